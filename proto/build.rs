@@ -1,0 +1,128 @@
+//! Turns `towpath/v1alpha/*.proto` into Rust: messages and services by prost and tonic, and a static table of
+//! every message and field (name, type, documentation, options) from which the YAML form, JSON Schema and
+//! `towpath explain` come.
+
+use std::{env, error::Error, fmt::Write as _, fs, path::PathBuf};
+
+use prost_reflect::{DescriptorPool, FieldDescriptor, Kind, ReflectMessage, Value};
+
+const FILES: [&str; 6] = ["options", "values", "modules", "tasks", "objects", "services"];
+const PACKAGE: &str = "towpath.v1alpha";
+
+fn main() -> Result<(), Box<dyn Error>> {
+    println!("cargo:rerun-if-changed=towpath");
+    let out = PathBuf::from(env::var("OUT_DIR")?);
+    let set = out.join("descriptors.bin");
+    let files: Vec<String> = FILES.iter().map(|name| format!("towpath/v1alpha/{name}.proto")).collect();
+    tonic_prost_build::configure()
+        .file_descriptor_set_path(&set)
+        .btree_map(".")
+        .type_attribute(".", "#[derive(serde::Serialize, serde::Deserialize)]")
+        .message_attribute(".", "#[serde(rename_all = \"camelCase\", default, deny_unknown_fields)]")
+        .compile_protos(&files, &[".".to_owned()])
+        .map_err(|error| format!("{error}\n(protoc is needed to build: install the package protobuf-compiler)"))?;
+    let pool = DescriptorPool::decode(fs::read(&set)?.as_slice())?;
+    fs::write(out.join("schema.rs"), table(&pool)?)?;
+    Ok(())
+}
+
+/// The static table, as Rust source.
+fn table(pool: &DescriptorPool) -> Result<String, Box<dyn Error>> {
+    let mut text = String::from("pub(crate) static MESSAGES: &[Message] = &[\n");
+    let mut messages: Vec<_> =
+        pool.all_messages().filter(|m| m.package_name() == PACKAGE && !m.is_map_entry()).collect();
+    messages.sort_by(|a, b| a.name().cmp(b.name()));
+    for message in messages {
+        let options = message.options();
+        writeln!(
+            text,
+            "Message {{ name: {:?}, doc: {:?}, scope: {}, module: {}, fields: &[",
+            message.name(),
+            comment(&message.parent_file(), message.path())?,
+            option(&options, pool, "scope"),
+            option(&options, pool, "module"),
+        )?;
+        let mut fields: Vec<_> = message.fields().collect();
+        fields.sort_by_key(FieldDescriptor::number);
+        for field in fields {
+            write_field(&mut text, pool, &field)?;
+        }
+        text.push_str("] },\n");
+    }
+    text.push_str("];\n");
+    Ok(text)
+}
+
+fn write_field(text: &mut String, pool: &DescriptorPool, field: &FieldDescriptor) -> Result<(), Box<dyn Error>> {
+    let options = field.options();
+    let required = pool
+        .get_extension_by_name(&format!("{PACKAGE}.required"))
+        .is_some_and(|extension| options.get_extension(&extension).as_bool().unwrap_or(false));
+    writeln!(
+        text,
+        "Field {{ name: {:?}, doc: {:?}, shape: {}, words: {}, format: {}, required: {required}, refers: {}, otherwise: {} }},",
+        field.json_name(),
+        comment(&field.parent_message().parent_file(), field.path())?,
+        shape(field),
+        option(&options, pool, "words"),
+        option(&options, pool, "format"),
+        option(&options, pool, "refers"),
+        option(&options, pool, "otherwise"),
+    )?;
+    Ok(())
+}
+
+fn shape(field: &FieldDescriptor) -> String {
+    if field.is_map() {
+        if let Kind::Message(entry) = field.kind()
+            && let Some(value) = entry.get_field_by_name("value")
+        {
+            return format!("Shape::Map({})", scalar(&value.kind()));
+        }
+    }
+    if field.is_list() {
+        return format!("Shape::List({})", scalar(&field.kind()));
+    }
+    format!("Shape::One({})", scalar(&field.kind()))
+}
+
+fn scalar(kind: &Kind) -> String {
+    match kind {
+        Kind::Message(message) if message.name() == "Value" => "Type::Any".into(),
+        // The values of one node are written as a bare map.
+        Kind::Message(message) if message.name() == "ValueMapSpec" => "Type::AnyMap".into(),
+        Kind::Message(message) => format!("Type::Message({:?})", message.name()),
+        Kind::Bool => "Type::Bool".into(),
+        Kind::String => "Type::String".into(),
+        Kind::Double | Kind::Float => "Type::Number".into(),
+        Kind::Bytes => "Type::Bytes".into(),
+        _ => "Type::Integer".into(),
+    }
+}
+
+/// A string option, as the source of an `Option<&str>`.
+fn option(options: &prost_reflect::DynamicMessage, pool: &DescriptorPool, name: &str) -> String {
+    // Options of messages and of fields are different extensions; whichever extends this message counts.
+    let value = pool
+        .all_extensions()
+        .filter(|extension| extension.name() == name && extension.containing_message() == options.descriptor())
+        .map(|extension| options.get_extension(&extension).into_owned())
+        .find_map(|value| match value {
+            Value::String(text) if !text.is_empty() => Some(text),
+            _ => None,
+        });
+    format!("{value:?}")
+}
+
+/// The comment before a message or field; its absence is a build error.
+fn comment(file: &prost_reflect::FileDescriptor, path: &[i32]) -> Result<String, Box<dyn Error>> {
+    let proto = file.file_descriptor_proto();
+    let found = proto
+        .source_code_info
+        .iter()
+        .flat_map(|info| &info.location)
+        .find(|location| location.path == path)
+        .and_then(|location| location.leading_comments.clone())
+        .map(|text| text.trim().replace("\n ", "\n"));
+    found.ok_or_else(|| format!("{}: something at {path:?} has no doc comment", file.name()).into())
+}

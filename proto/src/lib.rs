@@ -1,0 +1,26 @@
+//! The words of Towpath: objects, tasks, modules, events and services, as protobuf messages, and what derives
+//! from them: the table that the YAML form is checked against, JSON Schema and `towpath explain`.
+//!
+//! Knows nothing else: not how a document is read, nor what a word does.
+
+mod explain;
+mod json_schema;
+mod schema;
+
+pub use explain::{UnknownWord, explain};
+pub use json_schema::json_schema;
+pub use schema::{Field, Message, Shape, Type, did_you_mean, kinds, message, modules};
+
+/// The generated messages and services of the package `towpath.v1alpha`.
+#[allow(missing_docs, unreachable_pub, unused_qualifications, reason = "generated")]
+#[allow(clippy::all, reason = "generated; which lints fire depends on the generator's version")]
+#[allow(clippy::allow_attributes, reason = "the line above")]
+pub mod v1alpha {
+    tonic::include_proto!("towpath.v1alpha");
+}
+
+/// The encoded descriptors of everything in [`v1alpha`], for gRPC reflection.
+pub const DESCRIPTORS: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/descriptors.bin"));
+
+/// The version of the schema that this crate reads and writes.
+pub const API_VERSION: &str = "v1alpha";

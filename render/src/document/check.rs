@@ -1,0 +1,564 @@
+//! The walk of a value against the schema. It collects every mistake with its path; nothing stops it.
+
+use serde_json::{Map, Value};
+use towpath_proto::{Field, Message, Shape, Type, did_you_mean, kinds, message};
+
+use super::{At, Path, Trail, habits};
+use crate::{
+    problem::Finding,
+    template::syntax,
+    tree,
+    words::{self, Count, Schedule, Selector},
+};
+
+/// What came of a walk.
+#[derive(Debug, Default)]
+pub struct Checked {
+    /// What is wrong, and where.
+    pub findings: Vec<(Path, At, Finding)>,
+    /// The objects that are named.
+    pub references: Vec<Reference>,
+    /// Where modes stand: whether they were quoted can be seen in the text alone.
+    pub modes: Vec<Path>,
+}
+
+/// The name of an object where another refers to it.
+#[derive(Debug, Clone)]
+pub struct Reference {
+    /// The kind that it must be of.
+    pub kind: &'static str,
+    /// Its name.
+    pub name: String,
+    /// Where it was written.
+    pub path: Path,
+}
+
+/// Whether strings may still hold templates.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Mode {
+    /// As written: module parameters, vars and the like may hold templates.
+    Written,
+    /// A module's parameters with their templates filled: braces are content.
+    Rendered,
+}
+
+/// Walks a whole document: metadata and spec.
+pub fn check_object(document: &Value) -> (Option<&'static Message>, Checked) {
+    let mut walk = Walk { checked: Checked::default(), mode: Mode::Written };
+    let root = Trail::Root;
+    let Value::Object(map) = document else {
+        walk.value(&root, Finding::new(format!("an object is a map, not {}", kind_of(document))).hint("write metadata and spec"));
+        return (None, walk.checked);
+    };
+    for key in map.keys() {
+        if key != "metadata" && key != "spec" {
+            let hint = habits::top_level(key);
+            walk.key(&Trail::Key(&root, key), Finding { message: format!("{key:?} is no part of an object"), hint: Some(hint) });
+        }
+    }
+    let metadata = Trail::Key(&root, "metadata");
+    let kind = match map.get("metadata") {
+        Some(Value::Object(fields)) => walk.metadata(&metadata, fields),
+        Some(other) => {
+            walk.value(&metadata, Finding::new(format!("metadata is a map, not {}", kind_of(other))));
+            None
+        }
+        None => {
+            let finding = Finding::new("metadata is missing").hint("write metadata: {apiVersion: v1alpha, kind: …, name: …}");
+            walk.value(&root, finding);
+            None
+        }
+    };
+    if let Some(kind) = kind {
+        let empty = Value::Object(Map::new());
+        let spec = map.get("spec").filter(|spec| !spec.is_null()).unwrap_or(&empty);
+        walk.message(&Trail::Key(&root, "spec"), kind, spec, false);
+    }
+    (kind, walk.checked)
+}
+
+/// Walks a value against one message, such as a module's parameters.
+pub fn check_message(message: &'static Message, value: &Value, mode: Mode) -> Checked {
+    let mut walk = Walk { checked: Checked::default(), mode };
+    walk.message(&Trail::Root, message, value, message.module.is_some());
+    walk.checked
+}
+
+struct Walk {
+    checked: Checked,
+    mode: Mode,
+}
+
+impl Walk {
+    fn value(&mut self, trail: &Trail<'_>, finding: Finding) {
+        self.checked.findings.push((trail.path(), At::Value, finding));
+    }
+
+    fn key(&mut self, trail: &Trail<'_>, finding: Finding) {
+        self.checked.findings.push((trail.path(), At::Key, finding));
+    }
+
+    fn metadata(&mut self, trail: &Trail<'_>, fields: &Map<String, Value>) -> Option<&'static Message> {
+        if let Some(metadata) = message("Metadata") {
+            self.fields(trail, metadata, fields, false);
+        }
+        if fields.contains_key("uuid") {
+            let finding = Finding::new("uuid is given by the fleet").hint("leave it out");
+            self.key(&Trail::Key(trail, "uuid"), finding);
+        }
+        let name = fields.get("kind").and_then(Value::as_str)?;
+        let Some(kind) = kinds().find(|kind| kind.name == name) else {
+            let names: Vec<_> = kinds().map(|kind| kind.name).collect();
+            let hint = match did_you_mean(name, names.iter().copied()) {
+                Some(meant) => format!("did you mean {meant}?"),
+                None => format!("one of: {}", names.join(", ")),
+            };
+            self.value(&Trail::Key(trail, "kind"), Finding::new(format!("{name:?} is no kind")).hint(hint));
+            return None;
+        };
+        let namespace = fields.get("namespace").filter(|namespace| !namespace.is_null());
+        match (kind.scope, namespace) {
+            (Some("namespaced"), None) => {
+                let finding = Finding::new(format!("a {name} needs a namespace")).hint("write metadata.namespace");
+                self.value(trail, finding);
+            }
+            (Some("namespaced"), Some(Value::String(namespace))) => {
+                let path = Trail::Key(trail, "namespace").path();
+                self.checked.references.push(Reference { kind: "Namespace", name: namespace.clone(), path });
+            }
+            (Some("global"), Some(_)) => {
+                let finding = Finding::new(format!("a {name} is global and has no namespace")).hint("remove it");
+                self.key(&Trail::Key(trail, "namespace"), finding);
+            }
+            _ => {}
+        }
+        if name == "Event" {
+            let finding = Finding::new("Events are made by the fleet, not in git").hint("a Beacon or a hook makes them");
+            self.value(&Trail::Key(trail, "kind"), finding);
+        }
+        Some(kind)
+    }
+
+    fn message(&mut self, trail: &Trail<'_>, message: &'static Message, value: &Value, templated: bool) {
+        match value {
+            Value::Object(fields) => self.fields(trail, message, fields, templated),
+            other => {
+                let mut finding = Finding::new(format!("{} is a map, not {}", described(message), kind_of(other)));
+                finding.hint = habits::instead_of_a_map(message.name, other);
+                self.value(trail, finding);
+            }
+        }
+    }
+
+    fn fields(&mut self, trail: &Trail<'_>, message: &'static Message, fields: &Map<String, Value>, templated: bool) {
+        for (key, value) in fields {
+            let here = Trail::Key(trail, key);
+            let Some(field) = message.field(key) else {
+                let names: Vec<_> = message.fields.iter().map(|field| field.name).collect();
+                let hint = habits::unknown_key(message.name, key).or_else(|| did_you_mean(key, names.iter().copied()).map(|meant| format!("did you mean {meant}?"))).unwrap_or_else(|| format!("known here: {}", names.join(", ")));
+                self.key(&here, Finding::new(format!("{} has no {key:?}", described(message))).hint(hint));
+                continue;
+            };
+            if !value.is_null() {
+                self.field(&here, message, field, value, templated);
+            }
+        }
+        for field in message.fields.iter().filter(|field| field.required) {
+            if fields.get(field.name).is_none_or(Value::is_null) {
+                self.value(trail, Finding::new(format!("{} needs {}", described(message), field.name)).hint(lower_first(field.doc)));
+            }
+        }
+        if message.name == "Task" {
+            self.task(trail, fields);
+        }
+    }
+
+    fn task(&mut self, trail: &Trail<'_>, fields: &Map<String, Value>) {
+        let modules: Vec<_> = towpath_proto::modules().map(|(field, _)| field.name).filter(|name| fields.contains_key(*name)).collect();
+        let alone = ["sync", "flushHandlers", "include"].iter().any(|key| fields.get(*key).is_some_and(|value| !value.is_null() && *value != Value::Bool(false)));
+        if modules.is_empty() && !alone {
+            let finding = Finding::new("the task has no module").hint("add one of: file, line, block, command, script, package, service, http, wait, assert, debug; or include, sync, flushHandlers");
+            // Where an unknown key stands in its place, that has been said already.
+            let said = message("Task").is_some_and(|task| fields.keys().any(|key| task.field(key).is_none()));
+            if !said {
+                self.value(trail, finding);
+            }
+        }
+        if let [first, second, ..] = modules.as_slice() {
+            let finding = Finding::new(format!("the task has two modules, {first} and {second}")).hint("make it two tasks");
+            self.key(&Trail::Key(trail, second), finding);
+        }
+        if fields.contains_key("include") {
+            if let [module, ..] = modules.as_slice() {
+                self.key(&Trail::Key(trail, module), Finding::new("an include has no module").hint("make it a task of its own"));
+            }
+            for key in ["loop", "register", "until", "elect", "serialize", "notify", "success", "changed"] {
+                if fields.contains_key(key) {
+                    self.key(&Trail::Key(trail, key), Finding::new(format!("an include has no {key}")).hint("write it on the included tasks"));
+                }
+            }
+        }
+        if fields.contains_key("until") && !modules.is_empty() && !modules.iter().any(|name| matches!(*name, "http" | "wait" | "assert" | "command" | "script")) {
+            self.key(&Trail::Key(trail, "until"), Finding::new(format!("until repeats probes and commands, not {}", modules[0])));
+        }
+    }
+
+    fn field(&mut self, trail: &Trail<'_>, message: &'static Message, field: &'static Field, value: &Value, templated: bool) {
+        if templated && self.mode == Mode::Written && !matches!(field.shape, Shape::One(Type::String)) && is_template(value) {
+            self.template(trail, value.as_str().unwrap_or_default());
+            return;
+        }
+        match (field.shape, value) {
+            (Shape::One(_), value) => self.one(trail, message, field, value, templated),
+            (Shape::List(_), Value::Array(members)) => {
+                self.not_empty(trail, field, members.is_empty());
+                for (index, member) in members.iter().enumerate() {
+                    let here = Trail::Index(trail, index);
+                    if member.is_null() {
+                        self.value(&here, Finding::new("an empty member of a list").hint("remove it, or write its value"));
+                    } else {
+                        self.one(&here, message, field, member, templated);
+                    }
+                }
+                if field.value_type() == Type::Message("Task") {
+                    self.unique_names(trail, members);
+                }
+            }
+            (Shape::Map(_), Value::Object(members)) => {
+                self.not_empty(trail, field, members.is_empty());
+                for (key, member) in members {
+                    self.one(&Trail::Key(trail, key), message, field, member, templated);
+                }
+            }
+            (Shape::List(_), other) => {
+                let finding = Finding::new(format!("{} is a list, not {}", field.name, kind_of(other)));
+                let hint = habits::instead_of_a_list(message.name, field.name, other);
+                self.value(trail, finding.hint(hint));
+            }
+            (Shape::Map(_), other) => {
+                self.value(trail, Finding::new(format!("{} is a map, not {}", field.name, kind_of(other))));
+            }
+        }
+    }
+
+    fn not_empty(&mut self, trail: &Trail<'_>, field: &Field, empty: bool) {
+        if empty && self.mode == Mode::Written && field.otherwise.is_some_and(|otherwise| otherwise.starts_with("all") || otherwise.starts_with("no limit")) {
+            let otherwise = field.otherwise.unwrap_or_default();
+            let finding = Finding::new(format!("{} is empty", field.name));
+            self.value(trail, finding.hint(format!("leave it out where {otherwise} is meant")));
+        }
+    }
+
+    fn unique_names(&mut self, trail: &Trail<'_>, tasks: &[Value]) {
+        let mut seen = std::collections::BTreeSet::new();
+        for (index, task) in tasks.iter().enumerate() {
+            let here = Trail::Index(trail, index);
+            let include = task.get("include").is_some();
+            match task.get("name").and_then(Value::as_str) {
+                Some(name) if name.trim().is_empty() => self.value(&Trail::Key(&here, "name"), Finding::new("the name is empty")),
+                Some(name) if !seen.insert(name) => {
+                    let finding = Finding::new(format!("two tasks of this list are called {name:?}"));
+                    self.value(&Trail::Key(&here, "name"), finding.hint("names tell tasks apart in status and journal: choose another"));
+                }
+                None if task.is_object() && !include && task.get("name").is_none_or(Value::is_null) => {
+                    self.value(&here, Finding::new("the task has no name").hint("write name: and what is true when the task is done"));
+                }
+                _ => {}
+            }
+        }
+    }
+
+    fn one(&mut self, trail: &Trail<'_>, parent: &'static Message, field: &'static Field, value: &Value, templated: bool) {
+        if templated && self.mode == Mode::Written && field.value_type() != Type::String && is_template(value) {
+            self.template(trail, value.as_str().unwrap_or_default());
+            return;
+        }
+        match (field.value_type(), value) {
+            (Type::Message(name), value) => {
+                if let Some(inner) = message(name) {
+                    let targets_everything = name == "Targets" && value.as_object().is_some_and(Map::is_empty);
+                    if targets_everything {
+                        self.value(trail, Finding::new("targets is empty").hint("name nodeGroups or nodes, or leave it out"));
+                    }
+                    self.message(trail, inner, value, templated || inner.module.is_some());
+                }
+            }
+            (Type::Any, value) => self.any(trail, parent, field, value),
+            (Type::AnyMap, Value::Object(members)) => {
+                for (key, member) in members {
+                    self.any(&Trail::Key(trail, key), parent, field, member);
+                }
+            }
+            (Type::AnyMap, other) => self.value(trail, Finding::new(format!("{} holds maps, not {}", field.name, kind_of(other)))),
+            (Type::Bool, Value::Bool(_)) => {}
+            (Type::Bool, other) => self.value(trail, not_a_boolean(field, other)),
+            (Type::Integer, Value::Number(number)) if number.is_i64() => {}
+            (Type::Number, Value::Number(_)) => {}
+            (Type::Integer | Type::Number, other) => {
+                self.value(trail, Finding::new(format!("{} is a number, not {}", field.name, kind_of(other))).hint("write digits without quotes"));
+            }
+            (Type::String | Type::Bytes, Value::String(text)) => self.string(trail, parent, field, text, templated),
+            (Type::String | Type::Bytes, other) => self.not_a_string(trail, field, other),
+        }
+    }
+
+    fn not_a_string(&mut self, trail: &Trail<'_>, field: &Field, value: &Value) {
+        match (field.format, value) {
+            (Some("count"), value) => {
+                if let Err(finding) = Count::read(value) {
+                    self.value(trail, finding);
+                }
+            }
+            (Some("expression"), Value::Bool(_) | Value::Number(_)) => {}
+            (Some("mode"), Value::Number(number)) => {
+                let spelling = words::mode_spelling(number.as_i64().unwrap_or_default());
+                self.value(trail, Finding::new("the mode is a number").hint(format!("write octal digits in quotes: {spelling}")));
+            }
+            (Some("duration"), Value::Number(number)) => {
+                self.value(trail, Finding::new(format!("{number} has no unit")).hint(format!("write {number}s for seconds")));
+            }
+            (Some("port"), Value::Number(number)) if number.as_u64().is_some_and(|port| (1..=65_535).contains(&port)) => {}
+            (_, Value::Object(map)) if map.is_empty() || map.values().all(Value::is_null) => {
+                let finding = Finding::new(format!("{} is a string, not a map", field.name));
+                self.value(trail, finding.hint("quote it: an unquoted {{ is read as a YAML map"));
+            }
+            (_, scalar @ (Value::Bool(_) | Value::Number(_))) => {
+                let finding = Finding::new(format!("{} is a string, not {}", field.name, kind_of(scalar)));
+                self.value(trail, finding.hint(format!("quote it: \"{scalar}\"")));
+            }
+            (_, other) => self.value(trail, Finding::new(format!("{} is a string, not {}", field.name, kind_of(other)))),
+        }
+    }
+
+    fn string(&mut self, trail: &Trail<'_>, parent: &'static Message, field: &'static Field, text: &str, templated: bool) {
+        if text.contains('\0') {
+            self.value(trail, Finding::new("the string has a NUL character"));
+        }
+        if field.format == Some("expression") {
+            if self.mode == Mode::Written && let Err(finding) = syntax::expression(text) {
+                self.value(trail, finding);
+            }
+            return;
+        }
+        let braces = text.contains("{{") || text.contains("{%");
+        if braces && self.mode == Mode::Written {
+            if templated {
+                self.template(trail, text);
+            } else if field.value_type() == Type::String && field.name != "annotations" {
+                let finding = Finding::new(format!("{} holds no templates", field.name));
+                self.value(trail, finding.hint("templates stand in module parameters, vars, loop, message and Event data"));
+            }
+            return;
+        }
+        if let Some(reference) = field.refers {
+            self.checked.references.push(Reference { kind: reference, name: text.to_owned(), path: trail.path() });
+        }
+        if field.words.is_some() && !field.word_list().any(|word| word == text) {
+            let hint = habits::word(parent.name, field.name, text)
+                .or_else(|| did_you_mean(text, field.word_list()).map(|meant| format!("did you mean {meant}?")))
+                .unwrap_or_else(|| format!("one of: {}", field.word_list().collect::<Vec<_>>().join(", ")));
+            self.value(trail, Finding::new(format!("{text:?} is no {}", field.name)).hint(hint));
+        }
+        if field.format == Some("mode") {
+            self.checked.modes.push(trail.path());
+        }
+        if let Err(finding) = format(field, text) {
+            self.value(trail, finding);
+        }
+    }
+
+    /// A value of any type: selectors, waves and the like have a shape of their own.
+    fn any(&mut self, trail: &Trail<'_>, parent: &'static Message, field: &Field, value: &Value) {
+        match (field.format, value) {
+            (Some("selector"), value) => {
+                let before = self.checked.findings.len();
+                if let (Some(selector), Value::Object(_)) = (message("Selector"), value) {
+                    self.message(trail, selector, value, false);
+                }
+                if self.checked.findings.len() == before && let Err(finding) = Selector::read(value) {
+                    self.value(trail, finding);
+                }
+            }
+            (Some("wave"), Value::Object(map)) => {
+                if !map.contains_key("nodeGroups") || map.len() > 1 {
+                    self.value(trail, Finding::new("a wave is a count, a percentage or {nodeGroups: […]}"));
+                }
+            }
+            (Some("wave"), value) => {
+                if let Err(finding) = Count::read(value) {
+                    self.value(trail, finding);
+                }
+            }
+            (Some("dependency"), value) => self.dependency(trail, value),
+            (Some("loop"), Value::Array(_)) => self.templates_in(trail, value),
+            (Some("loop"), Value::String(text)) if is_template(value) => self.template(trail, text),
+            (Some("loop"), other) => {
+                self.value(trail, Finding::new(format!("loop is a list, not {}", kind_of(other))).hint("write a list, or a template that gives one: \"{{ vars.names }}\""));
+            }
+            (_, value) if matches!(parent.name, "TaskBook" | "Task" | "Include" | "EventTemplate") => self.templates_in(trail, value),
+            (_, value) if matches!(parent.name, "Variables" | "ClusterVariables") => self.no_templates_in(trail, value),
+            _ => {}
+        }
+    }
+
+    fn dependency(&mut self, trail: &Trail<'_>, value: &Value) {
+        let name = match value {
+            Value::String(name) => Some(name),
+            Value::Object(map) => {
+                for key in map.keys().filter(|key| !matches!(key.as_str(), "taskBook" | "on")) {
+                    self.key(&Trail::Key(trail, key), Finding::new(format!("a dependency has no {key:?}")).hint("known here: taskBook, on"));
+                }
+                if map.get("on").is_some_and(|on| !matches!(on.as_str(), Some("node" | "fleet"))) {
+                    self.value(&Trail::Key(trail, "on"), Finding::new("on is node or fleet"));
+                }
+                match map.get("taskBook") {
+                    Some(Value::String(name)) => Some(name),
+                    _ => None,
+                }
+            }
+            _ => None,
+        };
+        match name {
+            Some(name) => self.checked.references.push(Reference { kind: "TaskBook", name: name.clone(), path: trail.path() }),
+            None => self.value(trail, Finding::new("a dependency is the name of a TaskBook, or {taskBook: NAME, on: fleet}")),
+        }
+    }
+
+    fn templates_in(&mut self, trail: &Trail<'_>, value: &Value) {
+        match value {
+            Value::String(text) if text.contains("{{") || text.contains("{%") => self.template(trail, text),
+            Value::Array(members) => members.iter().enumerate().for_each(|(index, member)| self.templates_in(&Trail::Index(trail, index), member)),
+            Value::Object(members) => members.iter().for_each(|(key, member)| self.templates_in(&Trail::Key(trail, key), member)),
+            _ => {}
+        }
+    }
+
+    fn no_templates_in(&mut self, trail: &Trail<'_>, value: &Value) {
+        match value {
+            Value::String(text) if text.contains("{{") => {
+                let finding = Finding::new("values hold no templates").hint("use computed: [{name: …, expression: …}]");
+                self.value(trail, finding);
+            }
+            Value::Array(members) => members.iter().enumerate().for_each(|(index, member)| self.no_templates_in(&Trail::Index(trail, index), member)),
+            Value::Object(members) => members.iter().for_each(|(key, member)| self.no_templates_in(&Trail::Key(trail, key), member)),
+            _ => {}
+        }
+    }
+
+    fn template(&mut self, trail: &Trail<'_>, text: &str) {
+        if let Err(finding) = syntax::template(text) {
+            self.value(trail, finding);
+        }
+    }
+}
+
+fn format(field: &Field, text: &str) -> Result<(), Finding> {
+    let Some(format) = field.format else { return Ok(()) };
+    match format {
+        "duration" => words::duration(text).map(drop),
+        "mode" => words::mode(text).map(drop),
+        "count" => Count::read(&Value::String(text.to_owned())).map(drop),
+        "percent" => match Count::read(&Value::String(text.to_owned())) {
+            Ok(Count::Percent(_)) => Ok(()),
+            _ => Err(Finding::new(format!("{text:?} is no percentage")).hint("write it like 10%")),
+        },
+        "cron" => Schedule::read(text).map(drop),
+        "regex" => regex::Regex::new(text).map(drop).map_err(|error| Finding::new(format!("no regular expression: {}", error.to_string().lines().last().unwrap_or_default().trim()))),
+        "path" => tree::join("", text).map(drop).map_err(|why| Finding::new(why).hint("write a path relative to the source")),
+        "commit" if text.len() == 40 && text.bytes().all(|byte| byte.is_ascii_hexdigit()) => Ok(()),
+        "commit" => Err(Finding::new(format!("{text:?} is no full commit id")).hint("write all 40 hexadecimal digits")),
+        "name" => name(text),
+        "identifier" => identifier(text),
+        "time" => time(text),
+        "datetime" => chrono::DateTime::parse_from_rfc3339(text).map(drop).map_err(|_| Finding::new(format!("{text:?} is no time")).hint("write it like \"2026-12-24T18:00:00Z\"")),
+        "port" => port(text),
+        "size" => size(text),
+        _ => Ok(()),
+    }
+}
+
+fn name(text: &str) -> Result<(), Finding> {
+    let allowed = |byte: u8| byte.is_ascii_alphanumeric() || b"-._".contains(&byte);
+    if !text.is_empty() && text.len() <= 253 && text.bytes().all(allowed) && text.as_bytes()[0].is_ascii_alphanumeric() {
+        return Ok(());
+    }
+    Err(Finding::new(format!("{text:?} is no name")).hint("use letters, digits, '-', '.' and '_', beginning with a letter or digit"))
+}
+
+fn identifier(text: &str) -> Result<(), Finding> {
+    let rest = |byte: u8| byte.is_ascii_alphanumeric() || byte == b'_';
+    if text.bytes().all(rest) && text.bytes().next().is_some_and(|first| !first.is_ascii_digit()) {
+        return Ok(());
+    }
+    Err(Finding::new(format!("{text:?} can't be used in expressions")).hint("use letters, digits and '_', not beginning with a digit"))
+}
+
+fn time(text: &str) -> Result<(), Finding> {
+    let part = |text: &str, limit: u32| text.len() == 2 && text.parse::<u32>().is_ok_and(|number| number < limit);
+    match text.split_once(':') {
+        Some((hours, minutes)) if part(hours, 24) && part(minutes, 60) => Ok(()),
+        _ => Err(Finding::new(format!("{text:?} is no time of day")).hint("write it like \"22:00\"")),
+    }
+}
+
+fn port(text: &str) -> Result<(), Finding> {
+    let number = text.rsplit_once(':').map_or(text, |(_, port)| port);
+    match number.parse::<u16>() {
+        Ok(1..) => Ok(()),
+        _ => Err(Finding::new(format!("{text:?} is no port")).hint("write PORT or HOST:PORT")),
+    }
+}
+
+fn size(text: &str) -> Result<(), Finding> {
+    crate::template::filters::human_to_bytes(text).map(drop).map_err(|why| Finding::new(why).hint("write it like 64MiB"))
+}
+
+fn not_a_boolean(field: &Field, value: &Value) -> Finding {
+    let finding = Finding::new(format!("{} is true or false, not {}", field.name, kind_of(value)));
+    match value.as_str() {
+        Some("yes" | "on" | "Yes" | "On" | "YES" | "ON") => finding.hint("yes and on are strings here: write true"),
+        Some("no" | "off" | "No" | "Off" | "NO" | "OFF") => finding.hint("no and off are strings here: write false"),
+        Some("true" | "false") => finding.hint("remove the quotes"),
+        _ => finding,
+    }
+}
+
+fn is_template(value: &Value) -> bool {
+    value.as_str().is_some_and(|text| text.contains("{{") || text.contains("{%"))
+}
+
+fn kind_of(value: &Value) -> String {
+    match value {
+        Value::Null => "nothing".into(),
+        Value::Bool(bool) => format!("the boolean {bool}"),
+        Value::Number(number) => format!("the number {number}"),
+        Value::String(text) if text.chars().count() <= 40 => format!("the string {text:?}"),
+        Value::String(_) => "a string".into(),
+        Value::Array(_) => "a list".into(),
+        Value::Object(_) => "a map".into(),
+    }
+}
+
+/// What a message is called in a sentence.
+fn described(message: &Message) -> String {
+    let name = message.name;
+    match (message.scope, message.module) {
+        (Some(_), _) => format!("the spec of a {name}"),
+        (_, Some(_)) => name.to_lowercase(),
+        _ => {
+            let mut words = String::new();
+            for character in name.chars() {
+                if character.is_uppercase() && !words.is_empty() {
+                    words.push(' ');
+                }
+                words.extend(character.to_lowercase());
+            }
+            words
+        }
+    }
+}
+
+fn lower_first(text: &str) -> String {
+    let mut characters = text.trim_end_matches('.').chars();
+    characters.next().map(|first| first.to_lowercase().chain(characters).collect()).unwrap_or_default()
+}

@@ -1,0 +1,173 @@
+//! Where in a text a part of a document stands.
+//!
+//! The parser tells positions only with errors, so the path is followed by a seed that errs on arrival.
+
+use std::fmt;
+
+use serde::de::{DeserializeSeed, Deserializer, IgnoredAny, MapAccess, SeqAccess, Visitor};
+
+use super::{At, Path, Step};
+
+/// Line and column, from 1, of the end of a path, or of the last part of it that is there.
+pub(super) fn position(text: &str, document: usize, path: &Path, at: At) -> (usize, usize) {
+    let mut steps = path.0.as_slice();
+    loop {
+        if let Some(found) = attempt(text, document, steps, at) {
+            return found;
+        }
+        match steps.split_last() {
+            Some((_, shorter)) => steps = shorter,
+            None => return (1, 1),
+        }
+    }
+}
+
+fn attempt(text: &str, document: usize, steps: &[Step], at: At) -> Option<(usize, usize)> {
+    let deserializer = serde_yaml::Deserializer::from_str(text).nth(document)?;
+    let error = Follow { steps, at }.deserialize(deserializer).err()?;
+    let location = error.location()?;
+    error.to_string().contains(ARRIVED).then(|| (location.line().max(1), location.column().max(1)))
+}
+
+const ARRIVED: &str = "the end of the path";
+
+struct Follow<'a> {
+    steps: &'a [Step],
+    at: At,
+}
+
+impl<'de> DeserializeSeed<'de> for Follow<'_> {
+    type Value = ();
+
+    fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<(), D::Error> {
+        deserializer.deserialize_any(self)
+    }
+}
+
+impl Follow<'_> {
+    fn arrive<E: serde::de::Error>(&self) -> Result<(), E> {
+        if self.steps.is_empty() { Err(E::custom(ARRIVED)) } else { Ok(()) }
+    }
+}
+
+impl<'de> Visitor<'de> for Follow<'_> {
+    type Value = ();
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("a value")
+    }
+
+    fn visit_bool<E: serde::de::Error>(self, _: bool) -> Result<(), E> {
+        self.arrive()
+    }
+
+    fn visit_i64<E: serde::de::Error>(self, _: i64) -> Result<(), E> {
+        self.arrive()
+    }
+
+    fn visit_u64<E: serde::de::Error>(self, _: u64) -> Result<(), E> {
+        self.arrive()
+    }
+
+    fn visit_f64<E: serde::de::Error>(self, _: f64) -> Result<(), E> {
+        self.arrive()
+    }
+
+    fn visit_str<E: serde::de::Error>(self, _: &str) -> Result<(), E> {
+        self.arrive()
+    }
+
+    fn visit_unit<E: serde::de::Error>(self) -> Result<(), E> {
+        self.arrive()
+    }
+
+    fn visit_none<E: serde::de::Error>(self) -> Result<(), E> {
+        self.arrive()
+    }
+
+    fn visit_seq<A: SeqAccess<'de>>(self, mut access: A) -> Result<(), A::Error> {
+        self.arrive()?;
+        if let Some((Step::Index(wanted), rest)) = self.steps.split_first() {
+            for _ in 0..*wanted {
+                if access.next_element::<IgnoredAny>()?.is_none() {
+                    return Ok(());
+                }
+            }
+            access.next_element_seed(Follow { steps: rest, at: self.at })?;
+        }
+        while access.next_element::<IgnoredAny>()?.is_some() {}
+        Ok(())
+    }
+
+    fn visit_map<A: MapAccess<'de>>(self, mut access: A) -> Result<(), A::Error> {
+        self.arrive()?;
+        let (wanted, rest) = match self.steps.split_first() {
+            Some((Step::Key(key), rest)) => (key.as_str(), rest),
+            _ => ("", self.steps),
+        };
+        let last = rest.is_empty();
+        loop {
+            let seed = FollowKey { wanted: (last && self.at == At::Key).then_some(wanted) };
+            let Some(key) = access.next_key_seed(seed)? else { return Ok(()) };
+            if key == wanted {
+                access.next_value_seed(Follow { steps: rest, at: self.at })?;
+            } else {
+                access.next_value::<IgnoredAny>()?;
+            }
+        }
+    }
+}
+
+/// Reads a key, and errs where it is the wanted one.
+struct FollowKey<'a> {
+    wanted: Option<&'a str>,
+}
+
+impl<'de> DeserializeSeed<'de> for FollowKey<'_> {
+    type Value = String;
+
+    fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<String, D::Error> {
+        deserializer.deserialize_str(self)
+    }
+}
+
+impl<'de> Visitor<'de> for FollowKey<'_> {
+    type Value = String;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("a key")
+    }
+
+    fn visit_str<E: serde::de::Error>(self, key: &str) -> Result<String, E> {
+        if self.wanted == Some(key) {
+            return Err(E::custom(ARRIVED));
+        }
+        Ok(key.to_owned())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn at(text: &str, document: usize, path: &[&str], at: At) -> (usize, usize) {
+        let steps = path
+            .iter()
+            .map(|step| step.parse().map_or_else(|_| Step::Key((*step).to_owned()), Step::Index))
+            .collect();
+        position(text, document, &Path(steps), at)
+    }
+
+    #[test]
+    fn finds_keys_and_values() {
+        let text = "a: 1\n---\nb:\n  - c: x\n  - d: {e: 5, f: [1, 2]}\n";
+        assert_eq!(at(text, 1, &["b", "1", "d", "f"], At::Key), (5, 15));
+        assert_eq!(at(text, 1, &["b", "1", "d", "f", "1"], At::Value), (5, 22));
+        assert_eq!(at(text, 1, &["b", "0", "c"], At::Value), (4, 8));
+    }
+
+    #[test]
+    fn falls_back_to_what_is_there() {
+        assert_eq!(at("a:\n  b: 1\n", 0, &["a", "missing"], At::Value), (2, 3));
+    }
+}

@@ -1,0 +1,281 @@
+//! Text to values, within a budget. A hostile document is an error, never a panic or unbounded memory.
+
+use std::{cell::RefCell, fmt, sync::Arc};
+
+use serde::de::{DeserializeSeed, Deserializer, EnumAccess, Error as _, MapAccess, SeqAccess, Visitor};
+use serde_json::{Map, Number, Value};
+
+use super::{Document, Path, Place, SourceFile, Trail, problem_at};
+use crate::problem::{Finding, Problem};
+
+/// What one file may cost.
+#[derive(Debug, Clone, Copy)]
+pub struct Limits {
+    /// Bytes of text.
+    pub bytes: usize,
+    /// Characters that can begin a YAML event (brackets, commas, colons, dashes): bounds what the parser holds.
+    pub indicators: usize,
+    /// Values after aliases are followed.
+    pub values: usize,
+    /// Bytes of strings after aliases are followed.
+    pub strings: usize,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self { bytes: 4 << 20, indicators: 1 << 20, values: 1 << 19, strings: 16 << 20 }
+    }
+}
+
+/// All documents of a text; empty ones are left out. With any problem the documents that came before it are
+/// still there, so that their own mistakes are found too.
+pub fn parse(source: &str, path: &str, bytes: &[u8], limits: Limits) -> (Vec<Document>, Vec<Problem>) {
+    let text = match text(bytes, limits) {
+        Ok(text) => text,
+        Err((line, finding)) => {
+            let shown = String::from_utf8_lossy(&bytes[..bytes.len().min(64 << 10)]).into_owned();
+            let file = SourceFile { source: source.into(), path: path.into(), text: shown };
+            return (Vec::new(), vec![problem_at(&file, line, 1, finding)]);
+        }
+    };
+    let file = Arc::new(SourceFile { source: source.into(), path: path.into(), text: text.to_owned() });
+    let mut documents = Vec::new();
+    let mut problems = Vec::new();
+    let budget = RefCell::new(Budget { values: limits.values, strings: limits.strings });
+    for (index, document) in serde_yaml::Deserializer::from_str(&file.text).enumerate() {
+        let duplicates = RefCell::new(Vec::new());
+        let seed = ValueSeed { budget: &budget, duplicates: &duplicates, trail: &Trail::Root };
+        match seed.deserialize(document) {
+            Ok(value) => {
+                for path in duplicates.take() {
+                    let place = Place::new(Arc::clone(&file), index, path);
+                    let (line, column) = place.locate(super::At::Key);
+                    let finding = Finding::new("this key stands here twice")
+                        .hint("a second value would silently replace the first: keep one of them");
+                    problems.push(problem_at(&file, line, column, finding));
+                }
+                if !value.is_null() {
+                    documents.push(Document { file: Arc::clone(&file), index, value });
+                }
+            }
+            Err(error) => {
+                let (line, column) = error.location().map_or((1, 1), |at| (at.line(), at.column()));
+                problems.push(problem_at(&file, line.max(1), column.max(1), syntax(&error, &file.text, line)));
+                // Behind a syntax error the parser has no footing, and would repeat itself.
+                break;
+            }
+        }
+    }
+    (documents, problems)
+}
+
+/// The text, if it can be read at all.
+fn text(bytes: &[u8], limits: Limits) -> Result<&str, (usize, Finding)> {
+    if bytes.len() > limits.bytes {
+        let message = format!("the file has {} bytes, and at most {} are read", bytes.len(), limits.bytes);
+        return Err((1, Finding::new(message).hint("split it, or keep large content below a folder named files")));
+    }
+    let line_of = |at: usize| 1 + bytes[..at].iter().filter(|byte| **byte == b'\n').count();
+    if let Some(at) = bytes.iter().position(|byte| *byte == 0) {
+        return Err((line_of(at), Finding::new("the file has a NUL character").hint("YAML is text: remove it")));
+    }
+    let text = std::str::from_utf8(bytes).map_err(|error| {
+        let finding = Finding::new("the file is not valid UTF-8").hint("save it with the encoding UTF-8");
+        (line_of(error.valid_up_to()), finding)
+    })?;
+    let text = text.strip_prefix('\u{feff}').unwrap_or(text);
+    let indicators = text.bytes().filter(|byte| b"[]{},:-?&*".contains(byte)).count();
+    if indicators > limits.indicators {
+        let message = format!("the file has more than {} YAML tokens", limits.indicators);
+        return Err((1, Finding::new(message).hint("split it, or keep large content below a folder named files")));
+    }
+    Ok(text)
+}
+
+fn syntax(error: &serde_yaml::Error, text: &str, line: usize) -> Finding {
+    let shown = error.to_string();
+    let message = shown.split(" at line ").next().unwrap_or(&shown).trim_start_matches(": ").to_owned();
+    let source = text.lines().nth(line.saturating_sub(1)).unwrap_or_default();
+    let finding = Finding::new(format!("YAML: {message}"));
+    if source.starts_with('\t') || message.contains("cannot start any token") && source.contains('\t') {
+        finding.hint("YAML is indented with spaces, never with tabs")
+    } else if source.contains("{{") {
+        finding.hint("quote it: a value that begins with {{ is read as a YAML map")
+    } else if message.contains("tag") {
+        finding.hint("write the value without !tag")
+    } else if message.contains("recursion limit") {
+        finding.hint("nest less deeply: at most 128 levels are read")
+    } else if message.contains("repetition limit") || message.contains("too many") {
+        finding.hint("aliases make it too large: write fewer of them")
+    } else if message.contains("mapping values are not allowed") {
+        finding.hint("quote values that hold \": \", and check the indentation of the line before")
+    } else {
+        finding
+    }
+}
+
+struct Budget {
+    values: usize,
+    strings: usize,
+}
+
+struct ValueSeed<'a> {
+    budget: &'a RefCell<Budget>,
+    duplicates: &'a RefCell<Vec<Path>>,
+    trail: &'a Trail<'a>,
+}
+
+impl ValueSeed<'_> {
+    fn spend<E: serde::de::Error>(&self, bytes: usize) -> Result<(), E> {
+        let mut budget = self.budget.borrow_mut();
+        budget.values = budget.values.checked_sub(1).ok_or_else(|| E::custom("the file has too many values"))?;
+        budget.strings =
+            budget.strings.checked_sub(bytes).ok_or_else(|| E::custom("the file has too many bytes of strings"))?;
+        Ok(())
+    }
+}
+
+impl<'de> DeserializeSeed<'de> for ValueSeed<'_> {
+    type Value = Value;
+
+    fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<Value, D::Error> {
+        deserializer.deserialize_any(self)
+    }
+}
+
+impl<'de> Visitor<'de> for ValueSeed<'_> {
+    type Value = Value;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("a value")
+    }
+
+    fn visit_bool<E: serde::de::Error>(self, value: bool) -> Result<Value, E> {
+        self.spend(0)?;
+        Ok(Value::Bool(value))
+    }
+
+    fn visit_i64<E: serde::de::Error>(self, value: i64) -> Result<Value, E> {
+        self.spend(0)?;
+        Ok(Value::from(value))
+    }
+
+    fn visit_u64<E: serde::de::Error>(self, value: u64) -> Result<Value, E> {
+        self.spend(0)?;
+        i64::try_from(value).map(Value::from).map_err(|_| E::custom("the number is larger than 9223372036854775807"))
+    }
+
+    fn visit_i128<E: serde::de::Error>(self, _: i128) -> Result<Value, E> {
+        Err(E::custom("the number does not fit into 64 bits"))
+    }
+
+    fn visit_u128<E: serde::de::Error>(self, _: u128) -> Result<Value, E> {
+        Err(E::custom("the number does not fit into 64 bits"))
+    }
+
+    fn visit_f64<E: serde::de::Error>(self, value: f64) -> Result<Value, E> {
+        self.spend(0)?;
+        Number::from_f64(value).map(Value::Number).ok_or_else(|| E::custom("infinity and NaN are no values here"))
+    }
+
+    fn visit_str<E: serde::de::Error>(self, value: &str) -> Result<Value, E> {
+        self.spend(value.len())?;
+        Ok(Value::String(value.to_owned()))
+    }
+
+    fn visit_unit<E: serde::de::Error>(self) -> Result<Value, E> {
+        self.spend(0)?;
+        Ok(Value::Null)
+    }
+
+    fn visit_none<E: serde::de::Error>(self) -> Result<Value, E> {
+        self.visit_unit()
+    }
+
+    fn visit_seq<A: SeqAccess<'de>>(self, mut access: A) -> Result<Value, A::Error> {
+        self.spend(0)?;
+        let mut list = Vec::new();
+        loop {
+            let trail = Trail::Index(self.trail, list.len());
+            let seed = ValueSeed { budget: self.budget, duplicates: self.duplicates, trail: &trail };
+            match access.next_element_seed(seed)? {
+                Some(value) => list.push(value),
+                None => return Ok(Value::Array(list)),
+            }
+        }
+    }
+
+    fn visit_map<A: MapAccess<'de>>(self, mut access: A) -> Result<Value, A::Error> {
+        self.spend(0)?;
+        let mut map = Map::new();
+        while let Some(key) = access.next_key::<Key>()? {
+            self.spend(key.0.len())?;
+            let trail = Trail::Key(self.trail, &key.0);
+            let seed = ValueSeed { budget: self.budget, duplicates: self.duplicates, trail: &trail };
+            let value = access.next_value_seed(seed)?;
+            if map.contains_key(&key.0) {
+                self.duplicates.borrow_mut().push(trail.path());
+            } else {
+                map.insert(key.0, value);
+            }
+        }
+        Ok(Value::Object(map))
+    }
+
+    fn visit_enum<A: EnumAccess<'de>>(self, _: A) -> Result<Value, A::Error> {
+        Err(A::Error::custom("YAML tags are not used here"))
+    }
+}
+
+/// A key: a string, or a scalar that is read as one.
+struct Key(String);
+
+impl<'de> serde::Deserialize<'de> for Key {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        deserializer.deserialize_any(KeyVisitor)
+    }
+}
+
+struct KeyVisitor;
+
+impl<'de> Visitor<'de> for KeyVisitor {
+    type Value = Key;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("a string as key (an unquoted {{ is read as a map: quote it)")
+    }
+
+    fn visit_str<E: serde::de::Error>(self, key: &str) -> Result<Key, E> {
+        Ok(Key(key.to_owned()))
+    }
+
+    fn visit_bool<E: serde::de::Error>(self, key: bool) -> Result<Key, E> {
+        Ok(Key(key.to_string()))
+    }
+
+    fn visit_i64<E: serde::de::Error>(self, key: i64) -> Result<Key, E> {
+        Ok(Key(key.to_string()))
+    }
+
+    fn visit_u64<E: serde::de::Error>(self, key: u64) -> Result<Key, E> {
+        Ok(Key(key.to_string()))
+    }
+
+    fn visit_f64<E: serde::de::Error>(self, key: f64) -> Result<Key, E> {
+        Ok(Key(key.to_string()))
+    }
+
+    fn visit_unit<E: serde::de::Error>(self) -> Result<Key, E> {
+        Ok(Key("null".to_owned()))
+    }
+
+    fn visit_map<A: MapAccess<'de>>(self, _: A) -> Result<Key, A::Error> {
+        Err(A::Error::custom("a map stands where a string is expected"))
+    }
+}
+
+/// For the tests of this crate.
+#[cfg(test)]
+pub(crate) fn parse_value(text: &str) -> Value {
+    serde::Deserialize::deserialize(serde_yaml::Deserializer::from_str(text)).expect("valid YAML in a test")
+}

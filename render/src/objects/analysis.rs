@@ -1,0 +1,374 @@
+//! The names that templates and expressions use, checked before anything runs: `item` outside a loop, results
+//! that nobody registers, variables that nobody sets, and untrusted data where it must not stand.
+
+use std::collections::BTreeSet;
+
+use serde_json::{Map, Value};
+use towpath_proto::did_you_mean;
+
+use super::{
+    load::Loader,
+    task::{Book, Task, Within},
+};
+use crate::{
+    document::{At, Path, Place, Step},
+    problem::Finding,
+    template::syntax::{NAMES, names_in_expression, names_in_template},
+    tree,
+};
+
+/// The facts that every node has.
+pub const FACTS: [&str; 16] = [
+    "os", "kernel", "hostname", "fqdn", "cpus", "memory", "disks", "mounts", "interfaces", "addresses", "packageManager",
+    "init", "virtualization", "machineId", "bootId", "custom",
+];
+
+/// Functions that the template engine brings.
+const FUNCTIONS: [&str; 4] = ["range", "dict", "namespace", "debug"];
+
+/// Checks the names of all books.
+pub(super) fn check(loader: &mut Loader<'_>) {
+    let books: Vec<_> = loader.set.books.values().cloned().collect();
+    for book in books {
+        let variables = visible_variables(loader, &book.namespace);
+        let mut checker = Checker { loader: &mut *loader, book: &book, variables, registered: BTreeSet::new(), all: BTreeSet::new() };
+        checker.book();
+    }
+    computed(loader);
+}
+
+/// The names of all variables that objects set and a namespace sees.
+fn visible_variables(loader: &Loader<'_>, namespace: &str) -> BTreeSet<String> {
+    let bound = loader.set.bindings.get(namespace);
+    let mut names = BTreeSet::new();
+    for object in &loader.set.variables {
+        let seen = if object.key.kind == "Variables" { object.key.namespace == namespace } else { bound.is_some_and(|bound| bound.contains(&object.key.name)) };
+        if seen {
+            names.extend(object.values.keys().cloned());
+            names.extend(object.by_node.values().filter_map(Value::as_object).flat_map(|values| values.keys().cloned()));
+            names.extend(object.computed.iter().map(|value| value.name.clone()));
+        }
+    }
+    names
+}
+
+fn computed(loader: &mut Loader<'_>) {
+    let mut findings = Vec::new();
+    for object in &loader.set.variables {
+        for value in &object.computed {
+            let Some(expression) = &value.expression else { continue };
+            for name in names_in_expression(expression) {
+                let root = name.split('.').next().unwrap_or_default();
+                if !matches!(root, "vars" | "facts" | "node" | "nodes") && !FUNCTIONS.contains(&root) {
+                    let finding = Finding::new(format!("{root} is not known to computed values"));
+                    findings.push((value.place.key("expression"), finding.hint("they may use vars, facts, node and nodes()")));
+                } else if let Some(finding) = unknown_fact(&name) {
+                    findings.push((value.place.key("expression"), finding));
+                }
+            }
+        }
+    }
+    for (place, finding) in findings {
+        loader.problem(&place, At::Value, finding);
+    }
+}
+
+struct Checker<'a, 'b> {
+    loader: &'a mut Loader<'b>,
+    book: &'a Book,
+    variables: BTreeSet<String>,
+    /// The results that are registered before the task at hand.
+    registered: BTreeSet<String>,
+    /// The results that are registered anywhere.
+    all: BTreeSet<String>,
+}
+
+/// What the names at one place may refer to.
+struct Here<'a> {
+    task: Option<&'a Task>,
+    within: Option<&'a Within>,
+    looped: bool,
+    result: bool,
+    /// Whether `x is defined` or `default` make an unknown name harmless.
+    guarded: bool,
+}
+
+impl Checker<'_, '_> {
+    fn book(&mut self) {
+        let book = self.book;
+        self.variables.extend(book.vars.keys().cloned());
+        let lists = [&book.rollout.before, &book.tasks, &book.handlers, &book.rollout.after];
+        self.all = lists.iter().flat_map(|tasks| tasks.iter().filter_map(|task| task.register.clone())).collect();
+        let nothing = Here { task: None, within: None, looped: false, result: false, guarded: false };
+        for (name, value) in &book.vars {
+            self.strings(&book.place.key("vars").key(name), value, &nothing);
+        }
+        for tasks in lists {
+            for task in tasks {
+                self.task(task);
+                if !book.parallel {
+                    self.registered.extend(task.register.clone());
+                }
+            }
+            if book.parallel {
+                self.registered.extend(tasks.iter().filter_map(|task| task.register.clone()));
+            }
+        }
+    }
+
+    fn task(&mut self, task: &Task) {
+        let place = &task.place;
+        let looped = task.looped.is_some();
+        let here = |looped, result| Here { task: Some(task), within: Some(&task.within), looped, result, guarded: false };
+        for condition in &task.when {
+            // A condition of an include was written elsewhere, and is checked there with each task it is for.
+            let own = std::sync::Arc::ptr_eq(&condition.within, &task.within);
+            if own {
+                self.expression(&place.key("when"), &condition.expression, &here(looped, false));
+            }
+        }
+        if let Some(list) = &task.looped {
+            self.strings(&place.key("loop"), list, &here(false, false));
+        }
+        for (name, value) in &task.vars {
+            self.strings(&place.key("vars").key(name), value, &here(looped, false));
+        }
+        for (key, expression) in [("success", &task.success), ("changed", &task.changed)] {
+            if let Some(expression) = expression {
+                self.expression(&place.key(key), expression, &here(looped, true));
+            }
+        }
+        if let Some(until) = &task.until {
+            self.expression(&place.key("until").key("condition"), &until.condition, &here(looped, true));
+        }
+        if let Some(module) = &task.module {
+            let place = place.key(module.name);
+            if module.name == "assert" {
+                for (index, that) in module.params.get("that").and_then(Value::as_array).into_iter().flatten().enumerate() {
+                    if let Some(that) = that.as_str() {
+                        self.expression(&place.key("that").index(index), that, &here(looped, false));
+                    }
+                }
+                if let Some(message) = module.params.get("message") {
+                    self.strings(&place.key("message"), message, &here(looped, false));
+                }
+            } else {
+                self.strings(&place, &module.params, &here(looped, false));
+            }
+            self.files(task, &place, &module.params);
+            self.untrusted(&place, module.name, &module.params);
+            self.once_per_definition(&place, module.name, &module.params);
+        }
+    }
+
+    fn expression(&mut self, place: &Place, expression: &str, here: &Here<'_>) {
+        let here = Here { guarded: guarded(expression), ..*here };
+        for name in names_in_expression(expression) {
+            self.name(place, &name, &here);
+        }
+    }
+
+    fn strings(&mut self, place: &Place, value: &Value, here: &Here<'_>) {
+        let mut found = Vec::new();
+        collect_strings(value, &mut Vec::new(), &mut found);
+        for (path, text) in found {
+            let place = place.below(&Path(path));
+            let here = Here { guarded: guarded(&text), ..*here };
+            for name in names_in_template(&text) {
+                self.name(&place, &name, &here);
+            }
+        }
+    }
+
+    fn name(&mut self, place: &Place, name: &str, here: &Here<'_>) {
+        let mut parts = name.split('.');
+        let (root, first) = (parts.next().unwrap_or_default(), parts.next());
+        let finding = match (root, first) {
+            ("item" | "loop", _) if !here.looped => Some(Finding::new(format!("{root} is used outside a loop")).hint("add loop: […] to the task")),
+            ("result", _) if !here.result => Some(Finding::new("result is known only to success, changed and until").hint("register the task's result, and use steps.NAME in later tasks")),
+            ("event", _) if self.book.targets.is_some() => Some(Finding::new("event is defined only where a Trigger runs the book").hint("leave targets out, so that the book runs only when triggered")),
+            ("steps", Some(step)) => self.step(step, here),
+            ("vars", Some(variable)) if !here.guarded => self.variable(variable, here),
+            ("facts", Some(_)) if !here.guarded => unknown_fact(name),
+            (root, _) if NAMES.contains(&root) || FUNCTIONS.contains(&root) => None,
+            _ if here.guarded => None,
+            (root, _) => Some(self.unknown(root, here)),
+        };
+        if let Some(finding) = finding {
+            self.loader.problem(place, At::Value, finding);
+        }
+    }
+
+    fn unknown(&self, root: &str, here: &Here<'_>) -> Finding {
+        let finding = Finding::new(format!("{root} is not defined"));
+        if self.known_variable(root, here) {
+            return finding.hint(format!("write vars.{root}"));
+        }
+        if FACTS.contains(&root) {
+            return finding.hint(format!("write facts.{root}"));
+        }
+        if let Some(fact) = root.strip_prefix("ansible_") {
+            return finding.hint(format!("facts stand in facts; see `towpath facts` for what {fact} is called"));
+        }
+        match did_you_mean(root, NAMES) {
+            Some(meant) => finding.hint(format!("did you mean {meant}?")),
+            None => finding.hint("known are: node, vars, facts, steps, item, loop, nodes(), secret(), shared()"),
+        }
+    }
+
+    fn known_variable(&self, name: &str, here: &Here<'_>) -> bool {
+        let mut within = here.within;
+        while let Some(around) = within {
+            if around.vars.contains_key(name) {
+                return true;
+            }
+            within = around.outer.as_deref();
+        }
+        self.variables.contains(name) || here.task.is_some_and(|task| task.vars.contains_key(name))
+    }
+
+    fn variable(&self, name: &str, here: &Here<'_>) -> Option<Finding> {
+        if self.known_variable(name, here) {
+            return None;
+        }
+        let own: &Map<String, Value> = here.task.map_or(&self.book.vars, |task| &task.vars);
+        let names = self.variables.iter().chain(own.keys()).map(String::as_str);
+        let hint = match did_you_mean(name, names) {
+            Some(meant) => format!("did you mean vars.{meant}?"),
+            None => "set it in Variables of this namespace, in ClusterVariables bound to it, or in vars; or give a default: vars.x | default(…)".to_owned(),
+        };
+        Some(Finding::new(format!("the variable {name} is set nowhere")).hint(hint))
+    }
+
+    fn step(&self, name: &str, here: &Here<'_>) -> Option<Finding> {
+        let Some(task) = here.task else {
+            return Some(Finding::new("steps are not known to the vars of a book").hint("write them as vars of the task"));
+        };
+        let full = format!("{}{name}", task.within.prefix);
+        if self.registered.contains(&full) || here.result && task.register.as_deref() == Some(&full) {
+            return None;
+        }
+        if self.all.contains(&full) {
+            return Some(Finding::new(format!("{name} is registered only later")).hint("results are known to the tasks behind the one that registers them"));
+        }
+        let own: Vec<&str> = self.all.iter().map(|known| known.strip_prefix(task.within.prefix.as_str()).unwrap_or(known)).collect();
+        let finding = Finding::new(format!("no task registers {name}"));
+        Some(match did_you_mean(name, own) {
+            Some(meant) => finding.hint(format!("did you mean steps.{meant}?")),
+            None => finding.hint("add register: to the task whose result is meant"),
+        })
+    }
+
+    /// Files of the source that a task names must be there.
+    fn files(&mut self, task: &Task, place: &Place, params: &Value) {
+        for key in ["template", "source"] {
+            let Some(path) = params.get(key).and_then(Value::as_str).filter(|path| !path.contains("{{") && !path.contains("{%")) else { continue };
+            let Some(tree) = self.loader.set.trees.get(&task.within.source).cloned() else { continue };
+            let Ok(path) = tree::join(&task.within.folder, path) else { continue };
+            match tree.entry(&path) {
+                Ok(Some(_)) => {
+                    if key == "template" {
+                        self.template_file(task, tree.as_ref(), &path);
+                    }
+                }
+                Ok(None) => {
+                    let finding = Finding::new(format!("there is no {path} in the source {}", task.within.source));
+                    self.loader.problem(&place.key(key), At::Value, finding.hint("paths are relative to the source's path, and in an include to its folder"));
+                }
+                Err(error) => self.loader.problem(&place.key(key), At::Value, Finding::new(format!("{path}: {error}"))),
+            }
+        }
+    }
+
+    fn template_file(&mut self, task: &Task, tree: &dyn tree::Tree, path: &str) {
+        let Ok(Some(bytes)) = tree.read(path) else { return };
+        let Ok(text) = String::from_utf8(bytes) else {
+            let finding = Finding::new(format!("the template {path} is not valid UTF-8")).hint("use source for files that are no text");
+            return self.loader.problem(&task.place, At::Value, finding);
+        };
+        let name = task.module.as_ref().map_or("file", |module| module.name);
+        let place = task.place.key(name).key("template");
+        if let Err(finding) = crate::template::syntax::template(&text) {
+            let finding = Finding { message: format!("{path}: {}", finding.message), ..finding };
+            return self.loader.problem(&place, At::Value, finding);
+        }
+        let here = Here { task: Some(task), within: Some(&task.within), looped: task.looped.is_some(), result: false, guarded: guarded(&text) };
+        // A file that imports others may get names from them.
+        let imports = text.contains("{% import") || text.contains("{% from") || text.contains("{% include") || text.contains("{% extends");
+        for used in names_in_template(&text) {
+            let root = used.split('.').next().unwrap_or_default();
+            if !imports || NAMES.contains(&root) {
+                self.name(&place, &used, &here);
+            }
+        }
+    }
+
+    /// Data from outside the fleet may stand in argv, env, stdin and content, never where it is run or where it
+    /// chooses a place.
+    fn untrusted(&mut self, place: &Place, module: &str, params: &Value) {
+        let keys: &[&str] = match module {
+            "command" | "script" => &["shell", "unless", "onlyIf", "creates", "removes", "cwd", "source", "user"],
+            "file" => &["path", "template", "source", "linkTo", "validate"],
+            "line" | "block" => &["path"],
+            _ => &[],
+        };
+        for key in keys {
+            let Some(text) = params.get(*key).and_then(Value::as_str) else { continue };
+            let names = names_in_template(text);
+            let event = names.iter().any(|name| name == "event" || name.starts_with("event."));
+            let others = names.contains("nodes") && text.contains("facts");
+            if event || others {
+                let what = if event { "an event's data" } else { "another node's facts" };
+                let finding = Finding::new(format!("{what} may not stand in {key}"));
+                self.loader.problem(&place.key(key), At::Value, finding.hint("it is untrusted: pass it in argv, env, stdin or a file's content"));
+            }
+        }
+    }
+
+    /// Parameters that contradict each other are the module's to find; what is only odd is a warning.
+    fn once_per_definition(&mut self, place: &Place, module: &str, params: &Value) {
+        let flagged = module == "file" && params.get("mode").and_then(Value::as_str).is_some_and(|mode| matches!(mode.trim_start_matches('0'), "777" | "666"));
+        if flagged {
+            let finding = Finding::new("every user of the node may write this file").hint("give owner, group and a narrower mode");
+            self.loader.warning(&place.key("mode"), At::Value, finding);
+        }
+    }
+}
+
+/// Whether a template asks first whether something is defined.
+fn guarded(text: &str) -> bool {
+    text.contains("default") || text.contains("defined")
+}
+
+fn unknown_fact(name: &str) -> Option<Finding> {
+    let fact = name.strip_prefix("facts.")?.split('.').next()?;
+    if FACTS.contains(&fact) {
+        return None;
+    }
+    let finding = Finding::new(format!("there is no fact {fact}"));
+    Some(match did_you_mean(fact, FACTS) {
+        Some(meant) => finding.hint(format!("did you mean facts.{meant}?")),
+        None => finding.hint("facts of facts.d stand in facts.custom; `towpath facts` shows all"),
+    })
+}
+
+fn collect_strings(value: &Value, path: &mut Vec<Step>, found: &mut Vec<(Vec<Step>, String)>) {
+    match value {
+        Value::String(text) if text.contains("{{") || text.contains("{%") => found.push((path.clone(), text.clone())),
+        Value::Array(members) => {
+            for (index, member) in members.iter().enumerate() {
+                path.push(Step::Index(index));
+                collect_strings(member, path, found);
+                path.pop();
+            }
+        }
+        Value::Object(members) => {
+            for (key, member) in members {
+                path.push(Step::Key(key.clone()));
+                collect_strings(member, path, found);
+                path.pop();
+            }
+        }
+        _ => {}
+    }
+}

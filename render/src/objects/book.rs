@@ -1,0 +1,333 @@
+//! From a checked document to a [`Book`]: includes are read and expanded, and every name is looked up.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+    time::Duration,
+};
+
+use serde_json::{Map, Value};
+use towpath_proto::did_you_mean;
+
+use super::{
+    load::{Loader, Pinned},
+    task::{Book, Condition, Dependency, Drift, ModuleUse, Rollout, Task, Until, Within, flag, list, map, message, text, time},
+};
+use crate::{
+    document::{At, Document, Mode, Path, Place, check_message},
+    problem::Finding,
+    tree,
+    words::Count,
+};
+
+const DEFAULT_TIMEOUT: Duration = Duration::from_secs(600);
+const INCLUDE_DEPTH: usize = 8;
+
+/// Reads a book; its mistakes go to the loader.
+pub(super) fn read(loader: &mut Loader<'_>, document: &Document, namespace: &str, name: &str) -> Book {
+    let spec = document.value.get("spec").cloned().unwrap_or_default();
+    let place = document.place().key("spec");
+    let within = Arc::new(Within { source: document.file.source.clone(), ..Within::default() });
+    let mut reader = Reader { loader, namespace, trail: Vec::new() };
+    let mut tasks = reader.tasks(&place.key("tasks"), &list(&spec, "tasks"), &within, &[]);
+    let mut handlers = reader.tasks(&place.key("handlers"), &list(&spec, "handlers"), &within, &[]);
+    tasks.handlers.append(&mut handlers.tasks);
+    let rollout_spec = spec.get("rollout").cloned().unwrap_or_default();
+    let rollout_place = place.key("rollout");
+    let mut before = reader.tasks(&rollout_place.key("before"), &list(&rollout_spec, "before"), &within, &[]);
+    let mut after = reader.tasks(&rollout_place.key("after"), &list(&rollout_spec, "after"), &within, &[]);
+    tasks.handlers.extend(before.handlers.drain(..).chain(after.handlers.drain(..)));
+    let book = Book {
+        namespace: namespace.to_owned(),
+        name: name.to_owned(),
+        targets: message(&spec, "targets"),
+        depends_on: list(&spec, "dependsOn").iter().filter_map(dependency).collect(),
+        rollout: Rollout {
+            serialize: message(&rollout_spec, "serialize"),
+            waves: list(&rollout_spec, "waves"),
+            soak: time(&rollout_spec, "soak", Duration::ZERO),
+            max_failures: rollout_spec.get("maxFailures").and_then(|count| Count::read(count).ok()),
+            before: before.tasks,
+            after: after.tasks,
+        },
+        parallel: text(&spec, "order").as_deref() == Some("parallel"),
+        prune: flag(&spec, "prune"),
+        vars: map(&spec, "vars"),
+        tasks: tasks.tasks,
+        handlers: tasks.handlers,
+        suspend: message(&spec, "suspend"),
+        place,
+    };
+    names(loader, &book);
+    book
+}
+
+fn dependency(value: &Value) -> Option<Dependency> {
+    match value {
+        Value::String(book) => Some(Dependency { book: book.clone(), fleet: false }),
+        other => Some(Dependency { book: text(other, "taskBook")?, fleet: text(other, "on").as_deref() == Some("fleet") }),
+    }
+}
+
+/// Tasks of a list, and the handlers that its includes brought.
+#[derive(Default)]
+struct Read {
+    tasks: Vec<Task>,
+    handlers: Vec<Task>,
+}
+
+struct Reader<'a, 'b> {
+    loader: &'a mut Loader<'b>,
+    namespace: &'a str,
+    /// The files that are being included, outermost first.
+    trail: Vec<(String, String)>,
+}
+
+impl Reader<'_, '_> {
+    fn tasks(&mut self, place: &Place, values: &[Value], within: &Arc<Within>, when: &[Condition]) -> Read {
+        let mut read = Read::default();
+        for (index, value) in values.iter().enumerate().filter(|(_, value)| value.is_object()) {
+            let place = place.index(index);
+            if value.get("include").is_some_and(Value::is_object) {
+                let mut included = self.include(&place, value, within, when);
+                read.tasks.append(&mut included.tasks);
+                read.handlers.append(&mut included.handlers);
+            } else {
+                read.tasks.push(self.task(&place, value, within, when));
+            }
+        }
+        read
+    }
+
+    fn task(&mut self, place: &Place, value: &Value, within: &Arc<Within>, outer: &[Condition]) -> Task {
+        let name = text(value, "name").unwrap_or_default();
+        let module = towpath_proto::modules().find_map(|(field, message)| {
+            let params = value.get(field.name).filter(|params| !params.is_null())?;
+            Some(ModuleUse { name: field.name, message, params: params.clone() })
+        });
+        if let Some(module) = &module {
+            self.module_allowed(place, module);
+        }
+        let mut when = outer.to_vec();
+        when.extend(text(value, "when").map(|expression| Condition { expression, within: Arc::clone(within) }));
+        let prefixed = |key: &str| -> Vec<String> {
+            list(value, key).iter().filter_map(Value::as_str).map(|name| format!("{}{name}", within.prefix)).collect()
+        };
+        let until = value.get("until").filter(|until| until.is_object()).map(|until| Until {
+            condition: text(until, "condition").unwrap_or_default(),
+            interval: time(until, "interval", Duration::from_secs(5)),
+            limit: until.get("limit").and_then(Value::as_u64).unwrap_or(60).max(1),
+        });
+        Task {
+            id: format!("{}{name}", within.prefix),
+            module,
+            when,
+            looped: value.get("loop").filter(|value| !value.is_null()).cloned(),
+            vars: map(value, "vars"),
+            register: text(value, "register").map(|name| format!("{}{name}", within.prefix)),
+            success: text(value, "success"),
+            changed: text(value, "changed"),
+            until,
+            go_on: text(value, "onFailure").as_deref() == Some("continue"),
+            timeout: time(value, "timeout", DEFAULT_TIMEOUT),
+            requires: prefixed("requires"),
+            notify: prefixed("notify"),
+            drift: text(value, "drift").map(|word| Drift::read(&word)),
+            sync: flag(value, "sync"),
+            flush_handlers: flag(value, "flushHandlers"),
+            serialize: message(value, "serialize"),
+            elect: message_elect(value),
+            within: Arc::clone(within),
+            place: place.clone(),
+        }
+    }
+
+    fn module_allowed(&mut self, place: &Place, module: &ModuleUse) {
+        let Some(limits) = self.loader.namespace(self.namespace).and_then(|namespace| namespace.modules.clone()) else { return };
+        let refused = limits.deny.iter().any(|name| name == module.name)
+            || (!limits.allow.is_empty() && !limits.allow.iter().any(|name| name == module.name));
+        if refused {
+            let finding = Finding::new(format!("the namespace {} may not use the module {}", self.namespace, module.name));
+            self.loader.problem(&place.key(module.name), At::Key, finding.hint("modules.allow and modules.deny of the Namespace say which it may"));
+        }
+    }
+
+    fn include(&mut self, place: &Place, value: &Value, within: &Arc<Within>, outer: &[Condition]) -> Read {
+        let include = value.get("include").cloned().unwrap_or_default();
+        let at = place.key("include");
+        let Some((source, path)) = self.include_target(&at, &include, within) else { return Read::default() };
+        if self.trail.contains(&(source.clone(), path.clone())) || self.trail.len() >= INCLUDE_DEPTH {
+            let message = if self.trail.len() >= INCLUDE_DEPTH { format!("includes are nested more than {INCLUDE_DEPTH} deep") } else { format!("{path} includes itself") };
+            self.loader.problem(&at, At::Value, Finding::new(message));
+            return Read::default();
+        }
+        let Some(document) = self.loader.read_tasks(&at, &source, &path) else { return Read::default() };
+        let prefix = match text(value, "name") {
+            Some(name) => format!("{}{name}/", within.prefix),
+            None => within.prefix.clone(),
+        };
+        let inner = Arc::new(Within {
+            source: source.clone(),
+            folder: path.rsplit_once('/').map_or("", |(folder, _)| folder).to_owned(),
+            prefix,
+            vars: include.get("vars").and_then(Value::as_object).cloned().unwrap_or_else(Map::new),
+            outer: Some(Arc::clone(within)),
+        });
+        let mut when = outer.to_vec();
+        when.extend(text(value, "when").map(|expression| Condition { expression, within: Arc::clone(within) }));
+        self.trail.push((source, path));
+        let root = document.place();
+        let mut read = self.tasks(&root.key("tasks"), &list(&document.value, "tasks"), &inner, &when);
+        let mut handlers = self.tasks(&root.key("handlers"), &list(&document.value, "handlers"), &inner, &[]);
+        read.handlers.append(&mut handlers.tasks);
+        self.trail.pop();
+        read
+    }
+
+    /// The source and the path that an include names.
+    fn include_target(&mut self, at: &Place, include: &Value, within: &Within) -> Option<(String, String)> {
+        let path = text(include, "path")?;
+        match (text(include, "source"), text(include, "url"), text(include, "commit")) {
+            (Some(_), Some(_), _) => {
+                self.loader.problem(at, At::Value, Finding::new("an include has a source or a url, not both"));
+                None
+            }
+            (None, Some(url), commit) => {
+                let allowed = self.loader.namespace(self.namespace).and_then(|namespace| namespace.includes.clone()).unwrap_or_default();
+                if !allowed.allow.iter().any(|glob| glob_matches(glob, &url)) {
+                    let finding = Finding::new(format!("the namespace {} may not include from {url}", self.namespace));
+                    self.loader.problem(&at.key("url"), At::Value, finding.hint("list it in includes.allow of the Namespace, or make it a source"));
+                    return None;
+                }
+                if !(url.starts_with("https://") || url.starts_with("ssh://") || url.contains('@')) {
+                    self.loader.problem(&at.key("url"), At::Value, Finding::new(format!("{url} is neither an https nor an ssh URL")));
+                    return None;
+                }
+                let Some(commit) = commit else {
+                    let finding = Finding::new("an include by url needs a commit").hint("write the full id: a branch could move under the fleet");
+                    self.loader.problem(at, At::Value, finding);
+                    return None;
+                };
+                let pinned = Pinned { url, commit };
+                Some((self.loader.pinned(&pinned), path))
+            }
+            (source, None, _) => {
+                let own = source.is_none();
+                let source = source.unwrap_or_else(|| within.source.clone());
+                if !self.loader.has_source(&source) {
+                    let meant = did_you_mean(&source, self.loader.source_names().iter().map(String::as_str)).map(|meant| format!("did you mean {meant}?"));
+                    let finding = Finding { message: format!("there is no source {source:?}"), hint: meant.or_else(|| Some("sources are listed in a Config".into())) };
+                    self.loader.problem(&at.key("source"), At::Value, finding);
+                    return None;
+                }
+                // A path in an included file starts at that file's folder.
+                let folder = if own { within.folder.as_str() } else { "" };
+                match tree::join(folder, &path) {
+                    Ok(path) => Some((source, path)),
+                    Err(_) => None,
+                }
+            }
+        }
+    }
+}
+
+fn message_elect(value: &Value) -> Option<towpath_proto::v1alpha::Elect> {
+    let elect = value.get("elect").filter(|elect| elect.is_object())?;
+    serde_json::from_value(elect.clone()).ok()
+}
+
+/// Whether a glob, in which `*` stands for any characters, matches a text.
+pub(super) fn glob_matches(glob: &str, text: &str) -> bool {
+    let mut parts = glob.split('*');
+    let Some(mut rest) = text.strip_prefix(parts.next().unwrap_or_default()) else { return false };
+    let mut parts: Vec<&str> = parts.collect();
+    let Some(last) = parts.pop() else { return rest.is_empty() };
+    for part in parts {
+        match rest.find(part) {
+            Some(at) => rest = &rest[at + part.len()..],
+            None => return false,
+        }
+    }
+    rest.ends_with(last)
+}
+
+/// Checks what tasks call each other: requires, notify, registered names.
+fn names(loader: &mut Loader<'_>, book: &Book) {
+    let handlers: BTreeSet<&str> = book.handlers.iter().map(|handler| handler.id.as_str()).collect();
+    let mut registered: BTreeMap<&str, &Place> = BTreeMap::new();
+    let lists = [&book.tasks, &book.handlers, &book.rollout.before, &book.rollout.after];
+    for tasks in lists {
+        let ids: BTreeSet<&str> = tasks.iter().map(|task| task.id.as_str()).collect();
+        unique_ids(loader, tasks);
+        for task in tasks {
+            for (index, wanted) in task.requires.iter().enumerate() {
+                if !ids.contains(wanted.as_str()) {
+                    missing(loader, &task.place.key("requires").index(index), "task", wanted, &ids);
+                }
+            }
+            for (index, wanted) in task.notify.iter().enumerate() {
+                if !handlers.contains(wanted.as_str()) {
+                    missing(loader, &task.place.key("notify").index(index), "handler", wanted, &handlers);
+                }
+            }
+            if let Some(name) = &task.register
+                && let Some(first) = registered.insert(name, &task.place)
+            {
+                let finding = Finding::new(format!("two tasks register {name:?}"));
+                let hint = format!("the other one is at {}", first.file_line());
+                loader.problem(&task.place.key("register"), At::Value, finding.hint(hint));
+            }
+        }
+        cycle(loader, tasks);
+    }
+}
+
+fn unique_ids(loader: &mut Loader<'_>, tasks: &[Task]) {
+    let mut seen: BTreeMap<&str, &Place> = BTreeMap::new();
+    for task in tasks.iter().filter(|task| !task.id.is_empty()) {
+        if let Some(first) = seen.insert(&task.id, &task.place)
+            // Within one list the walk has said so already.
+            && (first.file() != task.place.file() || task.within.outer.is_some())
+        {
+            let finding = Finding::new(format!("two tasks are called {:?}", task.id));
+            let hint = format!("the other one is at {}; give the include a name, which then stands before its tasks' names", first.file_line());
+            loader.problem(&task.place.key("name"), At::Value, finding.hint(hint));
+        }
+    }
+}
+
+fn missing(loader: &mut Loader<'_>, place: &Place, what: &str, wanted: &str, known: &BTreeSet<&str>) {
+    let finding = Finding::new(format!("there is no {what} {wanted:?}"));
+    let finding = match did_you_mean(wanted, known.iter().copied()) {
+        Some(meant) => finding.hint(format!("did you mean {meant:?}?")),
+        None if known.is_empty() => finding.hint(format!("the book has no {what}s")),
+        None => finding.hint(format!("one of: {}", known.iter().copied().collect::<Vec<_>>().join(", "))),
+    };
+    loader.problem(place, At::Value, finding);
+}
+
+/// A task that requires itself, over any number of others.
+fn cycle(loader: &mut Loader<'_>, tasks: &[Task]) {
+    let requires: BTreeMap<&str, &Task> = tasks.iter().map(|task| (task.id.as_str(), task)).collect();
+    let graph: BTreeMap<String, Vec<String>> = tasks.iter().map(|task| (task.id.clone(), task.requires.clone())).collect();
+    for cycle in super::order::cycles(&graph) {
+        if let Some(task) = cycle.first().and_then(|id| requires.get(id.as_str())) {
+            let finding = Finding::new(format!("these tasks require each other: {}", cycle.join(" → ")));
+            loader.problem(&task.place.key("requires"), At::Value, finding.hint("remove one of the requires"));
+        }
+    }
+}
+
+/// Checks a file of tasks that is included.
+pub(super) fn check_task_file(loader: &mut Loader<'_>, document: &Document) {
+    let Some(message) = towpath_proto::message("TaskFile") else { return };
+    let checked = check_message(message, &document.value, Mode::Written);
+    loader.checked(document, &Path::default(), checked, None);
+}
+
+/// A task that stands alone: of a computed value.
+pub(super) fn single_task(loader: &mut Loader<'_>, place: &Place, value: &Value, namespace: &str) -> Task {
+    let within = super::load::within_source(place);
+    let mut reader = Reader { loader, namespace, trail: Vec::new() };
+    reader.task(place, value, &within, &[])
+}

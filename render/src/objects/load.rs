@@ -1,0 +1,467 @@
+//! Trees to an [`ObjectSet`]: finds the files, reads every document, checks each against the schema and all
+//! against one another. Every mistake is reported, not the first.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+    time::Duration,
+};
+
+use ignore::gitignore::{Gitignore, GitignoreBuilder};
+use serde_json::Value;
+use towpath_proto::{Message, v1alpha as pb};
+
+use super::{
+    ComputedValue, Group, Key, NodeObject, Object, ObjectSet, VariablesObject, analysis, book, references,
+    task::{self, Within},
+};
+use crate::{
+    document::{At, Checked, Document, Limits, Path, Place, Reference, SourceFile, check_object, parse, problem_at},
+    problem::{Finding, Problem},
+    tree::{Entry, EntryKind, Tree},
+    words::Selector,
+};
+
+/// How many problems of one file are reported.
+const PROBLEMS_PER_FILE: usize = 200;
+
+/// One source and what it may define.
+#[derive(Debug, Clone)]
+pub struct SourceTree {
+    /// Its name.
+    pub name: String,
+    /// Its files.
+    pub tree: Arc<dyn Tree>,
+    /// Whether it holds only what includes and templates read.
+    pub library: bool,
+    /// Whether it may define global kinds. The first source always may.
+    pub globals: bool,
+}
+
+/// A git repository at one commit, that an include names.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Pinned {
+    /// The URL.
+    pub url: String,
+    /// The full commit id.
+    pub commit: String,
+}
+
+/// What came of loading.
+#[derive(Debug)]
+pub struct Loaded {
+    /// The objects. Of no use while there are errors.
+    pub set: ObjectSet,
+    /// Errors, in the order of the files.
+    pub errors: Vec<Problem>,
+    /// Warnings, likewise.
+    pub warnings: Vec<Problem>,
+    /// Pinned includes whose trees were not given: fetch them and load again.
+    pub wants: BTreeSet<Pinned>,
+}
+
+/// Loads all sources, in order; the first one is the first.
+pub fn load(sources: &[SourceTree], pinned: &BTreeMap<Pinned, Arc<dyn Tree>>) -> Loaded {
+    let mut loader = Loader { sources, pinned, problems: Vec::new(), wants: BTreeSet::new(), set: ObjectSet::default(), task_files: BTreeMap::new() };
+    for source in sources {
+        loader.set.trees.insert(source.name.clone(), Arc::clone(&source.tree));
+    }
+    let mut pending = Vec::new();
+    for (position, source) in sources.iter().enumerate() {
+        loader.source(source, position == 0, &mut pending);
+    }
+    loader.global_kinds();
+    for (reference, key, document) in &pending {
+        references::check(&mut loader, reference, key, document);
+    }
+    loader.namespaced_kinds();
+    references::check_all(&mut loader);
+    analysis::check(&mut loader);
+    let mut problems = loader.problems;
+    let rank: BTreeMap<&str, usize> = sources.iter().enumerate().map(|(rank, source)| (source.name.as_str(), rank)).collect();
+    problems.sort_by(|a, b| {
+        let key = |problem: &Problem| (rank.get(problem.source.as_str()).copied(), problem.file.clone(), problem.line, problem.column);
+        key(a).cmp(&key(b)).then_with(|| a.message.cmp(&b.message))
+    });
+    problems.dedup();
+    let (warnings, errors) = problems.into_iter().partition(|problem| problem.warning);
+    Loaded { set: loader.set, errors, warnings, wants: loader.wants }
+}
+
+/// A reference that is looked up once all objects are there.
+type Pending = (Reference, Key, Document);
+
+/// Collects objects and problems.
+pub(super) struct Loader<'a> {
+    sources: &'a [SourceTree],
+    pinned: &'a BTreeMap<Pinned, Arc<dyn Tree>>,
+    problems: Vec<Problem>,
+    wants: BTreeSet<Pinned>,
+    pub(super) set: ObjectSet,
+    task_files: BTreeMap<(String, String), Option<Document>>,
+}
+
+impl Loader<'_> {
+    /// Reports a problem at a place.
+    pub(super) fn problem(&mut self, place: &Place, at: At, finding: Finding) {
+        self.problems.push(place.problem(finding, at));
+    }
+
+    /// Reports a warning at a place.
+    pub(super) fn warning(&mut self, place: &Place, at: At, finding: Finding) {
+        self.problems.push(Problem { warning: true, ..place.problem(finding, at) });
+    }
+
+    pub(super) fn namespace(&self, name: &str) -> Option<&pb::Namespace> {
+        self.set.namespaces.get(name)
+    }
+
+    pub(super) fn has_source(&self, name: &str) -> bool {
+        self.set.trees.contains_key(name)
+    }
+
+    pub(super) fn source_names(&self) -> Vec<String> {
+        self.sources.iter().map(|source| source.name.clone()).collect()
+    }
+
+    /// The name under which a pinned include's tree is kept; it is wanted where it was not given.
+    pub(super) fn pinned(&mut self, pinned: &Pinned) -> String {
+        let name = format!("{}@{}", pinned.url, pinned.commit);
+        match self.pinned.get(pinned) {
+            Some(tree) => {
+                self.set.trees.insert(name.clone(), Arc::clone(tree));
+            }
+            None => {
+                self.wants.insert(pinned.clone());
+            }
+        }
+        name
+    }
+
+    fn source(&mut self, source: &SourceTree, first: bool, pending: &mut Vec<Pending>) {
+        let entries = match source.tree.list("") {
+            Ok(entries) => entries,
+            Err(error) => return self.file_problem(source, "", Finding::new(format!("the source can't be read: {error}"))),
+        };
+        self.refused_entries(source, &entries);
+        if source.library {
+            return;
+        }
+        let ignored = self.ignored(source);
+        let mut objects = 0;
+        for entry in entries.iter().filter(|entry| is_object_file(&entry.path) && !is_ignored(&ignored, &entry.path)) {
+            objects += self.file(source, first, entry, pending);
+        }
+        if objects == 0 && !self.problems.iter().any(|problem| problem.source == source.name) {
+            let finding = Finding::new(format!("the source {} has no objects", source.name));
+            self.file_problem(source, "", finding.hint("write *.yaml files below its path, or say library: true where it only holds files for includes"));
+        }
+    }
+
+    fn refused_entries(&mut self, source: &SourceTree, entries: &[Entry]) {
+        for entry in entries {
+            if entry.kind == EntryKind::Submodule {
+                let finding = Finding::new("git submodules are not followed");
+                self.file_problem(source, &entry.path, finding.hint("make the other repository a source of its own"));
+            }
+        }
+    }
+
+    fn ignored(&mut self, source: &SourceTree) -> Gitignore {
+        let mut builder = GitignoreBuilder::new("");
+        if let Ok(Some(bytes)) = source.tree.read(".towpathignore") {
+            for (number, line) in String::from_utf8_lossy(&bytes).lines().enumerate() {
+                if let Err(error) = builder.add_line(None, line) {
+                    let file = SourceFile { source: source.name.clone(), path: ".towpathignore".into(), text: String::from_utf8_lossy(&bytes).into_owned() };
+                    self.problems.push(problem_at(&file, number + 1, 1, Finding::new(error.to_string())));
+                }
+            }
+        }
+        builder.build().unwrap_or_else(|_| Gitignore::empty())
+    }
+
+    fn file_problem(&mut self, source: &SourceTree, path: &str, finding: Finding) {
+        let file = SourceFile { source: source.name.clone(), path: if path.is_empty() { source.name.clone() } else { path.to_owned() }, text: String::new() };
+        self.problems.push(problem_at(&file, 1, 1, finding));
+    }
+
+    /// Reads the documents of one file; gives how many there are.
+    fn file(&mut self, source: &SourceTree, first: bool, entry: &Entry, pending: &mut Vec<Pending>) -> usize {
+        if entry.kind == EntryKind::Link {
+            let finding = Finding::new("an object file is a symbolic link").hint("links are not followed in a source: make it a file");
+            self.file_problem(source, &entry.path, finding);
+            return 0;
+        }
+        let limits = Limits::default();
+        if entry.size.is_some_and(|size| size > limits.bytes as u64) {
+            let message = format!("the file has {} bytes, and at most {} are read", entry.size.unwrap_or(0), limits.bytes);
+            self.file_problem(source, &entry.path, Finding::new(message).hint("split it, or keep large content below a folder named files"));
+            return 0;
+        }
+        let bytes = match source.tree.read(&entry.path) {
+            Ok(bytes) => bytes.unwrap_or_default(),
+            Err(error) => {
+                self.file_problem(source, &entry.path, Finding::new(format!("the file can't be read: {error}")));
+                return 0;
+            }
+        };
+        if let Some(finding) = large_file_pointer(&bytes) {
+            self.file_problem(source, &entry.path, finding);
+            return 0;
+        }
+        let (documents, problems) = parse(&source.name, &entry.path, &bytes, limits);
+        let count = documents.len() + problems.len();
+        self.problems.extend(problems.into_iter().take(PROBLEMS_PER_FILE));
+        for document in documents {
+            self.document(source, first, &document, pending);
+        }
+        count
+    }
+
+    fn document(&mut self, source: &SourceTree, first: bool, document: &Document, pending: &mut Vec<Pending>) {
+        let (kind, mut checked) = check_object(&document.value);
+        let found = std::mem::take(&mut checked.references);
+        self.checked(document, &Path::default(), checked, None);
+        let Some(kind) = kind else { return };
+        let metadata = &document.value["metadata"];
+        let Some(name) = metadata.get("name").and_then(Value::as_str) else { return };
+        let namespace = match kind.scope {
+            Some("namespaced") => metadata.get("namespace").and_then(Value::as_str).unwrap_or_default(),
+            _ => "",
+        };
+        let key = Key { kind: kind.name, namespace: namespace.to_owned(), name: name.to_owned() };
+        let place = document.place();
+        if kind.scope == Some("global") && !first && !source.globals {
+            let finding = Finding::new(format!("the source {} may not define a {}", source.name, kind.name));
+            self.problem(&place.key("metadata").key("kind"), At::Value, finding.hint("global kinds come from the first source, and from sources with globals: true"));
+            return;
+        }
+        pending.extend(found.into_iter().map(|reference| (reference, key.clone(), document.clone())));
+        self.insert(kind, key, document, place);
+    }
+
+    fn insert(&mut self, kind: &'static Message, key: Key, document: &Document, place: Place) {
+        if let Some(other) = self.set.objects.get(&key) {
+            let finding = Finding::new(format!("there are two objects {} {}", kind.name, display(&key)));
+            let hint = format!("the other one is at {}", other.place.file_line());
+            self.problem(&place.key("metadata").key("name"), At::Value, finding.hint(hint));
+            return;
+        }
+        let labels = document.value["metadata"].get("labels").and_then(Value::as_object);
+        let labels = labels.into_iter().flatten().filter_map(|(name, value)| Some((name.clone(), value.as_str()?.to_owned()))).collect();
+        let spec = document.value.get("spec").cloned().unwrap_or_default();
+        self.set.objects.insert(key.clone(), Object { key, labels, spec, place });
+    }
+
+    /// Turns findings into problems with lines, and looks at how modes were written.
+    pub(super) fn checked(&mut self, document: &Document, base: &Path, checked: Checked, warning: Option<bool>) {
+        let place = |path: &Path| {
+            let steps = base.0.iter().chain(&path.0).cloned().collect();
+            Place::new(Arc::clone(&document.file), document.index, Path(steps))
+        };
+        for (path, at, finding) in checked.findings.into_iter().take(PROBLEMS_PER_FILE) {
+            let problem = place(&path).problem(finding, at);
+            self.problems.push(Problem { warning: warning.unwrap_or(false), ..problem });
+        }
+        if document.file.text.contains("mode: 0") || document.file.text.contains("mode: \t0") {
+            for path in &checked.modes {
+                self.unquoted_mode(&place(path));
+            }
+        }
+    }
+
+    /// YAML readers disagree about `0644`, so it must be quoted; that can be seen in the text alone.
+    fn unquoted_mode(&mut self, place: &Place) {
+        let (line, column) = place.position();
+        let written = place.text().lines().nth(line - 1).and_then(|text| text.chars().nth(column - 1));
+        if written.is_some_and(|character| character.is_ascii_digit()) {
+            let digits: String = place.text().lines().nth(line - 1).unwrap_or_default().chars().skip(column - 1).take_while(char::is_ascii_digit).collect();
+            let finding = Finding::new("the mode is a number").hint(format!("write octal digits in quotes: \"{digits}\""));
+            self.problem(place, At::Value, finding);
+        }
+    }
+
+    fn objects_of(&self, kind: &str) -> Vec<Object> {
+        self.set.objects.values().filter(|object| object.key.kind == kind).cloned().collect()
+    }
+
+    fn global_kinds(&mut self) {
+        for object in self.objects_of("Namespace") {
+            if let Ok(namespace) = serde_json::from_value(object.spec.or_empty()) {
+                self.set.namespaces.insert(object.key.name, namespace);
+            }
+        }
+        for object in self.objects_of("Node") {
+            let address = object.spec.get("address").and_then(Value::as_str).map(str::to_owned);
+            self.set.nodes.insert(object.key.name, NodeObject { labels: object.labels, address });
+        }
+        for object in self.objects_of("NodeGroup") {
+            let selector = object.spec.get("selector").and_then(|selector| Selector::read(selector).ok());
+            let nodes: BTreeSet<String> = task::list(&object.spec, "nodes").iter().filter_map(Value::as_str).map(str::to_owned).collect();
+            let written = object.spec.get("selector").is_some_and(|selector| !selector.is_null());
+            if !written && nodes.is_empty() {
+                let finding = Finding::new("the NodeGroup selects nothing").hint("write a selector, or nodes");
+                self.problem(&object.place, At::Value, finding);
+            }
+            self.set.groups.insert(object.key.name, Group { selector, nodes });
+        }
+        for node in self.set.all_nodes() {
+            let groups = Arc::new(self.set.find_groups(&node));
+            self.set.memberships.insert(node, groups);
+        }
+        for object in self.objects_of("Config") {
+            self.config(&object);
+        }
+        for object in self.objects_of("ClusterVariablesBinding") {
+            let names: Vec<String> = task::list(&object.spec, "clusterVariables").iter().filter_map(Value::as_str).map(str::to_owned).collect();
+            for namespace in task::list(&object.spec, "namespaces").iter().filter_map(Value::as_str) {
+                self.set.bindings.entry(namespace.to_owned()).or_default().extend(names.iter().cloned());
+            }
+        }
+    }
+
+    fn config(&mut self, object: &Object) {
+        for field in ["node", "cluster", "root", "stateDir", "listen", "tls", "dataStore", "secrets"] {
+            if object.spec.get(field).is_some_and(|value| !value.is_null()) {
+                let finding = Finding::new(format!("{field} stands in the node's bootstrap file alone"));
+                self.problem(&object.place.key("spec").key(field), At::Key, finding.hint("remove it here"));
+            }
+        }
+        if let Ok(config) = serde_json::from_value(object.spec.or_empty()) {
+            self.set.configs.insert(object.key.name.clone(), config);
+        }
+    }
+
+    fn namespaced_kinds(&mut self) {
+        for object in self.set.objects.values().cloned().collect::<Vec<_>>() {
+            let document = Document { file: object.place.source_file(), index: object.place.document(), value: serde_json::json!({ "spec": object.spec }) };
+            match object.key.kind {
+                "TaskBook" => {
+                    let book = book::read(self, &document, &object.key.namespace, &object.key.name);
+                    self.set.books.insert(book.id(), Arc::new(book));
+                }
+                "Variables" | "ClusterVariables" => {
+                    let variables = self.variables(&object, &document);
+                    self.set.variables.push(variables);
+                }
+                _ => {}
+            }
+        }
+    }
+
+    fn variables(&mut self, object: &Object, document: &Document) -> VariablesObject {
+        let place = document.place().key("spec");
+        let mut computed = Vec::new();
+        for (index, value) in task::list(&object.spec, "computed").iter().enumerate() {
+            let place = place.key("computed").index(index);
+            let (expression, task) = (task::text(value, "expression"), value.get("task").filter(|task| task.is_object()));
+            if expression.is_some() == task.is_some() {
+                let finding = Finding::new("a computed value has either an expression or a task");
+                self.problem(&place, At::Value, finding);
+            }
+            let task = task.map(|task| Box::new(book::single_task(self, &place.key("task"), task, &object.key.namespace)));
+            if let Some(module) = task.as_ref().and_then(|task| task.module.as_ref())
+                && !matches!(module.name, "command" | "script" | "http")
+            {
+                let finding = Finding::new(format!("a value can't be computed by {}", module.name));
+                self.problem(&place.key("task").key(module.name), At::Key, finding.hint("use command, script or http"));
+            }
+            computed.push(ComputedValue {
+                name: task::text(value, "name").unwrap_or_default(),
+                expression,
+                task,
+                value: task::text(value, "value").unwrap_or_else(|| "result.stdout".to_owned()),
+                refresh: task::time(value, "refresh", Duration::from_secs(600)),
+                place,
+            });
+        }
+        VariablesObject {
+            key: object.key.clone(),
+            targets: task::message(&object.spec, "targets"),
+            priority: object.spec.get("priority").and_then(Value::as_i64).unwrap_or(0),
+            values: task::map(&object.spec, "values"),
+            by_node: task::map(&object.spec, "valuesByNode"),
+            computed,
+            place,
+        }
+    }
+
+    /// Reads a file of tasks once; its own mistakes are reported once.
+    pub(super) fn read_tasks(&mut self, at: &Place, source: &str, path: &str) -> Option<Document> {
+        let cached = (source.to_owned(), path.to_owned());
+        if let Some(known) = self.task_files.get(&cached) {
+            return known.clone();
+        }
+        let read = self.read_task_file(at, source, path);
+        self.task_files.insert(cached, read.clone());
+        read
+    }
+
+    fn read_task_file(&mut self, at: &Place, source: &str, path: &str) -> Option<Document> {
+        // A pinned include that is still wanted has no tree yet.
+        let tree = Arc::clone(self.set.trees.get(source)?);
+        let bytes = match tree.read(path) {
+            Ok(Some(bytes)) => bytes,
+            Ok(None) => {
+                let finding = Finding::new(format!("there is no file {path} in the source {source}"));
+                self.problem(&at.key("path"), At::Value, finding);
+                return None;
+            }
+            Err(error) => {
+                self.problem(&at.key("path"), At::Value, Finding::new(format!("{path}: {error}")));
+                return None;
+            }
+        };
+        let (mut documents, problems) = parse(source, path, &bytes, Limits::default());
+        let broken = !problems.is_empty();
+        self.problems.extend(problems.into_iter().take(PROBLEMS_PER_FILE));
+        if broken {
+            return None;
+        }
+        if documents.len() != 1 {
+            let finding = Finding::new(format!("{path} holds {} documents, and an included file holds one", documents.len()));
+            self.problem(&at.key("path"), At::Value, finding.hint("write {tasks: […], handlers: […]}"));
+            return None;
+        }
+        let document = documents.remove(0);
+        book::check_task_file(self, &document);
+        Some(document)
+    }
+}
+
+/// A spec that was left out is an empty one.
+trait OrEmpty {
+    fn or_empty(&self) -> Value;
+}
+
+impl OrEmpty for Value {
+    fn or_empty(&self) -> Value {
+        if self.is_null() { Value::Object(serde_json::Map::new()) } else { self.clone() }
+    }
+}
+
+pub(super) fn display(key: &Key) -> String {
+    if key.namespace.is_empty() { key.name.clone() } else { format!("{}/{}", key.namespace, key.name) }
+}
+
+/// The tasks of a computed value belong to the source of its object.
+pub(super) fn within_source(place: &Place) -> Arc<Within> {
+    Arc::new(Within { source: place.source().to_owned(), ..Within::default() })
+}
+
+fn is_object_file(path: &str) -> bool {
+    let (folders, name) = path.rsplit_once('/').unwrap_or(("", path));
+    let special = |folder: &str| matches!(folder, "files" | "templates" | "tasks") || folder.starts_with('.');
+    (name.ends_with(".yaml") || name.ends_with(".yml")) && !name.starts_with('.') && !folders.split('/').any(special)
+}
+
+fn is_ignored(ignored: &Gitignore, path: &str) -> bool {
+    ignored.matched_path_or_any_parents(path, false).is_ignore()
+}
+
+/// What stands in git in the place of a file that is kept elsewhere.
+pub(crate) fn large_file_pointer(bytes: &[u8]) -> Option<Finding> {
+    bytes.starts_with(b"version https://git-lfs.github.com/spec/").then(|| {
+        Finding::new("the file is kept in Git LFS, which is not followed").hint("commit the file itself, or let a task fetch it")
+    })
+}

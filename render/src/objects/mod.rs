@@ -1,0 +1,175 @@
+//! All objects of all sources, parsed and cross-checked.
+
+mod analysis;
+mod book;
+mod load;
+pub(crate) mod order;
+mod references;
+pub mod task;
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+};
+
+use serde_json::Value;
+use towpath_proto::v1alpha as pb;
+
+pub use analysis::FACTS;
+pub use load::{Loaded, Pinned, SourceTree, load};
+pub use references::identity;
+pub(crate) use references::{dependencies, level};
+
+use crate::{document::Place, tree::Tree, words::Selector};
+use task::Book;
+
+/// What an object is called: kind, namespace (empty for global kinds), name.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Key {
+    /// The kind.
+    pub kind: &'static str,
+    /// The namespace; empty for global kinds.
+    pub namespace: String,
+    /// The name.
+    pub name: String,
+}
+
+/// One object as it was written.
+#[derive(Debug, Clone)]
+pub struct Object {
+    /// What it is called.
+    pub key: Key,
+    /// Its labels.
+    pub labels: BTreeMap<String, String>,
+    /// Its spec, checked against the schema.
+    pub spec: Value,
+    /// Where it was written.
+    pub place: Place,
+}
+
+/// A group of nodes, with its selector read.
+#[derive(Debug, Clone)]
+pub struct Group {
+    /// What labels must be like.
+    pub selector: Option<Selector>,
+    /// Members by name.
+    pub nodes: BTreeSet<String>,
+}
+
+/// Variables of either kind.
+#[derive(Debug, Clone)]
+pub struct VariablesObject {
+    /// What it is called.
+    pub key: Key,
+    /// Whom it is for; None: all nodes.
+    pub targets: Option<pb::Targets>,
+    /// The higher wins.
+    pub priority: i64,
+    /// The values.
+    pub values: serde_json::Map<String, Value>,
+    /// Values of single nodes.
+    pub by_node: serde_json::Map<String, Value>,
+    /// Values that are computed.
+    pub computed: Vec<ComputedValue>,
+    /// Where it was written.
+    pub place: Place,
+}
+
+/// A value that is computed on the node.
+#[derive(Debug, Clone)]
+pub struct ComputedValue {
+    /// The variable's name.
+    pub name: String,
+    /// An expression over other variables and facts.
+    pub expression: Option<String>,
+    /// A task whose result is read.
+    pub task: Option<Box<task::Task>>,
+    /// An expression over the task's result.
+    pub value: String,
+    /// How long the value is kept.
+    pub refresh: std::time::Duration,
+    /// Where it was written.
+    pub place: Place,
+}
+
+/// All objects of all sources, cross-checked.
+#[derive(Debug, Default)]
+pub struct ObjectSet {
+    /// Every object.
+    pub objects: BTreeMap<Key, Object>,
+    /// The TaskBooks by `namespace/name`.
+    pub books: BTreeMap<String, Arc<Book>>,
+    /// The NodeGroups.
+    pub groups: BTreeMap<String, Group>,
+    /// The nodes that git knows, with their labels.
+    pub nodes: BTreeMap<String, NodeObject>,
+    /// The Namespaces.
+    pub namespaces: BTreeMap<String, pb::Namespace>,
+    /// The Configs.
+    pub configs: BTreeMap<String, pb::Config>,
+    /// ClusterVariables and Variables.
+    pub variables: Vec<VariablesObject>,
+    /// Which ClusterVariables each namespace sees.
+    pub bindings: BTreeMap<String, BTreeSet<String>>,
+    /// The groups of each node that git knows.
+    pub memberships: BTreeMap<String, Arc<BTreeSet<String>>>,
+    /// The tree of each source and each pinned include.
+    pub trees: BTreeMap<String, Arc<dyn Tree>>,
+}
+
+/// A node that git knows.
+#[derive(Debug, Clone, Default)]
+pub struct NodeObject {
+    /// Its labels.
+    pub labels: BTreeMap<String, String>,
+    /// Its address.
+    pub address: Option<String>,
+}
+
+impl ObjectSet {
+    /// The groups that a node is in.
+    pub fn groups_of(&self, node: &str) -> Arc<BTreeSet<String>> {
+        self.memberships.get(node).cloned().unwrap_or_else(|| Arc::new(self.find_groups(node)))
+    }
+
+    fn find_groups(&self, node: &str) -> BTreeSet<String> {
+        let nothing = BTreeMap::new();
+        let labels = self.nodes.get(node).map_or(&nothing, |node| &node.labels);
+        let known = self.nodes.contains_key(node);
+        let member = |group: &Group| {
+            group.nodes.contains(node) || known && group.selector.as_ref().is_some_and(|selector| selector.matches(labels))
+        };
+        self.groups.iter().filter(|(_, group)| member(group)).map(|(name, _)| name.clone()).collect()
+    }
+
+    /// How targets select a node: None: not at all.
+    pub fn selects(&self, targets: Option<&pb::Targets>, node: &str, groups: &BTreeSet<String>) -> Option<Selected> {
+        let Some(targets) = targets else { return Some(Selected::Group) };
+        if targets.nodes.iter().any(|name| name == node) {
+            return Some(Selected::Node);
+        }
+        targets.node_groups.iter().any(|group| groups.contains(group)).then_some(Selected::Group)
+    }
+
+    /// Every node that some object names.
+    pub fn all_nodes(&self) -> BTreeSet<String> {
+        let in_groups = self.groups.values().flat_map(|group| group.nodes.iter());
+        self.nodes.keys().chain(in_groups).cloned().collect()
+    }
+
+    /// Whether a namespace's TaskBooks may target a node.
+    pub fn may_target(&self, namespace: &str, groups: &BTreeSet<String>) -> bool {
+        self.namespaces.get(namespace).is_none_or(|limits| {
+            limits.node_groups.is_empty() || limits.node_groups.iter().any(|group| groups.contains(group))
+        })
+    }
+}
+
+/// How targets select a node.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Selected {
+    /// Through a group, or as one of all.
+    Group,
+    /// By its name.
+    Node,
+}

@@ -1,0 +1,306 @@
+//! What objects say about one another: references, namespaces and their limits, cycles, conflicts.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use serde_json::Value;
+use towpath_proto::did_you_mean;
+
+use super::{
+    Key, Selected, VariablesObject,
+    book::glob_matches,
+    load::{Loader, display},
+    order,
+    task::{self, Book, ModuleUse, Task},
+};
+use crate::{
+    document::{At, Document, Place, Reference},
+    problem::Finding,
+    view::variables::{self, Level},
+};
+
+/// Looks up one reference.
+pub(super) fn check(loader: &mut Loader<'_>, reference: &Reference, from: &Key, document: &Document) {
+    let namespaced = reference.kind == "TaskBook";
+    let namespace = if namespaced { from.namespace.clone() } else { String::new() };
+    let key = Key { kind: reference.kind, namespace: namespace.clone(), name: reference.name.clone() };
+    if loader.set.objects.contains_key(&key) {
+        return;
+    }
+    let known: Vec<String> = loader.set.objects.keys().filter(|known| known.kind == reference.kind && known.namespace == namespace).map(|known| known.name.clone()).collect();
+    let place = document.place().below(&reference.path);
+    let finding = Finding::new(format!("there is no {} {}", reference.kind, display(&key)));
+    let hint = match did_you_mean(&reference.name, known.iter().map(String::as_str)) {
+        Some(meant) => format!("did you mean {meant}?"),
+        None if known.is_empty() => format!("write an object of the kind {} with this name", reference.kind),
+        None => format!("there is: {}", known.iter().take(10).cloned().collect::<Vec<_>>().join(", ")),
+    };
+    loader.problem(&place, At::Value, finding.hint(hint));
+}
+
+/// Checks all objects against one another.
+pub(super) fn check_all(loader: &mut Loader<'_>) {
+    namespace_sources(loader);
+    targets_within_limits(loader);
+    dependency_cycles(loader);
+    shared_slots(loader);
+    nobody_targeted(loader);
+    variable_conflicts(loader);
+    resource_conflicts(loader);
+    rollout_sense(loader);
+    secrets(loader);
+}
+
+/// A namespaced object counts only from a source that its Namespace names.
+fn namespace_sources(loader: &mut Loader<'_>) {
+    let sources = loader.source_names();
+    let Some(first) = sources.first().cloned() else { return };
+    let mut findings: Vec<(Place, Finding)> = Vec::new();
+    for object in loader.set.objects.values() {
+        if object.key.kind == "Namespace" {
+            for (index, name) in task::list(&object.spec, "sources").iter().enumerate() {
+                let Some(name) = name.as_str().filter(|name| !sources.iter().any(|known| known == name)) else { continue };
+                let hint = did_you_mean(name, sources.iter().map(String::as_str)).map_or_else(|| format!("there is: {}", sources.join(", ")), |meant| format!("did you mean {meant}?"));
+                findings.push((object.place.key("spec").key("sources").index(index), Finding::new(format!("there is no source {name:?}")).hint(hint)));
+            }
+        }
+        let Some(namespace) = loader.set.namespaces.get(&object.key.namespace) else { continue };
+        let source = object.place.source();
+        let allowed = if namespace.sources.is_empty() { source == first } else { namespace.sources.iter().any(|name| name == source) };
+        if !allowed {
+            let finding = Finding::new(format!("the source {source} may not define objects in the namespace {}", object.key.namespace));
+            findings.push((object.place.key("metadata").key("namespace"), finding.hint("list it in sources of the Namespace")));
+        }
+    }
+    report(loader, findings);
+}
+
+fn report(loader: &mut Loader<'_>, findings: Vec<(Place, Finding)>) {
+    for (place, finding) in findings {
+        loader.problem(&place, At::Value, finding);
+    }
+}
+
+fn targets_within_limits(loader: &mut Loader<'_>) {
+    let mut findings = Vec::new();
+    for book in loader.set.books.values() {
+        let Some(limits) = loader.set.namespaces.get(&book.namespace).filter(|limits| !limits.node_groups.is_empty()) else { continue };
+        let Some(targets) = &book.targets else { continue };
+        let place = book.place.key("targets");
+        for (index, group) in targets.node_groups.iter().enumerate() {
+            if !limits.node_groups.contains(group) {
+                let finding = Finding::new(format!("the namespace {} may not target the NodeGroup {group}", book.namespace));
+                findings.push((place.key("nodeGroups").index(index), finding.hint(format!("it may target: {}", limits.node_groups.join(", ")))));
+            }
+        }
+        for (index, node) in targets.nodes.iter().enumerate() {
+            if !loader.set.may_target(&book.namespace, &loader.set.groups_of(node)) {
+                let finding = Finding::new(format!("the namespace {} may not target the node {node}", book.namespace));
+                findings.push((place.key("nodes").index(index), finding.hint(format!("it may target members of: {}", limits.node_groups.join(", ")))));
+            }
+        }
+    }
+    report(loader, findings);
+}
+
+fn dependency_cycles(loader: &mut Loader<'_>) {
+    let graph: BTreeMap<String, Vec<String>> = loader.set.books.iter().map(|(id, book)| (id.clone(), dependencies(book))).collect();
+    let mut findings = Vec::new();
+    for cycle in order::cycles(&graph) {
+        if let Some(book) = cycle.first().and_then(|id| loader.set.books.get(id)) {
+            let mut shown = cycle.clone();
+            shown.push(cycle[0].clone());
+            let finding = Finding::new(format!("these TaskBooks depend on each other: {}", shown.join(" → ")));
+            findings.push((book.place.key("dependsOn"), finding.hint("remove one of the dependsOn")));
+        }
+    }
+    report(loader, findings);
+}
+
+/// The ids of the books that come before a book.
+pub(crate) fn dependencies(book: &Book) -> Vec<String> {
+    book.depends_on.iter().map(|dependency| format!("{}/{}", book.namespace, dependency.book)).collect()
+}
+
+/// Books that share a slot must state the same count.
+fn shared_slots(loader: &mut Loader<'_>) {
+    let mut slots: BTreeMap<(String, String), (Option<String>, Place)> = BTreeMap::new();
+    let mut findings = Vec::new();
+    for book in loader.set.books.values() {
+        let whole = book.rollout.serialize.iter().map(|serialize| (serialize, book.place.key("rollout").key("serialize")));
+        let single = book.tasks.iter().filter_map(|task| Some((task.serialize.as_ref()?, task.place.key("serialize"))));
+        for (serialize, place) in whole.chain(single) {
+            let Some(slot) = serialize.slot.clone() else { continue };
+            let known = slots.entry((book.namespace.clone(), slot.clone())).or_insert_with(|| (serialize.count.clone(), place.clone()));
+            if known.0 != serialize.count {
+                let finding = Finding::new(format!("the slot {slot} has another count elsewhere: {}", known.0.clone().unwrap_or_default()));
+                findings.push((place.key("count"), finding.hint(format!("the other one is at {}; books that share a slot state the same count", known.1.file_line()))));
+            }
+        }
+    }
+    report(loader, findings);
+}
+
+/// Nobody matched is an error, not a success.
+fn nobody_targeted(loader: &mut Loader<'_>) {
+    let nodes = loader.set.all_nodes();
+    let mut findings = Vec::new();
+    for book in loader.set.books.values() {
+        let Some(targets) = &book.targets else { continue };
+        // A node need not be written down to be named.
+        if !targets.nodes.is_empty() || nodes.is_empty() && targets.node_groups.is_empty() {
+            continue;
+        }
+        let matched = nodes.iter().any(|node| loader.set.selects(Some(targets), node, &loader.set.groups_of(node)).is_some());
+        let dangling = targets.node_groups.iter().any(|group| !loader.set.groups.contains_key(group));
+        if !matched && !dangling {
+            findings.push((book.place.key("targets"), Finding::new("no node matches these targets").hint("write Node objects with the labels that the NodeGroups select")));
+        }
+    }
+    report(loader, findings);
+}
+
+/// Two values of one variable at the same level and priority for one node.
+fn variable_conflicts(loader: &mut Loader<'_>) {
+    let mut findings: BTreeMap<String, (Place, Finding)> = BTreeMap::new();
+    let mut nodes = loader.set.all_nodes();
+    // A node that git does not know is in no group, but gets what is for all.
+    nodes.insert(String::new());
+    let namespaces: Vec<String> = loader.set.namespaces.keys().cloned().collect();
+    // Nodes in the same groups see the same values but for those by name.
+    let named: BTreeSet<&String> = loader.set.variables.iter().flat_map(|object| object.targets.iter().flat_map(|targets| &targets.nodes).chain(object.by_node.keys())).collect();
+    let mut seen = BTreeSet::new();
+    for node in &nodes {
+        let groups = loader.set.groups_of(node);
+        if !named.contains(node) && !seen.insert(groups.clone()) {
+            continue;
+        }
+        for namespace in &namespaces {
+            for conflict in variables::conflicts(&loader.set, namespace, node, &groups) {
+                let who = if node.is_empty() { "every node".to_owned() } else { format!("the node {node}") };
+                let finding = Finding::new(format!("the variable {} has two values for {who} at the same level and priority", conflict.name));
+                let hint = format!("the other one is at {}; give one of the objects a higher priority", conflict.first.file_line());
+                findings.entry(format!("{:?}{}", conflict.second, conflict.name)).or_insert((conflict.second, finding.hint(hint)));
+            }
+        }
+    }
+    report(loader, findings.into_values().collect());
+}
+
+/// Two tasks on one node with the same module and identity, where the identity is literal.
+fn resource_conflicts(loader: &mut Loader<'_>) {
+    let mut owners: BTreeMap<(String, String), Vec<(&Book, &Task)>> = BTreeMap::new();
+    for book in loader.set.books.values() {
+        for task in book.tasks.iter().filter(|task| task.when.is_empty() && task.looped.is_none()) {
+            if let Some(identity) = task.module.as_ref().and_then(literal_identity) {
+                owners.entry(identity).or_default().push((book, task));
+            }
+        }
+    }
+    let nodes = loader.set.all_nodes();
+    let mut findings = Vec::new();
+    for ((module, identity), tasks) in owners.iter().filter(|(_, tasks)| tasks.len() > 1) {
+        for (position, (book, task)) in tasks.iter().enumerate() {
+            let both = tasks[..position].iter().find(|(other, _)| {
+                other.id() == book.id() || nodes.iter().any(|node| {
+                    let groups = loader.set.groups_of(node);
+                    let on = |book: &Book| book.targets.is_some() && loader.set.selects(book.targets.as_ref(), node, &groups).is_some();
+                    on(book) && on(other)
+                }) || same_named_node(book, other)
+            });
+            if let Some((other, first)) = both {
+                let finding = Finding::new(format!("two tasks on one node manage the {module} {identity}"));
+                let hint = format!("the other one is {:?} of {} at {}", first.id, other.id(), first.place.file_line());
+                findings.push((task.place.key(module), finding.hint(hint)));
+            }
+        }
+    }
+    report(loader, findings);
+}
+
+fn same_named_node(a: &Book, b: &Book) -> bool {
+    let nodes = |book: &Book| book.targets.clone().map(|targets| targets.nodes).unwrap_or_default();
+    let others = nodes(b);
+    nodes(a).iter().any(|node| others.contains(node))
+}
+
+/// What a task manages, where that stands in the text without templates.
+fn literal_identity(module: &ModuleUse) -> Option<(String, String)> {
+    let identity = identity(module.name, &module.params)?;
+    (!identity.contains("{{") && !identity.contains("{%")).then(|| (module.name.to_owned(), identity))
+}
+
+/// What a task manages: its module's first parameter; for parts of files, also which part.
+pub fn identity(module: &str, params: &Value) -> Option<String> {
+    let text = |key: &str| params.get(key).and_then(Value::as_str);
+    match module {
+        "file" => text("path").map(|path| if path.len() > 1 { path.trim_end_matches('/').to_owned() } else { path.to_owned() }),
+        "line" => Some(format!("{}: {}", text("path")?, text("match").or_else(|| text("line"))?)),
+        "block" => Some(format!("{}: {}", text("path")?, text("match").unwrap_or("block"))),
+        "package" | "service" | "publish" => text("name").map(str::to_owned),
+        _ => None,
+    }
+}
+
+/// Settings of rollouts that can't be what was meant.
+fn rollout_sense(loader: &mut Loader<'_>) {
+    let mut findings = Vec::new();
+    for book in loader.set.books.values() {
+        let place = book.place.key("rollout");
+        let zero = |count: &Option<String>| matches!(count.as_deref(), Some("0" | "0%"));
+        if book.rollout.serialize.as_ref().is_some_and(|serialize| zero(&serialize.count)) {
+            findings.push((place.key("serialize").key("count"), Finding::new("with a count of 0 nobody would ever change").hint("write at least 1; to pause a book use suspend")));
+        }
+        for (list, name) in [(&book.rollout.before, "before"), (&book.rollout.after, "after")] {
+            for task in list.iter().filter(|task| task.sync || task.elect.is_some() || task.serialize.is_some()) {
+                let finding = Finding::new(format!("a task of {name} can't wait for other nodes"));
+                findings.push((task.place.clone(), finding.hint("no node waits for another while it holds a slot: move it to tasks")));
+            }
+        }
+        let percent = |value: &Value| value.as_str().and_then(|text| text.strip_suffix('%')?.parse::<u64>().ok());
+        let counts: Vec<u64> = book.rollout.waves.iter().filter_map(Value::as_u64).collect();
+        let percents: Vec<u64> = book.rollout.waves.iter().filter_map(percent).collect();
+        if [counts, percents].iter().any(|steps| steps.windows(2).any(|pair| pair[1] <= pair[0])) {
+            findings.push((place.key("waves"), Finding::new("waves are cumulative, so each must be larger than the one before").hint("like [1, 10%, 100%]")));
+        }
+    }
+    report(loader, findings);
+}
+
+/// A Secret has one origin, and only those that its Namespace allows.
+fn secrets(loader: &mut Loader<'_>) {
+    let mut findings = Vec::new();
+    for object in loader.set.objects.values().filter(|object| object.key.kind == "Secret") {
+        let origins: Vec<&str> = ["data", "sops", "vault", "file", "generate"].into_iter().filter(|key| object.spec.get(*key).is_some_and(|value| !value.is_null())).collect();
+        let place = object.place.key("spec");
+        if origins.len() != 1 {
+            let finding = Finding::new(if origins.is_empty() { "the Secret has no values".to_owned() } else { format!("the Secret has values from {}", origins.join(" and ")) });
+            findings.push((place.clone(), finding.hint("write exactly one of: data, sops, vault, file, generate")));
+        }
+        for (key, value) in task::map(&object.spec, "data") {
+            if value.as_str().is_some_and(|text| !text.trim_start().starts_with("-----BEGIN AGE ENCRYPTED FILE-----")) {
+                let finding = Finding::new(format!("the value of {key} is not encrypted"));
+                findings.push((place.key("data").key(&key), finding.hint("encrypt it with `towpath secrets encrypt`, and make a new one: this one stands in the history of git")));
+            }
+        }
+        let limits = loader.set.namespaces.get(&object.key.namespace).and_then(|namespace| namespace.secret_backends.clone()).unwrap_or_default();
+        for (kind, prefixes) in [("vault", &limits.vault), ("file", &limits.file)] {
+            let Some(path) = object.spec.get(kind).and_then(|origin| origin.get("path")).and_then(Value::as_str) else { continue };
+            let allowed = prefixes.iter().any(|prefix| path.starts_with(prefix.as_str()) || glob_matches(prefix, path));
+            if !allowed {
+                let finding = Finding::new(format!("the namespace {} may not read {path} from {kind}", object.key.namespace));
+                findings.push((place.key(kind).key("path"), finding.hint(format!("list its prefix in secretBackends.{kind} of the Namespace"))));
+            }
+        }
+    }
+    report(loader, findings);
+}
+
+/// The level of a variables object for a node.
+pub(crate) fn level(object: &VariablesObject, selected: Selected) -> Level {
+    match (object.key.kind, selected) {
+        ("ClusterVariables", Selected::Group) => Level::ClusterGroup,
+        ("ClusterVariables", Selected::Node) => Level::ClusterNode,
+        (_, Selected::Group) => Level::Group,
+        (_, Selected::Node) => Level::Node,
+    }
+}

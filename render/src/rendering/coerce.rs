@@ -1,0 +1,36 @@
+//! From what templates gave to what the schema asks.
+
+use serde_json::Value;
+use towpath_proto::{Field, Message, Shape, Type};
+
+/// Whether a template stands anywhere in a value.
+pub(super) fn has_template(value: &Value) -> bool {
+    match value {
+        Value::String(text) => text.contains("{{") || text.contains("{%") || text.contains("{#"),
+        Value::Array(members) => members.iter().any(has_template),
+        Value::Object(members) => members.values().any(has_template),
+        _ => false,
+    }
+}
+
+/// Numbers and booleans become strings where the schema asks for strings, and null counts as left out.
+pub(super) fn to_schema(message: &'static Message, params: &mut Value) {
+    let Value::Object(map) = params else { return };
+    map.retain(|_, value| !value.is_null());
+    for (key, value) in map.iter_mut() {
+        let Some(field) = message.field(key) else { continue };
+        match (field.shape, value) {
+            (Shape::List(_), Value::Array(members)) => members.iter_mut().for_each(|member| scalar(field, member)),
+            (Shape::Map(_), Value::Object(members)) => members.values_mut().for_each(|member| scalar(field, member)),
+            (_, value) => scalar(field, value),
+        }
+    }
+}
+
+fn scalar(field: &Field, value: &mut Value) {
+    // A mode that is a number has lost its zeros: that stays an error.
+    let text = field.value_type() == Type::String && field.format != Some("mode");
+    if text && (value.is_number() || value.is_boolean()) {
+        *value = Value::String(value.to_string());
+    }
+}

@@ -1,0 +1,91 @@
+//! Variables of objects as template values: static ones as written, computed ones evaluated.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use minijinja::value::Serde;
+
+use super::{Inputs, RenderError, at};
+use crate::{
+    objects::{ComputedValue, ObjectSet},
+    template::{Engine, Scope, Vars, syntax::names_in_expression},
+    view::{Merged, NodeView, Winner},
+};
+
+/// A computed value whose task must run before the namespace's books can be rendered.
+#[derive(Debug, Clone)]
+pub struct PendingTask {
+    /// The namespace that sees the value.
+    pub namespace: String,
+    /// The value.
+    pub computed: ComputedValue,
+}
+
+/// The computed values of a node that come from tasks.
+pub fn pending_tasks(set: &ObjectSet, view: &NodeView) -> Vec<PendingTask> {
+    let namespaces: BTreeSet<&String> = view.books.iter().map(|book| &book.namespace).collect();
+    let mut pending = Vec::new();
+    for namespace in namespaces {
+        for candidates in view.variables(set, namespace).into_values() {
+            if let Some(Winner::Computed(computed)) = candidates.into_iter().next().map(|first| first.value)
+                && computed.task.is_some()
+            {
+                pending.push(PendingTask { namespace: namespace.clone(), computed: *computed });
+            }
+        }
+    }
+    pending
+}
+
+/// The values of all variables. Computed ones may use others, in any order but not in a circle.
+pub(super) fn evaluate(
+    engine: &Engine,
+    merged: &Merged,
+    namespace: &str,
+    common: &BTreeMap<&'static str, minijinja::Value>,
+    inputs: &Inputs,
+) -> Result<BTreeMap<String, minijinja::Value>, RenderError> {
+    let mut values = BTreeMap::new();
+    let mut open: BTreeMap<&str, &ComputedValue> = BTreeMap::new();
+    for (name, candidates) in merged {
+        match candidates.first().map(|first| &first.value) {
+            Some(Winner::Static(value)) => {
+                values.insert(name.clone(), minijinja::Value::from(Serde(value)));
+            }
+            Some(Winner::Computed(computed)) if computed.task.is_some() => {
+                // A value that has not been computed yet is not defined, which the task that reads it will say.
+                if let Some(value) = inputs.computed.get(&(namespace.to_owned(), name.clone())) {
+                    values.insert(name.clone(), minijinja::Value::from(Serde(value)));
+                }
+            }
+            Some(Winner::Computed(computed)) => {
+                open.insert(name, computed);
+            }
+            None => {}
+        }
+    }
+    while !open.is_empty() {
+        let ready: Vec<&str> = open.iter().filter(|(_, computed)| !uses_any(computed, &open)).map(|(name, _)| *name).collect();
+        if ready.is_empty() {
+            let names: Vec<&str> = open.keys().copied().collect();
+            let place = open.values().next().map(|computed| computed.place.clone());
+            let message = format!("these computed values use each other: {}", names.join(", "));
+            return match place {
+                Some(place) => Err(RenderError { place, message }),
+                None => Ok(values),
+            };
+        }
+        for name in ready {
+            let Some(computed) = open.remove(name) else { continue };
+            let scope = Scope::new(common.clone(), std::sync::Arc::new(Vars::over(None, values.clone())));
+            let expression = computed.expression.as_deref().unwrap_or_default();
+            let value = engine.expression(expression, &scope.context()).map_err(|error| at(&computed.place.key("expression"), error))?;
+            values.insert(name.to_owned(), value);
+        }
+    }
+    Ok(values)
+}
+
+fn uses_any(computed: &ComputedValue, open: &BTreeMap<&str, &ComputedValue>) -> bool {
+    let names = names_in_expression(computed.expression.as_deref().unwrap_or_default());
+    names.iter().filter_map(|name| name.strip_prefix("vars.")).any(|name| open.contains_key(name.split('.').next().unwrap_or(name)))
+}

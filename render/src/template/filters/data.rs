@@ -1,0 +1,125 @@
+//! to_json, from_json, to_yaml, from_yaml and their nice forms; b64encode, b64decode; mandatory, ternary, bool.
+
+use base64::{Engine as _, prelude::BASE64_STANDARD};
+use minijinja::{Environment, Error, value::{Kwargs, Serde, Value}};
+use serde::Serialize as _;
+
+use super::wrong;
+
+pub(super) fn add(environment: &mut Environment<'static>) {
+    environment.add_filter("to_json", |value: &Value| json(value, Style::Line));
+    environment.add_filter("to_nice_json", |value: &Value, options: Kwargs| {
+        let indent = options.get::<Option<usize>>("indent")?.unwrap_or(4);
+        options.assert_all_used()?;
+        json(value, Style::Lines(indent.min(16)))
+    });
+    environment.add_filter("to_yaml", yaml);
+    environment.add_filter("to_nice_yaml", yaml);
+    environment.add_filter("from_json", |text: &str| -> Result<Value, Error> {
+        let value: serde_json::Value = serde_json::from_str(text).map_err(|error| wrong(format!("from_json: {error}")))?;
+        Ok(Value::from(Serde(value)))
+    });
+    environment.add_filter("from_yaml", |text: &str| -> Result<Value, Error> {
+        let limits = crate::document::Limits::default();
+        let (documents, problems) = crate::document::parse("", "from_yaml", text.as_bytes(), limits);
+        match (problems.first(), documents.first()) {
+            (Some(problem), _) => Err(wrong(format!("from_yaml: line {}: {}", problem.line, problem.message))),
+            (None, Some(document)) => Ok(Value::from(Serde(&document.value))),
+            (None, None) => Ok(Value::from(())),
+        }
+    });
+    environment.add_filter("b64encode", |text: &Value| -> Result<String, Error> { Ok(BASE64_STANDARD.encode(bytes(text))) });
+    environment.add_filter("b64decode", |text: &str| -> Result<String, Error> {
+        let decoded = BASE64_STANDARD.decode(text.trim()).map_err(|error| wrong(format!("b64decode: {error}")))?;
+        String::from_utf8(decoded).map_err(|_| wrong("b64decode: the bytes are not valid UTF-8"))
+    });
+    environment.add_filter("mandatory", |value: Value, message: Option<String>| -> Result<Value, Error> {
+        if value.is_undefined() {
+            return Err(wrong(message.unwrap_or_else(|| "a mandatory value is not defined".into())));
+        }
+        Ok(value)
+    });
+    environment.add_filter("ternary", |value: &Value, yes: Value, no: Value, none: Option<Value>| match none {
+        Some(none) if value.is_none() => none,
+        _ if value.is_true() => yes,
+        _ => no,
+    });
+    environment.add_filter("bool", to_bool);
+}
+
+fn to_bool(value: &Value) -> Result<bool, Error> {
+    if let Some(text) = value.as_str() {
+        return match text.to_ascii_lowercase().as_str() {
+            "yes" | "on" | "1" | "true" | "y" | "t" => Ok(true),
+            "no" | "off" | "0" | "false" | "n" | "f" | "" => Ok(false),
+            _ => Err(wrong(format!("bool: {text:?} is neither true nor false"))),
+        };
+    }
+    Ok(value.is_true())
+}
+
+pub(super) fn bytes(value: &Value) -> Vec<u8> {
+    match value.as_bytes() {
+        Some(bytes) => bytes.to_vec(),
+        None => value.to_string().into_bytes(),
+    }
+}
+
+enum Style {
+    Line,
+    Lines(usize),
+}
+
+/// JSON as Python writes it: `, ` and `: ` on one line, all but ASCII escaped; the nice form with sorted keys.
+fn json(value: &Value, style: Style) -> Result<String, Error> {
+    let mut value = serde_json::to_value(value).map_err(|error| wrong(format!("to_json: {error}")))?;
+    let mut out = Vec::new();
+    let done = match style {
+        Style::Line => value.serialize(&mut serde_json::Serializer::with_formatter(&mut out, PythonLine)),
+        Style::Lines(indent) => {
+            value.sort_all_objects();
+            let spaces = " ".repeat(indent);
+            let formatter = serde_json::ser::PrettyFormatter::with_indent(spaces.as_bytes());
+            value.serialize(&mut serde_json::Serializer::with_formatter(&mut out, formatter))
+        }
+    };
+    done.map_err(|error| wrong(format!("to_json: {error}")))?;
+    let text = String::from_utf8(out).map_err(|_| wrong("to_json: not valid UTF-8"))?;
+    Ok(ascii(&text))
+}
+
+fn ascii(text: &str) -> String {
+    let mut out = String::with_capacity(text.len());
+    for character in text.chars() {
+        if character.is_ascii() {
+            out.push(character);
+        } else {
+            let mut units = [0; 2];
+            for unit in character.encode_utf16(&mut units) {
+                out.push_str(&format!("\\u{unit:04x}"));
+            }
+        }
+    }
+    out
+}
+
+struct PythonLine;
+
+impl serde_json::ser::Formatter for PythonLine {
+    fn begin_array_value<W: ?Sized + std::io::Write>(&mut self, writer: &mut W, first: bool) -> std::io::Result<()> {
+        if first { Ok(()) } else { writer.write_all(b", ") }
+    }
+
+    fn begin_object_key<W: ?Sized + std::io::Write>(&mut self, writer: &mut W, first: bool) -> std::io::Result<()> {
+        if first { Ok(()) } else { writer.write_all(b", ") }
+    }
+
+    fn begin_object_value<W: ?Sized + std::io::Write>(&mut self, writer: &mut W) -> std::io::Result<()> {
+        writer.write_all(b": ")
+    }
+}
+
+fn yaml(value: &Value) -> Result<String, Error> {
+    let value = serde_json::to_value(value).map_err(|error| wrong(format!("to_yaml: {error}")))?;
+    serde_yaml::to_string(&value).map_err(|error| wrong(format!("to_yaml: {error}")))
+}

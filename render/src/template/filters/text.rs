@@ -1,0 +1,142 @@
+//! regex_replace, regex_search, regex_findall, quote, human_to_bytes, to_duration.
+
+use std::time::Duration;
+
+use minijinja::{Environment, Error, value::Kwargs, value::Rest, value::Value};
+use regex::{Regex, RegexBuilder};
+
+use super::wrong;
+
+pub(super) fn add(environment: &mut Environment<'static>) {
+    environment.add_filter("regex_replace", regex_replace);
+    environment.add_filter("regex_search", regex_search);
+    environment.add_filter("regex_findall", regex_findall);
+    environment.add_filter("quote", |value: &Value| quote(&value.to_string()));
+    environment.add_filter("human_to_bytes", |value: &Value| human_to_bytes(&value.to_string()).map_err(wrong));
+    environment.add_filter("to_duration", |seconds: f64| -> Result<String, Error> {
+        let duration = Duration::try_from_secs_f64(seconds).map_err(|error| wrong(format!("to_duration: {error}")))?;
+        Ok(crate::words::format_duration(duration))
+    });
+}
+
+fn regex(pattern: &str, options: &Kwargs) -> Result<Regex, Error> {
+    let regex = RegexBuilder::new(pattern)
+        .case_insensitive(options.get::<Option<bool>>("ignorecase")?.unwrap_or(false))
+        .multi_line(options.get::<Option<bool>>("multiline")?.unwrap_or(false))
+        .size_limit(1 << 20)
+        .build();
+    regex.map_err(|error| wrong(format!("no regular expression: {}", error.to_string().lines().last().unwrap_or_default().trim())))
+}
+
+/// Python's `\1` and `\g<name>` in the crate's `${1}` and `${name}`.
+fn replacement(text: &str) -> String {
+    let mut out = String::new();
+    let mut rest = text;
+    while let Some(at) = rest.find(['\\', '$']) {
+        out.push_str(&rest[..at]);
+        let found = &rest[at..];
+        if found.starts_with('$') {
+            out.push_str("$$");
+            rest = &found[1..];
+            continue;
+        }
+        let behind = &found[1..];
+        let digits = behind.bytes().take_while(u8::is_ascii_digit).count().min(2);
+        if digits > 0 {
+            out.push_str(&format!("${{{}}}", &behind[..digits]));
+            rest = &behind[digits..];
+        } else if let Some((name, end)) = behind.strip_prefix("g<").and_then(|name| name.split_once('>')) {
+            out.push_str(&format!("${{{name}}}"));
+            rest = end;
+        } else {
+            let (character, length) = match behind.chars().next() {
+                Some('n') => ('\n', 1),
+                Some('t') => ('\t', 1),
+                Some('\\') => ('\\', 1),
+                _ => ('\\', 0),
+            };
+            out.push(character);
+            rest = &behind[length..];
+        }
+    }
+    out.push_str(rest);
+    out
+}
+
+fn regex_replace(text: &Value, pattern: &str, with: &str, options: Kwargs) -> Result<String, Error> {
+    let regex = regex(pattern, &options)?;
+    let count = options.get::<Option<usize>>("count")?.unwrap_or(0);
+    options.assert_all_used()?;
+    Ok(regex.replacen(&text.to_string(), count, replacement(with).as_str()).into_owned())
+}
+
+fn regex_search(text: &Value, pattern: &str, groups: Rest<String>, options: Kwargs) -> Result<Value, Error> {
+    let regex = regex(pattern, &options)?;
+    options.assert_all_used()?;
+    let text = text.to_string();
+    let Some(found) = regex.captures(&text) else { return Ok(Value::from(())) };
+    if groups.is_empty() {
+        return Ok(Value::from(found.get(0).map_or("", |whole| whole.as_str())));
+    }
+    let mut values = Vec::new();
+    for group in groups.iter() {
+        let group_of = match group.strip_prefix("\\g<").and_then(|name| name.strip_suffix('>')) {
+            Some(name) => name.parse().map_or_else(|_| found.name(name), |number| found.get(number)),
+            None => {
+                let number = group.strip_prefix('\\').and_then(|number| number.parse().ok());
+                found.get(number.ok_or_else(|| wrong(format!("regex_search: {group:?} names no group: write \\\\1 or \\\\g<name>")))?)
+            }
+        };
+        values.push(group_of.map_or(Value::from(()), |part| Value::from(part.as_str())));
+    }
+    Ok(Value::from(values))
+}
+
+fn regex_findall(text: &Value, pattern: &str, options: Kwargs) -> Result<Value, Error> {
+    let regex = regex(pattern, &options)?;
+    options.assert_all_used()?;
+    let text = text.to_string();
+    let part = |found: &regex::Captures<'_>, group| Value::from(found.get(group).map_or("", |part| part.as_str()));
+    let all = regex.captures_iter(&text).map(|found| match found.len() {
+        1 => part(&found, 0),
+        2 => part(&found, 1),
+        groups => Value::from((1..groups).map(|group| part(&found, group)).collect::<Vec<_>>()),
+    });
+    Ok(Value::from(all.collect::<Vec<_>>()))
+}
+
+/// Quotes a word for the shell.
+fn quote(text: &str) -> String {
+    let safe = |character: char| character.is_ascii_alphanumeric() || "@%+=:,./-_".contains(character);
+    if !text.is_empty() && text.chars().all(safe) {
+        return text.to_owned();
+    }
+    format!("'{}'", text.replace('\'', "'\"'\"'"))
+}
+
+/// Bytes of `10M`, `1.5 GiB`, `512`; all units are powers of 1024, as in Ansible.
+pub(crate) fn human_to_bytes(text: &str) -> Result<u64, String> {
+    let wrong = || format!("{text:?} is no size in bytes");
+    let trimmed = text.trim();
+    let end = trimmed.find(|character: char| !character.is_ascii_digit() && character != '.').unwrap_or(trimmed.len());
+    let number: f64 = trimmed[..end].parse().map_err(|_| wrong())?;
+    let unit = trimmed[end..].trim().to_ascii_uppercase();
+    let unit = unit.strip_suffix("IB").or_else(|| unit.strip_suffix('B')).unwrap_or(&unit);
+    let power = match unit {
+        "" => 0,
+        "K" => 1,
+        "M" => 2,
+        "G" => 3,
+        "T" => 4,
+        "P" => 5,
+        "E" => 6,
+        _ => return Err(wrong()),
+    };
+    let bytes = number * 1024_f64.powi(power);
+    if !bytes.is_finite() || bytes >= 9.2e18 {
+        return Err(wrong());
+    }
+    #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "the bounds were checked above")]
+    let whole = bytes.round() as u64;
+    Ok(whole)
+}

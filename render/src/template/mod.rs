@@ -1,0 +1,28 @@
+//! Templates and expressions: minijinja with strict undefined, bounded work, and Towpath's filters.
+
+mod engine;
+pub mod filters;
+mod scope;
+pub mod syntax;
+
+use minijinja::{AutoEscape, Environment, UndefinedBehavior, syntax::SyntaxConfig};
+
+pub use engine::{Engine, TemplateError};
+pub(crate) use scope::facts_value;
+pub use scope::{Reads, Scope, Steps, Vars, Want};
+
+/// The instructions that one rendering may take.
+const FUEL: u64 = 20_000_000;
+
+/// An environment with Towpath's settings and filters, and no loader.
+fn environment() -> Environment<'static> {
+    let mut environment = Environment::new();
+    environment.set_undefined_behavior(UndefinedBehavior::Strict);
+    environment.set_auto_escape_callback(|_| AutoEscape::None);
+    environment.set_fuel(Some(FUEL));
+    environment.set_recursion_limit(64);
+    let syntax = SyntaxConfig::builder().trim_blocks(true).lstrip_blocks(true).keep_trailing_newline(true).build();
+    environment.set_syntax(syntax.expect("the default delimiters are valid"));
+    filters::add(&mut environment);
+    environment
+}

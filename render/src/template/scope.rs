@@ -1,0 +1,230 @@
+//! What a template can see, and what it asked for.
+
+use std::{
+    collections::BTreeMap,
+    fmt,
+    sync::{
+        Arc, Mutex, PoisonError,
+        atomic::{AtomicBool, Ordering},
+    },
+};
+
+use minijinja::value::{Enumerator, Object, Serde, Value};
+
+/// Something that a rendering needs and that is not known yet.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Want {
+    /// The registered result of a task.
+    Step(String),
+    /// A value of a Secret.
+    Secret(String, String),
+    /// A shared value.
+    Shared(String),
+}
+
+impl fmt::Display for Want {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Step(name) => write!(f, "the result of {name}"),
+            Self::Secret(name, key) => write!(f, "the secret {name}/{key}"),
+            Self::Shared(name) => write!(f, "the shared value {name}"),
+        }
+    }
+}
+
+/// Collects what renderings want and which facts they read.
+#[derive(Debug, Default)]
+pub struct Reads {
+    wants: Mutex<Vec<Want>>,
+    facts: Mutex<std::collections::BTreeSet<String>>,
+    nodes: AtomicBool,
+}
+
+impl Reads {
+    /// Takes the wants that came up since the last call.
+    pub fn take_wants(&self) -> Vec<Want> {
+        std::mem::take(&mut *self.wants.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    /// The top-level facts that were read so far.
+    pub fn facts(&self) -> Vec<String> {
+        self.facts.lock().unwrap_or_else(PoisonError::into_inner).iter().cloned().collect()
+    }
+
+    /// Whether `nodes()` was called.
+    pub fn nodes(&self) -> bool {
+        self.nodes.load(Ordering::Relaxed)
+    }
+
+    /// Remembers a want.
+    pub fn want(&self, want: Want) {
+        let mut wants = self.wants.lock().unwrap_or_else(PoisonError::into_inner);
+        if !wants.contains(&want) {
+            wants.push(want);
+        }
+    }
+
+    fn fact(&self, name: &str) {
+        let mut facts = self.facts.lock().unwrap_or_else(PoisonError::into_inner);
+        if !facts.contains(name) {
+            facts.insert(name.to_owned());
+        }
+    }
+
+    /// Remembers that `nodes()` was called.
+    pub fn called_nodes(&self) {
+        self.nodes.store(true, Ordering::Relaxed);
+    }
+}
+
+/// Facts, with a note of which ones were read.
+#[derive(Debug)]
+struct Facts {
+    values: BTreeMap<String, Value>,
+    reads: Arc<Reads>,
+}
+
+/// Facts as a template value.
+pub(crate) fn facts_value(facts: &serde_json::Value, reads: &Arc<Reads>) -> Value {
+    let values = facts.as_object().into_iter().flatten().map(|(name, fact)| (name.clone(), Value::from(Serde(fact))));
+    Value::from_object(Facts { values: values.collect(), reads: Arc::clone(reads) })
+}
+
+impl Object for Facts {
+    fn get_value(self: &Arc<Self>, key: &Value) -> Option<Value> {
+        let name = key.as_str()?;
+        self.reads.fact(name);
+        self.values.get(name).cloned()
+    }
+
+    fn enumerate(self: &Arc<Self>) -> Enumerator {
+        self.values.keys().for_each(|name| self.reads.fact(name));
+        Enumerator::Values(self.values.keys().map(|name| Value::from(name.as_str())).collect())
+    }
+}
+
+/// The registered results of one book's tasks on one node. A name that is declared but has no result yet is wanted.
+#[derive(Debug, Default)]
+pub struct Steps {
+    results: Mutex<BTreeMap<String, Value>>,
+}
+
+impl Steps {
+    /// Sets the result of a task.
+    pub fn set(&self, name: &str, result: &serde_json::Value) {
+        self.results.lock().unwrap_or_else(PoisonError::into_inner).insert(name.to_owned(), Value::from(Serde(result)));
+    }
+
+    fn get(&self, name: &str) -> Option<Value> {
+        self.results.lock().unwrap_or_else(PoisonError::into_inner).get(name).cloned()
+    }
+}
+
+/// The steps as the tasks of one include (or of the book itself) see them: its own names without a prefix.
+#[derive(Debug)]
+struct StepsView {
+    steps: Arc<Steps>,
+    prefix: String,
+    reads: Arc<Reads>,
+}
+
+impl Object for StepsView {
+    fn get_value(self: &Arc<Self>, key: &Value) -> Option<Value> {
+        let name = key.as_str()?;
+        let full = format!("{}{name}", self.prefix);
+        let found = self.steps.get(&full);
+        if found.is_none() {
+            self.reads.want(Want::Step(full));
+        }
+        found
+    }
+}
+
+/// Variables of one level over those of the levels below it.
+#[derive(Debug, Default)]
+pub struct Vars {
+    own: BTreeMap<String, Value>,
+    below: Option<Arc<Vars>>,
+}
+
+impl Vars {
+    /// Variables over others.
+    pub fn over(below: Option<Arc<Vars>>, own: BTreeMap<String, Value>) -> Self {
+        Self { own, below }
+    }
+
+    fn find(&self, name: &str) -> Option<Value> {
+        self.own.get(name).cloned().or_else(|| self.below.as_ref()?.find(name))
+    }
+
+    fn names(&self, names: &mut std::collections::BTreeSet<String>) {
+        names.extend(self.own.keys().cloned());
+        if let Some(below) = &self.below {
+            below.names(names);
+        }
+    }
+}
+
+impl Object for Vars {
+    fn get_value(self: &Arc<Self>, key: &Value) -> Option<Value> {
+        self.find(key.as_str()?)
+    }
+
+    fn enumerate(self: &Arc<Self>) -> Enumerator {
+        let mut names = std::collections::BTreeSet::new();
+        self.names(&mut names);
+        Enumerator::Values(names.into_iter().map(Value::from).collect())
+    }
+}
+
+/// Everything that a template can see.
+#[derive(Debug, Clone)]
+pub struct Scope {
+    common: Arc<BTreeMap<&'static str, Value>>,
+    vars: Arc<Vars>,
+    own: BTreeMap<&'static str, Value>,
+}
+
+impl Scope {
+    /// A scope with what all tasks of a book see.
+    pub fn new(common: BTreeMap<&'static str, Value>, vars: Arc<Vars>) -> Self {
+        Self { common: Arc::new(common), vars, own: BTreeMap::new() }
+    }
+
+    /// This scope with further variables on top.
+    #[must_use]
+    pub fn with_vars(&self, own: BTreeMap<String, Value>) -> Self {
+        let vars = Arc::new(Vars::over(Some(Arc::clone(&self.vars)), own));
+        Self { vars, ..self.clone() }
+    }
+
+    /// This scope with a further name.
+    #[must_use]
+    pub fn with(&self, name: &'static str, value: Value) -> Self {
+        let mut scope = self.clone();
+        scope.own.insert(name, value);
+        scope
+    }
+
+    /// This scope with the registered results as an include sees them.
+    #[must_use]
+    pub fn with_steps(&self, steps: &Arc<Steps>, prefix: &str, reads: &Arc<Reads>) -> Self {
+        let view = StepsView { steps: Arc::clone(steps), prefix: prefix.to_owned(), reads: Arc::clone(reads) };
+        self.with("steps", Value::from_object(view))
+    }
+
+    /// The scope as a template's context.
+    pub fn context(&self) -> Value {
+        Value::from_object(self.clone())
+    }
+}
+
+impl Object for Scope {
+    fn get_value(self: &Arc<Self>, key: &Value) -> Option<Value> {
+        let name = key.as_str()?;
+        if name == "vars" {
+            return Some(Value::from_dyn_object(Arc::clone(&self.vars)));
+        }
+        self.own.get(name).or_else(|| self.common.get(name)).cloned()
+    }
+}

@@ -1,0 +1,117 @@
+//! Templates and expressions as text: whether they parse, and which names they use.
+
+use std::{cell::RefCell, collections::BTreeSet};
+
+use minijinja::Environment;
+
+use super::environment;
+use crate::problem::Finding;
+
+/// The names that every template and expression may use.
+pub const NAMES: [&str; 12] =
+    ["node", "vars", "facts", "steps", "item", "loop", "event", "nodes", "secret", "shared", "result", "self"];
+
+thread_local! {
+    static PARSER: RefCell<Environment<'static>> = RefCell::new(environment());
+}
+
+/// Checks the syntax of a template.
+///
+/// # Errors
+/// What is wrong with it.
+pub fn template(text: &str) -> Result<(), Finding> {
+    if let Some(inner) = whole_expression(text) {
+        return PARSER.with_borrow(|parser| parser.compile_expression(inner).map(drop).map_err(|error| finding(&error)));
+    }
+    PARSER.with_borrow(|parser| parser.template_from_str(text).map(drop).map_err(|error| finding(&error)))
+}
+
+/// Checks the syntax of a bare expression.
+///
+/// # Errors
+/// What is wrong with it.
+pub fn expression(text: &str) -> Result<(), Finding> {
+    if text.contains("{{") || text.contains("{%") {
+        return Err(Finding::new("an expression has no braces").hint(format!("write it bare: {}", text.replace("{{", "").replace("}}", "").trim())));
+    }
+    if text.trim().is_empty() {
+        return Err(Finding::new("the expression is empty").hint("leave it out"));
+    }
+    PARSER.with_borrow(|parser| parser.compile_expression(text).map(drop).map_err(|error| {
+        let finding = finding(&error);
+        let bytes = text.as_bytes();
+        let assignment = bytes.windows(3).any(|part| part[1] == b'=' && part[0] != b'=' && part[2] != b'=' && !b"!<>".contains(&part[0]));
+        if text.contains("&&") || text.contains("||") {
+            finding.hint("write and, or, not")
+        } else if assignment {
+            finding.hint("compare with ==")
+        } else {
+            finding
+        }
+    }))
+}
+
+/// The expression of a string that is one whole `{{ expression }}`.
+pub fn whole_expression(text: &str) -> Option<&str> {
+    let inner = text.trim().strip_prefix("{{")?.strip_suffix("}}")?;
+    if inner.starts_with(['-', '+']) || inner.ends_with(['-', '+']) {
+        return None;
+    }
+    (!inner.contains("}}") && !inner.contains("{{") && !inner.contains("{%")).then_some(inner)
+}
+
+/// The names that a template leaves to its surroundings, with dots: `vars.port`, `facts.os.name`, `item`.
+pub fn names_in_template(text: &str) -> BTreeSet<String> {
+    if let Some(inner) = whole_expression(text) {
+        return names_in_expression(inner);
+    }
+    PARSER.with_borrow(|parser| match parser.template_from_str(text) {
+        Ok(template) => template.undeclared_variables(true).into_iter().collect(),
+        Err(_) => BTreeSet::new(),
+    })
+}
+
+/// The names that an expression leaves to its surroundings.
+pub fn names_in_expression(text: &str) -> BTreeSet<String> {
+    PARSER.with_borrow(|parser| match parser.compile_expression(text) {
+        Ok(expression) => expression.undeclared_variables(true).into_iter().collect(),
+        Err(_) => BTreeSet::new(),
+    })
+}
+
+fn finding(error: &minijinja::Error) -> Finding {
+    let detail = error.detail().map_or_else(|| error.kind().to_string(), str::to_owned);
+    let line = error.line().filter(|line| *line > 1).map(|line| format!(" (line {line} of the template)")).unwrap_or_default();
+    let finding = Finding::new(format!("template: {detail}{line}"));
+    match error.kind() {
+        minijinja::ErrorKind::UnknownFilter => finding.hint("`towpath explain` and the README list the filters"),
+        _ if detail.contains("end of input") || detail.contains("unexpected end") => finding.hint("something that was opened is not closed"),
+        _ => finding,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn finds_the_names() {
+        let names = names_in_template("{{ vars.port }} {% for x in facts.addresses %}{{ x }}{% endfor %} {{ item | upper }}");
+        assert!(names.contains("vars.port") && names.contains("facts.addresses") && names.contains("item"), "{names:?}");
+        assert!(!names.contains("x"));
+    }
+
+    #[test]
+    fn whole_expressions_are_told_from_templates() {
+        assert_eq!(whole_expression("{{ vars.a }}").map(str::trim), Some("vars.a"));
+        assert_eq!(whole_expression("{{ a }} {{ b }}"), None);
+        assert_eq!(whole_expression("x{{ a }}"), None);
+    }
+
+    #[test]
+    fn braces_in_expressions_are_refused() {
+        assert_eq!(expression("{{ vars.a }}").unwrap_err().hint.unwrap(), "write it bare: vars.a");
+        assert!(expression("facts.os.family == 'debian' and not vars.x").is_ok());
+        assert_eq!(expression("a && b").unwrap_err().hint.unwrap(), "write and, or, not");
+    }
+}

@@ -1,0 +1,68 @@
+//! The objects as one node sees them: its groups, its TaskBooks in order, its variables.
+
+pub(crate) mod variables;
+
+use std::{collections::BTreeMap, collections::BTreeSet, sync::Arc};
+
+use serde_json::{Value, json};
+
+pub use variables::{Candidate, Level, Merged, Winner};
+
+use crate::objects::{ObjectSet, Selected, order, task::Book};
+
+/// The objects as one node sees them.
+#[derive(Debug, Clone)]
+pub struct NodeView {
+    /// The node.
+    pub node: String,
+    /// Whether git knows it.
+    pub known: bool,
+    /// Its labels, from git.
+    pub labels: BTreeMap<String, String>,
+    /// Its address, from git.
+    pub address: Option<String>,
+    /// The groups that it is in.
+    pub groups: Arc<BTreeSet<String>>,
+    /// Its TaskBooks, each behind those that it depends on.
+    pub books: Vec<Arc<Book>>,
+}
+
+impl NodeView {
+    /// The view of a node.
+    pub fn new(set: &ObjectSet, node: &str) -> Self {
+        let groups = set.groups_of(node);
+        let known = set.nodes.get(node).cloned();
+        let mine: BTreeMap<String, Arc<Book>> = set
+            .books
+            .iter()
+            .filter(|(_, book)| book.targets.is_some() && set.selects(book.targets.as_ref(), node, &groups).is_some())
+            .filter(|(_, book)| set.may_target(&book.namespace, &groups))
+            .map(|(id, book)| (id.clone(), Arc::clone(book)))
+            .collect();
+        let graph = mine.iter().map(|(id, book)| (id.clone(), crate::objects::dependencies(book))).collect();
+        let books = order::ordered(&graph).into_iter().filter_map(|id| mine.get(&id).cloned()).collect();
+        Self {
+            node: node.to_owned(),
+            labels: known.as_ref().map(|node| node.labels.clone()).unwrap_or_default(),
+            address: known.as_ref().and_then(|node| node.address.clone()),
+            known: known.is_some(),
+            groups,
+            books,
+        }
+    }
+
+    /// The `node` of templates.
+    pub fn template_value(&self) -> Value {
+        json!({ "name": self.node, "labels": self.labels, "address": self.address, "groups": *self.groups })
+    }
+
+    /// The variables that objects set, as a namespace sees them on this node.
+    pub fn variables(&self, set: &ObjectSet, namespace: &str) -> Merged {
+        variables::merge(set, namespace, &self.node, &self.groups)
+    }
+
+    /// Whether an object is for this node.
+    pub fn selected(&self, set: &ObjectSet, targets: Option<&towpath_proto::v1alpha::Targets>) -> Option<Selected> {
+        set.selects(targets, &self.node, &self.groups)
+    }
+}

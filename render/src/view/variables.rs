@@ -1,0 +1,118 @@
+//! Variables of objects: which value wins on a node, which ones lost, and where each is from.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use serde_json::Value;
+
+use crate::{
+    document::Place,
+    objects::{ComputedValue, ObjectSet, Selected, level},
+};
+
+/// Where a value stands; later ones win.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Level {
+    /// ClusterVariables for all or for groups.
+    ClusterGroup,
+    /// ClusterVariables for the node.
+    ClusterNode,
+    /// Variables for all or for groups.
+    Group,
+    /// Variables for the node.
+    Node,
+    /// The vars of a TaskBook.
+    TaskBook,
+}
+
+impl Level {
+    /// The level as `vars --explain` shows it.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::ClusterGroup => "ClusterVariables (group)",
+            Self::ClusterNode => "ClusterVariables (node)",
+            Self::Group => "Variables (group)",
+            Self::Node => "Variables (node)",
+            Self::TaskBook => "TaskBook",
+        }
+    }
+}
+
+/// One value of a variable.
+#[derive(Debug, Clone)]
+pub struct Candidate {
+    /// Its level.
+    pub level: Level,
+    /// Its object's priority.
+    pub priority: i64,
+    /// Its object: `Kind namespace/name`.
+    pub object: String,
+    /// The value as written, or how it is computed.
+    pub value: Winner,
+    /// Where it was written.
+    pub place: Place,
+}
+
+/// A value, or how it is computed.
+#[derive(Debug, Clone)]
+pub enum Winner {
+    /// A value.
+    Static(Value),
+    /// Computed on the node.
+    Computed(Box<ComputedValue>),
+}
+
+/// For each variable its candidates, the winner first.
+pub type Merged = BTreeMap<String, Vec<Candidate>>;
+
+/// Two values of which neither wins.
+#[derive(Debug)]
+pub(crate) struct Conflict {
+    pub(crate) name: String,
+    pub(crate) first: Place,
+    pub(crate) second: Place,
+}
+
+/// The variables of a namespace on a node.
+pub(crate) fn merge(set: &ObjectSet, namespace: &str, node: &str, groups: &BTreeSet<String>) -> Merged {
+    let mut merged: Merged = BTreeMap::new();
+    let bound = set.bindings.get(namespace);
+    for object in &set.variables {
+        let cluster = object.key.kind == "ClusterVariables";
+        let seen = if cluster { bound.is_some_and(|bound| bound.contains(&object.key.name)) } else { object.key.namespace == namespace };
+        if !seen {
+            continue;
+        }
+        let shown = if cluster { format!("ClusterVariables {}", object.key.name) } else { format!("Variables {}/{}", object.key.namespace, object.key.name) };
+        let mut add = |name: &str, selected: Selected, value: Winner, place: Place| {
+            let candidate = Candidate { level: level(object, selected), priority: object.priority, object: shown.clone(), value, place };
+            merged.entry(name.to_owned()).or_default().push(candidate);
+        };
+        if let Some(selected) = set.selects(object.targets.as_ref(), node, groups) {
+            for (name, value) in &object.values {
+                add(name, selected, Winner::Static(value.clone()), object.place.key("values").key(name));
+            }
+            for computed in &object.computed {
+                add(&computed.name, selected, Winner::Computed(Box::new(computed.clone())), computed.place.clone());
+            }
+        }
+        for (name, value) in object.by_node.get(node).and_then(Value::as_object).into_iter().flatten() {
+            add(name, Selected::Node, Winner::Static(value.clone()), object.place.key("valuesByNode").key(node).key(name));
+        }
+    }
+    for candidates in merged.values_mut() {
+        candidates.sort_by_key(|candidate| std::cmp::Reverse((candidate.level, candidate.priority)));
+    }
+    merged
+}
+
+/// The variables of which two values share the highest level and priority.
+pub(crate) fn conflicts(set: &ObjectSet, namespace: &str, node: &str, groups: &BTreeSet<String>) -> Vec<Conflict> {
+    let merged = merge(set, namespace, node, groups);
+    let tied = merged.into_iter().filter_map(|(name, candidates)| match candidates.as_slice() {
+        [first, second, ..] if (first.level, first.priority) == (second.level, second.priority) => {
+            Some(Conflict { name, first: first.place.clone(), second: second.place.clone() })
+        }
+        _ => None,
+    });
+    tied.collect()
+}

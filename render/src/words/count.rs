@@ -1,0 +1,61 @@
+//! Counts and percentages of nodes.
+
+use serde_json::Value;
+
+use crate::problem::Finding;
+
+/// A number of nodes, or a part of them.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Count {
+    /// So many.
+    Nodes(u64),
+    /// So many of a hundred.
+    Percent(u64),
+}
+
+impl Count {
+    /// Reads `3`, `"3"` or `25%`.
+    ///
+    /// # Errors
+    /// What is wrong with it.
+    pub fn read(value: &Value) -> Result<Self, Finding> {
+        let wrong = |shown: &str| Finding::new(format!("{shown} is no count")).hint("write a number of nodes like 3, or a percentage like 25%");
+        match value {
+            Value::Number(number) => number.as_u64().map(Self::Nodes).ok_or_else(|| wrong(&number.to_string())),
+            Value::String(text) => match text.strip_suffix('%') {
+                Some(percent) => {
+                    let percent: u64 = percent.trim().parse().map_err(|_| wrong(text))?;
+                    if percent > 100 {
+                        return Err(Finding::new(format!("{text} is more than all")).hint("write at most 100%"));
+                    }
+                    Ok(Self::Percent(percent))
+                }
+                None => text.parse().map(Self::Nodes).map_err(|_| wrong(text)),
+            },
+            other => Err(wrong(&other.to_string())),
+        }
+    }
+
+    /// Of so many nodes, rounded down, but at least one.
+    pub fn at_least_one(self, of: u64) -> u64 {
+        match self {
+            Self::Nodes(nodes) => nodes,
+            Self::Percent(percent) => (of * percent / 100).max(1),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn reads_counts_and_percentages() {
+        assert_eq!(Count::read(&Value::from(3)).unwrap(), Count::Nodes(3));
+        assert_eq!(Count::read(&Value::from("25%")).unwrap(), Count::Percent(25));
+        assert_eq!(Count::Percent(25).at_least_one(3), 1);
+        assert!(Count::read(&Value::from("120%")).is_err());
+        assert!(Count::read(&Value::from(-1)).is_err());
+        assert!(Count::read(&Value::from("many")).is_err());
+    }
+}

@@ -1,0 +1,13 @@
+//! Strings with a meaning: durations, counts, modes, selectors, schedules. As written to as resolved.
+
+mod duration;
+mod count;
+mod mode;
+mod schedule;
+mod selector;
+
+pub use count::Count;
+pub use duration::{duration, format_duration};
+pub use mode::{mode, mode_spelling};
+pub use schedule::Schedule;
+pub use selector::Selector;

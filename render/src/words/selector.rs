@@ -1,0 +1,183 @@
+//! Label selectors with the syntax of Kubernetes: matchLabels and matchExpressions, or one line.
+
+use std::collections::BTreeMap;
+
+use serde_json::Value;
+
+use crate::problem::Finding;
+
+/// What labels must be like; all requirements must hold.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Selector {
+    requirements: Vec<Requirement>,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+enum Requirement {
+    In(String, Vec<String>),
+    NotIn(String, Vec<String>),
+    Exists(String),
+    Missing(String),
+}
+
+impl Selector {
+    /// Whether labels satisfy all requirements. As in Kubernetes, `!=` and `notin` hold where the label is missing.
+    pub fn matches(&self, labels: &BTreeMap<String, String>) -> bool {
+        self.requirements.iter().all(|requirement| match requirement {
+            Requirement::In(key, values) => labels.get(key).is_some_and(|value| values.contains(value)),
+            Requirement::NotIn(key, values) => labels.get(key).is_none_or(|value| !values.contains(value)),
+            Requirement::Exists(key) => labels.contains_key(key),
+            Requirement::Missing(key) => !labels.contains_key(key),
+        })
+    }
+
+    /// Reads either form. The map form has been checked against the schema before.
+    ///
+    /// # Errors
+    /// What is wrong with it.
+    pub fn read(value: &Value) -> Result<Self, Finding> {
+        match value {
+            Value::String(text) => Self::line(text),
+            Value::Object(map) => Self::map(map),
+            _ => Err(Finding::new("a selector is a map or a string").hint("write {matchLabels: {tier: front}} or \"tier=front\"")),
+        }
+    }
+
+    fn map(map: &serde_json::Map<String, Value>) -> Result<Self, Finding> {
+        let mut requirements = Vec::new();
+        if let Some(Value::Object(labels)) = map.get("matchLabels") {
+            for (key, value) in labels {
+                requirements.push(Requirement::In(key.clone(), vec![word(value)?]));
+            }
+        }
+        if let Some(Value::Array(expressions)) = map.get("matchExpressions") {
+            for expression in expressions {
+                let key = word(expression.get("key").unwrap_or(&Value::Null))?;
+                let values = match expression.get("values") {
+                    Some(Value::Array(values)) => values.iter().map(word).collect::<Result<Vec<_>, _>>()?,
+                    _ => Vec::new(),
+                };
+                let operator = expression.get("operator").and_then(Value::as_str).unwrap_or_default();
+                let needs_values = matches!(operator, "In" | "NotIn");
+                if needs_values == values.is_empty() {
+                    let message = format!("the operator {operator} {} values", if needs_values { "needs" } else { "takes no" });
+                    return Err(Finding::new(message));
+                }
+                requirements.push(match operator {
+                    "In" => Requirement::In(key, values),
+                    "NotIn" => Requirement::NotIn(key, values),
+                    "Exists" => Requirement::Exists(key),
+                    "DoesNotExist" => Requirement::Missing(key),
+                    other => {
+                        return Err(Finding::new(format!("{other:?} is no operator")).hint("one of: In, NotIn, Exists, DoesNotExist"));
+                    }
+                });
+            }
+        }
+        if requirements.is_empty() {
+            return Err(Finding::new("the selector selects everything").hint("say what is meant: at least one of matchLabels, matchExpressions"));
+        }
+        Ok(Self { requirements })
+    }
+
+    /// `tier=front,rack in (a, b),!old,env!=test,zone`.
+    ///
+    /// # Errors
+    /// What is wrong with it.
+    pub fn line(text: &str) -> Result<Self, Finding> {
+        let mut requirements = Vec::new();
+        for part in split(text) {
+            let part = part.trim();
+            let requirement = requirement(part).ok_or_else(|| {
+                Finding::new(format!("{part:?} is no part of a selector")).hint("write it like tier=front, env!=test, rack in (a, b), zone or !old, separated by commas")
+            })?;
+            requirements.push(requirement);
+        }
+        Ok(Self { requirements })
+    }
+}
+
+/// Splits at commas outside of parentheses.
+fn split(text: &str) -> Vec<&str> {
+    let (mut parts, mut depth, mut from) = (Vec::new(), 0_u32, 0);
+    for (at, character) in text.char_indices() {
+        match character {
+            '(' => depth += 1,
+            ')' => depth = depth.saturating_sub(1),
+            ',' if depth == 0 => {
+                parts.push(&text[from..at]);
+                from = at + 1;
+            }
+            _ => {}
+        }
+    }
+    parts.push(&text[from..]);
+    parts
+}
+
+fn requirement(part: &str) -> Option<Requirement> {
+    let name = |text: &str| {
+        let text = text.trim();
+        let allowed = |character: char| character.is_alphanumeric() || "-_./".contains(character);
+        (!text.is_empty() && text.chars().all(allowed)).then(|| text.to_owned())
+    };
+    let value = |text: &str| if text.trim().is_empty() { Some(String::new()) } else { name(text) };
+    if let Some(key) = part.strip_prefix('!') {
+        return Some(Requirement::Missing(name(key)?));
+    }
+    if let Some((key, one)) = part.split_once("!=") {
+        return Some(Requirement::NotIn(name(key)?, vec![value(one)?]));
+    }
+    if let Some((key, one)) = part.split_once("==").or_else(|| part.split_once('=')) {
+        return Some(Requirement::In(name(key)?, vec![value(one)?]));
+    }
+    if let Some(open) = part.find('(') {
+        let inner = part[open + 1..].strip_suffix(')')?;
+        let values = inner.split(',').map(value).collect::<Option<Vec<_>>>()?;
+        let mut words = part[..open].split_whitespace();
+        return match (words.next(), words.next(), words.next()) {
+            (Some(key), Some("in"), None) => Some(Requirement::In(name(key)?, values)),
+            (Some(key), Some("notin"), None) => Some(Requirement::NotIn(name(key)?, values)),
+            _ => None,
+        };
+    }
+    Some(Requirement::Exists(name(part)?))
+}
+
+fn word(value: &Value) -> Result<String, Finding> {
+    match value {
+        Value::String(text) => Ok(text.clone()),
+        Value::Number(number) => Ok(number.to_string()),
+        Value::Bool(bool) => Ok(bool.to_string()),
+        other => Err(Finding::new(format!("{other} is no label"))),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn labels(pairs: &[(&str, &str)]) -> BTreeMap<String, String> {
+        pairs.iter().map(|(key, value)| ((*key).to_owned(), (*value).to_owned())).collect()
+    }
+
+    #[test]
+    fn both_forms_agree() {
+        let line = Selector::line("tier=front, rack in (a, b), !old, env!=test, zone").unwrap();
+        let map = Selector::read(&crate::document::parse_value(
+            "matchLabels: {tier: front}\nmatchExpressions:\n  - {key: rack, operator: In, values: [a, b]}\n  - {key: old, operator: DoesNotExist}\n  - {key: env, operator: NotIn, values: [test]}\n  - {key: zone, operator: Exists}\n",
+        ))
+        .unwrap();
+        assert_eq!(line, map);
+        assert!(line.matches(&labels(&[("tier", "front"), ("rack", "b"), ("zone", "z")])));
+        assert!(!line.matches(&labels(&[("tier", "front"), ("rack", "c"), ("zone", "z")])));
+        assert!(!line.matches(&labels(&[("tier", "front"), ("rack", "a"), ("zone", "z"), ("old", "")])));
+    }
+
+    #[test]
+    fn refuses_what_it_does_not_know() {
+        for wrong in ["", "a b", "rack in a", "rack in (a", "=x", "a,,b"] {
+            assert!(Selector::line(wrong).is_err(), "{wrong}");
+        }
+    }
+}
