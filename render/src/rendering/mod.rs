@@ -319,7 +319,7 @@ fn loop_value(item: &Item) -> minijinja::Value {
         ("last", minijinja::Value::from(item.index + 1 == item.length)),
         ("length", minijinja::Value::from(item.length)),
     ];
-    pairs.into_iter().collect()
+    minijinja::Value::from_pairs(pairs)
 }
 
 /// `nodes(SELECTOR)`: the nodes with matching labels; without a selector all of them.

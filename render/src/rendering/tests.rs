@@ -89,6 +89,7 @@ fn what_a_template_gives_is_checked() {
     let text = book("    - name: a\n      file: {path: /a, content: x, mode: \"{{ vars.port }}\"}\n    - name: b\n      file: {path: /b, state: \"{{ facts.hostname }}\"}\n");
     let (set, view) = fixture(&[("a.yaml", &text)]);
     let (renderer, book) = renderer(&set, &view);
-    assert!(renderer.params(&book.tasks[0], None).unwrap_err().to_string().starts_with("a.yaml:8: the mode is a number"));
+    let error = renderer.params(&book.tasks[0], None).unwrap_err().to_string();
+    assert!(error.starts_with("a.yaml:9: the mode is a number"), "{error}");
     assert!(renderer.params(&book.tasks[1], None).unwrap_err().to_string().contains("\"web1\" is no state"));
 }

@@ -84,7 +84,7 @@ fn combine(first: &Value, others: Rest<Value>, options: Kwargs) -> Result<Value,
     for other in others.iter() {
         merge(&mut result, pairs("combine", other)?, recursive)?;
     }
-    Ok(result.into_iter().collect::<Value>())
+    Ok(Value::from_pairs(result))
 }
 
 fn merge(into: &mut Vec<(Value, Value)>, from: Vec<(Value, Value)>, recursive: bool) -> Result<(), Error> {
@@ -93,7 +93,7 @@ fn merge(into: &mut Vec<(Value, Value)>, from: Vec<(Value, Value)>, recursive: b
             Some((_, old)) if recursive && old.kind() == ValueKind::Map && value.kind() == ValueKind::Map => {
                 let mut inner = pairs("combine", old)?;
                 merge(&mut inner, pairs("combine", &value)?, true)?;
-                *old = inner.into_iter().collect::<Value>();
+                *old = Value::from_pairs(inner);
             }
             Some((_, old)) => *old = value,
             None => into.push((key, value)),
@@ -107,7 +107,7 @@ fn dict2items(value: &Value, options: Kwargs) -> Result<Value, Error> {
     let value_name = options.get::<Option<&str>>("value_name")?.unwrap_or("value").to_owned();
     options.assert_all_used()?;
     let items = pairs("dict2items", value)?.into_iter().map(|(key, value)| {
-        [(Value::from(key_name.as_str()), key), (Value::from(value_name.as_str()), value)].into_iter().collect::<Value>()
+        Value::from_pairs([(Value::from(key_name.as_str()), key), (Value::from(value_name.as_str()), value)])
     });
     Ok(Value::from(items.collect::<Vec<_>>()))
 }
@@ -124,5 +124,5 @@ fn items2dict(value: &Value, options: Kwargs) -> Result<Value, Error> {
         }
         merge(&mut out, vec![(key, value)], false)?;
     }
-    Ok(out.into_iter().collect::<Value>())
+    Ok(Value::from_pairs(out))
 }

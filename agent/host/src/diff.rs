@@ -1,0 +1,28 @@
+//! What changes in a file, for people.
+
+use similar::TextDiff;
+
+/// How long a diff may be.
+const LINES: usize = 200;
+
+/// The difference of two contents as a unified diff; of binary ones only the sizes.
+pub fn unified(path: &str, old: &[u8], new: &[u8]) -> String {
+    let (Ok(old_text), Ok(new_text)) = (std::str::from_utf8(old), std::str::from_utf8(new)) else {
+        return format!("{path}: binary, {} bytes become {}", old.len(), new.len());
+    };
+    if old_text.contains('\0') || new_text.contains('\0') {
+        return format!("{path}: binary, {} bytes become {}", old.len(), new.len());
+    }
+    if old.len().max(new.len()) > 1 << 20 {
+        return format!("{path}: {} bytes become {}", old.len(), new.len());
+    }
+    let before = if old.is_empty() { "/dev/null".to_owned() } else { format!("a{path}") };
+    let after = if new.is_empty() { "/dev/null".to_owned() } else { format!("b{path}") };
+    let text = TextDiff::from_lines(old_text, new_text).unified_diff().header(&before, &after).to_string();
+    let lines = text.lines().count();
+    if lines <= LINES {
+        return text;
+    }
+    let shown: String = text.split_inclusive('\n').take(LINES).collect();
+    format!("{shown}… {} more lines\n", lines - LINES)
+}

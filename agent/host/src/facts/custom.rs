@@ -1,0 +1,101 @@
+//! Own facts: static JSON and YAML files, and executables that print JSON, in facts.d.
+
+use std::{fs, os::unix::fs::PermissionsExt as _, path::Path};
+
+use serde_json::{Map, Value};
+
+use super::Options;
+use crate::process::{Cancel, Invocation, run};
+
+/// How large one fact may be.
+const LIMIT: usize = 1 << 20;
+
+/// A file of facts.d that gave no fact.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct CustomProblem {
+    /// The file.
+    pub file: String,
+    /// Why.
+    pub message: String,
+}
+
+/// `custom`: each file's value, by the file's name without its ending. YAML is left as text, for render to read.
+pub(super) fn gather(options: &Options) -> (Map<String, Value>, Vec<CustomProblem>) {
+    let mut facts = Map::new();
+    let mut problems = Vec::new();
+    for folder in &options.facts_d {
+        let mut files: Vec<_> = fs::read_dir(folder).into_iter().flatten().flatten().map(|entry| entry.path()).collect();
+        files.sort();
+        for file in files {
+            let Some(name) = file.file_stem().map(|name| name.to_string_lossy().into_owned()) else { continue };
+            if name.starts_with('.') {
+                continue;
+            }
+            match read(&file, options) {
+                Ok(Some(value)) => {
+                    facts.insert(name, value);
+                }
+                Ok(None) => {}
+                Err(message) => problems.push(CustomProblem { file: file.display().to_string(), message }),
+            }
+        }
+    }
+    (facts, problems)
+}
+
+fn read(file: &Path, options: &Options) -> Result<Option<Value>, String> {
+    let meta = fs::metadata(file).map_err(|error| error.to_string())?;
+    if !meta.is_file() {
+        return Ok(None);
+    }
+    let text = if meta.permissions().mode() & 0o111 != 0 {
+        let argv = vec![file.display().to_string()];
+        let output = run(&Invocation { argv, timeout: Some(options.timeout), ..Invocation::default() }, &Cancel::default()).map_err(|error| error.to_string())?;
+        if output.timed_out {
+            return Err(format!("it took longer than {} s", options.timeout.as_secs()));
+        }
+        if output.rc != 0 {
+            return Err(format!("it ended with status {}: {}", output.rc, output.stderr.lines().next().unwrap_or_default()));
+        }
+        output.stdout
+    } else {
+        fs::read_to_string(file).map_err(|error| error.to_string())?
+    };
+    if text.len() > LIMIT {
+        return Err(format!("it gave more than {LIMIT} bytes"));
+    }
+    let yaml = file.extension().is_some_and(|ending| ending == "yaml" || ending == "yml");
+    if yaml {
+        // Marked, so that whoever reads YAML can: this room does not.
+        return Ok(Some(serde_json::json!({ YAML_MARK: text })));
+    }
+    serde_json::from_str(&text).map(Some).map_err(|error| format!("it is no JSON: {error}"))
+}
+
+/// The key under which the text of a YAML fact stands until it is parsed.
+pub const YAML_MARK: &str = "\u{0}yaml";
+
+#[cfg(test)]
+mod tests {
+    use std::{os::unix::fs::PermissionsExt as _, time::Duration};
+
+    use super::*;
+
+    #[test]
+    fn reads_files_and_executables() {
+        let folder = tempfile::tempdir().unwrap();
+        let write = |name: &str, text: &str, mode: u32| {
+            let path = folder.path().join(name);
+            fs::write(&path, text).unwrap();
+            fs::set_permissions(&path, fs::Permissions::from_mode(mode)).unwrap();
+        };
+        write("rack.json", r#"{"row": 3}"#, 0o644);
+        write("load.sh", "#!/bin/sh\necho '{\"n\": 1}'\n", 0o755);
+        write("slow.sh", "#!/bin/sh\nsleep 30\n", 0o755);
+        write("bad.json", "{", 0o644);
+        let options = Options { facts_d: vec![folder.path().to_owned()], timeout: Duration::from_millis(300) };
+        let (facts, problems) = gather(&options);
+        assert_eq!((facts["rack"]["row"].as_u64(), facts["load"]["n"].as_u64()), (Some(3), Some(1)));
+        assert_eq!(problems.len(), 2, "{problems:?}");
+    }
+}

@@ -1,0 +1,88 @@
+//! The operating system and its names.
+
+use std::{fs, path::Path};
+
+use serde_json::{Value, json};
+
+/// `os`: family, name, version, codename, arch.
+pub(super) fn os() -> Value {
+    let text = fs::read_to_string("/etc/os-release").or_else(|_| fs::read_to_string("/usr/lib/os-release")).unwrap_or_default();
+    let field = |wanted: &str| {
+        text.lines().find_map(|line| {
+            let (key, value) = line.split_once('=')?;
+            (key == wanted).then(|| value.trim().trim_matches(['"', '\'']).to_owned())
+        })
+    };
+    let name = field("ID");
+    let like = field("ID_LIKE").unwrap_or_default();
+    let arch = rustix::system::uname().machine().to_string_lossy().into_owned();
+    json!({ "family": family(name.as_deref().unwrap_or_default(), &like), "name": name, "version": field("VERSION_ID"), "codename": field("VERSION_CODENAME"), "arch": arch })
+}
+
+/// The distribution that others of its kind descend from.
+fn family(name: &str, like: &str) -> String {
+    let mut words = std::iter::once(name).chain(like.split_whitespace());
+    let family = words.find_map(|word| match word {
+        "debian" | "ubuntu" => Some("debian"),
+        "rhel" | "fedora" | "centos" => Some("redhat"),
+        "suse" | "opensuse" | "sles" => Some("suse"),
+        "arch" => Some("arch"),
+        "alpine" => Some("alpine"),
+        "gentoo" => Some("gentoo"),
+        "nixos" => Some("nixos"),
+        _ => None,
+    });
+    family.unwrap_or(name).to_owned()
+}
+
+/// The host name and its full form.
+pub(super) fn names() -> (String, String) {
+    let hostname = nix::unistd::gethostname().ok().and_then(|name| name.into_string().ok()).unwrap_or_else(|| "localhost".into());
+    let fqdn = if hostname.contains('.') { Some(hostname.clone()) } else { from_hosts(&hostname) };
+    let short = hostname.split('.').next().unwrap_or(&hostname).to_owned();
+    (short, fqdn.unwrap_or(hostname))
+}
+
+/// The first name with a dot that /etc/hosts has beside the host name. The resolver of the network is not asked:
+/// facts must not wait for it.
+fn from_hosts(hostname: &str) -> Option<String> {
+    let hosts = fs::read_to_string("/etc/hosts").ok()?;
+    let names = hosts.lines().map(|line| line.split('#').next().unwrap_or_default().split_whitespace().skip(1).collect::<Vec<_>>());
+    names.filter(|names| names.contains(&hostname)).flatten().find(|name| name.contains('.')).map(str::to_owned)
+}
+
+pub(super) fn package_manager() -> Option<&'static str> {
+    let known = [("apt", "/usr/bin/apt-get"), ("dnf", "/usr/bin/dnf"), ("yum", "/usr/bin/yum"), ("zypper", "/usr/bin/zypper"), ("pacman", "/usr/bin/pacman"), ("apk", "/sbin/apk")];
+    known.into_iter().find(|(_, path)| Path::new(path).exists()).map(|(name, _)| name)
+}
+
+pub(super) fn init() -> Option<String> {
+    if Path::new("/run/systemd/system").exists() {
+        return Some("systemd".into());
+    }
+    super::line("/proc/1/comm")
+}
+
+/// What the machine runs in: none, container, or the product's name.
+pub(super) fn virtualization() -> String {
+    if Path::new("/run/systemd/container").exists() || Path::new("/.dockerenv").exists() {
+        return super::line("/run/systemd/container").unwrap_or_else(|| "container".into());
+    }
+    let vendor = super::line("/sys/class/dmi/id/sys_vendor").unwrap_or_default();
+    let product = super::line("/sys/class/dmi/id/product_name").unwrap_or_default();
+    let known = [("QEMU", "kvm"), ("KVM", "kvm"), ("VMware", "vmware"), ("VirtualBox", "virtualbox"), ("Xen", "xen"), ("Amazon EC2", "amazon"), ("Google", "google"), ("Microsoft Corporation", "hyperv")];
+    let found = known.into_iter().find(|(word, _)| vendor.contains(word) || product.contains(word)).map(|(_, name)| name);
+    found.unwrap_or("none").to_owned()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn families() {
+        assert_eq!(family("ubuntu", "debian"), "debian");
+        assert_eq!(family("rocky", "rhel centos fedora"), "redhat");
+        assert_eq!(family("void", ""), "void");
+    }
+}

@@ -1,0 +1,281 @@
+//! What a node must not forget: intents before effects, pending handlers, finished actions, what it manages.
+//!
+//! Guarantees: a commit is on disk, whole, when it returns; after a crash the journal holds the last commit.
+//! Assumptions: one process at a time has the file, which the state directory's lock sees to.
+
+mod records;
+
+use std::{fs, path::Path, path::PathBuf};
+
+use redb::{Database, Durability, ReadableDatabase as _, TableDefinition};
+use serde::{Serialize, de::DeserializeOwned};
+use sha2::{Digest as _, Sha256};
+use thiserror::Error;
+
+pub use records::{Acceptance, ActionRecord, ActionState, AppliedItem, Cause, HandlerRecord, Inventory, Intent, Managed, Original, Phase, RunRecord};
+
+const TABLE: TableDefinition<'_, &str, &[u8]> = TableDefinition::new("journal");
+
+/// A journal that could not be read or written.
+#[derive(Debug, Error)]
+pub enum JournalError {
+    /// The disk is full.
+    #[error("the disk that holds {path} is full", path = path.display())]
+    DiskFull {
+        /// The state directory.
+        path: PathBuf,
+    },
+    /// The disk can only be read.
+    #[error("{path} can't be written", path = path.display())]
+    ReadOnly {
+        /// The state directory.
+        path: PathBuf,
+    },
+    /// Anything else.
+    #[error("the journal {path} failed: {message}", path = path.display())]
+    Failed {
+        /// The state directory.
+        path: PathBuf,
+        /// Why.
+        message: String,
+    },
+}
+
+/// The journal of one node.
+#[derive(Debug)]
+pub struct Journal {
+    database: Database,
+    folder: PathBuf,
+}
+
+/// Changes that reach the disk together or not at all.
+#[derive(Debug, Default)]
+#[must_use = "changes count only when they are committed"]
+pub struct Changes {
+    puts: Vec<(String, Vec<u8>)>,
+    deletes: Vec<String>,
+}
+
+impl Changes {
+    /// Sets a record.
+    pub fn put<T: Serialize>(&mut self, key: impl Into<String>, record: &T) {
+        // Records are plain data with string keys, which JSON always takes.
+        if let Ok(bytes) = serde_json::to_vec(record) {
+            self.puts.push((key.into(), bytes));
+        }
+    }
+
+    /// Removes a record.
+    pub fn delete(&mut self, key: impl Into<String>) {
+        self.deletes.push(key.into());
+    }
+
+    /// Whether there is nothing to commit.
+    pub fn is_empty(&self) -> bool {
+        self.puts.is_empty() && self.deletes.is_empty()
+    }
+}
+
+impl Journal {
+    /// Opens the journal of a state directory, which is made where it is missing. One that can't be read is kept
+    /// beside a new one, and named.
+    ///
+    /// # Errors
+    /// When it can't be opened or made.
+    pub fn open(folder: &Path) -> Result<(Self, Option<PathBuf>), JournalError> {
+        let file = folder.join("journal.redb");
+        match Self::open_file(folder, &file) {
+            Ok(journal) => Ok((journal, None)),
+            Err(JournalError::Failed { .. }) if file.exists() => {
+                let aside = (1..).map(|number| folder.join(format!("journal.redb.damaged-{number}"))).find(|path| !path.exists()).unwrap_or_else(|| folder.join("journal.redb.damaged"));
+                fs::rename(&file, &aside).map_err(|error| io_error(folder, &error))?;
+                Ok((Self::open_file(folder, &file)?, Some(aside)))
+            }
+            Err(error) => Err(error),
+        }
+    }
+
+    fn open_file(folder: &Path, file: &Path) -> Result<Self, JournalError> {
+        let database = Database::builder().set_cache_size(1 << 20).create(file).map_err(|error| database_error(folder, &redb::Error::from(error)))?;
+        let journal = Self { database, folder: folder.to_owned() };
+        let fresh = journal.database.begin_read().is_ok_and(|read| read.open_table(TABLE).is_err());
+        if fresh {
+            let mut changes = Changes::default();
+            changes.put("schema", &1);
+            journal.commit(changes)?;
+        }
+        Ok(journal)
+    }
+
+    /// The record at a key.
+    ///
+    /// # Errors
+    /// When the journal can't be read. A record that this version does not understand counts as missing.
+    pub fn get<T: DeserializeOwned>(&self, key: &str) -> Result<Option<T>, JournalError> {
+        let failed = |error: redb::Error| database_error(&self.folder, &error);
+        let read = self.database.begin_read().map_err(|error| failed(error.into()))?;
+        let table = read.open_table(TABLE).map_err(|error| failed(error.into()))?;
+        let bytes = table.get(key).map_err(|error| failed(error.into()))?;
+        Ok(bytes.and_then(|bytes| serde_json::from_slice(bytes.value()).ok()))
+    }
+
+    /// The records whose keys begin with a prefix, in order; keys without the prefix.
+    ///
+    /// # Errors
+    /// When the journal can't be read.
+    pub fn scan<T: DeserializeOwned>(&self, prefix: &str) -> Result<Vec<(String, T)>, JournalError> {
+        let failed = |error: redb::Error| database_error(&self.folder, &error);
+        let read = self.database.begin_read().map_err(|error| failed(error.into()))?;
+        let table = read.open_table(TABLE).map_err(|error| failed(error.into()))?;
+        let mut records = Vec::new();
+        for row in table.range(prefix..).map_err(|error| failed(error.into()))? {
+            let (key, bytes) = row.map_err(|error| failed(error.into()))?;
+            let Some(rest) = key.value().strip_prefix(prefix) else { break };
+            if let Ok(record) = serde_json::from_slice(bytes.value()) {
+                records.push((rest.to_owned(), record));
+            }
+        }
+        Ok(records)
+    }
+
+    /// Brings changes to the disk.
+    ///
+    /// # Errors
+    /// When the disk does not take them; none of them then counts.
+    pub fn commit(&self, changes: Changes) -> Result<(), JournalError> {
+        let failed = |error: redb::Error| database_error(&self.folder, &error);
+        if changes.is_empty() {
+            return Ok(());
+        }
+        let mut write = self.database.begin_write().map_err(|error| failed(error.into()))?;
+        write.set_durability(Durability::Immediate).map_err(|error| failed(error.into()))?;
+        {
+            let mut table = write.open_table(TABLE).map_err(|error| failed(error.into()))?;
+            for key in &changes.deletes {
+                table.remove(key.as_str()).map_err(|error| failed(error.into()))?;
+            }
+            for (key, bytes) in &changes.puts {
+                table.insert(key.as_str(), bytes.as_slice()).map_err(|error| failed(error.into()))?;
+            }
+        }
+        write.commit().map_err(|error| failed(error.into()))
+    }
+
+    /// Keeps the bytes of a file that Towpath is about to replace for the first time; gives their name.
+    ///
+    /// # Errors
+    /// When the disk does not take them.
+    pub fn keep_original(&self, bytes: &[u8]) -> Result<String, JournalError> {
+        let name = hex::encode(Sha256::digest(bytes));
+        let folder = self.folder.join("originals");
+        let file = folder.join(&name);
+        if file.exists() {
+            return Ok(name);
+        }
+        let keep = || -> std::io::Result<()> {
+            use std::{io::Write as _, os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _}};
+            fs::DirBuilder::new().recursive(true).mode(0o700).create(&folder)?;
+            let temporary = folder.join(format!(".{name}"));
+            let mut out = fs::OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&temporary)?;
+            out.write_all(bytes)?;
+            out.sync_all()?;
+            fs::rename(&temporary, &file)?;
+            fs::File::open(&folder)?.sync_all()
+        };
+        keep().map_err(|error| io_error(&self.folder, &error))?;
+        Ok(name)
+    }
+
+    /// The bytes that were kept under a name; None where they are not there, or not what they were.
+    pub fn original(&self, name: &str) -> Option<Vec<u8>> {
+        let bytes = fs::read(self.folder.join("originals").join(name)).ok()?;
+        (hex::encode(Sha256::digest(&bytes)) == name).then_some(bytes)
+    }
+
+    /// A random key that never leaves the node, for digests of what may be secret.
+    ///
+    /// # Errors
+    /// When the journal can't be read or written.
+    pub fn digest_key(&self) -> Result<[u8; 32], JournalError> {
+        if let Some(key) = self.get::<[u8; 32]>("digest-key")? {
+            return Ok(key);
+        }
+        let (first, second) = (uuid::Uuid::new_v4(), uuid::Uuid::new_v4());
+        let mut key = [0; 32];
+        key[..16].copy_from_slice(first.as_bytes());
+        key[16..].copy_from_slice(second.as_bytes());
+        let mut changes = Changes::default();
+        changes.put("digest-key", &key);
+        self.commit(changes)?;
+        Ok(key)
+    }
+}
+
+/// A keyed hash, for what must be compared but not known.
+pub fn keyed_digest(key: &[u8; 32], bytes: &[u8]) -> String {
+    use hmac::Mac as _;
+    match hmac::Hmac::<Sha256>::new_from_slice(key) {
+        Ok(mut mac) => {
+            mac.update(bytes);
+            hex::encode(mac.finalize().into_bytes())
+        }
+        // HMAC takes keys of every length.
+        Err(_) => String::new(),
+    }
+}
+
+fn io_error(folder: &Path, error: &std::io::Error) -> JournalError {
+    match error.kind() {
+        std::io::ErrorKind::StorageFull | std::io::ErrorKind::QuotaExceeded => JournalError::DiskFull { path: folder.to_owned() },
+        std::io::ErrorKind::ReadOnlyFilesystem | std::io::ErrorKind::PermissionDenied => JournalError::ReadOnly { path: folder.to_owned() },
+        _ => JournalError::Failed { path: folder.to_owned(), message: error.to_string() },
+    }
+}
+
+fn database_error(folder: &Path, error: &redb::Error) -> JournalError {
+    match error {
+        redb::Error::Io(inner) => io_error(folder, inner),
+        other => JournalError::Failed { path: folder.to_owned(), message: other.to_string() },
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn keeps_records_over_restarts() {
+        let folder = tempfile::tempdir().unwrap();
+        let (journal, aside) = Journal::open(folder.path()).unwrap();
+        assert!(aside.is_none());
+        let mut changes = Changes::default();
+        changes.put("a/1", &"one");
+        changes.put("a/2", &"two");
+        changes.put("b/1", &"three");
+        journal.commit(changes).unwrap();
+        let key = journal.digest_key().unwrap();
+        drop(journal);
+        let (journal, _) = Journal::open(folder.path()).unwrap();
+        assert_eq!(journal.scan::<String>("a/").unwrap(), [("1".into(), "one".into()), ("2".into(), "two".into())]);
+        assert_eq!(journal.digest_key().unwrap(), key);
+    }
+
+    #[test]
+    fn a_damaged_journal_is_kept_aside() {
+        let folder = tempfile::tempdir().unwrap();
+        fs::write(folder.path().join("journal.redb"), vec![7; 100_000]).unwrap();
+        let (journal, aside) = Journal::open(folder.path()).unwrap();
+        assert!(aside.unwrap().exists());
+        assert_eq!(journal.get::<u32>("schema").unwrap(), Some(1));
+    }
+
+    #[test]
+    fn originals_are_checked() {
+        let folder = tempfile::tempdir().unwrap();
+        let (journal, _) = Journal::open(folder.path()).unwrap();
+        let name = journal.keep_original(b"old").unwrap();
+        assert_eq!(journal.original(&name).unwrap(), b"old");
+        fs::write(folder.path().join("originals").join(&name), "tampered").unwrap();
+        assert!(journal.original(&name).is_none());
+    }
+}

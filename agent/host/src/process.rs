@@ -1,0 +1,233 @@
+//! Runs commands with a deadline; a command that outlives it is ended with all its children.
+
+use std::{
+    collections::BTreeMap,
+    io::{self, Read, Write as _},
+    os::unix::process::{CommandExt as _, ExitStatusExt as _},
+    path::PathBuf,
+    process::{Command, Stdio},
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    thread,
+    time::Duration,
+};
+
+use rustix::{
+    event::{PollFd, PollFlags, poll},
+    process::{Pid, PidfdFlags, Signal, kill_process_group, pidfd_open},
+};
+
+/// How much of each output is kept.
+const KEPT: usize = 1 << 20;
+
+/// Tells work to stop at its next chance.
+#[derive(Debug, Clone, Default)]
+pub struct Cancel(Arc<AtomicBool>);
+
+impl Cancel {
+    /// Asks to stop.
+    pub fn cancel(&self) {
+        self.0.store(true, Ordering::SeqCst);
+    }
+
+    /// Whether it was asked to stop.
+    pub fn is_cancelled(&self) -> bool {
+        self.0.load(Ordering::SeqCst)
+    }
+}
+
+/// A command to run.
+#[derive(Debug, Clone, Default)]
+pub struct Invocation {
+    /// The program and its arguments.
+    pub argv: Vec<String>,
+    /// What it reads.
+    pub stdin: Option<Vec<u8>>,
+    /// Variables beside those of the agent.
+    pub env: BTreeMap<String, String>,
+    /// Its working directory.
+    pub cwd: Option<PathBuf>,
+    /// Its user and group.
+    pub user: Option<(u32, u32)>,
+    /// When it is ended.
+    pub timeout: Option<Duration>,
+}
+
+/// What came of a command.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Output {
+    /// The exit status; 128 and the signal's number where a signal ended it, as in a shell.
+    pub rc: i32,
+    /// What it wrote.
+    pub stdout: String,
+    /// What it complained about.
+    pub stderr: String,
+    /// Whether the deadline ended it.
+    pub timed_out: bool,
+    /// Whether it was ended because the agent stops.
+    pub cancelled: bool,
+}
+
+/// Runs a command to its end, its deadline, or the agent's.
+///
+/// # Errors
+/// When it can't be started or waited for.
+pub fn run(invocation: &Invocation, cancel: &Cancel) -> io::Result<Output> {
+    let mut argv = invocation.argv.iter();
+    let program = argv.next().ok_or_else(|| io::Error::new(io::ErrorKind::InvalidInput, "the command is empty"))?;
+    let mut command = Command::new(program);
+    command.args(argv).envs(&invocation.env).process_group(0);
+    command.stdin(if invocation.stdin.is_some() { Stdio::piped() } else { Stdio::null() });
+    command.stdout(Stdio::piped()).stderr(Stdio::piped());
+    if let Some(cwd) = &invocation.cwd {
+        command.current_dir(cwd);
+    }
+    if let Some((uid, gid)) = invocation.user {
+        command.uid(uid).gid(gid);
+    }
+    let mut child = command.spawn()?;
+    let pid = i32::try_from(child.id()).ok().and_then(Pid::from_raw);
+    let pid = pid.ok_or_else(|| io::Error::other("the process has no id"))?;
+    let pidfd = pidfd_open(pid, PidfdFlags::empty())?;
+    let stdout = keep(child.stdout.take());
+    let stderr = keep(child.stderr.take());
+    if let (Some(bytes), Some(mut pipe)) = (invocation.stdin.clone(), child.stdin.take()) {
+        // A command need not read what it is given.
+        thread::spawn(move || drop(pipe.write_all(&bytes)));
+    }
+    let (timed_out, cancelled) = wait(&pidfd, invocation.timeout, cancel)?;
+    if timed_out || cancelled {
+        let _ = kill_process_group(pid, Signal::TERM);
+        if wait(&pidfd, Some(Duration::from_secs(5)), &Cancel::default())?.0 {
+            let _ = kill_process_group(pid, Signal::KILL);
+        }
+    }
+    let status = child.wait()?;
+    let rc = status.code().or_else(|| status.signal().map(|signal| 128 + signal)).unwrap_or(-1);
+    // Something left in the background may hold the pipes open: it is not waited for.
+    let patience = Duration::from_millis(if timed_out || cancelled { 200 } else { 2000 });
+    Ok(Output { rc, stdout: stdout.take(patience), stderr: stderr.take(patience), timed_out, cancelled })
+}
+
+/// Waits for the end of a process: whether the deadline, or the agent's end, came first.
+fn wait(pidfd: &impl std::os::fd::AsFd, timeout: Option<Duration>, cancel: &Cancel) -> io::Result<(bool, bool)> {
+    let slice = Duration::from_millis(100);
+    let mut left = timeout;
+    loop {
+        let patience = left.map_or(slice, |left| left.min(slice));
+        let spec = rustix::time::Timespec::try_from(patience).map_err(|_| io::Error::other("the time-out is too long"))?;
+        match poll(&mut [PollFd::new(pidfd, PollFlags::IN)], Some(&spec)) {
+            Ok(0) => {}
+            Ok(_) => return Ok((false, false)),
+            Err(rustix::io::Errno::INTR) => continue,
+            Err(error) => return Err(error.into()),
+        }
+        if cancel.is_cancelled() {
+            return Ok((false, true));
+        }
+        if let Some(time) = &mut left {
+            *time = time.saturating_sub(patience);
+            if time.is_zero() {
+                return Ok((true, false));
+            }
+        }
+    }
+}
+
+struct Kept {
+    receiver: std::sync::mpsc::Receiver<()>,
+    bytes: Arc<std::sync::Mutex<Vec<u8>>>,
+}
+
+impl Kept {
+    fn take(self, patience: Duration) -> String {
+        let _ = self.receiver.recv_timeout(patience);
+        let bytes = std::mem::take(&mut *self.bytes.lock().unwrap_or_else(std::sync::PoisonError::into_inner));
+        String::from_utf8_lossy(&bytes).into_owned()
+    }
+}
+
+/// Reads a pipe to its end, and keeps its last megabyte.
+fn keep(pipe: Option<impl Read + Send + 'static>) -> Kept {
+    let (sender, receiver) = std::sync::mpsc::channel();
+    let bytes = Arc::new(std::sync::Mutex::new(Vec::new()));
+    let shared = Arc::clone(&bytes);
+    thread::spawn(move || {
+        let mut buffer = [0; 16 << 10];
+        let Some(mut pipe) = pipe else { return };
+        loop {
+            match pipe.read(&mut buffer) {
+                Ok(0) => break,
+                Ok(read) => {
+                    let mut bytes = shared.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+                    bytes.extend_from_slice(&buffer[..read]);
+                    if bytes.len() > 2 * KEPT {
+                        let cut = bytes.len() - KEPT;
+                        bytes.drain(..cut);
+                    }
+                }
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(_) => break,
+            }
+        }
+        let _ = sender.send(());
+    });
+    Kept { receiver, bytes }
+}
+
+/// The ids of a user, by name or number, from the machine's user database.
+pub fn user(name: &str) -> Option<(u32, u32)> {
+    if let Ok(number) = name.parse::<u32>() {
+        let known = nix::unistd::User::from_uid(number.into()).ok().flatten();
+        return Some(known.map_or((number, number), |user| (user.uid.as_raw(), user.gid.as_raw())));
+    }
+    nix::unistd::User::from_name(name).ok().flatten().map(|user| (user.uid.as_raw(), user.gid.as_raw()))
+}
+
+/// The id of a group, by name or number.
+pub fn group(name: &str) -> Option<u32> {
+    if let Ok(number) = name.parse::<u32>() {
+        return Some(number);
+    }
+    nix::unistd::Group::from_name(name).ok().flatten().map(|group| group.gid.as_raw())
+}
+
+/// A variable of the agent's own environment.
+#[expect(clippy::disallowed_methods, reason = "this is the port")]
+pub fn environment(name: &str) -> Option<String> {
+    std::env::var(name).ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn shell(line: &str) -> Invocation {
+        Invocation { argv: vec!["/bin/sh".into(), "-c".into(), line.into()], ..Invocation::default() }
+    }
+
+    #[test]
+    fn gives_output_and_status() {
+        let output = run(&Invocation { stdin: Some(b"in".to_vec()), ..shell("cat; echo err >&2; exit 3") }, &Cancel::default()).unwrap();
+        assert_eq!((output.rc, output.stdout.as_str(), output.stderr.as_str()), (3, "in", "err\n"));
+    }
+
+    #[test]
+    fn a_deadline_ends_the_command_and_its_children() {
+        let folder = tempfile::tempdir().unwrap();
+        let mark = folder.path().join("mark");
+        let line = format!("(sleep 2; touch {}) & sleep 30", mark.display());
+        let output = run(&Invocation { timeout: Some(Duration::from_millis(200)), ..shell(&line) }, &Cancel::default()).unwrap();
+        assert!(output.timed_out);
+        thread::sleep(Duration::from_millis(2300));
+        assert!(!mark.exists());
+    }
+
+    #[test]
+    fn large_output_is_cut_at_the_front() {
+        let output = run(&shell("head -c 5000000 /dev/zero | tr '\\0' x; echo end"), &Cancel::default()).unwrap();
+        assert!(output.stdout.len() <= 2 * KEPT + (16 << 10) && output.stdout.ends_with("end\n"));
+    }
+}
