@@ -177,6 +177,52 @@ fn keep(pipe: Option<impl Read + Send + 'static>) -> Kept {
     Kept { receiver, bytes }
 }
 
+/// A script on disk for as long as it runs.
+#[derive(Debug)]
+pub struct ScriptFile {
+    folder: PathBuf,
+    path: PathBuf,
+}
+
+impl ScriptFile {
+    /// Writes a script where only its user can read it.
+    ///
+    /// # Errors
+    /// When it can't be written.
+    pub fn new(bytes: &[u8]) -> io::Result<Self> {
+        use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _};
+        let folder = std::env::temp_dir().join(format!("towpath-{}", uuid::Uuid::new_v4()));
+        std::fs::DirBuilder::new().mode(0o700).create(&folder)?;
+        let path = folder.join("script");
+        let script = Self { folder, path };
+        let mut file = std::fs::OpenOptions::new().write(true).create_new(true).mode(0o700).open(&script.path)?;
+        file.write_all(bytes)?;
+        Ok(script)
+    }
+
+    /// Where it is.
+    pub fn path(&self) -> &std::path::Path {
+        &self.path
+    }
+
+    /// Lets a user run it.
+    ///
+    /// # Errors
+    /// When its owner can't be changed.
+    pub fn give_to(&self, user: Option<(u32, u32)>) -> io::Result<()> {
+        let Some((uid, gid)) = user else { return Ok(()) };
+        std::os::unix::fs::chown(&self.folder, Some(uid), Some(gid))?;
+        std::os::unix::fs::chown(&self.path, Some(uid), Some(gid))
+    }
+}
+
+impl Drop for ScriptFile {
+    fn drop(&mut self) {
+        // What stays behind is in the folder for temporary files, readable by its user alone.
+        let _ = std::fs::remove_dir_all(&self.folder);
+    }
+}
+
 /// The ids of a user, by name or number, from the machine's user database.
 pub fn user(name: &str) -> Option<(u32, u32)> {
     if let Ok(number) = name.parse::<u32>() {

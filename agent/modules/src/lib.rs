@@ -1,1 +1,307 @@
-//! x
+//! Check and apply of one resource each.
+//!
+//! Parameters are resolved to options without I/O; a check reads the machine and gives the steps that are missing,
+//! as data; only [`apply`] carries them out. Does not know about books, journals or other nodes.
+
+pub mod apply;
+mod block;
+mod command;
+mod file;
+mod http;
+mod line;
+mod probe;
+mod resolve;
+mod text;
+
+use std::{collections::BTreeMap, sync::Arc, time::Duration};
+
+use serde_json::Value;
+use thiserror::Error;
+use towpath_host::{Look, files::Access, process::Cancel};
+use towpath_render::tree::Tree;
+
+pub use resolve::{Options, Problem, resolve};
+
+/// Of which sort a use of a module is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Sort {
+    /// Checked and put right.
+    State,
+    /// Changes nothing.
+    Probe,
+    /// Once per definition.
+    Action,
+    /// In every pass.
+    Always,
+}
+
+/// What a module works with.
+#[derive(Debug, Clone)]
+pub struct Context<'a> {
+    /// The read side of the node's files.
+    pub look: &'a Look,
+    /// The files of the source that the task belongs to, and the folder in it.
+    pub source: Option<(Arc<dyn Tree>, String)>,
+    /// The node's name.
+    pub node: &'a str,
+    /// How long the task may take.
+    pub timeout: Duration,
+    /// Asks it to stop.
+    pub cancel: &'a Cancel,
+}
+
+/// Why a module failed.
+#[derive(Debug, Clone, PartialEq, Eq, Error)]
+#[error("{message}")]
+pub struct ModuleError {
+    /// What is wrong, and what to do.
+    pub message: String,
+    /// Whether the disk was full or could not be written.
+    pub disk: Option<Disk>,
+}
+
+/// Why a disk did not take something.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Disk {
+    /// It is full.
+    Full,
+    /// It can only be read.
+    ReadOnly,
+}
+
+impl ModuleError {
+    /// A failure with a message.
+    pub fn new(message: impl Into<String>) -> Self {
+        Self { message: message.into(), disk: None }
+    }
+
+    /// A failure of the file system at a path.
+    pub fn io(path: &str, error: &std::io::Error) -> Self {
+        let (message, disk) = match error.kind() {
+            std::io::ErrorKind::StorageFull | std::io::ErrorKind::QuotaExceeded => {
+                (format!("{path}: the disk is full; make room, and the agent goes on by itself"), Some(Disk::Full))
+            }
+            std::io::ErrorKind::ReadOnlyFilesystem => {
+                (format!("{path}: the file system is mounted read-only; remount it, and the agent goes on by itself"), Some(Disk::ReadOnly))
+            }
+            std::io::ErrorKind::PermissionDenied => {
+                (format!("{path}: {error}; the directory may be read-only or immutable (see lsattr)"), Some(Disk::ReadOnly))
+            }
+            _ => (format!("{path}: {error}"), None),
+        };
+        Self { message, disk }
+    }
+}
+
+/// What a check found.
+#[derive(Debug, Clone)]
+pub enum Checked {
+    /// Everything is as it should be.
+    InSync,
+    /// Something is missing.
+    Change(Change),
+    /// It can't be known before something else is applied.
+    Unknown(String),
+}
+
+/// What is missing, and how it is put right.
+#[derive(Debug, Clone)]
+pub struct Change {
+    /// What it comes to.
+    pub verb: Verb,
+    /// The change, for people.
+    pub diff: String,
+    /// The steps, in order.
+    pub steps: Vec<Step>,
+}
+
+/// What a change comes to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Verb {
+    /// Something new.
+    Create,
+    /// Something different.
+    Update,
+    /// Something less.
+    Remove,
+    /// A command runs.
+    Run,
+}
+
+impl Verb {
+    /// The word that `plan` shows.
+    pub fn word(self) -> &'static str {
+        match self {
+            Self::Create => "create",
+            Self::Update => "update",
+            Self::Remove => "remove",
+            Self::Run => "run",
+        }
+    }
+}
+
+/// One step of a change.
+#[derive(Debug, Clone)]
+pub enum Step {
+    /// Makes a directory and its missing parents.
+    MakeDirectory {
+        /// The path.
+        path: String,
+        /// Its permissions and owner.
+        access: Access,
+    },
+    /// Writes a file.
+    Write {
+        /// The path.
+        path: String,
+        /// Its bytes.
+        content: Content,
+        /// Its permissions and owner.
+        access: Access,
+        /// A command that must succeed.
+        validate: Option<String>,
+        /// Whether the old file is kept beside it.
+        backup: bool,
+        /// The file that it replaces: the step is refused when another one stands there by then.
+        expects: Option<(u64, u64, i64, i64)>,
+    },
+    /// Sets permissions and owner.
+    Grant {
+        /// The path.
+        path: String,
+        /// The permissions and owner.
+        access: Access,
+    },
+    /// Makes a symbolic link.
+    Link {
+        /// The path.
+        path: String,
+        /// What it points to.
+        target: String,
+    },
+    /// Removes what is there.
+    Remove {
+        /// The path.
+        path: String,
+    },
+}
+
+impl Step {
+    /// The path that the step is about.
+    pub fn path(&self) -> &str {
+        match self {
+            Self::MakeDirectory { path, .. } | Self::Write { path, .. } | Self::Grant { path, .. } | Self::Link { path, .. } | Self::Remove { path } => path,
+        }
+    }
+}
+
+/// The bytes of a file.
+#[derive(Debug, Clone)]
+pub enum Content {
+    /// In memory.
+    Bytes(Arc<[u8]>),
+    /// In the source: read when it is written.
+    Source(Arc<dyn Tree>, String),
+}
+
+impl Content {
+    /// The bytes.
+    ///
+    /// # Errors
+    /// When the source can't be read.
+    pub fn bytes(&self) -> Result<Arc<[u8]>, ModuleError> {
+        match self {
+            Self::Bytes(bytes) => Ok(Arc::clone(bytes)),
+            Self::Source(tree, path) => match tree.read(path) {
+                Ok(Some(bytes)) => Ok(bytes.into()),
+                Ok(None) => Err(ModuleError::new(format!("there is no {path} in the source"))),
+                Err(error) => Err(ModuleError::io(path, &error)),
+            },
+        }
+    }
+}
+
+/// What a probe or an action gave.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Report {
+    /// Whether it went well by the module's own measure.
+    pub ok: bool,
+    /// What `result` holds beside `changed` and `outcome`.
+    pub fields: BTreeMap<&'static str, Value>,
+    /// One sentence for status.
+    pub message: Option<String>,
+}
+
+impl Options {
+    /// Of which sort this use is.
+    pub fn sort(&self) -> Sort {
+        match self {
+            Self::File(_) | Self::Line(_) | Self::Block(_) => Sort::State,
+            Self::Wait(_) | Self::Assert(_) | Self::Debug(_) => Sort::Probe,
+            Self::Http(options) => if options.is_probe() { Sort::Probe } else { Sort::Action },
+            Self::Command(options) => options.sort(),
+            Self::Elsewhere(_) => Sort::State,
+        }
+    }
+
+    /// Whether applying it interrupts what runs on the node: not the mere content of files.
+    pub fn interrupts(&self) -> bool {
+        !matches!(self, Self::File(_) | Self::Line(_) | Self::Block(_) | Self::Wait(_) | Self::Assert(_) | Self::Debug(_))
+    }
+
+    /// What is missing.
+    ///
+    /// # Errors
+    /// When the machine can't be read, or something is in the way.
+    pub fn check(&self, context: &Context<'_>) -> Result<Checked, ModuleError> {
+        match self {
+            Self::File(options) => file::check(options, context),
+            Self::Line(options) => line::check(options, context),
+            Self::Block(options) => block::check(options, context),
+            Self::Command(options) => command::check(options, context),
+            Self::Http(_) | Self::Wait(_) | Self::Assert(_) | Self::Debug(_) => Ok(Checked::InSync),
+            Self::Elsewhere(name) => Err(ModuleError::new(format!("the module {name} is not part of this version of the agent"))),
+        }
+    }
+
+    /// Asks a probe.
+    ///
+    /// # Errors
+    /// When it can't be asked.
+    pub fn probe(&self, context: &Context<'_>) -> Result<Report, ModuleError> {
+        match self {
+            Self::Http(options) => http::send(options, context),
+            Self::Wait(options) => probe::wait(options, context),
+            Self::Assert(options) => Ok(probe::assertion(options)),
+            Self::Debug(options) => Ok(probe::debug(options)),
+            other => Err(ModuleError::new(format!("{} is no probe", other.name()))),
+        }
+    }
+
+    /// Runs an action. Lend it only to who holds a permit.
+    ///
+    /// # Errors
+    /// When it can't be run.
+    pub fn run(&self, context: &Context<'_>, _hand: &towpath_host::Hand) -> Result<Report, ModuleError> {
+        match self {
+            Self::Command(options) => command::run(options, context),
+            Self::Http(options) => http::send(options, context),
+            other => Err(ModuleError::new(format!("{} is no action", other.name()))),
+        }
+    }
+
+    /// The module's name.
+    pub fn name(&self) -> &str {
+        match self {
+            Self::File(_) => "file",
+            Self::Line(_) => "line",
+            Self::Block(_) => "block",
+            Self::Command(options) => if options.script.is_some() { "script" } else { "command" },
+            Self::Http(_) => "http",
+            Self::Wait(_) => "wait",
+            Self::Assert(_) => "assert",
+            Self::Debug(_) => "debug",
+            Self::Elsewhere(name) => name,
+        }
+    }
+}

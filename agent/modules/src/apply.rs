@@ -1,0 +1,254 @@
+//! Carries out steps: all files of a batch are written, then brought to the disk, then put in place.
+//!
+//! Guarantees: a crash at any instruction leaves each file old or new; a step whose file was replaced by somebody
+//! else since it was checked is refused.
+
+use std::{collections::BTreeMap, io};
+
+use towpath_host::{
+    Hand,
+    files::{Access, Placed, Staged},
+    process::{Cancel, Invocation},
+};
+
+use crate::{Content, ModuleError, Step};
+
+/// What the batch is about to do; written down before it does it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Phase {
+    /// Files are written beside their places.
+    Write,
+    /// They are brought to the disk.
+    Sync,
+    /// They are put in place.
+    Rename,
+}
+
+/// What came of the steps of one task.
+pub type Outcome = Result<(), ModuleError>;
+
+/// Carries out the steps of several tasks as one batch. `before` is told of each phase with all paths before it
+/// begins, and may refuse it.
+pub fn batch(tasks: Vec<Vec<Step>>, hand: &Hand, cancel: &Cancel, before: &mut dyn FnMut(Phase, &[String]) -> Result<(), ModuleError>) -> Vec<Outcome> {
+    let mut outcomes: Vec<Outcome> = tasks.iter().map(|_| Ok(())).collect();
+    let paths: Vec<String> = tasks.iter().flatten().filter(|step| matches!(step, Step::Write { .. })).map(|step| step.path().to_owned()).collect();
+    let refuse = |outcomes: &mut Vec<Outcome>, error: &ModuleError| outcomes.iter_mut().for_each(|outcome| if outcome.is_ok() { *outcome = Err(error.clone()) });
+    if let Err(error) = before(Phase::Write, &paths) {
+        refuse(&mut outcomes, &error);
+        return outcomes;
+    }
+    let mut pending: Vec<(usize, Pending)> = Vec::new();
+    let mut synced: Vec<Staged> = Vec::new();
+    for (task, steps) in tasks.into_iter().enumerate() {
+        for step in steps {
+            if outcomes[task].is_err() {
+                break;
+            }
+            match carry_out(step, hand, cancel) {
+                Ok(Some((staged, pending_one))) => {
+                    synced.push(staged);
+                    pending.push((task, pending_one));
+                }
+                Ok(None) => {}
+                Err(error) => outcomes[task] = Err(error),
+            }
+        }
+    }
+    if synced.is_empty() {
+        return outcomes;
+    }
+    let ready = before(Phase::Sync, &paths).and_then(|()| hand.sync(&synced).map_err(|error| ModuleError::io(&synced[0].path, &error)));
+    let ready = ready.and_then(|()| before(Phase::Rename, &paths));
+    if let Err(error) = ready {
+        synced.into_iter().for_each(|staged| hand.discard(staged));
+        refuse(&mut outcomes, &error);
+        return outcomes;
+    }
+    place_all(synced, pending, hand, cancel, &mut outcomes);
+    outcomes
+}
+
+/// Carries out the steps of one task.
+///
+/// # Errors
+/// The first thing that went wrong.
+pub fn all(steps: Vec<Step>, hand: &Hand, cancel: &Cancel) -> Outcome {
+    batch(vec![steps], hand, cancel, &mut |_, _| Ok(())).into_iter().collect()
+}
+
+/// What is still to do for a file that is written.
+struct Pending {
+    expects: Option<(u64, u64, i64, i64)>,
+    validate_after: Option<String>,
+    backup: bool,
+}
+
+/// Does a step at once, or stages it.
+fn carry_out(step: Step, hand: &Hand, cancel: &Cancel) -> Result<Option<(Staged, Pending)>, ModuleError> {
+    let failed = |path: &str| { let path = path.to_owned(); move |error: io::Error| ModuleError::io(&path, &error) };
+    match step {
+        Step::MakeDirectory { path, access } => {
+            hand.make_directory(&path, 0o755).map_err(failed(&path))?;
+            hand.grant(&path, access).map_err(failed(&path))?;
+        }
+        Step::Grant { path, access } => hand.grant(&path, access).map_err(failed(&path))?,
+        Step::Link { path, target } => hand.link(&path, &target).map_err(failed(&path))?,
+        Step::Remove { path } => hand.remove(&path).map_err(failed(&path))?,
+        Step::Write { path, content, access, validate, backup, expects } => {
+            return stage(&path, &content, access, validate, backup, expects, hand, cancel).map(Some);
+        }
+    }
+    Ok(None)
+}
+
+#[expect(clippy::too_many_arguments, reason = "the fields of one step")]
+fn stage(path: &str, content: &Content, access: Access, validate: Option<String>, backup: bool, expects: Option<(u64, u64, i64, i64)>, hand: &Hand, cancel: &Cancel) -> Result<(Staged, Pending), ModuleError> {
+    let bytes = content.bytes()?;
+    // What a link points to is replaced, not the link.
+    let staged = hand.stage(&real(path, hand), &bytes, access).map_err(|error| ModuleError::io(path, &error))?;
+    let (now, later) = match validate {
+        Some(line) if line.contains("%s") => (Some(line), None),
+        other => (None, other),
+    };
+    if let Some(line) = now {
+        let line = line.replace("%s", &quoted(&staged.temporary_path.display().to_string()));
+        if let Err(error) = validated(&line, cancel) {
+            hand.discard(staged);
+            return Err(error);
+        }
+    }
+    Ok((staged, Pending { expects, validate_after: later, backup }))
+}
+
+/// Follows links below the root, so that the file they end at is replaced and they stay.
+fn real(path: &str, hand: &Hand) -> String {
+    let mut at = path.to_owned();
+    for _ in 0..16 {
+        match hand.look().link(&at) {
+            Ok(Some(target)) if target.starts_with('/') => at = target,
+            Ok(Some(target)) => {
+                let folder = at.rsplit_once('/').map_or("", |(folder, _)| folder);
+                at = normal(&format!("{folder}/{target}"));
+            }
+            _ => return at,
+        }
+    }
+    path.to_owned()
+}
+
+fn normal(path: &str) -> String {
+    let mut parts: Vec<&str> = Vec::new();
+    for part in path.split('/') {
+        match part {
+            "" | "." => {}
+            ".." => {
+                parts.pop();
+            }
+            part => parts.push(part),
+        }
+    }
+    format!("/{}", parts.join("/"))
+}
+
+fn place_all(staged: Vec<Staged>, pending: Vec<(usize, Pending)>, hand: &Hand, cancel: &Cancel, outcomes: &mut [Outcome]) {
+    let mut placed: Vec<Placed> = Vec::new();
+    let mut undo: BTreeMap<usize, Vec<Undo>> = BTreeMap::new();
+    let mut validations: Vec<(usize, String)> = Vec::new();
+    for (staged, (task, pending)) in staged.into_iter().zip(pending) {
+        if outcomes[task].is_err() {
+            hand.discard(staged);
+            continue;
+        }
+        let path = staged.path.clone();
+        match prepare(&path, &pending, hand) {
+            Ok(old) => {
+                if pending.validate_after.is_some() {
+                    undo.entry(task).or_default().push(old);
+                }
+            }
+            Err(error) => {
+                hand.discard(staged);
+                outcomes[task] = Err(error);
+                continue;
+            }
+        }
+        match hand.place(staged) {
+            Ok(done) => placed.push(done),
+            Err(error) => {
+                outcomes[task] = Err(ModuleError::io(&path, &error));
+                continue;
+            }
+        }
+        if let Some(line) = pending.validate_after.filter(|line| !validations.contains(&(task, line.clone()))) {
+            validations.push((task, line));
+        }
+    }
+    if let Err(error) = hand.settle(&placed) {
+        let error = ModuleError::new(format!("the directories can't be brought to the disk: {error}"));
+        outcomes.iter_mut().filter(|outcome| outcome.is_ok()).for_each(|outcome| *outcome = Err(error.clone()));
+    }
+    for (task, line) in validations {
+        if let Err(error) = validated(&line, cancel) {
+            outcomes[task] = put_back(undo.remove(&task).unwrap_or_default(), hand).and(Err(error));
+        }
+    }
+}
+
+/// The file as it was, for a validation that comes after.
+struct Undo {
+    path: String,
+    old: Option<(Vec<u8>, Access)>,
+}
+
+/// Looks once more at the file that is about to be replaced.
+fn prepare(path: &str, pending: &Pending, hand: &Hand) -> Result<Undo, ModuleError> {
+    let meta = hand.look().meta(path).map_err(|error| ModuleError::io(path, &error))?;
+    if pending.expects.is_none() && meta.is_none() {
+        return Ok(Undo { path: path.to_owned(), old: None });
+    }
+    let read = || hand.look().read(path).map_err(|error| ModuleError::io(path, &error));
+    let same = match (pending.expects, meta) {
+        (Some(expected), Some(meta)) if meta.kind == towpath_host::FileKind::Link => read()?.is_none_or(|(_, meta)| meta.version == expected),
+        (Some(expected), Some(meta)) => meta.version == expected,
+        // It was there and is gone, or was not there and is: by a later look the batch itself may have made it.
+        (expected, found) => expected.is_some() == found.is_some(),
+    };
+    if !same {
+        return Err(ModuleError::new(format!("{path} was changed by somebody else meanwhile; it is looked at again in the next pass")));
+    }
+    if pending.validate_after.is_none() && !pending.backup {
+        return Ok(Undo { path: path.to_owned(), old: None });
+    }
+    let old = read()?.map(|(bytes, meta)| (bytes, Access { mode: meta.mode, uid: Some(meta.uid), gid: Some(meta.gid) }));
+    if let (true, Some((bytes, access))) = (pending.backup, &old) {
+        let beside = format!("{path}.towpath-backup");
+        hand.replace(&beside, bytes, *access).map_err(|error| ModuleError::io(&beside, &error))?;
+    }
+    Ok(Undo { path: path.to_owned(), old })
+}
+
+fn put_back(undo: Vec<Undo>, hand: &Hand) -> Outcome {
+    for Undo { path, old } in undo {
+        let done = match old {
+            Some((bytes, access)) => hand.replace(&path, &bytes, access),
+            None => hand.remove(&path),
+        };
+        done.map_err(|error| ModuleError::new(format!("{path}: the check failed, and the old file can't be put back: {error}")))?;
+    }
+    Ok(())
+}
+
+fn validated(line: &str, cancel: &Cancel) -> Outcome {
+    let invocation = Invocation { argv: vec!["/bin/sh".into(), "-c".into(), line.to_owned()], timeout: Some(std::time::Duration::from_secs(60)), ..Invocation::default() };
+    let output = towpath_host::process::run(&invocation, cancel).map_err(|error| ModuleError::new(format!("validate {line:?} can't be run: {error}")))?;
+    if output.rc == 0 {
+        return Ok(());
+    }
+    let said = if output.stderr.trim().is_empty() { output.stdout } else { output.stderr };
+    let said: String = said.lines().take(5).collect::<Vec<_>>().join("; ");
+    Err(ModuleError::new(format!("validate {line:?} ended with status {}: {said}; the old file stays", output.rc)))
+}
+
+fn quoted(text: &str) -> String {
+    format!("'{}'", text.replace('\'', "'\\''"))
+}

@@ -1,0 +1,145 @@
+//! Parameters, templates filled, to options: pure, and called by `validate` for what is literal.
+
+use std::collections::BTreeMap;
+
+use serde_json::Value;
+use towpath_proto::v1alpha as pb;
+use towpath_render::words;
+
+use crate::{command, file, http, line, probe};
+
+/// What a task asks of a module.
+#[derive(Debug, Clone)]
+pub enum Options {
+    /// A file, directory, tree or link.
+    File(file::Options),
+    /// One line of a file.
+    Line(line::Options),
+    /// A block of a file.
+    Block(crate::block::Options),
+    /// A command or a script.
+    Command(command::Options),
+    /// A request.
+    Http(http::Options),
+    /// A wait.
+    Wait(probe::Wait),
+    /// An assertion.
+    Assert(pb::Assert),
+    /// A message.
+    Debug(pb::Debug),
+    /// A module that is carried out elsewhere.
+    Elsewhere(&'static str),
+}
+
+/// A parameter that can't be used.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Problem {
+    /// The parameter; empty where several don't fit together.
+    pub key: String,
+    /// What is wrong.
+    pub message: String,
+    /// What to do.
+    pub hint: Option<String>,
+}
+
+impl Problem {
+    pub(crate) fn new(key: &str, message: impl Into<String>) -> Self {
+        Self { key: key.to_owned(), message: message.into(), hint: None }
+    }
+
+    pub(crate) fn hint(mut self, hint: impl Into<String>) -> Self {
+        self.hint = Some(hint.into());
+        self
+    }
+}
+
+/// Resolves the parameters of a module, which have been checked against the schema.
+///
+/// # Errors
+/// Everything that is wrong with them.
+pub fn resolve(module: &str, params: &Value) -> Result<Options, Vec<Problem>> {
+    match module {
+        "file" => file::resolve(&parse(params)?, params).map(Options::File),
+        "line" => line::resolve(parse(params)?).map(Options::Line),
+        "block" => crate::block::resolve(parse(params)?).map(Options::Block),
+        "command" => command::resolve(parse(params)?).map(Options::Command),
+        "script" => command::resolve_script(parse(params)?).map(Options::Command),
+        "http" => http::resolve(parse(params)?).map(Options::Http),
+        "wait" => probe::resolve_wait(&parse(params)?).map(Options::Wait),
+        "assert" => parse(params).map(Options::Assert),
+        "debug" => parse(params).map(Options::Debug),
+        "package" => package(&parse(params)?).map(|()| Options::Elsewhere("package")),
+        "service" => service(&parse(params)?).map(|()| Options::Elsewhere("service")),
+        "publish" => publish(&parse(params)?).map(|()| Options::Elsewhere("publish")),
+        "reboot" => Ok(Options::Elsewhere("reboot")),
+        other => Err(vec![Problem::new("", format!("there is no module {other}"))]),
+    }
+}
+
+fn parse<T: serde::de::DeserializeOwned>(params: &Value) -> Result<T, Vec<Problem>> {
+    serde_json::from_value(params.clone()).map_err(|error| vec![Problem::new("", error.to_string())])
+}
+
+fn package(package: &pb::Package) -> Result<(), Vec<Problem>> {
+    let mut problems = Vec::new();
+    if package.name.is_some() == !package.names.is_empty() {
+        problems.push(Problem::new("name", "write name, or names"));
+    }
+    if package.version.is_some() && package.state.as_deref().is_some_and(|state| state != "present") {
+        problems.push(Problem::new("version", format!("a version does not go with state: {}", package.state.as_deref().unwrap_or_default())));
+    }
+    done(problems)
+}
+
+fn service(service: &pb::Service) -> Result<(), Vec<Problem>> {
+    let mut problems = Vec::new();
+    if service.state.is_none() && service.enabled.is_none() && service.masked.is_none() {
+        problems.push(Problem::new("", "service needs state, enabled or masked"));
+    }
+    if service.masked == Some(true) && (service.enabled == Some(true) || matches!(service.state.as_deref(), Some("started" | "restarted" | "reloaded"))) {
+        problems.push(Problem::new("masked", "a masked unit can't be started or enabled"));
+    }
+    done(problems)
+}
+
+fn publish(publish: &pb::Publish) -> Result<(), Vec<Problem>> {
+    if publish.value.is_some() == publish.file.is_some() {
+        return Err(vec![Problem::new("value", "write value, or file")]);
+    }
+    Ok(())
+}
+
+pub(crate) fn done(problems: Vec<Problem>) -> Result<(), Vec<Problem>> {
+    if problems.is_empty() { Ok(()) } else { Err(problems) }
+}
+
+/// A path that a module manages must be absolute and go straight.
+pub(crate) fn managed_path(key: &str, path: &str, problems: &mut Vec<Problem>) {
+    if !path.starts_with('/') {
+        problems.push(Problem::new(key, format!("{path:?} is not absolute")).hint(format!("write /{path}")));
+    } else if path.split('/').any(|part| part == "..") {
+        problems.push(Problem::new(key, format!("{path:?} has \"..\"")).hint("write the path that is meant"));
+    } else if path.contains('\0') {
+        problems.push(Problem::new(key, "the path has a NUL character"));
+    } else if path.trim_matches('/').is_empty() {
+        problems.push(Problem::new(key, "the root itself can't be managed"));
+    }
+}
+
+pub(crate) fn mode(key: &str, mode: Option<&str>, problems: &mut Vec<Problem>) -> Option<u32> {
+    match words::mode(mode?) {
+        Ok(mode) => Some(mode),
+        Err(finding) => {
+            problems.push(Problem { key: key.to_owned(), message: finding.message, hint: finding.hint });
+            None
+        }
+    }
+}
+
+/// The variables of a command's environment.
+pub(crate) fn environment(env: BTreeMap<String, String>, problems: &mut Vec<Problem>) -> BTreeMap<String, String> {
+    for name in env.keys().filter(|name| name.is_empty() || name.contains(['=', '\0'])) {
+        problems.push(Problem::new("env", format!("{name:?} is no name of a variable")));
+    }
+    env
+}

@@ -1,0 +1,93 @@
+//! Who signed a commit: OpenPGP and SSH signatures, checked in process.
+//!
+//! Guarantees: a signature counts only from a listed key that was neither expired nor revoked, over the whole
+//! commit. The judgement of a key's expiry uses the time that the caller gives.
+
+mod openpgp;
+mod ssh;
+
+use std::{fs, path::PathBuf};
+
+use gix::{ObjectId, Repository};
+use thiserror::Error;
+
+/// A commit that is not signed as it must be.
+#[derive(Debug, Clone, PartialEq, Eq, Error)]
+#[error("the commit {commit} does not count: {message}")]
+pub struct Unverified {
+    /// The commit; empty where the keys themselves are wrong.
+    pub commit: String,
+    /// Why.
+    pub message: String,
+}
+
+/// Those whose signatures count.
+#[derive(Debug, Clone, Default)]
+pub struct Signers {
+    openpgp: Vec<openpgp::Key>,
+    ssh: Vec<ssh::Signer>,
+}
+
+impl Signers {
+    /// Reads files with OpenPGP keys or SSH signers.
+    ///
+    /// # Errors
+    /// Which file can't be used, and why.
+    pub fn read(files: &[PathBuf]) -> Result<Self, Unverified> {
+        let mut signers = Self::default();
+        for file in files {
+            let wrong = |message: String| Unverified { commit: String::new(), message: format!("verify.keyFiles {}: {message}", file.display()) };
+            let text = fs::read_to_string(file).map_err(|error| wrong(error.to_string()))?;
+            signers.add(&text).map_err(wrong)?;
+        }
+        Ok(signers)
+    }
+
+    /// Adds the keys of a text in either format.
+    fn add(&mut self, text: &str) -> Result<(), String> {
+        if text.contains("-----BEGIN PGP PUBLIC KEY BLOCK-----") {
+            self.openpgp.extend(openpgp::keys(text)?);
+        } else {
+            self.ssh.extend(ssh::signers(text)?);
+        }
+        Ok(())
+    }
+
+    /// These and others.
+    #[must_use]
+    pub(crate) fn with(&self, others: &Self) -> Self {
+        let mut all = self.clone();
+        all.openpgp.extend(others.openpgp.iter().cloned());
+        all.ssh.extend(others.ssh.iter().cloned());
+        all
+    }
+}
+
+/// The signers that a file of a commit lists; None where it has no such file, or none that can be read.
+pub(crate) fn listed_signers(repository: &Repository, commit: ObjectId, file: &str) -> Option<Signers> {
+    let tree = repository.find_commit(commit).ok()?.tree().ok()?;
+    let entry = tree.lookup_entry_by_path(file).ok()??;
+    let text = String::from_utf8(entry.object().ok()?.detach().data).ok()?;
+    let mut signers = Signers::default();
+    signers.add(&text).ok()?;
+    Some(signers)
+}
+
+/// Checks the signature of one commit; gives who signed it.
+pub(crate) fn commit(repository: &Repository, id: ObjectId, signers: &Signers, now: u64) -> Result<String, Unverified> {
+    let unverified = |message: String| Unverified { commit: id.to_string(), message };
+    let commit = repository.find_commit(id).map_err(|error| unverified(error.to_string()))?;
+    let signature = commit.signature().map_err(|error| unverified(error.to_string()))?;
+    let Some((signature, signed)) = signature else {
+        return Err(unverified("it is not signed".into()));
+    };
+    let payload = signed.to_bstring();
+    let text = std::str::from_utf8(&signature).map_err(|_| unverified("its signature is no text".into()))?;
+    if text.contains("-----BEGIN SSH SIGNATURE-----") {
+        ssh::verify(text, &payload, &signers.ssh, now).map_err(unverified)
+    } else if text.contains("-----BEGIN PGP SIGNATURE-----") {
+        openpgp::verify(text, &payload, &signers.openpgp, now).map_err(unverified)
+    } else {
+        Err(unverified("its signature is neither OpenPGP nor SSH".into()))
+    }
+}
