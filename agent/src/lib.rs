@@ -1,1 +1,9 @@
-//! x
+//! The agent: wires sources, rendering, modules and coordination into a daemon and its command line.
+//!
+//! The rooms are layers; imports between them go down only: cli, serve, reconcile, report, config.
+
+pub mod cli;
+pub mod config;
+pub mod reconcile;
+pub mod report;
+pub mod serve;

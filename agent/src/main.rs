@@ -1,1 +1,7 @@
-fn main() {}
+//! The program `towpath`: parse, run, exit code.
+
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    towpath_agent::cli::main()
+}

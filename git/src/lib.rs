@@ -12,7 +12,7 @@ mod transport;
 mod verify;
 
 pub use history::Movement;
-pub use mirror::{Fetched, Mirror};
+pub use mirror::{Fetched, Mirror, VerifyError, version};
 pub use options::{Auth, Limits, Options, Reference, VerifyMode, VerifyOptions};
 pub use snapshot::{Blob, BlobKind, Snapshot};
 pub use verify::{Signers, Unverified};

@@ -31,6 +31,8 @@ pub struct Fetched {
     pub commit: String,
     /// How it stands to the accepted commit.
     pub movement: Movement,
+    /// The tag that it was found at.
+    pub tag: Option<String>,
 }
 
 /// What a remote said of its refs.
@@ -78,7 +80,8 @@ impl Mirror {
         }
         let repository = self.open()?;
         let accepted = accepted.map(|accepted| self.id(accepted)).transpose()?;
-        Ok(Fetched { commit: commit.to_string(), movement: history::movement(&repository, accepted, commit) })
+        let tag = name.as_deref().and_then(|name| name.strip_prefix("refs/tags/")).map(str::to_owned);
+        Ok(Fetched { commit: commit.to_string(), movement: history::movement(&repository, accepted, commit), tag })
     }
 
     /// The snapshot of a commit that is in the mirror.
@@ -370,7 +373,7 @@ fn highest_tag(advertised: &Advertised, pattern: &str) -> Option<(String, Object
 }
 
 /// The semantic version in a tag: behind a leading v, with missing parts as zero.
-pub(crate) fn version(tag: &str) -> Option<semver::Version> {
+pub fn version(tag: &str) -> Option<semver::Version> {
     let text = tag.trim_start_matches(['v', 'V']);
     semver::Version::parse(text).ok().or_else(|| {
         let dots = text.bytes().filter(|byte| *byte == b'.').count();

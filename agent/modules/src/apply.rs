@@ -88,8 +88,11 @@ fn carry_out(step: Step, hand: &Hand, cancel: &Cancel) -> Result<Option<(Staged,
     let failed = |path: &str| { let path = path.to_owned(); move |error: io::Error| ModuleError::io(&path, &error) };
     match step {
         Step::MakeDirectory { path, access } => {
-            hand.make_directory(&path, 0o755).map_err(failed(&path))?;
-            hand.grant(&path, access).map_err(failed(&path))?;
+            // A directory that another task of the batch has made meanwhile keeps what that task gave it.
+            let made = hand.make_directory(&path, 0o755).map_err(failed(&path))?;
+            if made.contains(&path.trim_end_matches('/').to_owned()) {
+                hand.grant(&path, access).map_err(failed(&path))?;
+            }
         }
         Step::Grant { path, access } => hand.grant(&path, access).map_err(failed(&path))?,
         Step::Link { path, target } => hand.link(&path, &target).map_err(failed(&path))?,

@@ -94,6 +94,19 @@ impl Options {
     }
 }
 
+pub(crate) fn manages(options: &Options, context: &Context<'_>) -> Vec<String> {
+    if let (Want::Source(source), Some((tree, folder))) = (&options.want, &context.source)
+        && let Ok(path) = tree::join(folder, source)
+        && let Ok(Some(entry)) = tree.entry(&path)
+        && entry.kind == EntryKind::Folder
+    {
+        let base = options.path.trim_end_matches('/');
+        let files = tree.list(&path).unwrap_or_default().into_iter().filter(|entry| entry.kind != EntryKind::Folder);
+        return files.map(|entry| format!("{base}/{}", entry.path.strip_prefix(&path).unwrap_or(&entry.path).trim_start_matches('/'))).collect();
+    }
+    if matches!(options.want, Want::Absent) { Vec::new() } else { vec![options.path.trim_end_matches('/').to_owned()] }
+}
+
 pub(crate) fn check(options: &Options, context: &Context<'_>) -> Result<Checked, ModuleError> {
     let path = options.path.as_str();
     match &options.want {

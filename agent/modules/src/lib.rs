@@ -249,6 +249,16 @@ impl Options {
         !matches!(self, Self::File(_) | Self::Line(_) | Self::Block(_) | Self::Wait(_) | Self::Assert(_) | Self::Debug(_))
     }
 
+    /// The paths that it manages: of a tree every file.
+    pub fn manages(&self, context: &Context<'_>) -> Vec<String> {
+        match self {
+            Self::File(options) => file::manages(options, context),
+            Self::Line(options) => vec![options.path().to_owned()],
+            Self::Block(options) => vec![options.path().to_owned()],
+            _ => Vec::new(),
+        }
+    }
+
     /// What is missing.
     ///
     /// # Errors

@@ -221,6 +221,12 @@ impl Place {
     }
 }
 
+/// A value as a YAML document.
+pub fn to_yaml(value: &Value) -> String {
+    // Plain data with string keys is always YAML.
+    serde_yaml::to_string(value).unwrap_or_default()
+}
+
 /// The problem that a finding at a known line is.
 pub(crate) fn problem_at(file: &SourceFile, line: usize, column: usize, finding: Finding) -> Problem {
     Problem {

@@ -52,6 +52,7 @@ pub(super) fn read(loader: &mut Loader<'_>, document: &Document, namespace: &str
         },
         parallel: text(&spec, "order").as_deref() == Some("parallel"),
         prune: flag(&spec, "prune"),
+        prune_budget: text(&spec, "pruneBudget"),
         vars: map(&spec, "vars"),
         tasks: tasks.tasks,
         handlers: tasks.handlers,

@@ -27,6 +27,8 @@ pub struct Book {
     pub parallel: bool,
     /// Whether what it no longer mentions is removed.
     pub prune: bool,
+    /// How much may be removed in one pass: a count or a percentage of what the book manages.
+    pub prune_budget: Option<String>,
     /// Its variables.
     pub vars: Map<String, Value>,
     /// Its tasks, includes expanded.

@@ -220,6 +220,18 @@ impl Renderer {
         })
     }
 
+    /// The value of an expression over a task's `result`.
+    ///
+    /// # Errors
+    /// When the expression can't be evaluated.
+    pub fn value(&self, task: &Task, expression: &str, result: &Value) -> Result<Rendered<Value>, RenderError> {
+        self.asking(|| {
+            let scope = self.task_scope(task, None)?.with("result", minijinja::Value::from(Serde(result)));
+            let value = self.evaluate(&task.within, &scope, expression, &task.place)?;
+            serde_json::to_value(&value).map_err(|error| RenderError { place: task.place.clone(), message: error.to_string() })
+        })
+    }
+
     /// Runs a rendering and turns what came up missing into wants.
     fn asking<T>(&self, render: impl FnOnce() -> Result<T, RenderError>) -> Result<Rendered<T>, RenderError> {
         let result = render();

@@ -51,6 +51,11 @@ pub fn gather(options: &Options) -> (Value, Vec<CustomProblem>) {
     (facts, problems)
 }
 
+/// The machine's host name, as far as its first dot.
+pub fn host_name() -> String {
+    system::names().0
+}
+
 /// The first line of a file; None where it can't be read or is empty.
 fn line(path: &str) -> Option<String> {
     let text = fs::read_to_string(path).ok()?;

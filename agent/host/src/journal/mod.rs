@@ -70,6 +70,12 @@ impl Changes {
         self.deletes.push(key.into());
     }
 
+    /// Adds other changes.
+    pub fn append(&mut self, mut others: Self) {
+        self.puts.append(&mut others.puts);
+        self.deletes.append(&mut others.deletes);
+    }
+
     /// Whether there is nothing to commit.
     pub fn is_empty(&self) -> bool {
         self.puts.is_empty() && self.deletes.is_empty()

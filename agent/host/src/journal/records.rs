@@ -68,6 +68,9 @@ pub struct AppliedItem {
     pub definition: String,
     /// The revision that it was applied at.
     pub generation: u64,
+    /// What undoes it where putting back a file does not: the parameters of its module.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub undo: Option<Value>,
 }
 
 /// One thing that a book manages.

@@ -1,0 +1,173 @@
+//! The store that nodes agree through: shaped like etcd, which implements it too.
+
+pub mod local;
+
+use std::{fmt, time::Duration};
+
+use thiserror::Error;
+use tokio::sync::mpsc;
+
+/// Keys, values, revisions, transactions, watches and leases.
+///
+/// Guarantees: transactions are applied one after another, each whole or not at all; every applied one that writes
+/// has a revision of its own, larger than those before it; a watch from a revision gives every later change, in order.
+pub trait Store: fmt::Debug + Send + Sync {
+    /// The rows whose keys begin with a prefix, in the order of keys, and the revision at which they were read.
+    ///
+    /// # Errors
+    /// When the store does not answer.
+    fn read(&self, prefix: &str, page: &Page) -> Result<Read, StoreError>;
+
+    /// Changes to keys with a prefix, from a revision on.
+    ///
+    /// # Errors
+    /// When the store does not answer, or no longer has the changes since that revision.
+    fn watch(&self, prefix: &str, from: u64) -> Result<mpsc::UnboundedReceiver<Change>, StoreError>;
+
+    /// A lease: keys that are bound to it go when it is not kept alive.
+    ///
+    /// # Errors
+    /// When the store does not answer.
+    fn lease(&self, ttl: Duration) -> Result<LeaseId, StoreError>;
+
+    /// Keeps a lease alive for its time to live.
+    ///
+    /// # Errors
+    /// When the store does not answer, or the lease is gone.
+    fn keep_alive(&self, lease: LeaseId) -> Result<(), StoreError>;
+
+    /// Runs a transaction.
+    ///
+    /// # Errors
+    /// When the store does not answer: it is then not known whether the transaction was applied.
+    fn commit(&self, txn: &Txn) -> Result<Outcome, StoreError>;
+}
+
+/// Which part of the rows is wanted.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Page {
+    /// Only keys behind this one.
+    pub after: Option<String>,
+    /// At most so many rows.
+    pub limit: usize,
+}
+
+impl Default for Page {
+    fn default() -> Self {
+        Self { after: None, limit: 500 }
+    }
+}
+
+/// Rows and the revision at which they were read.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Read {
+    /// The rows.
+    pub rows: Vec<Row>,
+    /// The revision of the store.
+    pub revision: u64,
+    /// Whether there are more rows behind these.
+    pub more: bool,
+}
+
+/// One key and its value.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Row {
+    /// The key.
+    pub key: String,
+    /// The value.
+    pub value: Vec<u8>,
+    /// The revision that created it.
+    pub created: u64,
+    /// The revision that changed it last.
+    pub modified: u64,
+}
+
+/// A change that a watch tells of.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Change {
+    /// A key was set.
+    Put(Row),
+    /// A key was deleted, at a revision.
+    Delete(String, u64),
+}
+
+/// A lease.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub struct LeaseId(pub u64);
+
+/// A transaction, as plain data.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Txn {
+    /// What must all hold.
+    pub compare: Vec<Compare>,
+    /// What is done then.
+    pub then: Vec<Op>,
+    /// What is done otherwise.
+    pub otherwise: Vec<Op>,
+}
+
+/// A condition of a transaction.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Compare {
+    /// There is no such key.
+    Absent(String),
+    /// The key was last changed at this revision.
+    Revision(String, u64),
+    /// No key with this prefix was changed after this revision.
+    NoneNewer(String, u64),
+}
+
+/// One operation of a transaction.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Op {
+    /// Sets a key.
+    Put {
+        /// The key.
+        key: String,
+        /// The value.
+        value: Vec<u8>,
+        /// The lease that it goes with.
+        lease: Option<LeaseId>,
+    },
+    /// Deletes a key.
+    Delete(String),
+    /// Reads the rows with a prefix, as they are behind the operations before it.
+    Read(String),
+}
+
+/// What came of a transaction.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Outcome {
+    /// The conditions held.
+    Done {
+        /// The revision of the store behind it.
+        revision: u64,
+        /// The rows of its reads.
+        rows: Vec<Row>,
+    },
+    /// They did not.
+    Refused {
+        /// The rows of its reads.
+        rows: Vec<Row>,
+    },
+}
+
+/// A store that could not be used.
+#[derive(Debug, Clone, PartialEq, Eq, Error)]
+pub enum StoreError {
+    /// It does not answer.
+    #[error("the data store does not answer: {0}")]
+    Unreachable(String),
+    /// A transaction is larger than the store takes.
+    #[error("a transaction has {0} operations, and at most {MAX_OPERATIONS} are taken")]
+    TooLarge(usize),
+    /// The changes since a revision are gone.
+    #[error("the changes since revision {0} are no longer there")]
+    Compacted(u64),
+    /// A lease is gone.
+    #[error("the lease is gone")]
+    LeaseGone,
+}
+
+/// The operations that one transaction may have, conditions not counted: etcd's default.
+pub const MAX_OPERATIONS: usize = 128;

@@ -1,0 +1,115 @@
+//! What every implementation of the store must do. `local` passes it here; etcd will be another line in [`stores`].
+
+use std::time::Duration;
+
+use towpath_coordination::store::{Change, Compare, MAX_OPERATIONS, Op, Outcome, Page, Store, StoreError, Txn, local::LocalStore};
+
+fn stores() -> Vec<Box<dyn Store>> {
+    vec![Box::new(LocalStore::default())]
+}
+
+fn put(key: &str, value: &str) -> Op {
+    Op::Put { key: key.into(), value: value.into(), lease: None }
+}
+
+fn done(outcome: Outcome) -> (u64, Vec<(String, Vec<u8>)>) {
+    match outcome {
+        Outcome::Done { revision, rows } => (revision, rows.into_iter().map(|row| (row.key, row.value)).collect()),
+        Outcome::Refused { .. } => panic!("refused"),
+    }
+}
+
+fn then(operations: Vec<Op>) -> Txn {
+    Txn { then: operations, ..Txn::default() }
+}
+
+#[test]
+fn a_read_in_a_transaction_sees_the_put_before_it() {
+    for store in stores() {
+        done(store.commit(&then(vec![put("a/1", "x")])).unwrap());
+        let (_, rows) = done(store.commit(&then(vec![put("a/2", "y"), Op::Read("a/".into())])).unwrap());
+        assert_eq!(rows.len(), 2);
+    }
+}
+
+#[test]
+fn compares_are_all_or_nothing() {
+    for store in stores() {
+        let (revision, _) = done(store.commit(&then(vec![put("k", "1")])).unwrap());
+        let swap = |expected, value: &str| Txn { compare: vec![Compare::Revision("k".into(), expected)], then: vec![put("k", value)], otherwise: vec![Op::Read("k".into())] };
+        done(store.commit(&swap(revision, "2")).unwrap());
+        let Outcome::Refused { rows } = store.commit(&swap(revision, "3")).unwrap() else { panic!("a stale swap was done") };
+        assert_eq!(rows[0].value, b"2");
+        let absent = Txn { compare: vec![Compare::Absent("k".into())], then: vec![put("k", "4")], otherwise: vec![] };
+        assert!(matches!(store.commit(&absent).unwrap(), Outcome::Refused { .. }));
+    }
+}
+
+#[test]
+fn a_range_compare_sees_newer_keys() {
+    for store in stores() {
+        let (revision, _) = done(store.commit(&then(vec![put("c/1", "")])).unwrap());
+        let none_newer = |revision| Txn { compare: vec![Compare::NoneNewer("c/".into(), revision)], then: vec![put("o", "")], otherwise: vec![] };
+        done(store.commit(&none_newer(revision)).unwrap());
+        done(store.commit(&then(vec![put("c/2", "")])).unwrap());
+        assert!(matches!(store.commit(&none_newer(revision)).unwrap(), Outcome::Refused { .. }));
+    }
+}
+
+#[test]
+fn a_watch_misses_nothing_since_its_revision() {
+    for store in stores() {
+        done(store.commit(&then(vec![put("w/0", "")])).unwrap());
+        let from = store.read("w/", &Page::default()).unwrap().revision + 1;
+        done(store.commit(&then(vec![put("w/1", "")])).unwrap());
+        let mut watch = store.watch("w/", from).unwrap();
+        done(store.commit(&then(vec![Op::Delete("w/1".into()), put("x/1", "")])).unwrap());
+        assert!(matches!(watch.try_recv().unwrap(), Change::Put(row) if row.key == "w/1"));
+        assert!(matches!(watch.try_recv().unwrap(), Change::Delete(key, _) if key == "w/1"));
+        assert!(watch.try_recv().is_err());
+    }
+}
+
+#[test]
+fn pages_follow_one_another() {
+    for store in stores() {
+        for number in 0..7 {
+            done(store.commit(&then(vec![put(&format!("p/{number}"), "")])).unwrap());
+        }
+        let mut page = Page { after: None, limit: 3 };
+        let mut seen = Vec::new();
+        loop {
+            let read = store.read("p/", &page).unwrap();
+            seen.extend(read.rows.iter().map(|row| row.key.clone()));
+            page.after = seen.last().cloned();
+            if !read.more {
+                break;
+            }
+        }
+        assert_eq!(seen.len(), 7);
+        assert!(seen.is_sorted());
+    }
+}
+
+#[test]
+fn keys_go_with_their_lease() {
+    for store in stores() {
+        let lease = store.lease(Duration::from_millis(50)).unwrap();
+        let bound = Op::Put { key: "l".into(), value: vec![], lease: Some(lease) };
+        done(store.commit(&then(vec![bound.clone()])).unwrap());
+        store.keep_alive(lease).unwrap();
+        std::thread::sleep(Duration::from_millis(120));
+        assert!(store.read("l", &Page::default()).unwrap().rows.is_empty());
+        assert_eq!(store.keep_alive(lease), Err(StoreError::LeaseGone));
+        assert_eq!(store.commit(&then(vec![bound])), Err(StoreError::LeaseGone));
+    }
+}
+
+#[test]
+fn too_many_operations_are_refused_whole() {
+    for store in stores() {
+        let many = (0..=MAX_OPERATIONS).map(|number| put(&format!("m/{number}"), "")).collect();
+        assert!(matches!(store.commit(&then(many)), Err(StoreError::TooLarge(_))));
+        assert!(store.read("m/", &Page::default()).unwrap().rows.is_empty());
+    }
+}

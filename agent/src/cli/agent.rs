@@ -1,0 +1,113 @@
+//! `towpath agent`: the daemon, and one pass with `--once`.
+
+use std::{path::PathBuf, sync::Arc, time::Duration};
+
+use clap::Args;
+use towpath_coordination::LocalStore;
+use towpath_host::SystemClock;
+
+use super::{Output, exit, exit::Failure, output, status};
+use crate::{
+    config,
+    reconcile::{Ended, Node, Options},
+    serve,
+};
+
+/// How long a run may take to come to the end of its task when the agent stops.
+const GRACE: Duration = Duration::from_secs(30);
+
+/// Runs the agent.
+#[derive(Debug, Args)]
+pub(super) struct Agent {
+    /// The node's bootstrap file
+    #[arg(long, default_value = "/etc/towpath/agent.yaml")]
+    config: PathBuf,
+    /// Fetch, apply, report, exit
+    #[arg(long)]
+    once: bool,
+    #[command(flatten)]
+    output: Output,
+}
+
+impl Agent {
+    pub(super) fn run(self) -> Result<u8, Failure> {
+        let settings = config::load(&self.config, &super::worktree::host_name())?;
+        for warning in &settings.warnings {
+            tracing::warn!("{warning}");
+        }
+        let socket = settings.socket.clone();
+        let mut node = Node::open(Options { settings, store: Arc::new(LocalStore::default()), clock: Arc::new(SystemClock) })?;
+        if self.once {
+            let ended = node.once();
+            let status = node.handle().status();
+            output::print(self.output.output, &status, || status::text(&status))?;
+            return Ok(match ended {
+                Ended::Done => 0,
+                Ended::Unreachable => exit::ERROR,
+                Ended::Rejected => exit::INVALID,
+                Ended::Failed => exit::FAILED,
+                Ended::Held => exit::HELD,
+            });
+        }
+        daemon(node, socket)
+    }
+}
+
+fn daemon(mut node: Node, socket: PathBuf) -> Result<u8, Failure> {
+    let handle = node.handle();
+    let queue = node.queue();
+    let cancel = node.cancel();
+    let served = block_on_small(async move {
+        let mut terminate = tokio::signal::unix::signal(tokio::signal::unix::SignalKind::terminate()).map_err(|error| Failure::error(&error))?;
+        let mut interrupt = tokio::signal::unix::signal(tokio::signal::unix::SignalKind::interrupt()).map_err(|error| Failure::error(&error))?;
+        let (stopped, stop) = tokio::sync::oneshot::channel::<()>();
+        let server = tokio::spawn(async move {
+            let until = async { drop(stop.await) };
+            serve::serve(handle, &socket, until).await
+        });
+        let mut running = tokio::task::spawn_blocking(move || {
+            node.run(&alive);
+            node
+        });
+        let mut early = None;
+        tokio::select! {
+            _ = terminate.recv() => {}
+            _ = interrupt.recv() => {}
+            ended = &mut running => early = Some(ended),
+        }
+        let _ = sd_notify::notify(&[sd_notify::NotifyState::Stopping]);
+        queue.poke(|wake| wake.stop = true);
+        if early.is_none() {
+            // The task at hand is finished; a command that does not come to an end is ended.
+            if tokio::time::timeout(GRACE, &mut running).await.is_err() {
+                tracing::warn!("a task does not come to its end, and is cut off");
+                cancel.cancel();
+                let _ = tokio::time::timeout(Duration::from_secs(10), &mut running).await;
+            }
+        }
+        let _ = stopped.send(());
+        match tokio::time::timeout(Duration::from_secs(2), server).await {
+            Ok(Ok(Err(error))) => Err(Failure::error(&error)),
+            _ => match early {
+                Some(Err(error)) => Err(Failure::failed(format!("the agent broke off: {error}"))),
+                _ => Ok(0),
+            },
+        }
+    })?;
+    served
+}
+
+/// Tells systemd that the agent is ready, alive and how it is.
+fn alive(status: &towpath_proto::v1alpha::NodeStatus) {
+    let condition = status.conditions.iter().find(|condition| condition.r#type == "Ready");
+    let message = condition.map(|condition| condition.message.clone()).unwrap_or_default();
+    let _ = sd_notify::notify(&[sd_notify::NotifyState::Ready, sd_notify::NotifyState::Watchdog, sd_notify::NotifyState::Status(&message)]);
+}
+
+/// A runtime whose threads are few: an idle agent is to be small.
+fn block_on_small<T>(future: impl Future<Output = T>) -> Result<T, Failure> {
+    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).thread_stack_size(512 << 10).enable_all().build().map_err(|error| Failure::error(&error))?;
+    let result = runtime.block_on(future);
+    runtime.shutdown_timeout(Duration::from_secs(1));
+    Ok(result)
+}

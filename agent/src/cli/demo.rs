@@ -1,0 +1,242 @@
+//! `towpath demo`: three nodes in this process, over one local store, pulled along by a repository in a folder.
+
+use std::{
+    fs,
+    path::{Path, PathBuf},
+    sync::Arc,
+    thread,
+    time::Duration,
+};
+
+use clap::Args;
+use towpath_coordination::LocalStore;
+use towpath_git as git;
+use towpath_host::{
+    Clock as _, SystemClock,
+    process::{Cancel, Invocation, run},
+};
+use towpath_render::objects::task::Drift;
+
+use super::{exit::Failure, output};
+use crate::{
+    config::{Reconcile, Settings, Source},
+    reconcile::{Handle, Node, Options, Queue},
+};
+
+const NODES: [&str; 3] = ["web1", "web2", "web3"];
+const FILES: [(&str, &str); 3] = [
+    ("fleet.yaml", include_str!("../../../repos-example/quickstart/fleet.yaml")),
+    ("hello.yaml", include_str!("../../../repos-example/quickstart/hello.yaml")),
+    ("templates/hello.txt.j2", include_str!("../../../repos-example/quickstart/templates/hello.txt.j2")),
+];
+/// How long the nodes may take to follow a push.
+const PATIENCE: Duration = Duration::from_secs(60);
+
+/// Shows a fleet of three nodes on this machine.
+#[derive(Debug, Args)]
+pub(super) struct Demo {
+    /// Push a change, show that all three nodes follow, and exit
+    #[arg(long)]
+    once: bool,
+    /// Where the demo lives; left out: a new folder for temporary files
+    #[arg(long)]
+    dir: Option<PathBuf>,
+}
+
+struct Fleet {
+    folder: PathBuf,
+    nodes: Vec<(Handle, Queue, thread::JoinHandle<()>)>,
+}
+
+impl Demo {
+    pub(super) fn run(self) -> Result<u8, Failure> {
+        let folder = match &self.dir {
+            Some(folder) => folder.clone(),
+            None => std::env::temp_dir().join(format!("towpath-demo-{}", std::process::id())),
+        };
+        fs::create_dir_all(&folder).map_err(|error| Failure::failed(format!("{}: {error}", folder.display())))?;
+        make_repository(&folder)?;
+        let fleet = Fleet::start(&folder)?;
+        let result = self.show(&fleet);
+        fleet.stop();
+        if self.once && self.dir.is_none() {
+            // What is left in the folder for temporary files does no harm.
+            let _ = fs::remove_dir_all(&folder);
+        }
+        result
+    }
+
+    fn show(&self, fleet: &Fleet) -> Result<u8, Failure> {
+        fleet.wait_for(&head(&fleet.folder)?)?;
+        output::write(&fleet.shown())?;
+        if !self.once {
+            output::write(&fleet.instructions())?;
+            return fleet.follow();
+        }
+        let template = fleet.folder.join("work/templates/hello.txt.j2");
+        let text = fs::read_to_string(&template).map_err(|error| Failure::error(&error))?;
+        fs::write(&template, format!("{text}Pulled along by a push.\n")).map_err(|error| Failure::error(&error))?;
+        output::write("\npushing a change: one line more in templates/hello.txt.j2\n")?;
+        let work = fleet.folder.join("work");
+        git_in(&work, &["commit", "-qam", "one line more"])?;
+        git_in(&work, &["push", "-q", "origin", "main"])?;
+        fleet.wait_for(&head(&fleet.folder)?)?;
+        output::write(&fleet.shown())?;
+        for node in NODES {
+            let file = fleet.folder.join("nodes").join(node).join("etc/hello.txt");
+            let text = fs::read_to_string(&file).map_err(|error| Failure::failed(format!("{}: {error}", file.display())))?;
+            if !text.ends_with("Pulled along by a push.\n") {
+                return Err(Failure::failed(format!("{} does not have the new line", file.display())));
+            }
+        }
+        output::write("all three nodes have followed\n")?;
+        Ok(0)
+    }
+}
+
+/// Runs git, without the settings of whoever runs the demo.
+fn git_in(folder: &Path, arguments: &[&str]) -> Result<String, Failure> {
+    let mut argv = vec!["git".to_owned(), "-c".into(), "user.name=Towpath demo".into(), "-c".into(), "user.email=demo@example.invalid".into(), "-c".into(), "commit.gpgSign=false".into()];
+    argv.extend(arguments.iter().map(|argument| (*argument).to_owned()));
+    let invocation = Invocation { argv, cwd: Some(folder.to_owned()), timeout: Some(PATIENCE), ..Invocation::default() };
+    let ran = run(&invocation, &Cancel::default()).map_err(|error| Failure::failed(format!("git can't be run: {error}")).hint("the demo pushes with git: install the package git"))?;
+    if ran.rc != 0 {
+        return Err(Failure::failed(format!("git {}: {}", arguments.join(" "), ran.stderr.trim())));
+    }
+    Ok(ran.stdout)
+}
+
+fn make_repository(folder: &Path) -> Result<(), Failure> {
+    let work = folder.join("work");
+    if work.exists() {
+        return Ok(());
+    }
+    let failed = |error: std::io::Error| Failure::failed(format!("{}: {error}", folder.display()));
+    git_in(folder, &["init", "-q", "--bare", "-b", "main", "fleet.git"])?;
+    git_in(folder, &["init", "-q", "-b", "main", "work"])?;
+    for (path, text) in FILES {
+        let file = work.join(path);
+        fs::create_dir_all(file.parent().unwrap_or(&work)).map_err(failed)?;
+        fs::write(file, text).map_err(failed)?;
+    }
+    let remote = folder.join("fleet.git").display().to_string();
+    git_in(&work, &["remote", "add", "origin", &remote])?;
+    git_in(&work, &["add", "."])?;
+    git_in(&work, &["commit", "-qm", "the quickstart example"])?;
+    git_in(&work, &["push", "-q", "-u", "origin", "main"])?;
+    Ok(())
+}
+
+fn head(folder: &Path) -> Result<String, Failure> {
+    Ok(git_in(&folder.join("work"), &["rev-parse", "HEAD"])?.trim().to_owned())
+}
+
+impl Fleet {
+    fn start(folder: &Path) -> Result<Self, Failure> {
+        let store = Arc::new(LocalStore::default());
+        let mut nodes = Vec::new();
+        for name in NODES {
+            let mut node = Node::open(Options { settings: settings(folder, name), store: Arc::clone(&store) as Arc<_>, clock: Arc::new(SystemClock) })?;
+            let (handle, queue) = (node.handle(), node.queue());
+            nodes.push((handle, queue, thread::spawn(move || node.run(&|_| {}))));
+        }
+        Ok(Self { folder: folder.to_owned(), nodes })
+    }
+
+    fn stop(self) {
+        for (_, queue, _) in &self.nodes {
+            queue.poke(|wake| wake.stop = true);
+        }
+        for (_, _, thread) in self.nodes {
+            // A node that panicked has said so.
+            let _ = thread.join();
+        }
+    }
+
+    /// Waits until every node has applied a commit.
+    fn wait_for(&self, commit: &str) -> Result<(), Failure> {
+        let begin = SystemClock.monotonic();
+        loop {
+            let statuses: Vec<_> = self.nodes.iter().map(|(handle, _, _)| handle.status()).collect();
+            let applied = |status: &towpath_proto::v1alpha::NodeStatus| status.last_applied.as_ref().is_some_and(|applied| applied.commits.values().any(|applied| applied == commit));
+            if statuses.iter().all(applied) {
+                return Ok(());
+            }
+            if begin.elapsed() > PATIENCE {
+                let messages: Vec<String> = statuses.iter().map(super::status::text).collect();
+                return Err(Failure::failed(format!("the nodes did not follow within {} s:\n{}", PATIENCE.as_secs(), messages.join("\n"))));
+            }
+            thread::sleep(Duration::from_millis(50));
+        }
+    }
+
+    fn shown(&self) -> String {
+        let rows: Vec<Vec<String>> = self.nodes.iter().map(|(handle, _, _)| {
+            let status = handle.status();
+            let commit = status.commits.values().next().map(|commit| commit[..12.min(commit.len())].to_owned()).unwrap_or_default();
+            let file = self.folder.join("nodes").join(&status.node).join("etc/hello.txt");
+            let line = fs::read_to_string(file).ok().and_then(|text| text.lines().next().map(str::to_owned)).unwrap_or_default();
+            vec![status.node, status.generation.to_string(), commit, line]
+        }).collect();
+        output::table(&["NODE", "GENERATION", "COMMIT", "etc/hello.txt"], &rows)
+    }
+
+    fn instructions(&self) -> String {
+        let folder = self.folder.display();
+        format!("\nThe fleet follows {folder}/fleet.git. Change it:\n\n    cd {folder}/work\n    $EDITOR hello.yaml templates/hello.txt.j2\n    git commit -am 'a change' && git push\n\nThe servers' files are below {folder}/nodes; edit one, and it is put right. Ctrl-C ends the demo.\n\n")
+    }
+
+    /// Shows the fleet again whenever it has moved, until it is interrupted.
+    fn follow(&self) -> Result<u8, Failure> {
+        let stopped = Arc::new(Cancel::default());
+        let flag = Arc::clone(&stopped);
+        thread::spawn(move || {
+            let waited = super::block_on(tokio::signal::ctrl_c());
+            drop(waited);
+            flag.cancel();
+        });
+        let mut last = self.generations();
+        while !stopped.is_cancelled() {
+            thread::sleep(Duration::from_millis(200));
+            let now = self.generations();
+            if now != last {
+                output::write(&self.shown())?;
+                last = now;
+            }
+        }
+        Ok(0)
+    }
+
+    fn generations(&self) -> Vec<u64> {
+        self.nodes.iter().map(|(handle, _, _)| handle.status().last_applied.map_or(0, |applied| applied.generation)).collect()
+    }
+}
+
+fn settings(folder: &Path, name: &str) -> Settings {
+    let source = Source {
+        git: git::Options {
+            name: "fleet".into(),
+            url: folder.join("fleet.git").display().to_string(),
+            reference: git::Reference::Branch("main".into()),
+            path: ".".into(),
+            auth: git::Auth::default(),
+            verify: git::VerifyOptions::default(),
+            allow_rewind: true,
+            limits: git::Limits::default(),
+        },
+        interval: Duration::from_secs(1),
+        library: false,
+        globals: true,
+    };
+    Settings {
+        node: name.to_owned(),
+        cluster: "demo".into(),
+        root: folder.join("nodes").join(name),
+        state_dir: folder.join("state").join(name),
+        sources: vec![source],
+        socket: folder.join("state").join(name).join("api.sock"),
+        reconcile: Reconcile { interval: Duration::from_secs(60), jitter: 10, drift: Drift::Correct },
+        facts_d: Vec::new(),
+        warnings: Vec::new(),
+    }
+}

@@ -1,0 +1,97 @@
+//! From errors to messages and exit statuses, in one place.
+
+use std::{error::Error, process::ExitCode};
+
+use crate::{config::ConfigError, reconcile::NodeError, serve::CallError};
+
+/// An error; also: a source can't be reached, after the last good revision was applied.
+pub(super) const ERROR: u8 = 1;
+/// Invalid objects or arguments; also: a commit was rejected.
+pub(super) const INVALID: u8 = 2;
+/// Applied, but tasks failed.
+pub(super) const FAILED: u8 = 3;
+/// Held.
+pub(super) const HELD: u8 = 4;
+/// Something would change.
+pub(super) const CHANGES: u8 = 5;
+
+/// A command that failed.
+#[derive(Debug)]
+pub(super) struct Failure {
+    code: u8,
+    message: String,
+    hint: Option<String>,
+}
+
+impl Failure {
+    /// Something went wrong.
+    pub(super) fn error(error: &dyn Error) -> Self {
+        Self { code: ERROR, message: chain(error), hint: None }
+    }
+
+    /// What was given can't be used.
+    pub(super) fn invalid(message: impl Into<String>) -> Self {
+        Self { code: INVALID, message: message.into(), hint: None }
+    }
+
+    /// Something went wrong, in words.
+    pub(super) fn failed(message: impl Into<String>) -> Self {
+        Self { code: ERROR, message: message.into(), hint: None }
+    }
+
+    /// Adds what to do.
+    pub(super) fn hint(mut self, hint: impl Into<String>) -> Self {
+        self.hint = Some(hint.into());
+        self
+    }
+
+    /// Prints the failure, and gives its exit status.
+    #[expect(clippy::print_stderr, reason = "this is where failures are told")]
+    pub(super) fn report(self) -> ExitCode {
+        eprintln!("towpath: {}", self.message);
+        if let Some(hint) = self.hint {
+            eprintln!("  hint: {hint}");
+        }
+        ExitCode::from(self.code)
+    }
+}
+
+impl From<ConfigError> for Failure {
+    fn from(error: ConfigError) -> Self {
+        match &error {
+            ConfigError::Invalid(_) => Self::invalid(error.to_string()),
+            ConfigError::Unreadable { .. } => Self::error(&error).hint("write one, or name it with --config; the README shows an example"),
+        }
+    }
+}
+
+impl From<NodeError> for Failure {
+    fn from(error: NodeError) -> Self {
+        Self::error(&error)
+    }
+}
+
+impl From<CallError> for Failure {
+    fn from(error: CallError) -> Self {
+        let failure = Self::error(&error);
+        match error {
+            CallError::NoAgent { .. } => failure.hint("start it (systemctl start towpath), or name its socket with --socket"),
+            CallError::Refused(_) => failure,
+        }
+    }
+}
+
+/// An error with its causes, each once.
+fn chain(error: &dyn Error) -> String {
+    let mut text = error.to_string();
+    let mut cause = error.source();
+    while let Some(inner) = cause {
+        let shown = inner.to_string();
+        if !text.contains(&shown) {
+            text.push_str(": ");
+            text.push_str(&shown);
+        }
+        cause = inner.source();
+    }
+    text
+}

@@ -1,0 +1,31 @@
+//! `towpath facts`: what this node is.
+
+use std::path::PathBuf;
+
+use clap::Args;
+
+use super::{Format, Output, exit::Failure, output};
+use crate::reconcile::host_facts;
+
+/// Shows the facts of this node.
+#[derive(Debug, Args)]
+pub(super) struct Facts {
+    /// The node's bootstrap file: own facts are in facts.d beside it
+    #[arg(long, default_value = "/etc/towpath/agent.yaml")]
+    config: PathBuf,
+    #[command(flatten)]
+    output: Output,
+}
+
+impl Facts {
+    pub(super) fn run(self) -> Result<u8, Failure> {
+        let folders = self.config.parent().map(|folder| folder.join("facts.d")).into_iter().collect();
+        let (facts, problems) = host_facts(folders);
+        for problem in problems {
+            output::progress(&format!("{}: {}", problem.file, problem.message));
+        }
+        let format = if self.output.output == Format::Text { Format::Yaml } else { self.output.output };
+        output::print(format, &facts, String::new)?;
+        Ok(0)
+    }
+}

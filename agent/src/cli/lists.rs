@@ -1,0 +1,66 @@
+//! `towpath nodes`, `objects` and `runs`.
+
+use clap::Args;
+
+use super::{Connection, Output, block_on, exit::Failure, output};
+use crate::serve::Client;
+
+/// Lists what the agent knows.
+#[derive(Debug, Args)]
+pub(super) struct List {
+    #[command(flatten)]
+    connection: Connection,
+    #[command(flatten)]
+    output: Output,
+}
+
+/// What is listed.
+#[derive(Debug, Clone, Copy)]
+pub(super) enum Kind {
+    Nodes,
+    Objects,
+    Runs,
+}
+
+impl List {
+    pub(super) fn run(self, kind: Kind) -> Result<u8, Failure> {
+        block_on(async {
+            let client = Client::connect(&self.connection.socket).await?;
+            match kind {
+                Kind::Nodes => self.nodes(&client).await,
+                Kind::Objects => self.objects(&client).await,
+                Kind::Runs => self.runs(&client).await,
+            }
+        })?
+    }
+
+    async fn nodes(&self, client: &Client) -> Result<u8, Failure> {
+        let nodes = client.nodes().await?;
+        output::print(self.output.output, &nodes, || {
+            let rows: Vec<Vec<String>> = nodes.iter().map(|node| {
+                let labels = node.labels.iter().map(|(key, value)| format!("{key}={value}")).collect::<Vec<_>>().join(",");
+                vec![node.name.clone(), node.liveness.clone(), node.generation.map_or_else(|| "-".into(), |generation| generation.to_string()), labels]
+            }).collect();
+            output::table(&["NODE", "LIVENESS", "GENERATION", "LABELS"], &rows)
+        })?;
+        Ok(0)
+    }
+
+    async fn objects(&self, client: &Client) -> Result<u8, Failure> {
+        let objects = client.objects().await?;
+        output::print(self.output.output, &objects, || {
+            let rows: Vec<Vec<String>> = objects.iter().map(|object| vec![object.kind.clone(), object.namespace.clone().unwrap_or_else(|| "-".into()), object.name.clone(), format!("{}:{}:{}", object.source, object.file, object.line)]).collect();
+            output::table(&["KIND", "NAMESPACE", "NAME", "FROM"], &rows)
+        })?;
+        Ok(0)
+    }
+
+    async fn runs(&self, client: &Client) -> Result<u8, Failure> {
+        let runs = client.runs().await?;
+        output::print(self.output.output, &runs, || {
+            let rows: Vec<Vec<String>> = runs.iter().map(|run| vec![run.started.clone(), run.run.clone(), run.outcome.clone(), format!("{:.1}s", run.took), run.tasks.iter().filter(|task| task.changed).count().to_string()]).collect();
+            output::table(&["STARTED", "RUN", "OUTCOME", "TOOK", "CHANGED"], &rows)
+        })?;
+        Ok(0)
+    }
+}

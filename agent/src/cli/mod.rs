@@ -1,0 +1,150 @@
+//! The command line: one file a command.
+
+mod agent;
+mod completions;
+mod demo;
+mod events;
+mod exit;
+mod explain;
+mod facts;
+mod lists;
+mod man;
+mod output;
+mod plan;
+mod render;
+mod schema;
+mod status;
+mod validate;
+mod vars;
+mod worktree;
+
+use std::{path::PathBuf, process::ExitCode};
+
+use clap::{Args, Parser, Subcommand, ValueEnum};
+
+use exit::Failure;
+
+/// A Git-native pull reconciler for plain Linux servers.
+#[derive(Debug, Parser)]
+#[command(name = "towpath", version, about, max_term_width = 100)]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Show a fleet of three nodes on this machine, pulled along by a repository made from the quickstart example
+    Demo(demo::Demo),
+    /// Run the agent
+    Agent(agent::Agent),
+    /// Show what would change on this node
+    Plan(plan::Plan),
+    /// Report all mistakes of a state repository
+    Validate(validate::Validate),
+    /// Show the tasks of a TaskBook as this node renders them
+    Render(render::Render),
+    /// Show the variables of a node and where they come from
+    Vars(vars::Vars),
+    /// Show the facts of this node
+    Facts(facts::Facts),
+    /// Explain a kind or one of its fields, such as TaskBook.spec.tasks.file
+    Explain(explain::Explain),
+    /// Print the JSON Schema of a kind, or of all kinds
+    Schema(schema::Schema),
+    /// Show what the agent of this node is doing
+    Status(status::Status),
+    /// List the nodes that the agent knows
+    Nodes(lists::List),
+    /// List the objects of the accepted revision
+    Objects(lists::List),
+    /// List the runs of this node
+    Runs(lists::List),
+    /// Show what happened
+    Events(events::Events),
+    /// Print completions for a shell
+    Completions(completions::Completions),
+    /// Print the manual page
+    Man,
+}
+
+/// How data is printed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum Format {
+    /// For people
+    Text,
+    /// One JSON document
+    Json,
+    /// One YAML document
+    Yaml,
+}
+
+/// What all commands share that print data.
+#[derive(Debug, Args)]
+struct Output {
+    /// How data is printed
+    #[arg(long, short, value_enum, default_value = "text")]
+    output: Format,
+}
+
+/// Where an agent is asked.
+#[derive(Debug, Args)]
+struct Connection {
+    /// The socket of the agent
+    #[arg(long, default_value = "/run/towpath/api.sock")]
+    socket: PathBuf,
+}
+
+/// Parses the arguments, runs the command and gives its exit status.
+pub fn main() -> ExitCode {
+    // gix, reqwest and tonic all look for it.
+    let _ = rustls::crypto::ring::default_provider().install_default();
+    let cli = match Cli::try_parse() {
+        Ok(cli) => cli,
+        Err(error) => {
+            let _ = error.print();
+            return ExitCode::from(if error.use_stderr() { exit::INVALID } else { 0 });
+        }
+    };
+    logging(matches!(cli.command, Command::Agent(_)));
+    let result = match cli.command {
+        Command::Demo(demo) => demo.run(),
+        Command::Agent(agent) => agent.run(),
+        Command::Plan(plan) => plan.run(),
+        Command::Validate(validate) => validate.run(),
+        Command::Render(render) => render.run(),
+        Command::Vars(vars) => vars.run(),
+        Command::Facts(facts) => facts.run(),
+        Command::Explain(explain) => explain.run(),
+        Command::Schema(schema) => schema.run(),
+        Command::Status(status) => status.run(),
+        Command::Nodes(list) => list.run(lists::Kind::Nodes),
+        Command::Objects(list) => list.run(lists::Kind::Objects),
+        Command::Runs(list) => list.run(lists::Kind::Runs),
+        Command::Events(events) => events.run(),
+        Command::Completions(completions) => completions.run(),
+        Command::Man => man::run(),
+    };
+    match result {
+        Ok(code) => ExitCode::from(code),
+        Err(failure) => failure.report(),
+    }
+}
+
+/// Logs to stderr: what the agent does, and of other commands only what is odd.
+fn logging(agent: bool) {
+    use std::io::IsTerminal as _;
+    let default = if agent { "info" } else { "error" };
+    let filter = tracing_subscriber::EnvFilter::try_from_default_env().unwrap_or_else(|_| tracing_subscriber::EnvFilter::new(default));
+    let colour = std::io::stderr().is_terminal() && towpath_host::process::environment("NO_COLOR").is_none();
+    // The journal of systemd has times of its own.
+    let journal = towpath_host::process::environment("JOURNAL_STREAM").is_some();
+    let builder = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).with_ansi(colour).with_target(false);
+    if journal { builder.without_time().init() } else { builder.init() }
+}
+
+/// A small runtime for commands that ask an agent.
+fn block_on<T>(future: impl Future<Output = T>) -> Result<T, Failure> {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(|error| Failure::error(&error))?;
+    Ok(runtime.block_on(future))
+}

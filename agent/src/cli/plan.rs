@@ -1,0 +1,78 @@
+//! `towpath plan`: what would change here.
+
+use clap::Args;
+use towpath_proto::v1alpha as pb;
+
+use super::{
+    Output, block_on, exit,
+    exit::Failure,
+    output::{self, Colour},
+    worktree::{Answer, From},
+};
+
+/// Shows what would change on this node.
+#[derive(Debug, Args)]
+pub(super) struct Plan {
+    #[command(flatten)]
+    from: From,
+    /// Exit with status 5 when something would change
+    #[arg(long)]
+    exit_code: bool,
+    #[command(flatten)]
+    output: Output,
+}
+
+impl Plan {
+    pub(super) fn run(self) -> Result<u8, Failure> {
+        let plan = block_on(self.plan())??;
+        let changes = plan.tasks.iter().any(|task| task.action != "none");
+        output::print(self.output.output, &plan, || text(&plan))?;
+        Ok(if self.exit_code && changes { exit::CHANGES } else { 0 })
+    }
+
+    async fn plan(&self) -> Result<pb::PlanReply, Failure> {
+        match self.from.answer(None).await? {
+            Answer::Agent(client) => Ok(client.plan().await?),
+            Answer::Here(here) => {
+                let plan = match &here.revision {
+                    Some(revision) => here.handle.plan_of(revision),
+                    None => here.handle.plan(),
+                };
+                plan.map_err(|error| Failure::failed(error.to_string()))
+            }
+        }
+    }
+}
+
+fn text(plan: &pb::PlanReply) -> String {
+    let mut text = String::new();
+    let mut book = "";
+    let mut changes = 0;
+    for task in &plan.tasks {
+        if task.action == "none" && task.diff.is_none() {
+            continue;
+        }
+        if task.task_book != book {
+            book = &task.task_book;
+            text.push_str(&format!("{book}\n"));
+        }
+        if task.action != "none" {
+            changes += 1;
+        }
+        let colour = match task.action.as_str() {
+            "remove" => Colour::Bad,
+            "unknown" => Colour::Odd,
+            _ => Colour::Good,
+        };
+        text.push_str(&format!("  {} {} ({})\n", output::coloured(&task.action, colour), task.name, task.module));
+        for line in task.diff.iter().flat_map(|diff| diff.lines()) {
+            text.push_str(&format!("      {line}\n"));
+        }
+    }
+    match changes {
+        0 => text.push_str(&format!("{} tasks, nothing would change\n", plan.tasks.len())),
+        1 => text.push_str(&format!("1 of {} tasks would change something\n", plan.tasks.len())),
+        _ => text.push_str(&format!("{changes} of {} tasks would change something\n", plan.tasks.len())),
+    }
+    text
+}

@@ -1,0 +1,44 @@
+//! `towpath render`: the tasks of a TaskBook as this node renders them.
+
+use clap::Args;
+
+use super::{
+    Format, Output, block_on,
+    exit::Failure,
+    output,
+    worktree::{self, Answer, From},
+};
+
+/// Shows the tasks of a TaskBook as this node renders them.
+#[derive(Debug, Args)]
+pub(super) struct Render {
+    #[command(flatten)]
+    from: From,
+    /// The TaskBook: NAME or NAMESPACE/NAME
+    task_book: String,
+    #[command(flatten)]
+    output: Output,
+}
+
+impl Render {
+    pub(super) fn run(self) -> Result<u8, Failure> {
+        let view = block_on(self.view())??;
+        let format = if self.output.output == Format::Text { Format::Yaml } else { self.output.output };
+        output::print(format, &view, String::new)?;
+        Ok(0)
+    }
+
+    async fn view(&self) -> Result<serde_json::Value, Failure> {
+        worktree::note_working_tree(self.from.source_dir.as_ref());
+        match self.from.answer(None).await? {
+            Answer::Agent(client) => worktree::parsed(&client.view("render", &self.task_book, false).await?),
+            Answer::Here(here) => {
+                let view = match &here.revision {
+                    Some(revision) => here.handle.render(revision, &self.task_book),
+                    None => here.handle.view("render", &self.task_book, false),
+                };
+                view.map_err(|error| Failure::failed(error.to_string()))
+            }
+        }
+    }
+}

@@ -1,0 +1,81 @@
+//! `towpath validate`: all mistakes of a state repository, without a node.
+
+use std::path::PathBuf;
+
+use clap::Args;
+use serde_json::json;
+use towpath_render::{objects::ObjectSet, problem::Problem};
+
+use super::{Output, exit, exit::Failure, output, worktree};
+
+/// Reports all mistakes of a state repository.
+#[derive(Debug, Args)]
+pub(super) struct Validate {
+    /// The folders of the first source; several are checked one after the other
+    #[arg(required = true)]
+    folders: Vec<PathBuf>,
+    /// The working tree of a further source
+    #[arg(long = "source", value_name = "NAME=DIR")]
+    sources: Vec<String>,
+    #[command(flatten)]
+    output: Output,
+}
+
+impl Validate {
+    pub(super) fn run(self) -> Result<u8, Failure> {
+        let (mut objects, mut errors, mut warnings) = (0, Vec::new(), Vec::new());
+        for folder in &self.folders {
+            let loaded = worktree::load_folders("first", folder, &self.sources)?;
+            objects += loaded.set.objects.len();
+            let prefix = |problem: Problem| if self.folders.len() > 1 { Problem { file: format!("{}/{}", folder.display(), problem.file), ..problem } } else { problem };
+            errors.extend(loaded.errors.into_iter().map(prefix));
+            warnings.extend(loaded.warnings.into_iter().map(prefix));
+            errors.extend(module_problems(&loaded.set).into_iter().map(prefix));
+            for wanted in loaded.wants {
+                output::progress(&format!("not looked at: the include {}@{}", wanted.url, &wanted.commit[..wanted.commit.len().min(12)]));
+            }
+        }
+        errors.sort_by(|a, b| (&a.file, a.line, a.column, &a.message).cmp(&(&b.file, b.line, b.column, &b.message)));
+        errors.dedup();
+        let document = json!({ "objects": objects, "errors": errors, "warnings": warnings });
+        output::print(self.output.output, &document, || text(objects, &errors, &warnings))?;
+        Ok(if errors.is_empty() { 0 } else { exit::INVALID })
+    }
+}
+
+/// What modules find wrong with parameters that hold no templates.
+fn module_problems(set: &ObjectSet) -> Vec<Problem> {
+    let mut problems = Vec::new();
+    for book in set.books.values() {
+        let lists = [&book.tasks, &book.handlers, &book.rollout.before, &book.rollout.after];
+        for task in lists.into_iter().flatten() {
+            let Some(module) = &task.module else { continue };
+            let text = module.params.to_string();
+            if text.contains("{{") || text.contains("{%") {
+                continue;
+            }
+            let Err(found) = towpath_modules::resolve(module.name, &module.params) else { continue };
+            for problem in found {
+                // What the schema refuses has been reported with more.
+                if problem.key.is_empty() && problem.message.contains("invalid type") {
+                    continue;
+                }
+                let place = task.place.key(module.name);
+                let place = if problem.key.is_empty() { place } else { place.key(&problem.key) };
+                let finding = towpath_render::problem::Finding { message: problem.message, hint: problem.hint };
+                problems.push(place.problem(finding, towpath_render::document::At::Value));
+            }
+        }
+    }
+    problems
+}
+
+fn text(objects: usize, errors: &[Problem], warnings: &[Problem]) -> String {
+    let mut text = String::new();
+    for problem in errors.iter().chain(warnings) {
+        text.push_str(&format!("{problem}\n"));
+    }
+    let plural = |count: usize, word: &str| format!("{count} {word}{}", if count == 1 { "" } else { "s" });
+    text.push_str(&format!("{}, {}, {}\n", plural(objects, "object"), plural(errors.len(), "error"), plural(warnings.len(), "warning")));
+    text
+}

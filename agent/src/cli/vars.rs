@@ -1,0 +1,61 @@
+//! `towpath vars`: the variables of a node and where they come from.
+
+use clap::Args;
+use serde_json::Value;
+
+use super::{
+    Output, block_on,
+    exit::Failure,
+    output,
+    worktree::{self, Answer, From},
+};
+
+/// Shows the variables of a node and where they come from.
+#[derive(Debug, Args)]
+pub(super) struct Vars {
+    #[command(flatten)]
+    from: From,
+    /// The node; left out: this one
+    #[arg(long)]
+    node: Option<String>,
+    /// Show also the values that lost, and why
+    #[arg(long)]
+    explain: bool,
+    #[command(flatten)]
+    output: Output,
+}
+
+impl Vars {
+    pub(super) fn run(self) -> Result<u8, Failure> {
+        let view = block_on(self.view())??;
+        output::print(self.output.output, &view, || text(&view))?;
+        Ok(0)
+    }
+
+    async fn view(&self) -> Result<Value, Failure> {
+        let node = self.node.as_deref();
+        let subject = node.unwrap_or_default();
+        match self.from.answer(node).await? {
+            Answer::Agent(client) => worktree::parsed(&client.view("vars", subject, self.explain).await?),
+            Answer::Here(here) => {
+                let view = match &here.revision {
+                    Some(revision) => here.handle.vars(revision, subject, self.explain),
+                    None => here.handle.view("vars", subject, self.explain),
+                };
+                view.map_err(|error| Failure::failed(error.to_string()))
+            }
+        }
+    }
+}
+
+fn text(view: &Value) -> String {
+    let mut text = String::new();
+    let from = |value: &Value| format!("{} at {}:{}", output::short(&value["object"]), output::short(&value["file"]), value["line"]);
+    for (name, value) in view.as_object().into_iter().flatten() {
+        text.push_str(&format!("{name} = {}\n    from {} [{}]\n", value["value"], from(&value["from"]), output::short(&value["from"]["level"])));
+        for lost in value["lost"].as_array().into_iter().flatten() {
+            text.push_str(&format!("    lost {} from {}: {}\n", lost["value"], from(&lost["from"]), output::short(&lost["why"])));
+        }
+    }
+    if text.is_empty() { "no variables\n".to_owned() } else { text }
+}

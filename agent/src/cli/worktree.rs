@@ -1,0 +1,137 @@
+//! What plan, render, vars and facts share: an agent's answer where there is one, else the answer of this process,
+//! from the state directory or from a working tree.
+
+use std::{collections::BTreeMap, path::Path, path::PathBuf, sync::Arc};
+
+use clap::Args;
+use towpath_coordination::LocalStore;
+use towpath_host::{Look, SystemClock, facts};
+use towpath_render::{
+    objects::{Loaded, SourceTree, load},
+    problem::Problem,
+    tree::Tree,
+};
+
+use super::{exit::Failure, output};
+use crate::{
+    config::{self, Settings},
+    reconcile::{FolderTree, Handle, Node, Options, Revision, pass::Machine},
+    report::Events,
+    serve::Client,
+};
+
+/// Where the objects come from.
+#[derive(Debug, Args)]
+pub(super) struct From {
+    /// The node's bootstrap file
+    #[arg(long, default_value = "/etc/towpath/agent.yaml")]
+    pub(super) config: PathBuf,
+    /// A working tree, instead of the accepted revision
+    #[arg(long)]
+    pub(super) source_dir: Option<PathBuf>,
+    /// The working tree of a further source
+    #[arg(long = "source", value_name = "NAME=DIR")]
+    pub(super) sources: Vec<String>,
+}
+
+/// Who answers.
+pub(super) enum Answer {
+    /// The agent that has the state directory.
+    Agent(Client),
+    /// This process.
+    Here(Box<Here>),
+}
+
+/// This process as one that answers.
+pub(super) struct Here {
+    pub(super) handle: Handle,
+    pub(super) revision: Option<Arc<Revision>>,
+    _node: Option<Node>,
+}
+
+impl From {
+    /// Finds who answers.
+    pub(super) async fn answer(&self, node: Option<&str>) -> Result<Answer, Failure> {
+        if let Some(folder) = &self.source_dir {
+            return self.working_tree(folder, node).map(|here| Answer::Here(Box::new(here)));
+        }
+        let settings = self.settings()?;
+        match Client::connect(&settings.socket).await {
+            Ok(client) => Ok(Answer::Agent(client)),
+            Err(_) => {
+                let mut node = Node::open(Options { settings, store: Arc::new(LocalStore::default()), clock: Arc::new(SystemClock) })?;
+                node.load_last_good();
+                let handle = node.handle();
+                Ok(Answer::Here(Box::new(Here { revision: None, handle, _node: Some(node) })))
+            }
+        }
+    }
+
+    fn settings(&self) -> Result<Settings, Failure> {
+        Ok(config::load(&self.config, &host_name())?)
+    }
+
+    fn working_tree(&self, folder: &Path, node: Option<&str>) -> Result<Here, Failure> {
+        let settings = if self.config.exists() { Some(self.settings()?) } else { None };
+        let first = settings.as_ref().and_then(|settings| settings.sources.first()).map_or("first", |source| source.git.name.as_str());
+        let node = node.map(str::to_owned).or_else(|| settings.as_ref().map(|settings| settings.node.clone())).unwrap_or_else(host_name);
+        let loaded = load_folders(first, folder, &self.sources)?;
+        if !loaded.errors.is_empty() {
+            return Err(Failure::invalid(report(&loaded.errors)));
+        }
+        let revision = Arc::new(Revision::new(0, BTreeMap::new(), Arc::new(loaded.set), &node));
+        let root = settings.as_ref().map_or_else(|| PathBuf::from("/"), |settings| settings.root.clone());
+        let look = Look::at(&root).map_err(|error| Failure::error(&error))?;
+        let machine = Arc::new(Machine::new(node.clone(), look, None, Arc::new(SystemClock), [0; 32]));
+        let facts_d = self.config.parent().map(|folder| folder.join("facts.d")).into_iter().collect();
+        let facts = facts::Options { facts_d, ..facts::Options::default() };
+        let drift = settings.as_ref().map(|settings| settings.reconcile.drift).unwrap_or_default();
+        let cluster = settings.map_or_else(|| "default".to_owned(), |settings| settings.cluster);
+        let handle = Handle::new(node.clone(), cluster, machine, facts, drift, Events::new(node, None));
+        Ok(Here { handle, revision: Some(revision), _node: None })
+    }
+}
+
+/// Loads folders as sources: the first one, and further ones by name.
+pub(super) fn load_folders(first: &str, folder: &Path, further: &[String]) -> Result<Loaded, Failure> {
+    let open = |folder: &Path| FolderTree::open(folder).map_err(|error| Failure::failed(format!("{}: {error}", folder.display())));
+    let tree: Arc<dyn Tree> = Arc::new(open(folder)?);
+    let mut trees: Vec<(String, Arc<dyn Tree>)> = Vec::new();
+    for written in further {
+        let (name, path) = written.split_once('=').ok_or_else(|| Failure::invalid(format!("--source {written}: write NAME=DIR")))?;
+        trees.push((name.to_owned(), Arc::new(open(Path::new(path))?)));
+    }
+    let mut sources = vec![SourceTree { name: first.to_owned(), tree: Arc::clone(&tree), library: false, globals: true }];
+    // What the first source's Config says of the others decides what they may hold.
+    let alone = load(&sources, &BTreeMap::new());
+    let written: Vec<_> = alone.set.configs.values().flat_map(|config| config.sources.clone()).collect();
+    for (name, tree) in trees {
+        let said = written.iter().find(|source| source.name.as_deref() == Some(name.as_str()));
+        let flag = |choose: fn(&towpath_proto::v1alpha::GitSource) -> Option<bool>| said.and_then(choose).unwrap_or(false);
+        sources.push(SourceTree { name, tree, library: flag(|source| source.library), globals: flag(|source| source.globals) });
+    }
+    Ok(load(&sources, &BTreeMap::new()))
+}
+
+/// Problems as text, each with its line.
+pub(super) fn report(problems: &[Problem]) -> String {
+    let shown = problems.iter().map(ToString::to_string).collect::<Vec<_>>().join("\n");
+    format!("the objects have {} mistake(s):\n{shown}", problems.len())
+}
+
+/// The machine's name, under which a node is known unless its bootstrap file says otherwise.
+pub(super) fn host_name() -> String {
+    facts::host_name()
+}
+
+/// Prints JSON that came as text.
+pub(super) fn parsed(text: &str) -> Result<serde_json::Value, Failure> {
+    serde_json::from_str(text).map_err(|error| Failure::error(&error))
+}
+
+/// Tells that an answer is from this process.
+pub(super) fn note_working_tree(folder: Option<&PathBuf>) {
+    if let Some(folder) = folder {
+        output::progress(&format!("from the working tree {}", folder.display()));
+    }
+}

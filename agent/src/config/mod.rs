@@ -1,0 +1,214 @@
+//! The node's bootstrap file: as written (a Config object) to as resolved ([`Settings`]).
+
+use std::{fs, path::Path, path::PathBuf, time::Duration};
+
+use serde_json::Value;
+use thiserror::Error;
+use towpath_git as git;
+use towpath_proto::v1alpha as pb;
+use towpath_render::{
+    document::{Limits, check_object, parse},
+    objects::task::Drift,
+    problem::{Finding, Problem},
+    words,
+};
+
+/// Everything that the bootstrap file says, with defaults filled in.
+#[derive(Debug, Clone)]
+pub struct Settings {
+    /// The node's name.
+    pub node: String,
+    /// The cluster's name.
+    pub cluster: String,
+    /// Below which folder file-like modules work.
+    pub root: PathBuf,
+    /// Where the agent keeps its mirror and its journal.
+    pub state_dir: PathBuf,
+    /// The sources, the first one first.
+    pub sources: Vec<Source>,
+    /// The Unix socket of the API.
+    pub socket: PathBuf,
+    /// How the node checks itself.
+    pub reconcile: Reconcile,
+    /// The folders of own facts.
+    pub facts_d: Vec<PathBuf>,
+    /// What is odd about the file.
+    pub warnings: Vec<String>,
+}
+
+/// One source.
+#[derive(Debug, Clone)]
+pub struct Source {
+    /// How it is reached and verified.
+    pub git: git::Options,
+    /// How often it is asked.
+    pub interval: Duration,
+    /// Whether it holds only what includes and templates read.
+    pub library: bool,
+    /// Whether it may define global kinds.
+    pub globals: bool,
+}
+
+/// How the node checks itself.
+#[derive(Debug, Clone, Copy)]
+pub struct Reconcile {
+    /// How often everything is checked.
+    pub interval: Duration,
+    /// By how many percent the interval varies.
+    pub jitter: u64,
+    /// What is done about drift.
+    pub drift: Drift,
+}
+
+/// A bootstrap file that can't be used.
+#[derive(Debug, Error)]
+pub enum ConfigError {
+    /// It can't be read.
+    #[error("the configuration {file} can't be read", file = .file.display())]
+    Unreadable {
+        /// The file.
+        file: PathBuf,
+        /// Why.
+        source: std::io::Error,
+    },
+    /// It has mistakes.
+    #[error("the configuration has {} mistake(s):\n{}", .0.len(), .0.iter().map(ToString::to_string).collect::<Vec<_>>().join("\n"))]
+    Invalid(Vec<Problem>),
+}
+
+/// Reads a bootstrap file.
+///
+/// # Errors
+/// When it can't be read, or everything that is wrong with it.
+pub fn load(file: &Path, host_name: &str) -> Result<Settings, ConfigError> {
+    let bytes = fs::read(file).map_err(|source| ConfigError::Unreadable { file: file.to_owned(), source })?;
+    let shown = file.display().to_string();
+    let (documents, mut problems) = parse("", &shown, &bytes, Limits::default());
+    let whole = |finding: Finding| Problem { source: String::new(), file: shown.clone(), line: 1, column: 1, message: finding.message, hint: finding.hint, excerpt: String::new(), warning: false };
+    let [document] = documents.as_slice() else {
+        if problems.is_empty() {
+            problems.push(whole(Finding::new(format!("the file holds {} documents", documents.len())).hint("it holds one Config")));
+        }
+        return Err(ConfigError::Invalid(problems));
+    };
+    let mut document = document.clone();
+    // A bootstrap file needs no name.
+    if let Some(metadata) = document.value.get_mut("metadata").and_then(Value::as_object_mut) {
+        metadata.entry("name").or_insert_with(|| "bootstrap".into());
+    }
+    let (kind, checked) = check_object(&document.value);
+    let place = document.place();
+    problems.extend(checked.findings.into_iter().map(|(path, at, finding)| place.below(&path).problem(finding, at)));
+    if kind.is_some_and(|kind| kind.name != "Config") {
+        problems.push(whole(Finding::new("the file is no Config").hint("write kind: Config")));
+    }
+    if !problems.is_empty() {
+        return Err(ConfigError::Invalid(problems));
+    }
+    let spec: pb::Config = serde_json::from_value(document.value.get("spec").cloned().filter(|spec| !spec.is_null()).unwrap_or_else(|| Value::Object(serde_json::Map::new()))).map_err(|error| ConfigError::Invalid(vec![whole(Finding::new(error.to_string()))]))?;
+    let at = |key: &str, finding: Finding| ConfigError::Invalid(vec![place.key("spec").key(key).problem(finding, towpath_render::document::At::Value)]);
+    resolve(file, &spec, host_name, &at)
+}
+
+fn resolve(file: &Path, spec: &pb::Config, host_name: &str, at: &dyn Fn(&str, Finding) -> ConfigError) -> Result<Settings, ConfigError> {
+    if spec.sources.is_empty() {
+        return Err(at("sources", Finding::new("the file names no source").hint("write sources: [{name: fleet, url: …}]")));
+    }
+    let store = spec.data_store.clone().unwrap_or_default();
+    if store.r#type.as_deref() == Some("etcd") {
+        return Err(at("dataStore", Finding::new("this version knows only dataStore: {type: local}")));
+    }
+    if spec.listen.as_ref().is_some_and(|listen| listen.api.is_some() || listen.http.is_some()) {
+        return Err(at("listen", Finding::new("this version listens on its Unix socket alone").hint("leave api and http out")));
+    }
+    let folder = file.parent().unwrap_or(Path::new("."));
+    let state_dir = PathBuf::from(spec.state_dir.clone().unwrap_or_else(|| "/var/lib/towpath".into()));
+    let mut warnings = Vec::new();
+    let mut names = std::collections::BTreeSet::new();
+    let mut sources = Vec::new();
+    for written in &spec.sources {
+        let source = source(written).map_err(|finding| at("sources", finding))?;
+        if !names.insert(source.git.name.clone()) {
+            return Err(at("sources", Finding::new(format!("two sources are called {}", source.git.name))));
+        }
+        if source.git.verify.mode == git::VerifyMode::None && !source.git.transport_is_trusted() {
+            warnings.push(format!("the source {} is fetched from {} without TLS and without verify: whoever is on the way can run anything on this node", source.git.name, source.git.shown_url()));
+        }
+        sources.push(source);
+    }
+    let listen = spec.listen.clone().unwrap_or_default();
+    let reconcile = spec.reconcile.clone().unwrap_or_default();
+    let percent = |text: &str| text.trim_end_matches('%').parse().unwrap_or(10);
+    Ok(Settings {
+        node: spec.node.clone().unwrap_or_else(|| host_name.to_owned()),
+        cluster: spec.cluster.clone().unwrap_or_else(|| "default".into()),
+        root: PathBuf::from(spec.root.clone().unwrap_or_else(|| "/".into())),
+        state_dir,
+        sources,
+        socket: PathBuf::from(listen.socket.unwrap_or_else(|| "/run/towpath/api.sock".into())),
+        reconcile: Reconcile {
+            interval: time(reconcile.interval.as_deref(), Duration::from_secs(600)),
+            jitter: reconcile.jitter.as_deref().map_or(10, percent),
+            drift: reconcile.drift.as_deref().map_or(Drift::Correct, Drift::read),
+        },
+        facts_d: vec![folder.join("facts.d")],
+        warnings,
+    })
+}
+
+fn time(text: Option<&str>, otherwise: Duration) -> Duration {
+    text.and_then(|text| words::duration(text).ok()).unwrap_or(otherwise)
+}
+
+/// A source as written to as resolved; Config objects in git name further ones.
+///
+/// # Errors
+/// What is wrong with it.
+pub fn source(written: &pb::GitSource) -> Result<Source, Finding> {
+    let reference = match (&written.branch, &written.tag, &written.commit) {
+        (None, None, None) => git::Reference::Branch("main".into()),
+        (Some(branch), None, None) => git::Reference::Branch(branch.clone()),
+        (None, Some(tag), None) => git::Reference::Tag(tag.clone()),
+        (None, None, Some(commit)) => git::Reference::Commit(commit.to_ascii_lowercase()),
+        _ => return Err(Finding::new("branch, tag and commit exclude each other").hint("keep one of them")),
+    };
+    let auth = written.auth.clone().unwrap_or_default();
+    let verify = written.verify.clone().unwrap_or_default();
+    let mode = match verify.mode.as_deref() {
+        Some("head") => git::VerifyMode::Head,
+        Some("range") => git::VerifyMode::Range,
+        _ => git::VerifyMode::None,
+    };
+    if mode != git::VerifyMode::None && verify.key_files.is_empty() {
+        return Err(Finding::new("verify needs keyFiles").hint("they are the root of trust: OpenPGP keys or an allowed_signers file on the node"));
+    }
+    let path = |file: Option<String>| file.map(PathBuf::from);
+    let url = written.url.clone().unwrap_or_default();
+    if url.starts_with("http") && url.split_once("://").is_some_and(|(_, rest)| rest.split('/').next().is_some_and(|host| host.contains('@'))) {
+        return Err(Finding::new("the URL has credentials in it").hint("write them to files, and name those in auth: {usernameFile, passwordFile}"));
+    }
+    Ok(Source {
+        git: git::Options {
+            name: written.name.clone().unwrap_or_default(),
+            url,
+            reference,
+            path: written.path.clone().unwrap_or_else(|| ".".into()),
+            auth: git::Auth {
+                username_file: path(auth.username_file),
+                password_file: path(auth.password_file),
+                token_file: path(auth.token_file),
+                ssh_key_file: path(auth.ssh_key_file),
+                known_hosts_file: path(auth.known_hosts_file),
+                ca_file: path(auth.ca_file),
+                client_cert_file: path(auth.client_cert_file),
+                client_key_file: path(auth.client_key_file),
+            },
+            verify: git::VerifyOptions { mode, key_files: verify.key_files.into_iter().map(PathBuf::from).collect(), signers: verify.signers },
+            allow_rewind: written.allow_rewind.unwrap_or(false),
+            limits: git::Limits::default(),
+        },
+        interval: time(written.interval.as_deref(), Duration::from_secs(60)),
+        library: written.library.unwrap_or(false),
+        globals: written.globals.unwrap_or(false),
+    })
+}

@@ -1,0 +1,301 @@
+//! The state of a node, stepped by what happens: pure, and all that status shows of it.
+
+use std::collections::BTreeMap;
+
+use serde::{Deserialize, Serialize};
+use towpath_host::{clock::rfc3339, journal::Acceptance};
+use towpath_proto::v1alpha as pb;
+
+use super::pass::Outcome;
+
+/// What a node knows of itself.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct State {
+    /// The accepted revision.
+    pub accepted: Acceptance,
+    /// The revision that was tried last.
+    pub attempted: Option<Acceptance>,
+    /// The revision that was applied in full last.
+    pub applied: Option<Acceptance>,
+    /// What keeps the node from going on, by source or kind of trouble; none of it needs a commit.
+    pub troubles: BTreeMap<String, Trouble>,
+    /// What needs a commit, by what it concerns.
+    pub stalls: BTreeMap<String, Trouble>,
+    /// What holds changes back.
+    pub holds: BTreeMap<String, Trouble>,
+    /// Books that ask for more agreement than the data store gives.
+    pub uncoordinated: Vec<String>,
+    /// Since when the conditions are as they are.
+    since: BTreeMap<String, (String, bool, i64)>,
+    /// The wall clock when the node last looked.
+    pub looked: i64,
+}
+
+/// Why something does not go on.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Trouble {
+    /// In one word.
+    pub reason: String,
+    /// In a sentence that says what to do.
+    pub message: String,
+}
+
+impl Trouble {
+    /// A trouble.
+    pub fn new(reason: &str, message: impl Into<String>) -> Self {
+        Self { reason: reason.to_owned(), message: message.into() }
+    }
+}
+
+/// What happened.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Input {
+    /// A source could not be used, or can be again.
+    Source(String, Option<Trouble>),
+    /// A commit of a source was rejected, or its head fits again.
+    Rejected(String, Option<Trouble>),
+    /// A revision was accepted.
+    Accepted(Acceptance),
+    /// A run of the accepted revision began.
+    Began,
+    /// A pass ended.
+    Passed(Passed),
+    /// The time, by the wall clock.
+    Looked(i64),
+}
+
+/// What matters of a pass.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Passed {
+    /// The worst outcome.
+    pub worst: Outcome,
+    /// What failed.
+    pub failed: Option<String>,
+    /// The gates that are closed, by reason.
+    pub held: BTreeMap<String, String>,
+    /// A disk that did not take something.
+    pub disk: Option<Trouble>,
+    /// Whether it made way.
+    pub interrupted: bool,
+    /// Books that ask for more agreement than there is.
+    pub uncoordinated: Vec<String>,
+}
+
+/// How far a clock may go back before it is told.
+const JUMP: i64 = 5_000;
+
+/// The next state, and what the node should tell: (type, firing, trouble).
+#[must_use]
+pub fn step(mut state: State, input: Input) -> (State, Vec<(String, bool, Trouble)>) {
+    let mut told = Vec::new();
+    match input {
+        Input::Source(name, trouble) => note(&mut state.troubles, &format!("source {name}"), trouble, "source", &mut told),
+        Input::Rejected(name, trouble) => note(&mut state.stalls, &format!("source {name}"), trouble, "revision", &mut told),
+        Input::Accepted(acceptance) => {
+            state.accepted = acceptance;
+        }
+        Input::Began => state.attempted = Some(Acceptance { at: state.looked, ..state.accepted.clone() }),
+        Input::Passed(passed) => pass(&mut state, passed, &mut told),
+        Input::Looked(now) => {
+            let back = state.looked - now;
+            if back > JUMP {
+                let message = format!("the clock went back by {} s; times in status may overlap, and nothing else depends on it: check the time service (chronyc tracking, timedatectl)", back / 1000);
+                note(&mut state.troubles, "clock", Some(Trouble::new("ClockJumped", message)), "clock", &mut told);
+            }
+            state.looked = now;
+        }
+    }
+    let now = state.looked;
+    for condition in current(&state) {
+        let key = condition.r#type.clone();
+        let value = (condition.reason.clone(), condition.status);
+        let changed = state.since.get(&key).is_none_or(|(reason, status, since)| (reason.clone(), *status) != value || *since > now);
+        if changed {
+            state.since.insert(key, (value.0, value.1, now));
+        }
+    }
+    (state, told)
+}
+
+fn note(map: &mut BTreeMap<String, Trouble>, key: &str, trouble: Option<Trouble>, kind: &str, told: &mut Vec<(String, bool, Trouble)>) {
+    match trouble {
+        Some(trouble) => {
+            let known = map.insert(key.to_owned(), trouble.clone());
+            if known.is_none_or(|known| known.reason != trouble.reason) {
+                told.push((format!("{kind}.{}", lower(&trouble.reason)), true, trouble));
+            }
+        }
+        None => {
+            if let Some(over) = map.remove(key) {
+                told.push((format!("{kind}.{}", lower(&over.reason)), false, over));
+            }
+        }
+    }
+}
+
+fn lower(reason: &str) -> String {
+    let mut text = String::new();
+    for character in reason.chars() {
+        if character.is_uppercase() && !text.is_empty() {
+            text.push('-');
+        }
+        text.extend(character.to_lowercase());
+    }
+    text
+}
+
+fn pass(state: &mut State, passed: Passed, told: &mut Vec<(String, bool, Trouble)>) {
+    note(&mut state.troubles, "disk", passed.disk.clone(), "disk", told);
+    let failed = passed.failed.filter(|_| passed.disk.is_none()).map(|message| Trouble::new("TaskFailed", message));
+    note(&mut state.stalls, "tasks", failed, "task", told);
+    state.holds = passed.held.into_iter().map(|(reason, message)| (reason.clone(), Trouble { reason, message })).collect();
+    state.uncoordinated = passed.uncoordinated;
+    // A pass that came to its end shows that the new time does no harm.
+    let jumped_before = state.troubles.get("clock").is_some() && state.since.get("Reconciling").is_some_and(|(reason, _, since)| reason == "ClockJumped" && *since < state.looked);
+    if jumped_before {
+        note(&mut state.troubles, "clock", None, "clock", told);
+    }
+    if !passed.interrupted && passed.worst < Outcome::Unknown {
+        state.applied = Some(Acceptance { at: state.looked, ..state.accepted.clone() });
+    }
+}
+
+impl State {
+    /// Whether the accepted revision is applied in full.
+    pub fn is_applied(&self) -> bool {
+        self.accepted.generation > 0 && self.applied.as_ref().is_some_and(|applied| applied.generation == self.accepted.generation) && !self.stalls.contains_key("tasks") && self.holds.is_empty()
+    }
+
+    /// As status has it.
+    pub fn status(&self, node: &str, cluster: &str, task_books: Vec<pb::TaskBookStatus>) -> pb::NodeStatus {
+        let revision = |acceptance: &Acceptance| pb::AppliedRevision { generation: acceptance.generation, commits: acceptance.commits.clone(), at: rfc3339(acceptance.at) };
+        pb::NodeStatus {
+            node: node.to_owned(),
+            cluster: cluster.to_owned(),
+            generation: self.accepted.generation,
+            commits: self.accepted.commits.clone(),
+            last_attempted: self.attempted.as_ref().map(revision),
+            last_applied: self.applied.as_ref().map(revision),
+            conditions: current(self).into_iter().map(|condition| {
+                let since = self.since.get(&condition.r#type).map_or(self.looked, |(_, _, since)| *since);
+                pb::Condition { since: rfc3339(since), ..condition }
+            }).collect(),
+            task_books,
+        }
+    }
+}
+
+/// The conditions that hold, and that do not.
+fn current(state: &State) -> Vec<pb::Condition> {
+    let condition = |kind: &str, status: bool, reason: &str, message: String| pb::Condition { r#type: kind.into(), status, reason: reason.into(), message, since: String::new() };
+    let all = |troubles: &BTreeMap<String, Trouble>| troubles.values().map(|trouble| trouble.message.clone()).collect::<Vec<_>>().join("; ");
+    let applied = state.is_applied();
+    let ready = applied && state.troubles.values().all(|trouble| trouble.reason == "SourceUnreachable" || trouble.reason == "ClockJumped");
+    let ready_message = match (applied, state.accepted.generation) {
+        (true, generation) => format!("generation {generation} is applied"),
+        (false, 0) => "no revision has been accepted yet".into(),
+        (false, generation) => format!("generation {generation} is not applied in full"),
+    };
+    let mut conditions = vec![condition("Ready", ready, if ready { "Applied" } else { "NotApplied" }, ready_message)];
+    // The most telling trouble comes first: what breaks the disk also breaks the source.
+    let rank = |trouble: &&Trouble| ["DiskFull", "ReadOnly", "MirrorCorrupt", "SourceUnreachable", "ClockJumped"].iter().position(|reason| *reason == trouble.reason);
+    match state.troubles.values().min_by_key(rank) {
+        Some(trouble) => conditions.push(condition("Reconciling", true, &trouble.reason, all(&state.troubles))),
+        None if !applied && state.stalls.is_empty() && state.holds.is_empty() => conditions.push(condition("Reconciling", true, "Progressing", "the accepted revision is being applied".into())),
+        None => conditions.push(condition("Reconciling", false, "Settled", "nothing is going on".into())),
+    }
+    match state.stalls.values().next() {
+        Some(stall) => conditions.push(condition("Stalled", true, &stall.reason, all(&state.stalls))),
+        None => conditions.push(condition("Stalled", false, "None", "nothing needs a commit".into())),
+    }
+    match state.holds.values().next() {
+        Some(hold) => conditions.push(condition("Held", true, &hold.reason, all(&state.holds))),
+        None if !state.uncoordinated.is_empty() => {
+            let message = format!("{} asked for slots, waves or barriers, but dataStore is local: this node waits for no other", state.uncoordinated.join(", "));
+            conditions.push(condition("Held", false, "Uncoordinated", message));
+        }
+        None => conditions.push(condition("Held", false, "None", "nothing is held back".into())),
+    }
+    conditions
+}
+
+/// Seconds since 1970 of an RFC 3339 time that the schema has checked; far in the future where it can't be read,
+/// so that a pause is not lost.
+pub fn epoch(text: &str) -> i64 {
+    chrono::DateTime::parse_from_rfc3339(text).map_or(i64::MAX, |time| time.timestamp())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn reasons(state: &State) -> Vec<(String, bool, String)> {
+        current(state).into_iter().map(|condition| (condition.r#type, condition.status, condition.reason)).collect()
+    }
+
+    fn passed(worst: Outcome) -> Passed {
+        Passed { worst, failed: (worst == Outcome::Failed).then(|| "it failed".into()), held: BTreeMap::new(), disk: None, interrupted: false, uncoordinated: Vec::new() }
+    }
+
+    fn run(inputs: Vec<Input>) -> (State, Vec<(String, bool)>) {
+        let mut told = Vec::new();
+        let mut state = State::default();
+        for input in inputs {
+            let (next, events) = step(state, input);
+            state = next;
+            told.extend(events.into_iter().map(|(kind, firing, _)| (kind, firing)));
+        }
+        (state, told)
+    }
+
+    fn accepted(generation: u64) -> Input {
+        Input::Accepted(Acceptance { generation, commits: BTreeMap::new(), at: 0 })
+    }
+
+    #[test]
+    fn a_revision_is_applied_and_ready() {
+        let (state, _) = run(vec![Input::Looked(1), accepted(1), Input::Began]);
+        assert_eq!(reasons(&state)[1], ("Reconciling".into(), true, "Progressing".into()));
+        let (state, _) = step(state, Input::Passed(passed(Outcome::Changed)));
+        assert_eq!(reasons(&state)[0], ("Ready".into(), true, "Applied".into()));
+        assert_eq!(state.applied.unwrap().generation, 1);
+    }
+
+    #[test]
+    fn a_failed_task_stalls_until_it_succeeds() {
+        let (state, told) = run(vec![accepted(1), Input::Began, Input::Passed(passed(Outcome::Failed))]);
+        assert_eq!(reasons(&state)[2], ("Stalled".into(), true, "TaskFailed".into()));
+        assert!(state.applied.is_none());
+        assert_eq!(told, [("task.task-failed".to_owned(), true)]);
+        let (state, told) = step(state, Input::Passed(passed(Outcome::Unchanged)));
+        assert!(state.is_applied());
+        assert!(!told[0].1);
+    }
+
+    #[test]
+    fn an_unreachable_source_leaves_the_node_ready() {
+        let trouble = Trouble::new("SourceUnreachable", "gone");
+        let (state, _) = run(vec![accepted(1), Input::Passed(passed(Outcome::Unchanged)), Input::Source("fleet".into(), Some(trouble))]);
+        assert_eq!(reasons(&state)[..2], [("Ready".into(), true, "Applied".into()), ("Reconciling".into(), true, "SourceUnreachable".into())]);
+    }
+
+    #[test]
+    fn a_clock_that_goes_back_is_told_and_forgotten() {
+        let (state, told) = run(vec![Input::Looked(1_000_000), accepted(1), Input::Looked(900_000)]);
+        assert_eq!(reasons(&state)[1].2, "ClockJumped");
+        assert_eq!(told, [("clock.clock-jumped".to_owned(), true)]);
+        let (state, _) = run_on(state, vec![Input::Passed(passed(Outcome::Unchanged)), Input::Looked(901_000), Input::Passed(passed(Outcome::Unchanged))]);
+        assert_eq!(reasons(&state)[1].2, "Settled");
+    }
+
+    fn run_on(mut state: State, inputs: Vec<Input>) -> (State, usize) {
+        let mut count = 0;
+        for input in inputs {
+            let (next, told) = step(state, input);
+            state = next;
+            count += told.len();
+        }
+        (state, count)
+    }
+}

@@ -1,0 +1,337 @@
+//! What others may see of a running node: its status, a plan, views of its revision.
+
+use std::{
+    collections::BTreeMap,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+};
+
+use serde_json::{Value, json};
+use towpath_host::{facts, journal::RunRecord, process::Cancel};
+use towpath_proto::v1alpha as pb;
+use towpath_render::{
+    objects::task::Drift,
+    rendering::{Inputs, Rendered, Renderer},
+    view::{NodeView, Winner},
+};
+
+use super::{
+    conditions::State,
+    pass::{self, ComputedCache, Machine, Outcome, Pass},
+    revision::Revision,
+};
+use crate::report::Events;
+
+/// What a node shows of itself.
+#[derive(Debug, Clone)]
+pub struct Handle {
+    shared: Arc<Shared>,
+}
+
+#[derive(Debug)]
+struct Shared {
+    node: String,
+    cluster: String,
+    machine: Arc<Machine>,
+    facts: facts::Options,
+    drift: Drift,
+    events: Events,
+    view: Mutex<View>,
+}
+
+#[derive(Debug, Default)]
+struct View {
+    state: State,
+    revision: Option<Arc<Revision>>,
+    books: Vec<pb::TaskBookStatus>,
+}
+
+/// A question that can't be answered.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{0}")]
+pub struct NoAnswer(pub String);
+
+impl Handle {
+    /// A handle of a node that has no revision yet.
+    pub fn new(node: String, cluster: String, machine: Arc<Machine>, facts: facts::Options, drift: Drift, events: Events) -> Self {
+        Self { shared: Arc::new(Shared { node, cluster, machine, facts, drift, events, view: Mutex::default() }) }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, View> {
+        self.shared.view.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(super) fn set_state(&self, state: &State) {
+        self.lock().state = state.clone();
+    }
+
+    pub(super) fn set_revision(&self, revision: Option<Arc<Revision>>) {
+        self.lock().revision = revision;
+    }
+
+    pub(super) fn set_books(&self, books: Vec<pb::TaskBookStatus>) {
+        self.lock().books = books;
+    }
+
+    /// The events that are kept.
+    pub fn events(&self) -> &Events {
+        &self.shared.events
+    }
+
+    /// The status of the node.
+    pub fn status(&self) -> pb::NodeStatus {
+        let view = self.lock();
+        view.state.status(&self.shared.node, &self.shared.cluster, view.books.clone())
+    }
+
+    /// The runs that are remembered, newest first.
+    pub fn runs(&self) -> Vec<pb::RunSummary> {
+        let records: Vec<(String, RunRecord)> = self.shared.machine.journal.as_ref().and_then(|journal| journal.scan("run/").ok()).unwrap_or_default();
+        let mut runs: Vec<pb::RunSummary> = records
+            .into_iter()
+            .map(|(_, run)| pb::RunSummary {
+                run: run.run,
+                namespace: run.namespace,
+                name: run.name,
+                cause: "commit".into(),
+                generation: run.generation,
+                node: self.shared.node.clone(),
+                started: towpath_host::clock::rfc3339(run.started),
+                took: run.took,
+                outcome: run.outcome,
+                tasks: serde_json::from_value(run.tasks).unwrap_or_default(),
+            })
+            .collect();
+        runs.sort_by(|a, b| (&b.started, &b.run).cmp(&(&a.started, &a.run)));
+        runs
+    }
+
+    /// The objects of the accepted revision.
+    pub fn objects(&self) -> Vec<pb::ObjectSummary> {
+        let Some(revision) = self.lock().revision.clone() else { return Vec::new() };
+        let objects = revision.set.objects.values().map(|object| pb::ObjectSummary {
+            kind: object.key.kind.to_owned(),
+            namespace: (!object.key.namespace.is_empty()).then(|| object.key.namespace.clone()),
+            name: object.key.name.clone(),
+            uuid: Some(uuid(&self.shared.cluster, object.key.kind, &object.key.namespace, &object.key.name)),
+            source: object.place.source().to_owned(),
+            file: object.place.file().to_owned(),
+            line: u32::try_from(object.place.position().0).unwrap_or(0),
+            labels: object.labels.clone(),
+            status: "accepted".into(),
+        });
+        objects.collect()
+    }
+
+    /// The nodes that git names, and this one.
+    pub fn nodes(&self) -> Vec<pb::NodeSummary> {
+        let (state, revision) = {
+            let view = self.lock();
+            (view.state.clone(), view.revision.clone())
+        };
+        let own = |name: &str, labels: BTreeMap<String, String>, address: Option<String>| {
+            let mine = name == self.shared.node;
+            pb::NodeSummary {
+                name: name.to_owned(),
+                labels,
+                liveness: if mine { "alive".into() } else { "unknown".into() },
+                generation: mine.then_some(state.applied.as_ref().map_or(0, |applied| applied.generation)),
+                ready: mine.then(|| state.is_applied()),
+                address,
+                version: mine.then(|| env!("CARGO_PKG_VERSION").to_owned()),
+            }
+        };
+        let mut nodes: Vec<pb::NodeSummary> = revision.iter().flat_map(|revision| &revision.set.nodes).map(|(name, node)| own(name, node.labels.clone(), node.address.clone())).collect();
+        if !nodes.iter().any(|node| node.name == self.shared.node) {
+            nodes.push(own(&self.shared.node, BTreeMap::new(), None));
+        }
+        nodes.sort_by(|a, b| a.name.cmp(&b.name));
+        nodes
+    }
+
+    fn revision(&self) -> Result<Arc<Revision>, NoAnswer> {
+        self.lock().revision.clone().ok_or_else(|| NoAnswer("no revision has been accepted yet; `towpath status` says why".into()))
+    }
+
+    /// What would change on the node.
+    ///
+    /// # Errors
+    /// When there is no revision.
+    pub fn plan(&self) -> Result<pb::PlanReply, NoAnswer> {
+        self.plan_of(&*self.revision()?)
+    }
+
+    /// What a revision would change on the node.
+    ///
+    /// # Errors
+    /// None so far; kept for plans that need an answer from others.
+    pub fn plan_of(&self, revision: &Revision) -> Result<pb::PlanReply, NoAnswer> {
+        let cancel = Cancel::default();
+        let mut pass = Pass {
+            machine: &self.shared.machine,
+            set: &revision.set,
+            view: &revision.view,
+            inputs: self.inputs(revision),
+            generation: revision.generation,
+            plan: true,
+            fresh: true,
+            drift: revision.drift(self.shared.drift),
+            suspended: Vec::new(),
+            cancel: &cancel,
+            make_way: &|| false,
+        };
+        let outcome = pass::run(&mut pass, &mut ComputedCache::default());
+        let mut tasks = Vec::new();
+        for book in outcome.books {
+            let id = format!("{}/{}", book.namespace, book.name);
+            for gate in &book.held {
+                tasks.push(pb::PlannedTask { task_book: id.clone(), name: String::new(), module: String::new(), action: "unknown".into(), diff: Some(format!("held: {gate}")) });
+            }
+            if book.uncoordinated {
+                tasks.push(pb::PlannedTask { task_book: id.clone(), name: String::new(), module: String::new(), action: "none".into(), diff: Some("uncoordinated: dataStore is local, so this node waits for no other".into()) });
+            }
+            tasks.extend(book.tasks.into_iter().map(|task| pb::PlannedTask {
+                task_book: id.clone(),
+                action: if task.outcome == Outcome::Failed { "unknown".into() } else { task.action.to_owned() },
+                diff: task.diff.or_else(|| if task.module == "debug" || matches!(task.outcome, Outcome::Failed | Outcome::Unknown | Outcome::Held) { task.message.clone() } else { None }),
+                name: task.name,
+                module: task.module,
+            }));
+        }
+        Ok(pb::PlanReply { generation: revision.generation, tasks })
+    }
+
+    fn inputs(&self, revision: &Revision) -> Inputs {
+        let facts = self.facts();
+        let nodes = pass::known_nodes(&revision.set, &revision.view, &facts, &revision.shared_facts());
+        Inputs { facts, nodes: Arc::new(nodes), computed: BTreeMap::new(), event: None }
+    }
+
+    /// The facts of the host.
+    pub fn facts(&self) -> Value {
+        let (facts, problems) = super::facts::facts(&self.shared.facts);
+        for problem in problems {
+            tracing::warn!(file = problem.file, "a fact can't be read: {}", problem.message);
+        }
+        facts
+    }
+
+    /// A view of the accepted revision: rendered tasks, variables or facts.
+    ///
+    /// # Errors
+    /// When there is no such view, subject or revision.
+    pub fn view(&self, view: &str, subject: &str, explain: bool) -> Result<Value, NoAnswer> {
+        match view {
+            "facts" => Ok(self.facts()),
+            "render" => self.render(&*self.revision()?, subject),
+            "vars" => self.vars(&*self.revision()?, subject, explain),
+            other => Err(NoAnswer(format!("there is no view {other:?}"))),
+        }
+    }
+
+    /// The tasks of a book as this node renders them.
+    ///
+    /// # Errors
+    /// When the book is not for this node, or can't be rendered.
+    pub fn render(&self, revision: &Revision, subject: &str) -> Result<Value, NoAnswer> {
+        let matches = |id: &str, name: &str| id == subject || name == subject;
+        let found: Vec<_> = revision.set.books.values().filter(|book| matches(&book.id(), &book.name)).collect();
+        let book = match found.as_slice() {
+            [one] => *one,
+            [] => return Err(NoAnswer(format!("there is no TaskBook {subject:?}; there are: {}", revision.set.books.keys().cloned().collect::<Vec<_>>().join(", ")))),
+            _ => return Err(NoAnswer(format!("several namespaces have a TaskBook {subject:?}: write NAMESPACE/NAME"))),
+        };
+        let renderer = Renderer::new(&revision.set, &revision.view, book, &self.inputs(revision)).map_err(|error| NoAnswer(error.to_string()))?;
+        let mut tasks = Vec::new();
+        for task in &book.tasks {
+            let items = match renderer.items(task) {
+                Ok(Rendered::Ready(Some(items))) => items.into_iter().map(Some).collect(),
+                Ok(Rendered::Ready(None)) => vec![None],
+                Ok(Rendered::Wants(wants)) => {
+                    tasks.push(json!({ "name": task.id, "unknown": wants.iter().map(ToString::to_string).collect::<Vec<_>>() }));
+                    continue;
+                }
+                Err(error) => return Err(NoAnswer(error.to_string())),
+            };
+            for item in items {
+                tasks.push(rendered(&renderer, task, item.as_ref())?);
+            }
+        }
+        Ok(json!({ "namespace": book.namespace, "name": book.name, "generation": revision.generation, "tasks": tasks }))
+    }
+
+    /// The variables of a node and where they come from.
+    ///
+    /// # Errors
+    /// When a namespace is not known.
+    pub fn vars(&self, revision: &Revision, node: &str, explain: bool) -> Result<Value, NoAnswer> {
+        let name = if node.is_empty() { self.shared.node.as_str() } else { node };
+        Ok(variables(revision, name, explain))
+    }
+}
+
+fn rendered(renderer: &Renderer, task: &towpath_render::objects::task::Task, item: Option<&towpath_render::rendering::Item>) -> Result<Value, NoAnswer> {
+    let mut value = json!({ "name": task.id, "item": item.map(|item| item.value.clone()) });
+    let Some(map) = value.as_object_mut() else { return Ok(value) };
+    let unknown = |wants: Vec<towpath_render::template::Want>| json!(wants.iter().map(ToString::to_string).collect::<Vec<_>>());
+    match renderer.condition(task, item).map_err(|error| NoAnswer(error.to_string()))? {
+        Rendered::Ready(true) => {}
+        Rendered::Ready(false) => {
+            map.insert("skipped".into(), true.into());
+            return Ok(value);
+        }
+        Rendered::Wants(wants) => {
+            map.insert("unknown".into(), unknown(wants));
+            return Ok(value);
+        }
+    }
+    match renderer.params(task, item).map_err(|error| NoAnswer(error.to_string()))? {
+        Rendered::Ready(params) => {
+            let module = task.module.as_ref().map_or("sync", |module| module.name);
+            map.insert(module.into(), params);
+        }
+        Rendered::Wants(wants) => {
+            map.insert("unknown".into(), unknown(wants));
+        }
+    }
+    Ok(value)
+}
+
+/// The variables of a node, by namespace where there are several.
+fn variables(revision: &Revision, node: &str, explain: bool) -> Value {
+    let view = NodeView::new(&revision.set, node);
+    let namespaces: Vec<&String> = revision.set.namespaces.keys().collect();
+    let single = namespaces.len() == 1;
+    let mut all = serde_json::Map::new();
+    for namespace in namespaces {
+        for (name, candidates) in view.variables(&revision.set, namespace) {
+            let shown = |candidate: &towpath_render::view::Candidate| {
+                let value = match &candidate.value {
+                    Winner::Static(value) => value.clone(),
+                    Winner::Computed(computed) => json!({ "computed": computed.expression.clone().unwrap_or_else(|| computed.value.clone()) }),
+                };
+                let from = json!({ "level": candidate.level.name(), "object": candidate.object, "file": candidate.place.file(), "line": candidate.place.position().0, "priority": candidate.priority });
+                (value, from)
+            };
+            let Some((first, rest)) = candidates.split_first() else { continue };
+            let (value, from) = shown(first);
+            let lost: Vec<Value> = if explain {
+                rest.iter().map(|candidate| { let (value, from) = shown(candidate); json!({ "value": value, "from": from, "why": why_lost(first, candidate) }) }).collect()
+            } else {
+                Vec::new()
+            };
+            let name = if single { name } else { format!("{namespace}/{name}") };
+            all.insert(name, json!({ "value": value, "from": from, "lost": lost }));
+        }
+    }
+    Value::Object(all)
+}
+
+fn why_lost(won: &towpath_render::view::Candidate, lost: &towpath_render::view::Candidate) -> String {
+    if won.level == lost.level { format!("priority {} is lower than {}", lost.priority, won.priority) } else { format!("{} is below {}", lost.level.name(), won.level.name()) }
+}
+
+/// The identity of an object: stable for its life. A birth is not recorded yet, so it is that of the first revision.
+fn uuid(cluster: &str, kind: &str, namespace: &str, name: &str) -> String {
+    let text = format!("{cluster}/{kind}/{namespace}/{name}");
+    ::uuid::Uuid::new_v5(&::uuid::Uuid::NAMESPACE_URL, text.as_bytes()).to_string()
+}

@@ -1,0 +1,22 @@
+//! From sources to a machine that is as they say: the loop of a node, its state, and what it shows of itself.
+
+pub mod conditions;
+mod facts;
+mod handle;
+mod node;
+pub mod pass;
+mod queue;
+mod revision;
+mod sources;
+mod trees;
+
+pub use handle::Handle;
+pub use node::{Ended, Node, NodeError, Options};
+pub use queue::Queue;
+pub use revision::Revision;
+pub use trees::FolderTree;
+
+/// The facts of the host, with own facts from some folders.
+pub fn host_facts(facts_d: Vec<std::path::PathBuf>) -> (serde_json::Value, Vec<towpath_host::facts::CustomProblem>) {
+    facts::facts(&towpath_host::facts::Options { facts_d, ..towpath_host::facts::Options::default() })
+}

@@ -1,0 +1,644 @@
+//! The loop of one node: what wakes it, what it does then, and what it remembers.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    path::PathBuf,
+    sync::{Arc, Mutex, PoisonError},
+    thread,
+    time::{Duration, Instant},
+};
+
+use thiserror::Error;
+use towpath_coordination::{
+    Accepted, Candidate, Store,
+    accept::{self, AcceptError, Attempt, SCHEMA},
+};
+use towpath_host::{
+    Clock, Look, facts,
+    journal::{Acceptance, Changes, Journal, JournalError, RunRecord},
+    lock::{LockError, StateDir},
+    process::Cancel,
+    watch::FileWatch,
+};
+use towpath_proto::v1alpha as pb;
+use towpath_render::rendering::Inputs;
+
+use super::{
+    Handle, Queue,
+    conditions::{self, Input, Passed, State, Trouble},
+    pass::{self, ComputedCache, Machine, Outcome, Pass, PassOutcome},
+    revision::Revision,
+    sources::{Looked, Sources},
+};
+use crate::{
+    config::{Settings, Source},
+    report::{Events, Told},
+};
+
+/// How many runs are remembered.
+const RUNS: usize = 200;
+
+/// What a node is made from.
+#[derive(Debug)]
+pub struct Options {
+    /// The bootstrap file.
+    pub settings: Settings,
+    /// Where nodes agree.
+    pub store: Arc<dyn Store>,
+    /// The clocks.
+    pub clock: Arc<dyn Clock>,
+}
+
+/// A node that can't be started.
+#[derive(Debug, Error)]
+pub enum NodeError {
+    /// Its state directory can't be taken.
+    #[error(transparent)]
+    Lock(#[from] LockError),
+    /// Its journal can't be used.
+    #[error("the node can't be started")]
+    Journal(#[from] JournalError),
+    /// Its root can't be opened.
+    #[error("the root {root} can't be opened", root = .root.display())]
+    Root {
+        /// The root.
+        root: PathBuf,
+        /// Why.
+        source: std::io::Error,
+    },
+}
+
+/// One node.
+#[derive(Debug)]
+pub struct Node {
+    settings: Settings,
+    store: Arc<dyn Store>,
+    clock: Arc<dyn Clock>,
+    machine: Arc<Machine>,
+    journal: Arc<Journal>,
+    sources: Sources,
+    state: State,
+    revision: Option<Arc<Revision>>,
+    rejected: BTreeSet<BTreeMap<String, String>>,
+    computed: ComputedCache,
+    handle: Handle,
+    queue: Queue,
+    cancel: Cancel,
+    /// The versions of managed files as the node left them: other ones are somebody else's.
+    versions: Arc<Mutex<BTreeMap<PathBuf, Option<(u64, u64, i64, i64)>>>>,
+    polled: Arc<Mutex<Polled>>,
+    _state_dir: StateDir,
+}
+
+/// What the poller compares with.
+#[derive(Debug, Default)]
+struct Polled {
+    sources: Vec<Source>,
+    heads: BTreeMap<String, String>,
+}
+
+/// How a run of the whole agent ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Ended {
+    /// Everything is as it should be.
+    Done,
+    /// A source could not be asked; the last good revision was applied.
+    Unreachable,
+    /// A commit was rejected; the last good revision was applied.
+    Rejected,
+    /// Tasks failed.
+    Failed,
+    /// Something is held.
+    Held,
+}
+
+impl Node {
+    /// Takes the state directory and remembers what was before.
+    ///
+    /// # Errors
+    /// When the state directory, the journal or the root can't be used.
+    pub fn open(options: Options) -> Result<Self, NodeError> {
+        let Options { settings, store, clock } = options;
+        let state_dir = StateDir::take(&settings.state_dir, &settings.node)?;
+        let (journal, damaged) = Journal::open(state_dir.path())?;
+        let journal = Arc::new(journal);
+        let digest_key = journal.digest_key()?;
+        std::fs::create_dir_all(&settings.root).map_err(|source| NodeError::Root { root: settings.root.clone(), source })?;
+        let look = Look::at(&settings.root).map_err(|source| NodeError::Root { root: settings.root.clone(), source })?;
+        let machine = Arc::new(Machine::new(settings.node.clone(), look, Some(Arc::clone(&journal)), Arc::clone(&clock), digest_key));
+        let events = Events::new(settings.node.clone(), Some(Arc::clone(&journal)));
+        let facts = facts::Options { facts_d: settings.facts_d.clone(), ..facts::Options::default() };
+        let handle = Handle::new(settings.node.clone(), settings.cluster.clone(), Arc::clone(&machine), facts, settings.reconcile.drift, events);
+        let state: State = journal.get("state")?.unwrap_or_default();
+        let books: Vec<pb::TaskBookStatus> = journal.get("books")?.unwrap_or_default();
+        handle.set_state(&state);
+        handle.set_books(books);
+        let sources = Sources::new(settings.state_dir.join("mirrors"), settings.sources.clone());
+        let rejected = journal.get("rejected")?.unwrap_or_default();
+        let node = Self {
+            sources, state, rejected, handle, machine, journal, store, clock, settings,
+            revision: None,
+            computed: ComputedCache::default(),
+            queue: Queue::default(),
+            cancel: Cancel::default(),
+            versions: Arc::default(),
+            polled: Arc::default(),
+            _state_dir: state_dir,
+        };
+        if let Some(aside) = damaged {
+            tracing::error!(kept = %aside.display(), "the journal could not be read, and a new one was begun");
+            node.tell("journal.damaged", Some(true), "JournalDamaged", format!("the journal could not be read and is kept as {}; what was pending is forgotten", aside.display()));
+        }
+        if let Some(intent) = pass::recover(&node.machine)?
+            && intent.phase != towpath_host::journal::Phase::Idle
+        {
+            tracing::warn!(book = intent.book, phase = ?intent.phase, "the agent was cut off, and goes on");
+        }
+        Ok(node)
+    }
+
+    /// What others may see of the node.
+    pub fn handle(&self) -> Handle {
+        self.handle.clone()
+    }
+
+    /// The slot through which others poke the node.
+    pub fn queue(&self) -> Queue {
+        self.queue.clone()
+    }
+
+    /// Asks running commands to stop.
+    pub fn cancel(&self) -> Cancel {
+        self.cancel.clone()
+    }
+
+    fn tell(&self, kind: &str, firing: Option<bool>, reason: &str, message: impl Into<String>) {
+        let told = Told { kind: kind.to_owned(), firing, reason: Some(reason.to_owned()), message: message.into(), ..Told::default() };
+        if let Err(error) = self.handle.events().tell(self.clock.wall(), told) {
+            tracing::warn!(%error, "an event can't be kept");
+        }
+    }
+
+    /// Steps the state, tells what is to be told, and shows it.
+    fn step(&mut self, input: Input) {
+        let (state, told) = conditions::step(std::mem::take(&mut self.state), input);
+        self.state = state;
+        for (kind, firing, trouble) in told {
+            if firing {
+                tracing::warn!(reason = trouble.reason, "{}", trouble.message);
+            } else {
+                tracing::info!(reason = trouble.reason, "over: {}", trouble.message);
+            }
+            self.tell(&kind, Some(firing), &trouble.reason, trouble.message);
+        }
+        self.handle.set_state(&self.state);
+    }
+
+    fn save(&mut self, mut changes: Changes) {
+        changes.put("state", &self.state);
+        if let Err(error) = self.journal.commit(changes) {
+            let reason = match error {
+                JournalError::ReadOnly { .. } => "ReadOnly",
+                _ => "DiskFull",
+            };
+            let message = format!("{error}; make room below the state directory, and the agent goes on by itself");
+            self.step(Input::Source("journal".into(), Some(Trouble::new(reason, message))));
+        } else if self.state.troubles.contains_key("source journal") {
+            self.step(Input::Source("journal".into(), None));
+        }
+    }
+
+    /// Looks at the sources, and accepts what is new and good. Says whether the sources could be asked and followed.
+    pub fn advance(&mut self) -> Ended {
+        let now = self.clock.wall();
+        self.step(Input::Looked(now));
+        let accepted = self.accepted();
+        let looked = self.sources.look(&self.journal, &accepted.commits, &self.rejected, u64::try_from(now / 1000).unwrap_or(0));
+        for input in looked.inputs.clone() {
+            self.step(input);
+        }
+        for problem in &looked.problems {
+            tracing::error!("{problem}");
+        }
+        let ended = match (looked.rejected, looked.unreachable) {
+            (true, _) => Ended::Rejected,
+            (false, true) => Ended::Unreachable,
+            (false, false) => Ended::Done,
+        };
+        self.remember_heads(&looked);
+        match looked.set.clone() {
+            Some(set) => self.accept(&accepted, looked, set),
+            None => self.fall_back(&accepted),
+        }
+        self.save(Changes::default());
+        ended
+    }
+
+    fn accepted(&self) -> Accepted {
+        self.journal.get("accepted").ok().flatten().unwrap_or_default()
+    }
+
+    fn remember_heads(&mut self, looked: &Looked) {
+        let mut polled = self.polled.lock().unwrap_or_else(PoisonError::into_inner);
+        polled.sources.clone_from(&looked.sources);
+    }
+
+    fn accept(&mut self, disk: &Accepted, looked: Looked, set: Arc<towpath_render::objects::ObjectSet>) {
+        let candidate = Candidate { commits: looked.commits.clone(), schema: SCHEMA };
+        let origin = self.settings.sources.first().map(|source| format!("{} {} {:?}", self.settings.cluster, source.git.url, source.git.reference)).unwrap_or_default();
+        let known = self.revision.as_ref().is_some_and(|revision| revision.commits == looked.commits);
+        let mut attempt = accept::attempt(self.store.as_ref(), disk, &candidate, &origin);
+        if matches!(attempt, Err(AcceptError::OtherOrigin { .. })) && disk.origin.is_empty() {
+            // A store of this process alone is begun anew with the bootstrap file.
+            attempt = accept::attempt(self.store.as_ref(), disk, &candidate, &origin);
+        }
+        let accepted = match attempt {
+            Ok(Attempt::Accepted(accepted)) => accepted,
+            Ok(Attempt::Lost(won)) => {
+                self.queue.poke(|wake| wake.moved = true);
+                tracing::info!(generation = won.generation, "another node was first; its revision is followed");
+                return;
+            }
+            Err(error) => {
+                self.step(Input::Source("store".into(), Some(Trouble::new("StoreUnreachable", error.to_string()))));
+                return;
+            }
+        };
+        if accepted.generation != self.state.accepted.generation || self.state.accepted.commits != accepted.commits {
+            tracing::info!(generation = accepted.generation, commits = ?accepted.commits, "accepted");
+            self.step(Input::Accepted(Acceptance { generation: accepted.generation, commits: accepted.commits.clone(), at: self.state.looked }));
+            self.tell("revision.accepted", None, "Accepted", format!("generation {} was accepted: {}", accepted.generation, shown(&accepted.commits)));
+        }
+        if accepted != *disk || !known {
+            let mut changes = Changes::default();
+            changes.put("accepted", &accepted);
+            self.sources.remember(&looked, &accepted.commits, &mut changes);
+            self.save(changes);
+        }
+        if !known || self.revision.as_ref().is_some_and(|revision| revision.generation != accepted.generation) {
+            let revision = Arc::new(Revision::new(accepted.generation, accepted.commits, set, &self.settings.node));
+            self.show(Some(revision));
+        }
+    }
+
+    fn show(&mut self, revision: Option<Arc<Revision>>) {
+        self.handle.set_revision(revision.clone());
+        self.revision = revision;
+    }
+
+    /// Without anything new, the last good revision goes on, from the mirrors.
+    fn fall_back(&mut self, accepted: &Accepted) {
+        if self.revision.is_some() || accepted.generation == 0 {
+            return;
+        }
+        match self.sources.load_accepted(&accepted.commits) {
+            Ok(looked) => {
+                if let Some(set) = looked.set {
+                    let revision = Revision::new(accepted.generation, accepted.commits.clone(), set, &self.settings.node);
+                    self.show(Some(Arc::new(revision)));
+                }
+            }
+            Err(error) => tracing::error!(%error, "the last good revision can't be read from the mirror"),
+        }
+    }
+
+    /// Loads the last good revision without asking anybody.
+    pub fn load_last_good(&mut self) {
+        let accepted = self.accepted();
+        self.fall_back(&accepted);
+    }
+
+    /// Runs the books of the accepted revision.
+    pub fn pass(&mut self) -> Option<Outcome> {
+        let revision = self.revision.clone()?;
+        self.step(Input::Looked(self.clock.wall()));
+        let fresh = self.state.applied.as_ref().is_none_or(|applied| applied.generation != revision.generation) || !self.state.is_applied();
+        if fresh && self.state.attempted.as_ref().is_none_or(|attempted| attempted.generation != revision.generation) {
+            self.step(Input::Began);
+            let mut changes = Changes::default();
+            changes.put("intent", &towpath_host::journal::Intent { phase: towpath_host::journal::Phase::Render, book: String::new(), paths: Vec::new() });
+            self.save(changes);
+        }
+        let outcome = self.run_pass(&revision, fresh);
+        self.remember_versions(&outcome);
+        self.report(&revision, &outcome, fresh);
+        Some(outcome.worst())
+    }
+
+    fn run_pass(&mut self, revision: &Revision, fresh: bool) -> PassOutcome {
+        let facts = self.handle.facts();
+        let nodes = pass::known_nodes(&revision.set, &revision.view, &facts, &revision.shared_facts());
+        let queue = self.queue.clone();
+        let cancel = self.cancel.clone();
+        let mut pass = Pass {
+            machine: &self.machine,
+            set: &revision.set,
+            view: &revision.view,
+            inputs: Inputs { facts, nodes: Arc::new(nodes), computed: BTreeMap::new(), event: None },
+            generation: revision.generation,
+            plan: false,
+            fresh,
+            drift: revision.drift(self.settings.reconcile.drift),
+            suspended: revision.suspended(),
+            cancel: &cancel,
+            make_way: &move || queue.wants_way(),
+        };
+        pass::run(&mut pass, &mut self.computed)
+    }
+
+    fn report(&mut self, revision: &Revision, outcome: &PassOutcome, fresh: bool) {
+        let failed: Vec<String> = outcome.books.iter().flat_map(|book| {
+            book.tasks.iter().filter(|task| task.outcome == Outcome::Failed).map(move |task| format!("{}/{}/{}: {}", book.namespace, book.name, task.name, task.message.clone().unwrap_or_default()))
+        }).collect();
+        let mut held = BTreeMap::new();
+        for book in &outcome.books {
+            for gate in &book.held {
+                held.insert(gate.reason.to_owned(), format!("{}/{}: {}", book.namespace, book.name, gate.opens));
+            }
+            for task in book.tasks.iter().filter(|task| task.outcome == Outcome::Held) {
+                let reason = if task.module == "prune" { "Budget" } else { "Dependency" };
+                held.insert(reason.into(), format!("{}/{}/{}: {}", book.namespace, book.name, task.name, task.message.clone().unwrap_or_default()));
+            }
+        }
+        let disk = outcome.disk.as_ref().map(|(disk, message)| {
+            let reason = match disk {
+                towpath_modules::Disk::Full => "DiskFull",
+                towpath_modules::Disk::ReadOnly => "ReadOnly",
+            };
+            Trouble::new(reason, message.clone())
+        });
+        let uncoordinated = outcome.books.iter().filter(|book| book.uncoordinated).map(|book| format!("{}/{}", book.namespace, book.name)).collect();
+        let failed_text = (!failed.is_empty()).then(|| format!("{}; correct it in git, or on the node", failed.join("; ")));
+        self.step(Input::Passed(Passed { worst: outcome.worst(), failed: failed_text, held, disk, interrupted: outcome.interrupted, uncoordinated }));
+        let books: Vec<pb::TaskBookStatus> = outcome.books.iter().map(pass::BookOutcome::status).collect();
+        let mut changes = Changes::default();
+        for book in &outcome.books {
+            self.report_book(revision, book, fresh, &mut changes);
+        }
+        if fresh || outcome.worst() > Outcome::Unchanged || !changes.is_empty() {
+            changes.put("books", &books);
+        }
+        self.handle.set_books(books);
+        if !changes.is_empty() || fresh {
+            changes.put("intent", &towpath_host::journal::Intent { phase: towpath_host::journal::Phase::Idle, book: String::new(), paths: Vec::new() });
+            self.save(changes);
+        }
+        self.announce(outcome);
+    }
+
+    fn report_book(&self, revision: &Revision, book: &pass::BookOutcome, fresh: bool, changes: &mut Changes) {
+        if !fresh && book.worst() <= Outcome::Unchanged {
+            return;
+        }
+        let id = format!("{}/{}", book.namespace, book.name);
+        let tasks: Vec<pb::TaskStatus> = book.tasks.iter().map(pass::TaskOutcome::status).collect();
+        let record = RunRecord {
+            run: format!("{id}@{}", revision.generation),
+            namespace: book.namespace.clone(),
+            name: book.name.clone(),
+            generation: revision.generation,
+            started: book.started,
+            took: towpath_host::clock::seconds(book.took),
+            outcome: book.worst().word().to_owned(),
+            tasks: serde_json::to_value(tasks).unwrap_or_default(),
+        };
+        changes.put(format!("run/{:020}/{id}", book.started), &record);
+        let known: Vec<(String, serde_json::Value)> = self.journal.scan("run/").unwrap_or_default();
+        for (key, _) in known.iter().take(known.len().saturating_sub(RUNS)) {
+            changes.delete(format!("run/{key}"));
+        }
+    }
+
+    /// Logs and tells what came of tasks.
+    fn announce(&self, outcome: &PassOutcome) {
+        for book in &outcome.books {
+            for task in &book.tasks {
+                let name = format!("{}/{}/{}", book.namespace, book.name, task.name);
+                let message = task.message.clone().unwrap_or_default();
+                match task.outcome {
+                    Outcome::Failed => {
+                        tracing::error!(task = name, "{message}");
+                        self.told(book, task, "task.failed");
+                    }
+                    Outcome::Changed if task.drift => {
+                        tracing::warn!(task = name, "drift was put right");
+                        self.told(book, task, "drift.corrected");
+                    }
+                    Outcome::Changed => tracing::info!(task = name, "changed"),
+                    _ if task.module == "debug" && !message.is_empty() => tracing::info!(task = name, "{message}"),
+                    _ => {}
+                }
+            }
+        }
+    }
+
+    fn told(&self, book: &pass::BookOutcome, task: &pass::TaskOutcome, kind: &str) {
+        let told = Told {
+            namespace: book.namespace.clone(),
+            kind: kind.to_owned(),
+            firing: None,
+            reason: None,
+            object: Some(format!("TaskBook/{}/{}", book.namespace, book.name)),
+            message: format!("{}: {}", task.name, task.message.clone().unwrap_or_default()),
+        };
+        if let Err(error) = self.handle.events().tell(self.clock.wall(), told) {
+            tracing::warn!(%error, "an event can't be kept");
+        }
+    }
+
+    fn version(&self, path: &std::path::Path) -> Option<(u64, u64, i64, i64)> {
+        let relative = path.strip_prefix(self.machine.look.root()).ok()?;
+        self.machine.look.meta(&format!("/{}", relative.display())).ok().flatten().map(|meta| meta.version)
+    }
+
+    fn remember_versions(&self, outcome: &PassOutcome) {
+        let versions = outcome.watched.iter().map(|path| (path.clone(), self.version(path))).collect();
+        *self.versions.lock().unwrap_or_else(PoisonError::into_inner) = versions;
+    }
+
+    /// Whether any of these paths is managed and is not as the node left it.
+    fn touched(&self, paths: &BTreeSet<PathBuf>) -> bool {
+        let versions = self.versions.lock().unwrap_or_else(PoisonError::into_inner);
+        paths.iter().any(|path| versions.get(path).is_some_and(|known| *known != self.version(path)))
+    }
+
+    /// One look, one pass, one report.
+    pub fn once(&mut self) -> Ended {
+        let looked = self.advance();
+        let Some(mut worst) = self.pass() else {
+            return if looked == Ended::Done { Ended::Rejected } else { looked };
+        };
+        if self.queue.wants_way() && !self.queue.stops() {
+            self.queue.take(Duration::ZERO);
+            worst = self.pass().unwrap_or(worst);
+        }
+        match (worst, looked) {
+            (Outcome::Failed, _) => Ended::Failed,
+            (_, Ended::Rejected | Ended::Unreachable) => looked,
+            (Outcome::Held, _) => Ended::Held,
+            _ => Ended::Done,
+        }
+    }
+
+    /// Runs until it is stopped. `alive` is called whenever the loop comes round.
+    pub fn run(&mut self, alive: &dyn Fn(&pb::NodeStatus)) {
+        let poller = self.poller();
+        let queue = self.queue.clone();
+        let mut watch = FileWatch::new(move |path| {
+            let path = path.to_owned();
+            queue.poke(|wake| {
+                wake.touched.insert(path);
+            });
+        })
+        .map_err(|error| tracing::warn!(%error, "file events can't be had; drift is found at the interval"))
+        .ok();
+        self.load_last_good();
+        self.advance();
+        let mut next = self.clock.monotonic();
+        loop {
+            if self.queue.stops() {
+                break;
+            }
+            let now = self.clock.monotonic();
+            if now >= next {
+                self.pass();
+                self.watch_files(watch.as_mut());
+                next = self.clock.monotonic() + self.patience();
+            }
+            alive(&self.handle.status());
+            let left = next.saturating_duration_since(self.clock.monotonic()).min(Duration::from_secs(10));
+            let wake = self.queue.take(left);
+            if wake.stop {
+                self.queue.poke(|wake| wake.stop = true);
+                break;
+            }
+            if wake.moved || wake.poll {
+                let before = self.state.accepted.generation;
+                self.advance();
+                if self.state.accepted.generation != before || !self.state.is_applied() {
+                    next = self.clock.monotonic();
+                }
+            }
+            if wake.check || self.touched(&wake.touched) {
+                next = self.clock.monotonic();
+            }
+        }
+        drop(poller);
+    }
+
+    fn watch_files(&self, watch: Option<&mut FileWatch>) {
+        if let Some(watch) = watch {
+            let versions = self.versions.lock().unwrap_or_else(PoisonError::into_inner);
+            watch.set(versions.keys().cloned());
+        }
+    }
+
+    /// How long until everything is checked again: sooner while something keeps the node from going on.
+    fn patience(&self) -> Duration {
+        let interval = self.settings.reconcile.interval;
+        let soon = self.state.troubles.values().any(|trouble| trouble.reason == "DiskFull" || trouble.reason == "ReadOnly");
+        let interval = if soon { interval.min(Duration::from_secs(15)) } else if self.state.is_applied() { interval } else { interval.min(Duration::from_secs(60)) };
+        jittered(interval, self.settings.reconcile.jitter, &self.settings.node, self.clock.wall())
+    }
+
+    /// Asks the sources on a thread of its own, so that a run makes way for a newer commit.
+    fn poller(&self) -> Poller {
+        let stop = Cancel::default();
+        let flag = stop.clone();
+        let polled = Arc::clone(&self.polled);
+        let queue = self.queue.clone();
+        let clock = Arc::clone(&self.clock);
+        let folder = self.settings.state_dir.join("mirrors");
+        let node = self.settings.node.clone();
+        thread::spawn(move || {
+            let mut due: BTreeMap<String, (Instant, u32)> = BTreeMap::new();
+            while !flag.is_cancelled() {
+                thread::sleep(Duration::from_millis(100));
+                let sources = polled.lock().unwrap_or_else(PoisonError::into_inner).sources.clone();
+                for source in sources {
+                    let name = source.git.name.clone();
+                    let now = clock.monotonic();
+                    let (at, failures) = due.get(&name).copied().unwrap_or((now + source.interval.min(Duration::from_secs(1)), 0));
+                    if now < at {
+                        due.insert(name, (at, failures));
+                        continue;
+                    }
+                    let head = towpath_git::Mirror::new(source.git.clone(), &folder).poll();
+                    let failures = poll_result(&polled, &queue, &name, head, failures);
+                    let pause = backed_off(source.interval, failures);
+                    due.insert(name, (clock.monotonic() + jittered(pause, 10, &node, clock.wall()), failures));
+                }
+            }
+        });
+        Poller(stop)
+    }
+}
+
+/// Remembers a head, and pokes the loop where it has moved or can't be had; gives the failures in a row.
+fn poll_result(polled: &Mutex<Polled>, queue: &Queue, name: &str, head: Result<String, towpath_git::SourceError>, failures: u32) -> u32 {
+    match head {
+        Ok(head) => {
+            let moved = {
+                let mut polled = polled.lock().unwrap_or_else(PoisonError::into_inner);
+                polled.heads.insert(name.to_owned(), head.clone()) != Some(head)
+            };
+            if moved || failures > 0 {
+                queue.poke(|wake| wake.moved = true);
+            }
+            0
+        }
+        Err(_) => {
+            if failures == 0 {
+                queue.poke(|wake| wake.poll = true);
+            }
+            failures.saturating_add(1)
+        }
+    }
+}
+
+/// Stops the poller when it is dropped.
+struct Poller(Cancel);
+
+impl Drop for Poller {
+    fn drop(&mut self) {
+        self.0.cancel();
+    }
+}
+
+/// The pause after failures in a row: twice as long each time, up to ten intervals.
+fn backed_off(interval: Duration, failures: u32) -> Duration {
+    interval.saturating_mul(1 << failures.min(4)).min(interval.saturating_mul(10))
+}
+
+/// An interval, longer or shorter by up to so many percent: another part for each node and each time.
+fn jittered(interval: Duration, percent: u64, node: &str, now: i64) -> Duration {
+    use sha2::Digest as _;
+    let digest = sha2::Sha256::digest(format!("{node} {now}"));
+    let spread = interval.as_millis() as u64 * percent.min(100) / 100;
+    if spread == 0 {
+        return interval;
+    }
+    let random = u64::from_le_bytes([digest[0], digest[1], digest[2], digest[3], digest[4], digest[5], digest[6], digest[7]]);
+    interval.saturating_sub(Duration::from_millis(spread)) + Duration::from_millis(random % (2 * spread + 1))
+}
+
+fn shown(commits: &BTreeMap<String, String>) -> String {
+    commits.iter().map(|(name, commit)| format!("{name} {}", &commit[..commit.len().min(12)])).collect::<Vec<_>>().join(", ")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn back_off_is_bounded_and_jitter_stays_near() {
+        let minute = Duration::from_secs(60);
+        assert_eq!(backed_off(minute, 0), minute);
+        assert_eq!(backed_off(minute, 1), 2 * minute);
+        assert_eq!(backed_off(minute, 60), 10 * minute);
+        for now in 0..100 {
+            let jittered = jittered(minute, 10, "web1", now);
+            assert!((Duration::from_secs(54)..=Duration::from_secs(66)).contains(&jittered));
+        }
+    }
+}

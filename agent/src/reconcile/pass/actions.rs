@@ -1,0 +1,298 @@
+//! Probes and actions: what is asked, and what runs once per definition.
+
+use std::{collections::BTreeMap, thread, time::Instant};
+
+use serde_json::Value;
+use towpath_host::journal::{ActionRecord, ActionState, Changes, HandlerRecord, Intent, Phase};
+use towpath_modules::{Checked, ModuleError, Options, Report, Sort, apply};
+use towpath_render::{
+    objects::task::Task,
+    rendering::{Item, Rendered},
+};
+
+use super::{
+    batch,
+    book::{BookRun, module},
+    instance::{self, Prepared, Ready},
+    outcome::{Outcome, TaskOutcome},
+};
+
+/// How much of an output is remembered.
+const REMEMBERED: usize = 64 << 10;
+
+impl BookRun<'_, '_> {
+    /// Asks a probe, where it is asked in this pass.
+    pub(super) fn probe(&mut self, task: &Task, item: Option<Item>, ready: &Ready, name: String, begun: Instant) {
+        if !self.asks_probes(task) {
+            let outcome = TaskOutcome::new(name, module(task), Outcome::Unchanged);
+            return self.finish(task, item, outcome, None);
+        }
+        // What it asks about may wait in the batch.
+        self.flush();
+        if self.pass.plan && !self.tasks.iter().all(|task| task.action == "none") && module(task) != "debug" {
+            let outcome = TaskOutcome::new(name, module(task), Outcome::Unknown).say("it is asked once the changes before it are applied");
+            return self.push(outcome);
+        }
+        let (outcome, result) = self.attempts(task, item.as_ref(), ready, name, |run, ready| {
+            let context = instance::context(run.pass.machine, &run.renderer, task, run.pass.cancel);
+            ready.options.probe(&context)
+        });
+        let outcome = TaskOutcome { took: begun.elapsed(), outcome: if outcome.outcome == Outcome::Changed { Outcome::Unchanged } else { outcome.outcome }, ..outcome };
+        let result = result.map(|mut result| {
+            if let Some(map) = result.as_object_mut() {
+                map.insert("changed".into(), false.into());
+                map.insert("outcome".into(), outcome.outcome.word().into());
+            }
+            result
+        });
+        self.finish(task, item, outcome, result);
+    }
+
+    /// Runs an action, where its definition is new or its conditions say so.
+    pub(super) fn action(&mut self, task: &Task, item: Option<Item>, ready: &Ready, name: String, begun: Instant) {
+        let key = format!("action/{}/{name}", self.book.id());
+        let known: Option<ActionRecord> = self.pass.machine.record(&key);
+        let same = known.clone().filter(|known| known.definition == ready.definition);
+        // What it needs may wait in the batch.
+        self.flush();
+        let context = instance::context(self.pass.machine, &self.renderer, task, self.pass.cancel);
+        let checked = match ready.options.check(&context) {
+            Ok(checked) => checked,
+            Err(error) => return self.finish(task, item, TaskOutcome::new(name, module(task), Outcome::Failed).say(error.message), None),
+        };
+        let needed = match ready.options.sort() {
+            Sort::Action => same.as_ref().is_none_or(|known| known.state != ActionState::Finished),
+            _ => !matches!(checked, Checked::InSync),
+        };
+        if !needed {
+            let mut outcome = TaskOutcome::new(name, module(task), Outcome::Unchanged);
+            outcome.took = begun.elapsed();
+            let interrupted = same.as_ref().map_or(0, |known| known.interrupted);
+            if interrupted > 0 {
+                outcome.message = Some(cut_off(interrupted));
+            }
+            let fields = known.map(|known| known.result).unwrap_or_default();
+            let result = outcome.result(fields.as_object().cloned().unwrap_or_default());
+            return self.finish(task, item, outcome, Some(result));
+        }
+        let mut planned = TaskOutcome::new(name.clone(), module(task), Outcome::Unchanged);
+        planned.action = "run";
+        if let Checked::Change(change) = &checked {
+            planned.diff = Some(change.diff.clone());
+        } else if let Some(argv) = ready.params.get("url").and_then(Value::as_str) {
+            planned.diff = Some(argv.to_owned());
+        }
+        if self.pass.plan {
+            return self.push(planned);
+        }
+        if let Err(message) = self.begin_stretch() {
+            return self.finish(task, item, TaskOutcome { outcome: Outcome::Failed, message: Some(message), ..planned }, None);
+        }
+        let interrupted = same.as_ref().map_or(0, |known| known.interrupted + u32::from(known.state == ActionState::Begun));
+        let mut record = ActionRecord { definition: ready.definition.clone(), state: ActionState::Begun, interrupted, result: Value::Null };
+        if let Err(error) = self.intend(Phase::Action, Some((&key, &record))) {
+            return self.finish(task, item, TaskOutcome { outcome: Outcome::Failed, message: Some(error.message), ..planned }, None);
+        }
+        let (outcome, result) = self.attempts(task, item.as_ref(), ready, name, |run, ready| {
+            let context = instance::context(run.pass.machine, &run.renderer, task, run.pass.cancel);
+            ready.options.run(&context, &run.pass.machine.hand())
+        });
+        let mut outcome = TaskOutcome { action: "run", diff: planned.diff, took: begun.elapsed(), ..outcome };
+        if interrupted > 0 && outcome.message.is_none() {
+            outcome.message = Some(cut_off(interrupted));
+        }
+        record.state = if outcome.outcome == Outcome::Failed { ActionState::Failed } else { ActionState::Finished };
+        if self.pass.cancel.is_cancelled() && outcome.outcome == Outcome::Failed {
+            record.state = ActionState::Begun;
+        }
+        record.result = remembered(result.as_ref());
+        let mut changes = if outcome.outcome == Outcome::Changed { self.notified(task, item.as_ref()) } else { Changes::default() };
+        changes.put(key, &record);
+        changes.put("intent", &Intent { phase: Phase::Idle, book: self.book.id(), paths: Vec::new() });
+        self.commit_changes(changes);
+        self.finish(task, item, outcome, result);
+    }
+
+    /// Runs a task whatever was before: a handler, or what comes before and after a stretch.
+    pub(super) fn always(&mut self, task: &Task) -> TaskOutcome {
+        let begun = self.pass.machine.clock.monotonic();
+        let name = instance::name(task, None);
+        let outcome = match instance::prepare(self.pass.machine, &self.renderer, task, None) {
+            Prepared::Skipped(_) => TaskOutcome::new(name, module(task), Outcome::Skipped),
+            Prepared::Wants(wants) => {
+                let shown = wants.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ");
+                TaskOutcome::new(name, module(task), Outcome::Failed).say(format!("it needs {shown}, which is not there"))
+            }
+            Prepared::Failed(message) => TaskOutcome::new(name, module(task), Outcome::Failed).say(message),
+            Prepared::Ready(ready) => match self.intend(Phase::Handler, None) {
+                Err(error) => TaskOutcome::new(name, module(task), Outcome::Failed).say(error.message),
+                Ok(()) => self.now(task, &ready, name),
+            },
+        };
+        TaskOutcome { took: begun.elapsed(), ..outcome }
+    }
+
+    fn now(&mut self, task: &Task, ready: &Ready, name: String) -> TaskOutcome {
+        let (outcome, _) = self.attempts(task, None, ready, name, |run, ready| {
+            let context = instance::context(run.pass.machine, &run.renderer, task, run.pass.cancel);
+            execute(&ready.options, &context, &run.pass.machine.hand(), run.pass.cancel)
+        });
+        outcome
+    }
+
+    /// Runs a handler that the book no longer has, in the form that was notified.
+    pub(super) fn old_handler(&mut self, id: &str, record: &HandlerRecord) -> TaskOutcome {
+        let name = format!("{id} (of an earlier revision)");
+        let Ok(options) = towpath_modules::resolve(&record.module, &record.params) else {
+            return TaskOutcome::new(name, &record.module, Outcome::Skipped).say("it can't be run any more");
+        };
+        if let Err(error) = self.intend(Phase::Handler, None) {
+            return TaskOutcome::new(name, &record.module, Outcome::Failed).say(error.message);
+        }
+        let context = towpath_modules::Context { look: &self.pass.machine.look, source: None, node: &self.pass.machine.node, timeout: std::time::Duration::from_secs(600), cancel: self.pass.cancel };
+        match execute(&options, &context, &self.pass.machine.hand(), self.pass.cancel) {
+            Ok(report) if report.ok => TaskOutcome::new(name, &record.module, Outcome::Changed),
+            Ok(report) => TaskOutcome { message: report.message, ..TaskOutcome::new(name, &record.module, Outcome::Failed) },
+            Err(error) => TaskOutcome::new(name, &record.module, Outcome::Failed).say(error.message),
+        }
+    }
+
+    /// Runs something until it is as the task wants it, at most as often as the task says; gives the result.
+    fn attempts(&mut self, task: &Task, item: Option<&Item>, ready: &Ready, name: String, run: impl Fn(&Self, &Ready) -> Result<Report, ModuleError>) -> (TaskOutcome, Option<Value>) {
+        let outcome = |outcome| TaskOutcome::new(name.clone(), module(task), outcome);
+        let limit = task.until.as_ref().map_or(1, |until| until.limit);
+        let mut last: Option<(TaskOutcome, Option<Value>)> = None;
+        for attempt in 1..=limit {
+            if attempt > 1 {
+                let interval = task.until.as_ref().map(|until| until.interval).unwrap_or_default();
+                if !pause(interval, || self.pass.cancel.is_cancelled() || (self.pass.make_way)()) {
+                    break;
+                }
+            }
+            let report = match run(self, ready) {
+                Ok(report) => report,
+                Err(error) => {
+                    if let (None, Some(disk)) = (&self.disk, error.disk) {
+                        self.disk = Some((disk, error.message.clone()));
+                    }
+                    last = Some((outcome(Outcome::Failed).say(error.message), None));
+                    continue;
+                }
+            };
+            let (judged, result, settled) = self.judge(task, item, report, outcome(Outcome::Changed));
+            last = Some((judged, Some(result)));
+            if settled {
+                break;
+            }
+        }
+        last.unwrap_or_else(|| (outcome(Outcome::Failed).say("it was cut off before its first attempt"), None))
+    }
+
+    /// What a report means to the task: its outcome, its result, and whether `until` holds.
+    fn judge(&self, task: &Task, item: Option<&Item>, report: Report, mut outcome: TaskOutcome) -> (TaskOutcome, Value, bool) {
+        let fields: BTreeMap<String, Value> = report.fields.iter().map(|(key, value)| ((*key).to_owned(), value.clone())).collect();
+        let mut result = outcome.result(fields.clone());
+        let ask = |key: &str, expression: &str, result: &Value| match self.renderer.judge(task, item, key, expression, result) {
+            Ok(Rendered::Ready(holds)) => Ok(holds),
+            Ok(Rendered::Wants(_)) => Err(format!("{key}: it uses what is not known")),
+            Err(error) => Err(error.to_string()),
+        };
+        let mut problem = None;
+        let mut judge = |key: &str, expression: Option<&String>, otherwise: bool, result: &Value| match expression {
+            None => otherwise,
+            Some(expression) => ask(key, expression, result).unwrap_or_else(|why| {
+                problem = Some(why);
+                false
+            }),
+        };
+        let ok = judge("success", task.success.as_ref(), report.ok, &result);
+        let changed = judge("changed", task.changed.as_ref(), true, &result);
+        let until = judge("until", task.until.as_ref().map(|until| &until.condition), true, &result);
+        let settled = if task.until.is_some() { until } else { true };
+        outcome.message = report.message;
+        outcome.outcome = match (ok && settled || task.until.is_some() && settled && task.success.is_none(), changed) {
+            (false, _) => Outcome::Failed,
+            (true, true) => Outcome::Changed,
+            (true, false) => Outcome::Unchanged,
+        };
+        if outcome.outcome == Outcome::Failed && !settled {
+            let condition = task.until.as_ref().map(|until| until.condition.clone()).unwrap_or_default();
+            outcome.message = Some(format!("until {condition} did not hold{}", outcome.message.map(|said| format!(": {said}")).unwrap_or_default()));
+        }
+        if let Some(problem) = problem {
+            outcome.outcome = Outcome::Failed;
+            outcome.message = Some(problem);
+        }
+        result = outcome.result(fields);
+        (outcome, result, settled)
+    }
+
+    /// Writes down what is about to be done.
+    fn intend(&mut self, phase: Phase, action: Option<(&str, &ActionRecord)>) -> Result<(), ModuleError> {
+        let Some(journal) = &self.pass.machine.journal else { return Ok(()) };
+        let mut changes = Changes::default();
+        changes.put("intent", &Intent { phase, book: self.book.id(), paths: Vec::new() });
+        if let Some((key, record)) = action {
+            changes.put(key, record);
+        }
+        journal.commit(changes).map_err(|error| batch::journal_failed(&error))
+    }
+
+    fn commit_changes(&mut self, changes: Changes) {
+        let Some(journal) = &self.pass.machine.journal else { return };
+        if let Err(error) = journal.commit(changes) {
+            let failed = batch::journal_failed(&error);
+            self.push(TaskOutcome::new("journal".into(), "journal", Outcome::Failed).say(failed.message));
+        }
+    }
+}
+
+/// Carries out a use of a module, whatever its sort.
+fn execute(options: &Options, context: &towpath_modules::Context<'_>, hand: &towpath_host::Hand, cancel: &towpath_host::process::Cancel) -> Result<Report, ModuleError> {
+    match options.sort() {
+        Sort::Probe => options.probe(context),
+        Sort::Action | Sort::Always => options.run(context, hand),
+        Sort::State => match options.check(context)? {
+            Checked::Change(change) if change.steps.is_empty() => options.run(context, hand),
+            Checked::Change(change) => apply::all(change.steps, hand, cancel).map(|()| Report { ok: true, fields: BTreeMap::new(), message: None }),
+            _ => Ok(Report { ok: true, fields: BTreeMap::new(), message: None }),
+        },
+    }
+}
+
+fn cut_off(times: u32) -> String {
+    let times = if times == 1 { "once".to_owned() } else { format!("{times} times") };
+    format!("it was cut off {times} before its end was seen, and was run again")
+}
+
+/// A result as the journal keeps it: without what is too long.
+fn remembered(result: Option<&Value>) -> Value {
+    let Some(Value::Object(map)) = result else { return Value::Null };
+    let kept = map.iter().filter(|(key, _)| !matches!(key.as_str(), "changed" | "outcome")).map(|(key, value)| {
+        let value = match value {
+            Value::String(text) if text.len() > REMEMBERED => {
+                let from = text.len() - REMEMBERED;
+                let from = (from..text.len()).find(|at| text.is_char_boundary(*at)).unwrap_or(text.len());
+                Value::String(text[from..].to_owned())
+            }
+            other => other.clone(),
+        };
+        (key.clone(), value)
+    });
+    Value::Object(kept.collect())
+}
+
+/// Waits, unless it is to stop.
+fn pause(time: std::time::Duration, stop: impl Fn() -> bool) -> bool {
+    let step = std::time::Duration::from_millis(50);
+    let mut left = time;
+    while !left.is_zero() {
+        if stop() {
+            return false;
+        }
+        let now = left.min(step);
+        thread::sleep(now);
+        left -= now;
+    }
+    !stop()
+}

@@ -1,0 +1,640 @@
+//! One book on one node: its tasks in order, batches of files, handlers, what comes before and after.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    path::PathBuf,
+    sync::Arc,
+    time::Instant,
+};
+
+use serde_json::{Value, json};
+use towpath_coordination::{Gates, Permit};
+use towpath_host::journal::{AppliedItem, Changes, HandlerRecord, Intent, Managed, Phase};
+use towpath_modules::{Change, Checked, Disk, ModuleError, Sort, Step};
+use towpath_render::{
+    objects::task::{Book, Drift, Task},
+    rendering::{Item, Rendered, Renderer},
+    template::Want,
+};
+
+use super::{
+    Pass,
+    batch::{self, Waiting},
+    instance::{self, Prepared, Ready},
+    outcome::{BookOutcome, Outcome, TaskOutcome},
+    prune,
+};
+
+/// How many changes of files wait for one batch.
+const BATCH: usize = 2000;
+
+/// What came of a book, for the pass.
+pub(super) struct Ran {
+    pub(super) outcome: BookOutcome,
+    pub(super) watched: BTreeSet<PathBuf>,
+    pub(super) facts_read: BTreeSet<String>,
+    pub(super) disk: Option<(Disk, String)>,
+}
+
+/// Runs a book.
+pub(super) fn run(pass: &Pass<'_>, book: &Arc<Book>, blockers: Vec<String>, owners: &mut BTreeMap<Managed, String>, computed_failures: &[String]) -> Ran {
+    let begun = pass.machine.clock.monotonic();
+    let started = pass.machine.clock.wall();
+    let mut outcome = BookOutcome { namespace: book.namespace.clone(), name: book.name.clone(), tasks: Vec::new(), held: Vec::new(), started, took: std::time::Duration::ZERO, interrupted: false, uncoordinated: book.coordinated() };
+    let ran = |outcome| Ran { outcome, watched: BTreeSet::new(), facts_read: BTreeSet::new(), disk: None };
+    let permit = match gates(pass, book, blockers).pass() {
+        Ok(permit) => permit,
+        Err(closed) => {
+            outcome.held = closed;
+            return ran(outcome);
+        }
+    };
+    let renderer = match Renderer::new(pass.set, pass.view, book, &pass.inputs) {
+        Ok(renderer) => renderer,
+        Err(error) => {
+            let because = computed_failures.join("; ");
+            let message = if because.is_empty() { error.to_string() } else { format!("{error} ({because})") };
+            outcome.tasks.push(TaskOutcome::new("variables".into(), "vars", Outcome::Failed).say(message));
+            return ran(outcome);
+        }
+    };
+    let mut run = BookRun::new(pass, book, renderer, permit, owners);
+    run.all();
+    let BookRun { tasks, interrupted, watched, disk, renderer, .. } = run;
+    outcome.tasks = tasks;
+    outcome.interrupted = interrupted;
+    outcome.took = begun.elapsed();
+    Ran { outcome, watched, facts_read: renderer.reads().facts().into_iter().collect(), disk }
+}
+
+fn gates(pass: &Pass<'_>, book: &Book, dependencies: Vec<String>) -> Gates {
+    let now = pass.machine.clock.wall() / 1000;
+    let suspended = book.suspend.iter().chain(&pass.suspended).map(|suspend| {
+        let until = suspend.until.clone().unwrap_or_default();
+        (format!("{} (until {until})", suspend.reason.clone().unwrap_or_default()), super::super::conditions::epoch(&until))
+    });
+    Gates { suspended: suspended.collect(), now, dependencies }
+}
+
+/// A book while it runs.
+pub(super) struct BookRun<'a, 'p> {
+    pub(super) pass: &'a Pass<'p>,
+    pub(super) book: &'a Arc<Book>,
+    pub(super) renderer: Renderer,
+    pub(super) permit: Permit,
+    owners: &'a mut BTreeMap<Managed, String>,
+    pub(super) tasks: Vec<TaskOutcome>,
+    waiting: Vec<Waiting>,
+    /// What was registered by tasks whose batch is not carried out yet.
+    late: Vec<(String, usize, Option<Item>)>,
+    pub(super) watched: BTreeSet<PathBuf>,
+    managed: BTreeSet<Managed>,
+    /// Whether everything that the book manages is known: only then may something be removed.
+    complete: bool,
+    stopped: bool,
+    interrupted: bool,
+    /// Whether this stretch has begun to change the node.
+    begun: bool,
+    adopted: Changes,
+    pub(super) disk: Option<(Disk, String)>,
+    probes: bool,
+}
+
+impl<'a, 'p> BookRun<'a, 'p> {
+    fn new(pass: &'a Pass<'p>, book: &'a Arc<Book>, renderer: Renderer, permit: Permit, owners: &'a mut BTreeMap<Managed, String>) -> Self {
+        Self {
+            pass, book, renderer, permit, owners,
+            tasks: Vec::new(),
+            waiting: Vec::new(),
+            late: Vec::new(),
+            watched: BTreeSet::new(),
+            managed: BTreeSet::new(),
+            complete: true,
+            stopped: false,
+            interrupted: false,
+            begun: false,
+            adopted: Changes::default(),
+            disk: None,
+            probes: pass.fresh || pass.plan,
+        }
+    }
+
+    fn all(&mut self) {
+        let book = Arc::clone(self.book);
+        if !self.probes && !self.pass.plan && has_probes(&book) {
+            self.probes = self.would_change();
+        }
+        if !self.pass.plan && self.stretch_begun() {
+            self.begun = true;
+        }
+        let order = order(&book);
+        for task in order {
+            if self.stopped {
+                break;
+            }
+            if (self.pass.make_way)() {
+                self.interrupted = true;
+                break;
+            }
+            self.task(task);
+        }
+        self.flush();
+        if self.pass.plan {
+            return;
+        }
+        if !self.stopped && !self.interrupted {
+            self.handlers();
+        }
+        if !self.stopped && !self.interrupted {
+            self.after();
+        }
+        self.settle();
+    }
+
+    /// Whether anything of the book would change: probes are only asked then.
+    fn would_change(&self) -> bool {
+        let mut plan = Pass { plan: true, inputs: self.pass.inputs.clone(), suspended: Vec::new(), ..*self.pass };
+        plan.fresh = false;
+        let mut owners = BTreeMap::new();
+        let ran = run(&plan, self.book, Vec::new(), &mut owners, &[]);
+        let pending: Vec<(String, HandlerRecord)> = self.pass.machine.records(&format!("handler/{}/", self.book.id()));
+        !pending.is_empty() || ran.outcome.tasks.iter().any(|task| task.action != "none")
+    }
+
+    fn stretch_begun(&self) -> bool {
+        self.pass.machine.record::<bool>(&format!("stretch/{}", self.book.id())).unwrap_or(false)
+    }
+
+    /// What is remembered of a book that has run: what it manages, and what was found in place.
+    fn settle(&mut self) {
+        let id = self.book.id();
+        let mut changes = std::mem::take(&mut self.adopted);
+        let whole = self.complete && !self.stopped && !self.interrupted;
+        if whole {
+            let removed = prune::mentioned_no_more(self.pass, self.book, &self.managed, &self.permit, &mut changes);
+            self.tasks.extend(removed);
+        } else {
+            prune::remember(self.pass, self.book, &self.managed, &mut changes);
+        }
+        self.commit(changes, &id);
+    }
+
+    fn commit(&mut self, changes: Changes, what: &str) {
+        let Some(journal) = &self.pass.machine.journal else { return };
+        if let Err(error) = journal.commit(changes) {
+            let failed = batch::journal_failed(&error);
+            self.note_disk(&failed);
+            self.tasks.push(TaskOutcome::new(what.to_owned(), "journal", Outcome::Failed).say(failed.message));
+        }
+    }
+
+    fn note_disk(&mut self, error: &ModuleError) {
+        if let (None, Some(disk)) = (&self.disk, error.disk) {
+            self.disk = Some((disk, error.message.clone()));
+        }
+    }
+
+    fn task(&mut self, task: &Task) {
+        if let Some(missing) = self.unmet(task) {
+            self.finish(task, None, TaskOutcome::new(task.id.clone(), module(task), Outcome::Skipped).say(format!("it requires {missing:?}, which failed")), None);
+            return;
+        }
+        if task.sync || task.flush_handlers {
+            self.flush();
+            if !self.pass.plan && !self.stopped {
+                self.handlers();
+            }
+            if task.module.is_none() {
+                self.push(TaskOutcome::new(task.id.clone(), "sync", Outcome::Unchanged));
+                return;
+            }
+        }
+        let items = match self.ask(|run| run.renderer.items(task)) {
+            Ok(Rendered::Ready(items)) => items,
+            Ok(Rendered::Wants(wants)) => return self.wanting(task, None, &wants),
+            Err(error) => return self.failed(task, None, error.to_string()),
+        };
+        let Some(items) = items else { return self.instance(task, None) };
+        let first = self.tasks.len();
+        for item in items {
+            if self.stopped {
+                break;
+            }
+            if (self.pass.make_way)() {
+                self.interrupted = true;
+                self.stopped = true;
+                break;
+            }
+            self.instance(task, Some(item));
+        }
+        if task.register.is_some() {
+            self.flush();
+            self.register_loop(task, first);
+        }
+    }
+
+    /// A required task of this book that failed.
+    fn unmet<'t>(&self, task: &'t Task) -> Option<&'t str> {
+        let failed = |name: &String| self.tasks.iter().any(|outcome| outcome.outcome == Outcome::Failed && (outcome.name == *name || outcome.name.starts_with(&format!("{name} ["))));
+        task.requires.iter().find(|name| failed(name)).map(String::as_str)
+    }
+
+    /// Renders, and where a result is wanted that waits in the batch, carries the batch out and renders again.
+    fn ask<T>(&mut self, render: impl Fn(&Self) -> Result<Rendered<T>, towpath_render::rendering::RenderError>) -> Result<Rendered<T>, towpath_render::rendering::RenderError> {
+        match render(self)? {
+            Rendered::Wants(_) if !self.waiting.is_empty() => {
+                self.flush();
+                render(self)
+            }
+            other => Ok(other),
+        }
+    }
+
+    fn instance(&mut self, task: &Task, item: Option<Item>) {
+        let begun = self.pass.machine.clock.monotonic();
+        let mut prepared = instance::prepare(self.pass.machine, &self.renderer, task, item.as_ref());
+        if matches!(prepared, Prepared::Wants(_)) && !self.waiting.is_empty() {
+            self.flush();
+            prepared = instance::prepare(self.pass.machine, &self.renderer, task, item.as_ref());
+        }
+        let name = instance::name(task, item.as_ref());
+        match prepared {
+            Prepared::Skipped(identity) => {
+                // What a skipped task would manage is still mentioned.
+                if let (Some(identity), Some(module)) = (identity, &task.module) {
+                    self.managed.insert(Managed { module: module.name.to_owned(), identity });
+                } else if task.module.as_ref().is_some_and(|module| module.message.module == Some("state")) {
+                    self.complete = false;
+                }
+                self.finish(task, item, TaskOutcome::new(name, module(task), Outcome::Skipped), None);
+            }
+            Prepared::Wants(wants) => self.wanting(task, item, &wants),
+            Prepared::Failed(message) => self.failed(task, item, message),
+            Prepared::Ready(ready) => self.ready(task, item, *ready, name, begun),
+        }
+    }
+
+    fn wanting(&mut self, task: &Task, item: Option<Item>, wants: &[Want]) {
+        self.complete = false;
+        let shown = wants.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ");
+        let name = instance::name(task, item.as_ref());
+        let steps = wants.iter().all(|want| matches!(want, Want::Step(_)));
+        if self.pass.plan && steps {
+            let outcome = TaskOutcome::new(name, module(task), Outcome::Unknown).say(format!("it depends on {shown}"));
+            self.push(outcome);
+        } else if steps {
+            self.failed(task, item, format!("it needs {shown}, which is not there"));
+        } else {
+            self.push(TaskOutcome::new(name, module(task), Outcome::Held).say(format!("{shown} can't be read yet")));
+            self.stopped |= !task.go_on && !self.pass.plan;
+        }
+    }
+
+    fn failed(&mut self, task: &Task, item: Option<Item>, message: String) {
+        self.complete = false;
+        let name = instance::name(task, item.as_ref());
+        self.finish(task, item, TaskOutcome::new(name, module(task), Outcome::Failed).say(message), None);
+    }
+
+    fn ready(&mut self, task: &Task, item: Option<Item>, ready: Ready, name: String, begun: Instant) {
+        if let Some(identity) = &ready.identity
+            && let Some(other) = self.claim(task, &ready, identity)
+        {
+            return self.failed(task, item, format!("{} {identity} is managed by {other} too; two tasks must not manage one thing", ready.options.name()));
+        }
+        match ready.options.sort() {
+            Sort::Probe => self.probe(task, item, &ready, name, begun),
+            Sort::Action | Sort::Always => self.action(task, item, &ready, name, begun),
+            Sort::State if matches!(ready.options, towpath_modules::Options::Command(_)) => self.action(task, item, &ready, name, begun),
+            Sort::State => self.state(task, item, ready, name, begun),
+        }
+    }
+
+    /// Remembers what a task manages; gives who manages it already.
+    fn claim(&mut self, task: &Task, ready: &Ready, identity: &str) -> Option<String> {
+        let managed = Managed { module: ready.options.name().to_owned(), identity: identity.to_owned() };
+        let owner = format!("{}/{}", self.book.id(), task.id);
+        if let Some(other) = self.owners.get(&managed).filter(|_| ready.options.sort() == Sort::State) {
+            return Some(other.clone());
+        }
+        self.owners.insert(managed.clone(), owner);
+        self.managed.insert(managed);
+        let context = instance::context(self.pass.machine, &self.renderer, task, self.pass.cancel);
+        for path in ready.options.manages(&context) {
+            self.watched.insert(self.pass.machine.look.real_path(&path));
+            if ready.options.name() == "file" {
+                self.managed.insert(Managed { module: "file".into(), identity: path });
+            }
+        }
+        None
+    }
+
+    fn state(&mut self, task: &Task, item: Option<Item>, ready: Ready, name: String, begun: Instant) {
+        let context = instance::context(self.pass.machine, &self.renderer, task, self.pass.cancel);
+        let checked = match ready.options.check(&context) {
+            Ok(checked) => checked,
+            Err(error) => {
+                self.note_disk(&error);
+                return self.failed(task, item, error.message);
+            }
+        };
+        let key = format!("{}/{}", ready.options.name(), ready.identity.clone().unwrap_or_default());
+        let known = self.pass.machine.applied(&key);
+        let applied = AppliedItem { definition: ready.definition.clone(), generation: self.pass.generation, undo: undo(&ready) };
+        match checked {
+            Checked::InSync => {
+                if known.is_none_or(|known| known.definition != applied.definition) && !self.pass.plan {
+                    self.adopted.put(format!("applied/{key}"), &applied);
+                    self.pass.machine.set_applied(&key, Some(applied));
+                }
+                let mut outcome = TaskOutcome::new(name, module(task), Outcome::Unchanged);
+                outcome.took = begun.elapsed();
+                self.finish(task, item, outcome, None);
+            }
+            Checked::Unknown(why) => {
+                self.complete = false;
+                self.push(TaskOutcome::new(name, module(task), Outcome::Unknown).say(why));
+            }
+            Checked::Change(change) => {
+                let drifted = known.as_ref().is_some_and(|known| known.definition == applied.definition);
+                self.change(task, item, name, begun, change, key, applied, drifted);
+            }
+        }
+    }
+
+    #[expect(clippy::too_many_arguments, reason = "all that is known of one change")]
+    fn change(&mut self, task: &Task, item: Option<Item>, name: String, begun: Instant, change: Change, key: String, applied: AppliedItem, drifted: bool) {
+        let mut outcome = TaskOutcome::new(name, module(task), Outcome::Changed);
+        outcome.action = change.verb.word();
+        outcome.diff = Some(change.diff);
+        outcome.drift = drifted;
+        let policy = task.drift.unwrap_or(self.pass.drift);
+        if drifted && policy != Drift::Correct {
+            outcome.outcome = Outcome::Unchanged;
+            outcome.action = "none";
+            if policy == Drift::Report {
+                outcome.message = Some("it has drifted, and is left so (drift: report)".into());
+            }
+            return self.finish(task, item, outcome, None);
+        }
+        if drifted {
+            outcome.message = Some("drift was put right".into());
+        }
+        outcome.took = begun.elapsed();
+        if self.pass.plan {
+            outcome.outcome = Outcome::Unchanged;
+            outcome.message = None;
+            return self.push(outcome);
+        }
+        // Only files that are written wait for others; the order of everything else is kept.
+        let plain = change.steps.iter().all(|step| matches!(step, Step::Write { .. } | Step::MakeDirectory { .. })) && change.steps.iter().any(|step| matches!(step, Step::Write { .. }));
+        if !plain {
+            self.flush();
+        }
+        let handlers = self.notified(task, item.as_ref());
+        let position = self.tasks.len();
+        self.tasks.push(outcome);
+        self.waiting.push(Waiting { position, steps: change.steps, key, applied, handlers });
+        if let Some(name) = &task.register {
+            self.late.push((name.clone(), position, item));
+        }
+        let judged = task.register.is_some() || task.success.is_some() || task.changed.is_some() || !task.go_on && task.looped.is_none() && !plain;
+        if !plain || judged || self.waiting.len() >= BATCH {
+            self.flush();
+        }
+    }
+
+    /// The records of the handlers that a task notifies.
+    pub(super) fn notified(&self, task: &Task, item: Option<&Item>) -> Changes {
+        let mut changes = Changes::default();
+        for id in &task.notify {
+            let Some(handler) = self.book.handlers.iter().find(|handler| handler.id == *id) else { continue };
+            let key = format!("handler/{}/{id}", self.book.id());
+            let mut record = self.pass.machine.record::<HandlerRecord>(&key).unwrap_or(HandlerRecord { module: String::new(), params: Value::Null, by: BTreeSet::new() });
+            if let Some(module) = &handler.module {
+                record.module = module.name.to_owned();
+            }
+            if let Ok(Rendered::Ready(params)) = self.renderer.params(handler, None) {
+                record.params = params;
+            }
+            record.by.insert(instance::name(task, item));
+            changes.put(key, &record);
+        }
+        changes
+    }
+
+    /// Carries out what waits.
+    pub(super) fn flush(&mut self) {
+        if self.waiting.is_empty() {
+            return;
+        }
+        let waiting = std::mem::take(&mut self.waiting);
+        let content_only = !self.pass.fresh && waiting.iter().all(|one| one.handlers.is_empty());
+        if !content_only && let Err(message) = self.begin_stretch() {
+            for one in &waiting {
+                let outcome = &mut self.tasks[one.position];
+                outcome.outcome = Outcome::Held;
+                outcome.message = Some(message.clone());
+            }
+            self.stopped = true;
+            return;
+        }
+        let Some(journal) = self.pass.machine.journal.clone() else { return };
+        let outcomes = batch::carry_out(self.pass.machine, &journal, &self.book.id(), waiting, &self.permit, self.pass.cancel);
+        let mut failed = false;
+        for (position, result) in outcomes {
+            if let Err(error) = result {
+                self.note_disk(&error);
+                let outcome = &mut self.tasks[position];
+                outcome.outcome = Outcome::Failed;
+                outcome.message = Some(error.message);
+                failed = true;
+                self.complete = false;
+            }
+        }
+        for (name, position, item) in std::mem::take(&mut self.late) {
+            if item.is_none() {
+                let result = self.tasks[position].result([]);
+                self.renderer.register(&name, &result);
+            }
+        }
+        self.stopped |= failed && self.tasks_stop();
+    }
+
+    /// Whether a failed task of this book stops it: those that may go on say so themselves.
+    fn tasks_stop(&self) -> bool {
+        self.tasks.iter().filter(|outcome| outcome.outcome == Outcome::Failed).any(|outcome| {
+            let own = self.book.tasks.iter().find(|task| outcome.name == task.id || outcome.name.starts_with(&format!("{} [", task.id)));
+            own.is_none_or(|task| !task.go_on)
+        })
+    }
+
+    /// Runs what comes before the first change of this node.
+    pub(super) fn begin_stretch(&mut self) -> Result<(), String> {
+        if self.begun {
+            return Ok(());
+        }
+        self.begun = true;
+        if self.book.rollout.before.is_empty() && self.book.rollout.after.is_empty() {
+            return Ok(());
+        }
+        let mut changes = Changes::default();
+        changes.put(format!("stretch/{}", self.book.id()), &true);
+        self.commit(changes, "before");
+        let book = Arc::clone(self.book);
+        for task in &book.rollout.before {
+            let outcome = self.always(task);
+            let failed = outcome.outcome == Outcome::Failed;
+            let message = format!("{:?} before the first change failed", task.id);
+            self.push(outcome);
+            if failed && !task.go_on {
+                return Err(message);
+            }
+        }
+        Ok(())
+    }
+
+    /// Runs what comes behind the last handler, where this stretch has changed something.
+    fn after(&mut self) {
+        let key = format!("stretch/{}", self.book.id());
+        if !self.begun || self.book.rollout.before.is_empty() && self.book.rollout.after.is_empty() {
+            return;
+        }
+        let book = Arc::clone(self.book);
+        for task in &book.rollout.after {
+            let outcome = self.always(task);
+            let failed = outcome.outcome == Outcome::Failed;
+            self.push(outcome);
+            if failed && !task.go_on {
+                self.stopped = true;
+                return;
+            }
+        }
+        let mut changes = Changes::default();
+        changes.delete(key);
+        self.commit(changes, "after");
+    }
+
+    /// Runs the handlers that were notified, in the order of the book, then those that it no longer has.
+    fn handlers(&mut self) {
+        let prefix = format!("handler/{}/", self.book.id());
+        let pending: BTreeMap<String, HandlerRecord> = self.pass.machine.records(&prefix).into_iter().collect();
+        if pending.is_empty() {
+            return;
+        }
+        if let Err(message) = self.begin_stretch() {
+            self.push(TaskOutcome::new("handlers".into(), "handler", Outcome::Held).say(message));
+            self.stopped = true;
+            return;
+        }
+        let book = Arc::clone(self.book);
+        for handler in book.handlers.iter().filter(|handler| pending.contains_key(&handler.id)) {
+            let outcome = self.always(handler);
+            self.handled(&prefix, &handler.id, outcome);
+        }
+        for (id, record) in pending.iter().filter(|(id, _)| !book.handlers.iter().any(|handler| handler.id == **id)) {
+            let outcome = self.old_handler(id, record);
+            self.handled(&prefix, id, outcome);
+        }
+    }
+
+    fn handled(&mut self, prefix: &str, id: &str, outcome: TaskOutcome) {
+        let failed = outcome.outcome == Outcome::Failed;
+        self.push(outcome);
+        let mut changes = Changes::default();
+        changes.put("intent", &Intent { phase: Phase::Idle, book: self.book.id(), paths: Vec::new() });
+        if failed {
+            self.stopped = true;
+        } else {
+            changes.delete(format!("{prefix}{id}"));
+        }
+        self.commit(changes, id);
+    }
+
+    /// Registers the results of a loop: all of them, and whether any changed something.
+    fn register_loop(&mut self, task: &Task, first: usize) {
+        let Some(name) = &task.register else { return };
+        let results: Vec<Value> = self.tasks[first..].iter().map(|outcome| outcome.result([])).collect();
+        let changed = self.tasks[first..].iter().any(|outcome| outcome.outcome == Outcome::Changed);
+        let worst = self.tasks[first..].iter().map(|outcome| outcome.outcome).max().unwrap_or(Outcome::Skipped);
+        self.renderer.register(name, &json!({ "results": results, "changed": changed, "outcome": worst.word() }));
+    }
+
+    /// Ends a task: its outcome, its result, and whether the book goes on.
+    pub(super) fn finish(&mut self, task: &Task, item: Option<Item>, outcome: TaskOutcome, result: Option<Value>) {
+        if let (Some(name), None) = (&task.register, &item) {
+            let result = result.unwrap_or_else(|| outcome.result([]));
+            self.renderer.register(name, &result);
+        }
+        self.stopped |= outcome.outcome == Outcome::Failed && !task.go_on && !self.pass.plan;
+        self.push(outcome);
+    }
+
+    pub(super) fn push(&mut self, outcome: TaskOutcome) {
+        self.tasks.push(outcome);
+    }
+
+    pub(super) fn asks_probes(&self, task: &Task) -> bool {
+        self.probes || task.register.as_ref().is_some_and(|name| result_is_read(self.book, name))
+    }
+}
+
+/// The module of a task, for status.
+pub(super) fn module(task: &Task) -> &'static str {
+    task.module.as_ref().map_or("sync", |module| module.name)
+}
+
+fn has_probes(book: &Book) -> bool {
+    book.tasks.iter().any(|task| task.module.as_ref().is_some_and(|module| module.message.module == Some("probe")))
+}
+
+/// Whether any task of the book reads a registered result.
+fn result_is_read(book: &Book, name: &str) -> bool {
+    let short = name.rsplit('/').next().unwrap_or(name);
+    let reads = |text: &str| text.contains(&format!("steps.{short}")) || text.contains(&format!("steps['{short}")) || text.contains(&format!("steps[\"{short}")) || text.contains(name) && name.contains('/');
+    book.tasks.iter().chain(&book.handlers).any(|task| {
+        task.when.iter().any(|condition| reads(&condition.expression))
+            || task.looped.as_ref().is_some_and(|value| reads(&value.to_string()))
+            || task.vars.values().any(|value| reads(&value.to_string()))
+            || task.module.as_ref().is_some_and(|module| reads(&module.params.to_string()))
+    })
+}
+
+/// The tasks in the order in which they run: as written, or each behind what it requires.
+fn order(book: &Book) -> Vec<&Task> {
+    if !book.parallel {
+        return book.tasks.iter().collect();
+    }
+    let mut done: BTreeSet<&str> = BTreeSet::new();
+    let mut order = Vec::new();
+    let mut left: Vec<&Task> = book.tasks.iter().collect();
+    while !left.is_empty() {
+        let (ready, rest): (Vec<&Task>, Vec<&Task>) = left.into_iter().partition(|task| task.requires.iter().all(|name| done.contains(name.as_str())));
+        if ready.is_empty() {
+            // Cycles are refused when the book is loaded.
+            order.extend(rest);
+            break;
+        }
+        done.extend(ready.iter().map(|task| task.id.as_str()));
+        order.extend(ready);
+        left = rest;
+    }
+    order
+}
+
+/// What undoes a part of a file.
+fn undo(ready: &Ready) -> Option<Value> {
+    if !matches!(ready.options.name(), "line" | "block") || ready.params.get("state").and_then(Value::as_str) == Some("absent") {
+        return None;
+    }
+    let mut params = ready.params.clone();
+    let map = params.as_object_mut()?;
+    map.insert("state".into(), "absent".into());
+    if ready.options.name() == "line" {
+        // The line that was written goes; what it had replaced is not known.
+        map.remove("match");
+    }
+    map.remove("after");
+    map.remove("before");
+    Some(params)
+}

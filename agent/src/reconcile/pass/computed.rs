@@ -1,0 +1,89 @@
+//! Values that tasks compute: asked before the books are rendered, and kept for as long as they say.
+
+use std::{collections::BTreeMap, sync::Arc, time::Instant};
+
+use serde_json::Value;
+use towpath_modules::{Options, resolve};
+use towpath_render::{
+    objects::task::{Book, Rollout},
+    rendering::{PendingTask, Rendered, Renderer, pending_tasks},
+};
+
+use super::{Pass, instance};
+
+/// The values that were computed, and when.
+#[derive(Debug, Default)]
+pub struct ComputedCache {
+    values: BTreeMap<(String, String), (Value, Instant)>,
+}
+
+/// Computes what is missing or too old; gives what went wrong.
+pub(super) fn evaluate(pass: &mut Pass<'_>, cache: &mut ComputedCache) -> Vec<String> {
+    let mut failures = Vec::new();
+    for pending in pending_tasks(pass.set, pass.view) {
+        let key = (pending.namespace.clone(), pending.computed.name.clone());
+        let now = pass.machine.clock.monotonic();
+        let fresh = cache.values.get(&key).filter(|(_, at)| now.duration_since(*at) < pending.computed.refresh).map(|(value, _)| value.clone());
+        let value = match fresh {
+            Some(value) => Ok(value),
+            None => compute(pass, &pending),
+        };
+        match value {
+            Ok(value) => {
+                cache.values.insert(key.clone(), (value.clone(), now));
+                pass.inputs.computed.insert(key, value);
+            }
+            Err(why) => {
+                // The last good value serves until it can be computed again.
+                if let Some((value, _)) = cache.values.get(&key) {
+                    pass.inputs.computed.insert(key, value.clone());
+                }
+                failures.push(format!("{}: the value of {} can't be computed: {why}", pending.computed.place.file_line(), pending.computed.name));
+            }
+        }
+    }
+    for failure in &failures {
+        tracing::warn!("{failure}");
+    }
+    failures
+}
+
+fn compute(pass: &Pass<'_>, pending: &PendingTask) -> Result<Value, String> {
+    let task = pending.computed.task.as_deref().ok_or("it has no task")?;
+    let book = Arc::new(Book {
+        namespace: pending.namespace.clone(),
+        name: pending.computed.name.clone(),
+        targets: None,
+        depends_on: Vec::new(),
+        rollout: Rollout::default(),
+        parallel: false,
+        prune: false,
+        prune_budget: None,
+        vars: serde_json::Map::new(),
+        tasks: Vec::new(),
+        handlers: Vec::new(),
+        suspend: None,
+        place: pending.computed.place.clone(),
+    });
+    let renderer = Renderer::new(pass.set, pass.view, &book, &pass.inputs).map_err(|error| error.to_string())?;
+    let params = match renderer.params(task, None).map_err(|error| error.to_string())? {
+        Rendered::Ready(params) => params,
+        Rendered::Wants(_) => return Err("it uses what is not known".into()),
+    };
+    let module = task.module.as_ref().ok_or("it has no module")?;
+    let options = resolve(module.name, &params).map_err(|problems| problems.into_iter().map(|problem| problem.message).collect::<Vec<_>>().join("; "))?;
+    let context = instance::context(pass.machine, &renderer, task, pass.cancel);
+    let report = match &options {
+        Options::Command(_) => options.run(&context, &pass.machine.hand()),
+        _ => options.probe(&context),
+    }
+    .map_err(|error| error.message)?;
+    if !report.ok {
+        return Err(report.message.unwrap_or_else(|| "it failed".into()));
+    }
+    let result: serde_json::Map<String, Value> = report.fields.into_iter().map(|(key, value)| (key.to_owned(), value)).collect();
+    match renderer.value(task, &pending.computed.value, &Value::Object(result)).map_err(|error| error.to_string())? {
+        Rendered::Ready(value) => Ok(value),
+        Rendered::Wants(_) => Err("its value uses what is not known".into()),
+    }
+}

@@ -1,0 +1,116 @@
+//! One task, or one member of its loop, made ready: condition, parameters, options, definition.
+
+use serde_json::Value;
+use towpath_host::{journal::keyed_digest, process::Cancel};
+use towpath_modules::{Context, Options, Problem, resolve};
+use towpath_render::{
+    objects::{identity, task::Task},
+    rendering::{Item, RenderError, Rendered, Renderer},
+    template::Want,
+};
+
+use super::Machine;
+
+/// How far a task could be made ready.
+pub(super) enum Prepared {
+    /// Its condition does not hold. What it would manage, where that is known.
+    Skipped(Option<String>),
+    /// It needs what is not known.
+    Wants(Vec<Want>),
+    /// It can't be rendered, or its parameters don't fit.
+    Failed(String),
+    /// It is ready.
+    Ready(Box<Ready>),
+}
+
+/// A task that is ready.
+pub(super) struct Ready {
+    pub(super) options: Options,
+    pub(super) params: Value,
+    /// A keyed hash of what is asked.
+    pub(super) definition: String,
+    /// What it manages.
+    pub(super) identity: Option<String>,
+}
+
+/// The name of a task with its item.
+pub(super) fn name(task: &Task, item: Option<&Item>) -> String {
+    match item {
+        None => task.id.clone(),
+        Some(item) => {
+            let shown = match &item.value {
+                Value::String(text) => text.clone(),
+                Value::Object(map) => map.get("name").or_else(|| map.get("key")).or_else(|| map.get("path")).and_then(Value::as_str).map_or_else(|| item.value.to_string(), str::to_owned),
+                other => other.to_string(),
+            };
+            let shown: String = shown.chars().take(80).collect();
+            format!("{} [{shown}]", task.id)
+        }
+    }
+}
+
+pub(super) fn prepare(machine: &Machine, renderer: &Renderer, task: &Task, item: Option<&Item>) -> Prepared {
+    match renderer.condition(task, item) {
+        Ok(Rendered::Ready(true)) => {}
+        Ok(Rendered::Ready(false)) => return Prepared::Skipped(skipped_identity(renderer, task, item)),
+        Ok(Rendered::Wants(wants)) => return Prepared::Wants(wants),
+        Err(error) => return Prepared::Failed(shown(&error)),
+    }
+    let Some(module) = &task.module else { return Prepared::Skipped(None) };
+    let params = match renderer.params(task, item) {
+        Ok(Rendered::Ready(params)) => params,
+        Ok(Rendered::Wants(wants)) => return Prepared::Wants(wants),
+        Err(error) => return Prepared::Failed(shown(&error)),
+    };
+    let options = match resolve(module.name, &params) {
+        Ok(options) => options,
+        Err(problems) => return Prepared::Failed(format!("{}: {}", task.place.file_line(), problems.iter().map(problem).collect::<Vec<_>>().join("; "))),
+    };
+    let mut defined = serde_json::to_vec(&params).unwrap_or_default();
+    if let Some(content) = source_id(renderer, task, &options, &params) {
+        defined.extend(content);
+    }
+    let definition = keyed_digest(&machine.digest_key, &defined);
+    let identity = identity(module.name, &params);
+    Prepared::Ready(Box::new(Ready { options, params, definition, identity }))
+}
+
+fn skipped_identity(renderer: &Renderer, task: &Task, item: Option<&Item>) -> Option<String> {
+    let module = task.module.as_ref()?;
+    match renderer.params(task, item) {
+        Ok(Rendered::Ready(params)) => identity(module.name, &params),
+        _ => None,
+    }
+}
+
+/// The bytes of the source's file are part of a script's definition; of a copied file their id.
+fn source_id(renderer: &Renderer, task: &Task, options: &Options, params: &Value) -> Option<Vec<u8>> {
+    let source = params.get("source").and_then(Value::as_str)?;
+    let tree = renderer.tree(task)?;
+    let path = towpath_render::tree::join(&task.within.folder, source).ok()?;
+    match options {
+        Options::Command(_) => tree.read(&path).ok().flatten(),
+        _ => tree.entry(&path).ok().flatten().and_then(|entry| entry.id).map(String::into_bytes),
+    }
+}
+
+fn problem(problem: &Problem) -> String {
+    let key = if problem.key.is_empty() { String::new() } else { format!("{}: ", problem.key) };
+    let hint = problem.hint.as_ref().map(|hint| format!(" ({hint})")).unwrap_or_default();
+    format!("{key}{}{hint}", problem.message)
+}
+
+fn shown(error: &RenderError) -> String {
+    error.to_string()
+}
+
+/// What a module works with.
+pub(super) fn context<'a>(machine: &'a Machine, renderer: &Renderer, task: &Task, cancel: &'a Cancel) -> Context<'a> {
+    Context {
+        look: &machine.look,
+        source: renderer.tree(task).map(|tree| (tree, task.within.folder.clone())),
+        node: &machine.node,
+        timeout: task.timeout,
+        cancel,
+    }
+}

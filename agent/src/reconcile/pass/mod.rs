@@ -1,0 +1,207 @@
+//! One pass over the TaskBooks of a node: what is missing is found and, with a permit, put right.
+
+mod actions;
+mod batch;
+mod book;
+mod computed;
+mod instance;
+mod outcome;
+mod prune;
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    path::PathBuf,
+    sync::{Arc, Mutex, PoisonError},
+};
+
+use serde_json::{Value, json};
+use towpath_host::{
+    Clock, Hand, Look,
+    journal::{AppliedItem, Inventory, Journal, JournalError, Managed},
+    process::Cancel,
+};
+use towpath_modules::Disk;
+use towpath_proto::v1alpha as pb;
+use towpath_render::{
+    objects::{ObjectSet, task::Drift},
+    rendering::Inputs,
+    view::NodeView,
+};
+
+pub use computed::ComputedCache;
+pub use outcome::{BookOutcome, Outcome, TaskOutcome};
+
+/// The machine that passes work on.
+#[derive(Debug)]
+pub struct Machine {
+    /// The node's name.
+    pub node: String,
+    /// The read side of its files.
+    pub look: Look,
+    /// Its journal; None where a plan is made beside an agent or without a state directory.
+    pub journal: Option<Arc<Journal>>,
+    /// Its clocks.
+    pub clock: Arc<dyn Clock>,
+    /// The key of digests that stay on the node.
+    pub digest_key: [u8; 32],
+    /// What was applied last, by `module/identity`; read from the journal once.
+    applied: Mutex<Option<BTreeMap<String, AppliedItem>>>,
+}
+
+impl Machine {
+    /// A machine.
+    pub fn new(node: String, look: Look, journal: Option<Arc<Journal>>, clock: Arc<dyn Clock>, digest_key: [u8; 32]) -> Self {
+        Self { node, look, journal, clock, digest_key, applied: Mutex::new(None) }
+    }
+
+    fn hand(&self) -> Hand {
+        Hand::new(self.look.clone())
+    }
+
+    fn record<T: serde::de::DeserializeOwned>(&self, key: &str) -> Option<T> {
+        self.journal.as_ref().and_then(|journal| journal.get(key).ok().flatten())
+    }
+
+    fn records<T: serde::de::DeserializeOwned>(&self, prefix: &str) -> Vec<(String, T)> {
+        self.journal.as_ref().and_then(|journal| journal.scan(prefix).ok()).unwrap_or_default()
+    }
+
+    fn applied(&self, key: &str) -> Option<AppliedItem> {
+        let mut applied = self.applied.lock().unwrap_or_else(PoisonError::into_inner);
+        applied.get_or_insert_with(|| self.records("applied/").into_iter().collect()).get(key).cloned()
+    }
+
+    fn set_applied(&self, key: &str, item: Option<AppliedItem>) {
+        let mut applied = self.applied.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(applied) = applied.as_mut() {
+            match item {
+                Some(item) => drop(applied.insert(key.to_owned(), item)),
+                None => drop(applied.remove(key)),
+            }
+        }
+    }
+}
+
+/// What a pass goes by.
+pub struct Pass<'a> {
+    /// The machine.
+    pub machine: &'a Machine,
+    /// All objects.
+    pub set: &'a ObjectSet,
+    /// As this node sees them.
+    pub view: &'a NodeView,
+    /// Facts and other nodes.
+    pub inputs: Inputs,
+    /// The revision.
+    pub generation: u64,
+    /// Whether only checks run.
+    pub plan: bool,
+    /// Whether the revision is new to the node: probes are then asked.
+    pub fresh: bool,
+    /// What is done about drift where neither book nor task says.
+    pub drift: Drift,
+    /// An announced pause of the whole fleet.
+    pub suspended: Vec<pb::Suspend>,
+    /// Asks running commands to stop.
+    pub cancel: &'a Cancel,
+    /// Whether the run should make way at the next task.
+    pub make_way: &'a (dyn Fn() -> bool + Sync),
+}
+
+/// What came of a pass.
+#[derive(Debug, Default)]
+pub struct PassOutcome {
+    /// By book, in the order in which they ran.
+    pub books: Vec<BookOutcome>,
+    /// The files that are managed, for file events.
+    pub watched: BTreeSet<PathBuf>,
+    /// A disk that did not take something.
+    pub disk: Option<(Disk, String)>,
+    /// Whether it made way before it was done.
+    pub interrupted: bool,
+    /// The facts that were read.
+    pub facts_read: BTreeSet<String>,
+}
+
+impl PassOutcome {
+    /// The worst outcome of all books.
+    pub fn worst(&self) -> Outcome {
+        self.books.iter().map(BookOutcome::worst).max().unwrap_or(Outcome::Unchanged)
+    }
+}
+
+/// Runs a pass.
+pub fn run(pass: &mut Pass<'_>, computed: &mut ComputedCache) -> PassOutcome {
+    let mut outcome = PassOutcome::default();
+    let computed_failures = computed::evaluate(pass, computed);
+    let mut done: BTreeMap<String, Outcome> = BTreeMap::new();
+    // Two books must not manage one thing; what templates hid from validate is seen here.
+    let mut owners: BTreeMap<Managed, String> = BTreeMap::new();
+    for book in pass.view.books.clone() {
+        if (pass.make_way)() {
+            outcome.interrupted = true;
+            break;
+        }
+        let blockers = dependencies(&book, &done);
+        let result = book::run(pass, &book, blockers, &mut owners, &computed_failures);
+        done.insert(book.id(), result.outcome.worst());
+        outcome.watched.extend(result.watched);
+        outcome.facts_read.extend(result.facts_read);
+        outcome.disk = outcome.disk.or(result.disk);
+        outcome.interrupted |= result.outcome.interrupted;
+        outcome.books.push(result.outcome);
+        if outcome.interrupted {
+            break;
+        }
+    }
+    if !outcome.interrupted {
+        let gone = prune::abandoned_books(pass);
+        outcome.books.extend(gone);
+    }
+    outcome
+}
+
+/// The books that must come first and did not go well.
+fn dependencies(book: &towpath_render::objects::task::Book, done: &BTreeMap<String, Outcome>) -> Vec<String> {
+    let needed = book.depends_on.iter().map(|dependency| format!("{}/{}", book.namespace, dependency.book));
+    // A book that is not for this node counts as done.
+    needed.filter(|id| done.get(id).is_some_and(|outcome| *outcome >= Outcome::Held)).collect()
+}
+
+/// The values of `nodes()`: what git says of every node, and of this one its facts too.
+pub fn known_nodes(set: &ObjectSet, view: &NodeView, facts: &Value, shared: &[String]) -> Vec<Value> {
+    let own: serde_json::Map<String, Value> = shared.iter().filter_map(|fact| Some((fact.clone(), facts.get(fact)?.clone()))).collect();
+    let mut nodes: Vec<Value> = set
+        .nodes
+        .iter()
+        .map(|(name, node)| {
+            let mine = *name == view.node;
+            json!({ "name": name, "labels": node.labels, "address": node.address, "liveness": if mine { "alive" } else { "unknown" }, "facts": if mine { Value::Object(own.clone()) } else { Value::Null } })
+        })
+        .collect();
+    if !set.nodes.contains_key(&view.node) {
+        nodes.push(json!({ "name": view.node, "labels": {}, "address": null, "liveness": "alive", "facts": own }));
+    }
+    nodes.sort_by(|a, b| a["name"].as_str().cmp(&b["name"].as_str()));
+    nodes
+}
+
+/// Forgets what a crash left half done: temporary files beside managed ones.
+///
+/// # Errors
+/// When the journal can't be read or written.
+pub fn recover(machine: &Machine) -> Result<Option<towpath_host::journal::Intent>, JournalError> {
+    let Some(journal) = &machine.journal else { return Ok(None) };
+    let Some(intent) = journal.get::<towpath_host::journal::Intent>("intent")? else { return Ok(None) };
+    for path in &intent.paths {
+        if let Err(error) = machine.hand().clear_temporary(path) {
+            tracing::warn!(path, %error, "a temporary file that a crash left can't be removed");
+        }
+    }
+    Ok(Some(intent))
+}
+
+/// The inventories of all books.
+fn inventories(machine: &Machine) -> BTreeMap<String, Inventory> {
+    machine.records("inventory/").into_iter().collect()
+}

@@ -1,0 +1,47 @@
+//! What the node goes by: an accepted revision, loaded.
+
+use std::{collections::BTreeMap, sync::Arc};
+
+use towpath_proto::v1alpha as pb;
+use towpath_render::{
+    objects::{ObjectSet, task::Drift},
+    view::NodeView,
+};
+
+/// An accepted revision, loaded, as one node sees it.
+#[derive(Debug)]
+pub struct Revision {
+    /// Its number; 0 for a working tree.
+    pub generation: u64,
+    /// Its commits, by source.
+    pub commits: BTreeMap<String, String>,
+    /// Its objects.
+    pub set: Arc<ObjectSet>,
+    /// As the node sees them.
+    pub view: NodeView,
+}
+
+impl Revision {
+    /// A revision as a node sees it.
+    pub fn new(generation: u64, commits: BTreeMap<String, String>, set: Arc<ObjectSet>, node: &str) -> Self {
+        let view = NodeView::new(&set, node);
+        Self { generation, commits, set, view }
+    }
+
+    /// What the Configs in git say about drift, where the bootstrap file does not.
+    pub fn drift(&self, otherwise: Drift) -> Drift {
+        let said = self.set.configs.values().filter_map(|config| config.reconcile.as_ref()?.drift.as_deref());
+        said.map(Drift::read).next().unwrap_or(otherwise)
+    }
+
+    /// The pauses of the whole fleet.
+    pub fn suspended(&self) -> Vec<pb::Suspend> {
+        self.set.configs.values().filter_map(|config| config.suspend.clone()).collect()
+    }
+
+    /// Which facts of other nodes may be read.
+    pub fn shared_facts(&self) -> Vec<String> {
+        let said: Vec<String> = self.set.configs.values().flat_map(|config| config.shared_facts.iter().cloned()).collect();
+        if said.is_empty() { ["hostname", "fqdn", "addresses", "os"].map(str::to_owned).to_vec() } else { said }
+    }
+}

@@ -1,0 +1,399 @@
+//! Polls, fetches, verifies and loads: from the heads of all sources to a candidate that is found good.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    path::PathBuf,
+    sync::Arc,
+};
+
+use serde::{Deserialize, Serialize};
+use towpath_git::{Auth, Limits, Mirror, Movement, Options, Reference, Snapshot, SourceError, VerifyError, VerifyOptions};
+use towpath_host::journal::{Changes, Journal};
+use towpath_render::{
+    objects::{Loaded, ObjectSet, Pinned, SourceTree, load},
+    problem::Problem,
+    tree::Tree,
+};
+
+use super::{
+    conditions::{Input, Trouble},
+    trees::SnapshotTree,
+};
+use crate::config::{self, Source};
+
+/// How deep sources may name further sources, and includes further includes.
+const DEPTH: usize = 5;
+
+/// The highest commit that was accepted of a source.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+struct Guard {
+    /// URL and ref: another one starts anew.
+    origin: String,
+    commit: String,
+    #[serde(default)]
+    tag: Option<String>,
+}
+
+/// The sources of a node.
+#[derive(Debug)]
+pub(super) struct Sources {
+    folder: PathBuf,
+    first: Vec<Source>,
+}
+
+/// What came of looking at all sources.
+#[derive(Debug, Default)]
+pub(super) struct Looked {
+    /// The commits that were found good, by source.
+    pub(super) commits: BTreeMap<String, String>,
+    /// The objects at those commits; None when there is nothing good.
+    pub(super) set: Option<Arc<ObjectSet>>,
+    /// What the state should know.
+    pub(super) inputs: Vec<Input>,
+    /// The errors and warnings of a rejected candidate.
+    pub(super) problems: Vec<Problem>,
+    /// The sources as configured at this revision.
+    pub(super) sources: Vec<Source>,
+    tags: BTreeMap<String, Option<String>>,
+    /// Whether a commit was rejected, or a source could not be asked.
+    pub(super) rejected: bool,
+    pub(super) unreachable: bool,
+}
+
+impl Sources {
+    pub(super) fn new(folder: PathBuf, first: Vec<Source>) -> Self {
+        Self { folder, first }
+    }
+
+    pub(super) fn mirror(&self, source: &Source) -> Mirror {
+        Mirror::new(source.git.clone(), &self.folder)
+    }
+
+    /// Loads accepted commits from the mirrors alone.
+    pub(super) fn load_accepted(&self, commits: &BTreeMap<String, String>) -> Result<Looked, SourceError> {
+        let mut looked = Looked::default();
+        let mut sources = self.first.clone();
+        let mut snapshots: BTreeMap<String, Snapshot> = BTreeMap::new();
+        for _ in 0..DEPTH {
+            for source in &sources {
+                if let (Some(commit), false) = (commits.get(&source.git.name), snapshots.contains_key(&source.git.name)) {
+                    snapshots.insert(source.git.name.clone(), self.mirror(source).snapshot(commit)?);
+                }
+            }
+            let loaded = self.load(&sources, &snapshots);
+            let further = further_sources(&loaded.set, &sources);
+            if further.is_empty() {
+                if loaded.errors.is_empty() {
+                    looked.set = Some(Arc::new(loaded.set));
+                    looked.commits.clone_from(commits);
+                }
+                looked.problems = loaded.errors;
+                looked.sources = sources;
+                return Ok(looked);
+            }
+            sources.extend(further);
+        }
+        Ok(looked)
+    }
+
+    /// Looks at the newest heads, starting from what is accepted. Each source in order goes to its head where that
+    /// fits, and stays where it was where it does not.
+    pub(super) fn look(&self, journal: &Journal, accepted: &BTreeMap<String, String>, rejected: &BTreeSet<BTreeMap<String, String>>, now: u64) -> Looked {
+        let mut looked = Looked::default();
+        let mut sources = self.first.clone();
+        let mut snapshots: BTreeMap<String, Snapshot> = BTreeMap::new();
+        let mut at = 0;
+        let mut good: Option<Loaded> = None;
+        while at < sources.len() && at < 64 {
+            let source = sources[at].clone();
+            at += 1;
+            let Some(head) = self.head(journal, &source, accepted, now, &mut looked) else { continue };
+            let before = snapshots.insert(source.git.name.clone(), head);
+            let loaded = self.load(&sources[..at], &snapshots);
+            let commits: BTreeMap<String, String> = snapshots.iter().map(|(name, snapshot)| (name.clone(), snapshot.commit.clone())).collect();
+            if loaded.errors.is_empty() {
+                looked.inputs.push(Input::Rejected(source.git.name.clone(), None));
+                if at < DEPTH * 16 {
+                    sources.extend(further_sources(&loaded.set, &sources));
+                }
+                good = Some(loaded);
+                continue;
+            }
+            // A source whose head does not fit stays at its accepted commit.
+            looked.rejected = true;
+            let known = rejected.contains(&commits);
+            let trouble = invalid(&source, &loaded.errors);
+            looked.inputs.push(Input::Rejected(source.git.name.clone(), Some(trouble)));
+            if !known {
+                looked.problems.extend(loaded.errors);
+            }
+            match accepted.get(&source.git.name).and_then(|commit| self.mirror(&source).snapshot(commit).ok()) {
+                Some(old) => {
+                    snapshots.insert(source.git.name.clone(), old);
+                    let loaded = self.load(&sources[..at], &snapshots);
+                    if loaded.errors.is_empty() {
+                        sources.extend(further_sources(&loaded.set, &sources));
+                        good = Some(loaded);
+                    }
+                }
+                None => {
+                    match before {
+                        Some(before) => snapshots.insert(source.git.name.clone(), before),
+                        None => snapshots.remove(&source.git.name),
+                    };
+                }
+            }
+            if at == 1 && good.is_none() {
+                break;
+            }
+        }
+        if let Some(loaded) = good {
+            looked.commits = snapshots.into_iter().map(|(name, snapshot)| (name, snapshot.commit)).collect();
+            looked.set = Some(Arc::new(loaded.set));
+        }
+        looked.sources = sources;
+        looked
+    }
+
+    /// The snapshot that a source stands at: its head where that may be followed, else what is accepted.
+    fn head(&self, journal: &Journal, source: &Source, accepted: &BTreeMap<String, String>, now: u64, looked: &mut Looked) -> Option<Snapshot> {
+        let name = source.git.name.clone();
+        let mirror = self.mirror(source);
+        let guard = self.guard(journal, source).filter(|guard| !guard.commit.is_empty());
+        let floor = guard.as_ref().map(|guard| guard.commit.clone()).or_else(|| accepted.get(&name).cloned());
+        let fetched = match self.fetch(&mirror, floor.as_deref(), looked, &name) {
+            Some(fetched) => fetched,
+            None => return self.stay(&mirror, source, accepted, looked),
+        };
+        let behind = |looked: &mut Looked| self.stay(&mirror, source, accepted, looked);
+        if let Some(trouble) = refused(source, &fetched, guard.as_ref()) {
+            looked.rejected = true;
+            looked.inputs.push(Input::Rejected(name, Some(trouble)));
+            return behind(looked);
+        }
+        if fetched.movement == Movement::Behind && matches!(source.git.reference, Reference::Branch(_)) {
+            return behind(looked);
+        }
+        match mirror.verify(floor.as_deref(), &fetched.commit, now) {
+            Ok(_) => {}
+            Err(VerifyError::Unverified(why)) => {
+                looked.rejected = true;
+                let message = format!("{}: {why}; sign it with a key of verify.keyFiles, or add the signer there", source.git.name);
+                looked.inputs.push(Input::Rejected(name, Some(Trouble::new("Unverified", message))));
+                return behind(looked);
+            }
+            Err(VerifyError::Source(error)) => {
+                self.trouble(&error, &name, looked);
+                return behind(looked);
+            }
+        }
+        match mirror.snapshot(&fetched.commit) {
+            Ok(snapshot) => {
+                looked.tags.insert(name, fetched.tag);
+                Some(snapshot)
+            }
+            Err(error) => {
+                self.trouble(&error, &name, looked);
+                behind(looked)
+            }
+        }
+    }
+
+    /// Fetches; a damaged mirror is made anew.
+    fn fetch(&self, mirror: &Mirror, floor: Option<&str>, looked: &mut Looked, name: &str) -> Option<towpath_git::Fetched> {
+        let usable = |fetched: &towpath_git::Fetched| mirror.snapshot(&fetched.commit).is_ok_and(|snapshot| snapshot.missing_object().is_none());
+        let first = mirror.fetch(floor);
+        let damaged = match &first {
+            Ok(fetched) => !usable(fetched),
+            Err(error) => matches!(error, SourceError::Corrupt { .. }),
+        };
+        let result = if damaged {
+            tracing::warn!(source = name, "the mirror is damaged, and is made anew");
+            let message = format!("the mirror of {name} is damaged and is made anew; if this comes back, check the disk (dmesg, smartctl)");
+            looked.inputs.push(Input::Source(name.to_owned(), Some(Trouble::new("MirrorCorrupt", message))));
+            mirror.set_aside().and_then(|()| mirror.fetch(floor))
+        } else {
+            first
+        };
+        match result {
+            Ok(fetched) => {
+                looked.inputs.push(Input::Source(name.to_owned(), None));
+                Some(fetched)
+            }
+            Err(error) => {
+                self.trouble(&error, name, looked);
+                None
+            }
+        }
+    }
+
+    fn trouble(&self, error: &SourceError, name: &str, looked: &mut Looked) {
+        let shown = chain(error);
+        let (reason, message) = match error {
+            SourceError::Unreachable { .. } | SourceError::TimedOut { .. } | SourceError::TooMuch { .. } => ("SourceUnreachable", format!("{shown}; the last good revision goes on; check the network, the URL and auth")),
+            SourceError::Missing { .. } => ("SourceUnreachable", format!("{shown}; push something to it, or correct branch, tag or commit of the source")),
+            SourceError::Settings { .. } => ("SourceUnreachable", format!("{shown}; correct the settings of the source {name}")),
+            SourceError::Corrupt { .. } => ("MirrorCorrupt", format!("{shown}; it is made anew when the source can be reached; check the disk (dmesg, smartctl)")),
+            SourceError::Disk { source, .. } => match source.kind() {
+                std::io::ErrorKind::StorageFull | std::io::ErrorKind::QuotaExceeded => ("DiskFull", format!("{shown}; make room below the state directory, and the agent goes on by itself")),
+                _ => ("ReadOnly", format!("{shown}; make the state directory writable, and the agent goes on by itself")),
+            },
+        };
+        let (reason, message) = disk_in(error).map_or((reason, message.clone()), |reason| (reason, format!("{shown}; make room (or remount it writable) below the state directory, and the agent goes on by itself")));
+        looked.unreachable = true;
+        looked.inputs.push(Input::Source(name.to_owned(), Some(Trouble::new(reason, message))));
+    }
+
+    /// What is accepted of a source, from the mirror.
+    fn stay(&self, mirror: &Mirror, source: &Source, accepted: &BTreeMap<String, String>, looked: &mut Looked) -> Option<Snapshot> {
+        let commit = accepted.get(&source.git.name)?;
+        match mirror.snapshot(commit) {
+            Ok(snapshot) => Some(snapshot),
+            Err(error) => {
+                self.trouble(&error, &source.git.name, looked);
+                None
+            }
+        }
+    }
+
+    fn guard(&self, journal: &Journal, source: &Source) -> Option<Guard> {
+        let guard: Guard = journal.get(&format!("guard/{}", source.git.name)).ok().flatten()?;
+        (guard.origin == origin(source)).then_some(guard)
+    }
+
+    /// Remembers what was accepted, also against the loss of the mirror.
+    pub(super) fn remember(&self, looked: &Looked, commits: &BTreeMap<String, String>, changes: &mut Changes) {
+        for source in &looked.sources {
+            if let Some(commit) = commits.get(&source.git.name) {
+                let tag = looked.tags.get(&source.git.name).cloned().flatten();
+                changes.put(format!("guard/{}", source.git.name), &Guard { origin: origin(source), commit: commit.clone(), tag });
+            }
+        }
+    }
+
+    /// Loads sources; pinned includes are fetched as they are found.
+    fn load(&self, sources: &[Source], snapshots: &BTreeMap<String, Snapshot>) -> Loaded {
+        let trees: Vec<SourceTree> = sources
+            .iter()
+            .filter_map(|source| {
+                let snapshot = snapshots.get(&source.git.name)?.clone();
+                Some(SourceTree { name: source.git.name.clone(), tree: Arc::new(SnapshotTree(snapshot)), library: source.library, globals: source.globals })
+            })
+            .collect();
+        let mut pinned: BTreeMap<Pinned, Arc<dyn Tree>> = BTreeMap::new();
+        let mut failed: Vec<Problem> = Vec::new();
+        for _ in 0..DEPTH {
+            let mut loaded = load(&trees, &pinned);
+            let missing: Vec<Pinned> = loaded.wants.iter().filter(|wanted| !pinned.contains_key(*wanted)).cloned().collect();
+            if missing.is_empty() || !failed.is_empty() {
+                loaded.errors.append(&mut failed);
+                return loaded;
+            }
+            for wanted in missing {
+                match self.fetch_pinned(&wanted) {
+                    Ok(tree) => {
+                        pinned.insert(wanted, tree);
+                    }
+                    Err(error) => failed.push(Problem { source: String::new(), file: wanted.url.clone(), line: 1, column: 1, message: format!("the include can't be fetched: {}", chain(&error)), hint: None, excerpt: String::new(), warning: false }),
+                }
+            }
+        }
+        load(&trees, &pinned)
+    }
+
+    /// A repository that an include names: without the fleet's credentials.
+    fn fetch_pinned(&self, pinned: &Pinned) -> Result<Arc<dyn Tree>, SourceError> {
+        use sha2::Digest as _;
+        let name = format!("include-{}", &hex::encode(sha2::Sha256::digest(pinned.url.as_bytes()))[..16]);
+        let options = Options { name, url: pinned.url.clone(), reference: Reference::Commit(pinned.commit.to_ascii_lowercase()), path: String::new(), auth: Auth::default(), verify: VerifyOptions::default(), allow_rewind: true, limits: Limits::default() };
+        let mirror = Mirror::new(options, &self.folder);
+        let fetched = mirror.fetch(None)?;
+        Ok(Arc::new(SnapshotTree(mirror.snapshot(&fetched.commit)?)))
+    }
+}
+
+fn origin(source: &Source) -> String {
+    format!("{} {:?}", source.git.url, source.git.reference)
+}
+
+/// Whether a head may not be followed.
+fn refused(source: &Source, fetched: &towpath_git::Fetched, guard: Option<&Guard>) -> Option<Trouble> {
+    if source.git.allow_rewind {
+        return None;
+    }
+    let name = &source.git.name;
+    match &source.git.reference {
+        Reference::Branch(branch) => {
+            let what = match fetched.movement {
+                Movement::Rewound => "was rewritten: its head does not descend from the accepted commit",
+                Movement::Unknown => "no longer has the accepted commit",
+                _ => return None,
+            };
+            let commit = guard.map(|guard| guard.commit.clone()).unwrap_or_default();
+            Some(Trouble::new("Rewound", format!("the branch {branch} of {name} {what} {commit}; push a revert on top of it, or set allowRewind for the source")))
+        }
+        Reference::Tag(_) => {
+            let version = |tag: &Option<String>| tag.as_deref().and_then(towpath_git::version);
+            let (old, new) = (version(&guard?.tag)?, version(&fetched.tag)?);
+            (new < old).then(|| Trouble::new("Rewound", format!("the newest tag of {name} went down from {old} to {new}; tag something newer, or set allowRewind for the source")))
+        }
+        Reference::Commit(_) => None,
+    }
+}
+
+fn invalid(source: &Source, errors: &[Problem]) -> Trouble {
+    let first = errors.first().map(|problem| format!("{}:{}: {}", problem.file, problem.line, problem.message)).unwrap_or_default();
+    let more = if errors.len() > 1 { format!(" (and {} more)", errors.len() - 1) } else { String::new() };
+    Trouble::new("InvalidObjects", format!("the head of {} has mistakes, and the last good revision goes on: {first}{more}; `towpath validate` shows all of them", source.git.name))
+}
+
+/// Sources that the Configs of git name beside those that are known.
+fn further_sources(set: &ObjectSet, known: &[Source]) -> Vec<Source> {
+    let written = set.configs.values().flat_map(|config| &config.sources);
+    let mut further: Vec<Source> = Vec::new();
+    for source in written.filter_map(|source| config::source(source).ok()) {
+        let taken = |other: &Source| other.git.name == source.git.name;
+        if !known.iter().any(taken) && !further.iter().any(taken) {
+            further.push(source);
+        }
+    }
+    further
+}
+
+/// A full or read-only disk behind another error.
+fn disk_in(error: &SourceError) -> Option<&'static str> {
+    let mut at: Option<&dyn std::error::Error> = Some(error);
+    while let Some(inner) = at {
+        if let Some(io) = inner.downcast_ref::<std::io::Error>() {
+            match io.kind() {
+                std::io::ErrorKind::StorageFull | std::io::ErrorKind::QuotaExceeded => return Some("DiskFull"),
+                std::io::ErrorKind::ReadOnlyFilesystem => return Some("ReadOnly"),
+                _ => {}
+            }
+        }
+        let text = inner.to_string();
+        if text.contains("No space left on device") {
+            return Some("DiskFull");
+        }
+        if text.contains("Read-only file system") {
+            return Some("ReadOnly");
+        }
+        at = inner.source();
+    }
+    None
+}
+
+/// An error with its causes, each once.
+pub(super) fn chain(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut cause = error.source();
+    while let Some(inner) = cause {
+        let shown = inner.to_string();
+        if !text.contains(&shown) {
+            text.push_str(": ");
+            text.push_str(&shown);
+        }
+        cause = inner.source();
+    }
+    text
+}

@@ -1,0 +1,115 @@
+//! What happened: the events that a node keeps, and those who follow them.
+
+use std::sync::{Arc, Mutex, PoisonError};
+
+use serde::{Deserialize, Serialize};
+use towpath_host::{
+    clock::rfc3339,
+    journal::{Changes, Journal, JournalError},
+};
+use towpath_proto::v1alpha as pb;
+use tokio::sync::broadcast;
+
+/// How many events are kept.
+const KEPT: usize = 5000;
+
+/// One event as the journal keeps it.
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
+#[serde(default)]
+struct Kept {
+    namespace: String,
+    time: i64,
+    r#type: String,
+    state: Option<String>,
+    reason: Option<String>,
+    object: Option<String>,
+    message: String,
+}
+
+/// What is told of something that happened.
+#[derive(Debug, Clone, Default)]
+pub struct Told {
+    /// The namespace; `system` for what is cluster-wide.
+    pub namespace: String,
+    /// What happened, in words separated by dots.
+    pub kind: String,
+    /// Whether it begins (true) or ends.
+    pub firing: Option<bool>,
+    /// Why, in one word.
+    pub reason: Option<String>,
+    /// The object it is about.
+    pub object: Option<String>,
+    /// One sentence for people.
+    pub message: String,
+}
+
+/// The events of one node.
+#[derive(Debug, Clone)]
+pub struct Events {
+    node: String,
+    journal: Option<Arc<Journal>>,
+    live: broadcast::Sender<pb::EventRecord>,
+    count: Arc<Mutex<usize>>,
+}
+
+impl Events {
+    /// Events that the journal keeps; without one, only those who follow see them.
+    pub fn new(node: String, journal: Option<Arc<Journal>>) -> Self {
+        Self { node, journal, live: broadcast::channel(256).0, count: Arc::default() }
+    }
+
+    /// Tells of something that happened.
+    ///
+    /// # Errors
+    /// When the journal does not take it; those who follow have it all the same.
+    pub fn tell(&self, now: i64, told: Told) -> Result<(), JournalError> {
+        let uuid = uuid::Uuid::now_v7().to_string();
+        let kept = Kept { namespace: if told.namespace.is_empty() { "system".into() } else { told.namespace }, time: now, r#type: told.kind, state: told.firing.map(|firing| if firing { "firing".into() } else { "resolved".into() }), reason: told.reason, object: told.object, message: told.message };
+        // Nobody may be following.
+        let _ = self.live.send(self.record(&uuid, &kept));
+        let Some(journal) = &self.journal else { return Ok(()) };
+        let mut changes = Changes::default();
+        changes.put(format!("event/{uuid}"), &kept);
+        self.make_room(journal, &mut changes);
+        journal.commit(changes)
+    }
+
+    /// The oldest events go when there are too many.
+    fn make_room(&self, journal: &Journal, changes: &mut Changes) {
+        let mut count = self.count.lock().unwrap_or_else(PoisonError::into_inner);
+        *count += 1;
+        if *count % 500 != 1 {
+            return;
+        }
+        let all: Vec<(String, Kept)> = journal.scan("event/").unwrap_or_default();
+        for (uuid, _) in all.iter().take(all.len().saturating_sub(KEPT)) {
+            changes.delete(format!("event/{uuid}"));
+        }
+    }
+
+    /// The events that are kept, oldest first.
+    pub fn kept(&self) -> Vec<pb::EventRecord> {
+        let all: Vec<(String, Kept)> = self.journal.as_ref().and_then(|journal| journal.scan("event/").ok()).unwrap_or_default();
+        all.iter().map(|(uuid, kept)| self.record(uuid, kept)).collect()
+    }
+
+    /// The events to come.
+    pub fn follow(&self) -> broadcast::Receiver<pb::EventRecord> {
+        self.live.subscribe()
+    }
+
+    fn record(&self, uuid: &str, kept: &Kept) -> pb::EventRecord {
+        pb::EventRecord {
+            uuid: uuid.to_owned(),
+            namespace: kept.namespace.clone(),
+            time: rfc3339(kept.time),
+            r#type: kept.r#type.clone(),
+            state: kept.state.clone(),
+            reason: kept.reason.clone(),
+            node: self.node.clone(),
+            object: kept.object.clone(),
+            message: kept.message.clone(),
+            data: std::collections::BTreeMap::new(),
+        }
+    }
+}

@@ -1,0 +1,134 @@
+//! The gRPC services of an agent, on its Unix socket.
+
+use std::{os::unix::fs::PermissionsExt as _, path::Path, pin::Pin};
+
+use thiserror::Error;
+use tokio::net::UnixListener;
+use tokio_stream::{Stream, StreamExt as _, wrappers::BroadcastStream, wrappers::UnixListenerStream};
+use tonic::{Request, Response, Status};
+use towpath_proto::v1alpha::{self as pb, events_server::Events, status_server::Status as StatusService};
+
+use crate::reconcile::Handle;
+
+/// A server that can't be started.
+#[derive(Debug, Error)]
+pub enum ServeError {
+    /// The socket can't be made.
+    #[error("the socket {path} can't be made", path = .path.display())]
+    Socket {
+        /// The socket.
+        path: std::path::PathBuf,
+        /// Why.
+        source: std::io::Error,
+    },
+    /// The services can't be served.
+    #[error("the API can't be served")]
+    Transport(#[from] tonic::transport::Error),
+    /// The descriptors can't be read.
+    #[error("the API's reflection can't be served: {0}")]
+    Reflection(String),
+}
+
+/// Serves until the future ends.
+///
+/// # Errors
+/// When the socket can't be made.
+pub async fn serve(handle: Handle, socket: &Path, until: impl Future<Output = ()> + Send) -> Result<(), ServeError> {
+    let failed = |source| ServeError::Socket { path: socket.to_owned(), source };
+    if let Some(folder) = socket.parent() {
+        std::fs::create_dir_all(folder).map_err(failed)?;
+    }
+    // One that nobody listens on was left by an agent that was cut off.
+    match std::fs::remove_file(socket) {
+        Err(error) if error.kind() != std::io::ErrorKind::NotFound => return Err(failed(error)),
+        _ => {}
+    }
+    let listener = UnixListener::bind(socket).map_err(failed)?;
+    std::fs::set_permissions(socket, std::fs::Permissions::from_mode(0o600)).map_err(failed)?;
+    let (health, health_service) = tonic_health::server::health_reporter();
+    health.set_serving::<pb::status_server::StatusServer<Api>>().await;
+    let reflection = tonic_reflection::server::Builder::configure()
+        .register_encoded_file_descriptor_set(towpath_proto::DESCRIPTORS)
+        .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET)
+        .build_v1()
+        .map_err(|error| ServeError::Reflection(error.to_string()))?;
+    tonic::transport::Server::builder()
+        .add_service(health_service)
+        .add_service(reflection)
+        .add_service(pb::status_server::StatusServer::new(Api { handle: handle.clone() }))
+        .add_service(pb::events_server::EventsServer::new(Api { handle }))
+        .serve_with_incoming_shutdown(UnixListenerStream::new(listener), until)
+        .await?;
+    let _ = std::fs::remove_file(socket);
+    Ok(())
+}
+
+/// The services of one node.
+#[derive(Debug, Clone)]
+struct Api {
+    handle: Handle,
+}
+
+impl Api {
+    /// Work that reads files or renders runs beside the runtime's threads.
+    async fn blocking<T: Send + 'static>(&self, work: impl FnOnce(Handle) -> T + Send + 'static) -> Result<T, Status> {
+        let handle = self.handle.clone();
+        tokio::task::spawn_blocking(move || work(handle)).await.map_err(|error| Status::internal(error.to_string()))
+    }
+}
+
+#[tonic::async_trait]
+impl StatusService for Api {
+    async fn get_status(&self, _: Request<pb::GetStatusRequest>) -> Result<Response<pb::NodeStatus>, Status> {
+        Ok(Response::new(self.handle.status()))
+    }
+
+    async fn list_nodes(&self, _: Request<pb::ListNodesRequest>) -> Result<Response<pb::ListNodesReply>, Status> {
+        let nodes = self.blocking(|handle| handle.nodes()).await?;
+        Ok(Response::new(pb::ListNodesReply { nodes }))
+    }
+
+    async fn list_objects(&self, _: Request<pb::ListObjectsRequest>) -> Result<Response<pb::ListObjectsReply>, Status> {
+        let objects = self.blocking(|handle| handle.objects()).await?;
+        Ok(Response::new(pb::ListObjectsReply { objects }))
+    }
+
+    async fn list_runs(&self, _: Request<pb::ListRunsRequest>) -> Result<Response<pb::ListRunsReply>, Status> {
+        let runs = self.blocking(|handle| handle.runs()).await?;
+        Ok(Response::new(pb::ListRunsReply { runs }))
+    }
+
+    async fn get_plan(&self, _: Request<pb::GetPlanRequest>) -> Result<Response<pb::PlanReply>, Status> {
+        let plan = self.blocking(|handle| handle.plan()).await?;
+        plan.map(Response::new).map_err(|error| Status::failed_precondition(error.to_string()))
+    }
+
+    async fn get_view(&self, request: Request<pb::GetViewRequest>) -> Result<Response<pb::ViewReply>, Status> {
+        let request = request.into_inner();
+        let view = self.blocking(move |handle| handle.view(&request.view, &request.subject, request.explain)).await?;
+        let view = view.map_err(|error| Status::failed_precondition(error.to_string()))?;
+        Ok(Response::new(pb::ViewReply { json: view.to_string() }))
+    }
+}
+
+#[tonic::async_trait]
+impl Events for Api {
+    type WatchEventsStream = Pin<Box<dyn Stream<Item = Result<pb::EventRecord, Status>> + Send>>;
+
+    async fn watch_events(&self, request: Request<pb::WatchEventsRequest>) -> Result<Response<Self::WatchEventsStream>, Status> {
+        // Followed before the kept ones are read, so that none falls between.
+        let live = self.handle.events().follow();
+        let kept = self.blocking(|handle| handle.events().kept()).await?;
+        let last = kept.last().map(|event| event.uuid.clone()).unwrap_or_default();
+        let kept = tokio_stream::iter(kept.into_iter().map(Ok));
+        if !request.into_inner().follow {
+            return Ok(Response::new(Box::pin(kept)));
+        }
+        let live = BroadcastStream::new(live).filter_map(move |event| match event {
+            Ok(event) if event.uuid > last => Some(Ok(event)),
+            Ok(_) => None,
+            Err(_) => Some(Err(Status::data_loss("events came faster than they were read; ask again"))),
+        });
+        Ok(Response::new(Box::pin(kept.chain(live))))
+    }
+}
