@@ -11,6 +11,7 @@ const PACKAGE: &str = "towpath.v1alpha";
 
 fn main() -> Result<(), Box<dyn Error>> {
     println!("cargo:rerun-if-changed=towpath");
+    #[expect(clippy::disallowed_methods, reason = "this is how cargo speaks to build scripts")]
     let out = PathBuf::from(env::var("OUT_DIR")?);
     let set = out.join("descriptors.bin");
     let files: Vec<String> = FILES.iter().map(|name| format!("towpath/v1alpha/{name}.proto")).collect();
@@ -73,12 +74,11 @@ fn write_field(text: &mut String, pool: &DescriptorPool, field: &FieldDescriptor
 }
 
 fn shape(field: &FieldDescriptor) -> String {
-    if field.is_map() {
-        if let Kind::Message(entry) = field.kind()
-            && let Some(value) = entry.get_field_by_name("value")
-        {
-            return format!("Shape::Map({})", scalar(&value.kind()));
-        }
+    if field.is_map()
+        && let Kind::Message(entry) = field.kind()
+        && let Some(value) = entry.get_field_by_name("value")
+    {
+        return format!("Shape::Map({})", scalar(&value.kind()));
     }
     if field.is_list() {
         return format!("Shape::List({})", scalar(&field.kind()));

@@ -29,7 +29,10 @@ pub(crate) struct Watch {
 }
 
 /// Runs work on a thread of its own. The flag that the work is given asks it to stop.
-pub(crate) fn run<T: Send + 'static>(watch: &Watch, work: impl FnOnce(Arc<AtomicBool>) -> T + Send + 'static) -> Ended<T> {
+pub(crate) fn run<T: Send + 'static>(
+    watch: &Watch,
+    work: impl FnOnce(Arc<AtomicBool>) -> T + Send + 'static,
+) -> Ended<T> {
     let stop = Arc::new(AtomicBool::new(false));
     let (sender, receiver) = mpsc::channel();
     let flag = Arc::clone(&stop);
@@ -44,7 +47,8 @@ pub(crate) fn run<T: Send + 'static>(watch: &Watch, work: impl FnOnce(Arc<Atomic
             Ok(Err(_)) | Err(mpsc::RecvTimeoutError::Disconnected) => return Ended::Panicked,
             Err(mpsc::RecvTimeoutError::Timeout) => waited += slice,
         }
-        let too_much = watch.growth.as_ref().is_some_and(|(folder, limit)| size(folder) > before.saturating_add(*limit));
+        let too_much =
+            watch.growth.as_ref().is_some_and(|(folder, limit)| size(folder) > before.saturating_add(*limit));
         if too_much || waited >= watch.time {
             stop.store(true, Ordering::SeqCst);
             // A thread that does not stop is left: it holds no lock that others need.

@@ -140,8 +140,15 @@ impl Mirror {
     }
 
     /// The commits to verify, each with the one whose list of signers judges it.
-    fn steps(&self, repository: &Repository, accepted: Option<&str>, head: ObjectId) -> Result<Vec<(Option<ObjectId>, ObjectId)>, Unverified> {
-        let accepted = accepted.and_then(|accepted| ObjectId::from_str(accepted).ok()).filter(|accepted| repository.has_object(accepted));
+    fn steps(
+        &self,
+        repository: &Repository,
+        accepted: Option<&str>,
+        head: ObjectId,
+    ) -> Result<Vec<(Option<ObjectId>, ObjectId)>, Unverified> {
+        let accepted = accepted
+            .and_then(|accepted| ObjectId::from_str(accepted).ok())
+            .filter(|accepted| repository.has_object(accepted));
         let Some(accepted) = accepted.filter(|accepted| *accepted != head) else { return Ok(vec![(None, head)]) };
         if self.options.verify.mode == VerifyMode::Head {
             return Ok(vec![(Some(accepted), head)]);
@@ -153,7 +160,10 @@ impl Mirror {
             }
             // A rewind that was allowed has no line from the accepted commit: its head alone is judged.
             None if self.options.allow_rewind => Ok(vec![(Some(accepted), head)]),
-            None => Err(Unverified { commit: head.to_string(), message: format!("the accepted commit {accepted} is not among its first parents") }),
+            None => Err(Unverified {
+                commit: head.to_string(),
+                message: format!("the accepted commit {accepted} is not among its first parents"),
+            }),
         }
     }
 
@@ -163,7 +173,8 @@ impl Mirror {
     }
 
     fn id(&self, commit: &str) -> Result<ObjectId, SourceError> {
-        ObjectId::from_str(commit).map_err(|_| SourceError::Settings { message: format!("{commit:?} is no full commit id") })
+        ObjectId::from_str(commit)
+            .map_err(|_| SourceError::Settings { message: format!("{commit:?} is no full commit id") })
     }
 
     fn disk(&self, source: io::Error) -> SourceError {
@@ -215,7 +226,9 @@ impl Mirror {
         };
         let advertised = self.advertised(&wanted)?;
         match &self.options.reference {
-            Reference::Tag(pattern) => highest_tag(&advertised, pattern).ok_or_else(|| self.missing(format!("tag {pattern}"), &advertised)),
+            Reference::Tag(pattern) => {
+                highest_tag(&advertised, pattern).ok_or_else(|| self.missing(format!("tag {pattern}"), &advertised))
+            }
             _ => {
                 let found = advertised.refs.iter().find(|(name, _)| *name == wanted).cloned();
                 found.ok_or_else(|| self.missing(wanted.replace("refs/heads/", "branch "), &advertised))
@@ -244,7 +257,8 @@ impl Mirror {
     /// A repository on this machine is read, without a process between.
     fn local_refs(&self, path: &Path) -> Result<Advertised, SourceError> {
         let unreachable = |error: Box<dyn std::error::Error + Send + Sync>| self.unreachable(error);
-        let repository = gix::open_opts(path, gix::open::Options::isolated().open_path_as_is(false)).map_err(|error| unreachable(error.into()))?;
+        let repository = gix::open_opts(path, gix::open::Options::isolated().open_path_as_is(false))
+            .map_err(|error| unreachable(error.into()))?;
         let platform = repository.references().map_err(|error| unreachable(error.into()))?;
         let mut refs = Vec::new();
         for reference in platform.all().map_err(|error| unreachable(error.into()))? {
@@ -286,7 +300,8 @@ impl Mirror {
         if repository.to_thread_local().find_commit(commit).is_err() {
             return Err(incomplete(format!("the commit {commit} that it named")));
         }
-        let snapshot = Snapshot::read(&self.options.name, &repository, path.to_owned(), commit, "").map_err(|error| incomplete(error.to_string()))?;
+        let snapshot = Snapshot::read(&self.options.name, &repository, path.to_owned(), commit, "")
+            .map_err(|error| incomplete(error.to_string()))?;
         match snapshot.missing_object() {
             Some(missing) => Err(incomplete(missing)),
             None => Ok(()),
@@ -324,14 +339,22 @@ type Unreachable = Box<dyn std::error::Error + Send + Sync>;
 
 fn advertise(path: &Path, options: &Options, wanted: &str, time: Duration) -> Result<Advertised, SourceError> {
     let unreachable = |error: Unreachable| SourceError::Unreachable { url: options.shown_url(), source: error };
-    let repository = open(path, options).map_err(|error| SourceError::Corrupt { path: path.to_owned(), message: error.to_string() })?;
-    let remote = repository.remote_at(options.url.as_str()).and_then(|remote| remote.with_fetch_tags(gix::remote::fetch::Tags::None).with_refspecs([wanted], Direction::Fetch).map_err(Into::into)).map_err(|error| unreachable(error.into()))?;
+    let repository = open(path, options)
+        .map_err(|error| SourceError::Corrupt { path: path.to_owned(), message: error.to_string() })?;
+    let remote = repository
+        .remote_at(options.url.as_str())
+        .and_then(|remote| {
+            remote.with_fetch_tags(gix::remote::fetch::Tags::None).with_refspecs([wanted], Direction::Fetch)
+        })
+        .map_err(|error| unreachable(error.into()))?;
     let mut connection = remote.connect(Direction::Fetch).map_err(|error| unreachable(error.into()))?;
     if transport::is_http(&options.url) {
         connection.set_transport_options(transport::http_options(options, time)?);
     }
     connection.set_credentials(|_| Ok(None));
-    let (map, _) = connection.ref_map(gix::progress::Discard, gix::remote::ref_map::Options::default()).map_err(|error| unreachable(error.into()))?;
+    let (map, _) = connection
+        .ref_map(gix::progress::Discard, gix::remote::ref_map::Options::default())
+        .map_err(|error| unreachable(error.into()))?;
     let refs = map.remote_refs.iter().filter_map(|reference| {
         let (name, target, peeled) = reference.unpack();
         Some((name.to_string(), peeled.or(target)?.to_owned()))
@@ -339,16 +362,30 @@ fn advertise(path: &Path, options: &Options, wanted: &str, time: Duration) -> Re
     Ok(Advertised { refs: refs.collect() })
 }
 
-fn fetch(path: &Path, options: &Options, spec: &str, time: Duration, stop: &Arc<AtomicBool>) -> Result<(), SourceError> {
+fn fetch(
+    path: &Path,
+    options: &Options,
+    spec: &str,
+    time: Duration,
+    stop: &Arc<AtomicBool>,
+) -> Result<(), SourceError> {
     let unreachable = |error: Unreachable| SourceError::Unreachable { url: options.shown_url(), source: error };
-    let repository = open(path, options).map_err(|error| SourceError::Corrupt { path: path.to_owned(), message: error.to_string() })?;
-    let remote = repository.remote_at(options.url.as_str()).and_then(|remote| remote.with_fetch_tags(gix::remote::fetch::Tags::None).with_refspecs([spec], Direction::Fetch).map_err(Into::into)).map_err(|error| unreachable(error.into()))?;
+    let repository = open(path, options)
+        .map_err(|error| SourceError::Corrupt { path: path.to_owned(), message: error.to_string() })?;
+    let remote = repository
+        .remote_at(options.url.as_str())
+        .and_then(|remote| {
+            remote.with_fetch_tags(gix::remote::fetch::Tags::None).with_refspecs([spec], Direction::Fetch)
+        })
+        .map_err(|error| unreachable(error.into()))?;
     let mut connection = remote.connect(Direction::Fetch).map_err(|error| unreachable(error.into()))?;
     if transport::is_http(&options.url) {
         connection.set_transport_options(transport::http_options(options, time)?);
     }
     connection.set_credentials(|_| Ok(None));
-    let prepared = connection.prepare_fetch(gix::progress::Discard, gix::remote::ref_map::Options::default()).map_err(|error| unreachable(error.into()))?;
+    let prepared = connection
+        .prepare_fetch(gix::progress::Discard, gix::remote::ref_map::Options::default())
+        .map_err(|error| unreachable(error.into()))?;
     prepared.receive(gix::progress::Discard, stop).map_err(|error| unreachable(error.into()))?;
     Ok(())
 }
@@ -402,7 +439,8 @@ mod tests {
     #[test]
     fn the_highest_version_wins() {
         let id = ObjectId::null(gix::hash::Kind::Sha1);
-        let refs = ["v1.2.0", "v1.10.0", "v2.0.0", "v1.11.0-rc.1", "v1", "latest"].map(|tag| (format!("refs/tags/{tag}"), id));
+        let refs =
+            ["v1.2.0", "v1.10.0", "v2.0.0", "v1.11.0-rc.1", "v1", "latest"].map(|tag| (format!("refs/tags/{tag}"), id));
         let advertised = Advertised { refs: refs.to_vec() };
         let found = |pattern| highest_tag(&advertised, pattern).map(|(name, _)| name);
         assert_eq!(found("v1.*").as_deref(), Some("refs/tags/v1.11.0-rc.1"));

@@ -102,7 +102,8 @@ impl Options {
     pub fn shown_url(&self) -> String {
         match self.url.split_once("://") {
             Some((scheme, rest)) => {
-                let (authority, path) = rest.split_once('/').map_or((rest, None), |(authority, path)| (authority, Some(path)));
+                let (authority, path) =
+                    rest.split_once('/').map_or((rest, None), |(authority, path)| (authority, Some(path)));
                 let host = authority.rsplit_once('@').map_or(authority.to_owned(), |(user, host)| {
                     let user = user.split(':').next().unwrap_or_default();
                     if scheme.starts_with("http") { host.to_owned() } else { format!("{user}@{host}") }

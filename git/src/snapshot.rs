@@ -57,13 +57,25 @@ const ENTRIES: usize = 1 << 20;
 
 impl Snapshot {
     /// Reads the tree of a commit below a folder.
-    pub(crate) fn read(source: &str, repository: &ThreadSafeRepository, mirror: PathBuf, commit: ObjectId, folder: &str) -> Result<Self, SourceError> {
+    pub(crate) fn read(
+        source: &str,
+        repository: &ThreadSafeRepository,
+        mirror: PathBuf,
+        commit: ObjectId,
+        folder: &str,
+    ) -> Result<Self, SourceError> {
         let corrupt = |message: String| SourceError::Corrupt { path: mirror.clone(), message };
         let local = repository.to_thread_local();
-        let tree = local.find_commit(commit).map_err(|error| corrupt(error.to_string()))?.tree().map_err(|error| corrupt(error.to_string()))?;
+        let tree = local
+            .find_commit(commit)
+            .map_err(|error| corrupt(error.to_string()))?
+            .tree()
+            .map_err(|error| corrupt(error.to_string()))?;
         let files = tree.traverse().breadthfirst.files().map_err(|error| corrupt(error.to_string()))?;
         if files.len() > ENTRIES {
-            return Err(SourceError::Settings { message: format!("the source {source} has more than {ENTRIES} files") });
+            return Err(SourceError::Settings {
+                message: format!("the source {source} has more than {ENTRIES} files"),
+            });
         }
         let prefix = folder.trim_matches('/');
         let prefix = if prefix.is_empty() || prefix == "." { String::new() } else { format!("{prefix}/") };
@@ -81,9 +93,17 @@ impl Snapshot {
             entries.insert(path.to_owned(), Blob { kind, id: file.oid });
         }
         if entries.is_empty() && !prefix.is_empty() {
-            return Err(SourceError::Settings { message: format!("the source {source} has no folder {folder} at {commit}") });
+            return Err(SourceError::Settings {
+                message: format!("the source {source} has no folder {folder} at {commit}"),
+            });
         }
-        Ok(Self { source: source.to_owned(), commit: commit.to_string(), repository: repository.clone(), mirror, entries: Arc::new(entries) })
+        Ok(Self {
+            source: source.to_owned(),
+            commit: commit.to_string(),
+            repository: repository.clone(),
+            mirror,
+            entries: Arc::new(entries),
+        })
     }
 
     /// All entries by path.
@@ -96,15 +116,22 @@ impl Snapshot {
     /// # Errors
     /// When the mirror is damaged.
     pub fn content(&self, path: &str) -> Result<Option<Vec<u8>>, SourceError> {
-        let Some(blob) = self.entries.get(path).filter(|blob| blob.kind != BlobKind::Submodule) else { return Ok(None) };
+        let Some(blob) = self.entries.get(path).filter(|blob| blob.kind != BlobKind::Submodule) else {
+            return Ok(None);
+        };
         let local = self.repository.to_thread_local();
-        let object = local.find_object(blob.id).map_err(|error| SourceError::Corrupt { path: self.mirror.clone(), message: error.to_string() })?;
+        let object = local
+            .find_object(blob.id)
+            .map_err(|error| SourceError::Corrupt { path: self.mirror.clone(), message: error.to_string() })?;
         Ok(Some(object.detach().data))
     }
 
     /// Whether every file of the snapshot is in the mirror. A remote may leave some out.
     pub fn missing_object(&self) -> Option<String> {
         let local = self.repository.to_thread_local();
-        self.entries.iter().find(|(_, blob)| blob.kind != BlobKind::Submodule && !local.has_object(blob.id)).map(|(path, _)| path.clone())
+        self.entries
+            .iter()
+            .find(|(_, blob)| blob.kind != BlobKind::Submodule && !local.has_object(blob.id))
+            .map(|(path, _)| path.clone())
     }
 }

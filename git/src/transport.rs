@@ -29,7 +29,8 @@ pub(crate) fn http_options(options: &Options, time: Duration) -> Result<Box<dyn 
     let configure_client = move |builder: reqwest::blocking::ClientBuilder| {
         Ok(builder.tls_backend_preconfigured(tls.clone()).timeout(time).connect_timeout(Duration::from_secs(15)))
     };
-    let backend = http::reqwest::Options { configure_client: Some(Box::new(configure_client)), configure_request: None };
+    let backend =
+        http::reqwest::Options { configure_client: Some(Box::new(configure_client)), configure_request: None };
     let transport = http::Options {
         extra_headers: authorization(options)?.into_iter().collect(),
         // A redirect could carry the credentials to another host.
@@ -57,7 +58,8 @@ fn authorization(options: &Options) -> Result<Option<String>, SourceError> {
 
 /// The content of a file with a secret; a trailing newline is not part of it.
 fn secret(setting: &str, file: &Path) -> Result<String, SourceError> {
-    let text = fs::read_to_string(file).map_err(|error| settings(format!("auth.{setting} {}: {error}", file.display())))?;
+    let text =
+        fs::read_to_string(file).map_err(|error| settings(format!("auth.{setting} {}: {error}", file.display())))?;
     let text = text.trim_end_matches(['\n', '\r']);
     if text.contains(['\n', '\r']) {
         return Err(settings(format!("auth.{setting} {} has more than one line", file.display())));
@@ -85,7 +87,8 @@ fn tls(auth: &Auth) -> Result<rustls::ClientConfig, SourceError> {
     match (&auth.client_cert_file, &auth.client_key_file) {
         (Some(cert), Some(key)) => {
             let chain = certificates("clientCertFile", cert)?;
-            let key = PrivateKeyDer::from_pem_file(key).map_err(|error| settings(format!("auth.clientKeyFile {}: {error}", key.display())))?;
+            let key = PrivateKeyDer::from_pem_file(key)
+                .map_err(|error| settings(format!("auth.clientKeyFile {}: {error}", key.display())))?;
             builder.with_client_auth_cert(chain, key).map_err(|error| settings(format!("auth.clientCertFile: {error}")))
         }
         (None, None) => Ok(builder.with_no_client_auth()),
@@ -106,12 +109,17 @@ fn certificates(setting: &str, file: &Path) -> Result<Vec<CertificateDer<'static
 /// The settings under which a mirror is opened: nothing of the machine's or the user's own, and ssh as configured.
 pub(crate) fn overrides(options: &Options) -> Vec<String> {
     let mut overrides = vec!["protocol.version=2".to_owned(), "gc.auto=0".to_owned()];
-    let mut ssh = "ssh -F none -o BatchMode=yes -o ConnectTimeout=15 -o ServerAliveInterval=10 -o ServerAliveCountMax=3".to_owned();
+    let mut ssh =
+        "ssh -F none -o BatchMode=yes -o ConnectTimeout=15 -o ServerAliveInterval=10 -o ServerAliveCountMax=3"
+            .to_owned();
     if let Some(key) = &options.auth.ssh_key_file {
         ssh.push_str(&format!(" -o IdentitiesOnly=yes -o IdentityAgent=none -i {}", shell_word(key)));
     }
     match &options.auth.known_hosts_file {
-        Some(file) => ssh.push_str(&format!(" -o StrictHostKeyChecking=yes -o GlobalKnownHostsFile=/dev/null -o UserKnownHostsFile={}", shell_word(file))),
+        Some(file) => ssh.push_str(&format!(
+            " -o StrictHostKeyChecking=yes -o GlobalKnownHostsFile=/dev/null -o UserKnownHostsFile={}",
+            shell_word(file)
+        )),
         None => ssh.push_str(" -o StrictHostKeyChecking=yes"),
     }
     overrides.push(format!("core.sshCommand={ssh}"));

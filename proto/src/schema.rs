@@ -152,8 +152,19 @@ mod tests {
         assert_eq!(
             names,
             [
-                "Beacon", "ClusterVariables", "ClusterVariablesBinding", "Config", "CronJob", "Event", "Namespace",
-                "Node", "NodeGroup", "Secret", "TaskBook", "Trigger", "Variables"
+                "Beacon",
+                "ClusterVariables",
+                "ClusterVariablesBinding",
+                "Config",
+                "CronJob",
+                "Event",
+                "Namespace",
+                "Node",
+                "NodeGroup",
+                "Secret",
+                "TaskBook",
+                "Trigger",
+                "Variables"
             ]
         );
     }

@@ -71,7 +71,8 @@ impl<P: Into<String>, C: Into<Vec<u8>>> FromIterator<(P, C)> for MemoryTree {
 
 impl Tree for MemoryTree {
     fn list(&self, folder: &str) -> io::Result<Vec<Entry>> {
-        let below = |path: &str| folder.is_empty() || path.strip_prefix(folder).is_some_and(|rest| rest.starts_with('/'));
+        let below =
+            |path: &str| folder.is_empty() || path.strip_prefix(folder).is_some_and(|rest| rest.starts_with('/'));
         Ok(self.files.iter().filter(|(path, _)| below(path)).map(|(path, content)| file(path, content)).collect())
     }
 

@@ -1,1 +1,120 @@
-//! x
+//! The harness: real nodes, real git repositories, real servers, each in a folder of its own.
+
+pub mod git;
+pub mod node;
+pub mod servers;
+
+use std::{
+    process::{Child, Command, Output},
+    time::{Duration, Instant},
+};
+
+/// The program under test.
+pub fn towpath() -> Command {
+    let program = std::env::var("TOWPATH_BIN")
+        .expect("TOWPATH_BIN is not set: run the tests with .ci/test, which builds the binary and hands over its path");
+    let mut command = Command::new(program);
+    // What the machine's user has configured must not matter.
+    for name in ["GIT_SSL_CAINFO", "SSL_CERT_FILE", "SSL_CERT_DIR", "CURL_CA_BUNDLE", "REQUESTS_CA_BUNDLE", "RUST_LOG"]
+    {
+        command.env_remove(name);
+    }
+    command.env("NO_COLOR", "1");
+    command
+}
+
+/// Whether the long variants of tests are asked for.
+pub fn long() -> bool {
+    std::env::var_os("TOWPATH_LONG").is_some()
+}
+
+/// Runs a command to its end, and fails with all it said where it does not succeed.
+pub fn ok(command: &mut Command) -> Output {
+    let output = output(command);
+    assert!(
+        output.status.success(),
+        "{command:?} ended with {}\nstdout: {}\nstderr: {}",
+        output.status,
+        String::from_utf8_lossy(&output.stdout),
+        String::from_utf8_lossy(&output.stderr)
+    );
+    output
+}
+
+/// Runs a command to its end; one that is not installed is named with its package.
+pub fn output(command: &mut Command) -> Output {
+    let program = command.get_program().to_string_lossy().into_owned();
+    match command.output() {
+        Ok(output) => output,
+        Err(error) => panic!("{program} can't be run: {error}; install the package {}", package(&program)),
+    }
+}
+
+/// The Debian package that a program is in.
+pub fn package(program: &str) -> &'static str {
+    match program.rsplit('/').next().unwrap_or(program) {
+        "git" => "git",
+        "nginx" => "nginx-light",
+        "fcgiwrap" => "fcgiwrap",
+        "sshd" => "openssh-server",
+        "ssh-keygen" | "ssh" => "openssh-client",
+        "gpg" => "gnupg",
+        "openssl" => "openssl",
+        "faketime" => "faketime",
+        "mount" | "umount" => "mount",
+        "mkfs.ext4" => "e2fsprogs",
+        _ => "that has it",
+    }
+}
+
+/// Waits until something holds; fails with what is said when it takes too long.
+pub fn wait_until(patience: Duration, mut holds: impl FnMut() -> bool, what: impl Fn() -> String) -> Duration {
+    let begin = Instant::now();
+    loop {
+        if holds() {
+            return begin.elapsed();
+        }
+        assert!(begin.elapsed() < patience, "not within {patience:?}: {}", what());
+        std::thread::sleep(Duration::from_millis(10));
+    }
+}
+
+/// A process that ends with the test.
+#[derive(Debug)]
+pub struct Running(pub Child);
+
+impl Running {
+    /// Starts a command.
+    pub fn start(command: &mut Command) -> Self {
+        let program = command.get_program().to_string_lossy().into_owned();
+        match command.spawn() {
+            Ok(child) => Self(child),
+            Err(error) => panic!("{program} can't be started: {error}; install the package {}", package(&program)),
+        }
+    }
+
+    /// Ends it at once, without giving it a chance.
+    pub fn kill(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+
+    /// Asks it to end, as systemd would, and gives its exit status.
+    pub fn terminate(&mut self) -> i32 {
+        let _ = Command::new("kill").arg("-TERM").arg(self.0.id().to_string()).status();
+        let begin = Instant::now();
+        loop {
+            if let Some(status) = self.0.try_wait().unwrap() {
+                return status.code().unwrap_or(-1);
+            }
+            assert!(begin.elapsed() < Duration::from_secs(60), "it does not end when it is asked to");
+            std::thread::sleep(Duration::from_millis(20));
+        }
+    }
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        self.kill();
+    }
+}

@@ -74,7 +74,12 @@ pub enum Decision {
 ///
 /// # Errors
 /// When the record in the store must not be followed.
-pub fn decide(stored: Option<&Row>, disk: &Accepted, candidate: &Candidate, origin: &str) -> Result<Decision, AcceptError> {
+pub fn decide(
+    stored: Option<&Row>,
+    disk: &Accepted,
+    candidate: &Candidate,
+    origin: &str,
+) -> Result<Decision, AcceptError> {
     let in_store = stored.map(read).transpose()?.unwrap_or_default();
     if in_store.schema > SCHEMA {
         return Err(AcceptError::TooOld(in_store.schema));
@@ -88,14 +93,23 @@ pub fn decide(stored: Option<&Row>, disk: &Accepted, candidate: &Candidate, orig
         return Ok(Decision::Stay(in_store));
     }
     let generation = if same { newest.generation } else { newest.generation + 1 };
-    let next = Accepted { schema: SCHEMA, generation, commits: candidate.commits.clone(), parent: generation - 1, origin: origin.to_owned() };
+    let next = Accepted {
+        schema: SCHEMA,
+        generation,
+        commits: candidate.commits.clone(),
+        parent: generation - 1,
+        origin: origin.to_owned(),
+    };
     let compare = match stored {
         Some(row) => Compare::Revision(KEY.to_owned(), row.modified),
         None => Compare::Absent(KEY.to_owned()),
     };
     let value = serde_json::to_vec(&next).map_err(|error| AcceptError::Unreadable(error.to_string()))?;
     let put = Op::Put { key: KEY.to_owned(), value, lease: None };
-    Ok(Decision::Accept(next, Txn { compare: vec![compare], then: vec![put], otherwise: vec![Op::Read(KEY.to_owned())] }))
+    Ok(Decision::Accept(
+        next,
+        Txn { compare: vec![compare], then: vec![put], otherwise: vec![Op::Read(KEY.to_owned())] },
+    ))
 }
 
 fn read(row: &Row) -> Result<Accepted, AcceptError> {
@@ -115,7 +129,12 @@ pub enum Attempt {
 ///
 /// # Errors
 /// When the store does not answer, or its record must not be followed.
-pub fn attempt(store: &dyn Store, disk: &Accepted, candidate: &Candidate, origin: &str) -> Result<Attempt, AcceptError> {
+pub fn attempt(
+    store: &dyn Store,
+    disk: &Accepted,
+    candidate: &Candidate,
+    origin: &str,
+) -> Result<Attempt, AcceptError> {
     let page = Page { after: None, limit: 1 };
     let stored = store.read(KEY, &page)?.rows.into_iter().next();
     match decide(stored.as_ref(), disk, candidate, origin)? {
@@ -159,17 +178,22 @@ mod tests {
     #[test]
     fn an_empty_store_is_filled_from_disk() {
         let store = LocalStore::default();
-        let disk = Accepted { schema: SCHEMA, generation: 7, commits: candidate("a").commits, parent: 6, origin: "o".into() };
+        let disk =
+            Accepted { schema: SCHEMA, generation: 7, commits: candidate("a").commits, parent: 6, origin: "o".into() };
         let Attempt::Accepted(same) = attempt(&store, &disk, &candidate("a"), "o").unwrap() else { panic!() };
         assert_eq!(same.generation, 7);
-        let Attempt::Accepted(next) = attempt(&LocalStore::default(), &disk, &candidate("b"), "o").unwrap() else { panic!() };
+        let Attempt::Accepted(next) = attempt(&LocalStore::default(), &disk, &candidate("b"), "o").unwrap() else {
+            panic!()
+        };
         assert_eq!(next.generation, 8);
     }
 
     #[test]
     fn who_loses_is_told_what_won() {
         let store = LocalStore::default();
-        let Decision::Accept(_, late) = decide(None, &Accepted::default(), &candidate("b"), "o").unwrap() else { panic!() };
+        let Decision::Accept(_, late) = decide(None, &Accepted::default(), &candidate("b"), "o").unwrap() else {
+            panic!()
+        };
         attempt(&store, &Accepted::default(), &candidate("a"), "o").unwrap();
         let Outcome::Refused { rows } = store.commit(&late).unwrap() else { panic!() };
         assert_eq!(read(&rows[0]).unwrap().commits, candidate("a").commits);
@@ -179,8 +203,14 @@ mod tests {
     fn another_origin_and_a_newer_schema_are_refused() {
         let store = LocalStore::default();
         attempt(&store, &Accepted::default(), &candidate("a"), "o").unwrap();
-        assert!(matches!(attempt(&store, &Accepted::default(), &candidate("b"), "other"), Err(AcceptError::OtherOrigin { .. })));
+        assert!(matches!(
+            attempt(&store, &Accepted::default(), &candidate("b"), "other"),
+            Err(AcceptError::OtherOrigin { .. })
+        ));
         let newer = Row { key: KEY.into(), value: br#"{"schema": 9}"#.to_vec(), created: 1, modified: 1 };
-        assert!(matches!(decide(Some(&newer), &Accepted::default(), &candidate("b"), "o"), Err(AcceptError::TooOld(9))));
+        assert!(matches!(
+            decide(Some(&newer), &Accepted::default(), &candidate("b"), "o"),
+            Err(AcceptError::TooOld(9))
+        ));
     }
 }

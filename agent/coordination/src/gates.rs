@@ -59,7 +59,11 @@ mod tests {
     #[test]
     fn gates_combine() {
         assert!(Gates::default().pass().is_ok());
-        let gates = Gates { suspended: vec![("audit".into(), 10), ("over".into(), 3)], now: 5, dependencies: vec!["a/b".into()] };
+        let gates = Gates {
+            suspended: vec![("audit".into(), 10), ("over".into(), 3)],
+            now: 5,
+            dependencies: vec!["a/b".into()],
+        };
         let closed = gates.pass().unwrap_err();
         assert_eq!(closed.iter().map(|gate| gate.reason).collect::<Vec<_>>(), ["Suspended", "Dependency"]);
     }

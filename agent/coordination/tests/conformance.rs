@@ -2,7 +2,9 @@
 
 use std::time::Duration;
 
-use towpath_coordination::store::{Change, Compare, MAX_OPERATIONS, Op, Outcome, Page, Store, StoreError, Txn, local::LocalStore};
+use towpath_coordination::store::{
+    Change, Compare, MAX_OPERATIONS, Op, Outcome, Page, Store, StoreError, Txn, local::LocalStore,
+};
 
 fn stores() -> Vec<Box<dyn Store>> {
     vec![Box::new(LocalStore::default())]
@@ -15,7 +17,7 @@ fn put(key: &str, value: &str) -> Op {
 fn done(outcome: Outcome) -> (u64, Vec<(String, Vec<u8>)>) {
     match outcome {
         Outcome::Done { revision, rows } => (revision, rows.into_iter().map(|row| (row.key, row.value)).collect()),
-        Outcome::Refused { .. } => panic!("refused"),
+        Outcome::Refused { .. } => unreachable!("refused"),
     }
 }
 
@@ -36,9 +38,15 @@ fn a_read_in_a_transaction_sees_the_put_before_it() {
 fn compares_are_all_or_nothing() {
     for store in stores() {
         let (revision, _) = done(store.commit(&then(vec![put("k", "1")])).unwrap());
-        let swap = |expected, value: &str| Txn { compare: vec![Compare::Revision("k".into(), expected)], then: vec![put("k", value)], otherwise: vec![Op::Read("k".into())] };
+        let swap = |expected, value: &str| Txn {
+            compare: vec![Compare::Revision("k".into(), expected)],
+            then: vec![put("k", value)],
+            otherwise: vec![Op::Read("k".into())],
+        };
         done(store.commit(&swap(revision, "2")).unwrap());
-        let Outcome::Refused { rows } = store.commit(&swap(revision, "3")).unwrap() else { panic!("a stale swap was done") };
+        let Outcome::Refused { rows } = store.commit(&swap(revision, "3")).unwrap() else {
+            panic!("a stale swap was done")
+        };
         assert_eq!(rows[0].value, b"2");
         let absent = Txn { compare: vec![Compare::Absent("k".into())], then: vec![put("k", "4")], otherwise: vec![] };
         assert!(matches!(store.commit(&absent).unwrap(), Outcome::Refused { .. }));
@@ -49,7 +57,11 @@ fn compares_are_all_or_nothing() {
 fn a_range_compare_sees_newer_keys() {
     for store in stores() {
         let (revision, _) = done(store.commit(&then(vec![put("c/1", "")])).unwrap());
-        let none_newer = |revision| Txn { compare: vec![Compare::NoneNewer("c/".into(), revision)], then: vec![put("o", "")], otherwise: vec![] };
+        let none_newer = |revision| Txn {
+            compare: vec![Compare::NoneNewer("c/".into(), revision)],
+            then: vec![put("o", "")],
+            otherwise: vec![],
+        };
         done(store.commit(&none_newer(revision)).unwrap());
         done(store.commit(&then(vec![put("c/2", "")])).unwrap());
         assert!(matches!(store.commit(&none_newer(revision)).unwrap(), Outcome::Refused { .. }));

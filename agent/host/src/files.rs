@@ -68,7 +68,8 @@ impl Hand {
     /// # Errors
     /// When the directory or the file can't be written.
     pub fn stage(&self, path: &str, content: &[u8], access: Access) -> io::Result<Staged> {
-        let (folder_path, _) = split(path).ok_or_else(|| io::Error::new(io::ErrorKind::InvalidInput, "the path has no name"))?;
+        let (folder_path, _) =
+            split(path).ok_or_else(|| io::Error::new(io::ErrorKind::InvalidInput, "the path has no name"))?;
         let (folder, name) = self.look.parent(path)?;
         let temporary = temporary_name(&name);
         let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;

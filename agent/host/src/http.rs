@@ -67,7 +67,11 @@ pub fn send(request: &Request) -> Result<Response, HttpError> {
         builder = builder.body(body.clone());
     }
     let response = builder.send().map_err(|error| failed(chain(&error)))?;
-    let headers = response.headers().iter().map(|(name, value)| (name.as_str().to_owned(), String::from_utf8_lossy(value.as_bytes()).into_owned())).collect();
+    let headers = response
+        .headers()
+        .iter()
+        .map(|(name, value)| (name.as_str().to_owned(), String::from_utf8_lossy(value.as_bytes()).into_owned()))
+        .collect();
     let status = response.status().as_u16();
     let mut bytes = Vec::new();
     response.take(KEPT).read_to_end(&mut bytes).map_err(|error| failed(format!("the answer broke off: {error}")))?;
@@ -79,7 +83,8 @@ fn tls(ca_file: Option<&str>) -> Result<rustls::ClientConfig, HttpError> {
     let mut roots = rustls::RootCertStore::empty();
     match ca_file {
         Some(file) => {
-            let certificates = CertificateDer::pem_file_iter(Path::new(file)).map_err(|error| failed(format!("caFile {file}: {error}")))?;
+            let certificates = CertificateDer::pem_file_iter(Path::new(file))
+                .map_err(|error| failed(format!("caFile {file}: {error}")))?;
             for certificate in certificates {
                 let certificate = certificate.map_err(|error| failed(format!("caFile {file}: {error}")))?;
                 roots.add(certificate).map_err(|error| failed(format!("caFile {file}: {error}")))?;
@@ -90,7 +95,9 @@ fn tls(ca_file: Option<&str>) -> Result<rustls::ClientConfig, HttpError> {
         }
     }
     let provider = Arc::new(rustls::crypto::ring::default_provider());
-    let config = rustls::ClientConfig::builder_with_provider(provider).with_safe_default_protocol_versions().map_err(|error| failed(error.to_string()))?;
+    let config = rustls::ClientConfig::builder_with_provider(provider)
+        .with_safe_default_protocol_versions()
+        .map_err(|error| failed(error.to_string()))?;
     Ok(config.with_root_certificates(roots).with_no_client_auth())
 }
 

@@ -16,4 +16,4 @@ pub mod watch;
 
 pub use clock::{Clock, SystemClock, TestClock};
 pub use files::Hand;
-pub use look::{FileKind, Look, Meta};
+pub use look::{FileKind, FileVersion, Look, Meta};

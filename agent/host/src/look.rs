@@ -26,6 +26,9 @@ pub enum FileKind {
     Other,
 }
 
+/// Device, inode and time of change of a file: another one is another file, or the same one changed.
+pub type FileVersion = (u64, u64, i64, i64);
+
 /// What is known of a path.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Meta {
@@ -40,7 +43,7 @@ pub struct Meta {
     /// Its size.
     pub size: u64,
     /// Device, inode and time of change: tells own writes from others'.
-    pub version: (u64, u64, i64, i64),
+    pub version: FileVersion,
 }
 
 /// The read side of the files below a root.
@@ -74,7 +77,8 @@ impl Look {
     /// Opens a path below the root; links are followed, but never out of it.
     pub(crate) fn open(&self, path: &str, flags: OFlags, mode: Mode) -> Result<OwnedFd, Errno> {
         let relative = relative(path);
-        let resolve = if self.whole { ResolveFlags::empty() } else { ResolveFlags::IN_ROOT | ResolveFlags::NO_MAGICLINKS };
+        let resolve =
+            if self.whole { ResolveFlags::empty() } else { ResolveFlags::IN_ROOT | ResolveFlags::NO_MAGICLINKS };
         // The kernel may ask to try again when something was renamed meanwhile.
         for _ in 0..16 {
             match rustix::fs::openat2(&self.root, relative, flags | OFlags::CLOEXEC, mode, resolve) {
@@ -183,7 +187,14 @@ pub(crate) fn meta(fd: impl AsFd) -> io::Result<Meta> {
         _ => FileKind::Other,
     };
     let version = (stat.st_dev, stat.st_ino, stat.st_ctime, i64::try_from(stat.st_ctime_nsec).unwrap_or(0));
-    Ok(Meta { kind, mode: stat.st_mode & 0o7777, uid: stat.st_uid, gid: stat.st_gid, size: u64::try_from(stat.st_size).unwrap_or(0), version })
+    Ok(Meta {
+        kind,
+        mode: stat.st_mode & 0o7777,
+        uid: stat.st_uid,
+        gid: stat.st_gid,
+        size: u64::try_from(stat.st_size).unwrap_or(0),
+        version,
+    })
 }
 
 /// A path as it is opened: relative to the root.

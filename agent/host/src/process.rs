@@ -117,7 +117,8 @@ fn wait(pidfd: &impl std::os::fd::AsFd, timeout: Option<Duration>, cancel: &Canc
     let mut left = timeout;
     loop {
         let patience = left.map_or(slice, |left| left.min(slice));
-        let spec = rustix::time::Timespec::try_from(patience).map_err(|_| io::Error::other("the time-out is too long"))?;
+        let spec =
+            rustix::time::Timespec::try_from(patience).map_err(|_| io::Error::other("the time-out is too long"))?;
         match poll(&mut [PollFd::new(pidfd, PollFlags::IN)], Some(&spec)) {
             Ok(0) => {}
             Ok(_) => return Ok((false, false)),
@@ -256,7 +257,9 @@ mod tests {
 
     #[test]
     fn gives_output_and_status() {
-        let output = run(&Invocation { stdin: Some(b"in".to_vec()), ..shell("cat; echo err >&2; exit 3") }, &Cancel::default()).unwrap();
+        let output =
+            run(&Invocation { stdin: Some(b"in".to_vec()), ..shell("cat; echo err >&2; exit 3") }, &Cancel::default())
+                .unwrap();
         assert_eq!((output.rc, output.stdout.as_str(), output.stderr.as_str()), (3, "in", "err\n"));
     }
 
@@ -265,7 +268,8 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let mark = folder.path().join("mark");
         let line = format!("(sleep 2; touch {}) & sleep 30", mark.display());
-        let output = run(&Invocation { timeout: Some(Duration::from_millis(200)), ..shell(&line) }, &Cancel::default()).unwrap();
+        let output =
+            run(&Invocation { timeout: Some(Duration::from_millis(200)), ..shell(&line) }, &Cancel::default()).unwrap();
         assert!(output.timed_out);
         thread::sleep(Duration::from_millis(2300));
         assert!(!mark.exists());

@@ -24,15 +24,29 @@ pub enum Phase {
     Rename,
 }
 
+/// Is told of each phase, with all paths, before it begins; and may refuse it.
+pub type Before<'a> = dyn FnMut(Phase, &[String]) -> Outcome + 'a;
+
 /// What came of the steps of one task.
 pub type Outcome = Result<(), ModuleError>;
 
 /// Carries out the steps of several tasks as one batch. `before` is told of each phase with all paths before it
 /// begins, and may refuse it.
-pub fn batch(tasks: Vec<Vec<Step>>, hand: &Hand, cancel: &Cancel, before: &mut dyn FnMut(Phase, &[String]) -> Result<(), ModuleError>) -> Vec<Outcome> {
+pub fn batch(tasks: Vec<Vec<Step>>, hand: &Hand, cancel: &Cancel, before: &mut Before<'_>) -> Vec<Outcome> {
     let mut outcomes: Vec<Outcome> = tasks.iter().map(|_| Ok(())).collect();
-    let paths: Vec<String> = tasks.iter().flatten().filter(|step| matches!(step, Step::Write { .. })).map(|step| step.path().to_owned()).collect();
-    let refuse = |outcomes: &mut Vec<Outcome>, error: &ModuleError| outcomes.iter_mut().for_each(|outcome| if outcome.is_ok() { *outcome = Err(error.clone()) });
+    let paths: Vec<String> = tasks
+        .iter()
+        .flatten()
+        .filter(|step| matches!(step, Step::Write { .. }))
+        .map(|step| step.path().to_owned())
+        .collect();
+    let refuse = |outcomes: &mut Vec<Outcome>, error: &ModuleError| {
+        outcomes.iter_mut().for_each(|outcome| {
+            if outcome.is_ok() {
+                *outcome = Err(error.clone())
+            }
+        })
+    };
     if let Err(error) = before(Phase::Write, &paths) {
         refuse(&mut outcomes, &error);
         return outcomes;
@@ -57,7 +71,8 @@ pub fn batch(tasks: Vec<Vec<Step>>, hand: &Hand, cancel: &Cancel, before: &mut d
     if synced.is_empty() {
         return outcomes;
     }
-    let ready = before(Phase::Sync, &paths).and_then(|()| hand.sync(&synced).map_err(|error| ModuleError::io(&synced[0].path, &error)));
+    let ready = before(Phase::Sync, &paths)
+        .and_then(|()| hand.sync(&synced).map_err(|error| ModuleError::io(&synced[0].path, &error)));
     let ready = ready.and_then(|()| before(Phase::Rename, &paths));
     if let Err(error) = ready {
         synced.into_iter().for_each(|staged| hand.discard(staged));
@@ -78,14 +93,17 @@ pub fn all(steps: Vec<Step>, hand: &Hand, cancel: &Cancel) -> Outcome {
 
 /// What is still to do for a file that is written.
 struct Pending {
-    expects: Option<(u64, u64, i64, i64)>,
+    expects: Option<towpath_host::FileVersion>,
     validate_after: Option<String>,
     backup: bool,
 }
 
 /// Does a step at once, or stages it.
 fn carry_out(step: Step, hand: &Hand, cancel: &Cancel) -> Result<Option<(Staged, Pending)>, ModuleError> {
-    let failed = |path: &str| { let path = path.to_owned(); move |error: io::Error| ModuleError::io(&path, &error) };
+    let failed = |path: &str| {
+        let path = path.to_owned();
+        move |error: io::Error| ModuleError::io(&path, &error)
+    };
     match step {
         Step::MakeDirectory { path, access } => {
             // A directory that another task of the batch has made meanwhile keeps what that task gave it.
@@ -105,7 +123,16 @@ fn carry_out(step: Step, hand: &Hand, cancel: &Cancel) -> Result<Option<(Staged,
 }
 
 #[expect(clippy::too_many_arguments, reason = "the fields of one step")]
-fn stage(path: &str, content: &Content, access: Access, validate: Option<String>, backup: bool, expects: Option<(u64, u64, i64, i64)>, hand: &Hand, cancel: &Cancel) -> Result<(Staged, Pending), ModuleError> {
+fn stage(
+    path: &str,
+    content: &Content,
+    access: Access,
+    validate: Option<String>,
+    backup: bool,
+    expects: Option<towpath_host::FileVersion>,
+    hand: &Hand,
+    cancel: &Cancel,
+) -> Result<(Staged, Pending), ModuleError> {
     let bytes = content.bytes()?;
     // What a link points to is replaced, not the link.
     let staged = hand.stage(&real(path, hand), &bytes, access).map_err(|error| ModuleError::io(path, &error))?;
@@ -153,7 +180,13 @@ fn normal(path: &str) -> String {
     format!("/{}", parts.join("/"))
 }
 
-fn place_all(staged: Vec<Staged>, pending: Vec<(usize, Pending)>, hand: &Hand, cancel: &Cancel, outcomes: &mut [Outcome]) {
+fn place_all(
+    staged: Vec<Staged>,
+    pending: Vec<(usize, Pending)>,
+    hand: &Hand,
+    cancel: &Cancel,
+    outcomes: &mut [Outcome],
+) {
     let mut placed: Vec<Placed> = Vec::new();
     let mut undo: BTreeMap<usize, Vec<Undo>> = BTreeMap::new();
     let mut validations: Vec<(usize, String)> = Vec::new();
@@ -211,18 +244,23 @@ fn prepare(path: &str, pending: &Pending, hand: &Hand) -> Result<Undo, ModuleErr
     }
     let read = || hand.look().read(path).map_err(|error| ModuleError::io(path, &error));
     let same = match (pending.expects, meta) {
-        (Some(expected), Some(meta)) if meta.kind == towpath_host::FileKind::Link => read()?.is_none_or(|(_, meta)| meta.version == expected),
+        (Some(expected), Some(meta)) if meta.kind == towpath_host::FileKind::Link => {
+            read()?.is_none_or(|(_, meta)| meta.version == expected)
+        }
         (Some(expected), Some(meta)) => meta.version == expected,
         // It was there and is gone, or was not there and is: by a later look the batch itself may have made it.
         (expected, found) => expected.is_some() == found.is_some(),
     };
     if !same {
-        return Err(ModuleError::new(format!("{path} was changed by somebody else meanwhile; it is looked at again in the next pass")));
+        return Err(ModuleError::new(format!(
+            "{path} was changed by somebody else meanwhile; it is looked at again in the next pass"
+        )));
     }
     if pending.validate_after.is_none() && !pending.backup {
         return Ok(Undo { path: path.to_owned(), old: None });
     }
-    let old = read()?.map(|(bytes, meta)| (bytes, Access { mode: meta.mode, uid: Some(meta.uid), gid: Some(meta.gid) }));
+    let old =
+        read()?.map(|(bytes, meta)| (bytes, Access { mode: meta.mode, uid: Some(meta.uid), gid: Some(meta.gid) }));
     if let (true, Some((bytes, access))) = (pending.backup, &old) {
         let beside = format!("{path}.towpath-backup");
         hand.replace(&beside, bytes, *access).map_err(|error| ModuleError::io(&beside, &error))?;
@@ -236,14 +274,21 @@ fn put_back(undo: Vec<Undo>, hand: &Hand) -> Outcome {
             Some((bytes, access)) => hand.replace(&path, &bytes, access),
             None => hand.remove(&path),
         };
-        done.map_err(|error| ModuleError::new(format!("{path}: the check failed, and the old file can't be put back: {error}")))?;
+        done.map_err(|error| {
+            ModuleError::new(format!("{path}: the check failed, and the old file can't be put back: {error}"))
+        })?;
     }
     Ok(())
 }
 
 fn validated(line: &str, cancel: &Cancel) -> Outcome {
-    let invocation = Invocation { argv: vec!["/bin/sh".into(), "-c".into(), line.to_owned()], timeout: Some(std::time::Duration::from_secs(60)), ..Invocation::default() };
-    let output = towpath_host::process::run(&invocation, cancel).map_err(|error| ModuleError::new(format!("validate {line:?} can't be run: {error}")))?;
+    let invocation = Invocation {
+        argv: vec!["/bin/sh".into(), "-c".into(), line.to_owned()],
+        timeout: Some(std::time::Duration::from_secs(60)),
+        ..Invocation::default()
+    };
+    let output = towpath_host::process::run(&invocation, cancel)
+        .map_err(|error| ModuleError::new(format!("validate {line:?} can't be run: {error}")))?;
     if output.rc == 0 {
         return Ok(());
     }

@@ -50,9 +50,13 @@ pub(crate) fn check(options: &Options, context: &Context<'_>) -> Result<Checked,
     let from = lines.iter().position(|line| *line == begin);
     let to = from.and_then(|from| lines[from..].iter().position(|line| *line == end).map(|at| from + at));
     if from.is_some() && to.is_none() {
-        return Err(ModuleError::new(format!("{}: the line {begin:?} has no {end:?} behind it; put it back, or remove the first", options.path)));
+        return Err(ModuleError::new(format!(
+            "{}: the line {begin:?} has no {end:?} behind it; put it back, or remove the first",
+            options.path
+        )));
     }
-    let marked = || std::iter::once(begin.clone()).chain(options.lines.iter().cloned()).chain(std::iter::once(end.clone()));
+    let marked =
+        || std::iter::once(begin.clone()).chain(options.lines.iter().cloned()).chain(std::iter::once(end.clone()));
     match (from.zip(to), options.absent) {
         (Some((from, to)), true) => drop(lines.drain(from..=to)),
         (Some((from, to)), false) => drop(lines.splice(from..=to, marked())),

@@ -47,23 +47,53 @@ pub(crate) fn resolve(command: pb::Command) -> Result<Options, Vec<Problem>> {
         problems.push(Problem::new("argv", "the program's name is empty"));
     }
     if argv.len() == 1 && argv[0].contains(' ') && !argv[0].starts_with('/') {
-        problems.push(Problem::new("argv", format!("{:?} is one word", argv[0])).hint("write each argument as a member, or use shell"));
+        problems.push(
+            Problem::new("argv", format!("{:?} is one word", argv[0]))
+                .hint("write each argument as a member, or use shell"),
+        );
     }
     let env = environment(command.env, &mut problems);
-    let options = Options { argv, script: None, stdin: command.stdin, env, cwd: command.cwd, creates: command.creates, removes: command.removes, unless: command.unless, only_if: command.only_if, always: command.run.as_deref() == Some("always"), user: command.user };
+    let options = Options {
+        argv,
+        script: None,
+        stdin: command.stdin,
+        env,
+        cwd: command.cwd,
+        creates: command.creates,
+        removes: command.removes,
+        unless: command.unless,
+        only_if: command.only_if,
+        always: command.run.as_deref() == Some("always"),
+        user: command.user,
+    };
     finish(options, problems)
 }
 
 pub(crate) fn resolve_script(script: pb::Script) -> Result<Options, Vec<Problem>> {
     let mut problems = Vec::new();
     let env = environment(script.env, &mut problems);
-    let options = Options { argv: script.args, script: script.source, stdin: script.stdin, env, cwd: script.cwd, creates: script.creates, removes: script.removes, unless: script.unless, only_if: script.only_if, always: script.run.as_deref() == Some("always"), user: script.user };
+    let options = Options {
+        argv: script.args,
+        script: script.source,
+        stdin: script.stdin,
+        env,
+        cwd: script.cwd,
+        creates: script.creates,
+        removes: script.removes,
+        unless: script.unless,
+        only_if: script.only_if,
+        always: script.run.as_deref() == Some("always"),
+        user: script.user,
+    };
     finish(options, problems)
 }
 
 fn finish(options: Options, mut problems: Vec<Problem>) -> Result<Options, Vec<Problem>> {
     if options.always && options.is_state() {
-        problems.push(Problem::new("run", "run: always does not go with creates, removes, unless or onlyIf").hint("they say already when it runs"));
+        problems.push(
+            Problem::new("run", "run: always does not go with creates, removes, unless or onlyIf")
+                .hint("they say already when it runs"),
+        );
     }
     for (key, path) in [("creates", &options.creates), ("removes", &options.removes)] {
         if path.as_ref().is_some_and(|path| !path.starts_with('/')) {
@@ -91,7 +121,9 @@ impl Options {
 
     fn shown(&self) -> String {
         match (&self.script, self.argv.as_slice()) {
-            (Some(script), args) => std::iter::once(script.as_str()).chain(args.iter().map(String::as_str)).collect::<Vec<_>>().join(" "),
+            (Some(script), args) => {
+                std::iter::once(script.as_str()).chain(args.iter().map(String::as_str)).collect::<Vec<_>>().join(" ")
+            }
             (None, [_, flag, line]) if flag == "-c" => line.clone(),
             (None, argv) => argv.join(" "),
         }
@@ -99,19 +131,30 @@ impl Options {
 
     fn invocation(&self, argv: Vec<String>, context: &Context<'_>) -> Result<Invocation, ModuleError> {
         let user = match &self.user {
-            Some(name) => Some(process::user(name).ok_or_else(|| ModuleError::new(format!("there is no user {name:?} on this node")))?),
+            Some(name) => Some(
+                process::user(name)
+                    .ok_or_else(|| ModuleError::new(format!("there is no user {name:?} on this node")))?,
+            ),
             None => None,
         };
         let mut env = self.env.clone();
         env.insert("TOWPATH_ROOT".into(), context.look.root().display().to_string());
         env.insert("TOWPATH_NODE".into(), context.node.to_owned());
-        Ok(Invocation { argv, stdin: None, env, cwd: self.cwd.as_ref().map(PathBuf::from), user, timeout: Some(context.timeout) })
+        Ok(Invocation {
+            argv,
+            stdin: None,
+            env,
+            cwd: self.cwd.as_ref().map(PathBuf::from),
+            user,
+            timeout: Some(context.timeout),
+        })
     }
 
     /// Runs a question of the task: unless, onlyIf.
     fn asks(&self, line: &str, context: &Context<'_>) -> Result<bool, ModuleError> {
         let invocation = self.invocation(vec!["/bin/sh".into(), "-c".into(), line.to_owned()], context)?;
-        let output = process::run(&invocation, context.cancel).map_err(|error| ModuleError::new(format!("{line:?} can't be run: {error}")))?;
+        let output = process::run(&invocation, context.cancel)
+            .map_err(|error| ModuleError::new(format!("{line:?} can't be run: {error}")))?;
         if output.timed_out {
             return Err(ModuleError::new(format!("{line:?} took longer than {} s", context.timeout.as_secs())));
         }
@@ -153,7 +196,10 @@ pub(crate) fn run(options: &Options, context: &Context<'_>) -> Result<Report, Mo
 fn run_script(options: &Options, script: &str, context: &Context<'_>) -> Result<Report, ModuleError> {
     let (tree, folder) = context.source.clone().ok_or_else(|| ModuleError::new("the task has no source"))?;
     let path = tree::join(&folder, script).map_err(ModuleError::new)?;
-    let bytes = tree.read(&path).map_err(|error| ModuleError::io(&path, &error))?.ok_or_else(|| ModuleError::new(format!("there is no {path} in the source")))?;
+    let bytes = tree
+        .read(&path)
+        .map_err(|error| ModuleError::io(&path, &error))?
+        .ok_or_else(|| ModuleError::new(format!("there is no {path} in the source")))?;
     let file = process::ScriptFile::new(&bytes).map_err(|error| ModuleError::io(&path, &error))?;
     let mut argv = vec![file.path().display().to_string()];
     argv.extend(options.argv.iter().cloned());
@@ -165,14 +211,18 @@ fn run_script(options: &Options, script: &str, context: &Context<'_>) -> Result<
 
 fn finish_run(invocation: &Invocation, options: &Options, context: &Context<'_>) -> Result<Report, ModuleError> {
     let output = process::run(invocation, context.cancel).map_err(|error| {
-        let hint = if error.kind() == std::io::ErrorKind::NotFound { " (is it installed, and does cwd exist?)" } else { "" };
+        let hint =
+            if error.kind() == std::io::ErrorKind::NotFound { " (is it installed, and does cwd exist?)" } else { "" };
         ModuleError::new(format!("{:?} can't be started: {error}{hint}", options.shown()))
     })?;
     if output.cancelled {
         return Err(ModuleError::new("it was cut off because the agent stops"));
     }
     if output.timed_out {
-        return Err(ModuleError::new(format!("it took longer than {} s and was ended; timeout sets more", context.timeout.as_secs())));
+        return Err(ModuleError::new(format!(
+            "it took longer than {} s and was ended; timeout sets more",
+            context.timeout.as_secs()
+        )));
     }
     Ok(report(output))
 }
@@ -183,6 +233,7 @@ fn report(output: Output) -> Report {
         let last: Vec<&str> = said.trim_end().lines().rev().take(5).collect();
         format!("it ended with status {}: {}", output.rc, last.into_iter().rev().collect::<Vec<_>>().join("; "))
     });
-    let fields: BTreeMap<&'static str, Value> = [("rc", json!(output.rc)), ("stdout", json!(output.stdout)), ("stderr", json!(output.stderr))].into();
+    let fields: BTreeMap<&'static str, Value> =
+        [("rc", json!(output.rc)), ("stdout", json!(output.stdout)), ("stderr", json!(output.stderr))].into();
     Report { ok: output.rc == 0, fields, message }
 }

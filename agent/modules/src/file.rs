@@ -39,16 +39,25 @@ pub(crate) fn resolve(file: &pb::File, params: &Value) -> Result<Options, Vec<Pr
     let mut problems = Vec::new();
     let path = file.path.clone().unwrap_or_default();
     managed_path("path", &path, &mut problems);
-    let origins: Vec<&str> = ["content", "template", "source", "linkTo"].into_iter().filter(|key| params.get(*key).is_some_and(|value| !value.is_null())).collect();
+    let origins: Vec<&str> = ["content", "template", "source", "linkTo"]
+        .into_iter()
+        .filter(|key| params.get(*key).is_some_and(|value| !value.is_null()))
+        .collect();
     if let [first, second, ..] = origins.as_slice() {
-        problems.push(Problem::new(second, format!("{first} and {second} exclude each other")).hint("keep one of them"));
+        problems
+            .push(Problem::new(second, format!("{first} and {second} exclude each other")).hint("keep one of them"));
     }
     let state = file.state.as_deref().unwrap_or("present");
     if let (Some(origin), "directory" | "absent") = (origins.first(), state) {
         problems.push(Problem::new(origin, format!("{origin} does not go with state: {state}")));
     }
     if state == "absent" {
-        for (key, given) in [("mode", file.mode.is_some()), ("owner", file.owner.is_some()), ("group", file.group.is_some()), ("validate", file.validate.is_some())] {
+        for (key, given) in [
+            ("mode", file.mode.is_some()),
+            ("owner", file.owner.is_some()),
+            ("group", file.group.is_some()),
+            ("validate", file.validate.is_some()),
+        ] {
             if given {
                 problems.push(Problem::new(key, format!("{key} does not go with state: absent")));
             }
@@ -72,7 +81,15 @@ pub(crate) fn resolve(file: &pb::File, params: &Value) -> Result<Options, Vec<Pr
     if !problems.is_empty() {
         return Err(problems);
     }
-    Ok(Options { path, want, mode, owner: file.owner.clone(), group: file.group.clone(), validate: file.validate.clone(), backup: file.backup.unwrap_or(false) })
+    Ok(Options {
+        path,
+        want,
+        mode,
+        owner: file.owner.clone(),
+        group: file.group.clone(),
+        validate: file.validate.clone(),
+        backup: file.backup.unwrap_or(false),
+    })
 }
 
 impl Options {
@@ -83,11 +100,18 @@ impl Options {
 
     fn ids(&self) -> Result<(Option<u32>, Option<u32>), ModuleError> {
         let uid = match &self.owner {
-            Some(name) => Some(process::user(name).ok_or_else(|| ModuleError::new(format!("there is no user {name:?} on this node")))?.0),
+            Some(name) => Some(
+                process::user(name)
+                    .ok_or_else(|| ModuleError::new(format!("there is no user {name:?} on this node")))?
+                    .0,
+            ),
             None => None,
         };
         let gid = match &self.group {
-            Some(name) => Some(process::group(name).ok_or_else(|| ModuleError::new(format!("there is no group {name:?} on this node")))?),
+            Some(name) => Some(
+                process::group(name)
+                    .ok_or_else(|| ModuleError::new(format!("there is no group {name:?} on this node")))?,
+            ),
             None => None,
         };
         Ok((uid, gid))
@@ -102,7 +126,11 @@ pub(crate) fn manages(options: &Options, context: &Context<'_>) -> Vec<String> {
     {
         let base = options.path.trim_end_matches('/');
         let files = tree.list(&path).unwrap_or_default().into_iter().filter(|entry| entry.kind != EntryKind::Folder);
-        return files.map(|entry| format!("{base}/{}", entry.path.strip_prefix(&path).unwrap_or(&entry.path).trim_start_matches('/'))).collect();
+        return files
+            .map(|entry| {
+                format!("{base}/{}", entry.path.strip_prefix(&path).unwrap_or(&entry.path).trim_start_matches('/'))
+            })
+            .collect();
     }
     if matches!(options.want, Want::Absent) { Vec::new() } else { vec![options.path.trim_end_matches('/').to_owned()] }
 }
@@ -126,7 +154,11 @@ fn io(path: &str) -> impl Fn(std::io::Error) -> ModuleError + '_ {
 fn absent(path: &str, look: &Look) -> Result<Checked, ModuleError> {
     let Some(meta) = look.meta(path).map_err(io(path))? else { return Ok(Checked::InSync) };
     let diff = match meta.kind {
-        FileKind::File if meta.size <= 1 << 20 => look.read(path).ok().flatten().map_or_else(|| format!("remove {path}"), |(bytes, _)| diff::unified(path, &bytes, b"")),
+        FileKind::File if meta.size <= 1 << 20 => look
+            .read(path)
+            .ok()
+            .flatten()
+            .map_or_else(|| format!("remove {path}"), |(bytes, _)| diff::unified(path, &bytes, b"")),
         FileKind::Directory => format!("remove the directory {path} and all that is in it"),
         _ => format!("remove {path}"),
     };
@@ -140,7 +172,9 @@ fn link(path: &str, target: &str, look: &Look) -> Result<Checked, ModuleError> {
     }
     let meta = look.meta(path).map_err(io(path))?;
     if meta.is_some_and(|meta| meta.kind == FileKind::Directory) {
-        return Err(ModuleError::new(format!("{path} is a directory, and a link was to be there; remove it first with state: absent")));
+        return Err(ModuleError::new(format!(
+            "{path} is a directory, and a link was to be there; remove it first with state: absent"
+        )));
     }
     let verb = if meta.is_some() { Verb::Update } else { Verb::Create };
     let diff = match old {
@@ -159,7 +193,11 @@ fn directory(options: &Options, path: &str, look: &Look) -> Result<Checked, Modu
     match meta {
         None => {
             let access = Access { mode: options.mode.unwrap_or(0o755), uid, gid };
-            Ok(Checked::Change(Change { verb: Verb::Create, diff: format!("make the directory {path} with mode {:04o}", access.mode), steps: vec![Step::MakeDirectory { path: path.to_owned(), access }] }))
+            Ok(Checked::Change(Change {
+                verb: Verb::Create,
+                diff: format!("make the directory {path} with mode {:04o}", access.mode),
+                steps: vec![Step::MakeDirectory { path: path.to_owned(), access }],
+            }))
         }
         Some(meta) if meta.kind == FileKind::Link && look.list(path).is_ok() => Ok(Checked::InSync),
         Some(meta) if meta.kind == FileKind::Directory => Ok(granted(path, meta, options.mode, uid, gid)),
@@ -201,13 +239,21 @@ pub(crate) fn parents(path: &str, look: &Look) -> Result<Vec<Step>, ModuleError>
     Ok(vec![Step::MakeDirectory { path: folder.to_owned(), access }])
 }
 
-fn one_file(options: &Options, path: &str, content: Option<Content>, look: &Look, default_mode: Option<u32>) -> Result<Checked, ModuleError> {
+fn one_file(
+    options: &Options,
+    path: &str,
+    content: Option<Content>,
+    look: &Look,
+    default_mode: Option<u32>,
+) -> Result<Checked, ModuleError> {
     let (uid, gid) = options.ids()?;
     let read = look.read(path);
     let old = match read {
         Ok(old) => old,
         Err(error) if error.kind() == std::io::ErrorKind::InvalidInput => {
-            return Err(ModuleError::new(format!("{path} is no file, and a file was to be there; remove it first with state: absent")));
+            return Err(ModuleError::new(format!(
+                "{path} is no file, and a file was to be there; remove it first with state: absent"
+            )));
         }
         Err(error) => return Err(ModuleError::io(path, &error)),
     };
@@ -228,18 +274,36 @@ fn one_file(options: &Options, path: &str, content: Option<Content>, look: &Look
     }
     let mut diff = diff::unified(path, &old_bytes, &new_bytes);
     diff.push_str(&access_diff(path, meta, mode, uid, gid));
-    let access = Access { mode: mode.unwrap_or(meta.mode), uid: Some(uid.unwrap_or(meta.uid)), gid: Some(gid.unwrap_or(meta.gid)) };
-    Ok(Checked::Change(Change { verb: Verb::Update, diff, steps: vec![write(options, path, content, access, Some(meta))] }))
+    let access = Access {
+        mode: mode.unwrap_or(meta.mode),
+        uid: Some(uid.unwrap_or(meta.uid)),
+        gid: Some(gid.unwrap_or(meta.gid)),
+    };
+    Ok(Checked::Change(Change {
+        verb: Verb::Update,
+        diff,
+        steps: vec![write(options, path, content, access, Some(meta))],
+    }))
 }
 
 fn write(options: &Options, path: &str, content: Content, access: Access, old: Option<Meta>) -> Step {
-    Step::Write { path: path.to_owned(), content, access, validate: options.validate.clone(), backup: options.backup, expects: old.map(|meta| meta.version) }
+    Step::Write {
+        path: path.to_owned(),
+        content,
+        access,
+        validate: options.validate.clone(),
+        backup: options.backup,
+        expects: old.map(|meta| meta.version),
+    }
 }
 
 fn from_source(options: &Options, source: &str, context: &Context<'_>) -> Result<Checked, ModuleError> {
     let (tree, folder) = context.source.clone().ok_or_else(|| ModuleError::new("the task has no source"))?;
     let path = tree::join(&folder, source).map_err(ModuleError::new)?;
-    let entry = tree.entry(&path).map_err(io(&path))?.ok_or_else(|| ModuleError::new(format!("there is no {path} in the source")))?;
+    let entry = tree
+        .entry(&path)
+        .map_err(io(&path))?
+        .ok_or_else(|| ModuleError::new(format!("there is no {path} in the source")))?;
     match entry.kind {
         EntryKind::File | EntryKind::Executable => {
             refuse_pointer(&tree, &path)?;
@@ -251,7 +315,9 @@ fn from_source(options: &Options, source: &str, context: &Context<'_>) -> Result
             let target = tree.read(&path).map_err(io(&path))?.unwrap_or_default();
             link(&options.path, &String::from_utf8_lossy(&target), context.look)
         }
-        EntryKind::Submodule => Err(ModuleError::new(format!("{path} is a git submodule, which is not followed; make the other repository a source"))),
+        EntryKind::Submodule => Err(ModuleError::new(format!(
+            "{path} is a git submodule, which is not followed; make the other repository a source"
+        ))),
     }
 }
 
@@ -259,7 +325,9 @@ fn from_source(options: &Options, source: &str, context: &Context<'_>) -> Result
 fn refuse_pointer(tree: &Arc<dyn Tree>, path: &str) -> Result<(), ModuleError> {
     let bytes = tree.read(path).map_err(io(path))?.unwrap_or_default();
     if bytes.starts_with(b"version https://git-lfs.github.com/spec/") {
-        return Err(ModuleError::new(format!("{path} is kept in Git LFS, which is not followed; commit the file itself")));
+        return Err(ModuleError::new(format!(
+            "{path} is kept in Git LFS, which is not followed; commit the file itself"
+        )));
     }
     Ok(())
 }
@@ -284,7 +352,9 @@ fn tree_of_files(options: &Options, tree: &Arc<dyn Tree>, folder: &str, look: &L
                 link(&path, &String::from_utf8_lossy(&target), look)?
             }
             EntryKind::Folder => continue,
-            EntryKind::Submodule => return Err(ModuleError::new(format!("{} is a git submodule, which is not followed", entry.path))),
+            EntryKind::Submodule => {
+                return Err(ModuleError::new(format!("{} is a git submodule, which is not followed", entry.path)));
+            }
         };
         if let Checked::Change(change) = checked {
             if change.verb != Verb::Create {
@@ -328,13 +398,21 @@ mod tests {
         fn check(&self, params: Value) -> Result<Checked, ModuleError> {
             let options = resolve_any("file", &params).expect("good parameters");
             let cancel = Cancel::default();
-            let context = Context { look: &self.look, source: Some((Arc::clone(&self.tree), String::new())), node: "n", timeout: std::time::Duration::from_secs(5), cancel: &cancel };
+            let context = Context {
+                look: &self.look,
+                source: Some((Arc::clone(&self.tree), String::new())),
+                node: "n",
+                timeout: std::time::Duration::from_secs(5),
+                cancel: &cancel,
+            };
             options.check(&context)
         }
 
         fn apply(&self, params: Value) -> Result<bool, ModuleError> {
             match self.check(params)? {
-                Checked::Change(change) => apply::all(change.steps, &Hand::new(self.look.clone()), &Cancel::default()).map(|()| true),
+                Checked::Change(change) => {
+                    apply::all(change.steps, &Hand::new(self.look.clone()), &Cancel::default()).map(|()| true)
+                }
                 _ => Ok(false),
             }
         }
@@ -389,7 +467,9 @@ mod tests {
         std::fs::create_dir(fixture.folder.path().join("d")).unwrap();
         assert!(fixture.check(json!({"path": "/d", "content": "x"})).unwrap_err().message.contains("no file"));
         std::fs::write(fixture.folder.path().join("f"), "").unwrap();
-        assert!(fixture.check(json!({"path": "/f", "state": "directory"})).unwrap_err().message.contains("no directory"));
+        assert!(
+            fixture.check(json!({"path": "/f", "state": "directory"})).unwrap_err().message.contains("no directory")
+        );
     }
 
     #[test]

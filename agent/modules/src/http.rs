@@ -41,6 +41,14 @@ pub(crate) fn send(options: &Options, context: &Context<'_>) -> Result<Report, M
     };
     let response = send_request(&request).map_err(|error| ModuleError::new(error.to_string()))?;
     let ok = (200..400).contains(&response.status);
-    let fields = [("status", json!(response.status)), ("body", Value::String(response.body)), ("headers", json!(response.headers))];
-    Ok(Report { ok, fields: fields.into(), message: (!ok).then(|| format!("the server answered with status {}", response.status)) })
+    let fields = [
+        ("status", json!(response.status)),
+        ("body", Value::String(response.body)),
+        ("headers", json!(response.headers)),
+    ];
+    Ok(Report {
+        ok,
+        fields: fields.into(),
+        message: (!ok).then(|| format!("the server answered with status {}", response.status)),
+    })
 }

@@ -81,12 +81,14 @@ impl ModuleError {
             std::io::ErrorKind::StorageFull | std::io::ErrorKind::QuotaExceeded => {
                 (format!("{path}: the disk is full; make room, and the agent goes on by itself"), Some(Disk::Full))
             }
-            std::io::ErrorKind::ReadOnlyFilesystem => {
-                (format!("{path}: the file system is mounted read-only; remount it, and the agent goes on by itself"), Some(Disk::ReadOnly))
-            }
-            std::io::ErrorKind::PermissionDenied => {
-                (format!("{path}: {error}; the directory may be read-only or immutable (see lsattr)"), Some(Disk::ReadOnly))
-            }
+            std::io::ErrorKind::ReadOnlyFilesystem => (
+                format!("{path}: the file system is mounted read-only; remount it, and the agent goes on by itself"),
+                Some(Disk::ReadOnly),
+            ),
+            std::io::ErrorKind::PermissionDenied => (
+                format!("{path}: {error}; the directory may be read-only or immutable (see lsattr)"),
+                Some(Disk::ReadOnly),
+            ),
             _ => (format!("{path}: {error}"), None),
         };
         Self { message, disk }
@@ -163,7 +165,7 @@ pub enum Step {
         /// Whether the old file is kept beside it.
         backup: bool,
         /// The file that it replaces: the step is refused when another one stands there by then.
-        expects: Option<(u64, u64, i64, i64)>,
+        expects: Option<towpath_host::FileVersion>,
     },
     /// Sets permissions and owner.
     Grant {
@@ -190,7 +192,11 @@ impl Step {
     /// The path that the step is about.
     pub fn path(&self) -> &str {
         match self {
-            Self::MakeDirectory { path, .. } | Self::Write { path, .. } | Self::Grant { path, .. } | Self::Link { path, .. } | Self::Remove { path } => path,
+            Self::MakeDirectory { path, .. }
+            | Self::Write { path, .. }
+            | Self::Grant { path, .. }
+            | Self::Link { path, .. }
+            | Self::Remove { path } => path,
         }
     }
 }
@@ -238,7 +244,13 @@ impl Options {
         match self {
             Self::File(_) | Self::Line(_) | Self::Block(_) => Sort::State,
             Self::Wait(_) | Self::Assert(_) | Self::Debug(_) => Sort::Probe,
-            Self::Http(options) => if options.is_probe() { Sort::Probe } else { Sort::Action },
+            Self::Http(options) => {
+                if options.is_probe() {
+                    Sort::Probe
+                } else {
+                    Sort::Action
+                }
+            }
             Self::Command(options) => options.sort(),
             Self::Elsewhere(_) => Sort::State,
         }
@@ -246,7 +258,10 @@ impl Options {
 
     /// Whether applying it interrupts what runs on the node: not the mere content of files.
     pub fn interrupts(&self) -> bool {
-        !matches!(self, Self::File(_) | Self::Line(_) | Self::Block(_) | Self::Wait(_) | Self::Assert(_) | Self::Debug(_))
+        !matches!(
+            self,
+            Self::File(_) | Self::Line(_) | Self::Block(_) | Self::Wait(_) | Self::Assert(_) | Self::Debug(_)
+        )
     }
 
     /// The paths that it manages: of a tree every file.
@@ -270,7 +285,9 @@ impl Options {
             Self::Block(options) => block::check(options, context),
             Self::Command(options) => command::check(options, context),
             Self::Http(_) | Self::Wait(_) | Self::Assert(_) | Self::Debug(_) => Ok(Checked::InSync),
-            Self::Elsewhere(name) => Err(ModuleError::new(format!("the module {name} is not part of this version of the agent"))),
+            Self::Elsewhere(name) => {
+                Err(ModuleError::new(format!("the module {name} is not part of this version of the agent")))
+            }
         }
     }
 
@@ -306,7 +323,13 @@ impl Options {
             Self::File(_) => "file",
             Self::Line(_) => "line",
             Self::Block(_) => "block",
-            Self::Command(options) => if options.script.is_some() { "script" } else { "command" },
+            Self::Command(options) => {
+                if options.script.is_some() {
+                    "script"
+                } else {
+                    "command"
+                }
+            }
             Self::Http(_) => "http",
             Self::Wait(_) => "wait",
             Self::Assert(_) => "assert",

@@ -51,7 +51,8 @@ pub(crate) fn check(options: &Options, context: &Context<'_>) -> Result<Checked,
             None => Some(line) != options.line.as_ref(),
         });
     } else if let Some(wanted) = &options.line {
-        let matching = options.pattern.as_ref().and_then(|pattern| lines.iter().rposition(|line| pattern.is_match(line)));
+        let matching =
+            options.pattern.as_ref().and_then(|pattern| lines.iter().rposition(|line| pattern.is_match(line)));
         match matching {
             Some(at) => lines[at].clone_from(wanted),
             None if lines.contains(wanted) => {}

@@ -55,7 +55,10 @@ pub(crate) fn wait(wait: &Wait, context: &Context<'_>) -> Result<Report, ModuleE
             let step = Duration::from_millis(100);
             let mut left = *duration;
             if left > context.timeout {
-                return Err(ModuleError::new(format!("the wait is longer than the task's timeout of {} s", context.timeout.as_secs())));
+                return Err(ModuleError::new(format!(
+                    "the wait is longer than the task's timeout of {} s",
+                    context.timeout.as_secs()
+                )));
             }
             while !left.is_zero() && !context.cancel.is_cancelled() {
                 let now = left.min(step);
@@ -67,8 +70,12 @@ pub(crate) fn wait(wait: &Wait, context: &Context<'_>) -> Result<Report, ModuleE
         Wait::Port(address) => until(context, || {
             let addresses = address.to_socket_addrs().into_iter().flatten();
             addresses.into_iter().any(|address| TcpStream::connect_timeout(&address, Duration::from_secs(2)).is_ok())
-        }).then_some(()).ok_or_else(|| format!("nothing took connections at {address}")),
-        Wait::Path(path) => until(context, || context.look.exists(path).unwrap_or(false)).then_some(()).ok_or_else(|| format!("{path} was not there")),
+        })
+        .then_some(())
+        .ok_or_else(|| format!("nothing took connections at {address}")),
+        Wait::Path(path) => until(context, || context.look.exists(path).unwrap_or(false))
+            .then_some(())
+            .ok_or_else(|| format!("{path} was not there")),
         Wait::Shared(name) => Err(format!("the shared value {name} can't be read: shared values need etcd")),
     };
     match what {

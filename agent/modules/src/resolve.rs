@@ -82,11 +82,14 @@ fn parse<T: serde::de::DeserializeOwned>(params: &Value) -> Result<T, Vec<Proble
 
 fn package(package: &pb::Package) -> Result<(), Vec<Problem>> {
     let mut problems = Vec::new();
-    if package.name.is_some() == !package.names.is_empty() {
+    if package.name.is_some() != package.names.is_empty() {
         problems.push(Problem::new("name", "write name, or names"));
     }
     if package.version.is_some() && package.state.as_deref().is_some_and(|state| state != "present") {
-        problems.push(Problem::new("version", format!("a version does not go with state: {}", package.state.as_deref().unwrap_or_default())));
+        problems.push(Problem::new(
+            "version",
+            format!("a version does not go with state: {}", package.state.as_deref().unwrap_or_default()),
+        ));
     }
     done(problems)
 }
@@ -96,7 +99,10 @@ fn service(service: &pb::Service) -> Result<(), Vec<Problem>> {
     if service.state.is_none() && service.enabled.is_none() && service.masked.is_none() {
         problems.push(Problem::new("", "service needs state, enabled or masked"));
     }
-    if service.masked == Some(true) && (service.enabled == Some(true) || matches!(service.state.as_deref(), Some("started" | "restarted" | "reloaded"))) {
+    if service.masked == Some(true)
+        && (service.enabled == Some(true)
+            || matches!(service.state.as_deref(), Some("started" | "restarted" | "reloaded")))
+    {
         problems.push(Problem::new("masked", "a masked unit can't be started or enabled"));
     }
     done(problems)

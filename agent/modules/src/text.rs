@@ -19,7 +19,9 @@ impl Lines {
     pub(crate) fn read(path: &str, context: &Context<'_>) -> Result<Self, ModuleError> {
         let old = context.look.read(path).map_err(|error| ModuleError::io(path, &error))?;
         let text = match &old {
-            Some((bytes, _)) => std::str::from_utf8(bytes).map_err(|_| ModuleError::new(format!("{path} is not valid UTF-8")))?,
+            Some((bytes, _)) => {
+                std::str::from_utf8(bytes).map_err(|_| ModuleError::new(format!("{path} is not valid UTF-8")))?
+            }
             None => "",
         };
         let ends = text.is_empty() || text.ends_with('\n');
@@ -44,7 +46,14 @@ impl Lines {
         };
         let mut steps = if meta.is_none() { file::parents(path, context.look)? } else { Vec::new() };
         let diff = diff::unified(path, &old_bytes, &bytes);
-        steps.push(Step::Write { path: path.to_owned(), content: Content::Bytes(bytes), access, validate: None, backup: false, expects: meta.map(|meta| meta.version) });
+        steps.push(Step::Write {
+            path: path.to_owned(),
+            content: Content::Bytes(bytes),
+            access,
+            validate: None,
+            backup: false,
+            expects: meta.map(|meta| meta.version),
+        });
         Ok(Checked::Change(Change { verb: if meta.is_some() { Verb::Update } else { Verb::Create }, diff, steps }))
     }
 }
@@ -75,7 +84,10 @@ pub(crate) fn pattern(key: &str, text: Option<&str>, problems: &mut Vec<Problem>
     match Regex::new(text?) {
         Ok(pattern) => Some(pattern),
         Err(error) => {
-            problems.push(Problem::new(key, format!("no regular expression: {}", error.to_string().lines().last().unwrap_or_default().trim())));
+            problems.push(Problem::new(
+                key,
+                format!("no regular expression: {}", error.to_string().lines().last().unwrap_or_default().trim()),
+            ));
             None
         }
     }

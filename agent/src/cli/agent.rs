@@ -36,7 +36,8 @@ impl Agent {
             tracing::warn!("{warning}");
         }
         let socket = settings.socket.clone();
-        let mut node = Node::open(Options { settings, store: Arc::new(LocalStore::default()), clock: Arc::new(SystemClock) })?;
+        let mut node =
+            Node::open(Options { settings, store: Arc::new(LocalStore::default()), clock: Arc::new(SystemClock) })?;
         if self.once {
             let ended = node.once();
             let status = node.handle().status();
@@ -57,9 +58,12 @@ fn daemon(mut node: Node, socket: PathBuf) -> Result<u8, Failure> {
     let handle = node.handle();
     let queue = node.queue();
     let cancel = node.cancel();
-    let served = block_on_small(async move {
-        let mut terminate = tokio::signal::unix::signal(tokio::signal::unix::SignalKind::terminate()).map_err(|error| Failure::error(&error))?;
-        let mut interrupt = tokio::signal::unix::signal(tokio::signal::unix::SignalKind::interrupt()).map_err(|error| Failure::error(&error))?;
+
+    block_on_small(async move {
+        let mut terminate = tokio::signal::unix::signal(tokio::signal::unix::SignalKind::terminate())
+            .map_err(|error| Failure::error(&error))?;
+        let mut interrupt = tokio::signal::unix::signal(tokio::signal::unix::SignalKind::interrupt())
+            .map_err(|error| Failure::error(&error))?;
         let (stopped, stop) = tokio::sync::oneshot::channel::<()>();
         let server = tokio::spawn(async move {
             let until = async { drop(stop.await) };
@@ -93,20 +97,28 @@ fn daemon(mut node: Node, socket: PathBuf) -> Result<u8, Failure> {
                 _ => Ok(0),
             },
         }
-    })?;
-    served
+    })?
 }
 
 /// Tells systemd that the agent is ready, alive and how it is.
 fn alive(status: &towpath_proto::v1alpha::NodeStatus) {
     let condition = status.conditions.iter().find(|condition| condition.r#type == "Ready");
     let message = condition.map(|condition| condition.message.clone()).unwrap_or_default();
-    let _ = sd_notify::notify(&[sd_notify::NotifyState::Ready, sd_notify::NotifyState::Watchdog, sd_notify::NotifyState::Status(&message)]);
+    let _ = sd_notify::notify(&[
+        sd_notify::NotifyState::Ready,
+        sd_notify::NotifyState::Watchdog,
+        sd_notify::NotifyState::Status(&message),
+    ]);
 }
 
 /// A runtime whose threads are few: an idle agent is to be small.
 fn block_on_small<T>(future: impl Future<Output = T>) -> Result<T, Failure> {
-    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).thread_stack_size(512 << 10).enable_all().build().map_err(|error| Failure::error(&error))?;
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(1)
+        .thread_stack_size(512 << 10)
+        .enable_all()
+        .build()
+        .map_err(|error| Failure::error(&error))?;
     let result = runtime.block_on(future);
     runtime.shutdown_timeout(Duration::from_secs(1));
     Ok(result)

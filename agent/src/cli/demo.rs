@@ -84,7 +84,8 @@ impl Demo {
         output::write(&fleet.shown())?;
         for node in NODES {
             let file = fleet.folder.join("nodes").join(node).join("etc/hello.txt");
-            let text = fs::read_to_string(&file).map_err(|error| Failure::failed(format!("{}: {error}", file.display())))?;
+            let text =
+                fs::read_to_string(&file).map_err(|error| Failure::failed(format!("{}: {error}", file.display())))?;
             if !text.ends_with("Pulled along by a push.\n") {
                 return Err(Failure::failed(format!("{} does not have the new line", file.display())));
             }
@@ -96,10 +97,21 @@ impl Demo {
 
 /// Runs git, without the settings of whoever runs the demo.
 fn git_in(folder: &Path, arguments: &[&str]) -> Result<String, Failure> {
-    let mut argv = vec!["git".to_owned(), "-c".into(), "user.name=Towpath demo".into(), "-c".into(), "user.email=demo@example.invalid".into(), "-c".into(), "commit.gpgSign=false".into()];
+    let mut argv = vec![
+        "git".to_owned(),
+        "-c".into(),
+        "user.name=Towpath demo".into(),
+        "-c".into(),
+        "user.email=demo@example.invalid".into(),
+        "-c".into(),
+        "commit.gpgSign=false".into(),
+    ];
     argv.extend(arguments.iter().map(|argument| (*argument).to_owned()));
-    let invocation = Invocation { argv, cwd: Some(folder.to_owned()), timeout: Some(PATIENCE), ..Invocation::default() };
-    let ran = run(&invocation, &Cancel::default()).map_err(|error| Failure::failed(format!("git can't be run: {error}")).hint("the demo pushes with git: install the package git"))?;
+    let invocation =
+        Invocation { argv, cwd: Some(folder.to_owned()), timeout: Some(PATIENCE), ..Invocation::default() };
+    let ran = run(&invocation, &Cancel::default()).map_err(|error| {
+        Failure::failed(format!("git can't be run: {error}")).hint("the demo pushes with git: install the package git")
+    })?;
     if ran.rc != 0 {
         return Err(Failure::failed(format!("git {}: {}", arguments.join(" "), ran.stderr.trim())));
     }
@@ -136,7 +148,11 @@ impl Fleet {
         let store = Arc::new(LocalStore::default());
         let mut nodes = Vec::new();
         for name in NODES {
-            let mut node = Node::open(Options { settings: settings(folder, name), store: Arc::clone(&store) as Arc<_>, clock: Arc::new(SystemClock) })?;
+            let mut node = Node::open(Options {
+                settings: settings(folder, name),
+                store: Arc::clone(&store) as Arc<_>,
+                clock: Arc::new(SystemClock),
+            })?;
             let (handle, queue) = (node.handle(), node.queue());
             nodes.push((handle, queue, thread::spawn(move || node.run(&|_| {}))));
         }
@@ -158,32 +174,55 @@ impl Fleet {
         let begin = SystemClock.monotonic();
         loop {
             let statuses: Vec<_> = self.nodes.iter().map(|(handle, _, _)| handle.status()).collect();
-            let applied = |status: &towpath_proto::v1alpha::NodeStatus| status.last_applied.as_ref().is_some_and(|applied| applied.commits.values().any(|applied| applied == commit));
+            let applied = |status: &towpath_proto::v1alpha::NodeStatus| {
+                status
+                    .last_applied
+                    .as_ref()
+                    .is_some_and(|applied| applied.commits.values().any(|applied| applied == commit))
+            };
             if statuses.iter().all(applied) {
                 return Ok(());
             }
             if begin.elapsed() > PATIENCE {
                 let messages: Vec<String> = statuses.iter().map(super::status::text).collect();
-                return Err(Failure::failed(format!("the nodes did not follow within {} s:\n{}", PATIENCE.as_secs(), messages.join("\n"))));
+                return Err(Failure::failed(format!(
+                    "the nodes did not follow within {} s:\n{}",
+                    PATIENCE.as_secs(),
+                    messages.join("\n")
+                )));
             }
             thread::sleep(Duration::from_millis(50));
         }
     }
 
     fn shown(&self) -> String {
-        let rows: Vec<Vec<String>> = self.nodes.iter().map(|(handle, _, _)| {
-            let status = handle.status();
-            let commit = status.commits.values().next().map(|commit| commit[..12.min(commit.len())].to_owned()).unwrap_or_default();
-            let file = self.folder.join("nodes").join(&status.node).join("etc/hello.txt");
-            let line = fs::read_to_string(file).ok().and_then(|text| text.lines().next().map(str::to_owned)).unwrap_or_default();
-            vec![status.node, status.generation.to_string(), commit, line]
-        }).collect();
+        let rows: Vec<Vec<String>> = self
+            .nodes
+            .iter()
+            .map(|(handle, _, _)| {
+                let status = handle.status();
+                let commit = status
+                    .commits
+                    .values()
+                    .next()
+                    .map(|commit| commit[..12.min(commit.len())].to_owned())
+                    .unwrap_or_default();
+                let file = self.folder.join("nodes").join(&status.node).join("etc/hello.txt");
+                let line = fs::read_to_string(file)
+                    .ok()
+                    .and_then(|text| text.lines().next().map(str::to_owned))
+                    .unwrap_or_default();
+                vec![status.node, status.generation.to_string(), commit, line]
+            })
+            .collect();
         output::table(&["NODE", "GENERATION", "COMMIT", "etc/hello.txt"], &rows)
     }
 
     fn instructions(&self) -> String {
         let folder = self.folder.display();
-        format!("\nThe fleet follows {folder}/fleet.git. Change it:\n\n    cd {folder}/work\n    $EDITOR hello.yaml templates/hello.txt.j2\n    git commit -am 'a change' && git push\n\nThe servers' files are below {folder}/nodes; edit one, and it is put right. Ctrl-C ends the demo.\n\n")
+        format!(
+            "\nThe fleet follows {folder}/fleet.git. Change it:\n\n    cd {folder}/work\n    $EDITOR hello.yaml templates/hello.txt.j2\n    git commit -am 'a change' && git push\n\nThe servers' files are below {folder}/nodes; edit one, and it is put right. Ctrl-C ends the demo.\n\n"
+        )
     }
 
     /// Shows the fleet again whenever it has moved, until it is interrupted.
@@ -208,7 +247,10 @@ impl Fleet {
     }
 
     fn generations(&self) -> Vec<u64> {
-        self.nodes.iter().map(|(handle, _, _)| handle.status().last_applied.map_or(0, |applied| applied.generation)).collect()
+        self.nodes
+            .iter()
+            .map(|(handle, _, _)| handle.status().last_applied.map_or(0, |applied| applied.generation))
+            .collect()
     }
 }
 

@@ -33,8 +33,15 @@ impl Events {
     /// One event a line, also as JSON.
     fn line(&self, event: &pb::EventRecord) -> Result<String, Failure> {
         match self.output.output {
-            Format::Json => serde_json::to_string(event).map(|text| text + "\n").map_err(|error| Failure::error(&error)),
-            Format::Yaml => Ok(format!("---\n{}", towpath_render::document::to_yaml(&serde_json::to_value(event).map_err(|error| Failure::error(&error))?))),
+            Format::Json => {
+                serde_json::to_string(event).map(|text| text + "\n").map_err(|error| Failure::error(&error))
+            }
+            Format::Yaml => Ok(format!(
+                "---\n{}",
+                towpath_render::document::to_yaml(
+                    &serde_json::to_value(event).map_err(|error| Failure::error(&error))?
+                )
+            )),
             Format::Text => {
                 let state = event.state.as_ref().map(|state| format!(" {state}")).unwrap_or_default();
                 Ok(format!("{} {}{state}: {}\n", event.time, event.r#type, event.message))

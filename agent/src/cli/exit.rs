@@ -60,7 +60,9 @@ impl From<ConfigError> for Failure {
     fn from(error: ConfigError) -> Self {
         match &error {
             ConfigError::Invalid(_) => Self::invalid(error.to_string()),
-            ConfigError::Unreadable { .. } => Self::error(&error).hint("write one, or name it with --config; the README shows an example"),
+            ConfigError::Unreadable { .. } => {
+                Self::error(&error).hint("write one, or name it with --config; the README shows an example")
+            }
         }
     }
 }
@@ -75,7 +77,9 @@ impl From<CallError> for Failure {
     fn from(error: CallError) -> Self {
         let failure = Self::error(&error);
         match error {
-            CallError::NoAgent { .. } => failure.hint("start it (systemctl start towpath), or name its socket with --socket"),
+            CallError::NoAgent { .. } => {
+                failure.hint("start it (systemctl start towpath), or name its socket with --socket")
+            }
             CallError::Refused(_) => failure,
         }
     }

@@ -14,9 +14,21 @@ pub(super) struct Explain {
 impl Explain {
     pub(super) fn run(self) -> Result<u8, Failure> {
         let Some(path) = self.path else {
-            let rows: Vec<Vec<String>> = towpath_proto::kinds().map(|kind| vec![kind.name.to_owned(), kind.scope.unwrap_or_default().to_owned(), kind.doc.replace('\n', " ")]).collect();
+            let rows: Vec<Vec<String>> = towpath_proto::kinds()
+                .map(|kind| {
+                    vec![kind.name.to_owned(), kind.scope.unwrap_or_default().to_owned(), kind.doc.replace('\n', " ")]
+                })
+                .collect();
             output::write(&output::table(&["KIND", "SCOPE", "WHAT IT SAYS"], &rows))?;
-            let modules: Vec<Vec<String>> = towpath_proto::modules().map(|(field, message)| vec![field.name.to_owned(), message.module.unwrap_or_default().to_owned(), message.doc.replace('\n', " ")]).collect();
+            let modules: Vec<Vec<String>> = towpath_proto::modules()
+                .map(|(field, message)| {
+                    vec![
+                        field.name.to_owned(),
+                        message.module.unwrap_or_default().to_owned(),
+                        message.doc.replace('\n', " "),
+                    ]
+                })
+                .collect();
             output::write(&format!("\n{}", output::table(&["MODULE", "SORT", "WHAT IT DOES"], &modules)))?;
             return Ok(0);
         };

@@ -37,10 +37,19 @@ impl List {
     async fn nodes(&self, client: &Client) -> Result<u8, Failure> {
         let nodes = client.nodes().await?;
         output::print(self.output.output, &nodes, || {
-            let rows: Vec<Vec<String>> = nodes.iter().map(|node| {
-                let labels = node.labels.iter().map(|(key, value)| format!("{key}={value}")).collect::<Vec<_>>().join(",");
-                vec![node.name.clone(), node.liveness.clone(), node.generation.map_or_else(|| "-".into(), |generation| generation.to_string()), labels]
-            }).collect();
+            let rows: Vec<Vec<String>> = nodes
+                .iter()
+                .map(|node| {
+                    let labels =
+                        node.labels.iter().map(|(key, value)| format!("{key}={value}")).collect::<Vec<_>>().join(",");
+                    vec![
+                        node.name.clone(),
+                        node.liveness.clone(),
+                        node.generation.map_or_else(|| "-".into(), |generation| generation.to_string()),
+                        labels,
+                    ]
+                })
+                .collect();
             output::table(&["NODE", "LIVENESS", "GENERATION", "LABELS"], &rows)
         })?;
         Ok(0)
@@ -49,7 +58,17 @@ impl List {
     async fn objects(&self, client: &Client) -> Result<u8, Failure> {
         let objects = client.objects().await?;
         output::print(self.output.output, &objects, || {
-            let rows: Vec<Vec<String>> = objects.iter().map(|object| vec![object.kind.clone(), object.namespace.clone().unwrap_or_else(|| "-".into()), object.name.clone(), format!("{}:{}:{}", object.source, object.file, object.line)]).collect();
+            let rows: Vec<Vec<String>> = objects
+                .iter()
+                .map(|object| {
+                    vec![
+                        object.kind.clone(),
+                        object.namespace.clone().unwrap_or_else(|| "-".into()),
+                        object.name.clone(),
+                        format!("{}:{}:{}", object.source, object.file, object.line),
+                    ]
+                })
+                .collect();
             output::table(&["KIND", "NAMESPACE", "NAME", "FROM"], &rows)
         })?;
         Ok(0)
@@ -58,7 +77,18 @@ impl List {
     async fn runs(&self, client: &Client) -> Result<u8, Failure> {
         let runs = client.runs().await?;
         output::print(self.output.output, &runs, || {
-            let rows: Vec<Vec<String>> = runs.iter().map(|run| vec![run.started.clone(), run.run.clone(), run.outcome.clone(), format!("{:.1}s", run.took), run.tasks.iter().filter(|task| task.changed).count().to_string()]).collect();
+            let rows: Vec<Vec<String>> = runs
+                .iter()
+                .map(|run| {
+                    vec![
+                        run.started.clone(),
+                        run.run.clone(),
+                        run.outcome.clone(),
+                        format!("{:.1}s", run.took),
+                        run.tasks.iter().filter(|task| task.changed).count().to_string(),
+                    ]
+                })
+                .collect();
             output::table(&["STARTED", "RUN", "OUTCOME", "TOOK", "CHANGED"], &rows)
         })?;
         Ok(0)

@@ -12,7 +12,9 @@ pub(super) fn print<T: Serialize>(format: Format, document: &T, text: impl FnOnc
     let rendered = match format {
         Format::Text => text(),
         Format::Json => json(document)?,
-        Format::Yaml => towpath_render::document::to_yaml(&serde_json::to_value(document).map_err(|error| Failure::error(&error))?),
+        Format::Yaml => {
+            towpath_render::document::to_yaml(&serde_json::to_value(document).map_err(|error| Failure::error(&error))?)
+        }
     };
     write(&rendered)
 }
@@ -37,10 +39,18 @@ pub(super) fn progress(text: &str) {
 
 /// A table with a head; columns as wide as they need be.
 pub(super) fn table(head: &[&str], rows: &[Vec<String>]) -> String {
-    let width = |column: usize| rows.iter().filter_map(|row| row.get(column)).map(|cell| cell.chars().count()).chain(std::iter::once(head[column].len())).max().unwrap_or(0);
+    let width = |column: usize| {
+        rows.iter()
+            .filter_map(|row| row.get(column))
+            .map(|cell| cell.chars().count())
+            .chain(std::iter::once(head[column].len()))
+            .max()
+            .unwrap_or(0)
+    };
     let widths: Vec<usize> = (0..head.len()).map(width).collect();
     let line = |cells: Vec<&str>| {
-        let padded = cells.iter().zip(&widths).map(|(cell, width)| format!("{cell:width$}")).collect::<Vec<_>>().join("  ");
+        let padded =
+            cells.iter().zip(&widths).map(|(cell, width)| format!("{cell:width$}")).collect::<Vec<_>>().join("  ");
         format!("{}\n", padded.trim_end())
     };
     let mut text = line(head.to_vec());

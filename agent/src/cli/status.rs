@@ -42,8 +42,19 @@ impl Status {
 
 /// A status for people.
 pub(super) fn text(status: &pb::NodeStatus) -> String {
-    let commits = status.commits.iter().map(|(source, commit)| format!("{source} {}", &commit[..commit.len().min(12)])).collect::<Vec<_>>().join(", ");
-    let mut text = format!("{} (cluster {}), generation {}{}\n", status.node, status.cluster, status.generation, if commits.is_empty() { String::new() } else { format!(": {commits}") });
+    let commits = status
+        .commits
+        .iter()
+        .map(|(source, commit)| format!("{source} {}", &commit[..commit.len().min(12)]))
+        .collect::<Vec<_>>()
+        .join(", ");
+    let mut text = format!(
+        "{} (cluster {}), generation {}{}\n",
+        status.node,
+        status.cluster,
+        status.generation,
+        if commits.is_empty() { String::new() } else { format!(": {commits}") }
+    );
     if let Some(applied) = &status.last_applied {
         text.push_str(&format!("last applied: generation {} at {}\n", applied.generation, applied.at));
     }
@@ -58,14 +69,25 @@ pub(super) fn text(status: &pb::NodeStatus) -> String {
             (false, true) if condition.r#type == "Stalled" => Colour::Bad,
             _ => Colour::Odd,
         };
-        text.push_str(&format!("{} ({}, since {}): {}\n", output::coloured(&word, colour), condition.reason, condition.since, condition.message));
+        text.push_str(&format!(
+            "{} ({}, since {}): {}\n",
+            output::coloured(&word, colour),
+            condition.reason,
+            condition.since,
+            condition.message
+        ));
     }
     for book in &status.task_books {
         text.push_str(&format!("\n{}/{}: {}\n", book.namespace, book.name, output::outcome(&book.outcome)));
         let shown = |task: &&pb::TaskStatus| book.tasks.len() <= 40 || task.outcome != "unchanged";
         for task in book.tasks.iter().filter(shown) {
             let message = task.message.as_ref().map(|message| format!(": {message}")).unwrap_or_default();
-            text.push_str(&format!("  {:9} {} ({}){message}\n", output::outcome(&task.outcome), task.name, task.module));
+            text.push_str(&format!(
+                "  {:9} {} ({}){message}\n",
+                output::outcome(&task.outcome),
+                task.name,
+                task.module
+            ));
         }
         if book.tasks.len() > 40 {
             let unchanged = book.tasks.iter().filter(|task| task.outcome == "unchanged").count();

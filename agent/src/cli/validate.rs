@@ -27,12 +27,22 @@ impl Validate {
         for folder in &self.folders {
             let loaded = worktree::load_folders("first", folder, &self.sources)?;
             objects += loaded.set.objects.len();
-            let prefix = |problem: Problem| if self.folders.len() > 1 { Problem { file: format!("{}/{}", folder.display(), problem.file), ..problem } } else { problem };
+            let prefix = |problem: Problem| {
+                if self.folders.len() > 1 {
+                    Problem { file: format!("{}/{}", folder.display(), problem.file), ..problem }
+                } else {
+                    problem
+                }
+            };
             errors.extend(loaded.errors.into_iter().map(prefix));
             warnings.extend(loaded.warnings.into_iter().map(prefix));
             errors.extend(module_problems(&loaded.set).into_iter().map(prefix));
             for wanted in loaded.wants {
-                output::progress(&format!("not looked at: the include {}@{}", wanted.url, &wanted.commit[..wanted.commit.len().min(12)]));
+                output::progress(&format!(
+                    "not looked at: the include {}@{}",
+                    wanted.url,
+                    &wanted.commit[..wanted.commit.len().min(12)]
+                ));
             }
         }
         errors.sort_by(|a, b| (&a.file, a.line, a.column, &a.message).cmp(&(&b.file, b.line, b.column, &b.message)));
@@ -76,6 +86,11 @@ fn text(objects: usize, errors: &[Problem], warnings: &[Problem]) -> String {
         text.push_str(&format!("{problem}\n"));
     }
     let plural = |count: usize, word: &str| format!("{count} {word}{}", if count == 1 { "" } else { "s" });
-    text.push_str(&format!("{}, {}, {}\n", plural(objects, "object"), plural(errors.len(), "error"), plural(warnings.len(), "warning")));
+    text.push_str(&format!(
+        "{}, {}, {}\n",
+        plural(objects, "object"),
+        plural(errors.len(), "error"),
+        plural(warnings.len(), "warning")
+    ));
     text
 }

@@ -50,11 +50,23 @@ impl Vars {
 
 fn text(view: &Value) -> String {
     let mut text = String::new();
-    let from = |value: &Value| format!("{} at {}:{}", output::short(&value["object"]), output::short(&value["file"]), value["line"]);
+    let from = |value: &Value| {
+        format!("{} at {}:{}", output::short(&value["object"]), output::short(&value["file"]), value["line"])
+    };
     for (name, value) in view.as_object().into_iter().flatten() {
-        text.push_str(&format!("{name} = {}\n    from {} [{}]\n", value["value"], from(&value["from"]), output::short(&value["from"]["level"])));
+        text.push_str(&format!(
+            "{name} = {}\n    from {} [{}]\n",
+            value["value"],
+            from(&value["from"]),
+            output::short(&value["from"]["level"])
+        ));
         for lost in value["lost"].as_array().into_iter().flatten() {
-            text.push_str(&format!("    lost {} from {}: {}\n", lost["value"], from(&lost["from"]), output::short(&lost["why"])));
+            text.push_str(&format!(
+                "    lost {} from {}: {}\n",
+                lost["value"],
+                from(&lost["from"]),
+                output::short(&lost["why"])
+            ));
         }
     }
     if text.is_empty() { "no variables\n".to_owned() } else { text }

@@ -59,7 +59,11 @@ impl From {
         match Client::connect(&settings.socket).await {
             Ok(client) => Ok(Answer::Agent(client)),
             Err(_) => {
-                let mut node = Node::open(Options { settings, store: Arc::new(LocalStore::default()), clock: Arc::new(SystemClock) })?;
+                let mut node = Node::open(Options {
+                    settings,
+                    store: Arc::new(LocalStore::default()),
+                    clock: Arc::new(SystemClock),
+                })?;
                 node.load_last_good();
                 let handle = node.handle();
                 Ok(Answer::Here(Box::new(Here { revision: None, handle, _node: Some(node) })))
@@ -73,8 +77,14 @@ impl From {
 
     fn working_tree(&self, folder: &Path, node: Option<&str>) -> Result<Here, Failure> {
         let settings = if self.config.exists() { Some(self.settings()?) } else { None };
-        let first = settings.as_ref().and_then(|settings| settings.sources.first()).map_or("first", |source| source.git.name.as_str());
-        let node = node.map(str::to_owned).or_else(|| settings.as_ref().map(|settings| settings.node.clone())).unwrap_or_else(host_name);
+        let first = settings
+            .as_ref()
+            .and_then(|settings| settings.sources.first())
+            .map_or("first", |source| source.git.name.as_str());
+        let node = node
+            .map(str::to_owned)
+            .or_else(|| settings.as_ref().map(|settings| settings.node.clone()))
+            .unwrap_or_else(host_name);
         let loaded = load_folders(first, folder, &self.sources)?;
         if !loaded.errors.is_empty() {
             return Err(Failure::invalid(report(&loaded.errors)));
@@ -94,21 +104,31 @@ impl From {
 
 /// Loads folders as sources: the first one, and further ones by name.
 pub(super) fn load_folders(first: &str, folder: &Path, further: &[String]) -> Result<Loaded, Failure> {
-    let open = |folder: &Path| FolderTree::open(folder).map_err(|error| Failure::failed(format!("{}: {error}", folder.display())));
+    let open = |folder: &Path| {
+        FolderTree::open(folder).map_err(|error| Failure::failed(format!("{}: {error}", folder.display())))
+    };
     let tree: Arc<dyn Tree> = Arc::new(open(folder)?);
     let mut trees: Vec<(String, Arc<dyn Tree>)> = Vec::new();
     for written in further {
-        let (name, path) = written.split_once('=').ok_or_else(|| Failure::invalid(format!("--source {written}: write NAME=DIR")))?;
+        let (name, path) =
+            written.split_once('=').ok_or_else(|| Failure::invalid(format!("--source {written}: write NAME=DIR")))?;
         trees.push((name.to_owned(), Arc::new(open(Path::new(path))?)));
     }
-    let mut sources = vec![SourceTree { name: first.to_owned(), tree: Arc::clone(&tree), library: false, globals: true }];
+    let mut sources =
+        vec![SourceTree { name: first.to_owned(), tree: Arc::clone(&tree), library: false, globals: true }];
     // What the first source's Config says of the others decides what they may hold.
     let alone = load(&sources, &BTreeMap::new());
     let written: Vec<_> = alone.set.configs.values().flat_map(|config| config.sources.clone()).collect();
     for (name, tree) in trees {
         let said = written.iter().find(|source| source.name.as_deref() == Some(name.as_str()));
-        let flag = |choose: fn(&towpath_proto::v1alpha::GitSource) -> Option<bool>| said.and_then(choose).unwrap_or(false);
-        sources.push(SourceTree { name, tree, library: flag(|source| source.library), globals: flag(|source| source.globals) });
+        let flag =
+            |choose: fn(&towpath_proto::v1alpha::GitSource) -> Option<bool>| said.and_then(choose).unwrap_or(false);
+        sources.push(SourceTree {
+            name,
+            tree,
+            library: flag(|source| source.library),
+            globals: flag(|source| source.globals),
+        });
     }
     Ok(load(&sources, &BTreeMap::new()))
 }

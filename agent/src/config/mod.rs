@@ -84,10 +84,21 @@ pub fn load(file: &Path, host_name: &str) -> Result<Settings, ConfigError> {
     let bytes = fs::read(file).map_err(|source| ConfigError::Unreadable { file: file.to_owned(), source })?;
     let shown = file.display().to_string();
     let (documents, mut problems) = parse("", &shown, &bytes, Limits::default());
-    let whole = |finding: Finding| Problem { source: String::new(), file: shown.clone(), line: 1, column: 1, message: finding.message, hint: finding.hint, excerpt: String::new(), warning: false };
+    let whole = |finding: Finding| Problem {
+        source: String::new(),
+        file: shown.clone(),
+        line: 1,
+        column: 1,
+        message: finding.message,
+        hint: finding.hint,
+        excerpt: String::new(),
+        warning: false,
+    };
     let [document] = documents.as_slice() else {
         if problems.is_empty() {
-            problems.push(whole(Finding::new(format!("the file holds {} documents", documents.len())).hint("it holds one Config")));
+            problems.push(whole(
+                Finding::new(format!("the file holds {} documents", documents.len())).hint("it holds one Config"),
+            ));
         }
         return Err(ConfigError::Invalid(problems));
     };
@@ -105,21 +116,42 @@ pub fn load(file: &Path, host_name: &str) -> Result<Settings, ConfigError> {
     if !problems.is_empty() {
         return Err(ConfigError::Invalid(problems));
     }
-    let spec: pb::Config = serde_json::from_value(document.value.get("spec").cloned().filter(|spec| !spec.is_null()).unwrap_or_else(|| Value::Object(serde_json::Map::new()))).map_err(|error| ConfigError::Invalid(vec![whole(Finding::new(error.to_string()))]))?;
-    let at = |key: &str, finding: Finding| ConfigError::Invalid(vec![place.key("spec").key(key).problem(finding, towpath_render::document::At::Value)]);
+    let spec: pb::Config = serde_json::from_value(
+        document
+            .value
+            .get("spec")
+            .cloned()
+            .filter(|spec| !spec.is_null())
+            .unwrap_or_else(|| Value::Object(serde_json::Map::new())),
+    )
+    .map_err(|error| ConfigError::Invalid(vec![whole(Finding::new(error.to_string()))]))?;
+    let at = |key: &str, finding: Finding| {
+        ConfigError::Invalid(vec![place.key("spec").key(key).problem(finding, towpath_render::document::At::Value)])
+    };
     resolve(file, &spec, host_name, &at)
 }
 
-fn resolve(file: &Path, spec: &pb::Config, host_name: &str, at: &dyn Fn(&str, Finding) -> ConfigError) -> Result<Settings, ConfigError> {
+fn resolve(
+    file: &Path,
+    spec: &pb::Config,
+    host_name: &str,
+    at: &dyn Fn(&str, Finding) -> ConfigError,
+) -> Result<Settings, ConfigError> {
     if spec.sources.is_empty() {
-        return Err(at("sources", Finding::new("the file names no source").hint("write sources: [{name: fleet, url: …}]")));
+        return Err(at(
+            "sources",
+            Finding::new("the file names no source").hint("write sources: [{name: fleet, url: …}]"),
+        ));
     }
     let store = spec.data_store.clone().unwrap_or_default();
     if store.r#type.as_deref() == Some("etcd") {
         return Err(at("dataStore", Finding::new("this version knows only dataStore: {type: local}")));
     }
     if spec.listen.as_ref().is_some_and(|listen| listen.api.is_some() || listen.http.is_some()) {
-        return Err(at("listen", Finding::new("this version listens on its Unix socket alone").hint("leave api and http out")));
+        return Err(at(
+            "listen",
+            Finding::new("this version listens on its Unix socket alone").hint("leave api and http out"),
+        ));
     }
     let folder = file.parent().unwrap_or(Path::new("."));
     let state_dir = PathBuf::from(spec.state_dir.clone().unwrap_or_else(|| "/var/lib/towpath".into()));
@@ -180,12 +212,16 @@ pub fn source(written: &pb::GitSource) -> Result<Source, Finding> {
         _ => git::VerifyMode::None,
     };
     if mode != git::VerifyMode::None && verify.key_files.is_empty() {
-        return Err(Finding::new("verify needs keyFiles").hint("they are the root of trust: OpenPGP keys or an allowed_signers file on the node"));
+        return Err(Finding::new("verify needs keyFiles")
+            .hint("they are the root of trust: OpenPGP keys or an allowed_signers file on the node"));
     }
     let path = |file: Option<String>| file.map(PathBuf::from);
     let url = written.url.clone().unwrap_or_default();
-    if url.starts_with("http") && url.split_once("://").is_some_and(|(_, rest)| rest.split('/').next().is_some_and(|host| host.contains('@'))) {
-        return Err(Finding::new("the URL has credentials in it").hint("write them to files, and name those in auth: {usernameFile, passwordFile}"));
+    if url.starts_with("http")
+        && url.split_once("://").is_some_and(|(_, rest)| rest.split('/').next().is_some_and(|host| host.contains('@')))
+    {
+        return Err(Finding::new("the URL has credentials in it")
+            .hint("write them to files, and name those in auth: {usernameFile, passwordFile}"));
     }
     Ok(Source {
         git: git::Options {
@@ -203,7 +239,11 @@ pub fn source(written: &pb::GitSource) -> Result<Source, Finding> {
                 client_cert_file: path(auth.client_cert_file),
                 client_key_file: path(auth.client_key_file),
             },
-            verify: git::VerifyOptions { mode, key_files: verify.key_files.into_iter().map(PathBuf::from).collect(), signers: verify.signers },
+            verify: git::VerifyOptions {
+                mode,
+                key_files: verify.key_files.into_iter().map(PathBuf::from).collect(),
+                signers: verify.signers,
+            },
             allow_rewind: written.allow_rewind.unwrap_or(false),
             limits: git::Limits::default(),
         },

@@ -90,8 +90,12 @@ const JUMP: i64 = 5_000;
 pub fn step(mut state: State, input: Input) -> (State, Vec<(String, bool, Trouble)>) {
     let mut told = Vec::new();
     match input {
-        Input::Source(name, trouble) => note(&mut state.troubles, &format!("source {name}"), trouble, "source", &mut told),
-        Input::Rejected(name, trouble) => note(&mut state.stalls, &format!("source {name}"), trouble, "revision", &mut told),
+        Input::Source(name, trouble) => {
+            note(&mut state.troubles, &format!("source {name}"), trouble, "source", &mut told)
+        }
+        Input::Rejected(name, trouble) => {
+            note(&mut state.stalls, &format!("source {name}"), trouble, "revision", &mut told)
+        }
         Input::Accepted(acceptance) => {
             state.accepted = acceptance;
         }
@@ -100,7 +104,10 @@ pub fn step(mut state: State, input: Input) -> (State, Vec<(String, bool, Troubl
         Input::Looked(now) => {
             let back = state.looked - now;
             if back > JUMP {
-                let message = format!("the clock went back by {} s; times in status may overlap, and nothing else depends on it: check the time service (chronyc tracking, timedatectl)", back / 1000);
+                let message = format!(
+                    "the clock went back by {} s; times in status may overlap, and nothing else depends on it: check the time service (chronyc tracking, timedatectl)",
+                    back / 1000
+                );
                 note(&mut state.troubles, "clock", Some(Trouble::new("ClockJumped", message)), "clock", &mut told);
             }
             state.looked = now;
@@ -110,7 +117,10 @@ pub fn step(mut state: State, input: Input) -> (State, Vec<(String, bool, Troubl
     for condition in current(&state) {
         let key = condition.r#type.clone();
         let value = (condition.reason.clone(), condition.status);
-        let changed = state.since.get(&key).is_none_or(|(reason, status, since)| (reason.clone(), *status) != value || *since > now);
+        let changed = state
+            .since
+            .get(&key)
+            .is_none_or(|(reason, status, since)| (reason.clone(), *status) != value || *since > now);
         if changed {
             state.since.insert(key, (value.0, value.1, now));
         }
@@ -118,7 +128,13 @@ pub fn step(mut state: State, input: Input) -> (State, Vec<(String, bool, Troubl
     (state, told)
 }
 
-fn note(map: &mut BTreeMap<String, Trouble>, key: &str, trouble: Option<Trouble>, kind: &str, told: &mut Vec<(String, bool, Trouble)>) {
+fn note(
+    map: &mut BTreeMap<String, Trouble>,
+    key: &str,
+    trouble: Option<Trouble>,
+    kind: &str,
+    told: &mut Vec<(String, bool, Trouble)>,
+) {
     match trouble {
         Some(trouble) => {
             let known = map.insert(key.to_owned(), trouble.clone());
@@ -149,10 +165,15 @@ fn pass(state: &mut State, passed: Passed, told: &mut Vec<(String, bool, Trouble
     note(&mut state.troubles, "disk", passed.disk.clone(), "disk", told);
     let failed = passed.failed.filter(|_| passed.disk.is_none()).map(|message| Trouble::new("TaskFailed", message));
     note(&mut state.stalls, "tasks", failed, "task", told);
-    state.holds = passed.held.into_iter().map(|(reason, message)| (reason.clone(), Trouble { reason, message })).collect();
+    state.holds =
+        passed.held.into_iter().map(|(reason, message)| (reason.clone(), Trouble { reason, message })).collect();
     state.uncoordinated = passed.uncoordinated;
     // A pass that came to its end shows that the new time does no harm.
-    let jumped_before = state.troubles.get("clock").is_some() && state.since.get("Reconciling").is_some_and(|(reason, _, since)| reason == "ClockJumped" && *since < state.looked);
+    let jumped_before = state.troubles.contains_key("clock")
+        && state
+            .since
+            .get("Reconciling")
+            .is_some_and(|(reason, _, since)| reason == "ClockJumped" && *since < state.looked);
     if jumped_before {
         note(&mut state.troubles, "clock", None, "clock", told);
     }
@@ -164,12 +185,19 @@ fn pass(state: &mut State, passed: Passed, told: &mut Vec<(String, bool, Trouble
 impl State {
     /// Whether the accepted revision is applied in full.
     pub fn is_applied(&self) -> bool {
-        self.accepted.generation > 0 && self.applied.as_ref().is_some_and(|applied| applied.generation == self.accepted.generation) && !self.stalls.contains_key("tasks") && self.holds.is_empty()
+        self.accepted.generation > 0
+            && self.applied.as_ref().is_some_and(|applied| applied.generation == self.accepted.generation)
+            && !self.stalls.contains_key("tasks")
+            && self.holds.is_empty()
     }
 
     /// As status has it.
     pub fn status(&self, node: &str, cluster: &str, task_books: Vec<pb::TaskBookStatus>) -> pb::NodeStatus {
-        let revision = |acceptance: &Acceptance| pb::AppliedRevision { generation: acceptance.generation, commits: acceptance.commits.clone(), at: rfc3339(acceptance.at) };
+        let revision = |acceptance: &Acceptance| pb::AppliedRevision {
+            generation: acceptance.generation,
+            commits: acceptance.commits.clone(),
+            at: rfc3339(acceptance.at),
+        };
         pb::NodeStatus {
             node: node.to_owned(),
             cluster: cluster.to_owned(),
@@ -177,10 +205,13 @@ impl State {
             commits: self.accepted.commits.clone(),
             last_attempted: self.attempted.as_ref().map(revision),
             last_applied: self.applied.as_ref().map(revision),
-            conditions: current(self).into_iter().map(|condition| {
-                let since = self.since.get(&condition.r#type).map_or(self.looked, |(_, _, since)| *since);
-                pb::Condition { since: rfc3339(since), ..condition }
-            }).collect(),
+            conditions: current(self)
+                .into_iter()
+                .map(|condition| {
+                    let since = self.since.get(&condition.r#type).map_or(self.looked, |(_, _, since)| *since);
+                    pb::Condition { since: rfc3339(since), ..condition }
+                })
+                .collect(),
             task_books,
         }
     }
@@ -188,10 +219,22 @@ impl State {
 
 /// The conditions that hold, and that do not.
 fn current(state: &State) -> Vec<pb::Condition> {
-    let condition = |kind: &str, status: bool, reason: &str, message: String| pb::Condition { r#type: kind.into(), status, reason: reason.into(), message, since: String::new() };
-    let all = |troubles: &BTreeMap<String, Trouble>| troubles.values().map(|trouble| trouble.message.clone()).collect::<Vec<_>>().join("; ");
+    let condition = |kind: &str, status: bool, reason: &str, message: String| pb::Condition {
+        r#type: kind.into(),
+        status,
+        reason: reason.into(),
+        message,
+        since: String::new(),
+    };
+    let all = |troubles: &BTreeMap<String, Trouble>| {
+        troubles.values().map(|trouble| trouble.message.clone()).collect::<Vec<_>>().join("; ")
+    };
     let applied = state.is_applied();
-    let ready = applied && state.troubles.values().all(|trouble| trouble.reason == "SourceUnreachable" || trouble.reason == "ClockJumped");
+    let ready = applied
+        && state
+            .troubles
+            .values()
+            .all(|trouble| trouble.reason == "SourceUnreachable" || trouble.reason == "ClockJumped");
     let ready_message = match (applied, state.accepted.generation) {
         (true, generation) => format!("generation {generation} is applied"),
         (false, 0) => "no revision has been accepted yet".into(),
@@ -199,10 +242,19 @@ fn current(state: &State) -> Vec<pb::Condition> {
     };
     let mut conditions = vec![condition("Ready", ready, if ready { "Applied" } else { "NotApplied" }, ready_message)];
     // The most telling trouble comes first: what breaks the disk also breaks the source.
-    let rank = |trouble: &&Trouble| ["DiskFull", "ReadOnly", "MirrorCorrupt", "SourceUnreachable", "ClockJumped"].iter().position(|reason| *reason == trouble.reason);
+    let rank = |trouble: &&Trouble| {
+        ["DiskFull", "ReadOnly", "MirrorCorrupt", "SourceUnreachable", "ClockJumped"]
+            .iter()
+            .position(|reason| *reason == trouble.reason)
+    };
     match state.troubles.values().min_by_key(rank) {
         Some(trouble) => conditions.push(condition("Reconciling", true, &trouble.reason, all(&state.troubles))),
-        None if !applied && state.stalls.is_empty() && state.holds.is_empty() => conditions.push(condition("Reconciling", true, "Progressing", "the accepted revision is being applied".into())),
+        None if !applied && state.stalls.is_empty() && state.holds.is_empty() => conditions.push(condition(
+            "Reconciling",
+            true,
+            "Progressing",
+            "the accepted revision is being applied".into(),
+        )),
         None => conditions.push(condition("Reconciling", false, "Settled", "nothing is going on".into())),
     }
     match state.stalls.values().next() {
@@ -212,7 +264,10 @@ fn current(state: &State) -> Vec<pb::Condition> {
     match state.holds.values().next() {
         Some(hold) => conditions.push(condition("Held", true, &hold.reason, all(&state.holds))),
         None if !state.uncoordinated.is_empty() => {
-            let message = format!("{} asked for slots, waves or barriers, but dataStore is local: this node waits for no other", state.uncoordinated.join(", "));
+            let message = format!(
+                "{} asked for slots, waves or barriers, but dataStore is local: this node waits for no other",
+                state.uncoordinated.join(", ")
+            );
             conditions.push(condition("Held", false, "Uncoordinated", message));
         }
         None => conditions.push(condition("Held", false, "None", "nothing is held back".into())),
@@ -235,7 +290,14 @@ mod tests {
     }
 
     fn passed(worst: Outcome) -> Passed {
-        Passed { worst, failed: (worst == Outcome::Failed).then(|| "it failed".into()), held: BTreeMap::new(), disk: None, interrupted: false, uncoordinated: Vec::new() }
+        Passed {
+            worst,
+            failed: (worst == Outcome::Failed).then(|| "it failed".into()),
+            held: BTreeMap::new(),
+            disk: None,
+            interrupted: false,
+            uncoordinated: Vec::new(),
+        }
     }
 
     fn run(inputs: Vec<Input>) -> (State, Vec<(String, bool)>) {
@@ -276,8 +338,15 @@ mod tests {
     #[test]
     fn an_unreachable_source_leaves_the_node_ready() {
         let trouble = Trouble::new("SourceUnreachable", "gone");
-        let (state, _) = run(vec![accepted(1), Input::Passed(passed(Outcome::Unchanged)), Input::Source("fleet".into(), Some(trouble))]);
-        assert_eq!(reasons(&state)[..2], [("Ready".into(), true, "Applied".into()), ("Reconciling".into(), true, "SourceUnreachable".into())]);
+        let (state, _) = run(vec![
+            accepted(1),
+            Input::Passed(passed(Outcome::Unchanged)),
+            Input::Source("fleet".into(), Some(trouble)),
+        ]);
+        assert_eq!(
+            reasons(&state)[..2],
+            [("Ready".into(), true, "Applied".into()), ("Reconciling".into(), true, "SourceUnreachable".into())]
+        );
     }
 
     #[test]
@@ -285,7 +354,14 @@ mod tests {
         let (state, told) = run(vec![Input::Looked(1_000_000), accepted(1), Input::Looked(900_000)]);
         assert_eq!(reasons(&state)[1].2, "ClockJumped");
         assert_eq!(told, [("clock.clock-jumped".to_owned(), true)]);
-        let (state, _) = run_on(state, vec![Input::Passed(passed(Outcome::Unchanged)), Input::Looked(901_000), Input::Passed(passed(Outcome::Unchanged))]);
+        let (state, _) = run_on(
+            state,
+            vec![
+                Input::Passed(passed(Outcome::Unchanged)),
+                Input::Looked(901_000),
+                Input::Passed(passed(Outcome::Unchanged)),
+            ],
+        );
         assert_eq!(reasons(&state)[1].2, "Settled");
     }
 

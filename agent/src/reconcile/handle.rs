@@ -52,7 +52,14 @@ pub struct NoAnswer(pub String);
 
 impl Handle {
     /// A handle of a node that has no revision yet.
-    pub fn new(node: String, cluster: String, machine: Arc<Machine>, facts: facts::Options, drift: Drift, events: Events) -> Self {
+    pub fn new(
+        node: String,
+        cluster: String,
+        machine: Arc<Machine>,
+        facts: facts::Options,
+        drift: Drift,
+        events: Events,
+    ) -> Self {
         Self { shared: Arc::new(Shared { node, cluster, machine, facts, drift, events, view: Mutex::default() }) }
     }
 
@@ -85,7 +92,8 @@ impl Handle {
 
     /// The runs that are remembered, newest first.
     pub fn runs(&self) -> Vec<pb::RunSummary> {
-        let records: Vec<(String, RunRecord)> = self.shared.machine.journal.as_ref().and_then(|journal| journal.scan("run/").ok()).unwrap_or_default();
+        let records: Vec<(String, RunRecord)> =
+            self.shared.machine.journal.as_ref().and_then(|journal| journal.scan("run/").ok()).unwrap_or_default();
         let mut runs: Vec<pb::RunSummary> = records
             .into_iter()
             .map(|(_, run)| pb::RunSummary {
@@ -140,7 +148,11 @@ impl Handle {
                 version: mine.then(|| env!("CARGO_PKG_VERSION").to_owned()),
             }
         };
-        let mut nodes: Vec<pb::NodeSummary> = revision.iter().flat_map(|revision| &revision.set.nodes).map(|(name, node)| own(name, node.labels.clone(), node.address.clone())).collect();
+        let mut nodes: Vec<pb::NodeSummary> = revision
+            .iter()
+            .flat_map(|revision| &revision.set.nodes)
+            .map(|(name, node)| own(name, node.labels.clone(), node.address.clone()))
+            .collect();
         if !nodes.iter().any(|node| node.name == self.shared.node) {
             nodes.push(own(&self.shared.node, BTreeMap::new(), None));
         }
@@ -149,7 +161,10 @@ impl Handle {
     }
 
     fn revision(&self) -> Result<Arc<Revision>, NoAnswer> {
-        self.lock().revision.clone().ok_or_else(|| NoAnswer("no revision has been accepted yet; `towpath status` says why".into()))
+        self.lock()
+            .revision
+            .clone()
+            .ok_or_else(|| NoAnswer("no revision has been accepted yet; `towpath status` says why".into()))
     }
 
     /// What would change on the node.
@@ -184,15 +199,35 @@ impl Handle {
         for book in outcome.books {
             let id = format!("{}/{}", book.namespace, book.name);
             for gate in &book.held {
-                tasks.push(pb::PlannedTask { task_book: id.clone(), name: String::new(), module: String::new(), action: "unknown".into(), diff: Some(format!("held: {gate}")) });
+                tasks.push(pb::PlannedTask {
+                    task_book: id.clone(),
+                    name: String::new(),
+                    module: String::new(),
+                    action: "unknown".into(),
+                    diff: Some(format!("held: {gate}")),
+                });
             }
             if book.uncoordinated {
-                tasks.push(pb::PlannedTask { task_book: id.clone(), name: String::new(), module: String::new(), action: "none".into(), diff: Some("uncoordinated: dataStore is local, so this node waits for no other".into()) });
+                tasks.push(pb::PlannedTask {
+                    task_book: id.clone(),
+                    name: String::new(),
+                    module: String::new(),
+                    action: "none".into(),
+                    diff: Some("uncoordinated: dataStore is local, so this node waits for no other".into()),
+                });
             }
             tasks.extend(book.tasks.into_iter().map(|task| pb::PlannedTask {
                 task_book: id.clone(),
                 action: if task.outcome == Outcome::Failed { "unknown".into() } else { task.action.to_owned() },
-                diff: task.diff.or_else(|| if task.module == "debug" || matches!(task.outcome, Outcome::Failed | Outcome::Unknown | Outcome::Held) { task.message.clone() } else { None }),
+                diff: task.diff.or_else(|| {
+                    if task.module == "debug"
+                        || matches!(task.outcome, Outcome::Failed | Outcome::Unknown | Outcome::Held)
+                    {
+                        task.message.clone()
+                    } else {
+                        None
+                    }
+                }),
                 name: task.name,
                 module: task.module,
             }));
@@ -237,10 +272,16 @@ impl Handle {
         let found: Vec<_> = revision.set.books.values().filter(|book| matches(&book.id(), &book.name)).collect();
         let book = match found.as_slice() {
             [one] => *one,
-            [] => return Err(NoAnswer(format!("there is no TaskBook {subject:?}; there are: {}", revision.set.books.keys().cloned().collect::<Vec<_>>().join(", ")))),
+            [] => {
+                return Err(NoAnswer(format!(
+                    "there is no TaskBook {subject:?}; there are: {}",
+                    revision.set.books.keys().cloned().collect::<Vec<_>>().join(", ")
+                )));
+            }
             _ => return Err(NoAnswer(format!("several namespaces have a TaskBook {subject:?}: write NAMESPACE/NAME"))),
         };
-        let renderer = Renderer::new(&revision.set, &revision.view, book, &self.inputs(revision)).map_err(|error| NoAnswer(error.to_string()))?;
+        let renderer = Renderer::new(&revision.set, &revision.view, book, &self.inputs(revision))
+            .map_err(|error| NoAnswer(error.to_string()))?;
         let mut tasks = Vec::new();
         for task in &book.tasks {
             let items = match renderer.items(task) {
@@ -269,10 +310,15 @@ impl Handle {
     }
 }
 
-fn rendered(renderer: &Renderer, task: &towpath_render::objects::task::Task, item: Option<&towpath_render::rendering::Item>) -> Result<Value, NoAnswer> {
+fn rendered(
+    renderer: &Renderer,
+    task: &towpath_render::objects::task::Task,
+    item: Option<&towpath_render::rendering::Item>,
+) -> Result<Value, NoAnswer> {
     let mut value = json!({ "name": task.id, "item": item.map(|item| item.value.clone()) });
     let Some(map) = value.as_object_mut() else { return Ok(value) };
-    let unknown = |wants: Vec<towpath_render::template::Want>| json!(wants.iter().map(ToString::to_string).collect::<Vec<_>>());
+    let unknown =
+        |wants: Vec<towpath_render::template::Want>| json!(wants.iter().map(ToString::to_string).collect::<Vec<_>>());
     match renderer.condition(task, item).map_err(|error| NoAnswer(error.to_string()))? {
         Rendered::Ready(true) => {}
         Rendered::Ready(false) => {
@@ -307,7 +353,9 @@ fn variables(revision: &Revision, node: &str, explain: bool) -> Value {
             let shown = |candidate: &towpath_render::view::Candidate| {
                 let value = match &candidate.value {
                     Winner::Static(value) => value.clone(),
-                    Winner::Computed(computed) => json!({ "computed": computed.expression.clone().unwrap_or_else(|| computed.value.clone()) }),
+                    Winner::Computed(computed) => {
+                        json!({ "computed": computed.expression.clone().unwrap_or_else(|| computed.value.clone()) })
+                    }
                 };
                 let from = json!({ "level": candidate.level.name(), "object": candidate.object, "file": candidate.place.file(), "line": candidate.place.position().0, "priority": candidate.priority });
                 (value, from)
@@ -315,7 +363,12 @@ fn variables(revision: &Revision, node: &str, explain: bool) -> Value {
             let Some((first, rest)) = candidates.split_first() else { continue };
             let (value, from) = shown(first);
             let lost: Vec<Value> = if explain {
-                rest.iter().map(|candidate| { let (value, from) = shown(candidate); json!({ "value": value, "from": from, "why": why_lost(first, candidate) }) }).collect()
+                rest.iter()
+                    .map(|candidate| {
+                        let (value, from) = shown(candidate);
+                        json!({ "value": value, "from": from, "why": why_lost(first, candidate) })
+                    })
+                    .collect()
             } else {
                 Vec::new()
             };
@@ -327,7 +380,11 @@ fn variables(revision: &Revision, node: &str, explain: bool) -> Value {
 }
 
 fn why_lost(won: &towpath_render::view::Candidate, lost: &towpath_render::view::Candidate) -> String {
-    if won.level == lost.level { format!("priority {} is lower than {}", lost.priority, won.priority) } else { format!("{} is below {}", lost.level.name(), won.level.name()) }
+    if won.level == lost.level {
+        format!("priority {} is lower than {}", lost.priority, won.priority)
+    } else {
+        format!("{} is below {}", lost.level.name(), won.level.name())
+    }
 }
 
 /// The identity of an object: stable for its life. A birth is not recorded yet, so it is that of the first revision.

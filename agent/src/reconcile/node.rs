@@ -14,7 +14,7 @@ use towpath_coordination::{
     accept::{self, AcceptError, Attempt, SCHEMA},
 };
 use towpath_host::{
-    Clock, Look, facts,
+    Clock, FileVersion, Look, facts,
     journal::{Acceptance, Changes, Journal, JournalError, RunRecord},
     lock::{LockError, StateDir},
     process::Cancel,
@@ -85,10 +85,13 @@ pub struct Node {
     queue: Queue,
     cancel: Cancel,
     /// The versions of managed files as the node left them: other ones are somebody else's.
-    versions: Arc<Mutex<BTreeMap<PathBuf, Option<(u64, u64, i64, i64)>>>>,
+    versions: Arc<Mutex<Versions>>,
     polled: Arc<Mutex<Polled>>,
     _state_dir: StateDir,
 }
+
+/// Managed files and the versions in which the node left them.
+type Versions = BTreeMap<PathBuf, Option<FileVersion>>;
 
 /// What the poller compares with.
 #[derive(Debug, Default)]
@@ -123,12 +126,27 @@ impl Node {
         let (journal, damaged) = Journal::open(state_dir.path())?;
         let journal = Arc::new(journal);
         let digest_key = journal.digest_key()?;
-        std::fs::create_dir_all(&settings.root).map_err(|source| NodeError::Root { root: settings.root.clone(), source })?;
-        let look = Look::at(&settings.root).map_err(|source| NodeError::Root { root: settings.root.clone(), source })?;
-        let machine = Arc::new(Machine::new(settings.node.clone(), look, Some(Arc::clone(&journal)), Arc::clone(&clock), digest_key));
+        std::fs::create_dir_all(&settings.root)
+            .map_err(|source| NodeError::Root { root: settings.root.clone(), source })?;
+        let look =
+            Look::at(&settings.root).map_err(|source| NodeError::Root { root: settings.root.clone(), source })?;
+        let machine = Arc::new(Machine::new(
+            settings.node.clone(),
+            look,
+            Some(Arc::clone(&journal)),
+            Arc::clone(&clock),
+            digest_key,
+        ));
         let events = Events::new(settings.node.clone(), Some(Arc::clone(&journal)));
         let facts = facts::Options { facts_d: settings.facts_d.clone(), ..facts::Options::default() };
-        let handle = Handle::new(settings.node.clone(), settings.cluster.clone(), Arc::clone(&machine), facts, settings.reconcile.drift, events);
+        let handle = Handle::new(
+            settings.node.clone(),
+            settings.cluster.clone(),
+            Arc::clone(&machine),
+            facts,
+            settings.reconcile.drift,
+            events,
+        );
         let state: State = journal.get("state")?.unwrap_or_default();
         let books: Vec<pb::TaskBookStatus> = journal.get("books")?.unwrap_or_default();
         handle.set_state(&state);
@@ -136,7 +154,15 @@ impl Node {
         let sources = Sources::new(settings.state_dir.join("mirrors"), settings.sources.clone());
         let rejected = journal.get("rejected")?.unwrap_or_default();
         let node = Self {
-            sources, state, rejected, handle, machine, journal, store, clock, settings,
+            sources,
+            state,
+            rejected,
+            handle,
+            machine,
+            journal,
+            store,
+            clock,
+            settings,
             revision: None,
             computed: ComputedCache::default(),
             queue: Queue::default(),
@@ -147,7 +173,15 @@ impl Node {
         };
         if let Some(aside) = damaged {
             tracing::error!(kept = %aside.display(), "the journal could not be read, and a new one was begun");
-            node.tell("journal.damaged", Some(true), "JournalDamaged", format!("the journal could not be read and is kept as {}; what was pending is forgotten", aside.display()));
+            node.tell(
+                "journal.damaged",
+                Some(true),
+                "JournalDamaged",
+                format!(
+                    "the journal could not be read and is kept as {}; what was pending is forgotten",
+                    aside.display()
+                ),
+            );
         }
         if let Some(intent) = pass::recover(&node.machine)?
             && intent.phase != towpath_host::journal::Phase::Idle
@@ -173,7 +207,13 @@ impl Node {
     }
 
     fn tell(&self, kind: &str, firing: Option<bool>, reason: &str, message: impl Into<String>) {
-        let told = Told { kind: kind.to_owned(), firing, reason: Some(reason.to_owned()), message: message.into(), ..Told::default() };
+        let told = Told {
+            kind: kind.to_owned(),
+            firing,
+            reason: Some(reason.to_owned()),
+            message: message.into(),
+            ..Told::default()
+        };
         if let Err(error) = self.handle.events().tell(self.clock.wall(), told) {
             tracing::warn!(%error, "an event can't be kept");
         }
@@ -213,7 +253,8 @@ impl Node {
         let now = self.clock.wall();
         self.step(Input::Looked(now));
         let accepted = self.accepted();
-        let looked = self.sources.look(&self.journal, &accepted.commits, &self.rejected, u64::try_from(now / 1000).unwrap_or(0));
+        let looked =
+            self.sources.look(&self.journal, &accepted.commits, &self.rejected, u64::try_from(now / 1000).unwrap_or(0));
         for input in looked.inputs.clone() {
             self.step(input);
         }
@@ -245,7 +286,12 @@ impl Node {
 
     fn accept(&mut self, disk: &Accepted, looked: Looked, set: Arc<towpath_render::objects::ObjectSet>) {
         let candidate = Candidate { commits: looked.commits.clone(), schema: SCHEMA };
-        let origin = self.settings.sources.first().map(|source| format!("{} {} {:?}", self.settings.cluster, source.git.url, source.git.reference)).unwrap_or_default();
+        let origin = self
+            .settings
+            .sources
+            .first()
+            .map(|source| format!("{} {} {:?}", self.settings.cluster, source.git.url, source.git.reference))
+            .unwrap_or_default();
         let known = self.revision.as_ref().is_some_and(|revision| revision.commits == looked.commits);
         let mut attempt = accept::attempt(self.store.as_ref(), disk, &candidate, &origin);
         if matches!(attempt, Err(AcceptError::OtherOrigin { .. })) && disk.origin.is_empty() {
@@ -266,8 +312,17 @@ impl Node {
         };
         if accepted.generation != self.state.accepted.generation || self.state.accepted.commits != accepted.commits {
             tracing::info!(generation = accepted.generation, commits = ?accepted.commits, "accepted");
-            self.step(Input::Accepted(Acceptance { generation: accepted.generation, commits: accepted.commits.clone(), at: self.state.looked }));
-            self.tell("revision.accepted", None, "Accepted", format!("generation {} was accepted: {}", accepted.generation, shown(&accepted.commits)));
+            self.step(Input::Accepted(Acceptance {
+                generation: accepted.generation,
+                commits: accepted.commits.clone(),
+                at: self.state.looked,
+            }));
+            self.tell(
+                "revision.accepted",
+                None,
+                "Accepted",
+                format!("generation {} was accepted: {}", accepted.generation, shown(&accepted.commits)),
+            );
         }
         if accepted != *disk || !known {
             let mut changes = Changes::default();
@@ -294,7 +349,8 @@ impl Node {
         match self.sources.load_accepted(&accepted.commits) {
             Ok(looked) => {
                 if let Some(set) = looked.set {
-                    let revision = Revision::new(accepted.generation, accepted.commits.clone(), set, &self.settings.node);
+                    let revision =
+                        Revision::new(accepted.generation, accepted.commits.clone(), set, &self.settings.node);
                     self.show(Some(Arc::new(revision)));
                 }
             }
@@ -312,11 +368,19 @@ impl Node {
     pub fn pass(&mut self) -> Option<Outcome> {
         let revision = self.revision.clone()?;
         self.step(Input::Looked(self.clock.wall()));
-        let fresh = self.state.applied.as_ref().is_none_or(|applied| applied.generation != revision.generation) || !self.state.is_applied();
+        let fresh = self.state.applied.as_ref().is_none_or(|applied| applied.generation != revision.generation)
+            || !self.state.is_applied();
         if fresh && self.state.attempted.as_ref().is_none_or(|attempted| attempted.generation != revision.generation) {
             self.step(Input::Began);
             let mut changes = Changes::default();
-            changes.put("intent", &towpath_host::journal::Intent { phase: towpath_host::journal::Phase::Render, book: String::new(), paths: Vec::new() });
+            changes.put(
+                "intent",
+                &towpath_host::journal::Intent {
+                    phase: towpath_host::journal::Phase::Render,
+                    book: String::new(),
+                    paths: Vec::new(),
+                },
+            );
             self.save(changes);
         }
         let outcome = self.run_pass(&revision, fresh);
@@ -347,9 +411,21 @@ impl Node {
     }
 
     fn report(&mut self, revision: &Revision, outcome: &PassOutcome, fresh: bool) {
-        let failed: Vec<String> = outcome.books.iter().flat_map(|book| {
-            book.tasks.iter().filter(|task| task.outcome == Outcome::Failed).map(move |task| format!("{}/{}/{}: {}", book.namespace, book.name, task.name, task.message.clone().unwrap_or_default()))
-        }).collect();
+        let failed: Vec<String> = outcome
+            .books
+            .iter()
+            .flat_map(|book| {
+                book.tasks.iter().filter(|task| task.outcome == Outcome::Failed).map(move |task| {
+                    format!(
+                        "{}/{}/{}: {}",
+                        book.namespace,
+                        book.name,
+                        task.name,
+                        task.message.clone().unwrap_or_default()
+                    )
+                })
+            })
+            .collect();
         let mut held = BTreeMap::new();
         for book in &outcome.books {
             for gate in &book.held {
@@ -357,7 +433,16 @@ impl Node {
             }
             for task in book.tasks.iter().filter(|task| task.outcome == Outcome::Held) {
                 let reason = if task.module == "prune" { "Budget" } else { "Dependency" };
-                held.insert(reason.into(), format!("{}/{}/{}: {}", book.namespace, book.name, task.name, task.message.clone().unwrap_or_default()));
+                held.insert(
+                    reason.into(),
+                    format!(
+                        "{}/{}/{}: {}",
+                        book.namespace,
+                        book.name,
+                        task.name,
+                        task.message.clone().unwrap_or_default()
+                    ),
+                );
             }
         }
         let disk = outcome.disk.as_ref().map(|(disk, message)| {
@@ -367,9 +452,22 @@ impl Node {
             };
             Trouble::new(reason, message.clone())
         });
-        let uncoordinated = outcome.books.iter().filter(|book| book.uncoordinated).map(|book| format!("{}/{}", book.namespace, book.name)).collect();
-        let failed_text = (!failed.is_empty()).then(|| format!("{}; correct it in git, or on the node", failed.join("; ")));
-        self.step(Input::Passed(Passed { worst: outcome.worst(), failed: failed_text, held, disk, interrupted: outcome.interrupted, uncoordinated }));
+        let uncoordinated = outcome
+            .books
+            .iter()
+            .filter(|book| book.uncoordinated)
+            .map(|book| format!("{}/{}", book.namespace, book.name))
+            .collect();
+        let failed_text =
+            (!failed.is_empty()).then(|| format!("{}; correct it in git, or on the node", failed.join("; ")));
+        self.step(Input::Passed(Passed {
+            worst: outcome.worst(),
+            failed: failed_text,
+            held,
+            disk,
+            interrupted: outcome.interrupted,
+            uncoordinated,
+        }));
         let books: Vec<pb::TaskBookStatus> = outcome.books.iter().map(pass::BookOutcome::status).collect();
         let mut changes = Changes::default();
         for book in &outcome.books {
@@ -380,7 +478,14 @@ impl Node {
         }
         self.handle.set_books(books);
         if !changes.is_empty() || fresh {
-            changes.put("intent", &towpath_host::journal::Intent { phase: towpath_host::journal::Phase::Idle, book: String::new(), paths: Vec::new() });
+            changes.put(
+                "intent",
+                &towpath_host::journal::Intent {
+                    phase: towpath_host::journal::Phase::Idle,
+                    book: String::new(),
+                    paths: Vec::new(),
+                },
+            );
             self.save(changes);
         }
         self.announce(outcome);
@@ -446,7 +551,7 @@ impl Node {
         }
     }
 
-    fn version(&self, path: &std::path::Path) -> Option<(u64, u64, i64, i64)> {
+    fn version(&self, path: &std::path::Path) -> Option<FileVersion> {
         let relative = path.strip_prefix(self.machine.look.root()).ok()?;
         self.machine.look.meta(&format!("/{}", relative.display())).ok().flatten().map(|meta| meta.version)
     }
@@ -536,8 +641,15 @@ impl Node {
     /// How long until everything is checked again: sooner while something keeps the node from going on.
     fn patience(&self) -> Duration {
         let interval = self.settings.reconcile.interval;
-        let soon = self.state.troubles.values().any(|trouble| trouble.reason == "DiskFull" || trouble.reason == "ReadOnly");
-        let interval = if soon { interval.min(Duration::from_secs(15)) } else if self.state.is_applied() { interval } else { interval.min(Duration::from_secs(60)) };
+        let soon =
+            self.state.troubles.values().any(|trouble| trouble.reason == "DiskFull" || trouble.reason == "ReadOnly");
+        let interval = if soon {
+            interval.min(Duration::from_secs(15))
+        } else if self.state.is_applied() {
+            interval
+        } else {
+            interval.min(Duration::from_secs(60))
+        };
         jittered(interval, self.settings.reconcile.jitter, &self.settings.node, self.clock.wall())
     }
 
@@ -558,7 +670,8 @@ impl Node {
                 for source in sources {
                     let name = source.git.name.clone();
                     let now = clock.monotonic();
-                    let (at, failures) = due.get(&name).copied().unwrap_or((now + source.interval.min(Duration::from_secs(1)), 0));
+                    let (at, failures) =
+                        due.get(&name).copied().unwrap_or((now + source.interval.min(Duration::from_secs(1)), 0));
                     if now < at {
                         due.insert(name, (at, failures));
                         continue;
@@ -575,7 +688,13 @@ impl Node {
 }
 
 /// Remembers a head, and pokes the loop where it has moved or can't be had; gives the failures in a row.
-fn poll_result(polled: &Mutex<Polled>, queue: &Queue, name: &str, head: Result<String, towpath_git::SourceError>, failures: u32) -> u32 {
+fn poll_result(
+    polled: &Mutex<Polled>,
+    queue: &Queue,
+    name: &str,
+    head: Result<String, towpath_git::SourceError>,
+    failures: u32,
+) -> u32 {
     match head {
         Ok(head) => {
             let moved = {
@@ -618,12 +737,17 @@ fn jittered(interval: Duration, percent: u64, node: &str, now: i64) -> Duration 
     if spread == 0 {
         return interval;
     }
-    let random = u64::from_le_bytes([digest[0], digest[1], digest[2], digest[3], digest[4], digest[5], digest[6], digest[7]]);
+    let random =
+        u64::from_le_bytes([digest[0], digest[1], digest[2], digest[3], digest[4], digest[5], digest[6], digest[7]]);
     interval.saturating_sub(Duration::from_millis(spread)) + Duration::from_millis(random % (2 * spread + 1))
 }
 
 fn shown(commits: &BTreeMap<String, String>) -> String {
-    commits.iter().map(|(name, commit)| format!("{name} {}", &commit[..commit.len().min(12)])).collect::<Vec<_>>().join(", ")
+    commits
+        .iter()
+        .map(|(name, commit)| format!("{name} {}", &commit[..commit.len().min(12)]))
+        .collect::<Vec<_>>()
+        .join(", ")
 }
 
 #[cfg(test)]

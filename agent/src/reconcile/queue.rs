@@ -56,7 +56,11 @@ impl Queue {
 
     /// Takes what is to be done, or nothing when the time is over.
     pub fn take(&self, patience: Duration) -> Wake {
-        let (mut wake, _) = self.slot.1.wait_timeout_while(self.lock(), patience, |wake| wake.is_empty()).unwrap_or_else(PoisonError::into_inner);
+        let (mut wake, _) = self
+            .slot
+            .1
+            .wait_timeout_while(self.lock(), patience, |wake| wake.is_empty())
+            .unwrap_or_else(PoisonError::into_inner);
         std::mem::take(&mut *wake)
     }
 

@@ -41,7 +41,8 @@ impl Revision {
 
     /// Which facts of other nodes may be read.
     pub fn shared_facts(&self) -> Vec<String> {
-        let said: Vec<String> = self.set.configs.values().flat_map(|config| config.shared_facts.iter().cloned()).collect();
+        let said: Vec<String> =
+            self.set.configs.values().flat_map(|config| config.shared_facts.iter().cloned()).collect();
         if said.is_empty() { ["hostname", "fqdn", "addresses", "os"].map(str::to_owned).to_vec() } else { said }
     }
 }

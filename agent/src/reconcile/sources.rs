@@ -7,7 +7,9 @@ use std::{
 };
 
 use serde::{Deserialize, Serialize};
-use towpath_git::{Auth, Limits, Mirror, Movement, Options, Reference, Snapshot, SourceError, VerifyError, VerifyOptions};
+use towpath_git::{
+    Auth, Limits, Mirror, Movement, Options, Reference, Snapshot, SourceError, VerifyError, VerifyOptions,
+};
 use towpath_host::journal::{Changes, Journal};
 use towpath_render::{
     objects::{Loaded, ObjectSet, Pinned, SourceTree, load},
@@ -76,7 +78,8 @@ impl Sources {
         let mut snapshots: BTreeMap<String, Snapshot> = BTreeMap::new();
         for _ in 0..DEPTH {
             for source in &sources {
-                if let (Some(commit), false) = (commits.get(&source.git.name), snapshots.contains_key(&source.git.name)) {
+                if let (Some(commit), false) = (commits.get(&source.git.name), snapshots.contains_key(&source.git.name))
+                {
                     snapshots.insert(source.git.name.clone(), self.mirror(source).snapshot(commit)?);
                 }
             }
@@ -98,7 +101,13 @@ impl Sources {
 
     /// Looks at the newest heads, starting from what is accepted. Each source in order goes to its head where that
     /// fits, and stays where it was where it does not.
-    pub(super) fn look(&self, journal: &Journal, accepted: &BTreeMap<String, String>, rejected: &BTreeSet<BTreeMap<String, String>>, now: u64) -> Looked {
+    pub(super) fn look(
+        &self,
+        journal: &Journal,
+        accepted: &BTreeMap<String, String>,
+        rejected: &BTreeSet<BTreeMap<String, String>>,
+        now: u64,
+    ) -> Looked {
         let mut looked = Looked::default();
         let mut sources = self.first.clone();
         let mut snapshots: BTreeMap<String, Snapshot> = BTreeMap::new();
@@ -110,7 +119,8 @@ impl Sources {
             let Some(head) = self.head(journal, &source, accepted, now, &mut looked) else { continue };
             let before = snapshots.insert(source.git.name.clone(), head);
             let loaded = self.load(&sources[..at], &snapshots);
-            let commits: BTreeMap<String, String> = snapshots.iter().map(|(name, snapshot)| (name.clone(), snapshot.commit.clone())).collect();
+            let commits: BTreeMap<String, String> =
+                snapshots.iter().map(|(name, snapshot)| (name.clone(), snapshot.commit.clone())).collect();
             if loaded.errors.is_empty() {
                 looked.inputs.push(Input::Rejected(source.git.name.clone(), None));
                 if at < DEPTH * 16 {
@@ -156,7 +166,14 @@ impl Sources {
     }
 
     /// The snapshot that a source stands at: its head where that may be followed, else what is accepted.
-    fn head(&self, journal: &Journal, source: &Source, accepted: &BTreeMap<String, String>, now: u64, looked: &mut Looked) -> Option<Snapshot> {
+    fn head(
+        &self,
+        journal: &Journal,
+        source: &Source,
+        accepted: &BTreeMap<String, String>,
+        now: u64,
+        looked: &mut Looked,
+    ) -> Option<Snapshot> {
         let name = source.git.name.clone();
         let mirror = self.mirror(source);
         let guard = self.guard(journal, source).filter(|guard| !guard.commit.is_empty());
@@ -178,7 +195,10 @@ impl Sources {
             Ok(_) => {}
             Err(VerifyError::Unverified(why)) => {
                 looked.rejected = true;
-                let message = format!("{}: {why}; sign it with a key of verify.keyFiles, or add the signer there", source.git.name);
+                let message = format!(
+                    "{}: {why}; sign it with a key of verify.keyFiles, or add the signer there",
+                    source.git.name
+                );
                 looked.inputs.push(Input::Rejected(name, Some(Trouble::new("Unverified", message))));
                 return behind(looked);
             }
@@ -200,8 +220,16 @@ impl Sources {
     }
 
     /// Fetches; a damaged mirror is made anew.
-    fn fetch(&self, mirror: &Mirror, floor: Option<&str>, looked: &mut Looked, name: &str) -> Option<towpath_git::Fetched> {
-        let usable = |fetched: &towpath_git::Fetched| mirror.snapshot(&fetched.commit).is_ok_and(|snapshot| snapshot.missing_object().is_none());
+    fn fetch(
+        &self,
+        mirror: &Mirror,
+        floor: Option<&str>,
+        looked: &mut Looked,
+        name: &str,
+    ) -> Option<towpath_git::Fetched> {
+        let usable = |fetched: &towpath_git::Fetched| {
+            mirror.snapshot(&fetched.commit).is_ok_and(|snapshot| snapshot.missing_object().is_none())
+        };
         let first = mirror.fetch(floor);
         let damaged = match &first {
             Ok(fetched) => !usable(fetched),
@@ -209,7 +237,9 @@ impl Sources {
         };
         let result = if damaged {
             tracing::warn!(source = name, "the mirror is damaged, and is made anew");
-            let message = format!("the mirror of {name} is damaged and is made anew; if this comes back, check the disk (dmesg, smartctl)");
+            let message = format!(
+                "the mirror of {name} is damaged and is made anew; if this comes back, check the disk (dmesg, smartctl)"
+            );
             looked.inputs.push(Input::Source(name.to_owned(), Some(Trouble::new("MirrorCorrupt", message))));
             mirror.set_aside().and_then(|()| mirror.fetch(floor))
         } else {
@@ -230,13 +260,29 @@ impl Sources {
     fn trouble(&self, error: &SourceError, name: &str, looked: &mut Looked) {
         let shown = chain(error);
         let (reason, message) = match error {
-            SourceError::Unreachable { .. } | SourceError::TimedOut { .. } | SourceError::TooMuch { .. } => ("SourceUnreachable", format!("{shown}; the last good revision goes on; check the network, the URL and auth")),
-            SourceError::Missing { .. } => ("SourceUnreachable", format!("{shown}; push something to it, or correct branch, tag or commit of the source")),
-            SourceError::Settings { .. } => ("SourceUnreachable", format!("{shown}; correct the settings of the source {name}")),
-            SourceError::Corrupt { .. } => ("MirrorCorrupt", format!("{shown}; it is made anew when the source can be reached; check the disk (dmesg, smartctl)")),
+            SourceError::Unreachable { .. } | SourceError::TimedOut { .. } | SourceError::TooMuch { .. } => (
+                "SourceUnreachable",
+                format!("{shown}; the last good revision goes on; check the network, the URL and auth"),
+            ),
+            SourceError::Missing { .. } => (
+                "SourceUnreachable",
+                format!("{shown}; push something to it, or correct branch, tag or commit of the source"),
+            ),
+            SourceError::Settings { .. } => {
+                ("SourceUnreachable", format!("{shown}; correct the settings of the source {name}"))
+            }
+            SourceError::Corrupt { .. } => (
+                "MirrorCorrupt",
+                format!("{shown}; it is made anew when the source can be reached; check the disk (dmesg, smartctl)"),
+            ),
             SourceError::Disk { source, .. } => match source.kind() {
-                std::io::ErrorKind::StorageFull | std::io::ErrorKind::QuotaExceeded => ("DiskFull", format!("{shown}; make room below the state directory, and the agent goes on by itself")),
-                _ => ("ReadOnly", format!("{shown}; make the state directory writable, and the agent goes on by itself")),
+                std::io::ErrorKind::StorageFull | std::io::ErrorKind::QuotaExceeded => (
+                    "DiskFull",
+                    format!("{shown}; make room below the state directory, and the agent goes on by itself"),
+                ),
+                _ => {
+                    ("ReadOnly", format!("{shown}; make the state directory writable, and the agent goes on by itself"))
+                }
             },
         };
         let (reason, message) = disk_in(error).map_or((reason, message.clone()), |reason| (reason, format!("{shown}; make room (or remount it writable) below the state directory, and the agent goes on by itself")));
@@ -245,7 +291,13 @@ impl Sources {
     }
 
     /// What is accepted of a source, from the mirror.
-    fn stay(&self, mirror: &Mirror, source: &Source, accepted: &BTreeMap<String, String>, looked: &mut Looked) -> Option<Snapshot> {
+    fn stay(
+        &self,
+        mirror: &Mirror,
+        source: &Source,
+        accepted: &BTreeMap<String, String>,
+        looked: &mut Looked,
+    ) -> Option<Snapshot> {
         let commit = accepted.get(&source.git.name)?;
         match mirror.snapshot(commit) {
             Ok(snapshot) => Some(snapshot),
@@ -266,7 +318,10 @@ impl Sources {
         for source in &looked.sources {
             if let Some(commit) = commits.get(&source.git.name) {
                 let tag = looked.tags.get(&source.git.name).cloned().flatten();
-                changes.put(format!("guard/{}", source.git.name), &Guard { origin: origin(source), commit: commit.clone(), tag });
+                changes.put(
+                    format!("guard/{}", source.git.name),
+                    &Guard { origin: origin(source), commit: commit.clone(), tag },
+                );
             }
         }
     }
@@ -277,14 +332,20 @@ impl Sources {
             .iter()
             .filter_map(|source| {
                 let snapshot = snapshots.get(&source.git.name)?.clone();
-                Some(SourceTree { name: source.git.name.clone(), tree: Arc::new(SnapshotTree(snapshot)), library: source.library, globals: source.globals })
+                Some(SourceTree {
+                    name: source.git.name.clone(),
+                    tree: Arc::new(SnapshotTree(snapshot)),
+                    library: source.library,
+                    globals: source.globals,
+                })
             })
             .collect();
         let mut pinned: BTreeMap<Pinned, Arc<dyn Tree>> = BTreeMap::new();
         let mut failed: Vec<Problem> = Vec::new();
         for _ in 0..DEPTH {
             let mut loaded = load(&trees, &pinned);
-            let missing: Vec<Pinned> = loaded.wants.iter().filter(|wanted| !pinned.contains_key(*wanted)).cloned().collect();
+            let missing: Vec<Pinned> =
+                loaded.wants.iter().filter(|wanted| !pinned.contains_key(*wanted)).cloned().collect();
             if missing.is_empty() || !failed.is_empty() {
                 loaded.errors.append(&mut failed);
                 return loaded;
@@ -294,7 +355,16 @@ impl Sources {
                     Ok(tree) => {
                         pinned.insert(wanted, tree);
                     }
-                    Err(error) => failed.push(Problem { source: String::new(), file: wanted.url.clone(), line: 1, column: 1, message: format!("the include can't be fetched: {}", chain(&error)), hint: None, excerpt: String::new(), warning: false }),
+                    Err(error) => failed.push(Problem {
+                        source: String::new(),
+                        file: wanted.url.clone(),
+                        line: 1,
+                        column: 1,
+                        message: format!("the include can't be fetched: {}", chain(&error)),
+                        hint: None,
+                        excerpt: String::new(),
+                        warning: false,
+                    }),
                 }
             }
         }
@@ -305,7 +375,16 @@ impl Sources {
     fn fetch_pinned(&self, pinned: &Pinned) -> Result<Arc<dyn Tree>, SourceError> {
         use sha2::Digest as _;
         let name = format!("include-{}", &hex::encode(sha2::Sha256::digest(pinned.url.as_bytes()))[..16]);
-        let options = Options { name, url: pinned.url.clone(), reference: Reference::Commit(pinned.commit.to_ascii_lowercase()), path: String::new(), auth: Auth::default(), verify: VerifyOptions::default(), allow_rewind: true, limits: Limits::default() };
+        let options = Options {
+            name,
+            url: pinned.url.clone(),
+            reference: Reference::Commit(pinned.commit.to_ascii_lowercase()),
+            path: String::new(),
+            auth: Auth::default(),
+            verify: VerifyOptions::default(),
+            allow_rewind: true,
+            limits: Limits::default(),
+        };
         let mirror = Mirror::new(options, &self.folder);
         let fetched = mirror.fetch(None)?;
         Ok(Arc::new(SnapshotTree(mirror.snapshot(&fetched.commit)?)))
@@ -330,7 +409,12 @@ fn refused(source: &Source, fetched: &towpath_git::Fetched, guard: Option<&Guard
                 _ => return None,
             };
             let commit = guard.map(|guard| guard.commit.clone()).unwrap_or_default();
-            Some(Trouble::new("Rewound", format!("the branch {branch} of {name} {what} {commit}; push a revert on top of it, or set allowRewind for the source")))
+            Some(Trouble::new(
+                "Rewound",
+                format!(
+                    "the branch {branch} of {name} {what} {commit}; push a revert on top of it, or set allowRewind for the source"
+                ),
+            ))
         }
         Reference::Tag(_) => {
             let version = |tag: &Option<String>| tag.as_deref().and_then(towpath_git::version);
@@ -342,9 +426,18 @@ fn refused(source: &Source, fetched: &towpath_git::Fetched, guard: Option<&Guard
 }
 
 fn invalid(source: &Source, errors: &[Problem]) -> Trouble {
-    let first = errors.first().map(|problem| format!("{}:{}: {}", problem.file, problem.line, problem.message)).unwrap_or_default();
+    let first = errors
+        .first()
+        .map(|problem| format!("{}:{}: {}", problem.file, problem.line, problem.message))
+        .unwrap_or_default();
     let more = if errors.len() > 1 { format!(" (and {} more)", errors.len() - 1) } else { String::new() };
-    Trouble::new("InvalidObjects", format!("the head of {} has mistakes, and the last good revision goes on: {first}{more}; `towpath validate` shows all of them", source.git.name))
+    Trouble::new(
+        "InvalidObjects",
+        format!(
+            "the head of {} has mistakes, and the last good revision goes on: {first}{more}; `towpath validate` shows all of them",
+            source.git.name
+        ),
+    )
 }
 
 /// Sources that the Configs of git name beside those that are known.

@@ -39,7 +39,8 @@ impl Tree for SnapshotTree {
             return Ok(Some(entry(path, blob)));
         }
         let prefix = below(path);
-        let folder = self.0.entries().range(prefix.clone()..).next().is_some_and(|(found, _)| found.starts_with(&prefix));
+        let folder =
+            self.0.entries().range(prefix.clone()..).next().is_some_and(|(found, _)| found.starts_with(&prefix));
         Ok(folder.then(|| Entry { path: path.to_owned(), kind: EntryKind::Folder, id: None, size: None }))
     }
 }
@@ -89,7 +90,12 @@ fn collect(folder: &Path, prefix: &str, entries: &mut BTreeMap<String, Entry>) -
 impl Tree for FolderTree {
     fn list(&self, folder: &str) -> io::Result<Vec<Entry>> {
         let prefix = below(folder);
-        Ok(self.entries.range(prefix.clone()..).take_while(|(path, _)| path.starts_with(&prefix)).map(|(_, entry)| entry.clone()).collect())
+        Ok(self
+            .entries
+            .range(prefix.clone()..)
+            .take_while(|(path, _)| path.starts_with(&prefix))
+            .map(|(_, entry)| entry.clone())
+            .collect())
     }
 
     fn read(&self, path: &str) -> io::Result<Option<Vec<u8>>> {

@@ -3,12 +3,12 @@
 use std::sync::{Arc, Mutex, PoisonError};
 
 use serde::{Deserialize, Serialize};
+use tokio::sync::broadcast;
 use towpath_host::{
     clock::rfc3339,
     journal::{Changes, Journal, JournalError},
 };
 use towpath_proto::v1alpha as pb;
-use tokio::sync::broadcast;
 
 /// How many events are kept.
 const KEPT: usize = 5000;
@@ -64,7 +64,15 @@ impl Events {
     /// When the journal does not take it; those who follow have it all the same.
     pub fn tell(&self, now: i64, told: Told) -> Result<(), JournalError> {
         let uuid = uuid::Uuid::now_v7().to_string();
-        let kept = Kept { namespace: if told.namespace.is_empty() { "system".into() } else { told.namespace }, time: now, r#type: told.kind, state: told.firing.map(|firing| if firing { "firing".into() } else { "resolved".into() }), reason: told.reason, object: told.object, message: told.message };
+        let kept = Kept {
+            namespace: if told.namespace.is_empty() { "system".into() } else { told.namespace },
+            time: now,
+            r#type: told.kind,
+            state: told.firing.map(|firing| if firing { "firing".into() } else { "resolved".into() }),
+            reason: told.reason,
+            object: told.object,
+            message: told.message,
+        };
         // Nobody may be following.
         let _ = self.live.send(self.record(&uuid, &kept));
         let Some(journal) = &self.journal else { return Ok(()) };
@@ -89,7 +97,8 @@ impl Events {
 
     /// The events that are kept, oldest first.
     pub fn kept(&self) -> Vec<pb::EventRecord> {
-        let all: Vec<(String, Kept)> = self.journal.as_ref().and_then(|journal| journal.scan("event/").ok()).unwrap_or_default();
+        let all: Vec<(String, Kept)> =
+            self.journal.as_ref().and_then(|journal| journal.scan("event/").ok()).unwrap_or_default();
         all.iter().map(|(uuid, kept)| self.record(uuid, kept)).collect()
     }
 

@@ -52,7 +52,8 @@ impl Client {
             async move { UnixStream::connect(path).await.map(TokioIo::new) }
         });
         let endpoint = Endpoint::from_static("http://agent.invalid");
-        let channel = endpoint.connect_with_connector(connector).await.map_err(|error| CallError::Refused(error.to_string()))?;
+        let channel =
+            endpoint.connect_with_connector(connector).await.map_err(|error| CallError::Refused(error.to_string()))?;
         Ok(Self { channel })
     }
 

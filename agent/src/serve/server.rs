@@ -115,7 +115,10 @@ impl StatusService for Api {
 impl Events for Api {
     type WatchEventsStream = Pin<Box<dyn Stream<Item = Result<pb::EventRecord, Status>> + Send>>;
 
-    async fn watch_events(&self, request: Request<pb::WatchEventsRequest>) -> Result<Response<Self::WatchEventsStream>, Status> {
+    async fn watch_events(
+        &self,
+        request: Request<pb::WatchEventsRequest>,
+    ) -> Result<Response<Self::WatchEventsStream>, Status> {
         // Followed before the kept ones are read, so that none falls between.
         let live = self.handle.events().follow();
         let kept = self.blocking(|handle| handle.events().kept()).await?;

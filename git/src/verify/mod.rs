@@ -36,7 +36,10 @@ impl Signers {
     pub fn read(files: &[PathBuf]) -> Result<Self, Unverified> {
         let mut signers = Self::default();
         for file in files {
-            let wrong = |message: String| Unverified { commit: String::new(), message: format!("verify.keyFiles {}: {message}", file.display()) };
+            let wrong = |message: String| Unverified {
+                commit: String::new(),
+                message: format!("verify.keyFiles {}: {message}", file.display()),
+            };
             let text = fs::read_to_string(file).map_err(|error| wrong(error.to_string()))?;
             signers.add(&text).map_err(wrong)?;
         }

@@ -18,7 +18,8 @@ pub(super) fn keys(text: &str) -> Result<Vec<Key>, String> {
     let mut keys = Vec::new();
     for block in text.split(BEGIN).skip(1) {
         let block = format!("{BEGIN}{block}");
-        let (found, _) = SignedPublicKey::from_string_many(&block).map_err(|error| format!("the OpenPGP key can't be read: {error}"))?;
+        let (found, _) = SignedPublicKey::from_string_many(&block)
+            .map_err(|error| format!("the OpenPGP key can't be read: {error}"))?;
         for key in found {
             keys.push(Key { key: key.map_err(|error| format!("the OpenPGP key can't be read: {error}"))? });
         }
@@ -28,8 +29,13 @@ pub(super) fn keys(text: &str) -> Result<Vec<Key>, String> {
 
 /// Checks a signature over a commit; gives the user id of who made it.
 pub(super) fn verify(signature: &str, payload: &[u8], keys: &[Key], now: u64) -> Result<String, String> {
-    let (signature, _) = DetachedSignature::from_string(signature).map_err(|error| format!("its OpenPGP signature can't be read: {error}"))?;
-    let created = signature.signature.created().map(|created| u64::from(created.as_secs())).ok_or("its OpenPGP signature has no time")?;
+    let (signature, _) = DetachedSignature::from_string(signature)
+        .map_err(|error| format!("its OpenPGP signature can't be read: {error}"))?;
+    let created = signature
+        .signature
+        .created()
+        .map(|created| u64::from(created.as_secs()))
+        .ok_or("its OpenPGP signature has no time")?;
     if let Some(lifetime) = signature.signature.signature_expiration_time()
         && seconds(lifetime) > 0
         && created + seconds(lifetime) < now
@@ -52,7 +58,9 @@ pub(super) fn verify(signature: &str, payload: &[u8], keys: &[Key], now: u64) ->
                 continue;
             }
             let usable = usable(key, created, now).and_then(|()| {
-                subkey.verify_bindings(&key.primary_key).map_err(|_| "the subkey is not bound to its key".to_owned())?;
+                subkey
+                    .verify_bindings(&key.primary_key)
+                    .map_err(|_| "the subkey is not bound to its key".to_owned())?;
                 judge(&subkey.signatures, u64::from(subkey.key.created_at().as_secs()), created, now, "subkey")?;
                 let signs = subkey.signatures.iter().any(|binding| binding.key_flags().sign());
                 if signs { Ok(()) } else { Err("the subkey is not for signing".to_owned()) }
@@ -77,14 +85,28 @@ fn usable(key: &SignedPublicKey, created: u64, now: u64) -> Result<(), String> {
     if key.details.revocation_signatures.iter().any(|revocation| revocation.verify_key(&key.primary_key).is_ok()) {
         return Err("the OpenPGP key has been revoked".into());
     }
-    let own: Vec<Signature> = key.details.users.iter().flat_map(|user| user.signatures.iter()).chain(&key.details.direct_signatures).cloned().collect();
+    let own: Vec<Signature> = key
+        .details
+        .users
+        .iter()
+        .flat_map(|user| user.signatures.iter())
+        .chain(&key.details.direct_signatures)
+        .cloned()
+        .collect();
     judge(&own, u64::from(key.primary_key.created_at().as_secs()), created, now, "key")
 }
 
 /// Expiry and revocation, as the newest binding signature says.
 fn judge(bindings: &[Signature], born: u64, created: u64, now: u64, what: &str) -> Result<(), String> {
     let revoked = bindings.iter().any(|binding| {
-        matches!(binding.typ(), Some(pgp::packet::SignatureType::SubkeyRevocation | pgp::packet::SignatureType::KeyRevocation | pgp::packet::SignatureType::CertRevocation))
+        matches!(
+            binding.typ(),
+            Some(
+                pgp::packet::SignatureType::SubkeyRevocation
+                    | pgp::packet::SignatureType::KeyRevocation
+                    | pgp::packet::SignatureType::CertRevocation
+            )
+        )
     });
     if revoked {
         return Err(format!("the OpenPGP {what} has been revoked"));

@@ -40,12 +40,15 @@ fn signer(line: &str) -> Result<Signer, String> {
         valid_before: None,
     };
     for option in words[1..key_at].iter().flat_map(|word| split_options(word)) {
-        let (name, value) = option.split_once('=').map_or((option.as_str(), ""), |(name, value)| (name, value.trim_matches('"')));
+        let (name, value) =
+            option.split_once('=').map_or((option.as_str(), ""), |(name, value)| (name, value.trim_matches('"')));
         match name.to_ascii_lowercase().as_str() {
             "namespaces" => signer.namespaces = Some(value.split(',').map(str::to_owned).collect()),
             "valid-after" => signer.valid_after = Some(time(value)?),
             "valid-before" => signer.valid_before = Some(time(value)?),
-            "cert-authority" => return Err("certificate authorities are not supported: list the keys themselves".into()),
+            "cert-authority" => {
+                return Err("certificate authorities are not supported: list the keys themselves".into());
+            }
             other => return Err(format!("{other:?} is no option: namespaces, valid-after, valid-before")),
         }
     }
@@ -102,7 +105,8 @@ fn time(text: &str) -> Result<u64, String> {
     if !matches!(digits.len(), 8 | 12 | 14) || !digits.bytes().all(|byte| byte.is_ascii_digit()) {
         return Err(wrong());
     }
-    let part = |from: usize, to: usize| digits.get(from..to).map_or(Ok(0), |part| part.parse::<i64>().map_err(|_| wrong()));
+    let part =
+        |from: usize, to: usize| digits.get(from..to).map_or(Ok(0), |part| part.parse::<i64>().map_err(|_| wrong()));
     let (year, month, day) = (part(0, 4)?, part(4, 6)?, part(6, 8)?);
     // Days since 1970 of a Gregorian date (Howard Hinnant, days_from_civil).
     let shifted = if month <= 2 { year - 1 } else { year };
@@ -122,7 +126,11 @@ pub(super) fn verify(signature: &str, payload: &[u8], signers: &[Signer], now: u
     let fingerprint = PublicKey::from(signature.public_key().clone()).fingerprint(ssh_key::HashAlg::Sha256);
     let mut why = format!("it is signed by the SSH key {fingerprint}, which is not listed");
     for signer in signers.iter().filter(|signer| signer.key.key_data() == signature.public_key()) {
-        if signer.namespaces.as_ref().is_some_and(|namespaces| !namespaces.iter().any(|name| name == "git" || name == "*")) {
+        if signer
+            .namespaces
+            .as_ref()
+            .is_some_and(|namespaces| !namespaces.iter().any(|name| name == "git" || name == "*"))
+        {
             why = format!("the SSH key {fingerprint} is not listed for git");
         } else if signer.valid_after.is_some_and(|after| now < after) {
             why = format!("the SSH key {fingerprint} is not valid yet");
@@ -146,7 +154,9 @@ mod tests {
 
     #[test]
     fn reads_allowed_signers() {
-        let text = format!("# comment\na@example.org {KEY} note\n\nb@x,c@x namespaces=\"git,file\",valid-before=\"20300101\" {KEY}\n");
+        let text = format!(
+            "# comment\na@example.org {KEY} note\n\nb@x,c@x namespaces=\"git,file\",valid-before=\"20300101\" {KEY}\n"
+        );
         let signers = signers(&text).unwrap();
         assert_eq!(signers.len(), 2);
         assert_eq!(signers[1].namespaces.as_deref(), Some(["git".to_owned(), "file".to_owned()].as_slice()));
@@ -155,7 +165,12 @@ mod tests {
 
     #[test]
     fn refuses_what_it_does_not_know() {
-        for wrong in [format!("a cert-authority {KEY}"), format!("a frobnicate {KEY}"), "a ssh-ed25519".into(), format!("a valid-after=soon {KEY}")] {
+        for wrong in [
+            format!("a cert-authority {KEY}"),
+            format!("a frobnicate {KEY}"),
+            "a ssh-ed25519".into(),
+            format!("a valid-after=soon {KEY}"),
+        ] {
             assert!(signers(&wrong).unwrap_err().starts_with("line 1"), "{wrong}");
         }
     }

@@ -47,13 +47,19 @@ pub fn check_object(document: &Value) -> (Option<&'static Message>, Checked) {
     let mut walk = Walk { checked: Checked::default(), mode: Mode::Written };
     let root = Trail::Root;
     let Value::Object(map) = document else {
-        walk.value(&root, Finding::new(format!("an object is a map, not {}", kind_of(document))).hint("write metadata and spec"));
+        walk.value(
+            &root,
+            Finding::new(format!("an object is a map, not {}", kind_of(document))).hint("write metadata and spec"),
+        );
         return (None, walk.checked);
     };
     for key in map.keys() {
         if key != "metadata" && key != "spec" {
             let hint = habits::top_level(key);
-            walk.key(&Trail::Key(&root, key), Finding { message: format!("{key:?} is no part of an object"), hint: Some(hint) });
+            walk.key(
+                &Trail::Key(&root, key),
+                Finding { message: format!("{key:?} is no part of an object"), hint: Some(hint) },
+            );
         }
     }
     let metadata = Trail::Key(&root, "metadata");
@@ -64,7 +70,8 @@ pub fn check_object(document: &Value) -> (Option<&'static Message>, Checked) {
             None
         }
         None => {
-            let finding = Finding::new("metadata is missing").hint("write metadata: {apiVersion: v1alpha, kind: …, name: …}");
+            let finding =
+                Finding::new("metadata is missing").hint("write metadata: {apiVersion: v1alpha, kind: …, name: …}");
             walk.value(&root, finding);
             None
         }
@@ -133,7 +140,8 @@ impl Walk {
             _ => {}
         }
         if name == "Event" {
-            let finding = Finding::new("Events are made by the fleet, not in git").hint("a Beacon or a hook makes them");
+            let finding =
+                Finding::new("Events are made by the fleet, not in git").hint("a Beacon or a hook makes them");
             self.value(&Trail::Key(trail, "kind"), finding);
         }
         Some(kind)
@@ -155,7 +163,9 @@ impl Walk {
             let here = Trail::Key(trail, key);
             let Some(field) = message.field(key) else {
                 let names: Vec<_> = message.fields.iter().map(|field| field.name).collect();
-                let hint = habits::unknown_key(message.name, key).or_else(|| did_you_mean(key, names.iter().copied()).map(|meant| format!("did you mean {meant}?"))).unwrap_or_else(|| format!("known here: {}", names.join(", ")));
+                let hint = habits::unknown_key(message.name, key)
+                    .or_else(|| did_you_mean(key, names.iter().copied()).map(|meant| format!("did you mean {meant}?")))
+                    .unwrap_or_else(|| format!("known here: {}", names.join(", ")));
                 self.key(&here, Finding::new(format!("{} has no {key:?}", described(message))).hint(hint));
                 continue;
             };
@@ -165,7 +175,10 @@ impl Walk {
         }
         for field in message.fields.iter().filter(|field| field.required) {
             if fields.get(field.name).is_none_or(Value::is_null) {
-                self.value(trail, Finding::new(format!("{} needs {}", described(message), field.name)).hint(lower_first(field.doc)));
+                self.value(
+                    trail,
+                    Finding::new(format!("{} needs {}", described(message), field.name)).hint(lower_first(field.doc)),
+                );
             }
         }
         if message.name == "Task" {
@@ -174,8 +187,11 @@ impl Walk {
     }
 
     fn task(&mut self, trail: &Trail<'_>, fields: &Map<String, Value>) {
-        let modules: Vec<_> = towpath_proto::modules().map(|(field, _)| field.name).filter(|name| fields.contains_key(*name)).collect();
-        let alone = ["sync", "flushHandlers", "include"].iter().any(|key| fields.get(*key).is_some_and(|value| !value.is_null() && *value != Value::Bool(false)));
+        let modules: Vec<_> =
+            towpath_proto::modules().map(|(field, _)| field.name).filter(|name| fields.contains_key(*name)).collect();
+        let alone = ["sync", "flushHandlers", "include"]
+            .iter()
+            .any(|key| fields.get(*key).is_some_and(|value| !value.is_null() && *value != Value::Bool(false)));
         if modules.is_empty() && !alone {
             let finding = Finding::new("the task has no module").hint("add one of: file, line, block, command, script, package, service, http, wait, assert, debug; or include, sync, flushHandlers");
             // Where an unknown key stands in its place, that has been said already.
@@ -185,26 +201,50 @@ impl Walk {
             }
         }
         if let [first, second, ..] = modules.as_slice() {
-            let finding = Finding::new(format!("the task has two modules, {first} and {second}")).hint("make it two tasks");
+            let finding =
+                Finding::new(format!("the task has two modules, {first} and {second}")).hint("make it two tasks");
             self.key(&Trail::Key(trail, second), finding);
         }
         if fields.contains_key("include") {
             if let [module, ..] = modules.as_slice() {
-                self.key(&Trail::Key(trail, module), Finding::new("an include has no module").hint("make it a task of its own"));
+                self.key(
+                    &Trail::Key(trail, module),
+                    Finding::new("an include has no module").hint("make it a task of its own"),
+                );
             }
             for key in ["loop", "register", "until", "elect", "serialize", "notify", "success", "changed"] {
                 if fields.contains_key(key) {
-                    self.key(&Trail::Key(trail, key), Finding::new(format!("an include has no {key}")).hint("write it on the included tasks"));
+                    self.key(
+                        &Trail::Key(trail, key),
+                        Finding::new(format!("an include has no {key}")).hint("write it on the included tasks"),
+                    );
                 }
             }
         }
-        if fields.contains_key("until") && !modules.is_empty() && !modules.iter().any(|name| matches!(*name, "http" | "wait" | "assert" | "command" | "script")) {
-            self.key(&Trail::Key(trail, "until"), Finding::new(format!("until repeats probes and commands, not {}", modules[0])));
+        if fields.contains_key("until")
+            && !modules.is_empty()
+            && !modules.iter().any(|name| matches!(*name, "http" | "wait" | "assert" | "command" | "script"))
+        {
+            self.key(
+                &Trail::Key(trail, "until"),
+                Finding::new(format!("until repeats probes and commands, not {}", modules[0])),
+            );
         }
     }
 
-    fn field(&mut self, trail: &Trail<'_>, message: &'static Message, field: &'static Field, value: &Value, templated: bool) {
-        if templated && self.mode == Mode::Written && !matches!(field.shape, Shape::One(Type::String)) && is_template(value) {
+    fn field(
+        &mut self,
+        trail: &Trail<'_>,
+        message: &'static Message,
+        field: &'static Field,
+        value: &Value,
+        templated: bool,
+    ) {
+        if templated
+            && self.mode == Mode::Written
+            && !matches!(field.shape, Shape::One(Type::String))
+            && is_template(value)
+        {
             self.template(trail, value.as_str().unwrap_or_default());
             return;
         }
@@ -215,7 +255,10 @@ impl Walk {
                 for (index, member) in members.iter().enumerate() {
                     let here = Trail::Index(trail, index);
                     if member.is_null() {
-                        self.value(&here, Finding::new("an empty member of a list").hint("remove it, or write its value"));
+                        self.value(
+                            &here,
+                            Finding::new("an empty member of a list").hint("remove it, or write its value"),
+                        );
                     } else {
                         self.one(&here, message, field, member, templated);
                     }
@@ -242,7 +285,12 @@ impl Walk {
     }
 
     fn not_empty(&mut self, trail: &Trail<'_>, field: &Field, empty: bool) {
-        if empty && self.mode == Mode::Written && field.otherwise.is_some_and(|otherwise| otherwise.starts_with("all") || otherwise.starts_with("no limit")) {
+        if empty
+            && self.mode == Mode::Written
+            && field
+                .otherwise
+                .is_some_and(|otherwise| otherwise.starts_with("all") || otherwise.starts_with("no limit"))
+        {
             let otherwise = field.otherwise.unwrap_or_default();
             let finding = Finding::new(format!("{} is empty", field.name));
             self.value(trail, finding.hint(format!("leave it out where {otherwise} is meant")));
@@ -255,20 +303,35 @@ impl Walk {
             let here = Trail::Index(trail, index);
             let include = task.get("include").is_some();
             match task.get("name").and_then(Value::as_str) {
-                Some(name) if name.trim().is_empty() => self.value(&Trail::Key(&here, "name"), Finding::new("the name is empty")),
+                Some(name) if name.trim().is_empty() => {
+                    self.value(&Trail::Key(&here, "name"), Finding::new("the name is empty"))
+                }
                 Some(name) if !seen.insert(name) => {
                     let finding = Finding::new(format!("two tasks of this list are called {name:?}"));
-                    self.value(&Trail::Key(&here, "name"), finding.hint("names tell tasks apart in status and journal: choose another"));
+                    self.value(
+                        &Trail::Key(&here, "name"),
+                        finding.hint("names tell tasks apart in status and journal: choose another"),
+                    );
                 }
                 None if task.is_object() && !include && task.get("name").is_none_or(Value::is_null) => {
-                    self.value(&here, Finding::new("the task has no name").hint("write name: and what is true when the task is done"));
+                    self.value(
+                        &here,
+                        Finding::new("the task has no name").hint("write name: and what is true when the task is done"),
+                    );
                 }
                 _ => {}
             }
         }
     }
 
-    fn one(&mut self, trail: &Trail<'_>, parent: &'static Message, field: &'static Field, value: &Value, templated: bool) {
+    fn one(
+        &mut self,
+        trail: &Trail<'_>,
+        parent: &'static Message,
+        field: &'static Field,
+        value: &Value,
+        templated: bool,
+    ) {
         if templated && self.mode == Mode::Written && field.value_type() != Type::String && is_template(value) {
             self.template(trail, value.as_str().unwrap_or_default());
             return;
@@ -278,7 +341,10 @@ impl Walk {
                 if let Some(inner) = message(name) {
                     let targets_everything = name == "Targets" && value.as_object().is_some_and(Map::is_empty);
                     if targets_everything {
-                        self.value(trail, Finding::new("targets is empty").hint("name nodeGroups or nodes, or leave it out"));
+                        self.value(
+                            trail,
+                            Finding::new("targets is empty").hint("name nodeGroups or nodes, or leave it out"),
+                        );
                     }
                     self.message(trail, inner, value, templated || inner.module.is_some());
                 }
@@ -289,13 +355,19 @@ impl Walk {
                     self.any(&Trail::Key(trail, key), parent, field, member);
                 }
             }
-            (Type::AnyMap, other) => self.value(trail, Finding::new(format!("{} holds maps, not {}", field.name, kind_of(other)))),
+            (Type::AnyMap, other) => {
+                self.value(trail, Finding::new(format!("{} holds maps, not {}", field.name, kind_of(other))))
+            }
             (Type::Bool, Value::Bool(_)) => {}
             (Type::Bool, other) => self.value(trail, not_a_boolean(field, other)),
             (Type::Integer, Value::Number(number)) if number.is_i64() => {}
             (Type::Number, Value::Number(_)) => {}
             (Type::Integer | Type::Number, other) => {
-                self.value(trail, Finding::new(format!("{} is a number, not {}", field.name, kind_of(other))).hint("write digits without quotes"));
+                self.value(
+                    trail,
+                    Finding::new(format!("{} is a number, not {}", field.name, kind_of(other)))
+                        .hint("write digits without quotes"),
+                );
             }
             (Type::String | Type::Bytes, Value::String(text)) => self.string(trail, parent, field, text, templated),
             (Type::String | Type::Bytes, other) => self.not_a_string(trail, field, other),
@@ -312,12 +384,19 @@ impl Walk {
             (Some("expression"), Value::Bool(_) | Value::Number(_)) => {}
             (Some("mode"), Value::Number(number)) => {
                 let spelling = words::mode_spelling(number.as_i64().unwrap_or_default());
-                self.value(trail, Finding::new("the mode is a number").hint(format!("write octal digits in quotes: {spelling}")));
+                self.value(
+                    trail,
+                    Finding::new("the mode is a number").hint(format!("write octal digits in quotes: {spelling}")),
+                );
             }
             (Some("duration"), Value::Number(number)) => {
-                self.value(trail, Finding::new(format!("{number} has no unit")).hint(format!("write {number}s for seconds")));
+                self.value(
+                    trail,
+                    Finding::new(format!("{number} has no unit")).hint(format!("write {number}s for seconds")),
+                );
             }
-            (Some("port"), Value::Number(number)) if number.as_u64().is_some_and(|port| (1..=65_535).contains(&port)) => {}
+            (Some("port"), Value::Number(number))
+                if number.as_u64().is_some_and(|port| (1..=65_535).contains(&port)) => {}
             (_, Value::Object(map)) if map.is_empty() || map.values().all(Value::is_null) => {
                 let finding = Finding::new(format!("{} is a string, not a map", field.name));
                 self.value(trail, finding.hint("quote it: an unquoted {{ is read as a YAML map"));
@@ -326,16 +405,27 @@ impl Walk {
                 let finding = Finding::new(format!("{} is a string, not {}", field.name, kind_of(scalar)));
                 self.value(trail, finding.hint(format!("quote it: \"{scalar}\"")));
             }
-            (_, other) => self.value(trail, Finding::new(format!("{} is a string, not {}", field.name, kind_of(other)))),
+            (_, other) => {
+                self.value(trail, Finding::new(format!("{} is a string, not {}", field.name, kind_of(other))))
+            }
         }
     }
 
-    fn string(&mut self, trail: &Trail<'_>, parent: &'static Message, field: &'static Field, text: &str, templated: bool) {
+    fn string(
+        &mut self,
+        trail: &Trail<'_>,
+        parent: &'static Message,
+        field: &'static Field,
+        text: &str,
+        templated: bool,
+    ) {
         if text.contains('\0') {
             self.value(trail, Finding::new("the string has a NUL character"));
         }
         if field.format == Some("expression") {
-            if self.mode == Mode::Written && let Err(finding) = syntax::expression(text) {
+            if self.mode == Mode::Written
+                && let Err(finding) = syntax::expression(text)
+            {
                 self.value(trail, finding);
             }
             return;
@@ -346,7 +436,10 @@ impl Walk {
                 self.template(trail, text);
             } else if field.value_type() == Type::String && field.name != "annotations" {
                 let finding = Finding::new(format!("{} holds no templates", field.name));
-                self.value(trail, finding.hint("templates stand in module parameters, vars, loop, message and Event data"));
+                self.value(
+                    trail,
+                    finding.hint("templates stand in module parameters, vars, loop, message and Event data"),
+                );
             }
             return;
         }
@@ -375,14 +468,14 @@ impl Walk {
                 if let (Some(selector), Value::Object(_)) = (message("Selector"), value) {
                     self.message(trail, selector, value, false);
                 }
-                if self.checked.findings.len() == before && let Err(finding) = Selector::read(value) {
+                if self.checked.findings.len() == before
+                    && let Err(finding) = Selector::read(value)
+                {
                     self.value(trail, finding);
                 }
             }
-            (Some("wave"), Value::Object(map)) => {
-                if !map.contains_key("nodeGroups") || map.len() > 1 {
-                    self.value(trail, Finding::new("a wave is a count, a percentage or {nodeGroups: […]}"));
-                }
+            (Some("wave"), Value::Object(map)) if (!map.contains_key("nodeGroups") || map.len() > 1) => {
+                self.value(trail, Finding::new("a wave is a count, a percentage or {nodeGroups: […]}"));
             }
             (Some("wave"), value) => {
                 if let Err(finding) = Count::read(value) {
@@ -393,9 +486,15 @@ impl Walk {
             (Some("loop"), Value::Array(_)) => self.templates_in(trail, value),
             (Some("loop"), Value::String(text)) if is_template(value) => self.template(trail, text),
             (Some("loop"), other) => {
-                self.value(trail, Finding::new(format!("loop is a list, not {}", kind_of(other))).hint("write a list, or a template that gives one: \"{{ vars.names }}\""));
+                self.value(
+                    trail,
+                    Finding::new(format!("loop is a list, not {}", kind_of(other)))
+                        .hint("write a list, or a template that gives one: \"{{ vars.names }}\""),
+                );
             }
-            (_, value) if matches!(parent.name, "TaskBook" | "Task" | "Include" | "EventTemplate") => self.templates_in(trail, value),
+            (_, value) if matches!(parent.name, "TaskBook" | "Task" | "Include" | "EventTemplate") => {
+                self.templates_in(trail, value)
+            }
             (_, value) if matches!(parent.name, "Variables" | "ClusterVariables") => self.no_templates_in(trail, value),
             _ => {}
         }
@@ -406,7 +505,10 @@ impl Walk {
             Value::String(name) => Some(name),
             Value::Object(map) => {
                 for key in map.keys().filter(|key| !matches!(key.as_str(), "taskBook" | "on")) {
-                    self.key(&Trail::Key(trail, key), Finding::new(format!("a dependency has no {key:?}")).hint("known here: taskBook, on"));
+                    self.key(
+                        &Trail::Key(trail, key),
+                        Finding::new(format!("a dependency has no {key:?}")).hint("known here: taskBook, on"),
+                    );
                 }
                 if map.get("on").is_some_and(|on| !matches!(on.as_str(), Some("node" | "fleet"))) {
                     self.value(&Trail::Key(trail, "on"), Finding::new("on is node or fleet"));
@@ -419,16 +521,24 @@ impl Walk {
             _ => None,
         };
         match name {
-            Some(name) => self.checked.references.push(Reference { kind: "TaskBook", name: name.clone(), path: trail.path() }),
-            None => self.value(trail, Finding::new("a dependency is the name of a TaskBook, or {taskBook: NAME, on: fleet}")),
+            Some(name) => {
+                self.checked.references.push(Reference { kind: "TaskBook", name: name.clone(), path: trail.path() })
+            }
+            None => self
+                .value(trail, Finding::new("a dependency is the name of a TaskBook, or {taskBook: NAME, on: fleet}")),
         }
     }
 
     fn templates_in(&mut self, trail: &Trail<'_>, value: &Value) {
         match value {
             Value::String(text) if text.contains("{{") || text.contains("{%") => self.template(trail, text),
-            Value::Array(members) => members.iter().enumerate().for_each(|(index, member)| self.templates_in(&Trail::Index(trail, index), member)),
-            Value::Object(members) => members.iter().for_each(|(key, member)| self.templates_in(&Trail::Key(trail, key), member)),
+            Value::Array(members) => members
+                .iter()
+                .enumerate()
+                .for_each(|(index, member)| self.templates_in(&Trail::Index(trail, index), member)),
+            Value::Object(members) => {
+                members.iter().for_each(|(key, member)| self.templates_in(&Trail::Key(trail, key), member))
+            }
             _ => {}
         }
     }
@@ -439,8 +549,13 @@ impl Walk {
                 let finding = Finding::new("values hold no templates").hint("use computed: [{name: …, expression: …}]");
                 self.value(trail, finding);
             }
-            Value::Array(members) => members.iter().enumerate().for_each(|(index, member)| self.no_templates_in(&Trail::Index(trail, index), member)),
-            Value::Object(members) => members.iter().for_each(|(key, member)| self.no_templates_in(&Trail::Key(trail, key), member)),
+            Value::Array(members) => members
+                .iter()
+                .enumerate()
+                .for_each(|(index, member)| self.no_templates_in(&Trail::Index(trail, index), member)),
+            Value::Object(members) => {
+                members.iter().for_each(|(key, member)| self.no_templates_in(&Trail::Key(trail, key), member))
+            }
             _ => {}
         }
     }
@@ -463,14 +578,23 @@ fn format(field: &Field, text: &str) -> Result<(), Finding> {
             _ => Err(Finding::new(format!("{text:?} is no percentage")).hint("write it like 10%")),
         },
         "cron" => Schedule::read(text).map(drop),
-        "regex" => regex::Regex::new(text).map(drop).map_err(|error| Finding::new(format!("no regular expression: {}", error.to_string().lines().last().unwrap_or_default().trim()))),
-        "path" => tree::join("", text).map(drop).map_err(|why| Finding::new(why).hint("write a path relative to the source")),
+        "regex" => regex::Regex::new(text).map(drop).map_err(|error| {
+            Finding::new(format!(
+                "no regular expression: {}",
+                error.to_string().lines().last().unwrap_or_default().trim()
+            ))
+        }),
+        "path" => {
+            tree::join("", text).map(drop).map_err(|why| Finding::new(why).hint("write a path relative to the source"))
+        }
         "commit" if text.len() == 40 && text.bytes().all(|byte| byte.is_ascii_hexdigit()) => Ok(()),
         "commit" => Err(Finding::new(format!("{text:?} is no full commit id")).hint("write all 40 hexadecimal digits")),
         "name" => name(text),
         "identifier" => identifier(text),
         "time" => time(text),
-        "datetime" => chrono::DateTime::parse_from_rfc3339(text).map(drop).map_err(|_| Finding::new(format!("{text:?} is no time")).hint("write it like \"2026-12-24T18:00:00Z\"")),
+        "datetime" => chrono::DateTime::parse_from_rfc3339(text)
+            .map(drop)
+            .map_err(|_| Finding::new(format!("{text:?} is no time")).hint("write it like \"2026-12-24T18:00:00Z\"")),
         "port" => port(text),
         "size" => size(text),
         _ => Ok(()),
@@ -479,10 +603,12 @@ fn format(field: &Field, text: &str) -> Result<(), Finding> {
 
 fn name(text: &str) -> Result<(), Finding> {
     let allowed = |byte: u8| byte.is_ascii_alphanumeric() || b"-._".contains(&byte);
-    if !text.is_empty() && text.len() <= 253 && text.bytes().all(allowed) && text.as_bytes()[0].is_ascii_alphanumeric() {
+    if !text.is_empty() && text.len() <= 253 && text.bytes().all(allowed) && text.as_bytes()[0].is_ascii_alphanumeric()
+    {
         return Ok(());
     }
-    Err(Finding::new(format!("{text:?} is no name")).hint("use letters, digits, '-', '.' and '_', beginning with a letter or digit"))
+    Err(Finding::new(format!("{text:?} is no name"))
+        .hint("use letters, digits, '-', '.' and '_', beginning with a letter or digit"))
 }
 
 fn identifier(text: &str) -> Result<(), Finding> {
@@ -490,7 +616,8 @@ fn identifier(text: &str) -> Result<(), Finding> {
     if text.bytes().all(rest) && text.bytes().next().is_some_and(|first| !first.is_ascii_digit()) {
         return Ok(());
     }
-    Err(Finding::new(format!("{text:?} can't be used in expressions")).hint("use letters, digits and '_', not beginning with a digit"))
+    Err(Finding::new(format!("{text:?} can't be used in expressions"))
+        .hint("use letters, digits and '_', not beginning with a digit"))
 }
 
 fn time(text: &str) -> Result<(), Finding> {
@@ -510,7 +637,9 @@ fn port(text: &str) -> Result<(), Finding> {
 }
 
 fn size(text: &str) -> Result<(), Finding> {
-    crate::template::filters::human_to_bytes(text).map(drop).map_err(|why| Finding::new(why).hint("write it like 64MiB"))
+    crate::template::filters::human_to_bytes(text)
+        .map(drop)
+        .map_err(|why| Finding::new(why).hint("write it like 64MiB"))
 }
 
 fn not_a_boolean(field: &Field, value: &Value) -> Finding {

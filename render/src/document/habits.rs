@@ -5,8 +5,13 @@ use serde_json::Value;
 /// A key beside metadata and spec.
 pub(super) fn top_level(key: &str) -> String {
     match key {
-        "apiVersion" | "kind" | "name" | "namespace" | "labels" | "annotations" => format!("{key} stands below metadata"),
-        "hosts" | "tasks" | "handlers" | "vars" | "roles" => "this looks like an Ansible play: tasks stand in the spec of a TaskBook, and targets say for which nodes".into(),
+        "apiVersion" | "kind" | "name" | "namespace" | "labels" | "annotations" => {
+            format!("{key} stands below metadata")
+        }
+        "hosts" | "tasks" | "handlers" | "vars" | "roles" => {
+            "this looks like an Ansible play: tasks stand in the spec of a TaskBook, and targets say for which nodes"
+                .into()
+        }
         "data" | "stringData" => "values stand in spec".into(),
         "status" => "status is not written in git: ask `towpath status`".into(),
         _ => "an object has metadata and spec".into(),
@@ -17,7 +22,9 @@ pub(super) fn top_level(key: &str) -> String {
 pub(super) fn unknown_key(message: &str, key: &str) -> Option<String> {
     let hint = match (message, key) {
         ("Task", "become" | "become_user" | "sudo") => "the agent runs as root; command and script take user",
-        ("Task", "with_items" | "with_list" | "with_dict" | "with_fileglob" | "foreach") => "use loop, with item in the parameters",
+        ("Task", "with_items" | "with_list" | "with_dict" | "with_fileglob" | "foreach") => {
+            "use loop, with item in the parameters"
+        }
         ("Task", "ignore_errors" | "ignoreErrors") => "use onFailure: continue",
         ("Task", "failed_when") => "use success, which says when the task has succeeded",
         ("Task", "changed_when") => "use changed",

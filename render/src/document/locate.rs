@@ -151,10 +151,8 @@ mod tests {
     use super::*;
 
     fn at(text: &str, document: usize, path: &[&str], at: At) -> (usize, usize) {
-        let steps = path
-            .iter()
-            .map(|step| step.parse().map_or_else(|_| Step::Key((*step).to_owned()), Step::Index))
-            .collect();
+        let steps =
+            path.iter().map(|step| step.parse().map_or_else(|_| Step::Key((*step).to_owned()), Step::Index)).collect();
         position(text, document, &Path(steps), at)
     }
 

@@ -13,9 +13,9 @@ use std::{
 use serde_json::Value;
 
 pub use check::{Checked, Mode, Reference, check_message, check_object};
-pub use parse::{Limits, parse};
 #[cfg(test)]
 pub(crate) use parse::parse_value;
+pub use parse::{Limits, parse};
 
 use crate::problem::{Finding, Problem};
 

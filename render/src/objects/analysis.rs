@@ -19,8 +19,22 @@ use crate::{
 
 /// The facts that every node has.
 pub const FACTS: [&str; 16] = [
-    "os", "kernel", "hostname", "fqdn", "cpus", "memory", "disks", "mounts", "interfaces", "addresses", "packageManager",
-    "init", "virtualization", "machineId", "bootId", "custom",
+    "os",
+    "kernel",
+    "hostname",
+    "fqdn",
+    "cpus",
+    "memory",
+    "disks",
+    "mounts",
+    "interfaces",
+    "addresses",
+    "packageManager",
+    "init",
+    "virtualization",
+    "machineId",
+    "bootId",
+    "custom",
 ];
 
 /// Functions that the template engine brings.
@@ -31,7 +45,8 @@ pub(super) fn check(loader: &mut Loader<'_>) {
     let books: Vec<_> = loader.set.books.values().cloned().collect();
     for book in books {
         let variables = visible_variables(loader, &book.namespace);
-        let mut checker = Checker { loader: &mut *loader, book: &book, variables, registered: BTreeSet::new(), all: BTreeSet::new() };
+        let mut checker =
+            Checker { loader: &mut *loader, book: &book, variables, registered: BTreeSet::new(), all: BTreeSet::new() };
         checker.book();
     }
     computed(loader);
@@ -42,10 +57,15 @@ fn visible_variables(loader: &Loader<'_>, namespace: &str) -> BTreeSet<String> {
     let bound = loader.set.bindings.get(namespace);
     let mut names = BTreeSet::new();
     for object in &loader.set.variables {
-        let seen = if object.key.kind == "Variables" { object.key.namespace == namespace } else { bound.is_some_and(|bound| bound.contains(&object.key.name)) };
+        let seen = if object.key.kind == "Variables" {
+            object.key.namespace == namespace
+        } else {
+            bound.is_some_and(|bound| bound.contains(&object.key.name))
+        };
         if seen {
             names.extend(object.values.keys().cloned());
-            names.extend(object.by_node.values().filter_map(Value::as_object).flat_map(|values| values.keys().cloned()));
+            names
+                .extend(object.by_node.values().filter_map(Value::as_object).flat_map(|values| values.keys().cloned()));
             names.extend(object.computed.iter().map(|value| value.name.clone()));
         }
     }
@@ -61,7 +81,10 @@ fn computed(loader: &mut Loader<'_>) {
                 let root = name.split('.').next().unwrap_or_default();
                 if !matches!(root, "vars" | "facts" | "node" | "nodes") && !FUNCTIONS.contains(&root) {
                     let finding = Finding::new(format!("{root} is not known to computed values"));
-                    findings.push((value.place.key("expression"), finding.hint("they may use vars, facts, node and nodes()")));
+                    findings.push((
+                        value.place.key("expression"),
+                        finding.hint("they may use vars, facts, node and nodes()"),
+                    ));
                 } else if let Some(finding) = unknown_fact(&name) {
                     findings.push((value.place.key("expression"), finding));
                 }
@@ -119,7 +142,8 @@ impl Checker<'_, '_> {
     fn task(&mut self, task: &Task) {
         let place = &task.place;
         let looped = task.looped.is_some();
-        let here = |looped, result| Here { task: Some(task), within: Some(&task.within), looped, result, guarded: false };
+        let here =
+            |looped, result| Here { task: Some(task), within: Some(&task.within), looped, result, guarded: false };
         for condition in &task.when {
             // A condition of an include was written elsewhere, and is checked there with each task it is for.
             let own = std::sync::Arc::ptr_eq(&condition.within, &task.within);
@@ -144,7 +168,9 @@ impl Checker<'_, '_> {
         if let Some(module) = &task.module {
             let place = place.key(module.name);
             if module.name == "assert" {
-                for (index, that) in module.params.get("that").and_then(Value::as_array).into_iter().flatten().enumerate() {
+                for (index, that) in
+                    module.params.get("that").and_then(Value::as_array).into_iter().flatten().enumerate()
+                {
                     if let Some(that) = that.as_str() {
                         self.expression(&place.key("that").index(index), that, &here(looped, false));
                     }
@@ -184,9 +210,17 @@ impl Checker<'_, '_> {
         let mut parts = name.split('.');
         let (root, first) = (parts.next().unwrap_or_default(), parts.next());
         let finding = match (root, first) {
-            ("item" | "loop", _) if !here.looped => Some(Finding::new(format!("{root} is used outside a loop")).hint("add loop: […] to the task")),
-            ("result", _) if !here.result => Some(Finding::new("result is known only to success, changed and until").hint("register the task's result, and use steps.NAME in later tasks")),
-            ("event", _) if self.book.targets.is_some() => Some(Finding::new("event is defined only where a Trigger runs the book").hint("leave targets out, so that the book runs only when triggered")),
+            ("item" | "loop", _) if !here.looped => {
+                Some(Finding::new(format!("{root} is used outside a loop")).hint("add loop: […] to the task"))
+            }
+            ("result", _) if !here.result => Some(
+                Finding::new("result is known only to success, changed and until")
+                    .hint("register the task's result, and use steps.NAME in later tasks"),
+            ),
+            ("event", _) if self.book.targets.is_some() => Some(
+                Finding::new("event is defined only where a Trigger runs the book")
+                    .hint("leave targets out, so that the book runs only when triggered"),
+            ),
             ("steps", Some(step)) => self.step(step, here),
             ("vars", Some(variable)) if !here.guarded => self.variable(variable, here),
             ("facts", Some(_)) if !here.guarded => unknown_fact(name),
@@ -242,16 +276,22 @@ impl Checker<'_, '_> {
 
     fn step(&self, name: &str, here: &Here<'_>) -> Option<Finding> {
         let Some(task) = here.task else {
-            return Some(Finding::new("steps are not known to the vars of a book").hint("write them as vars of the task"));
+            return Some(
+                Finding::new("steps are not known to the vars of a book").hint("write them as vars of the task"),
+            );
         };
         let full = format!("{}{name}", task.within.prefix);
         if self.registered.contains(&full) || here.result && task.register.as_deref() == Some(&full) {
             return None;
         }
         if self.all.contains(&full) {
-            return Some(Finding::new(format!("{name} is registered only later")).hint("results are known to the tasks behind the one that registers them"));
+            return Some(
+                Finding::new(format!("{name} is registered only later"))
+                    .hint("results are known to the tasks behind the one that registers them"),
+            );
         }
-        let own: Vec<&str> = self.all.iter().map(|known| known.strip_prefix(task.within.prefix.as_str()).unwrap_or(known)).collect();
+        let own: Vec<&str> =
+            self.all.iter().map(|known| known.strip_prefix(task.within.prefix.as_str()).unwrap_or(known)).collect();
         let finding = Finding::new(format!("no task registers {name}"));
         Some(match did_you_mean(name, own) {
             Some(meant) => finding.hint(format!("did you mean steps.{meant}?")),
@@ -262,7 +302,11 @@ impl Checker<'_, '_> {
     /// Files of the source that a task names must be there.
     fn files(&mut self, task: &Task, place: &Place, params: &Value) {
         for key in ["template", "source"] {
-            let Some(path) = params.get(key).and_then(Value::as_str).filter(|path| !path.contains("{{") && !path.contains("{%")) else { continue };
+            let Some(path) =
+                params.get(key).and_then(Value::as_str).filter(|path| !path.contains("{{") && !path.contains("{%"))
+            else {
+                continue;
+            };
             let Some(tree) = self.loader.set.trees.get(&task.within.source).cloned() else { continue };
             let Ok(path) = tree::join(&task.within.folder, path) else { continue };
             match tree.entry(&path) {
@@ -273,7 +317,11 @@ impl Checker<'_, '_> {
                 }
                 Ok(None) => {
                     let finding = Finding::new(format!("there is no {path} in the source {}", task.within.source));
-                    self.loader.problem(&place.key(key), At::Value, finding.hint("paths are relative to the source's path, and in an include to its folder"));
+                    self.loader.problem(
+                        &place.key(key),
+                        At::Value,
+                        finding.hint("paths are relative to the source's path, and in an include to its folder"),
+                    );
                 }
                 Err(error) => self.loader.problem(&place.key(key), At::Value, Finding::new(format!("{path}: {error}"))),
             }
@@ -283,7 +331,8 @@ impl Checker<'_, '_> {
     fn template_file(&mut self, task: &Task, tree: &dyn tree::Tree, path: &str) {
         let Ok(Some(bytes)) = tree.read(path) else { return };
         let Ok(text) = String::from_utf8(bytes) else {
-            let finding = Finding::new(format!("the template {path} is not valid UTF-8")).hint("use source for files that are no text");
+            let finding = Finding::new(format!("the template {path} is not valid UTF-8"))
+                .hint("use source for files that are no text");
             return self.loader.problem(&task.place, At::Value, finding);
         };
         let name = task.module.as_ref().map_or("file", |module| module.name);
@@ -292,9 +341,18 @@ impl Checker<'_, '_> {
             let finding = Finding { message: format!("{path}: {}", finding.message), ..finding };
             return self.loader.problem(&place, At::Value, finding);
         }
-        let here = Here { task: Some(task), within: Some(&task.within), looped: task.looped.is_some(), result: false, guarded: guarded(&text) };
+        let here = Here {
+            task: Some(task),
+            within: Some(&task.within),
+            looped: task.looped.is_some(),
+            result: false,
+            guarded: guarded(&text),
+        };
         // A file that imports others may get names from them.
-        let imports = text.contains("{% import") || text.contains("{% from") || text.contains("{% include") || text.contains("{% extends");
+        let imports = text.contains("{% import")
+            || text.contains("{% from")
+            || text.contains("{% include")
+            || text.contains("{% extends");
         for used in names_in_template(&text) {
             let root = used.split('.').next().unwrap_or_default();
             if !imports || NAMES.contains(&root) {
@@ -320,16 +378,25 @@ impl Checker<'_, '_> {
             if event || others {
                 let what = if event { "an event's data" } else { "another node's facts" };
                 let finding = Finding::new(format!("{what} may not stand in {key}"));
-                self.loader.problem(&place.key(key), At::Value, finding.hint("it is untrusted: pass it in argv, env, stdin or a file's content"));
+                self.loader.problem(
+                    &place.key(key),
+                    At::Value,
+                    finding.hint("it is untrusted: pass it in argv, env, stdin or a file's content"),
+                );
             }
         }
     }
 
     /// Parameters that contradict each other are the module's to find; what is only odd is a warning.
     fn once_per_definition(&mut self, place: &Place, module: &str, params: &Value) {
-        let flagged = module == "file" && params.get("mode").and_then(Value::as_str).is_some_and(|mode| matches!(mode.trim_start_matches('0'), "777" | "666"));
+        let flagged = module == "file"
+            && params
+                .get("mode")
+                .and_then(Value::as_str)
+                .is_some_and(|mode| matches!(mode.trim_start_matches('0'), "777" | "666"));
         if flagged {
-            let finding = Finding::new("every user of the node may write this file").hint("give owner, group and a narrower mode");
+            let finding = Finding::new("every user of the node may write this file")
+                .hint("give owner, group and a narrower mode");
             self.loader.warning(&place.key("mode"), At::Value, finding);
         }
     }

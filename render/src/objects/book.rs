@@ -11,7 +11,10 @@ use towpath_proto::did_you_mean;
 
 use super::{
     load::{Loader, Pinned},
-    task::{Book, Condition, Dependency, Drift, ModuleUse, Rollout, Task, Until, Within, flag, list, map, message, text, time},
+    task::{
+        Book, Condition, Dependency, Drift, ModuleUse, Rollout, Task, Until, Within, flag, list, map, message, text,
+        time,
+    },
 };
 use crate::{
     document::{At, Document, Mode, Path, Place, check_message},
@@ -66,7 +69,9 @@ pub(super) fn read(loader: &mut Loader<'_>, document: &Document, namespace: &str
 fn dependency(value: &Value) -> Option<Dependency> {
     match value {
         Value::String(book) => Some(Dependency { book: book.clone(), fleet: false }),
-        other => Some(Dependency { book: text(other, "taskBook")?, fleet: text(other, "on").as_deref() == Some("fleet") }),
+        other => {
+            Some(Dependency { book: text(other, "taskBook")?, fleet: text(other, "on").as_deref() == Some("fleet") })
+        }
     }
 }
 
@@ -144,12 +149,19 @@ impl Reader<'_, '_> {
     }
 
     fn module_allowed(&mut self, place: &Place, module: &ModuleUse) {
-        let Some(limits) = self.loader.namespace(self.namespace).and_then(|namespace| namespace.modules.clone()) else { return };
+        let Some(limits) = self.loader.namespace(self.namespace).and_then(|namespace| namespace.modules.clone()) else {
+            return;
+        };
         let refused = limits.deny.iter().any(|name| name == module.name)
             || (!limits.allow.is_empty() && !limits.allow.iter().any(|name| name == module.name));
         if refused {
-            let finding = Finding::new(format!("the namespace {} may not use the module {}", self.namespace, module.name));
-            self.loader.problem(&place.key(module.name), At::Key, finding.hint("modules.allow and modules.deny of the Namespace say which it may"));
+            let finding =
+                Finding::new(format!("the namespace {} may not use the module {}", self.namespace, module.name));
+            self.loader.problem(
+                &place.key(module.name),
+                At::Key,
+                finding.hint("modules.allow and modules.deny of the Namespace say which it may"),
+            );
         }
     }
 
@@ -158,7 +170,11 @@ impl Reader<'_, '_> {
         let at = place.key("include");
         let Some((source, path)) = self.include_target(&at, &include, within) else { return Read::default() };
         if self.trail.contains(&(source.clone(), path.clone())) || self.trail.len() >= INCLUDE_DEPTH {
-            let message = if self.trail.len() >= INCLUDE_DEPTH { format!("includes are nested more than {INCLUDE_DEPTH} deep") } else { format!("{path} includes itself") };
+            let message = if self.trail.len() >= INCLUDE_DEPTH {
+                format!("includes are nested more than {INCLUDE_DEPTH} deep")
+            } else {
+                format!("{path} includes itself")
+            };
             self.loader.problem(&at, At::Value, Finding::new(message));
             return Read::default();
         }
@@ -194,18 +210,31 @@ impl Reader<'_, '_> {
                 None
             }
             (None, Some(url), commit) => {
-                let allowed = self.loader.namespace(self.namespace).and_then(|namespace| namespace.includes.clone()).unwrap_or_default();
+                let allowed = self
+                    .loader
+                    .namespace(self.namespace)
+                    .and_then(|namespace| namespace.includes.clone())
+                    .unwrap_or_default();
                 if !allowed.allow.iter().any(|glob| glob_matches(glob, &url)) {
                     let finding = Finding::new(format!("the namespace {} may not include from {url}", self.namespace));
-                    self.loader.problem(&at.key("url"), At::Value, finding.hint("list it in includes.allow of the Namespace, or make it a source"));
+                    self.loader.problem(
+                        &at.key("url"),
+                        At::Value,
+                        finding.hint("list it in includes.allow of the Namespace, or make it a source"),
+                    );
                     return None;
                 }
                 if !(url.starts_with("https://") || url.starts_with("ssh://") || url.contains('@')) {
-                    self.loader.problem(&at.key("url"), At::Value, Finding::new(format!("{url} is neither an https nor an ssh URL")));
+                    self.loader.problem(
+                        &at.key("url"),
+                        At::Value,
+                        Finding::new(format!("{url} is neither an https nor an ssh URL")),
+                    );
                     return None;
                 }
                 let Some(commit) = commit else {
-                    let finding = Finding::new("an include by url needs a commit").hint("write the full id: a branch could move under the fleet");
+                    let finding = Finding::new("an include by url needs a commit")
+                        .hint("write the full id: a branch could move under the fleet");
                     self.loader.problem(at, At::Value, finding);
                     return None;
                 };
@@ -216,8 +245,12 @@ impl Reader<'_, '_> {
                 let own = source.is_none();
                 let source = source.unwrap_or_else(|| within.source.clone());
                 if !self.loader.has_source(&source) {
-                    let meant = did_you_mean(&source, self.loader.source_names().iter().map(String::as_str)).map(|meant| format!("did you mean {meant}?"));
-                    let finding = Finding { message: format!("there is no source {source:?}"), hint: meant.or_else(|| Some("sources are listed in a Config".into())) };
+                    let meant = did_you_mean(&source, self.loader.source_names().iter().map(String::as_str))
+                        .map(|meant| format!("did you mean {meant}?"));
+                    let finding = Finding {
+                        message: format!("there is no source {source:?}"),
+                        hint: meant.or_else(|| Some("sources are listed in a Config".into())),
+                    };
                     self.loader.problem(&at.key("source"), At::Value, finding);
                     return None;
                 }
@@ -291,7 +324,10 @@ fn unique_ids(loader: &mut Loader<'_>, tasks: &[Task]) {
             && (first.file() != task.place.file() || task.within.outer.is_some())
         {
             let finding = Finding::new(format!("two tasks are called {:?}", task.id));
-            let hint = format!("the other one is at {}; give the include a name, which then stands before its tasks' names", first.file_line());
+            let hint = format!(
+                "the other one is at {}; give the include a name, which then stands before its tasks' names",
+                first.file_line()
+            );
             loader.problem(&task.place.key("name"), At::Value, finding.hint(hint));
         }
     }
@@ -310,7 +346,8 @@ fn missing(loader: &mut Loader<'_>, place: &Place, what: &str, wanted: &str, kno
 /// A task that requires itself, over any number of others.
 fn cycle(loader: &mut Loader<'_>, tasks: &[Task]) {
     let requires: BTreeMap<&str, &Task> = tasks.iter().map(|task| (task.id.as_str(), task)).collect();
-    let graph: BTreeMap<String, Vec<String>> = tasks.iter().map(|task| (task.id.clone(), task.requires.clone())).collect();
+    let graph: BTreeMap<String, Vec<String>> =
+        tasks.iter().map(|task| (task.id.clone(), task.requires.clone())).collect();
     for cycle in super::order::cycles(&graph) {
         if let Some(task) = cycle.first().and_then(|id| requires.get(id.as_str())) {
             let finding = Finding::new(format!("these tasks require each other: {}", cycle.join(" → ")));

@@ -62,7 +62,14 @@ pub struct Loaded {
 
 /// Loads all sources, in order; the first one is the first.
 pub fn load(sources: &[SourceTree], pinned: &BTreeMap<Pinned, Arc<dyn Tree>>) -> Loaded {
-    let mut loader = Loader { sources, pinned, problems: Vec::new(), wants: BTreeSet::new(), set: ObjectSet::default(), task_files: BTreeMap::new() };
+    let mut loader = Loader {
+        sources,
+        pinned,
+        problems: Vec::new(),
+        wants: BTreeSet::new(),
+        set: ObjectSet::default(),
+        task_files: BTreeMap::new(),
+    };
     for source in sources {
         loader.set.trees.insert(source.name.clone(), Arc::clone(&source.tree));
     }
@@ -78,9 +85,12 @@ pub fn load(sources: &[SourceTree], pinned: &BTreeMap<Pinned, Arc<dyn Tree>>) ->
     references::check_all(&mut loader);
     analysis::check(&mut loader);
     let mut problems = loader.problems;
-    let rank: BTreeMap<&str, usize> = sources.iter().enumerate().map(|(rank, source)| (source.name.as_str(), rank)).collect();
+    let rank: BTreeMap<&str, usize> =
+        sources.iter().enumerate().map(|(rank, source)| (source.name.as_str(), rank)).collect();
     problems.sort_by(|a, b| {
-        let key = |problem: &Problem| (rank.get(problem.source.as_str()).copied(), problem.file.clone(), problem.line, problem.column);
+        let key = |problem: &Problem| {
+            (rank.get(problem.source.as_str()).copied(), problem.file.clone(), problem.line, problem.column)
+        };
         key(a).cmp(&key(b)).then_with(|| a.message.cmp(&b.message))
     });
     problems.dedup();
@@ -141,7 +151,9 @@ impl Loader<'_> {
     fn source(&mut self, source: &SourceTree, first: bool, pending: &mut Vec<Pending>) {
         let entries = match source.tree.list("") {
             Ok(entries) => entries,
-            Err(error) => return self.file_problem(source, "", Finding::new(format!("the source can't be read: {error}"))),
+            Err(error) => {
+                return self.file_problem(source, "", Finding::new(format!("the source can't be read: {error}")));
+            }
         };
         self.refused_entries(source, &entries);
         if source.library {
@@ -154,7 +166,13 @@ impl Loader<'_> {
         }
         if objects == 0 && !self.problems.iter().any(|problem| problem.source == source.name) {
             let finding = Finding::new(format!("the source {} has no objects", source.name));
-            self.file_problem(source, "", finding.hint("write *.yaml files below its path, or say library: true where it only holds files for includes"));
+            self.file_problem(
+                source,
+                "",
+                finding.hint(
+                    "write *.yaml files below its path, or say library: true where it only holds files for includes",
+                ),
+            );
         }
     }
 
@@ -172,7 +190,11 @@ impl Loader<'_> {
         if let Ok(Some(bytes)) = source.tree.read(".towpathignore") {
             for (number, line) in String::from_utf8_lossy(&bytes).lines().enumerate() {
                 if let Err(error) = builder.add_line(None, line) {
-                    let file = SourceFile { source: source.name.clone(), path: ".towpathignore".into(), text: String::from_utf8_lossy(&bytes).into_owned() };
+                    let file = SourceFile {
+                        source: source.name.clone(),
+                        path: ".towpathignore".into(),
+                        text: String::from_utf8_lossy(&bytes).into_owned(),
+                    };
                     self.problems.push(problem_at(&file, number + 1, 1, Finding::new(error.to_string())));
                 }
             }
@@ -181,21 +203,31 @@ impl Loader<'_> {
     }
 
     fn file_problem(&mut self, source: &SourceTree, path: &str, finding: Finding) {
-        let file = SourceFile { source: source.name.clone(), path: if path.is_empty() { source.name.clone() } else { path.to_owned() }, text: String::new() };
+        let file = SourceFile {
+            source: source.name.clone(),
+            path: if path.is_empty() { source.name.clone() } else { path.to_owned() },
+            text: String::new(),
+        };
         self.problems.push(problem_at(&file, 1, 1, finding));
     }
 
     /// Reads the documents of one file; gives how many there are.
     fn file(&mut self, source: &SourceTree, first: bool, entry: &Entry, pending: &mut Vec<Pending>) -> usize {
         if entry.kind == EntryKind::Link {
-            let finding = Finding::new("an object file is a symbolic link").hint("links are not followed in a source: make it a file");
+            let finding = Finding::new("an object file is a symbolic link")
+                .hint("links are not followed in a source: make it a file");
             self.file_problem(source, &entry.path, finding);
             return 0;
         }
         let limits = Limits::default();
         if entry.size.is_some_and(|size| size > limits.bytes as u64) {
-            let message = format!("the file has {} bytes, and at most {} are read", entry.size.unwrap_or(0), limits.bytes);
-            self.file_problem(source, &entry.path, Finding::new(message).hint("split it, or keep large content below a folder named files"));
+            let message =
+                format!("the file has {} bytes, and at most {} are read", entry.size.unwrap_or(0), limits.bytes);
+            self.file_problem(
+                source,
+                &entry.path,
+                Finding::new(message).hint("split it, or keep large content below a folder named files"),
+            );
             return 0;
         }
         let bytes = match source.tree.read(&entry.path) {
@@ -233,7 +265,11 @@ impl Loader<'_> {
         let place = document.place();
         if kind.scope == Some("global") && !first && !source.globals {
             let finding = Finding::new(format!("the source {} may not define a {}", source.name, kind.name));
-            self.problem(&place.key("metadata").key("kind"), At::Value, finding.hint("global kinds come from the first source, and from sources with globals: true"));
+            self.problem(
+                &place.key("metadata").key("kind"),
+                At::Value,
+                finding.hint("global kinds come from the first source, and from sources with globals: true"),
+            );
             return;
         }
         pending.extend(found.into_iter().map(|reference| (reference, key.clone(), document.clone())));
@@ -248,7 +284,11 @@ impl Loader<'_> {
             return;
         }
         let labels = document.value["metadata"].get("labels").and_then(Value::as_object);
-        let labels = labels.into_iter().flatten().filter_map(|(name, value)| Some((name.clone(), value.as_str()?.to_owned()))).collect();
+        let labels = labels
+            .into_iter()
+            .flatten()
+            .filter_map(|(name, value)| Some((name.clone(), value.as_str()?.to_owned())))
+            .collect();
         let spec = document.value.get("spec").cloned().unwrap_or_default();
         self.set.objects.insert(key.clone(), Object { key, labels, spec, place });
     }
@@ -275,8 +315,17 @@ impl Loader<'_> {
         let (line, column) = place.position();
         let written = place.text().lines().nth(line - 1).and_then(|text| text.chars().nth(column - 1));
         if written.is_some_and(|character| character.is_ascii_digit()) {
-            let digits: String = place.text().lines().nth(line - 1).unwrap_or_default().chars().skip(column - 1).take_while(char::is_ascii_digit).collect();
-            let finding = Finding::new("the mode is a number").hint(format!("write octal digits in quotes: \"{digits}\""));
+            let digits: String = place
+                .text()
+                .lines()
+                .nth(line - 1)
+                .unwrap_or_default()
+                .chars()
+                .skip(column - 1)
+                .take_while(char::is_ascii_digit)
+                .collect();
+            let finding =
+                Finding::new("the mode is a number").hint(format!("write octal digits in quotes: \"{digits}\""));
             self.problem(place, At::Value, finding);
         }
     }
@@ -297,7 +346,8 @@ impl Loader<'_> {
         }
         for object in self.objects_of("NodeGroup") {
             let selector = object.spec.get("selector").and_then(|selector| Selector::read(selector).ok());
-            let nodes: BTreeSet<String> = task::list(&object.spec, "nodes").iter().filter_map(Value::as_str).map(str::to_owned).collect();
+            let nodes: BTreeSet<String> =
+                task::list(&object.spec, "nodes").iter().filter_map(Value::as_str).map(str::to_owned).collect();
             let written = object.spec.get("selector").is_some_and(|selector| !selector.is_null());
             if !written && nodes.is_empty() {
                 let finding = Finding::new("the NodeGroup selects nothing").hint("write a selector, or nodes");
@@ -313,7 +363,11 @@ impl Loader<'_> {
             self.config(&object);
         }
         for object in self.objects_of("ClusterVariablesBinding") {
-            let names: Vec<String> = task::list(&object.spec, "clusterVariables").iter().filter_map(Value::as_str).map(str::to_owned).collect();
+            let names: Vec<String> = task::list(&object.spec, "clusterVariables")
+                .iter()
+                .filter_map(Value::as_str)
+                .map(str::to_owned)
+                .collect();
             for namespace in task::list(&object.spec, "namespaces").iter().filter_map(Value::as_str) {
                 self.set.bindings.entry(namespace.to_owned()).or_default().extend(names.iter().cloned());
             }
@@ -334,7 +388,11 @@ impl Loader<'_> {
 
     fn namespaced_kinds(&mut self) {
         for object in self.set.objects.values().cloned().collect::<Vec<_>>() {
-            let document = Document { file: object.place.source_file(), index: object.place.document(), value: serde_json::json!({ "spec": object.spec }) };
+            let document = Document {
+                file: object.place.source_file(),
+                index: object.place.document(),
+                value: serde_json::json!({ "spec": object.spec }),
+            };
             match object.key.kind {
                 "TaskBook" => {
                     let book = book::read(self, &document, &object.key.namespace, &object.key.name);
@@ -354,12 +412,14 @@ impl Loader<'_> {
         let mut computed = Vec::new();
         for (index, value) in task::list(&object.spec, "computed").iter().enumerate() {
             let place = place.key("computed").index(index);
-            let (expression, task) = (task::text(value, "expression"), value.get("task").filter(|task| task.is_object()));
+            let (expression, task) =
+                (task::text(value, "expression"), value.get("task").filter(|task| task.is_object()));
             if expression.is_some() == task.is_some() {
                 let finding = Finding::new("a computed value has either an expression or a task");
                 self.problem(&place, At::Value, finding);
             }
-            let task = task.map(|task| Box::new(book::single_task(self, &place.key("task"), task, &object.key.namespace)));
+            let task =
+                task.map(|task| Box::new(book::single_task(self, &place.key("task"), task, &object.key.namespace)));
             if let Some(module) = task.as_ref().and_then(|task| task.module.as_ref())
                 && !matches!(module.name, "command" | "script" | "http")
             {
@@ -419,7 +479,8 @@ impl Loader<'_> {
             return None;
         }
         if documents.len() != 1 {
-            let finding = Finding::new(format!("{path} holds {} documents, and an included file holds one", documents.len()));
+            let finding =
+                Finding::new(format!("{path} holds {} documents, and an included file holds one", documents.len()));
             self.problem(&at.key("path"), At::Value, finding.hint("write {tasks: […], handlers: […]}"));
             return None;
         }
@@ -462,6 +523,7 @@ fn is_ignored(ignored: &Gitignore, path: &str) -> bool {
 /// What stands in git in the place of a file that is kept elsewhere.
 pub(crate) fn large_file_pointer(bytes: &[u8]) -> Option<Finding> {
     bytes.starts_with(b"version https://git-lfs.github.com/spec/").then(|| {
-        Finding::new("the file is kept in Git LFS, which is not followed").hint("commit the file itself, or let a task fetch it")
+        Finding::new("the file is kept in Git LFS, which is not followed")
+            .hint("commit the file itself, or let a task fetch it")
     })
 }

@@ -137,7 +137,8 @@ impl ObjectSet {
         let labels = self.nodes.get(node).map_or(&nothing, |node| &node.labels);
         let known = self.nodes.contains_key(node);
         let member = |group: &Group| {
-            group.nodes.contains(node) || known && group.selector.as_ref().is_some_and(|selector| selector.matches(labels))
+            group.nodes.contains(node)
+                || known && group.selector.as_ref().is_some_and(|selector| selector.matches(labels))
         };
         self.groups.iter().filter(|(_, group)| member(group)).map(|(name, _)| name.clone()).collect()
     }

@@ -40,7 +40,8 @@ pub(crate) fn ordered(graph: &BTreeMap<String, Vec<String>>) -> Vec<String> {
     let mut placed: BTreeSet<&str> = BTreeSet::new();
     loop {
         let ready = graph.iter().find(|(name, needs)| {
-            !placed.contains(name.as_str()) && needs.iter().all(|need| placed.contains(need.as_str()) || !graph.contains_key(need))
+            !placed.contains(name.as_str())
+                && needs.iter().all(|need| placed.contains(need.as_str()) || !graph.contains_key(need))
         });
         let Some((name, _)) = ready else { return order };
         placed.insert(name);
@@ -53,13 +54,19 @@ mod tests {
     use super::*;
 
     fn graph(edges: &[(&str, &[&str])]) -> BTreeMap<String, Vec<String>> {
-        edges.iter().map(|(name, needs)| ((*name).to_owned(), needs.iter().map(|need| (*need).to_owned()).collect())).collect()
+        edges
+            .iter()
+            .map(|(name, needs)| ((*name).to_owned(), needs.iter().map(|need| (*need).to_owned()).collect()))
+            .collect()
     }
 
     #[test]
     fn finds_cycles() {
         assert!(cycles(&graph(&[("a", &["b"]), ("b", &["c"]), ("c", &[])])).is_empty());
-        assert_eq!(cycles(&graph(&[("b", &["a"]), ("a", &["b"]), ("c", &["c"])])), [vec!["a".to_owned(), "b".to_owned()], vec!["c".to_owned()]]);
+        assert_eq!(
+            cycles(&graph(&[("b", &["a"]), ("a", &["b"]), ("c", &["c"])])),
+            [vec!["a".to_owned(), "b".to_owned()], vec!["c".to_owned()]]
+        );
     }
 
     #[test]

@@ -26,7 +26,13 @@ pub(super) fn check(loader: &mut Loader<'_>, reference: &Reference, from: &Key, 
     if loader.set.objects.contains_key(&key) {
         return;
     }
-    let known: Vec<String> = loader.set.objects.keys().filter(|known| known.kind == reference.kind && known.namespace == namespace).map(|known| known.name.clone()).collect();
+    let known: Vec<String> = loader
+        .set
+        .objects
+        .keys()
+        .filter(|known| known.kind == reference.kind && known.namespace == namespace)
+        .map(|known| known.name.clone())
+        .collect();
     let place = document.place().below(&reference.path);
     let finding = Finding::new(format!("there is no {} {}", reference.kind, display(&key)));
     let hint = match did_you_mean(&reference.name, known.iter().map(String::as_str)) {
@@ -58,17 +64,35 @@ fn namespace_sources(loader: &mut Loader<'_>) {
     for object in loader.set.objects.values() {
         if object.key.kind == "Namespace" {
             for (index, name) in task::list(&object.spec, "sources").iter().enumerate() {
-                let Some(name) = name.as_str().filter(|name| !sources.iter().any(|known| known == name)) else { continue };
-                let hint = did_you_mean(name, sources.iter().map(String::as_str)).map_or_else(|| format!("there is: {}", sources.join(", ")), |meant| format!("did you mean {meant}?"));
-                findings.push((object.place.key("spec").key("sources").index(index), Finding::new(format!("there is no source {name:?}")).hint(hint)));
+                let Some(name) = name.as_str().filter(|name| !sources.iter().any(|known| known == name)) else {
+                    continue;
+                };
+                let hint = did_you_mean(name, sources.iter().map(String::as_str)).map_or_else(
+                    || format!("there is: {}", sources.join(", ")),
+                    |meant| format!("did you mean {meant}?"),
+                );
+                findings.push((
+                    object.place.key("spec").key("sources").index(index),
+                    Finding::new(format!("there is no source {name:?}")).hint(hint),
+                ));
             }
         }
         let Some(namespace) = loader.set.namespaces.get(&object.key.namespace) else { continue };
         let source = object.place.source();
-        let allowed = if namespace.sources.is_empty() { source == first } else { namespace.sources.iter().any(|name| name == source) };
+        let allowed = if namespace.sources.is_empty() {
+            source == first
+        } else {
+            namespace.sources.iter().any(|name| name == source)
+        };
         if !allowed {
-            let finding = Finding::new(format!("the source {source} may not define objects in the namespace {}", object.key.namespace));
-            findings.push((object.place.key("metadata").key("namespace"), finding.hint("list it in sources of the Namespace")));
+            let finding = Finding::new(format!(
+                "the source {source} may not define objects in the namespace {}",
+                object.key.namespace
+            ));
+            findings.push((
+                object.place.key("metadata").key("namespace"),
+                finding.hint("list it in sources of the Namespace"),
+            ));
         }
     }
     report(loader, findings);
@@ -83,19 +107,29 @@ fn report(loader: &mut Loader<'_>, findings: Vec<(Place, Finding)>) {
 fn targets_within_limits(loader: &mut Loader<'_>) {
     let mut findings = Vec::new();
     for book in loader.set.books.values() {
-        let Some(limits) = loader.set.namespaces.get(&book.namespace).filter(|limits| !limits.node_groups.is_empty()) else { continue };
+        let Some(limits) = loader.set.namespaces.get(&book.namespace).filter(|limits| !limits.node_groups.is_empty())
+        else {
+            continue;
+        };
         let Some(targets) = &book.targets else { continue };
         let place = book.place.key("targets");
         for (index, group) in targets.node_groups.iter().enumerate() {
             if !limits.node_groups.contains(group) {
-                let finding = Finding::new(format!("the namespace {} may not target the NodeGroup {group}", book.namespace));
-                findings.push((place.key("nodeGroups").index(index), finding.hint(format!("it may target: {}", limits.node_groups.join(", ")))));
+                let finding =
+                    Finding::new(format!("the namespace {} may not target the NodeGroup {group}", book.namespace));
+                findings.push((
+                    place.key("nodeGroups").index(index),
+                    finding.hint(format!("it may target: {}", limits.node_groups.join(", "))),
+                ));
             }
         }
         for (index, node) in targets.nodes.iter().enumerate() {
             if !loader.set.may_target(&book.namespace, &loader.set.groups_of(node)) {
                 let finding = Finding::new(format!("the namespace {} may not target the node {node}", book.namespace));
-                findings.push((place.key("nodes").index(index), finding.hint(format!("it may target members of: {}", limits.node_groups.join(", ")))));
+                findings.push((
+                    place.key("nodes").index(index),
+                    finding.hint(format!("it may target members of: {}", limits.node_groups.join(", "))),
+                ));
             }
         }
     }
@@ -103,7 +137,8 @@ fn targets_within_limits(loader: &mut Loader<'_>) {
 }
 
 fn dependency_cycles(loader: &mut Loader<'_>) {
-    let graph: BTreeMap<String, Vec<String>> = loader.set.books.iter().map(|(id, book)| (id.clone(), dependencies(book))).collect();
+    let graph: BTreeMap<String, Vec<String>> =
+        loader.set.books.iter().map(|(id, book)| (id.clone(), dependencies(book))).collect();
     let mut findings = Vec::new();
     for cycle in order::cycles(&graph) {
         if let Some(book) = cycle.first().and_then(|id| loader.set.books.get(id)) {
@@ -126,14 +161,26 @@ fn shared_slots(loader: &mut Loader<'_>) {
     let mut slots: BTreeMap<(String, String), (Option<String>, Place)> = BTreeMap::new();
     let mut findings = Vec::new();
     for book in loader.set.books.values() {
-        let whole = book.rollout.serialize.iter().map(|serialize| (serialize, book.place.key("rollout").key("serialize")));
+        let whole =
+            book.rollout.serialize.iter().map(|serialize| (serialize, book.place.key("rollout").key("serialize")));
         let single = book.tasks.iter().filter_map(|task| Some((task.serialize.as_ref()?, task.place.key("serialize"))));
         for (serialize, place) in whole.chain(single) {
             let Some(slot) = serialize.slot.clone() else { continue };
-            let known = slots.entry((book.namespace.clone(), slot.clone())).or_insert_with(|| (serialize.count.clone(), place.clone()));
+            let known = slots
+                .entry((book.namespace.clone(), slot.clone()))
+                .or_insert_with(|| (serialize.count.clone(), place.clone()));
             if known.0 != serialize.count {
-                let finding = Finding::new(format!("the slot {slot} has another count elsewhere: {}", known.0.clone().unwrap_or_default()));
-                findings.push((place.key("count"), finding.hint(format!("the other one is at {}; books that share a slot state the same count", known.1.file_line()))));
+                let finding = Finding::new(format!(
+                    "the slot {slot} has another count elsewhere: {}",
+                    known.0.clone().unwrap_or_default()
+                ));
+                findings.push((
+                    place.key("count"),
+                    finding.hint(format!(
+                        "the other one is at {}; books that share a slot state the same count",
+                        known.1.file_line()
+                    )),
+                ));
             }
         }
     }
@@ -150,10 +197,15 @@ fn nobody_targeted(loader: &mut Loader<'_>) {
         if !targets.nodes.is_empty() || nodes.is_empty() && targets.node_groups.is_empty() {
             continue;
         }
-        let matched = nodes.iter().any(|node| loader.set.selects(Some(targets), node, &loader.set.groups_of(node)).is_some());
+        let matched =
+            nodes.iter().any(|node| loader.set.selects(Some(targets), node, &loader.set.groups_of(node)).is_some());
         let dangling = targets.node_groups.iter().any(|group| !loader.set.groups.contains_key(group));
         if !matched && !dangling {
-            findings.push((book.place.key("targets"), Finding::new("no node matches these targets").hint("write Node objects with the labels that the NodeGroups select")));
+            findings.push((
+                book.place.key("targets"),
+                Finding::new("no node matches these targets")
+                    .hint("write Node objects with the labels that the NodeGroups select"),
+            ));
         }
     }
     report(loader, findings);
@@ -167,7 +219,12 @@ fn variable_conflicts(loader: &mut Loader<'_>) {
     nodes.insert(String::new());
     let namespaces: Vec<String> = loader.set.namespaces.keys().cloned().collect();
     // Nodes in the same groups see the same values but for those by name.
-    let named: BTreeSet<&String> = loader.set.variables.iter().flat_map(|object| object.targets.iter().flat_map(|targets| &targets.nodes).chain(object.by_node.keys())).collect();
+    let named: BTreeSet<&String> = loader
+        .set
+        .variables
+        .iter()
+        .flat_map(|object| object.targets.iter().flat_map(|targets| &targets.nodes).chain(object.by_node.keys()))
+        .collect();
     let mut seen = BTreeSet::new();
     for node in &nodes {
         let groups = loader.set.groups_of(node);
@@ -177,9 +234,17 @@ fn variable_conflicts(loader: &mut Loader<'_>) {
         for namespace in &namespaces {
             for conflict in variables::conflicts(&loader.set, namespace, node, &groups) {
                 let who = if node.is_empty() { "every node".to_owned() } else { format!("the node {node}") };
-                let finding = Finding::new(format!("the variable {} has two values for {who} at the same level and priority", conflict.name));
-                let hint = format!("the other one is at {}; give one of the objects a higher priority", conflict.first.file_line());
-                findings.entry(format!("{:?}{}", conflict.second, conflict.name)).or_insert((conflict.second, finding.hint(hint)));
+                let finding = Finding::new(format!(
+                    "the variable {} has two values for {who} at the same level and priority",
+                    conflict.name
+                ));
+                let hint = format!(
+                    "the other one is at {}; give one of the objects a higher priority",
+                    conflict.first.file_line()
+                );
+                findings
+                    .entry(format!("{:?}{}", conflict.second, conflict.name))
+                    .or_insert((conflict.second, finding.hint(hint)));
             }
         }
     }
@@ -201,11 +266,15 @@ fn resource_conflicts(loader: &mut Loader<'_>) {
     for ((module, identity), tasks) in owners.iter().filter(|(_, tasks)| tasks.len() > 1) {
         for (position, (book, task)) in tasks.iter().enumerate() {
             let both = tasks[..position].iter().find(|(other, _)| {
-                other.id() == book.id() || nodes.iter().any(|node| {
-                    let groups = loader.set.groups_of(node);
-                    let on = |book: &Book| book.targets.is_some() && loader.set.selects(book.targets.as_ref(), node, &groups).is_some();
-                    on(book) && on(other)
-                }) || same_named_node(book, other)
+                other.id() == book.id()
+                    || nodes.iter().any(|node| {
+                        let groups = loader.set.groups_of(node);
+                        let on = |book: &Book| {
+                            book.targets.is_some() && loader.set.selects(book.targets.as_ref(), node, &groups).is_some()
+                        };
+                        on(book) && on(other)
+                    })
+                    || same_named_node(book, other)
             });
             if let Some((other, first)) = both {
                 let finding = Finding::new(format!("two tasks on one node manage the {module} {identity}"));
@@ -233,7 +302,8 @@ fn literal_identity(module: &ModuleUse) -> Option<(String, String)> {
 pub fn identity(module: &str, params: &Value) -> Option<String> {
     let text = |key: &str| params.get(key).and_then(Value::as_str);
     match module {
-        "file" => text("path").map(|path| if path.len() > 1 { path.trim_end_matches('/').to_owned() } else { path.to_owned() }),
+        "file" => text("path")
+            .map(|path| if path.len() > 1 { path.trim_end_matches('/').to_owned() } else { path.to_owned() }),
         "line" => Some(format!("{}: {}", text("path")?, text("match").or_else(|| text("line"))?)),
         "block" => Some(format!("{}: {}", text("path")?, text("match").unwrap_or("block"))),
         "package" | "service" | "publish" => text("name").map(str::to_owned),
@@ -248,19 +318,30 @@ fn rollout_sense(loader: &mut Loader<'_>) {
         let place = book.place.key("rollout");
         let zero = |count: &Option<String>| matches!(count.as_deref(), Some("0" | "0%"));
         if book.rollout.serialize.as_ref().is_some_and(|serialize| zero(&serialize.count)) {
-            findings.push((place.key("serialize").key("count"), Finding::new("with a count of 0 nobody would ever change").hint("write at least 1; to pause a book use suspend")));
+            findings.push((
+                place.key("serialize").key("count"),
+                Finding::new("with a count of 0 nobody would ever change")
+                    .hint("write at least 1; to pause a book use suspend"),
+            ));
         }
         for (list, name) in [(&book.rollout.before, "before"), (&book.rollout.after, "after")] {
             for task in list.iter().filter(|task| task.sync || task.elect.is_some() || task.serialize.is_some()) {
                 let finding = Finding::new(format!("a task of {name} can't wait for other nodes"));
-                findings.push((task.place.clone(), finding.hint("no node waits for another while it holds a slot: move it to tasks")));
+                findings.push((
+                    task.place.clone(),
+                    finding.hint("no node waits for another while it holds a slot: move it to tasks"),
+                ));
             }
         }
         let percent = |value: &Value| value.as_str().and_then(|text| text.strip_suffix('%')?.parse::<u64>().ok());
         let counts: Vec<u64> = book.rollout.waves.iter().filter_map(Value::as_u64).collect();
         let percents: Vec<u64> = book.rollout.waves.iter().filter_map(percent).collect();
         if [counts, percents].iter().any(|steps| steps.windows(2).any(|pair| pair[1] <= pair[0])) {
-            findings.push((place.key("waves"), Finding::new("waves are cumulative, so each must be larger than the one before").hint("like [1, 10%, 100%]")));
+            findings.push((
+                place.key("waves"),
+                Finding::new("waves are cumulative, so each must be larger than the one before")
+                    .hint("like [1, 10%, 100%]"),
+            ));
         }
     }
     report(loader, findings);
@@ -270,10 +351,17 @@ fn rollout_sense(loader: &mut Loader<'_>) {
 fn secrets(loader: &mut Loader<'_>) {
     let mut findings = Vec::new();
     for object in loader.set.objects.values().filter(|object| object.key.kind == "Secret") {
-        let origins: Vec<&str> = ["data", "sops", "vault", "file", "generate"].into_iter().filter(|key| object.spec.get(*key).is_some_and(|value| !value.is_null())).collect();
+        let origins: Vec<&str> = ["data", "sops", "vault", "file", "generate"]
+            .into_iter()
+            .filter(|key| object.spec.get(*key).is_some_and(|value| !value.is_null()))
+            .collect();
         let place = object.place.key("spec");
         if origins.len() != 1 {
-            let finding = Finding::new(if origins.is_empty() { "the Secret has no values".to_owned() } else { format!("the Secret has values from {}", origins.join(" and ")) });
+            let finding = Finding::new(if origins.is_empty() {
+                "the Secret has no values".to_owned()
+            } else {
+                format!("the Secret has values from {}", origins.join(" and "))
+            });
             findings.push((place.clone(), finding.hint("write exactly one of: data, sops, vault, file, generate")));
         }
         for (key, value) in task::map(&object.spec, "data") {
@@ -282,13 +370,24 @@ fn secrets(loader: &mut Loader<'_>) {
                 findings.push((place.key("data").key(&key), finding.hint("encrypt it with `towpath secrets encrypt`, and make a new one: this one stands in the history of git")));
             }
         }
-        let limits = loader.set.namespaces.get(&object.key.namespace).and_then(|namespace| namespace.secret_backends.clone()).unwrap_or_default();
+        let limits = loader
+            .set
+            .namespaces
+            .get(&object.key.namespace)
+            .and_then(|namespace| namespace.secret_backends.clone())
+            .unwrap_or_default();
         for (kind, prefixes) in [("vault", &limits.vault), ("file", &limits.file)] {
-            let Some(path) = object.spec.get(kind).and_then(|origin| origin.get("path")).and_then(Value::as_str) else { continue };
+            let Some(path) = object.spec.get(kind).and_then(|origin| origin.get("path")).and_then(Value::as_str) else {
+                continue;
+            };
             let allowed = prefixes.iter().any(|prefix| path.starts_with(prefix.as_str()) || glob_matches(prefix, path));
             if !allowed {
-                let finding = Finding::new(format!("the namespace {} may not read {path} from {kind}", object.key.namespace));
-                findings.push((place.key(kind).key("path"), finding.hint(format!("list its prefix in secretBackends.{kind} of the Namespace"))));
+                let finding =
+                    Finding::new(format!("the namespace {} may not read {path} from {kind}", object.key.namespace));
+                findings.push((
+                    place.key(kind).key("path"),
+                    finding.hint(format!("list its prefix in secretBackends.{kind} of the Namespace")),
+                ));
             }
         }
     }

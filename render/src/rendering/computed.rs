@@ -64,7 +64,8 @@ pub(super) fn evaluate(
         }
     }
     while !open.is_empty() {
-        let ready: Vec<&str> = open.iter().filter(|(_, computed)| !uses_any(computed, &open)).map(|(name, _)| *name).collect();
+        let ready: Vec<&str> =
+            open.iter().filter(|(_, computed)| !uses_any(computed, &open)).map(|(name, _)| *name).collect();
         if ready.is_empty() {
             let names: Vec<&str> = open.keys().copied().collect();
             let place = open.values().next().map(|computed| computed.place.clone());
@@ -78,7 +79,9 @@ pub(super) fn evaluate(
             let Some(computed) = open.remove(name) else { continue };
             let scope = Scope::new(common.clone(), std::sync::Arc::new(Vars::over(None, values.clone())));
             let expression = computed.expression.as_deref().unwrap_or_default();
-            let value = engine.expression(expression, &scope.context()).map_err(|error| at(&computed.place.key("expression"), error))?;
+            let value = engine
+                .expression(expression, &scope.context())
+                .map_err(|error| at(&computed.place.key("expression"), error))?;
             values.insert(name.to_owned(), value);
         }
     }
@@ -87,5 +90,8 @@ pub(super) fn evaluate(
 
 fn uses_any(computed: &ComputedValue, open: &BTreeMap<&str, &ComputedValue>) -> bool {
     let names = names_in_expression(computed.expression.as_deref().unwrap_or_default());
-    names.iter().filter_map(|name| name.strip_prefix("vars.")).any(|name| open.contains_key(name.split('.').next().unwrap_or(name)))
+    names
+        .iter()
+        .filter_map(|name| name.strip_prefix("vars."))
+        .any(|name| open.contains_key(name.split('.').next().unwrap_or(name)))
 }

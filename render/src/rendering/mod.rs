@@ -132,7 +132,10 @@ impl Renderer {
             let scope = self.task_scope(task, None)?;
             let value = self.fill(&task.within, &scope, written, &place)?;
             let Value::Array(values) = value else {
-                return Err(RenderError { place: place.clone(), message: format!("the loop is no list, but {}", shown(&value)) });
+                return Err(RenderError {
+                    place: place.clone(),
+                    message: format!("the loop is no list, but {}", shown(&value)),
+                });
             };
             let length = values.len();
             Ok(Some(values.into_iter().enumerate().map(|(index, value)| Item { value, index, length }).collect()))
@@ -147,7 +150,8 @@ impl Renderer {
         for condition in &task.when {
             let own = Arc::ptr_eq(&condition.within, &task.within);
             let result = self.asking(|| {
-                let scope = if own { self.task_scope(task, item)? } else { self.within_scope(&condition.within, &task.place)? };
+                let scope =
+                    if own { self.task_scope(task, item)? } else { self.within_scope(&condition.within, &task.place)? };
                 self.evaluate(&condition.within, &scope, &condition.expression, &task.place.key("when"))
             })?;
             match result {
@@ -213,7 +217,14 @@ impl Renderer {
     ///
     /// # Errors
     /// When the expression can't be evaluated.
-    pub fn judge(&self, task: &Task, item: Option<&Item>, key: &str, expression: &str, result: &Value) -> Result<Rendered<bool>, RenderError> {
+    pub fn judge(
+        &self,
+        task: &Task,
+        item: Option<&Item>,
+        key: &str,
+        expression: &str,
+        result: &Value,
+    ) -> Result<Rendered<bool>, RenderError> {
         self.asking(|| {
             let scope = self.task_scope(task, item)?.with("result", minijinja::Value::from(Serde(result)));
             Ok(self.evaluate(&task.within, &scope, expression, &task.place.key(key))?.is_true())
@@ -228,7 +239,8 @@ impl Renderer {
         self.asking(|| {
             let scope = self.task_scope(task, None)?.with("result", minijinja::Value::from(Serde(result)));
             let value = self.evaluate(&task.within, &scope, expression, &task.place)?;
-            serde_json::to_value(&value).map_err(|error| RenderError { place: task.place.clone(), message: error.to_string() })
+            serde_json::to_value(&value)
+                .map_err(|error| RenderError { place: task.place.clone(), message: error.to_string() })
         })
     }
 
@@ -256,7 +268,13 @@ impl Renderer {
     }
 
     /// Adds variables, each of which sees those before it.
-    fn with_vars(&self, within: &Within, mut scope: Scope, vars: &serde_json::Map<String, Value>, place: &Place) -> Result<Scope, RenderError> {
+    fn with_vars(
+        &self,
+        within: &Within,
+        mut scope: Scope,
+        vars: &serde_json::Map<String, Value>,
+        place: &Place,
+    ) -> Result<Scope, RenderError> {
         let mut own = BTreeMap::new();
         for (name, value) in vars {
             if coerce::has_template(value) {
@@ -278,7 +296,13 @@ impl Renderer {
         fill(&engine, &scope.context(), value, place)
     }
 
-    fn evaluate(&self, within: &Within, scope: &Scope, expression: &str, place: &Place) -> Result<minijinja::Value, RenderError> {
+    fn evaluate(
+        &self,
+        within: &Within,
+        scope: &Scope,
+        expression: &str,
+        place: &Place,
+    ) -> Result<minijinja::Value, RenderError> {
         self.engine(within).expression(expression, &scope.context()).map_err(|error| at(place, error))
     }
 
@@ -308,15 +332,18 @@ fn fill(engine: &Engine, context: &minijinja::Value, value: &Value, place: &Plac
             let rendered = engine.string(text, context).map_err(|error| at(place, error))?;
             match rendered.as_str() {
                 Some(text) => Value::String(text.to_owned()),
-                None => serde_json::to_value(&rendered).map_err(|error| RenderError { place: place.clone(), message: error.to_string() })?,
+                None => serde_json::to_value(&rendered)
+                    .map_err(|error| RenderError { place: place.clone(), message: error.to_string() })?,
             }
         }
         Value::Array(members) => {
-            let filled = members.iter().enumerate().map(|(index, member)| fill(engine, context, member, &place.index(index)));
+            let filled =
+                members.iter().enumerate().map(|(index, member)| fill(engine, context, member, &place.index(index)));
             Value::Array(filled.collect::<Result<_, _>>()?)
         }
         Value::Object(members) => {
-            let filled = members.iter().map(|(key, member)| Ok((key.clone(), fill(engine, context, member, &place.key(key))?)));
+            let filled =
+                members.iter().map(|(key, member)| Ok((key.clone(), fill(engine, context, member, &place.key(key))?)));
             Value::Object(filled.collect::<Result<_, RenderError>>()?)
         }
         other => other.clone(),
@@ -340,12 +367,18 @@ fn nodes_function(nodes: Arc<Vec<Value>>, reads: Arc<Reads>) -> minijinja::Value
         reads.called_nodes();
         let selector = match selector.as_deref().map(crate::words::Selector::line) {
             Some(Ok(selector)) => Some(selector),
-            Some(Err(finding)) => return Err(minijinja::Error::new(minijinja::ErrorKind::InvalidOperation, finding.message)),
+            Some(Err(finding)) => {
+                return Err(minijinja::Error::new(minijinja::ErrorKind::InvalidOperation, finding.message));
+            }
             None => None,
         };
         let matches = |node: &&Value| {
             let labels = node.get("labels").and_then(Value::as_object);
-            let labels = labels.into_iter().flatten().filter_map(|(key, value)| Some((key.clone(), value.as_str()?.to_owned()))).collect();
+            let labels = labels
+                .into_iter()
+                .flatten()
+                .filter_map(|(key, value)| Some((key.clone(), value.as_str()?.to_owned())))
+                .collect();
             selector.as_ref().is_none_or(|selector| selector.matches(&labels))
         };
         Ok(nodes.iter().filter(matches).map(|node| minijinja::Value::from(Serde(node))).collect())

@@ -14,17 +14,28 @@ fn fixture(files: &[(&str, &str)]) -> (ObjectSet, NodeView) {
     let files = files.iter().map(|(path, text)| ((*path).to_owned(), (*text).to_owned()));
     let tree: Arc<dyn tree::Tree> = Arc::new(files.collect::<MemoryTree>());
     let loaded = load(&[SourceTree { name: "fleet".into(), tree, library: false, globals: true }], &BTreeMap::new());
-    assert!(loaded.errors.is_empty(), "{}", loaded.errors.iter().map(ToString::to_string).collect::<Vec<_>>().join("\n"));
+    assert!(
+        loaded.errors.is_empty(),
+        "{}",
+        loaded.errors.iter().map(ToString::to_string).collect::<Vec<_>>().join("\n")
+    );
     let view = NodeView::new(&loaded.set, "web1");
     (loaded.set, view)
 }
 
 fn inputs() -> Inputs {
-    Inputs { facts: json!({"hostname": "web1", "cpus": 4}), nodes: Arc::new(vec![json!({"name": "web1", "labels": {"tier": "front"}})]), computed: BTreeMap::new(), event: None }
+    Inputs {
+        facts: json!({"hostname": "web1", "cpus": 4}),
+        nodes: Arc::new(vec![json!({"name": "web1", "labels": {"tier": "front"}})]),
+        computed: BTreeMap::new(),
+        event: None,
+    }
 }
 
 fn book(tasks: &str) -> String {
-    format!("{NAMESPACE}metadata: {{apiVersion: v1alpha, kind: TaskBook, name: web, namespace: shop}}\nspec:\n  targets: {{nodes: [web1]}}\n  vars: {{port: 80, name: \"h-{{{{ facts.hostname }}}}\"}}\n  tasks:\n{tasks}")
+    format!(
+        "{NAMESPACE}metadata: {{apiVersion: v1alpha, kind: TaskBook, name: web, namespace: shop}}\nspec:\n  targets: {{nodes: [web1]}}\n  vars: {{port: 80, name: \"h-{{{{ facts.hostname }}}}\"}}\n  tasks:\n{tasks}"
+    )
 }
 
 fn renderer(set: &ObjectSet, view: &NodeView) -> (Renderer, Arc<Book>) {
@@ -41,7 +52,9 @@ fn ready(rendered: Rendered<Value>) -> Value {
 
 #[test]
 fn parameters_are_filled_and_typed() {
-    let text = book("    - name: a\n      loop: [x, y]\n      file: {path: \"/srv/{{ item }}\", content: \"{{ vars.port }}\", backup: \"{{ loop.first }}\"}\n    - name: b\n      debug: {message: \"{{ vars.name }} {{ nodes('tier=front') | length }}\"}\n");
+    let text = book(
+        "    - name: a\n      loop: [x, y]\n      file: {path: \"/srv/{{ item }}\", content: \"{{ vars.port }}\", backup: \"{{ loop.first }}\"}\n    - name: b\n      debug: {message: \"{{ vars.name }} {{ nodes('tier=front') | length }}\"}\n",
+    );
     let (set, view) = fixture(&[("a.yaml", &text)]);
     let (renderer, book) = renderer(&set, &view);
     let Rendered::Ready(Some(items)) = renderer.items(&book.tasks[0]).unwrap() else { panic!() };
@@ -53,7 +66,9 @@ fn parameters_are_filled_and_typed() {
 
 #[test]
 fn a_result_that_is_not_there_is_wanted() {
-    let text = book("    - name: a\n      command: {argv: [id]}\n      register: who\n    - name: b\n      when: steps.who.rc == 0\n      debug: {message: \"{{ steps.who.stdout }}\"}\n");
+    let text = book(
+        "    - name: a\n      command: {argv: [id]}\n      register: who\n    - name: b\n      when: steps.who.rc == 0\n      debug: {message: \"{{ steps.who.stdout }}\"}\n",
+    );
     let (set, view) = fixture(&[("a.yaml", &text)]);
     let (renderer, book) = renderer(&set, &view);
     assert_eq!(renderer.condition(&book.tasks[1], None).unwrap(), Rendered::Wants(vec![Want::Step("who".into())]));
@@ -64,13 +79,19 @@ fn a_result_that_is_not_there_is_wanted() {
 
 #[test]
 fn includes_have_their_own_folder_vars_and_names() {
-    let text = book("    - name: nginx\n      include: {path: lib/tasks/main.yaml, vars: {listen: \"{{ vars.port }}\"}}\n    - name: last\n      debug: {message: \"{{ steps['nginx/made'].changed }}\"}\n");
+    let text = book(
+        "    - name: nginx\n      include: {path: lib/tasks/main.yaml, vars: {listen: \"{{ vars.port }}\"}}\n    - name: last\n      debug: {message: \"{{ steps['nginx/made'].changed }}\"}\n",
+    );
     let tasks = "tasks:\n  - name: conf\n    file: {path: /etc/conf, template: t.j2}\n    register: made\n    notify: [reload]\n  - name: after\n    when: steps.made.changed\n    debug: {message: x}\nhandlers:\n  - name: reload\n    command: {argv: [\"true\"]}\n";
-    let (set, view) = fixture(&[("a.yaml", &text), ("lib/tasks/main.yaml", tasks), ("lib/tasks/t.j2", "port {{ vars.listen }}\n")]);
+    let (set, view) =
+        fixture(&[("a.yaml", &text), ("lib/tasks/main.yaml", tasks), ("lib/tasks/t.j2", "port {{ vars.listen }}\n")]);
     let (renderer, book) = renderer(&set, &view);
     assert_eq!(book.tasks[0].id, "nginx/conf");
     assert_eq!(book.tasks[0].notify, ["nginx/reload"]);
-    assert_eq!(ready(renderer.params(&book.tasks[0], None).unwrap()), json!({"path": "/etc/conf", "content": "port 80\n"}));
+    assert_eq!(
+        ready(renderer.params(&book.tasks[0], None).unwrap()),
+        json!({"path": "/etc/conf", "content": "port 80\n"})
+    );
     renderer.register("nginx/made", &json!({"changed": true}));
     assert_eq!(renderer.condition(&book.tasks[1], None).unwrap(), Rendered::Ready(true));
 }
@@ -86,7 +107,9 @@ fn computed_values_use_others_in_any_order() {
 
 #[test]
 fn what_a_template_gives_is_checked() {
-    let text = book("    - name: a\n      file: {path: /a, content: x, mode: \"{{ vars.port }}\"}\n    - name: b\n      file: {path: /b, state: \"{{ facts.hostname }}\"}\n");
+    let text = book(
+        "    - name: a\n      file: {path: /a, content: x, mode: \"{{ vars.port }}\"}\n    - name: b\n      file: {path: /b, state: \"{{ facts.hostname }}\"}\n",
+    );
     let (set, view) = fixture(&[("a.yaml", &text)]);
     let (renderer, book) = renderer(&set, &view);
     let error = renderer.params(&book.tasks[0], None).unwrap_err().to_string();

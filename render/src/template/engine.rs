@@ -106,7 +106,9 @@ fn describe(error: &minijinja::Error) -> String {
             None => format!("{place}a name is not defined"),
         },
         (ErrorKind::OutOfFuel, _) => format!("{place}the template takes too long: does a loop never end?"),
-        (ErrorKind::TemplateNotFound, _) => format!("{place}there is no such template in the source: {}", error.detail().unwrap_or_default()),
+        (ErrorKind::TemplateNotFound, _) => {
+            format!("{place}there is no such template in the source: {}", error.detail().unwrap_or_default())
+        }
         (_, Some(detail)) => format!("{place}{detail}"),
         (kind, None) => format!("{place}{kind}"),
     }
@@ -155,7 +157,12 @@ mod tests {
 
     #[test]
     fn endless_work_is_stopped() {
-        let error = engine(&[]).string("{% for i in range(99999) %}{% for j in range(99999) %}{{ j }}{% endfor %}{% endfor %}", &minijinja::context! {}).unwrap_err();
+        let error = engine(&[])
+            .string(
+                "{% for i in range(99999) %}{% for j in range(99999) %}{{ j }}{% endfor %}{% endfor %}",
+                &minijinja::context! {},
+            )
+            .unwrap_err();
         assert!(error.message.contains("too long"), "{error}");
     }
 }

@@ -21,7 +21,8 @@ thread_local! {
 /// What is wrong with it.
 pub fn template(text: &str) -> Result<(), Finding> {
     if let Some(inner) = whole_expression(text) {
-        return PARSER.with_borrow(|parser| parser.compile_expression(inner).map(drop).map_err(|error| finding(&error)));
+        return PARSER
+            .with_borrow(|parser| parser.compile_expression(inner).map(drop).map_err(|error| finding(&error)));
     }
     PARSER.with_borrow(|parser| parser.template_from_str(text).map(drop).map_err(|error| finding(&error)))
 }
@@ -32,23 +33,28 @@ pub fn template(text: &str) -> Result<(), Finding> {
 /// What is wrong with it.
 pub fn expression(text: &str) -> Result<(), Finding> {
     if text.contains("{{") || text.contains("{%") {
-        return Err(Finding::new("an expression has no braces").hint(format!("write it bare: {}", text.replace("{{", "").replace("}}", "").trim())));
+        return Err(Finding::new("an expression has no braces")
+            .hint(format!("write it bare: {}", text.replace("{{", "").replace("}}", "").trim())));
     }
     if text.trim().is_empty() {
         return Err(Finding::new("the expression is empty").hint("leave it out"));
     }
-    PARSER.with_borrow(|parser| parser.compile_expression(text).map(drop).map_err(|error| {
-        let finding = finding(&error);
-        let bytes = text.as_bytes();
-        let assignment = bytes.windows(3).any(|part| part[1] == b'=' && part[0] != b'=' && part[2] != b'=' && !b"!<>".contains(&part[0]));
-        if text.contains("&&") || text.contains("||") {
-            finding.hint("write and, or, not")
-        } else if assignment {
-            finding.hint("compare with ==")
-        } else {
-            finding
-        }
-    }))
+    PARSER.with_borrow(|parser| {
+        parser.compile_expression(text).map(drop).map_err(|error| {
+            let finding = finding(&error);
+            let bytes = text.as_bytes();
+            let assignment = bytes
+                .windows(3)
+                .any(|part| part[1] == b'=' && part[0] != b'=' && part[2] != b'=' && !b"!<>".contains(&part[0]));
+            if text.contains("&&") || text.contains("||") {
+                finding.hint("write and, or, not")
+            } else if assignment {
+                finding.hint("compare with ==")
+            } else {
+                finding
+            }
+        })
+    })
 }
 
 /// The expression of a string that is one whole `{{ expression }}`.
@@ -81,11 +87,14 @@ pub fn names_in_expression(text: &str) -> BTreeSet<String> {
 
 fn finding(error: &minijinja::Error) -> Finding {
     let detail = error.detail().map_or_else(|| error.kind().to_string(), str::to_owned);
-    let line = error.line().filter(|line| *line > 1).map(|line| format!(" (line {line} of the template)")).unwrap_or_default();
+    let line =
+        error.line().filter(|line| *line > 1).map(|line| format!(" (line {line} of the template)")).unwrap_or_default();
     let finding = Finding::new(format!("template: {detail}{line}"));
     match error.kind() {
         minijinja::ErrorKind::UnknownFilter => finding.hint("`towpath explain` and the README list the filters"),
-        _ if detail.contains("end of input") || detail.contains("unexpected end") => finding.hint("something that was opened is not closed"),
+        _ if detail.contains("end of input") || detail.contains("unexpected end") => {
+            finding.hint("something that was opened is not closed")
+        }
         _ => finding,
     }
 }
@@ -96,8 +105,12 @@ mod tests {
 
     #[test]
     fn finds_the_names() {
-        let names = names_in_template("{{ vars.port }} {% for x in facts.addresses %}{{ x }}{% endfor %} {{ item | upper }}");
-        assert!(names.contains("vars.port") && names.contains("facts.addresses") && names.contains("item"), "{names:?}");
+        let names =
+            names_in_template("{{ vars.port }} {% for x in facts.addresses %}{{ x }}{% endfor %} {{ item | upper }}");
+        assert!(
+            names.contains("vars.port") && names.contains("facts.addresses") && names.contains("item"),
+            "{names:?}"
+        );
         assert!(!names.contains("x"));
     }
 

@@ -78,13 +78,27 @@ pub(crate) fn merge(set: &ObjectSet, namespace: &str, node: &str, groups: &BTree
     let bound = set.bindings.get(namespace);
     for object in &set.variables {
         let cluster = object.key.kind == "ClusterVariables";
-        let seen = if cluster { bound.is_some_and(|bound| bound.contains(&object.key.name)) } else { object.key.namespace == namespace };
+        let seen = if cluster {
+            bound.is_some_and(|bound| bound.contains(&object.key.name))
+        } else {
+            object.key.namespace == namespace
+        };
         if !seen {
             continue;
         }
-        let shown = if cluster { format!("ClusterVariables {}", object.key.name) } else { format!("Variables {}/{}", object.key.namespace, object.key.name) };
+        let shown = if cluster {
+            format!("ClusterVariables {}", object.key.name)
+        } else {
+            format!("Variables {}/{}", object.key.namespace, object.key.name)
+        };
         let mut add = |name: &str, selected: Selected, value: Winner, place: Place| {
-            let candidate = Candidate { level: level(object, selected), priority: object.priority, object: shown.clone(), value, place };
+            let candidate = Candidate {
+                level: level(object, selected),
+                priority: object.priority,
+                object: shown.clone(),
+                value,
+                place,
+            };
             merged.entry(name.to_owned()).or_default().push(candidate);
         };
         if let Some(selected) = set.selects(object.targets.as_ref(), node, groups) {
@@ -96,7 +110,12 @@ pub(crate) fn merge(set: &ObjectSet, namespace: &str, node: &str, groups: &BTree
             }
         }
         for (name, value) in object.by_node.get(node).and_then(Value::as_object).into_iter().flatten() {
-            add(name, Selected::Node, Winner::Static(value.clone()), object.place.key("valuesByNode").key(node).key(name));
+            add(
+                name,
+                Selected::Node,
+                Winner::Static(value.clone()),
+                object.place.key("valuesByNode").key(node).key(name),
+            );
         }
     }
     for candidates in merged.values_mut() {

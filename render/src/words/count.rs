@@ -19,7 +19,10 @@ impl Count {
     /// # Errors
     /// What is wrong with it.
     pub fn read(value: &Value) -> Result<Self, Finding> {
-        let wrong = |shown: &str| Finding::new(format!("{shown} is no count")).hint("write a number of nodes like 3, or a percentage like 25%");
+        let wrong = |shown: &str| {
+            Finding::new(format!("{shown} is no count"))
+                .hint("write a number of nodes like 3, or a percentage like 25%")
+        };
         match value {
             Value::Number(number) => number.as_u64().map(Self::Nodes).ok_or_else(|| wrong(&number.to_string())),
             Value::String(text) => match text.strip_suffix('%') {

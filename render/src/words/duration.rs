@@ -4,7 +4,8 @@ use std::time::Duration;
 
 use crate::problem::Finding;
 
-const UNITS: [(&str, u64); 6] = [("w", 604_800_000), ("d", 86_400_000), ("h", 3_600_000), ("ms", 1), ("m", 60_000), ("s", 1000)];
+const UNITS: [(&str, u64); 6] =
+    [("w", 604_800_000), ("d", 86_400_000), ("h", 3_600_000), ("ms", 1), ("m", 60_000), ("s", 1000)];
 
 /// Reads a duration.
 ///
@@ -24,8 +25,10 @@ pub fn duration(text: &str) -> Result<Duration, Finding> {
         let digits = rest.bytes().take_while(u8::is_ascii_digit).count();
         let (number, behind) = rest.split_at(digits);
         let number: u64 = number.parse().map_err(|_| wrong())?;
-        let (unit, milliseconds) =
-            UNITS.iter().find(|(unit, _)| behind.starts_with(unit) && !(*unit == "m" && behind.starts_with("ms"))).ok_or_else(wrong)?;
+        let (unit, milliseconds) = UNITS
+            .iter()
+            .find(|(unit, _)| behind.starts_with(unit) && !(*unit == "m" && behind.starts_with("ms")))
+            .ok_or_else(wrong)?;
         total = number
             .checked_mul(*milliseconds)
             .and_then(|part| total.checked_add(part))

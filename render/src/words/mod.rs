@@ -1,7 +1,7 @@
 //! Strings with a meaning: durations, counts, modes, selectors, schedules. As written to as resolved.
 
-mod duration;
 mod count;
+mod duration;
 mod mode;
 mod schedule;
 mod selector;

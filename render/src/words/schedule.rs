@@ -19,8 +19,14 @@ impl Schedule {
     /// # Errors
     /// What is wrong with it.
     pub fn read(text: &str) -> Result<Self, Finding> {
-        let wrong = |why: &str| Finding::new(format!("{text:?} is no schedule: {why}")).hint("write minute, hour, day, month and day of the week, like \"30 2 * * 1-5\", or @hourly, @daily, @weekly, @monthly, @yearly");
-        let normalised = if text.trim().starts_with('@') { text.trim().to_owned() } else { fields(text).map_err(|why| wrong(&why))? };
+        let wrong = |why: &str| {
+            Finding::new(format!("{text:?} is no schedule: {why}")).hint("write minute, hour, day, month and day of the week, like \"30 2 * * 1-5\", or @hourly, @daily, @weekly, @monthly, @yearly")
+        };
+        let normalised = if text.trim().starts_with('@') {
+            text.trim().to_owned()
+        } else {
+            fields(text).map_err(|why| wrong(&why))?
+        };
         cron::Schedule::from_str(&normalised).map_err(|error| wrong(&error.to_string()))?;
         Ok(Self { normalised })
     }
@@ -46,7 +52,10 @@ fn weekdays(item: &str) -> Result<String, String> {
     let number = |word: &str| match word.parse::<usize>() {
         Ok(number) if number < DAYS.len() => Ok(number),
         Ok(number) => Err(format!("{number} is no day of the week")),
-        Err(_) => DAYS.iter().position(|day| word.get(..3).is_some_and(|start| start.eq_ignore_ascii_case(day))).ok_or_else(|| format!("{word:?} is no day of the week")),
+        Err(_) => DAYS
+            .iter()
+            .position(|day| word.get(..3).is_some_and(|start| start.eq_ignore_ascii_case(day)))
+            .ok_or_else(|| format!("{word:?} is no day of the week")),
     };
     let (first, mut last) = match (range, range.split_once('-')) {
         ("*" | "?", _) if step == 1 => return Ok("*".to_owned()),

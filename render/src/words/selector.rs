@@ -39,7 +39,8 @@ impl Selector {
         match value {
             Value::String(text) => Self::line(text),
             Value::Object(map) => Self::map(map),
-            _ => Err(Finding::new("a selector is a map or a string").hint("write {matchLabels: {tier: front}} or \"tier=front\"")),
+            _ => Err(Finding::new("a selector is a map or a string")
+                .hint("write {matchLabels: {tier: front}} or \"tier=front\"")),
         }
     }
 
@@ -60,7 +61,8 @@ impl Selector {
                 let operator = expression.get("operator").and_then(Value::as_str).unwrap_or_default();
                 let needs_values = matches!(operator, "In" | "NotIn");
                 if needs_values == values.is_empty() {
-                    let message = format!("the operator {operator} {} values", if needs_values { "needs" } else { "takes no" });
+                    let message =
+                        format!("the operator {operator} {} values", if needs_values { "needs" } else { "takes no" });
                     return Err(Finding::new(message));
                 }
                 requirements.push(match operator {
@@ -69,13 +71,15 @@ impl Selector {
                     "Exists" => Requirement::Exists(key),
                     "DoesNotExist" => Requirement::Missing(key),
                     other => {
-                        return Err(Finding::new(format!("{other:?} is no operator")).hint("one of: In, NotIn, Exists, DoesNotExist"));
+                        return Err(Finding::new(format!("{other:?} is no operator"))
+                            .hint("one of: In, NotIn, Exists, DoesNotExist"));
                     }
                 });
             }
         }
         if requirements.is_empty() {
-            return Err(Finding::new("the selector selects everything").hint("say what is meant: at least one of matchLabels, matchExpressions"));
+            return Err(Finding::new("the selector selects everything")
+                .hint("say what is meant: at least one of matchLabels, matchExpressions"));
         }
         Ok(Self { requirements })
     }
@@ -89,7 +93,8 @@ impl Selector {
         for part in split(text) {
             let part = part.trim();
             let requirement = requirement(part).ok_or_else(|| {
-                Finding::new(format!("{part:?} is no part of a selector")).hint("write it like tier=front, env!=test, rack in (a, b), zone or !old, separated by commas")
+                Finding::new(format!("{part:?} is no part of a selector"))
+                    .hint("write it like tier=front, env!=test, rack in (a, b), zone or !old, separated by commas")
             })?;
             requirements.push(requirement);
         }

@@ -61,7 +61,12 @@ impl Inner {
     }
 
     fn drop_leased(&mut self) {
-        let gone: Vec<String> = self.rows.iter().filter(|(_, (_, lease))| lease.is_some_and(|lease| !self.leases.contains_key(&lease))).map(|(key, _)| key.clone()).collect();
+        let gone: Vec<String> = self
+            .rows
+            .iter()
+            .filter(|(_, (_, lease))| lease.is_some_and(|lease| !self.leases.contains_key(&lease)))
+            .map(|(key, _)| key.clone())
+            .collect();
         if !gone.is_empty() {
             self.revision += 1;
             for key in gone {
@@ -76,7 +81,8 @@ impl Inner {
             Change::Put(row) => (row.key.clone(), row.modified),
             Change::Delete(key, revision) => (key.clone(), *revision),
         };
-        self.watches.retain(|(prefix, sender)| !key.starts_with(prefix.as_str()) || sender.send(change.clone()).is_ok());
+        self.watches
+            .retain(|(prefix, sender)| !key.starts_with(prefix.as_str()) || sender.send(change.clone()).is_ok());
         self.history.push_back((revision, change));
         if self.history.len() > HISTORY
             && let Some((revision, _)) = self.history.pop_front()
@@ -151,7 +157,9 @@ impl Store for LocalStore {
         }
         let done = txn.compare.iter().all(|compare| inner.holds(compare));
         let operations = if done { &txn.then } else { &txn.otherwise };
-        let missing_lease = operations.iter().any(|operation| matches!(operation, Op::Put { lease: Some(lease), .. } if !inner.leases.contains_key(lease)));
+        let missing_lease = operations.iter().any(
+            |operation| matches!(operation, Op::Put { lease: Some(lease), .. } if !inner.leases.contains_key(lease)),
+        );
         if missing_lease {
             return Err(StoreError::LeaseGone);
         }

@@ -24,7 +24,8 @@ pub(super) fn gather(options: &Options) -> (Map<String, Value>, Vec<CustomProble
     let mut facts = Map::new();
     let mut problems = Vec::new();
     for folder in &options.facts_d {
-        let mut files: Vec<_> = fs::read_dir(folder).into_iter().flatten().flatten().map(|entry| entry.path()).collect();
+        let mut files: Vec<_> =
+            fs::read_dir(folder).into_iter().flatten().flatten().map(|entry| entry.path()).collect();
         files.sort();
         for file in files {
             let Some(name) = file.file_stem().map(|name| name.to_string_lossy().into_owned()) else { continue };
@@ -50,12 +51,18 @@ fn read(file: &Path, options: &Options) -> Result<Option<Value>, String> {
     }
     let text = if meta.permissions().mode() & 0o111 != 0 {
         let argv = vec![file.display().to_string()];
-        let output = run(&Invocation { argv, timeout: Some(options.timeout), ..Invocation::default() }, &Cancel::default()).map_err(|error| error.to_string())?;
+        let output =
+            run(&Invocation { argv, timeout: Some(options.timeout), ..Invocation::default() }, &Cancel::default())
+                .map_err(|error| error.to_string())?;
         if output.timed_out {
             return Err(format!("it took longer than {} s", options.timeout.as_secs()));
         }
         if output.rc != 0 {
-            return Err(format!("it ended with status {}: {}", output.rc, output.stderr.lines().next().unwrap_or_default()));
+            return Err(format!(
+                "it ended with status {}: {}",
+                output.rc,
+                output.stderr.lines().next().unwrap_or_default()
+            ));
         }
         output.stdout
     } else {

@@ -36,7 +36,29 @@ pub(super) fn mounts() -> BTreeMap<String, Value> {
     for line in text.lines() {
         let mut fields = line.split(' ');
         let (Some(device), Some(path), Some(kind)) = (fields.next(), fields.next(), fields.next()) else { continue };
-        if matches!(kind, "proc" | "sysfs" | "cgroup" | "cgroup2" | "devpts" | "mqueue" | "securityfs" | "debugfs" | "tracefs" | "autofs" | "bpf" | "pstore" | "configfs" | "binfmt_misc" | "hugetlbfs" | "fusectl" | "rpc_pipefs" | "nfs" | "nfs4" | "cifs") {
+        if matches!(
+            kind,
+            "proc"
+                | "sysfs"
+                | "cgroup"
+                | "cgroup2"
+                | "devpts"
+                | "mqueue"
+                | "securityfs"
+                | "debugfs"
+                | "tracefs"
+                | "autofs"
+                | "bpf"
+                | "pstore"
+                | "configfs"
+                | "binfmt_misc"
+                | "hugetlbfs"
+                | "fusectl"
+                | "rpc_pipefs"
+                | "nfs"
+                | "nfs4"
+                | "cifs"
+        ) {
             continue;
         }
         let path = unescape(path);

@@ -70,7 +70,24 @@ mod tests {
     #[test]
     fn every_fact_of_the_contract_is_there() {
         let (facts, _) = gather(&Options::default());
-        for fact in ["os", "kernel", "hostname", "fqdn", "cpus", "memory", "disks", "mounts", "interfaces", "addresses", "packageManager", "init", "virtualization", "machineId", "bootId", "custom"] {
+        for fact in [
+            "os",
+            "kernel",
+            "hostname",
+            "fqdn",
+            "cpus",
+            "memory",
+            "disks",
+            "mounts",
+            "interfaces",
+            "addresses",
+            "packageManager",
+            "init",
+            "virtualization",
+            "machineId",
+            "bootId",
+            "custom",
+        ] {
             assert!(facts.get(fact).is_some(), "{fact}");
         }
         for fact in ["family", "name", "version", "codename", "arch"] {

@@ -6,7 +6,9 @@ use serde_json::{Value, json};
 
 /// `os`: family, name, version, codename, arch.
 pub(super) fn os() -> Value {
-    let text = fs::read_to_string("/etc/os-release").or_else(|_| fs::read_to_string("/usr/lib/os-release")).unwrap_or_default();
+    let text = fs::read_to_string("/etc/os-release")
+        .or_else(|_| fs::read_to_string("/usr/lib/os-release"))
+        .unwrap_or_default();
     let field = |wanted: &str| {
         text.lines().find_map(|line| {
             let (key, value) = line.split_once('=')?;
@@ -37,7 +39,8 @@ fn family(name: &str, like: &str) -> String {
 
 /// The host name and its full form.
 pub(super) fn names() -> (String, String) {
-    let hostname = nix::unistd::gethostname().ok().and_then(|name| name.into_string().ok()).unwrap_or_else(|| "localhost".into());
+    let hostname =
+        nix::unistd::gethostname().ok().and_then(|name| name.into_string().ok()).unwrap_or_else(|| "localhost".into());
     let fqdn = if hostname.contains('.') { Some(hostname.clone()) } else { from_hosts(&hostname) };
     let short = hostname.split('.').next().unwrap_or(&hostname).to_owned();
     (short, fqdn.unwrap_or(hostname))
@@ -47,12 +50,21 @@ pub(super) fn names() -> (String, String) {
 /// facts must not wait for it.
 fn from_hosts(hostname: &str) -> Option<String> {
     let hosts = fs::read_to_string("/etc/hosts").ok()?;
-    let names = hosts.lines().map(|line| line.split('#').next().unwrap_or_default().split_whitespace().skip(1).collect::<Vec<_>>());
+    let names = hosts
+        .lines()
+        .map(|line| line.split('#').next().unwrap_or_default().split_whitespace().skip(1).collect::<Vec<_>>());
     names.filter(|names| names.contains(&hostname)).flatten().find(|name| name.contains('.')).map(str::to_owned)
 }
 
 pub(super) fn package_manager() -> Option<&'static str> {
-    let known = [("apt", "/usr/bin/apt-get"), ("dnf", "/usr/bin/dnf"), ("yum", "/usr/bin/yum"), ("zypper", "/usr/bin/zypper"), ("pacman", "/usr/bin/pacman"), ("apk", "/sbin/apk")];
+    let known = [
+        ("apt", "/usr/bin/apt-get"),
+        ("dnf", "/usr/bin/dnf"),
+        ("yum", "/usr/bin/yum"),
+        ("zypper", "/usr/bin/zypper"),
+        ("pacman", "/usr/bin/pacman"),
+        ("apk", "/sbin/apk"),
+    ];
     known.into_iter().find(|(_, path)| Path::new(path).exists()).map(|(name, _)| name)
 }
 
@@ -70,8 +82,18 @@ pub(super) fn virtualization() -> String {
     }
     let vendor = super::line("/sys/class/dmi/id/sys_vendor").unwrap_or_default();
     let product = super::line("/sys/class/dmi/id/product_name").unwrap_or_default();
-    let known = [("QEMU", "kvm"), ("KVM", "kvm"), ("VMware", "vmware"), ("VirtualBox", "virtualbox"), ("Xen", "xen"), ("Amazon EC2", "amazon"), ("Google", "google"), ("Microsoft Corporation", "hyperv")];
-    let found = known.into_iter().find(|(word, _)| vendor.contains(word) || product.contains(word)).map(|(_, name)| name);
+    let known = [
+        ("QEMU", "kvm"),
+        ("KVM", "kvm"),
+        ("VMware", "vmware"),
+        ("VirtualBox", "virtualbox"),
+        ("Xen", "xen"),
+        ("Amazon EC2", "amazon"),
+        ("Google", "google"),
+        ("Microsoft Corporation", "hyperv"),
+    ];
+    let found =
+        known.into_iter().find(|(word, _)| vendor.contains(word) || product.contains(word)).map(|(_, name)| name);
     found.unwrap_or("none").to_owned()
 }
 

@@ -12,7 +12,10 @@ use serde::{Serialize, de::DeserializeOwned};
 use sha2::{Digest as _, Sha256};
 use thiserror::Error;
 
-pub use records::{Acceptance, ActionRecord, ActionState, AppliedItem, Cause, HandlerRecord, Inventory, Intent, Managed, Original, Phase, RunRecord};
+pub use records::{
+    Acceptance, ActionRecord, ActionState, AppliedItem, Cause, HandlerRecord, Intent, Inventory, Managed, Original,
+    Phase, RunRecord,
+};
 
 const TABLE: TableDefinition<'_, &str, &[u8]> = TableDefinition::new("journal");
 
@@ -93,7 +96,10 @@ impl Journal {
         match Self::open_file(folder, &file) {
             Ok(journal) => Ok((journal, None)),
             Err(JournalError::Failed { .. }) if file.exists() => {
-                let aside = (1..).map(|number| folder.join(format!("journal.redb.damaged-{number}"))).find(|path| !path.exists()).unwrap_or_else(|| folder.join("journal.redb.damaged"));
+                let aside = (1..)
+                    .map(|number| folder.join(format!("journal.redb.damaged-{number}")))
+                    .find(|path| !path.exists())
+                    .unwrap_or_else(|| folder.join("journal.redb.damaged"));
                 fs::rename(&file, &aside).map_err(|error| io_error(folder, &error))?;
                 Ok((Self::open_file(folder, &file)?, Some(aside)))
             }
@@ -102,7 +108,10 @@ impl Journal {
     }
 
     fn open_file(folder: &Path, file: &Path) -> Result<Self, JournalError> {
-        let database = Database::builder().set_cache_size(1 << 20).create(file).map_err(|error| database_error(folder, &redb::Error::from(error)))?;
+        let database = Database::builder()
+            .set_cache_size(1 << 20)
+            .create(file)
+            .map_err(|error| database_error(folder, &redb::Error::from(error)))?;
         let journal = Self { database, folder: folder.to_owned() };
         let fresh = journal.database.begin_read().is_ok_and(|read| read.open_table(TABLE).is_err());
         if fresh {
@@ -179,10 +188,14 @@ impl Journal {
             return Ok(name);
         }
         let keep = || -> std::io::Result<()> {
-            use std::{io::Write as _, os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _}};
+            use std::{
+                io::Write as _,
+                os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _},
+            };
             fs::DirBuilder::new().recursive(true).mode(0o700).create(&folder)?;
             let temporary = folder.join(format!(".{name}"));
-            let mut out = fs::OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&temporary)?;
+            let mut out =
+                fs::OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&temporary)?;
             out.write_all(bytes)?;
             out.sync_all()?;
             fs::rename(&temporary, &file)?;
@@ -232,8 +245,12 @@ pub fn keyed_digest(key: &[u8; 32], bytes: &[u8]) -> String {
 
 fn io_error(folder: &Path, error: &std::io::Error) -> JournalError {
     match error.kind() {
-        std::io::ErrorKind::StorageFull | std::io::ErrorKind::QuotaExceeded => JournalError::DiskFull { path: folder.to_owned() },
-        std::io::ErrorKind::ReadOnlyFilesystem | std::io::ErrorKind::PermissionDenied => JournalError::ReadOnly { path: folder.to_owned() },
+        std::io::ErrorKind::StorageFull | std::io::ErrorKind::QuotaExceeded => {
+            JournalError::DiskFull { path: folder.to_owned() }
+        }
+        std::io::ErrorKind::ReadOnlyFilesystem | std::io::ErrorKind::PermissionDenied => {
+            JournalError::ReadOnly { path: folder.to_owned() }
+        }
         _ => JournalError::Failed { path: folder.to_owned(), message: error.to_string() },
     }
 }

@@ -30,14 +30,19 @@ impl BookRun<'_, '_> {
         // What it asks about may wait in the batch.
         self.flush();
         if self.pass.plan && !self.tasks.iter().all(|task| task.action == "none") && module(task) != "debug" {
-            let outcome = TaskOutcome::new(name, module(task), Outcome::Unknown).say("it is asked once the changes before it are applied");
+            let outcome = TaskOutcome::new(name, module(task), Outcome::Unknown)
+                .say("it is asked once the changes before it are applied");
             return self.push(outcome);
         }
         let (outcome, result) = self.attempts(task, item.as_ref(), ready, name, |run, ready| {
             let context = instance::context(run.pass.machine, &run.renderer, task, run.pass.cancel);
             ready.options.probe(&context)
         });
-        let outcome = TaskOutcome { took: begun.elapsed(), outcome: if outcome.outcome == Outcome::Changed { Outcome::Unchanged } else { outcome.outcome }, ..outcome };
+        let outcome = TaskOutcome {
+            took: begun.elapsed(),
+            outcome: if outcome.outcome == Outcome::Changed { Outcome::Unchanged } else { outcome.outcome },
+            ..outcome
+        };
         let result = result.map(|mut result| {
             if let Some(map) = result.as_object_mut() {
                 map.insert("changed".into(), false.into());
@@ -58,7 +63,14 @@ impl BookRun<'_, '_> {
         let context = instance::context(self.pass.machine, &self.renderer, task, self.pass.cancel);
         let checked = match ready.options.check(&context) {
             Ok(checked) => checked,
-            Err(error) => return self.finish(task, item, TaskOutcome::new(name, module(task), Outcome::Failed).say(error.message), None),
+            Err(error) => {
+                return self.finish(
+                    task,
+                    item,
+                    TaskOutcome::new(name, module(task), Outcome::Failed).say(error.message),
+                    None,
+                );
+            }
         };
         let needed = match ready.options.sort() {
             Sort::Action => same.as_ref().is_none_or(|known| known.state != ActionState::Finished),
@@ -86,12 +98,28 @@ impl BookRun<'_, '_> {
             return self.push(planned);
         }
         if let Err(message) = self.begin_stretch() {
-            return self.finish(task, item, TaskOutcome { outcome: Outcome::Failed, message: Some(message), ..planned }, None);
+            return self.finish(
+                task,
+                item,
+                TaskOutcome { outcome: Outcome::Failed, message: Some(message), ..planned },
+                None,
+            );
         }
-        let interrupted = same.as_ref().map_or(0, |known| known.interrupted + u32::from(known.state == ActionState::Begun));
-        let mut record = ActionRecord { definition: ready.definition.clone(), state: ActionState::Begun, interrupted, result: Value::Null };
+        let interrupted =
+            same.as_ref().map_or(0, |known| known.interrupted + u32::from(known.state == ActionState::Begun));
+        let mut record = ActionRecord {
+            definition: ready.definition.clone(),
+            state: ActionState::Begun,
+            interrupted,
+            result: Value::Null,
+        };
         if let Err(error) = self.intend(Phase::Action, Some((&key, &record))) {
-            return self.finish(task, item, TaskOutcome { outcome: Outcome::Failed, message: Some(error.message), ..planned }, None);
+            return self.finish(
+                task,
+                item,
+                TaskOutcome { outcome: Outcome::Failed, message: Some(error.message), ..planned },
+                None,
+            );
         }
         let (outcome, result) = self.attempts(task, item.as_ref(), ready, name, |run, ready| {
             let context = instance::context(run.pass.machine, &run.renderer, task, run.pass.cancel);
@@ -106,7 +134,8 @@ impl BookRun<'_, '_> {
             record.state = ActionState::Begun;
         }
         record.result = remembered(result.as_ref());
-        let mut changes = if outcome.outcome == Outcome::Changed { self.notified(task, item.as_ref()) } else { Changes::default() };
+        let mut changes =
+            if outcome.outcome == Outcome::Changed { self.notified(task, item.as_ref()) } else { Changes::default() };
         changes.put(key, &record);
         changes.put("intent", &Intent { phase: Phase::Idle, book: self.book.id(), paths: Vec::new() });
         self.commit_changes(changes);
@@ -121,7 +150,8 @@ impl BookRun<'_, '_> {
             Prepared::Skipped(_) => TaskOutcome::new(name, module(task), Outcome::Skipped),
             Prepared::Wants(wants) => {
                 let shown = wants.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ");
-                TaskOutcome::new(name, module(task), Outcome::Failed).say(format!("it needs {shown}, which is not there"))
+                TaskOutcome::new(name, module(task), Outcome::Failed)
+                    .say(format!("it needs {shown}, which is not there"))
             }
             Prepared::Failed(message) => TaskOutcome::new(name, module(task), Outcome::Failed).say(message),
             Prepared::Ready(ready) => match self.intend(Phase::Handler, None) {
@@ -149,16 +179,31 @@ impl BookRun<'_, '_> {
         if let Err(error) = self.intend(Phase::Handler, None) {
             return TaskOutcome::new(name, &record.module, Outcome::Failed).say(error.message);
         }
-        let context = towpath_modules::Context { look: &self.pass.machine.look, source: None, node: &self.pass.machine.node, timeout: std::time::Duration::from_secs(600), cancel: self.pass.cancel };
+        let context = towpath_modules::Context {
+            look: &self.pass.machine.look,
+            source: None,
+            node: &self.pass.machine.node,
+            timeout: std::time::Duration::from_secs(600),
+            cancel: self.pass.cancel,
+        };
         match execute(&options, &context, &self.pass.machine.hand(), self.pass.cancel) {
             Ok(report) if report.ok => TaskOutcome::new(name, &record.module, Outcome::Changed),
-            Ok(report) => TaskOutcome { message: report.message, ..TaskOutcome::new(name, &record.module, Outcome::Failed) },
+            Ok(report) => {
+                TaskOutcome { message: report.message, ..TaskOutcome::new(name, &record.module, Outcome::Failed) }
+            }
             Err(error) => TaskOutcome::new(name, &record.module, Outcome::Failed).say(error.message),
         }
     }
 
     /// Runs something until it is as the task wants it, at most as often as the task says; gives the result.
-    fn attempts(&mut self, task: &Task, item: Option<&Item>, ready: &Ready, name: String, run: impl Fn(&Self, &Ready) -> Result<Report, ModuleError>) -> (TaskOutcome, Option<Value>) {
+    fn attempts(
+        &mut self,
+        task: &Task,
+        item: Option<&Item>,
+        ready: &Ready,
+        name: String,
+        run: impl Fn(&Self, &Ready) -> Result<Report, ModuleError>,
+    ) -> (TaskOutcome, Option<Value>) {
         let outcome = |outcome| TaskOutcome::new(name.clone(), module(task), outcome);
         let limit = task.until.as_ref().map_or(1, |until| until.limit);
         let mut last: Option<(TaskOutcome, Option<Value>)> = None;
@@ -189,10 +234,20 @@ impl BookRun<'_, '_> {
     }
 
     /// What a report means to the task: its outcome, its result, and whether `until` holds.
-    fn judge(&self, task: &Task, item: Option<&Item>, report: Report, mut outcome: TaskOutcome) -> (TaskOutcome, Value, bool) {
-        let fields: BTreeMap<String, Value> = report.fields.iter().map(|(key, value)| ((*key).to_owned(), value.clone())).collect();
+    fn judge(
+        &self,
+        task: &Task,
+        item: Option<&Item>,
+        report: Report,
+        mut outcome: TaskOutcome,
+    ) -> (TaskOutcome, Value, bool) {
+        let fields: BTreeMap<String, Value> =
+            report.fields.iter().map(|(key, value)| ((*key).to_owned(), value.clone())).collect();
         let mut result = outcome.result(fields.clone());
-        let ask = |key: &str, expression: &str, result: &Value| match self.renderer.judge(task, item, key, expression, result) {
+        let ask = |key: &str, expression: &str, result: &Value| match self
+            .renderer
+            .judge(task, item, key, expression, result)
+        {
             Ok(Rendered::Ready(holds)) => Ok(holds),
             Ok(Rendered::Wants(_)) => Err(format!("{key}: it uses what is not known")),
             Err(error) => Err(error.to_string()),
@@ -217,7 +272,10 @@ impl BookRun<'_, '_> {
         };
         if outcome.outcome == Outcome::Failed && !settled {
             let condition = task.until.as_ref().map(|until| until.condition.clone()).unwrap_or_default();
-            outcome.message = Some(format!("until {condition} did not hold{}", outcome.message.map(|said| format!(": {said}")).unwrap_or_default()));
+            outcome.message = Some(format!(
+                "until {condition} did not hold{}",
+                outcome.message.map(|said| format!(": {said}")).unwrap_or_default()
+            ));
         }
         if let Some(problem) = problem {
             outcome.outcome = Outcome::Failed;
@@ -248,13 +306,22 @@ impl BookRun<'_, '_> {
 }
 
 /// Carries out a use of a module, whatever its sort.
-fn execute(options: &Options, context: &towpath_modules::Context<'_>, hand: &towpath_host::Hand, cancel: &towpath_host::process::Cancel) -> Result<Report, ModuleError> {
+fn execute(
+    options: &Options,
+    context: &towpath_modules::Context<'_>,
+    hand: &towpath_host::Hand,
+    cancel: &towpath_host::process::Cancel,
+) -> Result<Report, ModuleError> {
     match options.sort() {
         Sort::Probe => options.probe(context),
         Sort::Action | Sort::Always => options.run(context, hand),
         Sort::State => match options.check(context)? {
             Checked::Change(change) if change.steps.is_empty() => options.run(context, hand),
-            Checked::Change(change) => apply::all(change.steps, hand, cancel).map(|()| Report { ok: true, fields: BTreeMap::new(), message: None }),
+            Checked::Change(change) => apply::all(change.steps, hand, cancel).map(|()| Report {
+                ok: true,
+                fields: BTreeMap::new(),
+                message: None,
+            }),
             _ => Ok(Report { ok: true, fields: BTreeMap::new(), message: None }),
         },
     }

@@ -23,7 +23,14 @@ pub(super) struct Waiting {
 }
 
 /// Carries out a batch; gives for each task what came of it.
-pub(super) fn carry_out(machine: &Machine, journal: &Journal, book: &str, waiting: Vec<Waiting>, permit: &Permit, cancel: &towpath_host::process::Cancel) -> Vec<(usize, Result<(), ModuleError>)> {
+pub(super) fn carry_out(
+    machine: &Machine,
+    journal: &Journal,
+    book: &str,
+    waiting: Vec<Waiting>,
+    permit: &Permit,
+    cancel: &towpath_host::process::Cancel,
+) -> Vec<(usize, Result<(), ModuleError>)> {
     // The permit is what allows the write side to be lent.
     let _: &Permit = permit;
     let hand = machine.hand();
@@ -83,7 +90,9 @@ fn original(machine: &Machine, journal: &Journal, path: &str) -> Option<Original
             let content = journal.keep_original(&bytes).ok()?;
             Some(Original::File { content, mode: meta.mode, uid: meta.uid, gid: meta.gid })
         }
-        towpath_host::FileKind::Directory => Some(Original::Directory { mode: meta.mode, uid: meta.uid, gid: meta.gid }),
+        towpath_host::FileKind::Directory => {
+            Some(Original::Directory { mode: meta.mode, uid: meta.uid, gid: meta.gid })
+        }
         towpath_host::FileKind::Link => Some(Original::Link { target: machine.look.link(path).ok()?? }),
         towpath_host::FileKind::Other => Some(Original::Part),
     }

@@ -37,10 +37,25 @@ pub(super) struct Ran {
 }
 
 /// Runs a book.
-pub(super) fn run(pass: &Pass<'_>, book: &Arc<Book>, blockers: Vec<String>, owners: &mut BTreeMap<Managed, String>, computed_failures: &[String]) -> Ran {
+pub(super) fn run(
+    pass: &Pass<'_>,
+    book: &Arc<Book>,
+    blockers: Vec<String>,
+    owners: &mut BTreeMap<Managed, String>,
+    computed_failures: &[String],
+) -> Ran {
     let begun = pass.machine.clock.monotonic();
     let started = pass.machine.clock.wall();
-    let mut outcome = BookOutcome { namespace: book.namespace.clone(), name: book.name.clone(), tasks: Vec::new(), held: Vec::new(), started, took: std::time::Duration::ZERO, interrupted: false, uncoordinated: book.coordinated() };
+    let mut outcome = BookOutcome {
+        namespace: book.namespace.clone(),
+        name: book.name.clone(),
+        tasks: Vec::new(),
+        held: Vec::new(),
+        started,
+        took: std::time::Duration::ZERO,
+        interrupted: false,
+        uncoordinated: book.coordinated(),
+    };
     let ran = |outcome| Ran { outcome, watched: BTreeSet::new(), facts_read: BTreeSet::new(), disk: None };
     let permit = match gates(pass, book, blockers).pass() {
         Ok(permit) => permit,
@@ -71,7 +86,10 @@ fn gates(pass: &Pass<'_>, book: &Book, dependencies: Vec<String>) -> Gates {
     let now = pass.machine.clock.wall() / 1000;
     let suspended = book.suspend.iter().chain(&pass.suspended).map(|suspend| {
         let until = suspend.until.clone().unwrap_or_default();
-        (format!("{} (until {until})", suspend.reason.clone().unwrap_or_default()), super::super::conditions::epoch(&until))
+        (
+            format!("{} (until {until})", suspend.reason.clone().unwrap_or_default()),
+            super::super::conditions::epoch(&until),
+        )
     });
     Gates { suspended: suspended.collect(), now, dependencies }
 }
@@ -101,9 +119,19 @@ pub(super) struct BookRun<'a, 'p> {
 }
 
 impl<'a, 'p> BookRun<'a, 'p> {
-    fn new(pass: &'a Pass<'p>, book: &'a Arc<Book>, renderer: Renderer, permit: Permit, owners: &'a mut BTreeMap<Managed, String>) -> Self {
+    fn new(
+        pass: &'a Pass<'p>,
+        book: &'a Arc<Book>,
+        renderer: Renderer,
+        permit: Permit,
+        owners: &'a mut BTreeMap<Managed, String>,
+    ) -> Self {
         Self {
-            pass, book, renderer, permit, owners,
+            pass,
+            book,
+            renderer,
+            permit,
+            owners,
             tasks: Vec::new(),
             waiting: Vec::new(),
             late: Vec::new(),
@@ -196,7 +224,13 @@ impl<'a, 'p> BookRun<'a, 'p> {
 
     fn task(&mut self, task: &Task) {
         if let Some(missing) = self.unmet(task) {
-            self.finish(task, None, TaskOutcome::new(task.id.clone(), module(task), Outcome::Skipped).say(format!("it requires {missing:?}, which failed")), None);
+            self.finish(
+                task,
+                None,
+                TaskOutcome::new(task.id.clone(), module(task), Outcome::Skipped)
+                    .say(format!("it requires {missing:?}, which failed")),
+                None,
+            );
             return;
         }
         if task.sync || task.flush_handlers {
@@ -235,12 +269,20 @@ impl<'a, 'p> BookRun<'a, 'p> {
 
     /// A required task of this book that failed.
     fn unmet<'t>(&self, task: &'t Task) -> Option<&'t str> {
-        let failed = |name: &String| self.tasks.iter().any(|outcome| outcome.outcome == Outcome::Failed && (outcome.name == *name || outcome.name.starts_with(&format!("{name} ["))));
+        let failed = |name: &String| {
+            self.tasks.iter().any(|outcome| {
+                outcome.outcome == Outcome::Failed
+                    && (outcome.name == *name || outcome.name.starts_with(&format!("{name} [")))
+            })
+        };
         task.requires.iter().find(|name| failed(name)).map(String::as_str)
     }
 
     /// Renders, and where a result is wanted that waits in the batch, carries the batch out and renders again.
-    fn ask<T>(&mut self, render: impl Fn(&Self) -> Result<Rendered<T>, towpath_render::rendering::RenderError>) -> Result<Rendered<T>, towpath_render::rendering::RenderError> {
+    fn ask<T>(
+        &mut self,
+        render: impl Fn(&Self) -> Result<Rendered<T>, towpath_render::rendering::RenderError>,
+    ) -> Result<Rendered<T>, towpath_render::rendering::RenderError> {
         match render(self)? {
             Rendered::Wants(_) if !self.waiting.is_empty() => {
                 self.flush();
@@ -300,12 +342,21 @@ impl<'a, 'p> BookRun<'a, 'p> {
         if let Some(identity) = &ready.identity
             && let Some(other) = self.claim(task, &ready, identity)
         {
-            return self.failed(task, item, format!("{} {identity} is managed by {other} too; two tasks must not manage one thing", ready.options.name()));
+            return self.failed(
+                task,
+                item,
+                format!(
+                    "{} {identity} is managed by {other} too; two tasks must not manage one thing",
+                    ready.options.name()
+                ),
+            );
         }
         match ready.options.sort() {
             Sort::Probe => self.probe(task, item, &ready, name, begun),
             Sort::Action | Sort::Always => self.action(task, item, &ready, name, begun),
-            Sort::State if matches!(ready.options, towpath_modules::Options::Command(_)) => self.action(task, item, &ready, name, begun),
+            Sort::State if matches!(ready.options, towpath_modules::Options::Command(_)) => {
+                self.action(task, item, &ready, name, begun)
+            }
             Sort::State => self.state(task, item, ready, name, begun),
         }
     }
@@ -340,7 +391,8 @@ impl<'a, 'p> BookRun<'a, 'p> {
         };
         let key = format!("{}/{}", ready.options.name(), ready.identity.clone().unwrap_or_default());
         let known = self.pass.machine.applied(&key);
-        let applied = AppliedItem { definition: ready.definition.clone(), generation: self.pass.generation, undo: undo(&ready) };
+        let applied =
+            AppliedItem { definition: ready.definition.clone(), generation: self.pass.generation, undo: undo(&ready) };
         match checked {
             Checked::InSync => {
                 if known.is_none_or(|known| known.definition != applied.definition) && !self.pass.plan {
@@ -363,7 +415,17 @@ impl<'a, 'p> BookRun<'a, 'p> {
     }
 
     #[expect(clippy::too_many_arguments, reason = "all that is known of one change")]
-    fn change(&mut self, task: &Task, item: Option<Item>, name: String, begun: Instant, change: Change, key: String, applied: AppliedItem, drifted: bool) {
+    fn change(
+        &mut self,
+        task: &Task,
+        item: Option<Item>,
+        name: String,
+        begun: Instant,
+        change: Change,
+        key: String,
+        applied: AppliedItem,
+        drifted: bool,
+    ) {
         let mut outcome = TaskOutcome::new(name, module(task), Outcome::Changed);
         outcome.action = change.verb.word();
         outcome.diff = Some(change.diff);
@@ -387,7 +449,8 @@ impl<'a, 'p> BookRun<'a, 'p> {
             return self.push(outcome);
         }
         // Only files that are written wait for others; the order of everything else is kept.
-        let plain = change.steps.iter().all(|step| matches!(step, Step::Write { .. } | Step::MakeDirectory { .. })) && change.steps.iter().any(|step| matches!(step, Step::Write { .. }));
+        let plain = change.steps.iter().all(|step| matches!(step, Step::Write { .. } | Step::MakeDirectory { .. }))
+            && change.steps.iter().any(|step| matches!(step, Step::Write { .. }));
         if !plain {
             self.flush();
         }
@@ -398,7 +461,10 @@ impl<'a, 'p> BookRun<'a, 'p> {
         if let Some(name) = &task.register {
             self.late.push((name.clone(), position, item));
         }
-        let judged = task.register.is_some() || task.success.is_some() || task.changed.is_some() || !task.go_on && task.looped.is_none() && !plain;
+        let judged = task.register.is_some()
+            || task.success.is_some()
+            || task.changed.is_some()
+            || !task.go_on && task.looped.is_none() && !plain;
         if !plain || judged || self.waiting.len() >= BATCH {
             self.flush();
         }
@@ -410,7 +476,11 @@ impl<'a, 'p> BookRun<'a, 'p> {
         for id in &task.notify {
             let Some(handler) = self.book.handlers.iter().find(|handler| handler.id == *id) else { continue };
             let key = format!("handler/{}/{id}", self.book.id());
-            let mut record = self.pass.machine.record::<HandlerRecord>(&key).unwrap_or(HandlerRecord { module: String::new(), params: Value::Null, by: BTreeSet::new() });
+            let mut record = self.pass.machine.record::<HandlerRecord>(&key).unwrap_or(HandlerRecord {
+                module: String::new(),
+                params: Value::Null,
+                by: BTreeSet::new(),
+            });
             if let Some(module) = &handler.module {
                 record.module = module.name.to_owned();
             }
@@ -440,7 +510,8 @@ impl<'a, 'p> BookRun<'a, 'p> {
             return;
         }
         let Some(journal) = self.pass.machine.journal.clone() else { return };
-        let outcomes = batch::carry_out(self.pass.machine, &journal, &self.book.id(), waiting, &self.permit, self.pass.cancel);
+        let outcomes =
+            batch::carry_out(self.pass.machine, &journal, &self.book.id(), waiting, &self.permit, self.pass.cancel);
         let mut failed = false;
         for (position, result) in outcomes {
             if let Err(error) = result {
@@ -464,7 +535,11 @@ impl<'a, 'p> BookRun<'a, 'p> {
     /// Whether a failed task of this book stops it: those that may go on say so themselves.
     fn tasks_stop(&self) -> bool {
         self.tasks.iter().filter(|outcome| outcome.outcome == Outcome::Failed).any(|outcome| {
-            let own = self.book.tasks.iter().find(|task| outcome.name == task.id || outcome.name.starts_with(&format!("{} [", task.id)));
+            let own = self
+                .book
+                .tasks
+                .iter()
+                .find(|task| outcome.name == task.id || outcome.name.starts_with(&format!("{} [", task.id)));
             own.is_none_or(|task| !task.go_on)
         })
     }
@@ -591,7 +666,12 @@ fn has_probes(book: &Book) -> bool {
 /// Whether any task of the book reads a registered result.
 fn result_is_read(book: &Book, name: &str) -> bool {
     let short = name.rsplit('/').next().unwrap_or(name);
-    let reads = |text: &str| text.contains(&format!("steps.{short}")) || text.contains(&format!("steps['{short}")) || text.contains(&format!("steps[\"{short}")) || text.contains(name) && name.contains('/');
+    let reads = |text: &str| {
+        text.contains(&format!("steps.{short}"))
+            || text.contains(&format!("steps['{short}"))
+            || text.contains(&format!("steps[\"{short}"))
+            || text.contains(name) && name.contains('/')
+    };
     book.tasks.iter().chain(&book.handlers).any(|task| {
         task.when.iter().any(|condition| reads(&condition.expression))
             || task.looped.as_ref().is_some_and(|value| reads(&value.to_string()))
@@ -609,7 +689,8 @@ fn order(book: &Book) -> Vec<&Task> {
     let mut order = Vec::new();
     let mut left: Vec<&Task> = book.tasks.iter().collect();
     while !left.is_empty() {
-        let (ready, rest): (Vec<&Task>, Vec<&Task>) = left.into_iter().partition(|task| task.requires.iter().all(|name| done.contains(name.as_str())));
+        let (ready, rest): (Vec<&Task>, Vec<&Task>) =
+            left.into_iter().partition(|task| task.requires.iter().all(|name| done.contains(name.as_str())));
         if ready.is_empty() {
             // Cycles are refused when the book is loaded.
             order.extend(rest);
@@ -624,7 +705,9 @@ fn order(book: &Book) -> Vec<&Task> {
 
 /// What undoes a part of a file.
 fn undo(ready: &Ready) -> Option<Value> {
-    if !matches!(ready.options.name(), "line" | "block") || ready.params.get("state").and_then(Value::as_str) == Some("absent") {
+    if !matches!(ready.options.name(), "line" | "block")
+        || ready.params.get("state").and_then(Value::as_str) == Some("absent")
+    {
         return None;
     }
     let mut params = ready.params.clone();

@@ -23,7 +23,11 @@ pub(super) fn evaluate(pass: &mut Pass<'_>, cache: &mut ComputedCache) -> Vec<St
     for pending in pending_tasks(pass.set, pass.view) {
         let key = (pending.namespace.clone(), pending.computed.name.clone());
         let now = pass.machine.clock.monotonic();
-        let fresh = cache.values.get(&key).filter(|(_, at)| now.duration_since(*at) < pending.computed.refresh).map(|(value, _)| value.clone());
+        let fresh = cache
+            .values
+            .get(&key)
+            .filter(|(_, at)| now.duration_since(*at) < pending.computed.refresh)
+            .map(|(value, _)| value.clone());
         let value = match fresh {
             Some(value) => Ok(value),
             None => compute(pass, &pending),
@@ -38,7 +42,11 @@ pub(super) fn evaluate(pass: &mut Pass<'_>, cache: &mut ComputedCache) -> Vec<St
                 if let Some((value, _)) = cache.values.get(&key) {
                     pass.inputs.computed.insert(key, value.clone());
                 }
-                failures.push(format!("{}: the value of {} can't be computed: {why}", pending.computed.place.file_line(), pending.computed.name));
+                failures.push(format!(
+                    "{}: the value of {} can't be computed: {why}",
+                    pending.computed.place.file_line(),
+                    pending.computed.name
+                ));
             }
         }
     }
@@ -71,7 +79,8 @@ fn compute(pass: &Pass<'_>, pending: &PendingTask) -> Result<Value, String> {
         Rendered::Wants(_) => return Err("it uses what is not known".into()),
     };
     let module = task.module.as_ref().ok_or("it has no module")?;
-    let options = resolve(module.name, &params).map_err(|problems| problems.into_iter().map(|problem| problem.message).collect::<Vec<_>>().join("; "))?;
+    let options = resolve(module.name, &params)
+        .map_err(|problems| problems.into_iter().map(|problem| problem.message).collect::<Vec<_>>().join("; "))?;
     let context = instance::context(pass.machine, &renderer, task, pass.cancel);
     let report = match &options {
         Options::Command(_) => options.run(&context, &pass.machine.hand()),
@@ -81,7 +90,8 @@ fn compute(pass: &Pass<'_>, pending: &PendingTask) -> Result<Value, String> {
     if !report.ok {
         return Err(report.message.unwrap_or_else(|| "it failed".into()));
     }
-    let result: serde_json::Map<String, Value> = report.fields.into_iter().map(|(key, value)| (key.to_owned(), value)).collect();
+    let result: serde_json::Map<String, Value> =
+        report.fields.into_iter().map(|(key, value)| (key.to_owned(), value)).collect();
     match renderer.value(task, &pending.computed.value, &Value::Object(result)).map_err(|error| error.to_string())? {
         Rendered::Ready(value) => Ok(value),
         Rendered::Wants(_) => Err("its value uses what is not known".into()),

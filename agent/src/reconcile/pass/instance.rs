@@ -40,7 +40,12 @@ pub(super) fn name(task: &Task, item: Option<&Item>) -> String {
         Some(item) => {
             let shown = match &item.value {
                 Value::String(text) => text.clone(),
-                Value::Object(map) => map.get("name").or_else(|| map.get("key")).or_else(|| map.get("path")).and_then(Value::as_str).map_or_else(|| item.value.to_string(), str::to_owned),
+                Value::Object(map) => map
+                    .get("name")
+                    .or_else(|| map.get("key"))
+                    .or_else(|| map.get("path"))
+                    .and_then(Value::as_str)
+                    .map_or_else(|| item.value.to_string(), str::to_owned),
                 other => other.to_string(),
             };
             let shown: String = shown.chars().take(80).collect();
@@ -64,7 +69,13 @@ pub(super) fn prepare(machine: &Machine, renderer: &Renderer, task: &Task, item:
     };
     let options = match resolve(module.name, &params) {
         Ok(options) => options,
-        Err(problems) => return Prepared::Failed(format!("{}: {}", task.place.file_line(), problems.iter().map(problem).collect::<Vec<_>>().join("; "))),
+        Err(problems) => {
+            return Prepared::Failed(format!(
+                "{}: {}",
+                task.place.file_line(),
+                problems.iter().map(problem).collect::<Vec<_>>().join("; ")
+            ));
+        }
     };
     let mut defined = serde_json::to_vec(&params).unwrap_or_default();
     if let Some(content) = source_id(renderer, task, &options, &params) {

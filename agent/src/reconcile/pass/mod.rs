@@ -50,7 +50,13 @@ pub struct Machine {
 
 impl Machine {
     /// A machine.
-    pub fn new(node: String, look: Look, journal: Option<Arc<Journal>>, clock: Arc<dyn Clock>, digest_key: [u8; 32]) -> Self {
+    pub fn new(
+        node: String,
+        look: Look,
+        journal: Option<Arc<Journal>>,
+        clock: Arc<dyn Clock>,
+        digest_key: [u8; 32],
+    ) -> Self {
         Self { node, look, journal, clock, digest_key, applied: Mutex::new(None) }
     }
 
@@ -170,7 +176,8 @@ fn dependencies(book: &towpath_render::objects::task::Book, done: &BTreeMap<Stri
 
 /// The values of `nodes()`: what git says of every node, and of this one its facts too.
 pub fn known_nodes(set: &ObjectSet, view: &NodeView, facts: &Value, shared: &[String]) -> Vec<Value> {
-    let own: serde_json::Map<String, Value> = shared.iter().filter_map(|fact| Some((fact.clone(), facts.get(fact)?.clone()))).collect();
+    let own: serde_json::Map<String, Value> =
+        shared.iter().filter_map(|fact| Some((fact.clone(), facts.get(fact)?.clone()))).collect();
     let mut nodes: Vec<Value> = set
         .nodes
         .iter()

@@ -61,7 +61,16 @@ impl TaskOutcome {
     /// An outcome without anything further.
     pub fn new(name: String, module: &str, outcome: Outcome) -> Self {
         let action = if outcome == Outcome::Unknown { "unknown" } else { "none" };
-        Self { name, module: module.to_owned(), outcome, took: Duration::ZERO, message: None, action, diff: None, drift: false }
+        Self {
+            name,
+            module: module.to_owned(),
+            outcome,
+            took: Duration::ZERO,
+            message: None,
+            action,
+            diff: None,
+            drift: false,
+        }
     }
 
     /// Adds what there is to say.
@@ -117,7 +126,8 @@ pub struct BookOutcome {
 impl BookOutcome {
     /// The worst outcome of its tasks.
     pub fn worst(&self) -> Outcome {
-        let tasks = self.tasks.iter().map(|task| task.outcome).max().unwrap_or(Outcome::Unchanged).max(Outcome::Unchanged);
+        let tasks =
+            self.tasks.iter().map(|task| task.outcome).max().unwrap_or(Outcome::Unchanged).max(Outcome::Unchanged);
         if self.held.is_empty() { tasks } else { tasks.max(Outcome::Held) }
     }
 

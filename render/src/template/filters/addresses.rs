@@ -8,7 +8,9 @@ use minijinja::{Environment, Error, value::Value};
 use super::wrong;
 
 pub(super) fn add(environment: &mut Environment<'static>) {
-    environment.add_filter("ipaddr", |value: &str, query: Option<&str>, within: Option<&str>| ipaddr(value, query.unwrap_or("address"), within));
+    environment.add_filter("ipaddr", |value: &str, query: Option<&str>, within: Option<&str>| {
+        ipaddr(value, query.unwrap_or("address"), within)
+    });
 }
 
 fn ipaddr(text: &str, query: &str, within: Option<&str>) -> Result<Value, Error> {
@@ -24,10 +26,15 @@ fn ipaddr(text: &str, query: &str, within: Option<&str>) -> Result<Value, Error>
         "prefix" => Value::from(net.prefix_len()),
         "broadcast" => Value::from(net.broadcast().to_string()),
         "in" => {
-            let outer = within.ok_or_else(|| wrong("ipaddr: \"in\" needs a network: ipaddr(\"in\", \"10.0.0.0/8\")"))?;
+            let outer =
+                within.ok_or_else(|| wrong("ipaddr: \"in\" needs a network: ipaddr(\"in\", \"10.0.0.0/8\")"))?;
             let outer: IpNet = outer.parse().map_err(|_| wrong(format!("ipaddr: {outer:?} is no network")))?;
             Value::from(outer.contains(&net))
         }
-        other => return Err(wrong(format!("ipaddr: {other:?} is not known; one of: address, network, netmask, prefix, broadcast, in"))),
+        other => {
+            return Err(wrong(format!(
+                "ipaddr: {other:?} is not known; one of: address, network, netmask, prefix, broadcast, in"
+            )));
+        }
     })
 }

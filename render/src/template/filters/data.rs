@@ -1,7 +1,10 @@
 //! to_json, from_json, to_yaml, from_yaml and their nice forms; b64encode, b64decode; mandatory, ternary, bool.
 
 use base64::{Engine as _, prelude::BASE64_STANDARD};
-use minijinja::{Environment, Error, value::{Kwargs, Serde, Value}};
+use minijinja::{
+    Environment, Error,
+    value::{Kwargs, Serde, Value},
+};
 use serde::Serialize as _;
 
 use super::wrong;
@@ -16,7 +19,8 @@ pub(super) fn add(environment: &mut Environment<'static>) {
     environment.add_filter("to_yaml", yaml);
     environment.add_filter("to_nice_yaml", yaml);
     environment.add_filter("from_json", |text: &str| -> Result<Value, Error> {
-        let value: serde_json::Value = serde_json::from_str(text).map_err(|error| wrong(format!("from_json: {error}")))?;
+        let value: serde_json::Value =
+            serde_json::from_str(text).map_err(|error| wrong(format!("from_json: {error}")))?;
         Ok(Value::from(Serde(value)))
     });
     environment.add_filter("from_yaml", |text: &str| -> Result<Value, Error> {
@@ -28,7 +32,8 @@ pub(super) fn add(environment: &mut Environment<'static>) {
             (None, None) => Ok(Value::from(())),
         }
     });
-    environment.add_filter("b64encode", |text: &Value| -> Result<String, Error> { Ok(BASE64_STANDARD.encode(bytes(text))) });
+    environment
+        .add_filter("b64encode", |text: &Value| -> Result<String, Error> { Ok(BASE64_STANDARD.encode(bytes(text))) });
     environment.add_filter("b64decode", |text: &str| -> Result<String, Error> {
         let decoded = BASE64_STANDARD.decode(text.trim()).map_err(|error| wrong(format!("b64decode: {error}")))?;
         String::from_utf8(decoded).map_err(|_| wrong("b64decode: the bytes are not valid UTF-8"))

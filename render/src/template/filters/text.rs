@@ -25,7 +25,9 @@ fn regex(pattern: &str, options: &Kwargs) -> Result<Regex, Error> {
         .multi_line(options.get::<Option<bool>>("multiline")?.unwrap_or(false))
         .size_limit(1 << 20)
         .build();
-    regex.map_err(|error| wrong(format!("no regular expression: {}", error.to_string().lines().last().unwrap_or_default().trim())))
+    regex.map_err(|error| {
+        wrong(format!("no regular expression: {}", error.to_string().lines().last().unwrap_or_default().trim()))
+    })
 }
 
 /// Python's `\1` and `\g<name>` in the crate's `${1}` and `${name}`.
@@ -35,9 +37,9 @@ fn replacement(text: &str) -> String {
     while let Some(at) = rest.find(['\\', '$']) {
         out.push_str(&rest[..at]);
         let found = &rest[at..];
-        if found.starts_with('$') {
+        if let Some(behind) = found.strip_prefix('$') {
             out.push_str("$$");
-            rest = &found[1..];
+            rest = behind;
             continue;
         }
         let behind = &found[1..];
@@ -84,7 +86,9 @@ fn regex_search(text: &Value, pattern: &str, groups: Rest<String>, options: Kwar
             Some(name) => name.parse().map_or_else(|_| found.name(name), |number| found.get(number)),
             None => {
                 let number = group.strip_prefix('\\').and_then(|number| number.parse().ok());
-                found.get(number.ok_or_else(|| wrong(format!("regex_search: {group:?} names no group: write \\\\1 or \\\\g<name>")))?)
+                found.get(number.ok_or_else(|| {
+                    wrong(format!("regex_search: {group:?} names no group: write \\\\1 or \\\\g<name>"))
+                })?)
             }
         };
         values.push(group_of.map_or(Value::from(()), |part| Value::from(part.as_str())));

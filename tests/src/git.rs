@@ -1,0 +1,100 @@
+//! State repositories made with the real git.
+
+use std::{
+    fs,
+    path::{Path, PathBuf},
+    process::Command,
+};
+
+use crate::{ok, output};
+
+/// git, with nothing of the user's own settings.
+pub fn git(folder: &Path) -> Command {
+    let mut git = Command::new("git");
+    git.current_dir(folder)
+        .env("GIT_CONFIG_GLOBAL", "/dev/null")
+        .env("GIT_CONFIG_NOSYSTEM", "1")
+        .env("GIT_TERMINAL_PROMPT", "0")
+        .env_remove("GIT_SSL_CAINFO")
+        .args(["-c", "user.name=t", "-c", "user.email=t@example.invalid", "-c", "protocol.file.allow=always"]);
+    git
+}
+
+/// A bare repository and a working copy of it.
+#[derive(Debug)]
+pub struct Repository {
+    /// The bare repository, which servers serve.
+    pub bare: PathBuf,
+    /// The working copy.
+    pub work: PathBuf,
+}
+
+impl Repository {
+    /// Makes a repository below a folder.
+    pub fn new(folder: &Path, name: &str) -> Self {
+        let bare = folder.join(format!("{name}.git"));
+        let work = folder.join(format!("{name}-work"));
+        fs::create_dir_all(folder).unwrap();
+        ok(git(folder).args(["init", "-q", "--bare", "-b", "main"]).arg(&bare));
+        ok(git(&bare).args(["config", "http.receivepack", "true"]));
+        ok(git(&bare).args(["config", "uploadpack.allowAnySHA1InWant", "true"]));
+        ok(git(folder).args(["init", "-q", "-b", "main"]).arg(&work));
+        ok(git(&work).args(["remote", "add", "origin"]).arg(&bare));
+        Self { bare, work }
+    }
+
+    /// Writes a file of the working copy.
+    pub fn write(&self, path: &str, text: impl AsRef<[u8]>) {
+        let file = self.work.join(path);
+        fs::create_dir_all(file.parent().unwrap()).unwrap();
+        fs::write(file, text).unwrap();
+    }
+
+    /// Commits everything, and gives the commit.
+    pub fn commit(&self, message: &str) -> String {
+        self.commit_with(message, &[])
+    }
+
+    /// Commits everything with further arguments, such as those for signing.
+    pub fn commit_with(&self, message: &str, settings: &[&str]) -> String {
+        ok(git(&self.work).args(["add", "-A"]));
+        let mut command = git(&self.work);
+        command.args(settings).args(["commit", "-q", "--allow-empty", "-m", message]);
+        ok(&mut command);
+        self.head()
+    }
+
+    /// The commit that the working copy is at.
+    pub fn head(&self) -> String {
+        String::from_utf8(ok(git(&self.work).args(["rev-parse", "HEAD"])).stdout).unwrap().trim().to_owned()
+    }
+
+    /// Pushes to the bare repository.
+    pub fn push(&self) {
+        ok(git(&self.work).args(["push", "-q", "origin", "HEAD:main"]));
+    }
+
+    /// Commits and pushes.
+    pub fn publish(&self, message: &str) -> String {
+        let commit = self.commit(message);
+        self.push();
+        commit
+    }
+
+    /// Runs any git command in the working copy.
+    pub fn git(&self, arguments: &[&str]) -> String {
+        let ran = output(git(&self.work).args(arguments));
+        assert!(ran.status.success(), "git {arguments:?}: {}", String::from_utf8_lossy(&ran.stderr));
+        String::from_utf8_lossy(&ran.stdout).trim().to_owned()
+    }
+}
+
+/// The objects that every state repository of the tests begins with.
+pub const FLEET: &str = "metadata: {apiVersion: v1alpha, kind: Namespace, name: app}\n---\nmetadata: {apiVersion: v1alpha, kind: Node, name: n1, labels: {role: web}}\n---\nmetadata: {apiVersion: v1alpha, kind: NodeGroup, name: web}\nspec: {selector: \"role=web\"}\n";
+
+/// A TaskBook for the node of the tests.
+pub fn book(name: &str, rest: &str) -> String {
+    format!(
+        "metadata: {{apiVersion: v1alpha, kind: TaskBook, name: {name}, namespace: app}}\nspec:\n  targets: {{nodeGroups: [web]}}\n{rest}"
+    )
+}

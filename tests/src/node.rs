@@ -1,0 +1,159 @@
+//! A node: its configuration, its root, and the agent as a process of its own.
+
+use std::{
+    fs,
+    path::{Path, PathBuf},
+    process::{Command, Stdio},
+    time::Duration,
+};
+
+use serde_json::Value;
+
+use crate::{Running, towpath, wait_until};
+
+/// One node below a folder.
+#[derive(Debug)]
+pub struct Node {
+    /// Everything of it.
+    pub folder: PathBuf,
+    /// What it takes for the root of the machine.
+    pub root: PathBuf,
+    /// Its state directory.
+    pub state: PathBuf,
+    /// Its bootstrap file.
+    pub config: PathBuf,
+    /// Its socket.
+    pub socket: PathBuf,
+}
+
+/// What an agent that ran once gave.
+#[derive(Debug)]
+pub struct Once {
+    /// Its exit status.
+    pub code: i32,
+    /// Its status.
+    pub status: Value,
+    /// Its log.
+    pub log: String,
+}
+
+impl Node {
+    /// A node that follows one source; `source` is what stands below the source's name.
+    pub fn new(folder: &Path, source: &str) -> Self {
+        Self::with(folder, source, "")
+    }
+
+    /// A node with further settings.
+    pub fn with(folder: &Path, source: &str, settings: &str) -> Self {
+        let folder = folder.join("n1");
+        let node = Self {
+            root: folder.join("root"),
+            state: folder.join("state"),
+            config: folder.join("agent.yaml"),
+            socket: folder.join("api.sock"),
+            folder,
+        };
+        fs::create_dir_all(&node.root).unwrap();
+        node.configure(source, settings);
+        node
+    }
+
+    /// Writes the bootstrap file anew.
+    pub fn configure(&self, source: &str, settings: &str) {
+        let text = format!(
+            "metadata: {{apiVersion: v1alpha, kind: Config, name: n1}}\nspec:\n  node: n1\n  root: {}\n  stateDir: {}\n  listen: {{socket: {}}}\n  sources:\n    - name: fleet\n      {source}\n{settings}",
+            self.root.display(),
+            self.state.display(),
+            self.socket.display()
+        );
+        fs::write(&self.config, text).unwrap();
+    }
+
+    /// The agent's command line.
+    pub fn agent(&self) -> Command {
+        let mut command = towpath();
+        command.arg("agent").arg("--config").arg(&self.config);
+        command
+    }
+
+    /// Runs the agent once.
+    pub fn once(&self) -> Once {
+        self.once_with(&mut self.agent())
+    }
+
+    /// Runs the agent once, through a command that was prepared.
+    pub fn once_with(&self, command: &mut Command) -> Once {
+        let output = command.args(["--once", "--output", "json"]).output().unwrap();
+        Once {
+            code: output.status.code().unwrap_or(-1),
+            status: serde_json::from_slice(&output.stdout).unwrap_or(Value::Null),
+            log: String::from_utf8_lossy(&output.stderr).into_owned(),
+        }
+    }
+
+    /// Starts the agent, and waits until it answers.
+    pub fn start(&self) -> Running {
+        self.start_with(&mut self.agent())
+    }
+
+    /// Starts the agent through a command that was prepared.
+    pub fn start_with(&self, command: &mut Command) -> Running {
+        let log = fs::OpenOptions::new().create(true).append(true).open(self.folder.join("log")).unwrap();
+        let agent = Running::start(command.stderr(log).stdout(Stdio::null()).stdin(Stdio::null()));
+        wait_until(Duration::from_secs(20), || self.ask(&["status"]).is_some(), || self.log());
+        agent
+    }
+
+    /// What the agent has logged.
+    pub fn log(&self) -> String {
+        fs::read_to_string(self.folder.join("log")).unwrap_or_default()
+    }
+
+    /// Asks the agent, for JSON.
+    pub fn ask(&self, arguments: &[&str]) -> Option<Value> {
+        let output =
+            towpath().args(arguments).arg("--socket").arg(&self.socket).args(["--output", "json"]).output().unwrap();
+        serde_json::from_slice(&output.stdout).ok().filter(|_| output.status.success())
+    }
+
+    /// The agent's status.
+    pub fn status(&self) -> Value {
+        self.ask(&["status"]).unwrap_or_else(|| panic!("the agent does not answer:\n{}", self.log()))
+    }
+
+    /// Waits until the agent has applied a commit.
+    pub fn wait_for(&self, commit: &str) -> Duration {
+        wait_until(Duration::from_secs(30), || self.applied(commit), || format!("{:#}\n{}", self.status(), self.log()))
+    }
+
+    /// Whether the agent has applied a commit.
+    pub fn applied(&self, commit: &str) -> bool {
+        self.ask(&["status"]).is_some_and(|status| status["lastApplied"]["commits"]["fleet"] == commit)
+    }
+
+    /// A file below the node's root.
+    pub fn read(&self, path: &str) -> Option<String> {
+        fs::read_to_string(self.root.join(path.trim_start_matches('/'))).ok()
+    }
+
+    /// Waits until a file has a text.
+    pub fn wait_for_file(&self, path: &str, text: &str) -> Duration {
+        let shown = || {
+            format!("{path} is {:?}\n{:#}\n{}", self.read(path), self.ask(&["status"]).unwrap_or_default(), self.log())
+        };
+        wait_until(Duration::from_secs(30), || self.read(path).as_deref() == Some(text), shown)
+    }
+}
+
+/// A condition of a status.
+pub fn condition<'a>(status: &'a Value, kind: &str) -> &'a Value {
+    status["conditions"].as_array().unwrap().iter().find(|condition| condition["type"] == kind).unwrap()
+}
+
+/// The outcome of a task of a status, by its name.
+pub fn task<'a>(status: &'a Value, name: &str) -> &'a Value {
+    let books = status["taskBooks"].as_array().unwrap();
+    let tasks = books.iter().flat_map(|book| book["tasks"].as_array().unwrap());
+    let mut found = tasks.filter(|task| task["name"] == name);
+    found.next().unwrap_or_else(|| panic!("there is no task {name} in {status:#}"))
+}

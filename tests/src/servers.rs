@@ -1,0 +1,227 @@
+//! Real git servers: git http-backend behind nginx with TLS, and sshd.
+
+use std::{
+    fs,
+    net::TcpListener,
+    path::{Path, PathBuf},
+    process::{Command, Stdio},
+    time::Duration,
+};
+
+use crate::{Running, ok, wait_until};
+
+/// A port of this machine that nobody uses now.
+pub fn free_port() -> u16 {
+    TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port()
+}
+
+fn listening(port: u16) -> bool {
+    std::net::TcpStream::connect(("127.0.0.1", port)).is_ok()
+}
+
+/// A certificate authority, and certificates from it.
+#[derive(Debug)]
+pub struct Authority {
+    folder: PathBuf,
+}
+
+impl Authority {
+    /// Makes an authority.
+    pub fn new(folder: &Path) -> Self {
+        fs::create_dir_all(folder).unwrap();
+        let authority = Self { folder: folder.to_owned() };
+        ok(Command::new("openssl")
+            .args([
+                "req",
+                "-x509",
+                "-newkey",
+                "ec",
+                "-pkeyopt",
+                "ec_paramgen_curve:P-256",
+                "-nodes",
+                "-days",
+                "30",
+                "-subj",
+                "/CN=test-ca",
+                "-addext",
+                "basicConstraints=critical,CA:TRUE",
+            ])
+            .arg("-keyout")
+            .arg(folder.join("ca.key"))
+            .arg("-out")
+            .arg(authority.certificate()));
+        authority
+    }
+
+    /// The authority's certificate.
+    pub fn certificate(&self) -> PathBuf {
+        self.folder.join("ca.pem")
+    }
+
+    /// A certificate and its key, for localhost and for clients.
+    pub fn issue(&self, name: &str) -> (PathBuf, PathBuf) {
+        let file = |ending: &str| self.folder.join(format!("{name}.{ending}"));
+        ok(Command::new("openssl")
+            .args(["req", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes", "-subj"])
+            .arg(format!("/CN={name}"))
+            .arg("-keyout")
+            .arg(file("key"))
+            .arg("-out")
+            .arg(file("csr")));
+        fs::write(file("ext"), "subjectAltName=DNS:localhost,IP:127.0.0.1\nextendedKeyUsage=serverAuth,clientAuth\n")
+            .unwrap();
+        ok(Command::new("openssl")
+            .args(["x509", "-req", "-days", "30", "-CAcreateserial"])
+            .arg("-CA")
+            .arg(self.certificate())
+            .arg("-CAkey")
+            .arg(self.folder.join("ca.key"))
+            .arg("-in")
+            .arg(file("csr"))
+            .arg("-extfile")
+            .arg(file("ext"))
+            .arg("-out")
+            .arg(file("pem")));
+        (file("pem"), file("key"))
+    }
+}
+
+/// git over https: nginx before git http-backend.
+#[derive(Debug)]
+pub struct Https {
+    /// The port.
+    pub port: u16,
+    /// The authority of the server's certificate.
+    pub authority: Authority,
+    folder: PathBuf,
+    nginx: Option<Running>,
+    _backend: Running,
+}
+
+impl Https {
+    /// Serves the repositories below a folder to user `agent` with password `gitpw`.
+    pub fn start(folder: &Path, repositories: &Path) -> Self {
+        Self::start_with(folder, repositories, "auth_basic git; auth_basic_user_file PASSWORDS;")
+    }
+
+    /// Serves with other rules about who may come in; PASSWORDS and CA stand for files.
+    pub fn start_with(folder: &Path, repositories: &Path, access: &str) -> Self {
+        fs::create_dir_all(folder.join("tmp")).unwrap();
+        let authority = Authority::new(&folder.join("ca"));
+        let (certificate, key) = authority.issue("server");
+        let hash = ok(Command::new("openssl").args(["passwd", "-apr1", "gitpw"]));
+        fs::write(folder.join("htpasswd"), format!("agent:{}", String::from_utf8(hash.stdout).unwrap())).unwrap();
+        let exec_path = String::from_utf8(ok(Command::new("git").arg("--exec-path")).stdout).unwrap();
+        let port = free_port();
+        let access = access
+            .replace("PASSWORDS", &folder.join("htpasswd").display().to_string())
+            .replace("CA", &authority.certificate().display().to_string());
+        let d = folder.display();
+        let config = format!(
+            "daemon off; worker_processes 1; pid {d}/nginx.pid; error_log {d}/nginx.err; user root;\nevents {{}}\nhttp {{ access_log {d}/nginx.log; client_body_temp_path {d}/tmp/b; proxy_temp_path {d}/tmp/p; fastcgi_temp_path {d}/tmp/f; uwsgi_temp_path {d}/tmp/u; scgi_temp_path {d}/tmp/s; client_max_body_size 0;\n server {{ listen 127.0.0.1:{port} ssl; ssl_certificate {}; ssl_certificate_key {}; {access}\n  location / {{ include /etc/nginx/fastcgi_params; fastcgi_pass unix:{d}/fcgi.sock; fastcgi_param SCRIPT_FILENAME {}/git-http-backend; fastcgi_param GIT_PROJECT_ROOT {}; fastcgi_param GIT_HTTP_EXPORT_ALL 1; fastcgi_param GIT_CONFIG_COUNT 1; fastcgi_param GIT_CONFIG_KEY_0 safe.directory; fastcgi_param GIT_CONFIG_VALUE_0 *; fastcgi_param PATH_INFO $uri; fastcgi_param REMOTE_USER agent; fastcgi_param GIT_PROTOCOL $http_git_protocol; }} }} }}\n",
+            certificate.display(),
+            key.display(),
+            exec_path.trim(),
+            repositories.display()
+        );
+        fs::write(folder.join("nginx.conf"), config).unwrap();
+        let backend = Running::start(
+            Command::new("fcgiwrap")
+                .args(["-c", "2", "-s"])
+                .arg(format!("unix:{d}/fcgi.sock"))
+                .stdin(Stdio::null())
+                .stdout(Stdio::null())
+                .stderr(Stdio::null()),
+        );
+        let mut server = Self { port, authority, folder: folder.to_owned(), nginx: None, _backend: backend };
+        server.up();
+        server
+    }
+
+    /// Starts nginx.
+    pub fn up(&mut self) {
+        let config = self.folder.join("nginx.conf");
+        let log = fs::File::create(self.folder.join("nginx.out")).unwrap();
+        self.nginx = Some(Running::start(
+            Command::new("nginx").arg("-c").arg(config).stdin(Stdio::null()).stdout(Stdio::null()).stderr(log),
+        ));
+        wait_until(
+            Duration::from_secs(10),
+            || listening(self.port),
+            || fs::read_to_string(self.folder.join("nginx.out")).unwrap_or_default(),
+        );
+    }
+
+    /// Takes nginx away.
+    pub fn down(&mut self) {
+        if let Some(mut nginx) = self.nginx.take() {
+            nginx.terminate();
+        }
+    }
+
+    /// The URL of a repository.
+    pub fn url(&self, name: &str) -> String {
+        format!("https://localhost:{}/{name}.git", self.port)
+    }
+}
+
+/// git over ssh: a real sshd with a deploy key.
+#[derive(Debug)]
+pub struct Ssh {
+    /// The port.
+    pub port: u16,
+    /// The deploy key.
+    pub key: PathBuf,
+    /// The file with the server's host key.
+    pub known_hosts: PathBuf,
+    _server: Running,
+}
+
+impl Ssh {
+    /// Starts a server that runs what git asks for.
+    pub fn start(folder: &Path) -> Self {
+        fs::create_dir_all(folder).unwrap();
+        fs::create_dir_all("/run/sshd").unwrap();
+        for key in ["host", "deploy", "other"] {
+            ok(Command::new("ssh-keygen")
+                .args(["-q", "-t", "ed25519", "-N", "", "-C", key, "-f"])
+                .arg(folder.join(key)));
+        }
+        let public = |key: &str| fs::read_to_string(folder.join(format!("{key}.pub"))).unwrap();
+        fs::write(folder.join("authorized"), format!("restrict {}", public("deploy"))).unwrap();
+        let port = free_port();
+        let d = folder.display();
+        let config = format!(
+            "ListenAddress 127.0.0.1:{port}\nHostKey {d}/host\nAuthorizedKeysFile {d}/authorized\nStrictModes no\nUsePAM no\nPasswordAuthentication no\nPermitRootLogin prohibit-password\nPidFile {d}/pid\nAcceptEnv GIT_PROTOCOL\n"
+        );
+        fs::write(folder.join("config"), config).unwrap();
+        let host_key: Vec<String> = public("host").split_whitespace().take(2).map(str::to_owned).collect();
+        fs::write(
+            folder.join("known_hosts"),
+            format!("[127.0.0.1]:{port} {}\n[localhost]:{port} {}\n", host_key.join(" "), host_key.join(" ")),
+        )
+        .unwrap();
+        let other: Vec<String> = public("other").split_whitespace().take(2).map(str::to_owned).collect();
+        fs::write(folder.join("wrong_hosts"), format!("[127.0.0.1]:{port} {}\n", other.join(" "))).unwrap();
+        let server = Running::start(
+            Command::new("/usr/sbin/sshd")
+                .arg("-D")
+                .arg("-f")
+                .arg(folder.join("config"))
+                .arg("-E")
+                .arg(folder.join("log"))
+                .stdin(Stdio::null()),
+        );
+        wait_until(
+            Duration::from_secs(10),
+            || listening(port),
+            || fs::read_to_string(folder.join("log")).unwrap_or_default(),
+        );
+        Self { port, key: folder.join("deploy"), known_hosts: folder.join("known_hosts"), _server: server }
+    }
+
+    /// The URL of a repository.
+    pub fn url(&self, repository: &Path) -> String {
+        format!("ssh://root@127.0.0.1:{}{}", self.port, repository.display())
+    }
+}
