@@ -143,7 +143,7 @@ fn every_seeded_violation_is_seen() {
         ("agent/src/cli/x.rs", "Command::new(\"x\")"),
         ("agent/src/cli/util.rs", ""),
     ] {
-        assert_eq!(violations(&source(path, text)).is_empty(), false, "{path}: {text}");
+        assert!(!violations(&source(path, text)).is_empty(), "{path}: {text}");
     }
     let long = "\n".repeat(LINES_OF_FILE + 2);
     assert!(!violations(&source("agent/src/x.rs", &long)).is_empty());

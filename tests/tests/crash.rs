@@ -1,0 +1,162 @@
+//! kill -9 at instants spread over the whole length of a run: nothing is torn, nothing is lost, nothing runs twice
+//! but what was cut off.
+
+use std::{
+    collections::BTreeMap,
+    fs,
+    process::Stdio,
+    time::{Duration, Instant, SystemTime, UNIX_EPOCH},
+};
+
+use towpath_host::journal::{Intent, Journal, Phase};
+use towpath_tests::{
+    git::{FLEET, Repository, book},
+    long,
+    node::{Node, task},
+};
+
+const FILES: usize = 50;
+const GROUPS: usize = 5;
+const PHASES: [&str; 6] = ["Render", "Write", "Sync", "Rename", "Action", "Handler"];
+
+/// Fifty files in groups, each behind the other; an action, and a handler that all of them notify.
+fn run_book(number: usize) -> String {
+    let mut tasks = String::new();
+    for file in 0..FILES {
+        tasks.push_str(&format!(
+            "    - name: file {file}\n      file: {{path: /srv/f{file}, content: \"{{{{ 'run {number} file {file} ' * 400 }}}}\"}}\n      notify: [handle]\n"
+        ));
+        if (file + 1) % (FILES / GROUPS) == 0 {
+            tasks.push_str(&format!("    - name: group {file}\n      debug: {{message: done}}\n"));
+        }
+    }
+    tasks.push_str(&format!(
+        "    - name: action\n      command: {{shell: 'echo {number} >> \"$TOWPATH_ROOT/action.log\"; sleep 0.04'}}\n"
+    ));
+    let handlers = format!(
+        "  handlers:\n    - name: handle\n      command: {{shell: 'echo {number} >> \"$TOWPATH_ROOT/handler.log\"; sleep 0.04'}}\n"
+    );
+    book("run", &format!("  tasks:\n{tasks}{handlers}"))
+}
+
+fn content(number: usize, file: usize) -> String {
+    format!("run {number} file {file} ").repeat(400)
+}
+
+fn lines_of(node: &Node, log: &str, number: usize) -> usize {
+    let text = node.read(log).unwrap_or_default();
+    text.lines().filter(|line| *line == number.to_string()).count()
+}
+
+/// What the journal says the agent was doing.
+fn journaled(node: &Node) -> (Phase, bool) {
+    let (journal, damaged) = Journal::open(&node.state).unwrap();
+    assert!(damaged.is_none(), "the journal is damaged: {damaged:?}");
+    let intent: Option<Intent> = journal.get("intent").unwrap();
+    let state: serde_json::Value = journal.get("state").unwrap().unwrap_or_default();
+    let generation = |key: &str| state[key]["generation"].as_u64().unwrap_or(0);
+    // A run is going on from its attempt until it is applied.
+    (intent.map_or(Phase::Idle, |intent| intent.phase), generation("attempted") > generation("applied"))
+}
+
+/// When the last run began, as the journal says.
+fn began(node: &Node) -> SystemTime {
+    let (journal, _) = Journal::open(&node.state).unwrap();
+    let state: serde_json::Value = journal.get("state").unwrap().unwrap_or_default();
+    UNIX_EPOCH + Duration::from_millis(state["attempted"]["at"].as_u64().unwrap())
+}
+
+#[test]
+fn nothing_is_torn_or_lost_by_kill_9() {
+    let kills = if long() { 1000 } else { 200 };
+    let folder = tempfile::tempdir().unwrap();
+    let repository = Repository::new(folder.path(), "fleet");
+    repository.write("fleet.yaml", FLEET);
+    repository.write("run.yaml", run_book(0));
+    repository.publish("run 0");
+    let node = Node::new(folder.path(), &format!("url: {}", repository.bare.display()));
+    let first = node.once();
+    assert_eq!(first.code, 0, "{}", first.log);
+    // How long a run takes, and where in it the changes begin.
+    let mut lengths = Vec::new();
+    let mut beginnings = Vec::new();
+    for number in 1..=3 {
+        repository.write("run.yaml", run_book(number));
+        repository.publish("measured");
+        let (begin, wall) = (Instant::now(), SystemTime::now());
+        let once = node.once();
+        assert_eq!(once.code, 0, "{}", once.log);
+        lengths.push(begin.elapsed());
+        beginnings.push(began(&node).duration_since(wall).unwrap_or_default());
+    }
+    let length = *lengths.iter().min().unwrap();
+    let beginning = *beginnings.iter().min().unwrap();
+    let mut phases: BTreeMap<String, usize> = BTreeMap::new();
+    let (mut inside, mut twice) = (0, 0);
+    // Where a phase was met too seldom, further kills follow at other instants.
+    let enough = |phases: &BTreeMap<String, usize>| {
+        PHASES.iter().all(|phase| phases.get(*phase).is_some_and(|count| *count >= 5))
+    };
+    let mut kill = 0;
+    while kill < kills || !enough(&phases) && kill < 2 * kills {
+        let number = kill + 10;
+        let before = if kill == 0 { 3 } else { number - 1 };
+        repository.write("run.yaml", run_book(number));
+        repository.publish("next");
+        let share = ((f64::from(kill as u32) + 0.5) / f64::from(kills as u32)).fract();
+        kill += 1;
+        let instant = beginning + (length - beginning).mul_f64(share);
+        let mut agent = node.agent();
+        let mut child = agent.arg("--once").stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
+        let begin = Instant::now();
+        while begin.elapsed() < instant {
+            std::thread::sleep(Duration::from_micros(200));
+        }
+        let ended = child.try_wait().unwrap().is_some();
+        child.kill().unwrap();
+        child.wait().unwrap();
+        let (phase, running) = journaled(&node);
+        if !ended && running {
+            inside += 1;
+            *phases.entry(format!("{phase:?}")).or_default() += 1;
+        }
+        for file in 0..FILES {
+            let found = node.read(&format!("/srv/f{file}")).unwrap();
+            assert!(
+                found == content(number, file) || found == content(before, file),
+                "f{file} is torn after a kill in {phase:?}"
+            );
+        }
+        let once = node.once();
+        assert_eq!(once.code, 0, "after a kill in {phase:?}: {}", once.log);
+        for file in 0..FILES {
+            assert_eq!(
+                node.read(&format!("/srv/f{file}")).unwrap(),
+                content(number, file),
+                "after a kill in {phase:?}"
+            );
+        }
+        let ran = lines_of(&node, "/action.log", number);
+        if ran > 1 {
+            assert_eq!((ran, phase), (2, Phase::Action), "the action ran {ran} times");
+            let message = task(&once.status, "action")["message"].as_str().unwrap_or_default().to_owned();
+            assert!(message.contains("cut off once"), "status does not say so: {message}");
+            twice += 1;
+        } else {
+            assert_eq!(ran, 1, "after a kill in {phase:?}");
+        }
+        assert!(lines_of(&node, "/handler.log", number) >= 1, "the handler was lost by a kill in {phase:?}");
+        let left: Vec<_> = fs::read_dir(node.root.join("srv"))
+            .unwrap()
+            .flatten()
+            .map(|entry| entry.file_name())
+            .filter(|name| name.to_string_lossy().starts_with('.'))
+            .collect();
+        assert!(left.is_empty(), "{left:?} was left after a kill in {phase:?}");
+    }
+    println!(
+        "a run begins after {beginning:?} and ends after {length:?}; {inside} of {kill} kills fell inside it: {phases:?}; the action ran twice {twice} times"
+    );
+    assert!(inside * 4 >= kill * 3, "only {inside} of {kill} kills fell inside the run: {phases:?}");
+    assert!(enough(&phases), "too few kills in some phase: {phases:?}");
+}
