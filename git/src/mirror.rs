@@ -68,6 +68,7 @@ impl Mirror {
     /// # Errors
     /// When the remote can't be asked, or sends what can't be used.
     pub fn fetch(&self, accepted: Option<&str>) -> Result<Fetched, SourceError> {
+        self.undamaged()?;
         if self.packs() >= self.options.limits.packs {
             self.anew()?;
         }
@@ -196,6 +197,22 @@ impl Mirror {
 
     fn has(&self, commit: ObjectId) -> bool {
         self.open().is_ok_and(|repository| repository.find_commit(commit).is_ok())
+    }
+
+    /// Whether the commits that the mirror's refs name can be read. A remote sends nothing that the mirror claims to
+    /// have, so a damaged one would never mend.
+    fn undamaged(&self) -> Result<(), SourceError> {
+        if !self.path.join("HEAD").exists() {
+            return Ok(());
+        }
+        let repository = self.open()?;
+        let platform = repository.references().map_err(|error| self.corrupt(error.to_string()))?;
+        for reference in platform.all().map_err(|error| self.corrupt(error.to_string()))? {
+            let mut reference = reference.map_err(|error| self.corrupt(error.to_string()))?;
+            let id = reference.peel_to_id().map_err(|error| self.corrupt(error.to_string()))?;
+            repository.find_commit(id).map_err(|error| self.corrupt(error.to_string()))?;
+        }
+        Ok(())
     }
 
     fn open(&self) -> Result<Repository, SourceError> {

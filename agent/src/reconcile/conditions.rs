@@ -30,6 +30,8 @@ pub struct State {
     since: BTreeMap<String, (String, bool, i64)>,
     /// The wall clock when the node last looked.
     pub looked: i64,
+    /// How many passes have come to their end since the clock went back.
+    passes_since_jump: u32,
 }
 
 /// Why something does not go on.
@@ -108,6 +110,7 @@ pub fn step(mut state: State, input: Input) -> (State, Vec<(String, bool, Troubl
                     "the clock went back by {} s; times in status may overlap, and nothing else depends on it: check the time service (chronyc tracking, timedatectl)",
                     back / 1000
                 );
+                state.passes_since_jump = 0;
                 note(&mut state.troubles, "clock", Some(Trouble::new("ClockJumped", message)), "clock", &mut told);
             }
             state.looked = now;
@@ -169,13 +172,11 @@ fn pass(state: &mut State, passed: Passed, told: &mut Vec<(String, bool, Trouble
         passed.held.into_iter().map(|(reason, message)| (reason.clone(), Trouble { reason, message })).collect();
     state.uncoordinated = passed.uncoordinated;
     // A pass that came to its end shows that the new time does no harm.
-    let jumped_before = state.troubles.contains_key("clock")
-        && state
-            .since
-            .get("Reconciling")
-            .is_some_and(|(reason, _, since)| reason == "ClockJumped" && *since < state.looked);
-    if jumped_before {
-        note(&mut state.troubles, "clock", None, "clock", told);
+    if state.troubles.contains_key("clock") {
+        state.passes_since_jump += 1;
+        if state.passes_since_jump > 1 {
+            note(&mut state.troubles, "clock", None, "clock", told);
+        }
     }
     if !passed.interrupted && passed.worst < Outcome::Unknown {
         state.applied = Some(Acceptance { at: state.looked, ..state.accepted.clone() });

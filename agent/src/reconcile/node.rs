@@ -606,6 +606,10 @@ impl Node {
             }
             let now = self.clock.monotonic();
             if now >= next {
+                // What could not be fetched is asked for again: the poller only sees that the head has moved.
+                if self.state.troubles.keys().any(|key| key.starts_with("source ")) {
+                    self.advance();
+                }
                 self.pass();
                 self.watch_files(watch.as_mut());
                 next = self.clock.monotonic() + self.patience();

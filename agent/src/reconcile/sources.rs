@@ -116,13 +116,20 @@ impl Sources {
         while at < sources.len() && at < 64 {
             let source = sources[at].clone();
             at += 1;
-            let Some(head) = self.head(journal, &source, accepted, now, &mut looked) else { continue };
+            let followed = self.head(journal, &source, accepted, now, &mut looked);
+            let settled = followed.is_some();
+            let Some(head) = followed.or_else(|| self.stay(&self.mirror(&source), &source, accepted, &mut looked))
+            else {
+                continue;
+            };
             let before = snapshots.insert(source.git.name.clone(), head);
             let loaded = self.load(&sources[..at], &snapshots);
             let commits: BTreeMap<String, String> =
                 snapshots.iter().map(|(name, snapshot)| (name.clone(), snapshot.commit.clone())).collect();
             if loaded.errors.is_empty() {
-                looked.inputs.push(Input::Rejected(source.git.name.clone(), None));
+                if settled {
+                    looked.inputs.push(Input::Rejected(source.git.name.clone(), None));
+                }
                 if at < DEPTH * 16 {
                     sources.extend(further_sources(&loaded.set, &sources));
                 }
@@ -165,7 +172,7 @@ impl Sources {
         looked
     }
 
-    /// The snapshot that a source stands at: its head where that may be followed, else what is accepted.
+    /// The head of a source where it may be followed; None where the source stays at what is accepted.
     fn head(
         &self,
         journal: &Journal,
@@ -178,18 +185,14 @@ impl Sources {
         let mirror = self.mirror(source);
         let guard = self.guard(journal, source).filter(|guard| !guard.commit.is_empty());
         let floor = guard.as_ref().map(|guard| guard.commit.clone()).or_else(|| accepted.get(&name).cloned());
-        let fetched = match self.fetch(&mirror, floor.as_deref(), looked, &name) {
-            Some(fetched) => fetched,
-            None => return self.stay(&mirror, source, accepted, looked),
-        };
-        let behind = |looked: &mut Looked| self.stay(&mirror, source, accepted, looked);
+        let fetched = self.fetch(&mirror, floor.as_deref(), looked, &name)?;
         if let Some(trouble) = refused(source, &fetched, guard.as_ref()) {
             looked.rejected = true;
             looked.inputs.push(Input::Rejected(name, Some(trouble)));
-            return behind(looked);
+            return None;
         }
         if fetched.movement == Movement::Behind && matches!(source.git.reference, Reference::Branch(_)) {
-            return behind(looked);
+            return self.stay(&mirror, source, accepted, looked);
         }
         match mirror.verify(floor.as_deref(), &fetched.commit, now) {
             Ok(_) => {}
@@ -200,11 +203,11 @@ impl Sources {
                     source.git.name
                 );
                 looked.inputs.push(Input::Rejected(name, Some(Trouble::new("Unverified", message))));
-                return behind(looked);
+                return None;
             }
             Err(VerifyError::Source(error)) => {
                 self.trouble(&error, &name, looked);
-                return behind(looked);
+                return None;
             }
         }
         match mirror.snapshot(&fetched.commit) {
@@ -214,7 +217,7 @@ impl Sources {
             }
             Err(error) => {
                 self.trouble(&error, &name, looked);
-                behind(looked)
+                None
             }
         }
     }
