@@ -68,14 +68,12 @@ impl Mirror {
     /// # Errors
     /// When the remote can't be asked, or sends what can't be used.
     pub fn fetch(&self, accepted: Option<&str>) -> Result<Fetched, SourceError> {
+        self.put_back()?;
         self.undamaged()?;
         if self.packs() >= self.options.limits.packs {
-            self.anew()?;
+            self.anew(accepted)?;
         }
-        let (name, commit) = match &self.options.reference {
-            Reference::Commit(commit) => (None, self.id(commit)?),
-            _ => self.resolve().map(|(name, commit)| (Some(name), commit))?,
-        };
+        let (name, commit) = self.target()?;
         if !self.has(commit) {
             self.receive(&self.path, name.as_deref(), commit)?;
         }
@@ -99,17 +97,12 @@ impl Mirror {
         self.id(commit).is_ok_and(|commit| self.has(commit))
     }
 
-    /// Moves a damaged mirror aside, so that the next fetch makes it anew.
+    /// Makes a damaged mirror anew. Until the remote has sent everything, the damaged one stays where it is.
     ///
     /// # Errors
-    /// When it can't be moved.
-    pub fn set_aside(&self) -> Result<(), SourceError> {
-        let aside = self.path.with_extension("git.damaged");
-        let moved = remove(&aside).and_then(|()| match fs::rename(&self.path, &aside) {
-            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
-            other => other,
-        });
-        moved.map_err(|error| self.disk(error))
+    /// When the remote can't be asked, or the disk does not take the mirror.
+    pub fn renew(&self) -> Result<(), SourceError> {
+        self.anew(None)
     }
 
     /// Checks the signatures that the source asks for, from the accepted commit to a new one.
@@ -128,7 +121,9 @@ impl Mirror {
         let mut signer = None;
         for (judge, step) in steps {
             let listed = match (&options.signers, judge) {
-                (Some(file), Some(judge)) => verify::listed_signers(&repository, judge, &self.in_path(file)),
+                (Some(file), Some(judge)) => {
+                    verify::listed_signers(&repository, judge, &self.in_path(file)).map_err(VerifyError::Unverified)?
+                }
                 _ => None,
             };
             let signers = match &listed {
@@ -147,9 +142,14 @@ impl Mirror {
         accepted: Option<&str>,
         head: ObjectId,
     ) -> Result<Vec<(Option<ObjectId>, ObjectId)>, Unverified> {
-        let accepted = accepted
-            .and_then(|accepted| ObjectId::from_str(accepted).ok())
-            .filter(|accepted| repository.has_object(accepted));
+        let accepted = accepted.and_then(|accepted| ObjectId::from_str(accepted).ok());
+        if let Some(lost) = accepted.filter(|accepted| !repository.has_object(accepted)) {
+            if self.options.verify.mode == VerifyMode::Range && !self.options.allow_rewind {
+                let message = format!("the accepted commit {lost} is not in its history");
+                return Err(Unverified { commit: head.to_string(), message });
+            }
+            return Ok(vec![(None, head)]);
+        }
         let Some(accepted) = accepted.filter(|accepted| *accepted != head) else { return Ok(vec![(None, head)]) };
         if self.options.verify.mode == VerifyMode::Head {
             return Ok(vec![(Some(accepted), head)]);
@@ -160,7 +160,11 @@ impl Mirror {
                 Ok(judges.map(Some).zip(line.iter().copied()).collect())
             }
             // A rewind that was allowed has no line from the accepted commit: its head alone is judged.
-            None if self.options.allow_rewind => Ok(vec![(Some(accepted), head)]),
+            None if self.options.allow_rewind
+                && history::movement(repository, Some(accepted), head) == Movement::Rewound =>
+            {
+                Ok(vec![(Some(accepted), head)])
+            }
             None => Err(Unverified {
                 commit: head.to_string(),
                 message: format!("the accepted commit {accepted} is not among its first parents"),
@@ -219,20 +223,51 @@ impl Mirror {
         open(&self.path, &self.options).map_err(|error| self.corrupt(error.to_string()))
     }
 
-    /// Makes the mirror anew with one pack, and only then gives up the old one.
-    fn anew(&self) -> Result<(), SourceError> {
+    /// Makes the mirror anew with one pack, and only then gives up the old one; not where that would lose a commit
+    /// that must be kept.
+    fn anew(&self, keep: Option<&str>) -> Result<(), SourceError> {
         let fresh = self.path.with_extension("git.new");
         remove(&fresh).map_err(|error| self.disk(error))?;
-        let (name, commit) = self.resolve()?;
-        self.receive(&fresh, Some(&name), commit)?;
-        let old = self.path.with_extension("git.old");
+        let (name, commit) = self.target()?;
+        self.receive(&fresh, name.as_deref(), commit)?;
+        if let Some(keep) = keep {
+            let keep = self.id(keep)?;
+            let kept = open(&fresh, &self.options).is_ok_and(|repository| repository.find_commit(keep).is_ok());
+            if !kept {
+                return remove(&fresh).map_err(|error| self.disk(error));
+            }
+        }
+        let old = self.old();
         let swap = || -> io::Result<()> {
             remove(&old)?;
-            fs::rename(&self.path, &old)?;
+            match fs::rename(&self.path, &old) {
+                Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+                _ => {}
+            }
             fs::rename(&fresh, &self.path)?;
             remove(&old)
         };
         swap().map_err(|error| self.disk(error))
+    }
+
+    fn old(&self) -> PathBuf {
+        self.path.with_extension("git.old")
+    }
+
+    /// A crash between two renames leaves the mirror under its other name.
+    fn put_back(&self) -> Result<(), SourceError> {
+        if self.path.exists() || !self.old().exists() {
+            return Ok(());
+        }
+        fs::rename(self.old(), &self.path).map_err(|error| self.disk(error))
+    }
+
+    /// The ref (none for a commit) and the commit to have.
+    fn target(&self) -> Result<(Option<String>, ObjectId), SourceError> {
+        match &self.options.reference {
+            Reference::Commit(commit) => Ok((None, self.id(commit)?)),
+            _ => self.resolve().map(|(name, commit)| (Some(name), commit)),
+        }
     }
 
     /// The ref and the commit that the source names now.
@@ -292,10 +327,18 @@ impl Mirror {
         if path.join("HEAD").exists() {
             return Ok(());
         }
-        if let Some(parent) = path.parent() {
-            fs::create_dir_all(parent).map_err(|error| self.disk(error))?;
-        }
-        gix::init_bare(path).map(drop).map_err(|error| self.disk(io::Error::other(error.to_string())))
+        // Made under another name first: what a crash leaves half made must not stand in the way.
+        let half = path.with_extension("git.half");
+        let make = || -> io::Result<()> {
+            remove(&half)?;
+            remove(path)?;
+            if let Some(parent) = path.parent() {
+                fs::create_dir_all(parent)?;
+            }
+            gix::init_bare(&half).map_err(|error| io::Error::other(error.to_string()))?;
+            fs::rename(&half, path)
+        };
+        make().map_err(|error| self.disk(error))
     }
 
     /// Fetches a commit, by its ref or by its id.

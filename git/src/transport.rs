@@ -110,7 +110,7 @@ fn certificates(setting: &str, file: &Path) -> Result<Vec<CertificateDer<'static
 pub(crate) fn overrides(options: &Options) -> Vec<String> {
     let mut overrides = vec!["protocol.version=2".to_owned(), "gc.auto=0".to_owned()];
     let mut ssh =
-        "ssh -F none -o BatchMode=yes -o ConnectTimeout=15 -o ServerAliveInterval=10 -o ServerAliveCountMax=3"
+        "timeout -k 5 900 ssh -F none -o BatchMode=yes -o ConnectTimeout=15 -o ServerAliveInterval=10 -o ServerAliveCountMax=3"
             .to_owned();
     if let Some(key) = &options.auth.ssh_key_file {
         ssh.push_str(&format!(" -o IdentitiesOnly=yes -o IdentityAgent=none -i {}", shell_word(key)));

@@ -11,7 +11,7 @@ use std::{
 use thiserror::Error;
 use towpath_coordination::{
     Accepted, Candidate, Store,
-    accept::{self, AcceptError, Attempt, SCHEMA},
+    accept::{self, Attempt, SCHEMA},
 };
 use towpath_host::{
     Clock, FileVersion, Look, facts,
@@ -34,6 +34,9 @@ use crate::{
     config::{Settings, Source},
     report::{Events, Told},
 };
+
+/// How many rejected candidates are remembered.
+const REJECTED: usize = 100;
 
 /// How many runs are remembered.
 const RUNS: usize = 200;
@@ -261,6 +264,11 @@ impl Node {
         for problem in &looked.problems {
             tracing::error!("{problem}");
         }
+        let news = !looked.refused.is_subset(&self.rejected);
+        self.rejected.extend(looked.refused.iter().cloned());
+        while self.rejected.len() > REJECTED {
+            self.rejected.pop_first();
+        }
         let ended = match (looked.rejected, looked.unreachable) {
             (true, _) => Ended::Rejected,
             (false, true) => Ended::Unreachable,
@@ -271,7 +279,11 @@ impl Node {
             Some(set) => self.accept(&accepted, looked, set),
             None => self.fall_back(&accepted),
         }
-        self.save(Changes::default());
+        let mut changes = Changes::default();
+        if news {
+            changes.put("rejected", &self.rejected.iter().collect::<Vec<_>>());
+        }
+        self.save(changes);
         ended
     }
 
@@ -293,12 +305,7 @@ impl Node {
             .map(|source| format!("{} {} {:?}", self.settings.cluster, source.git.url, source.git.reference))
             .unwrap_or_default();
         let known = self.revision.as_ref().is_some_and(|revision| revision.commits == looked.commits);
-        let mut attempt = accept::attempt(self.store.as_ref(), disk, &candidate, &origin);
-        if matches!(attempt, Err(AcceptError::OtherOrigin { .. })) && disk.origin.is_empty() {
-            // A store of this process alone is begun anew with the bootstrap file.
-            attempt = accept::attempt(self.store.as_ref(), disk, &candidate, &origin);
-        }
-        let accepted = match attempt {
+        let accepted = match accept::attempt(self.store.as_ref(), disk, &candidate, &origin) {
             Ok(Attempt::Accepted(accepted)) => accepted,
             Ok(Attempt::Lost(won)) => {
                 self.queue.poke(|wake| wake.moved = true);
@@ -607,7 +614,9 @@ impl Node {
             let now = self.clock.monotonic();
             if now >= next {
                 // What could not be fetched is asked for again: the poller only sees that the head has moved.
-                if self.state.troubles.keys().any(|key| key.starts_with("source ")) {
+                let behind =
+                    |troubles: &BTreeMap<String, Trouble>| troubles.keys().any(|key| key.starts_with("source "));
+                if behind(&self.state.troubles) || behind(&self.state.stalls) {
                     self.advance();
                 }
                 self.pass();

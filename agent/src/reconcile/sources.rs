@@ -23,6 +23,9 @@ use super::{
 };
 use crate::config::{self, Source};
 
+/// How many sources a revision may have.
+const MOST_SOURCES: usize = 64;
+
 /// How deep sources may name further sources, and includes further includes.
 const DEPTH: usize = 5;
 
@@ -34,7 +37,34 @@ struct Guard {
     commit: String,
     #[serde(default)]
     tag: Option<String>,
+    /// Under which rules the commit was verified: stricter ones judge it again.
+    #[serde(default)]
+    verified: String,
 }
+
+/// Where a source stands and where it may go.
+#[derive(Debug, Default)]
+struct Standing {
+    /// What is accepted of it, from the mirror.
+    old: Option<Snapshot>,
+    /// Its head, where that may be followed.
+    new: Option<Snapshot>,
+    /// The tag of the head.
+    tag: Option<String>,
+}
+
+impl Standing {
+    fn best(&self) -> Option<&Snapshot> {
+        self.new.as_ref().or(self.old.as_ref())
+    }
+
+    fn safest(&self) -> Option<&Snapshot> {
+        self.old.as_ref().or(self.new.as_ref())
+    }
+}
+
+/// The commit that each source stands at in a candidate.
+type Chosen = BTreeMap<String, Snapshot>;
 
 /// The sources of a node.
 #[derive(Debug)]
@@ -57,6 +87,8 @@ pub(super) struct Looked {
     /// The sources as configured at this revision.
     pub(super) sources: Vec<Source>,
     tags: BTreeMap<String, Option<String>>,
+    /// The candidates that were refused.
+    pub(super) refused: BTreeSet<BTreeMap<String, String>>,
     /// Whether a commit was rejected, or a source could not be asked.
     pub(super) rejected: bool,
     pub(super) unreachable: bool,
@@ -99,8 +131,9 @@ impl Sources {
         Ok(looked)
     }
 
-    /// Looks at the newest heads, starting from what is accepted. Each source in order goes to its head where that
-    /// fits, and stays where it was where it does not.
+    /// Looks at the newest heads. All of them together are the candidate; where they do not fit, each source in order
+    /// goes to its head if that fits, and stays at its accepted commit if it does not. A source that has neither keeps
+    /// the node at its last generation: nothing is accepted without it.
     pub(super) fn look(
         &self,
         journal: &Journal,
@@ -108,68 +141,114 @@ impl Sources {
         rejected: &BTreeSet<BTreeMap<String, String>>,
         now: u64,
     ) -> Looked {
-        let mut looked = Looked::default();
-        let mut sources = self.first.clone();
-        let mut snapshots: BTreeMap<String, Snapshot> = BTreeMap::new();
-        let mut at = 0;
-        let mut good: Option<Loaded> = None;
-        while at < sources.len() && at < 64 {
-            let source = sources[at].clone();
-            at += 1;
-            let followed = self.head(journal, &source, accepted, now, &mut looked);
-            let settled = followed.is_some();
-            let Some(head) = followed.or_else(|| self.stay(&self.mirror(&source), &source, accepted, &mut looked))
-            else {
-                continue;
-            };
-            let before = snapshots.insert(source.git.name.clone(), head);
-            let loaded = self.load(&sources[..at], &snapshots);
-            let commits: BTreeMap<String, String> =
-                snapshots.iter().map(|(name, snapshot)| (name.clone(), snapshot.commit.clone())).collect();
+        let mut looked = Looked { sources: self.first.clone(), ..Looked::default() };
+        let mut standings: BTreeMap<String, Standing> = BTreeMap::new();
+        let loaded = loop {
+            for source in looked.sources.clone() {
+                if !standings.contains_key(&source.git.name) {
+                    let standing = self.standing(journal, &source, accepted, now, &mut looked);
+                    standings.insert(source.git.name.clone(), standing);
+                }
+            }
+            let Some(chosen) = choose(&looked.sources, &standings, Standing::best) else { return looked };
+            let loaded = self.load(&looked.sources, &chosen);
+            let further = further_sources(&loaded.set, &looked.sources);
+            if further.is_empty() || looked.sources.len() > MOST_SOURCES {
+                break loaded;
+            }
+            looked.sources.extend(further);
+        };
+        if loaded.errors.is_empty() {
+            let Some(chosen) = choose(&looked.sources, &standings, Standing::best) else { return looked };
+            for (name, standing) in &standings {
+                if standing.new.is_some() {
+                    looked.inputs.push(Input::Rejected(name.clone(), None));
+                }
+            }
+            looked.adopt(loaded, &chosen, &standings);
+            return looked;
+        }
+        self.step_by_step(standings, rejected, &mut looked);
+        looked
+    }
+
+    /// Each source in order goes to its head where that fits.
+    fn step_by_step(
+        &self,
+        standings: BTreeMap<String, Standing>,
+        rejected: &BTreeSet<BTreeMap<String, String>>,
+        looked: &mut Looked,
+    ) {
+        let Some(mut chosen) = choose(&looked.sources, &standings, Standing::safest) else { return };
+        let mut good = Some(self.load_declared(&chosen)).filter(|(_, loaded)| loaded.errors.is_empty());
+        for source in looked.sources.clone() {
+            let name = source.git.name.clone();
+            let Some(head) = standings.get(&name).and_then(|standing| standing.new.clone()) else { continue };
+            let same = chosen.get(&name).is_some_and(|old| old.commit == head.commit);
+            let trial: Chosen =
+                chosen.iter().map(|(name, old)| (name.clone(), old.clone())).chain([(name.clone(), head)]).collect();
+            let (declared, loaded) = self.load_declared(&trial);
             if loaded.errors.is_empty() {
-                if settled {
-                    looked.inputs.push(Input::Rejected(source.git.name.clone(), None));
-                }
-                if at < DEPTH * 16 {
-                    sources.extend(further_sources(&loaded.set, &sources));
-                }
-                good = Some(loaded);
+                looked.inputs.push(Input::Rejected(name, None));
+                chosen = trial;
+                good = Some((declared, loaded));
                 continue;
             }
-            // A source whose head does not fit stays at its accepted commit.
+            if same && good.is_some() {
+                continue;
+            }
             looked.rejected = true;
-            let known = rejected.contains(&commits);
-            let trouble = invalid(&source, &loaded.errors);
-            looked.inputs.push(Input::Rejected(source.git.name.clone(), Some(trouble)));
-            if !known {
+            looked.inputs.push(Input::Rejected(name, Some(invalid(&source, &loaded.errors))));
+            let commits = commits(&trial);
+            if !rejected.contains(&commits) {
                 looked.problems.extend(loaded.errors);
             }
-            match accepted.get(&source.git.name).and_then(|commit| self.mirror(&source).snapshot(commit).ok()) {
-                Some(old) => {
-                    snapshots.insert(source.git.name.clone(), old);
-                    let loaded = self.load(&sources[..at], &snapshots);
-                    if loaded.errors.is_empty() {
-                        sources.extend(further_sources(&loaded.set, &sources));
-                        good = Some(loaded);
-                    }
-                }
-                None => {
-                    match before {
-                        Some(before) => snapshots.insert(source.git.name.clone(), before),
-                        None => snapshots.remove(&source.git.name),
-                    };
-                }
-            }
-            if at == 1 && good.is_none() {
-                break;
-            }
+            looked.refused.insert(commits);
         }
-        if let Some(loaded) = good {
-            looked.commits = snapshots.into_iter().map(|(name, snapshot)| (name, snapshot.commit)).collect();
-            looked.set = Some(Arc::new(loaded.set));
+        if let Some((declared, loaded)) = good {
+            chosen.retain(|name, _| declared.iter().any(|source| source.git.name == *name));
+            looked.sources = declared;
+            looked.adopt(loaded, &chosen, &standings);
         }
-        looked.sources = sources;
-        looked
+    }
+
+    /// Loads what the first source, at its chosen commit, declares.
+    fn load_declared(&self, chosen: &Chosen) -> (Vec<Source>, Loaded) {
+        let mut sources = self.first.clone();
+        loop {
+            let loaded = self.load(&sources, chosen);
+            let further: Vec<Source> = further_sources(&loaded.set, &sources)
+                .into_iter()
+                .filter(|source| chosen.contains_key(&source.git.name))
+                .collect();
+            if further.is_empty() || sources.len() > MOST_SOURCES {
+                return (sources, loaded);
+            }
+            sources.extend(further);
+        }
+    }
+
+    /// Where a source stands, and where it may go.
+    fn standing(
+        &self,
+        journal: &Journal,
+        source: &Source,
+        accepted: &BTreeMap<String, String>,
+        now: u64,
+        looked: &mut Looked,
+    ) -> Standing {
+        let mut standing = Standing::default();
+        let head = self.head(journal, source, accepted, now, looked, &mut standing.tag);
+        let commit = head.as_ref().map(|head| head.commit.clone());
+        standing.new = head;
+        if commit.as_ref() == accepted.get(&source.git.name) {
+            standing.old.clone_from(&standing.new);
+        } else {
+            let mut quiet = Looked::default();
+            let told = if standing.new.is_none() { &mut *looked } else { &mut quiet };
+            standing.old = self.stay(&self.mirror(source), source, accepted, told);
+        }
+        standing
     }
 
     /// The head of a source where it may be followed; None where the source stays at what is accepted.
@@ -180,11 +259,15 @@ impl Sources {
         accepted: &BTreeMap<String, String>,
         now: u64,
         looked: &mut Looked,
+        tag: &mut Option<String>,
     ) -> Option<Snapshot> {
         let name = source.git.name.clone();
         let mirror = self.mirror(source);
-        let guard = self.guard(journal, source).filter(|guard| !guard.commit.is_empty());
-        let floor = guard.as_ref().map(|guard| guard.commit.clone()).or_else(|| accepted.get(&name).cloned());
+        let known: Option<Guard> = journal.get(&format!("guard/{name}")).ok().flatten();
+        let anew = known.as_ref().is_some_and(|guard| guard.origin != origin(source));
+        let guard = known.filter(|_| !anew);
+        let floor =
+            guard.as_ref().map(|guard| guard.commit.clone()).or_else(|| accepted.get(&name).filter(|_| !anew).cloned());
         let fetched = self.fetch(&mirror, floor.as_deref(), looked, &name)?;
         if let Some(trouble) = refused(source, &fetched, guard.as_ref()) {
             looked.rejected = true;
@@ -192,9 +275,13 @@ impl Sources {
             return None;
         }
         if fetched.movement == Movement::Behind && matches!(source.git.reference, Reference::Branch(_)) {
+            tag.clone_from(&guard?.tag);
             return self.stay(&mirror, source, accepted, looked);
         }
-        match mirror.verify(floor.as_deref(), &fetched.commit, now) {
+        let judged =
+            guard.as_ref().is_some_and(|guard| guard.commit == fetched.commit && guard.verified == rules(source));
+        let verified = if judged { Ok(None) } else { mirror.verify(floor.as_deref(), &fetched.commit, now) };
+        match verified {
             Ok(_) => {}
             Err(VerifyError::Unverified(why)) => {
                 looked.rejected = true;
@@ -212,7 +299,7 @@ impl Sources {
         }
         match mirror.snapshot(&fetched.commit) {
             Ok(snapshot) => {
-                looked.tags.insert(name, fetched.tag);
+                *tag = fetched.tag;
                 Some(snapshot)
             }
             Err(error) => {
@@ -230,12 +317,13 @@ impl Sources {
         looked: &mut Looked,
         name: &str,
     ) -> Option<towpath_git::Fetched> {
-        let usable = |fetched: &towpath_git::Fetched| {
-            mirror.snapshot(&fetched.commit).is_ok_and(|snapshot| snapshot.missing_object().is_none())
+        let broken = |fetched: &towpath_git::Fetched| match mirror.snapshot(&fetched.commit) {
+            Ok(snapshot) => snapshot.missing_object().is_some(),
+            Err(error) => matches!(error, SourceError::Corrupt { .. }),
         };
         let first = mirror.fetch(floor);
         let damaged = match &first {
-            Ok(fetched) => !usable(fetched),
+            Ok(fetched) => broken(fetched),
             Err(error) => matches!(error, SourceError::Corrupt { .. }),
         };
         let result = if damaged {
@@ -244,7 +332,7 @@ impl Sources {
                 "the mirror of {name} is damaged and is made anew; if this comes back, check the disk (dmesg, smartctl)"
             );
             looked.inputs.push(Input::Source(name.to_owned(), Some(Trouble::new("MirrorCorrupt", message))));
-            mirror.set_aside().and_then(|()| mirror.fetch(floor))
+            mirror.renew().and_then(|()| mirror.fetch(floor))
         } else {
             first
         };
@@ -311,20 +399,13 @@ impl Sources {
         }
     }
 
-    fn guard(&self, journal: &Journal, source: &Source) -> Option<Guard> {
-        let guard: Guard = journal.get(&format!("guard/{}", source.git.name)).ok().flatten()?;
-        (guard.origin == origin(source)).then_some(guard)
-    }
-
     /// Remembers what was accepted, also against the loss of the mirror.
-    pub(super) fn remember(&self, looked: &Looked, commits: &BTreeMap<String, String>, changes: &mut Changes) {
+    pub(super) fn remember(&self, looked: &Looked, accepted: &BTreeMap<String, String>, changes: &mut Changes) {
         for source in &looked.sources {
-            if let Some(commit) = commits.get(&source.git.name) {
+            if let Some(commit) = accepted.get(&source.git.name) {
                 let tag = looked.tags.get(&source.git.name).cloned().flatten();
-                changes.put(
-                    format!("guard/{}", source.git.name),
-                    &Guard { origin: origin(source), commit: commit.clone(), tag },
-                );
+                let guard = Guard { origin: origin(source), commit: commit.clone(), tag, verified: rules(source) };
+                changes.put(format!("guard/{}", source.git.name), &guard);
             }
         }
     }
@@ -347,6 +428,7 @@ impl Sources {
         let mut failed: Vec<Problem> = Vec::new();
         for _ in 0..DEPTH {
             let mut loaded = load(&trees, &pinned);
+            loaded.errors.extend(bad_sources(&loaded.set));
             let missing: Vec<Pinned> =
                 loaded.wants.iter().filter(|wanted| !pinned.contains_key(*wanted)).cloned().collect();
             if missing.is_empty() || !failed.is_empty() {
@@ -360,7 +442,7 @@ impl Sources {
                     }
                     Err(error) => failed.push(Problem {
                         source: String::new(),
-                        file: wanted.url.clone(),
+                        file: shown_url(&wanted.url),
                         line: 1,
                         column: 1,
                         message: format!("the include can't be fetched: {}", chain(&error)),
@@ -383,7 +465,8 @@ impl Sources {
             url: pinned.url.clone(),
             reference: Reference::Commit(pinned.commit.to_ascii_lowercase()),
             path: String::new(),
-            auth: Auth::default(),
+            // An empty key: whatever the machine's user could open does not count.
+            auth: Auth { ssh_key_file: Some(PathBuf::from("/dev/null")), ..Auth::default() },
             verify: VerifyOptions::default(),
             allow_rewind: true,
             limits: Limits::default(),
@@ -392,6 +475,43 @@ impl Sources {
         let fetched = mirror.fetch(None)?;
         Ok(Arc::new(SnapshotTree(mirror.snapshot(&fetched.commit)?)))
     }
+}
+
+/// One snapshot for each source; None where one has none.
+fn choose(
+    sources: &[Source],
+    standings: &BTreeMap<String, Standing>,
+    which: fn(&Standing) -> Option<&Snapshot>,
+) -> Option<Chosen> {
+    sources
+        .iter()
+        .map(|source| Some((source.git.name.clone(), which(standings.get(&source.git.name)?)?.clone())))
+        .collect()
+}
+
+fn commits(chosen: &Chosen) -> BTreeMap<String, String> {
+    chosen.iter().map(|(name, snapshot)| (name.clone(), snapshot.commit.clone())).collect()
+}
+
+impl Looked {
+    fn adopt(&mut self, loaded: Loaded, chosen: &Chosen, standings: &BTreeMap<String, Standing>) {
+        self.commits = commits(chosen);
+        self.set = Some(Arc::new(loaded.set));
+        for (name, snapshot) in chosen {
+            // A source that stays keeps the tag that it was accepted at.
+            let head = standings
+                .get(name)
+                .filter(|standing| standing.new.as_ref().is_some_and(|new| new.commit == snapshot.commit));
+            if let Some(standing) = head {
+                self.tags.insert(name.clone(), standing.tag.clone());
+            }
+        }
+    }
+}
+
+/// Under which rules a source's commits are verified.
+fn rules(source: &Source) -> String {
+    format!("{:?}", source.git.verify)
 }
 
 fn origin(source: &Source) -> String {
@@ -454,6 +574,30 @@ fn further_sources(set: &ObjectSet, known: &[Source]) -> Vec<Source> {
         }
     }
     further
+}
+
+/// A URL without a password.
+fn shown_url(url: &str) -> String {
+    match (url.split_once("://"), url.rsplit_once('@')) {
+        (Some((scheme, _)), Some((_, host))) => format!("{scheme}://{host}"),
+        _ => url.to_owned(),
+    }
+}
+
+/// Sources in Configs of git that can't be used.
+fn bad_sources(set: &ObjectSet) -> Vec<Problem> {
+    let mut problems = Vec::new();
+    for (name, config) in &set.configs {
+        let key = towpath_render::objects::Key { kind: "Config", namespace: String::new(), name: name.clone() };
+        let Some(object) = set.objects.get(&key) else { continue };
+        for (index, written) in config.sources.iter().enumerate() {
+            if let Err(finding) = config::source(written) {
+                let place = object.place.key("spec").key("sources").index(index);
+                problems.push(place.problem(finding, towpath_render::document::At::Value));
+            }
+        }
+    }
+    problems
 }
 
 /// A full or read-only disk behind another error.

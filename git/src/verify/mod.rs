@@ -66,14 +66,27 @@ impl Signers {
     }
 }
 
-/// The signers that a file of a commit lists; None where it has no such file, or none that can be read.
-pub(crate) fn listed_signers(repository: &Repository, commit: ObjectId, file: &str) -> Option<Signers> {
-    let tree = repository.find_commit(commit).ok()?.tree().ok()?;
-    let entry = tree.lookup_entry_by_path(file).ok()??;
-    let text = String::from_utf8(entry.object().ok()?.detach().data).ok()?;
+/// The signers that a file of a commit lists; None where it has no such file.
+///
+/// A list that can't be read counts for nobody, and says so: dropping it silently would lock its signers out.
+pub(crate) fn listed_signers(
+    repository: &Repository,
+    commit: ObjectId,
+    file: &str,
+) -> Result<Option<Signers>, Unverified> {
+    let unverified = |message: String| Unverified { commit: commit.to_string(), message: format!("{file}: {message}") };
+    let tree = repository
+        .find_commit(commit)
+        .and_then(|commit| commit.tree())
+        .map_err(|error| unverified(error.to_string()))?;
+    let Some(entry) = tree.lookup_entry_by_path(file).map_err(|error| unverified(error.to_string()))? else {
+        return Ok(None);
+    };
+    let bytes = entry.object().map_err(|error| unverified(error.to_string()))?.detach().data;
+    let text = String::from_utf8(bytes).map_err(|_| unverified("it is not valid UTF-8".into()))?;
     let mut signers = Signers::default();
-    signers.add(&text).ok()?;
-    Some(signers)
+    signers.add(&text).map_err(unverified)?;
+    Ok(Some(signers))
 }
 
 /// Checks the signature of one commit; gives who signed it.

@@ -2,7 +2,7 @@
 
 use pgp::{
     composed::{Deserializable as _, DetachedSignature, SignedPublicKey},
-    packet::Signature,
+    packet::{Signature, SignatureType},
     types::KeyDetails as _,
 };
 
@@ -31,6 +31,10 @@ pub(super) fn keys(text: &str) -> Result<Vec<Key>, String> {
 pub(super) fn verify(signature: &str, payload: &[u8], keys: &[Key], now: u64) -> Result<String, String> {
     let (signature, _) = DetachedSignature::from_string(signature)
         .map_err(|error| format!("its OpenPGP signature can't be read: {error}"))?;
+    // Other types cover less than the whole commit.
+    if !matches!(signature.signature.typ(), Some(SignatureType::Binary | SignatureType::Text)) {
+        return Err("its OpenPGP signature is not one over a document".into());
+    }
     let created = signature
         .signature
         .created()
@@ -101,11 +105,7 @@ fn judge(bindings: &[Signature], born: u64, created: u64, now: u64, what: &str) 
     let revoked = bindings.iter().any(|binding| {
         matches!(
             binding.typ(),
-            Some(
-                pgp::packet::SignatureType::SubkeyRevocation
-                    | pgp::packet::SignatureType::KeyRevocation
-                    | pgp::packet::SignatureType::CertRevocation
-            )
+            Some(SignatureType::SubkeyRevocation | SignatureType::KeyRevocation | SignatureType::CertRevocation)
         )
     });
     if revoked {

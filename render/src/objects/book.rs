@@ -224,7 +224,8 @@ impl Reader<'_, '_> {
                     );
                     return None;
                 }
-                if !(url.starts_with("https://") || url.starts_with("ssh://") || url.contains('@')) {
+                let scp = !url.contains("://") && url.split_once('@').is_some_and(|(_, rest)| rest.contains(':'));
+                if !(url.starts_with("https://") || url.starts_with("ssh://") || scp) {
                     self.loader.problem(
                         &at.key("url"),
                         At::Value,
