@@ -75,6 +75,9 @@ pub struct Output {
 /// # Errors
 /// When it can't be started or waited for.
 pub fn run(invocation: &Invocation, cancel: &Cancel) -> io::Result<Output> {
+    if cancel.is_cancelled() {
+        return Ok(Output { rc: -1, stdout: String::new(), stderr: String::new(), timed_out: false, cancelled: true });
+    }
     let mut argv = invocation.argv.iter();
     let program = argv.next().ok_or_else(|| io::Error::new(io::ErrorKind::InvalidInput, "the command is empty"))?;
     let mut command = Command::new(program);
@@ -100,9 +103,9 @@ pub fn run(invocation: &Invocation, cancel: &Cancel) -> io::Result<Output> {
     let (timed_out, cancelled) = wait(&pidfd, invocation.timeout, cancel)?;
     if timed_out || cancelled {
         let _ = kill_process_group(pid, Signal::TERM);
-        if wait(&pidfd, Some(Duration::from_secs(5)), &Cancel::default())?.0 {
-            let _ = kill_process_group(pid, Signal::KILL);
-        }
+        wait(&pidfd, Some(Duration::from_secs(5)), &Cancel::default())?;
+        // Children may outlive the leader.
+        let _ = kill_process_group(pid, Signal::KILL);
     }
     let status = child.wait()?;
     let rc = status.code().or_else(|| status.signal().map(|signal| 128 + signal)).unwrap_or(-1);

@@ -112,7 +112,7 @@ fn carry_out(step: Step, hand: &Hand, cancel: &Cancel) -> Result<Option<(Staged,
                 hand.grant(&path, access).map_err(failed(&path))?;
             }
         }
-        Step::Grant { path, access } => hand.grant(&path, access).map_err(failed(&path))?,
+        Step::Grant { path, access } => hand.grant(&real(&path, hand), access).map_err(failed(&path))?,
         Step::Link { path, target } => hand.link(&path, &target).map_err(failed(&path))?,
         Step::Remove { path } => hand.remove(&path).map_err(failed(&path))?,
         Step::Write { path, content, access, validate, backup, expects } => {
@@ -151,7 +151,7 @@ fn stage(
 }
 
 /// Follows links below the root, so that the file they end at is replaced and they stay.
-fn real(path: &str, hand: &Hand) -> String {
+pub fn real(path: &str, hand: &Hand) -> String {
     let mut at = path.to_owned();
     for _ in 0..16 {
         match hand.look().link(&at) {
@@ -252,9 +252,8 @@ fn prepare(path: &str, pending: &Pending, hand: &Hand) -> Result<Undo, ModuleErr
         (expected, found) => expected.is_some() == found.is_some(),
     };
     if !same {
-        return Err(ModuleError::new(format!(
-            "{path} was changed by somebody else meanwhile; it is looked at again in the next pass"
-        )));
+        let message = format!("{path} was changed by somebody else meanwhile; it is looked at again at once");
+        return Err(ModuleError { message, disk: None, moved: true });
     }
     if pending.validate_after.is_none() && !pending.backup {
         return Ok(Undo { path: path.to_owned(), old: None });

@@ -155,6 +155,9 @@ impl Options {
         let invocation = self.invocation(vec!["/bin/sh".into(), "-c".into(), line.to_owned()], context)?;
         let output = process::run(&invocation, context.cancel)
             .map_err(|error| ModuleError::new(format!("{line:?} can't be run: {error}")))?;
+        if output.cancelled {
+            return Err(ModuleError::new("it was cut off because the agent stops"));
+        }
         if output.timed_out {
             return Err(ModuleError::new(format!("{line:?} took longer than {} s", context.timeout.as_secs())));
         }

@@ -199,7 +199,9 @@ fn directory(options: &Options, path: &str, look: &Look) -> Result<Checked, Modu
                 steps: vec![Step::MakeDirectory { path: path.to_owned(), access }],
             }))
         }
-        Some(meta) if meta.kind == FileKind::Link && look.list(path).is_ok() => Ok(Checked::InSync),
+        Some(meta) if meta.kind == FileKind::Link && look.exists(&format!("{path}/.")).unwrap_or(false) => {
+            Ok(Checked::InSync)
+        }
         Some(meta) if meta.kind == FileKind::Directory => Ok(granted(path, meta, options.mode, uid, gid)),
         Some(_) => Err(ModuleError::new(format!("{path} is no directory; remove it first with state: absent"))),
     }

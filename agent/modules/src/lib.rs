@@ -58,6 +58,8 @@ pub struct ModuleError {
     pub message: String,
     /// Whether the disk was full or could not be written.
     pub disk: Option<Disk>,
+    /// Whether somebody else changed the thing since it was looked at: another look is due.
+    pub moved: bool,
 }
 
 /// Why a disk did not take something.
@@ -72,7 +74,7 @@ pub enum Disk {
 impl ModuleError {
     /// A failure with a message.
     pub fn new(message: impl Into<String>) -> Self {
-        Self { message: message.into(), disk: None }
+        Self { message: message.into(), disk: None, moved: false }
     }
 
     /// A failure of the file system at a path.
@@ -91,7 +93,7 @@ impl ModuleError {
             ),
             _ => (format!("{path}: {error}"), None),
         };
-        Self { message, disk }
+        Self { message, disk, moved: false }
     }
 }
 
@@ -262,6 +264,16 @@ impl Options {
             self,
             Self::File(_) | Self::Line(_) | Self::Block(_) | Self::Wait(_) | Self::Assert(_) | Self::Debug(_)
         )
+    }
+
+    /// The path that it is about, where it is about one.
+    pub fn path(&self) -> Option<&str> {
+        match self {
+            Self::File(options) => Some(options.path()),
+            Self::Line(options) => Some(options.path()),
+            Self::Block(options) => Some(options.path()),
+            _ => None,
+        }
     }
 
     /// The paths that it manages: of a tree every file.

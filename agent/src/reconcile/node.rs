@@ -35,6 +35,9 @@ use crate::{
     report::{Events, Told},
 };
 
+/// How often a pass is repeated at once where somebody else changes files while it runs.
+const LOOKS: usize = 10;
+
 /// How many rejected candidates are remembered.
 const REJECTED: usize = 100;
 
@@ -390,7 +393,14 @@ impl Node {
             );
             self.save(changes);
         }
-        let outcome = self.run_pass(&revision, fresh);
+        let mut outcome = self.run_pass(&revision, fresh);
+        for _ in 0..LOOKS {
+            if !outcome.moved || self.queue.wants_way() {
+                break;
+            }
+            thread::sleep(Duration::from_millis(50));
+            outcome = self.run_pass(&revision, fresh);
+        }
         self.remember_versions(&outcome);
         self.report(&revision, &outcome, fresh);
         Some(outcome.worst())

@@ -30,7 +30,13 @@ pub(super) fn to_schema(message: &'static Message, params: &mut Value) {
 fn scalar(field: &Field, value: &mut Value) {
     // A mode that is a number has lost its zeros: that stays an error.
     let text = field.value_type() == Type::String && field.format != Some("mode");
-    if text && (value.is_number() || value.is_boolean()) {
-        *value = Value::String(value.to_string());
+    if !text {
+        return;
+    }
+    match value {
+        // As it would stand in a longer template, and as in Ansible.
+        Value::Bool(bool) => *value = Value::String(if *bool { "True" } else { "False" }.to_owned()),
+        Value::Number(number) => *value = Value::String(number.to_string()),
+        _ => {}
     }
 }

@@ -5,7 +5,11 @@
 
 mod records;
 
-use std::{fs, path::Path, path::PathBuf};
+use std::{
+    fs,
+    path::{Path, PathBuf},
+    sync::{Mutex, PoisonError},
+};
 
 use redb::{Database, Durability, ReadableDatabase as _, TableDefinition};
 use serde::{Serialize, de::DeserializeOwned};
@@ -13,8 +17,8 @@ use sha2::{Digest as _, Sha256};
 use thiserror::Error;
 
 pub use records::{
-    Acceptance, ActionRecord, ActionState, AppliedItem, Cause, HandlerRecord, Intent, Inventory, Managed, Original,
-    Phase, RunRecord,
+    Acceptance, ActionRecord, ActionState, AppliedItem, FinishedAction, HandlerRecord, Intent, Inventory, Managed,
+    Original, Phase, RunRecord,
 };
 
 const TABLE: TableDefinition<'_, &str, &[u8]> = TableDefinition::new("journal");
@@ -34,6 +38,14 @@ pub enum JournalError {
         /// The state directory.
         path: PathBuf,
     },
+    /// What it holds can't be read.
+    #[error("the journal {path} is damaged: {message}", path = path.display())]
+    Damaged {
+        /// The state directory.
+        path: PathBuf,
+        /// What was found.
+        message: String,
+    },
     /// Anything else.
     #[error("the journal {path} failed: {message}", path = path.display())]
     Failed {
@@ -47,7 +59,8 @@ pub enum JournalError {
 /// The journal of one node.
 #[derive(Debug)]
 pub struct Journal {
-    database: Database,
+    /// None after an error of the disk: the next use opens it again.
+    database: Mutex<Option<Database>>,
     folder: PathBuf,
 }
 
@@ -95,7 +108,7 @@ impl Journal {
         let file = folder.join("journal.redb");
         match Self::open_file(folder, &file) {
             Ok(journal) => Ok((journal, None)),
-            Err(JournalError::Failed { .. }) if file.exists() => {
+            Err(JournalError::Damaged { .. }) if file.exists() => {
                 let aside = (1..)
                     .map(|number| folder.join(format!("journal.redb.damaged-{number}")))
                     .find(|path| !path.exists())
@@ -108,12 +121,8 @@ impl Journal {
     }
 
     fn open_file(folder: &Path, file: &Path) -> Result<Self, JournalError> {
-        let database = Database::builder()
-            .set_cache_size(1 << 20)
-            .create(file)
-            .map_err(|error| database_error(folder, &redb::Error::from(error)))?;
-        let journal = Self { database, folder: folder.to_owned() };
-        let fresh = journal.database.begin_read().is_ok_and(|read| read.open_table(TABLE).is_err());
+        let journal = Self { database: Mutex::new(Some(database(folder, file)?)), folder: folder.to_owned() };
+        let fresh = journal.with(|database| Ok(database.begin_read()?.open_table(TABLE).is_err()))?;
         if fresh {
             let mut changes = Changes::default();
             changes.put("schema", &1);
@@ -122,16 +131,31 @@ impl Journal {
         Ok(journal)
     }
 
+    /// Works with the database. After an error of the disk it refuses everything until it is opened again.
+    fn with<T>(&self, work: impl FnOnce(&Database) -> Result<T, redb::Error>) -> Result<T, JournalError> {
+        let mut slot = self.database.lock().unwrap_or_else(PoisonError::into_inner);
+        if slot.is_none() {
+            *slot = Some(database(&self.folder, &self.folder.join("journal.redb"))?);
+        }
+        let Some(open) = slot.as_ref() else {
+            return Err(JournalError::Failed { path: self.folder.clone(), message: "it is not open".into() });
+        };
+        work(open).map_err(|error| {
+            *slot = None;
+            database_error(&self.folder, &error)
+        })
+    }
+
     /// The record at a key.
     ///
     /// # Errors
     /// When the journal can't be read. A record that this version does not understand counts as missing.
     pub fn get<T: DeserializeOwned>(&self, key: &str) -> Result<Option<T>, JournalError> {
-        let failed = |error: redb::Error| database_error(&self.folder, &error);
-        let read = self.database.begin_read().map_err(|error| failed(error.into()))?;
-        let table = read.open_table(TABLE).map_err(|error| failed(error.into()))?;
-        let bytes = table.get(key).map_err(|error| failed(error.into()))?;
-        Ok(bytes.and_then(|bytes| serde_json::from_slice(bytes.value()).ok()))
+        self.with(|database| {
+            let table = database.begin_read()?.open_table(TABLE)?;
+            let bytes = table.get(key)?;
+            Ok(bytes.and_then(|bytes| serde_json::from_slice(bytes.value()).ok()))
+        })
     }
 
     /// The records whose keys begin with a prefix, in order; keys without the prefix.
@@ -139,18 +163,18 @@ impl Journal {
     /// # Errors
     /// When the journal can't be read.
     pub fn scan<T: DeserializeOwned>(&self, prefix: &str) -> Result<Vec<(String, T)>, JournalError> {
-        let failed = |error: redb::Error| database_error(&self.folder, &error);
-        let read = self.database.begin_read().map_err(|error| failed(error.into()))?;
-        let table = read.open_table(TABLE).map_err(|error| failed(error.into()))?;
-        let mut records = Vec::new();
-        for row in table.range(prefix..).map_err(|error| failed(error.into()))? {
-            let (key, bytes) = row.map_err(|error| failed(error.into()))?;
-            let Some(rest) = key.value().strip_prefix(prefix) else { break };
-            if let Ok(record) = serde_json::from_slice(bytes.value()) {
-                records.push((rest.to_owned(), record));
+        self.with(|database| {
+            let table = database.begin_read()?.open_table(TABLE)?;
+            let mut records = Vec::new();
+            for row in table.range(prefix..)? {
+                let (key, bytes) = row?;
+                let Some(rest) = key.value().strip_prefix(prefix) else { break };
+                if let Ok(record) = serde_json::from_slice(bytes.value()) {
+                    records.push((rest.to_owned(), record));
+                }
             }
-        }
-        Ok(records)
+            Ok(records)
+        })
     }
 
     /// Brings changes to the disk.
@@ -158,22 +182,23 @@ impl Journal {
     /// # Errors
     /// When the disk does not take them; none of them then counts.
     pub fn commit(&self, changes: Changes) -> Result<(), JournalError> {
-        let failed = |error: redb::Error| database_error(&self.folder, &error);
         if changes.is_empty() {
             return Ok(());
         }
-        let mut write = self.database.begin_write().map_err(|error| failed(error.into()))?;
-        write.set_durability(Durability::Immediate).map_err(|error| failed(error.into()))?;
-        {
-            let mut table = write.open_table(TABLE).map_err(|error| failed(error.into()))?;
-            for key in &changes.deletes {
-                table.remove(key.as_str()).map_err(|error| failed(error.into()))?;
+        self.with(|database| {
+            let mut write = database.begin_write()?;
+            write.set_durability(Durability::Immediate)?;
+            {
+                let mut table = write.open_table(TABLE)?;
+                for key in &changes.deletes {
+                    table.remove(key.as_str())?;
+                }
+                for (key, bytes) in &changes.puts {
+                    table.insert(key.as_str(), bytes.as_slice())?;
+                }
             }
-            for (key, bytes) in &changes.puts {
-                table.insert(key.as_str(), bytes.as_slice()).map_err(|error| failed(error.into()))?;
-            }
-        }
-        write.commit().map_err(|error| failed(error.into()))
+            Ok(write.commit()?)
+        })
     }
 
     /// Keeps the bytes of a file that Towpath is about to replace for the first time; gives their name.
@@ -243,6 +268,11 @@ pub fn keyed_digest(key: &[u8; 32], bytes: &[u8]) -> String {
     }
 }
 
+fn database(folder: &Path, file: &Path) -> Result<Database, JournalError> {
+    let opened = Database::builder().set_cache_size(1 << 20).create(file);
+    opened.map_err(|error| database_error(folder, &redb::Error::from(error)))
+}
+
 fn io_error(folder: &Path, error: &std::io::Error) -> JournalError {
     match error.kind() {
         std::io::ErrorKind::StorageFull | std::io::ErrorKind::QuotaExceeded => {
@@ -257,7 +287,13 @@ fn io_error(folder: &Path, error: &std::io::Error) -> JournalError {
 
 fn database_error(folder: &Path, error: &redb::Error) -> JournalError {
     match error {
+        redb::Error::Io(inner) if inner.kind() == std::io::ErrorKind::InvalidData => {
+            JournalError::Damaged { path: folder.to_owned(), message: inner.to_string() }
+        }
         redb::Error::Io(inner) => io_error(folder, inner),
+        redb::Error::Corrupted(_) | redb::Error::UpgradeRequired(_) => {
+            JournalError::Damaged { path: folder.to_owned(), message: error.to_string() }
+        }
         other => JournalError::Failed { path: folder.to_owned(), message: other.to_string() },
     }
 }

@@ -49,18 +49,6 @@ pub struct Intent {
     pub paths: Vec<String>,
 }
 
-/// Why something was changed.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum Cause {
-    /// A commit asked for it.
-    Commit,
-    /// Somebody changed it, and it was put right.
-    Drift,
-    /// What the task reads has moved.
-    Input,
-}
-
 /// The last value that was applied to one managed thing.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct AppliedItem {
@@ -144,15 +132,24 @@ pub enum ActionState {
 /// The last run of an action.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct ActionRecord {
-    /// A keyed hash of its definition.
+    /// A keyed hash of the definition that was tried last.
     pub definition: String,
     /// How far it came.
     pub state: ActionState,
     /// How often a run of this definition was cut off.
     #[serde(default)]
     pub interrupted: u32,
-    /// Its result.
+    /// The last run that came to a good end, which may be of another definition.
     #[serde(default)]
+    pub finished: Option<FinishedAction>,
+}
+
+/// A run of an action that came to a good end.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct FinishedAction {
+    /// A keyed hash of its definition.
+    pub definition: String,
+    /// Its result.
     pub result: Value,
 }
 

@@ -3,15 +3,15 @@
 use std::{collections::BTreeMap, thread, time::Instant};
 
 use serde_json::Value;
-use towpath_host::journal::{ActionRecord, ActionState, Changes, HandlerRecord, Intent, Phase};
+use towpath_host::journal::{ActionRecord, ActionState, Changes, FinishedAction, HandlerRecord, Intent, Phase};
 use towpath_modules::{Checked, ModuleError, Options, Report, Sort, apply};
 use towpath_render::{
-    objects::task::Task,
+    objects::task::{Drift, Task},
     rendering::{Item, Rendered},
 };
 
 use super::{
-    batch,
+    Pass, batch,
     book::{BookRun, module},
     instance::{self, Prepared, Ready},
     outcome::{Outcome, TaskOutcome},
@@ -29,6 +29,9 @@ impl BookRun<'_, '_> {
         }
         // What it asks about may wait in the batch.
         self.flush();
+        if self.stopped() {
+            return;
+        }
         if self.pass.plan && !self.tasks.iter().all(|task| task.action == "none") && module(task) != "debug" {
             let outcome = TaskOutcome::new(name, module(task), Outcome::Unknown)
                 .say("it is asked once the changes before it are applied");
@@ -55,27 +58,33 @@ impl BookRun<'_, '_> {
 
     /// Runs an action, where its definition is new or its conditions say so.
     pub(super) fn action(&mut self, task: &Task, item: Option<Item>, ready: &Ready, name: String, begun: Instant) {
-        let key = format!("action/{}/{name}", self.book.id());
-        let known: Option<ActionRecord> = self.pass.machine.record(&key);
-        let same = known.clone().filter(|known| known.definition == ready.definition);
         // What it needs may wait in the batch.
         self.flush();
+        if self.stopped() {
+            return;
+        }
+        let key = format!("action/{}/{name}{}", self.book.id(), item_mark(item.as_ref()));
+        let failed = |message: String| TaskOutcome::new(name.clone(), module(task), Outcome::Failed).say(message);
+        let known: Option<ActionRecord> = match self.pass.machine.try_record(&key) {
+            Ok(known) => known,
+            Err(error) => return self.finish(task, item, failed(batch::journal_failed(&error).message), None),
+        };
+        let same = known.clone().filter(|known| known.definition == ready.definition);
+        let finished = known.as_ref().and_then(|known| known.finished.clone());
+        let settled = finished.as_ref().is_some_and(|finished| finished.definition == ready.definition);
         let context = instance::context(self.pass.machine, &self.renderer, task, self.pass.cancel);
         let checked = match ready.options.check(&context) {
             Ok(checked) => checked,
-            Err(error) => {
-                return self.finish(
-                    task,
-                    item,
-                    TaskOutcome::new(name, module(task), Outcome::Failed).say(error.message),
-                    None,
-                );
-            }
+            Err(error) => return self.finish(task, item, failed(error.message), None),
         };
-        let needed = match ready.options.sort() {
-            Sort::Action => same.as_ref().is_none_or(|known| known.state != ActionState::Finished),
+        let state = ready.options.sort() == Sort::State;
+        let mut needed = match ready.options.sort() {
+            Sort::Action => !settled,
             _ => !matches!(checked, Checked::InSync),
         };
+        let policy = task.drift.unwrap_or(self.pass.drift);
+        let left = state && needed && settled && policy != Drift::Correct;
+        needed &= !left;
         if !needed {
             let mut outcome = TaskOutcome::new(name, module(task), Outcome::Unchanged);
             outcome.took = begun.elapsed();
@@ -83,7 +92,10 @@ impl BookRun<'_, '_> {
             if interrupted > 0 {
                 outcome.message = Some(cut_off(interrupted));
             }
-            let fields = known.map(|known| known.result).unwrap_or_default();
+            if left && policy == Drift::Report {
+                outcome.message = Some("it has drifted, and is left so (drift: report)".into());
+            }
+            let fields = finished.map(|finished| finished.result).unwrap_or_default();
             let result = outcome.result(fields.as_object().cloned().unwrap_or_default());
             return self.finish(task, item, outcome, Some(result));
         }
@@ -107,12 +119,8 @@ impl BookRun<'_, '_> {
         }
         let interrupted =
             same.as_ref().map_or(0, |known| known.interrupted + u32::from(known.state == ActionState::Begun));
-        let mut record = ActionRecord {
-            definition: ready.definition.clone(),
-            state: ActionState::Begun,
-            interrupted,
-            result: Value::Null,
-        };
+        let mut record =
+            ActionRecord { definition: ready.definition.clone(), state: ActionState::Begun, interrupted, finished };
         if let Err(error) = self.intend(Phase::Action, Some((&key, &record))) {
             return self.finish(
                 task,
@@ -133,7 +141,10 @@ impl BookRun<'_, '_> {
         if self.pass.cancel.is_cancelled() && outcome.outcome == Outcome::Failed {
             record.state = ActionState::Begun;
         }
-        record.result = remembered(result.as_ref());
+        if record.state == ActionState::Finished {
+            record.finished =
+                Some(FinishedAction { definition: ready.definition.clone(), result: remembered(result.as_ref()) });
+        }
         let mut changes =
             if outcome.outcome == Outcome::Changed { self.notified(task, item.as_ref()) } else { Changes::default() };
         changes.put(key, &record);
@@ -172,26 +183,9 @@ impl BookRun<'_, '_> {
 
     /// Runs a handler that the book no longer has, in the form that was notified.
     pub(super) fn old_handler(&mut self, id: &str, record: &HandlerRecord) -> TaskOutcome {
-        let name = format!("{id} (of an earlier revision)");
-        let Ok(options) = towpath_modules::resolve(&record.module, &record.params) else {
-            return TaskOutcome::new(name, &record.module, Outcome::Skipped).say("it can't be run any more");
-        };
-        if let Err(error) = self.intend(Phase::Handler, None) {
-            return TaskOutcome::new(name, &record.module, Outcome::Failed).say(error.message);
-        }
-        let context = towpath_modules::Context {
-            look: &self.pass.machine.look,
-            source: None,
-            node: &self.pass.machine.node,
-            timeout: std::time::Duration::from_secs(600),
-            cancel: self.pass.cancel,
-        };
-        match execute(&options, &context, &self.pass.machine.hand(), self.pass.cancel) {
-            Ok(report) if report.ok => TaskOutcome::new(name, &record.module, Outcome::Changed),
-            Ok(report) => {
-                TaskOutcome { message: report.message, ..TaskOutcome::new(name, &record.module, Outcome::Failed) }
-            }
-            Err(error) => TaskOutcome::new(name, &record.module, Outcome::Failed).say(error.message),
+        match self.intend(Phase::Handler, None) {
+            Ok(()) => old_handler(self.pass, id, record),
+            Err(error) => TaskOutcome::new(id.to_owned(), &record.module, Outcome::Failed).say(error.message),
         }
     }
 
@@ -305,6 +299,44 @@ impl BookRun<'_, '_> {
     }
 }
 
+/// Runs the handlers that a book left behind when it went.
+pub(super) fn left_handlers(pass: &Pass<'_>, book: &str, changes: &mut Changes) -> Vec<TaskOutcome> {
+    let prefix = format!("handler/{book}/");
+    let pending: Vec<(String, HandlerRecord)> = pass.machine.records(&prefix);
+    let mut outcomes = Vec::new();
+    for (id, record) in pending {
+        let outcome = old_handler(pass, &id, &record);
+        if outcome.outcome != Outcome::Failed {
+            changes.delete(format!("{prefix}{id}"));
+        }
+        outcomes.push(outcome);
+    }
+    outcomes
+}
+
+fn old_handler(pass: &Pass<'_>, id: &str, record: &HandlerRecord) -> TaskOutcome {
+    let name = format!("{id} (of an earlier revision)");
+    // The bytes of a script have gone with its revision.
+    let options = (record.module != "script").then(|| towpath_modules::resolve(&record.module, &record.params));
+    let Some(Ok(options)) = options else {
+        return TaskOutcome::new(name, &record.module, Outcome::Skipped).say("it can't be run any more");
+    };
+    let context = towpath_modules::Context {
+        look: &pass.machine.look,
+        source: None,
+        node: &pass.machine.node,
+        timeout: std::time::Duration::from_secs(600),
+        cancel: pass.cancel,
+    };
+    match execute(&options, &context, &pass.machine.hand(), pass.cancel) {
+        Ok(report) if report.ok => TaskOutcome::new(name, &record.module, Outcome::Changed),
+        Ok(report) => {
+            TaskOutcome { message: report.message, ..TaskOutcome::new(name, &record.module, Outcome::Failed) }
+        }
+        Err(error) => TaskOutcome::new(name, &record.module, Outcome::Failed).say(error.message),
+    }
+}
+
 /// Carries out a use of a module, whatever its sort.
 fn execute(
     options: &Options,
@@ -325,6 +357,13 @@ fn execute(
             _ => Ok(Report { ok: true, fields: BTreeMap::new(), message: None }),
         },
     }
+}
+
+/// Tells members of a loop apart whose names are alike.
+fn item_mark(item: Option<&Item>) -> String {
+    use sha2::Digest as _;
+    let Some(item) = item else { return String::new() };
+    format!("#{}", &hex::encode(sha2::Sha256::digest(item.value.to_string()))[..16])
 }
 
 fn cut_off(times: u32) -> String {

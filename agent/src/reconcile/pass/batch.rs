@@ -37,8 +37,12 @@ pub(super) fn carry_out(
     let mut first = Changes::default();
     let mut steps = Vec::new();
     let mut finished = Vec::new();
+    let mut refused = Vec::new();
     for one in waiting {
-        remember_originals(machine, journal, &one.steps, &mut first);
+        if let Err(error) = remember_originals(machine, journal, &one.steps, &mut first) {
+            refused.push((one.position, Err(error)));
+            continue;
+        }
         first.append(one.handlers);
         steps.push(one.steps);
         finished.push((one.position, one.key, one.applied));
@@ -64,38 +68,56 @@ pub(super) fn carry_out(
     last.put("intent", &Intent { phase: Phase::Idle, book: book.to_owned(), paths: Vec::new() });
     let written = journal.commit(last).map_err(|error| journal_failed(&error));
     let positions = finished.into_iter().map(|(position, _, _)| position);
-    positions.zip(outcomes).map(|(position, outcome)| (position, outcome.and(written.clone()))).collect()
+    refused.extend(positions.zip(outcomes).map(|(position, outcome)| (position, outcome.and(written.clone()))));
+    refused
 }
 
-/// Keeps what was at the paths before Towpath came, once.
-fn remember_originals(machine: &Machine, journal: &Journal, steps: &[Step], changes: &mut Changes) {
+/// Keeps what was at the paths before Towpath came, once. What can't be kept is not overwritten.
+fn remember_originals(
+    machine: &Machine,
+    journal: &Journal,
+    steps: &[Step],
+    changes: &mut Changes,
+) -> Result<(), ModuleError> {
     let mut seen = BTreeSet::new();
     for step in steps {
-        let path = step.path();
+        let path = real_path(machine, step);
         let key = format!("original/{path}");
-        if !seen.insert(path) || matches!(journal.get::<Original>(&key), Ok(Some(_))) {
+        if !seen.insert(path.clone())
+            || journal.get::<Original>(&key).map_err(|error| journal_failed(&error))?.is_some()
+        {
             continue;
         }
-        if let Some(original) = original(machine, journal, path) {
-            changes.put(key, &original);
-        }
+        changes.put(key, &original(machine, journal, &path)?);
+    }
+    Ok(())
+}
+
+/// What a step really changes: of a link that is written through, what it points to.
+fn real_path(machine: &Machine, step: &Step) -> String {
+    match step {
+        Step::Write { path, .. } => apply::real(path, &machine.hand()),
+        other => other.path().to_owned(),
     }
 }
 
-fn original(machine: &Machine, journal: &Journal, path: &str) -> Option<Original> {
-    let Some(meta) = machine.look.meta(path).ok()? else { return Some(Original::Nothing) };
-    match meta.kind {
-        towpath_host::FileKind::File => {
-            let (bytes, meta) = machine.look.read(path).ok()??;
-            let content = journal.keep_original(&bytes).ok()?;
-            Some(Original::File { content, mode: meta.mode, uid: meta.uid, gid: meta.gid })
+fn original(machine: &Machine, journal: &Journal, path: &str) -> Result<Original, ModuleError> {
+    let io = |error: std::io::Error| ModuleError::io(path, &error);
+    let Some(meta) = machine.look.meta(path).map_err(io)? else { return Ok(Original::Nothing) };
+    Ok(match meta.kind {
+        towpath_host::FileKind::File => match machine.look.read(path).map_err(io)? {
+            Some((bytes, meta)) => {
+                let content = journal.keep_original(&bytes).map_err(|error| journal_failed(&error))?;
+                Original::File { content, mode: meta.mode, uid: meta.uid, gid: meta.gid }
+            }
+            None => Original::Nothing,
+        },
+        towpath_host::FileKind::Directory => Original::Directory { mode: meta.mode, uid: meta.uid, gid: meta.gid },
+        towpath_host::FileKind::Link => {
+            Original::Link { target: machine.look.link(path).map_err(io)?.unwrap_or_default() }
         }
-        towpath_host::FileKind::Directory => {
-            Some(Original::Directory { mode: meta.mode, uid: meta.uid, gid: meta.gid })
-        }
-        towpath_host::FileKind::Link => Some(Original::Link { target: machine.look.link(path).ok()?? }),
-        towpath_host::FileKind::Other => Some(Original::Part),
-    }
+        towpath_host::FileKind::Other => Original::Part,
+    })
 }
 
 /// A journal that does not take an intent stops the effect.
@@ -104,7 +126,7 @@ pub(super) fn journal_failed(error: &towpath_host::journal::JournalError) -> Mod
     let disk = match error {
         JournalError::DiskFull { .. } => Some(towpath_modules::Disk::Full),
         JournalError::ReadOnly { .. } => Some(towpath_modules::Disk::ReadOnly),
-        JournalError::Failed { .. } => None,
+        JournalError::Damaged { .. } | JournalError::Failed { .. } => None,
     };
-    ModuleError { message: format!("{error}; nothing is changed without the journal"), disk }
+    ModuleError { message: format!("{error}; nothing is changed without the journal"), disk, moved: false }
 }

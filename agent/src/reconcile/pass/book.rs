@@ -34,6 +34,10 @@ pub(super) struct Ran {
     pub(super) watched: BTreeSet<PathBuf>,
     pub(super) facts_read: BTreeSet<String>,
     pub(super) disk: Option<(Disk, String)>,
+    /// What the book manages; None where not all of it is known.
+    pub(super) managed: Option<BTreeSet<Managed>>,
+    /// Whether somebody else changed something meanwhile: another look is due.
+    pub(super) moved: bool,
 }
 
 /// Runs a book.
@@ -56,7 +60,14 @@ pub(super) fn run(
         interrupted: false,
         uncoordinated: book.coordinated(),
     };
-    let ran = |outcome| Ran { outcome, watched: BTreeSet::new(), facts_read: BTreeSet::new(), disk: None };
+    let ran = |outcome| Ran {
+        outcome,
+        watched: BTreeSet::new(),
+        facts_read: BTreeSet::new(),
+        disk: None,
+        managed: None,
+        moved: false,
+    };
     let permit = match gates(pass, book, blockers).pass() {
         Ok(permit) => permit,
         Err(closed) => {
@@ -75,11 +86,19 @@ pub(super) fn run(
     };
     let mut run = BookRun::new(pass, book, renderer, permit, owners);
     run.all();
-    let BookRun { tasks, interrupted, watched, disk, renderer, .. } = run;
+    let whole = run.complete && !run.stopped && !run.interrupted;
+    let BookRun { tasks, interrupted, watched, disk, renderer, managed, moved, .. } = run;
     outcome.tasks = tasks;
     outcome.interrupted = interrupted;
     outcome.took = begun.elapsed();
-    Ran { outcome, watched, facts_read: renderer.reads().facts().into_iter().collect(), disk }
+    Ran {
+        outcome,
+        watched,
+        facts_read: renderer.reads().facts().into_iter().collect(),
+        disk,
+        managed: whole.then_some(managed),
+        moved,
+    }
 }
 
 fn gates(pass: &Pass<'_>, book: &Book, dependencies: Vec<String>) -> Gates {
@@ -114,6 +133,12 @@ pub(super) struct BookRun<'a, 'p> {
     /// Whether this stretch has begun to change the node.
     begun: bool,
     adopted: Changes,
+    /// Tasks that failed, are held, or require such: what requires them is not run.
+    unmet: BTreeSet<String>,
+    /// Whether somebody else changed something meanwhile.
+    moved: bool,
+    /// The results of the loop at hand, by their place among the outcomes.
+    loop_results: Vec<(usize, Option<Value>)>,
     pub(super) disk: Option<(Disk, String)>,
     probes: bool,
 }
@@ -143,7 +168,10 @@ impl<'a, 'p> BookRun<'a, 'p> {
             begun: false,
             adopted: Changes::default(),
             disk: None,
-            probes: pass.fresh || pass.plan,
+            probes: pass.fresh,
+            unmet: BTreeSet::new(),
+            moved: false,
+            loop_results: Vec::new(),
         }
     }
 
@@ -152,9 +180,8 @@ impl<'a, 'p> BookRun<'a, 'p> {
         if !self.probes && !self.pass.plan && has_probes(&book) {
             self.probes = self.would_change();
         }
-        if !self.pass.plan && self.stretch_begun() {
-            self.begun = true;
-        }
+        let drained = self.stretch();
+        self.begun = !self.pass.plan && drained == Some(true);
         let order = order(&book);
         for task in order {
             if self.stopped {
@@ -189,21 +216,16 @@ impl<'a, 'p> BookRun<'a, 'p> {
         !pending.is_empty() || ran.outcome.tasks.iter().any(|task| task.action != "none")
     }
 
-    fn stretch_begun(&self) -> bool {
-        self.pass.machine.record::<bool>(&format!("stretch/{}", self.book.id())).unwrap_or(false)
+    /// Whether a stretch was begun and not ended; and if so, whether all that comes before it has succeeded.
+    fn stretch(&self) -> Option<bool> {
+        self.pass.machine.record(&format!("stretch/{}", self.book.id()))
     }
 
     /// What is remembered of a book that has run: what it manages, and what was found in place.
     fn settle(&mut self) {
         let id = self.book.id();
         let mut changes = std::mem::take(&mut self.adopted);
-        let whole = self.complete && !self.stopped && !self.interrupted;
-        if whole {
-            let removed = prune::mentioned_no_more(self.pass, self.book, &self.managed, &self.permit, &mut changes);
-            self.tasks.extend(removed);
-        } else {
-            prune::remember(self.pass, self.book, &self.managed, &mut changes);
-        }
+        prune::remember(self.pass, self.book, &self.managed, &mut changes);
         self.commit(changes, &id);
     }
 
@@ -223,7 +245,12 @@ impl<'a, 'p> BookRun<'a, 'p> {
     }
 
     fn task(&mut self, task: &Task) {
+        if !task.requires.is_empty() {
+            self.flush();
+        }
         if let Some(missing) = self.unmet(task) {
+            self.complete = false;
+            self.unmet.insert(task.id.clone());
             self.finish(
                 task,
                 None,
@@ -235,8 +262,14 @@ impl<'a, 'p> BookRun<'a, 'p> {
         }
         if task.sync || task.flush_handlers {
             self.flush();
-            if !self.pass.plan && !self.stopped {
+            if self.stopped {
+                return;
+            }
+            if !self.pass.plan {
                 self.handlers();
+            }
+            if self.stopped {
+                return;
             }
             if task.module.is_none() {
                 self.push(TaskOutcome::new(task.id.clone(), "sync", Outcome::Unchanged));
@@ -249,7 +282,7 @@ impl<'a, 'p> BookRun<'a, 'p> {
             Err(error) => return self.failed(task, None, error.to_string()),
         };
         let Some(items) = items else { return self.instance(task, None) };
-        let first = self.tasks.len();
+        self.loop_results.clear();
         for item in items {
             if self.stopped {
                 break;
@@ -263,19 +296,13 @@ impl<'a, 'p> BookRun<'a, 'p> {
         }
         if task.register.is_some() {
             self.flush();
-            self.register_loop(task, first);
+            self.register_loop(task);
         }
     }
 
-    /// A required task of this book that failed.
+    /// A required task that failed, is held, or was itself not run for that.
     fn unmet<'t>(&self, task: &'t Task) -> Option<&'t str> {
-        let failed = |name: &String| {
-            self.tasks.iter().any(|outcome| {
-                outcome.outcome == Outcome::Failed
-                    && (outcome.name == *name || outcome.name.starts_with(&format!("{name} [")))
-            })
-        };
-        task.requires.iter().find(|name| failed(name)).map(String::as_str)
+        task.requires.iter().find(|name| self.unmet.contains(*name)).map(String::as_str)
     }
 
     /// Renders, and where a result is wanted that waits in the batch, carries the batch out and renders again.
@@ -301,13 +328,9 @@ impl<'a, 'p> BookRun<'a, 'p> {
         }
         let name = instance::name(task, item.as_ref());
         match prepared {
-            Prepared::Skipped(identity) => {
-                // What a skipped task would manage is still mentioned.
-                if let (Some(identity), Some(module)) = (identity, &task.module) {
-                    self.managed.insert(Managed { module: module.name.to_owned(), identity });
-                } else if task.module.as_ref().is_some_and(|module| module.message.module == Some("state")) {
-                    self.complete = false;
-                }
+            Prepared::Skipped(managed) => {
+                self.complete &= managed.is_some();
+                self.managed.extend(managed.unwrap_or_default());
                 self.finish(task, item, TaskOutcome::new(name, module(task), Outcome::Skipped), None);
             }
             Prepared::Wants(wants) => self.wanting(task, item, &wants),
@@ -368,19 +391,39 @@ impl<'a, 'p> BookRun<'a, 'p> {
         if let Some(other) = self.owners.get(&managed).filter(|_| ready.options.sort() == Sort::State) {
             return Some(other.clone());
         }
-        self.owners.insert(managed.clone(), owner);
-        self.managed.insert(managed);
+        self.owners.insert(managed, owner);
         let context = instance::context(self.pass.machine, &self.renderer, task, self.pass.cancel);
-        for path in ready.options.manages(&context) {
-            self.watched.insert(self.pass.machine.look.real_path(&path));
-            if ready.options.name() == "file" {
-                self.managed.insert(Managed { module: "file".into(), identity: path });
-            }
-        }
+        self.managed.extend(instance::managed(&ready.options, identity, &context));
+        let look = &self.pass.machine.look;
+        self.watched.extend(ready.options.manages(&context).iter().map(|path| look.real_path(path)));
         None
     }
 
+    /// Whether a change that waits touches what a task is about to look at: the path, what is below it, or what
+    /// it is below.
+    fn waits_for(&self, path: &str) -> bool {
+        let path = path.trim_end_matches('/');
+        let below = format!("{path}/");
+        let touches = |other: &str| {
+            let other = other.trim_end_matches('/');
+            other == path
+                || other.starts_with(&below)
+                || path.strip_prefix(other).is_some_and(|rest| rest.starts_with('/'))
+        };
+        self.waiting
+            .iter()
+            .flat_map(|one| &one.steps)
+            .filter(|step| !matches!(step, Step::MakeDirectory { .. }))
+            .any(|step| touches(step.path()))
+    }
+
     fn state(&mut self, task: &Task, item: Option<Item>, ready: Ready, name: String, begun: Instant) {
+        if ready.options.path().is_some_and(|path| self.waits_for(path)) {
+            self.flush();
+            if self.stopped {
+                return;
+            }
+        }
         let context = instance::context(self.pass.machine, &self.renderer, task, self.pass.cancel);
         let checked = match ready.options.check(&context) {
             Ok(checked) => checked,
@@ -395,6 +438,9 @@ impl<'a, 'p> BookRun<'a, 'p> {
             AppliedItem { definition: ready.definition.clone(), generation: self.pass.generation, undo: undo(&ready) };
         match checked {
             Checked::InSync => {
+                // What was there already is not taken out again.
+                let undo = known.as_ref().and_then(|known| known.undo.as_ref()).and(applied.undo.clone());
+                let applied = AppliedItem { undo, ..applied };
                 if known.is_none_or(|known| known.definition != applied.definition) && !self.pass.plan {
                     self.adopted.put(format!("applied/{key}"), &applied);
                     self.pass.machine.set_applied(&key, Some(applied));
@@ -453,9 +499,25 @@ impl<'a, 'p> BookRun<'a, 'p> {
             && change.steps.iter().any(|step| matches!(step, Step::Write { .. }));
         if !plain {
             self.flush();
+            if self.stopped {
+                return;
+            }
         }
-        let handlers = self.notified(task, item.as_ref());
+        let quiet = task.changed.as_ref().is_some_and(|expression| {
+            let result = outcome.result([]);
+            matches!(
+                self.renderer.judge(task, item.as_ref(), "changed", expression, &result),
+                Ok(Rendered::Ready(false))
+            )
+        });
+        let handlers = if quiet { Changes::default() } else { self.notified(task, item.as_ref()) };
+        if quiet {
+            outcome.outcome = Outcome::Unchanged;
+        }
         let position = self.tasks.len();
+        if item.is_some() {
+            self.loop_results.push((position, None));
+        }
         self.tasks.push(outcome);
         self.waiting.push(Waiting { position, steps: change.steps, key, applied, handlers });
         if let Some(name) = &task.register {
@@ -516,9 +578,12 @@ impl<'a, 'p> BookRun<'a, 'p> {
         for (position, result) in outcomes {
             if let Err(error) = result {
                 self.note_disk(&error);
+                self.moved |= error.moved;
                 let outcome = &mut self.tasks[position];
                 outcome.outcome = Outcome::Failed;
                 outcome.message = Some(error.message);
+                let name = outcome.name.split(" [").next().unwrap_or_default().to_owned();
+                self.unmet.insert(name);
                 failed = true;
                 self.complete = false;
             }
@@ -544,35 +609,40 @@ impl<'a, 'p> BookRun<'a, 'p> {
         })
     }
 
-    /// Runs what comes before the first change of this node.
+    /// Runs what comes before the first change of this node. What was cut off, or failed, runs again next time.
     pub(super) fn begin_stretch(&mut self) -> Result<(), String> {
-        if self.begun {
+        if self.begun || self.book.rollout.before.is_empty() && self.book.rollout.after.is_empty() {
+            self.begun = true;
             return Ok(());
         }
-        self.begun = true;
-        if self.book.rollout.before.is_empty() && self.book.rollout.after.is_empty() {
-            return Ok(());
-        }
+        let key = format!("stretch/{}", self.book.id());
         let mut changes = Changes::default();
-        changes.put(format!("stretch/{}", self.book.id()), &true);
+        changes.put(key.clone(), &false);
         self.commit(changes, "before");
         let book = Arc::clone(self.book);
         for task in &book.rollout.before {
             let outcome = self.always(task);
             let failed = outcome.outcome == Outcome::Failed;
-            let message = format!("{:?} before the first change failed", task.id);
             self.push(outcome);
             if failed && !task.go_on {
-                return Err(message);
+                self.stopped = true;
+                return Err(format!("{:?} before the first change failed", task.id));
             }
         }
+        let mut changes = Changes::default();
+        changes.put(key, &true);
+        self.commit(changes, "before");
+        self.begun = true;
         Ok(())
     }
 
     /// Runs what comes behind the last handler, where this stretch has changed something.
     fn after(&mut self) {
-        let key = format!("stretch/{}", self.book.id());
-        if !self.begun || self.book.rollout.before.is_empty() && self.book.rollout.after.is_empty() {
+        if self.book.rollout.before.is_empty() && self.book.rollout.after.is_empty() || self.stretch().is_none() {
+            return;
+        }
+        // A stretch that was cut off before its first change is gone through, so that what was taken out comes back.
+        if self.begin_stretch().is_err() {
             return;
         }
         let book = Arc::clone(self.book);
@@ -586,7 +656,7 @@ impl<'a, 'p> BookRun<'a, 'p> {
             }
         }
         let mut changes = Changes::default();
-        changes.delete(key);
+        changes.delete(format!("stretch/{}", self.book.id()));
         self.commit(changes, "after");
     }
 
@@ -627,19 +697,31 @@ impl<'a, 'p> BookRun<'a, 'p> {
     }
 
     /// Registers the results of a loop: all of them, and whether any changed something.
-    fn register_loop(&mut self, task: &Task, first: usize) {
+    fn register_loop(&mut self, task: &Task) {
         let Some(name) = &task.register else { return };
-        let results: Vec<Value> = self.tasks[first..].iter().map(|outcome| outcome.result([])).collect();
-        let changed = self.tasks[first..].iter().any(|outcome| outcome.outcome == Outcome::Changed);
-        let worst = self.tasks[first..].iter().map(|outcome| outcome.outcome).max().unwrap_or(Outcome::Skipped);
+        let collected = std::mem::take(&mut self.loop_results);
+        let outcomes: Vec<&TaskOutcome> = collected.iter().map(|(position, _)| &self.tasks[*position]).collect();
+        let changed = outcomes.iter().any(|outcome| outcome.outcome == Outcome::Changed);
+        let worst = outcomes.iter().map(|outcome| outcome.outcome).max().unwrap_or(Outcome::Skipped);
+        let results: Vec<Value> = collected
+            .iter()
+            .map(|(position, result)| result.clone().unwrap_or_else(|| self.tasks[*position].result([])))
+            .collect();
         self.renderer.register(name, &json!({ "results": results, "changed": changed, "outcome": worst.word() }));
     }
 
     /// Ends a task: its outcome, its result, and whether the book goes on.
     pub(super) fn finish(&mut self, task: &Task, item: Option<Item>, outcome: TaskOutcome, result: Option<Value>) {
-        if let (Some(name), None) = (&task.register, &item) {
-            let result = result.unwrap_or_else(|| outcome.result([]));
-            self.renderer.register(name, &result);
+        match (&task.register, &item) {
+            (Some(name), None) => {
+                let result = result.unwrap_or_else(|| outcome.result([]));
+                self.renderer.register(name, &result);
+            }
+            (Some(_), Some(_)) => self.loop_results.push((self.tasks.len(), result)),
+            _ => {}
+        }
+        if outcome.outcome >= Outcome::Held {
+            self.unmet.insert(task.id.clone());
         }
         self.stopped |= outcome.outcome == Outcome::Failed && !task.go_on && !self.pass.plan;
         self.push(outcome);
@@ -649,8 +731,14 @@ impl<'a, 'p> BookRun<'a, 'p> {
         self.tasks.push(outcome);
     }
 
+    /// Whether the book goes no further in this pass.
+    pub(super) fn stopped(&mut self) -> bool {
+        self.complete &= !self.stopped;
+        self.stopped
+    }
+
     pub(super) fn asks_probes(&self, task: &Task) -> bool {
-        self.probes || task.register.as_ref().is_some_and(|name| result_is_read(self.book, name))
+        self.probes || task.register.is_some()
     }
 }
 
@@ -661,23 +749,6 @@ pub(super) fn module(task: &Task) -> &'static str {
 
 fn has_probes(book: &Book) -> bool {
     book.tasks.iter().any(|task| task.module.as_ref().is_some_and(|module| module.message.module == Some("probe")))
-}
-
-/// Whether any task of the book reads a registered result.
-fn result_is_read(book: &Book, name: &str) -> bool {
-    let short = name.rsplit('/').next().unwrap_or(name);
-    let reads = |text: &str| {
-        text.contains(&format!("steps.{short}"))
-            || text.contains(&format!("steps['{short}"))
-            || text.contains(&format!("steps[\"{short}"))
-            || text.contains(name) && name.contains('/')
-    };
-    book.tasks.iter().chain(&book.handlers).any(|task| {
-        task.when.iter().any(|condition| reads(&condition.expression))
-            || task.looped.as_ref().is_some_and(|value| reads(&value.to_string()))
-            || task.vars.values().any(|value| reads(&value.to_string()))
-            || task.module.as_ref().is_some_and(|module| reads(&module.params.to_string()))
-    })
 }
 
 /// The tasks in the order in which they run: as written, or each behind what it requires.

@@ -30,11 +30,12 @@ pub(super) fn evaluate(pass: &mut Pass<'_>, cache: &mut ComputedCache) -> Vec<St
             .map(|(value, _)| value.clone());
         let value = match fresh {
             Some(value) => Ok(value),
-            None => compute(pass, &pending),
+            None => compute(pass, &pending).inspect(|value| {
+                cache.values.insert(key.clone(), (value.clone(), now));
+            }),
         };
         match value {
             Ok(value) => {
-                cache.values.insert(key.clone(), (value.clone(), now));
                 pass.inputs.computed.insert(key, value);
             }
             Err(why) => {

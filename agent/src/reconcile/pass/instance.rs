@@ -1,7 +1,10 @@
 //! One task, or one member of its loop, made ready: condition, parameters, options, definition.
 
 use serde_json::Value;
-use towpath_host::{journal::keyed_digest, process::Cancel};
+use towpath_host::{
+    journal::{Managed, keyed_digest},
+    process::Cancel,
+};
 use towpath_modules::{Context, Options, Problem, resolve};
 use towpath_render::{
     objects::{identity, task::Task},
@@ -13,8 +16,8 @@ use super::Machine;
 
 /// How far a task could be made ready.
 pub(super) enum Prepared {
-    /// Its condition does not hold. What it would manage, where that is known.
-    Skipped(Option<String>),
+    /// Its condition does not hold. What it would manage; None where that is not known.
+    Skipped(Option<Vec<Managed>>),
     /// It needs what is not known.
     Wants(Vec<Want>),
     /// It can't be rendered, or its parameters don't fit.
@@ -57,7 +60,7 @@ pub(super) fn name(task: &Task, item: Option<&Item>) -> String {
 pub(super) fn prepare(machine: &Machine, renderer: &Renderer, task: &Task, item: Option<&Item>) -> Prepared {
     match renderer.condition(task, item) {
         Ok(Rendered::Ready(true)) => {}
-        Ok(Rendered::Ready(false)) => return Prepared::Skipped(skipped_identity(renderer, task, item)),
+        Ok(Rendered::Ready(false)) => return Prepared::Skipped(skipped(machine, renderer, task, item)),
         Ok(Rendered::Wants(wants)) => return Prepared::Wants(wants),
         Err(error) => return Prepared::Failed(shown(&error)),
     }
@@ -86,12 +89,26 @@ pub(super) fn prepare(machine: &Machine, renderer: &Renderer, task: &Task, item:
     Prepared::Ready(Box::new(Ready { options, params, definition, identity }))
 }
 
-fn skipped_identity(renderer: &Renderer, task: &Task, item: Option<&Item>) -> Option<String> {
-    let module = task.module.as_ref()?;
-    match renderer.params(task, item) {
-        Ok(Rendered::Ready(params)) => identity(module.name, &params),
-        _ => None,
+/// What a skipped task would manage: it is still mentioned.
+fn skipped(machine: &Machine, renderer: &Renderer, task: &Task, item: Option<&Item>) -> Option<Vec<Managed>> {
+    let Some(module) = task.module.as_ref().filter(|module| module.message.module == Some("state")) else {
+        return Some(Vec::new());
+    };
+    let Ok(Rendered::Ready(params)) = renderer.params(task, item) else { return None };
+    let options = resolve(module.name, &params).ok()?;
+    let identity = identity(module.name, &params)?;
+    let cancel = Cancel::default();
+    Some(managed(&options, &identity, &context(machine, renderer, task, &cancel)))
+}
+
+/// What a task manages: itself, and of a tree every file.
+pub(super) fn managed(options: &Options, identity: &str, context: &Context<'_>) -> Vec<Managed> {
+    let name = options.name().to_owned();
+    let mut all = vec![Managed { module: name.clone(), identity: identity.to_owned() }];
+    if name == "file" {
+        all.extend(options.manages(context).into_iter().map(|identity| Managed { module: name.clone(), identity }));
     }
+    all
 }
 
 /// The bytes of the source's file are part of a script's definition; of a copied file their id.

@@ -68,6 +68,10 @@ impl Machine {
         self.journal.as_ref().and_then(|journal| journal.get(key).ok().flatten())
     }
 
+    fn try_record<T: serde::de::DeserializeOwned>(&self, key: &str) -> Result<Option<T>, JournalError> {
+        self.journal.as_ref().map_or(Ok(None), |journal| journal.get(key))
+    }
+
     fn records<T: serde::de::DeserializeOwned>(&self, prefix: &str) -> Vec<(String, T)> {
         self.journal.as_ref().and_then(|journal| journal.scan(prefix).ok()).unwrap_or_default()
     }
@@ -125,6 +129,8 @@ pub struct PassOutcome {
     pub disk: Option<(Disk, String)>,
     /// Whether it made way before it was done.
     pub interrupted: bool,
+    /// Whether somebody else changed something meanwhile: another look is due.
+    pub moved: bool,
     /// The facts that were read.
     pub facts_read: BTreeSet<String>,
 }
@@ -143,6 +149,7 @@ pub fn run(pass: &mut Pass<'_>, computed: &mut ComputedCache) -> PassOutcome {
     let mut done: BTreeMap<String, Outcome> = BTreeMap::new();
     // Two books must not manage one thing; what templates hid from validate is seen here.
     let mut owners: BTreeMap<Managed, String> = BTreeMap::new();
+    let mut managed: BTreeMap<String, Option<BTreeSet<Managed>>> = BTreeMap::new();
     for book in pass.view.books.clone() {
         if (pass.make_way)() {
             outcome.interrupted = true;
@@ -151,6 +158,8 @@ pub fn run(pass: &mut Pass<'_>, computed: &mut ComputedCache) -> PassOutcome {
         let blockers = dependencies(&book, &done);
         let result = book::run(pass, &book, blockers, &mut owners, &computed_failures);
         done.insert(book.id(), result.outcome.worst());
+        managed.insert(book.id(), result.managed);
+        outcome.moved |= result.moved;
         outcome.watched.extend(result.watched);
         outcome.facts_read.extend(result.facts_read);
         outcome.disk = outcome.disk.or(result.disk);
@@ -161,8 +170,8 @@ pub fn run(pass: &mut Pass<'_>, computed: &mut ComputedCache) -> PassOutcome {
         }
     }
     if !outcome.interrupted {
-        let gone = prune::abandoned_books(pass);
-        outcome.books.extend(gone);
+        // Only when all books have said what they manage: a thing may have moved from one to another.
+        prune::all(pass, &managed, &mut outcome.books);
     }
     outcome
 }

@@ -1,9 +1,8 @@
 //! What a book managed and no longer mentions: removed where the book says so, and what was there before put back.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use serde_json::Value;
-use towpath_coordination::{Gates, Permit};
 use towpath_host::{
     files::Access,
     journal::{AppliedItem, Changes, Inventory, Managed, Original},
@@ -12,7 +11,7 @@ use towpath_modules::{Checked, apply, resolve};
 use towpath_render::{objects::task::Book, words::Count};
 
 use super::{
-    Pass, inventories,
+    Pass, actions, inventories,
     outcome::{BookOutcome, Outcome, TaskOutcome},
 };
 
@@ -31,44 +30,71 @@ pub(super) fn remember(pass: &Pass<'_>, book: &Book, managed: &BTreeSet<Managed>
     }
 }
 
-/// Removes what a book no longer mentions, and remembers what it manages.
-pub(super) fn mentioned_no_more(
+/// Removes what books no longer mention, and what books that are gone managed. Nothing is removed while a book of
+/// the node can't say all that it manages: the thing may have moved to it.
+pub(super) fn all(
+    pass: &Pass<'_>,
+    managed: &BTreeMap<String, Option<BTreeSet<Managed>>>,
+    books: &mut Vec<BookOutcome>,
+) {
+    let Some(managed) = managed
+        .iter()
+        .map(|(id, managed)| Some((id.as_str(), managed.as_ref()?)))
+        .collect::<Option<BTreeMap<&str, &BTreeSet<Managed>>>>()
+    else {
+        return;
+    };
+    let everything: BTreeSet<&Managed> = managed.values().copied().flatten().collect();
+    for book in &pass.view.books {
+        let Some(mine) = managed.get(book.id().as_str()) else { continue };
+        let outcomes = mentioned_no_more(pass, book, mine, &everything);
+        if let Some(ran) = books.iter_mut().find(|ran| ran.namespace == book.namespace && ran.name == book.name) {
+            ran.tasks.extend(outcomes);
+        }
+    }
+    books.extend(abandoned_books(pass, &everything));
+}
+
+/// Removes what a book no longer mentions.
+fn mentioned_no_more(
     pass: &Pass<'_>,
     book: &Book,
     managed: &BTreeSet<Managed>,
-    permit: &Permit,
-    changes: &mut Changes,
+    everything: &BTreeSet<&Managed>,
 ) -> Vec<TaskOutcome> {
     let key = format!("inventory/{}", book.id());
     let old: Inventory = pass.machine.record(&key).unwrap_or_default();
     let gone: BTreeSet<Managed> = old.items.difference(managed).cloned().collect();
+    if gone.is_empty() {
+        return Vec::new();
+    }
+    let mut changes = Changes::default();
     let mut kept = managed.clone();
     let mut outcomes = Vec::new();
-    if book.prune && !gone.is_empty() {
-        let (removed, said) = remove_within_budget(
-            pass,
-            &book.id(),
-            &gone,
-            old.items.len(),
-            book.prune_budget.as_deref(),
-            permit,
-            changes,
-        );
+    if book.prune {
+        let removal = Removal { gone: &gone, everything, all: old.items.len(), budget: book.prune_budget.as_deref() };
+        let (removed, said) = removal.carry_out(pass, &mut changes);
         kept.extend(gone.difference(&removed).cloned());
         outcomes = said;
-    } else if !book.prune {
-        forget(pass, &gone, changes);
+    } else {
+        forget(pass, &gone, everything, &mut changes);
     }
-    let new = Inventory { items: kept, prune: book.prune, budget: book.prune_budget.clone() };
-    if new != old {
-        changes.put(key, &new);
+    if pass.plan {
+        return outcomes;
     }
+    changes.put(key, &Inventory { items: kept, prune: book.prune, budget: book.prune_budget.clone() });
+    outcomes.extend(commit(pass, changes));
     outcomes
 }
 
+fn commit(pass: &Pass<'_>, changes: Changes) -> Option<TaskOutcome> {
+    let error = pass.machine.journal.as_ref()?.commit(changes).err()?;
+    Some(TaskOutcome::new("journal".into(), "journal", Outcome::Failed).say(error.to_string()))
+}
+
 /// Without prune, what is no longer mentioned stays as it is, and is no longer known.
-fn forget(pass: &Pass<'_>, gone: &BTreeSet<Managed>, changes: &mut Changes) {
-    for managed in gone.iter().filter(|managed| !managed_elsewhere(pass, "", managed)) {
+fn forget(pass: &Pass<'_>, gone: &BTreeSet<Managed>, everything: &BTreeSet<&Managed>, changes: &mut Changes) {
+    for managed in gone.iter().filter(|managed| !everything.contains(managed)) {
         forget_one(pass, managed, changes);
     }
 }
@@ -82,57 +108,56 @@ fn forget_one(pass: &Pass<'_>, managed: &Managed, changes: &mut Changes) {
     }
 }
 
-/// Whether another book manages a thing too: it was moved from one book to another.
-fn managed_elsewhere(pass: &Pass<'_>, book: &str, managed: &Managed) -> bool {
-    inventories(pass.machine).iter().any(|(id, inventory)| {
-        id != book && inventory.items.contains(managed) && pass.view.books.iter().any(|book| book.id() == *id)
-    })
-}
-
-/// Removes things, unless they are too many; gives those that are gone, and what there is to say.
-fn remove_within_budget(
-    pass: &Pass<'_>,
-    book: &str,
-    gone: &BTreeSet<Managed>,
+/// What is to be removed in one pass.
+struct Removal<'a> {
+    gone: &'a BTreeSet<Managed>,
+    /// What some book of the node still manages: it was moved from one book to another.
+    everything: &'a BTreeSet<&'a Managed>,
+    /// How many things there were.
     all: usize,
-    budget: Option<&str>,
-    permit: &Permit,
-    changes: &mut Changes,
-) -> (BTreeSet<Managed>, Vec<TaskOutcome>) {
-    let budget =
-        budget.and_then(|text| Count::read(&Value::String(text.to_owned())).ok()).unwrap_or(Count::Percent(BUDGET));
-    let allowed = budget.at_least_one(all as u64);
-    let mine: Vec<&Managed> = gone.iter().filter(|managed| !managed_elsewhere(pass, book, managed)).collect();
-    if mine.len() as u64 > allowed {
-        let message = format!(
-            "{} of {all} managed things would be removed, and at most {allowed} may be in one pass; remove fewer at a time, or set pruneBudget in the book",
-            mine.len()
-        );
-        return (BTreeSet::new(), vec![TaskOutcome::new("prune".into(), "prune", Outcome::Held).say(message)]);
-    }
-    let mut removed: BTreeSet<Managed> =
-        gone.iter().filter(|managed| managed_elsewhere(pass, book, managed)).cloned().collect();
-    let mut outcomes = Vec::new();
-    // Inner paths go before the directories that hold them.
-    for managed in mine.into_iter().rev() {
-        let name = format!("prune {} {}", managed.module, managed.identity);
-        match remove(pass, managed, permit) {
-            Ok(message) => {
-                forget_one(pass, managed, changes);
-                removed.insert(managed.clone());
-                let mut outcome = TaskOutcome::new(name, &managed.module, Outcome::Changed).say(message);
-                outcome.action = "remove";
-                outcomes.push(outcome);
-            }
-            Err(message) => outcomes.push(TaskOutcome::new(name, &managed.module, Outcome::Failed).say(message)),
-        }
-    }
-    (removed, outcomes)
+    budget: Option<&'a str>,
 }
 
-fn remove(pass: &Pass<'_>, managed: &Managed, permit: &Permit) -> Result<String, String> {
-    // The permit is what allows the write side to be lent.
-    let _: &Permit = permit;
+impl Removal<'_> {
+    /// Removes things, unless they are too many; gives those that are gone, and what there is to say.
+    fn carry_out(&self, pass: &Pass<'_>, changes: &mut Changes) -> (BTreeSet<Managed>, Vec<TaskOutcome>) {
+        let written = self.budget.and_then(|text| Count::read(&Value::String(text.to_owned())).ok());
+        let allowed = written.unwrap_or(Count::Percent(BUDGET)).at_least_one(self.all as u64);
+        let (moved, mine): (Vec<&Managed>, Vec<&Managed>) =
+            self.gone.iter().partition(|managed| self.everything.contains(managed));
+        if mine.len() as u64 > allowed {
+            let message = format!(
+                "{} of {} managed things would be removed, and at most {allowed} may be in one pass; remove fewer at a time, or set pruneBudget in the book",
+                mine.len(),
+                self.all
+            );
+            return (BTreeSet::new(), vec![TaskOutcome::new("prune".into(), "prune", Outcome::Held).say(message)]);
+        }
+        let mut removed: BTreeSet<Managed> = moved.into_iter().cloned().collect();
+        let mut outcomes = Vec::new();
+        // Inner paths go before the directories that hold them.
+        for managed in mine.into_iter().rev() {
+            let name = format!("prune {} {}", managed.module, managed.identity);
+            let outcome =
+                |outcome| TaskOutcome { action: "remove", ..TaskOutcome::new(name.clone(), &managed.module, outcome) };
+            if pass.plan {
+                outcomes.push(outcome(Outcome::Unchanged));
+                continue;
+            }
+            match remove(pass, managed) {
+                Ok(message) => {
+                    forget_one(pass, managed, changes);
+                    removed.insert(managed.clone());
+                    outcomes.push(outcome(Outcome::Changed).say(message));
+                }
+                Err(message) => outcomes.push(outcome(Outcome::Failed).say(message)),
+            }
+        }
+        (removed, outcomes)
+    }
+}
+
+fn remove(pass: &Pass<'_>, managed: &Managed) -> Result<String, String> {
     let hand = pass.machine.hand();
     let path = managed.identity.as_str();
     if let Some(params) = pass
@@ -158,13 +183,15 @@ fn remove(pass: &Pass<'_>, managed: &Managed, permit: &Permit) -> Result<String,
         return Ok("it is no longer managed".into());
     }
     let failed = |error: std::io::Error| format!("{path}: {error}");
-    match pass.machine.record::<Original>(&format!("original/{path}")) {
+    let real = apply::real(path, &hand);
+    let original = pass.machine.record::<Original>(&format!("original/{real}"));
+    match original.or_else(|| pass.machine.record(&format!("original/{path}"))) {
         Some(Original::File { content, mode, uid, gid }) => {
             let journal = pass.machine.journal.as_ref().ok_or("there is no journal")?;
             let bytes = journal.original(&content).ok_or_else(|| {
                 format!("{path}: what was there before can't be found any more; the file stays as it is")
             })?;
-            hand.replace(path, &bytes, Access { mode, uid: Some(uid), gid: Some(gid) }).map_err(failed)?;
+            hand.replace(&real, &bytes, Access { mode, uid: Some(uid), gid: Some(gid) }).map_err(failed)?;
             Ok("what was there before was put back".into())
         }
         Some(Original::Link { target }) => {
@@ -172,6 +199,7 @@ fn remove(pass: &Pass<'_>, managed: &Managed, permit: &Permit) -> Result<String,
             Ok("the link that was there before was put back".into())
         }
         Some(Original::Directory { mode, uid, gid }) => {
+            hand.make_directory(path, 0o755).map_err(failed)?;
             hand.grant(path, Access { mode, uid: Some(uid), gid: Some(gid) }).map_err(failed)?;
             Ok("the directory was there before, and stays".into())
         }
@@ -199,10 +227,13 @@ fn remove(pass: &Pass<'_>, managed: &Managed, permit: &Permit) -> Result<String,
 }
 
 /// Books that this node no longer has: what they managed is removed as they last said.
-pub(super) fn abandoned_books(pass: &Pass<'_>) -> Vec<BookOutcome> {
+fn abandoned_books(pass: &Pass<'_>, everything: &BTreeSet<&Managed>) -> Vec<BookOutcome> {
     let mut outcomes = Vec::new();
     let present: BTreeSet<String> = pass.view.books.iter().map(|book| book.id()).collect();
-    for (id, inventory) in inventories(pass.machine).into_iter().filter(|(id, _)| !present.contains(id)) {
+    let inventories = inventories(pass.machine);
+    // A book that is gone as a whole is measured against all that the node manages.
+    let all = inventories.values().map(|inventory| inventory.items.len()).sum();
+    for (id, inventory) in inventories.into_iter().filter(|(id, _)| !present.contains(id)) {
         let (namespace, name) = id.split_once('/').unwrap_or(("", &id));
         let mut book = BookOutcome {
             namespace: namespace.into(),
@@ -214,59 +245,31 @@ pub(super) fn abandoned_books(pass: &Pass<'_>) -> Vec<BookOutcome> {
             interrupted: false,
             uncoordinated: false,
         };
-        if pass.plan {
-            if inventory.prune {
-                book.tasks = inventory
-                    .items
-                    .iter()
-                    .map(|managed| TaskOutcome {
-                        action: "remove",
-                        ..TaskOutcome::new(
-                            format!("prune {} {}", managed.module, managed.identity),
-                            &managed.module,
-                            Outcome::Unchanged,
-                        )
-                    })
-                    .collect();
-                outcomes.push(book);
-            }
-            continue;
-        }
-        let Ok(permit) = Gates::default().pass() else { continue };
         let mut changes = Changes::default();
+        if !pass.plan {
+            book.tasks.extend(actions::left_handlers(pass, &id, &mut changes));
+        }
         let key = format!("inventory/{id}");
         if inventory.prune {
-            let (removed, said) = remove_within_budget(
-                pass,
-                &id,
-                &inventory.items,
-                inventory.items.len().max(all_items(pass)),
-                inventory.budget.as_deref(),
-                &permit,
-                &mut changes,
-            );
+            let removal = Removal { gone: &inventory.items, everything, all, budget: inventory.budget.as_deref() };
+            let (removed, said) = removal.carry_out(pass, &mut changes);
             let left: BTreeSet<Managed> = inventory.items.difference(&removed).cloned().collect();
             if left.is_empty() {
                 changes.delete(key);
             } else {
                 changes.put(key, &Inventory { items: left, ..inventory });
             }
-            book.tasks = said;
+            book.tasks.extend(said);
         } else {
-            forget(pass, &inventory.items, &mut changes);
+            forget(pass, &inventory.items, everything, &mut changes);
             changes.delete(key);
         }
-        if let Some(Err(error)) = pass.machine.journal.as_ref().map(|journal| journal.commit(changes)) {
-            book.tasks.push(TaskOutcome::new("journal".into(), "journal", Outcome::Failed).say(error.to_string()));
+        if !pass.plan {
+            book.tasks.extend(commit(pass, changes));
         }
         if !book.tasks.is_empty() {
             outcomes.push(book);
         }
     }
     outcomes
-}
-
-/// Everything that the node manages: the budget of a book that is gone as a whole is measured against it.
-fn all_items(pass: &Pass<'_>) -> usize {
-    inventories(pass.machine).values().map(|inventory| inventory.items.len()).sum()
 }
