@@ -344,7 +344,7 @@ fn plan_says_what_would_change_and_changes_nothing() {
     let (code, alone) = plan(&["--exit-code"]);
     assert_eq!(code, 0, "{alone:#}");
     let _agent = f.node.start();
-    f.node.wait_for(&f.node.status()["commits"]["fleet"].as_str().unwrap());
+    f.node.wait_for(f.node.status()["commits"]["fleet"].as_str().unwrap());
     assert_eq!(plan(&[]).1, alone);
     fs::write(f.path("/etc/gone"), "drift").unwrap();
 }

@@ -4,7 +4,11 @@ use std::path::PathBuf;
 
 use clap::Args;
 use serde_json::json;
-use towpath_render::{objects::ObjectSet, problem::Problem};
+use towpath_render::{
+    document::{Mode, check_message},
+    objects::ObjectSet,
+    problem::Problem,
+};
 
 use super::{Output, exit, exit::Failure, output, worktree};
 
@@ -64,12 +68,13 @@ fn module_problems(set: &ObjectSet) -> Vec<Problem> {
             if text.contains("{{") || text.contains("{%") {
                 continue;
             }
+            // What the schema refuses has been told already.
+            let checked = check_message(module.message, &module.params, Mode::Written);
+            if !checked.findings.is_empty() {
+                continue;
+            }
             let Err(found) = towpath_modules::resolve(module.name, &module.params) else { continue };
             for problem in found {
-                // What the schema refuses has been reported with more.
-                if problem.key.is_empty() && problem.message.contains("invalid type") {
-                    continue;
-                }
                 let place = task.place.key(module.name);
                 let place = if problem.key.is_empty() { place } else { place.key(&problem.key) };
                 let finding = towpath_render::problem::Finding { message: problem.message, hint: problem.hint };

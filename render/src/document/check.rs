@@ -397,6 +397,9 @@ impl Walk {
             }
             (Some("port"), Value::Number(number))
                 if number.as_u64().is_some_and(|port| (1..=65_535).contains(&port)) => {}
+            (Some("port"), Value::Number(number)) => {
+                self.value(trail, Finding::new(format!("{number} is no port")).hint("write a number from 1 to 65535"));
+            }
             (_, Value::Object(map)) if map.is_empty() || map.values().all(Value::is_null) => {
                 let finding = Finding::new(format!("{} is a string, not a map", field.name));
                 self.value(trail, finding.hint("quote it: an unquoted {{ is read as a YAML map"));

@@ -404,7 +404,9 @@ impl Checker<'_, '_> {
 
 /// Whether a template asks first whether something is defined.
 fn guarded(text: &str) -> bool {
-    text.contains("default") || text.contains("defined")
+    ["|default", "| default", "|d(", "| d(", "is defined", "is not defined", "is undefined"]
+        .iter()
+        .any(|guard| text.contains(guard))
 }
 
 fn unknown_fact(name: &str) -> Option<Finding> {

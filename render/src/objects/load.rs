@@ -85,6 +85,7 @@ pub fn load(sources: &[SourceTree], pinned: &BTreeMap<Pinned, Arc<dyn Tree>>) ->
     references::check_all(&mut loader);
     analysis::check(&mut loader);
     let mut problems = loader.problems;
+    hide_secrets(&mut problems, &loader.set);
     let rank: BTreeMap<&str, usize> =
         sources.iter().enumerate().map(|(rank, source)| (source.name.as_str(), rank)).collect();
     problems.sort_by(|a, b| {
@@ -96,6 +97,17 @@ pub fn load(sources: &[SourceTree], pinned: &BTreeMap<Pinned, Arc<dyn Tree>>) ->
     problems.dedup();
     let (warnings, errors) = problems.into_iter().partition(|problem| problem.warning);
     Loaded { set: loader.set, errors, warnings, wants: loader.wants }
+}
+
+/// What stands in a file with Secrets may be one that was not encrypted: its lines are not shown.
+fn hide_secrets(problems: &mut [Problem], set: &ObjectSet) {
+    let secrets = set.objects.values().filter(|object| object.key.kind == "Secret");
+    let files: BTreeSet<(&str, &str)> = secrets.map(|object| (object.place.source(), object.place.file())).collect();
+    for problem in
+        problems.iter_mut().filter(|problem| files.contains(&(problem.source.as_str(), problem.file.as_str())))
+    {
+        problem.excerpt.clear();
+    }
 }
 
 /// A reference that is looked up once all objects are there.

@@ -199,7 +199,9 @@ fn nobody_targeted(loader: &mut Loader<'_>) {
         }
         let matched =
             nodes.iter().any(|node| loader.set.selects(Some(targets), node, &loader.set.groups_of(node)).is_some());
-        let dangling = targets.node_groups.iter().any(|group| !loader.set.groups.contains_key(group));
+        // A group that is missing or selects nothing has been told already.
+        let nothing = |group: &super::Group| group.selector.is_none() && group.nodes.is_empty();
+        let dangling = targets.node_groups.iter().any(|group| loader.set.groups.get(group).is_none_or(nothing));
         if !matched && !dangling {
             findings.push((
                 book.place.key("targets"),

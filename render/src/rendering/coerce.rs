@@ -3,12 +3,27 @@
 use serde_json::Value;
 use towpath_proto::{Field, Message, Shape, Type};
 
+use crate::template::syntax::names_in_template;
+
 /// Whether a template stands anywhere in a value.
 pub(super) fn has_template(value: &Value) -> bool {
     match value {
         Value::String(text) => text.contains("{{") || text.contains("{%") || text.contains("{#"),
         Value::Array(members) => members.iter().any(has_template),
         Value::Object(members) => members.values().any(has_template),
+        _ => false,
+    }
+}
+
+/// Whether a template in a value uses the members of a loop.
+pub(super) fn uses_item(value: &Value) -> bool {
+    match value {
+        Value::String(text) => {
+            has_template(value)
+                && names_in_template(text).iter().any(|name| matches!(name.split('.').next(), Some("item" | "loop")))
+        }
+        Value::Array(members) => members.iter().any(uses_item),
+        Value::Object(members) => members.values().any(uses_item),
         _ => false,
     }
 }

@@ -129,7 +129,11 @@ impl Renderer {
         let Some(written) = &task.looped else { return Ok(Rendered::Ready(None)) };
         let place = task.place.key("loop");
         self.asking(|| {
-            let scope = self.task_scope(task, None)?;
+            // Of the task's own vars the loop sees those that do not need its members.
+            let vars = task.vars.iter().filter(|(_, value)| !coerce::uses_item(value));
+            let vars = vars.map(|(name, value)| (name.clone(), value.clone())).collect();
+            let scope = self.within_scope(&task.within, &task.place)?;
+            let scope = self.with_vars(&task.within, scope, &vars, &task.place.key("vars"))?;
             let value = self.fill(&task.within, &scope, written, &place)?;
             let Value::Array(values) = value else {
                 return Err(RenderError {

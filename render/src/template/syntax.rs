@@ -2,9 +2,12 @@
 
 use std::{cell::RefCell, collections::BTreeSet};
 
-use minijinja::Environment;
+use minijinja::{
+    Environment, ErrorKind,
+    machinery::{Token, tokenize},
+};
 
-use super::environment;
+use super::{environment, filters, syntax_config};
 use crate::problem::Finding;
 
 /// The names that every template and expression may use.
@@ -15,16 +18,40 @@ thread_local! {
     static PARSER: RefCell<Environment<'static>> = RefCell::new(environment());
 }
 
-/// Checks the syntax of a template.
+/// Checks the syntax of a template, and that its filters are there.
 ///
 /// # Errors
 /// What is wrong with it.
 pub fn template(text: &str) -> Result<(), Finding> {
-    if let Some(inner) = whole_expression(text) {
-        return PARSER
-            .with_borrow(|parser| parser.compile_expression(inner).map(drop).map_err(|error| finding(&error)));
+    PARSER.with_borrow(|parser| {
+        let compiled = match whole_expression(text) {
+            Some(inner) => parser.compile_expression(inner).map(drop),
+            None => parser.template_from_str(text).map(drop),
+        };
+        compiled.map_err(|error| finding(&error))?;
+        unknown_filter(parser, text, false).map_or(Ok(()), Err)
+    })
+}
+
+/// A filter that is not there: the engine itself would only find out when it renders.
+fn unknown_filter(parser: &Environment<'_>, text: &str, in_expression: bool) -> Option<Finding> {
+    let mut behind_pipe = false;
+    for token in tokenize(text, in_expression, syntax_config()) {
+        let Ok((token, _)) = token else { return None };
+        if let (true, Token::Ident(name)) = (behind_pipe, &token) {
+            let probe = parser.compile_expression(&format!("1|{name}")).and_then(|probe| probe.eval(()));
+            if probe.is_err_and(|error| error.kind() == ErrorKind::UnknownFilter) {
+                let finding = Finding::new(format!("there is no filter {name}"));
+                let known = filters::OWN.iter().chain(&filters::COMMON).copied();
+                return Some(match towpath_proto::did_you_mean(name, known) {
+                    Some(meant) => finding.hint(format!("did you mean {meant}?")),
+                    None => finding.hint("the README lists the filters beside those of Jinja"),
+                });
+            }
+        }
+        behind_pipe = matches!(token, Token::Pipe);
     }
-    PARSER.with_borrow(|parser| parser.template_from_str(text).map(drop).map_err(|error| finding(&error)))
+    None
 }
 
 /// Checks the syntax of a bare expression.
@@ -53,7 +80,8 @@ pub fn expression(text: &str) -> Result<(), Finding> {
             } else {
                 finding
             }
-        })
+        })?;
+        unknown_filter(parser, text, true).map_or(Ok(()), Err)
     })
 }
 
@@ -90,9 +118,8 @@ fn finding(error: &minijinja::Error) -> Finding {
     let line =
         error.line().filter(|line| *line > 1).map(|line| format!(" (line {line} of the template)")).unwrap_or_default();
     let finding = Finding::new(format!("template: {detail}{line}"));
-    match error.kind() {
-        minijinja::ErrorKind::UnknownFilter => finding.hint("`towpath explain` and the README list the filters"),
-        _ if detail.contains("end of input") || detail.contains("unexpected end") => {
+    match () {
+        () if detail.contains("end of input") || detail.contains("unexpected end") => {
             finding.hint("something that was opened is not closed")
         }
         _ => finding,

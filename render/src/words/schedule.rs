@@ -27,7 +27,8 @@ impl Schedule {
         } else {
             fields(text).map_err(|why| wrong(&why))?
         };
-        cron::Schedule::from_str(&normalised).map_err(|error| wrong(&error.to_string()))?;
+        cron::Schedule::from_str(&normalised)
+            .map_err(|error| wrong(error.to_string().lines().last().unwrap_or_default().trim()))?;
         Ok(Self { normalised })
     }
 }

@@ -12,6 +12,68 @@ use minijinja::{Environment, Error, ErrorKind};
 
 pub(crate) use text::human_to_bytes;
 
+/// The names of these filters.
+pub(super) const OWN: [&str; 30] = [
+    "to_json",
+    "to_nice_json",
+    "to_yaml",
+    "to_nice_yaml",
+    "from_json",
+    "from_yaml",
+    "b64encode",
+    "b64decode",
+    "regex_replace",
+    "regex_search",
+    "regex_findall",
+    "hash",
+    "password_hash",
+    "combine",
+    "dict2items",
+    "items2dict",
+    "mandatory",
+    "ternary",
+    "bool",
+    "quote",
+    "basename",
+    "dirname",
+    "splitext",
+    "union",
+    "intersect",
+    "difference",
+    "flatten",
+    "zip",
+    "ipaddr",
+    "human_to_bytes",
+];
+
+/// The engine's own that are used most, for hints.
+pub(super) const COMMON: [&str; 24] = [
+    "upper",
+    "lower",
+    "default",
+    "join",
+    "trim",
+    "replace",
+    "length",
+    "first",
+    "last",
+    "sort",
+    "unique",
+    "map",
+    "select",
+    "reject",
+    "selectattr",
+    "rejectattr",
+    "int",
+    "float",
+    "string",
+    "list",
+    "items",
+    "indent",
+    "title",
+    "round",
+];
+
 /// Adds all filters.
 pub(super) fn add(environment: &mut Environment<'static>) {
     data::add(environment);

@@ -1,0 +1,198 @@
+//! Every filter against ansible-core, for the same input. Where they differ, [`DIFFERENCES`] says how and why.
+
+use std::{collections::BTreeMap, process::Command};
+
+use serde_json::{Value, json};
+use towpath_render::{template::Engine, tree::MemoryTree};
+use towpath_tests::ok;
+
+/// Expressions that both evaluate, to be compared as JSON.
+const CASES: [&str; 63] = [
+    "{'b': 1, 'a': [1, 'x', none, true, 1.5]} | to_json",
+    "'ä\\n\"' | to_json",
+    "[] | to_json",
+    "{'b': {'z': 1, 'y': []}, 'a': {}} | to_nice_json",
+    "{'b': 1} | to_nice_json(indent=2)",
+    "'{\"a\": [1, 2.5, null]}' | from_json",
+    "'a: 1\\nb: [x, y]\\n' | from_yaml",
+    "'' | from_yaml",
+    "'häagen' | b64encode",
+    "'aMOkYWdlbg==' | b64decode",
+    "'foobar' | regex_replace('^f(o+)(.*)$', '\\\\2-\\\\1')",
+    "'foobar' | regex_replace('(?P<x>o+)', '<\\\\g<x>>')",
+    "'Foo foo' | regex_replace('foo', 'x', ignorecase=true)",
+    "'a\\nb' | regex_replace('^', '> ', multiline=true)",
+    "'aaa' | regex_replace('a', '$1')",
+    "'server1.example.org' | regex_search('[0-9]+')",
+    "'server1/db2' | regex_search('server([0-9]+)/db([0-9]+)', '\\\\1', '\\\\2')",
+    "'x' | regex_search('y')",
+    "'a1b22' | regex_findall('[0-9]+')",
+    "'a1b22' | regex_findall('([a-z])([0-9]+)')",
+    "'test' | hash('sha256')",
+    "'test' | hash('sha1')",
+    "'test' | hash('md5')",
+    "'test' | hash",
+    "'test' | hash('sha512')",
+    "'secret' | password_hash('sha512', 'saltsalt', rounds=10000)",
+    "{'a': 1, 'b': {'x': 1}} | combine({'b': {'y': 2}, 'c': 3})",
+    "{'a': 1, 'b': {'x': 1, 'z': 0}} | combine({'b': {'x': 2}}, recursive=true)",
+    "{'a': 1} | combine({'b': 2}, {'a': 3})",
+    "{'a': 1, 'b': [2]} | dict2items",
+    "{'a': 1} | dict2items(key_name='k', value_name='v')",
+    "[{'key': 'a', 'value': 1}, {'key': 'b', 'value': 2}] | items2dict",
+    "[{'k': 'a', 'v': 1}] | items2dict(key_name='k', value_name='v')",
+    "5 | mandatory",
+    "true | ternary('yes', 'no')",
+    "false | ternary('yes', 'no')",
+    "none | ternary('yes', 'no', 'nothing')",
+    "none | ternary('yes', 'no')",
+    "'yes' | bool",
+    "'off' | bool",
+    "'True' | bool",
+    "1 | bool",
+    "0 | bool",
+    "\"it's a 'test'\" | quote",
+    "'plain-word_1' | quote",
+    "'' | quote",
+    "'/etc/nginx/nginx.conf' | basename",
+    "'/etc/nginx/' | basename",
+    "'/etc/nginx/nginx.conf' | dirname",
+    "'nginx.conf' | dirname",
+    "'/x' | dirname",
+    "'/etc/nginx.conf.d/site.tar.gz' | splitext",
+    "'/etc/.hidden' | splitext",
+    "[1, 2, 2, 3] | union([3, 4])",
+    "[1, 2, 2, 3] | intersect([2, 3, 5])",
+    "[1, 2, 2, 3] | difference([3])",
+    "[1, [2, [3, [4]]], none] | flatten",
+    "[1, [2, [3, [4]]]] | flatten(levels=1)",
+    "[1, 2, 3] | zip(['a', 'b']) | list",
+    "[1, 2] | zip(['a', 'b'], [true, false]) | list",
+    "'10M' | human_to_bytes",
+    "'1.5 GB' | human_to_bytes",
+    "'512' | human_to_bytes",
+];
+
+/// What differs, with both results' reasons. Each entry is checked: a difference that is gone must be struck out.
+const DIFFERENCES: [(&str, &str); 4] = [
+    ("{'b': 1, 'a': {'x': [1]}} | to_yaml", "the same data, but keys in their own order, and always in block style"),
+    ("{'b': 1, 'a': {'x': [1]}} | to_nice_yaml", "the same data, but keys in their own order, and indented by two"),
+    ("'maybe' | bool", "an error, where older versions of Ansible give false"),
+    ("'test' | regex_search('(?<=t)e')", "an error: there is no look-around in the regular expressions of Rust"),
+];
+
+/// ipaddr is not in ansible-core: Python's own module is the referee.
+const ADDRESSES: [(&str, &str); 7] = [
+    ("'10.1.2.3/24' | ipaddr('address')", "str(ipaddress.ip_interface('10.1.2.3/24').ip)"),
+    ("'10.1.2.3/24' | ipaddr('network')", "str(ipaddress.ip_interface('10.1.2.3/24').network.network_address)"),
+    ("'10.1.2.3/20' | ipaddr('netmask')", "str(ipaddress.ip_interface('10.1.2.3/20').netmask)"),
+    ("'10.1.2.3/20' | ipaddr('prefix')", "ipaddress.ip_interface('10.1.2.3/20').network.prefixlen"),
+    ("'10.1.2.3/20' | ipaddr('broadcast')", "str(ipaddress.ip_interface('10.1.2.3/20').network.broadcast_address)"),
+    ("'2001:db8::1/64' | ipaddr('network')", "str(ipaddress.ip_interface('2001:db8::1/64').network.network_address)"),
+    (
+        "'10.1.2.3' | ipaddr('in', '10.0.0.0/8')",
+        "ipaddress.ip_address('10.1.2.3') in ipaddress.ip_network('10.0.0.0/8')",
+    ),
+];
+
+fn python(script: &str, input: &Value) -> Value {
+    let python = std::env::var("TOWPATH_ANSIBLE_PYTHON").expect(
+        "TOWPATH_ANSIBLE_PYTHON is not set: run the tests with .ci/test, which installs ansible-core from PyPI",
+    );
+    let output =
+        ok(Command::new(python).arg("-c").arg(script).arg(input.to_string()).env("ANSIBLE_LOCALHOST_WARNING", "False"));
+    serde_json::from_slice(&output.stdout).unwrap()
+}
+
+/// Evaluates expressions with Ansible's templar; an error becomes {"error": …}.
+const ANSIBLE: &str = r#"
+import json, sys
+from ansible.parsing.dataloader import DataLoader
+from ansible.template import Templar
+try:
+    from ansible.plugins.loader import init_plugin_loader
+    init_plugin_loader()
+except ImportError:
+    pass
+try:
+    from ansible.template import trust_as_template
+except ImportError:
+    trust_as_template = lambda text: text
+out = []
+for case in json.loads(sys.argv[1]):
+    try:
+        templar = Templar(loader=DataLoader(), variables={})
+        # As JSON, so that types survive; a string that looks like data stays a string.
+        text = templar.template(trust_as_template("{{ {'v': (" + case + ")} | to_json }}"))
+        value = json.loads(text) if isinstance(text, str) else text
+        out.append(value["v"])
+    except Exception as error:
+        out.append({"error": str(error).splitlines()[0][:200]})
+print(json.dumps(out))
+"#;
+
+/// Ansible takes the backslashes of strings in templates as they are, where Jinja itself reads escapes.
+fn for_ansible(case: &str) -> String {
+    case.replace("\\n", "\n").replace("\\\\", "\\")
+}
+
+fn ours(expression: &str) -> Value {
+    let engine = Engine::new(std::sync::Arc::new(MemoryTree::default()), "");
+    let scope = towpath_render::template::Scope::new(BTreeMap::new(), std::sync::Arc::default()).context();
+    match engine.expression(expression, &scope) {
+        Ok(value) => serde_json::to_value(&value).unwrap(),
+        Err(error) => json!({ "error": error.message }),
+    }
+}
+
+#[test]
+fn filters_give_what_ansible_gives() {
+    let cases: Vec<String> = CASES.iter().map(|case| for_ansible(case)).collect();
+    let theirs = python(ANSIBLE, &json!(cases));
+    let mut wrong = Vec::new();
+    for (case, theirs) in CASES.iter().zip(theirs.as_array().unwrap()) {
+        let ours = ours(case);
+        if ours != *theirs {
+            wrong.push(format!("{case}\n    ours:   {ours}\n    theirs: {theirs}"));
+        }
+    }
+    assert!(wrong.is_empty(), "{}", wrong.join("\n"));
+}
+
+#[test]
+fn the_listed_differences_are_there() {
+    let cases: Vec<&str> = DIFFERENCES.iter().map(|(case, _)| *case).collect();
+    let theirs = python(ANSIBLE, &json!(cases));
+    for ((case, why), theirs) in DIFFERENCES.iter().zip(theirs.as_array().unwrap()) {
+        let ours = ours(case);
+        if case.contains("yaml") {
+            assert_ne!(ours, *theirs, "{case}: {why}");
+            let data = |text: &Value| {
+                python("import json, sys, yaml; print(json.dumps(yaml.safe_load(json.loads(sys.argv[1]))))", text)
+            };
+            assert_eq!(data(&ours), data(theirs), "{case}: not even the same data");
+        } else {
+            assert!(ours["error"].is_string(), "{case}: {why}: {ours}");
+        }
+    }
+}
+
+#[test]
+fn addresses_are_as_python_has_them() {
+    let expressions: Vec<&str> = ADDRESSES.iter().map(|(_, python)| *python).collect();
+    let theirs = python(
+        "import json, sys, ipaddress; print(json.dumps([eval(e) for e in json.loads(sys.argv[1])]))",
+        &json!(expressions),
+    );
+    for ((case, _), theirs) in ADDRESSES.iter().zip(theirs.as_array().unwrap()) {
+        assert_eq!(ours(case), *theirs, "{case}");
+    }
+}
+
+#[test]
+fn what_only_towpath_has() {
+    assert_eq!(ours("5400 | to_duration"), "1h30m");
+    assert!(ours("'x' | password_hash('sha512')")["error"].as_str().unwrap().contains("give a salt"));
+    assert!(ours("'x' | password_hash('yescrypt', 'salt')")["error"].as_str().unwrap().contains("not to be had here"));
+    assert!(ours("nothing.at.all | mandatory")["error"].is_string());
+}
