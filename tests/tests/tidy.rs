@@ -36,7 +36,7 @@ const FENCES: [(&str, &[&str]); 10] = [
 ];
 
 /// The sizes at which a file or a room asks to be divided.
-const LINES_OF_FILE: usize = 800;
+const LINES_OF_FILE: usize = 650;
 
 #[derive(Debug)]
 struct Source {

@@ -135,8 +135,19 @@ impl Look {
         if meta.kind != FileKind::File {
             return Err(io::Error::new(io::ErrorKind::InvalidInput, "it is no file"));
         }
-        let mut bytes = Vec::with_capacity(usize::try_from(meta.size).unwrap_or(0).min(64 << 20) + 1);
-        std::fs::File::from(fd).read_to_end(&mut bytes)?;
+        let size = usize::try_from(meta.size).unwrap_or(usize::MAX);
+        let mut bytes = Vec::with_capacity(size.min(64 << 20) + 1);
+        let mut file = std::fs::File::from(fd);
+        // Most files come with one call; what is empty by its size (as in /proc), or grows, is read to its end.
+        if size > 0 && size < 64 << 20 {
+            bytes.resize(size + 1, 0);
+            let got = file.read(&mut bytes)?;
+            bytes.truncate(got);
+            if got == size {
+                return Ok(Some((bytes, meta)));
+            }
+        }
+        file.read_to_end(&mut bytes)?;
         Ok(Some((bytes, meta)))
     }
 

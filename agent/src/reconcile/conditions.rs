@@ -179,7 +179,10 @@ fn pass(state: &mut State, passed: Passed, told: &mut Vec<(String, bool, Trouble
         }
     }
     if !passed.interrupted && passed.worst < Outcome::Unknown {
-        state.applied = Some(Acceptance { at: state.looked, ..state.accepted.clone() });
+        let known = state.applied.as_ref().is_some_and(|applied| applied.generation == state.accepted.generation);
+        if !known {
+            state.applied = Some(Acceptance { at: state.looked, ..state.accepted.clone() });
+        }
     }
 }
 

@@ -5,7 +5,7 @@ use std::{
     path::PathBuf,
     sync::{Arc, Mutex, PoisonError},
     thread,
-    time::{Duration, Instant},
+    time::Duration,
 };
 
 use thiserror::Error;
@@ -15,7 +15,7 @@ use towpath_coordination::{
 };
 use towpath_host::{
     Clock, FileVersion, Look, facts,
-    journal::{Acceptance, Changes, Journal, JournalError, RunRecord},
+    journal::{Acceptance, Changes, Journal, JournalError},
     lock::{LockError, StateDir},
     process::Cancel,
     watch::FileWatch,
@@ -25,13 +25,14 @@ use towpath_render::rendering::Inputs;
 
 use super::{
     Handle, Queue,
-    conditions::{self, Input, Passed, State, Trouble},
+    conditions::{self, Input, State, Trouble},
     pass::{self, ComputedCache, Machine, Outcome, Pass, PassOutcome},
+    poller::{Polled, Poller, jittered},
     revision::Revision,
     sources::{Looked, Sources},
 };
 use crate::{
-    config::{Settings, Source},
+    config::Settings,
     report::{Events, Told},
 };
 
@@ -40,9 +41,6 @@ const LOOKS: usize = 10;
 
 /// How many rejected candidates are remembered.
 const REJECTED: usize = 100;
-
-/// How many runs are remembered.
-const RUNS: usize = 200;
 
 /// What a node is made from.
 #[derive(Debug)]
@@ -79,31 +77,36 @@ pub enum NodeError {
 pub struct Node {
     settings: Settings,
     store: Arc<dyn Store>,
-    clock: Arc<dyn Clock>,
+    pub(super) clock: Arc<dyn Clock>,
     machine: Arc<Machine>,
-    journal: Arc<Journal>,
+    pub(super) journal: Arc<Journal>,
     sources: Sources,
     state: State,
     revision: Option<Arc<Revision>>,
     rejected: BTreeSet<BTreeMap<String, String>>,
     computed: ComputedCache,
-    handle: Handle,
+    settled: Option<SettledPass>,
+    /// Whether file events are followed: only then the versions of files matter.
+    follows_files: bool,
+    pub(super) handle: Handle,
     queue: Queue,
     cancel: Cancel,
     /// The versions of managed files as the node left them: other ones are somebody else's.
     versions: Arc<Mutex<Versions>>,
-    polled: Arc<Mutex<Polled>>,
+    polled: Polled,
     _state_dir: StateDir,
 }
 
 /// Managed files and the versions in which the node left them.
 type Versions = BTreeMap<PathBuf, Option<FileVersion>>;
 
-/// What the poller compares with.
-#[derive(Debug, Default)]
-struct Polled {
-    sources: Vec<Source>,
-    heads: BTreeMap<String, String>,
+/// A pass in which everything was as it should be, and what it went by.
+#[derive(Debug)]
+struct SettledPass {
+    generation: u64,
+    /// The facts that were read, as they were.
+    facts: BTreeMap<String, serde_json::Value>,
+    checks: Vec<pass::Settled>,
 }
 
 /// How a run of the whole agent ended.
@@ -171,10 +174,12 @@ impl Node {
             settings,
             revision: None,
             computed: ComputedCache::default(),
+            settled: None,
+            follows_files: false,
             queue: Queue::default(),
             cancel: Cancel::default(),
             versions: Arc::default(),
-            polled: Arc::default(),
+            polled: Polled::default(),
             _state_dir: state_dir,
         };
         if let Some(aside) = damaged {
@@ -226,7 +231,7 @@ impl Node {
     }
 
     /// Steps the state, tells what is to be told, and shows it.
-    fn step(&mut self, input: Input) {
+    pub(super) fn step(&mut self, input: Input) {
         let (state, told) = conditions::step(std::mem::take(&mut self.state), input);
         self.state = state;
         for (kind, firing, trouble) in told {
@@ -240,7 +245,7 @@ impl Node {
         self.handle.set_state(&self.state);
     }
 
-    fn save(&mut self, mut changes: Changes) {
+    pub(super) fn save(&mut self, mut changes: Changes) {
         changes.put("state", &self.state);
         if let Err(error) = self.journal.commit(changes) {
             let reason = match error {
@@ -295,8 +300,7 @@ impl Node {
     }
 
     fn remember_heads(&mut self, looked: &Looked) {
-        let mut polled = self.polled.lock().unwrap_or_else(PoisonError::into_inner);
-        polled.sources.clone_from(&looked.sources);
+        self.polled.set_sources(&looked.sources);
     }
 
     fn accept(&mut self, disk: &Accepted, looked: Looked, set: Arc<towpath_render::objects::ObjectSet>) {
@@ -378,6 +382,9 @@ impl Node {
     pub fn pass(&mut self) -> Option<Outcome> {
         let revision = self.revision.clone()?;
         self.step(Input::Looked(self.clock.wall()));
+        if self.nothing_moved(&revision) {
+            return Some(Outcome::Unchanged);
+        }
         let fresh = self.state.applied.as_ref().is_none_or(|applied| applied.generation != revision.generation)
             || !self.state.is_applied();
         if fresh && self.state.attempted.as_ref().is_none_or(|attempted| attempted.generation != revision.generation) {
@@ -401,9 +408,38 @@ impl Node {
             thread::sleep(Duration::from_millis(50));
             outcome = self.run_pass(&revision, fresh);
         }
-        self.remember_versions(&outcome);
+        if self.follows_files {
+            self.remember_versions(&outcome);
+        }
+        self.remember_settled(&revision, &mut outcome);
         self.report(&revision, &outcome, fresh);
         Some(outcome.worst())
+    }
+
+    /// Whether all that the last pass found in order still is, by the same facts: then there is nothing to render.
+    fn nothing_moved(&self, revision: &Revision) -> bool {
+        let Some(settled) = self.settled.as_ref().filter(|settled| settled.generation == revision.generation) else {
+            return false;
+        };
+        if !self.state.is_applied() || !self.state.troubles.is_empty() {
+            return false;
+        }
+        if !settled.facts.is_empty() {
+            let facts = self.handle.facts();
+            if settled.facts.iter().any(|(name, known)| facts.get(name) != Some(known)) {
+                return false;
+            }
+        }
+        pass::still_settled(&self.machine, &settled.checks, &self.cancel)
+    }
+
+    fn remember_settled(&mut self, revision: &Revision, outcome: &mut PassOutcome) {
+        self.settled = outcome.settled.take().map(|checks| {
+            let names = std::mem::take(&mut outcome.facts_read);
+            let facts = if names.is_empty() { serde_json::Value::Null } else { self.handle.facts() };
+            let facts = names.into_iter().filter_map(|name| Some((name.clone(), facts.get(&name)?.clone()))).collect();
+            SettledPass { generation: revision.generation, facts, checks }
+        });
     }
 
     fn run_pass(&mut self, revision: &Revision, fresh: bool) -> PassOutcome {
@@ -425,147 +461,6 @@ impl Node {
             make_way: &move || queue.wants_way(),
         };
         pass::run(&mut pass, &mut self.computed)
-    }
-
-    fn report(&mut self, revision: &Revision, outcome: &PassOutcome, fresh: bool) {
-        let failed: Vec<String> = outcome
-            .books
-            .iter()
-            .flat_map(|book| {
-                book.tasks.iter().filter(|task| task.outcome == Outcome::Failed).map(move |task| {
-                    format!(
-                        "{}/{}/{}: {}",
-                        book.namespace,
-                        book.name,
-                        task.name,
-                        task.message.clone().unwrap_or_default()
-                    )
-                })
-            })
-            .collect();
-        let mut held = BTreeMap::new();
-        for book in &outcome.books {
-            for gate in &book.held {
-                held.insert(gate.reason.to_owned(), format!("{}/{}: {}", book.namespace, book.name, gate.opens));
-            }
-            for task in book.tasks.iter().filter(|task| task.outcome == Outcome::Held) {
-                let reason = if task.module == "prune" { "Budget" } else { "Dependency" };
-                held.insert(
-                    reason.into(),
-                    format!(
-                        "{}/{}/{}: {}",
-                        book.namespace,
-                        book.name,
-                        task.name,
-                        task.message.clone().unwrap_or_default()
-                    ),
-                );
-            }
-        }
-        let disk = outcome.disk.as_ref().map(|(disk, message)| {
-            let reason = match disk {
-                towpath_modules::Disk::Full => "DiskFull",
-                towpath_modules::Disk::ReadOnly => "ReadOnly",
-            };
-            Trouble::new(reason, message.clone())
-        });
-        let uncoordinated = outcome
-            .books
-            .iter()
-            .filter(|book| book.uncoordinated)
-            .map(|book| format!("{}/{}", book.namespace, book.name))
-            .collect();
-        let failed_text =
-            (!failed.is_empty()).then(|| format!("{}; correct it in git, or on the node", failed.join("; ")));
-        self.step(Input::Passed(Passed {
-            worst: outcome.worst(),
-            failed: failed_text,
-            held,
-            disk,
-            interrupted: outcome.interrupted,
-            uncoordinated,
-        }));
-        let books: Vec<pb::TaskBookStatus> = outcome.books.iter().map(pass::BookOutcome::status).collect();
-        let mut changes = Changes::default();
-        for book in &outcome.books {
-            self.report_book(revision, book, fresh, &mut changes);
-        }
-        if fresh || outcome.worst() > Outcome::Unchanged || !changes.is_empty() {
-            changes.put("books", &books);
-        }
-        self.handle.set_books(books);
-        if !changes.is_empty() || fresh {
-            changes.put(
-                "intent",
-                &towpath_host::journal::Intent {
-                    phase: towpath_host::journal::Phase::Idle,
-                    book: String::new(),
-                    paths: Vec::new(),
-                },
-            );
-            self.save(changes);
-        }
-        self.announce(outcome);
-    }
-
-    fn report_book(&self, revision: &Revision, book: &pass::BookOutcome, fresh: bool, changes: &mut Changes) {
-        if !fresh && book.worst() <= Outcome::Unchanged {
-            return;
-        }
-        let id = format!("{}/{}", book.namespace, book.name);
-        let tasks: Vec<pb::TaskStatus> = book.tasks.iter().map(pass::TaskOutcome::status).collect();
-        let record = RunRecord {
-            run: format!("{id}@{}", revision.generation),
-            namespace: book.namespace.clone(),
-            name: book.name.clone(),
-            generation: revision.generation,
-            started: book.started,
-            took: towpath_host::clock::seconds(book.took),
-            outcome: book.worst().word().to_owned(),
-            tasks: serde_json::to_value(tasks).unwrap_or_default(),
-        };
-        changes.put(format!("run/{:020}/{id}", book.started), &record);
-        let known: Vec<(String, serde_json::Value)> = self.journal.scan("run/").unwrap_or_default();
-        for (key, _) in known.iter().take(known.len().saturating_sub(RUNS)) {
-            changes.delete(format!("run/{key}"));
-        }
-    }
-
-    /// Logs and tells what came of tasks.
-    fn announce(&self, outcome: &PassOutcome) {
-        for book in &outcome.books {
-            for task in &book.tasks {
-                let name = format!("{}/{}/{}", book.namespace, book.name, task.name);
-                let message = task.message.clone().unwrap_or_default();
-                match task.outcome {
-                    Outcome::Failed => {
-                        tracing::error!(task = name, "{message}");
-                        self.told(book, task, "task.failed");
-                    }
-                    Outcome::Changed if task.drift => {
-                        tracing::warn!(task = name, "drift was put right");
-                        self.told(book, task, "drift.corrected");
-                    }
-                    Outcome::Changed => tracing::info!(task = name, "changed"),
-                    _ if task.module == "debug" && !message.is_empty() => tracing::info!(task = name, "{message}"),
-                    _ => {}
-                }
-            }
-        }
-    }
-
-    fn told(&self, book: &pass::BookOutcome, task: &pass::TaskOutcome, kind: &str) {
-        let told = Told {
-            namespace: book.namespace.clone(),
-            kind: kind.to_owned(),
-            firing: None,
-            reason: None,
-            object: Some(format!("TaskBook/{}/{}", book.namespace, book.name)),
-            message: format!("{}: {}", task.name, task.message.clone().unwrap_or_default()),
-        };
-        if let Err(error) = self.handle.events().tell(self.clock.wall(), told) {
-            tracing::warn!(%error, "an event can't be kept");
-        }
     }
 
     fn version(&self, path: &std::path::Path) -> Option<FileVersion> {
@@ -604,7 +499,10 @@ impl Node {
 
     /// Runs until it is stopped. `alive` is called whenever the loop comes round.
     pub fn run(&mut self, alive: &dyn Fn(&pb::NodeStatus)) {
-        let poller = self.poller();
+        self.follows_files = true;
+        let mirrors = self.settings.state_dir.join("mirrors");
+        let (clock, name) = (Arc::clone(&self.clock), self.settings.node.clone());
+        let poller = Poller::start(self.polled.clone(), self.queue.clone(), clock, mirrors, name);
         let queue = self.queue.clone();
         let mut watch = FileWatch::new(move |path| {
             let path = path.to_owned();
@@ -675,94 +573,6 @@ impl Node {
         };
         jittered(interval, self.settings.reconcile.jitter, &self.settings.node, self.clock.wall())
     }
-
-    /// Asks the sources on a thread of its own, so that a run makes way for a newer commit.
-    fn poller(&self) -> Poller {
-        let stop = Cancel::default();
-        let flag = stop.clone();
-        let polled = Arc::clone(&self.polled);
-        let queue = self.queue.clone();
-        let clock = Arc::clone(&self.clock);
-        let folder = self.settings.state_dir.join("mirrors");
-        let node = self.settings.node.clone();
-        thread::spawn(move || {
-            let mut due: BTreeMap<String, (Instant, u32)> = BTreeMap::new();
-            while !flag.is_cancelled() {
-                thread::sleep(Duration::from_millis(100));
-                let sources = polled.lock().unwrap_or_else(PoisonError::into_inner).sources.clone();
-                for source in sources {
-                    let name = source.git.name.clone();
-                    let now = clock.monotonic();
-                    let (at, failures) =
-                        due.get(&name).copied().unwrap_or((now + source.interval.min(Duration::from_secs(1)), 0));
-                    if now < at {
-                        due.insert(name, (at, failures));
-                        continue;
-                    }
-                    let head = towpath_git::Mirror::new(source.git.clone(), &folder).poll();
-                    let failures = poll_result(&polled, &queue, &name, head, failures);
-                    let pause = backed_off(source.interval, failures);
-                    due.insert(name, (clock.monotonic() + jittered(pause, 10, &node, clock.wall()), failures));
-                }
-            }
-        });
-        Poller(stop)
-    }
-}
-
-/// Remembers a head, and pokes the loop where it has moved or can't be had; gives the failures in a row.
-fn poll_result(
-    polled: &Mutex<Polled>,
-    queue: &Queue,
-    name: &str,
-    head: Result<String, towpath_git::SourceError>,
-    failures: u32,
-) -> u32 {
-    match head {
-        Ok(head) => {
-            let moved = {
-                let mut polled = polled.lock().unwrap_or_else(PoisonError::into_inner);
-                polled.heads.insert(name.to_owned(), head.clone()) != Some(head)
-            };
-            if moved || failures > 0 {
-                queue.poke(|wake| wake.moved = true);
-            }
-            0
-        }
-        Err(_) => {
-            if failures == 0 {
-                queue.poke(|wake| wake.poll = true);
-            }
-            failures.saturating_add(1)
-        }
-    }
-}
-
-/// Stops the poller when it is dropped.
-struct Poller(Cancel);
-
-impl Drop for Poller {
-    fn drop(&mut self) {
-        self.0.cancel();
-    }
-}
-
-/// The pause after failures in a row: twice as long each time, up to ten intervals.
-fn backed_off(interval: Duration, failures: u32) -> Duration {
-    interval.saturating_mul(1 << failures.min(4)).min(interval.saturating_mul(10))
-}
-
-/// An interval, longer or shorter by up to so many percent: another part for each node and each time.
-fn jittered(interval: Duration, percent: u64, node: &str, now: i64) -> Duration {
-    use sha2::Digest as _;
-    let digest = sha2::Sha256::digest(format!("{node} {now}"));
-    let spread = interval.as_millis() as u64 * percent.min(100) / 100;
-    if spread == 0 {
-        return interval;
-    }
-    let random =
-        u64::from_le_bytes([digest[0], digest[1], digest[2], digest[3], digest[4], digest[5], digest[6], digest[7]]);
-    interval.saturating_sub(Duration::from_millis(spread)) + Duration::from_millis(random % (2 * spread + 1))
 }
 
 fn shown(commits: &BTreeMap<String, String>) -> String {
@@ -771,21 +581,4 @@ fn shown(commits: &BTreeMap<String, String>) -> String {
         .map(|(name, commit)| format!("{name} {}", &commit[..commit.len().min(12)]))
         .collect::<Vec<_>>()
         .join(", ")
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn back_off_is_bounded_and_jitter_stays_near() {
-        let minute = Duration::from_secs(60);
-        assert_eq!(backed_off(minute, 0), minute);
-        assert_eq!(backed_off(minute, 1), 2 * minute);
-        assert_eq!(backed_off(minute, 60), 10 * minute);
-        for now in 0..100 {
-            let jittered = jittered(minute, 10, "web1", now);
-            assert!((Duration::from_secs(54)..=Duration::from_secs(66)).contains(&jittered));
-        }
-    }
 }

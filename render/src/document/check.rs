@@ -3,12 +3,11 @@
 use serde_json::{Map, Value};
 use towpath_proto::{Field, Message, Shape, Type, did_you_mean, kinds, message};
 
-use super::{At, Path, Trail, habits};
+use super::{At, Path, Trail, formats::format, habits};
 use crate::{
     problem::Finding,
     template::syntax,
-    tree,
-    words::{self, Count, Schedule, Selector},
+    words::{self, Count, Selector},
 };
 
 /// What came of a walk.
@@ -568,81 +567,6 @@ impl Walk {
             self.value(trail, finding);
         }
     }
-}
-
-fn format(field: &Field, text: &str) -> Result<(), Finding> {
-    let Some(format) = field.format else { return Ok(()) };
-    match format {
-        "duration" => words::duration(text).map(drop),
-        "mode" => words::mode(text).map(drop),
-        "count" => Count::read(&Value::String(text.to_owned())).map(drop),
-        "percent" => match Count::read(&Value::String(text.to_owned())) {
-            Ok(Count::Percent(_)) => Ok(()),
-            _ => Err(Finding::new(format!("{text:?} is no percentage")).hint("write it like 10%")),
-        },
-        "cron" => Schedule::read(text).map(drop),
-        "regex" => regex::Regex::new(text).map(drop).map_err(|error| {
-            Finding::new(format!(
-                "no regular expression: {}",
-                error.to_string().lines().last().unwrap_or_default().trim()
-            ))
-        }),
-        "path" => {
-            tree::join("", text).map(drop).map_err(|why| Finding::new(why).hint("write a path relative to the source"))
-        }
-        "commit" if text.len() == 40 && text.bytes().all(|byte| byte.is_ascii_hexdigit()) => Ok(()),
-        "commit" => Err(Finding::new(format!("{text:?} is no full commit id")).hint("write all 40 hexadecimal digits")),
-        "name" => name(text),
-        "identifier" => identifier(text),
-        "time" => time(text),
-        "datetime" => chrono::DateTime::parse_from_rfc3339(text)
-            .map(drop)
-            .map_err(|_| Finding::new(format!("{text:?} is no time")).hint("write it like \"2026-12-24T18:00:00Z\"")),
-        "port" => port(text),
-        "size" => size(text),
-        _ => Ok(()),
-    }
-}
-
-fn name(text: &str) -> Result<(), Finding> {
-    let allowed = |byte: u8| byte.is_ascii_alphanumeric() || b"-._".contains(&byte);
-    if !text.is_empty() && text.len() <= 253 && text.bytes().all(allowed) && text.as_bytes()[0].is_ascii_alphanumeric()
-    {
-        return Ok(());
-    }
-    Err(Finding::new(format!("{text:?} is no name"))
-        .hint("use letters, digits, '-', '.' and '_', beginning with a letter or digit"))
-}
-
-fn identifier(text: &str) -> Result<(), Finding> {
-    let rest = |byte: u8| byte.is_ascii_alphanumeric() || byte == b'_';
-    if text.bytes().all(rest) && text.bytes().next().is_some_and(|first| !first.is_ascii_digit()) {
-        return Ok(());
-    }
-    Err(Finding::new(format!("{text:?} can't be used in expressions"))
-        .hint("use letters, digits and '_', not beginning with a digit"))
-}
-
-fn time(text: &str) -> Result<(), Finding> {
-    let part = |text: &str, limit: u32| text.len() == 2 && text.parse::<u32>().is_ok_and(|number| number < limit);
-    match text.split_once(':') {
-        Some((hours, minutes)) if part(hours, 24) && part(minutes, 60) => Ok(()),
-        _ => Err(Finding::new(format!("{text:?} is no time of day")).hint("write it like \"22:00\"")),
-    }
-}
-
-fn port(text: &str) -> Result<(), Finding> {
-    let number = text.rsplit_once(':').map_or(text, |(_, port)| port);
-    match number.parse::<u16>() {
-        Ok(1..) => Ok(()),
-        _ => Err(Finding::new(format!("{text:?} is no port")).hint("write PORT or HOST:PORT")),
-    }
-}
-
-fn size(text: &str) -> Result<(), Finding> {
-    crate::template::filters::human_to_bytes(text)
-        .map(drop)
-        .map_err(|why| Finding::new(why).hint("write it like 64MiB"))
 }
 
 fn not_a_boolean(field: &Field, value: &Value) -> Finding {

@@ -1,6 +1,7 @@
 //! YAML text to checked documents: parse within a budget, walk against the schema, collect every mistake.
 
 mod check;
+mod formats;
 mod habits;
 mod locate;
 mod parse;

@@ -9,7 +9,7 @@ use std::{
     sync::{Arc, Mutex, PoisonError},
 };
 
-use minijinja::value::{Kwargs, Rest, Serde};
+use minijinja::value::{Kwargs, Object, Rest, Serde};
 use serde_json::Value;
 use thiserror::Error;
 
@@ -258,7 +258,9 @@ impl Renderer {
     fn task_scope(&self, task: &Task, item: Option<&Item>) -> Result<Scope, RenderError> {
         let mut scope = self.within_scope(&task.within, &task.place)?;
         if let Some(item) = item {
-            scope = scope.with("item", minijinja::Value::from(Serde(&item.value))).with("loop", loop_value(item));
+            scope = scope
+                .with("item", minijinja::Value::from(Serde(&item.value)))
+                .with("loop", minijinja::Value::from_object(Loop { index: item.index, length: item.length }));
         }
         self.with_vars(&task.within, scope, &task.vars, &task.place.key("vars"))
     }
@@ -333,7 +335,7 @@ fn at(place: &Place, error: TemplateError) -> RenderError {
 fn fill(engine: &Engine, context: &minijinja::Value, value: &Value, place: &Place) -> Result<Value, RenderError> {
     Ok(match value {
         Value::String(text) => {
-            let rendered = engine.string(text, context).map_err(|error| at(place, error))?;
+            let rendered = engine.repeated(text, context).map_err(|error| at(place, error))?;
             match rendered.as_str() {
                 Some(text) => Value::String(text.to_owned()),
                 None => serde_json::to_value(&rendered)
@@ -354,15 +356,24 @@ fn fill(engine: &Engine, context: &minijinja::Value, value: &Value, place: &Plac
     })
 }
 
-fn loop_value(item: &Item) -> minijinja::Value {
-    let pairs = [
-        ("index", minijinja::Value::from(item.index + 1)),
-        ("index0", minijinja::Value::from(item.index)),
-        ("first", minijinja::Value::from(item.index == 0)),
-        ("last", minijinja::Value::from(item.index + 1 == item.length)),
-        ("length", minijinja::Value::from(item.length)),
-    ];
-    minijinja::Value::from_pairs(pairs)
+/// `loop`, made only as far as it is read.
+#[derive(Debug)]
+struct Loop {
+    index: usize,
+    length: usize,
+}
+
+impl Object for Loop {
+    fn get_value(self: &Arc<Self>, key: &minijinja::Value) -> Option<minijinja::Value> {
+        Some(match key.as_str()? {
+            "index" => minijinja::Value::from(self.index + 1),
+            "index0" => minijinja::Value::from(self.index),
+            "first" => minijinja::Value::from(self.index == 0),
+            "last" => minijinja::Value::from(self.index + 1 == self.length),
+            "length" => minijinja::Value::from(self.length),
+            _ => return None,
+        })
+    }
 }
 
 /// `nodes(SELECTOR)`: the nodes with matching labels; without a selector all of them.

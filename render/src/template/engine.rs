@@ -16,6 +16,9 @@ pub struct TemplateError {
     pub message: String,
 }
 
+/// What stands before the text of a template that is kept under itself as name; no path of a source begins so.
+const WRITTEN: &str = "\0";
+
 /// Renders what stands in one folder of one source: `import` and `include` in templates read there.
 pub struct Engine {
     environment: Environment<'static>,
@@ -32,7 +35,10 @@ impl Engine {
     pub fn new(tree: Arc<dyn Tree>, folder: &str) -> Self {
         let mut environment = environment();
         let folder = folder.to_owned();
-        environment.set_loader(move |name| load(tree.as_ref(), &folder, name));
+        environment.set_loader(move |name| match name.strip_prefix(WRITTEN) {
+            Some(text) => Ok(Some(text.to_owned())),
+            None => load(tree.as_ref(), &folder, name),
+        });
         Self { environment }
     }
 
@@ -48,6 +54,19 @@ impl Engine {
             Some(expression) => self.expression(expression, scope),
             None => self.environment.render_str(text, scope).map(Value::from).map_err(|error| explain(&error)),
         }
+    }
+
+    /// Renders a string that will be rendered again, as in a loop: it is compiled once.
+    ///
+    /// # Errors
+    /// As for any string.
+    pub fn repeated(&self, text: &str, scope: &Value) -> Result<Value, TemplateError> {
+        let plain = !text.contains("{{") && !text.contains("{%") && !text.contains("{#");
+        if plain || text.len() > 4096 || syntax::whole_expression(text).is_some() {
+            return self.string(text, scope);
+        }
+        let template = self.environment.get_template(&format!("{WRITTEN}{text}")).map_err(|error| explain(&error))?;
+        template.render(scope).map(Value::from).map_err(|error| explain(&error))
     }
 
     /// Evaluates a bare expression.
@@ -97,7 +116,7 @@ fn explain(error: &minijinja::Error) -> TemplateError {
 
 fn describe(error: &minijinja::Error) -> String {
     let place = match (error.name(), error.line()) {
-        (Some(name), Some(line)) if name != "<string>" && name != "<expression>" => format!("{name}:{line}: "),
+        (Some(name), Some(line)) if !name.starts_with(['<', '\0']) => format!("{name}:{line}: "),
         _ => String::new(),
     };
     match (error.kind(), error.detail()) {

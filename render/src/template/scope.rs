@@ -182,13 +182,13 @@ impl Object for Vars {
 pub struct Scope {
     common: Arc<BTreeMap<&'static str, Value>>,
     vars: Arc<Vars>,
-    own: BTreeMap<&'static str, Value>,
+    own: Vec<(&'static str, Value)>,
 }
 
 impl Scope {
     /// A scope with what all tasks of a book see.
     pub fn new(common: BTreeMap<&'static str, Value>, vars: Arc<Vars>) -> Self {
-        Self { common: Arc::new(common), vars, own: BTreeMap::new() }
+        Self { common: Arc::new(common), vars, own: Vec::new() }
     }
 
     /// This scope with further variables on top.
@@ -202,7 +202,8 @@ impl Scope {
     #[must_use]
     pub fn with(&self, name: &'static str, value: Value) -> Self {
         let mut scope = self.clone();
-        scope.own.insert(name, value);
+        scope.own.retain(|(known, _)| *known != name);
+        scope.own.push((name, value));
         scope
     }
 
@@ -225,6 +226,7 @@ impl Object for Scope {
         if name == "vars" {
             return Some(Value::from_dyn_object(Arc::clone(&self.vars)));
         }
-        self.own.get(name).or_else(|| self.common.get(name)).cloned()
+        let own = self.own.iter().find(|(known, _)| *known == name).map(|(_, value)| value);
+        own.or_else(|| self.common.get(name)).cloned()
     }
 }

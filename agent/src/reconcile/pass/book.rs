@@ -9,24 +9,21 @@ use std::{
 
 use serde_json::{Value, json};
 use towpath_coordination::{Gates, Permit};
-use towpath_host::journal::{AppliedItem, Changes, HandlerRecord, Intent, Managed, Phase};
-use towpath_modules::{Change, Checked, Disk, ModuleError, Sort, Step};
+use towpath_host::journal::{Changes, HandlerRecord, Managed};
+use towpath_modules::{Disk, ModuleError, Sort};
 use towpath_render::{
-    objects::task::{Book, Drift, Task},
+    objects::task::{Book, Task},
     rendering::{Item, Rendered, Renderer},
     template::Want,
 };
 
 use super::{
-    Pass,
+    Pass, Settled,
     batch::{self, Waiting},
     instance::{self, Prepared, Ready},
     outcome::{BookOutcome, Outcome, TaskOutcome},
     prune,
 };
-
-/// How many changes of files wait for one batch.
-const BATCH: usize = 2000;
 
 /// What came of a book, for the pass.
 pub(super) struct Ran {
@@ -38,6 +35,8 @@ pub(super) struct Ran {
     pub(super) managed: Option<BTreeSet<Managed>>,
     /// Whether somebody else changed something meanwhile: another look is due.
     pub(super) moved: bool,
+    /// The checks that found everything in order; None where more than checks is needed to know.
+    pub(super) settled: Option<Vec<Settled>>,
 }
 
 /// Runs a book.
@@ -67,6 +66,7 @@ pub(super) fn run(
         disk: None,
         managed: None,
         moved: false,
+        settled: None,
     };
     let permit = match gates(pass, book, blockers).pass() {
         Ok(permit) => permit,
@@ -87,7 +87,11 @@ pub(super) fn run(
     let mut run = BookRun::new(pass, book, renderer, permit, owners);
     run.all();
     let whole = run.complete && !run.stopped && !run.interrupted;
-    let BookRun { tasks, interrupted, watched, disk, renderer, managed, moved, .. } = run;
+    if run.renderer.reads().nodes() {
+        // What other nodes are like is not among the facts that are compared.
+        run.settled = None;
+    }
+    let BookRun { tasks, interrupted, watched, disk, renderer, managed, moved, settled, .. } = run;
     outcome.tasks = tasks;
     outcome.interrupted = interrupted;
     outcome.took = begun.elapsed();
@@ -98,6 +102,7 @@ pub(super) fn run(
         disk,
         managed: whole.then_some(managed),
         moved,
+        settled,
     }
 }
 
@@ -121,24 +126,25 @@ pub(super) struct BookRun<'a, 'p> {
     pub(super) permit: Permit,
     owners: &'a mut BTreeMap<Managed, String>,
     pub(super) tasks: Vec<TaskOutcome>,
-    waiting: Vec<Waiting>,
+    pub(super) waiting: Vec<Waiting>,
     /// What was registered by tasks whose batch is not carried out yet.
-    late: Vec<(String, usize, Option<Item>)>,
+    pub(super) late: Vec<(String, usize, Option<Item>)>,
     pub(super) watched: BTreeSet<PathBuf>,
-    managed: BTreeSet<Managed>,
+    pub(super) managed: BTreeSet<Managed>,
     /// Whether everything that the book manages is known: only then may something be removed.
-    complete: bool,
-    stopped: bool,
+    pub(super) complete: bool,
+    pub(super) stopped: bool,
     interrupted: bool,
     /// Whether this stretch has begun to change the node.
-    begun: bool,
-    adopted: Changes,
+    pub(super) begun: bool,
+    pub(super) adopted: Changes,
     /// Tasks that failed, are held, or require such: what requires them is not run.
-    unmet: BTreeSet<String>,
+    pub(super) unmet: BTreeSet<String>,
     /// Whether somebody else changed something meanwhile.
-    moved: bool,
+    pub(super) moved: bool,
+    pub(super) settled: Option<Vec<Settled>>,
     /// The results of the loop at hand, by their place among the outcomes.
-    loop_results: Vec<(usize, Option<Value>)>,
+    pub(super) loop_results: Vec<(usize, Option<Value>)>,
     pub(super) disk: Option<(Disk, String)>,
     probes: bool,
 }
@@ -171,6 +177,7 @@ impl<'a, 'p> BookRun<'a, 'p> {
             probes: pass.fresh,
             unmet: BTreeSet::new(),
             moved: false,
+            settled: Some(Vec::new()),
             loop_results: Vec::new(),
         }
     }
@@ -216,11 +223,6 @@ impl<'a, 'p> BookRun<'a, 'p> {
         !pending.is_empty() || ran.outcome.tasks.iter().any(|task| task.action != "none")
     }
 
-    /// Whether a stretch was begun and not ended; and if so, whether all that comes before it has succeeded.
-    fn stretch(&self) -> Option<bool> {
-        self.pass.machine.record(&format!("stretch/{}", self.book.id()))
-    }
-
     /// What is remembered of a book that has run: what it manages, and what was found in place.
     fn settle(&mut self) {
         let id = self.book.id();
@@ -229,7 +231,7 @@ impl<'a, 'p> BookRun<'a, 'p> {
         self.commit(changes, &id);
     }
 
-    fn commit(&mut self, changes: Changes, what: &str) {
+    pub(super) fn commit(&mut self, changes: Changes, what: &str) {
         let Some(journal) = &self.pass.machine.journal else { return };
         if let Err(error) = journal.commit(changes) {
             let failed = batch::journal_failed(&error);
@@ -238,7 +240,7 @@ impl<'a, 'p> BookRun<'a, 'p> {
         }
     }
 
-    fn note_disk(&mut self, error: &ModuleError) {
+    pub(super) fn note_disk(&mut self, error: &ModuleError) {
         if let (None, Some(disk)) = (&self.disk, error.disk) {
             self.disk = Some((disk, error.message.clone()));
         }
@@ -355,7 +357,7 @@ impl<'a, 'p> BookRun<'a, 'p> {
         }
     }
 
-    fn failed(&mut self, task: &Task, item: Option<Item>, message: String) {
+    pub(super) fn failed(&mut self, task: &Task, item: Option<Item>, message: String) {
         self.complete = false;
         let name = instance::name(task, item.as_ref());
         self.finish(task, item, TaskOutcome::new(name, module(task), Outcome::Failed).say(message), None);
@@ -373,6 +375,16 @@ impl<'a, 'p> BookRun<'a, 'p> {
                     ready.options.name()
                 ),
             );
+        }
+        // What asks, or runs by conditions, must be asked again in every pass.
+        let by_checks = match ready.options.sort() {
+            Sort::Probe => task.register.is_none(),
+            Sort::Action => true,
+            Sort::Always => false,
+            Sort::State => !matches!(ready.options, towpath_modules::Options::Command(_)),
+        };
+        if !by_checks {
+            self.settled = None;
         }
         match ready.options.sort() {
             Sort::Probe => self.probe(task, item, &ready, name, begun),
@@ -397,303 +409,6 @@ impl<'a, 'p> BookRun<'a, 'p> {
         let look = &self.pass.machine.look;
         self.watched.extend(ready.options.manages(&context).iter().map(|path| look.real_path(path)));
         None
-    }
-
-    /// Whether a change that waits touches what a task is about to look at: the path, what is below it, or what
-    /// it is below.
-    fn waits_for(&self, path: &str) -> bool {
-        let path = path.trim_end_matches('/');
-        let below = format!("{path}/");
-        let touches = |other: &str| {
-            let other = other.trim_end_matches('/');
-            other == path
-                || other.starts_with(&below)
-                || path.strip_prefix(other).is_some_and(|rest| rest.starts_with('/'))
-        };
-        self.waiting
-            .iter()
-            .flat_map(|one| &one.steps)
-            .filter(|step| !matches!(step, Step::MakeDirectory { .. }))
-            .any(|step| touches(step.path()))
-    }
-
-    fn state(&mut self, task: &Task, item: Option<Item>, ready: Ready, name: String, begun: Instant) {
-        if ready.options.path().is_some_and(|path| self.waits_for(path)) {
-            self.flush();
-            if self.stopped {
-                return;
-            }
-        }
-        let context = instance::context(self.pass.machine, &self.renderer, task, self.pass.cancel);
-        let checked = match ready.options.check(&context) {
-            Ok(checked) => checked,
-            Err(error) => {
-                self.note_disk(&error);
-                return self.failed(task, item, error.message);
-            }
-        };
-        let key = format!("{}/{}", ready.options.name(), ready.identity.clone().unwrap_or_default());
-        let known = self.pass.machine.applied(&key);
-        let applied =
-            AppliedItem { definition: ready.definition.clone(), generation: self.pass.generation, undo: undo(&ready) };
-        match checked {
-            Checked::InSync => {
-                // What was there already is not taken out again.
-                let undo = known.as_ref().and_then(|known| known.undo.as_ref()).and(applied.undo.clone());
-                let applied = AppliedItem { undo, ..applied };
-                if known.is_none_or(|known| known.definition != applied.definition) && !self.pass.plan {
-                    self.adopted.put(format!("applied/{key}"), &applied);
-                    self.pass.machine.set_applied(&key, Some(applied));
-                }
-                let mut outcome = TaskOutcome::new(name, module(task), Outcome::Unchanged);
-                outcome.took = begun.elapsed();
-                self.finish(task, item, outcome, None);
-            }
-            Checked::Unknown(why) => {
-                self.complete = false;
-                self.push(TaskOutcome::new(name, module(task), Outcome::Unknown).say(why));
-            }
-            Checked::Change(change) => {
-                let drifted = known.as_ref().is_some_and(|known| known.definition == applied.definition);
-                self.change(task, item, name, begun, change, key, applied, drifted);
-            }
-        }
-    }
-
-    #[expect(clippy::too_many_arguments, reason = "all that is known of one change")]
-    fn change(
-        &mut self,
-        task: &Task,
-        item: Option<Item>,
-        name: String,
-        begun: Instant,
-        change: Change,
-        key: String,
-        applied: AppliedItem,
-        drifted: bool,
-    ) {
-        let mut outcome = TaskOutcome::new(name, module(task), Outcome::Changed);
-        outcome.action = change.verb.word();
-        outcome.diff = Some(change.diff);
-        outcome.drift = drifted;
-        let policy = task.drift.unwrap_or(self.pass.drift);
-        if drifted && policy != Drift::Correct {
-            outcome.outcome = Outcome::Unchanged;
-            outcome.action = "none";
-            if policy == Drift::Report {
-                outcome.message = Some("it has drifted, and is left so (drift: report)".into());
-            }
-            return self.finish(task, item, outcome, None);
-        }
-        if drifted {
-            outcome.message = Some("drift was put right".into());
-        }
-        outcome.took = begun.elapsed();
-        if self.pass.plan {
-            outcome.outcome = Outcome::Unchanged;
-            outcome.message = None;
-            return self.push(outcome);
-        }
-        // Only files that are written wait for others; the order of everything else is kept.
-        let plain = change.steps.iter().all(|step| matches!(step, Step::Write { .. } | Step::MakeDirectory { .. }))
-            && change.steps.iter().any(|step| matches!(step, Step::Write { .. }));
-        if !plain {
-            self.flush();
-            if self.stopped {
-                return;
-            }
-        }
-        let quiet = task.changed.as_ref().is_some_and(|expression| {
-            let result = outcome.result([]);
-            matches!(
-                self.renderer.judge(task, item.as_ref(), "changed", expression, &result),
-                Ok(Rendered::Ready(false))
-            )
-        });
-        let handlers = if quiet { Changes::default() } else { self.notified(task, item.as_ref()) };
-        if quiet {
-            outcome.outcome = Outcome::Unchanged;
-        }
-        let position = self.tasks.len();
-        if item.is_some() {
-            self.loop_results.push((position, None));
-        }
-        self.tasks.push(outcome);
-        self.waiting.push(Waiting { position, steps: change.steps, key, applied, handlers });
-        if let Some(name) = &task.register {
-            self.late.push((name.clone(), position, item));
-        }
-        let judged = task.register.is_some()
-            || task.success.is_some()
-            || task.changed.is_some()
-            || !task.go_on && task.looped.is_none() && !plain;
-        if !plain || judged || self.waiting.len() >= BATCH {
-            self.flush();
-        }
-    }
-
-    /// The records of the handlers that a task notifies.
-    pub(super) fn notified(&self, task: &Task, item: Option<&Item>) -> Changes {
-        let mut changes = Changes::default();
-        for id in &task.notify {
-            let Some(handler) = self.book.handlers.iter().find(|handler| handler.id == *id) else { continue };
-            let key = format!("handler/{}/{id}", self.book.id());
-            let mut record = self.pass.machine.record::<HandlerRecord>(&key).unwrap_or(HandlerRecord {
-                module: String::new(),
-                params: Value::Null,
-                by: BTreeSet::new(),
-            });
-            if let Some(module) = &handler.module {
-                record.module = module.name.to_owned();
-            }
-            if let Ok(Rendered::Ready(params)) = self.renderer.params(handler, None) {
-                record.params = params;
-            }
-            record.by.insert(instance::name(task, item));
-            changes.put(key, &record);
-        }
-        changes
-    }
-
-    /// Carries out what waits.
-    pub(super) fn flush(&mut self) {
-        if self.waiting.is_empty() {
-            return;
-        }
-        let waiting = std::mem::take(&mut self.waiting);
-        let content_only = !self.pass.fresh && waiting.iter().all(|one| one.handlers.is_empty());
-        if !content_only && let Err(message) = self.begin_stretch() {
-            for one in &waiting {
-                let outcome = &mut self.tasks[one.position];
-                outcome.outcome = Outcome::Held;
-                outcome.message = Some(message.clone());
-            }
-            self.stopped = true;
-            return;
-        }
-        let Some(journal) = self.pass.machine.journal.clone() else { return };
-        let outcomes =
-            batch::carry_out(self.pass.machine, &journal, &self.book.id(), waiting, &self.permit, self.pass.cancel);
-        let mut failed = false;
-        for (position, result) in outcomes {
-            if let Err(error) = result {
-                self.note_disk(&error);
-                self.moved |= error.moved;
-                let outcome = &mut self.tasks[position];
-                outcome.outcome = Outcome::Failed;
-                outcome.message = Some(error.message);
-                let name = outcome.name.split(" [").next().unwrap_or_default().to_owned();
-                self.unmet.insert(name);
-                failed = true;
-                self.complete = false;
-            }
-        }
-        for (name, position, item) in std::mem::take(&mut self.late) {
-            if item.is_none() {
-                let result = self.tasks[position].result([]);
-                self.renderer.register(&name, &result);
-            }
-        }
-        self.stopped |= failed && self.tasks_stop();
-    }
-
-    /// Whether a failed task of this book stops it: those that may go on say so themselves.
-    fn tasks_stop(&self) -> bool {
-        self.tasks.iter().filter(|outcome| outcome.outcome == Outcome::Failed).any(|outcome| {
-            let own = self
-                .book
-                .tasks
-                .iter()
-                .find(|task| outcome.name == task.id || outcome.name.starts_with(&format!("{} [", task.id)));
-            own.is_none_or(|task| !task.go_on)
-        })
-    }
-
-    /// Runs what comes before the first change of this node. What was cut off, or failed, runs again next time.
-    pub(super) fn begin_stretch(&mut self) -> Result<(), String> {
-        if self.begun || self.book.rollout.before.is_empty() && self.book.rollout.after.is_empty() {
-            self.begun = true;
-            return Ok(());
-        }
-        let key = format!("stretch/{}", self.book.id());
-        let mut changes = Changes::default();
-        changes.put(key.clone(), &false);
-        self.commit(changes, "before");
-        let book = Arc::clone(self.book);
-        for task in &book.rollout.before {
-            let outcome = self.always(task);
-            let failed = outcome.outcome == Outcome::Failed;
-            self.push(outcome);
-            if failed && !task.go_on {
-                self.stopped = true;
-                return Err(format!("{:?} before the first change failed", task.id));
-            }
-        }
-        let mut changes = Changes::default();
-        changes.put(key, &true);
-        self.commit(changes, "before");
-        self.begun = true;
-        Ok(())
-    }
-
-    /// Runs what comes behind the last handler, where this stretch has changed something.
-    fn after(&mut self) {
-        if self.book.rollout.before.is_empty() && self.book.rollout.after.is_empty() || self.stretch().is_none() {
-            return;
-        }
-        // A stretch that was cut off before its first change is gone through, so that what was taken out comes back.
-        if self.begin_stretch().is_err() {
-            return;
-        }
-        let book = Arc::clone(self.book);
-        for task in &book.rollout.after {
-            let outcome = self.always(task);
-            let failed = outcome.outcome == Outcome::Failed;
-            self.push(outcome);
-            if failed && !task.go_on {
-                self.stopped = true;
-                return;
-            }
-        }
-        let mut changes = Changes::default();
-        changes.delete(format!("stretch/{}", self.book.id()));
-        self.commit(changes, "after");
-    }
-
-    /// Runs the handlers that were notified, in the order of the book, then those that it no longer has.
-    fn handlers(&mut self) {
-        let prefix = format!("handler/{}/", self.book.id());
-        let pending: BTreeMap<String, HandlerRecord> = self.pass.machine.records(&prefix).into_iter().collect();
-        if pending.is_empty() {
-            return;
-        }
-        if let Err(message) = self.begin_stretch() {
-            self.push(TaskOutcome::new("handlers".into(), "handler", Outcome::Held).say(message));
-            self.stopped = true;
-            return;
-        }
-        let book = Arc::clone(self.book);
-        for handler in book.handlers.iter().filter(|handler| pending.contains_key(&handler.id)) {
-            let outcome = self.always(handler);
-            self.handled(&prefix, &handler.id, outcome);
-        }
-        for (id, record) in pending.iter().filter(|(id, _)| !book.handlers.iter().any(|handler| handler.id == **id)) {
-            let outcome = self.old_handler(id, record);
-            self.handled(&prefix, id, outcome);
-        }
-    }
-
-    fn handled(&mut self, prefix: &str, id: &str, outcome: TaskOutcome) {
-        let failed = outcome.outcome == Outcome::Failed;
-        self.push(outcome);
-        let mut changes = Changes::default();
-        changes.put("intent", &Intent { phase: Phase::Idle, book: self.book.id(), paths: Vec::new() });
-        if failed {
-            self.stopped = true;
-        } else {
-            changes.delete(format!("{prefix}{id}"));
-        }
-        self.commit(changes, id);
     }
 
     /// Registers the results of a loop: all of them, and whether any changed something.
@@ -772,23 +487,4 @@ fn order(book: &Book) -> Vec<&Task> {
         left = rest;
     }
     order
-}
-
-/// What undoes a part of a file.
-fn undo(ready: &Ready) -> Option<Value> {
-    if !matches!(ready.options.name(), "line" | "block")
-        || ready.params.get("state").and_then(Value::as_str) == Some("absent")
-    {
-        return None;
-    }
-    let mut params = ready.params.clone();
-    let map = params.as_object_mut()?;
-    map.insert("state".into(), "absent".into());
-    if ready.options.name() == "line" {
-        // The line that was written goes; what it had replaced is not known.
-        map.remove("match");
-    }
-    map.remove("after");
-    map.remove("before");
-    Some(params)
 }

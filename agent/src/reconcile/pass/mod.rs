@@ -7,11 +7,14 @@ mod computed;
 mod instance;
 mod outcome;
 mod prune;
+mod states;
+mod stretch;
 
 use std::{
     collections::{BTreeMap, BTreeSet},
     path::PathBuf,
     sync::{Arc, Mutex, PoisonError},
+    time::Duration,
 };
 
 use serde_json::{Value, json};
@@ -20,11 +23,12 @@ use towpath_host::{
     journal::{AppliedItem, Inventory, Journal, JournalError, Managed},
     process::Cancel,
 };
-use towpath_modules::Disk;
+use towpath_modules::{Checked, Context, Disk, Options};
 use towpath_proto::v1alpha as pb;
 use towpath_render::{
     objects::{ObjectSet, task::Drift},
     rendering::Inputs,
+    tree::Tree,
     view::NodeView,
 };
 
@@ -133,6 +137,30 @@ pub struct PassOutcome {
     pub moved: bool,
     /// The facts that were read.
     pub facts_read: BTreeSet<String>,
+    /// Where everything was as it should be: the checks that say so, without rendering anything again.
+    pub settled: Option<Vec<Settled>>,
+}
+
+/// One check of a pass in which everything was as it should be.
+#[derive(Debug)]
+pub struct Settled {
+    options: Options,
+    source: Option<(Arc<dyn Tree>, String)>,
+    timeout: Duration,
+}
+
+/// Looks again at what a pass found in order. Says whether it still is.
+pub fn still_settled(machine: &Machine, settled: &[Settled], cancel: &Cancel) -> bool {
+    settled.iter().all(|one| {
+        let context = Context {
+            look: &machine.look,
+            source: one.source.clone(),
+            node: &machine.node,
+            timeout: one.timeout,
+            cancel,
+        };
+        matches!(one.options.check(&context), Ok(Checked::InSync))
+    })
 }
 
 impl PassOutcome {
@@ -146,6 +174,7 @@ impl PassOutcome {
 pub fn run(pass: &mut Pass<'_>, computed: &mut ComputedCache) -> PassOutcome {
     let mut outcome = PassOutcome::default();
     let computed_failures = computed::evaluate(pass, computed);
+    outcome.settled = pass.inputs.computed.is_empty().then(Vec::new);
     let mut done: BTreeMap<String, Outcome> = BTreeMap::new();
     // Two books must not manage one thing; what templates hid from validate is seen here.
     let mut owners: BTreeMap<Managed, String> = BTreeMap::new();
@@ -160,6 +189,10 @@ pub fn run(pass: &mut Pass<'_>, computed: &mut ComputedCache) -> PassOutcome {
         done.insert(book.id(), result.outcome.worst());
         managed.insert(book.id(), result.managed);
         outcome.moved |= result.moved;
+        outcome.settled = outcome.settled.zip(result.settled).map(|(mut all, more)| {
+            all.extend(more);
+            all
+        });
         outcome.watched.extend(result.watched);
         outcome.facts_read.extend(result.facts_read);
         outcome.disk = outcome.disk.or(result.disk);
@@ -172,6 +205,9 @@ pub fn run(pass: &mut Pass<'_>, computed: &mut ComputedCache) -> PassOutcome {
     if !outcome.interrupted {
         // Only when all books have said what they manage: a thing may have moved from one to another.
         prune::all(pass, &managed, &mut outcome.books);
+    }
+    if outcome.interrupted || outcome.worst() > Outcome::Unchanged {
+        outcome.settled = None;
     }
     outcome
 }

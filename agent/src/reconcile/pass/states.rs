@@ -1,0 +1,258 @@
+//! State tasks of files: checked one by one, carried out in batches.
+
+use std::{collections::BTreeSet, time::Instant};
+
+use serde_json::Value;
+use towpath_host::journal::{AppliedItem, Changes, HandlerRecord};
+use towpath_modules::{Change, Checked, Step};
+use towpath_render::{
+    objects::task::{Drift, Task},
+    rendering::{Item, Rendered},
+};
+
+use super::{
+    Settled,
+    batch::{self, Waiting},
+    book::{BookRun, module},
+    instance::{self, Ready},
+    outcome::{Outcome, TaskOutcome},
+};
+
+/// How many changes of files wait for one batch.
+const BATCH: usize = 2000;
+
+impl BookRun<'_, '_> {
+    /// Whether a change that waits touches what a task is about to look at: the path, what is below it, or what
+    /// it is below.
+    pub(super) fn waits_for(&self, path: &str) -> bool {
+        let path = path.trim_end_matches('/');
+        let below = format!("{path}/");
+        let touches = |other: &str| {
+            let other = other.trim_end_matches('/');
+            other == path
+                || other.starts_with(&below)
+                || path.strip_prefix(other).is_some_and(|rest| rest.starts_with('/'))
+        };
+        self.waiting
+            .iter()
+            .flat_map(|one| &one.steps)
+            .filter(|step| !matches!(step, Step::MakeDirectory { .. }))
+            .any(|step| touches(step.path()))
+    }
+
+    pub(super) fn state(&mut self, task: &Task, item: Option<Item>, ready: Ready, name: String, begun: Instant) {
+        if ready.options.path().is_some_and(|path| self.waits_for(path)) {
+            self.flush();
+            if self.stopped {
+                return;
+            }
+        }
+        let context = instance::context(self.pass.machine, &self.renderer, task, self.pass.cancel);
+        let source = context.source.clone();
+        let checked = match ready.options.check(&context) {
+            Ok(checked) => checked,
+            Err(error) => {
+                self.note_disk(&error);
+                return self.failed(task, item, error.message);
+            }
+        };
+        let key = format!("{}/{}", ready.options.name(), ready.identity.clone().unwrap_or_default());
+        let known = self.pass.machine.applied(&key);
+        let applied =
+            AppliedItem { definition: ready.definition.clone(), generation: self.pass.generation, undo: undo(&ready) };
+        match checked {
+            Checked::InSync => {
+                // What was there already is not taken out again.
+                let undo = known.as_ref().and_then(|known| known.undo.as_ref()).and(applied.undo.clone());
+                let applied = AppliedItem { undo, ..applied };
+                if known.is_none_or(|known| known.definition != applied.definition) && !self.pass.plan {
+                    self.adopted.put(format!("applied/{key}"), &applied);
+                    self.pass.machine.set_applied(&key, Some(applied));
+                }
+                let mut outcome = TaskOutcome::new(name, module(task), Outcome::Unchanged);
+                outcome.took = begun.elapsed();
+                if let Some(settled) = &mut self.settled {
+                    settled.push(Settled { options: ready.options, source, timeout: task.timeout });
+                }
+                self.finish(task, item, outcome, None);
+            }
+            Checked::Unknown(why) => {
+                self.complete = false;
+                self.push(TaskOutcome::new(name, module(task), Outcome::Unknown).say(why));
+            }
+            Checked::Change(change) => {
+                let drifted = known.as_ref().is_some_and(|known| known.definition == applied.definition);
+                self.change(task, item, name, begun, change, key, applied, drifted);
+            }
+        }
+    }
+
+    #[expect(clippy::too_many_arguments, reason = "all that is known of one change")]
+    fn change(
+        &mut self,
+        task: &Task,
+        item: Option<Item>,
+        name: String,
+        begun: Instant,
+        change: Change,
+        key: String,
+        applied: AppliedItem,
+        drifted: bool,
+    ) {
+        let mut outcome = TaskOutcome::new(name, module(task), Outcome::Changed);
+        outcome.action = change.verb.word();
+        outcome.diff = Some(change.diff);
+        outcome.drift = drifted;
+        let policy = task.drift.unwrap_or(self.pass.drift);
+        self.settled = None;
+        if drifted && policy != Drift::Correct {
+            outcome.outcome = Outcome::Unchanged;
+            outcome.action = "none";
+            if policy == Drift::Report {
+                outcome.message = Some("it has drifted, and is left so (drift: report)".into());
+            }
+            return self.finish(task, item, outcome, None);
+        }
+        if drifted {
+            outcome.message = Some("drift was put right".into());
+        }
+        outcome.took = begun.elapsed();
+        if self.pass.plan {
+            outcome.outcome = Outcome::Unchanged;
+            outcome.message = None;
+            return self.push(outcome);
+        }
+        // Only files that are written wait for others; the order of everything else is kept.
+        let plain = change.steps.iter().all(|step| matches!(step, Step::Write { .. } | Step::MakeDirectory { .. }))
+            && change.steps.iter().any(|step| matches!(step, Step::Write { .. }));
+        if !plain {
+            self.flush();
+            if self.stopped {
+                return;
+            }
+        }
+        let quiet = task.changed.as_ref().is_some_and(|expression| {
+            let result = outcome.result([]);
+            matches!(
+                self.renderer.judge(task, item.as_ref(), "changed", expression, &result),
+                Ok(Rendered::Ready(false))
+            )
+        });
+        let handlers = if quiet { Changes::default() } else { self.notified(task, item.as_ref()) };
+        if quiet {
+            outcome.outcome = Outcome::Unchanged;
+        }
+        let position = self.tasks.len();
+        if item.is_some() {
+            self.loop_results.push((position, None));
+        }
+        self.tasks.push(outcome);
+        self.waiting.push(Waiting { position, steps: change.steps, key, applied, handlers });
+        if let Some(name) = &task.register {
+            self.late.push((name.clone(), position, item));
+        }
+        let judged = task.register.is_some()
+            || task.success.is_some()
+            || task.changed.is_some()
+            || !task.go_on && task.looped.is_none() && !plain;
+        if !plain || judged || self.waiting.len() >= BATCH {
+            self.flush();
+        }
+    }
+
+    /// The records of the handlers that a task notifies.
+    pub(super) fn notified(&self, task: &Task, item: Option<&Item>) -> Changes {
+        let mut changes = Changes::default();
+        for id in &task.notify {
+            let Some(handler) = self.book.handlers.iter().find(|handler| handler.id == *id) else { continue };
+            let key = format!("handler/{}/{id}", self.book.id());
+            let mut record = self.pass.machine.record::<HandlerRecord>(&key).unwrap_or(HandlerRecord {
+                module: String::new(),
+                params: Value::Null,
+                by: BTreeSet::new(),
+            });
+            if let Some(module) = &handler.module {
+                record.module = module.name.to_owned();
+            }
+            if let Ok(Rendered::Ready(params)) = self.renderer.params(handler, None) {
+                record.params = params;
+            }
+            record.by.insert(instance::name(task, item));
+            changes.put(key, &record);
+        }
+        changes
+    }
+
+    /// Carries out what waits.
+    pub(super) fn flush(&mut self) {
+        if self.waiting.is_empty() {
+            return;
+        }
+        let waiting = std::mem::take(&mut self.waiting);
+        let content_only = !self.pass.fresh && waiting.iter().all(|one| one.handlers.is_empty());
+        if !content_only && let Err(message) = self.begin_stretch() {
+            for one in &waiting {
+                let outcome = &mut self.tasks[one.position];
+                outcome.outcome = Outcome::Held;
+                outcome.message = Some(message.clone());
+            }
+            self.stopped = true;
+            return;
+        }
+        let Some(journal) = self.pass.machine.journal.clone() else { return };
+        let outcomes =
+            batch::carry_out(self.pass.machine, &journal, &self.book.id(), waiting, &self.permit, self.pass.cancel);
+        let mut failed = false;
+        for (position, result) in outcomes {
+            if let Err(error) = result {
+                self.note_disk(&error);
+                self.moved |= error.moved;
+                let outcome = &mut self.tasks[position];
+                outcome.outcome = Outcome::Failed;
+                outcome.message = Some(error.message);
+                let name = outcome.name.split(" [").next().unwrap_or_default().to_owned();
+                self.unmet.insert(name);
+                failed = true;
+                self.complete = false;
+            }
+        }
+        for (name, position, item) in std::mem::take(&mut self.late) {
+            if item.is_none() {
+                let result = self.tasks[position].result([]);
+                self.renderer.register(&name, &result);
+            }
+        }
+        self.stopped |= failed && self.tasks_stop();
+    }
+
+    /// Whether a failed task of this book stops it: those that may go on say so themselves.
+    fn tasks_stop(&self) -> bool {
+        self.tasks.iter().filter(|outcome| outcome.outcome == Outcome::Failed).any(|outcome| {
+            let own = self
+                .book
+                .tasks
+                .iter()
+                .find(|task| outcome.name == task.id || outcome.name.starts_with(&format!("{} [", task.id)));
+            own.is_none_or(|task| !task.go_on)
+        })
+    }
+}
+
+/// What undoes a part of a file.
+fn undo(ready: &Ready) -> Option<Value> {
+    if !matches!(ready.options.name(), "line" | "block")
+        || ready.params.get("state").and_then(Value::as_str) == Some("absent")
+    {
+        return None;
+    }
+    let mut params = ready.params.clone();
+    let map = params.as_object_mut()?;
+    map.insert("state".into(), "absent".into());
+    if ready.options.name() == "line" {
+        // The line that was written goes; what it had replaced is not known.
+        map.remove("match");
+    }
+    map.remove("after");
+    map.remove("before");
+    Some(params)
+}

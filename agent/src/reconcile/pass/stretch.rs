@@ -1,0 +1,104 @@
+//! A stretch of a book on this node: what comes before its first change, its handlers, and what comes behind them.
+
+use std::{collections::BTreeMap, sync::Arc};
+
+use towpath_host::journal::{Changes, HandlerRecord, Intent, Phase};
+
+use super::{
+    book::BookRun,
+    outcome::{Outcome, TaskOutcome},
+};
+
+impl BookRun<'_, '_> {
+    /// Whether a stretch was begun and not ended; and if so, whether all that comes before it has succeeded.
+    pub(super) fn stretch(&self) -> Option<bool> {
+        self.pass.machine.record(&format!("stretch/{}", self.book.id()))
+    }
+
+    /// Runs what comes before the first change of this node. What was cut off, or failed, runs again next time.
+    pub(super) fn begin_stretch(&mut self) -> Result<(), String> {
+        if self.begun || self.book.rollout.before.is_empty() && self.book.rollout.after.is_empty() {
+            self.begun = true;
+            return Ok(());
+        }
+        let key = format!("stretch/{}", self.book.id());
+        let mut changes = Changes::default();
+        changes.put(key.clone(), &false);
+        self.commit(changes, "before");
+        let book = Arc::clone(self.book);
+        for task in &book.rollout.before {
+            let outcome = self.always(task);
+            let failed = outcome.outcome == Outcome::Failed;
+            self.push(outcome);
+            if failed && !task.go_on {
+                self.stopped = true;
+                return Err(format!("{:?} before the first change failed", task.id));
+            }
+        }
+        let mut changes = Changes::default();
+        changes.put(key, &true);
+        self.commit(changes, "before");
+        self.begun = true;
+        Ok(())
+    }
+
+    /// Runs what comes behind the last handler, where this stretch has changed something.
+    pub(super) fn after(&mut self) {
+        if self.book.rollout.before.is_empty() && self.book.rollout.after.is_empty() || self.stretch().is_none() {
+            return;
+        }
+        // A stretch that was cut off before its first change is gone through, so that what was taken out comes back.
+        if self.begin_stretch().is_err() {
+            return;
+        }
+        let book = Arc::clone(self.book);
+        for task in &book.rollout.after {
+            let outcome = self.always(task);
+            let failed = outcome.outcome == Outcome::Failed;
+            self.push(outcome);
+            if failed && !task.go_on {
+                self.stopped = true;
+                return;
+            }
+        }
+        let mut changes = Changes::default();
+        changes.delete(format!("stretch/{}", self.book.id()));
+        self.commit(changes, "after");
+    }
+
+    /// Runs the handlers that were notified, in the order of the book, then those that it no longer has.
+    pub(super) fn handlers(&mut self) {
+        let prefix = format!("handler/{}/", self.book.id());
+        let pending: BTreeMap<String, HandlerRecord> = self.pass.machine.records(&prefix).into_iter().collect();
+        if pending.is_empty() {
+            return;
+        }
+        if let Err(message) = self.begin_stretch() {
+            self.push(TaskOutcome::new("handlers".into(), "handler", Outcome::Held).say(message));
+            self.stopped = true;
+            return;
+        }
+        let book = Arc::clone(self.book);
+        for handler in book.handlers.iter().filter(|handler| pending.contains_key(&handler.id)) {
+            let outcome = self.always(handler);
+            self.handled(&prefix, &handler.id, outcome);
+        }
+        for (id, record) in pending.iter().filter(|(id, _)| !book.handlers.iter().any(|handler| handler.id == **id)) {
+            let outcome = self.old_handler(id, record);
+            self.handled(&prefix, id, outcome);
+        }
+    }
+
+    fn handled(&mut self, prefix: &str, id: &str, outcome: TaskOutcome) {
+        let failed = outcome.outcome == Outcome::Failed;
+        self.push(outcome);
+        let mut changes = Changes::default();
+        changes.put("intent", &Intent { phase: Phase::Idle, book: self.book.id(), paths: Vec::new() });
+        if failed {
+            self.stopped = true;
+        } else {
+            changes.delete(format!("{prefix}{id}"));
+        }
+        self.commit(changes, id);
+    }
+}

@@ -1,0 +1,129 @@
+//! Asks the sources on a thread of its own, so that a run makes way for a newer commit.
+
+use std::{
+    collections::BTreeMap,
+    path::PathBuf,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    thread,
+    time::{Duration, Instant},
+};
+
+use towpath_host::{Clock, process::Cancel};
+
+use super::Queue;
+use crate::config::Source;
+
+/// The sources as the last look found them, and their heads.
+#[derive(Debug, Clone, Default)]
+pub(super) struct Polled(Arc<Mutex<Known>>);
+
+#[derive(Debug, Default)]
+struct Known {
+    sources: Vec<Source>,
+    heads: BTreeMap<String, String>,
+}
+
+impl Polled {
+    fn lock(&self) -> MutexGuard<'_, Known> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Sets the sources that are to be asked.
+    pub(super) fn set_sources(&self, sources: &[Source]) {
+        self.lock().sources = sources.to_vec();
+    }
+
+    /// Remembers a head, and pokes the loop where it has moved or can't be had; gives the failures in a row.
+    fn head(&self, queue: &Queue, name: &str, head: Result<String, towpath_git::SourceError>, failures: u32) -> u32 {
+        match head {
+            Ok(head) => {
+                let moved = self.lock().heads.insert(name.to_owned(), head.clone()) != Some(head);
+                if moved || failures > 0 {
+                    queue.poke(|wake| wake.moved = true);
+                }
+                0
+            }
+            Err(_) => {
+                if failures == 0 {
+                    queue.poke(|wake| wake.poll = true);
+                }
+                failures.saturating_add(1)
+            }
+        }
+    }
+}
+
+/// A thread that asks; it stops when this is dropped.
+#[derive(Debug)]
+pub(super) struct Poller(Cancel);
+
+impl Poller {
+    /// Begins to ask.
+    pub(super) fn start(polled: Polled, queue: Queue, clock: Arc<dyn Clock>, mirrors: PathBuf, node: String) -> Self {
+        let stop = Cancel::default();
+        let flag = stop.clone();
+        thread::spawn(move || {
+            let mut due: BTreeMap<String, (Instant, u32)> = BTreeMap::new();
+            while !flag.is_cancelled() {
+                thread::sleep(Duration::from_millis(100));
+                let sources = polled.lock().sources.clone();
+                for source in sources {
+                    let name = source.git.name.clone();
+                    let now = clock.monotonic();
+                    let first = now + source.interval.min(Duration::from_secs(1));
+                    let (at, failures) = due.get(&name).copied().unwrap_or((first, 0));
+                    if now < at {
+                        due.insert(name, (at, failures));
+                        continue;
+                    }
+                    let head = towpath_git::Mirror::new(source.git.clone(), &mirrors).poll();
+                    let failures = polled.head(&queue, &name, head, failures);
+                    let pause = jittered(backed_off(source.interval, failures), 10, &node, clock.wall());
+                    due.insert(name, (clock.monotonic() + pause, failures));
+                }
+            }
+        });
+        Self(stop)
+    }
+}
+
+impl Drop for Poller {
+    fn drop(&mut self) {
+        self.0.cancel();
+    }
+}
+
+/// The pause after failures in a row: twice as long each time, up to ten intervals.
+fn backed_off(interval: Duration, failures: u32) -> Duration {
+    interval.saturating_mul(1 << failures.min(4)).min(interval.saturating_mul(10))
+}
+
+/// An interval, longer or shorter by up to so many percent: another part for each node and each time.
+pub(super) fn jittered(interval: Duration, percent: u64, node: &str, now: i64) -> Duration {
+    use sha2::Digest as _;
+    let digest = sha2::Sha256::digest(format!("{node} {now}"));
+    let spread = interval.as_millis() as u64 * percent.min(100) / 100;
+    if spread == 0 {
+        return interval;
+    }
+    let random =
+        u64::from_le_bytes([digest[0], digest[1], digest[2], digest[3], digest[4], digest[5], digest[6], digest[7]]);
+    interval.saturating_sub(Duration::from_millis(spread)) + Duration::from_millis(random % (2 * spread + 1))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn back_off_is_bounded_and_jitter_stays_near() {
+        let minute = Duration::from_secs(60);
+        assert_eq!(backed_off(minute, 0), minute);
+        assert_eq!(backed_off(minute, 1), 2 * minute);
+        assert_eq!(backed_off(minute, 60), 10 * minute);
+        for now in 0..100 {
+            let jittered = jittered(minute, 10, "web1", now);
+            assert!((Duration::from_secs(54)..=Duration::from_secs(66)).contains(&jittered));
+        }
+    }
+}

@@ -1,0 +1,154 @@
+//! What a node makes known of a pass: its state, its runs, its events, its log.
+
+use std::collections::BTreeMap;
+
+use towpath_host::journal::{Changes, Intent, Phase, RunRecord};
+use towpath_proto::v1alpha as pb;
+
+use super::{
+    conditions::{Input, Passed, Trouble},
+    node::Node,
+    pass::{self, Outcome, PassOutcome},
+    revision::Revision,
+};
+use crate::report::Told;
+
+/// How many runs are remembered.
+const RUNS: usize = 200;
+
+impl Node {
+    /// Makes a pass known.
+    pub(super) fn report(&mut self, revision: &Revision, outcome: &PassOutcome, fresh: bool) {
+        let failed: Vec<String> = outcome
+            .books
+            .iter()
+            .flat_map(|book| {
+                book.tasks.iter().filter(|task| task.outcome == Outcome::Failed).map(move |task| {
+                    format!(
+                        "{}/{}/{}: {}",
+                        book.namespace,
+                        book.name,
+                        task.name,
+                        task.message.clone().unwrap_or_default()
+                    )
+                })
+            })
+            .collect();
+        let mut held = BTreeMap::new();
+        for book in &outcome.books {
+            for gate in &book.held {
+                held.insert(gate.reason.to_owned(), format!("{}/{}: {}", book.namespace, book.name, gate.opens));
+            }
+            for task in book.tasks.iter().filter(|task| task.outcome == Outcome::Held) {
+                let reason = if task.module == "prune" { "Budget" } else { "Dependency" };
+                held.insert(
+                    reason.into(),
+                    format!(
+                        "{}/{}/{}: {}",
+                        book.namespace,
+                        book.name,
+                        task.name,
+                        task.message.clone().unwrap_or_default()
+                    ),
+                );
+            }
+        }
+        let disk = outcome.disk.as_ref().map(|(disk, message)| {
+            let reason = match disk {
+                towpath_modules::Disk::Full => "DiskFull",
+                towpath_modules::Disk::ReadOnly => "ReadOnly",
+            };
+            Trouble::new(reason, message.clone())
+        });
+        let uncoordinated = outcome
+            .books
+            .iter()
+            .filter(|book| book.uncoordinated)
+            .map(|book| format!("{}/{}", book.namespace, book.name))
+            .collect();
+        let failed_text =
+            (!failed.is_empty()).then(|| format!("{}; correct it in git, or on the node", failed.join("; ")));
+        self.step(Input::Passed(Passed {
+            worst: outcome.worst(),
+            failed: failed_text,
+            held,
+            disk,
+            interrupted: outcome.interrupted,
+            uncoordinated,
+        }));
+        let books: Vec<pb::TaskBookStatus> = outcome.books.iter().map(pass::BookOutcome::status).collect();
+        let mut changes = Changes::default();
+        for book in &outcome.books {
+            self.report_book(revision, book, fresh, &mut changes);
+        }
+        if fresh || outcome.worst() > Outcome::Unchanged || !changes.is_empty() {
+            changes.put("books", &books);
+        }
+        self.handle.set_books(books);
+        if !changes.is_empty() || fresh {
+            changes.put("intent", &Intent { phase: Phase::Idle, book: String::new(), paths: Vec::new() });
+            self.save(changes);
+        }
+        self.announce(outcome);
+    }
+
+    fn report_book(&self, revision: &Revision, book: &pass::BookOutcome, fresh: bool, changes: &mut Changes) {
+        if !fresh && book.worst() <= Outcome::Unchanged {
+            return;
+        }
+        let id = format!("{}/{}", book.namespace, book.name);
+        let tasks: Vec<pb::TaskStatus> = book.tasks.iter().map(pass::TaskOutcome::status).collect();
+        let record = RunRecord {
+            run: format!("{id}@{}", revision.generation),
+            namespace: book.namespace.clone(),
+            name: book.name.clone(),
+            generation: revision.generation,
+            started: book.started,
+            took: towpath_host::clock::seconds(book.took),
+            outcome: book.worst().word().to_owned(),
+            tasks: serde_json::to_value(tasks).unwrap_or_default(),
+        };
+        changes.put(format!("run/{:020}/{id}", book.started), &record);
+        let known: Vec<(String, serde_json::Value)> = self.journal.scan("run/").unwrap_or_default();
+        for (key, _) in known.iter().take(known.len().saturating_sub(RUNS)) {
+            changes.delete(format!("run/{key}"));
+        }
+    }
+
+    /// Logs and tells what came of tasks.
+    fn announce(&self, outcome: &PassOutcome) {
+        for book in &outcome.books {
+            for task in &book.tasks {
+                let name = format!("{}/{}/{}", book.namespace, book.name, task.name);
+                let message = task.message.clone().unwrap_or_default();
+                match task.outcome {
+                    Outcome::Failed => {
+                        tracing::error!(task = name, "{message}");
+                        self.told(book, task, "task.failed");
+                    }
+                    Outcome::Changed if task.drift => {
+                        tracing::warn!(task = name, "drift was put right");
+                        self.told(book, task, "drift.corrected");
+                    }
+                    Outcome::Changed => tracing::info!(task = name, "changed"),
+                    _ if task.module == "debug" && !message.is_empty() => tracing::info!(task = name, "{message}"),
+                    _ => {}
+                }
+            }
+        }
+    }
+
+    fn told(&self, book: &pass::BookOutcome, task: &pass::TaskOutcome, kind: &str) {
+        let told = Told {
+            namespace: book.namespace.clone(),
+            kind: kind.to_owned(),
+            firing: None,
+            reason: None,
+            object: Some(format!("TaskBook/{}/{}", book.namespace, book.name)),
+            message: format!("{}: {}", task.name, task.message.clone().unwrap_or_default()),
+        };
+        if let Err(error) = self.handle.events().tell(self.clock.wall(), told) {
+            tracing::warn!(%error, "an event can't be kept");
+        }
+    }
+}
