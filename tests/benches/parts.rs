@@ -17,6 +17,54 @@ fn main() {
     divan::main();
 }
 
+/// A repository, and how it is asked: by the agent's own poll, and by git.
+struct Asked {
+    _folder: tempfile::TempDir,
+    _server: Option<towpath_tests::servers::Https>,
+    mirror: towpath_git::Mirror,
+    ls_remote: Vec<String>,
+}
+
+fn asked(https: bool) -> Asked {
+    let folder = tempfile::tempdir().unwrap();
+    let repository = towpath_tests::git::Repository::new(folder.path(), "fleet");
+    repository.write("a", "a");
+    repository.publish("one");
+    let server =
+        https.then(|| towpath_tests::servers::Https::start_with(&folder.path().join("https"), folder.path(), ""));
+    let ca = server.as_ref().map(|server| server.authority.certificate());
+    let url = server.as_ref().map_or_else(|| repository.bare.display().to_string(), |server| server.url("fleet"));
+    let options = towpath_git::Options {
+        name: "fleet".into(),
+        url: url.clone(),
+        reference: towpath_git::Reference::Branch("main".into()),
+        path: String::new(),
+        auth: towpath_git::Auth { ca_file: ca.clone(), ..Default::default() },
+        verify: Default::default(),
+        allow_rewind: false,
+        limits: Default::default(),
+    };
+    let ca = ca.map(|file| format!("http.sslCAInfo={}", file.display())).unwrap_or_else(|| "a.b=c".into());
+    let mirror = towpath_git::Mirror::new(options, folder.path());
+    mirror.fetch(None).unwrap();
+    let ls_remote = ["-c".to_owned(), ca, "ls-remote".into(), url, "refs/heads/main".into()].to_vec();
+    Asked { _folder: folder, _server: server, mirror, ls_remote }
+}
+
+#[divan::bench(args = [false, true])]
+fn poll(bencher: Bencher, https: bool) {
+    let asked = asked(https);
+    bencher.bench(|| asked.mirror.poll().unwrap());
+}
+
+#[divan::bench(args = [false, true])]
+fn git_ls_remote(bencher: Bencher, https: bool) {
+    let asked = asked(https);
+    bencher.bench(|| {
+        towpath_tests::ok(std::process::Command::new("git").args(&asked.ls_remote).env_remove("GIT_SSL_CAINFO"))
+    });
+}
+
 fn sources(files: usize, tasks: bool) -> Vec<SourceTree> {
     let fleet = "metadata: {apiVersion: v1alpha, kind: Namespace, name: app}\n---\nmetadata: {apiVersion: v1alpha, kind: Node, name: n1}\n";
     let head = "metadata: {apiVersion: v1alpha, kind: TaskBook, name: files, namespace: app}\nspec:\n  targets: {nodes: [n1]}\n  tasks:\n";

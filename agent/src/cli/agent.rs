@@ -9,7 +9,7 @@ use towpath_host::SystemClock;
 use super::{Output, exit, exit::Failure, output, status};
 use crate::{
     config,
-    reconcile::{Ended, Node, Options},
+    reconcile::{Ended, Node, Options, Queue},
     serve,
 };
 
@@ -58,6 +58,7 @@ fn daemon(mut node: Node, socket: PathBuf) -> Result<u8, Failure> {
     let handle = node.handle();
     let queue = node.queue();
     let cancel = node.cancel();
+    watchdog(queue.clone());
 
     block_on_small(async move {
         let mut terminate = tokio::signal::unix::signal(tokio::signal::unix::SignalKind::terminate())
@@ -100,15 +101,27 @@ fn daemon(mut node: Node, socket: PathBuf) -> Result<u8, Failure> {
     })?
 }
 
-/// Tells systemd that the agent is ready, alive and how it is.
-fn alive(status: &towpath_proto::v1alpha::NodeStatus) {
-    let condition = status.conditions.iter().find(|condition| condition.r#type == "Ready");
-    let message = condition.map(|condition| condition.message.clone()).unwrap_or_default();
-    let _ = sd_notify::notify(&[
-        sd_notify::NotifyState::Ready,
-        sd_notify::NotifyState::Watchdog,
-        sd_notify::NotifyState::Status(&message),
-    ]);
+/// How long a single task may keep the loop from coming round before systemd is let to end the agent.
+const PATIENCE: Duration = Duration::from_secs(3600);
+
+/// Tells systemd that the agent is alive for as long as its loop, or a run in it, goes on.
+fn watchdog(queue: Queue) {
+    std::thread::spawn(move || {
+        let step = Duration::from_secs(20);
+        let (mut last, mut still) = (queue.progress(), Duration::ZERO);
+        while still < PATIENCE {
+            let _ = sd_notify::notify(&[sd_notify::NotifyState::Watchdog]);
+            std::thread::sleep(step);
+            let now = queue.progress();
+            still = if now == last { still + step } else { Duration::ZERO };
+            last = now;
+        }
+    });
+}
+
+/// Tells systemd that the agent is ready and how it is.
+fn alive(message: &str) {
+    let _ = sd_notify::notify(&[sd_notify::NotifyState::Ready, sd_notify::NotifyState::Status(message)]);
 }
 
 /// A runtime whose threads are few: an idle agent is to be small.

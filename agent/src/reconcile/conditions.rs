@@ -195,6 +195,11 @@ impl State {
             && self.holds.is_empty()
     }
 
+    /// How the node is, in a sentence.
+    pub fn summary(&self) -> String {
+        current(self).into_iter().next().map(|ready| ready.message).unwrap_or_default()
+    }
+
     /// As status has it.
     pub fn status(&self, node: &str, cluster: &str, task_books: Vec<pb::TaskBookStatus>) -> pb::NodeStatus {
         let revision = |acceptance: &Acceptance| pb::AppliedRevision {

@@ -497,8 +497,8 @@ impl Node {
         }
     }
 
-    /// Runs until it is stopped. `alive` is called whenever the loop comes round.
-    pub fn run(&mut self, alive: &dyn Fn(&pb::NodeStatus)) {
+    /// Runs until it is stopped. `alive` is called whenever the loop comes round, with how the node is.
+    pub fn run(&mut self, alive: &dyn Fn(&str)) {
         self.follows_files = true;
         let mirrors = self.settings.state_dir.join("mirrors");
         let (clock, name) = (Arc::clone(&self.clock), self.settings.node.clone());
@@ -531,7 +531,7 @@ impl Node {
                 self.watch_files(watch.as_mut());
                 next = self.clock.monotonic() + self.patience();
             }
-            alive(&self.handle.status());
+            alive(&self.state.summary());
             let left = next.saturating_duration_since(self.clock.monotonic()).min(Duration::from_secs(10));
             let wake = self.queue.take(left);
             if wake.stop {

@@ -4,7 +4,10 @@
 use std::{
     collections::BTreeSet,
     path::PathBuf,
-    sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError},
+    sync::{
+        Arc, Condvar, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicU64, Ordering},
+    },
     time::Duration,
 };
 
@@ -33,6 +36,8 @@ impl Wake {
 #[derive(Debug, Clone, Default)]
 pub struct Queue {
     slot: Arc<(Mutex<Wake>, Condvar)>,
+    /// How often the loop has come round, or a run has come to the end of a task.
+    progress: Arc<AtomicU64>,
 }
 
 /// How many touched paths are kept apart; beyond that everything is checked.
@@ -56,6 +61,7 @@ impl Queue {
 
     /// Takes what is to be done, or nothing when the time is over.
     pub fn take(&self, patience: Duration) -> Wake {
+        self.progress.fetch_add(1, Ordering::Relaxed);
         let (mut wake, _) = self
             .slot
             .1
@@ -66,8 +72,14 @@ impl Queue {
 
     /// Whether a run should make way: for a newer commit, or because the agent stops.
     pub fn wants_way(&self) -> bool {
+        self.progress.fetch_add(1, Ordering::Relaxed);
         let wake = self.lock();
         wake.moved || wake.stop
+    }
+
+    /// A number that grows as long as the loop, or a run, goes on.
+    pub fn progress(&self) -> u64 {
+        self.progress.load(Ordering::Relaxed)
     }
 
     /// Whether the agent stops.
