@@ -16,7 +16,7 @@ const FENCES: [(&str, &[&str]); 10] = [
     ("serde_yaml", &["render/src"]),
     ("tonic::", &["agent/src/serve", "proto/src"]),
     ("redb::", &["agent/host/src"]),
-    (" notify::", &["agent/host/src"]),
+    ("inotify::", &["agent/host/src"]),
     ("etcd_client", &["agent/coordination/src"]),
     // The demo shows folders, a working tree is read by reconcile, serve owns its socket, config its file.
     (
@@ -136,7 +136,7 @@ fn every_seeded_violation_is_seen() {
         ("agent/src/x.rs", "serde_yaml::from_str(x)"),
         ("agent/modules/src/x.rs", "use tonic::Status;"),
         ("agent/src/x.rs", "use redb::Database;"),
-        ("agent/src/x.rs", "use notify::Watcher;"),
+        ("agent/src/x.rs", "use inotify::Inotify;"),
         ("agent/src/x.rs", "use etcd_client::Client;"),
         ("render/src/x.rs", "use std::fs;"),
         ("agent/modules/src/x.rs", "std::process::Command::new(\"x\")"),

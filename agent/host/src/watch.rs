@@ -1,60 +1,140 @@
 //! File events of the kernel: tells at once when something touches a managed path.
+//!
+//! inotify is used directly: the crate notify (8) also asks for every file that is opened, so that an agent that
+//! reads a thousand files to check them would wake itself a thousand times.
 
 use std::{
-    collections::{BTreeMap, BTreeSet},
+    collections::{BTreeMap, BTreeSet, HashMap},
+    io,
     path::{Path, PathBuf},
+    sync::{Arc, Mutex, PoisonError},
+    thread,
 };
 
-use notify::{EventKind, RecommendedWatcher, RecursiveMode, Watcher as _};
+use inotify::{EventMask, Inotify, WatchDescriptor, WatchMask, Watches};
+
+/// What a change of a directory's files is, and no more.
+const MASK: WatchMask = WatchMask::ATTRIB
+    .union(WatchMask::CREATE)
+    .union(WatchMask::DELETE)
+    .union(WatchMask::CLOSE_WRITE)
+    .union(WatchMask::MODIFY)
+    .union(WatchMask::MOVED_FROM)
+    .union(WatchMask::MOVED_TO)
+    .union(WatchMask::DELETE_SELF)
+    .union(WatchMask::MOVE_SELF)
+    .union(WatchMask::ONLYDIR);
+
+/// Something that happened.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Touched {
+    /// Something may have changed at this path.
+    Path(PathBuf),
+    /// More happened than the kernel could tell.
+    Anything,
+}
 
 /// Watches the directories that hold managed paths.
 pub struct FileWatch {
-    watcher: RecommendedWatcher,
-    directories: BTreeMap<PathBuf, BTreeSet<String>>,
+    watches: Watches,
+    known: Arc<Mutex<HashMap<WatchDescriptor, PathBuf>>>,
 }
 
 impl std::fmt::Debug for FileWatch {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("FileWatch").field("directories", &self.directories.len()).finish()
+        f.debug_struct("FileWatch").finish_non_exhaustive()
     }
 }
 
 impl FileWatch {
-    /// Calls back with each path that something may have changed.
+    /// Calls back with each path that something may have changed, for as long as the process lives.
     ///
     /// # Errors
     /// When the kernel gives no events.
-    pub fn new(on_change: impl Fn(&Path) + Send + 'static) -> notify::Result<Self> {
-        let watcher = notify::recommended_watcher(move |event: notify::Result<notify::Event>| {
-            let Ok(event) = event else { return };
-            if matches!(event.kind, EventKind::Access(_)) {
-                return;
+    pub fn new(on_change: impl Fn(Touched) + Send + 'static) -> io::Result<Self> {
+        let mut inotify = Inotify::init()?;
+        let watches = inotify.watches();
+        let known: Arc<Mutex<HashMap<WatchDescriptor, PathBuf>>> = Arc::default();
+        let directories = Arc::clone(&known);
+        thread::spawn(move || {
+            let mut buffer = vec![0; 16 << 10];
+            loop {
+                let events = match inotify.read_events_blocking(&mut buffer) {
+                    Ok(events) => events,
+                    Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
+                    Err(error) => {
+                        tracing::warn!(%error, "file events have ended; drift is found at the interval");
+                        return;
+                    }
+                };
+                for event in events {
+                    if event.mask.contains(EventMask::Q_OVERFLOW) {
+                        on_change(Touched::Anything);
+                        continue;
+                    }
+                    let mut known = directories.lock().unwrap_or_else(PoisonError::into_inner);
+                    if event.mask.contains(EventMask::IGNORED) {
+                        known.remove(&event.wd);
+                        continue;
+                    }
+                    let Some(directory) = known.get(&event.wd).cloned() else { continue };
+                    drop(known);
+                    match event.name {
+                        Some(name) => on_change(Touched::Path(directory.join(name))),
+                        // The directory itself went: what was in it did too.
+                        None => on_change(Touched::Anything),
+                    }
+                }
             }
-            event.paths.iter().for_each(|path| on_change(path));
-        })?;
-        Ok(Self { watcher, directories: BTreeMap::new() })
+        });
+        Ok(Self { watches, known })
     }
 
     /// Watches the directories of just these paths. What can't be watched is left to the interval.
-    pub fn set(&mut self, paths: impl IntoIterator<Item = PathBuf>) {
-        let mut wanted: BTreeMap<PathBuf, BTreeSet<String>> = BTreeMap::new();
-        for path in paths {
-            if let (Some(directory), Some(name)) = (path.parent(), path.file_name()) {
-                wanted.entry(directory.to_owned()).or_default().insert(name.to_string_lossy().into_owned());
+    pub fn set<'a>(&mut self, paths: impl IntoIterator<Item = &'a Path>) {
+        let wanted: BTreeSet<&Path> = paths.into_iter().filter_map(Path::parent).collect();
+        let mut known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
+        let held: BTreeMap<PathBuf, WatchDescriptor> =
+            known.iter().map(|(wd, path)| (path.clone(), wd.clone())).collect();
+        for (directory, wd) in &held {
+            if !wanted.contains(directory.as_path()) {
+                // One that is gone already needs no removal.
+                let _ = self.watches.remove(wd.clone());
+                known.remove(wd);
             }
         }
-        let mut paths = self.watcher.paths_mut();
-        for gone in self.directories.keys().filter(|directory| !wanted.contains_key(*directory)) {
-            let _ = paths.remove(gone);
-        }
-        for new in wanted.keys().filter(|directory| !self.directories.contains_key(*directory)) {
-            if let Err(error) = paths.add(new, RecursiveMode::NonRecursive) {
-                tracing::warn!(directory = %new.display(), %error, "can't be watched; drift below it is found at the interval");
+        for directory in wanted.iter().filter(|directory| !held.contains_key(**directory)) {
+            match self.watches.add(directory, MASK) {
+                Ok(wd) => {
+                    known.insert(wd, directory.to_path_buf());
+                }
+                Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+                Err(error) => {
+                    tracing::warn!(directory = %directory.display(), %error, "can't be watched; drift below it is found at the interval");
+                }
             }
         }
-        if let Err(error) = paths.commit() {
-            tracing::warn!(%error, "file events are incomplete; drift is found at the interval");
-        }
-        self.directories = wanted;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{fs, sync::mpsc, time::Duration};
+
+    use super::*;
+
+    #[test]
+    fn changes_are_told_and_reads_are_not() {
+        let folder = tempfile::tempdir().unwrap();
+        let file = folder.path().join("a");
+        fs::write(&file, "one").unwrap();
+        let (sender, receiver) = mpsc::channel();
+        let mut watch = FileWatch::new(move |touched| drop(sender.send(touched))).unwrap();
+        watch.set([file.as_path()]);
+        assert_eq!(fs::read(&file).unwrap(), b"one");
+        assert!(receiver.recv_timeout(Duration::from_millis(200)).is_err());
+        fs::write(&file, "two").unwrap();
+        assert_eq!(receiver.recv_timeout(Duration::from_secs(5)).unwrap(), Touched::Path(file));
+        watch.set([]);
     }
 }

@@ -93,6 +93,10 @@ pub(crate) fn resolve(file: &pb::File, params: &Value) -> Result<Options, Vec<Pr
 }
 
 impl Options {
+    pub(crate) fn has_source(&self) -> bool {
+        matches!(self.want, Want::Source(_))
+    }
+
     /// The path.
     pub fn path(&self) -> &str {
         &self.path

@@ -266,6 +266,11 @@ impl Options {
         )
     }
 
+    /// Whether a check reads files of the source.
+    pub fn reads_source(&self) -> bool {
+        matches!(self, Self::File(options) if options.has_source())
+    }
+
     /// The path that it is about, where it is about one.
     pub fn path(&self) -> Option<&str> {
         match self {

@@ -18,7 +18,7 @@ use towpath_host::{
     journal::{Acceptance, Changes, Journal, JournalError},
     lock::{LockError, StateDir},
     process::Cancel,
-    watch::FileWatch,
+    watch::{FileWatch, Touched},
 };
 use towpath_proto::v1alpha as pb;
 use towpath_render::rendering::Inputs;
@@ -504,10 +504,10 @@ impl Node {
         let (clock, name) = (Arc::clone(&self.clock), self.settings.node.clone());
         let poller = Poller::start(self.polled.clone(), self.queue.clone(), clock, mirrors, name);
         let queue = self.queue.clone();
-        let mut watch = FileWatch::new(move |path| {
-            let path = path.to_owned();
-            queue.poke(|wake| {
-                wake.touched.insert(path);
+        let mut watch = FileWatch::new(move |touched| {
+            queue.poke(|wake| match touched {
+                Touched::Path(path) => drop(wake.touched.insert(path)),
+                Touched::Anything => wake.check = true,
             });
         })
         .map_err(|error| tracing::warn!(%error, "file events can't be had; drift is found at the interval"))
@@ -555,7 +555,7 @@ impl Node {
     fn watch_files(&self, watch: Option<&mut FileWatch>) {
         if let Some(watch) = watch {
             let versions = self.versions.lock().unwrap_or_else(PoisonError::into_inner);
-            watch.set(versions.keys().cloned());
+            watch.set(versions.keys().map(PathBuf::as_path));
         }
     }
 

@@ -48,7 +48,7 @@ impl BookRun<'_, '_> {
             }
         }
         let context = instance::context(self.pass.machine, &self.renderer, task, self.pass.cancel);
-        let source = context.source.clone();
+        let source = context.source.clone().filter(|_| ready.options.reads_source());
         let checked = match ready.options.check(&context) {
             Ok(checked) => checked,
             Err(error) => {
