@@ -182,16 +182,6 @@ impl Place {
         &self.file.path
     }
 
-    /// The file itself.
-    pub(crate) fn source_file(&self) -> Arc<SourceFile> {
-        Arc::clone(&self.file)
-    }
-
-    /// The number of the document in its file.
-    pub(crate) fn document(&self) -> usize {
-        self.document
-    }
-
     /// The text of the file.
     pub fn text(&self) -> &str {
         &self.file.text

@@ -10,10 +10,11 @@ use serde_json::{Map, Value};
 use towpath_proto::did_you_mean;
 
 use super::{
+    Object,
     load::{Loader, Pinned},
     task::{
-        Book, Condition, Dependency, Drift, ModuleUse, Rollout, Task, Until, Within, flag, list, map, message, text,
-        time,
+        Book, Condition, Dependency, Drift, ModuleUse, Rollout, Task, Until, Within, flag, list, map, members, message,
+        text, time,
     },
 };
 use crate::{
@@ -27,24 +28,24 @@ const DEFAULT_TIMEOUT: Duration = Duration::from_secs(600);
 const INCLUDE_DEPTH: usize = 8;
 
 /// Reads a book; its mistakes go to the loader.
-pub(super) fn read(loader: &mut Loader<'_>, document: &Document, namespace: &str, name: &str) -> Book {
-    let spec = document.value.get("spec").cloned().unwrap_or_default();
-    let place = document.place().key("spec");
-    let within = Arc::new(Within { source: document.file.source.clone(), ..Within::default() });
+pub(super) fn read(loader: &mut Loader<'_>, object: &Object) -> Book {
+    let (spec, namespace, name) = (object.spec.as_ref(), object.key.namespace.as_str(), object.key.name.as_str());
+    let place = object.place.key("spec");
+    let within = Arc::new(Within { source: object.place.source().to_owned(), ..Within::default() });
     let mut reader = Reader { loader, namespace, trail: Vec::new() };
-    let mut tasks = reader.tasks(&place.key("tasks"), &list(&spec, "tasks"), &within, &[]);
-    let mut handlers = reader.tasks(&place.key("handlers"), &list(&spec, "handlers"), &within, &[]);
+    let mut tasks = reader.tasks(&place.key("tasks"), members(spec, "tasks"), &within, &[]);
+    let mut handlers = reader.tasks(&place.key("handlers"), members(spec, "handlers"), &within, &[]);
     tasks.handlers.append(&mut handlers.tasks);
     let rollout_spec = spec.get("rollout").cloned().unwrap_or_default();
     let rollout_place = place.key("rollout");
-    let mut before = reader.tasks(&rollout_place.key("before"), &list(&rollout_spec, "before"), &within, &[]);
-    let mut after = reader.tasks(&rollout_place.key("after"), &list(&rollout_spec, "after"), &within, &[]);
+    let mut before = reader.tasks(&rollout_place.key("before"), members(&rollout_spec, "before"), &within, &[]);
+    let mut after = reader.tasks(&rollout_place.key("after"), members(&rollout_spec, "after"), &within, &[]);
     tasks.handlers.extend(before.handlers.drain(..).chain(after.handlers.drain(..)));
     let book = Book {
         namespace: namespace.to_owned(),
         name: name.to_owned(),
-        targets: message(&spec, "targets"),
-        depends_on: list(&spec, "dependsOn").iter().filter_map(dependency).collect(),
+        targets: message(spec, "targets"),
+        depends_on: list(spec, "dependsOn").iter().filter_map(dependency).collect(),
         rollout: Rollout {
             serialize: message(&rollout_spec, "serialize"),
             waves: list(&rollout_spec, "waves"),
@@ -53,13 +54,13 @@ pub(super) fn read(loader: &mut Loader<'_>, document: &Document, namespace: &str
             before: before.tasks,
             after: after.tasks,
         },
-        parallel: text(&spec, "order").as_deref() == Some("parallel"),
-        prune: flag(&spec, "prune"),
-        prune_budget: text(&spec, "pruneBudget"),
-        vars: map(&spec, "vars"),
+        parallel: text(spec, "order").as_deref() == Some("parallel"),
+        prune: flag(spec, "prune"),
+        prune_budget: text(spec, "pruneBudget"),
+        vars: map(spec, "vars"),
         tasks: tasks.tasks,
         handlers: tasks.handlers,
-        suspend: message(&spec, "suspend"),
+        suspend: message(spec, "suspend"),
         place,
     };
     names(loader, &book);
@@ -117,7 +118,11 @@ impl Reader<'_, '_> {
         let mut when = outer.to_vec();
         when.extend(text(value, "when").map(|expression| Condition { expression, within: Arc::clone(within) }));
         let prefixed = |key: &str| -> Vec<String> {
-            list(value, key).iter().filter_map(Value::as_str).map(|name| format!("{}{name}", within.prefix)).collect()
+            members(value, key)
+                .iter()
+                .filter_map(Value::as_str)
+                .map(|name| format!("{}{name}", within.prefix))
+                .collect()
         };
         let until = value.get("until").filter(|until| until.is_object()).map(|until| Until {
             condition: text(until, "condition").unwrap_or_default(),
@@ -194,8 +199,8 @@ impl Reader<'_, '_> {
         when.extend(text(value, "when").map(|expression| Condition { expression, within: Arc::clone(within) }));
         self.trail.push((source, path));
         let root = document.place();
-        let mut read = self.tasks(&root.key("tasks"), &list(&document.value, "tasks"), &inner, &when);
-        let mut handlers = self.tasks(&root.key("handlers"), &list(&document.value, "handlers"), &inner, &[]);
+        let mut read = self.tasks(&root.key("tasks"), members(&document.value, "tasks"), &inner, &when);
+        let mut handlers = self.tasks(&root.key("handlers"), members(&document.value, "handlers"), &inner, &[]);
         read.handlers.append(&mut handlers.tasks);
         self.trail.pop();
         read

@@ -78,8 +78,8 @@ pub fn load(sources: &[SourceTree], pinned: &BTreeMap<Pinned, Arc<dyn Tree>>) ->
         loader.source(source, position == 0, &mut pending);
     }
     loader.global_kinds();
-    for (reference, key, document) in &pending {
-        references::check(&mut loader, reference, key, document);
+    for (reference, key, place) in &pending {
+        references::check(&mut loader, reference, key, place);
     }
     loader.namespaced_kinds();
     references::check_all(&mut loader);
@@ -111,7 +111,7 @@ fn hide_secrets(problems: &mut [Problem], set: &ObjectSet) {
 }
 
 /// A reference that is looked up once all objects are there.
-type Pending = (Reference, Key, Document);
+type Pending = (Reference, Key, Place);
 
 /// Collects objects and problems.
 pub(super) struct Loader<'a> {
@@ -284,7 +284,7 @@ impl Loader<'_> {
             );
             return;
         }
-        pending.extend(found.into_iter().map(|reference| (reference, key.clone(), document.clone())));
+        pending.extend(found.into_iter().map(|reference| (reference, key.clone(), place.clone())));
         self.insert(kind, key, document, place);
     }
 
@@ -301,7 +301,7 @@ impl Loader<'_> {
             .flatten()
             .filter_map(|(name, value)| Some((name.clone(), value.as_str()?.to_owned())))
             .collect();
-        let spec = document.value.get("spec").cloned().unwrap_or_default();
+        let spec = Arc::new(document.value.get("spec").cloned().unwrap_or_default());
         self.set.objects.insert(key.clone(), Object { key, labels, spec, place });
     }
 
@@ -400,18 +400,13 @@ impl Loader<'_> {
 
     fn namespaced_kinds(&mut self) {
         for object in self.set.objects.values().cloned().collect::<Vec<_>>() {
-            let document = Document {
-                file: object.place.source_file(),
-                index: object.place.document(),
-                value: serde_json::json!({ "spec": object.spec }),
-            };
             match object.key.kind {
                 "TaskBook" => {
-                    let book = book::read(self, &document, &object.key.namespace, &object.key.name);
+                    let book = book::read(self, &object);
                     self.set.books.insert(book.id(), Arc::new(book));
                 }
                 "Variables" | "ClusterVariables" => {
-                    let variables = self.variables(&object, &document);
+                    let variables = self.variables(&object);
                     self.set.variables.push(variables);
                 }
                 _ => {}
@@ -419,8 +414,8 @@ impl Loader<'_> {
         }
     }
 
-    fn variables(&mut self, object: &Object, document: &Document) -> VariablesObject {
-        let place = document.place().key("spec");
+    fn variables(&mut self, object: &Object) -> VariablesObject {
+        let place = object.place.key("spec");
         let mut computed = Vec::new();
         for (index, value) in task::list(&object.spec, "computed").iter().enumerate() {
             let place = place.key("computed").index(index);

@@ -42,7 +42,7 @@ pub struct Object {
     /// Its labels.
     pub labels: BTreeMap<String, String>,
     /// Its spec, checked against the schema.
-    pub spec: Value,
+    pub spec: Arc<Value>,
     /// Where it was written.
     pub place: Place,
 }

@@ -13,13 +13,13 @@ use super::{
     task::{self, Book, ModuleUse, Task},
 };
 use crate::{
-    document::{At, Document, Place, Reference},
+    document::{At, Place, Reference},
     problem::Finding,
     view::variables::{self, Level},
 };
 
 /// Looks up one reference.
-pub(super) fn check(loader: &mut Loader<'_>, reference: &Reference, from: &Key, document: &Document) {
+pub(super) fn check(loader: &mut Loader<'_>, reference: &Reference, from: &Key, place: &Place) {
     let namespaced = reference.kind == "TaskBook";
     let namespace = if namespaced { from.namespace.clone() } else { String::new() };
     let key = Key { kind: reference.kind, namespace: namespace.clone(), name: reference.name.clone() };
@@ -33,7 +33,7 @@ pub(super) fn check(loader: &mut Loader<'_>, reference: &Reference, from: &Key, 
         .filter(|known| known.kind == reference.kind && known.namespace == namespace)
         .map(|known| known.name.clone())
         .collect();
-    let place = document.place().below(&reference.path);
+    let place = place.below(&reference.path);
     let finding = Finding::new(format!("there is no {} {}", reference.kind, display(&key)));
     let hint = match did_you_mean(&reference.name, known.iter().map(String::as_str)) {
         Some(meant) => format!("did you mean {meant}?"),
