@@ -8,7 +8,7 @@ use std::{
     time::Duration,
 };
 
-use gix::{ObjectId, Repository, ThreadSafeRepository, remote::Direction};
+use gix::{ObjectId, Repository, ThreadSafeRepository, protocol::transport::client::blocking_io, remote::Direction};
 
 use crate::{
     Limits, Movement, Options, Reference, Snapshot, SourceError, Unverified, VerifyMode,
@@ -397,38 +397,16 @@ fn open(path: &Path, options: &Options) -> gix::Result<Repository> {
 
 type Unreachable = Box<dyn std::error::Error + Send + Sync>;
 
-fn advertise(path: &Path, options: &Options, wanted: &str, time: Duration) -> Result<Advertised, SourceError> {
-    let unreachable = |error: Unreachable| SourceError::Unreachable { url: options.shown_url(), source: error };
-    let repository = open(path, options)
-        .map_err(|error| SourceError::Corrupt { path: path.to_owned(), message: error.to_string() })?;
-    let remote = repository
-        .remote_at(options.url.as_str())
-        .and_then(|remote| {
-            remote.with_fetch_tags(gix::remote::fetch::Tags::None).with_refspecs([wanted], Direction::Fetch)
-        })
-        .map_err(|error| unreachable(error.into()))?;
-    let mut connection = remote.connect(Direction::Fetch).map_err(|error| unreachable(error.into()))?;
-    if transport::is_http(&options.url) {
-        connection.set_transport_options(transport::http_options(options, time)?);
-    }
-    connection.set_credentials(|_| Ok(None));
-    let (map, _) = connection
-        .ref_map(gix::progress::Discard, gix::remote::ref_map::Options::default())
-        .map_err(|error| unreachable(error.into()))?;
-    let refs = map.remote_refs.iter().filter_map(|reference| {
-        let (name, target, peeled) = reference.unpack();
-        Some((name.to_string(), peeled.or(target)?.to_owned()))
-    });
-    Ok(Advertised { refs: refs.collect() })
-}
+type Connection<'a, 'b, 'c> = gix::remote::Connection<'a, 'b, 'c, Box<dyn blocking_io::Transport + Send>>;
 
-fn fetch(
+/// Connects a mirror to its remote, for one refspec.
+fn connected<T>(
     path: &Path,
     options: &Options,
     spec: &str,
     time: Duration,
-    stop: &Arc<AtomicBool>,
-) -> Result<(), SourceError> {
+    work: impl FnOnce(Connection<'_, '_, '_>) -> Result<T, Unreachable>,
+) -> Result<T, SourceError> {
     let unreachable = |error: Unreachable| SourceError::Unreachable { url: options.shown_url(), source: error };
     let repository = open(path, options)
         .map_err(|error| SourceError::Corrupt { path: path.to_owned(), message: error.to_string() })?;
@@ -443,11 +421,32 @@ fn fetch(
         connection.set_transport_options(transport::http_options(options, time)?);
     }
     connection.set_credentials(|_| Ok(None));
-    let prepared = connection
-        .prepare_fetch(gix::progress::Discard, gix::remote::ref_map::Options::default())
-        .map_err(|error| unreachable(error.into()))?;
-    prepared.receive(gix::progress::Discard, stop).map_err(|error| unreachable(error.into()))?;
-    Ok(())
+    work(connection).map_err(unreachable)
+}
+
+fn advertise(path: &Path, options: &Options, wanted: &str, time: Duration) -> Result<Advertised, SourceError> {
+    connected(path, options, wanted, time, |connection| {
+        let (map, _) = connection.ref_map(gix::progress::Discard, gix::remote::ref_map::Options::default())?;
+        let refs = map.remote_refs.iter().filter_map(|reference| {
+            let (name, target, peeled) = reference.unpack();
+            Some((name.to_string(), peeled.or(target)?.to_owned()))
+        });
+        Ok(Advertised { refs: refs.collect() })
+    })
+}
+
+fn fetch(
+    path: &Path,
+    options: &Options,
+    spec: &str,
+    time: Duration,
+    stop: &Arc<AtomicBool>,
+) -> Result<(), SourceError> {
+    connected(path, options, spec, time, |connection| {
+        let prepared = connection.prepare_fetch(gix::progress::Discard, gix::remote::ref_map::Options::default())?;
+        prepared.receive(gix::progress::Discard, stop)?;
+        Ok(())
+    })
 }
 
 /// The path of a repository on this machine.

@@ -501,7 +501,7 @@ fn hostile(answer: impl Fn(&mut std::net::TcpStream) + Send + 'static) -> u16 {
 }
 
 #[test]
-fn a_remote_that_lies_hangs_or_breaks_off_is_told() {
+fn a_remote_that_lies_or_breaks_off_is_told() {
     let folder = tempfile::tempdir().unwrap();
     let head =
         "HTTP/1.1 200 OK\r\nContent-Type: application/x-git-upload-pack-advertisement\r\nConnection: close\r\n\r\n";
@@ -533,6 +533,20 @@ fn a_remote_that_lies_hangs_or_breaks_off_is_told() {
         assert!(!once.log.contains("panicked"), "{name}: {}", once.log);
         assert!(once.log.contains("without TLS and without verify"), "{name}: a warning is due");
     }
+}
+
+#[test]
+fn a_remote_that_hangs_is_left_behind() {
+    let folder = tempfile::tempdir().unwrap();
+    // It takes the connection, and never says a word.
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let port = listener.local_addr().unwrap().port();
+    let node = Node::new(folder.path(), &format!("url: http://127.0.0.1:{port}/fleet.git"));
+    let begin = std::time::Instant::now();
+    let once = node.once();
+    assert_eq!((once.code, reason(&once, "Reconciling").as_str()), (1, "SourceUnreachable"), "{}", once.log);
+    assert!(begin.elapsed() < Duration::from_secs(100), "{:?}", begin.elapsed());
+    drop(listener);
 }
 
 #[test]

@@ -2,7 +2,7 @@
 
 use std::{error::Error, process::ExitCode};
 
-use crate::{config::ConfigError, reconcile::NodeError, serve::CallError};
+use crate::{config::ConfigError, reconcile::NodeError, report::chain, serve::CallError};
 
 /// An error; also: a source can't be reached, after the last good revision was applied.
 pub(super) const ERROR: u8 = 1;
@@ -83,19 +83,4 @@ impl From<CallError> for Failure {
             CallError::Refused(_) => failure,
         }
     }
-}
-
-/// An error with its causes, each once.
-fn chain(error: &dyn Error) -> String {
-    let mut text = error.to_string();
-    let mut cause = error.source();
-    while let Some(inner) = cause {
-        let shown = inner.to_string();
-        if !text.contains(&shown) {
-            text.push_str(": ");
-            text.push_str(&shown);
-        }
-        cause = inner.source();
-    }
-    text
 }

@@ -21,7 +21,10 @@ use super::{
     conditions::{Input, Trouble},
     trees::SnapshotTree,
 };
-use crate::config::{self, Source};
+use crate::{
+    config::{self, Source},
+    report::chain,
+};
 
 /// How many sources a revision may have.
 const MOST_SOURCES: usize = 64;
@@ -621,19 +624,4 @@ fn disk_in(error: &SourceError) -> Option<&'static str> {
         at = inner.source();
     }
     None
-}
-
-/// An error with its causes, each once.
-pub(super) fn chain(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut cause = error.source();
-    while let Some(inner) = cause {
-        let shown = inner.to_string();
-        if !text.contains(&shown) {
-            text.push_str(": ");
-            text.push_str(&shown);
-        }
-        cause = inner.source();
-    }
-    text
 }
