@@ -285,6 +285,25 @@ fn parallel_books_respect_requires() {
 }
 
 #[test]
+fn tasks_of_a_parallel_book_run_at_once() {
+    let f = Fixture::new();
+    // Each waits for what the other one makes: one after the other neither would end.
+    let meets = |own: &str, other: &str| {
+        format!(
+            "    - name: {own}\n      timeout: 20s\n      command: {{shell: 'touch \"$TOWPATH_ROOT/{own}\"; until [ -e \"$TOWPATH_ROOT/{other}\" ]; do sleep 0.05; done'}}\n      register: {own}\n"
+        )
+    };
+    let once = f.apply(&format!(
+        "  order: parallel\n  tasks:\n{}{}    - name: file\n      file: {{path: /file, content: x}}\n",
+        meets("a", "b"),
+        meets("b", "a")
+    ));
+    assert_eq!(once.code, 0, "{}", once.log);
+    assert!(f.node.read("/file").is_some());
+    assert_eq!(f.node.once().code, 0);
+}
+
+#[test]
 fn books_come_behind_those_they_depend_on() {
     let f = Fixture::new();
     f.repository.write("z.yaml", book("z", "  tasks:\n    - name: z\n      command: {argv: [\"false\"]}\n"));

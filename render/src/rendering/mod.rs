@@ -66,6 +66,8 @@ pub struct Renderer {
     steps: Arc<Steps>,
     reads: Arc<Reads>,
     engines: Mutex<BTreeMap<(String, String), Arc<Engine>>>,
+    /// One rendering at a time: they share the note of what they want.
+    asking: Mutex<()>,
 }
 
 /// One member of a task's loop.
@@ -100,7 +102,8 @@ impl Renderer {
         let vars = computed::evaluate(&engine, &merged, &book.namespace, &common, inputs)?;
         let steps = Arc::new(Steps::default());
         let scope = Scope::new(common, Arc::new(Vars::over(None, vars))).with_steps(&steps, "", &reads);
-        let renderer = Self { trees: set.trees.clone(), scope, steps, reads, engines: Mutex::default() };
+        let renderer =
+            Self { trees: set.trees.clone(), scope, steps, reads, engines: Mutex::default(), asking: Mutex::default() };
         let own = Within { source: book.place.source().to_owned(), ..Within::default() };
         let scope = renderer.with_vars(&own, renderer.scope.clone(), &book.vars, &book.place.key("vars"))?;
         Ok(Self { scope, ..renderer })
@@ -250,6 +253,8 @@ impl Renderer {
 
     /// Runs a rendering and turns what came up missing into wants.
     fn asking<T>(&self, render: impl FnOnce() -> Result<T, RenderError>) -> Result<Rendered<T>, RenderError> {
+        // What comes up missing must be this rendering's own.
+        let _alone = self.asking.lock().unwrap_or_else(PoisonError::into_inner);
         let result = render();
         let wants = self.reads.take_wants();
         if wants.is_empty() { result.map(Rendered::Ready) } else { Ok(Rendered::Wants(wants)) }

@@ -3,7 +3,8 @@
 use std::{
     collections::{BTreeMap, BTreeSet},
     path::PathBuf,
-    sync::Arc,
+    sync::{Arc, Mutex, PoisonError},
+    thread,
     time::Instant,
 };
 
@@ -25,6 +26,12 @@ use super::{
     prune,
 };
 
+/// How many tasks of a parallel book run at once.
+const AT_ONCE: usize = 16;
+
+/// Who manages what, over all books of a pass.
+pub(super) type Owners = Mutex<BTreeMap<Managed, String>>;
+
 /// What came of a book, for the pass.
 pub(super) struct Ran {
     pub(super) outcome: BookOutcome,
@@ -44,7 +51,7 @@ pub(super) fn run(
     pass: &Pass<'_>,
     book: &Arc<Book>,
     blockers: Vec<String>,
-    owners: &mut BTreeMap<Managed, String>,
+    owners: &Owners,
     computed_failures: &[String],
 ) -> Ran {
     let begun = pass.machine.clock.monotonic();
@@ -84,7 +91,7 @@ pub(super) fn run(
             return ran(outcome);
         }
     };
-    let mut run = BookRun::new(pass, book, renderer, permit, owners);
+    let mut run = BookRun::new(pass, book, Arc::new(renderer), &permit, owners);
     run.all();
     let whole = run.complete && !run.stopped && !run.interrupted;
     if run.renderer.reads().nodes() {
@@ -122,9 +129,9 @@ fn gates(pass: &Pass<'_>, book: &Book, dependencies: Vec<String>) -> Gates {
 pub(super) struct BookRun<'a, 'p> {
     pub(super) pass: &'a Pass<'p>,
     pub(super) book: &'a Arc<Book>,
-    pub(super) renderer: Renderer,
-    pub(super) permit: Permit,
-    owners: &'a mut BTreeMap<Managed, String>,
+    pub(super) renderer: Arc<Renderer>,
+    pub(super) permit: &'a Permit,
+    owners: &'a Owners,
     pub(super) tasks: Vec<TaskOutcome>,
     pub(super) waiting: Vec<Waiting>,
     /// What was registered by tasks whose batch is not carried out yet.
@@ -153,9 +160,9 @@ impl<'a, 'p> BookRun<'a, 'p> {
     fn new(
         pass: &'a Pass<'p>,
         book: &'a Arc<Book>,
-        renderer: Renderer,
-        permit: Permit,
-        owners: &'a mut BTreeMap<Managed, String>,
+        renderer: Arc<Renderer>,
+        permit: &'a Permit,
+        owners: &'a Owners,
     ) -> Self {
         Self {
             pass,
@@ -189,8 +196,7 @@ impl<'a, 'p> BookRun<'a, 'p> {
         }
         let drained = self.stretch();
         self.begun = !self.pass.plan && drained == Some(true);
-        let order = order(&book);
-        for task in order {
+        for wave in waves(&book) {
             if self.stopped {
                 break;
             }
@@ -198,7 +204,7 @@ impl<'a, 'p> BookRun<'a, 'p> {
                 self.interrupted = true;
                 break;
             }
-            self.task(task);
+            self.wave(&wave);
         }
         self.flush();
         if self.pass.plan {
@@ -213,12 +219,70 @@ impl<'a, 'p> BookRun<'a, 'p> {
         self.settle();
     }
 
+    /// Runs tasks that need not wait for one another: all at once, each as a part of this run. A frame around the
+    /// first change is one for all, so tasks within it come one after the other.
+    fn wave(&mut self, tasks: &[&Task]) {
+        let framed = !self.book.rollout.before.is_empty() || !self.book.rollout.after.is_empty();
+        if tasks.len() == 1 || self.pass.plan || framed {
+            for task in tasks {
+                if self.stopped {
+                    break;
+                }
+                self.task(task);
+            }
+            return;
+        }
+        for some in tasks.chunks(AT_ONCE) {
+            let parts: Vec<BookRun<'_, '_>> = some.iter().map(|_| self.part()).collect();
+            let done: Vec<_> = thread::scope(|scope| {
+                let run = |(mut part, task): (Self, &Task)| {
+                    part.task(task);
+                    part.flush();
+                    part
+                };
+                let threads: Vec<_> =
+                    parts.into_iter().zip(some).map(|(part, task)| scope.spawn(move || run((part, task)))).collect();
+                threads.into_iter().map(|thread| thread.join()).collect()
+            });
+            for (part, task) in done.into_iter().zip(some) {
+                match part {
+                    Ok(part) => self.merge(part),
+                    Err(_) => self.failed(task, None, "it broke off; this is a mistake of the agent".into()),
+                }
+            }
+        }
+    }
+
+    fn part(&self) -> Self {
+        let mut part = Self::new(self.pass, self.book, Arc::clone(&self.renderer), self.permit, self.owners);
+        part.begun = self.begun;
+        part.probes = self.probes;
+        part.unmet.clone_from(&self.unmet);
+        part
+    }
+
+    fn merge(&mut self, part: Self) {
+        self.tasks.extend(part.tasks);
+        self.watched.extend(part.watched);
+        self.managed.extend(part.managed);
+        self.unmet.extend(part.unmet);
+        self.adopted.append(part.adopted);
+        self.complete &= part.complete;
+        self.stopped |= part.stopped;
+        self.interrupted |= part.interrupted;
+        self.moved |= part.moved;
+        self.disk = self.disk.take().or(part.disk);
+        self.settled = self.settled.take().zip(part.settled).map(|(mut all, more)| {
+            all.extend(more);
+            all
+        });
+    }
+
     /// Whether anything of the book would change: probes are only asked then.
     fn would_change(&self) -> bool {
         let mut plan = Pass { plan: true, inputs: self.pass.inputs.clone(), suspended: Vec::new(), ..*self.pass };
         plan.fresh = false;
-        let mut owners = BTreeMap::new();
-        let ran = run(&plan, self.book, Vec::new(), &mut owners, &[]);
+        let ran = run(&plan, self.book, Vec::new(), &Owners::default(), &[]);
         let pending: Vec<(String, HandlerRecord)> = self.pass.machine.records(&format!("handler/{}/", self.book.id()));
         !pending.is_empty() || ran.outcome.tasks.iter().any(|task| task.action != "none")
     }
@@ -400,10 +464,12 @@ impl<'a, 'p> BookRun<'a, 'p> {
     fn claim(&mut self, task: &Task, ready: &Ready, identity: &str) -> Option<String> {
         let managed = Managed { module: ready.options.name().to_owned(), identity: identity.to_owned() };
         let owner = format!("{}/{}", self.book.id(), task.id);
-        if let Some(other) = self.owners.get(&managed).filter(|_| ready.options.sort() == Sort::State) {
+        let mut owners = self.owners.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(other) = owners.get(&managed).filter(|_| ready.options.sort() == Sort::State) {
             return Some(other.clone());
         }
-        self.owners.insert(managed, owner);
+        owners.insert(managed, owner);
+        drop(owners);
         let context = instance::context(self.pass.machine, &self.renderer, task, self.pass.cancel);
         self.managed.extend(instance::managed(&ready.options, identity, &context));
         let look = &self.pass.machine.look;
@@ -466,25 +532,24 @@ fn has_probes(book: &Book) -> bool {
     book.tasks.iter().any(|task| task.module.as_ref().is_some_and(|module| module.message.module == Some("probe")))
 }
 
-/// The tasks in the order in which they run: as written, or each behind what it requires.
-fn order(book: &Book) -> Vec<&Task> {
+/// The tasks in the order in which they run: as written, or all at once that need not wait for one another.
+fn waves(book: &Book) -> Vec<Vec<&Task>> {
     if !book.parallel {
-        return book.tasks.iter().collect();
+        return book.tasks.iter().map(|task| vec![task]).collect();
     }
     let mut done: BTreeSet<&str> = BTreeSet::new();
-    let mut order = Vec::new();
+    let mut waves = Vec::new();
     let mut left: Vec<&Task> = book.tasks.iter().collect();
     while !left.is_empty() {
-        let (ready, rest): (Vec<&Task>, Vec<&Task>) =
-            left.into_iter().partition(|task| task.requires.iter().all(|name| done.contains(name.as_str())));
-        if ready.is_empty() {
+        let ready = |task: &&Task| task.requires.iter().all(|name| done.contains(name.as_str()));
+        let (mut wave, mut rest): (Vec<&Task>, Vec<&Task>) = left.into_iter().partition(ready);
+        if wave.is_empty() {
             // Cycles are refused when the book is loaded.
-            order.extend(rest);
-            break;
+            std::mem::swap(&mut wave, &mut rest);
         }
-        done.extend(ready.iter().map(|task| task.id.as_str()));
-        order.extend(ready);
+        done.extend(wave.iter().map(|task| task.id.as_str()));
+        waves.push(wave);
         left = rest;
     }
-    order
+    waves
 }

@@ -177,7 +177,7 @@ pub fn run(pass: &mut Pass<'_>, computed: &mut ComputedCache) -> PassOutcome {
     outcome.settled = pass.inputs.computed.is_empty().then(Vec::new);
     let mut done: BTreeMap<String, Outcome> = BTreeMap::new();
     // Two books must not manage one thing; what templates hid from validate is seen here.
-    let mut owners: BTreeMap<Managed, String> = BTreeMap::new();
+    let owners = book::Owners::default();
     let mut managed: BTreeMap<String, Option<BTreeSet<Managed>>> = BTreeMap::new();
     for book in pass.view.books.clone() {
         if (pass.make_way)() {
@@ -185,7 +185,7 @@ pub fn run(pass: &mut Pass<'_>, computed: &mut ComputedCache) -> PassOutcome {
             break;
         }
         let blockers = dependencies(&book, &done);
-        let result = book::run(pass, &book, blockers, &mut owners, &computed_failures);
+        let result = book::run(pass, &book, blockers, &owners, &computed_failures);
         done.insert(book.id(), result.outcome.worst());
         managed.insert(book.id(), result.managed);
         outcome.moved |= result.moved;

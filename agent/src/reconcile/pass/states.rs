@@ -201,7 +201,7 @@ impl BookRun<'_, '_> {
         }
         let Some(journal) = self.pass.machine.journal.clone() else { return };
         let outcomes =
-            batch::carry_out(self.pass.machine, &journal, &self.book.id(), waiting, &self.permit, self.pass.cancel);
+            batch::carry_out(self.pass.machine, &journal, &self.book.id(), waiting, self.permit, self.pass.cancel);
         let mut failed = false;
         for (position, result) in outcomes {
             if let Err(error) = result {
