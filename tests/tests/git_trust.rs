@@ -536,6 +536,32 @@ fn a_remote_that_lies_or_breaks_off_is_told() {
 }
 
 #[test]
+fn a_remote_that_sends_too_much_is_stopped() {
+    let _ = rustls::crypto::ring::default_provider().install_default();
+    let folder = tempfile::tempdir().unwrap();
+    let repository = fleet(folder.path());
+    let mut random = fs::File::open("/dev/urandom").unwrap();
+    let mut bytes = vec![0; 64 << 20];
+    random.read_exact(&mut bytes).unwrap();
+    repository.write("files/large", &bytes);
+    repository.publish("large");
+    let server = Https::start_with(&folder.path().join("https"), folder.path(), "limit_rate 20m;");
+    let options = towpath_git::Options {
+        name: "fleet".into(),
+        url: server.url("fleet"),
+        reference: towpath_git::Reference::Branch("main".into()),
+        path: String::new(),
+        auth: towpath_git::Auth { ca_file: Some(server.authority.certificate()), ..Default::default() },
+        verify: Default::default(),
+        allow_rewind: false,
+        limits: towpath_git::Limits { bytes: 4 << 20, ..Default::default() },
+    };
+    let mirror = towpath_git::Mirror::new(options, &folder.path().join("mirrors"));
+    let error = mirror.fetch(None).unwrap_err();
+    assert!(matches!(error, towpath_git::SourceError::TooMuch { .. }), "{error}");
+}
+
+#[test]
 fn a_remote_that_hangs_is_left_behind() {
     let folder = tempfile::tempdir().unwrap();
     // It takes the connection, and never says a word.

@@ -33,6 +33,19 @@ fn seeded_mistakes_are_reported_with_their_hints() {
     assert!(ten >= 10, "ten mistakes of one TaskBook are all told, not {ten}");
 }
 
+#[test]
+fn what_sources_may_not_do_is_reported() {
+    let folder = here().join("golden/mistakes-sources");
+    let mut command = towpath();
+    command.arg("validate").arg(folder.join("first"));
+    for name in ["second", "third"] {
+        command.arg("--source").arg(format!("{name}={}", folder.join(name).display()));
+    }
+    let output = command.output().unwrap();
+    assert_eq!(output.status.code(), Some(2));
+    insta::assert_snapshot!("mistakes-sources", String::from_utf8(output.stdout).unwrap());
+}
+
 /// Tasks with one mistake each, and what is said of it.
 const TASKS: [(&str, &str); 36] = [
     ("file: {path: /p, ownr: root}", "file has no \"ownr\""),

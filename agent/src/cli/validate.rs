@@ -11,6 +11,7 @@ use towpath_render::{
 };
 
 use super::{Output, exit, exit::Failure, output, worktree};
+use crate::reconcile::bad_sources;
 
 /// Reports all mistakes of a state repository.
 #[derive(Debug, Args)]
@@ -41,6 +42,7 @@ impl Validate {
             errors.extend(loaded.errors.into_iter().map(prefix));
             warnings.extend(loaded.warnings.into_iter().map(prefix));
             errors.extend(module_problems(&loaded.set).into_iter().map(prefix));
+            errors.extend(bad_sources(&loaded.set).into_iter().map(prefix));
             for wanted in loaded.wants {
                 output::progress(&format!(
                     "not looked at: the include {}@{}",

@@ -16,6 +16,7 @@ pub use handle::Handle;
 pub use node::{Ended, Node, NodeError, Options};
 pub use queue::Queue;
 pub use revision::Revision;
+pub use sources::bad_sources;
 pub use trees::FolderTree;
 
 /// The facts of the host, with own facts from some folders.

@@ -588,7 +588,7 @@ fn shown_url(url: &str) -> String {
 }
 
 /// Sources in Configs of git that can't be used.
-fn bad_sources(set: &ObjectSet) -> Vec<Problem> {
+pub fn bad_sources(set: &ObjectSet) -> Vec<Problem> {
     let mut problems = Vec::new();
     for (name, config) in &set.configs {
         let key = towpath_render::objects::Key { kind: "Config", namespace: String::new(), name: name.clone() };
