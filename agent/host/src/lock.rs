@@ -5,10 +5,16 @@ use std::{
     io::{Read as _, Seek as _, Write as _},
     os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _},
     path::{Path, PathBuf},
+    time::Duration,
 };
 
 use rustix::fs::{FlockOperation, flock};
 use thiserror::Error;
+
+/// How often a lock is tried: a child of an agent that was killed holds it for the instant between fork and exec.
+pub(crate) const TRIES: usize = 20;
+/// The pause between two tries.
+pub(crate) const PAUSE: Duration = Duration::from_millis(50);
 
 /// A state directory that is ours until this is dropped.
 #[derive(Debug)]
@@ -54,7 +60,18 @@ impl StateDir {
             .mode(0o600)
             .open(path.join("lock"))
             .map_err(unusable)?;
-        if flock(&file, FlockOperation::NonBlockingLockExclusive).is_err() {
+        let mut tries = 0;
+        let free = loop {
+            match flock(&file, FlockOperation::NonBlockingLockExclusive) {
+                Ok(()) => break true,
+                Err(_) if tries < TRIES => {
+                    tries += 1;
+                    std::thread::sleep(PAUSE);
+                }
+                Err(_) => break false,
+            }
+        };
+        if !free {
             let mut holder = String::new();
             let _ = file.read_to_string(&mut holder);
             return Err(LockError::Taken { path: path.to_owned(), holder: holder.trim().to_owned() });

@@ -269,7 +269,15 @@ pub fn keyed_digest(key: &[u8; 32], bytes: &[u8]) -> String {
 }
 
 fn database(folder: &Path, file: &Path) -> Result<Database, JournalError> {
-    let opened = Database::builder().set_cache_size(1 << 20).create(file);
+    let mut opened = Database::builder().set_cache_size(1 << 20).create(file);
+    // A child of an agent that was killed holds its files for the instant between fork and exec.
+    for _ in 0..crate::lock::TRIES {
+        if !matches!(opened, Err(redb::DatabaseError::DatabaseAlreadyOpen)) {
+            break;
+        }
+        std::thread::sleep(crate::lock::PAUSE);
+        opened = Database::builder().set_cache_size(1 << 20).create(file);
+    }
     opened.map_err(|error| database_error(folder, &redb::Error::from(error)))
 }
 
