@@ -83,6 +83,22 @@ impl Mirror {
         Ok(Fetched { commit: commit.to_string(), movement: history::movement(&repository, accepted, commit), tag })
     }
 
+    /// What the mirror is on disk: names, sizes and times of its packs. Another one may be damaged.
+    pub fn fingerprint(&self) -> String {
+        use std::os::unix::fs::MetadataExt as _;
+        let Ok(found) = fs::read_dir(self.path.join("objects/pack")) else { return String::new() };
+        let mut packs: Vec<String> = found
+            .flatten()
+            .filter_map(|entry| {
+                let meta = entry.metadata().ok()?;
+                let name = entry.file_name().to_string_lossy().into_owned();
+                Some(format!("{name} {} {} {}", meta.size(), meta.ino(), meta.mtime_nsec()))
+            })
+            .collect();
+        packs.sort();
+        packs.join("\n")
+    }
+
     /// The snapshot of a commit that is in the mirror.
     ///
     /// # Errors

@@ -267,6 +267,62 @@ fn until_success_changed_and_failure() {
 }
 
 #[test]
+fn a_file_may_say_what_its_success_is() {
+    let f = Fixture::new();
+    let once = f.apply(
+        "  tasks:
+    - name: must be new
+      file: {path: /conf, content: x}
+      success: result.changed
+    - name: next
+      file: {path: /next, content: x}
+",
+    );
+    assert_eq!(once.code, 0, "{}", once.log);
+    let once = f.node.once();
+    assert_eq!(once.code, 3);
+    assert!(task(&once.status, "must be new")["message"].as_str().unwrap().contains("result.changed does not hold"));
+}
+
+#[test]
+fn a_file_that_was_not_checked_before_a_kill_is_checked_by_the_next_agent() {
+    let f = Fixture::new();
+    write(&f.path("/etc/site"), "good\n");
+    let marker = f.node.folder.join("marker");
+    let check = format!("test ! -e {0} && touch {0} && sleep 60", marker.display());
+    f.repository.write(
+        "book.yaml",
+        book("b", &format!("  tasks:\n    - name: site\n      file: {{path: /etc/site, content: \"bad\\n\", validate: '{check}'}}\n")),
+    );
+    f.repository.publish("bad");
+    let mut agent = towpath_tests::Running::start(f.node.agent().arg("--once").stdout(std::process::Stdio::null()));
+    towpath_tests::wait_until(std::time::Duration::from_secs(20), || marker.exists(), || "no check".into());
+    assert_eq!(f.node.read("/etc/site").unwrap(), "bad\n", "it is checked in its place");
+    agent.kill();
+    let once = f.node.once();
+    assert_eq!(once.code, 3, "{}", once.log);
+    assert!(once.log.contains("is put back"), "{}", once.log);
+    assert_eq!(f.node.read("/etc/site").unwrap(), "good\n");
+}
+
+#[test]
+fn a_script_that_is_pending_outlives_its_revision() {
+    let f = Fixture::new();
+    f.repository.write(
+        "files/restart.sh",
+        "#!/bin/sh\ntest ! -e $TOWPATH_ROOT/hold || exit 1\necho done > $TOWPATH_ROOT/restarted\n",
+    );
+    write(&f.path("/hold"), "");
+    let once = f.apply("  tasks:\n    - name: conf\n      file: {path: /etc/conf, content: x}\n      notify: [restart]\n  handlers:\n    - name: restart\n      script: {source: files/restart.sh}\n");
+    assert_eq!(once.code, 3, "{}", once.log);
+    f.repository.git(&["rm", "-q", "files/restart.sh"]);
+    fs::remove_file(f.path("/hold")).unwrap();
+    let once = f.apply("  tasks:\n    - name: conf\n      file: {path: /etc/conf, content: x}\n");
+    assert_eq!(once.code, 0, "{}", once.log);
+    assert_eq!(f.node.read("/restarted").unwrap(), "done\n");
+}
+
+#[test]
 fn loops_register_all_results() {
     let f = Fixture::new();
     let once = f.apply("  tasks:\n    - name: each\n      loop: [a, b]\n      command: {argv: [echo, \"{{ item }}{{ loop.index }}\"]}\n      register: each\n    - name: show\n      file: {path: /each, content: \"{{ steps.each.results | map(attribute='stdout') | map('trim') | join(',') }}\"}\n    - name: none\n      when: \"false\"\n      debug: {message: x}\n      register: none\n    - name: skipped\n      assert: {that: [\"steps.none.outcome == 'skipped'\"]}\n");

@@ -280,7 +280,11 @@ fn put_back(undo: Vec<Undo>, hand: &Hand) -> Outcome {
     Ok(())
 }
 
-fn validated(line: &str, cancel: &Cancel) -> Outcome {
+/// Runs the command that says whether a file is good.
+///
+/// # Errors
+/// When it says no, or can't be run.
+pub fn validated(line: &str, cancel: &Cancel) -> Outcome {
     let invocation = Invocation {
         argv: vec!["/bin/sh".into(), "-c".into(), line.to_owned()],
         timeout: Some(std::time::Duration::from_secs(60)),

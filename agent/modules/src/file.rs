@@ -3,12 +3,13 @@
 use std::sync::Arc;
 
 use serde_json::Value;
-use towpath_host::{FileKind, Look, Meta, diff, files::Access, process};
+use towpath_host::{FileKind, Look, Meta, diff, files::Access, journal::keyed_digest, process};
 use towpath_proto::v1alpha as pb;
 use towpath_render::tree::{self, EntryKind, Tree};
 
 use crate::{
-    Change, Checked, Content, Context, ModuleError, Step, Verb,
+    Change, Checked, Content, Context, Expectation, ModuleError, Step, Verb,
+    expectation::Expected,
     resolve::{Problem, managed_path, mode},
 };
 
@@ -148,6 +149,54 @@ pub(crate) fn check(options: &Options, context: &Context<'_>) -> Result<Checked,
         Want::Content(bytes) => one_file(options, path, Some(Content::Bytes(Arc::clone(bytes))), context.look, None),
         Want::Any => one_file(options, path, None, context.look, None),
         Want::Source(source) => from_source(options, source, context),
+    }
+}
+
+/// What [`check`] finds in order, as data.
+pub(crate) fn expectations(options: &Options, context: &Context<'_>, key: &[u8; 32]) -> Option<Vec<Expectation>> {
+    let one = |path: &str, what: Expected, mode: Option<u32>| Expectation {
+        path: path.to_owned(),
+        what,
+        mode,
+        owner: options.owner.clone(),
+        group: options.group.clone(),
+    };
+    // Owner and mode of a link, and of what is not there, are not looked at.
+    let bare =
+        |path: &str, what: Expected| Expectation { path: path.to_owned(), what, mode: None, owner: None, group: None };
+    let content = |bytes: &[u8]| Expected::Content(keyed_digest(key, bytes));
+    let path = options.path.as_str();
+    let of_entry = |tree: &Arc<dyn Tree>, entry: &tree::Entry, path: &str| -> Option<Expectation> {
+        let bytes = tree.read(&entry.path).ok()??;
+        match entry.kind {
+            EntryKind::File => Some(one(path, content(&bytes), options.mode)),
+            EntryKind::Executable => Some(one(path, content(&bytes), options.mode.or(Some(0o755)))),
+            EntryKind::Link => Some(bare(path, Expected::Link(String::from_utf8_lossy(&bytes).into_owned()))),
+            EntryKind::Folder | EntryKind::Submodule => None,
+        }
+    };
+    match &options.want {
+        Want::Absent => Some(vec![bare(path, Expected::Absent)]),
+        Want::Link(target) => Some(vec![bare(path, Expected::Link(target.clone()))]),
+        Want::Directory => Some(vec![one(path, Expected::Directory, options.mode)]),
+        Want::Content(bytes) => Some(vec![one(path, content(bytes), options.mode)]),
+        Want::Any => Some(vec![one(path, Expected::Any, options.mode)]),
+        Want::Source(source) => {
+            let (tree, folder) = context.source.as_ref()?;
+            let from = tree::join(folder, source).ok()?;
+            let entry = tree.entry(&from).ok()??;
+            if entry.kind != EntryKind::Folder {
+                return Some(vec![of_entry(tree, &entry, path)?]);
+            }
+            let base = path.trim_end_matches('/');
+            let files = tree.list(&from).ok()?.into_iter().filter(|entry| entry.kind != EntryKind::Folder);
+            files
+                .map(|entry| {
+                    let below = entry.path.strip_prefix(&from).unwrap_or(&entry.path).trim_start_matches('/');
+                    of_entry(tree, &entry, &format!("{base}/{below}"))
+                })
+                .collect()
+        }
     }
 }
 

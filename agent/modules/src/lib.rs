@@ -6,6 +6,7 @@
 pub mod apply;
 mod block;
 mod command;
+mod expectation;
 mod file;
 mod http;
 mod line;
@@ -20,6 +21,7 @@ use thiserror::Error;
 use towpath_host::{Look, files::Access, process::Cancel};
 use towpath_render::tree::Tree;
 
+pub use expectation::{Expectation, Inspector};
 pub use resolve::{Options, Problem, resolve};
 
 /// Of which sort a use of a module is.
@@ -288,6 +290,15 @@ impl Options {
             Self::Line(options) => vec![options.path().to_owned()],
             Self::Block(options) => vec![options.path().to_owned()],
             _ => Vec::new(),
+        }
+    }
+
+    /// What the machine is like where nothing is missing; None where only the whole check can tell. Digests of
+    /// content are made with the key.
+    pub fn expectations(&self, context: &Context<'_>, key: &[u8; 32]) -> Option<Vec<Expectation>> {
+        match self {
+            Self::File(options) => file::expectations(options, context, key),
+            _ => None,
         }
     }
 

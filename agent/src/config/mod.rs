@@ -36,6 +36,13 @@ pub struct Settings {
     pub warnings: Vec<String>,
 }
 
+impl Settings {
+    /// Whether other nodes have a say in what this one does.
+    pub fn coordinated(&self) -> bool {
+        false
+    }
+}
+
 /// One source.
 #[derive(Debug, Clone)]
 pub struct Source {

@@ -9,6 +9,7 @@ mod poller;
 mod queue;
 mod reporting;
 mod revision;
+mod settled;
 mod sources;
 mod trees;
 

@@ -29,6 +29,7 @@ use super::{
     pass::{self, ComputedCache, Machine, Outcome, Pass, PassOutcome},
     poller::{Polled, Poller, jittered},
     revision::Revision,
+    settled::SettledPass,
     sources::{Looked, Sources},
 };
 use crate::{
@@ -75,22 +76,24 @@ pub enum NodeError {
 /// One node.
 #[derive(Debug)]
 pub struct Node {
-    settings: Settings,
+    pub(super) settings: Settings,
     store: Arc<dyn Store>,
     pub(super) clock: Arc<dyn Clock>,
-    machine: Arc<Machine>,
+    pub(super) machine: Arc<Machine>,
     pub(super) journal: Arc<Journal>,
-    sources: Sources,
-    state: State,
+    pub(super) sources: Sources,
+    pub(super) state: State,
     revision: Option<Arc<Revision>>,
     rejected: BTreeSet<BTreeMap<String, String>>,
     computed: ComputedCache,
-    settled: Option<SettledPass>,
+    pub(super) settled: Option<SettledPass>,
+    /// Whether the journal has a settled pass.
+    pub(super) settled_on_disk: bool,
     /// Whether file events are followed: only then the versions of files matter.
     follows_files: bool,
     pub(super) handle: Handle,
     queue: Queue,
-    cancel: Cancel,
+    pub(super) cancel: Cancel,
     /// The versions of managed files as the node left them: other ones are somebody else's.
     versions: Arc<Mutex<Versions>>,
     polled: Polled,
@@ -99,15 +102,6 @@ pub struct Node {
 
 /// Managed files and the versions in which the node left them.
 type Versions = BTreeMap<PathBuf, Option<FileVersion>>;
-
-/// A pass in which everything was as it should be, and what it went by.
-#[derive(Debug)]
-struct SettledPass {
-    generation: u64,
-    /// The facts that were read, as they were.
-    facts: BTreeMap<String, serde_json::Value>,
-    checks: Vec<pass::Settled>,
-}
 
 /// How a run of the whole agent ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -175,6 +169,7 @@ impl Node {
             revision: None,
             computed: ComputedCache::default(),
             settled: None,
+            settled_on_disk: true,
             follows_files: false,
             queue: Queue::default(),
             cancel: Cancel::default(),
@@ -385,6 +380,7 @@ impl Node {
         if self.nothing_moved(&revision) {
             return Some(Outcome::Unchanged);
         }
+        self.unsettle();
         let fresh = self.state.applied.as_ref().is_none_or(|applied| applied.generation != revision.generation)
             || !self.state.is_applied();
         if fresh && self.state.attempted.as_ref().is_none_or(|attempted| attempted.generation != revision.generation) {
@@ -414,32 +410,6 @@ impl Node {
         self.remember_settled(&revision, &mut outcome);
         self.report(&revision, &outcome, fresh);
         Some(outcome.worst())
-    }
-
-    /// Whether all that the last pass found in order still is, by the same facts: then there is nothing to render.
-    fn nothing_moved(&self, revision: &Revision) -> bool {
-        let Some(settled) = self.settled.as_ref().filter(|settled| settled.generation == revision.generation) else {
-            return false;
-        };
-        if !self.state.is_applied() || !self.state.troubles.is_empty() {
-            return false;
-        }
-        if !settled.facts.is_empty() {
-            let facts = self.handle.facts();
-            if settled.facts.iter().any(|(name, known)| facts.get(name) != Some(known)) {
-                return false;
-            }
-        }
-        pass::still_settled(&self.machine, &settled.checks, &self.cancel)
-    }
-
-    fn remember_settled(&mut self, revision: &Revision, outcome: &mut PassOutcome) {
-        self.settled = outcome.settled.take().map(|checks| {
-            let names = std::mem::take(&mut outcome.facts_read);
-            let facts = if names.is_empty() { serde_json::Value::Null } else { self.handle.facts() };
-            let facts = names.into_iter().filter_map(|name| Some((name.clone(), facts.get(&name)?.clone()))).collect();
-            SettledPass { generation: revision.generation, facts, checks }
-        });
     }
 
     fn run_pass(&mut self, revision: &Revision, fresh: bool) -> PassOutcome {
@@ -481,6 +451,10 @@ impl Node {
 
     /// One look, one pass, one report.
     pub fn once(&mut self) -> Ended {
+        self.step(Input::Looked(self.clock.wall()));
+        if let Some(ended) = self.settled_before() {
+            return ended;
+        }
         let looked = self.advance();
         let Some(mut worst) = self.pass() else {
             return if looked == Ended::Done { Ended::Rejected } else { looked };

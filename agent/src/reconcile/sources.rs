@@ -106,6 +106,28 @@ impl Sources {
         Mirror::new(source.git.clone(), &self.folder)
     }
 
+    /// Whether every source still is at what was accepted of it, and was verified by the rules that hold now.
+    pub(super) fn unmoved(&self, journal: &Journal, accepted: &BTreeMap<String, String>) -> bool {
+        accepted.len() == self.first.len()
+            && self.first.iter().all(|source| {
+                let name = &source.git.name;
+                let guard: Option<Guard> = journal.get(&format!("guard/{name}")).ok().flatten();
+                let known =
+                    guard.is_some_and(|guard| guard.origin == origin(source) && guard.verified == rules(source));
+                known && self.mirror(source).poll().is_ok_and(|head| accepted.get(name) == Some(&head))
+            })
+    }
+
+    /// The mirrors as they are on disk, by source.
+    pub(super) fn fingerprints(&self) -> BTreeMap<String, String> {
+        self.first.iter().map(|source| (source.git.name.clone(), self.mirror(source).fingerprint())).collect()
+    }
+
+    /// Whether a revision names no further sources.
+    pub(super) fn alone(&self, set: &ObjectSet) -> bool {
+        further_sources(set, &self.first).is_empty()
+    }
+
     /// Loads accepted commits from the mirrors alone.
     pub(super) fn load_accepted(&self, commits: &BTreeMap<String, String>) -> Result<Looked, SourceError> {
         let mut looked = Looked::default();

@@ -18,7 +18,7 @@ use thiserror::Error;
 
 pub use records::{
     Acceptance, ActionRecord, ActionState, AppliedItem, FinishedAction, HandlerRecord, Intent, Inventory, Managed,
-    Original, Phase, RunRecord,
+    Original, Phase, RunRecord, Unchecked,
 };
 
 const TABLE: TableDefinition<'_, &str, &[u8]> = TableDefinition::new("journal");

@@ -117,6 +117,15 @@ pub enum Original {
     Part,
 }
 
+/// A file that is checked only once it is in its place, and has not been checked yet.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Unchecked {
+    /// The command that must succeed.
+    pub validate: String,
+    /// What was there before.
+    pub old: Original,
+}
+
 /// Whether an action has finished.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
@@ -160,6 +169,9 @@ pub struct HandlerRecord {
     pub module: String,
     /// Its parameters, in the form that was notified.
     pub params: Value,
+    /// Of a script: the name under which its bytes are kept.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub script: Option<String>,
     /// The tasks that notified it.
     pub by: BTreeSet<String>,
 }

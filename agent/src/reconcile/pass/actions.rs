@@ -1,6 +1,6 @@
 //! Probes and actions: what is asked, and what runs once per definition.
 
-use std::{collections::BTreeMap, thread, time::Instant};
+use std::{collections::BTreeMap, sync::Arc, thread, time::Instant};
 
 use serde_json::Value;
 use towpath_host::journal::{ActionRecord, ActionState, Changes, FinishedAction, HandlerRecord, Intent, Phase};
@@ -8,6 +8,7 @@ use towpath_modules::{Checked, ModuleError, Options, Report, Sort, apply};
 use towpath_render::{
     objects::task::{Drift, Task},
     rendering::{Item, Rendered},
+    tree::{MemoryTree, Tree},
 };
 
 use super::{
@@ -316,14 +317,32 @@ pub(super) fn left_handlers(pass: &Pass<'_>, book: &str, changes: &mut Changes) 
 
 fn old_handler(pass: &Pass<'_>, id: &str, record: &HandlerRecord) -> TaskOutcome {
     let name = format!("{id} (of an earlier revision)");
-    // The bytes of a script have gone with its revision.
-    let options = (record.module != "script").then(|| towpath_modules::resolve(&record.module, &record.params));
-    let Some(Ok(options)) = options else {
-        return TaskOutcome::new(name, &record.module, Outcome::Skipped).say("it can't be run any more");
+    let failed = |message: String| TaskOutcome::new(name.clone(), &record.module, Outcome::Failed).say(message);
+    let (mut params, mut source) = (record.params.clone(), None);
+    if record.module == "script" {
+        // Its revision is gone: its bytes were kept when it was notified.
+        let journal = pass.machine.journal.as_ref();
+        let kept = record.script.as_ref().and_then(|kept| journal?.original(kept));
+        let Some(bytes) = kept else {
+            return failed(
+                "the bytes of the script are gone with its revision; run it by hand, and see to what it was for".into(),
+            );
+        };
+        let tree: MemoryTree = [("script", bytes.as_slice())].into_iter().collect();
+        source = Some((Arc::new(tree) as Arc<dyn Tree>, String::new()));
+        if let Some(params) = params.as_object_mut() {
+            params.insert("source".into(), "script".into());
+        }
+    }
+    let options = match towpath_modules::resolve(&record.module, &params) {
+        Ok(options) => options,
+        Err(problems) => {
+            return failed(problems.into_iter().map(|problem| problem.message).collect::<Vec<_>>().join("; "));
+        }
     };
     let context = towpath_modules::Context {
         look: &pass.machine.look,
-        source: None,
+        source,
         node: &pass.machine.node,
         timeout: std::time::Duration::from_secs(600),
         cancel: pass.cancel,

@@ -3,7 +3,10 @@
 use std::collections::BTreeSet;
 
 use towpath_coordination::Permit;
-use towpath_host::journal::{AppliedItem, Changes, Intent, Journal, Original, Phase};
+use towpath_host::{
+    files::Access,
+    journal::{AppliedItem, Changes, Intent, Journal, JournalError, Original, Phase, Unchecked},
+};
 use towpath_modules::{ModuleError, Step, apply};
 
 use super::Machine;
@@ -35,11 +38,16 @@ pub(super) fn carry_out(
     let _: &Permit = permit;
     let hand = machine.hand();
     let mut first = Changes::default();
+    let mut last = Changes::default();
     let mut steps = Vec::new();
     let mut finished = Vec::new();
     let mut refused = Vec::new();
     for one in waiting {
         if let Err(error) = remember_originals(machine, journal, &one.steps, &mut first) {
+            refused.push((one.position, Err(error)));
+            continue;
+        }
+        if let Err(error) = mark_unchecked(machine, journal, &one.steps, &mut first, &mut last) {
             refused.push((one.position, Err(error)));
             continue;
         }
@@ -58,7 +66,6 @@ pub(super) fn carry_out(
         changes.put("intent", &Intent { phase, book: book.to_owned(), paths: paths.to_vec() });
         journal.commit(changes).map_err(|error| journal_failed(&error))
     });
-    let mut last = Changes::default();
     for ((_, key, applied), outcome) in finished.iter().zip(&outcomes) {
         if outcome.is_ok() {
             last.put(format!("applied/{key}"), applied);
@@ -93,6 +100,57 @@ fn remember_originals(
     Ok(())
 }
 
+/// Remembers which files are checked only once they are in their places: a crash in between leaves them unchecked.
+fn mark_unchecked(
+    machine: &Machine,
+    journal: &Journal,
+    steps: &[Step],
+    before: &mut Changes,
+    after: &mut Changes,
+) -> Result<(), ModuleError> {
+    for step in steps {
+        let Step::Write { validate: Some(line), .. } = step else { continue };
+        if line.contains("%s") {
+            continue;
+        }
+        let path = real_path(machine, step);
+        let key = format!("unchecked/{path}");
+        before.put(key.clone(), &Unchecked { validate: line.clone(), old: original(machine, journal, &path)? });
+        after.delete(key);
+    }
+    Ok(())
+}
+
+/// Checks the files that a crash left unchecked; those that are not good are put back.
+pub(super) fn check_unchecked(machine: &Machine, journal: &Journal) -> Result<(), JournalError> {
+    let cancel = towpath_host::process::Cancel::default();
+    for (path, record) in journal.scan::<Unchecked>("unchecked/")? {
+        if let Err(error) = apply::validated(&record.validate, &cancel) {
+            tracing::warn!(path, "a file that was not checked before the agent was cut off is put back: {error}");
+            let hand = machine.hand();
+            let done = match &record.old {
+                Original::File { content, mode, uid, gid } => match journal.original(content) {
+                    Some(bytes) => {
+                        hand.replace(&path, &bytes, Access { mode: *mode, uid: Some(*uid), gid: Some(*gid) })
+                    }
+                    None => Ok(()),
+                },
+                Original::Link { target } => hand.link(&path, target),
+                Original::Nothing => hand.remove(&path),
+                Original::Directory { .. } | Original::Part => Ok(()),
+            };
+            if let Err(error) = done {
+                tracing::error!(path, %error, "the file can't be put back");
+                continue;
+            }
+        }
+        let mut changes = Changes::default();
+        changes.delete(format!("unchecked/{path}"));
+        journal.commit(changes)?;
+    }
+    Ok(())
+}
+
 /// What a step really changes: of a link that is written through, what it points to.
 fn real_path(machine: &Machine, step: &Step) -> String {
     match step {
@@ -121,8 +179,7 @@ fn original(machine: &Machine, journal: &Journal, path: &str) -> Result<Original
 }
 
 /// A journal that does not take an intent stops the effect.
-pub(super) fn journal_failed(error: &towpath_host::journal::JournalError) -> ModuleError {
-    use towpath_host::journal::JournalError;
+pub(super) fn journal_failed(error: &JournalError) -> ModuleError {
     let disk = match error {
         JournalError::DiskFull { .. } => Some(towpath_modules::Disk::Full),
         JournalError::ReadOnly { .. } => Some(towpath_modules::Disk::ReadOnly),

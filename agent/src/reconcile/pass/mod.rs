@@ -23,7 +23,7 @@ use towpath_host::{
     journal::{AppliedItem, Inventory, Journal, JournalError, Managed},
     process::Cancel,
 };
-use towpath_modules::{Checked, Context, Disk, Options};
+use towpath_modules::{Checked, Context, Disk, Expectation, Inspector, Options};
 use towpath_proto::v1alpha as pb;
 use towpath_render::{
     objects::{ObjectSet, task::Drift},
@@ -143,23 +143,30 @@ pub struct PassOutcome {
 
 /// One check of a pass in which everything was as it should be.
 #[derive(Debug)]
-pub struct Settled {
-    options: Options,
-    source: Option<(Arc<dyn Tree>, String)>,
-    timeout: Duration,
+pub enum Settled {
+    /// What it went by, as data.
+    Expectations(Vec<Expectation>),
+    /// The check itself, where only that can tell.
+    Check {
+        /// The use of the module.
+        options: Box<Options>,
+        /// The files of its source.
+        source: Option<(Arc<dyn Tree>, String)>,
+        /// How long it may take.
+        timeout: Duration,
+    },
 }
 
 /// Looks again at what a pass found in order. Says whether it still is.
 pub fn still_settled(machine: &Machine, settled: &[Settled], cancel: &Cancel) -> bool {
-    settled.iter().all(|one| {
-        let context = Context {
-            look: &machine.look,
-            source: one.source.clone(),
-            node: &machine.node,
-            timeout: one.timeout,
-            cancel,
-        };
-        matches!(one.options.check(&context), Ok(Checked::InSync))
+    let mut inspector = Inspector::new(&machine.look, &machine.digest_key);
+    settled.iter().all(|one| match one {
+        Settled::Expectations(expectations) => expectations.iter().all(|expected| inspector.holds(expected)),
+        Settled::Check { options, source, timeout } => {
+            let context =
+                Context { look: &machine.look, source: source.clone(), node: &machine.node, timeout: *timeout, cancel };
+            matches!(options.check(&context), Ok(Checked::InSync))
+        }
     })
 }
 
@@ -238,12 +245,13 @@ pub fn known_nodes(set: &ObjectSet, view: &NodeView, facts: &Value, shared: &[St
     nodes
 }
 
-/// Forgets what a crash left half done: temporary files beside managed ones.
+/// Makes up for what a crash left half done: temporary files beside managed ones, files that were not checked yet.
 ///
 /// # Errors
 /// When the journal can't be read or written.
 pub fn recover(machine: &Machine) -> Result<Option<towpath_host::journal::Intent>, JournalError> {
     let Some(journal) = &machine.journal else { return Ok(None) };
+    batch::check_unchecked(machine, journal)?;
     let Some(intent) = journal.get::<towpath_host::journal::Intent>("intent")? else { return Ok(None) };
     for path in &intent.paths {
         if let Err(error) = machine.hand().clear_temporary(path) {

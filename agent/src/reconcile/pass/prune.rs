@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use serde_json::Value;
 use towpath_host::{
     files::Access,
-    journal::{AppliedItem, Changes, Inventory, Managed, Original},
+    journal::{AppliedItem, Changes, HandlerRecord, Inventory, Managed, Original},
 };
 use towpath_modules::{Checked, apply, resolve};
 use towpath_render::{objects::task::Book, words::Count};
@@ -230,7 +230,14 @@ fn remove(pass: &Pass<'_>, managed: &Managed) -> Result<String, String> {
 fn abandoned_books(pass: &Pass<'_>, everything: &BTreeSet<&Managed>) -> Vec<BookOutcome> {
     let mut outcomes = Vec::new();
     let present: BTreeSet<String> = pass.view.books.iter().map(|book| book.id()).collect();
-    let inventories = inventories(pass.machine);
+    let mut inventories = inventories(pass.machine);
+    // A book that managed nothing may have left a handler behind.
+    let handlers: Vec<(String, HandlerRecord)> = pass.machine.records("handler/");
+    for (key, _) in handlers {
+        if let [namespace, name, _] = key.splitn(3, '/').collect::<Vec<_>>()[..] {
+            inventories.entry(format!("{namespace}/{name}")).or_default();
+        }
+    }
     // A book that is gone as a whole is measured against all that the node manages.
     let all = inventories.values().map(|inventory| inventory.items.len()).sum();
     for (id, inventory) in inventories.into_iter().filter(|(id, _)| !present.contains(id)) {

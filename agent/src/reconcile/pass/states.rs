@@ -18,6 +18,17 @@ use super::{
     outcome::{Outcome, TaskOutcome},
 };
 
+/// Why something is to be changed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Cause {
+    /// A commit says something else than before.
+    Commit,
+    /// The same text gives something else: facts, variables or other nodes have moved.
+    Input,
+    /// Somebody changed the machine.
+    Drift,
+}
+
 /// How many changes of files wait for one batch.
 const BATCH: usize = 2000;
 
@@ -72,8 +83,13 @@ impl BookRun<'_, '_> {
                 let mut outcome = TaskOutcome::new(name, module(task), Outcome::Unchanged);
                 outcome.took = begun.elapsed();
                 if let Some(settled) = &mut self.settled {
-                    settled.push(Settled { options: ready.options, source, timeout: task.timeout });
+                    let machine = self.pass.machine;
+                    settled.push(match ready.options.expectations(&context, &machine.digest_key) {
+                        Some(expectations) => Settled::Expectations(expectations),
+                        None => Settled::Check { options: Box::new(ready.options), source, timeout: task.timeout },
+                    });
                 }
+                let outcome = self.succeeded(task, item.as_ref(), outcome);
                 self.finish(task, item, outcome, None);
             }
             Checked::Unknown(why) => {
@@ -81,8 +97,13 @@ impl BookRun<'_, '_> {
                 self.push(TaskOutcome::new(name, module(task), Outcome::Unknown).say(why));
             }
             Checked::Change(change) => {
-                let drifted = known.as_ref().is_some_and(|known| known.definition == applied.definition);
-                self.change(task, item, name, begun, change, key, applied, drifted);
+                let cause = match &known {
+                    Some(known) if known.definition == applied.definition => Cause::Drift,
+                    // The revision was applied before: what it reads has moved, not what it says.
+                    Some(_) if !self.pass.fresh => Cause::Input,
+                    _ => Cause::Commit,
+                };
+                self.change(task, item, name, begun, change, key, applied, cause);
             }
         }
     }
@@ -97,8 +118,9 @@ impl BookRun<'_, '_> {
         change: Change,
         key: String,
         applied: AppliedItem,
-        drifted: bool,
+        cause: Cause,
     ) {
+        let drifted = cause == Cause::Drift;
         let mut outcome = TaskOutcome::new(name, module(task), Outcome::Changed);
         outcome.action = change.verb.word();
         outcome.diff = Some(change.diff);
@@ -115,6 +137,8 @@ impl BookRun<'_, '_> {
         }
         if drifted {
             outcome.message = Some("drift was put right".into());
+        } else if cause == Cause::Input {
+            outcome.message = Some("what it reads has changed: facts, variables or other nodes".into());
         }
         outcome.took = begun.elapsed();
         if self.pass.plan {
@@ -131,6 +155,7 @@ impl BookRun<'_, '_> {
                 return;
             }
         }
+        let (task_item, position) = (item.clone(), self.tasks.len());
         let quiet = task.changed.as_ref().is_some_and(|expression| {
             let result = outcome.result([]);
             matches!(
@@ -142,7 +167,6 @@ impl BookRun<'_, '_> {
         if quiet {
             outcome.outcome = Outcome::Unchanged;
         }
-        let position = self.tasks.len();
         if item.is_some() {
             self.loop_results.push((position, None));
         }
@@ -158,6 +182,14 @@ impl BookRun<'_, '_> {
         if !plain || judged || self.waiting.len() >= BATCH {
             self.flush();
         }
+        if task.success.is_some() && self.tasks[position].outcome < Outcome::Held {
+            let outcome = self.succeeded(task, task_item.as_ref(), self.tasks[position].clone());
+            if outcome.outcome == Outcome::Failed {
+                self.unmet.insert(task.id.clone());
+                self.stopped |= !task.go_on;
+            }
+            self.tasks[position] = outcome;
+        }
     }
 
     /// The records of the handlers that a task notifies.
@@ -169,6 +201,7 @@ impl BookRun<'_, '_> {
             let mut record = self.pass.machine.record::<HandlerRecord>(&key).unwrap_or(HandlerRecord {
                 module: String::new(),
                 params: Value::Null,
+                script: None,
                 by: BTreeSet::new(),
             });
             if let Some(module) = &handler.module {
@@ -177,10 +210,32 @@ impl BookRun<'_, '_> {
             if let Ok(Rendered::Ready(params)) = self.renderer.params(handler, None) {
                 record.params = params;
             }
+            record.script = self.kept_script(handler, &record);
             record.by.insert(instance::name(task, item));
             changes.put(key, &record);
         }
         changes
+    }
+
+    /// Keeps the bytes of a handler that is a script: its revision may be gone when it runs.
+    fn kept_script(&self, handler: &Task, record: &HandlerRecord) -> Option<String> {
+        let journal = self.pass.machine.journal.as_ref().filter(|_| record.module == "script")?;
+        let context = instance::context(self.pass.machine, &self.renderer, handler, self.pass.cancel);
+        let (tree, folder) = context.source?;
+        let path = towpath_render::tree::join(&folder, record.params.get("source")?.as_str()?).ok()?;
+        journal.keep_original(&tree.read(&path).ok()??).ok()
+    }
+
+    /// Whether a state task that went well is a success by its own measure.
+    fn succeeded(&mut self, task: &Task, item: Option<&Item>, outcome: TaskOutcome) -> TaskOutcome {
+        let Some(expression) = &task.success else { return outcome };
+        let message = match self.renderer.judge(task, item, "success", expression, &outcome.result([])) {
+            Ok(Rendered::Ready(true)) => return outcome,
+            Ok(Rendered::Ready(false)) => format!("success {expression} does not hold"),
+            Ok(Rendered::Wants(_)) => "success: it uses what is not known".to_owned(),
+            Err(error) => error.to_string(),
+        };
+        TaskOutcome { outcome: Outcome::Failed, message: Some(message), ..outcome }
     }
 
     /// Carries out what waits.

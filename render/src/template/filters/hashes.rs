@@ -22,12 +22,8 @@ pub(super) fn add(environment: &mut Environment<'static>) {
 }
 
 fn password_hash(password: &str, scheme: Option<&str>, salt: Option<&str>, options: Kwargs) -> Result<String, Error> {
-    let rounds = options.get::<Option<usize>>("rounds")?.unwrap_or(sha_crypt::ROUNDS_DEFAULT);
+    let rounds = options.get::<Option<usize>>("rounds")?;
     options.assert_all_used()?;
-    let scheme = scheme.unwrap_or("sha512");
-    if scheme != "sha512" {
-        return Err(wrong(format!("password_hash: {scheme:?} is not to be had here; use sha512")));
-    }
     let Some(salt) = salt else {
         return Err(wrong("password_hash: give a salt; without one the hash would differ in every pass"));
     };
@@ -35,9 +31,26 @@ fn password_hash(password: &str, scheme: Option<&str>, salt: Option<&str>, optio
     if salt.is_empty() || salt.len() > 16 || !salt.chars().all(allowed) {
         return Err(wrong("password_hash: a salt has 1 to 16 letters, digits, '.' and '/'"));
     }
+    match (scheme.unwrap_or("sha512"), rounds) {
+        ("sha512", rounds) => sha512(password, salt, rounds.unwrap_or(sha_crypt::ROUNDS_DEFAULT)),
+        ("yescrypt", None) => yescrypt(password, salt),
+        ("yescrypt", Some(_)) => Err(wrong("password_hash: rounds are of sha512; yescrypt has none")),
+        (other, _) => Err(wrong(format!("password_hash: {other:?} is not known; one of: sha512, yescrypt"))),
+    }
+}
+
+fn sha512(password: &str, salt: &str, rounds: usize) -> Result<String, Error> {
     let params = sha_crypt::Sha512Params::new(rounds).map_err(|error| wrong(format!("password_hash: {error:?}")))?;
     let hash = sha_crypt::sha512_crypt_b64(password.as_bytes(), salt.as_bytes(), &params)
         .map_err(|error| wrong(format!("password_hash: {error:?}")))?;
     let shown = if rounds == sha_crypt::ROUNDS_DEFAULT { String::new() } else { format!("rounds={rounds}$") };
     Ok(format!("$6${shown}{salt}${hash}"))
+}
+
+fn yescrypt(password: &str, salt: &str) -> Result<String, Error> {
+    use yescrypt::PasswordHasher as _;
+    let hash = yescrypt::Yescrypt::default()
+        .hash_password_with_salt(password.as_bytes(), salt.as_bytes())
+        .map_err(|error| wrong(format!("password_hash: {error}")))?;
+    Ok(hash.as_str().to_owned())
 }

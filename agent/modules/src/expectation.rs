@@ -1,0 +1,83 @@
+//! What a check that found everything in order went by, small enough to be kept: looking whether it still holds needs
+//! neither the source nor the templates.
+
+use std::collections::BTreeMap;
+
+use serde::{Deserialize, Serialize};
+use towpath_host::{FileKind, Look, journal::keyed_digest, process};
+
+/// One path as it should be. Of content it keeps a keyed hash.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Expectation {
+    pub(crate) path: String,
+    pub(crate) what: Expected,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) mode: Option<u32>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) owner: Option<String>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) group: Option<String>,
+}
+
+/// What stands at a path.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) enum Expected {
+    /// A file with the content of this keyed hash.
+    Content(String),
+    /// A file with any content.
+    Any,
+    /// A directory.
+    Directory,
+    /// A link to this.
+    Link(String),
+    /// Nothing.
+    Absent,
+}
+
+/// Looks whether expectations hold. Users and groups are looked up once each.
+#[derive(Debug)]
+pub struct Inspector<'a> {
+    look: &'a Look,
+    key: &'a [u8; 32],
+    users: BTreeMap<String, Option<u32>>,
+    groups: BTreeMap<String, Option<u32>>,
+}
+
+impl<'a> Inspector<'a> {
+    /// Looks at the files below a root; digests are made with this key.
+    pub fn new(look: &'a Look, key: &'a [u8; 32]) -> Self {
+        Self { look, key, users: BTreeMap::new(), groups: BTreeMap::new() }
+    }
+
+    /// Whether a path is as expected; what can't be seen is not.
+    pub fn holds(&mut self, expected: &Expectation) -> bool {
+        let path = expected.path.as_str();
+        let meta = match &expected.what {
+            Expected::Absent => return matches!(self.look.meta(path), Ok(None)),
+            Expected::Link(target) => {
+                return matches!(self.look.link(path), Ok(Some(found)) if found == *target);
+            }
+            Expected::Directory => match self.look.meta(path) {
+                Ok(Some(meta)) if meta.kind == FileKind::Directory => meta,
+                // A link to a directory is looked at by the whole check.
+                _ => return false,
+            },
+            Expected::Any => match self.look.read(path) {
+                Ok(Some((_, meta))) => meta,
+                _ => return false,
+            },
+            Expected::Content(digest) => match self.look.read(path) {
+                Ok(Some((bytes, meta))) if keyed_digest(self.key, &bytes) == *digest => meta,
+                _ => return false,
+            },
+        };
+        expected.mode.is_none_or(|mode| mode == meta.mode)
+            && expected.owner.as_ref().is_none_or(|name| {
+                *self.users.entry(name.clone()).or_insert_with(|| process::user(name).map(|user| user.0))
+                    == Some(meta.uid)
+            })
+            && expected.group.as_ref().is_none_or(|name| {
+                *self.groups.entry(name.clone()).or_insert_with(|| process::group(name)) == Some(meta.gid)
+            })
+    }
+}

@@ -1,0 +1,158 @@
+//! An agent that runs once and finds that nothing has moved loads nothing; whatever moves makes it look again.
+
+use std::{fs, path::Path};
+
+use towpath_tests::{
+    git::{FLEET, Repository, book},
+    node::{Node, Once, condition, task},
+};
+
+const TASKS: &str = "  tasks:
+    - name: conf
+      file: {path: /etc/conf, content: \"{{ facts.custom.color }}\\n\", mode: \"0640\", owner: root}
+      notify: [reload]
+    - name: tree
+      file: {path: /srv/tree, source: files/tree}
+    - name: link
+      file: {path: /srv/link, linkTo: tree/a}
+    - name: gone
+      file: {path: /etc/gone, state: absent}
+    - name: action
+      command: {shell: 'echo ran >> \"$TOWPATH_ROOT/log\"'}
+  handlers:
+    - name: reload
+      command: {shell: 'test ! -e \"$TOWPATH_ROOT/broken\" && echo reload >> \"$TOWPATH_ROOT/log\"'}
+";
+
+struct Fixture {
+    folder: tempfile::TempDir,
+    repository: Repository,
+    node: Node,
+}
+
+impl Fixture {
+    fn new() -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        let repository = Repository::new(folder.path(), "fleet");
+        repository.write("fleet.yaml", FLEET);
+        repository.write("book.yaml", book("b", TASKS));
+        repository.write("files/tree/a", "a");
+        repository.write("files/tree/deep/b", "b");
+        repository.publish("first");
+        let node = Node::new(folder.path(), &format!("url: {}", repository.bare.display()));
+        let fixture = Self { folder, repository, node };
+        fixture.color("blue");
+        fixture
+    }
+
+    fn color(&self, color: &str) {
+        let facts = self.folder.path().join("n1/facts.d");
+        fs::create_dir_all(&facts).unwrap();
+        fs::write(facts.join("color.yaml"), format!("{color}\n")).unwrap();
+    }
+
+    fn path(&self, path: &str) -> std::path::PathBuf {
+        self.node.root.join(path.trim_start_matches('/'))
+    }
+
+    /// Runs the agent; says whether it looked no further than at what the last one had found.
+    fn once(&self) -> (bool, Once) {
+        let once = self.node.once_with(self.node.agent().env("RUST_LOG", "debug"));
+        (once.log.contains("nothing has moved since the last pass"), once)
+    }
+
+    /// Runs the agent until it has settled.
+    fn settle(&self) {
+        for _ in 0..4 {
+            let (quick, once) = self.once();
+            assert_eq!(once.code, 0, "{}", once.log);
+            if quick {
+                return;
+            }
+        }
+        panic!("the agent does not settle");
+    }
+
+    fn after(&self, what: &str, change: impl FnOnce(&Self)) -> Once {
+        self.settle();
+        change(self);
+        let (quick, once) = self.once();
+        assert!(!quick, "{what} was not seen");
+        once
+    }
+}
+
+#[test]
+fn a_settled_node_loads_nothing_and_says_what_it_said() {
+    let f = Fixture::new();
+    assert_eq!(f.node.once().code, 0);
+    let (quick, slow) = f.once();
+    assert!(!quick);
+    f.settle();
+    let (quick, once) = f.once();
+    assert!(quick, "{}", once.log);
+    assert_eq!(once.status["taskBooks"], slow.status["taskBooks"]);
+    assert_eq!(once.status["commits"], slow.status["commits"]);
+    assert_eq!(condition(&once.status, "Ready")["status"], true);
+    assert_eq!(f.node.read("/log").unwrap(), "ran\nreload\n");
+}
+
+#[test]
+fn whatever_moves_is_seen() {
+    let f = Fixture::new();
+    let put_back = |path: &str, text: &str| assert_eq!(f.node.read(path).as_deref(), Some(text), "{path}");
+    f.after("a hand edit", |f| fs::write(f.path("/etc/conf"), "edited").unwrap());
+    put_back("/etc/conf", "blue");
+    f.after("an edit in a tree", |f| fs::write(f.path("/srv/tree/deep/b"), "x").unwrap());
+    put_back("/srv/tree/deep/b", "b");
+    f.after("a removed file", |f| fs::remove_file(f.path("/srv/tree/a")).unwrap());
+    put_back("/srv/tree/a", "a");
+    f.after("a link elsewhere", |f| {
+        fs::remove_file(f.path("/srv/link")).unwrap();
+        std::os::unix::fs::symlink("nowhere", f.path("/srv/link")).unwrap();
+    });
+    assert_eq!(fs::read_link(f.path("/srv/link")).unwrap(), Path::new("tree/a"));
+    f.after("a file that must not be", |f| fs::write(f.path("/etc/gone"), "").unwrap());
+    assert!(f.node.read("/etc/gone").is_none());
+    f.after("another mode", |f| {
+        use std::os::unix::fs::PermissionsExt as _;
+        fs::set_permissions(f.path("/etc/conf"), fs::Permissions::from_mode(0o600)).unwrap();
+    });
+    let once = f.after("another fact", |f| f.color("red"));
+    put_back("/etc/conf", "red");
+    assert!(task(&once.status, "conf")["message"].as_str().unwrap().contains("what it reads has changed"));
+    let once = f.after("a commit", |f| {
+        f.repository.write("files/tree/a", "new");
+        f.repository.publish("next");
+    });
+    assert_eq!(once.code, 0, "{}", once.log);
+    put_back("/srv/tree/a", "new");
+    f.after("another setting", |f| {
+        let url = format!("url: {}", f.repository.bare.display());
+        f.node.configure(&url, "  reconcile: {drift: report}\n");
+    });
+    f.after("a damaged mirror", |f| {
+        let packs = f.node.state.join("mirrors/fleet.git/objects/pack");
+        for pack in fs::read_dir(packs).unwrap().flatten() {
+            fs::set_permissions(pack.path(), std::os::unix::fs::PermissionsExt::from_mode(0o644)).unwrap();
+            fs::write(pack.path(), "").unwrap();
+        }
+    });
+    f.settle();
+}
+
+#[test]
+fn a_handler_that_is_pending_is_not_settled() {
+    let f = Fixture::new();
+    f.settle();
+    fs::write(f.path("/broken"), "").unwrap();
+    fs::write(f.path("/etc/conf"), "edited").unwrap();
+    let (_, once) = f.once();
+    assert_eq!(once.code, 3, "{}", once.log);
+    assert_eq!(f.node.read("/etc/conf").as_deref(), Some("blue"), "the file is as it should be");
+    let (quick, once) = f.once();
+    assert!(!quick && once.code == 3, "{}", once.log);
+    fs::remove_file(f.path("/broken")).unwrap();
+    f.settle();
+    assert_eq!(f.node.read("/log").unwrap().lines().filter(|line| *line == "reload").count(), 2);
+}
