@@ -1,5 +1,6 @@
 //! The harness: real nodes, real git repositories, real servers, each in a folder of its own.
 
+pub mod etcd;
 pub mod git;
 pub mod node;
 pub mod servers;
@@ -54,6 +55,8 @@ pub fn output(command: &mut Command) -> Output {
 pub fn package(program: &str) -> &'static str {
     match program.rsplit('/').next().unwrap_or(program) {
         "git" => "git",
+        "etcd" => "etcd-server",
+        "etcdctl" => "etcd-client",
         "nginx" => "nginx-light",
         "fcgiwrap" => "fcgiwrap",
         "sshd" => "openssh-server",

@@ -60,6 +60,11 @@ impl Authority {
 
     /// A certificate and its key, for localhost and for clients.
     pub fn issue(&self, name: &str) -> (PathBuf, PathBuf) {
+        self.issue_for(name, "subjectAltName=DNS:localhost,IP:127.0.0.1\nextendedKeyUsage=serverAuth,clientAuth\n")
+    }
+
+    /// A certificate and its key, with these extensions.
+    pub fn issue_for(&self, name: &str, extensions: &str) -> (PathBuf, PathBuf) {
         let file = |ending: &str| self.folder.join(format!("{name}.{ending}"));
         ok(Command::new("openssl")
             .args(["req", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes", "-subj"])
@@ -68,8 +73,7 @@ impl Authority {
             .arg(file("key"))
             .arg("-out")
             .arg(file("csr")));
-        fs::write(file("ext"), "subjectAltName=DNS:localhost,IP:127.0.0.1\nextendedKeyUsage=serverAuth,clientAuth\n")
-            .unwrap();
+        fs::write(file("ext"), extensions).unwrap();
         ok(Command::new("openssl")
             .args(["x509", "-req", "-days", "30", "-CAcreateserial"])
             .arg("-CA")

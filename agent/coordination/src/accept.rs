@@ -141,7 +141,10 @@ pub fn attempt(
         Decision::Stay(accepted) => Ok(Attempt::Accepted(accepted)),
         Decision::Accept(next, txn) => match store.commit(&txn)? {
             Outcome::Done { .. } => Ok(Attempt::Accepted(next)),
-            Outcome::Refused { rows } => Ok(Attempt::Lost(rows.first().map(read).transpose()?.unwrap_or_default())),
+            Outcome::Refused { answers, .. } => {
+                let won = answers.first().and_then(|answer| answer.rows.first());
+                Ok(Attempt::Lost(won.map(read).transpose()?.unwrap_or_default()))
+            }
         },
     }
 }
@@ -195,8 +198,8 @@ mod tests {
             panic!()
         };
         attempt(&store, &Accepted::default(), &candidate("a"), "o").unwrap();
-        let Outcome::Refused { rows } = store.commit(&late).unwrap() else { panic!() };
-        assert_eq!(read(&rows[0]).unwrap().commits, candidate("a").commits);
+        let Outcome::Refused { answers, .. } = store.commit(&late).unwrap() else { panic!() };
+        assert_eq!(read(&answers[0].rows[0]).unwrap().commits, candidate("a").commits);
     }
 
     #[test]

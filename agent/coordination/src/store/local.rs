@@ -8,7 +8,7 @@ use std::{
 
 use tokio::sync::mpsc;
 
-use super::{Change, Compare, LeaseId, MAX_OPERATIONS, Op, Outcome, Page, Read, Row, Store, StoreError, Txn};
+use super::{Answer, Change, Compare, LeaseId, MAX_OPERATIONS, Op, Outcome, Page, Read, Row, Store, StoreError, Txn};
 
 /// How many changes are kept for watches that begin in the past.
 const HISTORY: usize = 10_000;
@@ -163,11 +163,11 @@ impl Store for LocalStore {
         if missing_lease {
             return Err(StoreError::LeaseGone);
         }
-        if operations.iter().any(|operation| !matches!(operation, Op::Read(_))) {
+        if operations.iter().any(Op::writes) {
             inner.revision += 1;
         }
         let revision = inner.revision;
-        let mut rows = Vec::new();
+        let mut answers = Vec::new();
         for operation in operations {
             match operation {
                 Op::Put { key, value, lease } => {
@@ -181,9 +181,23 @@ impl Store for LocalStore {
                         inner.tell(Change::Delete(key.clone(), revision));
                     }
                 }
-                Op::Read(prefix) => rows.extend(inner.below(prefix).cloned()),
+                Op::Read(prefix) => answers.push(answer(inner.below(prefix).cloned().collect())),
+                Op::Oldest(prefix, limit) => {
+                    let mut rows: Vec<Row> = inner.below(prefix).cloned().collect();
+                    rows.sort_by_key(|row| row.created);
+                    let count = rows.len() as u64;
+                    rows.truncate(*limit);
+                    answers.push(Answer { rows, count });
+                }
+                Op::Count(prefix) => {
+                    answers.push(Answer { rows: Vec::new(), count: inner.below(prefix).count() as u64 });
+                }
             }
         }
-        Ok(if done { Outcome::Done { revision, rows } } else { Outcome::Refused { rows } })
+        Ok(if done { Outcome::Done { revision, answers } } else { Outcome::Refused { revision, answers } })
     }
+}
+
+fn answer(rows: Vec<Row>) -> Answer {
+    Answer { count: rows.len() as u64, rows }
 }

@@ -1,5 +1,6 @@
 //! The store that nodes agree through: shaped like etcd, which implements it too.
 
+pub mod etcd;
 pub mod local;
 
 use std::{fmt, time::Duration};
@@ -70,7 +71,7 @@ pub struct Read {
 }
 
 /// One key and its value.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Row {
     /// The key.
     pub key: String,
@@ -92,11 +93,11 @@ pub enum Change {
 }
 
 /// A lease.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct LeaseId(pub u64);
 
 /// A transaction, as plain data.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Txn {
     /// What must all hold.
     pub compare: Vec<Compare>,
@@ -107,7 +108,7 @@ pub struct Txn {
 }
 
 /// A condition of a transaction.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Compare {
     /// There is no such key.
     Absent(String),
@@ -118,7 +119,7 @@ pub enum Compare {
 }
 
 /// One operation of a transaction.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Op {
     /// Sets a key.
     Put {
@@ -133,6 +134,30 @@ pub enum Op {
     Delete(String),
     /// Reads the rows with a prefix, as they are behind the operations before it.
     Read(String),
+    /// Reads the rows with a prefix that were created first.
+    Oldest(String, usize),
+    /// Counts the rows with a prefix.
+    Count(String),
+}
+
+impl Op {
+    /// Sets a key that goes with no lease.
+    pub fn put(key: impl Into<String>, value: Vec<u8>) -> Self {
+        Self::Put { key: key.into(), value, lease: None }
+    }
+
+    fn writes(&self) -> bool {
+        matches!(self, Self::Put { .. } | Self::Delete(_))
+    }
+}
+
+/// What one reading operation of a transaction gave.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Answer {
+    /// The rows; none where they were only counted.
+    pub rows: Vec<Row>,
+    /// How many there are.
+    pub count: u64,
 }
 
 /// What came of a transaction.
@@ -142,14 +167,25 @@ pub enum Outcome {
     Done {
         /// The revision of the store behind it.
         revision: u64,
-        /// The rows of its reads.
-        rows: Vec<Row>,
+        /// What its reading operations gave, in their order.
+        answers: Vec<Answer>,
     },
     /// They did not.
     Refused {
-        /// The rows of its reads.
-        rows: Vec<Row>,
+        /// The revision of the store.
+        revision: u64,
+        /// What its reading operations gave, in their order.
+        answers: Vec<Answer>,
     },
+}
+
+impl Outcome {
+    /// The answers and the revision, whether the conditions held or not.
+    pub fn answers(self) -> (u64, Vec<Answer>) {
+        match self {
+            Self::Done { revision, answers } | Self::Refused { revision, answers } => (revision, answers),
+        }
+    }
 }
 
 /// A store that could not be used.
@@ -158,6 +194,15 @@ pub enum StoreError {
     /// It does not answer.
     #[error("the data store does not answer: {0}")]
     Unreachable(String),
+    /// It has no room left.
+    #[error("the data store has no room left; free some with: {command}")]
+    Full {
+        /// What the administrator runs.
+        command: String,
+    },
+    /// It does not let this node in.
+    #[error("the data store refuses this node: {0}")]
+    Denied(String),
     /// A transaction is larger than the store takes.
     #[error("a transaction has {0} operations, and at most {MAX_OPERATIONS} are taken")]
     TooLarge(usize),

@@ -1,13 +1,48 @@
-//! What every implementation of the store must do. `local` passes it here; etcd will be another line in [`stores`].
+//! What every implementation of the store must do: the local one, etcd 3.4 and etcd 3.5.
 
 use std::time::Duration;
 
 use towpath_coordination::store::{
-    Change, Compare, MAX_OPERATIONS, Op, Outcome, Page, Store, StoreError, Txn, local::LocalStore,
+    Change, Compare, MAX_OPERATIONS, Op, Outcome, Page, Store, StoreError, Txn,
+    etcd::{EtcdOptions, EtcdStore},
+    local::LocalStore,
 };
+use towpath_tests::etcd::{Etcd, programs};
 
-fn stores() -> Vec<Box<dyn Store>> {
-    vec![Box::new(LocalStore::default())]
+/// A store, and what it lives on.
+struct Held {
+    store: Box<dyn Store>,
+    _etcd: Option<(Etcd, tempfile::TempDir)>,
+}
+
+impl std::ops::Deref for Held {
+    type Target = dyn Store;
+    fn deref(&self) -> &Self::Target {
+        self.store.as_ref()
+    }
+}
+
+fn stores() -> Vec<Held> {
+    let mut stores = vec![Held { store: Box::new(LocalStore::default()), _etcd: None }];
+    for program in programs() {
+        let folder = tempfile::tempdir().unwrap();
+        let etcd = Etcd::single(folder.path(), &program);
+        let options =
+            EtcdOptions { endpoints: etcd.endpoints(), prefix: "/towpath/test/".into(), ..EtcdOptions::default() };
+        stores.push(Held { store: Box::new(EtcdStore::new(options).unwrap()), _etcd: Some((etcd, folder)) });
+    }
+    stores
+}
+
+/// The next change, which may be on its way.
+fn next(watch: &mut tokio::sync::mpsc::UnboundedReceiver<Change>) -> Change {
+    for _ in 0..500 {
+        if let Ok(change) = watch.try_recv() {
+            return change;
+        }
+        std::thread::sleep(Duration::from_millis(10));
+    }
+    panic!("no change is told");
 }
 
 fn put(key: &str, value: &str) -> Op {
@@ -16,7 +51,9 @@ fn put(key: &str, value: &str) -> Op {
 
 fn done(outcome: Outcome) -> (u64, Vec<(String, Vec<u8>)>) {
     match outcome {
-        Outcome::Done { revision, rows } => (revision, rows.into_iter().map(|row| (row.key, row.value)).collect()),
+        Outcome::Done { revision, answers } => {
+            (revision, answers.into_iter().flat_map(|answer| answer.rows).map(|row| (row.key, row.value)).collect())
+        }
         Outcome::Refused { .. } => unreachable!("refused"),
     }
 }
@@ -44,10 +81,10 @@ fn compares_are_all_or_nothing() {
             otherwise: vec![Op::Read("k".into())],
         };
         done(store.commit(&swap(revision, "2")).unwrap());
-        let Outcome::Refused { rows } = store.commit(&swap(revision, "3")).unwrap() else {
+        let Outcome::Refused { answers, .. } = store.commit(&swap(revision, "3")).unwrap() else {
             panic!("a stale swap was done")
         };
-        assert_eq!(rows[0].value, b"2");
+        assert_eq!(answers[0].rows[0].value, b"2");
         let absent = Txn { compare: vec![Compare::Absent("k".into())], then: vec![put("k", "4")], otherwise: vec![] };
         assert!(matches!(store.commit(&absent).unwrap(), Outcome::Refused { .. }));
     }
@@ -76,8 +113,8 @@ fn a_watch_misses_nothing_since_its_revision() {
         done(store.commit(&then(vec![put("w/1", "")])).unwrap());
         let mut watch = store.watch("w/", from).unwrap();
         done(store.commit(&then(vec![Op::Delete("w/1".into()), put("x/1", "")])).unwrap());
-        assert!(matches!(watch.try_recv().unwrap(), Change::Put(row) if row.key == "w/1"));
-        assert!(matches!(watch.try_recv().unwrap(), Change::Delete(key, _) if key == "w/1"));
+        assert!(matches!(next(&mut watch), Change::Put(row) if row.key == "w/1"));
+        assert!(matches!(next(&mut watch), Change::Delete(key, _) if key == "w/1"));
         assert!(watch.try_recv().is_err());
     }
 }
@@ -104,14 +141,46 @@ fn pages_follow_one_another() {
 }
 
 #[test]
+fn the_oldest_come_first_and_counts_need_no_rows() {
+    for store in stores() {
+        for key in ["q/c", "q/a", "q/b"] {
+            done(store.commit(&then(vec![put(key, "")])).unwrap());
+        }
+        // A row that changes keeps its age.
+        done(store.commit(&then(vec![put("q/c", "again")])).unwrap());
+        let asked = then(vec![
+            Op::Oldest("q/".into(), 2),
+            Op::Count("q/".into()),
+            Op::Delete("q/c".into()),
+            Op::Count("q/".into()),
+        ]);
+        let (_, answers) = store.commit(&asked).unwrap().answers();
+        let keys: Vec<&str> = answers[0].rows.iter().map(|row| row.key.as_str()).collect();
+        assert_eq!(keys, ["q/c", "q/a"]);
+        assert_eq!((answers[0].count, answers[1].count, answers[2].count), (3, 3, 2));
+        assert!(answers[1].rows.is_empty());
+    }
+}
+
+#[test]
+fn an_absent_range_is_not_newer() {
+    for store in stores() {
+        let txn =
+            Txn { compare: vec![Compare::NoneNewer("none/".into(), 0)], then: vec![put("x", "")], otherwise: vec![] };
+        assert!(matches!(store.commit(&txn).unwrap(), Outcome::Done { .. }));
+    }
+}
+
+#[test]
 fn keys_go_with_their_lease() {
     for store in stores() {
-        let lease = store.lease(Duration::from_millis(50)).unwrap();
+        let lease = store.lease(Duration::from_secs(1)).unwrap();
         let bound = Op::Put { key: "l".into(), value: vec![], lease: Some(lease) };
         done(store.commit(&then(vec![bound.clone()])).unwrap());
         store.keep_alive(lease).unwrap();
-        std::thread::sleep(Duration::from_millis(120));
-        assert!(store.read("l", &Page::default()).unwrap().rows.is_empty());
+        let gone = || store.read("l", &Page::default()).unwrap().rows.is_empty();
+        assert!(!gone());
+        towpath_tests::wait_until(Duration::from_secs(20), gone, || "the key outlives its lease".into());
         assert_eq!(store.keep_alive(lease), Err(StoreError::LeaseGone));
         assert_eq!(store.commit(&then(vec![bound])), Err(StoreError::LeaseGone));
     }

