@@ -8,7 +8,7 @@ use thiserror::Error;
 use crate::store::{Compare, Op, Outcome, Page, Row, Store, StoreError, Txn};
 
 /// Where the record of acceptance stands.
-pub const KEY: &str = "board/accepted";
+pub use crate::keys::ACCEPTED as KEY;
 
 /// The version of the records that this agent writes and understands.
 pub const SCHEMA: u32 = 1;

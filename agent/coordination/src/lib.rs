@@ -5,6 +5,8 @@
 
 pub mod accept;
 pub mod gates;
+pub mod keys;
+pub mod rollout;
 pub mod store;
 
 pub use accept::{Accepted, Candidate};

@@ -118,6 +118,9 @@ impl EtcdStore {
                 etcd::TxnOp::put(self.key(key), value.clone(), options)
             }
             Op::Delete(key) => etcd::TxnOp::delete(self.key(key), None),
+            Op::DeleteAll(prefix) => {
+                etcd::TxnOp::delete(self.key(prefix), Some(etcd::DeleteOptions::new().with_prefix()))
+            }
             Op::Read(prefix) => etcd::TxnOp::get(self.key(prefix), Some(etcd::GetOptions::new().with_prefix())),
             Op::Oldest(prefix, limit) => {
                 let options = etcd::GetOptions::new()

@@ -8,7 +8,7 @@ use std::{
 
 use tokio::sync::mpsc;
 
-use super::{Answer, Change, Compare, LeaseId, MAX_OPERATIONS, Op, Outcome, Page, Read, Row, Store, StoreError, Txn};
+use super::{Change, LeaseId, Op, Outcome, Page, Read, Row, Store, StoreError, Txn, memory::Memory};
 
 /// How many changes are kept for watches that begin in the past.
 const HISTORY: usize = 10_000;
@@ -21,8 +21,7 @@ pub struct LocalStore {
 
 #[derive(Debug, Default)]
 struct Inner {
-    revision: u64,
-    rows: BTreeMap<String, (Row, Option<LeaseId>)>,
+    memory: Memory,
     watches: Vec<(String, mpsc::UnboundedSender<Change>)>,
     history: std::collections::VecDeque<(u64, Change)>,
     /// The newest revision that is no longer in the history.
@@ -61,19 +60,9 @@ impl Inner {
     }
 
     fn drop_leased(&mut self) {
-        let gone: Vec<String> = self
-            .rows
-            .iter()
-            .filter(|(_, (_, lease))| lease.is_some_and(|lease| !self.leases.contains_key(&lease)))
-            .map(|(key, _)| key.clone())
-            .collect();
-        if !gone.is_empty() {
-            self.revision += 1;
-            for key in gone {
-                self.rows.remove(&key);
-                self.tell(Change::Delete(key, self.revision));
-            }
-        }
+        let leases = &self.leases;
+        let changes = self.memory.drop_leased(|lease| leases.contains_key(&lease));
+        changes.into_iter().for_each(|change| self.tell(change));
     }
 
     fn tell(&mut self, change: Change) {
@@ -90,28 +79,16 @@ impl Inner {
             self.compacted = revision;
         }
     }
-
-    fn holds(&self, compare: &Compare) -> bool {
-        match compare {
-            Compare::Absent(key) => !self.rows.contains_key(key),
-            Compare::Revision(key, revision) => self.rows.get(key).is_some_and(|(row, _)| row.modified == *revision),
-            Compare::NoneNewer(prefix, revision) => self.below(prefix).all(|row| row.modified <= *revision),
-        }
-    }
-
-    fn below<'a>(&'a self, prefix: &'a str) -> impl Iterator<Item = &'a Row> {
-        self.rows.range(prefix.to_owned()..).map(|(_, (row, _))| row).take_while(move |row| row.key.starts_with(prefix))
-    }
 }
 
 impl Store for LocalStore {
     fn read(&self, prefix: &str, page: &Page) -> Result<Read, StoreError> {
         let inner = self.lock();
         let behind = |row: &&Row| page.after.as_ref().is_none_or(|after| row.key > *after);
-        let mut rows: Vec<Row> = inner.below(prefix).filter(behind).take(page.limit + 1).cloned().collect();
+        let mut rows: Vec<Row> = inner.memory.below(prefix).filter(behind).take(page.limit + 1).cloned().collect();
         let more = rows.len() > page.limit;
         rows.truncate(page.limit);
-        Ok(Read { rows, revision: inner.revision, more })
+        Ok(Read { rows, revision: inner.memory.revision, more })
     }
 
     fn watch(&self, prefix: &str, from: u64) -> Result<mpsc::UnboundedReceiver<Change>, StoreError> {
@@ -151,53 +128,14 @@ impl Store for LocalStore {
 
     fn commit(&self, txn: &Txn) -> Result<Outcome, StoreError> {
         let mut inner = self.lock();
-        let size = txn.then.len().max(txn.otherwise.len());
-        if size > MAX_OPERATIONS {
-            return Err(StoreError::TooLarge(size));
-        }
-        let done = txn.compare.iter().all(|compare| inner.holds(compare));
-        let operations = if done { &txn.then } else { &txn.otherwise };
-        let missing_lease = operations.iter().any(
+        let missing_lease = txn.then.iter().chain(&txn.otherwise).any(
             |operation| matches!(operation, Op::Put { lease: Some(lease), .. } if !inner.leases.contains_key(lease)),
         );
         if missing_lease {
             return Err(StoreError::LeaseGone);
         }
-        if operations.iter().any(Op::writes) {
-            inner.revision += 1;
-        }
-        let revision = inner.revision;
-        let mut answers = Vec::new();
-        for operation in operations {
-            match operation {
-                Op::Put { key, value, lease } => {
-                    let created = inner.rows.get(key).map_or(revision, |(row, _)| row.created);
-                    let row = Row { key: key.clone(), value: value.clone(), created, modified: revision };
-                    inner.rows.insert(key.clone(), (row.clone(), *lease));
-                    inner.tell(Change::Put(row));
-                }
-                Op::Delete(key) => {
-                    if inner.rows.remove(key).is_some() {
-                        inner.tell(Change::Delete(key.clone(), revision));
-                    }
-                }
-                Op::Read(prefix) => answers.push(answer(inner.below(prefix).cloned().collect())),
-                Op::Oldest(prefix, limit) => {
-                    let mut rows: Vec<Row> = inner.below(prefix).cloned().collect();
-                    rows.sort_by_key(|row| row.created);
-                    let count = rows.len() as u64;
-                    rows.truncate(*limit);
-                    answers.push(Answer { rows, count });
-                }
-                Op::Count(prefix) => {
-                    answers.push(Answer { rows: Vec::new(), count: inner.below(prefix).count() as u64 });
-                }
-            }
-        }
-        Ok(if done { Outcome::Done { revision, answers } } else { Outcome::Refused { revision, answers } })
+        let (outcome, changes) = inner.memory.apply(txn)?;
+        changes.into_iter().for_each(|change| inner.tell(change));
+        Ok(outcome)
     }
-}
-
-fn answer(rows: Vec<Row>) -> Answer {
-    Answer { count: rows.len() as u64, rows }
 }

@@ -2,6 +2,7 @@
 
 pub mod etcd;
 pub mod local;
+pub mod memory;
 
 use std::{fmt, time::Duration};
 
@@ -132,6 +133,8 @@ pub enum Op {
     },
     /// Deletes a key.
     Delete(String),
+    /// Deletes all keys with a prefix.
+    DeleteAll(String),
     /// Reads the rows with a prefix, as they are behind the operations before it.
     Read(String),
     /// Reads the rows with a prefix that were created first.
@@ -147,7 +150,7 @@ impl Op {
     }
 
     fn writes(&self) -> bool {
-        matches!(self, Self::Put { .. } | Self::Delete(_))
+        matches!(self, Self::Put { .. } | Self::Delete(_) | Self::DeleteAll(_))
     }
 }
 

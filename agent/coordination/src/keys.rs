@@ -1,0 +1,114 @@
+//! The key space: what stands where, who watches it, and who may write it.
+//!
+//! `board/` is watched by all, `inbox/NODE/` by that node, `book/` by nobody. The map is in ARCHITECTURE.md.
+
+/// The record of acceptance.
+pub const ACCEPTED: &str = "board/accepted";
+
+/// How far the stretches and waves of a book's run are open.
+pub fn opening(book: &str) -> String {
+    format!("board/open/{book}")
+}
+
+/// That an elected task has a result.
+pub fn result_notice(book: &str, task: &str) -> String {
+    format!("board/result/{book}/{task}")
+}
+
+/// What a node is told: it looks again when something appears here.
+pub fn inbox(node: &str) -> String {
+    format!("inbox/{node}/")
+}
+
+/// The notice that a node was offered a slot of a group.
+pub fn offer_notice(node: &str, group: &str) -> String {
+    format!("inbox/{node}/slot/{group}")
+}
+
+/// Claims, offers and failures that share a budget: all below one prefix, so that one compare sees what is newer.
+pub fn all_held(group: &str) -> String {
+    format!("book/held/{group}/")
+}
+
+/// The claim, offer or failure of one node for one book; `part` is the value of the label that a budget is `per`.
+pub fn held(group: &str, part: &str, book: &str, node: &str) -> String {
+    format!("book/held/{group}/{part}/{book}/{node}")
+}
+
+/// Those who wait for a slot.
+pub fn whole_queue(group: &str) -> String {
+    format!("book/queue/{group}/")
+}
+
+/// A place in the queue.
+pub fn queue(group: &str, part: &str, book: &str, node: &str) -> String {
+    format!("book/queue/{group}/{part}/{book}/{node}")
+}
+
+/// All votes of a run.
+pub fn run_votes(run: &str) -> String {
+    format!("book/vote/{run}/")
+}
+
+/// The votes of the members of a run in one of its stretches.
+pub fn member_votes(run: &str, stretch: u32) -> String {
+    format!("book/vote/{run}/{stretch}/member/")
+}
+
+/// The vote of a node that is done with a stretch.
+pub fn vote(run: &str, stretch: u32, member: bool, node: &str) -> String {
+    let kind = if member { "member" } else { "late" };
+    format!("book/vote/{run}/{stretch}/{kind}/{node}")
+}
+
+/// Who was elected for a task.
+pub fn elected(book: &str, task: &str) -> String {
+    format!("book/elect/{book}/{task}")
+}
+
+/// The record with which a node joined.
+pub fn joined(node: &str) -> String {
+    format!("book/joined/{node}")
+}
+
+/// All who joined.
+pub const ALL_JOINED: &str = "book/joined/";
+
+/// What goes with a node's lease.
+pub fn alive(node: &str) -> String {
+    format!("book/alive/{node}")
+}
+
+/// All whose lease is kept.
+pub const ALL_ALIVE: &str = "book/alive/";
+
+/// The tables that came with a generation.
+pub fn table(generation: u64, page: usize) -> String {
+    format!("book/accepted/{generation:012}/{page:03}")
+}
+
+/// All pages of them.
+pub fn tables(generation: u64) -> String {
+    format!("book/accepted/{generation:012}/")
+}
+
+/// The facts that a node shares.
+pub fn facts(node: &str) -> String {
+    format!("book/facts/{node}")
+}
+
+/// The facts of all.
+pub const ALL_FACTS: &str = "book/facts/";
+
+/// The state of a node, for others to see.
+pub fn state(node: &str) -> String {
+    format!("book/state/{node}")
+}
+
+/// The states of all.
+pub const ALL_STATES: &str = "book/state/";
+
+/// The parts of a key behind a prefix.
+pub fn parts<'a>(key: &'a str, prefix: &str) -> Vec<&'a str> {
+    key.strip_prefix(prefix).map(|rest| rest.split('/').collect()).unwrap_or_default()
+}

@@ -1,0 +1,340 @@
+//! What a node does next with what it wants of a run: a slot, a vote, or to be out of it.
+
+use serde::Serialize;
+
+use super::{Entry, Held, HeldBy, Hold, Kind, Queued, Spec, Step, View, Vote};
+use crate::{
+    keys,
+    store::{Compare, Op, Txn},
+};
+
+/// What a node wants.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Want {
+    /// To be in a stretch.
+    Enter(u32),
+    /// To change something in a stretch.
+    Change(u32),
+    /// To change something outside of stretches: what interrupts, and is not the run's.
+    Correct,
+    /// To say that it is done with a stretch.
+    Done(u32),
+    /// To say that it failed in a stretch.
+    Failed(u32),
+    /// To hold nothing: it is no target any more, or has put right what it wanted to.
+    Leave,
+}
+
+/// What comes next.
+pub fn decide(spec: &Spec, view: &View, me: &str, want: Want) -> Step {
+    match want {
+        Want::Enter(stretch) => match enter(spec, view, me, stretch) {
+            Ok(()) => Step::Go,
+            Err(hold) => Step::Hold(hold),
+        },
+        Want::Change(stretch) => change(spec, view, me, Some(stretch)),
+        Want::Correct => change(spec, view, me, None),
+        Want::Done(stretch) => done(spec, view, me, stretch),
+        Want::Failed(stretch) => failed(spec, view, me, stretch),
+        Want::Leave => leave(spec, view, me),
+    }
+}
+
+/// Whether a node may be in a stretch.
+fn enter(spec: &Spec, view: &View, me: &str, stretch: u32) -> Result<(), Hold> {
+    if view.may_enter(spec, me, stretch) {
+        return Ok(());
+    }
+    Err(if view.open_waves(spec, stretch) == 0 { Hold::Barrier } else { Hold::Wave })
+}
+
+fn change(spec: &Spec, view: &View, me: &str, stretch: Option<u32>) -> Step {
+    if !view.leased {
+        return Step::Hold(Hold::Lease);
+    }
+    let mine = view.mine(spec, me);
+    match mine.map(|mine| (mine.held.kind, mine)) {
+        Some((Kind::Claim, mine)) if mine.held.lost => {
+            // It is back: what it holds no longer counts as a failure.
+            let held = Held { lost: false, ..mine.held.clone() };
+            return Step::Commit(replace(spec, mine, &held));
+        }
+        // Who is away already goes on: with its claim, or trying again what failed.
+        Some((Kind::Claim | Kind::Failure, _)) => return Step::Go,
+        Some((Kind::Lost, mine)) => return Step::Commit(delete(spec, mine)),
+        _ => {}
+    }
+    if let Some(stretch) = stretch
+        && let Err(hold) = enter(spec, view, me, stretch)
+    {
+        return Step::Hold(hold);
+    }
+    // Who is behind lets nobody in, itself included.
+    let Some(accepted) = view.current(spec) else { return Step::Hold(Hold::Behind) };
+    if let Some(mine) = mine.filter(|mine| mine.held.kind == Kind::Offer) {
+        return Step::Commit(take(spec, me, mine, accepted, stretch));
+    }
+    if view.halted(spec) {
+        return Step::Hold(Hold::Halted);
+    }
+    if spec.count.is_none() {
+        return Step::Go;
+    }
+    let run = run_of(spec, stretch);
+    match &view.queued {
+        // A place in the queue of an earlier run, or of an earlier stretch, is given up.
+        Some((queued, modified)) if queued.run != run || queued.stretch != stretch.unwrap_or(0) => {
+            let key = own_queue(spec, me);
+            Step::Commit(Txn {
+                compare: vec![Compare::Revision(key.clone(), *modified)],
+                then: vec![Op::Delete(key)],
+                otherwise: Vec::new(),
+            })
+        }
+        Some(_) => {
+            let first = next_in_queue(spec, view, spec.part(me), None);
+            match first {
+                Some(first) if first.node == me && first.book == spec.book && free(spec, view, me) => {
+                    Step::Commit(claim_free(spec, view, me, first, accepted, stretch))
+                }
+                _ => Step::Hold(Hold::Slot),
+            }
+        }
+        None => Step::Commit(enqueue(spec, me, mine, accepted, &run, stretch)),
+    }
+}
+
+/// Whether a slot of a node's part of the budget is free.
+pub(super) fn free(spec: &Spec, view: &View, node: &str) -> bool {
+    spec.count.is_some_and(|count| view.taken(spec.part(node)) < count) && !view.halted(spec)
+}
+
+/// Who waits longest and may be let in. An entry of another run, or of a node whose wave is closed, is passed over:
+/// whoever wrote it looks again by itself.
+pub(super) fn next_in_queue<'v>(spec: &Spec, view: &'v View, part: &str, except: Option<&str>) -> Option<&'v Entry> {
+    view.queue.iter().find(|entry| {
+        let own_book = entry.book == spec.book;
+        let eligible = if own_book && entry.queued.run == spec.run {
+            view.may_enter(spec, &entry.node, entry.queued.stretch)
+        } else {
+            // Of another book that shares the budget, or of drift: whoever is in the queue has seen to its own gates.
+            !own_book || entry.queued.run == run_of(spec, None)
+        };
+        let holds = view.held.iter().any(|held| held.node == entry.node && held.book == entry.book);
+        entry.part == part
+            && except != Some(entry.node.as_str())
+            && eligible
+            && (!holds || written_off(view, entry))
+            && (!own_book || spec.selects(&entry.node))
+    })
+}
+
+fn written_off(view: &View, entry: &Entry) -> bool {
+    view.held
+        .iter()
+        .all(|held| held.node != entry.node || held.book != entry.book || held.held.kind == Kind::WrittenOff)
+}
+
+fn run_of(spec: &Spec, stretch: Option<u32>) -> String {
+    stretch.map_or_else(|| format!("{}!drift", spec.book), |_| spec.run.clone())
+}
+
+fn enqueue(spec: &Spec, me: &str, mine: Option<&HeldBy>, accepted: u64, run: &str, stretch: Option<u32>) -> Txn {
+    let key = own_queue(spec, me);
+    let queued = Queued { run: run.to_owned(), stretch: stretch.unwrap_or(0), generation: spec.generation };
+    let held = own_held(spec, me);
+    let unchanged = match mine {
+        Some(mine) => Compare::Revision(held, mine.modified),
+        None => Compare::Absent(held),
+    };
+    Txn {
+        compare: vec![same_generation(accepted), Compare::Absent(key.clone()), unchanged],
+        then: vec![Op::put(key, bytes(&queued))],
+        otherwise: Vec::new(),
+    }
+}
+
+/// Takes a slot that was offered; an offer of another generation is void, and the node queues anew, at the end.
+fn take(spec: &Spec, me: &str, mine: &HeldBy, accepted: u64, stretch: Option<u32>) -> Txn {
+    let key = own_held(spec, me);
+    let notice = keys::offer_notice(me, &spec.group);
+    let unchanged = Compare::Revision(key.clone(), mine.modified);
+    if mine.held.generation != spec.generation {
+        return Txn {
+            compare: vec![unchanged],
+            then: vec![Op::Delete(key), Op::Delete(notice)],
+            otherwise: Vec::new(),
+        };
+    }
+    let claim = claim(spec, stretch);
+    Txn {
+        compare: vec![same_generation(accepted), unchanged],
+        then: vec![Op::put(key, bytes(&claim)), Op::Delete(notice)],
+        otherwise: Vec::new(),
+    }
+}
+
+fn claim(spec: &Spec, stretch: Option<u32>) -> Held {
+    Held {
+        kind: Kind::Claim,
+        run: run_of(spec, stretch),
+        stretch: stretch.unwrap_or(0),
+        generation: spec.generation,
+        lost: false,
+    }
+}
+
+/// Takes a free slot, as who waits longest: no claim, offer or failure may be newer than what was read.
+fn claim_free(spec: &Spec, view: &View, me: &str, first: &Entry, accepted: u64, stretch: Option<u32>) -> Txn {
+    let queue = own_queue(spec, me);
+    Txn {
+        compare: vec![
+            same_generation(accepted),
+            Compare::NoneNewer(keys::all_held(&spec.group), view.revision),
+            Compare::Revision(queue.clone(), first.modified),
+        ],
+        then: vec![Op::Delete(queue), Op::put(own_held(spec, me), bytes(&claim(spec, stretch)))],
+        otherwise: Vec::new(),
+    }
+}
+
+/// Votes and gives back what it holds, to who waits longest.
+fn done(spec: &Spec, view: &View, me: &str, stretch: u32) -> Step {
+    let mine = view.mine(spec, me);
+    let vote = keys::vote(&spec.run, stretch, spec.is_member(me), me);
+    let put = Op::put(vote.clone(), bytes(&Vote { run: spec.run.clone(), stretch, generation: spec.generation }));
+    match mine {
+        None if view.voted.contains(&stretch) => withdraw(spec, view, me),
+        None => Step::Commit(Txn {
+            compare: vec![Compare::Absent(vote), Compare::Absent(own_held(spec, me))],
+            then: vec![put],
+            otherwise: Vec::new(),
+        }),
+        Some(mine) => {
+            let mut txn = release(spec, view, me, mine);
+            if !view.voted.contains(&stretch) {
+                txn.then.push(put);
+            }
+            Step::Commit(txn)
+        }
+    }
+}
+
+/// Gives back a claim, an offer or a failure; a slot goes to who waits longest, where the node may let somebody in.
+pub(super) fn release(spec: &Spec, view: &View, me: &str, mine: &HeldBy) -> Txn {
+    let key = keys::held(&spec.group, &mine.part, &spec.book, me);
+    let mut txn = Txn {
+        compare: vec![Compare::Revision(key.clone(), mine.modified)],
+        then: vec![Op::Delete(key)],
+        otherwise: Vec::new(),
+    };
+    if mine.held.kind == Kind::Offer {
+        txn.then.push(Op::Delete(keys::offer_notice(me, &spec.group)));
+    }
+    let slot = matches!(mine.held.kind, Kind::Claim | Kind::Offer);
+    let Some(accepted) = view.current(spec).filter(|_| slot && !view.halted(spec)) else { return txn };
+    // A revision that allows fewer gets them as they are given back.
+    let within = spec.count.is_some_and(|count| view.taken(&mine.part) <= count);
+    let Some(next) = next_in_queue(spec, view, &mine.part, Some(me)).filter(|_| within) else { return txn };
+    txn.compare.push(same_generation(accepted));
+    hand_to(spec, view, next, &mut txn);
+    txn
+}
+
+/// Offers a slot to somebody in the queue.
+pub(super) fn hand_to(spec: &Spec, view: &View, next: &Entry, txn: &mut Txn) {
+    let queue = keys::queue(&spec.group, &next.part, &next.book, &next.node);
+    let held = keys::held(&spec.group, &next.part, &next.book, &next.node);
+    let offer = Held {
+        kind: Kind::Offer,
+        run: next.queued.run.clone(),
+        stretch: next.queued.stretch,
+        generation: spec.generation,
+        lost: false,
+    };
+    txn.compare.push(Compare::Revision(queue.clone(), next.modified));
+    // What the node has become meanwhile must not be written over.
+    let known = view.held.iter().find(|old| old.node == next.node && old.book == next.book);
+    txn.compare.push(match known {
+        Some(old) => Compare::Revision(held.clone(), old.modified),
+        None => Compare::Absent(held.clone()),
+    });
+    txn.then.push(Op::Delete(queue));
+    txn.then.push(Op::put(held, bytes(&offer)));
+    txn.then.push(Op::put(keys::offer_notice(&next.node, &spec.group), spec.generation.to_string().into_bytes()));
+}
+
+fn failed(spec: &Spec, view: &View, me: &str, stretch: u32) -> Step {
+    let key = own_held(spec, me);
+    let failure =
+        Held { kind: Kind::Failure, run: spec.run.clone(), stretch, generation: spec.generation, lost: false };
+    let put = |compare: Compare| {
+        Step::Commit(Txn {
+            compare: vec![compare],
+            then: vec![Op::put(key.clone(), bytes(&failure)), Op::Delete(keys::offer_notice(me, &spec.group))],
+            otherwise: Vec::new(),
+        })
+    };
+    match view.mine(spec, me) {
+        Some(mine) if mine.held.kind == Kind::Failure && mine.held.run == spec.run => withdraw(spec, view, me),
+        Some(mine) => put(Compare::Revision(key.clone(), mine.modified)),
+        None => put(Compare::Absent(key.clone())),
+    }
+}
+
+/// Holds nothing any more.
+fn leave(spec: &Spec, view: &View, me: &str) -> Step {
+    match view.mine(spec, me) {
+        Some(mine) => Step::Commit(release(spec, view, me, mine)),
+        None => withdraw(spec, view, me),
+    }
+}
+
+/// Leaves the queue, where it is in it.
+fn withdraw(spec: &Spec, view: &View, me: &str) -> Step {
+    let Some((_, modified)) = &view.queued else { return Step::Go };
+    let key = own_queue(spec, me);
+    Step::Commit(Txn {
+        compare: vec![Compare::Revision(key.clone(), *modified)],
+        then: vec![Op::Delete(key)],
+        otherwise: Vec::new(),
+    })
+}
+
+/// A record takes the place of another.
+pub(super) fn replace(spec: &Spec, old: &HeldBy, new: &Held) -> Txn {
+    let key = keys::held(&spec.group, &old.part, &old.book, &old.node);
+    Txn {
+        compare: vec![Compare::Revision(key.clone(), old.modified)],
+        then: vec![Op::put(key, bytes(new))],
+        otherwise: Vec::new(),
+    }
+}
+
+/// A record goes.
+pub(super) fn delete(spec: &Spec, old: &HeldBy) -> Txn {
+    let key = keys::held(&spec.group, &old.part, &old.book, &old.node);
+    Txn {
+        compare: vec![Compare::Revision(key.clone(), old.modified)],
+        then: vec![Op::Delete(key)],
+        otherwise: Vec::new(),
+    }
+}
+
+/// What lets somebody in or on is done only under the generation that it was decided under.
+pub(super) fn same_generation(accepted: u64) -> Compare {
+    Compare::Revision(keys::ACCEPTED.to_owned(), accepted)
+}
+
+fn own_held(spec: &Spec, me: &str) -> String {
+    keys::held(&spec.group, spec.part(me), &spec.book, me)
+}
+
+fn own_queue(spec: &Spec, me: &str) -> String {
+    keys::queue(&spec.group, spec.part(me), &spec.book, me)
+}
+
+pub(super) fn bytes<T: Serialize>(record: &T) -> Vec<u8> {
+    // Plain structs always have a form.
+    serde_json::to_vec(record).unwrap_or_default()
+}

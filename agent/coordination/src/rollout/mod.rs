@@ -1,0 +1,117 @@
+//! How a change goes through the fleet: slots, waves, barriers, failures, and nodes that are lost.
+//!
+//! Decisions are pure: from a [`Spec`] (what the revision says) and a [`View`] (what was read) to a [`Step`], which
+//! holds the very transaction that the store runs. The agent, the model checker and the simulation call the same
+//! functions and differ only in who runs the transaction.
+
+mod decide;
+mod spec;
+mod tend;
+mod view;
+
+use serde::{Deserialize, Serialize};
+
+use crate::store::Txn;
+
+pub use decide::{Want, decide};
+pub use spec::{Cut, OnLost, Spec};
+pub use tend::{complete, tend, worth_reading};
+pub use view::{Entry, HeldBy, View, look};
+
+/// What stands in a slot.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Kind {
+    /// A slot that a node may take.
+    Offer,
+    /// A slot that a node has: taken before its first change, given back when it is whole again.
+    Claim,
+    /// A node that failed and is tried again; it counts until it has succeeded.
+    Failure,
+    /// A node that was lost with a claim and that the run goes on without; it needs a new slot.
+    WrittenOff,
+    /// A node that was lost without a claim; it counts until it is back.
+    Lost,
+}
+
+/// The claim, offer or failure of one node.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+pub struct Held {
+    /// What it is.
+    pub kind: Kind,
+    /// The run that it was made in.
+    pub run: String,
+    /// The stretch.
+    pub stretch: u32,
+    /// The generation that it was made under.
+    pub generation: u64,
+    /// Of a claim: its node was lost, and counts as failed until it is back.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub lost: bool,
+}
+
+/// A place in the queue.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+pub struct Queued {
+    /// The run.
+    pub run: String,
+    /// The stretch.
+    pub stretch: u32,
+    /// The generation that it was made under.
+    pub generation: u64,
+}
+
+/// A node that is done with a stretch.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+pub struct Vote {
+    /// The run.
+    pub run: String,
+    /// The stretch.
+    pub stretch: u32,
+    /// The generation that it was made under.
+    pub generation: u64,
+}
+
+/// How far a run is open.
+#[derive(Debug, Clone, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+pub struct Opening {
+    /// The run.
+    pub run: String,
+    /// The generation under which it was opened last.
+    pub generation: u64,
+    /// How many waves of each stretch are open.
+    pub waves: Vec<u32>,
+    /// Whether all stretches are through.
+    pub done: bool,
+    /// The run before: its records go when this one ends.
+    #[serde(default)]
+    pub before: String,
+}
+
+/// What comes of a decision.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Step {
+    /// It may go on.
+    Go,
+    /// It waits.
+    Hold(Hold),
+    /// This transaction comes next; then it is looked at again.
+    Commit(Txn),
+}
+
+/// What a node waits for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Hold {
+    /// A slot.
+    Slot,
+    /// Its wave.
+    Wave,
+    /// A barrier.
+    Barrier,
+    /// The run is halted: too many failed, or too many were written off.
+    Halted,
+    /// The node is behind the accepted revision.
+    Behind,
+    /// It has no lease: others may be about to write it off.
+    Lease,
+}

@@ -1,0 +1,213 @@
+//! What is due, and is done by whoever sees it first: openings, offers that nobody takes, free slots, and nodes that
+//! are lost. So no single crash stops a run.
+
+use super::{
+    Cut, Held, HeldBy, Kind, OnLost, Opening, Spec, View,
+    decide::{bytes, delete, free, hand_to, next_in_queue, replace, same_generation},
+};
+use crate::{
+    keys,
+    store::{Compare, Op, Txn},
+};
+
+/// The next transaction that is due, if any. Only who is at the accepted revision lets anybody in or on.
+pub fn tend(spec: &Spec, view: &View, me: &str) -> Option<Txn> {
+    let accepted = view.current(spec)?;
+    open(spec, view, accepted)
+        .or_else(|| give_up(spec, view, me, accepted))
+        .or_else(|| lost(spec, view, accepted))
+        .or_else(|| clear_queue(spec, view, accepted))
+        .or_else(|| offer_free(spec, view, me, accepted))
+}
+
+/// Who has come to the end of a stretch, as far as is known.
+fn through(spec: &Spec, view: &View, stretch: u32, wave: u32) -> bool {
+    let Some((_, names)) = view.names.as_ref().filter(|(of, _)| *of == stretch) else { return false };
+    let came = |node: &str| {
+        names.contains(node)
+            || view.held.iter().any(|held| {
+                held.node == node
+                    && held.book == spec.book
+                    && held.held.run == spec.run
+                    // As "come" counts only a failure in this run.
+                    && match held.held.kind {
+                        Kind::Failure => true,
+                        Kind::WrittenOff => true,
+                        Kind::Lost => spec.on_lost != OnLost::Hold,
+                        Kind::Claim => held.held.lost && spec.on_lost == OnLost::Fail,
+                        Kind::Offer => false,
+                    }
+            })
+    };
+    view.failures(spec) <= spec.max_failures && spec.up_to(wave).all(came)
+}
+
+/// The stretch and the wave that may be complete, judged by numbers alone: then the names are worth reading.
+pub fn worth_reading(spec: &Spec, view: &View) -> Option<u32> {
+    frontier(spec, view).into_iter().find_map(|(stretch, wave)| {
+        let others = view.held.iter().filter(|held| held.book == spec.book && held.held.kind != Kind::Offer).count()
+            + view.lost.iter().filter(|node| spec.is_member(node)).count();
+        let needed = spec.up_to(wave).count() as u64;
+        let votes = view.votes.get(stretch as usize).copied().unwrap_or(0);
+        (votes + others as u64 >= needed).then_some(stretch)
+    })
+}
+
+/// The waves whose end opens something: of each stretch that is open the last open wave.
+fn frontier(spec: &Spec, view: &View) -> Vec<(u32, u32)> {
+    if view.done(spec) {
+        return Vec::new();
+    }
+    let mut found = Vec::new();
+    for stretch in 0..spec.stretches() {
+        let open = view.open_waves(spec, stretch);
+        if open == 0 {
+            break;
+        }
+        let last = open >= spec.waves;
+        let next_is_open = view.open_waves(spec, stretch + 1) > 0 && stretch + 1 < spec.stretches();
+        if !last || !next_is_open {
+            found.push((stretch, open.min(spec.waves) - 1));
+        }
+    }
+    found
+}
+
+/// The next opening: a wave, a stretch behind a barrier, or the end of the run.
+fn open(spec: &Spec, view: &View, accepted: u64) -> Option<Txn> {
+    let (stretch, wave) = complete(spec, view)?;
+    let mut waves: Vec<u32> = (0..spec.stretches()).map(|stretch| view.open_waves(spec, stretch)).collect();
+    let mut done = false;
+    if wave + 1 < spec.waves {
+        if !view.soaked {
+            return None;
+        }
+        *waves.get_mut(stretch as usize)? = wave + 2;
+    } else if stretch + 1 < spec.stretches() {
+        if spec.cuts.get(stretch as usize) != Some(&Cut::Barrier) {
+            return None;
+        }
+        *waves.get_mut(stretch as usize + 1)? = 1;
+    } else {
+        // The last stretch is through; those behind passages must be too.
+        done = true;
+    }
+    let key = keys::opening(&spec.book);
+    let (compare, before) = match &view.opening {
+        Some((old, modified)) => (
+            Compare::Revision(key.clone(), *modified),
+            if old.run == spec.run { old.before.clone() } else { old.run.clone() },
+        ),
+        None => (Compare::Absent(key.clone()), String::new()),
+    };
+    let opening = Opening { run: spec.run.clone(), generation: spec.generation, waves, done, before: before.clone() };
+    let mut then = vec![Op::put(key, bytes(&opening))];
+    if done && !before.is_empty() && before != spec.run {
+        // Records of a finished run go when its successor ends.
+        then.push(Op::DeleteAll(keys::run_votes(&before)));
+    }
+    Some(Txn { compare: vec![same_generation(accepted), compare], then, otherwise: Vec::new() })
+}
+
+/// Offers that are void, or that nobody took in time, and what nodes hold that git no longer knows.
+fn give_up(spec: &Spec, view: &View, me: &str, accepted: u64) -> Option<Txn> {
+    let stale = |held: &&HeldBy| {
+        let unknown = !spec.known.contains(&held.node);
+        let offer = held.held.kind == Kind::Offer
+            && held.node != me
+            && (held.held.generation != spec.generation
+                || view.lost.contains(&held.node)
+                || view.stale.contains(&(held.node.clone(), held.modified)));
+        unknown || offer
+    };
+    let held = view.held.iter().find(stale)?;
+    let mut txn = delete(spec, held);
+    txn.compare.push(same_generation(accepted));
+    txn.then.push(Op::Delete(keys::offer_notice(&held.node, &spec.group)));
+    Some(txn)
+}
+
+/// What is said of a node that is lost: in one transaction that finds its lease gone and its record unchanged.
+fn lost(spec: &Spec, view: &View, accepted: u64) -> Option<Txn> {
+    if spec.on_lost == OnLost::Hold || view.done(spec) {
+        return None;
+    }
+    view.lost.iter().find_map(|node| {
+        let record = view.held.iter().find(|held| held.node == *node && held.book == spec.book);
+        let mut txn = match record {
+            Some(held) if held.held.kind == Kind::Claim && !held.held.lost => match spec.on_lost {
+                OnLost::Skip if view.written_off(spec) < spec.count.unwrap_or(1) => {
+                    replace(spec, held, &Held { kind: Kind::WrittenOff, run: spec.run.clone(), ..held.held.clone() })
+                }
+                OnLost::Fail => replace(spec, held, &Held { lost: true, run: spec.run.clone(), ..held.held.clone() }),
+                _ => return None,
+            },
+            Some(_) => return None,
+            None if missing(spec, view, node) => {
+                let key = keys::held(&spec.group, spec.part(node), &spec.book, node);
+                let lost = Held {
+                    kind: Kind::Lost,
+                    run: spec.run.clone(),
+                    stretch: 0,
+                    generation: spec.generation,
+                    lost: false,
+                };
+                Txn {
+                    compare: vec![Compare::Absent(key.clone())],
+                    then: vec![Op::put(key, bytes(&lost))],
+                    otherwise: Vec::new(),
+                }
+            }
+            None => return None,
+        };
+        txn.compare.push(Compare::Absent(keys::alive(node)));
+        txn.compare.push(same_generation(accepted));
+        Some(txn)
+    })
+}
+
+/// Whether a member is known not to have come to the end of a stretch that others wait at.
+fn missing(spec: &Spec, view: &View, node: &str) -> bool {
+    spec.is_member(node)
+        && view.names.as_ref().is_some_and(|(stretch, names)| {
+            frontier(spec, view).iter().any(|(open, _)| open == stretch) && !names.contains(node)
+        })
+}
+
+/// The wave that is complete and opens the next once it has held for the soak.
+pub fn complete(spec: &Spec, view: &View) -> Option<(u32, u32)> {
+    frontier(spec, view).into_iter().find(|(stretch, wave)| through(spec, view, *stretch, *wave))
+}
+
+/// Places in the queue that nobody will ever be let in from: of nodes that are no targets, of runs that are over.
+/// Who still wants a slot queues anew.
+fn clear_queue(spec: &Spec, view: &View, accepted: u64) -> Option<Txn> {
+    let over = |entry: &&super::Entry| {
+        let drift = entry.queued.run.ends_with("!drift");
+        entry.book == spec.book
+            && (!spec.selects(&entry.node) || entry.queued.run != spec.run && !drift || view.lost.contains(&entry.node))
+    };
+    let entry = view.queue.iter().find(over)?;
+    let key = keys::queue(&spec.group, &entry.part, &entry.book, &entry.node);
+    Some(Txn {
+        compare: vec![same_generation(accepted), Compare::Revision(key.clone(), entry.modified)],
+        then: vec![Op::Delete(key)],
+        otherwise: Vec::new(),
+    })
+}
+
+/// A free slot goes to who waits longest.
+fn offer_free(spec: &Spec, view: &View, me: &str, accepted: u64) -> Option<Txn> {
+    spec.count?;
+    let parts = view.queue.iter().map(|entry| entry.part.as_str());
+    let next = parts
+        .filter_map(|part| next_in_queue(spec, view, part, Some(me)))
+        .find(|next| next.book == spec.book && free(spec, view, &next.node))?;
+    let mut txn = Txn {
+        compare: vec![same_generation(accepted), Compare::NoneNewer(keys::all_held(&spec.group), view.revision)],
+        then: Vec::new(),
+        otherwise: Vec::new(),
+    };
+    hand_to(spec, view, next, &mut txn);
+    Some(txn)
+}

@@ -1,0 +1,111 @@
+//! Rows in memory and what a transaction does to them: pure, with the semantics of etcd. The local store keeps one,
+//! and so do the model checker and the simulation.
+
+use std::collections::BTreeMap;
+
+use super::{Answer, Change, Compare, LeaseId, MAX_OPERATIONS, Op, Outcome, Row, StoreError, Txn};
+
+/// Rows and the revision of the last change.
+#[derive(Debug, Clone, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Memory {
+    /// The revision of the last change.
+    pub revision: u64,
+    rows: BTreeMap<String, (Row, Option<LeaseId>)>,
+}
+
+impl Memory {
+    /// Runs a transaction; gives also what changed.
+    ///
+    /// # Errors
+    /// When it is too large.
+    pub fn apply(&mut self, txn: &Txn) -> Result<(Outcome, Vec<Change>), StoreError> {
+        let size = txn.then.len().max(txn.otherwise.len());
+        if size > MAX_OPERATIONS {
+            return Err(StoreError::TooLarge(size));
+        }
+        let done = txn.compare.iter().all(|compare| self.holds(compare));
+        let operations = if done { &txn.then } else { &txn.otherwise };
+        if operations.iter().any(Op::writes) {
+            self.revision += 1;
+        }
+        let revision = self.revision;
+        let mut answers = Vec::new();
+        let mut changes = Vec::new();
+        for operation in operations {
+            match operation {
+                Op::Put { key, value, lease } => {
+                    let created = self.rows.get(key).map_or(revision, |(row, _)| row.created);
+                    let row = Row { key: key.clone(), value: value.clone(), created, modified: revision };
+                    self.rows.insert(key.clone(), (row.clone(), *lease));
+                    changes.push(Change::Put(row));
+                }
+                Op::Delete(key) => {
+                    if self.rows.remove(key).is_some() {
+                        changes.push(Change::Delete(key.clone(), revision));
+                    }
+                }
+                Op::DeleteAll(prefix) => {
+                    let gone: Vec<String> = self.below(prefix).map(|row| row.key.clone()).collect();
+                    for key in gone {
+                        self.rows.remove(&key);
+                        changes.push(Change::Delete(key, revision));
+                    }
+                }
+                Op::Read(prefix) => {
+                    let rows: Vec<Row> = self.below(prefix).cloned().collect();
+                    answers.push(Answer { count: rows.len() as u64, rows });
+                }
+                Op::Oldest(prefix, limit) => {
+                    let mut rows: Vec<Row> = self.below(prefix).cloned().collect();
+                    rows.sort_by_key(|row| row.created);
+                    let count = rows.len() as u64;
+                    rows.truncate(*limit);
+                    answers.push(Answer { rows, count });
+                }
+                Op::Count(prefix) => {
+                    answers.push(Answer { rows: Vec::new(), count: self.below(prefix).count() as u64 });
+                }
+            }
+        }
+        let outcome = if done { Outcome::Done { revision, answers } } else { Outcome::Refused { revision, answers } };
+        Ok((outcome, changes))
+    }
+
+    /// Removes the rows whose lease is not among these.
+    pub fn drop_leased(&mut self, kept: impl Fn(LeaseId) -> bool) -> Vec<Change> {
+        let gone: Vec<String> = self
+            .rows
+            .iter()
+            .filter(|(_, (_, lease))| lease.is_some_and(|lease| !kept(lease)))
+            .map(|(key, _)| key.clone())
+            .collect();
+        if gone.is_empty() {
+            return Vec::new();
+        }
+        self.revision += 1;
+        gone.into_iter()
+            .map(|key| {
+                self.rows.remove(&key);
+                Change::Delete(key, self.revision)
+            })
+            .collect()
+    }
+
+    /// The rows with a prefix.
+    pub fn below<'a>(&'a self, prefix: &'a str) -> impl Iterator<Item = &'a Row> {
+        self.rows.range(prefix.to_owned()..).map(|(_, (row, _))| row).take_while(move |row| row.key.starts_with(prefix))
+    }
+
+    /// All rows, with those that may be rewritten: a model renumbers revisions.
+    pub fn rows_mut(&mut self) -> impl Iterator<Item = &mut Row> {
+        self.rows.values_mut().map(|(row, _)| row)
+    }
+
+    fn holds(&self, compare: &Compare) -> bool {
+        match compare {
+            Compare::Absent(key) => !self.rows.contains_key(key),
+            Compare::Revision(key, revision) => self.rows.get(key).is_some_and(|(row, _)| row.modified == *revision),
+            Compare::NoneNewer(prefix, revision) => self.below(prefix).all(|row| row.modified <= *revision),
+        }
+    }
+}

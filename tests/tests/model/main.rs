@@ -1,0 +1,249 @@
+//! The rollout under a model checker: the agent's own decisions for 2 to 4 nodes, every order of reading, committing,
+//! crashing, losing a lease, accepting and following.
+
+mod fleet;
+mod mutations;
+
+use std::{collections::BTreeMap, sync::Mutex};
+
+use fleet::{Fleet, name};
+use mutations::Mutation;
+use stateright::{Checker, HasDiscoveries, Model};
+use towpath_coordination::rollout::{Cut, OnLost, Spec};
+
+/// How many steps are looked at at most in one configuration.
+fn bound() -> usize {
+    if std::env::var_os("TOWPATH_LONG").is_some() { 20_000_000 } else { 300_000 }
+}
+
+/// A revision: the book's definition is the same as long as `since` is.
+fn revision(generation: u64, since: u64, nodes: usize, count: u64) -> Spec {
+    Spec {
+        book: "b/k".into(),
+        group: "b/k".into(),
+        run: format!("b/k@{since}"),
+        generation,
+        members: (0..nodes).map(|node| (name(node), 0)).collect(),
+        late: Vec::new(),
+        known: (0..nodes).map(name).collect(),
+        parts: BTreeMap::new(),
+        count: Some(count),
+        max_failures: 0,
+        after_all: false,
+        on_lost: OnLost::Hold,
+        waves: 1,
+        soak: std::time::Duration::ZERO,
+        cuts: Vec::new(),
+    }
+}
+
+fn barrier(spec: Spec) -> Spec {
+    Spec { cuts: vec![Cut::Barrier], ..spec }
+}
+
+/// The first node is the first wave.
+fn waves(mut spec: Spec) -> Spec {
+    spec.waves = 2;
+    for (node, wave) in &mut spec.members {
+        *wave = u32::from(node != "n0");
+    }
+    spec
+}
+
+fn without(mut spec: Spec, node: usize) -> Spec {
+    spec.members.remove(&name(node));
+    spec
+}
+
+fn fleet(nodes: usize, revisions: Vec<Spec>) -> Fleet {
+    Fleet {
+        nodes,
+        revisions,
+        changes: |_, _| true,
+        crashes: 0,
+        leases: 0,
+        failures: 0,
+        mutation: None,
+        ends: Mutex::default(),
+    }
+}
+
+/// A situation that broke a simpler rule, and the rules without which it does so again.
+struct Case {
+    name: &'static str,
+    fleet: fn() -> Fleet,
+    mutations: &'static [Mutation],
+}
+
+/// The configurations; their names are those of the traces that are kept as regressions.
+const CASES: &[Case] = &[
+    Case {
+        name: "one slot, three nodes",
+        fleet: || fleet(3, vec![revision(1, 1, 3, 1)]),
+        mutations: &[Mutation::NoBudget, Mutation::NobodyLooksAgain],
+    },
+    Case {
+        name: "removed while offered",
+        fleet: || fleet(3, vec![revision(1, 1, 3, 1), without(revision(2, 1, 3, 1), 0)]),
+        mutations: &[Mutation::LeaversKeep],
+    },
+    Case {
+        name: "old limit",
+        fleet: || fleet(3, vec![revision(1, 1, 3, 2), revision(2, 1, 3, 1)]),
+        mutations: &[Mutation::NoGeneration],
+    },
+    Case {
+        name: "joiner and barrier",
+        fleet: || fleet(2, vec![without(barrier(revision(1, 1, 2, 1)), 1), barrier(revision(2, 1, 2, 1))]),
+        mutations: &[Mutation::NoGeneration],
+    },
+    Case {
+        name: "one free slot, two readers",
+        fleet: || fleet(3, vec![revision(1, 1, 3, 1)]),
+        mutations: &[Mutation::NothingCompared],
+    },
+    Case {
+        name: "late taker",
+        fleet: || fleet(3, vec![revision(1, 1, 3, 1)]),
+        mutations: &[Mutation::OfferNotCompared, Mutation::OffersDoNotCount],
+    },
+    Case {
+        name: "offer of a larger count",
+        fleet: || fleet(3, vec![revision(1, 1, 3, 2), revision(2, 2, 3, 1)]),
+        mutations: &[Mutation::NoGeneration],
+    },
+    Case {
+        name: "removed and back",
+        fleet: || fleet(2, vec![revision(1, 1, 2, 1), without(revision(2, 1, 2, 1), 0), revision(3, 1, 2, 1)]),
+        mutations: &[],
+    },
+    Case {
+        name: "dead head",
+        fleet: || Fleet { crashes: 1, leases: 1, ..fleet(3, vec![revision(1, 1, 3, 1)]) },
+        mutations: &[],
+    },
+    Case {
+        name: "a holder dies",
+        fleet: || Fleet { crashes: 1, leases: 1, ..fleet(2, vec![revision(1, 1, 2, 1)]) },
+        mutations: &[Mutation::LeaseFreesTheSlot],
+    },
+    Case {
+        name: "failures forgotten",
+        fleet: || Fleet { failures: 2, ..fleet(3, vec![revision(1, 1, 3, 1), revision(2, 2, 3, 1)]) },
+        mutations: &[Mutation::FailuresForgotten],
+    },
+    Case {
+        name: "lost without a claim",
+        fleet: || {
+            let fail = |spec: Spec| Spec { on_lost: OnLost::Fail, max_failures: 1, ..spec };
+            Fleet { crashes: 1, leases: 1, ..fleet(3, vec![fail(revision(1, 1, 3, 1))]) }
+        },
+        mutations: &[],
+    },
+    Case {
+        name: "left the targets",
+        fleet: || {
+            let left = |spec: Spec| without(spec, 0);
+            fleet(2, vec![revision(1, 1, 2, 1), left(revision(2, 2, 2, 1))])
+        },
+        mutations: &[Mutation::LeaversKeep],
+    },
+    Case {
+        name: "nobody wrote",
+        fleet: || Fleet { crashes: 1, leases: 1, ..fleet(2, vec![waves(revision(1, 1, 2, 1))]) },
+        mutations: &[],
+    },
+    Case {
+        name: "asleep",
+        fleet: || fleet(2, vec![waves(revision(1, 1, 2, 1))]),
+        mutations: &[Mutation::NobodyLooksAgain],
+    },
+    Case {
+        name: "a written-off holder returns",
+        fleet: || {
+            let skip = |spec: Spec| Spec { on_lost: OnLost::Skip, ..spec };
+            Fleet { crashes: 1, leases: 1, ..fleet(2, vec![skip(revision(1, 1, 2, 1))]) }
+        },
+        mutations: &[Mutation::WrittenOffGoesOn],
+    },
+    Case {
+        name: "a barrier between two stretches",
+        fleet: || fleet(3, vec![barrier(revision(1, 1, 3, 1))]),
+        mutations: &[Mutation::BarrierOneEarly],
+    },
+    Case {
+        name: "a failure before a barrier",
+        fleet: || {
+            let one = |spec: Spec| Spec { max_failures: 1, ..spec };
+            Fleet { failures: 1, ..fleet(2, vec![one(barrier(revision(1, 1, 2, 1)))]) }
+        },
+        mutations: &[],
+    },
+    Case {
+        name: "a revert to an earlier definition",
+        fleet: || {
+            fleet(2, vec![barrier(revision(1, 1, 2, 1)), barrier(revision(2, 2, 2, 1)), barrier(revision(3, 3, 2, 1))])
+        },
+        mutations: &[Mutation::OldVoteCounts],
+    },
+    Case {
+        name: "all claims carried into a new run",
+        fleet: || Fleet { crashes: 1, ..fleet(3, vec![waves(revision(1, 1, 3, 2)), waves(revision(2, 2, 3, 1))]) },
+        mutations: &[],
+    },
+    Case {
+        name: "some have nothing to change",
+        fleet: || Fleet {
+            changes: |node, stretch| (node + stretch as usize).is_multiple_of(2),
+            ..fleet(3, vec![barrier(waves(revision(1, 1, 3, 1)))])
+        },
+        mutations: &[],
+    },
+];
+
+fn explore(fleet: Fleet, stop: bool) -> (usize, bool, Vec<(&'static str, usize, String)>) {
+    let bound = bound();
+    let builder = fleet.checker().threads(2).target_state_count(bound);
+    let builder = if stop { builder.finish_when(HasDiscoveries::Any) } else { builder };
+    let checker = builder.spawn_bfs().join();
+    let found = checker
+        .discoveries()
+        .into_iter()
+        .map(|(property, path)| {
+            let actions = path.into_actions();
+            (property, actions.len(), format!("{actions:#?}"))
+        })
+        .collect();
+    let visited = checker.unique_state_count();
+    (visited, checker.state_count() < bound, found)
+}
+
+#[test]
+fn every_case_keeps_its_promises() {
+    let mut wrong = Vec::new();
+    for case in CASES {
+        let (visited, exhausted, found) = explore((case.fleet)(), true);
+        println!("{}: {visited} states, {}", case.name, if exhausted { "exhausted" } else { "up to the bound" });
+        for (property, steps, trace) in found {
+            wrong.push(format!("{}: not so: {property} ({steps} steps)\n{trace}", case.name));
+        }
+    }
+    assert!(wrong.is_empty(), "{}", wrong.join("\n\n"));
+}
+
+#[test]
+fn every_rule_left_out_is_found() {
+    let mut missed = Vec::new();
+    for case in CASES {
+        for mutation in case.mutations {
+            let (visited, _, found) = explore(Fleet { mutation: Some(*mutation), ..(case.fleet)() }, true);
+            match found.iter().min_by_key(|(_, steps, _)| *steps) {
+                Some((property, steps, _)) => {
+                    println!("{} without {mutation:?}: {steps} steps to: not so: {property}", case.name)
+                }
+                None => missed.push(format!("{} without {mutation:?}: nothing found in {visited} states", case.name)),
+            }
+        }
+    }
+    assert!(missed.is_empty(), "{}", missed.join("\n"));
+}

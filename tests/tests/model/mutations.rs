@@ -1,0 +1,87 @@
+//! Rules left out, one at a time: each must yield a counterexample, or the rule (or the model) is worth nothing.
+
+use towpath_coordination::{
+    keys,
+    rollout::{Held, Kind, Spec, View},
+    store::{Compare, Op, Txn},
+};
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Mutation {
+    /// What lets somebody in does not compare the accepted generation.
+    NoGeneration,
+    /// A free slot is given without comparing anything that was read: neither whether a claim, offer or failure is
+    /// newer, nor that its taker still waits. (Each compare alone is enough for one book; both are kept.)
+    NothingCompared,
+    /// The taker does not compare its offer.
+    OfferNotCompared,
+    /// Offers do not count as held.
+    OffersDoNotCount,
+    /// Claims of others do not count.
+    NoBudget,
+    /// Failures of earlier runs are forgotten.
+    FailuresForgotten,
+    /// A lease that runs out frees the slot.
+    LeaseFreesTheSlot,
+    /// A barrier opens one vote early.
+    BarrierOneEarly,
+    /// A vote of an earlier run counts.
+    OldVoteCounts,
+    /// Nobody but who votes looks whether something is due.
+    NobodyLooksAgain,
+    /// Who is written off goes on with what it held.
+    WrittenOffGoesOn,
+    /// A node that left the targets keeps what it holds.
+    LeaversKeep,
+}
+
+impl Mutation {
+    /// What a node reads, changed.
+    pub fn view(self, spec: &Spec, me: &str, view: &mut View) {
+        match self {
+            Self::OffersDoNotCount => view.held.retain(|held| held.held.kind != Kind::Offer || held.node == me),
+            Self::NoBudget => view.held.retain(|held| held.held.kind != Kind::Claim || held.node == me),
+            Self::FailuresForgotten => {
+                view.held.retain(|held| held.held.kind != Kind::Failure || held.held.run == spec.run || held.node == me)
+            }
+            Self::BarrierOneEarly => {
+                if let Some((_, names)) = &mut view.names
+                    && let Some(missing) = spec.members.keys().find(|node| !names.contains(*node))
+                {
+                    names.insert(missing.clone());
+                }
+            }
+            Self::WrittenOffGoesOn => view
+                .held
+                .iter_mut()
+                .filter(|held| held.node == me && held.held.kind == Kind::WrittenOff)
+                .for_each(|held| held.held.kind = Kind::Claim),
+            Self::LeaversKeep if !spec.selects(me) => view.held.retain(|held| held.node != me),
+            _ => {}
+        }
+    }
+
+    /// What it is about to commit, changed.
+    pub fn txn(self, me: &str, txn: &mut Txn) {
+        match self {
+            Self::NoGeneration => {
+                txn.compare.retain(|compare| !matches!(compare, Compare::Revision(key, _) if key == keys::ACCEPTED))
+            }
+            Self::NothingCompared => txn.compare.retain(|compare| match compare {
+                Compare::NoneNewer(..) => false,
+                Compare::Revision(key, _) => !key.starts_with("book/queue/"),
+                Compare::Absent(_) => true,
+            }),
+            Self::OfferNotCompared => {
+                let claims = txn.then.iter().any(|op| matches!(op, Op::Put { key, value, .. }
+                    if key.ends_with(me) && serde_json::from_slice::<Held>(value).is_ok_and(|held| held.kind == Kind::Claim)));
+                if claims {
+                    txn.compare.retain(
+                        |compare| !matches!(compare, Compare::Revision(key, _) if key.starts_with("book/held/")),
+                    );
+                }
+            }
+            _ => {}
+        }
+    }
+}
