@@ -108,6 +108,15 @@ impl Mirror {
         Snapshot::read(&self.options.name, &repository, self.path.clone(), self.id(commit)?, &self.options.path)
     }
 
+    /// How one commit of the mirror stands to another that was accepted before it.
+    ///
+    /// # Errors
+    /// When the mirror is damaged.
+    pub fn movement(&self, accepted: &str, commit: &str) -> Result<Movement, SourceError> {
+        let repository = self.open()?;
+        Ok(history::movement(&repository, Some(self.id(accepted)?), self.id(commit)?))
+    }
+
     /// Whether a commit is in the mirror.
     pub fn contains(&self, commit: &str) -> bool {
         self.id(commit).is_ok_and(|commit| self.has(commit))

@@ -14,6 +14,8 @@ use crate::{Running, towpath, wait_until};
 /// One node below a folder.
 #[derive(Debug)]
 pub struct Node {
+    /// Its name.
+    pub name: String,
     /// Everything of it.
     pub folder: PathBuf,
     /// What it takes for the root of the machine.
@@ -45,8 +47,14 @@ impl Node {
 
     /// A node with further settings.
     pub fn with(folder: &Path, source: &str, settings: &str) -> Self {
-        let folder = folder.join("n1");
+        Self::named(folder, "n1", source, settings)
+    }
+
+    /// A node of some name.
+    pub fn named(folder: &Path, name: &str, source: &str, settings: &str) -> Self {
+        let folder = folder.join(name);
         let node = Self {
+            name: name.to_owned(),
             root: folder.join("root"),
             state: folder.join("state"),
             config: folder.join("agent.yaml"),
@@ -61,7 +69,8 @@ impl Node {
     /// Writes the bootstrap file anew.
     pub fn configure(&self, source: &str, settings: &str) {
         let text = format!(
-            "metadata: {{apiVersion: v1alpha, kind: Config, name: n1}}\nspec:\n  node: n1\n  root: {}\n  stateDir: {}\n  listen: {{socket: {}}}\n  sources:\n    - name: fleet\n      {source}\n{settings}",
+            "metadata: {{apiVersion: v1alpha, kind: Config}}\nspec:\n  node: {}\n  root: {}\n  stateDir: {}\n  listen: {{socket: {}}}\n  sources:\n    - name: fleet\n      {source}\n{settings}",
+            self.name,
             self.root.display(),
             self.state.display(),
             self.socket.display()

@@ -5,7 +5,10 @@ use std::collections::BTreeMap;
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
-use crate::store::{Compare, Op, Outcome, Page, Row, Store, StoreError, Txn};
+use crate::{
+    keys,
+    store::{Compare, Op, Outcome, Page, Row, Store, StoreError, Txn},
+};
 
 /// Where the record of acceptance stands.
 pub use crate::keys::ACCEPTED as KEY;
@@ -27,6 +30,103 @@ pub struct Accepted {
     pub parent: u64,
     /// The first source, the cluster and the store, written down with generation 1.
     pub origin: String,
+    /// The digest of the table that came with it; empty where no book is coordinated.
+    pub table: String,
+    /// The digest of the table before, which goes with the next acceptance.
+    pub table_before: String,
+    /// The node that accepted it.
+    pub by: String,
+}
+
+/// What a generation says of its coordinated books: since when each is as it is, and who had joined by then.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Table {
+    /// The books, by `namespace/name`.
+    pub books: BTreeMap<String, BookEntry>,
+    /// Who had joined when a generation was accepted that some book is the same since.
+    pub joined: BTreeMap<u64, Vec<String>>,
+}
+
+/// One book of the table.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct BookEntry {
+    /// The digest of its definition.
+    pub digest: String,
+    /// The generation since which it is as it is.
+    pub since: u64,
+}
+
+/// The largest page of a table.
+const PAGE: usize = 64 << 10;
+
+impl Table {
+    /// The table of a generation: what did not change is as it was since its own.
+    fn next(&self, generation: u64, digests: &BTreeMap<String, String>, joined: &[String]) -> Self {
+        let books: BTreeMap<String, BookEntry> = digests
+            .iter()
+            .map(|(id, digest)| {
+                let known = self.books.get(id).filter(|known| known.digest == *digest);
+                (id.clone(), known.cloned().unwrap_or(BookEntry { digest: digest.clone(), since: generation }))
+            })
+            .collect();
+        let joined = books
+            .values()
+            .map(|book| book.since)
+            .map(|since| (since, self.joined.get(&since).cloned().unwrap_or_else(|| joined.to_vec())))
+            .collect();
+        Self { books, joined }
+    }
+
+    fn bytes(&self) -> Vec<u8> {
+        serde_json::to_vec(self).unwrap_or_default()
+    }
+
+    /// The digest under which it stands in the store; empty where there is nothing to say.
+    pub fn digest(&self) -> String {
+        use sha2::Digest as _;
+        if self.books.is_empty() { String::new() } else { hex::encode(&sha2::Sha256::digest(self.bytes())[..16]) }
+    }
+
+    fn put(&self, store: &dyn Store) -> Result<(), StoreError> {
+        let digest = self.digest();
+        for (page, bytes) in self.bytes().chunks(PAGE).enumerate().filter(|_| !digest.is_empty()) {
+            let put = Op::put(keys::table(&digest, page), bytes.to_vec());
+            store.commit(&Txn { then: vec![put], ..Txn::default() })?;
+        }
+        Ok(())
+    }
+}
+
+/// The table that came with an acceptance; None where it is not (or not wholly) there.
+///
+/// # Errors
+/// When the store does not answer.
+pub fn table_of(store: &dyn Store, accepted: &Accepted) -> Result<Option<Table>, StoreError> {
+    if accepted.table.is_empty() {
+        return Ok(Some(Table::default()));
+    }
+    let rows = store.read(&keys::whole_table(&accepted.table), &Page::default())?.rows;
+    let bytes: Vec<u8> = rows.into_iter().flat_map(|row| row.value).collect();
+    let table: Option<Table> = serde_json::from_slice(&bytes).ok();
+    Ok(table.filter(|table| table.digest() == accepted.table))
+}
+
+/// Who has joined.
+///
+/// # Errors
+/// When the store does not answer.
+pub fn joined(store: &dyn Store) -> Result<Vec<String>, StoreError> {
+    let mut page = Page::default();
+    let mut names = Vec::new();
+    loop {
+        let read = store.read(keys::ALL_JOINED, &page)?;
+        page.after = read.rows.last().map(|row| row.key.clone());
+        names.extend(read.rows.iter().map(|row| row.key[keys::ALL_JOINED.len()..].to_owned()));
+        if !read.more {
+            return Ok(names);
+        }
+    }
 }
 
 /// The newest verified head of every source, loaded and found good.
@@ -65,21 +165,47 @@ pub enum AcceptError {
 pub enum Decision {
     /// It is accepted already.
     Stay(Accepted),
-    /// This transaction accepts it.
-    Accept(Accepted, Txn),
+    /// This transaction accepts it, once its table stands in the store.
+    Accept(Box<Next>),
 }
 
-/// Decides about a candidate, given the record that is in the store (with its revision) and the one on disk. The
-/// disk wins where it is newer: a store may be restored, or empty after a restart.
+/// An acceptance that is to be tried.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Next {
+    /// The record.
+    pub accepted: Accepted,
+    /// Its table.
+    pub table: Table,
+    /// What writes the record.
+    pub txn: Txn,
+}
+
+/// What a node brings to an acceptance.
+#[derive(Debug)]
+pub struct Proposal<'a> {
+    /// The node.
+    pub node: &'a str,
+    /// What it has on its own disk.
+    pub disk: &'a Accepted,
+    /// The table that came with that.
+    pub disk_table: &'a Table,
+    /// What it has found good.
+    pub candidate: &'a Candidate,
+    /// The first source, the cluster and the store.
+    pub origin: &'a str,
+    /// The digests of the candidate's coordinated books.
+    pub digests: &'a BTreeMap<String, String>,
+    /// Who has joined.
+    pub joined: &'a [String],
+}
+
+/// Decides about a candidate, given the record that is in the store (with its revision), its table, and what is on
+/// disk. The disk wins where it is newer: a store may be restored, or empty after a restart.
 ///
 /// # Errors
 /// When the record in the store must not be followed.
-pub fn decide(
-    stored: Option<&Row>,
-    disk: &Accepted,
-    candidate: &Candidate,
-    origin: &str,
-) -> Result<Decision, AcceptError> {
+pub fn decide(stored: Option<&Row>, table: &Table, proposal: &Proposal<'_>) -> Result<Decision, AcceptError> {
+    let Proposal { node, disk, disk_table, candidate, origin, digests, joined } = *proposal;
     let in_store = stored.map(read).transpose()?.unwrap_or_default();
     if in_store.schema > SCHEMA {
         return Err(AcceptError::TooOld(in_store.schema));
@@ -87,29 +213,36 @@ pub fn decide(
     if !in_store.origin.is_empty() && in_store.origin != origin {
         return Err(AcceptError::OtherOrigin { theirs: in_store.origin, ours: origin.to_owned() });
     }
-    let newest = if disk.generation > in_store.generation { disk.clone() } else { in_store.clone() };
+    let (newest, known) =
+        if disk.generation > in_store.generation { (disk.clone(), disk_table) } else { (in_store.clone(), table) };
     let same = newest.commits == candidate.commits && newest.generation > 0;
     if same && newest.generation == in_store.generation {
         return Ok(Decision::Stay(in_store));
     }
     let generation = if same { newest.generation } else { newest.generation + 1 };
-    let next = Accepted {
+    let table = known.next(generation, digests, joined);
+    let accepted = Accepted {
         schema: SCHEMA,
         generation,
         commits: candidate.commits.clone(),
         parent: generation - 1,
         origin: origin.to_owned(),
+        table: table.digest(),
+        table_before: newest.table.clone(),
+        by: node.to_owned(),
     };
     let compare = match stored {
         Some(row) => Compare::Revision(KEY.to_owned(), row.modified),
         None => Compare::Absent(KEY.to_owned()),
     };
-    let value = serde_json::to_vec(&next).map_err(|error| AcceptError::Unreadable(error.to_string()))?;
-    let put = Op::Put { key: KEY.to_owned(), value, lease: None };
-    Ok(Decision::Accept(
-        next,
-        Txn { compare: vec![compare], then: vec![put], otherwise: vec![Op::Read(KEY.to_owned())] },
-    ))
+    let value = serde_json::to_vec(&accepted).map_err(|error| AcceptError::Unreadable(error.to_string()))?;
+    let mut then = vec![Op::put(KEY, value)];
+    let old = &newest.table_before;
+    if !old.is_empty() && *old != accepted.table && *old != accepted.table_before {
+        then.push(Op::DeleteAll(keys::whole_table(old)));
+    }
+    let txn = Txn { compare: vec![compare], then, otherwise: vec![Op::Read(KEY.to_owned())] };
+    Ok(Decision::Accept(Box::new(Next { accepted, table, txn })))
 }
 
 fn read(row: &Row) -> Result<Accepted, AcceptError> {
@@ -120,7 +253,7 @@ fn read(row: &Row) -> Result<Accepted, AcceptError> {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Attempt {
     /// The candidate is the accepted revision.
-    Accepted(Accepted),
+    Accepted(Accepted, Table),
     /// Somebody else was first, with this: start again from it.
     Lost(Accepted),
 }
@@ -129,23 +262,33 @@ pub enum Attempt {
 ///
 /// # Errors
 /// When the store does not answer, or its record must not be followed.
-pub fn attempt(
-    store: &dyn Store,
-    disk: &Accepted,
-    candidate: &Candidate,
-    origin: &str,
-) -> Result<Attempt, AcceptError> {
+pub fn attempt(store: &dyn Store, proposal: &Proposal<'_>) -> Result<Attempt, AcceptError> {
     let page = Page { after: None, limit: 1 };
     let stored = store.read(KEY, &page)?.rows.into_iter().next();
-    match decide(stored.as_ref(), disk, candidate, origin)? {
-        Decision::Stay(accepted) => Ok(Attempt::Accepted(accepted)),
-        Decision::Accept(next, txn) => match store.commit(&txn)? {
-            Outcome::Done { .. } => Ok(Attempt::Accepted(next)),
-            Outcome::Refused { answers, .. } => {
-                let won = answers.first().and_then(|answer| answer.rows.first());
-                Ok(Attempt::Lost(won.map(read).transpose()?.unwrap_or_default()))
+    let in_store = stored.as_ref().map(read).transpose()?.unwrap_or_default();
+    let table = if in_store.table == proposal.disk.table {
+        proposal.disk_table.clone()
+    } else {
+        table_of(store, &in_store)?.unwrap_or_default()
+    };
+    match decide(stored.as_ref(), &table, proposal)? {
+        Decision::Stay(accepted) => {
+            if !accepted.table.is_empty() && accepted.table == table.digest() && table_of(store, &accepted)?.is_none() {
+                // The store has lost it, and this node has not.
+                table.put(store)?;
             }
-        },
+            Ok(Attempt::Accepted(accepted, table))
+        }
+        Decision::Accept(next) => {
+            next.table.put(store)?;
+            match store.commit(&next.txn)? {
+                Outcome::Done { .. } => Ok(Attempt::Accepted(next.accepted, next.table)),
+                Outcome::Refused { answers, .. } => {
+                    let won = answers.first().and_then(|answer| answer.rows.first());
+                    Ok(Attempt::Lost(won.map(read).transpose()?.unwrap_or_default()))
+                }
+            }
+        }
     }
 }
 
@@ -167,53 +310,110 @@ mod tests {
         Candidate { commits: BTreeMap::from([("fleet".to_owned(), commit.to_owned())]), schema: SCHEMA }
     }
 
+    fn propose(store: &LocalStore, disk: &Accepted, commit: &str, origin: &str) -> Result<Attempt, AcceptError> {
+        let digests = BTreeMap::from([("n/b".to_owned(), commit[..1].to_owned())]);
+        attempt(
+            store,
+            &Proposal {
+                node: "n1",
+                disk,
+                disk_table: &table_of(store, disk).unwrap().unwrap_or_default(),
+                candidate: &candidate(commit),
+                origin,
+                digests: &digests,
+                joined: &joined(store).unwrap(),
+            },
+        )
+    }
+
+    fn accepted(attempt: Result<Attempt, AcceptError>) -> (Accepted, Table) {
+        match attempt.unwrap() {
+            Attempt::Accepted(accepted, table) => (accepted, table),
+            Attempt::Lost(_) => panic!("lost"),
+        }
+    }
+
     #[test]
     fn generations_only_grow() {
         let store = LocalStore::default();
         let nothing = Accepted::default();
-        let Attempt::Accepted(first) = attempt(&store, &nothing, &candidate("a"), "o").unwrap() else { panic!() };
+        let (first, _) = accepted(propose(&store, &nothing, "a", "o"));
         assert_eq!(first.generation, 1);
-        assert_eq!(attempt(&store, &nothing, &candidate("a"), "o").unwrap(), Attempt::Accepted(first.clone()));
-        let Attempt::Accepted(second) = attempt(&store, &first, &candidate("b"), "o").unwrap() else { panic!() };
+        assert_eq!(accepted(propose(&store, &nothing, "a", "o")).0, first);
+        let (second, _) = accepted(propose(&store, &first, "b", "o"));
         assert_eq!((second.generation, second.parent), (2, 1));
     }
 
     #[test]
-    fn an_empty_store_is_filled_from_disk() {
+    fn a_book_is_the_same_since_the_generation_that_changed_it() {
         let store = LocalStore::default();
-        let disk =
-            Accepted { schema: SCHEMA, generation: 7, commits: candidate("a").commits, parent: 6, origin: "o".into() };
-        let Attempt::Accepted(same) = attempt(&store, &disk, &candidate("a"), "o").unwrap() else { panic!() };
-        assert_eq!(same.generation, 7);
-        let Attempt::Accepted(next) = attempt(&LocalStore::default(), &disk, &candidate("b"), "o").unwrap() else {
-            panic!()
+        let join = |node: &str| {
+            store.commit(&Txn { then: vec![Op::put(keys::joined(node), vec![])], ..Txn::default() }).unwrap();
         };
-        assert_eq!(next.generation, 8);
+        join("n1");
+        let (first, table) = accepted(propose(&store, &Accepted::default(), "a1", "o"));
+        assert_eq!(table.books["n/b"].since, 1);
+        join("n2");
+        // The digest of the book is the first letter of the commit: the same.
+        let (second, table) = accepted(propose(&store, &first, "a2", "o"));
+        assert_eq!((second.generation, table.books["n/b"].since), (2, 1));
+        assert_eq!(table.joined[&1], ["n1"], "who joined later is not waited for");
+        let (third, table) = accepted(propose(&store, &second, "b1", "o"));
+        assert_eq!(table.books["n/b"].since, 3);
+        assert_eq!(table.joined[&3], ["n1", "n2"]);
+        assert_eq!(table_of(&store, &third).unwrap().unwrap(), table);
+        accepted(propose(&store, &third, "c1", "o"));
+        assert_eq!(table_of(&store, &second).unwrap(), None, "tables that nobody needs go");
+    }
+
+    #[test]
+    fn an_empty_store_is_filled_from_disk() {
+        let disk = Accepted {
+            schema: SCHEMA,
+            generation: 7,
+            commits: candidate("a").commits,
+            parent: 6,
+            origin: "o".into(),
+            ..Accepted::default()
+        };
+        assert_eq!(accepted(propose(&LocalStore::default(), &disk, "a", "o")).0.generation, 7);
+        assert_eq!(accepted(propose(&LocalStore::default(), &disk, "b", "o")).0.generation, 8);
     }
 
     #[test]
     fn who_loses_is_told_what_won() {
         let store = LocalStore::default();
-        let Decision::Accept(_, late) = decide(None, &Accepted::default(), &candidate("b"), "o").unwrap() else {
-            panic!()
+        let digests = BTreeMap::new();
+        let late = Proposal {
+            node: "n2",
+            disk: &Accepted::default(),
+            disk_table: &Table::default(),
+            candidate: &candidate("b"),
+            origin: "o",
+            digests: &digests,
+            joined: &[],
         };
-        attempt(&store, &Accepted::default(), &candidate("a"), "o").unwrap();
-        let Outcome::Refused { answers, .. } = store.commit(&late).unwrap() else { panic!() };
+        let Decision::Accept(late) = decide(None, &Table::default(), &late).unwrap() else { panic!() };
+        propose(&store, &Accepted::default(), "a", "o").unwrap();
+        let Outcome::Refused { answers, .. } = store.commit(&late.txn).unwrap() else { panic!() };
         assert_eq!(read(&answers[0].rows[0]).unwrap().commits, candidate("a").commits);
     }
 
     #[test]
     fn another_origin_and_a_newer_schema_are_refused() {
         let store = LocalStore::default();
-        attempt(&store, &Accepted::default(), &candidate("a"), "o").unwrap();
-        assert!(matches!(
-            attempt(&store, &Accepted::default(), &candidate("b"), "other"),
-            Err(AcceptError::OtherOrigin { .. })
-        ));
+        propose(&store, &Accepted::default(), "a", "o").unwrap();
+        assert!(matches!(propose(&store, &Accepted::default(), "b", "other"), Err(AcceptError::OtherOrigin { .. })));
         let newer = Row { key: KEY.into(), value: br#"{"schema": 9}"#.to_vec(), created: 1, modified: 1 };
-        assert!(matches!(
-            decide(Some(&newer), &Accepted::default(), &candidate("b"), "o"),
-            Err(AcceptError::TooOld(9))
-        ));
+        let any = Proposal {
+            node: "n",
+            disk: &Accepted::default(),
+            disk_table: &Table::default(),
+            candidate: &candidate("b"),
+            origin: "o",
+            digests: &BTreeMap::new(),
+            joined: &[],
+        };
+        assert!(matches!(decide(Some(&newer), &Table::default(), &any), Err(AcceptError::TooOld(9))));
     }
 }

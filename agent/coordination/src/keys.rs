@@ -82,14 +82,14 @@ pub fn alive(node: &str) -> String {
 /// All whose lease is kept.
 pub const ALL_ALIVE: &str = "book/alive/";
 
-/// The tables that came with a generation.
-pub fn table(generation: u64, page: usize) -> String {
-    format!("book/accepted/{generation:012}/{page:03}")
+/// A page of the table that came with a generation, by the table's digest.
+pub fn table(digest: &str, page: usize) -> String {
+    format!("book/accepted/{digest}/{page:03}")
 }
 
-/// All pages of them.
-pub fn tables(generation: u64) -> String {
-    format!("book/accepted/{generation:012}/")
+/// All pages of it.
+pub fn whole_table(digest: &str) -> String {
+    format!("book/accepted/{digest}/")
 }
 
 /// The facts that a node shares.

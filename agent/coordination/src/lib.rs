@@ -4,6 +4,7 @@
 //! revision holds, nor how a change is made.
 
 pub mod accept;
+pub mod fleet;
 pub mod gates;
 pub mod keys;
 pub mod rollout;

@@ -3,12 +3,12 @@
 use std::{path::PathBuf, sync::Arc, time::Duration};
 
 use clap::Args;
-use towpath_coordination::LocalStore;
+use towpath_coordination::{LocalStore, Store, store::etcd::EtcdStore};
 use towpath_host::SystemClock;
 
 use super::{Output, exit, exit::Failure, output, status};
 use crate::{
-    config,
+    config::{self, DataStore, Settings},
     reconcile::{Ended, Node, Options, Queue},
     serve,
 };
@@ -36,8 +36,8 @@ impl Agent {
             tracing::warn!("{warning}");
         }
         let socket = settings.socket.clone();
-        let mut node =
-            Node::open(Options { settings, store: Arc::new(LocalStore::default()), clock: Arc::new(SystemClock) })?;
+        let store = store(&settings)?;
+        let mut node = Node::open(Options { settings, store, clock: Arc::new(SystemClock) })?;
         if self.once {
             let ended = node.once();
             let status = node.handle().status();
@@ -52,6 +52,17 @@ impl Agent {
         }
         daemon(node, socket)
     }
+}
+
+/// Where this node agrees with others.
+fn store(settings: &Settings) -> Result<Arc<dyn Store>, Failure> {
+    Ok(match &settings.data_store {
+        DataStore::Local => Arc::new(LocalStore::default()),
+        DataStore::Etcd(etcd) => {
+            let options = etcd.read(&settings.cluster)?;
+            Arc::new(EtcdStore::new(options).map_err(|error| Failure::error(&error))?)
+        }
+    })
 }
 
 fn daemon(mut node: Node, socket: PathBuf) -> Result<u8, Failure> {

@@ -19,7 +19,7 @@ use towpath_render::objects::task::Drift;
 
 use super::{exit::Failure, output};
 use crate::{
-    config::{Reconcile, Settings, Source},
+    config::{DataStore, Reconcile, Settings, Source},
     reconcile::{Handle, Node, Options, Queue},
 };
 
@@ -279,6 +279,7 @@ fn settings(folder: &Path, name: &str) -> Settings {
         socket: folder.join("state").join(name).join("api.sock"),
         reconcile: Reconcile { interval: Duration::from_secs(60), jitter: 10, drift: Drift::Correct },
         facts_d: Vec::new(),
+        data_store: DataStore::Local,
         warnings: Vec::new(),
     }
 }

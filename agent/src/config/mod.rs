@@ -4,6 +4,7 @@ use std::{fs, path::Path, path::PathBuf, time::Duration};
 
 use serde_json::Value;
 use thiserror::Error;
+use towpath_coordination::store::etcd::EtcdOptions;
 use towpath_git as git;
 use towpath_proto::v1alpha as pb;
 use towpath_render::{
@@ -32,14 +33,67 @@ pub struct Settings {
     pub reconcile: Reconcile,
     /// The folders of own facts.
     pub facts_d: Vec<PathBuf>,
+    /// Where nodes agree.
+    pub data_store: DataStore,
     /// What is odd about the file.
     pub warnings: Vec<String>,
+}
+
+/// Where nodes agree.
+#[derive(Debug, Clone, Default)]
+pub enum DataStore {
+    /// In this process.
+    #[default]
+    Local,
+    /// In an etcd.
+    Etcd(Box<EtcdSettings>),
+}
+
+/// How an etcd is reached.
+#[derive(Debug, Clone, Default)]
+pub struct EtcdSettings {
+    /// URLs of its members.
+    pub endpoints: Vec<String>,
+    /// The certificate authority that its members are known by.
+    pub ca_file: Option<PathBuf>,
+    /// The node's certificate.
+    pub cert_file: Option<PathBuf>,
+    /// Its key.
+    pub key_file: Option<PathBuf>,
+    /// A user.
+    pub username_file: Option<PathBuf>,
+    /// The user's password.
+    pub password_file: Option<PathBuf>,
+}
+
+impl EtcdSettings {
+    /// Reads the files that it names.
+    ///
+    /// # Errors
+    /// When one can't be read.
+    pub fn read(&self, cluster: &str) -> Result<EtcdOptions, ConfigError> {
+        let bytes = |file: &Option<PathBuf>| {
+            file.as_ref()
+                .map(|file| fs::read(file).map_err(|source| ConfigError::Unreadable { file: file.clone(), source }))
+                .transpose()
+        };
+        let text = |file: &Option<PathBuf>| {
+            Ok(bytes(file)?.map(|bytes| String::from_utf8_lossy(&bytes).trim_end_matches(['\n', '\r']).to_owned()))
+        };
+        Ok(EtcdOptions {
+            endpoints: self.endpoints.clone(),
+            ca: bytes(&self.ca_file)?,
+            identity: bytes(&self.cert_file)?.zip(bytes(&self.key_file)?),
+            user: text(&self.username_file)?.zip(text(&self.password_file)?),
+            prefix: format!("/towpath/{cluster}/"),
+        })
+    }
 }
 
 impl Settings {
     /// Whether other nodes have a say in what this one does.
     pub fn coordinated(&self) -> bool {
-        false
+        matches!(self.data_store, DataStore::Etcd(_))
     }
 }
 
@@ -151,8 +205,13 @@ fn resolve(
         ));
     }
     let store = spec.data_store.clone().unwrap_or_default();
-    if store.r#type.as_deref() == Some("etcd") {
-        return Err(at("dataStore", Finding::new("this version knows only dataStore: {type: local}")));
+    let data_store = data_store(&store).map_err(|finding| at("dataStore", finding))?;
+    if matches!(data_store, DataStore::Etcd(_)) && spec.sources.len() > 1 {
+        return Err(at(
+            "sources",
+            Finding::new("with etcd there is exactly one first source")
+                .hint("further sources come from Config objects in git, so that all nodes have the same"),
+        ));
     }
     if spec.listen.as_ref().is_some_and(|listen| listen.api.is_some() || listen.http.is_some()) {
         return Err(at(
@@ -191,8 +250,36 @@ fn resolve(
             drift: reconcile.drift.as_deref().map_or(Drift::Correct, Drift::read),
         },
         facts_d: vec![folder.join("facts.d")],
+        data_store,
         warnings,
     })
+}
+
+fn data_store(written: &pb::DataStore) -> Result<DataStore, Finding> {
+    if written.r#type.as_deref() != Some("etcd") {
+        return Ok(DataStore::Local);
+    }
+    if written.endpoints.is_empty() {
+        return Err(Finding::new("etcd needs endpoints").hint("write endpoints: [https://etcd1:2379, …]"));
+    }
+    let pairs = [
+        ("certFile", "keyFile", &written.cert_file, &written.key_file),
+        ("usernameFile", "passwordFile", &written.username_file, &written.password_file),
+    ];
+    for (one, other, first, second) in pairs {
+        if first.is_some() != second.is_some() {
+            return Err(Finding::new(format!("{one} and {other} go together")).hint("give both, or neither"));
+        }
+    }
+    let path = |file: &Option<String>| file.as_ref().map(PathBuf::from);
+    Ok(DataStore::Etcd(Box::new(EtcdSettings {
+        endpoints: written.endpoints.clone(),
+        ca_file: path(&written.ca_file),
+        cert_file: path(&written.cert_file),
+        key_file: path(&written.key_file),
+        username_file: path(&written.username_file),
+        password_file: path(&written.password_file),
+    })))
 }
 
 fn time(text: Option<&str>, otherwise: Duration) -> Duration {

@@ -25,6 +25,11 @@ pub(super) fn facts(options: &Options) -> (Value, Vec<CustomProblem>) {
     (facts, problems)
 }
 
+/// What tells this machine from others.
+pub(super) fn machine_id() -> String {
+    towpath_host::facts::machine_id().unwrap_or_default()
+}
+
 fn yaml(text: &str) -> Result<Value, String> {
     let (documents, problems) = parse("", "facts.d", text.as_bytes(), Limits::default());
     match (problems.first(), documents.into_iter().next()) {

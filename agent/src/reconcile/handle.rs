@@ -191,6 +191,7 @@ impl Handle {
             fresh: true,
             drift: revision.drift(self.shared.drift),
             suspended: Vec::new(),
+            coordination: None,
             cancel: &cancel,
             make_way: &|| false,
         };

@@ -2,6 +2,8 @@
 
 pub mod conditions;
 mod facts;
+mod fellows;
+mod follow;
 mod handle;
 mod node;
 pub mod pass;
@@ -9,6 +11,7 @@ mod poller;
 mod queue;
 mod reporting;
 mod revision;
+mod runs;
 mod settled;
 mod sources;
 mod trees;

@@ -11,7 +11,8 @@ use std::{
 use thiserror::Error;
 use towpath_coordination::{
     Accepted, Candidate, Store,
-    accept::{self, Attempt, SCHEMA},
+    accept::{self, Attempt, Proposal, SCHEMA},
+    fleet::Fleet,
 };
 use towpath_host::{
     Clock, FileVersion, Look, facts,
@@ -26,9 +27,10 @@ use towpath_render::rendering::Inputs;
 use super::{
     Handle, Queue,
     conditions::{self, Input, State, Trouble},
-    pass::{self, ComputedCache, Machine, Outcome, Pass, PassOutcome},
+    pass::{self, ComputedCache, Coordination, Machine, Outcome, Pass, PassOutcome},
     poller::{Polled, Poller, jittered},
     revision::Revision,
+    runs,
     settled::SettledPass,
     sources::{Looked, Sources},
 };
@@ -77,13 +79,14 @@ pub enum NodeError {
 #[derive(Debug)]
 pub struct Node {
     pub(super) settings: Settings,
-    store: Arc<dyn Store>,
+    pub(super) store: Arc<dyn Store>,
+    pub(super) fleet: Arc<Fleet>,
     pub(super) clock: Arc<dyn Clock>,
     pub(super) machine: Arc<Machine>,
     pub(super) journal: Arc<Journal>,
     pub(super) sources: Sources,
     pub(super) state: State,
-    revision: Option<Arc<Revision>>,
+    pub(super) revision: Option<Arc<Revision>>,
     rejected: BTreeSet<BTreeMap<String, String>>,
     computed: ComputedCache,
     pub(super) settled: Option<SettledPass>,
@@ -92,7 +95,7 @@ pub struct Node {
     /// Whether file events are followed: only then the versions of files matter.
     follows_files: bool,
     pub(super) handle: Handle,
-    queue: Queue,
+    pub(super) queue: Queue,
     pub(super) cancel: Cancel,
     /// The versions of managed files as the node left them: other ones are somebody else's.
     versions: Arc<Mutex<Versions>>,
@@ -156,8 +159,10 @@ impl Node {
         handle.set_books(books);
         let sources = Sources::new(settings.state_dir.join("mirrors"), settings.sources.clone());
         let rejected = journal.get("rejected")?.unwrap_or_default();
+        let fleet = Arc::new(Fleet::new(Arc::clone(&store), settings.node.clone(), Arc::clone(&clock)));
         let node = Self {
             sources,
+            fleet,
             state,
             rejected,
             handle,
@@ -212,7 +217,7 @@ impl Node {
         self.cancel.clone()
     }
 
-    fn tell(&self, kind: &str, firing: Option<bool>, reason: &str, message: impl Into<String>) {
+    pub(super) fn tell(&self, kind: &str, firing: Option<bool>, reason: &str, message: impl Into<String>) {
         let told = Told {
             kind: kind.to_owned(),
             firing,
@@ -258,6 +263,8 @@ impl Node {
     pub fn advance(&mut self) -> Ended {
         let now = self.clock.wall();
         self.step(Input::Looked(now));
+        self.join();
+        self.adopt();
         let accepted = self.accepted();
         let looked =
             self.sources.look(&self.journal, &accepted.commits, &self.rejected, u64::try_from(now / 1000).unwrap_or(0));
@@ -290,7 +297,20 @@ impl Node {
         ended
     }
 
-    fn accepted(&self) -> Accepted {
+    /// What the fleet was begun from.
+    pub(super) fn origin(&self) -> String {
+        let first = self.settings.sources.first();
+        first
+            .map(|source| format!("{} {} {:?}", self.settings.cluster, source.git.url, source.git.reference))
+            .unwrap_or_default()
+    }
+
+    /// The table of the accepted revision, as the journal has it.
+    pub(super) fn table(&self) -> accept::Table {
+        self.journal.get("table").ok().flatten().unwrap_or_default()
+    }
+
+    pub(super) fn accepted(&self) -> Accepted {
         self.journal.get("accepted").ok().flatten().unwrap_or_default()
     }
 
@@ -300,25 +320,36 @@ impl Node {
 
     fn accept(&mut self, disk: &Accepted, looked: Looked, set: Arc<towpath_render::objects::ObjectSet>) {
         let candidate = Candidate { commits: looked.commits.clone(), schema: SCHEMA };
-        let origin = self
-            .settings
-            .sources
-            .first()
-            .map(|source| format!("{} {} {:?}", self.settings.cluster, source.git.url, source.git.reference))
-            .unwrap_or_default();
         let known = self.revision.as_ref().is_some_and(|revision| revision.commits == looked.commits);
-        let accepted = match accept::attempt(self.store.as_ref(), disk, &candidate, &origin) {
-            Ok(Attempt::Accepted(accepted)) => accepted,
+        let digests = runs::digests(&set);
+        let disk_table = self.table();
+        let joined = if digests.is_empty() { Ok(Vec::new()) } else { accept::joined(self.store.as_ref()) };
+        let attempt = joined.map_err(accept::AcceptError::from).and_then(|joined| {
+            let proposal = Proposal {
+                node: &self.settings.node,
+                disk,
+                disk_table: &disk_table,
+                candidate: &candidate,
+                origin: &self.origin(),
+                digests: &digests,
+                joined: &joined,
+            };
+            accept::attempt(self.store.as_ref(), &proposal)
+        });
+        let (accepted, table) = match attempt {
+            Ok(Attempt::Accepted(accepted, table)) => (accepted, table),
             Ok(Attempt::Lost(won)) => {
                 self.queue.poke(|wake| wake.moved = true);
                 tracing::info!(generation = won.generation, "another node was first; its revision is followed");
                 return;
             }
             Err(error) => {
-                self.step(Input::Source("store".into(), Some(Trouble::new("StoreUnreachable", error.to_string()))));
+                self.store_failed(&error);
+                self.fall_back(disk);
                 return;
             }
         };
+        self.step(Input::Source("store".into(), None));
         if accepted.generation != self.state.accepted.generation || self.state.accepted.commits != accepted.commits {
             tracing::info!(generation = accepted.generation, commits = ?accepted.commits, "accepted");
             self.step(Input::Accepted(Acceptance {
@@ -336,16 +367,17 @@ impl Node {
         if accepted != *disk || !known {
             let mut changes = Changes::default();
             changes.put("accepted", &accepted);
+            changes.put("table", &table);
             self.sources.remember(&looked, &accepted.commits, &mut changes);
             self.save(changes);
         }
         if !known || self.revision.as_ref().is_some_and(|revision| revision.generation != accepted.generation) {
-            let revision = Arc::new(Revision::new(accepted.generation, accepted.commits, set, &self.settings.node));
-            self.show(Some(revision));
+            let revision = Revision::new(accepted.generation, accepted.commits, set, &self.settings.node);
+            self.show(Some(Arc::new(revision.with_table(table))));
         }
     }
 
-    fn show(&mut self, revision: Option<Arc<Revision>>) {
+    pub(super) fn show(&mut self, revision: Option<Arc<Revision>>) {
         self.handle.set_revision(revision.clone());
         self.revision = revision;
     }
@@ -360,7 +392,7 @@ impl Node {
                 if let Some(set) = looked.set {
                     let revision =
                         Revision::new(accepted.generation, accepted.commits.clone(), set, &self.settings.node);
-                    self.show(Some(Arc::new(revision)));
+                    self.show(Some(Arc::new(revision.with_table(self.table()))));
                 }
             }
             Err(error) => tracing::error!(%error, "the last good revision can't be read from the mirror"),
@@ -427,6 +459,7 @@ impl Node {
             fresh,
             drift: revision.drift(self.settings.reconcile.drift),
             suspended: revision.suspended(),
+            coordination: Some(Coordination { fleet: &self.fleet, table: &revision.table }),
             cancel: &cancel,
             make_way: &move || queue.wants_way(),
         };
@@ -451,7 +484,6 @@ impl Node {
 
     /// One look, one pass, one report.
     pub fn once(&mut self) -> Ended {
-        self.step(Input::Looked(self.clock.wall()));
         if let Some(ended) = self.settled_before() {
             return ended;
         }
@@ -506,13 +538,16 @@ impl Node {
                 next = self.clock.monotonic() + self.patience();
             }
             alive(&self.state.summary());
+            if let Some(due) = self.fleet.due() {
+                next = next.min(due);
+            }
             let left = next.saturating_duration_since(self.clock.monotonic()).min(Duration::from_secs(10));
             let wake = self.queue.take(left);
             if wake.stop {
                 self.queue.poke(|wake| wake.stop = true);
                 break;
             }
-            if wake.moved || wake.poll {
+            if wake.moved || wake.poll || wake.accepted {
                 let before = self.state.accepted.generation;
                 self.advance();
                 if self.state.accepted.generation != before || !self.state.is_applied() {
@@ -524,6 +559,7 @@ impl Node {
             }
         }
         drop(poller);
+        self.fleet.leave();
     }
 
     fn watch_files(&self, watch: Option<&mut FileWatch>) {

@@ -18,6 +18,8 @@ pub struct Wake {
     pub poll: bool,
     /// A source has moved.
     pub moved: bool,
+    /// Another node has accepted a revision.
+    pub accepted: bool,
     /// Everything is to be checked.
     pub check: bool,
     /// These paths were touched.
@@ -28,7 +30,7 @@ pub struct Wake {
 
 impl Wake {
     fn is_empty(&self) -> bool {
-        !self.poll && !self.moved && !self.check && !self.stop && self.touched.is_empty()
+        !self.poll && !self.moved && !self.accepted && !self.check && !self.stop && self.touched.is_empty()
     }
 }
 
@@ -74,7 +76,7 @@ impl Queue {
     pub fn wants_way(&self) -> bool {
         self.progress.fetch_add(1, Ordering::Relaxed);
         let wake = self.lock();
-        wake.moved || wake.stop
+        wake.moved || wake.accepted || wake.stop
     }
 
     /// A number that grows as long as the loop, or a run, goes on.

@@ -2,6 +2,7 @@
 
 use std::{collections::BTreeMap, sync::Arc};
 
+use towpath_coordination::accept::Table;
 use towpath_proto::v1alpha as pb;
 use towpath_render::{
     objects::{ObjectSet, task::Drift},
@@ -19,13 +20,21 @@ pub struct Revision {
     pub set: Arc<ObjectSet>,
     /// As the node sees them.
     pub view: NodeView,
+    /// What was agreed of its coordinated books.
+    pub table: Table,
 }
 
 impl Revision {
     /// A revision as a node sees it.
     pub fn new(generation: u64, commits: BTreeMap<String, String>, set: Arc<ObjectSet>, node: &str) -> Self {
         let view = NodeView::new(&set, node);
-        Self { generation, commits, set, view }
+        Self { generation, commits, set, view, table: Table::default() }
+    }
+
+    /// With what was agreed of its coordinated books.
+    #[must_use]
+    pub fn with_table(self, table: Table) -> Self {
+        Self { table, ..self }
     }
 
     /// What the Configs in git say about drift, where the bootstrap file does not.

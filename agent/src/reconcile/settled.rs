@@ -66,7 +66,8 @@ impl Node {
     pub(super) fn settled_before(&mut self) -> Option<Ended> {
         let coordinated = self.settings.coordinated();
         let quiet = self.state.is_applied() && self.state.troubles.is_empty() && self.state.stalls.is_empty();
-        if coordinated || !quiet {
+        let jumped = self.clock.wall() < self.state.looked;
+        if coordinated || !quiet || jumped {
             return None;
         }
         let record: Record = self.journal.get(KEY).ok().flatten()?;

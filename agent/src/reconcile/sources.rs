@@ -30,14 +30,14 @@ use crate::{
 const MOST_SOURCES: usize = 64;
 
 /// How deep sources may name further sources, and includes further includes.
-const DEPTH: usize = 5;
+pub(super) const DEPTH: usize = 5;
 
 /// The highest commit that was accepted of a source.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
-struct Guard {
+pub(super) struct Guard {
     /// URL and ref: another one starts anew.
-    origin: String,
-    commit: String,
+    pub(super) origin: String,
+    pub(super) commit: String,
     #[serde(default)]
     tag: Option<String>,
     /// Under which rules the commit was verified: stricter ones judge it again.
@@ -73,7 +73,7 @@ type Chosen = BTreeMap<String, Snapshot>;
 #[derive(Debug)]
 pub(super) struct Sources {
     folder: PathBuf,
-    first: Vec<Source>,
+    pub(super) first: Vec<Source>,
 }
 
 /// What came of looking at all sources.
@@ -539,7 +539,7 @@ fn rules(source: &Source) -> String {
     format!("{:?}", source.git.verify)
 }
 
-fn origin(source: &Source) -> String {
+pub(super) fn origin(source: &Source) -> String {
     format!("{} {:?}", source.git.url, source.git.reference)
 }
 

@@ -50,6 +50,8 @@ pub(super) fn read(loader: &mut Loader<'_>, object: &Object) -> Book {
             serialize: message(&rollout_spec, "serialize"),
             waves: list(&rollout_spec, "waves"),
             soak: time(&rollout_spec, "soak", Duration::ZERO),
+            after_all: flag(&rollout_spec, "failAfterAllTargetsRan"),
+            on_lost: text(&rollout_spec, "onLostNode").unwrap_or_else(|| "hold".into()),
             max_failures: rollout_spec.get("maxFailures").and_then(|count| Count::read(count).ok()),
             before: before.tasks,
             after: after.tasks,

@@ -2,9 +2,11 @@
 
 mod analysis;
 mod book;
+mod definition;
 mod load;
 pub(crate) mod order;
 mod references;
+mod stretch;
 pub mod task;
 
 use std::{
@@ -16,9 +18,11 @@ use serde_json::Value;
 use towpath_proto::v1alpha as pb;
 
 pub use analysis::FACTS;
+pub use definition::{book_digest, task_digest};
 pub use load::{Loaded, Pinned, SourceTree, load};
 pub use references::identity;
 pub(crate) use references::{dependencies, level};
+pub use stretch::{Stretch, StretchKind, stretches};
 
 use crate::{document::Place, tree::Tree, words::Selector};
 use task::Book;
@@ -150,6 +154,15 @@ impl ObjectSet {
             return Some(Selected::Node);
         }
         targets.node_groups.iter().any(|group| groups.contains(group)).then_some(Selected::Group)
+    }
+
+    /// The nodes that a book is for.
+    pub fn targets_of(&self, book: &Book) -> Vec<String> {
+        let selected = |node: &String| {
+            let groups = self.groups_of(node);
+            self.selects(book.targets.as_ref(), node, &groups).is_some() && self.may_target(&book.namespace, &groups)
+        };
+        self.all_nodes().into_iter().filter(selected).collect()
     }
 
     /// Every node that some object names.

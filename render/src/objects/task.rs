@@ -77,6 +77,10 @@ pub struct Rollout {
     pub soak: Duration,
     /// How many failures do not halt the run.
     pub max_failures: Option<Count>,
+    /// Whether all targets run before failures count.
+    pub after_all: bool,
+    /// What is done when a node is lost: hold, skip or fail.
+    pub on_lost: String,
     /// Tasks before the first change.
     pub before: Vec<Task>,
     /// Tasks behind the last handler.

@@ -235,7 +235,11 @@ pub(super) fn release(spec: &Spec, view: &View, me: &str, mine: &HeldBy) -> Txn 
     let Some(accepted) = view.current(spec).filter(|_| slot && !view.halted(spec)) else { return txn };
     // A revision that allows fewer gets them as they are given back.
     let within = spec.count.is_some_and(|count| view.taken(&mine.part) <= count);
-    let Some(next) = next_in_queue(spec, view, &mine.part, Some(me)).filter(|_| within) else { return txn };
+    let Some(next) = next_in_queue(spec, view, &mine.part, Some(me)).filter(|_| within) else {
+        // Whoever queues at this very moment must not be overlooked.
+        txn.compare.push(Compare::NoneNewer(keys::whole_queue(&spec.group), view.revision));
+        return txn;
+    };
     txn.compare.push(same_generation(accepted));
     hand_to(spec, view, next, &mut txn);
     txn

@@ -2,7 +2,11 @@
 //!
 //! Guarantees: what the trait says, by etcd's own. Assumptions: keys below the prefix are the cluster's alone.
 
-use std::{fmt, sync::Arc, time::Duration};
+use std::{
+    fmt,
+    sync::{Arc, Mutex, PoisonError},
+    time::Duration,
+};
 
 use etcd_client as etcd;
 use tokio::{runtime::Runtime, sync::mpsc};
@@ -33,7 +37,9 @@ pub struct EtcdOptions {
 /// An etcd.
 pub struct EtcdStore {
     runtime: Arc<Runtime>,
-    client: etcd::Client,
+    /// Made with the first request: with a password the etcd is asked for a token, and may be away.
+    client: Mutex<Option<etcd::Client>>,
+    settings: etcd::ConnectOptions,
     options: EtcdOptions,
 }
 
@@ -47,7 +53,7 @@ impl EtcdStore {
     /// An etcd. Nothing is asked of it yet: it may be away while the node starts.
     ///
     /// # Errors
-    /// When the options can't be used, or a password is asked for while the etcd is away.
+    /// When there can be no threads.
     pub fn new(options: EtcdOptions) -> Result<Self, StoreError> {
         let runtime = tokio::runtime::Builder::new_multi_thread()
             .worker_threads(1)
@@ -74,9 +80,18 @@ impl EtcdStore {
         if let Some((user, password)) = &options.user {
             settings = settings.with_user(user, password).with_auto_token_refresh(true);
         }
-        let connect = etcd::Client::connect(&options.endpoints, Some(settings));
-        let client = runtime.block_on(connect).map_err(|error| failure(&error, &options.endpoints))?;
-        Ok(Self { runtime: Arc::new(runtime), client, options })
+        Ok(Self { runtime: Arc::new(runtime), client: Mutex::default(), settings, options })
+    }
+
+    fn client(&self) -> Result<etcd::Client, StoreError> {
+        let mut client = self.client.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(client) = client.as_ref() {
+            return Ok(client.clone());
+        }
+        let connect = etcd::Client::connect(&self.options.endpoints, Some(self.settings.clone()));
+        let made = self.ask(connect)?;
+        *client = Some(made.clone());
+        Ok(made)
     }
 
     fn key(&self, key: &str) -> String {
@@ -143,7 +158,7 @@ impl Store for EtcdStore {
             .with_range(end(&self.key(prefix)))
             .with_limit(number(page.limit as u64))
             .with_sort(etcd::SortTarget::Key, etcd::SortOrder::Ascend);
-        let mut client = self.client.kv_client();
+        let mut client = self.client()?.kv_client();
         let response = self.ask(client.get(from, Some(options)))?;
         Ok(Read {
             rows: response.kvs().iter().map(|pair| self.row(pair)).collect(),
@@ -154,7 +169,7 @@ impl Store for EtcdStore {
 
     fn watch(&self, prefix: &str, from: u64) -> Result<mpsc::UnboundedReceiver<Change>, StoreError> {
         let (sender, receiver) = mpsc::unbounded_channel();
-        let watch = Watch { client: self.client.clone(), key: self.key(prefix), cut: self.options.prefix.clone() };
+        let watch = Watch { client: self.client()?, key: self.key(prefix), cut: self.options.prefix.clone() };
         // What is no longer there is told at once; what breaks off later is taken up again.
         let first = self.ask(async { watch.clone().begin(from).await })?;
         if first.is_none() {
@@ -165,14 +180,14 @@ impl Store for EtcdStore {
     }
 
     fn lease(&self, ttl: Duration) -> Result<LeaseId, StoreError> {
-        let mut client = self.client.lease_client();
+        let mut client = self.client()?.lease_client();
         let seconds = number(ttl.as_secs().max(1));
         let response = self.ask(client.grant(seconds, None))?;
         Ok(LeaseId(response.id().unsigned_abs()))
     }
 
     fn keep_alive(&self, lease: LeaseId) -> Result<(), StoreError> {
-        let mut client = self.client.lease_client();
+        let mut client = self.client()?.lease_client();
         let left = self.ask(async {
             let (mut keeper, mut answers) = client.keep_alive(number(lease.0)).await?;
             keeper.keep_alive().await?;
@@ -194,7 +209,7 @@ impl Store for EtcdStore {
             .when(txn.compare.iter().map(|compare| self.compare(compare)).collect::<Vec<_>>())
             .and_then(txn.then.iter().map(|operation| self.operation(operation)).collect::<Vec<_>>())
             .or_else(txn.otherwise.iter().map(|operation| self.operation(operation)).collect::<Vec<_>>());
-        let mut client = self.client.kv_client();
+        let mut client = self.client()?.kv_client();
         let response = self.ask(client.txn(request))?;
         let revision = response.header().map_or(0, |header| header.revision().unsigned_abs());
         let answers = response

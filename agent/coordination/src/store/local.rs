@@ -82,6 +82,10 @@ impl Inner {
 }
 
 impl Store for LocalStore {
+    fn shared(&self) -> bool {
+        false
+    }
+
     fn read(&self, prefix: &str, page: &Page) -> Result<Read, StoreError> {
         let inner = self.lock();
         let behind = |row: &&Row| page.after.as_ref().is_none_or(|after| row.key > *after);

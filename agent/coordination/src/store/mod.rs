@@ -38,6 +38,11 @@ pub trait Store: fmt::Debug + Send + Sync {
     /// When the store does not answer, or the lease is gone.
     fn keep_alive(&self, lease: LeaseId) -> Result<(), StoreError>;
 
+    /// Whether other processes see it too.
+    fn shared(&self) -> bool {
+        true
+    }
+
     /// Runs a transaction.
     ///
     /// # Errors

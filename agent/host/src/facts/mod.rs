@@ -56,6 +56,11 @@ pub fn host_name() -> String {
     system::names().0
 }
 
+/// What tells this machine from others.
+pub fn machine_id() -> Option<String> {
+    line("/etc/machine-id")
+}
+
 /// The first line of a file; None where it can't be read or is empty.
 fn line(path: &str) -> Option<String> {
     let text = fs::read_to_string(path).ok()?;

@@ -110,13 +110,10 @@ impl BookRun<'_, '_> {
         if self.pass.plan {
             return self.push(planned);
         }
-        if let Err(message) = self.begin_stretch() {
-            return self.finish(
-                task,
-                item,
-                TaskOutcome { outcome: Outcome::Failed, message: Some(message), ..planned },
-                None,
-            );
+        if let Err(why) = self.begin_stretch() {
+            self.stopped = true;
+            let outcome = TaskOutcome { outcome: why.outcome(), message: Some(why.message()), ..planned };
+            return self.finish(task, item, outcome, None);
         }
         let interrupted =
             same.as_ref().map_or(0, |known| known.interrupted + u32::from(known.state == ActionState::Begun));

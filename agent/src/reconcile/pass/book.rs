@@ -9,7 +9,7 @@ use std::{
 };
 
 use serde_json::{Value, json};
-use towpath_coordination::{Gates, Permit};
+use towpath_coordination::{Gate, Gates, Permit};
 use towpath_host::journal::{Changes, HandlerRecord, Managed};
 use towpath_modules::{Disk, ModuleError, Sort};
 use towpath_render::{
@@ -19,8 +19,10 @@ use towpath_render::{
 };
 
 use super::{
+    super::runs::Run,
     Pass, Settled,
     batch::{self, Waiting},
+    coordinated::InStretch,
     instance::{self, Prepared, Ready},
     outcome::{BookOutcome, Outcome, TaskOutcome},
     prune,
@@ -64,7 +66,7 @@ pub(super) fn run(
         started,
         took: std::time::Duration::ZERO,
         interrupted: false,
-        uncoordinated: book.coordinated(),
+        uncoordinated: book.coordinated() && pass.coordination.is_none_or(|with| !with.fleet.store().shared()),
     };
     let ran = |outcome| Ran {
         outcome,
@@ -98,8 +100,9 @@ pub(super) fn run(
         // What other nodes are like is not among the facts that are compared.
         run.settled = None;
     }
-    let BookRun { tasks, interrupted, watched, disk, renderer, managed, moved, settled, .. } = run;
+    let BookRun { tasks, interrupted, watched, disk, renderer, managed, moved, settled, gate, .. } = run;
     outcome.tasks = tasks;
+    outcome.held.extend(gate);
     outcome.interrupted = interrupted;
     outcome.took = begun.elapsed();
     Ran {
@@ -113,7 +116,21 @@ pub(super) fn run(
     }
 }
 
-fn gates(pass: &Pass<'_>, book: &Book, dependencies: Vec<String>) -> Gates {
+/// Books whose whole run must be through first, and is not.
+fn runs_to_wait_for(pass: &Pass<'_>, book: &Book) -> Vec<String> {
+    let Some(with) = pass.coordination.filter(|_| !pass.plan) else { return Vec::new() };
+    let waits = |dependency: &&towpath_render::objects::task::Dependency| {
+        let id = format!("{}/{}", book.namespace, dependency.book);
+        let Some(entry) = with.table.books.get(&id) else { return false };
+        let run = format!("{id}@{}", entry.since);
+        !matches!(with.fleet.opening(&id), Ok(Some(opening)) if opening.run == run && opening.done)
+    };
+    let fleet = book.depends_on.iter().filter(|dependency| dependency.fleet);
+    fleet.filter(waits).map(|dependency| format!("{}/{} on all nodes", book.namespace, dependency.book)).collect()
+}
+
+fn gates(pass: &Pass<'_>, book: &Book, mut dependencies: Vec<String>) -> Gates {
+    dependencies.extend(runs_to_wait_for(pass, book));
     let now = pass.machine.clock.wall() / 1000;
     let suspended = book.suspend.iter().chain(&pass.suspended).map(|suspend| {
         let until = suspend.until.clone().unwrap_or_default();
@@ -141,7 +158,15 @@ pub(super) struct BookRun<'a, 'p> {
     /// Whether everything that the book manages is known: only then may something be removed.
     pub(super) complete: bool,
     pub(super) stopped: bool,
-    interrupted: bool,
+    pub(super) interrupted: bool,
+    /// Whether what is changed was asked for by a commit that this node has not applied yet.
+    pub(super) fresh: bool,
+    /// The stretch that nodes go through together.
+    pub(super) in_stretch: Option<InStretch>,
+    /// What the book waits for.
+    pub(super) gate: Option<Gate>,
+    /// The result of an elected task.
+    pub(super) captured: Option<Value>,
     /// Whether this stretch has begun to change the node.
     pub(super) begun: bool,
     pub(super) adopted: Changes,
@@ -178,6 +203,10 @@ impl<'a, 'p> BookRun<'a, 'p> {
             complete: true,
             stopped: false,
             interrupted: false,
+            fresh: pass.fresh,
+            in_stretch: None,
+            gate: None,
+            captured: None,
             begun: false,
             adopted: Changes::default(),
             disk: None,
@@ -194,18 +223,39 @@ impl<'a, 'p> BookRun<'a, 'p> {
         if !self.probes && !self.pass.plan && has_probes(&book) {
             self.probes = self.would_change();
         }
-        let drained = self.stretch();
-        self.begun = !self.pass.plan && drained == Some(true);
-        for wave in waves(&book) {
-            if self.stopped {
-                break;
-            }
-            if (self.pass.make_way)() {
-                self.interrupted = true;
+        if let (false, Some(with)) = (self.pass.plan, self.pass.coordination)
+            && let Some(run) = Run::of(self.pass.set, self.pass.generation, with.table, &book)
+        {
+            self.in_stretches(with, &run);
+            self.settle();
+            return;
+        }
+        self.begun = !self.pass.plan && self.stretch() == Some(true);
+        self.tasks_of(&book.tasks.iter().collect::<Vec<_>>());
+        self.end_of_stretch();
+        if !self.pass.plan {
+            self.settle();
+        }
+    }
+
+    /// Runs tasks in the order of the book.
+    pub(super) fn tasks_of(&mut self, tasks: &[&Task]) {
+        for wave in waves(tasks, self.book.parallel) {
+            if self.stopped || self.makes_way() {
                 break;
             }
             self.wave(&wave);
         }
+    }
+
+    /// Whether the run makes way at this task.
+    pub(super) fn makes_way(&mut self) -> bool {
+        self.interrupted |= (self.pass.make_way)();
+        self.interrupted
+    }
+
+    /// What comes behind the last task of a stretch: its batch, its handlers, what frames it.
+    pub(super) fn end_of_stretch(&mut self) {
         self.flush();
         if self.pass.plan {
             return;
@@ -216,13 +266,13 @@ impl<'a, 'p> BookRun<'a, 'p> {
         if !self.stopped && !self.interrupted {
             self.after();
         }
-        self.settle();
     }
 
     /// Runs tasks that need not wait for one another: all at once, each as a part of this run. A frame around the
     /// first change is one for all, so tasks within it come one after the other.
     fn wave(&mut self, tasks: &[&Task]) {
-        let framed = !self.book.rollout.before.is_empty() || !self.book.rollout.after.is_empty();
+        let framed =
+            !self.book.rollout.before.is_empty() || !self.book.rollout.after.is_empty() || self.in_stretch.is_some();
         if tasks.len() == 1 || self.pass.plan || framed {
             for task in tasks {
                 if self.stopped {
@@ -280,11 +330,20 @@ impl<'a, 'p> BookRun<'a, 'p> {
 
     /// Whether anything of the book would change: probes are only asked then.
     fn would_change(&self) -> bool {
+        self.would_change_any(&[])
+    }
+
+    /// Whether one of some tasks would change something (of all, where none are named), or a handler is pending.
+    pub(super) fn would_change_any(&self, names: &[&str]) -> bool {
         let mut plan = Pass { plan: true, inputs: self.pass.inputs.clone(), suspended: Vec::new(), ..*self.pass };
         plan.fresh = false;
         let ran = run(&plan, self.book, Vec::new(), &Owners::default(), &[]);
         let pending: Vec<(String, HandlerRecord)> = self.pass.machine.records(&format!("handler/{}/", self.book.id()));
-        !pending.is_empty() || ran.outcome.tasks.iter().any(|task| task.action != "none")
+        let named = |task: &TaskOutcome| {
+            names.is_empty()
+                || names.iter().any(|name| task.name == *name || task.name.starts_with(&format!("{name} [")))
+        };
+        !pending.is_empty() || ran.outcome.tasks.iter().filter(|task| named(task)).any(|task| task.action != "none")
     }
 
     /// What is remembered of a book that has run: what it manages, and what was found in place.
@@ -488,11 +547,18 @@ impl<'a, 'p> BookRun<'a, 'p> {
             .iter()
             .map(|(position, result)| result.clone().unwrap_or_else(|| self.tasks[*position].result([])))
             .collect();
-        self.renderer.register(name, &json!({ "results": results, "changed": changed, "outcome": worst.word() }));
+        let all = json!({ "results": results, "changed": changed, "outcome": worst.word() });
+        self.renderer.register(name, &all);
+        if task.elect.is_some() {
+            self.captured = Some(all);
+        }
     }
 
     /// Ends a task: its outcome, its result, and whether the book goes on.
     pub(super) fn finish(&mut self, task: &Task, item: Option<Item>, outcome: TaskOutcome, result: Option<Value>) {
+        if task.elect.is_some() && item.is_none() {
+            self.captured = Some(result.clone().unwrap_or_else(|| outcome.result([])));
+        }
         match (&task.register, &item) {
             (Some(name), None) => {
                 let result = result.unwrap_or_else(|| outcome.result([]));
@@ -533,15 +599,19 @@ fn has_probes(book: &Book) -> bool {
 }
 
 /// The tasks in the order in which they run: as written, or all at once that need not wait for one another.
-fn waves(book: &Book) -> Vec<Vec<&Task>> {
-    if !book.parallel {
-        return book.tasks.iter().map(|task| vec![task]).collect();
+fn waves<'t>(tasks: &[&'t Task], parallel: bool) -> Vec<Vec<&'t Task>> {
+    if !parallel {
+        return tasks.iter().map(|task| vec![*task]).collect();
     }
+    // What a task of an earlier stretch is, is done.
+    let here: BTreeSet<&str> = tasks.iter().map(|task| task.id.as_str()).collect();
     let mut done: BTreeSet<&str> = BTreeSet::new();
     let mut waves = Vec::new();
-    let mut left: Vec<&Task> = book.tasks.iter().collect();
+    let mut left: Vec<&Task> = tasks.to_vec();
     while !left.is_empty() {
-        let ready = |task: &&Task| task.requires.iter().all(|name| done.contains(name.as_str()));
+        let ready = |task: &&Task| {
+            task.requires.iter().all(|name| done.contains(name.as_str()) || !here.contains(name.as_str()))
+        };
         let (mut wave, mut rest): (Vec<&Task>, Vec<&Task>) = left.into_iter().partition(ready);
         if wave.is_empty() {
             // Cycles are refused when the book is loaded.

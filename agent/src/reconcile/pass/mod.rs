@@ -4,6 +4,7 @@ mod actions;
 mod batch;
 mod book;
 mod computed;
+mod coordinated;
 mod instance;
 mod outcome;
 mod prune;
@@ -33,6 +34,7 @@ use towpath_render::{
 };
 
 pub use computed::ComputedCache;
+pub use coordinated::Coordination;
 pub use outcome::{BookOutcome, Outcome, TaskOutcome};
 
 /// The machine that passes work on.
@@ -116,6 +118,8 @@ pub struct Pass<'a> {
     pub drift: Drift,
     /// An announced pause of the whole fleet.
     pub suspended: Vec<pb::Suspend>,
+    /// What it needs to agree with other nodes; None where only this one matters.
+    pub coordination: Option<Coordination<'a>>,
     /// Asks running commands to stop.
     pub cancel: &'a Cancel,
     /// Whether the run should make way at the next task.

@@ -100,7 +100,7 @@ impl BookRun<'_, '_> {
                 let cause = match &known {
                     Some(known) if known.definition == applied.definition => Cause::Drift,
                     // The revision was applied before: what it reads has moved, not what it says.
-                    Some(_) if !self.pass.fresh => Cause::Input,
+                    Some(_) if !self.fresh => Cause::Input,
                     _ => Cause::Commit,
                 };
                 self.change(task, item, name, begun, change, key, applied, cause);
@@ -244,13 +244,14 @@ impl BookRun<'_, '_> {
             return;
         }
         let waiting = std::mem::take(&mut self.waiting);
-        let content_only = !self.pass.fresh && waiting.iter().all(|one| one.handlers.is_empty());
-        if !content_only && let Err(message) = self.begin_stretch() {
+        let content_only = !self.fresh && waiting.iter().all(|one| one.handlers.is_empty());
+        if !content_only && let Err(why) = self.begin_stretch() {
             for one in &waiting {
                 let outcome = &mut self.tasks[one.position];
                 outcome.outcome = Outcome::Held;
-                outcome.message = Some(message.clone());
+                outcome.message = Some(why.message());
             }
+            self.complete = false;
             self.stopped = true;
             return;
         }

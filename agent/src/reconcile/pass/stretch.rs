@@ -6,6 +6,7 @@ use towpath_host::journal::{Changes, HandlerRecord, Intent, Phase};
 
 use super::{
     book::BookRun,
+    coordinated::NotBegun,
     outcome::{Outcome, TaskOutcome},
 };
 
@@ -16,7 +17,8 @@ impl BookRun<'_, '_> {
     }
 
     /// Runs what comes before the first change of this node. What was cut off, or failed, runs again next time.
-    pub(super) fn begin_stretch(&mut self) -> Result<(), String> {
+    pub(super) fn begin_stretch(&mut self) -> Result<(), NotBegun> {
+        self.take_slot()?;
         if self.begun || self.book.rollout.before.is_empty() && self.book.rollout.after.is_empty() {
             self.begun = true;
             return Ok(());
@@ -32,7 +34,7 @@ impl BookRun<'_, '_> {
             self.push(outcome);
             if failed && !task.go_on {
                 self.stopped = true;
-                return Err(format!("{:?} before the first change failed", task.id));
+                return Err(NotBegun::Failed(format!("{:?} before the first change failed", task.id)));
             }
         }
         let mut changes = Changes::default();
@@ -73,8 +75,8 @@ impl BookRun<'_, '_> {
         if pending.is_empty() {
             return;
         }
-        if let Err(message) = self.begin_stretch() {
-            self.push(TaskOutcome::new("handlers".into(), "handler", Outcome::Held).say(message));
+        if let Err(why) = self.begin_stretch() {
+            self.push(TaskOutcome::new("handlers".into(), "handler", why.outcome()).say(why.message()));
             self.stopped = true;
             return;
         }

@@ -1,0 +1,354 @@
+//! A node among others: reads, decides, commits, and looks again, until it may go on or must wait.
+
+mod elect;
+mod explain;
+mod membership;
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::{Duration, Instant},
+};
+
+use towpath_host::Clock;
+
+pub use elect::{Elected, Election, Share};
+pub use membership::{Joined, Poke};
+
+use crate::{
+    Gate, keys,
+    rollout::{Kind, OnLost, Opening, Spec, Step, View, Want, complete, decide, tend, worth_reading},
+    store::{Op, Outcome, Page, Store, StoreError, Txn},
+};
+use membership::Membership;
+
+/// How often a decision is tried again in one go, where others are faster.
+const TRIES: usize = 30;
+
+/// How long an offer may stand before somebody else takes it away.
+const OFFER: Duration = Duration::from_secs(10);
+
+/// How long the list of those who are alive is believed.
+const ALIVE: Duration = Duration::from_secs(5);
+
+/// A node's place in the fleet.
+#[derive(Debug)]
+pub struct Fleet {
+    store: Arc<dyn Store>,
+    node: String,
+    clock: Arc<dyn Clock>,
+    membership: Membership,
+    inner: Mutex<Inner>,
+}
+
+#[derive(Debug, Default)]
+struct Inner {
+    /// Offers to others, and when this node saw them first.
+    offers: BTreeMap<(String, u64), Instant>,
+    /// Complete waves, and when this node saw them so first.
+    complete: BTreeMap<String, ((u32, u32), Instant)>,
+    /// The last view of each book.
+    views: BTreeMap<String, View>,
+    /// Who is alive, and when that was read.
+    alive: Option<(Instant, BTreeSet<String>)>,
+    /// When something is due that nobody will tell of.
+    due: Option<Instant>,
+}
+
+/// What a node is told.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Answer {
+    /// It may go on.
+    Go,
+    /// It waits.
+    Hold(Gate),
+}
+
+impl Fleet {
+    /// A node that has not joined yet.
+    pub fn new(store: Arc<dyn Store>, node: String, clock: Arc<dyn Clock>) -> Self {
+        let membership = Membership::new(Arc::clone(&store), node.clone(), Arc::clone(&clock));
+        Self { store, node, clock, membership, inner: Mutex::default() }
+    }
+
+    /// Joins: writes who it is, keeps its lease, and follows what is said to it. Done once.
+    pub fn join(&self, joined: Joined, poke: impl Fn(Poke) + Send + Sync + 'static) {
+        self.membership.begin(joined, Arc::new(poke));
+    }
+
+    /// Leaves: its lease ends at once, and others need not wait for it to run out.
+    pub fn leave(&self) {
+        self.membership.end();
+    }
+
+    /// The store.
+    pub fn store(&self) -> &dyn Store {
+        self.store.as_ref()
+    }
+
+    /// Why this node may not take part, where another machine goes by its name.
+    pub fn refused(&self) -> Option<String> {
+        self.membership.refused()
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Inner> {
+        self.inner.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// When something is due that no watch will tell of: an offer that is not taken, a wave that soaks.
+    pub fn due(&self) -> Option<Instant> {
+        self.lock().due.take()
+    }
+
+    /// Whether the lease may have run out: then what is held must be looked at again before anything is changed.
+    pub fn lease_may_be_gone(&self) -> bool {
+        self.membership.lease_may_be_gone()
+    }
+
+    /// What a node wants of a run, until it has it or must wait.
+    pub fn ask(&self, spec: &Spec, want: Want) -> Answer {
+        match self.asked(spec, want) {
+            Ok(answer) => answer,
+            Err(error) => Answer::Hold(explain::unreachable(&error)),
+        }
+    }
+
+    fn asked(&self, spec: &Spec, want: Want) -> Result<Answer, StoreError> {
+        if matches!(want, Want::Change(_) | Want::Correct) && !self.membership.ready() {
+            return Ok(Answer::Hold(explain::no_lease()));
+        }
+        // What this node itself has read or written last is good enough for a first try: the transaction compares.
+        let fresh = matches!(want, Want::Enter(_) | Want::Change(_) | Want::Correct);
+        let known = if fresh { None } else { self.lock().views.get(&spec.book).cloned() };
+        let mut view = match known {
+            Some(view) => view,
+            None => self.look(spec)?,
+        };
+        let mut tended = 0;
+        for _ in 0..TRIES {
+            self.notice(spec, &mut view)?;
+            match decide(spec, &view, &self.node, want) {
+                Step::Go => {
+                    if matches!(want, Want::Done(_)) {
+                        self.tend(spec, view)?;
+                    }
+                    return Ok(Answer::Go);
+                }
+                Step::Commit(txn) => view = self.commit(spec, txn)?,
+                Step::Hold(hold) => match tend(spec, &view, &self.node).filter(|_| tended < TRIES / 2) {
+                    Some(txn) => {
+                        tended += 1;
+                        view = self.commit(spec, txn)?;
+                    }
+                    None => return Ok(Answer::Hold(explain::hold(spec, &view, &self.node, hold))),
+                },
+            }
+        }
+        self.lock().due = Some(self.clock.monotonic() + Duration::from_secs(1));
+        Ok(Answer::Hold(explain::busy()))
+    }
+
+    /// Does what is due in a run, whoever it is for.
+    ///
+    /// # Errors
+    /// When the store does not answer.
+    pub fn see_to(&self, spec: &Spec) -> Result<bool, StoreError> {
+        let view = self.look(spec)?;
+        self.tend(spec, view)
+    }
+
+    /// Does what is due; says whether the run is through.
+    fn tend(&self, spec: &Spec, mut view: View) -> Result<bool, StoreError> {
+        for _ in 0..TRIES {
+            self.notice(spec, &mut view)?;
+            let Some(txn) = tend(spec, &view, &self.node) else { break };
+            view = self.commit(spec, txn)?;
+        }
+        Ok(view.done(spec))
+    }
+
+    fn look(&self, spec: &Spec) -> Result<View, StoreError> {
+        let (revision, answers) = self.store.commit(&View::reading(spec, &self.node))?.answers();
+        let view = View::of(spec, &self.node, revision, answers);
+        self.lock().views.insert(spec.book.clone(), view.clone());
+        Ok(view)
+    }
+
+    /// Commits, and reads the next view in the same request.
+    fn commit(&self, spec: &Spec, mut txn: Txn) -> Result<View, StoreError> {
+        let reading = View::reading(spec, &self.node).then;
+        txn.then.extend(reading.iter().cloned());
+        txn.otherwise = reading;
+        let outcome = self.store.commit(&txn)?;
+        tracing::debug!(book = spec.book, done = matches!(outcome, Outcome::Done { .. }), "committed {}", shown(&txn));
+        let (revision, answers) = outcome.answers();
+        let view = View::of(spec, &self.node, revision, answers);
+        self.lock().views.insert(spec.book.clone(), view.clone());
+        Ok(view)
+    }
+
+    /// Adds what this node has seen for how long, and whom it thinks lost.
+    fn notice(&self, spec: &Spec, view: &mut View) -> Result<(), StoreError> {
+        self.notice_offers(view);
+        let others = view.held.iter().any(|held| held.node != self.node);
+        let waits = spec.on_lost != OnLost::Hold && !view.done(spec);
+        if waits || others && view.held.iter().any(|held| held.held.kind == Kind::Offer) {
+            let alive = self.alive()?;
+            let named = spec.members.keys().cloned().chain(view.held.iter().map(|held| held.node.clone()));
+            view.lost = named.filter(|node| *node != self.node && !alive.contains(node)).collect();
+        }
+        if let Some(stretch) = worth_reading(spec, view) {
+            let prefix = keys::member_votes(&spec.run, stretch);
+            view.names = Some((stretch, self.names(&prefix)?));
+        }
+        self.notice_soak(spec, view);
+        Ok(())
+    }
+
+    fn notice_offers(&self, view: &mut View) {
+        let now = self.clock.monotonic();
+        let mut inner = self.lock();
+        let offers: Vec<(String, u64)> = view
+            .held
+            .iter()
+            .filter(|held| held.held.kind == Kind::Offer && held.node != self.node)
+            .map(|held| (held.node.clone(), held.modified))
+            .collect();
+        inner.offers.retain(|offer, _| offers.contains(offer));
+        for offer in offers {
+            let first = *inner.offers.entry(offer.clone()).or_insert(now);
+            if now.duration_since(first) >= OFFER {
+                view.stale.insert(offer);
+            } else {
+                sooner(&mut inner.due, first + OFFER);
+            }
+        }
+    }
+
+    fn notice_soak(&self, spec: &Spec, view: &mut View) {
+        let now = self.clock.monotonic();
+        let mut inner = self.lock();
+        match complete(spec, view) {
+            None => drop(inner.complete.remove(&spec.run)),
+            Some(wave) => {
+                let (known, since) = inner.complete.get(&spec.run).copied().unwrap_or((wave, now));
+                let since = if known == wave { since } else { now };
+                inner.complete.insert(spec.run.clone(), (wave, since));
+                view.soaked = now.duration_since(since) >= spec.soak;
+                if !view.soaked {
+                    sooner(&mut inner.due, since + spec.soak);
+                }
+            }
+        }
+    }
+
+    /// Who has a lease.
+    ///
+    /// # Errors
+    /// When the store does not answer.
+    pub fn alive(&self) -> Result<BTreeSet<String>, StoreError> {
+        let now = self.clock.monotonic();
+        if let Some((read, alive)) = &self.lock().alive
+            && now.duration_since(*read) < ALIVE
+        {
+            return Ok(alive.clone());
+        }
+        let alive = self.names(keys::ALL_ALIVE)?;
+        self.lock().alive = Some((now, alive.clone()));
+        Ok(alive)
+    }
+
+    /// The last parts of the keys with a prefix.
+    fn names(&self, prefix: &str) -> Result<BTreeSet<String>, StoreError> {
+        let mut page = Page::default();
+        let mut names = BTreeSet::new();
+        loop {
+            let read = self.store.read(prefix, &page)?;
+            page.after = read.rows.last().map(|row| row.key.clone());
+            names.extend(read.rows.iter().filter_map(|row| Some(row.key.strip_prefix(prefix)?.to_owned())));
+            if !read.more {
+                return Ok(names);
+            }
+        }
+    }
+
+    /// How a book's run stands, for people.
+    ///
+    /// # Errors
+    /// When the store does not answer.
+    pub fn rollout(&self, spec: &Spec) -> Result<Rollout, StoreError> {
+        let mut view = self.look(spec)?;
+        self.notice(spec, &mut view)?;
+        Ok(explain::rollout(spec, &view))
+    }
+
+    /// How far a book's run is open.
+    ///
+    /// # Errors
+    /// When the store does not answer.
+    pub fn opening(&self, book: &str) -> Result<Option<Opening>, StoreError> {
+        let key = keys::opening(book);
+        let rows = self.store.read(&key, &Page { after: None, limit: 1 })?.rows;
+        Ok(rows.into_iter().find(|row| row.key == key).and_then(|row| serde_json::from_slice(&row.value).ok()))
+    }
+
+    /// Sets a key that others read.
+    ///
+    /// # Errors
+    /// When the store does not answer.
+    pub fn publish(&self, key: &str, value: Vec<u8>) -> Result<(), StoreError> {
+        self.store.commit(&Txn { then: vec![Op::put(key, value)], ..Txn::default() }).map(drop)
+    }
+
+    /// All rows with a prefix, by the last part of their keys.
+    ///
+    /// # Errors
+    /// When the store does not answer.
+    pub fn rows(&self, prefix: &str) -> Result<BTreeMap<String, Vec<u8>>, StoreError> {
+        let mut page = Page::default();
+        let mut found = BTreeMap::new();
+        loop {
+            let read = self.store.read(prefix, &page)?;
+            page.after = read.rows.last().map(|row| row.key.clone());
+            found.extend(
+                read.rows.into_iter().filter_map(|row| Some((row.key.strip_prefix(prefix)?.to_owned(), row.value))),
+            );
+            if !read.more {
+                return Ok(found);
+            }
+        }
+    }
+}
+
+/// How a run stands.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Rollout {
+    /// waiting, running, halted or done.
+    pub phase: &'static str,
+    /// How many nodes it waits for.
+    pub total: u64,
+    /// How many are through.
+    pub done: u64,
+    /// Who failed.
+    pub failed: Vec<String>,
+    /// Who holds a slot.
+    pub holding: Vec<String>,
+    /// How many wait in the queue, as far as was read.
+    pub waiting: u64,
+    /// What keeps it from going on.
+    pub blocked: Vec<Gate>,
+}
+
+fn sooner(due: &mut Option<Instant>, at: Instant) {
+    *due = Some(due.map_or(at, |known| known.min(at)));
+}
+
+fn shown(txn: &Txn) -> String {
+    let operation = |operation: &Op| match operation {
+        Op::Put { key, .. } => Some(format!("put {key}")),
+        Op::Delete(key) => Some(format!("delete {key}")),
+        Op::DeleteAll(prefix) => Some(format!("delete all {prefix}")),
+        _ => None,
+    };
+    txn.then.iter().filter_map(operation).collect::<Vec<_>>().join(", ")
+}

@@ -1,0 +1,100 @@
+//! What a node does with others: it joins, follows what they accepted, and is told when something moves.
+
+use towpath_coordination::{
+    Accepted,
+    accept::{self, AcceptError},
+    fleet::{Joined, Poke},
+};
+use towpath_host::journal::{Acceptance, Changes};
+
+use super::{
+    conditions::{Input, Trouble},
+    node::Node,
+    revision::Revision,
+};
+
+impl Node {
+    /// Joins the fleet, where there is one: with a shared store, or where several nodes live in this process.
+    pub(super) fn join(&mut self) {
+        let joined = Joined {
+            node: self.settings.node.clone(),
+            machine_id: super::facts::machine_id(),
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+        };
+        let queue = self.queue.clone();
+        // The nodes of one process follow the sources themselves.
+        let shared = self.store.shared();
+        self.fleet.join(joined, move |poke| {
+            queue.poke(|wake| match poke {
+                Poke::Accepted => wake.accepted |= shared,
+                Poke::Look => wake.check = true,
+            });
+        });
+        let refused = self.fleet.refused();
+        self.step(Input::Source("fleet".into(), refused.map(|why| Trouble::new("Refused", why))));
+    }
+
+    /// Follows what others have accepted, where that is newer than what this node has.
+    pub(super) fn adopt(&mut self) {
+        if !self.store.shared() {
+            return;
+        }
+        let disk = self.accepted();
+        let current = match accept::current(self.store.as_ref()) {
+            Ok(current) => current.unwrap_or_default(),
+            Err(error) => return self.store_failed(&error),
+        };
+        self.step(Input::Source("store".into(), None));
+        if current.generation <= disk.generation {
+            return;
+        }
+        if let Err(why) = self.take_over(&disk, &current) {
+            self.step(Input::Source("accepted".into(), Some(Trouble::new("Progressing", why))));
+        } else {
+            self.step(Input::Source("accepted".into(), None));
+        }
+    }
+
+    fn take_over(&mut self, disk: &Accepted, current: &Accepted) -> Result<(), String> {
+        let shown = |what: &str| format!("generation {} was accepted by {}: {what}", current.generation, current.by);
+        if !current.origin.is_empty() && current.origin != self.origin() {
+            return Err(AcceptError::OtherOrigin { theirs: current.origin.clone(), ours: self.origin() }.to_string());
+        }
+        if current.schema > accept::SCHEMA {
+            return Err(AcceptError::TooOld(current.schema).to_string());
+        }
+        let table = accept::table_of(self.store.as_ref(), current)
+            .map_err(|error| error.to_string())?
+            .ok_or_else(|| shown("its table is not in the data store yet"))?;
+        let looked = self
+            .sources
+            .follow(&self.journal, &disk.commits, &current.commits, self.clock.wall())
+            .map_err(|why| shown(&why))?;
+        let Some(set) = looked.set.clone() else {
+            let first = looked.problems.first().map(ToString::to_string).unwrap_or_default();
+            return Err(shown(&format!("it can't be loaded here: {first}")));
+        };
+        tracing::info!(generation = current.generation, by = current.by, "another node has accepted a revision");
+        self.step(Input::Accepted(Acceptance {
+            generation: current.generation,
+            commits: current.commits.clone(),
+            at: self.state.looked,
+        }));
+        let mut changes = Changes::default();
+        changes.put("accepted", current);
+        changes.put("table", &table);
+        self.sources.remember(&looked, &current.commits, &mut changes);
+        self.save(changes);
+        let revision = Revision::new(current.generation, current.commits.clone(), set, &self.settings.node);
+        self.show(Some(std::sync::Arc::new(revision.with_table(table))));
+        Ok(())
+    }
+
+    /// Says that the store can't be used.
+    pub(super) fn store_failed(&mut self, error: &AcceptError) {
+        let message = format!(
+            "{error}; drift of content is corrected on the accepted revision, what needs agreement is held until it answers"
+        );
+        self.step(Input::Source("store".into(), Some(Trouble::new("StoreUnreachable", message))));
+    }
+}

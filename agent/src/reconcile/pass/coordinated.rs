@@ -1,0 +1,298 @@
+//! A book that nodes go through together: stretch by stretch, each entered, left and voted for.
+
+use serde::{Deserialize, Serialize};
+use serde_json::{Map, Value};
+use towpath_coordination::{
+    Gate,
+    accept::Table,
+    fleet::{Answer, Election, Fleet, Share},
+    rollout::{Spec, Want},
+};
+use towpath_host::journal::Changes;
+use towpath_render::{
+    objects::{StretchKind, task::Task, task_digest},
+    rendering::{Rendered, Renderer},
+};
+
+use super::{
+    book::{BookRun, module},
+    outcome::{Outcome, TaskOutcome},
+};
+use crate::reconcile::runs::Run;
+
+/// What a pass needs to agree with other nodes.
+#[derive(Debug, Clone, Copy)]
+pub struct Coordination<'a> {
+    /// The node's place among them.
+    pub fleet: &'a Fleet,
+    /// Since when each book is as it is, and who had joined by then.
+    pub table: &'a Table,
+}
+
+/// The stretch that a book is in.
+#[derive(Debug, Clone)]
+pub(super) struct InStretch {
+    /// The run, with the budget that holds here.
+    spec: Spec,
+    /// What is asked before the first change.
+    want: Want,
+    /// Whether the node may change.
+    held: bool,
+}
+
+/// Why a change can't begin.
+#[derive(Debug, Clone)]
+pub(super) enum NotBegun {
+    /// It waits for others.
+    Held(Gate),
+    /// Something before it failed.
+    Failed(String),
+}
+
+impl NotBegun {
+    pub(super) fn outcome(&self) -> Outcome {
+        match self {
+            Self::Held(_) => Outcome::Held,
+            Self::Failed(_) => Outcome::Failed,
+        }
+    }
+
+    pub(super) fn message(&self) -> String {
+        match self {
+            Self::Held(gate) => gate.to_string(),
+            Self::Failed(message) => message.clone(),
+        }
+    }
+}
+
+/// How far this node has come in a run.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+struct Progress {
+    run: String,
+    /// How many stretches it has voted for.
+    done: usize,
+    /// Whether the run is through on all nodes.
+    through: bool,
+}
+
+impl BookRun<'_, '_> {
+    fn progress_key(&self) -> String {
+        format!("progress/{}", self.book.id())
+    }
+
+    fn remember_progress(&mut self, progress: &Progress) {
+        let mut changes = Changes::default();
+        changes.put(self.progress_key(), progress);
+        self.commit(changes, "progress");
+    }
+
+    /// Runs the book stretch by stretch.
+    pub(super) fn in_stretches(&mut self, with: Coordination<'_>, run: &Run) {
+        let key = self.progress_key();
+        let mut progress: Progress = self.pass.machine.record(&key).unwrap_or_default();
+        if progress.run != run.spec.run {
+            progress = Progress { run: run.spec.run.clone(), ..Progress::default() };
+        }
+        for index in 0..run.stretches.len() {
+            if self.stopped() || self.makes_way() {
+                return;
+            }
+            let settled = index < progress.done;
+            if !self.one_stretch(with, run, index, settled) {
+                return;
+            }
+            if !settled {
+                progress.done = index + 1;
+                self.remember_progress(&progress);
+            }
+        }
+        if !progress.through {
+            // Who is through sees to it that the run ends: the one who should have may be gone.
+            match with.fleet.see_to(&run.spec) {
+                Ok(true) => {
+                    progress.through = true;
+                    self.remember_progress(&progress);
+                }
+                Ok(false) => self.settled = None,
+                Err(error) => {
+                    tracing::debug!(%error, "the end of a run can't be seen to");
+                    self.settled = None;
+                }
+            }
+        }
+    }
+
+    /// Goes through one stretch; says whether the next one may follow.
+    fn one_stretch(&mut self, with: Coordination<'_>, run: &Run, index: usize, settled: bool) -> bool {
+        let stretch = &run.stretches[index];
+        let spec = run.spec_of(index).clone();
+        let number = u32::try_from(index).unwrap_or(u32::MAX);
+        let elected = stretch.kind == StretchKind::Elected;
+        self.begun = self.stretch() == Some(true);
+        self.fresh = !settled;
+        let want = if settled || elected { Want::Correct } else { Want::Change(number) };
+        self.in_stretch = Some(InStretch { spec: spec.clone(), want, held: false });
+        let book = std::sync::Arc::clone(self.book);
+        let tasks: Vec<&Task> = book.tasks[stretch.tasks.clone()].iter().collect();
+        if !settled && let Answer::Hold(gate) = with.fleet.ask(&spec, Want::Enter(number)) {
+            // Who has nothing to change need not wait for its wave.
+            let early = gate.reason == "Wave" && self.stretch().is_none() && !elected && !self.changes_any(&tasks);
+            if !early {
+                self.hold(gate);
+                return false;
+            }
+        }
+        if let (true, Some(task)) = (elected, tasks.first()) {
+            self.elected(with, &spec, task, settled);
+        } else {
+            self.tasks_of(&tasks);
+        }
+        self.end_of_stretch();
+        if self.interrupted || self.gate.is_some() {
+            return false;
+        }
+        let failed = self.stopped;
+        let outcome = match (failed, settled) {
+            (true, _) if self.any_failed() => with.fleet.ask(&spec, Want::Failed(number)),
+            (true, _) => return false,
+            (false, false) => with.fleet.ask(&spec, Want::Done(number)),
+            (false, true) if self.holds() => with.fleet.ask(&spec, Want::Leave),
+            (false, true) => Answer::Go,
+        };
+        if let Answer::Hold(gate) = outcome {
+            self.hold(gate);
+            return false;
+        }
+        !failed
+    }
+
+    fn any_failed(&self) -> bool {
+        self.tasks.iter().any(|task| task.outcome == Outcome::Failed)
+    }
+
+    fn holds(&self) -> bool {
+        self.in_stretch.as_ref().is_some_and(|part| part.held)
+    }
+
+    /// The book waits.
+    fn hold(&mut self, gate: Gate) {
+        self.settled = None;
+        self.stopped = true;
+        self.complete = false;
+        self.gate = Some(gate);
+    }
+
+    /// Takes a slot, where this stretch asks for one, before the first change; and looks again at what it holds
+    /// where it may have been written off meanwhile.
+    pub(super) fn take_slot(&mut self) -> Result<(), NotBegun> {
+        let (Some(with), Some(part)) = (self.pass.coordination, self.in_stretch.clone()) else { return Ok(()) };
+        if part.held && !with.fleet.lease_may_be_gone() {
+            return Ok(());
+        }
+        match with.fleet.ask(&part.spec, part.want) {
+            Answer::Go => {
+                self.in_stretch = Some(InStretch { held: true, ..part });
+                Ok(())
+            }
+            Answer::Hold(gate) => {
+                self.hold(gate.clone());
+                Err(NotBegun::Held(gate))
+            }
+        }
+    }
+
+    /// Runs an elected task, or takes the result of who was elected.
+    fn elected(&mut self, with: Coordination<'_>, spec: &Spec, task: &Task, settled: bool) {
+        let elect = task.elect.clone().unwrap_or_default();
+        let definition = task_digest(self.pass.set, self.book, task);
+        let groups = &self.pass.view.groups;
+        let anybody = elect.nodes.is_empty() && elect.node_groups.is_empty();
+        let eligible = anybody
+            || elect.nodes.contains(&self.pass.view.node)
+            || elect.node_groups.iter().any(|group| groups.contains(group));
+        let count = usize::try_from(elect.count.unwrap_or(1).max(1)).unwrap_or(1);
+        let key = format!("elected/{}/{}", self.book.id(), task.id);
+        let known: Option<(String, Value)> = self.pass.machine.record(&key);
+        if let Some((_, value)) = known.filter(|(known, _)| settled && *known == definition) {
+            return self.register_elected(task, value, None);
+        }
+        match with.fleet.elect(spec, &task.id, &definition, eligible, count) {
+            Err(error) => self.hold(Gate { reason: "StoreUnreachable", opens: error.to_string() }),
+            Ok(Election::Wait(nodes)) => {
+                let who = if nodes.is_empty() { "an eligible node".to_owned() } else { nodes.join(", ") };
+                self.hold(Gate {
+                    reason: "Dependency",
+                    opens: format!("{:?} is run by {who}; all go on with its result", task.id),
+                });
+            }
+            Ok(Election::Results(results)) => self.results(task, &key, &definition, &results, count),
+            Ok(Election::Run) => {
+                self.tasks_of(&[task]);
+                self.flush();
+                if self.interrupted || self.gate.is_some() {
+                    return;
+                }
+                let outcome = self.tasks.iter().rev().find(|outcome| outcome.name.starts_with(&task.id));
+                let (ok, message) =
+                    outcome.map_or((false, None), |outcome| (outcome.outcome < Outcome::Held, outcome.message.clone()));
+                let share = Share { ok, result: self.captured.take().unwrap_or_default(), message };
+                if let Err(error) = with.fleet.share(spec, &task.id, &definition, &share) {
+                    self.hold(Gate { reason: "StoreUnreachable", opens: error.to_string() });
+                }
+                if !ok {
+                    self.stopped = true;
+                }
+            }
+        }
+    }
+
+    /// What others ran counts as run here too.
+    fn results(
+        &mut self,
+        task: &Task,
+        key: &str,
+        definition: &str,
+        results: &std::collections::BTreeMap<String, Share>,
+        count: usize,
+    ) {
+        if let Some((node, share)) = results.iter().find(|(_, share)| !share.ok) {
+            let why = share.message.clone().unwrap_or_default();
+            return self.hold(Gate {
+                reason: "Dependency",
+                opens: format!("{:?} failed on {node}, which was elected for it: {why}", task.id),
+            });
+        }
+        let value = match results.values().next() {
+            Some(share) if count == 1 => share.result.clone(),
+            _ => Value::Object(
+                results.iter().map(|(node, share)| (node.clone(), share.result.clone())).collect::<Map<_, _>>(),
+            ),
+        };
+        let mut changes = Changes::default();
+        changes.put(key.to_owned(), &(definition, &value));
+        self.commit(changes, "elected");
+        let nodes = results.keys().cloned().collect::<Vec<_>>().join(", ");
+        self.register_elected(task, value, Some(format!("run by {nodes}")));
+    }
+
+    fn register_elected(&mut self, task: &Task, value: Value, message: Option<String>) {
+        if let Some(name) = &task.register {
+            self.renderer.register(name, &value);
+        }
+        let mut outcome = TaskOutcome::new(task.id.clone(), module(task), Outcome::Unchanged);
+        outcome.message = message;
+        self.push(outcome);
+    }
+
+    /// Whether any of some tasks would change something, as far as can be told without changing anything.
+    fn changes_any(&self, tasks: &[&Task]) -> bool {
+        let Ok(renderer) = Renderer::new(self.pass.set, self.pass.view, self.book, &self.pass.inputs) else {
+            return true;
+        };
+        drop(renderer);
+        let names: Vec<&str> = tasks.iter().map(|task| task.id.as_str()).collect();
+        let unknown = tasks.iter().any(|task| matches!(self.renderer.items(task), Ok(Rendered::Wants(_)) | Err(_)));
+        unknown || self.would_change_any(&names)
+    }
+}

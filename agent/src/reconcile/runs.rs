@@ -1,0 +1,173 @@
+//! What a revision says of a book's run, in the words of coordination: members, waves, budgets, cuts.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use serde_json::Value;
+use sha2::Digest as _;
+use towpath_coordination::{
+    accept::Table,
+    rollout::{Cut, OnLost, Spec},
+};
+use towpath_proto::v1alpha as pb;
+use towpath_render::{
+    objects::{ObjectSet, Stretch, StretchKind, book_digest, stretches, task::Book},
+    words::Count,
+};
+
+/// A book's run: its stretches, and for each the budget that holds in it.
+#[derive(Debug, Clone)]
+pub(super) struct Run {
+    /// The run, with the budget of the book.
+    pub(super) spec: Spec,
+    /// Its stretches.
+    pub(super) stretches: Vec<Stretch>,
+    /// The budgets of tasks that have their own, by stretch.
+    own: BTreeMap<usize, Spec>,
+}
+
+impl Run {
+    /// The run of a coordinated book; None where nothing is known of it.
+    pub(super) fn of(set: &ObjectSet, generation: u64, table: &Table, book: &Book) -> Option<Self> {
+        let id = book.id();
+        let entry = table.books.get(&id)?;
+        let targets = set.targets_of(book);
+        let joined: BTreeSet<&str> = table.joined.get(&entry.since).into_iter().flatten().map(String::as_str).collect();
+        let (members, late): (Vec<String>, Vec<String>) =
+            targets.into_iter().partition(|node| joined.contains(node.as_str()));
+        let members = in_order(&id, members);
+        let waves = waves(set, book, &members);
+        let count_of = |serialize: &pb::Serialize| count(serialize, members.len() as u64);
+        let stretches = stretches(book);
+        let cuts = stretches.iter().skip(1).map(|stretch| if stretch.barrier { Cut::Barrier } else { Cut::Passage });
+        let serialize = book.rollout.serialize.as_ref();
+        let (group, parts) =
+            serialize.map_or((id.clone(), BTreeMap::new()), |serialize| budget(set, book, &id, serialize));
+        let spec = Spec {
+            book: id.clone(),
+            group,
+            run: format!("{id}@{}", entry.since),
+            generation,
+            members: members.iter().map(|node| (node.clone(), wave_of(&waves, node))).collect(),
+            late,
+            known: set.nodes.keys().cloned().collect(),
+            parts,
+            count: serialize.map(count_of),
+            max_failures: max_failures(book, members.len() as u64),
+            after_all: book.rollout.after_all,
+            on_lost: match book.rollout.on_lost.as_str() {
+                "skip" => OnLost::Skip,
+                "fail" => OnLost::Fail,
+                _ => OnLost::Hold,
+            },
+            waves: u32::try_from(waves.len().max(1)).unwrap_or(u32::MAX),
+            soak: book.rollout.soak,
+            cuts: cuts.collect(),
+        };
+        let own = stretches.iter().enumerate().filter(|(_, stretch)| stretch.kind == StretchKind::Own);
+        let own = own
+            .filter_map(|(index, stretch)| {
+                let task = book.tasks.get(stretch.tasks.start)?;
+                let serialize = task.serialize.as_ref()?;
+                let (group, parts) = budget(set, book, &format!("{id}={index}"), serialize);
+                Some((index, Spec { group, parts, count: Some(count_of(serialize)), ..spec.clone() }))
+            })
+            .collect();
+        Some(Self { spec, stretches, own })
+    }
+
+    /// The run with the budget that holds in a stretch.
+    pub(super) fn spec_of(&self, stretch: usize) -> &Spec {
+        self.own.get(&stretch).unwrap_or(&self.spec)
+    }
+}
+
+/// The digests of all books that ask for agreement.
+pub(super) fn digests(set: &ObjectSet) -> BTreeMap<String, String> {
+    let coordinated = set.books.values().filter(|book| book.targets.is_some() && needs_run(set, book));
+    coordinated.map(|book| (book.id(), book_digest(set, book))).collect()
+}
+
+/// Whether a book's run is followed: because it asks for agreement itself, or because another waits for its end.
+fn needs_run(set: &ObjectSet, book: &Book) -> bool {
+    let waited_for = |other: &Book| {
+        other.namespace == book.namespace
+            && other.depends_on.iter().any(|dependency| dependency.fleet && dependency.book == book.name)
+    };
+    book.coordinated() || set.books.values().any(|other| waited_for(other))
+}
+
+/// Nodes in the order in which waves take them: the same on all nodes, another for each book.
+fn in_order(book: &str, mut nodes: Vec<String>) -> Vec<String> {
+    nodes.sort_by_cached_key(|node| sha2::Sha256::digest(format!("{book}\0{node}")).to_vec());
+    nodes
+}
+
+fn count(serialize: &pb::Serialize, of: u64) -> u64 {
+    let written = Value::String(serialize.count.clone().unwrap_or_default());
+    Count::read(&written).map_or(1, |count| count.at_least_one(of)).max(1)
+}
+
+fn max_failures(book: &Book, of: u64) -> u64 {
+    match book.rollout.max_failures {
+        None => 0,
+        Some(Count::Nodes(nodes)) => nodes,
+        Some(Count::Percent(percent)) => of * percent / 100,
+    }
+}
+
+/// Whose budget it is, and which part of it each node draws on.
+fn budget(set: &ObjectSet, book: &Book, own: &str, serialize: &pb::Serialize) -> (String, BTreeMap<String, String>) {
+    let group = match &serialize.slot {
+        Some(slot) => format!("{}/slot={slot}", book.namespace),
+        None => own.to_owned(),
+    };
+    let value = |label: &String| {
+        set.nodes
+            .iter()
+            .map(|(node, object)| {
+                let value = object.labels.get(label).filter(|value| !value.is_empty());
+                (node.clone(), value.map_or_else(|| "-".to_owned(), |value| format!("={value}")))
+            })
+            .collect()
+    };
+    (group, serialize.per.as_ref().map(value).unwrap_or_default())
+}
+
+/// The members of each wave, cumulative.
+fn waves(set: &ObjectSet, book: &Book, members: &[String]) -> Vec<BTreeSet<String>> {
+    let mut taken: BTreeSet<String> = BTreeSet::new();
+    let mut waves = Vec::new();
+    for wave in &book.rollout.waves {
+        match wave.get("nodeGroups").and_then(Value::as_array) {
+            Some(groups) => {
+                let named: BTreeSet<&str> = groups.iter().filter_map(Value::as_str).collect();
+                let inside = |node: &&String| set.groups_of(node).iter().any(|group| named.contains(group.as_str()));
+                taken.extend(members.iter().filter(inside).cloned());
+            }
+            None => {
+                let wanted = match Count::read(wave) {
+                    Ok(Count::Nodes(nodes)) => nodes,
+                    Ok(Count::Percent(percent)) => (members.len() as u64 * percent).div_ceil(100),
+                    Err(_) => members.len() as u64,
+                };
+                for node in members {
+                    if taken.len() as u64 >= wanted {
+                        break;
+                    }
+                    taken.insert(node.clone());
+                }
+            }
+        }
+        waves.push(taken.clone());
+    }
+    // Whoever is in none of the waves that are written comes last.
+    if waves.last().is_none_or(|last| last.len() < members.len()) {
+        waves.push(members.iter().cloned().collect());
+    }
+    waves
+}
+
+fn wave_of(waves: &[BTreeSet<String>], node: &str) -> u32 {
+    let found = waves.iter().position(|wave| wave.contains(node)).unwrap_or(waves.len().saturating_sub(1));
+    u32::try_from(found).unwrap_or(u32::MAX)
+}

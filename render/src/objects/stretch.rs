@@ -1,0 +1,109 @@
+//! Stretches: what divides a book, so that nobody waits for another node in the middle of its changes.
+
+use std::ops::Range;
+
+use super::task::{Book, Task};
+
+/// A part of a book between two cuts.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Stretch {
+    /// Its tasks, by their places.
+    pub tasks: Range<usize>,
+    /// Whether all nodes wait for all before it.
+    pub barrier: bool,
+    /// What it is.
+    pub kind: StretchKind,
+}
+
+/// What a stretch is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum StretchKind {
+    /// Tasks of the book.
+    Tasks,
+    /// One task that elected nodes run for all.
+    Elected,
+    /// One task with a budget of its own.
+    Own,
+}
+
+/// The stretches of a book: `sync` comes before its task; a task with `elect` or `serialize` is a stretch of its own.
+pub fn stretches(book: &Book) -> Vec<Stretch> {
+    let mut found: Vec<Stretch> = Vec::new();
+    let mut begin = 0;
+    let mut barrier = false;
+    let mut close = |end: usize, begin: &mut usize, barrier: &mut bool, kind: StretchKind, force: bool| {
+        if end > *begin || force || *barrier {
+            found.push(Stretch { tasks: *begin..end, barrier: *barrier, kind });
+            *barrier = false;
+        }
+        *begin = end;
+    };
+    for (at, task) in book.tasks.iter().enumerate() {
+        if task.sync {
+            close(at, &mut begin, &mut barrier, StretchKind::Tasks, true);
+            barrier = true;
+        }
+        if let Some(kind) = own_kind(task) {
+            if at > begin {
+                close(at, &mut begin, &mut barrier, StretchKind::Tasks, false);
+            }
+            close(at + 1, &mut begin, &mut barrier, kind, true);
+        } else if waits_for_shared(task) && at > begin {
+            close(at, &mut begin, &mut barrier, StretchKind::Tasks, false);
+        }
+    }
+    close(book.tasks.len(), &mut begin, &mut barrier, StretchKind::Tasks, false);
+    if found.is_empty() {
+        found.push(Stretch { tasks: 0..0, barrier: false, kind: StretchKind::Tasks });
+    }
+    found
+}
+
+fn own_kind(task: &Task) -> Option<StretchKind> {
+    if task.elect.is_some() {
+        return Some(StretchKind::Elected);
+    }
+    task.serialize.is_some().then_some(StretchKind::Own)
+}
+
+fn waits_for_shared(task: &Task) -> bool {
+    task.module.as_ref().is_some_and(|module| module.name == "wait" && module.params.get("shared").is_some())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::objects::{SourceTree, load};
+    use crate::tree::MemoryTree;
+    use std::{collections::BTreeMap, sync::Arc};
+
+    fn of(tasks: &str) -> Vec<(Range<usize>, bool, StretchKind)> {
+        let text = format!(
+            "metadata: {{apiVersion: v1alpha, kind: Namespace, name: n}}\n---\nmetadata: {{apiVersion: v1alpha, kind: Node, name: a}}\n---\nmetadata: {{apiVersion: v1alpha, kind: TaskBook, name: b, namespace: n}}\nspec:\n  targets: {{nodes: [a]}}\n  tasks:\n{tasks}"
+        );
+        let tree: MemoryTree = [("b.yaml", text.as_str())].into_iter().collect();
+        let source = SourceTree { name: "s".into(), tree: Arc::new(tree), library: false, globals: true };
+        let loaded = load(&[source], &BTreeMap::new());
+        assert!(loaded.errors.is_empty(), "{:?}", loaded.errors);
+        stretches(&loaded.set.books["n/b"]).into_iter().map(|s| (s.tasks, s.barrier, s.kind)).collect()
+    }
+
+    #[test]
+    fn cuts_divide_a_book() {
+        use StretchKind::{Elected, Own, Tasks};
+        let debug = |name: &str, more: &str| format!("    - {{name: {name}, debug: {{message: x}}{more}}}\n");
+        assert_eq!(of(&(debug("a", "") + &debug("b", ""))), [(0..2, false, Tasks)]);
+        assert_eq!(of(&(debug("a", "") + &debug("b", ", sync: true"))), [(0..1, false, Tasks), (1..2, true, Tasks)]);
+        let alone =
+            "    - {name: a, debug: {message: x}}\n    - {name: s, sync: true}\n    - {name: b, debug: {message: x}}\n";
+        assert_eq!(of(alone), [(0..1, false, Tasks), (1..3, true, Tasks)]);
+        let elected = debug("a", "")
+            + "    - {name: e, command: {argv: [x]}, elect: {count: 1}}\n"
+            + &debug("b", "")
+            + "    - {name: o, command: {argv: [x]}, serialize: {count: 1}, sync: true}\n";
+        assert_eq!(
+            of(&elected),
+            [(0..1, false, Tasks), (1..2, false, Elected), (2..3, false, Tasks), (3..4, true, Own)]
+        );
+    }
+}

@@ -1,0 +1,172 @@
+//! Nodes move together through a real etcd: each is a process of its own, and the proof is what the tasks write.
+
+use std::{collections::BTreeMap, fs, path::PathBuf, time::Duration};
+
+use towpath_tests::{Running, etcd::Etcd, git::Repository, node::Node, wait_until};
+
+/// A fleet: agents as processes, over one etcd and one repository.
+struct Fleet {
+    folder: tempfile::TempDir,
+    _etcd: Etcd,
+    repository: Repository,
+    nodes: Vec<Node>,
+    agents: Vec<Option<Running>>,
+}
+
+impl Fleet {
+    fn new(count: usize, etcd: impl FnOnce(&std::path::Path) -> Etcd) -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        let etcd = etcd(folder.path());
+        let repository = Repository::new(folder.path(), "fleet");
+        let mut objects = String::from("metadata: {apiVersion: v1alpha, kind: Namespace, name: app}\n");
+        for number in 0..count {
+            objects.push_str(&format!(
+                "---\nmetadata: {{apiVersion: v1alpha, kind: Node, name: n{number}, labels: {{tier: web}}}}\n"
+            ));
+        }
+        objects
+            .push_str("---\nmetadata: {apiVersion: v1alpha, kind: NodeGroup, name: web}\nspec: {selector: tier=web}\n");
+        repository.write("fleet.yaml", objects);
+        repository.write("base.yaml", "metadata: {apiVersion: v1alpha, kind: TaskBook, name: base, namespace: app}\nspec:\n  targets: {nodeGroups: [web]}\n  tasks:\n    - name: base\n      file: {path: /base, content: base}\n");
+        repository.publish("first");
+        let source = format!("url: {}\n      interval: 1s", repository.bare.display());
+        let settings = format!("{}  reconcile: {{interval: 5s}}\n", etcd.data_store());
+        let nodes =
+            (0..count).map(|number| Node::named(folder.path(), &format!("n{number}"), &source, &settings)).collect();
+        let mut fleet = Self { folder, _etcd: etcd, repository, nodes, agents: (0..count).map(|_| None).collect() };
+        for number in 0..count {
+            fleet.begin(number);
+        }
+        let head = fleet.repository.head();
+        fleet.wait(60, |fleet| fleet.nodes.iter().all(|node| node.applied(&head)));
+        fleet
+    }
+
+    fn begin(&mut self, number: usize) {
+        let node = &self.nodes[number];
+        let log = fs::OpenOptions::new().create(true).append(true).open(node.folder.join("log")).unwrap();
+        let mut command = node.agent();
+        command.env("RUST_LOG", "info,towpath_coordination=debug").stderr(log).stdout(std::process::Stdio::null());
+        self.agents[number] = Some(Running::start(&mut command));
+    }
+
+    fn log_file(&self) -> PathBuf {
+        self.folder.path().join("happened")
+    }
+
+    /// What the tasks have written: `time word node`, in the order of their times.
+    fn happened(&self) -> Vec<(u64, String, String)> {
+        let text = fs::read_to_string(self.log_file()).unwrap_or_default();
+        let mut lines: Vec<(u64, String, String)> = text
+            .lines()
+            .filter_map(|line| {
+                let mut words = line.split(' ');
+                Some((words.next()?.parse().ok()?, words.next()?.to_owned(), words.next()?.to_owned()))
+            })
+            .collect();
+        lines.sort();
+        lines
+    }
+
+    fn wait(&self, seconds: u64, holds: impl Fn(&Self) -> bool) {
+        wait_until(Duration::from_secs(seconds), || holds(self), || self.shown());
+    }
+
+    fn shown(&self) -> String {
+        let nodes = self.nodes.iter().map(|node| {
+            let status = node.ask(&["status"]).unwrap_or_default();
+            let log = node.log();
+            let last: Vec<&str> = log.lines().rev().take(25).collect();
+            format!(
+                "{}: {}\n{}\n",
+                node.folder.display(),
+                status["conditions"],
+                last.into_iter().rev().collect::<Vec<_>>().join("\n")
+            )
+        });
+        format!("{:?}\n{}", self.happened(), nodes.collect::<String>())
+    }
+
+    /// Publishes a book of these tasks, and waits until all nodes have applied it.
+    fn publish(&self, book: &str) -> String {
+        self.repository.write("web.yaml", book);
+        self.repository.publish("next")
+    }
+
+    fn wait_for(&self, head: &str, seconds: u64) {
+        self.wait(seconds, |fleet| fleet.nodes.iter().all(|node| node.applied(head)));
+    }
+}
+
+/// A task that writes when it began and when it ended.
+fn stamped(fleet: &Fleet, name: &str, word: &str, seconds: &str, more: &str) -> String {
+    let log = fleet.log_file().display().to_string();
+    format!(
+        "    - name: {name}\n      command:\n        shell: 'echo $(date +%s%N) {word}-begin $TOWPATH_NODE >> {log}; sleep {seconds}; echo $(date +%s%N) {word}-end $TOWPATH_NODE >> {log}'\n{more}"
+    )
+}
+
+/// How many were between a beginning and an end at one time.
+fn at_once(happened: &[(u64, String, String)], word: &str) -> usize {
+    let (mut now, mut most) = (0_usize, 0);
+    for (_, what, _) in happened {
+        if *what == format!("{word}-begin") {
+            now += 1;
+            most = most.max(now);
+        } else if *what == format!("{word}-end") {
+            now -= 1;
+        }
+    }
+    most
+}
+
+fn times<'a>(happened: &'a [(u64, String, String)], word: &'a str) -> impl Iterator<Item = u64> + 'a {
+    happened.iter().filter(move |(_, what, _)| what == word).map(|(time, ..)| *time)
+}
+
+fn book(fleet: &Fleet, rollout: &str) -> String {
+    let log = fleet.log_file().display().to_string();
+    let mut tasks = stamped(fleet, "first", "first", "0.3", "");
+    tasks.push_str(&stamped(fleet, "second", "second", "0.1", "      sync: true\n"));
+    tasks.push_str(&format!("    - name: migrate\n      command: {{shell: 'echo $(date +%s%N) migrate $TOWPATH_NODE >> {log}; echo migrated by $TOWPATH_NODE'}}\n      elect: {{count: 1}}\n      register: migration\n"));
+    tasks.push_str("    - name: result\n      file: {path: /result, content: \"{{ steps.migration.stdout }}\"}\n");
+    format!(
+        "metadata: {{apiVersion: v1alpha, kind: TaskBook, name: web, namespace: app}}\nspec:\n  targets: {{nodeGroups: [web]}}\n  rollout: {rollout}\n  tasks:\n{tasks}"
+    )
+}
+
+/// What must hold of a rollout of [`book`].
+fn check(fleet: &Fleet, count: usize, most: usize) {
+    let happened = fleet.happened();
+    let per_node = |word: &str| {
+        let mut seen: BTreeMap<&str, usize> = BTreeMap::new();
+        for (_, what, node) in &happened {
+            if what == word {
+                *seen.entry(node).or_default() += 1;
+            }
+        }
+        seen
+    };
+    for word in ["first-end", "second-end"] {
+        assert_eq!(per_node(word).len(), count, "{word}: {happened:?}");
+    }
+    for word in ["first", "second"] {
+        assert_eq!(at_once(&happened, word), most, "{word}: at once\n{happened:?}");
+    }
+    let last_first = times(&happened, "first-end").max().unwrap();
+    let first_second = times(&happened, "second-begin").min().unwrap();
+    assert!(last_first < first_second, "the barrier was jumped: {happened:?}");
+    assert_eq!(times(&happened, "migrate").count(), 1, "elected more than once: {happened:?}");
+    let results: std::collections::BTreeSet<String> =
+        fleet.nodes.iter().map(|node| node.read("/result").unwrap_or_default()).collect();
+    assert_eq!(results.len(), 1, "{results:?}");
+    assert!(results.iter().next().unwrap().starts_with("migrated by n"), "{results:?}");
+}
+
+#[test]
+fn two_at_once_a_barrier_and_one_elected() {
+    let fleet = Fleet::new(12, Etcd::three);
+    let head = fleet.publish(&book(&fleet, "{serialize: {count: 2}}"));
+    fleet.wait_for(&head, 180);
+    check(&fleet, 12, 2);
+}
