@@ -1,4 +1,4 @@
-//! `towpath nodes`, `objects` and `runs`.
+//! `towpath nodes`, `objects`, `runs` and `rollouts`.
 
 use clap::Args;
 
@@ -20,6 +20,7 @@ pub(super) enum Kind {
     Nodes,
     Objects,
     Runs,
+    Rollouts,
 }
 
 impl List {
@@ -30,6 +31,7 @@ impl List {
                 Kind::Nodes => self.nodes(&client).await,
                 Kind::Objects => self.objects(&client).await,
                 Kind::Runs => self.runs(&client).await,
+                Kind::Rollouts => self.rollouts(&client).await,
             }
         })?
     }
@@ -90,6 +92,36 @@ impl List {
                 })
                 .collect();
             output::table(&["STARTED", "RUN", "OUTCOME", "TOOK", "CHANGED"], &rows)
+        })?;
+        Ok(0)
+    }
+
+    async fn rollouts(&self, client: &Client) -> Result<u8, Failure> {
+        let rollouts = client.rollouts().await?;
+        output::print(self.output.output, &rollouts, || {
+            let rows: Vec<Vec<String>> = rollouts
+                .iter()
+                .map(|rollout| {
+                    let holding: Vec<&str> = rollout.holding.iter().map(|holding| holding.node.as_str()).collect();
+                    vec![
+                        rollout.run.clone(),
+                        rollout.phase.clone(),
+                        format!("{}/{}", rollout.done, rollout.total),
+                        if holding.is_empty() { "-".into() } else { holding.join(", ") },
+                        if rollout.failed.is_empty() { "-".into() } else { rollout.failed.join(", ") },
+                    ]
+                })
+                .collect();
+            let mut text = output::table(&["RUN", "PHASE", "DONE", "HOLDING", "FAILED"], &rows);
+            for rollout in &rollouts {
+                for blocked in &rollout.blocked_by {
+                    text.push_str(&format!("\n{} waits ({}): {}", rollout.run, blocked.gate, blocked.opens));
+                }
+            }
+            if rollouts.iter().any(|rollout| !rollout.blocked_by.is_empty()) {
+                text.push('\n');
+            }
+            text
         })?;
         Ok(0)
     }

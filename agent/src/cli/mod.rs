@@ -60,6 +60,8 @@ enum Command {
     Objects(lists::List),
     /// List the runs of this node
     Runs(lists::List),
+    /// How books that nodes go through together stand
+    Rollouts(lists::List),
     /// Show what happened
     Events(events::Events),
     /// Print completions for a shell
@@ -121,6 +123,7 @@ pub fn main() -> ExitCode {
         Command::Nodes(list) => list.run(lists::Kind::Nodes),
         Command::Objects(list) => list.run(lists::Kind::Objects),
         Command::Runs(list) => list.run(lists::Kind::Runs),
+        Command::Rollouts(list) => list.run(lists::Kind::Rollouts),
         Command::Events(events) => events.run(),
         Command::Completions(completions) => completions.run(),
         Command::Man => man::run(),

@@ -97,7 +97,7 @@ impl From {
         let facts = facts::Options { facts_d, ..facts::Options::default() };
         let drift = settings.as_ref().map(|settings| settings.reconcile.drift).unwrap_or_default();
         let cluster = settings.map_or_else(|| "default".to_owned(), |settings| settings.cluster);
-        let handle = Handle::new(node.clone(), cluster, machine, facts, drift, Events::new(node, None));
+        let handle = Handle::new(node.clone(), cluster, machine, facts, drift, Events::new(node, None), None);
         Ok(Here { handle, revision: Some(revision), _node: None })
     }
 }

@@ -6,6 +6,7 @@ use std::{
 };
 
 use serde_json::{Value, json};
+use towpath_coordination::fleet::Fleet;
 use towpath_host::{facts, journal::RunRecord, process::Cancel};
 use towpath_proto::v1alpha as pb;
 use towpath_render::{
@@ -24,13 +25,15 @@ use crate::report::Events;
 /// What a node shows of itself.
 #[derive(Debug, Clone)]
 pub struct Handle {
-    shared: Arc<Shared>,
+    pub(super) shared: Arc<Shared>,
 }
 
 #[derive(Debug)]
-struct Shared {
-    node: String,
+pub(super) struct Shared {
+    pub(super) node: String,
     cluster: String,
+    /// The node's place among others; None where only a plan is made.
+    pub(super) fleet: Option<Arc<Fleet>>,
     machine: Arc<Machine>,
     facts: facts::Options,
     drift: Drift,
@@ -39,9 +42,9 @@ struct Shared {
 }
 
 #[derive(Debug, Default)]
-struct View {
-    state: State,
-    revision: Option<Arc<Revision>>,
+pub(super) struct View {
+    pub(super) state: State,
+    pub(super) revision: Option<Arc<Revision>>,
     books: Vec<pb::TaskBookStatus>,
 }
 
@@ -59,11 +62,13 @@ impl Handle {
         facts: facts::Options,
         drift: Drift,
         events: Events,
+        fleet: Option<Arc<Fleet>>,
     ) -> Self {
-        Self { shared: Arc::new(Shared { node, cluster, machine, facts, drift, events, view: Mutex::default() }) }
+        let view = Mutex::default();
+        Self { shared: Arc::new(Shared { node, cluster, fleet, machine, facts, drift, events, view }) }
     }
 
-    fn lock(&self) -> MutexGuard<'_, View> {
+    pub(super) fn lock(&self) -> MutexGuard<'_, View> {
         self.shared.view.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -130,37 +135,7 @@ impl Handle {
         objects.collect()
     }
 
-    /// The nodes that git names, and this one.
-    pub fn nodes(&self) -> Vec<pb::NodeSummary> {
-        let (state, revision) = {
-            let view = self.lock();
-            (view.state.clone(), view.revision.clone())
-        };
-        let own = |name: &str, labels: BTreeMap<String, String>, address: Option<String>| {
-            let mine = name == self.shared.node;
-            pb::NodeSummary {
-                name: name.to_owned(),
-                labels,
-                liveness: if mine { "alive".into() } else { "unknown".into() },
-                generation: mine.then_some(state.applied.as_ref().map_or(0, |applied| applied.generation)),
-                ready: mine.then(|| state.is_applied()),
-                address,
-                version: mine.then(|| env!("CARGO_PKG_VERSION").to_owned()),
-            }
-        };
-        let mut nodes: Vec<pb::NodeSummary> = revision
-            .iter()
-            .flat_map(|revision| &revision.set.nodes)
-            .map(|(name, node)| own(name, node.labels.clone(), node.address.clone()))
-            .collect();
-        if !nodes.iter().any(|node| node.name == self.shared.node) {
-            nodes.push(own(&self.shared.node, BTreeMap::new(), None));
-        }
-        nodes.sort_by(|a, b| a.name.cmp(&b.name));
-        nodes
-    }
-
-    fn revision(&self) -> Result<Arc<Revision>, NoAnswer> {
+    pub(super) fn revision(&self) -> Result<Arc<Revision>, NoAnswer> {
         self.lock()
             .revision
             .clone()
@@ -238,7 +213,8 @@ impl Handle {
 
     fn inputs(&self, revision: &Revision) -> Inputs {
         let facts = self.facts();
-        let nodes = pass::known_nodes(&revision.set, &revision.view, &facts, &revision.shared_facts());
+        let nodes =
+            pass::known_nodes(&revision.set, &revision.view, &facts, &revision.shared_facts(), &self.others(revision));
         Inputs { facts, nodes: Arc::new(nodes), computed: BTreeMap::new(), event: None }
     }
 

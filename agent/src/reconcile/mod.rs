@@ -6,6 +6,7 @@ mod fellows;
 mod follow;
 mod handle;
 mod node;
+mod others;
 pub mod pass;
 mod poller;
 mod queue;

@@ -27,6 +27,7 @@ use towpath_render::rendering::Inputs;
 use super::{
     Handle, Queue,
     conditions::{self, Input, State, Trouble},
+    others::Shown,
     pass::{self, ComputedCache, Coordination, Machine, Outcome, Pass, PassOutcome},
     poller::{Polled, Poller, jittered},
     revision::Revision,
@@ -81,6 +82,8 @@ pub struct Node {
     pub(super) settings: Settings,
     pub(super) store: Arc<dyn Store>,
     pub(super) fleet: Arc<Fleet>,
+    /// What the others were told of this node last.
+    pub(super) told_others: Option<(Shown, Option<serde_json::Value>)>,
     pub(super) clock: Arc<dyn Clock>,
     pub(super) machine: Arc<Machine>,
     pub(super) journal: Arc<Journal>,
@@ -145,6 +148,7 @@ impl Node {
         ));
         let events = Events::new(settings.node.clone(), Some(Arc::clone(&journal)));
         let facts = facts::Options { facts_d: settings.facts_d.clone(), ..facts::Options::default() };
+        let fleet = Arc::new(Fleet::new(Arc::clone(&store), settings.node.clone(), Arc::clone(&clock)));
         let handle = Handle::new(
             settings.node.clone(),
             settings.cluster.clone(),
@@ -152,6 +156,7 @@ impl Node {
             facts,
             settings.reconcile.drift,
             events,
+            Some(Arc::clone(&fleet)),
         );
         let state: State = journal.get("state")?.unwrap_or_default();
         let books: Vec<pb::TaskBookStatus> = journal.get("books")?.unwrap_or_default();
@@ -159,10 +164,10 @@ impl Node {
         handle.set_books(books);
         let sources = Sources::new(settings.state_dir.join("mirrors"), settings.sources.clone());
         let rejected = journal.get("rejected")?.unwrap_or_default();
-        let fleet = Arc::new(Fleet::new(Arc::clone(&store), settings.node.clone(), Arc::clone(&clock)));
         let node = Self {
             sources,
             fleet,
+            told_others: None,
             state,
             rejected,
             handle,
@@ -441,12 +446,14 @@ impl Node {
         }
         self.remember_settled(&revision, &mut outcome);
         self.report(&revision, &outcome, fresh);
+        self.show_others();
         Some(outcome.worst())
     }
 
     fn run_pass(&mut self, revision: &Revision, fresh: bool) -> PassOutcome {
         let facts = self.handle.facts();
-        let nodes = pass::known_nodes(&revision.set, &revision.view, &facts, &revision.shared_facts());
+        let others = self.handle.others(revision);
+        let nodes = pass::known_nodes(&revision.set, &revision.view, &facts, &revision.shared_facts(), &others);
         let queue = self.queue.clone();
         let cancel = self.cancel.clone();
         let mut pass = Pass {

@@ -1,6 +1,9 @@
 //! What the node goes by: an accepted revision, loaded.
 
-use std::{collections::BTreeMap, sync::Arc};
+use std::{
+    collections::BTreeMap,
+    sync::{Arc, OnceLock},
+};
 
 use towpath_coordination::accept::Table;
 use towpath_proto::v1alpha as pb;
@@ -22,13 +25,20 @@ pub struct Revision {
     pub view: NodeView,
     /// What was agreed of its coordinated books.
     pub table: Table,
+    /// Whether anything reads what other nodes are like; found out when it is asked for.
+    reads_nodes: OnceLock<bool>,
 }
 
 impl Revision {
     /// A revision as a node sees it.
     pub fn new(generation: u64, commits: BTreeMap<String, String>, set: Arc<ObjectSet>, node: &str) -> Self {
         let view = NodeView::new(&set, node);
-        Self { generation, commits, set, view, table: Table::default() }
+        Self { generation, commits, set, view, table: Table::default(), reads_nodes: OnceLock::new() }
+    }
+
+    /// Whether anything reads what other nodes are like.
+    pub fn reads_nodes(&self) -> bool {
+        *self.reads_nodes.get_or_init(|| reads_nodes(&self.set))
     }
 
     /// With what was agreed of its coordinated books.
@@ -54,4 +64,24 @@ impl Revision {
             self.set.configs.values().flat_map(|config| config.shared_facts.iter().cloned()).collect();
         if said.is_empty() { ["hostname", "fqdn", "addresses", "os"].map(str::to_owned).to_vec() } else { said }
     }
+}
+
+/// Whether some object or template names the function `nodes`.
+fn reads_nodes(set: &ObjectSet) -> bool {
+    let named = |text: &str| text.contains("nodes(");
+    set.objects.values().any(|object| named(&object.spec.to_string()))
+        || set.trees.values().any(|tree| {
+            let files = tree.list("").unwrap_or_default();
+            files.iter().any(|file| {
+                let text = file.path.ends_with(".j2")
+                    || file.path.ends_with(".yaml")
+                    || file.path.ends_with(".yml")
+                    || file.path.contains("templates/");
+                text && tree
+                    .read(&file.path)
+                    .ok()
+                    .flatten()
+                    .is_some_and(|bytes| named(&String::from_utf8_lossy(&bytes)))
+            })
+        })
 }

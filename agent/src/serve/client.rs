@@ -93,6 +93,14 @@ impl Client {
         Ok(self.status_service().list_runs(pb::ListRunsRequest {}).await?.into_inner().runs)
     }
 
+    /// How rollouts stand.
+    ///
+    /// # Errors
+    /// When the agent does not answer, or the data store does not.
+    pub async fn rollouts(&self) -> Result<Vec<pb::RolloutSummary>, CallError> {
+        Ok(self.status_service().list_rollouts(pb::ListRolloutsRequest {}).await?.into_inner().rollouts)
+    }
+
     /// What it would change.
     ///
     /// # Errors

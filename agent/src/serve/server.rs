@@ -98,6 +98,15 @@ impl StatusService for Api {
         Ok(Response::new(pb::ListRunsReply { runs }))
     }
 
+    async fn list_rollouts(
+        &self,
+        _: Request<pb::ListRolloutsRequest>,
+    ) -> Result<Response<pb::ListRolloutsReply>, Status> {
+        let rollouts = self.blocking(|handle| handle.rollouts()).await?;
+        let rollouts = rollouts.map_err(|error| Status::failed_precondition(error.to_string()))?;
+        Ok(Response::new(pb::ListRolloutsReply { rollouts }))
+    }
+
     async fn get_plan(&self, _: Request<pb::GetPlanRequest>) -> Result<Response<pb::PlanReply>, Status> {
         let plan = self.blocking(|handle| handle.plan()).await?;
         plan.map(Response::new).map_err(|error| Status::failed_precondition(error.to_string()))

@@ -139,7 +139,8 @@ pub(super) fn rollout(spec: &Spec, view: &View) -> Rollout {
         total: spec.members.len() as u64,
         done: if through { spec.members.len() as u64 } else { done },
         failed: failed(view).into_iter().map(str::to_owned).collect(),
-        holding: of_kind(view, &[Kind::Claim, Kind::Offer]).map(|held| held.node.clone()).collect(),
+        holding: of_kind(view, &[Kind::Claim, Kind::Offer]).map(|held| (held.node.clone(), None)).collect(),
+        opened: None,
         waiting: view.queue.len() as u64,
         blocked,
     }

@@ -174,8 +174,24 @@ impl Fleet {
         Ok(view)
     }
 
+    /// Adds to a record the time at which it was made: for people, no decision reads it.
+    fn stamp(&self, txn: &mut Txn) {
+        let now = self.clock.wall();
+        for operation in &mut txn.then {
+            let Op::Put { key, value, .. } = operation else { continue };
+            if !key.starts_with("book/held/") && !key.starts_with("board/open/") {
+                continue;
+            }
+            if let Ok(serde_json::Value::Object(mut record)) = serde_json::from_slice(value) {
+                record.insert("at".into(), now.into());
+                *value = serde_json::to_vec(&record).unwrap_or_default();
+            }
+        }
+    }
+
     /// Commits, and reads the next view in the same request.
     fn commit(&self, spec: &Spec, mut txn: Txn) -> Result<View, StoreError> {
+        self.stamp(&mut txn);
         let reading = View::reading(spec, &self.node).then;
         txn.then.extend(reading.iter().cloned());
         txn.otherwise = reading;
@@ -258,6 +274,14 @@ impl Fleet {
         Ok(alive)
     }
 
+    /// Who has ever joined.
+    ///
+    /// # Errors
+    /// When the store does not answer.
+    pub fn joined(&self) -> Result<BTreeSet<String>, StoreError> {
+        self.names(keys::ALL_JOINED)
+    }
+
     /// The last parts of the keys with a prefix.
     fn names(&self, prefix: &str) -> Result<BTreeSet<String>, StoreError> {
         let mut page = Page::default();
@@ -279,7 +303,18 @@ impl Fleet {
     pub fn rollout(&self, spec: &Spec) -> Result<Rollout, StoreError> {
         let mut view = self.look(spec)?;
         self.notice(spec, &mut view)?;
-        Ok(explain::rollout(spec, &view))
+        let mut rollout = explain::rollout(spec, &view);
+        let at = |value: &[u8]| -> Option<i64> {
+            serde_json::from_slice::<serde_json::Value>(value).ok()?.get("at")?.as_i64()
+        };
+        for (key, value) in self.rows(&keys::all_held(&spec.group))? {
+            let node = key.rsplit('/').next().unwrap_or_default();
+            if let Some((_, since)) = rollout.holding.iter_mut().find(|(holder, _)| holder == node) {
+                *since = at(&value);
+            }
+        }
+        rollout.opened = self.rows(&keys::opening(&spec.book))?.get("").and_then(|value| at(value));
+        Ok(rollout)
     }
 
     /// How far a book's run is open.
@@ -331,8 +366,10 @@ pub struct Rollout {
     pub done: u64,
     /// Who failed.
     pub failed: Vec<String>,
-    /// Who holds a slot.
-    pub holding: Vec<String>,
+    /// Who holds a slot, and since when (milliseconds since 1970, by the holder's clock).
+    pub holding: Vec<(String, Option<i64>)>,
+    /// When something was opened last.
+    pub opened: Option<i64>,
     /// How many wait in the queue, as far as was read.
     pub waiting: u64,
     /// What keeps it from going on.

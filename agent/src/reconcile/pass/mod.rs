@@ -230,8 +230,23 @@ fn dependencies(book: &towpath_render::objects::task::Book, done: &BTreeMap<Stri
     needed.filter(|id| done.get(id).is_some_and(|outcome| *outcome >= Outcome::Held)).collect()
 }
 
-/// The values of `nodes()`: what git says of every node, and of this one its facts too.
-pub fn known_nodes(set: &ObjectSet, view: &NodeView, facts: &Value, shared: &[String]) -> Vec<Value> {
+/// What is known of another node.
+#[derive(Debug, Clone)]
+pub struct Other {
+    /// alive or lost.
+    pub liveness: &'static str,
+    /// The facts that it shares.
+    pub facts: Option<Value>,
+}
+
+/// The values of `nodes()`: what git says of every node, and what the node itself says.
+pub fn known_nodes(
+    set: &ObjectSet,
+    view: &NodeView,
+    facts: &Value,
+    shared: &[String],
+    others: &BTreeMap<String, Other>,
+) -> Vec<Value> {
     let own: serde_json::Map<String, Value> =
         shared.iter().filter_map(|fact| Some((fact.clone(), facts.get(fact)?.clone()))).collect();
     let mut nodes: Vec<Value> = set
@@ -239,7 +254,14 @@ pub fn known_nodes(set: &ObjectSet, view: &NodeView, facts: &Value, shared: &[St
         .iter()
         .map(|(name, node)| {
             let mine = *name == view.node;
-            json!({ "name": name, "labels": node.labels, "address": node.address, "liveness": if mine { "alive" } else { "unknown" }, "facts": if mine { Value::Object(own.clone()) } else { Value::Null } })
+            let other = others.get(name);
+            let liveness = if mine { "alive" } else { other.map_or("unknown", |other| other.liveness) };
+            let facts = if mine {
+                Value::Object(own.clone())
+            } else {
+                other.and_then(|other| other.facts.clone()).unwrap_or_default()
+            };
+            json!({ "name": name, "labels": node.labels, "address": node.address, "liveness": liveness, "facts": facts })
         })
         .collect();
     if !set.nodes.contains_key(&view.node) {

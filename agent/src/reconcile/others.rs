@@ -1,0 +1,162 @@
+//! What a node shows of the others: who they are, how they are, and how rollouts stand among them.
+
+use std::{collections::BTreeMap, sync::Arc};
+
+use serde::{Deserialize, Serialize};
+use serde_json::{Map, Value};
+use towpath_coordination::{Gate, keys};
+use towpath_host::clock::rfc3339;
+use towpath_proto::v1alpha as pb;
+
+use super::{
+    handle::{Handle, NoAnswer},
+    node::Node,
+    pass::Other,
+    revision::Revision,
+    runs::Run,
+};
+
+/// What a node says of itself to others.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub(super) struct Shown {
+    generation: u64,
+    ready: bool,
+    version: String,
+}
+
+impl Node {
+    /// Tells the others how this node is, and the facts that they may read, where either has changed.
+    pub(super) fn show_others(&mut self) {
+        let Some(revision) = self.revision.clone().filter(|_| self.store.shared()) else { return };
+        let shown = Shown {
+            generation: self.state.applied.as_ref().map_or(0, |applied| applied.generation),
+            ready: self.state.is_applied(),
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+        };
+        let facts = revision.reads_nodes().then(|| shared(&self.handle.facts(), &revision.shared_facts()));
+        let told = (shown.clone(), facts.clone());
+        if self.told_others.as_ref() == Some(&told) {
+            return;
+        }
+        let node = &self.settings.node;
+        let state = serde_json::to_vec(&shown).unwrap_or_default();
+        let mut done = self.fleet.publish(&keys::state(node), state);
+        let before = self.told_others.as_ref().and_then(|(_, facts)| facts.clone());
+        if let (Ok(()), Some(facts)) = (&done, facts.filter(|facts| Some(facts) != before.as_ref())) {
+            done = self.fleet.publish(&keys::facts(node), serde_json::to_vec(&facts).unwrap_or_default());
+        }
+        match done {
+            Ok(()) => self.told_others = Some(told),
+            Err(error) => tracing::debug!(%error, "the others can't be told how this node is"),
+        }
+    }
+}
+
+/// The facts that others may read.
+fn shared(facts: &Value, names: &[String]) -> Value {
+    Value::Object(names.iter().filter_map(|name| Some((name.clone(), facts.get(name)?.clone()))).collect::<Map<_, _>>())
+}
+
+impl Handle {
+    /// What is known of other nodes, for `nodes()`; nothing is asked where no template reads it.
+    pub(super) fn others(&self, revision: &Revision) -> BTreeMap<String, Other> {
+        let Some(fleet) = self.shared.fleet.as_ref().filter(|fleet| fleet.store().shared() && revision.reads_nodes())
+        else {
+            return BTreeMap::new();
+        };
+        let alive = fleet.alive().unwrap_or_default();
+        let facts = fleet.rows(keys::ALL_FACTS).unwrap_or_default();
+        let joined = fleet.joined().unwrap_or_default();
+        joined
+            .into_iter()
+            .map(|node| {
+                let liveness = if alive.contains(&node) { "alive" } else { "lost" };
+                let facts = facts.get(&node).and_then(|facts| serde_json::from_slice(facts).ok());
+                (node, Other { liveness, facts })
+            })
+            .collect()
+    }
+
+    /// The nodes that git names, and this one.
+    pub fn nodes(&self) -> Vec<pb::NodeSummary> {
+        let (state, revision) = {
+            let view = self.lock();
+            (view.state.clone(), view.revision.clone())
+        };
+        let fleet = self.shared.fleet.as_ref().filter(|fleet| fleet.store().shared());
+        let states = fleet.and_then(|fleet| fleet.rows(keys::ALL_STATES).ok()).unwrap_or_default();
+        let alive = fleet.and_then(|fleet| fleet.alive().ok());
+        let joined = fleet.and_then(|fleet| fleet.joined().ok()).unwrap_or_default();
+        let summary = |name: &str, labels: BTreeMap<String, String>, address: Option<String>| {
+            let mine = name == self.shared.node;
+            let told: Option<Shown> = states.get(name).and_then(|told| serde_json::from_slice(told).ok());
+            let liveness = match (&alive, mine) {
+                (_, true) => "alive",
+                (Some(alive), _) if alive.contains(name) => "alive",
+                (Some(_), _) if joined.contains(name) => "lost",
+                _ => "unknown",
+            };
+            let own = Shown {
+                generation: state.applied.as_ref().map_or(0, |applied| applied.generation),
+                ready: state.is_applied(),
+                version: env!("CARGO_PKG_VERSION").to_owned(),
+            };
+            let shown = if mine { Some(own) } else { told };
+            pb::NodeSummary {
+                name: name.to_owned(),
+                labels,
+                liveness: liveness.into(),
+                generation: shown.as_ref().map(|shown| shown.generation),
+                ready: shown.as_ref().map(|shown| shown.ready),
+                address,
+                version: shown.map(|shown| shown.version),
+            }
+        };
+        let mut nodes: Vec<pb::NodeSummary> = revision
+            .iter()
+            .flat_map(|revision| &revision.set.nodes)
+            .map(|(name, node)| summary(name, node.labels.clone(), node.address.clone()))
+            .collect();
+        if !nodes.iter().any(|node| node.name == self.shared.node) {
+            nodes.push(summary(&self.shared.node, BTreeMap::new(), None));
+        }
+        nodes.sort_by(|a, b| a.name.cmp(&b.name));
+        nodes
+    }
+
+    /// How the books that nodes go through together stand.
+    ///
+    /// # Errors
+    /// When there is no revision, or the data store does not answer.
+    pub fn rollouts(&self) -> Result<Vec<pb::RolloutSummary>, NoAnswer> {
+        let revision: Arc<Revision> = self.revision()?;
+        let Some(fleet) = &self.shared.fleet else { return Ok(Vec::new()) };
+        let mut rollouts = Vec::new();
+        for book in revision.set.books.values() {
+            let Some(run) = Run::of(&revision.set, revision.generation, &revision.table, book) else { continue };
+            let stands = fleet.rollout(&run.spec).map_err(|error| NoAnswer(error.to_string()))?;
+            let since = stands.opened.map(rfc3339);
+            let blocked =
+                |gate: Gate| pb::BlockedBy { gate: gate.reason.to_owned(), since: since.clone(), opens: gate.opens };
+            rollouts.push(pb::RolloutSummary {
+                namespace: book.namespace.clone(),
+                name: book.name.clone(),
+                run: run.spec.run.clone(),
+                generation: revision.generation,
+                phase: stands.phase.to_owned(),
+                total: stands.total,
+                done: stands.done,
+                failed: stands.failed,
+                holding: stands
+                    .holding
+                    .into_iter()
+                    .map(|(node, since)| pb::Holding { node, since: since.map(rfc3339) })
+                    .collect(),
+                waiting: stands.waiting,
+                blocked_by: stands.blocked.into_iter().map(blocked).collect(),
+            });
+        }
+        Ok(rollouts)
+    }
+}
