@@ -176,6 +176,21 @@ impl Etcd {
         self.folder.join(&self.members[number].name)
     }
 
+    /// Puts a backup in the place of what the only member has.
+    pub fn restore(&mut self, number: usize, backup: &Path) {
+        self.forget(number);
+        let member = &self.members[number];
+        let peer = format!("{}://{}:{}", self.scheme(), member.address, member.peer);
+        ok(Command::new("etcdctl")
+            .env("ETCDCTL_API", "3")
+            .args(["snapshot", "restore"])
+            .arg(backup)
+            .args(["--name", &member.name, "--initial-cluster", &format!("{}={peer}", member.name)])
+            .args(["--initial-cluster-token", "t", "--initial-advertise-peer-urls", &peer])
+            .arg("--data-dir")
+            .arg(self.data(number)));
+    }
+
     /// Stops all members, or lets them go on.
     pub fn pause(&self, paused: bool) {
         for process in self.members.iter().filter_map(|member| member.process.as_ref()) {

@@ -1,6 +1,7 @@
 //! The harness: real nodes, real git repositories, real servers, each in a folder of its own.
 
 pub mod etcd;
+pub mod fleet;
 pub mod git;
 pub mod node;
 pub mod servers;

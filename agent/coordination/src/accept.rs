@@ -292,13 +292,14 @@ pub fn attempt(store: &dyn Store, proposal: &Proposal<'_>) -> Result<Attempt, Ac
     }
 }
 
-/// The record that is in the store.
+/// The record that is in the store, and the revision of the store.
 ///
 /// # Errors
 /// When the store does not answer, or the record can't be read.
-pub fn current(store: &dyn Store) -> Result<Option<Accepted>, AcceptError> {
+pub fn current(store: &dyn Store) -> Result<(Option<Accepted>, u64), AcceptError> {
     let page = Page { after: None, limit: 1 };
-    store.read(KEY, &page)?.rows.first().map(read).transpose()
+    let found = store.read(KEY, &page)?;
+    Ok((found.rows.first().map(read).transpose()?, found.revision))
 }
 
 #[cfg(test)]

@@ -10,6 +10,7 @@ use towpath_host::journal::{Acceptance, Changes};
 use super::{
     conditions::{Input, Trouble},
     node::Node,
+    pass,
     revision::Revision,
 };
 
@@ -41,10 +42,19 @@ impl Node {
         }
         let disk = self.accepted();
         let current = match accept::current(self.store.as_ref()) {
-            Ok(current) => current.unwrap_or_default(),
+            Ok((current, revision)) => {
+                self.fleet.seen(revision);
+                current.unwrap_or_default()
+            }
             Err(error) => return self.store_failed(&error),
         };
         self.step(Input::Source("store".into(), None));
+        if self.fleet.has_fallen() {
+            // What this node had written is written anew: nothing that went by it is settled.
+            self.unsettle();
+            self.told_others = None;
+            pass::write_anew(&self.machine, &self.journal);
+        }
         if current.generation <= disk.generation {
             return;
         }

@@ -149,6 +149,7 @@ impl Node {
         let events = Events::new(settings.node.clone(), Some(Arc::clone(&journal)));
         let facts = facts::Options { facts_d: settings.facts_d.clone(), ..facts::Options::default() };
         let fleet = Arc::new(Fleet::new(Arc::clone(&store), settings.node.clone(), Arc::clone(&clock)));
+        fleet.seen(pass::highest_seen(&journal));
         let handle = Handle::new(
             settings.node.clone(),
             settings.cluster.clone(),

@@ -53,6 +53,10 @@ struct Inner {
     alive: Option<(Instant, BTreeSet<String>)>,
     /// When something is due that nobody will tell of.
     due: Option<Instant>,
+    /// The highest revision of the store that was seen.
+    highest: u64,
+    /// Whether the store has gone back since that was asked last.
+    fallen: bool,
 }
 
 /// What a node is told.
@@ -103,6 +107,35 @@ impl Fleet {
     /// Whether the lease may have run out: then what is held must be looked at again before anything is changed.
     pub fn lease_may_be_gone(&self) -> bool {
         self.membership.lease_may_be_gone()
+    }
+
+    /// Remembers how far the store had come; one that is behind that has gone back.
+    pub fn seen(&self, revision: u64) {
+        let mut inner = self.lock();
+        if revision < inner.highest {
+            tracing::warn!(
+                was = inner.highest,
+                is = revision,
+                "the data store has gone back: it was restored, or begun anew"
+            );
+            inner.fallen = true;
+        }
+        inner.highest = revision;
+    }
+
+    /// How far the store has come, as far as was seen.
+    pub fn highest(&self) -> u64 {
+        self.lock().highest
+    }
+
+    /// Whether the store has gone back since this was asked last: what this node had written is to be written anew.
+    pub fn has_fallen(&self) -> bool {
+        std::mem::take(&mut self.lock().fallen)
+    }
+
+    /// Whether the store, as it was looked at last, lacks a vote that this node has given.
+    pub fn lacks_vote(&self, spec: &Spec, stretch: u32) -> bool {
+        self.lock().views.get(&spec.book).is_some_and(|view| !view.voted.contains(&stretch))
     }
 
     /// What a node wants of a run, until it has it or must wait.
@@ -169,6 +202,7 @@ impl Fleet {
 
     fn look(&self, spec: &Spec) -> Result<View, StoreError> {
         let (revision, answers) = self.store.commit(&View::reading(spec, &self.node))?.answers();
+        self.seen(revision);
         let view = View::of(spec, &self.node, revision, answers);
         self.lock().views.insert(spec.book.clone(), view.clone());
         Ok(view)
@@ -198,6 +232,7 @@ impl Fleet {
         let outcome = self.store.commit(&txn)?;
         tracing::debug!(book = spec.book, done = matches!(outcome, Outcome::Done { .. }), "committed {}", shown(&txn));
         let (revision, answers) = outcome.answers();
+        self.seen(revision);
         let view = View::of(spec, &self.node, revision, answers);
         self.lock().views.insert(spec.book.clone(), view.clone());
         Ok(view)

@@ -247,6 +247,8 @@ impl Watch {
         let mut stream = client.watch(self.key.clone(), Some(options)).await?;
         match stream.message().await? {
             Some(created) if created.compact_revision() > 0 => Ok(None),
+            // A watch above the store's revision would be silent: the store has gone back.
+            Some(created) if created.header().is_some_and(|header| number(from) > header.revision() + 1) => Ok(None),
             _ => Ok(Some(stream)),
         }
     }

@@ -8,13 +8,14 @@ use towpath_coordination::{
     fleet::{Answer, Election, Fleet, Share},
     rollout::{Spec, Want},
 };
-use towpath_host::journal::Changes;
+use towpath_host::journal::{Changes, Journal};
 use towpath_render::{
     objects::{StretchKind, task::Task, task_digest},
     rendering::{Rendered, Renderer},
 };
 
 use super::{
+    Machine,
     book::{BookRun, module},
     outcome::{Outcome, TaskOutcome},
 };
@@ -74,16 +75,40 @@ struct Progress {
     done: usize,
     /// Whether the run is through on all nodes.
     through: bool,
+    /// How far the store had come.
+    revision: u64,
+}
+
+/// Where the progress of a book stands in the journal.
+const PROGRESS: &str = "progress/";
+
+/// How far the store had come when this node wrote to it last.
+pub fn highest_seen(journal: &Journal) -> u64 {
+    let known: Vec<(String, Progress)> = journal.scan(PROGRESS).unwrap_or_default();
+    known.into_iter().map(|(_, progress)| progress.revision).max().unwrap_or(0)
+}
+
+/// The store has gone back: no run is known to be through any more, and what this node has said is said anew.
+pub fn write_anew(machine: &Machine, journal: &Journal) {
+    let known: Vec<(String, Progress)> = machine.records(PROGRESS);
+    let mut changes = Changes::default();
+    for (book, progress) in known {
+        changes.put(format!("{PROGRESS}{book}"), &Progress { through: false, revision: 0, ..progress });
+    }
+    if let Err(error) = journal.commit(changes) {
+        tracing::warn!(%error, "what the data store has lost can't be written anew yet");
+    }
 }
 
 impl BookRun<'_, '_> {
     fn progress_key(&self) -> String {
-        format!("progress/{}", self.book.id())
+        format!("{PROGRESS}{}", self.book.id())
     }
 
-    fn remember_progress(&mut self, progress: &Progress) {
+    fn remember_progress(&mut self, with: Coordination<'_>, progress: &mut Progress) {
+        progress.revision = with.fleet.highest();
         let mut changes = Changes::default();
-        changes.put(self.progress_key(), progress);
+        changes.put(self.progress_key(), &*progress);
         self.commit(changes, "progress");
     }
 
@@ -104,21 +129,43 @@ impl BookRun<'_, '_> {
             }
             if !settled {
                 progress.done = index + 1;
-                self.remember_progress(&progress);
+                self.remember_progress(with, &mut progress);
             }
         }
         if !progress.through {
             // Who is through sees to it that the run ends: the one who should have may be gone.
+            self.vote_again(with, run, progress.done);
             match with.fleet.see_to(&run.spec) {
                 Ok(true) => {
                     progress.through = true;
-                    self.remember_progress(&progress);
+                    self.remember_progress(with, &mut progress);
                 }
                 Ok(false) => self.settled = None,
                 Err(error) => {
                     tracing::debug!(%error, "the end of a run can't be seen to");
                     self.settled = None;
                 }
+            }
+        }
+    }
+
+    /// Says again that it is done with stretches, where the store has lost that.
+    fn vote_again(&self, with: Coordination<'_>, run: &Run, done: usize) {
+        for index in 0..done {
+            let number = u32::try_from(index).unwrap_or(u32::MAX);
+            if with.fleet.lacks_vote(&run.spec, number) {
+                let stretch = &run.stretches[index];
+                if stretch.kind == StretchKind::Elected
+                    && let Some(task) = self.book.tasks.get(stretch.tasks.start)
+                    && let Some((definition, share)) =
+                        self.pass.machine.record::<(String, Share)>(&self.share_key(task))
+                    && let Err(error) = with.fleet.share(&run.spec, &task.id, &definition, &share)
+                {
+                    tracing::warn!(%error, "the result of an elected task can't be written anew yet");
+                    return;
+                }
+                // A vote that can't be given now is given when the node looks again.
+                let _ = with.fleet.ask(run.spec_of(index), Want::Done(number));
             }
         }
     }
@@ -135,7 +182,11 @@ impl BookRun<'_, '_> {
         self.in_stretch = Some(InStretch { spec: spec.clone(), want, held: false });
         let book = std::sync::Arc::clone(self.book);
         let tasks: Vec<&Task> = book.tasks[stretch.tasks.clone()].iter().collect();
-        if !settled && let Answer::Hold(gate) = with.fleet.ask(&spec, Want::Enter(number)) {
+        let entered = if settled { Answer::Go } else { with.fleet.ask(&spec, Want::Enter(number)) };
+        if !settled {
+            self.vote_again(with, run, index);
+        }
+        if let Answer::Hold(gate) = entered {
             // Who has nothing to change need not wait for its wave.
             let early = gate.reason == "Wave" && self.stretch().is_none() && !elected && !self.changes_any(&tasks);
             if !early {
@@ -165,6 +216,11 @@ impl BookRun<'_, '_> {
             return false;
         }
         !failed
+    }
+
+    /// Where the journal keeps what this node has shared of an elected task.
+    fn share_key(&self, task: &Task) -> String {
+        format!("share/{}/{}", self.book.id(), task.id)
     }
 
     fn any_failed(&self) -> bool {
@@ -237,6 +293,9 @@ impl BookRun<'_, '_> {
                 let (ok, message) =
                     outcome.map_or((false, None), |outcome| (outcome.outcome < Outcome::Held, outcome.message.clone()));
                 let share = Share { ok, result: self.captured.take().unwrap_or_default(), message };
+                let mut changes = Changes::default();
+                changes.put(self.share_key(task), &(&definition, &share));
+                self.commit(changes, "share");
                 if let Err(error) = with.fleet.share(spec, &task.id, &definition, &share) {
                     self.hold(Gate { reason: "StoreUnreachable", opens: error.to_string() });
                 }

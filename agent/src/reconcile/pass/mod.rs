@@ -34,7 +34,7 @@ use towpath_render::{
 };
 
 pub use computed::ComputedCache;
-pub use coordinated::Coordination;
+pub use coordinated::{Coordination, highest_seen, write_anew};
 pub use outcome::{BookOutcome, Outcome, TaskOutcome};
 
 /// The machine that passes work on.

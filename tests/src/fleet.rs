@@ -1,0 +1,111 @@
+//! A fleet: agents as processes of their own, over one real etcd and one repository.
+
+use std::{fs, path::PathBuf, time::Duration};
+
+use crate::{Running, etcd::Etcd, git::Repository, node::Node, wait_until};
+
+/// A fleet: agents as processes, over one etcd and one repository.
+#[derive(Debug)]
+pub struct Fleet {
+    /// Everything of it.
+    pub folder: tempfile::TempDir,
+    /// The data store.
+    pub etcd: Etcd,
+    /// The state repository.
+    pub repository: Repository,
+    /// The nodes, n0 first.
+    pub nodes: Vec<Node>,
+    /// Their agents; None where one is dead.
+    pub agents: Vec<Option<Running>>,
+}
+
+impl Fleet {
+    /// Starts a fleet, and waits until all nodes have joined and applied a first book.
+    pub fn new(count: usize, etcd: impl FnOnce(&std::path::Path) -> Etcd) -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        let etcd = etcd(folder.path());
+        let repository = Repository::new(folder.path(), "fleet");
+        let mut objects = String::from("metadata: {apiVersion: v1alpha, kind: Namespace, name: app}\n");
+        for number in 0..count {
+            objects.push_str(&format!(
+                "---\nmetadata: {{apiVersion: v1alpha, kind: Node, name: n{number}, labels: {{tier: web}}}}\n"
+            ));
+        }
+        objects
+            .push_str("---\nmetadata: {apiVersion: v1alpha, kind: NodeGroup, name: web}\nspec: {selector: tier=web}\n");
+        repository.write("fleet.yaml", objects);
+        repository.write("base.yaml", "metadata: {apiVersion: v1alpha, kind: TaskBook, name: base, namespace: app}\nspec:\n  targets: {nodeGroups: [web]}\n  tasks:\n    - name: base\n      file: {path: /base, content: base}\n");
+        repository.publish("first");
+        let source = format!("url: {}\n      interval: 1s", repository.bare.display());
+        let settings = format!("{}  reconcile: {{interval: 5s}}\n", etcd.data_store());
+        let nodes =
+            (0..count).map(|number| Node::named(folder.path(), &format!("n{number}"), &source, &settings)).collect();
+        let mut fleet = Self { folder, etcd, repository, nodes, agents: (0..count).map(|_| None).collect() };
+        for number in 0..count {
+            fleet.begin(number);
+        }
+        let head = fleet.repository.head();
+        fleet.wait(60, |fleet| fleet.nodes.iter().all(|node| node.applied(&head)));
+        fleet
+    }
+
+    /// Starts an agent.
+    pub fn begin(&mut self, number: usize) {
+        let node = &self.nodes[number];
+        let log = fs::OpenOptions::new().create(true).append(true).open(node.folder.join("log")).unwrap();
+        let mut command = node.agent();
+        command.env("RUST_LOG", "info,towpath_coordination=debug").stderr(log).stdout(std::process::Stdio::null());
+        self.agents[number] = Some(Running::start(&mut command));
+    }
+
+    /// Where tasks write what they did.
+    pub fn log_file(&self) -> PathBuf {
+        self.folder.path().join("happened")
+    }
+
+    /// What the tasks have written: `time word node`, in the order of their times.
+    pub fn happened(&self) -> Vec<(u64, String, String)> {
+        let text = fs::read_to_string(self.log_file()).unwrap_or_default();
+        let mut lines: Vec<(u64, String, String)> = text
+            .lines()
+            .filter_map(|line| {
+                let mut words = line.split(' ');
+                Some((words.next()?.parse().ok()?, words.next()?.to_owned(), words.next()?.to_owned()))
+            })
+            .collect();
+        lines.sort();
+        lines
+    }
+
+    /// Waits until something holds.
+    pub fn wait(&self, seconds: u64, holds: impl Fn(&Self) -> bool) {
+        wait_until(Duration::from_secs(seconds), || holds(self), || self.shown());
+    }
+
+    /// How everything is, for a test that fails.
+    pub fn shown(&self) -> String {
+        let nodes = self.nodes.iter().map(|node| {
+            let status = node.ask(&["status"]).unwrap_or_default();
+            let log = node.log();
+            let last: Vec<&str> = log.lines().rev().take(25).collect();
+            format!(
+                "{}: {}\n{}\n",
+                node.folder.display(),
+                status["conditions"],
+                last.into_iter().rev().collect::<Vec<_>>().join("\n")
+            )
+        });
+        format!("{:?}\n{}", self.happened(), nodes.collect::<String>())
+    }
+
+    /// Publishes the book `web`; gives the commit.
+    pub fn publish(&self, book: &str) -> String {
+        self.repository.write("web.yaml", book);
+        self.repository.publish("next")
+    }
+
+    /// Waits until all nodes have applied a commit.
+    pub fn wait_for(&self, head: &str, seconds: u64) {
+        self.wait(seconds, |fleet| fleet.nodes.iter().all(|node| node.applied(head)));
+    }
+}

@@ -1,0 +1,236 @@
+//! What goes wrong in a fleet: nodes that die with a slot, an etcd that is away, restored or full, commits in the middle
+//! of a rollout.
+
+use std::{fs, process::Command, time::Duration};
+
+use towpath_tests::{
+    etcd::Etcd,
+    fleet::Fleet,
+    node::{Node, condition},
+    ok, wait_until,
+};
+
+/// One etcd without TLS: what is tested here is not its quorum.
+fn single(folder: &std::path::Path) -> Etcd {
+    Etcd::single(folder, "etcd")
+}
+
+/// A book whose task blocks on a node for as long as a file says so.
+fn book(fleet: &Fleet, rollout: &str, number: u32) -> String {
+    let log = fleet.log_file().display().to_string();
+    let folder = fleet.folder.path().display().to_string();
+    format!(
+        "metadata: {{apiVersion: v1alpha, kind: TaskBook, name: web, namespace: app}}\nspec:\n  targets: {{nodeGroups: [web]}}\n  rollout: {rollout}\n  tasks:\n    - name: work\n      command:\n        shell: 'echo $(date +%s%N) begin{number} $TOWPATH_NODE >> {log}; while [ -e {folder}/block-$TOWPATH_NODE -o -e {folder}/block ]; do sleep 0.05; done; test ! -e {folder}/fail-$TOWPATH_NODE || exit 1; echo $(date +%s%N) end{number} $TOWPATH_NODE >> {log}'\n"
+    )
+}
+
+fn flag(fleet: &Fleet, name: &str) {
+    fs::write(fleet.folder.path().join(name), "").unwrap();
+}
+
+fn unflag(fleet: &Fleet, name: &str) {
+    fs::remove_file(fleet.folder.path().join(name)).unwrap();
+}
+
+fn seen(fleet: &Fleet, word: &str) -> Vec<String> {
+    fleet.happened().into_iter().filter(|(_, what, _)| what == word).map(|(.., node)| node).collect()
+}
+
+fn number(node: &str) -> usize {
+    node.trim_start_matches('n').parse().unwrap()
+}
+
+/// The node that is in the middle of its work, when one is.
+fn working(fleet: &Fleet, round: u32) -> String {
+    fleet.wait(60, |fleet| seen(fleet, &format!("begin{round}")).len() > seen(fleet, &format!("end{round}")).len());
+    let ended = seen(fleet, &format!("end{round}"));
+    seen(fleet, &format!("begin{round}")).into_iter().find(|node| !ended.contains(node)).unwrap()
+}
+
+fn held(node: &Node) -> String {
+    let Some(status) = node.ask(&["status"]) else { return String::new() };
+    let held = condition(&status, "Held");
+    if held["status"] == true { format!("{}: {}", held["reason"], held["message"]) } else { String::new() }
+}
+
+/// Kills the agent that is in its slot, and what it runs.
+fn kill_working(fleet: &mut Fleet, round: u32) -> usize {
+    flag(fleet, "block");
+    let node = working(fleet, round);
+    fleet.agents[number(&node)] = None;
+    // What it ran would end some time, as on a machine that lost its network.
+    unflag(fleet, "block");
+    std::thread::sleep(Duration::from_millis(300));
+    number(&node)
+}
+
+#[test]
+fn under_hold_the_others_wait_for_a_node_that_died_in_its_slot() {
+    let mut fleet = Fleet::new(3, single);
+    flag(&fleet, "block");
+    let head = fleet.publish(&book(&fleet, "{serialize: {count: 1}}", 1));
+    let dead = kill_working(&mut fleet, 1);
+    std::thread::sleep(Duration::from_secs(40));
+    assert_eq!(seen(&fleet, "begin1").len(), 1, "somebody was let in: {:?}", fleet.happened());
+    let other = &fleet.nodes[(dead + 1) % 3];
+    assert!(held(other).contains(&format!("taken, by n{dead}")), "{}", held(other));
+    let nodes = other.ask(&["nodes"]).unwrap();
+    assert_eq!(nodes[dead]["liveness"], "lost", "{nodes:#}");
+    fleet.begin(dead);
+    fleet.wait_for(&head, 90);
+}
+
+#[test]
+fn under_skip_the_others_go_on_and_who_returns_needs_a_new_slot() {
+    let mut fleet = Fleet::new(3, single);
+    flag(&fleet, "block");
+    let head = fleet.publish(&book(&fleet, "{serialize: {count: 1}, onLostNode: skip}", 1));
+    let dead = kill_working(&mut fleet, 1);
+    fleet.wait(150, |fleet| (0..3).filter(|node| *node != dead).all(|node| fleet.nodes[node].applied(&head)));
+    fleet.begin(dead);
+    fleet.wait_for(&head, 90);
+}
+
+#[test]
+fn under_fail_a_lost_node_halts_the_run_until_it_is_back() {
+    let mut fleet = Fleet::new(3, single);
+    flag(&fleet, "block");
+    let head = fleet.publish(&book(&fleet, "{serialize: {count: 1}, onLostNode: fail}", 1));
+    let dead = kill_working(&mut fleet, 1);
+    let other = (dead + 1) % 3;
+    fleet.wait(150, |fleet| {
+        fleet.nodes[other].ask(&["rollouts"]).is_some_and(|rollouts| rollouts[0]["phase"] == "halted")
+    });
+    assert_eq!(seen(&fleet, "begin1").len(), 1, "somebody was let in: {:?}", fleet.happened());
+    fleet.begin(dead);
+    fleet.wait_for(&head, 90);
+}
+
+#[test]
+fn a_fix_gets_into_a_halted_rollout_and_a_commit_elsewhere_restarts_nothing() {
+    let fleet = Fleet::new(3, single);
+    flag(&fleet, "block");
+    let _ = fleet.publish(&book(&fleet, "{serialize: {count: 1}}", 1));
+    let first = working(&fleet, 1);
+    // A commit elsewhere while one node is in its slot.
+    fleet.repository.write("other.yaml", "metadata: {apiVersion: v1alpha, kind: TaskBook, name: other, namespace: app}\nspec:\n  targets: {nodeGroups: [web]}\n  tasks:\n    - name: other\n      file: {path: /other, content: x}\n");
+    let elsewhere = fleet.repository.publish("elsewhere");
+    std::thread::sleep(Duration::from_secs(3));
+    unflag(&fleet, "block");
+    fleet.wait_for(&elsewhere, 60);
+    let mut began = seen(&fleet, "begin1");
+    began.sort();
+    assert_eq!(began, ["n0", "n1", "n2"], "{first} was in its slot, and nothing was restarted");
+    let runs: Vec<String> = fleet.nodes[0]
+        .ask(&["rollouts"])
+        .unwrap()
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|run| run["run"].as_str().unwrap().to_owned())
+        .collect();
+    assert!(runs.contains(&"app/web@2".to_owned()), "{runs:?}");
+    // A failure halts the run.
+    for node in 0..3 {
+        flag(&fleet, &format!("fail-n{node}"));
+    }
+    let _ = fleet.publish(&book(&fleet, "{serialize: {count: 1}}", 2));
+    let halted = |fleet: &Fleet| {
+        fleet.nodes[0]
+            .ask(&["rollouts"])
+            .is_some_and(|rollouts| rollouts.as_array().unwrap().iter().any(|run| run["phase"] == "halted"))
+    };
+    fleet.wait(60, halted);
+    assert_eq!(seen(&fleet, "begin2").len(), 1, "{:?}", fleet.happened());
+    let broken = seen(&fleet, "begin2").remove(0);
+    let waiting = fleet.nodes.iter().find(|node| node.name != broken).unwrap();
+    wait_until(Duration::from_secs(30), || held(waiting).contains(&format!("{broken} failed")), || held(waiting));
+    // The fix is another definition: it goes first to who failed, then to all.
+    for node in 0..3 {
+        unflag(&fleet, &format!("fail-n{node}"));
+    }
+    let fixed = fleet.publish(&book(&fleet, "{serialize: {count: 1}}", 3));
+    fleet.wait_for(&fixed, 90);
+    assert_eq!(seen(&fleet, "begin3").first(), Some(&broken), "who failed goes first: {:?}", fleet.happened());
+    assert!(seen(&fleet, "end2").is_empty());
+}
+
+#[test]
+fn while_etcd_is_away_content_is_corrected_and_the_rollout_goes_on_afterwards() {
+    let fleet = Fleet::new(3, Etcd::three);
+    flag(&fleet, "block");
+    let head = fleet.publish(&book(&fleet, "{serialize: {count: 1}}", 1));
+    let inside = working(&fleet, 1);
+    fleet.etcd.pause(true);
+    let begin = std::time::Instant::now();
+    let other = &fleet.nodes[(number(&inside) + 1) % 3];
+    fs::write(other.root.join("base"), "drift").unwrap();
+    other.wait_for_file("/base", "base");
+    wait_until(
+        Duration::from_secs(45),
+        || {
+            other.ask(&["status"]).is_some_and(|status| {
+                condition(&status, "Held")["reason"] == "StoreUnreachable"
+                    || condition(&status, "Reconciling")["reason"] == "StoreUnreachable"
+            })
+        },
+        || format!("{:#}", other.ask(&["status"]).unwrap_or_default()),
+    );
+    // Its work ends, and nobody else is let in meanwhile.
+    unflag(&fleet, "block");
+    std::thread::sleep(Duration::from_secs(60).saturating_sub(begin.elapsed()));
+    assert_eq!(seen(&fleet, "begin1").len(), 1, "{:?}", fleet.happened());
+    fleet.etcd.pause(false);
+    fleet.wait_for(&head, 120);
+}
+
+#[test]
+fn an_etcd_that_was_restored_is_told_anew_and_the_rollout_ends() {
+    let mut fleet = Fleet::new(3, single);
+    let backup = fleet.folder.path().join("backup");
+    ok(fleet.etcd.ctl().arg("snapshot").arg("save").arg(&backup));
+    flag(&fleet, "block");
+    let head = fleet.publish(&book(&fleet, "{serialize: {count: 1}}", 1));
+    let first = working(&fleet, 1);
+    unflag(&fleet, "block");
+    fleet.wait(60, |fleet| seen(fleet, "end1").len() == 1);
+    flag(&fleet, "block");
+    let _ = first;
+    fleet.etcd.kill(0);
+    fleet.etcd.restore(0, &backup);
+    fleet.etcd.begin(0);
+    fleet.etcd.healthy();
+    unflag(&fleet, "block");
+    fleet.wait_for(&head, 120);
+    let rollouts = || fleet.nodes[0].ask(&["rollouts"]).unwrap_or_default();
+    wait_until(Duration::from_secs(90), || rollouts()[0]["phase"] == "done", || format!("{:#}", rollouts()));
+}
+
+#[test]
+fn a_full_etcd_is_told_with_the_command_that_helps() {
+    let folder_quota = ["--quota-backend-bytes", "4194304"];
+    let fleet = Fleet::new(3, |folder| Etcd::start(folder, "etcd", 1, false, &folder_quota));
+    let value = "x".repeat(100_000);
+    for number in 0..200 {
+        let put = fleet.etcd.ctl().args(["put", &format!("/elsewhere/{}", number % 2), &value]).output().unwrap();
+        if !put.status.success() {
+            break;
+        }
+    }
+    let head = fleet.publish(&book(&fleet, "{serialize: {count: 1}}", 1));
+    let status = || fleet.nodes[0].ask(&["status"]).unwrap_or_default().to_string();
+    wait_until(Duration::from_secs(60), || status().contains("no room left; free some with: "), status);
+    let text = fleet.nodes[0].ask(&["status"]).unwrap();
+    let message = text["conditions"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .find_map(|condition| condition["message"].as_str().filter(|message| message.contains("free some with: ")))
+        .unwrap();
+    let command = message.split("free some with: ").nth(1).unwrap().split("; drift of content").next().unwrap();
+    let command = command.split("; what needs agreement").next().unwrap();
+    fs::write(fleet.nodes[1].root.join("base"), "drift").unwrap();
+    fleet.nodes[1].wait_for_file("/base", "base");
+    ok(Command::new("sh").args(["-ec", command]).env("ETCDCTL_API", "3"));
+    fleet.wait_for(&head, 120);
+}
