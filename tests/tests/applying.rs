@@ -380,6 +380,44 @@ fn pauses_hold_until_they_end() {
 }
 
 #[test]
+fn changes_wait_for_their_maintenance_window_and_drift_does_not() {
+    let f = Fixture::new();
+    let tasks = |content: &str| format!("  tasks:\n    - name: b\n      file: {{path: /b, content: {content}}}\n");
+    let window = |from: &str, to: &str| {
+        let zone = "Asia/Kathmandu";
+        f.repository.write(
+            "config.yaml",
+            format!("metadata: {{apiVersion: v1alpha, kind: Config, name: fleet}}\nspec:\n  maintenanceWindows: [{{from: \"{from}\", to: \"{to}\", timeZone: {zone}}}]\n"),
+        );
+    };
+    // By the clock of the zone, so many hours from now.
+    let later = |hours: u64| {
+        let output = ok(std::process::Command::new("date")
+            .env("TZ", "Asia/Kathmandu")
+            .arg("-d")
+            .arg(format!("{hours} hours"))
+            .arg("+%H:%M"));
+        String::from_utf8(output.stdout).unwrap().trim().to_owned()
+    };
+    window(&later(3), &later(5));
+    let once = f.apply(&tasks("one"));
+    assert_eq!((once.code, condition(&once.status, "Held")["reason"].as_str().unwrap()), (4, "Window"), "{}", once.log);
+    assert!(condition(&once.status, "Held")["message"].as_str().unwrap().contains("next maintenance window opens at"));
+    assert!(f.node.read("/b").is_none());
+    window(&later(23), &later(1));
+    assert_eq!(f.apply(&tasks("one")).code, 0);
+    window(&later(3), &later(5));
+    assert_eq!(f.apply(&tasks("one")).code, 0, "nothing is to be changed");
+    fs::write(f.path("/b"), "drift").unwrap();
+    assert_eq!(f.node.once().code, 0);
+    assert_eq!(f.node.read("/b").unwrap(), "one", "drift of content waits for nothing");
+    window(&later(3), &later(5));
+    f.repository.write("config.yaml", "metadata: {apiVersion: v1alpha, kind: Config, name: fleet}\nspec:\n  maintenanceWindows: [{from: \"01:00\", to: \"02:00\", timeZone: Europe/Berln}]\n");
+    let once = f.apply(&tasks("two"));
+    assert!(once.code == 2 && once.log.contains("did you mean Europe/Berlin?"), "{}", once.log);
+}
+
+#[test]
 fn two_books_that_meet_in_one_file_are_told() {
     let f = Fixture::new();
     let file =

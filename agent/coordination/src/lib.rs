@@ -9,7 +9,9 @@ pub mod gates;
 pub mod keys;
 pub mod rollout;
 pub mod store;
+pub mod windows;
 
 pub use accept::{Accepted, Candidate};
 pub use gates::{Gate, Gates, Permit};
 pub use store::{Store, local::LocalStore};
+pub use windows::{Window, Windows};

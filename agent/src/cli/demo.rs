@@ -9,7 +9,13 @@ use std::{
 };
 
 use clap::Args;
-use towpath_coordination::LocalStore;
+use towpath_coordination::{
+    LocalStore, Store,
+    store::{
+        Page,
+        etcd::{EtcdOptions, EtcdStore},
+    },
+};
 use towpath_git as git;
 use towpath_host::{
     Clock as _, SystemClock,
@@ -38,6 +44,9 @@ pub(super) struct Demo {
     /// Push a change, show that all three nodes follow, and exit
     #[arg(long)]
     once: bool,
+    /// An etcd that the nodes agree through; left out: a store in this process
+    #[arg(long, value_name = "ENDPOINT")]
+    etcd: Option<String>,
     /// Where the demo lives; left out: a new folder for temporary files
     #[arg(long)]
     dir: Option<PathBuf>,
@@ -56,7 +65,7 @@ impl Demo {
         };
         fs::create_dir_all(&folder).map_err(|error| Failure::failed(format!("{}: {error}", folder.display())))?;
         make_repository(&folder)?;
-        let fleet = Fleet::start(&folder)?;
+        let fleet = Fleet::start(&folder, self.store()?)?;
         let result = self.show(&fleet);
         fleet.stop();
         if self.once && self.dir.is_none() {
@@ -64,6 +73,20 @@ impl Demo {
             let _ = fs::remove_dir_all(&folder);
         }
         result
+    }
+
+    /// Where the nodes agree: keys of a demo are its own.
+    fn store(&self) -> Result<Arc<dyn Store>, Failure> {
+        let Some(endpoint) = &self.etcd else { return Ok(Arc::new(LocalStore::default())) };
+        let endpoint = if endpoint.contains("://") { endpoint.clone() } else { format!("http://{endpoint}") };
+        let options = EtcdOptions {
+            endpoints: vec![endpoint],
+            prefix: format!("/towpath/demo-{}/", SystemClock.wall()),
+            ..EtcdOptions::default()
+        };
+        let store = EtcdStore::new(options).map_err(|error| Failure::error(&error))?;
+        store.read("", &Page { after: None, limit: 1 }).map_err(|error| Failure::error(&error))?;
+        Ok(Arc::new(store))
     }
 
     fn show(&self, fleet: &Fleet) -> Result<u8, Failure> {
@@ -144,13 +167,12 @@ fn head(folder: &Path) -> Result<String, Failure> {
 }
 
 impl Fleet {
-    fn start(folder: &Path) -> Result<Self, Failure> {
-        let store = Arc::new(LocalStore::default());
+    fn start(folder: &Path, store: Arc<dyn Store>) -> Result<Self, Failure> {
         let mut nodes = Vec::new();
         for name in NODES {
             let mut node = Node::open(Options {
                 settings: settings(folder, name),
-                store: Arc::clone(&store) as Arc<_>,
+                store: Arc::clone(&store),
                 clock: Arc::new(SystemClock),
             })?;
             let (handle, queue) = (node.handle(), node.queue());

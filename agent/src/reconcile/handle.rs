@@ -6,7 +6,7 @@ use std::{
 };
 
 use serde_json::{Value, json};
-use towpath_coordination::fleet::Fleet;
+use towpath_coordination::{Windows, fleet::Fleet};
 use towpath_host::{facts, journal::RunRecord, process::Cancel};
 use towpath_proto::v1alpha as pb;
 use towpath_render::{
@@ -166,6 +166,7 @@ impl Handle {
             fresh: true,
             drift: revision.drift(self.shared.drift),
             suspended: Vec::new(),
+            windows: Windows::default(),
             coordination: None,
             cancel: &cancel,
             make_way: &|| false,

@@ -467,6 +467,7 @@ impl Node {
             fresh,
             drift: revision.drift(self.settings.reconcile.drift),
             suspended: revision.suspended(),
+            windows: revision.windows(),
             coordination: Some(Coordination { fleet: &self.fleet, table: &revision.table }),
             cancel: &cancel,
             make_way: &move || queue.wants_way(),

@@ -39,7 +39,11 @@ impl Node {
             for gate in &book.held {
                 held.insert(gate.reason.to_owned(), format!("{}/{}: {}", book.namespace, book.name, gate.opens));
             }
-            for task in book.tasks.iter().filter(|task| task.outcome == Outcome::Held) {
+            // A task that waits for a gate of its book has no reason of its own.
+            let own = |task: &&pass::TaskOutcome| {
+                task.outcome == Outcome::Held && (book.held.is_empty() || task.module == "prune")
+            };
+            for task in book.tasks.iter().filter(own) {
                 let reason = if task.module == "prune" { "Budget" } else { "Dependency" };
                 held.insert(
                     reason.into(),

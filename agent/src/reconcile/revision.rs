@@ -5,7 +5,7 @@ use std::{
     sync::{Arc, OnceLock},
 };
 
-use towpath_coordination::accept::Table;
+use towpath_coordination::{Window, Windows, accept::Table};
 use towpath_proto::v1alpha as pb;
 use towpath_render::{
     objects::{ObjectSet, task::Drift},
@@ -56,6 +56,24 @@ impl Revision {
     /// The pauses of the whole fleet.
     pub fn suspended(&self) -> Vec<pb::Suspend> {
         self.set.configs.values().filter_map(|config| config.suspend.clone()).collect()
+    }
+
+    /// The maintenance windows of the node.
+    pub fn windows(&self) -> Windows {
+        let written = self.set.configs.values().flat_map(|config| &config.maintenance_windows);
+        let mine = written.filter(|window| {
+            window.node_groups.is_empty() || window.node_groups.iter().any(|group| self.view.groups.contains(group))
+        });
+        let read = |window: &pb::MaintenanceWindow| {
+            Window::read(
+                &window.days,
+                window.from.as_deref()?,
+                window.to.as_deref()?,
+                window.time_zone.as_deref().unwrap_or("UTC"),
+                window.overrun.as_deref() != Some("stop"),
+            )
+        };
+        Windows(mine.filter_map(read).collect())
     }
 
     /// Which facts of other nodes may be read.

@@ -38,6 +38,7 @@ pub(super) fn format(field: &Field, text: &str) -> Result<(), Finding> {
         "datetime" => chrono::DateTime::parse_from_rfc3339(text)
             .map(drop)
             .map_err(|_| Finding::new(format!("{text:?} is no time")).hint("write it like \"2026-12-24T18:00:00Z\"")),
+        "timezone" => time_zone(text),
         "port" => port(text),
         "size" => size(text),
         _ => Ok(()),
@@ -69,6 +70,16 @@ fn time(text: &str) -> Result<(), Finding> {
         Some((hours, minutes)) if part(hours, 24) && part(minutes, 60) => Ok(()),
         _ => Err(Finding::new(format!("{text:?} is no time of day")).hint("write it like \"22:00\"")),
     }
+}
+
+fn time_zone(text: &str) -> Result<(), Finding> {
+    if text.parse::<chrono_tz::Tz>().is_ok() {
+        return Ok(());
+    }
+    let meant = towpath_proto::did_you_mean(text, chrono_tz::TZ_VARIANTS.iter().map(|zone| zone.name()));
+    let hint = meant
+        .map_or_else(|| "write it like Europe/Berlin, or UTC".to_owned(), |meant| format!("did you mean {meant}?"));
+    Err(Finding::new(format!("{text:?} is no time zone")).hint(hint))
 }
 
 fn port(text: &str) -> Result<(), Finding> {

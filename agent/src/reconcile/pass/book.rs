@@ -9,7 +9,7 @@ use std::{
 };
 
 use serde_json::{Value, json};
-use towpath_coordination::{Gate, Gates, Permit};
+use towpath_coordination::{Gate, Gates, Permit, Windows};
 use towpath_host::journal::{Changes, HandlerRecord, Managed};
 use towpath_modules::{Disk, ModuleError, Sort};
 use towpath_render::{
@@ -165,6 +165,8 @@ pub(super) struct BookRun<'a, 'p> {
     pub(super) in_stretch: Option<InStretch>,
     /// What the book waits for.
     pub(super) gate: Option<Gate>,
+    /// Whether it began within a maintenance window, or where there are none.
+    pub(super) in_window: bool,
     /// The result of an elected task.
     pub(super) captured: Option<Value>,
     /// Whether this stretch has begun to change the node.
@@ -206,6 +208,7 @@ impl<'a, 'p> BookRun<'a, 'p> {
             fresh: pass.fresh,
             in_stretch: None,
             gate: None,
+            in_window: false,
             captured: None,
             begun: false,
             adopted: Changes::default(),
@@ -335,7 +338,13 @@ impl<'a, 'p> BookRun<'a, 'p> {
 
     /// Whether one of some tasks would change something (of all, where none are named), or a handler is pending.
     pub(super) fn would_change_any(&self, names: &[&str]) -> bool {
-        let mut plan = Pass { plan: true, inputs: self.pass.inputs.clone(), suspended: Vec::new(), ..*self.pass };
+        let mut plan = Pass {
+            plan: true,
+            inputs: self.pass.inputs.clone(),
+            suspended: Vec::new(),
+            windows: Windows::default(),
+            ..*self.pass
+        };
         plan.fresh = false;
         let ran = run(&plan, self.book, Vec::new(), &Owners::default(), &[]);
         let pending: Vec<(String, HandlerRecord)> = self.pass.machine.records(&format!("handler/{}/", self.book.id()));

@@ -239,6 +239,24 @@ impl BookRun<'_, '_> {
         self.gate = Some(gate);
     }
 
+    /// Whether changes may begin, or what has begun may go on.
+    pub(super) fn within_window(&mut self) -> Result<(), NotBegun> {
+        let begun = self.in_window || self.stretch().is_some();
+        if begun && self.pass.windows.finish() {
+            return Ok(());
+        }
+        match self.pass.windows.open(self.pass.machine.clock.wall()) {
+            Ok(()) => {
+                self.in_window = true;
+                Ok(())
+            }
+            Err(gate) => {
+                self.hold(gate.clone());
+                Err(NotBegun::Held(gate))
+            }
+        }
+    }
+
     /// Takes a slot, where this stretch asks for one, before the first change; and looks again at what it holds
     /// where it may have been written off meanwhile.
     pub(super) fn take_slot(&mut self) -> Result<(), NotBegun> {

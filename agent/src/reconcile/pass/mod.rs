@@ -19,6 +19,7 @@ use std::{
 };
 
 use serde_json::{Value, json};
+use towpath_coordination::Windows;
 use towpath_host::{
     Clock, Hand, Look,
     journal::{AppliedItem, Inventory, Journal, JournalError, Managed},
@@ -118,6 +119,8 @@ pub struct Pass<'a> {
     pub drift: Drift,
     /// An announced pause of the whole fleet.
     pub suspended: Vec<pb::Suspend>,
+    /// When changes may begin.
+    pub windows: Windows,
     /// What it needs to agree with other nodes; None where only this one matters.
     pub coordination: Option<Coordination<'a>>,
     /// Asks running commands to stop.

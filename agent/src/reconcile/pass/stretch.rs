@@ -18,6 +18,7 @@ impl BookRun<'_, '_> {
 
     /// Runs what comes before the first change of this node. What was cut off, or failed, runs again next time.
     pub(super) fn begin_stretch(&mut self) -> Result<(), NotBegun> {
+        self.within_window()?;
         self.take_slot()?;
         if self.begun || self.book.rollout.before.is_empty() && self.book.rollout.after.is_empty() {
             self.begun = true;

@@ -1,0 +1,154 @@
+//! Maintenance windows: when changes may begin. Evaluated on instants, so that the clocks of daylight saving neither
+//! skip a window nor open one twice.
+
+use chrono::{DateTime, Datelike as _, Days, LocalResult, NaiveDate, NaiveTime, TimeZone as _, Utc, Weekday};
+use chrono_tz::Tz;
+
+use crate::Gate;
+
+/// How far ahead the next window is looked for.
+const AHEAD: u64 = 370;
+
+/// One window.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Window {
+    /// The days on which it begins; none: all.
+    pub days: Vec<Weekday>,
+    /// When it begins.
+    pub from: NaiveTime,
+    /// When it ends; not after `from`: on the next day.
+    pub to: NaiveTime,
+    /// The time zone of both.
+    pub zone: Tz,
+    /// Whether what has begun may go on when it ends.
+    pub finish: bool,
+}
+
+/// The windows of a node; none: changes may begin at any time.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Windows(pub Vec<Window>);
+
+impl Window {
+    /// A window as it is written; None where the schema was not obeyed.
+    pub fn read(days: &[String], from: &str, to: &str, zone: &str, finish: bool) -> Option<Self> {
+        let time = |text: &str| NaiveTime::parse_from_str(text, "%H:%M").ok();
+        let days = days.iter().map(|day| day.parse().ok()).collect::<Option<Vec<Weekday>>>()?;
+        Some(Self { days, from: time(from)?, to: time(to)?, zone: zone.parse().ok()?, finish })
+    }
+
+    /// When it begins and ends, on a day.
+    fn on(&self, day: NaiveDate) -> Option<(DateTime<Utc>, DateTime<Utc>)> {
+        if !self.days.is_empty() && !self.days.contains(&day.weekday()) {
+            return None;
+        }
+        let last = if self.to <= self.from { day.checked_add_days(Days::new(1))? } else { day };
+        Some((self.instant(day, self.from, false), self.instant(last, self.to, true)))
+    }
+
+    /// A local time as an instant: in a gap the first instant behind it, in a fold the first one for a beginning and
+    /// the last one for an end.
+    fn instant(&self, day: NaiveDate, time: NaiveTime, end: bool) -> DateTime<Utc> {
+        let mut local = day.and_time(time);
+        for _ in 0..24 * 60 {
+            match self.zone.from_local_datetime(&local) {
+                LocalResult::Single(at) => return at.with_timezone(&Utc),
+                LocalResult::Ambiguous(first, last) => return if end { last } else { first }.with_timezone(&Utc),
+                LocalResult::None => local += chrono::Duration::minutes(1),
+            }
+        }
+        day.and_time(time).and_utc()
+    }
+
+    /// Whether it is open; else when it opens next.
+    fn at(&self, now: DateTime<Utc>) -> Result<(), Option<DateTime<Utc>>> {
+        let today = now.with_timezone(&self.zone).date_naive();
+        let first = today.checked_sub_days(Days::new(1)).unwrap_or(today);
+        let mut next = None;
+        for (begin, end) in first.iter_days().take(usize::try_from(AHEAD).unwrap_or(370)).filter_map(|day| self.on(day))
+        {
+            if begin <= now && now < end {
+                return Ok(());
+            }
+            if begin > now {
+                next = Some(begin);
+                break;
+            }
+        }
+        Err(next)
+    }
+}
+
+impl Windows {
+    /// Whether changes may begin now.
+    ///
+    /// # Errors
+    /// The gate, which says when the next window opens.
+    pub fn open(&self, now: i64) -> Result<(), Gate> {
+        if self.0.is_empty() {
+            return Ok(());
+        }
+        let now = DateTime::from_timestamp_millis(now).unwrap_or_default();
+        let mut next: Option<(DateTime<Utc>, &Window)> = None;
+        for window in &self.0 {
+            match window.at(now) {
+                Ok(()) => return Ok(()),
+                Err(Some(opens)) if next.is_none_or(|(known, _)| opens < known) => next = Some((opens, window)),
+                Err(_) => {}
+            }
+        }
+        let opens = match next {
+            Some((opens, window)) => format!(
+                "the next maintenance window opens at {} ({} in {})",
+                opens.format("%Y-%m-%dT%H:%M:%SZ"),
+                opens.with_timezone(&window.zone).format("%a %H:%M"),
+                window.zone
+            ),
+            None => "no maintenance window of this node ever opens".to_owned(),
+        };
+        Err(Gate { reason: "Window", opens })
+    }
+
+    /// Whether what has begun may go on when a window ends.
+    pub fn finish(&self) -> bool {
+        self.0.iter().all(|window| window.finish)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn at(text: &str) -> i64 {
+        DateTime::parse_from_rfc3339(text).unwrap().timestamp_millis()
+    }
+
+    fn windows(days: &[&str], from: &str, to: &str) -> Windows {
+        let days: Vec<String> = days.iter().map(|day| (*day).to_owned()).collect();
+        Windows(vec![Window::read(&days, from, to, "Europe/Berlin", true).unwrap()])
+    }
+
+    #[test]
+    fn a_window_over_midnight_belongs_to_the_day_it_begins_on() {
+        let windows = windows(&["mon", "tue"], "22:00", "04:00");
+        // 2026-11-23 is a Monday; Berlin is an hour ahead.
+        assert!(windows.open(at("2026-11-23T20:59:59Z")).is_err());
+        assert!(windows.open(at("2026-11-23T21:00:00Z")).is_ok());
+        assert!(windows.open(at("2026-11-24T02:59:59Z")).is_ok());
+        assert!(windows.open(at("2026-11-24T03:00:00Z")).is_err());
+        assert!(windows.open(at("2026-11-25T02:00:00Z")).is_ok(), "Tuesday's, on Wednesday morning");
+        let gate = windows.open(at("2026-11-25T12:00:00Z")).unwrap_err();
+        assert!(gate.opens.contains("2026-11-30T21:00:00Z (Mon 22:00 in Europe/Berlin)"), "{}", gate.opens);
+    }
+
+    #[test]
+    fn the_hour_that_is_missing_and_the_hour_that_comes_twice() {
+        // On 2026-03-29 two o'clock is followed by three o'clock; on 2026-10-25 by two o'clock again.
+        let windows = windows(&[], "02:30", "03:30");
+        assert!(windows.open(at("2026-03-29T00:59:00Z")).is_err());
+        assert!(windows.open(at("2026-03-29T01:00:00Z")).is_ok(), "the first instant behind the gap");
+        assert!(windows.open(at("2026-03-29T01:30:00Z")).is_err());
+        assert!(windows.open(at("2026-10-25T00:30:00Z")).is_ok(), "the first half past two");
+        assert!(windows.open(at("2026-10-25T01:45:00Z")).is_ok(), "and the second");
+        assert!(windows.open(at("2026-10-25T02:30:00Z")).is_err());
+    }
+}
