@@ -12,8 +12,9 @@ struct Example {
     nodes: &'static [&'static str],
 }
 
-const EXAMPLES: [Example; 3] = [
+const EXAMPLES: [Example; 4] = [
     Example { name: "quickstart", folder: "quickstart", sources: &[], nodes: &["web1", "web3"] },
+    Example { name: "fleet", folder: "fleet", sources: &[], nodes: &["lb1", "web1"] },
     Example { name: "variables-tour", folder: "variables-tour", sources: &[], nodes: &["web1", "web2"] },
     Example {
         name: "two-teams",
@@ -90,7 +91,7 @@ fn plans_of_the_examples() {
 
 #[test]
 fn variables_and_where_they_come_from() {
-    let tour = &EXAMPLES[1];
+    let tour = &EXAMPLES[2];
     let output = towpath()
         .args(["vars", "--node", "web2", "--explain", "--config", "/nonexistent", "--source-dir"])
         .arg(examples().join(tour.folder))

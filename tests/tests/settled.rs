@@ -102,7 +102,7 @@ fn whatever_moves_is_seen() {
     let f = Fixture::new();
     let put_back = |path: &str, text: &str| assert_eq!(f.node.read(path).as_deref(), Some(text), "{path}");
     f.after("a hand edit", |f| fs::write(f.path("/etc/conf"), "edited").unwrap());
-    put_back("/etc/conf", "blue");
+    put_back("/etc/conf", "blue\n");
     f.after("an edit in a tree", |f| fs::write(f.path("/srv/tree/deep/b"), "x").unwrap());
     put_back("/srv/tree/deep/b", "b");
     f.after("a removed file", |f| fs::remove_file(f.path("/srv/tree/a")).unwrap());
@@ -119,7 +119,7 @@ fn whatever_moves_is_seen() {
         fs::set_permissions(f.path("/etc/conf"), fs::Permissions::from_mode(0o600)).unwrap();
     });
     let once = f.after("another fact", |f| f.color("red"));
-    put_back("/etc/conf", "red");
+    put_back("/etc/conf", "red\n");
     assert!(task(&once.status, "conf")["message"].as_str().unwrap().contains("what it reads has changed"));
     let once = f.after("a commit", |f| {
         f.repository.write("files/tree/a", "new");
@@ -149,7 +149,7 @@ fn a_handler_that_is_pending_is_not_settled() {
     fs::write(f.path("/etc/conf"), "edited").unwrap();
     let (_, once) = f.once();
     assert_eq!(once.code, 3, "{}", once.log);
-    assert_eq!(f.node.read("/etc/conf").as_deref(), Some("blue"), "the file is as it should be");
+    assert_eq!(f.node.read("/etc/conf").as_deref(), Some("blue\n"), "the file is as it should be");
     let (quick, once) = f.once();
     assert!(!quick && once.code == 3, "{}", once.log);
     fs::remove_file(f.path("/broken")).unwrap();

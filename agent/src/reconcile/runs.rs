@@ -158,7 +158,10 @@ fn waves(set: &ObjectSet, book: &Book, members: &[String]) -> Vec<BTreeSet<Strin
                 }
             }
         }
-        waves.push(taken.clone());
+        // A wave that adds nobody is none.
+        if waves.last() != Some(&taken) {
+            waves.push(taken.clone());
+        }
     }
     // Whoever is in none of the waves that are written comes last.
     if waves.last().is_none_or(|last| last.len() < members.len()) {

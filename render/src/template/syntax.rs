@@ -87,7 +87,7 @@ pub fn expression(text: &str) -> Result<(), Finding> {
 
 /// The expression of a string that is one whole `{{ expression }}`.
 pub fn whole_expression(text: &str) -> Option<&str> {
-    let inner = text.trim().strip_prefix("{{")?.strip_suffix("}}")?;
+    let inner = text.strip_prefix("{{")?.strip_suffix("}}")?;
     if inner.starts_with(['-', '+']) || inner.ends_with(['-', '+']) {
         return None;
     }
@@ -146,6 +146,7 @@ mod tests {
         assert_eq!(whole_expression("{{ vars.a }}").map(str::trim), Some("vars.a"));
         assert_eq!(whole_expression("{{ a }} {{ b }}"), None);
         assert_eq!(whole_expression("x{{ a }}"), None);
+        assert_eq!(whole_expression("{{ a }}\n"), None, "final newlines stay");
     }
 
     #[test]
