@@ -164,6 +164,7 @@ impl Fleet {
         let mut view = View::of(spec, &name(node), revision, answers);
         view.soaked = true;
         if late {
+            view.idle = true;
             view.stale = view.held.iter().map(|held| (held.node.clone(), held.modified)).collect();
         }
         view.lost = (0..self.nodes)
@@ -508,8 +509,9 @@ impl Model for Fleet {
                 .store
                 .below("book/held/")
                 .any(|row| serde_json::from_slice::<Held>(&row.value).is_ok_and(|held| held.kind == Kind::Offer));
+            let waiting = state.store.below("book/queue/").next().is_some();
             actions.push(Action::Look { node, late: false });
-            if offers {
+            if offers || waiting {
                 actions.push(Action::Look { node, late: true });
             }
             actions.extend([

@@ -13,7 +13,7 @@ use towpath_coordination::rollout::{Cut, OnLost, Spec};
 
 /// How many steps are looked at at most in one configuration.
 fn bound() -> usize {
-    if std::env::var_os("TOWPATH_LONG").is_some() { 20_000_000 } else { 300_000 }
+    if std::env::var_os("TOWPATH_LONG").is_some() { 20_000_000 } else { 200_000 }
 }
 
 /// A revision: the book's definition is the same as long as `since` is.

@@ -74,6 +74,8 @@ struct State {
     /// When the store last said that the lease lives.
     heard: Option<Instant>,
     refused: Option<String>,
+    /// When something was last told.
+    news: Option<Instant>,
 }
 
 impl fmt::Debug for Membership {
@@ -88,7 +90,17 @@ impl Membership {
         Self { shared: Arc::new(shared) }
     }
 
+    /// When something was last told.
+    pub(super) fn last_news(&self) -> Option<Instant> {
+        self.shared.lock().news
+    }
+
     pub(super) fn begin(&self, joined: Joined, poke: Waker) {
+        let told = Arc::clone(&self.shared);
+        let poke: Waker = Arc::new(move |what| {
+            told.lock().news = Some(told.clock.monotonic());
+            poke(what);
+        });
         {
             let mut state = self.shared.lock();
             if state.begun {

@@ -17,7 +17,7 @@ pub use membership::{Joined, Poke};
 
 use crate::{
     Gate, keys,
-    rollout::{Kind, OnLost, Opening, Spec, Step, View, Want, complete, decide, tend, worth_reading},
+    rollout::{Kind, OnLost, Opening, Spec, Step, View, Want, complete, decide, idle, tend, worth_reading},
     store::{Op, Outcome, Page, Store, StoreError, Txn},
 };
 use membership::Membership;
@@ -27,6 +27,9 @@ const TRIES: usize = 30;
 
 /// How long an offer may stand before somebody else takes it away.
 const OFFER: Duration = Duration::from_secs(10);
+
+/// How long a node's own view is good enough to begin with.
+const RECENT: Duration = Duration::from_secs(1);
 
 /// How long the list of those who are alive is believed.
 const ALIVE: Duration = Duration::from_secs(5);
@@ -45,10 +48,12 @@ pub struct Fleet {
 struct Inner {
     /// Offers to others, and when this node saw them first.
     offers: BTreeMap<(String, u64), Instant>,
+    /// Free slots that somebody waits for, and when this node saw them first.
+    idle: BTreeMap<String, Instant>,
     /// Complete waves, and when this node saw them so first.
     complete: BTreeMap<String, ((u32, u32), Instant)>,
-    /// The last view of each book.
-    views: BTreeMap<String, View>,
+    /// The last view of each book, and when it was read.
+    views: BTreeMap<String, (View, Instant)>,
     /// Who is alive, and when that was read.
     alive: Option<(Instant, BTreeSet<String>)>,
     /// When something is due that nobody will tell of.
@@ -135,7 +140,7 @@ impl Fleet {
 
     /// Whether the store, as it was looked at last, lacks a vote that this node has given.
     pub fn lacks_vote(&self, spec: &Spec, stretch: u32) -> bool {
-        self.lock().views.get(&spec.book).is_some_and(|view| !view.voted.contains(&stretch))
+        self.lock().views.get(&spec.book).is_some_and(|(view, _)| !view.voted.contains(&stretch))
     }
 
     /// What a node wants of a run, until it has it or must wait.
@@ -150,10 +155,7 @@ impl Fleet {
         if matches!(want, Want::Change(_) | Want::Correct) && !self.membership.ready() {
             return Ok(Answer::Hold(explain::no_lease()));
         }
-        // What this node itself has read or written last is good enough for a first try: the transaction compares.
-        let fresh = matches!(want, Want::Enter(_) | Want::Change(_) | Want::Correct);
-        let known = if fresh { None } else { self.lock().views.get(&spec.book).cloned() };
-        let mut view = match known {
+        let mut view = match self.recent(spec, want) {
             Some(view) => view,
             None => self.look(spec)?,
         };
@@ -181,6 +183,22 @@ impl Fleet {
         Ok(Answer::Hold(explain::busy()))
     }
 
+    /// What this node itself has read or written last, where that is good enough for a first try: transactions compare,
+    /// and whatever was opened or offered since would have been told.
+    fn recent(&self, spec: &Spec, want: Want) -> Option<View> {
+        let now = self.clock.monotonic();
+        let inner = self.lock();
+        let (view, read) = inner.views.get(&spec.book)?;
+        let gives_back = !matches!(want, Want::Enter(_) | Want::Change(_) | Want::Correct);
+        let fresh = now.duration_since(*read) < RECENT && self.membership.last_news().is_none_or(|news| news < *read);
+        (gives_back || fresh).then(|| view.clone())
+    }
+
+    fn remember(&self, spec: &Spec, view: &View) {
+        let now = self.clock.monotonic();
+        self.lock().views.insert(spec.book.clone(), (view.clone(), now));
+    }
+
     /// Does what is due in a run, whoever it is for.
     ///
     /// # Errors
@@ -204,7 +222,7 @@ impl Fleet {
         let (revision, answers) = self.store.commit(&View::reading(spec, &self.node))?.answers();
         self.seen(revision);
         let view = View::of(spec, &self.node, revision, answers);
-        self.lock().views.insert(spec.book.clone(), view.clone());
+        self.remember(spec, &view);
         Ok(view)
     }
 
@@ -234,16 +252,15 @@ impl Fleet {
         let (revision, answers) = outcome.answers();
         self.seen(revision);
         let view = View::of(spec, &self.node, revision, answers);
-        self.lock().views.insert(spec.book.clone(), view.clone());
+        self.remember(spec, &view);
         Ok(view)
     }
 
     /// Adds what this node has seen for how long, and whom it thinks lost.
     fn notice(&self, spec: &Spec, view: &mut View) -> Result<(), StoreError> {
         self.notice_offers(view);
-        let others = view.held.iter().any(|held| held.node != self.node);
-        let waits = spec.on_lost != OnLost::Hold && !view.done(spec);
-        if waits || others && view.held.iter().any(|held| held.held.kind == Kind::Offer) {
+        self.notice_idle(spec, view);
+        if spec.on_lost != OnLost::Hold && !view.done(spec) {
             let alive = self.alive()?;
             let named = spec.members.keys().cloned().chain(view.held.iter().map(|held| held.node.clone()));
             view.lost = named.filter(|node| *node != self.node && !alive.contains(node)).collect();
@@ -273,6 +290,23 @@ impl Fleet {
             } else {
                 sooner(&mut inner.due, first + OFFER);
             }
+        }
+    }
+
+    fn notice_idle(&self, spec: &Spec, view: &mut View) {
+        let now = self.clock.monotonic();
+        let mut inner = self.lock();
+        if !idle(spec, view, &self.node) {
+            inner.idle.remove(&spec.group);
+            return;
+        }
+        let since = *inner.idle.entry(spec.group.clone()).or_insert(now);
+        // Not all at once: whoever comes first sees to it.
+        let spread = self.node.bytes().fold(0_u32, |sum, byte| sum.wrapping_mul(31).wrapping_add(u32::from(byte)));
+        let patience = OFFER + Duration::from_millis(u64::from(spread % 20_000));
+        view.idle = now.duration_since(since) >= patience;
+        if !view.idle {
+            sooner(&mut inner.due, since + patience);
         }
     }
 

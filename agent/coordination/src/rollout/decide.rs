@@ -91,13 +91,14 @@ fn change(spec: &Spec, view: &View, me: &str, stretch: Option<u32>) -> Step {
                 otherwise: Vec::new(),
             })
         }
-        Some(_) => {
-            let first = next_in_queue(spec, view, spec.part(me), None);
-            match first {
-                Some(first) if first.node == me && first.book == spec.book && free(spec, view, me) => {
-                    Step::Commit(claim_free(spec, view, me, first, accepted, stretch))
-                }
-                _ => Step::Hold(Hold::Slot),
+        Some((_, modified)) => {
+            // As many as there are free slots take one each, those first who wait longest.
+            let count = spec.count.unwrap_or(0).saturating_sub(view.taken(spec.part(me)));
+            let mut first = eligible(spec, view, spec.part(me), None).take(usize::try_from(count).unwrap_or(0));
+            if first.any(|entry| entry.node == me && entry.book == spec.book) {
+                Step::Commit(claim_free(spec, view, me, *modified, accepted, stretch))
+            } else {
+                Step::Hold(Hold::Slot)
             }
         }
         None => Step::Commit(enqueue(spec, me, mine, accepted, &run, stretch)),
@@ -109,12 +110,17 @@ pub(super) fn free(spec: &Spec, view: &View, node: &str) -> bool {
     spec.count.is_some_and(|count| view.taken(spec.part(node)) < count) && !view.halted(spec)
 }
 
-/// Who waits longest and may be let in. An entry of another run, or of a node whose wave is closed, is passed over:
-/// whoever wrote it looks again by itself.
-pub(super) fn next_in_queue<'v>(spec: &Spec, view: &'v View, part: &str, except: Option<&str>) -> Option<&'v Entry> {
-    view.queue.iter().find(|entry| {
+/// Those who may be let in, first those who wait longest. An entry of another run, or of a node whose wave is closed, is
+/// passed over: whoever wrote it looks again by itself.
+pub(super) fn eligible<'v>(
+    spec: &'v Spec,
+    view: &'v View,
+    part: &'v str,
+    except: Option<&'v str>,
+) -> impl Iterator<Item = &'v Entry> {
+    view.queue.iter().filter(move |entry| {
         let own_book = entry.book == spec.book;
-        let eligible = if own_book && entry.queued.run == spec.run {
+        let may_enter = if own_book && entry.queued.run == spec.run {
             view.may_enter(spec, &entry.node, entry.queued.stretch)
         } else {
             // Of another book that shares the budget, or of drift: whoever is in the queue has seen to its own gates.
@@ -123,10 +129,23 @@ pub(super) fn next_in_queue<'v>(spec: &Spec, view: &'v View, part: &str, except:
         let holds = view.held.iter().any(|held| held.node == entry.node && held.book == entry.book);
         entry.part == part
             && except != Some(entry.node.as_str())
-            && eligible
+            && may_enter
             && (!holds || written_off(view, entry))
             && (!own_book || spec.selects(&entry.node))
     })
+}
+
+/// To whom a slot is handed: one of those who wait longest, as many as there are slots, so that holders who end at the
+/// same time do not all hand to the same.
+fn next_in_queue<'v>(spec: &'v Spec, view: &'v View, part: &'v str, me: &'v str) -> Option<&'v Entry> {
+    let slots = usize::try_from(view.taken(part).max(1)).unwrap_or(usize::MAX);
+    let first: Vec<&Entry> = eligible(spec, view, part, Some(me)).take(slots).collect();
+    // FNV-1a: any spread does.
+    let spread = me
+        .bytes()
+        .fold(0xcbf2_9ce4_8422_2325_u64, |hash, byte| (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3));
+    let at = usize::try_from(spread % first.len().max(1) as u64).unwrap_or(0);
+    first.get(at).copied()
 }
 
 fn written_off(view: &View, entry: &Entry) -> bool {
@@ -185,13 +204,13 @@ fn claim(spec: &Spec, stretch: Option<u32>) -> Held {
 }
 
 /// Takes a free slot, as who waits longest: no claim, offer or failure may be newer than what was read.
-fn claim_free(spec: &Spec, view: &View, me: &str, first: &Entry, accepted: u64, stretch: Option<u32>) -> Txn {
+fn claim_free(spec: &Spec, view: &View, me: &str, queued: u64, accepted: u64, stretch: Option<u32>) -> Txn {
     let queue = own_queue(spec, me);
     Txn {
         compare: vec![
             same_generation(accepted),
             Compare::NoneNewer(keys::all_held(&spec.group), view.revision),
-            Compare::Revision(queue.clone(), first.modified),
+            Compare::Revision(queue.clone(), queued),
         ],
         then: vec![Op::Delete(queue), Op::put(own_held(spec, me), bytes(&claim(spec, stretch)))],
         otherwise: Vec::new(),
@@ -235,7 +254,7 @@ pub(super) fn release(spec: &Spec, view: &View, me: &str, mine: &HeldBy) -> Txn 
     let Some(accepted) = view.current(spec).filter(|_| slot && !view.halted(spec)) else { return txn };
     // A revision that allows fewer gets them as they are given back.
     let within = spec.count.is_some_and(|count| view.taken(&mine.part) <= count);
-    let Some(next) = next_in_queue(spec, view, &mine.part, Some(me)).filter(|_| within) else {
+    let Some(next) = next_in_queue(spec, view, &mine.part, me).filter(|_| within) else {
         // Whoever queues at this very moment must not be overlooked.
         txn.compare.push(Compare::NoneNewer(keys::whole_queue(&spec.group), view.revision));
         return txn;

@@ -15,7 +15,7 @@ use crate::store::Txn;
 
 pub use decide::{Want, decide};
 pub use spec::{Cut, OnLost, Spec};
-pub use tend::{complete, tend, worth_reading};
+pub use tend::{complete, idle, tend, worth_reading};
 pub use view::{Entry, HeldBy, View, look};
 
 /// What stands in a slot.

@@ -2,8 +2,8 @@
 //! are lost. So no single crash stops a run.
 
 use super::{
-    Cut, Held, HeldBy, Kind, OnLost, Opening, Spec, View,
-    decide::{bytes, delete, free, hand_to, next_in_queue, replace, same_generation},
+    Cut, Entry, Held, HeldBy, Kind, OnLost, Opening, Spec, View,
+    decide::{bytes, delete, eligible, free, hand_to, replace, same_generation},
 };
 use crate::{
     keys,
@@ -182,7 +182,7 @@ pub fn complete(spec: &Spec, view: &View) -> Option<(u32, u32)> {
 /// Places in the queue that nobody will ever be let in from: of nodes that are no targets, of runs that are over.
 /// Who still wants a slot queues anew.
 fn clear_queue(spec: &Spec, view: &View, accepted: u64) -> Option<Txn> {
-    let over = |entry: &&super::Entry| {
+    let over = |entry: &&Entry| {
         let drift = entry.queued.run.ends_with("!drift");
         entry.book == spec.book
             && (!spec.selects(&entry.node) || entry.queued.run != spec.run && !drift || view.lost.contains(&entry.node))
@@ -196,13 +196,23 @@ fn clear_queue(spec: &Spec, view: &View, accepted: u64) -> Option<Txn> {
     })
 }
 
-/// A free slot goes to who waits longest.
-fn offer_free(spec: &Spec, view: &View, me: &str, accepted: u64) -> Option<Txn> {
+/// The slot that is free and that somebody waits for, who might have taken it and has not.
+pub fn idle(spec: &Spec, view: &View, me: &str) -> bool {
+    first_waiting(spec, view, me).is_some()
+}
+
+fn first_waiting<'v>(spec: &'v Spec, view: &'v View, me: &'v str) -> Option<&'v Entry> {
     spec.count?;
     let parts = view.queue.iter().map(|entry| entry.part.as_str());
-    let next = parts
-        .filter_map(|part| next_in_queue(spec, view, part, Some(me)))
-        .find(|next| next.book == spec.book && free(spec, view, &next.node))?;
+    parts
+        .filter_map(|part| eligible(spec, view, part, Some(me)).next())
+        .find(|next| next.book == spec.book && free(spec, view, &next.node))
+}
+
+/// A free slot goes to who waits longest. Who waits takes it by itself as a rule: it is offered when that has not
+/// happened for long, so that a whole fleet does not offer the same slot at once.
+fn offer_free(spec: &Spec, view: &View, me: &str, accepted: u64) -> Option<Txn> {
+    let next = first_waiting(spec, view, me).filter(|_| view.idle)?;
     let mut txn = Txn {
         compare: vec![same_generation(accepted), Compare::NoneNewer(keys::all_held(&spec.group), view.revision)],
         then: Vec::new(),

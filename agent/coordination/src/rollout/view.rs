@@ -12,7 +12,7 @@ use crate::{
 };
 
 /// How many of those who wait longest are read.
-const HEADS: usize = 4;
+const HEADS: usize = 16;
 
 /// A claim, offer or failure, whose it is, and when it was written.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -69,6 +69,8 @@ pub struct View {
     pub names: Option<(u32, BTreeSet<String>)>,
     /// Offers that have been there for long, and nodes that seem lost: by this node's own clock and ears.
     pub stale: BTreeSet<(String, u64)>,
+    /// Whether a slot has been free for long while somebody waited for it, by this node's own clock.
+    pub idle: bool,
     /// Nodes that seem lost.
     pub lost: BTreeSet<String>,
     /// Whether the wave that is complete has been so for the soak, on this node's own clock.

@@ -1,0 +1,177 @@
+//! How many requests a rollout costs each node: many nodes in one process, each with its own decisions and watches, on
+//! a real etcd; only the work itself is faked. Run by hand: cargo run --release -p towpath-tests --bin scale -- 100 1000
+
+use std::{
+    collections::BTreeMap,
+    sync::{
+        Arc, Condvar, Mutex,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::{Duration, Instant},
+};
+
+use tokio::sync::mpsc::UnboundedReceiver;
+use towpath_coordination::{
+    accept::Accepted,
+    fleet::{Answer, Fleet, Joined},
+    keys,
+    rollout::{Cut, Spec, Want},
+    store::{
+        Change, LeaseId, Op, Outcome, Page, Read, Store, StoreError, Txn,
+        etcd::{EtcdOptions, EtcdStore},
+    },
+};
+use towpath_host::SystemClock;
+use towpath_tests::etcd::Etcd;
+
+/// Counts what a node asks of the store.
+#[derive(Debug)]
+struct Counted {
+    store: Arc<EtcdStore>,
+    requests: AtomicU64,
+    kinds: Arc<Mutex<BTreeMap<String, u64>>>,
+}
+
+impl Counted {
+    fn count(&self, kind: String) {
+        self.requests.fetch_add(1, Ordering::Relaxed);
+        *self.kinds.lock().unwrap().entry(kind).or_default() += 1;
+    }
+}
+
+/// What a transaction is for, by the keys that it writes.
+fn kind(txn: &Txn) -> String {
+    let part = |key: &str| {
+        let parts = key.split('/').take(if key.starts_with("inbox") { 1 } else { 2 });
+        parts.collect::<Vec<_>>().join("/")
+    };
+    let written = |op: &Op| match op {
+        Op::Put { key, .. } => Some(format!("put {}", part(key))),
+        Op::Delete(key) => Some(format!("delete {}", part(key))),
+        _ => None,
+    };
+    let kinds: Vec<String> = txn.then.iter().filter_map(written).collect();
+    if kinds.is_empty() { "look".into() } else { kinds.join(", ") }
+}
+
+impl Store for Counted {
+    fn read(&self, prefix: &str, page: &Page) -> Result<Read, StoreError> {
+        let parts: Vec<&str> = prefix.split('/').take(if prefix.starts_with("inbox") { 1 } else { 2 }).collect();
+        self.count(format!("read {}", parts.join("/")));
+        self.store.read(prefix, page)
+    }
+    fn watch(&self, prefix: &str, from: u64) -> Result<UnboundedReceiver<Change>, StoreError> {
+        self.store.watch(prefix, from)
+    }
+    fn lease(&self, ttl: Duration) -> Result<LeaseId, StoreError> {
+        self.store.lease(ttl)
+    }
+    fn keep_alive(&self, lease: LeaseId) -> Result<(), StoreError> {
+        self.store.keep_alive(lease)
+    }
+    fn commit(&self, txn: &Txn) -> Result<Outcome, StoreError> {
+        let outcome = self.store.commit(txn)?;
+        let refused = if matches!(outcome, Outcome::Refused { .. }) { " (refused)" } else { "" };
+        self.count(format!("{}{refused}", kind(txn)));
+        Ok(outcome)
+    }
+}
+
+fn spec(nodes: usize) -> Spec {
+    Spec {
+        book: "n/b".into(),
+        group: "n/b".into(),
+        run: "n/b@1".into(),
+        generation: 1,
+        members: (0..nodes).map(|node| (format!("n{node}"), 0)).collect(),
+        known: (0..nodes).map(|node| format!("n{node}")).collect(),
+        count: Some(10),
+        waves: 1,
+        cuts: vec![Cut::Barrier],
+        ..Spec::default()
+    }
+}
+
+type Bell = Arc<(Mutex<bool>, Condvar)>;
+
+fn wait(bell: &Bell, patience: Duration) {
+    let (rung, condvar) = &**bell;
+    let guard = rung.lock().unwrap();
+    let (mut guard, _) = condvar.wait_timeout_while(guard, patience, |rung| !*rung).unwrap();
+    *guard = false;
+}
+
+/// One node goes through the rollout; gives how many requests it made, and how many times it looked for the minute.
+fn node(
+    store: Arc<EtcdStore>,
+    kinds: Arc<Mutex<BTreeMap<String, u64>>>,
+    nodes: usize,
+    number: usize,
+    start: &std::sync::Barrier,
+) -> (u64, u64) {
+    let counted = Arc::new(Counted { store, requests: AtomicU64::new(0), kinds });
+    let fleet = Fleet::new(Arc::clone(&counted) as Arc<dyn Store>, format!("n{number}"), Arc::new(SystemClock));
+    let bell: Bell = Arc::default();
+    let ring = Arc::clone(&bell);
+    let joined = Joined { node: format!("n{number}"), machine_id: "one".into(), version: "1".into() };
+    fleet.join(joined, move |_| {
+        *ring.0.lock().unwrap() = true;
+        ring.1.notify_all();
+    });
+    start.wait();
+    counted.requests.store(0, Ordering::Relaxed);
+    let spec = spec(nodes);
+    let mut minutes = 0;
+    for stretch in 0..spec.stretches() {
+        while fleet.ask(&spec, Want::Change(stretch)) != Answer::Go {
+            let begin = Instant::now();
+            wait(&bell, Duration::from_secs(60));
+            minutes += u64::from(begin.elapsed() >= Duration::from_secs(59));
+        }
+        std::thread::sleep(Duration::from_millis(200));
+        while fleet.ask(&spec, Want::Done(stretch)) != Answer::Go {
+            wait(&bell, Duration::from_secs(1));
+        }
+    }
+    (counted.requests.load(Ordering::Relaxed), minutes)
+}
+
+fn main() {
+    for nodes in std::env::args().skip(1).filter_map(|argument| argument.parse().ok()) {
+        let folder = tempfile::tempdir().unwrap();
+        let etcd = Etcd::single(folder.path(), "etcd");
+        let options =
+            EtcdOptions { endpoints: etcd.endpoints(), prefix: "/towpath/scale/".into(), ..Default::default() };
+        let store = Arc::new(EtcdStore::new(options).unwrap());
+        let record = Accepted { schema: 1, generation: 1, ..Accepted::default() };
+        let put = Op::put(keys::ACCEPTED, serde_json::to_vec(&record).unwrap());
+        store.commit(&Txn { then: vec![put], ..Txn::default() }).unwrap();
+        let kinds: Arc<Mutex<BTreeMap<String, u64>>> = Arc::default();
+        let start = Arc::new(std::sync::Barrier::new(nodes + 1));
+        let threads: Vec<_> = (0..nodes)
+            .map(|number| {
+                let (store, kinds, start) = (Arc::clone(&store), Arc::clone(&kinds), Arc::clone(&start));
+                std::thread::Builder::new()
+                    .stack_size(512 << 10)
+                    .spawn(move || node(store, kinds, nodes, number, &start))
+                    .unwrap()
+            })
+            .collect();
+        kinds.lock().unwrap().clear();
+        start.wait();
+        let begin = Instant::now();
+        let counts: Vec<(u64, u64)> = threads.into_iter().map(|thread| thread.join().unwrap()).collect();
+        let total: u64 = counts.iter().map(|(requests, _)| requests).sum();
+        let minutes: u64 = counts.iter().map(|(_, minutes)| minutes).sum();
+        let mut spread: BTreeMap<u64, usize> = BTreeMap::new();
+        counts.iter().for_each(|(requests, _)| *spread.entry(*requests).or_default() += 1);
+        println!(
+            "{nodes} nodes, one slot group of 10, one barrier: {:.1} requests a node ({total} in all, {minutes} looks at the minute) in {:?}; spread {spread:?}",
+            total as f64 / nodes as f64,
+            begin.elapsed()
+        );
+        for (kind, count) in kinds.lock().unwrap().iter() {
+            println!("  {:6.2} a node: {kind}", *count as f64 / nodes as f64);
+        }
+    }
+}
