@@ -194,3 +194,35 @@ fn too_many_operations_are_refused_whole() {
         assert!(store.read("m/", &Page::default()).unwrap().rows.is_empty());
     }
 }
+
+/// The script of deploy/etcd confines nodes to their cluster's keys; the certificate's common name is the user.
+#[test]
+fn a_role_confines_nodes_to_their_cluster() {
+    let folder = tempfile::tempdir().unwrap();
+    let etcd = Etcd::three(folder.path());
+    let (ca, (root, root_key)) = (etcd.ca().unwrap(), etcd.client("root").unwrap());
+    let script = concat!(env!("CARGO_MANIFEST_DIR"), "/../deploy/etcd/setup.sh");
+    let setup = || {
+        let mut command = std::process::Command::new(script);
+        command.args(["prod", "nodes"]).env("ETCDCTL_ENDPOINTS", etcd.endpoints().join(","));
+        command.env("ETCDCTL_CACERT", &ca).env("ETCDCTL_CERT", &root).env("ETCDCTL_KEY", &root_key);
+        towpath_tests::ok(&mut command);
+    };
+    setup();
+    setup();
+    let (certificate, key) = etcd.client("nodes").unwrap();
+    let store = |prefix: &str| {
+        let identity = (std::fs::read(&certificate).unwrap(), std::fs::read(&key).unwrap());
+        EtcdStore::new(EtcdOptions {
+            endpoints: etcd.endpoints(),
+            ca: Some(std::fs::read(&ca).unwrap()),
+            identity: Some(identity),
+            user: None,
+            prefix: prefix.into(),
+        })
+        .unwrap()
+    };
+    done(store("/towpath/prod/").commit(&then(vec![put("board/accepted", "x")])).unwrap());
+    let elsewhere = store("/towpath/test/").commit(&then(vec![put("board/accepted", "x")]));
+    assert!(matches!(&elsewhere, Err(StoreError::Denied(said)) if said.contains("permission denied")), "{elsewhere:?}");
+}

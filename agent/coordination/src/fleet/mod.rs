@@ -48,8 +48,8 @@ pub struct Fleet {
 struct Inner {
     /// Offers to others, and when this node saw them first.
     offers: BTreeMap<(String, u64), Instant>,
-    /// Free slots that somebody waits for, and when this node saw them first.
-    idle: BTreeMap<String, Instant>,
+    /// Who waits for a free slot without taking it, and when this node saw that first.
+    idle: BTreeMap<String, ((String, u64), Instant)>,
     /// Complete waves, and when this node saw them so first.
     complete: BTreeMap<String, ((u32, u32), Instant)>,
     /// The last view of each book, and when it was read.
@@ -296,11 +296,14 @@ impl Fleet {
     fn notice_idle(&self, spec: &Spec, view: &mut View) {
         let now = self.clock.monotonic();
         let mut inner = self.lock();
-        if !idle(spec, view, &self.node) {
+        let Some(waiting) = idle(spec, view, &self.node) else {
             inner.idle.remove(&spec.group);
             return;
-        }
-        let since = *inner.idle.entry(spec.group.clone()).or_insert(now);
+        };
+        let (known, since) = inner.idle.get(&spec.group).cloned().unwrap_or_else(|| (waiting.clone(), now));
+        // Another one that waits is another wait.
+        let since = if known == waiting { since } else { now };
+        inner.idle.insert(spec.group.clone(), (waiting, since));
         // Not all at once: whoever comes first sees to it.
         let spread = self.node.bytes().fold(0_u32, |sum, byte| sum.wrapping_mul(31).wrapping_add(u32::from(byte)));
         let patience = OFFER + Duration::from_millis(u64::from(spread % 20_000));

@@ -196,9 +196,9 @@ fn clear_queue(spec: &Spec, view: &View, accepted: u64) -> Option<Txn> {
     })
 }
 
-/// The slot that is free and that somebody waits for, who might have taken it and has not.
-pub fn idle(spec: &Spec, view: &View, me: &str) -> bool {
-    first_waiting(spec, view, me).is_some()
+/// Who waits for a slot that is free, might have taken it and has not: the node, and when it began to wait.
+pub fn idle(spec: &Spec, view: &View, me: &str) -> Option<(String, u64)> {
+    first_waiting(spec, view, me).map(|entry| (entry.node.clone(), entry.modified))
 }
 
 fn first_waiting<'v>(spec: &'v Spec, view: &'v View, me: &'v str) -> Option<&'v Entry> {
