@@ -234,3 +234,21 @@ fn a_full_etcd_is_told_with_the_command_that_helps() {
     ok(Command::new("sh").args(["-ec", command]).env("ETCDCTL_API", "3"));
     fleet.wait_for(&head, 120);
 }
+
+#[test]
+fn who_leaves_the_targets_gives_its_slot_back() {
+    let fleet = Fleet::new(3, single);
+    flag(&fleet, "block");
+    let _ = fleet.publish(&book(&fleet, "{serialize: {count: 1}}", 1));
+    let inside = working(&fleet, 1);
+    // The node in its slot is no target any more; the others have a new version to go through.
+    let others: Vec<&str> = ["n0", "n1", "n2"].into_iter().filter(|node| *node != inside).collect();
+    let next = book(&fleet, "{serialize: {count: 1}}", 2)
+        .replace("{nodeGroups: [web]}", &format!("{{nodes: [{}]}}", others.join(", ")));
+    let head = fleet.publish(&next);
+    std::thread::sleep(Duration::from_secs(3));
+    assert!(seen(&fleet, "begin2").is_empty(), "its slot is held until its task has ended");
+    unflag(&fleet, "block");
+    fleet.wait_for(&head, 90);
+    assert_eq!(seen(&fleet, "end2").len(), 2, "{:?}", fleet.happened());
+}

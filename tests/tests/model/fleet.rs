@@ -159,8 +159,7 @@ impl Fleet {
 
     fn view(&self, state: &State, node: usize, late: bool) -> View {
         let spec = self.spec(state, node);
-        let mut store = state.store.clone();
-        let (revision, answers) = store.apply(&View::reading(spec, &name(node))).unwrap().0.answers();
+        let (revision, answers) = state.store.peek(&View::reading(spec, &name(node)));
         let mut view = View::of(spec, &name(node), revision, answers);
         view.soaked = true;
         if late {

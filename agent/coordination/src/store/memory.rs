@@ -51,24 +51,35 @@ impl Memory {
                         changes.push(Change::Delete(key, revision));
                     }
                 }
-                Op::Read(prefix) => {
-                    let rows: Vec<Row> = self.below(prefix).cloned().collect();
-                    answers.push(Answer { count: rows.len() as u64, rows });
-                }
-                Op::Oldest(prefix, limit) => {
-                    let mut rows: Vec<Row> = self.below(prefix).cloned().collect();
-                    rows.sort_by_key(|row| row.created);
-                    let count = rows.len() as u64;
-                    rows.truncate(*limit);
-                    answers.push(Answer { rows, count });
-                }
-                Op::Count(prefix) => {
-                    answers.push(Answer { rows: Vec::new(), count: self.below(prefix).count() as u64 });
-                }
+                reading => answers.extend(self.answer(reading)),
             }
         }
         let outcome = if done { Outcome::Done { revision, answers } } else { Outcome::Refused { revision, answers } };
         Ok((outcome, changes))
+    }
+
+    /// What a reading operation gives; None for one that writes.
+    fn answer(&self, operation: &Op) -> Option<Answer> {
+        match operation {
+            Op::Read(prefix) => {
+                let rows: Vec<Row> = self.below(prefix).cloned().collect();
+                Some(Answer { count: rows.len() as u64, rows })
+            }
+            Op::Oldest(prefix, limit) => {
+                let mut rows: Vec<Row> = self.below(prefix).cloned().collect();
+                rows.sort_by_key(|row| row.created);
+                let count = rows.len() as u64;
+                rows.truncate(*limit);
+                Some(Answer { rows, count })
+            }
+            Op::Count(prefix) => Some(Answer { rows: Vec::new(), count: self.below(prefix).count() as u64 }),
+            Op::Put { .. } | Op::Delete(_) | Op::DeleteAll(_) => None,
+        }
+    }
+
+    /// What a transaction that only reads gives.
+    pub fn peek(&self, txn: &Txn) -> (u64, Vec<Answer>) {
+        (self.revision, txn.then.iter().filter_map(|operation| self.answer(operation)).collect())
     }
 
     /// Removes the rows whose lease is not among these.

@@ -15,7 +15,7 @@ use towpath_render::{
 };
 
 use super::{
-    Machine,
+    Machine, Pass,
     book::{BookRun, module},
     outcome::{Outcome, TaskOutcome},
 };
@@ -97,6 +97,67 @@ pub fn write_anew(machine: &Machine, journal: &Journal) {
     }
     if let Err(error) = journal.commit(changes) {
         tracing::warn!(%error, "what the data store has lost can't be written anew yet");
+    }
+}
+
+/// The budget in which a node holds something.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+struct SlotOf {
+    group: String,
+    part: String,
+}
+
+/// Where the journal keeps it.
+const SLOT: &str = "slot/";
+
+impl SlotOf {
+    fn of(spec: &Spec, node: &str) -> Self {
+        Self { group: spec.group.clone(), part: spec.part(node).to_owned() }
+    }
+
+    /// Enough of a run to leave it by.
+    fn spec(&self, book: &str, node: &str) -> Spec {
+        Spec {
+            book: book.to_owned(),
+            group: self.group.clone(),
+            parts: [(node.to_owned(), self.part.clone())].into(),
+            waves: 1,
+            ..Spec::default()
+        }
+    }
+}
+
+fn remember_slot(machine: &Machine, book: &str, slot: Option<&SlotOf>) {
+    let Some(journal) = &machine.journal else { return };
+    let key = format!("{SLOT}{book}");
+    let known: Option<SlotOf> = machine.record(&key);
+    if known.as_ref() == slot {
+        return;
+    }
+    let mut changes = Changes::default();
+    match slot {
+        Some(slot) => changes.put(key, slot),
+        None => changes.delete(key),
+    }
+    if let Err(error) = journal.commit(changes) {
+        tracing::warn!(%error, "the journal does not take which slot is held");
+    }
+}
+
+/// Gives back what this node holds for books that are not its own any more, once the new revision is applied.
+pub(super) fn leave_gone_books(pass: &Pass<'_>) {
+    let Some(with) = pass.coordination.filter(|_| !pass.plan) else { return };
+    let slots: Vec<(String, SlotOf)> = pass.machine.records(SLOT);
+    for (book, slot) in slots {
+        let mine = pass.view.books.iter().any(|own| own.id() == book);
+        let coordinated = with.table.books.contains_key(&book);
+        if mine && coordinated {
+            continue;
+        }
+        match with.fleet.ask(&slot.spec(&book, &pass.view.node), Want::Leave) {
+            Answer::Go => remember_slot(pass.machine, &book, None),
+            Answer::Hold(gate) => tracing::warn!(book, "a slot can't be given back yet: {gate}"),
+        }
     }
 }
 
@@ -215,12 +276,30 @@ impl BookRun<'_, '_> {
             self.hold(gate);
             return false;
         }
+        self.gave_back(with, &spec, failed);
         !failed
     }
 
     /// Where the journal keeps what this node has shared of an elected task.
     fn share_key(&self, task: &Task) -> String {
         format!("share/{}/{}", self.book.id(), task.id)
+    }
+
+    /// What was held is given back, or has become a failure; what an earlier revision held in another budget goes too.
+    fn gave_back(&self, with: Coordination<'_>, spec: &Spec, failed: bool) {
+        let id = self.book.id();
+        let Some(slot) = self.pass.machine.record::<SlotOf>(&format!("{SLOT}{id}")) else {
+            if failed {
+                remember_slot(self.pass.machine, &id, Some(&SlotOf::of(spec, &self.pass.view.node)));
+            }
+            return;
+        };
+        let same = slot == SlotOf::of(spec, &self.pass.view.node);
+        if !same && with.fleet.ask(&slot.spec(&id, &self.pass.view.node), Want::Leave) != Answer::Go {
+            return;
+        }
+        let now = SlotOf::of(spec, &self.pass.view.node);
+        remember_slot(self.pass.machine, &id, failed.then_some(&now));
     }
 
     fn any_failed(&self) -> bool {
@@ -266,6 +345,13 @@ impl BookRun<'_, '_> {
         }
         match with.fleet.ask(&part.spec, part.want) {
             Answer::Go => {
+                if part.spec.count.is_some() {
+                    remember_slot(
+                        self.pass.machine,
+                        &self.book.id(),
+                        Some(&SlotOf::of(&part.spec, &self.pass.view.node)),
+                    );
+                }
                 self.in_stretch = Some(InStretch { held: true, ..part });
                 Ok(())
             }

@@ -219,6 +219,7 @@ pub fn run(pass: &mut Pass<'_>, computed: &mut ComputedCache) -> PassOutcome {
     if !outcome.interrupted {
         // Only when all books have said what they manage: a thing may have moved from one to another.
         prune::all(pass, &managed, &mut outcome.books);
+        coordinated::leave_gone_books(pass);
     }
     if outcome.interrupted || outcome.worst() > Outcome::Unchanged {
         outcome.settled = None;
