@@ -20,7 +20,7 @@ fn book(fleet: &Fleet, rollout: &str, number: u32) -> String {
     let log = fleet.log_file().display().to_string();
     let folder = fleet.folder.path().display().to_string();
     format!(
-        "metadata: {{apiVersion: v1alpha, kind: TaskBook, name: web, namespace: app}}\nspec:\n  targets: {{nodeGroups: [web]}}\n  rollout: {rollout}\n  tasks:\n    - name: work\n      command:\n        shell: 'echo $(date +%s%N) begin{number} $TOWPATH_NODE >> {log}; while [ -e {folder}/block-$TOWPATH_NODE -o -e {folder}/block ]; do sleep 0.05; done; test ! -e {folder}/fail-$TOWPATH_NODE || exit 1; echo $(date +%s%N) end{number} $TOWPATH_NODE >> {log}'\n"
+        "metadata: {{apiVersion: v1alpha, kind: TaskBook, name: web, namespace: app}}\nspec:\n  targets: {{nodeGroups: [web]}}\n  rollout: {rollout}\n  tasks:\n    - name: work\n      command:\n        shell: 'echo $(date +%s%N) begin{number} $TOWPATH_NODE >> {log}; while [ -e {folder}/block-$TOWPATH_NODE -o -e {folder}/block ]; do sleep 0.05; done; test ! -e {folder}/fail-$TOWPATH_NODE || exit 1; echo $(date +%s%N) end{number} $TOWPATH_NODE >> {log}'\n    - name: behind it\n      file: {{path: /behind, content: \"{number}\"}}\n"
     )
 }
 
