@@ -40,6 +40,11 @@ pub fn whole_queue(group: &str) -> String {
     format!("book/queue/{group}/")
 }
 
+/// Those who wait for a slot of one part of a budget.
+pub fn part_of_queue(group: &str, part: &str) -> String {
+    format!("book/queue/{group}/{part}/")
+}
+
 /// A place in the queue.
 pub fn queue(group: &str, part: &str, book: &str, node: &str) -> String {
     format!("book/queue/{group}/{part}/{book}/{node}")

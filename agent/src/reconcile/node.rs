@@ -95,6 +95,8 @@ pub struct Node {
     pub(super) settled: Option<SettledPass>,
     /// Whether the journal has a settled pass.
     pub(super) settled_on_disk: bool,
+    /// Whether the last pass made way before it was done: it is taken up again at once.
+    made_way: bool,
     /// Whether file events are followed: only then the versions of files matter.
     follows_files: bool,
     pub(super) handle: Handle,
@@ -181,6 +183,7 @@ impl Node {
             computed: ComputedCache::default(),
             settled: None,
             settled_on_disk: true,
+            made_way: false,
             follows_files: false,
             queue: Queue::default(),
             cancel: Cancel::default(),
@@ -442,6 +445,7 @@ impl Node {
             thread::sleep(Duration::from_millis(50));
             outcome = self.run_pass(&revision, fresh);
         }
+        self.made_way = outcome.interrupted;
         if self.follows_files {
             self.remember_versions(&outcome);
         }
@@ -563,12 +567,15 @@ impl Node {
                     next = self.clock.monotonic();
                 }
             }
-            if wake.check || self.touched(&wake.touched) {
+            if self.made_way || wake.check || self.touched(&wake.touched) {
                 next = self.clock.monotonic();
             }
         }
         drop(poller);
-        self.fleet.leave();
+        if !pass::holds_slots(&self.journal) {
+            // Who is away in a slot is back soon, or its lease runs out.
+            self.fleet.leave();
+        }
     }
 
     fn watch_files(&self, watch: Option<&mut FileWatch>) {

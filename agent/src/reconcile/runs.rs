@@ -31,6 +31,8 @@ impl Run {
         let id = book.id();
         let entry = table.books.get(&id)?;
         let targets = set.targets_of(book);
+        let known: Vec<String> =
+            set.all_nodes().into_iter().chain(targets.iter().cloned()).collect::<BTreeSet<_>>().into_iter().collect();
         let joined: BTreeSet<&str> = table.joined.get(&entry.since).into_iter().flatten().map(String::as_str).collect();
         let (members, late): (Vec<String>, Vec<String>) =
             targets.into_iter().partition(|node| joined.contains(node.as_str()));
@@ -49,7 +51,7 @@ impl Run {
             generation,
             members: members.iter().map(|node| (node.clone(), wave_of(&waves, node))).collect(),
             late,
-            known: set.nodes.keys().cloned().collect(),
+            known,
             parts,
             count: serialize.map(count_of),
             max_failures: max_failures(book, members.len() as u64),
@@ -126,7 +128,13 @@ fn budget(set: &ObjectSet, book: &Book, own: &str, serialize: &pb::Serialize) ->
             .iter()
             .map(|(node, object)| {
                 let value = object.labels.get(label).filter(|value| !value.is_empty());
-                (node.clone(), value.map_or_else(|| "-".to_owned(), |value| format!("={value}")))
+                (
+                    node.clone(),
+                    value.map_or_else(
+                        || "-".to_owned(),
+                        |value| format!("={}", value.replace('%', "%25").replace('/', "%2F")),
+                    ),
+                )
             })
             .collect()
     };

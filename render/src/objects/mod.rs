@@ -162,7 +162,9 @@ impl ObjectSet {
             let groups = self.groups_of(node);
             self.selects(book.targets.as_ref(), node, &groups).is_some() && self.may_target(&book.namespace, &groups)
         };
-        self.all_nodes().into_iter().filter(selected).collect()
+        let mut nodes = self.all_nodes();
+        nodes.extend(book.targets.iter().flat_map(|targets| targets.nodes.iter().cloned()));
+        nodes.into_iter().filter(selected).collect()
     }
 
     /// Every node that some object names.

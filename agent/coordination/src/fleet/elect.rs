@@ -63,7 +63,8 @@ pub(super) fn decide(record: Option<&Elected>, candidacy: &Candidacy<'_>) -> Res
         .unwrap_or_else(|| Elected { definition: (*definition).to_owned(), nodes: BTreeMap::new() });
     // Who git no longer knows as a target, and under `skip` who is lost, makes room for the next arrival.
     standing.nodes.retain(|node, share| {
-        share.is_some() || spec.selects(node) && !(spec.on_lost == OnLost::Skip && lost.contains(node))
+        share.as_ref().is_some_and(|share| share.ok)
+            || spec.selects(node) && !(spec.on_lost == OnLost::Skip && lost.contains(node))
     });
     if standing.nodes.get(*me).is_some_and(|share| share.as_ref().is_none_or(|share| !share.ok)) {
         // Its own failure is tried again like every other.

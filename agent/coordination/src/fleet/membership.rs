@@ -220,6 +220,9 @@ impl Shared {
             return self.store.keep_alive(lease);
         }
         self.introduce(joined)?;
+        if let Some(why) = self.lock().refused.clone() {
+            return Err(StoreError::Denied(why));
+        }
         let lease = if self.store.shared() { Some(self.store.lease(TTL)?) } else { None };
         let put = Op::Put { key: keys::alive(&self.node), value: joined.version.clone().into_bytes(), lease };
         self.store.commit(&Txn { then: vec![put], ..Txn::default() })?;

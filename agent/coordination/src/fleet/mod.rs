@@ -109,6 +109,13 @@ impl Fleet {
         self.lock().due.take()
     }
 
+    /// Asks to look again after about a minute: what is due may be left to this node.
+    pub fn look_again(&self) {
+        let spread = self.node.bytes().fold(7_u64, |sum, byte| sum.wrapping_mul(31).wrapping_add(u64::from(byte)));
+        let at = self.clock.monotonic() + Duration::from_millis(50_000 + spread % 20_000);
+        sooner(&mut self.lock().due, at);
+    }
+
     /// Whether the lease may have run out: then what is held must be looked at again before anything is changed.
     pub fn lease_may_be_gone(&self) -> bool {
         self.membership.lease_may_be_gone()
@@ -140,7 +147,7 @@ impl Fleet {
 
     /// Whether the store, as it was looked at last, lacks a vote that this node has given.
     pub fn lacks_vote(&self, spec: &Spec, stretch: u32) -> bool {
-        self.lock().views.get(&spec.book).is_some_and(|(view, _)| !view.voted.contains(&stretch))
+        self.lock().views.get(&view_key(spec)).is_some_and(|(view, _)| !view.voted.contains(&stretch))
     }
 
     /// What a node wants of a run, until it has it or must wait.
@@ -152,6 +159,9 @@ impl Fleet {
     }
 
     fn asked(&self, spec: &Spec, want: Want) -> Result<Answer, StoreError> {
+        if let Some(why) = self.membership.refused() {
+            return Ok(Answer::Hold(Gate { reason: "Dependency", opens: why }));
+        }
         if matches!(want, Want::Change(_) | Want::Correct) && !self.membership.ready() {
             return Ok(Answer::Hold(explain::no_lease()));
         }
@@ -188,7 +198,7 @@ impl Fleet {
     fn recent(&self, spec: &Spec, want: Want) -> Option<View> {
         let now = self.clock.monotonic();
         let inner = self.lock();
-        let (view, read) = inner.views.get(&spec.book)?;
+        let (view, read) = inner.views.get(&view_key(spec))?;
         let gives_back = !matches!(want, Want::Enter(_) | Want::Change(_) | Want::Correct);
         let fresh = now.duration_since(*read) < RECENT && self.membership.last_news().is_none_or(|news| news < *read);
         (gives_back || fresh).then(|| view.clone())
@@ -196,7 +206,7 @@ impl Fleet {
 
     fn remember(&self, spec: &Spec, view: &View) {
         let now = self.clock.monotonic();
-        self.lock().views.insert(spec.book.clone(), (view.clone(), now));
+        self.lock().views.insert(view_key(spec), (view.clone(), now));
     }
 
     /// Does what is due in a run, whoever it is for.
@@ -446,6 +456,11 @@ pub struct Rollout {
     pub waiting: u64,
     /// What keeps it from going on.
     pub blocked: Vec<Gate>,
+}
+
+/// A book may have several budgets, and a view is of one.
+fn view_key(spec: &Spec) -> String {
+    format!("{} {} {}", spec.book, spec.group, spec.run)
 }
 
 fn sooner(due: &mut Option<Instant>, at: Instant) {

@@ -161,10 +161,10 @@ fn run_of(spec: &Spec, stretch: Option<u32>) -> String {
 fn enqueue(spec: &Spec, me: &str, mine: Option<&HeldBy>, accepted: u64, run: &str, stretch: Option<u32>) -> Txn {
     let key = own_queue(spec, me);
     let queued = Queued { run: run.to_owned(), stretch: stretch.unwrap_or(0), generation: spec.generation };
-    let held = own_held(spec, me);
+    // A node whose label has changed may hold something of another part.
     let unchanged = match mine {
-        Some(mine) => Compare::Revision(held, mine.modified),
-        None => Compare::Absent(held),
+        Some(mine) => Compare::Revision(keys::held(&spec.group, &mine.part, &spec.book, me), mine.modified),
+        None => Compare::Absent(own_held(spec, me)),
     };
     Txn {
         compare: vec![same_generation(accepted), Compare::Absent(key.clone()), unchanged],

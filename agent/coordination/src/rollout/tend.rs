@@ -118,7 +118,9 @@ fn give_up(spec: &Spec, view: &View, me: &str, accepted: u64) -> Option<Txn> {
             && (held.held.generation != spec.generation
                 || view.lost.contains(&held.node)
                 || view.stale.contains(&(held.node.clone(), held.modified)));
-        unknown || offer
+        // Who is no target any more does not count as lost.
+        let left = held.held.kind == Kind::Lost && held.book == spec.book && !spec.selects(&held.node);
+        unknown || offer || left
     };
     let held = view.held.iter().find(stale)?;
     let mut txn = delete(spec, held);
@@ -204,9 +206,7 @@ pub fn idle(spec: &Spec, view: &View, me: &str) -> Option<(String, u64)> {
 fn first_waiting<'v>(spec: &'v Spec, view: &'v View, me: &'v str) -> Option<&'v Entry> {
     spec.count?;
     let parts = view.queue.iter().map(|entry| entry.part.as_str());
-    parts
-        .filter_map(|part| eligible(spec, view, part, Some(me)).next())
-        .find(|next| next.book == spec.book && free(spec, view, &next.node))
+    parts.filter_map(|part| eligible(spec, view, part, Some(me)).next()).find(|next| free(spec, view, &next.node))
 }
 
 /// A free slot goes to who waits longest. Who waits takes it by itself as a rule: it is offered when that has not

@@ -84,7 +84,7 @@ impl View {
             Op::Read(keys::ACCEPTED.to_owned()),
             Op::Read(keys::opening(&spec.book)),
             Op::Read(keys::all_held(&spec.group)),
-            Op::Oldest(keys::whole_queue(&spec.group), HEADS),
+            Op::Oldest(keys::part_of_queue(&spec.group, spec.part(me)), HEADS),
             Op::Read(keys::queue(&spec.group, spec.part(me), &spec.book, me)),
             Op::Read(keys::alive(me)),
         ];

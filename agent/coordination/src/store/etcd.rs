@@ -16,6 +16,9 @@ use super::{Answer, Change, Compare, LeaseId, MAX_OPERATIONS, Op, Outcome, Page,
 /// How long one request may take.
 const TIMEOUT: Duration = Duration::from_secs(5);
 
+/// How long nothing is asked after there was no answer.
+const AWAY: Duration = Duration::from_secs(2);
+
 /// How long to wait before a watch that broke off is tried again.
 const PAUSE: Duration = Duration::from_millis(500);
 
@@ -40,6 +43,8 @@ pub struct EtcdStore {
     /// Made with the first request: with a password the etcd is asked for a token, and may be away.
     client: Mutex<Option<etcd::Client>>,
     settings: etcd::ConnectOptions,
+    /// Until when nothing is asked, because there was no answer: who asks many things in a row waits once.
+    away: Mutex<Option<(tokio::time::Instant, StoreError)>>,
     options: EtcdOptions,
 }
 
@@ -80,7 +85,7 @@ impl EtcdStore {
         if let Some((user, password)) = &options.user {
             settings = settings.with_user(user, password).with_auto_token_refresh(true);
         }
-        Ok(Self { runtime: Arc::new(runtime), client: Mutex::default(), settings, options })
+        Ok(Self { runtime: Arc::new(runtime), client: Mutex::default(), settings, away: Mutex::default(), options })
     }
 
     fn client(&self) -> Result<etcd::Client, StoreError> {
@@ -107,10 +112,22 @@ impl EtcdStore {
     }
 
     fn ask<T>(&self, request: impl Future<Output = Result<T, etcd::Error>>) -> Result<T, StoreError> {
-        self.runtime
-            .block_on(async { tokio::time::timeout(2 * TIMEOUT, request).await })
-            .map_err(|_| StoreError::Unreachable(format!("no answer from {}", self.options.endpoints.join(", "))))?
-            .map_err(|error| self.failure(&error))
+        let now = tokio::time::Instant::now();
+        let known = self.away.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        if let Some((_, error)) = known.filter(|(until, _)| now < *until) {
+            return Err(error);
+        }
+        let answer = self
+            .runtime
+            .block_on(async { tokio::time::timeout(TIMEOUT, request).await })
+            .map_err(|_| StoreError::Unreachable(format!("no answer from {}", self.options.endpoints.join(", "))))
+            .and_then(|answer| answer.map_err(|error| self.failure(&error)));
+        let away = match &answer {
+            Err(error @ StoreError::Unreachable(_)) => Some((tokio::time::Instant::now() + AWAY, error.clone())),
+            _ => None,
+        };
+        *self.away.lock().unwrap_or_else(PoisonError::into_inner) = away;
+        answer
     }
 
     fn compare(&self, compare: &Compare) -> etcd::Compare {

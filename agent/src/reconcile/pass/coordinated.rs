@@ -144,6 +144,11 @@ fn remember_slot(machine: &Machine, book: &str, slot: Option<&SlotOf>) {
     }
 }
 
+/// Whether this node holds a slot: then it is away, and does not leave.
+pub fn holds_slots(journal: &Journal) -> bool {
+    journal.scan::<SlotOf>(SLOT).is_ok_and(|slots| !slots.is_empty())
+}
+
 /// Gives back what this node holds for books that are not its own any more, once the new revision is applied.
 pub(super) fn leave_gone_books(pass: &Pass<'_>) {
     let Some(with) = pass.coordination.filter(|_| !pass.plan) else { return };
@@ -185,7 +190,8 @@ impl BookRun<'_, '_> {
                 return;
             }
             let settled = index < progress.done;
-            if !self.one_stretch(with, run, index, settled) {
+            let whole = progress.done == run.stretches.len();
+            if !self.one_stretch(with, run, index, settled, whole) {
                 return;
             }
             if !settled {
@@ -193,6 +199,7 @@ impl BookRun<'_, '_> {
                 self.remember_progress(with, &mut progress);
             }
         }
+        self.leave_what_is_left(with);
         if !progress.through {
             // Who is through sees to it that the run ends: the one who should have may be gone.
             self.vote_again(with, run, progress.done);
@@ -201,10 +208,12 @@ impl BookRun<'_, '_> {
                     progress.through = true;
                     self.remember_progress(with, &mut progress);
                 }
-                Ok(false) => self.settled = None,
-                Err(error) => {
-                    tracing::debug!(%error, "the end of a run can't be seen to");
+                ended => {
+                    if let Err(error) = ended {
+                        tracing::debug!(%error, "the end of a run can't be seen to");
+                    }
                     self.settled = None;
+                    with.fleet.look_again();
                 }
             }
         }
@@ -232,7 +241,7 @@ impl BookRun<'_, '_> {
     }
 
     /// Goes through one stretch; says whether the next one may follow.
-    fn one_stretch(&mut self, with: Coordination<'_>, run: &Run, index: usize, settled: bool) -> bool {
+    fn one_stretch(&mut self, with: Coordination<'_>, run: &Run, index: usize, settled: bool, whole: bool) -> bool {
         let stretch = &run.stretches[index];
         let spec = run.spec_of(index).clone();
         let number = u32::try_from(index).unwrap_or(u32::MAX);
@@ -260,23 +269,31 @@ impl BookRun<'_, '_> {
         } else {
             self.tasks_of(&tasks);
         }
-        self.end_of_stretch();
+        if settled && !whole {
+            // What is pending belongs to the stretch that was cut off, and so does what is held.
+            self.flush();
+        } else {
+            self.end_of_stretch();
+        }
         if self.interrupted || self.gate.is_some() {
             return false;
         }
         let failed = self.stopped;
         let outcome = match (failed, settled) {
-            (true, _) if self.any_failed() => with.fleet.ask(&spec, Want::Failed(number)),
+            // Drift of content that can't be put right now holds nothing, and so is no failure of the run.
+            (true, _) if self.any_failed() && (!settled || self.holds()) => with.fleet.ask(&spec, Want::Failed(number)),
             (true, _) => return false,
             (false, false) => with.fleet.ask(&spec, Want::Done(number)),
-            (false, true) if self.holds() => with.fleet.ask(&spec, Want::Leave),
+            (false, true) if self.holds() && whole => with.fleet.ask(&spec, Want::Leave),
             (false, true) => Answer::Go,
         };
         if let Answer::Hold(gate) = outcome {
             self.hold(gate);
             return false;
         }
-        self.gave_back(with, &spec, failed);
+        if !settled || whole {
+            self.gave_back(with, run, &spec, failed);
+        }
         !failed
     }
 
@@ -285,8 +302,17 @@ impl BookRun<'_, '_> {
         format!("share/{}/{}", self.book.id(), task.id)
     }
 
+    /// All stretches are through and nothing failed: what is still held from an earlier pass is given back.
+    fn leave_what_is_left(&self, with: Coordination<'_>) {
+        let id = self.book.id();
+        let Some(slot) = self.pass.machine.record::<SlotOf>(&format!("{SLOT}{id}")) else { return };
+        if !self.any_failed() && with.fleet.ask(&slot.spec(&id, &self.pass.view.node), Want::Leave) == Answer::Go {
+            remember_slot(self.pass.machine, &id, None);
+        }
+    }
+
     /// What was held is given back, or has become a failure; what an earlier revision held in another budget goes too.
-    fn gave_back(&self, with: Coordination<'_>, spec: &Spec, failed: bool) {
+    fn gave_back(&self, with: Coordination<'_>, run: &Run, spec: &Spec, failed: bool) {
         let id = self.book.id();
         let Some(slot) = self.pass.machine.record::<SlotOf>(&format!("{SLOT}{id}")) else {
             if failed {
@@ -294,8 +320,9 @@ impl BookRun<'_, '_> {
             }
             return;
         };
-        let same = slot == SlotOf::of(spec, &self.pass.view.node);
-        if !same && with.fleet.ask(&slot.spec(&id, &self.pass.view.node), Want::Leave) != Answer::Go {
+        let node = &self.pass.view.node;
+        let of_run = (0..run.stretches.len()).any(|index| slot == SlotOf::of(run.spec_of(index), node));
+        if !of_run && with.fleet.ask(&slot.spec(&id, &self.pass.view.node), Want::Leave) != Answer::Go {
             return;
         }
         let now = SlotOf::of(spec, &self.pass.view.node);
@@ -343,15 +370,15 @@ impl BookRun<'_, '_> {
         if part.held && !with.fleet.lease_may_be_gone() {
             return Ok(());
         }
+        if part.spec.count.is_some() {
+            // A place in the queue, too, is to be left when the book goes.
+            let id = self.book.id();
+            if self.pass.machine.record::<SlotOf>(&format!("{SLOT}{id}")).is_none() {
+                remember_slot(self.pass.machine, &id, Some(&SlotOf::of(&part.spec, &self.pass.view.node)));
+            }
+        }
         match with.fleet.ask(&part.spec, part.want) {
             Answer::Go => {
-                if part.spec.count.is_some() {
-                    remember_slot(
-                        self.pass.machine,
-                        &self.book.id(),
-                        Some(&SlotOf::of(&part.spec, &self.pass.view.node)),
-                    );
-                }
                 self.in_stretch = Some(InStretch { held: true, ..part });
                 Ok(())
             }
@@ -371,7 +398,14 @@ impl BookRun<'_, '_> {
         let eligible = anybody
             || elect.nodes.contains(&self.pass.view.node)
             || elect.node_groups.iter().any(|group| groups.contains(group));
-        let count = usize::try_from(elect.count.unwrap_or(1).max(1)).unwrap_or(1);
+        let may = |node: &String| {
+            anybody
+                || elect.nodes.contains(node)
+                || self.pass.set.groups_of(node).iter().any(|group| elect.node_groups.contains(group))
+        };
+        // More than there are can't be elected.
+        let most = spec.members.keys().filter(|node| may(node)).count().max(1);
+        let count = usize::try_from(elect.count.unwrap_or(1).max(1)).unwrap_or(1).min(most);
         let key = format!("elected/{}/{}", self.book.id(), task.id);
         let known: Option<(String, Value)> = self.pass.machine.record(&key);
         if let Some((_, value)) = known.filter(|(known, _)| settled && *known == definition) {
@@ -440,6 +474,8 @@ impl BookRun<'_, '_> {
     }
 
     fn register_elected(&mut self, task: &Task, value: Value, message: Option<String>) {
+        // What the task manages on the node that ran it is not rendered here, and must not be taken for gone.
+        self.complete = false;
         if let Some(name) = &task.register {
             self.renderer.register(name, &value);
         }

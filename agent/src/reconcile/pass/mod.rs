@@ -35,7 +35,7 @@ use towpath_render::{
 };
 
 pub use computed::ComputedCache;
-pub use coordinated::{Coordination, highest_seen, write_anew};
+pub use coordinated::{Coordination, highest_seen, holds_slots, write_anew};
 pub use outcome::{BookOutcome, Outcome, TaskOutcome};
 
 /// The machine that passes work on.
