@@ -249,3 +249,40 @@ fn who_leaves_the_targets_gives_its_slot_back() {
     fleet.wait_for(&head, 90);
     assert_eq!(seen(&fleet, "end2").len(), 2, "{:?}", fleet.happened());
 }
+
+#[test]
+fn a_stretch_that_was_cut_off_keeps_its_slot_and_what_follows_it() {
+    let mut fleet = Fleet::new(2, single);
+    let log = fleet.log_file().display().to_string();
+    let folder = fleet.folder.path().display().to_string();
+    let write = |word: &str| format!("echo $(date +%s%N) {word} $TOWPATH_NODE >> {log}");
+    flag(&fleet, "block");
+    let head = fleet.publish(&format!(
+        "metadata: {{apiVersion: v1alpha, kind: TaskBook, name: web, namespace: app}}\nspec:\n  targets: {{nodeGroups: [web]}}\n  rollout:\n    serialize: {{count: 1}}\n    before: [{{name: out, command: {{shell: '{}'}}}}]\n    after: [{{name: in, command: {{shell: '{}'}}}}]\n  tasks:\n    - name: first\n      file: {{path: /first, content: x}}\n    - name: all\n      sync: true\n    - name: conf\n      file: {{path: /conf, content: x}}\n      notify: [reload]\n    - name: work\n      command: {{shell: '{}; while [ -e {folder}/block ]; do sleep 0.05; done; {}'}}\n    - name: last\n      command: {{shell: '{}'}}\n  handlers:\n    - name: reload\n      command: {{shell: '{}'}}\n",
+        write("out"),
+        write("in"),
+        write("begin1"),
+        write("end1"),
+        write("last"),
+        write("reload"),
+    ));
+    let inside = working(&fleet, 1);
+    let claim = |fleet: &Fleet| {
+        let output =
+            fleet.etcd.ctl().args(["get", "/towpath/default/book/held/", "--prefix", "-w", "fields"]).output().unwrap();
+        let text = String::from_utf8_lossy(&output.stdout).into_owned();
+        text.lines().filter(|line| line.starts_with("\"CreateRevision\"")).map(str::to_owned).collect::<Vec<_>>()
+    };
+    let held = claim(&fleet);
+    assert_eq!(held.len(), 1);
+    fleet.agents[number(&inside)] = None;
+    fleet.begin(number(&inside));
+    // The agent is back in its stretch: the work runs again, and nothing that follows it has run.
+    fleet.wait(60, |fleet| seen(fleet, "begin1").iter().filter(|node| **node == inside).count() == 2);
+    assert_eq!(claim(&fleet), held, "the slot was given back and taken again");
+    let of = |fleet: &Fleet, word: &str| seen(fleet, word).into_iter().filter(|node| *node == inside).count();
+    assert_eq!((of(&fleet, "in"), of(&fleet, "reload"), of(&fleet, "last")), (1, 0, 0), "{:?}", fleet.happened());
+    unflag(&fleet, "block");
+    fleet.wait_for(&head, 90);
+    assert_eq!((of(&fleet, "in"), of(&fleet, "reload"), of(&fleet, "last")), (2, 1, 1), "{:?}", fleet.happened());
+}

@@ -399,7 +399,8 @@ impl<'a, 'p> BookRun<'a, 'p> {
             if self.stopped {
                 return;
             }
-            if !self.pass.plan {
+            // Between stretches that nodes go through together, handlers have run at the cut.
+            if !self.pass.plan && (task.flush_handlers || self.in_stretch.is_none()) {
                 self.handlers();
             }
             if self.stopped {
