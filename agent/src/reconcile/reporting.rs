@@ -23,15 +23,8 @@ impl Node {
             .books
             .iter()
             .flat_map(|book| {
-                book.tasks.iter().filter(|task| task.outcome == Outcome::Failed).map(move |task| {
-                    format!(
-                        "{}/{}/{}: {}",
-                        book.namespace,
-                        book.name,
-                        task.name,
-                        task.message.clone().unwrap_or_default()
-                    )
-                })
+                let failed = book.tasks.iter().filter(|task| task.outcome == Outcome::Failed);
+                failed.map(move |task| said(book, task))
             })
             .collect();
         let mut held = BTreeMap::new();
@@ -45,16 +38,7 @@ impl Node {
             };
             for task in book.tasks.iter().filter(own) {
                 let reason = if task.module == "prune" { "Budget" } else { "Dependency" };
-                held.insert(
-                    reason.into(),
-                    format!(
-                        "{}/{}/{}: {}",
-                        book.namespace,
-                        book.name,
-                        task.name,
-                        task.message.clone().unwrap_or_default()
-                    ),
-                );
+                held.insert(reason.into(), said(book, task));
             }
         }
         let disk = outcome.disk.as_ref().map(|(disk, message)| {
@@ -155,4 +139,10 @@ impl Node {
             tracing::warn!(%error, "an event can't be kept");
         }
     }
+}
+
+/// A task by its full name, and what there is to say of it.
+fn said(book: &pass::BookOutcome, task: &pass::TaskOutcome) -> String {
+    let message = task.message.as_deref().unwrap_or_default();
+    format!("{}/{}/{}: {message}", book.namespace, book.name, task.name)
 }

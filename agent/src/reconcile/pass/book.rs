@@ -9,7 +9,7 @@ use std::{
 };
 
 use serde_json::{Value, json};
-use towpath_coordination::{Gate, Gates, Permit, Windows};
+use towpath_coordination::{Gate, Permit, Windows};
 use towpath_host::journal::{Changes, HandlerRecord, Managed};
 use towpath_modules::{Disk, ModuleError, Sort};
 use towpath_render::{
@@ -23,6 +23,7 @@ use super::{
     Pass, Settled,
     batch::{self, Waiting},
     coordinated::InStretch,
+    gates,
     instance::{self, Prepared, Ready},
     outcome::{BookOutcome, Outcome, TaskOutcome},
     prune,
@@ -77,7 +78,7 @@ pub(super) fn run(
         moved: false,
         settled: None,
     };
-    let permit = match gates(pass, book, blockers).pass() {
+    let permit = match gates::of(pass, book, blockers).pass() {
         Ok(permit) => permit,
         Err(closed) => {
             outcome.held = closed;
@@ -114,32 +115,6 @@ pub(super) fn run(
         moved,
         settled,
     }
-}
-
-/// Books whose whole run must be through first, and is not.
-fn runs_to_wait_for(pass: &Pass<'_>, book: &Book) -> Vec<String> {
-    let Some(with) = pass.coordination.filter(|_| !pass.plan) else { return Vec::new() };
-    let waits = |dependency: &&towpath_render::objects::task::Dependency| {
-        let id = format!("{}/{}", book.namespace, dependency.book);
-        let Some(entry) = with.table.books.get(&id) else { return false };
-        let run = format!("{id}@{}", entry.since);
-        !matches!(with.fleet.opening(&id), Ok(Some(opening)) if opening.run == run && opening.done)
-    };
-    let fleet = book.depends_on.iter().filter(|dependency| dependency.fleet);
-    fleet.filter(waits).map(|dependency| format!("{}/{} on all nodes", book.namespace, dependency.book)).collect()
-}
-
-fn gates(pass: &Pass<'_>, book: &Book, mut dependencies: Vec<String>) -> Gates {
-    dependencies.extend(runs_to_wait_for(pass, book));
-    let now = pass.machine.clock.wall() / 1000;
-    let suspended = book.suspend.iter().chain(&pass.suspended).map(|suspend| {
-        let until = suspend.until.clone().unwrap_or_default();
-        (
-            format!("{} (until {until})", suspend.reason.clone().unwrap_or_default()),
-            super::super::conditions::epoch(&until),
-        )
-    });
-    Gates { suspended: suspended.collect(), now, dependencies }
 }
 
 /// A book while it runs.

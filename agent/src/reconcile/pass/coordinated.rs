@@ -11,7 +11,7 @@ use towpath_coordination::{
 use towpath_host::journal::{Changes, Journal};
 use towpath_render::{
     objects::{StretchKind, task::Task, task_digest},
-    rendering::{Rendered, Renderer},
+    rendering::Rendered,
 };
 
 use super::{
@@ -486,10 +486,6 @@ impl BookRun<'_, '_> {
 
     /// Whether any of some tasks would change something, as far as can be told without changing anything.
     fn changes_any(&self, tasks: &[&Task]) -> bool {
-        let Ok(renderer) = Renderer::new(self.pass.set, self.pass.view, self.book, &self.pass.inputs) else {
-            return true;
-        };
-        drop(renderer);
         let names: Vec<&str> = tasks.iter().map(|task| task.id.as_str()).collect();
         let unknown = tasks.iter().any(|task| matches!(self.renderer.items(task), Ok(Rendered::Wants(_)) | Err(_)));
         unknown || self.would_change_any(&names)

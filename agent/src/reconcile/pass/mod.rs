@@ -5,6 +5,7 @@ mod batch;
 mod book;
 mod computed;
 mod coordinated;
+mod gates;
 mod instance;
 mod outcome;
 mod prune;
