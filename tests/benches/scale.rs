@@ -113,7 +113,7 @@ fn node(
     let fleet = Fleet::new(Arc::clone(&counted) as Arc<dyn Store>, format!("n{number}"), Arc::new(SystemClock));
     let bell: Bell = Arc::default();
     let ring = Arc::clone(&bell);
-    let joined = Joined { node: format!("n{number}"), machine_id: "one".into(), version: "1".into() };
+    let joined = Joined { node: format!("n{number}"), machine_id: "one".into(), ..Joined::default() };
     fleet.join(joined, move |_| {
         *ring.0.lock().unwrap() = true;
         ring.1.notify_all();

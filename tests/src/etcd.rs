@@ -34,6 +34,8 @@ pub struct Etcd {
     tls: Option<Tls>,
     members: Vec<Member>,
     extra: Vec<String>,
+    /// What stands before its command lines: how they get to where it runs.
+    inside: Vec<String>,
 }
 
 #[derive(Debug)]
@@ -51,6 +53,27 @@ impl Etcd {
     /// Three members whose clients and peers show certificates.
     pub fn three(folder: &Path) -> Self {
         Self::start(folder, "etcd", 3, true, &[])
+    }
+
+    /// One member, without TLS, at an address in another network namespace: `inside` is the command that leads there.
+    pub fn elsewhere(folder: &Path, address: &str, inside: &Command) -> Self {
+        let words = std::iter::once(inside.get_program()).chain(inside.get_args());
+        let inside = words.map(|word| word.to_string_lossy().into_owned()).collect();
+        let member = Member { name: "m1".into(), address: address.to_owned(), client: 2379, peer: 2380, process: None };
+        let folder = folder.join("etcd");
+        fs::create_dir_all(&folder).unwrap();
+        let mut etcd =
+            Self { folder, program: "etcd".into(), tls: None, members: vec![member], extra: Vec::new(), inside };
+        etcd.begin(0);
+        etcd.healthy();
+        etcd
+    }
+
+    fn command(&self, program: &str) -> Command {
+        let mut words = self.inside.iter().map(String::as_str).chain([program]);
+        let mut command = Command::new(words.next().unwrap_or(program));
+        command.args(words);
+        command
     }
 
     /// Members with further arguments.
@@ -75,7 +98,8 @@ impl Etcd {
             })
             .collect();
         let extra = extra.iter().map(|argument| (*argument).to_owned()).collect();
-        let mut etcd = Self { folder, program: program.to_owned(), tls, members, extra };
+        let inside = Vec::new();
+        let mut etcd = Self { folder, program: program.to_owned(), tls, members, extra, inside };
         for number in 0..etcd.members.len() {
             etcd.begin(number);
         }
@@ -137,7 +161,7 @@ impl Etcd {
             .append(true)
             .open(self.folder.join(format!("{}.log", member.name)))
             .unwrap();
-        let mut command = Command::new(&self.program);
+        let mut command = self.command(&self.program);
         command
             .args(["--name", &member.name, "--heartbeat-interval", "50", "--election-timeout", "500"])
             .arg("--data-dir")
@@ -201,7 +225,7 @@ impl Etcd {
 
     /// etcdctl, as somebody who may do everything.
     pub fn ctl(&self) -> Command {
-        let mut command = Command::new("etcdctl");
+        let mut command = self.command("etcdctl");
         command.env("ETCDCTL_API", "3").arg(format!("--endpoints={}", self.endpoints().join(",")));
         if let (Some(ca), Some((certificate, key))) = (self.ca(), self.client("root")) {
             command.arg("--cacert").arg(ca).arg("--cert").arg(certificate).arg("--key").arg(key);

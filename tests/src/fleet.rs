@@ -1,8 +1,20 @@
 //! A fleet: agents as processes of their own, over one real etcd and one repository.
 
-use std::{fs, path::PathBuf, time::Duration};
+use std::{
+    fs,
+    path::{Path, PathBuf},
+    time::Duration,
+};
 
-use crate::{Running, etcd::Etcd, git::Repository, node::Node, wait_until};
+use crate::{
+    Running,
+    etcd::Etcd,
+    git::Repository,
+    node::{Node, Secured},
+    ok,
+    servers::free_port,
+    towpath, wait_until,
+};
 
 /// A fleet: agents as processes, over one etcd and one repository.
 #[derive(Debug)]
@@ -21,15 +33,36 @@ pub struct Fleet {
 
 impl Fleet {
     /// Starts a fleet, and waits until all nodes have joined and applied a first book.
-    pub fn new(count: usize, etcd: impl FnOnce(&std::path::Path) -> Etcd) -> Self {
+    pub fn new(count: usize, etcd: impl FnOnce(&Path) -> Etcd) -> Self {
+        Self::of(count, etcd, |_| None)
+    }
+
+    /// The same with certificates, so that the nodes speak to one another.
+    pub fn secured(count: usize, etcd: impl FnOnce(&Path) -> Etcd) -> Self {
+        Self::of(count, etcd, |folder| {
+            let pki = folder.join("pki");
+            ok(towpath().args(["pki", "init", "--dir"]).arg(&pki));
+            Some(pki)
+        })
+    }
+
+    fn of(count: usize, etcd: impl FnOnce(&Path) -> Etcd, pki: impl FnOnce(&Path) -> Option<PathBuf>) -> Self {
         let folder = tempfile::tempdir().unwrap();
+        let pki = pki(folder.path());
         let etcd = etcd(folder.path());
         let repository = Repository::new(folder.path(), "fleet");
         let mut objects = String::from("metadata: {apiVersion: v1alpha, kind: Namespace, name: app}\n");
+        let mut secured = Vec::new();
         for number in 0..count {
             objects.push_str(&format!(
                 "---\nmetadata: {{apiVersion: v1alpha, kind: Node, name: n{number}, labels: {{tier: web}}}}\n"
             ));
+            secured.push(pki.as_ref().map(|pki| {
+                ok(towpath().args(["pki", "issue", &format!("n{number}"), "--address", "127.0.0.1", "--dir"]).arg(pki));
+                let port = free_port();
+                objects.push_str(&format!("spec: {{address: \"127.0.0.1:{port}\"}}\n"));
+                Secured { port, pki: pki.clone() }
+            }));
         }
         objects
             .push_str("---\nmetadata: {apiVersion: v1alpha, kind: NodeGroup, name: web}\nspec: {selector: tier=web}\n");
@@ -38,8 +71,11 @@ impl Fleet {
         repository.publish("first");
         let source = format!("url: {}\n      interval: 1s", repository.bare.display());
         let settings = format!("{}  reconcile: {{interval: 5s}}\n", etcd.data_store());
-        let nodes =
-            (0..count).map(|number| Node::named(folder.path(), &format!("n{number}"), &source, &settings)).collect();
+        let nodes = secured
+            .into_iter()
+            .enumerate()
+            .map(|(number, secured)| Node::named(folder.path(), &format!("n{number}"), &source, &settings, secured))
+            .collect();
         let mut fleet = Self { folder, etcd, repository, nodes, agents: (0..count).map(|_| None).collect() };
         for number in 0..count {
             fleet.begin(number);

@@ -3,8 +3,11 @@
 pub mod etcd;
 pub mod fleet;
 pub mod git;
+pub mod image;
+pub mod machines;
 pub mod node;
 pub mod servers;
+pub mod site;
 
 use std::{
     process::{Child, Command, Output},
@@ -64,6 +67,13 @@ pub fn package(program: &str) -> &'static str {
         "ssh-keygen" | "ssh" => "openssh-client",
         "gpg" => "gnupg",
         "openssl" => "openssl",
+        "curl" => "curl",
+        "systemd-nspawn" => "systemd-container",
+        "mmdebstrap" => "mmdebstrap",
+        "zstd" => "zstd",
+        "nft" => "nftables",
+        "ip" => "iproute2",
+        "setpriv" | "unshare" | "nsenter" => "util-linux",
         "faketime" => "faketime",
         "mount" | "umount" => "mount",
         "mkfs.ext4" => "e2fsprogs",

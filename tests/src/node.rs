@@ -26,6 +26,17 @@ pub struct Node {
     pub config: PathBuf,
     /// Its socket.
     pub socket: PathBuf,
+    /// Where it listens for other machines, and its certificate.
+    pub secured: Option<Secured>,
+}
+
+/// How a node shows who it is to other machines.
+#[derive(Debug, Clone)]
+pub struct Secured {
+    /// Where it listens.
+    pub port: u16,
+    /// The folder of the authority, which has the node's certificate too.
+    pub pki: PathBuf,
 }
 
 /// What an agent that ran once gave.
@@ -47,11 +58,11 @@ impl Node {
 
     /// A node with further settings.
     pub fn with(folder: &Path, source: &str, settings: &str) -> Self {
-        Self::named(folder, "n1", source, settings)
+        Self::named(folder, "n1", source, settings, None)
     }
 
     /// A node of some name.
-    pub fn named(folder: &Path, name: &str, source: &str, settings: &str) -> Self {
+    pub fn named(folder: &Path, name: &str, source: &str, settings: &str, secured: Option<Secured>) -> Self {
         let folder = folder.join(name);
         let node = Self {
             name: name.to_owned(),
@@ -59,6 +70,7 @@ impl Node {
             state: folder.join("state"),
             config: folder.join("agent.yaml"),
             socket: folder.join("api.sock"),
+            secured,
             folder,
         };
         fs::create_dir_all(&node.root).unwrap();
@@ -68,8 +80,18 @@ impl Node {
 
     /// Writes the bootstrap file anew.
     pub fn configure(&self, source: &str, settings: &str) {
+        let secured = self.secured.as_ref().map(|Secured { port, pki }| {
+            let file = |name: &str| pki.join(name).display().to_string();
+            let (ca, cert, key) =
+                (file("ca.crt"), file(&format!("{}.crt", self.name)), file(&format!("{}.key", self.name)));
+            (
+                format!(", api: \"127.0.0.1:{port}\""),
+                format!("  tls: {{caFile: {ca}, certFile: {cert}, keyFile: {key}}}\n"),
+            )
+        });
+        let (api, tls) = secured.unwrap_or_default();
         let text = format!(
-            "metadata: {{apiVersion: v1alpha, kind: Config}}\nspec:\n  node: {}\n  root: {}\n  stateDir: {}\n  listen: {{socket: {}}}\n  sources:\n    - name: fleet\n      {source}\n{settings}",
+            "metadata: {{apiVersion: v1alpha, kind: Config}}\nspec:\n  node: {}\n  root: {}\n  stateDir: {}\n  listen: {{socket: {}{api}}}\n{tls}  sources:\n    - name: fleet\n      {source}\n{settings}",
             self.name,
             self.root.display(),
             self.state.display(),

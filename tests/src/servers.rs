@@ -5,14 +5,19 @@ use std::{
     net::TcpListener,
     path::{Path, PathBuf},
     process::{Command, Stdio},
+    sync::atomic::{AtomicU32, Ordering},
     time::Duration,
 };
 
 use crate::{Running, ok, wait_until};
 
-/// A port of this machine that nobody uses now.
+/// A port of this machine that nobody uses now, nor is given by the kernel to whoever connects: each test process counts
+/// from a place of its own.
 pub fn free_port() -> u16 {
-    TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port()
+    static NEXT: AtomicU32 = AtomicU32::new(0);
+    let first = std::process::id().wrapping_mul(97) % 12_000;
+    let port = || u16::try_from(20_000 + (first + NEXT.fetch_add(1, Ordering::SeqCst)) % 12_000).unwrap();
+    std::iter::repeat_with(port).find(|port| TcpListener::bind(("127.0.0.1", *port)).is_ok()).unwrap()
 }
 
 fn listening(port: u16) -> bool {

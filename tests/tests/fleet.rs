@@ -78,7 +78,7 @@ fn check(fleet: &Fleet, count: usize, most: usize, cut_off: bool) {
 
 #[test]
 fn two_at_once_a_barrier_and_one_elected() {
-    let fleet = Fleet::new(12, Etcd::three);
+    let fleet = Fleet::secured(12, Etcd::three);
     let head = fleet.publish(&book(&fleet, "{serialize: {count: 2}}"));
     fleet.wait_for(&head, 180);
     check(&fleet, 12, 2, false);
@@ -125,7 +125,7 @@ fn killed_agents_and_members_change_nothing() {
     let mut phases: BTreeMap<&str, usize> = BTreeMap::new();
     for seed in 1..=seeds {
         let mut chance = Chance(u64::wrapping_mul(seed, 0x9E37_79B9_7F4A_7C15));
-        let mut fleet = Fleet::new(12, Etcd::three);
+        let mut fleet = Fleet::secured(12, Etcd::three);
         let head = fleet.publish(&book(&fleet, "{serialize: {count: 2}}"));
         let mut member: Option<usize> = None;
         for _ in 0..40 {

@@ -47,7 +47,7 @@ fn a_version_goes_through_the_example_fleet() {
     let names = (1..=3).map(|n| format!("lb{n}")).chain((1..=20).map(|n| format!("web{n}")));
     let source = format!("url: {}\n      interval: 2s", repository.bare.display());
     let settings = format!("{}  reconcile: {{interval: 20s}}\n", etcd.data_store());
-    let nodes: Vec<Node> = names.map(|name| Node::named(folder.path(), &name, &source, &settings)).collect();
+    let nodes: Vec<Node> = names.map(|name| Node::named(folder.path(), &name, &source, &settings, None)).collect();
     let agents: Vec<Running> = nodes
         .iter()
         .map(|node| {

@@ -6,8 +6,10 @@
 pub mod accept;
 pub mod fleet;
 pub mod gates;
+pub mod gossip;
 pub mod keys;
 pub mod rollout;
+pub mod signed;
 pub mod store;
 pub mod windows;
 

@@ -1,13 +1,50 @@
 //! Maintenance windows: when changes may begin. Evaluated on instants, so that the clocks of daylight saving neither
 //! skip a window nor open one twice.
 
-use chrono::{DateTime, Datelike as _, Days, LocalResult, NaiveDate, NaiveTime, TimeZone as _, Utc, Weekday};
-use chrono_tz::Tz;
+use chrono::{DateTime, Datelike as _, Days, NaiveDate, NaiveDateTime, NaiveTime, Utc, Weekday};
+use tz::TimeZoneRef;
 
 use crate::Gate;
 
 /// How far ahead the next window is looked for.
 const AHEAD: u64 = 370;
+
+/// A time zone with its rules.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Zone {
+    name: String,
+    rules: &'static TimeZoneRef<'static>,
+}
+
+impl Zone {
+    /// The zone of a name such as Europe/Berlin.
+    pub fn read(name: &str) -> Option<Self> {
+        Some(Self { name: name.to_owned(), rules: tzdb_data::find_tz(name.as_bytes())? })
+    }
+
+    /// How many seconds it is ahead of UTC at an instant.
+    fn ahead(&self, at: i64) -> i64 {
+        self.rules.find_local_time_type(at).map_or(0, |kind| i64::from(kind.ut_offset()))
+    }
+
+    fn local(&self, at: DateTime<Utc>) -> NaiveDateTime {
+        at.naive_utc() + chrono::Duration::seconds(self.ahead(at.timestamp()))
+    }
+
+    /// The instants at which its clocks show a time: none in a gap, two in a fold, the first one first.
+    fn instants(&self, local: NaiveDateTime) -> Vec<DateTime<Utc>> {
+        let shown = local.and_utc().timestamp();
+        // What holds a day before and a day behind is all that can hold there.
+        let mut found: Vec<i64> = [self.ahead(shown - 86_400), self.ahead(shown + 86_400)]
+            .into_iter()
+            .map(|ahead| shown - ahead)
+            .filter(|at| at + self.ahead(*at) == shown)
+            .collect();
+        found.sort_unstable();
+        found.dedup();
+        found.into_iter().filter_map(|at| DateTime::from_timestamp(at, 0)).collect()
+    }
+}
 
 /// One window.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -19,7 +56,7 @@ pub struct Window {
     /// When it ends; not after `from`: on the next day.
     pub to: NaiveTime,
     /// The time zone of both.
-    pub zone: Tz,
+    pub zone: Zone,
     /// Whether what has begun may go on when it ends.
     pub finish: bool,
 }
@@ -33,7 +70,7 @@ impl Window {
     pub fn read(days: &[String], from: &str, to: &str, zone: &str, finish: bool) -> Option<Self> {
         let time = |text: &str| NaiveTime::parse_from_str(text, "%H:%M").ok();
         let days = days.iter().map(|day| day.parse().ok()).collect::<Option<Vec<Weekday>>>()?;
-        Some(Self { days, from: time(from)?, to: time(to)?, zone: zone.parse().ok()?, finish })
+        Some(Self { days, from: time(from)?, to: time(to)?, zone: Zone::read(zone)?, finish })
     }
 
     /// When it begins and ends, on a day.
@@ -50,10 +87,10 @@ impl Window {
     fn instant(&self, day: NaiveDate, time: NaiveTime, end: bool) -> DateTime<Utc> {
         let mut local = day.and_time(time);
         for _ in 0..24 * 60 {
-            match self.zone.from_local_datetime(&local) {
-                LocalResult::Single(at) => return at.with_timezone(&Utc),
-                LocalResult::Ambiguous(first, last) => return if end { last } else { first }.with_timezone(&Utc),
-                LocalResult::None => local += chrono::Duration::minutes(1),
+            let instants = self.zone.instants(local);
+            match if end { instants.last() } else { instants.first() } {
+                Some(at) => return *at,
+                None => local += chrono::Duration::minutes(1),
             }
         }
         day.and_time(time).and_utc()
@@ -61,7 +98,7 @@ impl Window {
 
     /// Whether it is open; else when it opens next.
     fn at(&self, now: DateTime<Utc>) -> Result<(), Option<DateTime<Utc>>> {
-        let today = now.with_timezone(&self.zone).date_naive();
+        let today = self.zone.local(now).date();
         let first = today.checked_sub_days(Days::new(1)).unwrap_or(today);
         let mut next = None;
         for (begin, end) in first.iter_days().take(usize::try_from(AHEAD).unwrap_or(370)).filter_map(|day| self.on(day))
@@ -100,8 +137,8 @@ impl Windows {
             Some((opens, window)) => format!(
                 "the next maintenance window opens at {} ({} in {})",
                 opens.format("%Y-%m-%dT%H:%M:%SZ"),
-                opens.with_timezone(&window.zone).format("%a %H:%M"),
-                window.zone
+                window.zone.local(opens).format("%a %H:%M"),
+                window.zone.name
             ),
             None => "no maintenance window of this node ever opens".to_owned(),
         };

@@ -8,9 +8,11 @@ pub mod diff;
 pub mod facts;
 pub mod files;
 pub mod http;
+pub mod identity;
 pub mod journal;
 pub mod lock;
 pub mod look;
+pub mod memory;
 pub mod process;
 pub mod watch;
 

@@ -3,14 +3,21 @@
 use std::{path::PathBuf, sync::Arc, time::Duration};
 
 use clap::Args;
-use towpath_coordination::{LocalStore, Store, store::etcd::EtcdStore};
-use towpath_host::SystemClock;
+use towpath_coordination::{
+    LocalStore, Store,
+    gossip::{self, Gossip, core::Heard},
+    store::etcd::EtcdStore,
+};
+use towpath_host::{
+    Clock, SystemClock,
+    identity::{Credentials, Role},
+};
 
 use super::{Output, exit, exit::Failure, output, status};
 use crate::{
     config::{self, DataStore, Settings},
-    reconcile::{Ended, Node, Options, Queue},
-    serve,
+    reconcile::{Ended, Handle, Node, Options, Queue},
+    serve::{self, Doors, Links, Shared},
 };
 
 /// How long a run may take to come to the end of its task when the agent stops.
@@ -35,9 +42,12 @@ impl Agent {
         for warning in &settings.warnings {
             tracing::warn!("{warning}");
         }
-        let socket = settings.socket.clone();
+        let clock: Arc<dyn Clock> = Arc::new(SystemClock);
+        let credentials = credentials(&settings, &clock)?;
         let store = store(&settings)?;
-        let mut node = Node::open(Options { settings, store, clock: Arc::new(SystemClock) })?;
+        let doors = (settings.socket.clone(), settings.api.filter(|_| !self.once));
+        let options = Options { settings, store, clock: Arc::clone(&clock), credentials: credentials.clone() };
+        let mut node = Node::open(options)?;
         if self.once {
             let ended = node.once();
             let status = node.handle().status();
@@ -50,7 +60,59 @@ impl Agent {
                 Ended::Held => exit::HELD,
             });
         }
-        daemon(node, socket)
+        let shared = match (doors.1, credentials) {
+            (Some(address), Some(credentials)) => {
+                let shared =
+                    Shared::listen(address, Arc::clone(&credentials)).map_err(|error| Failure::error(&error))?;
+                Some((shared, address.port(), credentials))
+            }
+            _ => None,
+        };
+        daemon(node, doors.0, shared, clock)
+    }
+}
+
+/// The node's certificate, where it has one; it must be this node's.
+fn credentials(settings: &Settings, clock: &Arc<dyn Clock>) -> Result<Option<Arc<Credentials>>, Failure> {
+    let Some(files) = settings.tls.clone() else { return Ok(None) };
+    let file = files.cert.display().to_string();
+    let credentials = Credentials::read(files, Arc::clone(clock))?;
+    let subject = credentials.now().subject.clone();
+    if (subject.role, subject.name.as_str(), subject.cluster.as_str())
+        != (Role::Node, &settings.node, &settings.cluster)
+    {
+        return Err(Failure::invalid(format!(
+            "{file} is the certificate of the {} {} of the cluster {}, and this is the node {} of the cluster {}",
+            subject.role.name(),
+            subject.name,
+            subject.cluster,
+            settings.node,
+            settings.cluster
+        ))
+        .hint("node and cluster in agent.yaml must be those of the certificate (towpath pki issue)"));
+    }
+    Ok(Some(Arc::new(credentials)))
+}
+
+/// Begins to listen to what the nodes say among themselves.
+fn gossip(handle: &Handle, port: u16, credentials: Arc<Credentials>, clock: Arc<dyn Clock>, queue: Queue) {
+    let options = gossip::Options {
+        node: credentials.now().subject.name.clone(),
+        port,
+        clock: Arc::clone(&clock),
+        peers: Arc::new(Links::new(tokio::runtime::Handle::current(), credentials)),
+    };
+    let listener = handle.clone();
+    let begun = Gossip::begin(options, move |heard| {
+        listener.heard(&heard, clock.wall());
+        queue.poke(|wake| match heard {
+            Heard::Accepted(_) => wake.accepted = true,
+            Heard::Lost(_) | Heard::Left(_) | Heard::Joined(_) => wake.check = true,
+        });
+    });
+    match begun {
+        Ok(gossip) => handle.hear(gossip),
+        Err(error) => tracing::error!(%error, "the gossip can't begin; who is lost, the data store alone says"),
     }
 }
 
@@ -65,7 +127,12 @@ fn store(settings: &Settings) -> Result<Arc<dyn Store>, Failure> {
     })
 }
 
-fn daemon(mut node: Node, socket: PathBuf) -> Result<u8, Failure> {
+fn daemon(
+    mut node: Node,
+    socket: PathBuf,
+    shared: Option<(Shared, u16, Arc<Credentials>)>,
+    clock: Arc<dyn Clock>,
+) -> Result<u8, Failure> {
     let handle = node.handle();
     let queue = node.queue();
     let cancel = node.cancel();
@@ -76,10 +143,14 @@ fn daemon(mut node: Node, socket: PathBuf) -> Result<u8, Failure> {
             .map_err(|error| Failure::error(&error))?;
         let mut interrupt = tokio::signal::unix::signal(tokio::signal::unix::SignalKind::interrupt())
             .map_err(|error| Failure::error(&error))?;
+        let shared = shared.map(|(shared, port, credentials)| {
+            gossip(&handle, port, credentials, clock, queue.clone());
+            shared
+        });
         let (stopped, stop) = tokio::sync::oneshot::channel::<()>();
         let server = tokio::spawn(async move {
             let until = async { drop(stop.await) };
-            serve::serve(handle, &socket, until).await
+            serve::serve(handle, Doors { socket, shared }, until).await
         });
         let mut running = tokio::task::spawn_blocking(move || {
             node.run(&alive);

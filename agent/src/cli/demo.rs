@@ -174,6 +174,7 @@ impl Fleet {
                 settings: settings(folder, name),
                 store: Arc::clone(&store),
                 clock: Arc::new(SystemClock),
+                credentials: None,
             })?;
             let (handle, queue) = (node.handle(), node.queue());
             nodes.push((handle, queue, thread::spawn(move || node.run(&|_| {}))));
@@ -293,6 +294,8 @@ fn settings(folder: &Path, name: &str) -> Settings {
         globals: true,
     };
     Settings {
+        api: None,
+        tls: None,
         node: name.to_owned(),
         cluster: "demo".into(),
         root: folder.join("nodes").join(name),

@@ -4,7 +4,7 @@ use clap::Args;
 use towpath_proto::v1alpha as pb;
 
 use super::{Connection, Format, Output, block_on, exit::Failure, output};
-use crate::serve::{CallError, Client};
+use crate::serve::CallError;
 
 /// Shows what happened.
 #[derive(Debug, Args)]
@@ -21,7 +21,7 @@ pub(super) struct Events {
 impl Events {
     pub(super) fn run(self) -> Result<u8, Failure> {
         block_on(async {
-            let client = Client::connect(&self.connection.socket).await?;
+            let client = self.connection.open().await?;
             let mut events = client.events(self.follow).await?;
             while let Some(event) = events.message().await.map_err(CallError::from)? {
                 output::write(&self.line(&event)?)?;

@@ -80,7 +80,10 @@ impl From<CallError> for Failure {
             CallError::NoAgent { .. } => {
                 failure.hint("start it (systemctl start towpath), or name its socket with --socket")
             }
-            CallError::Refused(_) => failure,
+            CallError::Remote { .. } => failure.hint(
+                "the address must be among the names of the node's certificate (towpath pki issue --address), and both certificates of the same cluster",
+            ),
+            CallError::Refused(_) | CallError::Credentials(_) => failure,
         }
     }
 }

@@ -26,7 +26,7 @@ pub(super) enum Kind {
 impl List {
     pub(super) fn run(self, kind: Kind) -> Result<u8, Failure> {
         block_on(async {
-            let client = Client::connect(&self.connection.socket).await?;
+            let client = self.connection.open().await?;
             match kind {
                 Kind::Nodes => self.nodes(&client).await,
                 Kind::Objects => self.objects(&client).await,

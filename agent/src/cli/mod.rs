@@ -10,6 +10,7 @@ mod facts;
 mod lists;
 mod man;
 mod output;
+mod pki;
 mod plan;
 mod render;
 mod schema;
@@ -23,6 +24,9 @@ use std::{path::PathBuf, process::ExitCode};
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
 use exit::Failure;
+use towpath_host::identity::TlsFiles;
+
+use crate::serve::{CallError, Client, Remote};
 
 /// A Git-native pull reconciler for plain Linux servers.
 #[derive(Debug, Parser)]
@@ -64,6 +68,8 @@ enum Command {
     Rollouts(lists::List),
     /// Show what happened
     Events(events::Events),
+    /// Make the cluster's certificate authority, and certificates for nodes, viewers and operators
+    Pki(pki::Pki),
     /// Print completions for a shell
     Completions(completions::Completions),
     /// Print the manual page
@@ -93,8 +99,33 @@ struct Output {
 #[derive(Debug, Args)]
 struct Connection {
     /// The socket of the agent
-    #[arg(long, default_value = "/run/towpath/api.sock")]
+    #[arg(long, default_value = "/run/towpath/api.sock", conflicts_with = "address")]
     socket: PathBuf,
+    /// An agent on another machine: its listen.api
+    #[arg(long, value_name = "HOST:PORT", requires_all = ["ca", "cert", "key"])]
+    address: Option<String>,
+    /// The cluster's certificate authority
+    #[arg(long, value_name = "FILE", requires = "address")]
+    ca: Option<PathBuf>,
+    /// A certificate: a viewer's will do
+    #[arg(long, value_name = "FILE", requires = "address")]
+    cert: Option<PathBuf>,
+    /// Its key
+    #[arg(long, value_name = "FILE", requires = "address")]
+    key: Option<PathBuf>,
+}
+
+impl Connection {
+    /// Connects to the agent, here or elsewhere.
+    async fn open(&self) -> Result<Client, CallError> {
+        match (&self.address, &self.ca, &self.cert, &self.key) {
+            (Some(address), Some(ca), Some(cert), Some(key)) => {
+                let tls = TlsFiles { ca: ca.clone(), cert: cert.clone(), key: key.clone() };
+                Client::connect_to(&Remote { address: address.clone(), tls }).await
+            }
+            _ => Client::connect(&self.socket).await,
+        }
+    }
 }
 
 /// Parses the arguments, runs the command and gives its exit status.
@@ -125,6 +156,7 @@ pub fn main() -> ExitCode {
         Command::Runs(list) => list.run(lists::Kind::Runs),
         Command::Rollouts(list) => list.run(lists::Kind::Rollouts),
         Command::Events(events) => events.run(),
+        Command::Pki(pki) => pki.run(),
         Command::Completions(completions) => completions.run(),
         Command::Man => man::run(),
     };

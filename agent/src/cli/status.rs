@@ -10,7 +10,6 @@ use super::{
     exit::Failure,
     output::{self, Colour},
 };
-use crate::serve::Client;
 
 /// Shows what the agent of this node is doing.
 #[derive(Debug, Args)]
@@ -28,7 +27,7 @@ impl Status {
     pub(super) fn run(self) -> Result<u8, Failure> {
         loop {
             let status = block_on(async {
-                let client = Client::connect(&self.connection.socket).await?;
+                let client = self.connection.open().await?;
                 client.status().await
             })??;
             output::print(self.output.output, &status, || text(&status))?;
@@ -55,6 +54,9 @@ pub(super) fn text(status: &pb::NodeStatus) -> String {
         status.generation,
         if commits.is_empty() { String::new() } else { format!(": {commits}") }
     );
+    if status.insecure {
+        text.push_str("insecure: there is no tls, so whoever reaches the data store can pass for a node\n");
+    }
     if let Some(applied) = &status.last_applied {
         text.push_str(&format!("last applied: generation {} at {}\n", applied.generation, applied.at));
     }

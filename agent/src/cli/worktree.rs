@@ -63,6 +63,8 @@ impl From {
                     settings,
                     store: Arc::new(LocalStore::default()),
                     clock: Arc::new(SystemClock),
+                    // Nobody else is asked.
+                    credentials: None,
                 })?;
                 node.load_last_good();
                 let handle = node.handle();

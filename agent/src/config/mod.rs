@@ -1,11 +1,12 @@
 //! The node's bootstrap file: as written (a Config object) to as resolved ([`Settings`]).
 
-use std::{fs, path::Path, path::PathBuf, time::Duration};
+use std::{fs, net::SocketAddr, path::Path, path::PathBuf, time::Duration};
 
 use serde_json::Value;
 use thiserror::Error;
 use towpath_coordination::store::etcd::EtcdOptions;
 use towpath_git as git;
+use towpath_host::identity::TlsFiles;
 use towpath_proto::v1alpha as pb;
 use towpath_render::{
     document::{Limits, check_object, parse},
@@ -29,6 +30,10 @@ pub struct Settings {
     pub sources: Vec<Source>,
     /// The Unix socket of the API.
     pub socket: PathBuf,
+    /// Where the API is open to other machines: HOST:PORT.
+    pub api: Option<SocketAddr>,
+    /// The node's certificate.
+    pub tls: Option<TlsFiles>,
     /// How the node checks itself.
     pub reconcile: Reconcile,
     /// The folders of own facts.
@@ -213,10 +218,17 @@ fn resolve(
                 .hint("further sources come from Config objects in git, so that all nodes have the same"),
         ));
     }
-    if spec.listen.as_ref().is_some_and(|listen| listen.api.is_some() || listen.http.is_some()) {
+    if spec.listen.as_ref().is_some_and(|listen| listen.http.is_some()) {
+        return Err(at("listen", Finding::new("this version serves no http yet").hint("leave http out")));
+    }
+    let tls = spec.tls.as_ref().map(tls).transpose().map_err(|finding| at("tls", finding))?;
+    let api = spec.listen.as_ref().and_then(|listen| listen.api.as_deref()).map(api).transpose();
+    let api = api.map_err(|finding| at("listen", finding))?;
+    if api.is_some() && tls.is_none() {
         return Err(at(
             "listen",
-            Finding::new("this version listens on its Unix socket alone").hint("leave api and http out"),
+            Finding::new("the API is open to other machines only with certificates")
+                .hint("write tls: {caFile, certFile, keyFile}; towpath pki makes them"),
         ));
     }
     let folder = file.parent().unwrap_or(Path::new("."));
@@ -243,6 +255,8 @@ fn resolve(
         root: PathBuf::from(spec.root.clone().unwrap_or_else(|| "/".into())),
         state_dir,
         sources,
+        api,
+        tls,
         socket: PathBuf::from(listen.socket.unwrap_or_else(|| "/run/towpath/api.sock".into())),
         reconcile: Reconcile {
             interval: time(reconcile.interval.as_deref(), Duration::from_secs(600)),
@@ -252,6 +266,24 @@ fn resolve(
         facts_d: vec![folder.join("facts.d")],
         data_store,
         warnings,
+    })
+}
+
+fn tls(written: &pb::Tls) -> Result<TlsFiles, Finding> {
+    let file = |name: &str, file: &Option<String>| {
+        file.as_ref().map(PathBuf::from).ok_or_else(|| Finding::new(format!("tls needs {name}")))
+    };
+    Ok(TlsFiles {
+        ca: file("caFile", &written.ca_file)?,
+        cert: file("certFile", &written.cert_file)?,
+        key: file("keyFile", &written.key_file)?,
+    })
+}
+
+fn api(written: &str) -> Result<SocketAddr, Finding> {
+    written.parse().map_err(|_| {
+        Finding::new(format!("{written:?} is no address and port"))
+            .hint("write it like \"0.0.0.0:7443\" or \"[::]:7443\"")
     })
 }
 

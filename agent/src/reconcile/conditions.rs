@@ -222,6 +222,7 @@ impl State {
                 })
                 .collect(),
             task_books,
+            ..pb::NodeStatus::default()
         }
     }
 }

@@ -21,6 +21,7 @@ impl Node {
             node: self.settings.node.clone(),
             machine_id: super::facts::machine_id(),
             version: env!("CARGO_PKG_VERSION").to_owned(),
+            public_keys: self.speech.keys().texts().to_vec(),
         };
         let queue = self.queue.clone();
         // The nodes of one process follow the sources themselves.
@@ -98,6 +99,14 @@ impl Node {
         let revision = Revision::new(current.generation, current.commits.clone(), set, &self.settings.node);
         self.show(Some(std::sync::Arc::new(revision.with_table(table))));
         Ok(())
+    }
+
+    /// Makes an event of each record that did not count: somebody signs what it may not, or writes to the store behind
+    /// the fleet's back.
+    pub(super) fn tell_refused(&self) {
+        for (key, why) in self.speech.refused() {
+            self.tell("record.refused", None, "Refused", format!("{key} in the data store does not count: {why}"));
+        }
     }
 
     /// Says that the store can't be used.

@@ -2,12 +2,12 @@
 
 use std::{
     collections::BTreeMap,
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError},
 };
 
 use serde_json::{Value, json};
-use towpath_coordination::{Windows, fleet::Fleet};
-use towpath_host::{facts, journal::RunRecord, process::Cancel};
+use towpath_coordination::{Windows, fleet::Fleet, gossip::Gossip};
+use towpath_host::{facts, identity::PublicKeys, journal::RunRecord, process::Cancel};
 use towpath_proto::v1alpha as pb;
 use towpath_render::{
     objects::task::Drift,
@@ -39,6 +39,8 @@ pub(super) struct Shared {
     drift: Drift,
     events: Events,
     view: Mutex<View>,
+    /// What the nodes say among themselves, where they do.
+    pub(super) gossip: OnceLock<Gossip>,
 }
 
 #[derive(Debug, Default)]
@@ -46,6 +48,8 @@ pub(super) struct View {
     pub(super) state: State,
     pub(super) revision: Option<Arc<Revision>>,
     books: Vec<pb::TaskBookStatus>,
+    public_keys: Vec<String>,
+    insecure: bool,
 }
 
 /// A question that can't be answered.
@@ -65,7 +69,19 @@ impl Handle {
         fleet: Option<Arc<Fleet>>,
     ) -> Self {
         let view = Mutex::default();
-        Self { shared: Arc::new(Shared { node, cluster, fleet, machine, facts, drift, events, view }) }
+        Self {
+            shared: Arc::new(Shared {
+                node,
+                cluster,
+                fleet,
+                machine,
+                facts,
+                drift,
+                events,
+                view,
+                gossip: OnceLock::new(),
+            }),
+        }
     }
 
     pub(super) fn lock(&self) -> MutexGuard<'_, View> {
@@ -92,7 +108,15 @@ impl Handle {
     /// The status of the node.
     pub fn status(&self) -> pb::NodeStatus {
         let view = self.lock();
-        view.state.status(&self.shared.node, &self.shared.cluster, view.books.clone())
+        let status = view.state.status(&self.shared.node, &self.shared.cluster, view.books.clone());
+        pb::NodeStatus { insecure: view.insecure, public_keys: view.public_keys.clone(), ..status }
+    }
+
+    /// Says who the node is.
+    pub(super) fn introduce(&self, keys: PublicKeys, insecure: bool) {
+        let mut view = self.lock();
+        view.public_keys = keys.texts().to_vec();
+        view.insecure = insecure;
     }
 
     /// The runs that are remembered, newest first.

@@ -15,6 +15,7 @@ mod revision;
 mod runs;
 mod settled;
 mod sources;
+mod speech;
 mod trees;
 
 pub use handle::Handle;

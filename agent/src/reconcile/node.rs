@@ -16,6 +16,7 @@ use towpath_coordination::{
 };
 use towpath_host::{
     Clock, FileVersion, Look, facts,
+    identity::{Credentials, IdentityError},
     journal::{Acceptance, Changes, Journal, JournalError},
     lock::{LockError, StateDir},
     process::Cancel,
@@ -34,6 +35,7 @@ use super::{
     runs,
     settled::SettledPass,
     sources::{Looked, Sources},
+    speech::Speech,
 };
 use crate::{
     config::Settings,
@@ -55,6 +57,8 @@ pub struct Options {
     pub store: Arc<dyn Store>,
     /// The clocks.
     pub clock: Arc<dyn Clock>,
+    /// The node's certificate, where the cluster has some.
+    pub credentials: Option<Arc<Credentials>>,
 }
 
 /// A node that can't be started.
@@ -66,6 +70,9 @@ pub enum NodeError {
     /// Its journal can't be used.
     #[error("the node can't be started")]
     Journal(#[from] JournalError),
+    /// Its identity can't be had.
+    #[error("the node has no identity")]
+    Identity(#[from] IdentityError),
     /// Its root can't be opened.
     #[error("the root {root} can't be opened", root = .root.display())]
     Root {
@@ -82,6 +89,7 @@ pub struct Node {
     pub(super) settings: Settings,
     pub(super) store: Arc<dyn Store>,
     pub(super) fleet: Arc<Fleet>,
+    pub(super) speech: Speech,
     /// What the others were told of this node last.
     pub(super) told_others: Option<(Shown, Option<serde_json::Value>)>,
     pub(super) clock: Arc<dyn Clock>,
@@ -132,7 +140,7 @@ impl Node {
     /// # Errors
     /// When the state directory, the journal or the root can't be used.
     pub fn open(options: Options) -> Result<Self, NodeError> {
-        let Options { settings, store, clock } = options;
+        let Options { settings, store, clock, credentials } = options;
         let state_dir = StateDir::take(&settings.state_dir, &settings.node)?;
         let (journal, damaged) = Journal::open(state_dir.path())?;
         let journal = Arc::new(journal);
@@ -150,6 +158,8 @@ impl Node {
         ));
         let events = Events::new(settings.node.clone(), Some(Arc::clone(&journal)));
         let facts = facts::Options { facts_d: settings.facts_d.clone(), ..facts::Options::default() };
+        let speech = Speech::new(&settings, credentials, &journal, &*clock)?;
+        let store = speech.through(store);
         let fleet = Arc::new(Fleet::new(Arc::clone(&store), settings.node.clone(), Arc::clone(&clock)));
         fleet.seen(pass::highest_seen(&journal));
         let handle = Handle::new(
@@ -161,6 +171,7 @@ impl Node {
             events,
             Some(Arc::clone(&fleet)),
         );
+        handle.introduce(speech.keys(), store.shared() && !speech.is_certified());
         let state: State = journal.get("state")?.unwrap_or_default();
         let books: Vec<pb::TaskBookStatus> = journal.get("books")?.unwrap_or_default();
         handle.set_state(&state);
@@ -169,6 +180,7 @@ impl Node {
         let rejected = journal.get("rejected")?.unwrap_or_default();
         let node = Self {
             sources,
+            speech,
             fleet,
             told_others: None,
             state,
@@ -274,6 +286,7 @@ impl Node {
         self.step(Input::Looked(now));
         self.join();
         self.adopt();
+        self.tell_refused();
         let accepted = self.accepted();
         let looked =
             self.sources.look(&self.journal, &accepted.commits, &self.rejected, u64::try_from(now / 1000).unwrap_or(0));
@@ -387,7 +400,11 @@ impl Node {
     }
 
     pub(super) fn show(&mut self, revision: Option<Arc<Revision>>) {
+        if let Some(revision) = &revision {
+            self.speech.follow(revision);
+        }
         self.handle.set_revision(revision.clone());
+        self.handle.tell_gossip();
         self.revision = revision;
     }
 
@@ -452,6 +469,10 @@ impl Node {
         self.remember_settled(&revision, &mut outcome);
         self.report(&revision, &outcome, fresh);
         self.show_others();
+        if self.follows_files {
+            // The next one is far away, as far as an agent can know.
+            towpath_host::memory::give_back();
+        }
         Some(outcome.worst())
     }
 
@@ -532,6 +553,8 @@ impl Node {
         .map_err(|error| tracing::warn!(%error, "file events can't be had; drift is found at the interval"))
         .ok();
         self.load_last_good();
+        // A first pass may take long, and is no start that has failed.
+        alive("begins");
         self.advance();
         let mut next = self.clock.monotonic();
         loop {
@@ -575,6 +598,7 @@ impl Node {
         if !pass::holds_slots(&self.journal) {
             // Who is away in a slot is back soon, or its lease runs out.
             self.fleet.leave();
+            self.handle.leave_gossip();
         }
     }
 

@@ -1,10 +1,17 @@
 //! What a node shows of the others: who they are, how they are, and how rollouts stand among them.
 
-use std::{collections::BTreeMap, sync::Arc};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+};
 
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
-use towpath_coordination::{Gate, keys};
+use towpath_coordination::{
+    Gate,
+    gossip::{Gossip, core::Liveness},
+    keys,
+};
 use towpath_host::clock::rfc3339;
 use towpath_proto::v1alpha as pb;
 
@@ -53,6 +60,20 @@ impl Node {
     }
 }
 
+/// What the data store and the nodes themselves think of a node.
+#[derive(Debug, Clone, Copy)]
+struct Opinions {
+    lease: Liveness,
+    gossip: Option<Liveness>,
+}
+
+impl Opinions {
+    /// In one word: what the nodes say, or else the data store.
+    fn liveness(self) -> &'static str {
+        self.gossip.filter(|gossip| *gossip != Liveness::Unknown).unwrap_or(self.lease).name()
+    }
+}
+
 /// The facts that others may read.
 fn shared(facts: &Value, names: &[String]) -> Value {
     Value::Object(names.iter().filter_map(|name| Some((name.clone(), facts.get(name)?.clone()))).collect::<Map<_, _>>())
@@ -65,17 +86,69 @@ impl Handle {
         else {
             return BTreeMap::new();
         };
-        let alive = fleet.alive().unwrap_or_default();
+        let alive = fleet.alive().ok();
         let facts = fleet.rows(keys::ALL_FACTS).unwrap_or_default();
         let joined = fleet.joined().unwrap_or_default();
         joined
-            .into_iter()
+            .iter()
             .map(|node| {
-                let liveness = if alive.contains(&node) { "alive" } else { "lost" };
-                let facts = facts.get(&node).and_then(|facts| serde_json::from_slice(facts).ok());
-                (node, Other { liveness, facts })
+                let liveness = self.opinions(node, alive.as_ref(), &joined).liveness();
+                let facts = facts.get(node).and_then(|facts| serde_json::from_slice(facts).ok());
+                (node.clone(), Other { liveness, facts })
             })
             .collect()
+    }
+
+    /// What is thought of a node.
+    fn opinions(&self, node: &str, alive: Option<&BTreeSet<String>>, joined: &BTreeSet<String>) -> Opinions {
+        let mine = node == self.shared.node;
+        let lease = match alive {
+            _ if mine => Liveness::Alive,
+            Some(alive) if alive.contains(node) => Liveness::Alive,
+            Some(_) if joined.contains(node) => Liveness::Lost,
+            _ => Liveness::Unknown,
+        };
+        let heard = |gossip: &Gossip| if mine { Liveness::Alive } else { gossip.opinion(node) };
+        Opinions { lease, gossip: self.shared.gossip.get().map(heard) }
+    }
+
+    /// Listens to what the nodes say among themselves.
+    pub fn hear(&self, gossip: Gossip) {
+        if let Some(fleet) = &self.shared.fleet {
+            fleet.hear(gossip.clone());
+        }
+        let _ = self.shared.gossip.set(gossip);
+        self.tell_gossip();
+    }
+
+    /// Tells the gossip who may be there, and what was accepted here.
+    pub(super) fn tell_gossip(&self) {
+        let (Some(gossip), Some(revision)) = (self.shared.gossip.get(), self.lock().revision.clone()) else { return };
+        let others = revision.set.nodes.iter().filter(|(name, _)| **name != self.shared.node);
+        gossip.seeds(others.filter_map(|(name, node)| Some((name.clone(), node.address.clone()?))).collect());
+        gossip.accepted(revision.generation);
+    }
+
+    /// Says good-bye to the others.
+    pub(super) fn leave_gossip(&self) {
+        if let Some(gossip) = self.shared.gossip.get() {
+            gossip.leave();
+        }
+    }
+
+    /// Hands in a message of the gossip, from a node that has shown that it is that node.
+    ///
+    /// # Errors
+    /// When this node does not take part, or git names no such node.
+    pub fn gossip(&self, from: &str, message: Vec<u8>) -> Result<(), NoAnswer> {
+        let Some(gossip) = self.shared.gossip.get() else { return Err(NoAnswer("this node has no gossip".into())) };
+        // Before the first revision nobody is known: then the certificate has to do.
+        let revision = self.lock().revision.clone();
+        if revision.is_some_and(|revision| !revision.set.nodes.contains_key(from)) {
+            return Err(NoAnswer(format!("git names no Node {from}")));
+        }
+        gossip.receive(from, message);
+        Ok(())
     }
 
     /// The nodes that git names, and this one.
@@ -88,15 +161,11 @@ impl Handle {
         let states = fleet.and_then(|fleet| fleet.rows(keys::ALL_STATES).ok()).unwrap_or_default();
         let alive = fleet.and_then(|fleet| fleet.alive().ok());
         let joined = fleet.and_then(|fleet| fleet.joined().ok()).unwrap_or_default();
+        let joined = &joined;
         let summary = |name: &str, labels: BTreeMap<String, String>, address: Option<String>| {
             let mine = name == self.shared.node;
             let told: Option<Shown> = states.get(name).and_then(|told| serde_json::from_slice(told).ok());
-            let liveness = match (&alive, mine) {
-                (_, true) => "alive",
-                (Some(alive), _) if alive.contains(name) => "alive",
-                (Some(_), _) if joined.contains(name) => "lost",
-                _ => "unknown",
-            };
+            let opinions = self.opinions(name, alive.as_ref(), joined);
             let own = Shown {
                 generation: state.applied.as_ref().map_or(0, |applied| applied.generation),
                 ready: state.is_applied(),
@@ -106,11 +175,13 @@ impl Handle {
             pb::NodeSummary {
                 name: name.to_owned(),
                 labels,
-                liveness: liveness.into(),
+                liveness: opinions.liveness().into(),
                 generation: shown.as_ref().map(|shown| shown.generation),
                 ready: shown.as_ref().map(|shown| shown.ready),
                 address,
                 version: shown.map(|shown| shown.version),
+                lease: fleet.map(|_| opinions.lease.name().to_owned()),
+                gossip: opinions.gossip.map(|opinion| opinion.name().to_owned()),
             }
         };
         let mut nodes: Vec<pb::NodeSummary> = revision

@@ -1,13 +1,23 @@
 //! The command line's end of the API.
 
-use std::path::{Path, PathBuf};
+use std::{
+    path::{Path, PathBuf},
+    sync::Arc,
+};
 
 use hyper_util::rt::TokioIo;
 use thiserror::Error;
 use tokio::net::UnixStream;
 use tonic::transport::{Channel, Endpoint, Uri};
 use tower::service_fn;
+use towpath_host::{
+    SystemClock,
+    identity::{Credentials, IdentityError, TlsFiles},
+};
 use towpath_proto::v1alpha::{self as pb, events_client::EventsClient, status_client::StatusClient};
+
+use super::tls;
+use crate::report::chain;
 
 /// A call that got no answer.
 #[derive(Debug, Error)]
@@ -20,6 +30,17 @@ pub enum CallError {
         /// Why.
         source: std::io::Error,
     },
+    /// The own certificate can't be used.
+    #[error("the certificate can't be used")]
+    Credentials(#[from] IdentityError),
+    /// Nobody there, or nobody who is who it should be.
+    #[error("{address} can't be asked: {why}")]
+    Remote {
+        /// The address.
+        address: String,
+        /// Why.
+        why: String,
+    },
     /// The agent refused, or broke off.
     #[error("the agent answered: {0}")]
     Refused(String),
@@ -27,8 +48,21 @@ pub enum CallError {
 
 impl From<tonic::Status> for CallError {
     fn from(status: tonic::Status) -> Self {
-        Self::Refused(status.message().to_owned())
+        // What went wrong below gRPC says more than gRPC makes of it.
+        Self::Refused(match std::error::Error::source(&status) {
+            Some(cause) => chain(cause),
+            None => status.message().to_owned(),
+        })
     }
+}
+
+/// An agent on another machine.
+#[derive(Debug, Clone)]
+pub struct Remote {
+    /// HOST:PORT.
+    pub address: String,
+    /// The own certificate, and the authority that the agent is known by.
+    pub tls: TlsFiles,
 }
 
 /// A connection to an agent.
@@ -54,6 +88,36 @@ impl Client {
         let endpoint = Endpoint::from_static("http://agent.invalid");
         let channel =
             endpoint.connect_with_connector(connector).await.map_err(|error| CallError::Refused(error.to_string()))?;
+        Ok(Self { channel })
+    }
+
+    /// Connects to an agent on another machine.
+    ///
+    /// # Errors
+    /// When nobody answers there, or one of the two sides is not who it should be.
+    pub async fn connect_to(remote: &Remote) -> Result<Self, CallError> {
+        let credentials = Credentials::read(remote.tls.clone(), Arc::new(SystemClock))?;
+        let failed = |why: String| CallError::Remote { address: remote.address.clone(), why };
+        let host = remote.address.rsplit_once(':').map_or(remote.address.as_str(), |(host, _)| host);
+        let host = host.trim_matches(['[', ']']).to_owned();
+        let present = credentials.now();
+        let (address, cluster) = (remote.address.clone(), present.subject.cluster.clone());
+        // A first try tells why it fails; tonic would not.
+        let first = tls::dial(&address, &host, Arc::clone(&present.client), Some(&cluster)).await;
+        let mut first = Some(first.map_err(|error| failed(chain(&error)))?);
+        let connector = service_fn(move |_: Uri| {
+            let (address, host, cluster) = (address.clone(), host.clone(), cluster.clone());
+            let (present, first) = (Arc::clone(&present), first.take());
+            async move {
+                let stream = match first {
+                    Some(stream) => stream,
+                    None => tls::dial(&address, &host, Arc::clone(&present.client), Some(&cluster)).await?,
+                };
+                Ok::<_, std::io::Error>(TokioIo::new(stream))
+            }
+        });
+        let endpoint = Endpoint::from_static("http://agent.invalid");
+        let channel = endpoint.connect_with_connector(connector).await.map_err(|error| failed(chain(&error)))?;
         Ok(Self { channel })
     }
 

@@ -1,7 +1,11 @@
-//! Both ends of gRPC: the server on the Unix socket, and the client of the command line.
+//! Both ends of gRPC: the server on the Unix socket and, with certificates, for other machines; the client of the
+//! command line; and what nodes say to one another.
 
 mod client;
+mod links;
 mod server;
+mod tls;
 
-pub use client::{CallError, Client};
-pub use server::{ServeError, serve};
+pub use client::{CallError, Client, Remote};
+pub use links::Links;
+pub use server::{Doors, ServeError, Shared, serve};

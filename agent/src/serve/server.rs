@@ -1,13 +1,21 @@
-//! The gRPC services of an agent, on its Unix socket.
+//! The gRPC services of an agent: on its Unix socket, and, for those who show a certificate, over TLS.
 
-use std::{os::unix::fs::PermissionsExt as _, path::Path, pin::Pin};
+use std::{
+    net::SocketAddr,
+    os::unix::fs::PermissionsExt as _,
+    path::{Path, PathBuf},
+    pin::Pin,
+    sync::Arc,
+};
 
 use thiserror::Error;
-use tokio::net::UnixListener;
+use tokio::net::{TcpListener, UnixListener};
 use tokio_stream::{Stream, StreamExt as _, wrappers::BroadcastStream, wrappers::UnixListenerStream};
-use tonic::{Request, Response, Status};
+use tonic::{Request, Response, Status, service::Routes};
+use towpath_host::identity::{Credentials, Role};
 use towpath_proto::v1alpha::{self as pb, events_server::Events, status_server::Status as StatusService};
 
+use super::tls::{self, Caller};
 use crate::reconcile::Handle;
 
 /// A server that can't be started.
@@ -17,7 +25,15 @@ pub enum ServeError {
     #[error("the socket {path} can't be made", path = .path.display())]
     Socket {
         /// The socket.
-        path: std::path::PathBuf,
+        path: PathBuf,
+        /// Why.
+        source: std::io::Error,
+    },
+    /// The address can't be listened on.
+    #[error("nobody can listen on {address}")]
+    Address {
+        /// The address.
+        address: SocketAddr,
         /// Why.
         source: std::io::Error,
     },
@@ -29,11 +45,66 @@ pub enum ServeError {
     Reflection(String),
 }
 
+/// Where an agent is asked.
+#[derive(Debug)]
+pub struct Doors {
+    /// Its Unix socket.
+    pub socket: PathBuf,
+    /// For other machines.
+    pub shared: Option<Shared>,
+}
+
+/// The door for other machines.
+#[derive(Debug)]
+pub struct Shared {
+    listener: std::net::TcpListener,
+    credentials: Arc<Credentials>,
+}
+
+impl Shared {
+    /// Listens.
+    ///
+    /// # Errors
+    /// When the address is taken, or is none of this machine's.
+    pub fn listen(address: SocketAddr, credentials: Arc<Credentials>) -> Result<Self, ServeError> {
+        let failed = |source| ServeError::Address { address, source };
+        let listener = std::net::TcpListener::bind(address).map_err(failed)?;
+        listener.set_nonblocking(true).map_err(failed)?;
+        Ok(Self { listener, credentials })
+    }
+}
+
 /// Serves until the future ends.
 ///
 /// # Errors
 /// When the socket can't be made.
-pub async fn serve(handle: Handle, socket: &Path, until: impl Future<Output = ()> + Send) -> Result<(), ServeError> {
+pub async fn serve(handle: Handle, doors: Doors, until: impl Future<Output = ()> + Send) -> Result<(), ServeError> {
+    let Doors { socket, shared } = doors;
+    let listener = bind(&socket)?;
+    let remote = match shared {
+        Some(shared) => {
+            let routes = routes(&handle).await?.add_service(peer_service(handle.clone()));
+            let listener = TcpListener::from_std(shared.listener)
+                .map_err(|source| ServeError::Socket { path: socket.clone(), source })?;
+            let incoming = tls::incoming(listener, shared.credentials);
+            let server = tonic::transport::Server::builder().add_routes(routes).serve_with_incoming(incoming);
+            Some(tokio::spawn(server))
+        }
+        None => None,
+    };
+    let served = tonic::transport::Server::builder()
+        .add_routes(routes(&handle).await?)
+        .serve_with_incoming_shutdown(UnixListenerStream::new(listener), until)
+        .await;
+    if let Some(remote) = remote {
+        // Others find out by themselves that nobody answers any more.
+        remote.abort();
+    }
+    let _ = std::fs::remove_file(socket);
+    Ok(served?)
+}
+
+fn bind(socket: &Path) -> Result<UnixListener, ServeError> {
     let failed = |source| ServeError::Socket { path: socket.to_owned(), source };
     if let Some(folder) = socket.parent() {
         std::fs::create_dir_all(folder).map_err(failed)?;
@@ -45,6 +116,11 @@ pub async fn serve(handle: Handle, socket: &Path, until: impl Future<Output = ()
     }
     let listener = UnixListener::bind(socket).map_err(failed)?;
     std::fs::set_permissions(socket, std::fs::Permissions::from_mode(0o600)).map_err(failed)?;
+    Ok(listener)
+}
+
+/// What everybody may call who is let in: it only looks.
+async fn routes(handle: &Handle) -> Result<Routes, ServeError> {
     let (health, health_service) = tonic_health::server::health_reporter();
     health.set_serving::<pb::status_server::StatusServer<Api>>().await;
     let reflection = tonic_reflection::server::Builder::configure()
@@ -52,15 +128,36 @@ pub async fn serve(handle: Handle, socket: &Path, until: impl Future<Output = ()
         .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET)
         .build_v1()
         .map_err(|error| ServeError::Reflection(error.to_string()))?;
-    tonic::transport::Server::builder()
-        .add_service(health_service)
+    let api = Api { handle: handle.clone() };
+    Ok(Routes::new(health_service)
         .add_service(reflection)
-        .add_service(pb::status_server::StatusServer::new(Api { handle: handle.clone() }))
-        .add_service(pb::events_server::EventsServer::new(Api { handle }))
-        .serve_with_incoming_shutdown(UnixListenerStream::new(listener), until)
-        .await?;
-    let _ = std::fs::remove_file(socket);
-    Ok(())
+        .add_service(pb::status_server::StatusServer::new(api.clone()))
+        .add_service(pb::events_server::EventsServer::new(api)))
+}
+
+/// What nodes alone may call.
+fn peer_service(handle: Handle) -> pb::peer_server::PeerServer<Api> {
+    pb::peer_server::PeerServer::new(Api { handle })
+        .max_decoding_message_size(towpath_coordination::gossip::core::LARGEST)
+}
+
+#[tonic::async_trait]
+impl pb::peer_server::Peer for Api {
+    async fn gossip(&self, request: Request<pb::GossipMessage>) -> Result<Response<pb::GossipReply>, Status> {
+        let Some(Caller(caller)) = request.extensions().get::<Caller>().cloned() else {
+            return Err(Status::unauthenticated("show a certificate"));
+        };
+        if caller.role != Role::Node {
+            return Err(Status::permission_denied(format!(
+                "{} is a {}, and Peer is for nodes alone",
+                caller.name,
+                caller.role.name()
+            )));
+        }
+        let message = request.into_inner().message;
+        self.handle.gossip(&caller.name, message).map_err(|error| Status::permission_denied(error.to_string()))?;
+        Ok(Response::new(pb::GossipReply {}))
+    }
 }
 
 /// The services of one node.

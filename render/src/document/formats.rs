@@ -41,6 +41,7 @@ pub(super) fn format(field: &Field, text: &str) -> Result<(), Finding> {
         "timezone" => time_zone(text),
         "port" => port(text),
         "size" => size(text),
+        "publicKey" => public_key(text),
         _ => Ok(()),
     }
 }
@@ -73,10 +74,10 @@ fn time(text: &str) -> Result<(), Finding> {
 }
 
 fn time_zone(text: &str) -> Result<(), Finding> {
-    if text.parse::<chrono_tz::Tz>().is_ok() {
+    if tzdb_data::find_tz(text.as_bytes()).is_some() {
         return Ok(());
     }
-    let meant = towpath_proto::did_you_mean(text, chrono_tz::TZ_VARIANTS.iter().map(|zone| zone.name()));
+    let meant = towpath_proto::did_you_mean(text, tzdb_data::TZ_NAMES.iter().copied());
     let hint = meant
         .map_or_else(|| "write it like Europe/Berlin, or UTC".to_owned(), |meant| format!("did you mean {meant}?"));
     Err(Finding::new(format!("{text:?} is no time zone")).hint(hint))
@@ -88,6 +89,17 @@ fn port(text: &str) -> Result<(), Finding> {
         Ok(1..) => Ok(()),
         _ => Err(Finding::new(format!("{text:?} is no port")).hint("write PORT or HOST:PORT")),
     }
+}
+
+fn public_key(text: &str) -> Result<(), Finding> {
+    // 32 bytes in base64.
+    let key = text.strip_prefix("ed25519:").or_else(|| text.strip_prefix("x25519:")).unwrap_or_default();
+    let letter = |byte: u8| byte.is_ascii_alphanumeric() || b"+/".contains(&byte);
+    if key.trim_end_matches('=').len() == 43 && key.trim_end_matches('=').bytes().all(letter) {
+        return Ok(());
+    }
+    Err(Finding::new(format!("{text:?} is no public key"))
+        .hint("write both keys as `towpath status -o json` of the node shows them: ed25519:… and x25519:…"))
 }
 
 fn size(text: &str) -> Result<(), Finding> {

@@ -354,7 +354,9 @@ impl Loader<'_> {
         }
         for object in self.objects_of("Node") {
             let address = object.spec.get("address").and_then(Value::as_str).map(str::to_owned);
-            self.set.nodes.insert(object.key.name, NodeObject { labels: object.labels, address });
+            let keys = task::list(&object.spec, "publicKeys");
+            let public_keys = keys.iter().filter_map(Value::as_str).map(str::to_owned).collect();
+            self.set.nodes.insert(object.key.name, NodeObject { labels: object.labels, address, public_keys });
         }
         for object in self.objects_of("NodeGroup") {
             let selector = object.spec.get("selector").and_then(|selector| Selector::read(selector).ok());

@@ -128,6 +128,8 @@ pub struct NodeObject {
     pub labels: BTreeMap<String, String>,
     /// Its address.
     pub address: Option<String>,
+    /// The public keys of its identity; none: those that it came with.
+    pub public_keys: Vec<String>,
 }
 
 impl ObjectSet {

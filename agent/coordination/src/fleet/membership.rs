@@ -50,6 +50,8 @@ pub struct Joined {
     pub machine_id: String,
     /// The version of its agent.
     pub version: String,
+    /// The public half of its identity.
+    pub public_keys: Vec<String>,
 }
 
 type Waker = Arc<dyn Fn(Poke) + Send + Sync>;

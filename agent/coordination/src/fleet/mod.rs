@@ -6,7 +6,7 @@ mod membership;
 
 use std::{
     collections::{BTreeMap, BTreeSet},
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError},
     time::{Duration, Instant},
 };
 
@@ -16,7 +16,9 @@ pub use elect::{Elected, Election, Share};
 pub use membership::{Joined, Poke};
 
 use crate::{
-    Gate, keys,
+    Gate,
+    gossip::Gossip,
+    keys,
     rollout::{Kind, OnLost, Opening, Spec, Step, View, Want, complete, decide, idle, tend, worth_reading},
     store::{Op, Outcome, Page, Store, StoreError, Txn},
 };
@@ -41,6 +43,8 @@ pub struct Fleet {
     node: String,
     clock: Arc<dyn Clock>,
     membership: Membership,
+    /// What the nodes say among themselves, where they do.
+    gossip: OnceLock<Gossip>,
     inner: Mutex<Inner>,
 }
 
@@ -77,7 +81,12 @@ impl Fleet {
     /// A node that has not joined yet.
     pub fn new(store: Arc<dyn Store>, node: String, clock: Arc<dyn Clock>) -> Self {
         let membership = Membership::new(Arc::clone(&store), node.clone(), Arc::clone(&clock));
-        Self { store, node, clock, membership, inner: Mutex::default() }
+        Self { store, node, clock, membership, gossip: OnceLock::new(), inner: Mutex::default() }
+    }
+
+    /// Asks the nodes themselves, too, who is lost.
+    pub fn hear(&self, gossip: Gossip) {
+        let _ = self.gossip.set(gossip);
     }
 
     /// Joins: writes who it is, keeps its lease, and follows what is said to it. Done once.
@@ -273,7 +282,9 @@ impl Fleet {
         if spec.on_lost != OnLost::Hold && !view.done(spec) {
             let alive = self.alive()?;
             let named = spec.members.keys().cloned().chain(view.held.iter().map(|held| held.node.clone()));
-            view.lost = named.filter(|node| *node != self.node && !alive.contains(node)).collect();
+            let agreed = |node: &String| self.gossip.get().is_none_or(|gossip| gossip.thinks_lost(node));
+            view.lost =
+                named.filter(|node| *node != self.node && !alive.contains(node)).filter(|node| agreed(node)).collect();
         }
         if let Some(stretch) = worth_reading(spec, view) {
             let prefix = keys::member_votes(&spec.run, stretch);

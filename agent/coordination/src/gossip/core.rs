@@ -1,0 +1,435 @@
+//! One member of the gossip, without threads or clocks of its own: what it is given, what it sends, what it thinks.
+//!
+//! The algorithm is SWIM (Das, Gupta, Motivala 2002) as foca implements it. foca's periodic gossip is off: it costs as
+//! much when nothing happens. Who has news, be it a suspicion, sends it to a few, a few times.
+
+use std::{
+    collections::{BTreeMap, BinaryHeap},
+    fmt,
+    num::{NonZeroU8, NonZeroUsize},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::{Duration, Instant},
+};
+
+use foca::{
+    AccumulatingRuntime, BroadcastHandler, Foca, Invalidates, OwnedNotification, PeriodicParams, PostcardCodec,
+};
+use rand::{SeedableRng as _, rngs::SmallRng};
+use serde::{Deserialize, Serialize};
+
+/// What is thought of a node.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Liveness {
+    /// It answers.
+    Alive,
+    /// It did not answer somebody, and may still speak up.
+    Suspect,
+    /// It did not speak up.
+    Lost,
+    /// It said that it goes.
+    Left,
+    /// Nothing was heard of it.
+    Unknown,
+}
+
+impl Liveness {
+    /// How it is written.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Alive => "alive",
+            Self::Suspect => "suspect",
+            Self::Lost => "lost",
+            Self::Left => "left",
+            Self::Unknown => "unknown",
+        }
+    }
+}
+
+/// One life of a node: who comes back is newer.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+pub struct Life {
+    /// The node.
+    pub name: String,
+    /// When it began.
+    pub began: u64,
+}
+
+impl foca::Identity for Life {
+    type Addr = String;
+
+    fn renew(&self) -> Option<Self> {
+        Some(Self { began: self.began + 1, ..self.clone() })
+    }
+
+    fn addr(&self) -> String {
+        self.name.clone()
+    }
+
+    fn win_addr_conflict(&self, adversary: &Self) -> bool {
+        self.began > adversary.began
+    }
+}
+
+/// What a node tells all others.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+struct Told {
+    node: String,
+    number: u64,
+    what: What,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+enum What {
+    Leaves,
+    Accepted(u64),
+}
+
+/// By which what is newer takes the place of what is older.
+#[derive(Debug, Clone, PartialEq, Eq)]
+struct Subject {
+    node: String,
+    leaves: bool,
+    number: u64,
+}
+
+impl Invalidates for Subject {
+    fn invalidates(&self, other: &Self) -> bool {
+        self.node == other.node && self.leaves == other.leaves && self.number >= other.number
+    }
+}
+
+/// What was told, as far as it is known here.
+#[derive(Debug, Default)]
+struct Listener {
+    /// The life in which a node said that it goes.
+    left: BTreeMap<String, u64>,
+    /// The highest generation that anybody has accepted.
+    accepted: u64,
+}
+
+/// foca owns its listener: what it hears is shared with the member.
+#[derive(Debug, Clone, Default)]
+struct Ears(Arc<Mutex<Listener>>);
+
+impl Ears {
+    fn lock(&self) -> MutexGuard<'_, Listener> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl BroadcastHandler<Life> for Ears {
+    type Key = Subject;
+    type Error = postcard::Error;
+
+    fn receive_item(&mut self, data: &[u8], _: Option<&Life>) -> Result<Option<Subject>, postcard::Error> {
+        let told: Told = postcard::from_bytes(data)?;
+        let leaves = matches!(told.what, What::Leaves);
+        let mut listener = self.lock();
+        let news = match told.what {
+            What::Leaves => {
+                let known = listener.left.entry(told.node.clone()).or_default();
+                let news = *known < told.number;
+                *known = told.number.max(*known);
+                news
+            }
+            What::Accepted(generation) => {
+                let news = listener.accepted < generation;
+                listener.accepted = listener.accepted.max(generation);
+                news
+            }
+        };
+        Ok(news.then_some(Subject { node: told.node, leaves, number: told.number }))
+    }
+}
+
+/// Something that was heard.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Heard {
+    /// A node is there.
+    Joined(String),
+    /// A node said that it goes.
+    Left(String),
+    /// A node is lost.
+    Lost(String),
+    /// Somebody has accepted a generation.
+    Accepted(u64),
+}
+
+/// How often a member is asked whether it lives.
+const PERIOD: Duration = Duration::from_secs(1);
+/// How long it has before others ask for it.
+const ANSWER: Duration = Duration::from_millis(500);
+/// How long one that is suspected may speak up.
+const SUSPICION: Duration = Duration::from_secs(4);
+/// How often who has news sends them on, and how many times.
+const ROUND: Duration = Duration::from_millis(200);
+const ROUNDS: u8 = 3;
+/// The largest message: names of about a thousand nodes. Larger ones make the beginning of a large fleet slow.
+pub const LARGEST: usize = 16 << 10;
+/// How often somebody is asked to be let in while nobody is there, and how many at once.
+const ALONE: Duration = Duration::from_secs(2);
+const ASKED: usize = 3;
+
+fn config() -> foca::Config {
+    let few = NonZeroUsize::new(3).unwrap_or(NonZeroUsize::MIN);
+    let one = NonZeroUsize::MIN;
+    foca::Config {
+        probe_period: PERIOD,
+        probe_rtt: ANSWER,
+        num_indirect_probes: few,
+        // Four times the logarithm of 10,000 nodes, and one.
+        max_transmissions: NonZeroU8::new(20).unwrap_or(NonZeroU8::MIN),
+        suspect_to_down_after: SUSPICION,
+        max_packet_size: NonZeroUsize::new(LARGEST).unwrap_or(NonZeroUsize::MIN),
+        notify_down_members: true,
+        periodic_announce: Some(PeriodicParams { frequency: Duration::from_secs(30), num_members: one }),
+        // What a partition took apart finds together again.
+        periodic_announce_to_down_members: Some(PeriodicParams { frequency: Duration::from_secs(5), num_members: few }),
+        periodic_gossip: None,
+        ..foca::Config::simple()
+    }
+}
+
+/// One member.
+pub struct Member {
+    foca: Foca<Life, PostcardCodec, SmallRng, Ears>,
+    ears: Ears,
+    runtime: AccumulatingRuntime<Life>,
+    timers: BinaryHeap<Timer>,
+    numbered: u64,
+    sends: Vec<(Life, Vec<u8>)>,
+    heard: Vec<Heard>,
+    accepted: u64,
+    /// Who may be there, whose turn it is to be asked, and when.
+    seeds: Vec<String>,
+    turn: usize,
+    ask: Instant,
+    /// When news are sent on next, and how many times still.
+    round: Instant,
+    rounds: u8,
+    /// How much foca had to tell when it was looked at last.
+    backlog: usize,
+}
+
+/// The one that is due first is the greatest.
+struct Timer {
+    at: Instant,
+    number: u64,
+    timer: foca::Timer<Life>,
+}
+
+impl PartialEq for Timer {
+    fn eq(&self, other: &Self) -> bool {
+        (self.at, self.number) == (other.at, other.number)
+    }
+}
+
+impl Eq for Timer {}
+
+impl PartialOrd for Timer {
+    fn partial_cmp(&self, other: &Self) -> Option<std::cmp::Ordering> {
+        Some(self.cmp(other))
+    }
+}
+
+impl Ord for Timer {
+    fn cmp(&self, other: &Self) -> std::cmp::Ordering {
+        (other.at, other.number).cmp(&(self.at, self.number))
+    }
+}
+
+impl fmt::Debug for Member {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Member").field("me", self.foca.identity()).finish_non_exhaustive()
+    }
+}
+
+impl Member {
+    /// A member that knows nobody.
+    pub fn new(me: Life, seed: u64, now: Instant) -> Self {
+        let random = SmallRng::seed_from_u64(seed);
+        let ears = Ears::default();
+        Self {
+            foca: Foca::with_custom_broadcast(me, config(), random, PostcardCodec, ears.clone()),
+            ears,
+            runtime: AccumulatingRuntime::new(),
+            timers: BinaryHeap::new(),
+            numbered: 0,
+            sends: Vec::new(),
+            heard: Vec::new(),
+            accepted: 0,
+            seeds: Vec::new(),
+            turn: usize::try_from(seed % 1_000_003).unwrap_or(0),
+            ask: now,
+            round: now,
+            rounds: 0,
+            backlog: 0,
+        }
+    }
+
+    /// How many others are there.
+    pub fn others(&self) -> usize {
+        self.foca.num_members()
+    }
+
+    /// Says who may be there: a few of them are asked to be let in for as long as nobody is known.
+    pub fn seeds(&mut self, seeds: Vec<String>) {
+        self.seeds = seeds;
+    }
+
+    fn is_alone(&self) -> bool {
+        self.others() == 0 && !self.seeds.is_empty()
+    }
+
+    fn ask_somebody(&mut self, now: Instant) {
+        if !self.is_alone() || now < self.ask {
+            return;
+        }
+        self.ask = now + ALONE;
+        for _ in 0..ASKED.min(self.seeds.len()) {
+            // Wide steps, so that those who begin together do not all ask the same.
+            self.turn = self.turn.wrapping_add(7919);
+            let to = Life { name: self.seeds[self.turn % self.seeds.len()].clone(), began: 0 };
+            let done = self.foca.announce(to, &mut self.runtime);
+            self.after(done, now);
+        }
+    }
+
+    /// Takes a message that a node sent; one that is not what it says it is from is refused.
+    ///
+    /// # Errors
+    /// Why it was refused.
+    pub fn receive(&mut self, from: &str, message: &[u8], now: Instant) -> Result<(), String> {
+        let (header, _) =
+            postcard::take_from_bytes::<foca::Header<Life>>(message).map_err(|error| error.to_string())?;
+        if header.src.name != from {
+            return Err(format!("{from} speaks as {}", header.src.name));
+        }
+        let done = self.foca.handle_data(message, &mut self.runtime);
+        self.after(done, now);
+        Ok(())
+    }
+
+    /// Does what is due.
+    pub fn tick(&mut self, now: Instant) {
+        while self.timers.peek().is_some_and(|timer| timer.at <= now) {
+            let Some(timer) = self.timers.pop() else { return };
+            let done = self.foca.handle_timer(timer.timer, &mut self.runtime);
+            self.after(done, now);
+        }
+        self.send_on(now);
+        self.ask_somebody(now);
+    }
+
+    /// Sends on what is new.
+    fn send_on(&mut self, now: Instant) {
+        if self.rounds > 0 && self.round <= now {
+            self.rounds -= 1;
+            self.round = now + ROUND;
+            let done = self.foca.gossip(&mut self.runtime);
+            // What was sent often enough is no longer told.
+            self.backlog = self.told();
+            self.after(done, now);
+        }
+    }
+
+    fn told(&self) -> usize {
+        self.foca.updates_backlog() + self.foca.custom_broadcast_backlog()
+    }
+
+    /// When something is due next.
+    pub fn next(&self) -> Option<Instant> {
+        let timer = self.timers.peek().map(|timer| timer.at);
+        let round = (self.rounds > 0).then_some(self.round);
+        let ask = self.is_alone().then_some(self.ask);
+        timer.into_iter().chain(round).chain(ask).min()
+    }
+
+    /// Tells all others which generation this node has accepted.
+    pub fn accepted(&mut self, generation: u64, now: Instant) {
+        if generation > self.accepted {
+            self.accepted = generation;
+            self.say(generation, What::Accepted(generation), now);
+        }
+    }
+
+    /// Says that this node goes.
+    pub fn leave(&mut self, now: Instant) {
+        let life = self.foca.identity().began;
+        self.say(life, What::Leaves, now);
+        let done = self.foca.leave_cluster(&mut self.runtime);
+        self.after(done, now);
+    }
+
+    fn say(&mut self, number: u64, what: What, now: Instant) {
+        let told = Told { node: self.foca.identity().name.clone(), number, what };
+        let Ok(bytes) = postcard::to_stdvec(&told) else { return };
+        let done = self.foca.add_broadcast(&bytes).map(drop);
+        self.after(done, now);
+    }
+
+    /// Takes what is to be sent.
+    pub fn sends(&mut self) -> Vec<(Life, Vec<u8>)> {
+        std::mem::take(&mut self.sends)
+    }
+
+    /// Takes what was heard.
+    pub fn heard(&mut self) -> Vec<Heard> {
+        std::mem::take(&mut self.heard)
+    }
+
+    /// What is thought of each node that was ever heard of, this one not included.
+    pub fn opinions(&self) -> BTreeMap<String, Liveness> {
+        let states = self.foca.iter_membership_state();
+        states.map(|member| (member.id().name.clone(), self.opinion(member))).collect()
+    }
+
+    fn opinion(&self, member: &foca::Member<Life>) -> Liveness {
+        let said = self.ears.lock().left.get(&member.id().name).is_some_and(|life| *life >= member.id().began);
+        match member.state() {
+            foca::State::Alive if !said => Liveness::Alive,
+            foca::State::Suspect if !said => Liveness::Suspect,
+            foca::State::Down if !said => Liveness::Lost,
+            _ => Liveness::Left,
+        }
+    }
+
+    /// Sorts out what came of a step; what is new is sent on.
+    fn after(&mut self, done: Result<(), foca::Error>, now: Instant) {
+        if let Err(error) = done {
+            tracing::debug!(%error, "a message of the gossip can't be used");
+        }
+        let (told, heard) = (self.told(), self.heard.len());
+        self.notice();
+        // What takes the place of older news does not make them more.
+        if told > self.backlog || self.heard.len() > heard {
+            self.rounds = ROUNDS;
+        }
+        self.backlog = told;
+        while let Some((to, bytes)) = self.runtime.to_send() {
+            self.sends.push((to, bytes.to_vec()));
+        }
+        while let Some((delay, timer)) = self.runtime.to_schedule() {
+            self.numbered += 1;
+            self.timers.push(Timer { at: now + delay, number: self.numbered, timer });
+        }
+    }
+
+    fn notice(&mut self) {
+        while let Some(notification) = self.runtime.to_notify() {
+            match notification {
+                OwnedNotification::MemberUp(life) => self.heard.push(Heard::Joined(life.name)),
+                OwnedNotification::MemberDown(life) => {
+                    let left = self.ears.lock().left.get(&life.name).is_some_and(|known| *known >= life.began);
+                    self.heard.push(if left { Heard::Left(life.name) } else { Heard::Lost(life.name) });
+                }
+                _ => {}
+            }
+        }
+        let highest = self.ears.lock().accepted;
+        if highest > self.accepted {
+            self.accepted = highest;
+            self.heard.push(Heard::Accepted(highest));
+        }
+    }
+}

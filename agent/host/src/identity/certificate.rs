@@ -1,0 +1,131 @@
+//! What a certificate of the cluster says, and whether it is one.
+
+use std::sync::Arc;
+
+use base64::{Engine as _, engine::general_purpose::URL_SAFE_NO_PAD};
+use rustls::{
+    RootCertStore,
+    pki_types::{CertificateDer, UnixTime, pem::PemObject as _},
+    server::{WebPkiClientVerifier, danger::ClientCertVerifier},
+};
+use x509_parser::prelude::{FromDer as _, GeneralName, X509Certificate};
+
+use super::{IdentityError, PublicKeys};
+
+/// What its bearer may do.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Role {
+    /// A server of the fleet.
+    Node,
+    /// May look.
+    Viewer,
+    /// May also set off what a commit already says.
+    Operator,
+}
+
+impl Role {
+    /// All of them.
+    pub const ALL: [Self; 3] = [Self::Node, Self::Viewer, Self::Operator];
+
+    /// How it is written.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Node => "node",
+            Self::Viewer => "viewer",
+            Self::Operator => "operator",
+        }
+    }
+
+    /// From how it is written.
+    pub fn read(text: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|role| role.name() == text)
+    }
+}
+
+/// Whose a certificate is. It stands in it as `towpath://CLUSTER/ROLE/NAME?x25519=KEY`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Subject {
+    /// The cluster.
+    pub cluster: String,
+    /// What its bearer may do.
+    pub role: Role,
+    /// The node, or the person.
+    pub name: String,
+    /// The public half of the identity.
+    pub keys: PublicKeys,
+}
+
+impl Subject {
+    /// As it stands in a certificate.
+    pub(super) fn url(&self) -> String {
+        let read = URL_SAFE_NO_PAD.encode(self.keys.read);
+        format!("towpath://{}/{}/{}?x25519={read}", self.cluster, self.role.name(), self.name)
+    }
+
+    fn from_url(url: &str, sign: [u8; 32]) -> Option<Self> {
+        let (path, read) = url.strip_prefix("towpath://")?.split_once("?x25519=")?;
+        let mut parts = path.split('/');
+        let (cluster, role, name) = (parts.next()?, Role::read(parts.next()?)?, parts.next()?);
+        let read = <[u8; 32]>::try_from(URL_SAFE_NO_PAD.decode(read).ok()?).ok()?;
+        let whole = parts.next().is_none() && !name.is_empty();
+        whole.then(|| Self { cluster: cluster.into(), role, name: name.into(), keys: PublicKeys { sign, read } })
+    }
+
+    /// What a certificate says of itself; whether it may is for [`Trust`] to say. None: it is none of ours.
+    pub fn of(der: &[u8]) -> Option<Self> {
+        let (_, certificate) = X509Certificate::from_der(der).ok()?;
+        let sign = <[u8; 32]>::try_from(certificate.public_key().subject_public_key.data.as_ref()).ok()?;
+        let names = certificate.subject_alternative_name().ok()??;
+        names.value.general_names.iter().find_map(|name| match name {
+            GeneralName::URI(url) => Self::from_url(url, sign),
+            _ => None,
+        })
+    }
+}
+
+/// Until when a certificate is good, in seconds since 1970.
+pub(super) fn not_after(der: &[u8]) -> Option<i64> {
+    Some(X509Certificate::from_der(der).ok()?.1.validity().not_after.timestamp())
+}
+
+/// The cluster's certificate authority, as far as those need it who check.
+#[derive(Debug, Clone)]
+pub struct Trust {
+    pub(super) roots: Arc<RootCertStore>,
+    verifier: Arc<dyn ClientCertVerifier>,
+}
+
+impl Trust {
+    /// From its certificate in PEM; `what` is named in errors.
+    ///
+    /// # Errors
+    /// When it is none.
+    pub fn read(pem: &[u8], what: &str) -> Result<Self, IdentityError> {
+        let wrong = |why: String| IdentityError::Certificate { what: what.to_owned(), why };
+        let mut roots = RootCertStore::empty();
+        for certificate in CertificateDer::pem_slice_iter(pem) {
+            let certificate = certificate.map_err(|error| wrong(error.to_string()))?;
+            roots.add(certificate).map_err(|error| wrong(error.to_string()))?;
+        }
+        if roots.is_empty() {
+            return Err(wrong("it holds no certificate in PEM".into()));
+        }
+        let roots = Arc::new(roots);
+        let provider = Arc::new(rustls::crypto::ring::default_provider());
+        let verifier = WebPkiClientVerifier::builder_with_provider(Arc::clone(&roots), provider)
+            .build()
+            .map_err(|error| wrong(error.to_string()))?;
+        Ok(Self { roots, verifier })
+    }
+
+    /// Whose a certificate is, if the authority says so and it is good at a time (milliseconds since 1970).
+    pub fn subject(&self, der: &[u8], now: i64) -> Option<Subject> {
+        let now = UnixTime::since_unix_epoch(std::time::Duration::from_millis(u64::try_from(now).ok()?));
+        self.verifier.verify_client_cert(&CertificateDer::from(der), &[], now).ok()?;
+        Subject::of(der)
+    }
+
+    pub(super) fn verifier(&self) -> Arc<dyn ClientCertVerifier> {
+        Arc::clone(&self.verifier)
+    }
+}

@@ -1,0 +1,170 @@
+//! The certificate of a node and what it trusts, read again when the files change.
+
+use std::{
+    fs,
+    path::{Path, PathBuf},
+    sync::{Arc, Mutex, PoisonError},
+    time::{Duration, Instant, SystemTime},
+};
+
+use rustls::{
+    ClientConfig, ServerConfig,
+    client::Resumption,
+    pki_types::{CertificateDer, PrivateKeyDer, pem::PemObject as _},
+    server::NoServerSessionStorage,
+};
+
+use super::{Identity, IdentityError, Subject, Trust, unusable};
+use crate::Clock;
+
+/// How often the files are looked at.
+const LOOK: Duration = Duration::from_secs(1);
+
+/// Where the certificate, its key and the authority's certificate stand.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct TlsFiles {
+    /// The authority's certificate.
+    pub ca: PathBuf,
+    /// The own certificate.
+    pub cert: PathBuf,
+    /// Its key: the identity.
+    pub key: PathBuf,
+}
+
+/// What was read from the files.
+#[derive(Debug)]
+pub struct Loaded {
+    /// The authority.
+    pub trust: Trust,
+    /// Whose the certificate is.
+    pub subject: Subject,
+    /// The certificate.
+    pub certificate: Vec<u8>,
+    /// Until when it is good, in seconds since 1970.
+    pub not_after: i64,
+    /// The identity.
+    pub identity: Arc<Identity>,
+    /// For those who connect to this node.
+    pub server: Arc<ServerConfig>,
+    /// For connecting to others.
+    pub client: Arc<ClientConfig>,
+}
+
+type Stamp = Vec<Option<(SystemTime, u64)>>;
+
+/// The credentials of this process; what is asked for is never older than a second.
+#[derive(Debug)]
+pub struct Credentials {
+    files: TlsFiles,
+    clock: Arc<dyn Clock>,
+    state: Mutex<State>,
+}
+
+#[derive(Debug)]
+struct State {
+    loaded: Arc<Loaded>,
+    stamp: Stamp,
+    looked: Instant,
+}
+
+impl Credentials {
+    /// Reads them.
+    ///
+    /// # Errors
+    /// When a file can't be read, or they do not fit together.
+    pub fn read(files: TlsFiles, clock: Arc<dyn Clock>) -> Result<Self, IdentityError> {
+        let stamp = stamp(&files);
+        let loaded = Arc::new(load(&files, &*clock)?);
+        let looked = clock.monotonic();
+        Ok(Self { files, clock, state: Mutex::new(State { loaded, stamp, looked }) })
+    }
+
+    /// The present ones. Files that do not fit together (yet) leave those before in force, with a warning.
+    pub fn now(&self) -> Arc<Loaded> {
+        let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+        let now = self.clock.monotonic();
+        if now.duration_since(state.looked) < LOOK {
+            return Arc::clone(&state.loaded);
+        }
+        state.looked = now;
+        let stamp = stamp(&self.files);
+        if stamp != state.stamp {
+            match load(&self.files, &*self.clock) {
+                Ok(loaded) => {
+                    tracing::info!(name = loaded.subject.name, "the certificate was read anew");
+                    state.loaded = Arc::new(loaded);
+                    state.stamp = stamp;
+                }
+                Err(error) => {
+                    tracing::warn!(%error, "the new certificate can't be used, the one before stays in force")
+                }
+            }
+        }
+        Arc::clone(&state.loaded)
+    }
+}
+
+fn stamp(files: &TlsFiles) -> Stamp {
+    let of = |file: &Path| fs::metadata(file).ok().and_then(|meta| Some((meta.modified().ok()?, meta.len())));
+    [&files.ca, &files.cert, &files.key].into_iter().map(|file| of(file)).collect()
+}
+
+fn load(files: &TlsFiles, clock: &dyn Clock) -> Result<Loaded, IdentityError> {
+    let read = |file: &Path| fs::read(file).map_err(unusable(file));
+    let shown = files.cert.display().to_string();
+    let wrong = |why: String| IdentityError::Certificate { what: shown.clone(), why };
+    let trust = Trust::read(&read(&files.ca)?, &files.ca.display().to_string())?;
+    let certificate =
+        CertificateDer::from_pem_slice(&read(&files.cert)?).map_err(|error| wrong(error.to_string()))?.into_owned();
+    let key = read(&files.key)?;
+    let identity = Identity::from_pem(&String::from_utf8_lossy(&key), &files.key)?;
+    let not_after = super::certificate::not_after(&certificate).unwrap_or(0);
+    if not_after.saturating_mul(1000) < clock.wall() {
+        return Err(wrong("it has run out; renew it: towpath pki renew".into()));
+    }
+    let subject = trust.subject(&certificate, clock.wall()).ok_or_else(|| {
+        wrong(format!("it is no certificate that {} made for this cluster (towpath pki issue)", files.ca.display()))
+    })?;
+    if subject.keys != identity.keys() {
+        return Err(wrong(format!("it is not the certificate of the key {}", files.key.display())));
+    }
+    let key = PrivateKeyDer::from_pem_slice(&key).map_err(|error| wrong(error.to_string()))?;
+    let tls = |error: rustls::Error| wrong(error.to_string());
+    let provider = Arc::new(rustls::crypto::ring::default_provider());
+    let versions = &[&rustls::version::TLS13];
+    let chain = vec![certificate.clone()];
+    let mut server = ServerConfig::builder_with_provider(Arc::clone(&provider))
+        .with_protocol_versions(versions)
+        .map_err(tls)?
+        .with_client_cert_verifier(trust.verifier())
+        .with_single_cert(chain.clone(), key.clone_key())
+        .map_err(tls)?;
+    server.alpn_protocols = vec![b"h2".to_vec()];
+    // Whoever comes again shows its certificate again: it may have run out.
+    server.session_storage = Arc::new(NoServerSessionStorage {});
+    server.send_tls13_tickets = 0;
+    let mut client = ClientConfig::builder_with_provider(provider)
+        .with_protocol_versions(versions)
+        .map_err(tls)?
+        .with_root_certificates(Arc::clone(&trust.roots))
+        .with_client_auth_cert(chain, key)
+        .map_err(tls)?;
+    client.alpn_protocols = vec![b"h2".to_vec()];
+    client.resumption = Resumption::disabled();
+    Ok(Loaded {
+        trust,
+        subject,
+        certificate: certificate.to_vec(),
+        not_after,
+        identity: Arc::new(identity),
+        server: Arc::new(server),
+        client: Arc::new(client),
+    })
+}
+
+impl Loaded {
+    /// The certificate as it travels in records.
+    pub fn encoded(&self) -> String {
+        super::issue::encoded(&self.certificate)
+    }
+}

@@ -1,0 +1,216 @@
+//! Who a node is: one identity, made on the node and kept: an ed25519 key to sign with, and an X25519 key to read with.
+//!
+//! Guarantees: the secret is one file that only its owner reads; the key to read with is derived from the key to sign
+//! with, so there is one thing to keep; nothing here prints a secret.
+
+mod bearer;
+mod certificate;
+mod credentials;
+mod issue;
+
+use std::{
+    fmt, fs,
+    io::Write as _,
+    os::unix::fs::OpenOptionsExt as _,
+    path::{Path, PathBuf},
+};
+
+use base64::{Engine as _, engine::general_purpose::STANDARD_NO_PAD};
+use ed25519_dalek::{
+    Signature, Signer as _, SigningKey, Verifier as _, VerifyingKey,
+    pkcs8::{DecodePrivateKey as _, EncodePrivateKey as _, KeypairBytes, spki::der::pem::LineEnding},
+};
+use thiserror::Error;
+use x25519_dalek::StaticSecret;
+
+pub use bearer::{Bearer, has_signed};
+pub use certificate::{Role, Subject, Trust};
+pub use credentials::{Credentials, Loaded, TlsFiles};
+pub use issue::{Authority, Request, write_certificate};
+
+/// An identity that can't be used.
+#[derive(Debug, Error)]
+pub enum IdentityError {
+    /// A file can't be read or written.
+    #[error("{file} can't be used", file = .file.display())]
+    File {
+        /// The file.
+        file: PathBuf,
+        /// Why.
+        source: std::io::Error,
+    },
+    /// A key is no key of a node.
+    #[error("{file} holds no ed25519 key in PEM (PKCS#8): {why}", file = .file.display())]
+    NoKey {
+        /// The file.
+        file: PathBuf,
+        /// Why.
+        why: String,
+    },
+    /// A certificate is not what it is to be.
+    #[error("{what}: {why}")]
+    Certificate {
+        /// Which.
+        what: String,
+        /// Why.
+        why: String,
+    },
+}
+
+pub(crate) fn unusable(file: &Path) -> impl FnOnce(std::io::Error) -> IdentityError {
+    let file = file.to_owned();
+    move |source| IdentityError::File { file, source }
+}
+
+/// The secret half.
+pub struct Identity {
+    signing: SigningKey,
+    reading: StaticSecret,
+}
+
+impl fmt::Debug for Identity {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Identity").field("keys", &self.keys()).finish_non_exhaustive()
+    }
+}
+
+impl Identity {
+    fn of(seed: &[u8; 32]) -> Self {
+        let signing = SigningKey::from_bytes(seed);
+        let mut reading = [0_u8; 32];
+        let derived = hkdf::Hkdf::<sha2::Sha256>::new(None, seed).expand(b"towpath identity x25519", &mut reading);
+        // 32 bytes are well below what can be derived.
+        debug_assert!(derived.is_ok());
+        Self { signing, reading: StaticSecret::from(reading) }
+    }
+
+    /// A new one.
+    ///
+    /// # Errors
+    /// When the machine gives no random bytes.
+    pub fn make() -> Result<Self, std::io::Error> {
+        let mut seed = [0_u8; 32];
+        let got = rustix::rand::getrandom(&mut seed, rustix::rand::GetRandomFlags::empty())?;
+        if got != seed.len() {
+            return Err(std::io::Error::other("the machine gave too few random bytes"));
+        }
+        Ok(Self::of(&seed))
+    }
+
+    /// The one in a file, which is made where it is missing.
+    ///
+    /// # Errors
+    /// When the file can't be used, or holds something else.
+    pub fn open(file: &Path) -> Result<Self, IdentityError> {
+        match fs::read_to_string(file) {
+            Ok(text) => Self::from_pem(&text, file),
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
+                let made = Self::make().map_err(unusable(file))?;
+                made.write(file)?;
+                Ok(made)
+            }
+            Err(error) => Err(unusable(file)(error)),
+        }
+    }
+
+    /// The one in a text in PEM; `file` is named in errors.
+    ///
+    /// # Errors
+    /// When the text is something else.
+    pub fn from_pem(text: &str, file: &Path) -> Result<Self, IdentityError> {
+        let keys = KeypairBytes::from_pkcs8_pem(text)
+            .map_err(|error| IdentityError::NoKey { file: file.to_owned(), why: error.to_string() })?;
+        Ok(Self::of(&keys.secret_key))
+    }
+
+    /// Writes it to a file that is not there yet, for its owner's eyes alone.
+    ///
+    /// # Errors
+    /// When it is there, or can't be written.
+    pub fn write(&self, file: &Path) -> Result<(), IdentityError> {
+        // Without the public half: openssl before 3 reads no other form.
+        let keys = KeypairBytes { secret_key: self.signing.to_bytes(), public_key: None };
+        let pem = keys
+            .to_pkcs8_pem(LineEnding::LF)
+            .map_err(|error| IdentityError::NoKey { file: file.to_owned(), why: error.to_string() })?;
+        let mut made =
+            fs::OpenOptions::new().write(true).create_new(true).mode(0o600).open(file).map_err(unusable(file))?;
+        made.write_all(pem.as_bytes()).and_then(|()| made.sync_all()).map_err(unusable(file))
+    }
+
+    /// The public half.
+    pub fn keys(&self) -> PublicKeys {
+        PublicKeys {
+            sign: self.signing.verifying_key().to_bytes(),
+            read: x25519_dalek::PublicKey::from(&self.reading).to_bytes(),
+        }
+    }
+
+    /// Signs.
+    pub fn sign(&self, bytes: &[u8]) -> [u8; 64] {
+        self.signing.sign(bytes).to_bytes()
+    }
+}
+
+/// The public half of an identity.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct PublicKeys {
+    /// The key that its signatures are checked with.
+    pub sign: [u8; 32],
+    /// The key that is sealed to.
+    pub read: [u8; 32],
+}
+
+impl fmt::Debug for PublicKeys {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.texts().join(" "))
+    }
+}
+
+impl PublicKeys {
+    /// As they are written in a Node object.
+    pub fn texts(&self) -> [String; 2] {
+        [
+            format!("ed25519:{}", STANDARD_NO_PAD.encode(self.sign)),
+            format!("x25519:{}", STANDARD_NO_PAD.encode(self.read)),
+        ]
+    }
+
+    /// From how they are written in a Node object; None where one is missing or is no key.
+    pub fn read(texts: &[String]) -> Option<Self> {
+        let key = |kind: &str| {
+            let text = texts.iter().find_map(|text| text.trim().strip_prefix(kind)?.strip_prefix(':'))?;
+            <[u8; 32]>::try_from(STANDARD_NO_PAD.decode(text.trim_end_matches('=')).ok()?).ok()
+        };
+        Some(Self { sign: key("ed25519")?, read: key("x25519")? })
+    }
+
+    /// Whether a signature is theirs.
+    pub fn signed(&self, bytes: &[u8], signature: &[u8]) -> bool {
+        let Ok(key) = VerifyingKey::from_bytes(&self.sign) else { return false };
+        Signature::from_slice(signature).is_ok_and(|signature| key.verify(bytes, &signature).is_ok())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_identity_is_made_once_and_kept() {
+        let folder = tempfile::tempdir().unwrap();
+        let file = folder.path().join("identity.key");
+        let made = Identity::open(&file).unwrap();
+        assert_eq!(Identity::open(&file).unwrap().keys(), made.keys());
+        let mode = std::os::unix::fs::PermissionsExt::mode(&fs::metadata(&file).unwrap().permissions());
+        assert_eq!(mode & 0o777, 0o600);
+        assert_ne!(Identity::make().unwrap().keys(), made.keys());
+        assert!(!format!("{made:?}").contains("PRIVATE"));
+        assert_eq!(PublicKeys::read(&made.keys().texts()), Some(made.keys()));
+        let signature = made.sign(b"x");
+        assert!(made.keys().signed(b"x", &signature) && !made.keys().signed(b"y", &signature));
+        assert!(!made.keys().signed(b"x", b"short"));
+        fs::write(&file, "nothing").unwrap();
+        assert!(Identity::open(&file).unwrap_err().to_string().contains("holds no ed25519 key"));
+    }
+}

@@ -1,0 +1,148 @@
+//! What this node says to others: connections that are opened when they are needed, the last few kept.
+
+use std::{
+    collections::BTreeMap,
+    fmt,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::Duration,
+};
+
+use hyper_util::rt::TokioIo;
+use tokio::runtime::Handle;
+use tonic::transport::{Channel, Endpoint, Uri};
+use tower::service_fn;
+use towpath_coordination::gossip::{Peers, core::LARGEST};
+use towpath_host::identity::Credentials;
+use towpath_proto::v1alpha::{self as pb, peer_client::PeerClient};
+
+use super::tls;
+use crate::report::chain;
+
+/// How many connections are kept.
+const KEPT: usize = 32;
+/// How long a message has to arrive: one that is older says nothing any more.
+const PATIENCE: Duration = Duration::from_secs(2);
+
+/// Speaks to other nodes.
+#[derive(Clone)]
+pub struct Links {
+    shared: Arc<Shared>,
+}
+
+struct Shared {
+    runtime: Handle,
+    credentials: Arc<Credentials>,
+    state: Mutex<State>,
+}
+
+#[derive(Default)]
+struct State {
+    /// Connections by node and address, and when each was used last.
+    open: BTreeMap<(String, String), (PeerClient<Channel>, u64)>,
+    used: u64,
+    refused: BTreeMap<String, String>,
+}
+
+impl fmt::Debug for Links {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Links").field("open", &self.lock().open.len()).finish_non_exhaustive()
+    }
+}
+
+impl Links {
+    /// None are open yet.
+    pub fn new(runtime: Handle, credentials: Arc<Credentials>) -> Self {
+        Self { shared: Arc::new(Shared { runtime, credentials, state: Mutex::default() }) }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.shared.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn known(&self, key: &(String, String)) -> Option<PeerClient<Channel>> {
+        let mut state = self.lock();
+        state.used += 1;
+        let now = state.used;
+        let (client, used) = state.open.get_mut(key)?;
+        *used = now;
+        Some(client.clone())
+    }
+
+    fn keep(&self, key: (String, String), client: PeerClient<Channel>) {
+        let mut state = self.lock();
+        state.used += 1;
+        let now = state.used;
+        state.open.insert(key, (client, now));
+        if state.open.len() > KEPT {
+            let oldest = state.open.iter().min_by_key(|(_, (_, used))| *used).map(|(key, _)| key.clone());
+            oldest.and_then(|key| state.open.remove(&key));
+        }
+    }
+
+    async fn client(&self, key: &(String, String)) -> Result<PeerClient<Channel>, tonic::transport::Error> {
+        if let Some(client) = self.known(key) {
+            return Ok(client);
+        }
+        let present = self.shared.credentials.now();
+        let (name, address) = key.clone();
+        let connector = service_fn(move |_: Uri| {
+            let (name, address, present) = (name.clone(), address.clone(), Arc::clone(&present));
+            async move {
+                let cluster = present.subject.cluster.clone();
+                let client = Arc::clone(&present.client);
+                tls::dial(&address, &name, client, Some(&cluster)).await.map(TokioIo::new)
+            }
+        });
+        let channel = Endpoint::from_static("http://peer.invalid").connect_with_connector(connector).await?;
+        let client = PeerClient::new(channel).max_decoding_message_size(LARGEST);
+        self.keep(key.clone(), client.clone());
+        Ok(client)
+    }
+
+    async fn deliver(&self, key: &(String, String), message: Vec<u8>) -> Result<(), String> {
+        let mut client = self.client(key).await.map_err(|error| chain(&error))?;
+        let sent = client.gossip(pb::GossipMessage { message }).await;
+        sent.map(drop).map_err(|status| match std::error::Error::source(&status) {
+            Some(cause) => chain(cause),
+            None => status.message().to_owned(),
+        })
+    }
+
+    fn after(&self, key: &(String, String), done: Result<(), String>) {
+        let mut state = self.lock();
+        match done {
+            Ok(()) => drop(state.refused.remove(&key.0)),
+            Err(why) => {
+                // The next message opens a new one, with the certificates of that time.
+                state.open.remove(key);
+                tracing::debug!(node = key.0, "a message did not arrive: {why}");
+                if is_refusal(&why) {
+                    state.refused.insert(key.0.clone(), why);
+                } else if !why.is_empty() {
+                    state.refused.remove(&key.0);
+                }
+            }
+        }
+    }
+}
+
+/// Whether somebody was there and did not like a certificate.
+fn is_refusal(why: &str) -> bool {
+    let why = why.to_ascii_lowercase();
+    why.contains("certificate") || why.contains("received fatal alert") || why.contains("no node of this cluster")
+}
+
+impl Peers for Links {
+    fn send(&self, node: &str, address: &str, message: Vec<u8>) {
+        let links = self.clone();
+        let key = (node.to_owned(), address.to_owned());
+        self.shared.runtime.spawn(async move {
+            let done = tokio::time::timeout(PATIENCE, links.deliver(&key, message)).await;
+            links.after(&key, done.unwrap_or_else(|_| Err("nobody answered in time".into())));
+        });
+    }
+
+    fn refused(&self) -> BTreeMap<String, String> {
+        self.lock().refused.clone()
+    }
+}

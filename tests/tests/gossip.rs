@@ -1,0 +1,217 @@
+//! Who is lost, as nodes say among themselves, in virtual time: the very members that agents run, over a
+//! network that delays and loses. A failing seed runs again with TOWPATH_SEED=N.
+
+use std::{
+    collections::{BTreeMap, BTreeSet, BinaryHeap},
+    time::{Duration, Instant},
+};
+
+use towpath_coordination::gossip::core::{Heard, Life, Liveness, Member};
+
+/// Numbers that look like chance and are the same for each seed.
+struct Chance(u64);
+
+impl Chance {
+    fn below(&mut self, limit: u64) -> u64 {
+        // xorshift64*, Vigna 2016.
+        self.0 ^= self.0 >> 12;
+        self.0 ^= self.0 << 25;
+        self.0 ^= self.0 >> 27;
+        (self.0.wrapping_mul(0x2545_F491_4F6C_DD1D) >> 33) % limit
+    }
+}
+
+/// A message on its way, or a member that has something to do; what comes first is the greatest.
+#[derive(PartialEq, Eq, PartialOrd, Ord)]
+struct Due(std::cmp::Reverse<(Instant, u64)>, usize, Option<(usize, Vec<u8>)>);
+
+struct World {
+    now: Instant,
+    members: Vec<Option<Member>>,
+    numbers: BTreeMap<String, usize>,
+    due: BinaryHeap<Due>,
+    wakes: Vec<Option<Instant>>,
+    counted: u64,
+    messages: u64,
+    chance: Chance,
+    /// Of 1,000 messages so many are lost.
+    lossy: u64,
+    /// Which pairs do not reach each other.
+    cut: BTreeSet<(usize, usize)>,
+    heard: Vec<(Instant, usize, Heard)>,
+}
+
+impl World {
+    fn new(count: usize, seed: u64, lossy: u64) -> Self {
+        let now = Instant::now();
+        let name = |number: usize| format!("n{number}");
+        let members = (0..count)
+            .map(|number| {
+                let seed = seed.wrapping_mul(7919).wrapping_add(number as u64);
+                Some(Member::new(Life { name: name(number), began: 1 }, seed, now))
+            })
+            .collect();
+        let mut world = Self {
+            now,
+            members,
+            numbers: (0..count).map(|number| (name(number), number)).collect(),
+            due: BinaryHeap::new(),
+            wakes: vec![None; count],
+            counted: 0,
+            messages: 0,
+            chance: Chance(seed.wrapping_mul(0x9E37_79B9_7F4A_7C15) | 1),
+            lossy,
+            cut: BTreeSet::new(),
+            heard: Vec::new(),
+        };
+        for number in 0..count {
+            if let Some(member) = &mut world.members[number] {
+                member.seeds((0..count).filter(|other| *other != number).map(name).collect());
+                member.tick(now);
+            }
+            world.after(number);
+        }
+        world
+    }
+
+    /// Sends what a member wants to send, and notes when it is due next.
+    fn after(&mut self, number: usize) {
+        let Some(member) = &mut self.members[number] else { return };
+        let (sends, heard, next) = (member.sends(), member.heard(), member.next());
+        self.heard.extend(heard.into_iter().map(|heard| (self.now, number, heard)));
+        for (to, bytes) in sends {
+            self.messages += 1;
+            let to = self.numbers[&to.name];
+            let late = Duration::from_millis(1 + self.chance.below(40));
+            let lost = self.chance.below(1000) < self.lossy || self.cut.contains(&(number.min(to), number.max(to)));
+            if !lost {
+                self.counted += 1;
+                self.due.push(Due(std::cmp::Reverse((self.now + late, self.counted)), to, Some((number, bytes))));
+            }
+        }
+        if let Some(next) = next.filter(|next| self.wakes[number] != Some(*next)) {
+            self.wakes[number] = Some(next);
+            self.counted += 1;
+            self.due.push(Due(std::cmp::Reverse((next.max(self.now), self.counted)), number, None));
+        }
+    }
+
+    /// Lets time pass; stops when something holds, looked at twice a second.
+    fn run(&mut self, time: Duration, mut until: impl FnMut(&Self) -> bool) -> Option<Duration> {
+        let begin = self.now;
+        let mut look = begin;
+        while self.now < begin + time {
+            if self.now >= look {
+                if until(self) {
+                    return Some(self.now - begin);
+                }
+                look = self.now + Duration::from_millis(500);
+            }
+            let Some(Due(std::cmp::Reverse((at, _)), number, message)) = self.due.pop() else { break };
+            self.now = self.now.max(at);
+            let Some(member) = &mut self.members[number] else { continue };
+            match message {
+                Some((from, bytes)) => member.receive(&format!("n{from}"), &bytes, self.now).unwrap(),
+                None => {
+                    self.wakes[number] = None;
+                    member.tick(self.now);
+                }
+            }
+            self.after(number);
+        }
+        None
+    }
+
+    fn all_think(&self, of: &str, liveness: Liveness) -> bool {
+        self.members.iter().enumerate().all(|(number, member)| {
+            format!("n{number}") == of
+                || member.as_ref().is_none_or(|member| member.opinions().get(of) == Some(&liveness))
+        })
+    }
+
+    fn know_all(&self) -> bool {
+        let count = self.members.len();
+        self.members.iter().flatten().all(|member| member.others() == count - 1)
+    }
+
+    fn lost(&self) -> BTreeSet<&str> {
+        let lost = |(_, _, heard): &'_ (Instant, usize, Heard)| matches!(heard, Heard::Lost(_));
+        let name = |(_, _, heard): &'_ (Instant, usize, Heard)| match heard {
+            Heard::Lost(name) => self.numbers.get_key_value(name).map(|(name, _)| name.as_str()),
+            _ => None,
+        };
+        self.heard.iter().filter(|heard| lost(heard)).filter_map(name).collect()
+    }
+}
+
+fn seed() -> u64 {
+    std::env::var("TOWPATH_SEED").ok().and_then(|seed| seed.parse().ok()).unwrap_or(1)
+}
+
+#[test]
+fn all_hear_of_a_crash_within_ten_seconds_and_of_nothing_that_was_none() {
+    let count = if towpath_tests::long() { 1000 } else { 150 };
+    let mut world = World::new(count, seed(), 10);
+    let joined = world.run(Duration::from_secs(60), World::know_all).expect("not all have heard of all");
+    assert_eq!(world.lost(), BTreeSet::new(), "somebody was thought lost who only began");
+    let (quiet, before) = (if towpath_tests::long() { 600 } else { 30 }, world.messages);
+    world.run(Duration::from_secs(quiet), |_| false);
+    let cost = (world.messages - before) as f64 / count as f64 / quiet as f64;
+    assert_eq!(world.lost(), BTreeSet::new(), "somebody was thought lost who was there");
+    let mut slowest = Duration::ZERO;
+    for dead in [17, 50, 149] {
+        world.members[dead] = None;
+        let name = format!("n{dead}");
+        let heard = world.run(Duration::from_secs(30), |world| world.all_think(&name, Liveness::Lost));
+        slowest = slowest.max(heard.expect("not all have heard of the crash"));
+    }
+    assert_eq!(world.lost(), BTreeSet::from(["n17", "n50", "n149"]));
+    println!(
+        "all joined after {joined:.1?}; {cost:.2} messages a node and second when nothing happens; lost known to all after {slowest:.1?} at most"
+    );
+    assert!(slowest <= Duration::from_secs(10), "{slowest:?}");
+}
+
+#[test]
+fn two_that_do_not_reach_each_other_and_a_partition_that_heals() {
+    let mut world = World::new(12, seed(), 10);
+    world.run(Duration::from_secs(30), World::know_all).expect("not all have heard of all");
+    // A pair that is parted: the others ask for each.
+    world.cut.insert((2, 7));
+    world.run(Duration::from_secs(120), |_| false);
+    assert_eq!(world.lost(), BTreeSet::new());
+    world.cut.clear();
+    // Two halves lose each other, and find together again.
+    world.cut = (0..6).flat_map(|one| (6..12).map(move |other| (one, other))).collect();
+    world.run(Duration::from_secs(30), |world| world.lost().len() == 12).expect("the halves do not lose each other");
+    world.cut.clear();
+    let healed = world.run(Duration::from_secs(60), |world| {
+        (0..12).all(|number| world.all_think(&format!("n{number}"), Liveness::Alive))
+    });
+    println!("healed after {:.1?}", healed.expect("the halves do not find together again"));
+}
+
+#[test]
+fn who_leaves_has_left_and_what_one_accepts_all_hear() {
+    let mut world = World::new(50, seed(), 10);
+    world.run(Duration::from_secs(30), World::know_all).expect("not all have heard of all");
+    let now = world.now;
+    if let Some(member) = &mut world.members[3] {
+        member.accepted(7, now);
+    }
+    world.after(3);
+    let heard = world.run(Duration::from_secs(10), |world| {
+        world.heard.iter().filter(|(_, _, heard)| *heard == Heard::Accepted(7)).count() == 49
+    });
+    assert!(heard.is_some(), "not all have heard of the acceptance");
+    let now = world.now;
+    if let Some(member) = &mut world.members[5] {
+        member.leave(now);
+    }
+    world.after(5);
+    world.members[5] = None;
+    world
+        .run(Duration::from_secs(20), |world| world.all_think("n5", Liveness::Left))
+        .expect("not all know that it left");
+    assert_eq!(world.lost(), BTreeSet::new());
+}

@@ -1,0 +1,133 @@
+//! Nodes that are machines: systemd, a disk and a network of their own, which can be cut.
+
+use std::{fs, time::Duration};
+
+use towpath_tests::site::Site;
+
+/// A book whose second task blocks for as long as a file says so; its first is an action that must run once.
+fn book(rollout: &str) -> String {
+    format!(
+        "metadata: {{apiVersion: v1alpha, kind: TaskBook, name: web, namespace: app}}\nspec:\n  targets: {{nodeGroups: [web]}}\n  rollout: {rollout}\n  tasks:\n    - name: once\n      command: {{shell: 'echo once >> /var/tmp/happened'}}\n    - name: work\n      command: {{shell: 'echo begin >> /var/tmp/happened; while [ -e /var/tmp/block ]; do sleep 0.05; done; echo end >> /var/tmp/happened'}}\n    - name: behind it\n      file: {{path: /etc/behind, content: done}}\n"
+    )
+}
+
+fn block(site: &Site, count: usize) {
+    (0..count).for_each(|number| site.machines.put(number, "/var/tmp/block", ""));
+}
+
+fn unblock(site: &Site, number: usize) {
+    fs::remove_file(site.machines.root(number).join("var/tmp/block")).unwrap();
+}
+
+/// The machines that have begun and not ended.
+fn working(site: &Site, count: usize) -> Vec<usize> {
+    let words = |number: usize, word: &str| site.happened(number).iter().filter(|line| *line == word).count();
+    (0..count).filter(|number| words(*number, "begin") > words(*number, "end")).collect()
+}
+
+fn begun(site: &Site, count: usize) -> Vec<usize> {
+    (0..count).filter(|number| site.happened(*number).iter().any(|line| line == "begin")).collect()
+}
+
+fn cut_off_in_its_slot(site: &Site, rollout: &str, count: usize) -> (usize, String) {
+    block(site, count);
+    site.repository.write("web.yaml", book(rollout));
+    let head = site.repository.publish("web");
+    site.wait(60, |site| !working(site, count).is_empty());
+    let cut = working(site, count)[0];
+    site.machines.cut(cut);
+    (cut, head)
+}
+
+#[test]
+fn who_is_cut_off_in_its_slot_is_waited_for_and_ends_its_work_when_it_is_back() {
+    let site = Site::new(3);
+    let (cut, head) = cut_off_in_its_slot(&site, "{serialize: {count: 1}}", 3);
+    let others: Vec<usize> = (0..3).filter(|number| *number != cut).collect();
+    site.wait(60, |site| {
+        others.iter().all(|of| {
+            let opinion = site.opinion(*of, cut);
+            opinion["gossip"] == "lost" && opinion["lease"] == "lost"
+        })
+    });
+    std::thread::sleep(Duration::from_secs(10));
+    assert_eq!(begun(&site, 3), [cut], "somebody was let in\n{}", site.shown());
+    let held = site.ask(others[0], &["rollouts"]).unwrap();
+    assert!(held.to_string().contains(&format!("by n{cut}")), "{held:#}");
+    // What it had begun comes to its end while it is cut off; its slot it can't give back.
+    unblock(&site, cut);
+    site.wait(30, |site| site.happened(cut).iter().any(|line| line == "end"));
+    assert_eq!(begun(&site, 3), [cut], "somebody was let in\n{}", site.shown());
+    others.iter().for_each(|number| unblock(&site, *number));
+    site.machines.heal(cut);
+    site.wait_for(&head, 120);
+    for number in 0..3 {
+        assert_eq!(site.happened(number), ["once", "begin", "end"], "n{number}\n{}", site.shown());
+    }
+}
+
+#[test]
+fn under_skip_they_go_on_without_as_many_as_have_slots_and_then_halt() {
+    let site = Site::new(4);
+    let (first, head) = cut_off_in_its_slot(&site, "{serialize: {count: 1}, onLostNode: skip}", 4);
+    site.wait(120, |site| working(site, 4).len() == 2);
+    let second = *working(&site, 4).iter().find(|number| **number != first).unwrap();
+    site.machines.cut(second);
+    let other = (0..4).find(|number| *number != first && *number != second).unwrap();
+    let halted = |site: &Site| {
+        site.ask(other, &["rollouts"]).is_some_and(|rollouts| {
+            rollouts[0]["phase"] == "halted" || rollouts.to_string().contains("went on without")
+        })
+    };
+    site.wait(90, |site| site.opinion(other, second)["lease"] == "lost");
+    std::thread::sleep(Duration::from_secs(45));
+    assert_eq!(begun(&site, 4).len(), 2, "they went on without more than they may\n{}", site.shown());
+    println!("halted: {}", halted(&site));
+    (0..4).for_each(|number| unblock(&site, number));
+    site.machines.heal(first);
+    site.machines.heal(second);
+    site.wait_for(&head, 180);
+}
+
+#[test]
+fn under_fail_a_machine_that_is_cut_off_halts_the_run_until_it_is_back() {
+    let site = Site::new(3);
+    let (cut, head) = cut_off_in_its_slot(&site, "{serialize: {count: 1}, onLostNode: fail}", 3);
+    let other = (cut + 1) % 3;
+    site.wait(120, |site| site.ask(other, &["rollouts"]).is_some_and(|rollouts| rollouts[0]["phase"] == "halted"));
+    assert_eq!(begun(&site, 3), [cut], "somebody was let in\n{}", site.shown());
+    (0..3).for_each(|number| unblock(&site, number));
+    site.machines.heal(cut);
+    site.wait_for(&head, 120);
+}
+
+#[test]
+fn two_machines_that_do_not_reach_each_other_are_not_lost_and_a_reboot_goes_on_where_it_was() {
+    let site = Site::new(3);
+    let alive = |site: &Site| (0..3).all(|of| (0..3).all(|about| site.opinion(of, about)["gossip"] == "alive"));
+    site.wait(30, alive);
+    site.machines.part(0, 1);
+    for _ in 0..20 {
+        std::thread::sleep(Duration::from_secs(1));
+        for (of, about) in [(0, 1), (1, 0), (2, 0), (2, 1)] {
+            let opinion = site.opinion(of, about);
+            assert!(opinion["gossip"] != "lost" && opinion["lease"] == "alive", "{opinion:#}\n{}", site.shown());
+        }
+    }
+    site.machines.join(0, 1);
+    site.wait(30, alive);
+
+    block(&site, 3);
+    site.repository.write("web.yaml", book("{serialize: {count: 1}}"));
+    let head = site.repository.publish("web");
+    site.wait(60, |site| !working(site, 3).is_empty());
+    let number = working(&site, 3)[0];
+    site.machines.reboot(number);
+    assert_eq!(begun(&site, 3), [number], "somebody was let in\n{}", site.shown());
+    (0..3).for_each(|number| unblock(&site, number));
+    site.wait_for(&head, 120);
+    // The action that had ended did not run again; the one that was cut off did, and nothing is left out.
+    let happened = site.happened(number);
+    assert_eq!(happened.iter().filter(|line| *line == "once").count(), 1, "{happened:?}");
+    assert_eq!(happened.last().map(String::as_str), Some("end"), "{happened:?}");
+}

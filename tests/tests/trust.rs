@@ -1,0 +1,235 @@
+//! Who is believed: certificates, roles, what nodes say to one another, and what stands in the data store.
+
+use std::{
+    fs,
+    process::Command,
+    time::{Duration, Instant},
+};
+
+use serde_json::Value;
+use towpath_tests::{
+    etcd::{Etcd, programs},
+    fleet::Fleet,
+    ok, output, towpath, wait_until,
+};
+
+fn secured(count: usize) -> Fleet {
+    Fleet::secured(count, |folder| Etcd::single(folder, &programs()[0]))
+}
+
+/// What `nodes` of one node says of another.
+fn opinion(fleet: &Fleet, of: usize, about: &str) -> Value {
+    let nodes = fleet.nodes[of].ask(&["nodes"]).unwrap_or_default();
+    let found = nodes.as_array().and_then(|nodes| nodes.iter().find(|node| node["name"] == about).cloned());
+    found.unwrap_or_default()
+}
+
+fn events(fleet: &Fleet, of: usize) -> String {
+    let output = output(towpath().args(["events", "--output", "json", "--socket"]).arg(&fleet.nodes[of].socket));
+    String::from_utf8_lossy(&output.stdout).into_owned()
+}
+
+/// Asks a node over the network, with a certificate.
+fn ask(fleet: &Fleet, what: &str, of: usize, who: &str) -> Command {
+    let secured = fleet.nodes[of].secured.clone().unwrap();
+    let mut command = towpath();
+    command.args([what, "--output", "json", "--address", &format!("127.0.0.1:{}", secured.port)]);
+    command.arg("--ca").arg(secured.pki.join("ca.crt"));
+    command.arg("--cert").arg(secured.pki.join(format!("{who}.crt")));
+    command.arg("--key").arg(secured.pki.join(format!("{who}.key")));
+    command
+}
+
+#[test]
+fn only_who_shows_a_certificate_is_answered_and_only_nodes_are_peers() {
+    let fleet = secured(2);
+    let pki = fleet.nodes[0].secured.as_ref().unwrap().pki.clone();
+    ok(towpath().args(["pki", "issue", "ann", "--role", "viewer", "--dir"]).arg(&pki));
+    let status: Value = serde_json::from_slice(&ok(&mut ask(&fleet, "status", 0, "ann")).stdout).unwrap();
+    assert_eq!((&status["node"], &status["insecure"]), (&"n0".into(), &false.into()));
+
+    // Another authority's certificate of the same name.
+    let other = fleet.folder.path().join("other");
+    ok(towpath().args(["pki", "init", "--dir"]).arg(&other));
+    ok(towpath().args(["pki", "issue", "ann", "--role", "viewer", "--dir"]).arg(&other));
+    let port = fleet.nodes[0].secured.as_ref().unwrap().port;
+    let stranger = output(
+        towpath()
+            .args(["status", "--address", &format!("127.0.0.1:{port}"), "--ca"])
+            .arg(other.join("ca.crt"))
+            .arg("--cert")
+            .arg(other.join("ann.crt"))
+            .arg("--key")
+            .arg(other.join("ann.key")),
+    );
+    let said = String::from_utf8_lossy(&stranger.stderr);
+    assert!(!stranger.status.success() && said.contains("certificate"), "{said}");
+
+    // Peer is for nodes: a viewer's call is refused, a node's is not. An empty message of gRPC is five zero bytes.
+    let call = |who: &str| {
+        let body = fleet.folder.path().join("empty");
+        fs::write(&body, [0; 5]).unwrap();
+        let output = output(
+            Command::new("curl")
+                .args([
+                    "-s",
+                    "-D",
+                    "-",
+                    "--http2",
+                    "-X",
+                    "POST",
+                    "-H",
+                    "content-type: application/grpc",
+                    "-H",
+                    "te: trailers",
+                ])
+                .arg("--cacert")
+                .arg(pki.join("ca.crt"))
+                .arg("--cert")
+                .arg(pki.join(format!("{who}.crt")))
+                .arg("--key")
+                .arg(pki.join(format!("{who}.key")))
+                .arg("--data-binary")
+                .arg(format!("@{}", body.display()))
+                .arg(format!("https://127.0.0.1:{port}/towpath.v1alpha.Peer/Gossip")),
+        );
+        String::from_utf8_lossy(&output.stdout).into_owned()
+    };
+    assert!(call("ann").contains("grpc-status: 7"), "{}", call("ann"));
+    assert!(call("ann").contains("for%20nodes%20alone"), "{}", call("ann"));
+    assert!(!call("n1").contains("grpc-status: 7"), "{}", call("n1"));
+    // Without a certificate there is no connection at all, and TLS 1.2 is not spoken.
+    let plain = |version: &str, certificate: bool| {
+        let mut command = Command::new("curl");
+        command.args(["-s", version, "--cacert"]).arg(pki.join("ca.crt"));
+        if certificate {
+            command.arg("--cert").arg(pki.join("n1.crt")).arg("--key").arg(pki.join("n1.key"));
+        }
+        command.arg(format!("https://127.0.0.1:{port}/"));
+        output(&mut command).status.success()
+    };
+    assert!(!plain("--tlsv1.3", false));
+    let mut old = Command::new("curl");
+    old.args(["-s", "--tls-max", "1.2", "--cacert"]).arg(pki.join("ca.crt"));
+    old.arg("--cert").arg(pki.join("n1.crt")).arg("--key").arg(pki.join("n1.key"));
+    assert!(!output(old.arg(format!("https://127.0.0.1:{port}/"))).status.success());
+}
+
+#[test]
+fn nodes_hear_who_is_lost_and_who_has_left() {
+    let mut fleet = secured(4);
+    fleet.wait(20, |fleet| {
+        (0..4).all(|of| (0..4).all(|about| opinion(fleet, of, &format!("n{about}"))["gossip"] == "alive"))
+    });
+    let killed = Instant::now();
+    fleet.agents[3] = None;
+    let lost = |fleet: &Fleet, by: &str| (0..3).all(|of| opinion(fleet, of, "n3")[by] == "lost");
+    fleet.wait(30, |fleet| lost(fleet, "gossip"));
+    let gossip = killed.elapsed();
+    assert_eq!(opinion(&fleet, 0, "n3")["lease"], "alive", "the store says so later");
+    fleet.wait(60, |fleet| lost(fleet, "lease"));
+    println!("lost: by gossip after {gossip:.1?}, by its lease after {:.1?}", killed.elapsed());
+    assert!(
+        events(&fleet, 0).lines().any(|line| line.contains("\"node.lost\"") && line.contains("n3")),
+        "{}",
+        events(&fleet, 0)
+    );
+    let of_n3 = |line: &str| line.contains("\"system\"") && line.contains("n3");
+    assert!(events(&fleet, 1).lines().any(of_n3), "{}", events(&fleet, 1));
+
+    fleet.begin(3);
+    fleet.wait(30, |fleet| (0..3).all(|of| opinion(fleet, of, "n3")["liveness"] == "alive"));
+    fleet.agents[3].as_mut().unwrap().terminate();
+    fleet.wait(30, |fleet| (0..3).all(|of| opinion(fleet, of, "n3")["gossip"] == "left"));
+
+    // While the data store is away, the nodes still hear one another.
+    fleet.etcd.pause(true);
+    fleet.agents[2] = None;
+    fleet.wait(30, |fleet| (0..2).all(|of| opinion(fleet, of, "n2")["gossip"] == "lost"));
+    fleet.etcd.pause(false);
+}
+
+#[test]
+fn a_renewed_certificate_is_taken_up_and_the_identity_stays() {
+    let fleet = secured(2);
+    let secured = fleet.nodes[0].secured.clone().unwrap();
+    let shown = || {
+        let mut command = Command::new("openssl");
+        command.args(["s_client", "-connect", &format!("127.0.0.1:{}", secured.port), "-showcerts"]);
+        command.arg("-CAfile").arg(secured.pki.join("ca.crt"));
+        command.arg("-cert").arg(secured.pki.join("n1.crt")).arg("-key").arg(secured.pki.join("n1.key"));
+        let output = output(command.stdin(std::process::Stdio::null()));
+        let text = String::from_utf8_lossy(&output.stdout).into_owned();
+        text.split("-----BEGIN CERTIFICATE-----")
+            .nth(1)
+            .unwrap_or_default()
+            .split("-----END")
+            .next()
+            .unwrap_or_default()
+            .to_owned()
+    };
+    let before = shown();
+    assert!(before.len() > 100, "{before}");
+    let keys = fleet.nodes[0].status()["publicKeys"].clone();
+    ok(towpath().args(["pki", "renew", "--dir"]).arg(&secured.pki).arg(secured.pki.join("n0.crt")));
+    wait_until(Duration::from_secs(10), || shown() != before, || "the old certificate is still shown".into());
+    assert_eq!(fleet.nodes[0].status()["publicKeys"], keys);
+    // What it signs from now on is believed, and what it signed before still is.
+    let head = fleet.publish("metadata: {apiVersion: v1alpha, kind: TaskBook, name: web, namespace: app}\nspec:\n  targets: {nodeGroups: [web]}\n  rollout: {serialize: {count: 1}}\n  tasks:\n    - name: web\n      file: {path: /web, content: web}\n");
+    fleet.wait_for(&head, 60);
+}
+
+#[test]
+fn a_certificate_of_somebody_else_is_no_identity() {
+    let fleet = secured(2);
+    let node = &fleet.nodes[0];
+    let pki = node.secured.as_ref().unwrap().pki.clone();
+    fs::copy(pki.join("n1.crt"), pki.join("n0.crt")).unwrap();
+    let once = node.once();
+    assert!(once.code != 0 && once.log.contains("not the certificate of the key"), "{}", once.log);
+    fs::copy(pki.join("n1.key"), pki.join("n0.key")).unwrap();
+    let once = node.once();
+    assert!(once.code == 2 && once.log.contains("is the certificate of the node n1"), "{}", once.log);
+}
+
+#[test]
+fn what_nobody_has_signed_does_not_count() {
+    let fleet = secured(2);
+    fleet.repository.write(
+        "list.yaml",
+        "metadata: {apiVersion: v1alpha, kind: TaskBook, name: list, namespace: app}\nspec:\n  targets: {nodes: [n0]}\n  tasks:\n    - name: list\n      file: {path: /list, content: \"{% for node in nodes('tier=web') %}{{ node.name }}={{ node.facts.hostname if node.facts else '?' }};{% endfor %}\"}\n",
+    );
+    let head = fleet.repository.publish("list");
+    fleet.wait_for(&head, 60);
+    fleet.wait(30, |fleet| fleet.nodes[0].read("/list").is_some_and(|list| !list.contains('?')));
+    let list = fleet.nodes[0].read("/list").unwrap();
+
+    let key = "/towpath/default/book/facts/n1";
+    let shown = ok(fleet.etcd.ctl().args(["get", "--print-value-only", key])).stdout;
+    let signed: Value = serde_json::from_slice(&shown).unwrap();
+    assert!(signed["signed"]["sig"].is_string(), "{signed}");
+    let mut forged = signed.clone();
+    forged["hostname"] = "evil".into();
+    ok(fleet.etcd.ctl().args(["put", key, &forged.to_string()]));
+    // An acceptance that nobody has signed moves nobody.
+    let accepted = "/towpath/default/board/accepted";
+    let real = ok(fleet.etcd.ctl().args(["get", "--print-value-only", accepted])).stdout;
+    let mut bad: Value = serde_json::from_slice(&real).unwrap();
+    bad["generation"] = 99.into();
+    ok(fleet.etcd.ctl().args(["put", accepted, &bad.to_string()]));
+    fleet.wait(30, |fleet| events(fleet, 0).contains("record.refused"));
+    fleet.repository.write("more.yaml", "metadata: {apiVersion: v1alpha, kind: TaskBook, name: more, namespace: app}\nspec:\n  targets: {nodeGroups: [web]}\n  tasks:\n    - name: more\n      file: {path: /more, content: more}\n");
+    let head = fleet.repository.publish("more");
+    fleet.wait_for(&head, 60);
+    assert!(fleet.nodes[0].status()["generation"].as_u64().unwrap() < 99);
+    let now = fleet.nodes[0].read("/list").unwrap();
+    assert!(!now.contains("evil"), "{list} became {now}");
+}
+
+#[test]
+fn without_certificates_status_says_so() {
+    let fleet = Fleet::new(1, |folder| Etcd::single(folder, &programs()[0]));
+    assert_eq!(fleet.nodes[0].status()["insecure"], true);
+    let text = output(towpath().args(["status", "--socket"]).arg(&fleet.nodes[0].socket));
+    assert!(String::from_utf8_lossy(&text.stdout).contains("insecure"));
+}
