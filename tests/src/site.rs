@@ -39,7 +39,7 @@ impl Site {
         let repository = Repository::new(folder.path(), "fleet");
         let git = Running::start(
             machines
-                .hub(&["git", "daemon", "--export-all", "--reuseaddr", "--listen", HUB])
+                .hub(&["git", "daemon", "--export-all", "--reuseaddr", &format!("--listen={HUB}")])
                 .arg(format!("--base-path={}", folder.path().display())),
         );
         let pki = folder.path().join("pki");

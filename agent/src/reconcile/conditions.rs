@@ -55,6 +55,8 @@ impl Trouble {
 pub enum Input {
     /// A source could not be used, or can be again.
     Source(String, Option<Trouble>),
+    /// The same of what is the node's own: its journal, its place in the fleet, the data store.
+    Own(&'static str, Option<Trouble>),
     /// A commit of a source was rejected, or its head fits again.
     Rejected(String, Option<Trouble>),
     /// A revision was accepted.
@@ -95,6 +97,7 @@ pub fn step(mut state: State, input: Input) -> (State, Vec<(String, bool, Troubl
         Input::Source(name, trouble) => {
             note(&mut state.troubles, &format!("source {name}"), trouble, "source", &mut told)
         }
+        Input::Own(what, trouble) => note(&mut state.troubles, &format!("node {what}"), trouble, "node", &mut told),
         Input::Rejected(name, trouble) => {
             note(&mut state.stalls, &format!("source {name}"), trouble, "revision", &mut told)
         }

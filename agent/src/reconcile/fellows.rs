@@ -33,7 +33,7 @@ impl Node {
             });
         });
         let refused = self.fleet.refused();
-        self.step(Input::Source("fleet".into(), refused.map(|why| Trouble::new("Refused", why))));
+        self.step(Input::Own("fleet", refused.map(|why| Trouble::new("Refused", why))));
     }
 
     /// Follows what others have accepted, where that is newer than what this node has.
@@ -49,7 +49,7 @@ impl Node {
             }
             Err(error) => return self.store_failed(&error),
         };
-        self.step(Input::Source("store".into(), None));
+        self.step(Input::Own("store", None));
         if self.fleet.has_fallen() {
             // What this node had written is written anew: nothing that went by it is settled.
             self.unsettle();
@@ -60,9 +60,9 @@ impl Node {
             return;
         }
         if let Err(why) = self.take_over(&disk, &current) {
-            self.step(Input::Source("accepted".into(), Some(Trouble::new("Progressing", why))));
+            self.step(Input::Own("accepted", Some(Trouble::new("Progressing", why))));
         } else {
-            self.step(Input::Source("accepted".into(), None));
+            self.step(Input::Own("accepted", None));
         }
     }
 
@@ -114,6 +114,6 @@ impl Node {
         let message = format!(
             "{error}; drift of content is corrected on the accepted revision, what needs agreement is held until it answers"
         );
-        self.step(Input::Source("store".into(), Some(Trouble::new("StoreUnreachable", message))));
+        self.step(Input::Own("store", Some(Trouble::new("StoreUnreachable", message))));
     }
 }

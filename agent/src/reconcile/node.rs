@@ -274,9 +274,9 @@ impl Node {
                 _ => "DiskFull",
             };
             let message = format!("{error}; make room below the state directory, and the agent goes on by itself");
-            self.step(Input::Source("journal".into(), Some(Trouble::new(reason, message))));
-        } else if self.state.troubles.contains_key("source journal") {
-            self.step(Input::Source("journal".into(), None));
+            self.step(Input::Own("journal", Some(Trouble::new(reason, message))));
+        } else if self.state.troubles.contains_key("node journal") {
+            self.step(Input::Own("journal", None));
         }
     }
 
@@ -371,7 +371,7 @@ impl Node {
                 return;
             }
         };
-        self.step(Input::Source("store".into(), None));
+        self.step(Input::Own("store", None));
         if accepted.generation != self.state.accepted.generation || self.state.accepted.commits != accepted.commits {
             tracing::info!(generation = accepted.generation, commits = ?accepted.commits, "accepted");
             self.step(Input::Accepted(Acceptance {
@@ -564,8 +564,9 @@ impl Node {
             let now = self.clock.monotonic();
             if now >= next {
                 // What could not be fetched is asked for again: the poller only sees that the head has moved.
-                let behind =
-                    |troubles: &BTreeMap<String, Trouble>| troubles.keys().any(|key| key.starts_with("source "));
+                let behind = |troubles: &BTreeMap<String, Trouble>| {
+                    troubles.keys().any(|key| key.starts_with("source ") || key.starts_with("node "))
+                };
                 if behind(&self.state.troubles) || behind(&self.state.stalls) {
                     self.advance();
                 }

@@ -68,7 +68,12 @@ pub(super) fn hold(spec: &Spec, view: &View, me: &str, hold: Hold) -> Gate {
             let count = spec.count.unwrap_or(0);
             gate(
                 "Slot",
-                format!("all {count} slots are taken, by {}; it opens when one is given back", listed(holders)),
+                match view.one_too_many(spec) {
+                    Some(_) => halted(spec, view),
+                    None => {
+                        format!("all {count} slots are taken, by {}; it opens when one is given back", listed(holders))
+                    }
+                },
             )
         }
         Hold::Wave => {
@@ -99,6 +104,12 @@ pub(super) fn hold(spec: &Spec, view: &View, me: &str, hold: Hold) -> Gate {
 
 fn halted(spec: &Spec, view: &View) -> String {
     let failed = failed(view);
+    if let Some(lost) = view.one_too_many(spec) {
+        return format!(
+            "the run is halted: {lost} is lost with a slot, and {} have been written off, as many as there are slots; it goes on when {lost} is back, or when git no longer names it",
+            view.written_off(spec)
+        );
+    }
     if failed.is_empty() {
         return "nodes were lost, and onLostNode counts them as failed; it goes on when they are back".into();
     }
@@ -113,7 +124,7 @@ pub(super) fn rollout(spec: &Spec, view: &View) -> Rollout {
     let last = spec.stretches() - 1;
     let done = view.votes.get(last as usize).copied().unwrap_or(0);
     let through = view.done(spec);
-    let halted_now = view.halted(spec);
+    let halted_now = view.halted(spec) || view.one_too_many(spec).is_some();
     let begun = !view.held.is_empty() || view.votes.iter().any(|votes| *votes > 0);
     let mut blocked = Vec::new();
     if halted_now {

@@ -170,6 +170,13 @@ impl View {
         self.held.iter().filter(gone).count() as u64
     }
 
+    /// Who is lost with a slot that this run may not go on without: as many as it may have been written off already.
+    pub fn one_too_many(&self, spec: &Spec) -> Option<&str> {
+        let spent = spec.on_lost == super::OnLost::Skip && self.written_off(spec) >= spec.count.unwrap_or(1);
+        let holds = |held: &&HeldBy| held.held.kind == Kind::Claim && self.lost.contains(&held.node);
+        self.held.iter().find(holds).filter(|_| spent).map(|held| held.node.as_str())
+    }
+
     /// Whether too many have failed.
     pub fn halted(&self, spec: &Spec) -> bool {
         !spec.after_all && self.failures(spec) > spec.max_failures
