@@ -4,6 +4,7 @@
 
 use std::{env, error::Error, fmt::Write as _, fs, path::PathBuf};
 
+use prost::Message as _;
 use prost_reflect::{DescriptorPool, FieldDescriptor, Kind, ReflectMessage, Value};
 
 const FILES: [&str; 6] = ["options", "values", "modules", "tasks", "objects", "services"];
@@ -24,6 +25,10 @@ fn main() -> Result<(), Box<dyn Error>> {
         .map_err(|error| format!("{error}\n(protoc is needed to build: install the package protobuf-compiler)"))?;
     let pool = DescriptorPool::decode(fs::read(&set)?.as_slice())?;
     fs::write(out.join("schema.rs"), table(&pool)?)?;
+    // Reflection tells names and types; the comments, which are the larger part, are in the table already.
+    let mut bare = prost_types::FileDescriptorSet::decode(fs::read(&set)?.as_slice())?;
+    bare.file.iter_mut().for_each(|file| file.source_code_info = None);
+    fs::write(&set, bare.encode_to_vec())?;
     Ok(())
 }
 

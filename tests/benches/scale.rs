@@ -1,5 +1,5 @@
-//! How many requests a rollout costs each node: many nodes in one process, each with its own decisions and watches, on
-//! a real etcd; only the work itself is faked. Run by hand: cargo run --release -p towpath-tests --bin scale -- 100 1000
+//! How many requests a rollout costs each node, and how soon all know of an acceptance: many nodes in one process, each
+//! with its own decisions, watches and signatures, on a real etcd; only the work itself is faked. Run by hand: cargo run --release -p towpath-tests --bin scale -- 100 1000
 
 use std::{
     collections::BTreeMap,
@@ -12,16 +12,20 @@ use std::{
 
 use tokio::sync::mpsc::UnboundedReceiver;
 use towpath_coordination::{
-    accept::Accepted,
-    fleet::{Answer, Fleet, Joined},
+    accept::{self, Accepted},
+    fleet::{Answer, Fleet, Joined, Poke},
     keys,
     rollout::{Cut, Spec, Want},
+    signed::{Notary, SignedStore},
     store::{
         Change, LeaseId, Op, Outcome, Page, Read, Store, StoreError, Txn,
         etcd::{EtcdOptions, EtcdStore},
     },
 };
-use towpath_host::SystemClock;
+use towpath_host::{
+    SystemClock,
+    identity::{Bearer, Identity},
+};
 use towpath_tests::etcd::Etcd;
 
 /// Counts what a node asks of the store.
@@ -101,6 +105,13 @@ fn wait(bell: &Bell, patience: Duration) {
     *guard = false;
 }
 
+/// The store as a node has it: what it writes is signed.
+fn signed(store: Arc<dyn Store>, node: &str) -> Arc<dyn Store> {
+    let bearer = Bearer::Bare(Arc::new(Identity::make().unwrap()));
+    let notary = Notary::new("scale".into(), node.into(), bearer, 1);
+    Arc::new(SignedStore::new(store, Arc::new(notary)))
+}
+
 /// One node goes through the rollout; gives how many requests it made, and how many times it looked for the minute.
 fn node(
     store: Arc<EtcdStore>,
@@ -108,16 +119,26 @@ fn node(
     nodes: usize,
     number: usize,
     start: &std::sync::Barrier,
+    known: &Mutex<Vec<Instant>>,
 ) -> (u64, u64) {
+    let name = format!("n{number}");
     let counted = Arc::new(Counted { store, requests: AtomicU64::new(0), kinds });
-    let fleet = Fleet::new(Arc::clone(&counted) as Arc<dyn Store>, format!("n{number}"), Arc::new(SystemClock));
+    let store = signed(Arc::clone(&counted) as Arc<dyn Store>, &name);
+    let fleet = Fleet::new(Arc::clone(&store), name, Arc::new(SystemClock));
     let bell: Bell = Arc::default();
-    let ring = Arc::clone(&bell);
+    let accepted: Bell = Arc::default();
+    let (ring, tell) = (Arc::clone(&bell), Arc::clone(&accepted));
     let joined = Joined { node: format!("n{number}"), machine_id: "one".into(), ..Joined::default() };
-    fleet.join(joined, move |_| {
-        *ring.0.lock().unwrap() = true;
-        ring.1.notify_all();
+    fleet.join(joined, move |poke| {
+        let bell = if poke == Poke::Accepted { &tell } else { &ring };
+        *bell.0.lock().unwrap() = true;
+        bell.1.notify_all();
     });
+    start.wait();
+    while !matches!(accept::current(&*store), Ok((Some(_), _))) {
+        wait(&accepted, Duration::from_secs(60));
+    }
+    known.lock().unwrap().push(Instant::now());
     start.wait();
     counted.requests.store(0, Ordering::Relaxed);
     let spec = spec(nodes);
@@ -143,22 +164,30 @@ fn main() {
         let options =
             EtcdOptions { endpoints: etcd.endpoints(), prefix: "/towpath/scale/".into(), ..Default::default() };
         let store = Arc::new(EtcdStore::new(options).unwrap());
-        let record = Accepted { schema: 1, generation: 1, ..Accepted::default() };
-        let put = Op::put(keys::ACCEPTED, serde_json::to_vec(&record).unwrap());
-        store.commit(&Txn { then: vec![put], ..Txn::default() }).unwrap();
         let kinds: Arc<Mutex<BTreeMap<String, u64>>> = Arc::default();
         let start = Arc::new(std::sync::Barrier::new(nodes + 1));
+        let known: Arc<Mutex<Vec<Instant>>> = Arc::default();
         let threads: Vec<_> = (0..nodes)
             .map(|number| {
                 let (store, kinds, start) = (Arc::clone(&store), Arc::clone(&kinds), Arc::clone(&start));
+                let known = Arc::clone(&known);
                 std::thread::Builder::new()
                     .stack_size(512 << 10)
-                    .spawn(move || node(store, kinds, nodes, number, &start))
+                    .spawn(move || node(store, kinds, nodes, number, &start, &known))
                     .unwrap()
             })
             .collect();
-        kinds.lock().unwrap().clear();
         start.wait();
+        let record = Accepted { schema: 1, generation: 1, ..Accepted::default() };
+        let put = Op::put(keys::ACCEPTED, serde_json::to_vec(&record).unwrap());
+        let begin = Instant::now();
+        signed(Arc::clone(&store) as Arc<dyn Store>, "main")
+            .commit(&Txn { then: vec![put], ..Txn::default() })
+            .unwrap();
+        start.wait();
+        let last = known.lock().unwrap().iter().max().map(|at| at.duration_since(begin)).unwrap_or_default();
+        println!("{nodes} nodes: an acceptance was known to all after {last:?}");
+        kinds.lock().unwrap().clear();
         let begin = Instant::now();
         let counts: Vec<(u64, u64)> = threads.into_iter().map(|thread| thread.join().unwrap()).collect();
         let total: u64 = counts.iter().map(|(requests, _)| requests).sum();

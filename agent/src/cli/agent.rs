@@ -38,6 +38,7 @@ pub(super) struct Agent {
 
 impl Agent {
     pub(super) fn run(self) -> Result<u8, Failure> {
+        towpath_host::memory::share_one_arena();
         let settings = config::load(&self.config, &super::worktree::host_name())?;
         for warning in &settings.warnings {
             tracing::warn!("{warning}");

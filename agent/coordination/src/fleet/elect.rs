@@ -104,7 +104,8 @@ impl Fleet {
         let key = keys::elected(&spec.book, task);
         let lost: Vec<String> = if spec.on_lost == OnLost::Skip {
             let alive = self.alive()?;
-            spec.members.keys().filter(|node| !alive.contains(*node)).cloned().collect()
+            let gone = |node: &&String| !alive.contains(*node) && self.agrees_lost(node);
+            spec.members.keys().filter(gone).cloned().collect()
         } else {
             Vec::new()
         };
@@ -141,7 +142,7 @@ impl Fleet {
                 vec![modified.map_or_else(|| Compare::Absent(key.clone()), |at| Compare::Revision(key.clone(), at))];
             let then = vec![
                 Op::put(key.clone(), serde_json::to_vec(&next).unwrap_or_default()),
-                Op::put(keys::result_notice(&spec.book, task), self.node.clone().into_bytes()),
+                Op::put(keys::result_notice(&spec.book, task), b"{}".to_vec()),
             ];
             if let Outcome::Done { .. } = self.store.commit(&Txn { compare, then, otherwise: Vec::new() })? {
                 return Ok(());

@@ -84,6 +84,11 @@ impl Fleet {
         Self { store, node, clock, membership, gossip: OnceLock::new(), inner: Mutex::default() }
     }
 
+    /// Whether the nodes themselves, where they speak to one another, agree that one is lost.
+    fn agrees_lost(&self, node: &str) -> bool {
+        self.gossip.get().is_none_or(|gossip| gossip.thinks_lost(node))
+    }
+
     /// Asks the nodes themselves, too, who is lost.
     pub fn hear(&self, gossip: Gossip) {
         let _ = self.gossip.set(gossip);
@@ -282,9 +287,10 @@ impl Fleet {
         if spec.on_lost != OnLost::Hold && !view.done(spec) {
             let alive = self.alive()?;
             let named = spec.members.keys().cloned().chain(view.held.iter().map(|held| held.node.clone()));
-            let agreed = |node: &String| self.gossip.get().is_none_or(|gossip| gossip.thinks_lost(node));
-            view.lost =
-                named.filter(|node| *node != self.node && !alive.contains(node)).filter(|node| agreed(node)).collect();
+            view.lost = named
+                .filter(|node| *node != self.node && !alive.contains(node))
+                .filter(|node| self.agrees_lost(node))
+                .collect();
         }
         if let Some(stretch) = worth_reading(spec, view) {
             let prefix = keys::member_votes(&spec.run, stretch);

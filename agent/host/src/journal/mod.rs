@@ -268,15 +268,18 @@ pub fn keyed_digest(key: &[u8; 32], bytes: &[u8]) -> String {
     }
 }
 
+/// How much of the journal is kept in memory: it is written often and seldom read.
+const CACHE: usize = 256 << 10;
+
 fn database(folder: &Path, file: &Path) -> Result<Database, JournalError> {
-    let mut opened = Database::builder().set_cache_size(1 << 20).create(file);
+    let mut opened = Database::builder().set_cache_size(CACHE).create(file);
     // A child of an agent that was killed holds its files for the instant between fork and exec.
     for _ in 0..crate::lock::TRIES {
         if !matches!(opened, Err(redb::DatabaseError::DatabaseAlreadyOpen)) {
             break;
         }
         std::thread::sleep(crate::lock::PAUSE);
-        opened = Database::builder().set_cache_size(1 << 20).create(file);
+        opened = Database::builder().set_cache_size(CACHE).create(file);
     }
     opened.map_err(|error| database_error(folder, &redb::Error::from(error)))
 }
