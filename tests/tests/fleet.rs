@@ -1,8 +1,8 @@
 //! Nodes move together through a real etcd: each is a process of its own, and the proof is what the tasks write.
 
-use std::{collections::BTreeMap, time::Duration};
+use std::{collections::BTreeMap, process::Command, time::Duration};
 
-use towpath_tests::{etcd::Etcd, fleet::Fleet};
+use towpath_tests::{etcd::Etcd, fleet::Fleet, ok};
 
 /// A task that writes when it began and when it ended.
 fn stamped(fleet: &Fleet, name: &str, word: &str, seconds: &str, more: &str) -> String {
@@ -162,4 +162,36 @@ fn killed_agents_and_members_change_nothing() {
             assert!(phases.contains_key(wanted), "no kill was in {wanted}: {phases:?}");
         }
     }
+}
+
+/// How many messages of each kind an etcd has got from its clients.
+fn received(fleet: &Fleet) -> BTreeMap<String, f64> {
+    let metrics = ok(Command::new("curl").args(["-s", &format!("{}/metrics", fleet.etcd.endpoints()[0])])).stdout;
+    let text = String::from_utf8_lossy(&metrics).into_owned();
+    let line = |line: &str| {
+        let rest = line.strip_prefix("grpc_server_msg_received_total{")?;
+        let method = rest.split("grpc_method=\"").nth(1)?.split('"').next()?;
+        Some((method.to_owned(), line.rsplit(' ').next()?.parse().ok()?))
+    };
+    text.lines().filter_map(line).collect()
+}
+
+#[test]
+fn an_idle_node_keeps_its_lease_and_asks_nothing_else() {
+    let fleet = Fleet::secured(2, |folder| Etcd::single(folder, "etcd"));
+    // What the first pass left to do is done.
+    std::thread::sleep(Duration::from_secs(10));
+    let before = received(&fleet);
+    std::thread::sleep(Duration::from_secs(40));
+    let after = received(&fleet);
+    let asked: BTreeMap<&String, f64> = after
+        .iter()
+        .map(|(method, count)| (method, count - before.get(method).unwrap_or(&0.0)))
+        .filter(|(_, count)| *count > 0.0)
+        .collect();
+    println!("in 40 s, two nodes: {asked:?}");
+    let keepalives = asked.get(&"LeaseKeepAlive".to_owned()).copied().unwrap_or(0.0);
+    assert!((6.0..=10.0).contains(&keepalives), "{asked:?}");
+    let others: f64 = asked.iter().filter(|(method, _)| **method != "LeaseKeepAlive").map(|(_, count)| count).sum();
+    assert!(others == 0.0, "an idle node asks: {asked:?}");
 }

@@ -19,7 +19,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 use sha2::{Digest as _, Sha256};
 use tokio::sync::mpsc;
-use towpath_host::identity::{Bearer, PublicKeys, has_signed};
+use towpath_host::identity::{Bearer, PublicKeys, Shown, has_signed};
 
 use crate::{
     keys,
@@ -53,8 +53,8 @@ pub struct Notary {
 
 #[derive(Debug, Default)]
 struct State {
-    /// The keys that git gives nodes.
-    given: BTreeMap<String, [u8; 32]>,
+    /// The nodes that git names, with the keys that it gives them; None before the first revision.
+    named: Option<BTreeMap<String, Option<[u8; 32]>>>,
     /// The bare keys that nodes were first seen with.
     seen: BTreeMap<String, [u8; 32]>,
     /// The highest number of each record and writer.
@@ -89,12 +89,13 @@ impl Notary {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Says which keys git gives to nodes: no other ones count for them.
-    pub fn give(&self, given: BTreeMap<String, PublicKeys>) {
-        let given = given.into_iter().map(|(node, keys)| (node, keys.sign)).collect();
+    /// Says which nodes git names, and which keys it gives them: no other keys count for these, and where nodes have
+    /// certificates, no other nodes count. So a certificate is worth nothing once git has forgotten its node.
+    pub fn give(&self, named: BTreeMap<String, Option<PublicKeys>>) {
+        let named = Some(named.into_iter().map(|(node, keys)| (node, keys.map(|keys| keys.sign))).collect());
         let mut state = self.lock();
-        if state.given != given {
-            state.given = given;
+        if state.named != named {
+            state.named = named;
             state.verdicts.clear();
         }
     }
@@ -185,6 +186,15 @@ impl Notary {
         }
     }
 
+    fn forget_void(&self, compares: &[Compare]) {
+        let mut state = self.lock();
+        for compare in compares {
+            if let Compare::Absent(key) = compare {
+                state.void.remove(key);
+            }
+        }
+    }
+
     fn refuse(&self, key: &str, why: &str) {
         let known = self.lock().refused.insert(key.to_owned(), why.to_owned());
         if known.as_deref() != Some(why) {
@@ -202,15 +212,25 @@ impl Notary {
         {
             return Verdict::Bad(format!("it is {owner}'s to write, and {by} has signed it"));
         }
-        let Some(signer) = self.bearer.read(&with, &by, &self.cluster) else {
+        let Some(Shown { key: signer, proven }) = self.bearer.read(&with, &by, &self.cluster) else {
             return Verdict::Bad(format!("{by} has shown no certificate of a node of that name"));
         };
-        let bare = !self.bearer.is_certified();
+        let certified = self.bearer.is_certified();
         let expected = {
             let mut state = self.lock();
-            let given = state.given.get(&by).copied();
-            given.or_else(|| bare.then(|| *state.seen.entry(by.clone()).or_insert(signer)))
+            let named = state.named.as_ref().map(|named| named.get(&by).copied());
+            if certified && by != self.node && named == Some(None) {
+                return Verdict::Bad(format!("git names no Node {by}"));
+            }
+            let given = named.flatten().flatten();
+            // Without certificates whoever comes first under a name has it.
+            given.or_else(|| (!certified).then(|| *state.seen.entry(by.clone()).or_insert(signer)))
         };
+        if certified && !proven && expected.is_none() {
+            return Verdict::Bad(format!(
+                "{by} has no certificate yet; it counts without one where git names its keys (publicKeys of its Node)"
+            ));
+        }
         if expected.is_some_and(|expected| expected != signer) {
             return Verdict::Bad(format!(
                 "{by} has signed it with another key than it is known by; a new identity comes by commit (publicKeys of its Node)"
@@ -316,20 +336,18 @@ impl SignedStore {
 
 impl Store for SignedStore {
     fn read(&self, prefix: &str, page: &Page) -> Result<Read, StoreError> {
-        let mut read = self.inner.read(prefix, page)?;
-        // The last key says where the next page begins, whether it counts or not.
-        let last = read.rows.last().cloned();
-        read.rows = read.rows.into_iter().filter_map(|row| self.notary.read(row)).collect();
-        if read.more
-            && let Some(last) = last
-            && read.rows.last().is_none_or(|row| row.key != last.key)
-        {
-            let after = Page { after: Some(last.key), limit: page.limit };
-            let rest = self.read(prefix, &after)?;
-            read.rows.extend(rest.rows);
-            read.more = rest.more;
+        let mut page = page.clone();
+        loop {
+            let mut read = self.inner.read(prefix, &page)?;
+            let last = read.rows.last().map(|row| row.key.clone());
+            read.rows = read.rows.into_iter().filter_map(|row| self.notary.read(row)).collect();
+            // A page of which nothing counts would look like the end.
+            if !read.more || !read.rows.is_empty() {
+                return Ok(read);
+            }
+            page.limit = page.limit.max(Page::default().limit);
+            page.after = last;
         }
-        Ok(read)
     }
 
     fn watch(&self, prefix: &str, from: u64) -> Result<mpsc::UnboundedReceiver<Change>, StoreError> {
@@ -355,7 +373,12 @@ impl Store for SignedStore {
             then: self.seal(&txn.then),
             otherwise: self.seal(&txn.otherwise),
         };
-        Ok(match self.inner.commit(&sealed)? {
+        let outcome = self.inner.commit(&sealed)?;
+        if matches!(outcome, Outcome::Refused { .. }) {
+            // What did not count may be gone meanwhile: it is looked at again.
+            self.notary.forget_void(&txn.compare);
+        }
+        Ok(match outcome {
             Outcome::Done { revision, answers } => Outcome::Done { revision, answers: self.open(answers) },
             Outcome::Refused { revision, answers } => Outcome::Refused { revision, answers: self.open(answers) },
         })
@@ -411,6 +434,34 @@ mod tests {
     }
 
     #[test]
+    fn many_records_that_do_not_count_are_passed_over() {
+        let store = Arc::new(LocalStore::default());
+        let (a, _) = node(&store, "a");
+        for number in 0..20_000 {
+            put(&*store, &format!("board/open/n/{number:05}"), "{}");
+        }
+        put(&a, "board/open/z", "{}");
+        let first = a.read("board/", &Page { after: None, limit: 1 }).unwrap();
+        assert_eq!(first.rows.len(), 1, "the one that counts is found behind all others");
+    }
+
+    #[test]
+    fn what_does_not_count_and_is_gone_is_no_obstacle() {
+        let store = Arc::new(LocalStore::default());
+        let (a, _) = node(&store, "a");
+        put(&*store, "book/held/g/-/n/b/x", r#"{"kind":"offer"}"#);
+        assert_eq!(values(&a, "book/held/").len(), 0);
+        store.commit(&Txn { then: vec![Op::Delete("book/held/g/-/n/b/x".into())], ..Txn::default() }).unwrap();
+        let txn = Txn {
+            compare: vec![Compare::Absent("book/held/g/-/n/b/x".into())],
+            then: vec![Op::put("book/held/g/-/n/b/x", br#"{"kind":"claim"}"#.to_vec())],
+            ..Txn::default()
+        };
+        assert!(matches!(a.commit(&txn), Ok(Outcome::Refused { .. })));
+        assert!(matches!(a.commit(&txn), Ok(Outcome::Done { .. })), "looked at again");
+    }
+
+    #[test]
     fn what_does_not_count_can_be_written_over() {
         let store = Arc::new(LocalStore::default());
         let (a, _) = node(&store, "a");
@@ -435,7 +486,7 @@ mod tests {
         assert_eq!(values(&b, "book/facts/").len(), 1);
         put(&other, "book/facts/a", r#"{"v":2}"#);
         assert_eq!(values(&b, "book/facts/").len(), 0, "another machine of that name");
-        notary.give(BTreeMap::from([("a".to_owned(), known.bearer.keys())]));
+        notary.give(BTreeMap::from([("a".to_owned(), Some(known.bearer.keys()))]));
         assert_eq!(values(&b, "book/facts/").len(), 0);
         put(&a, "book/facts/a", r#"{"v":3}"#);
         assert_eq!(values(&b, "book/facts/").len(), 1);

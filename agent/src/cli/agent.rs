@@ -95,17 +95,34 @@ fn credentials(settings: &Settings, clock: &Arc<dyn Clock>) -> Result<Option<Arc
     Ok(Some(Arc::new(credentials)))
 }
 
+/// How long those who are there may take to be heard.
+const SETTLING: Duration = Duration::from_secs(15);
+
 /// Begins to listen to what the nodes say among themselves.
 fn gossip(handle: &Handle, port: u16, credentials: Arc<Credentials>, clock: Arc<dyn Clock>, queue: Queue) {
     let options = gossip::Options {
         node: credentials.now().subject.name.clone(),
+        life: handle.life(),
         port,
         clock: Arc::clone(&clock),
         peers: Arc::new(Links::new(tokio::runtime::Handle::current(), credentials)),
     };
     let listener = handle.clone();
+    // Events are written to the disk, which the gossip must not wait for.
+    let (told, heard) = std::sync::mpsc::sync_channel::<Heard>(256);
+    std::thread::spawn(move || {
+        for heard in heard {
+            listener.heard(&heard, clock.wall());
+        }
+    });
+    let began = options.clock.monotonic();
+    let time = Arc::clone(&options.clock);
     let begun = Gossip::begin(options, move |heard| {
-        listener.heard(&heard, clock.wall());
+        // That everybody is there when a node begins is no news.
+        let settling = time.monotonic().duration_since(began) < SETTLING && matches!(heard, Heard::Joined(_));
+        if !settling && told.try_send(heard.clone()).is_err() {
+            tracing::warn!(?heard, "too much happens at once for an event of each");
+        }
         queue.poke(|wake| match heard {
             Heard::Accepted(_) => wake.accepted = true,
             Heard::Lost(_) | Heard::Left(_) | Heard::Joined(_) => wake.check = true,

@@ -76,13 +76,16 @@ impl From<NodeError> for Failure {
 impl From<CallError> for Failure {
     fn from(error: CallError) -> Self {
         let failure = Self::error(&error);
-        match error {
+        match &error {
             CallError::NoAgent { .. } => {
                 failure.hint("start it (systemctl start towpath), or name its socket with --socket")
             }
-            CallError::Remote { .. } => failure.hint(
+            CallError::Remote { why, .. } if why.to_ascii_lowercase().contains("certificate") => failure.hint(
                 "the address must be among the names of the node's certificate (towpath pki issue --address), and both certificates of the same cluster",
             ),
+            CallError::Remote { .. } => {
+                failure.hint("is listen.api set there, and does the network let it through? `towpath status` on the node tells more")
+            }
             CallError::Refused(_) | CallError::Credentials(_) => failure,
         }
     }

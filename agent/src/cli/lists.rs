@@ -47,12 +47,14 @@ impl List {
                     vec![
                         node.name.clone(),
                         node.liveness.clone(),
+                        node.lease.clone().unwrap_or_else(|| "-".into()),
+                        node.gossip.clone().unwrap_or_else(|| "-".into()),
                         node.generation.map_or_else(|| "-".into(), |generation| generation.to_string()),
                         labels,
                     ]
                 })
                 .collect();
-            output::table(&["NODE", "LIVENESS", "GENERATION", "LABELS"], &rows)
+            output::table(&["NODE", "LIVENESS", "LEASE", "GOSSIP", "GENERATION", "LABELS"], &rows)
         })?;
         Ok(0)
     }

@@ -183,9 +183,14 @@ impl Init {
 
 impl Issue {
     fn run(self, now: i64) -> Result<u8, Failure> {
+        identity::may_be_named(&self.name)?;
         let authority = Authority::open(&self.dir)?;
         let out = self.out.as_ref().unwrap_or(&self.dir);
         let certificate = out.join(format!("{}.crt", self.name));
+        if certificate.exists() {
+            return Err(Failure::failed(format!("{} is there already", certificate.display()))
+                .hint("towpath pki renew makes it good for longer; nothing is written over"));
+        }
         let (keys, key) = if self.public_keys.is_empty() {
             let key = out.join(format!("{}.key", self.name));
             let made = Identity::make().map_err(|error| Failure::error(&error))?;
@@ -194,7 +199,7 @@ impl Issue {
         } else {
             let keys = PublicKeys::read(&self.public_keys).ok_or_else(|| {
                 Failure::invalid("--public-key names no identity")
-                    .hint("give both keys: --public-key ed25519:… --public-key x25519:…; `towpath status` of the node shows them")
+                    .hint("give both keys: --public-key ed25519:… --public-key x25519:…; `towpath status -o json` on the node shows them")
             })?;
             (keys, None)
         };
@@ -252,7 +257,7 @@ impl From<IdentityError> for Failure {
                 failure.hint("nothing is written over; name another folder, or move it away if it is to go")
             }
             IdentityError::File { source, .. } if source.kind() == std::io::ErrorKind::NotFound => {
-                failure.hint("towpath pki init makes the authority; --dir says where it is")
+                failure.hint("check the path; --dir says where the authority is, and towpath pki init makes one")
             }
             _ => failure,
         }

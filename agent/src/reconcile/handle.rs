@@ -50,6 +50,8 @@ pub(super) struct View {
     books: Vec<pb::TaskBookStatus>,
     public_keys: Vec<String>,
     insecure: bool,
+    /// The number of this life of the node.
+    life: u64,
 }
 
 /// A question that can't be answered.
@@ -112,9 +114,20 @@ impl Handle {
         pb::NodeStatus { insecure: view.insecure, public_keys: view.public_keys.clone(), ..status }
     }
 
+    /// The number of this life of the node: larger than that of every earlier one.
+    pub fn life(&self) -> u64 {
+        self.lock().life
+    }
+
+    /// Whether git names a node; None before the first revision.
+    pub fn names_node(&self, name: &str) -> Option<bool> {
+        self.lock().revision.as_ref().map(|revision| revision.set.nodes.contains_key(name))
+    }
+
     /// Says who the node is.
-    pub(super) fn introduce(&self, keys: PublicKeys, insecure: bool) {
+    pub(super) fn introduce(&self, keys: PublicKeys, life: u64, insecure: bool) {
         let mut view = self.lock();
+        view.life = life;
         view.public_keys = keys.texts().to_vec();
         view.insecure = insecure;
     }

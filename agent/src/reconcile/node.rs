@@ -171,7 +171,7 @@ impl Node {
             events,
             Some(Arc::clone(&fleet)),
         );
-        handle.introduce(speech.keys(), store.shared() && !speech.is_certified());
+        handle.introduce(speech.keys(), speech.life(), store.shared() && !speech.is_certified());
         let state: State = journal.get("state")?.unwrap_or_default();
         let books: Vec<pb::TaskBookStatus> = journal.get("books")?.unwrap_or_default();
         handle.set_state(&state);

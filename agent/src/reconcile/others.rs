@@ -143,8 +143,7 @@ impl Handle {
     pub fn gossip(&self, from: &str, message: Vec<u8>) -> Result<(), NoAnswer> {
         let Some(gossip) = self.shared.gossip.get() else { return Err(NoAnswer("this node has no gossip".into())) };
         // Before the first revision nobody is known: then the certificate has to do.
-        let revision = self.lock().revision.clone();
-        if revision.is_some_and(|revision| !revision.set.nodes.contains_key(from)) {
+        if self.names_node(from) == Some(false) {
             return Err(NoAnswer(format!("git names no Node {from}")));
         }
         gossip.receive(from, message);

@@ -24,6 +24,7 @@ const RESERVED: u64 = 1 << 24;
 pub(super) struct Speech {
     bearer: Bearer,
     notary: Arc<Notary>,
+    first: u64,
 }
 
 impl Speech {
@@ -40,7 +41,7 @@ impl Speech {
         };
         let first = number(journal, clock)?;
         let notary = Notary::new(settings.cluster.clone(), settings.node.clone(), bearer.clone(), first);
-        Ok(Self { bearer, notary: Arc::new(notary) })
+        Ok(Self { bearer, notary: Arc::new(notary), first })
     }
 
     /// The store, with a notary before it where other processes write there too.
@@ -52,17 +53,22 @@ impl Speech {
         self.bearer.keys()
     }
 
+    /// The number of this life: larger than that of every earlier one, whatever the clock says.
+    pub(super) fn life(&self) -> u64 {
+        self.first
+    }
+
     pub(super) fn is_certified(&self) -> bool {
         self.bearer.is_certified()
     }
 
     /// Goes by the keys that a revision gives to nodes.
     pub(super) fn follow(&self, revision: &Revision) {
-        let given = revision.set.nodes.iter().filter(|(_, node)| !node.public_keys.is_empty());
         // Keys that can't be read are nobody's: `validate` says so.
         let nobody = PublicKeys { sign: [0; 32], read: [0; 32] };
-        let keys = |texts: &[String]| PublicKeys::read(texts).unwrap_or(nobody);
-        self.notary.give(given.map(|(name, node)| (name.clone(), keys(&node.public_keys))).collect());
+        let keys = |texts: &[String]| (!texts.is_empty()).then(|| PublicKeys::read(texts).unwrap_or(nobody));
+        let named = revision.set.nodes.iter().map(|(name, node)| (name.clone(), keys(&node.public_keys)));
+        self.notary.give(named.collect());
     }
 
     /// What did not count since this was asked last.

@@ -6,12 +6,16 @@ use std::{
     path::{Path, PathBuf},
     pin::Pin,
     sync::Arc,
+    time::Duration,
 };
 
 use thiserror::Error;
 use tokio::net::{TcpListener, UnixListener};
 use tokio_stream::{Stream, StreamExt as _, wrappers::BroadcastStream, wrappers::UnixListenerStream};
-use tonic::{Request, Response, Status, service::Routes};
+use tonic::{
+    Request, Response, Status,
+    service::{InterceptorLayer, Routes},
+};
 use towpath_host::identity::{Credentials, Role};
 use towpath_proto::v1alpha::{self as pb, events_server::Events, status_server::Status as StatusService};
 
@@ -83,11 +87,19 @@ pub async fn serve(handle: Handle, doors: Doors, until: impl Future<Output = ()>
     let listener = bind(&socket)?;
     let remote = match shared {
         Some(shared) => {
+            let known = handle.clone();
             let routes = routes(&handle).await?.add_service(peer_service(handle.clone()));
+            let admitted = InterceptorLayer::new(move |request: Request<()>| admit(&known, request));
             let listener = TcpListener::from_std(shared.listener)
                 .map_err(|source| ServeError::Socket { path: socket.clone(), source })?;
             let incoming = tls::incoming(listener, shared.credentials);
-            let server = tonic::transport::Server::builder().add_routes(routes).serve_with_incoming(incoming);
+            let server = tonic::transport::Server::builder()
+                // Who has lost its power says no good-bye.
+                .http2_keepalive_interval(Some(Duration::from_secs(30)))
+                .http2_keepalive_timeout(Some(Duration::from_secs(10)))
+                .layer(admitted)
+                .add_routes(routes)
+                .serve_with_incoming(incoming);
             Some(tokio::spawn(server))
         }
         None => None,
@@ -102,6 +114,17 @@ pub async fn serve(handle: Handle, doors: Doors, until: impl Future<Output = ()>
     }
     let _ = std::fs::remove_file(socket);
     Ok(served?)
+}
+
+/// Lets people in, and those nodes that git names: a certificate outlives its node.
+fn admit(handle: &Handle, request: Request<()>) -> Result<Request<()>, Status> {
+    match request.extensions().get::<Caller>() {
+        Some(Caller(caller)) if caller.role == Role::Node && handle.names_node(&caller.name) == Some(false) => {
+            Err(Status::permission_denied(format!("git names no Node {}", caller.name)))
+        }
+        Some(_) => Ok(request),
+        None => Err(Status::unauthenticated("show a certificate")),
+    }
 }
 
 fn bind(socket: &Path) -> Result<UnixListener, ServeError> {

@@ -72,6 +72,7 @@ struct Shared {
 #[derive(Debug, Default)]
 struct State {
     begun: bool,
+    introduced: bool,
     lease: Option<LeaseId>,
     /// When the store last said that the lease lives.
     heard: Option<Instant>,
@@ -252,7 +253,9 @@ impl Shared {
                 there.machine_id, self.node
             )
         });
-        if !other && there != *joined {
+        // Once in a process it is signed anew, in case the certificate is another.
+        let first = !std::mem::replace(&mut self.lock().introduced, true);
+        if !other && (first || there != *joined) {
             let compare = vec![Compare::Revision(key.clone(), row.modified)];
             self.store.commit(&Txn { compare, then: vec![Op::put(key, value)], ..Txn::default() })?;
         }

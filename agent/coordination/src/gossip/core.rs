@@ -127,6 +127,9 @@ impl BroadcastHandler<Life> for Ears {
         let mut listener = self.lock();
         let news = match told.what {
             What::Leaves => {
+                if listener.left.len() >= NODES {
+                    listener.left.clear();
+                }
                 let known = listener.left.entry(told.node.clone()).or_default();
                 let news = *known < told.number;
                 *known = told.number.max(*known);
@@ -155,6 +158,8 @@ pub enum Heard {
     Accepted(u64),
 }
 
+/// More nodes than these are not remembered to have left.
+const NODES: usize = 20_000;
 /// How often a member is asked whether it lives.
 const PERIOD: Duration = Duration::from_secs(1);
 /// How long it has before others ask for it.
@@ -186,7 +191,8 @@ fn config() -> foca::Config {
         // What a partition took apart finds together again.
         periodic_announce_to_down_members: Some(PeriodicParams { frequency: Duration::from_secs(5), num_members: few }),
         periodic_gossip: None,
-        ..foca::Config::simple()
+        // However long a partition lasts: its halves must not forget each other.
+        remove_down_after: None,
     }
 }
 
@@ -387,10 +393,11 @@ impl Member {
     fn opinion(&self, member: &foca::Member<Life>) -> Liveness {
         let said = self.ears.lock().left.get(&member.id().name).is_some_and(|life| *life >= member.id().began);
         match member.state() {
-            foca::State::Alive if !said => Liveness::Alive,
-            foca::State::Suspect if !said => Liveness::Suspect,
-            foca::State::Down if !said => Liveness::Lost,
-            _ => Liveness::Left,
+            foca::State::Alive => Liveness::Alive,
+            foca::State::Suspect => Liveness::Suspect,
+            // Whatever others say that it said: who answers is there.
+            foca::State::Down if said => Liveness::Left,
+            foca::State::Down => Liveness::Lost,
         }
     }
 

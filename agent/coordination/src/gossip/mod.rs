@@ -11,7 +11,7 @@ use std::{
     net::{IpAddr, SocketAddr},
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
-        mpsc::{Receiver, RecvTimeoutError, Sender, channel},
+        mpsc::{Receiver, RecvTimeoutError, Sender, SyncSender, channel, sync_channel},
     },
     thread,
     time::{Duration, Instant},
@@ -34,6 +34,8 @@ pub trait Peers: fmt::Debug + Send + Sync {
 /// Who may be there: nodes and where they are reached.
 pub type Seeds = BTreeMap<String, String>;
 
+/// How many messages may wait.
+const WAITING: usize = 1024;
 /// By when who is there has been heard.
 const SETTLED: Duration = Duration::from_secs(15);
 /// The stack of the thread.
@@ -49,7 +51,7 @@ enum Input {
 /// A node's ears among the others.
 #[derive(Debug, Clone)]
 pub struct Gossip {
-    inputs: Sender<Input>,
+    inputs: SyncSender<Input>,
     seen: Arc<Mutex<Seen>>,
     peers: Arc<dyn Peers>,
     clock: Arc<dyn Clock>,
@@ -66,6 +68,8 @@ struct Seen {
 pub struct Options {
     /// The node.
     pub node: String,
+    /// The number of this life of it: larger than that of every earlier one.
+    pub life: u64,
     /// The port of the others, where git names none.
     pub port: u16,
     /// The clocks.
@@ -80,10 +84,9 @@ impl Gossip {
     /// # Errors
     /// When the thread can't be started.
     pub fn begin(options: Options, tell: impl Fn(Heard) + Send + 'static) -> std::io::Result<Self> {
-        let Options { node, port, clock, peers } = options;
-        let (inputs, received) = channel();
+        let Options { node, life, port, clock, peers } = options;
+        let (inputs, received) = sync_channel(WAITING);
         let seen = Arc::<Mutex<Seen>>::default();
-        let life = u64::try_from(clock.wall()).unwrap_or(0);
         let seed = node.bytes().fold(life, |seed, byte| seed.wrapping_mul(31).wrapping_add(u64::from(byte)));
         let life = Life { name: node, began: life };
         let member = Member::new(life, seed, clock.monotonic());
@@ -98,7 +101,8 @@ impl Gossip {
 
     /// Hands in a message that a node sent, which has shown that it is that node.
     pub fn receive(&self, from: &str, message: Vec<u8>) {
-        let _ = self.inputs.send(Input::Message(from.to_owned(), message));
+        // What comes faster than it can be read is lost, as on any network.
+        let _ = self.inputs.try_send(Input::Message(from.to_owned(), message));
     }
 
     /// Says who may be there.

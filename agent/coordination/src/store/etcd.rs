@@ -205,16 +205,15 @@ impl Store for EtcdStore {
 
     fn keep_alive(&self, lease: LeaseId) -> Result<(), StoreError> {
         let mut client = self.client()?.lease_client();
-        let left = self.ask(async {
-            let (mut keeper, mut answers) = client.keep_alive(number(lease.0)).await?;
-            keeper.keep_alive().await?;
-            Ok(answers.message().await?.map_or(0, |answer| answer.ttl()))
-        });
-        match left {
-            Ok(left) if left > 0 => Ok(()),
-            Ok(_) => Err(StoreError::LeaseGone),
-            Err(error) => Err(error),
-        }
+        // The call itself keeps it alive once, and has the answer.
+        let kept = self.ask(async {
+            match client.keep_alive(number(lease.0)).await {
+                Ok(_) => Ok(true),
+                Err(etcd::Error::LeaseKeepAliveError(_)) => Ok(false),
+                Err(error) => Err(error),
+            }
+        })?;
+        if kept { Ok(()) } else { Err(StoreError::LeaseGone) }
     }
 
     fn commit(&self, txn: &Txn) -> Result<Outcome, StoreError> {

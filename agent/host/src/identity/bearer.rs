@@ -41,20 +41,32 @@ impl Bearer {
     }
 
     /// Whose signature it would be that was made with this: a node of the cluster, or whoever has a bare key. None where
-    /// it is not what this cluster believes.
-    pub fn read(&self, shown: &str, node: &str, cluster: &str) -> Option<[u8; 32]> {
-        match self {
-            Self::Bare(_) => <[u8; 32]>::try_from(STANDARD_NO_PAD.decode(shown).ok()?).ok(),
-            Self::Certified(credentials) => {
-                let der = issue::decoded(shown)?;
-                // What was signed stays signed when the certificate has run out.
-                let end = certificate::not_after(&der)?;
-                let subject: Subject = credentials.now().trust.subject(&der, (end - 1).saturating_mul(1000))?;
-                let speaks = subject.role == Role::Node && subject.name == node && subject.cluster == cluster;
-                speaks.then_some(subject.keys.sign)
-            }
+    /// it is neither. Both are read by all, so that a fleet can get its certificates one by one.
+    pub fn read(&self, shown: &str, node: &str, cluster: &str) -> Option<Shown> {
+        if let Some(key) = STANDARD_NO_PAD.decode(shown).ok().and_then(|bytes| <[u8; 32]>::try_from(bytes).ok()) {
+            return Some(Shown { key, proven: false });
         }
+        let der = issue::decoded(shown)?;
+        let subject: Subject = match self {
+            Self::Bare(_) => Subject::of(&der)?,
+            // What was signed stays signed when the certificate has run out.
+            Self::Certified(credentials) => {
+                let end = certificate::validity(&der)?.1;
+                credentials.now().trust.subject(&der, (end - 1).saturating_mul(1000))?
+            }
+        };
+        let speaks = subject.role == Role::Node && subject.name == node && subject.cluster == cluster;
+        speaks.then_some(Shown { key: subject.keys.sign, proven: self.is_certified() })
     }
+}
+
+/// A key that somebody has shown.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Shown {
+    /// The key.
+    pub key: [u8; 32],
+    /// Whether the authority says that it is the node's.
+    pub proven: bool,
 }
 
 /// Whether a key has made a signature.

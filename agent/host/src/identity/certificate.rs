@@ -83,9 +83,10 @@ impl Subject {
     }
 }
 
-/// Until when a certificate is good, in seconds since 1970.
-pub(super) fn not_after(der: &[u8]) -> Option<i64> {
-    Some(X509Certificate::from_der(der).ok()?.1.validity().not_after.timestamp())
+/// From when and until when a certificate is good, in seconds since 1970.
+pub(super) fn validity(der: &[u8]) -> Option<(i64, i64)> {
+    let (_, certificate) = X509Certificate::from_der(der).ok()?;
+    Some((certificate.validity().not_before.timestamp(), certificate.validity().not_after.timestamp()))
 }
 
 /// The cluster's certificate authority, as far as those need it who check.

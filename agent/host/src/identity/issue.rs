@@ -5,10 +5,10 @@ use std::{fs, io::Write as _, path::Path, time::Duration};
 use base64::{Engine as _, engine::general_purpose::STANDARD};
 use rcgen::{
     BasicConstraints, CertificateParams, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair, KeyUsagePurpose,
-    PKCS_ED25519, SanType, SubjectPublicKeyInfo,
+    PKCS_ED25519, SanType, SerialNumber, SubjectPublicKeyInfo,
 };
 
-use super::{Identity, IdentityError, PublicKeys, Role, Subject, Trust, certificate::not_after, unusable};
+use super::{Identity, IdentityError, PublicKeys, Role, Subject, Trust, certificate::validity, unusable};
 
 /// How long the authority's own certificate is good.
 const TEN_YEARS: Duration = Duration::from_secs(10 * 365 * 24 * 3600);
@@ -61,6 +61,7 @@ impl Authority {
     /// # Errors
     /// When there is one, or it can't be written.
     pub fn init(folder: &Path, cluster: &str, now: i64) -> Result<Self, IdentityError> {
+        may_be_named(cluster)?;
         fs::create_dir_all(folder).map_err(unusable(folder))?;
         let (certificate_file, key_file) = Self::files(folder);
         if certificate_file.exists() {
@@ -105,11 +106,18 @@ impl Authority {
     /// When what was asked for can't stand in one.
     pub fn issue(&self, request: &Request, now: i64) -> Result<String, IdentityError> {
         let Request { name, role, addresses, keys, lifetime } = request;
+        may_be_named(name)?;
         let subject = Subject { cluster: self.cluster.clone(), role: *role, name: name.clone(), keys: *keys };
         let what = format!("the certificate of {name}");
         let mut names = vec![name.clone()];
         names.extend(addresses.iter().filter(|address| *address != name).cloned());
+        let mut serial = [0_u8; 16];
+        rustix::rand::getrandom(&mut serial, rustix::rand::GetRandomFlags::empty())
+            .map_err(|error| IdentityError::Certificate { what: what.clone(), why: error.to_string() })?;
+        // A positive number, as RFC 5280 wants it.
+        serial[0] &= 0x7f;
         let mut params = dated(CertificateParams::new(names).map_err(failed(&what))?, now, *lifetime);
+        params.serial_number = Some(SerialNumber::from_slice(&serial));
         params.subject_alt_names.push(SanType::URI(subject.url().try_into().map_err(failed(&what))?));
         params.distinguished_name.push(DnType::CommonName, name);
         params.key_usages = vec![KeyUsagePurpose::DigitalSignature];
@@ -131,7 +139,7 @@ impl Authority {
         let pem = fs::read(file).map_err(unusable(file))?;
         let der = CertificateDer::from_pem_slice(&pem).map_err(|error| wrong(&error.to_string()))?;
         // One that has run out is renewed too: it is judged by the last second in which it was good.
-        let good_at = not_after(&der).map_or(now, |end| now.min((end - 1).saturating_mul(1000)));
+        let good_at = validity(&der).map_or(now, |(_, end)| now.min((end - 1).saturating_mul(1000)));
         let trust = Trust::read(self.certificate.as_bytes(), "the authority")?;
         let subject = trust.subject(&der, good_at).ok_or_else(|| wrong("it was not made by this authority"))?;
         let (name, addresses) = (subject.name.clone(), addresses_of(&der));
@@ -139,6 +147,24 @@ impl Authority {
         let pem = self.issue(&request, now)?;
         Ok((subject, pem))
     }
+}
+
+/// Names stand in URLs and paths: they are those that Node objects may have.
+///
+/// # Errors
+/// When this is none.
+pub fn may_be_named(name: &str) -> Result<(), IdentityError> {
+    let allowed = |byte: u8| byte.is_ascii_alphanumeric() || b"-._".contains(&byte);
+    if name.len() <= 253
+        && name.bytes().all(allowed)
+        && name.bytes().next().is_some_and(|first| first.is_ascii_alphanumeric())
+    {
+        return Ok(());
+    }
+    Err(IdentityError::Certificate {
+        what: format!("{name:?} is no name"),
+        why: "use letters, digits, '-', '.' and '_', beginning with a letter or digit".into(),
+    })
 }
 
 fn key_pair(file: &Path) -> Result<KeyPair, IdentityError> {
@@ -242,6 +268,8 @@ mod tests {
         assert_eq!(trust.subject(&der(&renewed), later), Some(expected));
         assert_eq!(addresses_of(&der(&renewed)), ["web1", "10.0.0.5", "web1.example.org"]);
 
+        let evil = Request { name: "../evil".into(), ..request.clone() };
+        assert!(authority.issue(&evil, NOW).unwrap_err().to_string().contains("is no name"));
         let other = tempfile::tempdir().unwrap();
         let stranger = Authority::init(other.path(), "prod", NOW).unwrap().issue(&request, NOW).unwrap();
         assert_eq!(trust.subject(&der(&stranger), NOW), None, "another authority's");

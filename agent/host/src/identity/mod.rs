@@ -23,10 +23,10 @@ use ed25519_dalek::{
 use thiserror::Error;
 use x25519_dalek::StaticSecret;
 
-pub use bearer::{Bearer, has_signed};
+pub use bearer::{Bearer, Shown, has_signed};
 pub use certificate::{Role, Subject, Trust};
 pub use credentials::{Credentials, Loaded, TlsFiles};
-pub use issue::{Authority, Request, write_certificate};
+pub use issue::{Authority, Request, may_be_named, write_certificate};
 
 /// An identity that can't be used.
 #[derive(Debug, Error)]
