@@ -204,6 +204,38 @@ fn an_etcd_that_was_restored_is_told_anew_and_the_rollout_ends() {
 }
 
 #[test]
+fn nobody_is_let_in_by_an_etcd_that_was_restored_while_a_holder_that_it_forgot_is_dead() {
+    let mut fleet = Fleet::new(3, single);
+    let backup = fleet.folder.path().join("backup");
+    ok(fleet.etcd.ctl().arg("snapshot").arg("save").arg(&backup));
+    // Half changed, and dead; the backup knows nothing of its slot.
+    let head = fleet.publish(&book(&fleet, "{serialize: {count: 1}}", 1));
+    let dead = kill_working(&mut fleet, 1);
+    fleet.etcd.kill(0);
+    fleet.etcd.restore(0, &backup);
+    fleet.etcd.begin(0);
+    fleet.etcd.healthy();
+    let other = (dead + 1) % 3;
+    let says = |fleet: &Fleet| held(&fleet.nodes[other]).contains("was restored from a backup");
+    fleet.wait(60, |fleet| says(fleet) && held(&fleet.nodes[other]).contains(&format!("missing: n{dead}")));
+    std::thread::sleep(Duration::from_secs(10));
+    assert_eq!(seen(&fleet, "begin1"), [format!("n{dead}")], "somebody was let in\n{}", fleet.shown());
+    fleet.begin(dead);
+    fleet.wait_for(&head, 120);
+    // It was half changed and went on; the others came one after the other.
+    let order: Vec<(String, String)> = fleet.happened().into_iter().map(|(_, what, node)| (what, node)).collect();
+    let mut busy: Vec<&String> = Vec::new();
+    for (what, node) in &order[1..] {
+        if what == "begin1" {
+            busy.push(node)
+        } else {
+            busy.retain(|other| *other != node)
+        }
+        assert!(busy.len() <= 1, "{order:?}");
+    }
+}
+
+#[test]
 fn a_full_etcd_is_told_with_the_command_that_helps() {
     let folder_quota = ["--quota-backend-bytes", "4194304"];
     let fleet = Fleet::new(3, |folder| Etcd::start(folder, "etcd", 1, false, &folder_quota));

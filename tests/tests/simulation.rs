@@ -1,6 +1,6 @@
 //! Whole rollouts in virtual time: the agent's decisions for up to a thousand nodes, with requests and answers that are
-//! slow or lost, wake-ups that never come, nodes that crash, and revisions that overtake one another. A seed that fails
-//! is run again with TOWPATH_SEED=N .ci/test -E 'test(rollouts_in_virtual_time)'.
+//! slow or lost, wake-ups that never come, nodes that crash or are cut off from the store, a store that goes back, and
+//! revisions that overtake one another. A seed that fails is run again with TOWPATH_SEED=N .ci/test -E 'test(rollouts_in_virtual_time)'.
 
 use std::{
     cmp::Reverse,
@@ -11,8 +11,11 @@ use std::{
 use towpath_coordination::{
     accept::Accepted,
     keys,
-    rollout::{Cut, Held, Kind, OnLost, Opening, Spec, Step, View, Want, decide, idle, tend, worth_reading},
-    store::{Change, Op, Outcome, Txn, memory::Memory},
+    rollout::{
+        Cut, Held, Kind, Mark, OnLost, Opening, Own, Spec, Step, View, Want, anew, announce, confirm, decide, idle,
+        tend, worth_reading,
+    },
+    store::{Change, Compare, Op, Outcome, Txn, memory::Memory},
 };
 
 /// Milliseconds of virtual time.
@@ -56,7 +59,18 @@ struct Node {
     at: usize,
     stretch: u32,
     away: bool,
+    /// Whether it is away because it failed.
+    failed: bool,
     phase: Phase,
+    /// Whether it is cut off from the store.
+    cut: bool,
+    /// The highest revision of the store that it has seen, and the number of what it wrote last.
+    horizon: (u64, u64),
+    /// Whether the store is older than that; and the restoration that it has heard of.
+    fallen: bool,
+    restoration: Option<String>,
+    /// Since when it reaches the store.
+    reached: Option<Time>,
     /// Events of an earlier life of the node, or of an earlier plan of it, are void.
     life: u64,
     /// Offers and waits of others, since when it sees them.
@@ -67,12 +81,17 @@ struct Node {
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 enum Event {
     Look(usize, u64),
+    /// To the store as it was after so many restores.
     Commit(usize, u64, Box<Txn>),
     Worked(usize, u64, bool),
     Crash(usize),
     Restart(usize),
     LeaseEnds(usize),
+    Cut(usize),
+    Heal(usize),
     Accept,
+    Backup,
+    Restore,
 }
 
 struct Simulation {
@@ -81,6 +100,8 @@ struct Simulation {
     number: u64,
     events: BinaryHeap<Reverse<(Time, u64, Event)>>,
     store: Memory,
+    backup: Option<Memory>,
+    restores: u64,
     nodes: Vec<Node>,
     revisions: Vec<Arc<Spec>>,
     accepted: usize,
@@ -123,7 +144,13 @@ impl Simulation {
             at: 0,
             stretch: 0,
             away: false,
+            failed: false,
             phase: Phase::Idle,
+            cut: false,
+            horizon: (0, 0),
+            fallen: false,
+            restoration: None,
+            reached: None,
             life: 0,
             offers: BTreeMap::new(),
             idle: None,
@@ -135,6 +162,8 @@ impl Simulation {
             number: 0,
             events: BinaryHeap::new(),
             store: Memory::default(),
+            backup: None,
+            restores: 0,
             nodes: vec![node; count],
             revisions,
             accepted: 0,
@@ -150,6 +179,17 @@ impl Simulation {
             let node = usize::try_from(simulation.chance.below(count as u64)).unwrap();
             let at = simulation.chance.below(300 * SECOND);
             simulation.after(at, Event::Crash(node));
+        }
+        for _ in 0..1 + count / 20 {
+            let node = usize::try_from(simulation.chance.below(count as u64)).unwrap();
+            let at = simulation.chance.below(300 * SECOND);
+            simulation.after(at, Event::Cut(node));
+        }
+        if simulation.chance.percent(40) {
+            let backup = simulation.chance.below(200 * SECOND);
+            let restore = backup + simulation.chance.below(100 * SECOND);
+            simulation.after(backup, Event::Backup);
+            simulation.after(restore, Event::Restore);
         }
         for number in 1..simulation.revisions.len() {
             let at = number as u64 * simulation.chance.below(200 * SECOND);
@@ -182,6 +222,22 @@ impl Simulation {
         view.soaked = true;
         let now = self.now;
         let own = &mut self.nodes[node];
+        // As the agent's horizon has it.
+        if revision < own.horizon.0 || view.mark < own.horizon.1 {
+            own.fallen = true;
+            own.horizon = (revision, view.mark);
+        }
+        own.horizon = (revision, own.horizon.1.max(view.mark));
+        if let Some((restored, _)) = &view.restored {
+            if own.restoration.as_ref() != Some(&restored.id) {
+                own.restoration = Some(restored.id.clone());
+                own.fallen = false;
+            }
+            let prefix = keys::all_anew(&restored.id);
+            view.anew = self.store.below(&prefix).map(|row| row.key[prefix.len()..].to_owned()).collect();
+        }
+        view.fallen = own.fallen;
+        view.unsure = own.reached.is_some_and(|reached| now - reached < 3 * SECOND);
         let offers: Vec<(String, u64)> = view
             .held
             .iter()
@@ -202,7 +258,7 @@ impl Simulation {
         if spec.on_lost != OnLost::Hold {
             let prefix = keys::ALL_ALIVE.len();
             let alive: BTreeSet<&str> = self.store.below(keys::ALL_ALIVE).map(|row| &row.key[prefix..]).collect();
-            view.lost = spec.members.keys().filter(|other| !alive.contains(other.as_str())).cloned().collect();
+            view.lost = spec.known.iter().filter(|other| !alive.contains(other.as_str())).cloned().collect();
         }
         if let Some(stretch) = worth_reading(spec, &view) {
             let prefix = keys::member_votes(&spec.run, stretch);
@@ -219,12 +275,14 @@ impl Simulation {
         self.after(delay, Event::Look(node, life));
     }
 
-    fn send(&mut self, node: usize, txn: Txn) {
-        let life = self.nodes[node].life;
+    fn send(&mut self, node: usize, mut txn: Txn) {
+        let mark = Mark { number: self.nodes[node].horizon.1 + 1 };
+        txn.then.push(Op::put(keys::mark(&name(node)), serde_json::to_vec(&mark).unwrap()));
+        let (life, restores) = (self.nodes[node].life, self.restores);
         // A request may be lost on its way; its node looks again in any case.
         let delay = 1 + self.chance.below(30);
         if !self.chance.percent(2) {
-            self.after(delay, Event::Commit(node, life, Box::new(txn)));
+            self.after(delay, Event::Commit(node, restores, Box::new(txn)));
         }
         let answered = delay + 1 + self.chance.below(30);
         let delay = if self.chance.percent(3) { 5 * SECOND } else { answered };
@@ -237,8 +295,14 @@ impl Simulation {
             // It has not heard of it, or can't load it yet.
             self.again(node, true);
         }
+        if self.nodes[node].cut {
+            return self.again(node, true);
+        }
         let spec = Arc::clone(&self.revisions[self.nodes[node].at]);
         let view = self.view(node);
+        if let Some(txn) = self.owed(node, &spec, &view) {
+            return self.send(node, txn);
+        }
         let own = &self.nodes[node];
         if own.stretch >= spec.stretches() {
             match tend(&spec, &view, &name(node)) {
@@ -265,6 +329,33 @@ impl Simulation {
         }
     }
 
+    /// What a node writes first where the store has gone back.
+    fn owed(&self, node: usize, spec: &Spec, view: &View) -> Option<Txn> {
+        let own = &self.nodes[node];
+        if view.fallen {
+            // Ids are never the same twice.
+            let id = format!("{}-{}", self.now, name(node));
+            return announce(view, &id, own.restoration.as_deref());
+        }
+        let stored = view.accepted.map_or(0, |(generation, _)| generation);
+        if stored < spec.generation {
+            // The disk wins: who holds the newer record of acceptance puts it back.
+            let key = keys::ACCEPTED.to_owned();
+            let record = Accepted { schema: 1, generation: spec.generation, ..Accepted::default() };
+            let compare =
+                view.accepted.map_or(Compare::Absent(key.clone()), |(_, at)| Compare::Revision(key.clone(), at));
+            let then = vec![Op::put(key, serde_json::to_vec(&record).unwrap())];
+            return Some(Txn { compare: vec![compare], then, otherwise: Vec::new() });
+        }
+        if !view.owes(&name(node)) || !matches!(own.phase, Phase::Idle | Phase::Failed) {
+            return None;
+        }
+        let kind = if own.failed { Kind::Failure } else { Kind::Claim };
+        let away = own.away.then(|| (kind, spec.run.clone(), own.stretch));
+        let own = Own { away, voted: (0..own.stretch).collect() };
+        anew(spec, view, &name(node), &own).or_else(|| confirm(view, &name(node)))
+    }
+
     fn go(&mut self, node: usize, want: Want) {
         let fails = self.failures > 0 && self.chance.percent(5);
         let work = SECOND + self.chance.below(20 * SECOND);
@@ -280,13 +371,15 @@ impl Simulation {
             Want::Done(_) => {
                 own.stretch += 1;
                 own.phase = Phase::Idle;
+                own.failed = false;
                 self.again(node, true);
             }
             Want::Failed(_) => {
                 own.phase = Phase::Failed;
+                own.failed = true;
                 self.again(node, false);
             }
-            Want::Enter(_) | Want::Correct | Want::Leave => {}
+            Want::Enter(_) | Want::Correct | Want::Absent(..) | Want::Leave => {}
         }
     }
 
@@ -311,15 +404,19 @@ impl Simulation {
         };
         let gone = |store: &Memory| held(store).iter().filter(|held| held.kind == Kind::WrittenOff).count() as u64;
         let (before, written_off) = (slots(&self.store), gone(&self.store));
+        let was_open = opening(&self.store);
         let (outcome, changes) = self.store.apply(txn).unwrap();
         if matches!(outcome, Outcome::Refused { .. }) {
             return;
         }
         let spec = &self.revisions[self.accepted];
         let after = slots(&self.store);
-        assert!(after <= before || spec.count.is_none_or(|count| after <= count), "a slot beyond the count: {txn:?}");
+        // What is said anew was given before the store went back.
+        let anew = self.store.below(keys::RESTORED).next().is_some();
+        let within = after <= before || spec.count.is_none_or(|count| after <= count);
+        assert!(within || anew, "a slot beyond the count: {txn:?}");
         self.written_off += gone(&self.store).saturating_sub(written_off);
-        self.check_opening(&changes);
+        self.check_opening(&was_open, &changes);
         for change in changes {
             let Change::Put(row) = change else { continue };
             let told: Vec<usize> = match row.key.split('/').collect::<Vec<_>>()[..] {
@@ -328,8 +425,8 @@ impl Simulation {
                 _ => Vec::new(),
             };
             for node in told {
-                // A wake-up may be lost.
-                if !self.chance.percent(5) {
+                // A wake-up may be lost; that the store was restored is read again when a watch begins again.
+                if row.key == keys::RESTORED || !self.chance.percent(5) {
                     let (delay, life) = (1 + self.chance.below(50), self.nodes[node].life);
                     self.after(delay, Event::Look(node, life));
                 }
@@ -338,7 +435,7 @@ impl Simulation {
     }
 
     /// When a barrier opens, whoever the accepted revision waits for has come.
-    fn check_opening(&self, changes: &[Change]) {
+    fn check_opening(&self, was_open: &Opening, changes: &[Change]) {
         let spec = &self.revisions[self.accepted];
         for change in changes {
             let Change::Put(row) = change else { continue };
@@ -346,8 +443,11 @@ impl Simulation {
                 continue;
             }
             let opening: Opening = serde_json::from_slice(&row.value).unwrap();
+            let open = |opening: &Opening, stretch: u32| {
+                opening.run == spec.run && opening.waves.get(stretch as usize).is_some_and(|open| *open > 0)
+            };
             let behind = (1..spec.stretches()).filter(|stretch| {
-                spec.open_at_first(*stretch) == 0 && opening.waves.get(*stretch as usize).is_some_and(|open| *open > 0)
+                spec.open_at_first(*stretch) == 0 && open(&opening, *stretch) && !open(was_open, *stretch)
             });
             for stretch in behind {
                 for (node, own) in self.nodes.iter().enumerate() {
@@ -365,9 +465,16 @@ impl Simulation {
     }
 
     fn step(&mut self, event: Event) {
+        // One seed alone is told step by step.
+        if std::env::var_os("TOWPATH_SEED").is_some() && !matches!(event, Event::Look(..)) {
+            println!("{:>9} {event:?}", self.now);
+        }
         match event {
             Event::Look(node, life) if self.nodes[node].up && self.nodes[node].life == life => self.look(node),
-            Event::Commit(_, _, txn) => self.commit(&txn),
+            // Requests that are on their way when the store goes away fail.
+            Event::Commit(node, restores, txn) if restores == self.restores && !self.nodes[node].cut => {
+                self.commit(&txn);
+            }
             Event::Worked(node, life, well) if self.nodes[node].up && self.nodes[node].life == life => {
                 let own = &mut self.nodes[node];
                 own.phase = if well { Phase::Succeeded } else { Phase::Failing };
@@ -387,15 +494,53 @@ impl Simulation {
             }
             Event::Restart(node) if !self.nodes[node].up => {
                 self.nodes[node].up = true;
-                self.put(&keys::alive(&name(node)));
+                self.nodes[node].reached = Some(self.now);
+                if !self.nodes[node].cut {
+                    self.put(&keys::alive(&name(node)));
+                }
                 let life = self.nodes[node].life;
                 self.after(1, Event::Look(node, life));
             }
-            Event::LeaseEnds(node) if !self.nodes[node].up => {
+            Event::Cut(node) if !self.nodes[node].cut => {
+                self.nodes[node].cut = true;
+                self.after(LEASE, Event::LeaseEnds(node));
+                let back = SECOND + self.chance.below(90 * SECOND);
+                self.after(back, Event::Heal(node));
+            }
+            Event::Heal(node) => {
+                self.nodes[node].cut = false;
+                self.nodes[node].reached = Some(self.now);
+                if self.nodes[node].up {
+                    self.put(&keys::alive(&name(node)));
+                    self.again(node, true);
+                }
+            }
+            Event::Backup => self.backup = Some(self.store.clone()),
+            Event::Restore => {
+                if let Some(backup) = self.backup.take() {
+                    self.store = backup;
+                    self.restores += 1;
+                    for node in 0..self.nodes.len() {
+                        let own = &mut self.nodes[node];
+                        own.reached = Some(self.now);
+                        // Watches break off, and their nodes look.
+                        let (life, delay) = (own.life, 1 + self.chance.below(SECOND));
+                        let own = &self.nodes[node];
+                        if own.up && !own.cut {
+                            self.put(&keys::alive(&name(node)));
+                        } else {
+                            self.after(LEASE, Event::LeaseEnds(node));
+                        }
+                        self.after(delay, Event::Look(node, life));
+                    }
+                }
+            }
+            Event::LeaseEnds(node) if !self.nodes[node].up || self.nodes[node].cut => {
                 let key = keys::alive(&name(node));
                 self.store.apply(&Txn { then: vec![Op::Delete(key)], ..Txn::default() }).unwrap();
             }
             Event::Accept => {
+                // Who accepts has the newest revision on its disk, whatever the store says.
                 self.accept(self.accepted + 1);
                 for node in 0..self.nodes.len() {
                     let (delay, life) = (1 + self.chance.below(2 * SECOND), self.nodes[node].life);
@@ -413,13 +558,22 @@ impl Simulation {
     fn run(mut self) -> Time {
         while let Some(Reverse((at, _, event))) = self.events.pop() {
             self.now = at;
-            assert!(at < 24 * 3600 * SECOND, "it does not come to its end: {:?}", self.nodes);
+            assert!(at < 24 * 3600 * SECOND, "it does not come to its end: {:?}\n{}", self.nodes, shown(&self.store));
             self.step(event);
         }
         let spec = &self.revisions[self.accepted];
         assert!(self.nodes.iter().all(|node| node.at == self.accepted && node.stretch >= spec.stretches()));
         self.now
     }
+}
+
+fn opening(store: &Memory) -> Opening {
+    store.below("board/open/").find_map(|row| serde_json::from_slice(&row.value).ok()).unwrap_or_default()
+}
+
+/// What the store holds, for a seed that fails.
+fn shown(store: &Memory) -> String {
+    store.below("").map(|row| format!("{} {}\n", row.key, String::from_utf8_lossy(&row.value))).collect()
 }
 
 fn held(store: &Memory) -> Vec<Held> {

@@ -5,6 +5,9 @@
 /// The record of acceptance.
 pub const ACCEPTED: &str = "board/accepted";
 
+/// That the store has gone back, and all say anew what they hold.
+pub const RESTORED: &str = "board/restored";
+
 /// How far the stretches and waves of a book's run are open.
 pub fn opening(book: &str) -> String {
     format!("board/open/{book}")
@@ -78,6 +81,21 @@ pub fn joined(node: &str) -> String {
 
 /// All who joined.
 pub const ALL_JOINED: &str = "book/joined/";
+
+/// A number that grows with what a node writes: one that is older than the node knows tells that the store went back.
+pub fn mark(node: &str) -> String {
+    format!("book/mark/{node}")
+}
+
+/// That a node has said anew what it holds, after the store had gone back.
+pub fn anew(restored: &str, node: &str) -> String {
+    format!("book/anew/{restored}/{node}")
+}
+
+/// All who have.
+pub fn all_anew(restored: &str) -> String {
+    format!("book/anew/{restored}/")
+}
 
 /// What goes with a node's lease.
 pub fn alive(node: &str) -> String {

@@ -285,7 +285,15 @@ enum Class {
 impl Class {
     /// None: it is not signed. Leases and notices say nothing by themselves; tables are spoken for by their digests.
     fn of(key: &str) -> Option<Self> {
-        let own = [keys::ALL_JOINED, keys::ALL_STATES, keys::ALL_FACTS, "book/vote/", "book/queue/"];
+        let own = [
+            keys::ALL_JOINED,
+            keys::ALL_STATES,
+            keys::ALL_FACTS,
+            "book/vote/",
+            "book/queue/",
+            "book/mark/",
+            "book/anew/",
+        ];
         if own.iter().any(|prefix| key.starts_with(prefix)) {
             return Some(Self::Own(key.rsplit('/').next().unwrap_or_default().to_owned()));
         }

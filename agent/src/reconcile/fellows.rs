@@ -50,11 +50,10 @@ impl Node {
             Err(error) => return self.store_failed(&error),
         };
         self.step(Input::Own("store", None));
-        if self.fleet.has_fallen() {
+        if self.fleet.owes() {
             // What this node had written is written anew: nothing that went by it is settled.
             self.unsettle();
             self.told_others = None;
-            pass::write_anew(&self.machine, &self.journal);
         }
         if current.generation <= disk.generation {
             return;
@@ -99,6 +98,17 @@ impl Node {
         let revision = Revision::new(current.generation, current.commits.clone(), set, &self.settings.node);
         self.show(Some(std::sync::Arc::new(revision.with_table(table))));
         Ok(())
+    }
+
+    /// Where the data store has gone back: says anew all that this node holds, before it asks for anything.
+    pub(super) fn say_anew(&mut self, revision: &Revision) {
+        if !self.fleet.owes() {
+            return;
+        }
+        match pass::say_anew(&self.machine, &self.journal, &self.fleet, revision) {
+            Ok(()) => tracing::info!("the data store had gone back, and this node has said anew what it holds"),
+            Err(error) => tracing::warn!(%error, "this node can't say anew yet what it holds"),
+        }
     }
 
     /// Makes an event of each record that did not count: somebody signs what it may not, or writes to the store behind

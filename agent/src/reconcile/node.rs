@@ -159,9 +159,11 @@ impl Node {
         let events = Events::new(settings.node.clone(), Some(Arc::clone(&journal)));
         let facts = facts::Options { facts_d: settings.facts_d.clone(), ..facts::Options::default() };
         let speech = Speech::new(&settings, credentials, &journal, &*clock)?;
+        store.keep_in(&journal)?;
         let store = speech.through(store);
         let fleet = Arc::new(Fleet::new(Arc::clone(&store), settings.node.clone(), Arc::clone(&clock)));
-        fleet.seen(pass::highest_seen(&journal));
+        let (revision, mark) = pass::horizon(&journal);
+        fleet.resume(revision, mark);
         let handle = Handle::new(
             settings.node.clone(),
             settings.cluster.clone(),
@@ -477,6 +479,7 @@ impl Node {
     }
 
     fn run_pass(&mut self, revision: &Revision, fresh: bool) -> PassOutcome {
+        self.say_anew(revision);
         let facts = self.handle.facts();
         let others = self.handle.others(revision);
         let nodes = pass::known_nodes(&revision.set, &revision.view, &facts, &revision.shared_facts(), &others);

@@ -64,13 +64,23 @@ impl Run {
             waves: u32::try_from(waves.len().max(1)).unwrap_or(u32::MAX),
             soak: book.rollout.soak,
             cuts: cuts.collect(),
+            elected: (0..)
+                .zip(&stretches)
+                .filter(|(_, of)| of.kind == StretchKind::Elected)
+                .map(|(at, _)| at)
+                .collect(),
         };
         let own = stretches.iter().enumerate().filter(|(_, stretch)| stretch.kind == StretchKind::Own);
         let own = own
             .filter_map(|(index, stretch)| {
                 let task = book.tasks.get(stretch.tasks.start)?;
                 let serialize = task.serialize.as_ref()?;
-                let (group, parts) = budget(set, book, &format!("{id}={index}"), serialize);
+                let (group, mut parts) = budget(set, book, &id, serialize);
+                if group == id {
+                    // A part of the book's own budget, so that its failures are failures of the book.
+                    let of = |node: &String| parts.get(node).cloned().unwrap_or_else(|| "-".to_owned());
+                    parts = spec.known.iter().map(|node| (node.clone(), format!("={index}{}", of(node)))).collect();
+                }
                 Some((index, Spec { group, parts, count: Some(count_of(serialize)), ..spec.clone() }))
             })
             .collect();

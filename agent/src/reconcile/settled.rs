@@ -49,6 +49,7 @@ impl Node {
         };
         self.state.is_applied()
             && self.state.troubles.is_empty()
+            && !self.fleet.owes()
             && self.same_facts(&settled.facts)
             && pass::still_settled(&self.machine, &settled.checks, &self.cancel)
     }

@@ -9,293 +9,156 @@ use std::{
 
 use stateright::{Model, Property};
 use towpath_coordination::{
-    accept::Accepted,
     keys,
-    rollout::{Held, Hold, Kind, Opening, Spec, Step, View, Want, decide, tend, worth_reading},
-    store::{Compare, Op, Outcome, Txn, memory::Memory},
+    rollout::{Held, Kind, OnLost, Opening, Spec},
+    store::{Change, Op, Outcome, Txn, memory::Memory},
 };
 
-use crate::mutations::Mutation;
+use crate::{
+    mutations::Mutation,
+    state::{Action, Node, Phase, Progress, State, accept, alive, is_alive, name, normalize},
+};
 
 /// What is explored.
 pub(crate) struct Fleet {
     /// How many nodes there are.
     pub nodes: usize,
-    /// The revisions, the first of which is accepted when everything begins.
-    pub revisions: Vec<Spec>,
+    /// The revisions with their books, the first of which is accepted when everything begins.
+    pub revisions: Vec<Vec<Spec>>,
     /// Whether a node has something to change in a stretch.
     pub changes: fn(node: usize, stretch: u32) -> bool,
+    /// Who may be elected.
+    pub eligible: fn(node: usize) -> bool,
+    /// How many are elected.
+    pub elects: usize,
     /// How many times a node may crash, in all.
     pub crashes: u8,
     /// How many leases may be lost, of nodes that crashed or that are only cut off.
     pub leases: u8,
     /// How many times a change may fail, in all.
     pub failures: u8,
+    /// How many times a node may go away on purpose.
+    pub absences: u8,
+    /// How many journals may be lost.
+    pub forgets: u8,
+    /// How many times the store may go back.
+    pub restores: u8,
+    /// What has happened before.
+    pub prelude: Vec<Action>,
     /// A rule that is left out.
     pub mutation: Option<Mutation>,
     /// States that are known to come to their end.
     pub ends: Mutex<HashSet<u64>>,
 }
 
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub(crate) enum Phase {
-    /// It wants to go on.
-    Idle,
-    /// It changes things.
-    In,
-    /// It has succeeded, and is to say so.
-    Succeeded,
-    /// It has failed, and is to say so.
-    Failing,
-    /// It has said so, and tries again later.
-    Failed,
-}
-
-#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub(crate) struct Node {
-    pub up: bool,
-    /// The revision that it is at.
-    pub at: usize,
-    /// The first stretch that it is not done with.
-    pub stretch: u32,
-    /// Whether it is half changed.
-    pub away: bool,
-    pub phase: Phase,
-    /// What it has decided and not carried out yet.
-    pub pending: Option<Txn>,
-}
-
-#[derive(Debug, Clone, PartialEq, Eq, Hash)]
-pub(crate) struct State {
-    pub store: Memory,
-    pub accepted: usize,
-    pub nodes: Vec<Node>,
-    pub crashes: u8,
-    pub leases: u8,
-    pub failures: u8,
-    /// How many nodes were ever written off.
-    pub written_off: u64,
-    /// What must never happen and did.
-    pub broken: Option<&'static str>,
-}
-
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub(crate) enum Action {
-    /// A node reads and decides; with `late`, offers have been there for long.
-    Look {
-        node: usize,
-        late: bool,
-    },
-    /// It carries out what it decided.
-    Commit(usize),
-    /// It comes to the end of its change.
-    Work {
-        node: usize,
-        well: bool,
-    },
-    Crash(usize),
-    Restart(usize),
-    /// Its lease runs out.
-    LoseLease(usize),
-    /// It has a lease again.
-    Renew(usize),
-    /// The next revision is accepted.
-    Accept,
-    /// A node goes to the accepted revision.
-    Follow(usize),
-}
-
-pub(crate) fn name(node: usize) -> String {
-    format!("n{node}")
-}
-
-fn alive(node: usize) -> Txn {
-    Txn { then: vec![Op::put(keys::alive(&name(node)), Vec::new())], ..Txn::default() }
-}
-
-fn accept(generation: u64) -> Txn {
-    let record = Accepted { schema: 1, generation, ..Accepted::default() };
-    Txn { then: vec![Op::put(keys::ACCEPTED, serde_json::to_vec(&record).unwrap())], ..Txn::default() }
+fn of_kind(store: &Memory, group: &str, wanted: &[Kind]) -> u64 {
+    let held = store.below(group).filter_map(|row| serde_json::from_slice::<Held>(&row.value).ok());
+    held.filter(|held| wanted.contains(&held.kind)).count() as u64
 }
 
 impl Fleet {
-    fn spec(&self, state: &State, node: usize) -> &Spec {
-        &self.revisions[state.nodes[node].at]
+    /// How many books there are.
+    pub fn books(&self) -> usize {
+        self.revisions[0].len()
     }
 
-    fn commit(&self, state: &mut State, txn: &Txn) {
-        let held = |store: &Memory, wanted: &[Kind]| {
-            store
-                .below("book/held/")
-                .filter(|row| serde_json::from_slice::<Held>(&row.value).is_ok_and(|held| wanted.contains(&held.kind)))
-                .count() as u64
-        };
+    pub fn spec(&self, state: &State, node: usize, book: usize) -> &Spec {
+        &self.revisions[state.nodes[node].at][book]
+    }
+
+    /// The books of the accepted revision.
+    fn accepted(&self, state: &State) -> &[Spec] {
+        &self.revisions[state.accepted]
+    }
+
+    fn commit(&self, state: &mut State, node: usize, txn: &Txn) {
         let slots = [Kind::Claim, Kind::Offer];
-        let (before, gone) = (held(&state.store, &slots), held(&state.store, &[Kind::WrittenOff]));
-        let open = |store: &Memory| -> Opening {
-            store.below("board/open/").find_map(|row| serde_json::from_slice(&row.value).ok()).unwrap_or_default()
-        };
-        let was_open = open(&state.store);
-        let (outcome, _) = state.store.apply(txn).unwrap();
+        let before = state.store.clone();
+        let (outcome, changes) = state.store.apply(txn).unwrap();
         if matches!(outcome, Outcome::Refused { .. }) {
             return;
         }
-        let after = held(&state.store, &slots);
-        let spec = &self.revisions[state.accepted];
-        if after > before && spec.count.is_some_and(|count| after > count) {
-            state.broken = Some("a slot was given beyond the count of the accepted revision");
-        }
-        let is_open = open(&state.store);
-        for stretch in 1..spec.stretches() {
-            let waves = |opening: &Opening| {
-                opening.waves.get(stretch as usize).copied().filter(|_| opening.run == spec.run).unwrap_or(0)
-            };
-            if waves(&was_open) == 0 && waves(&is_open) > 0 {
-                self.opens(state, stretch);
+        state.nodes[node].wrote = true;
+        for spec in self.accepted(state).to_vec() {
+            let group = keys::all_held(&spec.group);
+            let (old, new) = (of_kind(&before, &group, &slots), of_kind(&state.store, &group, &slots));
+            // What is said anew after a restore was given before.
+            let anew = state.store.below(keys::RESTORED).next().is_some() && !whole(&state.store, self.nodes);
+            if new > old && spec.count.is_some_and(|count| new > count) && !anew {
+                state.broken = Some("a slot was given beyond the count of the accepted revision");
+            }
+            let key = keys::opening(&spec.book);
+            let opened = changes.iter().find_map(|change| match change {
+                Change::Put(row) if row.key == key => serde_json::from_slice::<Opening>(&row.value).ok(),
+                _ => None,
+            });
+            let Some(opened) = opened.filter(|opening| opening.run == spec.run) else { continue };
+            let was: Opening =
+                before.below(&key).find_map(|row| serde_json::from_slice(&row.value).ok()).unwrap_or_default();
+            for stretch in (1..spec.stretches()).filter(|stretch| spec.open_at_first(*stretch) == 0) {
+                let waves = |opening: &Opening| {
+                    opening.waves.get(stretch as usize).copied().filter(|_| opening.run == spec.run).unwrap_or(0)
+                };
+                if waves(&was) == 0 && waves(&opened) > 0 {
+                    self.opens(state, &spec, stretch);
+                }
             }
         }
-        state.written_off += held(&state.store, &[Kind::WrittenOff]).saturating_sub(gone);
-    }
-
-    fn view(&self, state: &State, node: usize, late: bool) -> View {
-        let spec = self.spec(state, node);
-        let (revision, answers) = state.store.peek(&View::reading(spec, &name(node)));
-        let mut view = View::of(spec, &name(node), revision, answers);
-        view.soaked = true;
-        if late {
-            view.idle = true;
-            view.stale = view.held.iter().map(|held| (held.node.clone(), held.modified)).collect();
-        }
-        view.lost = (0..self.nodes)
-            .filter(|other| state.store.below(&keys::alive(&name(*other))).next().is_none())
-            .map(name)
-            .collect();
-        if let Some(stretch) = worth_reading(spec, &view) {
-            let prefix = keys::member_votes(&spec.run, stretch);
-            let names = state.store.below(&prefix).map(|row| row.key[prefix.len()..].to_owned());
-            view.names = Some((stretch, names.collect::<BTreeSet<_>>()));
-        }
-        if self.mutation == Some(Mutation::OldVoteCounts) {
-            let stretch = view.names.as_ref().map_or(0, |(stretch, _)| *stretch);
-            let part = format!("/{stretch}/member/");
-            let votes = state.store.below("book/vote/").filter(|row| row.key.contains(&part));
-            view.names =
-                Some((stretch, votes.filter_map(|row| Some(row.key.rsplit('/').next()?.to_owned())).collect()));
-        }
-        if let Some(mutation) = self.mutation {
-            mutation.view(spec, &name(node), &mut view);
-        }
-        view
-    }
-
-    fn decided(&self, spec: &Spec, view: &View, node: usize, want: Want) -> Step {
-        let mut step = decide(spec, view, &name(node), want);
-        if let (Some(mutation), Step::Commit(txn)) = (self.mutation, &mut step) {
-            mutation.txn(&name(node), txn);
-        }
-        step
-    }
-
-    fn tended(&self, spec: &Spec, view: &View, node: usize) -> Option<Txn> {
-        if self.mutation == Some(Mutation::NobodyLooksAgain) {
-            return None;
-        }
-        let mut txn = tend(spec, view, &name(node))?;
-        if let Some(mutation) = self.mutation {
-            mutation.txn(&name(node), &mut txn);
-        }
-        Some(txn)
-    }
-
-    /// A node reads and decides. Gives nothing where that changes nothing.
-    fn look(&self, state: &State, node: usize, late: bool) -> Option<State> {
-        let spec = self.spec(state, node);
-        let view = self.view(state, node, late);
-        let mut next = state.clone();
-        let own = &mut next.nodes[node];
-        if !spec.selects(&name(node)) {
-            // Not a target any more: the new revision is applied, and what it held is given back.
-            own.away = false;
-            match self.decided(spec, &view, node, Want::Leave) {
-                Step::Commit(txn) => own.pending = Some(txn),
-                Step::Go | Step::Hold(_) => {}
-            }
-            return (next != *state).then_some(next);
-        }
-        if own.stretch >= spec.stretches() {
-            // Who is through sees to it that the run ends.
-            own.pending = self.tended(spec, &view, node);
-            return (next != *state).then_some(next);
-        }
-        let stretch = own.stretch;
-        let changes = (self.changes)(node, stretch);
-        let want = match own.phase {
-            Phase::Idle if own.away || changes => Want::Change(stretch),
-            Phase::Idle => Want::Enter(stretch),
-            Phase::Failed => Want::Change(stretch),
-            Phase::Succeeded => Want::Done(stretch),
-            Phase::Failing => Want::Failed(stretch),
-            Phase::In => return None,
-        };
-        match self.decided(spec, &view, node, want) {
-            Step::Commit(txn) => own.pending = Some(txn),
-            Step::Hold(hold) => {
-                let claims = view.held.iter().any(|held| held.node == name(node) && held.held.kind == Kind::Claim);
-                if claims && !matches!(hold, Hold::Behind | Hold::Lease) {
-                    next.broken = Some("a node waits while it holds a slot");
-                }
-                own.pending = self.tended(spec, &view, node);
-            }
-            Step::Go => match want {
-                Want::Change(_) => {
-                    own.phase = Phase::In;
-                    own.away = true;
-                    let working = next.nodes.iter().filter(|node| node.phase == Phase::In).count() as u64;
-                    if working > self.allowed(state) {
-                        next.broken = Some("more nodes change at one time than there are slots and failures");
-                    }
-                }
-                Want::Enter(_) => own.phase = Phase::Succeeded,
-                Want::Done(_) => {
-                    own.stretch += 1;
-                    own.phase = Phase::Idle;
-                    own.pending = self.tended(spec, &view, node);
-                }
-                Want::Failed(_) => own.phase = Phase::Failed,
-                Want::Correct | Want::Leave => {}
-            },
-        }
-        (next != *state).then_some(next)
+        let gone = |store: &Memory| of_kind(store, "book/held/", &[Kind::WrittenOff]);
+        state.written_off += gone(&state.store).saturating_sub(gone(&before));
     }
 
     /// What must hold when a barrier opens: whoever the accepted revision waits for has come.
-    fn opens(&self, state: &mut State, stretch: u32) {
-        let spec = &self.revisions[state.accepted];
+    fn opens(&self, state: &mut State, spec: &Spec, stretch: u32) {
+        let book = self.accepted(state).iter().position(|other| other.book == spec.book).unwrap();
         let missing = (0..self.nodes).filter(|node| spec.is_member(&name(*node))).any(|node| {
             let there = &state.nodes[node];
-            let key = keys::held(&spec.group, "-", &spec.book, &name(node));
+            let progress = &there.books[book];
+            let key = keys::held(&spec.group, spec.part(&name(node)), &spec.book, &name(node));
             let excused = state.store.below(&key).any(|row| {
                 serde_json::from_slice::<Held>(&row.value).is_ok_and(|held| {
                     held.run == spec.run && held.kind != Kind::Offer && (held.kind != Kind::Claim || held.lost)
                 })
             });
-            let came = there.stretch >= stretch || there.stretch + 1 == stretch && there.phase == Phase::Succeeded;
-            !(excused || came && self.revisions[there.at].run == spec.run)
+            let vote = keys::vote(&spec.run, stretch - 1, true, &name(node));
+            let voted = state.store.below(&vote).any(|row| row.key == vote);
+            let came =
+                progress.stretch >= stretch || progress.stretch + 1 == stretch && progress.phase == Phase::Succeeded;
+            // Who has lost its journal has come before.
+            !(excused
+                || voted && state.forgets < self.forgets
+                || came && self.revisions[there.at][book].run == spec.run)
         });
         if missing {
             state.broken = Some("a barrier was opened before all had come");
         }
     }
 
-    /// How many may change at one time.
-    fn allowed(&self, state: &State) -> u64 {
-        let allowed = self.revisions[..=state.accepted].iter().map(|spec| spec.count.unwrap_or(99) + spec.max_failures);
-        allowed.max().unwrap_or(0)
+    /// How many may change at one time in a budget.
+    pub fn allowed(&self, state: &State, group: &str) -> u64 {
+        let specs = self.revisions[..=state.accepted].iter().flatten().filter(|spec| spec.group == group);
+        specs.map(|spec| spec.count.unwrap_or(99) + spec.max_failures).max().unwrap_or(0)
     }
 
-    /// How many may be away at one time.
-    fn budget(&self, state: &State) -> u64 {
-        self.allowed(state) + state.written_off
+    fn within_budget(&self, state: &State) -> bool {
+        let groups: BTreeSet<&str> = self.revisions.iter().flatten().map(|spec| spec.group.as_str()).collect();
+        groups.into_iter().all(|group| {
+            let away = state.nodes.iter().filter(|node| {
+                node.books.iter().zip(&self.revisions[0]).any(|(progress, spec)| progress.away && spec.group == group)
+            });
+            away.count() as u64 <= self.allowed(state, group) + state.written_off
+        })
+    }
+
+    /// Whether no elected task was begun by more nodes than are elected. Who was removed, and who is written off under
+    /// `skip`, may have begun it too.
+    fn elected_once(&self, state: &State) -> bool {
+        let Some(spec) = self.accepted(state).first().filter(|spec| spec.on_lost == OnLost::Hold) else { return true };
+        let runs: BTreeSet<&String> = state.began.iter().map(|(run, _)| run).collect();
+        runs.into_iter().all(|run| {
+            let began = state.began.iter().filter(|(of, node)| of == run && spec.selects(&name(*node)));
+            began.count() <= self.elects
+        })
     }
 
     /// Whether everything comes to its end once nothing goes wrong any more.
@@ -315,23 +178,21 @@ impl Fleet {
             }
             path.push(now);
             let before = at.clone();
+            let late = round % 4 == 3;
             for node in 0..self.nodes {
-                for action in [
-                    Action::Restart(node),
-                    Action::Renew(node),
-                    Action::Follow(node),
-                    Action::Commit(node),
-                    Action::Work { node, well: true },
-                    Action::Look { node, late: round % 4 == 3 },
-                    Action::Commit(node),
-                ] {
+                let mut actions = vec![Action::Restart(node), Action::Renew(node), Action::Follow(node)];
+                actions.extend([Action::Commit(node), Action::Work { node, well: true }]);
+                for book in 0..self.books() {
+                    actions.extend([Action::Look { node, book, late }, Action::Commit(node)]);
+                }
+                for action in actions {
                     if let Some(next) = self.step(&at, action) {
                         at = next;
                     }
                 }
             }
             normalize(&mut at);
-            if at == before && round % 4 == 3 {
+            if at == before && late {
                 return false;
             }
         }
@@ -339,80 +200,87 @@ impl Fleet {
     }
 
     fn ended(&self, state: &State) -> bool {
-        let spec = &self.revisions[state.accepted];
+        let specs = self.accepted(state);
         let through = state.nodes.iter().enumerate().all(|(node, own)| {
-            own.at == state.accepted && (own.stretch >= spec.stretches() || !spec.selects(&name(node)))
+            own.at == state.accepted
+                && own
+                    .books
+                    .iter()
+                    .zip(specs)
+                    .all(|(progress, spec)| progress.stretch >= spec.stretches() || !spec.selects(&name(node)))
         });
-        let open = state.store.below("board/open/").any(|row| {
-            serde_json::from_slice::<Opening>(&row.value).is_ok_and(|opening| opening.run == spec.run && opening.done)
+        let open = specs.iter().all(|spec| {
+            let key = keys::opening(&spec.book);
+            state.store.below(&key).any(|row| {
+                serde_json::from_slice::<Opening>(&row.value)
+                    .is_ok_and(|opening| opening.run == spec.run && opening.done)
+            })
         });
-        through && open
+        through && open && state.store.below(keys::RESTORED).next().is_none()
     }
 
     /// One step; None where it can't be taken.
     pub fn step(&self, state: &State, action: Action) -> Option<State> {
         let mut next = state.clone();
         match action {
-            Action::Look { node, late } => {
+            Action::Look { node, book, late } => {
                 let own = &state.nodes[node];
-                if !own.up || own.pending.is_some() {
+                let busy = own.books.iter().any(|progress| progress.phase == Phase::In);
+                if !own.up || own.pending.is_some() || busy {
                     return None;
                 }
-                return self.look(state, node, late);
+                return self.look(state, node, book, late);
             }
             Action::Commit(node) => {
                 let txn = next.nodes[node].pending.take()?;
-                self.commit(&mut next, &txn);
+                self.commit(&mut next, node, &txn);
             }
-            Action::Work { node, well } => {
+            Action::Work { node, well } => self.work(&mut next, node, well)?,
+            Action::GoAway(node) => {
                 let own = &mut next.nodes[node];
-                if !own.up || own.phase != Phase::In || !well && state.failures == 0 {
+                let working = own.books.iter_mut().find(|progress| progress.phase == Phase::In && progress.away)?;
+                if !own.up || state.absences == 0 {
                     return None;
                 }
-                own.phase = if well { Phase::Succeeded } else { Phase::Failing };
-                own.away = !well;
-                next.failures -= u8::from(!well);
+                working.phase = Phase::Leaving;
+                next.absences -= 1;
             }
             Action::Crash(node) => {
                 let own = &mut next.nodes[node];
                 if !own.up || state.crashes == 0 {
                     return None;
                 }
-                own.up = false;
-                own.pending = None;
-                if own.phase == Phase::In || own.phase == Phase::Failed {
-                    own.phase = Phase::Idle;
-                }
+                go_down(own);
                 next.crashes -= 1;
             }
+            Action::Forget(node) => {
+                let own = &mut next.nodes[node];
+                if own.up || state.forgets == 0 {
+                    return None;
+                }
+                for progress in &mut own.books {
+                    *progress = Progress { away: progress.away, ..Progress::default() };
+                }
+                next.forgets -= 1;
+            }
             Action::Restart(node) => {
-                if state.nodes[node].up {
+                // Who is up looks at a store that came back before who was down since the backup has started.
+                let unnoticed = state.nodes.iter().any(|other| other.up && other.fallen);
+                if state.nodes[node].up || unnoticed && !state.nodes[node].fallen {
                     return None;
                 }
                 next.nodes[node].up = true;
                 next.store.apply(&alive(node)).unwrap();
             }
             Action::LoseLease(node) => {
-                let key = keys::alive(&name(node));
-                if state.leases == 0 || state.store.below(&key).next().is_none() {
+                if state.leases == 0 || !is_alive(&state.store, node) {
                     return None;
                 }
                 next.leases -= 1;
-                next.store.apply(&Txn { then: vec![Op::Delete(key)], ..Txn::default() }).unwrap();
-                if self.mutation == Some(Mutation::LeaseFreesTheSlot) {
-                    let spec = &self.revisions[state.accepted];
-                    let held = keys::held(&spec.group, "-", &spec.book, &name(node));
-                    next.store.apply(&Txn { then: vec![Op::Delete(held)], ..Txn::default() }).unwrap();
-                }
-                // Its own clock tells a node that its lease may be gone: it asks before it goes on.
-                let own = &mut next.nodes[node];
-                if own.phase == Phase::In {
-                    own.phase = Phase::Idle;
-                }
+                self.lose_lease(&mut next, node);
             }
             Action::Renew(node) => {
-                let there = state.store.below(&keys::alive(&name(node))).next().is_some();
-                if there || !state.nodes[node].up {
+                if is_alive(&state.store, node) || !state.nodes[node].up {
                     return None;
                 }
                 next.store.apply(&alive(node)).unwrap();
@@ -422,56 +290,109 @@ impl Fleet {
                     return None;
                 }
                 next.accepted += 1;
-                next.store.apply(&accept(self.revisions[next.accepted].generation)).unwrap();
+                next.store.apply(&accept(self.revisions[next.accepted][0].generation)).unwrap();
             }
-            Action::Follow(node) => {
-                let own = &mut next.nodes[node];
-                if !own.up || own.at == state.accepted {
+            Action::Follow(node) => self.follow(&mut next, node)?,
+            Action::Backup => {
+                if state.restores == 0 || state.backup.is_some() {
                     return None;
                 }
-                let (old, new) = (&self.revisions[own.at], &self.revisions[state.accepted]);
-                own.at = state.accepted;
-                own.pending = None;
-                if old.run != new.run {
-                    own.stretch = 0;
-                    own.phase = Phase::Idle;
-                } else if own.phase == Phase::In || own.phase == Phase::Failed {
-                    own.phase = Phase::Idle;
-                }
+                next.backup = Some(state.store.clone());
+                next.nodes.iter_mut().for_each(|node| node.wrote = false);
             }
+            Action::Restore => self.restore(&mut next)?,
         }
         Some(next)
     }
+
+    fn work(&self, next: &mut State, node: usize, well: bool) -> Option<()> {
+        if !well && next.failures == 0 || !next.nodes[node].up {
+            return None;
+        }
+        let at = next.nodes[node].at;
+        let book = next.nodes[node].books.iter().position(|progress| progress.phase == Phase::In)?;
+        let spec = &self.revisions[at][book];
+        let progress = &mut next.nodes[node].books[book];
+        if spec.elected.contains(&progress.stretch) || self.elects_at(spec) == Some(progress.stretch) {
+            progress.phase = Phase::Sharing(well);
+            progress.elected = Some(Some(well));
+        } else {
+            progress.phase = if well { Phase::Succeeded } else { Phase::Failing };
+            progress.away = !well;
+        }
+        next.failures -= u8::from(!well);
+        Some(())
+    }
+
+    fn lose_lease(&self, next: &mut State, node: usize) {
+        let key = keys::alive(&name(node));
+        next.store.apply(&Txn { then: vec![Op::Delete(key)], ..Txn::default() }).unwrap();
+        if self.mutation == Some(Mutation::LeaseFreesTheSlot) {
+            let spec = &self.accepted(next)[0];
+            let held = keys::held(&spec.group, "-", &spec.book, &name(node));
+            next.store.apply(&Txn { then: vec![Op::Delete(held)], ..Txn::default() }).unwrap();
+        }
+        // Its own clock tells a node that its lease may be gone: it asks before it goes on.
+        for progress in &mut next.nodes[node].books {
+            if progress.phase == Phase::In {
+                progress.phase = Phase::Idle;
+            }
+        }
+    }
+
+    fn follow(&self, next: &mut State, node: usize) -> Option<()> {
+        let own = &mut next.nodes[node];
+        if !own.up || own.at == next.accepted {
+            return None;
+        }
+        let (old, new) = (&self.revisions[own.at], &self.revisions[next.accepted]);
+        own.at = next.accepted;
+        own.pending = None;
+        for ((old, new), progress) in old.iter().zip(new).zip(&mut own.books) {
+            if old.run != new.run {
+                *progress = Progress { away: progress.away, failed: progress.failed, ..Progress::default() };
+            } else if matches!(progress.phase, Phase::In | Phase::Failed | Phase::Leaving) {
+                progress.phase = Phase::Idle;
+            }
+        }
+        Some(())
+    }
+
+    /// The backup takes the place of the store. Requests that are on their way fail; who is connected sees that the
+    /// store is older than what it has seen; who is down knows it by what it had written last.
+    fn restore(&self, next: &mut State) -> Option<()> {
+        let mut store = next.backup.take()?;
+        next.restores -= 1;
+        for (number, node) in next.nodes.iter_mut().enumerate() {
+            node.pending = None;
+            node.fallen = node.up || node.wrote;
+            // Leases are kept or run out as they do without a restore.
+            let lease = if is_alive(&next.store, number) {
+                alive(number)
+            } else {
+                Txn { then: vec![Op::Delete(keys::alive(&name(number)))], ..Txn::default() }
+            };
+            store.apply(&lease).unwrap();
+        }
+        next.store = store;
+        Some(())
+    }
 }
 
-/// Numbers revisions anew, in the same order: states that differ in nothing else are the same.
-fn normalize(state: &mut State) {
-    let mut seen: BTreeSet<u64> = BTreeSet::from([0, state.store.revision]);
-    for row in state.store.rows_mut() {
-        seen.insert(row.created);
-        seen.insert(row.modified);
-    }
-    for node in &state.nodes {
-        for compare in node.pending.iter().flat_map(|txn| &txn.compare) {
-            if let Compare::Revision(_, revision) | Compare::NoneNewer(_, revision) = compare {
-                seen.insert(*revision);
-            }
+/// A node goes down: what it was about to do is gone, what its journal knows is not.
+pub(crate) fn go_down(own: &mut Node) {
+    own.up = false;
+    own.pending = None;
+    for progress in &mut own.books {
+        if matches!(progress.phase, Phase::In | Phase::Failed | Phase::Leaving) {
+            progress.phase = Phase::Idle;
         }
     }
-    let order: Vec<u64> = seen.into_iter().collect();
-    let rank = |revision: u64| order.binary_search(&revision).unwrap() as u64;
-    state.store.revision = rank(state.store.revision);
-    for row in state.store.rows_mut() {
-        row.created = rank(row.created);
-        row.modified = rank(row.modified);
-    }
-    for node in &mut state.nodes {
-        for compare in node.pending.iter_mut().flat_map(|txn| &mut txn.compare) {
-            if let Compare::Revision(_, revision) | Compare::NoneNewer(_, revision) = compare {
-                *revision = rank(*revision);
-            }
-        }
-    }
+}
+
+/// Whether all nodes have said anew what they hold.
+fn whole(store: &Memory, nodes: usize) -> bool {
+    store.below("book/anew/").count() >= nodes
 }
 
 impl Model for Fleet {
@@ -480,11 +401,18 @@ impl Model for Fleet {
 
     fn init_states(&self) -> Vec<State> {
         let mut store = Memory::default();
-        store.apply(&accept(self.revisions[0].generation)).unwrap();
+        store.apply(&accept(self.revisions[0][0].generation)).unwrap();
         for node in 0..self.nodes {
             store.apply(&alive(node)).unwrap();
         }
-        let node = Node { up: true, at: 0, stretch: 0, away: false, phase: Phase::Idle, pending: None };
+        let node = Node {
+            up: true,
+            at: 0,
+            books: vec![Progress::default(); self.books()],
+            pending: None,
+            wrote: false,
+            fallen: false,
+        };
         let mut state = State {
             store,
             accepted: 0,
@@ -492,9 +420,18 @@ impl Model for Fleet {
             crashes: self.crashes,
             leases: self.leases,
             failures: self.failures,
+            absences: self.absences,
+            forgets: self.forgets,
+            restores: self.restores,
+            backup: None,
             written_off: 0,
+            began: BTreeSet::new(),
             broken: None,
         };
+        for action in &self.prelude {
+            state = self.step(&state, *action).unwrap();
+            normalize(&mut state);
+        }
         normalize(&mut state);
         vec![state]
     }
@@ -503,28 +440,35 @@ impl Model for Fleet {
         if state.broken.is_some() {
             return;
         }
+        let soaks = self.accepted(state).iter().any(|spec| !spec.soak.is_zero());
+        let held = |wanted: fn(&Held) -> bool| {
+            let mut all = state.store.below("book/held/");
+            all.any(|row| serde_json::from_slice::<Held>(&row.value).is_ok_and(|held| wanted(&held)))
+        };
+        let late = soaks
+            || held(|held| held.kind == Kind::Offer || held.absent > 0)
+            || state.store.below("book/queue/").next().is_some();
         for node in 0..self.nodes {
-            let offers = state
-                .store
-                .below("book/held/")
-                .any(|row| serde_json::from_slice::<Held>(&row.value).is_ok_and(|held| held.kind == Kind::Offer));
-            let waiting = state.store.below("book/queue/").next().is_some();
-            actions.push(Action::Look { node, late: false });
-            if offers || waiting {
-                actions.push(Action::Look { node, late: true });
+            for book in 0..self.books() {
+                actions.push(Action::Look { node, book, late: false });
+                if late {
+                    actions.push(Action::Look { node, book, late: true });
+                }
             }
             actions.extend([
                 Action::Commit(node),
                 Action::Work { node, well: true },
                 Action::Work { node, well: false },
+                Action::GoAway(node),
                 Action::Crash(node),
+                Action::Forget(node),
                 Action::Restart(node),
                 Action::LoseLease(node),
                 Action::Renew(node),
                 Action::Follow(node),
             ]);
         }
-        actions.push(Action::Accept);
+        actions.extend([Action::Accept, Action::Backup, Action::Restore]);
     }
 
     fn next_state(&self, state: &State, action: Action) -> Option<State> {
@@ -536,10 +480,13 @@ impl Model for Fleet {
     fn properties(&self) -> Vec<Property<Self>> {
         vec![
             Property::always("never more are away than the budget allows", |fleet: &Fleet, state: &State| {
-                state.nodes.iter().filter(|node| node.away).count() as u64 <= fleet.budget(state)
+                fleet.within_budget(state)
             }),
             Property::always("slots, barriers and waiting are as they must be", |_: &Fleet, state: &State| {
                 state.broken.is_none()
+            }),
+            Property::always("an elected task is begun by no more than are elected", |fleet: &Fleet, state: &State| {
+                fleet.elected_once(state)
             }),
             Property::always("each run ends when failures end", |fleet: &Fleet, state: &State| {
                 fleet.comes_to_its_end(state)

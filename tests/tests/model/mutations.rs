@@ -33,9 +33,26 @@ pub(crate) enum Mutation {
     WrittenOffGoesOn,
     /// A node that left the targets keeps what it holds.
     LeaversKeep,
+    /// A store that has gone back is gone on with.
+    NobodySaysAnew,
+    /// A node that git no longer knows stays elected.
+    RemovedStaysElected,
+    /// A stretch that is an elected task has waves.
+    ElectedHasWaves,
+    /// Who goes away on purpose is lost like others.
+    AbsenceIsLoss,
+    /// Nobody compares that no claim, offer or failure is newer.
+    NoneNewerNotCompared,
 }
 
 impl Mutation {
+    /// What revisions say, changed.
+    pub fn revisions(self, revisions: &mut [Vec<Spec>]) {
+        if self == Self::ElectedHasWaves {
+            revisions.iter_mut().flatten().for_each(|spec| spec.elected.clear());
+        }
+    }
+
     /// What a node reads, changed.
     pub fn view(self, spec: &Spec, me: &str, view: &mut View) {
         match self {
@@ -56,6 +73,13 @@ impl Mutation {
                 .iter_mut()
                 .filter(|held| held.node == me && held.held.kind == Kind::WrittenOff)
                 .for_each(|held| held.held.kind = Kind::Claim),
+            Self::NobodySaysAnew => {
+                view.restored = None;
+                view.fallen = false;
+            }
+            Self::AbsenceIsLoss => {
+                view.held.iter_mut().filter(|held| held.node != me).for_each(|held| held.held.absent = 0);
+            }
             Self::LeaversKeep if !spec.selects(me) => view.held.retain(|held| held.node != me),
             _ => {}
         }
@@ -72,6 +96,7 @@ impl Mutation {
                 Compare::Revision(key, _) => !key.starts_with("book/queue/"),
                 Compare::Absent(_) => true,
             }),
+            Self::NoneNewerNotCompared => txn.compare.retain(|compare| !matches!(compare, Compare::NoneNewer(..))),
             Self::OfferNotCompared => {
                 let claims = txn.then.iter().any(|op| matches!(op, Op::Put { key, value, .. }
                     if key.ends_with(me) && serde_json::from_slice::<Held>(value).is_ok_and(|held| held.kind == Kind::Claim)));

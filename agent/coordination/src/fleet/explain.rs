@@ -99,6 +99,23 @@ pub(super) fn hold(spec: &Spec, view: &View, me: &str, hold: Hold) -> Gate {
             "the fleet has accepted another revision than this node has loaded; it goes on when it has that".into(),
         ),
         Hold::Lease => no_lease(),
+        Hold::Restored => restored(spec, view),
+        Hold::Unsure => gate(
+            "StoreUnreachable",
+            "the data store has only just been reached (again); the node goes on in a few seconds".into(),
+        ),
+    }
+}
+
+/// The store has gone back: who has not said anew what it holds.
+fn restored(spec: &Spec, view: &View) -> Gate {
+    let silent = spec.known.iter().filter(|node| !view.anew.contains(*node)).map(String::as_str);
+    Gate {
+        reason: "Dependency",
+        opens: format!(
+            "the data store was restored from a backup, and nobody is let in before all nodes have said anew what they hold; missing: {}; start them, or remove from git who is gone for good",
+            listed(silent)
+        ),
     }
 }
 
@@ -129,6 +146,9 @@ pub(super) fn rollout(spec: &Spec, view: &View) -> Rollout {
     let mut blocked = Vec::new();
     if halted_now {
         blocked.push(Gate { reason: "Budget", opens: halted(spec, view) });
+    }
+    if view.restored.is_some() && !view.is_whole(spec) {
+        blocked.push(restored(spec, view));
     }
     if !through {
         let stretch = (0..spec.stretches()).rfind(|stretch| view.open_waves(spec, *stretch) > 0).unwrap_or(0);

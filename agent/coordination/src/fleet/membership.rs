@@ -15,6 +15,7 @@ use tokio::sync::mpsc;
 use towpath_host::Clock;
 
 use crate::{
+    fleet::horizon::Horizon,
     keys,
     store::{Change, Compare, LeaseId, Op, Outcome, Page, Store, StoreError, Txn},
 };
@@ -65,6 +66,7 @@ struct Shared {
     store: Arc<dyn Store>,
     node: String,
     clock: Arc<dyn Clock>,
+    horizon: Arc<Horizon>,
     stop: AtomicBool,
     state: Mutex<State>,
 }
@@ -88,8 +90,8 @@ impl fmt::Debug for Membership {
 }
 
 impl Membership {
-    pub(super) fn new(store: Arc<dyn Store>, node: String, clock: Arc<dyn Clock>) -> Self {
-        let shared = Shared { store, node, clock, stop: AtomicBool::new(false), state: Mutex::default() };
+    pub(super) fn new(store: Arc<dyn Store>, node: String, clock: Arc<dyn Clock>, horizon: Arc<Horizon>) -> Self {
+        let shared = Shared { store, node, clock, horizon, stop: AtomicBool::new(false), state: Mutex::default() };
         Self { shared: Arc::new(shared) }
     }
 
@@ -208,6 +210,7 @@ impl Shared {
                 true
             }
             Err(error) => {
+                self.horizon.lost_sight();
                 tracing::debug!(%error, "the lease can't be kept");
                 if error == StoreError::LeaseGone {
                     self.lock().lease = None;
@@ -264,7 +267,16 @@ impl Shared {
 
     fn begin_watch(&self, prefix: &str) -> Result<mpsc::UnboundedReceiver<Change>, StoreError> {
         let read = self.store.read(prefix, &Page { after: None, limit: 1 })?;
-        self.store.watch(prefix, read.revision + 1)
+        // A store that has gone back is seen even by who has nothing to ask of it.
+        self.horizon.seen(read.revision);
+        let changes = self.store.watch(prefix, read.revision + 1)?;
+        if keys::RESTORED.starts_with(prefix) {
+            let restored = self.store.read(keys::RESTORED, &Page { after: None, limit: 1 })?;
+            if !restored.rows.is_empty() {
+                self.horizon.told();
+            }
+        }
+        Ok(changes)
     }
 
     /// Follows what is written below a prefix, and wakes the node.
@@ -287,7 +299,14 @@ impl Shared {
                 }
                 match change {
                     Change::Put(row) if row.key == keys::ACCEPTED => poke(Poke::Accepted),
-                    Change::Put(_) => poke(Poke::Look),
+                    Change::Put(row) => {
+                        if row.key == keys::RESTORED {
+                            self.horizon.told();
+                        }
+                        poke(Poke::Look);
+                    }
+                    // All have said anew what they hold: whoever waited for that goes on.
+                    Change::Delete(key, _) if key == keys::RESTORED => poke(Poke::Look),
                     Change::Delete(..) => {}
                 }
             }

@@ -2,6 +2,7 @@
 
 mod elect;
 mod explain;
+mod horizon;
 mod membership;
 
 use std::{
@@ -12,16 +13,19 @@ use std::{
 
 use towpath_host::Clock;
 
-pub use elect::{Elected, Election, Share};
 pub use membership::{Joined, Poke};
 
 use crate::{
     Gate,
     gossip::Gossip,
     keys,
-    rollout::{Kind, OnLost, Opening, Spec, Step, View, Want, complete, decide, idle, tend, worth_reading},
+    rollout::{
+        Kind, Mark, OnLost, Opening, Own, Spec, Step, View, Want, anew, announce, complete, confirm, decide, idle,
+        tend, worth_reading,
+    },
     store::{Op, Outcome, Page, Store, StoreError, Txn},
 };
+use horizon::Horizon;
 use membership::Membership;
 
 /// How often a decision is tried again in one go, where others are faster.
@@ -43,6 +47,7 @@ pub struct Fleet {
     node: String,
     clock: Arc<dyn Clock>,
     membership: Membership,
+    horizon: Arc<Horizon>,
     /// What the nodes say among themselves, where they do.
     gossip: OnceLock<Gossip>,
     inner: Mutex<Inner>,
@@ -52,6 +57,8 @@ pub struct Fleet {
 struct Inner {
     /// Offers to others, and when this node saw them first.
     offers: BTreeMap<(String, u64), Instant>,
+    /// Claims of nodes that went away on purpose, and when this node saw them first.
+    absences: BTreeMap<(String, u64), Instant>,
     /// Who waits for a free slot without taking it, and when this node saw that first.
     idle: BTreeMap<String, ((String, u64), Instant)>,
     /// Complete waves, and when this node saw them so first.
@@ -62,10 +69,6 @@ struct Inner {
     alive: Option<(Instant, BTreeSet<String>)>,
     /// When something is due that nobody will tell of.
     due: Option<Instant>,
-    /// The highest revision of the store that was seen.
-    highest: u64,
-    /// Whether the store has gone back since that was asked last.
-    fallen: bool,
 }
 
 /// What a node is told.
@@ -80,8 +83,9 @@ pub enum Answer {
 impl Fleet {
     /// A node that has not joined yet.
     pub fn new(store: Arc<dyn Store>, node: String, clock: Arc<dyn Clock>) -> Self {
-        let membership = Membership::new(Arc::clone(&store), node.clone(), Arc::clone(&clock));
-        Self { store, node, clock, membership, gossip: OnceLock::new(), inner: Mutex::default() }
+        let horizon = Arc::new(Horizon::new(store.shared()));
+        let membership = Membership::new(Arc::clone(&store), node.clone(), Arc::clone(&clock), Arc::clone(&horizon));
+        Self { store, node, clock, membership, horizon, gossip: OnceLock::new(), inner: Mutex::default() }
     }
 
     /// Whether the nodes themselves, where they speak to one another, agree that one is lost.
@@ -135,33 +139,84 @@ impl Fleet {
         self.membership.lease_may_be_gone()
     }
 
-    /// Remembers how far the store had come; one that is behind that has gone back.
+    /// Goes on from what the journal knows: how far the store had come, and the number of what was written last.
+    pub fn resume(&self, revision: u64, mark: u64) {
+        self.horizon.resume(revision, mark);
+    }
+
+    /// A revision of the store was seen.
     pub fn seen(&self, revision: u64) {
-        let mut inner = self.lock();
-        if revision < inner.highest {
-            tracing::warn!(
-                was = inner.highest,
-                is = revision,
-                "the data store has gone back: it was restored, or begun anew"
-            );
-            inner.fallen = true;
+        self.horizon.seen(revision);
+    }
+
+    /// How far the store has come, as far as was seen, and the number of what this node wrote last.
+    pub fn known(&self) -> (u64, u64) {
+        self.horizon.known()
+    }
+
+    /// Whether the store has gone back, and this node has to say anew what it holds.
+    pub fn owes(&self) -> bool {
+        self.horizon.owes()
+    }
+
+    /// Says anew what this node holds in a run, where the store lacks it or has something older.
+    ///
+    /// # Errors
+    /// When the store does not answer.
+    pub fn say_anew(&self, spec: &Spec, own: &Own) -> Result<(), StoreError> {
+        let mut view = self.look(spec)?;
+        for _ in 0..TRIES {
+            view = self.announced(spec, view)?;
+            let Some(txn) = anew(spec, &view, &self.node, own) else { return Ok(()) };
+            view = self.commit(spec, txn)?;
         }
-        inner.highest = revision;
+        Err(StoreError::Unreachable("others write too fast".into()))
     }
 
-    /// How far the store has come, as far as was seen.
-    pub fn highest(&self) -> u64 {
-        self.lock().highest
+    /// Says that this node has said anew all that it holds.
+    ///
+    /// # Errors
+    /// When the store does not answer.
+    pub fn has_said_anew(&self) -> Result<(), StoreError> {
+        // No book is meant: only what is of the whole fleet is read.
+        let none = Spec { book: "none/none".into(), group: "none/none".into(), waves: 1, ..Spec::default() };
+        let mut view = self.look(&none)?;
+        for _ in 0..TRIES {
+            view = self.announced(&none, view)?;
+            self.notice_anew(&mut view)?;
+            match confirm(&view, &self.node) {
+                Some(txn) => view = self.commit(&none, txn)?,
+                None => {
+                    self.horizon.settled();
+                    return Ok(());
+                }
+            }
+        }
+        Err(StoreError::Unreachable("others write too fast".into()))
     }
 
-    /// Whether the store has gone back since this was asked last: what this node had written is to be written anew.
-    pub fn has_fallen(&self) -> bool {
-        std::mem::take(&mut self.lock().fallen)
+    /// Says that the store has gone back, where this node is the first to notice.
+    fn announced(&self, spec: &Spec, view: View) -> Result<View, StoreError> {
+        if !view.fallen {
+            return Ok(view);
+        }
+        let id = uuid::Uuid::new_v4().simple().to_string();
+        match announce(&view, &id, self.horizon.restoration().as_deref()) {
+            Some(txn) => self.commit(spec, txn),
+            None => Ok(view),
+        }
+    }
+
+    fn notice_anew(&self, view: &mut View) -> Result<(), StoreError> {
+        if let Some((restored, _)) = &view.restored {
+            view.anew = self.names(&keys::all_anew(&restored.id))?;
+        }
+        Ok(())
     }
 
     /// Whether the store, as it was looked at last, lacks a vote that this node has given.
     pub fn lacks_vote(&self, spec: &Spec, stretch: u32) -> bool {
-        self.lock().views.get(&view_key(spec)).is_some_and(|(view, _)| !view.voted.contains(&stretch))
+        self.lock().views.get(&view_key(spec, &self.node)).is_some_and(|(view, _)| !view.voted.contains(&stretch))
     }
 
     /// What a node wants of a run, until it has it or must wait.
@@ -185,6 +240,7 @@ impl Fleet {
         };
         let mut tended = 0;
         for _ in 0..TRIES {
+            view = self.announced(spec, view)?;
             self.notice(spec, &mut view)?;
             match decide(spec, &view, &self.node, want) {
                 Step::Go => {
@@ -212,7 +268,7 @@ impl Fleet {
     fn recent(&self, spec: &Spec, want: Want) -> Option<View> {
         let now = self.clock.monotonic();
         let inner = self.lock();
-        let (view, read) = inner.views.get(&view_key(spec))?;
+        let (view, read) = inner.views.get(&view_key(spec, &self.node))?;
         let gives_back = !matches!(want, Want::Enter(_) | Want::Change(_) | Want::Correct);
         let fresh = now.duration_since(*read) < RECENT && self.membership.last_news().is_none_or(|news| news < *read);
         (gives_back || fresh).then(|| view.clone())
@@ -220,7 +276,7 @@ impl Fleet {
 
     fn remember(&self, spec: &Spec, view: &View) {
         let now = self.clock.monotonic();
-        self.lock().views.insert(view_key(spec), (view.clone(), now));
+        self.lock().views.insert(view_key(spec, &self.node), (view.clone(), now));
     }
 
     /// Does what is due in a run, whoever it is for.
@@ -243,11 +299,8 @@ impl Fleet {
     }
 
     fn look(&self, spec: &Spec) -> Result<View, StoreError> {
-        let (revision, answers) = self.store.commit(&View::reading(spec, &self.node))?.answers();
-        self.seen(revision);
-        let view = View::of(spec, &self.node, revision, answers);
-        self.remember(spec, &view);
-        Ok(view)
+        let outcome = self.store.commit(&View::reading(spec, &self.node)).inspect_err(|_| self.forget())?;
+        Ok(self.viewed(spec, outcome))
     }
 
     /// Adds to a record the time at which it was made: for people, no decision reads it.
@@ -268,25 +321,51 @@ impl Fleet {
     /// Commits, and reads the next view in the same request.
     fn commit(&self, spec: &Spec, mut txn: Txn) -> Result<View, StoreError> {
         self.stamp(&mut txn);
+        let mark = Mark { number: self.horizon.known().1 + 1 };
+        txn.then.push(Op::put(keys::mark(&self.node), serde_json::to_vec(&mark).unwrap_or_default()));
         let reading = View::reading(spec, &self.node).then;
         txn.then.extend(reading.iter().cloned());
         txn.otherwise = reading;
-        let outcome = self.store.commit(&txn)?;
+        let outcome = self.store.commit(&txn).inspect_err(|_| self.forget())?;
         tracing::debug!(book = spec.book, done = matches!(outcome, Outcome::Done { .. }), "committed {}", shown(&txn));
+        Ok(self.viewed(spec, outcome))
+    }
+
+    fn viewed(&self, spec: &Spec, outcome: Outcome) -> View {
         let (revision, answers) = outcome.answers();
-        self.seen(revision);
-        let view = View::of(spec, &self.node, revision, answers);
+        let mut view = View::of(spec, &self.node, revision, answers);
+        self.horizon.judge(&mut view);
+        self.notice_unsure(&mut view);
         self.remember(spec, &view);
-        Ok(view)
+        view
+    }
+
+    fn notice_unsure(&self, view: &mut View) {
+        let sure = self.horizon.unsure_until(self.clock.monotonic());
+        view.unsure = sure.is_some();
+        if let Some(sure) = sure {
+            sooner(&mut self.lock().due, sure);
+        }
+    }
+
+    /// A store that did not answer may be another one when it does: what was read of it is not gone by.
+    fn forget(&self) {
+        self.lock().views.clear();
+        self.horizon.lost_sight();
     }
 
     /// Adds what this node has seen for how long, and whom it thinks lost.
     fn notice(&self, spec: &Spec, view: &mut View) -> Result<(), StoreError> {
+        self.notice_unsure(view);
         self.notice_offers(view);
+        self.notice_absences(view);
         self.notice_idle(spec, view);
+        self.notice_anew(view)?;
         if spec.on_lost != OnLost::Hold && !view.done(spec) {
             let alive = self.alive()?;
-            let named = spec.members.keys().cloned().chain(view.held.iter().map(|held| held.node.clone()));
+            let known = spec.known.iter().filter(|_| view.restored.is_some()).cloned();
+            let held = view.held.iter().map(|held| held.node.clone());
+            let named = spec.members.keys().cloned().chain(held).chain(known);
             view.lost = named
                 .filter(|node| *node != self.node && !alive.contains(node))
                 .filter(|node| self.agrees_lost(node))
@@ -316,6 +395,27 @@ impl Fleet {
                 view.stale.insert(offer);
             } else {
                 sooner(&mut inner.due, first + OFFER);
+            }
+        }
+    }
+
+    fn notice_absences(&self, view: &mut View) {
+        let now = self.clock.monotonic();
+        let mut inner = self.lock();
+        let absent: BTreeMap<(String, u64), u64> = view
+            .held
+            .iter()
+            .filter(|held| held.held.absent > 0)
+            .map(|held| ((held.node.clone(), held.modified), held.held.absent))
+            .collect();
+        inner.absences.retain(|absence, _| absent.contains_key(absence));
+        for (absence, seconds) in absent {
+            let first = *inner.absences.entry(absence.clone()).or_insert(now);
+            let back = first + Duration::from_secs(seconds);
+            if now >= back {
+                view.overdue.insert(absence);
+            } else {
+                sooner(&mut inner.due, back);
             }
         }
     }
@@ -476,8 +576,8 @@ pub struct Rollout {
 }
 
 /// A book may have several budgets, and a view is of one.
-fn view_key(spec: &Spec) -> String {
-    format!("{} {} {}", spec.book, spec.group, spec.run)
+fn view_key(spec: &Spec, node: &str) -> String {
+    format!("{} {} {} {}", spec.book, spec.group, spec.run, spec.part(node))
 }
 
 fn sooner(due: &mut Option<Instant>, at: Instant) {

@@ -21,6 +21,8 @@ pub enum Want {
     Done(u32),
     /// To say that it failed in a stretch.
     Failed(u32),
+    /// To go away for a while (seconds), in the midst of a stretch: nobody is to take it for lost before that.
+    Absent(u32, u64),
     /// To hold nothing: it is no target any more, or has put right what it wanted to.
     Leave,
 }
@@ -36,12 +38,16 @@ pub fn decide(spec: &Spec, view: &View, me: &str, want: Want) -> Step {
         Want::Correct => change(spec, view, me, None),
         Want::Done(stretch) => done(spec, view, me, stretch),
         Want::Failed(stretch) => failed(spec, view, me, stretch),
+        Want::Absent(stretch, seconds) => absent(spec, view, me, stretch, seconds),
         Want::Leave => leave(spec, view, me),
     }
 }
 
 /// Whether a node may be in a stretch.
 fn enter(spec: &Spec, view: &View, me: &str, stretch: u32) -> Result<(), Hold> {
+    if view.owes(me) {
+        return Err(Hold::Restored);
+    }
     if view.may_enter(spec, me, stretch) {
         return Ok(());
     }
@@ -52,11 +58,16 @@ fn change(spec: &Spec, view: &View, me: &str, stretch: Option<u32>) -> Step {
     if !view.leased {
         return Step::Hold(Hold::Lease);
     }
+    // A claim that came back with a backup may be of a node that was written off since: who holds one waits like others
+    // until all have said what they hold.
+    if view.owes(me) || !view.is_whole(spec) {
+        return Step::Hold(Hold::Restored);
+    }
     let mine = view.mine(spec, me);
     match mine.map(|mine| (mine.held.kind, mine)) {
-        Some((Kind::Claim, mine)) if mine.held.lost => {
-            // It is back: what it holds no longer counts as a failure.
-            let held = Held { lost: false, ..mine.held.clone() };
+        Some((Kind::Claim, mine)) if mine.held.lost || mine.held.absent > 0 => {
+            // It is back: what it holds no longer counts as a failure, nor as something that is away on purpose.
+            let held = Held { lost: false, absent: 0, ..mine.held.clone() };
             return Step::Commit(replace(spec, mine, &held));
         }
         // Who is away already goes on: with its claim, or trying again what failed.
@@ -70,9 +81,11 @@ fn change(spec: &Spec, view: &View, me: &str, stretch: Option<u32>) -> Step {
         return Step::Hold(hold);
     }
     // Who is behind lets nobody in, itself included.
-    let Some(accepted) = view.current(spec) else { return Step::Hold(Hold::Behind) };
+    let Some(unmoved) = view.lets_in(spec) else {
+        return Step::Hold(if view.unsure { Hold::Unsure } else { Hold::Behind });
+    };
     if let Some(mine) = mine.filter(|mine| mine.held.kind == Kind::Offer) {
-        return Step::Commit(take(spec, me, mine, accepted, stretch));
+        return Step::Commit(take(spec, me, mine, unmoved, stretch));
     }
     if view.halted(spec) {
         return Step::Hold(Hold::Halted);
@@ -96,12 +109,12 @@ fn change(spec: &Spec, view: &View, me: &str, stretch: Option<u32>) -> Step {
             let count = spec.count.unwrap_or(0).saturating_sub(view.taken(spec.part(me)));
             let mut first = eligible(spec, view, spec.part(me), None).take(usize::try_from(count).unwrap_or(0));
             if first.any(|entry| entry.node == me && entry.book == spec.book) {
-                Step::Commit(claim_free(spec, view, me, *modified, accepted, stretch))
+                Step::Commit(claim_free(spec, view, me, *modified, unmoved, stretch))
             } else {
                 Step::Hold(Hold::Slot)
             }
         }
-        None => Step::Commit(enqueue(spec, me, mine, accepted, &run, stretch)),
+        None => Step::Commit(enqueue(spec, me, mine, unmoved, &run, stretch)),
     }
 }
 
@@ -155,10 +168,22 @@ fn written_off(view: &View, entry: &Entry) -> bool {
 }
 
 fn run_of(spec: &Spec, stretch: Option<u32>) -> String {
-    stretch.map_or_else(|| format!("{}!drift", spec.book), |_| spec.run.clone())
+    stretch.map_or_else(|| drift_of(&spec.book), |_| spec.run.clone())
 }
 
-fn enqueue(spec: &Spec, me: &str, mine: Option<&HeldBy>, accepted: u64, run: &str, stretch: Option<u32>) -> Txn {
+/// The name by which drift of a book is put right: it belongs to no run.
+pub fn drift_of(book: &str) -> String {
+    format!("{book}!drift")
+}
+
+fn enqueue(
+    spec: &Spec,
+    me: &str,
+    mine: Option<&HeldBy>,
+    unmoved: Vec<Compare>,
+    run: &str,
+    stretch: Option<u32>,
+) -> Txn {
     let key = own_queue(spec, me);
     let queued = Queued { run: run.to_owned(), stretch: stretch.unwrap_or(0), generation: spec.generation };
     // A node whose label has changed may hold something of another part.
@@ -166,15 +191,13 @@ fn enqueue(spec: &Spec, me: &str, mine: Option<&HeldBy>, accepted: u64, run: &st
         Some(mine) => Compare::Revision(keys::held(&spec.group, &mine.part, &spec.book, me), mine.modified),
         None => Compare::Absent(own_held(spec, me)),
     };
-    Txn {
-        compare: vec![same_generation(accepted), Compare::Absent(key.clone()), unchanged],
-        then: vec![Op::put(key, bytes(&queued))],
-        otherwise: Vec::new(),
-    }
+    let mut compare = unmoved;
+    compare.extend([Compare::Absent(key.clone()), unchanged]);
+    Txn { compare, then: vec![Op::put(key, bytes(&queued))], otherwise: Vec::new() }
 }
 
 /// Takes a slot that was offered; an offer of another generation is void, and the node queues anew, at the end.
-fn take(spec: &Spec, me: &str, mine: &HeldBy, accepted: u64, stretch: Option<u32>) -> Txn {
+fn take(spec: &Spec, me: &str, mine: &HeldBy, unmoved: Vec<Compare>, stretch: Option<u32>) -> Txn {
     let key = own_held(spec, me);
     let notice = keys::offer_notice(me, &spec.group);
     let unchanged = Compare::Revision(key.clone(), mine.modified);
@@ -185,12 +208,10 @@ fn take(spec: &Spec, me: &str, mine: &HeldBy, accepted: u64, stretch: Option<u32
             otherwise: Vec::new(),
         };
     }
-    let claim = claim(spec, stretch);
-    Txn {
-        compare: vec![same_generation(accepted), unchanged],
-        then: vec![Op::put(key, bytes(&claim)), Op::Delete(notice)],
-        otherwise: Vec::new(),
-    }
+    let mut compare = unmoved;
+    compare.push(unchanged);
+    let then = vec![Op::put(key, bytes(&claim(spec, stretch))), Op::Delete(notice)];
+    Txn { compare, then, otherwise: Vec::new() }
 }
 
 fn claim(spec: &Spec, stretch: Option<u32>) -> Held {
@@ -200,21 +221,40 @@ fn claim(spec: &Spec, stretch: Option<u32>) -> Held {
         stretch: stretch.unwrap_or(0),
         generation: spec.generation,
         lost: false,
+        absent: 0,
+    }
+}
+
+/// Writes into the own claim that the node goes away for a while; where there are no slots it gets one for that.
+fn absent(spec: &Spec, view: &View, me: &str, stretch: u32, seconds: u64) -> Step {
+    match view.mine(spec, me) {
+        Some(mine) if mine.held.kind == Kind::Claim && mine.held.absent == seconds => Step::Go,
+        Some(mine) if mine.held.kind == Kind::Claim => {
+            Step::Commit(replace(spec, mine, &Held { absent: seconds, ..mine.held.clone() }))
+        }
+        // Who failed, or was written off, counts as it is.
+        Some(mine) if mine.held.kind != Kind::Offer => Step::Go,
+        None if spec.count.is_none() => {
+            let key = own_held(spec, me);
+            let held = Held { absent: seconds, ..claim(spec, Some(stretch)) };
+            Step::Commit(Txn {
+                compare: vec![Compare::Absent(key.clone())],
+                then: vec![Op::put(key, bytes(&held))],
+                otherwise: Vec::new(),
+            })
+        }
+        _ => Step::Hold(Hold::Slot),
     }
 }
 
 /// Takes a free slot, as who waits longest: no claim, offer or failure may be newer than what was read.
-fn claim_free(spec: &Spec, view: &View, me: &str, queued: u64, accepted: u64, stretch: Option<u32>) -> Txn {
+fn claim_free(spec: &Spec, view: &View, me: &str, queued: u64, unmoved: Vec<Compare>, stretch: Option<u32>) -> Txn {
     let queue = own_queue(spec, me);
-    Txn {
-        compare: vec![
-            same_generation(accepted),
-            Compare::NoneNewer(keys::all_held(&spec.group), view.revision),
-            Compare::Revision(queue.clone(), queued),
-        ],
-        then: vec![Op::Delete(queue), Op::put(own_held(spec, me), bytes(&claim(spec, stretch)))],
-        otherwise: Vec::new(),
-    }
+    let mut compare = unmoved;
+    compare.push(Compare::NoneNewer(keys::all_held(&spec.group), view.revision));
+    compare.push(Compare::Revision(queue.clone(), queued));
+    let then = vec![Op::Delete(queue), Op::put(own_held(spec, me), bytes(&claim(spec, stretch)))];
+    Txn { compare, then, otherwise: Vec::new() }
 }
 
 /// Votes and gives back what it holds, to who waits longest.
@@ -251,7 +291,7 @@ pub(super) fn release(spec: &Spec, view: &View, me: &str, mine: &HeldBy) -> Txn 
         txn.then.push(Op::Delete(keys::offer_notice(me, &spec.group)));
     }
     let slot = matches!(mine.held.kind, Kind::Claim | Kind::Offer);
-    let Some(accepted) = view.current(spec).filter(|_| slot && !view.halted(spec)) else { return txn };
+    let Some(unmoved) = view.lets_in(spec).filter(|_| slot && !view.halted(spec)) else { return txn };
     // A revision that allows fewer gets them as they are given back.
     let within = spec.count.is_some_and(|count| view.taken(&mine.part) <= count);
     let Some(next) = next_in_queue(spec, view, &mine.part, me).filter(|_| within) else {
@@ -259,7 +299,7 @@ pub(super) fn release(spec: &Spec, view: &View, me: &str, mine: &HeldBy) -> Txn 
         txn.compare.push(Compare::NoneNewer(keys::whole_queue(&spec.group), view.revision));
         return txn;
     };
-    txn.compare.push(same_generation(accepted));
+    txn.compare.extend(unmoved);
     hand_to(spec, view, next, &mut txn);
     txn
 }
@@ -274,6 +314,7 @@ pub(super) fn hand_to(spec: &Spec, view: &View, next: &Entry, txn: &mut Txn) {
         stretch: next.queued.stretch,
         generation: spec.generation,
         lost: false,
+        absent: 0,
     };
     txn.compare.push(Compare::Revision(queue.clone(), next.modified));
     // What the node has become meanwhile must not be written over.
@@ -289,8 +330,14 @@ pub(super) fn hand_to(spec: &Spec, view: &View, next: &Entry, txn: &mut Txn) {
 
 fn failed(spec: &Spec, view: &View, me: &str, stretch: u32) -> Step {
     let key = own_held(spec, me);
-    let failure =
-        Held { kind: Kind::Failure, run: spec.run.clone(), stretch, generation: spec.generation, lost: false };
+    let failure = Held {
+        kind: Kind::Failure,
+        run: spec.run.clone(),
+        stretch,
+        generation: spec.generation,
+        lost: false,
+        absent: 0,
+    };
     let put = |compare: Compare| {
         Step::Commit(Txn {
             compare: vec![compare],
@@ -344,12 +391,7 @@ pub(super) fn delete(spec: &Spec, old: &HeldBy) -> Txn {
     }
 }
 
-/// What lets somebody in or on is done only under the generation that it was decided under.
-pub(super) fn same_generation(accepted: u64) -> Compare {
-    Compare::Revision(keys::ACCEPTED.to_owned(), accepted)
-}
-
-fn own_held(spec: &Spec, me: &str) -> String {
+pub(super) fn own_held(spec: &Spec, me: &str) -> String {
     keys::held(&spec.group, spec.part(me), &spec.book, me)
 }
 

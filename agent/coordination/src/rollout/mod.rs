@@ -4,7 +4,9 @@
 //! holds the very transaction that the store runs. The agent, the model checker and the simulation call the same
 //! functions and differ only in who runs the transaction.
 
+mod anew;
 mod decide;
+mod elect;
 mod spec;
 mod tend;
 mod view;
@@ -13,10 +15,12 @@ use serde::{Deserialize, Serialize};
 
 use crate::store::Txn;
 
-pub use decide::{Want, decide};
+pub use anew::{Own, anew, announce, confirm};
+pub use decide::{Want, decide, drift_of};
+pub use elect::{Candidacy, ElectStep, Elected, Election, Record, Share, elect, elected_anew, publish};
 pub use spec::{Cut, OnLost, Spec};
 pub use tend::{complete, idle, tend, worth_reading};
-pub use view::{Entry, HeldBy, View, look};
+pub use view::{Entry, HeldBy, Mark, View, look};
 
 /// What stands in a slot.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
@@ -48,6 +52,13 @@ pub struct Held {
     /// Of a claim: its node was lost, and counts as failed until it is back.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub lost: bool,
+    /// Of a claim: its node goes away for a while, at most so many seconds, and is not lost before that.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub absent: u64,
+}
+
+fn is_zero(number: &u64) -> bool {
+    *number == 0
 }
 
 /// A place in the queue.
@@ -88,6 +99,13 @@ pub struct Opening {
     pub before: String,
 }
 
+/// The store has gone back: a restoration, until all have said anew what they hold.
+#[derive(Debug, Clone, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+pub struct Restored {
+    /// Which one.
+    pub id: String,
+}
+
 /// What comes of a decision.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Step {
@@ -114,4 +132,8 @@ pub enum Hold {
     Behind,
     /// It has no lease: others may be about to write it off.
     Lease,
+    /// The store has gone back, and not all have said anew what they hold.
+    Restored,
+    /// The node has only just reached the store.
+    Unsure,
 }

@@ -1,6 +1,9 @@
 //! What a revision says of a book's run: the same on every node that has the generation.
 
-use std::{collections::BTreeMap, time::Duration};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    time::Duration,
+};
 
 /// What divides two stretches.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -56,6 +59,9 @@ pub struct Spec {
     pub soak: Duration,
     /// What comes before each stretch but the first.
     pub cuts: Vec<Cut>,
+    /// The stretches that are an elected task: they have no waves, else wave 1 would wait for the result of a node that
+    /// waits for its wave.
+    pub elected: BTreeSet<u32>,
 }
 
 impl Spec {
@@ -87,9 +93,14 @@ impl Spec {
     /// How many waves of a stretch are open before anybody has opened one.
     pub fn open_at_first(&self, stretch: u32) -> u32 {
         match stretch.checked_sub(1).and_then(|before| self.cuts.get(before as usize)) {
-            None | Some(Cut::Passage) => 1,
+            None | Some(Cut::Passage) => self.open_at_once(stretch),
             Some(Cut::Barrier) => 0,
         }
+    }
+
+    /// How many waves of a stretch open together, once it opens.
+    pub fn open_at_once(&self, stretch: u32) -> u32 {
+        if self.elected.contains(&stretch) { self.waves } else { 1 }
     }
 
     /// The members of a stretch's waves up to one.

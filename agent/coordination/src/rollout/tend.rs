@@ -3,21 +3,71 @@
 
 use super::{
     Cut, Entry, Held, HeldBy, Kind, OnLost, Opening, Spec, View,
-    decide::{bytes, delete, eligible, free, hand_to, replace, same_generation},
+    decide::{bytes, delete, eligible, free, hand_to, replace},
 };
 use crate::{
     keys,
     store::{Compare, Op, Txn},
 };
 
-/// The next transaction that is due, if any. Only who is at the accepted revision lets anybody in or on.
+/// The next transaction that is due, if any. Only who is at the accepted revision lets anybody in or on, and where the
+/// store has gone back only once all have said anew what they hold.
 pub fn tend(spec: &Spec, view: &View, me: &str) -> Option<Txn> {
-    let accepted = view.current(spec)?;
-    open(spec, view, accepted)
-        .or_else(|| give_up(spec, view, me, accepted))
-        .or_else(|| lost(spec, view, accepted))
-        .or_else(|| clear_queue(spec, view, accepted))
-        .or_else(|| offer_free(spec, view, me, accepted))
+    let accepted = view.current(spec).filter(|_| !view.owes(me))?;
+    let Some(unmoved) = view.lets_in(spec) else { return lost_since(spec, view, accepted) };
+    open(spec, view, &unmoved)
+        .or_else(|| end_restoration(spec, view))
+        .or_else(|| give_up(spec, view, me, &unmoved))
+        .or_else(|| lost(spec, view, &unmoved))
+        .or_else(|| clear_queue(spec, view, &unmoved))
+        .or_else(|| offer_free(spec, view, me, unmoved))
+}
+
+/// Everybody has said anew what it holds: the store is whole again.
+fn end_restoration(spec: &Spec, view: &View) -> Option<Txn> {
+    let (restored, modified) = view.restored.as_ref()?;
+    // Who was written off in this book may still owe something to another.
+    spec.known.iter().all(|node| view.anew.contains(node)).then(|| Txn {
+        compare: vec![Compare::Revision(keys::RESTORED.to_owned(), *modified)],
+        then: vec![Op::Delete(keys::RESTORED.to_owned()), Op::DeleteAll(keys::all_anew(&restored.id))],
+        otherwise: Vec::new(),
+    })
+}
+
+/// The store has gone back, and somebody who has not said anew what it holds is lost: under `skip` the run goes on
+/// without it, whatever it held.
+fn lost_since(spec: &Spec, view: &View, accepted: u64) -> Option<Txn> {
+    let (_, restored) = view.restored.as_ref()?;
+    let may = spec.on_lost == OnLost::Skip && !view.fallen && view.written_off(spec) < spec.count.unwrap_or(1);
+    let silent = |node: &&String| {
+        let gone = |held: &HeldBy| held.node == **node && held.book == spec.book && held.held.kind == Kind::WrittenOff;
+        view.lost.contains(*node) && !view.anew.contains(*node) && !view.held.iter().any(gone)
+    };
+    let node = spec.known.iter().filter(|_| may).find(silent)?;
+    let record = view.held.iter().find(|held| held.node == *node && held.book == spec.book);
+    let gone = Held {
+        kind: Kind::WrittenOff,
+        run: spec.run.clone(),
+        stretch: record.map_or(0, |record| record.held.stretch),
+        generation: spec.generation,
+        lost: false,
+        absent: 0,
+    };
+    let mut txn = match record {
+        Some(record) => replace(spec, record, &gone),
+        None => {
+            let key = keys::held(&spec.group, spec.part(node), &spec.book, node);
+            Txn {
+                compare: vec![Compare::Absent(key.clone())],
+                then: vec![Op::put(key, bytes(&gone))],
+                otherwise: Vec::new(),
+            }
+        }
+    };
+    txn.compare.push(Compare::Absent(keys::alive(node)));
+    txn.compare.push(Compare::Revision(keys::ACCEPTED.to_owned(), accepted));
+    txn.compare.push(Compare::Revision(keys::RESTORED.to_owned(), *restored));
+    Some(txn)
 }
 
 /// Who has come to the end of a stretch, as far as is known.
@@ -74,7 +124,7 @@ fn frontier(spec: &Spec, view: &View) -> Vec<(u32, u32)> {
 }
 
 /// The next opening: a wave, a stretch behind a barrier, or the end of the run.
-fn open(spec: &Spec, view: &View, accepted: u64) -> Option<Txn> {
+fn open(spec: &Spec, view: &View, unmoved: &[Compare]) -> Option<Txn> {
     let (stretch, wave) = complete(spec, view)?;
     let mut waves: Vec<u32> = (0..spec.stretches()).map(|stretch| view.open_waves(spec, stretch)).collect();
     let mut done = false;
@@ -87,7 +137,7 @@ fn open(spec: &Spec, view: &View, accepted: u64) -> Option<Txn> {
         if spec.cuts.get(stretch as usize) != Some(&Cut::Barrier) {
             return None;
         }
-        *waves.get_mut(stretch as usize + 1)? = 1;
+        *waves.get_mut(stretch as usize + 1)? = spec.open_at_once(stretch + 1);
     } else {
         // The last stretch is through; those behind passages must be too.
         done = true;
@@ -106,11 +156,12 @@ fn open(spec: &Spec, view: &View, accepted: u64) -> Option<Txn> {
         // Records of a finished run go when its successor ends.
         then.push(Op::DeleteAll(keys::run_votes(&before)));
     }
-    Some(Txn { compare: vec![same_generation(accepted), compare], then, otherwise: Vec::new() })
+    let compare = unmoved.iter().cloned().chain([compare]).collect();
+    Some(Txn { compare, then, otherwise: Vec::new() })
 }
 
 /// Offers that are void, or that nobody took in time, and what nodes hold that git no longer knows.
-fn give_up(spec: &Spec, view: &View, me: &str, accepted: u64) -> Option<Txn> {
+fn give_up(spec: &Spec, view: &View, me: &str, unmoved: &[Compare]) -> Option<Txn> {
     let stale = |held: &&HeldBy| {
         let unknown = !spec.known.contains(&held.node);
         let offer = held.held.kind == Kind::Offer
@@ -124,19 +175,20 @@ fn give_up(spec: &Spec, view: &View, me: &str, accepted: u64) -> Option<Txn> {
     };
     let held = view.held.iter().find(stale)?;
     let mut txn = delete(spec, held);
-    txn.compare.push(same_generation(accepted));
+    txn.compare.extend(unmoved.iter().cloned());
     txn.then.push(Op::Delete(keys::offer_notice(&held.node, &spec.group)));
     Some(txn)
 }
 
 /// What is said of a node that is lost: in one transaction that finds its lease gone and its record unchanged.
-fn lost(spec: &Spec, view: &View, accepted: u64) -> Option<Txn> {
+fn lost(spec: &Spec, view: &View, unmoved: &[Compare]) -> Option<Txn> {
     if spec.on_lost == OnLost::Hold || view.done(spec) {
         return None;
     }
     view.lost.iter().find_map(|node| {
         let record = view.held.iter().find(|held| held.node == *node && held.book == spec.book);
         let mut txn = match record {
+            Some(held) if held.held.kind == Kind::Claim && view.is_away_on_purpose(held) => return None,
             Some(held) if held.held.kind == Kind::Claim && !held.held.lost => match spec.on_lost {
                 OnLost::Skip if view.written_off(spec) < spec.count.unwrap_or(1) => {
                     replace(spec, held, &Held { kind: Kind::WrittenOff, run: spec.run.clone(), ..held.held.clone() })
@@ -153,6 +205,7 @@ fn lost(spec: &Spec, view: &View, accepted: u64) -> Option<Txn> {
                     stretch: 0,
                     generation: spec.generation,
                     lost: false,
+                    absent: 0,
                 };
                 Txn {
                     compare: vec![Compare::Absent(key.clone())],
@@ -163,7 +216,7 @@ fn lost(spec: &Spec, view: &View, accepted: u64) -> Option<Txn> {
             None => return None,
         };
         txn.compare.push(Compare::Absent(keys::alive(node)));
-        txn.compare.push(same_generation(accepted));
+        txn.compare.extend(unmoved.iter().cloned());
         Some(txn)
     })
 }
@@ -183,7 +236,7 @@ pub fn complete(spec: &Spec, view: &View) -> Option<(u32, u32)> {
 
 /// Places in the queue that nobody will ever be let in from: of nodes that are no targets, of runs that are over.
 /// Who still wants a slot queues anew.
-fn clear_queue(spec: &Spec, view: &View, accepted: u64) -> Option<Txn> {
+fn clear_queue(spec: &Spec, view: &View, unmoved: &[Compare]) -> Option<Txn> {
     let over = |entry: &&Entry| {
         let drift = entry.queued.run.ends_with("!drift");
         entry.book == spec.book
@@ -191,11 +244,8 @@ fn clear_queue(spec: &Spec, view: &View, accepted: u64) -> Option<Txn> {
     };
     let entry = view.queue.iter().find(over)?;
     let key = keys::queue(&spec.group, &entry.part, &entry.book, &entry.node);
-    Some(Txn {
-        compare: vec![same_generation(accepted), Compare::Revision(key.clone(), entry.modified)],
-        then: vec![Op::Delete(key)],
-        otherwise: Vec::new(),
-    })
+    let compare = unmoved.iter().cloned().chain([Compare::Revision(key.clone(), entry.modified)]).collect();
+    Some(Txn { compare, then: vec![Op::Delete(key)], otherwise: Vec::new() })
 }
 
 /// Who waits for a slot that is free, might have taken it and has not: the node, and when it began to wait.
@@ -211,13 +261,11 @@ fn first_waiting<'v>(spec: &'v Spec, view: &'v View, me: &'v str) -> Option<&'v 
 
 /// A free slot goes to who waits longest. Who waits takes it by itself as a rule: it is offered when that has not
 /// happened for long, so that a whole fleet does not offer the same slot at once.
-fn offer_free(spec: &Spec, view: &View, me: &str, accepted: u64) -> Option<Txn> {
+fn offer_free(spec: &Spec, view: &View, me: &str, unmoved: Vec<Compare>) -> Option<Txn> {
     let next = first_waiting(spec, view, me).filter(|_| view.idle)?;
-    let mut txn = Txn {
-        compare: vec![same_generation(accepted), Compare::NoneNewer(keys::all_held(&spec.group), view.revision)],
-        then: Vec::new(),
-        otherwise: Vec::new(),
-    };
+    let mut compare = unmoved;
+    compare.push(Compare::NoneNewer(keys::all_held(&spec.group), view.revision));
+    let mut txn = Txn { compare, then: Vec::new(), otherwise: Vec::new() };
     hand_to(spec, view, next, &mut txn);
     Some(txn)
 }

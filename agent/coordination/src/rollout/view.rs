@@ -2,17 +2,24 @@
 
 use std::collections::BTreeSet;
 
-use serde::de::DeserializeOwned;
+use serde::{Deserialize, Serialize, de::DeserializeOwned};
 
-use super::{Held, Kind, Opening, Queued, Spec};
+use super::{Held, Kind, Opening, Queued, Restored, Spec};
 use crate::{
     accept::Accepted,
     keys,
-    store::{Answer, Op, Row, Txn},
+    store::{Answer, Compare, Op, Row, Txn},
 };
 
 /// How many of those who wait longest are read.
 const HEADS: usize = 16;
+
+/// The number of what a node wrote last.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Mark {
+    /// It only grows.
+    pub number: u64,
+}
 
 /// A claim, offer or failure, whose it is, and when it was written.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -51,6 +58,17 @@ pub struct View {
     pub revision: u64,
     /// The accepted generation, and the revision that wrote it.
     pub accepted: Option<(u64, u64)>,
+    /// That the store has gone back, and the revision that wrote it.
+    pub restored: Option<(Restored, u64)>,
+    /// Who has said anew what it holds since then, where that was read.
+    pub anew: BTreeSet<String>,
+    /// Whether the store is older than this node knows, and nobody has said so yet.
+    pub fallen: bool,
+    /// Whether the node has only just reached the store: those who know more of its past may be about to say that it has
+    /// gone back.
+    pub unsure: bool,
+    /// The number of what this node wrote last, as the store has it.
+    pub mark: u64,
     /// How far the run is open, and the revision that wrote it.
     pub opening: Option<(Opening, u64)>,
     /// All claims, offers and failures of the group.
@@ -69,6 +87,8 @@ pub struct View {
     pub names: Option<(u32, BTreeSet<String>)>,
     /// Offers that have been there for long, and nodes that seem lost: by this node's own clock and ears.
     pub stale: BTreeSet<(String, u64)>,
+    /// Claims of nodes that went away on purpose and have not come back in the time they said, by this node's own clock.
+    pub overdue: BTreeSet<(String, u64)>,
     /// Whether a slot has been free for long while somebody waited for it, by this node's own clock.
     pub idle: bool,
     /// Nodes that seem lost.
@@ -82,6 +102,8 @@ impl View {
     pub fn reading(spec: &Spec, me: &str) -> Txn {
         let mut then = vec![
             Op::Read(keys::ACCEPTED.to_owned()),
+            Op::Read(keys::RESTORED.to_owned()),
+            Op::Read(keys::mark(me)),
             Op::Read(keys::opening(&spec.book)),
             Op::Read(keys::all_held(&spec.group)),
             Op::Oldest(keys::part_of_queue(&spec.group, spec.part(me)), HEADS),
@@ -105,6 +127,8 @@ impl View {
             let accepted: Accepted = parse(&row)?;
             Some((accepted.generation, row.modified))
         });
+        view.restored = exactly(rows(), keys::RESTORED).and_then(|row| Some((parse(&row)?, row.modified)));
+        view.mark = exactly(rows(), &keys::mark(me)).and_then(|row| parse::<Mark>(&row)).map_or(0, |mark| mark.number);
         view.opening = exactly(rows(), &keys::opening(&spec.book)).and_then(|row| Some((parse(&row)?, row.modified)));
         let prefix = keys::all_held(&spec.group);
         view.held = rows().rows.iter().filter_map(|row| held(row, &prefix)).collect();
@@ -148,6 +172,34 @@ impl View {
         self.accepted.filter(|(generation, _)| *generation == spec.generation).map(|(_, modified)| modified)
     }
 
+    /// Whether this node has to say anew what it holds before it is let in anywhere.
+    pub fn owes(&self, me: &str) -> bool {
+        self.fallen || self.restored.is_some() && !self.anew.contains(me)
+    }
+
+    /// Whether everybody whom git knows has said anew what it holds, or is written off, where the store has gone back.
+    pub fn is_whole(&self, spec: &Spec) -> bool {
+        let said = |node: &String| {
+            self.anew.contains(node)
+                || self
+                    .held
+                    .iter()
+                    .any(|held| held.node == *node && held.book == spec.book && held.held.kind == Kind::WrittenOff)
+        };
+        !self.fallen && (self.restored.is_none() || spec.known.iter().all(said))
+    }
+
+    /// What must be as it was read for anybody to be let in or on: the accepted revision, and that the store has not
+    /// gone back meanwhile. None where nobody may be let in now.
+    pub fn lets_in(&self, spec: &Spec) -> Option<Vec<Compare>> {
+        let accepted = self.current(spec).filter(|_| self.is_whole(spec) && !self.unsure)?;
+        let restored = match &self.restored {
+            Some((_, modified)) => Compare::Revision(keys::RESTORED.to_owned(), *modified),
+            None => Compare::Absent(keys::RESTORED.to_owned()),
+        };
+        Some(vec![Compare::Revision(keys::ACCEPTED.to_owned(), accepted), restored])
+    }
+
     /// How many slots of a part of the budget are taken or offered.
     pub fn taken(&self, part: &str) -> u64 {
         let slots = |held: &&HeldBy| matches!(held.held.kind, Kind::Claim | Kind::Offer) && held.part == part;
@@ -164,6 +216,11 @@ impl View {
         self.held.iter().filter(failed).count() as u64
     }
 
+    /// Whether a claim's node has said that it goes away, and is not overdue.
+    pub fn is_away_on_purpose(&self, held: &HeldBy) -> bool {
+        held.held.absent > 0 && !self.overdue.contains(&(held.node.clone(), held.modified))
+    }
+
     /// How many nodes this run goes on without.
     pub fn written_off(&self, spec: &Spec) -> u64 {
         let gone = |held: &&HeldBy| held.held.kind == Kind::WrittenOff && held.held.run == spec.run;
@@ -173,7 +230,9 @@ impl View {
     /// Who is lost with a slot that this run may not go on without: as many as it may have been written off already.
     pub fn one_too_many(&self, spec: &Spec) -> Option<&str> {
         let spent = spec.on_lost == super::OnLost::Skip && self.written_off(spec) >= spec.count.unwrap_or(1);
-        let holds = |held: &&HeldBy| held.held.kind == Kind::Claim && self.lost.contains(&held.node);
+        let holds = |held: &&HeldBy| {
+            held.held.kind == Kind::Claim && self.lost.contains(&held.node) && !self.is_away_on_purpose(held)
+        };
         self.held.iter().find(holds).filter(|_| spent).map(|held| held.node.as_str())
     }
 

@@ -1,17 +1,24 @@
-//! The store of the nodes of one process: in memory, with the semantics of etcd.
+//! The store of the nodes of one process: in memory, with the semantics of etcd, and kept in the journal of the first
+//! of them.
 
 use std::{
     collections::BTreeMap,
-    sync::{Mutex, MutexGuard, PoisonError},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::{Duration, Instant},
 };
 
+use base64::{Engine as _, engine::general_purpose::STANDARD};
 use tokio::sync::mpsc;
+use towpath_host::journal::{Changes, Journal, JournalError};
 
 use super::{Change, LeaseId, Op, Outcome, Page, Read, Row, Store, StoreError, Txn, memory::Memory};
 
 /// How many changes are kept for watches that begin in the past.
 const HISTORY: usize = 10_000;
+
+/// Where the journal keeps the rows, and the revision of the last change.
+const ROWS: &str = "store/row/";
+const REVISION: &str = "store/revision";
 
 /// A store in memory.
 #[derive(Debug, Default)]
@@ -28,6 +35,7 @@ struct Inner {
     compacted: u64,
     leases: BTreeMap<LeaseId, (Duration, Instant)>,
     last_lease: u64,
+    journal: Option<Arc<Journal>>,
 }
 
 impl LocalStore {
@@ -65,6 +73,26 @@ impl Inner {
         changes.into_iter().for_each(|change| self.tell(change));
     }
 
+    /// Brings a transaction's changes to the journal. What goes with a lease goes with the process.
+    fn keep(&self, outcome: &Outcome, changes: &[Change]) -> Result<(), StoreError> {
+        let (Some(journal), Outcome::Done { revision, .. }) = (&self.journal, outcome) else { return Ok(()) };
+        let mut kept = Changes::default();
+        for change in changes {
+            match change {
+                Change::Put(row) if !self.memory.is_leased(&row.key) => {
+                    kept.put(format!("{ROWS}{}", row.key), &(STANDARD.encode(&row.value), row.created, row.modified))
+                }
+                Change::Put(_) => {}
+                Change::Delete(key, _) => kept.delete(format!("{ROWS}{key}")),
+            }
+        }
+        if kept.is_empty() {
+            return Ok(());
+        }
+        kept.put(REVISION, revision);
+        journal.commit(kept).map_err(|error| StoreError::Unreachable(error.to_string()))
+    }
+
     fn tell(&mut self, change: Change) {
         let (key, revision) = match &change {
             Change::Put(row) => (row.key.clone(), row.modified),
@@ -84,6 +112,21 @@ impl Inner {
 impl Store for LocalStore {
     fn shared(&self) -> bool {
         false
+    }
+
+    fn keep_in(&self, journal: &Arc<Journal>) -> Result<(), JournalError> {
+        let mut inner = self.lock();
+        if inner.journal.is_some() {
+            return Ok(());
+        }
+        let rows = journal.scan::<(String, u64, u64)>(ROWS)?;
+        let rows = rows.into_iter().filter_map(|(key, (value, created, modified))| {
+            Some(Row { key, value: STANDARD.decode(value).ok()?, created, modified })
+        });
+        inner.memory = Memory::of(rows, journal.get(REVISION)?.unwrap_or(0));
+        inner.compacted = inner.memory.revision;
+        inner.journal = Some(Arc::clone(journal));
+        Ok(())
     }
 
     fn read(&self, prefix: &str, page: &Page) -> Result<Read, StoreError> {
@@ -138,8 +181,44 @@ impl Store for LocalStore {
         if missing_lease {
             return Err(StoreError::LeaseGone);
         }
+        let before = inner.journal.is_some().then(|| inner.memory.clone());
         let (outcome, changes) = inner.memory.apply(txn)?;
+        if let Err(error) = inner.keep(&outcome, &changes) {
+            // What is not on the disk was never there.
+            inner.memory = before.unwrap_or_default();
+            return Err(error);
+        }
         changes.into_iter().for_each(|change| inner.tell(change));
         Ok(outcome)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::store::Compare;
+
+    #[test]
+    fn what_it_holds_outlives_the_process_and_leases_do_not() {
+        let folder = tempfile::tempdir().unwrap();
+        let open = || {
+            let store = LocalStore::default();
+            store.keep_in(&Arc::new(Journal::open(folder.path()).unwrap().0)).unwrap();
+            store
+        };
+        let put = |key: &str, lease| Op::Put { key: key.into(), value: vec![0xff, b'{'], lease };
+        let store = open();
+        let lease = store.lease(Duration::from_secs(60)).unwrap();
+        for operation in [put("a/1", None), put("a/2", None), put("a/3", Some(lease)), Op::Delete("a/1".into())] {
+            store.commit(&Txn { then: vec![operation], ..Txn::default() }).unwrap();
+        }
+        let before = store.read("a/2", &Page::default()).unwrap();
+        drop(store);
+        let store = open();
+        let after = store.read("a/", &Page::default()).unwrap();
+        assert_eq!((&after.rows, after.revision >= 2), (&before.rows, true));
+        let compare = vec![Compare::Revision("a/2".into(), before.rows[0].modified)];
+        let outcome = store.commit(&Txn { compare, then: vec![put("a/4", None)], ..Txn::default() }).unwrap();
+        assert!(matches!(outcome, Outcome::Done { .. }));
     }
 }

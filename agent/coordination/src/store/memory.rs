@@ -14,6 +14,16 @@ pub struct Memory {
 }
 
 impl Memory {
+    /// Rows that were there before, and the revision of their last change.
+    pub fn of(rows: impl IntoIterator<Item = Row>, revision: u64) -> Self {
+        Self { revision, rows: rows.into_iter().map(|row| (row.key.clone(), (row, None))).collect() }
+    }
+
+    /// Whether a row goes with a lease.
+    pub fn is_leased(&self, key: &str) -> bool {
+        self.rows.get(key).is_some_and(|(_, lease)| lease.is_some())
+    }
+
     /// Runs a transaction; gives also what changed.
     ///
     /// # Errors

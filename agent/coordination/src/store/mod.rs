@@ -4,10 +4,11 @@ pub mod etcd;
 pub mod local;
 pub mod memory;
 
-use std::{fmt, time::Duration};
+use std::{fmt, sync::Arc, time::Duration};
 
 use thiserror::Error;
 use tokio::sync::mpsc;
+use towpath_host::journal::{Journal, JournalError};
 
 /// Keys, values, revisions, transactions, watches and leases.
 ///
@@ -41,6 +42,14 @@ pub trait Store: fmt::Debug + Send + Sync {
     /// Whether other processes see it too.
     fn shared(&self) -> bool {
         true
+    }
+
+    /// Keeps what it holds in a node's journal, where nothing else does.
+    ///
+    /// # Errors
+    /// When the journal can't be read.
+    fn keep_in(&self, _journal: &Arc<Journal>) -> Result<(), JournalError> {
+        Ok(())
     }
 
     /// Runs a transaction.

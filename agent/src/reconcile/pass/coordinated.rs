@@ -5,12 +5,16 @@ use serde_json::{Map, Value};
 use towpath_coordination::{
     Gate,
     accept::Table,
-    fleet::{Answer, Election, Fleet, Share},
-    rollout::{Spec, Want},
+    fleet::{Answer, Fleet},
+    rollout::{Election, Kind, Share, Spec, Want, drift_of},
 };
 use towpath_host::journal::{Changes, Journal};
 use towpath_render::{
-    objects::{StretchKind, task::Task, task_digest},
+    objects::{
+        StretchKind,
+        task::{Book, Task},
+        task_digest,
+    },
     rendering::Rendered,
 };
 
@@ -69,50 +73,50 @@ impl NotBegun {
 /// How far this node has come in a run.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
-struct Progress {
-    run: String,
+pub(super) struct Progress {
+    pub(super) run: String,
     /// How many stretches it has voted for.
-    done: usize,
+    pub(super) done: usize,
     /// Whether the run is through on all nodes.
-    through: bool,
-    /// How far the store had come.
-    revision: u64,
+    pub(super) through: bool,
 }
 
 /// Where the progress of a book stands in the journal.
-const PROGRESS: &str = "progress/";
+pub(super) const PROGRESS: &str = "progress/";
 
-/// How far the store had come when this node wrote to it last.
-pub fn highest_seen(journal: &Journal) -> u64 {
-    let known: Vec<(String, Progress)> = journal.scan(PROGRESS).unwrap_or_default();
-    known.into_iter().map(|(_, progress)| progress.revision).max().unwrap_or(0)
+/// Where the journal keeps how far the store had come, and the number of what this node wrote last.
+const HORIZON: &str = "horizon";
+
+/// How far the store had come when this node wrote to it last, and the number of what it wrote.
+pub fn horizon(journal: &Journal) -> (u64, u64) {
+    journal.get(HORIZON).ok().flatten().unwrap_or_default()
 }
 
-/// The store has gone back: no run is known to be through any more, and what this node has said is said anew.
-pub fn write_anew(machine: &Machine, journal: &Journal) {
-    let known: Vec<(String, Progress)> = machine.records(PROGRESS);
-    let mut changes = Changes::default();
-    for (book, progress) in known {
-        changes.put(format!("{PROGRESS}{book}"), &Progress { through: false, revision: 0, ..progress });
-    }
-    if let Err(error) = journal.commit(changes) {
-        tracing::warn!(%error, "what the data store has lost can't be written anew yet");
-    }
+pub(super) fn remember_horizon(fleet: &Fleet, changes: &mut Changes) {
+    changes.put(HORIZON, &fleet.known());
 }
 
-/// The budget in which a node holds something.
+/// The budget in which a node holds something, or waits to.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
-struct SlotOf {
-    group: String,
-    part: String,
+#[serde(default)]
+pub(super) struct SlotOf {
+    pub(super) group: String,
+    pub(super) part: String,
+    /// What it holds: a claim or a failure, the run and the stretch.
+    pub(super) away: Option<(Kind, String, u32)>,
 }
 
 /// Where the journal keeps it.
-const SLOT: &str = "slot/";
+pub(super) const SLOT: &str = "slot/";
 
 impl SlotOf {
-    fn of(spec: &Spec, node: &str) -> Self {
-        Self { group: spec.group.clone(), part: spec.part(node).to_owned() }
+    pub(super) fn of(spec: &Spec, node: &str) -> Self {
+        Self { group: spec.group.clone(), part: spec.part(node).to_owned(), away: None }
+    }
+
+    /// Whether it is of the same budget.
+    pub(super) fn is_in(&self, other: &Self) -> bool {
+        (&self.group, &self.part) == (&other.group, &other.part)
     }
 
     /// Enough of a run to leave it by.
@@ -166,15 +170,25 @@ pub(super) fn leave_gone_books(pass: &Pass<'_>) {
     }
 }
 
+/// Where the journal keeps what this node has shared of an elected task.
+pub(super) fn share_key(book: &Book, task: &Task) -> String {
+    format!("share/{}/{}", book.id(), task.id)
+}
+
+/// Where the journal keeps that this node was elected for a task, and has begun it.
+pub(super) fn begun_key(book: &Book, task: &Task) -> String {
+    format!("begun/{}/{}", book.id(), task.id)
+}
+
 impl BookRun<'_, '_> {
     fn progress_key(&self) -> String {
         format!("{PROGRESS}{}", self.book.id())
     }
 
     fn remember_progress(&mut self, with: Coordination<'_>, progress: &mut Progress) {
-        progress.revision = with.fleet.highest();
         let mut changes = Changes::default();
         changes.put(self.progress_key(), &*progress);
+        remember_horizon(with.fleet, &mut changes);
         self.commit(changes, "progress");
     }
 
@@ -228,7 +242,7 @@ impl BookRun<'_, '_> {
                 if stretch.kind == StretchKind::Elected
                     && let Some(task) = self.book.tasks.get(stretch.tasks.start)
                     && let Some((definition, share)) =
-                        self.pass.machine.record::<(String, Share)>(&self.share_key(task))
+                        self.pass.machine.record::<(String, Share)>(&share_key(self.book, task))
                     && let Err(error) = with.fleet.share(&run.spec, &task.id, &definition, &share)
                 {
                     tracing::warn!(%error, "the result of an elected task can't be written anew yet");
@@ -292,14 +306,9 @@ impl BookRun<'_, '_> {
             return false;
         }
         if !settled || whole {
-            self.gave_back(with, run, &spec, failed);
+            self.gave_back(with, run, &spec, failed.then_some(number));
         }
         !failed
-    }
-
-    /// Where the journal keeps what this node has shared of an elected task.
-    fn share_key(&self, task: &Task) -> String {
-        format!("share/{}/{}", self.book.id(), task.id)
     }
 
     /// All stretches are through and nothing failed: what is still held from an earlier pass is given back.
@@ -312,21 +321,22 @@ impl BookRun<'_, '_> {
     }
 
     /// What was held is given back, or has become a failure; what an earlier revision held in another budget goes too.
-    fn gave_back(&self, with: Coordination<'_>, run: &Run, spec: &Spec, failed: bool) {
+    fn gave_back(&self, with: Coordination<'_>, run: &Run, spec: &Spec, failed: Option<u32>) {
         let id = self.book.id();
+        let node = &self.pass.view.node;
+        let now = failed
+            .map(|stretch| SlotOf { away: Some((Kind::Failure, spec.run.clone(), stretch)), ..SlotOf::of(spec, node) });
         let Some(slot) = self.pass.machine.record::<SlotOf>(&format!("{SLOT}{id}")) else {
-            if failed {
-                remember_slot(self.pass.machine, &id, Some(&SlotOf::of(spec, &self.pass.view.node)));
+            if now.is_some() {
+                remember_slot(self.pass.machine, &id, now.as_ref());
             }
             return;
         };
-        let node = &self.pass.view.node;
-        let of_run = (0..run.stretches.len()).any(|index| slot == SlotOf::of(run.spec_of(index), node));
+        let of_run = (0..run.stretches.len()).any(|index| slot.is_in(&SlotOf::of(run.spec_of(index), node)));
         if !of_run && with.fleet.ask(&slot.spec(&id, &self.pass.view.node), Want::Leave) != Answer::Go {
             return;
         }
-        let now = SlotOf::of(spec, &self.pass.view.node);
-        remember_slot(self.pass.machine, &id, failed.then_some(&now));
+        remember_slot(self.pass.machine, &id, now.as_ref());
     }
 
     fn any_failed(&self) -> bool {
@@ -379,6 +389,14 @@ impl BookRun<'_, '_> {
         }
         match with.fleet.ask(&part.spec, part.want) {
             Answer::Go => {
+                if part.spec.count.is_some() {
+                    let away = match part.want {
+                        Want::Change(stretch) => (Kind::Claim, part.spec.run.clone(), stretch),
+                        _ => (Kind::Claim, drift_of(&part.spec.book), 0),
+                    };
+                    let slot = SlotOf { away: Some(away), ..SlotOf::of(&part.spec, &self.pass.view.node) };
+                    remember_slot(self.pass.machine, &self.book.id(), Some(&slot));
+                }
                 self.in_stretch = Some(InStretch { held: true, ..part });
                 Ok(())
             }
@@ -422,6 +440,9 @@ impl BookRun<'_, '_> {
             }
             Ok(Election::Results(results)) => self.results(task, &key, &definition, &results, count),
             Ok(Election::Run) => {
+                let mut changes = Changes::default();
+                changes.put(begun_key(self.book, task), &definition);
+                self.commit(changes, "elected");
                 self.tasks_of(&[task]);
                 self.flush();
                 if self.interrupted || self.gate.is_some() {
@@ -432,7 +453,7 @@ impl BookRun<'_, '_> {
                     outcome.map_or((false, None), |outcome| (outcome.outcome < Outcome::Held, outcome.message.clone()));
                 let share = Share { ok, result: self.captured.take().unwrap_or_default(), message };
                 let mut changes = Changes::default();
-                changes.put(self.share_key(task), &(&definition, &share));
+                changes.put(share_key(self.book, task), &(&definition, &share));
                 self.commit(changes, "share");
                 if let Err(error) = with.fleet.share(spec, &task.id, &definition, &share) {
                     self.hold(Gate { reason: "StoreUnreachable", opens: error.to_string() });

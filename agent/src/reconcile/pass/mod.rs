@@ -1,6 +1,7 @@
 //! One pass over the TaskBooks of a node: what is missing is found and, with a permit, put right.
 
 mod actions;
+mod anew;
 mod batch;
 mod book;
 mod computed;
@@ -35,8 +36,9 @@ use towpath_render::{
     view::NodeView,
 };
 
+pub use anew::say_anew;
 pub use computed::ComputedCache;
-pub use coordinated::{Coordination, highest_seen, holds_slots, write_anew};
+pub use coordinated::{Coordination, holds_slots, horizon};
 pub use outcome::{BookOutcome, Outcome, TaskOutcome};
 
 /// The machine that passes work on.

@@ -1,0 +1,135 @@
+//! How far the data store has come, as far as this node has seen; and whether it has gone back since.
+
+use std::{
+    sync::{Mutex, MutexGuard, PoisonError},
+    time::{Duration, Instant},
+};
+
+use crate::rollout::View;
+
+/// How long a node that has reached the store (again) lets nobody in: a store that was restored is reached by all at
+/// about the same time, and whoever knows more of its past says so first.
+const SURE: Duration = Duration::from_secs(3);
+
+/// What a node knows of the store's past.
+#[derive(Debug)]
+pub(super) struct Horizon {
+    /// Whether other processes write to the store too: only then it must be said to all that it has gone back.
+    shared: bool,
+    known: Mutex<Known>,
+}
+
+#[derive(Debug, Default)]
+struct Known {
+    /// The highest revision that was seen.
+    revision: u64,
+    /// The number of what this node wrote last.
+    mark: u64,
+    /// Whether the store is older than that, and nobody is known to have said so.
+    fallen: bool,
+    /// The restoration that was heard of last.
+    restoration: Option<String>,
+    /// Whether this node has to say anew what it holds.
+    owes: bool,
+    /// Whether the store did not answer last time; and when it did first since then.
+    away: bool,
+    reached: Option<Instant>,
+}
+
+impl Horizon {
+    pub(super) fn new(shared: bool) -> Self {
+        Self { shared, known: Mutex::default() }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Known> {
+        self.known.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Goes on from what the journal knows. Who has no past knows nothing of the store's either, and has nothing to be
+    /// unsure of.
+    pub(super) fn resume(&self, revision: u64, mark: u64) {
+        let mut known = self.lock();
+        (known.revision, known.mark, known.away) = (revision, mark, mark > 0);
+    }
+
+    /// The store did not answer: it may be another one when it does.
+    pub(super) fn lost_sight(&self) {
+        self.lock().away = true;
+    }
+
+    /// When this node may be sure that nobody knows that the store went back; None where it is.
+    pub(super) fn unsure_until(&self, now: Instant) -> Option<Instant> {
+        if !self.shared {
+            return None;
+        }
+        let mut known = self.lock();
+        if std::mem::take(&mut known.away) {
+            known.reached = Some(now);
+        }
+        known.reached.map(|reached| reached + SURE).filter(|sure| now < *sure)
+    }
+
+    /// A revision of the store was seen; one that is lower than another before tells that it has gone back.
+    pub(super) fn seen(&self, revision: u64) {
+        let mut known = self.lock();
+        if revision < known.revision {
+            tracing::warn!(
+                was = known.revision,
+                is = revision,
+                "the data store has gone back: it was restored, or begun anew"
+            );
+            (known.fallen, known.owes) = (true, true);
+        }
+        known.revision = revision;
+    }
+
+    /// Compares what was read with what this node knows, and tells the view.
+    pub(super) fn judge(&self, view: &mut View) {
+        self.seen(view.revision);
+        let mut known = self.lock();
+        if view.mark < known.mark {
+            tracing::warn!(was = known.mark, is = view.mark, "the data store lacks what this node has written to it");
+            (known.fallen, known.owes) = (true, true);
+            // What is written from now on is newer than that.
+            known.mark = view.mark;
+        }
+        known.mark = known.mark.max(view.mark);
+        match &view.restored {
+            Some((restored, _)) if known.restoration.as_deref() != Some(restored.id.as_str()) => {
+                known.restoration = Some(restored.id.clone());
+                (known.fallen, known.owes) = (false, true);
+            }
+            None if !known.fallen => known.owes = false,
+            _ => {}
+        }
+        view.fallen = known.fallen && self.shared;
+    }
+
+    /// Somebody has said that the store went back.
+    pub(super) fn told(&self) {
+        self.lock().owes = true;
+    }
+
+    /// This node has said anew what it holds.
+    pub(super) fn settled(&self) {
+        let mut known = self.lock();
+        known.fallen &= self.shared;
+        known.owes = known.fallen;
+    }
+
+    /// Whether this node has to say anew what it holds.
+    pub(super) fn owes(&self) -> bool {
+        self.lock().owes
+    }
+
+    /// The restoration that was heard of last.
+    pub(super) fn restoration(&self) -> Option<String> {
+        self.lock().restoration.clone()
+    }
+
+    /// The highest revision that was seen, and the number of what this node wrote last.
+    pub(super) fn known(&self) -> (u64, u64) {
+        let known = self.lock();
+        (known.revision, known.mark)
+    }
+}

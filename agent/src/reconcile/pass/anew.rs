@@ -1,0 +1,69 @@
+//! The data store has gone back: what this node holds, by its own journal, is said anew.
+
+use std::collections::BTreeSet;
+
+use towpath_coordination::{
+    fleet::Fleet,
+    rollout::{Own, Share},
+    store::StoreError,
+};
+use towpath_host::journal::{Changes, Journal};
+use towpath_render::objects::{StretchKind, task::Book, task_digest};
+
+use super::{
+    Machine,
+    coordinated::{PROGRESS, Progress, SLOT, SlotOf, begun_key, remember_horizon, share_key},
+};
+use crate::reconcile::{revision::Revision, runs::Run};
+
+/// Says anew all that this node holds: votes, claims, failures, and elections that it has begun or ended.
+///
+/// # Errors
+/// When the store does not answer.
+pub fn say_anew(machine: &Machine, journal: &Journal, fleet: &Fleet, revision: &Revision) -> Result<(), StoreError> {
+    for book in &revision.view.books {
+        if let Some(run) = Run::of(&revision.set, revision.generation, &revision.table, book) {
+            book_anew(machine, fleet, revision, book, &run)?;
+        }
+    }
+    fleet.has_said_anew()?;
+    let mut changes = Changes::default();
+    // No run is known to be through any more.
+    for (book, progress) in machine.records::<Progress>(PROGRESS) {
+        changes.put(format!("{PROGRESS}{book}"), &Progress { through: false, ..progress });
+    }
+    remember_horizon(fleet, &mut changes);
+    if let Err(error) = journal.commit(changes) {
+        tracing::warn!(%error, "the journal does not take that all was said anew");
+    }
+    Ok(())
+}
+
+fn book_anew(machine: &Machine, fleet: &Fleet, revision: &Revision, book: &Book, run: &Run) -> Result<(), StoreError> {
+    let id = book.id();
+    let progress: Progress = machine.record(&format!("{PROGRESS}{id}")).unwrap_or_default();
+    let slot: Option<SlotOf> = machine.record(&format!("{SLOT}{id}"));
+    let done = if progress.run == run.spec.run { progress.done } else { 0 };
+    let voted: BTreeSet<u32> = (0..u32::try_from(done).unwrap_or(u32::MAX)).collect();
+    let mut said = BTreeSet::new();
+    for index in 0..run.stretches.len() {
+        let spec = run.spec_of(index);
+        let own = SlotOf::of(spec, &revision.view.node);
+        // What is held is held in one budget; in the others there is nothing.
+        if said.insert((own.group.clone(), own.part.clone())) {
+            let away = slot.as_ref().filter(|slot| slot.is_in(&own)).and_then(|slot| slot.away.clone());
+            fleet.say_anew(spec, &Own { away, voted: voted.clone() })?;
+        }
+    }
+    for stretch in run.stretches.iter().filter(|stretch| stretch.kind == StretchKind::Elected) {
+        let Some(task) = book.tasks.get(stretch.tasks.start) else { continue };
+        let definition = task_digest(&revision.set, book, task);
+        let share: Option<(String, Share)> = machine.record(&share_key(book, task));
+        let share = share.filter(|(known, _)| *known == definition).map(|(_, share)| share);
+        let begun: Option<String> = machine.record(&begun_key(book, task));
+        if share.is_some() || begun.as_deref() == Some(definition.as_str()) {
+            fleet.elected_anew(&run.spec, &task.id, &definition, share.as_ref())?;
+        }
+    }
+    Ok(())
+}
