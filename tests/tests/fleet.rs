@@ -92,6 +92,32 @@ fn two_at_once_a_barrier_and_one_elected() {
     assert!(nodes.as_array().unwrap().iter().all(|node| node["liveness"] == "alive"), "{nodes:#}");
 }
 
+#[test]
+fn a_result_is_sealed_to_the_targets_and_who_joins_later_gets_it() {
+    let mut fleet = Fleet::new(2, |folder| Etcd::single(folder, "etcd"));
+    let head = fleet.publish(&book(&fleet, "{serialize: {count: 2}}"));
+    fleet.wait_for(&head, 60);
+    let result = fleet.nodes[0].read("/result").unwrap();
+    let stored = ok(fleet.etcd.ctl().args(["get", "", "--prefix"])).stdout;
+    let stored = String::from_utf8_lossy(&stored);
+    assert!(stored.contains("book/elect/app/web/migrate") && stored.contains("/key/app/web/migrate/"), "{stored}");
+    assert!(!stored.contains(result.trim()), "who reads etcd reads the result: {stored}");
+
+    let objects = std::fs::read_to_string(fleet.repository.work.join("fleet.yaml")).unwrap();
+    let third = "---\nmetadata: {apiVersion: v1alpha, kind: Node, name: n2, labels: {tier: web}}\n";
+    fleet.repository.write("fleet.yaml", format!("{objects}{third}"));
+    let head = fleet.repository.publish("a third node");
+    fleet.wait_for(&head, 60);
+    let source = format!("url: {}\n      interval: 1s", fleet.repository.bare.display());
+    let settings = format!("{}  reconcile: {{interval: 5s}}\n", fleet.etcd.data_store());
+    fleet.nodes.push(towpath_tests::node::Node::named(fleet.folder.path(), "n2", &source, &settings, None));
+    fleet.agents.push(None);
+    fleet.begin(2);
+    fleet.wait_for(&head, 60);
+    assert_eq!(fleet.nodes[2].read("/result").as_deref(), Some(result.as_str()));
+    assert_eq!(fleet.happened().iter().filter(|(_, what, _)| what == "migrate").count(), 1);
+}
+
 /// Numbers that look like chance and are the same for each seed.
 struct Chance(u64);
 

@@ -182,6 +182,23 @@ fn while_etcd_is_away_content_is_corrected_and_the_rollout_goes_on_afterwards() 
 }
 
 #[test]
+fn a_revert_goes_through_its_own_waves() {
+    let fleet = Fleet::new(3, single);
+    let rollout = "{serialize: {count: 3}, waves: [1, 100%]}";
+    for number in [1, 2, 1] {
+        let before = fleet.happened().len();
+        let head = fleet.publish(&book(&fleet, rollout, number));
+        fleet.wait_for(&head, 60);
+        fleet.wait(30, |fleet| fleet.nodes[0].ask(&["rollouts"]).is_some_and(|all| all[0]["phase"] == "done"));
+        let happened = fleet.happened();
+        let words: Vec<&str> = happened[before..].iter().map(|(_, what, _)| what.as_str()).collect();
+        assert_eq!(words.len(), 6, "{words:?}");
+        // The first wave is one node, and nobody else begins before it has ended.
+        assert_eq!(words[..2], [format!("begin{number}"), format!("end{number}")], "{words:?}");
+    }
+}
+
+#[test]
 fn an_etcd_that_was_restored_is_told_anew_and_the_rollout_ends() {
     let mut fleet = Fleet::new(3, single);
     let backup = fleet.folder.path().join("backup");

@@ -28,6 +28,31 @@ pub fn offer_notice(node: &str, group: &str) -> String {
     format!("inbox/{node}/slot/{group}")
 }
 
+/// The key of a result of an elected task, wrapped for a node.
+pub fn result_key(node: &str, book: &str, task: &str, by: &str) -> String {
+    format!("inbox/{node}/key/{book}/{}/{by}", escaped(task))
+}
+
+/// What a node was asked for.
+pub fn result_wants(node: &str) -> String {
+    format!("inbox/{node}/want/")
+}
+
+/// That somebody asks a node for the key of a result that `by` made.
+pub fn result_want(node: &str, book: &str, task: &str, by: &str, from: &str) -> String {
+    format!("inbox/{node}/want/{book}/{}/{by}/{from}", escaped(task))
+}
+
+/// A task's name as one part of a key.
+fn escaped(task: &str) -> String {
+    task.replace('%', "%25").replace('/', "%2F")
+}
+
+/// A task's name from a part of a key.
+pub fn unescaped(part: &str) -> String {
+    part.replace("%2F", "/").replace("%25", "%")
+}
+
 /// Claims, offers and failures that share a budget: all below one prefix, so that one compare sees what is newer.
 pub fn all_held(group: &str) -> String {
     format!("book/held/{group}/")

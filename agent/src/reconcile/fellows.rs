@@ -12,6 +12,7 @@ use super::{
     node::Node,
     pass,
     revision::Revision,
+    runs::Run,
 };
 
 impl Node {
@@ -98,6 +99,20 @@ impl Node {
         let revision = Revision::new(current.generation, current.commits.clone(), set, &self.settings.node);
         self.show(Some(std::sync::Arc::new(revision.with_table(table))));
         Ok(())
+    }
+
+    /// Answers who has asked for the key of a result that this node can read.
+    pub(super) fn answer(&self, revision: &Revision) {
+        if !self.store.shared() || !self.fleet.is_asked() {
+            return;
+        }
+        let spec_of = |id: &str| {
+            let book = revision.set.books.values().find(|book| book.id() == id)?;
+            Some(Run::of(&revision.set, revision.generation, &revision.table, book)?.spec)
+        };
+        if let Err(error) = self.fleet.answer(spec_of) {
+            tracing::warn!(%error, "who has asked for the key of a result can't be answered yet");
+        }
     }
 
     /// Where the data store has gone back: says anew all that this node holds, before it asks for anything.

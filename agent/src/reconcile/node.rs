@@ -162,6 +162,7 @@ impl Node {
         store.keep_in(&journal)?;
         let store = speech.through(store);
         let fleet = Arc::new(Fleet::new(Arc::clone(&store), settings.node.clone(), Arc::clone(&clock)));
+        fleet.read_as(speech.bearer());
         let (revision, mark) = pass::horizon(&journal);
         fleet.resume(revision, mark);
         let handle = Handle::new(
@@ -437,6 +438,7 @@ impl Node {
     pub fn pass(&mut self) -> Option<Outcome> {
         let revision = self.revision.clone()?;
         self.step(Input::Looked(self.clock.wall()));
+        self.answer(&revision);
         if self.nothing_moved(&revision) {
             return Some(Outcome::Unchanged);
         }

@@ -53,6 +53,11 @@ impl Speech {
         self.bearer.keys()
     }
 
+    /// Who opens what is sealed to this node.
+    pub(super) fn bearer(&self) -> Bearer {
+        self.bearer.clone()
+    }
+
     /// The number of this life: larger than that of every earlier one, whatever the clock says.
     pub(super) fn life(&self) -> u64 {
         self.first

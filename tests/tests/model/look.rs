@@ -2,7 +2,6 @@
 
 use std::collections::BTreeSet;
 
-use serde_json::Value;
 use towpath_coordination::{
     accept::Accepted,
     keys,
@@ -23,7 +22,7 @@ use crate::{
 const TASK: &str = "t";
 
 fn share(ok: bool) -> Share {
-    Share { ok, result: Value::Null, message: None }
+    Share { ok, body: String::new() }
 }
 
 /// Whether a transaction writes off a node that has said that it goes away.

@@ -1,9 +1,9 @@
 //! A node takes part in elections.
 
-use super::Fleet;
+use super::{Errand, Fleet, Found};
 use crate::{
     keys,
-    rollout::{Candidacy, ElectStep, Election, OnLost, Record, Share, Spec, View, elect, elected_anew, publish},
+    rollout::{Candidacy, ElectStep, Election, OnLost, Record, Spec, View, elect, elected_anew, publish},
     store::{Outcome, Page, StoreError},
 };
 
@@ -12,14 +12,8 @@ impl Fleet {
     ///
     /// # Errors
     /// When the store does not answer.
-    pub fn elect(
-        &self,
-        spec: &Spec,
-        task: &str,
-        definition: &str,
-        eligible: bool,
-        count: usize,
-    ) -> Result<Election, StoreError> {
+    pub fn elect(&self, errand: Errand<'_>, eligible: bool, count: usize) -> Result<Election, StoreError> {
+        let Errand { spec, task, definition } = errand;
         let lost: Vec<String> = if spec.on_lost == OnLost::Skip {
             let alive = self.alive()?;
             let gone = |node: &&String| !alive.contains(*node) && self.agrees_lost(node);
@@ -54,11 +48,13 @@ impl Fleet {
     /// Says what came of an elected task.
     ///
     /// # Errors
-    /// When the store does not answer.
-    pub fn share(&self, spec: &Spec, task: &str, definition: &str, share: &Share) -> Result<(), StoreError> {
+    /// When the store does not answer, or the result is too large.
+    pub fn share(&self, errand: Errand<'_>, found: &Found) -> Result<(), StoreError> {
+        let Errand { spec, task, definition } = errand;
+        let share = self.sealed(errand, found)?;
         loop {
             let record = self.elected(spec, task)?;
-            let txn = publish(spec, &self.node, task, definition, &record, share);
+            let txn = publish(spec, &self.node, task, definition, &record, &share);
             if let Outcome::Done { .. } = self.store.commit(&txn)? {
                 return Ok(());
             }
@@ -69,16 +65,15 @@ impl Fleet {
     ///
     /// # Errors
     /// When the store does not answer.
-    pub fn elected_anew(
-        &self,
-        spec: &Spec,
-        task: &str,
-        definition: &str,
-        share: Option<&Share>,
-    ) -> Result<(), StoreError> {
+    pub fn elected_anew(&self, errand: Errand<'_>, found: Option<&Found>) -> Result<(), StoreError> {
+        if let Some(found) = found {
+            // Sealed anew, with keys for all: those in the backup may be of another result.
+            return self.share(errand, found);
+        }
+        let Errand { spec, task, definition } = errand;
         loop {
             let record = self.elected(spec, task)?;
-            let Some(txn) = elected_anew(spec, &self.node, task, definition, &record, share) else { return Ok(()) };
+            let Some(txn) = elected_anew(spec, &self.node, task, definition, &record, None) else { return Ok(()) };
             if let Outcome::Done { .. } = self.store.commit(&txn)? {
                 return Ok(());
             }

@@ -81,6 +81,8 @@ struct State {
     refused: Option<String>,
     /// When something was last told.
     news: Option<Instant>,
+    /// Whether this node was asked for the key of a result.
+    asked: bool,
 }
 
 impl fmt::Debug for Membership {
@@ -150,6 +152,11 @@ impl Membership {
         }
         let heard = self.shared.lock().heard;
         heard.is_none_or(|heard| self.shared.clock.monotonic().duration_since(heard) >= BELIEF)
+    }
+
+    /// Whether this node was asked for the key of a result since this was called last.
+    pub(super) fn is_asked(&self) -> bool {
+        std::mem::take(&mut self.shared.lock().asked)
     }
 
     pub(super) fn refused(&self) -> Option<String> {
@@ -282,6 +289,8 @@ impl Shared {
     /// Follows what is written below a prefix, and wakes the node.
     fn watch(&self, prefix: &str, first: Option<mpsc::UnboundedReceiver<Change>>, poke: &Waker) {
         let mut begun = first;
+        // What was asked before this node listened is answered too.
+        self.lock().asked = true;
         while !self.stops() {
             let Some(mut changes) = begun.take() else {
                 thread::sleep(Duration::from_secs(1));
@@ -303,6 +312,7 @@ impl Shared {
                         if row.key == keys::RESTORED {
                             self.horizon.told();
                         }
+                        self.lock().asked |= row.key.starts_with(&keys::result_wants(&self.node));
                         poke(Poke::Look);
                     }
                     // All have said anew what they hold: whoever waited for that goes on.

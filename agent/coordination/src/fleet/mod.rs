@@ -4,6 +4,7 @@ mod elect;
 mod explain;
 mod horizon;
 mod membership;
+mod results;
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -11,9 +12,10 @@ use std::{
     time::{Duration, Instant},
 };
 
-use towpath_host::Clock;
+use towpath_host::{Clock, identity::Bearer};
 
 pub use membership::{Joined, Poke};
+pub use results::{Errand, Found};
 
 use crate::{
     Gate,
@@ -50,6 +52,8 @@ pub struct Fleet {
     horizon: Arc<Horizon>,
     /// What the nodes say among themselves, where they do.
     gossip: OnceLock<Gossip>,
+    /// Who opens what is sealed to this node.
+    bearer: OnceLock<Bearer>,
     inner: Mutex<Inner>,
 }
 
@@ -85,7 +89,16 @@ impl Fleet {
     pub fn new(store: Arc<dyn Store>, node: String, clock: Arc<dyn Clock>) -> Self {
         let horizon = Arc::new(Horizon::new(store.shared()));
         let membership = Membership::new(Arc::clone(&store), node.clone(), Arc::clone(&clock), Arc::clone(&horizon));
-        Self { store, node, clock, membership, horizon, gossip: OnceLock::new(), inner: Mutex::default() }
+        Self {
+            store,
+            node,
+            clock,
+            membership,
+            horizon,
+            gossip: OnceLock::new(),
+            bearer: OnceLock::new(),
+            inner: Mutex::default(),
+        }
     }
 
     /// Whether the nodes themselves, where they speak to one another, agree that one is lost.
@@ -96,6 +109,11 @@ impl Fleet {
     /// Asks the nodes themselves, too, who is lost.
     pub fn hear(&self, gossip: Gossip) {
         let _ = self.gossip.set(gossip);
+    }
+
+    /// Says who opens what is sealed to this node.
+    pub fn read_as(&self, bearer: Bearer) {
+        let _ = self.bearer.set(bearer);
     }
 
     /// Joins: writes who it is, keeps its lease, and follows what is said to it. Done once.

@@ -38,6 +38,8 @@ pub type Seeds = BTreeMap<String, String>;
 const WAITING: usize = 1024;
 /// By when who is there has been heard.
 const SETTLED: Duration = Duration::from_secs(15);
+/// How old what is shown of the others may be while messages come.
+const SHOWN: Duration = Duration::from_millis(200);
 /// The stack of the thread.
 const STACK: usize = 512 << 10;
 
@@ -94,7 +96,7 @@ impl Gossip {
         let gossip =
             Self { inputs, seen: Arc::clone(&seen), peers: Arc::clone(&peers), clock: Arc::clone(&clock), began };
         let seeds = Seeds::new();
-        let mut thread = Thread { member, port, clock, peers, seen, seeds, tell: Box::new(tell) };
+        let mut thread = Thread { member, port, clock, peers, seen, seeds, shown: began, tell: Box::new(tell) };
         thread::Builder::new().name("gossip".into()).stack_size(STACK).spawn(move || thread.run(&received))?;
         Ok(gossip)
     }
@@ -162,6 +164,8 @@ struct Thread {
     peers: Arc<dyn Peers>,
     seen: Arc<Mutex<Seen>>,
     seeds: Seeds,
+    /// When what is thought was shown last.
+    shown: Instant,
     tell: Box<dyn Fn(Heard) + Send>,
 }
 
@@ -213,8 +217,13 @@ impl Thread {
                 self.peers.send(&to.name, address, message);
             }
         }
-        self.seen.lock().unwrap_or_else(PoisonError::into_inner).opinions = self.member.opinions();
-        for heard in self.member.heard() {
+        let (heard, now) = (self.member.heard(), self.clock.monotonic());
+        // Not for each message: in a large fleet they are many, and say little.
+        if !heard.is_empty() || now.duration_since(self.shown) >= SHOWN {
+            self.shown = now;
+            self.seen.lock().unwrap_or_else(PoisonError::into_inner).opinions = self.member.opinions();
+        }
+        for heard in heard {
             (self.tell)(heard);
         }
     }

@@ -3,7 +3,6 @@
 use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
-use serde_json::Value;
 
 use super::{OnLost, Spec, View, decide::bytes};
 use crate::{
@@ -25,10 +24,8 @@ pub struct Elected {
 pub struct Share {
     /// Whether it succeeded.
     pub ok: bool,
-    /// Its result.
-    pub result: Value,
-    /// What there is to say.
-    pub message: Option<String>,
+    /// Its result, which only the targets can read.
+    pub body: String,
 }
 
 /// The record of an election as it was read, and the revision that wrote it.
@@ -211,7 +208,7 @@ mod tests {
         assert!(matches!(store.step("a", "d1", &[]), ElectStep::Commit(_)));
         assert_eq!(store.step("a", "d1", &[]), ElectStep::Settled(Election::Run));
         assert_eq!(store.step("b", "d1", &[]), ElectStep::Settled(Election::Wait(vec!["a".into()])));
-        let share = Share { ok: true, result: Value::from(7), message: None };
+        let share = Share { ok: true, body: "7".into() };
         let txn = publish(&spec(), "a", "t", "d1", &store.record(), &share);
         store.0.apply(&txn).unwrap();
         let results = ElectStep::Settled(Election::Results([("a".to_owned(), share)].into()));

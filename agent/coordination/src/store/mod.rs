@@ -223,6 +223,14 @@ pub enum StoreError {
     /// A transaction is larger than the store takes.
     #[error("a transaction has {0} operations, and at most {MAX_OPERATIONS} are taken")]
     TooLarge(usize),
+    /// A value is larger than may be passed on.
+    #[error("{what} is larger than {most} bytes, which is the most that is passed on")]
+    TooMuch {
+        /// What it is.
+        what: &'static str,
+        /// The most.
+        most: usize,
+    },
     /// The changes since a revision are gone.
     #[error("the changes since revision {0} are no longer there")]
     Compacted(u64),

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use base64::{Engine as _, engine::general_purpose::STANDARD_NO_PAD};
 
-use super::{Credentials, Identity, PublicKeys, Role, Subject, certificate, issue};
+use super::{Credentials, Identity, PublicKeys, Role, SealKey, Subject, certificate, issue};
 
 /// Who speaks for a node.
 #[derive(Debug, Clone)]
@@ -27,6 +27,19 @@ impl Bearer {
     /// Whether it has a certificate.
     pub fn is_certified(&self) -> bool {
         matches!(self, Self::Certified(_))
+    }
+
+    /// The secret half.
+    fn identity(&self) -> Arc<Identity> {
+        match self {
+            Self::Certified(credentials) => Arc::clone(&credentials.now().identity),
+            Self::Bare(identity) => Arc::clone(identity),
+        }
+    }
+
+    /// The key that was wrapped for this node and a purpose; None where it was not.
+    pub fn unwrap_key(&self, wrapped: &str, purpose: &str) -> Option<SealKey> {
+        self.identity().unwrap_key(wrapped, purpose)
     }
 
     /// Signs, and says with what: a certificate, or a bare key.

@@ -7,6 +7,7 @@ mod bearer;
 mod certificate;
 mod credentials;
 mod issue;
+mod seal;
 
 use std::{
     fmt, fs,
@@ -27,6 +28,7 @@ pub use bearer::{Bearer, Shown, has_signed};
 pub use certificate::{Role, Subject, Trust};
 pub use credentials::{Credentials, Loaded, TlsFiles};
 pub use issue::{Authority, Request, may_be_named, write_certificate};
+pub use seal::{SealKey, seal};
 
 /// An identity that can't be used.
 #[derive(Debug, Error)]

@@ -3,8 +3,8 @@
 use std::collections::BTreeSet;
 
 use towpath_coordination::{
-    fleet::Fleet,
-    rollout::{Own, Share},
+    fleet::{Errand, Fleet, Found},
+    rollout::Own,
     store::StoreError,
 };
 use towpath_host::journal::{Changes, Journal};
@@ -58,11 +58,12 @@ fn book_anew(machine: &Machine, fleet: &Fleet, revision: &Revision, book: &Book,
     for stretch in run.stretches.iter().filter(|stretch| stretch.kind == StretchKind::Elected) {
         let Some(task) = book.tasks.get(stretch.tasks.start) else { continue };
         let definition = task_digest(&revision.set, book, task);
-        let share: Option<(String, Share)> = machine.record(&share_key(book, task));
-        let share = share.filter(|(known, _)| *known == definition).map(|(_, share)| share);
+        let found: Option<(String, Found)> = machine.record(&share_key(book, task));
+        let found = found.filter(|(known, _)| *known == definition).map(|(_, found)| found);
         let begun: Option<String> = machine.record(&begun_key(book, task));
-        if share.is_some() || begun.as_deref() == Some(definition.as_str()) {
-            fleet.elected_anew(&run.spec, &task.id, &definition, share.as_ref())?;
+        if found.is_some() || begun.as_deref() == Some(definition.as_str()) {
+            let errand = Errand { spec: &run.spec, task: &task.id, definition: &definition };
+            fleet.elected_anew(errand, found.as_ref())?;
         }
     }
     Ok(())

@@ -5,8 +5,8 @@ use serde_json::{Map, Value};
 use towpath_coordination::{
     Gate,
     accept::Table,
-    fleet::{Answer, Fleet},
-    rollout::{Election, Kind, Share, Spec, Want, drift_of},
+    fleet::{Answer, Errand, Fleet, Found},
+    rollout::{Election, Kind, Spec, Want, drift_of},
 };
 use towpath_host::journal::{Changes, Journal};
 use towpath_render::{
@@ -180,6 +180,23 @@ pub(super) fn begun_key(book: &Book, task: &Task) -> String {
     format!("begun/{}/{}", book.id(), task.id)
 }
 
+/// The longest text of a result that is passed on whole: of a longer one the end.
+const PASSED_ON: usize = 16 << 10;
+
+/// A result as it is passed on.
+fn shortened(result: &Value) -> Value {
+    match result {
+        Value::String(text) if text.len() > PASSED_ON => {
+            let from = text.len() - PASSED_ON;
+            let from = (from..text.len()).find(|at| text.is_char_boundary(*at)).unwrap_or(text.len());
+            Value::String(text[from..].to_owned())
+        }
+        Value::Array(items) => Value::Array(items.iter().map(shortened).collect()),
+        Value::Object(map) => Value::Object(map.iter().map(|(key, value)| (key.clone(), shortened(value))).collect()),
+        other => other.clone(),
+    }
+}
+
 impl BookRun<'_, '_> {
     fn progress_key(&self) -> String {
         format!("{PROGRESS}{}", self.book.id())
@@ -241,9 +258,10 @@ impl BookRun<'_, '_> {
                 let stretch = &run.stretches[index];
                 if stretch.kind == StretchKind::Elected
                     && let Some(task) = self.book.tasks.get(stretch.tasks.start)
-                    && let Some((definition, share)) =
-                        self.pass.machine.record::<(String, Share)>(&share_key(self.book, task))
-                    && let Err(error) = with.fleet.share(&run.spec, &task.id, &definition, &share)
+                    && let Some((definition, found)) =
+                        self.pass.machine.record::<(String, Found)>(&share_key(self.book, task))
+                    && let Err(error) =
+                        with.fleet.share(Errand { spec: &run.spec, task: &task.id, definition: &definition }, &found)
                 {
                     tracing::warn!(%error, "the result of an elected task can't be written anew yet");
                     return;
@@ -429,7 +447,8 @@ impl BookRun<'_, '_> {
         if let Some((_, value)) = known.filter(|(known, _)| settled && *known == definition) {
             return self.register_elected(task, value, None);
         }
-        match with.fleet.elect(spec, &task.id, &definition, eligible, count) {
+        let errand = Errand { spec, task: &task.id, definition: &definition };
+        match with.fleet.elect(errand, eligible, count) {
             Err(error) => self.hold(Gate { reason: "StoreUnreachable", opens: error.to_string() }),
             Ok(Election::Wait(nodes)) => {
                 let who = if nodes.is_empty() { "an eligible node".to_owned() } else { nodes.join(", ") };
@@ -438,7 +457,18 @@ impl BookRun<'_, '_> {
                     opens: format!("{:?} is run by {who}; all go on with its result", task.id),
                 });
             }
-            Ok(Election::Results(results)) => self.results(task, &key, &definition, &results, count),
+            Ok(Election::Results(results)) => match with.fleet.open(errand, &results) {
+                Err(error) => self.hold(Gate { reason: "StoreUnreachable", opens: error.to_string() }),
+                Ok(Err(closed)) => self.hold(Gate {
+                    reason: "Dependency",
+                    opens: format!(
+                        "the result of {:?} is sealed, and this node has asked {} for the key",
+                        task.id,
+                        closed.join(", ")
+                    ),
+                }),
+                Ok(Ok(found)) => self.results(task, &key, &definition, &found, count),
+            },
             Ok(Election::Run) => {
                 let mut changes = Changes::default();
                 changes.put(begun_key(self.book, task), &definition);
@@ -451,11 +481,12 @@ impl BookRun<'_, '_> {
                 let outcome = self.tasks.iter().rev().find(|outcome| outcome.name.starts_with(&task.id));
                 let (ok, message) =
                     outcome.map_or((false, None), |outcome| (outcome.outcome < Outcome::Held, outcome.message.clone()));
-                let share = Share { ok, result: self.captured.take().unwrap_or_default(), message };
+                let result = self.captured.take().map(|result| shortened(&result)).unwrap_or_default();
+                let found = Found { ok, result, message };
                 let mut changes = Changes::default();
-                changes.put(share_key(self.book, task), &(&definition, &share));
+                changes.put(share_key(self.book, task), &(&definition, &found));
                 self.commit(changes, "share");
-                if let Err(error) = with.fleet.share(spec, &task.id, &definition, &share) {
+                if let Err(error) = with.fleet.share(errand, &found) {
                     self.hold(Gate { reason: "StoreUnreachable", opens: error.to_string() });
                 }
                 if !ok {
@@ -471,7 +502,7 @@ impl BookRun<'_, '_> {
         task: &Task,
         key: &str,
         definition: &str,
-        results: &std::collections::BTreeMap<String, Share>,
+        results: &std::collections::BTreeMap<String, Found>,
         count: usize,
     ) {
         if let Some((node, share)) = results.iter().find(|(_, share)| !share.ok) {

@@ -1,0 +1,195 @@
+//! What came of an elected task, passed on to the targets: sealed once, its key wrapped for each of them in its inbox.
+//! Who has no key (it joined later) asks for one, and any target that can read the result answers.
+
+use std::collections::BTreeMap;
+
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+use towpath_host::identity::{PublicKeys, SealKey, seal};
+
+use super::{Fleet, Joined};
+use crate::{
+    keys,
+    rollout::{Share, Spec},
+    store::{MAX_OPERATIONS, Op, Page, StoreError, Txn},
+};
+
+/// The largest result that is passed on.
+const LARGEST: usize = 64 << 10;
+
+/// How many are asked for a key.
+const ASKED: usize = 3;
+
+/// What came of an elected task on one node, in the clear.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Found {
+    /// Whether it succeeded.
+    pub ok: bool,
+    /// Its result.
+    pub result: Value,
+    /// What there is to say.
+    pub message: Option<String>,
+}
+
+/// The key of a result, wrapped for one node.
+#[derive(Debug, Serialize, Deserialize)]
+struct Wrapped {
+    definition: String,
+    key: String,
+}
+
+/// An elected task, in one form of it.
+#[derive(Debug, Clone, Copy)]
+pub struct Errand<'a> {
+    /// The run.
+    pub spec: &'a Spec,
+    /// The task.
+    pub task: &'a str,
+    /// The digest of the task and of what it reads.
+    pub definition: &'a str,
+}
+
+impl Errand<'_> {
+    /// What a result is sealed for: as anything else it does not open.
+    fn purpose(&self, by: &str) -> String {
+        purpose(&self.spec.book, self.task, self.definition, by)
+    }
+}
+
+fn purpose(book: &str, task: &str, definition: &str, by: &str) -> String {
+    format!("result of {book}/{task} {definition} by {by}")
+}
+
+fn failed(error: &std::io::Error) -> StoreError {
+    StoreError::Unreachable(format!("the result can't be sealed: {error}"))
+}
+
+impl Fleet {
+    /// The form in which a result travels: sealed to the targets, where other processes read the store too.
+    pub(super) fn sealed(&self, errand: Errand<'_>, found: &Found) -> Result<Share, StoreError> {
+        let bytes = serde_json::to_vec(found).unwrap_or_default();
+        if bytes.len() > LARGEST {
+            return Err(StoreError::TooMuch { what: "the result of an elected task", most: LARGEST });
+        }
+        if !self.store.shared() || self.bearer.get().is_none() {
+            return Ok(Share { ok: found.ok, body: String::from_utf8_lossy(&bytes).into_owned() });
+        }
+        let (body, key) = seal(&bytes, &errand.purpose(&self.node)).map_err(|error| failed(&error))?;
+        let targets = errand.spec.members.keys().chain(&errand.spec.late).cloned();
+        self.wrap_for(errand, &self.node, &key, &targets.collect::<Vec<_>>())?;
+        Ok(Share { ok: found.ok, body })
+    }
+
+    /// Wraps a key for nodes, each in its inbox.
+    fn wrap_for(&self, errand: Errand<'_>, by: &str, key: &SealKey, nodes: &[String]) -> Result<(), StoreError> {
+        let readers = self.readers()?;
+        let mut puts = Vec::new();
+        for node in nodes {
+            // Who has not joined has nothing to read with yet, and asks when it has.
+            let Some(reader) = readers.get(node) else { continue };
+            let wrapped = key.wrap(&reader.read, &errand.purpose(by)).map_err(|error| failed(&error))?;
+            let record = Wrapped { definition: errand.definition.to_owned(), key: wrapped };
+            let place = keys::result_key(node, &errand.spec.book, errand.task, by);
+            puts.push(Op::put(place, serde_json::to_vec(&record).unwrap_or_default()));
+        }
+        for some in puts.chunks(MAX_OPERATIONS - 1) {
+            self.store.commit(&Txn { then: some.to_vec(), ..Txn::default() })?;
+        }
+        Ok(())
+    }
+
+    /// The keys that nodes read with, as they joined.
+    fn readers(&self) -> Result<BTreeMap<String, PublicKeys>, StoreError> {
+        let joined = self.rows(keys::ALL_JOINED)?;
+        let keys = |value: &[u8]| PublicKeys::read(&serde_json::from_slice::<Joined>(value).ok()?.public_keys);
+        Ok(joined.into_iter().filter_map(|(node, value)| Some((node, keys(&value)?))).collect())
+    }
+
+    /// The results of an elected task in the clear; or the nodes whose result can't be read yet: then a key was asked for.
+    ///
+    /// # Errors
+    /// When the store does not answer.
+    pub fn open(
+        &self,
+        errand: Errand<'_>,
+        results: &BTreeMap<String, Share>,
+    ) -> Result<Result<BTreeMap<String, Found>, Vec<String>>, StoreError> {
+        let mut found = BTreeMap::new();
+        let mut closed = Vec::new();
+        for (by, share) in results {
+            let plain = (!self.store.shared() || self.bearer.get().is_none()).then(|| share.body.clone().into_bytes());
+            let bytes = match plain {
+                Some(bytes) => Some(bytes),
+                None => self.key_of(errand, by)?.and_then(|key| key.open(&share.body, &errand.purpose(by))),
+            };
+            match bytes.and_then(|bytes| serde_json::from_slice::<Found>(&bytes).ok()) {
+                Some(one) => drop(found.insert(by.clone(), one)),
+                None => closed.push(by.clone()),
+            }
+        }
+        if closed.is_empty() {
+            return Ok(Ok(found));
+        }
+        self.ask_for(errand, &closed)?;
+        Ok(Err(closed))
+    }
+
+    /// The key of a result, from the own inbox.
+    fn key_of(&self, errand: Errand<'_>, by: &str) -> Result<Option<SealKey>, StoreError> {
+        let Some(bearer) = self.bearer.get() else { return Ok(None) };
+        let place = keys::result_key(&self.node, &errand.spec.book, errand.task, by);
+        let rows = self.store.read(&place, &Page { after: None, limit: 1 })?.rows;
+        let row = rows.into_iter().find(|row| row.key == place);
+        let wrapped: Option<Wrapped> = row.and_then(|row| serde_json::from_slice(&row.value).ok());
+        let wrapped = wrapped.filter(|wrapped| wrapped.definition == errand.definition);
+        Ok(wrapped.and_then(|wrapped| bearer.unwrap_key(&wrapped.key, &errand.purpose(by))))
+    }
+
+    /// Asks for the key of results: those who made them, and where one is gone some other targets.
+    fn ask_for(&self, errand: Errand<'_>, closed: &[String]) -> Result<(), StoreError> {
+        let alive = self.alive()?;
+        let others = errand.spec.members.keys().filter(|node| **node != self.node && alive.contains(*node));
+        let others: Vec<&String> = others.take(ASKED).collect();
+        let mut asked: Vec<&String> = Vec::new();
+        for by in closed {
+            if alive.contains(by) { asked.push(by) } else { asked.extend(&others) }
+        }
+        let mut then: Vec<Op> = Vec::new();
+        for node in asked {
+            for by in closed {
+                let place = keys::result_want(node, &errand.spec.book, errand.task, by, &self.node);
+                then.push(Op::put(place, errand.definition.as_bytes().to_vec()));
+            }
+        }
+        then.truncate(MAX_OPERATIONS - 1);
+        self.store.commit(&Txn { then, ..Txn::default() }).map(drop)
+    }
+
+    /// Whether somebody has asked this node for the key of a result since this was asked last.
+    pub fn is_asked(&self) -> bool {
+        self.membership.is_asked()
+    }
+
+    /// Answers those who have asked for the key of a result. `spec_of` gives the run of a book here, where there is one.
+    ///
+    /// # Errors
+    /// When the store does not answer.
+    pub fn answer(&self, spec_of: impl Fn(&str) -> Option<Spec>) -> Result<(), StoreError> {
+        let prefix = keys::result_wants(&self.node);
+        for (rest, definition) in self.rows(&prefix)? {
+            let [namespace, name, task, by, from] = rest.split('/').collect::<Vec<_>>()[..] else { continue };
+            let (task, definition) = (keys::unescaped(task), String::from_utf8_lossy(&definition).into_owned());
+            // Only a target of the book, as this node's revision has it, gets to read.
+            let spec = spec_of(&format!("{namespace}/{name}")).filter(|spec| spec.selects(from));
+            if let Some(spec) = &spec {
+                let errand = Errand { spec, task: &task, definition: &definition };
+                if let Some(key) = self.key_of(errand, by)? {
+                    self.wrap_for(errand, by, &key, &[from.to_owned()])?;
+                }
+            }
+            let then = vec![Op::Delete(format!("{prefix}{rest}"))];
+            self.store.commit(&Txn { then, ..Txn::default() })?;
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,136 @@
+//! Sealing a value to named readers: once under a key of its own, which is wrapped for each of them.
+//!
+//! The value is encrypted with ChaCha20-Poly1305 (RFC 8439). Its key is wrapped by an X25519 exchange (RFC 7748) with a
+//! key made for the occasion, through HKDF-SHA256 (RFC 5869) over both public keys. What it is for is bound to both:
+//! what was sealed for one thing opens as no other.
+
+use base64::{Engine as _, engine::general_purpose::STANDARD_NO_PAD};
+use ring::aead::{Aad, CHACHA20_POLY1305, LessSafeKey, NONCE_LEN, Nonce, UnboundKey};
+use x25519_dalek::{PublicKey, StaticSecret};
+use zeroize::Zeroizing;
+
+use super::Identity;
+
+/// The key of a sealed value.
+#[derive(Clone)]
+pub struct SealKey(Zeroizing<[u8; 32]>);
+
+impl std::fmt::Debug for SealKey {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("SealKey")
+    }
+}
+
+fn random<const N: usize>() -> std::io::Result<Zeroizing<[u8; N]>> {
+    let mut bytes = Zeroizing::new([0_u8; N]);
+    let got = rustix::rand::getrandom(&mut bytes[..], rustix::rand::GetRandomFlags::empty())?;
+    if got == N { Ok(bytes) } else { Err(std::io::Error::other("the machine gave too few random bytes")) }
+}
+
+fn cipher(key: &[u8; 32]) -> Option<LessSafeKey> {
+    UnboundKey::new(&CHACHA20_POLY1305, key).ok().map(LessSafeKey::new)
+}
+
+fn encrypt(key: &[u8; 32], nonce: [u8; NONCE_LEN], context: &str, bytes: &[u8]) -> std::io::Result<Vec<u8>> {
+    let failed = || std::io::Error::other("the value can't be sealed");
+    let mut sealed = bytes.to_vec();
+    let nonce = Nonce::assume_unique_for_key(nonce);
+    let cipher = cipher(key).ok_or_else(failed)?;
+    cipher.seal_in_place_append_tag(nonce, Aad::from(context), &mut sealed).map_err(|_| failed())?;
+    Ok(sealed)
+}
+
+fn decrypt(key: &[u8; 32], nonce: [u8; NONCE_LEN], context: &str, sealed: &[u8]) -> Option<Vec<u8>> {
+    let mut bytes = sealed.to_vec();
+    let nonce = Nonce::assume_unique_for_key(nonce);
+    let opened = cipher(key)?.open_in_place(nonce, Aad::from(context), &mut bytes).ok()?.len();
+    bytes.truncate(opened);
+    Some(bytes)
+}
+
+/// Seals a value for one purpose, under a key of its own.
+///
+/// # Errors
+/// When the machine gives no random bytes.
+pub fn seal(bytes: &[u8], purpose: &str) -> std::io::Result<(String, SealKey)> {
+    let (key, nonce) = (random::<32>()?, random::<NONCE_LEN>()?);
+    let sealed = encrypt(&key, *nonce, purpose, bytes)?;
+    Ok((STANDARD_NO_PAD.encode([&nonce[..], &sealed].concat()), SealKey(key)))
+}
+
+impl SealKey {
+    /// Opens what was sealed with this key for a purpose; None where it was not.
+    pub fn open(&self, sealed: &str, purpose: &str) -> Option<Vec<u8>> {
+        let bytes = STANDARD_NO_PAD.decode(sealed).ok()?;
+        let (nonce, sealed) = bytes.split_at_checked(NONCE_LEN)?;
+        decrypt(&self.0, nonce.try_into().ok()?, purpose, sealed)
+    }
+
+    /// The key, wrapped for one reader and one purpose.
+    ///
+    /// # Errors
+    /// When the machine gives no random bytes, or the reader's key is none.
+    pub fn wrap(&self, reader: &[u8; 32], purpose: &str) -> std::io::Result<String> {
+        let own = StaticSecret::from(*random::<32>()?);
+        let shown = PublicKey::from(&own).to_bytes();
+        let shared = own.diffie_hellman(&PublicKey::from(*reader));
+        if !shared.was_contributory() {
+            return Err(std::io::Error::other("the reader's key is no key"));
+        }
+        let key = wrapping(shared.as_bytes(), &shown, reader);
+        // The wrapping key is used once.
+        let wrapped = encrypt(&key, [0; NONCE_LEN], purpose, &self.0[..])?;
+        Ok(STANDARD_NO_PAD.encode([&shown[..], &wrapped].concat()))
+    }
+}
+
+impl Identity {
+    /// The key that was wrapped for this identity and a purpose; None where it was not.
+    pub fn unwrap_key(&self, wrapped: &str, purpose: &str) -> Option<SealKey> {
+        let bytes = STANDARD_NO_PAD.decode(wrapped).ok()?;
+        let (shown, wrapped) = bytes.split_at_checked(32)?;
+        let shown: [u8; 32] = shown.try_into().ok()?;
+        let shared = self.reading.diffie_hellman(&PublicKey::from(shown));
+        if !shared.was_contributory() {
+            return None;
+        }
+        let key = wrapping(shared.as_bytes(), &shown, &self.keys().read);
+        let opened = Zeroizing::new(decrypt(&key, [0; NONCE_LEN], purpose, wrapped)?);
+        Some(SealKey(Zeroizing::new(opened.as_slice().try_into().ok()?)))
+    }
+}
+
+fn wrapping(shared: &[u8; 32], shown: &[u8; 32], reader: &[u8; 32]) -> Zeroizing<[u8; 32]> {
+    let mut key = Zeroizing::new([0_u8; 32]);
+    let salt = [&shown[..], &reader[..]].concat();
+    let derived = hkdf::Hkdf::<sha2::Sha256>::new(Some(&salt), shared).expand(b"towpath wrap", &mut key[..]);
+    // 32 bytes are well below what can be derived.
+    debug_assert!(derived.is_ok());
+    key
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_who_it_is_wrapped_for_opens_it_and_only_as_what_it_is() {
+        let (reader, other) = (Identity::make().unwrap(), Identity::make().unwrap());
+        let (sealed, key) = seal(b"the result", "a").unwrap();
+        assert!(!sealed.contains("result"));
+        let wrapped = key.wrap(&reader.keys().read, "a").unwrap();
+        let opened = reader.unwrap_key(&wrapped, "a").unwrap().open(&sealed, "a");
+        assert_eq!(opened.as_deref(), Some(b"the result".as_slice()));
+        assert!(other.unwrap_key(&wrapped, "a").is_none());
+        assert!(reader.unwrap_key(&wrapped, "b").is_none());
+        assert!(key.open(&sealed, "b").is_none());
+        let mut torn = STANDARD_NO_PAD.decode(&sealed).unwrap();
+        torn[20] ^= 1;
+        assert!(key.open(&STANDARD_NO_PAD.encode(torn), "a").is_none());
+        for nonsense in ["", "AAAA", "!"] {
+            assert!(reader.unwrap_key(nonsense, "a").is_none() && key.open(nonsense, "a").is_none());
+        }
+        assert!(key.wrap(&[0; 32], "a").is_err(), "a key that takes no part in the exchange");
+        assert_eq!(format!("{key:?}"), "SealKey");
+    }
+}
