@@ -368,6 +368,7 @@ impl Mirror {
 
     /// Fetches a commit, by its ref or by its id.
     fn receive(&self, path: &Path, name: Option<&str>, commit: ObjectId) -> Result<(), SourceError> {
+        unlock(path).map_err(|error| self.disk(error))?;
         self.prepare(path)?;
         let Limits { fetch: time, bytes, .. } = self.options.limits;
         let options = self.options.clone();
@@ -507,6 +508,27 @@ fn glob_matches(glob: &str, text: &str) -> bool {
     let Some((first, rest)) = glob.split_once('*') else { return glob == text };
     let Some(text) = text.strip_prefix(first) else { return false };
     (0..=text.len()).filter(|at| text.is_char_boundary(*at)).any(|at| glob_matches(rest, &text[at..]))
+}
+
+/// Removes the locks that an agent left when it was killed: the state directory, and so the mirror, is this one's alone.
+fn unlock(path: &Path) -> io::Result<()> {
+    let mut folders = vec![path.to_owned()];
+    while let Some(folder) = folders.pop() {
+        let entries = match fs::read_dir(&folder) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => continue,
+            entries => entries?,
+        };
+        for entry in entries {
+            let entry = entry?;
+            let below = folder != path || entry.file_name() == "refs";
+            if entry.file_type()?.is_dir() && below {
+                folders.push(entry.path());
+            } else if entry.path().extension().is_some_and(|end| end == "lock") {
+                fs::remove_file(entry.path())?;
+            }
+        }
+    }
+    Ok(())
 }
 
 fn remove(path: &Path) -> io::Result<()> {

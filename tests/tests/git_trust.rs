@@ -10,10 +10,13 @@ use std::{
 };
 
 use towpath_tests::{
+    Running,
+    etcd::Etcd,
     git::{FLEET, Repository, book, git},
     node::{Node, Once, condition},
     ok,
     servers::{Https, Ssh},
+    wait_until,
 };
 
 fn fleet(folder: &Path) -> Repository {
@@ -131,6 +134,67 @@ fn verified(folder: &Path, repository: &Repository, mode: &str, keys: &str, rest
             file.display()
         ),
     )
+}
+
+#[test]
+fn a_lock_that_a_killed_agent_left_is_no_obstacle() {
+    let folder = tempfile::tempdir().unwrap();
+    let repository = fleet(folder.path());
+    repository.publish("first");
+    let node = Node::new(folder.path(), &format!("url: {}", repository.bare.display()));
+    assert_eq!(node.once().code, 0);
+    let mirror = node.state.join("mirrors/fleet.git");
+    for lock in ["refs/heads/main.lock", "packed-refs.lock", "HEAD.lock"] {
+        fs::create_dir_all(mirror.join(lock).parent().unwrap()).unwrap();
+        fs::write(mirror.join(lock), "").unwrap();
+    }
+    change(&repository, "two");
+    repository.publish("second");
+    let once = node.once();
+    assert_eq!((once.code, node.read("/a").as_deref()), (0, Some("two")), "{}", once.log);
+}
+
+#[test]
+fn what_others_accept_and_a_node_must_not_follow_does_not_exist_for_it() {
+    let folder = tempfile::tempdir().unwrap();
+    let etcd = Etcd::single(folder.path(), "etcd");
+    let repository = fleet(folder.path());
+    repository.write("nodes.yaml", "metadata: {apiVersion: v1alpha, kind: Node, name: n0}\n");
+    let (alice, bob) = (SshSigner::new(folder.path(), "alice"), SshSigner::new(folder.path(), "bob"));
+    let node = |name: &str, keys: String| {
+        let file = folder.path().join(format!("{name}.keys"));
+        fs::write(&file, keys).unwrap();
+        let verify = format!("verify: {{mode: head, keyFiles: [{}]}}", file.display());
+        let source = format!("url: {}\n      interval: 1s\n      {verify}", repository.bare.display());
+        let settings = format!("{}  reconcile: {{interval: 2s}}\n", etcd.data_store());
+        Node::named(folder.path(), name, &source, &settings, None)
+    };
+    let trusting = node("n0", format!("{}{}", alice.line(""), bob.line("")));
+    let strict = node("n1", alice.line(""));
+    let first = alice.commit(&repository, "by alice");
+    repository.push();
+    let _agents = [Running::start(&mut trusting.agent()), Running::start(&mut strict.agent())];
+    let wait = |holds: &dyn Fn() -> bool| {
+        wait_until(Duration::from_secs(30), holds, || format!("{:#}", strict.ask(&["status"]).unwrap_or_default()))
+    };
+    wait(&|| trusting.applied(&first) && strict.applied(&first));
+    let second = bob.commit(&repository, "by bob");
+    repository.push();
+    wait(&|| trusting.applied(&second));
+    let stalled = || strict.ask(&["status"]).map(|status| condition(&status, "Stalled").clone()).unwrap_or_default();
+    wait(&|| stalled()["message"].as_str().is_some_and(|told| told.contains("was accepted by n0")));
+    assert_eq!(stalled()["reason"], "Unverified");
+    // It goes on with its last good revision, and lets nobody think that this was agreed on.
+    fs::write(strict.root.join("a"), "drift").unwrap();
+    strict.wait_for_file("/a", "by alice");
+    assert!(trusting.applied(&second));
+    // The next commit that it may follow is accepted with the next number, by whoever comes first.
+    let third = alice.commit(&repository, "again by alice");
+    repository.push();
+    wait(&|| trusting.applied(&third) && strict.applied(&third));
+    let generation = |node: &Node| node.ask(&["status"]).unwrap()["generation"].as_u64().unwrap();
+    assert_eq!((generation(&trusting), generation(&strict)), (3, 3));
+    assert_eq!(stalled()["status"], false);
 }
 
 #[test]

@@ -1,6 +1,6 @@
 //! Accepting a revision: whoever has a candidate moves `accepted` from one generation to the next.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
@@ -26,11 +26,11 @@ pub struct Accepted {
     pub generation: u64,
     /// Its commits, by source.
     pub commits: BTreeMap<String, String>,
-    /// The generation that it came from.
+    /// The generation that it came from: not the one before it, where that does not verify for who accepted this one.
     pub parent: u64,
     /// The first source, the cluster and the store, written down with generation 1.
     pub origin: String,
-    /// The digest of the table that came with it; empty where no book is coordinated.
+    /// The digest of the table that came with it.
     pub table: String,
     /// The digest of the table before, which goes with the next acceptance.
     pub table_before: String,
@@ -46,6 +46,8 @@ pub struct Table {
     pub books: BTreeMap<String, BookEntry>,
     /// Who had joined when a generation was accepted that some book is the same since.
     pub joined: BTreeMap<u64, Vec<String>>,
+    /// The generation in which each object was born, by `Kind/namespace/name`.
+    pub births: BTreeMap<String, u64>,
 }
 
 /// One book of the table.
@@ -62,7 +64,11 @@ const PAGE: usize = 64 << 10;
 
 impl Table {
     /// The table of a generation: what did not change is as it was since its own.
-    fn next(&self, generation: u64, digests: &BTreeMap<String, String>, joined: &[String]) -> Self {
+    fn next(&self, generation: u64, proposal: &Proposal<'_>) -> Self {
+        let Proposal { digests, joined, objects, .. } = *proposal;
+        // What was gone and is back is born again.
+        let birth = |object: &String| self.births.get(object).copied().unwrap_or(generation);
+        let births = objects.iter().map(|object| (object.clone(), birth(object))).collect();
         let books: BTreeMap<String, BookEntry> = digests
             .iter()
             .map(|(id, digest)| {
@@ -75,7 +81,7 @@ impl Table {
             .map(|book| book.since)
             .map(|since| (since, self.joined.get(&since).cloned().unwrap_or_else(|| joined.to_vec())))
             .collect();
-        Self { books, joined }
+        Self { books, joined, births }
     }
 
     fn bytes(&self) -> Vec<u8> {
@@ -85,7 +91,10 @@ impl Table {
     /// The digest under which it stands in the store; empty where there is nothing to say.
     pub fn digest(&self) -> String {
         use sha2::Digest as _;
-        if self.books.is_empty() { String::new() } else { hex::encode(&sha2::Sha256::digest(self.bytes())[..16]) }
+        if *self == Self::default() {
+            return String::new();
+        }
+        hex::encode(&sha2::Sha256::digest(self.bytes())[..16])
     }
 
     fn put(&self, store: &dyn Store) -> Result<(), StoreError> {
@@ -197,6 +206,10 @@ pub struct Proposal<'a> {
     pub digests: &'a BTreeMap<String, String>,
     /// Who has joined.
     pub joined: &'a [String],
+    /// The candidate's objects, by `Kind/namespace/name`.
+    pub objects: &'a BTreeSet<String>,
+    /// Whether the record in the store does not verify for this node: then it does not exist for it, but for its number.
+    pub poisoned: bool,
 }
 
 /// Decides about a candidate, given the record that is in the store (with its revision), its table, and what is on
@@ -205,7 +218,7 @@ pub struct Proposal<'a> {
 /// # Errors
 /// When the record in the store must not be followed.
 pub fn decide(stored: Option<&Row>, table: &Table, proposal: &Proposal<'_>) -> Result<Decision, AcceptError> {
-    let Proposal { node, disk, disk_table, candidate, origin, digests, joined } = *proposal;
+    let Proposal { node, disk, disk_table, candidate, origin, poisoned, .. } = *proposal;
     let in_store = stored.map(read).transpose()?.unwrap_or_default();
     if in_store.schema > SCHEMA {
         return Err(AcceptError::TooOld(in_store.schema));
@@ -213,19 +226,19 @@ pub fn decide(stored: Option<&Row>, table: &Table, proposal: &Proposal<'_>) -> R
     if !in_store.origin.is_empty() && in_store.origin != origin {
         return Err(AcceptError::OtherOrigin { theirs: in_store.origin, ours: origin.to_owned() });
     }
-    let (newest, known) =
-        if disk.generation > in_store.generation { (disk.clone(), disk_table) } else { (in_store.clone(), table) };
+    let disk_wins = poisoned || disk.generation > in_store.generation;
+    let (newest, known) = if disk_wins { (disk.clone(), disk_table) } else { (in_store.clone(), table) };
     let same = newest.commits == candidate.commits && newest.generation > 0;
-    if same && newest.generation == in_store.generation {
-        return Ok(Decision::Stay(in_store));
+    if same && (poisoned || newest.generation == in_store.generation) {
+        return Ok(Decision::Stay(newest));
     }
-    let generation = if same { newest.generation } else { newest.generation + 1 };
-    let table = known.next(generation, digests, joined);
+    let generation = if same { newest.generation } else { newest.generation.max(in_store.generation) + 1 };
+    let table = known.next(generation, proposal);
     let accepted = Accepted {
         schema: SCHEMA,
         generation,
         commits: candidate.commits.clone(),
-        parent: generation - 1,
+        parent: if same { newest.parent } else { newest.generation },
         origin: origin.to_owned(),
         table: table.digest(),
         table_before: newest.table.clone(),
@@ -323,6 +336,8 @@ mod tests {
                 origin,
                 digests: &digests,
                 joined: &joined(store).unwrap(),
+                objects: &BTreeSet::from([format!("TaskBook/n/{}", &commit[..1])]),
+                poisoned: false,
             },
         )
     }
@@ -368,6 +383,45 @@ mod tests {
     }
 
     #[test]
+    fn what_is_gone_and_comes_back_is_born_again() {
+        let store = LocalStore::default();
+        let (first, table) = accepted(propose(&store, &Accepted::default(), "a1", "o"));
+        assert_eq!(table.births["TaskBook/n/a"], 1);
+        let (second, table) = accepted(propose(&store, &first, "a2", "o"));
+        assert_eq!(table.births["TaskBook/n/a"], 1);
+        let (third, table) = accepted(propose(&store, &second, "b1", "o"));
+        assert_eq!(table.births, BTreeMap::from([("TaskBook/n/b".to_owned(), 3)]));
+        let (_, table) = accepted(propose(&store, &third, "a3", "o"));
+        assert_eq!(table.births["TaskBook/n/a"], 4);
+    }
+
+    #[test]
+    fn a_record_that_does_not_verify_is_passed_over_with_the_next_number() {
+        let store = LocalStore::default();
+        let (good, table) = accepted(propose(&store, &Accepted::default(), "a1", "o"));
+        accepted(propose(&store, &good, "x1", "o"));
+        let stored = store.read(KEY, &Page::default()).unwrap().rows.remove(0);
+        let decided = |commit: &str| {
+            let proposal = Proposal {
+                node: "n2",
+                disk: &good,
+                disk_table: &table,
+                candidate: &candidate(commit),
+                origin: "o",
+                digests: &BTreeMap::from([("n/b".to_owned(), "a".to_owned())]),
+                joined: &[],
+                objects: &BTreeSet::new(),
+                poisoned: true,
+            };
+            decide(Some(&stored), &Table::default(), &proposal).unwrap()
+        };
+        assert_eq!(decided("a1"), Decision::Stay(good.clone()), "it stays where it is until there is something new");
+        let Decision::Accept(next) = decided("a2") else { panic!("it goes on from its own") };
+        assert_eq!((next.accepted.generation, next.accepted.parent), (3, 1));
+        assert_eq!(next.table.books["n/b"].since, 1, "the book is as it was before the poisoned record");
+    }
+
+    #[test]
     fn an_empty_store_is_filled_from_disk() {
         let disk = Accepted {
             schema: SCHEMA,
@@ -393,6 +447,8 @@ mod tests {
             origin: "o",
             digests: &digests,
             joined: &[],
+            objects: &BTreeSet::new(),
+            poisoned: false,
         };
         let Decision::Accept(late) = decide(None, &Table::default(), &late).unwrap() else { panic!() };
         propose(&store, &Accepted::default(), "a", "o").unwrap();
@@ -414,6 +470,8 @@ mod tests {
             origin: "o",
             digests: &BTreeMap::new(),
             joined: &[],
+            objects: &BTreeSet::new(),
+            poisoned: false,
         };
         assert!(matches!(decide(Some(&newer), &Table::default(), &any), Err(AcceptError::TooOld(9))));
     }

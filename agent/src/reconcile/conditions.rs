@@ -59,6 +59,8 @@ pub enum Input {
     Own(&'static str, Option<Trouble>),
     /// A commit of a source was rejected, or its head fits again.
     Rejected(String, Option<Trouble>),
+    /// What others have accepted must not be followed here, or can be again.
+    Poisoned(Option<Trouble>),
     /// A revision was accepted.
     Accepted(Acceptance),
     /// A run of the accepted revision began.
@@ -98,6 +100,7 @@ pub fn step(mut state: State, input: Input) -> (State, Vec<(String, bool, Troubl
             note(&mut state.troubles, &format!("source {name}"), trouble, "source", &mut told)
         }
         Input::Own(what, trouble) => note(&mut state.troubles, &format!("node {what}"), trouble, "node", &mut told),
+        Input::Poisoned(trouble) => note(&mut state.stalls, "node accepted", trouble, "revision", &mut told),
         Input::Rejected(name, trouble) => {
             note(&mut state.stalls, &format!("source {name}"), trouble, "revision", &mut told)
         }

@@ -9,6 +9,7 @@ use towpath_host::journal::{Acceptance, Changes};
 
 use super::{
     conditions::{Input, Trouble},
+    follow::Unfollowed,
     node::Node,
     pass,
     revision::Revision,
@@ -56,34 +57,39 @@ impl Node {
             self.unsettle();
             self.told_others = None;
         }
-        if current.generation <= disk.generation {
-            return;
-        }
-        if let Err(why) = self.take_over(&disk, &current) {
-            self.step(Input::Own("accepted", Some(Trouble::new("Progressing", why))));
-        } else {
-            self.step(Input::Own("accepted", None));
-        }
+        self.unfollowed =
+            if current.generation > disk.generation { self.take_over(&disk, &current).err() } else { None };
+        let what = |why: &str| format!("generation {} was accepted by {}: {why}", current.generation, current.by);
+        let (behind, poisoned) = match &self.unfollowed {
+            None => (None, None),
+            Some(Unfollowed::Behind(why)) => (Some(Trouble::new("Progressing", what(why))), None),
+            Some(Unfollowed::Poisoned(why)) => {
+                let what = what(why);
+                let stays = "this node stays at its last good revision, and goes on from there with the next commit";
+                (None, Some(Trouble::new("Unverified", format!("{what}; {stays}"))))
+            }
+        };
+        self.step(Input::Own("accepted", behind));
+        self.step(Input::Poisoned(poisoned));
     }
 
-    fn take_over(&mut self, disk: &Accepted, current: &Accepted) -> Result<(), String> {
-        let shown = |what: &str| format!("generation {} was accepted by {}: {what}", current.generation, current.by);
+    fn take_over(&mut self, disk: &Accepted, current: &Accepted) -> Result<(), Unfollowed> {
+        let behind = |why: String| Unfollowed::Behind(why);
         if !current.origin.is_empty() && current.origin != self.origin() {
-            return Err(AcceptError::OtherOrigin { theirs: current.origin.clone(), ours: self.origin() }.to_string());
+            let error = AcceptError::OtherOrigin { theirs: current.origin.clone(), ours: self.origin() };
+            return Err(behind(error.to_string()));
         }
         if current.schema > accept::SCHEMA {
-            return Err(AcceptError::TooOld(current.schema).to_string());
+            return Err(behind(AcceptError::TooOld(current.schema).to_string()));
         }
         let table = accept::table_of(self.store.as_ref(), current)
-            .map_err(|error| error.to_string())?
-            .ok_or_else(|| shown("its table is not in the data store yet"))?;
-        let looked = self
-            .sources
-            .follow(&self.journal, &disk.commits, &current.commits, self.clock.wall())
-            .map_err(|why| shown(&why))?;
+            .map_err(|error| behind(error.to_string()))?
+            .ok_or_else(|| behind("its table is not in the data store yet".into()))?;
+        let looked = self.sources.follow(&self.journal, &disk.commits, &current.commits, self.clock.wall())?;
         let Some(set) = looked.set.clone() else {
+            // A newer agent may understand what this one does not.
             let first = looked.problems.first().map(ToString::to_string).unwrap_or_default();
-            return Err(shown(&format!("it can't be loaded here: {first}")));
+            return Err(behind(format!("it can't be loaded here: {first}")));
         };
         tracing::info!(generation = current.generation, by = current.by, "another node has accepted a revision");
         self.step(Input::Accepted(Acceptance {

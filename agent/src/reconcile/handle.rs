@@ -6,17 +6,18 @@ use std::{
 };
 
 use serde_json::{Value, json};
-use towpath_coordination::{Windows, fleet::Fleet, gossip::Gossip};
+use towpath_coordination::{Windows, accept::Table, fleet::Fleet, gossip::Gossip};
 use towpath_host::{facts, identity::PublicKeys, journal::RunRecord, process::Cancel};
 use towpath_proto::v1alpha as pb;
 use towpath_render::{
-    objects::task::Drift,
+    objects::{Key, task::Drift},
     rendering::{Inputs, Rendered, Renderer},
     view::{NodeView, Winner},
 };
 
 use super::{
     conditions::State,
+    node::object_id,
     pass::{self, ComputedCache, Machine, Outcome, Pass},
     revision::Revision,
 };
@@ -162,7 +163,7 @@ impl Handle {
             kind: object.key.kind.to_owned(),
             namespace: (!object.key.namespace.is_empty()).then(|| object.key.namespace.clone()),
             name: object.key.name.clone(),
-            uuid: Some(uuid(&self.shared.cluster, object.key.kind, &object.key.namespace, &object.key.name)),
+            uuid: Some(uuid(&self.shared.cluster, &object.key, &revision.table)),
             source: object.place.source().to_owned(),
             file: object.place.file().to_owned(),
             line: u32::try_from(object.place.position().0).unwrap_or(0),
@@ -402,8 +403,10 @@ fn why_lost(won: &towpath_render::view::Candidate, lost: &towpath_render::view::
     }
 }
 
-/// The identity of an object: stable for its life. A birth is not recorded yet, so it is that of the first revision.
-fn uuid(cluster: &str, kind: &str, namespace: &str, name: &str) -> String {
-    let text = format!("{cluster}/{kind}/{namespace}/{name}");
+/// The identity of an object: stable for its life, and another one when it is born again.
+fn uuid(cluster: &str, key: &Key, table: &Table) -> String {
+    let id = object_id(key);
+    let birth = table.births.get(&id).copied().unwrap_or_default();
+    let text = format!("{cluster}/{id}/{birth}");
     ::uuid::Uuid::new_v5(&::uuid::Uuid::NAMESPACE_URL, text.as_bytes()).to_string()
 }

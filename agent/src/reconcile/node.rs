@@ -28,6 +28,7 @@ use towpath_render::rendering::Inputs;
 use super::{
     Handle, Queue,
     conditions::{self, Input, State, Trouble},
+    follow::Unfollowed,
     others::Shown,
     pass::{self, ComputedCache, Coordination, Machine, Outcome, Pass, PassOutcome},
     poller::{Polled, Poller, jittered},
@@ -99,6 +100,8 @@ pub struct Node {
     pub(super) state: State,
     pub(super) revision: Option<Arc<Revision>>,
     rejected: BTreeSet<BTreeMap<String, String>>,
+    /// Why this node is not where the others have gone.
+    pub(super) unfollowed: Option<Unfollowed>,
     computed: ComputedCache,
     pub(super) settled: Option<SettledPass>,
     /// Whether the journal has a settled pass.
@@ -188,6 +191,7 @@ impl Node {
             told_others: None,
             state,
             rejected,
+            unfollowed: None,
             handle,
             machine,
             journal,
@@ -344,9 +348,15 @@ impl Node {
     }
 
     fn accept(&mut self, disk: &Accepted, looked: Looked, set: Arc<towpath_render::objects::ObjectSet>) {
+        if matches!(self.unfollowed, Some(Unfollowed::Behind(_))) {
+            // What it has is older than what the others have agreed on: it proposes nothing before it has that.
+            self.fall_back(disk);
+            return;
+        }
         let candidate = Candidate { commits: looked.commits.clone(), schema: SCHEMA };
         let known = self.revision.as_ref().is_some_and(|revision| revision.commits == looked.commits);
         let digests = runs::digests(&set);
+        let objects: BTreeSet<String> = set.objects.keys().map(object_id).collect();
         let disk_table = self.table();
         let joined = if digests.is_empty() { Ok(Vec::new()) } else { accept::joined(self.store.as_ref()) };
         let attempt = joined.map_err(accept::AcceptError::from).and_then(|joined| {
@@ -358,6 +368,8 @@ impl Node {
                 origin: &self.origin(),
                 digests: &digests,
                 joined: &joined,
+                objects: &objects,
+                poisoned: matches!(self.unfollowed, Some(Unfollowed::Poisoned(_))),
             };
             accept::attempt(self.store.as_ref(), &proposal)
         });
@@ -629,6 +641,11 @@ impl Node {
         };
         jittered(interval, self.settings.reconcile.jitter, &self.settings.node, self.clock.wall())
     }
+}
+
+/// An object, as the table of a generation names it.
+pub(super) fn object_id(key: &towpath_render::objects::Key) -> String {
+    format!("{}/{}/{}", key.kind, key.namespace, key.name)
 }
 
 fn shown(commits: &BTreeMap<String, String>) -> String {
