@@ -127,3 +127,31 @@ fn two_machines_that_do_not_reach_each_other_are_not_lost_and_a_reboot_goes_on_w
     assert_eq!(happened.iter().filter(|line| *line == "once").count(), 1, "{happened:?}");
     assert_eq!(happened.last().map(String::as_str), Some("end"), "{happened:?}");
 }
+
+#[test]
+fn machines_reboot_one_after_the_other_and_go_on_behind_it() {
+    let site = Site::new(3);
+    let boot = |site: &Site, number: usize| {
+        let output = site.machines.exec(number, &["cat", "/proc/sys/kernel/random/boot_id"]);
+        String::from_utf8_lossy(&output.stdout).trim().to_owned()
+    };
+    site.repository.write("web.yaml", "metadata: {apiVersion: v1alpha, kind: TaskBook, name: web, namespace: app}\nspec:\n  targets: {nodeGroups: [web]}\n  rollout: {serialize: {count: 1}, onLostNode: skip}\n  tasks:\n    - name: begins\n      command: {shell: 'echo $(date +%s%N) >> /var/tmp/happened; cat /proc/1/stat > /var/tmp/first'}\n    - name: anew\n      reboot: {when: always}\n    - name: ends\n      command: {shell: 'echo $(date +%s%N) >> /var/tmp/happened; cat /proc/1/stat > /var/tmp/second'}\n");
+    let head = site.repository.publish("web");
+    site.wait_for(&head, 240);
+    let mut spans: Vec<(u64, u64)> = (0..3)
+        .map(|number| {
+            let times: Vec<u64> = site.happened(number).iter().map(|line| line.parse().unwrap()).collect();
+            assert_eq!(times.len(), 2, "n{number}: {times:?}\n{}", site.shown());
+            let read = |name: &str| fs::read(site.machines.root(number).join("var/tmp").join(name)).unwrap();
+            assert!(read("first") != read("second"), "n{number} was not rebooted");
+            (times[0], times[1])
+        })
+        .collect();
+    spans.sort_unstable();
+    // Each is back before the next goes.
+    assert!(spans.windows(2).all(|two| two[0].1 < two[1].0), "{spans:?}");
+    // It is done once.
+    let before: Vec<String> = (0..3).map(|number| boot(&site, number)).collect();
+    std::thread::sleep(Duration::from_secs(12));
+    assert_eq!((0..3).map(|number| boot(&site, number)).collect::<Vec<_>>(), before);
+}

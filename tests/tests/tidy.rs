@@ -10,7 +10,7 @@ use std::{
 const LAYERS: [(&str, u32); 5] = [("config", 2), ("report", 3), ("reconcile", 4), ("serve", 5), ("cli", 6)];
 
 /// What may be named only in some places, and why.
-const FENCES: [(&str, &[&str]); 13] = [
+const FENCES: [(&str, &[&str]); 14] = [
     ("gix::", &["git/src"]),
     ("minijinja", &["render/src"]),
     ("serde_yaml", &["render/src"]),
@@ -20,6 +20,7 @@ const FENCES: [(&str, &[&str]); 13] = [
     ("etcd_client", &["agent/coordination/src"]),
     ("foca::", &["agent/coordination/src"]),
     ("rcgen::", &["agent/host/src/identity"]),
+    ("zbus::", &["agent/host/src"]),
     ("unsafe {", &["agent/host/src/memory.rs"]),
     // The demo shows folders, a working tree is read by reconcile, serve owns its socket, config its file.
     (

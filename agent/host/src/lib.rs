@@ -13,7 +13,9 @@ pub mod journal;
 pub mod lock;
 pub mod look;
 pub mod memory;
+pub mod packagekit;
 pub mod process;
+pub mod systemd;
 pub mod watch;
 
 pub use clock::{Clock, SystemClock, TestClock};

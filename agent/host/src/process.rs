@@ -244,6 +244,19 @@ pub fn group(name: &str) -> Option<u32> {
     nix::unistd::Group::from_name(name).ok().flatten().map(|group| group.gid.as_raw())
 }
 
+/// What the machine is called now.
+pub fn hostname() -> String {
+    nix::unistd::gethostname().ok().and_then(|name| name.into_string().ok()).unwrap_or_default()
+}
+
+/// Gives the machine a name, until it is started anew.
+///
+/// # Errors
+/// When the kernel does not take it.
+pub fn set_hostname(name: &str) -> io::Result<()> {
+    Ok(nix::unistd::sethostname(name)?)
+}
+
 /// A variable of the agent's own environment.
 #[expect(clippy::disallowed_methods, reason = "this is the port")]
 pub fn environment(name: &str) -> Option<String> {

@@ -9,6 +9,7 @@ use towpath_host::{
     Hand,
     files::{Access, Placed, Staged},
     process::{Cancel, Invocation},
+    systemd::{Job, Systemd, SystemdError},
 };
 
 use crate::{Content, ModuleError, Step};
@@ -51,6 +52,8 @@ pub fn batch(tasks: Vec<Vec<Step>>, hand: &Hand, cancel: &Cancel, before: &mut B
         refuse(&mut outcomes, &error);
         return outcomes;
     }
+    let reloads: Vec<bool> =
+        tasks.iter().map(|steps| steps.iter().any(|step| matches!(step, Step::ReloadUnits))).collect();
     let mut pending: Vec<(usize, Pending)> = Vec::new();
     let mut synced: Vec<Staged> = Vec::new();
     for (task, steps) in tasks.into_iter().enumerate() {
@@ -69,6 +72,7 @@ pub fn batch(tasks: Vec<Vec<Step>>, hand: &Hand, cancel: &Cancel, before: &mut B
         }
     }
     if synced.is_empty() {
+        reload_units(&reloads, &mut outcomes);
         return outcomes;
     }
     let ready = before(Phase::Sync, &paths)
@@ -80,7 +84,40 @@ pub fn batch(tasks: Vec<Vec<Step>>, hand: &Hand, cancel: &Cancel, before: &mut B
         return outcomes;
     }
     place_all(synced, pending, hand, cancel, &mut outcomes);
+    reload_units(&reloads, &mut outcomes);
     outcomes
+}
+
+/// Has systemd read its files again, once for all tasks that asked for it.
+fn reload_units(reloads: &[bool], outcomes: &mut [Outcome]) {
+    let asked = |(reload, outcome): &(&bool, &mut Outcome)| **reload && outcome.is_ok();
+    let mut asking: Vec<&mut Outcome> =
+        reloads.iter().zip(outcomes).filter(asked).map(|(_, outcome)| outcome).collect();
+    if asking.is_empty() {
+        return;
+    }
+    if let Err(error) = Systemd::connect().and_then(|systemd| systemd.reload()) {
+        asking.iter_mut().for_each(|outcome| **outcome = Err(failed(error.to_string())));
+    }
+}
+
+fn failed(message: String) -> ModuleError {
+    ModuleError::new(message)
+}
+
+/// How long a unit has to stop before its file goes.
+const STOP: std::time::Duration = std::time::Duration::from_secs(100);
+
+fn stop_unit(unit: &str) -> Outcome {
+    let stopped = || {
+        let systemd = Systemd::connect()?;
+        if systemd.state(unit)?.load != "not-found" {
+            systemd.run(unit, Job::Stop, STOP)?;
+            systemd.enable(unit, false)?;
+        }
+        Ok::<_, SystemdError>(())
+    };
+    stopped().map_err(|error| failed(error.to_string()))
 }
 
 /// Carries out the steps of one task.
@@ -115,6 +152,8 @@ fn carry_out(step: Step, hand: &Hand, cancel: &Cancel) -> Result<Option<(Staged,
         Step::Grant { path, access } => hand.grant(&real(&path, hand), access).map_err(failed(&path))?,
         Step::Link { path, target } => hand.link(&path, &target).map_err(failed(&path))?,
         Step::Remove { path } => hand.remove(&path).map_err(failed(&path))?,
+        Step::StopUnit { unit } => stop_unit(&unit)?,
+        Step::ReloadUnits => {}
         Step::Write { path, content, access, validate, backup, expects } => {
             return stage(&path, &content, access, validate, backup, expects, hand, cancel).map(Some);
         }

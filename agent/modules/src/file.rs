@@ -459,6 +459,7 @@ mod tests {
                 node: "n",
                 timeout: std::time::Duration::from_secs(5),
                 cancel: &cancel,
+                memory: &crate::Memory::default(),
             };
             options.check(&context)
         }

@@ -3,16 +3,24 @@
 //! Parameters are resolved to options without I/O; a check reads the machine and gives the steps that are missing,
 //! as data; only [`apply`] carries them out. Does not know about books, journals or other nodes.
 
+mod account;
 pub mod apply;
+mod authorized_key;
 mod block;
 mod command;
+mod config;
 mod expectation;
 mod file;
 mod http;
 mod line;
+mod naming;
+mod package;
 mod probe;
+mod reboot;
 mod resolve;
+mod service;
 mod text;
+mod unit;
 
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
@@ -22,6 +30,7 @@ use towpath_host::{Look, files::Access, process::Cancel};
 use towpath_render::tree::Tree;
 
 pub use expectation::{Expectation, Inspector};
+pub use package::Database;
 pub use resolve::{Options, Problem, resolve};
 
 /// Of which sort a use of a module is.
@@ -50,6 +59,27 @@ pub struct Context<'a> {
     pub timeout: Duration,
     /// Asks it to stop.
     pub cancel: &'a Cancel,
+    /// What modules remember from one task to the next.
+    pub memory: &'a Memory,
+}
+
+/// What modules remember from one task to the next, so that all of a book's need not read the same again.
+#[derive(Debug, Default)]
+pub struct Memory {
+    packages: Database,
+}
+
+impl Context<'_> {
+    /// Refuses a root other than `/`: what the module changes belongs to the machine as a whole.
+    fn needs_whole_root(&self, module: &str) -> Result<(), ModuleError> {
+        if self.look.root() == std::path::Path::new("/") {
+            return Ok(());
+        }
+        Err(ModuleError::new(format!(
+            "{module} changes the machine itself, and root is {}; it needs root: /",
+            self.look.root().display()
+        )))
+    }
 }
 
 /// Why a module failed.
@@ -190,12 +220,20 @@ pub enum Step {
         /// The path.
         path: String,
     },
+    /// Has a unit run no more, and start at boot no more.
+    StopUnit {
+        /// The unit.
+        unit: String,
+    },
+    /// Has systemd read its unit files again, once all files are in their places.
+    ReloadUnits,
 }
 
 impl Step {
-    /// The path that the step is about.
+    /// The path that the step is about; empty where it is about none.
     pub fn path(&self) -> &str {
         match self {
+            Self::StopUnit { .. } | Self::ReloadUnits => "",
             Self::MakeDirectory { path, .. }
             | Self::Write { path, .. }
             | Self::Grant { path, .. }
@@ -242,11 +280,28 @@ pub struct Report {
     pub message: Option<String>,
 }
 
+impl Report {
+    /// It went well, and there is nothing to say.
+    fn well() -> Self {
+        Self { ok: true, fields: BTreeMap::new(), message: None }
+    }
+}
+
 impl Options {
     /// Of which sort this use is.
     pub fn sort(&self) -> Sort {
         match self {
-            Self::File(_) | Self::Line(_) | Self::Block(_) => Sort::State,
+            Self::File(_) | Self::Line(_) | Self::Block(_) | Self::Unit(_) | Self::Package(_) | Self::Account(_) => {
+                Sort::State
+            }
+            Self::Config(_) | Self::AuthorizedKey(_) | Self::Hostname(_) | Self::Timezone(_) => Sort::State,
+            Self::Service(options) => {
+                if options.is_action() {
+                    Sort::Action
+                } else {
+                    Sort::State
+                }
+            }
             Self::Wait(_) | Self::Assert(_) | Self::Debug(_) => Sort::Probe,
             Self::Http(options) => {
                 if options.is_probe() {
@@ -256,6 +311,7 @@ impl Options {
                 }
             }
             Self::Command(options) => options.sort(),
+            Self::Reboot(_) => Sort::Action,
             Self::Elsewhere(_) => Sort::State,
         }
     }
@@ -266,6 +322,36 @@ impl Options {
             self,
             Self::File(_) | Self::Line(_) | Self::Block(_) | Self::Wait(_) | Self::Assert(_) | Self::Debug(_)
         )
+    }
+
+    /// Whether an action is done once for each definition, and not whenever its conditions ask for it.
+    pub fn once(&self) -> bool {
+        match self {
+            Self::Reboot(options) => options.always(),
+            other => other.sort() == Sort::Action,
+        }
+    }
+
+    /// Whether it is put right by running something, not by steps that wait for a batch of files.
+    pub fn is_effect(&self) -> bool {
+        matches!(self, Self::Command(_) | Self::Service(_) | Self::Package(_) | Self::Account(_) | Self::Hostname(_))
+    }
+
+    /// The parameters that would take away again what this is about to bring, asked before it does; None where there is
+    /// nothing to take away.
+    pub fn undo(&self, params: &Value, context: &Context<'_>) -> Option<Value> {
+        match self {
+            Self::Service(options) => service::undo(options),
+            Self::Unit(options) => unit::undo(options, params, context),
+            Self::Package(options) => package::undo(options, context),
+            Self::Account(options) => account::undo(options, context),
+            Self::Config(options) => config::undo(options, params, context),
+            Self::AuthorizedKey(options) => authorized_key::undo(options),
+            Self::Hostname(_) => naming::undo_hostname(context),
+            Self::Timezone(_) => naming::undo_timezone(context),
+            Self::Line(_) | Self::Block(_) => text::undo(self.name(), params),
+            _ => None,
+        }
     }
 
     /// Whether a check reads files of the source.
@@ -279,6 +365,9 @@ impl Options {
             Self::File(options) => Some(options.path()),
             Self::Line(options) => Some(options.path()),
             Self::Block(options) => Some(options.path()),
+            Self::Unit(options) => Some(options.path()),
+            Self::Config(options) => Some(options.path()),
+            Self::Timezone(options) => Some(options.path()),
             _ => None,
         }
     }
@@ -289,6 +378,8 @@ impl Options {
             Self::File(options) => file::manages(options, context),
             Self::Line(options) => vec![options.path().to_owned()],
             Self::Block(options) => vec![options.path().to_owned()],
+            Self::Unit(options) => vec![options.path().to_owned()],
+            Self::Config(options) => vec![options.path().to_owned()],
             _ => Vec::new(),
         }
     }
@@ -312,6 +403,15 @@ impl Options {
             Self::Line(options) => line::check(options, context),
             Self::Block(options) => block::check(options, context),
             Self::Command(options) => command::check(options, context),
+            Self::Service(options) => service::check(options, context),
+            Self::Unit(options) => unit::check(options, context),
+            Self::Package(options) => package::check(options, context),
+            Self::Account(options) => account::check(options, context),
+            Self::Config(options) => config::check(options, context),
+            Self::AuthorizedKey(options) => authorized_key::check(options, context),
+            Self::Hostname(options) => naming::check_hostname(options, context),
+            Self::Timezone(options) => naming::check_timezone(options, context),
+            Self::Reboot(options) => reboot::check(options, context),
             Self::Http(_) | Self::Wait(_) | Self::Assert(_) | Self::Debug(_) => Ok(Checked::InSync),
             Self::Elsewhere(name) => {
                 Err(ModuleError::new(format!("the module {name} is not part of this version of the agent")))
@@ -337,10 +437,15 @@ impl Options {
     ///
     /// # Errors
     /// When it can't be run.
-    pub fn run(&self, context: &Context<'_>, _hand: &towpath_host::Hand) -> Result<Report, ModuleError> {
+    pub fn run(&self, context: &Context<'_>, hand: &towpath_host::Hand) -> Result<Report, ModuleError> {
         match self {
             Self::Command(options) => command::run(options, context),
             Self::Http(options) => http::send(options, context),
+            Self::Service(options) => service::run(options, context),
+            Self::Package(options) => package::run(options, context),
+            Self::Account(options) => account::run(options, context),
+            Self::Hostname(options) => naming::set_hostname(options, context, hand),
+            Self::Reboot(_) => reboot::run(context),
             other => Err(ModuleError::new(format!("{} is no action", other.name()))),
         }
     }
@@ -358,6 +463,15 @@ impl Options {
                     "command"
                 }
             }
+            Self::Service(_) => "service",
+            Self::Unit(_) => "unit",
+            Self::Package(_) => "package",
+            Self::Account(options) => options.module(),
+            Self::Config(options) => options.module(),
+            Self::AuthorizedKey(_) => "authorizedKey",
+            Self::Hostname(_) => "hostname",
+            Self::Timezone(_) => "timezone",
+            Self::Reboot(_) => "reboot",
             Self::Http(_) => "http",
             Self::Wait(_) => "wait",
             Self::Assert(_) => "assert",

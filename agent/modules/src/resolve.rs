@@ -6,7 +6,9 @@ use serde_json::Value;
 use towpath_proto::v1alpha as pb;
 use towpath_render::words;
 
-use crate::{command, file, http, line, probe};
+use crate::{
+    account, authorized_key, command, config, file, http, line, naming, package, probe, reboot, service, unit,
+};
 
 /// What a task asks of a module.
 #[derive(Debug, Clone)]
@@ -19,6 +21,24 @@ pub enum Options {
     Block(crate::block::Options),
     /// A command or a script.
     Command(command::Options),
+    /// The state of a unit.
+    Service(service::Options),
+    /// The file of a unit.
+    Unit(unit::Options),
+    /// Packages.
+    Package(package::Options),
+    /// A user or a group.
+    Account(account::Options),
+    /// One file with a form of its own.
+    Config(config::Options),
+    /// A key that opens an account.
+    AuthorizedKey(authorized_key::Options),
+    /// The machine's name.
+    Hostname(naming::Hostname),
+    /// The machine's time zone.
+    Timezone(naming::Timezone),
+    /// A reboot.
+    Reboot(reboot::Options),
     /// A request.
     Http(http::Options),
     /// A wait.
@@ -68,44 +88,24 @@ pub fn resolve(module: &str, params: &Value) -> Result<Options, Vec<Problem>> {
         "wait" => probe::resolve_wait(&parse(params)?).map(Options::Wait),
         "assert" => parse(params).map(Options::Assert),
         "debug" => parse(params).map(Options::Debug),
-        "package" => package(&parse(params)?).map(|()| Options::Elsewhere("package")),
-        "service" => service(&parse(params)?).map(|()| Options::Elsewhere("service")),
+        "package" => package::resolve(parse(params)?).map(Options::Package),
+        "service" => service::resolve(&parse(params)?).map(Options::Service),
+        "unit" => unit::resolve(&parse(params)?).map(Options::Unit),
+        "user" => account::resolve_user(parse(params)?).map(Options::Account),
+        "sudoers" => config::sudoers(&parse(params)?).map(Options::Config),
+        "packageRepository" => config::repository(&parse(params)?).map(Options::Config),
+        "authorizedKey" => authorized_key::resolve(&parse(params)?).map(Options::AuthorizedKey),
+        "hostname" => naming::resolve_hostname(&parse(params)?).map(Options::Hostname),
+        "timezone" => naming::resolve_timezone(&parse(params)?).map(Options::Timezone),
+        "group" => account::resolve_group(parse(params)?).map(Options::Account),
         "publish" => publish(&parse(params)?).map(|()| Options::Elsewhere("publish")),
-        "reboot" => Ok(Options::Elsewhere("reboot")),
+        "reboot" => parse(params).map(|reboot| Options::Reboot(reboot::resolve(&reboot))),
         other => Err(vec![Problem::new("", format!("there is no module {other}"))]),
     }
 }
 
 fn parse<T: serde::de::DeserializeOwned>(params: &Value) -> Result<T, Vec<Problem>> {
     serde_json::from_value(params.clone()).map_err(|error| vec![Problem::new("", error.to_string())])
-}
-
-fn package(package: &pb::Package) -> Result<(), Vec<Problem>> {
-    let mut problems = Vec::new();
-    if package.name.is_some() != package.names.is_empty() {
-        problems.push(Problem::new("name", "write name, or names"));
-    }
-    if package.version.is_some() && package.state.as_deref().is_some_and(|state| state != "present") {
-        problems.push(Problem::new(
-            "version",
-            format!("a version does not go with state: {}", package.state.as_deref().unwrap_or_default()),
-        ));
-    }
-    done(problems)
-}
-
-fn service(service: &pb::Service) -> Result<(), Vec<Problem>> {
-    let mut problems = Vec::new();
-    if service.state.is_none() && service.enabled.is_none() && service.masked.is_none() {
-        problems.push(Problem::new("", "service needs state, enabled or masked"));
-    }
-    if service.masked == Some(true)
-        && (service.enabled == Some(true)
-            || matches!(service.state.as_deref(), Some("started" | "restarted" | "reloaded")))
-    {
-        problems.push(Problem::new("masked", "a masked unit can't be started or enabled"));
-    }
-    done(problems)
 }
 
 fn publish(publish: &pb::Publish) -> Result<(), Vec<Problem>> {

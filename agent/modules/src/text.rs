@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use regex::Regex;
+use serde_json::Value;
 use towpath_host::{Meta, diff, files::Access};
 
 use crate::{Change, Checked, Content, Context, ModuleError, Step, Verb, file, resolve::Problem};
@@ -56,6 +57,23 @@ impl Lines {
         });
         Ok(Checked::Change(Change { verb: if meta.is_some() { Verb::Update } else { Verb::Create }, diff, steps }))
     }
+}
+
+/// The parameters that take a line or a block out again.
+pub(crate) fn undo(module: &str, params: &Value) -> Option<Value> {
+    if params.get("state").and_then(Value::as_str) == Some("absent") {
+        return None;
+    }
+    let mut params = params.clone();
+    let map = params.as_object_mut()?;
+    map.insert("state".into(), "absent".into());
+    if module == "line" {
+        // The line that was written goes; what it had replaced is not known.
+        map.remove("match");
+    }
+    map.remove("after");
+    map.remove("before");
+    Some(params)
 }
 
 /// Where new lines go: behind or before the last line that matches, else at the end.

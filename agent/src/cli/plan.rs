@@ -24,23 +24,29 @@ pub(super) struct Plan {
 
 impl Plan {
     pub(super) fn run(self) -> Result<u8, Failure> {
-        let plan = block_on(self.plan())??;
+        let plan = self.plan()?;
         let changes = plan.tasks.iter().any(|task| task.action != "none");
         output::print(self.output.output, &plan, || text(&plan))?;
         Ok(if self.exit_code && changes { exit::CHANGES } else { 0 })
     }
 
-    async fn plan(&self) -> Result<pb::PlanReply, Failure> {
-        match self.from.answer(None).await? {
-            Answer::Agent(client) => Ok(client.plan().await?),
-            Answer::Here(here) => {
-                let plan = match &here.revision {
-                    Some(revision) => here.handle.plan_of(revision),
-                    None => here.handle.plan(),
-                };
-                plan.map_err(|error| Failure::failed(error.to_string()))
-            }
-        }
+    fn plan(&self) -> Result<pb::PlanReply, Failure> {
+        let asked = block_on(async {
+            Ok::<_, Failure>(match self.from.answer(None).await? {
+                Answer::Agent(client) => Ok(client.plan().await?),
+                Answer::Here(here) => Err(here),
+            })
+        })??;
+        // Checks wait for the machine, which is not for a thread that drives connections.
+        let here = match asked {
+            Ok(plan) => return Ok(plan),
+            Err(here) => here,
+        };
+        let plan = match &here.revision {
+            Some(revision) => here.handle.plan_of(revision),
+            None => here.handle.plan(),
+        };
+        plan.map_err(|error| Failure::failed(error.to_string()))
     }
 }
 

@@ -16,8 +16,8 @@ use towpath_render::{
 };
 
 use super::{
+    advance::object_id,
     conditions::State,
-    node::object_id,
     pass::{self, ComputedCache, Machine, Outcome, Pass},
     revision::Revision,
 };

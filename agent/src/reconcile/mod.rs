@@ -1,5 +1,6 @@
 //! From sources to a machine that is as they say: the loop of a node, its state, and what it shows of itself.
 
+mod advance;
 pub mod conditions;
 mod facts;
 mod fellows;

@@ -9,15 +9,11 @@ use std::{
 };
 
 use thiserror::Error;
-use towpath_coordination::{
-    Accepted, Candidate, Store,
-    accept::{self, Attempt, Proposal, SCHEMA},
-    fleet::Fleet,
-};
+use towpath_coordination::{Store, fleet::Fleet};
 use towpath_host::{
     Clock, FileVersion, Look, facts,
     identity::{Credentials, IdentityError},
-    journal::{Acceptance, Changes, Journal, JournalError},
+    journal::{Changes, Journal, JournalError},
     lock::{LockError, StateDir},
     process::Cancel,
     watch::{FileWatch, Touched},
@@ -33,9 +29,8 @@ use super::{
     pass::{self, ComputedCache, Coordination, Machine, Outcome, Pass, PassOutcome},
     poller::{Polled, Poller, jittered},
     revision::Revision,
-    runs,
     settled::SettledPass,
-    sources::{Looked, Sources},
+    sources::Sources,
     speech::Speech,
 };
 use crate::{
@@ -45,9 +40,6 @@ use crate::{
 
 /// How often a pass is repeated at once where somebody else changes files while it runs.
 const LOOKS: usize = 10;
-
-/// How many rejected candidates are remembered.
-const REJECTED: usize = 100;
 
 /// What a node is made from.
 #[derive(Debug)]
@@ -99,7 +91,7 @@ pub struct Node {
     pub(super) sources: Sources,
     pub(super) state: State,
     pub(super) revision: Option<Arc<Revision>>,
-    rejected: BTreeSet<BTreeMap<String, String>>,
+    pub(super) rejected: BTreeSet<BTreeMap<String, String>>,
     /// Why this node is not where the others have gone.
     pub(super) unfollowed: Option<Unfollowed>,
     computed: ComputedCache,
@@ -115,7 +107,7 @@ pub struct Node {
     pub(super) cancel: Cancel,
     /// The versions of managed files as the node left them: other ones are somebody else's.
     versions: Arc<Mutex<Versions>>,
-    polled: Polled,
+    pub(super) polled: Polled,
     _state_dir: StateDir,
 }
 
@@ -285,165 +277,6 @@ impl Node {
         } else if self.state.troubles.contains_key("node journal") {
             self.step(Input::Own("journal", None));
         }
-    }
-
-    /// Looks at the sources, and accepts what is new and good. Says whether the sources could be asked and followed.
-    pub fn advance(&mut self) -> Ended {
-        let now = self.clock.wall();
-        self.step(Input::Looked(now));
-        self.join();
-        self.adopt();
-        self.tell_refused();
-        let accepted = self.accepted();
-        let looked =
-            self.sources.look(&self.journal, &accepted.commits, &self.rejected, u64::try_from(now / 1000).unwrap_or(0));
-        for input in looked.inputs.clone() {
-            self.step(input);
-        }
-        for problem in &looked.problems {
-            tracing::error!("{problem}");
-        }
-        let news = !looked.refused.is_subset(&self.rejected);
-        self.rejected.extend(looked.refused.iter().cloned());
-        while self.rejected.len() > REJECTED {
-            self.rejected.pop_first();
-        }
-        let ended = match (looked.rejected, looked.unreachable) {
-            (true, _) => Ended::Rejected,
-            (false, true) => Ended::Unreachable,
-            (false, false) => Ended::Done,
-        };
-        self.remember_heads(&looked);
-        match looked.set.clone() {
-            Some(set) => self.accept(&accepted, looked, set),
-            None => self.fall_back(&accepted),
-        }
-        let mut changes = Changes::default();
-        if news {
-            changes.put("rejected", &self.rejected.iter().collect::<Vec<_>>());
-        }
-        self.save(changes);
-        ended
-    }
-
-    /// What the fleet was begun from.
-    pub(super) fn origin(&self) -> String {
-        let first = self.settings.sources.first();
-        first
-            .map(|source| format!("{} {} {:?}", self.settings.cluster, source.git.url, source.git.reference))
-            .unwrap_or_default()
-    }
-
-    /// The table of the accepted revision, as the journal has it.
-    pub(super) fn table(&self) -> accept::Table {
-        self.journal.get("table").ok().flatten().unwrap_or_default()
-    }
-
-    pub(super) fn accepted(&self) -> Accepted {
-        self.journal.get("accepted").ok().flatten().unwrap_or_default()
-    }
-
-    fn remember_heads(&mut self, looked: &Looked) {
-        self.polled.set_sources(&looked.sources);
-    }
-
-    fn accept(&mut self, disk: &Accepted, looked: Looked, set: Arc<towpath_render::objects::ObjectSet>) {
-        if matches!(self.unfollowed, Some(Unfollowed::Behind(_))) {
-            // What it has is older than what the others have agreed on: it proposes nothing before it has that.
-            self.fall_back(disk);
-            return;
-        }
-        let candidate = Candidate { commits: looked.commits.clone(), schema: SCHEMA };
-        let known = self.revision.as_ref().is_some_and(|revision| revision.commits == looked.commits);
-        let digests = runs::digests(&set);
-        let objects: BTreeSet<String> = set.objects.keys().map(object_id).collect();
-        let disk_table = self.table();
-        let joined = if digests.is_empty() { Ok(Vec::new()) } else { accept::joined(self.store.as_ref()) };
-        let attempt = joined.map_err(accept::AcceptError::from).and_then(|joined| {
-            let proposal = Proposal {
-                node: &self.settings.node,
-                disk,
-                disk_table: &disk_table,
-                candidate: &candidate,
-                origin: &self.origin(),
-                digests: &digests,
-                joined: &joined,
-                objects: &objects,
-                poisoned: matches!(self.unfollowed, Some(Unfollowed::Poisoned(_))),
-            };
-            accept::attempt(self.store.as_ref(), &proposal)
-        });
-        let (accepted, table) = match attempt {
-            Ok(Attempt::Accepted(accepted, table)) => (accepted, table),
-            Ok(Attempt::Lost(won)) => {
-                self.queue.poke(|wake| wake.moved = true);
-                tracing::info!(generation = won.generation, "another node was first; its revision is followed");
-                return;
-            }
-            Err(error) => {
-                self.store_failed(&error);
-                self.fall_back(disk);
-                return;
-            }
-        };
-        self.step(Input::Own("store", None));
-        if accepted.generation != self.state.accepted.generation || self.state.accepted.commits != accepted.commits {
-            tracing::info!(generation = accepted.generation, commits = ?accepted.commits, "accepted");
-            self.step(Input::Accepted(Acceptance {
-                generation: accepted.generation,
-                commits: accepted.commits.clone(),
-                at: self.state.looked,
-            }));
-            self.tell(
-                "revision.accepted",
-                None,
-                "Accepted",
-                format!("generation {} was accepted: {}", accepted.generation, shown(&accepted.commits)),
-            );
-        }
-        if accepted != *disk || !known {
-            let mut changes = Changes::default();
-            changes.put("accepted", &accepted);
-            changes.put("table", &table);
-            self.sources.remember(&looked, &accepted.commits, &mut changes);
-            self.save(changes);
-        }
-        if !known || self.revision.as_ref().is_some_and(|revision| revision.generation != accepted.generation) {
-            let revision = Revision::new(accepted.generation, accepted.commits, set, &self.settings.node);
-            self.show(Some(Arc::new(revision.with_table(table))));
-        }
-    }
-
-    pub(super) fn show(&mut self, revision: Option<Arc<Revision>>) {
-        if let Some(revision) = &revision {
-            self.speech.follow(revision);
-        }
-        self.handle.set_revision(revision.clone());
-        self.handle.tell_gossip();
-        self.revision = revision;
-    }
-
-    /// Without anything new, the last good revision goes on, from the mirrors.
-    fn fall_back(&mut self, accepted: &Accepted) {
-        if self.revision.is_some() || accepted.generation == 0 {
-            return;
-        }
-        match self.sources.load_accepted(&accepted.commits) {
-            Ok(looked) => {
-                if let Some(set) = looked.set {
-                    let revision =
-                        Revision::new(accepted.generation, accepted.commits.clone(), set, &self.settings.node);
-                    self.show(Some(Arc::new(revision.with_table(self.table()))));
-                }
-            }
-            Err(error) => tracing::error!(%error, "the last good revision can't be read from the mirror"),
-        }
-    }
-
-    /// Loads the last good revision without asking anybody.
-    pub fn load_last_good(&mut self) {
-        let accepted = self.accepted();
-        self.fall_back(&accepted);
     }
 
     /// Runs the books of the accepted revision.
@@ -641,17 +474,4 @@ impl Node {
         };
         jittered(interval, self.settings.reconcile.jitter, &self.settings.node, self.clock.wall())
     }
-}
-
-/// An object, as the table of a generation names it.
-pub(super) fn object_id(key: &towpath_render::objects::Key) -> String {
-    format!("{}/{}/{}", key.kind, key.namespace, key.name)
-}
-
-fn shown(commits: &BTreeMap<String, String>) -> String {
-    commits
-        .iter()
-        .map(|(name, commit)| format!("{name} {}", &commit[..commit.len().min(12)]))
-        .collect::<Vec<_>>()
-        .join(", ")
 }

@@ -368,6 +368,11 @@ impl Checker<'_, '_> {
             "command" | "script" => &["shell", "unless", "onlyIf", "creates", "removes", "cwd", "source", "user"],
             "file" => &["path", "template", "source", "linkTo", "validate"],
             "line" | "block" => &["path"],
+            "unit" => &["name", "dropIn", "content", "template"],
+            "package" | "service" | "user" | "group" | "hostname" | "timezone" => &["name"],
+            "sudoers" => &["name", "content", "template"],
+            "packageRepository" => &["name", "baseUrl", "signedBy"],
+            "authorizedKey" => &["user", "key", "options"],
             _ => &[],
         };
         for key in keys {

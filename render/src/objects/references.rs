@@ -308,7 +308,21 @@ pub fn identity(module: &str, params: &Value) -> Option<String> {
             .map(|path| if path.len() > 1 { path.trim_end_matches('/').to_owned() } else { path.to_owned() }),
         "line" => Some(format!("{}: {}", text("path")?, text("match").or_else(|| text("line"))?)),
         "block" => Some(format!("{}: {}", text("path")?, text("match").unwrap_or("block"))),
-        "package" | "service" | "publish" => text("name").map(str::to_owned),
+        "package" => text("name").map(str::to_owned).or_else(|| {
+            let names = params.get("names")?.as_array()?;
+            Some(names.iter().filter_map(Value::as_str).collect::<Vec<_>>().join(","))
+        }),
+        "unit" => Some(match text("dropIn") {
+            Some(drop_in) => format!("{} {drop_in}", text("name")?),
+            None => text("name")?.to_owned(),
+        }),
+        "authorizedKey" => {
+            let key: Vec<&str> = text("key")?.split_whitespace().take(2).collect();
+            Some(format!("{}: {}", text("user")?, key.join(" ")))
+        }
+        // There is one of each.
+        "hostname" | "timezone" => Some(module.to_owned()),
+        "service" | "publish" | "user" | "group" | "sudoers" | "packageRepository" => text("name").map(str::to_owned),
         _ => None,
     }
 }

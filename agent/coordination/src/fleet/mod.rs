@@ -1,9 +1,11 @@
 //! A node among others: reads, decides, commits, and looks again, until it may go on or must wait.
 
+mod anew;
 mod elect;
 mod explain;
 mod horizon;
 mod membership;
+mod notice;
 mod results;
 
 use std::{
@@ -21,10 +23,7 @@ use crate::{
     Gate,
     gossip::Gossip,
     keys,
-    rollout::{
-        Kind, Mark, OnLost, Opening, Own, Spec, Step, View, Want, anew, announce, complete, confirm, decide, idle,
-        tend, worth_reading,
-    },
+    rollout::{Mark, Opening, Spec, Step, View, Want, decide, tend},
     store::{Op, Outcome, Page, Store, StoreError, Txn},
 };
 use horizon::Horizon;
@@ -177,61 +176,6 @@ impl Fleet {
         self.horizon.owes()
     }
 
-    /// Says anew what this node holds in a run, where the store lacks it or has something older.
-    ///
-    /// # Errors
-    /// When the store does not answer.
-    pub fn say_anew(&self, spec: &Spec, own: &Own) -> Result<(), StoreError> {
-        let mut view = self.look(spec)?;
-        for _ in 0..TRIES {
-            view = self.announced(spec, view)?;
-            let Some(txn) = anew(spec, &view, &self.node, own) else { return Ok(()) };
-            view = self.commit(spec, txn)?;
-        }
-        Err(StoreError::Unreachable("others write too fast".into()))
-    }
-
-    /// Says that this node has said anew all that it holds.
-    ///
-    /// # Errors
-    /// When the store does not answer.
-    pub fn has_said_anew(&self) -> Result<(), StoreError> {
-        // No book is meant: only what is of the whole fleet is read.
-        let none = Spec { book: "none/none".into(), group: "none/none".into(), waves: 1, ..Spec::default() };
-        let mut view = self.look(&none)?;
-        for _ in 0..TRIES {
-            view = self.announced(&none, view)?;
-            self.notice_anew(&mut view)?;
-            match confirm(&view, &self.node) {
-                Some(txn) => view = self.commit(&none, txn)?,
-                None => {
-                    self.horizon.settled();
-                    return Ok(());
-                }
-            }
-        }
-        Err(StoreError::Unreachable("others write too fast".into()))
-    }
-
-    /// Says that the store has gone back, where this node is the first to notice.
-    fn announced(&self, spec: &Spec, view: View) -> Result<View, StoreError> {
-        if !view.fallen {
-            return Ok(view);
-        }
-        let id = uuid::Uuid::new_v4().simple().to_string();
-        match announce(&view, &id, self.horizon.restoration().as_deref()) {
-            Some(txn) => self.commit(spec, txn),
-            None => Ok(view),
-        }
-    }
-
-    fn notice_anew(&self, view: &mut View) -> Result<(), StoreError> {
-        if let Some((restored, _)) = &view.restored {
-            view.anew = self.names(&keys::all_anew(&restored.id))?;
-        }
-        Ok(())
-    }
-
     /// Whether the store, as it was looked at last, lacks a vote that this node has given.
     pub fn lacks_vote(&self, spec: &Spec, stretch: u32) -> bool {
         self.lock().views.get(&view_key(spec, &self.node)).is_some_and(|(view, _)| !view.voted.contains(&stretch))
@@ -358,121 +302,10 @@ impl Fleet {
         view
     }
 
-    fn notice_unsure(&self, view: &mut View) {
-        let sure = self.horizon.unsure_until(self.clock.monotonic());
-        view.unsure = sure.is_some();
-        if let Some(sure) = sure {
-            sooner(&mut self.lock().due, sure);
-        }
-    }
-
     /// A store that did not answer may be another one when it does: what was read of it is not gone by.
     fn forget(&self) {
         self.lock().views.clear();
         self.horizon.lost_sight();
-    }
-
-    /// Adds what this node has seen for how long, and whom it thinks lost.
-    fn notice(&self, spec: &Spec, view: &mut View) -> Result<(), StoreError> {
-        self.notice_unsure(view);
-        self.notice_offers(view);
-        self.notice_absences(view);
-        self.notice_idle(spec, view);
-        self.notice_anew(view)?;
-        if spec.on_lost != OnLost::Hold && !view.done(spec) {
-            let alive = self.alive()?;
-            let known = spec.known.iter().filter(|_| view.restored.is_some()).cloned();
-            let held = view.held.iter().map(|held| held.node.clone());
-            let named = spec.members.keys().cloned().chain(held).chain(known);
-            view.lost = named
-                .filter(|node| *node != self.node && !alive.contains(node))
-                .filter(|node| self.agrees_lost(node))
-                .collect();
-        }
-        if let Some(stretch) = worth_reading(spec, view) {
-            let prefix = keys::member_votes(&spec.run, stretch);
-            view.names = Some((stretch, self.names(&prefix)?));
-        }
-        self.notice_soak(spec, view);
-        Ok(())
-    }
-
-    fn notice_offers(&self, view: &mut View) {
-        let now = self.clock.monotonic();
-        let mut inner = self.lock();
-        let offers: Vec<(String, u64)> = view
-            .held
-            .iter()
-            .filter(|held| held.held.kind == Kind::Offer && held.node != self.node)
-            .map(|held| (held.node.clone(), held.modified))
-            .collect();
-        inner.offers.retain(|offer, _| offers.contains(offer));
-        for offer in offers {
-            let first = *inner.offers.entry(offer.clone()).or_insert(now);
-            if now.duration_since(first) >= OFFER {
-                view.stale.insert(offer);
-            } else {
-                sooner(&mut inner.due, first + OFFER);
-            }
-        }
-    }
-
-    fn notice_absences(&self, view: &mut View) {
-        let now = self.clock.monotonic();
-        let mut inner = self.lock();
-        let absent: BTreeMap<(String, u64), u64> = view
-            .held
-            .iter()
-            .filter(|held| held.held.absent > 0)
-            .map(|held| ((held.node.clone(), held.modified), held.held.absent))
-            .collect();
-        inner.absences.retain(|absence, _| absent.contains_key(absence));
-        for (absence, seconds) in absent {
-            let first = *inner.absences.entry(absence.clone()).or_insert(now);
-            let back = first + Duration::from_secs(seconds);
-            if now >= back {
-                view.overdue.insert(absence);
-            } else {
-                sooner(&mut inner.due, back);
-            }
-        }
-    }
-
-    fn notice_idle(&self, spec: &Spec, view: &mut View) {
-        let now = self.clock.monotonic();
-        let mut inner = self.lock();
-        let Some(waiting) = idle(spec, view, &self.node) else {
-            inner.idle.remove(&spec.group);
-            return;
-        };
-        let (known, since) = inner.idle.get(&spec.group).cloned().unwrap_or_else(|| (waiting.clone(), now));
-        // Another one that waits is another wait.
-        let since = if known == waiting { since } else { now };
-        inner.idle.insert(spec.group.clone(), (waiting, since));
-        // Not all at once: whoever comes first sees to it.
-        let spread = self.node.bytes().fold(0_u32, |sum, byte| sum.wrapping_mul(31).wrapping_add(u32::from(byte)));
-        let patience = OFFER + Duration::from_millis(u64::from(spread % 20_000));
-        view.idle = now.duration_since(since) >= patience;
-        if !view.idle {
-            sooner(&mut inner.due, since + patience);
-        }
-    }
-
-    fn notice_soak(&self, spec: &Spec, view: &mut View) {
-        let now = self.clock.monotonic();
-        let mut inner = self.lock();
-        match complete(spec, view) {
-            None => drop(inner.complete.remove(&spec.run)),
-            Some(wave) => {
-                let (known, since) = inner.complete.get(&spec.run).copied().unwrap_or((wave, now));
-                let since = if known == wave { since } else { now };
-                inner.complete.insert(spec.run.clone(), (wave, since));
-                view.soaked = now.duration_since(since) >= spec.soak;
-                if !view.soaked {
-                    sooner(&mut inner.due, since + spec.soak);
-                }
-            }
-        }
     }
 
     /// Who has a lease.

@@ -151,6 +151,9 @@ pub struct ActionRecord {
     /// The last run that came to a good end, which may be of another definition.
     #[serde(default)]
     pub finished: Option<FinishedAction>,
+    /// Of a reboot: the boot in which it was begun.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub boot: Option<String>,
 }
 
 /// A run of an action that came to a good end.

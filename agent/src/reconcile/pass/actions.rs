@@ -117,8 +117,13 @@ impl BookRun<'_, '_> {
         }
         let interrupted =
             same.as_ref().map_or(0, |known| known.interrupted + u32::from(known.state == ActionState::Begun));
-        let mut record =
-            ActionRecord { definition: ready.definition.clone(), state: ActionState::Begun, interrupted, finished };
+        let mut record = ActionRecord {
+            definition: ready.definition.clone(),
+            state: ActionState::Begun,
+            interrupted,
+            finished,
+            boot: None,
+        };
         if let Err(error) = self.intend(Phase::Action, Some((&key, &record))) {
             return self.finish(
                 task,
@@ -188,7 +193,7 @@ impl BookRun<'_, '_> {
     }
 
     /// Runs something until it is as the task wants it, at most as often as the task says; gives the result.
-    fn attempts(
+    pub(super) fn attempts(
         &mut self,
         task: &Task,
         item: Option<&Item>,
@@ -278,9 +283,18 @@ impl BookRun<'_, '_> {
     }
 
     /// Writes down what is about to be done.
-    fn intend(&mut self, phase: Phase, action: Option<(&str, &ActionRecord)>) -> Result<(), ModuleError> {
+    pub(super) fn intend(&mut self, phase: Phase, action: Option<(&str, &ActionRecord)>) -> Result<(), ModuleError> {
+        self.intend_with(phase, action, Changes::default())
+    }
+
+    /// The same, with what must be known if the end of it is not seen.
+    pub(super) fn intend_with(
+        &mut self,
+        phase: Phase,
+        action: Option<(&str, &ActionRecord)>,
+        mut changes: Changes,
+    ) -> Result<(), ModuleError> {
         let Some(journal) = &self.pass.machine.journal else { return Ok(()) };
-        let mut changes = Changes::default();
         changes.put("intent", &Intent { phase, book: self.book.id(), paths: Vec::new() });
         if let Some((key, record)) = action {
             changes.put(key, record);
@@ -288,7 +302,7 @@ impl BookRun<'_, '_> {
         journal.commit(changes).map_err(|error| batch::journal_failed(&error))
     }
 
-    fn commit_changes(&mut self, changes: Changes) {
+    pub(super) fn commit_changes(&mut self, changes: Changes) {
         let Some(journal) = &self.pass.machine.journal else { return };
         if let Err(error) = journal.commit(changes) {
             let failed = batch::journal_failed(&error);
@@ -343,6 +357,7 @@ fn old_handler(pass: &Pass<'_>, id: &str, record: &HandlerRecord) -> TaskOutcome
         node: &pass.machine.node,
         timeout: std::time::Duration::from_secs(600),
         cancel: pass.cancel,
+        memory: &pass.machine.memory,
     };
     match execute(&options, &context, &pass.machine.hand(), pass.cancel) {
         Ok(report) if report.ok => TaskOutcome::new(name, &record.module, Outcome::Changed),
@@ -354,7 +369,7 @@ fn old_handler(pass: &Pass<'_>, id: &str, record: &HandlerRecord) -> TaskOutcome
 }
 
 /// Carries out a use of a module, whatever its sort.
-fn execute(
+pub(super) fn execute(
     options: &Options,
     context: &towpath_modules::Context<'_>,
     hand: &towpath_host::Hand,
@@ -364,7 +379,8 @@ fn execute(
         Sort::Probe => options.probe(context),
         Sort::Action | Sort::Always => options.run(context, hand),
         Sort::State => match options.check(context)? {
-            Checked::Change(change) if change.steps.is_empty() => options.run(context, hand),
+            Checked::Change(_) if options.is_effect() => options.run(context, hand),
+            Checked::Unknown(why) => Err(ModuleError::new(why)),
             Checked::Change(change) => apply::all(change.steps, hand, cancel).map(|()| Report {
                 ok: true,
                 fields: BTreeMap::new(),

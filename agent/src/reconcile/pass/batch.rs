@@ -87,7 +87,7 @@ fn remember_originals(
     changes: &mut Changes,
 ) -> Result<(), ModuleError> {
     let mut seen = BTreeSet::new();
-    for step in steps {
+    for step in steps.iter().filter(|step| !step.path().is_empty()) {
         let path = real_path(machine, step);
         let key = format!("original/{path}");
         if !seen.insert(path.clone())

@@ -487,7 +487,8 @@ impl<'a, 'p> BookRun<'a, 'p> {
         // What asks, or runs by conditions, must be asked again in every pass.
         let by_checks = match ready.options.sort() {
             Sort::Probe => task.register.is_none(),
-            Sort::Action => true,
+            // Whether the system asks for a reboot is looked at in every pass.
+            Sort::Action => !matches!(ready.options, towpath_modules::Options::Reboot(_)),
             Sort::Always => false,
             Sort::State => !matches!(ready.options, towpath_modules::Options::Command(_)),
         };
@@ -496,10 +497,14 @@ impl<'a, 'p> BookRun<'a, 'p> {
         }
         match ready.options.sort() {
             Sort::Probe => self.probe(task, item, &ready, name, begun),
+            _ if matches!(ready.options, towpath_modules::Options::Reboot(_)) => {
+                self.reboot(task, item, &ready, name, begun);
+            }
             Sort::Action | Sort::Always => self.action(task, item, &ready, name, begun),
             Sort::State if matches!(ready.options, towpath_modules::Options::Command(_)) => {
                 self.action(task, item, &ready, name, begun)
             }
+            Sort::State if ready.options.is_effect() => self.effect(task, item, ready, name, begun),
             Sort::State => self.state(task, item, ready, name, begun),
         }
     }

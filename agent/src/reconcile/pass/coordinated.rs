@@ -425,6 +425,16 @@ impl BookRun<'_, '_> {
         }
     }
 
+    /// Tells the fleet that this node goes away for a while, in the midst of what it holds.
+    pub(super) fn goes_away(&mut self, timeout: std::time::Duration) -> Result<(), Gate> {
+        let (Some(with), Some(part)) = (self.pass.coordination, self.in_stretch.clone()) else { return Ok(()) };
+        let stretch = if let Want::Change(stretch) = part.want { stretch } else { 0 };
+        match with.fleet.ask(&part.spec, Want::Absent(stretch, timeout.as_secs().max(1))) {
+            Answer::Go => Ok(()),
+            Answer::Hold(gate) => Err(gate),
+        }
+    }
+
     /// Runs an elected task, or takes the result of who was elected.
     fn elected(&mut self, with: Coordination<'_>, spec: &Spec, task: &Task, settled: bool) {
         let elect = task.elect.clone().unwrap_or_default();

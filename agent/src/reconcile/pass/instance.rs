@@ -140,5 +140,6 @@ pub(super) fn context<'a>(machine: &'a Machine, renderer: &Renderer, task: &Task
         node: &machine.node,
         timeout: task.timeout,
         cancel,
+        memory: &machine.memory,
     }
 }

@@ -6,10 +6,12 @@ mod batch;
 mod book;
 mod computed;
 mod coordinated;
+mod effects;
 mod gates;
 mod instance;
 mod outcome;
 mod prune;
+mod reboots;
 mod states;
 mod stretch;
 
@@ -27,7 +29,7 @@ use towpath_host::{
     journal::{AppliedItem, Inventory, Journal, JournalError, Managed},
     process::Cancel,
 };
-use towpath_modules::{Checked, Context, Disk, Expectation, Inspector, Options};
+use towpath_modules::{Checked, Context, Disk, Expectation, Inspector, Memory, Options};
 use towpath_proto::v1alpha as pb;
 use towpath_render::{
     objects::{ObjectSet, task::Drift},
@@ -54,6 +56,8 @@ pub struct Machine {
     pub clock: Arc<dyn Clock>,
     /// The key of digests that stay on the node.
     pub digest_key: [u8; 32],
+    /// What modules remember from one task to the next.
+    pub memory: Memory,
     /// What was applied last, by `module/identity`; read from the journal once.
     applied: Mutex<Option<BTreeMap<String, AppliedItem>>>,
 }
@@ -67,7 +71,7 @@ impl Machine {
         clock: Arc<dyn Clock>,
         digest_key: [u8; 32],
     ) -> Self {
-        Self { node, look, journal, clock, digest_key, applied: Mutex::new(None) }
+        Self { node, look, journal, clock, digest_key, memory: Memory::default(), applied: Mutex::new(None) }
     }
 
     fn hand(&self) -> Hand {
@@ -173,8 +177,14 @@ pub fn still_settled(machine: &Machine, settled: &[Settled], cancel: &Cancel) ->
     settled.iter().all(|one| match one {
         Settled::Expectations(expectations) => expectations.iter().all(|expected| inspector.holds(expected)),
         Settled::Check { options, source, timeout } => {
-            let context =
-                Context { look: &machine.look, source: source.clone(), node: &machine.node, timeout: *timeout, cancel };
+            let context = Context {
+                look: &machine.look,
+                source: source.clone(),
+                node: &machine.node,
+                timeout: *timeout,
+                cancel,
+                memory: &machine.memory,
+            };
             matches!(options.check(&context), Ok(Checked::InSync))
         }
     })

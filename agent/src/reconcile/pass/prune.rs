@@ -7,7 +7,7 @@ use towpath_host::{
     files::Access,
     journal::{AppliedItem, Changes, HandlerRecord, Inventory, Managed, Original},
 };
-use towpath_modules::{Checked, apply, resolve};
+use towpath_modules::{apply, resolve};
 use towpath_render::{objects::task::Book, words::Count};
 
 use super::{
@@ -135,8 +135,10 @@ impl Removal<'_> {
         }
         let mut removed: BTreeSet<Managed> = moved.into_iter().cloned().collect();
         let mut outcomes = Vec::new();
-        // Inner paths go before the directories that hold them.
-        for managed in mine.into_iter().rev() {
+        // Inner paths go before the directories that hold them, and what runs before what it runs from.
+        let mut mine: Vec<&Managed> = mine.into_iter().rev().collect();
+        mine.sort_by_key(|managed| rank(&managed.module));
+        for managed in mine {
             let name = format!("prune {} {}", managed.module, managed.identity);
             let outcome =
                 |outcome| TaskOutcome { action: "remove", ..TaskOutcome::new(name.clone(), &managed.module, outcome) };
@@ -157,6 +159,19 @@ impl Removal<'_> {
     }
 }
 
+/// In which order things of different modules go: services before units, those before files, packages and accounts.
+fn rank(module: &str) -> u8 {
+    match module {
+        "service" => 0,
+        "unit" => 1,
+        "package" => 3,
+        "packageRepository" => 4,
+        "user" => 5,
+        "group" => 6,
+        _ => 2,
+    }
+}
+
 fn remove(pass: &Pass<'_>, managed: &Managed) -> Result<String, String> {
     let hand = pass.machine.hand();
     let path = managed.identity.as_str();
@@ -171,11 +186,13 @@ fn remove(pass: &Pass<'_>, managed: &Managed) -> Result<String, String> {
             look: &pass.machine.look,
             source: None,
             node: &pass.machine.node,
-            timeout: std::time::Duration::from_secs(60),
+            timeout: std::time::Duration::from_secs(600),
             cancel: pass.cancel,
+            memory: &pass.machine.memory,
         };
-        if let Checked::Change(change) = options.check(&context).map_err(|error| error.message)? {
-            apply::all(change.steps, &hand, pass.cancel).map_err(|error| error.message)?;
+        let report = actions::execute(&options, &context, &hand, pass.cancel).map_err(|error| error.message)?;
+        if !report.ok {
+            return Err(report.message.unwrap_or_else(|| "it can't be taken out again".into()));
         }
         return Ok("it was taken out again".into());
     }

@@ -20,7 +20,7 @@ use super::{
 
 /// Why something is to be changed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Cause {
+pub(super) enum Cause {
     /// A commit says something else than before.
     Commit,
     /// The same text gives something else: facts, variables or other nodes have moved.
@@ -47,7 +47,7 @@ impl BookRun<'_, '_> {
         self.waiting
             .iter()
             .flat_map(|one| &one.steps)
-            .filter(|step| !matches!(step, Step::MakeDirectory { .. }))
+            .filter(|step| !matches!(step, Step::MakeDirectory { .. }) && !step.path().is_empty())
             .any(|step| touches(step.path()))
     }
 
@@ -70,11 +70,11 @@ impl BookRun<'_, '_> {
         let key = format!("{}/{}", ready.options.name(), ready.identity.clone().unwrap_or_default());
         let known = self.pass.machine.applied(&key);
         let applied =
-            AppliedItem { definition: ready.definition.clone(), generation: self.pass.generation, undo: undo(&ready) };
+            AppliedItem { definition: ready.definition.clone(), generation: self.pass.generation, undo: None };
         match checked {
             Checked::InSync => {
-                // What was there already is not taken out again.
-                let undo = known.as_ref().and_then(|known| known.undo.as_ref()).and(applied.undo.clone());
+                // What was there already is not taken out again; what Towpath brought is.
+                let undo = known.as_ref().and_then(|known| known.undo.clone());
                 let applied = AppliedItem { undo, ..applied };
                 if known.is_none_or(|known| known.definition != applied.definition) && !self.pass.plan {
                     self.adopted.put(format!("applied/{key}"), &applied);
@@ -97,14 +97,22 @@ impl BookRun<'_, '_> {
                 self.push(TaskOutcome::new(name, module(task), Outcome::Unknown).say(why));
             }
             Checked::Change(change) => {
-                let cause = match &known {
-                    Some(known) if known.definition == applied.definition => Cause::Drift,
-                    // The revision was applied before: what it reads has moved, not what it says.
-                    Some(_) if !self.fresh => Cause::Input,
-                    _ => Cause::Commit,
-                };
+                let cause = self.cause(known.as_ref(), &applied.definition);
+                let before = known.and_then(|known| known.undo);
+                let undo = before.or_else(|| ready.options.undo(&ready.params, &context));
+                let applied = AppliedItem { undo, ..applied };
                 self.change(task, item, name, begun, change, key, applied, cause);
             }
+        }
+    }
+
+    /// Why something is to be changed.
+    pub(super) fn cause(&self, known: Option<&AppliedItem>, definition: &str) -> Cause {
+        match known {
+            Some(known) if known.definition == definition => Cause::Drift,
+            // The revision was applied before: what it reads has moved, not what it says.
+            Some(_) if !self.fresh => Cause::Input,
+            _ => Cause::Commit,
         }
     }
 
@@ -227,7 +235,7 @@ impl BookRun<'_, '_> {
     }
 
     /// Whether a state task that went well is a success by its own measure.
-    fn succeeded(&mut self, task: &Task, item: Option<&Item>, outcome: TaskOutcome) -> TaskOutcome {
+    pub(super) fn succeeded(&mut self, task: &Task, item: Option<&Item>, outcome: TaskOutcome) -> TaskOutcome {
         let Some(expression) = &task.success else { return outcome };
         let message = match self.renderer.judge(task, item, "success", expression, &outcome.result([])) {
             Ok(Rendered::Ready(true)) => return outcome,
@@ -292,23 +300,4 @@ impl BookRun<'_, '_> {
             own.is_none_or(|task| !task.go_on)
         })
     }
-}
-
-/// What undoes a part of a file.
-fn undo(ready: &Ready) -> Option<Value> {
-    if !matches!(ready.options.name(), "line" | "block")
-        || ready.params.get("state").and_then(Value::as_str) == Some("absent")
-    {
-        return None;
-    }
-    let mut params = ready.params.clone();
-    let map = params.as_object_mut()?;
-    map.insert("state".into(), "absent".into());
-    if ready.options.name() == "line" {
-        // The line that was written goes; what it had replaced is not known.
-        map.remove("match");
-    }
-    map.remove("after");
-    map.remove("before");
-    Some(params)
 }

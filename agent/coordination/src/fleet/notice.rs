@@ -1,0 +1,123 @@
+//! What a node has seen for how long, by its own clock and ears: decisions are told, and look at no clock themselves.
+
+use std::{collections::BTreeMap, time::Duration};
+
+use super::{Fleet, OFFER, sooner};
+use crate::{
+    keys,
+    rollout::{Kind, OnLost, Spec, View, complete, idle, worth_reading},
+    store::StoreError,
+};
+
+impl Fleet {
+    /// Adds what this node has seen for how long, and whom it thinks lost.
+    pub(super) fn notice(&self, spec: &Spec, view: &mut View) -> Result<(), StoreError> {
+        self.notice_unsure(view);
+        self.notice_offers(view);
+        self.notice_absences(view);
+        self.notice_idle(spec, view);
+        self.notice_anew(view)?;
+        if spec.on_lost != OnLost::Hold && !view.done(spec) {
+            let alive = self.alive()?;
+            let known = spec.known.iter().filter(|_| view.restored.is_some()).cloned();
+            let held = view.held.iter().map(|held| held.node.clone());
+            let named = spec.members.keys().cloned().chain(held).chain(known);
+            view.lost = named
+                .filter(|node| *node != self.node && !alive.contains(node))
+                .filter(|node| self.agrees_lost(node))
+                .collect();
+        }
+        if let Some(stretch) = worth_reading(spec, view) {
+            let prefix = keys::member_votes(&spec.run, stretch);
+            view.names = Some((stretch, self.names(&prefix)?));
+        }
+        self.notice_soak(spec, view);
+        Ok(())
+    }
+
+    pub(super) fn notice_offers(&self, view: &mut View) {
+        let now = self.clock.monotonic();
+        let mut inner = self.lock();
+        let offers: Vec<(String, u64)> = view
+            .held
+            .iter()
+            .filter(|held| held.held.kind == Kind::Offer && held.node != self.node)
+            .map(|held| (held.node.clone(), held.modified))
+            .collect();
+        inner.offers.retain(|offer, _| offers.contains(offer));
+        for offer in offers {
+            let first = *inner.offers.entry(offer.clone()).or_insert(now);
+            if now.duration_since(first) >= OFFER {
+                view.stale.insert(offer);
+            } else {
+                sooner(&mut inner.due, first + OFFER);
+            }
+        }
+    }
+
+    pub(super) fn notice_absences(&self, view: &mut View) {
+        let now = self.clock.monotonic();
+        let mut inner = self.lock();
+        let absent: BTreeMap<(String, u64), u64> = view
+            .held
+            .iter()
+            .filter(|held| held.held.absent > 0)
+            .map(|held| ((held.node.clone(), held.modified), held.held.absent))
+            .collect();
+        inner.absences.retain(|absence, _| absent.contains_key(absence));
+        for (absence, seconds) in absent {
+            let first = *inner.absences.entry(absence.clone()).or_insert(now);
+            let back = first + Duration::from_secs(seconds);
+            if now >= back {
+                view.overdue.insert(absence);
+            } else {
+                sooner(&mut inner.due, back);
+            }
+        }
+    }
+
+    pub(super) fn notice_idle(&self, spec: &Spec, view: &mut View) {
+        let now = self.clock.monotonic();
+        let mut inner = self.lock();
+        let Some(waiting) = idle(spec, view, &self.node) else {
+            inner.idle.remove(&spec.group);
+            return;
+        };
+        let (known, since) = inner.idle.get(&spec.group).cloned().unwrap_or_else(|| (waiting.clone(), now));
+        // Another one that waits is another wait.
+        let since = if known == waiting { since } else { now };
+        inner.idle.insert(spec.group.clone(), (waiting, since));
+        // Not all at once: whoever comes first sees to it.
+        let spread = self.node.bytes().fold(0_u32, |sum, byte| sum.wrapping_mul(31).wrapping_add(u32::from(byte)));
+        let patience = OFFER + Duration::from_millis(u64::from(spread % 20_000));
+        view.idle = now.duration_since(since) >= patience;
+        if !view.idle {
+            sooner(&mut inner.due, since + patience);
+        }
+    }
+
+    pub(super) fn notice_soak(&self, spec: &Spec, view: &mut View) {
+        let now = self.clock.monotonic();
+        let mut inner = self.lock();
+        match complete(spec, view) {
+            None => drop(inner.complete.remove(&spec.run)),
+            Some(wave) => {
+                let (known, since) = inner.complete.get(&spec.run).copied().unwrap_or((wave, now));
+                let since = if known == wave { since } else { now };
+                inner.complete.insert(spec.run.clone(), (wave, since));
+                view.soaked = now.duration_since(since) >= spec.soak;
+                if !view.soaked {
+                    sooner(&mut inner.due, since + spec.soak);
+                }
+            }
+        }
+    }
+
+    pub(super) fn notice_unsure(&self, view: &mut View) {
+        let sure = self.horizon.unsure_until(self.clock.monotonic());
+        view.unsure = sure.is_some();
+        if let Some(sure) = sure {
+            sooner(&mut self.lock().due, sure);
+        }
+    }
+}

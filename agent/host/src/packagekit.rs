@@ -1,0 +1,272 @@
+//! PackageKit, over D-Bus: transactions with a watchdog and a deadline.
+
+use std::time::Duration;
+
+use thiserror::Error;
+use tokio::runtime::Runtime;
+use tokio_stream::StreamExt as _;
+use zbus::{Connection, OwnedObjectPath};
+
+/// How long a transaction may say nothing before it is taken for hung.
+const SILENCE: Duration = Duration::from_secs(120);
+
+/// PackageKit's own words (pk-enum.h): the installed package, the exit of a transaction that went well, filters.
+const INSTALLED: u32 = 1;
+const SUCCESS: u32 = 1;
+const ARCH: u64 = 1 << 18;
+
+/// PackageKit could not do something.
+#[derive(Debug, Error)]
+pub enum PackageKitError {
+    /// It is not there, or does not answer: something else may do it.
+    #[error("PackageKit can't be used: {0}")]
+    Missing(String),
+    /// It said nothing for long.
+    #[error("PackageKit hangs: it has said nothing for {} s", SILENCE.as_secs())]
+    Hangs,
+    /// The deadline came first.
+    #[error("PackageKit was not done within {0} s; timeout of the task sets more")]
+    TimedOut(u64),
+    /// It says that it went wrong.
+    #[error("{0}")]
+    Failed(String),
+}
+
+/// A package as PackageKit names it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Found {
+    /// Its id.
+    pub id: String,
+    /// Its name.
+    pub name: String,
+    /// Its version.
+    pub version: String,
+    /// Whether it is installed.
+    pub installed: bool,
+}
+
+#[zbus::proxy(
+    interface = "org.freedesktop.PackageKit",
+    default_service = "org.freedesktop.PackageKit",
+    default_path = "/org/freedesktop/PackageKit"
+)]
+trait Daemon {
+    fn create_transaction(&self) -> zbus::Result<OwnedObjectPath>;
+    fn suggest_daemon_quit(&self) -> zbus::Result<()>;
+}
+
+#[zbus::proxy(interface = "org.freedesktop.PackageKit.Transaction", default_service = "org.freedesktop.PackageKit")]
+trait Transaction {
+    fn set_hints(&self, hints: &[&str]) -> zbus::Result<()>;
+    fn refresh_cache(&self, force: bool) -> zbus::Result<()>;
+    fn resolve(&self, filter: u64, packages: &[&str]) -> zbus::Result<()>;
+    fn install_packages(&self, flags: u64, ids: &[&str]) -> zbus::Result<()>;
+    fn update_packages(&self, flags: u64, ids: &[&str]) -> zbus::Result<()>;
+    fn remove_packages(&self, flags: u64, ids: &[&str], allow_deps: bool, autoremove: bool) -> zbus::Result<()>;
+    fn cancel(&self) -> zbus::Result<()>;
+    #[zbus(signal)]
+    fn package(&self, info: u32, package_id: String, summary: String) -> zbus::Result<()>;
+    #[zbus(signal)]
+    fn item_progress(&self, id: String, status: u32, percentage: u32) -> zbus::Result<()>;
+    #[zbus(signal)]
+    fn error_code(&self, code: u32, details: String) -> zbus::Result<()>;
+    #[zbus(signal)]
+    fn finished(&self, exit: u32, runtime: u32) -> zbus::Result<()>;
+}
+
+/// What is to be done.
+#[derive(Debug, Clone, Copy)]
+enum Deed<'a> {
+    Refresh,
+    Resolve(&'a [&'a str]),
+    Install(&'a [&'a str]),
+    Update(&'a [&'a str]),
+    Remove(&'a [&'a str]),
+}
+
+/// A connection to PackageKit.
+pub struct PackageKit {
+    runtime: Runtime,
+    connection: Connection,
+}
+
+impl std::fmt::Debug for PackageKit {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("PackageKit")
+    }
+}
+
+fn missing(error: impl std::fmt::Display) -> PackageKitError {
+    PackageKitError::Missing(error.to_string())
+}
+
+impl PackageKit {
+    /// Connects, where the machine has PackageKit.
+    ///
+    /// # Errors
+    /// When it has not.
+    pub fn connect() -> Result<Self, PackageKitError> {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(missing)?;
+        let connection = runtime.block_on(async {
+            let connection = Connection::system().await?;
+            let bus = zbus::fdo::DBusProxy::new(&connection).await?;
+            let there = bus.list_activatable_names().await?;
+            let named = there.iter().any(|name| name.as_str() == "org.freedesktop.PackageKit");
+            Ok::<_, zbus::Error>(named.then_some(connection))
+        });
+        let connection = connection.map_err(missing)?.ok_or_else(|| missing("it is not installed"))?;
+        Ok(Self { runtime, connection })
+    }
+
+    /// Reads the lists of packages again.
+    ///
+    /// # Errors
+    /// When that goes wrong.
+    pub fn refresh(&self, timeout: Duration) -> Result<(), PackageKitError> {
+        self.transaction(Deed::Refresh, timeout).map(drop)
+    }
+
+    /// The packages of these names, in all versions that there are.
+    ///
+    /// # Errors
+    /// When it can't be asked.
+    pub fn resolve(&self, names: &[&str], timeout: Duration) -> Result<Vec<Found>, PackageKitError> {
+        self.transaction(Deed::Resolve(names), timeout)
+    }
+
+    /// Installs packages.
+    ///
+    /// # Errors
+    /// When that goes wrong.
+    pub fn install(&self, ids: &[&str], timeout: Duration) -> Result<(), PackageKitError> {
+        self.transaction(Deed::Install(ids), timeout).map(drop)
+    }
+
+    /// Updates packages that are installed.
+    ///
+    /// # Errors
+    /// When that goes wrong.
+    pub fn update(&self, ids: &[&str], timeout: Duration) -> Result<(), PackageKitError> {
+        self.transaction(Deed::Update(ids), timeout).map(drop)
+    }
+
+    /// Removes packages, with those that need them.
+    ///
+    /// # Errors
+    /// When that goes wrong.
+    pub fn remove(&self, ids: &[&str], timeout: Duration) -> Result<(), PackageKitError> {
+        self.transaction(Deed::Remove(ids), timeout).map(drop)
+    }
+
+    /// Lets the daemon end: it keeps its memory otherwise.
+    pub fn quit(&self) {
+        let quit = async { DaemonProxy::new(&self.connection).await?.suggest_daemon_quit().await };
+        // One that stays is no harm.
+        let _ = self.runtime.block_on(async { tokio::time::timeout(Duration::from_secs(2), quit).await });
+    }
+
+    fn transaction(&self, deed: Deed<'_>, timeout: Duration) -> Result<Vec<Found>, PackageKitError> {
+        self.runtime.block_on(async {
+            match tokio::time::timeout(timeout, self.carry_out(deed)).await {
+                Ok(done) => done,
+                Err(_) => Err(PackageKitError::TimedOut(timeout.as_secs())),
+            }
+        })
+    }
+
+    async fn carry_out(&self, deed: Deed<'_>) -> Result<Vec<Found>, PackageKitError> {
+        let begun = async {
+            let path = DaemonProxy::new(&self.connection).await?.create_transaction().await?;
+            TransactionProxy::builder(&self.connection)
+                .path(path)
+                .cache_properties(zbus::proxy::CacheProperties::No)
+                .build()
+                .await
+        };
+        let transaction = tokio::time::timeout(Duration::from_secs(25), begun)
+            .await
+            .map_err(|_| missing("it does not answer"))?
+            .map_err(missing)?;
+        let mut packages = transaction.receive_package().await.map_err(missing)?;
+        let mut progress = transaction.receive_item_progress().await.map_err(missing)?;
+        let mut errors = transaction.receive_error_code().await.map_err(missing)?;
+        let mut ends = transaction.receive_finished().await.map_err(missing)?;
+        transaction.set_hints(&["interactive=false", "background=false"]).await.map_err(missing)?;
+        let call = match deed {
+            Deed::Refresh => transaction.refresh_cache(true).await,
+            Deed::Resolve(names) => transaction.resolve(ARCH, names).await,
+            Deed::Install(ids) => transaction.install_packages(0, ids).await,
+            Deed::Update(ids) => transaction.update_packages(0, ids).await,
+            Deed::Remove(ids) => transaction.remove_packages(0, ids, true, false).await,
+        };
+        call.map_err(|error| PackageKitError::Failed(error.to_string()))?;
+        let (mut seen, mut wrong) = (Vec::new(), None);
+        loop {
+            tokio::select! {
+                biased;
+                Some(signal) = packages.next() => {
+                    if let Ok(signal) = signal.args() {
+                        seen.extend(found(signal.info, &signal.package_id));
+                    }
+                }
+                Some(_) = progress.next() => {}
+                Some(signal) = errors.next() => {
+                    if let Ok(signal) = signal.args() {
+                        wrong = Some(signal.details.trim().to_owned());
+                    }
+                }
+                Some(signal) = ends.next() => {
+                    let exit = signal.args().map_or(0, |signal| signal.exit);
+                    if exit == SUCCESS && wrong.is_none() {
+                        return Ok(seen);
+                    }
+                    let why = wrong.unwrap_or_else(|| format!("the transaction ended with {exit}"));
+                    return Err(PackageKitError::Failed(why));
+                }
+                () = tokio::time::sleep(SILENCE) => {
+                    // A daemon that has died says no more either.
+                    let _ = tokio::time::timeout(Duration::from_secs(2), transaction.cancel()).await;
+                    return Err(PackageKitError::Hangs);
+                }
+                () = self.gone() => return Err(PackageKitError::Failed("PackageKit has died in the middle of it".into())),
+            }
+        }
+    }
+
+    /// Ends when the daemon has left the bus.
+    async fn gone(&self) {
+        loop {
+            tokio::time::sleep(Duration::from_millis(500)).await;
+            let there = async {
+                let bus = zbus::fdo::DBusProxy::new(&self.connection).await?;
+                let name = zbus::names::BusName::try_from("org.freedesktop.PackageKit")?;
+                Ok::<_, zbus::Error>(bus.name_has_owner(name).await?)
+            };
+            if !there.await.unwrap_or(true) {
+                return;
+            }
+        }
+    }
+}
+
+/// `name;version;arch;data`.
+fn found(info: u32, id: &str) -> Option<Found> {
+    let mut parts = id.split(';');
+    let (name, version, _) = (parts.next()?, parts.next()?, parts.next()?);
+    let data = parts.next().unwrap_or_default();
+    let installed = info == INSTALLED || data.starts_with("installed");
+    Some(Found { id: id.to_owned(), name: name.to_owned(), version: version.to_owned(), installed })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn ids_are_taken_apart() {
+        let nginx = found(2, "nginx;1.22.1-9;amd64;installed:debian").unwrap();
+        assert_eq!((nginx.name.as_str(), nginx.version.as_str(), nginx.installed), ("nginx", "1.22.1-9", true));
+        assert!(!found(2, "nginx;1.22.1-9;amd64;debian").unwrap().installed);
+        assert!(found(1, "nonsense").is_none());
+    }
+}

@@ -1,0 +1,53 @@
+//! `reboot`: whether the system asks for one, and the call that begins it.
+
+use towpath_host::process::{self, Invocation};
+use towpath_proto::v1alpha as pb;
+
+use crate::{Change, Checked, Context, ModuleError, Report, Verb};
+
+/// When the node reboots.
+#[derive(Debug, Clone)]
+pub struct Options {
+    always: bool,
+}
+
+/// What the system leaves behind when it wants to be started anew.
+const REQUIRED: [&str; 2] = ["/run/reboot-required", "/var/run/reboot-required"];
+
+pub(crate) fn resolve(reboot: &pb::Reboot) -> Options {
+    Options { always: reboot.when.as_deref() == Some("always") }
+}
+
+impl Options {
+    /// Whether it is done once for each definition, and not when the system asks for it.
+    pub fn always(&self) -> bool {
+        self.always
+    }
+}
+
+pub(crate) fn check(options: &Options, context: &Context<'_>) -> Result<Checked, ModuleError> {
+    context.needs_whole_root("reboot")?;
+    let mut required = options.always;
+    for path in REQUIRED {
+        required |= context.look.exists(path).map_err(|error| ModuleError::io(path, &error))?;
+    }
+    if !required {
+        return Ok(Checked::InSync);
+    }
+    Ok(Checked::Change(Change { verb: Verb::Run, diff: "reboot\n".into(), steps: Vec::new() }))
+}
+
+/// Begins it: what comes then, comes from outside.
+pub(crate) fn run(context: &Context<'_>) -> Result<Report, ModuleError> {
+    let invocation = Invocation {
+        argv: ["systemctl", "reboot", "--no-block"].map(str::to_owned).to_vec(),
+        timeout: Some(context.timeout),
+        ..Invocation::default()
+    };
+    let output = process::run(&invocation, context.cancel)
+        .map_err(|error| ModuleError::new(format!("systemctl reboot can't be run: {error}")))?;
+    if output.rc != 0 {
+        return Err(ModuleError::new(format!("systemctl reboot: {}", output.stderr.trim())));
+    }
+    Ok(Report::well())
+}

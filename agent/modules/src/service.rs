@@ -1,0 +1,213 @@
+//! `service`: whether a unit runs, starts at boot, or can be started at all.
+
+use serde_json::{Value, json};
+use towpath_host::{
+    process::{self, Invocation},
+    systemd::{Job, Systemd, SystemdError, UnitState},
+};
+use towpath_proto::v1alpha as pb;
+
+use crate::{
+    Change, Checked, Context, ModuleError, Report, Verb,
+    resolve::{Problem, done},
+};
+
+/// What a unit is to be like.
+#[derive(Debug, Clone)]
+pub struct Options {
+    unit: String,
+    state: Option<State>,
+    enabled: Option<bool>,
+    masked: Option<bool>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum State {
+    Started,
+    Stopped,
+    Restarted,
+    Reloaded,
+}
+
+/// How many lines of its journal a unit that failed is told with.
+const LINES: &str = "10";
+
+/// The kinds of units that a name may end with.
+const KINDS: [&str; 7] = [".service", ".socket", ".timer", ".mount", ".path", ".target", ".slice"];
+
+/// A unit by its whole name.
+pub(crate) fn whole(name: &str) -> String {
+    if KINDS.iter().any(|kind| name.ends_with(kind)) { name.to_owned() } else { format!("{name}.service") }
+}
+
+pub(crate) fn resolve(service: &pb::Service) -> Result<Options, Vec<Problem>> {
+    let mut problems = Vec::new();
+    if service.state.is_none() && service.enabled.is_none() && service.masked.is_none() {
+        problems.push(Problem::new("", "service needs state, enabled or masked"));
+    }
+    let state = match service.state.as_deref() {
+        Some("started") => Some(State::Started),
+        Some("stopped") => Some(State::Stopped),
+        Some("restarted") => Some(State::Restarted),
+        Some("reloaded") => Some(State::Reloaded),
+        _ => None,
+    };
+    if service.masked == Some(true)
+        && (service.enabled == Some(true) || state.is_some_and(|state| state != State::Stopped))
+    {
+        problems.push(Problem::new("masked", "a masked unit can't be started or enabled"));
+    }
+    let name = service.name.as_deref().unwrap_or_default();
+    if name.contains('/') || name.contains(char::is_whitespace) {
+        problems.push(Problem::new("name", format!("{name:?} is no name of a unit")).hint("write it as in systemctl"));
+    }
+    done(problems)?;
+    Ok(Options { unit: whole(name), state, enabled: service.enabled, masked: service.masked })
+}
+
+pub(crate) fn failed(error: SystemdError) -> ModuleError {
+    ModuleError::new(error.to_string())
+}
+
+/// One thing that is missing.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Missing {
+    Unmask,
+    Enable(bool),
+    Run(Job),
+    Mask,
+}
+
+impl Options {
+    /// Whether it is done, not kept so.
+    pub(crate) fn is_action(&self) -> bool {
+        matches!(self.state, Some(State::Restarted | State::Reloaded))
+    }
+
+    fn missing(&self, unit: &UnitState) -> Vec<Missing> {
+        let mut missing = Vec::new();
+        let masked = unit.load == "masked" || unit.file.starts_with("masked");
+        if self.masked == Some(false) && masked {
+            missing.push(Missing::Unmask);
+        }
+        // What has no [Install] section is started by others: it is as enabled as it can be.
+        let enabled = matches!(unit.file.as_str(), "enabled" | "enabled-runtime" | "static" | "alias" | "generated");
+        // What can't be disabled is not.
+        let fixed = |wanted: bool| !wanted && unit.file == "static";
+        if self.enabled.is_some_and(|wanted| wanted != enabled && !fixed(wanted)) {
+            missing.push(Missing::Enable(self.enabled == Some(true)));
+        }
+        let runs = matches!(unit.active.as_str(), "active" | "reloading" | "activating" | "refreshing");
+        missing.extend(match self.state {
+            Some(State::Started) if !runs => Some(Missing::Run(Job::Start)),
+            Some(State::Stopped) if runs || unit.active == "deactivating" => Some(Missing::Run(Job::Stop)),
+            Some(State::Restarted) => Some(Missing::Run(Job::Restart)),
+            Some(State::Reloaded) => Some(Missing::Run(Job::Reload)),
+            _ => None,
+        });
+        if self.masked == Some(true) && !masked {
+            missing.push(Missing::Mask);
+        }
+        missing
+    }
+}
+
+fn word(missing: Missing) -> &'static str {
+    match missing {
+        Missing::Unmask => "is unmasked",
+        Missing::Enable(true) => "is enabled",
+        Missing::Enable(false) => "is disabled",
+        Missing::Run(Job::Start) => "is started",
+        Missing::Run(Job::Stop) => "is stopped",
+        Missing::Run(Job::Restart) => "is restarted",
+        Missing::Run(Job::Reload) => "is reloaded",
+        Missing::Mask => "is masked",
+    }
+}
+
+pub(crate) fn check(options: &Options, context: &Context<'_>) -> Result<Checked, ModuleError> {
+    context.needs_whole_root("service")?;
+    let systemd = Systemd::connect().map_err(failed)?;
+    let unit = systemd.state(&options.unit).map_err(failed)?;
+    let gone = unit.load == "not-found";
+    let nothing = options.enabled != Some(true) && matches!(options.state, None | Some(State::Stopped));
+    if gone && nothing {
+        return Ok(Checked::InSync);
+    }
+    if gone {
+        return Ok(Checked::Unknown(format!(
+            "there is no unit {} on this node; install its package, or write it with unit, before it",
+            options.unit
+        )));
+    }
+    let missing = options.missing(&unit);
+    if missing.is_empty() {
+        return Ok(Checked::InSync);
+    }
+    let diff: String = missing.iter().map(|missing| format!("{} {}\n", options.unit, word(*missing))).collect();
+    let verb = if options.is_action() { Verb::Run } else { Verb::Update };
+    Ok(Checked::Change(Change { verb, diff, steps: Vec::new() }))
+}
+
+pub(crate) fn run(options: &Options, context: &Context<'_>) -> Result<Report, ModuleError> {
+    context.needs_whole_root("service")?;
+    let systemd = Systemd::connect().map_err(failed)?;
+    let unit = systemd.state(&options.unit).map_err(failed)?;
+    if unit.stale {
+        systemd.reload().map_err(failed)?;
+    }
+    for missing in options.missing(&unit) {
+        let done = match missing {
+            Missing::Unmask => systemd.mask(&options.unit, false),
+            Missing::Enable(enabled) => systemd.enable(&options.unit, enabled),
+            Missing::Run(job) => started(&systemd, &options.unit, job, context),
+            Missing::Mask => systemd.mask(&options.unit, true),
+        };
+        if let Err(error) = done {
+            let lines = journal(&options.unit, context);
+            let said = if lines.is_empty() { String::new() } else { format!("; its journal ends with: {lines}") };
+            return Err(ModuleError::new(format!("{error}{said}")));
+        }
+    }
+    Ok(Report::well())
+}
+
+/// Runs a job; a unit that dies as soon as it is started has not been started.
+fn started(systemd: &Systemd, unit: &str, job: Job, context: &Context<'_>) -> Result<(), SystemdError> {
+    systemd.run(unit, job, context.timeout)?;
+    if job != Job::Stop && systemd.state(unit)?.active == "failed" {
+        return Err(SystemdError::Failed { unit: unit.to_owned(), job: "start", result: "failed".into() });
+    }
+    Ok(())
+}
+
+/// The last lines of a unit's journal.
+fn journal(unit: &str, context: &Context<'_>) -> String {
+    let argv = ["journalctl", "--no-pager", "--quiet", "-o", "cat", "-n", LINES, "-u", unit];
+    let invocation = Invocation {
+        argv: argv.map(str::to_owned).to_vec(),
+        timeout: Some(std::time::Duration::from_secs(10)),
+        ..Invocation::default()
+    };
+    let output = process::run(&invocation, context.cancel).map(|output| output.stdout).unwrap_or_default();
+    output.lines().map(str::trim).filter(|line| !line.is_empty()).collect::<Vec<_>>().join("; ")
+}
+
+/// The parameters that put a unit back to how it is now.
+pub(crate) fn undo(options: &Options) -> Option<Value> {
+    let unit = Systemd::connect().ok()?.state(&options.unit).ok()?;
+    let mut params = json!({ "name": options.unit });
+    let map = params.as_object_mut()?;
+    for missing in options.missing(&unit) {
+        let (key, value) = match missing {
+            Missing::Unmask => ("masked", json!(true)),
+            Missing::Mask => ("masked", json!(false)),
+            Missing::Enable(enabled) => ("enabled", json!(!enabled)),
+            Missing::Run(Job::Start) => ("state", json!("stopped")),
+            Missing::Run(Job::Stop) => ("state", json!("started")),
+            Missing::Run(_) => continue,
+        };
+        map.insert(key.into(), value);
+    }
+    (map.len() > 1).then_some(params)
+}

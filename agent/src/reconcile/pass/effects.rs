@@ -1,0 +1,134 @@
+//! State tasks that are put right by running something: packages, services, accounts. Each is carried out by itself.
+
+use std::time::Instant;
+
+use towpath_host::journal::{AppliedItem, Changes, Intent, Phase};
+use towpath_modules::{Change, Checked};
+use towpath_render::{
+    objects::task::{Drift, Task},
+    rendering::Item,
+};
+
+use super::{
+    Settled,
+    book::{BookRun, module},
+    instance::{self, Ready},
+    outcome::{Outcome, TaskOutcome},
+    states::Cause,
+};
+
+impl BookRun<'_, '_> {
+    /// Checks such a task, and puts it right.
+    pub(super) fn effect(&mut self, task: &Task, item: Option<Item>, ready: Ready, name: String, begun: Instant) {
+        // What it needs may wait in the batch.
+        self.flush();
+        if self.stopped() {
+            return;
+        }
+        let context = instance::context(self.pass.machine, &self.renderer, task, self.pass.cancel);
+        let checked = match ready.options.check(&context) {
+            Ok(checked) => checked,
+            Err(error) => return self.failed(task, item, error.message),
+        };
+        let key = format!("{}/{}", ready.options.name(), ready.identity.clone().unwrap_or_default());
+        let known = self.pass.machine.applied(&key);
+        let undo = known.as_ref().and_then(|known| known.undo.clone());
+        let applied = AppliedItem { definition: ready.definition.clone(), generation: self.pass.generation, undo };
+        match checked {
+            Checked::InSync => {
+                if known.is_none_or(|known| known.definition != applied.definition) && !self.pass.plan {
+                    self.adopted.put(format!("applied/{key}"), &applied);
+                    self.pass.machine.set_applied(&key, Some(applied));
+                }
+                let outcome =
+                    TaskOutcome { took: begun.elapsed(), ..TaskOutcome::new(name, module(task), Outcome::Unchanged) };
+                if let Some(settled) = &mut self.settled {
+                    let options = Box::new(ready.options);
+                    settled.push(Settled::Check { options, source: None, timeout: task.timeout });
+                }
+                let outcome = self.succeeded(task, item.as_ref(), outcome);
+                self.finish(task, item, outcome, None);
+            }
+            // What an earlier task of the book brings is not there yet when only checks run.
+            Checked::Unknown(why) if self.pass.plan => {
+                self.complete = false;
+                self.push(TaskOutcome::new(name, module(task), Outcome::Unknown).say(why));
+            }
+            Checked::Unknown(why) => self.failed(task, item, why),
+            Checked::Change(change) => {
+                let cause = self.cause(known.as_ref(), &applied.definition);
+                self.carry_out(task, item, &ready, name, begun, change, (key, applied), cause);
+            }
+        }
+    }
+
+    #[expect(clippy::too_many_arguments, reason = "all that is known of one change")]
+    fn carry_out(
+        &mut self,
+        task: &Task,
+        item: Option<Item>,
+        ready: &Ready,
+        name: String,
+        begun: Instant,
+        change: Change,
+        (key, mut applied): (String, AppliedItem),
+        cause: Cause,
+    ) {
+        self.settled = None;
+        let drifted = cause == Cause::Drift;
+        let mut planned = TaskOutcome::new(name.clone(), module(task), Outcome::Unchanged);
+        planned.action = change.verb.word();
+        planned.diff = Some(change.diff);
+        planned.drift = drifted;
+        let policy = task.drift.unwrap_or(self.pass.drift);
+        if drifted && policy != Drift::Correct {
+            planned.action = "none";
+            if policy == Drift::Report {
+                planned.message = Some("it has drifted, and is left so (drift: report)".into());
+            }
+            return self.finish(task, item, planned, None);
+        }
+        if self.pass.plan {
+            return self.push(planned);
+        }
+        if let Err(why) = self.begin_stretch() {
+            self.stopped = true;
+            let outcome = TaskOutcome { outcome: why.outcome(), message: Some(why.message()), ..planned };
+            return self.finish(task, item, outcome, None);
+        }
+        let context = instance::context(self.pass.machine, &self.renderer, task, self.pass.cancel);
+        applied.undo = applied.undo.take().or_else(|| ready.options.undo(&ready.params, &context));
+        // Who is notified is known before the effect: a crash behind it finds everything in order. Only where the task
+        // says itself what counts as a change must its end be seen.
+        let before = if task.changed.is_none() { self.notified(task, item.as_ref()) } else { Changes::default() };
+        if let Err(error) = self.intend_with(Phase::Action, None, before) {
+            let outcome = TaskOutcome { outcome: Outcome::Failed, message: Some(error.message), ..planned };
+            return self.finish(task, item, outcome, None);
+        }
+        let (mut outcome, result) = self.attempts(task, item.as_ref(), ready, name, |run, ready| {
+            let context = instance::context(run.pass.machine, &run.renderer, task, run.pass.cancel);
+            ready.options.run(&context, &run.pass.machine.hand())
+        });
+        if outcome.message.is_none() && drifted {
+            outcome.message = Some("drift was put right".into());
+        }
+        let outcome = TaskOutcome {
+            action: planned.action,
+            diff: planned.diff,
+            drift: drifted,
+            took: begun.elapsed(),
+            ..outcome
+        };
+        let mut changes = Changes::default();
+        if outcome.outcome != Outcome::Failed {
+            changes.put(format!("applied/{key}"), &applied);
+            self.pass.machine.set_applied(&key, Some(applied));
+        }
+        if outcome.outcome == Outcome::Changed && task.changed.is_some() {
+            changes.append(self.notified(task, item.as_ref()));
+        }
+        changes.put("intent", &Intent { phase: Phase::Idle, book: self.book.id(), paths: Vec::new() });
+        self.commit_changes(changes);
+        self.finish(task, item, outcome, result);
+    }
+}

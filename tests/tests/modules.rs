@@ -1,0 +1,211 @@
+//! Modules that change a machine: on a real one, with its own systemd, dpkg and PackageKit.
+
+use std::collections::BTreeSet;
+
+use towpath_proto::modules;
+use towpath_tests::server::Server;
+
+const UNIT: &str = "[Unit]\\nDescription=hello\\n[Service]\\nExecStart=/bin/sleep infinity\\n[Install]\\nWantedBy=multi-user.target\\n";
+
+fn whole(more: &str) -> String {
+    format!(
+        "  prune: true\n  pruneBudget: 100%\n  tasks:\n    - name: package\n      package: {{name: probeapp, version: \"1.0\"}}\n    - name: group\n      group: {{name: webadm}}\n    - name: user\n      user: {{name: web, system: true, groups: [webadm], home: /var/lib/web, shell: /usr/sbin/nologin}}\n    - name: unit\n      unit: {{name: hello, content: \"{UNIT}{more}\"}}\n      notify: [restart]\n    - name: service\n      service: {{name: hello, state: started, enabled: true}}\n  handlers:\n    - name: restart\n      service: {{name: hello, state: restarted}}\n"
+    )
+}
+
+fn outcomes(server: &Server) -> Vec<(String, String)> {
+    server.tasks().into_iter().map(|(name, outcome, _)| (name, outcome)).collect()
+}
+
+#[test]
+fn a_server_is_set_up_kept_so_and_cleared_again() {
+    let server = Server::new();
+    server.publish(&whole(""));
+    let all = |wanted: &'static str| {
+        move |server: &Server| {
+            let tasks = outcomes(server);
+            !tasks.is_empty() && tasks.iter().all(|(_, outcome)| outcome == wanted)
+        }
+    };
+    server.wait(|server| server.says(&["systemctl", "is-active", "hello"]) == "active");
+    server.wait(|server| server.says(&["dpkg-query", "-W", "-f", "${Version}", "probeapp"]) == "1.0");
+    assert_eq!(server.says(&["systemctl", "is-enabled", "hello"]), "enabled");
+    assert!(server.says(&["id", "web"]).contains("webadm"), "{}", server.shown());
+    // The second pass finds nothing to do.
+    server.wait(all("unchanged"));
+
+    // A service that was killed comes back, and a package that somebody removed too.
+    server.says(&["systemctl", "kill", "-s", "KILL", "hello"]);
+    server.wait(|server| server.says(&["systemctl", "is-active", "hello"]) == "active");
+    server.says(&["dpkg", "--purge", "probeapp"]);
+    server.wait(|server| server.says(&["dpkg-query", "-W", "-f", "${Version}", "probeapp"]) == "1.0");
+    server.wait(all("unchanged"));
+
+    // A changed unit is read again, and its service restarted by the handler.
+    let before = server.says(&["systemctl", "show", "-P", "MainPID", "hello"]);
+    server.publish(&whole("[Unit]\\nDocumentation=man:hello\\n"));
+    server.wait(|server| server.says(&["systemctl", "show", "-P", "Documentation", "hello"]) == "man:hello");
+    server.wait(|server| {
+        let now = server.says(&["systemctl", "show", "-P", "MainPID", "hello"]);
+        now != before && now != "0"
+    });
+    assert_eq!(server.says(&["systemctl", "show", "-P", "NeedDaemonReload", "hello"]), "no");
+
+    // What the book no longer mentions goes.
+    server.publish("  prune: true\n  pruneBudget: 100%\n  tasks: []\n");
+    server.wait(|server| server.says(&["dpkg-query", "-W", "-f", "${db:Status-Status}", "probeapp"]) != "installed");
+    server.wait(|server| {
+        server.says(&["id", "web"]).is_empty() && server.says(&["getent", "group", "webadm"]).is_empty()
+    });
+    server.wait(|server| server.says(&["systemctl", "show", "-P", "LoadState", "hello"]) == "not-found");
+    assert!(!server.machines.root(0).join("etc/systemd/system/hello.service").exists());
+}
+
+#[test]
+fn packages_come_go_and_fail_with_their_reasons() {
+    let server = Server::new();
+    let package = |task: &str| server.publish(&format!("  tasks:\n    - name: it\n      package: {{{task}}}\n"));
+    let said = |server: &Server| server.tasks().into_iter().map(|(_, _, message)| message).collect::<String>();
+    let version = || server.says(&["dpkg-query", "-W", "-f", "${Version} ${db:Status-Want}", "probeapp"]);
+    // By PackageKit, which ends when it is done; reading what is installed does not start it.
+    package("name: probeapp");
+    server.wait(|_| version() == "2.0 install");
+    server.wait(|server| server.says(&["pgrep", "packagekitd"]).is_empty());
+    server.wait(|server| server.tasks().iter().all(|(_, outcome, _)| outcome == "unchanged"));
+    assert_eq!(server.says(&["pgrep", "packagekitd"]), "", "who only looks has started PackageKit");
+    assert!(
+        server.says(&["journalctl", "-u", "packagekit", "-o", "cat"]).contains("install-packages"),
+        "not by PackageKit"
+    );
+    // What the administrator has changed of its configuration stays.
+    server.machines.put(0, "/etc/probeapp.conf", "mine\n");
+    package("name: probeapp, version: \"1.0\", hold: true");
+    server.wait(|_| version() == "1.0 hold");
+    let kept = std::fs::read_to_string(server.machines.root(0).join("etc/probeapp.conf")).unwrap();
+    assert_eq!(kept, "mine\n");
+    package("name: probeapp, hold: false, state: latest, backend: apt");
+    server.wait(|_| version() == "2.0 install");
+    package("name: probeapp, state: absent");
+    server.wait(|server| server.says(&["dpkg-query", "-W", "-f", "${db:Status-Status}", "probeapp"]) != "installed");
+    for backend in ["packagekit", "apt"] {
+        package(&format!("name: nothing-of-that-name, backend: {backend}"));
+        server.wait(|server| said(server).contains("nothing-of-that-name"));
+    }
+    package("name: probebroken, backend: apt");
+    server.wait(|server| {
+        said(server).contains("the script of probebroken gives up") && server.reason("Stalled") == "TaskFailed"
+    });
+}
+
+#[test]
+fn a_service_that_does_not_start_is_told_with_its_journal() {
+    let server = Server::new();
+    server.publish("  tasks:\n    - name: unit\n      unit: {name: sick, content: \"[Service]\\nType=oneshot\\nExecStart=/bin/sh -c 'echo no blood left; exit 3'\\n\"}\n    - name: service\n      service: {name: sick, state: started}\n");
+    server.wait(|server| server.tasks().iter().any(|(name, outcome, _)| name == "service" && outcome == "failed"));
+    let tasks = server.tasks();
+    let message = &tasks.iter().find(|(name, ..)| name == "service").unwrap().2;
+    assert!(message.contains("sick.service") && message.contains("no blood left"), "{message}");
+    server.publish("  tasks:\n    - name: service\n      service: {name: nobody, state: started}\n");
+    server.wait(|server| server.tasks().iter().any(|(_, outcome, _)| outcome == "failed"));
+    assert!(server.tasks()[0].2.contains("there is no unit nobody.service"), "{:?}", server.tasks());
+}
+
+/// A use of every module that keeps something so, in an order that works.
+const EVERY: &str = r#"  prune: true
+  pruneBudget: 100%
+  tasks:
+    - name: repository
+      packageRepository: {name: tests, uris: ["file:/srv/repo"], suites: [./], trusted: true}
+    - name: package
+      package: {name: probeapp}
+    - name: group
+      group: {name: webadm, gid: 4242}
+    - name: user
+      user: {name: web, groups: [webadm], comment: "the web", shell: /bin/sh}
+    - name: key
+      authorizedKey: {user: web, key: "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIOMqqnkVzrm0SdG6UOoqKLsabgH5C9okWi0dh2l9GKJl ann", options: 'from="10.0.0.0/8"'}
+    - name: rights
+      sudoers: {name: web, content: "web ALL=(root) NOPASSWD: /bin/true\n"}
+    - name: zone
+      timezone: {name: Europe/Berlin}
+    - name: called
+      hostname: {name: server.example.org}
+    - name: file
+      file: {path: /etc/every/file, content: "here\n", owner: web}
+    - name: line
+      line: {path: /etc/every/lines, line: "one"}
+    - name: block
+      block: {path: /etc/every/lines, block: "two"}
+    - name: unit
+      unit: {name: every, content: "[Service]\nExecStart=/bin/sleep infinity\n[Install]\nWantedBy=multi-user.target\n"}
+    - name: drop-in
+      unit: {name: every, dropIn: more, content: "[Service]\nNice=5\n"}
+    - name: service
+      service: {name: every, state: started, enabled: true}
+    - name: command
+      command: {argv: [touch, /etc/every/made], creates: /etc/every/made}
+"#;
+
+#[test]
+fn every_module_checks_without_changing_and_finds_the_second_time_what_it_did() {
+    // Whoever adds a module adds it here.
+    let used: BTreeSet<&str> = EVERY
+        .lines()
+        .filter_map(|line| line.strip_prefix("      ")?.split_once(": {").map(|(module, _)| module))
+        .collect();
+    let of_state = modules().filter(|(_, message)| message.module == Some("state"));
+    let missing: Vec<&str> =
+        of_state.map(|(field, _)| field.name).filter(|name| *name != "publish" && !used.contains(name)).collect();
+    assert!(missing.is_empty(), "not tested: {missing:?}");
+
+    let server = Server::new();
+    // A check that writes anything fails on a file system that can only be read.
+    server.write(EVERY);
+    let config = "metadata: {apiVersion: v1alpha, kind: Config}\nspec: {node: n0, stateDir: /run/plan, sources: [{name: fleet, url: /srv/git/fleet.git}]}\n";
+    server.machines.put(0, "/etc/towpath/plan.yaml", config);
+    let line = "mount --bind / / && mount -o remount,ro,bind / && cd / && touch /etc/x 2>/dev/null && exit 9; towpath plan --config /etc/towpath/plan.yaml --source-dir /srv/git/fleet-work --output json";
+    let planned = server.machines.exec(0, &["unshare", "-m", "chroot", "/", "sh", "-c", line]);
+    let text = String::from_utf8_lossy(&planned.stdout).into_owned();
+    let plan: serde_json::Value = serde_json::from_str(&text)
+        .unwrap_or_else(|error| panic!("{error}: {text}\n{}", String::from_utf8_lossy(&planned.stderr)));
+    for task in plan["tasks"].as_array().unwrap() {
+        // What an earlier task brings can't be known yet.
+        let later = ["key", "file", "service"].contains(&task["name"].as_str().unwrap());
+        assert!(task["action"] != "none" || later, "{plan:#}");
+    }
+
+    server.publish(EVERY);
+    let all_unchanged = |server: &Server| {
+        let tasks = server.tasks();
+        tasks.len() >= 15 && tasks.iter().all(|(_, outcome, _)| outcome == "unchanged")
+    };
+    server.wait(all_unchanged);
+    assert_eq!(server.says(&["hostname"]), "server.example.org");
+    assert!(server.says(&["date", "+%Z"]).starts_with("CE"));
+    assert!(server.says(&["sudo", "-l", "-U", "web"]).contains("/bin/true"));
+    assert_eq!(server.says(&["stat", "-c", "%U %a", "/home/web/.ssh/authorized_keys"]), "web 600");
+    assert_eq!(server.says(&["systemctl", "show", "-P", "Nice", "every"]), "5");
+
+    server.publish("  prune: true\n  pruneBudget: 100%\n  tasks: []\n");
+    server.wait(|server| server.says(&["hostname"]) == "n0" && server.says(&["id", "web"]).is_empty());
+    server.wait(|server| server.tasks().iter().all(|(_, outcome, _)| outcome != "failed"));
+    for gone in [
+        "etc/sudoers.d/web",
+        "etc/apt/sources.list.d/tests.sources",
+        "etc/systemd/system/every.service",
+        "etc/systemd/system/every.service.d/more.conf",
+        "etc/every/file",
+    ] {
+        assert!(!server.machines.root(0).join(gone).exists(), "{gone} is still there\n{}", server.shown());
+    }
+}
+
+#[test]
+fn a_sudoers_file_that_locks_out_is_never_put_in_place() {
+    let server = Server::new();
+    server
+        .publish("  tasks:\n    - name: rights\n      sudoers: {name: web, content: \"web ALL=(root NOPASSWD\\n\"}\n");
+    server.wait(|server| server.tasks().iter().any(|(_, outcome, _)| outcome == "failed"));
+    assert!(server.tasks()[0].2.contains("visudo"), "{:?}", server.tasks());
+    assert!(!server.machines.root(0).join("etc/sudoers.d/web").exists());
+}
