@@ -1,5 +1,5 @@
 //! How many requests a rollout costs each node, and how soon all know of an acceptance: many nodes in one process, each
-//! with its own decisions, watches and signatures, on a real etcd; only the work itself is faked. Run by hand: cargo run --release -p towpath-tests --bin scale -- 100 1000
+//! with its own client, journal, decisions, watches and signatures, on a real etcd; only the work itself is faked. Run by hand: cargo run --release -p towpath-tests --bin scale -- 100 1000
 
 use std::{
     collections::BTreeMap,
@@ -25,13 +25,14 @@ use towpath_coordination::{
 use towpath_host::{
     SystemClock,
     identity::{Bearer, Identity},
+    journal::{Changes, Journal},
 };
 use towpath_tests::etcd::Etcd;
 
 /// Counts what a node asks of the store.
 #[derive(Debug)]
 struct Counted {
-    store: Arc<EtcdStore>,
+    store: EtcdStore,
     requests: AtomicU64,
     kinds: Arc<Mutex<BTreeMap<String, u64>>>,
 }
@@ -112,9 +113,17 @@ fn signed(store: Arc<dyn Store>, node: &str) -> Arc<dyn Store> {
     Arc::new(SignedStore::new(store, Arc::new(notary)))
 }
 
+/// What a node writes down before its first change, and behind its vote.
+fn remember(journal: &Journal, key: &str, stretch: u32) {
+    let mut changes = Changes::default();
+    changes.put(key, &stretch);
+    journal.commit(changes).unwrap();
+}
+
 /// One node goes through the rollout; gives how many requests it made, and how many times it looked for the minute.
 fn node(
-    store: Arc<EtcdStore>,
+    store: EtcdStore,
+    journal: &Journal,
     kinds: Arc<Mutex<BTreeMap<String, u64>>>,
     nodes: usize,
     number: usize,
@@ -149,10 +158,12 @@ fn node(
             wait(&bell, Duration::from_secs(60));
             minutes += u64::from(begin.elapsed() >= Duration::from_secs(59));
         }
+        remember(journal, "slot/n/b", stretch);
         std::thread::sleep(Duration::from_millis(200));
         while fleet.ask(&spec, Want::Done(stretch)) != Answer::Go {
             wait(&bell, Duration::from_secs(1));
         }
+        remember(journal, "progress/n/b", stretch);
     }
     (counted.requests.load(Ordering::Relaxed), minutes)
 }
@@ -163,17 +174,20 @@ fn main() {
         let etcd = Etcd::single(folder.path(), "etcd");
         let options =
             EtcdOptions { endpoints: etcd.endpoints(), prefix: "/towpath/scale/".into(), ..Default::default() };
-        let store = Arc::new(EtcdStore::new(options).unwrap());
+        let store = Arc::new(EtcdStore::new(options.clone()).unwrap());
         let kinds: Arc<Mutex<BTreeMap<String, u64>>> = Arc::default();
         let start = Arc::new(std::sync::Barrier::new(nodes + 1));
         let known: Arc<Mutex<Vec<Instant>>> = Arc::default();
         let threads: Vec<_> = (0..nodes)
             .map(|number| {
-                let (store, kinds, start) = (Arc::clone(&store), Arc::clone(&kinds), Arc::clone(&start));
-                let known = Arc::clone(&known);
+                let (kinds, start, known) = (Arc::clone(&kinds), Arc::clone(&start), Arc::clone(&known));
+                let store = EtcdStore::new(options.clone()).unwrap();
+                let state = folder.path().join(format!("state-{number}"));
+                std::fs::create_dir(&state).unwrap();
+                let (journal, _) = Journal::open(&state).unwrap();
                 std::thread::Builder::new()
                     .stack_size(512 << 10)
-                    .spawn(move || node(store, kinds, nodes, number, &start, &known))
+                    .spawn(move || node(store, &journal, kinds, nodes, number, &start, &known))
                     .unwrap()
             })
             .collect();

@@ -8,7 +8,7 @@ use tokio_stream::StreamExt as _;
 use zbus::{Connection, OwnedObjectPath};
 
 /// How long a transaction may say nothing before it is taken for hung.
-const SILENCE: Duration = Duration::from_secs(120);
+const SILENCE: Duration = Duration::from_secs(300);
 
 /// PackageKit's own words (pk-enum.h): the installed package, the exit of a transaction that went well, filters.
 const INSTALLED: u32 = 1;
@@ -64,6 +64,10 @@ trait Transaction {
     fn update_packages(&self, flags: u64, ids: &[&str]) -> zbus::Result<()>;
     fn remove_packages(&self, flags: u64, ids: &[&str], allow_deps: bool, autoremove: bool) -> zbus::Result<()>;
     fn cancel(&self) -> zbus::Result<()>;
+    #[zbus(property(emits_changed_signal = "false"))]
+    fn status(&self) -> zbus::Result<u32>;
+    #[zbus(property(emits_changed_signal = "false"))]
+    fn percentage(&self) -> zbus::Result<u32>;
     #[zbus(signal)]
     fn package(&self, info: u32, package_id: String, summary: String) -> zbus::Result<()>;
     #[zbus(signal)]
@@ -150,7 +154,7 @@ impl PackageKit {
         self.transaction(Deed::Update(ids), timeout).map(drop)
     }
 
-    /// Removes packages, with those that need them.
+    /// Removes packages that no others need.
     ///
     /// # Errors
     /// When that goes wrong.
@@ -197,19 +201,22 @@ impl PackageKit {
             Deed::Resolve(names) => transaction.resolve(ARCH, names).await,
             Deed::Install(ids) => transaction.install_packages(0, ids).await,
             Deed::Update(ids) => transaction.update_packages(0, ids).await,
-            Deed::Remove(ids) => transaction.remove_packages(0, ids, true, false).await,
+            // Not with others that need them: those are to be named.
+            Deed::Remove(ids) => transaction.remove_packages(0, ids, false, false).await,
         };
         call.map_err(|error| PackageKitError::Failed(error.to_string()))?;
         let (mut seen, mut wrong) = (Vec::new(), None);
+        let mut heard = (tokio::time::Instant::now(), None);
         loop {
             tokio::select! {
                 biased;
                 Some(signal) = packages.next() => {
+                    heard.0 = tokio::time::Instant::now();
                     if let Ok(signal) = signal.args() {
                         seen.extend(found(signal.info, &signal.package_id));
                     }
                 }
-                Some(_) = progress.next() => {}
+                Some(_) = progress.next() => heard.0 = tokio::time::Instant::now(),
                 Some(signal) = errors.next() => {
                     if let Ok(signal) = signal.args() {
                         wrong = Some(signal.details.trim().to_owned());
@@ -223,10 +230,16 @@ impl PackageKit {
                     let why = wrong.unwrap_or_else(|| format!("the transaction ended with {exit}"));
                     return Err(PackageKitError::Failed(why));
                 }
-                () = tokio::time::sleep(SILENCE) => {
-                    // A daemon that has died says no more either.
-                    let _ = tokio::time::timeout(Duration::from_secs(2), transaction.cancel()).await;
-                    return Err(PackageKitError::Hangs);
+                () = tokio::time::sleep(Duration::from_secs(5)) => {
+                    // What it is at, and how far it is, it does not say by itself.
+                    let asked = async { Ok::<_, zbus::Error>((transaction.status().await?, transaction.percentage().await?)) };
+                    let now = tokio::time::timeout(Duration::from_secs(5), asked).await.ok().and_then(Result::ok);
+                    if now.is_some() && now != heard.1 {
+                        heard = (tokio::time::Instant::now(), now);
+                    } else if heard.0.elapsed() >= SILENCE {
+                        let _ = tokio::time::timeout(Duration::from_secs(2), transaction.cancel()).await;
+                        return Err(PackageKitError::Hangs);
+                    }
                 }
                 () = self.gone() => return Err(PackageKitError::Failed("PackageKit has died in the middle of it".into())),
             }

@@ -142,6 +142,12 @@ impl std::fmt::Debug for Systemd {
     }
 }
 
+/// Whether this process runs in a unit.
+fn is_own(unit: &str) -> bool {
+    let groups = std::fs::read_to_string("/proc/self/cgroup").unwrap_or_default();
+    groups.lines().any(|line| line.split('/').any(|part| part == unit))
+}
+
 fn bus(error: zbus::Error) -> SystemdError {
     SystemdError::Bus(error.to_string())
 }
@@ -217,6 +223,10 @@ impl Systemd {
                 Job::Restart => manager.restart_unit(unit, "replace").await?,
                 Job::Reload => manager.reload_or_restart_unit(unit, "replace").await?,
             };
+            if job != Job::Start && is_own(unit) {
+                // Its end is the end of this process.
+                return Ok("done".to_owned());
+            }
             while let Some(end) = ends.next().await {
                 let end = end.args()?;
                 if end.job == path {

@@ -1,13 +1,11 @@
 //! `authorizedKey`: a key that opens a user's account over ssh (sshd(8), AUTHORIZED_KEYS FILE FORMAT).
 
-use std::sync::Arc;
-
 use serde_json::{Value, json};
-use towpath_host::{diff, files::Access, process};
+use towpath_host::{Hand, Look, Meta, diff, files::Access, process};
 use towpath_proto::v1alpha as pb;
 
 use crate::{
-    Change, Checked, Content, Context, ModuleError, Step, Verb,
+    Change, Checked, Context, ModuleError, Report, Verb,
     resolve::{Problem, done},
 };
 
@@ -50,65 +48,96 @@ pub(crate) fn resolve(key: &pb::AuthorizedKey) -> Result<Options, Vec<Problem>> 
     Ok(Options { user, key: format!("{kind} {blob}"), line, absent })
 }
 
-/// The home of a user below the root: what the machine's own user database says of the host is not asked.
-fn home(user: &str, context: &Context<'_>) -> Result<String, ModuleError> {
+/// What is below the home of a user, whose links lead nowhere else: what they own they may replace at any time. None
+/// where there is no such user.
+fn home(user: &str, context: &Context<'_>) -> Result<Option<Look>, ModuleError> {
     let io = |error: std::io::Error| ModuleError::io("/etc/passwd", &error);
     let bytes = context.look.read("/etc/passwd").map_err(io)?.map(|(bytes, _)| bytes).unwrap_or_default();
     let text = String::from_utf8_lossy(&bytes).into_owned();
     let line = text.lines().find(|line| line.split(':').next() == Some(user));
-    let home = line.and_then(|line| line.split(':').nth(5)).filter(|home| home.starts_with('/'));
-    home.map(str::to_owned).ok_or_else(|| {
-        ModuleError::new(format!(
-            "there is no user {user:?} on this node with a home; make it with user before this task"
-        ))
-    })
+    let Some(home) = line.and_then(|line| line.split(':').nth(5)).filter(|home| home.starts_with('/')) else {
+        return Ok(None);
+    };
+    if home.trim_matches('/').is_empty() {
+        return Err(ModuleError::new(format!("the home of {user} is the root of the machine")));
+    }
+    match Look::at(&context.look.real_path(home)) {
+        Ok(look) => Ok(Some(look)),
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(None),
+        Err(error) => Err(ModuleError::io(home, &error)),
+    }
+}
+
+/// Where the keys are, below the home.
+const FOLDER: &str = "/.ssh";
+const KEYS: &str = "/.ssh/authorized_keys";
+
+/// The file as it is and as it is to be; None where nothing is missing.
+struct Edit {
+    old: Vec<u8>,
+    new: Vec<u8>,
+    meta: Option<Meta>,
+}
+
+fn edit(options: &Options, home: &Look) -> Result<Option<Edit>, ModuleError> {
+    let io = |error: std::io::Error| ModuleError::io(KEYS, &error);
+    let read = home.read(KEYS).map_err(io)?;
+    let (old, meta) = read.map_or((Vec::new(), None), |(bytes, meta)| (bytes, Some(meta)));
+    let text = String::from_utf8_lossy(&old).into_owned();
+    let kept = |line: &&str| !line.contains(&options.key) || !options.absent && *line == options.line;
+    let mut lines: Vec<&str> = text.lines().filter(kept).collect();
+    let there = text.lines().filter(|line| line.contains(&options.key)).count();
+    let right = if options.absent { there == 0 } else { there == 1 && lines.contains(&options.line.as_str()) };
+    if right {
+        return Ok(None);
+    }
+    lines.retain(|line| *line != options.line);
+    if !options.absent {
+        lines.push(&options.line);
+    }
+    let mut new = lines.join("\n");
+    if !new.is_empty() {
+        new.push('\n');
+    }
+    Ok(Some(Edit { old, new: new.into_bytes(), meta }))
 }
 
 pub(crate) fn check(options: &Options, context: &Context<'_>) -> Result<Checked, ModuleError> {
-    let folder = format!("{}/.ssh", home(&options.user, context)?.trim_end_matches('/'));
-    let path = format!("{folder}/authorized_keys");
-    let io = |error: std::io::Error| ModuleError::io(&path, &error);
-    let old = context.look.read(&path).map_err(io)?;
-    let (bytes, meta) = old.map_or((Vec::new(), None), |(bytes, meta)| (bytes, Some(meta)));
-    let text = String::from_utf8_lossy(&bytes).into_owned();
-    let same = |line: &str| line.contains(&options.key);
-    let mut lines: Vec<&str> =
-        text.lines().filter(|line| !same(line) || !options.absent && *line == options.line).collect();
-    lines.dedup();
-    if !options.absent && !lines.contains(&options.line.as_str()) {
-        lines.push(&options.line);
-    }
-    let mut wanted = lines.join("\n");
-    if !wanted.is_empty() {
-        wanted.push('\n');
-    }
-    if wanted == text {
-        return Ok(Checked::InSync);
-    }
-    let ids = process::user(&options.user);
-    let (uid, gid) = (ids.map(|ids| ids.0), ids.map(|ids| ids.1));
-    let access = match meta {
-        Some(meta) => Access { mode: meta.mode, uid: Some(meta.uid), gid: Some(meta.gid) },
-        None => Access { mode: 0o600, uid, gid },
+    let Some(home) = home(&options.user, context)? else {
+        // Who is gone has no keys; who comes with an earlier task is not there yet.
+        let why =
+            format!("there is no user {:?} on this node with a home; make it with user before this task", options.user);
+        return Ok(if options.absent { Checked::InSync } else { Checked::Unknown(why) });
     };
-    let mut steps = Vec::new();
-    if !context.look.exists(&folder).map_err(io)? {
-        steps.push(Step::MakeDirectory { path: folder, access: Access { mode: 0o700, uid, gid } });
-    }
-    let diff = diff::unified(&path, &bytes, wanted.as_bytes());
-    steps.push(Step::Write {
-        path,
-        content: Content::Bytes(Arc::from(wanted.into_bytes())),
-        access,
-        validate: None,
-        backup: false,
-        expects: meta.map(|meta| meta.version),
-    });
+    let Some(edit) = edit(options, &home)? else { return Ok(Checked::InSync) };
+    let diff = diff::unified(&format!("authorized_keys of {}", options.user), &edit.old, &edit.new);
     let verb = if options.absent { Verb::Remove } else { Verb::Update };
-    Ok(Checked::Change(Change { verb, diff, steps }))
+    Ok(Checked::Change(Change { verb, diff, steps: Vec::new() }))
 }
 
-/// The parameters that take the key away again.
-pub(crate) fn undo(options: &Options) -> Option<Value> {
-    (!options.absent).then(|| json!({ "user": options.user, "key": options.key, "state": "absent" }))
+pub(crate) fn run(options: &Options, context: &Context<'_>) -> Result<Report, ModuleError> {
+    let Some(home) = home(&options.user, context)? else {
+        return Err(ModuleError::new(format!("there is no user {:?} on this node with a home", options.user)));
+    };
+    let Some(edit) = edit(options, &home)? else { return Ok(Report::well()) };
+    let io = |error: std::io::Error| ModuleError::io(&format!("authorized_keys of {}", options.user), &error);
+    let ids = process::user(&options.user);
+    let (uid, gid) = (ids.map(|ids| ids.0), ids.map(|ids| ids.1));
+    let hand = Hand::new(home);
+    if !hand.make_directory(FOLDER, 0o700).map_err(io)?.is_empty() {
+        hand.grant(FOLDER, Access { mode: 0o700, uid, gid }).map_err(io)?;
+    }
+    let mode = edit.meta.map_or(0o600, |meta| meta.mode);
+    hand.replace(KEYS, &edit.new, Access { mode, uid, gid }).map_err(io)?;
+    Ok(Report::well())
+}
+
+/// The parameters that take away a key that is not there yet.
+pub(crate) fn undo(options: &Options, context: &Context<'_>) -> Option<Value> {
+    let there = home(&options.user, context)
+        .ok()?
+        .and_then(|home| home.read(KEYS).ok()?)
+        .is_some_and(|(bytes, _)| String::from_utf8_lossy(&bytes).lines().any(|line| line.contains(&options.key)));
+    let new = !options.absent && !there;
+    new.then(|| json!({ "user": options.user, "key": options.key, "state": "absent" }))
 }

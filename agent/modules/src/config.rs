@@ -83,6 +83,12 @@ pub(crate) fn repository(repository: &pb::PackageRepository) -> Result<Options, 
                 .hint("give signedBy, the key in ASCII armour; or say trusted: true and mean it"),
         );
     }
+    if !absent && !apt && repository.gpg_key.is_none() && repository.trusted != Some(true) {
+        problems.push(
+            Problem::new("gpgKey", "a repository needs the key that its packages are signed with")
+                .hint("give gpgKey, its URL; or say trusted: true and mean it"),
+        );
+    }
     done(problems)?;
     let content = if apt { deb822(repository) } else { repo(repository, &name) };
     let params = if absent {

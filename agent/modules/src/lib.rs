@@ -334,7 +334,15 @@ impl Options {
 
     /// Whether it is put right by running something, not by steps that wait for a batch of files.
     pub fn is_effect(&self) -> bool {
-        matches!(self, Self::Command(_) | Self::Service(_) | Self::Package(_) | Self::Account(_) | Self::Hostname(_))
+        matches!(
+            self,
+            Self::Command(_)
+                | Self::Service(_)
+                | Self::Package(_)
+                | Self::Account(_)
+                | Self::AuthorizedKey(_)
+                | Self::Hostname(_)
+        )
     }
 
     /// The parameters that would take away again what this is about to bring, asked before it does; None where there is
@@ -346,12 +354,25 @@ impl Options {
             Self::Package(options) => package::undo(options, context),
             Self::Account(options) => account::undo(options, context),
             Self::Config(options) => config::undo(options, params, context),
-            Self::AuthorizedKey(options) => authorized_key::undo(options),
+            Self::AuthorizedKey(options) => authorized_key::undo(options, context),
             Self::Hostname(_) => naming::undo_hostname(context),
             Self::Timezone(_) => naming::undo_timezone(context),
             Self::Line(_) | Self::Block(_) => text::undo(self.name(), params),
             _ => None,
         }
+    }
+
+    /// What it manages one by one, where one use of it manages several things.
+    pub fn parts(&self) -> &[String] {
+        match self {
+            Self::Package(options) => options.names(),
+            _ => &[],
+        }
+    }
+
+    /// Whether what undoes it follows from what is written alone, not from what was there before it came first.
+    pub fn is_part_of_file(&self) -> bool {
+        matches!(self, Self::Line(_) | Self::Block(_))
     }
 
     /// Whether a check reads files of the source.
@@ -444,6 +465,7 @@ impl Options {
             Self::Service(options) => service::run(options, context),
             Self::Package(options) => package::run(options, context),
             Self::Account(options) => account::run(options, context),
+            Self::AuthorizedKey(options) => authorized_key::run(options, context),
             Self::Hostname(options) => naming::set_hostname(options, context, hand),
             Self::Reboot(_) => reboot::run(context),
             other => Err(ModuleError::new(format!("{} is no action", other.name()))),

@@ -10,7 +10,7 @@ use serde_json::{Value, json};
 use towpath_host::{
     FileVersion, Look,
     packagekit::{Found, PackageKit, PackageKitError},
-    process::{self, Invocation, Output},
+    process::{self, Cancel, Invocation, Output},
 };
 use towpath_proto::v1alpha as pb;
 
@@ -89,6 +89,8 @@ pub(crate) fn resolve(package: pb::Package) -> Result<Options, Vec<Problem>> {
 struct Installed {
     version: String,
     held: bool,
+    /// Whether its installation has come to its end.
+    whole: bool,
 }
 
 /// What was read of the package database, kept for as long as it does not change.
@@ -124,10 +126,14 @@ fn dpkg(text: &str) -> Packages {
             continue;
         };
         let words: Vec<&str> = status.split(' ').collect();
-        if words.get(2) != Some(&"installed") {
+        if matches!(words.get(2), None | Some(&("not-installed" | "config-files"))) {
             continue;
         }
-        let installed = Installed { version: version.to_owned(), held: words.first() == Some(&"hold") };
+        let installed = Installed {
+            version: version.to_owned(),
+            held: words.first() == Some(&"hold"),
+            whole: words.get(2) == Some(&"installed"),
+        };
         if let Some(arch) = field("Architecture") {
             packages.insert(format!("{name}:{arch}"), installed.clone());
         }
@@ -143,7 +149,7 @@ fn rpm(names: &[String], context: &Context<'_>) -> Result<Packages, ModuleError>
     let output = run_tool(&argv, context)?;
     let line = |line: &str| {
         let (name, version) = line.split_once('\t')?;
-        Some((name.to_owned(), Installed { version: version.to_owned(), held: false }))
+        Some((name.to_owned(), Installed { version: version.to_owned(), held: false, whole: true }))
     };
     Ok(output.stdout.lines().filter_map(line).collect())
 }
@@ -156,14 +162,12 @@ fn run_tool(argv: &[&str], context: &Context<'_>) -> Result<Output, ModuleError>
         timeout: Some(context.timeout),
         ..Invocation::default()
     };
-    let output = process::run(&invocation, context.cancel)
+    // A package manager that is cut off leaves a database that has to be mended: it comes to its end.
+    let output = process::run(&invocation, &Cancel::default())
         .map_err(|error| ModuleError::new(format!("{} can't be run: {error}", argv[0])))?;
     if output.timed_out {
         let seconds = context.timeout.as_secs();
         return Err(ModuleError::new(format!("{} took longer than {seconds} s and was ended", argv[0])));
-    }
-    if output.cancelled {
-        return Err(ModuleError::new("it was cut off because the agent stops"));
     }
     Ok(output)
 }
@@ -179,7 +183,11 @@ struct Missing {
 }
 
 impl Options {
-    /// What tells these packages from others.
+    /// The packages.
+    pub(crate) fn names(&self) -> &[String] {
+        &self.names
+    }
+
     fn missing(&self, installed: &Packages, newest: &BTreeMap<String, String>) -> Missing {
         let mut missing = Missing::default();
         for name in &self.names {
@@ -188,6 +196,7 @@ impl Options {
                 (State::Absent, Some(_)) => missing.remove.push(name.clone()),
                 (State::Absent, None) => {}
                 (_, None) => missing.install.push(name.clone()),
+                (_, Some(known)) if !known.whole => missing.install.push(name.clone()),
                 (State::Latest, Some(known)) if newest.get(name).is_some_and(|newest| *newest != known.version) => {
                     missing.upgrade.push(name.clone());
                 }
@@ -256,7 +265,7 @@ impl Options {
 }
 
 fn newest_rpm(names: &[String], context: &Context<'_>) -> Result<BTreeMap<String, String>, ModuleError> {
-    let mut argv = vec!["dnf", "-q", "repoquery", "--latest-limit=1", "--qf", "%{name}\t%{version}-%{release}"];
+    let mut argv = vec!["dnf", "-q", "repoquery", "--latest-limit=1", "--qf", "%{name}\t%{version}-%{release}\n"];
     argv.extend(names.iter().map(String::as_str));
     let output = run_tool(&argv, context)?;
     let pair = |line: &str| line.split_once('\t').map(|(name, version)| (name.to_owned(), version.to_owned()));
@@ -294,12 +303,17 @@ pub(crate) fn run(options: &Options, context: &Context<'_>) -> Result<Report, Mo
     context.needs_whole_root("package")?;
     let installed = context.memory.packages.read(context.look, &options.names, context)?;
     let missing = options.missing(&installed, &options.newest(context)?);
-    if !missing.unhold.is_empty() {
-        mark("unhold", &missing.unhold, context)?;
+    let held = missing.remove.iter().filter(|name| installed.get(*name).is_some_and(|known| known.held)).cloned();
+    let unhold: Vec<String> = missing.unhold.iter().cloned().chain(held).collect();
+    if !unhold.is_empty() {
+        mark("unhold", &unhold, context)?;
     }
     let changes = !missing.install.is_empty() || !missing.upgrade.is_empty() || !missing.remove.is_empty();
     if changes {
-        by_backend(options, &missing, context)?;
+        // Of another architecture, or half installed: apt knows what to do, PackageKit does not name it.
+        let odd = |name: &String| name.contains(':') || installed.get(name).is_some_and(|known| !known.whole);
+        let plain = !options.names.iter().any(odd);
+        by_backend(options, &missing, plain, context)?;
     }
     if !missing.hold.is_empty() {
         mark("hold", &missing.hold, context)?;
@@ -314,11 +328,11 @@ pub(crate) fn run(options: &Options, context: &Context<'_>) -> Result<Report, Mo
     Ok(Report::well())
 }
 
-fn by_backend(options: &Options, missing: &Missing, context: &Context<'_>) -> Result<(), ModuleError> {
+fn by_backend(options: &Options, missing: &Missing, plain: bool, context: &Context<'_>) -> Result<(), ModuleError> {
     // A version is asked for by name, which PackageKit does not have on all systems.
     let try_packagekit = match options.backend {
         Backend::PackageKit => true,
-        Backend::Auto => options.version.is_none(),
+        Backend::Auto => options.version.is_none() && plain,
         Backend::Apt | Backend::Dnf => false,
     };
     if try_packagekit {
@@ -392,6 +406,18 @@ fn apt(missing: &Missing, options: &Options, context: &Context<'_>) -> Result<()
         run_tool(&argv, context)
     };
     if !missing.remove.is_empty() {
+        let simulated = call("remove", &["--simulate"], &missing.remove)?;
+        well("apt-get remove", &simulated)?;
+        let goes = |line: &str| line.strip_prefix("Remv ")?.split(' ').next().map(str::to_owned);
+        let others: Vec<String> =
+            simulated.stdout.lines().filter_map(goes).filter(|name| !missing.remove.contains(name)).collect();
+        if !others.is_empty() {
+            let what = format!("{} would go too, which need it", others.join(", "));
+            return Err(ModuleError::new(format!(
+                "{}: {what}; name them as well, or let them go first",
+                missing.remove.join(", ")
+            )));
+        }
         well("apt-get remove", &call("remove", &[], &missing.remove)?)?;
     }
     let mut wanted: Vec<String> = missing.install.iter().chain(&missing.upgrade).cloned().collect();
@@ -404,7 +430,15 @@ fn apt(missing: &Missing, options: &Options, context: &Context<'_>) -> Result<()
     let more: &[&str] =
         if options.version.is_some() { &["--allow-downgrades", "--allow-change-held-packages"] } else { &[] };
     let mut output = call("install", more, &wanted)?;
-    if output.rc != 0 && (output.stderr.contains("Unable to locate") || output.stderr.contains("was not found")) {
+    if output.rc != 0 && output.stderr.contains("dpkg was interrupted") {
+        well(
+            "dpkg --configure -a",
+            &run_tool(&["dpkg", "--configure", "-a", "--force-confdef", "--force-confold"], context)?,
+        )?;
+        output = call("install", more, &wanted)?;
+    }
+    let old = ["Unable to locate", "was not found", "no installation candidate", "Failed to fetch", "404"];
+    if output.rc != 0 && old.iter().any(|word| output.stderr.contains(word)) {
         // It may be new since the lists were read last.
         well("apt-get update", &run_tool(&["apt-get", "-q", "-o", &lock, "update"], context)?)?;
         output = call("install", more, &wanted)?;
@@ -478,13 +512,14 @@ mod tests {
         let known = dpkg(STATUS);
         assert_eq!(known["nginx"].version, "1.22.1-9");
         assert_eq!(known["nginx:amd64"], known["nginx"]);
-        assert!(known["kept"].held && !known.contains_key("gone") && !known.contains_key("half"));
+        assert!(known["kept"].held && !known.contains_key("gone") && !known["half"].whole);
     }
 
     #[test]
     fn what_is_missing() {
         let names = |names: &[&str]| names.iter().map(|name| (*name).to_owned()).collect::<Vec<_>>();
         assert_eq!(missing(json!({"name": "nginx"})), Missing::default());
+        assert_eq!(missing(json!({"name": "half", "state": "absent"})).remove, names(&["half"]));
         assert_eq!(missing(json!({"names": ["nginx", "gone", "half"]})).install, names(&["gone", "half"]));
         assert_eq!(missing(json!({"name": "nginx", "version": "2"})).install, names(&["nginx"]));
         assert_eq!(missing(json!({"name": "nginx", "state": "latest"})).upgrade, names(&["nginx"]));

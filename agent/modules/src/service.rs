@@ -33,7 +33,19 @@ enum State {
 const LINES: &str = "10";
 
 /// The kinds of units that a name may end with.
-const KINDS: [&str; 7] = [".service", ".socket", ".timer", ".mount", ".path", ".target", ".slice"];
+const KINDS: [&str; 11] = [
+    ".service",
+    ".socket",
+    ".timer",
+    ".mount",
+    ".automount",
+    ".swap",
+    ".path",
+    ".target",
+    ".slice",
+    ".scope",
+    ".device",
+];
 
 /// A unit by its whole name.
 pub(crate) fn whole(name: &str) -> String {
@@ -91,9 +103,10 @@ impl Options {
             missing.push(Missing::Unmask);
         }
         // What has no [Install] section is started by others: it is as enabled as it can be.
-        let enabled = matches!(unit.file.as_str(), "enabled" | "enabled-runtime" | "static" | "alias" | "generated");
+        let file = unit.file.as_str();
+        let enabled = matches!(file, "enabled" | "enabled-runtime" | "static" | "alias" | "generated" | "indirect");
         // What can't be disabled is not.
-        let fixed = |wanted: bool| !wanted && unit.file == "static";
+        let fixed = |wanted: bool| !wanted && matches!(file, "static" | "alias" | "generated" | "indirect");
         if self.enabled.is_some_and(|wanted| wanted != enabled && !fixed(wanted)) {
             missing.push(Missing::Enable(self.enabled == Some(true)));
         }
@@ -131,6 +144,11 @@ pub(crate) fn check(options: &Options, context: &Context<'_>) -> Result<Checked,
     let unit = systemd.state(&options.unit).map_err(failed)?;
     let gone = unit.load == "not-found";
     let nothing = options.enabled != Some(true) && matches!(options.state, None | Some(State::Stopped));
+    if gone && nothing && options.masked == Some(true) {
+        // It is masked before its package brings it.
+        let diff = format!("{} is masked\n", options.unit);
+        return Ok(Checked::Change(Change { verb: Verb::Update, diff, steps: Vec::new() }));
+    }
     if gone && nothing {
         return Ok(Checked::InSync);
     }

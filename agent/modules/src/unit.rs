@@ -60,20 +60,35 @@ impl Options {
     }
 }
 
+/// Whether a unit is one that others are made from: it has no state of its own.
+fn template(unit: &str) -> bool {
+    unit.contains("@.")
+}
+
+/// Whether the distribution has a unit of that name too, which comes to light when this one goes.
+fn vendor(unit: &str, context: &Context<'_>) -> bool {
+    ["/usr/lib/systemd/system", "/lib/systemd/system"]
+        .iter()
+        .any(|folder| context.look.exists(&format!("{folder}/{unit}")).unwrap_or(false))
+}
+
 pub(crate) fn check(options: &Options, context: &Context<'_>) -> Result<Checked, ModuleError> {
     context.needs_whole_root("unit")?;
     let systemd = Systemd::connect().map_err(failed)?;
     let mut change = match file::check(&options.file, context)? {
         Checked::Change(change) => change,
         // A crash between the file and the reload leaves it to be done.
-        Checked::InSync if systemd.state(&options.unit).map_err(failed)?.stale => crate::Change {
-            verb: crate::Verb::Update,
-            diff: format!("systemd reads {} again\n", options.unit),
-            steps: Vec::new(),
-        },
+        Checked::InSync if !template(&options.unit) && systemd.state(&options.unit).map_err(failed)?.stale => {
+            crate::Change {
+                verb: crate::Verb::Update,
+                diff: format!("systemd reads {} again\n", options.unit),
+                steps: Vec::new(),
+            }
+        }
         other => return Ok(other),
     };
-    if options.absent && !options.drop_in {
+    let goes = change.steps.iter().any(|step| matches!(step, Step::Remove { .. }));
+    if goes && !options.drop_in && !template(&options.unit) && !vendor(&options.unit, context) {
         change.steps.insert(0, Step::StopUnit { unit: options.unit.clone() });
     }
     change.steps.push(Step::ReloadUnits);

@@ -44,9 +44,10 @@ impl Node {
             return;
         }
         let disk = self.accepted();
+        let before = self.fleet.known();
         let current = match accept::current(self.store.as_ref()) {
             Ok((current, revision)) => {
-                self.fleet.seen(revision);
+                self.fleet.seen(before, revision);
                 current.unwrap_or_default()
             }
             Err(error) => return self.store_failed(&error),
@@ -127,7 +128,8 @@ impl Node {
             return;
         }
         match pass::say_anew(&self.machine, &self.journal, &self.fleet, revision) {
-            Ok(()) => tracing::info!("the data store had gone back, and this node has said anew what it holds"),
+            Ok(true) => tracing::info!("the data store had gone back, and this node has said anew what it holds"),
+            Ok(false) => {}
             Err(error) => tracing::warn!(%error, "this node can't say anew yet what it holds"),
         }
     }

@@ -207,6 +207,7 @@ impl Handle {
             windows: Windows::default(),
             coordination: None,
             cancel: &cancel,
+            stops: &|| false,
             make_way: &|| false,
         };
         let outcome = pass::run(&mut pass, &mut ComputedCache::default());

@@ -41,6 +41,9 @@ use crate::{
 /// How often a pass is repeated at once where somebody else changes files while it runs.
 const LOOKS: usize = 10;
 
+/// How long a run of the agent that is not a daemon waits for what is due.
+const SOON: Duration = Duration::from_secs(5);
+
 /// What a node is made from.
 #[derive(Debug)]
 pub struct Options {
@@ -330,7 +333,7 @@ impl Node {
         let facts = self.handle.facts();
         let others = self.handle.others(revision);
         let nodes = pass::known_nodes(&revision.set, &revision.view, &facts, &revision.shared_facts(), &others);
-        let queue = self.queue.clone();
+        let (queue, ending) = (self.queue.clone(), self.queue.clone());
         let cancel = self.cancel.clone();
         let mut pass = Pass {
             machine: &self.machine,
@@ -345,6 +348,7 @@ impl Node {
             windows: revision.windows(),
             coordination: Some(Coordination { fleet: &self.fleet, table: &revision.table }),
             cancel: &cancel,
+            stops: &move || ending.stops(),
             make_way: &move || queue.wants_way(),
         };
         pass::run(&mut pass, &mut self.computed)
@@ -377,6 +381,14 @@ impl Node {
         };
         if self.queue.wants_way() && !self.queue.stops() {
             self.queue.take(Duration::ZERO);
+            worst = self.pass().unwrap_or(worst);
+        }
+        // What opens in a moment, such as a store that has only just been reached, is waited for.
+        for _ in 0..3 {
+            let now = self.clock.monotonic();
+            let soon = self.fleet.due().map(|due| due.saturating_duration_since(now)).filter(|wait| *wait < SOON);
+            let Some(wait) = soon.filter(|_| worst == Outcome::Held && !self.queue.stops()) else { break };
+            thread::sleep(wait);
             worst = self.pass().unwrap_or(worst);
         }
         match (worst, looked) {

@@ -300,6 +300,15 @@ fn literal_identity(module: &ModuleUse) -> Option<(String, String)> {
     (!identity.contains("{{") && !identity.contains("{%")).then(|| (module.name.to_owned(), identity))
 }
 
+/// A unit by its whole name: the short one means the same.
+fn unit_name(name: &str) -> String {
+    let whole = name.rsplit_once('.').is_some_and(|(_, kind)| {
+        ["service", "socket", "timer", "mount", "automount", "swap", "path", "target", "slice", "scope", "device"]
+            .contains(&kind)
+    });
+    if whole { name.to_owned() } else { format!("{name}.service") }
+}
+
 /// What a task manages: its module's first parameter; for parts of files, also which part.
 pub fn identity(module: &str, params: &Value) -> Option<String> {
     let text = |key: &str| params.get(key).and_then(Value::as_str);
@@ -312,9 +321,10 @@ pub fn identity(module: &str, params: &Value) -> Option<String> {
             let names = params.get("names")?.as_array()?;
             Some(names.iter().filter_map(Value::as_str).collect::<Vec<_>>().join(","))
         }),
+        "service" => text("name").map(unit_name),
         "unit" => Some(match text("dropIn") {
-            Some(drop_in) => format!("{} {drop_in}", text("name")?),
-            None => text("name")?.to_owned(),
+            Some(drop_in) => format!("{} {}", unit_name(text("name")?), drop_in.trim_end_matches(".conf")),
+            None => unit_name(text("name")?),
         }),
         "authorizedKey" => {
             let key: Vec<&str> = text("key")?.split_whitespace().take(2).collect();
@@ -322,7 +332,7 @@ pub fn identity(module: &str, params: &Value) -> Option<String> {
         }
         // There is one of each.
         "hostname" | "timezone" => Some(module.to_owned()),
-        "service" | "publish" | "user" | "group" | "sudoers" | "packageRepository" => text("name").map(str::to_owned),
+        "publish" | "user" | "group" | "sudoers" | "packageRepository" => text("name").map(str::to_owned),
         _ => None,
     }
 }

@@ -3,9 +3,15 @@
 use super::{Fleet, TRIES};
 use crate::{
     keys,
-    rollout::{Own, Spec, View, anew, announce, confirm},
+    rollout::{Own, Spec, View, anew, announce, confirm, end_restoration},
     store::StoreError,
 };
+
+/// No book is meant: only what is of the whole fleet is read.
+fn of_the_fleet(known: &[String]) -> Spec {
+    let nobody = "none/none".to_owned();
+    Spec { book: nobody.clone(), group: nobody, known: known.to_vec(), waves: 1, ..Spec::default() }
+}
 
 impl Fleet {
     /// Says anew what this node holds in a run, where the store lacks it or has something older.
@@ -22,13 +28,21 @@ impl Fleet {
         Err(StoreError::Unreachable("others write too fast".into()))
     }
 
-    /// Says that this node has said anew all that it holds.
+    /// Looks whether this node has to say anew what it holds: what has only been heard may not count.
     ///
     /// # Errors
     /// When the store does not answer.
-    pub fn has_said_anew(&self) -> Result<(), StoreError> {
-        // No book is meant: only what is of the whole fleet is read.
-        let none = Spec { book: "none/none".into(), group: "none/none".into(), waves: 1, ..Spec::default() };
+    pub fn really_owes(&self) -> Result<bool, StoreError> {
+        self.look(&of_the_fleet(&[]))?;
+        Ok(self.owes())
+    }
+
+    /// Says that this node has said anew all that it holds. `known` are the nodes that git names.
+    ///
+    /// # Errors
+    /// When the store does not answer.
+    pub fn has_said_anew(&self, known: &[String]) -> Result<(), StoreError> {
+        let none = of_the_fleet(known);
         let mut view = self.look(&none)?;
         for _ in 0..TRIES {
             view = self.announced(&none, view)?;
@@ -37,7 +51,8 @@ impl Fleet {
                 Some(txn) => view = self.commit(&none, txn)?,
                 None => {
                     self.horizon.settled();
-                    return Ok(());
+                    // Who is the last to say it ends the restoration.
+                    return end_restoration(known, &view).map_or(Ok(()), |txn| self.store.commit(&txn).map(drop));
                 }
             }
         }
@@ -50,10 +65,16 @@ impl Fleet {
             return Ok(view);
         }
         let id = uuid::Uuid::new_v4().simple().to_string();
-        match announce(&view, &id, self.horizon.restoration().as_deref()) {
-            Some(txn) => self.commit(spec, txn),
-            None => Ok(view),
+        let Some(txn) = announce(&view, &id, self.horizon.restoration().as_deref()) else { return Ok(view) };
+        let mut view = self.commit(spec, txn)?;
+        if view.restored.is_none() {
+            tracing::error!(
+                "that the data store was restored can't be said: what this node writes does not count there"
+            );
+            self.horizon.announced();
+            view.fallen = false;
         }
+        Ok(view)
     }
 
     pub(super) fn notice_anew(&self, view: &mut View) -> Result<(), StoreError> {

@@ -4,7 +4,7 @@ use super::{Errand, Fleet, Found};
 use crate::{
     keys,
     rollout::{Candidacy, ElectStep, Election, OnLost, Record, Spec, View, elect, elected_anew, publish},
-    store::{Outcome, Page, StoreError},
+    store::{Page, StoreError},
 };
 
 impl Fleet {
@@ -17,7 +17,7 @@ impl Fleet {
         let lost: Vec<String> = if spec.on_lost == OnLost::Skip {
             let alive = self.alive()?;
             let gone = |node: &&String| !alive.contains(*node) && self.agrees_lost(node);
-            spec.members.keys().filter(gone).cloned().collect()
+            spec.members.keys().chain(&spec.late).filter(gone).cloned().collect()
         } else {
             Vec::new()
         };
@@ -40,7 +40,7 @@ impl Fleet {
             match elect(&record, &view, &candidacy) {
                 ElectStep::Settled(election) => return Ok(election),
                 ElectStep::Behind => return Ok(Election::Wait(Vec::new())),
-                ElectStep::Commit(txn) => drop(self.store.commit(&txn)?),
+                ElectStep::Commit(txn) => _ = self.commit_marked(txn)?,
             }
         }
     }
@@ -55,7 +55,7 @@ impl Fleet {
         loop {
             let record = self.elected(spec, task)?;
             let txn = publish(spec, &self.node, task, definition, &record, &share);
-            if let Outcome::Done { .. } = self.store.commit(&txn)? {
+            if self.commit_marked(txn)? {
                 return Ok(());
             }
         }
@@ -74,7 +74,7 @@ impl Fleet {
         loop {
             let record = self.elected(spec, task)?;
             let Some(txn) = elected_anew(spec, &self.node, task, definition, &record, None) else { return Ok(()) };
-            if let Outcome::Done { .. } = self.store.commit(&txn)? {
+            if self.commit_marked(txn)? {
                 return Ok(());
             }
         }
@@ -82,8 +82,9 @@ impl Fleet {
 
     fn elected(&self, spec: &Spec, task: &str) -> Result<Record, StoreError> {
         let key = keys::elected(&spec.book, task);
+        let before = self.known();
         let read = self.store.read(&key, &Page { after: None, limit: 1 })?;
-        self.seen(read.revision);
+        self.seen(before, read.revision);
         Ok(Record::of(read.rows.into_iter().find(|row| row.key == key).as_ref()))
     }
 }

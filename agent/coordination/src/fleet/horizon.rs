@@ -31,6 +31,8 @@ struct Known {
     restoration: Option<String>,
     /// Whether this node has to say anew what it holds.
     owes: bool,
+    /// Whether somebody may have said that the store went back, which was not looked at yet.
+    heard: bool,
     /// Whether the store did not answer last time; and when it did first since then.
     away: bool,
     reached: Option<Instant>,
@@ -69,45 +71,66 @@ impl Horizon {
         known.reached.map(|reached| reached + SURE).filter(|sure| now < *sure)
     }
 
-    /// A revision of the store was seen; one that is lower than another before tells that it has gone back.
-    pub(super) fn seen(&self, revision: u64) {
+    /// An answer of the store has this revision, and was asked for when `before` was known: others may have seen more
+    /// since, but an answer is never older than its question, unless the store has gone back.
+    pub(super) fn seen(&self, before: (u64, u64), revision: u64) {
         let mut known = self.lock();
-        if revision < known.revision {
+        if revision > 0 && revision < before.0 {
             tracing::warn!(
-                was = known.revision,
+                was = before.0,
                 is = revision,
                 "the data store has gone back: it was restored, or begun anew"
             );
             (known.fallen, known.owes) = (true, true);
+            known.revision = revision;
         }
-        known.revision = revision;
+        known.revision = known.revision.max(revision);
     }
 
-    /// Compares what was read with what this node knows, and tells the view.
-    pub(super) fn judge(&self, view: &mut View) {
-        self.seen(view.revision);
+    /// Compares what was read with what this node knew when it asked, and tells the view.
+    pub(super) fn judge(&self, before: (u64, u64), view: &mut View) {
+        self.seen(before, view.revision);
         let mut known = self.lock();
-        if view.mark < known.mark {
-            tracing::warn!(was = known.mark, is = view.mark, "the data store lacks what this node has written to it");
+        // A mark that is not there says nothing: it may be signed with a key that counts no more.
+        if view.mark > 0 && view.mark < before.1 {
+            tracing::warn!(was = before.1, is = view.mark, "the data store lacks what this node has written to it");
             (known.fallen, known.owes) = (true, true);
             // What is written from now on is newer than that.
             known.mark = view.mark;
         }
         known.mark = known.mark.max(view.mark);
+        known.heard = false;
         match &view.restored {
             Some((restored, _)) if known.restoration.as_deref() != Some(restored.id.as_str()) => {
                 known.restoration = Some(restored.id.clone());
                 (known.fallen, known.owes) = (false, true);
             }
-            None if !known.fallen => known.owes = false,
+            None if !known.fallen && self.shared => known.owes = false,
             _ => {}
         }
         view.fallen = known.fallen && self.shared;
     }
 
-    /// Somebody has said that the store went back.
+    /// This node has written something with a mark.
+    pub(super) fn wrote(&self, mark: u64) {
+        let mut known = self.lock();
+        known.mark = known.mark.max(mark);
+    }
+
+    /// Whether this node knows that the store has gone back, and nobody is known to have said so.
+    pub(super) fn has_fallen(&self) -> bool {
+        self.lock().fallen && self.shared
+    }
+
+    /// This node has said that the store went back. Where that does not read back (it does not count), it is not said
+    /// again.
+    pub(super) fn announced(&self) {
+        self.lock().fallen = false;
+    }
+
+    /// Somebody seems to have said that the store went back: it is looked at.
     pub(super) fn told(&self) {
-        self.lock().owes = true;
+        self.lock().heard = true;
     }
 
     /// This node has said anew what it holds.
@@ -117,9 +140,10 @@ impl Horizon {
         known.owes = known.fallen;
     }
 
-    /// Whether this node has to say anew what it holds.
+    /// Whether this node has to say anew what it holds, or to look whether it has.
     pub(super) fn owes(&self) -> bool {
-        self.lock().owes
+        let known = self.lock();
+        known.owes || known.heard
     }
 
     /// The restoration that was heard of last.

@@ -17,6 +17,7 @@ use towpath_host::Clock;
 use crate::{
     fleet::horizon::Horizon,
     keys,
+    rollout::{View, announce},
     store::{Change, Compare, LeaseId, Op, Outcome, Page, Store, StoreError, Txn},
 };
 
@@ -273,9 +274,13 @@ impl Shared {
     }
 
     fn begin_watch(&self, prefix: &str) -> Result<mpsc::UnboundedReceiver<Change>, StoreError> {
+        let before = self.horizon.known();
         let read = self.store.read(prefix, &Page { after: None, limit: 1 })?;
-        // A store that has gone back is seen even by who has nothing to ask of it.
-        self.horizon.seen(read.revision);
+        // A store that has gone back is seen, and said, even by who is in the midst of a long task.
+        self.horizon.seen(before, read.revision);
+        if self.horizon.has_fallen() {
+            self.announce()?;
+        }
         let changes = self.store.watch(prefix, read.revision + 1)?;
         if keys::RESTORED.starts_with(prefix) {
             let restored = self.store.read(keys::RESTORED, &Page { after: None, limit: 1 })?;
@@ -284,6 +289,19 @@ impl Shared {
             }
         }
         Ok(changes)
+    }
+
+    /// Says that the store has gone back, unless somebody has said so since.
+    fn announce(&self) -> Result<(), StoreError> {
+        let rows = self.store.read(keys::RESTORED, &Page { after: None, limit: 1 })?.rows;
+        let restored = rows.into_iter().find(|row| row.key == keys::RESTORED);
+        let restored = restored.and_then(|row| Some((serde_json::from_slice(&row.value).ok()?, row.modified)));
+        let view = View { restored, ..View::default() };
+        let id = uuid::Uuid::new_v4().simple().to_string();
+        match announce(&view, &id, self.horizon.restoration().as_deref()) {
+            Some(txn) => self.store.commit(&txn).map(drop),
+            None => Ok(()),
+        }
     }
 
     /// Follows what is written below a prefix, and wakes the node.

@@ -161,9 +161,9 @@ impl Fleet {
         self.horizon.resume(revision, mark);
     }
 
-    /// A revision of the store was seen.
-    pub fn seen(&self, revision: u64) {
-        self.horizon.seen(revision);
+    /// An answer of the store has this revision, and was asked for when `before` was known.
+    pub fn seen(&self, before: (u64, u64), revision: u64) {
+        self.horizon.seen(before, revision);
     }
 
     /// How far the store has come, as far as was seen, and the number of what this node wrote last.
@@ -261,8 +261,9 @@ impl Fleet {
     }
 
     fn look(&self, spec: &Spec) -> Result<View, StoreError> {
+        let before = self.horizon.known();
         let outcome = self.store.commit(&View::reading(spec, &self.node)).inspect_err(|_| self.forget())?;
-        Ok(self.viewed(spec, outcome))
+        Ok(self.viewed(spec, before, outcome))
     }
 
     /// Adds to a record the time at which it was made: for people, no decision reads it.
@@ -283,20 +284,36 @@ impl Fleet {
     /// Commits, and reads the next view in the same request.
     fn commit(&self, spec: &Spec, mut txn: Txn) -> Result<View, StoreError> {
         self.stamp(&mut txn);
-        let mark = Mark { number: self.horizon.known().1 + 1 };
-        txn.then.push(Op::put(keys::mark(&self.node), serde_json::to_vec(&mark).unwrap_or_default()));
+        let before = self.horizon.known();
+        txn.then.push(self.mark(before.1 + 1));
         let reading = View::reading(spec, &self.node).then;
         txn.then.extend(reading.iter().cloned());
         txn.otherwise = reading;
         let outcome = self.store.commit(&txn).inspect_err(|_| self.forget())?;
         tracing::debug!(book = spec.book, done = matches!(outcome, Outcome::Done { .. }), "committed {}", shown(&txn));
-        Ok(self.viewed(spec, outcome))
+        Ok(self.viewed(spec, before, outcome))
     }
 
-    fn viewed(&self, spec: &Spec, outcome: Outcome) -> View {
+    /// The number of what this node writes.
+    fn mark(&self, number: u64) -> Op {
+        Op::put(keys::mark(&self.node), serde_json::to_vec(&Mark { number }).unwrap_or_default())
+    }
+
+    /// Commits something of this node's own that no run's view shows; says whether it was done.
+    fn commit_marked(&self, mut txn: Txn) -> Result<bool, StoreError> {
+        let number = self.horizon.known().1 + 1;
+        txn.then.push(self.mark(number));
+        let done = matches!(self.store.commit(&txn)?, Outcome::Done { .. });
+        if done {
+            self.horizon.wrote(number);
+        }
+        Ok(done)
+    }
+
+    fn viewed(&self, spec: &Spec, before: (u64, u64), outcome: Outcome) -> View {
         let (revision, answers) = outcome.answers();
         let mut view = View::of(spec, &self.node, revision, answers);
-        self.horizon.judge(&mut view);
+        self.horizon.judge(before, &mut view);
         self.notice_unsure(&mut view);
         self.remember(spec, &view);
         view

@@ -17,7 +17,7 @@ impl Fleet {
         self.notice_absences(view);
         self.notice_idle(spec, view);
         self.notice_anew(view)?;
-        if spec.on_lost != OnLost::Hold && !view.done(spec) {
+        if spec.on_lost != OnLost::Hold && (!view.done(spec) || view.restored.is_some()) {
             let alive = self.alive()?;
             let known = spec.known.iter().filter(|_| view.restored.is_some()).cloned();
             let held = view.held.iter().map(|held| held.node.clone());

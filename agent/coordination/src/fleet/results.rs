@@ -148,12 +148,10 @@ impl Fleet {
     /// Asks for the key of results: those who made them, and where one is gone some other targets.
     fn ask_for(&self, errand: Errand<'_>, closed: &[String]) -> Result<(), StoreError> {
         let alive = self.alive()?;
-        let others = errand.spec.members.keys().filter(|node| **node != self.node && alive.contains(*node));
-        let others: Vec<&String> = others.take(ASKED).collect();
-        let mut asked: Vec<&String> = Vec::new();
-        for by in closed {
-            if alive.contains(by) { asked.push(by) } else { asked.extend(&others) }
-        }
+        let targets = errand.spec.members.keys().chain(&errand.spec.late);
+        let others = targets.filter(|node| **node != self.node && alive.contains(*node) && !closed.contains(node));
+        // Who made it may not be able to read it any more.
+        let asked: Vec<&String> = closed.iter().filter(|by| alive.contains(*by)).chain(others.take(ASKED)).collect();
         let mut then: Vec<Op> = Vec::new();
         for node in asked {
             for by in closed {

@@ -151,14 +151,12 @@ pub(super) fn eligible<'v>(
 /// To whom a slot is handed: one of those who wait longest, as many as there are slots, so that holders who end at the
 /// same time do not all hand to the same.
 fn next_in_queue<'v>(spec: &'v Spec, view: &'v View, part: &'v str, me: &'v str) -> Option<&'v Entry> {
-    let slots = usize::try_from(view.taken(part).max(1)).unwrap_or(usize::MAX);
-    let first: Vec<&Entry> = eligible(spec, view, part, Some(me)).take(slots).collect();
-    // FNV-1a: any spread does.
-    let spread = me
-        .bytes()
-        .fold(0xcbf2_9ce4_8422_2325_u64, |hash, byte| (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3));
-    let at = usize::try_from(spread % first.len().max(1) as u64).unwrap_or(0);
-    first.get(at).copied()
+    // Each holder has a place among the holders, and hands to who has that place among those who wait.
+    let slots = |held: &&HeldBy| matches!(held.held.kind, Kind::Claim | Kind::Offer) && held.part == part;
+    let holders = view.held.iter().filter(slots);
+    let place = holders.clone().filter(|held| held.node.as_str() < me).count();
+    let first: Vec<&Entry> = eligible(spec, view, part, Some(me)).take(holders.count().max(1)).collect();
+    first.get(place % first.len().max(1)).copied()
 }
 
 fn written_off(view: &View, entry: &Entry) -> bool {

@@ -156,7 +156,10 @@ pub fn elected_anew(
 ) -> Option<Txn> {
     let key = keys::elected(&spec.book, task);
     let mut next = record.standing(definition);
-    if next.nodes.get(me).is_some_and(|known| share.is_none() || known.as_ref() == share) {
+    let told = next.nodes.get(me).is_some_and(|known| share.is_none() || known.as_ref() == share);
+    // What was only begun counts for nothing where somebody else has come to a good end.
+    let over = share.is_none() && next.nodes.values().flatten().any(|share| share.ok);
+    if told || over {
         return None;
     }
     next.nodes.insert(me.to_owned(), share.cloned());

@@ -19,7 +19,7 @@ pub use anew::{Own, anew, announce, confirm};
 pub use decide::{Want, decide, drift_of};
 pub use elect::{Candidacy, ElectStep, Elected, Election, Record, Share, elect, elected_anew, publish};
 pub use spec::{Cut, OnLost, Spec};
-pub use tend::{complete, idle, tend, worth_reading};
+pub use tend::{complete, end_restoration, idle, tend, worth_reading};
 pub use view::{Entry, HeldBy, Mark, View, look};
 
 /// What stands in a slot.

@@ -16,7 +16,7 @@ pub fn tend(spec: &Spec, view: &View, me: &str) -> Option<Txn> {
     let accepted = view.current(spec).filter(|_| !view.owes(me))?;
     let Some(unmoved) = view.lets_in(spec) else { return lost_since(spec, view, accepted) };
     open(spec, view, &unmoved)
-        .or_else(|| end_restoration(spec, view))
+        .or_else(|| end_restoration(&spec.known, view))
         .or_else(|| give_up(spec, view, me, &unmoved))
         .or_else(|| lost(spec, view, &unmoved))
         .or_else(|| clear_queue(spec, view, &unmoved))
@@ -24,10 +24,10 @@ pub fn tend(spec: &Spec, view: &View, me: &str) -> Option<Txn> {
 }
 
 /// Everybody has said anew what it holds: the store is whole again.
-fn end_restoration(spec: &Spec, view: &View) -> Option<Txn> {
+pub fn end_restoration(known: &[String], view: &View) -> Option<Txn> {
     let (restored, modified) = view.restored.as_ref()?;
     // Who was written off in this book may still owe something to another.
-    spec.known.iter().all(|node| view.anew.contains(node)).then(|| Txn {
+    known.iter().all(|node| view.anew.contains(node)).then(|| Txn {
         compare: vec![Compare::Revision(keys::RESTORED.to_owned(), *modified)],
         then: vec![Op::Delete(keys::RESTORED.to_owned()), Op::DeleteAll(keys::all_anew(&restored.id))],
         otherwise: Vec::new(),
@@ -177,6 +177,11 @@ fn give_up(spec: &Spec, view: &View, me: &str, unmoved: &[Compare]) -> Option<Tx
     let mut txn = delete(spec, held);
     txn.compare.extend(unmoved.iter().cloned());
     txn.then.push(Op::Delete(keys::offer_notice(&held.node, &spec.group)));
+    if !spec.known.contains(&held.node) {
+        // Nothing of it is asked for any more.
+        txn.then.push(Op::DeleteAll(keys::inbox(&held.node)));
+        txn.then.push(Op::Delete(keys::mark(&held.node)));
+    }
     Some(txn)
 }
 

@@ -16,17 +16,22 @@ use super::{
 };
 use crate::reconcile::{revision::Revision, runs::Run};
 
-/// Says anew all that this node holds: votes, claims, failures, and elections that it has begun or ended.
+/// Says anew all that this node holds: votes, claims, failures, and elections that it has begun or ended. Says whether
+/// it had to.
 ///
 /// # Errors
 /// When the store does not answer.
-pub fn say_anew(machine: &Machine, journal: &Journal, fleet: &Fleet, revision: &Revision) -> Result<(), StoreError> {
+pub fn say_anew(machine: &Machine, journal: &Journal, fleet: &Fleet, revision: &Revision) -> Result<bool, StoreError> {
+    if !fleet.really_owes()? {
+        return Ok(false);
+    }
     for book in &revision.view.books {
         if let Some(run) = Run::of(&revision.set, revision.generation, &revision.table, book) {
             book_anew(machine, fleet, revision, book, &run)?;
         }
     }
-    fleet.has_said_anew()?;
+    let known: Vec<String> = revision.set.all_nodes().into_iter().collect();
+    fleet.has_said_anew(&known)?;
     let mut changes = Changes::default();
     // No run is known to be through any more.
     for (book, progress) in machine.records::<Progress>(PROGRESS) {
@@ -36,7 +41,7 @@ pub fn say_anew(machine: &Machine, journal: &Journal, fleet: &Fleet, revision: &
     if let Err(error) = journal.commit(changes) {
         tracing::warn!(%error, "the journal does not take that all was said anew");
     }
-    Ok(())
+    Ok(true)
 }
 
 fn book_anew(machine: &Machine, fleet: &Fleet, revision: &Revision, book: &Book, run: &Run) -> Result<(), StoreError> {
@@ -49,8 +54,9 @@ fn book_anew(machine: &Machine, fleet: &Fleet, revision: &Revision, book: &Book,
     for index in 0..run.stretches.len() {
         let spec = run.spec_of(index);
         let own = SlotOf::of(spec, &revision.view.node);
-        // What is held is held in one budget; in the others there is nothing.
-        if said.insert((own.group.clone(), own.part.clone())) {
+        // What is held is held in one part of a budget, and a view of another part of the same shows it too.
+        let elsewhere = |slot: &&SlotOf| slot.away.is_some() && slot.group == own.group && !slot.is_in(&own);
+        if slot.as_ref().filter(elsewhere).is_none() && said.insert((own.group.clone(), own.part.clone())) {
             let away = slot.as_ref().filter(|slot| slot.is_in(&own)).and_then(|slot| slot.away.clone());
             fleet.say_anew(spec, &Own { away, voted: voted.clone() })?;
         }

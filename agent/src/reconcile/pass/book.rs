@@ -511,13 +511,19 @@ impl<'a, 'p> BookRun<'a, 'p> {
 
     /// Remembers what a task manages; gives who manages it already.
     fn claim(&mut self, task: &Task, ready: &Ready, identity: &str) -> Option<String> {
-        let managed = Managed { module: ready.options.name().to_owned(), identity: identity.to_owned() };
+        let module = ready.options.name();
+        let one = std::slice::from_ref(&identity);
+        let parts: Vec<&str> = ready.options.parts().iter().map(String::as_str).collect();
+        let parts = if parts.is_empty() { one.to_vec() } else { parts };
         let owner = format!("{}/{}", self.book.id(), task.id);
         let mut owners = self.owners.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(other) = owners.get(&managed).filter(|_| ready.options.sort() == Sort::State) {
-            return Some(other.clone());
+        for part in parts {
+            let managed = Managed { module: module.to_owned(), identity: part.to_owned() };
+            if let Some(other) = owners.get(&managed).filter(|_| ready.options.sort() == Sort::State) {
+                return Some(other.clone());
+            }
+            owners.insert(managed, owner.clone());
         }
-        owners.insert(managed, owner);
         drop(owners);
         let context = instance::context(self.pass.machine, &self.renderer, task, self.pass.cancel);
         self.managed.extend(instance::managed(&ready.options, identity, &context));

@@ -131,7 +131,7 @@ impl SlotOf {
     }
 }
 
-fn remember_slot(machine: &Machine, book: &str, slot: Option<&SlotOf>) {
+fn remember_slot(machine: &Machine, fleet: &Fleet, book: &str, slot: Option<&SlotOf>) {
     let Some(journal) = &machine.journal else { return };
     let key = format!("{SLOT}{book}");
     let known: Option<SlotOf> = machine.record(&key);
@@ -139,6 +139,7 @@ fn remember_slot(machine: &Machine, book: &str, slot: Option<&SlotOf>) {
         return;
     }
     let mut changes = Changes::default();
+    remember_horizon(fleet, &mut changes);
     match slot {
         Some(slot) => changes.put(key, slot),
         None => changes.delete(key),
@@ -164,7 +165,7 @@ pub(super) fn leave_gone_books(pass: &Pass<'_>) {
             continue;
         }
         match with.fleet.ask(&slot.spec(&book, &pass.view.node), Want::Leave) {
-            Answer::Go => remember_slot(pass.machine, &book, None),
+            Answer::Go => remember_slot(pass.machine, with.fleet, &book, None),
             Answer::Hold(gate) => tracing::warn!(book, "a slot can't be given back yet: {gate}"),
         }
     }
@@ -334,7 +335,7 @@ impl BookRun<'_, '_> {
         let id = self.book.id();
         let Some(slot) = self.pass.machine.record::<SlotOf>(&format!("{SLOT}{id}")) else { return };
         if !self.any_failed() && with.fleet.ask(&slot.spec(&id, &self.pass.view.node), Want::Leave) == Answer::Go {
-            remember_slot(self.pass.machine, &id, None);
+            remember_slot(self.pass.machine, with.fleet, &id, None);
         }
     }
 
@@ -346,7 +347,7 @@ impl BookRun<'_, '_> {
             .map(|stretch| SlotOf { away: Some((Kind::Failure, spec.run.clone(), stretch)), ..SlotOf::of(spec, node) });
         let Some(slot) = self.pass.machine.record::<SlotOf>(&format!("{SLOT}{id}")) else {
             if now.is_some() {
-                remember_slot(self.pass.machine, &id, now.as_ref());
+                remember_slot(self.pass.machine, with.fleet, &id, now.as_ref());
             }
             return;
         };
@@ -354,7 +355,7 @@ impl BookRun<'_, '_> {
         if !of_run && with.fleet.ask(&slot.spec(&id, &self.pass.view.node), Want::Leave) != Answer::Go {
             return;
         }
-        remember_slot(self.pass.machine, &id, now.as_ref());
+        remember_slot(self.pass.machine, with.fleet, &id, now.as_ref());
     }
 
     fn any_failed(&self) -> bool {
@@ -402,7 +403,7 @@ impl BookRun<'_, '_> {
             // A place in the queue, too, is to be left when the book goes.
             let id = self.book.id();
             if self.pass.machine.record::<SlotOf>(&format!("{SLOT}{id}")).is_none() {
-                remember_slot(self.pass.machine, &id, Some(&SlotOf::of(&part.spec, &self.pass.view.node)));
+                remember_slot(self.pass.machine, with.fleet, &id, Some(&SlotOf::of(&part.spec, &self.pass.view.node)));
             }
         }
         match with.fleet.ask(&part.spec, part.want) {
@@ -413,7 +414,7 @@ impl BookRun<'_, '_> {
                         _ => (Kind::Claim, drift_of(&part.spec.book), 0),
                     };
                     let slot = SlotOf { away: Some(away), ..SlotOf::of(&part.spec, &self.pass.view.node) };
-                    remember_slot(self.pass.machine, &self.book.id(), Some(&slot));
+                    remember_slot(self.pass.machine, with.fleet, &self.book.id(), Some(&slot));
                 }
                 self.in_stretch = Some(InStretch { held: true, ..part });
                 Ok(())
@@ -430,7 +431,13 @@ impl BookRun<'_, '_> {
         let (Some(with), Some(part)) = (self.pass.coordination, self.in_stretch.clone()) else { return Ok(()) };
         let stretch = if let Want::Change(stretch) = part.want { stretch } else { 0 };
         match with.fleet.ask(&part.spec, Want::Absent(stretch, timeout.as_secs().max(1))) {
-            Answer::Go => Ok(()),
+            Answer::Go => {
+                // Where there are no slots it has got one for this, which is to be given back.
+                let away = Some((Kind::Claim, part.spec.run.clone(), stretch));
+                let slot = SlotOf { away, ..SlotOf::of(&part.spec, &self.pass.view.node) };
+                remember_slot(self.pass.machine, with.fleet, &self.book.id(), Some(&slot));
+                Ok(())
+            }
             Answer::Hold(gate) => Err(gate),
         }
     }
@@ -458,7 +465,9 @@ impl BookRun<'_, '_> {
             return self.register_elected(task, value, None);
         }
         let errand = Errand { spec, task: &task.id, definition: &definition };
-        match with.fleet.elect(errand, eligible, count) {
+        let election = with.fleet.elect(errand, eligible, count);
+        self.forget_election(task, election.as_ref().ok());
+        match election {
             Err(error) => self.hold(Gate { reason: "StoreUnreachable", opens: error.to_string() }),
             Ok(Election::Wait(nodes)) => {
                 let who = if nodes.is_empty() { "an eligible node".to_owned() } else { nodes.join(", ") };
@@ -482,6 +491,7 @@ impl BookRun<'_, '_> {
             Ok(Election::Run) => {
                 let mut changes = Changes::default();
                 changes.put(begun_key(self.book, task), &definition);
+                remember_horizon(with.fleet, &mut changes);
                 self.commit(changes, "elected");
                 self.tasks_of(&[task]);
                 self.flush();
@@ -503,6 +513,24 @@ impl BookRun<'_, '_> {
                     self.stopped = true;
                 }
             }
+        }
+    }
+
+    /// Where others are elected, what this node had begun, or come to, counts no more.
+    fn forget_election(&mut self, task: &Task, election: Option<&Election>) {
+        let me = &self.pass.view.node;
+        let others = match election {
+            Some(Election::Wait(nodes)) => !nodes.is_empty() && !nodes.contains(me),
+            Some(Election::Results(results)) => !results.contains_key(me),
+            Some(Election::Run) | None => false,
+        };
+        let (begun, share) = (begun_key(self.book, task), share_key(self.book, task));
+        let known = |key: &str| self.pass.machine.record::<Value>(key).is_some();
+        if others && (known(&begun) || known(&share)) {
+            let mut changes = Changes::default();
+            changes.delete(begun);
+            changes.delete(share);
+            self.commit(changes, "elected");
         }
     }
 

@@ -2,6 +2,7 @@
 
 use std::time::Instant;
 
+use serde_json::{Value, json};
 use towpath_host::journal::{AppliedItem, Changes, Intent, Phase};
 use towpath_modules::{Change, Checked};
 use towpath_render::{
@@ -57,8 +58,28 @@ impl BookRun<'_, '_> {
             Checked::Unknown(why) => self.failed(task, item, why),
             Checked::Change(change) => {
                 let cause = self.cause(known.as_ref(), &applied.definition);
-                self.carry_out(task, item, &ready, name, begun, change, (key, applied), cause);
+                // What was there when Towpath came first is not taken away, however often it was put right since.
+                let first = known.is_none();
+                self.carry_out(task, item, &ready, name, begun, change, (key, applied, first), cause);
             }
+        }
+    }
+
+    /// Of several things that one task manages: what takes away each of those that are new.
+    fn remember_parts(&self, ready: &Ready, undo: Option<&Value>, before: &mut Changes) {
+        let new = undo.and_then(|undo| undo.get("names")?.as_array().cloned()).unwrap_or_default();
+        for name in new.iter().filter_map(Value::as_str) {
+            let key = format!("{}/{name}", ready.options.name());
+            if self.pass.machine.applied(&key).is_some() {
+                continue;
+            }
+            let part = AppliedItem {
+                definition: String::new(),
+                generation: self.pass.generation,
+                undo: Some(json!({ "name": name, "state": "absent" })),
+            };
+            before.put(format!("applied/{key}"), &part);
+            self.pass.machine.set_applied(&key, Some(part));
         }
     }
 
@@ -71,7 +92,7 @@ impl BookRun<'_, '_> {
         name: String,
         begun: Instant,
         change: Change,
-        (key, mut applied): (String, AppliedItem),
+        (key, mut applied, first): (String, AppliedItem, bool),
         cause: Cause,
     ) {
         self.settled = None;
@@ -97,10 +118,18 @@ impl BookRun<'_, '_> {
             return self.finish(task, item, outcome, None);
         }
         let context = instance::context(self.pass.machine, &self.renderer, task, self.pass.cancel);
-        applied.undo = applied.undo.take().or_else(|| ready.options.undo(&ready.params, &context));
-        // Who is notified is known before the effect: a crash behind it finds everything in order. Only where the task
-        // says itself what counts as a change must its end be seen.
-        let before = if task.changed.is_none() { self.notified(task, item.as_ref()) } else { Changes::default() };
+        // Who is notified, and what undoes it, is known before the effect: a crash behind it finds everything in order.
+        // Only where the task says itself what counts as a change must its end be seen.
+        let mut before = if task.changed.is_none() { self.notified(task, item.as_ref()) } else { Changes::default() };
+        let undo = ready.options.undo(&ready.params, &context);
+        if ready.options.parts().len() > 1 {
+            self.remember_parts(ready, undo.as_ref(), &mut before);
+        } else if first {
+            applied.undo = undo;
+            let begun = AppliedItem { definition: String::new(), ..applied.clone() };
+            before.put(format!("applied/{key}"), &begun);
+            self.pass.machine.set_applied(&key, Some(begun));
+        }
         if let Err(error) = self.intend_with(Phase::Action, None, before) {
             let outcome = TaskOutcome { outcome: Outcome::Failed, message: Some(error.message), ..planned };
             return self.finish(task, item, outcome, None);

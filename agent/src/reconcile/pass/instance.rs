@@ -104,6 +104,10 @@ fn skipped(machine: &Machine, renderer: &Renderer, task: &Task, item: Option<&It
 /// What a task manages: itself, and of a tree every file.
 pub(super) fn managed(options: &Options, identity: &str, context: &Context<'_>) -> Vec<Managed> {
     let name = options.name().to_owned();
+    if !options.parts().is_empty() {
+        let part = |identity: &String| Managed { module: name.clone(), identity: identity.clone() };
+        return options.parts().iter().map(part).collect();
+    }
     let mut all = vec![Managed { module: name.clone(), identity: identity.to_owned() }];
     if name == "file" {
         all.extend(options.manages(context).into_iter().map(|identity| Managed { module: name.clone(), identity }));

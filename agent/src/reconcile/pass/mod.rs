@@ -132,6 +132,8 @@ pub struct Pass<'a> {
     pub coordination: Option<Coordination<'a>>,
     /// Asks running commands to stop.
     pub cancel: &'a Cancel,
+    /// Whether the agent is asked to end.
+    pub stops: &'a (dyn Fn() -> bool + Sync),
     /// Whether the run should make way at the next task.
     pub make_way: &'a (dyn Fn() -> bool + Sync),
 }

@@ -146,6 +146,13 @@ impl Removal<'_> {
                 outcomes.push(outcome(Outcome::Unchanged));
                 continue;
             }
+            if rank(&managed.module) != FILES
+                && let Err(gate) = pass.windows.open(pass.machine.clock.wall())
+            {
+                // What interrupts waits for its window, as it does when it comes.
+                outcomes.push(outcome(Outcome::Held).say(gate.to_string()));
+                continue;
+            }
             match remove(pass, managed) {
                 Ok(message) => {
                     forget_one(pass, managed, changes);
@@ -159,6 +166,9 @@ impl Removal<'_> {
     }
 }
 
+/// The rank of what is content alone.
+const FILES: u8 = 2;
+
 /// In which order things of different modules go: services before units, those before files, packages and accounts.
 fn rank(module: &str) -> u8 {
     match module {
@@ -168,7 +178,7 @@ fn rank(module: &str) -> u8 {
         "packageRepository" => 4,
         "user" => 5,
         "group" => 6,
-        _ => 2,
+        _ => FILES,
     }
 }
 

@@ -31,7 +31,9 @@ impl BookRun<'_, '_> {
             Err(error) => return self.failed(task, item, batch::journal_failed(&error).message),
         };
         let boot = boot_id();
-        if let Some(before) = known.as_ref().filter(|known| known.state == ActionState::Begun)
+        // A reboot that came later than it was waited for has come all the same.
+        if let Some(before) = known.as_ref().filter(|known| known.state != ActionState::Finished)
+            && before.boot.is_some()
             && before.boot != boot
             && !self.pass.plan
         {
@@ -97,7 +99,7 @@ impl BookRun<'_, '_> {
     fn waits_for_its_end(&self, timeout: Duration) -> bool {
         let begin = self.pass.machine.clock.monotonic();
         while begin.elapsed() < timeout {
-            if self.pass.cancel.is_cancelled() || (self.pass.make_way)() {
+            if self.pass.cancel.is_cancelled() || (self.pass.stops)() {
                 return true;
             }
             std::thread::sleep(Duration::from_millis(100));

@@ -98,8 +98,10 @@ impl BookRun<'_, '_> {
             }
             Checked::Change(change) => {
                 let cause = self.cause(known.as_ref(), &applied.definition);
-                let before = known.and_then(|known| known.undo);
-                let undo = before.or_else(|| ready.options.undo(&ready.params, &context));
+                // What was there when Towpath came first is not taken away, however often it was put right since.
+                let first = known.is_none() || ready.options.is_part_of_file();
+                let new = first.then(|| ready.options.undo(&ready.params, &context)).flatten();
+                let undo = new.or_else(|| known.and_then(|known| known.undo));
                 let applied = AppliedItem { undo, ..applied };
                 self.change(task, item, name, begun, change, key, applied, cause);
             }
