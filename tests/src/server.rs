@@ -45,13 +45,14 @@ fn package(folder: &Path, name: &str, version: &str, script: &str) {
         .arg(folder.join(format!("{name}_{version}_all.deb"))));
 }
 
-/// A repository with a package in two versions, and one whose script fails.
+/// A repository with a package in two versions, one whose script fails, and one whose script takes its time.
 fn packages(folder: &Path) -> PathBuf {
     let packages = folder.join("packages");
     fs::create_dir_all(&packages).unwrap();
     package(&packages, "probeapp", "1.0", "exit 0");
     package(&packages, "probeapp", "2.0", "exit 0");
     package(&packages, "probebroken", "1.0", "echo the script of probebroken gives up >&2; exit 7");
+    package(&packages, "probeslow", "1.0", "sleep 6");
     let index = ok(Command::new("dpkg-scanpackages").args(["-m", "."]).current_dir(&packages)).stdout;
     fs::write(packages.join("Packages"), index).unwrap();
     packages

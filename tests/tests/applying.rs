@@ -484,3 +484,23 @@ fn own_facts_and_computed_values() {
     assert_eq!(once.code, 0, "{}", once.log);
     assert_eq!(f.node.read("/f").unwrap(), "13 hi 4");
 }
+
+#[test]
+fn a_user_leads_no_key_out_of_their_home() {
+    const OLD: &str = "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIOld old";
+    let f = Fixture::new();
+    write(&f.path("/etc/passwd"), "web:x:0:0::/home/web:/bin/sh\n");
+    write(&f.path("/home/web/.ssh/authorized_keys"), &format!("{OLD}\n"));
+    write(&f.path("/etc/keys/authorized_keys"), "");
+    let spec = "  tasks:\n    - name: it\n      authorizedKey: {user: web, key: ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAINew new}\n";
+    let first = f.apply(spec);
+    assert_eq!(first.code, 0, "{}", first.log);
+    let keys = f.node.read("/home/web/.ssh/authorized_keys").unwrap();
+    assert_eq!(keys, format!("{OLD}\nssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAINew new\n"));
+    // The home is theirs: they may put a link there at any time.
+    fs::remove_dir_all(f.path("/home/web/.ssh")).unwrap();
+    std::os::unix::fs::symlink("../../etc/keys", f.path("/home/web/.ssh")).unwrap();
+    let second = f.apply(spec);
+    assert_eq!(f.node.read("/etc/keys/authorized_keys").unwrap(), "", "{}", second.log);
+    assert_ne!(second.code, 0, "{}", second.log);
+}

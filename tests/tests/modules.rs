@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 
 use towpath_proto::modules;
-use towpath_tests::server::Server;
+use towpath_tests::{ok, server::Server};
 
 const UNIT: &str = "[Unit]\\nDescription=hello\\n[Service]\\nExecStart=/bin/sleep infinity\\n[Install]\\nWantedBy=multi-user.target\\n";
 
@@ -95,6 +95,21 @@ fn packages_come_go_and_fail_with_their_reasons() {
     server.wait(|server| {
         said(server).contains("the script of probebroken gives up") && server.reason("Stalled") == "TaskFailed"
     });
+}
+
+#[test]
+fn a_packagekit_that_is_killed_is_told_and_the_next_pass_recovers() {
+    let server = Server::new();
+    server.write("  tasks:\n    - name: it\n      package: {name: probeslow}\n");
+    server.repository.publish("slow");
+    server.wait(|server| !server.says(&["pgrep", "-f", "probeslow.postinst"]).is_empty());
+    ok(&mut server.machines.command(0, &["pkill", "-9", "packagekitd"]));
+    server.wait(|server| server.says(&["journalctl", "-u", "towpath", "-o", "cat"]).contains("PackageKit has died"));
+    server.wait(|server| {
+        let status = server.says(&["dpkg-query", "-W", "-f", "${db:Status-Status}", "probeslow"]);
+        status == "installed" && server.tasks().iter().all(|(_, outcome, _)| outcome == "unchanged")
+    });
+    assert_eq!(server.reason("Ready"), "Applied");
 }
 
 #[test]

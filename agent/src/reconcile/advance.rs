@@ -63,8 +63,12 @@ impl Node {
         ended
     }
 
-    /// What the fleet was begun from.
+    /// What the fleet was begun from. Nothing is written down where there is nobody to differ: on a server of its own
+    /// the bootstrap file may be changed at will.
     pub(super) fn origin(&self) -> String {
+        if !self.store.shared() {
+            return String::new();
+        }
         let first = self.settings.sources.first();
         first
             .map(|source| format!("{} {} {:?}", self.settings.cluster, source.git.url, source.git.reference))

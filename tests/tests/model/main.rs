@@ -148,6 +148,11 @@ const CASES: &[Case] = &[
     Case {
         name: "failures forgotten",
         fleet: || Fleet { failures: 2, ..fleet(3, vec![revision(1, 1, 3, 1), revision(2, 2, 3, 1)]) },
+        mutations: &[],
+    },
+    Case {
+        name: "failures forgotten, of two nodes",
+        fleet: || Fleet { failures: 2, ..fleet(2, vec![revision(1, 1, 2, 1), revision(2, 2, 2, 1)]) },
         mutations: &[Mutation::FailuresForgotten],
     },
     Case {
