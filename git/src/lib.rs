@@ -7,6 +7,7 @@ mod deadline;
 mod history;
 mod mirror;
 mod options;
+mod pack;
 mod snapshot;
 mod transport;
 mod verify;
@@ -62,6 +63,12 @@ pub enum SourceError {
     #[error("{message}")]
     Settings {
         /// What is wrong with them.
+        message: String,
+    },
+    /// What another node sent can't be used.
+    #[error("no other node gave it either: {message}")]
+    Pack {
+        /// Why.
         message: String,
     },
     /// The mirror can't be read.

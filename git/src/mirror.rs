@@ -202,16 +202,21 @@ impl Mirror {
         if folder.is_empty() || folder == "." { file.to_owned() } else { format!("{folder}/{file}") }
     }
 
-    fn id(&self, commit: &str) -> Result<ObjectId, SourceError> {
+    /// Where it is.
+    pub(crate) fn path(&self) -> &Path {
+        &self.path
+    }
+
+    pub(crate) fn id(&self, commit: &str) -> Result<ObjectId, SourceError> {
         ObjectId::from_str(commit)
             .map_err(|_| SourceError::Settings { message: format!("{commit:?} is no full commit id") })
     }
 
-    fn disk(&self, source: io::Error) -> SourceError {
+    pub(crate) fn disk(&self, source: io::Error) -> SourceError {
         SourceError::Disk { path: self.path.clone(), source }
     }
 
-    fn corrupt(&self, message: impl Into<String>) -> SourceError {
+    pub(crate) fn corrupt(&self, message: impl Into<String>) -> SourceError {
         SourceError::Corrupt { path: self.path.clone(), message: message.into() }
     }
 
@@ -244,7 +249,7 @@ impl Mirror {
         Ok(())
     }
 
-    fn open(&self) -> Result<Repository, SourceError> {
+    pub(crate) fn open(&self) -> Result<Repository, SourceError> {
         open(&self.path, &self.options).map_err(|error| self.corrupt(error.to_string()))
     }
 
@@ -348,7 +353,7 @@ impl Mirror {
         Ok(Advertised { refs })
     }
 
-    fn prepare(&self, path: &Path) -> Result<(), SourceError> {
+    pub(crate) fn prepare(&self, path: &Path) -> Result<(), SourceError> {
         if path.join("HEAD").exists() {
             return Ok(());
         }
@@ -380,9 +385,13 @@ impl Mirror {
         let watch = Watch { time, growth: Some((path.join("objects"), bytes)) };
         let ended = deadline::run(&watch, move |stop| fetch(&mirror, &options, &spec, time, &stop));
         self.ended(ended, time)??;
-        // What the remote said and what it sent may differ, and it may have left something out.
+        self.whole(path, commit)
+    }
+
+    /// Whether a commit and all its files are there: what a remote says and what it sends may differ.
+    pub(crate) fn whole(&self, path: &Path, commit: ObjectId) -> Result<(), SourceError> {
         let repository = open(path, &self.options).map_err(|error| self.corrupt(error.to_string()))?.into_sync();
-        let incomplete = |what: String| self.unreachable(format!("the remote did not send {what}"));
+        let incomplete = |what: String| self.unreachable(format!("it did not send {what}"));
         if repository.to_thread_local().find_commit(commit).is_err() {
             return Err(incomplete(format!("the commit {commit} that it named")));
         }
@@ -511,7 +520,7 @@ fn glob_matches(glob: &str, text: &str) -> bool {
 }
 
 /// Removes the locks that an agent left when it was killed: the state directory, and so the mirror, is this one's alone.
-fn unlock(path: &Path) -> io::Result<()> {
+pub(crate) fn unlock(path: &Path) -> io::Result<()> {
     let mut folders = vec![path.to_owned()];
     while let Some(folder) = folders.pop() {
         let entries = match fs::read_dir(&folder) {

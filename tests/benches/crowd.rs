@@ -4,6 +4,7 @@
 
 use std::{
     collections::BTreeMap,
+    path::Path,
     sync::{
         Arc, Mutex, OnceLock,
         atomic::{AtomicBool, Ordering},
@@ -13,7 +14,7 @@ use std::{
 };
 
 use towpath_coordination::gossip::{
-    Gossip, Options, Peers,
+    Gossip, Options, Peers, Wanted,
     core::{Heard, Liveness},
 };
 use towpath_host::SystemClock;
@@ -44,6 +45,14 @@ impl Peers for Door {
 
     fn refused(&self) -> BTreeMap<String, String> {
         BTreeMap::new()
+    }
+
+    fn acceptance(&self, _: &str, _: &str) -> Result<(Vec<u8>, Vec<u8>), String> {
+        Err("nobody accepts anything here".into())
+    }
+
+    fn pack(&self, _: &str, _: &str, _: &Wanted, _: &Path) -> Result<(), String> {
+        Err("nobody has a repository here".into())
     }
 }
 

@@ -198,6 +198,40 @@ fn what_others_accept_and_a_node_must_not_follow_does_not_exist_for_it() {
 }
 
 #[test]
+fn who_verifies_less_than_the_fleet_was_begun_with_accepts_nothing() {
+    let folder = tempfile::tempdir().unwrap();
+    let etcd = Etcd::single(folder.path(), "etcd");
+    let repository = fleet(folder.path());
+    repository.write("nodes.yaml", "metadata: {apiVersion: v1alpha, kind: Node, name: n0}\n");
+    let alice = SshSigner::new(folder.path(), "alice");
+    let file = folder.path().join("keys");
+    fs::write(&file, alice.line("")).unwrap();
+    let node = |name: &str, mode: &str| {
+        let verify = format!("verify: {{mode: {mode}, keyFiles: [{}]}}", file.display());
+        let source = format!("url: {}\n      interval: 1s\n      {verify}", repository.bare.display());
+        let settings = format!("{}  reconcile: {{interval: 2s}}\n", etcd.data_store());
+        Node::named(folder.path(), name, &source, &settings, None)
+    };
+    let (strict, weak) = (node("n0", "head"), node("n1", "none"));
+    let first = alice.commit(&repository, "by alice");
+    repository.push();
+    let _strict = Running::start(&mut strict.agent());
+    strict.wait_for(&first);
+    let _weak = Running::start(&mut weak.agent());
+    let told = || weak.ask(&["status"]).map(|status| condition(&status, "Reconciling").clone()).unwrap_or_default();
+    wait_until(Duration::from_secs(30), || told()["reason"] == "Refused", || told().to_string());
+    let message = told()["message"].as_str().unwrap().to_owned();
+    assert!(message.contains("begun with verify.mode head") && message.contains("configured with none"), "{message}");
+    // Nothing that it finds good becomes the fleet's.
+    change(&repository, "by nobody");
+    let unsigned = repository.publish("unsigned");
+    let seen = || strict.ask(&["status"]).map(|status| condition(&status, "Stalled").clone()).unwrap_or_default();
+    wait_until(Duration::from_secs(30), || seen()["reason"] == "Unverified", || seen().to_string());
+    assert!(!weak.applied(&unsigned) && weak.read("/a").is_none());
+    assert_eq!(strict.status()["generation"], 1);
+}
+
+#[test]
 fn heads_signed_by_ssh_keys() {
     let folder = tempfile::tempdir().unwrap();
     let repository = fleet(folder.path());

@@ -6,7 +6,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use towpath_coordination::gossip::core::{Heard, Life, Liveness, Member};
+use towpath_coordination::gossip::core::{Announced, Heard, Life, Liveness, Member};
 
 /// Numbers that look like chance and are the same for each seed.
 struct Chance(u64);
@@ -66,7 +66,7 @@ impl World {
         };
         for number in 0..count {
             if let Some(member) = &mut world.members[number] {
-                member.seeds((0..count).filter(|other| *other != number).map(name).collect());
+                member.seeds((0..count).filter(|other| *other != number).map(name).collect(), now);
                 member.tick(now);
             }
             world.after(number);
@@ -192,16 +192,45 @@ fn two_that_do_not_reach_each_other_and_a_partition_that_heals() {
 }
 
 #[test]
+fn who_comes_later_hears_what_was_accepted_before() {
+    let mut world = World::new(20, seed(), 10);
+    let late = world.members[9].take();
+    let all_others = |world: &World| world.members.iter().flatten().all(|member| member.others() == 18);
+    world.run(Duration::from_secs(90), all_others).expect("not all have heard of all");
+    let now = world.now;
+    if let Some(member) = &mut world.members[3] {
+        member.accepted(7, "d7".into(), now);
+    }
+    world.after(3);
+    // Long enough for nobody to speak of it any more.
+    world.run(Duration::from_secs(60), |_| false);
+    world.members[9] = late;
+    world.wakes[9] = None;
+    if let Some(member) = &mut world.members[9] {
+        member.tick(world.now);
+    }
+    world.after(9);
+    let told = |world: &World| {
+        world
+            .heard
+            .iter()
+            .any(|(_, member, heard)| *member == 9 && matches!(heard, Heard::Accepted(told) if told.digest == "d7"))
+    };
+    world.run(Duration::from_secs(20), told).expect("who came later has not heard of the acceptance");
+}
+
+#[test]
 fn who_leaves_has_left_and_what_one_accepts_all_hear() {
     let mut world = World::new(50, seed(), 10);
     world.run(Duration::from_secs(30), World::know_all).expect("not all have heard of all");
     let now = world.now;
     if let Some(member) = &mut world.members[3] {
-        member.accepted(7, now);
+        member.accepted(7, "d7".into(), now);
     }
     world.after(3);
     let heard = world.run(Duration::from_secs(10), |world| {
-        world.heard.iter().filter(|(_, _, heard)| *heard == Heard::Accepted(7)).count() == 49
+        let told = Announced { generation: 7, digest: "d7".into(), by: "n3".into() };
+        world.heard.iter().filter(|(_, _, heard)| *heard == Heard::Accepted(told.clone())).count() == 49
     });
     assert!(heard.is_some(), "not all have heard of the acceptance");
     let now = world.now;
@@ -214,4 +243,13 @@ fn who_leaves_has_left_and_what_one_accepts_all_hear() {
         .run(Duration::from_secs(20), |world| world.all_think("n5", Liveness::Left))
         .expect("not all know that it left");
     assert_eq!(world.lost(), BTreeSet::new());
+}
+
+#[test]
+fn who_begins_together_finds_together() {
+    for count in 2..60 {
+        let mut world = World::new(count, seed() + count as u64, 10);
+        let joined = world.run(Duration::from_secs(60), World::know_all);
+        assert!(joined.is_some(), "of {count} nodes, not all have heard of all");
+    }
 }

@@ -30,12 +30,82 @@ pub struct Accepted {
     pub parent: u64,
     /// The first source, the cluster and the store, written down with generation 1.
     pub origin: String,
+    /// How strictly the first source was verified then: a node that asks for less accepts nothing.
+    pub verify: Strictness,
     /// The digest of the table that came with it.
     pub table: String,
     /// The digest of the table before, which goes with the next acceptance.
     pub table_before: String,
     /// The node that accepted it.
     pub by: String,
+}
+
+/// Which commits of the first source must be signed.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Strictness {
+    /// None.
+    #[default]
+    None,
+    /// The newest.
+    Head,
+    /// Every one from the accepted commit.
+    Range,
+}
+
+impl Strictness {
+    /// How it is written in a source's `verify.mode`.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::None => "none",
+            Self::Head => "head",
+            Self::Range => "range",
+        }
+    }
+}
+
+/// What a node's bootstrap file says that all nodes of a fleet must have in common.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Origin {
+    /// The cluster and the first source; empty where there is nobody to differ.
+    pub from: String,
+    /// How strictly the first source is verified.
+    pub verify: Strictness,
+}
+
+impl Accepted {
+    /// The digest of the record, by which nodes tell one another of it.
+    pub fn digest(&self) -> String {
+        use sha2::Digest as _;
+        hex::encode(&sha2::Sha256::digest(serde_json::to_vec(self).unwrap_or_default())[..16])
+    }
+
+    /// Reads a record and its table as another node has sent them; None where they are not what was told of.
+    pub fn told(record: &[u8], table: &[u8], digest: &str) -> Option<(Self, Table)> {
+        let accepted: Self = serde_json::from_slice(record).ok()?;
+        let table: Table = serde_json::from_slice(table).ok()?;
+        (accepted.digest() == digest && accepted.table == table.digest()).then_some((accepted, table))
+    }
+
+    /// Whether a node may follow this record at all.
+    ///
+    /// # Errors
+    /// Why it must not.
+    pub fn admits(&self, ours: &Origin) -> Result<(), AcceptError> {
+        if self.generation > u64::MAX / 2 {
+            return Err(AcceptError::Unreadable(format!("generation {} is out of all bounds", self.generation)));
+        }
+        if self.schema > SCHEMA {
+            return Err(AcceptError::TooOld(self.schema));
+        }
+        if !self.origin.is_empty() && self.origin != ours.from {
+            return Err(AcceptError::OtherOrigin { theirs: self.origin.clone(), ours: ours.from.clone() });
+        }
+        if !ours.from.is_empty() && self.verify > ours.verify {
+            return Err(AcceptError::Weaker { theirs: self.verify.name(), ours: ours.verify.name() });
+        }
+        Ok(())
+    }
 }
 
 /// What a generation says of its coordinated books: since when each is as it is, and who had joined by then.
@@ -157,12 +227,22 @@ pub enum AcceptError {
     #[error("the record of acceptance has schema {0}, and this agent knows {SCHEMA}: upgrade the agent")]
     TooOld(u32),
     /// The fleet began from something else.
-    #[error("the fleet was begun from {theirs}, and this node is configured with {ours}")]
+    #[error("the fleet was begun from {theirs}, and this node is configured with {ours}; correct its bootstrap file")]
     OtherOrigin {
         /// What generation 1 was accepted from.
         theirs: String,
         /// What this node has.
         ours: String,
+    },
+    /// The fleet verifies more than this node would.
+    #[error(
+        "the fleet was begun with verify.mode {theirs} for its first source, and this node is configured with {ours}; set at least {theirs} in its bootstrap file"
+    )]
+    Weaker {
+        /// What generation 1 was accepted with.
+        theirs: &'static str,
+        /// What this node has.
+        ours: &'static str,
     },
     /// The record can't be read.
     #[error("the record of acceptance can't be read: {0}")]
@@ -200,16 +280,20 @@ pub struct Proposal<'a> {
     pub disk_table: &'a Table,
     /// What it has found good.
     pub candidate: &'a Candidate,
-    /// The first source, the cluster and the store.
-    pub origin: &'a str,
+    /// What must be the same on all nodes.
+    pub origin: &'a Origin,
     /// The digests of the candidate's coordinated books.
     pub digests: &'a BTreeMap<String, String>,
     /// Who has joined.
     pub joined: &'a [String],
     /// The candidate's objects, by `Kind/namespace/name`.
     pub objects: &'a BTreeSet<String>,
-    /// Whether the record in the store does not verify for this node: then it does not exist for it, but for its number.
-    pub poisoned: bool,
+    /// The generation of the record in the store, where that does not verify for this node: then it does not exist for
+    /// it, but for its number.
+    pub poisoned: Option<u64>,
+    /// Whether the node goes where others have gone before it proposes anything: not within one process, where all look
+    /// at the sources themselves.
+    pub follows: bool,
 }
 
 /// Decides about a candidate, given the record that is in the store (with its revision), its table, and what is on
@@ -218,14 +302,11 @@ pub struct Proposal<'a> {
 /// # Errors
 /// When the record in the store must not be followed.
 pub fn decide(stored: Option<&Row>, table: &Table, proposal: &Proposal<'_>) -> Result<Decision, AcceptError> {
-    let Proposal { node, disk, disk_table, candidate, origin, poisoned, .. } = *proposal;
+    let Proposal { node, disk, disk_table, candidate, origin, .. } = *proposal;
+
     let in_store = stored.map(read).transpose()?.unwrap_or_default();
-    if in_store.schema > SCHEMA {
-        return Err(AcceptError::TooOld(in_store.schema));
-    }
-    if !in_store.origin.is_empty() && in_store.origin != origin {
-        return Err(AcceptError::OtherOrigin { theirs: in_store.origin, ours: origin.to_owned() });
-    }
+    in_store.admits(origin)?;
+    let poisoned = proposal.poisoned == Some(in_store.generation);
     let disk_wins = poisoned || disk.generation > in_store.generation;
     let (newest, known) = if disk_wins { (disk.clone(), disk_table) } else { (in_store.clone(), table) };
     let same = newest.commits == candidate.commits && newest.generation > 0;
@@ -239,7 +320,8 @@ pub fn decide(stored: Option<&Row>, table: &Table, proposal: &Proposal<'_>) -> R
         generation,
         commits: candidate.commits.clone(),
         parent: if same { newest.parent } else { newest.generation },
-        origin: origin.to_owned(),
+        origin: origin.from.clone(),
+        verify: if newest.generation == 0 { origin.verify } else { newest.verify },
         table: table.digest(),
         table_before: newest.table.clone(),
         by: node.to_owned(),
@@ -279,6 +361,11 @@ pub fn attempt(store: &dyn Store, proposal: &Proposal<'_>) -> Result<Attempt, Ac
     let page = Page { after: None, limit: 1 };
     let stored = store.read(KEY, &page)?.rows.into_iter().next();
     let in_store = stored.as_ref().map(read).transpose()?.unwrap_or_default();
+    let based_on = proposal.poisoned.unwrap_or(proposal.disk.generation);
+    if proposal.follows && in_store.generation > based_on && in_store.commits != proposal.candidate.commits {
+        // It was accepted since this node has looked: what it found good then may be what came before.
+        return Ok(Attempt::Lost(in_store));
+    }
     let table = if in_store.table == proposal.disk.table {
         proposal.disk_table.clone()
     } else {
@@ -325,6 +412,10 @@ mod tests {
     }
 
     fn propose(store: &LocalStore, disk: &Accepted, commit: &str, origin: &str) -> Result<Attempt, AcceptError> {
+        propose_as(store, disk, commit, &Origin { from: origin.to_owned(), verify: Strictness::Head })
+    }
+
+    fn propose_as(store: &LocalStore, disk: &Accepted, commit: &str, origin: &Origin) -> Result<Attempt, AcceptError> {
         let digests = BTreeMap::from([("n/b".to_owned(), commit[..1].to_owned())]);
         attempt(
             store,
@@ -337,7 +428,8 @@ mod tests {
                 digests: &digests,
                 joined: &joined(store).unwrap(),
                 objects: &BTreeSet::from([format!("TaskBook/n/{}", &commit[..1])]),
-                poisoned: false,
+                poisoned: None,
+                follows: false,
             },
         )
     }
@@ -407,11 +499,12 @@ mod tests {
                 disk: &good,
                 disk_table: &table,
                 candidate: &candidate(commit),
-                origin: "o",
+                origin: &Origin { from: "o".into(), verify: Strictness::Head },
                 digests: &BTreeMap::from([("n/b".to_owned(), "a".to_owned())]),
                 joined: &[],
                 objects: &BTreeSet::new(),
-                poisoned: true,
+                poisoned: Some(2),
+                follows: true,
             };
             decide(Some(&stored), &Table::default(), &proposal).unwrap()
         };
@@ -419,6 +512,31 @@ mod tests {
         let Decision::Accept(next) = decided("a2") else { panic!("it goes on from its own") };
         assert_eq!((next.accepted.generation, next.accepted.parent), (3, 1));
         assert_eq!(next.table.books["n/b"].since, 1, "the book is as it was before the poisoned record");
+    }
+
+    #[test]
+    fn who_has_not_seen_what_was_accepted_proposes_nothing() {
+        let store = LocalStore::default();
+        let (first, _) = accepted(propose(&store, &Accepted::default(), "a", "o"));
+        let (second, _) = accepted(propose(&store, &first, "b", "o"));
+        let tried = |disk: &Accepted, commit: &str, poisoned: Option<u64>| {
+            let proposal = Proposal {
+                node: "n2",
+                disk,
+                disk_table: &Table::default(),
+                candidate: &candidate(commit),
+                origin: &Origin { from: "o".into(), verify: Strictness::Head },
+                digests: &BTreeMap::new(),
+                joined: &[],
+                objects: &BTreeSet::new(),
+                poisoned,
+                follows: true,
+            };
+            attempt(&store, &proposal).unwrap()
+        };
+        assert_eq!(tried(&first, "a", None), Attempt::Lost(second.clone()), "it would take the fleet back");
+        assert_eq!(tried(&first, "c", Some(1)), Attempt::Lost(second.clone()), "another one is poisoned");
+        assert!(matches!(tried(&second, "c", None), Attempt::Accepted(third, _) if third.generation == 3));
     }
 
     #[test]
@@ -444,11 +562,12 @@ mod tests {
             disk: &Accepted::default(),
             disk_table: &Table::default(),
             candidate: &candidate("b"),
-            origin: "o",
+            origin: &Origin { from: "o".into(), verify: Strictness::Head },
             digests: &digests,
             joined: &[],
             objects: &BTreeSet::new(),
-            poisoned: false,
+            poisoned: None,
+            follows: false,
         };
         let Decision::Accept(late) = decide(None, &Table::default(), &late).unwrap() else { panic!() };
         propose(&store, &Accepted::default(), "a", "o").unwrap();
@@ -457,21 +576,26 @@ mod tests {
     }
 
     #[test]
-    fn another_origin_and_a_newer_schema_are_refused() {
+    fn another_origin_weaker_verification_and_a_newer_schema_are_refused() {
         let store = LocalStore::default();
         propose(&store, &Accepted::default(), "a", "o").unwrap();
         assert!(matches!(propose(&store, &Accepted::default(), "b", "other"), Err(AcceptError::OtherOrigin { .. })));
+        for (verify, admitted) in [(Strictness::None, false), (Strictness::Head, true), (Strictness::Range, true)] {
+            let tried = propose_as(&store, &Accepted::default(), "a", &Origin { from: "o".into(), verify });
+            assert_eq!(matches!(tried, Err(AcceptError::Weaker { .. })), !admitted, "{verify:?}: {tried:?}");
+        }
         let newer = Row { key: KEY.into(), value: br#"{"schema": 9}"#.to_vec(), created: 1, modified: 1 };
         let any = Proposal {
             node: "n",
             disk: &Accepted::default(),
             disk_table: &Table::default(),
             candidate: &candidate("b"),
-            origin: "o",
+            origin: &Origin { from: "o".into(), verify: Strictness::Head },
             digests: &BTreeMap::new(),
             joined: &[],
             objects: &BTreeSet::new(),
-            poisoned: false,
+            poisoned: None,
+            follows: false,
         };
         assert!(matches!(decide(Some(&newer), &Table::default(), &any), Err(AcceptError::TooOld(9))));
     }

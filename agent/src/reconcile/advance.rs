@@ -7,8 +7,9 @@ use std::{
 
 use towpath_coordination::{
     Accepted, Candidate,
-    accept::{self, Attempt, Proposal, SCHEMA},
+    accept::{self, Attempt, Origin, Proposal, SCHEMA, Strictness},
 };
+use towpath_git::VerifyMode;
 use towpath_host::journal::{Acceptance, Changes};
 
 use super::{
@@ -63,16 +64,20 @@ impl Node {
         ended
     }
 
-    /// What the fleet was begun from. Nothing is written down where there is nobody to differ: on a server of its own
-    /// the bootstrap file may be changed at will.
-    pub(super) fn origin(&self) -> String {
-        if !self.store.shared() {
-            return String::new();
+    /// What all nodes of the fleet have in common. Nothing is written down where there is nobody to differ: on a server
+    /// of its own the bootstrap file may be changed at will.
+    pub(super) fn origin(&self) -> Origin {
+        let Some(first) = self.settings.sources.first().filter(|_| self.store.shared()) else {
+            return Origin::default();
+        };
+        Origin {
+            from: format!("{} {} {:?}", self.settings.cluster, first.git.url, first.git.reference),
+            verify: match first.git.verify.mode {
+                VerifyMode::None => Strictness::None,
+                VerifyMode::Head => Strictness::Head,
+                VerifyMode::Range => Strictness::Range,
+            },
         }
-        let first = self.settings.sources.first();
-        first
-            .map(|source| format!("{} {} {:?}", self.settings.cluster, source.git.url, source.git.reference))
-            .unwrap_or_default()
     }
 
     /// The table of the accepted revision, as the journal has it.
@@ -89,7 +94,7 @@ impl Node {
     }
 
     fn accept(&mut self, disk: &Accepted, looked: Looked, set: Arc<towpath_render::objects::ObjectSet>) {
-        if matches!(self.unfollowed, Some(Unfollowed::Behind(_))) {
+        if matches!(self.unfollowed, Some((_, Unfollowed::Behind(_) | Unfollowed::Refused(_)))) {
             // What it has is older than what the others have agreed on: it proposes nothing before it has that.
             self.fall_back(disk);
             return;
@@ -110,7 +115,11 @@ impl Node {
                 digests: &digests,
                 joined: &joined,
                 objects: &objects,
-                poisoned: matches!(self.unfollowed, Some(Unfollowed::Poisoned(_))),
+                poisoned: match self.unfollowed {
+                    Some((generation, Unfollowed::Poisoned(_))) => Some(generation),
+                    _ => None,
+                },
+                follows: self.store.shared(),
             };
             accept::attempt(self.store.as_ref(), &proposal)
         });
@@ -150,8 +159,7 @@ impl Node {
             self.save(changes);
         }
         if !known || self.revision.as_ref().is_some_and(|revision| revision.generation != accepted.generation) {
-            let revision = Revision::new(accepted.generation, accepted.commits, set, &self.settings.node);
-            self.show(Some(Arc::new(revision.with_table(table))));
+            self.show(Some(Arc::new(Revision::new(accepted, table, set, &self.settings.node))));
         }
     }
 
@@ -159,7 +167,8 @@ impl Node {
         if let Some(revision) = &revision {
             self.speech.follow(revision);
         }
-        self.handle.set_revision(revision.clone());
+        let mirrors = revision.as_ref().map(|revision| self.sources.mirrors(&revision.set)).unwrap_or_default();
+        self.handle.set_revision(revision.clone(), mirrors);
         self.handle.tell_gossip();
         self.revision = revision;
     }
@@ -172,9 +181,8 @@ impl Node {
         match self.sources.load_accepted(&accepted.commits) {
             Ok(looked) => {
                 if let Some(set) = looked.set {
-                    let revision =
-                        Revision::new(accepted.generation, accepted.commits.clone(), set, &self.settings.node);
-                    self.show(Some(Arc::new(revision.with_table(self.table()))));
+                    let revision = Revision::new(accepted.clone(), self.table(), set, &self.settings.node);
+                    self.show(Some(Arc::new(revision)));
                 }
             }
             Err(error) => tracing::error!(%error, "the last good revision can't be read from the mirror"),

@@ -1,9 +1,12 @@
 //! What a node does with others: it joins, follows what they accepted, and is told when something moves.
 
+use std::path::Path;
+
 use towpath_coordination::{
     Accepted,
-    accept::{self, AcceptError},
+    accept::{self, AcceptError, Table},
     fleet::{Joined, Poke},
+    gossip::Wanted,
 };
 use towpath_host::journal::{Acceptance, Changes};
 
@@ -58,35 +61,76 @@ impl Node {
             self.unsettle();
             self.told_others = None;
         }
-        self.unfollowed =
-            if current.generation > disk.generation { self.take_over(&disk, &current).err() } else { None };
+        let (current, table) = match self.newer_of_peers(current.generation.max(disk.generation)) {
+            Some((current, table)) => (current, Some(table)),
+            None => (current, None),
+        };
+        let newer = current.generation > disk.generation;
+        let told_by_peers = table.is_some();
+        let mut unfollowed = if newer { self.take_over(&disk, &current, table).err() } else { None };
+        if let (true, Some(Unfollowed::Poisoned(why))) = (told_by_peers, &unfollowed) {
+            // The data store does not have it: it takes no number from this node.
+            tracing::warn!(
+                generation = current.generation,
+                by = current.by,
+                "nodes tell of an acceptance that this one must not follow: {why}"
+            );
+            unfollowed = None;
+        }
         let what = |why: &str| format!("generation {} was accepted by {}: {why}", current.generation, current.by);
-        let (behind, poisoned) = match &self.unfollowed {
+        let (behind, poisoned) = match &unfollowed {
             None => (None, None),
             Some(Unfollowed::Behind(why)) => (Some(Trouble::new("Progressing", what(why))), None),
+            Some(Unfollowed::Refused(why)) => {
+                (Some(Trouble::new("Refused", format!("{why}; until then this node accepts nothing"))), None)
+            }
             Some(Unfollowed::Poisoned(why)) => {
                 let what = what(why);
                 let stays = "this node stays at its last good revision, and goes on from there with the next commit";
                 (None, Some(Trouble::new("Unverified", format!("{what}; {stays}"))))
             }
         };
+        self.unfollowed = unfollowed.map(|why| (current.generation, why));
         self.step(Input::Own("accepted", behind));
         self.step(Input::Poisoned(poisoned));
     }
 
-    fn take_over(&mut self, disk: &Accepted, current: &Accepted) -> Result<(), Unfollowed> {
+    /// An acceptance that other nodes have and the data store does not: it has gone back, or hides it.
+    fn newer_of_peers(&self, known: u64) -> Option<(Accepted, Table)> {
+        let gossip = self.handle.shared.gossip.get()?;
+        let told = gossip.announced();
+        if told.generation <= known {
+            return None;
+        }
+        let asked = gossip.ask(&told.by, |peers, node, address| {
+            let (record, table) = peers.acceptance(node, address)?;
+            Accepted::told(&record, &table, &told.digest).ok_or_else(|| "it goes by another one".into())
+        });
+        asked
+            .inspect_err(|why| {
+                tracing::warn!(
+                    generation = told.generation,
+                    "nodes tell of a generation that the data store does not have, and none shows it: {why}"
+                )
+            })
+            .ok()
+    }
+
+    fn take_over(&mut self, disk: &Accepted, current: &Accepted, table: Option<Table>) -> Result<(), Unfollowed> {
         let behind = |why: String| Unfollowed::Behind(why);
-        if !current.origin.is_empty() && current.origin != self.origin() {
-            let error = AcceptError::OtherOrigin { theirs: current.origin.clone(), ours: self.origin() };
-            return Err(behind(error.to_string()));
-        }
-        if current.schema > accept::SCHEMA {
-            return Err(behind(AcceptError::TooOld(current.schema).to_string()));
-        }
-        let table = accept::table_of(self.store.as_ref(), current)
-            .map_err(|error| behind(error.to_string()))?
-            .ok_or_else(|| behind("its table is not in the data store yet".into()))?;
-        let looked = self.sources.follow(&self.journal, &disk.commits, &current.commits, self.clock.wall())?;
+        current.admits(&self.origin()).map_err(|error| Unfollowed::Refused(error.to_string()))?;
+        let table = match table {
+            Some(table) => table,
+            None => accept::table_of(self.store.as_ref(), current)
+                .map_err(|error| behind(error.to_string()))?
+                .ok_or_else(|| behind("its table is not in the data store yet".into()))?,
+        };
+        let peers = |wanted: &Wanted, into: &Path| match self.handle.shared.gossip.get() {
+            Some(gossip) => gossip.ask(&current.by, |peers, node, address| peers.pack(node, address, wanted, into)),
+            None => Err("nodes do not speak to one another here (tls and listen.api)".into()),
+        };
+        let now = self.clock.wall();
+        let looked = self.sources.follow(&self.journal, &disk.commits, &current.commits, now, &peers)?;
         let Some(set) = looked.set.clone() else {
             // A newer agent may understand what this one does not.
             let first = looked.problems.first().map(ToString::to_string).unwrap_or_default();
@@ -103,8 +147,8 @@ impl Node {
         changes.put("table", &table);
         self.sources.remember(&looked, &current.commits, &mut changes);
         self.save(changes);
-        let revision = Revision::new(current.generation, current.commits.clone(), set, &self.settings.node);
-        self.show(Some(std::sync::Arc::new(revision.with_table(table))));
+        let revision = Revision::new(current.clone(), table, set, &self.settings.node);
+        self.show(Some(std::sync::Arc::new(revision)));
         Ok(())
     }
 
@@ -142,11 +186,17 @@ impl Node {
         }
     }
 
-    /// Says that the store can't be used.
+    /// Says why nothing can be agreed on.
     pub(super) fn store_failed(&mut self, error: &AcceptError) {
-        let message = format!(
-            "{error}; drift of content is corrected on the accepted revision, what needs agreement is held until it answers"
-        );
-        self.step(Input::Own("store", Some(Trouble::new("StoreUnreachable", message))));
+        let (reason, rest) = match error {
+            AcceptError::Store(_) | AcceptError::Unreadable(_) => (
+                "StoreUnreachable",
+                "drift of content is corrected on the accepted revision, what needs agreement is held until it answers",
+            ),
+            AcceptError::TooOld(_) | AcceptError::OtherOrigin { .. } | AcceptError::Weaker { .. } => {
+                ("Refused", "until then this node accepts nothing, and its last good revision goes on")
+            }
+        };
+        self.step(Input::Own("store", Some(Trouble::new(reason, format!("{error}; {rest}")))));
     }
 }

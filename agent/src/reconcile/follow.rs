@@ -1,8 +1,12 @@
 //! Following what other nodes have accepted: by this node's own rules.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    path::Path,
+};
 
-use towpath_git::{Movement, Reference, VerifyError};
+use towpath_coordination::gossip::Wanted;
+use towpath_git::{Mirror, Movement, Reference, VerifyError};
 use towpath_host::journal::Journal;
 
 use super::sources::{DEPTH, Guard, Looked, Sources, origin};
@@ -13,6 +17,8 @@ use crate::{config::Source, report::chain};
 pub(super) enum Unfollowed {
     /// It can't yet: it lacks something.
     Behind(String),
+    /// Its own bootstrap file keeps it from following any.
+    Refused(String),
     /// It must not, by its own rules: for it, the acceptance does not exist.
     Poisoned(String),
 }
@@ -26,6 +32,7 @@ impl Sources {
         known: &BTreeMap<String, String>,
         commits: &BTreeMap<String, String>,
         now: i64,
+        peers: &dyn Fn(&Wanted, &Path) -> Result<(), String>,
     ) -> Result<Looked, Unfollowed> {
         let now = u64::try_from(now / 1000).unwrap_or(0);
         let mut sources = self.first.clone();
@@ -38,7 +45,7 @@ impl Sources {
                 let commit = commits.get(&source.git.name).ok_or_else(|| {
                     Unfollowed::Poisoned(format!("it has no commit of the source {}", source.git.name))
                 })?;
-                self.may_follow(journal, source, known, commit, now)?;
+                self.may_follow(journal, source, known, commit, now, peers)?;
             }
             let looked = self.load_accepted(commits).map_err(|error| Unfollowed::Behind(chain(&error)))?;
             if looked.sources.len() <= sources.len() || looked.set.is_none() {
@@ -49,6 +56,28 @@ impl Sources {
         Err(Unfollowed::Poisoned("its sources name one another too deeply".into()))
     }
 
+    /// Asks other nodes for a commit that git does not give.
+    fn fetch_from_peers(
+        mirror: &Mirror,
+        commit: &str,
+        floor: Option<&str>,
+        peers: &dyn Fn(&Wanted, &Path) -> Result<(), String>,
+    ) -> Result<(), String> {
+        let options = mirror.options();
+        let wanted = Wanted {
+            source: options.name.clone(),
+            commit: commit.to_owned(),
+            have: floor.filter(|floor| mirror.contains(floor)).map(str::to_owned),
+            bytes: options.limits.bytes,
+            time: options.limits.fetch,
+        };
+        let taken = mirror.take_pack(commit, |file| peers(&wanted, file)).map_err(|error| chain(&error));
+        if taken.is_ok() {
+            tracing::info!(source = options.name, commit, "the commit came from another node");
+        }
+        taken
+    }
+
     /// Whether one commit that others have accepted may be followed here.
     fn may_follow(
         &self,
@@ -57,6 +86,7 @@ impl Sources {
         known: &BTreeMap<String, String>,
         commit: &str,
         now: u64,
+        peers: &dyn Fn(&Wanted, &Path) -> Result<(), String>,
     ) -> Result<(), Unfollowed> {
         let behind = |why: String| Err(Unfollowed::Behind(why));
         let name = &source.git.name;
@@ -66,10 +96,15 @@ impl Sources {
         let floor =
             guard.filter(|_| !anew).map(|guard| guard.commit).or_else(|| known.get(name).filter(|_| !anew).cloned());
         if !mirror.contains(commit) {
-            mirror.fetch(floor.as_deref()).map_err(|error| Unfollowed::Behind(chain(&error)))?;
-        }
-        if !mirror.contains(commit) {
-            return behind(format!("{name} does not have the commit {commit} here yet"));
+            let fetched = mirror.fetch(floor.as_deref());
+            if !mirror.contains(commit) {
+                let git = fetched.err().map_or_else(
+                    || format!("{name} does not have the commit {commit} here yet"),
+                    |error| format!("{name}: {}", chain(&error)),
+                );
+                Self::fetch_from_peers(&mirror, commit, floor.as_deref(), peers)
+                    .map_err(|why| Unfollowed::Behind(format!("{git}; {why}")))?;
+            }
         }
         if let (Some(floor), Reference::Branch(_), false) = (&floor, &source.git.reference, source.git.allow_rewind)
             && floor != commit

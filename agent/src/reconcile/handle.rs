@@ -7,6 +7,7 @@ use std::{
 
 use serde_json::{Value, json};
 use towpath_coordination::{Windows, accept::Table, fleet::Fleet, gossip::Gossip};
+use towpath_git::Mirror;
 use towpath_host::{facts, identity::PublicKeys, journal::RunRecord, process::Cancel};
 use towpath_proto::v1alpha as pb;
 use towpath_render::{
@@ -53,6 +54,8 @@ pub(super) struct View {
     insecure: bool,
     /// The number of this life of the node.
     life: u64,
+    /// The mirrors of the revision's sources.
+    pub(super) mirrors: BTreeMap<String, Arc<Mirror>>,
 }
 
 /// A question that can't be answered.
@@ -95,8 +98,10 @@ impl Handle {
         self.lock().state = state.clone();
     }
 
-    pub(super) fn set_revision(&self, revision: Option<Arc<Revision>>) {
-        self.lock().revision = revision;
+    pub(super) fn set_revision(&self, revision: Option<Arc<Revision>>, mirrors: BTreeMap<String, Arc<Mirror>>) {
+        let mut view = self.lock();
+        view.revision = revision;
+        view.mirrors = mirrors;
     }
 
     pub(super) fn set_books(&self, books: Vec<pb::TaskBookStatus>) {

@@ -15,6 +15,7 @@ mod reporting;
 mod revision;
 mod runs;
 mod settled;
+mod source_trouble;
 mod sources;
 mod speech;
 mod trees;

@@ -95,8 +95,8 @@ pub struct Node {
     pub(super) state: State,
     pub(super) revision: Option<Arc<Revision>>,
     pub(super) rejected: BTreeSet<BTreeMap<String, String>>,
-    /// Why this node is not where the others have gone.
-    pub(super) unfollowed: Option<Unfollowed>,
+    /// The generation to which this node did not follow the others, and why.
+    pub(super) unfollowed: Option<(u64, Unfollowed)>,
     computed: ComputedCache,
     pub(super) settled: Option<SettledPass>,
     /// Whether the journal has a settled pass.
@@ -321,10 +321,6 @@ impl Node {
         self.remember_settled(&revision, &mut outcome);
         self.report(&revision, &outcome, fresh);
         self.show_others();
-        if self.follows_files {
-            // The next one is far away, as far as an agent can know.
-            towpath_host::memory::give_back();
-        }
         Some(outcome.worst())
     }
 
@@ -419,12 +415,15 @@ impl Node {
         alive("begins");
         self.advance();
         let mut next = self.clock.monotonic();
+        // Whether memory was used since it was last given back.
+        let mut used = true;
         loop {
             if self.queue.stops() {
                 break;
             }
             let now = self.clock.monotonic();
             if now >= next {
+                used = true;
                 // What could not be fetched is asked for again: the poller only sees that the head has moved.
                 let behind = |troubles: &BTreeMap<String, Trouble>| {
                     troubles.keys().any(|key| key.starts_with("source ") || key.starts_with("node "))
@@ -441,7 +440,12 @@ impl Node {
                 next = next.min(due);
             }
             let left = next.saturating_duration_since(self.clock.monotonic()).min(Duration::from_secs(10));
+            if used {
+                // What is next is far away, as far as an agent can know.
+                towpath_host::memory::give_back();
+            }
             let wake = self.queue.take(left);
+            used = !wake.is_empty();
             if wake.stop {
                 self.queue.poke(|wake| wake.stop = true);
                 break;

@@ -12,6 +12,7 @@ use towpath_coordination::{
     gossip::{Gossip, core::Liveness},
     keys,
 };
+use towpath_git::Mirror;
 use towpath_host::clock::rfc3339;
 use towpath_proto::v1alpha as pb;
 
@@ -126,7 +127,7 @@ impl Handle {
         let (Some(gossip), Some(revision)) = (self.shared.gossip.get(), self.lock().revision.clone()) else { return };
         let others = revision.set.nodes.iter().filter(|(name, _)| **name != self.shared.node);
         gossip.seeds(others.filter_map(|(name, node)| Some((name.clone(), node.address.clone()?))).collect());
-        gossip.accepted(revision.generation);
+        gossip.accepted(revision.generation, revision.record.digest());
     }
 
     /// Says good-bye to the others.
@@ -148,6 +149,32 @@ impl Handle {
         }
         gossip.receive(from, message);
         Ok(())
+    }
+
+    /// The acceptance that this node goes by.
+    ///
+    /// # Errors
+    /// When there is none yet.
+    pub fn acceptance(&self) -> Result<pb::AcceptanceReply, NoAnswer> {
+        let revision = self.revision()?;
+        let told = |error: serde_json::Error| NoAnswer(error.to_string());
+        Ok(pb::AcceptanceReply {
+            record: serde_json::to_vec(&revision.record).map_err(told)?,
+            table: serde_json::to_vec(&revision.table).map_err(told)?,
+        })
+    }
+
+    /// The mirror that has a commit of the accepted revision; nothing else is given to others.
+    ///
+    /// # Errors
+    /// When it is no such commit.
+    pub fn mirror(&self, source: &str, commit: &str) -> Result<Arc<Mirror>, NoAnswer> {
+        let view = self.lock();
+        let accepted = view.revision.as_ref().and_then(|revision| revision.commits.get(source));
+        match view.mirrors.get(source) {
+            Some(mirror) if accepted.is_some_and(|accepted| accepted == commit) => Ok(Arc::clone(mirror)),
+            _ => Err(NoAnswer(format!("the revision of this node does not have {source} at {commit}"))),
+        }
     }
 
     /// The nodes that git names, and this one.

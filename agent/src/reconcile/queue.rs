@@ -29,7 +29,8 @@ pub struct Wake {
 }
 
 impl Wake {
-    fn is_empty(&self) -> bool {
+    /// Whether nothing is to be done.
+    pub fn is_empty(&self) -> bool {
         !self.poll && !self.moved && !self.accepted && !self.check && !self.stop && self.touched.is_empty()
     }
 }

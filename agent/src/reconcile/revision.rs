@@ -5,7 +5,7 @@ use std::{
     sync::{Arc, OnceLock},
 };
 
-use towpath_coordination::{Window, Windows, accept::Table};
+use towpath_coordination::{Accepted, Window, Windows, accept::Table};
 use towpath_proto::v1alpha as pb;
 use towpath_render::{
     objects::{ObjectSet, task::Drift},
@@ -25,26 +25,23 @@ pub struct Revision {
     pub view: NodeView,
     /// What was agreed of its coordinated books.
     pub table: Table,
+    /// The record by which it was accepted.
+    pub record: Accepted,
     /// Whether anything reads what other nodes are like; found out when it is asked for.
     reads_nodes: OnceLock<bool>,
 }
 
 impl Revision {
-    /// A revision as a node sees it.
-    pub fn new(generation: u64, commits: BTreeMap<String, String>, set: Arc<ObjectSet>, node: &str) -> Self {
+    /// What was accepted, as a node sees it; the default record for a working tree.
+    pub fn new(record: Accepted, table: Table, set: Arc<ObjectSet>, node: &str) -> Self {
         let view = NodeView::new(&set, node);
-        Self { generation, commits, set, view, table: Table::default(), reads_nodes: OnceLock::new() }
+        let (generation, commits) = (record.generation, record.commits.clone());
+        Self { generation, commits, set, view, table, record, reads_nodes: OnceLock::new() }
     }
 
     /// Whether anything reads what other nodes are like.
     pub fn reads_nodes(&self) -> bool {
         *self.reads_nodes.get_or_init(|| reads_nodes(&self.set))
-    }
-
-    /// With what was agreed of its coordinated books.
-    #[must_use]
-    pub fn with_table(self, table: Table) -> Self {
-        Self { table, ..self }
     }
 
     /// What the Configs in git say about drift, where the bootstrap file does not.

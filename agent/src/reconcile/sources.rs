@@ -19,6 +19,7 @@ use towpath_render::{
 
 use super::{
     conditions::{Input, Trouble},
+    source_trouble,
     trees::SnapshotTree,
 };
 use crate::{
@@ -39,7 +40,7 @@ pub(super) struct Guard {
     pub(super) origin: String,
     pub(super) commit: String,
     #[serde(default)]
-    tag: Option<String>,
+    pub(super) tag: Option<String>,
     /// Under which rules the commit was verified: stricter ones judge it again.
     #[serde(default)]
     verified: String,
@@ -104,6 +105,13 @@ impl Sources {
 
     pub(super) fn mirror(&self, source: &Source) -> Mirror {
         Mirror::new(source.git.clone(), &self.folder)
+    }
+
+    /// The mirrors of all sources of a revision.
+    pub(super) fn mirrors(&self, set: &ObjectSet) -> BTreeMap<String, Arc<Mirror>> {
+        let further = further_sources(set, &self.first);
+        let all = self.first.iter().chain(&further);
+        all.map(|source| (source.git.name.clone(), Arc::new(self.mirror(source)))).collect()
     }
 
     /// Whether every source still is at what was accepted of it, and was verified by the rules that hold now.
@@ -223,7 +231,7 @@ impl Sources {
                 continue;
             }
             looked.rejected = true;
-            looked.inputs.push(Input::Rejected(name, Some(invalid(&source, &loaded.errors))));
+            looked.inputs.push(Input::Rejected(name, Some(source_trouble::invalid(&source, &loaded.errors))));
             let commits = commits(&trial);
             if !rejected.contains(&commits) {
                 looked.problems.extend(loaded.errors);
@@ -294,7 +302,7 @@ impl Sources {
         let floor =
             guard.as_ref().map(|guard| guard.commit.clone()).or_else(|| accepted.get(&name).filter(|_| !anew).cloned());
         let fetched = self.fetch(&mirror, floor.as_deref(), looked, &name)?;
-        if let Some(trouble) = refused(source, &fetched, guard.as_ref()) {
+        if let Some(trouble) = source_trouble::refused(source, &fetched, guard.as_ref()) {
             looked.rejected = true;
             looked.inputs.push(Input::Rejected(name, Some(trouble)));
             return None;
@@ -318,7 +326,7 @@ impl Sources {
                 return None;
             }
             Err(VerifyError::Source(error)) => {
-                self.trouble(&error, &name, looked);
+                Self::trouble(&error, &name, looked);
                 return None;
             }
         }
@@ -328,7 +336,7 @@ impl Sources {
                 Some(snapshot)
             }
             Err(error) => {
-                self.trouble(&error, &name, looked);
+                Self::trouble(&error, &name, looked);
                 None
             }
         }
@@ -367,43 +375,15 @@ impl Sources {
                 Some(fetched)
             }
             Err(error) => {
-                self.trouble(&error, name, looked);
+                Self::trouble(&error, name, looked);
                 None
             }
         }
     }
 
-    fn trouble(&self, error: &SourceError, name: &str, looked: &mut Looked) {
-        let shown = chain(error);
-        let (reason, message) = match error {
-            SourceError::Unreachable { .. } | SourceError::TimedOut { .. } | SourceError::TooMuch { .. } => (
-                "SourceUnreachable",
-                format!("{shown}; the last good revision goes on; check the network, the URL and auth"),
-            ),
-            SourceError::Missing { .. } => (
-                "SourceUnreachable",
-                format!("{shown}; push something to it, or correct branch, tag or commit of the source"),
-            ),
-            SourceError::Settings { .. } => {
-                ("SourceUnreachable", format!("{shown}; correct the settings of the source {name}"))
-            }
-            SourceError::Corrupt { .. } => (
-                "MirrorCorrupt",
-                format!("{shown}; it is made anew when the source can be reached; check the disk (dmesg, smartctl)"),
-            ),
-            SourceError::Disk { source, .. } => match source.kind() {
-                std::io::ErrorKind::StorageFull | std::io::ErrorKind::QuotaExceeded => (
-                    "DiskFull",
-                    format!("{shown}; make room below the state directory, and the agent goes on by itself"),
-                ),
-                _ => {
-                    ("ReadOnly", format!("{shown}; make the state directory writable, and the agent goes on by itself"))
-                }
-            },
-        };
-        let (reason, message) = disk_in(error).map_or((reason, message.clone()), |reason| (reason, format!("{shown}; make room (or remount it writable) below the state directory, and the agent goes on by itself")));
+    fn trouble(error: &SourceError, name: &str, looked: &mut Looked) {
         looked.unreachable = true;
-        looked.inputs.push(Input::Source(name.to_owned(), Some(Trouble::new(reason, message))));
+        looked.inputs.push(Input::Source(name.to_owned(), Some(source_trouble::of_error(error, name))));
     }
 
     /// What is accepted of a source, from the mirror.
@@ -418,7 +398,7 @@ impl Sources {
         match mirror.snapshot(commit) {
             Ok(snapshot) => Some(snapshot),
             Err(error) => {
-                self.trouble(&error, &source.git.name, looked);
+                Self::trouble(&error, &source.git.name, looked);
                 None
             }
         }
@@ -467,7 +447,7 @@ impl Sources {
                     }
                     Err(error) => failed.push(Problem {
                         source: String::new(),
-                        file: shown_url(&wanted.url),
+                        file: source_trouble::shown_url(&wanted.url),
                         line: 1,
                         column: 1,
                         message: format!("the include can't be fetched: {}", chain(&error)),
@@ -543,51 +523,6 @@ pub(super) fn origin(source: &Source) -> String {
     format!("{} {:?}", source.git.url, source.git.reference)
 }
 
-/// Whether a head may not be followed.
-fn refused(source: &Source, fetched: &towpath_git::Fetched, guard: Option<&Guard>) -> Option<Trouble> {
-    if source.git.allow_rewind {
-        return None;
-    }
-    let name = &source.git.name;
-    match &source.git.reference {
-        Reference::Branch(branch) => {
-            let what = match fetched.movement {
-                Movement::Rewound => "was rewritten: its head does not descend from the accepted commit",
-                Movement::Unknown => "no longer has the accepted commit",
-                _ => return None,
-            };
-            let commit = guard.map(|guard| guard.commit.clone()).unwrap_or_default();
-            Some(Trouble::new(
-                "Rewound",
-                format!(
-                    "the branch {branch} of {name} {what} {commit}; push a revert on top of it, or set allowRewind for the source"
-                ),
-            ))
-        }
-        Reference::Tag(_) => {
-            let version = |tag: &Option<String>| tag.as_deref().and_then(towpath_git::version);
-            let (old, new) = (version(&guard?.tag)?, version(&fetched.tag)?);
-            (new < old).then(|| Trouble::new("Rewound", format!("the newest tag of {name} went down from {old} to {new}; tag something newer, or set allowRewind for the source")))
-        }
-        Reference::Commit(_) => None,
-    }
-}
-
-fn invalid(source: &Source, errors: &[Problem]) -> Trouble {
-    let first = errors
-        .first()
-        .map(|problem| format!("{}:{}: {}", problem.file, problem.line, problem.message))
-        .unwrap_or_default();
-    let more = if errors.len() > 1 { format!(" (and {} more)", errors.len() - 1) } else { String::new() };
-    Trouble::new(
-        "InvalidObjects",
-        format!(
-            "the head of {} has mistakes, and the last good revision goes on: {first}{more}; `towpath validate` shows all of them",
-            source.git.name
-        ),
-    )
-}
-
 /// Sources that the Configs of git name beside those that are known.
 fn further_sources(set: &ObjectSet, known: &[Source]) -> Vec<Source> {
     let written = set.configs.values().flat_map(|config| &config.sources);
@@ -599,14 +534,6 @@ fn further_sources(set: &ObjectSet, known: &[Source]) -> Vec<Source> {
         }
     }
     further
-}
-
-/// A URL without a password.
-fn shown_url(url: &str) -> String {
-    match (url.split_once("://"), url.rsplit_once('@')) {
-        (Some((scheme, _)), Some((_, host))) => format!("{scheme}://{host}"),
-        _ => url.to_owned(),
-    }
 }
 
 /// Sources in Configs of git that can't be used.
@@ -623,27 +550,4 @@ pub fn bad_sources(set: &ObjectSet) -> Vec<Problem> {
         }
     }
     problems
-}
-
-/// A full or read-only disk behind another error.
-fn disk_in(error: &SourceError) -> Option<&'static str> {
-    let mut at: Option<&dyn std::error::Error> = Some(error);
-    while let Some(inner) = at {
-        if let Some(io) = inner.downcast_ref::<std::io::Error>() {
-            match io.kind() {
-                std::io::ErrorKind::StorageFull | std::io::ErrorKind::QuotaExceeded => return Some("DiskFull"),
-                std::io::ErrorKind::ReadOnlyFilesystem => return Some("ReadOnly"),
-                _ => {}
-            }
-        }
-        let text = inner.to_string();
-        if text.contains("No space left on device") {
-            return Some("DiskFull");
-        }
-        if text.contains("Read-only file system") {
-            return Some("ReadOnly");
-        }
-        at = inner.source();
-    }
-    None
 }

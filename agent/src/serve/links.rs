@@ -3,6 +3,9 @@
 use std::{
     collections::BTreeMap,
     fmt,
+    fs::File,
+    io::Write as _,
+    path::Path,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::Duration,
 };
@@ -11,7 +14,7 @@ use hyper_util::rt::TokioIo;
 use tokio::runtime::Handle;
 use tonic::transport::{Channel, Endpoint, Uri};
 use tower::service_fn;
-use towpath_coordination::gossip::{Peers, core::LARGEST};
+use towpath_coordination::gossip::{Peers, Wanted};
 use towpath_host::identity::Credentials;
 use towpath_proto::v1alpha::{self as pb, peer_client::PeerClient};
 
@@ -20,6 +23,8 @@ use crate::report::chain;
 
 /// How many connections are kept.
 const KEPT: usize = 32;
+/// How long a node may take to answer a question.
+const ANSWER: Duration = Duration::from_secs(10);
 /// How long a message has to arrive: one that is older says nothing any more.
 const PATIENCE: Duration = Duration::from_secs(2);
 
@@ -94,7 +99,7 @@ impl Links {
             }
         });
         let channel = Endpoint::from_static("http://peer.invalid").connect_with_connector(connector).await?;
-        let client = PeerClient::new(channel).max_decoding_message_size(LARGEST);
+        let client = PeerClient::new(channel);
         self.keep(key.clone(), client.clone());
         Ok(client)
     }
@@ -102,10 +107,31 @@ impl Links {
     async fn deliver(&self, key: &(String, String), message: Vec<u8>) -> Result<(), String> {
         let mut client = self.client(key).await.map_err(|error| chain(&error))?;
         let sent = client.gossip(pb::GossipMessage { message }).await;
-        sent.map(drop).map_err(|status| match std::error::Error::source(&status) {
-            Some(cause) => chain(cause),
-            None => status.message().to_owned(),
-        })
+        sent.map(drop).map_err(|status| told(&status))
+    }
+
+    async fn download(&self, key: &(String, String), wanted: &Wanted, into: &Path) -> Result<(), String> {
+        let mut client = self.client(key).await.map_err(|error| chain(&error))?;
+        let request = pb::FetchPackRequest {
+            source: wanted.source.clone(),
+            commit: wanted.commit.clone(),
+            have: wanted.have.clone(),
+        };
+        let mut parts = client.fetch_pack(request).await.map_err(|status| told(&status))?.into_inner();
+        let mut file = File::create(into).map_err(|error| format!("{}: {error}", into.display()))?;
+        let mut left = wanted.bytes;
+        while let Some(part) = parts.message().await.map_err(|status| told(&status))? {
+            let size = u64::try_from(part.data.len()).unwrap_or(u64::MAX);
+            left = left.checked_sub(size).ok_or_else(|| format!("it sent more than {} bytes", wanted.bytes))?;
+            file.write_all(&part.data).map_err(|error| format!("{}: {error}", into.display()))?;
+        }
+        Ok(())
+    }
+
+    /// Waits for an answer, but not for ever.
+    fn wait<T>(&self, time: Duration, answer: impl Future<Output = Result<T, String>>) -> Result<T, String> {
+        let answer = self.shared.runtime.block_on(async { tokio::time::timeout(time, answer).await });
+        answer.unwrap_or_else(|_| Err(format!("it took longer than {} s", time.as_secs())))
     }
 
     fn after(&self, key: &(String, String), done: Result<(), String>) {
@@ -123,6 +149,14 @@ impl Links {
                 }
             }
         }
+    }
+}
+
+/// What a status says, or what it came from.
+fn told(status: &tonic::Status) -> String {
+    match std::error::Error::source(status) {
+        Some(cause) => chain(cause),
+        None => status.message().to_owned(),
     }
 }
 
@@ -144,5 +178,20 @@ impl Peers for Links {
 
     fn refused(&self) -> BTreeMap<String, String> {
         self.lock().refused.clone()
+    }
+
+    fn acceptance(&self, node: &str, address: &str) -> Result<(Vec<u8>, Vec<u8>), String> {
+        let key = (node.to_owned(), address.to_owned());
+        self.wait(ANSWER, async {
+            let mut client = self.client(&key).await.map_err(|error| chain(&error))?;
+            let reply = client.get_acceptance(pb::GetAcceptanceRequest {}).await.map_err(|status| told(&status))?;
+            let pb::AcceptanceReply { record, table } = reply.into_inner();
+            Ok((record, table))
+        })
+    }
+
+    fn pack(&self, node: &str, address: &str, wanted: &Wanted, into: &Path) -> Result<(), String> {
+        let key = (node.to_owned(), address.to_owned());
+        self.wait(wanted.time, self.download(&key, wanted, into))
     }
 }

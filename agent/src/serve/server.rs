@@ -1,6 +1,7 @@
 //! The gRPC services of an agent: on its Unix socket, and, for those who show a certificate, over TLS.
 
 use std::{
+    io::{self, BufWriter, Write},
     net::SocketAddr,
     os::unix::fs::PermissionsExt as _,
     path::{Path, PathBuf},
@@ -10,8 +11,14 @@ use std::{
 };
 
 use thiserror::Error;
-use tokio::net::{TcpListener, UnixListener};
-use tokio_stream::{Stream, StreamExt as _, wrappers::BroadcastStream, wrappers::UnixListenerStream};
+use tokio::{
+    net::{TcpListener, UnixListener},
+    sync::Semaphore,
+};
+use tokio_stream::{
+    Stream, StreamExt as _,
+    wrappers::{BroadcastStream, ReceiverStream, UnixListenerStream},
+};
 use tonic::{
     Request, Response, Status,
     service::{InterceptorLayer, Routes},
@@ -20,7 +27,7 @@ use towpath_host::identity::{Credentials, Role};
 use towpath_proto::v1alpha::{self as pb, events_server::Events, status_server::Status as StatusService};
 
 use super::tls::{self, Caller};
-use crate::reconcile::Handle;
+use crate::{reconcile::Handle, report::chain};
 
 /// A server that can't be started.
 #[derive(Debug, Error)]
@@ -31,7 +38,7 @@ pub enum ServeError {
         /// The socket.
         path: PathBuf,
         /// Why.
-        source: std::io::Error,
+        source: io::Error,
     },
     /// The address can't be listened on.
     #[error("nobody can listen on {address}")]
@@ -39,7 +46,7 @@ pub enum ServeError {
         /// The address.
         address: SocketAddr,
         /// Why.
-        source: std::io::Error,
+        source: io::Error,
     },
     /// The services can't be served.
     #[error("the API can't be served")]
@@ -134,7 +141,7 @@ fn bind(socket: &Path) -> Result<UnixListener, ServeError> {
     }
     // One that nobody listens on was left by an agent that was cut off.
     match std::fs::remove_file(socket) {
-        Err(error) if error.kind() != std::io::ErrorKind::NotFound => return Err(failed(error)),
+        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(failed(error)),
         _ => {}
     }
     let listener = UnixListener::bind(socket).map_err(failed)?;
@@ -151,7 +158,7 @@ async fn routes(handle: &Handle) -> Result<Routes, ServeError> {
         .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET)
         .build_v1()
         .map_err(|error| ServeError::Reflection(error.to_string()))?;
-    let api = Api { handle: handle.clone() };
+    let api = Api::new(handle.clone());
     Ok(Routes::new(health_service)
         .add_service(reflection)
         .add_service(pb::status_server::StatusServer::new(api.clone()))
@@ -160,26 +167,84 @@ async fn routes(handle: &Handle) -> Result<Routes, ServeError> {
 
 /// What nodes alone may call.
 fn peer_service(handle: Handle) -> pb::peer_server::PeerServer<Api> {
-    pb::peer_server::PeerServer::new(Api { handle })
+    pb::peer_server::PeerServer::new(Api::new(handle))
         .max_decoding_message_size(towpath_coordination::gossip::core::LARGEST)
 }
 
 #[tonic::async_trait]
 impl pb::peer_server::Peer for Api {
     async fn gossip(&self, request: Request<pb::GossipMessage>) -> Result<Response<pb::GossipReply>, Status> {
-        let Some(Caller(caller)) = request.extensions().get::<Caller>().cloned() else {
-            return Err(Status::unauthenticated("show a certificate"));
-        };
-        if caller.role != Role::Node {
-            return Err(Status::permission_denied(format!(
-                "{} is a {}, and Peer is for nodes alone",
-                caller.name,
-                caller.role.name()
-            )));
-        }
+        let caller = node_that_asks(&request)?;
         let message = request.into_inner().message;
-        self.handle.gossip(&caller.name, message).map_err(|error| Status::permission_denied(error.to_string()))?;
+        self.handle.gossip(&caller, message).map_err(|error| Status::permission_denied(error.to_string()))?;
         Ok(Response::new(pb::GossipReply {}))
+    }
+
+    async fn get_acceptance(
+        &self,
+        request: Request<pb::GetAcceptanceRequest>,
+    ) -> Result<Response<pb::AcceptanceReply>, Status> {
+        node_that_asks(&request)?;
+        let reply = self.handle.acceptance().map_err(|error| Status::not_found(error.to_string()))?;
+        Ok(Response::new(reply))
+    }
+
+    type FetchPackStream = ReceiverStream<Result<pb::PackPart, Status>>;
+
+    async fn fetch_pack(
+        &self,
+        request: Request<pb::FetchPackRequest>,
+    ) -> Result<Response<Self::FetchPackStream>, Status> {
+        node_that_asks(&request)?;
+        let pb::FetchPackRequest { source, commit, have } = request.into_inner();
+        let mirror = self.handle.mirror(&source, &commit).map_err(|error| Status::not_found(error.to_string()))?;
+        let permit = Arc::clone(&self.packs).try_acquire_owned();
+        let permit = permit.map_err(|_| Status::resource_exhausted("it makes packs for others; ask another node"))?;
+        let (parts, stream) = tokio::sync::mpsc::channel(4);
+        tokio::task::spawn_blocking(move || {
+            let _permit = permit;
+            let mut out = BufWriter::with_capacity(PART, Parts(parts.clone()));
+            let written = mirror.write_pack(&commit, have.as_deref(), &mut out);
+            let flushed = out.flush();
+            if let Err(error) = written {
+                let _ = parts.blocking_send(Err(Status::internal(chain(&error))));
+            } else if let Err(error) = flushed {
+                tracing::debug!(%error, "a node has gone before its pack was written");
+            }
+        });
+        Ok(Response::new(ReceiverStream::new(stream)))
+    }
+}
+
+/// The node that asks; others have nothing to ask of a peer.
+fn node_that_asks<T>(request: &Request<T>) -> Result<String, Status> {
+    match request.extensions().get::<Caller>() {
+        Some(Caller(caller)) if caller.role == Role::Node => Ok(caller.name.clone()),
+        Some(Caller(caller)) => Err(Status::permission_denied(format!(
+            "{} is a {}, and Peer is for nodes alone",
+            caller.name,
+            caller.role.name()
+        ))),
+        None => Err(Status::unauthenticated("show a certificate")),
+    }
+}
+
+/// How many packs are made at once, and the size of their parts.
+const PACKS: usize = 2;
+const PART: usize = 64 << 10;
+
+/// Sends what is written.
+struct Parts(tokio::sync::mpsc::Sender<Result<pb::PackPart, Status>>);
+
+impl Write for Parts {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        let part = pb::PackPart { data: bytes.to_vec() };
+        self.0.blocking_send(Ok(part)).map_err(|_| io::Error::from(io::ErrorKind::BrokenPipe))?;
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
     }
 }
 
@@ -187,9 +252,14 @@ impl pb::peer_server::Peer for Api {
 #[derive(Debug, Clone)]
 struct Api {
     handle: Handle,
+    packs: Arc<Semaphore>,
 }
 
 impl Api {
+    fn new(handle: Handle) -> Self {
+        Self { handle, packs: Arc::new(Semaphore::new(PACKS)) }
+    }
+
     /// Work that reads files or renders runs beside the runtime's threads.
     async fn blocking<T: Send + 'static>(&self, work: impl FnOnce(Handle) -> T + Send + 'static) -> Result<T, Status> {
         let handle = self.handle.clone();

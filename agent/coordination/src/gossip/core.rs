@@ -4,7 +4,7 @@
 //! much when nothing happens. Who has news, be it a suspicion, sends it to a few, a few times.
 
 use std::{
-    collections::{BTreeMap, BinaryHeap},
+    collections::{BTreeMap, BTreeSet, BinaryHeap},
     fmt,
     num::{NonZeroU8, NonZeroUsize},
     sync::{Arc, Mutex, MutexGuard, PoisonError},
@@ -81,7 +81,19 @@ struct Told {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 enum What {
     Leaves,
-    Accepted(u64),
+    /// The generation, and the digest of its record.
+    Accepted(u64, String),
+}
+
+/// The highest acceptance that was heard of.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Announced {
+    /// Its generation.
+    pub generation: u64,
+    /// The digest of its record.
+    pub digest: String,
+    /// A node that has it.
+    pub by: String,
 }
 
 /// By which what is newer takes the place of what is older.
@@ -103,8 +115,8 @@ impl Invalidates for Subject {
 struct Listener {
     /// The life in which a node said that it goes.
     left: BTreeMap<String, u64>,
-    /// The highest generation that anybody has accepted.
-    accepted: u64,
+    /// The highest acceptance of anybody.
+    accepted: Announced,
 }
 
 /// foca owns its listener: what it hears is shared with the member.
@@ -121,7 +133,7 @@ impl BroadcastHandler<Life> for Ears {
     type Key = Subject;
     type Error = postcard::Error;
 
-    fn receive_item(&mut self, data: &[u8], _: Option<&Life>) -> Result<Option<Subject>, postcard::Error> {
+    fn receive_item(&mut self, data: &[u8], from: Option<&Life>) -> Result<Option<Subject>, postcard::Error> {
         let told: Told = postcard::from_bytes(data)?;
         let leaves = matches!(told.what, What::Leaves);
         let mut listener = self.lock();
@@ -135,13 +147,16 @@ impl BroadcastHandler<Life> for Ears {
                 *known = told.number.max(*known);
                 news
             }
-            What::Accepted(generation) => {
-                let news = listener.accepted < generation;
-                listener.accepted = listener.accepted.max(generation);
+            What::Accepted(generation, digest) => {
+                let news = listener.accepted.generation < generation;
+                if news {
+                    listener.accepted = Announced { generation, digest, by: told.node.clone() };
+                }
                 news
             }
         };
-        Ok(news.then_some(Subject { node: told.node, leaves, number: told.number }))
+        // What this node says itself goes out, also when it says it again.
+        Ok((news || from.is_none()).then_some(Subject { node: told.node, leaves, number: told.number }))
     }
 }
 
@@ -155,7 +170,7 @@ pub enum Heard {
     /// A node is lost.
     Lost(String),
     /// Somebody has accepted a generation.
-    Accepted(u64),
+    Accepted(Announced),
 }
 
 /// More nodes than these are not remembered to have left.
@@ -169,10 +184,14 @@ const SUSPICION: Duration = Duration::from_secs(4);
 /// How often who has news sends them on, and how many times.
 const ROUND: Duration = Duration::from_millis(200);
 const ROUNDS: u8 = 3;
+/// How long who has joined waits for what was accepted: many come at once.
+const AGAIN: Duration = Duration::from_secs(2);
 /// The largest message: names of about a thousand nodes. Larger ones make the beginning of a large fleet slow.
 pub const LARGEST: usize = 16 << 10;
-/// How often somebody is asked to be let in while nobody is there, and how many at once.
+/// How often somebody is asked to be let in while nobody is there, and how many at once; how seldom, in the end, those of
+/// whom nothing was ever heard.
 const ALONE: Duration = Duration::from_secs(2);
+const SELDOM: Duration = Duration::from_secs(60);
 const ASKED: usize = 3;
 
 fn config() -> foca::Config {
@@ -205,11 +224,15 @@ pub struct Member {
     numbered: u64,
     sends: Vec<(Life, Vec<u8>)>,
     heard: Vec<Heard>,
-    accepted: u64,
+    /// The highest acceptance: this node's own, or one that it has heard of.
+    accepted: Announced,
+    /// When it is told again: who has joined since has not heard of it.
+    again: Option<Instant>,
     /// Who may be there, whose turn it is to be asked, and when.
     seeds: Vec<String>,
     turn: usize,
     ask: Instant,
+    pause: Duration,
     /// When news are sent on next, and how many times still.
     round: Instant,
     rounds: u8,
@@ -263,10 +286,12 @@ impl Member {
             numbered: 0,
             sends: Vec::new(),
             heard: Vec::new(),
-            accepted: 0,
+            accepted: Announced::default(),
+            again: None,
             seeds: Vec::new(),
             turn: usize::try_from(seed % 1_000_003).unwrap_or(0),
             ask: now,
+            pause: ALONE,
             round: now,
             rounds: 0,
             backlog: 0,
@@ -278,24 +303,34 @@ impl Member {
         self.foca.num_members()
     }
 
-    /// Says who may be there: a few of them are asked to be let in for as long as nobody is known.
-    pub fn seeds(&mut self, seeds: Vec<String>) {
+    /// Says who may be there: those of whom nothing was heard are asked.
+    pub fn seeds(&mut self, seeds: Vec<String>, now: Instant) {
+        if self.seeds != seeds {
+            self.pause = ALONE;
+            self.ask = self.ask.min(now + ALONE);
+        }
         self.seeds = seeds;
     }
 
-    fn is_alone(&self) -> bool {
-        self.others() == 0 && !self.seeds.is_empty()
-    }
-
+    /// Asks to be let in: while nobody is there, somebody; then those of whom nothing was heard. Nodes that begin together
+    /// and ask only one another would else stay among themselves.
     fn ask_somebody(&mut self, now: Instant) {
-        if !self.is_alone() || now < self.ask {
+        if self.seeds.is_empty() || now < self.ask {
             return;
         }
-        self.ask = now + ALONE;
-        for _ in 0..ASKED.min(self.seeds.len()) {
+        let alone = self.others() == 0;
+        let candidates: Vec<String> = if alone {
+            self.seeds.clone()
+        } else {
+            let known: BTreeSet<&str> = self.foca.iter_membership_state().map(|member| &*member.id().name).collect();
+            self.seeds.iter().filter(|seed| !known.contains(seed.as_str())).cloned().collect()
+        };
+        self.pause = if alone { ALONE } else { (self.pause * 2).min(SELDOM) };
+        self.ask = now + self.pause;
+        for _ in 0..if alone { ASKED } else { 1 }.min(candidates.len()) {
             // Wide steps, so that those who begin together do not all ask the same.
             self.turn = self.turn.wrapping_add(7919);
-            let to = Life { name: self.seeds[self.turn % self.seeds.len()].clone(), began: 0 };
+            let to = Life { name: candidates[self.turn % candidates.len()].clone(), began: 0 };
             let done = self.foca.announce(to, &mut self.runtime);
             self.after(done, now);
         }
@@ -323,6 +358,9 @@ impl Member {
             let done = self.foca.handle_timer(timer.timer, &mut self.runtime);
             self.after(done, now);
         }
+        if self.again.is_some_and(|again| again <= now) {
+            self.tell_accepted(now);
+        }
         self.send_on(now);
         self.ask_somebody(now);
     }
@@ -347,28 +385,36 @@ impl Member {
     pub fn next(&self) -> Option<Instant> {
         let timer = self.timers.peek().map(|timer| timer.at);
         let round = (self.rounds > 0).then_some(self.round);
-        let ask = self.is_alone().then_some(self.ask);
-        timer.into_iter().chain(round).chain(ask).min()
+        let ask = (!self.seeds.is_empty()).then_some(self.ask);
+        timer.into_iter().chain(round).chain(ask).chain(self.again).min()
     }
 
-    /// Tells all others which generation this node has accepted.
-    pub fn accepted(&mut self, generation: u64, now: Instant) {
-        if generation > self.accepted {
-            self.accepted = generation;
-            self.say(generation, What::Accepted(generation), now);
+    /// Tells all others which generation this node has accepted, and the digest of its record.
+    pub fn accepted(&mut self, generation: u64, digest: String, now: Instant) {
+        if generation > self.accepted.generation {
+            self.accepted = Announced { generation, digest, by: self.foca.identity().name.clone() };
+            self.tell_accepted(now);
+        }
+    }
+
+    fn tell_accepted(&mut self, now: Instant) {
+        self.again = None;
+        let Announced { generation, digest, by } = self.accepted.clone();
+        if generation > 0 {
+            self.say(by, generation, What::Accepted(generation, digest), now);
         }
     }
 
     /// Says that this node goes.
     pub fn leave(&mut self, now: Instant) {
         let life = self.foca.identity().began;
-        self.say(life, What::Leaves, now);
+        self.say(self.foca.identity().name.clone(), life, What::Leaves, now);
         let done = self.foca.leave_cluster(&mut self.runtime);
         self.after(done, now);
     }
 
-    fn say(&mut self, number: u64, what: What, now: Instant) {
-        let told = Told { node: self.foca.identity().name.clone(), number, what };
+    fn say(&mut self, node: String, number: u64, what: What, now: Instant) {
+        let told = Told { node, number, what };
         let Ok(bytes) = postcard::to_stdvec(&told) else { return };
         let done = self.foca.add_broadcast(&bytes).map(drop);
         self.after(done, now);
@@ -407,7 +453,7 @@ impl Member {
             tracing::debug!(%error, "a message of the gossip can't be used");
         }
         let (told, heard) = (self.told(), self.heard.len());
-        self.notice();
+        self.notice(now);
         // What takes the place of older news does not make them more.
         if told > self.backlog || self.heard.len() > heard {
             self.rounds = ROUNDS;
@@ -422,10 +468,13 @@ impl Member {
         }
     }
 
-    fn notice(&mut self) {
+    fn notice(&mut self, now: Instant) {
         while let Some(notification) = self.runtime.to_notify() {
             match notification {
-                OwnedNotification::MemberUp(life) => self.heard.push(Heard::Joined(life.name)),
+                OwnedNotification::MemberUp(life) => {
+                    self.again.get_or_insert(now + AGAIN);
+                    self.heard.push(Heard::Joined(life.name));
+                }
                 OwnedNotification::MemberDown(life) => {
                     let left = self.ears.lock().left.get(&life.name).is_some_and(|known| *known >= life.began);
                     self.heard.push(if left { Heard::Left(life.name) } else { Heard::Lost(life.name) });
@@ -433,9 +482,9 @@ impl Member {
                 _ => {}
             }
         }
-        let highest = self.ears.lock().accepted;
-        if highest > self.accepted {
-            self.accepted = highest;
+        let highest = self.ears.lock().accepted.clone();
+        if highest.generation > self.accepted.generation {
+            self.accepted = highest.clone();
             self.heard.push(Heard::Accepted(highest));
         }
     }

@@ -9,6 +9,7 @@ use std::{
     collections::BTreeMap,
     fmt,
     net::{IpAddr, SocketAddr},
+    path::Path,
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
         mpsc::{Receiver, RecvTimeoutError, Sender, SyncSender, channel, sync_channel},
@@ -19,7 +20,7 @@ use std::{
 
 use towpath_host::Clock;
 
-use self::core::{Heard, Life, Liveness, Member};
+use self::core::{Announced, Heard, Life, Liveness, Member};
 
 /// How messages travel between nodes.
 pub trait Peers: fmt::Debug + Send + Sync {
@@ -29,6 +30,34 @@ pub trait Peers: fmt::Debug + Send + Sync {
     /// Why a node refused this one's certificate, or this one its, as far as that is so now: it is there, whatever
     /// the gossip makes of its silence.
     fn refused(&self) -> BTreeMap<String, String>;
+
+    /// Asks a node for the record of its acceptance and the table that came with it, as they stand in the data store.
+    /// Waits for the answer.
+    ///
+    /// # Errors
+    /// Why there is none.
+    fn acceptance(&self, node: &str, address: &str) -> Result<(Vec<u8>, Vec<u8>), String>;
+
+    /// Asks a node for a pack, and writes it to a file. Waits for the answer.
+    ///
+    /// # Errors
+    /// Why there is none.
+    fn pack(&self, node: &str, address: &str, wanted: &Wanted, into: &Path) -> Result<(), String>;
+}
+
+/// A pack that is asked for.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Wanted {
+    /// The source.
+    pub source: String,
+    /// The commit of the accepted revision.
+    pub commit: String,
+    /// What is there already, with all that it descends from.
+    pub have: Option<String>,
+    /// How large the pack may be.
+    pub bytes: u64,
+    /// How long it may take.
+    pub time: Duration,
 }
 
 /// Who may be there: nodes and where they are reached.
@@ -40,13 +69,15 @@ const WAITING: usize = 1024;
 const SETTLED: Duration = Duration::from_secs(15);
 /// How old what is shown of the others may be while messages come.
 const SHOWN: Duration = Duration::from_millis(200);
+/// How many nodes are asked for what one of them must have.
+const ASKED: usize = 5;
 /// The stack of the thread.
 const STACK: usize = 512 << 10;
 
 enum Input {
     Message(String, Vec<u8>),
     Seeds(Seeds),
-    Accepted(u64),
+    Accepted(u64, String),
     Leave(Sender<()>),
 }
 
@@ -58,11 +89,15 @@ pub struct Gossip {
     peers: Arc<dyn Peers>,
     clock: Arc<dyn Clock>,
     began: Instant,
+    /// Another one for each node: not all ask the same.
+    seed: usize,
 }
 
 #[derive(Debug, Default)]
 struct Seen {
     opinions: BTreeMap<String, Liveness>,
+    addresses: Seeds,
+    announced: Announced,
 }
 
 /// What a member is made from.
@@ -93,8 +128,14 @@ impl Gossip {
         let life = Life { name: node, began: life };
         let member = Member::new(life, seed, clock.monotonic());
         let began = clock.monotonic();
-        let gossip =
-            Self { inputs, seen: Arc::clone(&seen), peers: Arc::clone(&peers), clock: Arc::clone(&clock), began };
+        let gossip = Self {
+            inputs,
+            seen: Arc::clone(&seen),
+            peers: Arc::clone(&peers),
+            clock: Arc::clone(&clock),
+            began,
+            seed: usize::try_from(seed >> 32).unwrap_or(0),
+        };
         let seeds = Seeds::new();
         let mut thread = Thread { member, port, clock, peers, seen, seeds, shown: began, tell: Box::new(tell) };
         thread::Builder::new().name("gossip".into()).stack_size(STACK).spawn(move || thread.run(&received))?;
@@ -112,9 +153,54 @@ impl Gossip {
         let _ = self.inputs.send(Input::Seeds(seeds));
     }
 
-    /// Says which generation this node has accepted.
-    pub fn accepted(&self, generation: u64) {
-        let _ = self.inputs.send(Input::Accepted(generation));
+    /// Says which generation this node has accepted, and the digest of its record.
+    pub fn accepted(&self, generation: u64, digest: String) {
+        let _ = self.inputs.send(Input::Accepted(generation, digest));
+    }
+
+    /// The highest acceptance that another node has told of.
+    pub fn announced(&self) -> Announced {
+        self.lock().announced.clone()
+    }
+
+    /// Who answers, and where: the one that is asked first, if it is among them, then the others from a place of their
+    /// own for each asker.
+    fn answering(&self, first: &str) -> Vec<(String, String)> {
+        let seen = self.lock();
+        let alive = |node: &str| seen.opinions.get(node) == Some(&Liveness::Alive);
+        let mut nodes: Vec<(String, String)> = seen
+            .addresses
+            .iter()
+            .filter(|(node, _)| alive(node))
+            .map(|(node, address)| (node.clone(), address.clone()))
+            .collect();
+        if !nodes.is_empty() {
+            let turn = self.seed % nodes.len();
+            nodes.rotate_left(turn);
+        }
+        // Stable: the others stay in their order.
+        nodes.sort_by_key(|(node, _)| node != first);
+        nodes.truncate(ASKED);
+        nodes
+    }
+
+    /// Asks some of those who answer for something, one after the other.
+    ///
+    /// # Errors
+    /// What each of them said.
+    pub fn ask<T>(
+        &self,
+        first: &str,
+        question: impl Fn(&dyn Peers, &str, &str) -> Result<T, String>,
+    ) -> Result<T, String> {
+        let mut told = Vec::new();
+        for (node, address) in self.answering(first) {
+            match question(self.peers.as_ref(), &node, &address) {
+                Ok(answer) => return Ok(answer),
+                Err(why) => told.push(format!("{node}: {why}")),
+            }
+        }
+        Err(if told.is_empty() { "no other node answers".into() } else { told.join("; ") })
     }
 
     /// Says good-bye, and waits until that was sent.
@@ -182,9 +268,12 @@ impl Thread {
                 }
                 Ok(Input::Seeds(seeds)) => {
                     self.seeds = self.whole(seeds);
-                    self.member.seeds(self.seeds.keys().cloned().collect());
+                    self.member.seeds(self.seeds.keys().cloned().collect(), self.clock.monotonic());
+                    self.see().addresses = self.seeds.clone();
                 }
-                Ok(Input::Accepted(generation)) => self.member.accepted(generation, self.clock.monotonic()),
+                Ok(Input::Accepted(generation, digest)) => {
+                    self.member.accepted(generation, digest, self.clock.monotonic());
+                }
                 Ok(Input::Leave(done)) => {
                     self.member.leave(self.clock.monotonic());
                     self.flush();
@@ -197,6 +286,10 @@ impl Thread {
             self.member.tick(self.clock.monotonic());
             self.flush();
         }
+    }
+
+    fn see(&self) -> MutexGuard<'_, Seen> {
+        self.seen.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Addresses with their ports.
@@ -221,9 +314,12 @@ impl Thread {
         // Not for each message: in a large fleet they are many, and say little.
         if !heard.is_empty() || now.duration_since(self.shown) >= SHOWN {
             self.shown = now;
-            self.seen.lock().unwrap_or_else(PoisonError::into_inner).opinions = self.member.opinions();
+            self.see().opinions = self.member.opinions();
         }
         for heard in heard {
+            if let Heard::Accepted(announced) = &heard {
+                self.see().announced = announced.clone();
+            }
             (self.tell)(heard);
         }
     }

@@ -1,0 +1,121 @@
+//! What a source's trouble is called, and what to do about it.
+
+use towpath_git::{Fetched, Movement, Reference, SourceError};
+use towpath_render::problem::Problem;
+
+use super::{conditions::Trouble, sources::Guard};
+use crate::{config::Source, report::chain};
+
+/// Why a source can't be used now.
+pub(super) fn of_error(error: &SourceError, name: &str) -> Trouble {
+    let shown = chain(error);
+    let (reason, message) = match error {
+        SourceError::Unreachable { .. } | SourceError::TimedOut { .. } | SourceError::TooMuch { .. } => (
+            "SourceUnreachable",
+            format!("{shown}; the last good revision goes on; check the network, the URL and auth"),
+        ),
+        SourceError::Missing { .. } => (
+            "SourceUnreachable",
+            format!("{shown}; push something to it, or correct branch, tag or commit of the source"),
+        ),
+        SourceError::Settings { .. } => {
+            ("SourceUnreachable", format!("{shown}; correct the settings of the source {name}"))
+        }
+        SourceError::Corrupt { .. } | SourceError::Pack { .. } => (
+            "MirrorCorrupt",
+            format!("{shown}; it is made anew when the source can be reached; check the disk (dmesg, smartctl)"),
+        ),
+        SourceError::Disk { source, .. } => match source.kind() {
+            std::io::ErrorKind::StorageFull | std::io::ErrorKind::QuotaExceeded => {
+                ("DiskFull", format!("{shown}; make room below the state directory, and the agent goes on by itself"))
+            }
+            _ => ("ReadOnly", format!("{shown}; make the state directory writable, and the agent goes on by itself")),
+        },
+    };
+    let (reason, message) = disk_in(error).map_or((reason, message.clone()), |reason| {
+        (
+            reason,
+            format!(
+                "{shown}; make room (or remount it writable) below the state directory, and the agent goes on by itself"
+            ),
+        )
+    });
+    Trouble::new(reason, message)
+}
+
+/// Whether a head may not be followed.
+pub(super) fn refused(source: &Source, fetched: &Fetched, guard: Option<&Guard>) -> Option<Trouble> {
+    if source.git.allow_rewind {
+        return None;
+    }
+    let name = &source.git.name;
+    match &source.git.reference {
+        Reference::Branch(branch) => {
+            let what = match fetched.movement {
+                Movement::Rewound => "was rewritten: its head does not descend from the accepted commit",
+                Movement::Unknown => "no longer has the accepted commit",
+                _ => return None,
+            };
+            let commit = guard.map(|guard| guard.commit.clone()).unwrap_or_default();
+            Some(Trouble::new(
+                "Rewound",
+                format!(
+                    "the branch {branch} of {name} {what} {commit}; push a revert on top of it, or set allowRewind for the source"
+                ),
+            ))
+        }
+        Reference::Tag(_) => {
+            let version = |tag: &Option<String>| tag.as_deref().and_then(towpath_git::version);
+            let (old, new) = (version(&guard?.tag)?, version(&fetched.tag)?);
+            (new < old).then(|| Trouble::new("Rewound", format!("the newest tag of {name} went down from {old} to {new}; tag something newer, or set allowRewind for the source")))
+        }
+        Reference::Commit(_) => None,
+    }
+}
+
+/// What is said of a head with mistakes.
+pub(super) fn invalid(source: &Source, errors: &[Problem]) -> Trouble {
+    let first = errors
+        .first()
+        .map(|problem| format!("{}:{}: {}", problem.file, problem.line, problem.message))
+        .unwrap_or_default();
+    let more = if errors.len() > 1 { format!(" (and {} more)", errors.len() - 1) } else { String::new() };
+    Trouble::new(
+        "InvalidObjects",
+        format!(
+            "the head of {} has mistakes, and the last good revision goes on: {first}{more}; `towpath validate` shows all of them",
+            source.git.name
+        ),
+    )
+}
+
+/// A URL without a password.
+pub(super) fn shown_url(url: &str) -> String {
+    match (url.split_once("://"), url.rsplit_once('@')) {
+        (Some((scheme, _)), Some((_, host))) => format!("{scheme}://{host}"),
+        _ => url.to_owned(),
+    }
+}
+
+/// A full or read-only disk behind another error.
+fn disk_in(error: &SourceError) -> Option<&'static str> {
+    let mut at: Option<&dyn std::error::Error> = Some(error);
+    while let Some(inner) = at {
+        if let Some(io) = inner.downcast_ref::<std::io::Error>() {
+            match io.kind() {
+                std::io::ErrorKind::StorageFull | std::io::ErrorKind::QuotaExceeded => return Some("DiskFull"),
+                std::io::ErrorKind::ReadOnlyFilesystem => return Some("ReadOnly"),
+                _ => {}
+            }
+        }
+        let text = inner.to_string();
+        if text.contains("No space left on device") {
+            return Some("DiskFull");
+        }
+        if text.contains("Read-only file system") {
+            return Some("ReadOnly");
+        }
+        at = inner.source();
+    }
+    None
+}

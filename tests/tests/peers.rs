@@ -1,0 +1,81 @@
+//! What nodes give one another: acceptances and commits that git, or the data store, does not give.
+
+use std::{fs, time::Duration};
+
+use serde_json::Value;
+use towpath_tests::{
+    etcd::{Etcd, programs},
+    fleet::Fleet,
+    node::condition,
+    ok, wait_until,
+};
+
+fn secured(count: usize) -> Fleet {
+    let fleet = Fleet::secured(count, |folder| Etcd::single(folder, &programs()[0]));
+    // More than fits into one part of a pack.
+    let noise: String = (0..40_000).map(|number| format!("{:x}\n", number * 7919 % 65_537)).collect();
+    fleet.repository.write("noise", noise);
+    fleet
+}
+
+fn says(text: &str) -> String {
+    format!(
+        "metadata: {{apiVersion: v1alpha, kind: TaskBook, name: web, namespace: app}}\nspec:\n  targets: {{nodeGroups: [web]}}\n  tasks:\n    - name: web\n      file: {{path: /web, content: \"{text}\"}}\n"
+    )
+}
+
+/// Takes the repository away from everybody.
+fn vanish(fleet: &Fleet) {
+    fs::rename(&fleet.repository.bare, fleet.repository.bare.with_extension("gone")).unwrap();
+}
+
+fn shown(fleet: &Fleet, of: usize) -> Value {
+    fleet.nodes[of].ask(&["status"]).unwrap_or_default()
+}
+
+#[test]
+fn a_commit_that_git_does_not_give_comes_from_another_node() {
+    let mut fleet = secured(3);
+    fleet.agents[2] = None;
+    let head = fleet.publish(&says("two"));
+    fleet.wait(30, |fleet| (0..2).all(|of| fleet.nodes[of].applied(&head)));
+    vanish(&fleet);
+    fleet.begin(2);
+    fleet.wait(60, |fleet| fleet.nodes[2].applied(&head));
+    assert_eq!(fleet.nodes[2].read("/web").as_deref(), Some("two"));
+    let log = fleet.nodes[2].log();
+    assert!(log.contains("the commit came from another node"), "{log}");
+    let mirrors = fleet.nodes[2].state.join("mirrors");
+    ok(towpath_tests::git::git(&mirrors.join("fleet.git")).args(["fsck", "--connectivity-only", &head]));
+    let left: Vec<_> = fs::read_dir(&mirrors).unwrap().flatten().map(|entry| entry.file_name()).collect();
+    assert_eq!(left, ["fleet.git"], "nothing else is left over");
+    // That git is away, is still said.
+    assert_eq!(condition(&shown(&fleet, 2), "Reconciling")["reason"], "SourceUnreachable");
+}
+
+#[test]
+fn an_acceptance_that_the_store_does_not_show_comes_from_another_node() {
+    let mut fleet = secured(2);
+    let first = fleet.nodes[1].status()["generation"].as_u64().unwrap();
+    // This node's way to the data store leads to one that knows nothing of what follows.
+    fleet.agents[1] = None;
+    let other = Etcd::single(&fleet.folder.path().join("other"), &programs()[0]);
+    let node = &fleet.nodes[1];
+    let config = node.folder.join("agent.yaml");
+    let text = fs::read_to_string(&config).unwrap();
+    let (here, there) = (fleet.etcd.endpoints().remove(0), other.endpoints().remove(0));
+    assert!(text.contains(&here), "{text}");
+    fs::write(&config, text.replace(&here, &there)).unwrap();
+    let head = fleet.publish(&says("two"));
+    fleet.wait(30, |fleet| fleet.nodes[0].applied(&head));
+    vanish(&fleet);
+    fleet.begin(1);
+    fleet.wait(60, |fleet| fleet.nodes[1].applied(&head));
+    assert!(shown(&fleet, 1)["generation"].as_u64().unwrap() > first);
+    // Who holds the newer record puts it into the store that has gone back.
+    let stored = || {
+        let output = ok(other.ctl().args(["get", "/towpath/", "--prefix", "--print-value-only"]));
+        String::from_utf8_lossy(&output.stdout).into_owned()
+    };
+    wait_until(Duration::from_secs(20), || stored().contains(&head), stored);
+}
