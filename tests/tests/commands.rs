@@ -19,6 +19,7 @@ fn text(arguments: &[&str]) -> String {
 fn explain_and_schema_come_from_the_words() {
     insta::assert_snapshot!("explain-taskbook", text(&["explain", "TaskBook"]));
     insta::assert_snapshot!("explain-mode", text(&["explain", "TaskBook.spec.tasks.file.mode"]));
+    assert_eq!(text(&["explain", "file.mode"]), text(&["explain", "TaskBook.spec.tasks.file.mode"]));
     let schema: Value = serde_json::from_str(&text(&["schema"])).unwrap();
     assert_eq!(schema["oneOf"].as_array().unwrap().len(), 13);
     let book: Value = serde_json::from_str(&text(&["schema", "TaskBook"])).unwrap();

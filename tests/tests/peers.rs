@@ -79,3 +79,32 @@ fn an_acceptance_that_the_store_does_not_show_comes_from_another_node() {
     };
     wait_until(Duration::from_secs(20), || stored().contains(&head), stored);
 }
+
+#[test]
+fn a_slot_whose_claim_the_store_hides_is_not_given_again() {
+    let fleet = secured(2);
+    fleet.wait(20, |fleet| {
+        (0..2).all(|of| {
+            let nodes = fleet.nodes[of].ask(&["nodes"]).unwrap_or_default();
+            nodes.as_array().is_some_and(|nodes| nodes.iter().filter(|node| node["gossip"] == "alive").count() == 2)
+        })
+    });
+    let log = fleet.log_file().display().to_string();
+    let head = fleet.publish(&format!(
+        "metadata: {{apiVersion: v1alpha, kind: TaskBook, name: web, namespace: app}}\nspec:\n  targets: {{nodeGroups: [web]}}\n  rollout: {{serialize: {{count: 1}}}}\n  tasks:\n    - name: long\n      command:\n        shell: 'echo $(date +%s%N) begin $TOWPATH_NODE >> {log}; sleep 10; echo $(date +%s%N) end $TOWPATH_NODE >> {log}'\n"
+    ));
+    fleet.wait(30, |fleet| fleet.happened().len() == 1);
+    let holder = fleet.happened()[0].2.clone();
+    let other = usize::from(holder == "n0");
+    // The other node has heard by now that the slot is held; the store forgets all that it knows of that.
+    std::thread::sleep(Duration::from_secs(2));
+    let removed = ok(fleet.etcd.ctl().args(["del", "/towpath/default/book/held/", "--prefix"]));
+    assert_eq!(String::from_utf8_lossy(&removed.stdout).trim(), "1");
+    ok(fleet.etcd.ctl().args(["del", &format!("/towpath/default/book/mark/{holder}")]));
+    let held = || condition(&shown(&fleet, other), "Held")["message"].as_str().unwrap_or_default().to_owned();
+    let told = format!("{holder} say(s) that it holds a slot");
+    wait_until(Duration::from_secs(20), || held().contains(&told), || format!("{} {}", held(), fleet.shown()));
+    fleet.wait(60, |fleet| (0..2).all(|of| fleet.nodes[of].applied(&head)));
+    let happened: Vec<String> = fleet.happened().into_iter().map(|(_, word, _)| word).collect();
+    assert_eq!(happened, ["begin", "end", "begin", "end"]);
+}

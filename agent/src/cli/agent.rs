@@ -120,12 +120,14 @@ fn gossip(handle: &Handle, port: u16, credentials: Arc<Credentials>, clock: Arc<
     let begun = Gossip::begin(options, move |heard| {
         // That everybody is there when a node begins is no news.
         let settling = time.monotonic().duration_since(began) < SETTLING && matches!(heard, Heard::Joined(_));
-        if !settling && told.try_send(heard.clone()).is_err() {
+        if !settling && heard != Heard::Slots && told.try_send(heard.clone()).is_err() {
             tracing::warn!(?heard, "too much happens at once for an event of each");
         }
         queue.poke(|wake| match heard {
             Heard::Accepted(_) => wake.accepted = true,
             Heard::Lost(_) | Heard::Left(_) | Heard::Joined(_) => wake.check = true,
+            // It matters to who waits for a slot, and that looks by itself.
+            Heard::Slots => {}
         });
     });
     match begun {

@@ -7,7 +7,7 @@ use super::{exit::Failure, output};
 /// Explains a kind, or one of its fields.
 #[derive(Debug, Args)]
 pub(super) struct Explain {
-    /// A kind, or a path such as TaskBook.spec.tasks.file.mode; left out: all kinds
+    /// A kind, a module, or a path such as TaskBook.spec.tasks.file.mode or file.mode; left out: all kinds and modules
     path: Option<String>,
 }
 
@@ -31,6 +31,12 @@ impl Explain {
                 .collect();
             output::write(&format!("\n{}", output::table(&["MODULE", "SORT", "WHAT IT DOES"], &modules)))?;
             return Ok(0);
+        };
+        // A module is meant by its own name, too.
+        let module = path.split('.').next().unwrap_or_default();
+        let path = match towpath_proto::modules().any(|(field, _)| field.name == module) {
+            true => format!("TaskBook.spec.tasks.{path}"),
+            false => path,
         };
         match towpath_proto::explain(&path) {
             Ok(text) => output::write(&text).map(|()| 0),

@@ -11,6 +11,7 @@ use towpath_coordination::{
 };
 use towpath_git::VerifyMode;
 use towpath_host::journal::{Acceptance, Changes};
+use towpath_render::objects::{ObjectSet, newly_held};
 
 use super::{
     conditions::Input,
@@ -20,6 +21,7 @@ use super::{
     runs,
     sources::Looked,
 };
+use crate::report::Told;
 
 /// How many rejected candidates are remembered.
 const REJECTED: usize = 100;
@@ -93,7 +95,7 @@ impl Node {
         self.polled.set_sources(&looked.sources);
     }
 
-    fn accept(&mut self, disk: &Accepted, looked: Looked, set: Arc<towpath_render::objects::ObjectSet>) {
+    fn accept(&mut self, disk: &Accepted, looked: Looked, set: Arc<ObjectSet>) {
         if matches!(self.unfollowed, Some((_, Unfollowed::Behind(_) | Unfollowed::Refused(_)))) {
             // What it has is older than what the others have agreed on: it proposes nothing before it has that.
             self.fall_back(disk);
@@ -102,7 +104,10 @@ impl Node {
         let candidate = Candidate { commits: looked.commits.clone(), schema: SCHEMA };
         let known = self.revision.as_ref().is_some_and(|revision| revision.commits == looked.commits);
         let digests = runs::digests(&set);
-        let objects: BTreeSet<String> = set.objects.keys().map(object_id).collect();
+        let objects: BTreeSet<String> = {
+            let held = set.held.keys().filter_map(|(_, key)| key.as_ref());
+            set.objects.keys().chain(held).map(object_id).collect()
+        };
         let disk_table = self.table();
         let joined = if digests.is_empty() { Ok(Vec::new()) } else { accept::joined(self.store.as_ref()) };
         let attempt = joined.map_err(accept::AcceptError::from).and_then(|joined| {
@@ -166,11 +171,40 @@ impl Node {
     pub(super) fn show(&mut self, revision: Option<Arc<Revision>>) {
         if let Some(revision) = &revision {
             self.speech.follow(revision);
+            self.tell_held(&revision.set);
         }
         let mirrors = revision.as_ref().map(|revision| self.sources.mirrors(&revision.set)).unwrap_or_default();
         self.handle.set_revision(revision.clone(), mirrors);
         self.handle.tell_gossip();
         self.revision = revision;
+    }
+
+    /// Makes an event of each object that does not fit any more, in its namespace.
+    fn tell_held(&self, set: &ObjectSet) {
+        let nothing = ObjectSet::default();
+        let before = self.revision.as_ref().map_or(&nothing, |revision| &revision.set);
+        for held in newly_held(set, before) {
+            let key = held.object.as_ref().map(|object| &object.key);
+            let what = key.map_or_else(|| held.problem.source.clone(), object_id);
+            let told = Told {
+                namespace: key
+                    .map(|key| key.namespace.clone())
+                    .filter(|name| !name.is_empty())
+                    .unwrap_or("system".into()),
+                kind: "object.held".into(),
+                reason: Some("InvalidObjects".into()),
+                object: key.map(object_id),
+                message: format!(
+                    "{what} no longer fits and is held: {}:{}: {}",
+                    held.problem.file, held.problem.line, held.problem.message
+                ),
+                ..Told::default()
+            };
+            tracing::warn!("{}", told.message);
+            if let Err(error) = self.handle.events().tell(self.clock.wall(), told) {
+                tracing::warn!(%error, "an event can't be kept");
+            }
+        }
     }
 
     /// Without anything new, the last good revision goes on, from the mirrors.

@@ -164,7 +164,10 @@ impl Handle {
     /// The objects of the accepted revision.
     pub fn objects(&self) -> Vec<pb::ObjectSummary> {
         let Some(revision) = self.lock().revision.clone() else { return Vec::new() };
-        let objects = revision.set.objects.values().map(|object| pb::ObjectSummary {
+        let accepted = revision.set.objects.values().map(|object| (object, "accepted".to_owned()));
+        let held = revision.set.held.values();
+        let held = held.filter_map(|held| Some((held.object.as_ref()?, format!("held: {}", held.problem.message))));
+        let objects = accepted.chain(held).map(|(object, status)| pb::ObjectSummary {
             kind: object.key.kind.to_owned(),
             namespace: (!object.key.namespace.is_empty()).then(|| object.key.namespace.clone()),
             name: object.key.name.clone(),
@@ -173,9 +176,11 @@ impl Handle {
             file: object.place.file().to_owned(),
             line: u32::try_from(object.place.position().0).unwrap_or(0),
             labels: object.labels.clone(),
-            status: "accepted".into(),
+            status,
         });
-        objects.collect()
+        let mut objects: Vec<pb::ObjectSummary> = objects.collect();
+        objects.sort_by(|a, b| (&a.kind, &a.namespace, &a.name).cmp(&(&b.kind, &b.namespace, &b.name)));
+        objects
     }
 
     pub(super) fn revision(&self) -> Result<Arc<Revision>, NoAnswer> {

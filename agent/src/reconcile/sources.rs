@@ -12,7 +12,7 @@ use towpath_git::{
 };
 use towpath_host::journal::{Changes, Journal};
 use towpath_render::{
-    objects::{Loaded, ObjectSet, Pinned, SourceTree, load},
+    objects::{Loaded, ObjectSet, Pinned, SourceTree, load, load_holding, newly_held},
     problem::Problem,
     tree::Tree,
 };
@@ -66,6 +66,9 @@ impl Standing {
         self.old.as_ref().or(self.new.as_ref())
     }
 }
+
+/// Trees to objects: all of which fit, or those that do.
+type Load = fn(&[SourceTree], &BTreeMap<Pinned, Arc<dyn Tree>>) -> Loaded;
 
 /// The commit that each source stands at in a candidate.
 type Chosen = BTreeMap<String, Snapshot>;
@@ -148,7 +151,7 @@ impl Sources {
                     snapshots.insert(source.git.name.clone(), self.mirror(source).snapshot(commit)?);
                 }
             }
-            let loaded = self.load(&sources, &snapshots);
+            let loaded = self.load(&sources, &snapshots, load_holding);
             let further = further_sources(&loaded.set, &sources);
             if further.is_empty() {
                 if loaded.errors.is_empty() {
@@ -184,7 +187,7 @@ impl Sources {
                 }
             }
             let Some(chosen) = choose(&looked.sources, &standings, Standing::best) else { return looked };
-            let loaded = self.load(&looked.sources, &chosen);
+            let loaded = self.load(&looked.sources, &chosen, load);
             let further = further_sources(&loaded.set, &looked.sources);
             if further.is_empty() || looked.sources.len() > MOST_SOURCES {
                 break loaded;
@@ -205,7 +208,8 @@ impl Sources {
         looked
     }
 
-    /// Each source in order goes to its head where that fits.
+    /// Each source in order goes to its head where that fits: with itself and with those before it. What no longer fits of
+    /// those behind it is held, and keeps nobody from going on.
     fn step_by_step(
         &self,
         standings: BTreeMap<String, Standing>,
@@ -214,14 +218,20 @@ impl Sources {
     ) {
         let Some(mut chosen) = choose(&looked.sources, &standings, Standing::safest) else { return };
         let mut good = Some(self.load_declared(&chosen)).filter(|(_, loaded)| loaded.errors.is_empty());
+        let mut settled: BTreeSet<String> = BTreeSet::new();
         for source in looked.sources.clone() {
             let name = source.git.name.clone();
+            settled.insert(name.clone());
             let Some(head) = standings.get(&name).and_then(|standing| standing.new.clone()) else { continue };
             let same = chosen.get(&name).is_some_and(|old| old.commit == head.commit);
             let trial: Chosen =
                 chosen.iter().map(|(name, old)| (name.clone(), old.clone())).chain([(name.clone(), head)]).collect();
             let (declared, loaded) = self.load_declared(&trial);
-            if loaded.errors.is_empty() {
+            let mut errors = loaded.errors.clone();
+            let before = good.as_ref().map(|(_, good)| &good.set);
+            let held = before.map_or_else(|| loaded.set.held.values().collect(), |set| newly_held(&loaded.set, set));
+            errors.extend(held.iter().map(|held| held.problem.clone()).filter(|why| settled.contains(&why.source)));
+            if errors.is_empty() {
                 looked.inputs.push(Input::Rejected(name, None));
                 chosen = trial;
                 good = Some((declared, loaded));
@@ -231,10 +241,10 @@ impl Sources {
                 continue;
             }
             looked.rejected = true;
-            looked.inputs.push(Input::Rejected(name, Some(source_trouble::invalid(&source, &loaded.errors))));
+            looked.inputs.push(Input::Rejected(name, Some(source_trouble::invalid(&source, &errors))));
             let commits = commits(&trial);
             if !rejected.contains(&commits) {
-                looked.problems.extend(loaded.errors);
+                looked.problems.extend(errors);
             }
             looked.refused.insert(commits);
         }
@@ -249,7 +259,7 @@ impl Sources {
     fn load_declared(&self, chosen: &Chosen) -> (Vec<Source>, Loaded) {
         let mut sources = self.first.clone();
         loop {
-            let loaded = self.load(&sources, chosen);
+            let loaded = self.load(&sources, chosen, load_holding);
             let further: Vec<Source> = further_sources(&loaded.set, &sources)
                 .into_iter()
                 .filter(|source| chosen.contains_key(&source.git.name))
@@ -416,7 +426,7 @@ impl Sources {
     }
 
     /// Loads sources; pinned includes are fetched as they are found.
-    fn load(&self, sources: &[Source], snapshots: &BTreeMap<String, Snapshot>) -> Loaded {
+    fn load(&self, sources: &[Source], snapshots: &BTreeMap<String, Snapshot>, load: Load) -> Loaded {
         let trees: Vec<SourceTree> = sources
             .iter()
             .filter_map(|source| {

@@ -101,7 +101,7 @@ impl Handle {
             Heard::Lost(node) => {
                 ("node.lost", "Lost", node, format!("{node} answers none of the other nodes any more"))
             }
-            Heard::Accepted(_) => return,
+            Heard::Accepted(_) | Heard::Slots => return,
         };
         let told = Told {
             namespace: "system".into(),

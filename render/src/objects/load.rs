@@ -60,11 +60,30 @@ pub struct Loaded {
     pub wants: BTreeSet<Pinned>,
 }
 
+/// What is not looked at.
+#[derive(Debug, Default)]
+pub(super) struct LeftOut {
+    /// Objects, each of one source.
+    pub(super) objects: BTreeSet<(String, Key)>,
+    /// All objects of these sources.
+    pub(super) sources: BTreeSet<String>,
+}
+
 /// Loads all sources, in order; the first one is the first.
 pub fn load(sources: &[SourceTree], pinned: &BTreeMap<Pinned, Arc<dyn Tree>>) -> Loaded {
+    load_without(sources, pinned, &LeftOut::default())
+}
+
+/// The same, as if some objects were not there.
+pub(super) fn load_without(
+    sources: &[SourceTree],
+    pinned: &BTreeMap<Pinned, Arc<dyn Tree>>,
+    left_out: &LeftOut,
+) -> Loaded {
     let mut loader = Loader {
         sources,
         pinned,
+        left_out,
         problems: Vec::new(),
         wants: BTreeSet::new(),
         set: ObjectSet::default(),
@@ -110,6 +129,13 @@ fn hide_secrets(problems: &mut [Problem], set: &ObjectSet) {
     }
 }
 
+/// What an object is called, as far as its metadata say.
+fn key(kind: &Message, metadata: &Value) -> Option<Key> {
+    let text = |field: &str| metadata.get(field).and_then(Value::as_str);
+    let namespace = if kind.scope == Some("namespaced") { text("namespace").unwrap_or_default() } else { "" };
+    Some(Key { kind: kind.name, namespace: namespace.to_owned(), name: text("name")?.to_owned() })
+}
+
 /// A reference that is looked up once all objects are there.
 type Pending = (Reference, Key, Place);
 
@@ -117,6 +143,7 @@ type Pending = (Reference, Key, Place);
 pub(super) struct Loader<'a> {
     sources: &'a [SourceTree],
     pinned: &'a BTreeMap<Pinned, Arc<dyn Tree>>,
+    left_out: &'a LeftOut,
     problems: Vec<Problem>,
     wants: BTreeSet<Pinned>,
     pub(super) set: ObjectSet,
@@ -168,7 +195,7 @@ impl Loader<'_> {
             }
         };
         self.refused_entries(source, &entries);
-        if source.library {
+        if source.library || self.left_out.sources.contains(&source.name) {
             return;
         }
         let ignored = self.ignored(source);
@@ -265,15 +292,12 @@ impl Loader<'_> {
     fn document(&mut self, source: &SourceTree, first: bool, document: &Document, pending: &mut Vec<Pending>) {
         let (kind, mut checked) = check_object(&document.value);
         let found = std::mem::take(&mut checked.references);
+        let key = kind.and_then(|kind| key(kind, &document.value["metadata"]));
+        if key.as_ref().is_some_and(|key| self.left_out.objects.contains(&(source.name.clone(), key.clone()))) {
+            return;
+        }
         self.checked(document, &Path::default(), checked, None);
-        let Some(kind) = kind else { return };
-        let metadata = &document.value["metadata"];
-        let Some(name) = metadata.get("name").and_then(Value::as_str) else { return };
-        let namespace = match kind.scope {
-            Some("namespaced") => metadata.get("namespace").and_then(Value::as_str).unwrap_or_default(),
-            _ => "",
-        };
-        let key = Key { kind: kind.name, namespace: namespace.to_owned(), name: name.to_owned() };
+        let (Some(kind), Some(key)) = (kind, key) else { return };
         let place = document.place();
         if kind.scope == Some("global") && !first && !source.globals {
             let finding = Finding::new(format!("the source {} may not define a {}", source.name, kind.name));

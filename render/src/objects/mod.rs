@@ -3,6 +3,7 @@
 mod analysis;
 mod book;
 mod definition;
+mod held;
 mod load;
 pub(crate) mod order;
 mod references;
@@ -19,6 +20,7 @@ use towpath_proto::v1alpha as pb;
 
 pub use analysis::FACTS;
 pub use definition::{book_digest, task_digest};
+pub use held::{Held, HeldKey, load_holding, newly_held};
 pub use load::{Loaded, Pinned, SourceTree, load};
 pub use references::identity;
 pub(crate) use references::{dependencies, level};
@@ -117,6 +119,8 @@ pub struct ObjectSet {
     pub bindings: BTreeMap<String, BTreeSet<String>>,
     /// The groups of each node that git knows.
     pub memberships: BTreeMap<String, Arc<BTreeSet<String>>>,
+    /// Objects that do not fit, where that is no reason to refuse the rest.
+    pub held: BTreeMap<HeldKey, Held>,
     /// The tree of each source and each pinned include.
     pub trees: BTreeMap<String, Arc<dyn Tree>>,
 }

@@ -99,6 +99,13 @@ pub(super) fn hold(spec: &Spec, view: &View, me: &str, hold: Hold) -> Gate {
             "the fleet has accepted another revision than this node has loaded; it goes on when it has that".into(),
         ),
         Hold::Lease => no_lease(),
+        Hold::Unseen => gate(
+            "Slot",
+            format!(
+                "{} say(s) that it holds a slot, and the data store does not show it; it opens when the store shows it, or its end",
+                listed(view.unseen.iter().map(String::as_str))
+            ),
+        ),
         Hold::Restored => restored(spec, view),
         Hold::Unsure => gate(
             "StoreUnreachable",

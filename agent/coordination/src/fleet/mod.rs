@@ -70,6 +70,8 @@ struct Inner {
     views: BTreeMap<String, (View, Instant)>,
     /// Who is alive, and when that was read.
     alive: Option<(Instant, BTreeSet<String>)>,
+    /// The part of a budget in which this node holds a slot, by book.
+    holding: BTreeMap<String, String>,
     /// When something is due that nobody will tell of.
     due: Option<Instant>,
 }
@@ -290,8 +292,13 @@ impl Fleet {
         txn.then.extend(reading.iter().cloned());
         txn.otherwise = reading;
         let outcome = self.store.commit(&txn).inspect_err(|_| self.forget())?;
-        tracing::debug!(book = spec.book, done = matches!(outcome, Outcome::Done { .. }), "committed {}", shown(&txn));
-        Ok(self.viewed(spec, before, outcome))
+        let done = matches!(outcome, Outcome::Done { .. });
+        tracing::debug!(book = spec.book, done, "committed {}", shown(&txn));
+        let view = self.viewed(spec, before, outcome);
+        if done {
+            self.tell_holds(spec, &view);
+        }
+        Ok(view)
     }
 
     /// The number of what this node writes.

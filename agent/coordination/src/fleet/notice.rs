@@ -4,10 +4,16 @@ use std::{collections::BTreeMap, time::Duration};
 
 use super::{Fleet, OFFER, sooner};
 use crate::{
+    gossip::core::Holds,
     keys,
-    rollout::{Kind, OnLost, Spec, View, complete, idle, worth_reading},
-    store::StoreError,
+    rollout::{Kind, Mark, OnLost, Spec, View, complete, idle, worth_reading},
+    store::{Page, StoreError},
 };
+
+/// A part of a group's budget, by one name.
+fn part_of(spec: &Spec, part: &str) -> String {
+    format!("{}/{part}", spec.group)
+}
 
 impl Fleet {
     /// Adds what this node has seen for how long, and whom it thinks lost.
@@ -32,7 +38,46 @@ impl Fleet {
             view.names = Some((stretch, self.names(&prefix)?));
         }
         self.notice_soak(spec, view);
+        self.notice_unseen(spec, view)
+    }
+
+    /// Whose word stands against the store's: who says that it holds a slot, by a write that the store does not know.
+    fn notice_unseen(&self, spec: &Spec, view: &mut View) -> Result<(), StoreError> {
+        view.unseen.clear();
+        let Some(gossip) = self.gossip.get().filter(|_| spec.count.is_some()) else { return Ok(()) };
+        for (node, number) in gossip.holders(&part_of(spec, spec.part(&self.node))) {
+            let shown = node == self.node || view.held.iter().any(|held| held.node == node);
+            if !shown && spec.known.contains(&node) && self.mark_of(&node)? < number {
+                view.unseen.insert(node);
+            }
+        }
+        if !view.unseen.is_empty() {
+            // Nobody tells when the store shows it.
+            let now = self.clock.monotonic();
+            sooner(&mut self.lock().due, now + OFFER);
+        }
         Ok(())
+    }
+
+    /// The number of what a node wrote last, as the store has it.
+    fn mark_of(&self, node: &str) -> Result<u64, StoreError> {
+        let rows = self.store.read(&keys::mark(node), &Page { after: None, limit: 1 })?.rows;
+        let row = rows.iter().find(|row| row.key == keys::mark(node));
+        Ok(row.and_then(|row| serde_json::from_slice::<Mark>(&row.value).ok()).map_or(0, |mark| mark.number))
+    }
+
+    /// Tells the others where this node holds a slot, after it has written something.
+    pub(super) fn tell_holds(&self, spec: &Spec, view: &View) {
+        let Some(gossip) = self.gossip.get() else { return };
+        let mine = view.mine(spec, &self.node).filter(|mine| mine.held.kind == Kind::Claim);
+        let mut inner = self.lock();
+        match mine {
+            Some(mine) => inner.holding.insert(spec.book.clone(), part_of(spec, &mine.part)),
+            None => inner.holding.remove(&spec.book),
+        };
+        let parts: Vec<String> = inner.holding.values().cloned().collect();
+        drop(inner);
+        gossip.holds(Holds { number: view.mark, parts });
     }
 
     pub(super) fn notice_offers(&self, view: &mut View) {

@@ -83,6 +83,17 @@ enum What {
     Leaves,
     /// The generation, and the digest of its record.
     Accepted(u64, String),
+    /// The parts of budgets in which the node holds a slot.
+    Holds(Vec<String>),
+}
+
+/// What a node said of the slots that it holds.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Holds {
+    /// The number of what it had written to the data store last.
+    pub number: u64,
+    /// The parts of budgets in which it holds one.
+    pub parts: Vec<String>,
 }
 
 /// The highest acceptance that was heard of.
@@ -100,13 +111,13 @@ pub struct Announced {
 #[derive(Debug, Clone, PartialEq, Eq)]
 struct Subject {
     node: String,
-    leaves: bool,
+    about: std::mem::Discriminant<What>,
     number: u64,
 }
 
 impl Invalidates for Subject {
     fn invalidates(&self, other: &Self) -> bool {
-        self.node == other.node && self.leaves == other.leaves && self.number >= other.number
+        self.node == other.node && self.about == other.about && self.number >= other.number
     }
 }
 
@@ -117,6 +128,10 @@ struct Listener {
     left: BTreeMap<String, u64>,
     /// The highest acceptance of anybody.
     accepted: Announced,
+    /// What each node said last of the slots that it holds.
+    holds: BTreeMap<String, Holds>,
+    /// How often that has changed.
+    changed: u64,
 }
 
 /// foca owns its listener: what it hears is shared with the member.
@@ -135,7 +150,7 @@ impl BroadcastHandler<Life> for Ears {
 
     fn receive_item(&mut self, data: &[u8], from: Option<&Life>) -> Result<Option<Subject>, postcard::Error> {
         let told: Told = postcard::from_bytes(data)?;
-        let leaves = matches!(told.what, What::Leaves);
+        let about = std::mem::discriminant(&told.what);
         let mut listener = self.lock();
         let news = match told.what {
             What::Leaves => {
@@ -154,9 +169,21 @@ impl BroadcastHandler<Life> for Ears {
                 }
                 news
             }
+            What::Holds(parts) => {
+                if listener.holds.len() >= NODES {
+                    listener.holds.clear();
+                }
+                let known = listener.holds.entry(told.node.clone()).or_default();
+                let news = known.number < told.number;
+                if news {
+                    *known = Holds { number: told.number, parts };
+                    listener.changed += 1;
+                }
+                news
+            }
         };
         // What this node says itself goes out, also when it says it again.
-        Ok((news || from.is_none()).then_some(Subject { node: told.node, leaves, number: told.number }))
+        Ok((news || from.is_none()).then_some(Subject { node: told.node, about, number: told.number }))
     }
 }
 
@@ -171,6 +198,8 @@ pub enum Heard {
     Lost(String),
     /// Somebody has accepted a generation.
     Accepted(Announced),
+    /// Somebody has taken a slot, or given one back.
+    Slots,
 }
 
 /// More nodes than these are not remembered to have left.
@@ -226,6 +255,10 @@ pub struct Member {
     heard: Vec<Heard>,
     /// The highest acceptance: this node's own, or one that it has heard of.
     accepted: Announced,
+    /// What this node said last of the slots that it holds.
+    holds: Holds,
+    /// How many changes of what others hold were heard.
+    changed: u64,
     /// When it is told again: who has joined since has not heard of it.
     again: Option<Instant>,
     /// Who may be there, whose turn it is to be asked, and when.
@@ -238,6 +271,8 @@ pub struct Member {
     rounds: u8,
     /// How much foca had to tell when it was looked at last.
     backlog: usize,
+    /// Whether there was news since that was asked last.
+    news: bool,
 }
 
 /// The one that is due first is the greatest.
@@ -287,6 +322,8 @@ impl Member {
             sends: Vec::new(),
             heard: Vec::new(),
             accepted: Announced::default(),
+            holds: Holds::default(),
+            changed: 0,
             again: None,
             seeds: Vec::new(),
             turn: usize::try_from(seed % 1_000_003).unwrap_or(0),
@@ -295,6 +332,7 @@ impl Member {
             round: now,
             rounds: 0,
             backlog: 0,
+            news: true,
         }
     }
 
@@ -360,6 +398,9 @@ impl Member {
         }
         if self.again.is_some_and(|again| again <= now) {
             self.tell_accepted(now);
+            if !self.holds.parts.is_empty() {
+                self.tell_holds(now);
+            }
         }
         self.send_on(now);
         self.ask_somebody(now);
@@ -397,6 +438,24 @@ impl Member {
         }
     }
 
+    /// Tells all others in which parts of budgets this node holds a slot, with the number of what it has written last.
+    pub fn holds(&mut self, holds: Holds, now: Instant) {
+        if holds.number > self.holds.number {
+            self.holds = holds;
+            self.tell_holds(now);
+        }
+    }
+
+    fn tell_holds(&mut self, now: Instant) {
+        let Holds { number, parts } = self.holds.clone();
+        self.say(self.foca.identity().name.clone(), number, What::Holds(parts), now);
+    }
+
+    /// What the others said last of the slots that they hold.
+    pub fn held(&self) -> BTreeMap<String, Holds> {
+        self.ears.lock().holds.clone()
+    }
+
     fn tell_accepted(&mut self, now: Instant) {
         self.again = None;
         let Announced { generation, digest, by } = self.accepted.clone();
@@ -430,6 +489,11 @@ impl Member {
         std::mem::take(&mut self.heard)
     }
 
+    /// Whether there may be something new in what is thought of the others since this was asked last.
+    pub fn has_news(&mut self) -> bool {
+        std::mem::take(&mut self.news)
+    }
+
     /// What is thought of each node that was ever heard of, this one not included.
     pub fn opinions(&self) -> BTreeMap<String, Liveness> {
         let states = self.foca.iter_membership_state();
@@ -457,6 +521,7 @@ impl Member {
         // What takes the place of older news does not make them more.
         if told > self.backlog || self.heard.len() > heard {
             self.rounds = ROUNDS;
+            self.news = true;
         }
         self.backlog = told;
         while let Some((to, bytes)) = self.runtime.to_send() {
@@ -482,10 +547,17 @@ impl Member {
                 _ => {}
             }
         }
-        let highest = self.ears.lock().accepted.clone();
-        if highest.generation > self.accepted.generation {
+        let listener = self.ears.lock();
+        let highest = (listener.accepted.generation > self.accepted.generation).then(|| listener.accepted.clone());
+        let slots = listener.changed != self.changed;
+        self.changed = listener.changed;
+        drop(listener);
+        if let Some(highest) = highest {
             self.accepted = highest.clone();
             self.heard.push(Heard::Accepted(highest));
+        }
+        if slots {
+            self.heard.push(Heard::Slots);
         }
     }
 }

@@ -20,7 +20,7 @@ use std::{
 
 use towpath_host::Clock;
 
-use self::core::{Announced, Heard, Life, Liveness, Member};
+use self::core::{Announced, Heard, Holds, Life, Liveness, Member};
 
 /// How messages travel between nodes.
 pub trait Peers: fmt::Debug + Send + Sync {
@@ -67,8 +67,9 @@ pub type Seeds = BTreeMap<String, String>;
 const WAITING: usize = 1024;
 /// By when who is there has been heard.
 const SETTLED: Duration = Duration::from_secs(15);
-/// How old what is shown of the others may be while messages come.
+/// How old what is shown of the others may be while there is news, and while there is none that could be seen.
 const SHOWN: Duration = Duration::from_millis(200);
+const SELDOM: Duration = Duration::from_secs(2);
 /// How many nodes are asked for what one of them must have.
 const ASKED: usize = 5;
 /// The stack of the thread.
@@ -78,6 +79,7 @@ enum Input {
     Message(String, Vec<u8>),
     Seeds(Seeds),
     Accepted(u64, String),
+    Holds(Holds),
     Leave(Sender<()>),
 }
 
@@ -98,6 +100,7 @@ struct Seen {
     opinions: BTreeMap<String, Liveness>,
     addresses: Seeds,
     announced: Announced,
+    holds: BTreeMap<String, Holds>,
 }
 
 /// What a member is made from.
@@ -156,6 +159,18 @@ impl Gossip {
     /// Says which generation this node has accepted, and the digest of its record.
     pub fn accepted(&self, generation: u64, digest: String) {
         let _ = self.inputs.send(Input::Accepted(generation, digest));
+    }
+
+    /// Says in which parts of budgets this node holds a slot, with the number of what it has written last.
+    pub fn holds(&self, holds: Holds) {
+        let _ = self.inputs.send(Input::Holds(holds));
+    }
+
+    /// Who has told that it holds a slot of a part of a budget, and the number of what it had written last.
+    pub fn holders(&self, part: &str) -> BTreeMap<String, u64> {
+        let seen = self.lock();
+        let of_part = seen.holds.iter().filter(|(_, holds)| holds.parts.iter().any(|held| held == part));
+        of_part.map(|(node, holds)| (node.clone(), holds.number)).collect()
     }
 
     /// The highest acceptance that another node has told of.
@@ -274,6 +289,7 @@ impl Thread {
                 Ok(Input::Accepted(generation, digest)) => {
                     self.member.accepted(generation, digest, self.clock.monotonic());
                 }
+                Ok(Input::Holds(holds)) => self.member.holds(holds, self.clock.monotonic()),
                 Ok(Input::Leave(done)) => {
                     self.member.leave(self.clock.monotonic());
                     self.flush();
@@ -312,13 +328,17 @@ impl Thread {
         }
         let (heard, now) = (self.member.heard(), self.clock.monotonic());
         // Not for each message: in a large fleet they are many, and say little.
-        if !heard.is_empty() || now.duration_since(self.shown) >= SHOWN {
+        let since = now.duration_since(self.shown);
+        let urgent = heard.iter().any(|heard| matches!(heard, Heard::Lost(_) | Heard::Left(_)));
+        if urgent || since >= SELDOM || since >= SHOWN && self.member.has_news() {
             self.shown = now;
             self.see().opinions = self.member.opinions();
         }
         for heard in heard {
-            if let Heard::Accepted(announced) = &heard {
-                self.see().announced = announced.clone();
+            match &heard {
+                Heard::Accepted(announced) => self.see().announced = announced.clone(),
+                Heard::Slots => self.see().holds = self.member.held(),
+                _ => {}
             }
             (self.tell)(heard);
         }

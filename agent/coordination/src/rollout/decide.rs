@@ -84,7 +84,11 @@ fn change(spec: &Spec, view: &View, me: &str, stretch: Option<u32>) -> Step {
     let Some(unmoved) = view.lets_in(spec) else {
         return Step::Hold(if view.unsure { Hold::Unsure } else { Hold::Behind });
     };
+    let unseen = u64::try_from(view.unseen.len()).unwrap_or(u64::MAX);
     if let Some(mine) = mine.filter(|mine| mine.held.kind == Kind::Offer) {
+        if spec.count.is_some_and(|count| view.taken(&mine.part).saturating_add(unseen) > count) {
+            return Step::Hold(Hold::Unseen);
+        }
         return Step::Commit(take(spec, me, mine, unmoved, stretch));
     }
     if view.halted(spec) {
@@ -109,6 +113,9 @@ fn change(spec: &Spec, view: &View, me: &str, stretch: Option<u32>) -> Step {
             let count = spec.count.unwrap_or(0).saturating_sub(view.taken(spec.part(me)));
             let mut first = eligible(spec, view, spec.part(me), None).take(usize::try_from(count).unwrap_or(0));
             if first.any(|entry| entry.node == me && entry.book == spec.book) {
+                if unseen > 0 && view.taken(spec.part(me)).saturating_add(unseen) >= spec.count.unwrap_or(0) {
+                    return Step::Hold(Hold::Unseen);
+                }
                 Step::Commit(claim_free(spec, view, me, *modified, unmoved, stretch))
             } else {
                 Step::Hold(Hold::Slot)

@@ -136,4 +136,6 @@ pub enum Hold {
     Restored,
     /// The node has only just reached the store.
     Unsure,
+    /// Nodes say that they hold slots, and the store does not show them.
+    Unseen,
 }

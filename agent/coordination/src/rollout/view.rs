@@ -91,6 +91,8 @@ pub struct View {
     pub overdue: BTreeSet<(String, u64)>,
     /// Whether a slot has been free for long while somebody waited for it, by this node's own clock.
     pub idle: bool,
+    /// Nodes that say that they hold a slot of this node's part, of which the store shows neither that nor the end of it.
+    pub unseen: BTreeSet<String>,
     /// Nodes that seem lost.
     pub lost: BTreeSet<String>,
     /// Whether the wave that is complete has been so for the soak, on this node's own clock.

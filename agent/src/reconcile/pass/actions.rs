@@ -111,9 +111,7 @@ impl BookRun<'_, '_> {
             return self.push(planned);
         }
         if let Err(why) = self.begin_stretch() {
-            self.stopped = true;
-            let outcome = TaskOutcome { outcome: why.outcome(), message: Some(why.message()), ..planned };
-            return self.finish(task, item, outcome, None);
+            return self.not_begun(task, item, planned, &why);
         }
         let interrupted =
             same.as_ref().map_or(0, |known| known.interrupted + u32::from(known.state == ActionState::Begun));

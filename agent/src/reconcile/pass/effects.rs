@@ -113,9 +113,7 @@ impl BookRun<'_, '_> {
             return self.push(planned);
         }
         if let Err(why) = self.begin_stretch() {
-            self.stopped = true;
-            let outcome = TaskOutcome { outcome: why.outcome(), message: Some(why.message()), ..planned };
-            return self.finish(task, item, outcome, None);
+            return self.not_begun(task, item, planned, &why);
         }
         let context = instance::context(self.pass.machine, &self.renderer, task, self.pass.cancel);
         // Who is notified, and what undoes it, is known before the effect: a crash behind it finds everything in order.

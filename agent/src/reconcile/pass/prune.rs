@@ -37,6 +37,10 @@ pub(super) fn all(
     managed: &BTreeMap<String, Option<BTreeSet<Managed>>>,
     books: &mut Vec<BookOutcome>,
 ) {
+    if !pass.set.held.is_empty() {
+        // What is held is not gone.
+        return;
+    }
     let Some(managed) = managed
         .iter()
         .map(|(id, managed)| Some((id.as_str(), managed.as_ref()?)))

@@ -57,9 +57,7 @@ impl BookRun<'_, '_> {
             return self.push(planned);
         }
         if let Err(why) = self.begin_stretch() {
-            self.stopped = true;
-            let held = TaskOutcome { outcome: why.outcome(), message: Some(why.message()), ..planned };
-            return self.finish(task, item, held, None);
+            return self.not_begun(task, item, planned, &why);
         }
         if let Err(gate) = self.goes_away(task.timeout) {
             self.stopped = true;

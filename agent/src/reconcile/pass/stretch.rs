@@ -3,6 +3,7 @@
 use std::{collections::BTreeMap, sync::Arc};
 
 use towpath_host::journal::{Changes, HandlerRecord, Intent, Phase};
+use towpath_render::{objects::task::Task, rendering::Item};
 
 use super::{
     book::BookRun,
@@ -14,6 +15,13 @@ impl BookRun<'_, '_> {
     /// Whether a stretch was begun and not ended; and if so, whether all that comes before it has succeeded.
     pub(super) fn stretch(&self) -> Option<bool> {
         self.pass.machine.record(&format!("stretch/{}", self.book.id()))
+    }
+
+    /// A task whose stretch can't begin: it waits, and so does what comes behind it.
+    pub(super) fn not_begun(&mut self, task: &Task, item: Option<Item>, planned: TaskOutcome, why: &NotBegun) {
+        self.stopped = true;
+        let outcome = TaskOutcome { outcome: why.outcome(), message: Some(why.message()), ..planned };
+        self.finish(task, item, outcome, None);
     }
 
     /// Runs what comes before the first change of this node. What was cut off, or failed, runs again next time.

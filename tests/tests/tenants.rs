@@ -1,0 +1,101 @@
+//! Several sources in one fleet: a later one does not keep an earlier one from going on.
+
+use std::path::Path;
+
+use towpath_tests::{
+    git::Repository,
+    node::{Node, condition},
+    ok, towpath,
+};
+
+const PLATFORM: &str = "metadata: {apiVersion: v1alpha, kind: Namespace, name: shop}
+spec: {sources: [shop]}
+---
+metadata: {apiVersion: v1alpha, kind: NodeGroup, name: GROUP}
+spec: {nodes: [n1]}
+---
+metadata: {apiVersion: v1alpha, kind: NodeGroup, name: all}
+spec: {nodes: [n1]}
+---
+metadata: {apiVersion: v1alpha, kind: Config, name: fleet}
+spec: {sources: [{name: shop, url: URL}]}
+---
+metadata: {apiVersion: v1alpha, kind: Namespace, name: base}
+---
+metadata: {apiVersion: v1alpha, kind: TaskBook, name: base, namespace: base}
+spec:
+  targets: {nodes: [n1]}
+  tasks:
+    - name: motd
+      file: {path: /motd, content: GROUP}
+";
+
+fn platform(repository: &Repository, shop: &Repository, group: &str) -> String {
+    let text = PLATFORM.replace("GROUP", group).replace("URL", &shop.bare.display().to_string());
+    repository.write("fleet.yaml", text);
+    repository.publish("platform")
+}
+
+fn book(name: &str, group: &str, text: &str) -> String {
+    format!(
+        "metadata: {{apiVersion: v1alpha, kind: TaskBook, name: {name}, namespace: shop}}\nspec:\n  prune: true\n  targets: {{nodeGroups: [{group}]}}\n  tasks:\n    - name: {name}\n      file: {{path: /{name}, content: \"{text}\"}}\n"
+    )
+}
+
+fn objects(node: &Node) -> String {
+    let _running = node.start();
+    let output = ok(towpath().args(["objects", "--output", "json", "--socket"]).arg(&node.socket));
+    let events = ok(towpath().args(["events", "--output", "json", "--socket"]).arg(&node.socket));
+    String::from_utf8_lossy(&output.stdout).into_owned() + &String::from_utf8_lossy(&events.stdout)
+}
+
+fn world(folder: &Path) -> (Repository, Repository, Node) {
+    let (fleet, shop) = (Repository::new(folder, "fleet"), Repository::new(folder, "shop"));
+    shop.write("shop.yaml", format!("{}---\n{}", book("site", "web", "one"), book("till", "all", "one")));
+    shop.publish("shop");
+    platform(&fleet, &shop, "web");
+    let node = Node::new(folder, &format!("url: {}", fleet.bare.display()));
+    assert_eq!(node.once().code, 0);
+    assert_eq!(node.read("/site").as_deref(), Some("one"));
+    (fleet, shop, node)
+}
+
+#[test]
+fn what_no_longer_fits_of_a_later_source_is_held_and_the_rest_goes_on() {
+    let folder = tempfile::tempdir().unwrap();
+    let (fleet, shop, node) = world(folder.path());
+    // The platform takes a group away that the shop's book is for.
+    let head = platform(&fleet, &shop, "www");
+    let once = node.once();
+    assert_eq!((once.code, node.read("/motd").as_deref()), (0, Some("www")), "{}", once.log);
+    assert_eq!(once.status["commits"]["fleet"], head.as_str());
+    assert_eq!(node.read("/site").as_deref(), Some("one"), "what is held is not gone");
+    let shown = objects(&node);
+    assert!(shown.contains("\"held: there is no NodeGroup web"), "{shown}");
+    assert!(shown.contains("object.held") && shown.contains("TaskBook/shop/site"), "{shown}");
+    // The shop's other book goes on, also to a commit in which the misfit stands as it was.
+    shop.write("shop.yaml", format!("{}---\n{}", book("site", "web", "one"), book("till", "all", "two")));
+    shop.publish("till");
+    let once = node.once();
+    assert_eq!((once.code, node.read("/till").as_deref()), (0, Some("two")), "{}", once.log);
+    // With a commit that fits, nothing is held.
+    shop.write("shop.yaml", format!("{}---\n{}", book("site", "www", "three"), book("till", "all", "two")));
+    shop.publish("site");
+    let once = node.once();
+    assert_eq!((once.code, node.read("/site").as_deref()), (0, Some("three")), "{}", once.log);
+    assert!(!objects(&node).contains("\"held: "));
+}
+
+#[test]
+fn a_later_source_that_does_not_fit_stays_where_it_was() {
+    let folder = tempfile::tempdir().unwrap();
+    let (fleet, shop, node) = world(folder.path());
+    shop.write("shop.yaml", format!("{}---\n{}", book("site", "nobody", "two"), book("till", "all", "two")));
+    shop.publish("mistaken");
+    let head = platform(&fleet, &shop, "web");
+    let once = node.once();
+    assert_eq!(once.code, 2, "{}", once.log);
+    assert_eq!(condition(&once.status, "Stalled")["reason"], "InvalidObjects");
+    assert_eq!(once.status["commits"]["fleet"], head.as_str());
+    assert_eq!((node.read("/site").as_deref(), node.read("/till").as_deref()), (Some("one"), Some("one")));
+}
