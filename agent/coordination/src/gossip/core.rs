@@ -46,23 +46,56 @@ impl Liveness {
 }
 
 /// One life of a node: who comes back is newer.
-#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(from = "(String, u64)", into = "(String, u64)")]
 pub struct Life {
     /// The node.
     pub name: String,
     /// When it began.
     pub began: u64,
+    /// A digest of the name: foca looks for a member by comparing it with all others, for each that a message names.
+    key: u128,
+}
+
+impl Life {
+    /// A life of a node that began at some time.
+    pub fn new(name: String, began: u64) -> Self {
+        use sha2::Digest as _;
+        let digest = sha2::Sha256::digest(&name);
+        let key = digest.iter().take(16).fold(0_u128, |key, byte| key << 8 | u128::from(*byte));
+        Self { name, began, key }
+    }
+}
+
+impl PartialEq for Life {
+    fn eq(&self, other: &Self) -> bool {
+        (self.key, self.began) == (other.key, other.began)
+    }
+}
+
+impl Eq for Life {}
+
+impl From<(String, u64)> for Life {
+    fn from((name, began): (String, u64)) -> Self {
+        Self::new(name, began)
+    }
+}
+
+impl From<Life> for (String, u64) {
+    fn from(life: Life) -> Self {
+        (life.name, life.began)
+    }
 }
 
 impl foca::Identity for Life {
-    type Addr = String;
+    type Addr = u128;
 
     fn renew(&self) -> Option<Self> {
         Some(Self { began: self.began + 1, ..self.clone() })
     }
 
-    fn addr(&self) -> String {
-        self.name.clone()
+    fn addr(&self) -> u128 {
+        self.key
     }
 
     fn win_addr_conflict(&self, adversary: &Self) -> bool {
@@ -368,7 +401,7 @@ impl Member {
         for _ in 0..if alone { ASKED } else { 1 }.min(candidates.len()) {
             // Wide steps, so that those who begin together do not all ask the same.
             self.turn = self.turn.wrapping_add(7919);
-            let to = Life { name: candidates[self.turn % candidates.len()].clone(), began: 0 };
+            let to = Life::new(candidates[self.turn % candidates.len()].clone(), 0);
             let done = self.foca.announce(to, &mut self.runtime);
             self.after(done, now);
         }

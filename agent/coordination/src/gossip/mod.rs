@@ -128,7 +128,7 @@ impl Gossip {
         let (inputs, received) = sync_channel(WAITING);
         let seen = Arc::<Mutex<Seen>>::default();
         let seed = node.bytes().fold(life, |seed, byte| seed.wrapping_mul(31).wrapping_add(u64::from(byte)));
-        let life = Life { name: node, began: life };
+        let life = Life::new(node, life);
         let member = Member::new(life, seed, clock.monotonic());
         let began = clock.monotonic();
         let gossip = Self {
