@@ -47,7 +47,9 @@ impl Fleet {
         let Some(gossip) = self.gossip.get().filter(|_| spec.count.is_some()) else { return Ok(()) };
         for (node, number) in gossip.holders(&part_of(spec, spec.part(&self.node))) {
             let shown = node == self.node || view.held.iter().any(|held| held.node == node);
-            if !shown && spec.known.contains(&node) && self.mark_of(&node)? < number {
+            // Who is lost is gone on without, where the book says so.
+            let counts = !shown && spec.known.contains(&node) && !view.lost.contains(&node);
+            if counts && self.mark_of(&node)? < number {
                 view.unseen.insert(node);
             }
         }
