@@ -46,8 +46,8 @@ impl Liveness {
 }
 
 /// One life of a node: who comes back is newer.
-#[derive(Debug, Clone, Serialize, Deserialize)]
-#[serde(from = "(String, u64)", into = "(String, u64)")]
+#[derive(Debug, Clone, Deserialize)]
+#[serde(from = "(String, u64)")]
 pub struct Life {
     /// The node.
     pub name: String,
@@ -81,9 +81,9 @@ impl From<(String, u64)> for Life {
     }
 }
 
-impl From<Life> for (String, u64) {
-    fn from(life: Life) -> Self {
-        (life.name, life.began)
+impl Serialize for Life {
+    fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        (&self.name, self.began).serialize(serializer)
     }
 }
 
