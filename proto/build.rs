@@ -42,11 +42,12 @@ fn table(pool: &DescriptorPool) -> Result<String, Box<dyn Error>> {
         let options = message.options();
         writeln!(
             text,
-            "Message {{ name: {:?}, doc: {:?}, scope: {}, module: {}, fields: &[",
+            "Message {{ name: {:?}, doc: {:?}, scope: {}, module: {}, example: {}, fields: &[",
             message.name(),
             comment(&message.parent_file(), message.path())?,
             option(&options, pool, "scope"),
             option(&options, pool, "module"),
+            option(&options, pool, "example"),
         )?;
         let mut fields: Vec<_> = message.fields().collect();
         fields.sort_by_key(FieldDescriptor::number);

@@ -69,7 +69,14 @@ fn message_text(title: &str, message: &Message) -> String {
         let _ = writeln!(text, "\nA module of the sort {sort}. Parameters:");
     }
     text.push_str(&fields_text(message));
+    example(&mut text, message);
     text
+}
+
+fn example(text: &mut String, message: &Message) {
+    if let Some(example) = message.example {
+        let _ = writeln!(text, "\nExample:\n  - name: …\n    {example}");
+    }
 }
 
 fn field_text(title: &str, field: &Field) -> String {
@@ -86,6 +93,7 @@ fn field_text(title: &str, field: &Field) -> String {
     if let Some(inner) = message_of(field) {
         text.push('\n');
         text.push_str(&fields_text(inner));
+        example(&mut text, inner);
     }
     text
 }

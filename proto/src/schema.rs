@@ -11,6 +11,8 @@ pub struct Message {
     pub scope: Option<&'static str>,
     /// `state`, `probe` or `action` where the message is a module.
     pub module: Option<&'static str>,
+    /// A use of the module, as it stands in a task.
+    pub example: Option<&'static str>,
     /// Its fields in the order of their numbers.
     pub fields: &'static [Field],
 }

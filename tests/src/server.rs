@@ -8,14 +8,27 @@ use std::{
 };
 
 use serde_json::Value;
+use sha2::{Digest as _, Sha256};
 
-use crate::{git::Repository, machines::Machines, ok, output, site::UNIT, towpath, wait_until};
+use crate::{
+    git::Repository,
+    image,
+    machines::{HUB, Machines},
+    ok, output,
+    servers::Https,
+    site::UNIT,
+    towpath, wait_until,
+};
 
 /// A machine, its state repository and its packages.
 #[derive(Debug)]
 pub struct Server {
+    /// The key that its packages are signed with, in ASCII armour.
+    pub key: String,
     /// The state repository.
     pub repository: Repository,
+    /// Files and repositories over https, which the machine trusts.
+    pub https: Https,
     /// The machine, alone in its fleet.
     pub machines: Machines,
     _folder: tempfile::TempDir,
@@ -45,17 +58,57 @@ fn package(folder: &Path, name: &str, version: &str, script: &str) {
         .arg(folder.join(format!("{name}_{version}_all.deb"))));
 }
 
-/// A repository with a package in two versions, one whose script fails, and one whose script takes its time.
-fn packages(folder: &Path) -> PathBuf {
+/// The distribution's own nginx, fetched once.
+fn nginx(packages: &Path) {
+    let kept = image::cache().join("nginx");
+    let _one_at_a_time = image::lock(&image::cache().join("nginx.lock"));
+    let found = || fs::read_dir(&kept).into_iter().flatten().flatten().map(|entry| entry.path()).collect::<Vec<_>>();
+    if found().len() < 2 {
+        fs::create_dir_all(&kept).unwrap();
+        ok(Command::new("apt-get")
+            .args(["-qq", "-o", "APT::Sandbox::User=root", "download", "nginx", "nginx-common"])
+            .current_dir(&kept));
+    }
+    for file in found() {
+        fs::copy(&file, packages.join(file.file_name().unwrap())).unwrap();
+    }
+}
+
+/// Signs a repository, and gives the key.
+fn sign(packages: &Path, folder: &Path) -> String {
+    let home = folder.join("gnupg");
+    fs::create_dir_all(&home).unwrap();
+    let gpg = || {
+        let mut gpg = Command::new("gpg");
+        gpg.arg("--homedir").arg(&home).args(["--batch", "--yes", "--quiet", "--passphrase", ""]);
+        gpg
+    };
+    ok(gpg().args(["--quick-generate-key", "packages@example.invalid", "ed25519", "sign", "never"]));
+    let index = fs::read(packages.join("Packages")).unwrap();
+    let date = String::from_utf8(ok(Command::new("date").args(["-Ru"])).stdout).unwrap();
+    let digest = hex::encode(Sha256::digest(&index));
+    let release = format!("Date: {}\nSHA256:\n {digest} {} Packages\n", date.trim(), index.len());
+    fs::write(packages.join("Release"), release).unwrap();
+    ok(gpg().args(["--clearsign", "--output", "InRelease", "Release"]).current_dir(packages));
+    let key = ok(gpg().args(["--armor", "--export"])).stdout;
+    // Its agent ends with the test, not after it.
+    ok(Command::new("gpgconf").arg("--homedir").arg(&home).args(["--kill", "all"]));
+    String::from_utf8(key).unwrap()
+}
+
+/// A signed repository: a package in two versions, one whose script fails, one whose script takes its time, and nginx.
+fn packages(folder: &Path) -> (PathBuf, String) {
     let packages = folder.join("packages");
     fs::create_dir_all(&packages).unwrap();
     package(&packages, "probeapp", "1.0", "exit 0");
     package(&packages, "probeapp", "2.0", "exit 0");
     package(&packages, "probebroken", "1.0", "echo the script of probebroken gives up >&2; exit 7");
     package(&packages, "probeslow", "1.0", "sleep 6");
+    nginx(&packages);
     let index = ok(Command::new("dpkg-scanpackages").args(["-m", "."]).current_dir(&packages)).stdout;
     fs::write(packages.join("Packages"), index).unwrap();
-    packages
+    let key = sign(&packages, folder);
+    (packages, key)
 }
 
 impl Server {
@@ -63,14 +116,18 @@ impl Server {
     pub fn new() -> Self {
         let folder = tempfile::tempdir().unwrap();
         let program = PathBuf::from(towpath().get_program());
-        let packages = packages(folder.path());
+        let (packages, key) = packages(folder.path());
         let git = folder.path().join("git");
         let repository = Repository::new(&git, "fleet");
         let machines =
             Machines::start(1, &[(&program, "/usr/bin/towpath"), (&packages, "/srv/repo"), (&git, "/srv/git")]);
+        let https = Https::start_at(&folder.path().join("https"), &git, "", HUB, &machines.hub(&[]));
+        let authority = fs::read(https.authority.certificate()).unwrap();
+        machines.put(0, "/usr/local/share/ca-certificates/tests.crt", authority);
+        ok(&mut machines.command(0, &["update-ca-certificates"]));
         repository.write(
             "fleet.yaml",
-            "metadata: {apiVersion: v1alpha, kind: Namespace, name: app}\n---\nmetadata: {apiVersion: v1alpha, kind: Node, name: n0}\n",
+            format!("metadata: {{apiVersion: v1alpha, kind: Namespace, name: app}}\nspec: {{includes: {{allow: [\"https://{HUB}:*\"]}}}}\n---\nmetadata: {{apiVersion: v1alpha, kind: Node, name: n0}}\n"),
         );
         machines.put(
             0,
@@ -78,7 +135,7 @@ impl Server {
             "metadata: {apiVersion: v1alpha, kind: Config}\nspec:\n  node: n0\n  sources: [{name: fleet, url: /srv/git/fleet.git, interval: 1s}]\n  reconcile: {interval: 5s}\n",
         );
         machines.put(0, "/etc/systemd/system/towpath.service", UNIT);
-        let server = Self { repository, machines, _folder: folder };
+        let server = Self { key, repository, https, machines, _folder: folder };
         server.write("");
         let head = server.repository.publish("first");
         ok(&mut server.machines.command(0, &["systemctl", "enable", "--now", "--no-block", "towpath"]));

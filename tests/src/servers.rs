@@ -1,6 +1,7 @@
 //! Real git servers: git http-backend behind nginx with TLS, and sshd.
 
 use std::{
+    ffi::OsString,
     fs,
     net::TcpListener,
     path::{Path, PathBuf},
@@ -9,7 +10,7 @@ use std::{
     time::Duration,
 };
 
-use crate::{Running, ok, wait_until};
+use crate::{Running, ok, output, wait_until};
 
 /// A port of this machine that nobody uses now, nor is given by the kernel to whoever connects: each test process counts
 /// from a place of its own.
@@ -103,6 +104,9 @@ pub struct Https {
     /// The authority of the server's certificate.
     pub authority: Authority,
     folder: PathBuf,
+    address: String,
+    /// What runs a command where the server is.
+    place: Vec<OsString>,
     nginx: Option<Running>,
     _backend: Running,
 }
@@ -115,9 +119,16 @@ impl Https {
 
     /// Serves with other rules about who may come in; PASSWORDS and CA stand for files.
     pub fn start_with(folder: &Path, repositories: &Path, access: &str) -> Self {
+        Self::start_at(folder, repositories, access, "127.0.0.1", &Command::new("env"))
+    }
+
+    /// Serves at an address, where this command runs others. Files of the folder `static` are there for everybody.
+    pub fn start_at(folder: &Path, repositories: &Path, access: &str, address: &str, place: &Command) -> Self {
         fs::create_dir_all(folder.join("tmp")).unwrap();
+        fs::create_dir_all(folder.join("static")).unwrap();
         let authority = Authority::new(&folder.join("ca"));
-        let (certificate, key) = authority.issue("server");
+        let names = format!("subjectAltName=DNS:localhost,IP:{address}\nextendedKeyUsage=serverAuth\n");
+        let (certificate, key) = authority.issue_for("server", &names);
         let hash = ok(Command::new("openssl").args(["passwd", "-apr1", "gitpw"]));
         fs::write(folder.join("htpasswd"), format!("agent:{}", String::from_utf8(hash.stdout).unwrap())).unwrap();
         let exec_path = String::from_utf8(ok(Command::new("git").arg("--exec-path")).stdout).unwrap();
@@ -127,7 +138,7 @@ impl Https {
             .replace("CA", &authority.certificate().display().to_string());
         let d = folder.display();
         let config = format!(
-            "daemon off; worker_processes 1; pid {d}/nginx.pid; error_log {d}/nginx.err; user root;\nevents {{}}\nhttp {{ access_log {d}/nginx.log; client_body_temp_path {d}/tmp/b; proxy_temp_path {d}/tmp/p; fastcgi_temp_path {d}/tmp/f; uwsgi_temp_path {d}/tmp/u; scgi_temp_path {d}/tmp/s; client_max_body_size 0;\n server {{ listen 127.0.0.1:{port} ssl; ssl_certificate {}; ssl_certificate_key {}; {access}\n  location / {{ include /etc/nginx/fastcgi_params; fastcgi_pass unix:{d}/fcgi.sock; fastcgi_param SCRIPT_FILENAME {}/git-http-backend; fastcgi_param GIT_PROJECT_ROOT {}; fastcgi_param GIT_HTTP_EXPORT_ALL 1; fastcgi_param GIT_CONFIG_COUNT 1; fastcgi_param GIT_CONFIG_KEY_0 safe.directory; fastcgi_param GIT_CONFIG_VALUE_0 *; fastcgi_param PATH_INFO $uri; fastcgi_param REMOTE_USER agent; fastcgi_param GIT_PROTOCOL $http_git_protocol; }} }} }}\n",
+            "daemon off; worker_processes 1; pid {d}/nginx.pid; error_log {d}/nginx.err; user root;\nevents {{}}\nhttp {{ access_log {d}/nginx.log; client_body_temp_path {d}/tmp/b; proxy_temp_path {d}/tmp/p; fastcgi_temp_path {d}/tmp/f; uwsgi_temp_path {d}/tmp/u; scgi_temp_path {d}/tmp/s; client_max_body_size 0;\n server {{ listen {address}:{port} ssl; ssl_certificate {}; ssl_certificate_key {}; {access}\n  location /static/ {{ alias {d}/static/; }}\n  location / {{ include /etc/nginx/fastcgi_params; fastcgi_pass unix:{d}/fcgi.sock; fastcgi_param SCRIPT_FILENAME {}/git-http-backend; fastcgi_param GIT_PROJECT_ROOT {}; fastcgi_param GIT_HTTP_EXPORT_ALL 1; fastcgi_param GIT_CONFIG_COUNT 1; fastcgi_param GIT_CONFIG_KEY_0 safe.directory; fastcgi_param GIT_CONFIG_VALUE_0 *; fastcgi_param PATH_INFO $uri; fastcgi_param REMOTE_USER agent; fastcgi_param GIT_PROTOCOL $http_git_protocol; }} }} }}\n",
             certificate.display(),
             key.display(),
             exec_path.trim(),
@@ -142,7 +153,10 @@ impl Https {
                 .stdout(Stdio::null())
                 .stderr(Stdio::null()),
         );
-        let mut server = Self { port, authority, folder: folder.to_owned(), nginx: None, _backend: backend };
+        let words = std::iter::once(place.get_program()).chain(place.get_args()).map(OsString::from);
+        let (folder, address) = (folder.to_owned(), address.to_owned());
+        let mut server =
+            Self { port, authority, folder, address, place: words.collect(), nginx: None, _backend: backend };
         server.up();
         server
     }
@@ -151,12 +165,14 @@ impl Https {
     pub fn up(&mut self) {
         let config = self.folder.join("nginx.conf");
         let log = fs::File::create(self.folder.join("nginx.out")).unwrap();
-        self.nginx = Some(Running::start(
-            Command::new("nginx").arg("-c").arg(config).stdin(Stdio::null()).stdout(Stdio::null()).stderr(log),
-        ));
+        let mut nginx = Command::new(&self.place[0]);
+        nginx.args(&self.place[1..]).arg("nginx").arg("-c").arg(config);
+        self.nginx = Some(Running::start(nginx.stdin(Stdio::null()).stdout(Stdio::null()).stderr(log)));
+        let mut asks = Command::new(&self.place[0]);
+        asks.args(&self.place[1..]).args(["curl", "-ks", "-o", "/dev/null"]).arg(self.file("nothing"));
         wait_until(
             Duration::from_secs(10),
-            || listening(self.port),
+            || output(&mut asks).status.success(),
             || fs::read_to_string(self.folder.join("nginx.out")).unwrap_or_default(),
         );
     }
@@ -170,7 +186,23 @@ impl Https {
 
     /// The URL of a repository.
     pub fn url(&self, name: &str) -> String {
-        format!("https://localhost:{}/{name}.git", self.port)
+        let host = if self.address == "127.0.0.1" { "localhost" } else { &self.address };
+        format!("https://{host}:{}/{name}.git", self.port)
+    }
+
+    /// Where the files that are there for everybody are kept.
+    pub fn files(&self) -> PathBuf {
+        self.folder.join("static")
+    }
+
+    /// The URL of such a file.
+    pub fn file(&self, name: &str) -> String {
+        format!("https://{}:{}/static/{name}", self.address, self.port)
+    }
+
+    /// What the server has written about requests.
+    pub fn log(&self) -> String {
+        fs::read_to_string(self.folder.join("nginx.log")).unwrap_or_default()
     }
 }
 

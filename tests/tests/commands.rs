@@ -30,6 +30,63 @@ fn explain_and_schema_come_from_the_words() {
     assert!(text(&["man"]).contains(".TH towpath"));
 }
 
+/// What `validate` says of a working tree.
+fn validated(repository: &Repository) -> (Option<i32>, String) {
+    let output = towpath().arg("validate").arg(&repository.work).output().unwrap();
+    (output.status.code(), String::from_utf8_lossy(&output.stdout).into_owned())
+}
+
+#[test]
+fn every_module_is_explained_with_an_example_that_is_valid() {
+    let folder = tempfile::tempdir().unwrap();
+    let repository = Repository::new(folder.path(), "fleet");
+    repository.write(
+        "fleet.yaml",
+        FLEET.replace("name: app}\n", "name: app}\nspec: {includes: {allow: [\"https://example.org/*\"]}}\n"),
+    );
+    repository.write("vars.yaml", "metadata: {apiVersion: v1alpha, kind: Variables, name: v, namespace: app}\nspec: {values: {nginx_key: /usr/share/keyrings/nginx.gpg}}\n");
+    for program in ["files/migrate.sh", "files/raid.py"] {
+        repository.write(program, "#!/bin/sh\n");
+    }
+    for (field, _) in towpath_proto::modules() {
+        let explained = text(&["explain", field.name]);
+        let (_, example) =
+            explained.split_once("\nExample:\n").unwrap_or_else(|| panic!("{} has no example", field.name));
+        let task = example.replace("name: …", "name: it");
+        assert!(task.contains(&format!("    {}: ", field.name)), "{task}");
+        let task: String = task.lines().map(|line| format!("  {line}\n")).collect();
+        repository
+            .write(&format!("{}.yaml", field.name), book(&field.name.to_lowercase(), &format!("  tasks:\n{task}")));
+    }
+    let (code, said) = validated(&repository);
+    assert_eq!(code, Some(0), "{said}");
+    assert!(said.ends_with(" 0 errors, 0 warnings\n"), "{said}");
+}
+
+#[test]
+fn an_order_in_which_services_miss_what_concerns_them_is_told() {
+    let folder = tempfile::tempdir().unwrap();
+    let repository = Repository::new(folder.path(), "fleet");
+    repository.write("fleet.yaml", FLEET);
+    let after = "    - name: web runs\n      service: {name: nginx, state: started}\n";
+    let before = "    - name: web is there\n      package: {names: [curl, nginx]}\n    - name: web has settings\n      file: {path: /etc/nginx/nginx.conf, content: x}\n    - name: web has limits\n      unit: {name: nginx.service, dropIn: limits, content: x}\n    - name: others have settings\n      file: {path: /etc/nginx-other, content: x}\n";
+    repository.write("book.yaml", book("b", &format!("  autoNotify: true\n  tasks:\n{before}{after}")));
+    assert_eq!(validated(&repository).0, Some(0));
+    assert!(validated(&repository).1.ends_with(" 0 errors, 0 warnings\n"), "{}", validated(&repository).1);
+    repository.write("book.yaml", book("b", &format!("  autoNotify: true\n  tasks:\n{after}{before}")));
+    let (code, said) = validated(&repository);
+    assert_eq!(code, Some(0), "{said}");
+    assert!(said.ends_with(" 0 errors, 3 warnings\n"), "{said}");
+    for name in ["web is there", "web has settings", "web has limits"] {
+        assert!(said.contains(&format!("nginx.service is started before {name:?}")), "{said}");
+    }
+    let looped =
+        "    - name: they run\n      loop: [nginx, php]\n      service: {name: \"{{ item }}\", state: started}\n";
+    repository.write("book.yaml", book("b", &format!("  autoNotify: true\n  tasks:\n{looped}")));
+    let (_, said) = validated(&repository);
+    assert!(said.contains("autoNotify passes over a service in a loop"), "{said}");
+}
+
 #[test]
 fn mistakes_on_the_command_line_say_what_to_do() {
     for (arguments, code, said) in [

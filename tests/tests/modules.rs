@@ -1,9 +1,10 @@
 //! Modules that change a machine: on a real one, with its own systemd, dpkg and PackageKit.
 
-use std::collections::BTreeSet;
+use std::{collections::BTreeSet, path::Path, process::Command};
 
+use sha2::{Digest as _, Sha256};
 use towpath_proto::modules;
-use towpath_tests::{ok, server::Server};
+use towpath_tests::{git::Repository, ok, server::Server};
 
 const UNIT: &str = "[Unit]\\nDescription=hello\\n[Service]\\nExecStart=/bin/sleep infinity\\n[Install]\\nWantedBy=multi-user.target\\n";
 
@@ -125,7 +126,7 @@ fn a_service_that_does_not_start_is_told_with_its_journal() {
     assert!(server.tasks()[0].2.contains("there is no unit nobody.service"), "{:?}", server.tasks());
 }
 
-/// A use of every module that keeps something so, in an order that works.
+/// A use of every module that keeps something so, in an order that works. Words in capitals stand for what is served.
 const EVERY: &str = r#"  prune: true
   pruneBudget: 100%
   tasks:
@@ -157,9 +158,48 @@ const EVERY: &str = r#"  prune: true
       unit: {name: every, dropIn: more, content: "[Service]\nNice=5\n"}
     - name: service
       service: {name: every, state: started, enabled: true}
+    - name: setting
+      sysctl: {name: net.ipv4.ip_forward, value: "1"}
+    - name: mounted
+      mount: {path: /srv/every, device: tmpfs, type: tmpfs, options: [size=1m, mode=0750]}
+    - name: fetched
+      download: {path: /var/cache/every.tar.gz, url: "ARCHIVE", sha256: DIGEST}
+    - name: unpacked
+      archive: {path: /opt/every, file: /var/cache/every.tar.gz, strip: 1, owner: web}
+    - name: checkout
+      git: {path: /srv/site, url: "SITE", commit: COMMIT}
+    - name: setting of a section
+      ini: {path: /etc/every/a.ini, section: one, key: two, value: three}
+    - name: value of a map
+      json: {path: /etc/every/a.json, key: one.two, value: [3]}
+    - name: value of a block
+      yaml: {path: /etc/every/a.yaml, key: one.two, value: true}
+    - name: value of a table
+      toml: {path: /etc/every/a.toml, key: one.two, value: 3}
+    - name: program
+      custom: {name: swap, source: programs/swapfile.py, params: {path: /swapfile, sizeMiB: 2}}
     - name: command
       command: {argv: [touch, /etc/every/made], creates: /etc/every/made}
 "#;
+
+/// The book, with what it brings from elsewhere put in place.
+fn every(server: &Server) -> String {
+    let folder = tempfile::tempdir().unwrap();
+    let archive = server.https.files().join("every.tar.gz");
+    let pack = format!("mkdir -p app/bin && echo text > app/text && tar -czf {} app", archive.display());
+    ok(Command::new("sh").args(["-c", &pack]).current_dir(&folder));
+    let digest = hex::encode(Sha256::digest(std::fs::read(&archive).unwrap()));
+    let site = Repository::new(server.repository.bare.parent().unwrap(), "site");
+    site.write("index.html", "page\n");
+    let commit = site.publish("one");
+    let program = Path::new(env!("CARGO_MANIFEST_DIR")).join("../repos-example/custom-modules/programs/swapfile.py");
+    server.repository.write("programs/swapfile.py", std::fs::read(program).unwrap());
+    EVERY
+        .replace("ARCHIVE", &server.https.file("every.tar.gz"))
+        .replace("DIGEST", &digest)
+        .replace("SITE", &server.https.url("site"))
+        .replace("COMMIT", &commit)
+}
 
 #[test]
 fn every_module_checks_without_changing_and_finds_the_second_time_what_it_did() {
@@ -175,7 +215,8 @@ fn every_module_checks_without_changing_and_finds_the_second_time_what_it_did() 
 
     let server = Server::new();
     // A check that writes anything fails on a file system that can only be read.
-    server.write(EVERY);
+    let every = every(&server);
+    server.write(&every);
     let config = "metadata: {apiVersion: v1alpha, kind: Config}\nspec: {node: n0, stateDir: /run/plan, sources: [{name: fleet, url: /srv/git/fleet.git}]}\n";
     server.machines.put(0, "/etc/towpath/plan.yaml", config);
     let line = "mount --bind / / && mount -o remount,ro,bind / && cd / && touch /etc/x 2>/dev/null && exit 9; towpath plan --config /etc/towpath/plan.yaml --source-dir /srv/git/fleet-work --output json";
@@ -185,14 +226,14 @@ fn every_module_checks_without_changing_and_finds_the_second_time_what_it_did() 
         .unwrap_or_else(|error| panic!("{error}: {text}\n{}", String::from_utf8_lossy(&planned.stderr)));
     for task in plan["tasks"].as_array().unwrap() {
         // What an earlier task brings can't be known yet.
-        let later = ["key", "file", "service"].contains(&task["name"].as_str().unwrap());
+        let later = ["key", "file", "service", "unpacked", "checkout"].contains(&task["name"].as_str().unwrap());
         assert!(task["action"] != "none" || later, "{plan:#}");
     }
 
-    server.publish(EVERY);
+    server.publish(&every);
     let all_unchanged = |server: &Server| {
         let tasks = server.tasks();
-        tasks.len() >= 15 && tasks.iter().all(|(_, outcome, _)| outcome == "unchanged")
+        tasks.len() >= 25 && tasks.iter().all(|(_, outcome, _)| outcome == "unchanged")
     };
     server.wait(all_unchanged);
     assert_eq!(server.says(&["hostname"]), "server.example.org");
@@ -200,6 +241,10 @@ fn every_module_checks_without_changing_and_finds_the_second_time_what_it_did() 
     assert!(server.says(&["sudo", "-l", "-U", "web"]).contains("/bin/true"));
     assert_eq!(server.says(&["stat", "-c", "%U %a", "/home/web/.ssh/authorized_keys"]), "web 600");
     assert_eq!(server.says(&["systemctl", "show", "-P", "Nice", "every"]), "5");
+    assert_eq!(server.says(&["cat", "/proc/sys/net/ipv4/ip_forward"]), "1");
+    assert_eq!(server.says(&["findmnt", "-no", "FSTYPE", "/srv/every"]), "tmpfs");
+    assert_eq!(server.says(&["stat", "-c", "%U", "/opt/every/text"]), "web");
+    assert_eq!(server.says(&["cat", "/srv/site/index.html"]), "page");
 
     server.publish("  prune: true\n  pruneBudget: 100%\n  tasks: []\n");
     server.wait(|server| server.says(&["hostname"]) == "n0" && server.says(&["id", "web"]).is_empty());
@@ -210,9 +255,17 @@ fn every_module_checks_without_changing_and_finds_the_second_time_what_it_did() 
         "etc/systemd/system/every.service",
         "etc/systemd/system/every.service.d/more.conf",
         "etc/every/file",
+        "etc/sysctl.d/60-towpath-net.ipv4.ip_forward.conf",
+        "etc/systemd/system/srv-every.mount",
+        "var/cache/every.tar.gz",
+        "opt/every",
+        "srv/site",
     ] {
         assert!(!server.machines.root(0).join(gone).exists(), "{gone} is still there\n{}", server.shown());
     }
+
+    assert_eq!(server.says(&["cat", "/proc/sys/net/ipv4/ip_forward"]), "0");
+    assert_eq!(server.says(&["findmnt", "-no", "FSTYPE", "/srv/every"]), "");
 }
 
 #[test]

@@ -93,6 +93,33 @@ impl Hand {
         }
     }
 
+    /// A file that is written piece by piece beside its place, and goes on where an earlier attempt broke off.
+    ///
+    /// # Errors
+    /// When the directory or the file can't be written.
+    pub fn part(&self, path: &str) -> io::Result<Part> {
+        let (folder_path, _) =
+            split(path).ok_or_else(|| io::Error::new(io::ErrorKind::InvalidInput, "the path has no name"))?;
+        let (folder, name) = self.look.parent(path)?;
+        let mut temporary = temporary_name(&name);
+        temporary.push(".part");
+        let flags = OFlags::RDWR | OFlags::CREATE | OFlags::APPEND | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+        let file = rustix::fs::openat(&folder, &temporary, flags, Mode::from_raw_mode(0o600))?;
+        let temporary_path = self.look.real_path(folder_path).join(Path::new(&temporary));
+        let staged = Staged { folder, file: file.try_clone()?, temporary, name, path: path.to_owned(), temporary_path };
+        Ok(Part { staged, file: std::fs::File::from(file) })
+    }
+
+    /// Puts whole files in their places: all are brought to the disk before the first is.
+    ///
+    /// # Errors
+    /// When a step fails; old files then still stand, or new ones do.
+    pub fn place_all(&self, staged: Vec<Staged>) -> io::Result<()> {
+        self.sync(&staged)?;
+        let placed = staged.into_iter().map(|one| self.place(one)).collect::<io::Result<Vec<_>>>()?;
+        self.settle(&placed)
+    }
+
     /// Brings staged files to the disk.
     ///
     /// # Errors
@@ -261,6 +288,35 @@ impl Hand {
     }
 }
 
+/// A file of which a part is written. What is not put in place is found again by the next attempt.
+#[derive(Debug)]
+#[must_use = "it must be put in place, or left for the next attempt"]
+pub struct Part {
+    staged: Staged,
+    /// Its bytes so far: written at their end, read wherever one likes.
+    pub file: std::fs::File,
+}
+
+impl Part {
+    /// All of it is there: with its permissions and owner it is ready for its place.
+    ///
+    /// # Errors
+    /// When they can't be set.
+    pub fn finish(self, access: Access) -> io::Result<Staged> {
+        grant(&self.staged.file, access)?;
+        Ok(self.staged)
+    }
+
+    /// Begins anew.
+    ///
+    /// # Errors
+    /// When it can't be emptied.
+    pub fn clear(&mut self) -> io::Result<()> {
+        self.file.set_len(0)?;
+        io::Seek::rewind(&mut self.file)
+    }
+}
+
 /// A file that is in place, but whose directory may not have reached the disk.
 #[derive(Debug)]
 #[must_use = "the directory must be brought to the disk"]
@@ -384,6 +440,26 @@ mod tests {
         assert_eq!(hand.look().read("/a").unwrap().unwrap().0, b"whole");
         drop(hand.stage("/a", b"half", PLAIN).unwrap());
         hand.clear_temporary("/a").unwrap();
+        assert_eq!(hand.look().list("/").unwrap(), ["a"]);
+    }
+
+    #[test]
+    fn a_part_is_gone_on_with() {
+        let (_folder, hand) = fixture();
+        let mut part = hand.part("/a").unwrap();
+        part.file.write_all(b"one ").unwrap();
+        drop(part);
+        assert!(hand.look().read("/a").unwrap().is_none());
+        let mut part = hand.part("/a").unwrap();
+        part.file.write_all(b"two").unwrap();
+        hand.place_all(vec![part.finish(PLAIN).unwrap()]).unwrap();
+        let (bytes, meta) = hand.look().read("/a").unwrap().unwrap();
+        assert_eq!((bytes.as_slice(), meta.mode), (b"one two".as_slice(), 0o640));
+        let mut part = hand.part("/a").unwrap();
+        part.file.write_all(b"half").unwrap();
+        part.clear().unwrap();
+        hand.place_all(vec![part.finish(PLAIN).unwrap()]).unwrap();
+        assert_eq!(hand.look().read("/a").unwrap().unwrap().0, b"");
         assert_eq!(hand.look().list("/").unwrap(), ["a"]);
     }
 }

@@ -51,13 +51,7 @@ fn failed(message: impl Into<String>) -> HttpError {
 /// # Errors
 /// When there is no answer within the time.
 pub fn send(request: &Request) -> Result<Response, HttpError> {
-    let tls = tls(request.ca_file.as_deref())?;
-    let client = reqwest::blocking::Client::builder()
-        .tls_backend_preconfigured(tls)
-        .timeout(request.timeout)
-        .user_agent(concat!("towpath/", env!("CARGO_PKG_VERSION")))
-        .build()
-        .map_err(|error| failed(chain(&error)))?;
+    let client = client(request.ca_file.as_deref(), request.timeout, false)?;
     let method = reqwest::Method::from_bytes(request.method.as_bytes()).map_err(|error| failed(error.to_string()))?;
     let mut builder = client.request(method, &request.url);
     for (name, value) in &request.headers {
@@ -76,6 +70,78 @@ pub fn send(request: &Request) -> Result<Response, HttpError> {
     let mut bytes = Vec::new();
     response.take(KEPT).read_to_end(&mut bytes).map_err(|error| failed(format!("the answer broke off: {error}")))?;
     Ok(Response { status, body: String::from_utf8_lossy(&bytes).into_owned(), headers })
+}
+
+fn client(ca_file: Option<&str>, timeout: Duration, https_only: bool) -> Result<reqwest::blocking::Client, HttpError> {
+    reqwest::blocking::Client::builder()
+        .tls_backend_preconfigured(tls(ca_file)?)
+        .timeout(timeout)
+        .https_only(https_only)
+        .user_agent(concat!("towpath/", env!("CARGO_PKG_VERSION")))
+        .build()
+        .map_err(|error| failed(chain(&error)))
+}
+
+/// A file to fetch over https.
+#[derive(Debug, Clone)]
+pub struct Fetch<'a> {
+    /// The URL.
+    pub url: &'a str,
+    /// The headers.
+    pub headers: &'a BTreeMap<String, String>,
+    /// A file with the certificate authorities to trust; None: the machine's.
+    pub ca_file: Option<&'a str>,
+    /// When to give up.
+    pub timeout: Duration,
+    /// How many of its bytes are there already.
+    pub from: u64,
+}
+
+/// A file that comes.
+#[derive(Debug)]
+pub struct Fetched {
+    /// Whether it goes on behind the bytes that are there; else it comes from its beginning.
+    pub goes_on: bool,
+    response: reqwest::blocking::Response,
+}
+
+impl std::io::Read for Fetched {
+    fn read(&mut self, buffer: &mut [u8]) -> std::io::Result<usize> {
+        self.response.read(buffer)
+    }
+}
+
+/// Asks for a file, and for its rest where a part of it is there.
+///
+/// # Errors
+/// When the server does not give it, or is led to from or by anything but https.
+pub fn fetch(fetch: &Fetch<'_>) -> Result<Fetched, HttpError> {
+    let client = client(fetch.ca_file, fetch.timeout, true)?;
+    let ask = |from: u64| {
+        let mut builder = client.get(fetch.url);
+        for (name, value) in fetch.headers {
+            builder = builder.header(name, value);
+        }
+        if from > 0 {
+            builder = builder.header("range", format!("bytes={from}-"));
+        }
+        builder.send().map_err(|error| failed(chain(&error)))
+    };
+    let mut response = ask(fetch.from)?;
+    if fetch.from > 0 && response.status() == reqwest::StatusCode::RANGE_NOT_SATISFIABLE {
+        // What is there is no part of what the server has.
+        response = ask(0)?;
+    }
+    if !response.status().is_success() {
+        return Err(failed(format!("the server answered with status {}", response.status().as_u16())));
+    }
+    let range = response.headers().get("content-range").and_then(|range| range.to_str().ok()).unwrap_or_default();
+    let goes_on = response.status() == reqwest::StatusCode::PARTIAL_CONTENT
+        && range.starts_with(&format!("bytes {}-", fetch.from));
+    if response.status() == reqwest::StatusCode::PARTIAL_CONTENT && !goes_on {
+        return Err(failed("the server answered with another part than it was asked for"));
+    }
+    Ok(Fetched { goes_on, response })
 }
 
 fn tls(ca_file: Option<&str>) -> Result<rustls::ClientConfig, HttpError> {

@@ -64,6 +64,17 @@ impl Look {
         Ok(Self { root: Arc::new(fd), path: root.to_owned(), whole: root == Path::new("/") })
     }
 
+    /// Looks at the files below a directory, whose links then lead no further; None where there is no directory.
+    ///
+    /// # Errors
+    /// When it can't be opened.
+    pub fn below(&self, path: &str) -> io::Result<Option<Self>> {
+        match self.open(path, OFlags::PATH | OFlags::DIRECTORY, Mode::empty()) {
+            Ok(fd) => Ok(Some(Self { root: Arc::new(fd), path: self.real_path(path), whole: false })),
+            Err(error) => absent(error),
+        }
+    }
+
     /// The root.
     pub fn root(&self) -> &Path {
         &self.path
@@ -127,17 +138,9 @@ impl Look {
     /// # Errors
     /// When it can't be read, or is no file.
     pub fn read(&self, path: &str) -> io::Result<Option<(Vec<u8>, Meta)>> {
-        let fd = match self.open(path, OFlags::RDONLY | OFlags::NONBLOCK | OFlags::NOCTTY, Mode::empty()) {
-            Ok(fd) => fd,
-            Err(error) => return absent(error),
-        };
-        let meta = meta(&fd)?;
-        if meta.kind != FileKind::File {
-            return Err(io::Error::new(io::ErrorKind::InvalidInput, "it is no file"));
-        }
+        let Some((mut file, meta)) = self.file(path)? else { return Ok(None) };
         let size = usize::try_from(meta.size).unwrap_or(usize::MAX);
         let mut bytes = Vec::with_capacity(size.min(64 << 20) + 1);
-        let mut file = std::fs::File::from(fd);
         // Most files come with one call; what is empty by its size (as in /proc), or grows, is read to its end.
         if size > 0 && size < 64 << 20 {
             bytes.resize(size + 1, 0);
@@ -149,6 +152,22 @@ impl Look {
         }
         file.read_to_end(&mut bytes)?;
         Ok(Some((bytes, meta)))
+    }
+
+    /// A file to read from, and what is known of it; None where there is nothing. A link is followed below the root.
+    ///
+    /// # Errors
+    /// When it can't be opened, or is no file.
+    pub fn file(&self, path: &str) -> io::Result<Option<(std::fs::File, Meta)>> {
+        let fd = match self.open(path, OFlags::RDONLY | OFlags::NONBLOCK | OFlags::NOCTTY, Mode::empty()) {
+            Ok(fd) => fd,
+            Err(error) => return absent(error),
+        };
+        let meta = meta(&fd)?;
+        if meta.kind != FileKind::File {
+            return Err(io::Error::new(io::ErrorKind::InvalidInput, "it is no file"));
+        }
+        Ok(Some((std::fs::File::from(fd), meta)))
     }
 
     /// What a link points to; None where there is no link.

@@ -227,6 +227,32 @@ impl Drop for ScriptFile {
     }
 }
 
+/// A program in memory: from its making on nobody can change its bytes, and no file system need hold it.
+#[derive(Debug)]
+pub struct Sealed(std::os::fd::OwnedFd);
+
+impl Sealed {
+    /// Takes the bytes of a program, or of a script whose first line names its interpreter.
+    ///
+    /// # Errors
+    /// When the kernel does not take them.
+    pub fn new(bytes: &[u8]) -> io::Result<Self> {
+        use rustix::fs::{MemfdFlags, SealFlags};
+        let fd = rustix::fs::memfd_create("towpath", MemfdFlags::CLOEXEC | MemfdFlags::ALLOW_SEALING)?;
+        let mut file = std::fs::File::from(fd);
+        file.write_all(bytes)?;
+        let fd = std::os::fd::OwnedFd::from(file);
+        rustix::fs::fcntl_add_seals(&fd, SealFlags::SEAL | SealFlags::SHRINK | SealFlags::GROW | SealFlags::WRITE)?;
+        Ok(Self(fd))
+    }
+
+    /// Where this process and its children find it.
+    pub fn path(&self) -> String {
+        use std::os::fd::AsRawFd as _;
+        format!("/proc/{}/fd/{}", std::process::id(), self.0.as_raw_fd())
+    }
+}
+
 /// The ids of a user, by name or number, from the machine's user database.
 pub fn user(name: &str) -> Option<(u32, u32)> {
     if let Ok(number) = name.parse::<u32>() {
@@ -255,6 +281,15 @@ pub fn hostname() -> String {
 /// When the kernel does not take it.
 pub fn set_hostname(name: &str) -> io::Result<()> {
     Ok(nix::unistd::sethostname(name)?)
+}
+
+/// Gives a setting of the kernel a value, until the machine is started anew: `path` is below /proc/sys.
+///
+/// # Errors
+/// When the kernel does not take it.
+pub fn set_kernel(path: &str, value: &str) -> io::Result<()> {
+    let mut file = std::fs::OpenOptions::new().write(true).open(std::path::Path::new("/proc/sys").join(path))?;
+    file.write_all(format!("{value}\n").as_bytes())
 }
 
 /// A variable of the agent's own environment.
@@ -289,6 +324,17 @@ mod tests {
         assert!(output.timed_out);
         thread::sleep(Duration::from_millis(2300));
         assert!(!mark.exists());
+    }
+
+    #[test]
+    fn a_sealed_script_runs_and_stays_as_it_is() {
+        let sealed = Sealed::new(b"#!/bin/sh\necho \"$(cat) there\"\n").unwrap();
+        let invocation =
+            Invocation { argv: vec![sealed.path()], stdin: Some(b"who".to_vec()), ..Invocation::default() };
+        assert_eq!(run(&invocation, &Cancel::default()).unwrap().stdout, "who there\n");
+        let written =
+            std::fs::OpenOptions::new().write(true).open(sealed.path()).and_then(|mut file| file.write_all(b"x"));
+        assert!(written.is_err());
     }
 
     #[test]

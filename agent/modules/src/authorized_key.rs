@@ -61,11 +61,7 @@ fn home(user: &str, context: &Context<'_>) -> Result<Option<Look>, ModuleError> 
     if home.trim_matches('/').is_empty() {
         return Err(ModuleError::new(format!("the home of {user} is the root of the machine")));
     }
-    match Look::at(&context.look.real_path(home)) {
-        Ok(look) => Ok(Some(look)),
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(None),
-        Err(error) => Err(ModuleError::io(home, &error)),
-    }
+    context.look.below(home).map_err(|error| ModuleError::io(home, &error))
 }
 
 /// Where the keys are, below the home.

@@ -79,8 +79,9 @@ pub(crate) fn repository(repository: &pb::PackageRepository) -> Result<Options, 
     }
     if !absent && apt && repository.signed_by.is_none() && repository.trusted != Some(true) {
         problems.push(
-            Problem::new("signedBy", "a repository needs the key that its packages are signed with")
-                .hint("give signedBy, the key in ASCII armour; or say trusted: true and mean it"),
+            Problem::new("signedBy", "a repository needs the key that its packages are signed with").hint(
+                "give signedBy, the key in ASCII armour or the path of a keyring; or say trusted: true and mean it",
+            ),
         );
     }
     if !absent && !apt && repository.gpg_key.is_none() && repository.trusted != Some(true) {
@@ -114,7 +115,9 @@ fn deb822(repository: &pb::PackageRepository) -> String {
     if repository.trusted == Some(true) {
         text.push_str("Trusted: yes\n");
     }
-    if let Some(key) = &repository.signed_by {
+    if let Some(file) = repository.signed_by.as_ref().filter(|key| key.starts_with('/')) {
+        text.push_str(&format!("Signed-By: {}\n", file.trim()));
+    } else if let Some(key) = &repository.signed_by {
         text.push_str("Signed-By:\n");
         for line in key.trim().lines() {
             // An empty line would end the stanza.

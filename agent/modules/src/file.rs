@@ -104,23 +104,16 @@ impl Options {
     }
 
     fn ids(&self) -> Result<(Option<u32>, Option<u32>), ModuleError> {
-        let uid = match &self.owner {
-            Some(name) => Some(
-                process::user(name)
-                    .ok_or_else(|| ModuleError::new(format!("there is no user {name:?} on this node")))?
-                    .0,
-            ),
-            None => None,
-        };
-        let gid = match &self.group {
-            Some(name) => Some(
-                process::group(name)
-                    .ok_or_else(|| ModuleError::new(format!("there is no group {name:?} on this node")))?,
-            ),
-            None => None,
-        };
-        Ok((uid, gid))
+        ids(self.owner.as_deref(), self.group.as_deref())
     }
+}
+
+/// The numbers of an owner and a group, where they are given.
+pub(crate) fn ids(owner: Option<&str>, group: Option<&str>) -> Result<(Option<u32>, Option<u32>), ModuleError> {
+    let missing = |what: &str, name: &str| ModuleError::new(format!("there is no {what} {name:?} on this node"));
+    let uid = owner.map(|name| process::user(name).ok_or_else(|| missing("user", name))).transpose()?;
+    let gid = group.map(|name| process::group(name).ok_or_else(|| missing("group", name))).transpose()?;
+    Ok((uid.map(|ids| ids.0), gid))
 }
 
 pub(crate) fn manages(options: &Options, context: &Context<'_>) -> Vec<String> {
@@ -270,7 +263,8 @@ fn granted(path: &str, meta: Meta, mode: Option<u32>, uid: Option<u32>, gid: Opt
     Checked::Change(Change { verb: Verb::Update, diff, steps: vec![Step::Grant { path: path.to_owned(), access }] })
 }
 
-fn access_diff(path: &str, meta: Meta, mode: Option<u32>, uid: Option<u32>, gid: Option<u32>) -> String {
+/// What changes of permissions and owner, for people; empty where nothing does.
+pub(crate) fn access_diff(path: &str, meta: Meta, mode: Option<u32>, uid: Option<u32>, gid: Option<u32>) -> String {
     let mut diff = String::new();
     if let Some(mode) = mode.filter(|mode| *mode != meta.mode) {
         diff.push_str(&format!("{path}: mode {:04o} becomes {mode:04o}\n", meta.mode));

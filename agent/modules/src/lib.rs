@@ -5,20 +5,27 @@
 
 mod account;
 pub mod apply;
+mod archive;
 mod authorized_key;
 mod block;
+mod checkout;
 mod command;
 mod config;
+mod custom;
+mod download;
+mod edit;
 mod expectation;
 mod file;
 mod http;
 mod line;
+mod mount;
 mod naming;
 mod package;
 mod probe;
 mod reboot;
 mod resolve;
 mod service;
+mod sysctl;
 mod text;
 mod unit;
 
@@ -67,6 +74,7 @@ pub struct Context<'a> {
 #[derive(Debug, Default)]
 pub struct Memory {
     packages: Database,
+    descriptions: custom::Descriptions,
 }
 
 impl Context<'_> {
@@ -134,6 +142,8 @@ impl ModuleError {
 pub enum Checked {
     /// Everything is as it should be.
     InSync,
+    /// So it is, and a task that registers its result finds this in it, as `data`.
+    Known(Value),
     /// Something is missing.
     Change(Change),
     /// It can't be known before something else is applied.
@@ -295,6 +305,8 @@ impl Options {
                 Sort::State
             }
             Self::Config(_) | Self::AuthorizedKey(_) | Self::Hostname(_) | Self::Timezone(_) => Sort::State,
+            Self::Git(_) | Self::Edit(_) | Self::Archive(_) | Self::Download(_) => Sort::State,
+            Self::Sysctl(_) | Self::Mount(_) | Self::Custom(_) => Sort::State,
             Self::Service(options) => {
                 if options.is_action() {
                     Sort::Action
@@ -320,7 +332,14 @@ impl Options {
     pub fn interrupts(&self) -> bool {
         !matches!(
             self,
-            Self::File(_) | Self::Line(_) | Self::Block(_) | Self::Wait(_) | Self::Assert(_) | Self::Debug(_)
+            Self::File(_)
+                | Self::Line(_)
+                | Self::Block(_)
+                | Self::Edit(_)
+                | Self::Git(_)
+                | Self::Wait(_)
+                | Self::Assert(_)
+                | Self::Debug(_)
         )
     }
 
@@ -342,6 +361,11 @@ impl Options {
                 | Self::Account(_)
                 | Self::AuthorizedKey(_)
                 | Self::Hostname(_)
+                | Self::Sysctl(_)
+                | Self::Mount(_)
+                | Self::Archive(_)
+                | Self::Download(_)
+                | Self::Custom(_)
         )
     }
 
@@ -358,6 +382,11 @@ impl Options {
             Self::Hostname(_) => naming::undo_hostname(context),
             Self::Timezone(_) => naming::undo_timezone(context),
             Self::Line(_) | Self::Block(_) => text::undo(self.name(), params),
+            Self::Edit(options) => options.undo(context),
+            Self::Sysctl(options) => sysctl::undo(options, context),
+            Self::Mount(options) => mount::undo(options, context),
+            Self::Archive(options) => archive::undo(options, context),
+            Self::Download(options) => download::undo(options, context),
             _ => None,
         }
     }
@@ -377,13 +406,19 @@ impl Options {
 
     /// Whether a check reads files of the source.
     pub fn reads_source(&self) -> bool {
-        matches!(self, Self::File(options) if options.has_source())
+        match self {
+            Self::File(options) | Self::Git(options) => options.has_source(),
+            Self::Archive(_) | Self::Custom(_) => true,
+            _ => false,
+        }
     }
 
     /// The path that it is about, where it is about one.
     pub fn path(&self) -> Option<&str> {
         match self {
-            Self::File(options) => Some(options.path()),
+            Self::File(options) | Self::Git(options) => Some(options.path()),
+            Self::Edit(options) => Some(options.path()),
+            Self::Download(options) => Some(options.path()),
             Self::Line(options) => Some(options.path()),
             Self::Block(options) => Some(options.path()),
             Self::Unit(options) => Some(options.path()),
@@ -396,7 +431,9 @@ impl Options {
     /// The paths that it manages: of a tree every file.
     pub fn manages(&self, context: &Context<'_>) -> Vec<String> {
         match self {
-            Self::File(options) => file::manages(options, context),
+            Self::File(options) | Self::Git(options) => file::manages(options, context),
+            Self::Edit(options) => vec![options.path().to_owned()],
+            Self::Download(options) => vec![options.path().to_owned()],
             Self::Line(options) => vec![options.path().to_owned()],
             Self::Block(options) => vec![options.path().to_owned()],
             Self::Unit(options) => vec![options.path().to_owned()],
@@ -409,7 +446,7 @@ impl Options {
     /// content are made with the key.
     pub fn expectations(&self, context: &Context<'_>, key: &[u8; 32]) -> Option<Vec<Expectation>> {
         match self {
-            Self::File(options) => file::expectations(options, context, key),
+            Self::File(options) | Self::Git(options) => file::expectations(options, context, key),
             _ => None,
         }
     }
@@ -420,7 +457,14 @@ impl Options {
     /// When the machine can't be read, or something is in the way.
     pub fn check(&self, context: &Context<'_>) -> Result<Checked, ModuleError> {
         match self {
-            Self::File(options) => file::check(options, context),
+            Self::Git(_) if context.source.is_none() => Ok(Checked::Unknown(checkout::UNKNOWN.into())),
+            Self::File(options) | Self::Git(options) => file::check(options, context),
+            Self::Edit(options) => options.check(context),
+            Self::Sysctl(options) => sysctl::check(options, context),
+            Self::Mount(options) => mount::check(options, context),
+            Self::Archive(options) => archive::check(options, context),
+            Self::Download(options) => download::check(options, context),
+            Self::Custom(options) => custom::check(options, context),
             Self::Line(options) => line::check(options, context),
             Self::Block(options) => block::check(options, context),
             Self::Command(options) => command::check(options, context),
@@ -467,6 +511,11 @@ impl Options {
             Self::Account(options) => account::run(options, context),
             Self::AuthorizedKey(options) => authorized_key::run(options, context),
             Self::Hostname(options) => naming::set_hostname(options, context, hand),
+            Self::Sysctl(options) => sysctl::run(options, context, hand),
+            Self::Mount(options) => mount::run(options, context, hand),
+            Self::Archive(options) => archive::run(options, context, hand),
+            Self::Download(options) => download::run(options, context, hand),
+            Self::Custom(options) => custom::run(options, context),
             Self::Reboot(_) => reboot::run(context),
             other => Err(ModuleError::new(format!("{} is no action", other.name()))),
         }
@@ -493,6 +542,13 @@ impl Options {
             Self::AuthorizedKey(_) => "authorizedKey",
             Self::Hostname(_) => "hostname",
             Self::Timezone(_) => "timezone",
+            Self::Git(_) => "git",
+            Self::Edit(options) => options.module(),
+            Self::Sysctl(_) => "sysctl",
+            Self::Mount(_) => "mount",
+            Self::Archive(_) => "archive",
+            Self::Download(_) => "download",
+            Self::Custom(_) => "custom",
             Self::Reboot(_) => "reboot",
             Self::Http(_) => "http",
             Self::Wait(_) => "wait",

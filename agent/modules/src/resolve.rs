@@ -7,7 +7,8 @@ use towpath_proto::v1alpha as pb;
 use towpath_render::words;
 
 use crate::{
-    account, authorized_key, command, config, file, http, line, naming, package, probe, reboot, service, unit,
+    account, archive, authorized_key, checkout, command, config, custom, download, edit, file, http, line, mount,
+    naming, package, probe, reboot, service, sysctl, unit,
 };
 
 /// What a task asks of a module.
@@ -37,6 +38,20 @@ pub enum Options {
     Hostname(naming::Hostname),
     /// The machine's time zone.
     Timezone(naming::Timezone),
+    /// The files of a repository at one commit.
+    Git(file::Options),
+    /// One value of a file with a form.
+    Edit(edit::Options),
+    /// A setting of the kernel.
+    Sysctl(sysctl::Options),
+    /// A mounted file system.
+    Mount(mount::Options),
+    /// An archive, unpacked.
+    Archive(archive::Options),
+    /// A file that comes over https.
+    Download(download::Options),
+    /// What a program of the source keeps so.
+    Custom(custom::Options),
     /// A reboot.
     Reboot(reboot::Options),
     /// A request.
@@ -98,6 +113,13 @@ pub fn resolve(module: &str, params: &Value) -> Result<Options, Vec<Problem>> {
         "hostname" => naming::resolve_hostname(&parse(params)?).map(Options::Hostname),
         "timezone" => naming::resolve_timezone(&parse(params)?).map(Options::Timezone),
         "group" => account::resolve_group(parse(params)?).map(Options::Account),
+        "git" => checkout::resolve(params).map(Options::Git),
+        "ini" | "json" | "yaml" | "toml" => edit::resolve(module, params).map(Options::Edit),
+        "sysctl" => sysctl::resolve(&parse(params)?).map(Options::Sysctl),
+        "mount" => mount::resolve(parse(params)?).map(Options::Mount),
+        "archive" => archive::resolve(parse(params)?).map(Options::Archive),
+        "download" => download::resolve(parse(params)?).map(Options::Download),
+        "custom" => custom::resolve(params).map(Options::Custom),
         "publish" => publish(&parse(params)?).map(|()| Options::Elsewhere("publish")),
         "reboot" => parse(params).map(|reboot| Options::Reboot(reboot::resolve(&reboot))),
         other => Err(vec![Problem::new("", format!("there is no module {other}"))]),

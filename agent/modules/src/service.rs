@@ -174,20 +174,18 @@ pub(crate) fn run(options: &Options, context: &Context<'_>) -> Result<Report, Mo
     if unit.stale {
         systemd.reload().map_err(failed)?;
     }
+    let mut started_now = false;
     for missing in options.missing(&unit) {
+        started_now |= missing == Missing::Run(Job::Start);
         let done = match missing {
             Missing::Unmask => systemd.mask(&options.unit, false),
             Missing::Enable(enabled) => systemd.enable(&options.unit, enabled),
             Missing::Run(job) => started(&systemd, &options.unit, job, context),
             Missing::Mask => systemd.mask(&options.unit, true),
         };
-        if let Err(error) = done {
-            let lines = journal(&options.unit, context);
-            let said = if lines.is_empty() { String::new() } else { format!("; its journal ends with: {lines}") };
-            return Err(ModuleError::new(format!("{error}{said}")));
-        }
+        done.map_err(|error| told("", &options.unit, &error, context))?;
     }
-    Ok(Report::well())
+    Ok(Report { fields: [("started", json!(started_now))].into(), ..Report::well() })
 }
 
 /// Runs a job; a unit that dies as soon as it is started has not been started.
@@ -197,6 +195,14 @@ fn started(systemd: &Systemd, unit: &str, job: Job, context: &Context<'_>) -> Re
         return Err(SystemdError::Failed { unit: unit.to_owned(), job: "start", result: "failed".into() });
     }
     Ok(())
+}
+
+/// A failure with the last lines of the unit's journal; `what` is what people call it where that is not the unit.
+pub(crate) fn told(what: &str, unit: &str, error: &SystemdError, context: &Context<'_>) -> ModuleError {
+    let lines = journal(unit, context);
+    let said = if lines.is_empty() { String::new() } else { format!("; its journal ends with: {lines}") };
+    let what = if what.is_empty() { String::new() } else { format!("{what}: ") };
+    ModuleError::new(format!("{what}{error}{said}"))
 }
 
 /// The last lines of a unit's journal.

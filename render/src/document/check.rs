@@ -192,7 +192,7 @@ impl Walk {
             .iter()
             .any(|key| fields.get(*key).is_some_and(|value| !value.is_null() && *value != Value::Bool(false)));
         if modules.is_empty() && !alone {
-            let finding = Finding::new("the task has no module").hint("add one of: file, line, block, command, script, package, service, http, wait, assert, debug; or include, sync, flushHandlers");
+            let finding = Finding::new("the task has no module").hint("add one of those that `towpath explain` lists, such as file, package, service, command; or include, sync, flushHandlers");
             // Where an unknown key stands in its place, that has been said already.
             let said = message("Task").is_some_and(|task| fields.keys().any(|key| task.field(key).is_none()));
             if !said {
@@ -497,6 +497,7 @@ impl Walk {
             (_, value) if matches!(parent.name, "TaskBook" | "Task" | "Include" | "EventTemplate") => {
                 self.templates_in(trail, value)
             }
+            (_, value) if parent.module.is_some() && self.mode == Mode::Written => self.templates_in(trail, value),
             (_, value) if matches!(parent.name, "Variables" | "ClusterVariables") => self.no_templates_in(trail, value),
             _ => {}
         }

@@ -5,6 +5,7 @@ mod formats;
 mod habits;
 mod locate;
 mod parse;
+mod plain;
 
 use std::{
     fmt,
@@ -17,6 +18,7 @@ pub use check::{Checked, Mode, Reference, check_message, check_object};
 #[cfg(test)]
 pub(crate) use parse::parse_value;
 pub use parse::{Limits, parse};
+pub use plain::plain_value;
 
 use crate::problem::{Finding, Problem};
 

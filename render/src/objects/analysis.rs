@@ -373,6 +373,13 @@ impl Checker<'_, '_> {
             "sudoers" => &["name", "content", "template"],
             "packageRepository" => &["name", "baseUrl", "signedBy"],
             "authorizedKey" => &["user", "key", "options"],
+            "ini" | "json" | "yaml" | "toml" => &["path", "section", "key"],
+            "sysctl" => &["name", "value"],
+            "mount" => &["path", "device", "type"],
+            "archive" => &["path", "source", "file"],
+            "download" => &["path", "url", "sha256", "caFile"],
+            "git" => &["path", "folder"],
+            "custom" => &["source"],
             _ => &[],
         };
         for key in keys {

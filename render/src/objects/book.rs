@@ -41,7 +41,7 @@ pub(super) fn read(loader: &mut Loader<'_>, object: &Object) -> Book {
     let mut before = reader.tasks(&rollout_place.key("before"), members(&rollout_spec, "before"), &within, &[]);
     let mut after = reader.tasks(&rollout_place.key("after"), members(&rollout_spec, "after"), &within, &[]);
     tasks.handlers.extend(before.handlers.drain(..).chain(after.handlers.drain(..)));
-    let book = Book {
+    let mut book = Book {
         namespace: namespace.to_owned(),
         name: name.to_owned(),
         targets: message(spec, "targets"),
@@ -65,6 +65,9 @@ pub(super) fn read(loader: &mut Loader<'_>, object: &Object) -> Book {
         suspend: message(spec, "suspend"),
         place,
     };
+    if flag(spec, "autoNotify") {
+        super::notify::add(loader, &mut book);
+    }
     names(loader, &book);
     book
 }
@@ -126,6 +129,7 @@ impl Reader<'_, '_> {
                 .map(|name| format!("{}{name}", within.prefix))
                 .collect()
         };
+        let within = &self.files_of(place, module.as_ref(), within);
         let until = value.get("until").filter(|until| until.is_object()).map(|until| Until {
             condition: text(until, "condition").unwrap_or_default(),
             interval: time(until, "interval", Duration::from_secs(5)),
@@ -208,6 +212,52 @@ impl Reader<'_, '_> {
         read
     }
 
+    /// The name of the tree of a repository at one commit, where the Namespace may use it.
+    fn pin(&mut self, at: &Place, what: &str, url: String, commit: Option<String>) -> Option<String> {
+        if url.contains("{{") || commit.as_deref().is_some_and(|commit| commit.contains("{{")) {
+            let finding = Finding::new("url and commit hold no templates")
+                .hint("the repository is fetched before anything is rendered: write the two out");
+            self.loader.problem(at, At::Value, finding);
+            return None;
+        }
+        let limits = self.loader.namespace(self.namespace).and_then(|namespace| namespace.includes.clone());
+        if !limits.unwrap_or_default().allow.iter().any(|glob| glob_matches(glob, &url)) {
+            let finding = Finding::new(format!("the namespace {} may not include from {url}", self.namespace));
+            self.loader.problem(
+                &at.key("url"),
+                At::Value,
+                finding.hint("list it in includes.allow of the Namespace, or make it a source"),
+            );
+            return None;
+        }
+        let scp = !url.contains("://") && url.split_once('@').is_some_and(|(_, rest)| rest.contains(':'));
+        if !(url.starts_with("https://") || url.starts_with("ssh://") || scp) {
+            self.loader.problem(
+                &at.key("url"),
+                At::Value,
+                Finding::new(format!("{url} is neither an https nor an ssh URL")),
+            );
+            return None;
+        }
+        let Some(commit) = commit else {
+            let finding = Finding::new(format!("{what} needs a commit"))
+                .hint("write the full id: a branch could move under the fleet");
+            self.loader.problem(at, At::Value, finding);
+            return None;
+        };
+        Some(self.loader.pinned(&Pinned { url, commit }))
+    }
+
+    /// The files that a task reads: those of its include or book, or of the repository that it names itself.
+    fn files_of(&mut self, place: &Place, module: Option<&ModuleUse>, within: &Arc<Within>) -> Arc<Within> {
+        let Some(git) = module.filter(|module| module.name == "git") else { return Arc::clone(within) };
+        let Some(url) = text(&git.params, "url") else { return Arc::clone(within) };
+        let commit = text(&git.params, "commit");
+        let Some(source) = self.pin(&place.key("git"), "a git task", url, commit) else { return Arc::clone(within) };
+        let prefix = within.prefix.clone();
+        Arc::new(Within { source, prefix, outer: Some(Arc::clone(within)), ..Within::default() })
+    }
+
     /// The source and the path that an include names.
     fn include_target(&mut self, at: &Place, include: &Value, within: &Within) -> Option<(String, String)> {
         let path = text(include, "path")?;
@@ -216,39 +266,7 @@ impl Reader<'_, '_> {
                 self.loader.problem(at, At::Value, Finding::new("an include has a source or a url, not both"));
                 None
             }
-            (None, Some(url), commit) => {
-                let allowed = self
-                    .loader
-                    .namespace(self.namespace)
-                    .and_then(|namespace| namespace.includes.clone())
-                    .unwrap_or_default();
-                if !allowed.allow.iter().any(|glob| glob_matches(glob, &url)) {
-                    let finding = Finding::new(format!("the namespace {} may not include from {url}", self.namespace));
-                    self.loader.problem(
-                        &at.key("url"),
-                        At::Value,
-                        finding.hint("list it in includes.allow of the Namespace, or make it a source"),
-                    );
-                    return None;
-                }
-                let scp = !url.contains("://") && url.split_once('@').is_some_and(|(_, rest)| rest.contains(':'));
-                if !(url.starts_with("https://") || url.starts_with("ssh://") || scp) {
-                    self.loader.problem(
-                        &at.key("url"),
-                        At::Value,
-                        Finding::new(format!("{url} is neither an https nor an ssh URL")),
-                    );
-                    return None;
-                }
-                let Some(commit) = commit else {
-                    let finding = Finding::new("an include by url needs a commit")
-                        .hint("write the full id: a branch could move under the fleet");
-                    self.loader.problem(at, At::Value, finding);
-                    return None;
-                };
-                let pinned = Pinned { url, commit };
-                Some((self.loader.pinned(&pinned), path))
-            }
+            (None, Some(url), commit) => Some((self.pin(at, "an include by url", url, commit)?, path)),
             (source, None, _) => {
                 let own = source.is_none();
                 let source = source.unwrap_or_else(|| within.source.clone());

@@ -5,6 +5,7 @@ mod book;
 mod definition;
 mod held;
 mod load;
+mod notify;
 pub(crate) mod order;
 mod references;
 mod stretch;

@@ -301,7 +301,7 @@ fn literal_identity(module: &ModuleUse) -> Option<(String, String)> {
 }
 
 /// A unit by its whole name: the short one means the same.
-fn unit_name(name: &str) -> String {
+pub(super) fn unit_name(name: &str) -> String {
     let whole = name.rsplit_once('.').is_some_and(|(_, kind)| {
         ["service", "socket", "timer", "mount", "automount", "swap", "path", "target", "slice", "scope", "device"]
             .contains(&kind)
@@ -330,9 +330,13 @@ pub fn identity(module: &str, params: &Value) -> Option<String> {
             let key: Vec<&str> = text("key")?.split_whitespace().take(2).collect();
             Some(format!("{}: {}", text("user")?, key.join(" ")))
         }
+        "ini" => Some(format!("{}: {} {}", text("path")?, text("section").unwrap_or_default(), text("key")?)),
+        "json" | "yaml" | "toml" => Some(format!("{}: {}", text("path")?, text("key")?)),
+        "custom" => Some(format!("{}: {}", text("source")?, text("name")?)),
+        "git" | "archive" | "download" | "mount" => text("path").map(|path| path.trim_end_matches('/').to_owned()),
         // There is one of each.
         "hostname" | "timezone" => Some(module.to_owned()),
-        "publish" | "user" | "group" | "sudoers" | "packageRepository" => text("name").map(str::to_owned),
+        "publish" | "user" | "group" | "sudoers" | "packageRepository" | "sysctl" => text("name").map(str::to_owned),
         _ => None,
     }
 }

@@ -132,6 +132,11 @@ pub struct Task {
     pub place: Place,
 }
 
+/// The handler that restarts the service of a task under `autoNotify`.
+pub fn auto_handler(task: &str) -> String {
+    format!("restart {task} (autoNotify)")
+}
+
 /// The module that a task uses.
 #[derive(Debug, Clone)]
 pub struct ModuleUse {

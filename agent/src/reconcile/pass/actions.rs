@@ -81,7 +81,7 @@ impl BookRun<'_, '_> {
         let state = ready.options.sort() == Sort::State;
         let mut needed = match ready.options.sort() {
             Sort::Action => !settled,
-            _ => !matches!(checked, Checked::InSync),
+            _ => !matches!(checked, Checked::InSync | Checked::Known(_)),
         };
         let policy = task.drift.unwrap_or(self.pass.drift);
         let left = state && needed && settled && policy != Drift::Correct;

@@ -6,7 +6,7 @@ use serde_json::{Value, json};
 use towpath_host::journal::{AppliedItem, Changes, Intent, Phase};
 use towpath_modules::{Change, Checked};
 use towpath_render::{
-    objects::task::{Drift, Task},
+    objects::task::{Drift, Task, auto_handler},
     rendering::Item,
 };
 
@@ -36,19 +36,28 @@ impl BookRun<'_, '_> {
         let undo = known.as_ref().and_then(|known| known.undo.clone());
         let applied = AppliedItem { definition: ready.definition.clone(), generation: self.pass.generation, undo };
         match checked {
-            Checked::InSync => {
+            Checked::InSync | Checked::Known(_) => {
                 if known.is_none_or(|known| known.definition != applied.definition) && !self.pass.plan {
                     self.adopted.put(format!("applied/{key}"), &applied);
                     self.pass.machine.set_applied(&key, Some(applied));
                 }
                 let outcome =
                     TaskOutcome { took: begun.elapsed(), ..TaskOutcome::new(name, module(task), Outcome::Unchanged) };
+                let data = match checked {
+                    Checked::Known(data) => Some(data),
+                    _ => None,
+                };
+                if data.is_some() && task.register.is_some() {
+                    // It may be another one the next time.
+                    self.settled = None;
+                }
                 if let Some(settled) = &mut self.settled {
-                    let options = Box::new(ready.options);
-                    settled.push(Settled::Check { options, source: None, timeout: task.timeout });
+                    let source = context.source.clone().filter(|_| ready.options.reads_source());
+                    settled.push(Settled::Check { options: Box::new(ready.options), source, timeout: task.timeout });
                 }
                 let outcome = self.succeeded(task, item.as_ref(), outcome);
-                self.finish(task, item, outcome, None);
+                let result = data.map(|data| outcome.result([("data".to_owned(), data)]));
+                self.finish(task, item, outcome, result);
             }
             // What an earlier task of the book brings is not there yet when only checks run.
             Checked::Unknown(why) if self.pass.plan => {
@@ -150,6 +159,10 @@ impl BookRun<'_, '_> {
         if outcome.outcome != Outcome::Failed {
             changes.put(format!("applied/{key}"), &applied);
             self.pass.machine.set_applied(&key, Some(applied));
+        }
+        if result.as_ref().and_then(|result| result.get("started")) == Some(&Value::Bool(true)) {
+            // It was started with all that came before it.
+            changes.delete(format!("handler/{}/{}", self.book.id(), auto_handler(&task.id)));
         }
         if outcome.outcome == Outcome::Changed && task.changed.is_some() {
             changes.append(self.notified(task, item.as_ref()));

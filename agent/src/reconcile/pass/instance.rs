@@ -109,8 +109,10 @@ pub(super) fn managed(options: &Options, identity: &str, context: &Context<'_>) 
         return options.parts().iter().map(part).collect();
     }
     let mut all = vec![Managed { module: name.clone(), identity: identity.to_owned() }];
-    if name == "file" {
-        all.extend(options.manages(context).into_iter().map(|identity| Managed { module: name.clone(), identity }));
+    if matches!(options, Options::File(_) | Options::Git(_)) {
+        let of_file = |identity| Managed { module: "file".into(), identity };
+        all.extend(options.path().map(|path| of_file(path.trim_end_matches('/').to_owned())));
+        all.extend(options.manages(context).into_iter().map(of_file));
     }
     all
 }
@@ -121,7 +123,7 @@ fn source_id(renderer: &Renderer, task: &Task, options: &Options, params: &Value
     let tree = renderer.tree(task)?;
     let path = towpath_render::tree::join(&task.within.folder, source).ok()?;
     match options {
-        Options::Command(_) => tree.read(&path).ok().flatten(),
+        Options::Command(_) | Options::Custom(_) => tree.read(&path).ok().flatten(),
         _ => tree.entry(&path).ok().flatten().and_then(|entry| entry.id).map(String::into_bytes),
     }
 }

@@ -187,7 +187,7 @@ pub fn still_settled(machine: &Machine, settled: &[Settled], cancel: &Cancel) ->
                 cancel,
                 memory: &machine.memory,
             };
-            matches!(options.check(&context), Ok(Checked::InSync))
+            matches!(options.check(&context), Ok(Checked::InSync | Checked::Known(_)))
         }
     })
 }

@@ -173,15 +173,17 @@ impl Removal<'_> {
 /// The rank of what is content alone.
 const FILES: u8 = 2;
 
-/// In which order things of different modules go: services before units, those before files, packages and accounts.
+/// In which order things of different modules go: services before units, those before files, what these lie on,
+/// packages and accounts.
 fn rank(module: &str) -> u8 {
     match module {
         "service" => 0,
         "unit" => 1,
-        "package" => 3,
-        "packageRepository" => 4,
-        "user" => 5,
-        "group" => 6,
+        "mount" | "sysctl" => 3,
+        "package" => 4,
+        "packageRepository" => 5,
+        "user" => 6,
+        "group" => 7,
         _ => FILES,
     }
 }

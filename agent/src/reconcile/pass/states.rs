@@ -72,7 +72,7 @@ impl BookRun<'_, '_> {
         let applied =
             AppliedItem { definition: ready.definition.clone(), generation: self.pass.generation, undo: None };
         match checked {
-            Checked::InSync => {
+            Checked::InSync | Checked::Known(_) => {
                 // What was there already is not taken out again; what Towpath brought is.
                 let undo = known.as_ref().and_then(|known| known.undo.clone());
                 let applied = AppliedItem { undo, ..applied };

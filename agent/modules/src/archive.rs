@@ -1,0 +1,324 @@
+//! `archive`: the files of a tar or zip archive, unpacked. Members go by as they are read, so that an archive needs no
+//! memory of its size; none leads out of the directory, neither by its path nor by a link.
+
+mod members;
+
+use std::io::{self, Cursor, Read, Write as _};
+
+use serde_json::{Value, json};
+use towpath_host::{
+    FileKind, Hand, Look, Meta,
+    files::{Access, Staged},
+};
+use towpath_proto::v1alpha as pb;
+use towpath_render::tree;
+
+use self::members::{Kind, Member, Source};
+use crate::{
+    Change, Checked, Context, ModuleError, Report, Verb, file,
+    resolve::{Problem, done, managed_path},
+};
+
+/// An archive, and where it is unpacked.
+#[derive(Debug, Clone)]
+pub struct Options {
+    path: String,
+    from: From,
+    strip: usize,
+    owner: Option<String>,
+    group: Option<String>,
+    absent: bool,
+}
+
+#[derive(Debug, Clone)]
+enum From {
+    Source(String),
+    File(String),
+}
+
+impl From {
+    fn name(&self) -> &str {
+        match self {
+            Self::Source(path) | Self::File(path) => path,
+        }
+    }
+}
+
+/// How many files wait until they are brought to the disk together.
+const TOGETHER: usize = 64;
+
+/// How many changes are told one by one.
+const TOLD: usize = 50;
+
+pub(crate) fn resolve(archive: pb::Archive) -> Result<Options, Vec<Problem>> {
+    let mut problems = Vec::new();
+    let path = archive.path.unwrap_or_default();
+    managed_path("path", &path, &mut problems);
+    let absent = archive.state.as_deref() == Some("absent");
+    let from = match (archive.source, archive.file) {
+        (Some(source), None) => From::Source(source),
+        (None, Some(file)) => {
+            managed_path("file", &file, &mut problems);
+            From::File(file)
+        }
+        (None, None) if absent => From::Source(String::new()),
+        _ => {
+            let problem = Problem::new("source", "archive needs source or file, and not both");
+            problems.push(problem.hint("source is a file of the state repository, file one on the node"));
+            From::Source(String::new())
+        }
+    };
+    let strip = usize::try_from(archive.strip.unwrap_or(0)).unwrap_or_else(|_| {
+        problems.push(Problem::new("strip", "a number of folders is not below 0"));
+        0
+    });
+    done(problems)?;
+    Ok(Options { path, from, strip, owner: archive.owner, group: archive.group, absent })
+}
+
+/// The archive; None where the node does not have the file.
+fn open(options: &Options, context: &Context<'_>) -> Result<Option<Box<dyn Source>>, ModuleError> {
+    match &options.from {
+        From::File(file) => {
+            let found = context.look.file(file).map_err(|error| ModuleError::io(file, &error))?;
+            Ok(found.map(|(file, _)| Box::new(file) as Box<dyn Source>))
+        }
+        From::Source(source) => {
+            let (tree, folder) = context.source.clone().ok_or_else(|| ModuleError::new("the task has no source"))?;
+            let path = tree::join(&folder, source).map_err(ModuleError::new)?;
+            let bytes = tree.read(&path).map_err(|error| ModuleError::io(&path, &error))?;
+            let bytes = bytes.ok_or_else(|| ModuleError::new(format!("there is no {path} in the source")))?;
+            Ok(Some(Box::new(Cursor::new(bytes))))
+        }
+    }
+}
+
+fn missing(options: &Options) -> String {
+    format!("there is no {} on this node; bring it with file or download before this task", options.from.name())
+}
+
+/// Compares members with what is there.
+struct Compared<'a> {
+    below: Option<&'a Look>,
+    uid: Option<u32>,
+    gid: Option<u32>,
+}
+
+impl Compared<'_> {
+    /// What is to be done about a member, for people; None where it is as it should be.
+    fn differs(&self, member: &mut Member<'_>) -> io::Result<Option<String>> {
+        let path = member.path.clone();
+        let Some(below) = self.below else { return Ok(Some(format!("new {path}"))) };
+        let Some(meta) = below.meta(&path)? else { return Ok(Some(format!("new {path}"))) };
+        let same = match &member.kind {
+            Kind::Directory if meta.kind == FileKind::Directory => return Ok(None),
+            Kind::Link(target) => {
+                return Ok((below.link(&path)?.as_ref() != Some(target)).then(|| format!("{path} -> {target}")));
+            }
+            Kind::File { .. } if meta.kind == FileKind::File => match below.file(&path)? {
+                Some((file, _)) => same(&mut *member.content, file)?,
+                None => false,
+            },
+            Kind::Copy(of) if meta.kind == FileKind::File => match (below.file(of)?, below.file(&path)?) {
+                (Some((of, _)), Some((file, _))) => same(of, file)?,
+                _ => false,
+            },
+            Kind::Directory | Kind::File { .. } | Kind::Copy(_) => {
+                let message = format!("{path} is something else than in the archive; remove it first");
+                return Err(io::Error::other(message));
+            }
+        };
+        if !same {
+            return Ok(Some(format!("other {path}")));
+        }
+        let diff = file::access_diff(&path, meta, self.mode(member, Some(meta)), self.uid, self.gid);
+        Ok((!diff.is_empty()).then(|| diff.trim_end().to_owned()))
+    }
+
+    fn mode(&self, member: &Member<'_>, old: Option<Meta>) -> Option<u32> {
+        match member.kind {
+            Kind::File { program } => Some(if program { 0o755 } else { 0o644 }),
+            _ => old.map(|meta| meta.mode),
+        }
+    }
+}
+
+/// Whether two files hold the same bytes.
+fn same(mut a: impl Read, mut b: impl Read) -> io::Result<bool> {
+    let (mut left, mut right) = (vec![0; 32 << 10], vec![0; 32 << 10]);
+    loop {
+        let (got, other) = (fill(&mut a, &mut left)?, fill(&mut b, &mut right)?);
+        if left[..got] != right[..other] {
+            return Ok(false);
+        }
+        if got == 0 {
+            return Ok(true);
+        }
+    }
+}
+
+/// Reads until the buffer is full or the file at its end.
+fn fill(from: &mut impl Read, buffer: &mut [u8]) -> io::Result<usize> {
+    let mut filled = 0;
+    while filled < buffer.len() {
+        match from.read(&mut buffer[filled..])? {
+            0 => break,
+            read => filled += read,
+        }
+    }
+    Ok(filled)
+}
+
+fn stopped(context: &Context<'_>) -> io::Result<()> {
+    if context.cancel.is_cancelled() {
+        return Err(io::Error::other("it was cut off because the agent stops"));
+    }
+    Ok(())
+}
+
+pub(crate) fn check(options: &Options, context: &Context<'_>) -> Result<Checked, ModuleError> {
+    let path = options.path.as_str();
+    let below = context.look.below(path).map_err(|error| ModuleError::io(path, &error))?;
+    if options.absent {
+        let there = context.look.meta(path).map_err(|error| ModuleError::io(path, &error))?.is_some();
+        let diff = format!("remove {path} and all that is in it\n");
+        let change = Change { verb: Verb::Remove, diff, steps: Vec::new() };
+        return Ok(if there { Checked::Change(change) } else { Checked::InSync });
+    }
+    let Some(source) = open(options, context)? else { return Ok(Checked::Unknown(missing(options))) };
+    let (uid, gid) = file::ids(options.owner.as_deref(), options.group.as_deref())?;
+    let compared = Compared { below: below.as_ref(), uid, gid };
+    let (mut diff, mut changes) = (String::new(), 0_usize);
+    members::each(source, options.strip, &mut |mut member| {
+        stopped(context)?;
+        if let Some(change) = compared.differs(&mut member)? {
+            changes += 1;
+            if changes <= TOLD {
+                diff.push_str(&format!("{path}: {change}\n"));
+            }
+        }
+        Ok(())
+    })
+    .map_err(|error| failed(options, &error))?;
+    if changes == 0 && below.is_some() {
+        return Ok(Checked::InSync);
+    }
+    if changes > TOLD {
+        diff.push_str(&format!("and {} more\n", changes - TOLD));
+    }
+    let verb = if below.is_some() { Verb::Update } else { Verb::Create };
+    Ok(Checked::Change(Change { verb, diff, steps: Vec::new() }))
+}
+
+fn failed(options: &Options, error: &io::Error) -> ModuleError {
+    let ModuleError { disk, .. } = ModuleError::io(&options.path, error);
+    ModuleError { message: format!("{}: {error}", options.from.name()), disk, moved: false }
+}
+
+pub(crate) fn run(options: &Options, context: &Context<'_>, hand: &Hand) -> Result<Report, ModuleError> {
+    let path = options.path.as_str();
+    let io = |error: io::Error| ModuleError::io(path, &error);
+    if options.absent {
+        hand.remove(path).map_err(io)?;
+        return Ok(Report::well());
+    }
+    let source = open(options, context)?.ok_or_else(|| ModuleError::new(missing(options)))?;
+    let (uid, gid) = file::ids(options.owner.as_deref(), options.group.as_deref())?;
+    hand.make_directory(path, 0o755).map_err(io)?;
+    let below = hand.look().below(path).map_err(io)?.ok_or_else(|| {
+        ModuleError::new(format!("{path} is no directory; remove it first, or unpack to another place"))
+    })?;
+    let unpacking = Unpacking { hand: Hand::new(below.clone()), compared: Compared { below: Some(&below), uid, gid } };
+    let mut waiting = Vec::new();
+    members::each(source, options.strip, &mut |member| {
+        stopped(context)?;
+        unpacking.take(member, &mut waiting)
+    })
+    .and_then(|()| unpacking.hand.place_all(std::mem::take(&mut waiting)))
+    .map_err(|error| failed(options, &error))?;
+    Ok(Report::well())
+}
+
+struct Unpacking<'a> {
+    hand: Hand,
+    compared: Compared<'a>,
+}
+
+impl Unpacking<'_> {
+    fn take(&self, mut member: Member<'_>, waiting: &mut Vec<Staged>) -> io::Result<()> {
+        let path = member.path.clone();
+        let folder = path.rsplit_once('/').map_or("", |(folder, _)| folder);
+        match member.kind.clone() {
+            Kind::Directory => {
+                self.make(&path)?;
+                return Ok(());
+            }
+            Kind::Link(target) => {
+                if self.compared.differs(&mut member)?.is_some() {
+                    self.refuse_links_above(&path)?;
+                    self.make(folder)?;
+                    self.hand.link(&path, &target)?;
+                }
+                return Ok(());
+            }
+            // What it is a copy of may wait still.
+            Kind::Copy(_) => self.hand.place_all(std::mem::take(waiting))?,
+            Kind::File { .. } => {}
+        }
+        self.make(folder)?;
+        let old = self.hand.look().meta(&path)?;
+        if old.is_some_and(|meta| meta.kind == FileKind::Directory) {
+            return Err(io::Error::other(format!("{path} is a directory, and a file in the archive; remove it first")));
+        }
+        // Written beside its place while it is compared: a member can be read only once.
+        let mut part = self.hand.part(&path)?;
+        part.clear()?;
+        let of = match &member.kind {
+            Kind::Copy(of) => self.hand.look().file(of)?,
+            _ => None,
+        };
+        let access = match of {
+            Some((mut file, meta)) => {
+                io::copy(&mut file, &mut part.file)?;
+                Access { mode: meta.mode, uid: self.compared.uid, gid: self.compared.gid }
+            }
+            None if matches!(member.kind, Kind::Copy(_)) => {
+                return Err(io::Error::other(format!("{path} is a link to what is not in the archive")));
+            }
+            None => {
+                io::copy(&mut member.content, &mut part.file)?;
+                let mode = self.compared.mode(&member, old).unwrap_or(0o644);
+                Access { mode, uid: self.compared.uid, gid: self.compared.gid }
+            }
+        };
+        part.file.flush()?;
+        waiting.push(part.finish(access)?);
+        if waiting.len() >= TOGETHER {
+            self.hand.place_all(std::mem::take(waiting))?;
+        }
+        Ok(())
+    }
+
+    /// Where a link really is decides where it leads: none is put below another.
+    fn refuse_links_above(&self, path: &str) -> io::Result<()> {
+        for (at, _) in path.match_indices('/') {
+            if self.hand.look().link(&path[..at])?.is_some() {
+                return Err(io::Error::other(format!("the link {path:?} is below another link")));
+            }
+        }
+        Ok(())
+    }
+
+    fn make(&self, folder: &str) -> io::Result<()> {
+        for made in self.hand.make_directory(folder, 0o755)? {
+            self.hand.grant(&made, Access { mode: 0o755, uid: self.compared.uid, gid: self.compared.gid })?;
+        }
+        Ok(())
+    }
+}
+
+/// The parameters that take the directory away again, where it is not there yet.
+pub(crate) fn undo(options: &Options, context: &Context<'_>) -> Option<Value> {
+    let new = !options.absent && !context.look.exists(&options.path).ok()?;
+    new.then(|| json!({ "path": options.path, "state": "absent" }))
+}

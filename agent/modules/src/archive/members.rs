@@ -1,0 +1,303 @@
+//! The members of an archive, one after the other, whatever its format.
+
+use std::io::{self, BufReader, Read, Seek, SeekFrom};
+
+use ruzstd::decoding::StreamingDecoder;
+
+/// An archive that can be read from.
+pub(super) trait Source: Read + Seek {}
+
+impl<T: Read + Seek> Source for T {}
+
+/// What a member is.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) enum Kind {
+    Directory,
+    File {
+        /// Whether it can be run.
+        program: bool,
+    },
+    /// A symbolic link.
+    Link(String),
+    /// The same file as an earlier member.
+    Copy(String),
+}
+
+/// A member.
+pub(super) struct Member<'a> {
+    /// Where it belongs, below the directory.
+    pub(super) path: String,
+    pub(super) kind: Kind,
+    pub(super) content: &'a mut dyn Read,
+}
+
+type Take<'a> = dyn FnMut(Member<'_>) -> io::Result<()> + 'a;
+
+fn refused(what: String) -> io::Error {
+    io::Error::new(io::ErrorKind::InvalidData, what)
+}
+
+/// Gives each member, less so many leading folders; ends with the first that can't be taken.
+pub(super) fn each(mut source: Box<dyn Source>, strip: usize, take: &mut Take<'_>) -> io::Result<()> {
+    let mut head = [0; 6];
+    let mut known = 0;
+    while known < head.len() {
+        match source.read(&mut head[known..])? {
+            0 => break,
+            read => known += read,
+        }
+    }
+    source.seek(SeekFrom::Start(0))?;
+    match head {
+        [b'P', b'K', ..] => zip(source, strip, take),
+        [0x1f, 0x8b, ..] => tar(flate2::read::MultiGzDecoder::new(BufReader::new(source)), strip, take),
+        [0xfd, b'7', b'z', b'X', b'Z', 0] => tar(lzma_rust2::XzReader::new(BufReader::new(source), true), strip, take),
+        [0x28, 0xb5, 0x2f, 0xfd, ..] => tar(Zstd::new(BufReader::new(source)), strip, take),
+        [b'B', b'Z', b'h', ..] => {
+            Err(refused("archives packed with bzip2 are not read; pack it with gzip or xz".into()))
+        }
+        _ => tar(BufReader::new(source), strip, take),
+    }
+}
+
+/// A path without its leading folders, where it stays below the directory; None where nothing is left of it.
+fn inside(path: &str, strip: usize) -> io::Result<Option<String>> {
+    let parts: Vec<&str> = path.split('/').filter(|part| !part.is_empty() && *part != ".").collect();
+    if path.starts_with('/') || parts.contains(&"..") || path.contains('\0') {
+        return Err(refused(format!("{path:?} leads out of the directory; nothing of it is unpacked")));
+    }
+    Ok((parts.len() > strip).then(|| parts[strip..].join("/")))
+}
+
+/// Refuses a link that leads out of the directory.
+fn leads_inside(path: &str, target: &str) -> io::Result<()> {
+    let mut depth = path.split('/').count() - 1;
+    for part in target.split('/').filter(|part| !part.is_empty() && *part != ".") {
+        depth = match (part, depth) {
+            ("..", 0) => return Err(refused(format!("the link {path:?} leads out of the directory, to {target:?}"))),
+            ("..", depth) => depth - 1,
+            (_, depth) => depth + 1,
+        };
+    }
+    if target.starts_with('/') {
+        return Err(refused(format!("the link {path:?} leads out of the directory, to {target:?}")));
+    }
+    Ok(())
+}
+
+fn tar(content: impl Read, strip: usize, take: &mut Take<'_>) -> io::Result<()> {
+    let mut archive = tar::Archive::new(content);
+    let mut members = 0_usize;
+    for entry in archive.entries()? {
+        let mut entry = entry.map_err(|error| refused(format!("it can't be read as an archive: {error}")))?;
+        members += 1;
+        let raw = String::from_utf8_lossy(&entry.path_bytes()).into_owned();
+        let kind = entry.header().entry_type();
+        if kind.is_pax_global_extensions() || kind.is_pax_local_extensions() {
+            continue;
+        }
+        let Some(path) = inside(&raw, strip)? else { continue };
+        let target = entry.link_name_bytes().map(|name| String::from_utf8_lossy(&name).into_owned());
+        let kind = match (kind, target) {
+            (kind, _) if kind.is_dir() => Kind::Directory,
+            (kind, _) if kind.is_file() || kind.is_contiguous() || kind.is_gnu_sparse() => {
+                Kind::File { program: entry.header().mode().is_ok_and(|mode| mode & 0o100 != 0) }
+            }
+            (kind, Some(target)) if kind.is_symlink() => {
+                leads_inside(&path, &target)?;
+                Kind::Link(target)
+            }
+            (kind, Some(target)) if kind.is_hard_link() => {
+                let of = inside(&target, strip)?;
+                Kind::Copy(of.ok_or_else(|| refused(format!("{path:?} is a link to a folder that is left out")))?)
+            }
+            _ => {
+                return Err(refused(format!(
+                    "{path:?} is a device or a pipe; archives bring files, folders and links"
+                )));
+            }
+        };
+        take(Member { path, kind, content: &mut entry })?;
+    }
+    if members == 0 {
+        return Err(refused("it is no archive that can be read: tar, tar.gz, tar.xz, tar.zst or zip".into()));
+    }
+    Ok(())
+}
+
+fn zip(source: Box<dyn Source>, strip: usize, take: &mut Take<'_>) -> io::Result<()> {
+    let broken = |error: zip::result::ZipError| refused(format!("it can't be read as an archive: {error}"));
+    let mut archive = zip::ZipArchive::new(BufReader::new(source)).map_err(broken)?;
+    for index in 0..archive.len() {
+        let mut member = archive.by_index(index).map_err(broken)?;
+        let raw = member.name().map_err(broken)?.into_owned();
+        let Some(path) = inside(&raw, strip)? else { continue };
+        let kind = if member.is_dir() {
+            Kind::Directory
+        } else if member.is_symlink() {
+            let mut target = String::new();
+            (&mut member).take(4096).read_to_string(&mut target)?;
+            leads_inside(&path, &target)?;
+            Kind::Link(target)
+        } else {
+            Kind::File { program: member.unix_mode().is_some_and(|mode| mode & 0o100 != 0) }
+        };
+        take(Member { path, kind, content: &mut member })?;
+    }
+    Ok(())
+}
+
+/// The frames of a zstd file one after the other (RFC 8878), each compared with its checksum: the decoder gives one
+/// frame alone, and compares nothing.
+struct Zstd<R: Read> {
+    state: State<R>,
+}
+
+enum State<R: Read> {
+    Between(R),
+    Within(Box<StreamingDecoder<WithHead<R>, ruzstd::decoding::FrameDecoder>>),
+    End,
+}
+
+type WithHead<R> = io::Chain<io::Cursor<[u8; 4]>, R>;
+
+impl<R: Read> Zstd<R> {
+    fn new(from: R) -> Self {
+        Self { state: State::Between(from) }
+    }
+
+    /// Begins with the next frame; those that hold no content are passed over.
+    fn next(mut from: R) -> io::Result<State<R>> {
+        let mut magic = [0; 4];
+        if from.read(&mut magic[..1])? == 0 {
+            return Ok(State::End);
+        }
+        from.read_exact(&mut magic[1..])?;
+        if (0x184d_2a50..=0x184d_2a5f).contains(&u32::from_le_bytes(magic)) {
+            let mut length = [0; 4];
+            from.read_exact(&mut length)?;
+            let length = u64::from(u32::from_le_bytes(length));
+            if io::copy(&mut (&mut from).take(length), &mut io::sink())? < length {
+                return Err(io::ErrorKind::UnexpectedEof.into());
+            }
+            return Ok(State::Between(from));
+        }
+        let decoder = StreamingDecoder::new(io::Cursor::new(magic).chain(from));
+        Ok(State::Within(Box::new(decoder.map_err(|error| refused(error.to_string()))?)))
+    }
+}
+
+impl<R: Read> Read for Zstd<R> {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        if buffer.is_empty() {
+            return Ok(0);
+        }
+        loop {
+            self.state = match std::mem::replace(&mut self.state, State::End) {
+                State::End => return Ok(0),
+                State::Between(from) => Self::next(from)?,
+                State::Within(mut decoder) => {
+                    let read = decoder.read(buffer)?;
+                    if read > 0 {
+                        self.state = State::Within(decoder);
+                        return Ok(read);
+                    }
+                    let frame = &decoder.decoder;
+                    if let (Some(said), Some(found)) = (frame.get_checksum_from_data(), frame.get_calculated_checksum())
+                        && said != found
+                    {
+                        return Err(refused("its checksum is another: it is damaged".into()));
+                    }
+                    State::Between(decoder.into_inner().into_inner().1)
+                }
+            };
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::process::Command;
+
+    use super::*;
+
+    fn all(path: &std::path::Path, strip: usize) -> io::Result<Vec<(String, Kind, String)>> {
+        let mut found = Vec::new();
+        each(Box::new(std::fs::File::open(path).unwrap()), strip, &mut |member| {
+            let mut text = String::new();
+            member.content.read_to_string(&mut text)?;
+            found.push((member.path, member.kind, text));
+            Ok(())
+        })?;
+        found.sort_by(|a, b| a.0.cmp(&b.0));
+        Ok(found)
+    }
+
+    fn run(folder: &std::path::Path, line: &str) {
+        let status = Command::new("sh").args(["-c", line]).current_dir(folder).status().unwrap();
+        assert!(status.success(), "{line}");
+    }
+
+    /// The same tree, packed by the tools that people pack with.
+    #[test]
+    fn every_format_gives_the_same_members() {
+        let folder = tempfile::tempdir().unwrap();
+        run(
+            folder.path(),
+            "mkdir -p top/in && echo text > top/in/file && echo run > top/tool && chmod 755 top/tool && ln -s in/file top/link",
+        );
+        let make = [
+            "tar -cf a.tar top",
+            "tar -czf a.tar.gz top",
+            "tar -cJf a.tar.xz top",
+            "tar -cf - top | zstd -q > a.tar.zst",
+            "zip -qry a.zip top",
+        ];
+        for line in make {
+            run(folder.path(), line);
+            let file = line.rsplit(' ').find(|word| word.starts_with("a.")).unwrap();
+            let found = all(&folder.path().join(file), 1).unwrap();
+            let expected = [
+                ("in".to_owned(), Kind::Directory, String::new()),
+                ("in/file".to_owned(), Kind::File { program: false }, "text\n".to_owned()),
+                ("link".to_owned(), Kind::Link("in/file".into()), String::new()),
+                ("tool".to_owned(), Kind::File { program: true }, "run\n".to_owned()),
+            ];
+            let found: Vec<_> = found
+                .into_iter()
+                .map(|(path, kind, text)| match kind {
+                    // A zip archive holds the target as content, which was read already.
+                    Kind::Link(target) => (path, Kind::Link(target), String::new()),
+                    kind => (path, kind, text),
+                })
+                .collect();
+            assert_eq!(found, expected, "{line}");
+        }
+    }
+
+    #[test]
+    fn nothing_leads_out() {
+        for path in ["/etc/passwd", "../x", "a/../../x", "a\0b"] {
+            assert!(inside(path, 0).is_err(), "{path:?}");
+        }
+        assert_eq!(inside("./a//b", 0).unwrap().as_deref(), Some("a/b"));
+        assert_eq!(inside("top/a/b", 1).unwrap().as_deref(), Some("a/b"));
+        assert_eq!(inside("top", 1).unwrap(), None);
+        assert!(leads_inside("a/b", "../c").is_ok());
+        for (path, target) in [("a", ".."), ("a/b", "../../c"), ("a", "/etc"), ("a/b", "x/../../../y")] {
+            assert!(leads_inside(path, target).is_err(), "{path} -> {target}");
+        }
+    }
+
+    #[test]
+    fn what_is_no_archive_is_told() {
+        let folder = tempfile::tempdir().unwrap();
+        for (name, bytes) in
+            [("empty", b"".as_slice()), ("text", b"hello"), ("cut", b"PK\x03\x04"), ("gz", b"\x1f\x8bxx")]
+        {
+            let path = folder.path().join(name);
+            std::fs::write(&path, bytes).unwrap();
+            assert!(all(&path, 0).is_err(), "{name}");
+        }
+    }
+}

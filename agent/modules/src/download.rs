@@ -1,0 +1,240 @@
+//! `download`: a file that comes over https, known by its digest. What broke off is gone on with (RFC 9110, Range
+//! Requests); nothing is put in place whose digest is another.
+
+use std::io::{Read, Seek as _, Write as _};
+
+use serde_json::{Value, json};
+use sha2::{Digest as _, Sha256};
+use towpath_host::{
+    FileKind, Hand, Meta,
+    files::{Access, Part},
+    http::{self, Fetch},
+};
+use towpath_proto::v1alpha as pb;
+
+use crate::{
+    Change, Checked, Context, ModuleError, Report, Verb, file,
+    resolve::{Problem, done, managed_path, mode},
+};
+
+/// A file and where it comes from.
+#[derive(Debug, Clone)]
+pub struct Options {
+    path: String,
+    url: String,
+    digest: String,
+    download: Box<pb::Download>,
+    mode: Option<u32>,
+    absent: bool,
+}
+
+pub(crate) fn resolve(download: pb::Download) -> Result<Options, Vec<Problem>> {
+    let mut problems = Vec::new();
+    let path = download.path.clone().unwrap_or_default();
+    managed_path("path", &path, &mut problems);
+    let absent = download.state.as_deref() == Some("absent");
+    let url = download.url.clone().unwrap_or_default();
+    let digest = download.sha256.clone().unwrap_or_default().to_ascii_lowercase();
+    if !absent {
+        if !url.starts_with("https://") {
+            let problem = Problem::new("url", format!("{url:?} is no https URL"));
+            problems.push(problem.hint("what comes over plain http may be anybody's"));
+        }
+        if digest.len() != 64 || !digest.chars().all(|c| c.is_ascii_hexdigit()) {
+            let problem =
+                Problem::new("sha256", "download needs the SHA-256 digest of the file: 64 hexadecimal digits");
+            problems.push(problem.hint("sha256sum FILE shows it"));
+        }
+    }
+    let mode = mode("mode", download.mode.as_deref(), &mut problems);
+    done(problems)?;
+    Ok(Options { path, url, digest, download: Box::new(download), mode, absent })
+}
+
+impl Options {
+    /// The file.
+    pub fn path(&self) -> &str {
+        &self.path
+    }
+
+    fn access(&self, old: Option<Meta>) -> Result<Access, ModuleError> {
+        let (uid, gid) = file::ids(self.download.owner.as_deref(), self.download.group.as_deref())?;
+        let mode = self.mode.or(old.map(|meta| meta.mode)).unwrap_or(0o644);
+        Ok(Access { mode, uid: uid.or(old.map(|meta| meta.uid)), gid: gid.or(old.map(|meta| meta.gid)) })
+    }
+}
+
+/// Reads to the end, and gives the digest; asked to stop, it stops.
+fn digest(mut from: impl Read, context: &Context<'_>) -> std::io::Result<String> {
+    let (mut hash, mut buffer) = (Sha256::new(), vec![0; 64 << 10]);
+    loop {
+        if context.cancel.is_cancelled() {
+            return Err(std::io::Error::other("it was cut off because the agent stops"));
+        }
+        match from.read(&mut buffer)? {
+            0 => return Ok(hex::encode(hash.finalize())),
+            read => hash.update(&buffer[..read]),
+        }
+    }
+}
+
+/// What stands at the place, and the change of its permissions where its bytes are right.
+enum Found {
+    Nothing,
+    Other(Meta),
+    Right(Meta, String),
+}
+
+fn look(options: &Options, context: &Context<'_>) -> Result<Found, ModuleError> {
+    let path = options.path.as_str();
+    let io = |error: std::io::Error| ModuleError::io(path, &error);
+    let Some(meta) = context.look.meta(path).map_err(io)? else { return Ok(Found::Nothing) };
+    if matches!(meta.kind, FileKind::Directory | FileKind::Other) {
+        return Err(ModuleError::new(format!("{path} is no file, and a file was to be there; remove it first")));
+    }
+    let Some((found, meta)) = context.look.file(path).map_err(io)? else { return Ok(Found::Nothing) };
+    if digest(found, context).map_err(io)? != options.digest {
+        return Ok(Found::Other(meta));
+    }
+    let (uid, gid) = file::ids(options.download.owner.as_deref(), options.download.group.as_deref())?;
+    Ok(Found::Right(meta, file::access_diff(path, meta, options.mode, uid, gid)))
+}
+
+pub(crate) fn check(options: &Options, context: &Context<'_>) -> Result<Checked, ModuleError> {
+    let change = |verb, diff| Ok(Checked::Change(Change { verb, diff, steps: Vec::new() }));
+    let path = &options.path;
+    if options.absent {
+        let there = context.look.meta(path).map_err(|error| ModuleError::io(path, &error))?.is_some();
+        return if there { change(Verb::Remove, format!("remove {path}\n")) } else { Ok(Checked::InSync) };
+    }
+    let comes = format!("{path} comes from {} with the digest {}\n", shown(&options.url), options.digest);
+    match look(options, context)? {
+        Found::Nothing => change(Verb::Create, comes),
+        Found::Other(_) => change(Verb::Update, comes),
+        Found::Right(_, diff) if !diff.is_empty() => change(Verb::Update, diff),
+        Found::Right(..) => Ok(Checked::InSync),
+    }
+}
+
+/// A URL without what may open a door: user, password, query.
+fn shown(url: &str) -> String {
+    let plain = url.split(['?', '#']).next().unwrap_or_default();
+    match plain.split_once("://") {
+        Some((scheme, rest)) => {
+            let (host, path) = rest.split_once('/').unwrap_or((rest, ""));
+            format!("{scheme}://{}/{path}", host.rsplit('@').next().unwrap_or_default())
+        }
+        None => plain.to_owned(),
+    }
+}
+
+pub(crate) fn run(options: &Options, context: &Context<'_>, hand: &Hand) -> Result<Report, ModuleError> {
+    let path = options.path.as_str();
+    let io = |error: std::io::Error| ModuleError::io(path, &error);
+    if options.absent {
+        hand.remove(path).map_err(io)?;
+        return Ok(Report::well());
+    }
+    let old = match look(options, context)? {
+        Found::Right(meta, _) => {
+            hand.grant(path, options.access(Some(meta))?).map_err(io)?;
+            return Ok(Report::well());
+        }
+        Found::Other(meta) => Some(meta),
+        Found::Nothing => None,
+    };
+    if let Some((folder, _)) = path.rsplit_once('/').filter(|(folder, _)| !folder.is_empty()) {
+        hand.make_directory(folder, 0o755).map_err(io)?;
+    }
+    let access = options.access(old)?;
+    let mut part = hand.part(path).map_err(io)?;
+    let begun = part.file.metadata().map_err(io)?.len();
+    let mut got = fetch(options, context, &mut part, begun)?;
+    if got != options.digest && begun > 0 {
+        // What was there may have been a part of another file.
+        part.clear().map_err(io)?;
+        got = fetch(options, context, &mut part, 0)?;
+    }
+    if got != options.digest {
+        part.clear().map_err(io)?;
+        let from = shown(&options.url);
+        return Err(ModuleError::new(format!(
+            "{path}: what came from {from} has the digest {got}, not {}; nothing was put in place",
+            options.digest
+        )));
+    }
+    part.finish(access).and_then(|staged| hand.place_all(vec![staged])).map_err(io)?;
+    Ok(Report::well())
+}
+
+/// Fetches what is missing of the file behind its first bytes, and gives the digest of all.
+fn fetch(options: &Options, context: &Context<'_>, part: &mut Part, from: u64) -> Result<String, ModuleError> {
+    let path = options.path.as_str();
+    let io = |error: std::io::Error| ModuleError::io(path, &error);
+    let whole = |part: &mut Part| {
+        part.file.rewind().map_err(io)?;
+        digest(&part.file, context).map_err(io)
+    };
+    // All of it may be there, and only its place not.
+    if from > 0 {
+        let digest = whole(part)?;
+        if digest == options.digest {
+            return Ok(digest);
+        }
+    }
+    let request = Fetch {
+        url: &options.url,
+        headers: &options.download.headers,
+        ca_file: options.download.ca_file.as_deref(),
+        timeout: context.timeout,
+        from,
+    };
+    let shown = shown(&options.url);
+    let broken = |why: String| {
+        ModuleError::new(format!("{path}: {shown} can't be fetched: {why}; what has come is kept, and gone on with"))
+    };
+    let mut fetched = http::fetch(&request).map_err(|error| broken(error.to_string()))?;
+    if !fetched.goes_on {
+        part.clear().map_err(io)?;
+    }
+    let mut buffer = vec![0; 64 << 10];
+    loop {
+        if context.cancel.is_cancelled() {
+            return Err(broken("the agent stops".into()));
+        }
+        match fetched.read(&mut buffer) {
+            Ok(0) => break,
+            Ok(read) => part.file.write_all(&buffer[..read]).map_err(io)?,
+            Err(error) => return Err(broken(format!("the answer broke off: {error}"))),
+        }
+    }
+    whole(part)
+}
+
+/// The parameters that take it away again, where it is not there yet.
+pub(crate) fn undo(options: &Options, context: &Context<'_>) -> Option<Value> {
+    let new = !options.absent && !context.look.exists(&options.path).ok()?;
+    new.then(|| json!({ "path": options.path, "state": "absent" }))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_url_is_shown_without_what_opens_a_door() {
+        assert_eq!(shown("https://me:word@host/a/b.tgz?token=x"), "https://host/a/b.tgz");
+        assert_eq!(shown("https://host"), "https://host/");
+    }
+
+    #[test]
+    fn https_and_a_digest_are_needed() {
+        let of = |url: &str, sha256: &str| {
+            let (url, sha256) = (Some(url.into()), Some(sha256.into()));
+            resolve(pb::Download { path: Some("/a".into()), url, sha256, ..pb::Download::default() })
+        };
+        assert!(of("https://host/a", &"0".repeat(64)).is_ok());
+        assert_eq!(of("http://host/a", &"0".repeat(64)).unwrap_err()[0].key, "url");
+        assert_eq!(of("https://host/a", "abc").unwrap_err()[0].key, "sha256");
+    }
+}

@@ -1,0 +1,302 @@
+//! `ini`, `json`, `yaml`, `toml`: one value of a file with a form. What else is in the file stays as it was written,
+//! comments and order too; an edit after which more than that value would read differently is refused.
+
+mod ini;
+mod json;
+mod toml;
+mod yaml;
+
+use std::sync::Arc;
+
+use serde_json::{Map, Value, json};
+use towpath_host::{diff, files::Access};
+
+use crate::{
+    Change, Checked, Content, Context, ModuleError, Step, Verb, file,
+    resolve::{Problem, done, managed_path},
+};
+
+/// A value, and where it stands.
+#[derive(Debug, Clone)]
+pub struct Options {
+    form: Form,
+    path: String,
+    section: Option<String>,
+    key: String,
+    way: Vec<Part>,
+    /// None: it is not to be there.
+    value: Option<Value>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Form {
+    Ini,
+    Json,
+    Yaml,
+    Toml,
+}
+
+/// One step on the way to a value: a name, or a number in a list.
+#[derive(Debug, Clone, PartialEq, Eq)]
+struct Part {
+    name: String,
+    /// Where it is written in digits without quotes.
+    index: Option<usize>,
+}
+
+/// Why a file can't be edited.
+type Trouble = String;
+
+pub(crate) fn resolve(module: &str, params: &Value) -> Result<Options, Vec<Problem>> {
+    let mut problems = Vec::new();
+    let text = |key: &str| params.get(key).and_then(Value::as_str);
+    let path = text("path").unwrap_or_default();
+    managed_path("path", path, &mut problems);
+    let form = match module {
+        "ini" => Form::Ini,
+        "json" => Form::Json,
+        "yaml" => Form::Yaml,
+        _ => Form::Toml,
+    };
+    let key = text("key").unwrap_or_default();
+    let section = text("section").map(str::to_owned);
+    let way = if form == Form::Ini {
+        let part = |name: &str| Part { name: name.to_owned(), index: None };
+        section.iter().map(String::as_str).chain([key]).map(part).collect()
+    } else {
+        way(key).unwrap_or_else(|problem| {
+            problems.push(problem);
+            Vec::new()
+        })
+    };
+    let mut value = params.get("value").filter(|value| !value.is_null()).cloned();
+    let absent = text("state") == Some("absent");
+    if absent {
+        value = None;
+    } else if value.is_none() {
+        problems.push(Problem::new("value", format!("{module} needs value")));
+    }
+    if form == Form::Ini {
+        let breaks = |text: Option<&str>| text.is_some_and(|text| text.contains(['\n', '\r']));
+        if breaks(Some(key)) || breaks(section.as_deref()) || breaks(value.as_ref().and_then(Value::as_str)) {
+            problems.push(Problem::new("value", "a setting of an ini file has no line break"));
+        }
+        if key.trim() != key || key.is_empty() || key.contains(['=', '[']) || key.starts_with([';', '#']) {
+            problems.push(Problem::new("key", format!("{key:?} is no name of a setting")));
+        }
+        if section.as_deref().is_some_and(|section| section.is_empty() || section.contains(']')) {
+            problems.push(Problem::new("section", "that is no name of a section").hint("leave it out for none"));
+        }
+    }
+    done(problems)?;
+    Ok(Options { form, path: path.to_owned(), section, key: key.to_owned(), way, value })
+}
+
+/// Reads `a."b.c".0`.
+fn way(key: &str) -> Result<Vec<Part>, Problem> {
+    let wrong = || {
+        Problem::new("key", format!("{key:?} does not say where the value stands"))
+            .hint("such as server.port, servers.0.name, or hosts.\"a.example.org\".port")
+    };
+    let mut parts = Vec::new();
+    let mut rest = key;
+    loop {
+        let (name, quoted, behind) = match rest.strip_prefix('"') {
+            Some(inner) => {
+                let (name, behind) = inner.split_once('"').ok_or_else(wrong)?;
+                (name, true, behind)
+            }
+            None => {
+                let end = rest.find('.').unwrap_or(rest.len());
+                (&rest[..end], false, &rest[end..])
+            }
+        };
+        if !quoted && (name.is_empty() || name.contains('"')) {
+            return Err(wrong());
+        }
+        let index = if quoted { None } else { name.parse().ok() };
+        parts.push(Part { name: name.to_owned(), index });
+        if behind.is_empty() {
+            return Ok(parts);
+        }
+        rest = behind.strip_prefix('.').filter(|rest| !rest.is_empty()).ok_or_else(wrong)?;
+    }
+}
+
+/// The value at the end of a way.
+fn find<'a>(value: &'a Value, way: &[Part]) -> Option<&'a Value> {
+    way.iter().try_fold(value, |value, part| match value {
+        Value::Array(members) => members.get(part.index?),
+        Value::Object(members) => members.get(&part.name),
+        _ => None,
+    })
+}
+
+/// What a document is to hold once the value is set, or gone.
+fn expected(document: &mut Value, way: &[Part], value: Option<&Value>) -> Result<(), Trouble> {
+    let Some((part, rest)) = way.split_first() else {
+        *document = value.cloned().unwrap_or(Value::Null);
+        return Ok(());
+    };
+    if document.is_null() && value.is_some() {
+        *document = Value::Object(Map::new());
+    }
+    match document {
+        Value::Object(members) if rest.is_empty() && value.is_none() => drop(members.shift_remove(&part.name)),
+        Value::Object(members) if value.is_some() || members.contains_key(&part.name) => {
+            expected(members.entry(part.name.clone()).or_insert(Value::Null), rest, value)?;
+        }
+        Value::Object(_) => {}
+        Value::Array(members) => {
+            let index = part.index.ok_or_else(|| format!("there is a list, which has no {:?}", part.name))?;
+            let length = members.len();
+            match (members.get_mut(index), value) {
+                (Some(_), None) if rest.is_empty() => drop(members.remove(index)),
+                (Some(member), _) => expected(member, rest, value)?,
+                (None, None) => {}
+                (None, Some(value)) if index == length && rest.is_empty() => members.push(value.clone()),
+                (None, Some(_)) => return Err(format!("the list has {length} members, and no {index}")),
+            }
+        }
+        Value::Null => {}
+        other => {
+            let kind = if other.is_string() { "a string" } else { "a number or a boolean" };
+            return Err(format!("there is {kind} where {:?} is looked for", part.name));
+        }
+    }
+    Ok(())
+}
+
+impl Form {
+    fn read(self, text: &str) -> Result<Value, Trouble> {
+        match self {
+            Self::Ini => Ok(ini::read(text)),
+            Self::Json => json::read(text),
+            Self::Yaml => yaml::read(text),
+            Self::Toml => toml::read(text),
+        }
+    }
+
+    fn set(self, text: &str, way: &[Part], value: &Value) -> Result<String, Trouble> {
+        match self {
+            Self::Ini => Ok(ini::set(text, way, value)),
+            Self::Json => json::set(text, way, value),
+            Self::Yaml => yaml::set(text, way, value),
+            Self::Toml => toml::set(text, way, value),
+        }
+    }
+
+    fn remove(self, text: &str, way: &[Part]) -> Result<String, Trouble> {
+        match self {
+            Self::Ini => Ok(ini::remove(text, way)),
+            Self::Json => json::remove(text, way),
+            Self::Yaml => yaml::remove(text, way),
+            Self::Toml => toml::remove(text, way),
+        }
+    }
+
+    /// The text with the value in it, or without one; None where nothing is missing.
+    fn edited(self, text: &str, way: &[Part], value: Option<&Value>) -> Result<Option<String>, Trouble> {
+        let (mark, body) = match text.strip_prefix('\u{feff}') {
+            Some(body) => ("\u{feff}", body),
+            None => ("", text),
+        };
+        let old = self.read(body)?;
+        if find(&old, way) == value {
+            return Ok(None);
+        }
+        let mut wanted = old;
+        expected(&mut wanted, way, value)?;
+        let new = match value {
+            Some(value) => self.set(body, way, value)?,
+            None => self.remove(body, way)?,
+        };
+        // Another reader than the one that edits has the last word.
+        if settled(self.read(&new)?) != settled(wanted) {
+            return Err("the value can't be edited without touching something else; write the file with file".into());
+        }
+        Ok(Some(format!("{mark}{new}")))
+    }
+}
+
+/// A document without what is empty, where taking out the last member of a map leaves a choice.
+fn settled(value: Value) -> Value {
+    match value {
+        Value::Object(members) => {
+            let members: Map<String, Value> = members
+                .into_iter()
+                .map(|(name, value)| (name, settled(value)))
+                .filter(|(_, value)| !value.is_null())
+                .collect();
+            if members.is_empty() { Value::Null } else { Value::Object(members) }
+        }
+        Value::Array(members) => Value::Array(members.into_iter().map(settled).collect()),
+        other => other,
+    }
+}
+
+impl Options {
+    pub(crate) fn module(&self) -> &'static str {
+        match self.form {
+            Form::Ini => "ini",
+            Form::Json => "json",
+            Form::Yaml => "yaml",
+            Form::Toml => "toml",
+        }
+    }
+
+    /// The file.
+    pub fn path(&self) -> &str {
+        &self.path
+    }
+
+    fn trouble(&self, trouble: &Trouble) -> ModuleError {
+        ModuleError::new(format!("{}: {}: {trouble}", self.path, self.key))
+    }
+
+    pub(crate) fn check(&self, context: &Context<'_>) -> Result<Checked, ModuleError> {
+        let path = self.path.as_str();
+        let old = context.look.read(path).map_err(|error| ModuleError::io(path, &error))?;
+        if old.is_none() && self.value.is_none() {
+            return Ok(Checked::InSync);
+        }
+        let bytes = old.as_ref().map(|(bytes, _)| bytes.as_slice()).unwrap_or_default();
+        let text = std::str::from_utf8(bytes).map_err(|_| ModuleError::new(format!("{path} is not valid UTF-8")))?;
+        let edited = self.form.edited(text, &self.way, self.value.as_ref()).map_err(|why| self.trouble(&why))?;
+        let Some(new) = edited else { return Ok(Checked::InSync) };
+        let meta = old.as_ref().map(|(_, meta)| *meta);
+        let access = match meta {
+            Some(meta) => Access { mode: meta.mode, uid: Some(meta.uid), gid: Some(meta.gid) },
+            None => Access { mode: 0o644, uid: None, gid: None },
+        };
+        let mut steps = if meta.is_none() { file::parents(path, context.look)? } else { Vec::new() };
+        let diff = diff::unified(path, bytes, new.as_bytes());
+        steps.push(Step::Write {
+            path: path.to_owned(),
+            content: Content::Bytes(Arc::from(new.into_bytes())),
+            access,
+            validate: None,
+            backup: false,
+            expects: meta.map(|meta| meta.version),
+        });
+        Ok(Checked::Change(Change { verb: if meta.is_some() { Verb::Update } else { Verb::Create }, diff, steps }))
+    }
+
+    /// The parameters that bring back what stands there now.
+    pub(crate) fn undo(&self, context: &Context<'_>) -> Option<Value> {
+        let bytes = context.look.read(&self.path).ok()?.map(|(bytes, _)| bytes).unwrap_or_default();
+        let text = String::from_utf8(bytes).ok()?;
+        let now = self.form.read(text.trim_start_matches('\u{feff}')).ok()?;
+        let mut undo = json!({ "path": self.path, "key": self.key });
+        let map = undo.as_object_mut()?;
+        map.extend(self.section.iter().map(|section| ("section".to_owned(), json!(section))));
+        match find(&now, &self.way) {
+            Some(value) => map.insert("value".into(), value.clone()),
+            None => map.insert("state".into(), json!("absent")),
+        };
+        Some(undo)
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,133 @@
+//! JSON, with comments where they stand in it.
+
+use jsonc_parser::{
+    ParseOptions,
+    cst::{CstContainerNode, CstInputValue, CstLeafNode, CstNode, CstObject, CstObjectProp, CstRootNode},
+};
+use serde_json::Value;
+
+use super::{Part, Trouble};
+
+/// JSON as RFC 8259 has it, and comments and a comma behind the last member, which editors' settings have.
+fn options() -> ParseOptions {
+    ParseOptions {
+        allow_comments: true,
+        allow_trailing_commas: true,
+        allow_loose_object_property_names: false,
+        allow_missing_commas: false,
+        allow_single_quoted_strings: false,
+        allow_hexadecimal_numbers: false,
+        allow_unary_plus_numbers: false,
+        allow_bare_decimal_point_numbers: false,
+        allow_non_finite_numbers: false,
+        allow_extended_string_escapes: false,
+    }
+}
+
+fn written(value: &Value) -> CstInputValue {
+    match value {
+        Value::Null => CstInputValue::Null,
+        Value::Bool(bool) => CstInputValue::Bool(*bool),
+        Value::Number(number) => CstInputValue::Number(number.to_string()),
+        Value::String(text) => CstInputValue::String(text.clone()),
+        Value::Array(members) => CstInputValue::Array(members.iter().map(written).collect()),
+        Value::Object(members) => {
+            CstInputValue::Object(members.iter().map(|(name, value)| (name.clone(), written(value))).collect())
+        }
+    }
+}
+
+pub(super) fn read(text: &str) -> Result<Value, Trouble> {
+    jsonc_parser::parse_to_serde_value(text, &options()).map_err(|error| format!("it is no JSON: {error}"))
+}
+
+fn root(text: &str) -> Result<CstRootNode, Trouble> {
+    CstRootNode::parse(text, &options()).map_err(|error| format!("it is no JSON: {error}"))
+}
+
+/// Of two members of one name the last counts, for every reader.
+fn member(object: &CstObject, name: &str) -> Option<CstObjectProp> {
+    object.properties().into_iter().rev().find(|member| member.decoded_name().as_deref() == Some(name))
+}
+
+fn nested(way: &[Part], value: &Value) -> Value {
+    way.iter()
+        .rev()
+        .fold(value.clone(), |value, part| Value::Object([(part.name.clone(), value)].into_iter().collect()))
+}
+
+pub(super) fn set(text: &str, way: &[Part], value: &Value) -> Result<String, Trouble> {
+    let root = root(text)?;
+    let Some(mut at) = root.value() else {
+        root.set_value(written(&nested(way, value)));
+        return Ok(format!("{}\n", root.to_string().trim_end()));
+    };
+    for (position, part) in way.iter().enumerate() {
+        let rest = &way[position + 1..];
+        if let Some(object) = at.as_object() {
+            match member(&object, &part.name) {
+                Some(found) if rest.is_empty() => found.set_value(written(value)),
+                Some(found) => {
+                    at = found.value().ok_or("the member has no value")?;
+                    continue;
+                }
+                None => drop(object.append(&part.name, written(&nested(rest, value)))),
+            }
+        } else if let Some(array) = at.as_array() {
+            let members = array.elements();
+            let index = part.index.ok_or_else(|| format!("there is a list, which has no {:?}", part.name))?;
+            match members.get(index) {
+                Some(found) if rest.is_empty() => replace(found.clone(), written(value))?,
+                Some(found) => {
+                    at = found.clone();
+                    continue;
+                }
+                None => drop(array.append(written(&nested(rest, value)))),
+            }
+        } else {
+            return Err(format!("there is neither a map nor a list where {:?} is looked for", part.name));
+        }
+        break;
+    }
+    Ok(root.to_string())
+}
+
+fn replace(node: CstNode, value: CstInputValue) -> Result<(), Trouble> {
+    let replaced = match node {
+        CstNode::Container(CstContainerNode::Object(node)) => node.replace_with(value),
+        CstNode::Container(CstContainerNode::Array(node)) => node.replace_with(value),
+        CstNode::Leaf(CstLeafNode::StringLit(node)) => node.replace_with(value),
+        CstNode::Leaf(CstLeafNode::NumberLit(node)) => node.replace_with(value),
+        CstNode::Leaf(CstLeafNode::BooleanLit(node)) => node.replace_with(value),
+        CstNode::Leaf(CstLeafNode::NullKeyword(node)) => node.replace_with(value),
+        _ => None,
+    };
+    replaced.map(drop).ok_or_else(|| "the member of the list can't be replaced".into())
+}
+
+pub(super) fn remove(text: &str, way: &[Part]) -> Result<String, Trouble> {
+    let root = root(text)?;
+    let mut at = root.value();
+    for (position, part) in way.iter().enumerate() {
+        let last = position + 1 == way.len();
+        let Some(node) = at else { break };
+        if let Some(object) = node.as_object() {
+            let Some(found) = member(&object, &part.name) else { break };
+            at = found.value();
+            if last {
+                found.remove();
+                break;
+            }
+        } else if let Some(array) = node.as_array() {
+            let Some(found) = part.index.and_then(|index| array.elements().get(index).cloned()) else { break };
+            if last {
+                found.remove();
+                break;
+            }
+            at = Some(found);
+        } else {
+            break;
+        }
+    }
+    Ok(root.to_string())
+}

@@ -1,0 +1,167 @@
+//! TOML.
+
+use serde_json::{Map, Value};
+use toml_edit::{DocumentMut, InlineTable, Item, Table, TableLike, Value as Toml};
+
+use super::{Part, Trouble};
+
+pub(super) fn read(text: &str) -> Result<Value, Trouble> {
+    Ok(of_table(document(text)?.as_table()))
+}
+
+fn document(text: &str) -> Result<DocumentMut, Trouble> {
+    text.parse().map_err(|error: toml_edit::TomlError| format!("it is no TOML: {}", error.to_string().trim_end()))
+}
+
+fn of_table(table: &dyn TableLike) -> Value {
+    Value::Object(table.iter().map(|(name, item)| (name.to_owned(), of_item(item))).collect::<Map<_, _>>())
+}
+
+fn of_item(item: &Item) -> Value {
+    match item {
+        Item::None => Value::Null,
+        Item::Value(value) => of_value(value),
+        Item::Table(table) => of_table(table),
+        Item::ArrayOfTables(tables) => Value::Array(tables.iter().map(|table| of_table(table)).collect()),
+    }
+}
+
+fn of_value(value: &Toml) -> Value {
+    match value {
+        Toml::String(text) => Value::String(text.value().clone()),
+        Toml::Integer(number) => (*number.value()).into(),
+        Toml::Float(number) => (*number.value()).into(),
+        Toml::Boolean(bool) => (*bool.value()).into(),
+        Toml::Datetime(time) => Value::String(time.value().to_string()),
+        Toml::Array(members) => Value::Array(members.iter().map(of_value).collect()),
+        Toml::InlineTable(table) => of_table(table),
+    }
+}
+
+fn value(value: &Value) -> Result<Toml, Trouble> {
+    Ok(match value {
+        Value::Null => return Err("TOML has no null".into()),
+        Value::Bool(bool) => (*bool).into(),
+        Value::Number(number) => match (number.as_i64(), number.as_f64()) {
+            (Some(number), _) => number.into(),
+            (None, Some(float)) if !number.is_u64() => float.into(),
+            _ => return Err(format!("{number} is too large for TOML")),
+        },
+        Value::String(text) => text.as_str().into(),
+        Value::Array(members) => members.iter().map(self::value).collect::<Result<toml_edit::Array, _>>()?.into(),
+        Value::Object(members) => {
+            let mut table = InlineTable::new();
+            for (name, member) in members {
+                table.insert(name, self::value(member)?);
+            }
+            table.into()
+        }
+    })
+}
+
+/// A map becomes a table of its own, anything else a value.
+fn item(written: &Value) -> Result<Item, Trouble> {
+    let Value::Object(members) = written else { return Ok(Item::Value(value(written)?)) };
+    let mut table = Table::new();
+    for (name, member) in members {
+        table.insert(name, item(member)?);
+    }
+    table.set_implicit(!members.is_empty() && members.values().all(Value::is_object));
+    Ok(Item::Table(table))
+}
+
+/// The line ends that toml_edit makes one.
+fn with_line_ends(text: &str, new: &str) -> String {
+    if text.contains("\r\n") { new.replace("\r\n", "\n").replace('\n', "\r\n") } else { new.to_owned() }
+}
+
+/// One step down; a map that is missing is made.
+fn down<'a>(at: &'a mut Item, part: &Part) -> Result<&'a mut Item, Trouble> {
+    if at.is_array() || at.is_array_of_tables() {
+        let index = part.index.ok_or_else(|| format!("there is a list, which has no {:?}", part.name))?;
+        return at.get_mut(index).ok_or_else(|| format!("the list has no {index}"));
+    }
+    let inline = at.is_inline_table();
+    let table = at.as_table_like_mut().ok_or_else(|| format!("there is no map where {:?} is looked for", part.name))?;
+    if !table.contains_key(&part.name) {
+        let mut new = Table::new();
+        new.set_implicit(true);
+        let new = if inline { Item::Value(InlineTable::new().into()) } else { Item::Table(new) };
+        table.insert(&part.name, new);
+    }
+    table.get_mut(&part.name).ok_or_else(|| format!("there is no {:?}", part.name))
+}
+
+pub(super) fn set(text: &str, way: &[Part], wanted: &Value) -> Result<String, Trouble> {
+    let mut document = document(text)?;
+    let Some((last, parents)) = way.split_last() else { return Err("the key is empty".into()) };
+    let at = parents.iter().try_fold(document.as_item_mut(), |at, part| down(at, part))?;
+    if let Some(array) = at.as_array_mut() {
+        let index = last.index.ok_or_else(|| format!("there is a list, which has no {:?}", last.name))?;
+        let mut new = value(wanted)?;
+        match array.get_mut(index) {
+            Some(old) => {
+                *new.decor_mut() = old.decor().clone();
+                *old = new;
+            }
+            None => array.push(new),
+        }
+        return Ok(with_line_ends(text, &document.to_string()));
+    }
+    let inline = at.is_inline_table();
+    let table = at.as_table_like_mut().ok_or_else(|| format!("there is no map where {:?} is looked for", last.name))?;
+    match table.get_mut(&last.name) {
+        Some(Item::Value(old)) => {
+            let mut new = value(wanted)?;
+            // The comment at the end of the line belongs to the key.
+            *new.decor_mut() = old.decor().clone();
+            *old = new;
+        }
+        Some(Item::Table(old)) if wanted.is_object() => {
+            let mut new = item(wanted)?;
+            if let Item::Table(new) = &mut new {
+                *new.decor_mut() = old.decor().clone();
+                new.set_position(old.position());
+            }
+            table.insert(&last.name, new);
+        }
+        Some(other) => *other = item(wanted)?,
+        None => {
+            let new = if inline { Item::Value(value(wanted)?) } else { item(wanted)? };
+            table.insert(&last.name, new);
+        }
+    }
+    Ok(with_line_ends(text, &document.to_string()))
+}
+
+pub(super) fn remove(text: &str, way: &[Part]) -> Result<String, Trouble> {
+    let mut document = document(text)?;
+    let Some((last, parents)) = way.split_last() else { return Err("the key is empty".into()) };
+    let at = parents.iter().try_fold(document.as_item_mut(), |at, part| down(at, part))?;
+    match (last.index, at) {
+        (Some(index), Item::ArrayOfTables(tables)) if index < tables.len() => drop(tables.remove(index)),
+        (Some(index), Item::Value(Toml::Array(members))) if index < members.len() => drop(members.remove(index)),
+        (_, at) => {
+            let table = at.as_table_like_mut().ok_or_else(|| format!("there is no map that holds {:?}", last.name))?;
+            keep_head(table, &last.name);
+            table.remove(&last.name);
+        }
+    }
+    Ok(with_line_ends(text, &document.to_string()))
+}
+
+/// A comment with an empty line behind it is about the file, not about the key below it: it goes to the next key.
+fn keep_head(table: &mut dyn TableLike, name: &str) {
+    let prefix = |table: &dyn TableLike, name: &str| {
+        let decor = table.key(name)?.leaf_decor();
+        Some(decor.prefix()?.as_str()?.to_owned())
+    };
+    let Some(above) = prefix(table, name) else { return };
+    let Some(end) = above.rfind("\n\n") else { return };
+    let next = table.iter().map(|(key, _)| key.to_owned()).skip_while(|key| key != name).nth(1);
+    let Some(next) = next else { return };
+    let below = prefix(table, &next).unwrap_or_default();
+    if let Some(mut key) = table.key_mut(&next) {
+        key.leaf_decor_mut().set_prefix(format!("{}{}", &above[..end + 2], below.trim_start_matches('\n')));
+    }
+}

@@ -1,0 +1,240 @@
+//! `mount`: a file system, mounted through a unit of systemd (systemd.mount(5)) now and at every boot.
+
+use serde_json::{Value, json};
+use towpath_host::{
+    Hand,
+    files::Access,
+    systemd::{Job, Systemd, UnitState},
+};
+use towpath_proto::v1alpha as pb;
+
+use crate::{
+    Change, Checked, Context, ModuleError, Report, Verb,
+    resolve::{Problem, done, managed_path},
+    service::{failed, told},
+};
+
+/// A mounted file system.
+#[derive(Debug, Clone)]
+pub struct Options {
+    path: String,
+    device: String,
+    kind: Option<String>,
+    options: Vec<String>,
+    state: State,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum State {
+    Mounted,
+    Unmounted,
+    Absent,
+}
+
+/// File systems that need the network.
+const NETWORK: [&str; 9] = ["nfs", "nfs4", "cifs", "smb3", "ceph", "glusterfs", "9p", "fuse.sshfs", "fuse.glusterfs"];
+
+pub(crate) fn resolve(mount: pb::Mount) -> Result<Options, Vec<Problem>> {
+    let mut problems = Vec::new();
+    let path = mount.path.unwrap_or_default();
+    managed_path("path", &path, &mut problems);
+    let path = format!("/{}", path.split('/').filter(|part| !part.is_empty()).collect::<Vec<_>>().join("/"));
+    let state = match mount.state.as_deref() {
+        Some("absent") => State::Absent,
+        Some("unmounted") => State::Unmounted,
+        _ => State::Mounted,
+    };
+    let device = mount.device.unwrap_or_default();
+    if device.is_empty() && state != State::Absent {
+        problems
+            .push(Problem::new("device", "mount needs device").hint("such as /dev/vdb1, UUID=…, host:/path, tmpfs"));
+    }
+    for (key, text) in std::iter::once(("device", &device))
+        .chain(mount.r#type.iter().map(|kind| ("type", kind)))
+        .chain(mount.options.iter().map(|option| ("options", option)))
+    {
+        if text.contains(char::is_whitespace) {
+            problems.push(Problem::new(key, format!("{text:?} has a blank in it")).hint("write options one by one"));
+        }
+    }
+    done(problems)?;
+    Ok(Options { path, device, kind: mount.r#type, options: mount.options, state })
+}
+
+/// The name of the unit of a path, as systemd-escape(1) --path makes it.
+fn unit(path: &str) -> String {
+    let mut name = String::new();
+    for (at, byte) in path.trim_matches('/').bytes().enumerate() {
+        match byte {
+            b'/' => name.push('-'),
+            b'.' if at == 0 => name.push_str("\\x2e"),
+            b':' | b'_' | b'.' => name.push(char::from(byte)),
+            byte if byte.is_ascii_alphanumeric() => name.push(char::from(byte)),
+            byte => name.push_str(&format!("\\x{byte:02x}")),
+        }
+    }
+    format!("{name}.mount")
+}
+
+impl Options {
+    fn file(&self) -> String {
+        format!("/etc/systemd/system/{}", unit(&self.path))
+    }
+
+    fn text(&self) -> String {
+        // A per cent sign begins a specifier.
+        let plain = |text: &str| text.replace('%', "%%");
+        let network = self.kind.as_deref().is_some_and(|kind| NETWORK.contains(&kind))
+            || self.options.iter().any(|option| option == "_netdev");
+        let target = if network { "remote-fs.target" } else { "local-fs.target" };
+        let mut text = format!("[Mount]\nWhat={}\nWhere={}\n", plain(&self.device), plain(&self.path));
+        if let Some(kind) = &self.kind {
+            text.push_str(&format!("Type={}\n", plain(kind)));
+        }
+        if !self.options.is_empty() {
+            text.push_str(&format!("Options={}\n", plain(&self.options.join(","))));
+        }
+        // Wanted and not required: a file system that is not there does not keep the machine from booting.
+        text.push_str(&format!("[Install]\nWantedBy={target}\n"));
+        text
+    }
+}
+
+/// What is missing, in its order.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Missing {
+    Write,
+    Enable(bool),
+    Run(Job),
+    Remove,
+}
+
+fn missing(
+    options: &Options,
+    systemd: &Systemd,
+    context: &Context<'_>,
+) -> Result<(Vec<Missing>, UnitState), ModuleError> {
+    refuse_fstab(options, context)?;
+    let file = options.file();
+    let name = unit(&options.path);
+    let state = systemd.state(&name).map_err(failed)?;
+    let read = context.look.read(&file).map_err(|error| ModuleError::io(&file, &error))?;
+    let old = read.map(|(bytes, _)| String::from_utf8_lossy(&bytes).into_owned());
+    let (mounted, enabled) = (state.active == "active", state.file == "enabled");
+    let mut missing = Vec::new();
+    if options.state == State::Absent {
+        if old.is_some() {
+            missing.extend(mounted.then_some(Missing::Run(Job::Stop)));
+            missing.extend(enabled.then_some(Missing::Enable(false)));
+            missing.push(Missing::Remove);
+        }
+        return Ok((missing, state));
+    }
+    let text = options.text();
+    let wanted = options.state == State::Mounted;
+    let changed = old.as_deref() != Some(text.as_str());
+    missing.extend((changed || state.stale).then_some(Missing::Write));
+    missing.extend((enabled != wanted).then_some(Missing::Enable(wanted)));
+    let of_options = |line: &&str| !line.starts_with("Options=");
+    let only_options =
+        old.as_deref().is_some_and(|old| old.lines().filter(of_options).eq(text.lines().filter(of_options)));
+    match (wanted, mounted) {
+        (true, false) => missing.push(Missing::Run(Job::Start)),
+        // New options are taken up by a mounted file system, another device is not.
+        (true, true) if changed && only_options => missing.push(Missing::Run(Job::Reload)),
+        (true, true) if changed => missing.push(Missing::Run(Job::Restart)),
+        (false, true) => missing.push(Missing::Run(Job::Stop)),
+        _ => {}
+    }
+    Ok((missing, state))
+}
+
+/// Two descriptions of one place would contradict each other.
+fn refuse_fstab(options: &Options, context: &Context<'_>) -> Result<(), ModuleError> {
+    let read = context.look.read("/etc/fstab").map_err(|error| ModuleError::io("/etc/fstab", &error))?;
+    let text = read.map(|(bytes, _)| String::from_utf8_lossy(&bytes).into_owned()).unwrap_or_default();
+    let here = |line: &str| {
+        let place = line.split_whitespace().nth(1).filter(|_| !line.trim_start().starts_with('#'));
+        place.is_some_and(|place| place.trim_end_matches('/') == options.path)
+    };
+    if text.lines().any(here) && options.state != State::Absent {
+        return Err(ModuleError::new(format!(
+            "/etc/fstab has a line for {}; take it out with line, state: absent, before this task",
+            options.path
+        )));
+    }
+    Ok(())
+}
+
+fn word(options: &Options, missing: Missing) -> String {
+    let what = match missing {
+        Missing::Write => format!("its unit becomes\n{}", options.text()),
+        Missing::Enable(true) => "is mounted at boot".into(),
+        Missing::Enable(false) => "is not mounted at boot".into(),
+        Missing::Run(Job::Start) => format!("{} is mounted", options.device),
+        Missing::Run(Job::Stop) => "is unmounted".into(),
+        Missing::Run(Job::Reload) => "is mounted anew with other options".into(),
+        Missing::Run(Job::Restart) => "is unmounted, and mounted anew".into(),
+        Missing::Remove => "its unit is removed".into(),
+    };
+    format!("{}: {what}\n", options.path)
+}
+
+pub(crate) fn check(options: &Options, context: &Context<'_>) -> Result<Checked, ModuleError> {
+    context.needs_whole_root("mount")?;
+    let systemd = Systemd::connect().map_err(failed)?;
+    let (missing, state) = missing(options, &systemd, context)?;
+    if missing.is_empty() {
+        return Ok(Checked::InSync);
+    }
+    let diff = missing.iter().map(|missing| word(options, *missing)).collect();
+    let verb = match options.state {
+        State::Absent => Verb::Remove,
+        _ if state.load == "not-found" => Verb::Create,
+        _ => Verb::Update,
+    };
+    Ok(Checked::Change(Change { verb, diff, steps: Vec::new() }))
+}
+
+pub(crate) fn run(options: &Options, context: &Context<'_>, hand: &Hand) -> Result<Report, ModuleError> {
+    context.needs_whole_root("mount")?;
+    let systemd = Systemd::connect().map_err(failed)?;
+    let (name, file) = (unit(&options.path), options.file());
+    let io = |error: std::io::Error| ModuleError::io(&file, &error);
+    for missing in missing(options, &systemd, context)?.0 {
+        let done = match missing {
+            Missing::Write => {
+                let access = Access { mode: 0o644, uid: None, gid: None };
+                hand.replace(&file, options.text().as_bytes(), access).map_err(io)?;
+                systemd.reload()
+            }
+            Missing::Remove => {
+                hand.remove(&file).map_err(io)?;
+                systemd.reload()
+            }
+            Missing::Enable(enabled) => systemd.enable(&name, enabled),
+            Missing::Run(job) => systemd.run(&name, job, context.timeout),
+        };
+        done.map_err(|error| told(&options.path, &name, &error, context))?;
+    }
+    Ok(Report::well())
+}
+
+/// The parameters that unmount it again, where it is not known yet.
+pub(crate) fn undo(options: &Options, context: &Context<'_>) -> Option<Value> {
+    let new = options.state != State::Absent && !context.look.exists(&options.file()).ok()?;
+    new.then(|| json!({ "path": options.path, "state": "absent" }))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn units_are_named_as_systemd_escapes_them() {
+        assert_eq!(unit("/srv/data"), "srv-data.mount");
+        assert_eq!(unit("/srv/my-data/.x"), "srv-my\\x2ddata-.x.mount");
+        assert_eq!(unit("/.hidden"), "\\x2ehidden.mount");
+        assert_eq!(unit("/srv/ä"), "srv-\\xc3\\xa4.mount");
+    }
+}

@@ -1,0 +1,117 @@
+//! `autoNotify`: a service restarts when what it was started with changes. What concerns a service is read off the
+//! tasks as they are written; the rest is a handler like any other.
+
+use serde_json::{Map, Value, json};
+use towpath_proto::message;
+
+use super::{
+    load::Loader,
+    references::unit_name,
+    task::{Book, ModuleUse, Task, auto_handler, members, text},
+};
+use crate::{document::At, problem::Finding};
+
+/// Gives each service that a book keeps running a handler that restarts it, and has what concerns it notify that.
+pub(super) fn add(loader: &mut Loader<'_>, book: &mut Book) {
+    let mut handlers = Vec::new();
+    for at in 0..book.tasks.len() {
+        let Some(service) = Service::of(&book.tasks[at]) else { continue };
+        if book.tasks[at].looped.is_some() {
+            let finding = Finding::new("autoNotify passes over a service in a loop")
+                .hint("write a task for each service, or notify a handler");
+            loader.warning(&book.tasks[at].place.key("loop"), At::Value, finding);
+            continue;
+        }
+        let task = &book.tasks[at];
+        let Some(message) = message("Service") else { continue };
+        let params = json!({ "name": service.name, "state": "restarted" });
+        let handler = Task {
+            id: auto_handler(&task.id),
+            module: Some(ModuleUse { name: "service", message, params }),
+            register: None,
+            success: None,
+            changed: None,
+            requires: Vec::new(),
+            notify: Vec::new(),
+            drift: None,
+            sync: false,
+            flush_handlers: false,
+            serialize: None,
+            elect: None,
+            ..task.clone()
+        };
+        let own: Vec<String> =
+            book.handlers.iter().filter(|handler| service.is_restarted_by(handler)).map(|one| one.id.clone()).collect();
+        let mut notified = false;
+        for (position, other) in book.tasks.iter_mut().enumerate().filter(|(position, _)| *position != at) {
+            if !service.is_concerned_by(other) {
+                continue;
+            }
+            // Who says itself how the service takes it up knows better.
+            if !other.notify.iter().any(|id| own.contains(id)) {
+                other.notify.push(handler.id.clone());
+                notified = true;
+            }
+            if position > at && !book.parallel && !other.sync {
+                let what = format!("{} is started before {:?}, which it is to be started with", service.unit, other.id);
+                let finding = Finding::new(what)
+                    .hint("on a new node there is nothing of that yet: move the task before that of the service");
+                loader.warning(&other.place, At::Value, finding);
+            }
+        }
+        handlers.extend(notified.then_some(handler));
+    }
+    book.handlers.append(&mut handlers);
+}
+
+/// A service that a task keeps running.
+struct Service {
+    /// As it is written: its name, or a template that gives it.
+    name: String,
+    unit: String,
+}
+
+impl Service {
+    fn of(task: &Task) -> Option<Self> {
+        let module = task.module.as_ref().filter(|module| module.name == "service")?;
+        let name =
+            text(&module.params, "name").filter(|_| text(&module.params, "state").as_deref() == Some("started"))?;
+        Some(Self { unit: unit_name(&name), name })
+    }
+
+    /// The unit without `.service`: what its package and its directory are called.
+    fn short(&self) -> &str {
+        self.unit.strip_suffix(".service").unwrap_or(&self.unit)
+    }
+
+    fn is_concerned_by(&self, task: &Task) -> bool {
+        let Some(module) = &task.module else { return false };
+        let name = text(&module.params, "name");
+        match module.name {
+            "unit" => name.is_some_and(|name| unit_name(&name) == self.unit),
+            "package" => {
+                let names = members(&module.params, "names").iter().filter_map(Value::as_str);
+                names.chain(name.as_deref()).any(|name| name == self.short())
+            }
+            _ if module.message.module == Some("state") => {
+                let below = format!("/etc/{}/", self.short());
+                let path = text(&module.params, "path").map(|path| format!("{}/", path.trim_end_matches('/')));
+                path.is_some_and(|path| path.starts_with(&below))
+            }
+            _ => false,
+        }
+    }
+
+    fn is_restarted_by(&self, handler: &Task) -> bool {
+        let params: Option<&Map<String, Value>> = handler
+            .module
+            .as_ref()
+            .filter(|module| module.name == "service")
+            .and_then(|module| module.params.as_object());
+        params.is_some_and(|params| {
+            let word = |key: &str| params.get(key).and_then(Value::as_str);
+            word("name").is_some_and(|name| unit_name(name) == self.unit)
+                && matches!(word("state"), Some("restarted" | "reloaded"))
+        })
+    }
+}
