@@ -81,7 +81,7 @@ impl World {
         self.heard.extend(heard.into_iter().map(|heard| (self.now, number, heard)));
         for (to, bytes) in sends {
             self.messages += 1;
-            let to = self.numbers[&to.name];
+            let to = self.numbers[&*to.name];
             let late = Duration::from_millis(1 + self.chance.below(40));
             let lost = self.chance.below(1000) < self.lossy || self.cut.contains(&(number.min(to), number.max(to)));
             if !lost {

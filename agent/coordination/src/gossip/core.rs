@@ -49,21 +49,26 @@ impl Liveness {
 #[derive(Debug, Clone, Deserialize)]
 #[serde(from = "(String, u64)")]
 pub struct Life {
-    /// The node.
-    pub name: String,
+    /// The node. foca copies it for each member that a message names.
+    pub name: Arc<str>,
     /// When it began.
     pub began: u64,
-    /// A digest of the name: foca looks for a member by comparing it with all others, for each that a message names.
+    /// A hash of the name: foca looks for a member by comparing it with all others, for each that a message names.
     key: u128,
 }
 
 impl Life {
     /// A life of a node that began at some time.
     pub fn new(name: String, began: u64) -> Self {
-        use sha2::Digest as _;
-        let digest = sha2::Sha256::digest(&name);
-        let key = digest.iter().take(16).fold(0_u128, |key, byte| key << 8 | u128::from(*byte));
-        Self { name, began, key }
+        use std::hash::Hasher as _;
+        let half = |salt: u8| {
+            let mut hasher = std::hash::DefaultHasher::new();
+            hasher.write_u8(salt);
+            hasher.write(name.as_bytes());
+            u128::from(hasher.finish())
+        };
+        let key = half(0) << 64 | half(1);
+        Self { name: name.into(), began, key }
     }
 }
 
@@ -246,6 +251,10 @@ const SUSPICION: Duration = Duration::from_secs(4);
 /// How often who has news sends them on, and how many times.
 const ROUND: Duration = Duration::from_millis(200);
 const ROUNDS: u8 = 3;
+/// A member that is so late was kept from its work: its machine slept, or has too much to do.
+const STALL: Duration = Duration::from_millis(100);
+/// How much longer the next round waits, for so much as a member is late.
+const CARE: u32 = 50;
 /// How long who has joined waits for what was accepted: many come at once.
 const AGAIN: Duration = Duration::from_secs(2);
 /// The largest message: names of about a thousand nodes. Larger ones make the beginning of a large fleet slow.
@@ -256,15 +265,20 @@ const ALONE: Duration = Duration::from_secs(2);
 const SELDOM: Duration = Duration::from_secs(60);
 const ASKED: usize = 3;
 
-fn config() -> foca::Config {
+/// How often news is sent on by each of so many nodes: four times the logarithm of their number, and one.
+fn transmissions(nodes: usize) -> NonZeroU8 {
+    let digits = nodes.saturating_sub(1).checked_ilog10().map_or(1, |digits| digits + 1);
+    NonZeroU8::new(u8::try_from(4 * digits + 1).unwrap_or(u8::MAX)).unwrap_or(NonZeroU8::MIN)
+}
+
+fn config(nodes: usize) -> foca::Config {
     let few = NonZeroUsize::new(3).unwrap_or(NonZeroUsize::MIN);
     let one = NonZeroUsize::MIN;
     foca::Config {
         probe_period: PERIOD,
         probe_rtt: ANSWER,
         num_indirect_probes: few,
-        // Four times the logarithm of 10,000 nodes, and one.
-        max_transmissions: NonZeroU8::new(20).unwrap_or(NonZeroU8::MIN),
+        max_transmissions: transmissions(nodes),
         suspect_to_down_after: SUSPICION,
         max_packet_size: NonZeroUsize::new(LARGEST).unwrap_or(NonZeroUsize::MIN),
         notify_down_members: true,
@@ -304,8 +318,13 @@ pub struct Member {
     rounds: u8,
     /// How much foca had to tell when it was looked at last.
     backlog: usize,
+    /// How many nodes there were when it was last decided how often news is sent on.
+    nodes: usize,
     /// Whether there was news since that was asked last.
     news: bool,
+    /// How late this member does what is due: who has too much to do sends news on more slowly, so that who asks
+    /// whether it lives is answered still.
+    late: Duration,
 }
 
 /// The one that is due first is the greatest.
@@ -347,7 +366,7 @@ impl Member {
         let random = SmallRng::seed_from_u64(seed);
         let ears = Ears::default();
         Self {
-            foca: Foca::with_custom_broadcast(me, config(), random, PostcardCodec, ears.clone()),
+            foca: Foca::with_custom_broadcast(me, config(1), random, PostcardCodec, ears.clone()),
             ears,
             runtime: AccumulatingRuntime::new(),
             timers: BinaryHeap::new(),
@@ -365,7 +384,9 @@ impl Member {
             round: now,
             rounds: 0,
             backlog: 0,
+            nodes: 1,
             news: true,
+            late: Duration::ZERO,
         }
     }
 
@@ -414,7 +435,7 @@ impl Member {
     pub fn receive(&mut self, from: &str, message: &[u8], now: Instant) -> Result<(), String> {
         let (header, _) =
             postcard::take_from_bytes::<foca::Header<Life>>(message).map_err(|error| error.to_string())?;
-        if header.src.name != from {
+        if *header.src.name != *from {
             return Err(format!("{from} speaks as {}", header.src.name));
         }
         let done = self.foca.handle_data(message, &mut self.runtime);
@@ -424,6 +445,12 @@ impl Member {
 
     /// Does what is due.
     pub fn tick(&mut self, now: Instant) {
+        let late = self.timers.peek().map_or(Duration::ZERO, |timer| now.saturating_duration_since(timer.at));
+        self.late = late.max(self.late / 2);
+        if late >= STALL {
+            // While this member did not get to hear anything nobody was silent: what is due counts from now on.
+            self.timers = self.timers.drain().map(|timer| Timer { at: timer.at + late, ..timer }).collect();
+        }
         while self.timers.peek().is_some_and(|timer| timer.at <= now) {
             let Some(timer) = self.timers.pop() else { return };
             let done = self.foca.handle_timer(timer.timer, &mut self.runtime);
@@ -443,7 +470,7 @@ impl Member {
     fn send_on(&mut self, now: Instant) {
         if self.rounds > 0 && self.round <= now {
             self.rounds -= 1;
-            self.round = now + ROUND;
+            self.round = now + ROUND + self.care();
             let done = self.foca.gossip(&mut self.runtime);
             // What was sent often enough is no longer told.
             self.backlog = self.told();
@@ -466,7 +493,7 @@ impl Member {
     /// Tells all others which generation this node has accepted, and the digest of its record.
     pub fn accepted(&mut self, generation: u64, digest: String, now: Instant) {
         if generation > self.accepted.generation {
-            self.accepted = Announced { generation, digest, by: self.foca.identity().name.clone() };
+            self.accepted = Announced { generation, digest, by: self.foca.identity().name.to_string() };
             self.tell_accepted(now);
         }
     }
@@ -481,7 +508,7 @@ impl Member {
 
     fn tell_holds(&mut self, now: Instant) {
         let Holds { number, parts } = self.holds.clone();
-        self.say(self.foca.identity().name.clone(), number, What::Holds(parts), now);
+        self.say(self.foca.identity().name.to_string(), number, What::Holds(parts), now);
     }
 
     /// What the others said last of the slots that they hold.
@@ -500,7 +527,7 @@ impl Member {
     /// Says that this node goes.
     pub fn leave(&mut self, now: Instant) {
         let life = self.foca.identity().began;
-        self.say(self.foca.identity().name.clone(), life, What::Leaves, now);
+        self.say(self.foca.identity().name.to_string(), life, What::Leaves, now);
         let done = self.foca.leave_cluster(&mut self.runtime);
         self.after(done, now);
     }
@@ -510,6 +537,11 @@ impl Member {
         let Ok(bytes) = postcard::to_stdvec(&told) else { return };
         let done = self.foca.add_broadcast(&bytes).map(drop);
         self.after(done, now);
+    }
+
+    /// How much longer what is not urgent waits, as this member has too much to do.
+    pub fn care(&self) -> Duration {
+        self.late * CARE
     }
 
     /// Takes what is to be sent.
@@ -528,13 +560,13 @@ impl Member {
     }
 
     /// What is thought of each node that was ever heard of, this one not included.
-    pub fn opinions(&self) -> BTreeMap<String, Liveness> {
+    pub fn opinions(&self) -> BTreeMap<Arc<str>, Liveness> {
         let states = self.foca.iter_membership_state();
-        states.map(|member| (member.id().name.clone(), self.opinion(member))).collect()
+        states.map(|member| (Arc::clone(&member.id().name), self.opinion(member))).collect()
     }
 
     fn opinion(&self, member: &foca::Member<Life>) -> Liveness {
-        let said = self.ears.lock().left.get(&member.id().name).is_some_and(|life| *life >= member.id().began);
+        let said = self.ears.lock().left.get(&*member.id().name).is_some_and(|life| *life >= member.id().began);
         match member.state() {
             foca::State::Alive => Liveness::Alive,
             foca::State::Suspect => Liveness::Suspect,
@@ -551,6 +583,12 @@ impl Member {
         }
         let (told, heard) = (self.told(), self.heard.len());
         self.notice(now);
+        let nodes = self.others() + 1;
+        if transmissions(nodes) != transmissions(self.nodes) {
+            self.nodes = nodes;
+            // It is refused only where periods come or go.
+            let _ = self.foca.set_config(config(nodes));
+        }
         // What takes the place of older news does not make them more.
         if told > self.backlog || self.heard.len() > heard {
             self.rounds = ROUNDS;
@@ -571,11 +609,12 @@ impl Member {
             match notification {
                 OwnedNotification::MemberUp(life) => {
                     self.again.get_or_insert(now + AGAIN);
-                    self.heard.push(Heard::Joined(life.name));
+                    self.heard.push(Heard::Joined(life.name.to_string()));
                 }
                 OwnedNotification::MemberDown(life) => {
-                    let left = self.ears.lock().left.get(&life.name).is_some_and(|known| *known >= life.began);
-                    self.heard.push(if left { Heard::Left(life.name) } else { Heard::Lost(life.name) });
+                    let left = self.ears.lock().left.get(&*life.name).is_some_and(|known| *known >= life.began);
+                    let name = life.name.to_string();
+                    self.heard.push(if left { Heard::Left(name) } else { Heard::Lost(name) });
                 }
                 _ => {}
             }

@@ -97,7 +97,7 @@ pub struct Gossip {
 
 #[derive(Debug, Default)]
 struct Seen {
-    opinions: BTreeMap<String, Liveness>,
+    opinions: BTreeMap<Arc<str>, Liveness>,
     addresses: Seeds,
     announced: Announced,
     holds: BTreeMap<String, Holds>,
@@ -275,33 +275,49 @@ impl Thread {
         loop {
             let now = self.clock.monotonic();
             let wait = self.member.next().map_or(Duration::from_secs(60), |next| next.saturating_duration_since(now));
-            match inputs.recv_timeout(wait) {
-                Ok(Input::Message(from, message)) => {
-                    if let Err(why) = self.member.receive(&from, &message, self.clock.monotonic()) {
-                        tracing::warn!(%from, "a message of the gossip was refused: {why}");
-                    }
-                }
-                Ok(Input::Seeds(seeds)) => {
-                    self.seeds = self.whole(seeds);
-                    self.member.seeds(self.seeds.keys().cloned().collect(), self.clock.monotonic());
-                    self.see().addresses = self.seeds.clone();
-                }
-                Ok(Input::Accepted(generation, digest)) => {
-                    self.member.accepted(generation, digest, self.clock.monotonic());
-                }
-                Ok(Input::Holds(holds)) => self.member.holds(holds, self.clock.monotonic()),
-                Ok(Input::Leave(done)) => {
-                    self.member.leave(self.clock.monotonic());
-                    self.flush();
-                    let _ = done.send(());
+            let mut next = match inputs.recv_timeout(wait) {
+                Ok(input) => Some(input),
+                Err(RecvTimeoutError::Timeout) => None,
+                Err(RecvTimeoutError::Disconnected) => return,
+            };
+            // What has come is heard before what is due is done: an answer that waits here is no silence.
+            for _ in 0..WAITING {
+                let Some(input) = next else { break };
+                if self.take(input) {
                     return;
                 }
-                Err(RecvTimeoutError::Timeout) => {}
-                Err(RecvTimeoutError::Disconnected) => return,
+                self.flush();
+                next = inputs.try_recv().ok();
             }
             self.member.tick(self.clock.monotonic());
             self.flush();
         }
+    }
+
+    /// Takes what has come; says whether this was the end.
+    fn take(&mut self, input: Input) -> bool {
+        let now = self.clock.monotonic();
+        match input {
+            Input::Message(from, message) => {
+                if let Err(why) = self.member.receive(&from, &message, now) {
+                    tracing::warn!(%from, "a message of the gossip was refused: {why}");
+                }
+            }
+            Input::Seeds(seeds) => {
+                self.seeds = self.whole(seeds);
+                self.member.seeds(self.seeds.keys().cloned().collect(), now);
+                self.see().addresses = self.seeds.clone();
+            }
+            Input::Accepted(generation, digest) => self.member.accepted(generation, digest, now),
+            Input::Holds(holds) => self.member.holds(holds, now),
+            Input::Leave(done) => {
+                self.member.leave(now);
+                self.flush();
+                let _ = done.send(());
+                return true;
+            }
+        }
+        false
     }
 
     fn see(&self) -> MutexGuard<'_, Seen> {
@@ -322,7 +338,7 @@ impl Thread {
     fn flush(&mut self) {
         for (to, message) in self.member.sends() {
             // Where a node is reached, git says.
-            if let Some(address) = self.seeds.get(&to.name) {
+            if let Some(address) = self.seeds.get(&*to.name) {
                 self.peers.send(&to.name, address, message);
             }
         }
@@ -330,7 +346,7 @@ impl Thread {
         // Not for each message: in a large fleet they are many, and say little.
         let since = now.duration_since(self.shown);
         let urgent = heard.iter().any(|heard| matches!(heard, Heard::Lost(_) | Heard::Left(_)));
-        if urgent || since >= SELDOM || since >= SHOWN && self.member.has_news() {
+        if urgent || since >= SELDOM || since >= SHOWN + self.member.care() && self.member.has_news() {
             self.shown = now;
             self.see().opinions = self.member.opinions();
         }
