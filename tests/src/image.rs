@@ -10,7 +10,7 @@ use crate::ok;
 
 /// What is in it.
 const PACKAGES: &str = "systemd,systemd-sysv,libpam-systemd,dbus,polkitd,packagekit,packagekit-tools,iproute2,\
-    nftables,procps,git,openssh-client,ca-certificates,sudo,tzdata,python3";
+    nftables,procps,git,openssh-client,ca-certificates,sudo,tzdata,python3,dnf,rpm";
 
 /// Packages come from /srv/repo, names from /etc/hosts, and nothing runs on its own.
 const CUSTOMIZE: &str = r#"set -e; cd "$1"

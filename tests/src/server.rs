@@ -25,6 +25,8 @@ use crate::{
 pub struct Server {
     /// The key that its packages are signed with, in ASCII armour.
     pub key: String,
+    /// The repository of its packages.
+    pub packages: PathBuf,
     /// The state repository.
     pub repository: Repository,
     /// Files and repositories over https, which the machine trusts.
@@ -96,7 +98,7 @@ fn sign(packages: &Path, folder: &Path) -> String {
     String::from_utf8(key).unwrap()
 }
 
-/// A signed repository: a package in two versions, one whose script fails, one whose script takes its time, and nginx.
+/// A signed repository: a package in two versions, one whose script fails, some whose script takes its time, and nginx.
 fn packages(folder: &Path) -> (PathBuf, String) {
     let packages = folder.join("packages");
     fs::create_dir_all(&packages).unwrap();
@@ -104,6 +106,9 @@ fn packages(folder: &Path) -> (PathBuf, String) {
     package(&packages, "probeapp", "2.0", "exit 0");
     package(&packages, "probebroken", "1.0", "echo the script of probebroken gives up >&2; exit 7");
     package(&packages, "probeslow", "1.0", "sleep 6");
+    package(&packages, "probelong", "1.0", "sleep 14");
+    package(&packages, "probebase", "1.0", "exit 0");
+    package(&packages, "probemore", "1.0", "exit 0");
     nginx(&packages);
     let index = ok(Command::new("dpkg-scanpackages").args(["-m", "."]).current_dir(&packages)).stdout;
     fs::write(packages.join("Packages"), index).unwrap();
@@ -112,6 +117,30 @@ fn packages(folder: &Path) -> (PathBuf, String) {
 }
 
 impl Server {
+    /// Makes a repository for dnf beside that for apt: a package in two versions, and one whose script fails.
+    pub fn rpms(&self) {
+        let build = tempfile::tempdir().unwrap();
+        let target = self.packages.join("rpm");
+        for (name, version, script) in [
+            ("probeapp", "1.0", ""),
+            ("probeapp", "2.0", ""),
+            ("probebroken", "1.0", "%pre -p <lua>\nerror('the script of probebroken gives up')\n"),
+        ] {
+            let spec = build.path().join("package.spec");
+            let text = format!(
+                "Name: {name}\nVersion: {version}\nRelease: 1\nSummary: for tests\nLicense: none\nBuildArch: noarch\n%description\nfor tests\n{script}%files\n"
+            );
+            fs::write(&spec, text).unwrap();
+            let define = |name: &str, value: &Path| ["--define".to_owned(), format!("{name} {}", value.display())];
+            ok(Command::new("rpmbuild")
+                .args(define("_topdir", build.path()))
+                .args(define("_rpmdir", &target))
+                .arg("-bb")
+                .arg(&spec));
+        }
+        ok(Command::new("createrepo_c").arg("-q").arg(&target));
+    }
+
     /// A machine whose agent has applied a first, empty book.
     pub fn new() -> Self {
         let folder = tempfile::tempdir().unwrap();
@@ -135,7 +164,7 @@ impl Server {
             "metadata: {apiVersion: v1alpha, kind: Config}\nspec:\n  node: n0\n  sources: [{name: fleet, url: /srv/git/fleet.git, interval: 1s}]\n  reconcile: {interval: 5s}\n",
         );
         machines.put(0, "/etc/systemd/system/towpath.service", UNIT);
-        let server = Self { key, repository, https, machines, _folder: folder };
+        let server = Self { key, packages, repository, https, machines, _folder: folder };
         server.write("");
         let head = server.repository.publish("first");
         ok(&mut server.machines.command(0, &["systemctl", "enable", "--now", "--no-block", "towpath"]));

@@ -63,57 +63,6 @@ fn a_server_is_set_up_kept_so_and_cleared_again() {
 }
 
 #[test]
-fn packages_come_go_and_fail_with_their_reasons() {
-    let server = Server::new();
-    let package = |task: &str| server.publish(&format!("  tasks:\n    - name: it\n      package: {{{task}}}\n"));
-    let said = |server: &Server| server.tasks().into_iter().map(|(_, _, message)| message).collect::<String>();
-    let version = || server.says(&["dpkg-query", "-W", "-f", "${Version} ${db:Status-Want}", "probeapp"]);
-    // By PackageKit, which ends when it is done; reading what is installed does not start it.
-    package("name: probeapp");
-    server.wait(|_| version() == "2.0 install");
-    server.wait(|server| server.says(&["pgrep", "packagekitd"]).is_empty());
-    server.wait(|server| server.tasks().iter().all(|(_, outcome, _)| outcome == "unchanged"));
-    assert_eq!(server.says(&["pgrep", "packagekitd"]), "", "who only looks has started PackageKit");
-    assert!(
-        server.says(&["journalctl", "-u", "packagekit", "-o", "cat"]).contains("install-packages"),
-        "not by PackageKit"
-    );
-    // What the administrator has changed of its configuration stays.
-    server.machines.put(0, "/etc/probeapp.conf", "mine\n");
-    package("name: probeapp, version: \"1.0\", hold: true");
-    server.wait(|_| version() == "1.0 hold");
-    let kept = std::fs::read_to_string(server.machines.root(0).join("etc/probeapp.conf")).unwrap();
-    assert_eq!(kept, "mine\n");
-    package("name: probeapp, hold: false, state: latest, backend: apt");
-    server.wait(|_| version() == "2.0 install");
-    package("name: probeapp, state: absent");
-    server.wait(|server| server.says(&["dpkg-query", "-W", "-f", "${db:Status-Status}", "probeapp"]) != "installed");
-    for backend in ["packagekit", "apt"] {
-        package(&format!("name: nothing-of-that-name, backend: {backend}"));
-        server.wait(|server| said(server).contains("nothing-of-that-name"));
-    }
-    package("name: probebroken, backend: apt");
-    server.wait(|server| {
-        said(server).contains("the script of probebroken gives up") && server.reason("Stalled") == "TaskFailed"
-    });
-}
-
-#[test]
-fn a_packagekit_that_is_killed_is_told_and_the_next_pass_recovers() {
-    let server = Server::new();
-    server.write("  tasks:\n    - name: it\n      package: {name: probeslow}\n");
-    server.repository.publish("slow");
-    server.wait(|server| !server.says(&["pgrep", "-f", "probeslow.postinst"]).is_empty());
-    ok(&mut server.machines.command(0, &["pkill", "-9", "packagekitd"]));
-    server.wait(|server| server.says(&["journalctl", "-u", "towpath", "-o", "cat"]).contains("PackageKit has died"));
-    server.wait(|server| {
-        let status = server.says(&["dpkg-query", "-W", "-f", "${db:Status-Status}", "probeslow"]);
-        status == "installed" && server.tasks().iter().all(|(_, outcome, _)| outcome == "unchanged")
-    });
-    assert_eq!(server.reason("Ready"), "Applied");
-}
-
-#[test]
 fn a_service_that_does_not_start_is_told_with_its_journal() {
     let server = Server::new();
     server.publish("  tasks:\n    - name: unit\n      unit: {name: sick, content: \"[Service]\\nType=oneshot\\nExecStart=/bin/sh -c 'echo no blood left; exit 3'\\n\"}\n    - name: service\n      service: {name: sick, state: started}\n");

@@ -4,6 +4,8 @@
 use std::{
     collections::BTreeMap,
     sync::{Arc, Mutex, PoisonError},
+    thread,
+    time::Duration,
 };
 
 use serde_json::{Value, json};
@@ -88,6 +90,8 @@ pub(crate) fn resolve(package: pb::Package) -> Result<Options, Vec<Problem>> {
 #[derive(Debug, Clone, PartialEq, Eq)]
 struct Installed {
     version: String,
+    /// Of rpm: the version without the release, which is as good a name for it.
+    plain: Option<String>,
     held: bool,
     /// Whether its installation has come to its end.
     whole: bool,
@@ -99,11 +103,22 @@ pub struct Database(Mutex<Option<(FileVersion, Arc<Packages>)>>);
 
 type Packages = BTreeMap<String, Installed>;
 
+impl Installed {
+    fn is(&self, version: &str) -> bool {
+        self.version == version || self.plain.as_deref() == Some(version)
+    }
+}
+
 impl Database {
     /// The packages that are installed, by name, and by name and architecture.
-    fn read(&self, look: &Look, names: &[String], context: &Context<'_>) -> Result<Arc<Packages>, ModuleError> {
+    fn read(&self, options: &Options, context: &Context<'_>) -> Result<Arc<Packages>, ModuleError> {
+        let look: &Look = context.look;
+        // Where both are, the backend says whose packages are meant.
+        if options.backend == Backend::Dnf {
+            return rpm(&options.names, context).map(Arc::new);
+        }
         let io = |error: std::io::Error| ModuleError::io(DPKG, &error);
-        let Some(meta) = look.meta(DPKG).map_err(io)? else { return rpm(names, context).map(Arc::new) };
+        let Some(meta) = look.meta(DPKG).map_err(io)? else { return rpm(&options.names, context).map(Arc::new) };
         let mut known = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some((version, packages)) = known.as_ref().filter(|(version, _)| *version == meta.version) {
             let _: &FileVersion = version;
@@ -131,6 +146,7 @@ fn dpkg(text: &str) -> Packages {
         }
         let installed = Installed {
             version: version.to_owned(),
+            plain: None,
             held: words.first() == Some(&"hold"),
             whole: words.get(2) == Some(&"installed"),
         };
@@ -149,7 +165,8 @@ fn rpm(names: &[String], context: &Context<'_>) -> Result<Packages, ModuleError>
     let output = run_tool(&argv, context)?;
     let line = |line: &str| {
         let (name, version) = line.split_once('\t')?;
-        Some((name.to_owned(), Installed { version: version.to_owned(), held: false, whole: true }))
+        let plain = version.rsplit_once('-').map(|(plain, _)| plain.to_owned());
+        Some((name.to_owned(), Installed { version: version.to_owned(), plain, held: false, whole: true }))
     };
     Ok(output.stdout.lines().filter_map(line).collect())
 }
@@ -200,9 +217,7 @@ impl Options {
                 (State::Latest, Some(known)) if newest.get(name).is_some_and(|newest| *newest != known.version) => {
                     missing.upgrade.push(name.clone());
                 }
-                (State::Present, Some(known))
-                    if self.version.as_ref().is_some_and(|wanted| *wanted != known.version) =>
-                {
+                (State::Present, Some(known)) if self.version.as_ref().is_some_and(|wanted| !known.is(wanted)) => {
                     missing.install.push(name.clone());
                 }
                 _ => {}
@@ -245,7 +260,7 @@ impl Options {
         }
         let mut argv = vec!["apt-cache", "policy"];
         argv.extend(self.names.iter().map(String::as_str));
-        if !debian(context) {
+        if self.backend == Backend::Dnf || !debian(context) {
             return newest_rpm(&self.names, context);
         }
         let output = run_tool(&argv, context)?;
@@ -278,7 +293,7 @@ fn debian(context: &Context<'_>) -> bool {
 
 pub(crate) fn check(options: &Options, context: &Context<'_>) -> Result<Checked, ModuleError> {
     context.needs_whole_root("package")?;
-    let installed = context.memory.packages.read(context.look, &options.names, context)?;
+    let installed = context.memory.packages.read(options, context)?;
     let newest = options.newest(context)?;
     let missing = options.missing(&installed, &newest);
     if missing == Missing::default() {
@@ -294,14 +309,14 @@ pub(crate) fn check(options: &Options, context: &Context<'_>) -> Result<Checked,
 
 /// The parameters that remove what is not installed yet.
 pub(crate) fn undo(options: &Options, context: &Context<'_>) -> Option<Value> {
-    let installed = context.memory.packages.read(context.look, &options.names, context).ok()?;
+    let installed = context.memory.packages.read(options, context).ok()?;
     let new: Vec<&String> = options.names.iter().filter(|name| !installed.contains_key(*name)).collect();
     (options.state != State::Absent && !new.is_empty()).then(|| json!({ "names": new, "state": "absent" }))
 }
 
 pub(crate) fn run(options: &Options, context: &Context<'_>) -> Result<Report, ModuleError> {
     context.needs_whole_root("package")?;
-    let installed = context.memory.packages.read(context.look, &options.names, context)?;
+    let installed = context.memory.packages.read(options, context)?;
     let missing = options.missing(&installed, &options.newest(context)?);
     let held = missing.remove.iter().filter(|name| installed.get(*name).is_some_and(|known| known.held)).cloned();
     let unhold: Vec<String> = missing.unhold.iter().cloned().chain(held).collect();
@@ -319,7 +334,7 @@ pub(crate) fn run(options: &Options, context: &Context<'_>) -> Result<Report, Mo
         mark("hold", &missing.hold, context)?;
     }
     // What the tool says is one thing, what the database says another.
-    let installed = context.memory.packages.read(context.look, &options.names, context)?;
+    let installed = context.memory.packages.read(options, context)?;
     let left = options.missing(&installed, &BTreeMap::new());
     if left != Missing::default() {
         let what = options.diff(&left, &installed, &BTreeMap::new());
@@ -336,7 +351,7 @@ fn by_backend(options: &Options, missing: &Missing, plain: bool, context: &Conte
         Backend::Apt | Backend::Dnf => false,
     };
     if try_packagekit {
-        match by_packagekit(missing, context) {
+        match patiently(missing, context) {
             Ok(()) => return Ok(()),
             Err(error @ (PackageKitError::Missing(_) | PackageKitError::Hangs)) if options.backend == Backend::Auto => {
                 tracing::info!("the package manager is used directly: {error}");
@@ -348,6 +363,30 @@ fn by_backend(options: &Options, missing: &Missing, plain: bool, context: &Conte
         Backend::Dnf => dnf(missing, options, context),
         Backend::Auto if !debian(context) => dnf(missing, options, context),
         _ => apt(missing, options, context),
+    }
+}
+
+/// How long one waits before the lock is asked for again, and what is left of the task's time then for the work.
+const PAUSE: Duration = Duration::from_secs(2);
+const WORK: Duration = Duration::from_secs(10);
+
+/// PackageKit gives up at once where somebody else holds the lock of the package database: it is asked again, as apt
+/// waits by itself.
+fn patiently(missing: &Missing, context: &Context<'_>) -> Result<(), PackageKitError> {
+    let mut waited = Duration::ZERO;
+    loop {
+        match by_packagekit(missing, context) {
+            Err(PackageKitError::Failed(why))
+                if why.contains("get lock") && waited + WORK < context.timeout && !context.cancel.is_cancelled() =>
+            {
+                if waited.is_zero() {
+                    tracing::info!("waiting for the lock of the package database: {why}");
+                }
+                thread::sleep(PAUSE);
+                waited += PAUSE;
+            }
+            done => return done,
+        }
     }
 }
 
@@ -440,7 +479,9 @@ fn apt(missing: &Missing, options: &Options, context: &Context<'_>) -> Result<()
     let old = ["Unable to locate", "was not found", "no installation candidate", "Failed to fetch", "404"];
     if output.rc != 0 && old.iter().any(|word| output.stderr.contains(word)) {
         // It may be new since the lists were read last.
-        well("apt-get update", &run_tool(&["apt-get", "-q", "-o", &lock, "update"], context)?)?;
+        // A list that can't be fetched is a mistake, not a warning: it may be the one that is missing.
+        let any = "APT::Update::Error-Mode=any";
+        well("apt-get update", &run_tool(&["apt-get", "-q", "-o", &lock, "-o", any, "update"], context)?)?;
         output = call("install", more, &wanted)?;
     }
     well("apt-get install", &output)
@@ -448,19 +489,24 @@ fn apt(missing: &Missing, options: &Options, context: &Context<'_>) -> Result<()
 
 fn dnf(missing: &Missing, options: &Options, context: &Context<'_>) -> Result<(), ModuleError> {
     let call = |verb: &str, names: &[String]| {
-        let mut argv = vec!["dnf", "-y", "-q", verb];
+        let mut argv = vec!["dnf", "-y", verb];
         argv.extend(names.iter().map(String::as_str));
         run_tool(&argv, context)
     };
     if !missing.remove.is_empty() {
         well("dnf remove", &call("remove", &missing.remove)?)?;
     }
-    let mut wanted = missing.install.clone();
-    if let Some(version) = &options.version {
-        wanted.iter_mut().for_each(|name| *name = format!("{name}-{version}"));
-    }
-    if !wanted.is_empty() {
-        well("dnf install", &call("install", &wanted)?)?;
+    if let (Some(version), [name]) = (&options.version, missing.install.as_slice()) {
+        let wanted = [format!("{name}-{version}")];
+        let mut output = call("install", &wanted)?;
+        let there = rpm(&options.names, context)?.get(name).is_some_and(|known| !known.is(version));
+        if there && output.rc == 0 {
+            // A newer one was there: install leaves that.
+            output = call("downgrade", &wanted)?;
+        }
+        well("dnf install", &output)?;
+    } else if !missing.install.is_empty() {
+        well("dnf install", &call("install", &missing.install)?)?;
     }
     if !missing.upgrade.is_empty() {
         well("dnf upgrade", &call("upgrade", &missing.upgrade)?)?;

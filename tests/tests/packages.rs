@@ -1,0 +1,154 @@
+//! The module `package` on a real machine: PackageKit, apt and dnf, with all that goes wrong with them.
+
+use std::{process::Command, time::Duration};
+
+use towpath_tests::{ok, server::Server};
+
+/// What the tasks of the book say.
+fn said(server: &Server) -> String {
+    server.tasks().into_iter().map(|(_, _, message)| message).collect()
+}
+
+fn unchanged(server: &Server) -> bool {
+    let tasks = server.tasks();
+    !tasks.is_empty() && tasks.iter().all(|(_, outcome, _)| outcome == "unchanged")
+}
+
+fn installed(server: &Server, name: &str) -> bool {
+    server.says(&["dpkg-query", "-W", "-f", "${db:Status-Status}", name]) == "installed"
+}
+
+#[test]
+fn packages_come_go_and_fail_with_their_reasons() {
+    let server = Server::new();
+    let package = |task: &str| server.publish(&format!("  tasks:\n    - name: it\n      package: {{{task}}}\n"));
+    let version = || server.says(&["dpkg-query", "-W", "-f", "${Version} ${db:Status-Want}", "probeapp"]);
+    // By PackageKit, which ends when it is done; reading what is installed does not start it.
+    package("name: probeapp");
+    server.wait(|_| version() == "2.0 install");
+    server.wait(|server| server.says(&["pgrep", "packagekitd"]).is_empty());
+    server.wait(|server| server.tasks().iter().all(|(_, outcome, _)| outcome == "unchanged"));
+    assert_eq!(server.says(&["pgrep", "packagekitd"]), "", "who only looks has started PackageKit");
+    assert!(
+        server.says(&["journalctl", "-u", "packagekit", "-o", "cat"]).contains("install-packages"),
+        "not by PackageKit"
+    );
+    // What the administrator has changed of its configuration stays.
+    server.machines.put(0, "/etc/probeapp.conf", "mine\n");
+    package("name: probeapp, version: \"1.0\", hold: true");
+    server.wait(|_| version() == "1.0 hold");
+    let kept = std::fs::read_to_string(server.machines.root(0).join("etc/probeapp.conf")).unwrap();
+    assert_eq!(kept, "mine\n");
+    package("name: probeapp, hold: false, state: latest, backend: apt");
+    server.wait(|_| version() == "2.0 install");
+    package("name: probeapp, state: absent");
+    server.wait(|server| server.says(&["dpkg-query", "-W", "-f", "${db:Status-Status}", "probeapp"]) != "installed");
+    for backend in ["packagekit", "apt"] {
+        package(&format!("name: nothing-of-that-name, backend: {backend}"));
+        server.wait(|server| said(server).contains("nothing-of-that-name"));
+    }
+    package("name: probebroken, backend: apt");
+    server.wait(|server| {
+        said(server).contains("the script of probebroken gives up") && server.reason("Stalled") == "TaskFailed"
+    });
+}
+
+#[test]
+fn a_packagekit_that_is_killed_is_told_and_the_next_pass_recovers() {
+    let server = Server::new();
+    server.write("  tasks:\n    - name: it\n      package: {name: probeslow}\n");
+    server.repository.publish("slow");
+    server.wait(|server| !server.says(&["pgrep", "-f", "probeslow.postinst"]).is_empty());
+    ok(&mut server.machines.command(0, &["pkill", "-9", "packagekitd"]));
+    server.wait(|server| server.says(&["journalctl", "-u", "towpath", "-o", "cat"]).contains("PackageKit has died"));
+    server.wait(|server| {
+        let status = server.says(&["dpkg-query", "-W", "-f", "${db:Status-Status}", "probeslow"]);
+        status == "installed" && server.tasks().iter().all(|(_, outcome, _)| outcome == "unchanged")
+    });
+    assert_eq!(server.reason("Ready"), "Applied");
+}
+
+/// Another apt, which holds the lock for as long as the script of its package takes.
+fn another_apt(server: &Server) -> std::process::Child {
+    let mut other = server.machines.command(0, &["apt-get", "-y", "-q", "install", "probelong"]);
+    let child = other.stdout(std::process::Stdio::null()).stderr(std::process::Stdio::null()).spawn().unwrap();
+    server.wait(|server| !server.says(&["pgrep", "-f", "probelong.postinst"]).is_empty());
+    child
+}
+
+#[test]
+fn another_apt_is_waited_for_and_named() {
+    let server = Server::new();
+    ok(&mut server.machines.command(0, &["apt-get", "-q", "update"]));
+    let mut other = another_apt(&server);
+    server.write("  tasks:\n    - name: it\n      package: {name: probeapp, backend: apt}\n      timeout: 12s\n");
+    server.repository.publish("while another apt runs");
+    server.wait(|server| said(server).contains("lock"));
+    let message = said(&server);
+    assert!(message.contains("/var/lib/dpkg/lock-frontend") && message.contains("(apt-get)"), "{message}");
+    assert!(other.try_wait().unwrap().is_none(), "the other one has ended before: {message}");
+    // Behind it the next pass does what is to be done.
+    assert!(other.wait().unwrap().success());
+    server.wait(|server| installed(server, "probeapp") && unchanged(server));
+    assert_eq!(server.reason("Ready"), "Applied");
+    // Who has the time waits.
+    let before = server.says(&["journalctl", "-u", "towpath", "-o", "cat"]).matches("ERROR").count();
+    ok(&mut server.machines.command(0, &["dpkg", "--purge", "probelong"]));
+    let mut other = another_apt(&server);
+    let tasks = "    - name: one\n      package: {name: probebase, backend: apt}\n    - name: other\n      package: {name: probemore}\n";
+    server.write(&format!("  order: parallel\n  tasks:\n{tasks}"));
+    server.repository.publish("with time");
+    server.wait(|server| installed(server, "probebase") && installed(server, "probemore") && unchanged(server));
+    assert!(other.wait().unwrap().success());
+    let log = server.says(&["journalctl", "-u", "towpath", "-o", "cat"]);
+    assert_eq!(log.matches("ERROR").count(), before, "somebody did not wait: {log}");
+}
+
+#[test]
+fn without_a_network_it_fails_in_time_and_the_next_pass_recovers() {
+    let server = Server::new();
+    ok(Command::new("cp").arg("-r").arg(&server.packages).arg(server.https.files().join("repo")));
+    server.machines.put(0, "/etc/apt/sources.list", "");
+    server.machines.cut(0);
+    let uri = server.https.file("repo");
+    for backend in ["apt", "auto"] {
+        let name = if backend == "apt" { "probeapp" } else { "probemore" };
+        server.machines.cut(0);
+        server.write(&format!(
+            "  tasks:\n    - name: repository\n      packageRepository: {{name: far, uris: [\"{uri}\"], suites: [./], trusted: true}}\n    - name: it\n      package: {{name: {name}, backend: {backend}}}\n      timeout: 40s\n"
+        ));
+        let begin = std::time::Instant::now();
+        server.repository.publish(backend);
+        server.wait(|server| server.tasks().iter().any(|(name, outcome, _)| name == "it" && outcome == "failed"));
+        let message = said(&server);
+        assert!(message.contains(name) || message.contains("10.77.0.1"), "{message}");
+        assert!(begin.elapsed() < Duration::from_secs(80), "it took {:?}: {message}", begin.elapsed());
+        server.machines.heal(0);
+        server.wait(|server| installed(server, name) && unchanged(server));
+        server.says(&["rm", "-rf", "/var/lib/apt/lists"]);
+    }
+    assert_eq!(server.reason("Ready"), "Applied");
+}
+
+#[test]
+fn dnf_installs_downgrades_and_removes_from_a_repository_of_its_own() {
+    let server = Server::new();
+    server.rpms();
+    let package = |task: &str| {
+        server.publish(&format!("  tasks:\n    - name: repository\n      packageRepository: {{name: tests, baseUrl: \"file:///srv/repo/rpm\", trusted: true}}\n    - name: it\n      package: {{{task}, backend: dnf}}\n"))
+    };
+    let version = || server.says(&["rpm", "-q", "--qf", "%{VERSION}", "probeapp"]);
+    package("name: probeapp, version: \"1.0\"");
+    server.wait(|server| version() == "1.0" && unchanged(server));
+    package("name: probeapp, state: latest");
+    server.wait(|server| version() == "2.0" && unchanged(server));
+    package("name: probeapp, version: 1.0-1");
+    server.wait(|server| version() == "1.0" && unchanged(server));
+    package("name: probeapp, state: absent");
+    server.wait(|server| version().contains("not installed") && unchanged(server));
+    package("name: nothing-of-that-name");
+    server.wait(|server| said(server).contains("nothing-of-that-name"));
+    package("name: probebroken");
+    server.wait(|server| said(server).contains("probebroken gives up") && server.reason("Stalled") == "TaskFailed");
+    assert!(!installed(&server, "probeapp"), "it went to dpkg");
+}
