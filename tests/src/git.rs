@@ -98,3 +98,54 @@ pub fn book(name: &str, rest: &str) -> String {
         "metadata: {{apiVersion: v1alpha, kind: TaskBook, name: {name}, namespace: app}}\nspec:\n  targets: {{nodeGroups: [web]}}\n{rest}"
     )
 }
+
+/// A repository whose one book writes one file.
+pub fn one_file(folder: &Path) -> Repository {
+    let repository = Repository::new(folder, "fleet");
+    repository.write("fleet.yaml", FLEET);
+    change(&repository, "one");
+    repository
+}
+
+/// Has that file say something else.
+pub fn change(repository: &Repository, text: &str) {
+    repository.write(
+        "a.yaml",
+        book("a", &format!("  tasks:\n    - name: a\n      file: {{path: /a, content: \"{text}\"}}\n")),
+    );
+}
+
+/// A key pair of ssh-keygen.
+#[derive(Debug)]
+pub struct SshSigner {
+    key: PathBuf,
+}
+
+impl SshSigner {
+    /// Makes a key pair.
+    pub fn new(folder: &Path, name: &str) -> Self {
+        let key = folder.join(name);
+        ok(Command::new("ssh-keygen").args(["-q", "-t", "ed25519", "-N", "", "-C", name, "-f"]).arg(&key));
+        Self { key }
+    }
+
+    /// Its line in a file of allowed signers.
+    pub fn line(&self, options: &str) -> String {
+        let public = fs::read_to_string(self.key.with_extension("pub")).unwrap();
+        let words: Vec<&str> = public.split_whitespace().collect();
+        format!("{}@example.org {options}{} {}\n", words[2], words[0], words[1])
+    }
+
+    /// The settings by which git signs with it.
+    pub fn settings(&self) -> [String; 3] {
+        ["gpg.format=ssh".into(), format!("user.signingKey={}", self.key.display()), "commit.gpgSign=true".into()]
+    }
+
+    /// Has the one file say something else, and signs that.
+    pub fn commit(&self, repository: &Repository, text: &str) -> String {
+        change(repository, text);
+        let settings = self.settings();
+        let arguments: Vec<&str> = settings.iter().flat_map(|setting| ["-c", setting.as_str()]).collect();
+        repository.commit_with(text, &arguments)
+    }
+}

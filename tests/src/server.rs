@@ -188,6 +188,23 @@ impl Server {
         self.status()
     }
 
+    /// Publishes repos-example/single-server, with the packages of the test instead of the distribution's.
+    pub fn publish_single_server(&self) -> String {
+        let example = Path::new(env!("CARGO_MANIFEST_DIR")).join("../repos-example/single-server");
+        ok(Command::new("cp").arg("-r").arg(example.join(".")).arg(&self.repository.work));
+        for name in ["fleet.yaml", "server.yaml"] {
+            let text = fs::read_to_string(example.join(name)).unwrap();
+            let text = text.replace("kind: Node, name: server", "kind: Node, name: n0");
+            self.repository.write(name, text.replace("nodes: [server]", "nodes: [n0]"));
+        }
+        let _ = fs::remove_file(self.repository.work.join("web.yaml"));
+        let key: String = self.key.lines().map(|line| format!("        {line}\n")).collect();
+        self.repository.write("here.yaml", format!("metadata: {{apiVersion: v1alpha, kind: Variables, name: here, namespace: web}}\nspec:\n  priority: 10\n  values:\n    packages:\n      uri: file:/srv/repo\n      suite: ./\n      components: []\n      key: |\n{key}"));
+        // Only what the example says itself is believed.
+        self.machines.put(0, "/etc/apt/sources.list", "");
+        self.repository.publish("the example")
+    }
+
     /// Waits until a commit was applied.
     pub fn wait_for(&self, head: &str) {
         self.wait(|server| server.status()["lastApplied"]["commits"]["fleet"] == *head);

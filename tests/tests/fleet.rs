@@ -118,6 +118,39 @@ fn a_result_is_sealed_to_the_targets_and_who_joins_later_gets_it() {
     assert_eq!(fleet.happened().iter().filter(|(_, what, _)| what == "migrate").count(), 1);
 }
 
+#[test]
+fn what_goes_goes_one_node_at_a_time() {
+    let fleet = Fleet::new(4, |folder| Etcd::single(folder, "etcd"));
+    let log = fleet.log_file().display().to_string();
+    let stamp = |word: &str, rest: &str| {
+        format!(
+            "      - name: {word}\n        command: {{shell: 'echo $(date +%s%N) {word} $TOWPATH_NODE >> {log}{rest}'}}\n"
+        )
+    };
+    let book = |tasks: &str| {
+        format!(
+            "metadata: {{apiVersion: v1alpha, kind: TaskBook, name: web, namespace: app}}\nspec:\n  targets: {{nodeGroups: [web]}}\n  prune: true\n  pruneBudget: 100%\n  rollout:\n    serialize: {{count: 1}}\n    before:\n{}    after:\n{}  tasks:\n    - name: stays\n      file: {{path: /stays, content: x}}\n{tasks}",
+            stamp("out-begin", "; sleep 0.4"),
+            stamp("out-end", ""),
+        )
+    };
+    let goes = "    - name: goes\n      file: {path: /goes, content: x}\n";
+    let head = fleet.publish(&book(goes));
+    fleet.wait_for(&head, 60);
+    assert!(fleet.nodes.iter().all(|node| node.read("/goes").is_some()));
+    std::fs::remove_file(fleet.log_file()).unwrap();
+    let head = fleet.publish(&book(""));
+    fleet.wait(60, |fleet| fleet.nodes.iter().all(|node| node.applied(&head) && node.read("/goes").is_none()));
+    let happened = fleet.happened();
+    assert_eq!(times(&happened, "out-begin").count(), 4, "{happened:?}");
+    assert_eq!((times(&happened, "out-end").count(), at_once(&happened, "out")), (4, 1), "{happened:?}");
+    assert!(fleet.nodes.iter().all(|node| node.read("/stays").is_some()));
+    // Nobody keeps the slot.
+    let held = ok(fleet.etcd.ctl().args(["get", "/towpath/", "--prefix", "--keys-only"])).stdout;
+    let held = String::from_utf8_lossy(&held);
+    assert!(!held.contains("/book/held/") && !held.contains("/book/queue/"), "{held}");
+}
+
 /// Numbers that look like chance and are the same for each seed.
 struct Chance(u64);
 

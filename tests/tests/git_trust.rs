@@ -10,28 +10,11 @@ use std::{
 };
 
 use towpath_tests::{
-    Running,
-    etcd::Etcd,
-    git::{FLEET, Repository, book, git},
+    git::{FLEET, Repository, SshSigner, book, change, git, one_file as fleet},
     node::{Node, Once, condition},
     ok,
     servers::{Https, Ssh},
-    wait_until,
 };
-
-fn fleet(folder: &Path) -> Repository {
-    let repository = Repository::new(folder, "fleet");
-    repository.write("fleet.yaml", FLEET);
-    change(&repository, "one");
-    repository
-}
-
-fn change(repository: &Repository, text: &str) {
-    repository.write(
-        "a.yaml",
-        book("a", &format!("  tasks:\n    - name: a\n      file: {{path: /a, content: \"{text}\"}}\n")),
-    );
-}
 
 fn reason(once: &Once, kind: &str) -> String {
     condition(&once.status, kind)["reason"].as_str().unwrap().to_owned()
@@ -39,36 +22,6 @@ fn reason(once: &Once, kind: &str) -> String {
 
 fn message(once: &Once, kind: &str) -> String {
     condition(&once.status, kind)["message"].as_str().unwrap().to_owned()
-}
-
-/// A key pair of ssh-keygen, and a file of allowed signers with it.
-struct SshSigner {
-    key: PathBuf,
-}
-
-impl SshSigner {
-    fn new(folder: &Path, name: &str) -> Self {
-        let key = folder.join(name);
-        ok(Command::new("ssh-keygen").args(["-q", "-t", "ed25519", "-N", "", "-C", name, "-f"]).arg(&key));
-        Self { key }
-    }
-
-    fn line(&self, options: &str) -> String {
-        let public = fs::read_to_string(self.key.with_extension("pub")).unwrap();
-        let words: Vec<&str> = public.split_whitespace().collect();
-        format!("{}@example.org {options}{} {}\n", words[2], words[0], words[1])
-    }
-
-    fn settings(&self) -> [String; 3] {
-        ["gpg.format=ssh".into(), format!("user.signingKey={}", self.key.display()), "commit.gpgSign=true".into()]
-    }
-
-    fn commit(&self, repository: &Repository, text: &str) -> String {
-        change(repository, text);
-        let settings = self.settings();
-        let arguments: Vec<&str> = settings.iter().flat_map(|setting| ["-c", setting.as_str()]).collect();
-        repository.commit_with(text, &arguments)
-    }
 }
 
 /// A home of gpg with one key.
@@ -152,83 +105,6 @@ fn a_lock_that_a_killed_agent_left_is_no_obstacle() {
     repository.publish("second");
     let once = node.once();
     assert_eq!((once.code, node.read("/a").as_deref()), (0, Some("two")), "{}", once.log);
-}
-
-#[test]
-fn what_others_accept_and_a_node_must_not_follow_does_not_exist_for_it() {
-    let folder = tempfile::tempdir().unwrap();
-    let etcd = Etcd::single(folder.path(), "etcd");
-    let repository = fleet(folder.path());
-    repository.write("nodes.yaml", "metadata: {apiVersion: v1alpha, kind: Node, name: n0}\n");
-    let (alice, bob) = (SshSigner::new(folder.path(), "alice"), SshSigner::new(folder.path(), "bob"));
-    let node = |name: &str, keys: String| {
-        let file = folder.path().join(format!("{name}.keys"));
-        fs::write(&file, keys).unwrap();
-        let verify = format!("verify: {{mode: head, keyFiles: [{}]}}", file.display());
-        let source = format!("url: {}\n      interval: 1s\n      {verify}", repository.bare.display());
-        let settings = format!("{}  reconcile: {{interval: 2s}}\n", etcd.data_store());
-        Node::named(folder.path(), name, &source, &settings, None)
-    };
-    let trusting = node("n0", format!("{}{}", alice.line(""), bob.line("")));
-    let strict = node("n1", alice.line(""));
-    let first = alice.commit(&repository, "by alice");
-    repository.push();
-    let _agents = [Running::start(&mut trusting.agent()), Running::start(&mut strict.agent())];
-    let wait = |holds: &dyn Fn() -> bool| {
-        wait_until(Duration::from_secs(30), holds, || format!("{:#}", strict.ask(&["status"]).unwrap_or_default()))
-    };
-    wait(&|| trusting.applied(&first) && strict.applied(&first));
-    let second = bob.commit(&repository, "by bob");
-    repository.push();
-    wait(&|| trusting.applied(&second));
-    let stalled = || strict.ask(&["status"]).map(|status| condition(&status, "Stalled").clone()).unwrap_or_default();
-    wait(&|| stalled()["message"].as_str().is_some_and(|told| told.contains("was accepted by n0")));
-    assert_eq!(stalled()["reason"], "Unverified");
-    // It goes on with its last good revision, and lets nobody think that this was agreed on.
-    fs::write(strict.root.join("a"), "drift").unwrap();
-    strict.wait_for_file("/a", "by alice");
-    assert!(trusting.applied(&second));
-    // The next commit that it may follow is accepted with the next number, by whoever comes first.
-    let third = alice.commit(&repository, "again by alice");
-    repository.push();
-    wait(&|| trusting.applied(&third) && strict.applied(&third));
-    let generation = |node: &Node| node.ask(&["status"]).unwrap()["generation"].as_u64().unwrap();
-    assert_eq!((generation(&trusting), generation(&strict)), (3, 3));
-    assert_eq!(stalled()["status"], false);
-}
-
-#[test]
-fn who_verifies_less_than_the_fleet_was_begun_with_accepts_nothing() {
-    let folder = tempfile::tempdir().unwrap();
-    let etcd = Etcd::single(folder.path(), "etcd");
-    let repository = fleet(folder.path());
-    repository.write("nodes.yaml", "metadata: {apiVersion: v1alpha, kind: Node, name: n0}\n");
-    let alice = SshSigner::new(folder.path(), "alice");
-    let file = folder.path().join("keys");
-    fs::write(&file, alice.line("")).unwrap();
-    let node = |name: &str, mode: &str| {
-        let verify = format!("verify: {{mode: {mode}, keyFiles: [{}]}}", file.display());
-        let source = format!("url: {}\n      interval: 1s\n      {verify}", repository.bare.display());
-        let settings = format!("{}  reconcile: {{interval: 2s}}\n", etcd.data_store());
-        Node::named(folder.path(), name, &source, &settings, None)
-    };
-    let (strict, weak) = (node("n0", "head"), node("n1", "none"));
-    let first = alice.commit(&repository, "by alice");
-    repository.push();
-    let _strict = Running::start(&mut strict.agent());
-    strict.wait_for(&first);
-    let _weak = Running::start(&mut weak.agent());
-    let told = || weak.ask(&["status"]).map(|status| condition(&status, "Reconciling").clone()).unwrap_or_default();
-    wait_until(Duration::from_secs(30), || told()["reason"] == "Refused", || told().to_string());
-    let message = told()["message"].as_str().unwrap().to_owned();
-    assert!(message.contains("begun with verify.mode head") && message.contains("configured with none"), "{message}");
-    // Nothing that it finds good becomes the fleet's.
-    change(&repository, "by nobody");
-    let unsigned = repository.publish("unsigned");
-    let seen = || strict.ask(&["status"]).map(|status| condition(&status, "Stalled").clone()).unwrap_or_default();
-    wait_until(Duration::from_secs(30), || seen()["reason"] == "Unverified", || seen().to_string());
-    assert!(!weak.applied(&unsigned) && weak.read("/a").is_none());
-    assert_eq!(strict.status()["generation"], 1);
 }
 
 #[test]

@@ -1,25 +1,8 @@
 //! repos-example/single-server on a real machine: set up, kept so, and taken away again.
 
-use std::{fs, path::Path};
+use std::fs;
 
 use towpath_tests::server::Server;
-
-/// Publishes the example, with the packages of the test instead of the distribution's.
-fn publish(server: &Server) -> String {
-    let example = Path::new(env!("CARGO_MANIFEST_DIR")).join("../repos-example/single-server");
-    towpath_tests::ok(std::process::Command::new("cp").arg("-r").arg(example.join(".")).arg(&server.repository.work));
-    for name in ["fleet.yaml", "server.yaml"] {
-        let text = fs::read_to_string(example.join(name)).unwrap();
-        let text = text.replace("kind: Node, name: server", "kind: Node, name: n0");
-        server.repository.write(name, text.replace("nodes: [server]", "nodes: [n0]"));
-    }
-    let _ = fs::remove_file(server.repository.work.join("web.yaml"));
-    let key: String = server.key.lines().map(|line| format!("        {line}\n")).collect();
-    server.repository.write("here.yaml", format!("metadata: {{apiVersion: v1alpha, kind: Variables, name: here, namespace: web}}\nspec:\n  priority: 10\n  values:\n    packages:\n      uri: file:/srv/repo\n      suite: ./\n      components: []\n      key: |\n{key}"));
-    // Only what the example says itself is believed.
-    server.machines.put(0, "/etc/apt/sources.list", "");
-    server.repository.publish("the example")
-}
 
 fn unchanged(server: &Server) -> bool {
     let tasks = server.tasks();
@@ -29,7 +12,7 @@ fn unchanged(server: &Server) -> bool {
 #[test]
 fn one_web_server_from_its_packages_to_its_pages() {
     let server = Server::new();
-    let head = publish(&server);
+    let head = server.publish_single_server();
     server.wait(|server| server.status()["lastApplied"]["commits"]["fleet"] == *head);
     server.wait(unchanged);
     let page = || {

@@ -1,5 +1,8 @@
 //! Accepting a revision: whoever has a candidate moves `accepted` from one generation to the next.
 
+mod record;
+mod table;
+
 use std::collections::{BTreeMap, BTreeSet};
 
 use serde::{Deserialize, Serialize};
@@ -10,203 +13,12 @@ use crate::{
     store::{Compare, Op, Outcome, Page, Row, Store, StoreError, Txn},
 };
 
+pub use self::{
+    record::{Accepted, Origin, SCHEMA, Strictness},
+    table::{BookEntry, Table, joined, table_of},
+};
 /// Where the record of acceptance stands.
 pub use crate::keys::ACCEPTED as KEY;
-
-/// The version of the records that this agent writes and understands.
-pub const SCHEMA: u32 = 1;
-
-/// What the fleet has agreed to go to.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(default)]
-pub struct Accepted {
-    /// The version of this record.
-    pub schema: u32,
-    /// The number of the revision.
-    pub generation: u64,
-    /// Its commits, by source.
-    pub commits: BTreeMap<String, String>,
-    /// The generation that it came from: not the one before it, where that does not verify for who accepted this one.
-    pub parent: u64,
-    /// The first source, the cluster and the store, written down with generation 1.
-    pub origin: String,
-    /// How strictly the first source was verified then: a node that asks for less accepts nothing.
-    pub verify: Strictness,
-    /// The digest of the table that came with it.
-    pub table: String,
-    /// The digest of the table before, which goes with the next acceptance.
-    pub table_before: String,
-    /// The node that accepted it.
-    pub by: String,
-}
-
-/// Which commits of the first source must be signed.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum Strictness {
-    /// None.
-    #[default]
-    None,
-    /// The newest.
-    Head,
-    /// Every one from the accepted commit.
-    Range,
-}
-
-impl Strictness {
-    /// How it is written in a source's `verify.mode`.
-    pub fn name(self) -> &'static str {
-        match self {
-            Self::None => "none",
-            Self::Head => "head",
-            Self::Range => "range",
-        }
-    }
-}
-
-/// What a node's bootstrap file says that all nodes of a fleet must have in common.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Origin {
-    /// The cluster and the first source; empty where there is nobody to differ.
-    pub from: String,
-    /// How strictly the first source is verified.
-    pub verify: Strictness,
-}
-
-impl Accepted {
-    /// The digest of the record, by which nodes tell one another of it.
-    pub fn digest(&self) -> String {
-        use sha2::Digest as _;
-        hex::encode(&sha2::Sha256::digest(serde_json::to_vec(self).unwrap_or_default())[..16])
-    }
-
-    /// Reads a record and its table as another node has sent them; None where they are not what was told of.
-    pub fn told(record: &[u8], table: &[u8], digest: &str) -> Option<(Self, Table)> {
-        let accepted: Self = serde_json::from_slice(record).ok()?;
-        let table: Table = serde_json::from_slice(table).ok()?;
-        (accepted.digest() == digest && accepted.table == table.digest()).then_some((accepted, table))
-    }
-
-    /// Whether a node may follow this record at all.
-    ///
-    /// # Errors
-    /// Why it must not.
-    pub fn admits(&self, ours: &Origin) -> Result<(), AcceptError> {
-        if self.generation > u64::MAX / 2 {
-            return Err(AcceptError::Unreadable(format!("generation {} is out of all bounds", self.generation)));
-        }
-        if self.schema > SCHEMA {
-            return Err(AcceptError::TooOld(self.schema));
-        }
-        if !self.origin.is_empty() && self.origin != ours.from {
-            return Err(AcceptError::OtherOrigin { theirs: self.origin.clone(), ours: ours.from.clone() });
-        }
-        if !ours.from.is_empty() && self.verify > ours.verify {
-            return Err(AcceptError::Weaker { theirs: self.verify.name(), ours: ours.verify.name() });
-        }
-        Ok(())
-    }
-}
-
-/// What a generation says of its coordinated books: since when each is as it is, and who had joined by then.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(default)]
-pub struct Table {
-    /// The books, by `namespace/name`.
-    pub books: BTreeMap<String, BookEntry>,
-    /// Who had joined when a generation was accepted that some book is the same since.
-    pub joined: BTreeMap<u64, Vec<String>>,
-    /// The generation in which each object was born, by `Kind/namespace/name`.
-    pub births: BTreeMap<String, u64>,
-}
-
-/// One book of the table.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct BookEntry {
-    /// The digest of its definition.
-    pub digest: String,
-    /// The generation since which it is as it is.
-    pub since: u64,
-}
-
-/// The largest page of a table.
-const PAGE: usize = 64 << 10;
-
-impl Table {
-    /// The table of a generation: what did not change is as it was since its own.
-    fn next(&self, generation: u64, proposal: &Proposal<'_>) -> Self {
-        let Proposal { digests, joined, objects, .. } = *proposal;
-        // What was gone and is back is born again.
-        let birth = |object: &String| self.births.get(object).copied().unwrap_or(generation);
-        let births = objects.iter().map(|object| (object.clone(), birth(object))).collect();
-        let books: BTreeMap<String, BookEntry> = digests
-            .iter()
-            .map(|(id, digest)| {
-                let known = self.books.get(id).filter(|known| known.digest == *digest);
-                (id.clone(), known.cloned().unwrap_or(BookEntry { digest: digest.clone(), since: generation }))
-            })
-            .collect();
-        let joined = books
-            .values()
-            .map(|book| book.since)
-            .map(|since| (since, self.joined.get(&since).cloned().unwrap_or_else(|| joined.to_vec())))
-            .collect();
-        Self { books, joined, births }
-    }
-
-    fn bytes(&self) -> Vec<u8> {
-        serde_json::to_vec(self).unwrap_or_default()
-    }
-
-    /// The digest under which it stands in the store; empty where there is nothing to say.
-    pub fn digest(&self) -> String {
-        use sha2::Digest as _;
-        if *self == Self::default() {
-            return String::new();
-        }
-        hex::encode(&sha2::Sha256::digest(self.bytes())[..16])
-    }
-
-    fn put(&self, store: &dyn Store) -> Result<(), StoreError> {
-        let digest = self.digest();
-        for (page, bytes) in self.bytes().chunks(PAGE).enumerate().filter(|_| !digest.is_empty()) {
-            let put = Op::put(keys::table(&digest, page), bytes.to_vec());
-            store.commit(&Txn { then: vec![put], ..Txn::default() })?;
-        }
-        Ok(())
-    }
-}
-
-/// The table that came with an acceptance; None where it is not (or not wholly) there.
-///
-/// # Errors
-/// When the store does not answer.
-pub fn table_of(store: &dyn Store, accepted: &Accepted) -> Result<Option<Table>, StoreError> {
-    if accepted.table.is_empty() {
-        return Ok(Some(Table::default()));
-    }
-    let rows = store.read(&keys::whole_table(&accepted.table), &Page::default())?.rows;
-    let bytes: Vec<u8> = rows.into_iter().flat_map(|row| row.value).collect();
-    let table: Option<Table> = serde_json::from_slice(&bytes).ok();
-    Ok(table.filter(|table| table.digest() == accepted.table))
-}
-
-/// Who has joined.
-///
-/// # Errors
-/// When the store does not answer.
-pub fn joined(store: &dyn Store) -> Result<Vec<String>, StoreError> {
-    let mut page = Page::default();
-    let mut names = Vec::new();
-    loop {
-        let read = store.read(keys::ALL_JOINED, &page)?;
-        page.after = read.rows.last().map(|row| row.key.clone());
-        names.extend(read.rows.iter().map(|row| row.key[keys::ALL_JOINED.len()..].to_owned()));
-        if !read.more {
-            return Ok(names);
-        }
-    }
-}
 
 /// The newest verified head of every source, loaded and found good.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]

@@ -159,7 +159,7 @@ pub(super) struct BookRun<'a, 'p> {
 }
 
 impl<'a, 'p> BookRun<'a, 'p> {
-    fn new(
+    pub(super) fn new(
         pass: &'a Pass<'p>,
         book: &'a Arc<Book>,
         renderer: Arc<Renderer>,

@@ -38,11 +38,18 @@ pub struct Coordination<'a> {
 #[derive(Debug, Clone)]
 pub(super) struct InStretch {
     /// The run, with the budget that holds here.
-    spec: Spec,
+    pub(super) spec: Spec,
     /// What is asked before the first change.
     want: Want,
     /// Whether the node may change.
     held: bool,
+}
+
+impl InStretch {
+    /// For what is put right outside of a stretch of its own.
+    pub(super) fn correcting(spec: Spec) -> Self {
+        Self { spec, want: Want::Correct, held: false }
+    }
 }
 
 /// Why a change can't begin.
@@ -340,7 +347,7 @@ impl BookRun<'_, '_> {
     }
 
     /// What was held is given back, or has become a failure; what an earlier revision held in another budget goes too.
-    fn gave_back(&self, with: Coordination<'_>, run: &Run, spec: &Spec, failed: Option<u32>) {
+    pub(super) fn gave_back(&self, with: Coordination<'_>, run: &Run, spec: &Spec, failed: Option<u32>) {
         let id = self.book.id();
         let node = &self.pass.view.node;
         let now = failed
@@ -358,11 +365,11 @@ impl BookRun<'_, '_> {
         remember_slot(self.pass.machine, with.fleet, &id, now.as_ref());
     }
 
-    fn any_failed(&self) -> bool {
+    pub(super) fn any_failed(&self) -> bool {
         self.tasks.iter().any(|task| task.outcome == Outcome::Failed)
     }
 
-    fn holds(&self) -> bool {
+    pub(super) fn holds(&self) -> bool {
         self.in_stretch.as_ref().is_some_and(|part| part.held)
     }
 

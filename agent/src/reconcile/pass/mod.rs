@@ -7,6 +7,7 @@ mod book;
 mod computed;
 mod coordinated;
 mod effects;
+mod framed;
 mod gates;
 mod instance;
 mod outcome;

@@ -1,6 +1,9 @@
 //! What a book managed and no longer mentions: removed where the book says so, and what was there before put back.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+};
 
 use serde_json::Value;
 use towpath_host::{
@@ -11,7 +14,9 @@ use towpath_modules::{apply, resolve};
 use towpath_render::{objects::task::Book, words::Count};
 
 use super::{
-    Pass, actions, inventories,
+    Pass, actions,
+    framed::framed,
+    inventories,
     outcome::{BookOutcome, Outcome, TaskOutcome},
 };
 
@@ -62,7 +67,7 @@ pub(super) fn all(
 /// Removes what a book no longer mentions.
 fn mentioned_no_more(
     pass: &Pass<'_>,
-    book: &Book,
+    book: &Arc<Book>,
     managed: &BTreeSet<Managed>,
     everything: &BTreeSet<&Managed>,
 ) -> Vec<TaskOutcome> {
@@ -77,9 +82,18 @@ fn mentioned_no_more(
     let mut outcomes = Vec::new();
     if book.prune {
         let removal = Removal { gone: &gone, everything, all: old.items.len(), budget: book.prune_budget.as_deref() };
-        let (removed, said) = removal.carry_out(pass, &mut changes);
+        let (done, around) = if pass.plan || !removal.is_any() {
+            (Ok(removal.carry_out(pass, &mut changes)), Vec::new())
+        } else {
+            framed(pass, book, || removal.carry_out(pass, &mut changes))
+        };
+        outcomes = around;
+        let (removed, said) = done.unwrap_or_else(|why| {
+            let held = TaskOutcome::new("prune".into(), "prune", why.outcome()).say(why.message());
+            (BTreeSet::new(), vec![held])
+        });
         kept.extend(gone.difference(&removed).cloned());
-        outcomes = said;
+        outcomes.extend(said);
     } else {
         forget(pass, &gone, everything, &mut changes);
     }
@@ -123,6 +137,11 @@ struct Removal<'a> {
 }
 
 impl Removal<'_> {
+    /// Whether anything is to be removed, not only moved to another book.
+    fn is_any(&self) -> bool {
+        self.gone.iter().any(|managed| !self.everything.contains(managed))
+    }
+
     /// Removes things, unless they are too many; gives those that are gone, and what there is to say.
     fn carry_out(&self, pass: &Pass<'_>, changes: &mut Changes) -> (BTreeSet<Managed>, Vec<TaskOutcome>) {
         let written = self.budget.and_then(|text| Count::read(&Value::String(text.to_owned())).ok());

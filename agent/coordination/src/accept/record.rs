@@ -1,0 +1,102 @@
+//! The record that a fleet has agreed on, and what all its nodes must have in common to follow it.
+
+use std::collections::BTreeMap;
+
+use serde::{Deserialize, Serialize};
+
+use super::{AcceptError, Table};
+
+/// The version of the records that this agent writes and understands.
+pub const SCHEMA: u32 = 1;
+
+/// What the fleet has agreed to go to.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Accepted {
+    /// The version of this record.
+    pub schema: u32,
+    /// The number of the revision.
+    pub generation: u64,
+    /// Its commits, by source.
+    pub commits: BTreeMap<String, String>,
+    /// The generation that it came from: not the one before it, where that does not verify for who accepted this one.
+    pub parent: u64,
+    /// The first source, the cluster and the store, written down with generation 1.
+    pub origin: String,
+    /// How strictly the first source was verified then: a node that asks for less accepts nothing.
+    pub verify: Strictness,
+    /// The digest of the table that came with it.
+    pub table: String,
+    /// The digest of the table before, which goes with the next acceptance.
+    pub table_before: String,
+    /// The node that accepted it.
+    pub by: String,
+}
+
+/// Which commits of the first source must be signed.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Strictness {
+    /// None.
+    #[default]
+    None,
+    /// The newest.
+    Head,
+    /// Every one from the accepted commit.
+    Range,
+}
+
+impl Strictness {
+    /// How it is written in a source's `verify.mode`.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::None => "none",
+            Self::Head => "head",
+            Self::Range => "range",
+        }
+    }
+}
+
+/// What a node's bootstrap file says that all nodes of a fleet must have in common.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Origin {
+    /// The cluster and the first source; empty where there is nobody to differ.
+    pub from: String,
+    /// How strictly the first source is verified.
+    pub verify: Strictness,
+}
+
+impl Accepted {
+    /// The digest of the record, by which nodes tell one another of it.
+    pub fn digest(&self) -> String {
+        use sha2::Digest as _;
+        hex::encode(&sha2::Sha256::digest(serde_json::to_vec(self).unwrap_or_default())[..16])
+    }
+
+    /// Reads a record and its table as another node has sent them; None where they are not what was told of.
+    pub fn told(record: &[u8], table: &[u8], digest: &str) -> Option<(Self, Table)> {
+        let accepted: Self = serde_json::from_slice(record).ok()?;
+        let table: Table = serde_json::from_slice(table).ok()?;
+        (accepted.digest() == digest && accepted.table == table.digest()).then_some((accepted, table))
+    }
+
+    /// Whether a node may follow this record at all.
+    ///
+    /// # Errors
+    /// Why it must not.
+    pub fn admits(&self, ours: &Origin) -> Result<(), AcceptError> {
+        if self.generation > u64::MAX / 2 {
+            return Err(AcceptError::Unreadable(format!("generation {} is out of all bounds", self.generation)));
+        }
+        if self.schema > SCHEMA {
+            return Err(AcceptError::TooOld(self.schema));
+        }
+        if !self.origin.is_empty() && self.origin != ours.from {
+            return Err(AcceptError::OtherOrigin { theirs: self.origin.clone(), ours: ours.from.clone() });
+        }
+        if !ours.from.is_empty() && self.verify > ours.verify {
+            return Err(AcceptError::Weaker { theirs: self.verify.name(), ours: ours.verify.name() });
+        }
+        Ok(())
+    }
+}

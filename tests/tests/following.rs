@@ -1,0 +1,84 @@
+//! Nodes of one fleet that trust differently: what others accept, and one must not follow.
+
+use std::{fs, time::Duration};
+
+use towpath_tests::{
+    Running,
+    etcd::Etcd,
+    git::{Repository, SshSigner, change, one_file},
+    node::{Node, condition},
+    wait_until,
+};
+
+/// A node of the fleet, and by whom commits must be signed for it.
+fn follower(repository: &Repository, etcd: &Etcd, name: &str, mode: &str, signers: &str) -> Node {
+    let folder = repository.bare.parent().unwrap();
+    let file = folder.join(format!("{name}.keys"));
+    fs::write(&file, signers).unwrap();
+    let verify = format!("verify: {{mode: {mode}, keyFiles: [{}]}}", file.display());
+    let source = format!("url: {}\n      interval: 1s\n      {verify}", repository.bare.display());
+    let settings = format!("{}  reconcile: {{interval: 2s}}\n", etcd.data_store());
+    Node::named(folder, name, &source, &settings, None)
+}
+
+#[test]
+fn what_others_accept_and_a_node_must_not_follow_does_not_exist_for_it() {
+    let folder = tempfile::tempdir().unwrap();
+    let etcd = Etcd::single(folder.path(), "etcd");
+    let repository = one_file(folder.path());
+    repository.write("nodes.yaml", "metadata: {apiVersion: v1alpha, kind: Node, name: n0}\n");
+    let (alice, bob) = (SshSigner::new(folder.path(), "alice"), SshSigner::new(folder.path(), "bob"));
+    let trusting = follower(&repository, &etcd, "n0", "head", &format!("{}{}", alice.line(""), bob.line("")));
+    let strict = follower(&repository, &etcd, "n1", "head", &alice.line(""));
+    let first = alice.commit(&repository, "by alice");
+    repository.push();
+    let _agents = [Running::start(&mut trusting.agent()), Running::start(&mut strict.agent())];
+    let wait = |holds: &dyn Fn() -> bool| {
+        wait_until(Duration::from_secs(30), holds, || format!("{:#}", strict.ask(&["status"]).unwrap_or_default()))
+    };
+    wait(&|| trusting.applied(&first) && strict.applied(&first));
+    let second = bob.commit(&repository, "by bob");
+    repository.push();
+    wait(&|| trusting.applied(&second));
+    let stalled = || strict.ask(&["status"]).map(|status| condition(&status, "Stalled").clone()).unwrap_or_default();
+    wait(&|| stalled()["message"].as_str().is_some_and(|told| told.contains("was accepted by n0")));
+    assert_eq!(stalled()["reason"], "Unverified");
+    // It goes on with its last good revision, and lets nobody think that this was agreed on.
+    fs::write(strict.root.join("a"), "drift").unwrap();
+    strict.wait_for_file("/a", "by alice");
+    assert!(trusting.applied(&second));
+    // The next commit that it may follow is accepted with the next number, by whoever comes first.
+    let third = alice.commit(&repository, "again by alice");
+    repository.push();
+    wait(&|| trusting.applied(&third) && strict.applied(&third));
+    let generation = |node: &Node| node.ask(&["status"]).unwrap()["generation"].as_u64().unwrap();
+    assert_eq!((generation(&trusting), generation(&strict)), (3, 3));
+    assert_eq!(stalled()["status"], false);
+}
+
+#[test]
+fn who_verifies_less_than_the_fleet_was_begun_with_accepts_nothing() {
+    let folder = tempfile::tempdir().unwrap();
+    let etcd = Etcd::single(folder.path(), "etcd");
+    let repository = one_file(folder.path());
+    repository.write("nodes.yaml", "metadata: {apiVersion: v1alpha, kind: Node, name: n0}\n");
+    let alice = SshSigner::new(folder.path(), "alice");
+    let node = |name: &str, mode: &str| follower(&repository, &etcd, name, mode, &alice.line(""));
+    let (strict, weak) = (node("n0", "head"), node("n1", "none"));
+    let first = alice.commit(&repository, "by alice");
+    repository.push();
+    let _strict = Running::start(&mut strict.agent());
+    strict.wait_for(&first);
+    let _weak = Running::start(&mut weak.agent());
+    let told = || weak.ask(&["status"]).map(|status| condition(&status, "Reconciling").clone()).unwrap_or_default();
+    wait_until(Duration::from_secs(30), || told()["reason"] == "Refused", || told().to_string());
+    let message = told()["message"].as_str().unwrap().to_owned();
+    assert!(message.contains("begun with verify.mode head") && message.contains("configured with none"), "{message}");
+    // Nothing that it finds good becomes the fleet's.
+    change(&repository, "by nobody");
+    let unsigned = repository.publish("unsigned");
+    let seen = || strict.ask(&["status"]).map(|status| condition(&status, "Stalled").clone()).unwrap_or_default();
+    wait_until(Duration::from_secs(30), || seen()["reason"] == "Unverified", || seen().to_string());
+    assert!(!weak.applied(&unsigned) && weak.read("/a").is_none());
+    assert_eq!(strict.status()["generation"], 1);
+}
