@@ -496,17 +496,13 @@ fn dnf(missing: &Missing, options: &Options, context: &Context<'_>) -> Result<()
     if !missing.remove.is_empty() {
         well("dnf remove", &call("remove", &missing.remove)?)?;
     }
-    if let (Some(version), [name]) = (&options.version, missing.install.as_slice()) {
-        let wanted = [format!("{name}-{version}")];
-        let mut output = call("install", &wanted)?;
-        let there = rpm(&options.names, context)?.get(name).is_some_and(|known| !known.is(version));
-        if there && output.rc == 0 {
-            // A newer one was there: install leaves that.
-            output = call("downgrade", &wanted)?;
-        }
-        well("dnf install", &output)?;
-    } else if !missing.install.is_empty() {
-        well("dnf install", &call("install", &missing.install)?)?;
+    let mut wanted = missing.install.clone();
+    if let Some(version) = &options.version {
+        // One that is older than what is there is gone back to.
+        wanted.iter_mut().for_each(|name| *name = format!("{name}-{version}"));
+    }
+    if !wanted.is_empty() {
+        well("dnf install", &call("install", &wanted)?)?;
     }
     if !missing.upgrade.is_empty() {
         well("dnf upgrade", &call("upgrade", &missing.upgrade)?)?;
