@@ -504,3 +504,20 @@ fn a_user_leads_no_key_out_of_their_home() {
     assert_eq!(f.node.read("/etc/keys/authorized_keys").unwrap(), "", "{}", second.log);
     assert_ne!(second.code, 0, "{}", second.log);
 }
+
+#[test]
+fn what_is_removed_ends_where_another_file_system_is_mounted() {
+    let f = Fixture::new();
+    let inner = f.path("/data/inner");
+    fs::create_dir_all(&inner).unwrap();
+    ok(std::process::Command::new("mount").args(["-t", "tmpfs", "tmpfs"]).arg(&inner));
+    fs::write(inner.join("kept"), "x").unwrap();
+    let once = f.apply("  tasks:\n    - name: gone\n      file: {path: /data, state: absent}\n");
+    let message = task(&once.status, "gone")["message"].as_str().unwrap_or_default().to_owned();
+    let kept = fs::read_to_string(inner.join("kept"));
+    ok(std::process::Command::new("umount").arg(&inner));
+    assert!(message.contains("a file system is mounted at inner"), "{message}");
+    assert_eq!(kept.unwrap(), "x");
+    assert_eq!(f.node.once().code, 0);
+    assert!(!f.path("/data").exists());
+}

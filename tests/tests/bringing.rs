@@ -187,6 +187,7 @@ fn nothing_of_an_archive_leads_out_of_its_directory() {
         ),
         ("put('a', kind=tarfile.LNKTYPE, target='../../etc/passwd')", "leads out"),
         ("put('a', kind=tarfile.CHRTYPE)", "device"),
+        ("put('a')\nput('b')\nput('./a')", "is in it twice"),
     ] {
         python(members);
         let once = f.apply("    - name: app\n      archive: {path: /opt/app, source: evil.tar}\n");

@@ -127,19 +127,26 @@ fn what_goes_goes_one_node_at_a_time() {
             "      - name: {word}\n        command: {{shell: 'echo $(date +%s%N) {word} $TOWPATH_NODE >> {log}{rest}'}}\n"
         )
     };
-    let book = |tasks: &str| {
+    let book = |budget: &str, tasks: &str| {
         format!(
-            "metadata: {{apiVersion: v1alpha, kind: TaskBook, name: web, namespace: app}}\nspec:\n  targets: {{nodeGroups: [web]}}\n  prune: true\n  pruneBudget: 100%\n  rollout:\n    serialize: {{count: 1}}\n    before:\n{}    after:\n{}  tasks:\n    - name: stays\n      file: {{path: /stays, content: x}}\n{tasks}",
+            "metadata: {{apiVersion: v1alpha, kind: TaskBook, name: web, namespace: app}}\nspec:\n  targets: {{nodeGroups: [web]}}\n  prune: true\n  pruneBudget: {budget}\n  rollout:\n    serialize: {{count: 1}}\n    before:\n{}    after:\n{}  tasks:\n    - name: stays\n      file: {{path: /stays, content: x}}\n{tasks}",
             stamp("out-begin", "; sleep 0.4"),
             stamp("out-end", ""),
         )
     };
-    let goes = "    - name: goes\n      file: {path: /goes, content: x}\n";
-    let head = fleet.publish(&book(goes));
+    let goes = "    - name: goes\n      file: {path: /goes, content: x}\n    - name: goes too\n      file: {path: /goes-too, content: x}\n";
+    let head = fleet.publish(&book("100%", goes));
     fleet.wait_for(&head, 60);
     assert!(fleet.nodes.iter().all(|node| node.read("/goes").is_some()));
     std::fs::remove_file(fleet.log_file()).unwrap();
-    let head = fleet.publish(&book(""));
+    // What may not go takes nobody out of service.
+    fleet.publish(&book("1", ""));
+    let held = |node: &towpath_tests::node::Node| {
+        node.ask(&["status"]).is_some_and(|status| status["taskBooks"].to_string().contains("set pruneBudget"))
+    };
+    fleet.wait(60, |fleet| fleet.nodes.iter().all(held));
+    assert_eq!(fleet.happened(), []);
+    let head = fleet.publish(&book("100%", ""));
     fleet.wait(60, |fleet| fleet.nodes.iter().all(|node| node.applied(&head) && node.read("/goes").is_none()));
     let happened = fleet.happened();
     assert_eq!(times(&happened, "out-begin").count(), 4, "{happened:?}");

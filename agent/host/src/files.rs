@@ -11,7 +11,7 @@ use std::{
 };
 
 use rustix::{
-    fs::{AtFlags, Gid, Mode, OFlags, Uid},
+    fs::{AtFlags, Gid, Mode, OFlags, ResolveFlags, Uid},
     io::Errno,
 };
 use sha2::{Digest as _, Sha256};
@@ -103,11 +103,37 @@ impl Hand {
         let (folder, name) = self.look.parent(path)?;
         let mut temporary = temporary_name(&name);
         temporary.push(".part");
-        let flags = OFlags::RDWR | OFlags::CREATE | OFlags::APPEND | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-        let file = rustix::fs::openat(&folder, &temporary, flags, Mode::from_raw_mode(0o600))?;
+        let flags = OFlags::RDWR | OFlags::APPEND | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
+        let open = |flags| rustix::fs::openat(&folder, &temporary, flags, Mode::from_raw_mode(0o600));
+        // Only what this agent has begun is gone on with: its name can be told by whoever may write there.
+        let known = open(flags).ok().filter(|file| is_own(file));
+        let file = match known {
+            Some(file) => file,
+            None => {
+                match rustix::fs::unlinkat(&folder, &temporary, AtFlags::empty()) {
+                    Ok(()) | Err(Errno::NOENT) => {}
+                    Err(error) => return Err(error.into()),
+                }
+                open(flags | OFlags::CREATE | OFlags::EXCL)?
+            }
+        };
         let temporary_path = self.look.real_path(folder_path).join(Path::new(&temporary));
         let staged = Staged { folder, file: file.try_clone()?, temporary, name, path: path.to_owned(), temporary_path };
         Ok(Part { staged, file: std::fs::File::from(file) })
+    }
+
+    /// Removes what was begun of a file and will not be gone on with.
+    ///
+    /// # Errors
+    /// When it can't be removed.
+    pub fn drop_part(&self, path: &str) -> io::Result<()> {
+        let Ok((folder, name)) = self.look.parent(path) else { return Ok(()) };
+        let mut temporary = temporary_name(&name);
+        temporary.push(".part");
+        match rustix::fs::unlinkat(&folder, &temporary, AtFlags::empty()) {
+            Ok(()) | Err(Errno::NOENT) => Ok(()),
+            Err(error) => Err(error.into()),
+        }
     }
 
     /// Puts whole files in their places: all are brought to the disk before the first is.
@@ -317,6 +343,16 @@ impl Part {
     }
 }
 
+/// Whether a file is one that this process alone can have made.
+fn is_own(file: impl AsFd) -> bool {
+    rustix::fs::fstat(file).is_ok_and(|stat| {
+        rustix::fs::FileType::from_raw_mode(stat.st_mode).is_file()
+            && stat.st_nlink == 1
+            && stat.st_uid == rustix::process::geteuid().as_raw()
+            && stat.st_mode & 0o022 == 0
+    })
+}
+
 /// A file that is in place, but whose directory may not have reached the disk.
 #[derive(Debug)]
 #[must_use = "the directory must be brought to the disk"]
@@ -357,9 +393,15 @@ fn remove_at(folder: &OwnedFd, name: &std::ffi::OsStr, depth: usize) -> io::Resu
         Err(error) => return Err(error.into()),
     }
     let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-    let inner = match rustix::fs::openat(folder, name, flags, Mode::empty()) {
+    // What is mounted there is another file system, and not meant.
+    let resolve = ResolveFlags::NO_XDEV | ResolveFlags::NO_SYMLINKS;
+    let inner = match rustix::fs::openat2(folder, name, flags, Mode::empty(), resolve) {
         Ok(inner) => inner,
         Err(Errno::NOTDIR) => return Err(Errno::PERM.into()),
+        Err(Errno::XDEV) => {
+            let name = name.to_string_lossy();
+            return Err(io::Error::other(format!("a file system is mounted at {name}, and stays; unmount it first")));
+        }
         Err(error) => return Err(error.into()),
     };
     if meta(&inner)?.kind != FileKind::Directory {
@@ -461,5 +503,33 @@ mod tests {
         hand.place_all(vec![part.finish(PLAIN).unwrap()]).unwrap();
         assert_eq!(hand.look().read("/a").unwrap().unwrap().0, b"");
         assert_eq!(hand.look().list("/").unwrap(), ["a"]);
+    }
+
+    #[test]
+    fn a_part_that_anybody_can_have_written_is_not_gone_on_with() {
+        use std::os::unix::fs::PermissionsExt as _;
+        let (folder, hand) = fixture();
+        let mut name = temporary_name("a".as_ref());
+        name.push(".part");
+        let planted = folder.path().join(&name);
+        let elsewhere = folder.path().join("elsewhere");
+        for how in ["open", "linked", "a pipe"] {
+            match how {
+                "open" => {
+                    std::fs::write(&planted, "evil").unwrap();
+                    std::fs::set_permissions(&planted, std::fs::Permissions::from_mode(0o666)).unwrap();
+                }
+                "linked" => {
+                    std::fs::write(&elsewhere, "kept").unwrap();
+                    std::fs::hard_link(&elsewhere, &planted).unwrap();
+                }
+                _ => rustix::fs::mkfifoat(rustix::fs::CWD, &planted, Mode::from_raw_mode(0o600)).unwrap(),
+            }
+            let part = hand.part("/a").unwrap();
+            assert_eq!(part.file.metadata().unwrap().len(), 0, "{how}");
+            hand.drop_part("/a").unwrap();
+            assert!(!planted.exists());
+        }
+        assert_eq!(std::fs::read_to_string(elsewhere).unwrap(), "kept");
     }
 }

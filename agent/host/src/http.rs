@@ -1,11 +1,23 @@
 //! HTTP requests of tasks.
 
-use std::{collections::BTreeMap, io::Read as _, path::Path, sync::Arc, time::Duration};
+use std::{
+    collections::BTreeMap,
+    io::Read as _,
+    path::Path,
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use thiserror::Error;
 
+use crate::{Clock as _, SystemClock};
+
 /// How much of an answer is kept.
 const KEPT: u64 = 1 << 20;
+/// How long a server that is fetched from may say nothing.
+const SILENCE: Duration = Duration::from_secs(60);
+/// How many times it may lead on.
+const REDIRECTS: usize = 10;
 
 /// A request.
 #[derive(Debug, Clone)]
@@ -60,7 +72,8 @@ pub fn send(request: &Request) -> Result<Response, HttpError> {
     if let Some(body) = &request.body {
         builder = builder.body(body.clone());
     }
-    let response = builder.send().map_err(|error| failed(chain(&error)))?;
+    // A URL may open doors: it is not told again.
+    let response = builder.send().map_err(|error| failed(chain(&error.without_url())))?;
     let headers = response
         .headers()
         .iter()
@@ -77,6 +90,9 @@ fn client(ca_file: Option<&str>, timeout: Duration, https_only: bool) -> Result<
         .tls_backend_preconfigured(tls(ca_file)?)
         .timeout(timeout)
         .https_only(https_only)
+        .referer(false)
+        // Where a file is fetched from is followed step by step.
+        .redirect(if https_only { reqwest::redirect::Policy::none() } else { reqwest::redirect::Policy::default() })
         .user_agent(concat!("towpath/", env!("CARGO_PKG_VERSION")))
         .build()
         .map_err(|error| failed(chain(&error)))
@@ -102,11 +118,15 @@ pub struct Fetch<'a> {
 pub struct Fetched {
     /// Whether it goes on behind the bytes that are there; else it comes from its beginning.
     pub goes_on: bool,
+    deadline: Instant,
     response: reqwest::blocking::Response,
 }
 
 impl std::io::Read for Fetched {
     fn read(&mut self, buffer: &mut [u8]) -> std::io::Result<usize> {
+        if SystemClock.monotonic() >= self.deadline {
+            return Err(std::io::Error::other("it takes longer than the task may; timeout sets more"));
+        }
         self.response.read(buffer)
     }
 }
@@ -116,32 +136,51 @@ impl std::io::Read for Fetched {
 /// # Errors
 /// When the server does not give it, or is led to from or by anything but https.
 pub fn fetch(fetch: &Fetch<'_>) -> Result<Fetched, HttpError> {
-    let client = client(fetch.ca_file, fetch.timeout, true)?;
-    let ask = |from: u64| {
-        let mut builder = client.get(fetch.url);
-        for (name, value) in fetch.headers {
+    let client = client(fetch.ca_file, fetch.timeout.min(SILENCE), true)?;
+    let deadline = SystemClock.monotonic() + fetch.timeout;
+    let mut response = follow(&client, fetch, fetch.from)?;
+    let mut goes_on = fetch.from > 0 && is_rest(&response, fetch.from);
+    if fetch.from > 0 && !goes_on && response.status() != reqwest::StatusCode::OK {
+        // What is there is no part of what the server has, or the server does not know parts.
+        response = follow(&client, fetch, 0)?;
+        goes_on = false;
+    }
+    if !response.status().is_success() || response.status() == reqwest::StatusCode::PARTIAL_CONTENT && !goes_on {
+        return Err(failed(format!("the server answered with status {}", response.status().as_u16())));
+    }
+    Ok(Fetched { goes_on, deadline, response })
+}
+
+/// Whether an answer is what was asked for from this byte on.
+fn is_rest(response: &reqwest::blocking::Response, from: u64) -> bool {
+    let range = response.headers().get("content-range").and_then(|range| range.to_str().ok()).unwrap_or_default();
+    response.status() == reqwest::StatusCode::PARTIAL_CONTENT && range.starts_with(&format!("bytes {from}-"))
+}
+
+/// Asks, and goes where the server says, a few times; another server is not told the headers that were for the first.
+fn follow(
+    client: &reqwest::blocking::Client,
+    fetch: &Fetch<'_>,
+    from: u64,
+) -> Result<reqwest::blocking::Response, HttpError> {
+    let first = reqwest::Url::parse(fetch.url).map_err(|error| failed(format!("the URL can't be read: {error}")))?;
+    let mut url = first.clone();
+    for _ in 0..REDIRECTS {
+        let mut builder = client.get(url.clone());
+        for (name, value) in fetch.headers.iter().filter(|_| url.origin() == first.origin()) {
             builder = builder.header(name, value);
         }
         if from > 0 {
             builder = builder.header("range", format!("bytes={from}-"));
         }
-        builder.send().map_err(|error| failed(chain(&error)))
-    };
-    let mut response = ask(fetch.from)?;
-    if fetch.from > 0 && response.status() == reqwest::StatusCode::RANGE_NOT_SATISFIABLE {
-        // What is there is no part of what the server has.
-        response = ask(0)?;
+        let response = builder.send().map_err(|error| failed(chain(&error.without_url())))?;
+        if !response.status().is_redirection() {
+            return Ok(response);
+        }
+        let to = response.headers().get("location").and_then(|to| to.to_str().ok()).unwrap_or_default();
+        url = url.join(to).map_err(|error| failed(format!("the server leads to nowhere: {error}")))?;
     }
-    if !response.status().is_success() {
-        return Err(failed(format!("the server answered with status {}", response.status().as_u16())));
-    }
-    let range = response.headers().get("content-range").and_then(|range| range.to_str().ok()).unwrap_or_default();
-    let goes_on = response.status() == reqwest::StatusCode::PARTIAL_CONTENT
-        && range.starts_with(&format!("bytes {}-", fetch.from));
-    if response.status() == reqwest::StatusCode::PARTIAL_CONTENT && !goes_on {
-        return Err(failed("the server answered with another part than it was asked for"));
-    }
-    Ok(Fetched { goes_on, response })
+    Err(failed(format!("the server leads on more than {REDIRECTS} times")))
 }
 
 fn tls(ca_file: Option<&str>) -> Result<rustls::ClientConfig, HttpError> {

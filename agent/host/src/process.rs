@@ -238,7 +238,12 @@ impl Sealed {
     /// When the kernel does not take them.
     pub fn new(bytes: &[u8]) -> io::Result<Self> {
         use rustix::fs::{MemfdFlags, SealFlags};
-        let fd = rustix::fs::memfd_create("towpath", MemfdFlags::CLOEXEC | MemfdFlags::ALLOW_SEALING)?;
+        let flags = MemfdFlags::CLOEXEC | MemfdFlags::ALLOW_SEALING;
+        // Kernels before 6.3 do not know the flag, and need none.
+        let fd = match rustix::fs::memfd_create("towpath", flags | MemfdFlags::EXEC) {
+            Err(rustix::io::Errno::INVAL) => rustix::fs::memfd_create("towpath", flags)?,
+            made => made?,
+        };
         let mut file = std::fs::File::from(fd);
         file.write_all(bytes)?;
         let fd = std::os::fd::OwnedFd::from(file);

@@ -235,7 +235,10 @@ pub(crate) fn run(options: &Options, context: &Context<'_>, hand: &Hand) -> Resu
         unpacking.take(member, &mut waiting)
     })
     .and_then(|()| unpacking.hand.place_all(std::mem::take(&mut waiting)))
-    .map_err(|error| failed(options, &error))?;
+    .map_err(|error| {
+        waiting.drain(..).for_each(|staged| unpacking.hand.discard(staged));
+        failed(options, &error)
+    })?;
     Ok(Report::well())
 }
 

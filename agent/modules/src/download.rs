@@ -13,7 +13,7 @@ use towpath_host::{
 use towpath_proto::v1alpha as pb;
 
 use crate::{
-    Change, Checked, Context, ModuleError, Report, Verb, file,
+    Change, Checked, Context, ModuleError, Report, Verb, apply, file,
     resolve::{Problem, done, managed_path, mode},
 };
 
@@ -37,7 +37,7 @@ pub(crate) fn resolve(download: pb::Download) -> Result<Options, Vec<Problem>> {
     let digest = download.sha256.clone().unwrap_or_default().to_ascii_lowercase();
     if !absent {
         if !url.starts_with("https://") {
-            let problem = Problem::new("url", format!("{url:?} is no https URL"));
+            let problem = Problem::new("url", format!("{:?} is no https URL", shown(&url)));
             problems.push(problem.hint("what comes over plain http may be anybody's"));
         }
         if digest.len() != 64 || !digest.chars().all(|c| c.is_ascii_hexdigit()) {
@@ -129,10 +129,16 @@ fn shown(url: &str) -> String {
 }
 
 pub(crate) fn run(options: &Options, context: &Context<'_>, hand: &Hand) -> Result<Report, ModuleError> {
-    let path = options.path.as_str();
+    // What a link points to is replaced, not the link.
+    let real = apply::real(&options.path, hand);
+    let path = real.as_str();
     let io = |error: std::io::Error| ModuleError::io(path, &error);
     if options.absent {
-        hand.remove(path).map_err(io)?;
+        let meta = context.look.meta(&options.path).map_err(io)?;
+        if meta.is_some_and(|meta| meta.kind == FileKind::Directory) {
+            return Err(ModuleError::new(format!("{path} is a directory, and a file was to go; it stays")));
+        }
+        hand.remove(&options.path).and_then(|()| hand.drop_part(path)).map_err(io)?;
         return Ok(Report::well());
     }
     let old = match look(options, context)? {

@@ -179,7 +179,7 @@ impl Form {
 
     fn set(self, text: &str, way: &[Part], value: &Value) -> Result<String, Trouble> {
         match self {
-            Self::Ini => Ok(ini::set(text, way, value)),
+            Self::Ini => ini::set(text, way, value),
             Self::Json => json::set(text, way, value),
             Self::Yaml => yaml::set(text, way, value),
             Self::Toml => toml::set(text, way, value),
@@ -188,7 +188,7 @@ impl Form {
 
     fn remove(self, text: &str, way: &[Part]) -> Result<String, Trouble> {
         match self {
-            Self::Ini => Ok(ini::remove(text, way)),
+            Self::Ini => ini::remove(text, way),
             Self::Json => json::remove(text, way),
             Self::Yaml => yaml::remove(text, way),
             Self::Toml => toml::remove(text, way),
@@ -291,8 +291,9 @@ impl Options {
         let map = undo.as_object_mut()?;
         map.extend(self.section.iter().map(|section| ("section".to_owned(), json!(section))));
         match find(&now, &self.way) {
-            Some(value) => map.insert("value".into(), value.clone()),
-            None => map.insert("state".into(), json!("absent")),
+            Some(value) if !value.is_null() => map.insert("value".into(), value.clone()),
+            // Nothing can be written for a null; most readers take it for what is absent.
+            _ => map.insert("state".into(), json!("absent")),
         };
         Some(undo)
     }

@@ -38,6 +38,9 @@ pub(crate) fn resolve(mount: pb::Mount) -> Result<Options, Vec<Problem>> {
     let mut problems = Vec::new();
     let path = mount.path.unwrap_or_default();
     managed_path("path", &path, &mut problems);
+    if path.chars().any(|c| c.is_control() || c == '"' || c == '\\') {
+        problems.push(Problem::new("path", format!("{path:?} has characters that a unit can't hold")));
+    }
     let path = format!("/{}", path.split('/').filter(|part| !part.is_empty()).collect::<Vec<_>>().join("/"));
     let state = match mount.state.as_deref() {
         Some("absent") => State::Absent,
@@ -113,7 +116,7 @@ fn missing(
     options: &Options,
     systemd: &Systemd,
     context: &Context<'_>,
-) -> Result<(Vec<Missing>, UnitState), ModuleError> {
+) -> Result<(Vec<Missing>, UnitState, Option<String>), ModuleError> {
     refuse_fstab(options, context)?;
     let file = options.file();
     let name = unit(&options.path);
@@ -128,25 +131,27 @@ fn missing(
             missing.extend(enabled.then_some(Missing::Enable(false)));
             missing.push(Missing::Remove);
         }
-        return Ok((missing, state));
+        return Ok((missing, state, old));
     }
     let text = options.text();
     let wanted = options.state == State::Mounted;
     let changed = old.as_deref() != Some(text.as_str());
-    missing.extend((changed || state.stale).then_some(Missing::Write));
-    missing.extend((enabled != wanted).then_some(Missing::Enable(wanted)));
     let of_options = |line: &&str| !line.starts_with("Options=");
     let only_options =
         old.as_deref().is_some_and(|old| old.lines().filter(of_options).eq(text.lines().filter(of_options)));
+    // Another device is not taken up by what is mounted: a unit that says it while the old one is in use would lie.
+    let anew = wanted && mounted && changed && !only_options;
+    missing.extend(anew.then_some(Missing::Run(Job::Stop)));
+    missing.extend((changed || state.stale).then_some(Missing::Write));
+    missing.extend((enabled != wanted).then_some(Missing::Enable(wanted)));
     match (wanted, mounted) {
         (true, false) => missing.push(Missing::Run(Job::Start)),
-        // New options are taken up by a mounted file system, another device is not.
-        (true, true) if changed && only_options => missing.push(Missing::Run(Job::Reload)),
-        (true, true) if changed => missing.push(Missing::Run(Job::Restart)),
+        (true, true) if anew => missing.push(Missing::Run(Job::Start)),
+        (true, true) if changed => missing.push(Missing::Run(Job::Reload)),
         (false, true) => missing.push(Missing::Run(Job::Stop)),
         _ => {}
     }
-    Ok((missing, state))
+    Ok((missing, state, old))
 }
 
 /// Two descriptions of one place would contradict each other.
@@ -174,7 +179,7 @@ fn word(options: &Options, missing: Missing) -> String {
         Missing::Run(Job::Start) => format!("{} is mounted", options.device),
         Missing::Run(Job::Stop) => "is unmounted".into(),
         Missing::Run(Job::Reload) => "is mounted anew with other options".into(),
-        Missing::Run(Job::Restart) => "is unmounted, and mounted anew".into(),
+        Missing::Run(Job::Restart) => "is mounted anew".into(),
         Missing::Remove => "its unit is removed".into(),
     };
     format!("{}: {what}\n", options.path)
@@ -183,7 +188,7 @@ fn word(options: &Options, missing: Missing) -> String {
 pub(crate) fn check(options: &Options, context: &Context<'_>) -> Result<Checked, ModuleError> {
     context.needs_whole_root("mount")?;
     let systemd = Systemd::connect().map_err(failed)?;
-    let (missing, state) = missing(options, &systemd, context)?;
+    let (missing, state, _) = missing(options, &systemd, context)?;
     if missing.is_empty() {
         return Ok(Checked::InSync);
     }
@@ -201,10 +206,11 @@ pub(crate) fn run(options: &Options, context: &Context<'_>, hand: &Hand) -> Resu
     let systemd = Systemd::connect().map_err(failed)?;
     let (name, file) = (unit(&options.path), options.file());
     let io = |error: std::io::Error| ModuleError::io(&file, &error);
-    for missing in missing(options, &systemd, context)?.0 {
+    let access = Access { mode: 0o644, uid: None, gid: None };
+    let (missing, _, old) = missing(options, &systemd, context)?;
+    for missing in missing {
         let done = match missing {
             Missing::Write => {
-                let access = Access { mode: 0o644, uid: None, gid: None };
                 hand.replace(&file, options.text().as_bytes(), access).map_err(io)?;
                 systemd.reload()
             }
@@ -215,6 +221,11 @@ pub(crate) fn run(options: &Options, context: &Context<'_>, hand: &Hand) -> Resu
             Missing::Enable(enabled) => systemd.enable(&name, enabled),
             Missing::Run(job) => systemd.run(&name, job, context.timeout),
         };
+        if let (Err(_), Missing::Run(Job::Reload), Some(old)) = (&done, missing, &old) {
+            // The options that are not taken up are not said to be those that hold.
+            hand.replace(&file, old.as_bytes(), access).map_err(io)?;
+            let _ = systemd.reload();
+        }
         done.map_err(|error| told(&options.path, &name, &error, context))?;
     }
     Ok(Report::well())

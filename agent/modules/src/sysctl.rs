@@ -131,6 +131,11 @@ pub(crate) fn run(options: &Options, context: &Context<'_>, hand: &Hand) -> Resu
         process::set_kernel(&options.place(), value).map_err(|error| {
             ModuleError::new(format!("the kernel does not take {} = {value}: {error}", options.name))
         })?;
+        let now = options.now(context)?.unwrap_or_default();
+        if now != *value {
+            let what = format!("the kernel made {now} of {} = {value}; write that", options.name);
+            return Err(ModuleError::new(what));
+        }
     }
     if missing.file {
         let file = options.file();

@@ -255,6 +255,7 @@ const ROUNDS: u8 = 3;
 const STALL: Duration = Duration::from_millis(100);
 /// How much longer the next round waits, for so much as a member is late.
 const CARE: u32 = 50;
+const CARE_AT_MOST: Duration = Duration::from_secs(10);
 /// How long who has joined waits for what was accepted: many come at once.
 const AGAIN: Duration = Duration::from_secs(2);
 /// The largest message: names of about a thousand nodes. Larger ones make the beginning of a large fleet slow.
@@ -446,7 +447,8 @@ impl Member {
     /// Does what is due.
     pub fn tick(&mut self, now: Instant) {
         let late = self.timers.peek().map_or(Duration::ZERO, |timer| now.saturating_duration_since(timer.at));
-        self.late = late.max(self.late / 2);
+        self.late = late.max(self.late / 2).min(SUSPICION);
+        let late = late.min(SUSPICION);
         if late >= STALL {
             // While this member did not get to hear anything nobody was silent: what is due counts from now on.
             self.timers = self.timers.drain().map(|timer| Timer { at: timer.at + late, ..timer }).collect();
@@ -541,7 +543,7 @@ impl Member {
 
     /// How much longer what is not urgent waits, as this member has too much to do.
     pub fn care(&self) -> Duration {
-        self.late * CARE
+        (self.late * CARE).min(CARE_AT_MOST)
     }
 
     /// Takes what is to be sent.

@@ -1,6 +1,9 @@
 //! The members of an archive, one after the other, whatever its format.
 
-use std::io::{self, BufReader, Read, Seek, SeekFrom};
+use std::{
+    collections::BTreeSet,
+    io::{self, BufReader, Read, Seek, SeekFrom},
+};
 
 use ruzstd::decoding::StreamingDecoder;
 
@@ -31,6 +34,9 @@ pub(super) struct Member<'a> {
     pub(super) content: &'a mut dyn Read,
 }
 
+/// The largest memory that an archive may ask for to be unpacked, in KiB.
+const DICTIONARY: u32 = 256 << 10;
+
 type Take<'a> = dyn FnMut(Member<'_>) -> io::Result<()> + 'a;
 
 fn refused(what: String) -> io::Error {
@@ -39,6 +45,13 @@ fn refused(what: String) -> io::Error {
 
 /// Gives each member, less so many leading folders; ends with the first that can't be taken.
 pub(super) fn each(mut source: Box<dyn Source>, strip: usize, take: &mut Take<'_>) -> io::Result<()> {
+    let mut seen = BTreeSet::new();
+    let take: &mut Take<'_> = &mut |member: Member<'_>| {
+        if member.kind != Kind::Directory && !seen.insert(member.path.clone()) {
+            return Err(refused(format!("{:?} is in it twice", member.path)));
+        }
+        take(member)
+    };
     let mut head = [0; 6];
     let mut known = 0;
     while known < head.len() {
@@ -51,7 +64,9 @@ pub(super) fn each(mut source: Box<dyn Source>, strip: usize, take: &mut Take<'_
     match head {
         [b'P', b'K', ..] => zip(source, strip, take),
         [0x1f, 0x8b, ..] => tar(flate2::read::MultiGzDecoder::new(BufReader::new(source)), strip, take),
-        [0xfd, b'7', b'z', b'X', b'Z', 0] => tar(lzma_rust2::XzReader::new(BufReader::new(source), true), strip, take),
+        [0xfd, b'7', b'z', b'X', b'Z', 0] => {
+            tar(lzma_rust2::XzReader::new_mem_limit(BufReader::new(source), true, DICTIONARY), strip, take)
+        }
         [0x28, 0xb5, 0x2f, 0xfd, ..] => tar(Zstd::new(BufReader::new(source)), strip, take),
         [b'B', b'Z', b'h', ..] => {
             Err(refused("archives packed with bzip2 are not read; pack it with gzip or xz".into()))
@@ -72,17 +87,18 @@ fn inside(path: &str, strip: usize) -> io::Result<Option<String>> {
 /// Refuses a link that leads out of the directory.
 fn leads_inside(path: &str, target: &str) -> io::Result<()> {
     let mut depth = path.split('/').count() - 1;
+    let out = || refused(format!("the link {path:?} leads out of the directory, to {target:?}"));
+    let mut down = false;
     for part in target.split('/').filter(|part| !part.is_empty() && *part != ".") {
-        depth = match (part, depth) {
-            ("..", 0) => return Err(refused(format!("the link {path:?} leads out of the directory, to {target:?}"))),
-            ("..", depth) => depth - 1,
-            (_, depth) => depth + 1,
-        };
+        // Behind a name, which may be a link itself, nobody knows where up leads.
+        match (part, depth) {
+            ("..", 0) => return Err(out()),
+            ("..", _) if down => return Err(out()),
+            ("..", _) => depth -= 1,
+            _ => down = true,
+        }
     }
-    if target.starts_with('/') {
-        return Err(refused(format!("the link {path:?} leads out of the directory, to {target:?}")));
-    }
-    Ok(())
+    if target.starts_with('/') { Err(out()) } else { Ok(()) }
 }
 
 fn tar(content: impl Read, strip: usize, take: &mut Take<'_>) -> io::Result<()> {
@@ -284,7 +300,9 @@ mod tests {
         assert_eq!(inside("top/a/b", 1).unwrap().as_deref(), Some("a/b"));
         assert_eq!(inside("top", 1).unwrap(), None);
         assert!(leads_inside("a/b", "../c").is_ok());
-        for (path, target) in [("a", ".."), ("a/b", "../../c"), ("a", "/etc"), ("a/b", "x/../../../y")] {
+        for (path, target) in
+            [("a", ".."), ("a/b", "../../c"), ("a", "/etc"), ("a/b", "x/../../../y"), ("1/2/a", "b/../c")]
+        {
             assert!(leads_inside(path, target).is_err(), "{path} -> {target}");
         }
     }

@@ -3,7 +3,7 @@
 
 use serde_json::{Map, Value};
 
-use super::Part;
+use super::{Part, Trouble};
 
 /// A line, taken apart.
 #[derive(Debug, PartialEq, Eq)]
@@ -28,13 +28,19 @@ fn line(text: &str) -> Line<'_> {
     Line::Setting(text[..at].trim(), &text[..value], text[value..].trim_end())
 }
 
-/// A value, and the comment behind it with the blanks between the two.
+/// A value, and the comment behind it with the blanks between the two. Within quotes there are no comments.
 fn parts(value: &str) -> (&str, &str) {
-    let comment = value
+    if value.starts_with([';', '#']) {
+        return ("", value);
+    }
+    let quoted = value.chars().next().filter(|quote| matches!(quote, '"' | '\''));
+    let from = quoted.and_then(|quote| value[1..].find(quote)).map_or(0, |end| end + 2);
+    let behind = &value[from..];
+    let comment = behind
         .char_indices()
-        .zip(value.chars().skip(1))
+        .zip(behind.chars().skip(1))
         .find(|((_, blank), next)| blank.is_whitespace() && matches!(next, ';' | '#'))
-        .map_or(value.len(), |((at, _), _)| at);
+        .map_or(value.len(), |((at, _), _)| from + at);
     let end = value[..comment].trim_end().len();
     value.split_at(end)
 }
@@ -47,6 +53,25 @@ fn section(lines: &[&str], name: Option<&str>) -> Option<std::ops::Range<usize>>
         Some(name) => lines.iter().position(|text| line(text) == Line::Section(name))? + 1,
     };
     Some(from..begins(from).map_or(lines.len(), |at| from + at))
+}
+
+/// Whether what a line says goes on in the next one: which of them an edit would be about is not told.
+fn goes_on(lines: &[&str], at: usize) -> Result<(), Trouble> {
+    let next = lines.get(at + 1).copied().unwrap_or_default();
+    let more = next.starts_with([' ', '\t']) && !next.trim().is_empty() && !next.trim_start().starts_with([';', '#']);
+    if more || lines[at].trim_end().ends_with('\\') {
+        return Err(format!("line {} goes on in the next one; write the file with file", at + 1));
+    }
+    Ok(())
+}
+
+/// The end of the lines; a file with both kinds is left alone.
+fn line_end(text: &str) -> Result<&'static str, Trouble> {
+    match (text.matches("\r\n").count(), text.matches('\n').count()) {
+        (0, _) => Ok("\n"),
+        (dos, all) if dos == all => Ok("\r\n"),
+        _ => Err("its lines end in two ways; write the file with file".into()),
+    }
 }
 
 fn place(way: &[Part]) -> (Option<&str>, &str) {
@@ -83,13 +108,13 @@ pub(super) fn read(text: &str) -> Value {
     Value::Object(whole)
 }
 
-pub(super) fn set(text: &str, way: &[Part], value: &Value) -> String {
+pub(super) fn set(text: &str, way: &[Part], value: &Value) -> Result<String, Trouble> {
     let (name, key) = place(way);
     let value = match value {
         Value::String(text) => text.clone(),
         other => other.to_string(),
     };
-    let end = if text.contains("\r\n") { "\r\n" } else { "\n" };
+    let end = line_end(text)?;
     let mut lines: Vec<&str> = text.lines().collect();
     // As the settings around it are written.
     let between = |lines: &[&str]| {
@@ -106,10 +131,16 @@ pub(super) fn set(text: &str, way: &[Part], value: &Value) -> String {
             if let Some(at) = lines[range.clone()].iter().rposition(here).map(|at| range.start + at)
                 && let Line::Setting(_, before, old) = line(lines[at])
             {
-                new.push(format!("{before}{value}{}", parts(old).1));
+                goes_on(&lines, at)?;
+                let comment = parts(old).1;
+                let blank = if comment.starts_with([';', '#']) { " " } else { "" };
+                new.push(format!("{before}{value}{blank}{comment}"));
                 lines.splice(at..=at, new.iter().map(String::as_str));
             } else {
                 let last = lines[range.clone()].iter().rposition(|text| matches!(line(text), Line::Setting(..)));
+                if let Some(last) = last {
+                    goes_on(&lines, range.start + last)?;
+                }
                 let at = last.map_or(range.start, |at| range.start + at + 1);
                 let around = if last.is_some() { &lines[range] } else { &lines[..] };
                 new.push(format!("{key}{}{value}", between(around)));
@@ -125,21 +156,22 @@ pub(super) fn set(text: &str, way: &[Part], value: &Value) -> String {
             lines.extend(new.iter().map(String::as_str));
         }
     }
-    joined(&lines, end, text)
+    Ok(joined(&lines, end, text))
 }
 
-pub(super) fn remove(text: &str, way: &[Part]) -> String {
+pub(super) fn remove(text: &str, way: &[Part]) -> Result<String, Trouble> {
     let (name, key) = place(way);
-    let end = if text.contains("\r\n") { "\r\n" } else { "\n" };
+    let end = line_end(text)?;
     let mut lines: Vec<&str> = text.lines().collect();
     if let Some(range) = section(&lines, name) {
         for at in range.rev() {
             if matches!(line(lines[at]), Line::Setting(found, ..) if found == key) {
+                goes_on(&lines, at)?;
                 lines.remove(at);
             }
         }
     }
-    joined(&lines, end, text)
+    Ok(joined(&lines, end, text))
 }
 
 fn joined(lines: &[&str], end: &str, old: &str) -> String {

@@ -33,6 +33,15 @@ fn ini_keeps_comments_order_and_spelling() {
     becomes(Form::Ini, text, "Date/date.timezone", None, &text.replace("date.timezone=UTC\n", ""));
     becomes(Form::Ini, text, "New/a", Some("b".into()), &format!("{text}\n[New]\na=b\n"));
     becomes(Form::Ini, "", "New/a", Some("b".into()), "[New]\na = b\n");
+    becomes(Form::Ini, "a = \"x ; y\" ; why\n", "a", Some("\"z\"".into()), "a = \"z\" ; why\n");
+    becomes(Form::Ini, "a = ; why\n", "a", Some("b".into()), "a = b ; why\n");
+    becomes(Form::Ini, "[s]\na =\n", "s/a", Some("b".into()), "[s]\na =b\n");
+    for (long, key) in
+        [("[s]\na =\n    one\n    two\n", "s/a"), ("[s]\na =\n    one\n", "s/b"), ("[s]\na = x \\\n", "s/a")]
+    {
+        assert!(edited(Form::Ini, long, key, Some("b".into())).unwrap_err().contains("goes on"), "{long}");
+    }
+    assert!(edited(Form::Ini, "a=1\r\nb=2\n", "b", Some("3".into())).unwrap_err().contains("two ways"));
     let dos = text.replace('\n', "\r\n");
     becomes(Form::Ini, &dos, "PHP/memory_limit", Some("1G".into()), &dos.replace("128M", "1G"));
 }
@@ -85,6 +94,16 @@ fn yaml_keeps_comments_and_order() {
     assert!(edited(Form::Yaml, "a: 1\n---\nb: 2\n", "a", Some(json!(3))).is_err());
     // What another reader finds changed elsewhere is not written.
     assert!(edited(Form::Yaml, "a: &x\n  k: 1\nb: *x\n", "a.k", Some(json!(2))).is_err());
+}
+
+#[test]
+fn what_is_empty_is_written_once() {
+    for (form, text) in [(Form::Json, "{\"a\": 1}\n"), (Form::Yaml, "a: 1\n"), (Form::Toml, "a = 1\n")] {
+        for value in [json!({}), json!([]), json!("")] {
+            let new = edited(form, text, "b", Some(value.clone())).unwrap().unwrap();
+            assert_eq!(edited(form, &new, "b", Some(value.clone())).unwrap(), None, "{form:?} {value}: {new}");
+        }
+    }
 }
 
 #[test]

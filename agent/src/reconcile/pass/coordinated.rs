@@ -42,7 +42,7 @@ pub(super) struct InStretch {
     /// What is asked before the first change.
     want: Want,
     /// Whether the node may change.
-    held: bool,
+    pub(super) held: bool,
 }
 
 impl InStretch {
@@ -369,7 +369,7 @@ impl BookRun<'_, '_> {
         self.tasks.iter().any(|task| task.outcome == Outcome::Failed)
     }
 
-    pub(super) fn holds(&self) -> bool {
+    fn holds(&self) -> bool {
         self.in_stretch.as_ref().is_some_and(|part| part.held)
     }
 

@@ -160,7 +160,8 @@ impl BookRun<'_, '_> {
             changes.put(format!("applied/{key}"), &applied);
             self.pass.machine.set_applied(&key, Some(applied));
         }
-        if result.as_ref().and_then(|result| result.get("started")) == Some(&Value::Bool(true)) {
+        let started = result.as_ref().and_then(|result| result.get("started")) == Some(&Value::Bool(true));
+        if started && !self.book.parallel {
             // It was started with all that came before it.
             changes.delete(format!("handler/{}/{}", self.book.id(), auto_handler(&task.id)));
         }

@@ -14,16 +14,16 @@ use super::{
 };
 use crate::reconcile::runs::Run;
 
-/// Does some work of a book that its tasks do not name; gives what came of what frames it, too. A book that asks for
-/// nothing of that has it done at once.
+/// Does some work of a book that its tasks do not name, which says whether it failed; gives what came of what frames
+/// it, too. A book that asks for nothing of that has it done at once.
 pub(super) fn framed<T>(
     pass: &Pass<'_>,
     book: &Arc<Book>,
-    work: impl FnOnce() -> T,
+    work: impl FnOnce() -> (T, bool),
 ) -> (Result<T, NotBegun>, Vec<TaskOutcome>) {
     let run = pass.coordination.and_then(|with| Some((with, Run::of(pass.set, pass.generation, with.table, book)?)));
     if run.is_none() && book.rollout.before.is_empty() && book.rollout.after.is_empty() {
-        return (Ok(work()), Vec::new());
+        return (Ok(work().0), Vec::new());
     }
     let permit = match gates::of(pass, book, Vec::new()).pass() {
         Ok(permit) => permit,
@@ -43,7 +43,11 @@ pub(super) fn framed<T>(
 }
 
 impl BookRun<'_, '_> {
-    fn framed<T>(&mut self, run: Option<&(Coordination<'_>, Run)>, work: impl FnOnce() -> T) -> Result<T, NotBegun> {
+    fn framed<T>(
+        &mut self,
+        run: Option<&(Coordination<'_>, Run)>,
+        work: impl FnOnce() -> (T, bool),
+    ) -> Result<T, NotBegun> {
         self.begun = self.stretch() == Some(true);
         if let Some((with, run)) = run {
             let last = run.stretches.len().saturating_sub(1);
@@ -58,15 +62,20 @@ impl BookRun<'_, '_> {
             self.in_stretch = Some(InStretch::correcting(spec.clone()));
         }
         self.begin_stretch()?;
-        let done = work();
-        self.after();
+        let (done, mut failed) = work();
+        // What failed is not put back to where it is used, and counts as a failure of the run.
+        if !failed {
+            self.after();
+            failed = self.any_failed();
+        }
         if let Some((with, run)) = run
-            && let Some(spec) = self.in_stretch.as_ref().map(|part| part.spec.clone())
-            && self.holds()
-            && !self.any_failed()
-            && with.fleet.ask(&spec, Want::Leave) == Answer::Go
+            && let Some(part) = self.in_stretch.clone().filter(|part| part.held)
         {
-            self.gave_back(*with, run, &spec, None);
+            let last = u32::try_from(run.stretches.len().saturating_sub(1)).unwrap_or(u32::MAX);
+            let want = if failed { Want::Failed(last) } else { Want::Leave };
+            if with.fleet.ask(&part.spec, want) == Answer::Go {
+                self.gave_back(*with, run, &part.spec, failed.then_some(last));
+            }
         }
         Ok(done)
     }

@@ -82,10 +82,14 @@ fn mentioned_no_more(
     let mut outcomes = Vec::new();
     if book.prune {
         let removal = Removal { gone: &gone, everything, all: old.items.len(), budget: book.prune_budget.as_deref() };
-        let (done, around) = if pass.plan || !removal.is_any() {
+        let (done, around) = if pass.plan || removal.count() == 0 || removal.refused().is_some() {
             (Ok(removal.carry_out(pass, &mut changes)), Vec::new())
         } else {
-            framed(pass, book, || removal.carry_out(pass, &mut changes))
+            framed(pass, book, || {
+                let done = removal.carry_out(pass, &mut changes);
+                let failed = done.1.iter().any(|outcome| outcome.outcome == Outcome::Failed);
+                (done, failed)
+            })
         };
         outcomes = around;
         let (removed, said) = done.unwrap_or_else(|why| {
@@ -137,25 +141,31 @@ struct Removal<'a> {
 }
 
 impl Removal<'_> {
-    /// Whether anything is to be removed, not only moved to another book.
-    fn is_any(&self) -> bool {
-        self.gone.iter().any(|managed| !self.everything.contains(managed))
+    /// How many things are to be removed, not only moved to another book.
+    fn count(&self) -> usize {
+        self.gone.iter().filter(|managed| !self.everything.contains(managed)).count()
+    }
+
+    /// What is said where they are too many.
+    fn refused(&self) -> Option<TaskOutcome> {
+        let written = self.budget.and_then(|text| Count::read(&Value::String(text.to_owned())).ok());
+        let allowed = written.unwrap_or(Count::Percent(BUDGET)).at_least_one(self.all as u64);
+        let (count, all) = (self.count(), self.all);
+        (count as u64 > allowed).then(|| {
+            let message = format!(
+                "{count} of {all} managed things would be removed, and at most {allowed} may be in one pass; remove fewer at a time, or set pruneBudget in the book"
+            );
+            TaskOutcome::new("prune".into(), "prune", Outcome::Held).say(message)
+        })
     }
 
     /// Removes things, unless they are too many; gives those that are gone, and what there is to say.
     fn carry_out(&self, pass: &Pass<'_>, changes: &mut Changes) -> (BTreeSet<Managed>, Vec<TaskOutcome>) {
-        let written = self.budget.and_then(|text| Count::read(&Value::String(text.to_owned())).ok());
-        let allowed = written.unwrap_or(Count::Percent(BUDGET)).at_least_one(self.all as u64);
+        if let Some(held) = self.refused() {
+            return (BTreeSet::new(), vec![held]);
+        }
         let (moved, mine): (Vec<&Managed>, Vec<&Managed>) =
             self.gone.iter().partition(|managed| self.everything.contains(managed));
-        if mine.len() as u64 > allowed {
-            let message = format!(
-                "{} of {} managed things would be removed, and at most {allowed} may be in one pass; remove fewer at a time, or set pruneBudget in the book",
-                mine.len(),
-                self.all
-            );
-            return (BTreeSet::new(), vec![TaskOutcome::new("prune".into(), "prune", Outcome::Held).say(message)]);
-        }
         let mut removed: BTreeSet<Managed> = moved.into_iter().cloned().collect();
         let mut outcomes = Vec::new();
         // Inner paths go before the directories that hold them, and what runs before what it runs from.
