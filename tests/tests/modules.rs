@@ -75,6 +75,47 @@ fn a_service_that_does_not_start_is_told_with_its_journal() {
     assert!(server.tasks()[0].2.contains("there is no unit nobody.service"), "{:?}", server.tasks());
 }
 
+#[test]
+fn what_the_kernel_or_systemd_does_not_take_is_told_and_written_nowhere() {
+    let server = Server::new();
+    let failed = |task: &str| {
+        server.publish(&format!("  tasks:\n    - name: it\n      {task}\n"));
+        server.wait(|server| outcomes(server) == [("it".to_owned(), "failed".to_owned())]);
+        server.tasks()[0].2.clone()
+    };
+    let applied = |task: &str| {
+        server.publish(&format!("  tasks:\n    - name: it\n      {task}\n"));
+        server.wait(|server| outcomes(server) == [("it".to_owned(), "unchanged".to_owned())]);
+    };
+    // What the kernel makes something else of would be drift for ever.
+    let ports = |value: &str| format!("sysctl: {{name: net.ipv4.ip_local_reserved_ports, value: \"{value}\"}}");
+    let message = failed(&ports("8000,8001,8002"));
+    assert!(message.contains("the kernel made 8000-8002 of"), "{message}");
+    assert_eq!(server.says(&["ls", "/etc/sysctl.d/"]).matches("towpath").count(), 0);
+    applied(&ports("8000-8002"));
+
+    // What is mounted stays what the unit says, as long as it is in use.
+    let mount = |device: &str, options: &str| {
+        format!("mount: {{path: /srv/m, device: {device}, type: tmpfs, options: [{options}]}}")
+    };
+    let unit = || server.says(&["cat", "/etc/systemd/system/srv-m.mount"]);
+    let mounted = || server.says(&["findmnt", "-no", "SOURCE,OPTIONS", "/srv/m"]);
+    applied(&mount("one", "size=1m"));
+    server.says(&["systemd-run", "--unit=user-of-it", "--working-directory=/srv/m", "sleep", "infinity"]);
+    let message = failed(&mount("two", "size=1m"));
+    assert!(
+        message.contains("srv-m.mount") && unit().contains("What=one") && mounted().starts_with("one"),
+        "{message}"
+    );
+    server.says(&["systemctl", "stop", "user-of-it"]);
+    server.wait(|server| outcomes(server) == [("it".to_owned(), "unchanged".to_owned())]);
+    assert!(unit().contains("What=two") && mounted().starts_with("two"), "{}", mounted());
+    failed(&mount("two", "size=nonsense"));
+    assert!(unit().contains("Options=size=1m"), "{}", unit());
+    applied(&mount("two", "size=2m"));
+    assert!(mounted().contains("size=2048k"), "{}", mounted());
+}
+
 /// A use of every module that keeps something so, in an order that works. Words in capitals stand for what is served.
 const EVERY: &str = r#"  prune: true
   pruneBudget: 100%

@@ -134,6 +134,8 @@ trait Unit {
 pub struct Systemd {
     runtime: Runtime,
     connection: Connection,
+    /// Whether it tells of the ends of jobs: it may be asked for that once.
+    told: tokio::sync::OnceCell<()>,
 }
 
 impl std::fmt::Debug for Systemd {
@@ -166,7 +168,7 @@ impl Systemd {
             .build()
             .map_err(|error| SystemdError::Bus(error.to_string()))?;
         let connection = runtime.block_on(Connection::system()).map_err(bus)?;
-        Ok(Self { runtime, connection })
+        Ok(Self { runtime, connection, told: tokio::sync::OnceCell::new() })
     }
 
     fn ask<T>(&self, unit: &str, work: impl Future<Output = zbus::Result<T>>) -> Result<T, SystemdError> {
@@ -210,7 +212,7 @@ impl Systemd {
     pub fn run(&self, unit: &str, job: Job, timeout: Duration) -> Result<(), SystemdError> {
         let waiting = async {
             let manager = ManagerProxy::new(&self.connection).await?;
-            manager.subscribe().await?;
+            self.told.get_or_try_init(|| manager.subscribe()).await?;
             // Heard from before the job begins, so that its end is not missed.
             let mut ends = manager.receive_job_removed().await?;
             if job != Job::Stop {
