@@ -117,18 +117,22 @@ fn packages(folder: &Path) -> (PathBuf, String) {
 }
 
 impl Server {
-    /// Makes a repository for dnf beside that for apt: a package in two versions, and one whose script fails.
+    /// Makes a repository for dnf beside that for apt: a package in two versions, one that needs it, and one whose
+    /// script fails.
     pub fn rpms(&self) {
         let build = tempfile::tempdir().unwrap();
         let target = self.packages.join("rpm");
-        for (name, version, script) in [
+        for (name, version, more) in [
+            ("probeneeds", "1.0", "Requires: probeapp\n"),
             ("probeapp", "1.0", ""),
             ("probeapp", "2.0", ""),
             ("probebroken", "1.0", "%pre -p <lua>\nerror('the script of probebroken gives up')\n"),
         ] {
             let spec = build.path().join("package.spec");
             let text = format!(
-                "Name: {name}\nVersion: {version}\nRelease: 1\nSummary: for tests\nLicense: none\nBuildArch: noarch\n%description\nfor tests\n{script}%files\n"
+                "Name: {name}\nVersion: {version}\nRelease: 1\nSummary: for tests\nLicense: none\nBuildArch: noarch\n{}%description\nfor tests\n{}%files\n",
+                if more.starts_with('%') { "" } else { more },
+                if more.starts_with('%') { more } else { "" },
             );
             fs::write(&spec, text).unwrap();
             let define = |name: &str, value: &Path| ["--define".to_owned(), format!("{name} {}", value.display())];
@@ -237,6 +241,17 @@ impl Server {
         let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
         let tasks = status["taskBooks"][0]["tasks"].as_array().cloned().unwrap_or_default();
         tasks.iter().map(|task| (text(&task["name"]), text(&task["outcome"]), text(&task["message"]))).collect()
+    }
+
+    /// What the last run of the book that changed something has as outcomes of its tasks, by their names.
+    pub fn last_change(&self) -> Vec<(String, String)> {
+        let Some(live) = self.machines.try_live(0) else { return Vec::new() };
+        let socket = live.join("run/towpath/api.sock");
+        let output = output(towpath().arg("runs").arg("--socket").arg(socket).args(["--output", "json"]));
+        let runs: Vec<Value> = serde_json::from_slice(&output.stdout).unwrap_or_default();
+        let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
+        let tasks = runs.first().and_then(|run| run["tasks"].as_array().cloned()).unwrap_or_default();
+        tasks.iter().map(|task| (text(&task["name"]), text(&task["outcome"]))).collect()
     }
 
     /// What a command on the machine says.

@@ -105,6 +105,65 @@ fn another_apt_is_waited_for_and_named() {
 }
 
 #[test]
+fn adjacent_packages_are_one_transaction_and_each_task_has_its_own_outcome() {
+    let server = Server::new();
+    let transactions = |what: &str| {
+        let log = server.says(&["journalctl", "-u", "packagekit", "-o", "cat"]);
+        log.lines().filter(|line| line.contains(what) && line.contains("finished with success")).count()
+    };
+    let told = |server: &Server| {
+        let status = server.status();
+        status["conditions"][1]["message"].as_str().unwrap_or_default().to_owned()
+    };
+    server.write(
+        "  prune: true
+  pruneBudget: 100%
+  handlers:
+    - name: mark
+      command: {argv: [touch, /marked]}
+  tasks:
+    - {name: base, package: {name: probebase}}
+    - {name: some, package: {name: '{{ item }}'}, loop: [probemore, probeslow], notify: [mark]}
+    - {name: file, file: {path: /behind, content: x}}
+",
+    );
+    server.repository.publish("three");
+    // How far it is stands in status meanwhile.
+    server.wait(|server| {
+        let told = told(server);
+        told.contains("at work: app/web, task base, for ") && told.contains("installing")
+    });
+    server.wait(unchanged);
+    assert!(!told(&server).contains("at work"), "{}", told(&server));
+    let changed = |name: &str| (name.to_owned(), "changed".to_owned());
+    let tasks = ["base", "some [probemore]", "some [probeslow]", "file", "mark"];
+    assert_eq!(server.last_change(), tasks.map(changed));
+    assert_eq!(transactions("install-packages"), 1, "not one transaction");
+    // What takes them away is one, too.
+    server.publish("  prune: true\n  pruneBudget: 100%\n  tasks: []\n");
+    server.wait(|server| ["probebase", "probemore", "probeslow"].iter().all(|name| !installed(server, name)));
+    assert_eq!(transactions("remove-packages"), 1, "not one transaction");
+
+    // One that fails is the failure of its own task, and what comes behind it goes on or not, as the book says.
+    let book = |first: &str| {
+        format!(
+            "  tasks:\n    - {{name: broken, package: {{name: probebroken, backend: apt}}{first}}}\n    - {{name: more, package: {{name: probemore, backend: apt}}}}\n    - {{name: none, package: {{name: nothing-of-that-name, backend: apt}}}}\n"
+        )
+    };
+    let outcomes = |server: &Server| {
+        let tasks = server.tasks().into_iter();
+        tasks.map(|(name, outcome, _)| format!("{name} {outcome}")).collect::<Vec<_>>().join(", ")
+    };
+    server.publish(&book(""));
+    server.wait(|server| outcomes(server) == "broken failed");
+    assert!(said(&server).contains("the script of probebroken gives up"), "{}", said(&server));
+    assert!(!installed(&server, "probemore"), "it came behind what failed");
+    server.publish(&book(", onFailure: continue"));
+    server.wait(|server| outcomes(server) == "broken failed, more unchanged, none failed");
+    assert!(installed(&server, "probemore"));
+}
+
+#[test]
 fn without_a_network_it_fails_in_time_and_the_next_pass_recovers() {
     let server = Server::new();
     ok(Command::new("cp").arg("-r").arg(&server.packages).arg(server.https.files().join("repo")));
@@ -144,7 +203,12 @@ fn dnf_installs_downgrades_and_removes_from_a_repository_of_its_own() {
     server.wait(|server| version() == "2.0" && unchanged(server));
     package("name: probeapp, version: 1.0-1");
     server.wait(|server| version() == "1.0" && unchanged(server));
+    // Nothing that needs it goes with it unasked.
+    ok(&mut server.machines.command(0, &["dnf", "-y", "-q", "install", "probeneeds"]));
     package("name: probeapp, state: absent");
+    server.wait(|server| said(server).contains("probeneeds") && server.reason("Stalled") == "TaskFailed");
+    assert!(server.says(&["rpm", "-q", "probeneeds"]).starts_with("probeneeds-1.0"), "it went unasked");
+    package("names: [probeapp, probeneeds], state: absent");
     server.wait(|server| version().contains("not installed") && unchanged(server));
     package("name: nothing-of-that-name");
     server.wait(|server| said(server).contains("nothing-of-that-name"));

@@ -10,6 +10,9 @@ use zbus::{Connection, OwnedObjectPath};
 /// How long a transaction may say nothing before it is taken for hung.
 const SILENCE: Duration = Duration::from_secs(300);
 
+/// How often it is asked how far it is.
+const LOOK: Duration = Duration::from_secs(1);
+
 /// PackageKit's own words (pk-enum.h): the installed package, the exit of a transaction that went well, filters.
 const INSTALLED: u32 = 1;
 const SUCCESS: u32 = 1;
@@ -88,13 +91,14 @@ enum Deed<'a> {
     Remove(&'a [&'a str]),
 }
 
-/// A connection to PackageKit.
-pub struct PackageKit {
+/// A connection to PackageKit, and who is told how far it is.
+pub struct PackageKit<'a> {
     runtime: Runtime,
     connection: Connection,
+    told: &'a dyn Fn(&str),
 }
 
-impl std::fmt::Debug for PackageKit {
+impl std::fmt::Debug for PackageKit<'_> {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.write_str("PackageKit")
     }
@@ -104,12 +108,12 @@ fn missing(error: impl std::fmt::Display) -> PackageKitError {
     PackageKitError::Missing(error.to_string())
 }
 
-impl PackageKit {
+impl<'a> PackageKit<'a> {
     /// Connects, where the machine has PackageKit.
     ///
     /// # Errors
     /// When it has not.
-    pub fn connect() -> Result<Self, PackageKitError> {
+    pub fn connect(told: &'a dyn Fn(&str)) -> Result<Self, PackageKitError> {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(missing)?;
         let connection = runtime.block_on(async {
             let connection = Connection::system().await?;
@@ -119,7 +123,7 @@ impl PackageKit {
             Ok::<_, zbus::Error>(named.then_some(connection))
         });
         let connection = connection.map_err(missing)?.ok_or_else(|| missing("it is not installed"))?;
-        Ok(Self { runtime, connection })
+        Ok(Self { runtime, connection, told })
     }
 
     /// Reads the lists of packages again.
@@ -179,15 +183,20 @@ impl PackageKit {
     }
 
     async fn carry_out(&self, deed: Deed<'_>) -> Result<Vec<Found>, PackageKitError> {
+        // By its own name on the bus: asked by its common one, another would be started where it has died.
         let begun = async {
             let path = DaemonProxy::new(&self.connection).await?.create_transaction().await?;
-            TransactionProxy::builder(&self.connection)
+            let bus = zbus::fdo::DBusProxy::new(&self.connection).await?;
+            let daemon = bus.get_name_owner(zbus::names::BusName::try_from("org.freedesktop.PackageKit")?).await?;
+            let transaction = TransactionProxy::builder(&self.connection)
+                .destination(daemon.clone())
                 .path(path)
                 .cache_properties(zbus::proxy::CacheProperties::No)
                 .build()
-                .await
+                .await?;
+            Ok::<_, zbus::Error>((transaction, daemon))
         };
-        let transaction = tokio::time::timeout(Duration::from_secs(25), begun)
+        let (transaction, daemon) = tokio::time::timeout(Duration::from_secs(25), begun)
             .await
             .map_err(|_| missing("it does not answer"))?
             .map_err(missing)?;
@@ -207,6 +216,9 @@ impl PackageKit {
         call.map_err(|error| PackageKitError::Failed(error.to_string()))?;
         let (mut seen, mut wrong) = (Vec::new(), None);
         let mut heard = (tokio::time::Instant::now(), None);
+        let mut looks = tokio::time::interval(LOOK);
+        looks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        let mut gone = std::pin::pin!(self.gone(daemon));
         loop {
             tokio::select! {
                 biased;
@@ -230,36 +242,55 @@ impl PackageKit {
                     let why = wrong.unwrap_or_else(|| format!("the transaction ended with {exit}"));
                     return Err(PackageKitError::Failed(why));
                 }
-                () = tokio::time::sleep(Duration::from_secs(5)) => {
+                _ = looks.tick() => {
                     // What it is at, and how far it is, it does not say by itself.
                     let asked = async { Ok::<_, zbus::Error>((transaction.status().await?, transaction.percentage().await?)) };
                     let now = tokio::time::timeout(Duration::from_secs(5), asked).await.ok().and_then(Result::ok);
                     if now.is_some() && now != heard.1 {
+                        now.and_then(|(status, percentage)| at(status, percentage)).iter().for_each(|at| (self.told)(at));
                         heard = (tokio::time::Instant::now(), now);
                     } else if heard.0.elapsed() >= SILENCE {
                         let _ = tokio::time::timeout(Duration::from_secs(2), transaction.cancel()).await;
                         return Err(PackageKitError::Hangs);
                     }
                 }
-                () = self.gone() => return Err(PackageKitError::Failed("PackageKit has died in the middle of it".into())),
+                () = &mut gone => return Err(PackageKitError::Failed("PackageKit has died in the middle of it".into())),
             }
         }
     }
 
     /// Ends when the daemon has left the bus.
-    async fn gone(&self) {
+    async fn gone(&self, daemon: zbus::names::OwnedUniqueName) {
         loop {
             tokio::time::sleep(Duration::from_millis(500)).await;
             let there = async {
                 let bus = zbus::fdo::DBusProxy::new(&self.connection).await?;
-                let name = zbus::names::BusName::try_from("org.freedesktop.PackageKit")?;
-                Ok::<_, zbus::Error>(bus.name_has_owner(name).await?)
+                Ok::<_, zbus::Error>(bus.name_has_owner(daemon.clone().into()).await?)
             };
             if !there.await.unwrap_or(true) {
                 return;
             }
         }
     }
+}
+
+/// What it is at, by PackageKit's own numbers (pk-enum.h, `PkStatusEnum`); 101 per cent means that it does not know.
+fn at(status: u32, percentage: u32) -> Option<String> {
+    let what = match status {
+        1 | 30 => "waiting for another transaction or the lock",
+        2 | 3 | 4 | 13 | 27 => "working out what is needed",
+        6 => "removing",
+        7 | 20..=25 => "reading the lists of packages again",
+        8 => "downloading",
+        9 => "installing",
+        10 => "updating",
+        11 => "cleaning up",
+        14 => "checking signatures",
+        15 | 16 => "putting in place",
+        _ => return None,
+    };
+    let far = if (1..=100).contains(&percentage) { format!(", {percentage} %") } else { String::new() };
+    Some(format!("{what}{far}"))
 }
 
 /// `name;version;arch;data`.
@@ -274,6 +305,13 @@ fn found(info: u32, id: &str) -> Option<Found> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn how_far_it_is_in_words() {
+        assert_eq!(at(9, 45).unwrap(), "installing, 45 %");
+        assert_eq!(at(8, 101).unwrap(), "downloading");
+        assert_eq!(at(0, 50), None);
+    }
 
     #[test]
     fn ids_are_taken_apart() {

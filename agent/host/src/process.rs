@@ -22,6 +22,9 @@ use rustix::{
 /// How much of each output is kept.
 const KEPT: usize = 1 << 20;
 
+/// How far back the last line of an output is looked for.
+const LINE: usize = 1 << 10;
+
 /// Tells work to stop at its next chance.
 #[derive(Debug, Clone, Default)]
 pub struct Cancel(Arc<AtomicBool>);
@@ -75,6 +78,14 @@ pub struct Output {
 /// # Errors
 /// When it can't be started or waited for.
 pub fn run(invocation: &Invocation, cancel: &Cancel) -> io::Result<Output> {
+    run_watched(invocation, cancel, &mut |_| {})
+}
+
+/// The same; what it is at, by the last line that it wrote, is told now and then.
+///
+/// # Errors
+/// When it can't be started or waited for.
+pub fn run_watched(invocation: &Invocation, cancel: &Cancel, told: &mut dyn FnMut(&str)) -> io::Result<Output> {
     if cancel.is_cancelled() {
         return Ok(Output { rc: -1, stdout: String::new(), stderr: String::new(), timed_out: false, cancelled: true });
     }
@@ -100,10 +111,16 @@ pub fn run(invocation: &Invocation, cancel: &Cancel) -> io::Result<Output> {
         // A command need not read what it is given.
         thread::spawn(move || drop(pipe.write_all(&bytes)));
     }
-    let (timed_out, cancelled) = wait(&pidfd, invocation.timeout, cancel)?;
+    let mut heard = String::new();
+    let (timed_out, cancelled) = wait(&pidfd, invocation.timeout, cancel, &mut || {
+        if let Some(line) = stdout.last_line().filter(|line| *line != heard) {
+            told(&line);
+            heard = line;
+        }
+    })?;
     if timed_out || cancelled {
         let _ = kill_process_group(pid, Signal::TERM);
-        wait(&pidfd, Some(Duration::from_secs(5)), &Cancel::default())?;
+        wait(&pidfd, Some(Duration::from_secs(5)), &Cancel::default(), &mut || {})?;
         // Children may outlive the leader.
         let _ = kill_process_group(pid, Signal::KILL);
     }
@@ -115,7 +132,12 @@ pub fn run(invocation: &Invocation, cancel: &Cancel) -> io::Result<Output> {
 }
 
 /// Waits for the end of a process: whether the deadline, or the agent's end, came first.
-fn wait(pidfd: &impl std::os::fd::AsFd, timeout: Option<Duration>, cancel: &Cancel) -> io::Result<(bool, bool)> {
+fn wait(
+    pidfd: &impl std::os::fd::AsFd,
+    timeout: Option<Duration>,
+    cancel: &Cancel,
+    meanwhile: &mut dyn FnMut(),
+) -> io::Result<(bool, bool)> {
     let slice = Duration::from_millis(100);
     let mut left = timeout;
     loop {
@@ -128,6 +150,7 @@ fn wait(pidfd: &impl std::os::fd::AsFd, timeout: Option<Duration>, cancel: &Canc
             Err(rustix::io::Errno::INTR) => continue,
             Err(error) => return Err(error.into()),
         }
+        meanwhile();
         if cancel.is_cancelled() {
             return Ok((false, true));
         }
@@ -146,6 +169,15 @@ struct Kept {
 }
 
 impl Kept {
+    /// The last whole line so far that says something.
+    fn last_line(&self) -> Option<String> {
+        let bytes = self.bytes.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+        let end = bytes.iter().rposition(|byte| *byte == b'\n')?;
+        let lines = bytes[end.saturating_sub(LINE)..end].rsplit(|byte| matches!(byte, b'\n' | b'\r'));
+        let mut lines = lines.map(|line| String::from_utf8_lossy(line).trim().to_owned());
+        lines.find(|line| !line.is_empty())
+    }
+
     fn take(self, patience: Duration) -> String {
         let _ = self.receiver.recv_timeout(patience);
         let bytes = std::mem::take(&mut *self.bytes.lock().unwrap_or_else(std::sync::PoisonError::into_inner));

@@ -451,6 +451,7 @@ mod tests {
                 look: &self.look,
                 source: Some((Arc::clone(&self.tree), String::new())),
                 node: "n",
+                task: "t",
                 timeout: std::time::Duration::from_secs(5),
                 cancel: &cancel,
                 memory: &crate::Memory::default(),

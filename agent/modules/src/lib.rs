@@ -22,6 +22,7 @@ mod mount;
 mod naming;
 mod package;
 mod probe;
+mod progress;
 mod reboot;
 mod resolve;
 mod service;
@@ -38,6 +39,7 @@ use towpath_render::tree::Tree;
 
 pub use expectation::{Expectation, Inspector};
 pub use package::Database;
+pub use progress::{Progress, Work};
 pub use resolve::{Options, Problem, resolve};
 
 /// Of which sort a use of a module is.
@@ -62,6 +64,8 @@ pub struct Context<'a> {
     pub source: Option<(Arc<dyn Tree>, String)>,
     /// The node's name.
     pub node: &'a str,
+    /// The task, as it is called in its book.
+    pub task: &'a str,
     /// How long the task may take.
     pub timeout: Duration,
     /// Asks it to stop.
@@ -75,9 +79,16 @@ pub struct Context<'a> {
 pub struct Memory {
     packages: Database,
     descriptions: custom::Descriptions,
+    /// What is being done right now.
+    pub progress: Progress,
 }
 
 impl Context<'_> {
+    /// Says how far the task is, for status.
+    fn say(&self, far: &str) {
+        self.memory.progress.say(self.task, far);
+    }
+
     /// Refuses a root other than `/`: what the module changes belongs to the machine as a whole.
     fn needs_whole_root(&self, module: &str) -> Result<(), ModuleError> {
         if self.look.root() == std::path::Path::new("/") {
@@ -397,6 +408,23 @@ impl Options {
             Self::Package(options) => options.names(),
             _ => &[],
         }
+    }
+
+    /// Whether it is better carried out as one with another use that comes right behind it.
+    pub fn goes_with(&self, other: &Self) -> bool {
+        matches!((self, other), (Self::Package(one), Self::Package(other)) if one.goes_with(other))
+    }
+
+    /// Carries out several uses that go with one another, as one. Lend it only to who holds a permit.
+    ///
+    /// # Errors
+    /// When it can't be done for all of them; it may have been done for some.
+    pub fn together(uses: &[&Self], context: &Context<'_>) -> Result<(), ModuleError> {
+        let packages = uses.iter().filter_map(|one| match one {
+            Self::Package(options) => Some(options),
+            _ => None,
+        });
+        package::together(&packages.collect::<Vec<_>>(), context)
     }
 
     /// Whether what undoes it follows from what is written alone, not from what was there before it came first.

@@ -206,8 +206,14 @@ impl State {
         current(self).into_iter().next().map(|ready| ready.message).unwrap_or_default()
     }
 
-    /// As status has it.
-    pub fn status(&self, node: &str, cluster: &str, task_books: Vec<pb::TaskBookStatus>) -> pb::NodeStatus {
+    /// As status has it, with what is being done right now.
+    pub fn status(
+        &self,
+        node: &str,
+        cluster: &str,
+        task_books: Vec<pb::TaskBookStatus>,
+        at_work: Option<String>,
+    ) -> pb::NodeStatus {
         let revision = |acceptance: &Acceptance| pb::AppliedRevision {
             generation: acceptance.generation,
             commits: acceptance.commits.clone(),
@@ -224,7 +230,14 @@ impl State {
                 .into_iter()
                 .map(|condition| {
                     let since = self.since.get(&condition.r#type).map_or(self.looked, |(_, _, since)| *since);
-                    pb::Condition { since: rfc3339(since), ..condition }
+                    let message = match &at_work {
+                        Some(what) if condition.r#type == "Reconciling" => match condition.reason.as_str() {
+                            "Settled" => format!("at work: {what}"),
+                            _ => format!("{}; at work: {what}", condition.message),
+                        },
+                        _ => condition.message,
+                    };
+                    pb::Condition { since: rfc3339(since), message, ..condition }
                 })
                 .collect(),
             task_books,
@@ -338,6 +351,19 @@ mod tests {
         let (state, _) = step(state, Input::Passed(passed(Outcome::Changed)));
         assert_eq!(reasons(&state)[0], ("Ready".into(), true, "Applied".into()));
         assert_eq!(state.applied.unwrap().generation, 1);
+    }
+
+    #[test]
+    fn what_is_being_done_is_said_beside_how_it_is() {
+        let message = |state: &State, at_work: Option<&str>| {
+            let status = state.status("n", "c", Vec::new(), at_work.map(str::to_owned));
+            status.conditions[1].message.clone()
+        };
+        let (state, _) = run(vec![Input::Looked(1), accepted(1), Input::Began]);
+        assert_eq!(message(&state, None), "the accepted revision is being applied");
+        assert_eq!(message(&state, Some("a/b")), "the accepted revision is being applied; at work: a/b");
+        let (state, _) = step(state, Input::Passed(passed(Outcome::Changed)));
+        assert_eq!(message(&state, Some("a/b")), "at work: a/b");
     }
 
     #[test]

@@ -116,7 +116,9 @@ impl Handle {
     /// The status of the node.
     pub fn status(&self) -> pb::NodeStatus {
         let view = self.lock();
-        let status = view.state.status(&self.shared.node, &self.shared.cluster, view.books.clone());
+        let machine = &self.shared.machine;
+        let at_work = machine.memory.progress.now(machine.clock.monotonic());
+        let status = view.state.status(&self.shared.node, &self.shared.cluster, view.books.clone(), at_work);
         pb::NodeStatus { insecure: view.insecure, public_keys: view.public_keys.clone(), ..status }
     }
 

@@ -113,7 +113,8 @@ fn undoing_is_the_value_that_stands_there() {
     let look = towpath_host::Look::at(folder.path()).unwrap();
     let (cancel, memory) = (towpath_host::process::Cancel::default(), crate::Memory::default());
     let timeout = std::time::Duration::from_secs(1);
-    let context = Context { look: &look, source: None, node: "n", timeout, cancel: &cancel, memory: &memory };
+    let context =
+        Context { look: &look, source: None, node: "n", task: "t", timeout, cancel: &cancel, memory: &memory };
     let undo = |key: &str| {
         let options = resolve("toml", &json!({ "path": "/a.toml", "key": key, "value": 5 })).unwrap();
         options.undo(&context).unwrap()

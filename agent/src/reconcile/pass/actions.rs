@@ -200,6 +200,9 @@ impl BookRun<'_, '_> {
         run: impl Fn(&Self, &Ready) -> Result<Report, ModuleError>,
     ) -> (TaskOutcome, Option<Value>) {
         let outcome = |outcome| TaskOutcome::new(name.clone(), module(task), outcome);
+        let (machine, book) = (self.pass.machine, self.book.id());
+        let begin = || machine.memory.progress.begin(&book, &task.id, machine.clock.monotonic());
+        let _work = (!self.pass.plan).then(begin);
         let limit = task.until.as_ref().map_or(1, |until| until.limit);
         let mut last: Option<(TaskOutcome, Option<Value>)> = None;
         for attempt in 1..=limit {
@@ -353,6 +356,7 @@ fn old_handler(pass: &Pass<'_>, id: &str, record: &HandlerRecord) -> TaskOutcome
         look: &pass.machine.look,
         source,
         node: &pass.machine.node,
+        task: id,
         timeout: std::time::Duration::from_secs(600),
         cancel: pass.cancel,
         memory: &pass.machine.memory,

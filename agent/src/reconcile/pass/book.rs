@@ -4,7 +4,6 @@ use std::{
     collections::{BTreeMap, BTreeSet},
     path::PathBuf,
     sync::{Arc, Mutex, PoisonError},
-    thread,
     time::Instant,
 };
 
@@ -23,14 +22,13 @@ use super::{
     Pass, Settled,
     batch::{self, Waiting},
     coordinated::InStretch,
+    effects::Effect,
     gates,
     instance::{self, Prepared, Ready},
     outcome::{BookOutcome, Outcome, TaskOutcome},
+    parallel::waves,
     prune,
 };
-
-/// How many tasks of a parallel book run at once.
-const AT_ONCE: usize = 16;
 
 /// Who manages what, over all books of a pass.
 pub(super) type Owners = Mutex<BTreeMap<Managed, String>>;
@@ -123,9 +121,11 @@ pub(super) struct BookRun<'a, 'p> {
     pub(super) book: &'a Arc<Book>,
     pub(super) renderer: Arc<Renderer>,
     pub(super) permit: &'a Permit,
-    owners: &'a Owners,
+    pub(super) owners: &'a Owners,
     pub(super) tasks: Vec<TaskOutcome>,
     pub(super) waiting: Vec<Waiting>,
+    /// Effects that wait for others that they go with.
+    pub(super) together: Vec<Effect>,
     /// What was registered by tasks whose batch is not carried out yet.
     pub(super) late: Vec<(String, usize, Option<Item>)>,
     pub(super) watched: BTreeSet<PathBuf>,
@@ -155,7 +155,7 @@ pub(super) struct BookRun<'a, 'p> {
     /// The results of the loop at hand, by their place among the outcomes.
     pub(super) loop_results: Vec<(usize, Option<Value>)>,
     pub(super) disk: Option<(Disk, String)>,
-    probes: bool,
+    pub(super) probes: bool,
 }
 
 impl<'a, 'p> BookRun<'a, 'p> {
@@ -174,6 +174,7 @@ impl<'a, 'p> BookRun<'a, 'p> {
             owners,
             tasks: Vec::new(),
             waiting: Vec::new(),
+            together: Vec::new(),
             late: Vec::new(),
             watched: BTreeSet::new(),
             managed: BTreeSet::new(),
@@ -246,66 +247,6 @@ impl<'a, 'p> BookRun<'a, 'p> {
         }
     }
 
-    /// Runs tasks that need not wait for one another: all at once, each as a part of this run. A frame around the
-    /// first change is one for all, so tasks within it come one after the other.
-    fn wave(&mut self, tasks: &[&Task]) {
-        let framed =
-            !self.book.rollout.before.is_empty() || !self.book.rollout.after.is_empty() || self.in_stretch.is_some();
-        if tasks.len() == 1 || self.pass.plan || framed {
-            for task in tasks {
-                if self.stopped {
-                    break;
-                }
-                self.task(task);
-            }
-            return;
-        }
-        for some in tasks.chunks(AT_ONCE) {
-            let parts: Vec<BookRun<'_, '_>> = some.iter().map(|_| self.part()).collect();
-            let done: Vec<_> = thread::scope(|scope| {
-                let run = |(mut part, task): (Self, &Task)| {
-                    part.task(task);
-                    part.flush();
-                    part
-                };
-                let threads: Vec<_> =
-                    parts.into_iter().zip(some).map(|(part, task)| scope.spawn(move || run((part, task)))).collect();
-                threads.into_iter().map(|thread| thread.join()).collect()
-            });
-            for (part, task) in done.into_iter().zip(some) {
-                match part {
-                    Ok(part) => self.merge(part),
-                    Err(_) => self.failed(task, None, "it broke off; this is a mistake of the agent".into()),
-                }
-            }
-        }
-    }
-
-    fn part(&self) -> Self {
-        let mut part = Self::new(self.pass, self.book, Arc::clone(&self.renderer), self.permit, self.owners);
-        part.begun = self.begun;
-        part.probes = self.probes;
-        part.unmet.clone_from(&self.unmet);
-        part
-    }
-
-    fn merge(&mut self, part: Self) {
-        self.tasks.extend(part.tasks);
-        self.watched.extend(part.watched);
-        self.managed.extend(part.managed);
-        self.unmet.extend(part.unmet);
-        self.adopted.append(part.adopted);
-        self.complete &= part.complete;
-        self.stopped |= part.stopped;
-        self.interrupted |= part.interrupted;
-        self.moved |= part.moved;
-        self.disk = self.disk.take().or(part.disk);
-        self.settled = self.settled.take().zip(part.settled).map(|(mut all, more)| {
-            all.extend(more);
-            all
-        });
-    }
-
     /// Whether anything of the book would change: probes are only asked then.
     fn would_change(&self) -> bool {
         self.would_change_any(&[])
@@ -353,7 +294,7 @@ impl<'a, 'p> BookRun<'a, 'p> {
         }
     }
 
-    fn task(&mut self, task: &Task) {
+    pub(super) fn task(&mut self, task: &Task) {
         if !task.requires.is_empty() {
             self.flush();
         }
@@ -415,13 +356,18 @@ impl<'a, 'p> BookRun<'a, 'p> {
         task.requires.iter().find(|name| self.unmet.contains(*name)).map(String::as_str)
     }
 
+    /// Whether anything waits to be carried out.
+    fn waits(&self) -> bool {
+        !self.waiting.is_empty() || !self.together.is_empty()
+    }
+
     /// Renders, and where a result is wanted that waits in the batch, carries the batch out and renders again.
     fn ask<T>(
         &mut self,
         render: impl Fn(&Self) -> Result<Rendered<T>, towpath_render::rendering::RenderError>,
     ) -> Result<Rendered<T>, towpath_render::rendering::RenderError> {
         match render(self)? {
-            Rendered::Wants(_) if !self.waiting.is_empty() => {
+            Rendered::Wants(_) if self.waits() => {
                 self.flush();
                 render(self)
             }
@@ -432,7 +378,7 @@ impl<'a, 'p> BookRun<'a, 'p> {
     fn instance(&mut self, task: &Task, item: Option<Item>) {
         let begun = self.pass.machine.clock.monotonic();
         let mut prepared = instance::prepare(self.pass.machine, &self.renderer, task, item.as_ref());
-        if matches!(prepared, Prepared::Wants(_)) && !self.waiting.is_empty() {
+        if matches!(prepared, Prepared::Wants(_)) && self.waits() {
             self.flush();
             prepared = instance::prepare(self.pass.machine, &self.renderer, task, item.as_ref());
         }
@@ -483,6 +429,13 @@ impl<'a, 'p> BookRun<'a, 'p> {
                     ready.options.name()
                 ),
             );
+        }
+        // What waits for others that it goes with waits no longer when something else comes.
+        if self.together.iter().any(|waiting| !waiting.ready.options.goes_with(&ready.options)) {
+            self.flush();
+            if self.stopped() {
+                return;
+            }
         }
         // What asks, or runs by conditions, must be asked again in every pass.
         let by_checks = match ready.options.sort() {
@@ -592,30 +545,4 @@ pub(super) fn module(task: &Task) -> &'static str {
 
 fn has_probes(book: &Book) -> bool {
     book.tasks.iter().any(|task| task.module.as_ref().is_some_and(|module| module.message.module == Some("probe")))
-}
-
-/// The tasks in the order in which they run: as written, or all at once that need not wait for one another.
-fn waves<'t>(tasks: &[&'t Task], parallel: bool) -> Vec<Vec<&'t Task>> {
-    if !parallel {
-        return tasks.iter().map(|task| vec![*task]).collect();
-    }
-    // What a task of an earlier stretch is, is done.
-    let here: BTreeSet<&str> = tasks.iter().map(|task| task.id.as_str()).collect();
-    let mut done: BTreeSet<&str> = BTreeSet::new();
-    let mut waves = Vec::new();
-    let mut left: Vec<&Task> = tasks.to_vec();
-    while !left.is_empty() {
-        let ready = |task: &&Task| {
-            task.requires.iter().all(|name| done.contains(name.as_str()) || !here.contains(name.as_str()))
-        };
-        let (mut wave, mut rest): (Vec<&Task>, Vec<&Task>) = left.into_iter().partition(ready);
-        if wave.is_empty() {
-            // Cycles are refused when the book is loaded.
-            std::mem::swap(&mut wave, &mut rest);
-        }
-        done.extend(wave.iter().map(|task| task.id.as_str()));
-        waves.push(wave);
-        left = rest;
-    }
-    waves
 }

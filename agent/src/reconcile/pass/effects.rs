@@ -1,10 +1,11 @@
-//! State tasks that are put right by running something: packages, services, accounts. Each is carried out by itself.
+//! State tasks that are put right by running something: packages, services, accounts. Each is carried out by itself,
+//! unless it goes with those beside it.
 
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
 use towpath_host::journal::{AppliedItem, Changes, Intent, Phase};
-use towpath_modules::{Change, Checked};
+use towpath_modules::{Checked, Context};
 use towpath_render::{
     objects::task::{Drift, Task, auto_handler},
     rendering::Item,
@@ -18,11 +19,39 @@ use super::{
     states::Cause,
 };
 
+/// A change that is carried out by running something, and all that is known of it before.
+pub(super) struct Effect {
+    pub(super) task: Task,
+    pub(super) item: Option<Item>,
+    pub(super) ready: Ready,
+    pub(super) name: String,
+    pub(super) begun: Instant,
+    /// What it comes to.
+    pub(super) planned: TaskOutcome,
+    /// What it is in the journal: `module/identity`.
+    key: String,
+    /// What is remembered once it is applied.
+    applied: AppliedItem,
+    /// Whether the thing was not known before.
+    first: bool,
+    /// Where its outcome stands, where it waits for others.
+    pub(super) place: Option<usize>,
+}
+
+impl Effect {
+    /// Whether nobody asks for its own end before those that it waits for have theirs.
+    fn is_plain(&self) -> bool {
+        let task = &self.task;
+        let judged = task.success.is_some() || task.changed.is_some() || task.until.is_some();
+        !judged && task.register.is_none() && task.elect.is_none()
+    }
+}
+
 impl BookRun<'_, '_> {
     /// Checks such a task, and puts it right.
     pub(super) fn effect(&mut self, task: &Task, item: Option<Item>, ready: Ready, name: String, begun: Instant) {
         // What it needs may wait in the batch.
-        self.flush();
+        self.flush_files();
         if self.stopped() {
             return;
         }
@@ -67,9 +96,15 @@ impl BookRun<'_, '_> {
             Checked::Unknown(why) => self.failed(task, item, why),
             Checked::Change(change) => {
                 let cause = self.cause(known.as_ref(), &applied.definition);
+                let mut planned = TaskOutcome::new(name.clone(), module(task), Outcome::Unchanged);
+                planned.action = change.verb.word();
+                planned.diff = Some(change.diff);
+                planned.drift = cause == Cause::Drift;
                 // What was there when Towpath came first is not taken away, however often it was put right since.
                 let first = known.is_none();
-                self.carry_out(task, item, &ready, name, begun, change, (key, applied, first), cause);
+                let effect =
+                    Effect { task: task.clone(), item, ready, name, begun, planned, key, applied, first, place: None };
+                self.missing(effect);
             }
         }
     }
@@ -92,73 +127,94 @@ impl BookRun<'_, '_> {
         }
     }
 
-    #[expect(clippy::too_many_arguments, reason = "all that is known of one change")]
-    fn carry_out(
-        &mut self,
-        task: &Task,
-        item: Option<Item>,
-        ready: &Ready,
-        name: String,
-        begun: Instant,
-        change: Change,
-        (key, mut applied, first): (String, AppliedItem, bool),
-        cause: Cause,
-    ) {
+    /// Has an effect wait for others that it goes with, or carries it out.
+    fn missing(&mut self, mut effect: Effect) {
         self.settled = None;
-        let drifted = cause == Cause::Drift;
-        let mut planned = TaskOutcome::new(name.clone(), module(task), Outcome::Unchanged);
-        planned.action = change.verb.word();
-        planned.diff = Some(change.diff);
-        planned.drift = drifted;
-        let policy = task.drift.unwrap_or(self.pass.drift);
-        if drifted && policy != Drift::Correct {
-            planned.action = "none";
+        let policy = effect.task.drift.unwrap_or(self.pass.drift);
+        if effect.planned.drift && policy != Drift::Correct {
+            effect.planned.action = "none";
             if policy == Drift::Report {
-                planned.message = Some("it has drifted, and is left so (drift: report)".into());
+                effect.planned.message = Some("it has drifted, and is left so (drift: report)".into());
             }
-            return self.finish(task, item, planned, None);
+            return self.finish(&effect.task, effect.item, effect.planned, None);
         }
         if self.pass.plan {
-            return self.push(planned);
+            return self.push(effect.planned);
+        }
+        let together = effect.is_plain() && effect.ready.options.goes_with(&effect.ready.options);
+        if !self.together.iter().all(|waiting| together && waiting.ready.options.goes_with(&effect.ready.options)) {
+            self.flush();
+            if self.stopped() {
+                return;
+            }
+        }
+        if together {
+            effect.place = Some(self.tasks.len());
+            self.tasks.push(TaskOutcome { outcome: Outcome::Changed, ..effect.planned.clone() });
+            self.together.push(effect);
+            return;
         }
         if let Err(why) = self.begin_stretch() {
-            return self.not_begun(task, item, planned, &why);
+            return self.not_begun(&effect.task, effect.item, effect.planned, &why);
         }
+        let before = self.foresee(&mut effect);
+        match self.intend_with(Phase::Action, None, before) {
+            Ok(()) => self.carry_out(effect, None),
+            Err(error) => self.not_done(effect, error.message),
+        }
+    }
+
+    /// What must be known if the end of an effect is not seen: who is notified, and what undoes it.
+    pub(super) fn foresee(&mut self, effect: &mut Effect) -> Changes {
+        let Effect { task, item, ready, key, applied, first, .. } = effect;
         let context = instance::context(self.pass.machine, &self.renderer, task, self.pass.cancel);
-        // Who is notified, and what undoes it, is known before the effect: a crash behind it finds everything in order.
         // Only where the task says itself what counts as a change must its end be seen.
         let mut before = if task.changed.is_none() { self.notified(task, item.as_ref()) } else { Changes::default() };
         let undo = ready.options.undo(&ready.params, &context);
         if ready.options.parts().len() > 1 {
             self.remember_parts(ready, undo.as_ref(), &mut before);
-        } else if first {
+        } else if *first {
             applied.undo = undo;
             let begun = AppliedItem { definition: String::new(), ..applied.clone() };
             before.put(format!("applied/{key}"), &begun);
-            self.pass.machine.set_applied(&key, Some(begun));
+            self.pass.machine.set_applied(key, Some(begun));
         }
-        if let Err(error) = self.intend_with(Phase::Action, None, before) {
-            let outcome = TaskOutcome { outcome: Outcome::Failed, message: Some(error.message), ..planned };
-            return self.finish(task, item, outcome, None);
-        }
-        let (mut outcome, result) = self.attempts(task, item.as_ref(), ready, name, |run, ready| {
+        before
+    }
+
+    /// Carries out an effect whose intent is written, within the time of its task or less.
+    pub(super) fn carry_out(&mut self, effect: Effect, time: Option<Duration>) {
+        let (task, item) = (&effect.task, effect.item.as_ref());
+        let (outcome, result) = self.attempts(task, item, &effect.ready, effect.name.clone(), |run, ready| {
             let context = instance::context(run.pass.machine, &run.renderer, task, run.pass.cancel);
+            let context = Context { timeout: time.unwrap_or(context.timeout), ..context };
             ready.options.run(&context, &run.pass.machine.hand())
         });
-        if outcome.message.is_none() && drifted {
+        self.done(effect, outcome, result);
+    }
+
+    pub(super) fn not_done(&mut self, effect: Effect, message: String) {
+        let outcome = TaskOutcome { outcome: Outcome::Failed, message: Some(message), ..effect.planned.clone() };
+        self.end_effect(effect, outcome, None);
+    }
+
+    /// Remembers what came of an effect.
+    pub(super) fn done(&mut self, effect: Effect, mut outcome: TaskOutcome, result: Option<Value>) {
+        let Effect { task, item, planned, key, applied, .. } = &effect;
+        if outcome.message.is_none() && planned.drift {
             outcome.message = Some("drift was put right".into());
         }
         let outcome = TaskOutcome {
             action: planned.action,
-            diff: planned.diff,
-            drift: drifted,
-            took: begun.elapsed(),
+            diff: planned.diff.clone(),
+            drift: planned.drift,
+            took: effect.begun.elapsed(),
             ..outcome
         };
         let mut changes = Changes::default();
         if outcome.outcome != Outcome::Failed {
-            changes.put(format!("applied/{key}"), &applied);
-            self.pass.machine.set_applied(&key, Some(applied));
+            changes.put(format!("applied/{key}"), applied);
+            self.pass.machine.set_applied(key, Some(applied.clone()));
         }
         let started = result.as_ref().and_then(|result| result.get("started")) == Some(&Value::Bool(true));
         if started && !self.book.parallel {
@@ -170,6 +226,16 @@ impl BookRun<'_, '_> {
         }
         changes.put("intent", &Intent { phase: Phase::Idle, book: self.book.id(), paths: Vec::new() });
         self.commit_changes(changes);
-        self.finish(task, item, outcome, result);
+        self.end_effect(effect, outcome, result);
+    }
+
+    fn end_effect(&mut self, effect: Effect, outcome: TaskOutcome, result: Option<Value>) {
+        let Some(place) = effect.place else { return self.finish(&effect.task, effect.item, outcome, result) };
+        if outcome.outcome == Outcome::Failed {
+            self.complete = false;
+            self.unmet.insert(effect.task.id.clone());
+            self.stopped |= !effect.task.go_on;
+        }
+        self.tasks[place] = outcome;
     }
 }

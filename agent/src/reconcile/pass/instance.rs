@@ -139,11 +139,17 @@ fn shown(error: &RenderError) -> String {
 }
 
 /// What a module works with.
-pub(super) fn context<'a>(machine: &'a Machine, renderer: &Renderer, task: &Task, cancel: &'a Cancel) -> Context<'a> {
+pub(super) fn context<'a>(
+    machine: &'a Machine,
+    renderer: &Renderer,
+    task: &'a Task,
+    cancel: &'a Cancel,
+) -> Context<'a> {
     Context {
         look: &machine.look,
         source: renderer.tree(task).map(|tree| (tree, task.within.folder.clone())),
         node: &machine.node,
+        task: &task.id,
         timeout: task.timeout,
         cancel,
         memory: &machine.memory,

@@ -11,10 +11,12 @@ mod framed;
 mod gates;
 mod instance;
 mod outcome;
+mod parallel;
 mod prune;
 mod reboots;
 mod states;
 mod stretch;
+mod together;
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -184,6 +186,7 @@ pub fn still_settled(machine: &Machine, settled: &[Settled], cancel: &Cancel) ->
                 look: &machine.look,
                 source: source.clone(),
                 node: &machine.node,
+                task: "",
                 timeout: *timeout,
                 cancel,
                 memory: &machine.memory,

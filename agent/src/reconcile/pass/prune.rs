@@ -3,6 +3,7 @@
 use std::{
     collections::{BTreeMap, BTreeSet},
     sync::Arc,
+    time::Duration,
 };
 
 use serde_json::Value;
@@ -10,7 +11,7 @@ use towpath_host::{
     files::Access,
     journal::{AppliedItem, Changes, HandlerRecord, Inventory, Managed, Original},
 };
-use towpath_modules::{apply, resolve};
+use towpath_modules::{Context, Options, Problem, apply, resolve};
 use towpath_render::{objects::task::Book, words::Count};
 
 use super::{
@@ -171,7 +172,8 @@ impl Removal<'_> {
         // Inner paths go before the directories that hold them, and what runs before what it runs from.
         let mut mine: Vec<&Managed> = mine.into_iter().rev().collect();
         mine.sort_by_key(|managed| rank(&managed.module));
-        for managed in mine {
+        let mut together: Option<BTreeSet<&Managed>> = None;
+        for managed in mine.iter().copied() {
             let name = format!("prune {} {}", managed.module, managed.identity);
             let outcome =
                 |outcome| TaskOutcome { action: "remove", ..TaskOutcome::new(name.clone(), &managed.module, outcome) };
@@ -186,7 +188,10 @@ impl Removal<'_> {
                 outcomes.push(outcome(Outcome::Held).say(gate.to_string()));
                 continue;
             }
-            match remove(pass, managed) {
+            let gone = managed.module == "package"
+                && together.get_or_insert_with(|| packages_together(pass, &mine)).contains(managed);
+            let done = if gone { Ok(TAKEN_OUT.to_owned()) } else { remove(pass, managed) };
+            match done {
                 Ok(message) => {
                     forget_one(pass, managed, changes);
                     removed.insert(managed.clone());
@@ -217,29 +222,55 @@ fn rank(module: &str) -> u8 {
     }
 }
 
+/// What is said of something that was put in, and is out again.
+const TAKEN_OUT: &str = "it was taken out again";
+
+/// What takes a thing away again, where something does.
+fn undo(pass: &Pass<'_>, managed: &Managed) -> Result<Option<Options>, String> {
+    let applied: Option<AppliedItem> = pass.machine.applied(&format!("{}/{}", managed.module, managed.identity));
+    let Some(params) = applied.and_then(|applied| applied.undo) else { return Ok(None) };
+    let said = |problems: Vec<Problem>| problems.into_iter().map(|problem| problem.message).collect::<Vec<_>>();
+    resolve(&managed.module, &params).map(Some).map_err(|problems| said(problems).join("; "))
+}
+
+fn context<'a>(pass: &Pass<'a>, managed: &'a Managed) -> Context<'a> {
+    Context {
+        look: &pass.machine.look,
+        source: None,
+        node: &pass.machine.node,
+        task: &managed.identity,
+        timeout: Duration::from_secs(600),
+        cancel: pass.cancel,
+        memory: &pass.machine.memory,
+    }
+}
+
+/// Takes packages away in one transaction, as they may need one another; gives those that are gone by that.
+fn packages_together<'m>(pass: &Pass<'_>, gone: &[&'m Managed]) -> BTreeSet<&'m Managed> {
+    let packages = gone.iter().copied().filter(|managed| managed.module == "package");
+    let found: Vec<(&Managed, Options)> =
+        packages.filter_map(|managed| Some((managed, undo(pass, managed).ok()??))).collect();
+    let [first, _, ..] = found.as_slice() else { return BTreeSet::new() };
+    let uses: Vec<&Options> = found.iter().map(|(_, options)| options).collect();
+    match Options::together(&uses, &context(pass, first.0)) {
+        Ok(()) => found.iter().map(|(managed, _)| *managed).collect(),
+        Err(error) => {
+            tracing::info!("packages are removed one by one: {error}");
+            BTreeSet::new()
+        }
+    }
+}
+
 fn remove(pass: &Pass<'_>, managed: &Managed) -> Result<String, String> {
     let hand = pass.machine.hand();
     let path = managed.identity.as_str();
-    if let Some(params) = pass
-        .machine
-        .applied(&format!("{}/{}", managed.module, managed.identity))
-        .and_then(|applied: AppliedItem| applied.undo)
-    {
-        let options = resolve(&managed.module, &params)
-            .map_err(|problems| problems.into_iter().map(|problem| problem.message).collect::<Vec<_>>().join("; "))?;
-        let context = towpath_modules::Context {
-            look: &pass.machine.look,
-            source: None,
-            node: &pass.machine.node,
-            timeout: std::time::Duration::from_secs(600),
-            cancel: pass.cancel,
-            memory: &pass.machine.memory,
-        };
-        let report = actions::execute(&options, &context, &hand, pass.cancel).map_err(|error| error.message)?;
+    if let Some(options) = undo(pass, managed)? {
+        let report = actions::execute(&options, &context(pass, managed), &hand, pass.cancel);
+        let report = report.map_err(|error| error.message)?;
         if !report.ok {
             return Err(report.message.unwrap_or_else(|| "it can't be taken out again".into()));
         }
-        return Ok("it was taken out again".into());
+        return Ok(TAKEN_OUT.into());
     }
     if managed.module != "file" {
         return Ok("it is no longer managed".into());
@@ -310,7 +341,7 @@ fn abandoned_books(pass: &Pass<'_>, everything: &BTreeSet<&Managed>) -> Vec<Book
             tasks: Vec::new(),
             held: Vec::new(),
             started: pass.machine.clock.wall(),
-            took: std::time::Duration::ZERO,
+            took: Duration::ZERO,
             interrupted: false,
             uncoordinated: false,
         };

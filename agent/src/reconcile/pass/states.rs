@@ -248,8 +248,14 @@ impl BookRun<'_, '_> {
         TaskOutcome { outcome: Outcome::Failed, message: Some(message), ..outcome }
     }
 
-    /// Carries out what waits.
+    /// Carries out what waits: files, or effects; never both wait.
     pub(super) fn flush(&mut self) {
+        self.flush_files();
+        self.flush_together();
+    }
+
+    /// Carries out the files that wait.
+    pub(super) fn flush_files(&mut self) {
         if self.waiting.is_empty() {
             return;
         }

@@ -1,0 +1,279 @@
+//! Who changes packages: PackageKit, or apt and dnf where it is absent or hangs.
+
+use std::{collections::BTreeMap, thread, time::Duration};
+
+use towpath_host::{
+    packagekit::{Found, PackageKit, PackageKitError},
+    process::{self, Cancel, Invocation, Output},
+};
+
+use super::{Backend, Missing, Options, database::DPKG};
+use crate::{Context, ModuleError};
+
+/// How it is to be done.
+#[derive(Debug, Clone)]
+pub(super) struct How {
+    pub(super) backend: Backend,
+    /// The version that is installed, where one is asked for.
+    pub(super) version: Option<String>,
+    /// Whether PackageKit has names for all packages.
+    pub(super) plain: bool,
+}
+
+pub(super) fn run_tool(argv: &[&str], context: &Context<'_>) -> Result<Output, ModuleError> {
+    let env = [("DEBIAN_FRONTEND", "noninteractive"), ("LC_ALL", "C"), ("NEEDRESTART_SUSPEND", "1")];
+    let invocation = Invocation {
+        argv: argv.iter().map(|word| (*word).to_owned()).collect(),
+        env: env.map(|(name, value)| (name.to_owned(), value.to_owned())).into(),
+        timeout: Some(context.timeout),
+        ..Invocation::default()
+    };
+    // A package manager that is cut off leaves a database that has to be mended: it comes to its end.
+    let output = process::run_watched(&invocation, &Cancel::default(), &mut |line| context.say(&told(line)))
+        .map_err(|error| ModuleError::new(format!("{} can't be run: {error}", argv[0])))?;
+    if output.timed_out {
+        let seconds = context.timeout.as_secs();
+        return Err(ModuleError::new(format!("{} took longer than {seconds} s and was ended", argv[0])));
+    }
+    Ok(output)
+}
+
+/// A line of apt or dnf as status shows it: where something is fetched from is nobody's business.
+fn told(line: &str) -> String {
+    let word = line.split_whitespace().next().unwrap_or_default();
+    if line.contains("://") && word.contains(':') { "fetching".into() } else { line.trim().chars().take(100).collect() }
+}
+
+/// The newest versions that the repositories have of some packages.
+pub(super) fn newest(options: &Options, context: &Context<'_>) -> Result<BTreeMap<String, String>, ModuleError> {
+    if options.backend == Backend::Dnf || !debian(context) {
+        return newest_rpm(&options.names, context);
+    }
+    let mut argv = vec!["apt-cache", "policy"];
+    argv.extend(options.names.iter().map(String::as_str));
+    let output = run_tool(&argv, context)?;
+    let mut newest = BTreeMap::new();
+    let mut at = String::new();
+    for line in output.stdout.lines() {
+        match line.trim().split_once(": ") {
+            Some(("Candidate", version)) if version != "(none)" => drop(newest.insert(at.clone(), version.to_owned())),
+            _ if !line.starts_with(' ') => at = line.trim_end_matches(':').to_owned(),
+            _ => {}
+        }
+    }
+    Ok(newest)
+}
+
+fn newest_rpm(names: &[String], context: &Context<'_>) -> Result<BTreeMap<String, String>, ModuleError> {
+    let mut argv = vec!["dnf", "-q", "repoquery", "--latest-limit=1", "--qf", "%{name}\t%{version}-%{release}\n"];
+    argv.extend(names.iter().map(String::as_str));
+    let output = run_tool(&argv, context)?;
+    let pair = |line: &str| line.split_once('\t').map(|(name, version)| (name.to_owned(), version.to_owned()));
+    Ok(output.stdout.lines().filter_map(pair).collect())
+}
+
+fn debian(context: &Context<'_>) -> bool {
+    context.look.exists(DPKG).unwrap_or(false)
+}
+
+/// Installs, upgrades and removes what is missing.
+pub(super) fn change(missing: &Missing, how: &How, context: &Context<'_>) -> Result<(), ModuleError> {
+    // A version is asked for by name, which PackageKit does not have on all systems.
+    let try_packagekit = match how.backend {
+        Backend::PackageKit => true,
+        Backend::Auto => how.version.is_none() && how.plain,
+        Backend::Apt | Backend::Dnf => false,
+    };
+    if try_packagekit {
+        match patiently(missing, context) {
+            Ok(()) => return Ok(()),
+            Err(error @ (PackageKitError::Missing(_) | PackageKitError::Hangs)) if how.backend == Backend::Auto => {
+                tracing::info!("the package manager is used directly: {error}");
+            }
+            Err(error) => return Err(ModuleError::new(error.to_string())),
+        }
+    }
+    match how.backend {
+        Backend::Dnf => dnf(missing, how, context),
+        Backend::Auto if !debian(context) => dnf(missing, how, context),
+        _ => apt(missing, how, context),
+    }
+}
+
+/// How long one waits before the lock is asked for again, and what is left of the task's time then for the work.
+const PAUSE: Duration = Duration::from_secs(2);
+const WORK: Duration = Duration::from_secs(10);
+
+/// PackageKit gives up at once where somebody else holds the lock of the package database: it is asked again, as apt
+/// waits by itself.
+fn patiently(missing: &Missing, context: &Context<'_>) -> Result<(), PackageKitError> {
+    let mut waited = Duration::ZERO;
+    loop {
+        match by_packagekit(missing, context) {
+            Err(PackageKitError::Failed(why))
+                if why.contains("get lock") && waited + WORK < context.timeout && !context.cancel.is_cancelled() =>
+            {
+                if waited.is_zero() {
+                    tracing::info!("waiting for the lock of the package database: {why}");
+                }
+                thread::sleep(PAUSE);
+                waited += PAUSE;
+            }
+            done => return done,
+        }
+    }
+}
+
+fn by_packagekit(missing: &Missing, context: &Context<'_>) -> Result<(), PackageKitError> {
+    let say = |text: &str| context.say(text);
+    let kit = PackageKit::connect(&say)?;
+    let done = transactions(&kit, missing, context);
+    kit.quit();
+    done
+}
+
+fn transactions(kit: &PackageKit<'_>, missing: &Missing, context: &Context<'_>) -> Result<(), PackageKitError> {
+    let ids = |names: &[String], installed: bool| -> Result<Vec<String>, PackageKitError> {
+        let asked: Vec<&str> = names.iter().map(String::as_str).collect();
+        let mut found = kit.resolve(&asked, context.timeout)?;
+        if !installed && names.iter().any(|name| !found.iter().any(|package| package.name == *name)) {
+            // It may be new since the lists were read last.
+            kit.refresh(context.timeout)?;
+            found = kit.resolve(&asked, context.timeout)?;
+        }
+        names
+            .iter()
+            .map(|name| {
+                let fits = |package: &&Found| package.name == *name && package.installed == installed;
+                // The newest comes last.
+                let id = found.iter().rfind(fits).map(|package| package.id.clone());
+                id.ok_or_else(|| PackageKitError::Failed(format!("no repository of this node has the package {name}")))
+            })
+            .collect()
+    };
+    if !missing.remove.is_empty() {
+        let ids = ids(&missing.remove, true)?;
+        kit.remove(&ids.iter().map(String::as_str).collect::<Vec<_>>(), context.timeout)?;
+    }
+    if !missing.install.is_empty() {
+        let ids = ids(&missing.install, false)?;
+        kit.install(&ids.iter().map(String::as_str).collect::<Vec<_>>(), context.timeout)?;
+    }
+    if !missing.upgrade.is_empty() {
+        let ids = ids(&missing.upgrade, false)?;
+        kit.update(&ids.iter().map(String::as_str).collect::<Vec<_>>(), context.timeout)?;
+    }
+    Ok(())
+}
+
+/// apt-get, which keeps configuration files that the administrator has changed, and waits for the lock.
+fn apt(missing: &Missing, how: &How, context: &Context<'_>) -> Result<(), ModuleError> {
+    let lock = format!("DPkg::Lock::Timeout={}", context.timeout.as_secs().saturating_sub(10).max(1));
+    let base =
+        ["apt-get", "-y", "-q", "-o", "Dpkg::Options::=--force-confdef", "-o", "Dpkg::Options::=--force-confold"];
+    let call = |verb: &str, more: &[&str], names: &[String]| {
+        let mut argv = base.to_vec();
+        argv.extend(["-o", &lock, verb]);
+        argv.extend(more);
+        argv.push("--");
+        argv.extend(names.iter().map(String::as_str));
+        run_tool(&argv, context)
+    };
+    if !missing.remove.is_empty() {
+        let simulated = call("remove", &["--simulate"], &missing.remove)?;
+        well("apt-get remove", &simulated)?;
+        let goes = |line: &str| line.strip_prefix("Remv ")?.split(' ').next().map(str::to_owned);
+        let others: Vec<String> =
+            simulated.stdout.lines().filter_map(goes).filter(|name| !missing.remove.contains(name)).collect();
+        if !others.is_empty() {
+            let what = format!("{} would go too, which need it", others.join(", "));
+            return Err(ModuleError::new(format!(
+                "{}: {what}; name them as well, or let them go first",
+                missing.remove.join(", ")
+            )));
+        }
+        well("apt-get remove", &call("remove", &[], &missing.remove)?)?;
+    }
+    let mut wanted: Vec<String> = missing.install.iter().chain(&missing.upgrade).cloned().collect();
+    if let Some(version) = &how.version {
+        wanted.iter_mut().for_each(|name| *name = format!("{name}={version}"));
+    }
+    if wanted.is_empty() {
+        return Ok(());
+    }
+    let more: &[&str] =
+        if how.version.is_some() { &["--allow-downgrades", "--allow-change-held-packages"] } else { &[] };
+    let mut output = call("install", more, &wanted)?;
+    if output.rc != 0 && output.stderr.contains("dpkg was interrupted") {
+        well(
+            "dpkg --configure -a",
+            &run_tool(&["dpkg", "--configure", "-a", "--force-confdef", "--force-confold"], context)?,
+        )?;
+        output = call("install", more, &wanted)?;
+    }
+    let old = ["Unable to locate", "was not found", "no installation candidate", "Failed to fetch", "404"];
+    if output.rc != 0 && old.iter().any(|word| output.stderr.contains(word)) {
+        // It may be new since the lists were read last.
+        // A list that can't be fetched is a mistake, not a warning: it may be the one that is missing.
+        let any = "APT::Update::Error-Mode=any";
+        well("apt-get update", &run_tool(&["apt-get", "-q", "-o", &lock, "-o", any, "update"], context)?)?;
+        output = call("install", more, &wanted)?;
+    }
+    well("apt-get install", &output)
+}
+
+fn dnf(missing: &Missing, how: &How, context: &Context<'_>) -> Result<(), ModuleError> {
+    let call = |verb: &str, names: &[String]| {
+        // What came along with what goes is not taken away with it, as apt leaves it, too.
+        let mut argv = vec!["dnf", "-y", "--setopt=clean_requirements_on_remove=False", verb];
+        argv.extend(names.iter().map(String::as_str));
+        run_tool(&argv, context)
+    };
+    if !missing.remove.is_empty() {
+        // dnf would take along what needs them: rpm names it instead.
+        let mut argv = vec!["rpm", "-e", "--test"];
+        argv.extend(missing.remove.iter().map(String::as_str));
+        well("rpm -e --test", &run_tool(&argv, context)?)?;
+        well("dnf remove", &call("remove", &missing.remove)?)?;
+    }
+    let mut wanted = missing.install.clone();
+    if let Some(version) = &how.version {
+        // One that is older than what is there is gone back to.
+        wanted.iter_mut().for_each(|name| *name = format!("{name}-{version}"));
+    }
+    if !wanted.is_empty() {
+        well("dnf install", &call("install", &wanted)?)?;
+    }
+    if !missing.upgrade.is_empty() {
+        well("dnf upgrade", &call("upgrade", &missing.upgrade)?)?;
+    }
+    Ok(())
+}
+
+/// Has upgrades leave packages alone, or not any more.
+pub(super) fn mark(verb: &str, names: &[String], context: &Context<'_>) -> Result<(), ModuleError> {
+    if !debian(context) {
+        return Err(ModuleError::new("hold is for Debian and its kin; use the versionlock plugin of dnf"));
+    }
+    let mut argv = vec!["apt-mark", verb];
+    argv.extend(names.iter().map(String::as_str));
+    well(&format!("apt-mark {verb}"), &run_tool(&argv, context)?)
+}
+
+/// How many lines of each output of a tool that did not end well are shown.
+const SHOWN: usize = 6;
+
+/// A tool that did not end well is told with what it said last.
+fn well(what: &str, output: &Output) -> Result<(), ModuleError> {
+    if output.rc == 0 {
+        return Ok(());
+    }
+    // What a maintainer script says stands among the progress, errors and the lock's holder beside it.
+    let last = |text: &str| {
+        let lines: Vec<String> =
+            text.lines().map(str::trim).filter(|line| !line.is_empty()).map(str::to_owned).collect();
+        lines[lines.len().saturating_sub(SHOWN)..].to_vec()
+    };
+    let shown = [last(&output.stdout), last(&output.stderr)].concat();
+    Err(ModuleError::new(format!("{what} ended with status {}: {}", output.rc, shown.join("; "))))
+}

@@ -1,0 +1,155 @@
+//! What is installed, read from the package database itself: of dpkg its status file, of rpm one question for all.
+
+use std::{
+    collections::BTreeMap,
+    sync::{Arc, Mutex, PoisonError},
+};
+
+use towpath_host::FileVersion;
+
+use super::{Backend, Options, backend::run_tool};
+use crate::{Context, ModuleError};
+
+/// Where dpkg keeps what is installed.
+pub(super) const DPKG: &str = "/var/lib/dpkg/status";
+
+/// The files in which rpm keeps what is installed (rpm(8), `%_db_backend`: sqlite, ndb, bdb), and what it has yet to
+/// merge into the first of them.
+const RPM: [&str; 4] = ["rpmdb.sqlite", "rpmdb.sqlite-wal", "Packages.db", "Packages"];
+
+/// A package that is installed.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Installed {
+    pub(super) version: String,
+    /// Of rpm: the version without the release, which is as good a name for it.
+    plain: Option<String>,
+    pub(super) held: bool,
+    /// Whether its installation has come to its end.
+    pub(super) whole: bool,
+}
+
+/// What is installed, by name, and by name and architecture.
+pub(super) type Packages = BTreeMap<String, Installed>;
+
+/// What was read of the package databases, kept for as long as they do not change.
+#[derive(Debug, Default)]
+pub struct Database(Mutex<Known>);
+
+#[derive(Debug, Default)]
+struct Known {
+    dpkg: Option<(FileVersion, Arc<Packages>)>,
+    rpm: Option<(Vec<FileVersion>, Arc<Packages>)>,
+    /// Where rpm keeps its database.
+    folder: Option<String>,
+}
+
+impl Installed {
+    pub(super) fn is(&self, version: &str) -> bool {
+        self.version == version || self.plain.as_deref() == Some(version)
+    }
+}
+
+impl Database {
+    /// The packages that are installed.
+    pub(super) fn read(&self, options: &Options, context: &Context<'_>) -> Result<Arc<Packages>, ModuleError> {
+        let io = |error: std::io::Error| ModuleError::io(DPKG, &error);
+        let mut known = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        // Where both are, the backend says whose packages are meant.
+        let meta = if options.backend == Backend::Dnf { None } else { context.look.meta(DPKG).map_err(io)? };
+        let Some(meta) = meta else { return known.rpm(context) };
+        if let Some((_, packages)) = known.dpkg.as_ref().filter(|(version, _)| *version == meta.version) {
+            return Ok(Arc::clone(packages));
+        }
+        let (bytes, meta) = context.look.read(DPKG).map_err(io)?.unwrap_or((Vec::new(), meta));
+        let packages = Arc::new(dpkg(&String::from_utf8_lossy(&bytes)));
+        known.dpkg = Some((meta.version, Arc::clone(&packages)));
+        Ok(packages)
+    }
+}
+
+impl Known {
+    fn rpm(&mut self, context: &Context<'_>) -> Result<Arc<Packages>, ModuleError> {
+        let folder = match &self.folder {
+            Some(folder) => folder.clone(),
+            None => {
+                let folder = run_tool(&["rpm", "--eval", "%{_dbpath}"], context)?.stdout.trim().to_owned();
+                self.folder.insert(folder).clone()
+            }
+        };
+        let versions = || -> Vec<FileVersion> {
+            let meta = |file: &&str| context.look.meta(&format!("{folder}/{file}")).ok().flatten();
+            RPM.iter().filter_map(meta).map(|meta| meta.version).collect()
+        };
+        let before = versions();
+        if let Some((_, packages)) = self.rpm.as_ref().filter(|(known, _)| *known == before && !before.is_empty()) {
+            return Ok(Arc::clone(packages));
+        }
+        let lines = "%{NAME}\\t%{ARCH}\\t%{VERSION}-%{RELEASE}\\n";
+        let packages = Arc::new(rpm(&run_tool(&["rpm", "-qa", "--qf", lines], context)?.stdout));
+        // What changed while it was read is not known.
+        self.rpm = (versions() == before).then(|| (before, Arc::clone(&packages)));
+        Ok(packages)
+    }
+}
+
+/// Reads the status file of dpkg (deb-control(5), dpkg(1): "want flag status").
+pub(super) fn dpkg(text: &str) -> Packages {
+    let mut packages = Packages::new();
+    for stanza in text.split("\n\n") {
+        let field =
+            |name: &str| stanza.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(": ")).map(str::trim);
+        let (Some(name), Some(status), Some(version)) = (field("Package"), field("Status"), field("Version")) else {
+            continue;
+        };
+        let words: Vec<&str> = status.split(' ').collect();
+        if matches!(words.get(2), None | Some(&("not-installed" | "config-files"))) {
+            continue;
+        }
+        let installed = Installed {
+            version: version.to_owned(),
+            plain: None,
+            held: words.first() == Some(&"hold"),
+            whole: words.get(2) == Some(&"installed"),
+        };
+        if let Some(arch) = field("Architecture") {
+            packages.insert(format!("{name}:{arch}"), installed.clone());
+        }
+        packages.insert(name.to_owned(), installed);
+    }
+    packages
+}
+
+/// Reads what rpm says: name, architecture, version and release.
+fn rpm(text: &str) -> Packages {
+    let mut packages = Packages::new();
+    for line in text.lines() {
+        let mut parts = line.split('\t');
+        let (Some(name), Some(arch), Some(version)) = (parts.next(), parts.next(), parts.next()) else { continue };
+        let plain = version.rsplit_once('-').map(|(plain, _)| plain.to_owned());
+        let installed = Installed { version: version.to_owned(), plain, held: false, whole: true };
+        packages.insert(format!("{name}.{arch}"), installed.clone());
+        packages.insert(name.to_owned(), installed);
+    }
+    packages
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_installed_is_read_from_dpkg() {
+        let known = dpkg(super::super::tests::STATUS);
+        assert_eq!(known["nginx"].version, "1.22.1-9");
+        assert_eq!(known["nginx:amd64"], known["nginx"]);
+        assert!(known["kept"].held && !known.contains_key("gone") && !known["half"].whole);
+    }
+
+    #[test]
+    fn what_is_installed_is_read_from_rpm() {
+        let known = rpm("bash\tx86_64\t5.2.15-3.fc39\nno line\ngpg-pubkey\t(none)\t1-2\n");
+        assert_eq!(known["bash.x86_64"], known["bash"]);
+        assert!(known["bash"].is("5.2.15") && known["bash"].is("5.2.15-3.fc39") && !known["bash"].is("5.2"));
+        assert_eq!(known.len(), 4);
+    }
+}

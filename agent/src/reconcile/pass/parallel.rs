@@ -1,0 +1,98 @@
+//! Tasks that need not wait for one another: all at once, each as a part of its book's run.
+
+use std::{collections::BTreeSet, sync::Arc, thread};
+
+use towpath_render::objects::task::Task;
+
+use super::book::BookRun;
+
+/// How many tasks of a parallel book run at once.
+const AT_ONCE: usize = 16;
+
+impl BookRun<'_, '_> {
+    /// Runs tasks that need not wait for one another: all at once, each as a part of this run. A frame around the
+    /// first change is one for all, so tasks within it come one after the other.
+    pub(super) fn wave(&mut self, tasks: &[&Task]) {
+        let framed =
+            !self.book.rollout.before.is_empty() || !self.book.rollout.after.is_empty() || self.in_stretch.is_some();
+        if tasks.len() == 1 || self.pass.plan || framed {
+            for task in tasks {
+                if self.stopped {
+                    break;
+                }
+                self.task(task);
+            }
+            return;
+        }
+        for some in tasks.chunks(AT_ONCE) {
+            let parts: Vec<BookRun<'_, '_>> = some.iter().map(|_| self.part()).collect();
+            let done: Vec<_> = thread::scope(|scope| {
+                let run = |(mut part, task): (Self, &Task)| {
+                    part.task(task);
+                    part.flush();
+                    part
+                };
+                let threads: Vec<_> =
+                    parts.into_iter().zip(some).map(|(part, task)| scope.spawn(move || run((part, task)))).collect();
+                threads.into_iter().map(|thread| thread.join()).collect()
+            });
+            for (part, task) in done.into_iter().zip(some) {
+                match part {
+                    Ok(part) => self.merge(part),
+                    Err(_) => self.failed(task, None, "it broke off; this is a mistake of the agent".into()),
+                }
+            }
+        }
+    }
+
+    fn part(&self) -> Self {
+        let mut part = Self::new(self.pass, self.book, Arc::clone(&self.renderer), self.permit, self.owners);
+        part.begun = self.begun;
+        part.probes = self.probes;
+        part.unmet.clone_from(&self.unmet);
+        part
+    }
+
+    fn merge(&mut self, part: Self) {
+        self.tasks.extend(part.tasks);
+        self.watched.extend(part.watched);
+        self.managed.extend(part.managed);
+        self.unmet.extend(part.unmet);
+        self.adopted.append(part.adopted);
+        self.complete &= part.complete;
+        self.stopped |= part.stopped;
+        self.interrupted |= part.interrupted;
+        self.moved |= part.moved;
+        self.disk = self.disk.take().or(part.disk);
+        self.settled = self.settled.take().zip(part.settled).map(|(mut all, more)| {
+            all.extend(more);
+            all
+        });
+    }
+}
+
+/// The tasks in the order in which they run: as written, or all at once that need not wait for one another.
+pub(super) fn waves<'t>(tasks: &[&'t Task], parallel: bool) -> Vec<Vec<&'t Task>> {
+    if !parallel {
+        return tasks.iter().map(|task| vec![*task]).collect();
+    }
+    // What a task of an earlier stretch is, is done.
+    let here: BTreeSet<&str> = tasks.iter().map(|task| task.id.as_str()).collect();
+    let mut done: BTreeSet<&str> = BTreeSet::new();
+    let mut waves = Vec::new();
+    let mut left: Vec<&Task> = tasks.to_vec();
+    while !left.is_empty() {
+        let ready = |task: &&Task| {
+            task.requires.iter().all(|name| done.contains(name.as_str()) || !here.contains(name.as_str()))
+        };
+        let (mut wave, mut rest): (Vec<&Task>, Vec<&Task>) = left.into_iter().partition(ready);
+        if wave.is_empty() {
+            // Cycles are refused when the book is loaded.
+            std::mem::swap(&mut wave, &mut rest);
+        }
+        done.extend(wave.iter().map(|task| task.id.as_str()));
+        waves.push(wave);
+        left = rest;
+    }
+    waves
+}
