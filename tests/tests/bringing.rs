@@ -117,6 +117,41 @@ fn a_download_is_gone_on_with_where_it_broke_off() {
     assert!(!f.path("/srv/in/big").exists());
 }
 
+#[test]
+fn a_download_keeps_to_its_time_and_size_and_tells_its_headers_to_one_server_alone() {
+    let f = Fixture::new();
+    let folder = f.folder.path().join("https");
+    let rules = format!(
+        "limit_rate 300k; location = /led {{ if ($http_x_token = '') {{ return 401; }} return 302 https://localhost:$server_port/told; }} location = /told {{ if ($http_x_token) {{ return 403; }} alias {}/static/small; }}",
+        folder.display()
+    );
+    let server = Https::start_with(&folder, f.folder.path(), &rules);
+    let digest = |bytes: &[u8]| hex::encode(Sha256::digest(bytes));
+    let big = vec![7; 900_000];
+    fs::write(server.files().join("big"), &big).unwrap();
+    fs::write(server.files().join("small"), "small").unwrap();
+    let task = |url: &str, sha256: &str, more: &str| {
+        let ca = server.authority.certificate();
+        f.apply(&format!(
+            "    - name: it\n      download: {{path: /srv/it, url: \"{url}\", sha256: {sha256}, caFile: \"{}\"{more}\n",
+            ca.display()
+        ))
+    };
+    let parts = || fs::read_dir(f.path("/srv")).into_iter().flatten().count();
+    let once = task(&server.file("big"), &digest(&big), ", maxBytes: 899999}");
+    assert!(said(&once, "it").contains("more than 899999 bytes"), "{:#}", once.status);
+    assert_eq!(parts(), 0, "what is too large is kept");
+    let once = task(&server.file("big"), &digest(&big), "}\n      timeout: 1s");
+    assert!(said(&once, "it").contains("longer than the task may"), "{:#}", once.status);
+    assert_eq!(parts(), 1, "what has come is not kept");
+    let once = task(&server.file("big"), &digest(&big), ", maxBytes: 900000}");
+    assert_eq!(once.code, 0, "{:#}", once.status);
+    // A server that another one leads to is not told what the first one is.
+    let led = server.file("big").replace("/static/big", "/led");
+    let once = task(&led, &digest(b"small"), ", headers: {X-Token: hush}}");
+    assert_eq!((once.code, f.node.read("/srv/it").as_deref()), (0, Some("small")), "{:#}", once.status);
+}
+
 /// Packs what a shell line makes into a file of the working copy.
 fn pack(f: &Fixture, line: &str, name: &str) {
     let folder = tempfile::tempdir().unwrap();

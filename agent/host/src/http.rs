@@ -122,6 +122,13 @@ pub struct Fetched {
     response: reqwest::blocking::Response,
 }
 
+impl Fetched {
+    /// How many bytes are to come, where the server says so.
+    pub fn length(&self) -> Option<u64> {
+        self.response.content_length()
+    }
+}
+
 impl std::io::Read for Fetched {
     fn read(&mut self, buffer: &mut [u8]) -> std::io::Result<usize> {
         if SystemClock.monotonic() >= self.deadline {

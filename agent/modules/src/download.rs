@@ -17,6 +17,9 @@ use crate::{
     resolve::{Problem, done, managed_path, mode},
 };
 
+/// How many bytes come at most, where nobody says otherwise.
+const LIMIT: u64 = 10 << 30;
+
 /// A file and where it comes from.
 #[derive(Debug, Clone)]
 pub struct Options {
@@ -155,14 +158,14 @@ pub(crate) fn run(options: &Options, context: &Context<'_>, hand: &Hand) -> Resu
     let access = options.access(old)?;
     let mut part = hand.part(path).map_err(io)?;
     let begun = part.file.metadata().map_err(io)?.len();
-    let mut got = fetch(options, context, &mut part, begun)?;
+    let mut got = fetch(options, context, hand, (path, &mut part), begun)?;
     if got != options.digest && begun > 0 {
         // What was there may have been a part of another file.
         part.clear().map_err(io)?;
-        got = fetch(options, context, &mut part, 0)?;
+        got = fetch(options, context, hand, (path, &mut part), 0)?;
     }
     if got != options.digest {
-        part.clear().map_err(io)?;
+        hand.drop_part(path).map_err(io)?;
         let from = shown(&options.url);
         return Err(ModuleError::new(format!(
             "{path}: what came from {from} has the digest {got}, not {}; nothing was put in place",
@@ -174,8 +177,13 @@ pub(crate) fn run(options: &Options, context: &Context<'_>, hand: &Hand) -> Resu
 }
 
 /// Fetches what is missing of the file behind its first bytes, and gives the digest of all.
-fn fetch(options: &Options, context: &Context<'_>, part: &mut Part, from: u64) -> Result<String, ModuleError> {
-    let path = options.path.as_str();
+fn fetch(
+    options: &Options,
+    context: &Context<'_>,
+    hand: &Hand,
+    (path, part): (&str, &mut Part),
+    from: u64,
+) -> Result<String, ModuleError> {
     let io = |error: std::io::Error| ModuleError::io(path, &error);
     let whole = |part: &mut Part| {
         part.file.rewind().map_err(io)?;
@@ -204,13 +212,27 @@ fn fetch(options: &Options, context: &Context<'_>, part: &mut Part, from: u64) -
         part.clear().map_err(io)?;
     }
     let mut buffer = vec![0; 64 << 10];
+    let limit = options.download.max_bytes.and_then(|bytes| u64::try_from(bytes).ok()).unwrap_or(LIMIT);
+    let mut size = if fetched.goes_on { from } else { 0 };
+    let all = fetched.length().map(|rest| size + rest);
     loop {
+        if size > limit || all.is_some_and(|all| all > limit) {
+            hand.drop_part(path).map_err(io)?;
+            let message = format!("{path}: what comes from {shown} has more than {limit} bytes; maxBytes allows more");
+            return Err(ModuleError::new(message));
+        }
+        let mib = |bytes: u64| bytes >> 20;
+        let of = all.map(|all| format!(" of {}", mib(all))).unwrap_or_default();
+        context.say(&format!("{}{of} MiB have come", mib(size)));
         if context.cancel.is_cancelled() {
             return Err(broken("the agent stops".into()));
         }
         match fetched.read(&mut buffer) {
             Ok(0) => break,
-            Ok(read) => part.file.write_all(&buffer[..read]).map_err(io)?,
+            Ok(read) => {
+                part.file.write_all(&buffer[..read]).map_err(io)?;
+                size += read as u64;
+            }
             Err(error) => return Err(broken(format!("the answer broke off: {error}"))),
         }
     }

@@ -70,6 +70,9 @@ fn toml_keeps_comments_order_and_line_ends() {
     becomes(Form::Toml, text, "u.v.w", Some(json!(true)), &format!("{text}\n[u.v]\nw = true\n"));
     let dos = text.replace('\n', "\r\n");
     becomes(Form::Toml, &dos, "a", Some(json!(2)), &dos.replace("a = 1", "a = 2"));
+    let date = "day = 2026-11-26 # when\n";
+    becomes(Form::Toml, date, "day", Some(json!("2027-01-02")), &date.replace("2026-11-26", "2027-01-02"));
+    becomes(Form::Toml, date, "day", Some(json!("never")), "day = \"never\" # when\n");
     let more = "# about the file\n\na = 1\nb = 2\n";
     becomes(Form::Toml, more, "a", None, "# about the file\n\nb = 2\n");
     assert!(edited(Form::Toml, "a = ", "a", Some(json!(1))).is_err());

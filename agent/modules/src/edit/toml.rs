@@ -113,6 +113,10 @@ pub(super) fn set(text: &str, way: &[Part], wanted: &Value) -> Result<String, Tr
     match table.get_mut(&last.name) {
         Some(Item::Value(old)) => {
             let mut new = value(wanted)?;
+            // YAML and JSON know no dates: a text in the place of one is one, where it reads as such.
+            if let (Toml::Datetime(_), Some(time)) = (&*old, wanted.as_str().and_then(|text| text.parse().ok())) {
+                new = Toml::Datetime(toml_edit::Formatted::new(time));
+            }
             // The comment at the end of the line belongs to the key.
             *new.decor_mut() = old.decor().clone();
             *old = new;
