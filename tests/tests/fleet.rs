@@ -1,6 +1,11 @@
 //! Nodes move together through a real etcd: each is a process of its own, and the proof is what the tasks write.
 
-use std::{collections::BTreeMap, process::Command, time::Duration};
+use std::{
+    collections::BTreeMap,
+    path::{Path, PathBuf},
+    process::Command,
+    time::Duration,
+};
 
 use towpath_tests::{etcd::Etcd, fleet::Fleet, ok};
 
@@ -118,6 +123,22 @@ fn a_result_is_sealed_to_the_targets_and_who_joins_later_gets_it() {
     assert_eq!(fleet.happened().iter().filter(|(_, what, _)| what == "migrate").count(), 1);
 }
 
+/// A file that can't be removed, as something is mounted on it.
+struct Kept(PathBuf);
+
+impl Kept {
+    fn new(file: &Path) -> Self {
+        ok(Command::new("mount").arg("--bind").args([file, file]));
+        Self(file.to_owned())
+    }
+}
+
+impl Drop for Kept {
+    fn drop(&mut self) {
+        let _ = Command::new("umount").arg(&self.0).status();
+    }
+}
+
 #[test]
 fn what_goes_goes_one_node_at_a_time() {
     let fleet = Fleet::new(4, |folder| Etcd::single(folder, "etcd"));
@@ -146,7 +167,16 @@ fn what_goes_goes_one_node_at_a_time() {
     };
     fleet.wait(60, |fleet| fleet.nodes.iter().all(held));
     assert_eq!(fleet.happened(), []);
+    // While one node can't let go of something, no other begins.
+    let kept: Vec<Kept> = fleet.nodes.iter().map(|node| Kept::new(&node.root.join("goes"))).collect();
     let head = fleet.publish(&book("100%", ""));
+    let stuck = |node: &towpath_tests::node::Node| {
+        node.ask(&["status"]).is_some_and(|status| status["taskBooks"].to_string().contains("Device or resource busy"))
+    };
+    fleet.wait(60, |fleet| fleet.nodes.iter().any(stuck));
+    std::thread::sleep(Duration::from_secs(5));
+    assert_eq!(times(&fleet.happened(), "out-begin").count(), 1, "{:?}", fleet.happened());
+    drop(kept);
     fleet.wait(60, |fleet| fleet.nodes.iter().all(|node| node.applied(&head) && node.read("/goes").is_none()));
     let happened = fleet.happened();
     assert_eq!(times(&happened, "out-begin").count(), 4, "{happened:?}");

@@ -242,7 +242,8 @@ impl<'a, 'p> BookRun<'a, 'p> {
         if !self.stopped && !self.interrupted {
             self.handlers();
         }
-        if !self.stopped && !self.interrupted {
+        // What could not be removed keeps the node out as a task that failed does; the removal comes behind the book.
+        if !self.stopped && !self.interrupted && !prune::still_there(self.pass, self.book) {
             self.after();
         }
     }

@@ -22,6 +22,7 @@ use super::{
     Machine, Pass,
     book::{BookRun, module},
     outcome::{Outcome, TaskOutcome},
+    prune,
 };
 use crate::reconcile::runs::Run;
 
@@ -337,8 +338,12 @@ impl BookRun<'_, '_> {
         !failed
     }
 
-    /// All stretches are through and nothing failed: what is still held from an earlier pass is given back.
+    /// All stretches are through and nothing failed: what is still held from an earlier pass is given back, unless
+    /// that is for a removal that has yet to go well.
     fn leave_what_is_left(&self, with: Coordination<'_>) {
+        if prune::still_there(self.pass, self.book) {
+            return;
+        }
         let id = self.book.id();
         let Some(slot) = self.pass.machine.record::<SlotOf>(&format!("{SLOT}{id}")) else { return };
         if !self.any_failed() && with.fleet.ask(&slot.spec(&id, &self.pass.view.node), Want::Leave) == Answer::Go {

@@ -75,10 +75,14 @@ fn mentioned_no_more(
     let key = format!("inventory/{}", book.id());
     let old: Inventory = pass.machine.record(&key).unwrap_or_default();
     let gone: BTreeSet<Managed> = old.items.difference(managed).cloned().collect();
+    let mut changes = Changes::default();
     if gone.is_empty() {
+        if still_there(pass, book) && !pass.plan {
+            changes.delete(still_there_key(book));
+            return commit(pass, changes).into_iter().collect();
+        }
         return Vec::new();
     }
-    let mut changes = Changes::default();
     let mut kept = managed.clone();
     let mut outcomes = Vec::new();
     if book.prune {
@@ -98,6 +102,12 @@ fn mentioned_no_more(
             (BTreeSet::new(), vec![held])
         });
         kept.extend(gone.difference(&removed).cloned());
+        let failed = said.iter().any(|outcome| outcome.outcome == Outcome::Failed);
+        if failed {
+            changes.put(still_there_key(book), &true);
+        } else if still_there(pass, book) {
+            changes.delete(still_there_key(book));
+        }
         outcomes.extend(said);
     } else {
         forget(pass, &gone, everything, &mut changes);
@@ -108,6 +118,15 @@ fn mentioned_no_more(
     changes.put(key, &Inventory { items: kept, prune: book.prune, budget: book.prune_budget.clone() });
     outcomes.extend(commit(pass, changes));
     outcomes
+}
+
+fn still_there_key(book: &Book) -> String {
+    format!("still-there/{}", book.id())
+}
+
+/// Whether something that a book no longer mentions could not be removed when it was tried last.
+pub(super) fn still_there(pass: &Pass<'_>, book: &Book) -> bool {
+    pass.machine.record(&still_there_key(book)).unwrap_or(false)
 }
 
 fn commit(pass: &Pass<'_>, changes: Changes) -> Option<TaskOutcome> {
