@@ -116,6 +116,24 @@ fn what_the_kernel_or_systemd_does_not_take_is_told_and_written_nowhere() {
     assert!(mounted().contains("size=2048k"), "{}", mounted());
 }
 
+#[test]
+fn a_reboot_that_does_not_come_fails_and_is_made_when_it_can_be() {
+    let server = Server::new();
+    let boot = || server.says(&["cat", "/proc/sys/kernel/random/boot_id"]);
+    let before = boot();
+    server.machines.put(0, "/etc/systemd/system/reboot.target", "[Unit]\nDescription=nothing happens\n");
+    server.says(&["systemctl", "daemon-reload"]);
+    server.publish("  tasks:\n    - name: anew\n      reboot: {when: always}\n      timeout: 3s\n    - {name: behind, file: {path: /behind, content: x}}\n");
+    server.wait(|server| outcomes(server) == [("anew".to_owned(), "failed".to_owned())]);
+    assert_eq!(server.tasks()[0].2, "the node did not reboot within 3 s");
+    assert!(!server.machines.root(0).join("behind").exists(), "it went on without");
+    server.says(&["rm", "/etc/systemd/system/reboot.target"]);
+    server.says(&["systemctl", "daemon-reload"]);
+    server.wait(|server| server.reason("Ready") == "Applied");
+    assert_ne!(boot(), before);
+    assert!(server.machines.root(0).join("behind").exists());
+}
+
 /// A use of every module that keeps something so, in an order that works. Words in capitals stand for what is served.
 const EVERY: &str = r#"  prune: true
   pruneBudget: 100%

@@ -39,7 +39,14 @@ fn packages_come_go_and_fail_with_their_reasons() {
     server.wait(|_| version() == "1.0 hold");
     let kept = std::fs::read_to_string(server.machines.root(0).join("etc/probeapp.conf")).unwrap();
     assert_eq!(kept, "mine\n");
-    package("name: probeapp, hold: false, state: latest, backend: apt");
+    let conffile = || std::fs::read_to_string(server.machines.root(0).join("etc/probeapp.conf")).unwrap();
+    package("name: probeapp, hold: false, state: latest, backend: packagekit");
+    server.wait(|_| version() == "2.0 install");
+    assert_eq!(conffile(), "mine\n", "PackageKit has taken it away");
+    package("name: probeapp, version: \"1.0\", conffiles: replace");
+    server.wait(|_| version() == "1.0 install");
+    assert_eq!(conffile(), "version=1.0\n");
+    package("name: probeapp, state: latest, backend: apt");
     server.wait(|_| version() == "2.0 install");
     package("name: probeapp, state: absent");
     server.wait(|server| server.says(&["dpkg-query", "-W", "-f", "${db:Status-Status}", "probeapp"]) != "installed");
@@ -66,6 +73,23 @@ fn a_packagekit_that_is_killed_is_told_and_the_next_pass_recovers() {
         status == "installed" && server.tasks().iter().all(|(_, outcome, _)| outcome == "unchanged")
     });
     assert_eq!(server.reason("Ready"), "Applied");
+}
+
+#[test]
+fn a_packagekit_that_does_not_answer_is_left_alone_and_apt_does_it() {
+    let server = Server::new();
+    ok(&mut server.machines.command(0, &["systemctl", "start", "packagekit"]));
+    ok(&mut server.machines.command(0, &["pkill", "-STOP", "packagekitd"]));
+    server.publish("  tasks:\n    - name: it\n      package: {name: probeapp}\n      timeout: 15s\n");
+    server.wait(|server| installed(server, "probeapp") && unchanged(server));
+    assert_eq!(server.reason("Ready"), "Applied");
+    // Who must have it so is told.
+    server.publish(
+        "  tasks:\n    - name: it\n      package: {name: probemore, backend: packagekit}\n      timeout: 15s\n",
+    );
+    server.wait(|server| said(server).contains("PackageKit can't be used: it does not answer"));
+    ok(&mut server.machines.command(0, &["pkill", "-CONT", "packagekitd"]));
+    server.wait(|server| installed(server, "probemore") && unchanged(server));
 }
 
 /// Another apt, which holds the lock for as long as the script of its package takes.

@@ -7,8 +7,10 @@ use tokio::runtime::Runtime;
 use tokio_stream::StreamExt as _;
 use zbus::{Connection, OwnedObjectPath};
 
-/// How long a transaction may say nothing before it is taken for hung.
+/// How long a transaction may get no further before it is taken for hung.
 const SILENCE: Duration = Duration::from_secs(300);
+/// How long it may answer nothing; less where the whole has less than three times that.
+const ANSWER: Duration = Duration::from_secs(25);
 
 /// How often it is asked how far it is.
 const LOOK: Duration = Duration::from_secs(1);
@@ -24,9 +26,9 @@ pub enum PackageKitError {
     /// It is not there, or does not answer: something else may do it.
     #[error("PackageKit can't be used: {0}")]
     Missing(String),
-    /// It said nothing for long.
-    #[error("PackageKit hangs: it has said nothing for {} s", SILENCE.as_secs())]
-    Hangs,
+    /// It got no further for long, or does not answer.
+    #[error("PackageKit hangs: it got no further for {0} s")]
+    Hangs(u64),
     /// The deadline came first.
     #[error("PackageKit was not done within {0} s; timeout of the task sets more")]
     TimedOut(u64),
@@ -96,6 +98,9 @@ pub struct PackageKit<'a> {
     runtime: Runtime,
     connection: Connection,
     told: &'a dyn Fn(&str),
+    /// How long all of its transactions may take, and when they are to have ended.
+    time: Duration,
+    deadline: tokio::time::Instant,
 }
 
 impl std::fmt::Debug for PackageKit<'_> {
@@ -109,11 +114,11 @@ fn missing(error: impl std::fmt::Display) -> PackageKitError {
 }
 
 impl<'a> PackageKit<'a> {
-    /// Connects, where the machine has PackageKit.
+    /// Connects, where the machine has PackageKit; all that is done with it may take so long.
     ///
     /// # Errors
     /// When it has not.
-    pub fn connect(told: &'a dyn Fn(&str)) -> Result<Self, PackageKitError> {
+    pub fn connect(told: &'a dyn Fn(&str), time: Duration) -> Result<Self, PackageKitError> {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(missing)?;
         let connection = runtime.block_on(async {
             let connection = Connection::system().await?;
@@ -123,47 +128,48 @@ impl<'a> PackageKit<'a> {
             Ok::<_, zbus::Error>(named.then_some(connection))
         });
         let connection = connection.map_err(missing)?.ok_or_else(|| missing("it is not installed"))?;
-        Ok(Self { runtime, connection, told })
+        let deadline = tokio::time::Instant::now() + time;
+        Ok(Self { runtime, connection, told, time, deadline })
     }
 
     /// Reads the lists of packages again.
     ///
     /// # Errors
     /// When that goes wrong.
-    pub fn refresh(&self, timeout: Duration) -> Result<(), PackageKitError> {
-        self.transaction(Deed::Refresh, timeout).map(drop)
+    pub fn refresh(&self) -> Result<(), PackageKitError> {
+        self.transaction(Deed::Refresh).map(drop)
     }
 
     /// The packages of these names, in all versions that there are.
     ///
     /// # Errors
     /// When it can't be asked.
-    pub fn resolve(&self, names: &[&str], timeout: Duration) -> Result<Vec<Found>, PackageKitError> {
-        self.transaction(Deed::Resolve(names), timeout)
+    pub fn resolve(&self, names: &[&str]) -> Result<Vec<Found>, PackageKitError> {
+        self.transaction(Deed::Resolve(names))
     }
 
     /// Installs packages.
     ///
     /// # Errors
     /// When that goes wrong.
-    pub fn install(&self, ids: &[&str], timeout: Duration) -> Result<(), PackageKitError> {
-        self.transaction(Deed::Install(ids), timeout).map(drop)
+    pub fn install(&self, ids: &[&str]) -> Result<(), PackageKitError> {
+        self.transaction(Deed::Install(ids)).map(drop)
     }
 
     /// Updates packages that are installed.
     ///
     /// # Errors
     /// When that goes wrong.
-    pub fn update(&self, ids: &[&str], timeout: Duration) -> Result<(), PackageKitError> {
-        self.transaction(Deed::Update(ids), timeout).map(drop)
+    pub fn update(&self, ids: &[&str]) -> Result<(), PackageKitError> {
+        self.transaction(Deed::Update(ids)).map(drop)
     }
 
     /// Removes packages that no others need.
     ///
     /// # Errors
     /// When that goes wrong.
-    pub fn remove(&self, ids: &[&str], timeout: Duration) -> Result<(), PackageKitError> {
-        self.transaction(Deed::Remove(ids), timeout).map(drop)
+    pub fn remove(&self, ids: &[&str]) -> Result<(), PackageKitError> {
+        self.transaction(Deed::Remove(ids)).map(drop)
     }
 
     /// Lets the daemon end: it keeps its memory otherwise.
@@ -173,11 +179,11 @@ impl<'a> PackageKit<'a> {
         let _ = self.runtime.block_on(async { tokio::time::timeout(Duration::from_secs(2), quit).await });
     }
 
-    fn transaction(&self, deed: Deed<'_>, timeout: Duration) -> Result<Vec<Found>, PackageKitError> {
+    fn transaction(&self, deed: Deed<'_>) -> Result<Vec<Found>, PackageKitError> {
         self.runtime.block_on(async {
-            match tokio::time::timeout(timeout, self.carry_out(deed)).await {
+            match tokio::time::timeout_at(self.deadline, self.carry_out(deed)).await {
                 Ok(done) => done,
-                Err(_) => Err(PackageKitError::TimedOut(timeout.as_secs())),
+                Err(_) => Err(PackageKitError::TimedOut(self.time.as_secs())),
             }
         })
     }
@@ -196,10 +202,10 @@ impl<'a> PackageKit<'a> {
                 .await?;
             Ok::<_, zbus::Error>((transaction, daemon))
         };
-        let (transaction, daemon) = tokio::time::timeout(Duration::from_secs(25), begun)
-            .await
-            .map_err(|_| missing("it does not answer"))?
-            .map_err(missing)?;
+        // So that there is time left for another way.
+        let patience = ANSWER.min(self.time / 3);
+        let (transaction, daemon) =
+            tokio::time::timeout(patience, begun).await.map_err(|_| missing("it does not answer"))?.map_err(missing)?;
         let mut packages = transaction.receive_package().await.map_err(missing)?;
         let mut progress = transaction.receive_item_progress().await.map_err(missing)?;
         let mut errors = transaction.receive_error_code().await.map_err(missing)?;
@@ -216,6 +222,7 @@ impl<'a> PackageKit<'a> {
         call.map_err(|error| PackageKitError::Failed(error.to_string()))?;
         let (mut seen, mut wrong) = (Vec::new(), None);
         let mut heard = (tokio::time::Instant::now(), None);
+        let mut answered = tokio::time::Instant::now();
         let mut looks = tokio::time::interval(LOOK);
         looks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         let mut gone = std::pin::pin!(self.gone(daemon));
@@ -246,12 +253,17 @@ impl<'a> PackageKit<'a> {
                     // What it is at, and how far it is, it does not say by itself.
                     let asked = async { Ok::<_, zbus::Error>((transaction.status().await?, transaction.percentage().await?)) };
                     let now = tokio::time::timeout(Duration::from_secs(5), asked).await.ok().and_then(Result::ok);
+                    if now.is_some() {
+                        answered = tokio::time::Instant::now();
+                    }
                     if now.is_some() && now != heard.1 {
                         now.and_then(|(status, percentage)| at(status, percentage)).iter().for_each(|at| (self.told)(at));
                         heard = (tokio::time::Instant::now(), now);
-                    } else if heard.0.elapsed() >= SILENCE {
+                    }
+                    let silent = heard.0.elapsed() >= SILENCE;
+                    if silent || answered.elapsed() >= patience {
                         let _ = tokio::time::timeout(Duration::from_secs(2), transaction.cancel()).await;
-                        return Err(PackageKitError::Hangs);
+                        return Err(PackageKitError::Hangs(if silent { SILENCE } else { patience }.as_secs()));
                     }
                 }
                 () = &mut gone => return Err(PackageKitError::Failed("PackageKit has died in the middle of it".into())),

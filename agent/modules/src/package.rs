@@ -25,6 +25,7 @@ pub struct Options {
     version: Option<String>,
     hold: Option<bool>,
     backend: Backend,
+    conffiles: Conffiles,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -40,6 +41,23 @@ enum Backend {
     PackageKit,
     Apt,
     Dnf,
+}
+
+/// What becomes of configuration files that the administrator has changed, where their package has others now.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Conffiles {
+    Keep,
+    Replace,
+}
+
+impl Conffiles {
+    /// What dpkg is told (dpkg(1), force-things).
+    fn flags(self) -> &'static [&'static str] {
+        match self {
+            Self::Keep => &["--force-confdef", "--force-confold"],
+            Self::Replace => &["--force-confnew"],
+        }
+    }
 }
 
 pub(crate) fn resolve(package: pb::Package) -> Result<Options, Vec<Problem>> {
@@ -75,8 +93,13 @@ pub(crate) fn resolve(package: pb::Package) -> Result<Options, Vec<Problem>> {
         Some("dnf") => Backend::Dnf,
         _ => Backend::Auto,
     };
+    let conffiles = if package.conffiles.as_deref() == Some("replace") { Conffiles::Replace } else { Conffiles::Keep };
+    if conffiles == Conffiles::Replace && matches!(backend, Backend::PackageKit | Backend::Dnf) {
+        let problem = Problem::new("conffiles", "only apt replaces them");
+        problems.push(problem.hint("leave backend out, or set it to apt"));
+    }
     done(problems)?;
-    Ok(Options { names, state, version: package.version, hold: package.hold, backend })
+    Ok(Options { names, state, version: package.version, hold: package.hold, backend, conffiles })
 }
 
 /// What is to be done.
@@ -111,7 +134,8 @@ impl Options {
     pub(crate) fn goes_with(&self, other: &Self) -> bool {
         let brings = |options: &Self| options.state != State::Absent;
         let any = |options: &Self| options.version.is_none();
-        self.backend == other.backend && brings(self) == brings(other) && any(self) && any(other)
+        let same = (self.backend, self.conffiles) == (other.backend, other.conffiles);
+        same && brings(self) == brings(other) && any(self) && any(other)
     }
 
     /// The newest versions, where they matter.
@@ -214,7 +238,7 @@ pub(crate) fn together(uses: &[&Options], context: &Context<'_>) -> Result<(), M
         // Of another architecture, or half installed: apt knows what to do, PackageKit does not name it.
         let odd = |name: &String| name.contains(':') || installed.get(name).is_some_and(|known| !known.whole);
         let plain = !uses.iter().flat_map(|options| &options.names).any(odd);
-        let how = How { backend: first.backend, version: first.version.clone(), plain };
+        let how = How { backend: first.backend, version: first.version.clone(), plain, conffiles: first.conffiles };
         backend::change(&missing, &how, context)?;
     }
     if !missing.hold.is_empty() {
@@ -278,6 +302,7 @@ mod tests {
             (json!({"name": "a", "names": ["b"]}), "name"),
             (json!({"name": "a", "version": "1", "state": "latest"}), "version"),
             (json!({"names": ["a", "b"], "version": "1"}), "version"),
+            (json!({"name": "a", "conffiles": "replace", "backend": "dnf"}), "conffiles"),
             (json!({"name": "-rf"}), "name"),
             (json!({"name": "a b"}), "name"),
         ] {

@@ -1,13 +1,18 @@
 //! Who changes packages: PackageKit, or apt and dnf where it is absent or hangs.
 
-use std::{collections::BTreeMap, thread, time::Duration};
+use std::{
+    collections::BTreeMap,
+    thread,
+    time::{Duration, Instant},
+};
 
 use towpath_host::{
+    Clock as _, SystemClock,
     packagekit::{Found, PackageKit, PackageKitError},
     process::{self, Cancel, Invocation, Output},
 };
 
-use super::{Backend, Missing, Options, database::DPKG};
+use super::{Backend, Conffiles, Missing, Options, database::DPKG};
 use crate::{Context, ModuleError};
 
 /// How it is to be done.
@@ -18,14 +23,34 @@ pub(super) struct How {
     pub(super) version: Option<String>,
     /// Whether PackageKit has names for all packages.
     pub(super) plain: bool,
+    /// What becomes of configuration files that the administrator has changed.
+    pub(super) conffiles: Conffiles,
+}
+
+/// When it is to have ended.
+#[derive(Debug, Clone, Copy)]
+struct Deadline(Instant);
+
+impl Deadline {
+    fn of(context: &Context<'_>) -> Self {
+        Self(SystemClock.monotonic() + context.timeout)
+    }
+
+    fn left(self) -> Duration {
+        self.0.saturating_duration_since(SystemClock.monotonic())
+    }
 }
 
 pub(super) fn run_tool(argv: &[&str], context: &Context<'_>) -> Result<Output, ModuleError> {
+    run_until(argv, Deadline::of(context), context)
+}
+
+fn run_until(argv: &[&str], deadline: Deadline, context: &Context<'_>) -> Result<Output, ModuleError> {
     let env = [("DEBIAN_FRONTEND", "noninteractive"), ("LC_ALL", "C"), ("NEEDRESTART_SUSPEND", "1")];
     let invocation = Invocation {
         argv: argv.iter().map(|word| (*word).to_owned()).collect(),
         env: env.map(|(name, value)| (name.to_owned(), value.to_owned())).into(),
-        timeout: Some(context.timeout),
+        timeout: Some(deadline.left()),
         ..Invocation::default()
     };
     // A package manager that is cut off leaves a database that has to be mended: it comes to its end.
@@ -33,7 +58,8 @@ pub(super) fn run_tool(argv: &[&str], context: &Context<'_>) -> Result<Output, M
         .map_err(|error| ModuleError::new(format!("{} can't be run: {error}", argv[0])))?;
     if output.timed_out {
         let seconds = context.timeout.as_secs();
-        return Err(ModuleError::new(format!("{} took longer than {seconds} s and was ended", argv[0])));
+        let what = format!("it took longer than {seconds} s, and {} was ended; timeout of the task sets more", argv[0]);
+        return Err(ModuleError::new(what));
     }
     Ok(output)
 }
@@ -78,25 +104,29 @@ fn debian(context: &Context<'_>) -> bool {
 
 /// Installs, upgrades and removes what is missing.
 pub(super) fn change(missing: &Missing, how: &How, context: &Context<'_>) -> Result<(), ModuleError> {
-    // A version is asked for by name, which PackageKit does not have on all systems.
+    let deadline = Deadline::of(context);
+    // A version is asked for by name, which PackageKit does not have on all systems; configuration files it keeps.
     let try_packagekit = match how.backend {
         Backend::PackageKit => true,
-        Backend::Auto => how.version.is_none() && how.plain,
+        Backend::Auto => how.version.is_none() && how.plain && how.conffiles == Conffiles::Keep,
         Backend::Apt | Backend::Dnf => false,
     };
     if try_packagekit {
-        match patiently(missing, context) {
+        match patiently(missing, deadline, context) {
             Ok(()) => return Ok(()),
-            Err(error @ (PackageKitError::Missing(_) | PackageKitError::Hangs)) if how.backend == Backend::Auto => {
+            Err(error @ (PackageKitError::Missing(_) | PackageKitError::Hangs(_))) if how.backend == Backend::Auto => {
                 tracing::info!("the package manager is used directly: {error}");
             }
             Err(error) => return Err(ModuleError::new(error.to_string())),
         }
     }
+    if how.conffiles == Conffiles::Replace && !debian(context) {
+        return Err(ModuleError::new("conffiles: replace is for Debian and its kin; rpm decides by the package"));
+    }
     match how.backend {
-        Backend::Dnf => dnf(missing, how, context),
-        Backend::Auto if !debian(context) => dnf(missing, how, context),
-        _ => apt(missing, how, context),
+        Backend::Dnf => dnf(missing, how, deadline, context),
+        Backend::Auto if !debian(context) => dnf(missing, how, deadline, context),
+        _ => apt(missing, how, deadline, context),
     }
 }
 
@@ -106,40 +136,40 @@ const WORK: Duration = Duration::from_secs(10);
 
 /// PackageKit gives up at once where somebody else holds the lock of the package database: it is asked again, as apt
 /// waits by itself.
-fn patiently(missing: &Missing, context: &Context<'_>) -> Result<(), PackageKitError> {
-    let mut waited = Duration::ZERO;
+fn patiently(missing: &Missing, deadline: Deadline, context: &Context<'_>) -> Result<(), PackageKitError> {
+    let mut first = true;
     loop {
-        match by_packagekit(missing, context) {
+        match by_packagekit(missing, deadline, context) {
             Err(PackageKitError::Failed(why))
-                if why.contains("get lock") && waited + WORK < context.timeout && !context.cancel.is_cancelled() =>
+                if why.contains("get lock") && deadline.left() > WORK && !context.cancel.is_cancelled() =>
             {
-                if waited.is_zero() {
+                if std::mem::take(&mut first) {
                     tracing::info!("waiting for the lock of the package database: {why}");
                 }
+                context.say("waiting for the lock of the package database");
                 thread::sleep(PAUSE);
-                waited += PAUSE;
             }
             done => return done,
         }
     }
 }
 
-fn by_packagekit(missing: &Missing, context: &Context<'_>) -> Result<(), PackageKitError> {
+fn by_packagekit(missing: &Missing, deadline: Deadline, context: &Context<'_>) -> Result<(), PackageKitError> {
     let say = |text: &str| context.say(text);
-    let kit = PackageKit::connect(&say)?;
-    let done = transactions(&kit, missing, context);
+    let kit = PackageKit::connect(&say, deadline.left())?;
+    let done = transactions(&kit, missing);
     kit.quit();
     done
 }
 
-fn transactions(kit: &PackageKit<'_>, missing: &Missing, context: &Context<'_>) -> Result<(), PackageKitError> {
+fn transactions(kit: &PackageKit<'_>, missing: &Missing) -> Result<(), PackageKitError> {
     let ids = |names: &[String], installed: bool| -> Result<Vec<String>, PackageKitError> {
         let asked: Vec<&str> = names.iter().map(String::as_str).collect();
-        let mut found = kit.resolve(&asked, context.timeout)?;
+        let mut found = kit.resolve(&asked)?;
         if !installed && names.iter().any(|name| !found.iter().any(|package| package.name == *name)) {
             // It may be new since the lists were read last.
-            kit.refresh(context.timeout)?;
-            found = kit.resolve(&asked, context.timeout)?;
+            kit.refresh()?;
+            found = kit.resolve(&asked)?;
         }
         names
             .iter()
@@ -153,31 +183,34 @@ fn transactions(kit: &PackageKit<'_>, missing: &Missing, context: &Context<'_>) 
     };
     if !missing.remove.is_empty() {
         let ids = ids(&missing.remove, true)?;
-        kit.remove(&ids.iter().map(String::as_str).collect::<Vec<_>>(), context.timeout)?;
+        kit.remove(&ids.iter().map(String::as_str).collect::<Vec<_>>())?;
     }
     if !missing.install.is_empty() {
         let ids = ids(&missing.install, false)?;
-        kit.install(&ids.iter().map(String::as_str).collect::<Vec<_>>(), context.timeout)?;
+        kit.install(&ids.iter().map(String::as_str).collect::<Vec<_>>())?;
     }
     if !missing.upgrade.is_empty() {
         let ids = ids(&missing.upgrade, false)?;
-        kit.update(&ids.iter().map(String::as_str).collect::<Vec<_>>(), context.timeout)?;
+        kit.update(&ids.iter().map(String::as_str).collect::<Vec<_>>())?;
     }
     Ok(())
 }
 
 /// apt-get, which keeps configuration files that the administrator has changed, and waits for the lock.
-fn apt(missing: &Missing, how: &How, context: &Context<'_>) -> Result<(), ModuleError> {
-    let lock = format!("DPkg::Lock::Timeout={}", context.timeout.as_secs().saturating_sub(10).max(1));
-    let base =
-        ["apt-get", "-y", "-q", "-o", "Dpkg::Options::=--force-confdef", "-o", "Dpkg::Options::=--force-confold"];
+fn apt(missing: &Missing, how: &How, deadline: Deadline, context: &Context<'_>) -> Result<(), ModuleError> {
+    let lock = format!("DPkg::Lock::Timeout={}", deadline.left().saturating_sub(WORK).as_secs().max(1));
+    let run_tool = |argv: &[&str]| run_until(argv, deadline, context);
+    let conffiles = how.conffiles.flags();
+    let options = conffiles.iter().flat_map(|flag| ["-o".to_owned(), format!("Dpkg::Options::={flag}")]);
+    let options: Vec<String> = options.collect();
     let call = |verb: &str, more: &[&str], names: &[String]| {
-        let mut argv = base.to_vec();
+        let mut argv = vec!["apt-get", "-y", "-q"];
+        argv.extend(options.iter().map(String::as_str));
         argv.extend(["-o", &lock, verb]);
         argv.extend(more);
         argv.push("--");
         argv.extend(names.iter().map(String::as_str));
-        run_tool(&argv, context)
+        run_tool(&argv)
     };
     if !missing.remove.is_empty() {
         let simulated = call("remove", &["--simulate"], &missing.remove)?;
@@ -205,10 +238,9 @@ fn apt(missing: &Missing, how: &How, context: &Context<'_>) -> Result<(), Module
         if how.version.is_some() { &["--allow-downgrades", "--allow-change-held-packages"] } else { &[] };
     let mut output = call("install", more, &wanted)?;
     if output.rc != 0 && output.stderr.contains("dpkg was interrupted") {
-        well(
-            "dpkg --configure -a",
-            &run_tool(&["dpkg", "--configure", "-a", "--force-confdef", "--force-confold"], context)?,
-        )?;
+        let mut argv = vec!["dpkg", "--configure", "-a"];
+        argv.extend(conffiles);
+        well("dpkg --configure -a", &run_tool(&argv)?)?;
         output = call("install", more, &wanted)?;
     }
     let old = ["Unable to locate", "was not found", "no installation candidate", "Failed to fetch", "404"];
@@ -216,24 +248,25 @@ fn apt(missing: &Missing, how: &How, context: &Context<'_>) -> Result<(), Module
         // It may be new since the lists were read last.
         // A list that can't be fetched is a mistake, not a warning: it may be the one that is missing.
         let any = "APT::Update::Error-Mode=any";
-        well("apt-get update", &run_tool(&["apt-get", "-q", "-o", &lock, "-o", any, "update"], context)?)?;
+        well("apt-get update", &run_tool(&["apt-get", "-q", "-o", &lock, "-o", any, "update"])?)?;
         output = call("install", more, &wanted)?;
     }
     well("apt-get install", &output)
 }
 
-fn dnf(missing: &Missing, how: &How, context: &Context<'_>) -> Result<(), ModuleError> {
+fn dnf(missing: &Missing, how: &How, deadline: Deadline, context: &Context<'_>) -> Result<(), ModuleError> {
+    let run_tool = |argv: &[&str]| run_until(argv, deadline, context);
     let call = |verb: &str, names: &[String]| {
         // What came along with what goes is not taken away with it, as apt leaves it, too.
         let mut argv = vec!["dnf", "-y", "--setopt=clean_requirements_on_remove=False", verb];
         argv.extend(names.iter().map(String::as_str));
-        run_tool(&argv, context)
+        run_tool(&argv)
     };
     if !missing.remove.is_empty() {
         // dnf would take along what needs them: rpm names it instead.
         let mut argv = vec!["rpm", "-e", "--test"];
         argv.extend(missing.remove.iter().map(String::as_str));
-        well("rpm -e --test", &run_tool(&argv, context)?)?;
+        well("rpm -e --test", &run_tool(&argv)?)?;
         well("dnf remove", &call("remove", &missing.remove)?)?;
     }
     let mut wanted = missing.install.clone();

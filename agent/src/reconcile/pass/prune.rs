@@ -86,7 +86,9 @@ fn mentioned_no_more(
     let mut kept = managed.clone();
     let mut outcomes = Vec::new();
     if book.prune {
-        let removal = Removal { gone: &gone, everything, all: old.items.len(), budget: book.prune_budget.as_deref() };
+        let id = book.id();
+        let budget = book.prune_budget.as_deref();
+        let removal = Removal { book: &id, gone: &gone, everything, all: old.items.len(), budget };
         let (done, around) = if pass.plan || removal.count() == 0 || removal.refused().is_some() {
             (Ok(removal.carry_out(pass, &mut changes)), Vec::new())
         } else {
@@ -152,6 +154,7 @@ fn forget_one(pass: &Pass<'_>, managed: &Managed, changes: &mut Changes) {
 
 /// What is to be removed in one pass.
 struct Removal<'a> {
+    book: &'a str,
     gone: &'a BTreeSet<Managed>,
     /// What some book of the node still manages: it was moved from one book to another.
     everything: &'a BTreeSet<&'a Managed>,
@@ -207,9 +210,17 @@ impl Removal<'_> {
                 outcomes.push(outcome(Outcome::Held).say(gate.to_string()));
                 continue;
             }
+            let begin =
+                |task: &str| pass.machine.memory.progress.begin(self.book, task, pass.machine.clock.monotonic());
             let gone = managed.module == "package"
-                && together.get_or_insert_with(|| packages_together(pass, &mine)).contains(managed);
-            let done = if gone { Ok(TAKEN_OUT.to_owned()) } else { remove(pass, managed) };
+                && together
+                    .get_or_insert_with(|| {
+                        let _work = begin(PACKAGES);
+                        packages_together(pass, &mine)
+                    })
+                    .contains(managed);
+            let _work = begin(&name);
+            let done = if gone { Ok(TAKEN_OUT.to_owned()) } else { remove(pass, managed, &name) };
             match done {
                 Ok(message) => {
                     forget_one(pass, managed, changes);
@@ -252,26 +263,31 @@ fn undo(pass: &Pass<'_>, managed: &Managed) -> Result<Option<Options>, String> {
     resolve(&managed.module, &params).map(Some).map_err(|problems| said(problems).join("; "))
 }
 
-fn context<'a>(pass: &Pass<'a>, managed: &'a Managed) -> Context<'a> {
+fn context<'a>(pass: &Pass<'a>, task: &'a str) -> Context<'a> {
     Context {
         look: &pass.machine.look,
         source: None,
         node: &pass.machine.node,
-        task: &managed.identity,
+        task,
         timeout: Duration::from_secs(600),
         cancel: pass.cancel,
         memory: &pass.machine.memory,
     }
 }
 
+/// What status says of the removal of several packages.
+const PACKAGES: &str = "prune packages";
+
 /// Takes packages away in one transaction, as they may need one another; gives those that are gone by that.
 fn packages_together<'m>(pass: &Pass<'_>, gone: &[&'m Managed]) -> BTreeSet<&'m Managed> {
     let packages = gone.iter().copied().filter(|managed| managed.module == "package");
     let found: Vec<(&Managed, Options)> =
         packages.filter_map(|managed| Some((managed, undo(pass, managed).ok()??))).collect();
-    let [first, _, ..] = found.as_slice() else { return BTreeSet::new() };
+    if found.len() < 2 {
+        return BTreeSet::new();
+    }
     let uses: Vec<&Options> = found.iter().map(|(_, options)| options).collect();
-    match Options::together(&uses, &context(pass, first.0)) {
+    match Options::together(&uses, &context(pass, PACKAGES)) {
         Ok(()) => found.iter().map(|(managed, _)| *managed).collect(),
         Err(error) => {
             tracing::info!("packages are removed one by one: {error}");
@@ -280,11 +296,11 @@ fn packages_together<'m>(pass: &Pass<'_>, gone: &[&'m Managed]) -> BTreeSet<&'m 
     }
 }
 
-fn remove(pass: &Pass<'_>, managed: &Managed) -> Result<String, String> {
+fn remove(pass: &Pass<'_>, managed: &Managed, task: &str) -> Result<String, String> {
     let hand = pass.machine.hand();
     let path = managed.identity.as_str();
     if let Some(options) = undo(pass, managed)? {
-        let report = actions::execute(&options, &context(pass, managed), &hand, pass.cancel);
+        let report = actions::execute(&options, &context(pass, task), &hand, pass.cancel);
         let report = report.map_err(|error| error.message)?;
         if !report.ok {
             return Err(report.message.unwrap_or_else(|| "it can't be taken out again".into()));
@@ -370,7 +386,8 @@ fn abandoned_books(pass: &Pass<'_>, everything: &BTreeSet<&Managed>) -> Vec<Book
         }
         let key = format!("inventory/{id}");
         if inventory.prune {
-            let removal = Removal { gone: &inventory.items, everything, all, budget: inventory.budget.as_deref() };
+            let budget = inventory.budget.as_deref();
+            let removal = Removal { book: &id, gone: &inventory.items, everything, all, budget };
             let (removed, said) = removal.carry_out(pass, &mut changes);
             let left: BTreeSet<Managed> = inventory.items.difference(&removed).cloned().collect();
             if left.is_empty() {
