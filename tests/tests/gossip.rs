@@ -6,7 +6,10 @@ use std::{
     time::{Duration, Instant},
 };
 
-use towpath_coordination::gossip::core::{Announced, Heard, Life, Liveness, Member};
+use towpath_coordination::gossip::{
+    core::{Heard, Life, Liveness, Member},
+    news::Announced,
+};
 
 /// Numbers that look like chance and are the same for each seed.
 struct Chance(u64);

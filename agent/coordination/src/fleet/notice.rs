@@ -4,7 +4,7 @@ use std::{collections::BTreeMap, time::Duration};
 
 use super::{Fleet, OFFER, sooner};
 use crate::{
-    gossip::core::Holds,
+    gossip::news::Holds,
     keys,
     rollout::{Kind, Mark, OnLost, Spec, View, complete, idle, worth_reading},
     store::{Page, StoreError},

@@ -7,15 +7,15 @@ use std::{
     collections::{BTreeMap, BTreeSet, BinaryHeap},
     fmt,
     num::{NonZeroU8, NonZeroUsize},
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    sync::Arc,
     time::{Duration, Instant},
 };
 
-use foca::{
-    AccumulatingRuntime, BroadcastHandler, Foca, Invalidates, OwnedNotification, PeriodicParams, PostcardCodec,
-};
+use foca::{AccumulatingRuntime, Foca, OwnedNotification, PeriodicParams, PostcardCodec};
 use rand::{SeedableRng as _, rngs::SmallRng};
 use serde::{Deserialize, Serialize};
+
+use super::news::{Announced, Ears, Holds, Told, What};
 
 /// What is thought of a node.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -108,123 +108,6 @@ impl foca::Identity for Life {
     }
 }
 
-/// What a node tells all others.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-struct Told {
-    node: String,
-    number: u64,
-    what: What,
-}
-
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-enum What {
-    Leaves,
-    /// The generation, and the digest of its record.
-    Accepted(u64, String),
-    /// The parts of budgets in which the node holds a slot.
-    Holds(Vec<String>),
-}
-
-/// What a node said of the slots that it holds.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Holds {
-    /// The number of what it had written to the data store last.
-    pub number: u64,
-    /// The parts of budgets in which it holds one.
-    pub parts: Vec<String>,
-}
-
-/// The highest acceptance that was heard of.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Announced {
-    /// Its generation.
-    pub generation: u64,
-    /// The digest of its record.
-    pub digest: String,
-    /// A node that has it.
-    pub by: String,
-}
-
-/// By which what is newer takes the place of what is older.
-#[derive(Debug, Clone, PartialEq, Eq)]
-struct Subject {
-    node: String,
-    about: std::mem::Discriminant<What>,
-    number: u64,
-}
-
-impl Invalidates for Subject {
-    fn invalidates(&self, other: &Self) -> bool {
-        self.node == other.node && self.about == other.about && self.number >= other.number
-    }
-}
-
-/// What was told, as far as it is known here.
-#[derive(Debug, Default)]
-struct Listener {
-    /// The life in which a node said that it goes.
-    left: BTreeMap<String, u64>,
-    /// The highest acceptance of anybody.
-    accepted: Announced,
-    /// What each node said last of the slots that it holds.
-    holds: BTreeMap<String, Holds>,
-    /// How often that has changed.
-    changed: u64,
-}
-
-/// foca owns its listener: what it hears is shared with the member.
-#[derive(Debug, Clone, Default)]
-struct Ears(Arc<Mutex<Listener>>);
-
-impl Ears {
-    fn lock(&self) -> MutexGuard<'_, Listener> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-}
-
-impl BroadcastHandler<Life> for Ears {
-    type Key = Subject;
-    type Error = postcard::Error;
-
-    fn receive_item(&mut self, data: &[u8], from: Option<&Life>) -> Result<Option<Subject>, postcard::Error> {
-        let told: Told = postcard::from_bytes(data)?;
-        let about = std::mem::discriminant(&told.what);
-        let mut listener = self.lock();
-        let news = match told.what {
-            What::Leaves => {
-                if listener.left.len() >= NODES {
-                    listener.left.clear();
-                }
-                let known = listener.left.entry(told.node.clone()).or_default();
-                let news = *known < told.number;
-                *known = told.number.max(*known);
-                news
-            }
-            What::Accepted(generation, digest) => {
-                let news = listener.accepted.generation < generation;
-                if news {
-                    listener.accepted = Announced { generation, digest, by: told.node.clone() };
-                }
-                news
-            }
-            What::Holds(parts) => {
-                if listener.holds.len() >= NODES {
-                    listener.holds.clear();
-                }
-                let known = listener.holds.entry(told.node.clone()).or_default();
-                let news = known.number < told.number;
-                if news {
-                    *known = Holds { number: told.number, parts };
-                    listener.changed += 1;
-                }
-                news
-            }
-        };
-        // What this node says itself goes out, also when it says it again.
-        Ok((news || from.is_none()).then_some(Subject { node: told.node, about, number: told.number }))
-    }
-}
-
 /// Something that was heard.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Heard {
@@ -240,8 +123,6 @@ pub enum Heard {
     Slots,
 }
 
-/// More nodes than these are not remembered to have left.
-const NODES: usize = 20_000;
 /// How often a member is asked whether it lives.
 const PERIOD: Duration = Duration::from_secs(1);
 /// How long it has before others ask for it.

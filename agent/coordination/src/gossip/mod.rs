@@ -4,6 +4,7 @@
 //! messages travel, nor who may speak: whoever hands them in has seen to that.
 
 pub mod core;
+pub mod news;
 
 use std::{
     collections::BTreeMap,
@@ -20,7 +21,10 @@ use std::{
 
 use towpath_host::Clock;
 
-use self::core::{Announced, Heard, Holds, Life, Liveness, Member};
+use self::{
+    core::{Heard, Life, Liveness, Member},
+    news::{Announced, Holds},
+};
 
 /// How messages travel between nodes.
 pub trait Peers: fmt::Debug + Send + Sync {
