@@ -9,7 +9,7 @@ use std::{
 
 use serde_json::Value;
 
-use crate::{Running, towpath, wait_until};
+use crate::{Running, ok, towpath, wait_until};
 
 /// One node below a folder.
 #[derive(Debug)]
@@ -187,4 +187,22 @@ pub fn task<'a>(status: &'a Value, name: &str) -> &'a Value {
     let tasks = books.iter().flat_map(|book| book["tasks"].as_array().unwrap());
     let mut found = tasks.filter(|task| task["name"] == name);
     found.next().unwrap_or_else(|| panic!("there is no task {name} in {status:#}"))
+}
+
+/// A file that can't be removed, as something is mounted on it.
+#[derive(Debug)]
+pub struct Kept(PathBuf);
+
+impl Kept {
+    /// Mounts it on itself, until this is dropped.
+    pub fn new(file: &Path) -> Self {
+        ok(Command::new("mount").arg("--bind").args([file, file]));
+        Self(file.to_owned())
+    }
+}
+
+impl Drop for Kept {
+    fn drop(&mut self) {
+        let _ = Command::new("umount").arg(&self.0).status();
+    }
 }

@@ -5,7 +5,7 @@ use std::{fs, path::Path};
 use serde_json::json;
 use towpath_tests::{
     git::{FLEET, Repository, book},
-    node::{Node, condition, task},
+    node::{Kept, Node, condition, task},
     ok, towpath,
 };
 
@@ -72,6 +72,37 @@ fn prune_removes_and_puts_back_what_was_there_before() {
     f.repository.publish("without the book");
     assert_eq!(f.node.once().code, 0);
     assert!(f.node.read("/etc/stays").is_none());
+}
+
+#[test]
+fn what_can_t_be_removed_keeps_the_node_out_until_it_can_be_or_need_not() {
+    let f = Fixture::new();
+    let log = || f.node.read("/log").unwrap_or_default();
+    let book = |tasks: &str| {
+        f.apply(&format!(
+            "  prune: true\n  pruneBudget: 100%\n  rollout:\n    before:\n      - name: out\n        command: {{shell: 'echo out >> \"$TOWPATH_ROOT/log\"'}}\n    after:\n      - name: in\n        command: {{shell: 'echo in >> \"$TOWPATH_ROOT/log\"'}}\n  tasks:\n    - {{name: stays, file: {{path: /stays, content: x}}}}\n{tasks}"
+        ))
+    };
+    let goes = "    - {name: goes, file: {path: /goes, content: x}}\n";
+    for way in ["it can be", "it need not"] {
+        book(goes);
+        let _ = fs::remove_file(f.path("/log"));
+        let kept = Kept::new(&f.path("/goes"));
+        let once = book("");
+        assert_eq!((once.code, log().as_str()), (3, "out\n"), "{:#}", once.status);
+        assert_eq!(f.node.once().code, 3);
+        assert_eq!(log(), "out\n", "it came back");
+        if way == "it can be" {
+            drop(kept);
+            assert_eq!(f.node.once().code, 0);
+            assert!(f.node.read("/goes").is_none());
+        } else {
+            assert_eq!(book(goes).code, 0);
+        }
+        assert_eq!(log(), "out\nin\n", "{way}");
+        assert_eq!(f.node.once().code, 0);
+        assert_eq!(log(), "out\nin\n", "{way}");
+    }
 }
 
 #[test]
@@ -338,6 +369,13 @@ fn parallel_books_respect_requires() {
     let f = Fixture::new();
     let once = f.apply("  order: parallel\n  tasks:\n    - name: last\n      requires: [first]\n      command: {shell: 'cat \"$TOWPATH_ROOT/first\"'}\n    - name: first\n      command: {shell: 'echo x > \"$TOWPATH_ROOT/first\"'}\n");
     assert_eq!(once.code, 0, "{}", once.log);
+    // A file that waits for its batch is there before what requires it.
+    let reads = |name: &str| {
+        format!("    - name: {name}\n      requires: [file]\n      command: {{shell: 'cat \"$TOWPATH_ROOT/file\"'}}\n")
+    };
+    let file = "    - {name: file, file: {path: /file, content: x}}\n";
+    let once = f.apply(&format!("  order: parallel\n  tasks:\n{}{}{file}", reads("one"), reads("two")));
+    assert_eq!(once.code, 0, "{:#}\n{}", once.status, once.log);
 }
 
 #[test]

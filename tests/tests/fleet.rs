@@ -1,13 +1,12 @@
 //! Nodes move together through a real etcd: each is a process of its own, and the proof is what the tasks write.
 
 use std::{
-    collections::BTreeMap,
-    path::{Path, PathBuf},
+    collections::{BTreeMap, BTreeSet},
     process::Command,
     time::Duration,
 };
 
-use towpath_tests::{etcd::Etcd, fleet::Fleet, ok};
+use towpath_tests::{etcd::Etcd, fleet::Fleet, node::Kept, ok};
 
 /// A task that writes when it began and when it ended.
 fn stamped(fleet: &Fleet, name: &str, word: &str, seconds: &str, more: &str) -> String {
@@ -123,22 +122,6 @@ fn a_result_is_sealed_to_the_targets_and_who_joins_later_gets_it() {
     assert_eq!(fleet.happened().iter().filter(|(_, what, _)| what == "migrate").count(), 1);
 }
 
-/// A file that can't be removed, as something is mounted on it.
-struct Kept(PathBuf);
-
-impl Kept {
-    fn new(file: &Path) -> Self {
-        ok(Command::new("mount").arg("--bind").args([file, file]));
-        Self(file.to_owned())
-    }
-}
-
-impl Drop for Kept {
-    fn drop(&mut self) {
-        let _ = Command::new("umount").arg(&self.0).status();
-    }
-}
-
 #[test]
 fn what_goes_goes_one_node_at_a_time() {
     let fleet = Fleet::new(4, |folder| Etcd::single(folder, "etcd"));
@@ -176,11 +159,23 @@ fn what_goes_goes_one_node_at_a_time() {
     fleet.wait(60, |fleet| fleet.nodes.iter().any(stuck));
     std::thread::sleep(Duration::from_secs(5));
     assert_eq!(times(&fleet.happened(), "out-begin").count(), 1, "{:?}", fleet.happened());
-    drop(kept);
-    fleet.wait(60, |fleet| fleet.nodes.iter().all(|node| node.applied(&head) && node.read("/goes").is_none()));
+    // Nor does one in another run of the book.
+    let head_of_more = fleet.publish(&book("100%", "").replace("content: x", "content: y"));
+    fleet.wait(60, |fleet| fleet.nodes.iter().any(|node| node.read("/stays").as_deref() == Some("y")));
+    std::thread::sleep(Duration::from_secs(5));
     let happened = fleet.happened();
-    assert_eq!(times(&happened, "out-begin").count(), 4, "{happened:?}");
-    assert_eq!((times(&happened, "out-end").count(), at_once(&happened, "out")), (4, 1), "{happened:?}");
+    assert_eq!((times(&happened, "out-begin").count(), times(&happened, "out-end").count()), (1, 0), "{happened:?}");
+    drop(kept);
+    assert_ne!(head, head_of_more);
+    fleet.wait(60, |fleet| fleet.nodes.iter().all(|node| node.applied(&head_of_more) && node.read("/goes").is_none()));
+    let happened = fleet.happened();
+    let (mut out, mut sorted) = (BTreeSet::new(), happened.clone());
+    sorted.sort();
+    for (_, what, node) in &sorted {
+        let _ = if what == "out-begin" { out.insert(node) } else { out.remove(node) };
+        assert!(out.len() <= 1, "several nodes were out: {sorted:?}");
+    }
+    assert!(out.is_empty() && times(&happened, "out-end").count() >= 4, "{sorted:?}");
     assert!(fleet.nodes.iter().all(|node| node.read("/stays").is_some()));
     // Nobody keeps the slot.
     let held = ok(fleet.etcd.ctl().args(["get", "/towpath/", "--prefix", "--keys-only"])).stdout;

@@ -167,24 +167,48 @@ fn adjacent_packages_are_one_transaction_and_each_task_has_its_own_outcome() {
     server.publish("  prune: true\n  pruneBudget: 100%\n  tasks: []\n");
     server.wait(|server| ["probebase", "probemore", "probeslow"].iter().all(|name| !installed(server, name)));
     assert_eq!(transactions("remove-packages"), 1, "not one transaction");
+}
 
-    // One that fails is the failure of its own task, and what comes behind it goes on or not, as the book says.
+#[test]
+fn one_of_adjacent_packages_that_fails_is_the_failure_of_its_own_task() {
+    let server = Server::new();
+    let mark = "  handlers: [{name: mark, command: {argv: [touch, /marked]}}]\n";
     let book = |first: &str| {
         format!(
-            "  tasks:\n    - {{name: broken, package: {{name: probebroken, backend: apt}}{first}}}\n    - {{name: more, package: {{name: probemore, backend: apt}}}}\n    - {{name: none, package: {{name: nothing-of-that-name, backend: apt}}}}\n"
+            "{mark}  tasks:\n    - {{name: broken, package: {{name: probebroken, backend: apt}}{first}}}\n    - {{name: more, package: {{name: probemore, backend: apt}}, notify: [mark]}}\n    - {{name: none, package: {{name: nothing-of-that-name, backend: apt}}}}\n"
         )
     };
     let outcomes = |server: &Server| {
         let tasks = server.tasks().into_iter();
         tasks.map(|(name, outcome, _)| format!("{name} {outcome}")).collect::<Vec<_>>().join(", ")
     };
+    let marked = || server.machines.root(0).join("marked").exists();
+    // What comes behind it goes on or not, as the book says.
     server.publish(&book(""));
     server.wait(|server| outcomes(server) == "broken failed");
     assert!(said(&server).contains("the script of probebroken gives up"), "{}", said(&server));
     assert!(!installed(&server, "probemore"), "it came behind what failed");
+    server.publish(&format!("{mark}  tasks: []\n"));
+    server.wait(|server| server.reason("Ready") == "Applied");
+    assert!(!marked(), "a task that did not run has notified somebody");
     server.publish(&book(", onFailure: continue"));
     server.wait(|server| outcomes(server) == "broken failed, more unchanged, none failed");
     assert!(installed(&server, "probemore"));
+    // A loop whose results are looked up, behind packages of which one fails.
+    ok(&mut server.machines.command(0, &["dpkg", "--purge", "probemore"]));
+    // Somebody else's failure is not that of a package that came.
+    server.publish("  tasks: [{name: base, package: {name: probebase, backend: apt}}]\n");
+    server.wait(|server| outcomes(server) == "base unchanged");
+    assert_eq!(server.last_change()[0], ("base".to_owned(), "changed".to_owned()));
+    let looped = "    - {name: some, package: {name: '{{ item }}', backend: apt}, loop: [probebase, probeslow], register: some}\n";
+    let first = "    - {name: broken, package: {name: probebroken, backend: apt}}\n    - {name: more, package: {name: probemore, backend: apt}}\n";
+    server.publish(&format!("  tasks:\n{first}{looped}"));
+    server.wait(|server| outcomes(server) == "broken failed, more unchanged");
+    // The book was stopped by something else before they were carried out: they are, as they come before it.
+    ok(&mut server.machines.command(0, &["dpkg", "--purge", "probemore", "probebroken"]));
+    server.publish("  tasks:\n    - {name: more, package: {name: probemore, backend: apt}}\n    - {name: none, package: {name: nothing-of-that-name, backend: apt}}\n    - {name: file, file: {path: /behind, content: '{{ 1 // (facts.cpus - facts.cpus) }}'}}\n");
+    server.wait(|server| outcomes(server) == "more unchanged, none failed, file failed");
+    assert_eq!(server.says(&["systemctl", "show", "-P", "NRestarts", "towpath"]), "0", "the agent has broken off");
 }
 
 #[test]

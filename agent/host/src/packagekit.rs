@@ -120,13 +120,15 @@ impl<'a> PackageKit<'a> {
     /// When it has not.
     pub fn connect(told: &'a dyn Fn(&str), time: Duration) -> Result<Self, PackageKitError> {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(missing)?;
-        let connection = runtime.block_on(async {
+        let connected = async {
             let connection = Connection::system().await?;
             let bus = zbus::fdo::DBusProxy::new(&connection).await?;
             let there = bus.list_activatable_names().await?;
             let named = there.iter().any(|name| name.as_str() == "org.freedesktop.PackageKit");
             Ok::<_, zbus::Error>(named.then_some(connection))
-        });
+        };
+        let connection = runtime.block_on(async { tokio::time::timeout(ANSWER.min(time / 3), connected).await });
+        let connection = connection.map_err(|_| missing("the bus does not answer"))?;
         let connection = connection.map_err(missing)?.ok_or_else(|| missing("it is not installed"))?;
         let deadline = tokio::time::Instant::now() + time;
         Ok(Self { runtime, connection, told, time, deadline })
@@ -210,16 +212,21 @@ impl<'a> PackageKit<'a> {
         let mut progress = transaction.receive_item_progress().await.map_err(missing)?;
         let mut errors = transaction.receive_error_code().await.map_err(missing)?;
         let mut ends = transaction.receive_finished().await.map_err(missing)?;
-        transaction.set_hints(&["interactive=false", "background=false"]).await.map_err(missing)?;
-        let call = match deed {
-            Deed::Refresh => transaction.refresh_cache(true).await,
-            Deed::Resolve(names) => transaction.resolve(ARCH, names).await,
-            Deed::Install(ids) => transaction.install_packages(0, ids).await,
-            Deed::Update(ids) => transaction.update_packages(0, ids).await,
-            // Not with others that need them: those are to be named.
-            Deed::Remove(ids) => transaction.remove_packages(0, ids, false, false).await,
+        let call = async {
+            transaction.set_hints(&["interactive=false", "background=false"]).await?;
+            match deed {
+                Deed::Refresh => transaction.refresh_cache(true).await,
+                Deed::Resolve(names) => transaction.resolve(ARCH, names).await,
+                Deed::Install(ids) => transaction.install_packages(0, ids).await,
+                Deed::Update(ids) => transaction.update_packages(0, ids).await,
+                // Not with others that need them: those are to be named.
+                Deed::Remove(ids) => transaction.remove_packages(0, ids, false, false).await,
+            }
         };
-        call.map_err(|error| PackageKitError::Failed(error.to_string()))?;
+        let called = tokio::time::timeout(patience, call).await;
+        called
+            .map_err(|_| PackageKitError::Hangs(patience.as_secs()))?
+            .map_err(|error| PackageKitError::Failed(error.to_string()))?;
         let (mut seen, mut wrong) = (Vec::new(), None);
         let mut heard = (tokio::time::Instant::now(), None);
         let mut answered = tokio::time::Instant::now();

@@ -214,7 +214,7 @@ fn fetch(
     let mut buffer = vec![0; 64 << 10];
     let limit = options.download.max_bytes.and_then(|bytes| u64::try_from(bytes).ok()).unwrap_or(LIMIT);
     let mut size = if fetched.goes_on { from } else { 0 };
-    let all = fetched.length().map(|rest| size + rest);
+    let all = fetched.length().map(|rest| rest.saturating_add(size));
     loop {
         if size > limit || all.is_some_and(|all| all > limit) {
             hand.drop_part(path).map_err(io)?;

@@ -219,6 +219,18 @@ pub(crate) fn run(options: &Options, context: &Context<'_>) -> Result<Report, Mo
     together(&[options], context).map(|()| Report::well())
 }
 
+/// Whether the database has all of it as it should be, whatever the tool says.
+fn all_there(uses: &[&Options], context: &Context<'_>) -> Result<bool, ModuleError> {
+    for options in uses {
+        let installed = context.memory.packages.read(options, context)?;
+        let missing = options.missing(&installed, &options.newest(context)?);
+        if !(missing.install.is_empty() && missing.upgrade.is_empty() && missing.remove.is_empty()) {
+            return Ok(false);
+        }
+    }
+    Ok(true)
+}
+
 /// Carries out several uses, in one transaction where they allow it.
 pub(crate) fn together(uses: &[&Options], context: &Context<'_>) -> Result<(), ModuleError> {
     context.needs_whole_root("package")?;
@@ -239,7 +251,13 @@ pub(crate) fn together(uses: &[&Options], context: &Context<'_>) -> Result<(), M
         let odd = |name: &String| name.contains(':') || installed.get(name).is_some_and(|known| !known.whole);
         let plain = !uses.iter().flat_map(|options| &options.names).any(odd);
         let how = How { backend: first.backend, version: first.version.clone(), plain, conffiles: first.conffiles };
-        backend::change(&missing, &how, context)?;
+        if let Err(error) = backend::change(&missing, &how, context) {
+            // The tool fails for every package that is not whole, also where these are.
+            if !all_there(uses, context)? {
+                return Err(error);
+            }
+            tracing::warn!("the packages of the task are as they should be, though: {error}");
+        }
     }
     if !missing.hold.is_empty() {
         backend::mark("hold", &missing.hold, context)?;

@@ -29,15 +29,32 @@ pub(super) struct How {
 
 /// When it is to have ended.
 #[derive(Debug, Clone, Copy)]
-struct Deadline(Instant);
+struct Deadline {
+    end: Instant,
+    /// With less than this nothing is begun that changes packages: to cut that off leaves a database to be mended.
+    least: Duration,
+}
+
+/// Enough for a change of packages, where the task has that.
+const WORK: Duration = Duration::from_secs(60);
 
 impl Deadline {
     fn of(context: &Context<'_>) -> Self {
-        Self(SystemClock.monotonic() + context.timeout)
+        Self { end: SystemClock.monotonic() + context.timeout, least: WORK.min(context.timeout / 4) }
     }
 
     fn left(self) -> Duration {
-        self.0.saturating_duration_since(SystemClock.monotonic())
+        self.end.saturating_duration_since(SystemClock.monotonic())
+    }
+
+    /// Whether there is time for a change.
+    fn allows(self, what: &str) -> Result<(), ModuleError> {
+        if self.left() >= self.least {
+            return Ok(());
+        }
+        let left = self.left().as_secs();
+        let message = format!("{what} was not begun, as {left} s are left; timeout of the task sets more");
+        Err(ModuleError::new(message))
     }
 }
 
@@ -64,10 +81,9 @@ fn run_until(argv: &[&str], deadline: Deadline, context: &Context<'_>) -> Result
     Ok(output)
 }
 
-/// A line of apt or dnf as status shows it: where something is fetched from is nobody's business.
+/// A line of apt or dnf as status shows it: where something is fetched from may open a door.
 fn told(line: &str) -> String {
-    let word = line.split_whitespace().next().unwrap_or_default();
-    if line.contains("://") && word.contains(':') { "fetching".into() } else { line.trim().chars().take(100).collect() }
+    if line.contains("://") { "fetching".into() } else { line.trim().chars().take(100).collect() }
 }
 
 /// The newest versions that the repositories have of some packages.
@@ -130,9 +146,8 @@ pub(super) fn change(missing: &Missing, how: &How, context: &Context<'_>) -> Res
     }
 }
 
-/// How long one waits before the lock is asked for again, and what is left of the task's time then for the work.
+/// How long one waits before the lock is asked for again.
 const PAUSE: Duration = Duration::from_secs(2);
-const WORK: Duration = Duration::from_secs(10);
 
 /// PackageKit gives up at once where somebody else holds the lock of the package database: it is asked again, as apt
 /// waits by itself.
@@ -141,7 +156,9 @@ fn patiently(missing: &Missing, deadline: Deadline, context: &Context<'_>) -> Re
     loop {
         match by_packagekit(missing, deadline, context) {
             Err(PackageKitError::Failed(why))
-                if why.contains("get lock") && deadline.left() > WORK && !context.cancel.is_cancelled() =>
+                if why.contains("get lock")
+                    && deadline.left() > deadline.least + PAUSE
+                    && !context.cancel.is_cancelled() =>
             {
                 if std::mem::take(&mut first) {
                     tracing::info!("waiting for the lock of the package database: {why}");
@@ -198,12 +215,13 @@ fn transactions(kit: &PackageKit<'_>, missing: &Missing) -> Result<(), PackageKi
 
 /// apt-get, which keeps configuration files that the administrator has changed, and waits for the lock.
 fn apt(missing: &Missing, how: &How, deadline: Deadline, context: &Context<'_>) -> Result<(), ModuleError> {
-    let lock = format!("DPkg::Lock::Timeout={}", deadline.left().saturating_sub(WORK).as_secs().max(1));
+    let lock = format!("DPkg::Lock::Timeout={}", deadline.left().saturating_sub(deadline.least).as_secs().max(1));
     let run_tool = |argv: &[&str]| run_until(argv, deadline, context);
     let conffiles = how.conffiles.flags();
     let options = conffiles.iter().flat_map(|flag| ["-o".to_owned(), format!("Dpkg::Options::={flag}")]);
     let options: Vec<String> = options.collect();
     let call = |verb: &str, more: &[&str], names: &[String]| {
+        deadline.allows("apt-get")?;
         let mut argv = vec!["apt-get", "-y", "-q"];
         argv.extend(options.iter().map(String::as_str));
         argv.extend(["-o", &lock, verb]);
@@ -238,6 +256,7 @@ fn apt(missing: &Missing, how: &How, deadline: Deadline, context: &Context<'_>) 
         if how.version.is_some() { &["--allow-downgrades", "--allow-change-held-packages"] } else { &[] };
     let mut output = call("install", more, &wanted)?;
     if output.rc != 0 && output.stderr.contains("dpkg was interrupted") {
+        deadline.allows("dpkg --configure -a")?;
         let mut argv = vec!["dpkg", "--configure", "-a"];
         argv.extend(conffiles);
         well("dpkg --configure -a", &run_tool(&argv)?)?;
@@ -257,6 +276,7 @@ fn apt(missing: &Missing, how: &How, deadline: Deadline, context: &Context<'_>) 
 fn dnf(missing: &Missing, how: &How, deadline: Deadline, context: &Context<'_>) -> Result<(), ModuleError> {
     let run_tool = |argv: &[&str]| run_until(argv, deadline, context);
     let call = |verb: &str, names: &[String]| {
+        deadline.allows("dnf")?;
         // What came along with what goes is not taken away with it, as apt leaves it, too.
         let mut argv = vec!["dnf", "-y", "--setopt=clean_requirements_on_remove=False", verb];
         argv.extend(names.iter().map(String::as_str));
@@ -264,7 +284,7 @@ fn dnf(missing: &Missing, how: &How, deadline: Deadline, context: &Context<'_>) 
     };
     if !missing.remove.is_empty() {
         // dnf would take along what needs them: rpm names it instead.
-        let mut argv = vec!["rpm", "-e", "--test"];
+        let mut argv = vec!["rpm", "-e", "--test", "--allmatches"];
         argv.extend(missing.remove.iter().map(String::as_str));
         well("rpm -e --test", &run_tool(&argv)?)?;
         well("dnf remove", &call("remove", &missing.remove)?)?;
@@ -297,7 +317,7 @@ pub(super) fn mark(verb: &str, names: &[String], context: &Context<'_>) -> Resul
 const SHOWN: usize = 6;
 
 /// A tool that did not end well is told with what it said last.
-fn well(what: &str, output: &Output) -> Result<(), ModuleError> {
+pub(super) fn well(what: &str, output: &Output) -> Result<(), ModuleError> {
     if output.rc == 0 {
         return Ok(());
     }

@@ -7,7 +7,10 @@ use std::{
 
 use towpath_host::FileVersion;
 
-use super::{Backend, Options, backend::run_tool};
+use super::{
+    Backend, Options,
+    backend::{run_tool, well},
+};
 use crate::{Context, ModuleError};
 
 /// Where dpkg keeps what is installed.
@@ -72,7 +75,9 @@ impl Known {
         let folder = match &self.folder {
             Some(folder) => folder.clone(),
             None => {
-                let folder = run_tool(&["rpm", "--eval", "%{_dbpath}"], context)?.stdout.trim().to_owned();
+                let output = run_tool(&["rpm", "--eval", "%{_dbpath}"], context)?;
+                well("rpm --eval", &output)?;
+                let folder = output.stdout.trim().to_owned();
                 self.folder.insert(folder).clone()
             }
         };
@@ -84,8 +89,10 @@ impl Known {
         if let Some((_, packages)) = self.rpm.as_ref().filter(|(known, _)| *known == before && !before.is_empty()) {
             return Ok(Arc::clone(packages));
         }
-        let lines = "%{NAME}\\t%{ARCH}\\t%{VERSION}-%{RELEASE}\\n";
-        let packages = Arc::new(rpm(&run_tool(&["rpm", "-qa", "--qf", lines], context)?.stdout));
+        let lines = "%{NAME}\\t%{ARCH}\\t%{VERSION}-%{RELEASE}\\t%{INSTALLTIME}\\n";
+        let output = run_tool(&["rpm", "-qa", "--qf", lines], context)?;
+        well("rpm -qa", &output)?;
+        let packages = Arc::new(rpm(&output.stdout));
         // What changed while it was read is not known.
         self.rpm = (versions() == before).then(|| (before, Arc::clone(&packages)));
         Ok(packages)
@@ -119,12 +126,14 @@ pub(super) fn dpkg(text: &str) -> Packages {
     packages
 }
 
-/// Reads what rpm says: name, architecture, version and release.
+/// Reads what rpm says: name, architecture, version and release, and when it came. Of a package that is there several
+/// times, as kernels are, the one that came last counts.
 fn rpm(text: &str) -> Packages {
     let mut packages = Packages::new();
-    for line in text.lines() {
-        let mut parts = line.split('\t');
-        let (Some(name), Some(arch), Some(version)) = (parts.next(), parts.next(), parts.next()) else { continue };
+    let mut lines: Vec<Vec<&str>> = text.lines().map(|line| line.split('\t').collect()).collect();
+    lines.sort_by_key(|parts| parts.get(3).and_then(|time| time.parse::<u64>().ok()).unwrap_or(0));
+    for parts in lines {
+        let [name, arch, version, _] = parts[..] else { continue };
         let plain = version.rsplit_once('-').map(|(plain, _)| plain.to_owned());
         let installed = Installed { version: version.to_owned(), plain, held: false, whole: true };
         packages.insert(format!("{name}.{arch}"), installed.clone());
@@ -147,7 +156,8 @@ mod tests {
 
     #[test]
     fn what_is_installed_is_read_from_rpm() {
-        let known = rpm("bash\tx86_64\t5.2.15-3.fc39\nno line\ngpg-pubkey\t(none)\t1-2\n");
+        let known =
+            rpm("bash\tx86_64\t5.2.15-3.fc39\t20\nno line\ngpg-pubkey\t(none)\t1-2\t5\nbash\tx86_64\t5.1-1\t10\n");
         assert_eq!(known["bash.x86_64"], known["bash"]);
         assert!(known["bash"].is("5.2.15") && known["bash"].is("5.2.15-3.fc39") && !known["bash"].is("5.2"));
         assert_eq!(known.len(), 4);

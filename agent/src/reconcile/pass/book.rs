@@ -334,6 +334,13 @@ impl<'a, 'p> BookRun<'a, 'p> {
             Err(error) => return self.failed(task, None, error.to_string()),
         };
         let Some(items) = items else { return self.instance(task, None) };
+        if task.register.is_some() {
+            // Their outcomes are looked up by their places, which must not move.
+            self.flush();
+            if self.stopped() {
+                return;
+            }
+        }
         self.loop_results.clear();
         for item in items {
             if self.stopped {

@@ -319,6 +319,12 @@ impl BookRun<'_, '_> {
         if self.interrupted || self.gate.is_some() {
             return false;
         }
+        // What is to be removed belongs to the last stretch: nobody is through it before that has gone well.
+        let last = index + 1 == run.stretches.len();
+        if last && !self.stopped && prune::still_there(self.pass, self.book) {
+            self.settled = None;
+            return false;
+        }
         let failed = self.stopped;
         let outcome = match (failed, settled) {
             // Drift of content that can't be put right now holds nothing, and so is no failure of the run.
@@ -338,12 +344,8 @@ impl BookRun<'_, '_> {
         !failed
     }
 
-    /// All stretches are through and nothing failed: what is still held from an earlier pass is given back, unless
-    /// that is for a removal that has yet to go well.
+    /// All stretches are through and nothing failed: what is still held from an earlier pass is given back.
     fn leave_what_is_left(&self, with: Coordination<'_>) {
-        if prune::still_there(self.pass, self.book) {
-            return;
-        }
         let id = self.book.id();
         let Some(slot) = self.pass.machine.record::<SlotOf>(&format!("{SLOT}{id}")) else { return };
         if !self.any_failed() && with.fleet.ask(&slot.spec(&id, &self.pass.view.node), Want::Leave) == Answer::Go {

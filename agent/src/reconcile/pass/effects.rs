@@ -34,6 +34,8 @@ pub(super) struct Effect {
     applied: AppliedItem,
     /// Whether the thing was not known before.
     first: bool,
+    /// What is remembered of it before it runs, and was not known: the keys of `applied`.
+    pub(super) foreseen: Vec<String>,
     /// Where its outcome stands, where it waits for others.
     pub(super) place: Option<usize>,
 }
@@ -102,15 +104,27 @@ impl BookRun<'_, '_> {
                 planned.drift = cause == Cause::Drift;
                 // What was there when Towpath came first is not taken away, however often it was put right since.
                 let first = known.is_none();
-                let effect =
-                    Effect { task: task.clone(), item, ready, name, begun, planned, key, applied, first, place: None };
+                let effect = Effect {
+                    task: task.clone(),
+                    item,
+                    ready,
+                    name,
+                    begun,
+                    planned,
+                    key,
+                    applied,
+                    first,
+                    foreseen: Vec::new(),
+                    place: None,
+                };
                 self.missing(effect);
             }
         }
     }
 
     /// Of several things that one task manages: what takes away each of those that are new.
-    fn remember_parts(&self, ready: &Ready, undo: Option<&Value>, before: &mut Changes) {
+    fn remember_parts(&self, ready: &Ready, undo: Option<&Value>, before: &mut Changes) -> Vec<String> {
+        let mut foreseen = Vec::new();
         let new = undo.and_then(|undo| undo.get("names")?.as_array().cloned()).unwrap_or_default();
         for name in new.iter().filter_map(Value::as_str) {
             let key = format!("{}/{name}", ready.options.name());
@@ -124,7 +138,9 @@ impl BookRun<'_, '_> {
             };
             before.put(format!("applied/{key}"), &part);
             self.pass.machine.set_applied(&key, Some(part));
+            foreseen.push(key);
         }
+        foreseen
     }
 
     /// Has an effect wait for others that it goes with, or carries it out.
@@ -166,18 +182,19 @@ impl BookRun<'_, '_> {
 
     /// What must be known if the end of an effect is not seen: who is notified, and what undoes it.
     pub(super) fn foresee(&mut self, effect: &mut Effect) -> Changes {
-        let Effect { task, item, ready, key, applied, first, .. } = effect;
+        let Effect { task, item, ready, key, applied, first, foreseen, .. } = effect;
         let context = instance::context(self.pass.machine, &self.renderer, task, self.pass.cancel);
         // Only where the task says itself what counts as a change must its end be seen.
         let mut before = if task.changed.is_none() { self.notified(task, item.as_ref()) } else { Changes::default() };
         let undo = ready.options.undo(&ready.params, &context);
         if ready.options.parts().len() > 1 {
-            self.remember_parts(ready, undo.as_ref(), &mut before);
+            *foreseen = self.remember_parts(ready, undo.as_ref(), &mut before);
         } else if *first {
             applied.undo = undo;
             let begun = AppliedItem { definition: String::new(), ..applied.clone() };
             before.put(format!("applied/{key}"), &begun);
             self.pass.machine.set_applied(key, Some(begun));
+            *foreseen = vec![key.clone()];
         }
         before
     }
@@ -232,7 +249,6 @@ impl BookRun<'_, '_> {
     fn end_effect(&mut self, effect: Effect, outcome: TaskOutcome, result: Option<Value>) {
         let Some(place) = effect.place else { return self.finish(&effect.task, effect.item, outcome, result) };
         if outcome.outcome == Outcome::Failed {
-            self.complete = false;
             self.unmet.insert(effect.task.id.clone());
             self.stopped |= !effect.task.go_on;
         }

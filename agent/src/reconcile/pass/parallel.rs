@@ -24,6 +24,11 @@ impl BookRun<'_, '_> {
             }
             return;
         }
+        // What these tasks require may wait here.
+        self.flush();
+        if self.stopped() {
+            return;
+        }
         for some in tasks.chunks(AT_ONCE) {
             let parts: Vec<BookRun<'_, '_>> = some.iter().map(|_| self.part()).collect();
             let done: Vec<_> = thread::scope(|scope| {

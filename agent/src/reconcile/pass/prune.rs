@@ -16,6 +16,7 @@ use towpath_render::{objects::task::Book, words::Count};
 
 use super::{
     Pass, actions,
+    coordinated::NotBegun,
     framed::framed,
     inventories,
     outcome::{BookOutcome, Outcome, TaskOutcome},
@@ -75,41 +76,36 @@ fn mentioned_no_more(
     let key = format!("inventory/{}", book.id());
     let old: Inventory = pass.machine.record(&key).unwrap_or_default();
     let gone: BTreeSet<Managed> = old.items.difference(managed).cloned().collect();
-    let mut changes = Changes::default();
-    if gone.is_empty() {
-        if still_there(pass, book) && !pass.plan {
-            changes.delete(still_there_key(book));
-            return commit(pass, changes).into_iter().collect();
-        }
+    let waits = still_there(pass, book);
+    if gone.is_empty() && !waits {
         return Vec::new();
     }
+    let mut changes = Changes::default();
     let mut kept = managed.clone();
     let mut outcomes = Vec::new();
+    let (id, budget) = (book.id(), book.prune_budget.as_deref());
+    let removal = Removal { book: &id, gone: &gone, everything, all: old.items.len(), budget };
+    let owed = book.prune && removal.count() > 0;
     if book.prune {
-        let id = book.id();
-        let budget = book.prune_budget.as_deref();
-        let removal = Removal { book: &id, gone: &gone, everything, all: old.items.len(), budget };
-        let (done, around) = if pass.plan || removal.count() == 0 || removal.refused().is_some() {
+        let mut unfinished = false;
+        let (done, around) = if pass.plan || !owed || removal.refused().is_some() {
             (Ok(removal.carry_out(pass, &mut changes)), Vec::new())
         } else {
             framed(pass, book, || {
                 let done = removal.carry_out(pass, &mut changes);
                 let failed = done.1.iter().any(|outcome| outcome.outcome == Outcome::Failed);
-                (done, failed)
+                unfinished = failed || waits && done.0.len() < gone.len();
+                (done, unfinished)
             })
         };
         outcomes = around;
-        let (removed, said) = done.unwrap_or_else(|why| {
-            let held = TaskOutcome::new("prune".into(), "prune", why.outcome()).say(why.message());
-            (BTreeSet::new(), vec![held])
-        });
-        kept.extend(gone.difference(&removed).cloned());
-        let failed = said.iter().any(|outcome| outcome.outcome == Outcome::Failed);
-        if failed {
-            changes.put(still_there_key(book), &true);
-        } else if still_there(pass, book) {
-            changes.delete(still_there_key(book));
+        if unfinished {
+            changes.put(still_there_key(&id), &true);
+        } else if waits && owed && done.is_ok() && removal.refused().is_none() {
+            changes.delete(still_there_key(&id));
         }
+        let (removed, said) = done.unwrap_or_else(|why| (BTreeSet::new(), vec![not_begun(&why)]));
+        kept.extend(gone.difference(&removed).cloned());
         outcomes.extend(said);
     } else {
         forget(pass, &gone, everything, &mut changes);
@@ -117,18 +113,31 @@ fn mentioned_no_more(
     if pass.plan {
         return outcomes;
     }
+    if waits && !owed {
+        // Nothing is to be removed any more: what was begun for it ends, and the node comes back.
+        let (ended, around) = framed(pass, book, || ((), false));
+        outcomes.extend(around);
+        match ended {
+            Ok(()) => changes.delete(still_there_key(&id)),
+            Err(why) => outcomes.push(not_begun(&why)),
+        }
+    }
     changes.put(key, &Inventory { items: kept, prune: book.prune, budget: book.prune_budget.clone() });
     outcomes.extend(commit(pass, changes));
     outcomes
 }
 
-fn still_there_key(book: &Book) -> String {
-    format!("still-there/{}", book.id())
+fn not_begun(why: &NotBegun) -> TaskOutcome {
+    TaskOutcome::new("prune".into(), "prune", why.outcome()).say(why.message())
+}
+
+fn still_there_key(book: &str) -> String {
+    format!("still-there/{book}")
 }
 
 /// Whether something that a book no longer mentions could not be removed when it was tried last.
 pub(super) fn still_there(pass: &Pass<'_>, book: &Book) -> bool {
-    pass.machine.record(&still_there_key(book)).unwrap_or(false)
+    pass.machine.record(&still_there_key(&book.id())).unwrap_or(false)
 }
 
 fn commit(pass: &Pass<'_>, changes: Changes) -> Option<TaskOutcome> {
@@ -391,6 +400,7 @@ fn abandoned_books(pass: &Pass<'_>, everything: &BTreeSet<&Managed>) -> Vec<Book
             let (removed, said) = removal.carry_out(pass, &mut changes);
             let left: BTreeSet<Managed> = inventory.items.difference(&removed).cloned().collect();
             if left.is_empty() {
+                changes.delete(still_there_key(&id));
                 changes.delete(key);
             } else {
                 changes.put(key, &Inventory { items: left, ..inventory });
@@ -398,6 +408,7 @@ fn abandoned_books(pass: &Pass<'_>, everything: &BTreeSet<&Managed>) -> Vec<Book
             book.tasks.extend(said);
         } else {
             forget(pass, &inventory.items, everything, &mut changes);
+            changes.delete(still_there_key(&id));
             changes.delete(key);
         }
         if !pass.plan {

@@ -77,9 +77,14 @@ impl BookRun<'_, '_> {
         self.commit(changes, "after");
     }
 
+    /// Where the journal keeps the handlers of the book that were notified.
+    pub(super) fn handlers_key(&self) -> String {
+        format!("handler/{}/", self.book.id())
+    }
+
     /// Runs the handlers that were notified, in the order of the book, then those that it no longer has.
     pub(super) fn handlers(&mut self) {
-        let prefix = format!("handler/{}/", self.book.id());
+        let prefix = self.handlers_key();
         let pending: BTreeMap<String, HandlerRecord> = self.pass.machine.records(&prefix).into_iter().collect();
         if pending.is_empty() {
             return;

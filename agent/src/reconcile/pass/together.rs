@@ -1,9 +1,9 @@
 //! Adjacent effects that are better carried out as one: packages, in one transaction.
 
-use std::time::Duration;
+use std::collections::BTreeSet;
 
-use towpath_host::journal::{Changes, Phase};
-use towpath_modules::{Context, Options};
+use towpath_host::journal::{Changes, HandlerRecord, Phase};
+use towpath_modules::{Checked, Context, Options};
 
 use super::{
     book::{BookRun, module},
@@ -12,15 +12,18 @@ use super::{
     outcome::{Outcome, TaskOutcome},
 };
 
-/// With less time than this nothing is begun again.
-const LEAST: Duration = Duration::from_secs(10);
-
 impl BookRun<'_, '_> {
     /// Carries out the effects that wait for one another.
     pub(super) fn flush_together(&mut self) {
         let mut effects = std::mem::take(&mut self.together);
         if effects.is_empty() {
             return;
+        }
+        if !self.stopped && self.makes_way() {
+            // Asked to end, or to begin anew: what has not begun does not.
+            self.stopped = true;
+            let pending = self.pending_handlers();
+            return self.never_ran(&effects, &pending);
         }
         if let Err(why) = self.begin_stretch() {
             self.complete = false;
@@ -32,6 +35,7 @@ impl BookRun<'_, '_> {
             }
             return;
         }
+        let pending = self.pending_handlers();
         let mut before = Changes::default();
         for effect in &mut effects {
             before.append(self.foresee(effect));
@@ -42,13 +46,18 @@ impl BookRun<'_, '_> {
         if effects.len() == 1 {
             return effects.into_iter().for_each(|effect| self.carry_out(effect, None));
         }
-        self.as_one(effects);
+        self.as_one(effects, pending);
+    }
+
+    fn pending_handlers(&self) -> BTreeSet<String> {
+        let pending: Vec<(String, HandlerRecord)> = self.pass.machine.records(&self.handlers_key());
+        pending.into_iter().map(|(id, _)| id).collect()
     }
 
     /// Several effects as one; where that does not go well, one by one within the time that is left.
-    fn as_one(&mut self, effects: Vec<Effect>) {
+    fn as_one(&mut self, effects: Vec<Effect>, pending: BTreeSet<String>) {
         let (machine, begun) = (self.pass.machine, self.pass.machine.clock.monotonic());
-        let time: Duration = effects.iter().map(|effect| effect.task.timeout).sum();
+        let time = effects.iter().map(|effect| effect.task.timeout).max().unwrap_or_default();
         let done = {
             let book = self.book.id();
             let begin = |effect: &Effect| machine.memory.progress.begin(&book, &effect.task.id, begun);
@@ -57,28 +66,68 @@ impl BookRun<'_, '_> {
             let uses: Vec<&Options> = effects.iter().map(|effect| &effect.ready.options).collect();
             Options::together(&uses, &Context { timeout: time, ..context })
         };
-        if let Err(error) = &done {
-            tracing::info!(book = self.book.id(), "adjacent tasks are carried out one by one: {error}");
-        }
-        let mut never = Vec::new();
+        let Err(error) = done else {
+            for effect in effects {
+                let outcome = TaskOutcome::new(effect.name.clone(), module(&effect.task), Outcome::Changed);
+                self.done(effect, outcome, None);
+            }
+            return;
+        };
+        tracing::info!(book = self.book.id(), "adjacent tasks are carried out one by one: {error}");
+        let (mut never, mut ran, mut ended) = (Vec::new(), pending, false);
         for effect in effects {
+            let (place, goes_on) = (effect.place, effect.task.go_on);
             let left = time.saturating_sub(begun.elapsed());
-            match &done {
-                Ok(()) => {
-                    let outcome = TaskOutcome::new(effect.name.clone(), module(&effect.task), Outcome::Changed);
-                    self.done(effect, outcome, None);
+            if ended || self.makes_way() {
+                // What comes behind a task that has failed does not run; but it may have been done with the others.
+                self.stopped = true;
+                if !self.is_done(&effect) {
+                    never.push(effect);
+                    continue;
                 }
-                // What comes behind a task that has failed does not run.
-                Err(_) if self.stopped => never.extend(effect.place),
-                Err(error) if left < LEAST => self.not_done(effect, error.message.clone()),
-                Err(_) => {
-                    let time = effect.task.timeout.min(left);
-                    self.carry_out(effect, Some(time));
-                }
+                let outcome = TaskOutcome::new(effect.name.clone(), module(&effect.task), Outcome::Changed);
+                ran.extend(effect.task.notify.iter().cloned());
+                self.done(effect, outcome, None);
+                continue;
+            }
+            ran.extend(effect.task.notify.iter().cloned());
+            if left < time / 4 {
+                self.not_done(effect, error.message.clone());
+            } else {
+                let time = effect.task.timeout.min(left);
+                self.carry_out(effect, Some(time));
+            }
+            let failed = place.is_some_and(|place| self.tasks[place].outcome == Outcome::Failed);
+            ended = failed && !goes_on;
+        }
+        self.never_ran(&never, &ran);
+    }
+
+    fn is_done(&self, effect: &Effect) -> bool {
+        let context = instance::context(self.pass.machine, &self.renderer, &effect.task, self.pass.cancel);
+        matches!(effect.ready.options.check(&context), Ok(Checked::InSync))
+    }
+
+    /// Leaves nothing of effects that were foreseen and did not run: neither an outcome, nor what would take them away,
+    /// nor whom they would have notified, unless somebody else has.
+    fn never_ran(&mut self, effects: &[Effect], notified: &BTreeSet<String>) {
+        if effects.is_empty() {
+            return;
+        }
+        self.complete = false;
+        let mut changes = Changes::default();
+        for effect in effects.iter().rev() {
+            for key in &effect.foreseen {
+                changes.delete(format!("applied/{key}"));
+                self.pass.machine.set_applied(key, None);
+            }
+            for handler in effect.task.notify.iter().filter(|handler| !notified.contains(*handler)) {
+                changes.delete(format!("{}{handler}", self.handlers_key()));
+            }
+            if let Some(place) = effect.place {
+                self.tasks.remove(place);
             }
         }
-        for place in never.into_iter().rev() {
-            self.tasks.remove(place);
-        }
+        self.commit_changes(changes);
     }
 }
