@@ -74,21 +74,24 @@ fn prune_removes_and_puts_back_what_was_there_before() {
     assert!(f.node.read("/etc/stays").is_none());
 }
 
+/// Applies a book that tells when it takes the node out and when it is back, and prunes.
+fn framed(f: &Fixture, tasks: &str) -> towpath_tests::node::Once {
+    f.apply(&format!(
+        "  prune: true\n  pruneBudget: 100%\n  rollout:\n    before:\n      - name: out\n        command: {{shell: 'echo out >> \"$TOWPATH_ROOT/log\"'}}\n    after:\n      - name: in\n        command: {{shell: 'echo in >> \"$TOWPATH_ROOT/log\"'}}\n  tasks:\n    - {{name: stays, file: {{path: /stays, content: x}}}}\n{tasks}"
+    ))
+}
+
+const GOES: &str = "    - {name: goes, file: {path: /goes, content: x}}\n";
+
 #[test]
 fn what_can_t_be_removed_keeps_the_node_out_until_it_can_be_or_need_not() {
     let f = Fixture::new();
     let log = || f.node.read("/log").unwrap_or_default();
-    let book = |tasks: &str| {
-        f.apply(&format!(
-            "  prune: true\n  pruneBudget: 100%\n  rollout:\n    before:\n      - name: out\n        command: {{shell: 'echo out >> \"$TOWPATH_ROOT/log\"'}}\n    after:\n      - name: in\n        command: {{shell: 'echo in >> \"$TOWPATH_ROOT/log\"'}}\n  tasks:\n    - {{name: stays, file: {{path: /stays, content: x}}}}\n{tasks}"
-        ))
-    };
-    let goes = "    - {name: goes, file: {path: /goes, content: x}}\n";
     for way in ["it can be", "it need not"] {
-        book(goes);
+        framed(&f, GOES);
         let _ = fs::remove_file(f.path("/log"));
         let kept = Kept::new(&f.path("/goes"));
-        let once = book("");
+        let once = framed(&f, "");
         assert_eq!((once.code, log().as_str()), (3, "out\n"), "{:#}", once.status);
         assert_eq!(f.node.once().code, 3);
         assert_eq!(log(), "out\n", "it came back");
@@ -97,12 +100,30 @@ fn what_can_t_be_removed_keeps_the_node_out_until_it_can_be_or_need_not() {
             assert_eq!(f.node.once().code, 0);
             assert!(f.node.read("/goes").is_none());
         } else {
-            assert_eq!(book(goes).code, 0);
+            assert_eq!(framed(&f, GOES).code, 0);
         }
         assert_eq!(log(), "out\nin\n", "{way}");
         assert_eq!(f.node.once().code, 0);
         assert_eq!(log(), "out\nin\n", "{way}");
     }
+}
+
+#[test]
+fn a_removal_that_nobody_can_try_keeps_no_node_out() {
+    let f = Fixture::new();
+    let log = || f.node.read("/log").unwrap_or_default();
+    framed(&f, GOES);
+    let _ = fs::remove_file(f.path("/log"));
+    let kept = Kept::new(&f.path("/goes"));
+    assert_eq!((framed(&f, "").code, log().as_str()), (3, "out\n"));
+    // What another book manages is not known: nothing is removed meanwhile.
+    f.repository.write("z.yaml", book("z", "  tasks:\n    - {name: z, command: {argv: [\"false\"]}}\n"));
+    assert_eq!((framed(&f, "").code, log().as_str()), (3, "out\nin\n"));
+    assert_eq!((f.node.once().code, log().as_str()), (3, "out\nin\n"));
+    drop(kept);
+    f.repository.write("z.yaml", book("z", ""));
+    assert_eq!((framed(&f, "").code, log().as_str()), (0, "out\nin\nout\nin\n"));
+    assert!(f.node.read("/goes").is_none());
 }
 
 #[test]

@@ -267,10 +267,11 @@ impl<'a> PackageKit<'a> {
                         now.and_then(|(status, percentage)| at(status, percentage)).iter().for_each(|at| (self.told)(at));
                         heard = (tokio::time::Instant::now(), now);
                     }
-                    let silent = heard.0.elapsed() >= SILENCE;
+                    let silence = SILENCE.min(self.time / 2);
+                    let silent = heard.0.elapsed() >= silence;
                     if silent || answered.elapsed() >= patience {
                         let _ = tokio::time::timeout(Duration::from_secs(2), transaction.cancel()).await;
-                        return Err(PackageKitError::Hangs(if silent { SILENCE } else { patience }.as_secs()));
+                        return Err(PackageKitError::Hangs(if silent { silence } else { patience }.as_secs()));
                     }
                 }
                 () = &mut gone => return Err(PackageKitError::Failed("PackageKit has died in the middle of it".into())),

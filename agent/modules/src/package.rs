@@ -219,8 +219,11 @@ pub(crate) fn run(options: &Options, context: &Context<'_>) -> Result<Report, Mo
     together(&[options], context).map(|()| Report::well())
 }
 
-/// Whether the database has all of it as it should be, whatever the tool says.
+/// Whether the database has all of it as it should be, whatever the tool says: dpkg's tells what came to its end.
 fn all_there(uses: &[&Options], context: &Context<'_>) -> Result<bool, ModuleError> {
+    if uses.iter().any(|options| options.backend == Backend::Dnf) || !backend::debian(context) {
+        return Ok(false);
+    }
     for options in uses {
         let installed = context.memory.packages.read(options, context)?;
         let missing = options.missing(&installed, &options.newest(context)?);

@@ -94,6 +94,7 @@ pub(super) fn newest(options: &Options, context: &Context<'_>) -> Result<BTreeMa
     let mut argv = vec!["apt-cache", "policy"];
     argv.extend(options.names.iter().map(String::as_str));
     let output = run_tool(&argv, context)?;
+    well("apt-cache policy", &output)?;
     let mut newest = BTreeMap::new();
     let mut at = String::new();
     for line in output.stdout.lines() {
@@ -110,11 +111,12 @@ fn newest_rpm(names: &[String], context: &Context<'_>) -> Result<BTreeMap<String
     let mut argv = vec!["dnf", "-q", "repoquery", "--latest-limit=1", "--qf", "%{name}\t%{version}-%{release}\n"];
     argv.extend(names.iter().map(String::as_str));
     let output = run_tool(&argv, context)?;
+    well("dnf repoquery", &output)?;
     let pair = |line: &str| line.split_once('\t').map(|(name, version)| (name.to_owned(), version.to_owned()));
     Ok(output.stdout.lines().filter_map(pair).collect())
 }
 
-fn debian(context: &Context<'_>) -> bool {
+pub(super) fn debian(context: &Context<'_>) -> bool {
     context.look.exists(DPKG).unwrap_or(false)
 }
 
@@ -215,13 +217,17 @@ fn transactions(kit: &PackageKit<'_>, missing: &Missing) -> Result<(), PackageKi
 
 /// apt-get, which keeps configuration files that the administrator has changed, and waits for the lock.
 fn apt(missing: &Missing, how: &How, deadline: Deadline, context: &Context<'_>) -> Result<(), ModuleError> {
-    let lock = format!("DPkg::Lock::Timeout={}", deadline.left().saturating_sub(deadline.least).as_secs().max(1));
+    let lock = || {
+        let seconds = deadline.left().saturating_sub(deadline.least).as_secs().max(1);
+        format!("DPkg::Lock::Timeout={seconds}")
+    };
     let run_tool = |argv: &[&str]| run_until(argv, deadline, context);
     let conffiles = how.conffiles.flags();
     let options = conffiles.iter().flat_map(|flag| ["-o".to_owned(), format!("Dpkg::Options::={flag}")]);
     let options: Vec<String> = options.collect();
     let call = |verb: &str, more: &[&str], names: &[String]| {
         deadline.allows("apt-get")?;
+        let lock = lock();
         let mut argv = vec!["apt-get", "-y", "-q"];
         argv.extend(options.iter().map(String::as_str));
         argv.extend(["-o", &lock, verb]);
@@ -267,7 +273,7 @@ fn apt(missing: &Missing, how: &How, deadline: Deadline, context: &Context<'_>) 
         // It may be new since the lists were read last.
         // A list that can't be fetched is a mistake, not a warning: it may be the one that is missing.
         let any = "APT::Update::Error-Mode=any";
-        well("apt-get update", &run_tool(&["apt-get", "-q", "-o", &lock, "-o", any, "update"])?)?;
+        well("apt-get update", &run_tool(&["apt-get", "-q", "-o", &lock(), "-o", any, "update"])?)?;
         output = call("install", more, &wanted)?;
     }
     well("apt-get install", &output)

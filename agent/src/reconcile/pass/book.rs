@@ -144,6 +144,9 @@ pub(super) struct BookRun<'a, 'p> {
     pub(super) in_window: bool,
     /// The result of an elected task.
     pub(super) captured: Option<Value>,
+    /// Whether the node stays out behind this stretch: what could not be removed keeps it out as a task that failed
+    /// does, and the removal comes behind the book.
+    pub(super) stays_out: bool,
     /// Whether this stretch has begun to change the node.
     pub(super) begun: bool,
     pub(super) adopted: Changes,
@@ -187,6 +190,7 @@ impl<'a, 'p> BookRun<'a, 'p> {
             in_window: false,
             captured: None,
             begun: false,
+            stays_out: false,
             adopted: Changes::default(),
             disk: None,
             probes: pass.fresh,
@@ -210,6 +214,7 @@ impl<'a, 'p> BookRun<'a, 'p> {
             return;
         }
         self.begun = !self.pass.plan && self.stretch() == Some(true);
+        self.stays_out = prune::still_there(self.pass, self.book);
         self.tasks_of(&book.tasks.iter().collect::<Vec<_>>());
         self.end_of_stretch();
         if !self.pass.plan {
@@ -242,8 +247,7 @@ impl<'a, 'p> BookRun<'a, 'p> {
         if !self.stopped && !self.interrupted {
             self.handlers();
         }
-        // What could not be removed keeps the node out as a task that failed does; the removal comes behind the book.
-        if !self.stopped && !self.interrupted && !prune::still_there(self.pass, self.book) {
+        if !self.stopped && !self.interrupted && !self.stays_out {
             self.after();
         }
     }
@@ -298,6 +302,9 @@ impl<'a, 'p> BookRun<'a, 'p> {
     pub(super) fn task(&mut self, task: &Task) {
         if !task.requires.is_empty() {
             self.flush();
+            if self.stopped() {
+                return;
+            }
         }
         if let Some(missing) = self.unmet(task) {
             self.complete = false;

@@ -288,6 +288,10 @@ impl BookRun<'_, '_> {
         let number = u32::try_from(index).unwrap_or(u32::MAX);
         let elected = stretch.kind == StretchKind::Elected;
         self.begun = self.stretch() == Some(true);
+        // A removal that failed belongs to the last stretch.
+        let last = index + 1 == run.stretches.len();
+        let waits = prune::still_there(self.pass, self.book);
+        self.stays_out = waits && (last || settled);
         self.fresh = !settled;
         let want = if settled || elected { Want::Correct } else { Want::Change(number) };
         self.in_stretch = Some(InStretch { spec: spec.clone(), want, held: false });
@@ -319,11 +323,10 @@ impl BookRun<'_, '_> {
         if self.interrupted || self.gate.is_some() {
             return false;
         }
-        // What is to be removed belongs to the last stretch: nobody is through it before that has gone well.
-        let last = index + 1 == run.stretches.len();
-        if last && !self.stopped && prune::still_there(self.pass, self.book) {
+        if waits && !self.stopped && (last || whole) {
+            // Nobody is through the last stretch, or gives anything back, before that has gone well.
             self.settled = None;
-            return false;
+            return !last;
         }
         let failed = self.stopped;
         let outcome = match (failed, settled) {

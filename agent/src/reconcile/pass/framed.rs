@@ -15,10 +15,12 @@ use super::{
 use crate::reconcile::runs::Run;
 
 /// Does some work of a book that its tasks do not name, which says whether it failed; gives what came of what frames
-/// it, too. A book that asks for nothing of that has it done at once.
+/// it, too. A book that asks for nothing of that has it done at once. Who only ends what was begun does not ask whether
+/// it may begin.
 pub(super) fn framed<T>(
     pass: &Pass<'_>,
     book: &Arc<Book>,
+    begins: bool,
     work: impl FnOnce() -> (T, bool),
 ) -> (Result<T, NotBegun>, Vec<TaskOutcome>) {
     let run = pass.coordination.and_then(|with| Some((with, Run::of(pass.set, pass.generation, with.table, book)?)));
@@ -38,7 +40,7 @@ pub(super) fn framed<T>(
     };
     let owners = Owners::default();
     let mut of_book = BookRun::new(pass, book, Arc::new(renderer), &permit, &owners);
-    let done = of_book.framed(run.as_ref(), work);
+    let done = of_book.framed(run.as_ref(), begins, work);
     (done, of_book.tasks)
 }
 
@@ -46,6 +48,7 @@ impl BookRun<'_, '_> {
     fn framed<T>(
         &mut self,
         run: Option<&(Coordination<'_>, Run)>,
+        begins: bool,
         work: impl FnOnce() -> (T, bool),
     ) -> Result<T, NotBegun> {
         self.begun = self.stretch() == Some(true);
@@ -56,12 +59,17 @@ impl BookRun<'_, '_> {
                 self.pass.machine.record(&format!("{PROGRESS}{}", self.book.id())).unwrap_or_default();
             let through = progress.run == run.spec.run && progress.through;
             let stretch = u32::try_from(last).unwrap_or(u32::MAX);
-            if !through && let Answer::Hold(gate) = with.fleet.ask(spec, Want::Enter(stretch)) {
+            if begins
+                && !through
+                && let Answer::Hold(gate) = with.fleet.ask(spec, Want::Enter(stretch))
+            {
                 return Err(NotBegun::Held(gate));
             }
             self.in_stretch = Some(InStretch::correcting(spec.clone()));
         }
-        self.begin_stretch()?;
+        if begins || self.stretch().is_some() {
+            self.begin_stretch()?;
+        }
         let (done, mut failed) = work();
         // What failed is not put back to where it is used, and counts as a failure of the run.
         if !failed {

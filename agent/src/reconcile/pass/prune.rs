@@ -44,17 +44,10 @@ pub(super) fn all(
     managed: &BTreeMap<String, Option<BTreeSet<Managed>>>,
     books: &mut Vec<BookOutcome>,
 ) {
-    if !pass.set.held.is_empty() {
-        // What is held is not gone.
-        return;
-    }
-    let Some(managed) = managed
-        .iter()
-        .map(|(id, managed)| Some((id.as_str(), managed.as_ref()?)))
-        .collect::<Option<BTreeMap<&str, &BTreeSet<Managed>>>>()
-    else {
-        return;
-    };
+    let known = managed.iter().map(|(id, managed)| Some((id.as_str(), managed.as_ref()?)));
+    // What is held is not gone.
+    let known = known.collect::<Option<BTreeMap<&str, &BTreeSet<Managed>>>>().filter(|_| pass.set.held.is_empty());
+    let Some(managed) = known else { return none_now(pass, books) };
     let everything: BTreeSet<&Managed> = managed.values().copied().flatten().collect();
     for book in &pass.view.books {
         let Some(mine) = managed.get(book.id().as_str()) else { continue };
@@ -64,6 +57,23 @@ pub(super) fn all(
         }
     }
     books.extend(abandoned_books(pass, &everything));
+}
+
+/// Nothing can be removed in this pass. A node that was kept out for a removal that failed comes back: nobody knows
+/// when that can be tried again, and a rollout must not wait for it.
+fn none_now(pass: &Pass<'_>, books: &mut [BookOutcome]) {
+    for book in pass.view.books.iter().filter(|book| !pass.plan && still_there(pass, book)) {
+        let mut changes = Changes::default();
+        let (ended, mut outcomes) = framed(pass, book, false, || ((), false));
+        match ended {
+            Ok(()) => over(pass, &book.id(), &mut changes),
+            Err(why) => outcomes.push(not_begun(&why)),
+        }
+        outcomes.extend(commit(pass, changes));
+        if let Some(ran) = books.iter_mut().find(|ran| ran.namespace == book.namespace && ran.name == book.name) {
+            ran.tasks.extend(outcomes);
+        }
+    }
 }
 
 /// Removes what a book no longer mentions.
@@ -91,18 +101,22 @@ fn mentioned_no_more(
         let (done, around) = if pass.plan || !owed || removal.refused().is_some() {
             (Ok(removal.carry_out(pass, &mut changes)), Vec::new())
         } else {
-            framed(pass, book, || {
+            framed(pass, book, true, || {
                 let done = removal.carry_out(pass, &mut changes);
                 let failed = done.1.iter().any(|outcome| outcome.outcome == Outcome::Failed);
                 unfinished = failed || waits && done.0.len() < gone.len();
+                if unfinished && !waits {
+                    // Before the others hear of it: a node that is cut off here does not come back by that.
+                    let mut mark = Changes::default();
+                    mark.put(still_there_key(&id), &true);
+                    outcomes.extend(commit(pass, mark));
+                }
                 (done, unfinished)
             })
         };
-        outcomes = around;
-        if unfinished {
-            changes.put(still_there_key(&id), &true);
-        } else if waits && owed && done.is_ok() && removal.refused().is_none() {
-            changes.delete(still_there_key(&id));
+        outcomes.extend(around);
+        if !unfinished && waits && owed && done.is_ok() && removal.refused().is_none() {
+            over(pass, &id, &mut changes);
         }
         let (removed, said) = done.unwrap_or_else(|why| (BTreeSet::new(), vec![not_begun(&why)]));
         kept.extend(gone.difference(&removed).cloned());
@@ -115,10 +129,10 @@ fn mentioned_no_more(
     }
     if waits && !owed {
         // Nothing is to be removed any more: what was begun for it ends, and the node comes back.
-        let (ended, around) = framed(pass, book, || ((), false));
+        let (ended, around) = framed(pass, book, false, || ((), false));
         outcomes.extend(around);
         match ended {
-            Ok(()) => changes.delete(still_there_key(&id)),
+            Ok(()) => over(pass, &id, &mut changes),
             Err(why) => outcomes.push(not_begun(&why)),
         }
     }
@@ -138,6 +152,14 @@ fn still_there_key(book: &str) -> String {
 /// Whether something that a book no longer mentions could not be removed when it was tried last.
 pub(super) fn still_there(pass: &Pass<'_>, book: &Book) -> bool {
     pass.machine.record(&still_there_key(&book.id())).unwrap_or(false)
+}
+
+/// A removal that failed has gone well, or is asked for no more: the node is through its book, and says so soon.
+fn over(pass: &Pass<'_>, book: &str, changes: &mut Changes) {
+    changes.delete(still_there_key(book));
+    if let Some(with) = pass.coordination {
+        with.fleet.look_again();
+    }
 }
 
 fn commit(pass: &Pass<'_>, changes: Changes) -> Option<TaskOutcome> {

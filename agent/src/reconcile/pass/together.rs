@@ -2,6 +2,7 @@
 
 use std::collections::BTreeSet;
 
+use serde_json::Value;
 use towpath_host::journal::{Changes, HandlerRecord, Phase};
 use towpath_modules::{Checked, Context, Options};
 
@@ -19,11 +20,11 @@ impl BookRun<'_, '_> {
         if effects.is_empty() {
             return;
         }
-        if !self.stopped && self.makes_way() {
+        if self.interrupted || !self.stopped && self.makes_way() {
             // Asked to end, or to begin anew: what has not begun does not.
             self.stopped = true;
             let pending = self.pending_handlers();
-            return self.never_ran(&effects, &pending);
+            return self.never_ran(effects, &pending);
         }
         if let Err(why) = self.begin_stretch() {
             self.complete = false;
@@ -41,7 +42,11 @@ impl BookRun<'_, '_> {
             before.append(self.foresee(effect));
         }
         if let Err(error) = self.intend_with(Phase::Action, None, before) {
-            return effects.into_iter().for_each(|effect| self.not_done(effect, error.message.clone()));
+            for effect in effects {
+                effect.foreseen.iter().for_each(|key| self.pass.machine.set_applied(key, None));
+                self.not_done(effect, error.message.clone());
+            }
+            return;
         }
         if effects.len() == 1 {
             return effects.into_iter().for_each(|effect| self.carry_out(effect, None));
@@ -100,7 +105,7 @@ impl BookRun<'_, '_> {
             let failed = place.is_some_and(|place| self.tasks[place].outcome == Outcome::Failed);
             ended = failed && !goes_on;
         }
-        self.never_ran(&never, &ran);
+        self.never_ran(never, &ran);
     }
 
     fn is_done(&self, effect: &Effect) -> bool {
@@ -108,26 +113,42 @@ impl BookRun<'_, '_> {
         matches!(effect.ready.options.check(&context), Ok(Checked::InSync))
     }
 
-    /// Leaves nothing of effects that were foreseen and did not run: neither an outcome, nor what would take them away,
-    /// nor whom they would have notified, unless somebody else has.
-    fn never_ran(&mut self, effects: &[Effect], notified: &BTreeSet<String>) {
+    /// Leaves nothing of effects that were foreseen and did not run: neither an outcome, nor what would take away what
+    /// did not come, nor whom they would have notified, unless somebody else has.
+    fn never_ran(&mut self, effects: Vec<Effect>, notified: &BTreeSet<String>) {
         if effects.is_empty() {
             return;
         }
         self.complete = false;
+        let names: BTreeSet<String> = effects.iter().map(|effect| effect.name.clone()).collect();
         let mut changes = Changes::default();
-        for effect in effects.iter().rev() {
-            for key in &effect.foreseen {
+        for effect in effects.into_iter().rev() {
+            for key in self.did_not_come(&effect) {
                 changes.delete(format!("applied/{key}"));
-                self.pass.machine.set_applied(key, None);
+                self.pass.machine.set_applied(&key, None);
             }
             for handler in effect.task.notify.iter().filter(|handler| !notified.contains(*handler)) {
-                changes.delete(format!("{}{handler}", self.handlers_key()));
+                let key = format!("{}{handler}", self.handlers_key());
+                let record: Option<HandlerRecord> = self.pass.machine.record(&key);
+                // A task that runs at the same time may have notified it meanwhile.
+                if record.is_some_and(|record| record.by.is_subset(&names)) {
+                    changes.delete(key);
+                }
             }
             if let Some(place) = effect.place {
                 self.tasks.remove(place);
             }
         }
         self.commit_changes(changes);
+    }
+
+    /// What was foreseen of an effect and is not there: what came with the others is taken away again one day.
+    fn did_not_come(&self, effect: &Effect) -> Vec<String> {
+        let context = instance::context(self.pass.machine, &self.renderer, &effect.task, self.pass.cancel);
+        let undo = effect.ready.options.undo(&effect.ready.params, &context);
+        let missing = undo.as_ref().and_then(|undo| undo.get("names")?.as_array().cloned()).unwrap_or_default();
+        let module = effect.ready.options.name();
+        let keys = missing.iter().filter_map(Value::as_str).map(|name| format!("{module}/{name}"));
+        keys.filter(|key| effect.foreseen.contains(key)).collect()
     }
 }
