@@ -74,6 +74,15 @@ fn prune_removes_and_puts_back_what_was_there_before() {
     assert!(f.node.read("/etc/stays").is_none());
 }
 
+#[test]
+fn nothing_comes_behind_a_failure_that_was_found_on_the_way() {
+    let f = Fixture::new();
+    let once = f.apply("  tasks:\n    - {name: good, file: {path: /good, content: x}}\n    - {name: bad, file: {path: /bad, content: x, validate: \"false %s\"}}\n    - {name: behind, requires: [good], file: {path: /behind, content: x}}\n");
+    assert_eq!(once.code, 3, "{:#}", once.status);
+    assert!(f.node.read("/good").is_some() && f.node.read("/bad").is_none());
+    assert!(f.node.read("/behind").is_none(), "it came behind what failed");
+}
+
 /// Applies a book that tells when it takes the node out and when it is back, and prunes.
 fn framed(f: &Fixture, tasks: &str) -> towpath_tests::node::Once {
     f.apply(&format!(

@@ -192,7 +192,8 @@ fn what_goes_goes_one_node_at_a_time() {
 
 #[test]
 fn what_goes_behind_a_barrier_goes_one_node_at_a_time() {
-    goes_one_node_at_a_time("    - {name: cut, sync: true}\n");
+    let elected = "    - {name: chosen, elect: {count: 1}, command: {argv: ['true']}}\n";
+    goes_one_node_at_a_time(&format!("{elected}    - {{name: cut, sync: true}}\n"));
 }
 
 /// Numbers that look like chance and are the same for each seed.

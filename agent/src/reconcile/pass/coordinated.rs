@@ -21,6 +21,7 @@ use towpath_render::{
 use super::{
     Machine, Pass,
     book::{BookRun, module},
+    instance,
     outcome::{Outcome, TaskOutcome},
     prune,
 };
@@ -581,8 +582,10 @@ impl BookRun<'_, '_> {
     }
 
     fn register_elected(&mut self, task: &Task, value: Value, message: Option<String>) {
-        // What the task manages on the node that ran it is not rendered here, and must not be taken for gone.
-        self.complete = false;
+        // What the task manages on the node that ran it must not be taken for gone here.
+        let managed = instance::skipped(self.pass.machine, &self.renderer, task, None);
+        self.complete &= managed.is_some();
+        self.managed.extend(managed.unwrap_or_default());
         if let Some(name) = &task.register {
             self.renderer.register(name, &value);
         }

@@ -90,7 +90,12 @@ pub(super) fn prepare(machine: &Machine, renderer: &Renderer, task: &Task, item:
 }
 
 /// What a skipped task would manage: it is still mentioned.
-fn skipped(machine: &Machine, renderer: &Renderer, task: &Task, item: Option<&Item>) -> Option<Vec<Managed>> {
+pub(super) fn skipped(
+    machine: &Machine,
+    renderer: &Renderer,
+    task: &Task,
+    item: Option<&Item>,
+) -> Option<Vec<Managed>> {
     let Some(module) = task.module.as_ref().filter(|module| module.message.module == Some("state")) else {
         return Some(Vec::new());
     };
