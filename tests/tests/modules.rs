@@ -101,13 +101,14 @@ fn what_the_kernel_or_systemd_does_not_take_is_told_and_written_nowhere() {
     let unit = || server.says(&["cat", "/etc/systemd/system/srv-m.mount"]);
     let mounted = || server.says(&["findmnt", "-no", "SOURCE,OPTIONS", "/srv/m"]);
     applied(&mount("one", "size=1m"));
-    server.says(&["systemd-run", "--unit=user-of-it", "--working-directory=/srv/m", "sleep", "infinity"]);
+    // No unit: systemd would stop that first.
+    server.says(&["sh", "-c", "cd /srv/m && (sleep 98765 >/dev/null 2>&1 &)"]);
     let message = failed(&mount("two", "size=1m"));
     assert!(
         message.contains("srv-m.mount") && unit().contains("What=one") && mounted().starts_with("one"),
         "{message}"
     );
-    server.says(&["systemctl", "stop", "user-of-it"]);
+    server.says(&["pkill", "-f", "sleep 98765"]);
     server.wait(|server| outcomes(server) == [("it".to_owned(), "unchanged".to_owned())]);
     assert!(unit().contains("What=two") && mounted().starts_with("two"), "{}", mounted());
     failed(&mount("two", "size=nonsense"));
