@@ -80,7 +80,9 @@ fn example(text: &mut String, message: &Message) {
 }
 
 fn field_text(title: &str, field: &Field) -> String {
-    let mut text = format!("{title}  {}\n\n{}\n", type_name(field), field.doc);
+    // What a module is about stands with its parameters, where there is more to say than at its key.
+    let doc = message_of(field).filter(|inner| inner.module.is_some()).map_or(field.doc, |inner| inner.doc);
+    let mut text = format!("{title}  {}\n\n{doc}\n", type_name(field));
     if let Some(words) = field.words {
         let _ = writeln!(text, "\nOne of: {}.", words.replace('|', ", "));
     }
@@ -142,6 +144,12 @@ fn type_name(field: &Field) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_module_is_explained_by_all_that_is_said_of_it() {
+        let text = explain("TaskBook.spec.tasks.package").unwrap();
+        assert!(text.contains("Adjacent tasks") && text.contains("are one transaction"), "{text}");
+    }
 
     #[test]
     fn follows_a_path_to_a_field() {
