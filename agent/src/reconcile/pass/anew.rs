@@ -12,7 +12,8 @@ use towpath_render::objects::{StretchKind, task::Book, task_digest};
 
 use super::{
     Machine,
-    coordinated::{PROGRESS, Progress, SLOT, SlotOf, begun_key, remember_horizon, share_key},
+    coordinated::{PROGRESS, Progress, SLOT, SlotOf, remember_horizon},
+    elected::{begun_key, share_key},
 };
 use crate::reconcile::{revision::Revision, runs::Run};
 

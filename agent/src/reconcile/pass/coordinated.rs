@@ -1,30 +1,19 @@
 //! A book that nodes go through together: stretch by stretch, each entered, left and voted for.
 
 use serde::{Deserialize, Serialize};
-use serde_json::{Map, Value};
 use towpath_coordination::{
     Gate,
     accept::Table,
     fleet::{Answer, Errand, Fleet, Found},
-    rollout::{Election, Kind, Spec, Want, drift_of},
+    rollout::{Kind, Spec, Want, drift_of},
 };
 use towpath_host::journal::{Changes, Journal};
 use towpath_render::{
-    objects::{
-        StretchKind,
-        task::{Book, Task},
-        task_digest,
-    },
+    objects::{StretchKind, task::Task},
     rendering::Rendered,
 };
 
-use super::{
-    Machine, Pass,
-    book::{BookRun, module},
-    instance,
-    outcome::{Outcome, TaskOutcome},
-    prune,
-};
+use super::{Machine, Pass, book::BookRun, elected::share_key, outcome::Outcome, prune};
 use crate::reconcile::runs::Run;
 
 /// What a pass needs to agree with other nodes.
@@ -177,33 +166,6 @@ pub(super) fn leave_gone_books(pass: &Pass<'_>) {
             Answer::Go => remember_slot(pass.machine, with.fleet, &book, None),
             Answer::Hold(gate) => tracing::warn!(book, "a slot can't be given back yet: {gate}"),
         }
-    }
-}
-
-/// Where the journal keeps what this node has shared of an elected task.
-pub(super) fn share_key(book: &Book, task: &Task) -> String {
-    format!("share/{}/{}", book.id(), task.id)
-}
-
-/// Where the journal keeps that this node was elected for a task, and has begun it.
-pub(super) fn begun_key(book: &Book, task: &Task) -> String {
-    format!("begun/{}/{}", book.id(), task.id)
-}
-
-/// The longest text of a result that is passed on whole: of a longer one the end.
-const PASSED_ON: usize = 16 << 10;
-
-/// A result as it is passed on.
-fn shortened(result: &Value) -> Value {
-    match result {
-        Value::String(text) if text.len() > PASSED_ON => {
-            let from = text.len() - PASSED_ON;
-            let from = (from..text.len()).find(|at| text.is_char_boundary(*at)).unwrap_or(text.len());
-            Value::String(text[from..].to_owned())
-        }
-        Value::Array(items) => Value::Array(items.iter().map(shortened).collect()),
-        Value::Object(map) => Value::Object(map.iter().map(|(key, value)| (key.clone(), shortened(value))).collect()),
-        other => other.clone(),
     }
 }
 
@@ -385,7 +347,7 @@ impl BookRun<'_, '_> {
     }
 
     /// The book waits.
-    fn hold(&mut self, gate: Gate) {
+    pub(super) fn hold(&mut self, gate: Gate) {
         self.settled = None;
         self.stopped = true;
         self.complete = false;
@@ -458,140 +420,6 @@ impl BookRun<'_, '_> {
             }
             Answer::Hold(gate) => Err(gate),
         }
-    }
-
-    /// Runs an elected task, or takes the result of who was elected.
-    fn elected(&mut self, with: Coordination<'_>, spec: &Spec, task: &Task, settled: bool) {
-        let elect = task.elect.clone().unwrap_or_default();
-        let definition = task_digest(self.pass.set, self.book, task);
-        let groups = &self.pass.view.groups;
-        let anybody = elect.nodes.is_empty() && elect.node_groups.is_empty();
-        let eligible = anybody
-            || elect.nodes.contains(&self.pass.view.node)
-            || elect.node_groups.iter().any(|group| groups.contains(group));
-        let may = |node: &String| {
-            anybody
-                || elect.nodes.contains(node)
-                || self.pass.set.groups_of(node).iter().any(|group| elect.node_groups.contains(group))
-        };
-        // More than there are can't be elected.
-        let most = spec.members.keys().filter(|node| may(node)).count().max(1);
-        let count = usize::try_from(elect.count.unwrap_or(1).max(1)).unwrap_or(1).min(most);
-        let key = format!("elected/{}/{}", self.book.id(), task.id);
-        let known: Option<(String, Value)> = self.pass.machine.record(&key);
-        if let Some((_, value)) = known.filter(|(known, _)| settled && *known == definition) {
-            return self.register_elected(task, value, None);
-        }
-        let errand = Errand { spec, task: &task.id, definition: &definition };
-        let election = with.fleet.elect(errand, eligible, count);
-        self.forget_election(task, election.as_ref().ok());
-        match election {
-            Err(error) => self.hold(Gate { reason: "StoreUnreachable", opens: error.to_string() }),
-            Ok(Election::Wait(nodes)) => {
-                let who = if nodes.is_empty() { "an eligible node".to_owned() } else { nodes.join(", ") };
-                self.hold(Gate {
-                    reason: "Dependency",
-                    opens: format!("{:?} is run by {who}; all go on with its result", task.id),
-                });
-            }
-            Ok(Election::Results(results)) => match with.fleet.open(errand, &results) {
-                Err(error) => self.hold(Gate { reason: "StoreUnreachable", opens: error.to_string() }),
-                Ok(Err(closed)) => self.hold(Gate {
-                    reason: "Dependency",
-                    opens: format!(
-                        "the result of {:?} is sealed, and this node has asked {} for the key",
-                        task.id,
-                        closed.join(", ")
-                    ),
-                }),
-                Ok(Ok(found)) => self.results(task, &key, &definition, &found, count),
-            },
-            Ok(Election::Run) => {
-                let mut changes = Changes::default();
-                changes.put(begun_key(self.book, task), &definition);
-                remember_horizon(with.fleet, &mut changes);
-                self.commit(changes, "elected");
-                self.tasks_of(&[task]);
-                self.flush();
-                if self.interrupted || self.gate.is_some() {
-                    return;
-                }
-                let outcome = self.tasks.iter().rev().find(|outcome| outcome.name.starts_with(&task.id));
-                let (ok, message) =
-                    outcome.map_or((false, None), |outcome| (outcome.outcome < Outcome::Held, outcome.message.clone()));
-                let result = self.captured.take().map(|result| shortened(&result)).unwrap_or_default();
-                let found = Found { ok, result, message };
-                let mut changes = Changes::default();
-                changes.put(share_key(self.book, task), &(&definition, &found));
-                self.commit(changes, "share");
-                if let Err(error) = with.fleet.share(errand, &found) {
-                    self.hold(Gate { reason: "StoreUnreachable", opens: error.to_string() });
-                }
-                if !ok {
-                    self.stopped = true;
-                }
-            }
-        }
-    }
-
-    /// Where others are elected, what this node had begun, or come to, counts no more.
-    fn forget_election(&mut self, task: &Task, election: Option<&Election>) {
-        let me = &self.pass.view.node;
-        let others = match election {
-            Some(Election::Wait(nodes)) => !nodes.is_empty() && !nodes.contains(me),
-            Some(Election::Results(results)) => !results.contains_key(me),
-            Some(Election::Run) | None => false,
-        };
-        let (begun, share) = (begun_key(self.book, task), share_key(self.book, task));
-        let known = |key: &str| self.pass.machine.record::<Value>(key).is_some();
-        if others && (known(&begun) || known(&share)) {
-            let mut changes = Changes::default();
-            changes.delete(begun);
-            changes.delete(share);
-            self.commit(changes, "elected");
-        }
-    }
-
-    /// What others ran counts as run here too.
-    fn results(
-        &mut self,
-        task: &Task,
-        key: &str,
-        definition: &str,
-        results: &std::collections::BTreeMap<String, Found>,
-        count: usize,
-    ) {
-        if let Some((node, share)) = results.iter().find(|(_, share)| !share.ok) {
-            let why = share.message.clone().unwrap_or_default();
-            return self.hold(Gate {
-                reason: "Dependency",
-                opens: format!("{:?} failed on {node}, which was elected for it: {why}", task.id),
-            });
-        }
-        let value = match results.values().next() {
-            Some(share) if count == 1 => share.result.clone(),
-            _ => Value::Object(
-                results.iter().map(|(node, share)| (node.clone(), share.result.clone())).collect::<Map<_, _>>(),
-            ),
-        };
-        let mut changes = Changes::default();
-        changes.put(key.to_owned(), &(definition, &value));
-        self.commit(changes, "elected");
-        let nodes = results.keys().cloned().collect::<Vec<_>>().join(", ");
-        self.register_elected(task, value, Some(format!("run by {nodes}")));
-    }
-
-    fn register_elected(&mut self, task: &Task, value: Value, message: Option<String>) {
-        // What the task manages on the node that ran it must not be taken for gone here.
-        let managed = instance::skipped(self.pass.machine, &self.renderer, task, None);
-        self.complete &= managed.is_some();
-        self.managed.extend(managed.unwrap_or_default());
-        if let Some(name) = &task.register {
-            self.renderer.register(name, &value);
-        }
-        let mut outcome = TaskOutcome::new(task.id.clone(), module(task), Outcome::Unchanged);
-        outcome.message = message;
-        self.push(outcome);
     }
 
     /// Whether any of some tasks would change something, as far as can be told without changing anything.

@@ -7,6 +7,7 @@ mod book;
 mod computed;
 mod coordinated;
 mod effects;
+mod elected;
 mod framed;
 mod gates;
 mod instance;
