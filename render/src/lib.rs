@@ -7,6 +7,7 @@ pub mod document;
 pub mod objects;
 pub mod problem;
 pub mod rendering;
+pub mod taint;
 pub mod template;
 pub mod tree;
 pub mod view;

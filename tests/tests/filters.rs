@@ -140,7 +140,7 @@ fn ours(expression: &str) -> Value {
     let engine = Engine::new(std::sync::Arc::new(MemoryTree::default()), "");
     let scope = towpath_render::template::Scope::new(BTreeMap::new(), std::sync::Arc::default()).context();
     match engine.expression(expression, &scope) {
-        Ok(value) => serde_json::to_value(&value).unwrap(),
+        Ok(value) => value.into_value(),
         Err(error) => json!({ "error": error.message }),
     }
 }

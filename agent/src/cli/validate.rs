@@ -5,9 +5,9 @@ use std::path::PathBuf;
 use clap::Args;
 use serde_json::json;
 use towpath_render::{
-    document::{Mode, check_message},
-    objects::ObjectSet,
-    problem::Problem,
+    document::{At, Mode, check_message},
+    objects::{ObjectSet, UntrustedUse, untrusted_uses},
+    problem::{Finding, Problem},
 };
 
 use super::{Output, exit, exit::Failure, output, worktree};
@@ -28,7 +28,7 @@ pub(super) struct Validate {
 
 impl Validate {
     pub(super) fn run(self) -> Result<u8, Failure> {
-        let (mut objects, mut errors, mut warnings) = (0, Vec::new(), Vec::new());
+        let (mut objects, mut errors, mut warnings, mut notes) = (0, Vec::new(), Vec::new(), Vec::new());
         for folder in &self.folders {
             let loaded = worktree::load_folders("first", folder, &self.sources)?;
             objects += loaded.set.objects.len();
@@ -43,6 +43,7 @@ impl Validate {
             warnings.extend(loaded.warnings.into_iter().map(prefix));
             errors.extend(module_problems(&loaded.set).into_iter().map(prefix));
             errors.extend(bad_sources(&loaded.set).into_iter().map(prefix));
+            notes.extend(untrusted(&loaded.set).into_iter().map(prefix));
             for wanted in loaded.wants {
                 output::progress(&format!(
                     "not looked at: the include {}@{}",
@@ -53,10 +54,20 @@ impl Validate {
         }
         errors.sort_by(|a, b| (&a.file, a.line, a.column, &a.message).cmp(&(&b.file, b.line, b.column, &b.message)));
         errors.dedup();
-        let document = json!({ "objects": objects, "errors": errors, "warnings": warnings });
-        output::print(self.output.output, &document, || text(objects, &errors, &warnings))?;
+        let document = json!({ "objects": objects, "errors": errors, "warnings": warnings, "notes": notes });
+        output::print(self.output.output, &document, || text(objects, &errors, &warnings, &notes))?;
         Ok(if errors.is_empty() { 0 } else { exit::INVALID })
     }
+}
+
+/// The places that may hold untrusted values and do.
+fn untrusted(set: &ObjectSet) -> Vec<Problem> {
+    let uses = untrusted_uses(set).into_iter().filter(|found| found.allowed);
+    let note = |found: UntrustedUse| {
+        let message = format!("{} holds untrusted data: {}", found.parameter, found.origin);
+        found.place.problem(Finding::new(message), At::Value)
+    };
+    uses.map(note).collect()
 }
 
 /// What modules find wrong with parameters that hold no templates.
@@ -79,16 +90,19 @@ fn module_problems(set: &ObjectSet) -> Vec<Problem> {
             for problem in found {
                 let place = task.place.key(module.name);
                 let place = if problem.key.is_empty() { place } else { place.key(&problem.key) };
-                let finding = towpath_render::problem::Finding { message: problem.message, hint: problem.hint };
-                problems.push(place.problem(finding, towpath_render::document::At::Value));
+                let finding = Finding { message: problem.message, hint: problem.hint };
+                problems.push(place.problem(finding, At::Value));
             }
         }
     }
     problems
 }
 
-fn text(objects: usize, errors: &[Problem], warnings: &[Problem]) -> String {
+fn text(objects: usize, errors: &[Problem], warnings: &[Problem], notes: &[Problem]) -> String {
     let mut text = String::new();
+    for note in notes {
+        text.push_str(&format!("{}:{}:{}: note: {}\n", note.file, note.line, note.column, note.message));
+    }
     for problem in errors.iter().chain(warnings) {
         text.push_str(&format!("{problem}\n"));
     }

@@ -362,7 +362,7 @@ fn rendered(
     match renderer.params(task, item).map_err(|error| NoAnswer(error.to_string()))? {
         Rendered::Ready(params) => {
             let module = task.module.as_ref().map_or("sync", |module| module.name);
-            map.insert(module.into(), params);
+            map.insert(module.into(), params.into_value());
         }
         Rendered::Wants(wants) => {
             map.insert("unknown".into(), unknown(wants));

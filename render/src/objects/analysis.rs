@@ -9,6 +9,7 @@ use towpath_proto::did_you_mean;
 use super::{
     load::Loader,
     task::{Book, Task, Within},
+    untrusted::untrusted_uses,
 };
 use crate::{
     document::{At, Path, Place, Step},
@@ -50,6 +51,16 @@ pub(super) fn check(loader: &mut Loader<'_>) {
         checker.book();
     }
     computed(loader);
+    untrusted(loader);
+}
+
+/// Untrusted values are refused in parameters that take none.
+fn untrusted(loader: &mut Loader<'_>) {
+    for found in untrusted_uses(&loader.set).into_iter().filter(|found| !found.allowed) {
+        let finding = Finding::new(format!("cannot use {} in {}: it is untrusted", found.origin, found.parameter));
+        let finding = finding.hint("pass it in argv, env, stdin or the content of a file");
+        loader.problem(&found.place, At::Value, finding);
+    }
 }
 
 /// The names of all variables that objects set and a namespace sees.
@@ -182,7 +193,6 @@ impl Checker<'_, '_> {
                 self.strings(&place, &module.params, &here(looped, false));
             }
             self.files(task, &place, &module.params);
-            self.untrusted(&place, module.name, &module.params);
             self.once_per_definition(&place, module.name, &module.params);
         }
     }
@@ -357,44 +367,6 @@ impl Checker<'_, '_> {
             let root = used.split('.').next().unwrap_or_default();
             if !imports || NAMES.contains(&root) {
                 self.name(&place, &used, &here);
-            }
-        }
-    }
-
-    /// Data from outside the fleet may stand in argv, env, stdin and content, never where it is run or where it
-    /// chooses a place.
-    fn untrusted(&mut self, place: &Place, module: &str, params: &Value) {
-        let keys: &[&str] = match module {
-            "command" | "script" => &["shell", "unless", "onlyIf", "creates", "removes", "cwd", "source", "user"],
-            "file" => &["path", "template", "source", "linkTo", "validate"],
-            "line" | "block" => &["path"],
-            "unit" => &["name", "dropIn", "content", "template"],
-            "package" | "service" | "user" | "group" | "hostname" | "timezone" => &["name"],
-            "sudoers" => &["name", "content", "template"],
-            "packageRepository" => &["name", "baseUrl", "signedBy"],
-            "authorizedKey" => &["user", "key", "options"],
-            "ini" | "json" | "yaml" | "toml" => &["path", "section", "key"],
-            "sysctl" => &["name", "value"],
-            "mount" => &["path", "device", "type"],
-            "archive" => &["path", "source", "file"],
-            "download" => &["path", "url", "sha256", "caFile"],
-            "git" => &["path", "folder"],
-            "custom" => &["source"],
-            _ => &[],
-        };
-        for key in keys {
-            let Some(text) = params.get(*key).and_then(Value::as_str) else { continue };
-            let names = names_in_template(text);
-            let event = names.iter().any(|name| name == "event" || name.starts_with("event."));
-            let others = names.contains("nodes") && text.contains("facts");
-            if event || others {
-                let what = if event { "an event's data" } else { "another node's facts" };
-                let finding = Finding::new(format!("{what} may not stand in {key}"));
-                self.loader.problem(
-                    &place.key(key),
-                    At::Value,
-                    finding.hint("it is untrusted: pass it in argv, env, stdin or a file's content"),
-                );
             }
         }
     }

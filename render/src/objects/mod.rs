@@ -10,6 +10,7 @@ pub(crate) mod order;
 mod references;
 mod stretch;
 pub mod task;
+mod untrusted;
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -26,6 +27,7 @@ pub use load::{Loaded, Pinned, SourceTree, load};
 pub use references::identity;
 pub(crate) use references::{dependencies, level};
 pub use stretch::{Stretch, StretchKind, stretches};
+pub use untrusted::{UntrustedUse, untrusted_uses};
 
 use crate::{document::Place, tree::Tree, words::Selector};
 use task::Book;

@@ -2,12 +2,11 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use minijinja::value::Serde;
-
 use super::{Inputs, RenderError, at};
 use crate::{
     objects::{ComputedValue, ObjectSet},
-    template::{Engine, Scope, Vars, syntax::names_in_expression},
+    taint::Tainted,
+    template::{Engine, Scope, Slot, Vars, syntax::names_in_expression},
     view::{Merged, NodeView, Winner},
 };
 
@@ -43,18 +42,18 @@ pub(super) fn evaluate(
     namespace: &str,
     common: &BTreeMap<&'static str, minijinja::Value>,
     inputs: &Inputs,
-) -> Result<BTreeMap<String, minijinja::Value>, RenderError> {
+) -> Result<BTreeMap<String, Slot>, RenderError> {
     let mut values = BTreeMap::new();
     let mut open: BTreeMap<&str, &ComputedValue> = BTreeMap::new();
     for (name, candidates) in merged {
         match candidates.first().map(|first| &first.value) {
             Some(Winner::Static(value)) => {
-                values.insert(name.clone(), minijinja::Value::from(Serde(value)));
+                values.insert(name.clone(), Slot::new(&Tainted::clean(value.clone())));
             }
             Some(Winner::Computed(computed)) if computed.task.is_some() => {
                 // A value that has not been computed yet is not defined, which the task that reads it will say.
                 if let Some(value) = inputs.computed.get(&(namespace.to_owned(), name.clone())) {
-                    values.insert(name.clone(), minijinja::Value::from(Serde(value)));
+                    values.insert(name.clone(), Slot::new(value));
                 }
             }
             Some(Winner::Computed(computed)) => {
@@ -82,7 +81,7 @@ pub(super) fn evaluate(
             let value = engine
                 .expression(expression, &scope.context())
                 .map_err(|error| at(&computed.place.key("expression"), error))?;
-            values.insert(name.to_owned(), value);
+            values.insert(name.to_owned(), Slot::new(&value));
         }
     }
     Ok(values)

@@ -6,7 +6,7 @@ mod computed;
 
 use std::{
     collections::BTreeMap,
-    sync::{Arc, Mutex, PoisonError},
+    sync::{Arc, Mutex, OnceLock, PoisonError},
 };
 
 use minijinja::value::{Kwargs, Object, Rest, Serde};
@@ -14,12 +14,13 @@ use serde_json::Value;
 use thiserror::Error;
 
 use crate::{
-    document::{Mode, Place, check_message},
+    document::{Mode, Path, Place, Step, check_message},
     objects::{
         ObjectSet,
         task::{Book, Task, Within},
     },
-    template::{Engine, Reads, Scope, Steps, TemplateError, Vars, Want},
+    taint::{Kind, Marks, Taint, Tainted, fields},
+    template::{Engine, Reads, Scope, Slot, Steps, TemplateError, Vars, Want},
     tree,
     view::NodeView,
 };
@@ -50,11 +51,11 @@ pub struct RenderError {
 pub struct Inputs {
     /// Its facts.
     pub facts: Value,
-    /// All nodes as `nodes()` gives them, with their labels.
+    /// All nodes as `nodes()` gives them, with their labels. The facts of all but this node are untrusted.
     pub nodes: Arc<Vec<Value>>,
     /// The values that tasks have computed: by namespace and name.
-    pub computed: BTreeMap<(String, String), Value>,
-    /// The event, in a triggered run.
+    pub computed: BTreeMap<(String, String), Tainted<Value>>,
+    /// The event, in a triggered run. All of it is untrusted.
     pub event: Option<Value>,
 }
 
@@ -68,13 +69,17 @@ pub struct Renderer {
     engines: Mutex<BTreeMap<(String, String), Arc<Engine>>>,
     /// One rendering at a time: they share the note of what they want.
     asking: Mutex<()>,
+    /// The taint that the result of a task gets, by the name under which it is registered.
+    result_taints: Mutex<BTreeMap<String, Taint>>,
 }
 
 /// One member of a task's loop.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Clone, PartialEq)]
 pub struct Item {
     /// The member.
     pub value: Value,
+    /// Its taints.
+    pub marks: Marks,
     /// Its number, from 0.
     pub index: usize,
     /// How many there are.
@@ -91,27 +96,44 @@ impl Renderer {
         let mut common = BTreeMap::new();
         common.insert("node", minijinja::Value::from(Serde(view.template_value())));
         common.insert("facts", crate::template::facts_value(&inputs.facts, &reads));
-        common.insert("nodes", nodes_function(Arc::clone(&inputs.nodes), Arc::clone(&reads)));
+        common.insert("nodes", nodes_function(Arc::clone(&inputs.nodes), &view.node, Arc::clone(&reads)));
         common.insert("secret", secret_function(book.namespace.clone(), Arc::clone(&reads)));
         common.insert("shared", shared_function(Arc::clone(&reads)));
-        if let Some(event) = &inputs.event {
-            common.insert("event", minijinja::Value::from(Serde(event)));
-        }
         let merged = view.variables(set, &book.namespace);
         let engine = Engine::new(Arc::new(tree::MemoryTree::default()), "");
         let vars = computed::evaluate(&engine, &merged, &book.namespace, &common, inputs)?;
         let steps = Arc::new(Steps::default());
-        let scope = Scope::new(common, Arc::new(Vars::over(None, vars))).with_steps(&steps, "", &reads);
-        let renderer =
-            Self { trees: set.trees.clone(), scope, steps, reads, engines: Mutex::default(), asking: Mutex::default() };
+        let mut scope = Scope::new(common, Arc::new(Vars::over(None, vars))).with_steps(&steps, "", &reads);
+        if let Some(event) = &inputs.event {
+            let taint = Taint::new(Kind::Untrusted, "the event");
+            scope = scope.with("event", Slot::new(&Tainted::whole(event.clone(), taint)));
+        }
+        let renderer = Self {
+            trees: set.trees.clone(),
+            scope,
+            steps,
+            reads,
+            engines: Mutex::default(),
+            asking: Mutex::default(),
+            result_taints: Mutex::new(elected_results(book)),
+        };
         let own = Within { source: book.place.source().to_owned(), ..Within::default() };
         let scope = renderer.with_vars(&own, renderer.scope.clone(), &book.vars, &book.place.key("vars"))?;
         Ok(Self { scope, ..renderer })
     }
 
-    /// Sets the registered result of a task.
+    /// Sets the registered result of a task. It has the taint of the task's parameters; of an elected task it is
+    /// untrusted, as another node may have made it.
     pub fn register(&self, name: &str, result: &Value) {
-        self.steps.set(name, result);
+        let taint = self.result_taints.lock().unwrap_or_else(PoisonError::into_inner).get(name).cloned();
+        self.steps.set(name, &with_result_taint(result, &taint.unwrap_or_default()));
+    }
+
+    /// Notes that the result of a task is made from these parameters.
+    fn taint_result(&self, task: &Task, params: &Marks) {
+        let Some(name) = task.register.as_ref().filter(|_| !params.is_clean()) else { return };
+        let mut taints = self.result_taints.lock().unwrap_or_else(PoisonError::into_inner);
+        taints.entry(name.clone()).or_default().add(&params.taint());
     }
 
     /// What has been read so far.
@@ -137,15 +159,17 @@ impl Renderer {
             let vars = vars.map(|(name, value)| (name.clone(), value.clone())).collect();
             let scope = self.within_scope(&task.within, &task.place)?;
             let scope = self.with_vars(&task.within, scope, &vars, &task.place.key("vars"))?;
-            let value = self.fill(&task.within, &scope, written, &place)?;
-            let Value::Array(values) = value else {
-                return Err(RenderError {
-                    place: place.clone(),
-                    message: format!("the loop is no list, but {}", shown(&value)),
-                });
+            let filled = self.fill(&task.within, &scope, written, &place)?;
+            let Value::Array(values) = filled.value() else {
+                let shown = if filled.marks().is_clean() { shown(filled.value()) } else { format!("{filled:?}") };
+                return Err(RenderError { place: place.clone(), message: format!("the loop is no list, but {shown}") });
             };
             let length = values.len();
-            Ok(Some(values.into_iter().enumerate().map(|(index, value)| Item { value, index, length }).collect()))
+            let item = |(index, value): (usize, &Value)| {
+                let marks = filled.marks().member(&Step::Index(index));
+                Item { value: value.clone(), marks, index, length }
+            };
+            Ok(Some(values.iter().enumerate().map(item).collect()))
         })
     }
 
@@ -159,11 +183,11 @@ impl Renderer {
             let result = self.asking(|| {
                 let scope =
                     if own { self.task_scope(task, item)? } else { self.within_scope(&condition.within, &task.place)? };
-                self.evaluate(&condition.within, &scope, &condition.expression, &task.place.key("when"))
+                self.holds(&condition.within, &scope, &condition.expression, &task.place.key("when"))
             })?;
             match result {
-                Rendered::Ready(value) if value.is_true() => {}
-                Rendered::Ready(_) => return Ok(Rendered::Ready(false)),
+                Rendered::Ready(true) => {}
+                Rendered::Ready(false) => return Ok(Rendered::Ready(false)),
                 Rendered::Wants(wants) => return Ok(Rendered::Wants(wants)),
             }
         }
@@ -173,51 +197,68 @@ impl Renderer {
     /// The parameters of a task's module, templates filled and checked against the schema.
     ///
     /// # Errors
-    /// When a template can't be rendered, or gives what the schema refuses.
-    pub fn params(&self, task: &Task, item: Option<&Item>) -> Result<Rendered<Value>, RenderError> {
-        let Some(module) = &task.module else { return Ok(Rendered::Ready(Value::Null)) };
+    /// When a template fails, gives what the schema refuses, or gives an untrusted value to a parameter that
+    /// takes none.
+    pub fn params(&self, task: &Task, item: Option<&Item>) -> Result<Rendered<Tainted<Value>>, RenderError> {
+        let Some(module) = &task.module else { return Ok(Rendered::Ready(Tainted::default())) };
         let place = task.place.key(module.name);
         self.asking(|| {
             let scope = self.task_scope(task, item)?;
             if module.name == "assert" {
                 return self.assertions(task, &scope, &module.params, &place);
             }
-            let mut params = self.fill(&task.within, &scope, &module.params, &place)?;
+            let (mut params, mut marks) = self.fill(&task.within, &scope, &module.params, &place)?.split();
             coerce::to_schema(module.message, &mut params);
             let checked = check_message(module.message, &params, Mode::Rendered);
             if let Some((path, _, finding)) = checked.findings.into_iter().next() {
                 let hint = finding.hint.map(|hint| format!(" ({hint})")).unwrap_or_default();
-                return Err(RenderError { place: place.below(&path), message: format!("{}{hint}", finding.message) });
+                let message = match marks.at(&path.0).taint() {
+                    taint if taint.has(Kind::Secret) => format!("{path} does not fit; its value is {taint}"),
+                    _ => format!("{}{hint}", finding.message),
+                };
+                return Err(RenderError { place: place.below(&path), message });
             }
+            refuse(module.name, &module.params, &marks, &place)?;
             if let Some(path) = params.get("template").and_then(Value::as_str).map(str::to_owned) {
                 let content = self.template_file(task, &scope, &path, &place.key("template"))?;
                 if let Some(map) = params.as_object_mut() {
                     map.remove("template");
-                    map.insert("content".into(), Value::String(content));
+                    marks = marks.with_key("content", content.marks().clone());
+                    map.insert("content".into(), content.into_value());
                 }
+                refuse(module.name, &module.params, &marks, &place)?;
             }
-            Ok(params)
+            self.taint_result(task, &marks);
+            Ok(Tainted::new(params, marks))
         })
     }
 
     /// An assertion is evaluated here: to the expressions that do not hold.
-    fn assertions(&self, task: &Task, scope: &Scope, params: &Value, place: &Place) -> Result<Value, RenderError> {
+    fn assertions(
+        &self,
+        task: &Task,
+        scope: &Scope,
+        params: &Value,
+        place: &Place,
+    ) -> Result<Tainted<Value>, RenderError> {
         let mut failed = Vec::new();
         for (index, that) in params.get("that").and_then(Value::as_array).into_iter().flatten().enumerate() {
             let expression = that.as_str().map_or_else(|| that.to_string(), str::to_owned);
-            if !self.evaluate(&task.within, scope, &expression, &place.key("that").index(index))?.is_true() {
+            if !self.holds(&task.within, scope, &expression, &place.key("that").index(index))? {
                 failed.push(Value::String(expression));
             }
         }
-        let mut params = params.clone();
+        let (mut params, mut marks) = (params.clone(), Marks::Clean);
         if let Some(map) = params.as_object_mut() {
             let message = map.get("message").cloned();
             map.insert("that".into(), Value::Array(failed));
             if let Some(message) = message {
-                map.insert("message".into(), self.fill(&task.within, scope, &message, &place.key("message"))?);
+                let message = self.fill(&task.within, scope, &message, &place.key("message"))?;
+                marks = marks.with_key("message", message.marks().clone());
+                map.insert("message".into(), message.into_value());
             }
         }
-        Ok(params)
+        Ok(Tainted::new(params, marks))
     }
 
     /// Whether an expression over a task's `result` holds.
@@ -233,21 +274,26 @@ impl Renderer {
         result: &Value,
     ) -> Result<Rendered<bool>, RenderError> {
         self.asking(|| {
-            let scope = self.task_scope(task, item)?.with("result", minijinja::Value::from(Serde(result)));
-            Ok(self.evaluate(&task.within, &scope, expression, &task.place.key(key))?.is_true())
+            let scope = self.task_scope(task, item)?.with("result", Slot::clean(minijinja::Value::from(Serde(result))));
+            self.holds(&task.within, &scope, expression, &task.place.key(key))
         })
     }
 
-    /// The value of an expression over a task's `result`.
+    /// The value of an expression over a task's `result`, with the taint of what the result was made from.
     ///
     /// # Errors
     /// When the expression can't be evaluated.
-    pub fn value(&self, task: &Task, expression: &str, result: &Value) -> Result<Rendered<Value>, RenderError> {
+    pub fn value(
+        &self,
+        task: &Task,
+        expression: &str,
+        result: &Value,
+        taint: &Taint,
+    ) -> Result<Rendered<Tainted<Value>>, RenderError> {
         self.asking(|| {
-            let scope = self.task_scope(task, None)?.with("result", minijinja::Value::from(Serde(result)));
-            let value = self.evaluate(&task.within, &scope, expression, &task.place)?;
-            serde_json::to_value(&value)
-                .map_err(|error| RenderError { place: task.place.clone(), message: error.to_string() })
+            let scope = self.task_scope(task, None)?.with("result", Slot::new(&with_result_taint(result, taint)));
+            let engine = self.engine(&task.within);
+            engine.expression(expression, &scope.context()).map_err(|error| at(&task.place, error))
         })
     }
 
@@ -263,9 +309,11 @@ impl Renderer {
     fn task_scope(&self, task: &Task, item: Option<&Item>) -> Result<Scope, RenderError> {
         let mut scope = self.within_scope(&task.within, &task.place)?;
         if let Some(item) = item {
-            scope = scope
-                .with("item", minijinja::Value::from(Serde(&item.value)))
-                .with("loop", minijinja::Value::from_object(Loop { index: item.index, length: item.length }));
+            let member = Tainted::new(item.value.clone(), item.marks.clone());
+            scope = scope.with("item", Slot::new(&member)).with(
+                "loop",
+                Slot::clean(minijinja::Value::from_object(Loop { index: item.index, length: item.length })),
+            );
         }
         self.with_vars(&task.within, scope, &task.vars, &task.place.key("vars"))
     }
@@ -293,31 +341,38 @@ impl Renderer {
                 scope = scope.with_vars(std::mem::take(&mut own));
             }
             let value = self.fill(within, &scope, value, &place.key(name))?;
-            own.insert(name.clone(), minijinja::Value::from(Serde(value)));
+            own.insert(name.clone(), Slot::new(&value));
         }
         Ok(if own.is_empty() { scope } else { scope.with_vars(own) })
     }
 
     /// Fills the templates of a value.
-    fn fill(&self, within: &Within, scope: &Scope, value: &Value, place: &Place) -> Result<Value, RenderError> {
-        if !coerce::has_template(value) {
-            return Ok(value.clone());
-        }
-        let engine = self.engine(within);
-        fill(&engine, &scope.context(), value, place)
-    }
-
-    fn evaluate(
+    fn fill(
         &self,
         within: &Within,
         scope: &Scope,
-        expression: &str,
+        value: &Value,
         place: &Place,
-    ) -> Result<minijinja::Value, RenderError> {
-        self.engine(within).expression(expression, &scope.context()).map_err(|error| at(place, error))
+    ) -> Result<Tainted<Value>, RenderError> {
+        if !coerce::has_template(value) {
+            return Ok(Tainted::clean(value.clone()));
+        }
+        let engine = self.engine(within);
+        let (value, marks) = fill(&engine, &scope.context(), value, place)?;
+        Ok(Tainted::new(value, marks))
     }
 
-    fn template_file(&self, task: &Task, scope: &Scope, path: &str, place: &Place) -> Result<String, RenderError> {
+    fn holds(&self, within: &Within, scope: &Scope, expression: &str, place: &Place) -> Result<bool, RenderError> {
+        self.engine(within).holds(expression, &scope.context()).map_err(|error| at(place, error))
+    }
+
+    fn template_file(
+        &self,
+        task: &Task,
+        scope: &Scope,
+        path: &str,
+        place: &Place,
+    ) -> Result<Tainted<Value>, RenderError> {
         self.engine(&task.within).file(path, &scope.context()).map_err(|error| at(place, error))
     }
 
@@ -337,28 +392,88 @@ fn at(place: &Place, error: TemplateError) -> RenderError {
     RenderError { place: place.clone(), message: error.message }
 }
 
-fn fill(engine: &Engine, context: &minijinja::Value, value: &Value, place: &Place) -> Result<Value, RenderError> {
+fn fill(
+    engine: &Engine,
+    context: &minijinja::Value,
+    value: &Value,
+    place: &Place,
+) -> Result<(Value, Marks), RenderError> {
     Ok(match value {
-        Value::String(text) => {
-            let rendered = engine.repeated(text, context).map_err(|error| at(place, error))?;
-            match rendered.as_str() {
-                Some(text) => Value::String(text.to_owned()),
-                None => serde_json::to_value(&rendered)
-                    .map_err(|error| RenderError { place: place.clone(), message: error.to_string() })?,
-            }
-        }
+        Value::String(text) => engine.repeated(text, context).map_err(|error| at(place, error))?.split(),
         Value::Array(members) => {
-            let filled =
-                members.iter().enumerate().map(|(index, member)| fill(engine, context, member, &place.index(index)));
-            Value::Array(filled.collect::<Result<_, _>>()?)
+            let (mut filled, mut marks) = (Vec::with_capacity(members.len()), Vec::new());
+            for (index, member) in members.iter().enumerate() {
+                let (member, own) = fill(engine, context, member, &place.index(index))?;
+                filled.push(member);
+                marks.push((Step::Index(index), own));
+            }
+            (Value::Array(filled), Marks::parts(Taint::NONE, marks))
         }
         Value::Object(members) => {
-            let filled =
-                members.iter().map(|(key, member)| Ok((key.clone(), fill(engine, context, member, &place.key(key))?)));
-            Value::Object(filled.collect::<Result<_, RenderError>>()?)
+            let (mut filled, mut marks) = (serde_json::Map::new(), Vec::new());
+            for (key, member) in members {
+                let (member, own) = fill(engine, context, member, &place.key(key))?;
+                filled.insert(key.clone(), member);
+                if !own.is_clean() {
+                    marks.push((Step::Key(key.clone()), own));
+                }
+            }
+            (Value::Object(filled), Marks::parts(Taint::NONE, marks))
         }
-        other => other.clone(),
+        other => (other.clone(), Marks::Clean),
     })
+}
+
+/// Refuses an untrusted value in a parameter that takes none.
+fn refuse(module: &str, written: &Value, marks: &Marks, place: &Place) -> Result<(), RenderError> {
+    let Some((path, taint)) = fields::refused(module, marks) else { return Ok(()) };
+    let expression = match at_path(written, &path) {
+        Some(Value::String(text)) => format!(" from {text:?}"),
+        _ => String::new(),
+    };
+    let origins = taint.origins(Kind::Untrusted).join(", ");
+    Err(RenderError {
+        place: place.below(&path),
+        message: format!(
+            "cannot render {module}.{path}{expression}: the value is untrusted, it comes from {origins}; pass it in \
+             argv, env, stdin or the content of a file"
+        ),
+    })
+}
+
+/// The value at a path, or the nearest one above it.
+fn at_path<'a>(value: &'a Value, path: &Path) -> Option<&'a Value> {
+    path.0.iter().try_fold(value, |value, step| match step {
+        Step::Key(key) if value.is_object() => value.get(key),
+        Step::Index(index) if value.is_array() => value.get(index),
+        _ => Some(value),
+    })
+}
+
+/// A result with the taint of what it was made from. `changed` and `outcome` are words of the agent itself.
+fn with_result_taint(result: &Value, taint: &Taint) -> Tainted<Value> {
+    let Some(fields) = result.as_object().filter(|_| !taint.is_none()) else {
+        return Tainted::whole(result.clone(), taint.clone());
+    };
+    let own = ["changed", "outcome"];
+    let fields = fields.keys().filter(|key| !own.contains(&key.as_str()));
+    let marks = fields.map(|key| (Step::Key(key.clone()), Marks::whole(taint.clone())));
+    Tainted::new(result.clone(), Marks::parts(Taint::NONE, marks))
+}
+
+/// The results of elected tasks: another node may have made them.
+fn elected_results(book: &Book) -> BTreeMap<String, Taint> {
+    let lists = [&book.rollout.before, &book.tasks, &book.handlers, &book.rollout.after];
+    let elected = lists.into_iter().flatten().filter(|task| task.elect.is_some());
+    let taint = |task: &Task| Taint::new(Kind::Untrusted, format!("the result of the elected task {:?}", task.id));
+    elected.filter_map(|task| Some((task.register.clone()?, taint(task)))).collect()
+}
+
+impl std::fmt::Debug for Item {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let value = Tainted::new(&self.value, self.marks.clone());
+        f.debug_struct("Item").field("value", &value).field("index", &self.index).finish()
+    }
 }
 
 /// `loop`, made only as far as it is read.
@@ -381,8 +496,11 @@ impl Object for Loop {
     }
 }
 
-/// `nodes(SELECTOR)`: the nodes with matching labels; without a selector all of them.
-fn nodes_function(nodes: Arc<Vec<Value>>, reads: Arc<Reads>) -> minijinja::Value {
+/// `nodes(SELECTOR)`: the nodes with matching labels; without a selector all of them. Names, labels and addresses are
+/// from git, and the liveness is this node's own finding; the facts of all other nodes are untrusted.
+fn nodes_function(nodes: Arc<Vec<Value>>, own: &str, reads: Arc<Reads>) -> minijinja::Value {
+    let own = own.to_owned();
+    let made: OnceLock<Vec<minijinja::Value>> = OnceLock::new();
     minijinja::Value::from_function(move |selector: Option<String>| -> Result<minijinja::Value, minijinja::Error> {
         reads.called_nodes();
         let selector = match selector.as_deref().map(crate::words::Selector::line) {
@@ -392,7 +510,7 @@ fn nodes_function(nodes: Arc<Vec<Value>>, reads: Arc<Reads>) -> minijinja::Value
             }
             None => None,
         };
-        let matches = |node: &&Value| {
+        let matches = |node: &Value| {
             let labels = node.get("labels").and_then(Value::as_object);
             let labels = labels
                 .into_iter()
@@ -401,8 +519,21 @@ fn nodes_function(nodes: Arc<Vec<Value>>, reads: Arc<Reads>) -> minijinja::Value
                 .collect();
             selector.as_ref().is_none_or(|selector| selector.matches(&labels))
         };
-        Ok(nodes.iter().filter(matches).map(|node| minijinja::Value::from(Serde(node))).collect())
+        let made = made.get_or_init(|| nodes.iter().map(|node| node_value(node, &own)).collect());
+        Ok(nodes.iter().zip(made).filter(|(node, _)| matches(node)).map(|(_, value)| value.clone()).collect())
     })
+}
+
+/// A node as `nodes()` gives it.
+fn node_value(node: &Value, own: &str) -> minijinja::Value {
+    let name = node.get("name").and_then(Value::as_str).unwrap_or_default();
+    let marks = if name == own {
+        Marks::Clean
+    } else {
+        let facts = Marks::whole(Taint::new(Kind::Untrusted, format!("the facts of node {name}")));
+        Marks::parts(Taint::NONE, [(Step::Key("facts".into()), facts)])
+    };
+    Slot::new(&Tainted::new(node.clone(), marks)).read()
 }
 
 fn secret_function(namespace: String, reads: Arc<Reads>) -> minijinja::Value {

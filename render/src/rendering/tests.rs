@@ -43,9 +43,9 @@ fn renderer(set: &ObjectSet, view: &NodeView) -> (Renderer, Arc<Book>) {
     (Renderer::new(set, view, &book, &inputs()).unwrap(), book)
 }
 
-fn ready(rendered: Rendered<Value>) -> Value {
+fn ready(rendered: Rendered<Tainted<Value>>) -> Value {
     match rendered {
-        Rendered::Ready(value) => value,
+        Rendered::Ready(value) => value.into_value(),
         Rendered::Wants(wants) => panic!("wants {wants:?}"),
     }
 }
@@ -115,4 +115,141 @@ fn what_a_template_gives_is_checked() {
     let error = renderer.params(&book.tasks[0], None).unwrap_err().to_string();
     assert!(error.starts_with("a.yaml:9: the mode is a number"), "{error}");
     assert!(renderer.params(&book.tasks[1], None).unwrap_err().to_string().contains("\"web1\" is no state"));
+}
+
+/// Inputs with the facts of two nodes and an event.
+fn fleet() -> Inputs {
+    let node = |name: &str| json!({"name": name, "labels": {"tier": "front"}, "address": null, "liveness": "alive", "facts": {"hostname": format!("{name}; id")}});
+    Inputs { nodes: Arc::new(vec![node("db1"), node("web1")]), event: Some(json!({"data": {"x": "; id"}})), ..inputs() }
+}
+
+/// Renders the second task of two, with `result` as that of the first one.
+fn second(first: &str, second: &str, result: Option<Value>) -> Result<Rendered<Tainted<Value>>, RenderError> {
+    let text = book(&format!(
+        "    - name: first\n      register: first\n      {first}\n    - name: second\n      {}\n",
+        second.replace('\n', "\n      ")
+    ));
+    let (set, view) = fixture(&[("a.yaml", &text), ("tasks/inner.yaml", TASKS)]);
+    let book = Arc::clone(&view.books[0]);
+    let renderer = Renderer::new(&set, &view, &book, &fleet()).unwrap();
+    renderer.params(&book.tasks[0], None).unwrap();
+    if let Some(result) = result {
+        renderer.register("first", &result);
+    }
+    let task = &book.tasks[1];
+    let item = match renderer.items(task).unwrap() {
+        Rendered::Ready(Some(items)) => items.into_iter().next(),
+        _ => None,
+    };
+    renderer.params(task, item.as_ref())
+}
+
+const TASKS: &str = "tasks:\n  - name: inner\n    command: {shell: \"echo {{ vars.given }}\"}\n";
+
+/// The facts of the first node, which the check before the run does not see.
+const FACT: &str = "nodes()[0]['fac' ~ 'ts'].hostname";
+
+#[test]
+fn untrusted_value_is_refused_when_it_is_rendered() {
+    for task in [
+        format!("command: {{shell: \"echo {{{{ {FACT} }}}}\"}}"),
+        format!("command: {{argv: [id], unless: \"test {{{{ {FACT} | quote }}}}\"}}"),
+        format!("command: {{argv: [id], onlyIf: \"{{% for n in [{FACT}] %}}{{{{ n }}}}{{% endfor %}}\"}}"),
+        format!(
+            "vars: {{h: \"{{{{ {FACT} }}}}\", i: \"x{{{{ vars.h }}}}\"}}\ncommand: {{shell: \"{{{{ vars.i }}}}\"}}"
+        ),
+        format!("loop: [\"{{{{ {FACT} }}}}\"]\nfile: {{path: \"/x/{{{{ item }}}}\", content: x}}"),
+        format!(
+            "loop: \"{{{{ {{'a': {FACT}}} | dict2items }}}}\"\nfile: {{path: \"/{{{{ item.value }}}}\", content: x}}"
+        ),
+        format!("include: {{path: tasks/inner.yaml, vars: {{given: \"{{{{ {FACT} }}}}\"}}}}"),
+        format!("file: {{path: /x, template: \"{{{{ {FACT} }}}}\"}}"),
+        "command: {shell: \"echo '{{ nodes() | tojson }}'\"}".to_owned(),
+        "file: {path: \"/{{ nodes() | map('string') | first | hash }}\", content: x}".to_owned(),
+    ] {
+        let error = second("command: {argv: [id]}", &task, None).unwrap_err();
+        assert!(error.message.contains("the facts of node db1"), "{task}: {}", error.message);
+    }
+}
+
+#[test]
+fn refusal_names_field_expression_and_origin() {
+    let task = format!("command: {{argv: [id], creates: \"/x/{{{{ {FACT} }}}}\"}}");
+    let message = second("command: {argv: [id]}", &task, None).unwrap_err().message;
+    for part in ["command.creates", "['fac' ~ 'ts']", "the facts of node db1", "argv, env, stdin"] {
+        assert!(message.contains(part), "{part}: {message}");
+    }
+}
+
+#[test]
+fn untrusted_value_passes_where_it_is_data() {
+    for task in [
+        format!(
+            "command: {{argv: [echo, \"{{{{ {FACT} }}}}\"], stdin: \"{{{{ {FACT} }}}}\", env: {{A: \"{{{{ {FACT} }}}}\"}}}}"
+        ),
+        format!("file: {{path: /x, content: \"{{{{ {FACT} }}}}\"}}"),
+    ] {
+        let Rendered::Ready(params) = second("command: {argv: [id]}", &task, None).unwrap() else { panic!() };
+        assert!(params.taint().has(Kind::Untrusted), "{task}");
+        assert!(!format!("{params:?}").contains("; id"), "{task}: tainted parameters are not printed");
+    }
+}
+
+#[test]
+fn own_facts_and_what_git_says_of_nodes_are_trusted() {
+    for task in [
+        "command: {shell: \"{{ nodes() | map(attribute='name') | join(' ') }}\"}",
+        "command: {shell: \"{{ facts.hostname }} {{ nodes()[1]['fac' ~ 'ts'].hostname }}\"}",
+        "loop: \"{{ nodes() | selectattr('facts.hostname', 'ne', 'x') }}\"\nfile: {path: \"/{{ item.name }}/{{ item.labels.tier }}\", content: x}",
+    ] {
+        let Rendered::Ready(params) = second("command: {argv: [id]}", task, None).unwrap() else { panic!() };
+        assert!(params.taint().is_none(), "{task}: {:?}", params.taint());
+    }
+}
+
+#[test]
+fn result_of_an_untrusted_or_elected_task_is_untrusted() {
+    let shell = "command: {shell: \"echo {{ steps['fir' ~ 'st'].stdout }}\"}";
+    let result = json!({"stdout": "; id", "changed": true, "outcome": "changed"});
+    for (first, origin) in [
+        (format!("command: {{argv: [echo, \"{{{{ {FACT} }}}}\"]}}"), "the facts of node db1"),
+        ("command: {argv: [id]}\n      elect: {count: 1}".to_owned(), "the result of the elected task \"first\""),
+    ] {
+        let error = second(&first, shell, Some(result.clone())).unwrap_err();
+        assert!(error.message.contains(origin), "{first}: {}", error.message);
+        let outcome = "command: {shell: \"echo {{ steps['fir' ~ 'st'].outcome }}\"}";
+        assert!(second(&first, outcome, Some(result.clone())).is_ok(), "{first}");
+    }
+    assert!(second("command: {argv: [id]}", shell, Some(result)).is_ok(), "a node's own result is its own");
+}
+
+#[test]
+fn event_is_untrusted_as_a_whole() {
+    let text = format!(
+        "{NAMESPACE}metadata: {{apiVersion: v1alpha, kind: TaskBook, name: web, namespace: shop}}\nspec:\n  tasks:\n    - name: a\n      vars: {{e: \"{{{{ [event] | map(attribute='data') | list }}}}\"}}\n      debug: {{message: \"{{{{ vars.e[0].x }}}}\"}}\n"
+    );
+    let (set, view) = fixture(&[("a.yaml", &text)]);
+    let book = Arc::clone(&set.books["shop/web"]);
+    let renderer = Renderer::new(&set, &view, &book, &fleet()).unwrap();
+    let Rendered::Ready(params) = renderer.params(&book.tasks[0], None).unwrap() else { panic!() };
+    assert_eq!(params.taint(), Taint::new(Kind::Untrusted, "the event"));
+    assert_eq!(params.into_value(), json!({"message": "; id"}));
+}
+
+#[test]
+fn computed_value_keeps_the_taint_of_what_it_is_made_from() {
+    let text = book(
+        "    - name: a\n      command: {shell: \"{{ vars.b }}\"}\n    - name: c\n      command: {shell: \"{{ vars.t }}\"}\n",
+    ) + &format!(
+        "---\nmetadata: {{apiVersion: v1alpha, kind: Variables, name: v, namespace: shop}}\nspec: {{computed: [{{name: a, expression: \"{FACT}\"}}, {{name: b, expression: vars.a ~ 'x'}}, {{name: t, task: {{command: {{argv: [id]}}}}, value: result.stdout}}]}}\n"
+    );
+    let (set, view) = fixture(&[("a.yaml", &text)]);
+    let book = Arc::clone(&view.books[0]);
+    let secret = Taint::new(Kind::Secret, "the secret db/password");
+    let computed =
+        BTreeMap::from([(("shop".to_owned(), "t".to_owned()), Tainted::whole(json!("hunter2"), secret.clone()))]);
+    let renderer = Renderer::new(&set, &view, &book, &Inputs { computed, ..fleet() }).unwrap();
+    assert!(renderer.params(&book.tasks[0], None).unwrap_err().message.contains("the facts of node db1"));
+    let Rendered::Ready(params) = renderer.params(&book.tasks[1], None).unwrap() else { panic!() };
+    assert_eq!(params.marks().key("shell").taint(), secret);
 }

@@ -1,12 +1,20 @@
 //! Renders strings and expressions of one folder of one source.
 
-use std::{error::Error as _, sync::Arc};
+use std::{
+    collections::BTreeSet,
+    error::Error as _,
+    sync::{Arc, Mutex, PoisonError},
+};
 
-use minijinja::{Environment, ErrorKind, Value};
+use minijinja::{Environment, ErrorKind, Template, Value};
+use serde_json::Value as Json;
 use thiserror::Error;
 
-use super::{environment, syntax};
-use crate::tree::{self, Tree};
+use super::{OUTPUT, environment, syntax, tainted, trace};
+use crate::{
+    taint::{Kind, Taint, Tainted},
+    tree::{self, Tree},
+};
 
 /// A template that could not be rendered.
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
@@ -19,9 +27,38 @@ pub struct TemplateError {
 /// What stands before the text of a template that is kept under itself as name; no path of a source begins so.
 const WRITTEN: &str = "\0";
 
+/// What stands before the origins of an untrusted value, in place of a template's name.
+const UNTRUSTED: &str = "\u{1}";
+
 /// Renders what stands in one folder of one source: `import` and `include` in templates read there.
 pub struct Engine {
     environment: Environment<'static>,
+    named: NamedTemplates,
+}
+
+/// The templates that other templates include or import by a name as it is written. A name that is computed must not come
+/// from untrusted values.
+#[derive(Clone, Default)]
+struct NamedTemplates(Arc<Mutex<BTreeSet<String>>>);
+
+impl NamedTemplates {
+    fn add(&self, text: &str) {
+        if ["include", "import", "extends"].iter().any(|word| text.contains(word)) {
+            self.0.lock().unwrap_or_else(PoisonError::into_inner).extend(syntax::template_names(text));
+        }
+    }
+
+    fn contains(&self, name: &str) -> bool {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).contains(name)
+    }
+}
+
+fn untrusted_name(origins: &str) -> minijinja::Error {
+    let why = format!(
+        "the name of a template is computed, and the template has read untrusted values: they come from {origins}; \
+         write the names out, in if and else"
+    );
+    minijinja::Error::new(ErrorKind::InvalidOperation, why)
 }
 
 impl std::fmt::Debug for Engine {
@@ -35,24 +72,43 @@ impl Engine {
     pub fn new(tree: Arc<dyn Tree>, folder: &str) -> Self {
         let mut environment = environment();
         let folder = folder.to_owned();
-        environment.set_loader(move |name| match name.strip_prefix(WRITTEN) {
-            Some(text) => Ok(Some(text.to_owned())),
-            None => load(tree.as_ref(), &folder, name),
+        let named = NamedTemplates::default();
+        let loaded = named.clone();
+        environment.set_loader(move |name| {
+            if let Some(origins) = name.strip_prefix(UNTRUSTED) {
+                return Err(untrusted_name(origins));
+            }
+            let text = match name.strip_prefix(WRITTEN) {
+                Some(text) => Some(text.to_owned()),
+                None => load(tree.as_ref(), &folder, name)?,
+            };
+            text.iter().for_each(|text| loaded.add(text));
+            Ok(text)
         });
-        Self { environment }
+        let joined = named.clone();
+        environment.set_path_join_callback(move |name, _| match trace::so_far() {
+            read if read.has(Kind::Untrusted) && !joined.contains(name) => {
+                format!("{UNTRUSTED}{}", read.origins(Kind::Untrusted).join(", ")).into()
+            }
+            _ => name.into(),
+        });
+        Self { environment, named }
     }
 
     /// Renders a string. One whole `{{ expression }}` keeps its type.
     ///
     /// # Errors
     /// When the template is wrong, or uses a name that is not defined.
-    pub fn string(&self, text: &str, scope: &Value) -> Result<Value, TemplateError> {
+    pub fn string(&self, text: &str, scope: &Value) -> Result<Tainted<Json>, TemplateError> {
         if !text.contains("{{") && !text.contains("{%") && !text.contains("{#") {
-            return Ok(Value::from(text));
+            return Ok(Tainted::clean(Json::String(text.to_owned())));
         }
         match syntax::whole_expression(text) {
             Some(expression) => self.expression(expression, scope),
-            None => self.environment.render_str(text, scope).map(Value::from).map_err(|error| explain(&error)),
+            None => {
+                self.named.add(text);
+                traced_text(|| self.environment.template_from_str(text).and_then(|template| output(&template, scope)))
+            }
         }
     }
 
@@ -60,20 +116,36 @@ impl Engine {
     ///
     /// # Errors
     /// As for any string.
-    pub fn repeated(&self, text: &str, scope: &Value) -> Result<Value, TemplateError> {
+    pub fn repeated(&self, text: &str, scope: &Value) -> Result<Tainted<Json>, TemplateError> {
         let plain = !text.contains("{{") && !text.contains("{%") && !text.contains("{#");
         if plain || text.len() > 4096 || syntax::whole_expression(text).is_some() {
             return self.string(text, scope);
         }
-        let template = self.environment.get_template(&format!("{WRITTEN}{text}")).map_err(|error| explain(&error))?;
-        template.render(scope).map(Value::from).map_err(|error| explain(&error))
+        let name = format!("{WRITTEN}{text}");
+        traced_text(|| self.environment.get_template(&name).and_then(|template| output(&template, scope)))
     }
 
     /// Evaluates a bare expression.
     ///
     /// # Errors
     /// When the expression is wrong, or uses a name that is not defined.
-    pub fn expression(&self, text: &str, scope: &Value) -> Result<Value, TemplateError> {
+    pub fn expression(&self, text: &str, scope: &Value) -> Result<Tainted<Json>, TemplateError> {
+        traced_result(|| {
+            let value = self.value(text, scope)?;
+            tainted::extract(&value).map_err(|message| TemplateError { message })
+        })
+        .map(|(value, _)| value)
+    }
+
+    /// Whether a bare expression is true. A condition chooses, it makes no value: its taint ends here.
+    ///
+    /// # Errors
+    /// As for any expression.
+    pub fn holds(&self, text: &str, scope: &Value) -> Result<bool, TemplateError> {
+        traced_result(|| Ok(self.value(text, scope)?.is_true())).map(|(holds, _)| holds)
+    }
+
+    fn value(&self, text: &str, scope: &Value) -> Result<Value, TemplateError> {
         let compiled = self.environment.compile_expression(text).map_err(|error| explain(&error))?;
         let value = compiled.eval(scope).map_err(|error| explain(&error))?;
         if value.is_undefined() {
@@ -86,9 +158,53 @@ impl Engine {
     ///
     /// # Errors
     /// When there is no such file, or as for a string.
-    pub fn file(&self, path: &str, scope: &Value) -> Result<String, TemplateError> {
-        let template = self.environment.get_template(path).map_err(|error| explain(&error))?;
-        template.render(scope).map_err(|error| explain(&error))
+    pub fn file(&self, path: &str, scope: &Value) -> Result<Tainted<Json>, TemplateError> {
+        traced_text(|| self.environment.get_template(path).and_then(|template| output(&template, scope)))
+    }
+}
+
+fn traced_text(render: impl FnOnce() -> Result<String, minijinja::Error>) -> Result<Tainted<Json>, TemplateError> {
+    let (text, read) = traced_result(|| render().map_err(|error| explain(&error)))?;
+    Ok(Tainted::whole(Json::String(text), read))
+}
+
+/// Runs a rendering and returns what it read. The message of an error may quote values: if the rendering read a secret,
+/// the message is withheld.
+fn traced_result<T>(render: impl FnOnce() -> Result<T, TemplateError>) -> Result<(T, Taint), TemplateError> {
+    match trace::traced(render) {
+        (Ok(result), read) => Ok((result, read)),
+        (Err(_), read) if read.has(Kind::Secret) => Err(TemplateError {
+            message: format!("the template fails; its message is withheld because it read {read}"),
+        }),
+        (Err(error), _) => Err(error),
+    }
+}
+
+/// The output of a template, up to its limit.
+fn output(template: &Template<'_, '_>, scope: &Value) -> Result<String, minijinja::Error> {
+    let mut bounded = Bounded(Vec::new());
+    let rendered = template.render_captured_to(scope, &mut bounded).map(drop);
+    if bounded.0.len() > OUTPUT {
+        return Err(minijinja::Error::new(ErrorKind::InvalidOperation, tainted::too_large()));
+    }
+    rendered?;
+    String::from_utf8(bounded.0).map_err(|error| minijinja::Error::new(ErrorKind::BadSerialization, error.to_string()))
+}
+
+/// Bytes that do not grow beyond the size of an output; the last write before the limit is kept to show the excess.
+struct Bounded(Vec<u8>);
+
+impl std::io::Write for Bounded {
+    fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+        if self.0.len() > OUTPUT {
+            return Err(std::io::ErrorKind::StorageFull.into());
+        }
+        self.0.extend_from_slice(&bytes[..bytes.len().min(OUTPUT + 1 - self.0.len())]);
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> std::io::Result<()> {
+        Ok(())
     }
 }
 
@@ -152,8 +268,8 @@ mod tests {
     #[test]
     fn whole_expressions_keep_their_type() {
         let scope = minijinja::context! { vars => minijinja::context! { port => 80 } };
-        assert_eq!(engine(&[]).string("{{ vars.port }}", &scope).unwrap(), Value::from(80));
-        assert_eq!(engine(&[]).string("p{{ vars.port }}", &scope).unwrap(), Value::from("p80"));
+        assert_eq!(engine(&[]).string("{{ vars.port }}", &scope).unwrap().into_value(), Json::from(80));
+        assert_eq!(engine(&[]).string("p{{ vars.port }}", &scope).unwrap().into_value(), Json::from("p80"));
     }
 
     #[test]
@@ -171,7 +287,8 @@ mod tests {
             ("templates/m.j2", "{% macro line(x) %}<{{ x }}>{% endmacro %}"),
             ("templates/t.j2", "{% from 'templates/m.j2' import line %}{{ line(1) }}\n"),
         ]);
-        assert_eq!(engine.file("templates/t.j2", &minijinja::context! {}).unwrap(), "<1>\n");
+        let text = engine.file("templates/t.j2", &minijinja::context! {}).unwrap();
+        assert_eq!(text.into_value(), Json::from("<1>\n"));
     }
 
     #[test]

@@ -4,15 +4,22 @@ mod engine;
 pub mod filters;
 mod scope;
 pub mod syntax;
+mod tainted;
+mod trace;
 
 use minijinja::{AutoEscape, Environment, UndefinedBehavior, syntax::SyntaxConfig};
 
 pub use engine::{Engine, TemplateError};
 pub(crate) use scope::facts_value;
 pub use scope::{Reads, Scope, Steps, Vars, Want};
+pub(crate) use tainted::Slot;
 
-/// The instructions that one rendering may take.
-const FUEL: u64 = 20_000_000;
+/// The work that one rendering may take: an instruction is one, and so are 64 bytes that it makes. This also bounds the
+/// memory of a rendering, to 256 MiB.
+const FUEL: u64 = 4 << 20;
+
+/// The size of what one rendering may give, in bytes.
+pub(crate) const OUTPUT: usize = 64 << 20;
 
 /// An environment with Towpath's settings and filters, and no loader.
 fn environment() -> Environment<'static> {
@@ -27,7 +34,10 @@ fn environment() -> Environment<'static> {
 }
 
 /// Lines that hold only a block vanish; the final newline stays.
-fn syntax_config() -> SyntaxConfig {
+pub(crate) fn syntax_config() -> SyntaxConfig {
     let syntax = SyntaxConfig::builder().trim_blocks(true).lstrip_blocks(true).keep_trailing_newline(true).build();
     syntax.expect("the default delimiters are valid")
 }
+
+#[cfg(test)]
+mod taint_tests;

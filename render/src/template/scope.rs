@@ -11,6 +11,9 @@ use std::{
 
 use minijinja::value::{Enumerator, Object, Serde, Value};
 
+use super::tainted::Slot;
+use crate::taint::Tainted;
+
 /// Something that a rendering needs and that is not known yet.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Want {
@@ -106,17 +109,18 @@ impl Object for Facts {
 /// The registered results of one book's tasks on one node. A name that is declared but has no result yet is wanted.
 #[derive(Debug, Default)]
 pub struct Steps {
-    results: Mutex<BTreeMap<String, Value>>,
+    results: Mutex<BTreeMap<String, Slot>>,
 }
 
 impl Steps {
     /// Sets the result of a task.
-    pub fn set(&self, name: &str, result: &serde_json::Value) {
-        self.results.lock().unwrap_or_else(PoisonError::into_inner).insert(name.to_owned(), Value::from(Serde(result)));
+    pub fn set(&self, name: &str, result: &Tainted<serde_json::Value>) {
+        self.results.lock().unwrap_or_else(PoisonError::into_inner).insert(name.to_owned(), Slot::new(result));
     }
 
     fn get(&self, name: &str) -> Option<Value> {
-        self.results.lock().unwrap_or_else(PoisonError::into_inner).get(name).cloned()
+        let slot = self.results.lock().unwrap_or_else(PoisonError::into_inner).get(name).cloned()?;
+        Some(slot.read())
     }
 }
 
@@ -143,18 +147,21 @@ impl Object for StepsView {
 /// Variables of one level over those of the levels below it.
 #[derive(Debug, Default)]
 pub struct Vars {
-    own: BTreeMap<String, Value>,
+    own: BTreeMap<String, Slot>,
     below: Option<Arc<Vars>>,
 }
 
 impl Vars {
     /// Variables over others.
-    pub fn over(below: Option<Arc<Vars>>, own: BTreeMap<String, Value>) -> Self {
+    pub(crate) fn over(below: Option<Arc<Vars>>, own: BTreeMap<String, Slot>) -> Self {
         Self { own, below }
     }
 
     fn find(&self, name: &str) -> Option<Value> {
-        self.own.get(name).cloned().or_else(|| self.below.as_ref()?.find(name))
+        match self.own.get(name) {
+            Some(slot) => Some(slot.read()),
+            None => self.below.as_ref()?.find(name),
+        }
     }
 
     fn names(&self, names: &mut std::collections::BTreeSet<String>) {
@@ -170,6 +177,10 @@ impl Object for Vars {
         self.find(key.as_str()?)
     }
 
+    fn get_value_by_str(self: &Arc<Self>, key: &str) -> Option<Value> {
+        self.find(key)
+    }
+
     fn enumerate(self: &Arc<Self>) -> Enumerator {
         let mut names = std::collections::BTreeSet::new();
         self.names(&mut names);
@@ -178,11 +189,11 @@ impl Object for Vars {
 }
 
 /// Everything that a template can see.
-#[derive(Debug, Clone)]
+#[derive(Clone)]
 pub struct Scope {
     common: Arc<BTreeMap<&'static str, Value>>,
     vars: Arc<Vars>,
-    own: Vec<(&'static str, Value)>,
+    own: Vec<(&'static str, Slot)>,
 }
 
 impl Scope {
@@ -193,14 +204,14 @@ impl Scope {
 
     /// This scope with further variables on top.
     #[must_use]
-    pub fn with_vars(&self, own: BTreeMap<String, Value>) -> Self {
+    pub(crate) fn with_vars(&self, own: BTreeMap<String, Slot>) -> Self {
         let vars = Arc::new(Vars::over(Some(Arc::clone(&self.vars)), own));
         Self { vars, ..self.clone() }
     }
 
     /// This scope with a further name.
     #[must_use]
-    pub fn with(&self, name: &'static str, value: Value) -> Self {
+    pub(crate) fn with(&self, name: &'static str, value: Slot) -> Self {
         let mut scope = self.clone();
         scope.own.retain(|(known, _)| *known != name);
         scope.own.push((name, value));
@@ -211,7 +222,7 @@ impl Scope {
     #[must_use]
     pub fn with_steps(&self, steps: &Arc<Steps>, prefix: &str, reads: &Arc<Reads>) -> Self {
         let view = StepsView { steps: Arc::clone(steps), prefix: prefix.to_owned(), reads: Arc::clone(reads) };
-        self.with("steps", Value::from_object(view))
+        self.with("steps", Slot::clean(Value::from_object(view)))
     }
 
     /// The scope as a template's context.
@@ -220,13 +231,24 @@ impl Scope {
     }
 }
 
+impl fmt::Debug for Scope {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Scope")
+    }
+}
+
 impl Object for Scope {
     fn get_value(self: &Arc<Self>, key: &Value) -> Option<Value> {
-        let name = key.as_str()?;
+        self.get_value_by_str(key.as_str()?)
+    }
+
+    fn get_value_by_str(self: &Arc<Self>, name: &str) -> Option<Value> {
         if name == "vars" {
             return Some(Value::from_dyn_object(Arc::clone(&self.vars)));
         }
-        let own = self.own.iter().find(|(known, _)| *known == name).map(|(_, value)| value);
-        own.or_else(|| self.common.get(name)).cloned()
+        match self.own.iter().find(|(known, _)| *known == name) {
+            Some((_, slot)) => Some(slot.read()),
+            None => self.common.get(name).cloned(),
+        }
     }
 }

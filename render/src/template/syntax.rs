@@ -7,7 +7,8 @@ use minijinja::{
     machinery::{Token, tokenize},
 };
 
-use super::{environment, filters, syntax_config};
+pub(crate) use super::syntax_config;
+use super::{environment, filters};
 use crate::problem::Finding;
 
 /// The names that every template and expression may use.
@@ -52,6 +53,26 @@ fn unknown_filter(parser: &Environment<'_>, text: &str, in_expression: bool) -> 
         behind_pipe = matches!(token, Token::Pipe);
     }
     None
+}
+
+/// The names that stand as text in the statements of a template that read other templates.
+pub(super) fn template_names(text: &str) -> Vec<String> {
+    let mut names = Vec::new();
+    let (mut first, mut reads) = (false, false);
+    for token in tokenize(text, false, syntax_config()) {
+        let Ok((token, _)) = token else { break };
+        match token {
+            Token::BlockStart => (first, reads) = (true, false),
+            Token::BlockEnd => (first, reads) = (false, false),
+            Token::Ident(word) if first => {
+                (first, reads) = (false, matches!(word, "include" | "import" | "from" | "extends"));
+            }
+            Token::Str(name) if reads => names.push(name.to_owned()),
+            Token::String(name) if reads => names.push(name.into()),
+            _ => first = false,
+        }
+    }
+    names
 }
 
 /// Checks the syntax of a bare expression.

@@ -7,6 +7,7 @@ use towpath_modules::{Options, resolve};
 use towpath_render::{
     objects::task::{Book, Rollout},
     rendering::{PendingTask, Rendered, Renderer, pending_tasks},
+    taint::Tainted,
 };
 
 use super::{Pass, instance};
@@ -14,7 +15,7 @@ use super::{Pass, instance};
 /// The values that were computed, and when.
 #[derive(Debug, Default)]
 pub struct ComputedCache {
-    values: BTreeMap<(String, String), (Value, Instant)>,
+    values: BTreeMap<(String, String), (Tainted<Value>, Instant)>,
 }
 
 /// Computes what is missing or too old; gives what went wrong.
@@ -57,7 +58,7 @@ pub(super) fn evaluate(pass: &mut Pass<'_>, cache: &mut ComputedCache) -> Vec<St
     failures
 }
 
-fn compute(pass: &Pass<'_>, pending: &PendingTask) -> Result<Value, String> {
+fn compute(pass: &Pass<'_>, pending: &PendingTask) -> Result<Tainted<Value>, String> {
     let task = pending.computed.task.as_deref().ok_or("it has no task")?;
     let book = Arc::new(Book {
         namespace: pending.namespace.clone(),
@@ -80,7 +81,7 @@ fn compute(pass: &Pass<'_>, pending: &PendingTask) -> Result<Value, String> {
         Rendered::Wants(_) => return Err("it uses what is not known".into()),
     };
     let module = task.module.as_ref().ok_or("it has no module")?;
-    let options = resolve(module.name, &params)
+    let options = resolve(module.name, params.value())
         .map_err(|problems| problems.into_iter().map(|problem| problem.message).collect::<Vec<_>>().join("; "))?;
     let context = instance::context(pass.machine, &renderer, task, pass.cancel);
     let report = match &options {
@@ -93,7 +94,9 @@ fn compute(pass: &Pass<'_>, pending: &PendingTask) -> Result<Value, String> {
     }
     let result: serde_json::Map<String, Value> =
         report.fields.into_iter().map(|(key, value)| (key.to_owned(), value)).collect();
-    match renderer.value(task, &pending.computed.value, &Value::Object(result)).map_err(|error| error.to_string())? {
+    let result = Value::Object(result);
+    let value = renderer.value(task, &pending.computed.value, &result, &params.taint());
+    match value.map_err(|error| error.to_string())? {
         Rendered::Ready(value) => Ok(value),
         Rendered::Wants(_) => Err("its value uses what is not known".into()),
     }

@@ -66,7 +66,7 @@ pub(super) fn prepare(machine: &Machine, renderer: &Renderer, task: &Task, item:
     }
     let Some(module) = &task.module else { return Prepared::Skipped(None) };
     let params = match renderer.params(task, item) {
-        Ok(Rendered::Ready(params)) => params,
+        Ok(Rendered::Ready(params)) => params.into_value(),
         Ok(Rendered::Wants(wants)) => return Prepared::Wants(wants),
         Err(error) => return Prepared::Failed(shown(&error)),
     };
@@ -100,8 +100,8 @@ pub(super) fn skipped(
         return Some(Vec::new());
     };
     let Ok(Rendered::Ready(params)) = renderer.params(task, item) else { return None };
-    let options = resolve(module.name, &params).ok()?;
-    let identity = identity(module.name, &params)?;
+    let options = resolve(module.name, params.value()).ok()?;
+    let identity = identity(module.name, params.value())?;
     let cancel = Cancel::default();
     Some(managed(&options, &identity, &context(machine, renderer, task, &cancel)))
 }

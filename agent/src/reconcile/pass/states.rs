@@ -218,7 +218,7 @@ impl BookRun<'_, '_> {
                 record.module = module.name.to_owned();
             }
             if let Ok(Rendered::Ready(params)) = self.renderer.params(handler, None) {
-                record.params = params;
+                record.params = params.into_value();
             }
             record.script = self.kept_script(handler, &record);
             record.by.insert(instance::name(task, item));

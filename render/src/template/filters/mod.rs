@@ -6,6 +6,7 @@ mod collections;
 mod data;
 mod hashes;
 mod paths;
+mod selection;
 mod text;
 
 use minijinja::{Environment, Error, ErrorKind};
@@ -82,6 +83,7 @@ pub(super) fn add(environment: &mut Environment<'static>) {
     collections::add(environment);
     paths::add(environment);
     addresses::add(environment);
+    selection::add(environment);
 }
 
 fn wrong(message: impl Into<String>) -> Error {

@@ -1,0 +1,408 @@
+//! Uses of untrusted values that are known before anything runs: `validate` reports them, and loading refuses those in
+//! parameters that take none.
+//!
+//! This only finds what the text shows. The rendering itself refuses all others, by the taint of the values.
+
+use std::collections::BTreeMap;
+
+use minijinja::machinery::{Token, tokenize};
+use serde_json::{Map, Value};
+
+use super::{
+    ObjectSet,
+    task::{Book, Task, Within},
+};
+use crate::{
+    document::{Path, Place, Step},
+    taint::fields::may_be_untrusted,
+    template::syntax::{names_in_expression, names_in_template, syntax_config, whole_expression},
+    tree,
+};
+
+/// One use of an untrusted value.
+#[derive(Debug, Clone)]
+pub struct UntrustedUse {
+    /// The parameter.
+    pub place: Place,
+    /// `module.parameter`.
+    pub parameter: String,
+    /// Where the value comes from.
+    pub origin: String,
+    /// Whether the parameter may hold it.
+    pub allowed: bool,
+}
+
+/// The origin of a value, as far as its text shows it; of several the worst counts.
+#[derive(Debug, Clone, Default, PartialEq, Eq, PartialOrd, Ord)]
+enum Source {
+    /// Git, or this node.
+    #[default]
+    Clean,
+    /// `nodes()`: names, labels and addresses are from git, and facts are not.
+    Nodes,
+    /// Another node, or an event.
+    Untrusted(String),
+}
+
+/// Finds the uses of untrusted values in all books and computed values.
+pub fn untrusted_uses(set: &ObjectSet) -> Vec<UntrustedUse> {
+    let mut uses = Vec::new();
+    for namespace in set.namespaces.keys() {
+        let names = Names { vars: variables(set, namespace, &mut uses), ..Names::default() };
+        for book in set.books.values().filter(|book| book.namespace == *namespace) {
+            Walk { set, names: names.clone(), uses: &mut uses }.book(book);
+        }
+    }
+    uses
+}
+
+/// The variables of objects that a namespace sees, by their names. Computed ones may use each other in any order.
+fn variables(set: &ObjectSet, namespace: &str, uses: &mut Vec<UntrustedUse>) -> BTreeMap<String, Source> {
+    let bound = set.bindings.get(namespace);
+    let seen = |object: &&super::VariablesObject| match object.key.kind {
+        "Variables" => object.key.namespace == namespace,
+        _ => bound.is_some_and(|bound| bound.contains(&object.key.name)),
+    };
+    let computed: Vec<_> = set.variables.iter().filter(seen).flat_map(|object| &object.computed).collect();
+    let mut names = Names::default();
+    for _ in 0..=computed.len() {
+        let before = names.vars.clone();
+        for value in &computed {
+            let source = match (&value.expression, &value.task) {
+                (Some(expression), _) => names.expression(expression),
+                (None, Some(task)) => {
+                    let params = task.module.as_ref().map(|module| &module.params);
+                    params.map(|params| names.value(params)).unwrap_or_default()
+                }
+                (None, None) => Source::Clean,
+            };
+            if names.vars.get(&value.name).cloned().unwrap_or_default() < source {
+                names.vars.insert(value.name.clone(), source);
+            }
+        }
+        if names.vars == before {
+            break;
+        }
+    }
+    for task in computed.iter().filter_map(|value| value.task.as_deref()) {
+        Walk { set, names: names.clone(), uses }.task(task, &names);
+    }
+    names.vars
+}
+
+/// The names at one place and what they stand for.
+#[derive(Debug, Clone, Default)]
+struct Names {
+    /// The variables that are not clean.
+    vars: BTreeMap<String, Source>,
+    item: Source,
+    /// The results of tasks that are untrusted, by the full name.
+    steps: BTreeMap<String, String>,
+    /// The prefix of the include.
+    prefix: String,
+}
+
+impl Names {
+    fn value(&self, value: &Value) -> Source {
+        match value {
+            Value::String(text) => self.text(text),
+            Value::Array(members) => members.iter().map(|member| self.value(member)).max().unwrap_or_default(),
+            Value::Object(members) => members.values().map(|member| self.value(member)).max().unwrap_or_default(),
+            _ => Source::Clean,
+        }
+    }
+
+    fn text(&self, text: &str) -> Source {
+        if !(text.contains("{{") || text.contains("{%")) || !self.concern(text) {
+            return Source::Clean;
+        }
+        match whole_expression(text) {
+            Some(expression) => self.expression(expression),
+            None => self.names(&names_in_template(text), reads_facts(text, false)),
+        }
+    }
+
+    /// Whether a text can name anything that is not clean; most texts cannot, and are not parsed.
+    fn concern(&self, text: &str) -> bool {
+        let named = [
+            (true, "nodes"),
+            (true, "event"),
+            (!self.vars.is_empty(), "vars"),
+            (self.item != Source::Clean, "item"),
+            (!self.steps.is_empty(), "steps"),
+        ];
+        named.into_iter().any(|(known, name)| known && text.contains(name))
+    }
+
+    fn expression(&self, text: &str) -> Source {
+        if !self.concern(text) {
+            return Source::Clean;
+        }
+        self.names(&names_in_expression(text), reads_facts(text, true))
+    }
+
+    fn names(&self, names: &std::collections::BTreeSet<String>, facts: bool) -> Source {
+        names.iter().map(|name| self.name(name, facts)).max().unwrap_or_default()
+    }
+
+    fn name(&self, name: &str, facts: bool) -> Source {
+        let mut parts = name.split('.');
+        let source = match (parts.next().unwrap_or_default(), parts.next()) {
+            ("event", _) => Source::Untrusted("an event".into()),
+            ("nodes", _) => Source::Nodes,
+            ("vars", Some(variable)) => self.vars.get(variable).cloned().unwrap_or_default(),
+            ("item", _) => self.item.clone(),
+            ("steps", Some(step)) if !matches!(parts.next(), Some("changed" | "outcome")) => {
+                let origin = self.steps.get(&format!("{}{step}", self.prefix));
+                origin.map_or(Source::Clean, |origin| Source::Untrusted(origin.clone()))
+            }
+            _ => Source::Clean,
+        };
+        if source == Source::Nodes && facts { Source::Untrusted("the facts of other nodes".into()) } else { source }
+    }
+
+    fn add(&mut self, vars: &Map<String, Value>) {
+        for (name, value) in vars {
+            match self.value(value) {
+                Source::Clean => self.vars.remove(name),
+                source => self.vars.insert(name.clone(), source),
+            };
+        }
+    }
+}
+
+/// Whether a text reads an attribute `facts`. A selection by facts (`selectattr`) does not give them.
+fn reads_facts(text: &str, expression: bool) -> bool {
+    if !text.contains("facts") {
+        return false;
+    }
+    let named = |text: &str| text.split('.').any(|part| part == "facts");
+    let tokens: Vec<Token<'_>> =
+        tokenize(text, expression, syntax_config()).map_while(Result::ok).map(|(token, _)| token).collect();
+    tokens.iter().enumerate().any(|(at, token)| {
+        let before = |back: usize| at.checked_sub(back).and_then(|at| tokens.get(at));
+        let selects = matches!(before(1), Some(Token::ParenOpen))
+            && matches!(before(2), Some(Token::Ident("selectattr" | "rejectattr")));
+        match token {
+            Token::Ident("facts") => matches!(before(1), Some(Token::Dot)),
+            Token::Str(text) => named(text) && !selects,
+            Token::String(text) => named(text) && !selects,
+            _ => false,
+        }
+    })
+}
+
+struct Walk<'a> {
+    set: &'a ObjectSet,
+    /// The names that all tasks of the book see.
+    names: Names,
+    uses: &'a mut Vec<UntrustedUse>,
+}
+
+impl Walk<'_> {
+    fn book(&mut self, book: &Book) {
+        self.names.add(&book.vars);
+        for task in [&book.rollout.before, &book.tasks, &book.handlers, &book.rollout.after].into_iter().flatten() {
+            let mut names = self.names.clone();
+            within(&mut names, &task.within);
+            let result = self.task(task, &names);
+            if let Some(name) = &task.register {
+                let elected = task.elect.is_some().then(|| format!("the result of the elected task {:?}", task.id));
+                if let Some(origin) = elected.or(result) {
+                    self.names.steps.insert(name.clone(), origin);
+                }
+            }
+        }
+    }
+
+    /// Notes the uses in a task's parameters. Returns where its result comes from, if that is untrusted.
+    fn task(&mut self, task: &Task, names: &Names) -> Option<String> {
+        let mut names = names.clone();
+        if let Some(looped) = &task.looped {
+            let mut outside = names.clone();
+            outside.add(&task.vars);
+            names.item = outside.value(looped);
+        }
+        names.add(&task.vars);
+        let module = task.module.as_ref()?;
+        let place = task.place.key(module.name);
+        let mut first = None;
+        let mut strings = Vec::new();
+        collect(&module.params, &Path::default(), &mut strings);
+        for (path, text) in strings {
+            if let Source::Untrusted(origin) = names.text(text) {
+                self.note(module.name, &path, &place, origin.clone());
+                first.get_or_insert(origin);
+            }
+        }
+        if let Some((text, content)) = self.template(task, &module.params)
+            && let Source::Untrusted(origin) = names.text(&text)
+        {
+            // What the template gives is the content, which not every module takes from others.
+            let allowed = may_be_untrusted(module.name, &content.0);
+            let parameter = format!("{}.content", module.name);
+            let place = place.key("template");
+            self.uses.push(UntrustedUse { place, parameter, origin: origin.clone(), allowed });
+            first.get_or_insert(origin);
+        }
+        first
+    }
+
+    fn note(&mut self, module: &str, path: &Path, place: &Place, origin: String) {
+        let allowed = may_be_untrusted(module, &path.0);
+        self.uses.push(UntrustedUse {
+            place: place.below(path),
+            parameter: format!("{module}.{path}"),
+            origin,
+            allowed,
+        });
+    }
+
+    /// The text of the template file that a task names, and the parameter that it becomes.
+    fn template(&self, task: &Task, params: &Value) -> Option<(String, Path)> {
+        let path = params.get("template")?.as_str().filter(|path| !path.contains("{{"))?;
+        let tree = self.set.trees.get(&task.within.source)?;
+        let bytes = tree.read(&tree::join(&task.within.folder, path).ok()?).ok()??;
+        Some((String::from_utf8(bytes).ok()?, Path(vec![Step::Key("content".into())])))
+    }
+}
+
+/// Adds the variables of the includes around a task, the outermost first.
+fn within(names: &mut Names, inner: &Within) {
+    if let Some(outer) = &inner.outer {
+        within(names, outer);
+        names.add(&inner.vars);
+        names.prefix.clone_from(&inner.prefix);
+    }
+}
+
+fn collect<'a>(value: &'a Value, path: &Path, found: &mut Vec<(Path, &'a str)>) {
+    match value {
+        Value::String(text) => found.push((path.clone(), text)),
+        Value::Array(members) => {
+            members.iter().enumerate().for_each(|(index, member)| collect(member, &path.index(index), found));
+        }
+        Value::Object(members) => {
+            members.iter().for_each(|(key, member)| collect(member, &path.key(key), found));
+        }
+        _ => {}
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use super::*;
+    use crate::{
+        objects::{SourceTree, load},
+        tree::MemoryTree,
+    };
+
+    const HEAD: &str = "metadata: {apiVersion: v1alpha, kind: Namespace, name: web}\n---\nmetadata: {apiVersion: v1alpha, kind: Node, name: n1}\n---\n";
+
+    /// The errors of a book with these tasks, and the uses that are allowed.
+    fn found(spec: &str, more: &str, files: &[(&str, &str)]) -> (Vec<String>, Vec<String>) {
+        let book = format!(
+            "{HEAD}{more}metadata: {{apiVersion: v1alpha, kind: TaskBook, name: b, namespace: web}}\nspec: {spec}\n"
+        );
+        let mut tree: MemoryTree = [("a.yaml", book.as_str())].into_iter().collect();
+        if !files.is_empty() {
+            tree = files.iter().copied().chain([("a.yaml", book.as_str())]).collect();
+        }
+        let source = SourceTree { name: "fleet".into(), tree: Arc::new(tree), library: false, globals: true };
+        let loaded = load(&[source], &BTreeMap::new());
+        let allowed = untrusted_uses(&loaded.set).into_iter().filter(|found| found.allowed);
+        (
+            loaded.errors.into_iter().map(|error| error.message).collect(),
+            allowed.map(|found| format!("{} in {}", found.origin, found.parameter)).collect(),
+        )
+    }
+
+    fn task(task: &str) -> (Vec<String>, Vec<String>) {
+        found(&format!("{{targets: {{nodes: [n1]}}, tasks: [{{name: t, {task}}}]}}"), "", &[])
+    }
+
+    #[test]
+    fn untrusted_value_in_a_closed_parameter_is_refused() {
+        for text in [
+            "command: {shell: \"echo {{ nodes('')[0].facts.hostname }}\"}",
+            "loop: \"{{ nodes('') }}\", command: {shell: \"echo {{ item.facts.hostname }}\"}",
+            "loop: \"{{ nodes('') | map(attribute='facts.hostname') | list }}\", command: {shell: \"echo {{ item }}\"}",
+            "vars: {h: \"{{ nodes('')[0].facts.hostname }}\"}, command: {shell: \"echo {{ vars.h }}\"}",
+            "vars: {n: \"{{ nodes('') }}\", h: \"x{{ vars.n[0]['facts'].hostname }}\"}, file: {path: \"/x/{{ vars.h }}\", content: x}",
+            "command: {shell: \"{% for n in nodes('') %}{% set f = n.facts %}{{ f.hostname }}{% endfor %}\"}",
+            "command: {argv: [\"{{ nodes('')[0].facts.hostname }}\"]}",
+            "command: {argv: [id], creates: \"/x/{{ nodes('')[0].facts.hostname }}\"}",
+            "unit: {name: a.service, content: \"{{ nodes('')[0].facts.hostname }}\"}",
+            "package: {names: [\"{{ nodes('')[0].facts.hostname }}\"]}",
+        ] {
+            let (errors, _) = task(text);
+            assert!(errors.iter().any(|error| error.contains("untrusted")), "{text}: {errors:?}");
+        }
+    }
+
+    #[test]
+    fn names_and_labels_from_git_are_not_refused() {
+        for text in [
+            "loop: \"{{ nodes('') }}\", command: {shell: \"echo {{ item.name }} {{ item.labels.x }} {{ facts.hostname }}\"}",
+            "command: {shell: \"{{ nodes('') | selectattr('facts.os.family', 'eq', 'debian') | map(attribute='name') | join }}\"}",
+            "vars: {n: \"{{ nodes('') }}\"}, file: {path: \"/x/{{ vars.n[0].name }}\", content: x}",
+        ] {
+            let (errors, allowed) = task(text);
+            assert!(errors.is_empty() && allowed.is_empty(), "{text}: {errors:?} {allowed:?}");
+        }
+    }
+
+    #[test]
+    fn allowed_use_is_reported() {
+        let (errors, allowed) = task(
+            "vars: {h: \"{{ nodes('')[0].facts.hostname }}\"}, command: {argv: [echo, \"{{ vars.h }}\"], stdin: \"{{ vars.h }}\"}",
+        );
+        assert!(errors.is_empty(), "{errors:?}");
+        let expected = ["the facts of other nodes in command.argv[1]", "the facts of other nodes in command.stdin"]
+            .map(String::from);
+        assert_eq!(allowed, expected);
+    }
+
+    #[test]
+    fn event_is_untrusted_in_any_variable() {
+        let (errors, _) = found(
+            "{tasks: [{name: t, vars: {h: \"{{ event.data.x }}\"}, command: {shell: \"echo {{ vars.h }}\"}}]}",
+            "",
+            &[],
+        );
+        assert!(errors.iter().any(|error| error.contains("an event")), "{errors:?}");
+    }
+
+    #[test]
+    fn result_that_another_node_made_or_influenced_is_untrusted() {
+        for first in [
+            "command: {argv: [id]}, elect: {count: 1}",
+            "command: {argv: [echo, \"{{ nodes('')[0].facts.hostname }}\"]}",
+        ] {
+            let book = |field: &str| {
+                let tasks = format!(
+                    "{{name: a, register: r, {first}}}, {{name: b, command: {{shell: \"{{{{ steps.r.{field} }}}}\"}}}}"
+                );
+                found(&format!("{{targets: {{nodes: [n1]}}, tasks: [{tasks}]}}"), "", &[]).0
+            };
+            assert!(book("stdout").iter().any(|error| error.contains("untrusted")), "{first}");
+            assert!(book("changed").is_empty(), "{first}: the agent itself says whether something changed");
+        }
+    }
+
+    #[test]
+    fn computed_value_and_template_file_are_followed() {
+        let more = "metadata: {apiVersion: v1alpha, kind: Variables, name: v, namespace: web}\nspec: {computed: [{name: b, expression: vars.a ~ 'x'}, {name: a, expression: \"nodes('')[0].facts.hostname\"}]}\n---\n";
+        let (errors, _) =
+            found("{targets: {nodes: [n1]}, tasks: [{name: t, command: {shell: \"echo {{ vars.b }}\"}}]}", more, &[]);
+        assert!(errors.iter().any(|error| error.contains("untrusted")), "{errors:?}");
+        let text = "{% for n in nodes('') %}{{ n.facts.hostname }}{% endfor %}";
+        let book = |module: &str| format!("{{targets: {{nodes: [n1]}}, tasks: [{{name: t, {module}}}]}}");
+        let (errors, allowed) = found(&book("file: {path: /a, template: t.j2}"), "", &[("t.j2", text)]);
+        assert!(errors.is_empty() && allowed == ["the facts of other nodes in file.content"], "{errors:?} {allowed:?}");
+        let (errors, _) = found(&book("unit: {name: a.service, template: t.j2}"), "", &[("t.j2", text)]);
+        assert!(errors.iter().any(|error| error.contains("untrusted")), "{errors:?}");
+    }
+}

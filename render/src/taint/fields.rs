@@ -1,0 +1,127 @@
+//! The parameters that may hold untrusted values.
+
+use super::{Kind, Marks, Taint};
+use crate::document::{Path, Step};
+
+/// The parameters of modules that may hold untrusted values: arguments, environment, input and content. All others
+/// choose a path, a name or what runs, and refuse them; so does a parameter that is new.
+const OPEN: [(&str, &str); 22] = [
+    ("assert", "message"),
+    ("assert", "that"),
+    ("block", "block"),
+    ("command", "argv"),
+    ("command", "env"),
+    ("command", "stdin"),
+    ("custom", "params"),
+    ("debug", "message"),
+    ("file", "content"),
+    ("http", "body"),
+    ("http", "headers"),
+    ("http", "url"),
+    ("ini", "value"),
+    ("json", "value"),
+    ("line", "line"),
+    ("publish", "value"),
+    ("script", "args"),
+    ("script", "env"),
+    ("script", "stdin"),
+    ("toml", "value"),
+    ("wait", "port"),
+    ("yaml", "value"),
+];
+
+/// Whether a part of a module's parameters may hold untrusted values.
+pub(crate) fn may_be_untrusted(module: &str, path: &[Step]) -> bool {
+    let Some(Step::Key(key)) = path.first() else { return false };
+    // The first word of a command is the path of a program, so a list that is untrusted as a whole is refused too.
+    let program = module == "command" && key == "argv" && matches!(path.get(1), None | Some(Step::Index(0)));
+    !program && OPEN.contains(&(module, key.as_str()))
+}
+
+/// The first part of a module's parameters that is untrusted and must not be: its path and its taint.
+pub(crate) fn refused(module: &str, marks: &Marks) -> Option<(Path, Taint)> {
+    untrusted(marks).into_iter().find(|(path, _)| !may_be_untrusted(module, &path.0))
+}
+
+/// All untrusted parts of parameters.
+fn untrusted(marks: &Marks) -> Vec<(Path, Taint)> {
+    fn walk(marks: &Marks, path: &Path, found: &mut Vec<(Path, Taint)>) {
+        match marks {
+            Marks::Clean => {}
+            Marks::Whole(taint) if taint.has(Kind::Untrusted) => found.push((path.clone(), taint.clone())),
+            Marks::Whole(_) => {}
+            Marks::Parts { shape, members } => {
+                if shape.has(Kind::Untrusted) {
+                    found.push((path.clone(), shape.clone()));
+                }
+                for (step, marks) in members {
+                    let mut below = path.clone();
+                    below.0.push(step.clone());
+                    walk(marks, &below, found);
+                }
+            }
+        }
+    }
+    let mut found = Vec::new();
+    walk(marks, &Path::default(), &mut found);
+    found
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn marks(path: &[Step]) -> Marks {
+        let whole = Marks::whole(Taint::new(Kind::Untrusted, "the event"));
+        path.iter().rev().fold(whole, |marks, step| Marks::parts(Taint::NONE, [(step.clone(), marks)]))
+    }
+
+    fn key(key: &str) -> Step {
+        Step::Key(key.into())
+    }
+
+    #[test]
+    fn every_open_parameter_is_in_the_schema() {
+        for (module, parameter) in OPEN {
+            let (_, message) = towpath_proto::modules().find(|(field, _)| field.name == module).unwrap();
+            assert!(message.field(parameter).is_some(), "there is no {module}.{parameter}");
+        }
+    }
+
+    #[test]
+    fn parameter_that_is_not_open_refuses_untrusted_values() {
+        let mut refusing = 0;
+        for (field, message) in towpath_proto::modules() {
+            for parameter in message.fields {
+                let open = OPEN.contains(&(field.name, parameter.name)) && parameter.name != "argv";
+                assert_eq!(refused(field.name, &marks(&[key(parameter.name)])).is_none(), open);
+                refusing += usize::from(!open);
+            }
+        }
+        assert!(refusing > 100, "only {refusing}: was the schema walked?");
+        for (module, parameter) in [
+            ("command", "shell"),
+            ("command", "unless"),
+            ("script", "onlyIf"),
+            ("file", "path"),
+            ("file", "validate"),
+            ("unit", "content"),
+        ] {
+            assert!(refused(module, &marks(&[key(parameter)])).is_some(), "{module}.{parameter}");
+        }
+    }
+
+    #[test]
+    fn program_of_a_command_refuses_what_its_arguments_take() {
+        assert!(refused("command", &marks(&[key("argv"), Step::Index(0)])).is_some());
+        assert!(refused("command", &marks(&[key("argv"), Step::Index(1)])).is_none());
+    }
+
+    #[test]
+    fn list_with_an_untrusted_length_is_refused_where_it_is_not_open() {
+        let list = Marks::parts(Taint::new(Kind::Untrusted, "the event"), []);
+        let params = |name: &str| Marks::parts(Taint::NONE, [(key(name), list.clone())]);
+        assert!(refused("package", &params("names")).is_some());
+        assert!(refused("script", &params("args")).is_none());
+    }
+}

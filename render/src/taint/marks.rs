@@ -1,0 +1,86 @@
+//! The taints of the parts of a value.
+
+use std::collections::BTreeMap;
+
+use super::Taint;
+use crate::document::Step;
+
+/// The taints of a value and of its parts.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub enum Marks {
+    /// The value has no taint.
+    #[default]
+    Clean,
+    /// The value and all its parts have the same taint.
+    Whole(Taint),
+    /// A list or map whose parts differ. Parts that are not named have no taint.
+    Parts {
+        /// The taint of the keys and of their number.
+        shape: Taint,
+        /// The marks of its members.
+        members: BTreeMap<Step, Marks>,
+    },
+}
+
+impl Marks {
+    /// One taint for a whole value.
+    pub fn whole(taint: Taint) -> Self {
+        if taint.is_none() { Self::Clean } else { Self::Whole(taint) }
+    }
+
+    /// Marks of a list or map; [`Marks::Clean`] if no part has a taint.
+    pub fn parts(shape: Taint, members: impl IntoIterator<Item = (Step, Self)>) -> Self {
+        let members: BTreeMap<Step, Self> = members.into_iter().filter(|(_, marks)| !marks.is_clean()).collect();
+        if shape.is_none() && members.is_empty() { Self::Clean } else { Self::Parts { shape, members } }
+    }
+
+    /// Whether no part has a taint.
+    pub fn is_clean(&self) -> bool {
+        matches!(self, Self::Clean)
+    }
+
+    /// The marks of a member.
+    pub fn member(&self, step: &Step) -> Self {
+        match self {
+            Self::Clean => Self::Clean,
+            Self::Whole(taint) => Self::Whole(taint.clone()),
+            Self::Parts { members, .. } => members.get(step).cloned().unwrap_or_default(),
+        }
+    }
+
+    /// The marks of the value of a key.
+    pub fn key(&self, key: &str) -> Self {
+        self.member(&Step::Key(key.to_owned()))
+    }
+
+    /// The marks of the part at a path.
+    pub fn at(&self, path: &[Step]) -> Self {
+        path.iter().fold(self.clone(), |marks, step| marks.member(step))
+    }
+
+    /// These marks with other ones for one key.
+    #[must_use]
+    pub fn with_key(self, key: &str, marks: Self) -> Self {
+        let (shape, mut members) = match self {
+            Self::Clean => (Taint::NONE, BTreeMap::new()),
+            // Everything has the taint already, and the new part gets it too.
+            Self::Whole(taint) => return Self::Whole(taint.and(&marks.taint())),
+            Self::Parts { shape, members } => (shape, members),
+        };
+        members.insert(Step::Key(key.to_owned()), marks);
+        Self::parts(shape, members)
+    }
+
+    /// The taints of all parts together.
+    pub fn taint(&self) -> Taint {
+        match self {
+            Self::Clean => Taint::NONE,
+            Self::Whole(taint) => taint.clone(),
+            Self::Parts { shape, members } => {
+                let mut all = shape.clone();
+                members.values().for_each(|marks| all.add(&marks.taint()));
+                all
+            }
+        }
+    }
+}

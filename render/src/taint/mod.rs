@@ -1,0 +1,180 @@
+//! Taint: the mark of values that must not be used everywhere, with the origin of each mark.
+//!
+//! A value is `untrusted` if another node or the sender of an event chose it, and `secret` if it may not be shown.
+//! Every value that was computed from it keeps the mark. [`Tainted`] is the only form in which such values leave this
+//! crate.
+//!
+//! A template taints its whole output with everything that it read, conditions inside the template included. The
+//! selection of tasks (`when`) and of list members (`selectattr`, `rejectattr`) does not taint what is selected.
+
+pub(crate) mod fields;
+mod marks;
+mod value;
+
+use std::{fmt, sync::Arc};
+
+pub use marks::Marks;
+pub use value::Tainted;
+
+/// The kinds of taint.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Kind {
+    /// The value may not be shown.
+    Secret,
+    /// Another node, or the sender of an event, chose the value.
+    Untrusted,
+}
+
+impl fmt::Display for Kind {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Secret => "secret",
+            Self::Untrusted => "untrusted",
+        })
+    }
+}
+
+/// The origins of a kind that a taint keeps; a value made from the facts of all nodes names only some.
+const ORIGINS_KEPT: usize = 4;
+
+/// A set of taints, each with its origins. Cheap to clone.
+#[derive(Clone, Default, PartialEq, Eq)]
+pub struct Taint(Option<Arc<Origins>>);
+
+#[derive(Clone, Default, PartialEq, Eq)]
+struct Origins {
+    secret: Vec<Arc<str>>,
+    untrusted: Vec<Arc<str>>,
+}
+
+impl Origins {
+    fn of(&self, kind: Kind) -> &[Arc<str>] {
+        match kind {
+            Kind::Secret => &self.secret,
+            Kind::Untrusted => &self.untrusted,
+        }
+    }
+
+    fn add(&mut self, kind: Kind, origins: &[Arc<str>]) {
+        let known = match kind {
+            Kind::Secret => &mut self.secret,
+            Kind::Untrusted => &mut self.untrusted,
+        };
+        for origin in origins {
+            if known.len() == ORIGINS_KEPT {
+                return;
+            }
+            if !known.contains(origin) {
+                known.push(Arc::clone(origin));
+            }
+        }
+    }
+}
+
+impl Taint {
+    /// The empty set.
+    pub const NONE: Self = Self(None);
+
+    /// One taint with its origin, such as `the facts of node db1`.
+    pub fn new(kind: Kind, origin: impl Into<Arc<str>>) -> Self {
+        let mut origins = Origins::default();
+        origins.add(kind, &[origin.into()]);
+        Self(Some(Arc::new(origins)))
+    }
+
+    /// Whether the set is empty.
+    pub fn is_none(&self) -> bool {
+        self.0.is_none()
+    }
+
+    /// Whether the set contains a kind.
+    pub fn has(&self, kind: Kind) -> bool {
+        !self.origins(kind).is_empty()
+    }
+
+    /// The first origins of a kind; empty if the set does not contain the kind.
+    pub fn origins(&self, kind: Kind) -> &[Arc<str>] {
+        self.0.as_ref().map_or(&[], |origins| origins.of(kind))
+    }
+
+    /// Adds the taints of another set.
+    pub fn add(&mut self, other: &Self) {
+        let Some(more) = &other.0 else { return };
+        let Some(own) = &mut self.0 else {
+            self.0 = Some(Arc::clone(more));
+            return;
+        };
+        if Arc::ptr_eq(own, more) || Self::covers(own, more) {
+            return;
+        }
+        let own = Arc::make_mut(own);
+        for kind in [Kind::Secret, Kind::Untrusted] {
+            own.add(kind, more.of(kind));
+        }
+    }
+
+    /// Both sets in one.
+    #[must_use]
+    pub fn and(&self, other: &Self) -> Self {
+        let mut both = self.clone();
+        both.add(other);
+        both
+    }
+
+    /// Whether adding `more` would change nothing.
+    fn covers(own: &Origins, more: &Origins) -> bool {
+        [Kind::Secret, Kind::Untrusted].into_iter().all(|kind| {
+            let known = own.of(kind);
+            known.len() == ORIGINS_KEPT || more.of(kind).iter().all(|origin| known.contains(origin))
+        })
+    }
+}
+
+impl fmt::Display for Taint {
+    /// The kinds and their origins: `untrusted: the facts of node db1`.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let mut first = true;
+        for kind in [Kind::Secret, Kind::Untrusted] {
+            let origins = self.origins(kind);
+            if origins.is_empty() {
+                continue;
+            }
+            let separator = if first { "" } else { "; " };
+            write!(f, "{separator}{kind}: {}", origins.join(", "))?;
+            first = false;
+        }
+        Ok(())
+    }
+}
+
+impl fmt::Debug for Taint {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Taint({self})")
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn union_keeps_both_kinds_and_their_origins() {
+        let mut taint = Taint::new(Kind::Secret, "the secret db/password");
+        taint.add(&Taint::new(Kind::Untrusted, "the event"));
+        taint.add(&Taint::new(Kind::Untrusted, "the event"));
+        assert!(taint.has(Kind::Secret) && taint.has(Kind::Untrusted));
+        assert_eq!(taint.to_string(), "secret: the secret db/password; untrusted: the event");
+        assert!(Taint::NONE.is_none() && !Taint::NONE.has(Kind::Secret));
+    }
+
+    #[test]
+    fn origins_are_bounded_and_the_kind_stays() {
+        let mut taint = Taint::NONE;
+        for node in 0..1000 {
+            taint.add(&Taint::new(Kind::Untrusted, format!("node {node}")));
+        }
+        assert_eq!(taint.origins(Kind::Untrusted).len(), ORIGINS_KEPT);
+        taint.add(&Taint::new(Kind::Secret, "s"));
+        assert!(taint.has(Kind::Secret), "a full list of one kind must not hide the other kind");
+    }
+}

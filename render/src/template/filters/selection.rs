@@ -1,0 +1,34 @@
+//! selectattr and rejectattr: the engine's own, but the attributes that they test do not taint what they select.
+
+use minijinja::{
+    Environment, Error, State,
+    value::{Rest, Value},
+};
+
+use crate::template::trace;
+
+/// The engine's own filters, by the names under which they are kept.
+const OWN: [(&str, &str); 2] =
+    [("selectattr", "selectattr (of the engine)"), ("rejectattr", "rejectattr (of the engine)")];
+
+pub(super) fn add(environment: &mut Environment<'static>) {
+    environment.add_filter(OWN[0].1, minijinja::filters::selectattr);
+    environment.add_filter(OWN[1].1, minijinja::filters::rejectattr);
+    for (name, own) in OWN {
+        environment.add_filter(name, move |state: &mut State<'_, '_>, list: Value, test: Rest<Value>| {
+            select(state, own, list, test)
+        });
+    }
+}
+
+fn select(state: &mut State<'_, '_>, own: &str, list: Value, test: Rest<Value>) -> Result<Value, Error> {
+    // What the list itself is made of is read here, where it counts.
+    let members = if list.is_undefined() { list } else { list.try_iter()?.collect::<Vec<Value>>().into() };
+    let arguments: Vec<Value> = std::iter::once(members).chain(test.0).collect();
+    let (selected, read) = trace::traced(|| state.apply_filter(own, &arguments));
+    if selected.is_err() {
+        // The message of the error may quote an attribute.
+        trace::record(&read);
+    }
+    selected
+}

@@ -1,0 +1,293 @@
+//! Tainted values inside templates.
+//!
+//! The engine's strings and numbers carry no marks. So taint is recorded where a template reads a part of a tainted
+//! value from the list or map that contains it: the trace of the rendering then taints all that the rendering makes.
+//! Lists and maps that are passed on as a whole keep the marks of their parts.
+
+use std::{collections::BTreeMap, fmt, sync::Arc};
+
+use minijinja::value::{Enumerator, Object, ObjectRepr, Serde, Value};
+use serde_json::Value as Json;
+
+use super::trace;
+use crate::{
+    document::Step,
+    taint::{Marks, Taint, Tainted},
+};
+
+/// A value where a template finds it, and the taint that the template gets by reading it.
+#[derive(Clone)]
+pub(crate) struct Slot {
+    value: Value,
+    taint: Taint,
+}
+
+impl Slot {
+    /// A value without taint.
+    pub(crate) fn clean(value: Value) -> Self {
+        Self { value, taint: Taint::NONE }
+    }
+
+    /// A value with its marks.
+    pub(crate) fn new(tainted: &Tainted<Json>) -> Self {
+        wrap(tainted.value(), tainted.marks())
+    }
+
+    /// The value, for a template.
+    pub(crate) fn read(&self) -> Value {
+        trace::record(&self.taint);
+        self.value.clone()
+    }
+}
+
+impl fmt::Debug for Slot {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Slot")
+    }
+}
+
+fn wrap(value: &Json, marks: &Marks) -> Slot {
+    if marks.is_clean() {
+        return Slot::clean(Value::from(Serde(value)));
+    }
+    let shape = match marks {
+        Marks::Clean => Taint::NONE,
+        Marks::Whole(taint) => taint.clone(),
+        Marks::Parts { shape, .. } => shape.clone(),
+    };
+    match value {
+        // That a value is missing is not a value that somebody chose.
+        Json::Null => Slot::clean(Value::from(())),
+        Json::Array(members) => {
+            let wrapped = |(index, member): (usize, &Json)| wrap(member, &marks.member(&Step::Index(index)));
+            let members = members.iter().enumerate().map(wrapped).collect();
+            Slot::clean(Value::from_object(TaintedList { members, shape }))
+        }
+        Json::Object(members) => {
+            let wrapped = members.iter().map(|(key, member)| (Arc::from(key.as_str()), wrap(member, &marks.key(key))));
+            let entries: Vec<(Arc<str>, Slot)> = wrapped.collect();
+            let positions = entries.iter().enumerate().map(|(at, (key, _))| (Arc::clone(key), at)).collect();
+            Slot::clean(Value::from_object(TaintedMap { entries, positions, shape }))
+        }
+        leaf => Slot { value: Value::from(Serde(leaf)), taint: marks.taint() },
+    }
+}
+
+/// A map with tainted parts, in the order in which it was written.
+struct TaintedMap {
+    entries: Vec<(Arc<str>, Slot)>,
+    positions: BTreeMap<Arc<str>, usize>,
+    shape: Taint,
+}
+
+impl fmt::Debug for TaintedMap {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("<tainted map>")
+    }
+}
+
+impl Object for TaintedMap {
+    fn get_value(self: &Arc<Self>, key: &Value) -> Option<Value> {
+        self.get_value_by_str(key.as_str()?)
+    }
+
+    fn get_value_by_str(self: &Arc<Self>, key: &str) -> Option<Value> {
+        let (_, slot) = self.entries.get(*self.positions.get(key)?)?;
+        Some(slot.read())
+    }
+
+    fn enumerate(self: &Arc<Self>) -> Enumerator {
+        trace::record(&self.shape);
+        Enumerator::Values(self.entries.iter().map(|(key, _)| Value::from(Arc::clone(key))).collect())
+    }
+
+    fn enumerator_len(self: &Arc<Self>) -> Option<usize> {
+        trace::record(&self.shape);
+        Some(self.entries.len())
+    }
+
+    /// That something is there at all does not taint: `nodes() | selectattr('facts')`.
+    fn is_true(self: &Arc<Self>) -> bool {
+        !self.entries.is_empty()
+    }
+}
+
+/// A list with tainted members.
+struct TaintedList {
+    members: Vec<Slot>,
+    shape: Taint,
+}
+
+impl fmt::Debug for TaintedList {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("<tainted list>")
+    }
+}
+
+impl Object for TaintedList {
+    fn repr(self: &Arc<Self>) -> ObjectRepr {
+        ObjectRepr::Seq
+    }
+
+    fn get_value(self: &Arc<Self>, key: &Value) -> Option<Value> {
+        self.members.get(key.as_usize()?).map(Slot::read)
+    }
+
+    fn enumerate(self: &Arc<Self>) -> Enumerator {
+        trace::record(&self.shape);
+        Enumerator::Seq(self.members.len())
+    }
+
+    fn enumerator_len(self: &Arc<Self>) -> Option<usize> {
+        trace::record(&self.shape);
+        Some(self.members.len())
+    }
+
+    fn is_true(self: &Arc<Self>) -> bool {
+        !self.members.is_empty()
+    }
+}
+
+/// The depth to which a value may be nested: what reads it back recurses.
+pub(super) const DEPTH: usize = 128;
+
+/// What a value costs beside its text, in bytes.
+const VALUE_COST: usize = 32;
+
+/// Turns what an expression gave into data. Parts that the template did not make itself keep their marks; all others
+/// get the taint of what the template has read.
+///
+/// # Errors
+/// When the value is larger than a template's output may be, is nested too deep, or cannot be data.
+pub(super) fn extract(value: &Value) -> Result<Tainted<Json>, String> {
+    let mut extraction = Extraction { left: super::OUTPUT };
+    let (json, draft) = extraction.value(value, 0)?;
+    Ok(Tainted::new(json, draft.resolve(&trace::so_far())))
+}
+
+/// Marks before it is known what the template has read.
+enum Draft {
+    /// The template made the value.
+    Made,
+    /// The value was passed on.
+    Kept(Marks),
+    /// A list or map that the template made, with a member that was passed on.
+    Mixed(Vec<(Step, Draft)>),
+}
+
+impl Draft {
+    fn resolve(self, read: &Taint) -> Marks {
+        match self {
+            Self::Made => Marks::whole(read.clone()),
+            Self::Kept(marks) => marks,
+            Self::Mixed(members) => {
+                Marks::parts(read.clone(), members.into_iter().map(|(step, draft)| (step, draft.resolve(read))))
+            }
+        }
+    }
+
+    fn of_members(members: Vec<(Step, Self)>) -> Self {
+        if members.iter().all(|(_, draft)| matches!(draft, Self::Made)) { Self::Made } else { Self::Mixed(members) }
+    }
+}
+
+struct Extraction {
+    left: usize,
+}
+
+impl Extraction {
+    fn spend(&mut self, bytes: usize) -> Result<(), String> {
+        self.left = self.left.checked_sub(bytes).ok_or_else(too_large)?;
+        Ok(())
+    }
+
+    fn value(&mut self, value: &Value, depth: usize) -> Result<(Json, Draft), String> {
+        self.spend(VALUE_COST)?;
+        if let Some(text) = value.as_str() {
+            self.spend(text.len())?;
+            return Ok((Json::String(text.to_owned()), Draft::Made));
+        }
+        let Some(object) = value.as_object() else { return Ok((leaf(value)?, Draft::Made)) };
+        if depth == DEPTH {
+            return Err(format!("the value is nested more than {DEPTH} deep"));
+        }
+        if let Some(map) = value.downcast_object_ref::<TaintedMap>() {
+            let mut json = serde_json::Map::new();
+            let mut marks = Vec::new();
+            for (key, slot) in &map.entries {
+                self.spend(key.len())?;
+                let (member, kept) = self.slot(slot, depth)?;
+                json.insert(key.to_string(), member);
+                marks.push((Step::Key(key.to_string()), kept));
+            }
+            return Ok((Json::Object(json), Draft::Kept(Marks::parts(map.shape.clone(), marks))));
+        }
+        if let Some(list) = value.downcast_object_ref::<TaintedList>() {
+            let mut json = Vec::new();
+            let mut marks = Vec::new();
+            for (index, slot) in list.members.iter().enumerate() {
+                let (member, kept) = self.slot(slot, depth)?;
+                json.push(member);
+                marks.push((Step::Index(index), kept));
+            }
+            return Ok((Json::Array(json), Draft::Kept(Marks::parts(list.shape.clone(), marks))));
+        }
+        match object.repr() {
+            ObjectRepr::Map => self.map(value, depth),
+            ObjectRepr::Seq | ObjectRepr::Iterable => self.list(value, depth),
+            _ => Ok((leaf(value)?, Draft::Made)),
+        }
+    }
+
+    /// A slot of a list or map that was passed on: what has no marks there is clean.
+    fn slot(&mut self, slot: &Slot, depth: usize) -> Result<(Json, Marks), String> {
+        let (json, draft) = self.value(&slot.value, depth + 1)?;
+        Ok((
+            json,
+            match draft {
+                Draft::Kept(marks) => marks,
+                Draft::Made | Draft::Mixed(_) => Marks::whole(slot.taint.clone()),
+            },
+        ))
+    }
+
+    fn map(&mut self, value: &Value, depth: usize) -> Result<(Json, Draft), String> {
+        let mut json = serde_json::Map::new();
+        let mut drafts = Vec::new();
+        for key in value.try_iter().map_err(|error| error.to_string())? {
+            let name = match key.as_str() {
+                Some(name) => name.to_owned(),
+                None => match leaf(&key)? {
+                    Json::Number(number) => number.to_string(),
+                    Json::Bool(bool) => bool.to_string(),
+                    _ => return Err("a key of a map is neither text nor a number".into()),
+                },
+            };
+            self.spend(name.len())?;
+            let member = value.get_item(&key).map_err(|error| error.to_string())?;
+            let (member, draft) = self.value(&member, depth + 1)?;
+            drafts.push((Step::Key(name.clone()), draft));
+            json.insert(name, member);
+        }
+        Ok((Json::Object(json), Draft::of_members(drafts)))
+    }
+
+    fn list(&mut self, value: &Value, depth: usize) -> Result<(Json, Draft), String> {
+        let mut json = Vec::new();
+        let mut drafts = Vec::new();
+        for (index, member) in value.try_iter().map_err(|error| error.to_string())?.enumerate() {
+            let (member, draft) = self.value(&member, depth + 1)?;
+            drafts.push((Step::Index(index), draft));
+            json.push(member);
+        }
+        Ok((Json::Array(json), Draft::of_members(drafts)))
+    }
+}
+
+fn leaf(value: &Value) -> Result<Json, String> {
+    serde_json::to_value(value).map_err(|error| error.to_string())
+}
+
+pub(super) fn too_large() -> String {
+    format!("the output of a template is larger than {} MiB", super::OUTPUT >> 20)
+}
