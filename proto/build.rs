@@ -65,9 +65,12 @@ fn write_field(text: &mut String, pool: &DescriptorPool, field: &FieldDescriptor
     let required = pool
         .get_extension_by_name(&format!("{PACKAGE}.required"))
         .is_some_and(|extension| options.get_extension(&extension).as_bool().unwrap_or(false));
+    let runs_command = pool
+        .get_extension_by_name(&format!("{PACKAGE}.runs_command"))
+        .is_some_and(|extension| options.get_extension(&extension).as_bool().unwrap_or(false));
     writeln!(
         text,
-        "Field {{ name: {:?}, doc: {:?}, shape: {}, words: {}, format: {}, required: {required}, refers: {}, otherwise: {} }},",
+        "Field {{ name: {:?}, doc: {:?}, shape: {}, words: {}, format: {}, required: {required}, refers: {}, otherwise: {}, runs_command: {runs_command} }},",
         field.json_name(),
         comment(&field.parent_message().parent_file(), field.path())?,
         shape(field),

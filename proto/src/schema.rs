@@ -36,6 +36,8 @@ pub struct Field {
     pub refers: Option<&'static str>,
     /// What holds when it is left out.
     pub otherwise: Option<&'static str>,
+    /// Whether it holds a command line that the module runs.
+    pub runs_command: bool,
 }
 
 /// How many values a field takes.

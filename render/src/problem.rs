@@ -20,9 +20,12 @@ pub struct Problem {
     pub message: String,
     /// What to do about it.
     pub hint: Option<String>,
-    /// The line as it stands in the file.
+    /// The line of the file, or the part of a long line around the column.
     #[serde(skip)]
     pub excerpt: String,
+    /// The column in the excerpt, from 1.
+    #[serde(skip)]
+    pub caret: usize,
     /// Whether it is only a warning.
     #[serde(skip)]
     pub warning: bool,
@@ -33,11 +36,8 @@ impl fmt::Display for Problem {
         let sort = if self.warning { "warning: " } else { "" };
         write!(f, "{}:{}:{}: {sort}{}", self.file, self.line, self.column, self.message)?;
         if !self.excerpt.trim().is_empty() {
-            // A long line is shown around the place that is meant.
-            let characters: Vec<char> = self.excerpt.trim_end().chars().take(100_000).collect();
-            let first = self.column.saturating_sub(81).min(characters.len());
-            let shown: String = characters[first..].iter().take(160).collect();
-            let gap = " ".repeat(self.column.saturating_sub(1 + first));
+            let shown = self.excerpt.trim_end();
+            let gap = " ".repeat(self.caret.saturating_sub(1));
             write!(f, "\n    {shown}\n    {gap}^")?;
         }
         if let Some(hint) = &self.hint {
@@ -45,6 +45,13 @@ impl fmt::Display for Problem {
         }
         Ok(())
     }
+}
+
+/// The part of a line that is shown for a column, and the column in it: at most 160 characters.
+pub(crate) fn excerpt(line: &str, column: usize) -> (String, usize) {
+    let first = column.saturating_sub(81);
+    let shown: String = line.chars().skip(first).take(160).collect();
+    if shown.is_empty() { (line.chars().take(160).collect(), 1) } else { (shown, column - first) }
 }
 
 /// Message and hint, before it is known where they belong.

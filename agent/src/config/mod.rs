@@ -158,6 +158,7 @@ pub fn load(file: &Path, host_name: &str) -> Result<Settings, ConfigError> {
         message: finding.message,
         hint: finding.hint,
         excerpt: String::new(),
+        caret: 0,
         warning: false,
     };
     let [document] = documents.as_slice() else {

@@ -463,6 +463,7 @@ impl Sources {
                         message: format!("the include can't be fetched: {}", chain(&error)),
                         hint: None,
                         excerpt: String::new(),
+                        caret: 0,
                         warning: false,
                     }),
                 }

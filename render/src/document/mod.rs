@@ -20,7 +20,7 @@ pub(crate) use parse::parse_value;
 pub use parse::{Limits, parse};
 pub use plain::plain_value;
 
-use crate::problem::{Finding, Problem};
+use crate::problem::{Finding, Problem, excerpt};
 
 /// One text file of a source.
 #[derive(Debug)]
@@ -189,6 +189,11 @@ impl Place {
         &self.file.text
     }
 
+    /// The number of the document in its file, from 0.
+    pub(crate) fn document(&self) -> usize {
+        self.document
+    }
+
     /// Line and column, from 1, of the value.
     pub fn position(&self) -> (usize, usize) {
         *self.found.get_or_init(|| self.locate(At::Value))
@@ -222,6 +227,7 @@ pub fn to_yaml(value: &Value) -> String {
 
 /// The problem that a finding at a known line is.
 pub(crate) fn problem_at(file: &SourceFile, line: usize, column: usize, finding: Finding) -> Problem {
+    let (excerpt, caret) = excerpt(file.text.lines().nth(line.saturating_sub(1)).unwrap_or_default(), column);
     Problem {
         source: file.source.clone(),
         file: file.path.clone(),
@@ -229,7 +235,8 @@ pub(crate) fn problem_at(file: &SourceFile, line: usize, column: usize, finding:
         column,
         message: finding.message,
         hint: finding.hint,
-        excerpt: file.text.lines().nth(line.saturating_sub(1)).unwrap_or_default().to_owned(),
+        excerpt,
+        caret,
         warning: false,
     }
 }

@@ -27,6 +27,9 @@ impl Default for Limits {
     }
 }
 
+/// Bytes of text that are read again to find the places of duplicate keys.
+const LOCATED: usize = 64 << 20;
+
 /// All documents of a text; empty ones are left out. With any problem the documents that came before it are
 /// still there, so that their own mistakes are found too.
 pub fn parse(source: &str, path: &str, bytes: &[u8], limits: Limits) -> (Vec<Document>, Vec<Problem>) {
@@ -47,7 +50,9 @@ pub fn parse(source: &str, path: &str, bytes: &[u8], limits: Limits) -> (Vec<Doc
         let seed = ValueSeed { budget: &budget, duplicates: &duplicates, trail: &Trail::Root };
         match seed.deserialize(document) {
             Ok(value) => {
-                for path in duplicates.take() {
+                // To find the place of a key reads the file again: a huge file with many gets its first ones reported.
+                let most = (LOCATED / file.text.len().max(1)).clamp(1, 200);
+                for path in duplicates.take().into_iter().take(most) {
                     let place = Place::new(Arc::clone(&file), index, path);
                     let (line, column) = place.locate(super::At::Key);
                     let finding = Finding::new("this key stands here twice")

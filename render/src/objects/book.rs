@@ -10,8 +10,11 @@ use serde_json::{Map, Value};
 use towpath_proto::did_you_mean;
 
 use super::{
-    Object,
+    Key, Object,
+    budget::Cost,
+    limits::{self, Targets},
     load::{Loader, Pinned},
+    repository_url::RepositoryUrl,
     task::{
         Book, Condition, Dependency, Drift, ModuleUse, Rollout, Task, Until, Within, flag, list, map, members, message,
         text, time,
@@ -32,7 +35,8 @@ pub(super) fn read(loader: &mut Loader<'_>, object: &Object) -> Book {
     let (spec, namespace, name) = (object.spec.as_ref(), object.key.namespace.as_str(), object.key.name.as_str());
     let place = object.place.key("spec");
     let within = Arc::new(Within { source: object.place.source().to_owned(), ..Within::default() });
-    let mut reader = Reader { loader, namespace, trail: Vec::new() };
+    let targets = Targets::read(loader, &place, spec, namespace);
+    let mut reader = Reader { owner: place.source(), object: &object.key, loader, namespace, trail: Vec::new() };
     let mut tasks = reader.tasks(&place.key("tasks"), members(spec, "tasks"), &within, &[]);
     let mut handlers = reader.tasks(&place.key("handlers"), members(spec, "handlers"), &within, &[]);
     tasks.handlers.append(&mut handlers.tasks);
@@ -44,7 +48,7 @@ pub(super) fn read(loader: &mut Loader<'_>, object: &Object) -> Book {
     let mut book = Book {
         namespace: namespace.to_owned(),
         name: name.to_owned(),
-        targets: message(spec, "targets"),
+        targets,
         depends_on: list(spec, "dependsOn").iter().filter_map(dependency).collect(),
         rollout: Rollout {
             serialize: message(&rollout_spec, "serialize"),
@@ -91,6 +95,9 @@ struct Read {
 struct Reader<'a, 'b> {
     loader: &'a mut Loader<'b>,
     namespace: &'a str,
+    /// The source of the object whose tasks are read: what they cost is charged to it.
+    owner: &'a str,
+    object: &'a Key,
     /// The files that are being included, outermost first.
     trail: Vec<(String, String)>,
 }
@@ -99,6 +106,9 @@ impl Reader<'_, '_> {
     fn tasks(&mut self, place: &Place, values: &[Value], within: &Arc<Within>, when: &[Condition]) -> Read {
         let mut read = Read::default();
         for (index, value) in values.iter().enumerate().filter(|(_, value)| value.is_object()) {
+            if !self.loader.charge(self.owner, Cost { tasks: 1, ..Cost::of(value) }) {
+                break;
+            }
             let place = place.index(index);
             if value.get("include").is_some_and(Value::is_object) {
                 let mut included = self.include(&place, value, within, when);
@@ -118,7 +128,7 @@ impl Reader<'_, '_> {
             Some(ModuleUse { name: field.name, message, params: params.clone() })
         });
         if let Some(module) = &module {
-            self.module_allowed(place, module);
+            limits::check_module(self.loader, place, module, self.namespace);
         }
         let mut when = outer.to_vec();
         when.extend(text(value, "when").map(|expression| Condition { expression, within: Arc::clone(within) }));
@@ -159,23 +169,6 @@ impl Reader<'_, '_> {
         }
     }
 
-    fn module_allowed(&mut self, place: &Place, module: &ModuleUse) {
-        let Some(limits) = self.loader.namespace(self.namespace).and_then(|namespace| namespace.modules.clone()) else {
-            return;
-        };
-        let refused = limits.deny.iter().any(|name| name == module.name)
-            || (!limits.allow.is_empty() && !limits.allow.iter().any(|name| name == module.name));
-        if refused {
-            let finding =
-                Finding::new(format!("the namespace {} may not use the module {}", self.namespace, module.name));
-            self.loader.problem(
-                &place.key(module.name),
-                At::Key,
-                finding.hint("modules.allow and modules.deny of the Namespace say which it may"),
-            );
-        }
-    }
-
     fn include(&mut self, place: &Place, value: &Value, within: &Arc<Within>, outer: &[Condition]) -> Read {
         let include = value.get("include").cloned().unwrap_or_default();
         let at = place.key("include");
@@ -189,7 +182,9 @@ impl Reader<'_, '_> {
             self.loader.problem(&at, At::Value, Finding::new(message));
             return Read::default();
         }
-        let Some(document) = self.loader.read_tasks(&at, &source, &path) else { return Read::default() };
+        let Some(document) = self.loader.read_tasks(&at, (self.owner, self.object), &source, &path) else {
+            return Read::default();
+        };
         let prefix = match text(value, "name") {
             Some(name) => format!("{}{name}/", within.prefix),
             None => within.prefix.clone(),
@@ -221,21 +216,22 @@ impl Reader<'_, '_> {
             return None;
         }
         let limits = self.loader.namespace(self.namespace).and_then(|namespace| namespace.includes.clone());
-        if !limits.unwrap_or_default().allow.iter().any(|glob| glob_matches(glob, &url)) {
+        let parsed = match RepositoryUrl::read(&url) {
+            Ok(parsed) => parsed,
+            Err(error) => {
+                let finding = Finding::new(format!("cannot use {url}: {error}"))
+                    .hint("write https://HOST/PATH, ssh://USER@HOST/PATH or USER@HOST:PATH");
+                self.loader.problem(&at.key("url"), At::Value, finding);
+                return None;
+            }
+        };
+        let allows = |pattern: &String| RepositoryUrl::pattern(pattern).is_ok_and(|pattern| pattern.allows(&parsed));
+        if !limits.unwrap_or_default().allow.iter().any(allows) {
             let finding = Finding::new(format!("the namespace {} may not include from {url}", self.namespace));
             self.loader.problem(
                 &at.key("url"),
                 At::Value,
                 finding.hint("list it in includes.allow of the Namespace, or make it a source"),
-            );
-            return None;
-        }
-        let scp = !url.contains("://") && url.split_once('@').is_some_and(|(_, rest)| rest.contains(':'));
-        if !(url.starts_with("https://") || url.starts_with("ssh://") || scp) {
-            self.loader.problem(
-                &at.key("url"),
-                At::Value,
-                Finding::new(format!("{url} is neither an https nor an ssh URL")),
             );
             return None;
         }
@@ -278,6 +274,15 @@ impl Reader<'_, '_> {
                         hint: meant.or_else(|| Some("sources are listed in a Config".into())),
                     };
                     self.loader.problem(&at.key("source"), At::Value, finding);
+                    return None;
+                }
+                if source != within.source && !limits::may_read(self.loader, self.namespace, &source) {
+                    let finding = Finding::new(format!(
+                        "the namespace {} may not include from the source {source}",
+                        self.namespace
+                    ));
+                    let hint = "list it in sources of the Namespace, or set library: true on it";
+                    self.loader.problem(&at.key("source"), At::Value, finding.hint(hint));
                     return None;
                 }
                 // A path in an included file starts at that file's folder.
@@ -334,7 +339,7 @@ fn names(loader: &mut Loader<'_>, book: &Book) {
                 && let Some(first) = registered.insert(name, &task.place)
             {
                 let finding = Finding::new(format!("two tasks register {name:?}"));
-                let hint = format!("the other one is at {}", first.file_line());
+                let hint = format!("the other one is at {}", loader.file_line(first));
                 loader.problem(&task.place.key("register"), At::Value, finding.hint(hint));
             }
         }
@@ -352,7 +357,7 @@ fn unique_ids(loader: &mut Loader<'_>, tasks: &[Task]) {
             let finding = Finding::new(format!("two tasks are called {:?}", task.id));
             let hint = format!(
                 "the other one is at {}; give the include a name, which then stands before its tasks' names",
-                first.file_line()
+                loader.file_line(first)
             );
             loader.problem(&task.place.key("name"), At::Value, finding.hint(hint));
         }
@@ -390,8 +395,15 @@ pub(super) fn check_task_file(loader: &mut Loader<'_>, document: &Document) {
 }
 
 /// A task that stands alone: of a computed value.
-pub(super) fn single_task(loader: &mut Loader<'_>, place: &Place, value: &Value, namespace: &str) -> Task {
+pub(super) fn single_task(loader: &mut Loader<'_>, place: &Place, value: &Value, object: &Key) -> Task {
     let within = super::load::within_source(place);
-    let mut reader = Reader { loader, namespace, trail: Vec::new() };
+    let mut reader = Reader { owner: place.source(), object, loader, namespace: &object.namespace, trail: Vec::new() };
     reader.task(place, value, &within, &[])
+}
+
+/// Checks the tasks of a spec that is not a TaskBook's.
+pub(super) fn check_tasks(loader: &mut Loader<'_>, place: &Place, spec: &Value, object: &Key) {
+    let within = super::load::within_source(place);
+    let mut reader = Reader { owner: place.source(), object, loader, namespace: &object.namespace, trail: Vec::new() };
+    reader.tasks(&place.key("tasks"), members(spec, "tasks"), &within, &[]);
 }

@@ -6,6 +6,7 @@ use std::{collections::BTreeMap, sync::Arc};
 
 use super::{
     Key, Object, ObjectSet,
+    budget::Budget,
     load::{LeftOut, Loaded, Pinned, SourceTree, load_without},
 };
 use crate::{problem::Problem, tree::Tree};
@@ -22,36 +23,91 @@ pub struct Held {
     pub problem: Problem,
 }
 
+/// How often the sources are loaded again without what did not fit. Beyond it every source with an error is held whole.
+const ROUNDS: usize = 16;
+
 /// Loads all sources, in order. Objects of later sources than the first that have mistakes, or that need an object that is
 /// held, are held: they are in [`ObjectSet::held`] and nowhere else, and their mistakes are no errors.
 pub fn load_holding(sources: &[SourceTree], pinned: &BTreeMap<Pinned, Arc<dyn Tree>>) -> Loaded {
+    load_within(sources, pinned, Budget::default())
+}
+
+/// The same within a budget. A later source that is beyond it is held whole.
+fn load_within(sources: &[SourceTree], pinned: &BTreeMap<Pinned, Arc<dyn Tree>>, budget: Budget) -> Loaded {
     let first = sources.first().map(|source| source.name.clone()).unwrap_or_default();
     let mut left_out = LeftOut::default();
     let mut held: BTreeMap<HeldKey, Held> = BTreeMap::new();
+    let mut round = 0;
     loop {
-        let mut loaded = load_without(sources, pinned, &left_out);
-        if loaded.errors.is_empty()
-            || !loaded.wants.is_empty()
-            || loaded.errors.iter().any(|error| error.source == first || !names(sources, error))
+        let mut loaded = load_without(sources, pinned, &left_out, budget);
+        let fatal = |error: &Problem| error.source == first || !names(sources, error);
+        let blamed: Vec<(&Problem, Blamed)> =
+            loaded.errors.iter().map(|error| (error, blame(&loaded, error, round >= ROUNDS))).collect();
+        let of_first = |(_, blamed): &(&Problem, Blamed)| match blamed {
+            Blamed::Objects(objects) => objects.iter().any(|object| object.place.source() == first),
+            Blamed::Source(_) => false,
+        };
+        let before = left_out.len();
+        if !blamed.is_empty()
+            && loaded.wants.is_empty()
+            && !loaded.errors.iter().any(fatal)
+            && !blamed.iter().any(of_first)
         {
+            for (problem, blamed) in blamed {
+                hold(&mut left_out, &mut held, problem, blamed);
+            }
+        }
+        if left_out.len() == before {
             loaded.set.held = held;
             return loaded;
         }
-        for error in &loaded.errors {
-            let blamed: Vec<Object> = match behind(&loaded.set, error) {
-                Some(object) => vec![object.clone()],
-                // A file that is no object's: what the source says can't be told apart.
-                None => of_source(&loaded.set, &error.source).cloned().collect(),
-            };
-            let why = |object: Option<Object>| Held { object, problem: error.clone() };
-            if blamed.is_empty() {
-                left_out.sources.insert(error.source.clone());
-                held.entry((error.source.clone(), None)).or_insert_with(|| why(None));
-            }
-            for object in blamed {
-                let key = (error.source.clone(), object.key.clone());
-                held.entry((key.0.clone(), Some(key.1.clone()))).or_insert_with(|| why(Some(object)));
-                left_out.objects.insert(key);
+        round += 1;
+    }
+}
+
+/// The part of a source that a mistake is blamed on.
+enum Blamed {
+    Objects(Vec<Object>),
+    Source(String),
+}
+
+fn blame(loaded: &Loaded, error: &Problem, whole: bool) -> Blamed {
+    if whole || loaded.beyond.contains(&error.source) {
+        return Blamed::Source(error.source.clone());
+    }
+    if let Some(object) = behind(&loaded.set, error) {
+        return Blamed::Objects(vec![object.clone()]);
+    }
+    // A file that is read by includes alone: the objects that include it do not fit.
+    let file = (error.source.clone(), error.file.clone());
+    let includers: Vec<Object> = loaded
+        .included_by
+        .get(&file)
+        .into_iter()
+        .flatten()
+        .filter_map(|key| loaded.set.objects.get(key))
+        .cloned()
+        .collect();
+    if !includers.is_empty() {
+        return Blamed::Objects(includers);
+    }
+    // A file of no object: which objects are meant cannot be known.
+    let objects: Vec<Object> = of_source(&loaded.set, &error.source).cloned().collect();
+    if objects.is_empty() { Blamed::Source(error.source.clone()) } else { Blamed::Objects(objects) }
+}
+
+fn hold(left_out: &mut LeftOut, held: &mut BTreeMap<HeldKey, Held>, problem: &Problem, blamed: Blamed) {
+    match blamed {
+        Blamed::Source(source) => {
+            held.entry((source.clone(), None)).or_insert_with(|| Held { object: None, problem: problem.clone() });
+            left_out.sources.insert(source);
+        }
+        Blamed::Objects(objects) => {
+            for object in objects {
+                let key = (object.place.source().to_owned(), object.key.clone());
+                left_out.objects.insert(key.clone());
+                let why = Held { object: Some(object), problem: problem.clone() };
+                held.entry((key.0, Some(key.1))).or_insert(why);
             }
         }
     }
@@ -65,13 +121,14 @@ fn of_source<'a>(set: &'a ObjectSet, source: &'a str) -> impl Iterator<Item = &'
     set.objects.values().filter(move |object| object.place.source() == source)
 }
 
-/// The object in whose lines a mistake stands.
+/// The object in whose lines a mistake is. Objects of a file begin in the order of its documents, so a few places are
+/// enough to find it.
 fn behind<'a>(set: &'a ObjectSet, error: &'a Problem) -> Option<&'a Object> {
-    let begins = |object: &&Object| object.place.position().0;
-    of_source(set, &error.source)
-        .filter(|object| object.place.file() == error.file)
-        .filter(|object| begins(object) <= error.line)
-        .max_by_key(begins)
+    let mut objects: Vec<&Object> =
+        of_source(set, &error.source).filter(|object| object.place.file() == error.file).collect();
+    objects.sort_by_key(|object| object.place.document());
+    let after = objects.partition_point(|object| object.place.position().0 <= error.line);
+    objects.get(after.checked_sub(1)?).copied()
 }
 
 /// What one set holds and another does not.

@@ -2,6 +2,7 @@
 //! against one another. Every mistake is reported, not the first.
 
 use std::{
+    cell::RefCell,
     collections::{BTreeMap, BTreeSet},
     sync::Arc,
     time::Duration,
@@ -12,7 +13,10 @@ use serde_json::Value;
 use towpath_proto::{Message, v1alpha as pb};
 
 use super::{
-    ComputedValue, Group, Key, NodeObject, Object, ObjectSet, VariablesObject, analysis, book, references,
+    ComputedValue, Group, Key, NodeObject, Object, ObjectSet, VariablesObject, analysis, book,
+    budget::{self, Budget, Cost, Exceeded, Problems, Spent},
+    limits, reactions, references,
+    repository_url::RepositoryUrl,
     task::{self, Within},
 };
 use crate::{
@@ -58,6 +62,10 @@ pub struct Loaded {
     pub warnings: Vec<Problem>,
     /// Pinned includes whose trees were not given: fetch them and load again.
     pub wants: BTreeSet<Pinned>,
+    /// Sources that are beyond their budget.
+    pub(super) beyond: BTreeSet<String>,
+    /// The objects that include each file, by source and path.
+    pub(super) included_by: BTreeMap<(String, String), BTreeSet<Key>>,
 }
 
 /// What is not looked at.
@@ -69,9 +77,15 @@ pub(super) struct LeftOut {
     pub(super) sources: BTreeSet<String>,
 }
 
+impl LeftOut {
+    pub(super) fn len(&self) -> usize {
+        self.objects.len() + self.sources.len()
+    }
+}
+
 /// Loads all sources, in order; the first one is the first.
 pub fn load(sources: &[SourceTree], pinned: &BTreeMap<Pinned, Arc<dyn Tree>>) -> Loaded {
-    load_without(sources, pinned, &LeftOut::default())
+    load_without(sources, pinned, &LeftOut::default(), Budget::default())
 }
 
 /// The same, as if some objects were not there.
@@ -79,12 +93,15 @@ pub(super) fn load_without(
     sources: &[SourceTree],
     pinned: &BTreeMap<Pinned, Arc<dyn Tree>>,
     left_out: &LeftOut,
+    budget: Budget,
 ) -> Loaded {
     let mut loader = Loader {
         sources,
         pinned,
         left_out,
-        problems: Vec::new(),
+        problems: RefCell::new(Problems::new(budget.problems)),
+        spent: Spent::new(budget),
+        included_by: BTreeMap::new(),
         wants: BTreeSet::new(),
         set: ObjectSet::default(),
         task_files: BTreeMap::new(),
@@ -103,7 +120,9 @@ pub(super) fn load_without(
     loader.namespaced_kinds();
     references::check_all(&mut loader);
     analysis::check(&mut loader);
-    let mut problems = loader.problems;
+    let beyond = loader.spent.exceeded().clone();
+    let (mut problems, left_out) = loader.problems.into_inner().finish();
+    problems.extend(left_out.into_iter().map(more_problems));
     hide_secrets(&mut problems, &loader.set);
     let rank: BTreeMap<&str, usize> =
         sources.iter().enumerate().map(|(rank, source)| (source.name.as_str(), rank)).collect();
@@ -115,7 +134,16 @@ pub(super) fn load_without(
     });
     problems.dedup();
     let (warnings, errors) = problems.into_iter().partition(|problem| problem.warning);
-    Loaded { set: loader.set, errors, warnings, wants: loader.wants }
+    Loaded { set: loader.set, errors, warnings, wants: loader.wants, beyond, included_by: loader.included_by }
+}
+
+/// The problem that counts those of a source that are not shown.
+fn more_problems(left_out: budget::LeftOut) -> Problem {
+    let budget::LeftOut { source, warning, count } = left_out;
+    let what = if warning { "warnings" } else { "errors" };
+    let file = SourceFile { path: source.clone(), source, text: String::new() };
+    let problem = problem_at(&file, 1, 1, Finding::new(format!("at most {count} further {what} are not shown")));
+    Problem { warning, ..problem }
 }
 
 /// What stands in a file with Secrets may be one that was not encrypted: its lines are not shown.
@@ -144,7 +172,9 @@ pub(super) struct Loader<'a> {
     sources: &'a [SourceTree],
     pinned: &'a BTreeMap<Pinned, Arc<dyn Tree>>,
     left_out: &'a LeftOut,
-    problems: Vec<Problem>,
+    problems: RefCell<Problems>,
+    spent: Spent,
+    included_by: BTreeMap<(String, String), BTreeSet<Key>>,
     wants: BTreeSet<Pinned>,
     pub(super) set: ObjectSet,
     task_files: BTreeMap<(String, String), Option<Document>>,
@@ -153,12 +183,50 @@ pub(super) struct Loader<'a> {
 impl Loader<'_> {
     /// Reports a problem at a place.
     pub(super) fn problem(&mut self, place: &Place, at: At, finding: Finding) {
-        self.problems.push(place.problem(finding, at));
+        self.report(place, at, finding, false);
     }
 
     /// Reports a warning at a place.
     pub(super) fn warning(&mut self, place: &Place, at: At, finding: Finding) {
-        self.problems.push(Problem { warning: true, ..place.problem(finding, at) });
+        self.report(place, at, finding, true);
+    }
+
+    fn report(&mut self, place: &Place, at: At, finding: Finding, warning: bool) {
+        let problems = self.problems.get_mut();
+        if problems.has_room(place.source(), warning, place.text().len()) {
+            problems.push(Problem { warning, ..place.problem(finding, at) });
+        }
+    }
+
+    /// `file:line` of a place that a hint names; the file alone if too many were asked for.
+    pub(super) fn file_line(&self, place: &Place) -> String {
+        let may = self.problems.borrow_mut().may_locate(place.source(), place.text().len());
+        if may { place.file_line() } else { place.file().to_owned() }
+    }
+
+    fn keep(&mut self, problems: impl IntoIterator<Item = Problem>) {
+        let kept = self.problems.get_mut();
+        for problem in problems.into_iter().take(PROBLEMS_PER_FILE) {
+            if kept.has_room(&problem.source, problem.warning, 0) {
+                kept.push(problem);
+            }
+        }
+    }
+
+    /// Charges a cost to a source. `false` if the source is beyond its budget, so that no more of it is to be read.
+    pub(super) fn charge(&mut self, source: &str, cost: Cost) -> bool {
+        if let Err(Exceeded { what, limit, all }) = self.spent.charge(source, cost) {
+            let whose = if all { "all sources together have" } else { "the source has" };
+            let file = SourceFile { source: source.to_owned(), path: source.to_owned(), text: String::new() };
+            let finding = Finding::new(format!("{whose} more than {limit} {what}"))
+                .hint("split the source, or write less: the limits keep one source from exhausting every node");
+            self.keep([problem_at(&file, 1, 1, finding)]);
+        }
+        !self.spent.is_beyond(source)
+    }
+
+    pub(super) fn is_library(&self, name: &str) -> bool {
+        self.sources.iter().any(|source| source.name == name && source.library)
     }
 
     pub(super) fn namespace(&self, name: &str) -> Option<&pb::Namespace> {
@@ -201,9 +269,12 @@ impl Loader<'_> {
         let ignored = self.ignored(source);
         let mut objects = 0;
         for entry in entries.iter().filter(|entry| is_object_file(&entry.path) && !is_ignored(&ignored, &entry.path)) {
+            if !self.charge(&source.name, Cost { files: 1, bytes: entry.size.unwrap_or(0), ..Cost::default() }) {
+                return;
+            }
             objects += self.file(source, first, entry, pending);
         }
-        if objects == 0 && !self.problems.iter().any(|problem| problem.source == source.name) {
+        if objects == 0 && !self.problems.borrow().has_error(&source.name) {
             let finding = Finding::new(format!("the source {} has no objects", source.name));
             self.file_problem(
                 source,
@@ -234,7 +305,7 @@ impl Loader<'_> {
                         path: ".towpathignore".into(),
                         text: String::from_utf8_lossy(&bytes).into_owned(),
                     };
-                    self.problems.push(problem_at(&file, number + 1, 1, Finding::new(error.to_string())));
+                    self.keep([problem_at(&file, number + 1, 1, Finding::new(error.to_string()))]);
                 }
             }
         }
@@ -247,7 +318,7 @@ impl Loader<'_> {
             path: if path.is_empty() { source.name.clone() } else { path.to_owned() },
             text: String::new(),
         };
-        self.problems.push(problem_at(&file, 1, 1, finding));
+        self.keep([problem_at(&file, 1, 1, finding)]);
     }
 
     /// Reads the documents of one file; gives how many there are.
@@ -280,10 +351,16 @@ impl Loader<'_> {
             self.file_problem(source, &entry.path, finding);
             return 0;
         }
+        if entry.size.is_none() {
+            self.charge(&source.name, Cost { bytes: bytes.len() as u64, ..Cost::default() });
+        }
         let (documents, problems) = parse(&source.name, &entry.path, &bytes, limits);
         let count = documents.len() + problems.len();
-        self.problems.extend(problems.into_iter().take(PROBLEMS_PER_FILE));
+        self.keep(problems);
         for document in documents {
+            if !self.charge(&source.name, Cost::of(&document.value)) {
+                break;
+            }
             self.document(source, first, &document, pending);
         }
         count
@@ -315,7 +392,7 @@ impl Loader<'_> {
     fn insert(&mut self, kind: &'static Message, key: Key, document: &Document, place: Place) {
         if let Some(other) = self.set.objects.get(&key) {
             let finding = Finding::new(format!("there are two objects {} {}", kind.name, display(&key)));
-            let hint = format!("the other one is at {}", other.place.file_line());
+            let hint = format!("the other one is at {}", self.file_line(&other.place));
             self.problem(&place.key("metadata").key("name"), At::Value, finding.hint(hint));
             return;
         }
@@ -336,12 +413,18 @@ impl Loader<'_> {
             Place::new(Arc::clone(&document.file), document.index, Path(steps))
         };
         for (path, at, finding) in checked.findings.into_iter().take(PROBLEMS_PER_FILE) {
-            let problem = place(&path).problem(finding, at);
-            self.problems.push(Problem { warning: warning.unwrap_or(false), ..problem });
+            self.report(&place(&path), at, finding, warning.unwrap_or(false));
         }
         if document.file.text.contains("mode: 0") || document.file.text.contains("mode: \t0") {
             for path in &checked.modes {
-                self.unquoted_mode(&place(path));
+                let place = place(path);
+                if self.problems.get_mut().may_locate(place.source(), place.text().len()) {
+                    self.unquoted_mode(&place);
+                } else {
+                    let finding = Finding::new("the file has too many modes to look each of them up");
+                    self.problem(&document.place(), At::Value, finding.hint("split the file"));
+                    break;
+                }
             }
         }
     }
@@ -372,9 +455,21 @@ impl Loader<'_> {
 
     fn global_kinds(&mut self) {
         for object in self.objects_of("Namespace") {
-            if let Ok(namespace) = serde_json::from_value(object.spec.or_empty()) {
-                self.set.namespaces.insert(object.key.name, namespace);
+            let Ok(namespace) = serde_json::from_value::<pb::Namespace>(object.spec.or_empty()) else { continue };
+            let allowed = namespace.includes.as_ref().map(|includes| includes.allow.as_slice()).unwrap_or_default();
+            for (index, pattern) in allowed.iter().enumerate() {
+                if let Err(error) = RepositoryUrl::pattern(pattern) {
+                    let finding = Finding::new(format!("{pattern} allows no repository: {error}")).hint(
+                        "write https://HOST/PATH or ssh://HOST/PATH, with * for any characters of the host or path",
+                    );
+                    self.problem(
+                        &object.place.key("spec").key("includes").key("allow").index(index),
+                        At::Value,
+                        finding,
+                    );
+                }
             }
+            self.set.namespaces.insert(object.key.name, namespace);
         }
         for object in self.objects_of("Node") {
             let address = object.spec.get("address").and_then(Value::as_str).map(str::to_owned);
@@ -426,11 +521,15 @@ impl Loader<'_> {
 
     fn namespaced_kinds(&mut self) {
         for object in self.set.objects.values().cloned().collect::<Vec<_>>() {
+            if self.spent.is_beyond(object.place.source()) {
+                continue;
+            }
             match object.key.kind {
                 "TaskBook" => {
                     let book = book::read(self, &object);
                     self.set.books.insert(book.id(), Arc::new(book));
                 }
+                "CronJob" | "Trigger" | "Beacon" => reactions::check(self, &object),
                 "Variables" | "ClusterVariables" => {
                     let variables = self.variables(&object);
                     self.set.variables.push(variables);
@@ -451,8 +550,7 @@ impl Loader<'_> {
                 let finding = Finding::new("a computed value has either an expression or a task");
                 self.problem(&place, At::Value, finding);
             }
-            let task =
-                task.map(|task| Box::new(book::single_task(self, &place.key("task"), task, &object.key.namespace)));
+            let task = task.map(|task| Box::new(book::single_task(self, &place.key("task"), task, &object.key)));
             if let Some(module) = task.as_ref().and_then(|task| task.module.as_ref())
                 && !matches!(module.name, "command" | "script" | "http")
             {
@@ -468,9 +566,10 @@ impl Loader<'_> {
                 place,
             });
         }
+        let targets = limits::Targets::read(self, &place, &object.spec, &object.key.namespace);
         VariablesObject {
             key: object.key.clone(),
-            targets: task::message(&object.spec, "targets"),
+            targets,
             priority: object.spec.get("priority").and_then(Value::as_i64).unwrap_or(0),
             values: task::map(&object.spec, "values"),
             by_node: task::map(&object.spec, "valuesByNode"),
@@ -480,17 +579,29 @@ impl Loader<'_> {
     }
 
     /// Reads a file of tasks once; its own mistakes are reported once.
-    pub(super) fn read_tasks(&mut self, at: &Place, source: &str, path: &str) -> Option<Document> {
+    ///
+    /// It is charged to `owner`, the source of the first object that includes it.
+    pub(super) fn read_tasks(
+        &mut self,
+        at: &Place,
+        (owner, object): (&str, &Key),
+        source: &str,
+        path: &str,
+    ) -> Option<Document> {
         let cached = (source.to_owned(), path.to_owned());
+        let includers = self.included_by.entry(cached.clone()).or_default();
+        if !includers.contains(object) {
+            includers.insert(object.clone());
+        }
         if let Some(known) = self.task_files.get(&cached) {
             return known.clone();
         }
-        let read = self.read_task_file(at, source, path);
+        let read = self.read_task_file(at, owner, source, path);
         self.task_files.insert(cached, read.clone());
         read
     }
 
-    fn read_task_file(&mut self, at: &Place, source: &str, path: &str) -> Option<Document> {
+    fn read_task_file(&mut self, at: &Place, owner: &str, source: &str, path: &str) -> Option<Document> {
         // A pinned include that is still wanted has no tree yet.
         let tree = Arc::clone(self.set.trees.get(source)?);
         let bytes = match tree.read(path) {
@@ -505,9 +616,12 @@ impl Loader<'_> {
                 return None;
             }
         };
+        if !self.charge(owner, Cost { files: 1, bytes: bytes.len() as u64, ..Cost::default() }) {
+            return None;
+        }
         let (mut documents, problems) = parse(source, path, &bytes, Limits::default());
         let broken = !problems.is_empty();
-        self.problems.extend(problems.into_iter().take(PROBLEMS_PER_FILE));
+        self.keep(problems);
         if broken {
             return None;
         }

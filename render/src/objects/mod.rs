@@ -2,14 +2,20 @@
 
 mod analysis;
 mod book;
+mod budget;
 mod definition;
 mod held;
+mod limits;
 mod load;
 mod notify;
 pub(crate) mod order;
+mod reactions;
 mod references;
+mod repository_url;
 mod stretch;
 pub mod task;
+#[cfg(test)]
+mod tests;
 mod untrusted;
 
 use std::{
@@ -21,8 +27,10 @@ use serde_json::Value;
 use towpath_proto::v1alpha as pb;
 
 pub use analysis::FACTS;
+pub use budget::{Budget, Cost};
 pub use definition::{book_digest, task_digest};
 pub use held::{Held, HeldKey, load_holding, newly_held};
+pub use limits::Targets;
 pub use load::{Loaded, Pinned, SourceTree, load};
 pub use references::identity;
 pub(crate) use references::{dependencies, level};
@@ -71,7 +79,7 @@ pub struct VariablesObject {
     /// What it is called.
     pub key: Key,
     /// Whom it is for; None: all nodes.
-    pub targets: Option<pb::Targets>,
+    pub targets: Option<Targets>,
     /// The higher wins.
     pub priority: i64,
     /// The values.
@@ -156,37 +164,23 @@ impl ObjectSet {
         self.groups.iter().filter(|(_, group)| member(group)).map(|(name, _)| name.clone()).collect()
     }
 
-    /// How targets select a node: None: not at all.
-    pub fn selects(&self, targets: Option<&pb::Targets>, node: &str, groups: &BTreeSet<String>) -> Option<Selected> {
-        let Some(targets) = targets else { return Some(Selected::Group) };
-        if targets.nodes.iter().any(|name| name == node) {
-            return Some(Selected::Node);
-        }
-        targets.node_groups.iter().any(|group| groups.contains(group)).then_some(Selected::Group)
+    /// Returns how targets select a node; `None` if they do not. Targets that were left out select every node.
+    pub fn selects(&self, targets: Option<&Targets>, node: &str, groups: &BTreeSet<String>) -> Option<Selected> {
+        targets.map_or(Some(Selected::Group), |targets| targets.select(node, groups))
     }
 
-    /// The nodes that a book is for.
+    /// The nodes that a book is for; none for a book without targets.
     pub fn targets_of(&self, book: &Book) -> Vec<String> {
-        let selected = |node: &String| {
-            let groups = self.groups_of(node);
-            self.selects(book.targets.as_ref(), node, &groups).is_some() && self.may_target(&book.namespace, &groups)
-        };
-        let mut nodes = self.all_nodes();
-        nodes.extend(book.targets.iter().flat_map(|targets| targets.nodes.iter().cloned()));
-        nodes.into_iter().filter(selected).collect()
+        let Some(targets) = &book.targets else { return Vec::new() };
+        let mut nodes = if targets.groups().is_empty() { BTreeSet::new() } else { self.all_nodes() };
+        nodes.extend(targets.nodes().iter().cloned());
+        nodes.into_iter().filter(|node| targets.select(node, &self.groups_of(node)).is_some()).collect()
     }
 
     /// Every node that some object names.
     pub fn all_nodes(&self) -> BTreeSet<String> {
         let in_groups = self.groups.values().flat_map(|group| group.nodes.iter());
         self.nodes.keys().chain(in_groups).cloned().collect()
-    }
-
-    /// Whether a namespace's TaskBooks may target a node.
-    pub fn may_target(&self, namespace: &str, groups: &BTreeSet<String>) -> bool {
-        self.namespaces.get(namespace).is_none_or(|limits| {
-            limits.node_groups.is_empty() || limits.node_groups.iter().any(|group| groups.contains(group))
-        })
     }
 }
 

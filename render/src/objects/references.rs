@@ -7,7 +7,7 @@ use towpath_proto::did_you_mean;
 
 use super::{
     Key, Selected, VariablesObject,
-    book::glob_matches,
+    limits::below_prefix,
     load::{Loader, display},
     order,
     task::{self, Book, ModuleUse, Task},
@@ -46,7 +46,6 @@ pub(super) fn check(loader: &mut Loader<'_>, reference: &Reference, from: &Key, 
 /// Checks all objects against one another.
 pub(super) fn check_all(loader: &mut Loader<'_>) {
     namespace_sources(loader);
-    targets_within_limits(loader);
     dependency_cycles(loader);
     shared_slots(loader);
     nobody_targeted(loader);
@@ -104,38 +103,6 @@ fn report(loader: &mut Loader<'_>, findings: Vec<(Place, Finding)>) {
     }
 }
 
-fn targets_within_limits(loader: &mut Loader<'_>) {
-    let mut findings = Vec::new();
-    for book in loader.set.books.values() {
-        let Some(limits) = loader.set.namespaces.get(&book.namespace).filter(|limits| !limits.node_groups.is_empty())
-        else {
-            continue;
-        };
-        let Some(targets) = &book.targets else { continue };
-        let place = book.place.key("targets");
-        for (index, group) in targets.node_groups.iter().enumerate() {
-            if !limits.node_groups.contains(group) {
-                let finding =
-                    Finding::new(format!("the namespace {} may not target the NodeGroup {group}", book.namespace));
-                findings.push((
-                    place.key("nodeGroups").index(index),
-                    finding.hint(format!("it may target: {}", limits.node_groups.join(", "))),
-                ));
-            }
-        }
-        for (index, node) in targets.nodes.iter().enumerate() {
-            if !loader.set.may_target(&book.namespace, &loader.set.groups_of(node)) {
-                let finding = Finding::new(format!("the namespace {} may not target the node {node}", book.namespace));
-                findings.push((
-                    place.key("nodes").index(index),
-                    finding.hint(format!("it may target members of: {}", limits.node_groups.join(", "))),
-                ));
-            }
-        }
-    }
-    report(loader, findings);
-}
-
 fn dependency_cycles(loader: &mut Loader<'_>) {
     let graph: BTreeMap<String, Vec<String>> =
         loader.set.books.iter().map(|(id, book)| (id.clone(), dependencies(book))).collect();
@@ -178,7 +145,7 @@ fn shared_slots(loader: &mut Loader<'_>) {
                     place.key("count"),
                     finding.hint(format!(
                         "the other one is at {}; books that share a slot state the same count",
-                        known.1.file_line()
+                        loader.file_line(&known.1)
                     )),
                 ));
             }
@@ -194,14 +161,14 @@ fn nobody_targeted(loader: &mut Loader<'_>) {
     for book in loader.set.books.values() {
         let Some(targets) = &book.targets else { continue };
         // A node need not be written down to be named.
-        if !targets.nodes.is_empty() || nodes.is_empty() && targets.node_groups.is_empty() {
+        if !targets.nodes().is_empty() || nodes.is_empty() && targets.groups().is_empty() {
             continue;
         }
         let matched =
             nodes.iter().any(|node| loader.set.selects(Some(targets), node, &loader.set.groups_of(node)).is_some());
         // A group that is missing or selects nothing has been told already.
         let nothing = |group: &super::Group| group.selector.is_none() && group.nodes.is_empty();
-        let dangling = targets.node_groups.iter().any(|group| loader.set.groups.get(group).is_none_or(nothing));
+        let dangling = targets.groups().iter().any(|group| loader.set.groups.get(group).is_none_or(nothing));
         if !matched && !dangling {
             findings.push((
                 book.place.key("targets"),
@@ -225,7 +192,7 @@ fn variable_conflicts(loader: &mut Loader<'_>) {
         .set
         .variables
         .iter()
-        .flat_map(|object| object.targets.iter().flat_map(|targets| &targets.nodes).chain(object.by_node.keys()))
+        .flat_map(|object| object.targets.iter().flat_map(|targets| targets.nodes()).chain(object.by_node.keys()))
         .collect();
     let mut seen = BTreeSet::new();
     for node in &nodes {
@@ -242,7 +209,7 @@ fn variable_conflicts(loader: &mut Loader<'_>) {
                 ));
                 let hint = format!(
                     "the other one is at {}; give one of the objects a higher priority",
-                    conflict.first.file_line()
+                    loader.file_line(&conflict.first)
                 );
                 findings
                     .entry(format!("{:?}{}", conflict.second, conflict.name))
@@ -263,35 +230,32 @@ fn resource_conflicts(loader: &mut Loader<'_>) {
             }
         }
     }
-    let nodes = loader.set.all_nodes();
+    let mut targets: BTreeMap<String, Vec<String>> = BTreeMap::new();
     let mut findings = Vec::new();
     for ((module, identity), tasks) in owners.iter().filter(|(_, tasks)| tasks.len() > 1) {
-        for (position, (book, task)) in tasks.iter().enumerate() {
-            let both = tasks[..position].iter().find(|(other, _)| {
-                other.id() == book.id()
-                    || nodes.iter().any(|node| {
-                        let groups = loader.set.groups_of(node);
-                        let on = |book: &Book| {
-                            book.targets.is_some() && loader.set.selects(book.targets.as_ref(), node, &groups).is_some()
-                        };
-                        on(book) && on(other)
-                    })
-                    || same_named_node(book, other)
-            });
-            if let Some((other, first)) = both {
-                let finding = Finding::new(format!("two tasks on one node manage the {module} {identity}"));
-                let hint = format!("the other one is {:?} of {} at {}", first.id, other.id(), first.place.file_line());
-                findings.push((task.place.key(module), finding.hint(hint)));
+        let mut first_of_book: BTreeMap<String, &Task> = BTreeMap::new();
+        let mut first_on_node: BTreeMap<String, (String, &Task)> = BTreeMap::new();
+        for (book, task) in tasks {
+            let id = book.id();
+            let nodes = targets.entry(id.clone()).or_insert_with(|| loader.set.targets_of(book));
+            let in_book = first_of_book.get(&id).map(|first| (id.clone(), *first));
+            match in_book.or_else(|| nodes.iter().find_map(|node| first_on_node.get(node).cloned())) {
+                Some((other, first)) => {
+                    let finding = Finding::new(format!("two tasks on one node manage the {module} {identity}"));
+                    let at = loader.file_line(&first.place);
+                    let hint = format!("the other one is {:?} of {other} at {at}", first.id);
+                    findings.push((task.place.key(module), finding.hint(hint)));
+                }
+                None => {
+                    for node in nodes.iter() {
+                        first_on_node.insert(node.clone(), (id.clone(), task));
+                    }
+                    first_of_book.insert(id, task);
+                }
             }
         }
     }
     report(loader, findings);
-}
-
-fn same_named_node(a: &Book, b: &Book) -> bool {
-    let nodes = |book: &Book| book.targets.clone().map(|targets| targets.nodes).unwrap_or_default();
-    let others = nodes(b);
-    nodes(a).iter().any(|node| others.contains(node))
 }
 
 /// What a task manages, where that stands in the text without templates.
@@ -410,7 +374,7 @@ fn secrets(loader: &mut Loader<'_>) {
             let Some(path) = object.spec.get(kind).and_then(|origin| origin.get("path")).and_then(Value::as_str) else {
                 continue;
             };
-            let allowed = prefixes.iter().any(|prefix| path.starts_with(prefix.as_str()) || glob_matches(prefix, path));
+            let allowed = prefixes.iter().any(|prefix| below_prefix(prefix, path));
             if !allowed {
                 let finding =
                     Finding::new(format!("the namespace {} may not read {path} from {kind}", object.key.namespace));

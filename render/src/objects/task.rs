@@ -5,6 +5,7 @@ use std::{sync::Arc, time::Duration};
 use serde_json::{Map, Value};
 use towpath_proto::{Message, v1alpha as pb};
 
+use super::Targets;
 use crate::{
     document::Place,
     words::{Count, duration},
@@ -18,7 +19,7 @@ pub struct Book {
     /// Its name.
     pub name: String,
     /// The nodes; None: only CronJobs and Triggers run it.
-    pub targets: Option<pb::Targets>,
+    pub targets: Option<Targets>,
     /// The books that come first.
     pub depends_on: Vec<Dependency>,
     /// How it goes through the fleet.

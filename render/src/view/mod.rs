@@ -36,7 +36,6 @@ impl NodeView {
             .books
             .iter()
             .filter(|(_, book)| book.targets.is_some() && set.selects(book.targets.as_ref(), node, &groups).is_some())
-            .filter(|(_, book)| set.may_target(&book.namespace, &groups))
             .map(|(id, book)| (id.clone(), Arc::clone(book)))
             .collect();
         let graph = mine.iter().map(|(id, book)| (id.clone(), crate::objects::dependencies(book))).collect();
@@ -62,7 +61,7 @@ impl NodeView {
     }
 
     /// Whether an object is for this node.
-    pub fn selected(&self, set: &ObjectSet, targets: Option<&towpath_proto::v1alpha::Targets>) -> Option<Selected> {
+    pub fn selected(&self, set: &ObjectSet, targets: Option<&crate::objects::Targets>) -> Option<Selected> {
         set.selects(targets, &self.node, &self.groups)
     }
 }

@@ -1,0 +1,294 @@
+//! Budgets for the load of sources: bounds on the memory and the time that a commit can cost every node.
+//!
+//! Charges are made while files are read and includes are expanded, not afterwards. A source that is beyond its budget
+//! contributes no objects; the sources before it are loaded as if it were not there.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use serde_json::Value;
+
+use crate::problem::Problem;
+
+/// An amount of each bounded resource.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Cost {
+    /// Files that are read.
+    pub files: u64,
+    /// Bytes of files, and of strings in expanded tasks.
+    pub bytes: u64,
+    /// YAML values of files and of expanded tasks.
+    pub values: u64,
+    /// Tasks and includes after includes are expanded.
+    pub tasks: u64,
+}
+
+/// What one source, and all sources together, may cost.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Budget {
+    /// The limit of one source.
+    pub source: Cost,
+    /// The limit of all sources.
+    pub all: Cost,
+    /// Problems that are kept of one source; the rest is counted.
+    pub problems: usize,
+}
+
+impl Default for Budget {
+    fn default() -> Self {
+        Self {
+            source: Cost { files: 50_000, bytes: 64 << 20, values: 2 << 20, tasks: 50_000 },
+            all: Cost { files: 100_000, bytes: 128 << 20, values: 4 << 20, tasks: 100_000 },
+            problems: 1000,
+        }
+    }
+}
+
+/// A resource of which a source needs more than it may.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Exceeded {
+    /// The resource, for the message.
+    pub(super) what: &'static str,
+    /// The limit.
+    pub(super) limit: u64,
+    /// Whether it is the limit of all sources together.
+    pub(super) all: bool,
+}
+
+/// What was spent so far, by source.
+#[derive(Debug, Default)]
+pub(super) struct Spent {
+    budget: Budget,
+    all: Cost,
+    sources: BTreeMap<String, Cost>,
+    exceeded: BTreeSet<String>,
+}
+
+impl Spent {
+    /// Nothing spent of a budget.
+    pub(super) fn new(budget: Budget) -> Self {
+        Self { budget, ..Self::default() }
+    }
+
+    /// Charges a cost to a source.
+    ///
+    /// # Errors
+    /// The first time at which the source, or all sources, are beyond a limit.
+    pub(super) fn charge(&mut self, source: &str, cost: Cost) -> Result<(), Exceeded> {
+        let known = self.sources.entry(source.to_owned()).or_default();
+        *known = known.plus(cost);
+        self.all = self.all.plus(cost);
+        let exceeded = known.beyond(&self.budget.source, false).or_else(|| self.all.beyond(&self.budget.all, true));
+        match exceeded {
+            Some(exceeded) if self.exceeded.insert(source.to_owned()) => Err(exceeded),
+            _ => Ok(()),
+        }
+    }
+
+    /// Whether a source is beyond its budget, so that nothing more of it is read.
+    pub(super) fn is_beyond(&self, source: &str) -> bool {
+        self.exceeded.contains(source)
+    }
+
+    /// The sources that are beyond their budget.
+    pub(super) fn exceeded(&self) -> &BTreeSet<String> {
+        &self.exceeded
+    }
+}
+
+impl Cost {
+    /// The cost of a value: itself, everything in it, and the bytes of its strings.
+    pub(super) fn of(value: &Value) -> Self {
+        let mut cost = Self::default();
+        let mut open = vec![value];
+        while let Some(value) = open.pop() {
+            cost.values = cost.values.saturating_add(1);
+            match value {
+                Value::String(text) => cost.bytes = cost.bytes.saturating_add(text.len() as u64),
+                Value::Array(members) => open.extend(members),
+                Value::Object(fields) => {
+                    for (name, value) in fields {
+                        cost.bytes = cost.bytes.saturating_add(name.len() as u64);
+                        open.push(value);
+                    }
+                }
+                _ => {}
+            }
+        }
+        cost
+    }
+
+    fn plus(self, other: Self) -> Self {
+        Self {
+            files: self.files.saturating_add(other.files),
+            bytes: self.bytes.saturating_add(other.bytes),
+            values: self.values.saturating_add(other.values),
+            tasks: self.tasks.saturating_add(other.tasks),
+        }
+    }
+
+    fn beyond(&self, limit: &Self, all: bool) -> Option<Exceeded> {
+        [
+            ("files", self.files, limit.files),
+            ("bytes", self.bytes, limit.bytes),
+            ("YAML values", self.values, limit.values),
+            ("tasks after includes", self.tasks, limit.tasks),
+        ]
+        .into_iter()
+        .find(|(_, spent, limit)| spent > limit)
+        .map(|(what, _, limit)| Exceeded { what, limit, all })
+    }
+}
+
+/// Problems of all sources: each once, and so many of each source. Errors and warnings are counted apart, so that
+/// warnings never crowd out an error.
+#[derive(Debug, Default)]
+pub(super) struct Problems {
+    limit: usize,
+    kept: BTreeSet<Problem>,
+    counts: BTreeMap<(String, bool), Count>,
+}
+
+/// Errors or warnings of a source that are not shown.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct LeftOut {
+    /// The source.
+    pub(super) source: String,
+    /// Whether they are warnings.
+    pub(super) warning: bool,
+    /// Their number, duplicates included.
+    pub(super) count: usize,
+}
+
+#[derive(Debug, Default)]
+struct Count {
+    kept: usize,
+    left_out: usize,
+    /// Bytes of text that were read again to find the places of problems.
+    read: u64,
+}
+
+/// Bytes of text that are read again for the places of one source's problems. A place is found by reading its file.
+const PLACES: u64 = 32 << 20;
+
+impl Problems {
+    /// No problems yet; at most so many of each source will be kept.
+    pub(super) fn new(limit: usize) -> Self {
+        Self { limit, ..Self::default() }
+    }
+
+    /// Makes room for a problem whose place is found in a text of this length. If there is none, the problem is only
+    /// counted.
+    pub(super) fn has_room(&mut self, source: &str, warning: bool, text: usize) -> bool {
+        let count = self.counts.entry((source.to_owned(), warning)).or_default();
+        count.read = count.read.saturating_add(text as u64);
+        let room = count.kept == 0 || count.kept < self.limit && count.read <= PLACES;
+        count.left_out += usize::from(!room);
+        room
+    }
+
+    /// Charges a place that a hint names. `false` if the hint has to do without its line.
+    pub(super) fn may_locate(&mut self, source: &str, text: usize) -> bool {
+        let count = self.counts.entry((source.to_owned(), false)).or_default();
+        count.read = count.read.saturating_add(text as u64);
+        count.read <= PLACES
+    }
+
+    /// Keeps a problem, if it is new.
+    pub(super) fn push(&mut self, problem: Problem) {
+        let key = (problem.source.clone(), problem.warning);
+        if self.kept.insert(problem) {
+            self.counts.entry(key).or_default().kept += 1;
+        }
+    }
+
+    /// Whether a source has an error.
+    pub(super) fn has_error(&self, source: &str) -> bool {
+        self.counts.get(&(source.to_owned(), false)).is_some_and(|count| count.kept > 0)
+    }
+
+    /// The problems, and those that were left out of each source.
+    pub(super) fn finish(self) -> (Vec<Problem>, Vec<LeftOut>) {
+        let left_out = self.counts.into_iter().filter(|(_, count)| count.left_out > 0);
+        let left_out =
+            left_out.map(|((source, warning), count)| LeftOut { source, warning, count: count.left_out }).collect();
+        (self.kept.into_iter().collect(), left_out)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const SMALL: Budget = Budget {
+        source: Cost { files: 2, bytes: 10, values: 5, tasks: 3 },
+        all: Cost { files: 3, bytes: 15, values: 8, tasks: 5 },
+        problems: 2,
+    };
+
+    fn files(files: u64) -> Cost {
+        Cost { files, ..Cost::default() }
+    }
+
+    #[test]
+    fn source_beyond_its_limit_is_named_once() {
+        let mut spent = Spent::new(SMALL);
+        assert_eq!(spent.charge("a", files(2)), Ok(()));
+        assert_eq!(spent.charge("a", files(1)), Err(Exceeded { what: "files", limit: 2, all: false }));
+        assert_eq!(spent.charge("a", files(1)), Ok(()));
+        assert!(spent.is_beyond("a") && !spent.is_beyond("b"));
+    }
+
+    #[test]
+    fn source_that_exceeds_the_limit_of_all_is_the_one_beyond() {
+        let mut spent = Spent::new(SMALL);
+        assert_eq!(spent.charge("a", files(2)), Ok(()));
+        assert_eq!(spent.charge("b", files(2)), Err(Exceeded { what: "files", limit: 3, all: true }));
+        assert!(!spent.is_beyond("a") && spent.is_beyond("b"));
+    }
+
+    #[test]
+    fn charge_near_the_largest_number_does_not_wrap() {
+        let mut spent = Spent::new(SMALL);
+        let huge = Cost { files: u64::MAX, bytes: u64::MAX, values: u64::MAX, tasks: u64::MAX };
+        assert!(spent.charge("a", huge).is_err());
+        assert_eq!(spent.charge("a", huge), Ok(()));
+        assert!(spent.is_beyond("a"));
+    }
+
+    fn problem(source: &str, line: usize, warning: bool) -> Problem {
+        let file = crate::document::SourceFile { source: source.into(), path: "a".into(), text: String::new() };
+        Problem { warning, ..crate::document::problem_at(&file, line, 1, crate::problem::Finding::new("m")) }
+    }
+
+    #[test]
+    fn warnings_never_crowd_out_an_error() {
+        let mut problems = Problems::new(2);
+        for line in 0..9 {
+            if problems.has_room("a", true, 1) {
+                problems.push(problem("a", line, true));
+            }
+        }
+        assert!(problems.has_room("a", false, 1));
+        problems.push(problem("a", 20, false));
+        assert!(problems.has_error("a"));
+        let (kept, left_out) = problems.finish();
+        assert_eq!(kept.len(), 3);
+        assert_eq!(left_out, [LeftOut { source: "a".into(), warning: true, count: 7 }]);
+    }
+
+    #[test]
+    fn first_error_of_a_huge_file_is_kept_and_the_rest_is_counted() {
+        let mut problems = Problems::new(100);
+        let huge = 40 << 20;
+        assert!(problems.has_room("a", false, huge));
+        problems.push(problem("a", 1, false));
+        assert!(!problems.has_room("a", false, huge));
+        assert!(problems.has_room("b", false, huge));
+    }
+
+    #[test]
+    fn value_costs_its_members_and_strings() {
+        let value = serde_json::json!({"ab": ["cde", 1, null], "f": {}});
+        assert_eq!(Cost::of(&value), Cost { bytes: 6, values: 6, ..Cost::default() });
+    }
+}

@@ -1,0 +1,211 @@
+//! Limits that a Namespace sets: the nodes its objects may select, the modules, commands and sources its tasks may use.
+//!
+//! Every reader of targets or tasks takes them from here, so that no kind of object is forgotten.
+
+use std::{collections::BTreeSet, sync::Arc};
+
+use serde_json::Value;
+use towpath_proto::v1alpha as pb;
+
+use super::{
+    Selected,
+    load::Loader,
+    task::{self, ModuleUse},
+};
+use crate::{
+    document::{At, Place},
+    problem::Finding,
+};
+
+/// The nodes that an object of a Namespace selects, within the NodeGroups that the Namespace may target.
+#[derive(Debug, Clone, Default)]
+pub struct Targets {
+    groups: Vec<String>,
+    nodes: Vec<String>,
+    within: Within,
+}
+
+/// The NodeGroups that a Namespace may target.
+#[derive(Debug, Clone, Default)]
+enum Within {
+    #[default]
+    All,
+    Groups(Arc<[String]>),
+}
+
+impl Within {
+    fn of(namespace: Option<&pb::Namespace>) -> Self {
+        match namespace {
+            Some(namespace) if !namespace.node_groups.is_empty() => Self::Groups(namespace.node_groups.clone().into()),
+            _ => Self::All,
+        }
+    }
+}
+
+impl Targets {
+    /// Reads the `targets` of a spec, as an object of this Namespace may use them. Targets outside of its limits are
+    /// reported, and select no node. `None` if the spec has none.
+    pub(super) fn read(loader: &mut Loader<'_>, place: &Place, spec: &Value, namespace: &str) -> Option<Self> {
+        let written: pb::Targets = task::message(spec, "targets")?;
+        let within = Within::of(loader.namespace(namespace));
+        let targets = Self { groups: written.node_groups, nodes: written.nodes, within };
+        targets.check(loader, &place.key("targets"), namespace);
+        Some(targets)
+    }
+
+    fn check(&self, loader: &mut Loader<'_>, place: &Place, namespace: &str) {
+        let Within::Groups(allowed) = &self.within else { return };
+        let shown = allowed.join(", ");
+        for (index, group) in self.groups.iter().enumerate().filter(|(_, group)| !allowed.contains(group)) {
+            let finding = Finding::new(format!("the namespace {namespace} may not target the NodeGroup {group}"));
+            let place = place.key("nodeGroups").index(index);
+            loader.problem(&place, At::Value, finding.hint(format!("it may target: {shown}")));
+        }
+        for (index, node) in self.nodes.iter().enumerate() {
+            if !self.within.permits(&loader.set.groups_of(node)) {
+                let finding = Finding::new(format!("the namespace {namespace} may not target the node {node}"));
+                let place = place.key("nodes").index(index);
+                loader.problem(&place, At::Value, finding.hint(format!("it may target members of: {shown}")));
+            }
+        }
+    }
+
+    /// Returns how a node is selected; `None` if it is not, or if the Namespace may not target it.
+    pub fn select(&self, node: &str, groups: &BTreeSet<String>) -> Option<Selected> {
+        if !self.within.permits(groups) {
+            return None;
+        }
+        if self.nodes.iter().any(|name| name == node) {
+            return Some(Selected::Node);
+        }
+        self.groups.iter().any(|group| groups.contains(group)).then_some(Selected::Group)
+    }
+
+    /// The NodeGroups as written.
+    pub fn groups(&self) -> &[String] {
+        &self.groups
+    }
+
+    /// The nodes as written.
+    pub fn nodes(&self) -> &[String] {
+        &self.nodes
+    }
+}
+
+impl Within {
+    fn permits(&self, groups: &BTreeSet<String>) -> bool {
+        match self {
+            Self::All => true,
+            Self::Groups(allowed) => allowed.iter().any(|group| groups.contains(group)),
+        }
+    }
+}
+
+/// Reports a task whose module, or a command line in its parameters, is not for this Namespace.
+pub(super) fn check_module(loader: &mut Loader<'_>, place: &Place, module: &ModuleUse, namespace: &str) {
+    let Some(limits) = loader.namespace(namespace).and_then(|namespace| namespace.modules.clone()) else { return };
+    let refused = |name: &str| {
+        limits.deny.iter().any(|denied| denied == name)
+            || !limits.allow.is_empty() && !limits.allow.iter().any(|allowed| allowed == name)
+    };
+    let hint = "modules.allow and modules.deny of the Namespace say which it may";
+    let place = place.key(module.name);
+    if refused(module.name) {
+        let finding = Finding::new(format!("the namespace {namespace} may not use the module {}", module.name));
+        loader.problem(&place, At::Key, finding.hint(hint));
+    } else if module.name != "command" && refused("command") {
+        for field in command_lines(module) {
+            let finding = Finding::new(format!(
+                "the namespace {namespace} may not use the module command, and {field} of {} runs one",
+                module.name
+            ));
+            loader.problem(&place.key(field), At::Key, finding.hint(hint));
+        }
+    }
+}
+
+/// The written parameters of a module that hold a command line.
+fn command_lines(module: &ModuleUse) -> Vec<&'static str> {
+    let written = |name: &str| module.params.get(name).is_some_and(|value| !value.is_null());
+    module.message.fields.iter().filter(|field| field.runs_command && written(field.name)).map(|f| f.name).collect()
+}
+
+/// The module that a map with a module's name as its key uses, such as the `check` of a Beacon.
+pub(super) fn modules_in(value: &Value) -> Vec<ModuleUse> {
+    towpath_proto::modules()
+        .filter_map(|(field, message)| {
+            let params = value.get(field.name).filter(|params| !params.is_null())?;
+            Some(ModuleUse { name: field.name, message, params: params.clone() })
+        })
+        .collect()
+}
+
+/// Whether the tasks of a Namespace may read the files of a source: a library, or one that the Namespace names.
+pub(super) fn may_read(loader: &Loader<'_>, namespace: &str, source: &str) -> bool {
+    let Some(limits) = loader.namespace(namespace) else { return true };
+    let first = || loader.source_names().first().is_some_and(|first| first == source);
+    loader.is_library(source)
+        || if limits.sources.is_empty() { first() } else { limits.sources.iter().any(|name| name == source) }
+}
+
+/// Whether a path is a prefix itself, or below it. Components are compared whole; `*` in a component of the prefix
+/// stands for any characters of that component.
+pub(super) fn below_prefix(prefix: &str, path: &str) -> bool {
+    let plain = |component: &str| !matches!(component, "" | "." | "..");
+    let components = |text: &str| -> Vec<String> {
+        let text = text.strip_prefix('/').unwrap_or(text);
+        let text = text.strip_suffix('/').unwrap_or(text);
+        if text.is_empty() { Vec::new() } else { text.split('/').map(str::to_owned).collect() }
+    };
+    let (prefix_parts, parts) = (components(prefix), components(path));
+    prefix.starts_with('/') == path.starts_with('/')
+        && parts.iter().all(|part| plain(part) && !part.contains('%') && !part.contains('\\'))
+        && prefix_parts.iter().all(|part| plain(part))
+        && prefix_parts.len() <= parts.len()
+        && prefix_parts.iter().zip(&parts).all(|(glob, part)| super::book::glob_matches(glob, part))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_command_line_of_a_module_is_marked_in_the_schema() {
+        let named = ["argv", "shell", "validate", "unless", "onlyIf"];
+        // The login shell of an account is not a command that the module runs.
+        let exceptions = ["user.shell"];
+        for (field, message) in towpath_proto::modules() {
+            for parameter in message.fields {
+                let name = format!("{}.{}", field.name, parameter.name);
+                let expected = named.contains(&parameter.name) && !exceptions.contains(&name.as_str());
+                assert_eq!(parameter.runs_command, expected, "{name}");
+            }
+        }
+    }
+
+    #[test]
+    fn prefix_compares_whole_components() {
+        for (prefix, path, allowed) in [
+            ("secret/data/app", "secret/data/app", true),
+            ("secret/data/app", "secret/data/app/db", true),
+            ("secret/data/app/", "secret/data/app/db", true),
+            ("secret/data/app", "secret/data/apple", false),
+            ("secret/data/app", "secret/data", false),
+            ("secret/data/app", "secret/data/app/../other", false),
+            ("secret/data/app", "secret/data/app/%2e%2e/other", false),
+            ("secret/data/app", "secret/data/app//db", false),
+            ("secret/data/*/db", "secret/data/app/db/x", true),
+            ("secret/data/*", "secret/data", false),
+            ("secret/data/a*", "secret/data/app/db", true),
+            ("secret/data/a*b", "secret/data/a/b", false),
+            ("/etc/app", "/etc/app/key", true),
+            ("/etc/app", "etc/app/key", false),
+            ("/etc/app", "/etc/app-two/key", false),
+            ("/", "/etc/app", true),
+            ("", "secret/x", true),
+            ("/etc/../root", "/etc/../root/x", false),
+        ] {
+            assert_eq!(below_prefix(prefix, path), allowed, "{path} below {prefix}");
+        }
+    }
+}
