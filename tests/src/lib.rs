@@ -6,6 +6,7 @@ pub mod git;
 pub mod image;
 pub mod machines;
 pub mod node;
+pub mod proxy;
 pub mod server;
 pub mod servers;
 pub mod site;

@@ -59,6 +59,11 @@ impl Authority {
         authority
     }
 
+    /// The authority that was made in a folder.
+    pub fn of(folder: &Path) -> Self {
+        Self { folder: folder.to_owned() }
+    }
+
     /// The authority's certificate.
     pub fn certificate(&self) -> PathBuf {
         self.folder.join("ca.pem")
@@ -71,6 +76,11 @@ impl Authority {
 
     /// A certificate and its key, with these extensions.
     pub fn issue_for(&self, name: &str, extensions: &str) -> (PathBuf, PathBuf) {
+        self.issue_days(name, extensions, "30")
+    }
+
+    /// The same, valid for so many days from now; for -1 it has expired.
+    pub fn issue_days(&self, name: &str, extensions: &str, days: &str) -> (PathBuf, PathBuf) {
         let file = |ending: &str| self.folder.join(format!("{name}.{ending}"));
         ok(Command::new("openssl")
             .args(["req", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes", "-subj"])
@@ -81,7 +91,7 @@ impl Authority {
             .arg(file("csr")));
         fs::write(file("ext"), extensions).unwrap();
         ok(Command::new("openssl")
-            .args(["x509", "-req", "-days", "30", "-CAcreateserial"])
+            .args(["x509", "-req", "-days", days, "-CAcreateserial"])
             .arg("-CA")
             .arg(self.certificate())
             .arg("-CAkey")

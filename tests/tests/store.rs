@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use towpath_coordination::store::{
     Change, Compare, MAX_OPERATIONS, Op, Outcome, Page, Store, StoreError, Txn,
-    etcd::{EtcdOptions, EtcdStore},
+    etcd::{Access, EtcdOptions, EtcdStore},
     local::LocalStore,
 };
 use towpath_tests::etcd::{Etcd, programs};
@@ -212,13 +212,16 @@ fn a_role_confines_nodes_to_their_cluster() {
     setup();
     let (certificate, key) = etcd.client("nodes").unwrap();
     let store = |prefix: &str| {
-        let identity = (std::fs::read(&certificate).unwrap(), std::fs::read(&key).unwrap());
+        let access = Access {
+            ca: Some(std::fs::read(&ca).unwrap()),
+            identity: Some((std::fs::read(&certificate).unwrap(), std::fs::read(&key).unwrap())),
+            ..Access::default()
+        };
         EtcdStore::new(EtcdOptions {
             endpoints: etcd.endpoints(),
-            ca: Some(std::fs::read(&ca).unwrap()),
-            identity: Some(identity),
-            user: None,
             prefix: prefix.into(),
+            access: std::sync::Arc::new(move || Ok(access.clone())),
+            ..EtcdOptions::default()
         })
         .unwrap()
     };

@@ -14,7 +14,7 @@ const FENCES: [(&str, &[&str]); 14] = [
     ("gix::", &["git/src"]),
     ("minijinja", &["render/src"]),
     ("serde_yaml", &["render/src"]),
-    ("tonic::", &["agent/src/serve", "proto/src"]),
+    ("tonic::", &["agent/src/serve", "proto/src", "agent/coordination/src/store/etcd"]),
     ("redb::", &["agent/host/src"]),
     ("inotify::", &["agent/host/src"]),
     ("etcd_client", &["agent/coordination/src"]),

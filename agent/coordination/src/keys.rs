@@ -107,6 +107,12 @@ pub fn joined(node: &str) -> String {
 /// All who joined.
 pub const ALL_JOINED: &str = "book/joined/";
 
+/// The fence of a node: its commits compare the revision of this key, so that a commit which a stopped member still
+/// holds is void once the node has written the key. It has no value, and no node reads it.
+pub fn fence(node: &str) -> String {
+    format!("book/fence/{node}")
+}
+
 /// A number that grows with what a node writes: one that is older than the node knows tells that the store went back.
 pub fn mark(node: &str) -> String {
     format!("book/mark/{node}")

@@ -141,7 +141,7 @@ fn store(settings: &Settings) -> Result<Arc<dyn Store>, Failure> {
     Ok(match &settings.data_store {
         DataStore::Local => Arc::new(LocalStore::default()),
         DataStore::Etcd(etcd) => {
-            let options = etcd.read(&settings.cluster)?;
+            let options = etcd.options(&settings.node, &settings.cluster)?;
             Arc::new(EtcdStore::new(options).map_err(|error| Failure::error(&error))?)
         }
     })

@@ -1,10 +1,11 @@
 //! The node's bootstrap file: as written (a Config object) to as resolved ([`Settings`]).
 
+mod etcd;
+
 use std::{fs, net::SocketAddr, path::Path, path::PathBuf, time::Duration};
 
 use serde_json::Value;
 use thiserror::Error;
-use towpath_coordination::store::etcd::EtcdOptions;
 use towpath_git as git;
 use towpath_host::identity::TlsFiles;
 use towpath_proto::v1alpha as pb;
@@ -14,6 +15,8 @@ use towpath_render::{
     problem::{Finding, Problem},
     words,
 };
+
+pub use self::etcd::EtcdSettings;
 
 /// Everything that the bootstrap file says, with defaults filled in.
 #[derive(Debug, Clone)]
@@ -52,47 +55,6 @@ pub enum DataStore {
     Local,
     /// In an etcd.
     Etcd(Box<EtcdSettings>),
-}
-
-/// How an etcd is reached.
-#[derive(Debug, Clone, Default)]
-pub struct EtcdSettings {
-    /// URLs of its members.
-    pub endpoints: Vec<String>,
-    /// The certificate authority that its members are known by.
-    pub ca_file: Option<PathBuf>,
-    /// The node's certificate.
-    pub cert_file: Option<PathBuf>,
-    /// Its key.
-    pub key_file: Option<PathBuf>,
-    /// A user.
-    pub username_file: Option<PathBuf>,
-    /// The user's password.
-    pub password_file: Option<PathBuf>,
-}
-
-impl EtcdSettings {
-    /// Reads the files that it names.
-    ///
-    /// # Errors
-    /// When one can't be read.
-    pub fn read(&self, cluster: &str) -> Result<EtcdOptions, ConfigError> {
-        let bytes = |file: &Option<PathBuf>| {
-            file.as_ref()
-                .map(|file| fs::read(file).map_err(|source| ConfigError::Unreadable { file: file.clone(), source }))
-                .transpose()
-        };
-        let text = |file: &Option<PathBuf>| {
-            Ok(bytes(file)?.map(|bytes| String::from_utf8_lossy(&bytes).trim_end_matches(['\n', '\r']).to_owned()))
-        };
-        Ok(EtcdOptions {
-            endpoints: self.endpoints.clone(),
-            ca: bytes(&self.ca_file)?,
-            identity: bytes(&self.cert_file)?.zip(bytes(&self.key_file)?),
-            user: text(&self.username_file)?.zip(text(&self.password_file)?),
-            prefix: format!("/towpath/{cluster}/"),
-        })
-    }
 }
 
 impl Settings {
@@ -211,7 +173,7 @@ fn resolve(
         ));
     }
     let store = spec.data_store.clone().unwrap_or_default();
-    let data_store = data_store(&store).map_err(|finding| at("dataStore", finding))?;
+    let data_store = etcd::data_store(&store).map_err(|finding| at("dataStore", finding))?;
     if matches!(data_store, DataStore::Etcd(_)) && spec.sources.len() > 1 {
         return Err(at(
             "sources",
@@ -286,33 +248,6 @@ fn api(written: &str) -> Result<SocketAddr, Finding> {
         Finding::new(format!("{written:?} is no address and port"))
             .hint("write it like \"0.0.0.0:7443\" or \"[::]:7443\"")
     })
-}
-
-fn data_store(written: &pb::DataStore) -> Result<DataStore, Finding> {
-    if written.r#type.as_deref() != Some("etcd") {
-        return Ok(DataStore::Local);
-    }
-    if written.endpoints.is_empty() {
-        return Err(Finding::new("etcd needs endpoints").hint("write endpoints: [https://etcd1:2379, …]"));
-    }
-    let pairs = [
-        ("certFile", "keyFile", &written.cert_file, &written.key_file),
-        ("usernameFile", "passwordFile", &written.username_file, &written.password_file),
-    ];
-    for (one, other, first, second) in pairs {
-        if first.is_some() != second.is_some() {
-            return Err(Finding::new(format!("{one} and {other} go together")).hint("give both, or neither"));
-        }
-    }
-    let path = |file: &Option<String>| file.as_ref().map(PathBuf::from);
-    Ok(DataStore::Etcd(Box::new(EtcdSettings {
-        endpoints: written.endpoints.clone(),
-        ca_file: path(&written.ca_file),
-        cert_file: path(&written.cert_file),
-        key_file: path(&written.key_file),
-        username_file: path(&written.username_file),
-        password_file: path(&written.password_file),
-    })))
 }
 
 fn time(text: Option<&str>, otherwise: Duration) -> Duration {

@@ -89,6 +89,12 @@ pub(super) fn validity(der: &[u8]) -> Option<(i64, i64)> {
     Some((certificate.validity().not_before.timestamp(), certificate.validity().not_after.timestamp()))
 }
 
+/// Returns until when the first certificate of a PEM text is valid, in seconds since 1970; None where there is none.
+pub fn valid_until(pem: &[u8]) -> Option<i64> {
+    let first = CertificateDer::pem_slice_iter(pem).next()?.ok()?;
+    validity(&first).map(|(_, until)| until)
+}
+
 /// The cluster's certificate authority, as far as those need it who check.
 #[derive(Debug, Clone)]
 pub struct Trust {

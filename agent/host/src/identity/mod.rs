@@ -25,7 +25,7 @@ use thiserror::Error;
 use x25519_dalek::StaticSecret;
 
 pub use bearer::{Bearer, Shown, has_signed};
-pub use certificate::{Role, Subject, Trust};
+pub use certificate::{Role, Subject, Trust, valid_until};
 pub use credentials::{Credentials, Loaded, TlsFiles};
 pub use issue::{Authority, Request, may_be_named, write_certificate};
 pub use seal::{SealKey, seal};

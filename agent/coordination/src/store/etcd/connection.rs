@@ -1,0 +1,217 @@
+//! One connection to one member: made when it is needed, with what the node has to show at that time.
+
+use std::{
+    fmt,
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::Duration,
+};
+
+use etcd_client as etcd;
+use tokio::{sync::watch, time::Instant};
+use tonic::transport::{Certificate, ClientTlsConfig, Endpoint, Identity};
+use towpath_host::{Clock as _, SystemClock};
+
+use super::{
+    handshake::refusal,
+    verdict::{Fault, Kind, Said, Shows, Verdict, judge},
+};
+
+/// A member that is silent for so long has failed.
+pub(super) const SILENCE: Duration = Duration::from_secs(3);
+
+/// How long the TCP connection may take; shorter than the whole, so that the message names the cause.
+const CONNECT: Duration = Duration::from_secs(2);
+
+/// The time between two pings of a connection. etcd refuses clients that ping more often (--grpc-keepalive-min-time).
+const PING: Duration = Duration::from_secs(5);
+
+/// What a node shows to the members of an etcd, and by what it knows them.
+#[derive(Clone, Default)]
+pub struct Access {
+    /// The certificate authority of the members, in PEM.
+    pub ca: Option<Vec<u8>>,
+    /// The certificate and the key that this node shows, in PEM.
+    pub identity: Option<(Vec<u8>, Vec<u8>)>,
+    /// Until when that certificate is valid, in seconds since 1970; None where that is not known.
+    pub valid_until: Option<i64>,
+    /// A user and a password.
+    pub user: Option<(String, String)>,
+}
+
+impl fmt::Debug for Access {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        // The key and the password stay out of logs.
+        f.debug_struct("Access").field("user", &self.user.as_ref().map(|(user, _)| user)).finish_non_exhaustive()
+    }
+}
+
+/// Reads what a node shows. It is called for each connection, so that renewed files count from the next one on.
+pub type ReadAccess = Arc<dyn Fn() -> Result<Access, String> + Send + Sync>;
+
+/// An open connection to a member.
+#[derive(Clone)]
+pub(super) struct Connection {
+    pub(super) client: etcd::Client,
+    pub(super) shows: Shows,
+    given_up: Arc<watch::Sender<bool>>,
+    /// What the member sees of this node.
+    access: Arc<Access>,
+    /// Whether the member has answered over this connection.
+    proven: Arc<AtomicBool>,
+}
+
+impl Connection {
+    /// Records that the member answered over this connection.
+    pub(super) fn prove(&self) {
+        self.proven.store(true, Ordering::Relaxed);
+    }
+
+    /// Completes when the connection is given up.
+    pub(super) async fn given_up(&self) {
+        // The sender lives as long as this connection, so that this ends for one reason only.
+        let _ = self.given_up.subscribe().wait_for(|given_up| *given_up).await;
+    }
+}
+
+/// One member and the connection to it, if there is one.
+pub(super) struct Member {
+    pub(super) endpoint: String,
+    connection: Mutex<Option<Connection>>,
+    /// Held while a connection is made; when an attempt failed last, and why.
+    connecting: tokio::sync::Mutex<Option<(Instant, Fault)>>,
+}
+
+impl Member {
+    pub(super) fn new(endpoint: String) -> Self {
+        Self { endpoint, connection: Mutex::default(), connecting: tokio::sync::Mutex::default() }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Option<Connection>> {
+        self.connection.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Returns the connection to this member; makes one where there is none.
+    pub(super) async fn connect(&self, access: &ReadAccess) -> Result<Connection, Fault> {
+        if let Some(open) = self.lock().clone() {
+            return Ok(open);
+        }
+        let began = Instant::now();
+        let mut last = self.connecting.lock().await;
+        if let Some(open) = self.lock().clone() {
+            return Ok(open);
+        }
+        // Requests that waited for the attempt of another one share its failure.
+        if let Some((_, fault)) = last.as_ref().filter(|(failed, _)| *failed >= began) {
+            return Err(fault.clone());
+        }
+        // On the thread of the runtime: a TLS handshake needs more stack than the threads that make requests have.
+        let attempt = tokio::time::timeout(SILENCE, dial(self.endpoint.clone(), Arc::clone(access)));
+        let made = match tokio::spawn(attempt).await {
+            Ok(Ok(made)) => made,
+            Ok(Err(_)) => Err(Fault::silent(SILENCE.as_secs(), false)),
+            Err(ended) => Err(Fault::unconnected(&Said::of(&ended), Shows::default())),
+        };
+        match made {
+            Ok(connection) => {
+                *last = None;
+                *self.lock() = Some(connection.clone());
+                Ok(connection)
+            }
+            Err(fault) => {
+                *last = Some((Instant::now(), fault.clone()));
+                Err(fault)
+            }
+        }
+    }
+
+    /// Returns a better reason for the fault of a request, where the member never answered over the connection: it may
+    /// have refused this node's certificate, and then it has not carried the request out.
+    pub(super) async fn explain(&self, connection: &Connection, fault: Fault) -> Fault {
+        if fault.kind != Kind::Away || connection.proven.load(Ordering::Relaxed) {
+            return fault;
+        }
+        let (endpoint, access) = (self.endpoint.clone(), Arc::clone(&connection.access));
+        match tokio::spawn(async move { refusal(&endpoint, &access).await }).await {
+            Ok(Some(said)) => Fault::unconnected(&said, connection.shows),
+            _ => fault,
+        }
+    }
+
+    /// Gives a connection up: streams and requests that use it end, and the next request makes another one.
+    pub(super) fn give_up(&self, connection: &Connection) {
+        let mut open = self.lock();
+        if open.as_ref().is_some_and(|open| Arc::ptr_eq(&open.given_up, &connection.given_up)) {
+            *open = None;
+        }
+        connection.given_up.send_replace(true);
+    }
+}
+
+async fn dial(endpoint: String, access: ReadAccess) -> Result<Connection, Fault> {
+    let unread = |why: String| Fault { kind: Kind::Refused, unknown: false, why };
+    let access = access().map_err(unread)?;
+    let now = SystemClock.wall() / 1000;
+    let shows = Shows {
+        certificate: access.identity.is_some(),
+        expired: access.valid_until.is_some_and(|until| until < now),
+        user: access.user.is_some(),
+    };
+    let failed = |error: &(dyn std::error::Error + 'static)| Fault::unconnected(&Said::of(error), shows);
+    let mut settings = Endpoint::from_shared(endpoint.clone())
+        .map_err(|error| failed(&error))?
+        .connect_timeout(CONNECT)
+        .http2_keep_alive_interval(PING)
+        .keep_alive_timeout(SILENCE)
+        // etcd counts pings of a connection without streams as an attack.
+        .keep_alive_while_idle(false);
+    if endpoint.starts_with("https://") {
+        let mut tls = ClientTlsConfig::new();
+        if let Some(ca) = &access.ca {
+            tls = tls.ca_certificate(Certificate::from_pem(ca));
+        }
+        if let Some((certificate, key)) = &access.identity {
+            tls = tls.identity(Identity::from_pem(certificate, key));
+        }
+        settings = settings.tls_config(tls).map_err(|error| failed(&error))?;
+    }
+    let channel = settings.connect().await.map_err(|error| failed(&error))?;
+    let client = match authenticated(etcd::Channel::Tonic(channel), &endpoint, &access, shows).await {
+        Ok(client) => client,
+        Err(fault) if fault.kind == Kind::Away => {
+            let refused = refusal(&endpoint, &access).await;
+            return Err(refused.map_or(fault, |said| Fault::unconnected(&said, shows)));
+        }
+        Err(fault) => return Err(fault),
+    };
+    let given_up = Arc::new(watch::Sender::new(false));
+    Ok(Connection { client, shows, given_up, access: Arc::new(access), proven: Arc::default() })
+}
+
+async fn authenticated(
+    channel: etcd::Channel,
+    endpoint: &str,
+    access: &Access,
+    shows: Shows,
+) -> Result<etcd::Client, Fault> {
+    let plain = etcd::ConnectOptions::new().with_require_leader(true);
+    let options = match &access.user {
+        Some((user, password)) => plain.clone().with_user(user, password),
+        None => plain.clone(),
+    };
+    match etcd::Client::from_channel(channel.clone(), Some(options)).await.map_err(Said::from) {
+        Ok(client) => Ok(client),
+        // As etcd's own clients do: the user counts as soon as authentication is enabled.
+        Err(said) if said.message.contains("authentication is not enabled") => {
+            tracing::warn!(endpoint, "etcd has no authentication enabled; the user and the password are not used");
+            let client = etcd::Client::from_channel(channel, Some(plain)).await;
+            client.map_err(|error| Fault::unconnected(&Said::from(error), shows))
+        }
+        Err(said) => Err(match judge(&said, shows) {
+            Verdict::Move(fault) => Fault { unknown: false, ..fault },
+            _ => Fault::unconnected(&said, shows),
+        }),
+    }
+}

@@ -1,0 +1,124 @@
+//! Commits whose result is known although the member that got them went silent.
+//!
+//! A member that was stopped may carry out a commit after the node has gone on with another member. Therefore each
+//! commit compares a key of this node, the fence. When a result is unknown, the node writes the fence first: from then
+//! on the commit either has been applied or never will be. Then the node looks which of both, and sends it again only
+//! in the second case.
+
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use etcd_client as etcd;
+
+use super::{
+    cluster::{Cluster, Failure, Repeat},
+    verdict::Said,
+    wire::Prefix,
+};
+use crate::store::{Op, Outcome, StoreError, Txn};
+
+/// How often a commit is sent again before it fails.
+const TRIES: usize = 20;
+
+/// What commits a node's transactions.
+pub(super) struct Committer {
+    pub(super) cluster: Arc<Cluster>,
+    pub(super) prefix: Prefix,
+    /// The key of the fence.
+    pub(super) key: String,
+    /// The revision of the fence; None until it is written, and when a result is unknown.
+    pub(super) fence: Mutex<Option<i64>>,
+}
+
+impl Committer {
+    fn lock(&self) -> MutexGuard<'_, Option<i64>> {
+        self.fence.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Runs a transaction that only reads.
+    pub(super) async fn look(&self, txn: &Txn) -> Result<Outcome, StoreError> {
+        let response = self
+            .cluster
+            .request(Repeat::Always, |route| {
+                let (mut client, request) = (route.connection.client.clone(), self.prefix.transaction(txn, None));
+                async move { client.txn(request).await.map_err(Said::from) }
+            })
+            .await?;
+        // Without a fence there is always an outcome.
+        self.prefix.outcome(&response, None).map_err(|_| StoreError::Unreachable("the fence was not asked for".into()))
+    }
+
+    /// Runs a transaction once.
+    pub(super) async fn commit(&self, txn: &Txn) -> Result<Outcome, StoreError> {
+        let mut why = String::from("this node's fence is written too often");
+        for _ in 0..TRIES {
+            let fence = self.fence().await?;
+            let sent = self.cluster.request(Repeat::IfUnsent, |route| {
+                let request = self.prefix.transaction(txn, Some((&self.key, fence)));
+                let mut client = route.connection.client.clone();
+                async move { client.txn(request).await.map_err(Said::from) }
+            });
+            match sent.await {
+                Ok(response) => match self.prefix.outcome(&response, Some(fence)) {
+                    Ok(outcome) => return Ok(outcome),
+                    // Another request wrote the fence, or the store has gone back: this was not carried out.
+                    Err(shown) => *self.lock() = Some(shown),
+                },
+                Err(Failure::Store(error)) => return Err(error),
+                Err(Failure::Unknown(cause)) => {
+                    tracing::info!(cause, "the result of a commit is unknown; looking");
+                    self.invalidate(fence);
+                    self.fence().await?;
+                    if let Some(done) = self.applied(txn).await? {
+                        return Ok(done);
+                    }
+                    why = cause;
+                }
+            }
+        }
+        Err(StoreError::Unreachable(why))
+    }
+
+    /// Forgets the fence, unless it was written since it had this revision.
+    fn invalidate(&self, revision: i64) {
+        let mut fence = self.lock();
+        if *fence == Some(revision) {
+            *fence = None;
+        }
+    }
+
+    /// Returns the revision of the fence; writes it where that is not known.
+    async fn fence(&self) -> Result<i64, StoreError> {
+        if let Some(fence) = *self.lock() {
+            return Ok(fence);
+        }
+        let key = self.prefix.key(&self.key);
+        // Written twice, it is still a fence: the commit is refused, and reads the later revision.
+        let put = self.cluster.request(Repeat::Always, |route| {
+            let (mut client, key) = (route.connection.client.clone(), key.clone());
+            async move { client.put(key, "", None).await.map_err(Said::from) }
+        });
+        let revision = put.await?.header().map_or(0, etcd::ResponseHeader::revision);
+        *self.lock() = Some(revision);
+        Ok(revision)
+    }
+
+    /// Looks whether a transaction was applied: then the first row that it writes has the value that it wrote. Returns
+    /// what its reading operations give now.
+    async fn applied(&self, txn: &Txn) -> Result<Option<Outcome>, StoreError> {
+        let Some((key, value)) = first_put(txn) else { return Ok(None) };
+        let reading = txn.then.iter().filter(|operation| !operation.writes()).cloned();
+        let look = Txn { then: std::iter::once(Op::Read(key.to_owned())).chain(reading).collect(), ..Txn::default() };
+        let (revision, mut answers) = self.look(&look).await?.answers();
+        let first = if answers.is_empty() { return Ok(None) } else { answers.remove(0) };
+        let own = first.rows.iter().any(|row| row.key == key && row.value == value);
+        Ok(own.then_some(Outcome::Done { revision, answers }))
+    }
+}
+
+/// Returns the first row that a transaction writes, by which it is recognised.
+fn first_put(txn: &Txn) -> Option<(&str, &[u8])> {
+    txn.then.iter().find_map(|operation| match operation {
+        Op::Put { key, value, .. } => Some((key.as_str(), value.as_slice())),
+        _ => None,
+    })
+}

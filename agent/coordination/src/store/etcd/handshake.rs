@@ -1,0 +1,59 @@
+//! The reason for which a member refuses this node's certificate.
+//!
+//! With TLS 1.3 a server looks at the client's certificate when the client already sends its first request. The client
+//! then sees a closed connection; the alert that says why is lost. So a handshake is made that sends nothing after it.
+
+use std::{io, sync::Arc, time::Duration};
+
+use rustls::{
+    ClientConfig, RootCertStore,
+    pki_types::{CertificateDer, PrivateKeyDer, ServerName, pem::PemObject as _},
+};
+use tokio::{io::AsyncReadExt as _, net::TcpStream};
+use tokio_rustls::TlsConnector;
+
+use super::{connection::Access, verdict::Said};
+
+/// How long a member may take to refuse the certificate.
+const PATIENCE: Duration = Duration::from_secs(1);
+
+/// Returns the error with which a member ends a TLS handshake; None where it accepts it, or does not answer.
+pub(super) async fn refusal(endpoint: &str, access: &Access) -> Option<Said> {
+    let authority = endpoint.strip_prefix("https://")?;
+    let refused = tokio::time::timeout(PATIENCE, handshake(authority, access)).await.ok()?.err()?;
+    let said = Said::of(&refused);
+    said.chain.contains("received fatal alert").then_some(said)
+}
+
+async fn handshake(authority: &str, access: &Access) -> io::Result<()> {
+    let (host, address) = match authority.rsplit_once(':').filter(|(_, port)| !port.contains(']')) {
+        Some((host, _)) => (host, authority.to_owned()),
+        None => (authority, format!("{authority}:443")),
+    };
+    let name = ServerName::try_from(host.trim_matches(['[', ']']).to_owned()).map_err(io::Error::other)?;
+    let config = config(access).map_err(io::Error::other)?;
+    let stream = TcpStream::connect(address).await?;
+    let mut stream = TlsConnector::from(Arc::new(config)).connect(name, stream).await?;
+    // A member that accepts the certificate sends its settings.
+    stream.read(&mut [0; 1]).await.map(drop)
+}
+
+fn config(access: &Access) -> Result<ClientConfig, Box<dyn std::error::Error + Send + Sync>> {
+    let mut roots = RootCertStore::empty();
+    for certificate in CertificateDer::pem_slice_iter(access.ca.as_deref().unwrap_or_default()) {
+        roots.add(certificate?)?;
+    }
+    let provider = Arc::new(rustls::crypto::ring::default_provider());
+    let builder = ClientConfig::builder_with_provider(provider)
+        .with_safe_default_protocol_versions()?
+        .with_root_certificates(roots);
+    let mut config = match &access.identity {
+        Some((certificate, key)) => {
+            let chain = CertificateDer::pem_slice_iter(certificate).collect::<Result<Vec<_>, _>>()?;
+            builder.with_client_auth_cert(chain, PrivateKeyDer::from_pem_slice(key)?)?
+        }
+        None => builder.with_no_client_auth(),
+    };
+    config.alpn_protocols.push(b"h2".to_vec());
+    Ok(config)
+}

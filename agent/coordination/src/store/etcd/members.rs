@@ -1,0 +1,315 @@
+//! Member selection: which etcd member a request asks next, how long a failed member is avoided, and when the whole
+//! store counts as away.
+//!
+//! Pure: times are arguments, as a duration since an arbitrary start. The effects are in the files beside this one.
+
+use std::time::Duration;
+
+use sha2::{Digest, Sha256};
+
+use crate::store::StoreError;
+
+/// How long a member is avoided after its first failure; each further failure doubles it.
+const FIRST_BACKOFF: Duration = Duration::from_secs(1);
+
+/// The longest time for which a failed member is avoided.
+const LONGEST_BACKOFF: Duration = Duration::from_secs(15);
+
+/// How long a request goes round the members of a store that has just answered. Within this time a silent leader is
+/// noticed, and the others elect another one.
+const PATIENCE: Duration = Duration::from_secs(10);
+
+/// So often such a request goes round at least: in the first round all members may wait for a leader.
+const ROUNDS: u32 = 2;
+
+/// How long requests fail at once after no member answered, before one request probes the members again.
+const AWAY: Duration = Duration::from_secs(1);
+
+/// The same after all members refused the node: each attempt costs them a TLS handshake, or the check of a password.
+const REFUSED: Duration = Duration::from_secs(5);
+
+/// After this time a probe counts as abandoned, and another request may probe.
+const LONGEST_PROBE: Duration = Duration::from_secs(30);
+
+/// The members of an etcd as one node sees them.
+#[derive(Debug)]
+pub(super) struct Members {
+    /// Members in this node's order of preference. Nodes differ, so that a fleet spreads over the members.
+    order: Vec<usize>,
+    /// The position in `order` of the member in use.
+    current: usize,
+    /// By member.
+    backoffs: Vec<Backoff>,
+    outage: Option<Outage>,
+    /// When a member answered last.
+    answered: Option<Duration>,
+}
+
+#[derive(Debug, Clone, Default)]
+struct Backoff {
+    failures: u32,
+    until: Duration,
+}
+
+#[derive(Debug)]
+struct Outage {
+    error: StoreError,
+    /// From when on one request probes the members.
+    probe_from: Duration,
+    /// When the probe that is under way began.
+    probe: Option<Duration>,
+}
+
+/// Whether a request may ask the members.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) enum Admission {
+    /// It goes round the members; `patient`: for a while, not only once.
+    Ask {
+        /// Whether a round without an answer is followed by another one.
+        patient: bool,
+    },
+    /// No member answered a moment ago.
+    Refused(StoreError),
+}
+
+impl Members {
+    pub(super) fn new(node: &str, endpoints: &[String]) -> Self {
+        let mut order: Vec<usize> = (0..endpoints.len()).collect();
+        order.sort_by_key(|member| rank(node, endpoints.get(*member).map_or("", String::as_str)));
+        let backoffs = vec![Backoff::default(); endpoints.len()];
+        Self { order, current: 0, backoffs, outage: None, answered: None }
+    }
+
+    /// Returns whether a request may ask the members now. During an outage one request at a time probes them.
+    pub(super) fn admit(&mut self, now: Duration) -> Admission {
+        let Some(outage) = &mut self.outage else { return Admission::Ask { patient: self.answered.is_some() } };
+        let probed = outage.probe.is_some_and(|begun| now < begun + LONGEST_PROBE);
+        if now < outage.probe_from || probed {
+            return Admission::Refused(outage.error.clone());
+        }
+        outage.probe = Some(now);
+        Admission::Ask { patient: false }
+    }
+
+    /// Returns the members in the order in which a request asks them: the member in use first, members that failed
+    /// last. All members are in it, as a request fails only when no member answers.
+    pub(super) fn round(&self, now: Duration) -> Vec<usize> {
+        let count = self.order.len();
+        let mut round: Vec<usize> =
+            (0..count).filter_map(|step| self.order.get((self.current + step) % count).copied()).collect();
+        // Stable: members that are not avoided keep the order of preference.
+        round.sort_by_key(|member| self.avoided(*member, now));
+        round
+    }
+
+    /// Returns until when a member is avoided; None where it is not.
+    fn avoided(&self, member: usize, now: Duration) -> Option<Duration> {
+        self.backoffs.get(member).map(|backoff| backoff.until).filter(|until| now < *until)
+    }
+
+    /// Records that a member answered: it is the one in use from now on.
+    pub(super) fn answered(&mut self, member: usize, now: Duration) {
+        self.answered = Some(now);
+        self.outage = None;
+        if let Some(backoff) = self.backoffs.get_mut(member) {
+            *backoff = Backoff::default();
+        }
+        if let Some(position) = self.order.iter().position(|known| *known == member) {
+            self.current = position;
+        }
+    }
+
+    /// Records that a member failed; returns whether this is news. Several requests may see the same failure.
+    pub(super) fn failed(&mut self, member: usize, now: Duration) -> bool {
+        let Some(backoff) = self.backoffs.get_mut(member) else { return false };
+        if now < backoff.until {
+            return false;
+        }
+        let doublings = backoff.failures.min(8);
+        backoff.failures = backoff.failures.saturating_add(1);
+        backoff.until = now + FIRST_BACKOFF.saturating_mul(1 << doublings).min(LONGEST_BACKOFF);
+        backoff.failures == 1
+    }
+
+    /// Returns whether a request that began at `started`, and that no member answered in so many rounds, goes round
+    /// once more.
+    pub(super) fn again(&self, patient: bool, rounds: u32, started: Duration, now: Duration) -> bool {
+        patient && (rounds < ROUNDS || now.saturating_sub(started) < PATIENCE)
+    }
+
+    /// Records that a request, begun at `started`, ended without an answer of any member.
+    pub(super) fn gave_up(&mut self, error: StoreError, started: Duration, now: Duration) {
+        if self.answered.is_some_and(|answered| answered > started) {
+            // Another request got an answer meanwhile.
+            return;
+        }
+        let pause = if matches!(error, StoreError::Denied(_)) { REFUSED } else { AWAY };
+        self.outage = Some(Outage { error, probe_from: now + pause, probe: None });
+    }
+
+    /// Records that a probe ended without a result that concerns all members.
+    pub(super) fn ended_probe(&mut self) {
+        if let Some(outage) = &mut self.outage {
+            outage.probe = None;
+        }
+    }
+}
+
+/// Returns a number by which members are ordered for a node.
+fn rank(node: &str, endpoint: &str) -> [u8; 32] {
+    Sha256::digest(format!("{node}\n{endpoint}")).into()
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+
+    use super::*;
+
+    fn seconds(seconds: u64) -> Duration {
+        Duration::from_secs(seconds)
+    }
+
+    fn three() -> Members {
+        let mut members = Members::new("n1", &["a".into(), "b".into(), "c".into()]);
+        members.order = vec![0, 1, 2];
+        members
+    }
+
+    fn away() -> StoreError {
+        StoreError::Unreachable("away".into())
+    }
+
+    #[test]
+    fn start_member_is_spread_over_the_members() {
+        let endpoints: Vec<String> = (1..=3).map(|number| format!("https://etcd{number}:2379")).collect();
+        let mut starts: BTreeMap<usize, u32> = BTreeMap::new();
+        let mut seconds: BTreeMap<(usize, usize), u32> = BTreeMap::new();
+        for node in 0..600 {
+            let round = Members::new(&format!("node-{node}"), &endpoints).round(Duration::ZERO);
+            assert_eq!(round.len(), 3);
+            *starts.entry(round[0]).or_default() += 1;
+            *seconds.entry((round[0], round[1])).or_default() += 1;
+        }
+        assert!(starts.len() == 3 && starts.values().all(|count| *count > 150), "{starts:?}");
+        // The nodes of a member that fails spread over both others.
+        assert!(seconds.len() == 6 && seconds.values().all(|count| *count > 60), "{seconds:?}");
+    }
+
+    #[test]
+    fn start_member_of_a_node_is_always_the_same() {
+        let endpoints: Vec<String> = ["x", "y", "z"].map(String::from).to_vec();
+        assert_eq!(Members::new("n", &endpoints).order, Members::new("n", &endpoints).order);
+    }
+
+    /// What happens to members, and which order of members each request sees then.
+    #[test]
+    fn rounds_begin_with_the_member_in_use_and_end_with_failed_ones() {
+        enum Event {
+            Failed(usize),
+            Answered(usize),
+        }
+        use Event::{Answered, Failed};
+        for (name, events, now, round) in [
+            ("nothing happened", vec![], 0, [0, 1, 2]),
+            ("the preferred one failed", vec![(0, Failed(0))], 0, [1, 2, 0]),
+            (
+                "two failed, the longer avoided one is last",
+                vec![(0, Failed(1)), (1, Failed(1)), (1, Failed(0))],
+                1,
+                [2, 0, 1],
+            ),
+            ("all failed", vec![(0, Failed(2)), (0, Failed(0)), (0, Failed(1))], 0, [0, 1, 2]),
+            ("another one answered: it is kept", vec![(0, Failed(0)), (0, Answered(1))], 0, [1, 2, 0]),
+            ("it is kept when the failed one is back", vec![(0, Failed(0)), (0, Answered(1))], 60, [1, 2, 0]),
+            ("an answer ends the backoff", vec![(0, Failed(0)), (0, Answered(0))], 0, [0, 1, 2]),
+            ("the backoff is over", vec![(0, Failed(0))], 1, [0, 1, 2]),
+            ("the second backoff is longer", vec![(0, Failed(0)), (1, Failed(0))], 2, [1, 2, 0]),
+            ("a failure seen twice counts once", vec![(0, Failed(0)), (0, Failed(0))], 1, [0, 1, 2]),
+            ("the second member failed as well", vec![(0, Failed(0)), (0, Answered(1)), (9, Failed(1))], 9, [2, 0, 1]),
+        ] {
+            let mut members = three();
+            for (at, event) in events {
+                match event {
+                    Failed(member) => _ = members.failed(member, seconds(at)),
+                    Answered(member) => members.answered(member, seconds(at)),
+                }
+            }
+            assert_eq!(members.round(seconds(now)), round, "{name}");
+        }
+    }
+
+    #[test]
+    fn backoff_doubles_to_a_bound() {
+        let mut members = three();
+        let mut now = Duration::ZERO;
+        let mut waits = Vec::new();
+        for _ in 0..40 {
+            members.failed(0, now);
+            let until = members.avoided(0, now).unwrap();
+            waits.push((until - now).as_secs());
+            now = until;
+        }
+        assert_eq!(waits[..6], [1, 2, 4, 8, 15, 15]);
+        assert_eq!(waits.last(), Some(&15));
+    }
+
+    #[test]
+    fn failure_is_news_once() {
+        let mut members = three();
+        assert!(members.failed(0, seconds(0)));
+        assert!(!members.failed(0, seconds(0)));
+        assert!(!members.failed(0, seconds(5)));
+        members.answered(0, seconds(5));
+        assert!(members.failed(0, seconds(5)));
+    }
+
+    #[test]
+    fn outage_refuses_requests_but_one_probe_at_a_time() {
+        let mut members = three();
+        assert_eq!(members.admit(seconds(0)), Admission::Ask { patient: false }, "never reached: asked once");
+        members.answered(1, seconds(3));
+        assert_eq!(members.admit(seconds(3)), Admission::Ask { patient: true });
+        members.gave_up(away(), seconds(2), seconds(10));
+        assert_eq!(members.admit(seconds(10)), Admission::Ask { patient: true }, "another request got an answer");
+        members.gave_up(away(), seconds(5), seconds(10));
+        assert_eq!(members.admit(seconds(10)), Admission::Refused(away()));
+        assert_eq!(members.admit(seconds(11)), Admission::Ask { patient: false }, "the probe");
+        assert_eq!(members.admit(seconds(11)), Admission::Refused(away()), "one probe at a time");
+        assert_eq!(members.admit(seconds(40)), Admission::Refused(away()));
+        assert_eq!(members.admit(seconds(41)), Admission::Ask { patient: false }, "the probe was abandoned");
+        members.ended_probe();
+        assert_eq!(members.admit(seconds(42)), Admission::Ask { patient: false });
+        members.answered(2, seconds(42));
+        assert_eq!(members.admit(seconds(42)), Admission::Ask { patient: true });
+        assert_eq!(members.round(seconds(42))[0], 2);
+    }
+
+    #[test]
+    fn refused_node_probes_less_often() {
+        for (error, probe_after) in [(away(), 1), (StoreError::Denied("no".into()), 5)] {
+            let mut members = three();
+            members.gave_up(error.clone(), seconds(0), seconds(10));
+            assert_eq!(members.admit(seconds(9 + probe_after)), Admission::Refused(error));
+            assert_eq!(members.admit(seconds(10 + probe_after)), Admission::Ask { patient: false });
+        }
+    }
+
+    #[test]
+    fn request_of_a_store_that_just_answered_goes_round_for_seconds() {
+        let members = three();
+        for (patient, rounds, now, again) in
+            [(true, 7, 9, true), (true, 7, 10, false), (true, 1, 18, true), (true, 2, 18, false), (false, 1, 0, false)]
+        {
+            assert_eq!(members.again(patient, rounds, seconds(0), seconds(now)), again, "{patient} {rounds} {now}");
+        }
+    }
+
+    #[test]
+    fn one_member_is_asked_also_while_it_is_avoided() {
+        let mut members = Members::new("n", &["only".into()]);
+        members.failed(0, seconds(0));
+        assert_eq!(members.round(seconds(0)), [0]);
+        assert_eq!(Members::new("n", &[]).round(seconds(0)), [0; 0]);
+    }
+}

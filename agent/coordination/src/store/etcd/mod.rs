@@ -1,0 +1,167 @@
+//! The store of a fleet: etcd, over several endpoints, with or without TLS.
+//!
+//! A request goes to one member at a time, and to the next one when that fails (`members` decides which and when,
+//! `verdict` what an error means, `cluster` carries it out). Watches and commits survive the change of members, too
+//! (`watch`, `fence`).
+//!
+//! Guarantees: those of the trait, by etcd's own; no request fails while a quorum answers. Assumptions: the keys below
+//! the prefix belong to this cluster alone, and one process at a time writes as this node.
+
+mod cluster;
+mod connection;
+mod fence;
+mod handshake;
+mod members;
+mod verdict;
+mod watch;
+mod wire;
+
+use std::{
+    fmt,
+    sync::{Arc, Mutex},
+    time::Duration,
+};
+
+use etcd_client as etcd;
+use tokio::{runtime::Runtime, sync::mpsc};
+
+pub use self::connection::{Access, ReadAccess};
+use self::{
+    cluster::{Cluster, Repeat},
+    fence::Committer,
+    verdict::Said,
+    watch::Watch,
+    wire::{Prefix, number},
+};
+use super::{Change, LeaseId, MAX_OPERATIONS, Outcome, Page, Read, Store, StoreError, Txn};
+use crate::keys;
+
+/// The settings of a connection to etcd.
+#[derive(Clone)]
+pub struct EtcdOptions {
+    /// The node: it determines with which member the node begins.
+    pub node: String,
+    /// URLs of the members.
+    pub endpoints: Vec<String>,
+    /// What all keys begin with.
+    pub prefix: String,
+    /// Reads what the node shows to the members.
+    pub access: ReadAccess,
+}
+
+impl Default for EtcdOptions {
+    fn default() -> Self {
+        let access: ReadAccess = Arc::new(|| Ok(Access::default()));
+        Self { node: String::new(), endpoints: Vec::new(), prefix: String::new(), access }
+    }
+}
+
+impl fmt::Debug for EtcdOptions {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("EtcdOptions")
+            .field("node", &self.node)
+            .field("endpoints", &self.endpoints)
+            .finish_non_exhaustive()
+    }
+}
+
+/// An etcd.
+pub struct EtcdStore {
+    runtime: Arc<Runtime>,
+    cluster: Arc<Cluster>,
+    committer: Committer,
+    prefix: Prefix,
+    endpoints: Vec<String>,
+}
+
+impl fmt::Debug for EtcdStore {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("EtcdStore").field("endpoints", &self.endpoints).finish_non_exhaustive()
+    }
+}
+
+impl EtcdStore {
+    /// Creates the store. It connects with the first request: etcd may be away while the node starts.
+    ///
+    /// # Errors
+    /// When no thread can be started.
+    pub fn new(options: EtcdOptions) -> Result<Self, StoreError> {
+        let runtime = tokio::runtime::Builder::new_multi_thread()
+            .worker_threads(1)
+            .thread_name("etcd")
+            .thread_stack_size(2 << 20)
+            .enable_all()
+            .build()
+            .map_err(|error| StoreError::Unreachable(error.to_string()))?;
+        let EtcdOptions { node, endpoints, prefix, access } = options;
+        let cluster = Cluster::new(&node, &endpoints, access);
+        let prefix = Prefix(prefix);
+        let committer = Committer {
+            cluster: Arc::clone(&cluster),
+            prefix: prefix.clone(),
+            key: keys::fence(&node),
+            fence: Mutex::default(),
+        };
+        Ok(Self { runtime: Arc::new(runtime), cluster, committer, prefix, endpoints })
+    }
+
+    fn ask<T, A>(&self, ask: impl Fn(etcd::Client) -> A) -> Result<T, StoreError>
+    where
+        A: Future<Output = Result<T, Said>>,
+    {
+        let request = self.cluster.request(Repeat::Always, |route| ask(route.connection.client.clone()));
+        Ok(self.runtime.block_on(request)?)
+    }
+}
+
+impl Store for EtcdStore {
+    fn read(&self, prefix: &str, page: &Page) -> Result<Read, StoreError> {
+        let (from, options) = self.prefix.page(prefix, page);
+        let response = self.ask(|mut client| {
+            let (from, options) = (from.clone(), options.clone());
+            async move { client.get(from, Some(options)).await.map_err(Said::from) }
+        })?;
+        Ok(Read {
+            rows: response.kvs().iter().map(|pair| self.prefix.row(pair)).collect(),
+            revision: response.header().map_or(0, |header| header.revision().unsigned_abs()),
+            more: response.more(),
+        })
+    }
+
+    fn watch(&self, prefix: &str, from: u64) -> Result<mpsc::UnboundedReceiver<Change>, StoreError> {
+        let (sender, receiver) = mpsc::unbounded_channel();
+        let watch = Watch { cluster: Arc::clone(&self.cluster), prefix: self.prefix.clone(), below: prefix.to_owned() };
+        let begun = self.runtime.block_on(watch.begin(from))?.ok_or(StoreError::Compacted(from))?;
+        self.runtime.spawn(watch.follow(begun, from, sender));
+        Ok(receiver)
+    }
+
+    fn lease(&self, ttl: Duration) -> Result<LeaseId, StoreError> {
+        let seconds = number(ttl.as_secs().max(1));
+        // A lease that was granted without an answer runs out by itself.
+        let response =
+            self.ask(|mut client| async move { client.lease_grant(seconds, None).await.map_err(Said::from) })?;
+        Ok(LeaseId(response.id().unsigned_abs()))
+    }
+
+    fn keep_alive(&self, lease: LeaseId) -> Result<(), StoreError> {
+        // The call itself keeps it alive once, and returns the answer.
+        let keep = |mut client: etcd::Client| async move {
+            client.lease_keep_alive(number(lease.0)).await.map(drop).map_err(Said::from)
+        };
+        self.ask(keep)
+    }
+
+    fn commit(&self, txn: &Txn) -> Result<Outcome, StoreError> {
+        // The transaction carries one reading operation more where it is refused.
+        let size = txn.then.len().max(txn.otherwise.len() + 1);
+        if size > MAX_OPERATIONS {
+            return Err(StoreError::TooLarge(size));
+        }
+        if txn.then.iter().chain(&txn.otherwise).any(super::Op::writes) {
+            self.runtime.block_on(self.committer.commit(txn))
+        } else {
+            self.runtime.block_on(self.committer.look(txn))
+        }
+    }
+}

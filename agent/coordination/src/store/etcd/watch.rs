@@ -1,0 +1,125 @@
+//! A watch that is resumed at another member where it broke off, and loses nothing.
+
+use std::{sync::Arc, time::Duration};
+
+use etcd_client as etcd;
+use tokio::{
+    sync::mpsc,
+    time::{Instant, sleep},
+};
+
+use super::{
+    cluster::{Cluster, Repeat, Route},
+    verdict::Said,
+    wire::{Prefix, number},
+};
+use crate::store::{Change, StoreError};
+
+/// The time before a watch is begun again when no member answers, or when it ended as soon as it had begun.
+const PAUSE: Duration = Duration::from_millis(500);
+
+/// The same when the members refuse it.
+const REFUSED: Duration = Duration::from_secs(5);
+
+/// A watch of the keys with a prefix.
+pub(super) struct Watch {
+    pub(super) cluster: Arc<Cluster>,
+    pub(super) prefix: Prefix,
+    pub(super) below: String,
+}
+
+/// A watch that a member has confirmed.
+pub(super) struct Begun {
+    stream: etcd::WatchStream,
+    route: Route,
+}
+
+impl Watch {
+    /// Begins at a revision; None where the changes since then are gone.
+    pub(super) async fn begin(&self, from: u64) -> Result<Option<Begun>, StoreError> {
+        let key = self.prefix.key(&self.below);
+        let begun = self.cluster.request(Repeat::Always, |route| begin_at(route, key.clone(), from)).await;
+        Ok(begun?)
+    }
+
+    /// Sends changes until the receiver is dropped. A gap that cannot be filled ends it: the receiver then reads
+    /// everything again.
+    pub(super) async fn follow(self, begun: Begun, mut from: u64, sender: mpsc::UnboundedSender<Change>) {
+        let mut begun = Some(begun);
+        while !sender.is_closed() {
+            let Some(current) = begun.take() else {
+                match self.begin(from).await {
+                    Ok(Some(next)) => begun = Some(next),
+                    Ok(None) => return,
+                    Err(error) => {
+                        tracing::debug!(prefix = self.below, %error, "cannot begin a watch; retrying");
+                        sleep(if matches!(error, StoreError::Denied(_)) { REFUSED } else { PAUSE }).await;
+                    }
+                }
+                continue;
+            };
+            let since = Instant::now();
+            let Begun { mut stream, route } = current;
+            let said = loop {
+                let message = tokio::select! {
+                    message = stream.message() => message,
+                    () = route.connection.given_up() => break None,
+                    () = sender.closed() => return,
+                };
+                let message = match message {
+                    Ok(Some(message)) => message,
+                    Ok(None) => break Some(Said::ended()),
+                    Err(error) => break Some(Said::from(error)),
+                };
+                if message.compact_revision() > 0 {
+                    return;
+                }
+                if message.canceled() {
+                    break Some(Said::canceled(message.cancel_reason()));
+                }
+                for event in message.events() {
+                    let Some(pair) = event.kv() else { continue };
+                    let row = self.prefix.row(pair);
+                    from = from.max(row.modified.saturating_add(1));
+                    let change = match event.event_type() {
+                        etcd::EventType::Put => Change::Put(row),
+                        etcd::EventType::Delete => Change::Delete(row.key, row.modified),
+                    };
+                    if sender.send(change).is_err() {
+                        return;
+                    }
+                }
+            };
+            if let Some(said) = said {
+                tracing::debug!(prefix = self.below, cause = said.chain, "a watch broke off; resuming");
+                self.cluster.broke(&route, &said);
+            }
+            if since.elapsed() < PAUSE {
+                sleep(PAUSE).await;
+            }
+        }
+    }
+}
+
+async fn begin_at(route: Route, key: String, from: u64) -> Result<Option<Begun>, Said> {
+    let options = etcd::WatchOptions::new().with_prefix().with_start_revision(number(from));
+    let mut client = route.connection.client.clone();
+    let mut stream = client.watch(key.clone(), Some(options)).await?;
+    let Some(first) = stream.message().await? else { return Err(Said::ended()) };
+    if first.compact_revision() > 0 {
+        return Ok(None);
+    }
+    // A refused watch is created and cancelled in one message.
+    if first.canceled() || !first.created() {
+        return Err(Said::canceled(first.cancel_reason()));
+    }
+    if first.header().is_some_and(|header| number(from) > header.revision().saturating_add(1)) {
+        // Either this member lags behind, and the watch will catch up; or the store has gone back, and the watch
+        // would be silent. A read that asks the leader tells which.
+        let read = client.get(key, Some(etcd::GetOptions::new().with_count_only())).await?;
+        if read.header().is_some_and(|header| number(from) > header.revision().saturating_add(1)) {
+            return Ok(None);
+        }
+    }
+    Ok(Some(Begun { stream, route }))
+}
