@@ -87,6 +87,16 @@ impl Horizon {
         known.revision = known.revision.max(revision);
     }
 
+    /// The store has no record that this node joined. If the node has written to the store before, the store was wiped
+    /// or is another one; its revision may already be beyond the one that the node knew.
+    pub(super) fn lacks_own_record(&self) {
+        let mut known = self.lock();
+        if known.mark > 0 && self.shared {
+            tracing::warn!("the data store has no record of this node: it was wiped, or restored from an old backup");
+            (known.fallen, known.owes) = (true, true);
+        }
+    }
+
     /// Compares what was read with what this node knew when it asked, and tells the view.
     pub(super) fn judge(&self, before: (u64, u64), view: &mut View) {
         self.seen(before, view.revision);
@@ -155,5 +165,22 @@ impl Horizon {
     pub(super) fn known(&self) -> (u64, u64) {
         let known = self.lock();
         (known.revision, known.mark)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A store that was wiped may have grown past the revision that a node knew, by what others write to it.
+    #[test]
+    fn store_without_the_record_of_a_node_that_has_written_is_rolled_back() {
+        for (shared, mark, rolled_back) in [(true, 7, true), (true, 0, false), (false, 7, false)] {
+            let horizon = Horizon::new(shared);
+            horizon.resume(40, mark);
+            horizon.seen((40, mark), 500);
+            horizon.lacks_own_record();
+            assert_eq!(horizon.has_fallen(), rolled_back, "{shared} {mark}");
+        }
     }
 }

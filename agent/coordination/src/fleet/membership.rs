@@ -253,7 +253,10 @@ impl Shared {
             then: vec![Op::put(key.clone(), value.clone())],
             otherwise: vec![Op::Read(key.clone())],
         };
-        let Outcome::Refused { answers, .. } = self.store.commit(&txn)? else { return Ok(()) };
+        let Outcome::Refused { answers, .. } = self.store.commit(&txn)? else {
+            self.horizon.lacks_own_record();
+            return Ok(());
+        };
         let known = answers.into_iter().flat_map(|answer| answer.rows).find(|row| row.key == key);
         let Some(row) = known else { return Ok(()) };
         let there: Joined = serde_json::from_slice(&row.value).unwrap_or_default();

@@ -1,0 +1,122 @@
+//! Rollouts while members of the etcd fail, and after an etcd was wiped.
+
+use std::{
+    path::Path,
+    time::{Duration, Instant},
+};
+
+use towpath_coordination::store::{
+    Op, Store as _, Txn,
+    etcd::{EtcdOptions, EtcdStore},
+};
+use towpath_tests::{etcd::Etcd, fleet::Fleet, long, node::condition};
+
+/// How much longer a rollout may take while one member is failed.
+const MORE: Duration = Duration::from_secs(15);
+
+/// A book with slots, a barrier and an election; each number is another definition.
+fn book(fleet: &Fleet, number: u32) -> String {
+    let log = fleet.log_file().display().to_string();
+    let stamp = |word: &str| format!("echo $(date +%s%N) {word}{number} $TOWPATH_NODE >> {log}");
+    format!(
+        "metadata: {{apiVersion: v1alpha, kind: TaskBook, name: web, namespace: app}}\nspec:\n  targets: {{nodeGroups: [web]}}\n  rollout: {{serialize: {{count: 2}}}}\n  tasks:\n    - name: work\n      command: {{shell: '{}'}}\n    - name: together\n      sync: true\n      command: {{shell: '{}'}}\n    - name: chosen\n      elect: {{count: 1}}\n      command: {{shell: '{}'}}\n",
+        stamp("work"),
+        stamp("together"),
+        stamp("chosen"),
+    )
+}
+
+/// Runs a rollout, and returns how long it took. No node may report the store unreachable meanwhile.
+fn roll(fleet: &Fleet, number: u32, patience: Duration) -> Duration {
+    let begin = Instant::now();
+    let head = fleet.publish(&book(fleet, number));
+    fleet.wait(patience.as_secs(), |fleet| {
+        for node in &fleet.nodes {
+            let Some(status) = node.ask(&["status"]) else { continue };
+            for kind in ["Held", "Reconciling", "Stalled"] {
+                let shown = condition(&status, kind);
+                assert_ne!(shown["reason"], "StoreUnreachable", "{}: {shown}", node.name);
+            }
+        }
+        fleet.nodes.iter().all(|node| node.applied(&head))
+    });
+    let took = begin.elapsed();
+    let happened = fleet.happened();
+    let times = |word: &str| happened.iter().filter(|(_, what, _)| *what == format!("{word}{number}")).count();
+    let count = fleet.nodes.len();
+    assert_eq!((times("work"), times("together"), times("chosen")), (count, count, 1), "{happened:?}");
+    took
+}
+
+#[test]
+fn rollout_with_a_failed_member_takes_seconds_more() {
+    let mut fleet = Fleet::new(if long() { 6 } else { 3 }, Etcd::three_behind_proxies);
+    let undisturbed = roll(&fleet, 1, Duration::from_secs(90));
+    let patience = undisturbed + MORE;
+    fleet.etcd.kill(0);
+    let dead = roll(&fleet, 2, patience);
+    fleet.etcd.begin(0);
+    fleet.etcd.healthy();
+    fleet.etcd.pause_member(1, true);
+    let stopped = roll(&fleet, 3, patience);
+    fleet.etcd.pause_member(1, false);
+    fleet.etcd.healthy();
+    let silent = if long() {
+        fleet.etcd.proxies()[2].hold(true, true);
+        roll(&fleet, 4, patience)
+    } else {
+        Duration::ZERO
+    };
+    println!("undisturbed {undisturbed:?}, dead {dead:?}, stopped {stopped:?}, silent {silent:?}");
+}
+
+/// Wipes the only member of an etcd, and fills the new one with what others write to it.
+fn wipe(fleet: &mut Fleet) {
+    fleet.etcd.kill(0);
+    fleet.etcd.forget(0);
+    fleet.etcd.begin(0);
+    fleet.etcd.healthy();
+    // Its revision is soon beyond the one that the nodes knew.
+    let elsewhere =
+        EtcdOptions { endpoints: fleet.etcd.endpoints(), prefix: "/elsewhere/".into(), ..EtcdOptions::default() };
+    let elsewhere = EtcdStore::new(elsewhere).unwrap();
+    for number in 0..200 {
+        let put = Op::put(format!("k{number}"), Vec::new());
+        elsewhere.commit(&Txn { then: vec![put], ..Txn::default() }).unwrap();
+    }
+}
+
+fn waits_after_a_restore(fleet: &Fleet, node: usize) -> bool {
+    let status = fleet.nodes[node].ask(&["status"]).unwrap_or_default();
+    let shown = condition(&status, "Held");
+    shown["message"].as_str().is_some_and(|message| message.contains("n2"))
+}
+
+/// A wiped etcd knows nothing of a slot whose holder is dead: no other node may get it.
+fn wiped_etcd_is_taken_for_a_restore(new: impl FnOnce(usize, fn(&Path) -> Etcd) -> Fleet) {
+    let mut fleet = new(3, |folder| Etcd::single(folder, "etcd"));
+    roll(&fleet, 1, Duration::from_secs(90));
+    for agent in &mut fleet.agents {
+        *agent = None;
+    }
+    wipe(&mut fleet);
+    // n2 stays away: it may hold a slot.
+    fleet.begin(0);
+    fleet.begin(1);
+    let head = fleet.publish(&book(&fleet, 2));
+    fleet.wait(45, |fleet| waits_after_a_restore(fleet, 0) && waits_after_a_restore(fleet, 1));
+    std::thread::sleep(Duration::from_secs(3));
+    assert!(fleet.happened().iter().all(|(_, what, _)| what != "work2"), "a slot was given: {:?}", fleet.happened());
+    fleet.begin(2);
+    fleet.wait_for(&head, 90);
+}
+
+#[test]
+fn etcd_wiped_while_agents_are_down_is_taken_for_a_restore() {
+    wiped_etcd_is_taken_for_a_restore(|count, etcd| Fleet::new(count, etcd));
+}
+
+#[test]
+fn etcd_of_nodes_with_certificates_that_was_wiped_is_taken_for_a_restore() {
+    wiped_etcd_is_taken_for_a_restore(|count, etcd| Fleet::secured(count, etcd));
+}
