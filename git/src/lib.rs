@@ -3,18 +3,31 @@
 //!
 //! The only place that names gix. Does not know what the files of a snapshot mean, nor what a node does with them.
 
+mod audit;
+mod connection;
+mod counted;
 mod deadline;
+#[cfg(feature = "fuzzing")]
+pub mod fuzzing;
 mod history;
+mod leftovers;
+mod meter;
 mod mirror;
 mod options;
 mod pack;
+mod receive;
+mod refs;
+mod report;
 mod snapshot;
 mod transport;
+mod tree;
 mod verify;
 
 pub use history::Movement;
-pub use mirror::{Fetched, Mirror, VerifyError, version};
+pub use mirror::{Fetched, Mirror, VerifyError};
 pub use options::{Auth, Limits, Options, Reference, VerifyMode, VerifyOptions};
+pub use receive::{isolate, worker};
+pub use refs::version;
 pub use snapshot::{Blob, BlobKind, Snapshot};
 pub use verify::{Signers, Unverified};
 
@@ -42,12 +55,20 @@ pub enum SourceError {
         seconds: u64,
     },
     /// The remote sent more than it may.
-    #[error("{url} sent more than {bytes} bytes")]
+    #[error("{url} sent more than {limit}")]
     TooMuch {
         /// The URL, without credentials.
         url: String,
-        /// The limit.
-        bytes: u64,
+        /// The limit, with what it counts.
+        limit: String,
+    },
+    /// A commit whose tree no node may take.
+    #[error("the commit {commit} is refused: {message}")]
+    Refused {
+        /// The commit.
+        commit: String,
+        /// Why.
+        message: String,
     },
     /// The remote has nothing at the ref.
     #[error("{url} has no {wanted}{}", if *.empty { ": it is empty" } else { "" })]

@@ -4,16 +4,17 @@ use std::{
     fs, io,
     path::{Path, PathBuf},
     str::FromStr as _,
-    sync::{Arc, atomic::AtomicBool},
     time::Duration,
 };
 
-use gix::{ObjectId, Repository, ThreadSafeRepository, protocol::transport::client::blocking_io, remote::Direction};
+use gix::{ObjectId, Repository};
 
 use crate::{
-    Limits, Movement, Options, Reference, Snapshot, SourceError, Unverified, VerifyMode,
-    deadline::{self, Ended, Watch},
-    history, transport,
+    Movement, Options, Reference, Snapshot, SourceError, Unverified, VerifyMode, connection,
+    deadline::Ended,
+    history, leftovers,
+    receive::Job,
+    refs::{self, Ref},
     verify::{self, Signers},
 };
 
@@ -33,11 +34,8 @@ pub struct Fetched {
     pub movement: Movement,
     /// The tag that it was found at.
     pub tag: Option<String>,
-}
-
-/// What a remote said of its refs.
-struct Advertised {
-    refs: Vec<(String, ObjectId)>,
+    /// The object that the tag names: an annotated tag, or the commit itself.
+    tag_object: Option<ObjectId>,
 }
 
 impl Mirror {
@@ -60,27 +58,45 @@ impl Mirror {
         if let Reference::Commit(commit) = &self.options.reference {
             return Ok(commit.clone());
         }
-        self.resolve().map(|(_, commit)| commit.to_string())
+        Ok(self.wanted()?.commit.to_string())
     }
 
-    /// Brings the source's head into the mirror, which is made where it is missing.
+    /// Brings the source's head into the mirror, which is made where it is missing. Only the commit itself is looked
+    /// at: its signature comes next, and then its tree.
     ///
     /// # Errors
     /// When the remote can't be asked, or sends what can't be used.
     pub fn fetch(&self, accepted: Option<&str>) -> Result<Fetched, SourceError> {
         self.put_back()?;
+        leftovers::remove_older(&self.path).map_err(|error| self.disk(error))?;
         self.undamaged()?;
         if self.packs() >= self.options.limits.packs {
             self.anew(accepted)?;
         }
-        let (name, commit) = self.target()?;
-        if !self.has(commit) {
-            self.receive(&self.path, name.as_deref(), commit)?;
+        let wanted = self.wanted()?;
+        if !self.has(&wanted) {
+            self.receive(&self.path, &wanted)?;
         }
         let repository = self.open()?;
         let accepted = accepted.map(|accepted| self.id(accepted)).transpose()?;
-        let tag = name.as_deref().and_then(|name| name.strip_prefix("refs/tags/")).map(str::to_owned);
-        Ok(Fetched { commit: commit.to_string(), movement: history::movement(&repository, accepted, commit), tag })
+        let tag = wanted.name.strip_prefix("refs/tags/").map(str::to_owned);
+        Ok(Fetched {
+            commit: wanted.commit.to_string(),
+            movement: history::movement(&repository, accepted, wanted.commit),
+            tag_object: tag.is_some().then_some(wanted.object),
+            tag,
+        })
+    }
+
+    /// The ref and the commit to have. A source that names a commit has no ref.
+    fn wanted(&self) -> Result<Ref, SourceError> {
+        match (self.target()?, &self.options.reference) {
+            (Some(wanted), _) => Ok(wanted),
+            (None, Reference::Commit(commit) | Reference::Branch(commit) | Reference::Tag(commit)) => {
+                let commit = self.id(commit)?;
+                Ok(Ref { name: String::new(), object: commit, commit })
+            }
+        }
     }
 
     /// What the mirror is on disk: names, sizes and times of its packs. Another one may be damaged.
@@ -117,9 +133,9 @@ impl Mirror {
         Ok(history::movement(&repository, Some(self.id(accepted)?), self.id(commit)?))
     }
 
-    /// Whether a commit is in the mirror.
+    /// Reports whether a commit is in the mirror.
     pub fn contains(&self, commit: &str) -> bool {
-        self.id(commit).is_ok_and(|commit| self.has(commit))
+        self.id(commit).is_ok_and(|commit| self.open().is_ok_and(|found| found.find_commit(commit).is_ok()))
     }
 
     /// Makes a damaged mirror anew. Until the remote has sent everything, the damaged one stays where it is.
@@ -158,6 +174,58 @@ impl Mirror {
             signer = Some(verify::commit(&repository, step, &signers, now).map_err(VerifyError::Unverified)?);
         }
         Ok(signer)
+    }
+
+    /// Checks the signatures of a head: those of its commits, and that of its tag.
+    ///
+    /// Until a commit of the source is accepted, a tag counts as much as a branch, so the commit's signature is enough.
+    ///
+    /// # Errors
+    /// Which commit or tag is not signed as it must be, and why; or that the mirror is damaged.
+    pub fn verify_head(&self, accepted: Option<&str>, head: &Fetched, now: u64) -> Result<Option<String>, VerifyError> {
+        let signer = self.verify(accepted, &head.commit, now)?;
+        let (Some(tag), Some(object)) = (&head.tag, head.tag_object) else { return Ok(signer) };
+        let commit = self.id(&head.commit).map_err(VerifyError::Source)?;
+        if self.options.verify.mode == VerifyMode::None || (accepted.is_none() && object == commit) {
+            return Ok(signer);
+        }
+        let repository = self.open().map_err(VerifyError::Source)?;
+        let signers = self.tag_signers(&repository, accepted).map_err(VerifyError::Unverified)?;
+        verify::tag(&repository, tag, object, commit, &signers, now).map(Some).map_err(VerifyError::Unverified)
+    }
+
+    /// The highest tag of the mirror that names a commit, that the source may follow, and that is signed where the
+    /// source verifies. `None` when there is no such tag.
+    ///
+    /// # Errors
+    /// When the keys or the mirror cannot be read.
+    pub fn tag_of(&self, accepted: Option<&str>, commit: &str, now: u64) -> Result<Option<String>, VerifyError> {
+        let Reference::Tag(pattern) = &self.options.reference else { return Ok(None) };
+        let repository = self.open().map_err(VerifyError::Source)?;
+        let id = self.id(commit).map_err(VerifyError::Source)?;
+        let mut tags =
+            refs::matching_tags(&repository, pattern).map_err(|why| VerifyError::Source(self.corrupt(why)))?;
+        tags.retain(|tag| tag.commit == id);
+        let mut names: Vec<(String, ObjectId)> = tags
+            .into_iter()
+            .filter_map(|tag| Some((tag.name.strip_prefix("refs/tags/")?.to_owned(), tag.object)))
+            .collect();
+        names.sort_by_key(|(name, _)| std::cmp::Reverse(refs::version(name)));
+        if self.options.verify.mode != VerifyMode::None {
+            let signers = self.tag_signers(&repository, accepted).map_err(VerifyError::Unverified)?;
+            names.retain(|(name, object)| verify::tag(&repository, name, *object, id, &signers, now).is_ok());
+        }
+        Ok(names.into_iter().next().map(|(name, _)| name))
+    }
+
+    /// The signers of tags: those of the key files, and those that the accepted commit lists.
+    fn tag_signers(&self, repository: &Repository, accepted: Option<&str>) -> Result<Signers, Unverified> {
+        let signers = Signers::read(&self.options.verify.key_files)?;
+        let judge = accepted.and_then(|accepted| ObjectId::from_str(accepted).ok());
+        let judge = judge.filter(|judge| repository.has_object(judge));
+        let (Some(file), Some(judge)) = (&self.options.verify.signers, judge) else { return Ok(signers) };
+        let listed = verify::listed_signers(repository, judge, &self.in_path(file))?;
+        Ok(listed.map_or(signers.clone(), |listed| signers.with(&listed)))
     }
 
     /// The commits to verify, each with the one whose list of signers judges it.
@@ -220,7 +288,11 @@ impl Mirror {
         SourceError::Corrupt { path: self.path.clone(), message: message.into() }
     }
 
-    fn unreachable(&self, source: impl Into<Box<dyn std::error::Error + Send + Sync>>) -> SourceError {
+    pub(crate) fn too_much(&self, limit: String) -> SourceError {
+        SourceError::TooMuch { url: self.options.shown_url(), limit }
+    }
+
+    pub(crate) fn unreachable(&self, source: impl Into<Box<dyn std::error::Error + Send + Sync>>) -> SourceError {
         SourceError::Unreachable { url: self.options.shown_url(), source: source.into() }
     }
 
@@ -229,8 +301,8 @@ impl Mirror {
         packs.filter(|entry| entry.path().extension().is_some_and(|ending| ending == "pack")).count()
     }
 
-    fn has(&self, commit: ObjectId) -> bool {
-        self.open().is_ok_and(|repository| repository.find_commit(commit).is_ok())
+    fn has(&self, wanted: &Ref) -> bool {
+        self.open().is_ok_and(|found| found.find_commit(wanted.commit).is_ok() && found.has_object(wanted.object))
     }
 
     /// Whether the commits that the mirror's refs name can be read. A remote sends nothing that the mirror claims to
@@ -244,13 +316,17 @@ impl Mirror {
         for reference in platform.all().map_err(|error| self.corrupt(error.to_string()))? {
             let mut reference = reference.map_err(|error| self.corrupt(error.to_string()))?;
             let id = reference.peel_to_id().map_err(|error| self.corrupt(error.to_string()))?;
-            repository.find_commit(id).map_err(|error| self.corrupt(error.to_string()))?;
+            // A tag of a tree is the server's mistake, not this disk's.
+            let found = repository.find_header(id).map_err(|error| self.corrupt(error.to_string()))?;
+            if found.kind() == gix::objs::Kind::Commit {
+                repository.find_commit(id).map_err(|error| self.corrupt(error.to_string()))?;
+            }
         }
         Ok(())
     }
 
     pub(crate) fn open(&self) -> Result<Repository, SourceError> {
-        open(&self.path, &self.options).map_err(|error| self.corrupt(error.to_string()))
+        connection::open(&self.path, &self.options).map_err(|error| self.corrupt(error.to_string()))
     }
 
     /// Makes the mirror anew with one pack, and only then gives up the old one; not where that would lose a commit
@@ -258,14 +334,18 @@ impl Mirror {
     fn anew(&self, keep: Option<&str>) -> Result<(), SourceError> {
         let fresh = self.path.with_extension("git.new");
         remove(&fresh).map_err(|error| self.disk(error))?;
-        let (name, commit) = self.target()?;
-        self.receive(&fresh, name.as_deref(), commit)?;
-        if let Some(keep) = keep {
-            let keep = self.id(keep)?;
-            let kept = open(&fresh, &self.options).is_ok_and(|repository| repository.find_commit(keep).is_ok());
-            if !kept {
-                return remove(&fresh).map_err(|error| self.disk(error));
+        let wanted = self.wanted()?;
+        self.receive(&fresh, &wanted)?;
+        match keep {
+            Some(keep) => {
+                let keep = self.id(keep)?;
+                let kept = connection::open(&fresh, &self.options).is_ok_and(|found| found.find_commit(keep).is_ok());
+                if !kept {
+                    return remove(&fresh).map_err(|error| self.disk(error));
+                }
             }
+            // It replaces a damaged mirror, so it must be better.
+            None => self.whole(&fresh, wanted.commit)?,
         }
         let old = self.old();
         let swap = || -> io::Result<()> {
@@ -286,71 +366,13 @@ impl Mirror {
 
     /// A crash between two renames leaves the mirror under its other name.
     fn put_back(&self) -> Result<(), SourceError> {
-        if self.path.exists() || !self.old().exists() {
-            return Ok(());
+        if !self.path.exists() && self.old().exists() {
+            fs::rename(self.old(), &self.path).map_err(|error| self.disk(error))?;
         }
-        fs::rename(self.old(), &self.path).map_err(|error| self.disk(error))
-    }
-
-    /// The ref (none for a commit) and the commit to have.
-    fn target(&self) -> Result<(Option<String>, ObjectId), SourceError> {
-        match &self.options.reference {
-            Reference::Commit(commit) => Ok((None, self.id(commit)?)),
-            _ => self.resolve().map(|(name, commit)| (Some(name), commit)),
-        }
-    }
-
-    /// The ref and the commit that the source names now.
-    fn resolve(&self) -> Result<(String, ObjectId), SourceError> {
-        let wanted = match &self.options.reference {
-            Reference::Branch(branch) => format!("refs/heads/{branch}"),
-            Reference::Tag(_) | Reference::Commit(_) => "refs/tags/*".to_owned(),
-        };
-        let advertised = self.advertised(&wanted)?;
-        match &self.options.reference {
-            Reference::Tag(pattern) => {
-                highest_tag(&advertised, pattern).ok_or_else(|| self.missing(format!("tag {pattern}"), &advertised))
-            }
-            _ => {
-                let found = advertised.refs.iter().find(|(name, _)| *name == wanted).cloned();
-                found.ok_or_else(|| self.missing(wanted.replace("refs/heads/", "branch "), &advertised))
-            }
-        }
-    }
-
-    fn missing(&self, wanted: String, advertised: &Advertised) -> SourceError {
-        SourceError::Missing { url: self.options.shown_url(), wanted, empty: advertised.refs.is_empty() }
-    }
-
-    /// Asks the remote for its refs.
-    fn advertised(&self, wanted: &str) -> Result<Advertised, SourceError> {
-        if let Some(local) = local_path(&self.options.url) {
-            return self.local_refs(&local);
-        }
-        self.prepare(&self.path)?;
-        let options = self.options.clone();
-        let path = self.path.clone();
-        let wanted = wanted.to_owned();
-        let time = self.options.limits.poll;
-        let ended = deadline::run(&Watch { time, growth: None }, move |_| advertise(&path, &options, &wanted, time));
-        self.ended(ended, time)?
-    }
-
-    /// A repository on this machine is read, without a process between.
-    fn local_refs(&self, path: &Path) -> Result<Advertised, SourceError> {
-        let unreachable = |error: Box<dyn std::error::Error + Send + Sync>| self.unreachable(error);
-        let repository = gix::open_opts(path, gix::open::Options::isolated().open_path_as_is(false))
-            .map_err(|error| unreachable(error.into()))?;
-        let platform = repository.references().map_err(|error| unreachable(error.into()))?;
-        let mut refs = Vec::new();
-        for reference in platform.all().map_err(|error| unreachable(error.into()))? {
-            let Ok(mut reference) = reference else { continue };
-            let name = reference.name().as_bstr().to_string();
-            if let Ok(id) = reference.peel_to_id() {
-                refs.push((name, id.detach()));
-            }
-        }
-        Ok(Advertised { refs })
+        let half = ["git.new", "git.half", "git.old"].map(|ending| self.path.with_extension(ending));
+        half.iter().try_for_each(|path| remove(path)).map_err(|error| self.disk(error))?;
+        let part = self.path.with_extension("pack.part");
+        leftovers::remove_file(&part).map_err(|error| self.disk(error))
     }
 
     pub(crate) fn prepare(&self, path: &Path) -> Result<(), SourceError> {
@@ -371,44 +393,47 @@ impl Mirror {
         make().map_err(|error| self.disk(error))
     }
 
-    /// Fetches a commit, by its ref or by its id.
-    fn receive(&self, path: &Path, name: Option<&str>, commit: ObjectId) -> Result<(), SourceError> {
+    /// Receives a commit, by its ref or by its id.
+    fn receive(&self, path: &Path, wanted: &Ref) -> Result<(), SourceError> {
         unlock(path).map_err(|error| self.disk(error))?;
         self.prepare(path)?;
-        let Limits { fetch: time, bytes, .. } = self.options.limits;
-        let options = self.options.clone();
-        let spec = match name {
-            Some(name) => format!("+{name}:{name}"),
-            None => format!("+{commit}:refs/towpath/{commit}"),
-        };
-        let mirror = path.to_owned();
-        let watch = Watch { time, growth: Some((path.join("objects"), bytes)) };
-        let ended = deadline::run(&watch, move |stop| fetch(&mirror, &options, &spec, time, &stop));
-        self.ended(ended, time)??;
-        self.whole(path, commit)
+        let Ref { name, commit, .. } = wanted;
+        let spec = if name.is_empty() { format!("+{commit}:refs/towpath/{commit}") } else { format!("+{name}:{name}") };
+        let job = Job::Fetch { mirror: path.to_owned(), options: Box::new(self.options.clone()), spec };
+        let done = self.work(path, job);
+        done?;
+        let repository = connection::open(path, &self.options).map_err(|error| self.corrupt(error.to_string()))?;
+        match repository.find_commit(*commit) {
+            Ok(_) => Ok(()),
+            Err(_) => Err(self.unreachable(format!("it did not send the commit {commit} that it named"))),
+        }
     }
 
-    /// Whether a commit and all its files are there: what a remote says and what it sends may differ.
+    /// Does work on a mirror, and removes what an attempt leaves half done.
+    pub(crate) fn work(&self, path: &Path, job: Job) -> Result<(), SourceError> {
+        let done = job.run();
+        leftovers::remove(path).map_err(|error| self.disk(error))?;
+        done
+    }
+
+    /// Checks that a commit and all its files are there: a remote may name more than it sends.
     pub(crate) fn whole(&self, path: &Path, commit: ObjectId) -> Result<(), SourceError> {
-        let repository = open(path, &self.options).map_err(|error| self.corrupt(error.to_string()))?.into_sync();
+        let repository =
+            connection::open(path, &self.options).map_err(|error| self.corrupt(error.to_string()))?.into_sync();
         let incomplete = |what: String| self.unreachable(format!("it did not send {what}"));
-        if repository.to_thread_local().find_commit(commit).is_err() {
-            return Err(incomplete(format!("the commit {commit} that it named")));
-        }
-        let snapshot = Snapshot::read(&self.options.name, &repository, path.to_owned(), commit, "")
-            .map_err(|error| incomplete(error.to_string()))?;
-        match snapshot.missing_object() {
-            Some(missing) => Err(incomplete(missing)),
-            None => Ok(()),
+        let snapshot = Snapshot::read(&self.options.name, &repository, path.to_owned(), commit, "");
+        match snapshot {
+            Ok(snapshot) => snapshot.missing_object().map_or(Ok(()), |missing| Err(incomplete(missing))),
+            Err(error @ SourceError::Refused { .. }) => Err(error),
+            Err(error) => Err(incomplete(error.to_string())),
         }
     }
 
-    fn ended<T>(&self, ended: Ended<T>, time: Duration) -> Result<T, SourceError> {
+    pub(crate) fn ended<T>(&self, ended: Ended<T>, time: Duration) -> Result<T, SourceError> {
         let url = self.options.shown_url();
         match ended {
             Ended::Done(done) => Ok(done),
             Ended::TimedOut => Err(SourceError::TimedOut { url, seconds: time.as_secs() }),
-            Ended::TooMuch => Err(SourceError::TooMuch { url, bytes: self.options.limits.bytes }),
             Ended::Panicked => Err(self.unreachable("what it sent can't be read")),
         }
     }
@@ -423,100 +448,6 @@ pub enum VerifyError {
     /// It can't be read.
     #[error(transparent)]
     Source(SourceError),
-}
-
-fn open(path: &Path, options: &Options) -> gix::Result<Repository> {
-    let isolated = gix::open::Options::isolated().config_overrides(transport::overrides(options)).open_path_as_is(true);
-    ThreadSafeRepository::open_opts(path, isolated).map(|repository| repository.to_thread_local())
-}
-
-type Unreachable = Box<dyn std::error::Error + Send + Sync>;
-
-type Connection<'a, 'b, 'c> = gix::remote::Connection<'a, 'b, 'c, Box<dyn blocking_io::Transport + Send>>;
-
-/// Connects a mirror to its remote, for one refspec.
-fn connected<T>(
-    path: &Path,
-    options: &Options,
-    spec: &str,
-    time: Duration,
-    work: impl FnOnce(Connection<'_, '_, '_>) -> Result<T, Unreachable>,
-) -> Result<T, SourceError> {
-    let unreachable = |error: Unreachable| SourceError::Unreachable { url: options.shown_url(), source: error };
-    let repository = open(path, options)
-        .map_err(|error| SourceError::Corrupt { path: path.to_owned(), message: error.to_string() })?;
-    let remote = repository
-        .remote_at(options.url.as_str())
-        .and_then(|remote| {
-            remote.with_fetch_tags(gix::remote::fetch::Tags::None).with_refspecs([spec], Direction::Fetch)
-        })
-        .map_err(|error| unreachable(error.into()))?;
-    let mut connection = remote.connect(Direction::Fetch).map_err(|error| unreachable(error.into()))?;
-    if transport::is_http(&options.url) {
-        connection.set_transport_options(transport::http_options(options, time)?);
-    }
-    connection.set_credentials(|_| Ok(None));
-    work(connection).map_err(unreachable)
-}
-
-fn advertise(path: &Path, options: &Options, wanted: &str, time: Duration) -> Result<Advertised, SourceError> {
-    connected(path, options, wanted, time, |connection| {
-        let (map, _) = connection.ref_map(gix::progress::Discard, gix::remote::ref_map::Options::default())?;
-        let refs = map.remote_refs.iter().filter_map(|reference| {
-            let (name, target, peeled) = reference.unpack();
-            Some((name.to_string(), peeled.or(target)?.to_owned()))
-        });
-        Ok(Advertised { refs: refs.collect() })
-    })
-}
-
-fn fetch(
-    path: &Path,
-    options: &Options,
-    spec: &str,
-    time: Duration,
-    stop: &Arc<AtomicBool>,
-) -> Result<(), SourceError> {
-    connected(path, options, spec, time, |connection| {
-        let prepared = connection.prepare_fetch(gix::progress::Discard, gix::remote::ref_map::Options::default())?;
-        prepared.receive(gix::progress::Discard, stop)?;
-        Ok(())
-    })
-}
-
-/// The path of a repository on this machine.
-fn local_path(url: &str) -> Option<PathBuf> {
-    if let Some(path) = url.strip_prefix("file://") {
-        return Some(PathBuf::from(path));
-    }
-    (url.starts_with('/') || url.starts_with("./") || url.starts_with("../")).then(|| PathBuf::from(url))
-}
-
-/// The tag with the highest semantic version that matches a pattern, or the tag of just that name.
-fn highest_tag(advertised: &Advertised, pattern: &str) -> Option<(String, ObjectId)> {
-    let tags = advertised.refs.iter().filter_map(|(name, id)| Some((name.strip_prefix("refs/tags/")?, name, id)));
-    if !pattern.contains('*') {
-        return tags.clone().find(|(tag, _, _)| *tag == pattern).map(|(_, name, id)| (name.clone(), *id));
-    }
-    let matching = tags.filter(|(tag, _, _)| glob_matches(pattern, tag));
-    let versions = matching.filter_map(|(tag, name, id)| Some((version(tag)?, name, id)));
-    versions.max_by(|a, b| a.0.cmp(&b.0)).map(|(_, name, id)| (name.clone(), *id))
-}
-
-/// The semantic version in a tag: behind a leading v, with missing parts as zero.
-pub fn version(tag: &str) -> Option<semver::Version> {
-    let text = tag.trim_start_matches(['v', 'V']);
-    semver::Version::parse(text).ok().or_else(|| {
-        let dots = text.bytes().filter(|byte| *byte == b'.').count();
-        let plain = text.bytes().all(|byte| byte.is_ascii_digit() || byte == b'.');
-        (plain && dots < 2).then(|| semver::Version::parse(&format!("{text}{}", ".0".repeat(2 - dots))).ok()).flatten()
-    })
-}
-
-fn glob_matches(glob: &str, text: &str) -> bool {
-    let Some((first, rest)) = glob.split_once('*') else { return glob == text };
-    let Some(text) = text.strip_prefix(first) else { return false };
-    (0..=text.len()).filter(|at| text.is_char_boundary(*at)).any(|at| glob_matches(rest, &text[at..]))
 }
 
 /// Removes the locks that an agent left when it was killed: the state directory, and so the mirror, is this one's alone.
@@ -544,23 +475,5 @@ fn remove(path: &Path) -> io::Result<()> {
     match fs::remove_dir_all(path) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
         other => other,
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn the_highest_version_wins() {
-        let id = ObjectId::null(gix::hash::Kind::Sha1);
-        let refs =
-            ["v1.2.0", "v1.10.0", "v2.0.0", "v1.11.0-rc.1", "v1", "latest"].map(|tag| (format!("refs/tags/{tag}"), id));
-        let advertised = Advertised { refs: refs.to_vec() };
-        let found = |pattern| highest_tag(&advertised, pattern).map(|(name, _)| name);
-        assert_eq!(found("v1.*").as_deref(), Some("refs/tags/v1.11.0-rc.1"));
-        assert_eq!(found("v*").as_deref(), Some("refs/tags/v2.0.0"));
-        assert_eq!(found("latest").as_deref(), Some("refs/tags/latest"));
-        assert_eq!(found("v3.*"), None);
     }
 }

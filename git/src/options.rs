@@ -2,8 +2,10 @@
 
 use std::{path::PathBuf, time::Duration};
 
+use serde::{Deserialize, Serialize};
+
 /// A source and how it is reached.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct Options {
     /// Its name.
     pub name: String,
@@ -24,7 +26,7 @@ pub struct Options {
 }
 
 /// The ref to follow.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Reference {
     /// A branch.
     Branch(String),
@@ -35,7 +37,7 @@ pub enum Reference {
 }
 
 /// Files with what proves the node to the server.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Auth {
     /// The user name.
     pub username_file: Option<PathBuf>,
@@ -56,7 +58,7 @@ pub struct Auth {
 }
 
 /// Which signatures commits must carry.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct VerifyOptions {
     /// How many commits.
     pub mode: VerifyMode,
@@ -67,7 +69,7 @@ pub struct VerifyOptions {
 }
 
 /// How many commits must be signed.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub enum VerifyMode {
     /// None.
     #[default]
@@ -79,7 +81,7 @@ pub enum VerifyMode {
 }
 
 /// What a remote may cost.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Limits {
     /// How long an advertisement may take.
     pub poll: Duration,
@@ -87,13 +89,30 @@ pub struct Limits {
     pub fetch: Duration,
     /// How many bytes a fetch may bring.
     pub bytes: u64,
+    /// The most bytes of one object, unpacked.
+    pub object: u64,
+    /// The most objects that a fetch may bring.
+    pub objects: u64,
+    /// The most bytes that a fetch may unpack, in all.
+    pub inflated: u64,
+    /// The memory that a fetch may use, in bytes.
+    pub memory: u64,
     /// How many packs the mirror may have before it is made anew.
     pub packs: usize,
 }
 
 impl Default for Limits {
     fn default() -> Self {
-        Self { poll: Duration::from_secs(30), fetch: Duration::from_secs(600), bytes: 1 << 30, packs: 50 }
+        Self {
+            poll: Duration::from_secs(30),
+            fetch: Duration::from_secs(600),
+            bytes: 1 << 30,
+            object: 256 << 20,
+            objects: 1 << 20,
+            inflated: 8 << 30,
+            memory: 1 << 30,
+            packs: 50,
+        }
     }
 }
 

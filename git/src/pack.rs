@@ -5,9 +5,9 @@
 
 use std::{
     collections::BTreeSet,
-    fs::{self, File},
-    io::{BufReader, Write},
-    path::Path,
+    fs,
+    io::Write,
+    path::{Path, PathBuf},
     str::FromStr as _,
     sync::atomic::AtomicBool,
 };
@@ -15,7 +15,7 @@ use std::{
 use gix::{ObjectId, Repository, objs::tree::EntryKind};
 use gix_pack as pack;
 
-use crate::{Mirror, SourceError, mirror::unlock};
+use crate::{Mirror, SourceError, mirror::unlock, receive::Job};
 
 impl Mirror {
     /// Writes a pack with a commit and all that it descends from, without what the one that asks has already.
@@ -56,7 +56,7 @@ impl Mirror {
         Ok(())
     }
 
-    /// Takes a commit from a pack that somebody writes to a file. Nothing stays of one that does not make the commit whole.
+    /// Takes a commit from a pack that is written to a file. Nothing stays of one that does not make the commit whole.
     ///
     /// # Errors
     /// When there is no such pack, it can't be read or lacks something, or the disk does not take it.
@@ -75,38 +75,26 @@ impl Mirror {
         let commit = self.id(commit)?;
         unlock(self.path()).map_err(|error| self.disk(error))?;
         self.prepare(self.path())?;
-        let folder = self.path().join("objects/pack");
-        fs::create_dir_all(&folder).map_err(|error| self.disk(error))?;
-        let mut input = BufReader::new(File::open(file).map_err(|error| self.disk(error))?);
-        let options = pack::bundle::write::Options {
-            thread_limit: Some(1),
-            iteration_mode: pack::data::input::Mode::Verify,
-            alloc_limit_bytes: usize::try_from(self.options().limits.bytes).ok(),
-            ..Default::default()
-        };
-        let written = pack::Bundle::write_to_directory(
-            &mut input,
-            Some(&folder),
-            &mut gix::progress::Discard,
-            &AtomicBool::new(false),
-            None::<gix::odb::Handle>,
-            gix::hash::Kind::Sha1,
-            options,
-        )
-        .map_err(|error| SourceError::Pack { message: error.to_string() })?;
+        let before = self.packs_on_disk();
+        let mirror = self.path().to_owned();
+        let job = Job::Index { mirror, options: Box::new(self.options().clone()), file: file.to_owned() };
         let lacking = |error: SourceError| match error {
             SourceError::Unreachable { source, .. } => SourceError::Pack { message: source.to_string() },
             other => other,
         };
-        let kept = self.whole(self.path(), commit).map_err(lacking).and_then(|()| self.refer(commit));
+        let work = self.work(self.path(), job).and_then(|()| self.whole(self.path(), commit));
+        let kept = work.map_err(lacking).and_then(|()| self.refer(commit));
         if kept.is_err() {
-            for path in [&written.index_path, &written.data_path, &written.keep_path].into_iter().flatten() {
+            for path in self.packs_on_disk().difference(&before) {
                 let _ = fs::remove_file(path);
             }
-            return kept;
         }
-        // A ref names it now: it needs no other mark.
-        written.keep_path.map_or(Ok(()), fs::remove_file).map_err(|error| self.disk(error))
+        kept
+    }
+
+    fn packs_on_disk(&self) -> BTreeSet<PathBuf> {
+        let found = fs::read_dir(self.path().join("objects/pack")).into_iter().flatten().flatten();
+        found.map(|entry| entry.path()).collect()
     }
 
     /// Gives a commit a ref, as if it had been fetched by its id.

@@ -4,7 +4,10 @@ use std::{collections::BTreeMap, fmt, path::PathBuf, sync::Arc};
 
 use gix::{ObjectId, ThreadSafeRepository, objs::tree::EntryKind};
 
-use crate::SourceError;
+use crate::{
+    SourceError,
+    tree::{Budget, TreeError, Trees},
+};
 
 /// One commit of one source.
 #[derive(Clone)]
@@ -52,9 +55,6 @@ impl Blob {
     }
 }
 
-/// How many entries a snapshot may have.
-const ENTRIES: usize = 1 << 20;
-
 impl Snapshot {
     /// Reads the tree of a commit below a folder.
     pub(crate) fn read(
@@ -64,39 +64,30 @@ impl Snapshot {
         commit: ObjectId,
         folder: &str,
     ) -> Result<Self, SourceError> {
-        let corrupt = |message: String| SourceError::Corrupt { path: mirror.clone(), message };
+        let failed = |error: TreeError| match error {
+            TreeError::Unreadable(message) => SourceError::Corrupt { path: mirror.clone(), message },
+            TreeError::Refused(message) => SourceError::Refused { commit: commit.to_string(), message },
+        };
+        let unreadable = |error: gix::Error| failed(TreeError::Unreadable(error.to_string()));
         let local = repository.to_thread_local();
-        let tree = local
-            .find_commit(commit)
-            .map_err(|error| corrupt(error.to_string()))?
-            .tree()
-            .map_err(|error| corrupt(error.to_string()))?;
-        let files = tree.traverse().breadthfirst.files().map_err(|error| corrupt(error.to_string()))?;
-        if files.len() > ENTRIES {
+        let root = local.find_commit(commit).map_err(unreadable)?.tree_id().map_err(unreadable)?.detach();
+        let files = Trees::read(&local, root, Budget::SOURCE).and_then(|trees| trees.files(folder)).map_err(failed)?;
+        let Some(files) = files.filter(|files| !files.is_empty() || folder.trim_matches(['/', '.']).is_empty()) else {
             return Err(SourceError::Settings {
-                message: format!("the source {source} has more than {ENTRIES} files"),
+                message: format!("the source {source} has no folder {folder} at {commit}"),
             });
-        }
-        let prefix = folder.trim_matches('/');
-        let prefix = if prefix.is_empty() || prefix == "." { String::new() } else { format!("{prefix}/") };
-        let mut entries = BTreeMap::new();
-        for file in files {
-            let Ok(path) = std::str::from_utf8(&file.filepath) else { continue };
-            let Some(path) = path.strip_prefix(&prefix) else { continue };
-            let kind = match file.mode.kind() {
+        };
+        let entries = files.into_iter().filter_map(|(path, (kind, id))| {
+            let kind = match kind {
                 EntryKind::Blob => BlobKind::File,
                 EntryKind::BlobExecutable => BlobKind::Executable,
                 EntryKind::Link => BlobKind::Link,
                 EntryKind::Commit => BlobKind::Submodule,
-                EntryKind::Tree => continue,
+                EntryKind::Tree => return None,
             };
-            entries.insert(path.to_owned(), Blob { kind, id: file.oid });
-        }
-        if entries.is_empty() && !prefix.is_empty() {
-            return Err(SourceError::Settings {
-                message: format!("the source {source} has no folder {folder} at {commit}"),
-            });
-        }
+            Some((path, Blob { kind, id }))
+        });
+        let entries = entries.collect();
         Ok(Self {
             source: source.to_owned(),
             commit: commit.to_string(),
@@ -126,12 +117,26 @@ impl Snapshot {
         Ok(Some(object.detach().data))
     }
 
-    /// Whether every file of the snapshot is in the mirror. A remote may leave some out.
+    /// Returns the path of a file whose object the mirror lacks. A remote may leave some out.
     pub fn missing_object(&self) -> Option<String> {
         let local = self.repository.to_thread_local();
         self.entries
             .iter()
             .find(|(_, blob)| blob.kind != BlobKind::Submodule && !local.has_object(blob.id))
             .map(|(path, _)| path.clone())
+    }
+
+    /// Checks that the mirror has every file of the snapshot.
+    ///
+    /// # Errors
+    /// When one is missing.
+    pub fn whole(self) -> Result<Self, SourceError> {
+        match self.missing_object() {
+            Some(path) => {
+                let message = format!("it lacks {path} of the commit {}", self.commit);
+                Err(SourceError::Corrupt { path: self.mirror, message })
+            }
+            None => Ok(self),
+        }
     }
 }

@@ -108,7 +108,7 @@ fn certificates(setting: &str, file: &Path) -> Result<Vec<CertificateDer<'static
 
 /// The settings under which a mirror is opened: nothing of the machine's or the user's own, and ssh as configured.
 pub(crate) fn overrides(options: &Options) -> Vec<String> {
-    let mut overrides = vec!["protocol.version=2".to_owned(), "gc.auto=0".to_owned()];
+    let mut overrides = vec!["protocol.version=2".to_owned(), "gc.auto=0".to_owned(), "pack.threads=1".to_owned()];
     let mut ssh =
         "timeout -k 5 900 ssh -F none -o BatchMode=yes -o ConnectTimeout=15 -o ServerAliveInterval=10 -o ServerAliveCountMax=3"
             .to_owned();

@@ -2,8 +2,9 @@
 
 use std::{
     fs,
+    io::Write as _,
     path::{Path, PathBuf},
-    process::Command,
+    process::{Command, Stdio},
 };
 
 use crate::{ok, output};
@@ -67,6 +68,24 @@ impl Repository {
     /// The commit that the working copy is at.
     pub fn head(&self) -> String {
         String::from_utf8(ok(git(&self.work).args(["rev-parse", "HEAD"])).stdout).unwrap().trim().to_owned()
+    }
+
+    /// Writes an object of any content to the bare repository, and gives its id.
+    pub fn object(&self, kind: &str, data: &[u8]) -> String {
+        let mut command = git(&self.bare);
+        command.args(["hash-object", "-t", kind, "-w", "--stdin", "--literally"]);
+        let mut child = command.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap();
+        child.stdin.take().unwrap().write_all(data).unwrap();
+        let output = child.wait_with_output().unwrap();
+        assert!(output.status.success());
+        String::from_utf8(output.stdout).unwrap().trim().to_owned()
+    }
+
+    /// Runs any git command in the bare repository.
+    pub fn server(&self, arguments: &[&str]) -> String {
+        let ran = output(git(&self.bare).args(arguments));
+        assert!(ran.status.success(), "git {arguments:?}: {}", String::from_utf8_lossy(&ran.stderr));
+        String::from_utf8_lossy(&ran.stdout).trim().to_owned()
     }
 
     /// Pushes to the bare repository.
@@ -147,5 +166,78 @@ impl SshSigner {
         let settings = self.settings();
         let arguments: Vec<&str> = settings.iter().flat_map(|setting| ["-c", setting.as_str()]).collect();
         repository.commit_with(text, &arguments)
+    }
+}
+
+/// A home of gpg with one key.
+#[derive(Debug)]
+pub struct GpgSigner {
+    home: PathBuf,
+    /// The address of its user id.
+    pub name: String,
+}
+
+impl GpgSigner {
+    /// Makes an Ed25519 key.
+    pub fn new(folder: &Path, name: &str, expires: &str) -> Self {
+        Self::of_kind(folder, name, "ed25519", "sign", expires)
+    }
+
+    /// Makes a key of a kind.
+    pub fn of_kind(folder: &Path, name: &str, kind: &str, usage: &str, expires: &str) -> Self {
+        let home = folder.join(format!("gpg-{name}"));
+        fs::create_dir_all(&home).unwrap();
+        ok(Command::new("chmod").arg("700").arg(&home));
+        let signer = Self { home, name: format!("{name}@example.org") };
+        ok(signer.gpg().args(["--quick-generate-key", &signer.name, kind, usage, expires]));
+        signer
+    }
+
+    /// gpg with this home.
+    pub fn gpg(&self) -> Command {
+        let mut gpg = Command::new("gpg");
+        gpg.env("GNUPGHOME", &self.home).args([
+            "--batch",
+            "--quiet",
+            "--pinentry-mode",
+            "loopback",
+            "--passphrase",
+            "",
+        ]);
+        gpg
+    }
+
+    /// The armoured public key.
+    pub fn public(&self) -> String {
+        String::from_utf8(ok(self.gpg().args(["--armor", "--export", &self.name])).stdout).unwrap()
+    }
+
+    /// The fingerprint of the primary key.
+    pub fn fingerprint(&self) -> String {
+        let listed = ok(self.gpg().args(["--with-colons", "--list-keys", &self.name])).stdout;
+        let listed = String::from_utf8(listed).unwrap();
+        let line = listed.lines().find(|line| line.starts_with("fpr:")).unwrap();
+        line.split(':').nth(9).unwrap().to_owned()
+    }
+
+    /// Has the one file say something else, and signs that.
+    pub fn commit(&self, repository: &Repository, text: &str) -> String {
+        change(repository, text);
+        ok(git(&repository.work).args(["add", "-A"]));
+        ok(self.git(repository).args(["commit", "-q", "-S", "-m", text]));
+        repository.head()
+    }
+
+    /// git in the working copy, which signs with this key.
+    pub fn git(&self, repository: &Repository) -> Command {
+        let mut git = git(&repository.work);
+        git.env("GNUPGHOME", &self.home).arg("-c").arg(format!("user.signingKey={}", self.name));
+        git
+    }
+}
+
+impl Drop for GpgSigner {
+    fn drop(&mut self) {
+        let _ = Command::new("gpgconf").env("GNUPGHOME", &self.home).args(["--kill", "gpg-agent"]).status();
     }
 }

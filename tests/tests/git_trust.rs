@@ -4,13 +4,12 @@ use std::{
     fs,
     io::{Read as _, Write as _},
     net::TcpListener,
-    path::{Path, PathBuf},
-    process::Command,
+    path::Path,
     time::Duration,
 };
 
 use towpath_tests::{
-    git::{FLEET, Repository, SshSigner, book, change, git, one_file as fleet},
+    git::{FLEET, GpgSigner, Repository, SshSigner, book, change, git, one_file as fleet},
     node::{Node, Once, condition},
     ok,
     servers::{Https, Ssh},
@@ -22,57 +21,6 @@ fn reason(once: &Once, kind: &str) -> String {
 
 fn message(once: &Once, kind: &str) -> String {
     condition(&once.status, kind)["message"].as_str().unwrap().to_owned()
-}
-
-/// A home of gpg with one key.
-struct GpgSigner {
-    home: PathBuf,
-    name: String,
-}
-
-impl GpgSigner {
-    fn new(folder: &Path, name: &str, expires: &str) -> Self {
-        let home = folder.join(format!("gpg-{name}"));
-        fs::create_dir_all(&home).unwrap();
-        ok(Command::new("chmod").arg("700").arg(&home));
-        let signer = Self { home, name: format!("{name}@example.org") };
-        ok(signer.gpg().args(["--quick-generate-key", &signer.name, "ed25519", "sign", expires]));
-        signer
-    }
-
-    fn gpg(&self) -> Command {
-        let mut gpg = Command::new("gpg");
-        gpg.env("GNUPGHOME", &self.home).args([
-            "--batch",
-            "--quiet",
-            "--pinentry-mode",
-            "loopback",
-            "--passphrase",
-            "",
-        ]);
-        gpg
-    }
-
-    fn public(&self) -> String {
-        String::from_utf8(ok(self.gpg().args(["--armor", "--export", &self.name])).stdout).unwrap()
-    }
-
-    fn commit(&self, repository: &Repository, text: &str) -> String {
-        change(repository, text);
-        ok(git(&repository.work).args(["add", "-A"]));
-        ok(git(&repository.work)
-            .env("GNUPGHOME", &self.home)
-            .args(["-c"])
-            .arg(format!("user.signingKey={}", self.name))
-            .args(["commit", "-q", "-S", "-m", text]));
-        repository.head()
-    }
-}
-
-impl Drop for GpgSigner {
-    fn drop(&mut self) {
-        let _ = Command::new("gpgconf").env("GNUPGHOME", &self.home).args(["--kill", "gpg-agent"]).status();
-    }
 }
 
 fn verified(folder: &Path, repository: &Repository, mode: &str, keys: &str, rest: &str) -> Node {

@@ -74,6 +74,9 @@ enum Command {
     Completions(completions::Completions),
     /// Print the manual page
     Man,
+    /// Read what a git server sent, for the agent that starts this
+    #[command(hide = true)]
+    GitWorker,
 }
 
 /// How data is printed.
@@ -139,6 +142,10 @@ pub fn main() -> ExitCode {
             return ExitCode::from(if error.use_stderr() { exit::INVALID } else { 0 });
         }
     };
+    if matches!(cli.command, Command::GitWorker) {
+        return towpath_git::worker();
+    }
+    towpath_git::isolate(&["git-worker"]);
     logging(matches!(cli.command, Command::Agent(_)));
     let result = match cli.command {
         Command::Demo(demo) => demo.run(),
@@ -159,6 +166,7 @@ pub fn main() -> ExitCode {
         Command::Pki(pki) => pki.run(),
         Command::Completions(completions) => completions.run(),
         Command::Man => man::run(),
+        Command::GitWorker => Ok(0),
     };
     match result {
         Ok(code) => ExitCode::from(code),

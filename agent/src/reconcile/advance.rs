@@ -160,7 +160,7 @@ impl Node {
             let mut changes = Changes::default();
             changes.put("accepted", &accepted);
             changes.put("table", &table);
-            self.sources.remember(&looked, &accepted.commits, &mut changes);
+            self.sources.remember(&looked, &accepted.commits, (&self.journal, self.clock.wall()), &mut changes);
             self.save(changes);
         }
         if !known || self.revision.as_ref().is_some_and(|revision| revision.generation != accepted.generation) {

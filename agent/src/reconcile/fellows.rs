@@ -145,7 +145,7 @@ impl Node {
         let mut changes = Changes::default();
         changes.put("accepted", current);
         changes.put("table", &table);
-        self.sources.remember(&looked, &current.commits, &mut changes);
+        self.sources.remember(&looked, &current.commits, (&self.journal, self.clock.wall()), &mut changes);
         self.save(changes);
         let revision = Revision::new(current.clone(), table, set, &self.settings.node);
         self.show(Some(std::sync::Arc::new(revision)));

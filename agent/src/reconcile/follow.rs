@@ -6,7 +6,7 @@ use std::{
 };
 
 use towpath_coordination::gossip::Wanted;
-use towpath_git::{Mirror, Movement, Reference, VerifyError};
+use towpath_git::{Mirror, Movement, Reference, SourceError, VerifyError, VerifyMode};
 use towpath_host::journal::Journal;
 
 use super::sources::{DEPTH, Guard, Looked, Sources, origin};
@@ -47,7 +47,10 @@ impl Sources {
                 })?;
                 self.may_follow(journal, source, known, commit, now, peers)?;
             }
-            let looked = self.load_accepted(commits).map_err(|error| Unfollowed::Behind(chain(&error)))?;
+            let looked = self.load_accepted(commits).map_err(|error| match error {
+                SourceError::Refused { .. } => Unfollowed::Poisoned(chain(&error)),
+                _ => Unfollowed::Behind(chain(&error)),
+            })?;
             if looked.sources.len() <= sources.len() || looked.set.is_none() {
                 return Ok(looked);
             }
@@ -114,10 +117,40 @@ impl Sources {
                 "{commit} of {name} does not descend from {floor}, which this node has accepted"
             )));
         }
+        if let (Some(floor), Reference::Tag(_), false) = (&floor, &source.git.reference, source.git.allow_rewind)
+            && matches!(mirror.movement(floor, commit), Ok(Movement::Behind))
+        {
+            return Err(Unfollowed::Poisoned(format!(
+                "{commit} of {name} is an ancestor of {floor}, which this node has accepted"
+            )));
+        }
         match mirror.verify(floor.as_deref(), commit, now) {
-            Ok(_) => Ok(()),
+            Ok(_) if floor.as_deref() == Some(commit) => Ok(()),
+            Ok(_) => Self::tagged(&mirror, floor.as_deref(), commit, now),
             Err(VerifyError::Unverified(why)) => Err(Unfollowed::Poisoned(format!("{name}: {why}"))),
             Err(VerifyError::Source(error)) => behind(chain(&error)),
         }
+    }
+
+    /// Checks that a signed tag names a commit, where the source follows tags and verifies them: another node alone
+    /// cannot make a release of a commit. Tags come from git only.
+    fn tagged(mirror: &Mirror, floor: Option<&str>, commit: &str, now: u64) -> Result<(), Unfollowed> {
+        let options = mirror.options();
+        let asked = matches!(options.reference, Reference::Tag(_)) && options.verify.mode != VerifyMode::None;
+        let tagged = || matches!(mirror.tag_of(floor, commit, now), Ok(Some(_)));
+        // Until a commit is accepted, its signature is enough.
+        if !asked || floor.is_none() {
+            return Ok(());
+        }
+        if tagged() {
+            return Ok(());
+        }
+        let fetched = mirror.fetch(floor);
+        if tagged() {
+            return Ok(());
+        }
+        let name = &mirror.options().name;
+        let why = fetched.err().map_or_else(String::new, |error| format!(": {}", chain(&error)));
+        Err(Unfollowed::Behind(format!("{name}: no signed tag names the commit {commit} here yet{why}")))
     }
 }

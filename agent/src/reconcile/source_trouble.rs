@@ -25,6 +25,7 @@ pub(super) fn of_error(error: &SourceError, name: &str) -> Trouble {
             "MirrorCorrupt",
             format!("{shown}; it is made anew when the source can be reached; check the disk (dmesg, smartctl)"),
         ),
+        SourceError::Refused { .. } => ("InvalidObjects", format!("{shown}; push a commit without it")),
         SourceError::Disk { source, .. } => match source.kind() {
             std::io::ErrorKind::StorageFull | std::io::ErrorKind::QuotaExceeded => {
                 ("DiskFull", format!("{shown}; make room below the state directory, and the agent goes on by itself"))
@@ -64,13 +65,45 @@ pub(super) fn refused(source: &Source, fetched: &Fetched, guard: Option<&Guard>)
                 ),
             ))
         }
-        Reference::Tag(_) => {
-            let version = |tag: &Option<String>| tag.as_deref().and_then(towpath_git::version);
-            let (old, new) = (version(&guard?.tag)?, version(&fetched.tag)?);
-            (new < old).then(|| Trouble::new("Rewound", format!("the newest tag of {name} went down from {old} to {new}; tag something newer, or set allowRewind for the source")))
-        }
+        Reference::Tag(_) => refused_tag(fetched, guard?).map(|why| {
+            let tag = fetched.tag.as_deref().unwrap_or_default().escape_debug();
+            Trouble::new(
+                "Rewound",
+                format!("the tag {tag} of {name} {why}; tag something newer, or set allowRewind for the source"),
+            )
+        }),
         Reference::Commit(_) => None,
     }
+}
+
+/// Why a tag may not be followed. `None` when it may.
+fn refused_tag(fetched: &Fetched, guard: &Guard) -> Option<String> {
+    let accepted = &guard.commit;
+    if fetched.commit == *accepted {
+        return None;
+    }
+    if fetched.movement == Movement::Behind {
+        return Some(format!("is at {}, an ancestor of the accepted commit {accepted}", fetched.commit));
+    }
+    let version = |tag: &Option<String>| tag.as_deref().and_then(towpath_git::version);
+    match (version(&guard.tag), version(&fetched.tag)) {
+        (Some(old), Some(new)) if new < old => Some(format!("is {new}, and {old} was accepted")),
+        (Some(old), Some(new)) if new == old => Some(format!("moved from {accepted} to {}", fetched.commit)),
+        (Some(_), Some(_)) => None,
+        // A tag that is no version moves as a branch does.
+        _ if matches!(fetched.movement, Movement::Rewound | Movement::Unknown) => {
+            Some(format!("moved to {}, which does not descend from the accepted commit {accepted}", fetched.commit))
+        }
+        _ => None,
+    }
+}
+
+/// A commit whose tree no node takes.
+pub(super) fn refused_tree(name: &str, commit: &str, message: &str) -> Trouble {
+    Trouble::new(
+        "InvalidObjects",
+        format!("the commit {commit} of {name} is refused: {message}; push a commit without it"),
+    )
 }
 
 /// What is said of a head with mistakes.

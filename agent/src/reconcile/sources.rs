@@ -321,9 +321,10 @@ impl Sources {
             tag.clone_from(&guard?.tag);
             return self.stay(&mirror, source, accepted, looked);
         }
-        let judged =
-            guard.as_ref().is_some_and(|guard| guard.commit == fetched.commit && guard.verified == rules(source));
-        let verified = if judged { Ok(None) } else { mirror.verify(floor.as_deref(), &fetched.commit, now) };
+        let judged = guard.as_ref().is_some_and(|guard| {
+            guard.commit == fetched.commit && guard.tag == fetched.tag && guard.verified == rules(source)
+        });
+        let verified = if judged { Ok(None) } else { mirror.verify_head(floor.as_deref(), &fetched, now) };
         match verified {
             Ok(_) => {}
             Err(VerifyError::Unverified(why)) => {
@@ -340,16 +341,46 @@ impl Sources {
                 return None;
             }
         }
-        match mirror.snapshot(&fetched.commit) {
+        match self.verified_tree(&mirror, &fetched.commit, looked) {
             Ok(snapshot) => {
                 *tag = fetched.tag;
                 Some(snapshot)
+            }
+            Err(SourceError::Refused { commit, message }) => {
+                looked.rejected = true;
+                let trouble = source_trouble::refused_tree(&name, &commit, &message);
+                looked.inputs.push(Input::Rejected(name, Some(trouble)));
+                None
             }
             Err(error) => {
                 Self::trouble(&error, &name, looked);
                 None
             }
         }
+    }
+
+    /// The tree of a commit whose signature was checked, with all its files. A damaged mirror is made again.
+    fn verified_tree(&self, mirror: &Mirror, commit: &str, looked: &mut Looked) -> Result<Snapshot, SourceError> {
+        let read = || mirror.snapshot(commit).and_then(Snapshot::whole);
+        match read() {
+            Err(SourceError::Corrupt { .. }) => {
+                Self::say_damaged(&mirror.options().name, looked);
+                mirror.renew()?;
+                let read = read()?;
+                looked.inputs.push(Input::Source(mirror.options().name.clone(), None));
+                Ok(read)
+            }
+            other => other,
+        }
+    }
+
+    /// Reports that a mirror is damaged and is made again.
+    fn say_damaged(name: &str, looked: &mut Looked) {
+        tracing::warn!(source = name, "the mirror is damaged, and is made anew");
+        let message = format!(
+            "the mirror of {name} is damaged and is made anew; if this comes back, check the disk (dmesg, smartctl)"
+        );
+        looked.inputs.push(Input::Source(name.to_owned(), Some(Trouble::new("MirrorCorrupt", message))));
     }
 
     /// Fetches; a damaged mirror is made anew.
@@ -360,21 +391,9 @@ impl Sources {
         looked: &mut Looked,
         name: &str,
     ) -> Option<towpath_git::Fetched> {
-        let broken = |fetched: &towpath_git::Fetched| match mirror.snapshot(&fetched.commit) {
-            Ok(snapshot) => snapshot.missing_object().is_some(),
-            Err(error) => matches!(error, SourceError::Corrupt { .. }),
-        };
         let first = mirror.fetch(floor);
-        let damaged = match &first {
-            Ok(fetched) => broken(fetched),
-            Err(error) => matches!(error, SourceError::Corrupt { .. }),
-        };
-        let result = if damaged {
-            tracing::warn!(source = name, "the mirror is damaged, and is made anew");
-            let message = format!(
-                "the mirror of {name} is damaged and is made anew; if this comes back, check the disk (dmesg, smartctl)"
-            );
-            looked.inputs.push(Input::Source(name.to_owned(), Some(Trouble::new("MirrorCorrupt", message))));
+        let result = if matches!(first, Err(SourceError::Corrupt { .. })) {
+            Self::say_damaged(name, looked);
             mirror.renew().and_then(|()| mirror.fetch(floor))
         } else {
             first
@@ -414,14 +433,31 @@ impl Sources {
         }
     }
 
-    /// Remembers what was accepted, also against the loss of the mirror.
-    pub(super) fn remember(&self, looked: &Looked, accepted: &BTreeMap<String, String>, changes: &mut Changes) {
+    /// Remembers what was accepted, also against the loss of the mirror. The tag of a commit is the one that it was
+    /// fetched by; of a commit that stays, the one that it had; of one that other nodes accepted, its highest.
+    pub(super) fn remember(
+        &self,
+        looked: &Looked,
+        accepted: &BTreeMap<String, String>,
+        (journal, now): (&Journal, i64),
+        changes: &mut Changes,
+    ) {
+        let now = u64::try_from(now / 1000).unwrap_or(0);
         for source in &looked.sources {
-            if let Some(commit) = accepted.get(&source.git.name) {
-                let tag = looked.tags.get(&source.git.name).cloned().flatten();
-                let guard = Guard { origin: origin(source), commit: commit.clone(), tag, verified: rules(source) };
-                changes.put(format!("guard/{}", source.git.name), &guard);
-            }
+            let name = &source.git.name;
+            let Some(commit) = accepted.get(name) else { continue };
+            let known: Option<Guard> = journal.get(&format!("guard/{name}")).ok().flatten();
+            let known = known.filter(|guard| guard.origin == origin(source));
+            let tag = match (looked.tags.get(name).cloned().flatten(), &known) {
+                (Some(tag), _) => Some(tag),
+                (None, Some(guard)) if guard.commit == *commit => guard.tag.clone(),
+                (None, _) => {
+                    let floor = known.as_ref().map(|guard| guard.commit.as_str());
+                    self.mirror(source).tag_of(floor, commit, now).ok().flatten()
+                }
+            };
+            let guard = Guard { origin: origin(source), commit: commit.clone(), tag, verified: rules(source) };
+            changes.put(format!("guard/{name}"), &guard);
         }
     }
 
@@ -489,7 +525,7 @@ impl Sources {
         };
         let mirror = Mirror::new(options, &self.folder);
         let fetched = mirror.fetch(None)?;
-        Ok(Arc::new(SnapshotTree(mirror.snapshot(&fetched.commit)?)))
+        Ok(Arc::new(SnapshotTree(mirror.snapshot(&fetched.commit)?.whole()?)))
     }
 }
 

@@ -1,15 +1,20 @@
-//! Who signed a commit: OpenPGP and SSH signatures, checked in process.
+//! The signers of commits and tags: OpenPGP and SSH signatures, checked in process.
 //!
 //! Guarantees: a signature counts only from a listed key that was neither expired nor revoked, over the whole
-//! commit. The judgement of a key's expiry uses the time that the caller gives.
+//! commit or tag. The judgement of a key's expiry uses the time that the caller gives.
 
 mod openpgp;
 mod ssh;
+pub(crate) mod tag;
 
 use std::{fs, path::PathBuf};
 
 use gix::{ObjectId, Repository};
 use thiserror::Error;
+
+#[cfg(feature = "fuzzing")]
+pub(crate) use ssh::civil;
+pub(crate) use tag::tag;
 
 /// A commit that is not signed as it must be.
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
@@ -38,16 +43,16 @@ impl Signers {
         for file in files {
             let wrong = |message: String| Unverified {
                 commit: String::new(),
-                message: format!("verify.keyFiles {}: {message}", file.display()),
+                message: format!("verify.keyFiles {}:{message}", file.display()),
             };
-            let text = fs::read_to_string(file).map_err(|error| wrong(error.to_string()))?;
+            let text = fs::read_to_string(file).map_err(|error| wrong(format!(" {error}")))?;
             signers.add(&text).map_err(wrong)?;
         }
         Ok(signers)
     }
 
-    /// Adds the keys of a text in either format.
-    fn add(&mut self, text: &str) -> Result<(), String> {
+    /// Adds the keys of a text in either format. An error begins with the line's number where it has one, or a blank.
+    pub(crate) fn add(&mut self, text: &str) -> Result<(), String> {
         if text.contains("-----BEGIN PGP PUBLIC KEY BLOCK-----") {
             self.openpgp.extend(openpgp::keys(text)?);
         } else {
@@ -74,16 +79,16 @@ pub(crate) fn listed_signers(
     commit: ObjectId,
     file: &str,
 ) -> Result<Option<Signers>, Unverified> {
-    let unverified = |message: String| Unverified { commit: commit.to_string(), message: format!("{file}: {message}") };
+    let unverified = |message: String| Unverified { commit: commit.to_string(), message: format!("{file}:{message}") };
     let tree = repository
         .find_commit(commit)
         .and_then(|commit| commit.tree())
-        .map_err(|error| unverified(error.to_string()))?;
-    let Some(entry) = tree.lookup_entry_by_path(file).map_err(|error| unverified(error.to_string()))? else {
+        .map_err(|error| unverified(format!(" {error}")))?;
+    let Some(entry) = tree.lookup_entry_by_path(file).map_err(|error| unverified(format!(" {error}")))? else {
         return Ok(None);
     };
-    let bytes = entry.object().map_err(|error| unverified(error.to_string()))?.detach().data;
-    let text = String::from_utf8(bytes).map_err(|_| unverified("it is not valid UTF-8".into()))?;
+    let bytes = entry.object().map_err(|error| unverified(format!(" {error}")))?.detach().data;
+    let text = String::from_utf8(bytes).map_err(|_| unverified(" it is not valid UTF-8".into()))?;
     let mut signers = Signers::default();
     signers.add(&text).map_err(unverified)?;
     Ok(Some(signers))
@@ -98,12 +103,17 @@ pub(crate) fn commit(repository: &Repository, id: ObjectId, signers: &Signers, n
         return Err(unverified("it is not signed".into()));
     };
     let payload = signed.to_bstring();
-    let text = std::str::from_utf8(&signature).map_err(|_| unverified("its signature is no text".into()))?;
+    signature_of(&signature, &payload, signers, now).map_err(unverified)
+}
+
+/// Checks one signature over the bytes of a commit or a tag; gives the signer.
+pub(crate) fn signature_of(signature: &[u8], payload: &[u8], signers: &Signers, now: u64) -> Result<String, String> {
+    let text = std::str::from_utf8(signature).map_err(|_| "its signature is no text".to_owned())?;
     if text.contains("-----BEGIN SSH SIGNATURE-----") {
-        ssh::verify(text, &payload, &signers.ssh, now).map_err(unverified)
+        ssh::verify(text, payload, &signers.ssh, now)
     } else if text.contains("-----BEGIN PGP SIGNATURE-----") {
-        openpgp::verify(text, &payload, &signers.openpgp, now).map_err(unverified)
+        openpgp::verify(text, payload, &signers.openpgp, now)
     } else {
-        Err(unverified("its signature is neither OpenPGP nor SSH".into()))
+        Err("its signature is neither OpenPGP nor SSH".into())
     }
 }

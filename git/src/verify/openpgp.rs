@@ -1,9 +1,15 @@
 //! OpenPGP signatures.
+//!
+//! A key speaks through its newest self-signature that counts: made by the key itself, with a digest of 256 bits or
+//! more, not expired, over a user id that is not revoked or over the key directly. Whatever else hangs on a key, such
+//! as certifications by others, neither helps nor harms it.
 
 use pgp::{
-    composed::{Deserializable as _, DetachedSignature, SignedPublicKey},
-    packet::{Signature, SignatureType},
-    types::KeyDetails as _,
+    composed::{Deserializable as _, DetachedSignature, SignedPublicKey, SignedPublicSubKey},
+    crypto::hash::HashAlgorithm,
+    packet::{Signature, SignatureType, SignatureVersion},
+    ser::Serialize as _,
+    types::{EcdsaPublicParams, KeyDetails, PublicParams, Tag},
 };
 
 /// One key with its subkeys.
@@ -12,64 +18,56 @@ pub(super) struct Key {
     key: SignedPublicKey,
 }
 
-/// Reads armoured keys; a text may hold several blocks.
+/// Reads armoured keys; a text may hold several blocks. An error begins with a blank.
 pub(super) fn keys(text: &str) -> Result<Vec<Key>, String> {
     const BEGIN: &str = "-----BEGIN PGP PUBLIC KEY BLOCK-----";
     let mut keys = Vec::new();
     for block in text.split(BEGIN).skip(1) {
         let block = format!("{BEGIN}{block}");
         let (found, _) = SignedPublicKey::from_string_many(&block)
-            .map_err(|error| format!("the OpenPGP key can't be read: {error}"))?;
+            .map_err(|error| format!(" the OpenPGP key can't be read: {error}"))?;
         for key in found {
-            keys.push(Key { key: key.map_err(|error| format!("the OpenPGP key can't be read: {error}"))? });
+            keys.push(Key { key: key.map_err(|error| format!(" the OpenPGP key can't be read: {error}"))? });
         }
     }
     Ok(keys)
 }
 
-/// Checks a signature over a commit; gives the user id of who made it.
+/// Checks a signature over a commit or a tag; gives the user id of the signer.
 pub(super) fn verify(signature: &str, payload: &[u8], keys: &[Key], now: u64) -> Result<String, String> {
     let (signature, _) = DetachedSignature::from_string(signature)
         .map_err(|error| format!("its OpenPGP signature can't be read: {error}"))?;
+    let signature = &signature.signature;
     // Other types cover less than the whole commit.
-    if !matches!(signature.signature.typ(), Some(SignatureType::Binary | SignatureType::Text)) {
+    if !matches!(signature.typ(), Some(SignatureType::Binary | SignatureType::Text)) {
         return Err("its OpenPGP signature is not one over a document".into());
     }
-    let created = signature
-        .signature
-        .created()
-        .map(|created| u64::from(created.as_secs()))
-        .ok_or("its OpenPGP signature has no time")?;
-    if let Some(lifetime) = signature.signature.signature_expiration_time()
-        && seconds(lifetime) > 0
-        && created + seconds(lifetime) < now
-    {
+    if !matches!(signature.version(), SignatureVersion::V4 | SignatureVersion::V6) {
+        return Err("its OpenPGP signature is of an old version".into());
+    }
+    if !strong_digest(signature) {
+        let digest = signature.hash_alg().map(|digest| digest.to_string()).unwrap_or_default();
+        return Err(format!("its OpenPGP signature uses the digest {digest}; sign with SHA256 or better"));
+    }
+    let made = created(signature).ok_or("its OpenPGP signature has no time")?;
+    if expired(signature, made, now) {
         return Err("its OpenPGP signature has expired".into());
     }
-    let mut why = match signature.signature.issuer_fingerprint().first() {
+    let mut why = match signature.issuer_fingerprint().first() {
         Some(fingerprint) => format!("it is signed by the OpenPGP key {fingerprint}, which is not listed"),
         None => "it is signed by an OpenPGP key that is not listed".into(),
     };
     for Key { key } in keys {
-        if signature.verify(&key.primary_key, payload).is_ok() {
-            match usable(key, created, now) {
+        if issued_by(signature, &key.primary_key) {
+            let good = signature.verify(&key.primary_key, payload).is_ok();
+            match judge(good, &key.primary_key, || primary(key, made, now)) {
                 Ok(()) => return Ok(user(key)),
                 Err(reason) => why = reason,
             }
         }
-        for subkey in &key.public_subkeys {
-            if signature.verify(&subkey.key, payload).is_err() {
-                continue;
-            }
-            let usable = usable(key, created, now).and_then(|()| {
-                subkey
-                    .verify_bindings(&key.primary_key)
-                    .map_err(|_| "the subkey is not bound to its key".to_owned())?;
-                judge(&subkey.signatures, u64::from(subkey.key.created_at().as_secs()), created, now, "subkey")?;
-                let signs = subkey.signatures.iter().any(|binding| binding.key_flags().sign());
-                if signs { Ok(()) } else { Err("the subkey is not for signing".to_owned()) }
-            });
-            match usable {
+        for subkey in key.public_subkeys.iter().filter(|subkey| issued_by(signature, &subkey.key)) {
+            let good = signature.verify(&subkey.key, payload).is_ok();
+            match judge(good, &subkey.key, || signing_subkey(key, subkey, made, now)) {
                 Ok(()) => return Ok(user(key)),
                 Err(reason) => why = reason,
             }
@@ -78,50 +76,164 @@ pub(super) fn verify(signature: &str, payload: &[u8], keys: &[Key], now: u64) ->
     Err(why)
 }
 
+/// Judges one key that the signature names.
+fn judge(good: bool, key: &impl KeyDetails, usable: impl FnOnce() -> Result<(), String>) -> Result<(), String> {
+    strong_key(key)?;
+    if !good {
+        return Err(format!("its signature by the listed OpenPGP key {} is bad", key.fingerprint()));
+    }
+    usable()
+}
+
+/// Reports whether a signature names a key as its issuer. One that names none may be of any key.
+fn issued_by(signature: &Signature, key: &impl KeyDetails) -> bool {
+    let (fingerprints, ids) = (signature.issuer_fingerprint(), signature.issuer_key_id());
+    (fingerprints.is_empty() && ids.is_empty())
+        || fingerprints.iter().any(|found| **found == key.fingerprint())
+        || ids.iter().any(|found| **found == key.legacy_key_id())
+}
+
 fn user(key: &SignedPublicKey) -> String {
-    let id = key.details.users.first().map(|user| user.id.id().to_vec()).unwrap_or_default();
+    let users = || key.details.users.iter();
+    let own = users().find(|user| !is_revoked(key, user)).or_else(|| users().next());
+    let id = own.map(|user| user.id.id().to_vec()).unwrap_or_default();
     format!("{} ({})", String::from_utf8_lossy(&id), key.primary_key.fingerprint())
 }
 
-/// Whether a primary key may speak: bound to itself, not revoked, not expired.
-fn usable(key: &SignedPublicKey, created: u64, now: u64) -> Result<(), String> {
-    key.details.verify_bindings(&key.primary_key).map_err(|_| "the OpenPGP key is not bound to its user".to_owned())?;
-    if key.details.revocation_signatures.iter().any(|revocation| revocation.verify_key(&key.primary_key).is_ok()) {
-        return Err("the OpenPGP key has been revoked".into());
-    }
-    let own: Vec<Signature> = key
-        .details
-        .users
-        .iter()
-        .flat_map(|user| user.signatures.iter())
-        .chain(&key.details.direct_signatures)
-        .cloned()
-        .collect();
-    judge(&own, u64::from(key.primary_key.created_at().as_secs()), created, now, "key")
+fn strong_digest(signature: &Signature) -> bool {
+    use HashAlgorithm::{Sha3_256, Sha3_512, Sha256, Sha384, Sha512};
+    matches!(signature.hash_alg(), Some(Sha256 | Sha384 | Sha512 | Sha3_256 | Sha3_512))
 }
 
-/// Expiry and revocation, as the newest binding signature says.
-fn judge(bindings: &[Signature], born: u64, created: u64, now: u64, what: &str) -> Result<(), String> {
-    let revoked = bindings.iter().any(|binding| {
-        matches!(
-            binding.typ(),
-            Some(SignatureType::SubkeyRevocation | SignatureType::KeyRevocation | SignatureType::CertRevocation)
+/// Refuses a key that others can break.
+fn strong_key(key: &impl KeyDetails) -> Result<(), String> {
+    match key.public_params() {
+        PublicParams::RSA(rsa) => {
+            // Its modulus comes first, behind the number of its bits.
+            let bytes = rsa.to_bytes().map_err(|error| error.to_string())?;
+            let bits = bytes.first_chunk::<2>().map_or(0, |bits| u16::from_be_bytes(*bits));
+            if bits < 2048 {
+                return Err(format!("the OpenPGP key is RSA of {bits} bits, and 2048 are the least"));
+            }
+            Ok(())
+        }
+        PublicParams::ECDSA(
+            EcdsaPublicParams::P256 { .. } | EcdsaPublicParams::P384 { .. } | EcdsaPublicParams::P521 { .. },
         )
-    });
-    if revoked {
-        return Err(format!("the OpenPGP {what} has been revoked"));
+        | PublicParams::EdDSALegacy(_)
+        | PublicParams::Ed25519(_)
+        | PublicParams::Ed448(_) => Ok(()),
+        _ => Err(format!(
+            "OpenPGP keys of the kind {:?} do not count; use Ed25519, or RSA from 2048 bits",
+            key.algorithm()
+        )),
     }
-    if created + 300 < born || created > now + 86_400 {
+}
+
+/// Reports whether the key itself has revoked a user id.
+fn is_revoked(key: &SignedPublicKey, user: &pgp::types::SignedUser) -> bool {
+    user.signatures.iter().any(|signature| {
+        signature.typ() == Some(SignatureType::CertRevocation)
+            && signature.verify_certification(&key.primary_key, Tag::UserId, &user.id).is_ok()
+    })
+}
+
+/// The newest self-signature of a primary key that counts.
+fn self_signature(key: &SignedPublicKey, now: u64) -> Option<&Signature> {
+    let direct =
+        key.details.direct_signatures.iter().filter(|signature| signature.verify_key(&key.primary_key).is_ok());
+    let users = key.details.users.iter().filter(|user| !is_revoked(key, user)).flat_map(|user| {
+        user.signatures.iter().filter(|signature| {
+            signature.typ() != Some(SignatureType::CertRevocation)
+                && signature.verify_certification(&key.primary_key, Tag::UserId, &user.id).is_ok()
+        })
+    });
+    newest(direct.chain(users), now)
+}
+
+/// The newest of some signatures that has a strong digest and is in its time.
+fn newest<'a>(signatures: impl Iterator<Item = &'a Signature>, now: u64) -> Option<&'a Signature> {
+    let counts = |signature: &&Signature| {
+        strong_digest(signature)
+            && created(signature).is_some_and(|made| made <= now.saturating_add(SKEW) && !expired(signature, made, now))
+    };
+    signatures.filter(counts).max_by_key(|signature| created(signature))
+}
+
+/// Reports whether a primary key may sign: bound to itself, neither revoked nor expired, and for signing.
+fn primary(key: &SignedPublicKey, made: u64, now: u64) -> Result<(), String> {
+    let own = certifies(key, made, now)?;
+    if has_flags(own) && !own.key_flags().sign() {
+        return Err("the OpenPGP key is not for signing".into());
+    }
+    Ok(())
+}
+
+/// The self-signature of a primary key that may speak for itself and its subkeys.
+fn certifies(key: &SignedPublicKey, made: u64, now: u64) -> Result<&Signature, String> {
+    strong_key(&key.primary_key)?;
+    let revoked = |revocation: &Signature| revocation.verify_key(&key.primary_key).is_ok();
+    if key.details.revocation_signatures.iter().any(revoked) {
+        return Err("the OpenPGP key has been revoked".into());
+    }
+    let own = self_signature(key, now)
+        .ok_or("the OpenPGP key has no user id or direct signature of its own with SHA256 or better that counts")?;
+    in_time(own, u64::from(key.primary_key.created_at().as_secs()), made, now, "key")?;
+    Ok(own)
+}
+
+/// Reports whether a subkey may sign: bound to its key in both directions, not revoked, not expired, and for signing.
+fn signing_subkey(key: &SignedPublicKey, subkey: &SignedPublicSubKey, made: u64, now: u64) -> Result<(), String> {
+    certifies(key, made, now)?;
+    let by_key = || {
+        subkey.signatures.iter().filter(|binding| binding.verify_subkey_binding(&key.primary_key, &subkey.key).is_ok())
+    };
+    if by_key().any(|binding| binding.typ() == Some(SignatureType::SubkeyRevocation)) {
+        return Err("the OpenPGP subkey has been revoked".into());
+    }
+    let binding = newest(by_key(), now).ok_or("the OpenPGP subkey is not bound to its key with SHA256 or better")?;
+    if !binding.key_flags().sign() {
+        return Err("the OpenPGP subkey is not for signing".into());
+    }
+    // Without it, anyone could take another's subkey for an own one.
+    let back = binding
+        .embedded_signature()
+        .filter(|back| strong_digest(back) && back.verify_primary_key_binding(&subkey.key, &key.primary_key).is_ok());
+    if back.is_none() {
+        return Err("the OpenPGP subkey has not signed its key with SHA256 or better".into());
+    }
+    in_time(binding, u64::from(subkey.key.created_at().as_secs()), made, now, "subkey")
+}
+
+/// Reports whether a self-signature states what a key is for.
+fn has_flags(signature: &Signature) -> bool {
+    use pgp::packet::SubpacketData;
+    let mut hashed = signature.config().into_iter().flat_map(|config| config.hashed_subpackets());
+    hashed.any(|packet| matches!(packet.data, SubpacketData::KeyFlags(_)))
+}
+
+/// How far clocks may differ, in seconds.
+const SKEW: u64 = 86_400;
+
+/// Checks the time of a signature against the life of its key.
+fn in_time(own: &Signature, born: u64, made: u64, now: u64, what: &str) -> Result<(), String> {
+    if made.saturating_add(300) < born || made > now.saturating_add(SKEW) {
         return Err(format!("the signature's time does not fit the OpenPGP {what}"));
     }
-    let newest = bindings.iter().max_by_key(|binding| binding.created().map(|created| created.as_secs()));
-    if let Some(lifetime) = newest.and_then(Signature::key_expiration_time)
-        && seconds(lifetime) > 0
-        && born + seconds(lifetime) < now
-    {
+    let lifetime = own.key_expiration_time().map_or(0, seconds);
+    if lifetime > 0 && born.saturating_add(lifetime) < now {
         return Err(format!("the OpenPGP {what} has expired"));
     }
     Ok(())
+}
+
+fn created(signature: &Signature) -> Option<u64> {
+    signature.created().map(|created| u64::from(created.as_secs()))
+}
+
+fn expired(signature: &Signature, made: u64, now: u64) -> bool {
+    let lifetime = signature.signature_expiration_time().map_or(0, seconds);
+    lifetime > 0 && made.saturating_add(lifetime) < now
 }
 
 fn seconds(duration: pgp::types::Duration) -> u64 {

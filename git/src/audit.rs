@@ -1,0 +1,148 @@
+//! The packs that a fetch brought, looked at before anything reads an object of them.
+//!
+//! An object far down a chain of deltas costs the whole chain each time it is read. The chain is bounded here, in the
+//! child process, so that the agent itself can read every object cheaply.
+
+use std::{
+    collections::{BTreeSet, HashMap},
+    fs,
+    path::{Path, PathBuf},
+};
+
+use gix::{ObjectId, Repository};
+use gix_pack::{data, index};
+
+use crate::{Options, SourceError, connection};
+
+/// The longest chain of deltas, as git limits it.
+const LONGEST_CHAIN: u64 = 4095;
+
+/// The state of a mirror before new packs came.
+#[derive(Debug)]
+pub(crate) struct Audit<'a> {
+    mirror: &'a Path,
+    options: &'a Options,
+    before: BTreeSet<PathBuf>,
+    reference: Option<(String, Option<ObjectId>)>,
+}
+
+impl<'a> Audit<'a> {
+    /// Notes the packs of a mirror, and the ref that a refspec will write.
+    pub(crate) fn begin(mirror: &'a Path, options: &'a Options, spec: &str) -> Result<Self, SourceError> {
+        let name = spec.split_once(':').map(|(_, name)| name.to_owned());
+        let repository = Self::open(mirror, options)?;
+        let reference = name.map(|name| {
+            let target = target(&repository, &name);
+            (name, target)
+        });
+        Ok(Self { mirror, options, before: indexes(mirror), reference })
+    }
+
+    /// Checks the packs that came since. Where one is refused, all of them are removed.
+    ///
+    /// # Errors
+    /// When a chain of deltas is too long or too costly.
+    pub(crate) fn check(&self) -> Result<(), SourceError> {
+        let new: Vec<PathBuf> = indexes(self.mirror).difference(&self.before).cloned().collect();
+        let checked = new.iter().try_for_each(|index| chains(index, self.options.limits.object));
+        checked.map_err(|limit| {
+            for index in &new {
+                for ending in ["idx", "pack", "keep"] {
+                    let _ = fs::remove_file(index.with_extension(ending));
+                }
+            }
+            self.put_back();
+            SourceError::TooMuch { url: self.options.shown_url(), limit }
+        })
+    }
+
+    fn open(mirror: &Path, options: &Options) -> Result<Repository, SourceError> {
+        connection::open(mirror, options)
+            .map_err(|error| SourceError::Corrupt { path: mirror.to_owned(), message: error.to_string() })
+    }
+
+    /// Puts the ref back that the fetch has written.
+    fn put_back(&self) {
+        let (Some((name, target)), Ok(repository)) = (&self.reference, Self::open(self.mirror, self.options)) else {
+            return;
+        };
+        match target {
+            Some(target) => {
+                let any = gix::refs::transaction::PreviousValue::Any;
+                let _ = repository.reference(name.as_str(), *target, any, "the fetch was refused");
+            }
+            None => {
+                if let Ok(Some(reference)) = repository.try_find_reference(name.as_str()) {
+                    let _ = reference.delete();
+                }
+            }
+        }
+    }
+}
+
+fn target(repository: &Repository, name: &str) -> Option<ObjectId> {
+    repository.try_find_reference(name).ok()??.try_id().map(gix::Id::detach)
+}
+
+/// The indexes of a mirror's packs.
+fn indexes(mirror: &Path) -> BTreeSet<PathBuf> {
+    let found = fs::read_dir(mirror.join("objects/pack")).into_iter().flatten().flatten();
+    found.map(|entry| entry.path()).filter(|path| path.extension().is_some_and(|ending| ending == "idx")).collect()
+}
+
+/// The cost of reading one object of a pack.
+#[derive(Debug, Clone, Copy, Default)]
+struct Chain {
+    length: u64,
+    bytes: u64,
+}
+
+/// Checks the chains of deltas of one pack.
+///
+/// # Errors
+/// The limit that a chain exceeds.
+fn chains(path: &Path, most: u64) -> Result<(), String> {
+    let damaged = |_| "a damaged pack".to_owned();
+    let index = index::File::at(path, gix::hash::Kind::Sha1).map_err(damaged)?;
+    let pack = data::File::at(path.with_extension("pack"), gix::hash::Kind::Sha1).map_err(damaged)?;
+    let mut known: HashMap<u64, Chain> = HashMap::new();
+    for offset in index.sorted_offsets() {
+        // The objects on the way to one whose chain is known, with their sizes.
+        let mut way: Vec<(u64, u64)> = Vec::new();
+        let mut at = Some(offset);
+        let mut chain = Chain::default();
+        while let Some(offset) = at {
+            if let Some(found) = known.get(&offset) {
+                chain = *found;
+                break;
+            }
+            if way.len() as u64 > LONGEST_CHAIN {
+                return Err(format!("a chain of {LONGEST_CHAIN} deltas"));
+            }
+            let entry = pack.entry(offset).map_err(damaged)?;
+            way.push((offset, entry.decompressed_size));
+            at = match entry.header {
+                data::entry::Header::OfsDelta { base_distance } => {
+                    let base = data::entry::Header::verified_base_pack_offset(offset, base_distance);
+                    Some(base.ok_or("a damaged pack")?)
+                }
+                data::entry::Header::RefDelta { base_id } => {
+                    let at = index.lookup(base_id).ok_or("a delta without its base")?;
+                    Some(index.pack_offset_at_index(at))
+                }
+                _ => None,
+            };
+        }
+        for (offset, bytes) in way.into_iter().rev() {
+            chain = Chain { length: chain.length.saturating_add(1), bytes: chain.bytes.saturating_add(bytes) };
+            if chain.length > LONGEST_CHAIN {
+                return Err(format!("a chain of {LONGEST_CHAIN} deltas"));
+            }
+            if chain.bytes > most.saturating_mul(2) {
+                return Err(format!("{} MiB of deltas for one object", most >> 19));
+            }
+            known.insert(offset, chain);
+        }
+    }
+    Ok(())
+}

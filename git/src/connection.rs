@@ -1,0 +1,119 @@
+//! One connection to a remote, on which every byte counts.
+
+use std::{path::Path, sync::atomic::AtomicBool, time::Duration};
+
+use gix::{
+    Repository, ThreadSafeRepository,
+    progress::NestedProgress,
+    protocol::transport::client::blocking_io::{Transport, connect, http},
+    remote::Direction,
+};
+
+use crate::{
+    Options, SourceError,
+    counted::{Counted, CountedHttp, Left},
+    refs::{Advertised, Ref},
+    transport,
+};
+
+/// The most bytes of an advertisement.
+const ADVERTISEMENT: u64 = 32 << 20;
+
+/// Opens a mirror with nothing of the machine's or the user's own settings.
+pub(crate) fn open(path: &Path, options: &Options) -> gix::Result<Repository> {
+    // To read one object takes room for its base and its deltas too.
+    open_limited(path, options, options.limits.object.saturating_mul(4))
+}
+
+/// Opens a mirror in which gix allocates at most so many bytes at once.
+fn open_limited(path: &Path, options: &Options, bytes: u64) -> gix::Result<Repository> {
+    let mut overrides = transport::overrides(options);
+    overrides.push(format!("gitoxide.objects.allocLimit={bytes}"));
+    let isolated = gix::open::Options::isolated().config_overrides(overrides).open_path_as_is(true);
+    ThreadSafeRepository::open_opts(path, isolated).map(|repository| repository.to_thread_local())
+}
+
+type Unreachable = Box<dyn std::error::Error + Send + Sync>;
+
+type Connection<'a, 'b, 'c> = gix::remote::Connection<'a, 'b, 'c, Counted>;
+
+/// Connects a mirror to its remote, for one refspec and so many bytes.
+fn connected<T>(
+    path: &Path,
+    options: &Options,
+    spec: &str,
+    (time, bytes): (Duration, u64),
+    work: impl FnOnce(Connection<'_, '_, '_>) -> Result<T, Unreachable>,
+) -> Result<T, SourceError> {
+    let unreachable = |error: Unreachable| SourceError::Unreachable { url: options.shown_url(), source: error };
+    let left = Left::new(bytes);
+    let repository = open_limited(path, options, options.limits.object)
+        .map_err(|error| SourceError::Corrupt { path: path.to_owned(), message: error.to_string() })?;
+    let remote = repository
+        .remote_at(options.url.as_str())
+        .and_then(|remote| {
+            remote.with_fetch_tags(gix::remote::fetch::Tags::None).with_refspecs([spec], Direction::Fetch)
+        })
+        .map_err(|error| unreachable(error.into()))?;
+    let counted = remote.sanitized_url_and_version(Direction::Fetch).and_then(|(url, version)| {
+        if transport::is_http(&options.url) {
+            let http = CountedHttp { inner: http::reqwest::Remote::default(), left: left.clone() };
+            let inner: Box<dyn Transport + Send> = Box::new(http::Transport::new_http(http, url, version, false));
+            return Ok(Counted { inner, left: Left::new(u64::MAX) });
+        }
+        let ssh = url.scheme == gix::url::Scheme::Ssh;
+        let ssh = if ssh { repository.ssh_connect_options()? } else { Default::default() };
+        let inner = connect::connect(url, connect::Options { version, ssh, trace: false })?;
+        Ok(Counted { inner, left: left.clone() })
+    });
+    let mut connection = remote.to_connection_with_transport(counted.map_err(|error| unreachable(error.into()))?);
+    if transport::is_http(&options.url) {
+        connection.set_transport_options(transport::http_options(options, time)?);
+    }
+    connection.set_credentials(|_| Ok(None));
+    work(connection).map_err(|error| {
+        if left.none() {
+            SourceError::TooMuch { url: options.shown_url(), limit: format!("{bytes} bytes") }
+        } else {
+            unreachable(error)
+        }
+    })
+}
+
+/// Asks a remote for the refs that a refspec names.
+pub(crate) fn advertise(
+    path: &Path,
+    options: &Options,
+    wanted: &str,
+    time: Duration,
+) -> Result<Advertised, SourceError> {
+    connected(path, options, wanted, (time, ADVERTISEMENT), |connection| {
+        let (map, _) = connection.ref_map(gix::progress::Discard, gix::remote::ref_map::Options::default())?;
+        let refs = map.remote_refs.iter().filter_map(|reference| {
+            let (name, target, peeled) = reference.unpack();
+            let object = target.or(peeled)?.to_owned();
+            Some(Ref { name: name.to_string(), object, commit: peeled.map_or(object, ToOwned::to_owned) })
+        });
+        Ok(Advertised { refs: refs.collect(), empty: map.remote_refs.is_empty() })
+    })
+}
+
+/// Receives what a refspec names, and puts the pack into the mirror.
+pub(crate) fn fetch<P>(
+    path: &Path,
+    options: &Options,
+    spec: &str,
+    progress: P,
+    stop: &AtomicBool,
+) -> Result<(), SourceError>
+where
+    P: NestedProgress,
+    P::SubProgress: 'static,
+{
+    let crate::Limits { fetch: time, bytes, .. } = options.limits;
+    connected(path, options, spec, (time, bytes), |connection| {
+        let prepared = connection.prepare_fetch(gix::progress::Discard, gix::remote::ref_map::Options::default())?;
+        prepared.receive(progress, stop)?;
+        Ok(())
+    })
+}

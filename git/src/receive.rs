@@ -1,0 +1,217 @@
+//! Work on what a remote sent: receiving it, and indexing a pack of another node.
+//!
+//! The work runs in a child process with a memory limit, so that a hostile pack costs only the fetch. Without
+//! [`isolate`] it runs on a thread of this process. Either way the same meter counts bytes and objects.
+
+use std::{
+    fs::File,
+    io::{self, BufReader, Read as _, Write as _},
+    os::unix::process::CommandExt as _,
+    path::{Path, PathBuf},
+    process::{Child, Command, ExitCode, Stdio},
+    sync::{Arc, OnceLock, atomic::AtomicBool, mpsc},
+    thread,
+    time::Duration,
+};
+
+use gix_pack as pack;
+use rustix::process::{Pid, Resource, Rlimit, Signal, kill_process_group, setrlimit};
+use serde::{Deserialize, Serialize};
+
+use crate::{
+    Limits, Options, SourceError, audit, connection,
+    deadline::{self, Ended},
+    meter::Meter,
+    report::Reported,
+};
+
+/// The arguments that make this program a worker.
+static WORKER: OnceLock<Vec<String>> = OnceLock::new();
+
+/// Has all further work on packs done by a child process: this program, with these arguments, which must call
+/// [`worker`].
+pub fn isolate(arguments: &[&str]) {
+    let _ = WORKER.set(arguments.iter().map(|&argument| argument.to_owned()).collect());
+}
+
+/// One piece of work.
+#[derive(Debug, Serialize, Deserialize)]
+pub(crate) enum Job {
+    /// Receives what a refspec names into a mirror.
+    Fetch { mirror: PathBuf, options: Box<Options>, spec: String },
+    /// Indexes a pack file into a mirror.
+    Index { mirror: PathBuf, options: Box<Options>, file: PathBuf },
+}
+
+impl Job {
+    fn options(&self) -> &Options {
+        match self {
+            Self::Fetch { options, .. } | Self::Index { options, .. } => options,
+        }
+    }
+
+    /// Does the work within its limits.
+    pub(crate) fn run(self) -> Result<(), SourceError> {
+        match WORKER.get() {
+            Some(arguments) => self.in_child(arguments),
+            None => self.in_process(),
+        }
+    }
+
+    /// Does the work on a thread.
+    fn in_process(self) -> Result<(), SourceError> {
+        let options = self.options().clone();
+        let Limits { fetch: time, objects, inflated, .. } = options.limits;
+        let meter = Meter::new(objects, inflated);
+        let inner = meter.clone();
+        let ended = deadline::run_metered(time, &meter, move |stop| self.perform(inner, &stop));
+        let url = options.shown_url();
+        match (meter.exceeded(), ended) {
+            (Some(limit), _) => Err(SourceError::TooMuch { url, limit }),
+            (None, Ended::Done(done)) => done,
+            (None, Ended::TimedOut) => Err(SourceError::TimedOut { url, seconds: time.as_secs() }),
+            (None, Ended::Panicked) => {
+                Err(SourceError::Unreachable { url, source: "what it sent cannot be read".into() })
+            }
+        }
+    }
+
+    fn perform(self, meter: Meter, stop: &Arc<AtomicBool>) -> Result<(), SourceError> {
+        match self {
+            Self::Fetch { mirror, options, spec } => {
+                let audit = audit::Audit::begin(&mirror, &options, &spec)?;
+                connection::fetch(&mirror, &options, &spec, meter, stop).and_then(|()| audit.check())
+            }
+            Self::Index { mirror, options, file } => {
+                let audit = audit::Audit::begin(&mirror, &options, "")?;
+                index(&mirror, &options, &file, meter, stop).and_then(|()| audit.check())
+            }
+        }
+    }
+
+    /// Has the work done by a child process.
+    fn in_child(self, arguments: &[String]) -> Result<(), SourceError> {
+        let options = self.options().clone();
+        let url = options.shown_url();
+        let broken = |error: io::Error| SourceError::Unreachable { url: url.clone(), source: error.into() };
+        let job = serde_json::to_vec(&self).map_err(|error| broken(error.into()))?;
+        let mut command = Command::new("/proc/self/exe");
+        command.args(arguments).stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::null()).process_group(0);
+        let mut child = Running(command.spawn().map_err(broken)?);
+        // The pipe stays open: its end is the sign that this process is gone.
+        let mut input = child.0.stdin.take();
+        if let Some(input) = input.as_mut() {
+            input.write_all(&job).and_then(|()| input.write_all(b"\n")).map_err(broken)?;
+        }
+        // The child keeps its own time; this is for one that does not.
+        let time = options.limits.fetch.saturating_add(Duration::from_secs(10));
+        let Some(answer) = child.answer(time) else {
+            return Err(SourceError::TimedOut { url, seconds: options.limits.fetch.as_secs() });
+        };
+        drop(input);
+        match serde_json::from_slice::<Result<(), Reported>>(&answer) {
+            Ok(done) => done.map_err(SourceError::from),
+            // It was killed, or aborted for lack of memory.
+            Err(_) => {
+                let limit = format!("can be read with {} MiB of memory", options.limits.memory >> 20);
+                Err(SourceError::TooMuch { url, limit })
+            }
+        }
+    }
+}
+
+/// A child process, ended with its whole group.
+struct Running(Child);
+
+impl Running {
+    /// Everything that the child prints. `None` when it takes too long.
+    fn answer(&mut self, time: Duration) -> Option<Vec<u8>> {
+        let mut output = self.0.stdout.take()?;
+        let (sender, receiver) = mpsc::channel();
+        thread::spawn(move || {
+            let mut answer = Vec::new();
+            let _ = output.by_ref().take(1 << 20).read_to_end(&mut answer);
+            let _ = sender.send(answer);
+        });
+        receiver.recv_timeout(time).ok()
+    }
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        if let Some(group) = i32::try_from(self.0.id()).ok().and_then(Pid::from_raw) {
+            let _ = kill_process_group(group, Signal::KILL);
+        }
+        let _ = self.0.wait();
+    }
+}
+
+/// Runs as the child: reads one job from stdin, and prints how it ended.
+pub fn worker() -> ExitCode {
+    let mut line = Vec::new();
+    let mut byte = [0];
+    let mut input = io::stdin();
+    while input.read_exact(&mut byte).is_ok() && byte != *b"\n" {
+        line.push(byte[0]);
+    }
+    let Ok(job) = serde_json::from_slice::<Job>(&line) else { return ExitCode::FAILURE };
+    let limits = job.options().limits;
+    limit(limits.memory);
+    // The agent holds the other end: where it is gone, this process is not needed.
+    thread::spawn(move || {
+        while input.read(&mut byte).is_ok_and(|read| read > 0) {}
+        end();
+    });
+    let done = job.in_process().map_err(|error| Reported::of(&error));
+    let answer = serde_json::to_vec(&done).unwrap_or_default();
+    let mut output = io::stdout();
+    match output.write_all(&answer).and_then(|()| output.flush()) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(_) => ExitCode::FAILURE,
+    }
+}
+
+/// Ends this process with its children.
+fn end() {
+    let _ = kill_process_group(rustix::process::getpgrp(), Signal::KILL);
+}
+
+/// Limits the memory of this process. Files that are mapped for reading do not count.
+fn limit(memory: u64) {
+    let both = |limit| Rlimit { current: Some(limit), maximum: Some(limit) };
+    let _ = setrlimit(Resource::Data, both(memory));
+    // A core file of an attacker's making helps nobody.
+    let _ = setrlimit(Resource::Core, both(0));
+}
+
+/// Indexes a pack file into a mirror.
+fn index(
+    mirror: &Path,
+    options: &Options,
+    file: &Path,
+    mut meter: Meter,
+    stop: &AtomicBool,
+) -> Result<(), SourceError> {
+    let disk = |source: io::Error| SourceError::Disk { path: mirror.to_owned(), source };
+    let folder = mirror.join("objects/pack");
+    std::fs::create_dir_all(&folder).map_err(disk)?;
+    let mut input = BufReader::new(File::open(file).map_err(disk)?);
+    let write = pack::bundle::write::Options {
+        thread_limit: Some(1),
+        iteration_mode: pack::data::input::Mode::Verify,
+        alloc_limit_bytes: usize::try_from(options.limits.object).ok(),
+        ..Default::default()
+    };
+    let written = pack::Bundle::write_to_directory(
+        &mut input,
+        Some(&folder),
+        &mut meter,
+        stop,
+        None::<gix::odb::Handle>,
+        gix::hash::Kind::Sha1,
+        write,
+    )
+    .map_err(|error| SourceError::Pack { message: error.to_string() })?;
+    // A ref will name it: it needs no other mark.
+    written.keep_path.map_or(Ok(()), std::fs::remove_file).map_err(disk)
+}
