@@ -230,7 +230,7 @@ fn alive(message: &str) {
 fn block_on_small<T>(future: impl Future<Output = T>) -> Result<T, Failure> {
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(1)
-        .thread_stack_size(512 << 10)
+        .thread_stack_size(2 << 20)
         .enable_all()
         .build()
         .map_err(|error| Failure::error(&error))?;

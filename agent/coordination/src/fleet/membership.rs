@@ -30,8 +30,8 @@ const KEEP: Duration = Duration::from_secs(10);
 /// How long a node may believe in its lease since it last heard of it: less than it lives, as clocks differ.
 const BELIEF: Duration = Duration::from_secs(20);
 
-/// The stack of a thread that only waits.
-const STACK: usize = 256 << 10;
+/// The stack of a thread that makes requests: unoptimised builds need more than 256 KiB. Unused pages cost nothing.
+const STACK: usize = 2 << 20;
 
 /// Why a node is woken.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
