@@ -13,7 +13,7 @@ use towpath_host::{
 use towpath_proto::v1alpha as pb;
 use towpath_render::tree;
 
-use self::members::{Kind, Member, Source};
+use self::members::{Budget, Kind, Member, Source};
 use crate::{
     Change, Checked, Context, ModuleError, Report, Verb, file,
     resolve::{Problem, done, managed_path},
@@ -28,7 +28,11 @@ pub struct Options {
     owner: Option<String>,
     group: Option<String>,
     absent: bool,
+    max_bytes: u64,
 }
+
+/// How many bytes an archive may unpack to, unless it says otherwise.
+const LIMIT: i64 = 1 << 30;
 
 #[derive(Debug, Clone)]
 enum From {
@@ -72,8 +76,12 @@ pub(crate) fn resolve(archive: pb::Archive) -> Result<Options, Vec<Problem>> {
         problems.push(Problem::new("strip", "a number of folders is not below 0"));
         0
     });
+    let max_bytes = u64::try_from(archive.max_bytes.unwrap_or(LIMIT)).unwrap_or_else(|_| {
+        problems.push(Problem::new("maxBytes", "a number of bytes is not below 0"));
+        0
+    });
     done(problems)?;
-    Ok(Options { path, from, strip, owner: archive.owner, group: archive.group, absent })
+    Ok(Options { path, from, strip, max_bytes, owner: archive.owner, group: archive.group, absent })
 }
 
 /// The archive; None where the node does not have the file.
@@ -189,7 +197,7 @@ pub(crate) fn check(options: &Options, context: &Context<'_>) -> Result<Checked,
     let (uid, gid) = file::ids(options.owner.as_deref(), options.group.as_deref())?;
     let compared = Compared { below: below.as_ref(), uid, gid };
     let (mut diff, mut changes) = (String::new(), 0_usize);
-    members::each(source, options.strip, &mut |mut member| {
+    members::each(source, options.strip, &Budget::new(options.max_bytes), &mut |mut member| {
         stopped(context)?;
         if let Some(change) = compared.differs(&mut member)? {
             changes += 1;
@@ -230,9 +238,10 @@ pub(crate) fn run(options: &Options, context: &Context<'_>, hand: &Hand) -> Resu
     })?;
     let unpacking = Unpacking { hand: Hand::new(below.clone()), compared: Compared { below: Some(&below), uid, gid } };
     let mut waiting = Vec::new();
-    members::each(source, options.strip, &mut |member| {
+    let budget = Budget::new(options.max_bytes);
+    members::each(source, options.strip, &budget, &mut |member| {
         stopped(context)?;
-        unpacking.take(member, &mut waiting)
+        unpacking.take(member, &budget, &mut waiting)
     })
     .and_then(|()| unpacking.hand.place_all(std::mem::take(&mut waiting)))
     .map_err(|error| {
@@ -248,7 +257,7 @@ struct Unpacking<'a> {
 }
 
 impl Unpacking<'_> {
-    fn take(&self, mut member: Member<'_>, waiting: &mut Vec<Staged>) -> io::Result<()> {
+    fn take(&self, mut member: Member<'_>, budget: &Budget, waiting: &mut Vec<Staged>) -> io::Result<()> {
         let path = member.path.clone();
         let folder = path.rsplit_once('/').map_or("", |(folder, _)| folder);
         match member.kind.clone() {
@@ -257,8 +266,8 @@ impl Unpacking<'_> {
                 return Ok(());
             }
             Kind::Link(target) => {
+                self.refuse_links_above(&path)?;
                 if self.compared.differs(&mut member)?.is_some() {
-                    self.refuse_links_above(&path)?;
                     self.make(folder)?;
                     self.hand.link(&path, &target)?;
                 }
@@ -282,6 +291,7 @@ impl Unpacking<'_> {
         };
         let access = match of {
             Some((mut file, meta)) => {
+                budget.spend(meta.size)?;
                 io::copy(&mut file, &mut part.file)?;
                 Access { mode: meta.mode, uid: self.compared.uid, gid: self.compared.gid }
             }

@@ -1,8 +1,10 @@
 //! The members of an archive, one after the other, whatever its format.
 
 use std::{
+    cell::Cell,
     collections::BTreeSet,
     io::{self, BufReader, Read, Seek, SeekFrom},
+    rc::Rc,
 };
 
 use ruzstd::decoding::StreamingDecoder;
@@ -43,8 +45,89 @@ fn refused(what: String) -> io::Error {
     io::Error::new(io::ErrorKind::InvalidData, what)
 }
 
+/// How many bytes an archive may still unpack to.
+#[derive(Debug, Clone)]
+pub(super) struct Budget {
+    limit: u64,
+    left: Rc<Cell<u64>>,
+    /// What may be read before the next member begins: names and headers are kept in memory.
+    between: Rc<Cell<u64>>,
+}
+
+/// What a member counts beside its bytes, for its name and its place on the disk.
+const MEMBER: u64 = 1024;
+
+/// How many bytes of headers may stand before a member.
+const HEADERS: u64 = 1 << 20;
+
+impl Budget {
+    pub(super) fn new(limit: u64) -> Self {
+        Self { limit, left: Rc::new(Cell::new(limit)), between: Rc::new(Cell::new(HEADERS)) }
+    }
+
+    /// Takes bytes off.
+    ///
+    /// # Errors
+    /// When fewer are left.
+    pub(super) fn spend(&self, bytes: u64) -> io::Result<()> {
+        let left = self.left.get().checked_sub(bytes).ok_or_else(|| {
+            refused(format!(
+                "cannot unpack it: it has more than {} bytes; raise maxBytes, if that is right",
+                self.limit
+            ))
+        })?;
+        self.left.set(left);
+        Ok(())
+    }
+
+    fn begin(&self, path: &str, size: u64) -> io::Result<()> {
+        self.spend(MEMBER.saturating_add(path.len() as u64).saturating_add(size))?;
+        self.between.set(u64::MAX);
+        Ok(())
+    }
+
+    fn end(&self) {
+        self.between.set(HEADERS);
+    }
+}
+
+/// Counts what is read of a member beyond its stated size.
+struct Counted<'a, R> {
+    from: R,
+    stated: u64,
+    budget: &'a Budget,
+}
+
+impl<R: Read> Read for Counted<'_, R> {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        let read = self.from.read(buffer)?;
+        let beyond = (read as u64).saturating_sub(self.stated);
+        self.stated = self.stated.saturating_sub(read as u64);
+        self.budget.spend(beyond)?;
+        Ok(read)
+    }
+}
+
+/// Counts what is read between members.
+struct Headers<R> {
+    from: R,
+    budget: Budget,
+}
+
+impl<R: Read> Read for Headers<R> {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        let read = self.from.read(buffer)?;
+        let between = &self.budget.between;
+        if between.get() != u64::MAX {
+            let left = between.get().checked_sub(read as u64);
+            between.set(left.ok_or_else(|| refused("cannot unpack it: the headers of a member are too long".into()))?);
+        }
+        Ok(read)
+    }
+}
+
 /// Gives each member, less so many leading folders; ends with the first that can't be taken.
-pub(super) fn each(mut source: Box<dyn Source>, strip: usize, take: &mut Take<'_>) -> io::Result<()> {
+pub(super) fn each(mut source: Box<dyn Source>, strip: usize, budget: &Budget, take: &mut Take<'_>) -> io::Result<()> {
     let mut seen = BTreeSet::new();
     let take: &mut Take<'_> = &mut |member: Member<'_>| {
         if member.kind != Kind::Directory && !seen.insert(member.path.clone()) {
@@ -62,16 +145,16 @@ pub(super) fn each(mut source: Box<dyn Source>, strip: usize, take: &mut Take<'_
     }
     source.seek(SeekFrom::Start(0))?;
     match head {
-        [b'P', b'K', ..] => zip(source, strip, take),
-        [0x1f, 0x8b, ..] => tar(flate2::read::MultiGzDecoder::new(BufReader::new(source)), strip, take),
+        [b'P', b'K', ..] => zip(source, strip, budget, take),
+        [0x1f, 0x8b, ..] => tar(flate2::read::MultiGzDecoder::new(BufReader::new(source)), strip, budget, take),
         [0xfd, b'7', b'z', b'X', b'Z', 0] => {
-            tar(lzma_rust2::XzReader::new_mem_limit(BufReader::new(source), true, DICTIONARY), strip, take)
+            tar(lzma_rust2::XzReader::new_mem_limit(BufReader::new(source), true, DICTIONARY), strip, budget, take)
         }
-        [0x28, 0xb5, 0x2f, 0xfd, ..] => tar(Zstd::new(BufReader::new(source)), strip, take),
+        [0x28, 0xb5, 0x2f, 0xfd, ..] => tar(Zstd::new(BufReader::new(source)), strip, budget, take),
         [b'B', b'Z', b'h', ..] => {
             Err(refused("archives packed with bzip2 are not read; pack it with gzip or xz".into()))
         }
-        _ => tar(BufReader::new(source), strip, take),
+        _ => tar(BufReader::new(source), strip, budget, take),
     }
 }
 
@@ -101,8 +184,8 @@ fn leads_inside(path: &str, target: &str) -> io::Result<()> {
     if target.starts_with('/') { Err(out()) } else { Ok(()) }
 }
 
-fn tar(content: impl Read, strip: usize, take: &mut Take<'_>) -> io::Result<()> {
-    let mut archive = tar::Archive::new(content);
+fn tar(content: impl Read, strip: usize, budget: &Budget, take: &mut Take<'_>) -> io::Result<()> {
+    let mut archive = tar::Archive::new(Headers { from: content, budget: budget.clone() });
     let mut members = 0_usize;
     for entry in archive.entries()? {
         let mut entry = entry.map_err(|error| refused(format!("it can't be read as an archive: {error}")))?;
@@ -112,7 +195,12 @@ fn tar(content: impl Read, strip: usize, take: &mut Take<'_>) -> io::Result<()> 
         if kind.is_pax_global_extensions() || kind.is_pax_local_extensions() {
             continue;
         }
-        let Some(path) = inside(&raw, strip)? else { continue };
+        let size = entry.size();
+        let Some(path) = inside(&raw, strip)? else {
+            budget.begin(&raw, size)?;
+            pass_over(&mut entry, budget)?;
+            continue;
+        };
         let target = entry.link_name_bytes().map(|name| String::from_utf8_lossy(&name).into_owned());
         let kind = match (kind, target) {
             (kind, _) if kind.is_dir() => Kind::Directory,
@@ -133,7 +221,9 @@ fn tar(content: impl Read, strip: usize, take: &mut Take<'_>) -> io::Result<()> 
                 )));
             }
         };
-        take(Member { path, kind, content: &mut entry })?;
+        budget.begin(&path, size)?;
+        take(Member { path, kind, content: &mut Counted { from: &mut entry, stated: size, budget } })?;
+        pass_over(&mut entry, budget)?;
     }
     if members == 0 {
         return Err(refused("it is no archive that can be read: tar, tar.gz, tar.xz, tar.zst or zip".into()));
@@ -141,7 +231,14 @@ fn tar(content: impl Read, strip: usize, take: &mut Take<'_>) -> io::Result<()> 
     Ok(())
 }
 
-fn zip(source: Box<dyn Source>, strip: usize, take: &mut Take<'_>) -> io::Result<()> {
+/// Reads the rest of a member, which would count as a part of the next header.
+fn pass_over(entry: &mut impl Read, budget: &Budget) -> io::Result<()> {
+    io::copy(entry, &mut io::sink())?;
+    budget.end();
+    Ok(())
+}
+
+fn zip(source: Box<dyn Source>, strip: usize, budget: &Budget, take: &mut Take<'_>) -> io::Result<()> {
     let broken = |error: zip::result::ZipError| refused(format!("it can't be read as an archive: {error}"));
     let mut archive = zip::ZipArchive::new(BufReader::new(source)).map_err(broken)?;
     for index in 0..archive.len() {
@@ -158,7 +255,9 @@ fn zip(source: Box<dyn Source>, strip: usize, take: &mut Take<'_>) -> io::Result
         } else {
             Kind::File { program: member.unix_mode().is_some_and(|mode| mode & 0o100 != 0) }
         };
-        take(Member { path, kind, content: &mut member })?;
+        let stated = member.size();
+        budget.begin(&path, stated)?;
+        take(Member { path, kind, content: &mut Counted { from: &mut member, stated, budget } })?;
     }
     Ok(())
 }
@@ -239,7 +338,7 @@ mod tests {
 
     fn all(path: &std::path::Path, strip: usize) -> io::Result<Vec<(String, Kind, String)>> {
         let mut found = Vec::new();
-        each(Box::new(std::fs::File::open(path).unwrap()), strip, &mut |member| {
+        each(Box::new(std::fs::File::open(path).unwrap()), strip, &Budget::new(1 << 30), &mut |member| {
             let mut text = String::new();
             member.content.read_to_string(&mut text)?;
             found.push((member.path, member.kind, text));
@@ -305,6 +404,65 @@ mod tests {
         {
             assert!(leads_inside(path, target).is_err(), "{path} -> {target}");
         }
+    }
+
+    #[test]
+    fn members_beyond_max_bytes_end_the_unpacking() {
+        let folder = tempfile::tempdir().unwrap();
+        run(
+            folder.path(),
+            "mkdir top && head -c 3000000 /dev/zero > top/a && ln top/a top/b && mkdir many sparse \
+             && truncate -s 900G sparse/s && (cd many && seq 5000 | xargs touch) \
+             && tar -czf bomb.tgz top && tar -cJf bomb.tar.xz top && tar -cf - top | zstd -q > bomb.zst \
+             && zip -qr bomb.zip top && tar -czf many.tgz many && tar --sparse -czf sparse.tgz sparse",
+        );
+        let unpack = |name: &str, limit: u64, read: bool| {
+            let mut bytes = 0;
+            let file = Box::new(std::fs::File::open(folder.path().join(name)).unwrap());
+            each(file, 0, &Budget::new(limit), &mut |member| {
+                if read {
+                    bytes += io::copy(&mut *member.content, &mut io::sink())?;
+                }
+                Ok(())
+            })
+            .map(|()| bytes)
+            .map_err(|error| error.to_string())
+        };
+        for name in ["bomb.tgz", "bomb.tar.xz", "bomb.zst", "bomb.zip", "many.tgz", "sparse.tgz"] {
+            for read in [true, false] {
+                let refused = unpack(name, 2_000_000, read).unwrap_err();
+                assert!(refused.contains("more than 2000000 bytes"), "{name}: {refused}");
+            }
+        }
+        assert_eq!(unpack("bomb.tgz", 3_100_000, true), Ok(3_000_000));
+        assert_eq!(unpack("many.tgz", 6_000_000, true), Ok(0));
+    }
+
+    /// A header of a gigabyte would be kept in memory before its member is known.
+    #[test]
+    fn headers_of_a_member_are_bounded() {
+        let folder = tempfile::tempdir().unwrap();
+        let mut header = tar::Header::new_gnu();
+        header.set_entry_type(tar::EntryType::GNULongName);
+        header.set_path("././@LongLink").unwrap();
+        header.set_size(200 << 20);
+        header.set_cksum();
+        let path = folder.path().join("long.tgz");
+        let file = std::fs::File::create(&path).unwrap();
+        let mut packed = flate2::write::GzEncoder::new(file, flate2::Compression::fast());
+        io::Write::write_all(&mut packed, header.as_bytes()).unwrap();
+        io::copy(&mut io::repeat(b'a').take(200 << 20), &mut packed).unwrap();
+        packed.finish().unwrap();
+        let error = all(&path, 0).unwrap_err().to_string();
+        assert!(error.contains("headers"), "{error}");
+    }
+
+    /// Leading folders that are left out may be large members.
+    #[test]
+    fn members_that_are_stripped_count_as_members() {
+        let folder = tempfile::tempdir().unwrap();
+        run(folder.path(), "mkdir top && head -c 3000000 /dev/zero > big && echo x > top/x && tar -cf a.tar big top");
+        assert_eq!(all(&folder.path().join("a.tar"), 1).unwrap().len(), 1);
     }
 
     #[test]
