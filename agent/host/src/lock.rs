@@ -8,8 +8,10 @@ use std::{
     time::Duration,
 };
 
-use rustix::fs::{FlockOperation, flock};
+use rustix::fs::{FlockOperation, Mode, OFlags, flock};
 use thiserror::Error;
+
+use crate::Look;
 
 /// How often a lock is tried: a child of an agent that was killed holds it for the instant between fork and exec.
 pub(crate) const TRIES: usize = 20;
@@ -34,6 +36,20 @@ pub enum LockError {
         /// Whose it is.
         holder: String,
     },
+    /// Another user can change it.
+    #[error(
+        "cannot use the state directory {path}: {folder} {cause}; \
+         have root own it and nobody else write there, or set another stateDir",
+        path = path.display()
+    )]
+    Untrusted {
+        /// The directory.
+        path: PathBuf,
+        /// The directory, or one above it, that another user can change.
+        folder: String,
+        /// How.
+        cause: String,
+    },
     /// It can't be used.
     #[error("the state directory {path} can't be used", path = path.display())]
     Unusable {
@@ -48,16 +64,17 @@ impl StateDir {
     /// Takes a state directory, which is made where it is missing.
     ///
     /// # Errors
-    /// When another agent has it, or it can't be used.
+    /// When another agent has it, another user can change it or a directory above it, or it can't be used.
     pub fn take(path: &Path, node: &str) -> Result<Self, LockError> {
         let unusable = |source| LockError::Unusable { path: path.to_owned(), source };
-        fs::DirBuilder::new().recursive(true).mode(0o700).create(path).map_err(unusable)?;
+        make_private(path)?;
         let mut file = OpenOptions::new()
             .read(true)
             .write(true)
             .create(true)
             .truncate(false)
             .mode(0o600)
+            .custom_flags(OFlags::NOFOLLOW.bits().cast_signed())
             .open(path.join("lock"))
             .map_err(unusable)?;
         let mut tries = 0;
@@ -86,5 +103,136 @@ impl StateDir {
     /// The directory.
     pub fn path(&self) -> &Path {
         &self.path
+    }
+}
+
+/// Makes the directory where it is missing, for its owner alone, and refuses one that another user can change.
+fn make_private(path: &Path) -> Result<(), LockError> {
+    let unusable = |source| LockError::Unusable { path: path.to_owned(), source };
+    let whole = std::path::absolute(path).map_err(unusable)?;
+    let look = Look::at(Path::new("/")).map_err(unusable)?;
+    let real = look.resolved(&whole.to_string_lossy(), true).map_err(unusable)?;
+    let ends = real.match_indices('/').map(|(at, _)| at.max(1)).chain([real.len()]);
+    for folder in ends.map(|at| &real[..at]) {
+        let Some(meta) = look.meta(folder).map_err(unusable)? else { break };
+        // Its own mode is set below.
+        let mode = if folder == real { 0 } else { meta.mode };
+        if let Some(cause) = changeable(meta.uid, meta.gid, mode) {
+            return Err(LockError::Untrusted { path: path.to_owned(), folder: folder.to_owned(), cause });
+        }
+    }
+    fs::DirBuilder::new().recursive(true).mode(0o700).create(&real).map_err(unusable)?;
+    let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+    let opened = rustix::fs::open(&real, flags, Mode::empty()).map_err(|error| unusable(error.into()))?;
+    let stat = rustix::fs::fstat(&opened).map_err(|error| unusable(error.into()))?;
+    if let Some(cause) = changeable(stat.st_uid, stat.st_gid, 0) {
+        return Err(LockError::Untrusted { path: path.to_owned(), folder: real, cause });
+    }
+    if stat.st_mode & 0o077 != 0 {
+        let mode = format!("{:04o}", stat.st_mode & 0o7777);
+        tracing::warn!(path = %path.display(), mode, "set the mode of the state directory to 0700");
+        rustix::fs::fchmod(&opened, Mode::from_raw_mode(0o700)).map_err(|error| unusable(error.into()))?;
+    }
+    Ok(())
+}
+
+/// How another user can change what is in a directory; None where nobody can. A sticky directory protects its entries.
+fn changeable(uid: u32, gid: u32, mode: u32) -> Option<String> {
+    let own = rustix::process::geteuid().as_raw();
+    if uid != 0 && uid != own {
+        return Some(format!("belongs to uid {uid}"));
+    }
+    // The group of root, and the private group of the agent's own user, have nobody else.
+    let own_group = gid == 0 || own != 0 && gid == rustix::process::getegid().as_raw();
+    let others = mode & 0o002 != 0 || mode & 0o020 != 0 && !own_group;
+    (others && mode & 0o1000 == 0).then(|| format!("is writable for others (mode {:04o})", mode & 0o7777))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::{PermissionsExt as _, chown, symlink};
+
+    use super::*;
+    use crate::journal::Journal;
+
+    fn mode(path: &Path) -> u32 {
+        fs::metadata(path).unwrap().permissions().mode() & 0o7777
+    }
+
+    fn set_mode(path: &Path, mode: u32) {
+        fs::set_permissions(path, fs::Permissions::from_mode(mode)).unwrap();
+    }
+
+    #[test]
+    fn wide_modes_of_an_earlier_version_are_narrowed() {
+        let folder = tempfile::tempdir().unwrap();
+        let state = folder.path().join("a/b");
+        fs::create_dir_all(&state).unwrap();
+        fs::write(state.join("journal.redb"), "").unwrap();
+        set_mode(&state, 0o777);
+        set_mode(&state.join("journal.redb"), 0o644);
+        let taken = StateDir::take(&state, "n").unwrap();
+        let _journal = Journal::open(taken.path()).unwrap();
+        assert_eq!((mode(&state), mode(&state.join("journal.redb"))), (0o700, 0o600));
+        let fresh = StateDir::take(&folder.path().join("c/d"), "n").unwrap();
+        let _journal = Journal::open(fresh.path()).unwrap();
+        assert_eq!((mode(fresh.path()), mode(&fresh.path().join("journal.redb"))), (0o700, 0o600));
+    }
+
+    #[test]
+    fn directory_that_another_user_can_change_is_refused() {
+        type Spoil = fn(&Path);
+        let cases: [(&str, &str, Spoil); 5] = [
+            ("own", "a/b", |base| chown(base.join("a/b"), Some(65534), None).unwrap()),
+            ("parent", "a/b", |base| chown(base.join("a"), Some(65534), None).unwrap()),
+            ("writable parent", "a/new", |base| set_mode(&base.join("a"), 0o777)),
+            ("group", "a/b", |base| {
+                chown(base.join("a"), None, Some(65534)).unwrap();
+                set_mode(&base.join("a"), 0o775);
+            }),
+            ("link", "link/b", |base| {
+                symlink(base.join("a"), base.join("link")).unwrap();
+                std::os::unix::fs::lchown(base.join("link"), Some(65534), None).unwrap();
+            }),
+        ];
+        for (what, path, spoil) in cases {
+            let folder = tempfile::tempdir().unwrap();
+            fs::create_dir_all(folder.path().join("a/b")).unwrap();
+            spoil(folder.path());
+            let error = StateDir::take(&folder.path().join(path), "n").unwrap_err();
+            let refused = match &error {
+                LockError::Untrusted { .. } => what != "link",
+                LockError::Unusable { .. } => what == "link",
+                LockError::Taken { .. } => false,
+            };
+            assert!(refused, "{what}: {error:?}");
+            assert!(!folder.path().join("a/b/lock").exists());
+        }
+    }
+
+    #[test]
+    fn links_of_root_and_sticky_parents_are_used() {
+        let folder = tempfile::tempdir().unwrap();
+        fs::create_dir_all(folder.path().join("a")).unwrap();
+        set_mode(&folder.path().join("a"), 0o1777);
+        symlink("a", folder.path().join("link")).unwrap();
+        drop(StateDir::take(&folder.path().join("link/b"), "n").unwrap());
+        assert_eq!(mode(&folder.path().join("a/b")), 0o700);
+    }
+
+    #[test]
+    fn lock_and_journal_follow_no_link_in_the_directory() {
+        let folder = tempfile::tempdir().unwrap();
+        let outside = folder.path().join("outside");
+        fs::write(&outside, "kept").unwrap();
+        for name in ["lock", "journal.redb"] {
+            let state = folder.path().join(format!("of-{name}"));
+            fs::create_dir(&state).unwrap();
+            symlink(&outside, state.join(name)).unwrap();
+            let opened = StateDir::take(&state, "n").map_err(drop);
+            let opened = opened.and_then(|taken| Journal::open(taken.path()).map_err(drop).map(drop));
+            assert!(opened.is_err(), "{name}");
+            assert_eq!(fs::read_to_string(&outside).unwrap(), "kept");
+        }
     }
 }

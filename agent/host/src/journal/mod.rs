@@ -272,16 +272,31 @@ pub fn keyed_digest(key: &[u8; 32], bytes: &[u8]) -> String {
 const CACHE: usize = 256 << 10;
 
 fn database(folder: &Path, file: &Path) -> Result<Database, JournalError> {
-    let mut opened = Database::builder().set_cache_size(CACHE).create(file);
+    let mut opened = create(file);
     // A child of an agent that was killed holds its files for the instant between fork and exec.
     for _ in 0..crate::lock::TRIES {
-        if !matches!(opened, Err(redb::DatabaseError::DatabaseAlreadyOpen)) {
+        if !matches!(opened, Err(redb::Error::DatabaseAlreadyOpen)) {
             break;
         }
         std::thread::sleep(crate::lock::PAUSE);
-        opened = Database::builder().set_cache_size(CACHE).create(file);
+        opened = create(file);
     }
-    opened.map_err(|error| database_error(folder, &redb::Error::from(error)))
+    opened.map_err(|error| database_error(folder, &error))
+}
+
+/// Opens the database of a file that only its owner can read, which is made where it is missing.
+fn create(file: &Path) -> Result<Database, redb::Error> {
+    use std::os::unix::fs::{OpenOptionsExt as _, PermissionsExt as _};
+    let mut options = fs::OpenOptions::new();
+    options.read(true).write(true).create(true).truncate(false).mode(0o600);
+    options.custom_flags(rustix::fs::OFlags::NOFOLLOW.bits().cast_signed());
+    let opened = options.open(file).map_err(redb::Error::Io)?;
+    let mode = opened.metadata().map_err(redb::Error::Io)?.permissions().mode();
+    if mode & 0o077 != 0 {
+        tracing::warn!(file = %file.display(), mode = format!("{:04o}", mode & 0o7777), "set the mode of the journal to 0600");
+        opened.set_permissions(fs::Permissions::from_mode(0o600)).map_err(redb::Error::Io)?;
+    }
+    Ok(Database::builder().set_cache_size(CACHE).create_file(opened)?)
 }
 
 fn io_error(folder: &Path, error: &std::io::Error) -> JournalError {
