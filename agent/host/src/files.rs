@@ -1,13 +1,14 @@
 //! The write side: files are replaced atomically, and a crash at any instruction leaves the old one or the new.
 //!
 //! Guarantees: a staged file is complete, with its mode and owner, before it is renamed; after [`Hand::settle`]
-//! renames have reached the disk. Assumptions: rename within a directory is atomic, which POSIX says.
+//! renames have reached the disk. A replaced file keeps its extended attributes. Every call works in a directory that
+//! the resolver of paths has opened, never by a path.
+//! Assumptions: rename within a directory is atomic, which POSIX says.
 
 use std::{
     ffi::OsString,
     io::{self, Write as _},
     os::fd::{AsFd, OwnedFd},
-    path::Path,
 };
 
 use rustix::{
@@ -16,7 +17,12 @@ use rustix::{
 };
 use sha2::{Digest as _, Sha256};
 
-use crate::look::{FileKind, Look, meta, split};
+use crate::{
+    FileVersion,
+    attributes::Attributes,
+    look::{FileKind, Look, is_missing, is_shared, meta},
+    walk::Place,
+};
 
 /// From how many files on one call to sync their whole file system costs less than one for each.
 const MANY: usize = 16;
@@ -46,7 +52,7 @@ pub struct Staged {
     file: OwnedFd,
     temporary: OsString,
     name: OsString,
-    /// The path that it will have.
+    /// The path that it will have, without links.
     pub path: String,
     /// Where it is until then, as a process would open it.
     pub temporary_path: std::path::PathBuf,
@@ -56,6 +62,12 @@ impl Hand {
     /// The write side of what is looked at. Lend it only to who holds a permit.
     pub fn new(look: Look) -> Self {
         Self { look }
+    }
+
+    /// Returns the same root, with links refused below a folder.
+    #[must_use]
+    pub fn plain_below(&self, folder: &str) -> Self {
+        Self { look: self.look.plain_below(folder) }
     }
 
     /// The read side.
@@ -68,9 +80,18 @@ impl Hand {
     /// # Errors
     /// When the directory or the file can't be written.
     pub fn stage(&self, path: &str, content: &[u8], access: Access) -> io::Result<Staged> {
-        let (folder_path, _) =
-            split(path).ok_or_else(|| io::Error::new(io::ErrorKind::InvalidInput, "the path has no name"))?;
-        let (folder, name) = self.look.parent(path)?;
+        self.stage_with(path, content, access, None)
+    }
+
+    /// Writes a file beside its place; None: with the extended attributes of the file that is there.
+    fn stage_with(
+        &self,
+        path: &str,
+        content: &[u8],
+        access: Access,
+        attributes: Option<&Attributes>,
+    ) -> io::Result<Staged> {
+        let Place { folder, name, path: real, .. } = self.look.end(path)?;
         let temporary = temporary_name(&name);
         let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
         let create = || rustix::fs::openat(&folder, &temporary, flags, Mode::from_raw_mode(0o600));
@@ -82,9 +103,13 @@ impl Hand {
             }
             other => other?,
         };
-        let temporary_path = self.look.real_path(folder_path).join(Path::new(&temporary));
-        let staged = Staged { folder, file, temporary, name, path: path.to_owned(), temporary_path };
-        match write_all(&staged.file, content).and_then(|()| grant(&staged.file, access)) {
+        let temporary_path = self.look.real_path(&real).with_file_name(&temporary);
+        let staged = Staged { folder, file, temporary, name, path: real, temporary_path };
+        let written = write_all(&staged.file, content).and_then(|()| match attributes {
+            Some(attributes) => grant_with(&staged.file, access, Some(attributes)),
+            None => grant_with(&staged.file, access, old_attributes(&staged)?.as_ref()),
+        });
+        match written {
             Ok(()) => Ok(staged),
             Err(error) => {
                 self.discard(staged);
@@ -98,9 +123,7 @@ impl Hand {
     /// # Errors
     /// When the directory or the file can't be written.
     pub fn part(&self, path: &str) -> io::Result<Part> {
-        let (folder_path, _) =
-            split(path).ok_or_else(|| io::Error::new(io::ErrorKind::InvalidInput, "the path has no name"))?;
-        let (folder, name) = self.look.parent(path)?;
+        let Place { folder, name, path: real, .. } = self.look.end(path)?;
         let mut temporary = temporary_name(&name);
         temporary.push(".part");
         let flags = OFlags::RDWR | OFlags::APPEND | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
@@ -117,8 +140,8 @@ impl Hand {
                 open(flags | OFlags::CREATE | OFlags::EXCL)?
             }
         };
-        let temporary_path = self.look.real_path(folder_path).join(Path::new(&temporary));
-        let staged = Staged { folder, file: file.try_clone()?, temporary, name, path: path.to_owned(), temporary_path };
+        let temporary_path = self.look.real_path(&real).with_file_name(&temporary);
+        let staged = Staged { folder, file: file.try_clone()?, temporary, name, path: real, temporary_path };
         Ok(Part { staged, file: std::fs::File::from(file) })
     }
 
@@ -127,7 +150,7 @@ impl Hand {
     /// # Errors
     /// When it can't be removed.
     pub fn drop_part(&self, path: &str) -> io::Result<()> {
-        let Ok((folder, name)) = self.look.parent(path) else { return Ok(()) };
+        let Ok(Place { folder, name, .. }) = self.look.end(path) else { return Ok(()) };
         let mut temporary = temporary_name(&name);
         temporary.push(".part");
         match rustix::fs::unlinkat(&folder, &temporary, AtFlags::empty()) {
@@ -171,11 +194,17 @@ impl Hand {
     /// # Errors
     /// When it can't be renamed; the old file then still stands.
     pub fn place(&self, staged: Staged) -> io::Result<Placed> {
-        match rustix::fs::renameat(&staged.folder, &staged.temporary, &staged.folder, &staged.name) {
+        let placed = match is_shared(&staged.folder) {
+            Ok(true) => place_shared(&staged),
+            Ok(false) => rustix::fs::renameat(&staged.folder, &staged.temporary, &staged.folder, &staged.name)
+                .map_err(io::Error::from),
+            Err(error) => Err(error),
+        };
+        match placed {
             Ok(()) => Ok(Placed { folder: staged.folder }),
             Err(error) => {
                 self.discard(staged);
-                Err(error.into())
+                Err(error)
             }
         }
     }
@@ -206,8 +235,10 @@ impl Hand {
     /// # Errors
     /// When it can't be removed.
     pub fn clear_temporary(&self, path: &str) -> io::Result<()> {
-        let Ok((folder, name)) = self.look.parent(path) else { return Ok(()) };
-        match rustix::fs::unlinkat(&folder, temporary_name(&name), AtFlags::empty()) {
+        let Ok(Place { folder, name, .. }) = self.look.end(path) else { return Ok(()) };
+        let temporary = temporary_name(&name);
+        remove_at(&folder, &room_name(&temporary), 0)?;
+        match rustix::fs::unlinkat(&folder, temporary, AtFlags::empty()) {
             Ok(()) | Err(Errno::NOENT) => Ok(()),
             Err(error) => Err(error.into()),
         }
@@ -226,7 +257,7 @@ impl Hand {
             if self.look.exists(&so_far)? {
                 continue;
             }
-            let (folder, name) = self.look.parent(&so_far)?;
+            let Place { folder, name, .. } = self.look.parent(&so_far)?;
             match rustix::fs::mkdirat(&folder, &name, Mode::from_raw_mode(0o700)) {
                 Ok(()) => {
                     let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
@@ -242,13 +273,37 @@ impl Hand {
         Ok(made)
     }
 
-    /// Sets mode and owner of what is there.
+    /// Sets mode and owner of what is at a path, or at the end of a link there.
     ///
     /// # Errors
-    /// When they can't be set.
+    /// When they can't be set, or when a user may have linked another user's file to that name.
     pub fn grant(&self, path: &str, access: Access) -> io::Result<()> {
-        let fd = self.look.open(path, OFlags::RDONLY | OFlags::NONBLOCK | OFlags::NOFOLLOW, Mode::empty())?;
-        grant(&fd, access)
+        self.grant_if(path, access, None)
+    }
+
+    /// Sets mode and owner, if the file is still the one that was looked at; None: of any file.
+    ///
+    /// # Errors
+    /// As [`Hand::grant`]; when it is another file.
+    pub fn grant_if(&self, path: &str, access: Access, expects: Option<FileVersion>) -> io::Result<()> {
+        let place = self.look.end(path)?;
+        let flags = OFlags::RDONLY | OFlags::NONBLOCK | OFlags::NOCTTY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+        let fd = rustix::fs::openat(&place.folder, &place.name, flags, Mode::empty())?;
+        let found = meta(&fd)?;
+        let same = |device, inode| (device, inode) == (found.version.0, found.version.1);
+        if expects.is_some_and(|one| !same(one.0, one.1)) || place.found.is_some_and(|one| !same(one.0, one.1)) {
+            return Err(io::Error::other("it was replaced since it was looked at"));
+        }
+        let folder = meta(&place.folder)?;
+        let own = found.uid == folder.uid && folder.uid != 0;
+        if found.kind != FileKind::Directory && found.names > 1 && !own && is_shared(&place.folder)? {
+            return Err(io::Error::other(format!(
+                "cannot set its mode and owner: it has {} names, and users can write in its folder, so it may be a \
+                 file of another folder; copy it, and remove this name",
+                found.names
+            )));
+        }
+        grant_with(&fd, access, None)
     }
 
     /// Makes a symbolic link, replacing another link or file atomically.
@@ -256,7 +311,7 @@ impl Hand {
     /// # Errors
     /// When it can't be made.
     pub fn link(&self, path: &str, target: &str) -> io::Result<()> {
-        let (folder, name) = self.look.parent(path)?;
+        let Place { folder, name, .. } = self.look.parent(path)?;
         let temporary = temporary_name(&name);
         match rustix::fs::symlinkat(target, &folder, &temporary) {
             Err(Errno::EXIST) => {
@@ -277,10 +332,10 @@ impl Hand {
     /// # Errors
     /// When something can't be removed.
     pub fn remove(&self, path: &str) -> io::Result<()> {
-        let (folder, name) = match self.look.parent(path) {
+        let Place { folder, name, .. } = match self.look.parent(path) {
             Ok(found) => found,
-            Err(Errno::NOENT | Errno::NOTDIR) => return Ok(()),
-            Err(error) => return Err(error.into()),
+            Err(error) if is_missing(&error) => return Ok(()),
+            Err(error) => return Err(error),
         };
         remove_at(&folder, &name, 0)?;
         sync_directory(&folder)
@@ -291,7 +346,7 @@ impl Hand {
     /// # Errors
     /// When it can't be removed.
     pub fn remove_empty_directory(&self, path: &str) -> io::Result<bool> {
-        let (folder, name) = self.look.parent(path)?;
+        let Place { folder, name, .. } = self.look.parent(path)?;
         match rustix::fs::unlinkat(&folder, &name, AtFlags::REMOVEDIR) {
             Ok(()) | Err(Errno::NOENT) => Ok(true),
             Err(Errno::NOTEMPTY | Errno::EXIST | Errno::NOTDIR) => Ok(false),
@@ -304,7 +359,25 @@ impl Hand {
     /// # Errors
     /// When a step fails; the old file then still stands.
     pub fn replace(&self, path: &str, content: &[u8], access: Access) -> io::Result<()> {
-        let staged = self.stage(path, content, access)?;
+        self.replace_with(path, content, access, None)
+    }
+
+    /// Replaces one file by what it was before, with the extended attributes that it had.
+    ///
+    /// # Errors
+    /// As [`Hand::replace`].
+    pub fn restore(&self, path: &str, content: &[u8], access: Access, attributes: &Attributes) -> io::Result<()> {
+        self.replace_with(path, content, access, Some(attributes))
+    }
+
+    fn replace_with(
+        &self,
+        path: &str,
+        content: &[u8],
+        access: Access,
+        attributes: Option<&Attributes>,
+    ) -> io::Result<()> {
+        let staged = self.stage_with(path, content, access, attributes)?;
         if let Err(error) = self.sync(std::slice::from_ref(&staged)) {
             self.discard(staged);
             return Err(error);
@@ -329,7 +402,7 @@ impl Part {
     /// # Errors
     /// When they can't be set.
     pub fn finish(self, access: Access) -> io::Result<Staged> {
-        grant(&self.staged.file, access)?;
+        grant_with(&self.staged.file, access, old_attributes(&self.staged)?.as_ref())?;
         Ok(self.staged)
     }
 
@@ -370,17 +443,76 @@ fn write_all(fd: &OwnedFd, content: &[u8]) -> io::Result<()> {
     file.write_all(content)
 }
 
-fn grant(fd: impl AsFd, access: Access) -> io::Result<()> {
+/// The extended attributes of the file that a staged one replaces; None where there is none.
+fn old_attributes(staged: &Staged) -> io::Result<Option<Attributes>> {
+    let flags = OFlags::RDONLY | OFlags::NONBLOCK | OFlags::NOCTTY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+    match rustix::fs::openat(&staged.folder, &staged.name, flags, Mode::empty()) {
+        Ok(old) if meta(&old)?.kind == FileKind::File => Attributes::of(&old).map(Some),
+        // What is no file, or can't be read, has nothing that a file could keep.
+        Ok(_) | Err(_) => Ok(None),
+    }
+}
+
+/// The directory of root's own through which a file is put in place.
+fn room_name(temporary: &std::ffi::OsStr) -> OsString {
+    let mut room = temporary.to_owned();
+    room.push(".place");
+    room
+}
+
+/// Puts a staged file in a directory where users can write: they could put another file under its temporary name, so
+/// the open file itself is moved, by way of a directory of root's own.
+fn place_shared(staged: &Staged) -> io::Result<()> {
+    let room = room_name(&staged.temporary);
+    remove_at(&staged.folder, &room, 0)?;
+    rustix::fs::mkdirat(&staged.folder, &room, Mode::from_raw_mode(0o700))?;
+    let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+    let inner = rustix::fs::openat(&staged.folder, &room, flags, Mode::empty())?;
+    let found = meta(&inner)?;
+    if found.uid != rustix::process::geteuid().as_raw() || found.mode & 0o077 != 0 {
+        return Err(io::Error::other("its folder was changed by another user meanwhile"));
+    }
+    let placed = link_open(&staged.file, &inner)
+        .and_then(|()| Ok(rustix::fs::renameat(&inner, "file", &staged.folder, &staged.name)?));
+    // What can't be removed is empty, and in a folder of the user's.
+    let _ = rustix::fs::unlinkat(&inner, "file", AtFlags::empty());
+    let _ = rustix::fs::unlinkat(&staged.folder, &room, AtFlags::REMOVEDIR);
+    let _ = rustix::fs::unlinkat(&staged.folder, &staged.temporary, AtFlags::empty());
+    placed
+}
+
+/// Gives an open file a name in a directory.
+fn link_open(file: &OwnedFd, folder: &OwnedFd) -> io::Result<()> {
+    use std::os::fd::AsRawFd as _;
+    let open = format!("/proc/self/fd/{}", file.as_raw_fd());
+    let linked = match rustix::fs::linkat(file, "", folder, "file", AtFlags::EMPTY_PATH) {
+        // Only with CAP_DAC_READ_SEARCH; a file without a name left gives the same error, twice.
+        Err(Errno::NOENT) => rustix::fs::linkat(rustix::fs::CWD, open, folder, "file", AtFlags::SYMLINK_FOLLOW),
+        other => other,
+    };
+    linked
+        .map_err(|error| io::Error::new(io::Error::from(error).kind(), format!("the temporary file is gone: {error}")))
+}
+
+fn grant_with(fd: impl AsFd, access: Access, attributes: Option<&Attributes>) -> io::Result<()> {
     if access.uid.is_some() || access.gid.is_some() {
         rustix::fs::fchown(&fd, access.uid.map(Uid::from_raw), access.gid.map(Gid::from_raw))?;
     }
-    // After the owner: changing that clears the bits for setuid and setgid.
+    if let Some(attributes) = attributes {
+        attributes.give(&fd)?;
+    }
+    // After the owner, which clears the bits for setuid and setgid; and after the ACL, whose mask are the group bits.
     Ok(rustix::fs::fchmod(&fd, Mode::from_raw_mode(access.mode))?)
 }
 
 fn sync_directory(folder: impl AsFd) -> io::Result<()> {
     let fd = rustix::fs::openat(folder, ".", OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())?;
     Ok(rustix::fs::fsync(fd)?)
+}
+
+fn mounted(name: &std::ffi::OsStr) -> io::Error {
+    let name = name.to_string_lossy();
+    io::Error::other(format!("a file system is mounted at {name}, and stays; unmount it first"))
 }
 
 fn remove_at(folder: &OwnedFd, name: &std::ffi::OsStr, depth: usize) -> io::Result<()> {
@@ -397,11 +529,15 @@ fn remove_at(folder: &OwnedFd, name: &std::ffi::OsStr, depth: usize) -> io::Resu
     let resolve = ResolveFlags::NO_XDEV | ResolveFlags::NO_SYMLINKS;
     let inner = match rustix::fs::openat2(folder, name, flags, Mode::empty(), resolve) {
         Ok(inner) => inner,
-        Err(Errno::NOTDIR) => return Err(Errno::PERM.into()),
-        Err(Errno::XDEV) => {
-            let name = name.to_string_lossy();
-            return Err(io::Error::other(format!("a file system is mounted at {name}, and stays; unmount it first")));
+        Err(Errno::NOSYS) => {
+            let inner = rustix::fs::openat(folder, name, flags, Mode::empty())?;
+            if meta(&inner)?.version.0 != meta(folder)?.version.0 {
+                return Err(mounted(name));
+            }
+            inner
         }
+        Err(Errno::NOTDIR) => return Err(Errno::PERM.into()),
+        Err(Errno::XDEV) => return Err(mounted(name)),
         Err(error) => return Err(error.into()),
     };
     if meta(&inner)?.kind != FileKind::Directory {
@@ -422,114 +558,4 @@ fn remove_at(folder: &OwnedFd, name: &std::ffi::OsStr, depth: usize) -> io::Resu
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    const PLAIN: Access = Access { mode: 0o640, uid: None, gid: None };
-
-    fn fixture() -> (tempfile::TempDir, Hand) {
-        let folder = tempfile::tempdir().unwrap();
-        let hand = Hand::new(Look::at(folder.path()).unwrap());
-        (folder, hand)
-    }
-
-    #[test]
-    fn replaces_with_mode() {
-        let (folder, hand) = fixture();
-        hand.make_directory("/etc/app", 0o755).unwrap();
-        hand.replace("/etc/app/a.conf", b"one", PLAIN).unwrap();
-        hand.replace("/etc/app/a.conf", b"two", PLAIN).unwrap();
-        let (bytes, meta) = hand.look().read("/etc/app/a.conf").unwrap().unwrap();
-        assert_eq!((bytes.as_slice(), meta.mode), (b"two".as_slice(), 0o640));
-        assert_eq!(std::fs::read_dir(folder.path().join("etc/app")).unwrap().count(), 1);
-    }
-
-    #[test]
-    fn no_link_escapes_the_root() {
-        let (folder, hand) = fixture();
-        let outside = tempfile::tempdir().unwrap();
-        std::fs::write(outside.path().join("secret"), "keep").unwrap();
-        std::os::unix::fs::symlink(outside.path(), folder.path().join("out")).unwrap();
-        std::os::unix::fs::symlink("../../../../../..", folder.path().join("up")).unwrap();
-        assert!(hand.look().read("/out/secret").unwrap().is_none());
-        assert!(hand.replace("/out/secret", b"gone", PLAIN).is_err());
-        let up = format!("/up{}/secret", outside.path().display());
-        assert!(hand.look().read(&up).unwrap().is_none());
-        assert!(hand.look().read("/../../../../../../etc/passwd").unwrap().is_none());
-        hand.remove("/out").unwrap();
-        assert_eq!(std::fs::read_to_string(outside.path().join("secret")).unwrap(), "keep");
-    }
-
-    #[test]
-    fn removes_trees_without_following_links() {
-        let (folder, hand) = fixture();
-        let outside = tempfile::tempdir().unwrap();
-        std::fs::write(outside.path().join("keep"), "x").unwrap();
-        std::fs::create_dir_all(folder.path().join("a/b")).unwrap();
-        std::fs::write(folder.path().join("a/b/c"), "x").unwrap();
-        std::os::unix::fs::symlink(outside.path(), folder.path().join("a/b/link")).unwrap();
-        hand.remove("/a").unwrap();
-        assert!(!folder.path().join("a").exists());
-        assert!(outside.path().join("keep").exists());
-    }
-
-    #[test]
-    fn a_leftover_of_a_crash_is_replaced() {
-        let (_folder, hand) = fixture();
-        let staged = hand.stage("/a", b"half", PLAIN).unwrap();
-        drop(staged);
-        hand.replace("/a", b"whole", PLAIN).unwrap();
-        assert_eq!(hand.look().read("/a").unwrap().unwrap().0, b"whole");
-        drop(hand.stage("/a", b"half", PLAIN).unwrap());
-        hand.clear_temporary("/a").unwrap();
-        assert_eq!(hand.look().list("/").unwrap(), ["a"]);
-    }
-
-    #[test]
-    fn a_part_is_gone_on_with() {
-        let (_folder, hand) = fixture();
-        let mut part = hand.part("/a").unwrap();
-        part.file.write_all(b"one ").unwrap();
-        drop(part);
-        assert!(hand.look().read("/a").unwrap().is_none());
-        let mut part = hand.part("/a").unwrap();
-        part.file.write_all(b"two").unwrap();
-        hand.place_all(vec![part.finish(PLAIN).unwrap()]).unwrap();
-        let (bytes, meta) = hand.look().read("/a").unwrap().unwrap();
-        assert_eq!((bytes.as_slice(), meta.mode), (b"one two".as_slice(), 0o640));
-        let mut part = hand.part("/a").unwrap();
-        part.file.write_all(b"half").unwrap();
-        part.clear().unwrap();
-        hand.place_all(vec![part.finish(PLAIN).unwrap()]).unwrap();
-        assert_eq!(hand.look().read("/a").unwrap().unwrap().0, b"");
-        assert_eq!(hand.look().list("/").unwrap(), ["a"]);
-    }
-
-    #[test]
-    fn a_part_that_anybody_can_have_written_is_not_gone_on_with() {
-        use std::os::unix::fs::PermissionsExt as _;
-        let (folder, hand) = fixture();
-        let mut name = temporary_name("a".as_ref());
-        name.push(".part");
-        let planted = folder.path().join(&name);
-        let elsewhere = folder.path().join("elsewhere");
-        for how in ["open", "linked", "a pipe"] {
-            match how {
-                "open" => {
-                    std::fs::write(&planted, "evil").unwrap();
-                    std::fs::set_permissions(&planted, std::fs::Permissions::from_mode(0o666)).unwrap();
-                }
-                "linked" => {
-                    std::fs::write(&elsewhere, "kept").unwrap();
-                    std::fs::hard_link(&elsewhere, &planted).unwrap();
-                }
-                _ => rustix::fs::mkfifoat(rustix::fs::CWD, &planted, Mode::from_raw_mode(0o600)).unwrap(),
-            }
-            let part = hand.part("/a").unwrap();
-            assert_eq!(part.file.metadata().unwrap().len(), 0, "{how}");
-            hand.drop_part("/a").unwrap();
-            assert!(!planted.exists());
-        }
-        assert_eq!(std::fs::read_to_string(elsewhere).unwrap(), "kept");
-    }
-}
+mod tests;

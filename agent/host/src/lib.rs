@@ -3,6 +3,7 @@
 //! The read side ([`Look`]) can't change anything; the write side ([`Hand`]) is lent only to those who hold a
 //! permit. Does not know what a task is, nor why something is read or written.
 
+pub mod attributes;
 pub mod clock;
 pub mod diff;
 pub mod facts;
@@ -16,6 +17,7 @@ pub mod memory;
 pub mod packagekit;
 pub mod process;
 pub mod systemd;
+pub mod walk;
 pub mod watch;
 
 pub use clock::{Clock, SystemClock, TestClock};

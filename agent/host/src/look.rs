@@ -1,7 +1,7 @@
-//! The read side of the machine's files. All paths are below a root that no link escapes.
+//! The read side of the machine's files. All paths are below a root that no link escapes, and are resolved by
+//! [`walk`](crate::walk): without links in one call of the kernel, with links component by component.
 
 use std::{
-    ffi::OsString,
     io::{self, Read as _},
     os::fd::{AsFd, OwnedFd},
     path::{Path, PathBuf},
@@ -11,6 +11,11 @@ use std::{
 use rustix::{
     fs::{AtFlags, FileType, Mode, OFlags, ResolveFlags},
     io::Errno,
+};
+
+use crate::{
+    attributes::Attributes,
+    walk::{self, Place, Rules},
 };
 
 /// What stands at a path.
@@ -42,6 +47,8 @@ pub struct Meta {
     pub gid: u32,
     /// Its size.
     pub size: u64,
+    /// How many names it has.
+    pub names: u64,
     /// Device, inode and time of change: tells own writes from others'.
     pub version: FileVersion,
 }
@@ -52,6 +59,7 @@ pub struct Look {
     root: Arc<OwnedFd>,
     path: PathBuf,
     whole: bool,
+    plain_below: Option<Arc<str>>,
 }
 
 impl Look {
@@ -61,18 +69,27 @@ impl Look {
     /// When the root can't be opened.
     pub fn at(root: &Path) -> io::Result<Self> {
         let fd = rustix::fs::open(root, OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())?;
-        Ok(Self { root: Arc::new(fd), path: root.to_owned(), whole: root == Path::new("/") })
+        Ok(Self { root: Arc::new(fd), path: root.to_owned(), whole: root == Path::new("/"), plain_below: None })
     }
 
-    /// Looks at the files below a directory, whose links then lead no further; None where there is no directory.
+    /// Opens a directory as a root of its own, below which no link is followed; None if it does not exist.
     ///
     /// # Errors
     /// When it can't be opened.
     pub fn below(&self, path: &str) -> io::Result<Option<Self>> {
+        let path_of = self.real_path(path);
         match self.open(path, OFlags::PATH | OFlags::DIRECTORY, Mode::empty()) {
-            Ok(fd) => Ok(Some(Self { root: Arc::new(fd), path: self.real_path(path), whole: false })),
+            Ok(fd) => {
+                Ok(Some(Self { root: Arc::new(fd), path: path_of, whole: false, plain_below: Some(Arc::from("")) }))
+            }
             Err(error) => absent(error),
         }
+    }
+
+    /// Returns the same root, with links refused below a folder. Links on the way to the folder are still followed.
+    #[must_use]
+    pub fn plain_below(&self, folder: &str) -> Self {
+        Self { plain_below: Some(Arc::from(folder)), ..self.clone() }
     }
 
     /// The root.
@@ -85,29 +102,93 @@ impl Look {
         self.path.join(path.trim_start_matches('/'))
     }
 
-    /// Opens a path below the root; links are followed, but never out of it.
-    pub(crate) fn open(&self, path: &str, flags: OFlags, mode: Mode) -> Result<OwnedFd, Errno> {
-        let relative = relative(path);
-        let resolve =
-            if self.whole { ResolveFlags::empty() } else { ResolveFlags::IN_ROOT | ResolveFlags::NO_MAGICLINKS };
-        // The kernel may ask to try again when something was renamed meanwhile.
-        for _ in 0..16 {
-            match rustix::fs::openat2(&self.root, relative, flags | OFlags::CLOEXEC, mode, resolve) {
-                Err(Errno::AGAIN | Errno::INTR) => {}
-                other => return other,
+    /// Opens a path below the root.
+    pub(crate) fn open(&self, path: &str, flags: OFlags, mode: Mode) -> io::Result<OwnedFd> {
+        if let Some(fd) = self.open_plain(path, flags, mode)? {
+            return Ok(fd);
+        }
+        let place = walk::walk(&self.root, path, self.rules(!flags.contains(OFlags::NOFOLLOW)))?;
+        let flags = flags | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+        let fd = rustix::fs::openat(&place.folder, &place.name, flags, mode)?;
+        if let Some(found) = place.found {
+            let stat = rustix::fs::fstat(&fd)?;
+            if found != (stat.st_dev, stat.st_ino) {
+                return Err(Errno::AGAIN.into());
             }
         }
-        Err(Errno::AGAIN)
+        Ok(fd)
     }
 
-    /// The directory that holds a path, and the path's last part.
+    /// Opens a path that has no links, in one call; None where it has links, or the kernel lacks openat2.
+    fn open_plain(&self, path: &str, flags: OFlags, mode: Mode) -> io::Result<Option<OwnedFd>> {
+        let inside = if self.whole { ResolveFlags::empty() } else { ResolveFlags::IN_ROOT };
+        let resolve = inside | ResolveFlags::NO_SYMLINKS | ResolveFlags::NO_MAGICLINKS;
+        // The kernel may ask to try again when something was renamed meanwhile.
+        for _ in 0..16 {
+            match rustix::fs::openat2(&self.root, relative(path), flags | OFlags::CLOEXEC, mode, resolve) {
+                Err(Errno::AGAIN | Errno::INTR) => {}
+                // Some containers answer with EPERM to system calls that they do not know.
+                Err(Errno::LOOP | Errno::NOSYS | Errno::PERM) => return Ok(None),
+                other => return Ok(Some(other?)),
+            }
+        }
+        Err(Errno::AGAIN.into())
+    }
+
+    /// The directory that holds a path, and the path's last component, which may be a link.
     ///
     /// # Errors
-    /// When the directory can't be opened, or the path has no last part.
-    pub(crate) fn parent(&self, path: &str) -> Result<(OwnedFd, OsString), Errno> {
-        let (folder, name) = split(path).ok_or(Errno::INVAL)?;
-        let fd = self.open(folder, OFlags::PATH | OFlags::DIRECTORY, Mode::empty())?;
-        Ok((fd, OsString::from(name)))
+    /// When the directory can't be opened, or the path has no last component.
+    pub(crate) fn parent(&self, path: &str) -> io::Result<Place> {
+        let (folder, name) = split(path).ok_or_else(nameless)?;
+        match self.open_plain(folder, OFlags::PATH | OFlags::DIRECTORY, Mode::empty())? {
+            Some(folder) => Ok(Place { folder, name: name.into(), path: clean(path), found: None }),
+            None => walk::walk(&self.root, path.trim_end_matches('/'), self.rules(false)),
+        }
+    }
+
+    /// The directory and the name where a path ends when a link at its end is followed.
+    ///
+    /// # Errors
+    /// When the directory can't be opened, or a link is not followed.
+    pub(crate) fn end(&self, path: &str) -> io::Result<Place> {
+        let place = self.parent(path)?;
+        match rustix::fs::readlinkat(&place.folder, &place.name, Vec::new()) {
+            Ok(_) => walk::walk(&self.root, path.trim_end_matches('/'), self.rules(true)),
+            Err(_) => Ok(place),
+        }
+    }
+
+    fn rules(&self, last: bool) -> Rules<'_> {
+        Rules { plain_below: self.plain_below.as_deref(), last }
+    }
+
+    /// Returns a path without links; `last`: also without one at its end. Missing components stay as they are.
+    ///
+    /// # Errors
+    /// When a link is not followed.
+    pub fn resolved(&self, path: &str, last: bool) -> io::Result<String> {
+        let place = if last { self.end(path) } else { self.parent(path) };
+        match place {
+            Ok(place) => Ok(place.path),
+            Err(error) if is_missing(&error) => walk::real(&self.root, path.trim_end_matches('/'), self.rules(last)),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Whether only root and the agent's user can change what a path means: all its directories are theirs.
+    ///
+    /// # Errors
+    /// When a directory can't be seen.
+    pub fn is_private(&self, path: &str) -> io::Result<bool> {
+        let real = self.resolved(path, true)?;
+        for (at, _) in real.match_indices('/') {
+            let folder = self.open(&real[..at], OFlags::PATH | OFlags::DIRECTORY, Mode::empty())?;
+            if is_shared(&folder)? {
+                return Ok(false);
+            }
+        }
+        Ok(true)
     }
 
     /// What stands at a path, without following a link there; None where there is nothing.
@@ -154,6 +235,17 @@ impl Look {
         Ok(Some((bytes, meta)))
     }
 
+    /// The extended attributes of a file that are kept when it is replaced; none where there is no file.
+    ///
+    /// # Errors
+    /// When they can't be read.
+    pub fn attributes(&self, path: &str) -> io::Result<Attributes> {
+        match self.file(path)? {
+            Some((file, _)) => Attributes::of(file),
+            None => Ok(Attributes::default()),
+        }
+    }
+
     /// A file to read from, and what is known of it; None where there is nothing. A link is followed below the root.
     ///
     /// # Errors
@@ -175,14 +267,14 @@ impl Look {
     /// # Errors
     /// When it can't be read.
     pub fn link(&self, path: &str) -> io::Result<Option<String>> {
-        let (parent, name) = match self.parent(path) {
+        let place = match self.parent(path) {
             Ok(found) => found,
             Err(error) => return absent(error),
         };
-        match rustix::fs::readlinkat(&parent, &name, Vec::new()) {
+        match rustix::fs::readlinkat(&place.folder, &place.name, Vec::new()) {
             Ok(target) => Ok(Some(String::from_utf8_lossy(target.as_bytes()).into_owned())),
             Err(Errno::INVAL) => Ok(None),
-            Err(error) => absent(error),
+            Err(error) => absent(error.into()),
         }
     }
 
@@ -223,6 +315,7 @@ pub(crate) fn meta(fd: impl AsFd) -> io::Result<Meta> {
         uid: stat.st_uid,
         gid: stat.st_gid,
         size: u64::try_from(stat.st_size).unwrap_or(0),
+        names: stat.st_nlink,
         version,
     })
 }
@@ -240,9 +333,28 @@ pub(crate) fn split(path: &str) -> Option<(&str, &str)> {
     (!name.is_empty() && name != "." && name != "..").then_some((folder, name))
 }
 
-fn absent<T>(error: Errno) -> io::Result<Option<T>> {
-    match error {
-        Errno::NOENT | Errno::NOTDIR => Ok(None),
-        other => Err(other.into()),
-    }
+/// The path as it is written in messages and in the journal.
+fn clean(path: &str) -> String {
+    let parts: Vec<&str> = path.split('/').filter(|part| !matches!(*part, "" | ".")).collect();
+    format!("/{}", parts.join("/"))
+}
+
+/// Whether others than root and the agent's user can change a directory. A sticky one protects the names of others.
+pub(crate) fn is_shared(folder: impl AsFd) -> io::Result<bool> {
+    let stat = rustix::fs::fstat(folder)?;
+    let own = stat.st_uid == 0 || stat.st_uid == rustix::process::geteuid().as_raw();
+    Ok(!own || stat.st_mode & 0o022 != 0)
+}
+
+fn nameless() -> io::Error {
+    io::Error::new(io::ErrorKind::InvalidInput, "the path has no name")
+}
+
+/// Whether an error says that there is nothing at a path.
+pub(crate) fn is_missing(error: &io::Error) -> bool {
+    matches!(Errno::from_io_error(error), Some(Errno::NOENT | Errno::NOTDIR))
+}
+
+fn absent<T>(error: io::Error) -> io::Result<Option<T>> {
+    if is_missing(&error) { Ok(None) } else { Err(error) }
 }

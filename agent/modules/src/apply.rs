@@ -7,8 +7,9 @@ use std::{collections::BTreeMap, io};
 
 use towpath_host::{
     Hand,
+    attributes::Attributes,
     files::{Access, Placed, Staged},
-    process::{Cancel, Invocation},
+    process::{Cancel, Invocation, Sealed},
     systemd::{Job, Systemd, SystemdError},
 };
 
@@ -38,7 +39,7 @@ pub fn batch(tasks: Vec<Vec<Step>>, hand: &Hand, cancel: &Cancel, before: &mut B
     let paths: Vec<String> = tasks
         .iter()
         .flatten()
-        .filter(|step| matches!(step, Step::Write { .. }))
+        .filter(|step| matches!(step.inner(), Step::Write { .. }))
         .map(|step| step.path().to_owned())
         .collect();
     let refuse = |outcomes: &mut Vec<Outcome>, error: &ModuleError| {
@@ -149,9 +150,10 @@ fn carry_out(step: Step, hand: &Hand, cancel: &Cancel) -> Result<Option<(Staged,
                 hand.grant(&path, access).map_err(failed(&path))?;
             }
         }
-        Step::Grant { path, access } => hand.grant(&real(&path, hand), access).map_err(failed(&path))?,
+        Step::Grant { path, access, expects } => hand.grant_if(&path, access, Some(expects)).map_err(failed(&path))?,
         Step::Link { path, target } => hand.link(&path, &target).map_err(failed(&path))?,
         Step::Remove { path } => hand.remove(&path).map_err(failed(&path))?,
+        Step::Within { folder, step } => return carry_out(*step, &hand.plain_below(&folder), cancel),
         Step::StopUnit { unit } => stop_unit(&unit)?,
         Step::ReloadUnits => {}
         Step::Write { path, content, access, validate, backup, expects } => {
@@ -174,14 +176,14 @@ fn stage(
 ) -> Result<(Staged, Pending), ModuleError> {
     let bytes = content.bytes()?;
     // What a link points to is replaced, not the link.
-    let staged = hand.stage(&real(path, hand), &bytes, access).map_err(|error| ModuleError::io(path, &error))?;
+    let staged = hand.stage(path, &bytes, access).map_err(|error| ModuleError::io(path, &error))?;
     let (now, later) = match validate {
         Some(line) if line.contains("%s") => (Some(line), None),
         other => (None, other),
     };
     if let Some(line) = now {
-        let line = line.replace("%s", &quoted(&staged.temporary_path.display().to_string()));
-        if let Err(error) = validated(&line, cancel) {
+        let judged = judged(&line, &staged, &bytes, hand, cancel);
+        if let Err(error) = judged {
             hand.discard(staged);
             return Err(error);
         }
@@ -189,34 +191,14 @@ fn stage(
     Ok((staged, Pending { expects, validate_after: later, backup }))
 }
 
-/// Follows links below the root, so that the file they end at is replaced and they stay.
-pub fn real(path: &str, hand: &Hand) -> String {
-    let mut at = path.to_owned();
-    for _ in 0..16 {
-        match hand.look().link(&at) {
-            Ok(Some(target)) if target.starts_with('/') => at = target,
-            Ok(Some(target)) => {
-                let folder = at.rsplit_once('/').map_or("", |(folder, _)| folder);
-                at = normal(&format!("{folder}/{target}"));
-            }
-            _ => return at,
-        }
-    }
-    path.to_owned()
-}
-
-fn normal(path: &str) -> String {
-    let mut parts: Vec<&str> = Vec::new();
-    for part in path.split('/') {
-        match part {
-            "" | "." => {}
-            ".." => {
-                parts.pop();
-            }
-            part => parts.push(part),
-        }
-    }
-    format!("/{}", parts.join("/"))
+/// Runs a command on a file before it is put in place. Where users can swap the file, the command reads a copy that
+/// nothing can change.
+fn judged(line: &str, staged: &Staged, bytes: &[u8], hand: &Hand, cancel: &Cancel) -> Outcome {
+    let io = |error: io::Error| ModuleError::io(&staged.path, &error);
+    let sealed = if hand.look().is_private(&staged.path).map_err(io)? { None } else { Some(Sealed::new(bytes)) };
+    let sealed = sealed.transpose().map_err(io)?;
+    let path = sealed.as_ref().map_or_else(|| staged.temporary_path.display().to_string(), Sealed::path);
+    validated(&line.replace("%s", &quoted(&path)), cancel)
 }
 
 fn place_all(
@@ -272,7 +254,7 @@ fn place_all(
 /// The file as it was, for a validation that comes after.
 struct Undo {
     path: String,
-    old: Option<(Vec<u8>, Access)>,
+    old: Option<(Vec<u8>, Access, Attributes)>,
 }
 
 /// Looks once more at the file that is about to be replaced.
@@ -297,11 +279,12 @@ fn prepare(path: &str, pending: &Pending, hand: &Hand) -> Result<Undo, ModuleErr
     if pending.validate_after.is_none() && !pending.backup {
         return Ok(Undo { path: path.to_owned(), old: None });
     }
-    let old =
-        read()?.map(|(bytes, meta)| (bytes, Access { mode: meta.mode, uid: Some(meta.uid), gid: Some(meta.gid) }));
-    if let (true, Some((bytes, access))) = (pending.backup, &old) {
+    let attributes = hand.look().attributes(path).map_err(|error| ModuleError::io(path, &error))?;
+    let old = read()?
+        .map(|(bytes, meta)| (bytes, Access { mode: meta.mode, uid: Some(meta.uid), gid: Some(meta.gid) }, attributes));
+    if let (true, Some((bytes, access, attributes))) = (pending.backup, &old) {
         let beside = format!("{path}.towpath-backup");
-        hand.replace(&beside, bytes, *access).map_err(|error| ModuleError::io(&beside, &error))?;
+        hand.restore(&beside, bytes, *access, attributes).map_err(|error| ModuleError::io(&beside, &error))?;
     }
     Ok(Undo { path: path.to_owned(), old })
 }
@@ -309,7 +292,7 @@ fn prepare(path: &str, pending: &Pending, hand: &Hand) -> Result<Undo, ModuleErr
 fn put_back(undo: Vec<Undo>, hand: &Hand) -> Outcome {
     for Undo { path, old } in undo {
         let done = match old {
-            Some((bytes, access)) => hand.replace(&path, &bytes, access),
+            Some((bytes, access, attributes)) => hand.restore(&path, &bytes, access, &attributes),
             None => hand.remove(&path),
         };
         done.map_err(|error| {

@@ -48,9 +48,9 @@ pub(crate) fn resolve(key: &pb::AuthorizedKey) -> Result<Options, Vec<Problem>> 
     Ok(Options { user, key: format!("{kind} {blob}"), line, absent })
 }
 
-/// What is below the home of a user, whose links lead nowhere else: what they own they may replace at any time. None
-/// where there is no such user.
-fn home(user: &str, context: &Context<'_>) -> Result<Option<Look>, ModuleError> {
+/// The home of a user, in which the user may put links and other files at any time. None where there is no such user,
+/// or no home.
+fn home(user: &str, context: &Context<'_>) -> Result<Option<String>, ModuleError> {
     let io = |error: std::io::Error| ModuleError::io("/etc/passwd", &error);
     let bytes = context.look.read("/etc/passwd").map_err(io)?.map(|(bytes, _)| bytes).unwrap_or_default();
     let text = String::from_utf8_lossy(&bytes).into_owned();
@@ -61,12 +61,15 @@ fn home(user: &str, context: &Context<'_>) -> Result<Option<Look>, ModuleError> 
     if home.trim_matches('/').is_empty() {
         return Err(ModuleError::new(format!("the home of {user} is the root of the machine")));
     }
-    context.look.below(home).map_err(|error| ModuleError::io(home, &error))
+    let home = home.trim_end_matches('/');
+    let there = context.look.exists(home).map_err(|error| ModuleError::io(home, &error))?;
+    Ok(there.then(|| home.to_owned()))
 }
 
 /// Where the keys are, below the home.
-const FOLDER: &str = "/.ssh";
-const KEYS: &str = "/.ssh/authorized_keys";
+fn keys(home: &str) -> String {
+    format!("{home}/.ssh/authorized_keys")
+}
 
 /// The file as it is and as it is to be; None where nothing is missing.
 struct Edit {
@@ -75,9 +78,23 @@ struct Edit {
     meta: Option<Meta>,
 }
 
-fn edit(options: &Options, home: &Look) -> Result<Option<Edit>, ModuleError> {
-    let io = |error: std::io::Error| ModuleError::io(KEYS, &error);
-    let read = home.read(KEYS).map_err(io)?;
+fn edit(options: &Options, home: &str, look: &Look) -> Result<Option<Edit>, ModuleError> {
+    let path = keys(home);
+    let real = |path: &str| look.resolved(path, true).map_err(|error| ModuleError::io(path, &error));
+    let (end, folder) = (real(&path)?, real(home)?);
+    if !end.starts_with(&format!("{folder}/")) {
+        let message = format!("cannot edit {path}: a link leads out of the home, to {end}; remove the link");
+        return Err(ModuleError::new(message));
+    }
+    let read = look.read(&path).map_err(|error| ModuleError::io(&path, &error))?;
+    // The new file is the user's, with all lines of the old one.
+    let owner = process::user(&options.user).map(|ids| ids.0);
+    if let Some((_, meta)) = read.as_ref().filter(|(_, meta)| meta.names > 1 && Some(meta.uid) != owner) {
+        return Err(ModuleError::new(format!(
+            "cannot edit {path}: it is another name of a file of uid {}; remove it, and the agent writes a new one",
+            meta.uid
+        )));
+    }
     let (old, meta) = read.map_or((Vec::new(), None), |(bytes, meta)| (bytes, Some(meta)));
     let text = String::from_utf8_lossy(&old).into_owned();
     let kept = |line: &&str| !line.contains(&options.key) || !options.absent && *line == options.line;
@@ -105,26 +122,26 @@ pub(crate) fn check(options: &Options, context: &Context<'_>) -> Result<Checked,
             format!("there is no user {:?} on this node with a home; make it with user before this task", options.user);
         return Ok(if options.absent { Checked::InSync } else { Checked::Unknown(why) });
     };
-    let Some(edit) = edit(options, &home)? else { return Ok(Checked::InSync) };
+    let Some(edit) = edit(options, &home, context.look)? else { return Ok(Checked::InSync) };
     let diff = diff::unified(&format!("authorized_keys of {}", options.user), &edit.old, &edit.new);
     let verb = if options.absent { Verb::Remove } else { Verb::Update };
     Ok(Checked::Change(Change { verb, diff, steps: Vec::new() }))
 }
 
-pub(crate) fn run(options: &Options, context: &Context<'_>) -> Result<Report, ModuleError> {
+pub(crate) fn run(options: &Options, context: &Context<'_>, hand: &Hand) -> Result<Report, ModuleError> {
     let Some(home) = home(&options.user, context)? else {
         return Err(ModuleError::new(format!("there is no user {:?} on this node with a home", options.user)));
     };
-    let Some(edit) = edit(options, &home)? else { return Ok(Report::well()) };
+    let Some(edit) = edit(options, &home, context.look)? else { return Ok(Report::well()) };
     let io = |error: std::io::Error| ModuleError::io(&format!("authorized_keys of {}", options.user), &error);
     let ids = process::user(&options.user);
     let (uid, gid) = (ids.map(|ids| ids.0), ids.map(|ids| ids.1));
-    let hand = Hand::new(home);
-    if !hand.make_directory(FOLDER, 0o700).map_err(io)?.is_empty() {
-        hand.grant(FOLDER, Access { mode: 0o700, uid, gid }).map_err(io)?;
+    let folder = format!("{home}/.ssh");
+    if !hand.make_directory(&folder, 0o700).map_err(io)?.is_empty() {
+        hand.grant(&folder, Access { mode: 0o700, uid, gid }).map_err(io)?;
     }
     let mode = edit.meta.map_or(0o600, |meta| meta.mode);
-    hand.replace(KEYS, &edit.new, Access { mode, uid, gid }).map_err(io)?;
+    hand.replace(&keys(&home), &edit.new, Access { mode, uid, gid }).map_err(io)?;
     Ok(Report::well())
 }
 
@@ -132,7 +149,7 @@ pub(crate) fn run(options: &Options, context: &Context<'_>) -> Result<Report, Mo
 pub(crate) fn undo(options: &Options, context: &Context<'_>) -> Option<Value> {
     let there = home(&options.user, context)
         .ok()?
-        .and_then(|home| home.read(KEYS).ok()?)
+        .and_then(|home| context.look.read(&keys(&home)).ok()?)
         .is_some_and(|(bytes, _)| String::from_utf8_lossy(&bytes).lines().any(|line| line.contains(&options.key)));
     let new = !options.absent && !there;
     new.then(|| json!({ "user": options.user, "key": options.key, "state": "absent" }))

@@ -13,7 +13,7 @@ use towpath_host::{
 use towpath_proto::v1alpha as pb;
 
 use crate::{
-    Change, Checked, Context, ModuleError, Report, Verb, apply, file,
+    Change, Checked, Context, ModuleError, Report, Verb, file,
     resolve::{Problem, done, managed_path, mode},
 };
 
@@ -133,8 +133,7 @@ fn shown(url: &str) -> String {
 
 pub(crate) fn run(options: &Options, context: &Context<'_>, hand: &Hand) -> Result<Report, ModuleError> {
     // What a link points to is replaced, not the link.
-    let real = apply::real(&options.path, hand);
-    let path = real.as_str();
+    let path = options.path.as_str();
     let io = |error: std::io::Error| ModuleError::io(path, &error);
     if options.absent {
         let meta = context.look.meta(&options.path).map_err(io)?;

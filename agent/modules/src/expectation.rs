@@ -10,6 +10,9 @@ use towpath_host::{FileKind, Look, journal::keyed_digest, process};
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Expectation {
     pub(crate) path: String,
+    /// The folder of a tree, below which no link is followed.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) plain_below: Option<String>,
     pub(crate) what: Expected,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(crate) mode: Option<u32>,
@@ -39,6 +42,7 @@ pub(crate) enum Expected {
 pub struct Inspector<'a> {
     look: &'a Look,
     key: &'a [u8; 32],
+    trees: BTreeMap<String, Look>,
     users: BTreeMap<String, Option<u32>>,
     groups: BTreeMap<String, Option<u32>>,
 }
@@ -46,27 +50,34 @@ pub struct Inspector<'a> {
 impl<'a> Inspector<'a> {
     /// Looks at the files below a root; digests are made with this key.
     pub fn new(look: &'a Look, key: &'a [u8; 32]) -> Self {
-        Self { look, key, users: BTreeMap::new(), groups: BTreeMap::new() }
+        Self { look, key, trees: BTreeMap::new(), users: BTreeMap::new(), groups: BTreeMap::new() }
     }
 
     /// Whether a path is as expected; what can't be seen is not.
     pub fn holds(&mut self, expected: &Expectation) -> bool {
         let path = expected.path.as_str();
-        let meta = match &expected.what {
-            Expected::Absent => return matches!(self.look.meta(path), Ok(None)),
-            Expected::Link(target) => {
-                return matches!(self.look.link(path), Ok(Some(found)) if found == *target);
+        let look = match &expected.plain_below {
+            Some(folder) => {
+                let all = self.look;
+                &*self.trees.entry(folder.clone()).or_insert_with(|| all.plain_below(folder))
             }
-            Expected::Directory => match self.look.meta(path) {
+            None => self.look,
+        };
+        let meta = match &expected.what {
+            Expected::Absent => return matches!(look.meta(path), Ok(None)),
+            Expected::Link(target) => {
+                return matches!(look.link(path), Ok(Some(found)) if found == *target);
+            }
+            Expected::Directory => match look.meta(path) {
                 Ok(Some(meta)) if meta.kind == FileKind::Directory => meta,
                 // A link to a directory is looked at by the whole check.
                 _ => return false,
             },
-            Expected::Any => match self.look.read(path) {
+            Expected::Any => match look.read(path) {
                 Ok(Some((_, meta))) => meta,
                 _ => return false,
             },
-            Expected::Content(digest) => match self.look.read(path) {
+            Expected::Content(digest) => match look.read(path) {
                 Ok(Some((bytes, meta))) if keyed_digest(self.key, &bytes) == *digest => meta,
                 _ => return false,
             },

@@ -1,5 +1,7 @@
 //! `file`: a file, a directory, a tree of files, or a symbolic link.
 
+mod members;
+
 use std::sync::Arc;
 
 use serde_json::Value;
@@ -149,14 +151,21 @@ pub(crate) fn check(options: &Options, context: &Context<'_>) -> Result<Checked,
 pub(crate) fn expectations(options: &Options, context: &Context<'_>, key: &[u8; 32]) -> Option<Vec<Expectation>> {
     let one = |path: &str, what: Expected, mode: Option<u32>| Expectation {
         path: path.to_owned(),
+        plain_below: None,
         what,
         mode,
         owner: options.owner.clone(),
         group: options.group.clone(),
     };
     // Owner and mode of a link, and of what is not there, are not looked at.
-    let bare =
-        |path: &str, what: Expected| Expectation { path: path.to_owned(), what, mode: None, owner: None, group: None };
+    let bare = |path: &str, what: Expected| Expectation {
+        path: path.to_owned(),
+        plain_below: None,
+        what,
+        mode: None,
+        owner: None,
+        group: None,
+    };
     let content = |bytes: &[u8]| Expected::Content(keyed_digest(key, bytes));
     let path = options.path.as_str();
     let of_entry = |tree: &Arc<dyn Tree>, entry: &tree::Entry, path: &str| -> Option<Expectation> {
@@ -186,7 +195,8 @@ pub(crate) fn expectations(options: &Options, context: &Context<'_>, key: &[u8; 
             files
                 .map(|entry| {
                     let below = entry.path.strip_prefix(&from).unwrap_or(&entry.path).trim_start_matches('/');
-                    of_entry(tree, &entry, &format!("{base}/{below}"))
+                    let expected = of_entry(tree, &entry, &format!("{base}/{below}"))?;
+                    Some(Expectation { plain_below: Some(base.to_owned()), ..expected })
                 })
                 .collect()
         }
@@ -222,14 +232,21 @@ fn link(path: &str, target: &str, look: &Look) -> Result<Checked, ModuleError> {
             "{path} is a directory, and a link was to be there; remove it first with state: absent"
         )));
     }
-    let verb = if meta.is_some() { Verb::Update } else { Verb::Create };
+    if meta.is_none() {
+        return Ok(new_link(path, target, parents(path, look)?));
+    }
     let diff = match old {
         Some(old) => format!("{path} -> {old}\nbecomes {path} -> {target}"),
         None => format!("{path} -> {target}"),
     };
-    let mut steps = parents(path, look)?;
+    let steps = vec![Step::Link { path: path.to_owned(), target: target.to_owned() }];
+    Ok(Checked::Change(Change { verb: Verb::Update, diff, steps }))
+}
+
+/// A link where there is nothing, once these steps are done.
+fn new_link(path: &str, target: &str, mut steps: Vec<Step>) -> Checked {
     steps.push(Step::Link { path: path.to_owned(), target: target.to_owned() });
-    Ok(Checked::Change(Change { verb, diff, steps }))
+    Checked::Change(Change { verb: Verb::Create, diff: format!("{path} -> {target}"), steps })
 }
 
 fn directory(options: &Options, path: &str, look: &Look) -> Result<Checked, ModuleError> {
@@ -260,7 +277,11 @@ fn granted(path: &str, meta: Meta, mode: Option<u32>, uid: Option<u32>, gid: Opt
         return Checked::InSync;
     }
     let access = Access { mode: mode.unwrap_or(meta.mode), uid, gid };
-    Checked::Change(Change { verb: Verb::Update, diff, steps: vec![Step::Grant { path: path.to_owned(), access }] })
+    Checked::Change(Change {
+        verb: Verb::Update,
+        diff,
+        steps: vec![Step::Grant { path: path.to_owned(), access, expects: meta.version }],
+    })
 }
 
 /// What changes of permissions and owner, for people; empty where nothing does.
@@ -309,12 +330,7 @@ fn one_file(
     let mode = options.mode.or(default_mode);
     let Some((old_bytes, meta)) = old else {
         let content = content.unwrap_or_else(|| Content::Bytes(Arc::from(Vec::new())));
-        let access = Access { mode: mode.unwrap_or(0o644), uid, gid };
-        let mut steps = parents(path, look)?;
-        let diff = diff::unified(path, b"", &content.bytes()?);
-        let diff = if diff.is_empty() { format!("make the empty file {path}") } else { diff };
-        steps.push(write(options, path, content, access, None));
-        return Ok(Checked::Change(Change { verb: Verb::Create, diff, steps }));
+        return new_file(options, path, content, default_mode, parents(path, look)?);
     };
     let Some(content) = content else { return Ok(granted(path, meta, mode, uid, gid)) };
     let new_bytes = content.bytes()?;
@@ -333,6 +349,22 @@ fn one_file(
         diff,
         steps: vec![write(options, path, content, access, Some(meta))],
     }))
+}
+
+/// A file where there is nothing, once these steps are done.
+fn new_file(
+    options: &Options,
+    path: &str,
+    content: Content,
+    default_mode: Option<u32>,
+    mut steps: Vec<Step>,
+) -> Result<Checked, ModuleError> {
+    let (uid, gid) = options.ids()?;
+    let access = Access { mode: options.mode.or(default_mode).unwrap_or(0o644), uid, gid };
+    let diff = diff::unified(path, b"", &content.bytes()?);
+    let diff = if diff.is_empty() { format!("make the empty file {path}") } else { diff };
+    steps.push(write(options, path, content, access, None));
+    Ok(Checked::Change(Change { verb: Verb::Create, diff, steps }))
 }
 
 fn write(options: &Options, path: &str, content: Content, access: Access, old: Option<Meta>) -> Step {
@@ -359,7 +391,7 @@ fn from_source(options: &Options, source: &str, context: &Context<'_>) -> Result
             let default = (entry.kind == EntryKind::Executable).then_some(0o755);
             one_file(options, &options.path, Some(Content::Source(tree, path)), context.look, default)
         }
-        EntryKind::Folder => tree_of_files(options, &tree, &path, context.look),
+        EntryKind::Folder => members::check(options, &tree, &path, context),
         EntryKind::Link => {
             let target = tree.read(&path).map_err(io(&path))?.unwrap_or_default();
             link(&options.path, &String::from_utf8_lossy(&target), context.look)
@@ -379,46 +411,6 @@ fn refuse_pointer(tree: &Arc<dyn Tree>, path: &str) -> Result<(), ModuleError> {
         )));
     }
     Ok(())
-}
-
-/// A directory of the source is copied as a tree: what it has must be there; what else is there stays.
-fn tree_of_files(options: &Options, tree: &Arc<dyn Tree>, folder: &str, look: &Look) -> Result<Checked, ModuleError> {
-    let mut steps = Vec::new();
-    let mut diff = String::new();
-    let mut verb = Verb::Create;
-    let single = Options { validate: None, ..options.clone() };
-    for entry in tree.list(folder).map_err(io(folder))? {
-        let below = entry.path.strip_prefix(folder).unwrap_or(&entry.path).trim_start_matches('/');
-        let path = format!("{}/{below}", options.path.trim_end_matches('/'));
-        let checked = match entry.kind {
-            EntryKind::File | EntryKind::Executable => {
-                refuse_pointer(tree, &entry.path)?;
-                let default = (entry.kind == EntryKind::Executable).then_some(0o755);
-                one_file(&single, &path, Some(Content::Source(Arc::clone(tree), entry.path.clone())), look, default)?
-            }
-            EntryKind::Link => {
-                let target = tree.read(&entry.path).map_err(io(&entry.path))?.unwrap_or_default();
-                link(&path, &String::from_utf8_lossy(&target), look)?
-            }
-            EntryKind::Folder => continue,
-            EntryKind::Submodule => {
-                return Err(ModuleError::new(format!("{} is a git submodule, which is not followed", entry.path)));
-            }
-        };
-        if let Checked::Change(change) = checked {
-            if change.verb != Verb::Create {
-                verb = change.verb;
-            }
-            diff.push_str(&change.diff);
-            steps.extend(change.steps);
-        }
-    }
-    if steps.is_empty() {
-        return Ok(Checked::InSync);
-    }
-    let mut made = std::collections::BTreeSet::new();
-    steps.retain(|step| !matches!(step, Step::MakeDirectory { path, .. } if !made.insert(path.clone())));
-    Ok(Checked::Change(Change { verb, diff, steps }))
 }
 
 #[cfg(test)]

@@ -81,6 +81,24 @@ pub struct Memory {
     descriptions: custom::Descriptions,
     /// What is being done right now.
     pub progress: Progress,
+    origins: Option<Arc<dyn Origins>>,
+}
+
+/// Knows which paths Towpath has changed.
+pub trait Origins: std::fmt::Debug + Send + Sync {
+    /// Whether Towpath has made or changed what is at a path without links.
+    fn has_made(&self, path: &str) -> bool;
+}
+
+impl Memory {
+    /// A memory that knows which paths Towpath has changed.
+    pub fn knowing(origins: Arc<dyn Origins>) -> Self {
+        Self { origins: Some(origins), ..Self::default() }
+    }
+
+    fn has_made(&self, path: &str) -> bool {
+        self.origins.as_ref().is_some_and(|origins| origins.has_made(path))
+    }
 }
 
 impl Context<'_> {
@@ -228,6 +246,8 @@ pub enum Step {
         path: String,
         /// The permissions and owner.
         access: Access,
+        /// The file that was looked at: the step is refused for another one.
+        expects: towpath_host::FileVersion,
     },
     /// Makes a symbolic link.
     Link {
@@ -241,6 +261,13 @@ pub enum Step {
         /// The path.
         path: String,
     },
+    /// A step of a member of a tree, below whose folder no link is followed.
+    Within {
+        /// The folder.
+        folder: String,
+        /// The step.
+        step: Box<Step>,
+    },
     /// Has a unit run no more, and start at boot no more.
     StopUnit {
         /// The unit.
@@ -251,6 +278,14 @@ pub enum Step {
 }
 
 impl Step {
+    /// The step itself, of one within a tree.
+    pub fn inner(&self) -> &Self {
+        match self {
+            Self::Within { step, .. } => step.inner(),
+            step => step,
+        }
+    }
+
     /// The path that the step is about; empty where it is about none.
     pub fn path(&self) -> &str {
         match self {
@@ -260,6 +295,7 @@ impl Step {
             | Self::Grant { path, .. }
             | Self::Link { path, .. }
             | Self::Remove { path } => path,
+            Self::Within { step, .. } => step.path(),
         }
     }
 }
@@ -537,7 +573,7 @@ impl Options {
             Self::Service(options) => service::run(options, context),
             Self::Package(options) => package::run(options, context),
             Self::Account(options) => account::run(options, context),
-            Self::AuthorizedKey(options) => authorized_key::run(options, context),
+            Self::AuthorizedKey(options) => authorized_key::run(options, context, hand),
             Self::Hostname(options) => naming::set_hostname(options, context, hand),
             Self::Sysctl(options) => sysctl::run(options, context, hand),
             Self::Mount(options) => mount::run(options, context, hand),

@@ -296,7 +296,8 @@ fn create(file: &Path) -> Result<Database, redb::Error> {
         tracing::warn!(file = %file.display(), mode = format!("{:04o}", mode & 0o7777), "set the mode of the journal to 0600");
         opened.set_permissions(fs::Permissions::from_mode(0o600)).map_err(redb::Error::Io)?;
     }
-    Ok(Database::builder().set_cache_size(CACHE).create_file(opened)?)
+    let backend = redb::backends::FileBackend::new(opened)?;
+    Ok(Database::builder().set_cache_size(CACHE).create_with_backend(backend)?)
 }
 
 fn io_error(folder: &Path, error: &std::io::Error) -> JournalError {

@@ -5,6 +5,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
+use crate::attributes::Attributes;
+
 /// A revision that the node has accepted.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
@@ -98,6 +100,9 @@ pub enum Original {
         uid: u32,
         /// Its group.
         gid: u32,
+        /// Its extended attributes.
+        #[serde(default, skip_serializing_if = "Attributes::is_empty")]
+        attributes: Attributes,
     },
     /// A directory, which is never removed.
     Directory {

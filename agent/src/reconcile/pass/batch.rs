@@ -1,11 +1,13 @@
 //! Adjacent file tasks, carried out together: intents and notifications reach the journal before the files do.
 
-use std::collections::BTreeSet;
+use std::{collections::BTreeSet, sync::Arc};
 
 use towpath_coordination::Permit;
 use towpath_host::{
+    Look,
     files::Access,
     journal::{AppliedItem, Changes, Intent, Journal, JournalError, Original, Phase, Unchecked},
+    walk::RefusedLink,
 };
 use towpath_modules::{ModuleError, Step, apply};
 
@@ -88,14 +90,14 @@ fn remember_originals(
 ) -> Result<(), ModuleError> {
     let mut seen = BTreeSet::new();
     for step in steps.iter().filter(|step| !step.path().is_empty()) {
-        let path = real_path(machine, step);
+        let (path, look) = real_path(machine, step)?;
         let key = format!("original/{path}");
         if !seen.insert(path.clone())
             || journal.get::<Original>(&key).map_err(|error| journal_failed(&error))?.is_some()
         {
             continue;
         }
-        changes.put(key, &original(machine, journal, &path)?);
+        changes.put(key, &original(&look, journal, &path)?);
     }
     Ok(())
 }
@@ -109,13 +111,13 @@ fn mark_unchecked(
     after: &mut Changes,
 ) -> Result<(), ModuleError> {
     for step in steps {
-        let Step::Write { validate: Some(line), .. } = step else { continue };
+        let Step::Write { validate: Some(line), .. } = step.inner() else { continue };
         if line.contains("%s") {
             continue;
         }
-        let path = real_path(machine, step);
+        let (path, look) = real_path(machine, step)?;
         let key = format!("unchecked/{path}");
-        before.put(key.clone(), &Unchecked { validate: line.clone(), old: original(machine, journal, &path)? });
+        before.put(key.clone(), &Unchecked { validate: line.clone(), old: original(&look, journal, &path)? });
         after.delete(key);
     }
     Ok(())
@@ -129,9 +131,10 @@ pub(super) fn check_unchecked(machine: &Machine, journal: &Journal) -> Result<()
             tracing::warn!(path, "a file that was not checked before the agent was cut off is put back: {error}");
             let hand = machine.hand();
             let done = match &record.old {
-                Original::File { content, mode, uid, gid } => match journal.original(content) {
+                Original::File { content, mode, uid, gid, attributes } => match journal.original(content) {
                     Some(bytes) => {
-                        hand.replace(&path, &bytes, Access { mode: *mode, uid: Some(*uid), gid: Some(*gid) })
+                        let access = Access { mode: *mode, uid: Some(*uid), gid: Some(*gid) };
+                        hand.restore(&path, &bytes, access, attributes)
                     }
                     None => Ok(()),
                 },
@@ -151,29 +154,49 @@ pub(super) fn check_unchecked(machine: &Machine, journal: &Journal) -> Result<()
     Ok(())
 }
 
-/// What a step really changes: of a link that is written through, what it points to.
-fn real_path(machine: &Machine, step: &Step) -> String {
-    match step {
-        Step::Write { path, .. } => apply::real(path, &machine.hand()),
-        other => other.path().to_owned(),
+/// The path without links that a step changes, and how it is looked at. Of a link that is written through, it is the
+/// path where the link ends.
+fn real_path(machine: &Machine, step: &Step) -> Result<(String, Look), ModuleError> {
+    let path = step.path();
+    let io = |error: std::io::Error| ModuleError::io(path, &error);
+    if let Step::Within { folder, .. } = step {
+        let base = machine.look.resolved(folder, true).map_err(io)?;
+        let real = format!("{base}{}", path.strip_prefix(folder.as_str()).unwrap_or(path));
+        return Ok((real, machine.look.plain_below(&base)));
+    }
+    let through = matches!(step, Step::Write { .. } | Step::Grant { .. });
+    Ok((machine.look.resolved(path, through).map_err(io)?, machine.look.clone()))
+}
+
+/// The paths of which the journal keeps what was there before.
+#[derive(Debug)]
+pub(super) struct Originals(pub(super) Arc<Journal>);
+
+impl towpath_modules::Origins for Originals {
+    fn has_made(&self, path: &str) -> bool {
+        matches!(self.0.get::<Original>(&format!("original/{path}")), Ok(Some(_)))
     }
 }
 
-fn original(machine: &Machine, journal: &Journal, path: &str) -> Result<Original, ModuleError> {
+fn original(look: &Look, journal: &Journal, path: &str) -> Result<Original, ModuleError> {
     let io = |error: std::io::Error| ModuleError::io(path, &error);
-    let Some(meta) = machine.look.meta(path).map_err(io)? else { return Ok(Original::Nothing) };
+    let meta = match look.meta(path) {
+        // A step before it removes the link.
+        Err(error) if RefusedLink::is_plain(&error) => None,
+        found => found.map_err(io)?,
+    };
+    let Some(meta) = meta else { return Ok(Original::Nothing) };
     Ok(match meta.kind {
-        towpath_host::FileKind::File => match machine.look.read(path).map_err(io)? {
+        towpath_host::FileKind::File => match look.read(path).map_err(io)? {
             Some((bytes, meta)) => {
                 let content = journal.keep_original(&bytes).map_err(|error| journal_failed(&error))?;
-                Original::File { content, mode: meta.mode, uid: meta.uid, gid: meta.gid }
+                let attributes = look.attributes(path).map_err(io)?;
+                Original::File { content, mode: meta.mode, uid: meta.uid, gid: meta.gid, attributes }
             }
             None => Original::Nothing,
         },
         towpath_host::FileKind::Directory => Original::Directory { mode: meta.mode, uid: meta.uid, gid: meta.gid },
-        towpath_host::FileKind::Link => {
-            Original::Link { target: machine.look.link(path).map_err(io)?.unwrap_or_default() }
-        }
+        towpath_host::FileKind::Link => Original::Link { target: look.link(path).map_err(io)?.unwrap_or_default() },
         towpath_host::FileKind::Other => Original::Part,
     })
 }

@@ -75,7 +75,11 @@ impl Machine {
         clock: Arc<dyn Clock>,
         digest_key: [u8; 32],
     ) -> Self {
-        Self { node, look, journal, clock, digest_key, memory: Memory::default(), applied: Mutex::new(None) }
+        let memory = match &journal {
+            Some(journal) => Memory::knowing(Arc::new(batch::Originals(Arc::clone(journal)))),
+            None => Memory::default(),
+        };
+        Self { node, look, journal, clock, digest_key, memory, applied: Mutex::new(None) }
     }
 
     fn hand(&self) -> Hand {

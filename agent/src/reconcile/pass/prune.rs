@@ -11,7 +11,7 @@ use towpath_host::{
     files::Access,
     journal::{AppliedItem, Changes, HandlerRecord, Inventory, Managed, Original},
 };
-use towpath_modules::{Context, Options, Problem, apply, resolve};
+use towpath_modules::{Context, Options, Problem, resolve};
 use towpath_render::{objects::task::Book, words::Count};
 
 use super::{
@@ -342,15 +342,32 @@ fn remove(pass: &Pass<'_>, managed: &Managed, task: &str) -> Result<String, Stri
         return Ok("it is no longer managed".into());
     }
     let failed = |error: std::io::Error| format!("{path}: {error}");
-    let real = apply::real(path, &hand);
-    let original = pass.machine.record::<Original>(&format!("original/{real}"));
-    match original.or_else(|| pass.machine.record(&format!("original/{path}"))) {
-        Some(Original::File { content, mode, uid, gid }) => {
+    // A record is of the path without links: the folder above may have become a link since, and what is there now is
+    // another file.
+    let real = hand.look().resolved(path, true).map_err(failed)?;
+    let itself = hand.look().resolved(path, false).map_err(failed)?;
+    let original = |at: &str| pass.machine.record::<Original>(&format!("original/{at}"));
+    let (path, original) = match original(path) {
+        Some(_) if itself != path => return Ok("a folder above it is a link now; what it leads to stays".into()),
+        Some(found) => (path, Some(found)),
+        None => match original(&itself) {
+            Some(found) => (itself.as_str(), Some(found)),
+            None => (real.as_str(), original(&real)),
+        },
+    };
+    let meta = hand.look().meta(path).map_err(failed)?;
+    let directory = meta.is_some_and(|meta| meta.kind == towpath_host::FileKind::Directory);
+    match original {
+        Some(Original::File { .. } | Original::Link { .. }) if directory => {
+            Ok("a directory is there now, and stays".into())
+        }
+        Some(Original::File { content, mode, uid, gid, attributes }) => {
             let journal = pass.machine.journal.as_ref().ok_or("there is no journal")?;
             let bytes = journal.original(&content).ok_or_else(|| {
                 format!("{path}: what was there before can't be found any more; the file stays as it is")
             })?;
-            hand.replace(&real, &bytes, Access { mode, uid: Some(uid), gid: Some(gid) }).map_err(failed)?;
+            let access = Access { mode, uid: Some(uid), gid: Some(gid) };
+            hand.restore(path, &bytes, access, &attributes).map_err(failed)?;
             Ok("what was there before was put back".into())
         }
         Some(Original::Link { target }) => {
@@ -363,12 +380,6 @@ fn remove(pass: &Pass<'_>, managed: &Managed, task: &str) -> Result<String, Stri
             Ok("the directory was there before, and stays".into())
         }
         Some(Original::Nothing) => {
-            let directory = pass
-                .machine
-                .look
-                .meta(path)
-                .map_err(failed)?
-                .is_some_and(|meta| meta.kind == towpath_host::FileKind::Directory);
             if !directory {
                 hand.remove(path).map_err(failed)?;
                 return Ok("it was removed".into());

@@ -47,7 +47,7 @@ impl BookRun<'_, '_> {
         self.waiting
             .iter()
             .flat_map(|one| &one.steps)
-            .filter(|step| !matches!(step, Step::MakeDirectory { .. }) && !step.path().is_empty())
+            .filter(|step| !matches!(step.inner(), Step::MakeDirectory { .. }) && !step.path().is_empty())
             .any(|step| touches(step.path()))
     }
 
@@ -157,8 +157,9 @@ impl BookRun<'_, '_> {
             return self.push(outcome);
         }
         // Only files that are written wait for others; the order of everything else is kept.
-        let plain = change.steps.iter().all(|step| matches!(step, Step::Write { .. } | Step::MakeDirectory { .. }))
-            && change.steps.iter().any(|step| matches!(step, Step::Write { .. }));
+        let plain =
+            change.steps.iter().all(|step| matches!(step.inner(), Step::Write { .. } | Step::MakeDirectory { .. }))
+                && change.steps.iter().any(|step| matches!(step.inner(), Step::Write { .. }));
         if !plain {
             self.flush();
             if self.stopped {

@@ -1,0 +1,113 @@
+//! Extended attributes that a file keeps when it is replaced: ACLs, labels of SELinux and Smack, attributes of users.
+//!
+//! File capabilities are not among them: they belong to the content, and the kernel drops them on a write too.
+
+use std::{collections::BTreeMap, ffi::CStr, io, os::fd::AsFd};
+
+use rustix::{fs::XattrFlags, io::Errno};
+use serde::{Deserialize, Serialize};
+
+/// The access ACL; it decides what the group bits of the mode mean.
+const ACL: &str = "system.posix_acl_access";
+
+/// The extended attributes of one file. Values are hexadecimal.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct Attributes(BTreeMap<String, String>);
+
+impl Attributes {
+    /// Whether there are none.
+    pub fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
+    /// Reads those of an open file. A file system without extended attributes has none.
+    ///
+    /// # Errors
+    /// When they can't be read.
+    pub(crate) fn of(file: impl AsFd) -> io::Result<Self> {
+        let mut found = BTreeMap::new();
+        for name in names(&file)? {
+            if kept(&name)
+                && let Some(value) = value(&file, &name)?
+            {
+                found.insert(name, hex::encode(value));
+            }
+        }
+        Ok(Self(found))
+    }
+
+    /// Gives them to an open file, which loses an ACL that it inherited from its directory.
+    ///
+    /// # Errors
+    /// When one can't be set. Labels that the kernel refuses are logged.
+    pub(crate) fn give(&self, file: impl AsFd) -> io::Result<()> {
+        if !self.0.contains_key(ACL) {
+            match rustix::fs::fremovexattr(&file, ACL) {
+                Ok(()) | Err(Errno::NODATA | Errno::NOTSUP) => {}
+                Err(error) => return Err(named(ACL, error)),
+            }
+        }
+        for (name, value) in &self.0 {
+            let Ok(value) = hex::decode(value) else { continue };
+            match rustix::fs::fsetxattr(&file, name.as_str(), &value, XattrFlags::empty()) {
+                Ok(()) | Err(Errno::NOTSUP) => {}
+                Err(error @ (Errno::PERM | Errno::ACCESS)) if !is_access(name) => {
+                    tracing::warn!(attribute = name, %error, "cannot keep an extended attribute");
+                }
+                Err(error) => return Err(named(name, error)),
+            }
+        }
+        Ok(())
+    }
+}
+
+fn is_access(name: &str) -> bool {
+    name.starts_with("system.")
+}
+
+fn kept(name: &str) -> bool {
+    matches!(name, ACL | "system.nfs4_acl" | "security.selinux")
+        || name.starts_with("user.")
+        || name.starts_with("security.SMACK64")
+        || name.starts_with("trusted.") && !name.starts_with("trusted.overlay.")
+}
+
+fn named(name: &str, error: Errno) -> io::Error {
+    let error = io::Error::from(error);
+    io::Error::new(error.kind(), format!("cannot keep the extended attribute {name}: {error}"))
+}
+
+fn names(file: impl AsFd) -> io::Result<Vec<String>> {
+    let mut buffer = vec![0; 1024];
+    loop {
+        match rustix::fs::flistxattr(&file, &mut buffer) {
+            Ok(size) => {
+                let names = buffer.get(..size).unwrap_or_default().split_inclusive(|byte| *byte == 0);
+                let names = names.filter_map(|name| CStr::from_bytes_with_nul(name).ok()?.to_str().ok());
+                return Ok(names.map(str::to_owned).collect());
+            }
+            Err(Errno::RANGE) if buffer.len() < LARGEST => buffer.resize(buffer.len() * 8, 0),
+            Err(Errno::NOTSUP | Errno::NOSYS) => return Ok(Vec::new()),
+            Err(error) => return Err(error.into()),
+        }
+    }
+}
+
+fn value(file: impl AsFd, name: &str) -> io::Result<Option<Vec<u8>>> {
+    let mut buffer = vec![0; 1024];
+    loop {
+        match rustix::fs::fgetxattr(&file, name, &mut buffer) {
+            Ok(size) => {
+                buffer.truncate(size);
+                return Ok(Some(buffer));
+            }
+            Err(Errno::RANGE) if buffer.len() < LARGEST => buffer.resize(buffer.len() * 8, 0),
+            Err(Errno::NODATA | Errno::NOTSUP) => return Ok(None),
+            Err(error) => return Err(named(name, error)),
+        }
+    }
+}
+
+/// The kernel allows 64 KiB for a list and for a value.
+const LARGEST: usize = 64 << 10;

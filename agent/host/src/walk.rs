@@ -1,0 +1,335 @@
+//! The resolver of paths: component by component, each held open, as systemd's CHASE_SAFE does.
+//!
+//! Guarantees: links resolve as the kernel resolves them, and none leads out of the root. A link counts only if root
+//! (or the agent's own user) owns it, or if its owner owns what it leads to: an unprivileged user never chooses which
+//! file of another user is read or written. A path that changes meanwhile fails, it never ends elsewhere.
+
+use std::{
+    ffi::{OsStr, OsString},
+    io,
+    os::{fd::OwnedFd, unix::ffi::OsStrExt as _},
+};
+
+use rustix::{
+    fs::{FileType, Mode, OFlags, Stat},
+    io::Errno,
+};
+use thiserror::Error;
+
+/// How many links one path may go through, as in the kernel.
+const LINKS: usize = 40;
+
+/// A link that is not followed.
+#[derive(Debug, Error)]
+#[error("cannot follow the link {link}: {cause}")]
+pub struct RefusedLink {
+    /// The path of the link below the root.
+    pub link: String,
+    /// The owner of the link.
+    pub owner: u32,
+    cause: Cause,
+}
+
+impl RefusedLink {
+    /// Whether an error is a link in a folder below which none is followed.
+    pub fn is_plain(error: &io::Error) -> bool {
+        let found = error.get_ref().and_then(|inner| inner.downcast_ref::<Self>());
+        found.is_some_and(|found| matches!(found.cause, Cause::Plain { .. }))
+    }
+}
+
+#[derive(Debug, Error)]
+enum Cause {
+    #[error(
+        "its owner is {by}, and what it leads to belongs to {of}; \
+         replace the link by a folder, or have root own the link",
+        by = named(*by),
+        of = named(*of)
+    )]
+    Foreign { by: u32, of: u32 },
+    #[error("its owner is {by}, and its folder is writable for all users; remove the link", by = named(*by))]
+    Shared { by: u32 },
+    #[error("it has several names, and users can write in its folder; remove the link")]
+    SeveralNames,
+    #[error("it leads up from a folder of {by}, who can change where that is; have it lead there directly",
+        by = named(*by))]
+    Up { by: u32 },
+    #[error("links below {folder} are not followed; remove the link")]
+    Plain { folder: String },
+}
+
+/// A user as people know it.
+fn named(uid: u32) -> String {
+    match nix::unistd::User::from_uid(uid.into()) {
+        Ok(Some(user)) => format!("{} ({uid})", user.name),
+        _ => format!("user {uid}"),
+    }
+}
+
+/// The end of a path.
+#[derive(Debug)]
+pub(crate) struct Place {
+    /// The directory that holds the last component.
+    pub(crate) folder: OwnedFd,
+    /// The last component; `.` where the path is the root.
+    pub(crate) name: OsString,
+    /// The path below the root, without links.
+    pub(crate) path: String,
+    /// Device and inode of what was found there through links; None where there was nothing, or no link was followed.
+    pub(crate) found: Option<(u64, u64)>,
+}
+
+/// What a walk does about links.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Rules<'a> {
+    /// The folder below which no link is followed.
+    pub(crate) plain_below: Option<&'a str>,
+    /// Whether a link at the end is followed.
+    pub(crate) last: bool,
+}
+
+/// Walks a path.
+///
+/// # Errors
+/// When a component is missing or may not be followed.
+pub(crate) fn walk(root: &OwnedFd, path: &str, rules: Rules<'_>) -> io::Result<Place> {
+    Walk::new(root, path, rules)?.run()
+}
+
+/// Gives the path without links; components behind a missing one stay as they are.
+///
+/// # Errors
+/// When a component may not be followed.
+pub(crate) fn real(root: &OwnedFd, path: &str, rules: Rules<'_>) -> io::Result<String> {
+    let mut walk = Walk::new(root, path, rules)?;
+    match walk.run() {
+        Ok(place) => Ok(place.path),
+        Err(error) => walk.missing.ok_or(error),
+    }
+}
+
+/// Whether an owner is trusted with links to everywhere.
+fn trusted(owner: u32) -> bool {
+    owner == 0 || owner == rustix::process::geteuid().as_raw()
+}
+
+struct Component {
+    name: OsString,
+    /// Whether it comes from the path itself, or from a link of a trusted owner.
+    trusted: bool,
+    /// Whether it may not be a link that is followed.
+    plain: bool,
+}
+
+struct Directory {
+    fd: OwnedFd,
+    name: OsString,
+    owner: u32,
+    mode: u32,
+}
+
+/// A link of a user, whose end is not reached yet.
+struct Followed {
+    path: String,
+    owner: u32,
+    /// How many components are left behind the link.
+    rest: usize,
+}
+
+struct Walk<'a> {
+    rules: Rules<'a>,
+    /// From the root to where the walk is.
+    directories: Vec<Directory>,
+    /// The next component is the last one.
+    rest: Vec<Component>,
+    followed: Vec<Followed>,
+    links: usize,
+    /// Whether a user's link was followed.
+    by_user: bool,
+    missing: Option<String>,
+}
+
+impl<'a> Walk<'a> {
+    fn new(root: &OwnedFd, path: &str, rules: Rules<'a>) -> io::Result<Self> {
+        let names = |path: &str| path.split('/').filter(|name| !matches!(*name, "" | ".")).count();
+        let inside = |folder: &str| {
+            let folder = folder.trim_end_matches('/');
+            path.strip_prefix(folder).is_some_and(|rest| rest.starts_with('/') || folder.is_empty())
+        };
+        let free = rules.plain_below.filter(|folder| inside(folder)).map_or(usize::MAX, names);
+        let mut rest: Vec<Component> = components(OsStr::new(path))
+            .enumerate()
+            .map(|(index, name)| Component { name: name.to_owned(), trusted: true, plain: index >= free })
+            .collect();
+        rest.reverse();
+        let fd = root.try_clone()?;
+        let stat = rustix::fs::fstat(&fd)?;
+        let root = Directory { fd, name: OsString::new(), owner: stat.st_uid, mode: stat.st_mode };
+        Ok(Self { rules, directories: vec![root], rest, followed: Vec::new(), links: 0, by_user: false, missing: None })
+    }
+
+    fn run(&mut self) -> io::Result<Place> {
+        while let Some(component) = self.rest.pop() {
+            if component.name == ".." {
+                self.up(&component)?;
+                continue;
+            }
+            if component.name == "." {
+                self.judge()?;
+                continue;
+            }
+            let last = self.rest.is_empty();
+            let fd = match open_component(&self.here()?.fd, &component.name) {
+                Ok(fd) => fd,
+                Err(Errno::NOENT) if last => return self.end(component.name, None),
+                Err(error) => {
+                    if error == Errno::NOENT {
+                        self.missing = Some(self.remaining(&component));
+                    }
+                    return Err(error.into());
+                }
+            };
+            let stat = rustix::fs::fstat(&fd)?;
+            match FileType::from_raw_mode(stat.st_mode) {
+                FileType::Symlink if !last || self.rules.last => self.follow(component, &fd, &stat)?,
+                _ if last => return self.end(component.name, Some(&stat)),
+                FileType::Directory => {
+                    let Component { name, .. } = component;
+                    self.directories.push(Directory { fd, name, owner: stat.st_uid, mode: stat.st_mode });
+                    self.judge()?;
+                }
+                _ => return Err(Errno::NOTDIR.into()),
+            }
+        }
+        let here = self.directories.pop().ok_or(Errno::INVAL)?;
+        let path = self.path_to(&here.name);
+        Ok(Place { folder: here.fd, name: OsString::from("."), path, found: None })
+    }
+
+    fn here(&self) -> io::Result<&Directory> {
+        Ok(self.directories.last().ok_or(Errno::INVAL)?)
+    }
+
+    /// The path of a name in the current directory, without links.
+    fn path_to(&self, name: &OsStr) -> String {
+        let names = self.directories.iter().skip(1).map(|one| one.name.as_os_str()).chain([name]);
+        names.filter(|name| !name.is_empty()).map(|name| format!("/{}", name.to_string_lossy())).collect()
+    }
+
+    /// The path from a missing component to the end.
+    fn remaining(&self, component: &Component) -> String {
+        let rest = self.rest.iter().rev().map(|component| component.name.to_string_lossy());
+        std::iter::once(self.path_to(&component.name).into()).chain(rest).collect::<Vec<_>>().join("/")
+    }
+
+    fn up(&mut self, component: &Component) -> io::Result<()> {
+        if self.directories.len() > 1 {
+            let from = self.directories.pop();
+            let parent = self.here()?.owner;
+            // A user's link has chosen the folder, so the user would choose its parent too.
+            if let Some(from) = from.filter(|from| self.by_user && component.trusted && !trusted(from.owner))
+                && parent != from.owner
+            {
+                return Err(refused(self.path_to(&from.name), from.owner, Cause::Up { by: from.owner }));
+            }
+        }
+        self.judge()
+    }
+
+    fn follow(&mut self, component: Component, fd: &OwnedFd, stat: &Stat) -> io::Result<()> {
+        let (path, owner) = (self.path_to(&component.name), stat.st_uid);
+        if component.plain {
+            let folder = self.rules.plain_below.unwrap_or_default();
+            let folder = if folder.is_empty() { "the folder" } else { folder }.to_owned();
+            return Err(refused(path, owner, Cause::Plain { folder }));
+        }
+        self.links += 1;
+        if self.links > LINKS {
+            return Err(Errno::LOOP.into());
+        }
+        let here = self.here()?;
+        let trusted_link = trusted(owner);
+        if trusted_link && stat.st_nlink > 1 && (!trusted(here.owner) || here.mode & 0o022 != 0) {
+            return Err(refused(path, owner, Cause::SeveralNames));
+        }
+        // As the kernel with fs.protected_symlinks, which this walk goes around.
+        if !trusted_link && here.mode & 0o1002 == 0o1002 && here.owner != owner {
+            return Err(refused(path, owner, Cause::Shared { by: owner }));
+        }
+        let target = rustix::fs::readlinkat(fd, "", Vec::new())?;
+        let target = OsStr::from_bytes(target.as_bytes());
+        if !trusted_link {
+            self.by_user = true;
+            self.followed.push(Followed { path, owner, rest: self.rest.len() });
+        }
+        if target.as_bytes().starts_with(b"/") {
+            self.directories.truncate(1);
+        }
+        let names: Vec<&OsStr> = components(target).collect();
+        self.rest.extend(names.into_iter().rev().map(|name| Component {
+            name: name.to_owned(),
+            trusted: trusted_link,
+            plain: false,
+        }));
+        self.judge()
+    }
+
+    /// Judges the links whose end is the current directory.
+    fn judge(&mut self) -> io::Result<()> {
+        let owner = self.here()?.owner;
+        while let Some(link) = self.followed.pop_if(|link| self.rest.len() <= link.rest) {
+            owns(link, owner)?;
+        }
+        Ok(())
+    }
+
+    /// Ends at a name of the current directory, which is what the links that are left lead to.
+    fn end(&mut self, name: OsString, found: Option<&Stat>) -> io::Result<Place> {
+        let path = self.path_to(&name);
+        let here = self.directories.pop().ok_or(Errno::INVAL)?;
+        // What is not there yet belongs to whoever can make it.
+        let owner = found.map_or(here.owner, |stat| stat.st_uid);
+        for link in self.followed.drain(..) {
+            owns(link, owner)?;
+        }
+        let found = found.filter(|_| self.links > 0).map(|stat| (stat.st_dev, stat.st_ino));
+        Ok(Place { folder: here.fd, name, path, found })
+    }
+}
+
+fn owns(link: Followed, owner: u32) -> io::Result<()> {
+    if link.owner == owner {
+        return Ok(());
+    }
+    Err(refused(link.path, link.owner, Cause::Foreign { by: link.owner, of: owner }))
+}
+
+fn refused(link: String, owner: u32, cause: Cause) -> io::Error {
+    io::Error::other(RefusedLink { link, owner, cause })
+}
+
+/// The components of a path. One that must end in a directory, by `/` or `/.`, has `.` as its last one.
+fn components(path: &OsStr) -> impl Iterator<Item = &OsStr> {
+    let bytes = path.as_bytes();
+    let names = bytes.split(|byte| *byte == b'/').filter(|name| !matches!(*name, b"" | b"."));
+    let folder = (bytes.ends_with(b"/") || bytes.ends_with(b"/.")).then_some(b".".as_slice());
+    names.chain(folder).map(OsStr::from_bytes)
+}
+
+fn open_component(folder: &OwnedFd, name: &OsStr) -> Result<OwnedFd, Errno> {
+    let open = |name: &OsStr, flags| rustix::fs::openat(folder, name, flags | OFlags::CLOEXEC, Mode::empty());
+    let fd = open(name, OFlags::PATH | OFlags::NOFOLLOW)?;
+    // An automounter mounts only for a lookup that goes on below.
+    if rustix::fs::fstatfs(&fd).is_ok_and(|found| found.f_type == AUTOFS) {
+        let mut below = name.to_owned();
+        below.push("/.");
+        return open(&below, OFlags::PATH | OFlags::DIRECTORY | OFlags::NOFOLLOW);
+    }
+    Ok(fd)
+}
+
+/// The file system of an automounter (linux/magic.h).
+const AUTOFS: rustix::fs::FsWord = 0x0187;
+
+#[cfg(test)]
+mod tests;
