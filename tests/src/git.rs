@@ -172,7 +172,8 @@ impl SshSigner {
 /// A home of gpg with one key.
 #[derive(Debug)]
 pub struct GpgSigner {
-    home: PathBuf,
+    /// The home of gpg.
+    pub home: PathBuf,
     /// The address of its user id.
     pub name: String,
 }
