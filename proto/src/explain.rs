@@ -124,7 +124,7 @@ fn fields_text(message: &Message) -> String {
 fn type_name(field: &Field) -> String {
     let inner = match (field.words, field.format, field.value_type()) {
         (Some(words), _, _) if words.len() < 32 => words.to_owned(),
-        (_, Some("name" | "identifier" | "path" | "commit" | "uuid"), _) => "string".to_owned(),
+        (_, Some("name" | "identifier" | "path" | "commit" | "uuid" | "line"), _) => "string".to_owned(),
         (_, Some(format), _) => format.to_owned(),
         (_, _, Type::Bool) => "boolean".to_owned(),
         (_, _, Type::Integer) => "integer".to_owned(),

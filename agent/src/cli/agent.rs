@@ -13,7 +13,7 @@ use towpath_host::{
     identity::{Credentials, Role},
 };
 
-use super::{Output, exit, exit::Failure, output, status};
+use super::{Output, exit, exit::Failure, output, status, terminal};
 use crate::{
     config::{self, DataStore, Settings},
     reconcile::{Ended, Handle, Node, Options, Queue},
@@ -221,9 +221,11 @@ fn watchdog(queue: Queue) {
     });
 }
 
-/// Tells systemd that the agent is ready and how it is.
+/// Reports to systemd that the agent is ready and how it is. The message is one line: each line of what systemd reads is
+/// an assignment.
 fn alive(message: &str) {
-    let _ = sd_notify::notify(&[sd_notify::NotifyState::Ready, sd_notify::NotifyState::Status(message)]);
+    let line = terminal::escape(message).replace('\n', "; ");
+    let _ = sd_notify::notify(&[sd_notify::NotifyState::Ready, sd_notify::NotifyState::Status(&line)]);
 }
 
 /// A runtime whose threads are few: an idle agent is to be small.

@@ -3,7 +3,7 @@
 use clap::Args;
 use towpath_proto::v1alpha as pb;
 
-use super::{Connection, Format, Output, block_on, exit::Failure, output};
+use super::{Connection, Output, block_on, exit::Failure, output};
 use crate::serve::CallError;
 
 /// Shows what happened.
@@ -24,28 +24,15 @@ impl Events {
             let client = self.connection.open().await?;
             let mut events = client.events(self.follow).await?;
             while let Some(event) = events.message().await.map_err(CallError::from)? {
-                output::write(&self.line(&event)?)?;
+                output::print_record(self.output.output, &event, || line(&event))?;
             }
             Ok(0)
         })?
     }
+}
 
-    /// One event a line, also as JSON.
-    fn line(&self, event: &pb::EventRecord) -> Result<String, Failure> {
-        match self.output.output {
-            Format::Json => {
-                serde_json::to_string(event).map(|text| text + "\n").map_err(|error| Failure::error(&error))
-            }
-            Format::Yaml => Ok(format!(
-                "---\n{}",
-                towpath_render::document::to_yaml(
-                    &serde_json::to_value(event).map_err(|error| Failure::error(&error))?
-                )
-            )),
-            Format::Text => {
-                let state = event.state.as_ref().map(|state| format!(" {state}")).unwrap_or_default();
-                Ok(format!("{} {}{state}: {}\n", event.time, event.r#type, event.message))
-            }
-        }
-    }
+/// One event a line. Further lines of its message are indented, so that none looks like an event of its own.
+fn line(event: &pb::EventRecord) -> String {
+    let state = event.state.as_ref().map(|state| format!(" {state}")).unwrap_or_default();
+    format!("{} {}{state}: {}\n", event.time, event.r#type, event.message.replace('\n', "\n    "))
 }

@@ -2,6 +2,7 @@
 
 use std::{error::Error, process::ExitCode};
 
+use super::terminal;
 use crate::{config::ConfigError, reconcile::NodeError, report::chain, serve::CallError};
 
 /// An error; also: a source can't be reached, after the last good revision was applied.
@@ -46,11 +47,10 @@ impl Failure {
     }
 
     /// Prints the failure, and gives its exit status.
-    #[expect(clippy::print_stderr, reason = "this is where failures are told")]
     pub(super) fn report(self) -> ExitCode {
-        eprintln!("towpath: {}", self.message);
+        terminal::message(&format!("towpath: {}", self.message));
         if let Some(hint) = self.hint {
-            eprintln!("  hint: {hint}");
+            terminal::message(&format!("  hint: {hint}"));
         }
         ExitCode::from(self.code)
     }

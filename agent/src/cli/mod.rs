@@ -15,6 +15,7 @@ mod plan;
 mod render;
 mod schema;
 mod status;
+mod terminal;
 mod validate;
 mod vars;
 mod worktree;
@@ -176,17 +177,17 @@ pub fn main() -> ExitCode {
 
 /// Logs to stderr: what the agent does, and of other commands only what is odd.
 fn logging(agent: bool) {
-    use std::io::IsTerminal as _;
     let default = if agent { "info" } else { "error" };
     let filter = tracing_subscriber::EnvFilter::try_from_default_env()
         .unwrap_or_else(|_| tracing_subscriber::EnvFilter::new(default));
-    let colour = std::io::stderr().is_terminal() && towpath_host::process::environment("NO_COLOR").is_none();
     // The journal of systemd has times of its own.
     let journal = towpath_host::process::environment("JOURNAL_STREAM").is_some();
     let builder = tracing_subscriber::fmt()
         .with_env_filter(filter)
-        .with_writer(std::io::stderr)
-        .with_ansi(colour)
+        .with_writer(|| terminal::Log)
+        // Everything that could be a colour is escaped.
+        .with_ansi(false)
+        .log_internal_errors(false)
         .with_target(false);
     if journal { builder.without_time().init() } else { builder.init() }
 }

@@ -1,40 +1,68 @@
-//! Data to stdout: one JSON or YAML document, or text for people.
+//! Data to stdout: one JSON or YAML document, or text for people. All of it goes through [`terminal`].
 
-use std::io::{IsTerminal as _, Write as _};
+use std::{
+    borrow::Cow,
+    io::{IsTerminal as _, Write as _},
+};
 
 use serde::Serialize;
 use serde_json::Value;
 
-use super::{Format, exit::Failure};
+use super::{Format, exit::Failure, terminal};
 
 /// Prints a document, or the text that stands for it.
 pub(super) fn print<T: Serialize>(format: Format, document: &T, text: impl FnOnce() -> String) -> Result<(), Failure> {
-    let rendered = match format {
-        Format::Text => text(),
-        Format::Json => json(document)?,
-        Format::Yaml => {
-            towpath_render::document::to_yaml(&serde_json::to_value(document).map_err(|error| Failure::error(&error))?)
+    match format {
+        Format::Text => write(&text()),
+        Format::Json => put(&terminal::escape_json(&json(document)?)),
+        Format::Yaml => put(&yaml(document)?),
+    }
+}
+
+/// Prints one of many documents: JSON on a line of its own, YAML behind `---`.
+pub(super) fn print_record<T: Serialize>(
+    format: Format,
+    document: &T,
+    text: impl FnOnce() -> String,
+) -> Result<(), Failure> {
+    match format {
+        Format::Text => write(&text()),
+        Format::Json => {
+            let line = serde_json::to_string(document).map_err(|error| Failure::error(&error))?;
+            put(&format!("{}\n", terminal::escape_json(&line)))
         }
-    };
-    write(&rendered)
+        Format::Yaml => put(&format!("---\n{}", yaml(document)?)),
+    }
+}
+
+fn yaml<T: Serialize>(document: &T) -> Result<String, Failure> {
+    let value = serde_json::to_value(document).map_err(|error| Failure::error(&error))?;
+    let yaml = towpath_render::document::to_yaml(&value);
+    // Escapes of YAML depend on the style of each string; JSON is YAML too, and has one style.
+    let plain = matches!(terminal::escape(&yaml), Cow::Borrowed(_));
+    Ok(if plain { yaml } else { terminal::escape_json(&json(document)?).into_owned() })
 }
 
 fn json<T: Serialize>(document: &T) -> Result<String, Failure> {
     serde_json::to_string_pretty(document).map(|text| text + "\n").map_err(|error| Failure::error(&error))
 }
 
-/// Writes text to stdout. A reader that has gone away is no failure.
+/// Writes text for people to stdout.
 pub(super) fn write(text: &str) -> Result<(), Failure> {
+    put(&terminal::screen(text))
+}
+
+/// Writes what is escaped already. A reader that has gone away is no failure.
+fn put(text: &str) -> Result<(), Failure> {
     match std::io::stdout().lock().write_all(text.as_bytes()) {
         Err(error) if error.kind() == std::io::ErrorKind::BrokenPipe => Ok(()),
         other => other.map_err(|error| Failure::error(&error)),
     }
 }
 
-/// Tells of progress on stderr.
-#[expect(clippy::print_stderr, reason = "progress goes to stderr")]
+/// Reports progress on stderr.
 pub(super) fn progress(text: &str) {
-    eprintln!("{text}");
+    terminal::message(text);
 }
 
 /// A table with a head; columns as wide as they need be.
@@ -71,7 +99,7 @@ pub(super) fn coloured(text: &str, colour: Colour) -> String {
         Colour::Bad => 31,
         Colour::Odd => 33,
     };
-    format!("\u{1b}[{code}m{text}\u{1b}[0m")
+    format!("{}{text}{}", terminal::colour_mark(code), terminal::colour_mark(0))
 }
 
 /// What a colour says.

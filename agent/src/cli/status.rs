@@ -44,7 +44,7 @@ pub(super) fn text(status: &pb::NodeStatus) -> String {
     let commits = status
         .commits
         .iter()
-        .map(|(source, commit)| format!("{source} {}", &commit[..commit.len().min(12)]))
+        .map(|(source, commit)| format!("{source} {}", commit.chars().take(12).collect::<String>()))
         .collect::<Vec<_>>()
         .join(", ");
     let mut text = format!(

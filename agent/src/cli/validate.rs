@@ -48,7 +48,7 @@ impl Validate {
                 output::progress(&format!(
                     "not looked at: the include {}@{}",
                     wanted.url,
-                    &wanted.commit[..wanted.commit.len().min(12)]
+                    wanted.commit.chars().take(12).collect::<String>()
                 ));
             }
         }

@@ -41,6 +41,9 @@ pub(super) fn format(field: &Field, text: &str) -> Result<(), Finding> {
         "timezone" => time_zone(text),
         "port" => port(text),
         "size" => size(text),
+        "line" if text.contains(|character: char| character.is_control()) => {
+            Err(Finding::new(format!("{text:?} has a control character")).hint("write one line of text"))
+        }
         "publicKey" => public_key(text),
         _ => Ok(()),
     }

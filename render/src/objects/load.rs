@@ -288,6 +288,10 @@ impl Loader<'_> {
 
     fn refused_entries(&mut self, source: &SourceTree, entries: &[Entry]) {
         for entry in entries {
+            if entry.path.contains(|character: char| character.is_control()) {
+                let finding = Finding::new(format!("the path {:?} has a control character", entry.path));
+                self.file_problem(source, &entry.path, finding.hint("rename the file"));
+            }
             if entry.kind == EntryKind::Submodule {
                 let finding = Finding::new("git submodules are not followed");
                 self.file_problem(source, &entry.path, finding.hint("make the other repository a source of its own"));
