@@ -21,6 +21,12 @@ pub(super) fn add(environment: &mut Environment<'static>) {
     environment.add_filter("password_hash", password_hash);
 }
 
+/// The rounds of sha512 that may be asked for; the most take about a second.
+const ROUNDS: std::ops::RangeInclusive<usize> = 1_000..=999_999;
+
+/// The longest password, in bytes: the time of each round grows with it.
+const LONGEST: usize = 1_024;
+
 fn password_hash(password: &str, scheme: Option<&str>, salt: Option<&str>, options: Kwargs) -> Result<String, Error> {
     let rounds = options.get::<Option<usize>>("rounds")?;
     options.assert_all_used()?;
@@ -30,6 +36,12 @@ fn password_hash(password: &str, scheme: Option<&str>, salt: Option<&str>, optio
     let allowed = |character: char| character.is_ascii_alphanumeric() || "./".contains(character);
     if salt.is_empty() || salt.len() > 16 || !salt.chars().all(allowed) {
         return Err(wrong("password_hash: a salt has 1 to 16 letters, digits, '.' and '/'"));
+    }
+    if password.len() > LONGEST {
+        return Err(wrong(format!("password_hash: a password has at most {LONGEST} bytes")));
+    }
+    if rounds.is_some_and(|rounds| !ROUNDS.contains(&rounds)) {
+        return Err(wrong("password_hash: rounds are from 1000 to 999999"));
     }
     match (scheme.unwrap_or("sha512"), rounds) {
         ("sha512", rounds) => sha512(password, salt, rounds.unwrap_or(sha_crypt::ROUNDS_DEFAULT)),
