@@ -14,8 +14,8 @@ use towpath_proto::{Message, v1alpha as pb};
 
 use super::{
     ComputedValue, Group, Key, NodeObject, Object, ObjectSet, VariablesObject, analysis, book,
-    budget::{self, Budget, Cost, Exceeded, Problems, Spent},
-    limits, reactions, references,
+    budget::{Budget, Cost, Exceeded, Problems, Spent},
+    limits, reactions, references, report,
     repository_url::RepositoryUrl,
     task::{self, Within},
 };
@@ -121,40 +121,9 @@ pub(super) fn load_without(
     references::check_all(&mut loader);
     analysis::check(&mut loader);
     let beyond = loader.spent.exceeded().clone();
-    let (mut problems, left_out) = loader.problems.into_inner().finish();
-    problems.extend(left_out.into_iter().map(more_problems));
-    hide_secrets(&mut problems, &loader.set);
-    let rank: BTreeMap<&str, usize> =
-        sources.iter().enumerate().map(|(rank, source)| (source.name.as_str(), rank)).collect();
-    problems.sort_by(|a, b| {
-        let key = |problem: &Problem| {
-            (rank.get(problem.source.as_str()).copied(), problem.file.clone(), problem.line, problem.column)
-        };
-        key(a).cmp(&key(b)).then_with(|| a.message.cmp(&b.message))
-    });
-    problems.dedup();
+    let problems = report::sorted(loader.problems.into_inner(), sources, &loader.set);
     let (warnings, errors) = problems.into_iter().partition(|problem| problem.warning);
     Loaded { set: loader.set, errors, warnings, wants: loader.wants, beyond, included_by: loader.included_by }
-}
-
-/// The problem that counts those of a source that are not shown.
-fn more_problems(left_out: budget::LeftOut) -> Problem {
-    let budget::LeftOut { source, warning, count } = left_out;
-    let what = if warning { "warnings" } else { "errors" };
-    let file = SourceFile { path: source.clone(), source, text: String::new() };
-    let problem = problem_at(&file, 1, 1, Finding::new(format!("at most {count} further {what} are not shown")));
-    Problem { warning, ..problem }
-}
-
-/// What stands in a file with Secrets may be one that was not encrypted: its lines are not shown.
-fn hide_secrets(problems: &mut [Problem], set: &ObjectSet) {
-    let secrets = set.objects.values().filter(|object| object.key.kind == "Secret");
-    let files: BTreeSet<(&str, &str)> = secrets.map(|object| (object.place.source(), object.place.file())).collect();
-    for problem in
-        problems.iter_mut().filter(|problem| files.contains(&(problem.source.as_str(), problem.file.as_str())))
-    {
-        problem.excerpt.clear();
-    }
 }
 
 /// What an object is called, as far as its metadata say.

@@ -11,6 +11,7 @@ mod notify;
 pub(crate) mod order;
 mod reactions;
 mod references;
+mod report;
 mod repository_url;
 mod stretch;
 pub mod task;

@@ -1,0 +1,50 @@
+//! Problems of a load in the order in which they are shown.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use super::{
+    ObjectSet,
+    budget::{LeftOut, Problems},
+    load::SourceTree,
+};
+use crate::{
+    document::{SourceFile, problem_at},
+    problem::{Finding, Problem},
+};
+
+/// Returns the problems in the order of the sources and files, with a count of those that were left out.
+pub(super) fn sorted(problems: Problems, sources: &[SourceTree], set: &ObjectSet) -> Vec<Problem> {
+    let (mut problems, left_out) = problems.finish();
+    problems.extend(left_out.into_iter().map(more_problems));
+    hide_secrets(&mut problems, set);
+    let rank: BTreeMap<&str, usize> =
+        sources.iter().enumerate().map(|(rank, source)| (source.name.as_str(), rank)).collect();
+    problems.sort_by(|a, b| {
+        let key = |problem: &Problem| {
+            (rank.get(problem.source.as_str()).copied(), problem.file.clone(), problem.line, problem.column)
+        };
+        key(a).cmp(&key(b)).then_with(|| a.message.cmp(&b.message))
+    });
+    problems.dedup();
+    problems
+}
+
+/// The problem that counts those of a source that are not shown.
+fn more_problems(left_out: LeftOut) -> Problem {
+    let LeftOut { source, warning, count } = left_out;
+    let what = if warning { "warnings" } else { "errors" };
+    let file = SourceFile { path: source.clone(), source, text: String::new() };
+    let problem = problem_at(&file, 1, 1, Finding::new(format!("at most {count} further {what} are not shown")));
+    Problem { warning, ..problem }
+}
+
+/// What stands in a file with Secrets may be one that was not encrypted: its lines are not shown.
+fn hide_secrets(problems: &mut [Problem], set: &ObjectSet) {
+    let secrets = set.objects.values().filter(|object| object.key.kind == "Secret");
+    let files: BTreeSet<(&str, &str)> = secrets.map(|object| (object.place.source(), object.place.file())).collect();
+    for problem in
+        problems.iter_mut().filter(|problem| files.contains(&(problem.source.as_str(), problem.file.as_str())))
+    {
+        problem.excerpt.clear();
+    }
+}
