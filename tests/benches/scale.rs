@@ -74,6 +74,9 @@ impl Store for Counted {
     fn keep_alive(&self, lease: LeaseId) -> Result<(), StoreError> {
         self.store.keep_alive(lease)
     }
+    fn time_left(&self, key: &str) -> Result<Option<Duration>, StoreError> {
+        self.store.time_left(key)
+    }
     fn commit(&self, txn: &Txn) -> Result<Outcome, StoreError> {
         let outcome = self.store.commit(txn)?;
         let refused = if matches!(outcome, Outcome::Refused { .. }) { " (refused)" } else { "" };

@@ -18,6 +18,14 @@ pub fn result_notice(book: &str, task: &str) -> String {
     format!("board/result/{book}/{task}")
 }
 
+/// The notice that slots of a budget may be free although none was offered.
+pub fn freed(group: &str) -> String {
+    format!("{ALL_FREED}{group}")
+}
+
+/// The notices of all budgets.
+pub const ALL_FREED: &str = "board/freed/";
+
 /// What a node is told: it looks again when something appears here.
 pub fn inbox(node: &str) -> String {
     format!("inbox/{node}/")

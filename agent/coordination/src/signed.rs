@@ -371,6 +371,10 @@ impl Store for SignedStore {
         self.inner.keep_alive(lease)
     }
 
+    fn time_left(&self, key: &str) -> Result<Option<Duration>, StoreError> {
+        self.inner.time_left(key)
+    }
+
     fn shared(&self) -> bool {
         self.inner.shared()
     }

@@ -162,6 +162,7 @@ impl Node {
             Some(Run::of(&revision.set, revision.generation, &revision.table, book)?.spec)
         };
         if let Err(error) = self.fleet.answer(spec_of) {
+            self.fleet.look_soon();
             tracing::warn!(%error, "who has asked for the key of a result can't be answered yet");
         }
     }
@@ -174,7 +175,10 @@ impl Node {
         match pass::say_anew(&self.machine, &self.journal, &self.fleet, revision) {
             Ok(true) => tracing::info!("the data store had gone back, and this node has said anew what it holds"),
             Ok(false) => {}
-            Err(error) => tracing::warn!(%error, "this node can't say anew yet what it holds"),
+            Err(error) => {
+                self.fleet.look_soon();
+                tracing::warn!(%error, "this node can't say anew yet what it holds");
+            }
         }
     }
 

@@ -9,7 +9,10 @@ use std::{
 };
 
 use thiserror::Error;
-use towpath_coordination::{Store, fleet::Fleet};
+use towpath_coordination::{
+    Store,
+    fleet::{self, Fleet},
+};
 use towpath_host::{
     Clock, FileVersion, Look, facts,
     identity::{Credentials, IdentityError},
@@ -103,6 +106,8 @@ pub struct Node {
     pub(super) settled_on_disk: bool,
     /// Whether the last pass made way before it was done: it is taken up again at once.
     made_way: bool,
+    /// The number of looks in a row after which an error still kept the node from following the fleet.
+    errors: u32,
     /// Whether file events are followed: only then the versions of files matter.
     follows_files: bool,
     pub(super) handle: Handle,
@@ -198,6 +203,7 @@ impl Node {
             settled: None,
             settled_on_disk: true,
             made_way: false,
+            errors: 0,
             follows_files: false,
             queue: Queue::default(),
             cancel: Cancel::default(),
@@ -383,7 +389,9 @@ impl Node {
         for _ in 0..3 {
             let now = self.clock.monotonic();
             let soon = self.fleet.due().map(|due| due.saturating_duration_since(now)).filter(|wait| *wait < SOON);
-            let Some(wait) = soon.filter(|_| worst == Outcome::Held && !self.queue.stops()) else { break };
+            // An error is not over in a moment.
+            let opens = worst == Outcome::Held && !self.fleet.is_troubled() && !self.queue.stops();
+            let Some(wait) = soon.filter(|_| opens) else { break };
             thread::sleep(wait);
             worst = self.pass().unwrap_or(worst);
         }
@@ -415,6 +423,7 @@ impl Node {
         alive("begins");
         self.advance();
         let mut next = self.clock.monotonic();
+        let mut cause = "start";
         // Whether memory was used since it was last given back.
         let mut used = true;
         loop {
@@ -424,6 +433,8 @@ impl Node {
             let now = self.clock.monotonic();
             if now >= next {
                 used = true;
+                tracing::debug!(target: "towpath_coordination::wake", cause, "looks");
+                cause = "timer";
                 // What could not be fetched is asked for again: the poller only sees that the head has moved.
                 let behind = |troubles: &BTreeMap<String, Trouble>| {
                     troubles.keys().any(|key| key.starts_with("source ") || key.starts_with("node "))
@@ -454,11 +465,11 @@ impl Node {
                 let before = self.state.accepted.generation;
                 self.advance();
                 if self.state.accepted.generation != before || !self.state.is_applied() {
-                    next = self.clock.monotonic();
+                    (next, cause) = (self.clock.monotonic(), "news");
                 }
             }
             if self.made_way || wake.check || self.touched(&wake.touched) {
-                next = self.clock.monotonic();
+                (next, cause) = (self.clock.monotonic(), "news");
             }
         }
         drop(poller);
@@ -476,9 +487,18 @@ impl Node {
         }
     }
 
-    /// How long until everything is checked again: sooner while something keeps the node from going on.
-    fn patience(&self) -> Duration {
+    /// Returns the time until everything is checked again. It is short while an error keeps the node from going on.
+    fn patience(&mut self) -> Duration {
         let interval = self.settings.reconcile.interval;
+        let waits = |key: &&str| self.state.troubles.contains_key(*key);
+        if ["node store", "node accepted", "node fleet"].iter().any(waits) {
+            let name = self.settings.node.bytes();
+            let spread = name.fold(7_u64, |sum, byte| sum.wrapping_mul(31).wrapping_add(u64::from(byte)));
+            let pause = fleet::backed_off(self.errors, spread);
+            self.errors = self.errors.saturating_add(1);
+            return interval.min(pause);
+        }
+        self.errors = 0;
         let soon =
             self.state.troubles.values().any(|trouble| trouble.reason == "DiskFull" || trouble.reason == "ReadOnly");
         let interval = if soon {

@@ -10,13 +10,13 @@ use std::{
 use stateright::{Model, Property};
 use towpath_coordination::{
     keys,
-    rollout::{Held, Kind, OnLost, Opening, Spec},
+    rollout::{Freed, Held, Kind, OnLost, Opening, Spec},
     store::{Change, Op, Outcome, Txn, memory::Memory},
 };
 
 use crate::{
     mutations::Mutation,
-    state::{Action, Node, Phase, Progress, State, accept, alive, is_alive, name, normalize},
+    state::{Action, Node, Phase, Progress, State, Wake, accept, alive, is_alive, name, normalize},
 };
 
 /// What is explored.
@@ -45,6 +45,8 @@ pub(crate) struct Fleet {
     pub restores: u8,
     /// What has happened before.
     pub prelude: Vec<Action>,
+    /// Whether a node that has nothing to do sleeps until there are news. Then no timer wakes it, and none is needed.
+    pub sleeps: bool,
     /// A rule that is left out.
     pub mutation: Option<Mutation>,
     /// States that are known to come to their end.
@@ -54,6 +56,11 @@ pub(crate) struct Fleet {
 fn of_kind(store: &Memory, group: &str, wanted: &[Kind]) -> u64 {
     let held = store.below(group).filter_map(|row| serde_json::from_slice::<Held>(&row.value).ok());
     held.filter(|held| wanted.contains(&held.kind)).count() as u64
+}
+
+/// The parts of a budget.
+fn parts(spec: &Spec) -> BTreeSet<&str> {
+    if spec.parts.is_empty() { BTreeSet::from(["-"]) } else { spec.parts.values().map(String::as_str).collect() }
 }
 
 impl Fleet {
@@ -79,13 +86,16 @@ impl Fleet {
             return;
         }
         state.nodes[node].wrote = true;
+        self.tell(state, &changes);
         for spec in self.accepted(state).to_vec() {
-            let group = keys::all_held(&spec.group);
-            let (old, new) = (of_kind(&before, &group, &slots), of_kind(&state.store, &group, &slots));
             // What is said anew after a restore was given before.
             let anew = state.store.below(keys::RESTORED).next().is_some() && !whole(&state.store, self.nodes);
-            if new > old && spec.count.is_some_and(|count| new > count) && !anew {
-                state.broken = Some("a slot was given beyond the count of the accepted revision");
+            for part in parts(&spec) {
+                let part = format!("{}{part}/", keys::all_held(&spec.group));
+                let (old, new) = (of_kind(&before, &part, &slots), of_kind(&state.store, &part, &slots));
+                if new > old && spec.count.is_some_and(|count| new > count) && !anew {
+                    state.broken = Some("a slot was given beyond the count of the accepted revision");
+                }
             }
             let key = keys::opening(&spec.book);
             let opened = changes.iter().find_map(|change| match change {
@@ -106,6 +116,53 @@ impl Fleet {
         }
         let gone = |store: &Memory| of_kind(store, "book/held/", &[Kind::WrittenOff]);
         state.written_off += gone(&state.store).saturating_sub(gone(&before));
+    }
+
+    /// Wakes the nodes that the changes are news for.
+    fn tell(&self, state: &mut State, changes: &[Change]) {
+        for change in changes {
+            let Change::Put(row) = change else { continue };
+            for (number, node) in state.nodes.iter_mut().enumerate() {
+                let told = if row.key.starts_with(keys::ALL_FREED) {
+                    let freed: Freed = serde_json::from_slice(&row.value).unwrap();
+                    freed.nodes.is_empty() || freed.nodes.contains(&name(number))
+                } else {
+                    row.key.starts_with("board/") || row.key.starts_with(&keys::inbox(&name(number)))
+                };
+                if told {
+                    self.wake(node);
+                }
+            }
+        }
+    }
+
+    /// A node hears of news.
+    fn wake(&self, node: &mut Node) {
+        let missed = node.wake == Wake::Deciding && self.mutation == Some(Mutation::NewsInTheAnswer);
+        if !missed {
+            node.wake = Wake::Awake;
+        }
+    }
+
+    /// Whether no waiter waits for a timer: where nothing goes on, a node that a timer wakes has nothing to do. A failed
+    /// node tries again at the interval, and so does not count.
+    fn needs_no_timer(&self, state: &State) -> bool {
+        let failed = |node: &Node| node.books.iter().any(|progress| progress.phase == Phase::Failed);
+        let still = |node: &Node| {
+            let sleeps = node.wake == Wake::Asleep || failed(node);
+            sleeps && node.up && node.pending.is_none() && node.at == state.accepted
+        };
+        if !self.sleeps || !state.nodes.iter().all(still) {
+            return true;
+        }
+        (0..self.nodes).filter(|node| !failed(&state.nodes[*node])).all(|node| {
+            (0..self.books()).all(|book| {
+                let next = self.look(state, node, book, true);
+                next.is_none_or(|next| {
+                    next.nodes[node].pending.is_none() && next.nodes[node].books == state.nodes[node].books
+                })
+            })
+        })
     }
 
     /// What must hold when a barrier opens: whoever the accepted revision waits for has come.
@@ -137,13 +194,20 @@ impl Fleet {
     /// How many may change at one time in a budget.
     pub fn allowed(&self, state: &State, group: &str) -> u64 {
         let specs = self.revisions[..=state.accepted].iter().flatten().filter(|spec| spec.group == group);
-        specs.map(|spec| spec.count.unwrap_or(99) + spec.max_failures).max().unwrap_or(0)
+        specs.map(|spec| (spec.count.unwrap_or(99) + spec.max_failures) * parts(spec).len() as u64).max().unwrap_or(0)
+    }
+
+    /// The nodes that git knows.
+    pub fn known<'s>(&'s self, state: &'s State) -> impl Iterator<Item = &'s Node> {
+        let known = &self.accepted(state)[0].known;
+        state.nodes.iter().enumerate().filter(|(number, _)| known.contains(&name(*number))).map(|(_, node)| node)
     }
 
     fn within_budget(&self, state: &State) -> bool {
         let groups: BTreeSet<&str> = self.revisions.iter().flatten().map(|spec| spec.group.as_str()).collect();
         groups.into_iter().all(|group| {
-            let away = state.nodes.iter().filter(|node| {
+            // A waiter writes off at once what a node holds that git no longer knows.
+            let away = self.known(state).filter(|node| {
                 node.books.iter().zip(&self.revisions[0]).any(|(progress, spec)| progress.away && spec.group == group)
             });
             away.count() as u64 <= self.allowed(state, group) + state.written_off
@@ -226,13 +290,28 @@ impl Fleet {
             Action::Look { node, book, late } => {
                 let own = &state.nodes[node];
                 let busy = own.books.iter().any(|progress| progress.phase == Phase::In);
-                if !own.up || own.pending.is_some() || busy {
+                // A failed node tries again at the interval.
+                let failed = own.books[book].phase == Phase::Failed;
+                let sleeps = self.sleeps && !late && own.wake != Wake::Awake && !failed;
+                if !own.up || own.pending.is_some() || busy || sleeps {
                     return None;
                 }
-                return self.look(state, node, book, late);
+                let looked = self.look(state, node, book, late);
+                if looked.is_some() || !self.sleeps || late || own.wake != Wake::Awake {
+                    return looked;
+                }
+                next.nodes[node].wake = Wake::Deciding;
+            }
+            Action::Sleep(node) => {
+                let own = &mut next.nodes[node];
+                if own.wake != Wake::Deciding {
+                    return None;
+                }
+                own.wake = Wake::Asleep;
             }
             Action::Commit(node) => {
                 let txn = next.nodes[node].pending.take()?;
+                next.nodes[node].wake = Wake::Awake;
                 self.commit(&mut next, node, &txn);
             }
             Action::Work { node, well } => self.work(&mut next, node, well)?,
@@ -290,7 +369,8 @@ impl Fleet {
                     return None;
                 }
                 next.accepted += 1;
-                next.store.apply(&accept(self.revisions[next.accepted][0].generation)).unwrap();
+                let (_, changes) = next.store.apply(&accept(self.revisions[next.accepted][0].generation)).unwrap();
+                self.tell(&mut next, &changes);
             }
             Action::Follow(node) => self.follow(&mut next, node)?,
             Action::Backup => {
@@ -312,6 +392,7 @@ impl Fleet {
         let at = next.nodes[node].at;
         let book = next.nodes[node].books.iter().position(|progress| progress.phase == Phase::In)?;
         let spec = &self.revisions[at][book];
+        next.nodes[node].wake = Wake::Awake;
         let progress = &mut next.nodes[node].books[book];
         if spec.elected.contains(&progress.stretch) || self.elects_at(spec) == Some(progress.stretch) {
             progress.phase = Phase::Sharing(well);
@@ -347,6 +428,7 @@ impl Fleet {
         }
         let (old, new) = (&self.revisions[own.at], &self.revisions[next.accepted]);
         own.at = next.accepted;
+        own.wake = Wake::Awake;
         own.pending = None;
         for ((old, new), progress) in old.iter().zip(new).zip(&mut own.books) {
             if old.run != new.run {
@@ -409,6 +491,7 @@ impl Model for Fleet {
             up: true,
             at: 0,
             books: vec![Progress::default(); self.books()],
+            wake: Wake::Awake,
             pending: None,
             wrote: false,
             fallen: false,
@@ -451,11 +534,12 @@ impl Model for Fleet {
         for node in 0..self.nodes {
             for book in 0..self.books() {
                 actions.push(Action::Look { node, book, late: false });
-                if late {
+                if late && !self.sleeps {
                     actions.push(Action::Look { node, book, late: true });
                 }
             }
             actions.extend([
+                Action::Sleep(node),
                 Action::Commit(node),
                 Action::Work { node, well: true },
                 Action::Work { node, well: false },
@@ -487,6 +571,9 @@ impl Model for Fleet {
             }),
             Property::always("an elected task is begun by no more than are elected", |fleet: &Fleet, state: &State| {
                 fleet.elected_once(state)
+            }),
+            Property::always("with no fault, no waiter waits for a timer", |fleet: &Fleet, state: &State| {
+                fleet.needs_no_timer(state)
             }),
             Property::always("each run ends when failures end", |fleet: &Fleet, state: &State| {
                 fleet.comes_to_its_end(state)

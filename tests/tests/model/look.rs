@@ -6,8 +6,8 @@ use towpath_coordination::{
     accept::Accepted,
     keys,
     rollout::{
-        Candidacy, ElectStep, Election, Held, Hold, Kind, Own, Record, Share, Spec, Step, View, Want, anew, announce,
-        confirm, decide, elect, elected_anew, publish, tend, worth_reading,
+        Candidacy, ElectStep, Election, Held, Hold, Kind, OnLost, Own, Record, Share, Spec, Step, View, Want, anew,
+        announce, confirm, decide, elect, elected_anew, publish, tend, worth_reading,
     },
     store::{Compare, Op, Txn},
 };
@@ -56,7 +56,9 @@ impl Fleet {
             view.stale = view.held.iter().map(|held| (held.node.clone(), held.modified)).collect();
             view.overdue = view.stale.clone();
         }
-        view.lost = (0..self.nodes).filter(|other| !is_alive(&state.store, *other)).map(name).collect();
+        if spec.on_lost != OnLost::Hold || view.restored.is_some() {
+            view.lost = (0..self.nodes).filter(|other| !is_alive(&state.store, *other)).map(name).collect();
+        }
         if let Some(stretch) = worth_reading(spec, &view) {
             view.names = Some((stretch, last(&keys::member_votes(&spec.run, stretch))));
         }
@@ -223,7 +225,7 @@ impl Fleet {
             Want::Change(_) => {
                 progress.phase = Phase::In;
                 progress.away = true;
-                let working = next.nodes.iter().filter(|node| {
+                let working = self.known(next).filter(|node| {
                     let books = node.books.iter().zip(&self.revisions[node.at]);
                     books.into_iter().any(|(it, of)| it.phase == Phase::In && it.away && of.group == spec.group)
                 });
@@ -241,6 +243,9 @@ impl Fleet {
             Want::Failed(_) => {
                 progress.phase = Phase::Failed;
                 progress.failed = true;
+                if self.mutation != Some(Mutation::FailuresOpenNothing) {
+                    next.nodes[node].pending = self.tended(spec, view, node);
+                }
             }
             Want::Absent(..) => go_down(&mut next.nodes[node]),
             Want::Correct | Want::Leave => {}

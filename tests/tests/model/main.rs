@@ -85,6 +85,7 @@ fn books(nodes: usize, revisions: Vec<Vec<Spec>>) -> Fleet {
         forgets: 0,
         restores: 0,
         prelude: Vec::new(),
+        sleeps: false,
         mutation: None,
         ends: Mutex::default(),
     }
@@ -309,7 +310,83 @@ const CASES: &[Case] = &[
         fleet: || Fleet { crashes: 1, forgets: 1, ..fleet(2, vec![barrier(revision(1, 1, 2, 1))]) },
         mutations: &[],
     },
+    Case {
+        name: "news between request and answer",
+        fleet: || sleepers(3, vec![revision(1, 1, 3, 1)]),
+        mutations: &[Mutation::NewsInTheAnswer, Mutation::NothingOfferedOn],
+    },
+    Case {
+        name: "news between request and answer, at a barrier",
+        fleet: || sleepers(2, vec![barrier(waves(revision(1, 1, 2, 1)))]),
+        mutations: &[Mutation::NewsInTheAnswer],
+    },
+    Case {
+        name: "a slot freed without an offer: a failure that the run permits",
+        fleet: || {
+            let one = |spec: Spec| Spec { max_failures: 1, ..spec };
+            Fleet { failures: 1, ..sleepers(3, vec![one(revision(1, 1, 3, 1))]) }
+        },
+        mutations: &[Mutation::NothingOfferedOn],
+    },
+    Case {
+        name: "a slot freed without an offer: a failure completes a wave",
+        fleet: || {
+            let one = |spec: Spec| Spec { max_failures: 1, ..spec };
+            Fleet { failures: 1, ..sleepers(2, vec![one(waves(revision(1, 1, 2, 1)))]) }
+        },
+        mutations: &[Mutation::FailuresOpenNothing],
+    },
+    Case {
+        name: "a slot freed without an offer: a halt that ends",
+        fleet: || Fleet { failures: 1, ..sleepers(3, vec![revision(1, 1, 3, 1)]) },
+        mutations: &[Mutation::NothingOfferedOn],
+    },
+    Case {
+        name: "a slot freed without an offer: a halt that ends, with two slots",
+        fleet: || Fleet { failures: 2, ..sleepers(3, vec![revision(1, 1, 3, 2)]) },
+        mutations: &[],
+    },
+    Case {
+        name: "a slot freed without an offer: a halt that ends, without slots",
+        fleet: || {
+            let all = |spec: Spec| Spec { count: None, ..waves(spec) };
+            Fleet { failures: 1, ..sleepers(2, vec![all(revision(1, 1, 2, 1))]) }
+        },
+        mutations: &[],
+    },
+    Case {
+        name: "a slot freed without an offer: a commit elsewhere",
+        fleet: || sleepers(3, vec![revision(1, 1, 3, 1), revision(2, 1, 3, 1)]),
+        mutations: &[Mutation::NothingOfferedOn],
+    },
+    Case {
+        name: "a slot freed without an offer: a removed holder",
+        fleet: || {
+            let gone = |mut spec: Spec| {
+                spec.known.remove(0);
+                without(spec, 0)
+            };
+            sleepers(3, vec![revision(1, 1, 3, 1), gone(revision(2, 1, 3, 1))])
+        },
+        mutations: &[],
+    },
+    Case {
+        name: "a slot freed without an offer: a relabelled holder",
+        fleet: || {
+            let parts = |spec: Spec, first: &str| {
+                let parts = (0..3).map(|node| (name(node), if node == 0 { first } else { "a" }.to_owned())).collect();
+                Spec { parts, ..spec }
+            };
+            sleepers(3, vec![parts(revision(1, 1, 3, 1), "a"), parts(revision(2, 1, 3, 1), "b")])
+        },
+        mutations: &[Mutation::NothingOfferedOn],
+    },
 ];
+
+/// A fleet whose nodes sleep until there are news.
+fn sleepers(nodes: usize, revisions: Vec<Spec>) -> Fleet {
+    Fleet { sleeps: true, ..fleet(nodes, revisions) }
+}
 
 /// The same book under another name, which shares the budget of the first.
 fn second(spec: Spec) -> Spec {

@@ -43,6 +43,12 @@ pub(crate) enum Mutation {
     AbsenceIsLoss,
     /// Nobody compares that no claim, offer or failure is newer.
     NoneNewerNotCompared,
+    /// A view counts as new as its answer: news between the request and the answer are missed.
+    NewsInTheAnswer,
+    /// A slot that becomes free is neither offered nor announced.
+    NothingOfferedOn,
+    /// A node that fails does not look whether that completes a wave.
+    FailuresOpenNothing,
 }
 
 impl Mutation {
@@ -96,6 +102,17 @@ impl Mutation {
                 Compare::Revision(key, _) => !key.starts_with("book/queue/"),
                 Compare::Absent(_) => true,
             }),
+            Self::NothingOfferedOn => {
+                let of_others = |key: &str| {
+                    (key.starts_with("book/held/") || key.starts_with("book/queue/") || key.starts_with("inbox/"))
+                        && !key.ends_with(me)
+                        && !key.starts_with(&keys::inbox(me))
+                };
+                txn.then.retain(|op| match op {
+                    Op::Put { key, .. } | Op::Delete(key) => !of_others(key) && !key.starts_with(keys::ALL_FREED),
+                    _ => true,
+                });
+            }
             Self::NoneNewerNotCompared => txn.compare.retain(|compare| !matches!(compare, Compare::NoneNewer(..))),
             Self::OfferNotCompared => {
                 let claims = txn.then.iter().any(|op| matches!(op, Op::Put { key, value, .. }

@@ -27,6 +27,16 @@ pub(crate) enum Phase {
     Failed,
 }
 
+/// Whether a node looks by itself, or only after news.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub(crate) enum Wake {
+    #[default]
+    Awake,
+    /// It has read that it must wait, and is about to sleep: news may arrive between its request and the answer.
+    Deciding,
+    Asleep,
+}
+
 /// How far a node has come in a book.
 #[derive(Debug, Clone, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub(crate) struct Progress {
@@ -47,6 +57,7 @@ pub(crate) struct Node {
     /// The revision that it is at.
     pub at: usize,
     pub books: Vec<Progress>,
+    pub wake: Wake,
     /// What it has decided and not carried out yet.
     pub pending: Option<Txn>,
     /// Whether it has written to the store since the backup.
@@ -84,6 +95,8 @@ pub(crate) enum Action {
         book: usize,
         late: bool,
     },
+    /// It sleeps until there are news.
+    Sleep(usize),
     /// It carries out what it decided.
     Commit(usize),
     /// It comes to the end of its change.

@@ -30,7 +30,7 @@ impl Fleet {
             }
             // The fleet is looked at only where that matters.
             let view = match elect(&record, &View::default(), &candidacy) {
-                ElectStep::Settled(election) => return Ok(election),
+                ElectStep::Settled(election) => return self.elected_so(spec, election),
                 ElectStep::Behind | ElectStep::Commit(_) => {
                     let mut view = self.look(spec)?;
                     self.notice_anew(&mut view)?;
@@ -38,11 +38,19 @@ impl Fleet {
                 }
             };
             match elect(&record, &view, &candidacy) {
-                ElectStep::Settled(election) => return Ok(election),
+                ElectStep::Settled(election) => return self.elected_so(spec, election),
                 ElectStep::Behind => return Ok(Election::Wait(Vec::new())),
                 ElectStep::Commit(txn) => _ = self.commit_marked(txn)?,
             }
         }
+    }
+
+    /// Returns the outcome of an election. A node that waits for an elected one looks again when that one is lost.
+    fn elected_so(&self, spec: &Spec, election: Election) -> Result<Election, StoreError> {
+        if let Election::Wait(nodes) = &election {
+            self.watch_elected(spec, nodes)?;
+        }
+        Ok(election)
     }
 
     /// Says what came of an elected task.

@@ -15,10 +15,10 @@ use tokio::sync::mpsc;
 use towpath_host::Clock;
 
 use crate::{
-    fleet::horizon::Horizon,
+    fleet::{horizon::Horizon, touch::Touches},
     keys,
-    rollout::{View, announce},
-    store::{Change, Compare, LeaseId, Op, Outcome, Page, Store, StoreError, Txn},
+    rollout::{Freed, View, announce},
+    store::{Change, Compare, LeaseId, Op, Outcome, Page, Row, Store, StoreError, Txn},
 };
 
 /// How long a lease lives.
@@ -80,8 +80,9 @@ struct State {
     /// When the store last said that the lease lives.
     heard: Option<Instant>,
     refused: Option<String>,
-    /// When something was last told.
-    news: Option<Instant>,
+    /// The number of news that have arrived. A view that was requested before the last one is stale.
+    news: u64,
+    touches: Touches,
     /// Whether this node was asked for the key of a result.
     asked: bool,
 }
@@ -98,15 +99,25 @@ impl Membership {
         Self { shared: Arc::new(shared) }
     }
 
-    /// When something was last told.
-    pub(super) fn last_news(&self) -> Option<Instant> {
+    /// Returns the number of news that have arrived.
+    pub(super) fn news(&self) -> u64 {
         self.shared.lock().news
+    }
+
+    /// Works with the touches of budgets.
+    pub(super) fn touches<T>(&self, work: impl FnOnce(&mut Touches) -> T) -> T {
+        work(&mut self.shared.lock().touches)
     }
 
     pub(super) fn begin(&self, joined: Joined, poke: Waker) {
         let told = Arc::clone(&self.shared);
         let poke: Waker = Arc::new(move |what| {
-            told.lock().news = Some(told.clock.monotonic());
+            // First: the node that is woken must find its view stale.
+            {
+                let mut state = told.lock();
+                state.news = state.news.wrapping_add(1);
+            }
+            tracing::debug!(target: "towpath_coordination::wake", "news");
             poke(what);
         });
         {
@@ -198,6 +209,7 @@ impl Shared {
                 }
                 thread::sleep(step.min(left));
                 left = left.saturating_sub(step);
+                self.send_due_touches();
             }
             let before = well;
             well = self.keep(joined);
@@ -205,6 +217,19 @@ impl Shared {
                 // Whatever was said while nobody listened is read anew.
                 poke(Poke::Accepted);
                 poke(Poke::Look);
+            }
+        }
+    }
+
+    /// Sends the touches that came too soon after another one. Each is for every waiter: the queue has moved meanwhile.
+    fn send_due_touches(&self) {
+        let now = self.clock.monotonic();
+        let due = self.lock().touches.take_due(now);
+        for group in due {
+            let put = Op::put(keys::freed(&group), serde_json::to_vec(&Freed::default()).unwrap_or_default());
+            if let Err(error) = self.store.commit(&Txn { then: vec![put], ..Txn::default() }) {
+                tracing::debug!(%error, group, "cannot send a touch of a budget; it is sent later");
+                self.lock().touches.owe(group, now);
             }
         }
     }
@@ -307,6 +332,18 @@ impl Shared {
         }
     }
 
+    /// Wakes the node for a touch of a budget that it waits for. A decision that is on its way finds its view stale.
+    fn hear_touch(&self, row: &Row, poke: &Waker) {
+        let acts = {
+            let mut state = self.lock();
+            state.news = state.news.wrapping_add(1);
+            state.touches.heard(&self.node, row)
+        };
+        if acts {
+            poke(Poke::Look);
+        }
+    }
+
     /// Follows what is written below a prefix, and wakes the node.
     fn watch(&self, prefix: &str, first: Option<mpsc::UnboundedReceiver<Change>>, poke: &Waker) {
         let mut begun = first;
@@ -329,6 +366,7 @@ impl Shared {
                 }
                 match change {
                     Change::Put(row) if row.key == keys::ACCEPTED => poke(Poke::Accepted),
+                    Change::Put(row) if row.key.starts_with(keys::ALL_FREED) => self.hear_touch(&row, poke),
                     Change::Put(row) => {
                         if row.key == keys::RESTORED {
                             self.horizon.told();

@@ -4,9 +4,13 @@ mod anew;
 mod elect;
 mod explain;
 mod horizon;
+mod leases;
 mod membership;
 mod notice;
 mod results;
+#[cfg(test)]
+mod tests;
+mod touch;
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -66,14 +70,35 @@ struct Inner {
     idle: BTreeMap<String, ((String, u64), Instant)>,
     /// Complete waves, and when this node saw them so first.
     complete: BTreeMap<String, ((u32, u32), Instant)>,
-    /// The last view of each book, and when it was read.
-    views: BTreeMap<String, (View, Instant)>,
+    /// The last view of each book.
+    views: BTreeMap<String, Known>,
     /// Who is alive, and when that was read.
     alive: Option<(Instant, BTreeSet<String>)>,
+    /// When a lease ends that a run waits for: what was read of the alive nodes before counts no more then.
+    lease_end: Option<Instant>,
     /// The part of a budget in which this node holds a slot, by book.
     holding: BTreeMap<String, String>,
     /// When something is due that nobody will tell of.
     due: Option<Instant>,
+    /// The number of holds in a row whose cause was an error.
+    troubles: u32,
+}
+
+/// A view, and what was so when it was requested.
+#[derive(Debug, Clone)]
+struct Known {
+    view: View,
+    /// When it was requested. The answer may have waited long for a processor.
+    requested: Requested,
+}
+
+/// The instant of a request, and the number of news before it.
+#[derive(Debug, Clone, Copy)]
+struct Requested {
+    at: Instant,
+    news: u64,
+    /// How far the store was known to have come, and the number of what this node wrote last.
+    horizon: (u64, u64),
 }
 
 /// What a node is told.
@@ -148,9 +173,26 @@ impl Fleet {
 
     /// Asks to look again after about a minute: what is due may be left to this node.
     pub fn look_again(&self) {
-        let spread = self.node.bytes().fold(7_u64, |sum, byte| sum.wrapping_mul(31).wrapping_add(u64::from(byte)));
-        let at = self.clock.monotonic() + Duration::from_millis(50_000 + spread % 20_000);
+        let at = self.clock.monotonic() + Duration::from_millis(50_000 + self.spread() % 20_000);
         sooner(&mut self.lock().due, at);
+    }
+
+    /// Asks to look again within 2 to 15 s, later with each error in a row.
+    pub fn look_soon(&self) {
+        let mut inner = self.lock();
+        let at = self.clock.monotonic() + backed_off(inner.troubles, self.spread());
+        inner.troubles = inner.troubles.saturating_add(1);
+        sooner(&mut inner.due, at);
+    }
+
+    /// Returns whether the last hold was caused by an error.
+    pub fn is_troubled(&self) -> bool {
+        self.lock().troubles > 0
+    }
+
+    /// A number that differs from node to node.
+    fn spread(&self) -> u64 {
+        self.node.bytes().fold(7_u64, |sum, byte| sum.wrapping_mul(31).wrapping_add(u64::from(byte)))
     }
 
     /// Whether the lease may have run out: then what is held must be looked at again before anything is changed.
@@ -180,67 +222,105 @@ impl Fleet {
 
     /// Whether the store, as it was looked at last, lacks a vote that this node has given.
     pub fn lacks_vote(&self, spec: &Spec, stretch: u32) -> bool {
-        self.lock().views.get(&view_key(spec, &self.node)).is_some_and(|(view, _)| !view.voted.contains(&stretch))
+        let key = view_key(spec, &self.node);
+        self.lock().views.get(&key).is_some_and(|known| !known.view.voted.contains(&stretch))
     }
 
-    /// What a node wants of a run, until it has it or must wait.
+    /// Asks for what a node wants of a run, until the node has it or must wait.
     pub fn ask(&self, spec: &Spec, want: Want) -> Answer {
         match self.asked(spec, want) {
-            Ok(answer) => answer,
-            Err(error) => Answer::Hold(explain::unreachable(&error)),
+            Ok(answer) => {
+                self.lock().troubles = 0;
+                answer
+            }
+            Err(error) => {
+                self.look_soon();
+                Answer::Hold(explain::unreachable(&error))
+            }
         }
     }
 
     fn asked(&self, spec: &Spec, want: Want) -> Result<Answer, StoreError> {
         if let Some(why) = self.membership.refused() {
+            self.look_soon();
             return Ok(Answer::Hold(Gate { reason: "Dependency", opens: why }));
         }
         if matches!(want, Want::Change(_) | Want::Correct) && !self.membership.ready() {
+            self.look_soon();
             return Ok(Answer::Hold(explain::no_lease()));
         }
+        let mut news = self.membership.news();
         let mut view = match self.recent(spec, want) {
             Some(view) => view,
             None => self.look(spec)?,
         };
+        let was_halted = view.halted(spec);
         let mut tended = 0;
         for _ in 0..TRIES {
             view = self.announced(spec, view)?;
             self.notice(spec, &mut view)?;
             match decide(spec, &view, &self.node, want) {
                 Step::Go => {
-                    if matches!(want, Want::Done(_)) {
-                        self.tend(spec, view)?;
-                    }
+                    self.go(spec, view, want, was_halted)?;
                     return Ok(Answer::Go);
                 }
-                Step::Commit(txn) => view = self.commit(spec, txn)?,
+                Step::Commit(txn) => {
+                    news = self.membership.news();
+                    view = self.commit(spec, txn)?;
+                }
                 Step::Hold(hold) => match tend(spec, &view, &self.node).filter(|_| tended < TRIES / 2) {
                     Some(txn) => {
                         tended += 1;
+                        news = self.membership.news();
                         view = self.commit(spec, txn)?;
                     }
-                    None => return Ok(Answer::Hold(explain::hold(spec, &view, &self.node, hold))),
+                    None => {
+                        // Before the news are counted: a touch is either heard by a waiter, or counted here.
+                        self.membership.touches(|touches| touches.set_waiting(spec, true));
+                        let now = self.membership.news();
+                        if now == news {
+                            self.watch_leases(spec, &view)?;
+                            return Ok(Answer::Hold(explain::hold(spec, &view, &self.node, hold)));
+                        }
+                        news = now;
+                        view = self.look(spec)?;
+                    }
                 },
             }
         }
-        self.lock().due = Some(self.clock.monotonic() + Duration::from_secs(1));
+        self.look_soon();
         Ok(Answer::Hold(explain::busy()))
     }
 
-    /// What this node itself has read or written last, where that is good enough for a first try: transactions compare,
-    /// and whatever was opened or offered since would have been told.
+    /// Does what follows from a wish that is fulfilled: a node that has ended something may have completed a wave.
+    fn go(&self, spec: &Spec, view: View, want: Want, was_halted: bool) -> Result<(), StoreError> {
+        self.membership.touches(|touches| touches.set_waiting(spec, false));
+        let ends = matches!(want, Want::Done(_) | Want::Failed(_) | Want::Leave) && !spec.members.is_empty();
+        if ends {
+            if was_halted && !view.halted(spec) {
+                // More slots may be free than one transaction offers.
+                self.membership.touches(|touches| touches.offer_now(&spec.group));
+            }
+            self.tend(spec, view)?;
+        }
+        Ok(())
+    }
+
+    /// Returns the last view if it is good enough for a first try: transactions compare, and a slot that was offered or
+    /// a wave that was opened since would have been news.
     fn recent(&self, spec: &Spec, want: Want) -> Option<View> {
         let now = self.clock.monotonic();
         let inner = self.lock();
-        let (view, read) = inner.views.get(&view_key(spec, &self.node))?;
+        let known = inner.views.get(&view_key(spec, &self.node))?;
         let gives_back = !matches!(want, Want::Enter(_) | Want::Change(_) | Want::Correct);
-        let fresh = now.duration_since(*read) < RECENT && self.membership.last_news().is_none_or(|news| news < *read);
-        (gives_back || fresh).then(|| view.clone())
+        let requested = known.requested;
+        let fresh = now.duration_since(requested.at) < RECENT && self.membership.news() == requested.news;
+        (gives_back || fresh).then(|| known.view.clone())
     }
 
-    fn remember(&self, spec: &Spec, view: &View) {
-        let now = self.clock.monotonic();
-        self.lock().views.insert(view_key(spec, &self.node), (view.clone(), now));
+    /// Notes what is so before a request.
+    fn requested(&self) -> Requested {
+        Requested { at: self.clock.monotonic(), news: self.membership.news(), horizon: self.horizon.known() }
     }
 
     /// Does what is due in a run, whoever it is for.
@@ -248,8 +328,26 @@ impl Fleet {
     /// # Errors
     /// When the store does not answer.
     pub fn see_to(&self, spec: &Spec) -> Result<bool, StoreError> {
-        let view = self.look(spec)?;
-        self.tend(spec, view)
+        if self.has_seen_end(spec) {
+            return Ok(true);
+        }
+        let view = match self.recent(spec, Want::Enter(0)) {
+            Some(view) => view,
+            None => self.look(spec).inspect_err(|_| self.look_soon())?,
+        };
+        self.membership.touches(|touches| touches.set_waiting(spec, true));
+        let ended = self.tend(spec, view).inspect_err(|_| self.look_soon())?;
+        if ended {
+            self.membership.touches(|touches| touches.set_waiting(spec, false));
+        }
+        Ok(ended)
+    }
+
+    /// Returns whether the last view showed the end of a run. Only a restore of the store could take that back.
+    fn has_seen_end(&self, spec: &Spec) -> bool {
+        let inner = self.lock();
+        let known = inner.views.get(&view_key(spec, &self.node)).map(|known| &known.view);
+        known.is_some_and(|view| view.done(spec) && view.restored.is_none() && !view.fallen)
     }
 
     /// Does what is due; says whether the run is through.
@@ -259,13 +357,14 @@ impl Fleet {
             let Some(txn) = tend(spec, &view, &self.node) else { break };
             view = self.commit(spec, txn)?;
         }
+        self.watch_leases(spec, &view)?;
         Ok(view.done(spec))
     }
 
     fn look(&self, spec: &Spec) -> Result<View, StoreError> {
-        let before = self.horizon.known();
+        let requested = self.requested();
         let outcome = self.store.commit(&View::reading(spec, &self.node)).inspect_err(|_| self.forget())?;
-        Ok(self.viewed(spec, before, outcome))
+        Ok(self.viewed(spec, requested, outcome))
     }
 
     /// Adds to a record the time at which it was made: for people, no decision reads it.
@@ -286,16 +385,25 @@ impl Fleet {
     /// Commits, and reads the next view in the same request.
     fn commit(&self, spec: &Spec, mut txn: Txn) -> Result<View, StoreError> {
         self.stamp(&mut txn);
-        let before = self.horizon.known();
-        txn.then.push(self.mark(before.1 + 1));
+        let requested = self.requested();
+        // The nodes of one process have no thread that sends a delayed touch.
+        let touch = if self.store.shared() {
+            self.membership.touches(|touches| touches.before_commit(&mut txn, requested.at))
+        } else {
+            None
+        };
+        txn.then.push(self.mark(requested.horizon.1 + 1));
         let reading = View::reading(spec, &self.node).then;
         txn.then.extend(reading.iter().cloned());
         txn.otherwise = reading;
         let outcome = self.store.commit(&txn).inspect_err(|_| self.forget())?;
         let done = matches!(outcome, Outcome::Done { .. });
         tracing::debug!(book = spec.book, done, "committed {}", shown(&txn));
-        let view = self.viewed(spec, before, outcome);
+        let view = self.viewed(spec, requested, outcome);
         if done {
+            if let Some(touch) = touch {
+                self.membership.touches(|touches| touches.committed(touch, requested.at));
+            }
             self.tell_holds(spec, &view);
         }
         Ok(view)
@@ -317,12 +425,12 @@ impl Fleet {
         Ok(done)
     }
 
-    fn viewed(&self, spec: &Spec, before: (u64, u64), outcome: Outcome) -> View {
+    fn viewed(&self, spec: &Spec, requested: Requested, outcome: Outcome) -> View {
         let (revision, answers) = outcome.answers();
         let mut view = View::of(spec, &self.node, revision, answers);
-        self.horizon.judge(before, &mut view);
+        self.horizon.judge(requested.horizon, &mut view);
         self.notice_unsure(&mut view);
-        self.remember(spec, &view);
+        self.lock().views.insert(view_key(spec, &self.node), Known { view: view.clone(), requested });
         view
     }
 
@@ -338,10 +446,14 @@ impl Fleet {
     /// When the store does not answer.
     pub fn alive(&self) -> Result<BTreeSet<String>, StoreError> {
         let now = self.clock.monotonic();
-        if let Some((read, alive)) = &self.lock().alive
-            && now.duration_since(*read) < ALIVE
         {
-            return Ok(alive.clone());
+            let inner = self.lock();
+            if let Some((read, alive)) = &inner.alive
+                && now.duration_since(*read) < ALIVE
+                && inner.lease_end.is_none_or(|end| now < end || end <= *read)
+            {
+                return Ok(alive.clone());
+            }
         }
         let alive = self.names(keys::ALL_ALIVE)?;
         self.lock().alive = Some((now, alive.clone()));
@@ -453,6 +565,12 @@ pub struct Rollout {
 /// A book may have several budgets, and a view is of one.
 fn view_key(spec: &Spec, node: &str) -> String {
     format!("{} {} {} {}", spec.book, spec.group, spec.run, spec.part(node))
+}
+
+/// Returns the pause after so many errors before: 2 s at first, doubled up to 12 s, and up to a quarter more by `spread`.
+pub fn backed_off(errors: u32, spread: u64) -> Duration {
+    let pause = (2_000_u64 << errors.min(3)).min(12_000);
+    Duration::from_millis(pause + spread % (pause / 4))
 }
 
 fn sooner(due: &mut Option<Instant>, at: Instant) {

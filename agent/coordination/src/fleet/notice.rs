@@ -128,6 +128,7 @@ impl Fleet {
         let mut inner = self.lock();
         let Some(waiting) = idle(spec, view, &self.node) else {
             inner.idle.remove(&spec.group);
+            self.membership.touches(|touches| touches.forget(&spec.group));
             return;
         };
         let (known, since) = inner.idle.get(&spec.group).cloned().unwrap_or_else(|| (waiting.clone(), now));
@@ -137,7 +138,8 @@ impl Fleet {
         // Not all at once: whoever comes first sees to it.
         let spread = self.node.bytes().fold(0_u32, |sum, byte| sum.wrapping_mul(31).wrapping_add(u32::from(byte)));
         let patience = OFFER + Duration::from_millis(u64::from(spread % 20_000));
-        view.idle = now.duration_since(since) >= patience;
+        let touched = self.membership.touches(|touches| touches.offers_now(&spec.group));
+        view.idle = touched || now.duration_since(since) >= patience;
         if !view.idle {
             sooner(&mut inner.due, since + patience);
         }

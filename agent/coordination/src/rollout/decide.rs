@@ -2,7 +2,10 @@
 
 use serde::Serialize;
 
-use super::{Entry, Held, HeldBy, Hold, Kind, Queued, Spec, Step, View, Vote};
+use super::{
+    Held, HeldBy, Hold, Kind, Queued, Spec, Step, View, Vote,
+    offer::{eligible, offer_on},
+};
 use crate::{
     keys,
     store::{Compare, Op, Txn},
@@ -68,11 +71,13 @@ fn change(spec: &Spec, view: &View, me: &str, stretch: Option<u32>) -> Step {
         Some((Kind::Claim, mine)) if mine.held.lost || mine.held.absent > 0 => {
             // It is back: what it holds no longer counts as a failure, nor as something that is away on purpose.
             let held = Held { lost: false, absent: 0, ..mine.held.clone() };
-            return Step::Commit(replace(spec, mine, &held));
+            let mut txn = replace(spec, mine, &held);
+            offer_on(spec, view, me, mine, Some(&held), &mut txn);
+            return Step::Commit(txn);
         }
         // Who is away already goes on: with its claim, or trying again what failed.
         Some((Kind::Claim | Kind::Failure, _)) => return Step::Go,
-        Some((Kind::Lost, mine)) => return Step::Commit(delete(spec, mine)),
+        Some((Kind::Lost, mine)) => return Step::Commit(release(spec, view, me, mine)),
         _ => {}
     }
     if let Some(stretch) = stretch
@@ -89,13 +94,10 @@ fn change(spec: &Spec, view: &View, me: &str, stretch: Option<u32>) -> Step {
         if spec.count.is_some_and(|count| view.taken(&mine.part).saturating_add(unseen) > count) {
             return Step::Hold(Hold::Unseen);
         }
-        return Step::Commit(take(spec, me, mine, unmoved, stretch));
-    }
-    if view.halted(spec) {
-        return Step::Hold(Hold::Halted);
+        return Step::Commit(take(spec, view, me, mine, unmoved, stretch));
     }
     if spec.count.is_none() {
-        return Step::Go;
+        return if view.halted(spec) { Step::Hold(Hold::Halted) } else { Step::Go };
     }
     let run = run_of(spec, stretch);
     match &view.queued {
@@ -108,6 +110,8 @@ fn change(spec: &Spec, view: &View, me: &str, stretch: Option<u32>) -> Step {
                 otherwise: Vec::new(),
             })
         }
+        // It waits in the queue, so that the end of the halt offers it a slot.
+        Some(_) if view.halted(spec) => Step::Hold(Hold::Halted),
         Some((_, modified)) => {
             // As many as there are free slots take one each, those first who wait longest.
             let count = spec.count.unwrap_or(0).saturating_sub(view.taken(spec.part(me)));
@@ -125,54 +129,7 @@ fn change(spec: &Spec, view: &View, me: &str, stretch: Option<u32>) -> Step {
     }
 }
 
-/// Whether a slot of a node's part of the budget is free.
-pub(super) fn free(spec: &Spec, view: &View, node: &str) -> bool {
-    spec.count.is_some_and(|count| view.taken(spec.part(node)) < count) && !view.halted(spec)
-}
-
-/// Those who may be let in, first those who wait longest. An entry of another run, or of a node whose wave is closed, is
-/// passed over: whoever wrote it looks again by itself.
-pub(super) fn eligible<'v>(
-    spec: &'v Spec,
-    view: &'v View,
-    part: &'v str,
-    except: Option<&'v str>,
-) -> impl Iterator<Item = &'v Entry> {
-    view.queue.iter().filter(move |entry| {
-        let own_book = entry.book == spec.book;
-        let may_enter = if own_book && entry.queued.run == spec.run {
-            view.may_enter(spec, &entry.node, entry.queued.stretch)
-        } else {
-            // Of another book that shares the budget, or of drift: whoever is in the queue has seen to its own gates.
-            !own_book || entry.queued.run == run_of(spec, None)
-        };
-        let holds = view.held.iter().any(|held| held.node == entry.node && held.book == entry.book);
-        entry.part == part
-            && except != Some(entry.node.as_str())
-            && may_enter
-            && (!holds || written_off(view, entry))
-            && (!own_book || spec.selects(&entry.node))
-    })
-}
-
-/// To whom a slot is handed: one of those who wait longest, as many as there are slots, so that holders who end at the
-/// same time do not all hand to the same.
-fn next_in_queue<'v>(spec: &'v Spec, view: &'v View, part: &'v str, me: &'v str) -> Option<&'v Entry> {
-    // Each holder has a place among the holders, and hands to who has that place among those who wait.
-    let slots = |held: &&HeldBy| matches!(held.held.kind, Kind::Claim | Kind::Offer) && held.part == part;
-    let holders = view.held.iter().filter(slots);
-    let place = holders.clone().filter(|held| held.node.as_str() < me).count();
-    let first: Vec<&Entry> = eligible(spec, view, part, Some(me)).take(holders.count().max(1)).collect();
-    first.get(place % first.len().max(1)).copied()
-}
-
-fn written_off(view: &View, entry: &Entry) -> bool {
-    view.held
-        .iter()
-        .all(|held| held.node != entry.node || held.book != entry.book || held.held.kind == Kind::WrittenOff)
-}
-
-fn run_of(spec: &Spec, stretch: Option<u32>) -> String {
+pub(super) fn run_of(spec: &Spec, stretch: Option<u32>) -> String {
     stretch.map_or_else(|| drift_of(&spec.book), |_| spec.run.clone())
 }
 
@@ -201,21 +158,16 @@ fn enqueue(
     Txn { compare, then: vec![Op::put(key, bytes(&queued))], otherwise: Vec::new() }
 }
 
-/// Takes a slot that was offered; an offer of another generation is void, and the node queues anew, at the end.
-fn take(spec: &Spec, me: &str, mine: &HeldBy, unmoved: Vec<Compare>, stretch: Option<u32>) -> Txn {
-    let key = own_held(spec, me);
-    let notice = keys::offer_notice(me, &spec.group);
-    let unchanged = Compare::Revision(key.clone(), mine.modified);
-    if mine.held.generation != spec.generation {
-        return Txn {
-            compare: vec![unchanged],
-            then: vec![Op::Delete(key), Op::Delete(notice)],
-            otherwise: Vec::new(),
-        };
+/// Takes a slot that was offered. An offer of another generation, or of a part that the node has left, is void: it goes
+/// to the next waiter, and the node queues again, at the end.
+fn take(spec: &Spec, view: &View, me: &str, mine: &HeldBy, unmoved: Vec<Compare>, stretch: Option<u32>) -> Txn {
+    if mine.held.generation != spec.generation || mine.part != spec.part(me) {
+        return release(spec, view, me, mine);
     }
+    let key = own_held(spec, me);
     let mut compare = unmoved;
-    compare.push(unchanged);
-    let then = vec![Op::put(key, bytes(&claim(spec, stretch))), Op::Delete(notice)];
+    compare.push(Compare::Revision(key.clone(), mine.modified));
+    let then = vec![Op::put(key, bytes(&claim(spec, stretch))), Op::Delete(keys::offer_notice(me, &spec.group))];
     Txn { compare, then, otherwise: Vec::new() }
 }
 
@@ -284,57 +236,17 @@ fn done(spec: &Spec, view: &View, me: &str, stretch: u32) -> Step {
     }
 }
 
-/// Gives back a claim, an offer or a failure; a slot goes to who waits longest, where the node may let somebody in.
+/// Gives back a claim, an offer or a failure. The slots that are free after it go to the next waiters.
 pub(super) fn release(spec: &Spec, view: &View, me: &str, mine: &HeldBy) -> Txn {
-    let key = keys::held(&spec.group, &mine.part, &spec.book, me);
-    let mut txn = Txn {
-        compare: vec![Compare::Revision(key.clone(), mine.modified)],
-        then: vec![Op::Delete(key)],
-        otherwise: Vec::new(),
-    };
+    let mut txn = delete(spec, mine);
     if mine.held.kind == Kind::Offer {
         txn.then.push(Op::Delete(keys::offer_notice(me, &spec.group)));
     }
-    let slot = matches!(mine.held.kind, Kind::Claim | Kind::Offer);
-    let Some(unmoved) = view.lets_in(spec).filter(|_| slot && !view.halted(spec)) else { return txn };
-    // A revision that allows fewer gets them as they are given back.
-    let within = spec.count.is_some_and(|count| view.taken(&mine.part) <= count);
-    let Some(next) = next_in_queue(spec, view, &mine.part, me).filter(|_| within) else {
-        // Whoever queues at this very moment must not be overlooked.
-        txn.compare.push(Compare::NoneNewer(keys::whole_queue(&spec.group), view.revision));
-        return txn;
-    };
-    txn.compare.extend(unmoved);
-    hand_to(spec, view, next, &mut txn);
+    offer_on(spec, view, me, mine, None, &mut txn);
     txn
 }
 
-/// Offers a slot to somebody in the queue.
-pub(super) fn hand_to(spec: &Spec, view: &View, next: &Entry, txn: &mut Txn) {
-    let queue = keys::queue(&spec.group, &next.part, &next.book, &next.node);
-    let held = keys::held(&spec.group, &next.part, &next.book, &next.node);
-    let offer = Held {
-        kind: Kind::Offer,
-        run: next.queued.run.clone(),
-        stretch: next.queued.stretch,
-        generation: spec.generation,
-        lost: false,
-        absent: 0,
-    };
-    txn.compare.push(Compare::Revision(queue.clone(), next.modified));
-    // What the node has become meanwhile must not be written over.
-    let known = view.held.iter().find(|old| old.node == next.node && old.book == next.book);
-    txn.compare.push(match known {
-        Some(old) => Compare::Revision(held.clone(), old.modified),
-        None => Compare::Absent(held.clone()),
-    });
-    txn.then.push(Op::Delete(queue));
-    txn.then.push(Op::put(held, bytes(&offer)));
-    txn.then.push(Op::put(keys::offer_notice(&next.node, &spec.group), spec.generation.to_string().into_bytes()));
-}
-
 fn failed(spec: &Spec, view: &View, me: &str, stretch: u32) -> Step {
-    let key = own_held(spec, me);
     let failure = Held {
         kind: Kind::Failure,
         run: spec.run.clone(),
@@ -343,17 +255,24 @@ fn failed(spec: &Spec, view: &View, me: &str, stretch: u32) -> Step {
         lost: false,
         absent: 0,
     };
-    let put = |compare: Compare| {
-        Step::Commit(Txn {
-            compare: vec![compare],
-            then: vec![Op::put(key.clone(), bytes(&failure)), Op::Delete(keys::offer_notice(me, &spec.group))],
-            otherwise: Vec::new(),
-        })
+    let put = |key: String, compare: Compare| Txn {
+        compare: vec![compare],
+        then: vec![Op::put(key, bytes(&failure)), Op::Delete(keys::offer_notice(me, &spec.group))],
+        otherwise: Vec::new(),
     };
     match view.mine(spec, me) {
         Some(mine) if mine.held.kind == Kind::Failure && mine.held.run == spec.run => withdraw(spec, view, me),
-        Some(mine) => put(Compare::Revision(key.clone(), mine.modified)),
-        None => put(Compare::Absent(key.clone())),
+        Some(mine) => {
+            // A node whose label has changed holds a slot of its former part.
+            let key = keys::held(&spec.group, &mine.part, &spec.book, me);
+            let mut txn = put(key.clone(), Compare::Revision(key, mine.modified));
+            offer_on(spec, view, me, mine, Some(&failure), &mut txn);
+            Step::Commit(txn)
+        }
+        None => {
+            let key = own_held(spec, me);
+            Step::Commit(put(key.clone(), Compare::Absent(key)))
+        }
     }
 }
 

@@ -7,6 +7,7 @@
 mod anew;
 mod decide;
 mod elect;
+mod offer;
 mod spec;
 mod tend;
 mod view;
@@ -18,8 +19,9 @@ use crate::store::Txn;
 pub use anew::{Own, anew, announce, confirm};
 pub use decide::{Want, decide, drift_of};
 pub use elect::{Candidacy, ElectStep, Elected, Election, Record, Share, elect, elected_anew, publish};
+pub use offer::{Freed, idle};
 pub use spec::{Cut, OnLost, Spec};
-pub use tend::{complete, end_restoration, idle, tend, worth_reading};
+pub use tend::{complete, end_restoration, frontier, tend, worth_reading};
 pub use view::{Entry, HeldBy, Mark, View, look};
 
 /// What stands in a slot.

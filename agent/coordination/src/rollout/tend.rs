@@ -3,7 +3,8 @@
 
 use super::{
     Cut, Entry, Held, HeldBy, Kind, OnLost, Opening, Spec, View,
-    decide::{bytes, delete, eligible, free, hand_to, replace},
+    decide::{bytes, delete, replace},
+    offer::{offer_free, offer_on},
 };
 use crate::{
     keys,
@@ -18,7 +19,7 @@ pub fn tend(spec: &Spec, view: &View, me: &str) -> Option<Txn> {
     open(spec, view, &unmoved)
         .or_else(|| end_restoration(&spec.known, view))
         .or_else(|| give_up(spec, view, me, &unmoved))
-        .or_else(|| lost(spec, view, &unmoved))
+        .or_else(|| lost(spec, view, me, &unmoved))
         .or_else(|| clear_queue(spec, view, &unmoved))
         .or_else(|| offer_free(spec, view, me, unmoved))
 }
@@ -104,7 +105,7 @@ pub fn worth_reading(spec: &Spec, view: &View) -> Option<u32> {
 }
 
 /// The waves whose end opens something: of each stretch that is open the last open wave.
-fn frontier(spec: &Spec, view: &View) -> Vec<(u32, u32)> {
+pub fn frontier(spec: &Spec, view: &View) -> Vec<(u32, u32)> {
     if view.done(spec) {
         return Vec::new();
     }
@@ -177,6 +178,7 @@ fn give_up(spec: &Spec, view: &View, me: &str, unmoved: &[Compare]) -> Option<Tx
     let mut txn = delete(spec, held);
     txn.compare.extend(unmoved.iter().cloned());
     txn.then.push(Op::Delete(keys::offer_notice(&held.node, &spec.group)));
+    offer_on(spec, view, me, held, None, &mut txn);
     if !spec.known.contains(&held.node) {
         // Nothing of it is asked for any more.
         txn.then.push(Op::DeleteAll(keys::inbox(&held.node)));
@@ -186,7 +188,7 @@ fn give_up(spec: &Spec, view: &View, me: &str, unmoved: &[Compare]) -> Option<Tx
 }
 
 /// What is said of a node that is lost: in one transaction that finds its lease gone and its record unchanged.
-fn lost(spec: &Spec, view: &View, unmoved: &[Compare]) -> Option<Txn> {
+fn lost(spec: &Spec, view: &View, me: &str, unmoved: &[Compare]) -> Option<Txn> {
     if spec.on_lost == OnLost::Hold || view.done(spec) {
         return None;
     }
@@ -196,7 +198,10 @@ fn lost(spec: &Spec, view: &View, unmoved: &[Compare]) -> Option<Txn> {
             Some(held) if held.held.kind == Kind::Claim && view.is_away_on_purpose(held) => return None,
             Some(held) if held.held.kind == Kind::Claim && !held.held.lost => match spec.on_lost {
                 OnLost::Skip if view.written_off(spec) < spec.count.unwrap_or(1) => {
-                    replace(spec, held, &Held { kind: Kind::WrittenOff, run: spec.run.clone(), ..held.held.clone() })
+                    let gone = Held { kind: Kind::WrittenOff, run: spec.run.clone(), ..held.held.clone() };
+                    let mut txn = replace(spec, held, &gone);
+                    offer_on(spec, view, me, held, Some(&gone), &mut txn);
+                    txn
                 }
                 OnLost::Fail => replace(spec, held, &Held { lost: true, run: spec.run.clone(), ..held.held.clone() }),
                 _ => return None,
@@ -245,32 +250,13 @@ fn clear_queue(spec: &Spec, view: &View, unmoved: &[Compare]) -> Option<Txn> {
     let over = |entry: &&Entry| {
         let drift = entry.queued.run.ends_with("!drift");
         entry.book == spec.book
-            && (!spec.selects(&entry.node) || entry.queued.run != spec.run && !drift || view.lost.contains(&entry.node))
+            && (!spec.selects(&entry.node)
+                || entry.queued.run != spec.run && !drift
+                || spec.part(&entry.node) != entry.part
+                || view.lost.contains(&entry.node))
     };
     let entry = view.queue.iter().find(over)?;
     let key = keys::queue(&spec.group, &entry.part, &entry.book, &entry.node);
     let compare = unmoved.iter().cloned().chain([Compare::Revision(key.clone(), entry.modified)]).collect();
     Some(Txn { compare, then: vec![Op::Delete(key)], otherwise: Vec::new() })
-}
-
-/// Who waits for a slot that is free, might have taken it and has not: the node, and when it began to wait.
-pub fn idle(spec: &Spec, view: &View, me: &str) -> Option<(String, u64)> {
-    first_waiting(spec, view, me).map(|entry| (entry.node.clone(), entry.modified))
-}
-
-fn first_waiting<'v>(spec: &'v Spec, view: &'v View, me: &'v str) -> Option<&'v Entry> {
-    spec.count?;
-    let parts = view.queue.iter().map(|entry| entry.part.as_str());
-    parts.filter_map(|part| eligible(spec, view, part, Some(me)).next()).find(|next| free(spec, view, &next.node))
-}
-
-/// A free slot goes to who waits longest. Who waits takes it by itself as a rule: it is offered when that has not
-/// happened for long, so that a whole fleet does not offer the same slot at once.
-fn offer_free(spec: &Spec, view: &View, me: &str, unmoved: Vec<Compare>) -> Option<Txn> {
-    let next = first_waiting(spec, view, me).filter(|_| view.idle)?;
-    let mut compare = unmoved;
-    compare.push(Compare::NoneNewer(keys::all_held(&spec.group), view.revision));
-    let mut txn = Txn { compare, then: Vec::new(), otherwise: Vec::new() };
-    hand_to(spec, view, next, &mut txn);
-    Some(txn)
 }

@@ -173,6 +173,12 @@ impl Store for LocalStore {
         Ok(())
     }
 
+    fn time_left(&self, key: &str) -> Result<Option<Duration>, StoreError> {
+        let inner = self.lock();
+        let lease = inner.memory.lease_of(key).and_then(|lease| inner.leases.get(&lease).copied());
+        Ok(lease.map(|(ttl, kept)| ttl.saturating_sub(now().duration_since(kept))))
+    }
+
     fn commit(&self, txn: &Txn) -> Result<Outcome, StoreError> {
         let mut inner = self.lock();
         let missing_lease = txn.then.iter().chain(&txn.otherwise).any(

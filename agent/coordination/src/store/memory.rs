@@ -24,6 +24,11 @@ impl Memory {
         self.rows.get(key).is_some_and(|(_, lease)| lease.is_some())
     }
 
+    /// Returns the lease that a row goes with; None: there is no such row, or it goes with no lease.
+    pub fn lease_of(&self, key: &str) -> Option<LeaseId> {
+        self.rows.get(key).and_then(|(_, lease)| *lease)
+    }
+
     /// Runs a transaction; gives also what changed.
     ///
     /// # Errors

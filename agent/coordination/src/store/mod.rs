@@ -39,6 +39,13 @@ pub trait Store: fmt::Debug + Send + Sync {
     /// When the store does not answer, or the lease is gone.
     fn keep_alive(&self, lease: LeaseId) -> Result<(), StoreError>;
 
+    /// Returns the time until a key goes with its lease; zero if the lease has ended. None: there is no such key, or it
+    /// goes with no lease.
+    ///
+    /// # Errors
+    /// When the store does not answer.
+    fn time_left(&self, key: &str) -> Result<Option<Duration>, StoreError>;
+
     /// Whether other processes see it too.
     fn shared(&self) -> bool {
         true

@@ -235,6 +235,7 @@ impl BookRun<'_, '_> {
                     && let Err(error) =
                         with.fleet.share(Errand { spec: &run.spec, task: &task.id, definition: &definition }, &found)
                 {
+                    with.fleet.look_soon();
                     tracing::warn!(%error, "the result of an elected task can't be written anew yet");
                     return;
                 }

@@ -5,6 +5,7 @@ use towpath_coordination::{
     Gate,
     fleet::{Errand, Found},
     rollout::{Election, Spec},
+    store::StoreError,
 };
 use towpath_host::journal::Changes;
 use towpath_render::objects::{
@@ -72,8 +73,12 @@ impl BookRun<'_, '_> {
         let errand = Errand { spec, task: &task.id, definition: &definition };
         let election = with.fleet.elect(errand, eligible, count);
         self.forget_election(task, election.as_ref().ok());
+        let unreachable = |error: StoreError| {
+            with.fleet.look_soon();
+            Gate { reason: "StoreUnreachable", opens: error.to_string() }
+        };
         match election {
-            Err(error) => self.hold(Gate { reason: "StoreUnreachable", opens: error.to_string() }),
+            Err(error) => self.hold(unreachable(error)),
             Ok(Election::Wait(nodes)) => {
                 let who = if nodes.is_empty() { "an eligible node".to_owned() } else { nodes.join(", ") };
                 self.hold(Gate {
@@ -82,7 +87,7 @@ impl BookRun<'_, '_> {
                 });
             }
             Ok(Election::Results(results)) => match with.fleet.open(errand, &results) {
-                Err(error) => self.hold(Gate { reason: "StoreUnreachable", opens: error.to_string() }),
+                Err(error) => self.hold(unreachable(error)),
                 Ok(Err(closed)) => self.hold(Gate {
                     reason: "Dependency",
                     opens: format!(
@@ -112,7 +117,7 @@ impl BookRun<'_, '_> {
                 changes.put(share_key(self.book, task), &(&definition, &found));
                 self.commit(changes, "share");
                 if let Err(error) = with.fleet.share(errand, &found) {
-                    self.hold(Gate { reason: "StoreUnreachable", opens: error.to_string() });
+                    self.hold(unreachable(error));
                 }
                 if !ok {
                     self.stopped = true;

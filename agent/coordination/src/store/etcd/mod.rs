@@ -152,6 +152,21 @@ impl Store for EtcdStore {
         self.ask(keep)
     }
 
+    fn time_left(&self, key: &str) -> Result<Option<Duration>, StoreError> {
+        let key = self.prefix.key(key);
+        let response = self.ask(|mut client| {
+            let key = key.clone();
+            async move { client.get(key, None).await.map_err(Said::from) }
+        })?;
+        let Some(lease) = response.kvs().first().map(etcd::KeyValue::lease).filter(|lease| *lease != 0) else {
+            return Ok(None);
+        };
+        let response =
+            self.ask(|mut client| async move { client.lease_time_to_live(lease, None).await.map_err(Said::from) })?;
+        // A lease that is gone has -1.
+        Ok(Some(Duration::from_secs(u64::try_from(response.ttl()).unwrap_or(0))))
+    }
+
     fn commit(&self, txn: &Txn) -> Result<Outcome, StoreError> {
         // The transaction carries one reading operation more where it is refused.
         let size = txn.then.len().max(txn.otherwise.len() + 1);

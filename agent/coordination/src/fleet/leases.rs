@@ -1,0 +1,108 @@
+//! Leases that a waiter depends on. Under `skip` and `fail` the run continues when the lease of a lost node ends, and no
+//! watch reports that, so a waiter looks again at that time.
+
+use std::{collections::BTreeSet, time::Duration};
+
+use super::{Fleet, sooner};
+use crate::{
+    keys,
+    rollout::{Kind, OnLost, Spec, View, frontier},
+    store::{Op, StoreError, Txn},
+};
+
+/// The number of waiters that watch leases where there is no gossip.
+const WATCHERS: usize = 3;
+
+/// The most leases whose remaining time is read. If a run waits for more, the alive nodes are read again soon instead.
+const LEASES: usize = 8;
+
+/// The time after which the alive nodes are read again where a run waits for many leases.
+const MANY: Duration = Duration::from_secs(4);
+
+/// etcd states the remaining time in whole seconds, and removes the key a moment after it.
+const LATER: Duration = Duration::from_secs(1);
+
+impl Fleet {
+    /// Looks again when a lease ends that a run waits for. With gossip these are the leases of the nodes that it reports
+    /// as lost. Without gossip the first three waiters watch the leases of all nodes that the run waits for.
+    pub(super) fn watch_leases(&self, spec: &Spec, view: &View) -> Result<(), StoreError> {
+        if spec.on_lost == OnLost::Hold || view.done(spec) || !self.store.shared() {
+            return Ok(());
+        }
+        let alive = self.alive()?;
+        let other = |node: &&String| **node != self.node && alive.contains(*node);
+        let nodes: BTreeSet<String> = match self.gossip.get() {
+            Some(gossip) => {
+                let held = view.held.iter().map(|held| &held.node);
+                let named = spec.members.keys().chain(held).filter(other);
+                named.filter(|node| gossip.thinks_lost(node)).cloned().collect()
+            }
+            None if self.is_watcher(spec, view)? => self.waits_for(spec, view)?.iter().filter(other).cloned().collect(),
+            None => return Ok(()),
+        };
+        self.look_when_leases_end(&nodes)
+    }
+
+    /// Looks again when a lease of an elected node ends: under `skip` another node is elected then.
+    pub(super) fn watch_elected(&self, spec: &Spec, nodes: &[String]) -> Result<(), StoreError> {
+        if spec.on_lost != OnLost::Skip || nodes.is_empty() || !self.store.shared() {
+            return Ok(());
+        }
+        let alive = self.alive()?;
+        let waits = |node: &&String| alive.contains(*node) && !nodes.contains(node);
+        let watches = match self.gossip.get() {
+            Some(gossip) => nodes.iter().any(|node| gossip.thinks_lost(node)),
+            None => spec.members.keys().filter(waits).take(WATCHERS).any(|node| *node == self.node),
+        };
+        let nodes = nodes.iter().filter(|node| watches && alive.contains(*node)).cloned().collect();
+        self.look_when_leases_end(&nodes)
+    }
+
+    fn look_when_leases_end(&self, nodes: &BTreeSet<String>) -> Result<(), StoreError> {
+        let mut first = (nodes.len() > LEASES).then_some(MANY);
+        for node in nodes.iter().filter(|_| nodes.len() <= LEASES) {
+            // A lease that has ended since is the reason to look at once.
+            let left = self.store.time_left(&keys::alive(node))?.unwrap_or_default() + LATER;
+            first = Some(first.map_or(left, |first| first.min(left)));
+        }
+        if let Some(first) = first {
+            let at = self.clock.monotonic() + first;
+            let mut inner = self.lock();
+            inner.lease_end = Some(at);
+            sooner(&mut inner.due, at);
+        }
+        Ok(())
+    }
+
+    /// Returns whether this node is one of the first waiters: of the queue, of those that have voted, or, where no node
+    /// has, of those whose wave is closed.
+    fn is_watcher(&self, spec: &Spec, view: &View) -> Result<bool, StoreError> {
+        if view.queue.iter().take(WATCHERS).any(|entry| entry.node == self.node) {
+            return Ok(true);
+        }
+        let Some((stretch, wave)) = frontier(spec, view).first().copied() else { return Ok(false) };
+        let oldest = Op::Oldest(keys::member_votes(&spec.run, stretch), WATCHERS);
+        let (_, answers) = self.store.commit(&Txn { then: vec![oldest], ..Txn::default() })?.answers();
+        let voted: Vec<String> = answers
+            .into_iter()
+            .flat_map(|answer| answer.rows)
+            .filter_map(|row| Some(row.key.rsplit('/').next()?.to_owned()))
+            .collect();
+        let closed = spec.members.iter().filter(|(_, own)| **own > wave).map(|(node, _)| node);
+        let more = closed.take(WATCHERS.saturating_sub(voted.len()));
+        Ok(voted.contains(&self.node) || more.into_iter().any(|node| *node == self.node))
+    }
+
+    /// Returns the nodes that a run waits for: the holders, and the members that have not voted in the stretch at which
+    /// the others wait.
+    fn waits_for(&self, spec: &Spec, view: &View) -> Result<BTreeSet<String>, StoreError> {
+        let holds = |kind: Kind| matches!(kind, Kind::Claim | Kind::Offer);
+        let mut nodes: BTreeSet<String> =
+            view.held.iter().filter(|held| holds(held.held.kind)).map(|held| held.node.clone()).collect();
+        if let Some((stretch, wave)) = frontier(spec, view).first().copied() {
+            let voted = self.names(&keys::member_votes(&spec.run, stretch))?;
+            nodes.extend(spec.up_to(wave).filter(|node| !voted.contains(*node)).map(str::to_owned));
+        }
+        Ok(nodes)
+    }
+}

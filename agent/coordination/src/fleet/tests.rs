@@ -1,0 +1,182 @@
+//! What wakes a node that waits: real decisions of two nodes about one store.
+
+use std::{
+    fmt,
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicUsize, Ordering},
+    },
+    thread,
+    time::Duration,
+};
+
+use tokio::sync::mpsc;
+use towpath_host::{Clock as _, SystemClock};
+
+use super::{Answer, Fleet, Joined, backed_off};
+use crate::{
+    LocalStore,
+    accept::Accepted,
+    keys,
+    rollout::{Kind, OnLost, Spec, View, Want},
+    store::{Change, LeaseId, Op, Outcome, Page, Read, Store, StoreError, Txn},
+};
+
+type Between = Box<dyn FnOnce() + Send>;
+
+/// A store of several processes. What it is told to do next happens between a request that writes some key and its
+/// answer.
+#[derive(Default)]
+struct Shared {
+    store: Arc<LocalStore>,
+    between: Mutex<Option<(String, Between)>>,
+    away: Mutex<bool>,
+    leases: Mutex<Vec<LeaseId>>,
+}
+
+impl fmt::Debug for Shared {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Shared").finish_non_exhaustive()
+    }
+}
+
+impl Shared {
+    fn reached(&self) -> Result<(), StoreError> {
+        if *self.away.lock().unwrap() { Err(StoreError::Unreachable("away".into())) } else { Ok(()) }
+    }
+}
+
+impl Store for Shared {
+    fn read(&self, prefix: &str, page: &Page) -> Result<Read, StoreError> {
+        self.reached()?;
+        self.store.read(prefix, page)
+    }
+    fn watch(&self, prefix: &str, from: u64) -> Result<mpsc::UnboundedReceiver<Change>, StoreError> {
+        self.store.watch(prefix, from)
+    }
+    fn lease(&self, ttl: Duration) -> Result<LeaseId, StoreError> {
+        let lease = self.store.lease(ttl)?;
+        self.leases.lock().unwrap().push(lease);
+        Ok(lease)
+    }
+    fn keep_alive(&self, lease: LeaseId) -> Result<(), StoreError> {
+        self.store.keep_alive(lease)
+    }
+    fn time_left(&self, key: &str) -> Result<Option<Duration>, StoreError> {
+        self.store.time_left(key)
+    }
+    fn commit(&self, txn: &Txn) -> Result<Outcome, StoreError> {
+        self.reached()?;
+        let outcome = self.store.commit(txn);
+        let writes =
+            |prefix: &str| txn.then.iter().any(|op| matches!(op, Op::Put { key, .. } if key.starts_with(prefix)));
+        let next = self.between.lock().unwrap().take_if(|(prefix, _)| writes(prefix));
+        if let Some((_, next)) = next {
+            next();
+        }
+        outcome
+    }
+}
+
+fn spec(on_lost: OnLost) -> Spec {
+    let nodes = ["a", "b"].map(str::to_owned);
+    Spec {
+        book: "n/b".into(),
+        group: "n/b".into(),
+        run: "n/b@1".into(),
+        generation: 1,
+        members: nodes.clone().map(|node| (node, 0)).into(),
+        known: nodes.to_vec(),
+        count: Some(1),
+        on_lost,
+        waves: 1,
+        ..Spec::default()
+    }
+}
+
+fn accept(store: &dyn Store) {
+    let accepted = serde_json::to_vec(&Accepted { schema: 1, generation: 1, ..Accepted::default() }).unwrap();
+    store.commit(&Txn { then: vec![Op::put(keys::ACCEPTED, accepted)], ..Txn::default() }).unwrap();
+}
+
+/// A node that has joined, and how often it was woken.
+fn node(store: &Arc<Shared>, name: &str) -> (Arc<Fleet>, Arc<AtomicUsize>) {
+    let fleet = Fleet::new(Arc::clone(store) as Arc<dyn Store>, name.into(), Arc::new(SystemClock));
+    let woken = Arc::new(AtomicUsize::new(0));
+    let count = Arc::clone(&woken);
+    fleet.join(Joined { node: name.into(), ..Joined::default() }, move |_| _ = count.fetch_add(1, Ordering::SeqCst));
+    (Arc::new(fleet), woken)
+}
+
+fn wait_for(what: impl Fn() -> bool) {
+    for _ in 0..1000 {
+        if what() {
+            return;
+        }
+        thread::sleep(Duration::from_millis(10));
+    }
+    panic!("it does not happen");
+}
+
+fn kind_of(store: &Shared, spec: &Spec, node: &str) -> Option<Kind> {
+    let (revision, answers) = store.store.commit(&View::reading(spec, node)).unwrap().answers();
+    View::of(spec, node, revision, answers).mine(spec, node).map(|mine| mine.held.kind)
+}
+
+#[test]
+fn offer_between_request_and_answer_is_followed() {
+    let (store, spec) = (Arc::new(Shared::default()), spec(OnLost::Hold));
+    accept(&*store);
+    let ((a, _), (b, woken)) = (node(&store, "a"), node(&store, "b"));
+    assert_eq!(a.ask(&spec, Want::Change(0)), Answer::Go);
+    let (before, done) = (woken.load(Ordering::SeqCst), spec.clone());
+    *store.between.lock().unwrap() = Some((
+        keys::whole_queue(&spec.group),
+        Box::new(move || {
+            // b has queued and has not got the answer: a offers its slot to b, and b hears of that.
+            assert_eq!(a.ask(&done, Want::Done(0)), Answer::Go);
+            wait_for(|| woken.load(Ordering::SeqCst) > before);
+        }),
+    ));
+    assert_eq!(b.ask(&spec, Want::Change(0)), Answer::Go, "it does not sleep on an offer");
+    assert_eq!(kind_of(&store, &spec, "b"), Some(Kind::Claim));
+}
+
+#[test]
+fn waiter_without_gossip_looks_again_when_lease_of_holder_ends() {
+    for (on_lost, after) in [(OnLost::Skip, Some(Kind::Claim)), (OnLost::Hold, None)] {
+        let (store, spec) = (Arc::new(Shared::default()), spec(on_lost));
+        accept(&*store);
+        let ((a, _), (b, _)) = (node(&store, "a"), node(&store, "b"));
+        assert_eq!(a.ask(&spec, Want::Change(0)), Answer::Go);
+        let _ = b.due();
+        assert!(matches!(b.ask(&spec, Want::Change(0)), Answer::Hold(_)));
+        let due = b.due().map(|due| due.saturating_duration_since(SystemClock.monotonic()));
+        let soon = due.is_some_and(|due| due <= Duration::from_secs(27));
+        assert_eq!(soon, on_lost == OnLost::Skip, "{on_lost:?}: {due:?}");
+        let lease = store.leases.lock().unwrap()[0];
+        store.store.revoke(lease);
+        b.lock().lease_end = Some(SystemClock.monotonic());
+        let _ = b.ask(&spec, Want::Change(0));
+        assert_eq!(kind_of(&store, &spec, "b"), after, "{on_lost:?}");
+    }
+}
+
+#[test]
+fn error_makes_node_look_again_soon_and_later_each_time() {
+    let (store, spec) = (Arc::new(Shared::default()), spec(OnLost::Hold));
+    accept(&*store);
+    let (a, _) = node(&store, "a");
+    let _ = a.due();
+    *store.away.lock().unwrap() = true;
+    let pause = || a.due().unwrap().saturating_duration_since(SystemClock.monotonic());
+    assert!(matches!(a.ask(&spec, Want::Change(0)), Answer::Hold(gate) if gate.reason == "StoreUnreachable"));
+    let first = pause();
+    assert!(a.see_to(&spec).is_err());
+    let second = pause();
+    assert!(first <= Duration::from_millis(2500) && first < second, "{first:?} {second:?}");
+    for errors in 0..100 {
+        let pause = backed_off(errors, u64::MAX);
+        assert!((Duration::from_secs(2)..=Duration::from_secs(15)).contains(&pause), "{errors}: {pause:?}");
+    }
+}

@@ -1,0 +1,155 @@
+//! Touches of a budget's notice: a node sends at most one a second for each budget, and acts on one only if it waits.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    time::{Duration, Instant},
+};
+
+use crate::{
+    keys,
+    rollout::{Freed, Spec},
+    store::{Op, Row, Txn},
+};
+
+/// The shortest time between two touches of one budget by one node.
+const PAUSE: Duration = Duration::from_secs(1);
+
+/// A touch in a transaction that is about to be committed.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Touch {
+    group: String,
+    /// Whether it was taken out, because it comes too soon after the last one.
+    delayed: bool,
+}
+
+/// The touches that a node sends and receives.
+#[derive(Debug, Default)]
+pub(super) struct Touches {
+    sent: BTreeMap<String, Instant>,
+    /// Budgets with a touch that was delayed, and when it is due.
+    owed: BTreeMap<String, Instant>,
+    /// The budgets and books that this node waits for.
+    waits: BTreeSet<(String, String)>,
+    /// Budgets that were touched while this node waited.
+    touched: BTreeSet<String>,
+}
+
+impl Touches {
+    /// Returns the touch in a transaction. Takes it out if the last one of the budget was less than a second ago.
+    pub(super) fn before_commit(&self, txn: &mut Txn, now: Instant) -> Option<Touch> {
+        let is_touch = |operation: &Op| match operation {
+            Op::Put { key, .. } => key.strip_prefix(keys::ALL_FREED).map(str::to_owned),
+            _ => None,
+        };
+        let group = txn.then.iter().find_map(is_touch)?;
+        let delayed = self.sent.get(&group).is_some_and(|sent| now.duration_since(*sent) < PAUSE);
+        if delayed {
+            txn.then.retain(|operation| is_touch(operation).is_none());
+        }
+        Some(Touch { group, delayed })
+    }
+
+    /// Remembers a touch whose transaction was applied.
+    pub(super) fn committed(&mut self, touch: Touch, now: Instant) {
+        if touch.delayed {
+            self.owed.entry(touch.group).or_insert(now + PAUSE);
+        } else {
+            self.sent.insert(touch.group, now);
+        }
+    }
+
+    /// Takes the budgets whose delayed touch is due.
+    pub(super) fn take_due(&mut self, now: Instant) -> Vec<String> {
+        let due: Vec<String> = self.owed.iter().filter(|(_, at)| **at <= now).map(|(group, _)| group.clone()).collect();
+        for group in &due {
+            self.owed.remove(group);
+            self.sent.insert(group.clone(), now);
+        }
+        due
+    }
+
+    /// Keeps a delayed touch that could not be sent.
+    pub(super) fn owe(&mut self, group: String, now: Instant) {
+        self.owed.entry(group).or_insert(now + PAUSE);
+    }
+
+    /// Remembers whether this node waits in a run.
+    pub(super) fn set_waiting(&mut self, spec: &Spec, waits: bool) {
+        let entry = (spec.group.clone(), spec.book.clone());
+        if waits {
+            self.waits.insert(entry);
+        } else {
+            self.waits.remove(&entry);
+        }
+    }
+
+    /// Returns whether this node acts on a touch: it waits for the budget, and the touch is for it.
+    pub(super) fn heard(&mut self, node: &str, row: &Row) -> bool {
+        let Some(group) = row.key.strip_prefix(keys::ALL_FREED) else { return false };
+        // The watch gives the record as it stands in the store. One that cannot be read is for every waiter.
+        let freed: Freed = serde_json::from_slice(&row.value).unwrap_or_default();
+        let named = freed.nodes.is_empty() || freed.nodes.iter().any(|named| named == node);
+        let acts = named && self.waits.iter().any(|(waits, _)| waits == group);
+        if acts {
+            self.touched.insert(group.to_owned());
+        }
+        acts
+    }
+
+    /// Lets this node offer the free slots of a budget at once.
+    pub(super) fn offer_now(&mut self, group: &str) {
+        self.touched.insert(group.to_owned());
+    }
+
+    /// Returns whether this node offers the free slots of a budget at once.
+    pub(super) fn offers_now(&self, group: &str) -> bool {
+        self.touched.contains(group)
+    }
+
+    /// Forgets a touch: no waiter is left for a free slot.
+    pub(super) fn forget(&mut self, group: &str) {
+        self.touched.remove(group);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use towpath_host::{Clock as _, SystemClock};
+
+    use super::*;
+
+    fn touch(nodes: &[&str]) -> (Txn, Row) {
+        let freed = Freed { nodes: nodes.iter().map(|node| (*node).to_owned()).collect() };
+        let value = serde_json::to_vec(&freed).unwrap();
+        let row = Row { key: keys::freed("g"), value: value.clone(), created: 1, modified: 1 };
+        (Txn { then: vec![Op::put(keys::freed("g"), value)], ..Txn::default() }, row)
+    }
+
+    #[test]
+    fn second_touch_within_a_second_is_sent_later() {
+        let (mut touches, now) = (Touches::default(), SystemClock.monotonic());
+        let (mut first, _) = touch(&["a"]);
+        let sent = touches.before_commit(&mut first, now).unwrap();
+        assert_eq!(first.then.len(), 1);
+        touches.committed(sent, now);
+        let (mut second, _) = touch(&["b"]);
+        let delayed = touches.before_commit(&mut second, now + PAUSE / 2).unwrap();
+        assert_eq!(second.then.len(), 0, "taken out");
+        touches.committed(delayed, now + PAUSE / 2);
+        assert_eq!(touches.take_due(now + PAUSE), Vec::<String>::new());
+        assert_eq!(touches.take_due(now + PAUSE * 2), ["g"], "and not lost");
+    }
+
+    #[test]
+    fn only_a_named_node_that_waits_acts_on_a_touch() {
+        let mut touches = Touches::default();
+        let spec = Spec { group: "g".into(), book: "n/b".into(), ..Spec::default() };
+        let (_, named) = touch(&["a", "b"]);
+        assert!(!touches.heard("a", &named), "it does not wait");
+        touches.set_waiting(&spec, true);
+        assert!(touches.heard("a", &named) && touches.offers_now("g"));
+        touches.forget("g");
+        assert!(!touches.heard("c", &named) && !touches.offers_now("g"), "it is not named");
+        assert!(touches.heard("c", &touch(&[]).1), "a touch without names is for every waiter");
+    }
+}
