@@ -18,6 +18,7 @@ mod pack;
 mod receive;
 mod refs;
 mod report;
+mod shown;
 mod snapshot;
 mod transport;
 mod tree;
@@ -25,7 +26,7 @@ mod verify;
 
 pub use history::Movement;
 pub use mirror::{Fetched, Mirror, VerifyError};
-pub use options::{Auth, Limits, Options, Reference, VerifyMode, VerifyOptions};
+pub use options::{Auth, Limits, Options, Reference, VerifyMode, VerifyOptions, shown_url, without_secrets};
 pub use receive::{isolate, worker};
 pub use refs::version;
 pub use snapshot::{Blob, BlobKind, Snapshot};

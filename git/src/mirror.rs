@@ -78,6 +78,7 @@ impl Mirror {
             self.receive(&self.path, &wanted)?;
         }
         let repository = self.open()?;
+        self.remember_shown(&repository, wanted.commit)?;
         let accepted = accepted.map(|accepted| self.id(accepted)).transpose()?;
         let tag = wanted.name.strip_prefix("refs/tags/").map(str::to_owned);
         Ok(Fetched {
@@ -301,7 +302,7 @@ impl Mirror {
         packs.filter(|entry| entry.path().extension().is_some_and(|ending| ending == "pack")).count()
     }
 
-    fn has(&self, wanted: &Ref) -> bool {
+    pub(crate) fn has(&self, wanted: &Ref) -> bool {
         self.open().is_ok_and(|found| found.find_commit(wanted.commit).is_ok() && found.has_object(wanted.object))
     }
 
@@ -394,7 +395,7 @@ impl Mirror {
     }
 
     /// Receives a commit, by its ref or by its id.
-    fn receive(&self, path: &Path, wanted: &Ref) -> Result<(), SourceError> {
+    pub(crate) fn receive(&self, path: &Path, wanted: &Ref) -> Result<(), SourceError> {
         unlock(path).map_err(|error| self.disk(error))?;
         self.prepare(path)?;
         let Ref { name, commit, .. } = wanted;

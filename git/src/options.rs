@@ -117,24 +117,90 @@ impl Default for Limits {
 }
 
 impl Options {
-    /// The URL without a password, for messages.
+    /// The URL for messages: without user, password, query and fragment.
     pub fn shown_url(&self) -> String {
-        match self.url.split_once("://") {
-            Some((scheme, rest)) => {
-                let (authority, path) =
-                    rest.split_once('/').map_or((rest, None), |(authority, path)| (authority, Some(path)));
-                let host = authority.rsplit_once('@').map_or(authority.to_owned(), |(user, host)| {
-                    let user = user.split(':').next().unwrap_or_default();
-                    if scheme.starts_with("http") { host.to_owned() } else { format!("{user}@{host}") }
-                });
-                path.map_or_else(|| format!("{scheme}://{host}"), |path| format!("{scheme}://{host}/{path}"))
-            }
-            None => self.url.clone(),
-        }
+        shown_url(&self.url)
     }
 
     /// Whether the transport itself keeps others from changing what is sent.
     pub fn transport_is_trusted(&self) -> bool {
         !self.url.starts_with("http://") && !self.url.starts_with("git://")
+    }
+}
+
+/// A URL for messages: without user, password, query and fragment, since tokens may be in any of them.
+pub fn shown_url(url: &str) -> String {
+    let Some((scheme, rest)) = url.split_once("://") else {
+        // The form of scp, or a path.
+        return url.to_owned();
+    };
+    let rest = rest.split(['?', '#']).next().unwrap_or_default();
+    let (authority, path) = rest.split_at(rest.find('/').unwrap_or(rest.len()));
+    let host = authority.rsplit_once('@').map_or(authority, |(_, host)| host);
+    format!("{scheme}://{host}{path}")
+}
+
+/// A text in which each URL is as [`shown_url`] has it: libraries put URLs into their errors.
+pub fn without_secrets(text: &str) -> String {
+    let mut shown = String::new();
+    let mut rest = text;
+    while let Some(at) = rest.find("://") {
+        let begin = rest[..at]
+            .rfind(|c: char| !c.is_ascii_alphanumeric() && !"+-.".contains(c))
+            .map_or(0, |before| before + rest[before..].chars().next().map_or(1, char::len_utf8));
+        let ends = |c: char| c.is_whitespace() || c.is_control() || "\"'<>()[]{}`".contains(c);
+        // An address in brackets belongs to the URL.
+        let host = at + 3;
+        let bracket = rest[host..].starts_with('[').then(|| rest[host..].find(']').map_or(0, |end| end + 1));
+        let from = host + bracket.unwrap_or(0);
+        let end = rest[from..].find(ends).map_or(rest.len(), |end| from + end);
+        shown.push_str(&rest[..begin]);
+        let url = &rest[begin..end];
+        let shorter = url.trim_end_matches([':', '.']);
+        shown.push_str(&shown_url(shorter));
+        shown.push_str(&url[shorter.len()..]);
+        rest = &rest[end..];
+    }
+    shown.push_str(rest);
+    shown
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn url_is_shown_without_user_password_query_and_fragment() {
+        for (url, shown) in [
+            ("https://git.example.org/a.git", "https://git.example.org/a.git"),
+            ("https://u:p@git.example.org:8443/a.git?token=x#y", "https://git.example.org:8443/a.git"),
+            ("https://git.example.org?token=x", "https://git.example.org"),
+            ("https://git.example.org/a@b/c.git", "https://git.example.org/a@b/c.git"),
+            ("https://u:p@x@h/a", "https://h/a"),
+            ("ssh://git:p@[::1]:22/a?b", "ssh://[::1]:22/a"),
+            ("git@h:a.git", "git@h:a.git"),
+            ("/srv/a.git", "/srv/a.git"),
+            ("file:///srv/a.git", "file:///srv/a.git"),
+        ] {
+            assert_eq!(shown_url(url), shown);
+        }
+    }
+
+    #[test]
+    fn text_keeps_everything_but_the_secrets_of_its_urls() {
+        for (text, shown) in [
+            (
+                "error sending request for url (https://u:s3cret@h/a?token=s3cret): refused",
+                "error sending request for url (https://h/a): refused",
+            ),
+            ("cannot read \"http://h/a?b=s3cret\"", "cannot read \"http://h/a\""),
+            ("a https://h/x?a=1,b=s3cret;c b ftp://s3cret@h/y c", "a https://h/x b ftp://h/y c"),
+            ("at http://[::1]:80/a?s3cret: gone", "at http://[::1]:80/a: gone"),
+            ("öhttps://s3cret@h", "öhttps://h"),
+            ("no URL, 3:// and ://", "no URL, 3:// and ://"),
+        ] {
+            assert_eq!(without_secrets(text), shown);
+            assert!(!without_secrets(text).contains("s3cret"));
+        }
     }
 }

@@ -52,7 +52,7 @@ impl Mirror {
     }
 
     /// Asks the remote for its refs.
-    fn advertised(&self, wanted: &str) -> Result<Advertised, SourceError> {
+    pub(crate) fn advertised(&self, wanted: &str) -> Result<Advertised, SourceError> {
         let advertised = match local_path(&self.options().url) {
             Some(local) => self.local_refs(&local, wanted)?,
             None => {
@@ -101,6 +101,16 @@ pub(crate) fn matching_tags(repository: &gix::Repository, pattern: &str) -> Resu
     let tags = platform.prefixed("refs/tags/").map_err(|error| error.to_string())?;
     let matches = |found: &Ref| found.name.strip_prefix("refs/tags/").is_some_and(|tag| glob_matches(pattern, tag));
     Ok(tags.flatten().take(MOST_REFS).filter_map(read).filter(matches).collect())
+}
+
+/// The tags of a remote at a commit that match a pattern, highest version first.
+pub(crate) fn tags_at(advertised: &Advertised, pattern: &str, commit: ObjectId) -> Vec<Ref> {
+    let matches = |found: &&Ref| {
+        found.commit == commit && found.name.strip_prefix("refs/tags/").is_some_and(|tag| glob_matches(pattern, tag))
+    };
+    let mut found: Vec<Ref> = advertised.refs.iter().filter(matches).cloned().collect();
+    found.sort_by_key(|found| std::cmp::Reverse(found.name.strip_prefix("refs/tags/").and_then(version)));
+    found
 }
 
 /// The path of a repository on this machine.
