@@ -147,7 +147,7 @@ fn node(
         bell.1.notify_all();
     });
     start.wait();
-    while !matches!(accept::current(&*store), Ok((Some(_), _))) {
+    while !accept::current(&*store, &Accepted::default()).is_ok_and(|found| found.record.generation > 0) {
         wait(&accepted, Duration::from_secs(60));
     }
     known.lock().unwrap().push(Instant::now());

@@ -9,7 +9,7 @@ use std::{
 use crate::{
     Running,
     etcd::Etcd,
-    git::Repository,
+    git::{Repository, SshSigner},
     node::{Node, Secured},
     ok,
     servers::free_port,
@@ -25,6 +25,8 @@ pub struct Fleet {
     pub etcd: Etcd,
     /// The state repository.
     pub repository: Repository,
+    /// Who signs what is published, where the nodes ask for that.
+    pub signer: Option<SshSigner>,
     /// The nodes, n0 first.
     pub nodes: Vec<Node>,
     /// Their agents; None where one is dead.
@@ -34,20 +36,27 @@ pub struct Fleet {
 impl Fleet {
     /// Starts a fleet, and waits until all nodes have joined and applied a first book.
     pub fn new(count: usize, etcd: impl FnOnce(&Path) -> Etcd) -> Self {
-        Self::of(count, etcd, |_| None)
+        Self::of(count, etcd, |_| None, false)
     }
 
     /// The same with certificates, so that the nodes speak to one another.
     pub fn secured(count: usize, etcd: impl FnOnce(&Path) -> Etcd) -> Self {
-        Self::of(count, etcd, |folder| {
-            let pki = folder.join("pki");
-            ok(towpath().args(["pki", "init", "--dir"]).arg(&pki));
-            Some(pki)
-        })
+        Self::of(count, etcd, authority, false)
     }
 
-    fn of(count: usize, etcd: impl FnOnce(&Path) -> Etcd, pki: impl FnOnce(&Path) -> Option<PathBuf>) -> Self {
+    /// The same where the head must be signed.
+    pub fn signed(count: usize, etcd: impl FnOnce(&Path) -> Etcd) -> Self {
+        Self::of(count, etcd, authority, true)
+    }
+
+    fn of(
+        count: usize,
+        etcd: impl FnOnce(&Path) -> Etcd,
+        pki: impl FnOnce(&Path) -> Option<PathBuf>,
+        signed: bool,
+    ) -> Self {
         let folder = tempfile::tempdir().unwrap();
+        let signer = signed.then(|| SshSigner::new(folder.path(), "signer"));
         let pki = pki(folder.path());
         let etcd = etcd(folder.path());
         let repository = Repository::new(folder.path(), "fleet");
@@ -68,15 +77,20 @@ impl Fleet {
             .push_str("---\nmetadata: {apiVersion: v1alpha, kind: NodeGroup, name: web}\nspec: {selector: tier=web}\n");
         repository.write("fleet.yaml", objects);
         repository.write("base.yaml", "metadata: {apiVersion: v1alpha, kind: TaskBook, name: base, namespace: app}\nspec:\n  targets: {nodeGroups: [web]}\n  tasks:\n    - name: base\n      file: {path: /base, content: base}\n");
-        repository.publish("first");
-        let source = format!("url: {}\n      interval: 1s", repository.bare.display());
+        let mut source = format!("url: {}\n      interval: 1s", repository.bare.display());
+        if let Some(signer) = &signer {
+            let keys = folder.path().join("signers");
+            fs::write(&keys, signer.line("")).unwrap();
+            source.push_str(&format!("\n      verify: {{mode: head, keyFiles: [{}]}}", keys.display()));
+        }
+        publish(&repository, signer.as_ref(), "first");
         let settings = format!("{}  reconcile: {{interval: 5s}}\n", etcd.data_store());
         let nodes = secured
             .into_iter()
             .enumerate()
             .map(|(number, secured)| Node::named(folder.path(), &format!("n{number}"), &source, &settings, secured))
             .collect();
-        let mut fleet = Self { folder, etcd, repository, nodes, agents: (0..count).map(|_| None).collect() };
+        let mut fleet = Self { folder, etcd, repository, signer, nodes, agents: (0..count).map(|_| None).collect() };
         for number in 0..count {
             fleet.begin(number);
         }
@@ -137,11 +151,27 @@ impl Fleet {
     /// Publishes the book `web`; gives the commit.
     pub fn publish(&self, book: &str) -> String {
         self.repository.write("web.yaml", book);
-        self.repository.publish("next")
+        publish(&self.repository, self.signer.as_ref(), "next")
     }
 
     /// Waits until all nodes have applied a commit.
     pub fn wait_for(&self, head: &str, seconds: u64) {
         self.wait(seconds, |fleet| fleet.nodes.iter().all(|node| node.applied(head)));
     }
+}
+
+fn authority(folder: &Path) -> Option<PathBuf> {
+    let pki = folder.join("pki");
+    ok(towpath().args(["pki", "init", "--dir"]).arg(&pki));
+    Some(pki)
+}
+
+/// Commits and pushes everything, signed where somebody signs.
+fn publish(repository: &Repository, signer: Option<&SshSigner>, message: &str) -> String {
+    let Some(signer) = signer else { return repository.publish(message) };
+    let settings = signer.settings();
+    let arguments: Vec<&str> = settings.iter().flat_map(|setting| ["-c", setting.as_str()]).collect();
+    let head = repository.commit_with(message, &arguments);
+    repository.push();
+    head
 }

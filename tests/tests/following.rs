@@ -42,7 +42,7 @@ fn what_others_accept_and_a_node_must_not_follow_does_not_exist_for_it() {
     wait(&|| trusting.applied(&second));
     let stalled = || strict.ask(&["status"]).map(|status| condition(&status, "Stalled").clone()).unwrap_or_default();
     wait(&|| stalled()["message"].as_str().is_some_and(|told| told.contains("was accepted by n0")));
-    assert_eq!(stalled()["reason"], "Unverified");
+    assert_eq!(stalled()["reason"], "RejectedLocally");
     // It goes on with its last good revision, and lets nobody think that this was agreed on.
     fs::write(strict.root.join("a"), "drift").unwrap();
     strict.wait_for_file("/a", "by alice");

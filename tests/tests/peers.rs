@@ -10,8 +10,8 @@ use towpath_tests::{
     ok, wait_until,
 };
 
-fn secured(count: usize) -> Fleet {
-    let fleet = Fleet::secured(count, |folder| Etcd::single(folder, &programs()[0]));
+fn signed(count: usize) -> Fleet {
+    let fleet = Fleet::signed(count, |folder| Etcd::single(folder, &programs()[0]));
     // More than fits into one part of a pack.
     let noise: String = (0..40_000).map(|number| format!("{:x}\n", number * 7919 % 65_537)).collect();
     fleet.repository.write("noise", noise);
@@ -35,7 +35,7 @@ fn shown(fleet: &Fleet, of: usize) -> Value {
 
 #[test]
 fn a_commit_that_git_does_not_give_comes_from_another_node() {
-    let mut fleet = secured(3);
+    let mut fleet = signed(3);
     fleet.agents[2] = None;
     let head = fleet.publish(&says("two"));
     fleet.wait(30, |fleet| (0..2).all(|of| fleet.nodes[of].applied(&head)));
@@ -55,7 +55,7 @@ fn a_commit_that_git_does_not_give_comes_from_another_node() {
 
 #[test]
 fn an_acceptance_that_the_store_does_not_show_comes_from_another_node() {
-    let mut fleet = secured(2);
+    let mut fleet = signed(2);
     let first = fleet.nodes[1].status()["generation"].as_u64().unwrap();
     // This node's way to the data store leads to one that knows nothing of what follows.
     fleet.agents[1] = None;
@@ -82,7 +82,7 @@ fn an_acceptance_that_the_store_does_not_show_comes_from_another_node() {
 
 #[test]
 fn a_slot_whose_claim_the_store_hides_is_not_given_again() {
-    let fleet = secured(2);
+    let fleet = signed(2);
     fleet.wait(20, |fleet| {
         (0..2).all(|of| {
             let nodes = fleet.nodes[of].ask(&["nodes"]).unwrap_or_default();

@@ -154,6 +154,14 @@ pub fn whole_table(digest: &str) -> String {
     format!("book/accepted/{digest}/")
 }
 
+/// The link of a generation in the chain of acceptances.
+pub fn link(generation: u64) -> String {
+    format!("{LINKS}{generation:020}")
+}
+
+/// All links that are kept, in the order of their generations.
+pub const LINKS: &str = "book/accepted/chain/";
+
 /// The facts that a node shares.
 pub fn facts(node: &str) -> String {
     format!("book/facts/{node}")

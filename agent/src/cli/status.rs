@@ -57,6 +57,9 @@ pub(super) fn text(status: &pb::NodeStatus) -> String {
     if status.insecure {
         text.push_str("insecure: there is no tls, so whoever reaches the data store can pass for a node\n");
     }
+    for warning in &status.warnings {
+        text.push_str(&format!("{}: {warning}\n", output::coloured("warning", Colour::Odd)));
+    }
     if let Some(applied) = &status.last_applied {
         text.push_str(&format!("last applied: generation {} at {}\n", applied.generation, applied.at));
     }

@@ -47,7 +47,7 @@ impl Validate {
             for wanted in loaded.wants {
                 output::progress(&format!(
                     "not looked at: the include {}@{}",
-                    wanted.url,
+                    towpath_git::shown_url(&wanted.url),
                     wanted.commit.chars().take(12).collect::<String>()
                 ));
             }

@@ -155,7 +155,9 @@ pub fn load(file: &Path, host_name: &str) -> Result<Settings, ConfigError> {
     )
     .map_err(|error| ConfigError::Invalid(vec![whole(Finding::new(error.to_string()))]))?;
     let at = |key: &str, finding: Finding| {
-        ConfigError::Invalid(vec![place.key("spec").key(key).problem(finding, towpath_render::document::At::Value)])
+        let mut problem = place.key("spec").key(key).problem(finding, towpath_render::document::At::Value);
+        problem.excerpt = git::without_secrets(&problem.excerpt);
+        ConfigError::Invalid(vec![problem])
     };
     resolve(file, &spec, host_name, &at)
 }
@@ -204,9 +206,7 @@ fn resolve(
         if !names.insert(source.git.name.clone()) {
             return Err(at("sources", Finding::new(format!("two sources are called {}", source.git.name))));
         }
-        if source.git.verify.mode == git::VerifyMode::None && !source.git.transport_is_trusted() {
-            warnings.push(format!("the source {} is fetched from {} without TLS and without verify: whoever is on the way can run anything on this node", source.git.name, source.git.shown_url()));
-        }
+        warnings.extend(source_warnings(&source, matches!(data_store, DataStore::Etcd(_))));
         sources.push(source);
     }
     let listen = spec.listen.clone().unwrap_or_default();
@@ -230,6 +230,32 @@ fn resolve(
         data_store,
         warnings,
     })
+}
+
+/// What is dangerous about a source's settings. `coordinated`: other nodes have a say in what this one does.
+pub fn source_warnings(source: &Source, coordinated: bool) -> Vec<String> {
+    let git::Options { name, auth, verify, .. } = &source.git;
+    let mut warnings = Vec::new();
+    let unverified = verify.mode == git::VerifyMode::None;
+    if unverified && !source.git.transport_is_trusted() {
+        warnings.push(format!(
+            "the source {name} is fetched from {} without TLS and without verify: whoever is on the way can run anything on this node",
+            source.git.shown_url()
+        ));
+    }
+    if unverified && coordinated {
+        warnings.push(format!(
+            "the source {name} has verify.mode none: whoever can write to its git server, or pass for it, can run anything on every node; sign commits, and set verify: {{mode: range, keyFiles: [...]}}"
+        ));
+    }
+    let secret = auth.password_file.is_some() || auth.username_file.is_some() || auth.token_file.is_some();
+    if secret && source.git.url.to_ascii_lowercase().starts_with("http://") {
+        warnings.push(format!(
+            "the source {name} sends its password or token to {} without TLS: whoever is on the way can read it; use https",
+            source.git.shown_url()
+        ));
+    }
+    warnings
 }
 
 fn tls(written: &pb::Tls) -> Result<TlsFiles, Finding> {

@@ -14,14 +14,14 @@ use towpath_host::journal::{Acceptance, Changes};
 use towpath_render::objects::{ObjectSet, newly_held};
 
 use super::{
+    adoption::NotFollowed,
     conditions::Input,
-    follow::Unfollowed,
     node::{Ended, Node},
     revision::Revision,
     runs,
     sources::Looked,
 };
-use crate::report::Told;
+use crate::{config, report::Told};
 
 /// How many rejected candidates are remembered.
 const REJECTED: usize = 100;
@@ -41,7 +41,7 @@ impl Node {
             self.step(input);
         }
         for problem in &looked.problems {
-            tracing::error!("{problem}");
+            tracing::error!("{}", towpath_git::without_secrets(&problem.to_string()));
         }
         let news = !looked.refused.is_subset(&self.rejected);
         self.rejected.extend(looked.refused.iter().cloned());
@@ -73,7 +73,7 @@ impl Node {
             return Origin::default();
         };
         Origin {
-            from: format!("{} {} {:?}", self.settings.cluster, first.git.url, first.git.reference),
+            from: format!("{} {} {:?}", self.settings.cluster, first.git.shown_url(), first.git.reference),
             verify: match first.git.verify.mode {
                 VerifyMode::None => Strictness::None,
                 VerifyMode::Head => Strictness::Head,
@@ -96,7 +96,7 @@ impl Node {
     }
 
     fn accept(&mut self, disk: &Accepted, looked: Looked, set: Arc<ObjectSet>) {
-        if matches!(self.unfollowed, Some((_, Unfollowed::Behind(_) | Unfollowed::Refused(_)))) {
+        if self.unfollowed.as_ref().is_some_and(NotFollowed::blocks) {
             // What it has is older than what the others have agreed on: it proposes nothing before it has that.
             self.fall_back(disk);
             return;
@@ -104,10 +104,7 @@ impl Node {
         let candidate = Candidate { commits: looked.commits.clone(), schema: SCHEMA };
         let known = self.revision.as_ref().is_some_and(|revision| revision.commits == looked.commits);
         let digests = runs::digests(&set);
-        let objects: BTreeSet<String> = {
-            let held = set.held.keys().filter_map(|(_, key)| key.as_ref());
-            set.objects.keys().chain(held).map(object_id).collect()
-        };
+        let objects = object_ids(&set);
         let disk_table = self.table();
         let joined = if digests.is_empty() { Ok(Vec::new()) } else { accept::joined(self.store.as_ref()) };
         let attempt = joined.map_err(accept::AcceptError::from).and_then(|joined| {
@@ -120,10 +117,7 @@ impl Node {
                 digests: &digests,
                 joined: &joined,
                 objects: &objects,
-                poisoned: match self.unfollowed {
-                    Some((generation, Unfollowed::Poisoned(_))) => Some(generation),
-                    _ => None,
-                },
+                rejected: self.unfollowed.as_ref().and_then(NotFollowed::rejected),
                 follows: self.store.shared(),
             };
             accept::attempt(self.store.as_ref(), &proposal)
@@ -177,6 +171,20 @@ impl Node {
         self.handle.set_revision(revision.clone(), mirrors);
         self.handle.tell_gossip();
         self.revision = revision;
+        self.warn();
+    }
+
+    /// Shows what is dangerous about the settings of all sources: those of the bootstrap file and those in git.
+    fn warn(&self) {
+        let mut warnings = self.settings.warnings.clone();
+        if let Some(revision) = &self.revision {
+            let further = self.sources.further(&revision.set);
+            let coordinated = self.settings.coordinated();
+            warnings.extend(further.iter().flat_map(|source| config::source_warnings(source, coordinated)));
+        }
+        for warning in self.handle.set_warnings(warnings) {
+            tracing::warn!("{warning}");
+        }
     }
 
     /// Makes an event of each object that does not fit any more, in its namespace.
@@ -194,10 +202,10 @@ impl Node {
                 kind: "object.held".into(),
                 reason: Some("InvalidObjects".into()),
                 object: key.map(object_id),
-                message: format!(
+                message: towpath_git::without_secrets(&format!(
                     "{what} no longer fits and is held: {}:{}: {}",
                     held.problem.file, held.problem.line, held.problem.message
-                ),
+                )),
                 ..Told::default()
             };
             tracing::warn!("{}", told.message);
@@ -228,6 +236,12 @@ impl Node {
         let accepted = self.accepted();
         self.fall_back(&accepted);
     }
+}
+
+/// The objects of a revision, those that are held included, as the table of a generation names them.
+pub(super) fn object_ids(set: &ObjectSet) -> BTreeSet<String> {
+    let held = set.held.keys().filter_map(|(_, key)| key.as_ref());
+    set.objects.keys().chain(held).map(object_id).collect()
 }
 
 /// An object, as the table of a generation names it.

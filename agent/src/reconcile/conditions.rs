@@ -60,7 +60,7 @@ pub enum Input {
     /// A commit of a source was rejected, or its head fits again.
     Rejected(String, Option<Trouble>),
     /// What others have accepted must not be followed here, or can be again.
-    Poisoned(Option<Trouble>),
+    RejectedLocally(Option<Trouble>),
     /// A revision was accepted.
     Accepted(Acceptance),
     /// A run of the accepted revision began.
@@ -100,7 +100,7 @@ pub fn step(mut state: State, input: Input) -> (State, Vec<(String, bool, Troubl
             note(&mut state.troubles, &format!("source {name}"), trouble, "source", &mut told)
         }
         Input::Own(what, trouble) => note(&mut state.troubles, &format!("node {what}"), trouble, "node", &mut told),
-        Input::Poisoned(trouble) => note(&mut state.stalls, "node accepted", trouble, "revision", &mut told),
+        Input::RejectedLocally(trouble) => note(&mut state.stalls, "node accepted", trouble, "revision", &mut told),
         Input::Rejected(name, trouble) => {
             note(&mut state.stalls, &format!("source {name}"), trouble, "revision", &mut told)
         }
@@ -145,7 +145,8 @@ fn note(
     told: &mut Vec<(String, bool, Trouble)>,
 ) {
     match trouble {
-        Some(trouble) => {
+        Some(mut trouble) => {
+            trouble.message = towpath_git::without_secrets(&trouble.message);
             let known = map.insert(key.to_owned(), trouble.clone());
             if known.is_none_or(|known| known.reason != trouble.reason) {
                 told.push((format!("{kind}.{}", lower(&trouble.reason)), true, trouble));
@@ -184,19 +185,24 @@ fn pass(state: &mut State, passed: Passed, told: &mut Vec<(String, bool, Trouble
             note(&mut state.troubles, "clock", None, "clock", told);
         }
     }
-    if !passed.interrupted && passed.worst < Outcome::Unknown {
-        let known = state.applied.as_ref().is_some_and(|applied| applied.generation == state.accepted.generation);
-        if !known {
-            state.applied = Some(Acceptance { at: state.looked, ..state.accepted.clone() });
-        }
+    let in_full = !passed.interrupted && passed.worst < Outcome::Unknown;
+    if in_full && !state.is_at(state.applied.as_ref()) {
+        state.applied = Some(Acceptance { at: state.looked, ..state.accepted.clone() });
     }
 }
 
 impl State {
+    /// Whether a revision is the accepted one: another one may have the same number.
+    pub fn is_at(&self, other: Option<&Acceptance>) -> bool {
+        let same =
+            |other: &Acceptance| other.generation == self.accepted.generation && other.commits == self.accepted.commits;
+        other.is_some_and(same)
+    }
+
     /// Whether the accepted revision is applied in full.
     pub fn is_applied(&self) -> bool {
         self.accepted.generation > 0
-            && self.applied.as_ref().is_some_and(|applied| applied.generation == self.accepted.generation)
+            && self.is_at(self.applied.as_ref())
             && !self.stalls.contains_key("tasks")
             && self.holds.is_empty()
     }

@@ -52,6 +52,8 @@ pub(super) struct View {
     books: Vec<pb::TaskBookStatus>,
     public_keys: Vec<String>,
     insecure: bool,
+    /// What is dangerous about the settings.
+    warnings: Vec<String>,
     /// The number of this life of the node.
     life: u64,
     /// The mirrors of the revision's sources.
@@ -119,7 +121,12 @@ impl Handle {
         let machine = &self.shared.machine;
         let at_work = machine.memory.progress.now(machine.clock.monotonic());
         let status = view.state.status(&self.shared.node, &self.shared.cluster, view.books.clone(), at_work);
-        pb::NodeStatus { insecure: view.insecure, public_keys: view.public_keys.clone(), ..status }
+        pb::NodeStatus {
+            insecure: view.insecure,
+            public_keys: view.public_keys.clone(),
+            warnings: view.warnings.clone(),
+            ..status
+        }
     }
 
     /// The number of this life of the node: larger than that of every earlier one.
@@ -138,6 +145,13 @@ impl Handle {
         view.life = life;
         view.public_keys = keys.texts().to_vec();
         view.insecure = insecure;
+    }
+
+    /// Sets what is dangerous about the settings. Returns what is new of it.
+    pub(super) fn set_warnings(&self, warnings: Vec<String>) -> Vec<String> {
+        let mut view = self.lock();
+        let known = std::mem::replace(&mut view.warnings, warnings.clone());
+        warnings.into_iter().filter(|warning| !known.contains(warning)).collect()
     }
 
     /// The runs that are remembered, newest first.

@@ -1,5 +1,6 @@
 //! From sources to a machine that is as they say: the loop of a node, its state, and what it shows of itself.
 
+mod adoption;
 mod advance;
 pub mod conditions;
 mod facts;
@@ -19,6 +20,7 @@ mod source_trouble;
 mod sources;
 mod speech;
 mod trees;
+mod waiting;
 
 pub use handle::Handle;
 pub use node::{Ended, Node, NodeError, Options};

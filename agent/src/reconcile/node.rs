@@ -26,8 +26,8 @@ use towpath_render::rendering::Inputs;
 
 use super::{
     Handle, Queue,
+    adoption::NotFollowed,
     conditions::{self, Input, State, Trouble},
-    follow::Unfollowed,
     others::Shown,
     pass::{self, ComputedCache, Coordination, Machine, Outcome, Pass, PassOutcome},
     poller::{Polled, Poller, jittered},
@@ -35,6 +35,7 @@ use super::{
     settled::SettledPass,
     sources::Sources,
     speech::Speech,
+    waiting::{LackingWait, Retry},
 };
 use crate::{
     config::Settings,
@@ -98,8 +99,12 @@ pub struct Node {
     pub(super) state: State,
     pub(super) revision: Option<Arc<Revision>>,
     pub(super) rejected: BTreeSet<BTreeMap<String, String>>,
-    /// The generation to which this node did not follow the others, and why.
-    pub(super) unfollowed: Option<(u64, Unfollowed)>,
+    /// The record of acceptance that this node does not follow, and why.
+    pub(super) unfollowed: Option<NotFollowed>,
+    /// The wait for what that record lacks.
+    pub(super) lacking: LackingWait,
+    /// The next look at what an error has held up.
+    retry: Retry,
     computed: ComputedCache,
     pub(super) settled: Option<SettledPass>,
     /// Whether the journal has a settled pass.
@@ -178,6 +183,7 @@ impl Node {
             Some(Arc::clone(&fleet)),
         );
         handle.introduce(speech.keys(), speech.life(), store.shared() && !speech.is_certified());
+        handle.set_warnings(settings.warnings.clone());
         let state: State = journal.get("state")?.unwrap_or_default();
         let books: Vec<pb::TaskBookStatus> = journal.get("books")?.unwrap_or_default();
         handle.set_state(&state);
@@ -192,6 +198,8 @@ impl Node {
             state,
             rejected,
             unfollowed: None,
+            lacking: LackingWait::default(),
+            retry: Retry::default(),
             handle,
             machine,
             journal,
@@ -297,9 +305,8 @@ impl Node {
             return Some(Outcome::Unchanged);
         }
         self.unsettle();
-        let fresh = self.state.applied.as_ref().is_none_or(|applied| applied.generation != revision.generation)
-            || !self.state.is_applied();
-        if fresh && self.state.attempted.as_ref().is_none_or(|attempted| attempted.generation != revision.generation) {
+        let fresh = !self.state.is_at(self.state.applied.as_ref()) || !self.state.is_applied();
+        if fresh && !self.state.is_at(self.state.attempted.as_ref()) {
             self.step(Input::Began);
             let mut changes = Changes::default();
             changes.put(
@@ -422,6 +429,7 @@ impl Node {
         // A first pass may take long, and is no start that has failed.
         alive("begins");
         self.advance();
+        self.note_errors();
         let mut next = self.clock.monotonic();
         let mut cause = "start";
         // Whether memory was used since it was last given back.
@@ -450,7 +458,8 @@ impl Node {
             if let Some(due) = self.fleet.due() {
                 next = next.min(due);
             }
-            let left = next.saturating_duration_since(self.clock.monotonic()).min(Duration::from_secs(10));
+            let wake_at = self.retry.due().map_or(next, |due| due.min(next));
+            let left = wake_at.saturating_duration_since(self.clock.monotonic()).min(Duration::from_secs(10));
             if used {
                 // What is next is far away, as far as an agent can know.
                 towpath_host::memory::give_back();
@@ -461,13 +470,15 @@ impl Node {
                 self.queue.poke(|wake| wake.stop = true);
                 break;
             }
-            if wake.moved || wake.poll || wake.accepted {
-                let before = self.state.accepted.generation;
+            let again = self.retry.due().is_some_and(|due| due <= self.clock.monotonic()) && self.store_answers();
+            if wake.moved || wake.poll || wake.accepted || again {
+                let before = self.state.accepted.clone();
                 self.advance();
-                if self.state.accepted.generation != before || !self.state.is_applied() {
+                if !self.state.is_at(Some(&before)) || !self.state.is_applied() {
                     (next, cause) = (self.clock.monotonic(), "news");
                 }
             }
+            self.note_errors();
             if self.made_way || wake.check || self.touched(&wake.touched) {
                 (next, cause) = (self.clock.monotonic(), "news");
             }
@@ -478,6 +489,20 @@ impl Node {
             self.fleet.leave();
             self.handle.leave_gossip();
         }
+    }
+
+    /// Plans the next look where an error holds up what nodes agree on: nothing reports its end.
+    fn note_errors(&mut self) {
+        // What this node's own settings keep from going on needs a restart.
+        let passing = |key: &&str| self.state.troubles.get(*key).is_some_and(|trouble| trouble.reason != "Refused");
+        let failing = ["node store", "node accepted"].iter().any(passing);
+        self.retry.noted(failing, self.clock.monotonic());
+    }
+
+    /// Whether the data store answers: before that, looking at the sources again leads nowhere.
+    fn store_answers(&self) -> bool {
+        let away = self.state.troubles.contains_key("node store");
+        !away || towpath_coordination::accept::answers(self.store.as_ref())
     }
 
     fn watch_files(&self, watch: Option<&mut FileWatch>) {

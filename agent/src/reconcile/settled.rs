@@ -23,6 +23,7 @@ const KEY: &str = "settled";
 #[derive(Debug)]
 pub(super) struct SettledPass {
     generation: u64,
+    commits: BTreeMap<String, String>,
     /// The facts that were read, as they were.
     facts: BTreeMap<String, Value>,
     checks: Vec<Settled>,
@@ -44,9 +45,9 @@ struct Record {
 impl Node {
     /// Whether all that the last pass found in order still is, by the same facts: then there is nothing to render.
     pub(super) fn nothing_moved(&self, revision: &Revision) -> bool {
-        let Some(settled) = self.settled.as_ref().filter(|settled| settled.generation == revision.generation) else {
-            return false;
-        };
+        let same =
+            |settled: &&SettledPass| settled.generation == revision.generation && settled.commits == revision.commits;
+        let Some(settled) = self.settled.as_ref().filter(same) else { return false };
         self.state.is_applied()
             && self.state.troubles.is_empty()
             && !self.fleet.owes()
@@ -109,7 +110,8 @@ impl Node {
         let facts: BTreeMap<String, Value> =
             names.into_iter().filter_map(|name| Some((name.clone(), facts.get(&name)?.clone()))).collect();
         self.keep_settled(revision, outcome, &facts, &checks);
-        self.settled = Some(SettledPass { generation: revision.generation, facts, checks });
+        let commits = revision.commits.clone();
+        self.settled = Some(SettledPass { generation: revision.generation, commits, facts, checks });
     }
 
     /// Writes it down, where all of it can be: for the next agent that starts.

@@ -122,14 +122,6 @@ pub(super) fn invalid(source: &Source, errors: &[Problem]) -> Trouble {
     )
 }
 
-/// A URL without a password.
-pub(super) fn shown_url(url: &str) -> String {
-    match (url.split_once("://"), url.rsplit_once('@')) {
-        (Some((scheme, _)), Some((_, host))) => format!("{scheme}://{host}"),
-        _ => url.to_owned(),
-    }
-}
-
 /// A full or read-only disk behind another error.
 fn disk_in(error: &SourceError) -> Option<&'static str> {
     let mut at: Option<&dyn std::error::Error> = Some(error);

@@ -41,9 +41,6 @@ pub(super) struct Guard {
     pub(super) commit: String,
     #[serde(default)]
     pub(super) tag: Option<String>,
-    /// Under which rules the commit was verified: stricter ones judge it again.
-    #[serde(default)]
-    verified: String,
 }
 
 /// Where a source stands and where it may go.
@@ -110,21 +107,25 @@ impl Sources {
         Mirror::new(source.git.clone(), &self.folder)
     }
 
+    /// The sources that a revision names beside those of the bootstrap file.
+    pub(super) fn further(&self, set: &ObjectSet) -> Vec<Source> {
+        further_sources(set, &self.first)
+    }
+
     /// The mirrors of all sources of a revision.
     pub(super) fn mirrors(&self, set: &ObjectSet) -> BTreeMap<String, Arc<Mirror>> {
-        let further = further_sources(set, &self.first);
+        let further = self.further(set);
         let all = self.first.iter().chain(&further);
         all.map(|source| (source.git.name.clone(), Arc::new(self.mirror(source)))).collect()
     }
 
-    /// Whether every source still is at what was accepted of it, and was verified by the rules that hold now.
+    /// Whether every source still is at what was accepted of it.
     pub(super) fn unmoved(&self, journal: &Journal, accepted: &BTreeMap<String, String>) -> bool {
         accepted.len() == self.first.len()
             && self.first.iter().all(|source| {
                 let name = &source.git.name;
                 let guard: Option<Guard> = journal.get(&format!("guard/{name}")).ok().flatten();
-                let known =
-                    guard.is_some_and(|guard| guard.origin == origin(source) && guard.verified == rules(source));
+                let known = guard.is_some_and(|guard| guard.origin == origin(source));
                 known && self.mirror(source).poll().is_ok_and(|head| accepted.get(name) == Some(&head))
             })
     }
@@ -321,10 +322,9 @@ impl Sources {
             tag.clone_from(&guard?.tag);
             return self.stay(&mirror, source, accepted, looked);
         }
-        let judged = guard.as_ref().is_some_and(|guard| {
-            guard.commit == fetched.commit && guard.tag == fetched.tag && guard.verified == rules(source)
-        });
-        let verified = if judged { Ok(None) } else { mirror.verify_head(floor.as_deref(), &fetched, now) };
+        // What is accepted stays so, whatever the rules are now: they judge the next head, and the next tag.
+        let accepted = guard.as_ref().is_some_and(|guard| guard.commit == fetched.commit && guard.tag == fetched.tag);
+        let verified = if accepted { Ok(None) } else { mirror.verify_head(floor.as_deref(), &fetched, now) };
         match verified {
             Ok(_) => {}
             Err(VerifyError::Unverified(why)) => {
@@ -456,7 +456,7 @@ impl Sources {
                     self.mirror(source).tag_of(floor, commit, now).ok().flatten()
                 }
             };
-            let guard = Guard { origin: origin(source), commit: commit.clone(), tag, verified: rules(source) };
+            let guard = Guard { origin: origin(source), commit: commit.clone(), tag };
             changes.put(format!("guard/{name}"), &guard);
         }
     }
@@ -493,7 +493,7 @@ impl Sources {
                     }
                     Err(error) => failed.push(Problem {
                         source: String::new(),
-                        file: source_trouble::shown_url(&wanted.url),
+                        file: towpath_git::shown_url(&wanted.url),
                         line: 1,
                         column: 1,
                         message: format!("the include can't be fetched: {}", chain(&error)),
@@ -561,11 +561,6 @@ impl Looked {
     }
 }
 
-/// Under which rules a source's commits are verified.
-fn rules(source: &Source) -> String {
-    format!("{:?}", source.git.verify)
-}
-
 pub(super) fn origin(source: &Source) -> String {
     format!("{} {:?}", source.git.url, source.git.reference)
 }
@@ -592,7 +587,9 @@ pub fn bad_sources(set: &ObjectSet) -> Vec<Problem> {
         for (index, written) in config.sources.iter().enumerate() {
             if let Err(finding) = config::source(written) {
                 let place = object.place.key("spec").key("sources").index(index);
-                problems.push(place.problem(finding, towpath_render::document::At::Value));
+                let mut problem = place.problem(finding, towpath_render::document::At::Value);
+                problem.excerpt = towpath_git::without_secrets(&problem.excerpt);
+                problems.push(problem);
             }
         }
     }

@@ -123,7 +123,7 @@ impl Events {
     }
 }
 
-/// An error with its causes, each once.
+/// An error with its causes, each once. URLs in them are shown without user, password and query.
 pub fn chain(error: &dyn std::error::Error) -> String {
     let mut text = error.to_string();
     let mut cause = error.source();
@@ -135,5 +135,5 @@ pub fn chain(error: &dyn std::error::Error) -> String {
         }
         cause = inner.source();
     }
-    text
+    towpath_git::without_secrets(&text)
 }

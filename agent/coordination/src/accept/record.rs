@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
-use super::{AcceptError, Table};
+use super::{AcceptError, Link, Table};
 
 /// The version of the records that this agent writes and understands.
 pub const SCHEMA: u32 = 1;
@@ -19,8 +19,10 @@ pub struct Accepted {
     pub generation: u64,
     /// Its commits, by source.
     pub commits: BTreeMap<String, String>,
-    /// The generation that it came from: not the one before it, where that does not verify for who accepted this one.
+    /// The number of the acceptance that it replaced: always its own number less one.
     pub parent: u64,
+    /// The link of that acceptance. `None` for generation 1.
+    pub before: Option<Link>,
     /// The first source, the cluster and the store, written down with generation 1.
     pub origin: String,
     /// How strictly the first source was verified then: a node that asks for less accepts nothing.
@@ -67,10 +69,24 @@ pub struct Origin {
 }
 
 impl Accepted {
-    /// The digest of the record, by which nodes tell one another of it.
-    pub fn digest(&self) -> String {
+    /// The record's link in the chain of acceptances.
+    pub fn link(&self) -> Link {
         use sha2::Digest as _;
-        hex::encode(&sha2::Sha256::digest(serde_json::to_vec(self).unwrap_or_default())[..16])
+        // The chain has these in fields of their own, or leaves them out.
+        let body = Self { generation: 0, parent: 0, before: None, by: String::new(), ..self.clone() };
+        let body = serde_json::to_vec(&body).unwrap_or_default();
+        Link {
+            generation: self.generation,
+            parent: self.parent,
+            parent_digest: self.before.as_ref().map(Link::digest).unwrap_or_default(),
+            body: hex::encode(&sha2::Sha256::digest(body)[..16]),
+            by: self.by.clone(),
+        }
+    }
+
+    /// The digest of the record, by which nodes name it to one another.
+    pub fn digest(&self) -> String {
+        self.link().digest()
     }
 
     /// Reads a record and its table as another node has sent them; None where they are not what was told of.
@@ -85,9 +101,6 @@ impl Accepted {
     /// # Errors
     /// Why it must not.
     pub fn admits(&self, ours: &Origin) -> Result<(), AcceptError> {
-        if self.generation > u64::MAX / 2 {
-            return Err(AcceptError::Unreadable(format!("generation {} is out of all bounds", self.generation)));
-        }
         if self.schema > SCHEMA {
             return Err(AcceptError::TooOld(self.schema));
         }

@@ -1,6 +1,6 @@
 //! What came with an acceptance beside its record.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use serde::{Deserialize, Serialize};
 
@@ -31,13 +31,35 @@ pub struct BookEntry {
     pub since: u64,
 }
 
+/// What a node makes of the commits that another node has accepted, and what it has on its own disk.
+#[derive(Debug, Clone, Copy)]
+pub struct Made<'a> {
+    /// The digests of the coordinated books.
+    pub digests: &'a BTreeMap<String, String>,
+    /// The objects, by `Kind/namespace/name`.
+    pub objects: &'a BTreeSet<String>,
+    /// The node's own acceptance.
+    pub disk: &'a Accepted,
+    /// The table that came with it.
+    pub disk_table: &'a Table,
+}
+
 /// The largest page of a table.
 const PAGE: usize = 64 << 10;
 
 impl Table {
     /// The table of a generation: what did not change is as it was since its own.
     pub(super) fn next(&self, generation: u64, proposal: &Proposal<'_>) -> Self {
-        let Proposal { digests, joined, objects, .. } = *proposal;
+        self.following(generation, proposal.digests, proposal.joined, proposal.objects)
+    }
+
+    fn following(
+        &self,
+        generation: u64,
+        digests: &BTreeMap<String, String>,
+        joined: &[String],
+        objects: &BTreeSet<String>,
+    ) -> Self {
         // What was gone and is back is born again.
         let birth = |object: &String| self.births.get(object).copied().unwrap_or(generation);
         let births = objects.iter().map(|object| (object.clone(), birth(object))).collect();
@@ -54,6 +76,38 @@ impl Table {
             .map(|since| (since, self.joined.get(&since).cloned().unwrap_or_else(|| joined.to_vec())))
             .collect();
         Self { books, joined, births }
+    }
+
+    /// Checks a table that another node has made against what this node makes of the same commits.
+    ///
+    /// # Errors
+    /// What differs.
+    pub fn check(&self, accepted: &Accepted, made: &Made<'_>) -> Result<(), String> {
+        let Made { digests, objects, disk, disk_table } = *made;
+        let generation = accepted.generation;
+        let differs = |what: &str| Err(format!("its table says something else than its commits about {what}"));
+        if !self.books.iter().map(|(id, book)| (id, &book.digest)).eq(digests) {
+            return differs("which books are coordinated, and what they contain");
+        }
+        if !self.births.keys().eq(objects.iter()) {
+            return differs("which objects there are");
+        }
+        let since: BTreeSet<u64> = self.books.values().map(|book| book.since).collect();
+        if !self.joined.keys().eq(since.iter()) {
+            return differs("the generations that its books are the same since");
+        }
+        let numbers = since.iter().chain(self.births.values());
+        if numbers.into_iter().any(|number| *number == 0 || *number > generation) {
+            return differs("a generation that has not been");
+        }
+        // Where it goes on from the table that this node has, everything but who had joined is known.
+        if accepted.parent == disk.generation && accepted.table_before == disk.table {
+            let joined = self.joined.get(&generation).map(Vec::as_slice).unwrap_or_default();
+            if disk_table.following(generation, digests, joined, objects) != *self {
+                return differs("the generations that its books and objects are the same since");
+            }
+        }
+        Ok(())
     }
 
     fn bytes(&self) -> Vec<u8> {
@@ -107,5 +161,42 @@ pub fn joined(store: &dyn Store) -> Result<Vec<String>, StoreError> {
         if !read.more {
             return Ok(names);
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn table_that_differs_from_its_commits_is_refused() {
+        let digests = BTreeMap::from([("n/a".to_owned(), "1".to_owned()), ("n/b".to_owned(), "2".to_owned())]);
+        let objects = BTreeSet::from(["TaskBook/n/a".to_owned(), "TaskBook/n/b".to_owned()]);
+        let old = BTreeMap::from([("n/a".to_owned(), "1".to_owned()), ("n/b".to_owned(), "0".to_owned())]);
+        let disk_table = Table::default().following(4, &old, &["x".to_owned()], &objects);
+        let disk = Accepted { generation: 4, table: disk_table.digest(), ..Accepted::default() };
+        let accepted = Accepted { generation: 5, parent: 4, table_before: disk.table.clone(), ..Accepted::default() };
+        let good = disk_table.following(5, &digests, &["x".to_owned(), "y".to_owned()], &objects);
+        let made = Made { digests: &digests, objects: &objects, disk: &disk, disk_table: &disk_table };
+        assert_eq!(good.check(&accepted, &made), Ok(()));
+        type Change = fn(&mut Table);
+        let changes: [(&str, Change); 7] = [
+            ("another digest", |table| table.books.get_mut("n/a").unwrap().digest = "9".into()),
+            ("a book less", |table| drop(table.books.remove("n/a"))),
+            ("a restart of a run", |table| table.books.get_mut("n/a").unwrap().since = 5),
+            ("a run that is not begun", |table| table.books.get_mut("n/b").unwrap().since = 4),
+            ("a generation to come", |table| table.books.get_mut("n/a").unwrap().since = u64::MAX),
+            ("an object less", |table| drop(table.births.pop_first())),
+            ("another birth", |table| drop(table.births.insert("TaskBook/n/a".into(), 3))),
+        ];
+        for (name, change) in changes {
+            let mut table = good.clone();
+            change(&mut table);
+            assert!(table.check(&accepted, &made).is_err(), "{name}");
+        }
+        // From another table only the form is known.
+        let elsewhere = Accepted { table_before: "other".into(), ..accepted };
+        assert_eq!(good.check(&elsewhere, &made), Ok(()));
+        assert!(Table::default().check(&elsewhere, &made).is_err());
     }
 }

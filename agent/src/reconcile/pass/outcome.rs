@@ -76,7 +76,10 @@ impl TaskOutcome {
     /// Adds what there is to say.
     #[must_use]
     pub fn say(mut self, message: impl Into<String>) -> Self {
-        self.message = Some(message.into());
+        let message = message.into();
+        // What failed may name the URL that it asked.
+        let failed = self.outcome == Outcome::Failed;
+        self.message = Some(if failed { towpath_git::without_secrets(&message) } else { message });
         self
     }
 

@@ -1,0 +1,285 @@
+//! The chain of acceptances: each record carries the link of the one before it, and the store keeps the links of the
+//! last generations.
+//!
+//! Any node may write the record of acceptance, so its number proves nothing by itself. A node follows a number only
+//! where the links lead from it to the node's own generation, one by one, or where it has been away for longer than the
+//! store keeps links (P138).
+
+use std::collections::BTreeMap;
+
+use serde::{Deserialize, Serialize};
+use sha2::{Digest as _, Sha256};
+
+use super::{Accepted, SCHEMA};
+use crate::{
+    keys,
+    store::{Op, Page, Row, Store, StoreError},
+};
+
+/// How many links the store keeps.
+pub const KEPT: u64 = 1000;
+
+/// The highest number that a record may have to which no chain leads from the node's own generation. Above it are more
+/// numbers than acceptances can ever use, so no record can exhaust them. JSON readers keep integers exact up to here.
+pub const FARTHEST: u64 = 1 << 53;
+
+/// What the chain keeps of one acceptance.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, rename_all = "camelCase")]
+pub struct Link {
+    /// The number of the revision.
+    pub generation: u64,
+    /// The number of the acceptance before it.
+    pub parent: u64,
+    /// The digest of that acceptance's link. Empty for the first one.
+    pub parent_digest: String,
+    /// The digest of everything else in the record but its signer.
+    pub body: String,
+    /// The node that accepted it.
+    pub by: String,
+}
+
+impl Link {
+    /// The digest of the acceptance. The signer is not part of it: two nodes that accept the same, or one that puts
+    /// back what another has accepted, make the same acceptance.
+    pub fn digest(&self) -> String {
+        let mut hash = Sha256::new();
+        for part in [
+            self.generation.to_be_bytes().as_slice(),
+            &self.parent.to_be_bytes(),
+            self.parent_digest.as_bytes(),
+            self.body.as_bytes(),
+        ] {
+            hash.update((part.len() as u64).to_be_bytes());
+            hash.update(part);
+        }
+        hex::encode(&hash.finalize()[..16])
+    }
+
+    /// Sets the link in the store.
+    pub(super) fn put(&self) -> Option<Op> {
+        let bytes = serde_json::to_vec(self).ok().filter(|_| self.generation > 0)?;
+        Some(Op::put(keys::link(self.generation), bytes))
+    }
+}
+
+/// How a record of the store relates to the acceptance that a node has on its disk.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Standing {
+    /// There is none.
+    Nothing,
+    /// It is the node's own.
+    Own,
+    /// Its number is lower than the node's own.
+    Older,
+    /// The chain leads from it to the node's own generation.
+    Sound,
+    /// The node's own generation is older than the kept chain.
+    Apart,
+    /// It is not a valid acceptance, for the reason given: it gives no number, and may be written over.
+    Void(String),
+}
+
+/// Judges a record by its chain.
+pub(super) fn standing(record: &Accepted, links: &BTreeMap<u64, Link>, disk: &Accepted) -> Standing {
+    if record.generation == disk.generation && record.digest() == disk.digest() {
+        return Standing::Own;
+    }
+    if let Some(why) = malformed(record, disk) {
+        return Standing::Void(why);
+    }
+    let own = disk.generation;
+    if record.generation < own {
+        return Standing::Older;
+    }
+    let mut lowest = record.link();
+    let mut below = record.before.clone();
+    while let Some(link) = below {
+        // A link with another number, or another content than its successor names, is not part of the chain.
+        let fits = lowest.generation.checked_sub(1) == Some(link.generation)
+            && lowest.parent == link.generation
+            && lowest.parent_digest == link.digest();
+        if !fits {
+            break;
+        }
+        lowest = link;
+        if lowest.generation <= own {
+            break;
+        }
+        below = lowest.generation.checked_sub(1).and_then(|number| links.get(&number)).cloned();
+    }
+    if lowest.parent <= own {
+        return Standing::Sound;
+    }
+    let kept = links.get(&own).is_some_and(|link| own > 0 && link.digest() == disk.digest());
+    if kept {
+        return Standing::Void(format!(
+            "no chain of acceptances leads from generation {} to {own}, which the store still keeps",
+            record.generation
+        ));
+    }
+    if record.generation > FARTHEST {
+        return Standing::Void(format!("its number {} is above {FARTHEST}", record.generation));
+    }
+    Standing::Apart
+}
+
+/// Why a record can't be an acceptance, whatever came before it.
+fn malformed(record: &Accepted, disk: &Accepted) -> Option<String> {
+    let Accepted { generation, parent, .. } = *record;
+    if generation == 0 || parent.checked_add(1) != Some(generation) {
+        return Some(format!("its number is {generation}, and its parent's is {parent}"));
+    }
+    let before = record.before.as_ref();
+    if parent > 0 && before.is_none_or(|link| link.generation != parent || link.parent.checked_add(1) != Some(parent)) {
+        return Some(format!("it does not carry the link of generation {parent}, its parent"));
+    }
+    if record.schema <= SCHEMA
+        && let Some((source, commit)) = record.commits.iter().find(|(_, commit)| !is_commit_id(commit))
+    {
+        return Some(format!("its commit {commit:?} of the source {source:?} is not a commit id"));
+    }
+    // Generation 1 fixed these, and each acceptance repeats them (P18).
+    let other = disk.generation > 0
+        && !disk.origin.is_empty()
+        && (record.origin != disk.origin || record.verify != disk.verify);
+    other.then(|| "it names another first source, or another verify.mode, than the generations before it".to_owned())
+}
+
+fn is_commit_id(text: &str) -> bool {
+    matches!(text.len(), 40 | 64) && text.bytes().all(|byte| matches!(byte, b'0'..=b'9' | b'a'..=b'f'))
+}
+
+/// Reads the links that connect a record with a node's own generation: at most as many as are kept.
+pub(super) fn links(store: &dyn Store, record: &Accepted, own: u64) -> Result<BTreeMap<u64, Link>, StoreError> {
+    let mut links = BTreeMap::new();
+    // The record itself carries the link of its parent.
+    if record.parent <= own {
+        return Ok(links);
+    }
+    let lowest = own.max(record.generation.saturating_sub(KEPT + 1));
+    let mut page = Page { after: Some(keys::link(lowest.saturating_sub(1))), ..Page::default() };
+    loop {
+        let read = store.read(keys::LINKS, &page)?;
+        page.after = read.rows.last().map(|row| row.key.clone());
+        let before = links.len();
+        links.extend(read.rows.iter().filter_map(read_link).filter(|(number, _)| *number < record.generation));
+        let past = links.len() == before || links.len() as u64 > KEPT;
+        if !read.more || past {
+            break;
+        }
+    }
+    if own > 0 && lowest > own {
+        let read = store.read(&keys::link(own), &Page { after: None, limit: 1 })?;
+        links.extend(read.rows.iter().filter_map(read_link));
+    }
+    Ok(links)
+}
+
+fn read_link(row: &Row) -> Option<(u64, Link)> {
+    let number: u64 = row.key.strip_prefix(keys::LINKS)?.parse().ok()?;
+    let link: Link = serde_json::from_slice(&row.value).ok()?;
+    (link.generation == number).then_some((number, link))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn record(parent: &Accepted, commit: char) -> Accepted {
+        Accepted {
+            schema: SCHEMA,
+            generation: parent.generation + 1,
+            commits: BTreeMap::from([("fleet".to_owned(), commit.to_string().repeat(40))]),
+            parent: parent.generation,
+            before: (parent.generation > 0).then(|| parent.link()),
+            origin: "o".into(),
+            ..Accepted::default()
+        }
+    }
+
+    /// Records of so many generations, and their links.
+    fn history(count: usize) -> (Vec<Accepted>, BTreeMap<u64, Link>) {
+        let mut all = vec![Accepted::default()];
+        for _ in 0..count {
+            let next = record(&all[all.len() - 1], 'a');
+            all.push(next);
+        }
+        let links = all.iter().skip(1).map(|record| (record.generation, record.link())).collect();
+        (all, links)
+    }
+
+    #[test]
+    fn record_is_sound_if_its_chain_leads_to_the_own_generation() {
+        let (all, links) = history(9);
+        for own in 0..=8 {
+            assert_eq!(standing(&all[9], &links, &all[own]), Standing::Sound, "{own}");
+        }
+        assert_eq!(standing(&all[9], &links, &all[9]), Standing::Own);
+        assert_eq!(standing(&all[4], &links, &all[9]), Standing::Older);
+        assert_eq!(standing(&all[9], &BTreeMap::new(), &all[8]), Standing::Sound, "its parent needs no kept link");
+    }
+
+    #[test]
+    fn record_with_a_forged_number_is_void() {
+        let (all, links) = history(3);
+        let own = &all[3];
+        for number in [0, 3, 5, 1 << 40, FARTHEST, FARTHEST + 1, u64::MAX / 2, u64::MAX - 1, u64::MAX] {
+            let lazy = Accepted { generation: number, ..record(own, 'b') };
+            assert!(matches!(standing(&lazy, &links, own), Standing::Void(_)), "{number}");
+            // With a parent of the right number, made up.
+            let parent = Accepted { generation: number.saturating_sub(1), ..record(own, 'c') };
+            let parent = Accepted { parent: parent.generation.saturating_sub(1), ..parent };
+            let forged = Accepted { generation: number, ..record(&parent.clone(), 'b') };
+            let mut with_links = links.clone();
+            with_links.insert(parent.generation, parent.link());
+            let found = standing(&forged, &with_links, own);
+            let fits = number == 3 || number == 5;
+            assert_eq!(matches!(found, Standing::Void(_)), !fits, "{number}: {found:?}");
+        }
+    }
+
+    #[test]
+    fn record_beyond_the_kept_chain_stands_apart_up_to_a_bound() {
+        let (all, links) = history(30);
+        let kept: BTreeMap<u64, Link> = links.into_iter().filter(|(number, _)| *number > 20).collect();
+        assert_eq!(standing(&all[30], &kept, &all[5]), Standing::Apart);
+        assert_eq!(standing(&all[30], &kept, &all[20]), Standing::Sound);
+        let far = |number: u64| {
+            let parent = Accepted { generation: number - 1, parent: number - 2, ..Accepted::default() };
+            record(&parent, 'a')
+        };
+        assert_eq!(standing(&far(FARTHEST), &kept, &all[5]), Standing::Apart);
+        assert!(matches!(standing(&far(FARTHEST + 1), &kept, &all[5]), Standing::Void(_)));
+        // Whoever is there already can go on, one by one.
+        let at_bound = far(FARTHEST + 1);
+        assert_eq!(standing(&record(&at_bound, 'b'), &kept, &at_bound), Standing::Sound);
+    }
+
+    #[test]
+    fn gap_in_the_kept_chain_is_void_for_those_whose_link_is_kept() {
+        let (all, mut links) = history(9);
+        links.remove(&6);
+        assert!(matches!(standing(&all[9], &links, &all[4]), Standing::Void(_)));
+        assert_eq!(standing(&all[9], &links, &all[7]), Standing::Sound);
+        let (all, mut links) = history(9);
+        links.get_mut(&6).unwrap().body = "other".into();
+        assert!(matches!(standing(&all[9], &links, &all[4]), Standing::Void(_)), "a link with another content");
+    }
+
+    #[test]
+    fn record_with_another_origin_or_no_commit_id_is_void() {
+        let (all, links) = history(1);
+        let next = record(&all[1], 'b');
+        assert_eq!(standing(&next, &links, &all[1]), Standing::Sound);
+        for (source, commit) in [("fleet", "main"), ("fleet", ""), ("fleet", "fff"), ("other", "../../../x")] {
+            let commits = BTreeMap::from([(source.to_owned(), commit.to_owned())]);
+            let forged = Accepted { commits, ..next.clone() };
+            assert!(matches!(standing(&forged, &links, &all[1]), Standing::Void(_)), "{commit}");
+        }
+        let origin = Accepted { origin: "elsewhere".into(), ..next.clone() };
+        assert!(matches!(standing(&origin, &links, &all[1]), Standing::Void(_)));
+        let stricter = Accepted { verify: super::super::Strictness::Range, ..next };
+        assert!(matches!(standing(&stricter, &links, &all[1]), Standing::Void(_)));
+    }
+}

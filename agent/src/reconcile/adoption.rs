@@ -1,0 +1,206 @@
+//! Adopting what other nodes have accepted: which record counts, and what this node has to say of one that does not.
+
+use std::{path::Path, sync::Arc};
+
+use towpath_coordination::{
+    Accepted,
+    accept::{self, Found, Made, Rejected, Standing, Table},
+    gossip::Wanted,
+};
+use towpath_host::journal::{Acceptance, Changes};
+
+use super::{
+    advance::object_ids,
+    conditions::{Input, Trouble},
+    follow::{Lacking, Unfollowed},
+    node::Node,
+    revision::Revision,
+    runs,
+};
+
+/// A record of the store that this node does not follow, and why.
+#[derive(Debug, Clone)]
+pub(super) struct NotFollowed {
+    why: Unfollowed,
+    record: Rejected,
+}
+
+impl NotFollowed {
+    /// Whether the node proposes nothing as long as this is so: what it has may be older than what the others have
+    /// agreed on.
+    pub(super) fn blocks(&self) -> bool {
+        !matches!(self.why, Unfollowed::Rejected(_) | Unfollowed::Void(_))
+    }
+
+    /// The record, if this node may write over it.
+    pub(super) fn rejected(&self) -> Option<&Rejected> {
+        (!self.blocks()).then_some(&self.record)
+    }
+}
+
+impl Node {
+    /// Follows what others have accepted, where that is newer than what this node has.
+    pub(super) fn adopt(&mut self) {
+        if !self.store.shared() {
+            return;
+        }
+        let disk = self.accepted();
+        let before = self.fleet.known();
+        let found = match accept::current(self.store.as_ref(), &disk) {
+            Ok(found) => found,
+            Err(error) => return self.store_failed(&error),
+        };
+        self.fleet.seen(before, found.revision);
+        self.step(Input::Own("store", None));
+        if self.fleet.owes() {
+            // What this node had written is written anew: nothing that went by it is settled.
+            self.unsettle();
+            self.told_others = None;
+        }
+        let disk = if self.adopt_from_peers(&disk, found.record.generation) { self.accepted() } else { disk };
+        let why = self.adopt_found(&disk, &found);
+        self.note_unfollowed(&found, why);
+    }
+
+    /// Follows the record of the store. Returns why not.
+    fn adopt_found(&mut self, disk: &Accepted, found: &Found) -> Option<Unfollowed> {
+        match &found.standing {
+            Standing::Nothing | Standing::Own | Standing::Older => None,
+            // A peer may have given a newer one meanwhile.
+            _ if found.record.generation < disk.generation => None,
+            Standing::Void(why) if disk.generation == 0 => {
+                Some(Unfollowed::Missing { why: why.clone(), answered: true, what: Lacking::Record })
+            }
+            Standing::Void(why) => Some(Unfollowed::Void(why.clone())),
+            Standing::Sound | Standing::Apart => self.take_over(disk, &found.record, None).err(),
+        }
+    }
+
+    /// Turns a wait that is over into a rejection, and shows why a record is not followed.
+    fn note_unfollowed(&mut self, found: &Found, why: Option<Unfollowed>) {
+        let why = match why {
+            Some(Unfollowed::Missing { why, answered, what }) => {
+                let over = self.lacking.look(&found.id, what, answered, self.clock.monotonic());
+                Some(match (over, what) {
+                    (false, _) => Unfollowed::Missing { why, answered, what },
+                    (true, Lacking::Record) => Unfollowed::Void(why),
+                    (true, Lacking::Commit) => {
+                        Unfollowed::Rejected(format!("for 10 minutes neither git nor another node gave it: {why}"))
+                    }
+                    (true, Lacking::Table) => Unfollowed::Rejected(why),
+                })
+            }
+            other => {
+                self.lacking.end();
+                other
+            }
+        };
+        let Accepted { generation, by, .. } = &found.record;
+        let what = |why: &str| format!("generation {generation} was accepted by {by}: {why}");
+        let stays = "this node stays at its last good revision, and replaces the record with the next commit";
+        let (behind, rejected) = match &why {
+            None => (None, None),
+            Some(Unfollowed::Behind(why) | Unfollowed::Missing { why, .. }) => {
+                (Some(Trouble::new("Progressing", what(why))), None)
+            }
+            Some(Unfollowed::Refused(why)) => {
+                (Some(Trouble::new("Refused", format!("{why}; until then this node accepts nothing"))), None)
+            }
+            Some(Unfollowed::Rejected(why)) => {
+                (None, Some(Trouble::new("RejectedLocally", format!("{}; {stays}", what(why)))))
+            }
+            Some(Unfollowed::Void(why)) => {
+                let message = format!(
+                    "ignored the record of acceptance that {by} has written, which is void: {why}; nodes write their own over it"
+                );
+                (None, Some(Trouble::new("RejectedLocally", message)))
+            }
+        };
+        // Only the number of a record to which the chain leads counts.
+        let counts = found.standing == Standing::Sound;
+        self.unfollowed = why.map(|why| NotFollowed { why, record: Rejected { id: found.id.clone(), counts } });
+        self.step(Input::Own("accepted", behind));
+        self.step(Input::RejectedLocally(rejected));
+    }
+
+    /// Follows an acceptance that other nodes have and the data store does not: it has gone back, or hides it. What can't
+    /// be followed holds nothing up: the store does not have it. Returns whether there was one to follow.
+    fn adopt_from_peers(&mut self, disk: &Accepted, stored: u64) -> bool {
+        let Some((record, table)) = self.newer_of_peers(stored.max(disk.generation)) else { return false };
+        let why = match accept::told(&record, disk) {
+            Standing::Sound | Standing::Apart => self.take_over(disk, &record, Some(table)).err(),
+            other => Some(Unfollowed::Void(format!("{other:?}"))),
+        };
+        if let Some(why) = &why {
+            tracing::warn!(
+                generation = record.generation,
+                by = record.by,
+                ?why,
+                "ignored an acceptance that other nodes announce and the data store does not have"
+            );
+        }
+        why.is_none()
+    }
+
+    /// An acceptance above a number that another node announces and gives.
+    fn newer_of_peers(&self, known: u64) -> Option<(Accepted, Table)> {
+        let gossip = self.handle.shared.gossip.get()?;
+        let told = gossip.announced();
+        if told.generation <= known {
+            return None;
+        }
+        let asked = gossip.ask(&told.by, |peers, node, address| {
+            let (record, table) = peers.acceptance(node, address)?;
+            Accepted::told(&record, &table, &told.digest).ok_or_else(|| "it goes by another one".into())
+        });
+        asked
+            .inspect_err(|why| {
+                tracing::warn!(
+                    generation = told.generation,
+                    "nodes announce a generation that the data store does not have, and none shows it: {why}"
+                )
+            })
+            .ok()
+    }
+
+    fn take_over(&mut self, disk: &Accepted, current: &Accepted, table: Option<Table>) -> Result<(), Unfollowed> {
+        let behind = |why: String| Unfollowed::Behind(why);
+        current.admits(&self.origin()).map_err(|error| Unfollowed::Refused(error.to_string()))?;
+        let table = match table {
+            Some(table) => table,
+            None => accept::table_of(self.store.as_ref(), current)
+                .map_err(|error| behind(error.to_string()))?
+                .ok_or_else(|| {
+                    let why = "its table is not in the data store".to_owned();
+                    Unfollowed::Missing { why, answered: true, what: Lacking::Table }
+                })?,
+        };
+        let peers = |wanted: &Wanted, into: &Path| match self.handle.shared.gossip.get() {
+            Some(gossip) => gossip.ask(&current.by, |peers, node, address| peers.pack(node, address, wanted, into)),
+            None => Err("nodes do not speak to one another here (tls and listen.api)".into()),
+        };
+        let now = self.clock.wall();
+        let looked = self.sources.follow(&self.journal, &disk.commits, &current.commits, now, &peers)?;
+        let Some(set) = looked.set.clone() else {
+            let first = looked.problems.first().map(ToString::to_string).unwrap_or_default();
+            return Err(Unfollowed::Rejected(format!("it can't be loaded here: {first}")));
+        };
+        let (digests, objects, disk_table) = (runs::digests(&set), object_ids(&set), self.table());
+        let made = Made { digests: &digests, objects: &objects, disk, disk_table: &disk_table };
+        table.check(current, &made).map_err(Unfollowed::Rejected)?;
+        tracing::info!(generation = current.generation, by = current.by, "adopted the revision of another node");
+        self.step(Input::Accepted(Acceptance {
+            generation: current.generation,
+            commits: current.commits.clone(),
+            at: self.state.looked,
+        }));
+        let mut changes = Changes::default();
+        changes.put("accepted", current);
+        changes.put("table", &table);
+        self.sources.remember(&looked, &current.commits, (&self.journal, now), &mut changes);
+        self.save(changes);
+        let revision = Revision::new(current.clone(), table, set, &self.settings.node);
+        self.show(Some(Arc::new(revision)));
+        Ok(())
+    }
+}
