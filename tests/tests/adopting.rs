@@ -1,0 +1,416 @@
+//! What one node writes into the record of acceptance, and what the others make of it: nodes of one process over one
+//! store, with a clock of the test. A third node signs what it should not, with a key that counts.
+
+use std::{
+    fs,
+    path::Path,
+    sync::{Arc, Mutex},
+    time::{Duration, Instant},
+};
+
+use serde_json::Value;
+use tempfile::TempDir;
+use tokio::sync::mpsc;
+use towpath_agent::{
+    config,
+    reconcile::{Node, Options},
+};
+use towpath_coordination::{
+    Accepted, LocalStore,
+    accept::{Table, current, table_of},
+    keys,
+    signed::{Notary, SignedStore},
+    store::{Change, LeaseId, Op, Outcome, Page, Read, Store, StoreError, Txn},
+};
+use towpath_host::{
+    Clock,
+    identity::{Bearer, Identity},
+};
+use towpath_tests::{
+    git::{Repository, SshSigner, change, git, one_file},
+    ok,
+};
+
+/// A store that counts as one of several processes.
+#[derive(Debug, Default)]
+struct Shared(LocalStore);
+
+impl Store for Shared {
+    fn read(&self, prefix: &str, page: &Page) -> Result<Read, StoreError> {
+        self.0.read(prefix, page)
+    }
+
+    fn watch(&self, prefix: &str, from: u64) -> Result<mpsc::UnboundedReceiver<Change>, StoreError> {
+        self.0.watch(prefix, from)
+    }
+
+    fn lease(&self, ttl: Duration) -> Result<LeaseId, StoreError> {
+        self.0.lease(ttl)
+    }
+
+    fn keep_alive(&self, lease: LeaseId) -> Result<(), StoreError> {
+        self.0.keep_alive(lease)
+    }
+
+    fn commit(&self, txn: &Txn) -> Result<Outcome, StoreError> {
+        self.0.commit(txn)
+    }
+}
+
+/// A clock that goes on when the test says so.
+#[derive(Debug)]
+struct TestClock(Instant, Mutex<Duration>);
+
+impl TestClock {
+    fn passed(&self) -> Duration {
+        *self.1.lock().unwrap()
+    }
+}
+
+impl Clock for TestClock {
+    fn wall(&self) -> i64 {
+        1_900_000_000_000 + i64::try_from(self.passed().as_millis()).unwrap()
+    }
+
+    fn monotonic(&self) -> Instant {
+        self.0 + self.passed()
+    }
+}
+
+/// Two honest nodes, n0 and n1, and the key of a third one, n2.
+struct Fleet {
+    folder: TempDir,
+    repository: Repository,
+    alice: SshSigner,
+    store: Arc<Shared>,
+    clock: Arc<TestClock>,
+    nodes: Vec<Node>,
+    /// The store through the key of n2.
+    insider: SignedStore,
+}
+
+impl Fleet {
+    /// A fleet that has accepted a first signed commit, with the tag v1. `source` is what stands below the source's URL.
+    fn new(source: &str) -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        let repository = one_file(folder.path());
+        let alice = SshSigner::new(folder.path(), "alice");
+        fs::write(folder.path().join("keys"), alice.line("")).unwrap();
+        let names =
+            ["n0", "n1", "n2"].map(|name| format!("metadata: {{apiVersion: v1alpha, kind: Node, name: {name}}}\n"));
+        repository.write("nodes.yaml", names.join("---\n"));
+        repository.write("slots.yaml", coordinated("one"));
+        let head = alice.commit(&repository, "one");
+        repository.push();
+        repository.git(&["push", "-q", "origin", "HEAD:refs/tags/v1"]);
+        let source = source.replace("PINNED", &head);
+        let store = Arc::<Shared>::default();
+        let clock = Arc::new(TestClock(Instant::now(), Mutex::default()));
+        let key = Identity::open(&folder.path().join("n2.key")).unwrap();
+        let notary = Notary::new("default".into(), "n2".into(), Bearer::Bare(Arc::new(key)), 1 << 60);
+        let insider = SignedStore::new(Arc::clone(&store) as Arc<dyn Store>, Arc::new(notary));
+        let mut fleet = Self { folder, repository, alice, store, clock, nodes: Vec::new(), insider };
+        for name in ["n0", "n1"] {
+            let node = fleet.open(name, &source);
+            fleet.nodes.push(node);
+        }
+        fleet.look(2);
+        assert_eq!(fleet.at(), [(1, head.clone()), (1, head)]);
+        fleet
+    }
+
+    /// A fleet whose commits must be signed.
+    fn signed() -> Self {
+        Self::new("branch: main, verify: {mode: range, keyFiles: [FOLDER/keys]}")
+    }
+
+    fn open(&self, name: &str, source: &str) -> Node {
+        let folder = self.folder.path().join(name);
+        fs::create_dir_all(folder.join("root")).unwrap();
+        let source = source.replace("FOLDER", &self.folder.path().display().to_string());
+        let text = format!(
+            "metadata: {{apiVersion: v1alpha, kind: Config}}\nspec:\n  node: {name}\n  root: {0}/root\n  stateDir: {0}/state\n  listen: {{socket: {0}/s}}\n  sources: [{{name: fleet, url: {1}, {source}}}]\n  dataStore: {{type: etcd, endpoints: [\"http://127.0.0.1:1\"]}}\n",
+            folder.display(),
+            self.repository.bare.display()
+        );
+        let file = folder.join("agent.yaml");
+        fs::write(&file, text).unwrap();
+        let settings = config::load(&file, name).unwrap();
+        let store = Arc::clone(&self.store) as Arc<dyn Store>;
+        let clock = Arc::clone(&self.clock) as Arc<dyn Clock>;
+        Node::open(Options { settings, store, clock, credentials: None }).unwrap()
+    }
+
+    /// Lets each node look so often, with 15 s between.
+    fn look(&mut self, times: usize) {
+        for _ in 0..times {
+            *self.clock.1.lock().unwrap() += Duration::from_secs(15);
+            for node in &mut self.nodes {
+                node.advance();
+            }
+        }
+    }
+
+    /// Generation and commit of each node.
+    fn at(&self) -> Vec<(u64, String)> {
+        let of = |node: &Node| {
+            let status = node.handle().status();
+            (status.generation, status.commits.get("fleet").cloned().unwrap_or_default())
+        };
+        self.nodes.iter().map(of).collect()
+    }
+
+    /// The reason of a condition of n1, where it holds.
+    fn reason(&self, kind: &str) -> Option<String> {
+        let status = self.nodes[1].handle().status();
+        let found = status.conditions.into_iter().find(|condition| condition.r#type == kind);
+        found.filter(|condition| condition.status).map(|condition| condition.reason)
+    }
+
+    /// Publishes a signed commit.
+    fn publish(&self, text: &str) -> String {
+        let head = self.alice.commit(&self.repository, text);
+        self.repository.push();
+        head
+    }
+
+    /// The record of the store, as it is read by anybody.
+    fn stored(&self) -> Accepted {
+        current(&self.insider, &Accepted::default()).unwrap().record
+    }
+
+    /// n2 signs a record.
+    fn forge(&self, record: &Value) {
+        let put = Op::put(keys::ACCEPTED, serde_json::to_vec(record).unwrap());
+        self.insider.commit(&Txn { then: vec![put], ..Txn::default() }).unwrap();
+    }
+
+    /// n2 signs a record that goes on from the one in the store, by the rules of the chain.
+    fn forge_next(&self, change: impl FnOnce(&mut Accepted)) {
+        let last = self.stored();
+        let mut next = Accepted {
+            generation: last.generation + 1,
+            parent: last.generation,
+            before: Some(last.link()),
+            by: "n2".into(),
+            ..last
+        };
+        change(&mut next);
+        self.forge(&serde_json::to_value(next).unwrap());
+    }
+
+    /// The fleet goes on: all nodes are at a new commit after a few looks, and the number has grown by at most so much.
+    fn goes_on(&mut self, text: &str, most: u64) {
+        let before = self.at()[0].0;
+        let head = self.publish(text);
+        self.look(4);
+        for (generation, commit) in self.at() {
+            assert_eq!(commit, head, "{text}");
+            assert!((before + 1..=before + most).contains(&generation), "{text}: {generation} after {before}");
+        }
+        assert_eq!(self.reason("Stalled"), None, "{text}");
+    }
+}
+
+fn coordinated(text: &str) -> String {
+    format!(
+        "metadata: {{apiVersion: v1alpha, kind: TaskBook, name: slots, namespace: app}}\nspec:\n  targets: {{nodes: [n0, n1]}}\n  rollout: {{serialize: {{count: 1}}}}\n  tasks:\n    - name: a\n      file: {{path: /slots, content: \"{text}\"}}\n"
+    )
+}
+
+fn commit_of(record: &mut Accepted, commit: &str) {
+    record.commits.insert("fleet".into(), commit.to_owned());
+}
+
+#[test]
+fn forged_generation_number_stops_no_fleet() {
+    let mut fleet = Fleet::signed();
+    let first = fleet.repository.head();
+    fleet.goes_on("two", 1);
+    let numbers = ["9223372036854775807", "9223372036854775808", "18446744073709551615", "9007199254740993", "1000000"];
+    let others = ["0", "-1", "1.5", "1e400", "null", "[]", "\"3\"", "18446744073709551616"];
+    for (round, number) in numbers.into_iter().chain(others).enumerate() {
+        let last = fleet.stored();
+        let head = last.commits["fleet"].clone();
+        for commit in [&first, &head] {
+            let text = serde_json::to_string(&last).unwrap();
+            let text =
+                text.replace(&format!("\"generation\":{}", last.generation), &format!("\"generation\":{number}"));
+            // serde_json would not make a value of some of these numbers: the record is signed as text.
+            let text = text.replace(&head, commit);
+            let forged: Value = serde_json::from_str(&text).unwrap_or_else(|_| serde_json::json!({ "generation": -1 }));
+            fleet.forge(&forged);
+            fleet.look(1);
+            assert_eq!(fleet.at()[1].1, head, "{number}");
+        }
+        fleet.goes_on(&format!("round {round}"), 1);
+    }
+    // With a parent to match, but no chain that leads there.
+    for number in [1_000_000, (1 << 53) + 1, u64::MAX / 2, u64::MAX] {
+        fleet.forge_next(|record| {
+            let parent = Accepted { generation: number - 1, parent: number - 2, ..record.clone() };
+            (record.generation, record.parent, record.before) = (number, number - 1, Some(parent.link()));
+        });
+        fleet.look(1);
+        fleet.goes_on(&number.to_string(), 1);
+    }
+}
+
+#[test]
+fn void_record_is_written_over_without_a_new_commit() {
+    let mut fleet = Fleet::signed();
+    let good = fleet.stored();
+    fleet.forge(&serde_json::json!({ "generation": u64::MAX, "commits": {} }));
+    fleet.look(1);
+    assert_eq!(fleet.stored().digest(), good.digest());
+    fleet.look(1);
+    assert_eq!(fleet.reason("Stalled"), None);
+}
+
+#[test]
+fn commit_that_nobody_has_is_rejected_after_ten_minutes_in_which_git_answers() {
+    let mut fleet = Fleet::signed();
+    let first = fleet.at();
+    fleet.forge_next(|record| commit_of(record, &"f".repeat(40)));
+    fleet.look(1);
+    assert_eq!((fleet.at(), fleet.reason("Reconciling").as_deref()), (first.clone(), Some("Progressing")));
+    // Half an hour without an answer rejects nothing.
+    let gone = fleet.repository.bare.with_extension("gone");
+    fs::rename(&fleet.repository.bare, &gone).unwrap();
+    fleet.look(120);
+    assert_eq!((fleet.at(), fleet.reason("Stalled")), (first.clone(), None));
+    fs::rename(&gone, &fleet.repository.bare).unwrap();
+    fleet.look(38);
+    assert_eq!(fleet.reason("Stalled"), None, "ten minutes are not over");
+    fleet.look(5);
+    assert_eq!(fleet.reason("Stalled").as_deref(), Some("RejectedLocally"));
+    assert_eq!(fleet.at(), first);
+    // The next commit has the number after the rejected one.
+    fleet.goes_on("two", 2);
+    assert_eq!(fleet.at()[0].0, 3);
+}
+
+#[test]
+fn rejection_ends_if_the_commit_appears() {
+    let mut fleet = Fleet::signed();
+    let late = fleet.alice.commit(&fleet.repository, "late");
+    fleet.forge_next(|record| {
+        commit_of(record, &late);
+        // As an honest node of another view makes it.
+        record.table_before = record.table.clone();
+    });
+    fleet.look(45);
+    assert_eq!(fleet.reason("Stalled").as_deref(), Some("RejectedLocally"));
+    fleet.repository.push();
+    fleet.look(2);
+    assert_eq!(fleet.reason("Stalled"), None);
+    assert!(fleet.at().iter().all(|(_, commit)| *commit == late), "{:?}", fleet.at());
+}
+
+#[test]
+fn record_that_goes_back_or_names_other_sources_is_rejected() {
+    let mut fleet = Fleet::signed();
+    let first = fleet.repository.head();
+    fleet.goes_on("two", 1);
+    type Change = fn(&mut Accepted, &str);
+    let changes: [(&str, Change); 7] = [
+        ("a rewind", |record, first| commit_of(record, first)),
+        ("a source that nobody knows", |record, first| drop(record.commits.insert("other".into(), first.into()))),
+        ("many sources", |record, first| {
+            record.commits.extend((0..5000).map(|number| (format!("s{number}"), first.to_owned())));
+        }),
+        ("no source", |record, _| record.commits.clear()),
+        ("another first source", |record, _| record.origin = "elsewhere".into()),
+        ("another verify.mode", |record, _| record.verify = Default::default()),
+        ("no commit id", |record, _| commit_of(record, "HEAD")),
+    ];
+    for (name, change) in changes {
+        let before = fleet.at();
+        fleet.forge_next(|record| change(record, &first));
+        fleet.look(1);
+        assert_eq!(fleet.at(), before, "{name}");
+        fleet.goes_on(name, 2);
+    }
+}
+
+#[test]
+fn table_that_is_missing_or_differs_from_the_commits_is_rejected() {
+    let mut fleet = Fleet::signed();
+    // Without pages: the wait is short.
+    fleet.forge_next(|record| record.table = "0".repeat(32));
+    fleet.look(8);
+    assert_eq!(fleet.reason("Stalled").as_deref(), Some("RejectedLocally"));
+    fleet.goes_on("two", 2);
+    // With a run that begins again, and with a book that is not there.
+    type Change = fn(&mut Table, u64);
+    let changes: [Change; 3] = [
+        |table, next| {
+            table.books.get_mut("app/slots").unwrap().since = next;
+            table.joined = [(next, vec!["n0".to_owned()])].into();
+        },
+        |table, _| table.books.clear(),
+        |table, _| table.births.values_mut().for_each(|birth| *birth = u64::MAX),
+    ];
+    for (round, change) in changes.into_iter().enumerate() {
+        let last = fleet.stored();
+        let mut table = table_of(&fleet.insider, &last).unwrap().unwrap();
+        change(&mut table, last.generation + 1);
+        let page = Op::put(keys::table(&table.digest(), 0), serde_json::to_vec(&table).unwrap());
+        fleet.insider.commit(&Txn { then: vec![page], ..Txn::default() }).unwrap();
+        let before = fleet.at();
+        fleet.forge_next(|record| {
+            record.table_before = record.table.clone();
+            record.table = table.digest();
+        });
+        fleet.look(1);
+        assert_eq!((fleet.at(), fleet.reason("Stalled").as_deref()), (before, Some("RejectedLocally")), "{round}");
+        fleet.goes_on(&format!("after {round}"), 2);
+    }
+}
+
+/// Puts a commit that the git server does not show into the mirrors of all nodes, as a pack of another node would.
+fn smuggle(fleet: &Fleet, commit: &str) {
+    for name in ["n0", "n1"] {
+        let mirror = fleet.folder.path().join(name).join("state/mirrors/fleet.git");
+        ok(git(Path::new(&fleet.repository.work))
+            .args(["push", "-q"])
+            .arg(mirror)
+            .arg(format!("{commit}:refs/towpath/{commit}")));
+    }
+}
+
+#[test]
+fn without_verify_a_commit_counts_only_from_the_own_git_server() {
+    for (name, source, refspec) in [
+        ("branch", "branch: main", "HEAD:main"),
+        ("tag", "tag: \"v*\"", "HEAD:refs/tags/v2"),
+        ("rewind", "branch: main, allowRewind: true", "HEAD:main"),
+    ] {
+        let mut fleet = Fleet::new(source);
+        let before = fleet.at();
+        if name == "rewind" {
+            fleet.repository.git(&["commit", "-q", "--amend", "-m", "another first one"]);
+        }
+        change(&fleet.repository, "smuggled");
+        let evil = fleet.repository.commit("smuggled");
+        smuggle(&fleet, &evil);
+        fleet.forge_next(|record| commit_of(record, &evil));
+        fleet.look(5);
+        assert_eq!(fleet.at(), before, "{name}");
+        // Once the git server shows it, it counts: peers may save traffic.
+        ok(git(Path::new(&fleet.repository.work)).args(["push", "-q", "-f", "origin", refspec]));
+        fleet.look(2);
+        assert!(fleet.at().iter().all(|(_, commit)| *commit == evil), "{name}: {:?}", fleet.at());
+    }
+}
+
+#[test]
+fn pinned_source_follows_no_other_commit() {
+    let mut fleet = Fleet::new("commit: PINNED");
+    let before = fleet.at();
+    let next = fleet.publish("next");
+    smuggle(&fleet, &next);
+    fleet.forge_next(|record| commit_of(record, &next));
+    fleet.look(1);
+    assert_eq!((fleet.at(), fleet.reason("Stalled").as_deref()), (before, Some("RejectedLocally")));
+}
