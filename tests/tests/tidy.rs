@@ -21,7 +21,7 @@ const FENCES: [(&str, &[&str]); 14] = [
     ("foca::", &["agent/coordination/src"]),
     ("rcgen::", &["agent/host/src/identity"]),
     ("zbus::", &["agent/host/src"]),
-    ("unsafe {", &["agent/host/src/memory.rs"]),
+    ("unsafe {", &["agent/host/src/memory.rs", "agent/host/src/process/launch.rs"]),
     // The demo shows folders, a working tree is read by reconcile, serve owns its socket, config its file.
     (
         "std::fs",

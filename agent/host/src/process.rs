@@ -1,9 +1,13 @@
-//! Runs commands with a deadline; a command that outlives it is ended with all its children.
+//! Runs commands with a deadline; a command that outlives it is ended with its whole process tree.
+
+mod account;
+mod launch;
+mod tree;
 
 use std::{
     collections::BTreeMap,
     io::{self, Read, Write as _},
-    os::unix::process::{CommandExt as _, ExitStatusExt as _},
+    os::unix::{fs::PermissionsExt as _, process::ExitStatusExt as _},
     path::PathBuf,
     process::{Command, Stdio},
     sync::{
@@ -16,8 +20,12 @@ use std::{
 
 use rustix::{
     event::{PollFd, PollFlags, poll},
-    process::{Pid, PidfdFlags, Signal, kill_process_group, pidfd_open},
+    process::{Pid, PidfdFlags, Signal, kill_process, pidfd_open},
 };
+
+pub use account::Account;
+
+use crate::{Clock as _, SystemClock};
 
 /// How much of each output is kept.
 const KEPT: usize = 1 << 20;
@@ -48,12 +56,13 @@ pub struct Invocation {
     pub argv: Vec<String>,
     /// What it reads.
     pub stdin: Option<Vec<u8>>,
-    /// Variables beside those of the agent.
+    /// Variables of its environment, over those of its account. It gets none of the agent's but language, time zone and,
+    /// without a user of its own, search path and proxies.
     pub env: BTreeMap<String, String>,
-    /// Its working directory.
+    /// Its working directory; the home of its user, or `/` where that cannot be entered; else the agent's.
     pub cwd: Option<PathBuf>,
-    /// Its user and group.
-    pub user: Option<(u32, u32)>,
+    /// The account it runs as; `None` for the agent's own.
+    pub user: Option<Account>,
     /// When it is ended.
     pub timeout: Option<Duration>,
 }
@@ -92,16 +101,10 @@ pub fn run_watched(invocation: &Invocation, cancel: &Cancel, told: &mut dyn FnMu
     let mut argv = invocation.argv.iter();
     let program = argv.next().ok_or_else(|| io::Error::new(io::ErrorKind::InvalidInput, "the command is empty"))?;
     let mut command = Command::new(program);
-    command.args(argv).envs(&invocation.env).process_group(0);
+    command.args(argv).env_clear().envs(account::environment(&invocation.env, invocation.user.as_ref())?);
     command.stdin(if invocation.stdin.is_some() { Stdio::piped() } else { Stdio::null() });
     command.stdout(Stdio::piped()).stderr(Stdio::piped());
-    if let Some(cwd) = &invocation.cwd {
-        command.current_dir(cwd);
-    }
-    if let Some((uid, gid)) = invocation.user {
-        command.uid(uid).gid(gid);
-    }
-    let mut child = command.spawn()?;
+    let mut child = launch::spawn(&mut command, invocation.user.as_ref(), invocation.cwd.as_deref())?;
     let pid = i32::try_from(child.id()).ok().and_then(Pid::from_raw);
     let pid = pid.ok_or_else(|| io::Error::other("the process has no id"))?;
     let pidfd = pidfd_open(pid, PidfdFlags::empty())?;
@@ -119,16 +122,22 @@ pub fn run_watched(invocation: &Invocation, cancel: &Cancel, told: &mut dyn FnMu
         }
     })?;
     if timed_out || cancelled {
-        let _ = kill_process_group(pid, Signal::TERM);
-        wait(&pidfd, Some(Duration::from_secs(5)), &Cancel::default(), &mut || {})?;
-        // Children may outlive the leader.
-        let _ = kill_process_group(pid, Signal::KILL);
+        end(pid, program);
     }
     let status = child.wait()?;
     let rc = status.code().or_else(|| status.signal().map(|signal| 128 + signal)).unwrap_or(-1);
     // Something left in the background may hold the pipes open: it is not waited for.
     let patience = Duration::from_millis(if timed_out || cancelled { 200 } else { 2000 });
     Ok(Output { rc, stdout: stdout.take(patience), stderr: stderr.take(patience), timed_out, cancelled })
+}
+
+/// Ends the tree of a command.
+fn end(supervisor: Pid, program: &str) {
+    if !tree::Tree::hold(supervisor).end() {
+        tracing::warn!(program, "processes of the command cannot be killed: they wait for a device or a file system");
+        // The agent continues without them.
+        let _ = kill_process(supervisor, Signal::KILL);
+    }
 }
 
 /// Waits for the end of a process: whether the deadline, or the agent's end, came first.
@@ -139,8 +148,9 @@ fn wait(
     meanwhile: &mut dyn FnMut(),
 ) -> io::Result<(bool, bool)> {
     let slice = Duration::from_millis(100);
-    let mut left = timeout;
+    let begin = SystemClock.monotonic();
     loop {
+        let left = timeout.map(|timeout| timeout.saturating_sub(begin.elapsed()));
         let patience = left.map_or(slice, |left| left.min(slice));
         let spec =
             rustix::time::Timespec::try_from(patience).map_err(|_| io::Error::other("the time-out is too long"))?;
@@ -154,11 +164,8 @@ fn wait(
         if cancel.is_cancelled() {
             return Ok((false, true));
         }
-        if let Some(time) = &mut left {
-            *time = time.saturating_sub(patience);
-            if time.is_zero() {
-                return Ok((true, false));
-            }
+        if timeout.is_some_and(|timeout| begin.elapsed() >= timeout) {
+            return Ok((true, false));
         }
     }
 }
@@ -245,10 +252,11 @@ impl ScriptFile {
     ///
     /// # Errors
     /// When its owner can't be changed.
-    pub fn give_to(&self, user: Option<(u32, u32)>) -> io::Result<()> {
-        let Some((uid, gid)) = user else { return Ok(()) };
-        std::os::unix::fs::chown(&self.folder, Some(uid), Some(gid))?;
-        std::os::unix::fs::chown(&self.path, Some(uid), Some(gid))
+    pub fn give_to(&self, user: Option<&Account>) -> io::Result<()> {
+        let Some(user) = user else { return Ok(()) };
+        // The folder stays the agent's: a user who owned it could put a link in place of the file.
+        std::os::unix::fs::lchown(&self.path, Some(user.uid), Some(user.gid))?;
+        std::fs::set_permissions(&self.folder, std::fs::Permissions::from_mode(0o711))
     }
 }
 
@@ -351,16 +359,114 @@ mod tests {
         assert_eq!((output.rc, output.stdout.as_str(), output.stderr.as_str()), (3, "in", "err\n"));
     }
 
-    #[test]
-    fn a_deadline_ends_the_command_and_its_children() {
+    /// Runs a line whose last process would write a file, and returns whether it was still there to do that.
+    fn outlives_its_deadline(line: &str) -> bool {
+        outlives(line, 2)
+    }
+
+    fn outlives(line: &str, seconds: u64) -> bool {
         let folder = tempfile::tempdir().unwrap();
         let mark = folder.path().join("mark");
-        let line = format!("(sleep 2; touch {}) & sleep 30", mark.display());
+        let begin = SystemClock.monotonic();
+        let line = line.replace("LATE", &format!("sleep {seconds}; touch {}", mark.display()));
         let output =
-            run(&Invocation { timeout: Some(Duration::from_millis(200)), ..shell(&line) }, &Cancel::default()).unwrap();
+            run(&Invocation { timeout: Some(Duration::from_millis(300)), ..shell(&line) }, &Cancel::default()).unwrap();
         assert!(output.timed_out);
+        let left = Duration::from_millis(1000 * seconds + 600).saturating_sub(begin.elapsed());
+        thread::sleep(left);
+        mark.exists()
+    }
+
+    #[test]
+    fn deadline_ends_children_in_the_background() {
+        assert!(!outlives_its_deadline("(LATE) & sleep 30"));
+    }
+
+    #[test]
+    fn deadline_ends_children_in_sessions_of_their_own_after_a_double_fork() {
+        assert!(!outlives_its_deadline("setsid sh -c '(LATE) & exit' & setsid sh -c 'LATE' & sleep 30"));
+    }
+
+    #[test]
+    fn deadline_ends_an_orphan_that_ignores_signals() {
+        // It has five seconds to end by itself.
+        assert!(!outlives("setsid sh -c \"trap '' TERM HUP INT; sh -c 'LATE'\" & exec sleep 30", 7));
+    }
+
+    #[test]
+    fn deadline_ends_processes_that_fork_and_exit_without_pause() {
+        let line = "sh -c 'f() { f & }; f' & while :; do (setsid sh -c 'sleep 0.2; LATE' &) ; sleep 0.01; done";
+        let line = line.replace("f() { f & }; f", "i=0; while [ $i -lt 300 ]; do setsid sh -c : & i=$((i+1)); done");
+        assert!(!outlives_its_deadline(&line));
+    }
+
+    #[test]
+    fn cancel_ends_the_whole_tree() {
+        let folder = tempfile::tempdir().unwrap();
+        let mark = folder.path().join("mark");
+        let cancel = Cancel::default();
+        let other = cancel.clone();
+        let canceller = thread::spawn(move || {
+            thread::sleep(Duration::from_millis(300));
+            other.cancel();
+        });
+        let line = format!("setsid sh -c 'sleep 2; touch {}' & sleep 30", mark.display());
+        assert!(run(&shell(&line), &cancel).unwrap().cancelled);
+        canceller.join().unwrap();
         thread::sleep(Duration::from_millis(2300));
         assert!(!mark.exists());
+    }
+
+    #[test]
+    fn daemon_of_a_command_that_ended_in_time_continues() {
+        let line = "setsid sleep 77 >/dev/null 2>&1 & echo $!";
+        let output = run(&Invocation { timeout: Some(Duration::from_secs(20)), ..shell(line) }, &Cancel::default());
+        let output = output.unwrap();
+        let pid = Pid::from_raw(output.stdout.trim().parse().unwrap()).unwrap();
+        thread::sleep(Duration::from_millis(300));
+        assert!(rustix::process::test_kill_process(pid).is_ok(), "{output:?}");
+        kill_process(pid, Signal::KILL).unwrap();
+    }
+
+    #[test]
+    fn command_inherits_no_files_no_terminal_and_no_wide_umask() {
+        let line = "ls /proc/self/fd | wc -l; cut -d' ' -f6,7 /proc/self/stat | tr ' ' '\n'; echo $$; umask";
+        // One that is inherited across exec, as systemd hands over sockets.
+        let pipe = rustix::pipe::pipe().unwrap();
+        rustix::io::fcntl_setfd(&pipe.0, rustix::io::FdFlags::empty()).unwrap();
+        let output = run(&shell(line), &Cancel::default()).unwrap().stdout;
+        let words: Vec<&str> = output.split_whitespace().collect();
+        // stdin, stdout, stderr, and the folder that ls reads. The session is the command's own, and has no terminal.
+        assert_eq!((words[0], words[2], words[4]), ("4", "0", "0022"), "{output}");
+        assert_eq!(words[1], words[3], "{output}");
+    }
+
+    #[test]
+    fn command_that_is_not_there_cannot_be_started() {
+        let invocation = Invocation { argv: vec!["/no/such/program".into()], ..Invocation::default() };
+        assert_eq!(run(&invocation, &Cancel::default()).unwrap_err().kind(), io::ErrorKind::NotFound);
+        let killed = run(&shell("kill -KILL $$"), &Cancel::default()).unwrap();
+        assert_eq!(killed.rc, 137);
+    }
+
+    #[test]
+    fn command_of_another_user_gets_ids_groups_home_and_environment() {
+        if !rustix::process::geteuid().is_root() {
+            return;
+        }
+        let mut user = Account::find("nobody").unwrap().unwrap();
+        user.groups = vec![user.gid, 4, 27];
+        let invocation =
+            Invocation { user: Some(user.clone()), ..shell("id -u; id -g; id -G; pwd; cat /proc/$PPID/comm; env") };
+        let output = run(&invocation, &Cancel::default()).unwrap();
+        let lines: Vec<&str> = output.stdout.lines().collect();
+        assert_eq!(lines[0], user.uid.to_string(), "{output:?}");
+        assert_eq!(lines[1], user.gid.to_string());
+        assert_eq!(lines[2], format!("{} 4 27", user.gid));
+        // The home of nobody is missing on most systems.
+        assert!(lines[3] == "/" || lines[3] == user.home.display().to_string());
+        assert!(!output.stdout.contains("CARGO"), "{output:?}");
+        assert!(lines.contains(&"USER=nobody"));
     }
 
     #[test]

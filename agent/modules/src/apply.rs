@@ -314,6 +314,10 @@ pub fn validated(line: &str, cancel: &Cancel) -> Outcome {
     };
     let output = towpath_host::process::run(&invocation, cancel)
         .map_err(|error| ModuleError::new(format!("validate {line:?} can't be run: {error}")))?;
+    if output.timed_out || output.cancelled {
+        let why = if output.cancelled { "the agent stops" } else { "it took longer than 60 s" };
+        return Err(ModuleError::new(format!("validate {line:?} was ended: {why}; the old file stays")));
+    }
     if output.rc == 0 {
         return Ok(());
     }

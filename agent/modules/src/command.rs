@@ -3,7 +3,7 @@
 use std::{collections::BTreeMap, path::PathBuf};
 
 use serde_json::{Value, json};
-use towpath_host::process::{self, Invocation, Output};
+use towpath_host::process::{self, Account, Invocation, Output};
 use towpath_proto::v1alpha as pb;
 use towpath_render::tree;
 
@@ -131,10 +131,7 @@ impl Options {
 
     fn invocation(&self, argv: Vec<String>, context: &Context<'_>) -> Result<Invocation, ModuleError> {
         let user = match &self.user {
-            Some(name) => Some(
-                process::user(name)
-                    .ok_or_else(|| ModuleError::new(format!("there is no user {name:?} on this node")))?,
-            ),
+            Some(name) => Some(account(name)?),
             None => None,
         };
         let mut env = self.env.clone();
@@ -163,6 +160,14 @@ impl Options {
         }
         Ok(output.rc == 0)
     }
+}
+
+fn account(name: &str) -> Result<Account, ModuleError> {
+    let found =
+        Account::find(name).map_err(|error| ModuleError::new(format!("cannot look up the user {name:?}: {error}")))?;
+    found.ok_or_else(|| {
+        ModuleError::new(format!("there is no user {name:?} on this node; add a task with the module user before it"))
+    })
 }
 
 /// Whether it has to run: for a state task as its conditions say; of an action the caller knows more.
@@ -207,7 +212,7 @@ fn run_script(options: &Options, script: &str, context: &Context<'_>) -> Result<
     let mut argv = vec![file.path().display().to_string()];
     argv.extend(options.argv.iter().cloned());
     let mut invocation = options.invocation(argv, context)?;
-    file.give_to(invocation.user).map_err(|error| ModuleError::io(&path, &error))?;
+    file.give_to(invocation.user.as_ref()).map_err(|error| ModuleError::io(&path, &error))?;
     invocation.stdin = options.stdin.clone().map(String::into_bytes);
     finish_run(&invocation, options, context)
 }

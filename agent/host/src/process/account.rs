@@ -1,0 +1,209 @@
+//! Accounts that commands run as, and the environment that a command gets.
+//!
+//! A command never inherits the environment of the agent: that may hold credentials (CREDENTIALS_DIRECTORY, tokens), and
+//! handles that belong to the agent alone (NOTIFY_SOCKET, LISTEN_FDS).
+
+use std::{collections::BTreeMap, ffi::CString, io, path::PathBuf};
+
+use nix::unistd::{Gid, Uid, User};
+
+/// The search path of a command, where the agent has none to pass on.
+const SEARCH_PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
+
+/// Variables of the agent that every command gets: language and time zone.
+const LOCALE: [&str; 15] = [
+    "LANG",
+    "LANGUAGE",
+    "LC_ALL",
+    "LC_ADDRESS",
+    "LC_COLLATE",
+    "LC_CTYPE",
+    "LC_IDENTIFICATION",
+    "LC_MEASUREMENT",
+    "LC_MESSAGES",
+    "LC_MONETARY",
+    "LC_NAME",
+    "LC_NUMERIC",
+    "LC_PAPER",
+    "LC_TIME",
+    "TZ",
+];
+
+/// Variables of the agent that only a command without a user of its own gets. Proxies may hold a password.
+const PROXIES: [&str; 10] = [
+    "http_proxy",
+    "https_proxy",
+    "ftp_proxy",
+    "all_proxy",
+    "no_proxy",
+    "HTTP_PROXY",
+    "HTTPS_PROXY",
+    "FTP_PROXY",
+    "ALL_PROXY",
+    "NO_PROXY",
+];
+
+/// An account of the machine, as a login would give it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Account {
+    /// Its user id.
+    pub uid: u32,
+    /// Its primary group.
+    pub gid: u32,
+    /// All its groups, the primary one too.
+    pub groups: Vec<u32>,
+    /// Its name; the number of an id that has no account.
+    pub name: String,
+    /// Its home; `/` for an id that has no account.
+    pub home: PathBuf,
+    /// Its login shell.
+    pub shell: PathBuf,
+}
+
+impl Account {
+    /// Looks up an account by name or number. A number without an account is its own group and has no other.
+    ///
+    /// Returns `None` for a name that the machine does not know.
+    ///
+    /// # Errors
+    /// When the user database cannot be read.
+    pub fn find(name: &str) -> io::Result<Option<Self>> {
+        // A name of digits is a name first, as in chown(1).
+        if let Some(user) = User::from_name(name)? {
+            return Self::of(user).map(Some);
+        }
+        let Ok(uid) = name.parse::<u32>() else { return Ok(None) };
+        if uid == u32::MAX {
+            // It means "unchanged" to setresuid(2).
+            return Ok(None);
+        }
+        Self::by_id(uid).map(Some)
+    }
+
+    /// The account that the agent runs as.
+    ///
+    /// # Errors
+    /// When the user database cannot be read.
+    pub fn own() -> io::Result<Self> {
+        Self::by_id(rustix::process::geteuid().as_raw())
+    }
+
+    fn by_id(uid: u32) -> io::Result<Self> {
+        match User::from_uid(Uid::from_raw(uid))? {
+            Some(user) => Self::of(user),
+            None => Ok(Self {
+                uid,
+                gid: uid,
+                groups: vec![uid],
+                name: uid.to_string(),
+                home: PathBuf::from("/"),
+                shell: PathBuf::from("/bin/sh"),
+            }),
+        }
+    }
+
+    fn of(user: User) -> io::Result<Self> {
+        let name = CString::new(user.name.as_str()).map_err(io::Error::other)?;
+        let groups = nix::unistd::getgrouplist(&name, user.gid)?;
+        let or = |path: PathBuf, default: &str| if path.as_os_str().is_empty() { default.into() } else { path };
+        Ok(Self {
+            uid: user.uid.as_raw(),
+            gid: user.gid.as_raw(),
+            groups: groups.into_iter().map(Gid::as_raw).collect(),
+            name: user.name,
+            home: or(user.dir, "/"),
+            shell: or(user.shell, "/bin/sh"),
+        })
+    }
+}
+
+/// The environment of a command: `own` over that of the account it runs as. `other` is the account where that is not the
+/// agent's own.
+pub(super) fn environment(
+    own: &BTreeMap<String, String>,
+    other: Option<&Account>,
+) -> io::Result<BTreeMap<String, String>> {
+    build(own, other, &Account::own()?, super::environment)
+}
+
+fn build(
+    own: &BTreeMap<String, String>,
+    other: Option<&Account>,
+    agent: &Account,
+    of_agent: impl Fn(&str) -> Option<String>,
+) -> io::Result<BTreeMap<String, String>> {
+    let account = other.unwrap_or(agent);
+    let mut env = BTreeMap::new();
+    let passed = LOCALE.iter().chain(PROXIES.iter().filter(|_| other.is_none()));
+    env.extend(passed.filter_map(|name| Some(((*name).to_owned(), of_agent(name)?))));
+    let path = of_agent("PATH").filter(|path| other.is_none() && !path.is_empty());
+    env.insert("PATH".into(), path.unwrap_or_else(|| SEARCH_PATH.into()));
+    env.insert("HOME".into(), account.home.display().to_string());
+    env.insert("SHELL".into(), account.shell.display().to_string());
+    env.insert("USER".into(), account.name.clone());
+    env.insert("LOGNAME".into(), account.name.clone());
+    env.extend(own.iter().map(|(name, value)| (name.clone(), value.clone())));
+    Ok(env)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn account(name: &str) -> Account {
+        let home = PathBuf::from(format!("/home/{name}"));
+        Account { uid: 7, gid: 7, groups: vec![7], name: name.into(), home, shell: "/bin/zsh".into() }
+    }
+
+    fn of_agent(name: &str) -> Option<String> {
+        let held = [
+            ("PATH", "/opt/bin"),
+            ("HOME", "/of-the-agent"),
+            ("LANG", "de_DE.UTF-8"),
+            ("TZ", "Asia/Kathmandu"),
+            ("https_proxy", "http://me:word@proxy"),
+            ("NOTIFY_SOCKET", "/run/systemd/notify"),
+            ("CREDENTIALS_DIRECTORY", "/run/credentials"),
+            ("VAULT_TOKEN", "t"),
+            ("RUST_LOG", "debug"),
+            ("LD_PRELOAD", "/x.so"),
+        ];
+        held.iter().find(|(known, _)| *known == name).map(|(_, value)| (*value).to_owned())
+    }
+
+    #[test]
+    fn command_of_a_user_gets_that_users_environment_and_nothing_of_the_agents() {
+        let own = [("EXTRA".to_owned(), "1".to_owned())].into();
+        let env = build(&own, Some(&account("ada")), &account("root"), of_agent).unwrap();
+        let names: Vec<&str> = env.keys().map(String::as_str).collect();
+        assert_eq!(names, ["EXTRA", "HOME", "LANG", "LOGNAME", "PATH", "SHELL", "TZ", "USER"]);
+        assert_eq!((env["HOME"].as_str(), env["USER"].as_str(), env["LOGNAME"].as_str()), ("/home/ada", "ada", "ada"));
+        assert_eq!((env["PATH"].as_str(), env["SHELL"].as_str()), (SEARCH_PATH, "/bin/zsh"));
+    }
+
+    #[test]
+    fn command_without_a_user_keeps_search_path_and_proxies_but_no_credentials() {
+        let env = build(&BTreeMap::new(), None, &account("root"), of_agent).unwrap();
+        let names: Vec<&str> = env.keys().map(String::as_str).collect();
+        assert_eq!(names, ["HOME", "LANG", "LOGNAME", "PATH", "SHELL", "TZ", "USER", "https_proxy"]);
+        assert_eq!((env["PATH"].as_str(), env["HOME"].as_str()), ("/opt/bin", "/home/root"));
+    }
+
+    #[test]
+    fn own_variables_of_a_command_win() {
+        let own = [("HOME".to_owned(), "/srv".to_owned())].into();
+        assert_eq!(build(&own, Some(&account("ada")), &account("root"), of_agent).unwrap()["HOME"], "/srv");
+    }
+
+    #[test]
+    fn account_is_found_by_name_or_number() {
+        let root = Account::find("root").unwrap().unwrap();
+        assert_eq!((root.uid, root.gid, root.name.as_str()), (0, 0, "root"));
+        assert!(root.groups.contains(&0));
+        assert_eq!(Account::find("0").unwrap().unwrap(), root);
+        let bare = Account::find("4242424").unwrap().unwrap();
+        assert_eq!((bare.uid, bare.groups.as_slice(), bare.home.to_str()), (4_242_424, &[4_242_424][..], Some("/")));
+        assert_eq!(Account::find("no-such-user-here").unwrap(), None);
+        assert_eq!(Account::find(&u32::MAX.to_string()).unwrap(), None);
+    }
+}

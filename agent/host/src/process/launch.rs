@@ -1,0 +1,149 @@
+//! Starts a command below a supervisor, so that its whole process tree can be found at its deadline.
+//!
+//!     agent ── supervisor ── command ── …
+//!
+//! The supervisor is a fork of the agent that does nothing but reap: it is a child subreaper (prctl(2)), so the kernel
+//! hands it every orphan of the command, after a second fork or setsid(2) too. It exits with the command, and what the
+//! command leaves running then belongs to init. A user's command cannot end it, since it runs as the agent does.
+
+use std::{
+    ffi::CString,
+    io,
+    os::{
+        fd::RawFd,
+        unix::{ffi::OsStrExt as _, process::CommandExt as _},
+    },
+    path::Path,
+    process::{Child, Command},
+};
+
+use nix::unistd::{Gid, Uid};
+use rustix::fs::Mode;
+
+use super::Account;
+
+/// The first file descriptor after stdin, stdout and stderr.
+const FIRST_FILE: RawFd = 3;
+
+/// The highest file descriptor that is looked at on kernels before 5.11, which cannot close a range.
+const LAST_FILE: RawFd = 1 << 16;
+
+/// Everything that the new process needs, allocated before the fork.
+struct Plan {
+    identity: Option<(Uid, Gid, Vec<Gid>)>,
+    cwd: Option<CString>,
+    /// The working directory if `cwd` is not given or, as with a home that is missing, cannot be entered.
+    home: Option<CString>,
+}
+
+/// Starts a command below a supervisor of its own, and returns that supervisor, whose exit status is the command's.
+///
+/// # Errors
+/// When the command cannot be started.
+pub(super) fn spawn(command: &mut Command, user: Option<&Account>, cwd: Option<&Path>) -> io::Result<Child> {
+    let text = |path: &Path| CString::new(path.as_os_str().as_bytes()).map_err(io::Error::other);
+    // An agent without privileges can run commands as itself.
+    let other = user.filter(|user| rustix::process::geteuid().is_root() || user.uid != own_user());
+    let identity = other.map(|user| {
+        let groups = user.groups.iter().copied().map(Gid::from_raw).collect();
+        (Uid::from_raw(user.uid), Gid::from_raw(user.gid), groups)
+    });
+    let home = user.map(|user| text(&user.home)).transpose()?;
+    start(command, Plan { identity, cwd: cwd.map(text).transpose()?, home })
+}
+
+fn own_user() -> u32 {
+    rustix::process::geteuid().as_raw()
+}
+
+#[expect(unsafe_code, reason = "the standard library has no other way to run code between fork and exec")]
+fn start(command: &mut Command, plan: Plan) -> io::Result<Child> {
+    // SAFETY: the closure runs in the forked child, which has one thread. It allocates nothing and takes no lock.
+    unsafe { command.pre_exec(move || enter(&plan)) };
+    command.spawn()
+}
+
+/// Divides the new process into supervisor and command; returns in the command, ready for exec.
+fn enter(plan: &Plan) -> io::Result<()> {
+    rustix::process::set_child_subreaper(Some(rustix::process::getpid()))?;
+    rustix::process::setsid()?;
+    if let Some(command) = fork()? {
+        supervise(command);
+    }
+    // No controlling terminal: a command must not type into that of the agent (TIOCSTI).
+    rustix::process::setsid()?;
+    rustix::process::umask(Mode::WGRP | Mode::WOTH);
+    close_files(FIRST_FILE, true);
+    if let Some((uid, gid, groups)) = &plan.identity {
+        nix::unistd::setgroups(groups)?;
+        nix::unistd::setresgid(*gid, *gid, *gid)?;
+        nix::unistd::setresuid(*uid, *uid, *uid)?;
+    }
+    // As the user: a directory is entered with the rights of the command.
+    match (&plan.cwd, &plan.home) {
+        (Some(cwd), _) => rustix::process::chdir(cwd.as_c_str())?,
+        (None, Some(home)) => {
+            if rustix::process::chdir(home.as_c_str()).is_err() {
+                rustix::process::chdir(c"/")?;
+            }
+        }
+        (None, None) => {}
+    }
+    Ok(())
+}
+
+/// Forks; returns the child's id in the parent, and `None` in the child.
+#[expect(unsafe_code, reason = "there is no safe fork")]
+fn fork() -> io::Result<Option<libc::pid_t>> {
+    // SAFETY: the process has one thread, as it was forked a moment ago.
+    match unsafe { libc::fork() } {
+        0 => Ok(None),
+        child if child > 0 => Ok(Some(child)),
+        _ => Err(io::Error::last_os_error()),
+    }
+}
+
+/// Reaps until the command has ended, and exits as it did: 128 and the signal's number after a signal, as in a shell.
+#[expect(unsafe_code, reason = "system calls in a forked process, which must not allocate")]
+fn supervise(command: libc::pid_t) -> ! {
+    close_files(0, false);
+    for signal in [libc::SIGTERM, libc::SIGINT, libc::SIGHUP, libc::SIGQUIT, libc::SIGPIPE] {
+        // SAFETY: a signal of the agent is not one of this process, whose end would free the tree.
+        unsafe { libc::signal(signal, libc::SIG_IGN) };
+    }
+    loop {
+        let mut status = 0;
+        // SAFETY: `status` lives through the call.
+        let ended = unsafe { libc::waitpid(-1, &raw mut status, 0) };
+        if ended == command {
+            let code = if libc::WIFSIGNALED(status) { 128 + libc::WTERMSIG(status) } else { libc::WEXITSTATUS(status) };
+            // SAFETY: ends the process at once, without the exit handlers of the agent.
+            unsafe { libc::_exit(code) };
+        }
+        if ended < 0 && io::Error::last_os_error().kind() != io::ErrorKind::Interrupted {
+            // SAFETY: as above; there is no child left.
+            unsafe { libc::_exit(255) };
+        }
+    }
+}
+
+/// Closes all files from a number on, now or when the program is executed.
+#[expect(unsafe_code, reason = "the files belong to the agent's copy, which is left behind")]
+fn close_files(first: RawFd, at_exec: bool) {
+    let flags = if at_exec { libc::CLOSE_RANGE_CLOEXEC } else { 0 };
+    // SAFETY: nothing of this process uses the files any more, but for the pipe of the standard library, which is closed
+    // at exec in any case.
+    if unsafe { libc::syscall(libc::SYS_close_range, first, libc::c_uint::MAX, flags) } == 0 {
+        return;
+    }
+    for file in first..LAST_FILE {
+        // SAFETY: as above.
+        unsafe {
+            if at_exec {
+                libc::fcntl(file, libc::F_SETFD, libc::FD_CLOEXEC);
+            } else {
+                libc::close(file);
+            }
+        }
+    }
+}
