@@ -8,7 +8,7 @@ use towpath_proto::v1alpha as pb;
 
 use crate::{
     Change, Checked, Context, ModuleError, Report, Verb,
-    resolve::{Problem, done},
+    resolve::{Problem, done, one_line},
 };
 
 /// An account.
@@ -36,12 +36,17 @@ pub(crate) fn resolve_user(user: pb::User) -> Result<Options, Vec<Problem>> {
         named("groups", Some(group), &mut problems);
     }
     for (key, path) in [("home", &user.home), ("shell", &user.shell)] {
-        if path.as_ref().is_some_and(|path| !path.starts_with('/') || path.contains([':', '\n'])) {
+        let Some(path) = path else { continue };
+        one_line(key, path, &mut problems);
+        if !path.starts_with('/') || path.contains(':') {
             problems.push(Problem::new(key, "the path is not absolute"));
         }
     }
-    if user.comment.as_ref().is_some_and(|comment| comment.contains([':', '\n'])) {
-        problems.push(Problem::new("comment", "it may hold neither a colon nor a line break"));
+    if let Some(comment) = &user.comment {
+        one_line("comment", comment, &mut problems);
+        if comment.contains(':') {
+            problems.push(Problem::new("comment", "the comment has a colon, which separates the fields of passwd(5)"));
+        }
     }
     done(problems)?;
     Ok(Options::User(Box::new(user)))

@@ -6,7 +6,7 @@ use towpath_proto::v1alpha as pb;
 
 use crate::{
     Change, Checked, Context, ModuleError, Report, Verb,
-    resolve::{Problem, done},
+    resolve::{Problem, done, one_line},
 };
 
 /// A key and whose account it opens.
@@ -39,13 +39,32 @@ pub(crate) fn resolve(key: &pb::AuthorizedKey) -> Result<Options, Vec<Problem>> 
         );
     }
     let options = key.options.as_deref().unwrap_or_default().trim();
-    if options.contains('\n') {
-        problems.push(Problem::new("options", "the options have a line break"));
+    one_line("options", options, &mut problems);
+    one_line("key", text, &mut problems);
+    if !is_one_word(options) {
+        problems.push(
+            Problem::new("options", "the options have a blank or a quote that is not closed")
+                .hint("separate them by commas, and quote values with blanks: from=\"10.0.0.0/8\",no-pty"),
+        );
     }
     done(problems)?;
     let line = if options.is_empty() { text.to_owned() } else { format!("{options} {text}") };
     let absent = key.state.as_deref() == Some("absent");
     Ok(Options { user, key: format!("{kind} {blob}"), line, absent })
+}
+
+/// Whether sshd reads the options as one word. What follows a blank outside of quotes would be the key.
+fn is_one_word(options: &str) -> bool {
+    let (mut quoted, mut escaped) = (false, false);
+    for c in options.chars() {
+        match c {
+            '"' if !escaped => quoted = !quoted,
+            ' ' | '\t' if !quoted => return false,
+            _ => {}
+        }
+        escaped = c == '\\' && !escaped;
+    }
+    !quoted
 }
 
 /// The home of a user, in which the user may put links and other files at any time. None where there is no such user,
@@ -153,4 +172,27 @@ pub(crate) fn undo(options: &Options, context: &Context<'_>) -> Option<Value> {
         .is_some_and(|(bytes, _)| String::from_utf8_lossy(&bytes).lines().any(|line| line.contains(&options.key)));
     let new = !options.absent && !there;
     new.then(|| json!({ "user": options.user, "key": options.key, "state": "absent" }))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn options_or_key_that_would_write_another_key_are_refused() {
+        let of = |options: &str, comment: &str| {
+            let key = Some(format!("ssh-ed25519 AAAA {comment}"));
+            let options = Some(options.to_owned());
+            resolve(&pb::AuthorizedKey { user: Some("ada".into()), key, options, ..pb::AuthorizedKey::default() })
+        };
+        for options in ["", "no-pty", "from=\"10.0.0.0/8\",command=\"echo \\\"a b\\\"\"", "environment=\"A=b c\""] {
+            assert!(of(options, "ann").is_ok(), "{options}");
+        }
+        for options in ["ssh-ed25519 BBBB", "no-pty ssh-ed25519 BBBB", "command=\"x", "a\rb", "a\nb", "a\u{85}b"] {
+            assert_eq!(of(options, "ann").unwrap_err()[0].key, "options", "{options}");
+        }
+        for comment in ["a\rssh-ed25519 BBBB", "a\nssh-ed25519 BBBB", "a\0"] {
+            assert_eq!(of("", comment).unwrap_err()[0].key, "key", "{comment}");
+        }
+    }
 }

@@ -5,7 +5,7 @@ use towpath_proto::v1alpha as pb;
 
 use crate::{
     Checked, Context, ModuleError, file,
-    resolve::{Problem, done},
+    resolve::{Problem, done, one_line},
 };
 
 /// The file of such a module.
@@ -62,10 +62,9 @@ pub(crate) fn repository(repository: &pb::PackageRepository) -> Result<Options, 
     let apt = repository.base_url.is_none();
     let path =
         if apt { format!("/etc/apt/sources.list.d/{name}.sources") } else { format!("/etc/yum.repos.d/{name}.repo") };
-    let lines = repository.uris.iter().chain(&repository.suites).chain(&repository.components);
-    let mut lines = lines.chain(&repository.architectures).chain(&repository.base_url).chain(&repository.gpg_key);
-    if lines.any(|text| text.contains(char::is_whitespace)) {
-        problems.push(Problem::new("", "a URI, suite, component or architecture has a blank in it"));
+    one_word(repository, &mut problems);
+    if let Some(key) = &repository.signed_by {
+        signed_by(key, &mut problems);
     }
     if !absent && apt && (repository.uris.is_empty() || repository.suites.is_empty()) {
         problems.push(
@@ -100,6 +99,44 @@ pub(crate) fn repository(repository: &pb::PackageRepository) -> Result<Options, 
     build("packageRepository", name, &params)
 }
 
+/// Refuses values that would be more than one word of their line, or write a line of their own.
+fn one_word(repository: &pb::PackageRepository, problems: &mut Vec<Problem>) {
+    let lists = [
+        ("uris", &repository.uris),
+        ("suites", &repository.suites),
+        ("components", &repository.components),
+        ("architectures", &repository.architectures),
+    ];
+    let lists = lists.into_iter().flat_map(|(key, values)| values.iter().map(move |value| (key, value)));
+    let single = repository.base_url.iter().map(|url| ("baseUrl", url));
+    for (key, value) in lists.chain(single).chain(repository.gpg_key.iter().map(|url| ("gpgKey", url))) {
+        let before = problems.len();
+        one_line(key, value, problems);
+        if problems.len() == before && (value.is_empty() || value.contains(char::is_whitespace)) {
+            problems.push(Problem::new(key, format!("{value:?} is not one word")).hint("write values as a list"));
+        }
+    }
+}
+
+/// Refuses a key that is neither one line (the path of a keyring) nor one block in ASCII armour.
+fn signed_by(key: &str, problems: &mut Vec<Problem>) {
+    let text = key.trim();
+    if !text.starts_with(ARMOUR.0) {
+        return one_line("signedBy", text, problems);
+    }
+    let lines = || text.lines().map(str::trim_end);
+    let end = lines().position(|line| line == ARMOUR.1);
+    if lines().any(|line| !line.chars().all(|c| c == ' ' || c.is_ascii_graphic()))
+        || end.is_none_or(|end| end + 1 != lines().count())
+    {
+        let problem = Problem::new("signedBy", "the key is not one block in ASCII armour");
+        problems.push(problem.hint("write the output of gpg --armor --export KEY, to its last line"));
+    }
+}
+
+/// The first and the last line of a key in ASCII armour (RFC 9580, 6.2).
+const ARMOUR: (&str, &str) = ("-----BEGIN PGP PUBLIC KEY BLOCK-----", "-----END PGP PUBLIC KEY BLOCK-----");
+
 /// A source of apt, as sources.list(5) has it.
 fn deb822(repository: &pb::PackageRepository) -> String {
     let mut text = String::from("Types: deb\n");
@@ -115,13 +152,14 @@ fn deb822(repository: &pb::PackageRepository) -> String {
     if repository.trusted == Some(true) {
         text.push_str("Trusted: yes\n");
     }
-    if let Some(file) = repository.signed_by.as_ref().filter(|key| key.starts_with('/')) {
-        text.push_str(&format!("Signed-By: {}\n", file.trim()));
-    } else if let Some(key) = &repository.signed_by {
+    let key = repository.signed_by.as_deref().map(str::trim);
+    if let Some(file) = key.filter(|key| !key.starts_with(ARMOUR.0)) {
+        text.push_str(&format!("Signed-By: {file}\n"));
+    } else if let Some(key) = key {
         text.push_str("Signed-By:\n");
-        for line in key.trim().lines() {
+        for line in key.lines().map(str::trim_end) {
             // An empty line would end the stanza.
-            let line = if line.trim().is_empty() { "." } else { line };
+            let line = if line.is_empty() { "." } else { line };
             text.push_str(&format!(" {line}\n"));
         }
     }
@@ -165,4 +203,55 @@ pub(crate) fn undo(options: &Options, params: &Value, context: &Context<'_>) -> 
         undo.as_object_mut()?.insert("baseUrl".into(), url.clone());
     }
     Some(undo)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn with(change: Value) -> Result<Options, Vec<Problem>> {
+        let apt = json!({"name": "x", "uris": ["http://deb.example"], "suites": ["stable"], "components": ["main"],
+            "signedBy": "/usr/share/keyrings/k.gpg"});
+        let dnf = json!({"name": "x", "baseUrl": "http://rpm.example", "gpgKey": "http://rpm.example/k"});
+        let mut params = if change.get("baseUrl").or(change.get("gpgKey")).is_some() { dnf } else { apt };
+        params.as_object_mut().unwrap().extend(change.as_object().unwrap().clone());
+        repository(&serde_json::from_value(params).unwrap())
+    }
+
+    #[test]
+    fn stanza_value_with_a_line_end_is_refused() {
+        for end in ["\n", "\r", "\r\n", "\0", "\u{85}", "\u{2028}", "\u{2029}", "\u{b}", "\u{c}"] {
+            for (key, list) in [
+                ("uris", true),
+                ("suites", true),
+                ("components", true),
+                ("architectures", true),
+                ("signedBy", false),
+                ("baseUrl", false),
+                ("gpgKey", false),
+            ] {
+                let value = format!("/a{end}Trusted: yes");
+                let value = if list { json!([value]) } else { json!(value) };
+                let problems = with(json!({ key: value })).expect_err(&format!("{key} with {end:?}"));
+                assert_eq!(problems[0].key, key, "{end:?}: {problems:?}");
+            }
+        }
+        // A line end before the path does not make it another kind of key.
+        assert!(with(json!({"signedBy": "\n/usr/share/keyrings/k.gpg\nTrusted: yes"})).is_err());
+    }
+
+    #[test]
+    fn signed_by_takes_a_path_a_fingerprint_or_one_block_in_armour() {
+        let key = format!("{}\r\n\r\nmDMEZ\r\n=abcd\r\n{}\r\n", ARMOUR.0, ARMOUR.1);
+        let text = |key: &str| {
+            deb822(&pb::PackageRepository { signed_by: Some(key.into()), ..pb::PackageRepository::default() })
+        };
+        assert!(with(json!({ "signedBy": key })).is_ok());
+        assert!(text(&key).ends_with(&format!("Signed-By:\n {}\n .\n mDMEZ\n =abcd\n {}\n", ARMOUR.0, ARMOUR.1)));
+        assert!(with(json!({"signedBy": " /usr/share/keyrings/k.gpg\n"})).is_ok());
+        assert!(text(" /k.gpg\n").ends_with("Signed-By: /k.gpg\n"));
+        assert!(with(json!({ "signedBy": format!("{key}Trusted: yes\n") })).is_err());
+        assert!(with(json!({ "signedBy": format!("{}\nmDMEZ\rTrusted: yes\n{}", ARMOUR.0, ARMOUR.1) })).is_err());
+        assert!(with(json!({ "signedBy": ARMOUR.0 })).is_err());
+    }
 }

@@ -13,7 +13,7 @@ use towpath_host::{diff, files::Access};
 
 use crate::{
     Change, Checked, Content, Context, ModuleError, Step, Verb, file,
-    resolve::{Problem, done, managed_path},
+    resolve::{Problem, done, managed_path, one_line},
 };
 
 /// A value, and where it stands.
@@ -77,9 +77,10 @@ pub(crate) fn resolve(module: &str, params: &Value) -> Result<Options, Vec<Probl
         problems.push(Problem::new("value", format!("{module} needs value")));
     }
     if form == Form::Ini {
-        let breaks = |text: Option<&str>| text.is_some_and(|text| text.contains(['\n', '\r']));
-        if breaks(Some(key)) || breaks(section.as_deref()) || breaks(value.as_ref().and_then(Value::as_str)) {
-            problems.push(Problem::new("value", "a setting of an ini file has no line break"));
+        let parts =
+            [("key", Some(key)), ("section", section.as_deref()), ("value", value.as_ref().and_then(Value::as_str))];
+        for (name, part) in parts {
+            one_line(name, part.unwrap_or_default(), &mut problems);
         }
         if key.trim() != key || key.is_empty() || key.contains(['=', '[']) || key.starts_with([';', '#']) {
             problems.push(Problem::new("key", format!("{key:?} is no name of a setting")));

@@ -10,7 +10,7 @@ use towpath_proto::v1alpha as pb;
 
 use crate::{
     Change, Checked, Context, ModuleError, Report, Verb,
-    resolve::{Problem, done, managed_path},
+    resolve::{Problem, done, managed_path, one_line},
     service::{failed, told},
 };
 
@@ -56,8 +56,13 @@ pub(crate) fn resolve(mount: pb::Mount) -> Result<Options, Vec<Problem>> {
         .chain(mount.r#type.iter().map(|kind| ("type", kind)))
         .chain(mount.options.iter().map(|option| ("options", option)))
     {
+        one_line(key, text, &mut problems);
         if text.contains(char::is_whitespace) {
             problems.push(Problem::new(key, format!("{text:?} has a blank in it")).hint("write options one by one"));
+        }
+        // systemd joins such a line with the next one.
+        if text.ends_with('\\') {
+            problems.push(Problem::new(key, format!("{text:?} ends with a backslash")));
         }
     }
     done(problems)?;

@@ -154,6 +154,16 @@ pub(crate) fn managed_path(key: &str, path: &str, problems: &mut Vec<Problem>) {
     }
 }
 
+/// Refuses what a value that becomes part of one line of a file may not hold: it could write further lines of that file.
+pub(crate) fn one_line(key: &str, text: &str, problems: &mut Vec<Problem>) {
+    // Line and paragraph separators end a line for some readers; NEL is a control character.
+    let found = text.chars().find(|c| c.is_control() && *c != '\t' || matches!(c, '\u{2028}' | '\u{2029}'));
+    if let Some(found) = found {
+        let what = format!("the value holds the character {found:?}, and it is one line of a file");
+        problems.push(Problem::new(key, what).hint("remove line breaks and control characters"));
+    }
+}
+
 pub(crate) fn mode(key: &str, mode: Option<&str>, problems: &mut Vec<Problem>) -> Option<u32> {
     match words::mode(mode?) {
         Ok(mode) => Some(mode),

@@ -6,7 +6,7 @@ use towpath_proto::v1alpha as pb;
 
 use crate::{
     Change, Checked, Context, ModuleError, Report, Verb,
-    resolve::{Problem, done},
+    resolve::{Problem, done, one_line},
 };
 
 /// A setting.
@@ -30,6 +30,9 @@ pub(crate) fn resolve(sysctl: &pb::Sysctl) -> Result<Options, Vec<Problem>> {
     let value = sysctl.value.as_deref().map(plain);
     if value.is_none() && !absent {
         problems.push(Problem::new("value", "sysctl needs value"));
+    }
+    if let Some(value) = &value {
+        one_line("value", value, &mut problems);
     }
     if value.as_deref() == Some("") {
         problems.push(Problem::new("value", "the value is empty"));
