@@ -1,4 +1,8 @@
 //! HTTP requests of tasks.
+//!
+//! Redirects have one rule. The origin of the first URL (scheme, host and port) gets its headers and body again; another
+//! origin gets neither, and once it was asked, the first one does not either. From https a redirect leads to https alone.
+//! User and password of a Location are not used.
 
 use std::{
     collections::BTreeMap,
@@ -63,17 +67,16 @@ fn failed(message: impl Into<String>) -> HttpError {
 /// # Errors
 /// When there is no answer within the time.
 pub fn send(request: &Request) -> Result<Response, HttpError> {
-    let client = client(request.ca_file.as_deref(), request.timeout, false)?;
+    let client = client(request.ca_file.as_deref(), request.timeout)?;
+    let deadline = SystemClock.monotonic() + request.timeout;
     let method = reqwest::Method::from_bytes(request.method.as_bytes()).map_err(|error| failed(error.to_string()))?;
-    let mut builder = client.request(method, &request.url);
-    for (name, value) in &request.headers {
-        builder = builder.header(name, value);
-    }
-    if let Some(body) = &request.body {
-        builder = builder.body(body.clone());
-    }
-    // A URL may open doors: it is not told again.
-    let response = builder.send().map_err(|error| failed(chain(&error.without_url())))?;
+    let response = follow(
+        &client,
+        &request.url,
+        &request.headers,
+        deadline,
+        Sent { method, body: request.body.as_deref(), from: 0, patience: request.timeout },
+    )?;
     let headers = response
         .headers()
         .iter()
@@ -81,18 +84,19 @@ pub fn send(request: &Request) -> Result<Response, HttpError> {
         .collect();
     let status = response.status().as_u16();
     let mut bytes = Vec::new();
-    response.take(KEPT).read_to_end(&mut bytes).map_err(|error| failed(format!("the answer broke off: {error}")))?;
+    // A server that sends a byte now and then does not outlive the task.
+    let body = Fetched { goes_on: false, deadline, response };
+    body.take(KEPT).read_to_end(&mut bytes).map_err(|error| failed(format!("the answer broke off: {error}")))?;
     Ok(Response { status, body: String::from_utf8_lossy(&bytes).into_owned(), headers })
 }
 
-fn client(ca_file: Option<&str>, timeout: Duration, https_only: bool) -> Result<reqwest::blocking::Client, HttpError> {
+fn client(ca_file: Option<&str>, timeout: Duration) -> Result<reqwest::blocking::Client, HttpError> {
     reqwest::blocking::Client::builder()
         .tls_backend_preconfigured(tls(ca_file)?)
         .timeout(timeout)
-        .https_only(https_only)
         .referer(false)
-        // Where a file is fetched from is followed step by step.
-        .redirect(if https_only { reqwest::redirect::Policy::none() } else { reqwest::redirect::Policy::default() })
+        // `follow` has the rule.
+        .redirect(reqwest::redirect::Policy::none())
         .user_agent(concat!("towpath/", env!("CARGO_PKG_VERSION")))
         .build()
         .map_err(|error| failed(chain(&error)))
@@ -143,13 +147,21 @@ impl std::io::Read for Fetched {
 /// # Errors
 /// When the server does not give it, or is led to from or by anything but https.
 pub fn fetch(fetch: &Fetch<'_>) -> Result<Fetched, HttpError> {
-    let client = client(fetch.ca_file, fetch.timeout.min(SILENCE), true)?;
+    if !fetch.url.starts_with("https://") {
+        return Err(failed("a file is fetched over https alone"));
+    }
+    let patience = fetch.timeout.min(SILENCE);
+    let client = client(fetch.ca_file, patience)?;
     let deadline = SystemClock.monotonic() + fetch.timeout;
-    let mut response = follow(&client, fetch, fetch.from)?;
+    let get = |from| {
+        let sent = Sent { method: reqwest::Method::GET, body: None, from, patience };
+        follow(&client, fetch.url, fetch.headers, deadline, sent)
+    };
+    let mut response = get(fetch.from)?;
     let mut goes_on = fetch.from > 0 && is_rest(&response, fetch.from);
     if fetch.from > 0 && !goes_on && response.status() != reqwest::StatusCode::OK {
         // What is there is no part of what the server has, or the server does not know parts.
-        response = follow(&client, fetch, 0)?;
+        response = get(0)?;
         goes_on = false;
     }
     if !response.status().is_success() || response.status() == reqwest::StatusCode::PARTIAL_CONTENT && !goes_on {
@@ -164,30 +176,92 @@ fn is_rest(response: &reqwest::blocking::Response, from: u64) -> bool {
     response.status() == reqwest::StatusCode::PARTIAL_CONTENT && range.starts_with(&format!("bytes {from}-"))
 }
 
-/// Asks, and goes where the server says, a few times; another server is not told the headers that were for the first.
+/// What a request sends, besides its headers.
+#[derive(Debug, Clone)]
+struct Sent<'a> {
+    method: reqwest::Method,
+    body: Option<&'a str>,
+    /// The first byte that is asked for.
+    from: u64,
+    /// How long the server may take for an answer, and for each part of it.
+    patience: Duration,
+}
+
+/// Sends a request and follows redirects by the rule of this file.
 fn follow(
     client: &reqwest::blocking::Client,
-    fetch: &Fetch<'_>,
-    from: u64,
+    url: &str,
+    headers: &BTreeMap<String, String>,
+    deadline: Instant,
+    mut sent: Sent<'_>,
 ) -> Result<reqwest::blocking::Response, HttpError> {
-    let first = reqwest::Url::parse(fetch.url).map_err(|error| failed(format!("the URL can't be read: {error}")))?;
+    let first = reqwest::Url::parse(url).map_err(|error| failed(format!("the URL can't be read: {error}")))?;
     let mut url = first.clone();
-    for _ in 0..REDIRECTS {
-        let mut builder = client.get(url.clone());
-        for (name, value) in fetch.headers.iter().filter(|_| url.origin() == first.origin()) {
+    let mut left_origin = false;
+    for _ in 0..=REDIRECTS {
+        let mut builder = client.request(sent.method.clone(), url.clone());
+        for (name, value) in headers.iter().filter(|_| !left_origin) {
             builder = builder.header(name, value);
         }
-        if from > 0 {
-            builder = builder.header("range", format!("bytes={from}-"));
+        if let Some(body) = sent.body.filter(|_| !left_origin) {
+            builder = builder.body(body.to_owned());
         }
+        if sent.from > 0 {
+            builder = builder.header("range", format!("bytes={}-", sent.from));
+        }
+        let left = deadline.saturating_duration_since(SystemClock.monotonic());
+        if left.is_zero() {
+            return Err(failed("it takes longer than the task may; timeout sets more"));
+        }
+        let builder = builder.timeout(sent.patience.min(left));
+        // A URL may open doors: it is not told again.
         let response = builder.send().map_err(|error| failed(chain(&error.without_url())))?;
-        if !response.status().is_redirection() {
-            return Ok(response);
+        let Some(next) = next_url(&response, &url)? else { return Ok(response) };
+        left_origin |= next.origin() != first.origin();
+        url = target(next, (!left_origin).then_some(&first));
+        if becomes_get(response.status().as_u16(), &sent.method) {
+            sent = Sent { method: reqwest::Method::GET, body: None, ..sent };
         }
-        let to = response.headers().get("location").and_then(|to| to.to_str().ok()).unwrap_or_default();
-        url = url.join(to).map_err(|error| failed(format!("the server leads to nowhere: {error}")))?;
     }
-    Err(failed(format!("the server leads on more than {REDIRECTS} times")))
+    Err(failed(format!("the server redirects more than {REDIRECTS} times")))
+}
+
+/// The URL that an answer redirects to; `None` for an answer that is not a redirect.
+fn next_url(response: &reqwest::blocking::Response, url: &reqwest::Url) -> Result<Option<reqwest::Url>, HttpError> {
+    if !matches!(response.status().as_u16(), 301 | 302 | 303 | 307 | 308) {
+        return Ok(None);
+    }
+    let Some(location) = response.headers().get("location") else { return Ok(None) };
+    let location = location.to_str().map_err(|_| failed("the server redirects to a URL that can't be read"))?;
+    allowed(url, location).map(Some)
+}
+
+/// The URL of a Location, if the rule allows it.
+fn allowed(url: &reqwest::Url, location: &str) -> Result<reqwest::Url, HttpError> {
+    let next = url.join(location).map_err(|error| failed(format!("the server redirects to no URL: {error}")))?;
+    match (url.scheme(), next.scheme()) {
+        ("https", "http") => Err(failed("the server redirects from https to http, which is not followed")),
+        (_, "http" | "https") if next.has_host() => Ok(next),
+        (_, scheme) => Err(failed(format!("the server redirects to a URL of the scheme {scheme}"))),
+    }
+}
+
+/// The URL without what its Location says of user, password and fragment; those of the first URL go to its origin alone.
+fn target(mut url: reqwest::Url, first: Option<&reqwest::Url>) -> reqwest::Url {
+    // These fail only for URLs without a host.
+    let _ = url.set_username(first.map_or("", reqwest::Url::username));
+    let _ = url.set_password(first.and_then(reqwest::Url::password));
+    url.set_fragment(None);
+    url
+}
+
+/// Whether a redirect turns the request into a GET (RFC 9110, 15.4; as all browsers do it for POST).
+fn becomes_get(status: u16, method: &reqwest::Method) -> bool {
+    match status {
+        301 | 302 => *method == reqwest::Method::POST,
+        303 => *method != reqwest::Method::HEAD,
+        _ => false,
+    }
 }
 
 fn tls(ca_file: Option<&str>) -> Result<rustls::ClientConfig, HttpError> {
@@ -226,4 +300,134 @@ fn chain(error: &dyn std::error::Error) -> String {
         cause = inner.source();
     }
     text
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{
+        io::{BufRead as _, BufReader, Write as _},
+        net::TcpListener,
+        sync::mpsc,
+    };
+
+    use super::*;
+
+    /// A server that answers each request as told, and passes on what it was sent.
+    fn server(answer: impl Fn(&str) -> String + Send + 'static) -> (u16, mpsc::Receiver<String>) {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let port = listener.local_addr().unwrap().port();
+        let (seen, requests) = mpsc::channel();
+        std::thread::spawn(move || {
+            for stream in listener.incoming() {
+                let mut reader = BufReader::new(stream.unwrap());
+                let (mut head, mut length) = (String::new(), 0);
+                loop {
+                    let mut line = String::new();
+                    reader.read_line(&mut line).unwrap();
+                    if let Some(text) = line.to_ascii_lowercase().strip_prefix("content-length:") {
+                        length = text.trim().parse().unwrap();
+                    }
+                    if line.trim().is_empty() {
+                        break;
+                    }
+                    head.push_str(&line);
+                }
+                let mut body = vec![0; length];
+                reader.read_exact(&mut body).unwrap();
+                let path = head.split(' ').nth(1).unwrap_or_default().to_owned();
+                let _ = seen.send(format!("{head}{}", String::from_utf8_lossy(&body)));
+                reader.get_mut().write_all(answer(&path).as_bytes()).unwrap();
+            }
+        });
+        (port, requests)
+    }
+
+    const DONE: &str = "HTTP/1.1 200 OK\r\ncontent-length: 0\r\nconnection: close\r\n\r\n";
+
+    fn to(status: u16, location: &str) -> String {
+        format!("HTTP/1.1 {status} X\r\nlocation: {location}\r\ncontent-length: 0\r\nconnection: close\r\n\r\n")
+    }
+
+    fn post(url: String) -> Result<Response, HttpError> {
+        send(&Request {
+            url,
+            method: "POST".into(),
+            body: Some("of-the-first".into()),
+            headers: [("x-api-key".to_owned(), "key-of-the-first".to_owned())].into(),
+            ca_file: None,
+            timeout: Duration::from_secs(10),
+        })
+    }
+
+    #[test]
+    fn another_origin_gets_neither_headers_nor_body_nor_password() {
+        let (other, seen) = server(|_| DONE.into());
+        for status in [301, 302, 303, 307, 308] {
+            // Another port, and another name of the same machine.
+            for host in ["127.0.0.1", "localhost"] {
+                let (first, _kept) = server(move |_| to(status, &format!("http://{host}:{other}/x")));
+                assert_eq!(post(format!("http://me:word@127.0.0.1:{first}/")).unwrap().status, 200);
+                let request = seen.recv().unwrap();
+                assert!(
+                    !request.contains("of-the-first") && !request.to_lowercase().contains("authorization"),
+                    "{request}"
+                );
+                let method = if status < 304 { "GET" } else { "POST" };
+                assert!(request.starts_with(method), "{status}: {request}");
+            }
+        }
+    }
+
+    #[test]
+    fn same_origin_keeps_headers_body_and_password() {
+        let (first, seen) = server(|path| if path == "/" { to(307, "/next#part") } else { DONE.into() });
+        assert_eq!(post(format!("http://me:word@127.0.0.1:{first}/")).unwrap().status, 200);
+        let both: Vec<String> = seen.iter().take(2).collect();
+        assert!(both[1].starts_with("POST /next HTTP"), "{both:?}");
+        for request in both {
+            assert!(request.contains("key-of-the-first") && request.ends_with("of-the-first"), "{request}");
+            assert!(request.to_lowercase().contains("authorization: basic"), "{request}");
+        }
+    }
+
+    #[test]
+    fn first_origin_gets_nothing_after_another_one_was_asked() {
+        let (port, ports) = mpsc::channel::<u16>();
+        let ports = std::sync::Mutex::new(ports);
+        let (other, _kept) =
+            server(move |_| to(307, &format!("http://127.0.0.1:{}/back", ports.lock().unwrap().recv().unwrap())));
+        let (first, seen) =
+            server(move |path| if path == "/" { to(307, &format!("http://127.0.0.1:{other}/")) } else { DONE.into() });
+        port.send(first).unwrap();
+        assert_eq!(post(format!("http://127.0.0.1:{first}/")).unwrap().status, 200);
+        let both: Vec<String> = seen.iter().take(2).collect();
+        assert!(both[0].contains("key-of-the-first") && !both[1].contains("of-the-first"), "{both:?}");
+    }
+
+    #[test]
+    fn redirects_are_counted() {
+        let (first, seen) = server(|_| to(302, "/again"));
+        assert!(post(format!("http://127.0.0.1:{first}/")).is_err());
+        assert_eq!(seen.try_iter().count(), REDIRECTS + 1);
+    }
+
+    #[test]
+    fn redirect_without_location_is_the_answer() {
+        let (first, _kept) = server(|_| "HTTP/1.1 302 X\r\ncontent-length: 0\r\nconnection: close\r\n\r\n".into());
+        assert_eq!(post(format!("http://127.0.0.1:{first}/")).unwrap().status, 302);
+    }
+
+    #[test]
+    fn location_leads_never_down_to_http_nor_to_another_scheme() {
+        let https = reqwest::Url::parse("https://host/a/b").unwrap();
+        for location in ["http://host/", "http://other/", "file:///etc/passwd", "ftp://host/", "data:x", "http:///"] {
+            assert!(allowed(&https, location).is_err(), "{location}");
+        }
+        assert_eq!(allowed(&https, "//other:8443/c").unwrap().as_str(), "https://other:8443/c");
+        assert_eq!(allowed(&https, "../c").unwrap().as_str(), "https://host/c");
+        let http = reqwest::Url::parse("http://host/").unwrap();
+        assert!(allowed(&http, "https://host/").is_ok() && allowed(&http, "gopher://host/").is_err());
+        let bare = target(reqwest::Url::parse("https://me:word@other/#f").unwrap(), None);
+        assert_eq!(bare.as_str(), "https://other/");
+    }
 }
