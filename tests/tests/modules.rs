@@ -63,6 +63,49 @@ fn a_server_is_set_up_kept_so_and_cleared_again() {
 }
 
 #[test]
+fn service_named_by_an_alias_is_the_unit_that_the_alias_leads_to() {
+    let server = Server::new();
+    let unit = |name: &str, alias: &str| {
+        let text =
+            format!("[Service]\nExecStart=/bin/sleep infinity\n[Install]\nWantedBy=multi-user.target\nAlias={alias}\n");
+        server.machines.put(0, &format!("/usr/lib/systemd/system/{name}"), &text);
+    };
+    unit("real.service", "nick.service");
+    unit("real@.service", "nick@.service");
+    server.says(&["systemctl", "daemon-reload"]);
+    let task = |name: &str, more: &str| format!("    - {{name: {name}, service: {{name: {name}, {more}}}}}\n");
+    let publish = |tasks: String| server.publish(&format!("  tasks:\n{tasks}"));
+    let state =
+        |unit: &str| (server.says(&["systemctl", "is-active", unit]), server.says(&["systemctl", "is-enabled", unit]));
+    let is = |unit: &str, active: &str, enabled: &str| state(unit) == (active.to_owned(), enabled.to_owned());
+    let settled = |server: &Server| {
+        let tasks = outcomes(server);
+        !tasks.is_empty() && tasks.iter().all(|(_, outcome)| outcome == "unchanged")
+    };
+    // The name does not exist before the unit is enabled.
+    publish(task("nick", "state: started, enabled: true"));
+    server.wait(|_| is("real.service", "active", "enabled"));
+    server.wait(settled);
+    publish(task("nick", "state: stopped, enabled: false"));
+    server.wait(|_| is("real.service", "inactive", "disabled"));
+    server.wait(settled);
+    // The link has gone with it; drift is still seen.
+    server.says(&["systemctl", "start", "real"]);
+    server.wait(|_| is("real.service", "inactive", "disabled"));
+    publish(task("nick", "masked: true"));
+    server.wait(|_| state("real.service").1 == "masked");
+    server.wait(settled);
+    publish(task("nick", "masked: false"));
+    server.wait(|_| state("real.service").1 == "disabled");
+    // Two names of one unit are one thing.
+    publish(task("nick", "state: stopped") + &task("real", "state: started"));
+    server.wait(|server| {
+        server.tasks().iter().any(|(_, outcome, message)| outcome == "failed" && message.contains("is managed by"))
+    });
+    assert!(is("real.service", "inactive", "disabled"), "{}", server.shown());
+}
+
+#[test]
 fn a_service_that_does_not_start_is_told_with_its_journal() {
     let server = Server::new();
     server.publish("  tasks:\n    - name: unit\n      unit: {name: sick, content: \"[Service]\\nType=oneshot\\nExecStart=/bin/sh -c 'echo no blood left; exit 3'\\n\"}\n    - name: service\n      service: {name: sick, state: started}\n");

@@ -52,6 +52,8 @@ pub enum SystemdError {
 /// What a unit is like.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct UnitState {
+    /// Its own name, where it was asked for by an alias.
+    pub id: String,
     /// loaded, not-found, masked, bad-setting …
     pub load: String,
     /// active, inactive, failed, activating …
@@ -120,6 +122,8 @@ trait Manager {
 
 #[zbus::proxy(interface = "org.freedesktop.systemd1.Unit", default_service = "org.freedesktop.systemd1")]
 trait Unit {
+    #[zbus(property(emits_changed_signal = "false"))]
+    fn id(&self) -> zbus::Result<String>;
     #[zbus(property(emits_changed_signal = "false"))]
     fn load_state(&self) -> zbus::Result<String>;
     #[zbus(property(emits_changed_signal = "false"))]
@@ -197,6 +201,7 @@ impl Systemd {
                 .build()
                 .await?;
             Ok(UnitState {
+                id: proxy.id().await?,
                 load: proxy.load_state().await?,
                 active: proxy.active_state().await?,
                 file: proxy.unit_file_state().await?,

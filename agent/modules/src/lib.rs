@@ -375,6 +375,14 @@ impl Options {
         }
     }
 
+    /// Another name of what it manages, which a second task may use.
+    pub fn other_name(&self, context: &Context<'_>) -> Option<String> {
+        match self {
+            Self::Service(options) => Some(options.meant(context)),
+            _ => None,
+        }
+    }
+
     /// Whether applying it interrupts what runs on the node: not the mere content of files.
     pub fn interrupts(&self) -> bool {
         !matches!(
@@ -420,7 +428,7 @@ impl Options {
     /// nothing to take away.
     pub fn undo(&self, params: &Value, context: &Context<'_>) -> Option<Value> {
         match self {
-            Self::Service(options) => service::undo(options),
+            Self::Service(options) => service::undo(options, context),
             Self::Unit(options) => unit::undo(options, params, context),
             Self::Package(options) => package::undo(options, context),
             Self::Account(options) => account::undo(options, context),

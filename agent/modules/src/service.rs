@@ -1,5 +1,7 @@
 //! `service`: whether a unit runs, starts at boot, or can be started at all.
 
+mod aliases;
+
 use serde_json::{Value, json};
 use towpath_host::{
     process::{self, Invocation},
@@ -96,11 +98,26 @@ impl Options {
         matches!(self.state, Some(State::Restarted | State::Reloaded))
     }
 
+    /// The unit that the task means, where its name is an alias: as the unit files say, whether it is loaded or not.
+    pub(crate) fn meant(&self, context: &Context<'_>) -> String {
+        aliases::unit(context.look, &self.unit)
+    }
+
+    /// The state of the unit that the task means; its `id` is the name to use.
+    fn state(&self, systemd: &Systemd, context: &Context<'_>) -> Result<UnitState, ModuleError> {
+        systemd.state(&self.meant(context)).map_err(failed)
+    }
+
     fn missing(&self, unit: &UnitState) -> Vec<Missing> {
         let mut missing = Vec::new();
         let masked = unit.load == "masked" || unit.file.starts_with("masked");
         if self.masked == Some(false) && masked {
             missing.push(Missing::Unmask);
+        }
+        let runs = matches!(unit.active.as_str(), "active" | "reloading" | "activating" | "refreshing");
+        // Before it is disabled: that may take the name away by which it is known.
+        if self.state == Some(State::Stopped) && (runs || unit.active == "deactivating") {
+            missing.push(Missing::Run(Job::Stop));
         }
         // What has no [Install] section is started by others: it is as enabled as it can be.
         let file = unit.file.as_str();
@@ -110,10 +127,8 @@ impl Options {
         if self.enabled.is_some_and(|wanted| wanted != enabled && !fixed(wanted)) {
             missing.push(Missing::Enable(self.enabled == Some(true)));
         }
-        let runs = matches!(unit.active.as_str(), "active" | "reloading" | "activating" | "refreshing");
         missing.extend(match self.state {
             Some(State::Started) if !runs => Some(Missing::Run(Job::Start)),
-            Some(State::Stopped) if runs || unit.active == "deactivating" => Some(Missing::Run(Job::Stop)),
             Some(State::Restarted) => Some(Missing::Run(Job::Restart)),
             Some(State::Reloaded) => Some(Missing::Run(Job::Reload)),
             _ => None,
@@ -141,7 +156,7 @@ fn word(missing: Missing) -> &'static str {
 pub(crate) fn check(options: &Options, context: &Context<'_>) -> Result<Checked, ModuleError> {
     context.needs_whole_root("service")?;
     let systemd = Systemd::connect().map_err(failed)?;
-    let unit = systemd.state(&options.unit).map_err(failed)?;
+    let unit = options.state(&systemd, context)?;
     let gone = unit.load == "not-found";
     let nothing = options.enabled != Some(true) && matches!(options.state, None | Some(State::Stopped));
     if gone && nothing && options.masked == Some(true) {
@@ -162,7 +177,7 @@ pub(crate) fn check(options: &Options, context: &Context<'_>) -> Result<Checked,
     if missing.is_empty() {
         return Ok(Checked::InSync);
     }
-    let diff: String = missing.iter().map(|missing| format!("{} {}\n", options.unit, word(*missing))).collect();
+    let diff: String = missing.iter().map(|missing| format!("{} {}\n", unit.id, word(*missing))).collect();
     let verb = if options.is_action() { Verb::Run } else { Verb::Update };
     Ok(Checked::Change(Change { verb, diff, steps: Vec::new() }))
 }
@@ -170,20 +185,21 @@ pub(crate) fn check(options: &Options, context: &Context<'_>) -> Result<Checked,
 pub(crate) fn run(options: &Options, context: &Context<'_>) -> Result<Report, ModuleError> {
     context.needs_whole_root("service")?;
     let systemd = Systemd::connect().map_err(failed)?;
-    let unit = systemd.state(&options.unit).map_err(failed)?;
+    let unit = options.state(&systemd, context)?;
     if unit.stale {
         systemd.reload().map_err(failed)?;
     }
+    let id = unit.id.as_str();
     let mut started_now = false;
     for missing in options.missing(&unit) {
         started_now |= missing == Missing::Run(Job::Start);
         let done = match missing {
-            Missing::Unmask => systemd.mask(&options.unit, false),
-            Missing::Enable(enabled) => systemd.enable(&options.unit, enabled),
-            Missing::Run(job) => started(&systemd, &options.unit, job, context),
-            Missing::Mask => systemd.mask(&options.unit, true),
+            Missing::Unmask => systemd.mask(id, false),
+            Missing::Enable(enabled) => systemd.enable(id, enabled),
+            Missing::Run(job) => started(&systemd, id, job, context),
+            Missing::Mask => systemd.mask(id, true),
         };
-        done.map_err(|error| told("", &options.unit, &error, context))?;
+        done.map_err(|error| told("", id, &error, context))?;
     }
     Ok(Report { fields: [("started", json!(started_now))].into(), ..Report::well() })
 }
@@ -218,9 +234,9 @@ fn journal(unit: &str, context: &Context<'_>) -> String {
 }
 
 /// The parameters that put a unit back to how it is now.
-pub(crate) fn undo(options: &Options) -> Option<Value> {
-    let unit = Systemd::connect().ok()?.state(&options.unit).ok()?;
-    let mut params = json!({ "name": options.unit });
+pub(crate) fn undo(options: &Options, context: &Context<'_>) -> Option<Value> {
+    let unit = options.state(&Systemd::connect().ok()?, context).ok()?;
+    let mut params = json!({ "name": unit.id });
     let map = params.as_object_mut()?;
     for missing in options.missing(&unit) {
         let (key, value) = match missing {

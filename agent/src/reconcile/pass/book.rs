@@ -482,7 +482,10 @@ impl<'a, 'p> BookRun<'a, 'p> {
         let module = ready.options.name();
         let one = std::slice::from_ref(&identity);
         let parts: Vec<&str> = ready.options.parts().iter().map(String::as_str).collect();
-        let parts = if parts.is_empty() { one.to_vec() } else { parts };
+        let mut parts = if parts.is_empty() { one.to_vec() } else { parts };
+        let context = instance::context(self.pass.machine, &self.renderer, task, self.pass.cancel);
+        let other_name = ready.options.other_name(&context);
+        parts.extend(other_name.as_deref().filter(|name| *name != identity));
         let owner = format!("{}/{}", self.book.id(), task.id);
         let mut owners = self.owners.lock().unwrap_or_else(PoisonError::into_inner);
         for part in parts {
@@ -493,7 +496,6 @@ impl<'a, 'p> BookRun<'a, 'p> {
             owners.insert(managed, owner.clone());
         }
         drop(owners);
-        let context = instance::context(self.pass.machine, &self.renderer, task, self.pass.cancel);
         self.managed.extend(instance::managed(&ready.options, identity, &context));
         let look = &self.pass.machine.look;
         self.watched.extend(ready.options.manages(&context).iter().map(|path| look.real_path(path)));

@@ -1,0 +1,146 @@
+//! Aliases of units: links to another unit's file, and names that a unit takes when it is enabled (systemd.unit(5)).
+
+use towpath_host::Look;
+
+/// Folders of unit files; earlier ones win.
+const FOLDERS: [&str; 8] = [
+    "/etc/systemd/system",
+    "/run/systemd/system",
+    "/run/systemd/transient",
+    "/run/systemd/generator",
+    "/run/systemd/generator.late",
+    "/usr/local/lib/systemd/system",
+    "/usr/lib/systemd/system",
+    "/lib/systemd/system",
+];
+
+/// How many links are followed.
+const LINKS: usize = 8;
+
+/// Returns the unit that a name means: the name itself, unless that is an alias.
+pub(super) fn unit(look: &Look, name: &str) -> String {
+    let mut unit = name.to_owned();
+    for _ in 0..LINKS {
+        match target(look, &unit) {
+            Found::Alias(target) => unit = target,
+            Found::Unit => return unit,
+            Found::Nothing => match owner(look, &unit) {
+                // That may be a link too.
+                Some(owner) => unit = owner,
+                None => return unit,
+            },
+        }
+    }
+    unit
+}
+
+enum Found {
+    Nothing,
+    Unit,
+    Alias(String),
+}
+
+/// What the first file of that name is.
+fn target(look: &Look, unit: &str) -> Found {
+    for folder in FOLDERS {
+        let path = format!("{folder}/{unit}");
+        if let Ok(Some(link)) = look.link(&path) {
+            let name = link.rsplit('/').next().unwrap_or_default();
+            // A link to /dev/null masks the unit; one to a file of the same name leads to a folder elsewhere.
+            return if link == "/dev/null" || name == unit || !name.contains('.') {
+                Found::Unit
+            } else {
+                Found::Alias(instance(name, unit))
+            };
+        }
+        if look.exists(&path).unwrap_or(false) {
+            return Found::Unit;
+        }
+    }
+    Found::Nothing
+}
+
+/// The name with the instance of an alias, where the alias leads to a template.
+fn instance(target: &str, alias: &str) -> String {
+    let of_alias = alias.split_once('@').and_then(|(_, rest)| rest.rsplit_once('.')).map(|(instance, _)| instance);
+    match (target.split_once("@."), of_alias) {
+        (Some((name, kind)), Some(instance)) if !instance.is_empty() => format!("{name}@{instance}.{kind}"),
+        _ => target.to_owned(),
+    }
+}
+
+/// The unit that would take a name when it is enabled, as ssh.service takes sshd.service on Debian.
+fn owner(look: &Look, alias: &str) -> Option<String> {
+    // An instance has no file of its own.
+    if alias.contains('@') {
+        return None;
+    }
+    for folder in FOLDERS {
+        let names = look.list(folder).unwrap_or_default();
+        for name in names.into_iter().filter(|name| name.rsplit('.').next() == alias.rsplit('.').next()) {
+            let read = look.read(&format!("{folder}/{name}")).ok().flatten();
+            if read.is_some_and(|(bytes, _)| takes(&String::from_utf8_lossy(&bytes), alias)) {
+                return Some(name);
+            }
+        }
+    }
+    None
+}
+
+/// Whether a unit file has a name among its aliases.
+fn takes(text: &str, alias: &str) -> bool {
+    let mut install = false;
+    text.lines().map(str::trim).any(|line| {
+        if line.starts_with('[') {
+            install = line == "[Install]";
+        }
+        let names = line.strip_prefix("Alias").and_then(|rest| rest.trim_start().strip_prefix('='));
+        install && names.is_some_and(|names| names.split_whitespace().any(|name| name == alias))
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{fs, os::unix::fs::symlink};
+
+    use super::*;
+
+    #[test]
+    fn alias_leads_to_its_unit() {
+        let root = tempfile::tempdir().unwrap();
+        let etc = root.path().join("etc/systemd/system");
+        let lib = root.path().join("usr/lib/systemd/system");
+        fs::create_dir_all(&etc).unwrap();
+        fs::create_dir_all(&lib).unwrap();
+        fs::write(lib.join("ssh.service"), "[Unit]\nAlias=no.service\n[Install]\nAlias = other.service sshd.service\n")
+            .unwrap();
+        fs::write(lib.join("getty@.service"), "").unwrap();
+        fs::write(lib.join("plain.service"), "").unwrap();
+        symlink("/usr/lib/systemd/system/ssh.service", etc.join("openssh.service")).unwrap();
+        symlink("openssh.service", etc.join("remote.service")).unwrap();
+        symlink("getty@.service", lib.join("autovt@.service")).unwrap();
+        symlink("/usr/lib/systemd/system/getty@.service", etc.join("autovt@tty2.service")).unwrap();
+        symlink("/dev/null", etc.join("masked.service")).unwrap();
+        symlink("loop.service", etc.join("loop.service")).unwrap();
+        symlink("b.service", etc.join("a.service")).unwrap();
+        symlink("a.service", etc.join("b.service")).unwrap();
+        let look = Look::at(root.path()).unwrap();
+        for (name, wanted) in [
+            ("openssh.service", "ssh.service"),
+            ("remote.service", "ssh.service"),
+            // Not enabled, so that there is no link.
+            ("sshd.service", "ssh.service"),
+            ("other.service", "ssh.service"),
+            ("no.service", "no.service"),
+            ("sshd.socket", "sshd.socket"),
+            ("autovt@tty2.service", "getty@tty2.service"),
+            ("plain.service", "plain.service"),
+            ("masked.service", "masked.service"),
+            ("loop.service", "loop.service"),
+            ("unknown.service", "unknown.service"),
+        ] {
+            assert_eq!(unit(&look, name), wanted, "{name}");
+        }
+        unit(&look, "a.service");
+    }
+}
