@@ -38,6 +38,11 @@ pub struct Server {
 
 /// Makes a package: its name, its version, what its script does behind the installation.
 fn package(folder: &Path, name: &str, version: &str, script: &str) {
+    package_with(folder, name, version, script, "");
+}
+
+/// Makes a package with further fields.
+fn package_with(folder: &Path, name: &str, version: &str, script: &str, fields: &str) {
     let tree = tempfile::tempdir().unwrap();
     let write = |path: &str, text: String| {
         let file = tree.path().join(path);
@@ -47,7 +52,7 @@ fn package(folder: &Path, name: &str, version: &str, script: &str) {
     write(
         "DEBIAN/control",
         format!(
-            "Package: {name}\nVersion: {version}\nArchitecture: all\nMaintainer: t <t@example.invalid>\nDescription: for tests\n"
+            "Package: {name}\nVersion: {version}\nArchitecture: all\nMaintainer: t <t@example.invalid>\nDescription: for tests\n{fields}"
         ),
     );
     write("DEBIAN/conffiles", format!("/etc/{name}.conf\n"));
@@ -109,6 +114,8 @@ fn packages(folder: &Path) -> (PathBuf, String) {
     package(&packages, "probelong", "1.0", "sleep 14");
     package(&packages, "probebase", "1.0", "exit 0");
     package(&packages, "probemore", "1.0", "exit 0");
+    package_with(&packages, "proberival", "1.0", "exit 0", "Conflicts: probebase\nReplaces: probebase\n");
+    package_with(&packages, "probeneeds", "1.0", "exit 0", "Depends: probeapp (<< 2.0)\n");
     nginx(&packages);
     let index = ok(Command::new("dpkg-scanpackages").args(["-m", "."]).current_dir(&packages)).stdout;
     fs::write(packages.join("Packages"), index).unwrap();

@@ -61,6 +61,27 @@ fn packages_come_go_and_fail_with_their_reasons() {
 }
 
 #[test]
+fn installation_that_would_remove_or_downgrade_another_package_is_refused_with_its_name() {
+    let server = Server::new();
+    let package = |task: &str| server.publish(&format!("  tasks:\n    - name: it\n      package: {{{task}}}\n"));
+    package("names: [probebase, probeapp]");
+    server.wait(|server| installed(server, "probebase") && installed(server, "probeapp"));
+    let version = || server.says(&["dpkg-query", "-W", "-f", "${Version}", "probeapp"]);
+    for backend in ["packagekit", "apt"] {
+        package(&format!("name: proberival, backend: {backend}"));
+        server.wait(|server| said(server).contains("remove probebase"));
+        package(&format!("name: probeneeds, backend: {backend}"));
+        server.wait(|server| said(server).contains("probeapp"));
+        assert!(installed(&server, "probebase") && version() == "2.0", "{backend}: {}", server.shown());
+        assert!(!installed(&server, "proberival") && !installed(&server, "probeneeds"), "{backend}");
+    }
+    package("name: proberival, replaces: [probebase], backend: packagekit");
+    server.wait(|server| installed(server, "proberival") && !installed(server, "probebase") && unchanged(server));
+    package("name: probebase, replaces: [proberival], backend: apt");
+    server.wait(|server| installed(server, "probebase") && !installed(server, "proberival") && unchanged(server));
+}
+
+#[test]
 fn a_packagekit_that_is_killed_is_told_and_the_next_pass_recovers() {
     let server = Server::new();
     server.write("  tasks:\n    - name: it\n      package: {name: probeslow}\n");

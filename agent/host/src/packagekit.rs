@@ -19,6 +19,11 @@ const LOOK: Duration = Duration::from_secs(1);
 const INSTALLED: u32 = 1;
 const SUCCESS: u32 = 1;
 const ARCH: u64 = 1 << 18;
+/// A flag of transactions: nothing is changed (pk-enum.h, `PK_TRANSACTION_FLAG_ENUM_SIMULATE`).
+const SIMULATE: u64 = 1 << 2;
+/// Removing and obsoleting, as they are shown by versions up to 1.2 and after it; then the same for downgrading.
+const REMOVED: [u32; 4] = [13, 15, 28, 29];
+const DOWNGRADED: [u32; 2] = [20, 30];
 
 /// PackageKit could not do something.
 #[derive(Debug, Error)]
@@ -46,8 +51,21 @@ pub struct Found {
     pub name: String,
     /// Its version.
     pub version: String,
+    /// Its architecture.
+    pub arch: String,
     /// Whether it is installed.
     pub installed: bool,
+    /// What a transaction does to it, besides installing or upgrading it.
+    pub effect: Option<Effect>,
+}
+
+/// An effect of a transaction on a package.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Effect {
+    /// It is removed, or another package takes its place.
+    Removed,
+    /// It becomes older.
+    Downgraded,
 }
 
 #[zbus::proxy(
@@ -88,8 +106,8 @@ trait Transaction {
 enum Deed<'a> {
     Refresh,
     Resolve(&'a [&'a str]),
-    Install(&'a [&'a str]),
-    Update(&'a [&'a str]),
+    Install(u64, &'a [&'a str]),
+    Update(u64, &'a [&'a str]),
     Remove(&'a [&'a str]),
 }
 
@@ -150,12 +168,28 @@ impl<'a> PackageKit<'a> {
         self.transaction(Deed::Resolve(names))
     }
 
+    /// All packages that an installation would touch.
+    ///
+    /// # Errors
+    /// When it cannot be done.
+    pub fn simulate_install(&self, ids: &[&str]) -> Result<Vec<Found>, PackageKitError> {
+        self.transaction(Deed::Install(SIMULATE, ids))
+    }
+
+    /// All packages that an upgrade would touch.
+    ///
+    /// # Errors
+    /// When it cannot be done.
+    pub fn simulate_update(&self, ids: &[&str]) -> Result<Vec<Found>, PackageKitError> {
+        self.transaction(Deed::Update(SIMULATE, ids))
+    }
+
     /// Installs packages.
     ///
     /// # Errors
     /// When that goes wrong.
     pub fn install(&self, ids: &[&str]) -> Result<(), PackageKitError> {
-        self.transaction(Deed::Install(ids)).map(drop)
+        self.transaction(Deed::Install(0, ids)).map(drop)
     }
 
     /// Updates packages that are installed.
@@ -163,7 +197,7 @@ impl<'a> PackageKit<'a> {
     /// # Errors
     /// When that goes wrong.
     pub fn update(&self, ids: &[&str]) -> Result<(), PackageKitError> {
-        self.transaction(Deed::Update(ids)).map(drop)
+        self.transaction(Deed::Update(0, ids)).map(drop)
     }
 
     /// Removes packages that no others need.
@@ -217,8 +251,8 @@ impl<'a> PackageKit<'a> {
             match deed {
                 Deed::Refresh => transaction.refresh_cache(true).await,
                 Deed::Resolve(names) => transaction.resolve(ARCH, names).await,
-                Deed::Install(ids) => transaction.install_packages(0, ids).await,
-                Deed::Update(ids) => transaction.update_packages(0, ids).await,
+                Deed::Install(flags, ids) => transaction.install_packages(flags, ids).await,
+                Deed::Update(flags, ids) => transaction.update_packages(flags, ids).await,
                 // Not with others that need them: those are to be named.
                 Deed::Remove(ids) => transaction.remove_packages(0, ids, false, false).await,
             }
@@ -316,10 +350,16 @@ fn at(status: u32, percentage: u32) -> Option<String> {
 /// `name;version;arch;data`.
 fn found(info: u32, id: &str) -> Option<Found> {
     let mut parts = id.split(';');
-    let (name, version, _) = (parts.next()?, parts.next()?, parts.next()?);
+    let (name, version, arch) = (parts.next()?, parts.next()?, parts.next()?);
     let data = parts.next().unwrap_or_default();
     let installed = info == INSTALLED || data.starts_with("installed");
-    Some(Found { id: id.to_owned(), name: name.to_owned(), version: version.to_owned(), installed })
+    let effect = match info {
+        info if REMOVED.contains(&info) => Some(Effect::Removed),
+        info if DOWNGRADED.contains(&info) => Some(Effect::Downgraded),
+        _ => None,
+    };
+    let [name, version, arch] = [name, version, arch].map(str::to_owned);
+    Some(Found { id: id.to_owned(), name, version, arch, installed, effect })
 }
 
 #[cfg(test)]

@@ -3,6 +3,7 @@
 
 mod backend;
 mod database;
+mod simulation;
 
 use std::collections::BTreeMap;
 
@@ -16,6 +17,7 @@ use crate::{
 use backend::How;
 pub use database::Database;
 use database::Packages;
+use simulation::Named;
 
 /// Packages and how they are to be.
 #[derive(Debug, Clone)]
@@ -26,6 +28,7 @@ pub struct Options {
     hold: Option<bool>,
     backend: Backend,
     conffiles: Conffiles,
+    replaces: Vec<String>,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -81,7 +84,10 @@ pub(crate) fn resolve(package: pb::Package) -> Result<Options, Vec<Problem>> {
     if package.hold.is_some() && state == State::Absent {
         problems.push(Problem::new("hold", "what is absent can't be held"));
     }
-    for name in &names {
+    if !package.replaces.is_empty() && state == State::Absent {
+        problems.push(Problem::new("replaces", "what is absent replaces nothing"));
+    }
+    for name in names.iter().chain(&package.replaces) {
         let fine = |c: char| c.is_ascii_alphanumeric() || "+-._:".contains(c);
         if name.is_empty() || name.starts_with('-') || !name.chars().all(fine) {
             problems.push(Problem::new("name", format!("{name:?} is no name of a package")));
@@ -99,7 +105,15 @@ pub(crate) fn resolve(package: pb::Package) -> Result<Options, Vec<Problem>> {
         problems.push(problem.hint("leave backend out, or set it to apt"));
     }
     done(problems)?;
-    Ok(Options { names, state, version: package.version, hold: package.hold, backend, conffiles })
+    Ok(Options {
+        names,
+        state,
+        version: package.version,
+        hold: package.hold,
+        backend,
+        conffiles,
+        replaces: package.replaces,
+    })
 }
 
 /// What is to be done.
@@ -253,7 +267,13 @@ pub(crate) fn together(uses: &[&Options], context: &Context<'_>) -> Result<(), M
         // Of another architecture, or half installed: apt knows what to do, PackageKit does not name it.
         let odd = |name: &String| name.contains(':') || installed.get(name).is_some_and(|known| !known.whole);
         let plain = !uses.iter().flat_map(|options| &options.names).any(odd);
-        let how = How { backend: first.backend, version: first.version.clone(), plain, conffiles: first.conffiles };
+        let named = Named {
+            wanted: missing.install.iter().chain(&missing.upgrade).cloned().collect(),
+            replaces: uses.iter().flat_map(|options| options.replaces.iter().cloned()).collect(),
+            native: database::native(&installed).map(str::to_owned),
+        };
+        let how =
+            How { backend: first.backend, version: first.version.clone(), plain, conffiles: first.conffiles, named };
         if let Err(error) = backend::change(&missing, &how, context) {
             // The tool fails for every package that is not whole, also where these are.
             if !all_there(uses, context)? {

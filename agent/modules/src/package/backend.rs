@@ -8,11 +8,15 @@ use std::{
 
 use towpath_host::{
     Clock as _, SystemClock,
-    packagekit::{Found, PackageKit, PackageKitError},
+    packagekit::{Effect, Found, PackageKit, PackageKitError},
     process::{self, Cancel, Invocation, Output},
 };
 
-use super::{Backend, Conffiles, Missing, Options, database::DPKG};
+use super::{
+    Backend, Conffiles, Missing, Options,
+    database::DPKG,
+    simulation::{self, Effects, Named},
+};
 use crate::{Context, ModuleError};
 
 /// How it is to be done.
@@ -25,6 +29,8 @@ pub(super) struct How {
     pub(super) plain: bool,
     /// What becomes of configuration files that the administrator has changed.
     pub(super) conffiles: Conffiles,
+    /// The packages that an installation may touch.
+    pub(super) named: Named,
 }
 
 /// When it is to have ended.
@@ -130,7 +136,7 @@ pub(super) fn change(missing: &Missing, how: &How, context: &Context<'_>) -> Res
         Backend::Apt | Backend::Dnf => false,
     };
     if try_packagekit {
-        match patiently(missing, deadline, context) {
+        match patiently(missing, &how.named, deadline, context) {
             Ok(()) => return Ok(()),
             Err(error @ (PackageKitError::Missing(_) | PackageKitError::Hangs(_))) if how.backend == Backend::Auto => {
                 tracing::info!("the package manager is used directly: {error}");
@@ -153,10 +159,15 @@ const PAUSE: Duration = Duration::from_secs(2);
 
 /// PackageKit gives up at once where somebody else holds the lock of the package database: it is asked again, as apt
 /// waits by itself.
-fn patiently(missing: &Missing, deadline: Deadline, context: &Context<'_>) -> Result<(), PackageKitError> {
+fn patiently(
+    missing: &Missing,
+    named: &Named,
+    deadline: Deadline,
+    context: &Context<'_>,
+) -> Result<(), PackageKitError> {
     let mut first = true;
     loop {
-        match by_packagekit(missing, deadline, context) {
+        match by_packagekit(missing, named, deadline, context) {
             Err(PackageKitError::Failed(why))
                 if why.contains("get lock")
                     && deadline.left() > deadline.least + PAUSE
@@ -173,15 +184,26 @@ fn patiently(missing: &Missing, deadline: Deadline, context: &Context<'_>) -> Re
     }
 }
 
-fn by_packagekit(missing: &Missing, deadline: Deadline, context: &Context<'_>) -> Result<(), PackageKitError> {
+fn by_packagekit(
+    missing: &Missing,
+    named: &Named,
+    deadline: Deadline,
+    context: &Context<'_>,
+) -> Result<(), PackageKitError> {
     let say = |text: &str| context.say(text);
     let kit = PackageKit::connect(&say, deadline.left())?;
-    let done = transactions(&kit, missing);
+    let done = transactions(&kit, missing, named);
     kit.quit();
     done
 }
 
-fn transactions(kit: &PackageKit<'_>, missing: &Missing) -> Result<(), PackageKitError> {
+fn transactions(kit: &PackageKit<'_>, missing: &Missing, named: &Named) -> Result<(), PackageKitError> {
+    let allow = |found: Vec<Found>| {
+        let names = |effect| found.iter().filter(|package| package.effect == Some(effect)).map(full_name).collect();
+        let effects =
+            Effects { removed: names(Effect::Removed), downgraded: names(Effect::Downgraded), held: Vec::new() };
+        named.allow(&effects).map_err(|error| PackageKitError::Failed(error.message))
+    };
     let ids = |names: &[String], installed: bool| -> Result<Vec<String>, PackageKitError> {
         let asked: Vec<&str> = names.iter().map(String::as_str).collect();
         let mut found = kit.resolve(&asked)?;
@@ -206,13 +228,22 @@ fn transactions(kit: &PackageKit<'_>, missing: &Missing) -> Result<(), PackageKi
     }
     if !missing.install.is_empty() {
         let ids = ids(&missing.install, false)?;
-        kit.install(&ids.iter().map(String::as_str).collect::<Vec<_>>())?;
+        let ids: Vec<&str> = ids.iter().map(String::as_str).collect();
+        allow(kit.simulate_install(&ids)?)?;
+        kit.install(&ids)?;
     }
     if !missing.upgrade.is_empty() {
         let ids = ids(&missing.upgrade, false)?;
-        kit.update(&ids.iter().map(String::as_str).collect::<Vec<_>>())?;
+        let ids: Vec<&str> = ids.iter().map(String::as_str).collect();
+        allow(kit.simulate_update(&ids)?)?;
+        kit.update(&ids)?;
     }
     Ok(())
+}
+
+/// The name of a package with its architecture.
+fn full_name(package: &Found) -> String {
+    format!("{}:{}", package.name, package.arch)
 }
 
 /// apt-get, which keeps configuration files that the administrator has changed, and waits for the lock.
@@ -230,7 +261,8 @@ fn apt(missing: &Missing, how: &How, deadline: Deadline, context: &Context<'_>) 
         let lock = lock();
         let mut argv = vec!["apt-get", "-y", "-q"];
         argv.extend(options.iter().map(String::as_str));
-        argv.extend(["-o", &lock, verb]);
+        // What was installed for what goes stays, whatever the machine is set to.
+        argv.extend(["-o", "APT::Get::AutomaticRemove=false", "-o", &lock, verb]);
         argv.extend(more);
         argv.push("--");
         argv.extend(names.iter().map(String::as_str));
@@ -239,9 +271,8 @@ fn apt(missing: &Missing, how: &How, deadline: Deadline, context: &Context<'_>) 
     if !missing.remove.is_empty() {
         let simulated = call("remove", &["--simulate"], &missing.remove)?;
         well("apt-get remove", &simulated)?;
-        let goes = |line: &str| line.strip_prefix("Remv ")?.split(' ').next().map(str::to_owned);
-        let others: Vec<String> =
-            simulated.stdout.lines().filter_map(goes).filter(|name| !missing.remove.contains(name)).collect();
+        let removed = simulation::apt(&simulated.stdout).removed;
+        let others: Vec<String> = removed.into_iter().filter(|name| !how.named.has(&missing.remove, name)).collect();
         if !others.is_empty() {
             let what = format!("{} would go too, which need it", others.join(", "));
             return Err(ModuleError::new(format!(
@@ -260,13 +291,25 @@ fn apt(missing: &Missing, how: &How, deadline: Deadline, context: &Context<'_>) 
     }
     let more: &[&str] =
         if how.version.is_some() { &["--allow-downgrades", "--allow-change-held-packages"] } else { &[] };
-    let mut output = call("install", more, &wanted)?;
+    let install = || {
+        let simulated = call("install", &[more, &["--simulate"]].concat(), &wanted)?;
+        if simulated.rc != 0 {
+            // The reasons are the same.
+            return Ok(simulated);
+        }
+        let effects = simulation::apt(&simulated.stdout);
+        how.named.allow(&effects)?;
+        // Lists that change in between change nothing about it.
+        let kept: &[&str] = if effects.removed.is_empty() { &["--no-remove"] } else { &[] };
+        call("install", &[more, kept].concat(), &wanted)
+    };
+    let mut output = install()?;
     if output.rc != 0 && output.stderr.contains("dpkg was interrupted") {
         deadline.allows("dpkg --configure -a")?;
         let mut argv = vec!["dpkg", "--configure", "-a"];
         argv.extend(conffiles);
         well("dpkg --configure -a", &run_tool(&argv)?)?;
-        output = call("install", more, &wanted)?;
+        output = install()?;
     }
     let old = ["Unable to locate", "was not found", "no installation candidate", "Failed to fetch", "404"];
     if output.rc != 0 && old.iter().any(|word| output.stderr.contains(word)) {
@@ -274,7 +317,7 @@ fn apt(missing: &Missing, how: &How, deadline: Deadline, context: &Context<'_>) 
         // A list that can't be fetched is a mistake, not a warning: it may be the one that is missing.
         let any = "APT::Update::Error-Mode=any";
         well("apt-get update", &run_tool(&["apt-get", "-q", "-o", &lock(), "-o", any, "update"])?)?;
-        output = call("install", more, &wanted)?;
+        output = install()?;
     }
     well("apt-get install", &output)
 }
@@ -287,6 +330,16 @@ fn dnf(missing: &Missing, how: &How, deadline: Deadline, context: &Context<'_>) 
         let mut argv = vec!["dnf", "-y", "--setopt=clean_requirements_on_remove=False", verb];
         argv.extend(names.iter().map(String::as_str));
         run_tool(&argv)
+    };
+    let simulate = |verb: &str, names: &[String]| {
+        let mut argv = vec!["dnf", "--assumeno", "--setopt=clean_requirements_on_remove=False", verb];
+        argv.extend(names.iter().map(String::as_str));
+        let output = run_tool(&argv)?;
+        let asked = [&output.stdout, &output.stderr].into_iter().any(|text| text.contains("Operation aborted"));
+        if !asked {
+            well(&format!("dnf {verb}"), &output)?;
+        }
+        how.named.allow(&simulation::dnf(&output.stdout))
     };
     if !missing.remove.is_empty() {
         // dnf would take along what needs them: rpm names it instead.
@@ -301,9 +354,11 @@ fn dnf(missing: &Missing, how: &How, deadline: Deadline, context: &Context<'_>) 
         wanted.iter_mut().for_each(|name| *name = format!("{name}-{version}"));
     }
     if !wanted.is_empty() {
+        simulate("install", &wanted)?;
         well("dnf install", &call("install", &wanted)?)?;
     }
     if !missing.upgrade.is_empty() {
+        simulate("upgrade", &missing.upgrade)?;
         well("dnf upgrade", &call("upgrade", &missing.upgrade)?)?;
     }
     Ok(())

@@ -29,6 +29,7 @@ pub(super) struct Installed {
     pub(super) held: bool,
     /// Whether its installation has come to its end.
     pub(super) whole: bool,
+    pub(super) arch: Option<String>,
 }
 
 /// What is installed, by name, and by name and architecture.
@@ -99,8 +100,32 @@ impl Known {
     }
 }
 
-/// Reads the status file of dpkg (deb-control(5), dpkg(1): "want flag status").
+/// The own architecture of the machine: that of dpkg itself, or of rpm.
+pub(super) fn native(packages: &Packages) -> Option<&str> {
+    packages.get("dpkg").or_else(|| packages.get("rpm")).and_then(|own| own.arch.as_deref())
+}
+
+/// Reads the status file of dpkg (deb-control(5), dpkg(1): "want flag status"). A name without an architecture means the
+/// machine's own one.
 pub(super) fn dpkg(text: &str) -> Packages {
+    let mut packages = entries(text);
+    let Some(native) = native(&packages).map(str::to_owned) else { return packages };
+    let own = |arch: &str| arch == native || arch == "all";
+    let foreign = |(name, known): (&String, &Installed)| {
+        (!name.contains(':') && known.arch.as_deref().is_some_and(|arch| !own(arch))).then(|| name.clone())
+    };
+    for name in packages.iter().filter_map(foreign).collect::<Vec<_>>() {
+        packages.remove(&name);
+        for arch in [&native, "all"] {
+            if let Some(known) = packages.get(&format!("{name}:{arch}")).cloned() {
+                packages.insert(name.clone(), known);
+            }
+        }
+    }
+    packages
+}
+
+fn entries(text: &str) -> Packages {
     let mut packages = Packages::new();
     for stanza in text.split("\n\n") {
         let field =
@@ -117,6 +142,7 @@ pub(super) fn dpkg(text: &str) -> Packages {
             plain: None,
             held: words.first() == Some(&"hold"),
             whole: words.get(2) == Some(&"installed"),
+            arch: field("Architecture").map(str::to_owned),
         };
         if let Some(arch) = field("Architecture") {
             packages.insert(format!("{name}:{arch}"), installed.clone());
@@ -135,7 +161,9 @@ fn rpm(text: &str) -> Packages {
     for parts in lines {
         let [name, arch, version, _] = parts[..] else { continue };
         let plain = version.rsplit_once('-').map(|(plain, _)| plain.to_owned());
-        let installed = Installed { version: version.to_owned(), plain, held: false, whole: true };
+        let arch = Some(arch.to_owned());
+        let installed = Installed { version: version.to_owned(), plain, held: false, whole: true, arch: arch.clone() };
+        let arch = arch.unwrap_or_default();
         packages.insert(format!("{name}.{arch}"), installed.clone());
         packages.insert(name.to_owned(), installed);
     }
@@ -152,6 +180,22 @@ mod tests {
         assert_eq!(known["nginx"].version, "1.22.1-9");
         assert_eq!(known["nginx:amd64"], known["nginx"]);
         assert!(known["kept"].held && !known.contains_key("gone") && !known["half"].whole);
+    }
+
+    #[test]
+    fn name_without_architecture_means_the_native_one() {
+        let stanza = |name: &str, arch: &str, version: u32| {
+            format!("Package: {name}\nStatus: install ok installed\nArchitecture: {arch}\nVersion: {version}\n\n")
+        };
+        let foreign = stanza("dpkg", "amd64", 1) + &stanza("m", "i386", 2);
+        let known = dpkg(&foreign);
+        assert!(!known.contains_key("m") && known.contains_key("m:i386") && native(&known) == Some("amd64"));
+        for text in [stanza("m", "amd64", 3) + &foreign, foreign + &stanza("m", "amd64", 3)] {
+            let known = dpkg(&text);
+            assert_eq!((known["m"].version.as_str(), known["m:i386"].version.as_str()), ("3", "2"));
+        }
+        let known = dpkg(&(stanza("dpkg", "arm64", 1) + &stanza("doc", "all", 4)));
+        assert_eq!(known["doc"].version, "4");
     }
 
     #[test]

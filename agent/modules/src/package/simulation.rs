@@ -1,0 +1,183 @@
+//! Effects of an installation that no task asked for: what a tool would remove, downgrade, or change although it is held.
+//! Read from the tool's own simulation, before anything is changed.
+
+use crate::ModuleError;
+
+/// Packages that an installation would touch besides those that are named.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub(super) struct Effects {
+    /// They would be gone.
+    pub(super) removed: Vec<String>,
+    /// They would become older.
+    pub(super) downgraded: Vec<String>,
+    /// They would change although an administrator holds them.
+    pub(super) held: Vec<String>,
+}
+
+/// Names that a task allows to be touched.
+#[derive(Debug, Clone, Default)]
+pub(super) struct Named {
+    /// Packages that are installed.
+    pub(super) wanted: Vec<String>,
+    /// Packages that these may remove.
+    pub(super) replaces: Vec<String>,
+    /// The machine's own architecture, which a name may leave out.
+    pub(super) native: Option<String>,
+}
+
+impl Named {
+    /// A name as tools show it: without the machine's own architecture.
+    fn plain<'a>(&self, name: &'a str) -> &'a str {
+        match name.rsplit_once([':', '.']) {
+            Some((plain, arch)) if self.native.as_deref() == Some(arch) || matches!(arch, "all" | "any" | "noarch") => {
+                plain
+            }
+            _ => name,
+        }
+    }
+
+    pub(super) fn has(&self, list: &[String], name: &str) -> bool {
+        list.iter().any(|known| self.plain(known) == self.plain(name))
+    }
+
+    /// Refuses an installation that touches packages which are not named.
+    ///
+    /// # Errors
+    /// Names these packages.
+    pub(super) fn allow(&self, effects: &Effects) -> Result<(), ModuleError> {
+        let others = |list: &[String], allowed: &[String]| {
+            let mut others: Vec<&str> =
+                list.iter().filter(|name| !self.has(allowed, name)).map(|name| self.plain(name)).collect();
+            others.sort_unstable();
+            others.dedup();
+            others.join(", ")
+        };
+        let removed = others(&effects.removed, &self.replaces);
+        let downgraded = others(&effects.downgraded, &self.wanted);
+        let held = others(&effects.held, &self.wanted);
+        let what = [("remove", removed), ("downgrade", downgraded), ("change the held", held)];
+        let what: Vec<String> = what
+            .into_iter()
+            .filter(|(_, names)| !names.is_empty())
+            .map(|(verb, names)| format!("{verb} {names}"))
+            .collect();
+        if what.is_empty() {
+            return Ok(());
+        }
+        Err(ModuleError::new(format!(
+            "cannot install {}: it would {}; nothing was changed. Name packages that may go in replaces, or change them \
+             in tasks of their own first",
+            self.wanted.join(", "),
+            what.join(" and ")
+        )))
+    }
+}
+
+/// Reads what `apt-get --simulate` prints in the language C.
+pub(super) fn apt(text: &str) -> Effects {
+    let mut effects = Effects::default();
+    let mut section = None;
+    for line in text.lines() {
+        if let Some(rest) = line.strip_prefix("Remv ").or_else(|| line.strip_prefix("Purg ")) {
+            effects.removed.extend(rest.split(' ').next().map(str::to_owned));
+        } else if line.starts_with("  ") {
+            let names = line.split_whitespace().map(|name| name.trim_end_matches('*').to_owned());
+            match section {
+                Some(Section::Downgraded) => effects.downgraded.extend(names),
+                Some(Section::Held) => effects.held.extend(names),
+                None => {}
+            }
+        } else {
+            section = match line.trim_end() {
+                "The following packages will be DOWNGRADED:" => Some(Section::Downgraded),
+                "The following held packages will be changed:" => Some(Section::Held),
+                _ => None,
+            };
+        }
+    }
+    effects
+}
+
+#[derive(Debug, Clone, Copy)]
+enum Section {
+    Downgraded,
+    Held,
+}
+
+/// Reads the table that dnf prints before it asks, in the language C.
+pub(super) fn dnf(text: &str) -> Effects {
+    let mut effects = Effects::default();
+    let mut installed = Vec::new();
+    let mut section = String::new();
+    for line in text.lines() {
+        let words: Vec<&str> = line.split_whitespace().collect();
+        match words.as_slice() {
+            // One that the package above obsoletes.
+            ["replacing", name, ..] => effects.removed.push((*name).to_owned()),
+            [name, arch, _, ..] if line.starts_with(' ') => {
+                let name = format!("{name}.{arch}");
+                match section.as_str() {
+                    text if text.starts_with("Removing") => effects.removed.push(name),
+                    text if text.starts_with("Downgrading") => effects.downgraded.push(name),
+                    text if text.starts_with("Installing") => installed.push(name),
+                    _ => {}
+                }
+            }
+            _ if line.ends_with(':') => section = line.trim().to_owned(),
+            [] => section.clear(),
+            _ => {}
+        }
+    }
+    // Of kernels several versions are kept, and the oldest goes when another one comes.
+    effects.removed.retain(|name| !installed.contains(name));
+    effects
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn named(wanted: &[&str], replaces: &[&str]) -> Named {
+        let owned = |names: &[&str]| names.iter().map(|name| (*name).to_owned()).collect();
+        Named { wanted: owned(wanted), replaces: owned(replaces), native: Some("amd64".into()) }
+    }
+
+    const APT: &str = "Reading package lists...\nThe following packages will be REMOVED:\n  a b:i386\n\
+        The following NEW packages will be installed:\n  c\nThe following packages will be DOWNGRADED:\n  d e*\n\
+        The following held packages will be changed:\n  f\n0 upgraded, 1 newly installed, 2 downgraded, 1 to remove.\n\
+        Remv a [1]\nPurg b:i386 [2]\nInst c (1 repo [all])\nConf c (1 repo [all])\n";
+
+    #[test]
+    fn apt_simulation_shows_removed_downgraded_and_held_packages() {
+        let effects = apt(APT);
+        assert_eq!(effects.removed, ["a", "b:i386"]);
+        assert_eq!(effects.downgraded, ["d", "e"]);
+        assert_eq!(effects.held, ["f"]);
+        assert_eq!(apt("Inst c [1] (2 repo [all])\n"), Effects::default());
+    }
+
+    #[test]
+    fn installation_that_touches_others_is_refused_with_their_names() {
+        let message = named(&["c"], &[]).allow(&apt(APT)).unwrap_err().message;
+        for name in ["remove a, b:i386", "downgrade d, e", "change the held f"] {
+            assert!(message.contains(name), "{message}");
+        }
+        assert!(named(&["c", "d", "e", "f"], &["a:amd64", "b:i386"]).allow(&apt(APT)).is_ok());
+        // One of another architecture is another package, and one that is wanted must not go either.
+        assert!(named(&["c", "d", "e", "f", "b:i386"], &["a", "b"]).allow(&apt(APT)).is_err());
+    }
+
+    #[test]
+    fn dnf_table_shows_removed_replaced_and_downgraded_packages() {
+        let text = "Dependencies resolved.\n====\n Package Arch Version Repository Size\n====\nInstalling:\n \
+            new x86_64 2-1 repo 1 k\n     replacing  old.x86_64 1-1\n kernel-core x86_64 6.2 repo 1 M\n\
+            Downgrading:\n lib x86_64 1-1 repo 1 k\nRemoving:\n kernel-core x86_64 6.0 @repo 1 M\n\
+            Removing dependent packages:\n tool noarch 1-1 @repo 1 k\n\nTransaction Summary\n====\nOperation aborted.\n";
+        let effects = dnf(text);
+        assert_eq!(effects.removed, ["old.x86_64", "tool.noarch"]);
+        assert_eq!(effects.downgraded, ["lib.x86_64"]);
+        let mut named = named(&["new", "lib"], &["old", "tool"]);
+        named.native = Some("x86_64".into());
+        assert!(named.allow(&effects).is_ok());
+    }
+}
