@@ -26,7 +26,10 @@ use tonic::{
 use towpath_host::identity::{Credentials, Role};
 use towpath_proto::v1alpha::{self as pb, events_server::Events, status_server::Status as StatusService};
 
-use super::tls::{self, Caller};
+use super::{
+    callers::Callers,
+    tls::{self, Caller},
+};
 use crate::{reconcile::Handle, report::chain};
 
 /// A server that can't be started.
@@ -104,6 +107,7 @@ pub async fn serve(handle: Handle, doors: Doors, until: impl Future<Output = ()>
                 // Who has lost its power says no good-bye.
                 .http2_keepalive_interval(Some(Duration::from_secs(30)))
                 .http2_keepalive_timeout(Some(Duration::from_secs(10)))
+                .max_concurrent_streams(Some(STREAMS))
                 .layer(admitted)
                 .add_routes(routes)
                 .serve_with_incoming(incoming);
@@ -153,14 +157,17 @@ fn bind(socket: &Path) -> Result<UnixListener, ServeError> {
 async fn routes(handle: &Handle) -> Result<Routes, ServeError> {
     let (health, health_service) = tonic_health::server::health_reporter();
     health.set_serving::<pb::status_server::StatusServer<Api>>().await;
-    let reflection = tonic_reflection::server::Builder::configure()
-        .register_encoded_file_descriptor_set(towpath_proto::DESCRIPTORS)
-        .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET)
-        .build_v1()
-        .map_err(|error| ServeError::Reflection(error.to_string()))?;
+    let reflection = || {
+        tonic_reflection::server::Builder::configure()
+            .register_encoded_file_descriptor_set(towpath_proto::DESCRIPTORS)
+            .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET)
+    };
+    let failed = |error: tonic_reflection::server::Error| ServeError::Reflection(error.to_string());
     let api = Api::new(handle.clone());
     Ok(Routes::new(health_service)
-        .add_service(reflection)
+        .add_service(reflection().build_v1().map_err(failed)?)
+        // Tools from before 2023 ask for it by this name.
+        .add_service(reflection().build_v1alpha().map_err(failed)?)
         .add_service(pb::status_server::StatusServer::new(api.clone()))
         .add_service(pb::events_server::EventsServer::new(api)))
 }
@@ -229,6 +236,9 @@ fn node_that_asks<T>(request: &Request<T>) -> Result<String, Status> {
     }
 }
 
+/// Calls at once on one connection.
+const STREAMS: u32 = 64;
+
 /// How many packs are made at once, and the size of their parts.
 const PACKS: usize = 2;
 const PART: usize = 64 << 10;
@@ -253,11 +263,12 @@ impl Write for Parts {
 struct Api {
     handle: Handle,
     packs: Arc<Semaphore>,
+    callers: Callers,
 }
 
 impl Api {
     fn new(handle: Handle) -> Self {
-        Self { handle, packs: Arc::new(Semaphore::new(PACKS)) }
+        Self { handle, packs: Arc::new(Semaphore::new(PACKS)), callers: Callers::default() }
     }
 
     /// Work that reads files or renders runs beside the runtime's threads.
@@ -297,14 +308,18 @@ impl StatusService for Api {
         Ok(Response::new(pb::ListRolloutsReply { rollouts }))
     }
 
-    async fn get_plan(&self, _: Request<pb::GetPlanRequest>) -> Result<Response<pb::PlanReply>, Status> {
-        let plan = self.blocking(|handle| handle.plan()).await?;
+    async fn get_plan(&self, request: Request<pb::GetPlanRequest>) -> Result<Response<pb::PlanReply>, Status> {
+        // It is over when the work is, whether the caller waits for the answer or not.
+        let turn = self.callers.turn(&request).await?;
+        let plan = self.blocking(move |handle| (handle.plan(), turn).0).await?;
         plan.map(Response::new).map_err(|error| Status::failed_precondition(error.to_string()))
     }
 
     async fn get_view(&self, request: Request<pb::GetViewRequest>) -> Result<Response<pb::ViewReply>, Status> {
+        let turn = self.callers.turn(&request).await?;
         let request = request.into_inner();
-        let view = self.blocking(move |handle| handle.view(&request.view, &request.subject, request.explain)).await?;
+        let view = move |handle: Handle| (handle.view(&request.view, &request.subject, request.explain), turn).0;
+        let view = self.blocking(view).await?;
         let view = view.map_err(|error| Status::failed_precondition(error.to_string()))?;
         Ok(Response::new(pb::ViewReply { json: view.to_string() }))
     }

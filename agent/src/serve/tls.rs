@@ -3,8 +3,9 @@
 
 use std::{
     io,
+    net::SocketAddr,
     pin::Pin,
-    sync::Arc,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
     task::{Context, Poll},
     time::Duration,
 };
@@ -13,17 +14,22 @@ use rustls::pki_types::ServerName;
 use tokio::{
     io::{AsyncRead, AsyncWrite, ReadBuf},
     net::{TcpListener, TcpStream},
-    sync::{Semaphore, mpsc},
+    sync::{mpsc, oneshot},
 };
 use tokio_rustls::{TlsAcceptor, TlsConnector, TlsStream};
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::transport::server::Connected;
-use towpath_host::identity::{Credentials, Role, Subject};
+use towpath_host::{
+    Clock as _, SystemClock,
+    identity::{Credentials, Role, Subject},
+};
+
+use super::handshakes::{Handshakes, Refusals, Summary};
 
 /// How long the two sides have to agree on who they are.
 const HANDSHAKE: Duration = Duration::from_secs(5);
-/// How many may be at it at once.
-const AT_ONCE: usize = 128;
+/// How often it is looked whether refusals are to be logged.
+const LOG: Duration = Duration::from_secs(10);
 
 /// Who calls.
 #[derive(Debug, Clone)]
@@ -64,14 +70,43 @@ impl AsyncWrite for Secured {
     }
 }
 
+/// State that all connections of the port share.
+struct Port {
+    handshakes: Mutex<Handshakes<oneshot::Sender<()>>>,
+    refusals: Mutex<Refusals>,
+}
+
+impl Port {
+    fn handshakes(&self) -> MutexGuard<'_, Handshakes<oneshot::Sender<()>>> {
+        self.handshakes.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn refuse(&self, address: SocketAddr, why: &str) {
+        self.refusals.lock().unwrap_or_else(PoisonError::into_inner).add(format!("{address}: {why}"));
+        self.log();
+    }
+
+    fn log(&self) {
+        let due = self.refusals.lock().unwrap_or_else(PoisonError::into_inner).due(SystemClock.monotonic());
+        if let Some(Summary { count, last }) = due {
+            tracing::warn!(count, %last, "connections were refused");
+        }
+    }
+}
+
 /// The connections that come in. One that does not show who it is is closed, and is nobody else's trouble.
 pub(super) fn incoming(listener: TcpListener, credentials: Arc<Credentials>) -> ReceiverStream<io::Result<Secured>> {
     let (known, connections) = mpsc::channel(16);
-    let at_once = Arc::new(Semaphore::new(AT_ONCE));
+    let port = Arc::new(Port { handshakes: Mutex::default(), refusals: Mutex::default() });
     tokio::spawn(async move {
+        let mut log = tokio::time::interval(LOG);
         while !known.is_closed() {
             let accepted = tokio::select! {
                 accepted = listener.accept() => accepted,
+                _ = log.tick() => {
+                    port.log();
+                    continue;
+                }
                 () = known.closed() => break,
             };
             let Ok((stream, address)) = accepted else {
@@ -79,14 +114,25 @@ pub(super) fn incoming(listener: TcpListener, credentials: Arc<Credentials>) -> 
                 tokio::time::sleep(Duration::from_millis(100)).await;
                 continue;
             };
-            let Ok(permit) = Arc::clone(&at_once).acquire_owned().await else { break };
-            let (known, credentials) = (known.clone(), Arc::clone(&credentials));
+            let (end, ended) = oneshot::channel();
+            // The one that makes room ends when its sender is dropped.
+            let (number, _) = port.handshakes().begin(address.ip(), end);
+            let (known, credentials, port) = (known.clone(), Arc::clone(&credentials), Arc::clone(&port));
             tokio::spawn(async move {
-                let _permit = permit;
-                match tokio::time::timeout(HANDSHAKE, secure(stream, &credentials)).await {
+                let shaken = async {
+                    stream.peek(&mut [0]).await?;
+                    port.handshakes().heard(number);
+                    secure(stream, &credentials).await
+                };
+                let shaken = tokio::select! {
+                    shaken = tokio::time::timeout(HANDSHAKE, shaken) => shaken,
+                    _ = ended => return port.refuse(address, "too many handshakes at once, and this one was the oldest"),
+                };
+                port.handshakes().end(number);
+                match shaken {
                     Ok(Ok(secured)) => drop(known.send(Ok(secured)).await),
-                    Ok(Err(error)) => tracing::warn!(%address, "a connection was refused: {error}"),
-                    Err(_) => tracing::warn!(%address, "a connection was closed: it did not show who it is in time"),
+                    Ok(Err(error)) => port.refuse(address, &error.to_string()),
+                    Err(_) => port.refuse(address, "it did not show who it is in time"),
                 }
             });
         }
