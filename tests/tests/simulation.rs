@@ -335,7 +335,7 @@ impl Simulation {
         if view.fallen {
             // Ids are never the same twice.
             let id = format!("{}-{}", self.now, name(node));
-            return announce(view, &id, own.restoration.as_deref());
+            return announce(view, &name(node), &id, own.restoration.as_deref());
         }
         let stored = view.accepted.map_or(0, |(generation, _)| generation);
         if stored < spec.generation {
@@ -412,7 +412,7 @@ impl Simulation {
         let spec = &self.revisions[self.accepted];
         let after = slots(&self.store);
         // What is said anew was given before the store went back.
-        let anew = self.store.below(keys::RESTORED).next().is_some();
+        let anew = self.store.below(keys::ALL_RESTORED).next().is_some();
         let within = after <= before || spec.count.is_none_or(|count| after <= count);
         assert!(within || anew, "a slot beyond the count: {txn:?}");
         self.written_off += gone(&self.store).saturating_sub(written_off);
@@ -426,7 +426,7 @@ impl Simulation {
             };
             for node in told {
                 // A wake-up may be lost; that the store was restored is read again when a watch begins again.
-                if row.key == keys::RESTORED || !self.chance.percent(5) {
+                if row.key.starts_with(keys::ALL_RESTORED) || !self.chance.percent(5) {
                     let (delay, life) = (1 + self.chance.below(50), self.nodes[node].life);
                     self.after(delay, Event::Look(node, life));
                 }

@@ -2,10 +2,13 @@
 
 use std::time::Duration;
 
-use towpath_coordination::store::{
-    Change, Compare, MAX_OPERATIONS, Op, Outcome, Page, Store, StoreError, Txn,
-    etcd::{Access, EtcdOptions, EtcdStore},
-    local::LocalStore,
+use towpath_coordination::{
+    keys::{self, Key},
+    store::{
+        Change, Compare, MAX_OPERATIONS, Op, Outcome, Page, Store, StoreError, Txn,
+        etcd::{Access, EtcdOptions, EtcdStore},
+        local::LocalStore,
+    },
 };
 use towpath_tests::etcd::{Etcd, programs};
 
@@ -193,6 +196,96 @@ fn too_many_operations_are_refused_whole() {
         assert!(matches!(store.commit(&then(many)), Err(StoreError::TooLarge(_))));
         assert!(store.read("m/", &Page::default()).unwrap().rows.is_empty());
     }
+}
+
+/// The keys that a node writes, and keys of others. A kind of key without a line here does not compile.
+fn is_confined_to_its_node(key: &Key<'_>) -> bool {
+    match key {
+        Key::Joined { .. } | Key::Alive { .. } | Key::Mark { .. } | Key::Fence { .. } | Key::Facts { .. } | Key::State { .. } => true,
+        Key::Accepted
+        | Key::Restored { .. }
+        | Key::Opening { .. }
+        | Key::ResultNotice { .. }
+        | Key::Agent { .. }
+        | Key::OfferNotice { .. }
+        | Key::ResultKey { .. }
+        | Key::ResultWant { .. }
+        | Key::Held { .. }
+        | Key::Queue { .. }
+        | Key::Vote { .. }
+        | Key::Elected { .. }
+        | Key::Anew { .. }
+        | Key::Table { .. } => false,
+    }
+}
+
+#[test]
+fn role_of_a_node_confines_it_to_the_keys_that_it_writes() {
+    let folder = tempfile::tempdir().unwrap();
+    let etcd = Etcd::start(folder.path(), "etcd", 1, true, &[]);
+    let (ca, (root, root_key)) = (etcd.ca().unwrap(), etcd.client("root").unwrap());
+    for node in ["n1", "n2"] {
+        let mut command = std::process::Command::new(concat!(env!("CARGO_MANIFEST_DIR"), "/../deploy/etcd/node.sh"));
+        command.args(["prod", node]).env("ETCDCTL_ENDPOINTS", etcd.endpoints().join(","));
+        command.env("ETCDCTL_CACERT", &ca).env("ETCDCTL_CERT", &root).env("ETCDCTL_KEY", &root_key);
+        towpath_tests::ok(&mut command);
+    }
+    let (certificate, key) = etcd.client("n1").unwrap();
+    let store = |prefix: &str| {
+        let access = Access {
+            ca: Some(std::fs::read(&ca).unwrap()),
+            identity: Some((std::fs::read(&certificate).unwrap(), std::fs::read(&key).unwrap())),
+            ..Access::default()
+        };
+        EtcdStore::new(EtcdOptions {
+            endpoints: etcd.endpoints(),
+            node: "n1".into(),
+            prefix: prefix.into(),
+            access: std::sync::Arc::new(move || Ok(access.clone())),
+            ..EtcdOptions::default()
+        })
+        .unwrap()
+    };
+    let own = store("/towpath/prod/");
+    let keys_of = |node: &str| {
+        [
+            keys::ACCEPTED.to_owned(),
+            keys::restored(node),
+            keys::opening("n/b"),
+            keys::result_notice("n/b", "t"),
+            keys::agent(node),
+            keys::offer_notice(node, "n/b"),
+            keys::result_key(node, "n/b", "t", "n1"),
+            keys::result_want(node, "n/b", "t", "n2", "n1"),
+            keys::held("n/b", "-", "n/b", node),
+            keys::queue("n/b", "-", "n/b", node),
+            keys::vote("n/b@1", 0, true, node),
+            keys::elected("n/b", "t", node),
+            keys::anew("id", node),
+            keys::table("digest", 0),
+            keys::joined(node),
+            keys::alive(node),
+            keys::mark(node),
+            keys::fence(node),
+            keys::facts(node),
+            keys::state(node),
+        ]
+    };
+    let denied = |result: Result<Outcome, StoreError>| matches!(result, Err(StoreError::Denied(_)));
+    for (node, other) in [("n1", false), ("n2", true)] {
+        for key in keys_of(node) {
+            let refused = other && is_confined_to_its_node(&Key::parse(&key).unwrap());
+            assert_eq!(denied(own.commit(&then(vec![put(&key, "{}")]))), refused, "write {key}");
+            assert_eq!(denied(own.commit(&then(vec![Op::Delete(key.clone())]))), refused, "delete {key}");
+            assert!(own.read(&key, &Page::default()).is_ok(), "read {key}");
+        }
+    }
+    for prefix in [keys::ALL_RESTORED.to_owned(), keys::run_votes("n/b@1"), keys::inbox("n2"), keys::all_anew("id")] {
+        assert!(!denied(own.commit(&then(vec![Op::DeleteAll(prefix.clone())]))), "delete all {prefix}");
+    }
+    let lease = own.lease(Duration::from_secs(5)).unwrap();
+    own.keep_alive(lease).unwrap();
+    assert!(denied(store("/towpath/test/").commit(&then(vec![put("board/accepted", "x")]))), "another cluster");
 }
 
 /// The script of deploy/etcd confines nodes to their cluster's keys; the certificate's common name is the user.

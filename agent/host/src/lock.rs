@@ -3,7 +3,7 @@
 use std::{
     fs::{self, File, OpenOptions},
     io::{Read as _, Seek as _, Write as _},
-    os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _},
+    os::unix::fs::{DirBuilderExt as _, MetadataExt as _, OpenOptionsExt as _},
     path::{Path, PathBuf},
     time::Duration,
 };
@@ -22,7 +22,7 @@ pub(crate) const PAUSE: Duration = Duration::from_millis(50);
 #[derive(Debug)]
 pub struct StateDir {
     path: PathBuf,
-    _lock: File,
+    lock: File,
 }
 
 /// A state directory that can't be taken.
@@ -97,7 +97,16 @@ impl StateDir {
         let write = file.set_len(0).and_then(|()| file.rewind()).and_then(|()| file.write_all(holder.as_bytes()));
         // On a full disk the lock still counts, only without a name.
         drop(write);
-        Ok(Self { path: path.to_owned(), _lock: file })
+        Ok(Self { path: path.to_owned(), lock: file })
+    }
+
+    /// Whether the directory is still the one that was taken. An agent whose directory was deleted has no journal that
+    /// outlives it, and no right to act as a fresh one.
+    pub fn is_there(&self) -> bool {
+        let same = |own: fs::Metadata, now: fs::Metadata| (own.dev(), own.ino()) == (now.dev(), now.ino());
+        let now = fs::metadata(self.path.join("lock"));
+        self.lock.metadata().is_ok_and(|own| now.is_ok_and(|now| same(own, now)))
+            && self.path.join("journal.redb").exists()
     }
 
     /// The directory.

@@ -305,6 +305,7 @@ fn settings(folder: &Path, name: &str) -> Settings {
         reconcile: Reconcile { interval: Duration::from_secs(60), jitter: 10, drift: Drift::Correct },
         facts_d: Vec::new(),
         data_store: DataStore::Local,
+        revoked: Vec::new(),
         warnings: Vec::new(),
     }
 }

@@ -109,6 +109,8 @@ struct Written {
     cluster: String,
     name: Option<String>,
     role: Option<&'static str>,
+    /// What `revoked` of a Config takes.
+    serial: Option<String>,
     public_keys: Vec<String>,
     ca_file: PathBuf,
     cert_file: Option<PathBuf>,
@@ -133,6 +135,9 @@ fn days(number: u32) -> Duration {
 fn print(format: &Output, written: &Written, what: &str) -> Result<u8, Failure> {
     output::print(format.output, written, || {
         let mut text = format!("{what}\n");
+        if let Some(serial) = &written.serial {
+            let _ = writeln!(text, "Its serial number is {serial}; `revoked` of a Config takes it.");
+        }
         if let (Some(cert), Some(name)) = (&written.cert_file, &written.name) {
             let key =
                 written.key_file.as_ref().map_or("the key that was made there".into(), |key| key.display().to_string());
@@ -166,6 +171,7 @@ impl Init {
             cluster: authority.cluster().to_owned(),
             name: None,
             role: None,
+            serial: None,
             public_keys: Vec::new(),
             ca_file: certificate.clone(),
             cert_file: None,
@@ -216,6 +222,7 @@ impl Issue {
             cluster: authority.cluster().to_owned(),
             name: Some(self.name.clone()),
             role: Some(request.role.name()),
+            serial: identity::serial_of_pem(pem.as_bytes()),
             public_keys: keys.texts().to_vec(),
             ca_file: Authority::files(&self.dir).0,
             cert_file: Some(certificate.clone()),
@@ -235,6 +242,7 @@ impl Renew {
             cluster: subject.cluster,
             name: Some(subject.name),
             role: Some(subject.role.name()),
+            serial: identity::serial_of_pem(pem.as_bytes()),
             public_keys: subject.keys.texts().to_vec(),
             ca_file: Authority::files(&self.dir).0,
             cert_file: None,

@@ -43,6 +43,8 @@ pub struct Settings {
     pub facts_d: Vec<PathBuf>,
     /// Where nodes agree.
     pub data_store: DataStore,
+    /// The certificates and keys that do not count, before the first revision and beside those of git.
+    pub revoked: Vec<String>,
     /// What is odd about the file.
     pub warnings: Vec<String>,
 }
@@ -228,6 +230,7 @@ fn resolve(
         },
         facts_d: vec![folder.join("facts.d")],
         data_store,
+        revoked: spec.revoked.clone(),
         warnings,
     })
 }

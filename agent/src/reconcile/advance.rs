@@ -31,6 +31,9 @@ impl Node {
     pub fn advance(&mut self) -> Ended {
         let now = self.clock.wall();
         self.step(Input::Looked(now));
+        if self.has_lost_its_state() {
+            return Ended::Held;
+        }
         self.join();
         self.adopt();
         self.tell_refused();
@@ -96,7 +99,7 @@ impl Node {
     }
 
     fn accept(&mut self, disk: &Accepted, looked: Looked, set: Arc<ObjectSet>) {
-        if self.unfollowed.as_ref().is_some_and(NotFollowed::blocks) {
+        if self.is_rejected().is_some() || self.unfollowed.as_ref().is_some_and(NotFollowed::blocks) {
             // What it has is older than what the others have agreed on: it proposes nothing before it has that.
             self.fall_back(disk);
             return;
@@ -164,7 +167,10 @@ impl Node {
 
     pub(super) fn show(&mut self, revision: Option<Arc<Revision>>) {
         if let Some(revision) = &revision {
-            self.speech.follow(revision);
+            self.speech.follow(revision, &self.settings);
+            let node = revision.set.nodes.get(&self.settings.node);
+            self.fleet.give_keys(node.map(|node| node.public_keys.clone()).filter(|keys| !keys.is_empty()));
+            self.step_fleet();
             self.tell_held(&revision.set);
         }
         let mirrors = revision.as_ref().map(|revision| self.sources.mirrors(&revision.set)).unwrap_or_default();

@@ -1,5 +1,7 @@
 //! What a node does with others: it joins, answers them, and is told when something moves.
 
+use std::time::Duration;
+
 use towpath_coordination::{
     accept::AcceptError,
     fleet::{Joined, Poke},
@@ -12,6 +14,9 @@ use super::{
     revision::Revision,
     runs::Run,
 };
+
+/// How long a node waits for others to join before it warns that it is alone.
+const ALONE: Duration = Duration::from_secs(60);
 
 impl Node {
     /// Joins the fleet, where there is one: with a shared store, or where several nodes live in this process.
@@ -31,8 +36,22 @@ impl Node {
                 Poke::Look => wake.check = true,
             });
         });
-        let refused = self.fleet.refused();
+        self.step_fleet();
+    }
+
+    /// Shows whether this node is rejected by the fleet.
+    pub(super) fn step_fleet(&mut self) {
+        let refused = self.is_rejected();
         self.step(Input::Own("fleet", refused.map(|why| Trouble::new("Refused", why))));
+    }
+
+    /// Why this node takes no part in the fleet; `None` if it does.
+    pub(super) fn is_rejected(&self) -> Option<String> {
+        let revoked = || {
+            let why = self.speech.is_revoked()?;
+            Some(format!("this node is rejected: {why}; make it a new identity, or remove the entry from git"))
+        };
+        self.fleet.refused().or_else(revoked)
     }
 
     /// Answers who has asked for the key of a result that this node can read.
@@ -70,6 +89,38 @@ impl Node {
     pub(super) fn tell_refused(&self) {
         for (key, why) in self.speech.refused() {
             self.tell("record.refused", None, "Refused", format!("{key} in the data store does not count: {why}"));
+        }
+    }
+
+    /// Whether the state directory was deleted below the running agent: it changes nothing any more.
+    pub(super) fn has_lost_its_state(&mut self) -> bool {
+        let lost = !self.state_dir.is_there();
+        if lost || self.state.troubles.contains_key("node state") {
+            let message = format!(
+                "the state directory {} was deleted or replaced while the agent runs; it changes nothing any more. Put the directory back, or restart the agent: it then begins as a new node, with a new key",
+                self.state_dir.path().display()
+            );
+            self.step(Input::Own("state", lost.then(|| Trouble::new("StateLost", message))));
+        }
+        lost
+    }
+
+    /// Warns, once, if git names other nodes and none of them has joined this cluster: its name may be misspelt.
+    pub(super) fn warn_if_alone(&mut self, revision: &Revision) {
+        let others = revision.set.nodes.keys().filter(|node| **node != self.settings.node).count();
+        let long = |since| self.clock.monotonic().duration_since(since) >= ALONE;
+        if others == 0 || !self.alone_since.is_some_and(long) {
+            return;
+        }
+        let Ok(joined) = self.fleet.joined() else { return };
+        self.alone_since = None;
+        if joined.iter().all(|node| *node == self.settings.node) {
+            let message = format!(
+                "git names {others} other nodes, and none of them has joined the cluster {} in the data store; check `cluster` in the agent.yaml of all nodes",
+                self.settings.cluster
+            );
+            tracing::warn!("{message}");
+            self.tell("node.alone", None, "Alone", message);
         }
     }
 

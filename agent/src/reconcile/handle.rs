@@ -6,9 +6,14 @@ use std::{
 };
 
 use serde_json::{Value, json};
-use towpath_coordination::{Windows, accept::Table, fleet::Fleet, gossip::Gossip};
+use towpath_coordination::{Windows, accept::Table, fleet::Fleet, gossip::Gossip, signed::Notary};
 use towpath_git::Mirror;
-use towpath_host::{facts, identity::PublicKeys, journal::RunRecord, process::Cancel};
+use towpath_host::{
+    facts,
+    identity::{Role, Subject},
+    journal::RunRecord,
+    process::Cancel,
+};
 use towpath_proto::v1alpha as pb;
 use towpath_render::{
     objects::{Key, task::Drift},
@@ -51,6 +56,8 @@ pub(super) struct View {
     pub(super) revision: Option<Arc<Revision>>,
     books: Vec<pb::TaskBookStatus>,
     public_keys: Vec<String>,
+    /// Judges those who call, too.
+    notary: Option<Arc<Notary>>,
     insecure: bool,
     /// What is dangerous about the settings.
     warnings: Vec<String>,
@@ -139,9 +146,19 @@ impl Handle {
         self.lock().revision.as_ref().map(|revision| revision.set.nodes.contains_key(name))
     }
 
+    /// The reason to refuse a caller: its certificate is revoked, or it is a node with another key than it is known by.
+    /// `None` if it is admitted.
+    pub fn refuses(&self, caller: &Subject, serial: Option<&str>) -> Option<String> {
+        let notary = self.lock().notary.clone()?;
+        let node = (caller.role == Role::Node).then_some(caller.name.as_str());
+        notary.refuses(node, &caller.keys.sign, serial)
+    }
+
     /// Says who the node is.
-    pub(super) fn introduce(&self, keys: PublicKeys, life: u64, insecure: bool) {
+    pub(super) fn introduce(&self, notary: Arc<Notary>, life: u64, insecure: bool) {
+        let keys = notary.keys();
         let mut view = self.lock();
+        view.notary = Some(notary);
         view.life = life;
         view.public_keys = keys.texts().to_vec();
         view.insecure = insecure;

@@ -5,7 +5,7 @@ use std::{
     path::PathBuf,
     sync::{Arc, Mutex, PoisonError},
     thread,
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use thiserror::Error;
@@ -121,7 +121,9 @@ pub struct Node {
     /// The versions of managed files as the node left them: other ones are somebody else's.
     versions: Arc<Mutex<Versions>>,
     pub(super) polled: Polled,
-    _state_dir: StateDir,
+    pub(super) state_dir: StateDir,
+    /// When the node was opened, until another node of its cluster was seen.
+    pub(super) alone_since: Option<Instant>,
 }
 
 /// Managed files and the versions in which the node left them.
@@ -182,12 +184,13 @@ impl Node {
             events,
             Some(Arc::clone(&fleet)),
         );
-        handle.introduce(speech.keys(), speech.life(), store.shared() && !speech.is_certified());
+        handle.introduce(speech.notary(), speech.life(), store.shared() && !speech.is_certified());
         handle.set_warnings(settings.warnings.clone());
         let state: State = journal.get("state")?.unwrap_or_default();
         let books: Vec<pb::TaskBookStatus> = journal.get("books")?.unwrap_or_default();
         handle.set_state(&state);
         handle.set_books(books);
+        let alone_since = store.shared().then(|| clock.monotonic());
         let sources = Sources::new(settings.state_dir.join("mirrors"), settings.sources.clone());
         let rejected = journal.get("rejected")?.unwrap_or_default();
         let node = Self {
@@ -217,7 +220,8 @@ impl Node {
             cancel: Cancel::default(),
             versions: Arc::default(),
             polled: Polled::default(),
-            _state_dir: state_dir,
+            state_dir,
+            alone_since,
         };
         if let Some(aside) = damaged {
             tracing::error!(kept = %aside.display(), "the journal could not be read, and a new one was begun");
@@ -284,6 +288,7 @@ impl Node {
 
     pub(super) fn save(&mut self, mut changes: Changes) {
         changes.put("state", &self.state);
+        self.speech.keep(&mut changes, self.clock.monotonic(), false);
         if let Err(error) = self.journal.commit(changes) {
             let reason = match error {
                 JournalError::ReadOnly { .. } => "ReadOnly",
@@ -296,9 +301,21 @@ impl Node {
         }
     }
 
+    /// Keeps all that was heard of other nodes, at the end.
+    fn keep_heard(&mut self) {
+        let mut changes = Changes::default();
+        self.speech.keep(&mut changes, self.clock.monotonic(), true);
+        if let Err(error) = self.journal.commit(changes) {
+            tracing::warn!(%error, "cannot keep the numbers of the records that were read");
+        }
+    }
+
     /// Runs the books of the accepted revision.
     pub fn pass(&mut self) -> Option<Outcome> {
         let revision = self.revision.clone()?;
+        if self.has_lost_its_state() {
+            return None;
+        }
         self.step(Input::Looked(self.clock.wall()));
         self.answer(&revision);
         if self.nothing_moved(&revision) {
@@ -334,6 +351,7 @@ impl Node {
         self.remember_settled(&revision, &mut outcome);
         self.report(&revision, &outcome, fresh);
         self.show_others();
+        self.warn_if_alone(&revision);
         Some(outcome.worst())
     }
 
@@ -484,6 +502,7 @@ impl Node {
             }
         }
         drop(poller);
+        self.keep_heard();
         if !pass::holds_slots(&self.journal) {
             // Who is away in a slot is back soon, or its lease runs out.
             self.fleet.leave();

@@ -7,10 +7,14 @@ use sha2::Digest as _;
 use towpath_coordination::{
     accept::Table,
     rollout::{Cut, OnLost, Spec},
+    signed::BookRights,
 };
 use towpath_proto::v1alpha as pb;
 use towpath_render::{
-    objects::{ObjectSet, Stretch, StretchKind, book_digest, stretches, task::Book},
+    objects::{
+        ObjectSet, Stretch, StretchKind, book_digest, stretches,
+        task::{Book, Task},
+    },
     words::Count,
 };
 
@@ -91,6 +95,33 @@ impl Run {
     pub(super) fn spec_of(&self, stretch: usize) -> &Spec {
         self.own.get(&stretch).unwrap_or(&self.spec)
     }
+}
+
+/// The nodes that take part in each coordinated book.
+pub(super) fn rights(set: &ObjectSet, generation: u64, table: &Table) -> BTreeMap<String, BookRights> {
+    let of = |book: &Book| {
+        let run = Run::of(set, generation, table, book)?;
+        let targets: BTreeSet<String> = set.targets_of(book).into_iter().collect();
+        let elected = run.stretches.iter().filter(|stretch| stretch.kind == StretchKind::Elected);
+        let tasks = elected.filter_map(|stretch| book.tasks.get(stretch.tasks.start));
+        let eligible = tasks
+            .map(|task| {
+                let may = |node: &&String| may_be_elected(set, task, node);
+                (task.id.clone(), targets.iter().filter(may).cloned().collect())
+            })
+            .collect();
+        let groups = run.own.values().chain([&run.spec]).map(|spec| spec.group.clone()).collect();
+        Some((book.id(), BookRights { groups, targets, eligible }))
+    };
+    set.books.values().filter_map(|book| of(book)).collect()
+}
+
+/// Whether a target may be elected for a task.
+pub(super) fn may_be_elected(set: &ObjectSet, task: &Task, node: &str) -> bool {
+    let Some(elect) = &task.elect else { return false };
+    elect.nodes.is_empty() && elect.node_groups.is_empty()
+        || elect.nodes.iter().any(|name| name == node)
+        || set.groups_of(node).iter().any(|group| elect.node_groups.contains(group))
 }
 
 /// The digests of all books that ask for agreement.

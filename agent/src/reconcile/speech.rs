@@ -1,11 +1,15 @@
 //! How a node speaks to others and is believed: its identity, and what it hears of theirs.
 
-use std::{collections::BTreeMap, sync::Arc};
+use std::{
+    collections::BTreeMap,
+    sync::{Arc, Mutex, PoisonError},
+    time::{Duration, Instant},
+};
 
 use towpath_coordination::{
     Store,
-    gossip::core::Heard,
-    signed::{Notary, SignedStore},
+    gossip::core::Heard as Gossiped,
+    signed::{BookRights, Heard, Notary, Rights, SignedStore},
 };
 use towpath_host::{
     Clock,
@@ -13,11 +17,19 @@ use towpath_host::{
     journal::{Changes, Journal},
 };
 
-use super::{handle::Handle, node::NodeError, revision::Revision};
+use super::{handle::Handle, node::NodeError, revision::Revision, runs};
 use crate::{config::Settings, report::Told};
 
 /// How many records may be signed before the journal must know of it.
 const RESERVED: u64 = 1 << 24;
+
+/// How many writers are kept at once whenever the journal is written, and how often all of them are.
+const FEW: usize = 32;
+const KEPT: Duration = Duration::from_secs(10);
+
+/// Where the journal keeps what was heard of each writer, and the rights of the last revisions.
+const HEARD: &str = "heard/";
+const RIGHTS: &str = "rights";
 
 /// A node's identity among others.
 #[derive(Debug)]
@@ -25,6 +37,17 @@ pub(super) struct Speech {
     bearer: Bearer,
     notary: Arc<Notary>,
     first: u64,
+    kept: Mutex<Kept>,
+}
+
+/// What the journal has.
+#[derive(Debug)]
+struct Kept {
+    /// The number below which records may be signed.
+    reserved: u64,
+    rights: BTreeMap<String, BookRights>,
+    /// When all writers were kept.
+    at: Instant,
 }
 
 impl Speech {
@@ -41,7 +64,11 @@ impl Speech {
         };
         let first = number(journal, clock)?;
         let notary = Notary::new(settings.cluster.clone(), settings.node.clone(), bearer.clone(), first);
-        Ok(Self { bearer, notary: Arc::new(notary), first })
+        notary.revoked().set(settings.revoked.iter().cloned());
+        let rights: BTreeMap<String, BookRights> = journal.get(RIGHTS)?.unwrap_or_default();
+        notary.resume(journal.scan::<Heard>(HEARD)?, rights.clone());
+        let kept = Mutex::new(Kept { reserved: first + RESERVED, rights, at: clock.monotonic() });
+        Ok(Self { bearer, notary: Arc::new(notary), first, kept })
     }
 
     /// The store, with a notary before it where other processes write there too.
@@ -51,6 +78,10 @@ impl Speech {
 
     pub(super) fn keys(&self) -> PublicKeys {
         self.bearer.keys()
+    }
+
+    pub(super) fn notary(&self) -> Arc<Notary> {
+        Arc::clone(&self.notary)
     }
 
     /// Who opens what is sealed to this node.
@@ -67,13 +98,47 @@ impl Speech {
         self.bearer.is_certified()
     }
 
-    /// Goes by the keys that a revision gives to nodes.
-    pub(super) fn follow(&self, revision: &Revision) {
+    /// Goes by the keys that a revision gives to nodes, and by the targets of its books.
+    pub(super) fn follow(&self, revision: &Revision, settings: &Settings) {
+        let revoked = revision.set.configs.values().flat_map(|config| &config.revoked);
+        if self.notary.revoked().set(settings.revoked.iter().chain(revoked).cloned()) {
+            tracing::warn!("the list of revoked certificates and keys has changed");
+        }
         // Keys that can't be read are nobody's: `validate` says so.
         let nobody = PublicKeys { sign: [0; 32], read: [0; 32] };
         let keys = |texts: &[String]| (!texts.is_empty()).then(|| PublicKeys::read(texts).unwrap_or(nobody));
         let named = revision.set.nodes.iter().map(|(name, node)| (name.clone(), keys(&node.public_keys)));
-        self.notary.give(named.collect());
+        self.notary.give(Rights {
+            nodes: named.collect(),
+            books: runs::rights(&revision.set, revision.generation, &revision.table),
+        });
+    }
+
+    /// Adds what the journal has to keep. Where many nodes write, not each time: `all` at the end of the process.
+    pub(super) fn keep(&self, changes: &mut Changes, now: Instant, all: bool) {
+        let mut kept = self.kept.lock().unwrap_or_else(PoisonError::into_inner);
+        if all || self.notary.changed() <= FEW || now.duration_since(kept.at) >= KEPT {
+            for (writer, heard) in self.notary.take_changed() {
+                changes.put(format!("{HEARD}{writer}"), &heard);
+            }
+            kept.at = now;
+        }
+        let next = self.notary.next();
+        if next > kept.reserved - RESERVED / 2 {
+            kept.reserved = next.saturating_add(RESERVED);
+            changes.put("sequence", &kept.reserved);
+        }
+        let rights = self.notary.rights();
+        if rights != kept.rights {
+            changes.put(RIGHTS, &rights);
+            kept.rights = rights;
+        }
+    }
+
+    /// Why this node's own certificate or key does not count; `None` if it does.
+    pub(super) fn is_revoked(&self) -> Option<String> {
+        let serial = self.bearer.serial();
+        self.notary.refuses(None, &self.keys().sign, serial.as_deref())
     }
 
     /// What did not count since this was asked last.
@@ -85,23 +150,23 @@ impl Speech {
 /// The first number of this life: above all that were used in earlier ones, whatever the clock says.
 fn number(journal: &Journal, clock: &dyn Clock) -> Result<u64, NodeError> {
     let used: u64 = journal.get("sequence")?.unwrap_or(0);
-    let first = used.max(u64::try_from(clock.wall()).unwrap_or(0)) + 1;
+    let first = used.max(u64::try_from(clock.wall()).unwrap_or(0)).saturating_add(1);
     let mut changes = Changes::default();
-    changes.put("sequence", &(first + RESERVED));
+    changes.put("sequence", &first.saturating_add(RESERVED));
     journal.commit(changes)?;
     Ok(first)
 }
 
 impl Handle {
     /// Makes events of what the nodes say among themselves.
-    pub fn heard(&self, heard: &Heard, now: i64) {
+    pub fn heard(&self, heard: &Gossiped, now: i64) {
         let (kind, reason, node, message) = match heard {
-            Heard::Joined(node) => ("node.joined", "Joined", node, format!("{node} is there")),
-            Heard::Left(node) => ("node.left", "Left", node, format!("{node} has said that it goes")),
-            Heard::Lost(node) => {
+            Gossiped::Joined(node) => ("node.joined", "Joined", node, format!("{node} is there")),
+            Gossiped::Left(node) => ("node.left", "Left", node, format!("{node} has said that it goes")),
+            Gossiped::Lost(node) => {
                 ("node.lost", "Lost", node, format!("{node} answers none of the other nodes any more"))
             }
-            Heard::Accepted(_) | Heard::Slots => return,
+            Gossiped::Accepted(_) | Gossiped::Slots => return,
         };
         let told = Told {
             namespace: "system".into(),

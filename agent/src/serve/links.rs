@@ -45,6 +45,8 @@ struct State {
     /// Connections by node and address, and when each was used last.
     open: BTreeMap<(String, String), (PeerClient<Channel>, u64)>,
     used: u64,
+    /// The version of the list of revoked certificates under which the connections were made.
+    revoked: u64,
     refused: BTreeMap<String, String>,
 }
 
@@ -66,6 +68,11 @@ impl Links {
 
     fn known(&self, key: &(String, String)) -> Option<PeerClient<Channel>> {
         let mut state = self.lock();
+        let version = self.shared.credentials.revoked().version();
+        if std::mem::replace(&mut state.revoked, version) != version {
+            // Each certificate is looked at again.
+            state.open.clear();
+        }
         state.used += 1;
         let now = state.used;
         let (client, used) = state.open.get_mut(key)?;
@@ -90,12 +97,15 @@ impl Links {
         }
         let present = self.shared.credentials.now();
         let (name, address) = key.clone();
+        let revoked = self.shared.credentials.revoked().clone();
         let connector = service_fn(move |_: Uri| {
             let (name, address, present) = (name.clone(), address.clone(), Arc::clone(&present));
+            let revoked = revoked.clone();
             async move {
                 let cluster = present.subject.cluster.clone();
                 let client = Arc::clone(&present.client);
-                tls::dial(&address, &name, client, Some(&cluster)).await.map(TokioIo::new)
+                let stream = tls::dial(&address, &name, client, Some(&cluster)).await?;
+                tls::unless_revoked(stream, &revoked).map(TokioIo::new)
             }
         });
         let channel = Endpoint::from_static("http://peer.invalid").connect_with_connector(connector).await?;

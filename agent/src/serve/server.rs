@@ -127,13 +127,17 @@ pub async fn serve(handle: Handle, doors: Doors, until: impl Future<Output = ()>
     Ok(served?)
 }
 
-/// Lets people in, and those nodes that git names: a certificate outlives its node.
+/// Admits people, and the nodes that git names with the keys that they are known by: a certificate outlives its node.
+/// Asked for each call, so that a certificate that is revoked counts no more on a connection that is open.
 fn admit(handle: &Handle, request: Request<()>) -> Result<Request<()>, Status> {
     match request.extensions().get::<Caller>() {
-        Some(Caller(caller)) if caller.role == Role::Node && handle.names_node(&caller.name) == Some(false) => {
+        Some(Caller(caller, _)) if caller.role == Role::Node && handle.names_node(&caller.name) == Some(false) => {
             Err(Status::permission_denied(format!("git names no Node {}", caller.name)))
         }
-        Some(_) => Ok(request),
+        Some(Caller(caller, serial)) => match handle.refuses(caller, serial.as_deref()) {
+            Some(why) => Err(Status::permission_denied(why)),
+            None => Ok(request),
+        },
         None => Err(Status::unauthenticated("show a certificate")),
     }
 }
@@ -226,8 +230,8 @@ impl pb::peer_server::Peer for Api {
 /// The node that asks; others have nothing to ask of a peer.
 fn node_that_asks<T>(request: &Request<T>) -> Result<String, Status> {
     match request.extensions().get::<Caller>() {
-        Some(Caller(caller)) if caller.role == Role::Node => Ok(caller.name.clone()),
-        Some(Caller(caller)) => Err(Status::permission_denied(format!(
+        Some(Caller(caller, _)) if caller.role == Role::Node => Ok(caller.name.clone()),
+        Some(Caller(caller, _)) => Err(Status::permission_denied(format!(
             "{} is a {}, and Peer is for nodes alone",
             caller.name,
             caller.role.name()

@@ -21,7 +21,7 @@ use tokio_stream::wrappers::ReceiverStream;
 use tonic::transport::server::Connected;
 use towpath_host::{
     Clock as _, SystemClock,
-    identity::{Credentials, Role, Subject},
+    identity::{Credentials, Revoked, Role, Subject, serial},
 };
 
 use super::handshakes::{Handshakes, Refusals, Summary};
@@ -33,7 +33,7 @@ const LOG: Duration = Duration::from_secs(10);
 
 /// Who calls.
 #[derive(Debug, Clone)]
-pub(super) struct Caller(pub(super) Subject);
+pub(super) struct Caller(pub(super) Subject, pub(super) Option<String>);
 
 /// A connection whose other side is known.
 #[derive(Debug)]
@@ -144,8 +144,13 @@ async fn secure(stream: TcpStream, credentials: &Credentials) -> io::Result<Secu
     stream.set_nodelay(true)?;
     let present = credentials.now();
     let stream = TlsAcceptor::from(Arc::clone(&present.server)).accept(stream).await?;
-    let caller = subject(stream.get_ref().1.peer_certificates(), &present.subject.cluster)?;
-    Ok(Secured { stream: stream.into(), caller: Caller(caller) })
+    let shown = stream.get_ref().1.peer_certificates();
+    let caller = subject(shown, &present.subject.cluster)?;
+    let serial = shown.and_then(|chain| chain.first()).and_then(|first| serial(first));
+    if let Some(why) = credentials.revoked().refuses(serial.as_deref(), &caller.keys.sign) {
+        return Err(io::Error::other(why));
+    }
+    Ok(Secured { stream: stream.into(), caller: Caller(caller, serial) })
 }
 
 /// Whose certificate the other side has shown; that its authority made it was seen to by the handshake.
@@ -155,6 +160,17 @@ fn subject(shown: Option<&[rustls::pki_types::CertificateDer<'_>]>, cluster: &st
         Some(subject) if subject.cluster == cluster => Ok(subject),
         Some(subject) => Err(io::Error::other(format!("its certificate is of the cluster {}", subject.cluster))),
         None => Err(io::Error::other("its certificate names no role (towpath pki issue makes one that does)")),
+    }
+}
+
+/// Refuses the other side of a connection if its certificate or key is revoked.
+pub(super) fn unless_revoked(stream: TlsStream<TcpStream>, revoked: &Revoked) -> io::Result<TlsStream<TcpStream>> {
+    let shown = stream.get_ref().1.peer_certificates().and_then(|chain| chain.first());
+    let subject = shown.and_then(|first| Subject::of(first));
+    let number = shown.and_then(|first| serial(first));
+    match subject.and_then(|subject| revoked.refuses(number.as_deref(), &subject.keys.sign)) {
+        Some(why) => Err(io::Error::other(why)),
+        None => Ok(stream),
     }
 }
 

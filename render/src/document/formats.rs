@@ -31,6 +31,9 @@ pub(super) fn format(field: &Field, text: &str) -> Result<(), Finding> {
             tree::join("", text).map(drop).map_err(|why| Finding::new(why).hint("write a path relative to the source"))
         }
         "commit" if text.len() == 40 && text.bytes().all(|byte| byte.is_ascii_hexdigit()) => Ok(()),
+        "revocable" if revocable(text) => Ok(()),
+        "revocable" => Err(Finding::new(format!("{text:?} is not a serial number and not a public key"))
+            .hint("write a serial number as `towpath pki` prints it (3f:0a:91), or a key (ed25519:…)")),
         "commit" => Err(Finding::new(format!("{text:?} is no full commit id")).hint("write all 40 hexadecimal digits")),
         "name" => name(text),
         "identifier" => identifier(text),
@@ -109,4 +112,15 @@ fn size(text: &str) -> Result<(), Finding> {
     crate::template::filters::human_to_bytes(text)
         .map(drop)
         .map_err(|why| Finding::new(why).hint("write it like 64MiB"))
+}
+
+/// Whether a text names a certificate by its serial number, or a public key.
+fn revocable(text: &str) -> bool {
+    match text.strip_prefix("ed25519:") {
+        Some(key) => key.trim_end_matches('=').len() == 43,
+        None => {
+            text.chars().any(|digit| digit.is_ascii_hexdigit())
+                && text.chars().all(|digit| digit == ':' || digit.is_ascii_hexdigit())
+        }
+    }
 }

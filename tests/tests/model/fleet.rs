@@ -89,7 +89,7 @@ impl Fleet {
         self.tell(state, &changes);
         for spec in self.accepted(state).to_vec() {
             // What is said anew after a restore was given before.
-            let anew = state.store.below(keys::RESTORED).next().is_some() && !whole(&state.store, self.nodes);
+            let anew = state.store.below(keys::ALL_RESTORED).next().is_some() && !whole(&state.store, self.nodes);
             for part in parts(&spec) {
                 let part = format!("{}{part}/", keys::all_held(&spec.group));
                 let (old, new) = (of_kind(&before, &part, &slots), of_kind(&state.store, &part, &slots));
@@ -280,7 +280,7 @@ impl Fleet {
                     .is_ok_and(|opening| opening.run == spec.run && opening.done)
             })
         });
-        through && open && state.store.below(keys::RESTORED).next().is_none()
+        through && open && state.store.below(keys::ALL_RESTORED).next().is_none()
     }
 
     /// One step; None where it can't be taken.

@@ -156,7 +156,7 @@ impl Fleet {
             return true;
         }
         if own.fallen {
-            match announce(&view, "r", None) {
+            match announce(&view, &name(node), "r", None) {
                 Some(txn) => next.nodes[node].pending = Some(txn),
                 None => next.nodes[node].fallen = false,
             }
@@ -187,7 +187,7 @@ impl Fleet {
     }
 
     fn record(&self, state: &State, spec: &Spec) -> Record {
-        Record::of(state.store.below(&keys::elected(&spec.book, TASK)).next())
+        Record::of(state.store.below(&keys::all_elected(&spec.book, TASK)), state.store.revision)
     }
 
     fn in_stretch(&self, next: &mut State, node: usize, book: usize, spec: &Spec, view: &View) {

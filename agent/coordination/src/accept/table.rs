@@ -123,7 +123,7 @@ impl Table {
         hex::encode(&sha2::Sha256::digest(self.bytes())[..16])
     }
 
-    pub(super) fn put(&self, store: &dyn Store) -> Result<(), StoreError> {
+    pub(crate) fn put(&self, store: &dyn Store) -> Result<(), StoreError> {
         let digest = self.digest();
         for (page, bytes) in self.bytes().chunks(PAGE).enumerate().filter(|_| !digest.is_empty()) {
             let put = Op::put(keys::table(&digest, page), bytes.to_vec());

@@ -52,7 +52,7 @@ impl Fleet {
                 None => {
                     self.horizon.settled();
                     // Who is the last to say it ends the restoration.
-                    return end_restoration(known, &view).map_or(Ok(()), |txn| self.store.commit(&txn).map(drop));
+                    return end_restoration(known, &view).map_or(Ok(()), |txn| self.write(&txn).map(drop));
                 }
             }
         }
@@ -65,7 +65,9 @@ impl Fleet {
             return Ok(view);
         }
         let id = uuid::Uuid::new_v4().simple().to_string();
-        let Some(txn) = announce(&view, &id, self.horizon.restoration().as_deref()) else { return Ok(view) };
+        let Some(txn) = announce(&view, &self.node, &id, self.horizon.restoration().as_deref()) else {
+            return Ok(view);
+        };
         let mut view = self.commit(spec, txn)?;
         if view.restored.is_none() {
             tracing::error!(

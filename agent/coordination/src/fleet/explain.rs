@@ -1,6 +1,6 @@
 //! What a node waits for, in words: which gate, and what would open it.
 
-use super::Rollout;
+use super::{HEARSAY, Rollout};
 use crate::{
     Gate,
     rollout::{HeldBy, Hold, Kind, Spec, View},
@@ -99,17 +99,23 @@ pub(super) fn hold(spec: &Spec, view: &View, me: &str, hold: Hold) -> Gate {
             "the fleet has accepted another revision than this node has loaded; it goes on when it has that".into(),
         ),
         Hold::Lease => no_lease(),
-        Hold::Unseen => gate(
-            "Slot",
-            format!(
-                "{} say(s) that it holds a slot, and the data store does not show it; it opens when the store shows it, or its end",
-                listed(view.unseen.iter().map(String::as_str))
-            ),
-        ),
+        Hold::Unseen => unseen(view),
         Hold::Restored => restored(spec, view),
         Hold::Unsure => gate(
             "StoreUnreachable",
             "the data store has only just been reached (again); the node goes on in a few seconds".into(),
+        ),
+    }
+}
+
+/// Nodes report slots that the store does not have.
+fn unseen(view: &View) -> Gate {
+    Gate {
+        reason: "Slot",
+        opens: format!(
+            "waiting for etcd to show a slot that nodes report and etcd does not contain (reported for {}); continues when etcd shows the slot or its release, at most {} s after the first report",
+            listed(view.unseen.iter().map(String::as_str)),
+            HEARSAY.as_secs()
         ),
     }
 }
@@ -120,8 +126,20 @@ fn restored(spec: &Spec, view: &View) -> Gate {
     Gate {
         reason: "Dependency",
         opens: format!(
-            "the data store was restored from a backup, and nobody is let in before all nodes have said anew what they hold; missing: {}; start them, or remove from git who is gone for good",
+            "the data store was restored from a backup (reported by {}). Rollouts are paused until every node has registered its slots again. Waiting for: {}. Start these nodes, or delete their Node objects if they are gone",
+            view.restored.as_ref().map_or("this node", |(restored, _)| restored.by.as_str()),
             listed(silent)
+        ),
+    }
+}
+
+/// A node that was set up again: it counts as lost until git names its key.
+pub(super) fn stranger(node: &str, keys: &[String]) -> Gate {
+    let keys = keys.iter().map(|key| format!("{key:?}")).collect::<Vec<_>>().join(", ");
+    Gate {
+        reason: "Dependency",
+        opens: format!(
+            "node {node} is rejected and counts as lost: it has another key than the one it joined with. If it was set up again, commit its keys to the Node object {node}: spec: {{publicKeys: [{keys}]}}"
         ),
     }
 }
@@ -156,6 +174,9 @@ pub(super) fn rollout(spec: &Spec, view: &View) -> Rollout {
     }
     if view.restored.is_some() && !view.is_whole(spec) {
         blocked.push(restored(spec, view));
+    }
+    if !through && !view.unseen.is_empty() {
+        blocked.push(unseen(view));
     }
     if !through {
         let stretch = (0..spec.stretches()).rfind(|stretch| view.open_waves(spec, *stretch) > 0).unwrap_or(0);

@@ -12,12 +12,12 @@ use std::{
 
 use serde::{Deserialize, Serialize};
 use tokio::sync::mpsc;
-use towpath_host::Clock;
+use towpath_host::{Clock, identity::PublicKeys};
 
 use crate::{
     fleet::{horizon::Horizon, touch::Touches},
     keys,
-    rollout::{Freed, View, announce},
+    rollout::{Freed, View, announce, newest_restore},
     store::{Change, Compare, LeaseId, Op, Outcome, Page, Row, Store, StoreError, Txn},
 };
 
@@ -56,6 +56,24 @@ pub struct Joined {
     pub public_keys: Vec<String>,
 }
 
+/// The record that is bound to a node's lease.
+#[derive(Debug, Serialize)]
+#[serde(rename_all = "camelCase")]
+struct Alive<'a> {
+    version: &'a str,
+    public_keys: &'a [String],
+}
+
+/// The agent that runs under a node's name.
+#[derive(Debug, Default, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+struct Agent {
+    /// Another one for each process.
+    id: String,
+    /// The machine.
+    machine_id: String,
+}
+
 type Waker = Arc<dyn Fn(Poke) + Send + Sync>;
 
 /// A node's membership.
@@ -69,6 +87,8 @@ struct Shared {
     clock: Arc<dyn Clock>,
     horizon: Arc<Horizon>,
     stop: AtomicBool,
+    /// Names this process among all agents that may run under the node's name.
+    id: String,
     state: Mutex<State>,
 }
 
@@ -76,7 +96,16 @@ struct Shared {
 struct State {
     begun: bool,
     introduced: bool,
+    joined: Joined,
+    /// Whether the store has the record of this agent.
+    presented: bool,
+    /// The public keys that git gives to this node's name; `None` if it gives none.
+    given: Option<Vec<String>>,
+    /// Why this node is rejected until its process ends: another agent runs under its name.
+    namesake: Option<String>,
     lease: Option<LeaseId>,
+    /// The lease of a node that is rejected: it shows the others which keys it has.
+    knock: Option<LeaseId>,
     /// When the store last said that the lease lives.
     heard: Option<Instant>,
     refused: Option<String>,
@@ -95,7 +124,9 @@ impl fmt::Debug for Membership {
 
 impl Membership {
     pub(super) fn new(store: Arc<dyn Store>, node: String, clock: Arc<dyn Clock>, horizon: Arc<Horizon>) -> Self {
-        let shared = Shared { store, node, clock, horizon, stop: AtomicBool::new(false), state: Mutex::default() };
+        let id = uuid::Uuid::new_v4().simple().to_string();
+        let stop = AtomicBool::new(false);
+        let shared = Shared { store, node, clock, horizon, stop, id, state: Mutex::default() };
         Self { shared: Arc::new(shared) }
     }
 
@@ -126,6 +157,7 @@ impl Membership {
                 return;
             }
             state.begun = true;
+            state.joined = joined.clone();
         }
         // At once, so that an agent that runs once need not wait for a thread.
         self.shared.keep(&joined);
@@ -133,6 +165,8 @@ impl Membership {
             let shared = Arc::clone(&self.shared);
             let waker = Arc::clone(&poke);
             spawn("lease", move || shared.keep_on(&joined, &waker));
+            // Another agent under this name may have come in between.
+            self.shared.look_for_namesake();
         }
         for prefix in ["board/".to_owned(), keys::inbox(&self.shared.node)] {
             let shared = Arc::clone(&self.shared);
@@ -172,7 +206,24 @@ impl Membership {
     }
 
     pub(super) fn refused(&self) -> Option<String> {
-        self.shared.lock().refused.clone()
+        let state = self.shared.lock();
+        state.namesake.clone().or_else(|| state.refused.clone())
+    }
+
+    /// Says which public keys git gives to this node's name. A node that was rejected for its key tries again at once.
+    pub(super) fn give(&self, keys: Option<Vec<String>>) {
+        let again = {
+            let mut state = self.shared.lock();
+            let changed = std::mem::replace(&mut state.given, keys.clone()) != keys;
+            if changed && keys.is_some_and(|keys| !same_keys(&keys, &state.joined.public_keys)) {
+                // The next try finds that the keys are not this node's.
+                (state.lease, state.heard) = (None, None);
+            }
+            (changed && state.begun && state.lease.is_none()).then(|| state.joined.clone())
+        };
+        if let Some(joined) = again {
+            self.shared.keep(&joined);
+        }
     }
 }
 
@@ -180,6 +231,22 @@ impl Drop for Membership {
     fn drop(&mut self) {
         self.shared.stop.store(true, Ordering::Relaxed);
     }
+}
+
+/// Whether both texts name the same key to sign with.
+fn same_keys(one: &[String], other: &[String]) -> bool {
+    match (PublicKeys::read(one), PublicKeys::read(other)) {
+        (Some(one), Some(other)) => one.sign == other.sign,
+        _ => one == other,
+    }
+}
+
+/// The message of a node that is rejected for its key, with the way back (P145).
+fn other_key(node: &str, joined: &Joined, why: &str) -> String {
+    let keys = joined.public_keys.iter().map(|key| format!("{key:?}")).collect::<Vec<_>>().join(", ");
+    format!(
+        "this node is rejected as {node}: {why}. If this machine is meant to be {node}, commit its keys to the Node object {node}: spec: {{publicKeys: [{keys}]}}; that commit is also the consent to run again what the former {node} had begun. If not, give it a name of its own"
+    )
 }
 
 fn spawn(name: &str, work: impl FnOnce() + Send + 'static) {
@@ -254,51 +321,147 @@ impl Shared {
     }
 
     fn kept(&self, joined: &Joined) -> Result<(), StoreError> {
+        if let Some(why) = self.lock().namesake.clone() {
+            return Err(StoreError::Denied(why));
+        }
         let lease = self.lock().lease;
         if let Some(lease) = lease {
             return self.store.keep_alive(lease);
         }
         self.introduce(joined)?;
         if let Some(why) = self.lock().refused.clone() {
+            self.knock(joined)?;
             return Err(StoreError::Denied(why));
         }
         let lease = if self.store.shared() { Some(self.store.lease(TTL)?) } else { None };
-        let put = Op::Put { key: keys::alive(&self.node), value: joined.version.clone().into_bytes(), lease };
-        self.store.commit(&Txn { then: vec![put], ..Txn::default() })?;
-        self.lock().lease = lease;
+        let agent = Agent { id: self.id.clone(), machine_id: joined.machine_id.clone() };
+        let agent = serde_json::to_vec(&agent).unwrap_or_default();
+        let then = vec![self.alive(joined, lease), Op::put(keys::agent(&self.node), agent)];
+        self.store.commit(&Txn { then, ..Txn::default() })?;
+        let mut state = self.lock();
+        (state.lease, state.knock, state.presented) = (lease, None, true);
         Ok(())
     }
 
-    /// Writes who it is, where nobody of its name has; a second machine of one name takes no part.
+    fn alive(&self, joined: &Joined, lease: Option<LeaseId>) -> Op {
+        let alive = Alive { version: &joined.version, public_keys: &joined.public_keys };
+        Op::Put { key: keys::alive(&self.node), value: serde_json::to_vec(&alive).unwrap_or_default(), lease }
+    }
+
+    /// Shows the others the keys of a node that is rejected for them, where the node with the right keys is gone. They
+    /// do not count it as alive.
+    fn knock(&self, joined: &Joined) -> Result<(), StoreError> {
+        let known = self.lock().knock;
+        if let Some(lease) = known.filter(|_| self.store.shared()) {
+            return match self.store.keep_alive(lease) {
+                Err(StoreError::LeaseGone) => {
+                    self.lock().knock = None;
+                    Ok(())
+                }
+                kept => kept,
+            };
+        }
+        if !self.store.shared() {
+            return Ok(());
+        }
+        let lease = self.store.lease(TTL)?;
+        let compare = vec![Compare::Absent(keys::alive(&self.node))];
+        let txn = Txn { compare, then: vec![self.alive(joined, Some(lease))], otherwise: Vec::new() };
+        if matches!(self.store.commit(&txn)?, Outcome::Done { .. }) {
+            self.lock().knock = Some(lease);
+        }
+        Ok(())
+    }
+
+    /// Writes the join record, if the name is free or the record names this node's keys. Another key for the name is
+    /// rejected until git names it (P143, P145).
     fn introduce(&self, joined: &Joined) -> Result<(), StoreError> {
         let key = keys::joined(&self.node);
         let value = serde_json::to_vec(joined).unwrap_or_default();
+        let given = self.lock().given.clone();
+        let is_given = given.as_ref().is_some_and(|given| same_keys(given, &joined.public_keys));
+        if given.is_some() && !is_given && self.store.shared() {
+            self.lock().refused = Some(other_key(&self.node, joined, "git names other keys for it"));
+            return Ok(());
+        }
         let txn = Txn {
             compare: vec![Compare::Absent(key.clone())],
             then: vec![Op::put(key.clone(), value.clone())],
             otherwise: vec![Op::Read(key.clone())],
         };
-        let Outcome::Refused { answers, .. } = self.store.commit(&txn)? else {
+        let mut outcome = self.store.commit(&txn)?;
+        if matches!(outcome, Outcome::Done { .. }) {
             self.horizon.lacks_own_record();
+        }
+        let found = |outcome: Outcome| outcome.answers().1.into_iter().flat_map(|answer| answer.rows).next();
+        if matches!(&outcome, Outcome::Refused { answers, .. } if answers.iter().all(|answer| answer.rows.is_empty())) {
+            // A record that does not count is there, which is known now: it is written over.
+            outcome = self.store.commit(&txn)?;
+        }
+        if matches!(outcome, Outcome::Done { .. }) {
+            self.lock().refused = None;
             return Ok(());
+        }
+        let Some(row) = found(outcome).filter(|row| row.key == key) else {
+            return Err(StoreError::Unreachable(format!("others write to {key} all the time")));
         };
-        let known = answers.into_iter().flat_map(|answer| answer.rows).find(|row| row.key == key);
-        let Some(row) = known else { return Ok(()) };
         let there: Joined = serde_json::from_slice(&row.value).unwrap_or_default();
-        let other = !there.machine_id.is_empty() && there.machine_id != joined.machine_id;
-        self.lock().refused = other.then(|| {
-            format!(
-                "another machine ({}) has joined as {}; give this one a name of its own, or delete the key {key} from the data store if that machine is gone",
-                there.machine_id, self.node
-            )
+        // A store of this node alone has nobody to tell apart.
+        let own = is_given || !self.store.shared() || same_keys(&there.public_keys, &joined.public_keys);
+        self.lock().refused = (!own).then(|| {
+            let machine = if there.machine_id == joined.machine_id {
+                "this machine, before it was set up again, has joined with another key".to_owned()
+            } else {
+                format!("another machine ({}) has joined with another key", there.machine_id)
+            };
+            other_key(&self.node, joined, &machine)
         });
-        // Once in a process it is signed anew, in case the certificate is another.
+        // Once in a process it is signed again, in case the certificate is another.
         let first = !std::mem::replace(&mut self.lock().introduced, true);
-        if !other && (first || there != *joined) {
+        if own && (first || there != *joined) {
             let compare = vec![Compare::Revision(key.clone(), row.modified)];
             self.store.commit(&Txn { compare, then: vec![Op::put(key, value)], ..Txn::default() })?;
         }
         Ok(())
+    }
+
+    /// Looks whether another agent has written its record over this one's.
+    fn look_for_namesake(&self) {
+        let key = keys::agent(&self.node);
+        if self.lock().presented
+            && let Ok(read) = self.store.read(&key, &Page { after: None, limit: 1 })
+        {
+            read.rows.iter().for_each(|row| self.meet(row));
+        }
+    }
+
+    /// Rejects this node if a row is the record of another agent that has the same key (P146). Writes the own record
+    /// again, so that the other agent is rejected too: no one can know which of them is meant to run.
+    fn meet(&self, row: &Row) {
+        if row.key != keys::agent(&self.node) || !self.lock().presented || !self.store.is_of_namesake(row) {
+            return;
+        }
+        let other: Agent = serde_json::from_slice(&row.value).unwrap_or_default();
+        if other.id == self.id {
+            return;
+        }
+        let first = {
+            let mut state = self.lock();
+            let first = state.namesake.is_none();
+            state.namesake = Some(format!(
+                "another agent runs as {} with this node's key (machine {}); both are rejected. Stop one of them, give it a name and a key of its own (delete its state directory or certificate), then restart the agent that stays",
+                self.node, other.machine_id
+            ));
+            (state.lease, state.heard) = (None, None);
+            first.then(|| state.joined.machine_id.clone())
+        };
+        if let Some(machine_id) = first {
+            let agent = Agent { id: self.id.clone(), machine_id };
+            let put = Op::put(row.key.clone(), serde_json::to_vec(&agent).unwrap_or_default());
+            if let Err(error) = self.store.commit(&Txn { then: vec![put], ..Txn::default() }) {
+                tracing::warn!(%error, "cannot show the other agent of this name that it is not alone");
+            }
+        }
     }
 
     fn begin_watch(&self, prefix: &str) -> Result<mpsc::UnboundedReceiver<Change>, StoreError> {
@@ -310,8 +473,11 @@ impl Shared {
             self.announce()?;
         }
         let changes = self.store.watch(prefix, read.revision + 1)?;
-        if keys::RESTORED.starts_with(prefix) {
-            let restored = self.store.read(keys::RESTORED, &Page { after: None, limit: 1 })?;
+        if keys::agent(&self.node).starts_with(prefix) {
+            self.look_for_namesake();
+        }
+        if keys::ALL_RESTORED.starts_with(prefix) {
+            let restored = self.store.read(keys::ALL_RESTORED, &Page::default())?;
             if !restored.rows.is_empty() {
                 self.horizon.told();
             }
@@ -321,12 +487,17 @@ impl Shared {
 
     /// Says that the store has gone back, unless somebody has said so since.
     fn announce(&self) -> Result<(), StoreError> {
-        let rows = self.store.read(keys::RESTORED, &Page { after: None, limit: 1 })?.rows;
-        let restored = rows.into_iter().find(|row| row.key == keys::RESTORED);
-        let restored = restored.and_then(|row| Some((serde_json::from_slice(&row.value).ok()?, row.modified)));
-        let view = View { restored, ..View::default() };
+        let rejected = {
+            let state = self.lock();
+            state.refused.is_some() || state.namesake.is_some()
+        };
+        if rejected {
+            return Ok(());
+        }
+        let read = self.store.read(keys::ALL_RESTORED, &Page::default())?;
+        let view = View { restored: newest_restore(&read.rows), revision: read.revision, ..View::default() };
         let id = uuid::Uuid::new_v4().simple().to_string();
-        match announce(&view, &id, self.horizon.restoration().as_deref()) {
+        match announce(&view, &self.node, &id, self.horizon.restoration().as_deref()) {
             Some(txn) => self.store.commit(&txn).map(drop),
             None => Ok(()),
         }
@@ -347,6 +518,7 @@ impl Shared {
     /// Follows what is written below a prefix, and wakes the node.
     fn watch(&self, prefix: &str, first: Option<mpsc::UnboundedReceiver<Change>>, poke: &Waker) {
         let mut begun = first;
+        let mut told: Option<Instant> = None;
         // What was asked before this node listened is answered too.
         self.lock().asked = true;
         while !self.stops() {
@@ -365,17 +537,32 @@ impl Shared {
                     return;
                 }
                 match change {
+                    Change::Put(row) if row.key == keys::agent(&self.node) => {
+                        let before = self.lock().namesake.is_some();
+                        self.meet(&row);
+                        if !before && self.lock().namesake.is_some() {
+                            poke(Poke::Accepted);
+                        }
+                    }
+                    // A record that does not count wakes no node, but for an Event now and then.
+                    Change::Put(row) if !self.store.counts(&row) => {
+                        let now = self.clock.monotonic();
+                        if told.is_none_or(|told| now.duration_since(told) >= KEEP) {
+                            told = Some(now);
+                            poke(Poke::Accepted);
+                        }
+                    }
                     Change::Put(row) if row.key == keys::ACCEPTED => poke(Poke::Accepted),
                     Change::Put(row) if row.key.starts_with(keys::ALL_FREED) => self.hear_touch(&row, poke),
                     Change::Put(row) => {
-                        if row.key == keys::RESTORED {
+                        if row.key.starts_with(keys::ALL_RESTORED) {
                             self.horizon.told();
                         }
                         self.lock().asked |= row.key.starts_with(&keys::result_wants(&self.node));
                         poke(Poke::Look);
                     }
                     // All have said anew what they hold: whoever waited for that goes on.
-                    Change::Delete(key, _) if key == keys::RESTORED => poke(Poke::Look),
+                    Change::Delete(key, _) if key.starts_with(keys::ALL_RESTORED) => poke(Poke::Look),
                     Change::Delete(..) => {}
                 }
             }

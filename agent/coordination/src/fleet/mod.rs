@@ -28,7 +28,7 @@ use crate::{
     gossip::Gossip,
     keys,
     rollout::{Mark, Opening, Spec, Step, View, Want, decide, tend},
-    store::{Op, Outcome, Page, Store, StoreError, Txn},
+    store::{Op, Outcome, Page, Row, Store, StoreError, Txn},
 };
 use horizon::Horizon;
 use membership::Membership;
@@ -44,6 +44,9 @@ const RECENT: Duration = Duration::from_secs(1);
 
 /// How long the list of those who are alive is believed.
 const ALIVE: Duration = Duration::from_secs(5);
+
+/// How long slots may block others that gossip alone reports.
+const HEARSAY: Duration = Duration::from_secs(120);
 
 /// A node's place in the fleet.
 #[derive(Debug)]
@@ -76,6 +79,8 @@ struct Inner {
     alive: Option<(Instant, BTreeSet<String>)>,
     /// When a lease ends that a run waits for: what was read of the alive nodes before counts no more then.
     lease_end: Option<Instant>,
+    /// Since when slots of a part of a budget are reported that the store does not have.
+    hearsay: BTreeMap<String, Instant>,
     /// The part of a budget in which this node holds a slot, by book.
     holding: BTreeMap<String, String>,
     /// When something is due that nobody will tell of.
@@ -129,6 +134,10 @@ impl Fleet {
 
     /// Whether the nodes themselves, where they speak to one another, agree that one is lost.
     fn agrees_lost(&self, node: &str) -> bool {
+        // Whoever answers under that name is not the node.
+        if self.store.strangers().contains_key(node) {
+            return true;
+        }
         self.gossip.get().is_none_or(|gossip| gossip.thinks_lost(node))
     }
 
@@ -157,9 +166,22 @@ impl Fleet {
         self.store.as_ref()
     }
 
-    /// Why this node may not take part, where another machine goes by its name.
+    /// The reason why this node is rejected and takes no part.
     pub fn refused(&self) -> Option<String> {
         self.membership.refused()
+    }
+
+    /// Says which public keys git gives to this node; `None` if it gives none.
+    pub fn give_keys(&self, keys: Option<Vec<String>>) {
+        self.membership.give(keys);
+    }
+
+    /// Writes, unless this node is rejected.
+    fn write(&self, txn: &Txn) -> Result<Outcome, StoreError> {
+        match self.membership.refused() {
+            Some(why) => Err(StoreError::Denied(why)),
+            None => self.store.commit(txn),
+        }
     }
 
     fn lock(&self) -> MutexGuard<'_, Inner> {
@@ -396,7 +418,7 @@ impl Fleet {
         let reading = View::reading(spec, &self.node).then;
         txn.then.extend(reading.iter().cloned());
         txn.otherwise = reading;
-        let outcome = self.store.commit(&txn).inspect_err(|_| self.forget())?;
+        let outcome = self.write(&txn).inspect_err(|_| self.forget())?;
         let done = matches!(outcome, Outcome::Done { .. });
         tracing::debug!(book = spec.book, done, "committed {}", shown(&txn));
         let view = self.viewed(spec, requested, outcome);
@@ -418,7 +440,7 @@ impl Fleet {
     fn commit_marked(&self, mut txn: Txn) -> Result<bool, StoreError> {
         let number = self.horizon.known().1 + 1;
         txn.then.push(self.mark(number));
-        let done = matches!(self.store.commit(&txn)?, Outcome::Done { .. });
+        let done = matches!(self.write(&txn)?, Outcome::Done { .. });
         if done {
             self.horizon.wrote(number);
         }
@@ -490,6 +512,10 @@ impl Fleet {
         let mut view = self.look(spec)?;
         self.notice(spec, &mut view)?;
         let mut rollout = explain::rollout(spec, &view);
+        let alive = self.alive()?;
+        let strangers = self.store.strangers();
+        let rejected = strangers.iter().filter(|(node, _)| spec.selects(node) && !alive.contains(*node));
+        rollout.blocked.extend(rejected.map(|(node, keys)| explain::stranger(node, keys)));
         let at = |value: &[u8]| -> Option<i64> {
             serde_json::from_slice::<serde_json::Value>(value).ok()?.get("at")?.as_i64()
         };
@@ -518,7 +544,7 @@ impl Fleet {
     /// # Errors
     /// When the store does not answer.
     pub fn publish(&self, key: &str, value: Vec<u8>) -> Result<(), StoreError> {
-        self.store.commit(&Txn { then: vec![Op::put(key, value)], ..Txn::default() }).map(drop)
+        self.write(&Txn { then: vec![Op::put(key, value)], ..Txn::default() }).map(drop)
     }
 
     /// All rows with a prefix, by the last part of their keys.
@@ -526,18 +552,30 @@ impl Fleet {
     /// # Errors
     /// When the store does not answer.
     pub fn rows(&self, prefix: &str) -> Result<BTreeMap<String, Vec<u8>>, StoreError> {
+        let (_, rows) = self.all_rows(prefix)?;
+        let rest = |row: Row| Some((row.key.strip_prefix(prefix)?.to_owned(), row.value));
+        Ok(rows.into_iter().filter_map(rest).collect())
+    }
+
+    /// All rows with a prefix, and the revision of the first page: a change during the reading is newer than that.
+    fn all_rows(&self, prefix: &str) -> Result<(u64, Vec<Row>), StoreError> {
         let mut page = Page::default();
-        let mut found = BTreeMap::new();
+        let (mut first, mut found) = (None, Vec::new());
         loop {
             let read = self.store.read(prefix, &page)?;
             page.after = read.rows.last().map(|row| row.key.clone());
-            found.extend(
-                read.rows.into_iter().filter_map(|row| Some((row.key.strip_prefix(prefix)?.to_owned(), row.value))),
-            );
+            found.extend(read.rows);
+            let revision = *first.get_or_insert(read.revision);
             if !read.more {
-                return Ok(found);
+                return Ok((revision, found));
             }
         }
+    }
+
+    /// Looks again in a second: other nodes were faster.
+    fn look_soon(&self) {
+        let at = self.clock.monotonic() + Duration::from_secs(1);
+        sooner(&mut self.lock().due, at);
     }
 }
 

@@ -2,7 +2,7 @@
 
 use std::{collections::BTreeMap, time::Duration};
 
-use super::{Fleet, OFFER, sooner};
+use super::{Fleet, HEARSAY, OFFER, sooner};
 use crate::{
     gossip::news::Holds,
     keys,
@@ -53,12 +53,27 @@ impl Fleet {
                 view.unseen.insert(node);
             }
         }
-        if !view.unseen.is_empty() {
-            // Nobody tells when the store shows it.
-            let now = self.clock.monotonic();
-            sooner(&mut self.lock().due, now + OFFER);
-        }
+        self.bound_hearsay(&part_of(spec, spec.part(&self.node)), view);
         Ok(())
+    }
+
+    /// Reports that the store does not confirm block others for a time only: gossip proves nothing. The time begins again
+    /// once there is no such report.
+    fn bound_hearsay(&self, part: &str, view: &mut View) {
+        let now = self.clock.monotonic();
+        let mut inner = self.lock();
+        if view.unseen.is_empty() {
+            inner.hearsay.remove(part);
+            return;
+        }
+        let since = *inner.hearsay.entry(part.to_owned()).or_insert(now);
+        if now.duration_since(since) >= HEARSAY {
+            tracing::warn!(part, nodes = ?view.unseen, "ignored reports of slots that the data store does not have");
+            view.unseen.clear();
+        } else {
+            // Nothing tells when the store shows them.
+            sooner(&mut inner.due, now + OFFER);
+        }
     }
 
     /// The number of what a node wrote last, as the store has it.

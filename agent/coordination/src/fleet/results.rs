@@ -38,6 +38,12 @@ struct Wrapped {
     key: String,
 }
 
+/// A request for the key of a result.
+#[derive(Debug, Serialize, Deserialize)]
+struct Wanted {
+    definition: String,
+}
+
 /// An elected task, in one form of it.
 #[derive(Debug, Clone, Copy)]
 pub struct Errand<'a> {
@@ -93,7 +99,7 @@ impl Fleet {
             puts.push(Op::put(place, serde_json::to_vec(&record).unwrap_or_default()));
         }
         for some in puts.chunks(MAX_OPERATIONS - 1) {
-            self.store.commit(&Txn { then: some.to_vec(), ..Txn::default() })?;
+            self.write(&Txn { then: some.to_vec(), ..Txn::default() })?;
         }
         Ok(())
     }
@@ -156,11 +162,12 @@ impl Fleet {
         for node in asked {
             for by in closed {
                 let place = keys::result_want(node, &errand.spec.book, errand.task, by, &self.node);
-                then.push(Op::put(place, errand.definition.as_bytes().to_vec()));
+                let wanted = Wanted { definition: errand.definition.to_owned() };
+                then.push(Op::put(place, serde_json::to_vec(&wanted).unwrap_or_default()));
             }
         }
         then.truncate(MAX_OPERATIONS - 1);
-        self.store.commit(&Txn { then, ..Txn::default() }).map(drop)
+        self.write(&Txn { then, ..Txn::default() }).map(drop)
     }
 
     /// Whether somebody has asked this node for the key of a result since this was asked last.
@@ -176,7 +183,8 @@ impl Fleet {
         let prefix = keys::result_wants(&self.node);
         for (rest, definition) in self.rows(&prefix)? {
             let [namespace, name, task, by, from] = rest.split('/').collect::<Vec<_>>()[..] else { continue };
-            let (task, definition) = (keys::unescaped(task), String::from_utf8_lossy(&definition).into_owned());
+            let Ok(Wanted { definition }) = serde_json::from_slice(&definition) else { continue };
+            let task = keys::unescaped(task);
             // Only a target of the book, as this node's revision has it, gets to read.
             let spec = spec_of(&format!("{namespace}/{name}")).filter(|spec| spec.selects(from));
             if let Some(spec) = &spec {
@@ -186,7 +194,7 @@ impl Fleet {
                 }
             }
             let then = vec![Op::Delete(format!("{prefix}{rest}"))];
-            self.store.commit(&Txn { then, ..Txn::default() })?;
+            self.write(&Txn { then, ..Txn::default() })?;
         }
         Ok(())
     }

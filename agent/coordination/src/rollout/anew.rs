@@ -23,14 +23,12 @@ pub struct Own {
 
 /// Says that the store has gone back: the first transaction of who notices, unless somebody else has said so since.
 /// `known` is the restoration that the node has heard of before.
-pub fn announce(view: &View, id: &str, known: Option<&str>) -> Option<Txn> {
-    let compare = match &view.restored {
-        Some((restored, _)) if Some(restored.id.as_str()) != known => return None,
-        Some((_, modified)) => Compare::Revision(keys::RESTORED.to_owned(), *modified),
-        None => Compare::Absent(keys::RESTORED.to_owned()),
-    };
-    let put = Op::put(keys::RESTORED, bytes(&Restored { id: id.to_owned() }));
-    Some(Txn { compare: vec![compare], then: vec![put], otherwise: Vec::new() })
+pub fn announce(view: &View, me: &str, id: &str, known: Option<&str>) -> Option<Txn> {
+    if view.restored.as_ref().is_some_and(|(restored, _)| Some(restored.id.as_str()) != known) {
+        return None;
+    }
+    let put = Op::put(keys::restored(me), bytes(&Restored { id: id.to_owned(), by: String::new() }));
+    Some(Txn { compare: view.same_restore(), then: vec![put], otherwise: Vec::new() })
 }
 
 /// The next thing of a run that the store lacks, or has wrongly; None where it is as the node knows it.
@@ -85,9 +83,9 @@ fn crowded(spec: &Spec, view: &View, me: &str, mine: Option<&HeldBy>) -> bool {
 
 /// Says that this node has said anew all that it holds, in all books.
 pub fn confirm(view: &View, me: &str) -> Option<Txn> {
-    let (restored, modified) = view.restored.as_ref().filter(|_| !view.anew.contains(me))?;
+    let (restored, _) = view.restored.as_ref().filter(|_| !view.anew.contains(me))?;
     Some(Txn {
-        compare: vec![Compare::Revision(keys::RESTORED.to_owned(), *modified)],
+        compare: view.same_restore(),
         then: vec![Op::put(keys::anew(&restored.id, me), b"{}".to_vec())],
         otherwise: Vec::new(),
     })

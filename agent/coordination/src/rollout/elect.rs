@@ -7,16 +7,20 @@ use serde::{Deserialize, Serialize};
 use super::{OnLost, Spec, View, decide::bytes};
 use crate::{
     keys,
-    store::{Compare, Op, Row, Txn},
+    store::{Compare, MAX_OPERATIONS, Op, Row, Txn},
 };
 
-/// Who was elected for a task, and what came of it.
+/// The record of one elected node. Its signature binds the node, the run, the definition and the sealed result.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Elected {
-    /// The digest of the task and of the variables that it reads: the result stands until that changes.
+    /// The digest of the task and of the variables that it reads: the result is valid until that changes.
     pub definition: String,
-    /// The elected nodes, each with its result.
-    pub nodes: BTreeMap<String, Option<Share>>,
+    /// The run in which the node was elected.
+    pub run: String,
+    /// The generation in which the election began. Records of a lower one belong to an earlier election.
+    pub since: u64,
+    /// The result; `None` while the task runs.
+    pub share: Option<Share>,
 }
 
 /// What came of an elected task on one node.
@@ -28,36 +32,58 @@ pub struct Share {
     pub body: String,
 }
 
-/// The record of an election as it was read, and the revision that wrote it.
+/// All records of an election, as they were read at one revision of the store.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Record {
-    elected: Option<Elected>,
-    modified: Option<u64>,
+    /// The revision of the store.
+    revision: u64,
+    /// The records by node; `None` if a record cannot be read. With the revision that wrote it.
+    rows: BTreeMap<String, (Option<Elected>, u64)>,
 }
 
 impl Record {
-    /// What a row says; one that can't be read says nothing, and is written over.
-    pub fn of(row: Option<&Row>) -> Self {
-        Self {
-            elected: row.and_then(|row| serde_json::from_slice(&row.value).ok()),
-            modified: row.map(|row| row.modified),
-        }
+    /// Reads the rows of an election. A row that cannot be parsed counts for nothing and may be written over.
+    pub fn of<'r>(rows: impl IntoIterator<Item = &'r Row>, revision: u64) -> Self {
+        let node = |row: &Row| Some(row.key.rsplit('/').next()?.to_owned());
+        let rows = rows
+            .into_iter()
+            .filter_map(|row| Some((node(row)?, (serde_json::from_slice(&row.value).ok(), row.modified))));
+        Self { revision, rows: rows.collect() }
     }
 
-    /// What it says of a definition; of another one it says nothing.
-    fn standing(&self, definition: &str) -> Elected {
-        let known = self.elected.clone().filter(|record| record.definition == definition);
-        known.unwrap_or_else(|| Elected { definition: definition.to_owned(), nodes: BTreeMap::new() })
+    fn read(&self) -> impl Iterator<Item = (&String, &Elected)> {
+        self.rows.iter().filter_map(|(node, (elected, _))| Some((node, elected.as_ref()?)))
     }
 
-    /// What came of it on a node, as far as it says so of a definition.
+    /// The records of the newest election, if that is one of this definition.
+    fn standing(&self, definition: &str) -> BTreeMap<String, Elected> {
+        let newest = self.read().map(|(_, elected)| elected.since).max();
+        let of = self.read().filter(|(_, elected)| elected.definition == definition && Some(elected.since) == newest);
+        of.map(|(node, elected)| (node.clone(), elected.clone())).collect()
+    }
+
+    /// The generation that a record of this definition belongs to.
+    fn since(&self, spec: &Spec, standing: &BTreeMap<String, Elected>) -> u64 {
+        let newest = self.read().map(|(_, elected)| elected.since).max().unwrap_or(0);
+        standing.values().next().map_or_else(|| spec.generation.max(newest), |elected| elected.since)
+    }
+
+    /// The result of a node for a definition. `None` if it has not published one.
     pub fn share_of(&self, definition: &str, node: &str) -> Option<&Share> {
-        self.elected.as_ref().filter(|record| record.definition == definition)?.nodes.get(node)?.as_ref()
+        let (elected, _) = self.rows.get(node)?;
+        elected.as_ref().filter(|elected| elected.definition == definition)?.share.as_ref()
     }
 
-    fn unchanged(&self, key: &str) -> Compare {
-        let key = key.to_owned();
-        self.modified.map_or_else(|| Compare::Absent(key.clone()), |at| Compare::Revision(key.clone(), at))
+    /// Whether a node has begun the task in this definition, or has a result of it.
+    pub fn has_begun(&self, definition: &str, node: &str) -> bool {
+        self.standing(definition).contains_key(node)
+    }
+
+    fn unchanged(&self, key: &str, node: &str) -> Compare {
+        match self.rows.get(node) {
+            Some((_, modified)) => Compare::Revision(key.to_owned(), *modified),
+            None => Compare::Absent(key.to_owned()),
+        }
     }
 }
 
@@ -106,46 +132,59 @@ pub struct Candidacy<'a> {
 pub fn elect(record: &Record, view: &View, candidacy: &Candidacy<'_>) -> ElectStep {
     let Candidacy { spec, me, task, definition, eligible, count, lost } = *candidacy;
     let mut standing = record.standing(definition);
-    // Who git no longer knows as a target, and under `skip` who is lost, makes room for the next arrival.
-    standing.nodes.retain(|node, share| {
-        share.as_ref().is_some_and(|share| share.ok)
+    // A node that git no longer knows as a target, and under `skip` a lost node, yields to the next arrival.
+    standing.retain(|node, elected| {
+        elected.share.as_ref().is_some_and(|share| share.ok)
             || spec.selects(node) && !(spec.on_lost == OnLost::Skip && lost.contains(node))
     });
-    if standing.nodes.get(me).is_some_and(|share| share.as_ref().is_none_or(|share| !share.ok)) {
+    if standing.get(me).is_some_and(|elected| elected.share.as_ref().is_none_or(|share| !share.ok)) {
         // Its own failure is tried again like every other.
         return ElectStep::Settled(Election::Run);
     }
-    if standing.nodes.len() >= count {
+    if standing.len() >= count {
         let results: Option<BTreeMap<String, Share>> =
-            standing.nodes.iter().map(|(node, share)| Some((node.clone(), share.clone()?))).collect();
+            standing.iter().map(|(node, elected)| Some((node.clone(), elected.share.clone()?))).collect();
         return ElectStep::Settled(results.map_or_else(
             || {
-                let open = standing.nodes.iter().filter(|(_, share)| share.is_none());
+                let open = standing.iter().filter(|(_, elected)| elected.share.is_none());
                 Election::Wait(open.map(|(node, _)| node.clone()).collect())
             },
             Election::Results,
         ));
     }
-    if !eligible || standing.nodes.contains_key(me) {
+    if !eligible || standing.contains_key(me) {
         return ElectStep::Settled(Election::Wait(Vec::new()));
     }
     let Some(mut compare) = view.lets_in(spec) else { return ElectStep::Behind };
-    standing.nodes.insert(me.to_owned(), None);
-    let key = keys::elected(&spec.book, task);
-    compare.push(record.unchanged(&key));
-    ElectStep::Commit(Txn { compare, then: vec![Op::put(key, bytes(&standing))], otherwise: Vec::new() })
+    let key = keys::elected(&spec.book, task, me);
+    // Only the first arrival finds the election as it was read.
+    compare.push(Compare::NoneNewer(keys::all_elected(&spec.book, task), record.revision));
+    compare.push(record.unchanged(&key, me));
+    // Records of earlier elections, and of nodes that yielded, must not count again later.
+    let over = record.rows.keys().filter(|node| *node != me && !standing.contains_key(*node));
+    let mut then: Vec<Op> =
+        over.take(MAX_OPERATIONS / 2).map(|node| Op::Delete(keys::elected(&spec.book, task, node))).collect();
+    then.push(Op::put(key, bytes(&own(spec, definition, record.since(spec, &standing), None))));
+    ElectStep::Commit(Txn { compare, then, otherwise: Vec::new() })
 }
 
-/// Says what came of an elected task.
+fn own(spec: &Spec, definition: &str, since: u64, share: Option<&Share>) -> Elected {
+    Elected { definition: definition.to_owned(), run: spec.run.clone(), since, share: share.cloned() }
+}
+
+/// Publishes the result of an elected task.
 pub fn publish(spec: &Spec, me: &str, task: &str, definition: &str, record: &Record, share: &Share) -> Txn {
-    let key = keys::elected(&spec.book, task);
-    let mut next = record.standing(definition);
-    next.nodes.insert(me.to_owned(), Some(share.clone()));
+    let key = keys::elected(&spec.book, task, me);
+    let next = own(spec, definition, record.since(spec, &record.standing(definition)), Some(share));
     let notice = Op::put(keys::result_notice(&spec.book, task), b"{}".to_vec());
-    Txn { compare: vec![record.unchanged(&key)], then: vec![Op::put(key, bytes(&next)), notice], otherwise: Vec::new() }
+    Txn {
+        compare: vec![record.unchanged(&key, me)],
+        then: vec![Op::put(key, bytes(&next)), notice],
+        otherwise: Vec::new(),
+    }
 }
 
-/// Says anew that a node was elected, and what came of it; None where the store has that.
+/// Writes again that a node was elected, and its result. `None` if the store has that.
 pub fn elected_anew(
     spec: &Spec,
     me: &str,
@@ -154,16 +193,20 @@ pub fn elected_anew(
     record: &Record,
     share: Option<&Share>,
 ) -> Option<Txn> {
-    let key = keys::elected(&spec.book, task);
-    let mut next = record.standing(definition);
-    let told = next.nodes.get(me).is_some_and(|known| share.is_none() || known.as_ref() == share);
-    // What was only begun counts for nothing where somebody else has come to a good end.
-    let over = share.is_none() && next.nodes.values().flatten().any(|share| share.ok);
-    if told || over {
+    let key = keys::elected(&spec.book, task, me);
+    let standing = record.standing(definition);
+    let known = standing.get(me).is_some_and(|known| share.is_none() || known.share.as_ref() == share);
+    // An election that only began counts for nothing once another node has succeeded.
+    let over = share.is_none() && standing.values().any(|known| known.share.as_ref().is_some_and(|share| share.ok));
+    if known || over {
         return None;
     }
-    next.nodes.insert(me.to_owned(), share.cloned());
-    Some(Txn { compare: vec![record.unchanged(&key)], then: vec![Op::put(key, bytes(&next))], otherwise: Vec::new() })
+    let next = own(spec, definition, record.since(spec, &standing), share);
+    Some(Txn {
+        compare: vec![record.unchanged(&key, me)],
+        then: vec![Op::put(key, bytes(&next))],
+        otherwise: Vec::new(),
+    })
 }
 
 #[cfg(test)]
@@ -189,7 +232,7 @@ mod tests {
         }
 
         fn record(&self) -> Record {
-            Record::of(self.0.below(&keys::elected("n/b", "t")).next())
+            Record::of(self.0.below(&keys::all_elected("n/b", "t")), self.0.revision)
         }
 
         fn step(&mut self, me: &str, definition: &str, lost: &[String]) -> ElectStep {
@@ -226,5 +269,48 @@ mod tests {
         store.step("a", "d1", &[]);
         assert!(matches!(store.step("b", "d1", &["a".into()]), ElectStep::Commit(_)));
         assert_eq!(store.step("b", "d1", &["a".into()]), ElectStep::Settled(Election::Run));
+    }
+
+    #[test]
+    fn election_that_changed_since_it_was_read_elects_no_second_node() {
+        let mut store = Fixture::new();
+        let early = store.record();
+        store.step("a", "d1", &[]);
+        let spec = spec();
+        let (revision, answers) = store.0.peek(&View::reading(&spec, "b"));
+        let view = View::of(&spec, "b", revision, answers);
+        let candidacy =
+            Candidacy { spec: &spec, me: "b", task: "t", definition: "d1", eligible: true, count: 1, lost: &[] };
+        let ElectStep::Commit(late) = elect(&early, &view, &candidacy) else { panic!("it was read as open") };
+        let (outcome, _) = store.0.apply(&late).unwrap();
+        assert!(matches!(outcome, crate::store::Outcome::Refused { .. }));
+    }
+
+    #[test]
+    fn definition_that_comes_back_is_elected_again() {
+        let mut store = Fixture::new();
+        let ok = Share { ok: true, body: String::new() };
+        let mut spec = spec();
+        for (generation, me, definition) in [(1, "a", "d1"), (2, "b", "d2"), (3, "a", "d1")] {
+            spec.generation = generation;
+            let record = store.record();
+            let accepted = Accepted { generation, ..Accepted::default() };
+            let put = Op::put(keys::ACCEPTED, bytes(&accepted));
+            store.0.apply(&Txn { then: vec![put], ..Txn::default() }).unwrap();
+            let (revision, answers) = store.0.peek(&View::reading(&spec, me));
+            let view = View::of(&spec, me, revision, answers);
+            let candidacy = Candidacy { spec: &spec, me, task: "t", definition, eligible: true, count: 1, lost: &[] };
+            let ElectStep::Commit(txn) = elect(&record, &view, &candidacy) else {
+                panic!("generation {generation}: {:?}", elect(&record, &view, &candidacy))
+            };
+            store.0.apply(&txn).unwrap();
+            let txn = publish(&spec, me, "t", definition, &store.record(), &ok);
+            store.0.apply(&txn).unwrap();
+        }
+        // A record of the first election that is put back is one of an earlier election.
+        let old = Elected { definition: "d1".into(), run: "n/b@1".into(), since: 1, share: Some(ok.clone()) };
+        let put = Op::put(keys::elected("n/b", "t", "b"), bytes(&old));
+        store.0.apply(&Txn { then: vec![put], ..Txn::default() }).unwrap();
+        assert_eq!(store.record().standing("d1").into_keys().collect::<Vec<_>>(), ["a"]);
     }
 }

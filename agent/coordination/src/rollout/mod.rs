@@ -22,7 +22,7 @@ pub use elect::{Candidacy, ElectStep, Elected, Election, Record, Share, elect, e
 pub use offer::{Freed, idle};
 pub use spec::{Cut, OnLost, Spec};
 pub use tend::{complete, end_restoration, frontier, tend, worth_reading};
-pub use view::{Entry, HeldBy, Mark, View, look};
+pub use view::{Entry, HeldBy, Mark, View, look, newest_restore};
 
 /// What stands in a slot.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
@@ -106,6 +106,9 @@ pub struct Opening {
 pub struct Restored {
     /// Which one.
     pub id: String,
+    /// The node that reports it: the key names it.
+    #[serde(skip)]
+    pub by: String,
 }
 
 /// What comes of a decision.

@@ -171,7 +171,10 @@ fn offer_to(spec: &Spec, view: &View, next: &Entry, txn: &mut Txn) {
     });
     txn.then.push(Op::Delete(queue));
     txn.then.push(Op::put(held, bytes(&offer)));
-    txn.then.push(Op::put(keys::offer_notice(&next.node, &spec.group), spec.generation.to_string().into_bytes()));
+    txn.then.push(Op::put(
+        keys::offer_notice(&next.node, &spec.group),
+        format!("{{\"generation\":{}}}", spec.generation).into_bytes(),
+    ));
 }
 
 /// Returns the first waiter that could have taken a free slot and has not, and the revision since which it waits.

@@ -26,11 +26,11 @@ pub fn tend(spec: &Spec, view: &View, me: &str) -> Option<Txn> {
 
 /// Everybody has said anew what it holds: the store is whole again.
 pub fn end_restoration(known: &[String], view: &View) -> Option<Txn> {
-    let (restored, modified) = view.restored.as_ref()?;
+    let (restored, _) = view.restored.as_ref()?;
     // Who was written off in this book may still owe something to another.
     known.iter().all(|node| view.anew.contains(node)).then(|| Txn {
-        compare: vec![Compare::Revision(keys::RESTORED.to_owned(), *modified)],
-        then: vec![Op::Delete(keys::RESTORED.to_owned()), Op::DeleteAll(keys::all_anew(&restored.id))],
+        compare: view.same_restore(),
+        then: vec![Op::DeleteAll(keys::ALL_RESTORED.to_owned()), Op::DeleteAll(keys::all_anew(&restored.id))],
         otherwise: Vec::new(),
     })
 }
@@ -38,7 +38,7 @@ pub fn end_restoration(known: &[String], view: &View) -> Option<Txn> {
 /// The store has gone back, and somebody who has not said anew what it holds is lost: under `skip` the run goes on
 /// without it, whatever it held.
 fn lost_since(spec: &Spec, view: &View, accepted: u64) -> Option<Txn> {
-    let (_, restored) = view.restored.as_ref()?;
+    view.restored.as_ref()?;
     let may = spec.on_lost == OnLost::Skip && !view.fallen && view.written_off(spec) < spec.count.unwrap_or(1);
     let silent = |node: &&String| {
         let gone = |held: &HeldBy| held.node == **node && held.book == spec.book && held.held.kind == Kind::WrittenOff;
@@ -67,7 +67,7 @@ fn lost_since(spec: &Spec, view: &View, accepted: u64) -> Option<Txn> {
     };
     txn.compare.push(Compare::Absent(keys::alive(node)));
     txn.compare.push(Compare::Revision(keys::ACCEPTED.to_owned(), accepted));
-    txn.compare.push(Compare::Revision(keys::RESTORED.to_owned(), *restored));
+    txn.compare.extend(view.same_restore());
     Some(txn)
 }
 
@@ -182,7 +182,6 @@ fn give_up(spec: &Spec, view: &View, me: &str, unmoved: &[Compare]) -> Option<Tx
     if !spec.known.contains(&held.node) {
         // Nothing of it is asked for any more.
         txn.then.push(Op::DeleteAll(keys::inbox(&held.node)));
-        txn.then.push(Op::Delete(keys::mark(&held.node)));
     }
     Some(txn)
 }

@@ -104,7 +104,7 @@ impl View {
     pub fn reading(spec: &Spec, me: &str) -> Txn {
         let mut then = vec![
             Op::Read(keys::ACCEPTED.to_owned()),
-            Op::Read(keys::RESTORED.to_owned()),
+            Op::Read(keys::ALL_RESTORED.to_owned()),
             Op::Read(keys::mark(me)),
             Op::Read(keys::opening(&spec.book)),
             Op::Read(keys::all_held(&spec.group)),
@@ -129,7 +129,7 @@ impl View {
             let accepted: Accepted = parse(&row)?;
             Some((accepted.generation, row.modified))
         });
-        view.restored = exactly(rows(), keys::RESTORED).and_then(|row| Some((parse(&row)?, row.modified)));
+        view.restored = newest_restore(&rows().rows);
         view.mark = exactly(rows(), &keys::mark(me)).and_then(|row| parse::<Mark>(&row)).map_or(0, |mark| mark.number);
         view.opening = exactly(rows(), &keys::opening(&spec.book)).and_then(|row| Some((parse(&row)?, row.modified)));
         let prefix = keys::all_held(&spec.group);
@@ -195,11 +195,17 @@ impl View {
     /// gone back meanwhile. None where nobody may be let in now.
     pub fn lets_in(&self, spec: &Spec) -> Option<Vec<Compare>> {
         let accepted = self.current(spec).filter(|_| self.is_whole(spec) && !self.unsure)?;
-        let restored = match &self.restored {
-            Some((_, modified)) => Compare::Revision(keys::RESTORED.to_owned(), *modified),
-            None => Compare::Absent(keys::RESTORED.to_owned()),
-        };
-        Some(vec![Compare::Revision(keys::ACCEPTED.to_owned(), accepted), restored])
+        let accepted = Compare::Revision(keys::ACCEPTED.to_owned(), accepted);
+        Some([accepted].into_iter().chain(self.same_restore()).collect())
+    }
+
+    /// Holds while no node reports a restore that this view does not have, also after the store has gone back.
+    pub fn same_restore(&self) -> Vec<Compare> {
+        let none_since = |at| Compare::NoneNewer(keys::ALL_RESTORED.to_owned(), at);
+        match &self.restored {
+            Some((restored, at)) => vec![Compare::Revision(keys::restored(&restored.by), *at), none_since(*at)],
+            None => vec![none_since(0)],
+        }
     }
 
     /// How many slots of a part of the budget are taken or offered.
@@ -261,6 +267,13 @@ pub fn look<E>(spec: &Spec, me: &str, run: impl FnOnce(&Txn) -> Result<(u64, Vec
 
 fn parse<T: DeserializeOwned>(row: &Row) -> Option<T> {
     serde_json::from_slice(&row.value).ok()
+}
+
+/// The newest report that the store was restored, and the revision that wrote it.
+pub fn newest_restore(rows: &[Row]) -> Option<(Restored, u64)> {
+    let newest = rows.iter().max_by_key(|row| row.modified)?;
+    let by = newest.key.strip_prefix(keys::ALL_RESTORED)?.to_owned();
+    Some((Restored { by, ..parse(newest)? }, newest.modified))
 }
 
 /// `PART/NAMESPACE/BOOK/NODE` behind the prefix.

@@ -4,7 +4,7 @@ pub mod etcd;
 pub mod local;
 pub mod memory;
 
-use std::{fmt, sync::Arc, time::Duration};
+use std::{collections::BTreeMap, fmt, sync::Arc, time::Duration};
 
 use thiserror::Error;
 use tokio::sync::mpsc;
@@ -49,6 +49,21 @@ pub trait Store: fmt::Debug + Send + Sync {
     /// Whether other processes see it too.
     fn shared(&self) -> bool {
         true
+    }
+
+    /// Whether a row counts for those who read: nothing wakes for one that does not.
+    fn counts(&self, _row: &Row) -> bool {
+        true
+    }
+
+    /// Whether this node's own key has signed a row since the process began.
+    fn is_of_namesake(&self, _row: &Row) -> bool {
+        false
+    }
+
+    /// The nodes that came with another key than the one they are known by, with the keys that they show.
+    fn strangers(&self) -> BTreeMap<String, Vec<String>> {
+        BTreeMap::new()
     }
 
     /// Keeps what it holds in a node's journal, where nothing else does.

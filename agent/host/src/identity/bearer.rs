@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use base64::{Engine as _, engine::general_purpose::STANDARD_NO_PAD};
 
-use super::{Credentials, Identity, PublicKeys, Role, SealKey, Subject, certificate, issue};
+use super::{Credentials, Identity, PublicKeys, Revoked, Role, SealKey, Subject, certificate, issue, revoked};
 
 /// Who speaks for a node.
 #[derive(Debug, Clone)]
@@ -21,6 +21,22 @@ impl Bearer {
         match self {
             Self::Certified(credentials) => credentials.now().subject.keys,
             Self::Bare(identity) => identity.keys(),
+        }
+    }
+
+    /// The certificates and keys that the configuration revokes: one list for records and for connections.
+    pub fn revoked(&self) -> Revoked {
+        match self {
+            Self::Certified(credentials) => credentials.revoked().clone(),
+            Self::Bare(_) => Revoked::default(),
+        }
+    }
+
+    /// The serial number of its certificate; `None` without one.
+    pub fn serial(&self) -> Option<String> {
+        match self {
+            Self::Certified(credentials) => revoked::serial(&credentials.now().certificate),
+            Self::Bare(_) => None,
         }
     }
 
@@ -57,7 +73,7 @@ impl Bearer {
     /// it is neither. Both are read by all, so that a fleet can get its certificates one by one.
     pub fn read(&self, shown: &str, node: &str, cluster: &str) -> Option<Shown> {
         if let Some(key) = STANDARD_NO_PAD.decode(shown).ok().and_then(|bytes| <[u8; 32]>::try_from(bytes).ok()) {
-            return Some(Shown { key, proven: false });
+            return Some(Shown { key, proven: false, serial: None });
         }
         let der = issue::decoded(shown)?;
         let subject: Subject = match self {
@@ -69,17 +85,19 @@ impl Bearer {
             }
         };
         let speaks = subject.role == Role::Node && subject.name == node && subject.cluster == cluster;
-        speaks.then_some(Shown { key: subject.keys.sign, proven: self.is_certified() })
+        speaks.then(|| Shown { key: subject.keys.sign, proven: self.is_certified(), serial: revoked::serial(&der) })
     }
 }
 
 /// A key that somebody has shown.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Shown {
     /// The key.
     pub key: [u8; 32],
     /// Whether the authority says that it is the node's.
     pub proven: bool,
+    /// The serial number of the certificate; `None` for a bare key.
+    pub serial: Option<String>,
 }
 
 /// Whether a key has made a signature.

@@ -14,7 +14,7 @@ use rustls::{
     server::NoServerSessionStorage,
 };
 
-use super::{Identity, IdentityError, Subject, Trust, unusable};
+use super::{Identity, IdentityError, Revoked, Subject, Trust, unusable};
 use crate::Clock;
 
 /// How often the files are looked at.
@@ -57,6 +57,7 @@ type Stamp = Vec<Option<(SystemTime, u64)>>;
 pub struct Credentials {
     files: TlsFiles,
     clock: Arc<dyn Clock>,
+    revoked: Revoked,
     state: Mutex<State>,
 }
 
@@ -76,7 +77,12 @@ impl Credentials {
         let stamp = stamp(&files);
         let loaded = Arc::new(load(&files, &*clock)?);
         let looked = clock.monotonic();
-        Ok(Self { files, clock, state: Mutex::new(State { loaded, stamp, looked }) })
+        Ok(Self { files, clock, revoked: Revoked::default(), state: Mutex::new(State { loaded, stamp, looked }) })
+    }
+
+    /// The certificates and keys that the configuration revokes.
+    pub fn revoked(&self) -> &Revoked {
+        &self.revoked
     }
 
     /// The present ones. Files that do not fit together (yet) leave those before in force, with a warning.

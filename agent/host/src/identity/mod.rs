@@ -7,6 +7,7 @@ mod bearer;
 mod certificate;
 mod credentials;
 mod issue;
+mod revoked;
 mod seal;
 
 use std::{
@@ -28,6 +29,7 @@ pub use bearer::{Bearer, Shown, has_signed};
 pub use certificate::{Role, Subject, Trust, valid_until};
 pub use credentials::{Credentials, Loaded, TlsFiles};
 pub use issue::{Authority, Request, may_be_named, write_certificate};
+pub use revoked::{Revoked, serial, serial_of_pem};
 pub use seal::{SealKey, seal};
 
 /// An identity that can't be used.

@@ -19,6 +19,7 @@ use super::{
     instance,
     outcome::{Outcome, TaskOutcome},
 };
+use crate::reconcile::runs::may_be_elected;
 
 /// Where the journal keeps what this node has shared of an elected task.
 pub(super) fn share_key(book: &Book, task: &Task) -> String {
@@ -52,16 +53,8 @@ impl BookRun<'_, '_> {
     pub(super) fn elected(&mut self, with: Coordination<'_>, spec: &Spec, task: &Task, settled: bool) {
         let elect = task.elect.clone().unwrap_or_default();
         let definition = task_digest(self.pass.set, self.book, task);
-        let groups = &self.pass.view.groups;
-        let anybody = elect.nodes.is_empty() && elect.node_groups.is_empty();
-        let eligible = anybody
-            || elect.nodes.contains(&self.pass.view.node)
-            || elect.node_groups.iter().any(|group| groups.contains(group));
-        let may = |node: &String| {
-            anybody
-                || elect.nodes.contains(node)
-                || self.pass.set.groups_of(node).iter().any(|group| elect.node_groups.contains(group))
-        };
+        let may = |node: &str| may_be_elected(self.pass.set, task, node);
+        let eligible = may(&self.pass.view.node);
         // More than there are can't be elected.
         let most = spec.members.keys().filter(|node| may(node)).count().max(1);
         let count = usize::try_from(elect.count.unwrap_or(1).max(1)).unwrap_or(1).min(most);

@@ -1,0 +1,439 @@
+//! Forged records: for each kind of key, a record that is signed with the valid key of a node without the right to write
+//! it. Each test asserts the decision that reads the record, and that the rightful writer's record is decided by.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+    time::Duration,
+};
+
+use tokio::sync::mpsc;
+use towpath_host::{
+    SystemClock,
+    identity::{Bearer, Identity},
+};
+
+use super::{BookRights, Notary, Rights, SignedStore};
+use crate::{
+    LocalStore,
+    accept::{self, Accepted, Table},
+    fleet::{Answer, Errand, Fleet, Found, Joined},
+    keys::{self, Key},
+    rollout::{Cut, Election, OnLost, Spec, Want},
+    store::{Change, LeaseId, Op, Outcome, Page, Read, Store, StoreError, Txn},
+};
+
+/// A local store that others seem to see too.
+#[derive(Debug, Default)]
+struct Common(LocalStore);
+
+impl Store for Common {
+    fn read(&self, prefix: &str, page: &Page) -> Result<Read, StoreError> {
+        self.0.read(prefix, page)
+    }
+    fn watch(&self, prefix: &str, from: u64) -> Result<mpsc::UnboundedReceiver<Change>, StoreError> {
+        self.0.watch(prefix, from)
+    }
+    fn lease(&self, ttl: Duration) -> Result<LeaseId, StoreError> {
+        self.0.lease(ttl)
+    }
+    fn keep_alive(&self, lease: LeaseId) -> Result<(), StoreError> {
+        self.0.keep_alive(lease)
+    }
+    fn commit(&self, txn: &Txn) -> Result<Outcome, StoreError> {
+        self.0.commit(txn)
+    }
+}
+
+/// One node.
+struct Node {
+    store: Arc<SignedStore>,
+    fleet: Fleet,
+    keys: Vec<String>,
+}
+
+/// Targets a, b and c of one book, of which a and b may be elected; z is named by git and not a target; git does not
+/// name the ghost.
+struct Forgery {
+    common: Arc<Common>,
+    nodes: BTreeMap<&'static str, Node>,
+    spec: Spec,
+}
+
+const ALL: [&str; 5] = ["a", "b", "c", "z", "ghost"];
+
+fn set(names: &[&str]) -> BTreeSet<String> {
+    names.iter().map(|name| (*name).to_owned()).collect()
+}
+
+fn rights() -> Rights {
+    let book = BookRights {
+        groups: set(&["n/b"]),
+        targets: set(&["a", "b", "c"]),
+        eligible: BTreeMap::from([("t".to_owned(), set(&["a", "b"]))]),
+    };
+    let named = ["a", "b", "c", "z"].map(|node| (node.to_owned(), None));
+    Rights { nodes: named.into(), books: BTreeMap::from([("n/b".to_owned(), book)]) }
+}
+
+impl Forgery {
+    fn new() -> Self {
+        let common = Arc::<Common>::default();
+        let clock = Arc::new(SystemClock);
+        let node = |name: &'static str| {
+            let bearer = Bearer::Bare(Arc::new(Identity::make().unwrap()));
+            let keys = bearer.keys().texts().to_vec();
+            let notary = Arc::new(Notary::new("c".into(), name.into(), bearer.clone(), 1));
+            notary.give(rights());
+            let store = Arc::new(SignedStore::new(Arc::<Common>::clone(&common), notary));
+            let fleet = Fleet::new(Arc::<SignedStore>::clone(&store), name.into(), Arc::<SystemClock>::clone(&clock));
+            fleet.read_as(bearer);
+            (name, Node { store, fleet, keys })
+        };
+        let nodes = ALL.map(node).into();
+        let members = ["a", "b", "c"].map(|node| (node.to_owned(), 0)).into();
+        let spec = Spec {
+            book: "n/b".into(),
+            group: "n/b".into(),
+            run: "n/b@1".into(),
+            generation: 1,
+            members,
+            known: ["a", "b", "c", "z"].map(str::to_owned).into(),
+            count: Some(1),
+            waves: 1,
+            cuts: vec![Cut::Barrier],
+            ..Spec::default()
+        };
+        let it = Self { common, nodes, spec };
+        it.put("a", keys::ACCEPTED, r#"{"schema":1,"generation":1}"#);
+        it
+    }
+
+    fn joined(self, names: &[&str]) -> Self {
+        for name in names {
+            let node = &self.nodes[name];
+            node.fleet
+                .join(Joined { node: (*name).into(), public_keys: node.keys.clone(), ..Joined::default() }, |_| {});
+            assert_eq!(node.fleet.refused(), None);
+        }
+        self
+    }
+
+    fn put(&self, by: &str, key: &str, value: &str) {
+        let txn = Txn { then: vec![Op::put(key, value.as_bytes().to_vec())], ..Txn::default() };
+        self.nodes[by].store.commit(&txn).unwrap();
+    }
+
+    fn fleet(&self, name: &str) -> &Fleet {
+        &self.nodes[name].fleet
+    }
+
+    fn errand(&self) -> Errand<'_> {
+        Errand { spec: &self.spec, task: "t", definition: "d" }
+    }
+
+    fn held_at(node: &str) -> String {
+        keys::held("n/b", "-", "n/b", node)
+    }
+}
+
+fn claim() -> &'static str {
+    r#"{"kind":"claim","run":"n/b@1","stretch":0,"generation":1}"#
+}
+
+fn is_hold(answer: &Answer, reason: &str) -> bool {
+    matches!(answer, Answer::Hold(gate) if gate.reason == reason)
+}
+
+/// The test of each kind of key.
+#[expect(dead_code, reason = "a kind of key without a test does not compile")]
+fn test_of(key: &Key<'_>) -> fn() {
+    match key {
+        Key::Accepted => accepted_by_an_unnamed_node_is_not_followed,
+        Key::Restored { .. } => restore_reported_in_the_name_of_another_pauses_nothing,
+        Key::Opening { .. } => opening_by_an_outsider_opens_no_barrier,
+        Key::ResultNotice { .. } | Key::OfferNotice { .. } => notice_by_an_outsider_wakes_no_node,
+        Key::Agent { .. } => agent_record_of_another_node_rejects_no_node,
+        Key::ResultKey { .. } => result_key_by_an_outsider_opens_nothing,
+        Key::ResultWant { .. } => request_by_an_outsider_is_not_answered,
+        Key::Held { .. } => claim_offer_failure_and_write_off_by_an_outsider_do_not_count,
+        Key::Queue { .. } => queue_entry_by_an_outsider_gets_no_slot,
+        Key::Vote { .. } => vote_in_the_name_of_another_passes_no_barrier,
+        Key::Elected { .. } => election_by_an_outsider_elects_no_node,
+        Key::Joined { .. } => join_record_by_another_joins_no_node,
+        Key::Mark { .. } => mark_by_another_reports_no_restore,
+        Key::Anew { .. } => statement_in_the_name_of_another_ends_no_restore,
+        Key::Alive { .. } => lease_record_by_another_keeps_no_node_alive,
+        Key::Table { .. } => table_of_another_digest_is_not_read,
+        // No node reads a fence: the store compares its revision, and etcd confines who writes it (deploy/etcd).
+        Key::Fence { .. } | Key::Facts { .. } | Key::State { .. } => facts_and_state_by_another_are_not_shown,
+    }
+}
+
+#[test]
+fn accepted_by_an_unnamed_node_is_not_followed() {
+    let it = Forgery::new();
+    it.put("ghost", keys::ACCEPTED, r#"{"schema":1,"generation":9}"#);
+    assert_eq!(accept::current(&*it.nodes["b"].store).unwrap().0, None);
+    it.put("z", keys::ACCEPTED, r#"{"schema":1,"generation":2}"#);
+    let (accepted, _) = accept::current(&*it.nodes["b"].store).unwrap();
+    assert_eq!(accepted.map(|accepted| accepted.generation), Some(2));
+}
+
+#[test]
+fn restore_reported_in_the_name_of_another_pauses_nothing() {
+    let it = Forgery::new().joined(&["a"]);
+    for (by, of) in [("z", "b"), ("ghost", "ghost"), ("b", "a")] {
+        it.put(by, &keys::restored(of), r#"{"id":"x"}"#);
+    }
+    assert_eq!(it.fleet("a").ask(&it.spec, Want::Change(0)), Answer::Go);
+    assert!(!it.fleet("a").really_owes().unwrap());
+    it.put("b", &keys::restored("b"), r#"{"id":"y"}"#);
+    assert!(it.fleet("a").really_owes().unwrap());
+    let says = it.fleet("a").rollout(&it.spec).unwrap().blocked;
+    assert!(says.iter().any(|gate| gate.opens.contains("reported by b")), "{says:?}");
+}
+
+#[test]
+fn opening_by_an_outsider_opens_no_barrier() {
+    let opening = r#"{"run":"n/b@1","generation":1,"waves":[1,1],"done":false}"#;
+    for (by, opens) in [("z", false), ("ghost", false), ("b", true)] {
+        let it = Forgery::new().joined(&["a"]);
+        it.put(by, &keys::opening("n/b"), opening);
+        let answer = it.fleet("a").ask(&it.spec, Want::Enter(1));
+        assert_eq!(answer == Answer::Go, opens, "{by}: {answer:?}");
+        assert_eq!(is_hold(&answer, "Barrier"), !opens, "{by}: {answer:?}");
+    }
+}
+
+#[test]
+fn notice_by_an_outsider_wakes_no_node() {
+    let it = Forgery::new();
+    let counts = |by: &str, key: &str| {
+        it.put(by, key, "{}");
+        let row = it.common.read(key, &Page::default()).unwrap().rows.remove(0);
+        it.nodes["b"].store.counts(&row)
+    };
+    let (offer, result) = (keys::offer_notice("b", "n/b"), keys::result_notice("n/b", "t"));
+    assert!(!counts("z", &offer) && !counts("ghost", &offer) && counts("c", &offer));
+    assert!(!counts("z", &result) && !counts("c", &result) && counts("a", &result));
+}
+
+#[test]
+fn agent_record_of_another_node_rejects_no_node() {
+    let it = Forgery::new().joined(&["a"]);
+    for by in ["b", "z", "ghost"] {
+        it.put(by, &keys::agent("a"), r#"{"id":"other"}"#);
+        std::thread::sleep(Duration::from_millis(100));
+        assert_eq!(it.fleet("a").refused(), None, "{by}");
+    }
+    // Signed with its own key, and not written by this process.
+    it.put("a", &keys::agent("a"), r#"{"id":"other"}"#);
+    let waits = std::iter::repeat_with(|| std::thread::sleep(Duration::from_millis(50)));
+    let refused = waits.take(60).find_map(|()| it.fleet("a").refused());
+    assert!(refused.is_some_and(|why| why.contains("another agent")));
+}
+
+#[test]
+fn result_key_by_an_outsider_opens_nothing() {
+    let it = Forgery::new().joined(&["a", "b", "c"]);
+    let found = Found { ok: true, result: "good".into(), message: None };
+    it.fleet("a").elect(it.errand(), true, 1).unwrap();
+    it.fleet("a").share(it.errand(), &found).unwrap();
+    let Election::Results(results) = it.fleet("c").elect(it.errand(), false, 1).unwrap() else { panic!() };
+    let place = keys::result_key("c", "n/b", "t", "a");
+    let good = it.common.read(&place, &Page::default()).unwrap().rows.remove(0).value;
+    // The same wrapped key, signed by an outsider: only the writer differs.
+    let record: serde_json::Value = serde_json::from_slice(&good).unwrap();
+    for by in ["z", "ghost"] {
+        it.put(by, &place, &record.to_string());
+        assert_eq!(it.fleet("c").open(it.errand(), &results).unwrap(), Err(vec!["a".to_owned()]), "{by}");
+    }
+    it.put("b", &place, &record.to_string());
+    assert_eq!(it.fleet("c").open(it.errand(), &results).unwrap().unwrap()["a"], found);
+}
+
+#[test]
+fn request_by_an_outsider_is_not_answered() {
+    let it = Forgery::new().joined(&["a", "b", "c", "z"]);
+    let found = Found { ok: true, result: "good".into(), message: None };
+    it.fleet("a").elect(it.errand(), true, 1).unwrap();
+    it.fleet("a").share(it.errand(), &found).unwrap();
+    let place = keys::result_key("c", "n/b", "t", "a");
+    it.common.commit(&Txn { then: vec![Op::Delete(place.clone())], ..Txn::default() }).unwrap();
+    let there = |key: &str| !it.common.read(key, &Page::default()).unwrap().rows.is_empty();
+    let wanted = r#"{"definition":"d"}"#;
+    for (by, from) in [("z", "c"), ("b", "c"), ("z", "z"), ("ghost", "ghost")] {
+        it.put(by, &keys::result_want("a", "n/b", "t", "a", from), wanted);
+        it.fleet("a").answer(|_| Some(it.spec.clone())).unwrap();
+        assert!(!there(&keys::result_key(from, "n/b", "t", "a")), "{by} for {from}");
+    }
+    it.put("c", &keys::result_want("a", "n/b", "t", "a", "c"), wanted);
+    it.fleet("a").answer(|_| Some(it.spec.clone())).unwrap();
+    assert!(there(&place));
+}
+
+#[test]
+fn claim_offer_failure_and_write_off_by_an_outsider_do_not_count() {
+    for by in ["z", "ghost"] {
+        let it = Forgery::new().joined(&["a"]);
+        // In the name of another target, of the node itself, and of the outsider.
+        for node in ["b", "a", by] {
+            it.put(by, &Forgery::held_at(node), claim());
+        }
+        assert_eq!(it.fleet("a").ask(&it.spec, Want::Change(0)), Answer::Go, "{by}");
+        let row = it.common.read(&Forgery::held_at("a"), &Page::default()).unwrap().rows.remove(0);
+        assert!(it.nodes["a"].store.counts(&row), "it has taken the slot itself");
+    }
+    let offer = claim().replace("claim", "offer");
+    for (kind, by, node, slot) in [
+        (claim(), "b", "c", false),
+        (&*claim().replace("claim", "failure"), "b", "c", false),
+        (&*claim().replace("claim", "writtenoff"), "z", "c", false),
+        (&*offer, "z", "c", false),
+        (&*offer, "b", "c", true),
+        (claim(), "c", "c", true),
+    ] {
+        let it = Forgery::new().joined(&["a"]);
+        it.put(by, &Forgery::held_at(node), kind);
+        let answer = it.fleet("a").ask(&it.spec, Want::Change(0));
+        assert_eq!(answer != Answer::Go, slot, "{kind} of {node} by {by}: {answer:?}");
+        let written_off = it.fleet("b").rollout(&it.spec).unwrap();
+        assert!(written_off.failed.is_empty(), "{kind} of {node} by {by}");
+    }
+    // A failure of its own halts the run.
+    let it = Forgery::new().joined(&["a"]);
+    it.put("c", &Forgery::held_at("c"), &claim().replace("claim", "failure"));
+    assert!(is_hold(&it.fleet("a").ask(&it.spec, Want::Change(0)), "Budget"));
+}
+
+#[test]
+fn queue_entry_by_an_outsider_gets_no_slot() {
+    let entry = r#"{"run":"n/b@1","stretch":0,"generation":1}"#;
+    for (by, node, first) in [("z", "z", false), ("z", "b", false), ("b", "c", false), ("c", "c", true)] {
+        let it = Forgery::new().joined(&["a"]);
+        it.put(by, &keys::queue("n/b", "-", "n/b", node), entry);
+        // The one that waits longest takes the free slot.
+        let answer = it.fleet("a").ask(&it.spec, Want::Change(0));
+        assert_eq!(is_hold(&answer, "Slot"), first, "{node} by {by}: {answer:?}");
+    }
+}
+
+#[test]
+fn vote_in_the_name_of_another_passes_no_barrier() {
+    let vote = r#"{"run":"n/b@1","stretch":0,"generation":1}"#;
+    let at = |node: &str| keys::vote("n/b@1", 0, true, node);
+    let it = Forgery::new().joined(&["a"]);
+    it.put("a", &at("a"), vote);
+    it.put("b", &at("b"), vote);
+    for by in ["b", "z", "ghost"] {
+        it.put(by, &at("c"), vote);
+        it.fleet("a").see_to(&it.spec).unwrap();
+        assert_eq!(it.fleet("a").opening("n/b").unwrap(), None, "{by}");
+    }
+    it.put("c", &at("c"), vote);
+    it.fleet("a").see_to(&it.spec).unwrap();
+    assert_eq!(it.fleet("a").opening("n/b").unwrap().map(|opening| opening.waves), Some(vec![1, 1]));
+}
+
+#[test]
+fn election_by_an_outsider_elects_no_node() {
+    let result = r#"{"definition":"d","run":"n/b@1","since":1,"share":{"ok":true,"body":"{}"}}"#;
+    let begun = r#"{"definition":"d","run":"n/b@1","since":1,"share":null}"#;
+    // An outsider, an unnamed node, a target that is not eligible, and an eligible one in the name of another.
+    for (by, node) in [("z", "a"), ("z", "z"), ("ghost", "ghost"), ("c", "c"), ("c", "a"), ("b", "a")] {
+        for record in [result, begun] {
+            let it = Forgery::new().joined(&["b"]);
+            it.put(by, &keys::elected("n/b", "t", node), record);
+            let election = it.fleet("b").elect(it.errand(), true, 1).unwrap();
+            assert_eq!(election, Election::Run, "{node} by {by}");
+            let again = it.fleet("a").elect(it.errand(), true, 1).unwrap();
+            assert_eq!(again, Election::Wait(vec!["b".into()]), "{node} by {by}");
+        }
+    }
+    let it = Forgery::new().joined(&["b"]);
+    it.put("a", &keys::elected("n/b", "t", "a"), begun);
+    assert_eq!(it.fleet("b").elect(it.errand(), true, 1).unwrap(), Election::Wait(vec!["a".into()]));
+}
+
+#[test]
+fn join_record_by_another_joins_no_node() {
+    let it = Forgery::new().joined(&["a"]);
+    for by in ["a", "z", "ghost"] {
+        it.put(by, &keys::joined("c"), r#"{"node":"c"}"#);
+        assert_eq!(it.fleet("a").joined().unwrap(), set(&["a"]), "{by}");
+    }
+    // Neither does it keep the node itself out.
+    let it = it.joined(&["c"]);
+    assert_eq!(it.fleet("a").joined().unwrap(), set(&["a", "c"]));
+}
+
+#[test]
+fn mark_by_another_reports_no_restore() {
+    let it = Forgery::new().joined(&["a"]);
+    assert_eq!(it.fleet("a").ask(&it.spec, Want::Change(0)), Answer::Go);
+    assert!(it.fleet("a").known().1 > 1, "it has written with a mark");
+    for by in ["b", "z", "ghost"] {
+        it.put(by, &keys::mark("a"), r#"{"number":1}"#);
+        assert!(!it.fleet("a").really_owes().unwrap(), "{by}");
+    }
+    it.put("a", &keys::mark("a"), r#"{"number":1}"#);
+    assert!(it.fleet("a").really_owes().unwrap(), "its own older number is a restore");
+}
+
+#[test]
+fn statement_in_the_name_of_another_ends_no_restore() {
+    let it = Forgery::new().joined(&["a"]);
+    it.put("b", &keys::restored("b"), r#"{"id":"x"}"#);
+    for node in ["a", "b", "c"] {
+        it.put(node, &keys::anew("x", node), "{}");
+    }
+    for by in ["a", "c", "ghost"] {
+        it.put(by, &keys::anew("x", "z"), "{}");
+        it.fleet("a").see_to(&it.spec).unwrap();
+        assert!(it.fleet("a").rows(keys::ALL_RESTORED).unwrap().contains_key("b"), "{by}");
+    }
+    it.put("z", &keys::anew("x", "z"), "{}");
+    it.fleet("a").see_to(&it.spec).unwrap();
+    assert!(it.fleet("a").rows(keys::ALL_RESTORED).unwrap().is_empty());
+}
+
+#[test]
+fn lease_record_by_another_keeps_no_node_alive() {
+    let mut it = Forgery::new().joined(&["a"]);
+    it.spec.on_lost = OnLost::Skip;
+    it.put("c", &Forgery::held_at("c"), claim());
+    it.put("z", &keys::alive("c"), "{}");
+    assert!(!it.fleet("a").alive().unwrap().contains("c"));
+    // The lost holder is written off, although a record of its name is there.
+    assert_eq!(it.fleet("a").ask(&it.spec, Want::Change(0)), Answer::Go);
+    let row = it.common.read(&Forgery::held_at("c"), &Page::default()).unwrap().rows.remove(0);
+    assert!(String::from_utf8(row.value).unwrap().contains("writtenoff"));
+    let it = Forgery::new().joined(&["a"]);
+    it.put("c", &keys::alive("c"), "{}");
+    assert!(it.fleet("a").alive().unwrap().contains("c"));
+}
+
+#[test]
+fn table_of_another_digest_is_not_read() {
+    let it = Forgery::new();
+    let table = Table { births: BTreeMap::from([("TaskBook/n/b".to_owned(), 1)]), ..Table::default() };
+    let accepted = Accepted { generation: 1, table: table.digest(), ..Accepted::default() };
+    it.put("z", &keys::table(&table.digest(), 0), r#"{"books":{"n/b":{"digest":"x","since":9}}}"#);
+    assert_eq!(accept::table_of(&*it.nodes["b"].store, &accepted).unwrap(), None);
+    table.put(&*it.nodes["z"].store).unwrap();
+    assert_eq!(accept::table_of(&*it.nodes["b"].store, &accepted).unwrap(), Some(table));
+}
+
+#[test]
+fn facts_and_state_by_another_are_not_shown() {
+    let it = Forgery::new();
+    for (key, prefix) in [(keys::facts("a"), keys::ALL_FACTS), (keys::state("a"), keys::ALL_STATES)] {
+        for by in ["b", "z", "ghost"] {
+            it.put(by, &key, r#"{"ready":true}"#);
+            assert!(it.fleet("b").rows(prefix).unwrap().is_empty(), "{key} by {by}");
+        }
+        it.put("a", &key, r#"{"ready":false}"#);
+        assert_eq!(it.fleet("b").rows(prefix).unwrap()["a"], br#"{"ready":false}"#);
+    }
+}

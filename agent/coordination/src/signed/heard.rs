@@ -1,0 +1,147 @@
+//! What was heard of each writer: its key, and the numbers of its records. The journal keeps it, so that a record that
+//! is put back does not count after a restart either (P144).
+
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+
+use serde::{Deserialize, Serialize};
+use sha2::{Digest as _, Sha256};
+
+/// The most writers that are remembered.
+const WRITERS: usize = 20_000;
+/// The most keys of one writer whose numbers are remembered.
+const KEYS: usize = 8192;
+/// The most former keys of one writer that are remembered.
+const FORMER: usize = 8;
+
+/// What was heard of one writer.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Heard {
+    /// The key that its records are signed with.
+    pub sign: [u8; 32],
+    /// The keys that it had before, by commits.
+    pub former: Vec<[u8; 32]>,
+    /// The highest number of all its records.
+    pub highest: u64,
+    /// The number of the last record at each key, by a hash of the key.
+    pub keys: HashMap<u64, u64>,
+}
+
+/// All writers.
+#[derive(Debug, Default)]
+pub(super) struct Writers {
+    known: BTreeMap<String, Heard>,
+    /// Writers of which the journal does not have all.
+    dirty: BTreeSet<String>,
+}
+
+impl Writers {
+    pub(super) fn load(&mut self, heard: impl IntoIterator<Item = (String, Heard)>) {
+        for (name, heard) in heard {
+            self.known.entry(name).or_insert(heard);
+        }
+    }
+
+    pub(super) fn of(&self, name: &str) -> Option<&Heard> {
+        self.known.get(name)
+    }
+
+    /// Remembers the key of a writer; one that it had before becomes a former key. False if there are too many writers.
+    pub(super) fn pin(&mut self, name: &str, key: [u8; 32]) -> bool {
+        let full = self.known.len() >= WRITERS;
+        match self.known.get_mut(name) {
+            Some(heard) if heard.sign == key => return true,
+            Some(heard) => {
+                let before = std::mem::replace(&mut heard.sign, key);
+                heard.former.retain(|former| *former != key && *former != before);
+                heard.former.push(before);
+                let more = heard.former.len().saturating_sub(FORMER);
+                heard.former.drain(..more);
+                // Another key is another life, with numbers of its own.
+                heard.keys.clear();
+                heard.highest = 0;
+            }
+            None if full => return false,
+            None => drop(self.known.insert(name.to_owned(), Heard { sign: key, ..Heard::default() })),
+        }
+        self.dirty.insert(name.to_owned());
+        true
+    }
+
+    /// Takes the number of a record. False if a newer one of that writer was there, or it has written too many keys.
+    pub(super) fn take(&mut self, name: &str, key: &str, number: u64) -> bool {
+        let Some(heard) = self.known.get_mut(name) else { return false };
+        let full = heard.keys.len() >= KEYS;
+        match heard.keys.get_mut(&hash(key)) {
+            Some(known) if *known > number => return false,
+            Some(known) if *known == number => return true,
+            Some(known) => *known = number,
+            None if full => return false,
+            None => drop(heard.keys.insert(hash(key), number)),
+        }
+        heard.highest = heard.highest.max(number);
+        self.dirty.insert(name.to_owned());
+        true
+    }
+
+    /// How many writers have changed since they were kept.
+    pub(super) fn changed(&self) -> usize {
+        self.dirty.len()
+    }
+
+    /// The writers that have changed since this was called last.
+    pub(super) fn take_changed(&mut self) -> Vec<(String, Heard)> {
+        let dirty = std::mem::take(&mut self.dirty);
+        dirty.into_iter().filter_map(|name| Some((name.clone(), self.known.get(&name)?.clone()))).collect()
+    }
+}
+
+fn hash(key: &str) -> u64 {
+    let digest: [u8; 32] = Sha256::digest(key).into();
+    let (first, _) = digest.split_at(8);
+    first.iter().fold(0, |sum, byte| sum << 8 | u64::from(*byte))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn record_that_is_put_back_is_refused_whatever_was_written_elsewhere_and_after_a_restart() {
+        let mut writers = Writers::default();
+        assert!(writers.pin("a", [1; 32]));
+        assert!(writers.take("a", "x", 5) && writers.take("a", "y", 9) && writers.take("a", "x", 7));
+        assert!(!writers.take("a", "x", 5), "older than the one at that key");
+        assert!(writers.take("a", "x", 7), "the same again");
+        assert!(writers.take("a", "z", 6), "an older one at another key, which was not read before");
+        let kept = writers.take_changed();
+        assert!(writers.take_changed().is_empty());
+        assert!(writers.take("a", "x", 7) && writers.changed() == 0, "nothing new is nothing to write");
+        let kept = kept
+            .into_iter()
+            .map(|(name, heard)| (name, serde_json::from_slice(&serde_json::to_vec(&heard).unwrap()).unwrap()));
+        let mut again = Writers::default();
+        again.load(kept);
+        assert!(!again.take("a", "x", 5) && again.take("a", "x", 7));
+    }
+
+    #[test]
+    fn ten_thousand_writers_are_all_remembered() {
+        let mut writers = Writers::default();
+        for number in 0..10_000_u64 {
+            let name = format!("n{number}");
+            assert!(writers.pin(&name, [1; 32]) && writers.take(&name, "x", 10));
+        }
+        assert!((0..10_000_u64).all(|number| !writers.take(&format!("n{number}"), "x", 9)));
+    }
+
+    #[test]
+    fn new_key_begins_with_numbers_of_its_own() {
+        let mut writers = Writers::default();
+        writers.pin("a", [1; 32]);
+        writers.take("a", "x", 100);
+        writers.pin("a", [2; 32]);
+        assert!(writers.take("a", "x", 1));
+        assert_eq!(writers.of("a").unwrap().former, [[1; 32]]);
+    }
+}

@@ -1,0 +1,222 @@
+//! A store whose records are signed: each record carries its writer's signature, and a record that does not count is not
+//! there for its readers.
+//!
+//! An attacker who controls the store can delay and hide records, and so break the pace. The attacker cannot make a node
+//! believe what no node has said. Keys are signed with the records, and a number that only grows: a record cannot be
+//! used under another key, or again.
+
+mod heard;
+mod notary;
+mod writers;
+
+use std::{
+    collections::BTreeMap,
+    fmt,
+    sync::{Arc, Mutex, PoisonError},
+    time::Duration,
+};
+
+use tokio::sync::mpsc;
+
+use self::writers::Writers;
+pub use self::{
+    heard::Heard,
+    notary::Notary,
+    writers::{BookRights, Rights},
+};
+use crate::{
+    keys::{self, Key},
+    store::{Answer, Change, Compare, LeaseId, Op, Outcome, Page, Read, Row, Store, StoreError, Txn},
+};
+
+/// A store through which everything is signed and checked.
+pub struct SignedStore {
+    inner: Arc<dyn Store>,
+    notary: Arc<Notary>,
+    /// Whether this node continues above the numbers of its own records in the store.
+    adopted: Mutex<bool>,
+}
+
+impl fmt::Debug for SignedStore {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("SignedStore").field("inner", &self.inner).finish_non_exhaustive()
+    }
+}
+
+impl SignedStore {
+    /// Puts a notary between a store and those who use it.
+    pub fn new(inner: Arc<dyn Store>, notary: Arc<Notary>) -> Self {
+        Self { inner, notary, adopted: Mutex::new(false) }
+    }
+
+    fn seal(&self, operations: &[Op]) -> Result<Vec<Op>, StoreError> {
+        let seal = |operation: &Op| {
+            let Op::Put { key, value, lease } = operation else { return Ok(operation.clone()) };
+            let Some(kind) = Key::parse(key) else {
+                return Err(StoreError::Denied(format!("no record has a key of the form {key}")));
+            };
+            if writers::writers(&kind) == Writers::Digest {
+                return Ok(operation.clone());
+            }
+            Ok(Op::Put { key: key.clone(), value: self.notary.sign(key, value), lease: *lease })
+        };
+        operations.iter().map(seal).collect()
+    }
+
+    /// Continues, once, above the numbers of this node's own records in the store (P146).
+    fn adopt(&self) -> Result<(), StoreError> {
+        let mut adopted = self.adopted.lock().unwrap_or_else(PoisonError::into_inner);
+        if *adopted {
+            return Ok(());
+        }
+        let node = self.notary.node();
+        let own = [
+            keys::joined(node),
+            keys::agent(node),
+            keys::mark(node),
+            keys::alive(node),
+            keys::state(node),
+            keys::facts(node),
+            keys::ACCEPTED.to_owned(),
+        ];
+        let then = own.into_iter().map(Op::Read).collect();
+        let (_, answers) = self.inner.commit(&Txn { then, ..Txn::default() })?.answers();
+        self.notary.adopt(answers.iter().flat_map(|answer| &answer.rows));
+        *adopted = true;
+        Ok(())
+    }
+
+    /// Learns the keys with which nodes have joined, before a record of an unknown one is judged.
+    fn introduce(&self, rows: &[Row]) {
+        if !rows.iter().any(|row| self.notary.is_by_unknown(row)) {
+            return;
+        }
+        let mut page = Page::default();
+        while let Ok(read) = self.inner.read(keys::ALL_JOINED, &page) {
+            self.notary.learn(&read.rows);
+            page.after = read.rows.last().map(|row| row.key.clone());
+            if !read.more || page.after.is_none() {
+                break;
+            }
+        }
+    }
+
+    fn judged(&self, rows: Vec<Row>) -> Vec<Row> {
+        self.introduce(&rows);
+        rows.into_iter().filter_map(|row| self.notary.read(row)).collect()
+    }
+
+    fn open(&self, answers: Vec<Answer>) -> Vec<Answer> {
+        let open = |answer: Answer| Answer { rows: self.judged(answer.rows), count: answer.count };
+        answers.into_iter().map(open).collect()
+    }
+
+    /// A condition as the store has to see it: what does not count is not there.
+    fn condition(&self, compare: &Compare) -> Result<Compare, StoreError> {
+        match compare {
+            Compare::Absent(key) => {
+                let void = self.notary.void(key).map(|at| Compare::Revision(key.clone(), at));
+                Ok(void.unwrap_or_else(|| compare.clone()))
+            }
+            Compare::NoneNewer(prefix, at) if prefix == keys::ALL_RESTORED => {
+                self.clear(prefix, *at)?;
+                Ok(compare.clone())
+            }
+            other => Ok(other.clone()),
+        }
+    }
+
+    /// Deletes records that do not count and that a range compare would find.
+    fn clear(&self, prefix: &str, after: u64) -> Result<(), StoreError> {
+        for (key, at) in self.notary.void_below(prefix) {
+            if at > after {
+                let compare = vec![Compare::Revision(key.clone(), at)];
+                self.inner.commit(&Txn { compare, then: vec![Op::Delete(key.clone())], ..Txn::default() })?;
+            }
+            self.notary.forget_void([&key]);
+        }
+        Ok(())
+    }
+}
+
+impl Store for SignedStore {
+    fn read(&self, prefix: &str, page: &Page) -> Result<Read, StoreError> {
+        let mut page = page.clone();
+        if prefix == keys::ALL_ALIVE && page.after.is_none() {
+            self.notary.forget_strangers();
+        }
+        loop {
+            let mut read = self.inner.read(prefix, &page)?;
+            let last = read.rows.last().map(|row| row.key.clone());
+            read.rows = self.judged(read.rows);
+            // A page of which nothing counts would look like the end.
+            if !read.more || !read.rows.is_empty() {
+                return Ok(read);
+            }
+            page.limit = page.limit.max(Page::default().limit);
+            page.after = last;
+        }
+    }
+
+    fn watch(&self, prefix: &str, from: u64) -> Result<mpsc::UnboundedReceiver<Change>, StoreError> {
+        // A watch only wakes: `counts` says whether for a reason, and what is read then is checked.
+        self.inner.watch(prefix, from)
+    }
+
+    fn counts(&self, row: &Row) -> bool {
+        self.introduce(std::slice::from_ref(row));
+        self.notary.read(row.clone()).is_some()
+    }
+
+    fn is_of_namesake(&self, row: &Row) -> bool {
+        self.notary.is_of_namesake(row)
+    }
+
+    fn strangers(&self) -> BTreeMap<String, Vec<String>> {
+        self.notary.strangers()
+    }
+
+    fn lease(&self, ttl: Duration) -> Result<LeaseId, StoreError> {
+        self.inner.lease(ttl)
+    }
+
+    fn keep_alive(&self, lease: LeaseId) -> Result<(), StoreError> {
+        self.inner.keep_alive(lease)
+    }
+
+    fn time_left(&self, key: &str) -> Result<Option<Duration>, StoreError> {
+        self.inner.time_left(key)
+    }
+
+    fn shared(&self) -> bool {
+        self.inner.shared()
+    }
+
+    fn commit(&self, txn: &Txn) -> Result<Outcome, StoreError> {
+        if txn.then.iter().chain(&txn.otherwise).any(|operation| matches!(operation, Op::Put { .. })) {
+            self.adopt()?;
+        }
+        let sealed = Txn {
+            compare: txn.compare.iter().map(|compare| self.condition(compare)).collect::<Result<_, _>>()?,
+            then: self.seal(&txn.then)?,
+            otherwise: self.seal(&txn.otherwise)?,
+        };
+        let outcome = self.inner.commit(&sealed)?;
+        if matches!(outcome, Outcome::Refused { .. }) {
+            // A record that did not count may be gone meanwhile: it is looked at again.
+            self.notary.forget_void(txn.compare.iter().filter_map(|compare| match compare {
+                Compare::Absent(key) => Some(key),
+                Compare::Revision(..) | Compare::NoneNewer(..) => None,
+            }));
+        }
+        Ok(match outcome {
+            Outcome::Done { revision, answers } => Outcome::Done { revision, answers: self.open(answers) },
+            Outcome::Refused { revision, answers } => Outcome::Refused { revision, answers: self.open(answers) },
+        })
+    }
+}
+
+#[cfg(test)]
+mod forged;
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,497 @@
+//! Signing, and judging what others have signed: by its signature, by its signer's identity, by the signer's rights, and
+//! by its number.
+
+use std::{
+    collections::{BTreeMap, HashMap},
+    sync::{
+        Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicU64, Ordering},
+    },
+};
+
+use base64::{Engine as _, engine::general_purpose::STANDARD_NO_PAD};
+use serde::{Deserialize, Serialize};
+use serde_json::{Map, Value};
+use sha2::{Digest as _, Sha256};
+use towpath_host::identity::{Bearer, PublicKeys, Revoked, Shown, has_signed};
+
+use super::{
+    heard::{Heard, Writers as Known},
+    writers::{BookRights, Books, Rights, Writers, is_remembered, writers},
+};
+use crate::{keys::Key, store::Row};
+
+/// The field of a record that holds its signature.
+const FIELD: &str = "signed";
+/// The signatures that are remembered in each of two halves: the older half goes when the newer one is full.
+const SIGNATURES: usize = 8192;
+/// The keys of records that do not count and are remembered.
+const VOID: usize = 4096;
+
+/// The signature of a record.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+struct Signature {
+    by: String,
+    seq: u64,
+    /// The certificate, or the bare key.
+    with: String,
+    sig: String,
+}
+
+/// Signs the records of this node, and judges those of others.
+#[derive(Debug)]
+pub struct Notary {
+    cluster: String,
+    node: String,
+    bearer: Bearer,
+    revoked: Revoked,
+    sequence: AtomicU64,
+    /// The highest number that this node's key had used before this process began.
+    floor: AtomicU64,
+    state: Mutex<State>,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    /// The Node objects with the keys that they name; `None` before the first revision.
+    named: Option<BTreeMap<String, Option<PublicKeys>>>,
+    books: Books,
+    known: Known,
+    /// The signatures that were checked, by the digest of the record: the newer half, and the older one.
+    checked: [HashMap<[u8; 32], Checked>; 2],
+    /// The records that do not count, with the reason.
+    refused: BTreeMap<String, String>,
+    /// The revisions of records that do not count: for this node they are not there, and it may write over them.
+    void: HashMap<String, u64>,
+    /// The nodes that came with another key than the one they are known by, with the keys that they show.
+    strangers: BTreeMap<String, Vec<String>>,
+}
+
+/// A record whose signature was checked.
+#[derive(Debug, Clone)]
+struct Checked {
+    signed: Result<Signed, String>,
+    /// Whether its signer had the right to write it when it was judged first: a later revision does not undo that.
+    entitled: bool,
+}
+
+/// The signer of a record.
+#[derive(Debug, Clone, PartialEq, Eq)]
+struct Signed {
+    by: String,
+    seq: u64,
+    shown: Shown,
+}
+
+/// A key that is not the signer's.
+enum Doubt {
+    /// It was the signer's before a commit named another one.
+    Former,
+    /// Any other reason.
+    Refused(String),
+}
+
+/// A record that does not count.
+enum Void {
+    /// It still counts as a slot that is taken.
+    Taken,
+    /// It is not there, for this reason.
+    Refused(String),
+}
+
+impl State {
+    fn checked(&mut self, digest: &[u8; 32]) -> Option<Checked> {
+        let [newer, older] = &mut self.checked;
+        newer.get(digest).cloned().or_else(|| older.get(digest).cloned())
+    }
+
+    fn remember(&mut self, digest: [u8; 32], checked: Checked) {
+        let [newer, older] = &mut self.checked;
+        if newer.len() >= SIGNATURES {
+            *older = std::mem::take(newer);
+        }
+        newer.insert(digest, checked);
+    }
+}
+
+impl Notary {
+    /// A notary whose records are numbered from `first` on.
+    pub fn new(cluster: String, node: String, bearer: Bearer, first: u64) -> Self {
+        let mut state = State::default();
+        // No other key counts for the own name.
+        state.known.pin(&node, bearer.keys().sign);
+        Self {
+            cluster,
+            node,
+            revoked: bearer.revoked(),
+            bearer,
+            sequence: AtomicU64::new(first),
+            floor: AtomicU64::new(first.saturating_sub(1)),
+            state: Mutex::new(state),
+        }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Goes on from the journal: what was heard of each writer, and the rights of earlier revisions.
+    pub fn resume(&self, heard: Vec<(String, Heard)>, former: BTreeMap<String, BookRights>) {
+        let mut state = self.lock();
+        let own = self.bearer.keys().sign;
+        state.known.load(heard.into_iter().filter(|(name, heard)| *name != self.node || heard.sign == own));
+        state.books.remember(former);
+    }
+
+    /// Adopts the rights of a revision: the nodes that git names with their keys, and the targets of the books.
+    pub fn give(&self, rights: Rights) {
+        let mut state = self.lock();
+        for (node, keys) in &rights.nodes {
+            if let Some(keys) = keys.filter(|_| *node != self.node) {
+                state.known.pin(node, keys.sign);
+            }
+        }
+        state.named = Some(rights.nodes);
+        state.books.give(rights.books);
+    }
+
+    /// The rights that the journal has to keep.
+    pub fn rights(&self) -> BTreeMap<String, BookRights> {
+        self.lock().books.all()
+    }
+
+    /// The public half of this node's identity.
+    pub fn keys(&self) -> PublicKeys {
+        self.bearer.keys()
+    }
+
+    /// The reason to refuse a caller: its certificate or key is revoked, or the node is known by another key. `None` if
+    /// it is admitted.
+    pub fn refuses(&self, node: Option<&str>, key: &[u8; 32], serial: Option<&str>) -> Option<String> {
+        if let Some(why) = self.revoked.refuses(serial, key) {
+            return Some(why);
+        }
+        let node = node?;
+        let state = self.lock();
+        let given = state.named.as_ref().and_then(|named| named.get(node).copied()).flatten();
+        let known = given.map(|keys| keys.sign).or_else(|| state.known.of(node).map(|known| known.sign))?;
+        (known != *key).then(|| {
+            format!("{node} is known by another key than its certificate has; a new identity comes by commit (publicKeys of its Node)")
+        })
+    }
+
+    /// The certificates and keys that do not count.
+    pub fn revoked(&self) -> &Revoked {
+        &self.revoked
+    }
+
+    /// How many writers have news that the journal does not have.
+    pub fn changed(&self) -> usize {
+        self.lock().known.changed()
+    }
+
+    /// The writers with news for the journal, since this was called last.
+    pub fn take_changed(&self) -> Vec<(String, Heard)> {
+        self.lock().known.take_changed()
+    }
+
+    /// The number of the next record.
+    pub fn next(&self) -> u64 {
+        self.sequence.load(Ordering::Relaxed)
+    }
+
+    /// The records that did not count since this was called last, with the reasons.
+    pub fn refused(&self) -> BTreeMap<String, String> {
+        std::mem::take(&mut self.lock().refused)
+    }
+
+    /// The nodes that came with another key than the one they are known by, with the keys that they show.
+    pub fn strangers(&self) -> BTreeMap<String, Vec<String>> {
+        self.lock().strangers.clone()
+    }
+
+    pub(super) fn forget_strangers(&self) {
+        self.lock().strangers.clear();
+    }
+
+    pub(super) fn node(&self) -> &str {
+        &self.node
+    }
+
+    fn message(&self, key: &str, record: &[u8], by: &str, seq: u64) -> Vec<u8> {
+        let mut hash = Sha256::new();
+        for part in
+            [b"towpath record", self.cluster.as_bytes(), key.as_bytes(), by.as_bytes(), &seq.to_be_bytes(), record]
+        {
+            hash.update((part.len() as u64).to_be_bytes());
+            hash.update(part);
+        }
+        hash.finalize().to_vec()
+    }
+
+    /// A record with its signature. A value that is not a record stays as it is.
+    pub(super) fn sign(&self, key: &str, value: &[u8]) -> Vec<u8> {
+        let Ok(Value::Object(mut record)) = serde_json::from_slice(value) else { return value.to_vec() };
+        record.remove(FIELD);
+        let seq = self.sequence.fetch_add(1, Ordering::Relaxed);
+        let (with, sig) = self.bearer.sign(&self.message(key, &bytes(&record), &self.node, seq));
+        let signature = Signature { by: self.node.clone(), seq, with, sig: STANDARD_NO_PAD.encode(sig) };
+        if let Ok(signature) = serde_json::to_value(signature) {
+            record.insert(FIELD.into(), signature);
+        }
+        bytes(&record)
+    }
+
+    /// Continues above the numbers of this node's own records in the store (P146).
+    pub(super) fn adopt<'r>(&self, rows: impl IntoIterator<Item = &'r Row>) {
+        let own = rows.into_iter().filter_map(|row| self.own_number(row)).max();
+        let highest = own.unwrap_or(0);
+        self.sequence.fetch_max(highest.saturating_add(1), Ordering::Relaxed);
+        self.floor.fetch_max(highest, Ordering::Relaxed);
+    }
+
+    /// The number of a record that this node's own key has signed.
+    fn own_number(&self, row: &Row) -> Option<u64> {
+        let (record, signature) = split(&row.value)?;
+        let own = self.bearer.keys().sign;
+        let signed = self.check(&row.key, &bytes(&record), signature).ok()?;
+        (signed.by == self.node && signed.shown.key == own).then_some(signed.seq)
+    }
+
+    /// Whether this node's key has signed a record since this process began. The caller knows that it did not write it:
+    /// then another agent has the key. The next own record is numbered above it, so that the other agent sees it.
+    pub(super) fn is_of_namesake(&self, row: &Row) -> bool {
+        let newer = self.own_number(row).filter(|number| *number > self.floor.load(Ordering::Relaxed));
+        if let Some(number) = newer {
+            self.sequence.fetch_max(number.saturating_add(1), Ordering::Relaxed);
+        }
+        newer.is_some()
+    }
+
+    /// Whether a row carries a signature that was made under a name, with whatever key.
+    fn is_signed_as(&self, row: &Row, name: &str) -> bool {
+        let Some((record, signature)) = split(&row.value) else { return false };
+        self.check(&row.key, &bytes(&record), signature).is_ok_and(|signed| signed.by == name)
+    }
+
+    /// Whether a row is by a writer of whom nothing is known yet.
+    pub(super) fn is_by_unknown(&self, row: &Row) -> bool {
+        // Found without parsing: most rows are by known writers, and were judged before.
+        let begin = "\"signed\":{\"by\":\"";
+        let Ok(text) = std::str::from_utf8(&row.value) else { return false };
+        let Some(by) = text.find(begin).and_then(|at| text.get(at + begin.len()..)?.split('"').next()) else {
+            return false;
+        };
+        self.lock().known.of(by).is_none()
+    }
+
+    /// Learns the keys with which nodes have joined.
+    pub(super) fn learn<'r>(&self, joined: impl IntoIterator<Item = &'r Row>) {
+        for row in joined {
+            let Some(Key::Joined { node }) = Key::parse(&row.key) else { continue };
+            let Some((record, signature)) = split(&row.value) else { continue };
+            if let Ok(signed) = self.check(&row.key, &bytes(&record), signature)
+                && signed.by == node
+            {
+                // Pinned where it may be.
+                let _ = self.identify(&signed);
+            }
+        }
+    }
+
+    /// The row without its signature. `None` if it does not count.
+    pub(super) fn read(&self, mut row: Row) -> Option<Row> {
+        let Some(key) = Key::parse(&row.key) else {
+            self.refuse(&row, "no record has a key of this form");
+            return None;
+        };
+        let of = writers(&key);
+        if of == Writers::Digest {
+            return Some(row);
+        }
+        let namesake = match &key {
+            Key::Joined { node } | Key::Agent { node } => *node == self.node,
+            _ => false,
+        };
+        let Some((record, signature)) = split(&row.value) else {
+            self.refuse(&row, "it is not a record");
+            self.note_void(row.key, row.modified);
+            return None;
+        };
+        row.value = match self.judge(&row, &key, &of, &record, signature) {
+            Ok(()) => {
+                self.lock().void.remove(&row.key);
+                bytes(&record)
+            }
+            Err(Void::Taken) => bytes(&record),
+            Err(Void::Refused(why)) => {
+                self.refuse(&row, &why);
+                // What a stranger signs with the own name is for the node itself to see.
+                if !(namesake && self.is_signed_as(&row, &self.node)) {
+                    self.note_void(row.key, row.modified);
+                    return None;
+                }
+                bytes(&record)
+            }
+        };
+        Some(row)
+    }
+
+    fn note_void(&self, key: String, modified: u64) {
+        let mut state = self.lock();
+        if state.void.len() >= VOID {
+            state.void.clear();
+        }
+        state.void.insert(key, modified);
+    }
+
+    /// Judges a record.
+    fn judge(
+        &self,
+        row: &Row,
+        key: &Key<'_>,
+        of: &Writers<'_>,
+        record: &Map<String, Value>,
+        signature: Option<Value>,
+    ) -> Result<(), Void> {
+        let digest: [u8; 32] =
+            Sha256::new().chain_update(&row.key).chain_update([0]).chain_update(&row.value).finalize().into();
+        let known = self.lock().checked(&digest);
+        let fresh = known.is_none();
+        let mut checked = known
+            .unwrap_or_else(|| Checked { signed: self.check(&row.key, &bytes(record), signature), entitled: false });
+        let verdict = checked.signed.clone().map_err(Doubt::Refused).and_then(|signed| {
+            if let Err(doubt) = self.identify(&signed) {
+                self.note_stranger(key, &signed, record);
+                return Err(doubt);
+            }
+            if !checked.entitled {
+                of.check(&signed.by, record, &self.lock().books).map_err(Doubt::Refused)?;
+            }
+            if is_remembered(key) && !self.lock().known.take(&signed.by, &row.key, signed.seq) {
+                return Err(Doubt::Refused(format!("{} has written a newer record there", signed.by)));
+            }
+            Ok(signed.by)
+        });
+        let entitled = verdict.is_ok();
+        if fresh || entitled && !checked.entitled {
+            checked.entitled |= entitled;
+            self.lock().remember(digest, checked.clone());
+        }
+        match verdict {
+            Ok(by) => {
+                if *key == (Key::Alive { node: &by }) {
+                    self.lock().strangers.remove(&by);
+                }
+                Ok(())
+            }
+            // The node may be half changed, whatever became of its key: its slot stays taken.
+            Err(Doubt::Former) if is_own_claim(key, record, checked.signed.as_ref().ok()) => Err(Void::Taken),
+            Err(Doubt::Former) => {
+                Err(Void::Refused("a commit has named another key for its signer since (publicKeys)".into()))
+            }
+            Err(Doubt::Refused(why)) => Err(Void::Refused(why)),
+        }
+    }
+
+    /// Checks the signature alone.
+    fn check(&self, key: &str, record: &[u8], signature: Option<Value>) -> Result<Signed, String> {
+        let signature = signature.and_then(|value| serde_json::from_value::<Signature>(value).ok());
+        let Some(Signature { by, seq, with, sig }) = signature else { return Err("it is not signed".into()) };
+        let Some(shown) = self.bearer.read(&with, &by, &self.cluster) else {
+            return Err(format!("{by} has shown no certificate of a node of that name"));
+        };
+        let sig = STANDARD_NO_PAD.decode(sig).unwrap_or_default();
+        if !has_signed(&shown.key, &self.message(key, record, &by, seq), &sig) {
+            return Err(format!("the signature of {by} does not fit it"));
+        }
+        Ok(Signed { by, seq, shown })
+    }
+
+    /// Checks that the signer is the node that it names. The first key of a name stays its key until git names another.
+    fn identify(&self, signed: &Signed) -> Result<(), Doubt> {
+        let Signed { by, shown, .. } = signed;
+        if let Some(why) = self.revoked.refuses(shown.serial.as_deref(), &shown.key) {
+            return Err(Doubt::Refused(why));
+        }
+        let certified = self.bearer.is_certified();
+        let mut state = self.lock();
+        let named = state.named.as_ref().map(|named| (named.is_empty(), named.get(by).copied()));
+        if let Some((none, None)) = named
+            && *by != self.node
+            && (certified || !none)
+        {
+            return Err(Doubt::Refused(format!("git does not name a Node {by}")));
+        }
+        let given = named.and_then(|(_, named)| named).flatten();
+        let expected = given.map(|keys| keys.sign).or_else(|| state.known.of(by).map(|known| known.sign));
+        match expected {
+            Some(expected) if expected == shown.key => Ok(()),
+            Some(_) if state.known.of(by).is_some_and(|known| known.former.contains(&shown.key)) => Err(Doubt::Former),
+            Some(_) => Err(Doubt::Refused(format!(
+                "{by} has signed it with another key than it is known by; a new identity comes by commit (publicKeys of its Node)"
+            ))),
+            None if certified && !shown.proven => Err(Doubt::Refused(format!(
+                "{by} has no certificate yet; it counts without one where git names its keys (publicKeys of its Node)"
+            ))),
+            None if state.known.pin(by, shown.key) => Ok(()),
+            None => Err(Doubt::Refused(format!("too many nodes are known to remember {by}"))),
+        }
+    }
+
+    /// Notes that a node has come with another key than the one it is known by.
+    fn note_stranger(&self, key: &Key<'_>, signed: &Signed, record: &Map<String, Value>) {
+        if *key != (Key::Alive { node: &signed.by }) || signed.by == self.node {
+            return;
+        }
+        let shown = record.get("publicKeys").and_then(Value::as_array);
+        let shown: Vec<String> = shown.into_iter().flatten().filter_map(Value::as_str).map(str::to_owned).collect();
+        // Only the keys that it has signed with are its own to name.
+        let fits = PublicKeys::read(&shown).is_some_and(|keys| keys.sign == signed.shown.key);
+        self.lock().strangers.insert(signed.by.clone(), if fits { shown } else { Vec::new() });
+    }
+
+    /// The revision at which a record that does not count was written.
+    pub(super) fn void(&self, key: &str) -> Option<u64> {
+        self.lock().void.get(key).copied()
+    }
+
+    /// The records below a prefix that do not count, with the revisions that wrote them.
+    pub(super) fn void_below(&self, prefix: &str) -> Vec<(String, u64)> {
+        let state = self.lock();
+        let below = state.void.iter().filter(|(key, _)| key.starts_with(prefix));
+        below.map(|(key, at)| (key.clone(), *at)).collect()
+    }
+
+    pub(super) fn forget_void<'k>(&self, keys: impl IntoIterator<Item = &'k String>) {
+        let mut state = self.lock();
+        for key in keys {
+            state.void.remove(key);
+        }
+    }
+
+    fn refuse(&self, row: &Row, why: &str) {
+        let known = self.lock().refused.insert(row.key.clone(), why.to_owned());
+        if known.as_deref() != Some(why) {
+            tracing::warn!(key = row.key, "ignored a record of the data store: {why}");
+        }
+    }
+}
+
+/// Whether a record is a claim or a failure that a node has written of itself.
+fn is_own_claim(key: &Key<'_>, record: &Map<String, Value>, signed: Option<&Signed>) -> bool {
+    let Key::Held { node, .. } = key else { return false };
+    let kind = record.get("kind").and_then(Value::as_str);
+    signed.is_some_and(|signed| signed.by == *node) && matches!(kind, Some("claim" | "failure"))
+}
+
+/// A record and its signature. `None` if it is not a record.
+fn split(value: &[u8]) -> Option<(Map<String, Value>, Option<Value>)> {
+    let Ok(Value::Object(mut record)) = serde_json::from_slice(value) else { return None };
+    let signature = record.remove(FIELD);
+    Some((record, signature))
+}
+
+fn bytes(record: &Map<String, Value>) -> Vec<u8> {
+    serde_json::to_vec(record).unwrap_or_default()
+}

@@ -1,0 +1,272 @@
+//! The nodes that may write each key, as the accepted revision has it (P141).
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use serde::{Deserialize, Serialize};
+use serde_json::{Map, Value};
+use towpath_host::identity::PublicKeys;
+
+use crate::{keys::Key, rollout::Kind};
+
+/// What a revision says of the nodes and of the books that they coordinate.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Rights {
+    /// The Node objects, with the keys that they name.
+    pub nodes: BTreeMap<String, Option<PublicKeys>>,
+    /// The coordinated books.
+    pub books: BTreeMap<String, BookRights>,
+}
+
+/// The nodes that take part in a book.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct BookRights {
+    /// The groups whose budgets the book draws on.
+    pub groups: BTreeSet<String>,
+    /// Its targets.
+    pub targets: BTreeSet<String>,
+    /// The targets that may be elected, by task.
+    pub eligible: BTreeMap<String, BTreeSet<String>>,
+}
+
+impl BookRights {
+    fn add(&mut self, other: &Self) {
+        self.groups.extend(other.groups.iter().cloned());
+        self.targets.extend(other.targets.iter().cloned());
+        for (task, nodes) in &other.eligible {
+            self.eligible.entry(task.clone()).or_default().extend(nodes.iter().cloned());
+        }
+    }
+}
+
+/// The rights of the present revision, and of earlier ones: a node that left the targets keeps its claim until it has
+/// applied the revision (P66), and a result that it published stays valid (P83).
+#[derive(Debug, Default)]
+pub(super) struct Books {
+    now: Option<BTreeMap<String, BookRights>>,
+    former: BTreeMap<String, BookRights>,
+}
+
+impl Books {
+    /// Adopts the books of a revision. A book that is gone keeps its rights for one more revision.
+    pub(super) fn give(&mut self, books: BTreeMap<String, BookRights>) {
+        if self.now.as_ref() == Some(&books) {
+            return;
+        }
+        let before = self.now.take().unwrap_or_default();
+        self.former.retain(|book, _| books.contains_key(book) || before.contains_key(book));
+        for (book, rights) in before {
+            self.former.entry(book).or_default().add(&rights);
+        }
+        self.now = Some(books);
+    }
+
+    /// Restores the rights of earlier revisions from the journal.
+    pub(super) fn remember(&mut self, former: BTreeMap<String, BookRights>) {
+        for (book, rights) in former {
+            self.former.entry(book).or_default().add(&rights);
+        }
+    }
+
+    /// The rights of all revisions that are remembered, for the journal.
+    pub(super) fn all(&self) -> BTreeMap<String, BookRights> {
+        let mut all = self.former.clone();
+        for (book, rights) in self.now.iter().flatten() {
+            all.entry(book.clone()).or_default().add(rights);
+        }
+        all
+    }
+
+    fn is_target(&self, book: &str, node: &str) -> bool {
+        self.now.as_ref().and_then(|now| now.get(book)).is_some_and(|book| book.targets.contains(node))
+    }
+
+    fn was_target(&self, book: &str, node: &str) -> bool {
+        self.former.get(book).is_some_and(|book| book.targets.contains(node))
+    }
+
+    fn is_eligible(&self, book: &str, task: &str, node: &str) -> bool {
+        let of = |books: &BTreeMap<String, BookRights>| {
+            books.get(book).and_then(|book| book.eligible.get(task)).is_some_and(|nodes| nodes.contains(node))
+        };
+        self.now.as_ref().is_some_and(of) || of(&self.former)
+    }
+
+    /// Whether a node is or was a target of a book that draws on a budget.
+    fn draws_on(&self, group: &str, node: &str) -> bool {
+        let of = |books: &BTreeMap<String, BookRights>| {
+            books.values().any(|book| book.groups.contains(group) && book.targets.contains(node))
+        };
+        self.now.as_ref().is_some_and(of) || of(&self.former)
+    }
+}
+
+/// The nodes that may write a key.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) enum Writers<'k> {
+    /// Every node: the key names the digest of its content. It carries no signature.
+    Digest,
+    /// Every node that signs: the content must prove itself (P25, P138, P140).
+    Proven,
+    /// One node.
+    Own(&'k str),
+    /// One node, while it is a target of a book.
+    OwnTarget { node: &'k str, book: &'k str },
+    /// The targets of a book.
+    Targets(&'k str),
+    /// The targets of all books that share a budget.
+    Group(&'k str),
+    /// The targets that may be elected for a task; one of them if a node is given.
+    Eligible { node: Option<&'k str>, book: &'k str, task: &'k str },
+    /// A node of itself; the others only what P141 allows them to make of it.
+    Held { group: &'k str, book: &'k str, node: &'k str },
+}
+
+/// The nodes that may write a key. A kind of key without a line here does not compile.
+pub(super) fn writers<'k>(key: &'k Key<'k>) -> Writers<'k> {
+    match key {
+        Key::Accepted => Writers::Proven,
+        Key::Table { .. } => Writers::Digest,
+        Key::Restored { node }
+        | Key::Agent { node }
+        | Key::Joined { node }
+        | Key::Mark { node }
+        | Key::Fence { node }
+        | Key::Anew { node, .. }
+        | Key::Alive { node }
+        | Key::Facts { node }
+        | Key::State { node } => Writers::Own(node),
+        Key::Opening { book } | Key::ResultKey { book, .. } => Writers::Targets(book),
+        Key::ResultNotice { book, task } => Writers::Eligible { node: None, book, task },
+        Key::Elected { book, task, node } => Writers::Eligible { node: Some(node), book, task },
+        Key::OfferNotice { group, .. } => Writers::Group(group),
+        Key::ResultWant { book, from, .. } => Writers::OwnTarget { node: from, book },
+        Key::Queue { book, node, .. } => Writers::OwnTarget { node, book },
+        Key::Vote { run, node, .. } => {
+            Writers::OwnTarget { node, book: run.rsplit_once('@').map_or(*run, |(book, _)| book) }
+        }
+        Key::Held { group, book, node, .. } => Writers::Held { group, book, node },
+    }
+}
+
+/// Whether the number of a key's last record is remembered: a record that is put back must not count again. The other
+/// keys carry a run or a digest in their names, or hold nothing that a decision reads.
+pub(super) fn is_remembered(key: &Key<'_>) -> bool {
+    match key {
+        Key::Accepted
+        | Key::Restored { .. }
+        | Key::Opening { .. }
+        | Key::Agent { .. }
+        | Key::Held { .. }
+        | Key::Queue { .. }
+        | Key::Elected { .. }
+        | Key::Joined { .. }
+        | Key::Mark { .. }
+        | Key::Alive { .. }
+        | Key::Facts { .. }
+        | Key::State { .. } => true,
+        Key::ResultNotice { .. }
+        | Key::OfferNotice { .. }
+        | Key::ResultKey { .. }
+        | Key::ResultWant { .. }
+        | Key::Vote { .. }
+        | Key::Fence { .. }
+        | Key::Anew { .. }
+        | Key::Table { .. } => false,
+    }
+}
+
+impl Writers<'_> {
+    /// Checks that a node may write a record.
+    ///
+    /// # Errors
+    /// The nodes that may.
+    pub(super) fn check(&self, by: &str, record: &Map<String, Value>, books: &Books) -> Result<(), String> {
+        let loaded = books.now.is_some();
+        let (allowed, may) = match self {
+            Self::Digest | Self::Proven => (true, "every node".to_owned()),
+            Self::Own(node) => (by == *node, format!("only {node}")),
+            Self::OwnTarget { node, book } => {
+                let target = !loaded || books.is_target(book, by);
+                (by == *node && target, format!("only {node}, as a target of {book}"))
+            }
+            Self::Targets(book) => (books.is_target(book, by), format!("only targets of {book}")),
+            Self::Group(group) => (books.draws_on(group, by), format!("only targets of books in the budget {group}")),
+            Self::Eligible { node, book, task } => {
+                let own = node.is_none_or(|node| node == by);
+                let of = node.map_or_else(String::new, |node| format!("{node}, one of "));
+                (own && books.is_eligible(book, task, by), format!("only {of}the eligible targets of {book}/{task}"))
+            }
+            Self::Held { group, book, node } => {
+                (held(books, group, book, node, by, record), format!("only {node} and targets of {book}"))
+            }
+        };
+        if allowed {
+            return Ok(());
+        }
+        let unknown = if loaded { "" } else { "; no revision is loaded yet" };
+        Err(format!("{by} has signed it, and {may} may write it{unknown}"))
+    }
+}
+
+/// Whether a node may write a claim, an offer, a failure, a loss or a write-off.
+fn held(books: &Books, group: &str, book: &str, node: &str, by: &str, record: &Map<String, Value>) -> bool {
+    let Some(kind) = record.get("kind").and_then(|kind| Kind::deserialize(kind).ok()) else { return false };
+    let lost = record.get("lost").and_then(Value::as_bool) == Some(true);
+    if by == node {
+        return books.now.is_none() || books.is_target(book, by) || books.was_target(book, by);
+    }
+    match kind {
+        Kind::Offer => books.draws_on(group, by),
+        Kind::WrittenOff | Kind::Lost => books.is_target(book, by),
+        Kind::Claim => lost && books.is_target(book, by),
+        Kind::Failure => false,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn books(targets: &[&str]) -> BTreeMap<String, BookRights> {
+        let targets: BTreeSet<String> = targets.iter().map(|node| (*node).to_owned()).collect();
+        let eligible = BTreeMap::from([("t".to_owned(), targets.clone())]);
+        BTreeMap::from([("n/b".to_owned(), BookRights { groups: ["n/b".to_owned()].into(), targets, eligible })])
+    }
+
+    fn may(books: &Books, key: &str, by: &str, record: &str) -> bool {
+        let key = Key::parse(key).unwrap();
+        let Value::Object(record) = serde_json::from_str(record).unwrap() else { panic!() };
+        writers(&key).check(by, &record, books).is_ok()
+    }
+
+    #[test]
+    fn node_that_left_the_targets_keeps_its_claim_and_opens_nothing() {
+        let mut rights = Books::default();
+        rights.give(books(&["a", "b"]));
+        let (claim, offer) = (r#"{"kind":"claim"}"#, r#"{"kind":"offer"}"#);
+        assert!(may(&rights, "board/open/n/b", "a", "{}"));
+        rights.give(books(&["b"]));
+        assert!(may(&rights, "book/held/n/b/-/n/b/a", "a", claim));
+        assert!(may(&rights, "book/held/n/b/-/n/b/b", "a", offer), "it hands its slot on");
+        assert!(may(&rights, "book/elect/n/b/t/a", "a", "{}"), "its result stays valid");
+        assert!(!may(&rights, "board/open/n/b", "a", "{}"));
+        assert!(!may(&rights, "book/held/n/b/-/n/b/b", "a", r#"{"kind":"writtenoff"}"#));
+        assert!(!may(&rights, "book/held/n/b/-/n/b/c", "c", claim), "a node that never was a target");
+        // Over a restart too.
+        let mut again = Books::default();
+        again.remember(rights.all());
+        again.give(books(&["b"]));
+        assert!(may(&again, "book/held/n/b/-/n/b/a", "a", claim));
+    }
+
+    #[test]
+    fn node_without_a_revision_believes_only_what_nodes_say_of_themselves() {
+        let rights = Books::default();
+        assert!(may(&rights, "book/held/n/b/-/n/b/a", "a", r#"{"kind":"claim"}"#));
+        assert!(may(&rights, "book/queue/n/b/-/n/b/a", "a", "{}"));
+        for key in ["board/open/n/b", "book/elect/n/b/t/a", "board/result/n/b/t", "inbox/b/slot/n/b"] {
+            assert!(!may(&rights, key, "a", "{}"), "{key}");
+        }
+        assert!(!may(&rights, "book/held/n/b/-/n/b/b", "a", r#"{"kind":"offer"}"#));
+    }
+}

@@ -1,0 +1,157 @@
+//! What a node's key can do: clones, nodes that were set up again, revoked certificates, a deleted state directory, and
+//! records that are put back.
+
+use std::{fs, process::Command, time::Duration};
+
+use serde_json::Value;
+use towpath_tests::{
+    etcd::Etcd,
+    fleet::Fleet,
+    git::Repository,
+    node::{Node, condition},
+    ok, output, towpath, wait_until,
+};
+
+fn single(folder: &std::path::Path) -> Etcd {
+    Etcd::single(folder, "etcd")
+}
+
+const BOOK: &str = "metadata: {apiVersion: v1alpha, kind: TaskBook, name: web, namespace: app}\nspec:\n  targets: {nodeGroups: [web]}\n  rollout: {serialize: {count: 1}}\n  tasks:\n    - name: web\n      file: {path: /web, content: NUMBER}\n";
+
+fn book(number: u32) -> String {
+    BOOK.replace("NUMBER", &format!("\"{number}\""))
+}
+
+/// All conditions of a node, as text.
+fn conditions(node: &Node) -> String {
+    node.ask(&["status"]).unwrap_or_default()["conditions"].to_string()
+}
+
+fn events(node: &Node) -> String {
+    let output = output(towpath().args(["events", "--output", "json", "--socket"]).arg(&node.socket));
+    String::from_utf8_lossy(&output.stdout).into_owned()
+}
+
+fn copy(from: &std::path::Path, to: &std::path::Path) {
+    ok(Command::new("cp").arg("-a").arg(from).arg(to));
+}
+
+#[test]
+fn clone_and_original_are_both_rejected() {
+    let mut fleet = Fleet::new(1, single);
+    fleet.agents[0].as_mut().unwrap().terminate();
+    let folder = fleet.folder.path().join("clone");
+    fs::create_dir(&folder).unwrap();
+    let source = format!("url: {}\n      interval: 1s", fleet.repository.bare.display());
+    let settings = format!("{}  reconcile: {{interval: 5s}}\n", fleet.etcd.data_store());
+    let clone = Node::named(&folder, "n0", &source, &settings, None);
+    copy(&fleet.nodes[0].state, &clone.state);
+    // A restart alone is not a clone.
+    fleet.begin(0);
+    let head = fleet.publish(&book(1));
+    fleet.wait_for(&head, 30);
+    assert!(!conditions(&fleet.nodes[0]).contains("another agent"));
+    let _other = clone.start();
+    let says = |node: &Node| conditions(node).contains("another agent runs as n0");
+    fleet.wait(20, |fleet| says(&fleet.nodes[0]) && says(&clone));
+    assert!(events(&fleet.nodes[0]).contains("another agent runs as n0"));
+}
+
+#[test]
+fn node_that_was_set_up_again_is_admitted_by_the_commit_that_names_its_key() {
+    let mut fleet = Fleet::new(2, single);
+    fleet.agents[1] = None;
+    fs::remove_dir_all(&fleet.nodes[1].state).unwrap();
+    fleet.begin(1);
+    fleet.wait(20, |fleet| conditions(&fleet.nodes[1]).contains("publicKeys: ["));
+    let elect = "metadata: {apiVersion: v1alpha, kind: TaskBook, name: web, namespace: app}\nspec:\n  targets: {nodeGroups: [web]}\n  tasks:\n    - name: once\n      command: {shell: 'echo 1 once $TOWPATH_NODE >> LOG'}\n      elect: {count: 1}\n    - name: web\n      file: {path: /web, content: one}\n";
+    let head = fleet.publish(&elect.replace("LOG", &fleet.log_file().display().to_string()));
+    fleet.wait(30, |fleet| fleet.nodes[0].applied(&head));
+    let rollouts = || fleet.nodes[0].ask(&["rollouts"]).unwrap_or_default().to_string();
+    let keys = fleet.nodes[1].status()["publicKeys"].clone();
+    let named = format!("{}, {}", keys[0], keys[1]);
+    wait_until(Duration::from_secs(40), || rollouts().contains("n1 is rejected"), rollouts);
+    assert!(rollouts().contains(keys[0].as_str().unwrap()), "{}", rollouts());
+    assert_eq!(fleet.nodes[1].read("/web"), None, "a rejected node takes no part");
+    // The line of the message is the way back.
+    assert!(conditions(&fleet.nodes[1]).replace('\\', "").contains(&named), "{}", conditions(&fleet.nodes[1]));
+    let objects = fs::read_to_string(fleet.repository.work.join("fleet.yaml")).unwrap();
+    let objects = objects.replace(
+        "name: n1, labels: {tier: web}}",
+        &format!("name: n1, labels: {{tier: web}}}}\nspec: {{publicKeys: [{named}]}}"),
+    );
+    fleet.repository.write("fleet.yaml", objects);
+    let head = fleet.repository.publish("n1 has another key");
+    fleet.wait_for(&head, 60);
+    assert_eq!(fleet.nodes[1].read("/web").as_deref(), Some("one"));
+    assert_eq!(fleet.happened().len(), 1, "the elected task ran once: {:?}", fleet.happened());
+}
+
+#[test]
+fn revoked_certificate_is_refused_on_open_connections_and_for_records() {
+    let fleet = Fleet::secured(2, single);
+    let secured = fleet.nodes[0].secured.clone().unwrap();
+    let issued =
+        ok(towpath().args(["pki", "issue", "ann", "--role", "viewer", "-o", "json", "--dir"]).arg(&secured.pki));
+    let issued: Value = serde_json::from_slice(&issued.stdout).unwrap();
+    let ann = || {
+        let mut command = towpath();
+        command.args(["status", "--address", &format!("127.0.0.1:{}", secured.port)]);
+        for (option, file) in [("--ca", "ca.crt"), ("--cert", "ann.crt"), ("--key", "ann.key")] {
+            command.arg(option).arg(secured.pki.join(file));
+        }
+        output(&mut command).status.success()
+    };
+    assert!(ann());
+    let renewed =
+        ok(towpath().args(["pki", "renew", "-o", "json", "--dir"]).arg(&secured.pki).arg(secured.pki.join("n1.crt")));
+    let renewed: Value = serde_json::from_slice(&renewed.stdout).unwrap();
+    let text = ok(Command::new("openssl").args(["x509", "-noout", "-serial", "-in"]).arg(secured.pki.join("n1.crt")));
+    let plain = renewed["serial"].as_str().unwrap().replace(':', "").to_uppercase();
+    assert!(String::from_utf8_lossy(&text.stdout).contains(&plain), "{plain}");
+    let head = fleet.publish(&book(1));
+    fleet.wait_for(&head, 60);
+    let (of_ann, of_n1) = (&issued["serial"], &renewed["serial"]);
+    fleet.repository.write(
+        "config.yaml",
+        format!(
+            "metadata: {{apiVersion: v1alpha, kind: Config, name: fleet}}\nspec: {{revoked: [{of_ann}, {of_n1}]}}\n"
+        ),
+    );
+    fleet.repository.publish("revoke");
+    fleet.wait(30, |_| !ann());
+    // The key has not changed: the certificate alone is refused, also where it was believed before.
+    fleet.wait(30, |fleet| events(&fleet.nodes[0]).contains("is revoked"));
+    fleet.wait(40, |fleet| {
+        let nodes = fleet.nodes[0].ask(&["nodes"]).unwrap_or_default();
+        nodes[1]["gossip"] == "lost" && nodes[1]["lease"] == "lost"
+    });
+}
+
+#[test]
+fn state_directory_deleted_below_the_agent_stops_all_changes() {
+    let folder = tempfile::tempdir().unwrap();
+    let repository = Repository::new(folder.path(), "fleet");
+    let book = |text: &str| {
+        format!(
+            "metadata: {{apiVersion: v1alpha, kind: TaskBook, name: web, namespace: app}}\nspec:\n  tasks:\n    - name: web\n      file: {{path: /web, content: {text}}}\n---\nmetadata: {{apiVersion: v1alpha, kind: Namespace, name: app}}\n"
+        )
+    };
+    repository.write("web.yaml", book("one"));
+    let head = repository.publish("one");
+    let source = format!("url: {}\n      interval: 1s", repository.bare.display());
+    let node = Node::with(folder.path(), &source, "  reconcile: {interval: 2s}\n");
+    let _agent = node.start();
+    node.wait_for(&head);
+    fs::remove_dir_all(&node.state).unwrap();
+    repository.write("web.yaml", book("two"));
+    repository.publish("two");
+    let lost = || conditions(&node).contains("StateLost");
+    wait_until(Duration::from_secs(20), lost, || conditions(&node));
+    assert_eq!(node.read("/web").as_deref(), Some("one"));
+    assert_eq!(condition(&node.status(), "Ready")["status"], false);
+    // An agent that finds an empty directory in the place of its own does not take it for its own.
+    fs::create_dir_all(&node.state).unwrap();
+    std::thread::sleep(Duration::from_secs(3));
+    assert!(lost() && node.read("/web").as_deref() == Some("one"));
+}
