@@ -95,7 +95,6 @@ struct Shared {
 #[derive(Debug, Default)]
 struct State {
     begun: bool,
-    introduced: bool,
     joined: Joined,
     /// Whether the store has the record of this agent.
     presented: bool,
@@ -416,9 +415,9 @@ impl Shared {
             };
             other_key(&self.node, joined, &machine)
         });
-        // Once in a process it is signed again, in case the certificate is another.
-        let first = !std::mem::replace(&mut self.lock().introduced, true);
-        if own && (first || there != *joined) {
+        // Signed again with each lease: the certificate may be another, and a record from a backup is older than the one
+        // that others have read.
+        if own {
             let compare = vec![Compare::Revision(key.clone(), row.modified)];
             self.store.commit(&Txn { compare, then: vec![Op::put(key, value)], ..Txn::default() })?;
         }

@@ -126,6 +126,19 @@ fn record_of_another_agent_with_the_same_key_is_told_from_an_older_one() {
 }
 
 #[test]
+fn own_mark_from_a_backup_is_read_by_the_node_itself() {
+    let store = Arc::new(LocalStore::default());
+    let ((a, _), (b, _)) = (node(&store, "a"), node(&store, "b"));
+    put(&a, "book/mark/a", r#"{"number":7}"#);
+    let backup = raw(&store, "book/mark/a");
+    put(&a, "book/mark/a", r#"{"number":9}"#);
+    assert_eq!((values(&a, "book/mark/").len(), values(&b, "book/mark/").len()), (1, 1));
+    put_back(&store, "book/mark/a", backup);
+    assert_eq!(values(&a, "book/mark/"), [r#"{"number":7}"#]);
+    assert_eq!(values(&b, "book/mark/").len(), 0);
+}
+
+#[test]
 fn many_records_that_do_not_count_are_passed_over() {
     let store = Arc::new(LocalStore::default());
     let (a, notary) = node(&store, "a");
