@@ -201,7 +201,12 @@ fn too_many_operations_are_refused_whole() {
 /// The keys that a node writes, and keys of others. A kind of key without a line here does not compile.
 fn is_confined_to_its_node(key: &Key<'_>) -> bool {
     match key {
-        Key::Joined { .. } | Key::Alive { .. } | Key::Mark { .. } | Key::Fence { .. } | Key::Facts { .. } | Key::State { .. } => true,
+        Key::Joined { .. }
+        | Key::Alive { .. }
+        | Key::Mark { .. }
+        | Key::Fence { .. }
+        | Key::Facts { .. }
+        | Key::State { .. } => true,
         Key::Accepted
         | Key::Restored { .. }
         | Key::Opening { .. }
@@ -242,7 +247,6 @@ fn role_of_a_node_confines_it_to_the_keys_that_it_writes() {
             node: "n1".into(),
             prefix: prefix.into(),
             access: std::sync::Arc::new(move || Ok(access.clone())),
-            ..EtcdOptions::default()
         })
         .unwrap()
     };
