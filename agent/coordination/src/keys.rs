@@ -20,6 +20,11 @@ pub enum Key<'a> {
         /// The book.
         book: &'a str,
     },
+    /// A wake-up: slots of a budget may be free although none was offered.
+    Freed {
+        /// The group whose budget it is.
+        group: &'a str,
+    },
     /// A wake-up: an elected task has a result.
     ResultNotice {
         /// The book.
@@ -139,6 +144,11 @@ pub enum Key<'a> {
         /// The page.
         page: usize,
     },
+    /// The link of a generation in the chain of acceptances, which the accepted record vouches for by its digest.
+    Link {
+        /// The generation.
+        generation: u64,
+    },
     /// The facts that a node shares.
     Facts {
         /// The node.
@@ -157,6 +167,7 @@ impl fmt::Display for Key<'_> {
             Self::Accepted => f.write_str(ACCEPTED),
             Self::Restored { node } => write!(f, "{ALL_RESTORED}{node}"),
             Self::Opening { book } => write!(f, "board/open/{book}"),
+            Self::Freed { group } => write!(f, "{ALL_FREED}{group}"),
             Self::ResultNotice { book, task } => write!(f, "board/result/{book}/{}", escaped(task)),
             Self::Agent { node } => write!(f, "inbox/{node}/agent"),
             Self::OfferNotice { node, group } => write!(f, "inbox/{node}/slot/{group}"),
@@ -176,6 +187,7 @@ impl fmt::Display for Key<'_> {
             Self::Anew { restored, node } => write!(f, "book/anew/{restored}/{node}"),
             Self::Alive { node } => write!(f, "{ALL_ALIVE}{node}"),
             Self::Table { digest, page } => write!(f, "book/accepted/{digest}/{page:03}"),
+            Self::Link { generation } => write!(f, "{LINKS}{generation:020}"),
             Self::Facts { node } => write!(f, "{ALL_FACTS}{node}"),
             Self::State { node } => write!(f, "{ALL_STATES}{node}"),
         }
@@ -232,6 +244,7 @@ impl<'a> Key<'a> {
             "accepted" => Self::Accepted,
             "restored" => Self::Restored { node: parts.one()? },
             "open" => Self::Opening { book: parts.pair()? },
+            "freed" => Self::Freed { group: parts.pair()? },
             "result" => Self::ResultNotice { book: parts.pair()?, task: parts.task()? },
             _ => return None,
         })
@@ -276,7 +289,13 @@ impl<'a> Key<'a> {
             "fence" => Self::Fence { node: parts.one()? },
             "anew" => Self::Anew { restored: parts.one()?, node: parts.one()? },
             "alive" => Self::Alive { node: parts.one()? },
-            "accepted" => Self::Table { digest: parts.one()?, page: parts.one()?.parse().ok()? },
+            "accepted" => match parts.one()? {
+                "chain" => {
+                    let digits = parts.one().filter(|digits| digits.len() == 20)?;
+                    Self::Link { generation: digits.parse().ok()? }
+                }
+                digest => Self::Table { digest, page: parts.one()?.parse().ok()? },
+            },
             "facts" => Self::Facts { node: parts.one()? },
             "state" => Self::State { node: parts.one()? },
             _ => return None,
@@ -307,7 +326,7 @@ pub fn result_notice(book: &str, task: &str) -> String {
 
 /// The notice that slots of a budget may be free although none was offered.
 pub fn freed(group: &str) -> String {
-    format!("{ALL_FREED}{group}")
+    Key::Freed { group }.to_string()
 }
 
 /// The notices of all budgets.
@@ -456,7 +475,7 @@ pub fn whole_table(digest: &str) -> String {
 
 /// The link of a generation in the chain of acceptances.
 pub fn link(generation: u64) -> String {
-    format!("{LINKS}{generation:020}")
+    Key::Link { generation }.to_string()
 }
 
 /// All links that are kept, in the order of their generations.
@@ -494,6 +513,8 @@ mod tests {
             restored("a"),
             opening("n/b"),
             result_notice("n/b", "a/b%"),
+            freed("n/slot=x"),
+            link(7),
             agent("a"),
             offer_notice("a", "n/slot=x"),
             result_key("a", "n/b", "a/b", "c"),

@@ -152,7 +152,7 @@ fn test_of(key: &Key<'_>) -> fn() {
         Key::Accepted => accepted_by_an_unnamed_node_is_not_followed,
         Key::Restored { .. } => restore_reported_in_the_name_of_another_pauses_nothing,
         Key::Opening { .. } => opening_by_an_outsider_opens_no_barrier,
-        Key::ResultNotice { .. } | Key::OfferNotice { .. } => notice_by_an_outsider_wakes_no_node,
+        Key::ResultNotice { .. } | Key::OfferNotice { .. } | Key::Freed { .. } => notice_by_an_outsider_wakes_no_node,
         Key::Agent { .. } => agent_record_of_another_node_rejects_no_node,
         Key::ResultKey { .. } => result_key_by_an_outsider_opens_nothing,
         Key::ResultWant { .. } => request_by_an_outsider_is_not_answered,
@@ -164,7 +164,8 @@ fn test_of(key: &Key<'_>) -> fn() {
         Key::Mark { .. } => mark_by_another_reports_no_restore,
         Key::Anew { .. } => statement_in_the_name_of_another_ends_no_restore,
         Key::Alive { .. } => lease_record_by_another_keeps_no_node_alive,
-        Key::Table { .. } => table_of_another_digest_is_not_read,
+        // Links of the chain of acceptances: accept/chain.rs.
+        Key::Table { .. } | Key::Link { .. } => table_of_another_digest_is_not_read,
         // No node reads a fence: the store compares its revision, and etcd confines who writes it (deploy/etcd).
         Key::Fence { .. } | Key::Facts { .. } | Key::State { .. } => facts_and_state_by_another_are_not_shown,
     }
@@ -216,6 +217,8 @@ fn notice_by_an_outsider_wakes_no_node() {
     };
     let (offer, result) = (keys::offer_notice("b", "n/b"), keys::result_notice("n/b", "t"));
     assert!(!counts("z", &offer) && !counts("ghost", &offer) && counts("c", &offer));
+    let freed = keys::freed("n/b");
+    assert!(!counts("z", &freed) && !counts("ghost", &freed) && counts("c", &freed));
     assert!(!counts("z", &result) && !counts("c", &result) && counts("a", &result));
 }
 

@@ -103,7 +103,7 @@ impl Books {
 /// The nodes that may write a key.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum Writers<'k> {
-    /// Every node: the key names the digest of its content. It carries no signature.
+    /// Every node: a signed record holds the digest of its content. It carries no signature.
     Digest,
     /// Every node that signs: the content must prove itself (P25, P138, P140).
     Proven,
@@ -125,7 +125,7 @@ pub(super) enum Writers<'k> {
 pub(super) fn writers<'k>(key: &'k Key<'k>) -> Writers<'k> {
     match key {
         Key::Accepted => Writers::Proven,
-        Key::Table { .. } => Writers::Digest,
+        Key::Table { .. } | Key::Link { .. } => Writers::Digest,
         Key::Restored { node }
         | Key::Agent { node }
         | Key::Joined { node }
@@ -138,7 +138,7 @@ pub(super) fn writers<'k>(key: &'k Key<'k>) -> Writers<'k> {
         Key::Opening { book } | Key::ResultKey { book, .. } => Writers::Targets(book),
         Key::ResultNotice { book, task } => Writers::Eligible { node: None, book, task },
         Key::Elected { book, task, node } => Writers::Eligible { node: Some(node), book, task },
-        Key::OfferNotice { group, .. } => Writers::Group(group),
+        Key::OfferNotice { group, .. } | Key::Freed { group } => Writers::Group(group),
         Key::ResultWant { book, from, .. } => Writers::OwnTarget { node: from, book },
         Key::Queue { book, node, .. } => Writers::OwnTarget { node, book },
         Key::Vote { run, node, .. } => {
@@ -165,6 +165,8 @@ pub(super) fn is_remembered(key: &Key<'_>) -> bool {
         | Key::Facts { .. }
         | Key::State { .. } => true,
         Key::ResultNotice { .. }
+        | Key::Freed { .. }
+        | Key::Link { .. }
         | Key::OfferNotice { .. }
         | Key::ResultKey { .. }
         | Key::ResultWant { .. }
