@@ -199,7 +199,13 @@ fn paths_of_links_end_where_the_kernel_ends() {
         let root = rustix::fs::open(folder.path(), OFlags::PATH, Mode::empty()).unwrap();
         for _ in 0..40 {
             let path = (0..=next(4)).map(|_| NAMES[next(NAMES.len())]).collect::<Vec<_>>().join("/");
-            let kernel = rustix::fs::openat2(&root, path.as_str(), OFlags::PATH, Mode::empty(), ResolveFlags::IN_ROOT);
+            // The kernel asks to try again when something was renamed or mounted meanwhile, anywhere.
+            let kernel = loop {
+                match rustix::fs::openat2(&root, path.as_str(), OFlags::PATH, Mode::empty(), ResolveFlags::IN_ROOT) {
+                    Err(Errno::AGAIN) => {}
+                    other => break other,
+                }
+            };
             let kernel = kernel.map(|fd| rustix::fs::fstat(fd).unwrap()).map(|stat| (stat.st_dev, stat.st_ino));
             let walked = walk(&root, &path, Rules { plain_below: None, last: true }).and_then(|place| {
                 Ok(rustix::fs::openat(&place.folder, &place.name, OFlags::PATH | OFlags::NOFOLLOW, Mode::empty())?)
