@@ -52,6 +52,10 @@ impl Store for Shared {
         self.0.keep_alive(lease)
     }
 
+    fn time_left(&self, key: &str) -> Result<Option<Duration>, StoreError> {
+        self.0.time_left(key)
+    }
+
     fn commit(&self, txn: &Txn) -> Result<Outcome, StoreError> {
         self.0.commit(txn)
     }

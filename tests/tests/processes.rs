@@ -69,12 +69,12 @@ fn deadline_ends_all_that_a_task_has_started_in_each_kind_of_command() {
     let late = |name: &str| format!("setsid sh -c 'sleep 3; touch {}/{name}' & sleep 60", f.folder.path().display());
     f.repository.write("files/late.sh", format!("#!/bin/sh\n{}\n", late("script")));
     f.repository.write("files/custom.sh", format!("#!/bin/sh\n{}\n", late("custom")));
-    let task =
+    let line =
         |name: &str, module: &str| format!("    - {{name: {name}, onFailure: continue, timeout: 1s, {module}}}\n");
-    let tasks = task("command", &format!("command: {{shell: \"{}\"}}", late("command")))
-        + &task("script", "script: {source: files/late.sh}")
-        + &task("unless", &format!("command: {{argv: ['true'], unless: \"{}\"}}", late("unless")))
-        + &task("custom", "custom: {name: x, source: files/custom.sh}");
+    let tasks = line("command", &format!("command: {{shell: \"{}\"}}", late("command")))
+        + &line("script", "script: {source: files/late.sh}")
+        + &line("unless", &format!("command: {{argv: ['true'], unless: \"{}\"}}", late("unless")))
+        + &line("custom", "custom: {name: x, source: files/custom.sh}");
     let outcome = f.apply(&tasks);
     for name in ["command", "script", "unless", "custom"] {
         assert_eq!(task(&outcome.status, name)["outcome"], "failed", "{}", outcome.log);

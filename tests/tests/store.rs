@@ -210,6 +210,8 @@ fn is_confined_to_its_node(key: &Key<'_>) -> bool {
         Key::Accepted
         | Key::Restored { .. }
         | Key::Opening { .. }
+        | Key::Freed { .. }
+        | Key::Link { .. }
         | Key::ResultNotice { .. }
         | Key::Agent { .. }
         | Key::OfferNotice { .. }

@@ -60,7 +60,7 @@ impl Callers {
 
 /// The caller of a request: by certificate, or on the Unix socket by user.
 fn caller<T>(request: &Request<T>) -> String {
-    if let Some(Caller(subject)) = request.extensions().get::<Caller>() {
+    if let Some(Caller(subject, _)) = request.extensions().get::<Caller>() {
         return format!("the {} {}", subject.role.name(), subject.name);
     }
     let user = request.extensions().get::<UdsConnectInfo>().and_then(|info| info.peer_cred).map(|peer| peer.uid());

@@ -571,12 +571,6 @@ impl Fleet {
             }
         }
     }
-
-    /// Looks again in a second: other nodes were faster.
-    fn look_soon(&self) {
-        let at = self.clock.monotonic() + Duration::from_secs(1);
-        sooner(&mut self.lock().due, at);
-    }
 }
 
 /// How a run stands.

@@ -40,6 +40,9 @@ impl Store for Common {
     fn keep_alive(&self, lease: LeaseId) -> Result<(), StoreError> {
         self.0.keep_alive(lease)
     }
+    fn time_left(&self, key: &str) -> Result<Option<Duration>, StoreError> {
+        self.0.time_left(key)
+    }
     fn commit(&self, txn: &Txn) -> Result<Outcome, StoreError> {
         self.0.commit(txn)
     }
@@ -175,10 +178,10 @@ fn test_of(key: &Key<'_>) -> fn() {
 fn accepted_by_an_unnamed_node_is_not_followed() {
     let it = Forgery::new();
     it.put("ghost", keys::ACCEPTED, r#"{"schema":1,"generation":9}"#);
-    assert_eq!(accept::current(&*it.nodes["b"].store).unwrap().0, None);
+    let found = || accept::current(&*it.nodes["b"].store, &Accepted::default()).unwrap();
+    assert_eq!((found().standing, found().record), (accept::Standing::Nothing, Accepted::default()));
     it.put("z", keys::ACCEPTED, r#"{"schema":1,"generation":2}"#);
-    let (accepted, _) = accept::current(&*it.nodes["b"].store).unwrap();
-    assert_eq!(accepted.map(|accepted| accepted.generation), Some(2));
+    assert_eq!(found().record.generation, 2);
 }
 
 #[test]
