@@ -101,7 +101,7 @@ impl Fleet {
         let alice = SshSigner::new(folder.path(), "alice");
         fs::write(folder.path().join("keys"), alice.line("")).unwrap();
         let names =
-            ["n0", "n1", "n2"].map(|name| format!("metadata: {{apiVersion: v1alpha, kind: Node, name: {name}}}\n"));
+            ["n0", "n2"].map(|name| format!("metadata: {{apiVersion: v1alpha, kind: Node, name: {name}}}\n"));
         repository.write("nodes.yaml", names.join("---\n"));
         repository.write("slots.yaml", coordinated("one"));
         let head = alice.commit(&repository, "one");
@@ -119,7 +119,8 @@ impl Fleet {
             fleet.nodes.push(node);
         }
         fleet.look(2);
-        assert_eq!(fleet.at(), [(1, head.clone()), (1, head)]);
+        let says = fleet.nodes[0].handle().status();
+        assert_eq!(fleet.at(), [(1, head.clone()), (1, head)], "{says:#?}");
         fleet
     }
 

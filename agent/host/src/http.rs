@@ -102,6 +102,9 @@ fn client(ca_file: Option<&str>, timeout: Duration) -> Result<reqwest::blocking:
         .map_err(|error| failed(chain(&error)))
 }
 
+/// The error of a request that is not done at its deadline.
+const LATE: &str = "it takes longer than the task may; timeout sets more";
+
 /// A file to fetch over https.
 #[derive(Debug, Clone)]
 pub struct Fetch<'a> {
@@ -136,9 +139,11 @@ impl Fetched {
 impl std::io::Read for Fetched {
     fn read(&mut self, buffer: &mut [u8]) -> std::io::Result<usize> {
         if SystemClock.monotonic() >= self.deadline {
-            return Err(std::io::Error::other("it takes longer than the task may; timeout sets more"));
+            return Err(std::io::Error::other(LATE));
         }
-        self.response.read(buffer)
+        // The client ends at the deadline too, with an error that does not say so.
+        let late = |error| if SystemClock.monotonic() >= self.deadline { std::io::Error::other(LATE) } else { error };
+        self.response.read(buffer).map_err(late)
     }
 }
 
@@ -211,7 +216,7 @@ fn follow(
         }
         let left = deadline.saturating_duration_since(SystemClock.monotonic());
         if left.is_zero() {
-            return Err(failed("it takes longer than the task may; timeout sets more"));
+            return Err(failed(LATE));
         }
         let builder = builder.timeout(sent.patience.min(left));
         // A URL may open doors: it is not told again.

@@ -66,12 +66,13 @@ impl Node {
     fn adopt_found(&mut self, disk: &Accepted, found: &Found) -> Option<Unfollowed> {
         match &found.standing {
             Standing::Nothing | Standing::Own | Standing::Older => None,
-            // A peer may have given a newer one meanwhile.
-            _ if found.record.generation < disk.generation => None,
+            // A void record has no number: it is judged first.
             Standing::Void(why) if disk.generation == 0 => {
                 Some(Unfollowed::Missing { why: why.clone(), answered: true, what: Lacking::Record })
             }
             Standing::Void(why) => Some(Unfollowed::Void(why.clone())),
+            // A peer may have given a newer one meanwhile.
+            _ if found.record.generation < disk.generation => None,
             Standing::Sound | Standing::Apart => self.take_over(disk, &found.record, None).err(),
         }
     }

@@ -258,7 +258,7 @@ pub(super) fn object_id(key: &towpath_render::objects::Key) -> String {
 fn shown(commits: &BTreeMap<String, String>) -> String {
     commits
         .iter()
-        .map(|(name, commit)| format!("{name} {}", &commit[..commit.len().min(12)]))
+        .map(|(name, commit)| format!("{name} {}", commit.chars().take(12).collect::<String>()))
         .collect::<Vec<_>>()
         .join(", ")
 }
