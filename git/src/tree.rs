@@ -3,7 +3,7 @@
 //! Each distinct tree is read once. Entries are counted with the number of times that they appear, so ten small trees
 //! that unfold to 10^10 files are refused after ten reads.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap, hash_map::Entry};
 
 use gix::{ObjectId, Repository, objs::tree::EntryKind};
 
@@ -34,6 +34,9 @@ pub(crate) enum TreeError {
     /// It has a name, a mode or a size that is refused.
     Refused(String),
 }
+
+/// The files of a folder by their paths in it.
+pub(crate) type Files = BTreeMap<String, (EntryKind, ObjectId)>;
 
 /// One entry as the tree object has it.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -123,12 +126,15 @@ impl Trees {
         let mut way: Vec<(ObjectId, usize, Totals)> = vec![(root, 0, Totals::default())];
         while let Some((id, next, totals)) = way.last_mut() {
             let id = *id;
-            if !read.contains_key(&id) {
-                let entries = entries(&find(id)?, left)?;
-                left = left.saturating_sub(entries.len() as u64);
-                read.insert(id, entries);
-            }
-            let Some(entry) = read.get(&id).and_then(|entries| entries.get(*next)) else {
+            let known = match read.entry(id) {
+                Entry::Occupied(known) => known.into_mut(),
+                Entry::Vacant(place) => {
+                    let entries = entries(&find(id)?, left)?;
+                    left = left.saturating_sub(entries.len() as u64);
+                    place.insert(entries)
+                }
+            };
+            let Some(entry) = known.get(*next) else {
                 done.insert(id, *totals);
                 way.pop();
                 continue;
@@ -158,7 +164,7 @@ impl Trees {
     ///
     /// # Errors
     /// When a name has control characters.
-    pub(crate) fn files(&self, folder: &str) -> Result<Option<BTreeMap<String, (EntryKind, ObjectId)>>, TreeError> {
+    pub(crate) fn files(&self, folder: &str) -> Result<Option<Files>, TreeError> {
         let mut at = self.root;
         for part in folder.split('/').filter(|part| !part.is_empty() && *part != ".") {
             let entries = self.read.get(&at).map(Vec::as_slice).unwrap_or_default();
@@ -166,7 +172,7 @@ impl Trees {
             let Some(found) = found else { return Ok(None) };
             at = found.id;
         }
-        let mut files = BTreeMap::new();
+        let mut files = Files::new();
         let mut folders = vec![(String::new(), at)];
         while let Some((prefix, id)) = folders.pop() {
             for entry in self.read.get(&id).map(Vec::as_slice).unwrap_or_default() {

@@ -100,8 +100,7 @@ impl Fleet {
         let repository = one_file(folder.path());
         let alice = SshSigner::new(folder.path(), "alice");
         fs::write(folder.path().join("keys"), alice.line("")).unwrap();
-        let names =
-            ["n0", "n2"].map(|name| format!("metadata: {{apiVersion: v1alpha, kind: Node, name: {name}}}\n"));
+        let names = ["n0", "n2"].map(|name| format!("metadata: {{apiVersion: v1alpha, kind: Node, name: {name}}}\n"));
         repository.write("nodes.yaml", names.join("---\n"));
         repository.write("slots.yaml", coordinated("one"));
         let head = alice.commit(&repository, "one");

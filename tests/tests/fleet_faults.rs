@@ -237,7 +237,7 @@ fn nobody_is_let_in_by_an_etcd_that_was_restored_while_a_holder_that_it_forgot_i
     fleet.etcd.healthy();
     let other = (dead + 1) % 3;
     let says = |fleet: &Fleet| held(&fleet.nodes[other]).contains("was restored from a backup");
-    fleet.wait(60, |fleet| says(fleet) && held(&fleet.nodes[other]).contains(&format!("missing: n{dead}")));
+    fleet.wait(60, |fleet| says(fleet) && held(&fleet.nodes[other]).contains(&format!("Waiting for: n{dead}")));
     std::thread::sleep(Duration::from_secs(10));
     assert_eq!(seen(&fleet, "begin1"), [format!("n{dead}")], "somebody was let in\n{}", fleet.shown());
     fleet.begin(dead);

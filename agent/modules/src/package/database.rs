@@ -161,9 +161,8 @@ fn rpm(text: &str) -> Packages {
     for parts in lines {
         let [name, arch, version, _] = parts[..] else { continue };
         let plain = version.rsplit_once('-').map(|(plain, _)| plain.to_owned());
-        let arch = Some(arch.to_owned());
-        let installed = Installed { version: version.to_owned(), plain, held: false, whole: true, arch: arch.clone() };
-        let arch = arch.unwrap_or_default();
+        let held = Some(arch.to_owned());
+        let installed = Installed { version: version.to_owned(), plain, held: false, whole: true, arch: held };
         packages.insert(format!("{name}.{arch}"), installed.clone());
         packages.insert(name.to_owned(), installed);
     }
