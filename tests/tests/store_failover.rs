@@ -100,7 +100,11 @@ fn requests_and_watches_move_from_a_dead_a_stopped_and_a_silent_member() {
         let key = format!("mark/{mark}");
         nodes[0].1.commit(&put(&key, "x")).unwrap();
         for watch in &mut watches {
-            assert_eq!(until(watch, &key, Duration::from_secs(10)), [key.clone()], "each change once, in order");
+            assert_eq!(
+                until(watch, &key, Duration::from_secs(10)),
+                std::slice::from_ref(&key),
+                "each change once, in order"
+            );
         }
     };
     marks("0");

@@ -81,6 +81,8 @@ impl Retry {
 
 #[cfg(test)]
 mod tests {
+    use towpath_host::{Clock as _, SystemClock};
+
     use super::*;
 
     fn seconds(seconds: u64) -> Duration {
@@ -94,7 +96,7 @@ mod tests {
 
     #[test]
     fn wait_for_a_commit_is_over_after_ten_minutes_of_answers() {
-        let begin = Instant::now();
+        let begin = SystemClock.monotonic();
         assert_eq!(over(&mut LackingWait::default(), "a", begin, |_| true), Some(600));
         assert_eq!(over(&mut LackingWait::default(), "a", begin, |_| false), None, "no answer rejects nothing");
         // Away for half an hour in the middle.
@@ -106,7 +108,7 @@ mod tests {
 
     #[test]
     fn wait_begins_again_for_another_record() {
-        let begin = Instant::now();
+        let begin = SystemClock.monotonic();
         let mut wait = LackingWait::default();
         assert_eq!(over(&mut wait, "a", begin, |_| true), Some(600));
         assert!(wait.look("a", Lacking::Commit, true, begin + seconds(615)), "it stays over");
@@ -118,7 +120,7 @@ mod tests {
 
     #[test]
     fn one_long_pause_between_two_looks_is_not_a_wait() {
-        let begin = Instant::now();
+        let begin = SystemClock.monotonic();
         let mut wait = LackingWait::default();
         assert!(!wait.look("a", Lacking::Commit, true, begin));
         assert!(!wait.look("a", Lacking::Commit, true, begin + seconds(86_400)), "the node slept meanwhile");
@@ -128,7 +130,7 @@ mod tests {
 
     #[test]
     fn pauses_after_an_error_grow_to_fifteen_seconds_and_begin_again() {
-        let mut now = Instant::now();
+        let mut now = SystemClock.monotonic();
         let mut retry = Retry::default();
         let mut pauses = Vec::new();
         for _ in 0..6 {
