@@ -53,7 +53,8 @@ fn clone_and_original_are_both_rejected() {
     assert!(!conditions(&fleet.nodes[0]).contains("another agent"));
     let _other = clone.start();
     let says = |node: &Node| conditions(node).contains("another agent runs as n0");
-    fleet.wait(20, |fleet| says(&fleet.nodes[0]) && says(&clone));
+    let both = || format!("{}\n{}\n{}", conditions(&fleet.nodes[0]), conditions(&clone), clone.log());
+    wait_until(Duration::from_secs(20), || says(&fleet.nodes[0]) && says(&clone), both);
     assert!(events(&fleet.nodes[0]).contains("another agent runs as n0"));
 }
 
@@ -63,7 +64,8 @@ fn node_that_was_set_up_again_is_admitted_by_the_commit_that_names_its_key() {
     fleet.agents[1] = None;
     fs::remove_dir_all(&fleet.nodes[1].state).unwrap();
     fleet.begin(1);
-    fleet.wait(20, |fleet| conditions(&fleet.nodes[1]).contains("publicKeys: ["));
+    let says = || format!("{}\n{}", conditions(&fleet.nodes[1]), fleet.nodes[1].log());
+    wait_until(Duration::from_secs(20), || says().contains("publicKeys: ["), says);
     let elect = "metadata: {apiVersion: v1alpha, kind: TaskBook, name: web, namespace: app}\nspec:\n  targets: {nodeGroups: [web]}\n  tasks:\n    - name: once\n      command: {shell: 'echo 1 once $TOWPATH_NODE >> LOG'}\n      elect: {count: 1}\n    - name: web\n      file: {path: /web, content: one}\n";
     let head = fleet.publish(&elect.replace("LOG", &fleet.log_file().display().to_string()));
     fleet.wait(30, |fleet| fleet.nodes[0].applied(&head));
@@ -119,9 +121,9 @@ fn revoked_certificate_is_refused_on_open_connections_and_for_records() {
         ),
     );
     fleet.repository.publish("revoke");
-    fleet.wait(30, |_| !ann());
+    fleet.wait(31, |_| !ann());
     // The key has not changed: the certificate alone is refused, also where it was believed before.
-    fleet.wait(30, |fleet| events(&fleet.nodes[0]).contains("is revoked"));
+    fleet.wait(32, |fleet| events(&fleet.nodes[0]).contains("is revoked"));
     fleet.wait(40, |fleet| {
         let nodes = fleet.nodes[0].ask(&["nodes"]).unwrap_or_default();
         nodes[1]["gossip"] == "lost" && nodes[1]["lease"] == "lost"
@@ -134,7 +136,7 @@ fn state_directory_deleted_below_the_agent_stops_all_changes() {
     let repository = Repository::new(folder.path(), "fleet");
     let book = |text: &str| {
         format!(
-            "metadata: {{apiVersion: v1alpha, kind: TaskBook, name: web, namespace: app}}\nspec:\n  tasks:\n    - name: web\n      file: {{path: /web, content: {text}}}\n---\nmetadata: {{apiVersion: v1alpha, kind: Namespace, name: app}}\n"
+            "metadata: {{apiVersion: v1alpha, kind: TaskBook, name: web, namespace: app}}\nspec:\n  targets: {{nodes: [n1]}}\n  tasks:\n    - name: web\n      file: {{path: /web, content: {text}}}\n---\nmetadata: {{apiVersion: v1alpha, kind: Namespace, name: app}}\n"
         )
     };
     repository.write("web.yaml", book("one"));
