@@ -4,7 +4,7 @@
 //! handed to the supervisor and stays in its list, at last as a zombie. The tree has ended when that list holds zombies
 //! alone.
 
-use std::{fs, time::Duration};
+use std::{collections::HashSet, fs, time::Duration};
 
 use rustix::process::{Pid, PidfdFlags, Signal, kill_process, pidfd_open, pidfd_send_signal};
 
@@ -85,25 +85,28 @@ impl Tree {
     }
 
     /// Visits every process of the tree that has not ended, those nearest to the supervisor first.
+    ///
+    /// The whole tree is listed before the first visit: a process that ends by its visit hands its children to the
+    /// supervisor, and they would be found nowhere below it.
     fn sweep(&self, visit: &mut dyn FnMut(Process, Stat)) {
+        let mut listed: Vec<Pid> = Vec::new();
+        let mut tree: HashSet<i32> = HashSet::from([self.supervisor.as_raw_pid()]);
         let mut level = vec![self.supervisor];
         for _ in 0..DEPTH {
-            let mut next = Vec::new();
-            for parent in level {
-                for child in children(parent) {
-                    // A process whose parent has ended meanwhile belongs to the supervisor.
-                    let belongs =
-                        |stat: &Stat| [parent, self.supervisor].iter().any(|pid| pid.as_raw_pid() == stat.parent);
-                    let Ok(handle) = pidfd_open(child, PidfdFlags::empty()) else { continue };
-                    let Some(stat) = stat(child).filter(|stat| stat.state != 'Z' && belongs(stat)) else { continue };
-                    visit(Process(&handle), stat);
-                    next.push(child);
-                }
+            let below = level.into_iter().flat_map(children);
+            level = below.filter(|child| tree.insert(child.as_raw_pid())).collect();
+            if level.is_empty() {
+                break;
             }
-            if next.is_empty() {
-                return;
-            }
-            level = next;
+            listed.extend(&level);
+        }
+        for process in listed {
+            let Ok(handle) = pidfd_open(process, PidfdFlags::empty()) else { continue };
+            // The number may belong to another process by now: one of the tree has its parent in the tree.
+            let Some(stat) = stat(process).filter(|stat| stat.state != 'Z' && tree.contains(&stat.parent)) else {
+                continue;
+            };
+            visit(Process(&handle), stat);
         }
     }
 
