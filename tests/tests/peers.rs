@@ -102,7 +102,7 @@ fn a_slot_whose_claim_the_store_hides_is_not_given_again() {
     assert_eq!(String::from_utf8_lossy(&removed.stdout).trim(), "1");
     ok(fleet.etcd.ctl().args(["del", &format!("/towpath/default/book/mark/{holder}")]));
     let held = || condition(&shown(&fleet, other), "Held")["message"].as_str().unwrap_or_default().to_owned();
-    let told = format!("{holder} say(s) that it holds a slot");
+    let told = format!("a slot that nodes report and etcd does not contain (reported for {holder})");
     wait_until(Duration::from_secs(20), || held().contains(&told), || format!("{} {}", held(), fleet.shown()));
     fleet.wait(60, |fleet| (0..2).all(|of| fleet.nodes[of].applied(&head)));
     let happened: Vec<String> = fleet.happened().into_iter().map(|(_, word, _)| word).collect();
