@@ -53,7 +53,10 @@ fn clone_and_original_are_both_rejected() {
     assert!(!conditions(&fleet.nodes[0]).contains("another agent"));
     let _other = clone.start();
     let says = |node: &Node| conditions(node).contains("another agent runs as n0");
-    let both = || format!("{}\n{}\n{}", conditions(&fleet.nodes[0]), conditions(&clone), clone.log());
+    let both = || {
+        let logs = format!("{}\n{}", fleet.nodes[0].log(), clone.log());
+        format!("{}\n{}\n{logs}", conditions(&fleet.nodes[0]), conditions(&clone))
+    };
     wait_until(Duration::from_secs(20), || says(&fleet.nodes[0]) && says(&clone), both);
     assert!(events(&fleet.nodes[0]).contains("another agent runs as n0"));
 }

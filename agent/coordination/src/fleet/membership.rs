@@ -428,9 +428,9 @@ impl Shared {
     fn look_for_namesake(&self) {
         let key = keys::agent(&self.node);
         if self.lock().presented
-            && let Ok(read) = self.store.read(&key, &Page { after: None, limit: 1 })
+            && let Ok(Some(row)) = self.store.as_written(&key)
         {
-            read.rows.iter().for_each(|row| self.meet(row));
+            self.meet(&row);
         }
     }
 

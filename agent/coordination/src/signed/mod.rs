@@ -168,6 +168,10 @@ impl Store for SignedStore {
         self.notary.read(row.clone()).is_some()
     }
 
+    fn as_written(&self, key: &str) -> Result<Option<Row>, StoreError> {
+        self.inner.as_written(key)
+    }
+
     fn is_of_namesake(&self, row: &Row) -> bool {
         self.notary.is_of_namesake(row)
     }

@@ -56,6 +56,15 @@ pub trait Store: fmt::Debug + Send + Sync {
         true
     }
 
+    /// The row of a key as it was written, with its signature. `None` if there is none.
+    ///
+    /// # Errors
+    /// When the store does not answer.
+    fn as_written(&self, key: &str) -> Result<Option<Row>, StoreError> {
+        let rows = self.read(key, &Page { after: None, limit: 1 })?.rows;
+        Ok(rows.into_iter().find(|row| row.key == key))
+    }
+
     /// Whether this node's own key has signed a row since the process began.
     fn is_of_namesake(&self, _row: &Row) -> bool {
         false
