@@ -320,7 +320,8 @@ impl Shared {
     }
 
     fn kept(&self, joined: &Joined) -> Result<(), StoreError> {
-        if let Some(why) = self.lock().namesake.clone() {
+        let namesake = self.lock().namesake.clone();
+        if let Some(why) = namesake {
             return Err(StoreError::Denied(why));
         }
         let lease = self.lock().lease;
@@ -328,7 +329,9 @@ impl Shared {
             return self.store.keep_alive(lease);
         }
         self.introduce(joined)?;
-        if let Some(why) = self.lock().refused.clone() {
+        // The lock would be held through the block: `knock` takes it too.
+        let refused = self.lock().refused.clone();
+        if let Some(why) = refused {
             self.knock(joined)?;
             return Err(StoreError::Denied(why));
         }
