@@ -9,13 +9,16 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use gix::{ObjectId, Repository};
+use gix::{ObjectId, Repository, objs::Kind};
 use gix_pack::{data, index};
 
 use crate::{Options, SourceError, connection};
 
 /// The longest chain of deltas, as git limits it.
 const LONGEST_CHAIN: u64 = 4095;
+
+/// The largest commit or tag. The agent itself reads them, and does so before it knows that they are signed.
+const LARGEST_COMMIT: u64 = 1 << 20;
 
 /// The state of a mirror before new packs came.
 #[derive(Debug)]
@@ -41,10 +44,14 @@ impl<'a> Audit<'a> {
     /// Checks the packs that came since. Where one is refused, all of them are removed.
     ///
     /// # Errors
-    /// When a chain of deltas is too long or too costly.
+    /// When a chain of deltas is too long or too costly, or a commit or tag too large.
     pub(crate) fn check(&self) -> Result<(), SourceError> {
         let new: Vec<PathBuf> = indexes(self.mirror).difference(&self.before).cloned().collect();
-        let checked = new.iter().try_for_each(|index| chains(index, self.options.limits.object));
+        let repository = Self::open(self.mirror, self.options)?;
+        let checked = new.iter().try_for_each(|index| {
+            let known = chains(index, self.options.limits.object)?;
+            commits(index, &known, &repository)
+        });
         checked.map_err(|limit| {
             for index in &new {
                 for ending in ["idx", "pack", "keep"] {
@@ -95,13 +102,36 @@ fn indexes(mirror: &Path) -> BTreeSet<PathBuf> {
 struct Chain {
     length: u64,
     bytes: u64,
+    kind: Option<Kind>,
 }
 
-/// Checks the chains of deltas of one pack.
+/// Checks the size of each commit and tag of one pack. A delta of a few bytes can make a large one.
+///
+/// # Errors
+/// The limit that one of them exceeds.
+fn commits(path: &Path, known: &HashMap<u64, Chain>, repository: &Repository) -> Result<(), String> {
+    let index = index::File::at(path, gix::hash::Kind::Sha1).map_err(|_| "a damaged pack".to_owned())?;
+    for entry in index.iter() {
+        let chain = known.get(&entry.pack_offset).copied().unwrap_or_default();
+        if !matches!(chain.kind, Some(Kind::Commit | Kind::Tag)) {
+            continue;
+        }
+        let size = match chain.length {
+            1 => chain.bytes,
+            _ => repository.find_header(entry.oid).map_err(|_| "a damaged pack".to_owned())?.size(),
+        };
+        if size > LARGEST_COMMIT {
+            return Err(format!("{} MiB for one commit or tag", LARGEST_COMMIT >> 20));
+        }
+    }
+    Ok(())
+}
+
+/// Checks the chains of deltas of one pack. Returns them by the offset of their object.
 ///
 /// # Errors
 /// The limit that a chain exceeds.
-fn chains(path: &Path, most: u64) -> Result<(), String> {
+fn chains(path: &Path, most: u64) -> Result<HashMap<u64, Chain>, String> {
     let damaged = |_| "a damaged pack".to_owned();
     let index = index::File::at(path, gix::hash::Kind::Sha1).map_err(damaged)?;
     let pack = data::File::at(path.with_extension("pack"), gix::hash::Kind::Sha1).map_err(damaged)?;
@@ -121,6 +151,7 @@ fn chains(path: &Path, most: u64) -> Result<(), String> {
             }
             let entry = pack.entry(offset).map_err(damaged)?;
             way.push((offset, entry.decompressed_size));
+            chain.kind = entry.header.as_kind();
             at = match entry.header {
                 data::entry::Header::OfsDelta { base_distance } => {
                     let base = data::entry::Header::verified_base_pack_offset(offset, base_distance);
@@ -134,7 +165,8 @@ fn chains(path: &Path, most: u64) -> Result<(), String> {
             };
         }
         for (offset, bytes) in way.into_iter().rev() {
-            chain = Chain { length: chain.length.saturating_add(1), bytes: chain.bytes.saturating_add(bytes) };
+            chain.length = chain.length.saturating_add(1);
+            chain.bytes = chain.bytes.saturating_add(bytes);
             if chain.length > LONGEST_CHAIN {
                 return Err(format!("a chain of {LONGEST_CHAIN} deltas"));
             }
@@ -144,5 +176,5 @@ fn chains(path: &Path, most: u64) -> Result<(), String> {
             known.insert(offset, chain);
         }
     }
-    Ok(())
+    Ok(known)
 }

@@ -195,6 +195,48 @@ fn object_beyond_its_limit_is_refused() {
     refused(limits, &pack, &commit);
 }
 
+/// A commit is read before its signature is known.
+#[test]
+fn commit_or_tag_larger_than_a_mebibyte_is_refused() {
+    let text = |message: usize| {
+        let mut text =
+            b"tree 4b825dc642cb6eb9a060e54bf8d69288fbee4904\nauthor a <a@x> 1 +0000\ncommitter a <a@x> 1 +0000\n\n"
+                .to_vec();
+        text.resize(text.len() + message, b'm');
+        text
+    };
+    let with = |kind: Kind, data: &[u8]| {
+        let mut pack = Pack::default();
+        pack.object(kind, data);
+        let blob = pack.object(Kind::Blob, b"b");
+        let commit = pack.commit(blob);
+        (pack, commit)
+    };
+    let folder = tempfile::tempdir().unwrap();
+    let (pack, commit) = with(Kind::Commit, &text(1_000_000));
+    take(folder.path(), Limits::default(), &pack, &commit).unwrap();
+    let tag = [format!("object {commit}\ntype commit\ntag v1\n\n").into_bytes(), vec![b'm'; 2 << 20]].concat();
+    for (kind, data) in [(Kind::Commit, text(2 << 20)), (Kind::Tag, tag)] {
+        let (pack, commit) = with(kind, &data);
+        let why = refused(Limits::default(), &pack, &commit);
+        assert!(why.contains("1 MiB for one commit or tag"), "{why}");
+    }
+    // A small delta that makes a large one.
+    let mut pack = Pack::default();
+    let base = pack.offset();
+    let small = text(0xffff - text(0).len());
+    pack.object(Kind::Commit, &small);
+    let mut delta = Vec::new();
+    varint(0xffff, &mut delta);
+    varint(0xffff * 40, &mut delta);
+    (0..40).for_each(|_| delta.extend_from_slice(&[0x80 | 0x30, 0xff, 0xff]));
+    pack.delta(base, &delta);
+    let blob = pack.object(Kind::Blob, b"b");
+    let commit = pack.commit(blob);
+    let why = refused(Limits::default(), &pack, &commit);
+    assert!(why.contains("1 MiB for one commit or tag"), "{why}");
+}
+
 #[test]
 fn objects_and_unpacked_bytes_of_a_pack_are_counted() {
     let mut pack = Pack::default();
