@@ -187,7 +187,7 @@ impl Mirror {
         let signer = self.verify(accepted, &head.commit, now)?;
         let (Some(tag), Some(object)) = (&head.tag, head.tag_object) else { return Ok(signer) };
         let commit = self.id(&head.commit).map_err(VerifyError::Source)?;
-        if self.options.verify.mode == VerifyMode::None || (accepted.is_none() && object == commit) {
+        if self.options.verify.mode == VerifyMode::None {
             return Ok(signer);
         }
         let repository = self.open().map_err(VerifyError::Source)?;
