@@ -408,6 +408,28 @@ fn without_verify_a_commit_counts_only_from_the_own_git_server() {
     }
 }
 
+/// The signature of a commit does not tell for which branch it was made.
+#[test]
+fn signed_commit_of_another_branch_is_rejected_after_ten_minutes() {
+    for pushed in [true, false] {
+        let mut fleet = Fleet::signed();
+        let before = fleet.at();
+        let head = fleet.repository.head();
+        let feature = fleet.alice.commit(&fleet.repository, "feature");
+        if pushed {
+            fleet.repository.git(&["push", "-q", "origin", "HEAD:feature"]);
+        }
+        fleet.repository.git(&["reset", "-q", "--hard", &head]);
+        smuggle(&fleet, &feature);
+        fleet.forge_next(|record| commit_of(record, &feature));
+        fleet.look(38);
+        assert_eq!((fleet.at(), fleet.reason("Stalled")), (before.clone(), None), "{pushed}");
+        fleet.look(8);
+        assert_eq!((fleet.at(), fleet.reason("Stalled").as_deref()), (before, Some("RejectedLocally")), "{pushed}");
+        fleet.goes_on("main goes on", 2);
+    }
+}
+
 #[test]
 fn pinned_source_follows_no_other_commit() {
     let mut fleet = Fleet::new("commit: PINNED");

@@ -130,9 +130,9 @@ impl Step<'_> {
             Reference::Commit(pinned) if pinned != self.commit && !accepted => {
                 return self.rejected(format!("the source is pinned to {pinned}"));
             }
-            Reference::Commit(_) => self.fetch(true)?,
-            Reference::Branch(_) => self.fetch(signed || accepted)?,
-            Reference::Tag(_) if accepted => self.fetch(true)?,
+            Reference::Commit(_) => self.fetch()?,
+            Reference::Branch(_) | Reference::Tag(_) if accepted => self.fetch()?,
+            Reference::Branch(_) => self.fetch_branch(signed)?,
             Reference::Tag(_) => self.fetch_tag(signed)?,
         }
         if accepted {
@@ -154,27 +154,49 @@ impl Step<'_> {
         Err(Unfollowed::Missing { why: format!("{}: {why}", self.source.git.name), answered, what: Lacking::Commit })
     }
 
-    /// Brings the commit of a branch, or a pinned one, into the mirror. Where its content is not proven, by a signature
-    /// or by its own name, it must be reachable from the ref that the git server shows (P140).
-    fn fetch(&self, proven: bool) -> Result<(), Unfollowed> {
-        let enough =
-            || self.mirror.contains(self.commit) && (proven || self.mirror.has_shown(self.commit).unwrap_or(false));
-        if enough() {
+    /// Brings a commit into the mirror that its own name proves: a pinned one, or one that this node has accepted.
+    fn fetch(&self) -> Result<(), Unfollowed> {
+        if self.mirror.contains(self.commit) {
             return Ok(());
         }
         let fetched = self.mirror.fetch(self.floor.as_deref());
-        if enough() {
+        if self.mirror.contains(self.commit) {
             return Ok(());
         }
         let answered = self.answered(fetched.as_ref().err());
-        let git = fetched.err().map_or_else(
-            || format!("the git server does not show the commit {} at the source's ref", self.commit),
-            |error| chain(&error),
-        );
-        if !proven {
-            return self.missing(format!("{git}; without verify, a commit counts only from there"), answered);
+        self.fetch_from_peers()
+            .or_else(|why| self.missing(format!("{}; {why}", self.not_shown(fetched.err())), answered))
+    }
+
+    /// Brings the commit of a branch into the mirror. It must be reachable from the ref that the git server shows (P140):
+    /// a signature alone does not tell a commit of this branch from one of another branch. While the git server does not
+    /// answer, a signed commit may come from another node.
+    fn fetch_branch(&self, signed: bool) -> Result<(), Unfollowed> {
+        let shown = || self.mirror.contains(self.commit) && self.mirror.has_shown(self.commit).unwrap_or(false);
+        if shown() {
+            return Ok(());
+        }
+        let fetched = self.mirror.fetch(self.floor.as_deref());
+        if shown() {
+            return Ok(());
+        }
+        let answered = self.answered(fetched.as_ref().err());
+        let git = self.not_shown(fetched.err());
+        if answered || !signed {
+            return self.missing(format!("{git}; a commit counts only from there"), answered);
+        }
+        if self.mirror.contains(self.commit) {
+            return Ok(());
         }
         self.fetch_from_peers().or_else(|why| self.missing(format!("{git}; {why}"), answered))
+    }
+
+    /// The reason why the git server did not give the commit.
+    fn not_shown(&self, error: Option<SourceError>) -> String {
+        error.map_or_else(
+            || format!("the git server does not show the commit {} at the source's ref", self.commit),
+            |error| chain(&error),
+        )
     }
 
     /// Whether the git server has answered: also where it refused the one commit that it was asked for.
@@ -265,8 +287,7 @@ impl Step<'_> {
     /// cannot make a release of a commit. Tags come from git only.
     fn check_tag(&self) -> Result<(), Unfollowed> {
         let verified = self.source.git.verify.mode != VerifyMode::None;
-        // Until a commit is accepted, its signature is enough.
-        if !verified || self.floor.is_none() || !matches!(self.source.git.reference, Reference::Tag(_)) {
+        if !verified || !matches!(self.source.git.reference, Reference::Tag(_)) {
             return Ok(());
         }
         let floor = self.floor.as_deref();
