@@ -1,10 +1,15 @@
 //! What a node's key can do: clones, nodes that were set up again, revoked certificates, a deleted state directory, and
 //! records that are put back.
 
-use std::{fs, process::Command, time::Duration};
+use std::{
+    fs,
+    process::{Command, Stdio},
+    time::Duration,
+};
 
 use serde_json::Value;
 use towpath_tests::{
+    Running,
     etcd::Etcd,
     fleet::Fleet,
     git::Repository,
@@ -99,15 +104,17 @@ fn revoked_certificate_is_refused_on_open_connections_and_for_records() {
     let issued =
         ok(towpath().args(["pki", "issue", "ann", "--role", "viewer", "-o", "json", "--dir"]).arg(&secured.pki));
     let issued: Value = serde_json::from_slice(&issued.stdout).unwrap();
-    let ann = || {
+    let as_ann = |arguments: &[&str]| {
         let mut command = towpath();
-        command.args(["status", "--address", &format!("127.0.0.1:{}", secured.port)]);
+        command.args(arguments).args(["--address", &format!("127.0.0.1:{}", secured.port)]);
         for (option, file) in [("--ca", "ca.crt"), ("--cert", "ann.crt"), ("--key", "ann.key")] {
             command.arg(option).arg(secured.pki.join(file));
         }
-        output(&mut command).status.success()
+        command
     };
+    let ann = || output(&mut as_ann(&["status"])).status.success();
     assert!(ann());
+    let mut follows = Running::start(as_ann(&["events", "--follow"]).stdout(Stdio::null()).stderr(Stdio::null()));
     let serial = || {
         let file = secured.pki.join("n1.crt");
         let shown = ok(Command::new("openssl").args(["x509", "-noout", "-serial", "-in"]).arg(file)).stdout;
@@ -130,6 +137,10 @@ fn revoked_certificate_is_refused_on_open_connections_and_for_records() {
     );
     fleet.repository.publish("revoke");
     fleet.wait(30, |_| !ann());
+    // A stream ends before its next item.
+    let next = fleet.publish(&book(2));
+    fleet.wait(60, |fleet| fleet.nodes[0].applied(&next));
+    wait_until(Duration::from_secs(30), || follows.0.try_wait().unwrap().is_some(), || "ann still follows".into());
     // The key has not changed: the certificate alone is refused. The lease record of n1 was believed before, and counts no
     // more. A refused certificate alone is not a death for the gossip (P102).
     let nodes = || fleet.nodes[0].ask(&["nodes"]).unwrap();

@@ -131,15 +131,37 @@ pub async fn serve(handle: Handle, doors: Doors, until: impl Future<Output = ()>
 /// Asked for each call, so that a certificate that is revoked counts no more on a connection that is open.
 fn admit(handle: &Handle, request: Request<()>) -> Result<Request<()>, Status> {
     match request.extensions().get::<Caller>() {
-        Some(Caller(caller, _)) if caller.role == Role::Node && handle.names_node(&caller.name) == Some(false) => {
-            Err(Status::permission_denied(format!("git names no Node {}", caller.name)))
-        }
-        Some(Caller(caller, serial)) => match handle.refuses(caller, serial.as_deref()) {
-            Some(why) => Err(Status::permission_denied(why)),
-            None => Ok(request),
-        },
+        Some(caller) => admit_caller(handle, caller).map(|()| request),
         None => Err(Status::unauthenticated("show a certificate")),
     }
+}
+
+fn admit_caller(handle: &Handle, Caller(caller, serial): &Caller) -> Result<(), Status> {
+    if caller.role == Role::Node && handle.names_node(&caller.name) == Some(false) {
+        return Err(Status::permission_denied(format!("git names no Node {}", caller.name)));
+    }
+    match handle.refuses(caller, serial.as_deref()) {
+        Some(why) => Err(Status::permission_denied(why)),
+        None => Ok(()),
+    }
+}
+
+/// The answers of a call that streams.
+type Answers<T> = Pin<Box<dyn Stream<Item = Result<T, Status>> + Send>>;
+
+/// Ends a stream before its next item when its caller is not admitted any more.
+fn while_admitted<T: Send + 'static>(
+    handle: Handle,
+    caller: Option<Caller>,
+    items: impl Stream<Item = Result<T, Status>> + Send + 'static,
+) -> Answers<T> {
+    let items = items.map(move |item| match &caller {
+        Some(caller) => admit_caller(&handle, caller).and(item),
+        // On the socket of the machine.
+        None => item,
+    });
+    let mut ended = false;
+    Box::pin(items.take_while(move |item| !std::mem::replace(&mut ended, item.is_err())))
 }
 
 fn bind(socket: &Path) -> Result<UnixListener, ServeError> {
@@ -200,13 +222,14 @@ impl pb::peer_server::Peer for Api {
         Ok(Response::new(reply))
     }
 
-    type FetchPackStream = ReceiverStream<Result<pb::PackPart, Status>>;
+    type FetchPackStream = Answers<pb::PackPart>;
 
     async fn fetch_pack(
         &self,
         request: Request<pb::FetchPackRequest>,
     ) -> Result<Response<Self::FetchPackStream>, Status> {
         node_that_asks(&request)?;
+        let caller = request.extensions().get::<Caller>().cloned();
         let pb::FetchPackRequest { source, commit, have } = request.into_inner();
         let mirror = self.handle.mirror(&source, &commit).map_err(|error| Status::not_found(error.to_string()))?;
         let permit = Arc::clone(&self.packs).try_acquire_owned();
@@ -223,7 +246,7 @@ impl pb::peer_server::Peer for Api {
                 tracing::debug!(%error, "a node has gone before its pack was written");
             }
         });
-        Ok(Response::new(ReceiverStream::new(stream)))
+        Ok(Response::new(while_admitted(self.handle.clone(), caller, ReceiverStream::new(stream))))
     }
 }
 
@@ -331,12 +354,13 @@ impl StatusService for Api {
 
 #[tonic::async_trait]
 impl Events for Api {
-    type WatchEventsStream = Pin<Box<dyn Stream<Item = Result<pb::EventRecord, Status>> + Send>>;
+    type WatchEventsStream = Answers<pb::EventRecord>;
 
     async fn watch_events(
         &self,
         request: Request<pb::WatchEventsRequest>,
     ) -> Result<Response<Self::WatchEventsStream>, Status> {
+        let caller = request.extensions().get::<Caller>().cloned();
         // Followed before the kept ones are read, so that none falls between.
         let live = self.handle.events().follow();
         let kept = self.blocking(|handle| handle.events().kept()).await?;
@@ -350,6 +374,6 @@ impl Events for Api {
             Ok(_) => None,
             Err(_) => Some(Err(Status::data_loss("events came faster than they were read; ask again"))),
         });
-        Ok(Response::new(Box::pin(kept.chain(live))))
+        Ok(Response::new(while_admitted(self.handle.clone(), caller, kept.chain(live))))
     }
 }
