@@ -85,6 +85,7 @@ fn links_of_a_user_lead_no_module_to_foreign_files() {
     let f = Fixture::new();
     f.write("/secret/key", "secret\n");
     f.write("/etc/passwd", "u:x:65534:65534::/home/u:/bin/sh\n");
+    f.folder("/secret/sub", 0);
     fs::set_permissions(f.path("/secret"), fs::Permissions::from_mode(0o700)).unwrap();
     f.folder("/home/u", USER);
     f.folder("/home/u/own", USER);
@@ -92,6 +93,7 @@ fn links_of_a_user_lead_no_module_to_foreign_files() {
     f.link("/home/u/key", "../../secret/key", USER);
     f.link("/home/u/mode", "/secret/key", USER);
     f.link("/home/u/way", "own", USER);
+    f.link("/home/u/elsewhere", "../../secret", USER);
     fs::write(f._folder.path().join("a"), "member").unwrap();
     let archive = f.repository.work.join("a.tar");
     ok(Command::new("tar").arg("-cf").arg(&archive).arg("-C").arg(f._folder.path()).arg("a"));
@@ -107,21 +109,35 @@ fn links_of_a_user_lead_no_module_to_foreign_files() {
         "name: archive, archive: {path: /home/u/.ssh, source: a.tar}",
         "name: creates, command: {argv: [\"true\"], creates: /home/u/.ssh/key}",
         "name: key, authorizedKey: {user: u, key: \"ssh-ed25519 AAAA k\"}",
+        // A working directory is a path of the machine, whatever the root.
+        &format!("name: cwd, command: {{argv: [touch, here], cwd: {}}}", f.path("/home/u/elsewhere").display()),
+        &format!("name: below, command: {{argv: [touch, here], cwd: {}/sub}}", f.path("/home/u/elsewhere").display()),
+        &format!(
+            "name: as root, command: {{argv: [touch, here], user: root, cwd: {}}}",
+            f.path("/home/u/elsewhere").display()
+        ),
+        &format!("name: own cwd, command: {{argv: [touch, here], cwd: {}}}", f.path("/home/u/way").display()),
         "name: fine, file: {path: /home/u/way/new, content: \"fine\\n\", owner: \"65534\"}",
     ]);
-    for name in ["file", "shown", "line", "ini", "mode", "gone", "tree", "archive", "creates", "key"] {
+    for name in
+        ["file", "shown", "line", "ini", "mode", "gone", "tree", "archive", "creates", "key", "cwd", "below", "as root"]
+    {
         assert_eq!(outcome(&once, name), &json!("failed"), "{name}\n{}", once.log);
         let said = message(&once, name);
         assert!(
-            ["/.ssh", "/key", "/mode"].iter().any(|link| said.contains(&format!("/home/u{link}"))),
+            ["/.ssh", "/key", "/mode", "/elsewhere"].iter().any(|link| said.contains(&format!("/home/u{link}"))),
             "{name}: {said}"
         );
     }
-    assert_eq!(outcome(&once, "fine"), &json!("changed"), "{}", once.log);
+    for name in ["own cwd", "fine"] {
+        assert_eq!(outcome(&once, name), &json!("changed"), "{}", once.log);
+    }
+    assert!(f.text("/home/u/own/here").is_some() && f.text("/secret/here").is_none());
     assert_eq!(f.text("/home/u/own/new").as_deref(), Some("fine\n"));
     assert_eq!(f.text("/secret/key").as_deref(), Some("secret\n"));
     assert_eq!(fs::metadata(f.path("/secret/key")).unwrap().mode() & 0o777, 0o644);
-    assert_eq!(fs::read_dir(f.path("/secret")).unwrap().count(), 1);
+    assert_eq!(fs::read_dir(f.path("/secret")).unwrap().count(), 2);
+    assert_eq!(fs::read_dir(f.path("/secret/sub")).unwrap().count(), 0);
     assert!(!once.log.contains("secret\\n") && !once.status.to_string().contains("-secret"), "{}", once.log);
 }
 

@@ -10,7 +10,7 @@ use std::{
     ffi::CString,
     io,
     os::{
-        fd::RawFd,
+        fd::{OwnedFd, RawFd},
         unix::{ffi::OsStrExt as _, process::CommandExt as _},
     },
     path::Path,
@@ -18,9 +18,10 @@ use std::{
 };
 
 use nix::unistd::{Gid, Uid};
-use rustix::fs::Mode;
+use rustix::fs::{Mode, OFlags};
 
 use super::Account;
+use crate::look::Look;
 
 /// The first file descriptor after stdin, stdout and stderr.
 const FIRST_FILE: RawFd = 3;
@@ -31,9 +32,17 @@ const LAST_FILE: RawFd = 1 << 16;
 /// Everything that the new process needs, allocated before the fork.
 struct Plan {
     identity: Option<(Uid, Gid, Vec<Gid>)>,
-    cwd: Option<CString>,
+    cwd: Option<Folder>,
     /// The working directory if `cwd` is not given or, as with a home that is missing, cannot be entered.
     home: Option<CString>,
+}
+
+/// A working directory.
+enum Folder {
+    /// Entered with the rights of the command's user.
+    Path(CString),
+    /// Opened before by a safe walk: a user's link must not lead a command of root elsewhere.
+    Open(OwnedFd),
 }
 
 /// Starts a command below a supervisor of its own, and returns that supervisor, whose exit status is the command's.
@@ -49,7 +58,15 @@ pub(super) fn spawn(command: &mut Command, user: Option<&Account>, cwd: Option<&
         (Uid::from_raw(user.uid), Gid::from_raw(user.gid), groups)
     });
     let home = user.map(|user| text(&user.home)).transpose()?;
-    start(command, Plan { identity, cwd: cwd.map(text).transpose()?, home })
+    let as_root = user.map_or_else(own_user, |user| user.uid) == 0;
+    let cwd = cwd.map(|path| if as_root { walked(path).map(Folder::Open) } else { text(path).map(Folder::Path) });
+    start(command, Plan { identity, cwd: cwd.transpose()?, home })
+}
+
+/// Opens a working directory of a command of root.
+fn walked(path: &Path) -> io::Result<OwnedFd> {
+    let path = path.to_str().ok_or_else(|| io::Error::new(io::ErrorKind::InvalidInput, "cwd is not UTF-8"))?;
+    Look::at(Path::new("/"))?.open(path, OFlags::PATH | OFlags::DIRECTORY, Mode::empty())
 }
 
 fn own_user() -> u32 {
@@ -81,7 +98,8 @@ fn enter(plan: &Plan) -> io::Result<()> {
     }
     // As the user: a directory is entered with the rights of the command.
     match (&plan.cwd, &plan.home) {
-        (Some(cwd), _) => rustix::process::chdir(cwd.as_c_str())?,
+        (Some(Folder::Path(cwd)), _) => rustix::process::chdir(cwd.as_c_str())?,
+        (Some(Folder::Open(cwd)), _) => rustix::process::fchdir(cwd)?,
         (None, Some(home)) => {
             if rustix::process::chdir(home.as_c_str()).is_err() {
                 rustix::process::chdir(c"/")?;
