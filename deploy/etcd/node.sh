@@ -2,16 +2,17 @@
 # Confines one node of a cluster in etcd: a role that reads below /towpath/CLUSTER/ and writes only the keys that the node
 # writes, and a user whose name is the common name (CN) of the node's client certificate for etcd.
 #   node.sh CLUSTER NODE [USER]
-# USER is NODE if it is left out. Runs etcdctl with the ETCDCTL_ variables of its environment, as an administrator. It can
-# be run again: what is there already stays.
+# USER is NODE if it is left out; it must differ between clusters that share an etcd. Runs etcdctl with the ETCDCTL_
+# variables of its environment, as an administrator. It can be run again: what is there already stays.
 set -eu
 cluster=${1:?usage: node.sh CLUSTER NODE [USER]}
 node=${2:?usage: node.sh CLUSTER NODE [USER]}
 user=${3:-$node}
 export ETCDCTL_API=3
-role="towpath-$cluster-$node"
+# No name of a cluster or node holds a slash: two of them cannot make the role of a third.
+role="towpath/$cluster/$node"
 keys="/towpath/$cluster"
-has() { etcdctl "$1" list | grep -qx "$2"; }
+has() { etcdctl "$1" list | grep -qxF -e "$2"; }
 has role "$role" || etcdctl role add "$role"
 etcdctl role grant-permission "$role" read "$keys/" --prefix
 # The node's own records: no other node can write or delete them.

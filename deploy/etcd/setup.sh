@@ -8,7 +8,7 @@ set -eu
 cluster=${1:?usage: setup.sh CLUSTER USER}
 user=${2:?usage: setup.sh CLUSTER USER}
 export ETCDCTL_API=3
-has() { etcdctl "$1" list | grep -qx "$2"; }
+has() { etcdctl "$1" list | grep -qxF -e "$2"; }
 has role "towpath-$cluster" || etcdctl role add "towpath-$cluster"
 etcdctl role grant-permission "towpath-$cluster" readwrite "/towpath/$cluster/" --prefix
 has user root || etcdctl user add root --no-password

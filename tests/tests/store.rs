@@ -231,14 +231,17 @@ fn role_of_a_node_confines_it_to_the_keys_that_it_writes() {
     let folder = tempfile::tempdir().unwrap();
     let etcd = Etcd::start(folder.path(), "etcd", 1, true, &[]);
     let (ca, (root, root_key)) = (etcd.ca().unwrap(), etcd.client("root").unwrap());
-    for node in ["n1", "n2"] {
+    // Names that would make one role, joined by a hyphen, or match one another as patterns.
+    for (cluster, node) in
+        [("prod", "n1"), ("prod", "n2"), ("prod", "n-1"), ("prod", "n.1"), ("prod", "a-b"), ("prod-a", "b")]
+    {
         let mut command = std::process::Command::new(concat!(env!("CARGO_MANIFEST_DIR"), "/../deploy/etcd/node.sh"));
-        command.args(["prod", node]).env("ETCDCTL_ENDPOINTS", etcd.endpoints().join(","));
+        command.args([cluster, node]).env("ETCDCTL_ENDPOINTS", etcd.endpoints().join(","));
         command.env("ETCDCTL_CACERT", &ca).env("ETCDCTL_CERT", &root).env("ETCDCTL_KEY", &root_key);
         towpath_tests::ok(&mut command);
     }
-    let (certificate, key) = etcd.client("n1").unwrap();
-    let store = |prefix: &str| {
+    let store_of = |node: &str, prefix: &str| {
+        let (certificate, key) = etcd.client(node).unwrap();
         let access = Access {
             ca: Some(std::fs::read(&ca).unwrap()),
             identity: Some((std::fs::read(&certificate).unwrap(), std::fs::read(&key).unwrap())),
@@ -246,12 +249,13 @@ fn role_of_a_node_confines_it_to_the_keys_that_it_writes() {
         };
         EtcdStore::new(EtcdOptions {
             endpoints: etcd.endpoints(),
-            node: "n1".into(),
+            node: node.into(),
             prefix: prefix.into(),
             access: std::sync::Arc::new(move || Ok(access.clone())),
         })
         .unwrap()
     };
+    let store = |prefix: &str| store_of("n1", prefix);
     let own = store("/towpath/prod/");
     let keys_of = |node: &str| {
         [
@@ -292,6 +296,14 @@ fn role_of_a_node_confines_it_to_the_keys_that_it_writes() {
     let lease = own.lease(Duration::from_secs(5)).unwrap();
     own.keep_alive(lease).unwrap();
     assert!(denied(store("/towpath/test/").commit(&then(vec![put("board/accepted", "x")]))), "another cluster");
+    for (node, cluster, refused) in
+        [("b", "prod-a", false), ("b", "prod", true), ("a-b", "prod", false), ("a-b", "prod-a", true)]
+    {
+        let wrote = store_of(node, &format!("/towpath/{cluster}/")).commit(&then(vec![put("board/accepted", "{}")]));
+        assert_eq!(denied(wrote), refused, "{node} in {cluster}");
+    }
+    let wrote = store_of("n.1", "/towpath/prod/").commit(&then(vec![put(&keys::mark("n.1"), "{}")]));
+    assert!(!denied(wrote), "n.1");
 }
 
 /// The script of deploy/etcd confines nodes to their cluster's keys; the certificate's common name is the user.
