@@ -104,7 +104,10 @@ impl Fleet {
         let node = &self.nodes[number];
         let log = fs::OpenOptions::new().create(true).append(true).open(node.folder.join("log")).unwrap();
         let mut command = node.agent();
-        command.env("RUST_LOG", "info,towpath_coordination=debug").stderr(log).stdout(std::process::Stdio::null());
+        command
+            .env("RUST_LOG", "info,towpath_coordination=debug,towpath_coordination::store::etcd::cluster=trace")
+            .stderr(log)
+            .stdout(std::process::Stdio::null());
         self.agents[number] = Some(Running::start(&mut command));
     }
 

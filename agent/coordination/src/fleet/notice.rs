@@ -33,7 +33,11 @@ impl Fleet {
                 .filter(|node| self.agrees_lost(node))
                 .collect();
         }
-        if let Some(stretch) = worth_reading(spec, view) {
+        // They belong to the view: it is noticed again before each decision.
+        let read = |view: &View, stretch| view.names.as_ref().is_some_and(|(of, _)| *of == stretch);
+        if let Some(stretch) = worth_reading(spec, view)
+            && !read(view, stretch)
+        {
             let prefix = keys::member_votes(&spec.run, stretch);
             view.names = Some((stretch, self.names(&prefix)?));
         }

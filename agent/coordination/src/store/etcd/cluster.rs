@@ -84,11 +84,12 @@ impl Cluster {
         self.began.elapsed()
     }
 
-    /// Carries out a request at the first member that answers.
-    pub(super) async fn request<T, A>(&self, repeat: Repeat, ask: impl Fn(Route) -> A) -> Result<T, Failure>
+    /// Carries out a request at the first member that answers. `what` names it in the trace.
+    pub(super) async fn request<T, A>(&self, what: &str, repeat: Repeat, ask: impl Fn(Route) -> A) -> Result<T, Failure>
     where
         A: Future<Output = Result<T, Said>>,
     {
+        tracing::trace!(what, "request");
         let started = self.now();
         let admission = self.lock().admit(started);
         let patient = match admission {

@@ -38,7 +38,7 @@ impl Committer {
     pub(super) async fn look(&self, txn: &Txn) -> Result<Outcome, StoreError> {
         let response = self
             .cluster
-            .request(Repeat::Always, |route| {
+            .request("view", Repeat::Always, |route| {
                 let (mut client, request) = (route.connection.client.clone(), self.prefix.transaction(txn, None));
                 async move { client.txn(request).await.map_err(Said::from) }
             })
@@ -52,7 +52,7 @@ impl Committer {
         let mut why = String::from("this node's fence is written too often");
         for _ in 0..TRIES {
             let fence = self.fence().await?;
-            let sent = self.cluster.request(Repeat::IfUnsent, |route| {
+            let sent = self.cluster.request("commit", Repeat::IfUnsent, |route| {
                 let request = self.prefix.transaction(txn, Some((&self.key, fence)));
                 let mut client = route.connection.client.clone();
                 async move { client.txn(request).await.map_err(Said::from) }
@@ -93,7 +93,7 @@ impl Committer {
         }
         let key = self.prefix.key(&self.key);
         // Written twice, it is still a fence: the commit is refused, and reads the later revision.
-        let put = self.cluster.request(Repeat::Always, |route| {
+        let put = self.cluster.request("fence", Repeat::Always, |route| {
             let (mut client, key) = (route.connection.client.clone(), key.clone());
             async move { client.put(key, "", None).await.map_err(Said::from) }
         });

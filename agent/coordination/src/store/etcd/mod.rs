@@ -105,11 +105,11 @@ impl EtcdStore {
         Ok(Self { runtime: Arc::new(runtime), cluster, committer, prefix, endpoints })
     }
 
-    fn ask<T, A>(&self, ask: impl Fn(etcd::Client) -> A) -> Result<T, StoreError>
+    fn ask<T, A>(&self, what: &str, ask: impl Fn(etcd::Client) -> A) -> Result<T, StoreError>
     where
         A: Future<Output = Result<T, Said>>,
     {
-        let request = self.cluster.request(Repeat::Always, |route| ask(route.connection.client.clone()));
+        let request = self.cluster.request(what, Repeat::Always, |route| ask(route.connection.client.clone()));
         Ok(self.runtime.block_on(request)?)
     }
 }
@@ -117,7 +117,7 @@ impl EtcdStore {
 impl Store for EtcdStore {
     fn read(&self, prefix: &str, page: &Page) -> Result<Read, StoreError> {
         let (from, options) = self.prefix.page(prefix, page);
-        let response = self.ask(|mut client| {
+        let response = self.ask(prefix, |mut client| {
             let (from, options) = (from.clone(), options.clone());
             async move { client.get(from, Some(options)).await.map_err(Said::from) }
         })?;
@@ -140,7 +140,7 @@ impl Store for EtcdStore {
         let seconds = number(ttl.as_secs().max(1));
         // A lease that was granted without an answer runs out by itself.
         let response =
-            self.ask(|mut client| async move { client.lease_grant(seconds, None).await.map_err(Said::from) })?;
+            self.ask("lease", |mut client| async move { client.lease_grant(seconds, None).await.map_err(Said::from) })?;
         Ok(LeaseId(response.id().unsigned_abs()))
     }
 
@@ -149,20 +149,21 @@ impl Store for EtcdStore {
         let keep = |mut client: etcd::Client| async move {
             client.lease_keep_alive(number(lease.0)).await.map(drop).map_err(Said::from)
         };
-        self.ask(keep)
+        self.ask("keep alive", keep)
     }
 
     fn time_left(&self, key: &str) -> Result<Option<Duration>, StoreError> {
-        let key = self.prefix.key(key);
-        let response = self.ask(|mut client| {
-            let key = key.clone();
+        let whole = self.prefix.key(key);
+        let response = self.ask(key, |mut client| {
+            let key = whole.clone();
             async move { client.get(key, None).await.map_err(Said::from) }
         })?;
         let Some(lease) = response.kvs().first().map(etcd::KeyValue::lease).filter(|lease| *lease != 0) else {
             return Ok(None);
         };
-        let response =
-            self.ask(|mut client| async move { client.lease_time_to_live(lease, None).await.map_err(Said::from) })?;
+        let response = self.ask("time to live", |mut client| async move {
+            client.lease_time_to_live(lease, None).await.map_err(Said::from)
+        })?;
         // A lease that is gone has -1.
         Ok(Some(Duration::from_secs(u64::try_from(response.ttl()).unwrap_or(0))))
     }

@@ -38,7 +38,7 @@ impl Watch {
     /// Begins at a revision; None where the changes since then are gone.
     pub(super) async fn begin(&self, from: u64) -> Result<Option<Begun>, StoreError> {
         let key = self.prefix.key(&self.below);
-        let begun = self.cluster.request(Repeat::Always, |route| begin_at(route, key.clone(), from)).await;
+        let begun = self.cluster.request("watch", Repeat::Always, |route| begin_at(route, key.clone(), from)).await;
         Ok(begun?)
     }
 
