@@ -313,9 +313,16 @@ pub fn answers(store: &dyn Store) -> bool {
     read_row(store).is_ok()
 }
 
-/// Judges a record that another node has sent: there is no chain to look at.
+/// Judges a record that another node has sent. There is no chain to look at, so only the next acceptance counts: a
+/// number proves nothing by itself.
 pub fn told(record: &Accepted, disk: &Accepted) -> Standing {
-    chain::standing(record, &BTreeMap::new(), disk)
+    match chain::standing(record, &BTreeMap::new(), disk) {
+        Standing::Apart => Standing::Void(format!(
+            "no chain of acceptances leads from generation {} to {}: only the data store can show one",
+            record.generation, disk.generation
+        )),
+        other => other,
+    }
 }
 
 #[cfg(test)]
@@ -577,5 +584,23 @@ mod tests {
             follows: false,
         };
         assert!(matches!(decide(Some(&newer), &Table::default(), &any), Err(AcceptError::TooOld(9))));
+    }
+
+    #[test]
+    fn number_that_a_node_announces_counts_only_next_to_the_own_one() {
+        let of = |generation: u64, before: Option<Link>| Accepted {
+            schema: SCHEMA,
+            generation,
+            parent: generation - 1,
+            before,
+            commits: candidate("a").commits,
+            ..Accepted::default()
+        };
+        let own = of(7, Some(of(6, None).link()));
+        assert_eq!(told(&of(8, Some(own.link())), &own), Standing::Sound);
+        for number in [20, 1 << 31, 1 << 53, u64::MAX] {
+            let parent = of(number - 1, Some(of(number - 2, None).link()));
+            assert!(matches!(told(&of(number, Some(parent.link())), &own), Standing::Void(_)), "{number}");
+        }
     }
 }

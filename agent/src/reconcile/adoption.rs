@@ -4,7 +4,7 @@ use std::{path::Path, sync::Arc};
 
 use towpath_coordination::{
     Accepted,
-    accept::{self, Found, Made, Rejected, Standing, Table},
+    accept::{self, AcceptError, Found, Made, Rejected, Standing, Table},
     gossip::Wanted,
 };
 use towpath_host::journal::{Acceptance, Changes};
@@ -88,6 +88,9 @@ impl Node {
                     (true, Lacking::Commit) => {
                         Unfollowed::Rejected(format!("for 10 minutes neither git nor another node gave it: {why}"))
                     }
+                    (true, Lacking::Agent) => Unfollowed::Rejected(format!(
+                        "{why}; for 10 minutes this node has waited for a newer agent, while git answered"
+                    )),
                     (true, Lacking::Table) => Unfollowed::Rejected(why),
                 })
             }
@@ -166,7 +169,13 @@ impl Node {
 
     fn take_over(&mut self, disk: &Accepted, current: &Accepted, table: Option<Table>) -> Result<(), Unfollowed> {
         let behind = |why: String| Unfollowed::Behind(why);
-        current.admits(&self.origin()).map_err(|error| Unfollowed::Refused(error.to_string()))?;
+        current.admits(&self.origin()).map_err(|error| match error {
+            AcceptError::TooOld(_) => {
+                let answered = self.sources.first.iter().all(|source| self.sources.mirror(source).answers());
+                Unfollowed::Missing { why: error.to_string(), answered, what: Lacking::Agent }
+            }
+            _ => Unfollowed::Refused(error.to_string()),
+        })?;
         let table = match table {
             Some(table) => table,
             None => accept::table_of(self.store.as_ref(), current)
@@ -187,7 +196,10 @@ impl Node {
             return Err(Unfollowed::Rejected(format!("it can't be loaded here: {first}")));
         };
         let (digests, objects, disk_table) = (runs::digests(&set), object_ids(&set), self.table());
-        let made = Made { digests: &digests, objects: &objects, disk, disk_table: &disk_table };
+        let joined = accept::joined(self.store.as_ref()).map_err(|error| behind(error.to_string()))?;
+        let rewinds = looked.sources.iter().any(|source| source.git.allow_rewind);
+        let made =
+            Made { digests: &digests, objects: &objects, joined: &joined, rewinds, disk, disk_table: &disk_table };
         table.check(current, &made).map_err(Unfollowed::Rejected)?;
         tracing::info!(generation = current.generation, by = current.by, "adopted the revision of another node");
         self.step(Input::Accepted(Acceptance {

@@ -42,6 +42,8 @@ pub(super) enum Lacking {
     Commit,
     /// The table that its record names.
     Table,
+    /// An agent that knows the schema of its record.
+    Agent,
     /// A record that is not void, on a node that has none of its own: nodes that have one put theirs back.
     Record,
 }

@@ -30,6 +30,8 @@ const KEPT: Duration = Duration::from_secs(10);
 /// Where the journal keeps what was heard of each writer, and the rights of the last revisions.
 const HEARD: &str = "heard/";
 const RIGHTS: &str = "rights";
+/// Where it keeps the serial numbers of the certificates of each key.
+const SHOWN: &str = "shown/";
 
 /// A node's identity among others.
 #[derive(Debug)]
@@ -66,6 +68,7 @@ impl Speech {
         let notary = Notary::new(settings.cluster.clone(), settings.node.clone(), bearer.clone(), first);
         notary.revoked().set(settings.revoked.iter().cloned());
         let rights: BTreeMap<String, BookRights> = journal.get(RIGHTS)?.unwrap_or_default();
+        notary.revoked().resume(journal.scan::<Vec<String>>(SHOWN)?);
         notary.resume(journal.scan::<Heard>(HEARD)?, rights.clone());
         let kept = Mutex::new(Kept { reserved: first + RESERVED, rights, at: clock.monotonic() });
         Ok(Self { bearer, notary: Arc::new(notary), first, kept })
@@ -120,6 +123,9 @@ impl Speech {
         if all || self.notary.changed() <= FEW || now.duration_since(kept.at) >= KEPT {
             for (writer, heard) in self.notary.take_changed() {
                 changes.put(format!("{HEARD}{writer}"), &heard);
+            }
+            for (key, serials) in self.notary.revoked().take_changed() {
+                changes.put(format!("{SHOWN}{key}"), &serials);
             }
             kept.at = now;
         }

@@ -16,8 +16,8 @@ impl Lacking {
     /// How long a node waits for it while whoever should give it answers.
     pub(super) fn patience(self) -> Duration {
         match self {
-            // P139.
-            Self::Commit => Duration::from_secs(600),
+            // P139. A fleet is upgraded before its records are.
+            Self::Commit | Self::Agent => Duration::from_secs(600),
             // Its writer has put it there before the record.
             Self::Table | Self::Record => Duration::from_secs(60),
         }

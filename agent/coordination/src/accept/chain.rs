@@ -19,9 +19,10 @@ use crate::{
 /// How many links the store keeps.
 pub const KEPT: u64 = 1000;
 
-/// The highest number that a record may have to which no chain leads from the node's own generation. Above it are more
-/// numbers than acceptances can ever use, so no record can exhaust them. JSON readers keep integers exact up to here.
-pub const FARTHEST: u64 = 1 << 53;
+/// How far above the node's own generation a record may be to which no chain leads. A fleet that accepts a revision each
+/// second needs 136 years for so many. A forged number costs the fleet no more than that of the 2^64 that there are, and
+/// there is no number above which a later acceptance is void.
+pub const FARTHEST: u64 = 1 << 32;
 
 /// What the chain keeps of one acceptance.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -118,8 +119,8 @@ pub(super) fn standing(record: &Accepted, links: &BTreeMap<u64, Link>, disk: &Ac
             record.generation
         ));
     }
-    if record.generation > FARTHEST {
-        return Standing::Void(format!("its number {} is above {FARTHEST}", record.generation));
+    if record.generation.saturating_sub(own) > FARTHEST {
+        return Standing::Void(format!("its number {} is more than {FARTHEST} above {own}", record.generation));
     }
     Standing::Apart
 }
@@ -224,7 +225,7 @@ mod tests {
     fn record_with_a_forged_number_is_void() {
         let (all, links) = history(3);
         let own = &all[3];
-        for number in [0, 3, 5, 1 << 40, FARTHEST, FARTHEST + 1, u64::MAX / 2, u64::MAX - 1, u64::MAX] {
+        for number in [0, 3, 5, 1 << 40, FARTHEST + 4, 1 << 53, u64::MAX / 2, u64::MAX - 1, u64::MAX] {
             let lazy = Accepted { generation: number, ..record(own, 'b') };
             assert!(matches!(standing(&lazy, &links, own), Standing::Void(_)), "{number}");
             // With a parent of the right number, made up.
@@ -249,11 +250,16 @@ mod tests {
             let parent = Accepted { generation: number - 1, parent: number - 2, ..Accepted::default() };
             record(&parent, 'a')
         };
-        assert_eq!(standing(&far(FARTHEST), &kept, &all[5]), Standing::Apart);
-        assert!(matches!(standing(&far(FARTHEST + 1), &kept, &all[5]), Standing::Void(_)));
-        // Whoever is there already can go on, one by one.
-        let at_bound = far(FARTHEST + 1);
-        assert_eq!(standing(&record(&at_bound, 'b'), &kept, &at_bound), Standing::Sound);
+        assert_eq!(standing(&far(FARTHEST + 5), &kept, &all[5]), Standing::Apart);
+        for number in [FARTHEST + 6, 1 << 53, u64::MAX] {
+            assert!(matches!(standing(&far(number), &kept, &all[5]), Standing::Void(_)), "{number}");
+        }
+        // Whatever the own number is, a fleet can continue, and one that was away comes back.
+        for own in [FARTHEST, 1 << 53, 1 << 62] {
+            let at = far(own);
+            assert_eq!(standing(&record(&at, 'b'), &kept, &at), Standing::Sound, "{own}");
+            assert_eq!(standing(&far(own + 5000), &kept, &at), Standing::Apart, "{own}");
+        }
     }
 
     #[test]

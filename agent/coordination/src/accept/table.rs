@@ -38,6 +38,10 @@ pub struct Made<'a> {
     pub digests: &'a BTreeMap<String, String>,
     /// The objects, by `Kind/namespace/name`.
     pub objects: &'a BTreeSet<String>,
+    /// The nodes that have joined by now.
+    pub joined: &'a [String],
+    /// Whether a source may go back: then a revision can come again.
+    pub rewinds: bool,
     /// The node's own acceptance.
     pub disk: &'a Accepted,
     /// The table that came with it.
@@ -83,7 +87,7 @@ impl Table {
     /// # Errors
     /// What differs.
     pub fn check(&self, accepted: &Accepted, made: &Made<'_>) -> Result<(), String> {
-        let Made { digests, objects, disk, disk_table } = *made;
+        let Made { digests, objects, disk, .. } = *made;
         let generation = accepted.generation;
         let differs = |what: &str| Err(format!("its table says something else than its commits about {what}"));
         if !self.books.iter().map(|(id, book)| (id, &book.digest)).eq(digests) {
@@ -100,14 +104,82 @@ impl Table {
         if numbers.into_iter().any(|number| *number == 0 || *number > generation) {
             return differs("a generation that has not been");
         }
-        // Where it goes on from the table that this node has, everything but who had joined is known.
-        if accepted.parent == disk.generation && accepted.table_before == disk.table {
-            let joined = self.joined.get(&generation).map(Vec::as_slice).unwrap_or_default();
-            if disk_table.following(generation, digests, joined, objects) != *self {
-                return differs("the generations that its books and objects are the same since");
+        if disk.generation == 0 {
+            return Ok(());
+        }
+        let follows = accepted.parent == disk.generation
+            && accepted.before.as_ref().is_some_and(|before| before.digest() == disk.digest());
+        if accepted.commits == disk.commits && generation > disk.generation && (follows || !made.rewinds) {
+            return Err(
+                "its commits are the ones that this node has accepted already: there is nothing to accept".into()
+            );
+        }
+        // From the table that this node has, the next one is known.
+        if accepted.table_before == disk.table {
+            return self.check_next(generation, made);
+        }
+        // A node that has rejected the acceptance before starts from the table before that.
+        if follows && (disk.parent == 0 || accepted.table_before != disk.table_before) {
+            return Err("it does not start from the table of the acceptance before it".into());
+        }
+        self.check_later(generation, follows, made)
+    }
+
+    /// Checks that a table is the one that comes after this node's own.
+    fn check_next(&self, generation: u64, made: &Made<'_>) -> Result<(), String> {
+        let Made { digests, objects, disk_table, .. } = *made;
+        let joined = self.joined.get(&generation).map(Vec::as_slice).unwrap_or_default();
+        if disk_table.following(generation, digests, joined, objects) != *self {
+            return Err("its table says something else than its commits about the generations that its books and objects are the same since".into());
+        }
+        self.check_joined(generation, made)
+    }
+
+    /// Checks who had joined by a new generation: whoever had joined before and is still there, and nobody who has not.
+    fn check_joined(&self, generation: u64, made: &Made<'_>) -> Result<(), String> {
+        let Some(claimed) = self.joined.get(&generation) else { return Ok(()) };
+        let known = |name: &String| made.disk_table.joined.values().any(|names| names.contains(name));
+        let missing = made.joined.iter().find(|name| known(name) && !claimed.contains(name));
+        let stranger = claimed.iter().find(|name| !known(name) && !made.joined.contains(name));
+        match (missing, stranger) {
+            (Some(name), _) => Err(format!("its table leaves out {name}, which had joined before")),
+            (_, Some(name)) => Err(format!("its table says that {name} had joined, and it has not")),
+            (None, None) => Ok(()),
+        }
+    }
+
+    /// Checks a table that other acceptances have preceded, which this node has not seen: what is as this node has it is
+    /// the same since as long as this node knows, or has begun again after this node's own generation. After a rejected
+    /// acceptance, only what that one had changed may begin again.
+    fn check_later(&self, generation: u64, follows: bool, made: &Made<'_>) -> Result<(), String> {
+        let own = made.disk.generation;
+        let fits = |since: u64, known: Option<u64>| match known {
+            Some(known) if since == known => true,
+            Some(known) => (!follows || known == own) && since > own,
+            None => true,
+        };
+        for (id, book) in &self.books {
+            let known = made.disk_table.books.get(id);
+            let same = known.filter(|known| known.digest == book.digest);
+            let changed_by_own = known.is_none_or(|known| known.since == own);
+            let older = same.is_none() && book.since <= own && follows && !changed_by_own;
+            if older || !fits(book.since, same.map(|known| known.since)) {
+                return Err(format!(
+                    "its table has another generation than this node for {id}, which is the same since"
+                ));
             }
         }
-        Ok(())
+        for (object, birth) in &self.births {
+            if !fits(*birth, made.disk_table.births.get(object).copied()) {
+                return Err(format!("its table has another birth than this node for {object}"));
+            }
+        }
+        for (since, names) in self.joined.iter().filter(|(since, _)| **since <= own) {
+            if made.disk_table.joined.get(since).is_some_and(|known| known != names) {
+                return Err(format!("its table has other nodes than this node for generation {since}"));
+            }
+        }
+        self.check_joined(generation, made)
     }
 
     fn bytes(&self) -> Vec<u8> {
@@ -175,12 +247,29 @@ mod tests {
         let old = BTreeMap::from([("n/a".to_owned(), "1".to_owned()), ("n/b".to_owned(), "0".to_owned())]);
         let disk_table = Table::default().following(4, &old, &["x".to_owned()], &objects);
         let disk = Accepted { generation: 4, table: disk_table.digest(), ..Accepted::default() };
-        let accepted = Accepted { generation: 5, parent: 4, table_before: disk.table.clone(), ..Accepted::default() };
+        let commits = |commit: char| BTreeMap::from([("fleet".to_owned(), commit.to_string())]);
+        let disk = Accepted { commits: commits('a'), parent: 3, ..disk };
+        let accepted = Accepted {
+            generation: 5,
+            parent: 4,
+            before: Some(disk.link()),
+            commits: commits('b'),
+            table_before: disk.table.clone(),
+            ..Accepted::default()
+        };
         let good = disk_table.following(5, &digests, &["x".to_owned(), "y".to_owned()], &objects);
-        let made = Made { digests: &digests, objects: &objects, disk: &disk, disk_table: &disk_table };
+        let present = ["x".to_owned(), "y".to_owned()];
+        let made = Made {
+            digests: &digests,
+            objects: &objects,
+            joined: &present,
+            rewinds: false,
+            disk: &disk,
+            disk_table: &disk_table,
+        };
         assert_eq!(good.check(&accepted, &made), Ok(()));
         type Change = fn(&mut Table);
-        let changes: [(&str, Change); 7] = [
+        let changes: [(&str, Change); 10] = [
             ("another digest", |table| table.books.get_mut("n/a").unwrap().digest = "9".into()),
             ("a book less", |table| {
                 table.books.remove("n/a");
@@ -194,15 +283,47 @@ mod tests {
             ("another birth", |table| {
                 table.births.insert("TaskBook/n/a".into(), 3);
             }),
+            ("nobody has joined", |table| drop(table.joined.insert(5, Vec::new()))),
+            ("a node less has joined", |table| drop(table.joined.insert(5, vec!["y".into()]))),
+            ("a node that has not joined", |table| table.joined.get_mut(&5).unwrap().push("z".into())),
         ];
         for (name, change) in changes {
             let mut table = good.clone();
             change(&mut table);
             assert!(table.check(&accepted, &made).is_err(), "{name}");
         }
-        // From another table only the form is known.
-        let elsewhere = Accepted { table_before: "other".into(), ..accepted };
-        assert_eq!(good.check(&elsewhere, &made), Ok(()));
-        assert!(Table::default().check(&elsewhere, &made).is_err());
+        // The writer of a record does not choose the table that it starts from.
+        for before in ["", "other"] {
+            let elsewhere = Accepted { table_before: before.into(), ..accepted.clone() };
+            assert!(good.check(&elsewhere, &made).is_err(), "{before}");
+        }
+        // Nor does it begin all runs again by a made-up link between this node's acceptance and its own, or without news.
+        let between =
+            super::super::Link { generation: 5, parent: 4, parent_digest: disk.digest(), ..Default::default() };
+        let later = Accepted {
+            generation: 6,
+            parent: 5,
+            before: Some(between),
+            table_before: "other".into(),
+            ..accepted.clone()
+        };
+        assert_eq!(good.check(&later, &made), Ok(()));
+        let again = |record: &Accepted| Accepted { commits: disk.commits.clone(), ..record.clone() };
+        for record in [again(&later), again(&accepted)] {
+            let unchanged = disk_table.following(record.generation, &old, &present, &objects);
+            let unchanged_made = Made { digests: &old, ..made };
+            assert!(unchanged.check(&record, &unchanged_made).is_err(), "nothing to accept");
+        }
+        let mut backdated = good.clone();
+        backdated.books.get_mut("n/a").unwrap().since = 3;
+        backdated.joined = [(3, vec!["x".to_owned()]), (5, present.to_vec())].into();
+        assert!(backdated.check(&later, &made).is_err());
+        // A node that had rejected generation 4 starts from the table before it: what 4 has changed begins again.
+        let from_before = Accepted { table_before: disk.table_before.clone(), ..accepted };
+        let begun = Table::default().following(5, &digests, &present, &objects);
+        assert_eq!(begun.check(&from_before, &made), Ok(()));
+        let older = Table::default().following(3, &digests, &present, &objects);
+        let made = Made { disk_table: &older, ..made };
+        assert!(begun.check(&from_before, &made).is_err(), "what 4 has not changed");
     }
 }

@@ -1,15 +1,16 @@
 //! What was heard of each writer: its key, and the numbers of its records. The journal keeps it, so that a record that
 //! is put back does not count after a restart either (P144).
 
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 
 use serde::{Deserialize, Serialize};
 use sha2::{Digest as _, Sha256};
 
 /// The most writers that are remembered.
 const WRITERS: usize = 20_000;
-/// The most keys of one writer whose numbers are remembered.
+/// The most keys of one writer whose numbers are remembered, and how many of them are forgotten at once.
 const KEYS: usize = 8192;
+const FORGOTTEN: usize = 1024;
 /// The most former keys of one writer that are remembered.
 const FORMER: usize = 8;
 
@@ -25,6 +26,41 @@ pub struct Heard {
     pub highest: u64,
     /// The number of the last record at each key, by a hash of the key.
     pub keys: HashMap<u64, u64>,
+    /// The highest number that was forgotten: at a key that is not known, only a higher one counts.
+    pub forgotten: u64,
+    /// The keys that were read since numbers were forgotten last: these records are in the store.
+    #[serde(skip)]
+    seen: HashSet<u64>,
+}
+
+impl Heard {
+    /// Forgets the lowest numbers, first those of keys that nobody has read for long.
+    fn forget(&mut self, fixed: &[u64]) {
+        let movable = self.keys.iter().filter(|(key, _)| !fixed.contains(key));
+        let mut all: Vec<(bool, u64, u64)> =
+            movable.map(|(key, number)| (self.seen.contains(key), *number, *key)).collect();
+        all.sort_unstable();
+        for (_, number, key) in all.into_iter().take(FORGOTTEN) {
+            self.keys.remove(&key);
+            self.forgotten = self.forgotten.max(number);
+        }
+        self.seen.clear();
+    }
+}
+
+/// The keys that a writer has one of each: it may have written them long ago, and their numbers are never forgotten.
+fn fixed(name: &str) -> [u64; 8] {
+    [
+        crate::keys::joined(name),
+        crate::keys::agent(name),
+        crate::keys::mark(name),
+        crate::keys::alive(name),
+        crate::keys::state(name),
+        crate::keys::facts(name),
+        format!("{}{name}", crate::keys::ALL_RESTORED),
+        crate::keys::ACCEPTED.to_owned(),
+    ]
+    .map(|key| hash(&key))
 }
 
 /// All writers.
@@ -59,7 +95,8 @@ impl Writers {
                 heard.former.drain(..more);
                 // Another key is another life, with numbers of its own.
                 heard.keys.clear();
-                heard.highest = 0;
+                heard.seen.clear();
+                (heard.highest, heard.forgotten) = (0, 0);
             }
             None if full => return false,
             None => drop(self.known.insert(name.to_owned(), Heard { sign: key, ..Heard::default() })),
@@ -68,16 +105,23 @@ impl Writers {
         true
     }
 
-    /// Takes the number of a record. False if a newer one of that writer was there, or it has written too many keys.
+    /// Takes the number of a record. False if a newer one of that writer was there, or may have been.
     pub(super) fn take(&mut self, name: &str, key: &str, number: u64) -> bool {
         let Some(heard) = self.known.get_mut(name) else { return false };
-        let full = heard.keys.len() >= KEYS;
-        match heard.keys.get_mut(&hash(key)) {
+        let key = hash(key);
+        match heard.keys.get_mut(&key) {
             Some(known) if *known > number => return false,
-            Some(known) if *known == number => return true,
+            Some(known) if *known == number => {
+                heard.seen.insert(key);
+                return true;
+            }
             Some(known) => *known = number,
-            None if full => return false,
-            None => drop(heard.keys.insert(hash(key), number)),
+            None if number <= heard.forgotten && !fixed(name).contains(&key) => return false,
+            None => drop(heard.keys.insert(key, number)),
+        }
+        heard.seen.insert(key);
+        if heard.keys.len() > KEYS {
+            heard.forget(&fixed(name));
         }
         heard.highest = heard.highest.max(number);
         self.dirty.insert(name.to_owned());
@@ -133,6 +177,26 @@ mod tests {
             assert!(writers.pin(&name, [1; 32]) && writers.take(&name, "x", 10));
         }
         assert!((0..10_000_u64).all(|number| !writers.take(&format!("n{number}"), "x", 9)));
+    }
+
+    #[test]
+    fn writer_of_any_number_of_keys_is_believed_and_none_of_its_old_records_is() {
+        let mut writers = Writers::default();
+        writers.pin("a", [1; 32]);
+        assert!(writers.take("a", &crate::keys::joined("a"), 1) && writers.take("a", "claim", 2));
+        for number in 3..50_000_u64 {
+            assert!(writers.take("a", &format!("k{number}"), number), "{number}");
+            assert!(writers.take("a", "claim", 2), "what is read again and again is not forgotten");
+        }
+        let heard = writers.of("a").unwrap().clone();
+        assert!(heard.keys.len() <= KEYS && heard.seen.len() <= KEYS);
+        let mut again = Writers::default();
+        again.load([("a".to_owned(), serde_json::from_slice(&serde_json::to_vec(&heard).unwrap()).unwrap())]);
+        for writers in [&mut writers, &mut again] {
+            assert!(writers.take("a", &crate::keys::joined("a"), 1));
+            assert!(!writers.take("a", "k3", 3) && !writers.take("a", "never read", 4), "it may have been put back");
+            assert!(writers.take("a", "k3", 60_000) && !writers.take("a", "k3", 3));
+        }
     }
 
     #[test]

@@ -168,6 +168,8 @@ impl Notary {
     /// The reason to refuse a caller: its certificate or key is revoked, or the node is known by another key. `None` if
     /// it is admitted.
     pub fn refuses(&self, node: Option<&str>, key: &[u8; 32], serial: Option<&str>) -> Option<String> {
+        // A connection has proven its certificate and its key.
+        self.revoked.saw(serial, key);
         if let Some(why) = self.revoked.refuses(serial, key) {
             return Some(why);
         }
@@ -413,6 +415,9 @@ impl Notary {
     /// Checks that the signer is the node that it names. The first key of a name stays its key until git names another.
     fn identify(&self, signed: &Signed) -> Result<(), Doubt> {
         let Signed { by, shown, .. } = signed;
+        if shown.proven {
+            self.revoked.saw(shown.serial.as_deref(), &shown.key);
+        }
         if let Some(why) = self.revoked.refuses(shown.serial.as_deref(), &shown.key) {
             return Err(Doubt::Refused(why));
         }

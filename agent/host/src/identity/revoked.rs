@@ -1,7 +1,7 @@
 //! Certificates and keys that no longer count, whoever shows them (P143).
 
 use std::{
-    collections::BTreeSet,
+    collections::{BTreeMap, BTreeSet},
     sync::{Arc, PoisonError, RwLock},
 };
 
@@ -9,13 +9,24 @@ use base64::{Engine as _, engine::general_purpose::STANDARD_NO_PAD};
 use rustls::pki_types::{CertificateDer, pem::PemObject as _};
 use x509_parser::prelude::{FromDer as _, X509Certificate};
 
+/// The most keys whose serial numbers are remembered, and the most serial numbers of one key.
+const KEYS: usize = 50_000;
+const SERIALS: usize = 64;
+
 /// The revoked serial numbers and keys. All clones share one list.
+///
+/// A certificate is public, and so is its key: whoever has stolen the secret half can show the bare key, or an earlier
+/// certificate of it. So a revoked serial number revokes its key too, as far as this node has seen that certificate.
 #[derive(Debug, Clone, Default)]
 pub struct Revoked(Arc<RwLock<List>>);
 
 #[derive(Debug, Default)]
 struct List {
     entries: BTreeSet<String>,
+    /// The serial numbers of the certificates that were shown of each key, by its text.
+    shown: BTreeMap<String, Vec<String>>,
+    /// The keys of which the journal does not have all.
+    dirty: BTreeSet<String>,
     /// How often the list has changed.
     version: u64,
 }
@@ -39,16 +50,61 @@ impl Revoked {
     /// The reason to refuse a certificate with this serial number, or a signature with this key. `None` if neither is
     /// revoked.
     pub fn refuses(&self, serial: Option<&str>, key: &[u8; 32]) -> Option<String> {
-        let list = &self.0.read().unwrap_or_else(PoisonError::into_inner).entries;
+        let List { entries: list, shown, .. } = &*self.0.read().unwrap_or_else(PoisonError::into_inner);
         if list.is_empty() {
             return None;
         }
         if let Some(serial) = serial.filter(|serial| list.contains(&plain(serial))) {
             return Some(format!("the certificate {serial} is revoked (revoked of Config)"));
         }
-        let key = format!("ed25519:{}", STANDARD_NO_PAD.encode(key));
-        list.contains(&plain(&key)).then(|| format!("the key {key} is revoked (revoked of Config)"))
+        let key = text(key);
+        if list.contains(&key) {
+            return Some(format!("the key {key} is revoked (revoked of Config)"));
+        }
+        let serial = shown.get(&key)?.iter().find(|serial| list.contains(*serial))?;
+        Some(format!("the certificate {serial} of the key {key} is revoked, and its key with it (revoked of Config)"))
     }
+
+    /// Remembers the certificate of a key. The caller knows that whoever showed it has the secret half.
+    pub fn saw(&self, serial: Option<&str>, key: &[u8; 32]) {
+        let (Some(serial), key) = (serial.map(plain), text(key)) else { return };
+        let known = |list: &List| list.shown.get(&key).is_some_and(|serials| serials.contains(&serial));
+        if known(&self.0.read().unwrap_or_else(PoisonError::into_inner)) {
+            return;
+        }
+        let mut list = self.0.write().unwrap_or_else(PoisonError::into_inner);
+        let List { entries, shown, dirty, .. } = &mut *list;
+        if shown.len() >= KEYS && !shown.contains_key(&key) {
+            return;
+        }
+        let serials = shown.entry(key.clone()).or_default();
+        // What is revoked is never forgotten.
+        let spare = serials.iter().position(|serial| !entries.contains(serial));
+        if let Some(oldest) = spare.filter(|_| serials.len() >= SERIALS) {
+            serials.remove(oldest);
+        }
+        if serials.len() < SERIALS {
+            serials.push(serial);
+            dirty.insert(key);
+        }
+    }
+
+    /// Goes on from the journal.
+    pub fn resume(&self, shown: impl IntoIterator<Item = (String, Vec<String>)>) {
+        let mut list = self.0.write().unwrap_or_else(PoisonError::into_inner);
+        list.shown.extend(shown);
+    }
+
+    /// The keys with news for the journal, since this was called last.
+    pub fn take_changed(&self) -> Vec<(String, Vec<String>)> {
+        let mut list = self.0.write().unwrap_or_else(PoisonError::into_inner);
+        let dirty = std::mem::take(&mut list.dirty);
+        dirty.into_iter().filter_map(|key| list.shown.get(&key).cloned().map(|serials| (key, serials))).collect()
+    }
+}
+
+fn text(key: &[u8; 32]) -> String {
+    format!("ed25519:{}", STANDARD_NO_PAD.encode(key))
 }
 
 /// One form for all ways to write a serial number; a key as it is.
@@ -88,5 +144,27 @@ mod tests {
         let key = format!("ed25519:{}", STANDARD_NO_PAD.encode([1; 32]));
         revoked.set([key]);
         assert!(revoked.refuses(None, &[1; 32]).is_some() && revoked.refuses(None, &[2; 32]).is_none());
+    }
+
+    #[test]
+    fn revoked_serial_revokes_its_key_whatever_is_shown_and_after_a_restart() {
+        let revoked = Revoked::default();
+        revoked.saw(Some("3f:0a:91"), &[1; 32]);
+        revoked.saw(Some("11:22"), &[1; 32]);
+        revoked.saw(Some("33:44"), &[2; 32]);
+        revoked.set(["3f:0a:91".to_owned()]);
+        let again = Revoked::default();
+        again.resume(revoked.take_changed());
+        assert!(revoked.take_changed().is_empty());
+        again.set(["3F:0A:91".to_owned()]);
+        for revoked in [&revoked, &again] {
+            for shown in [None, Some("11:22"), Some("never:seen"), Some("3f:0a:91")] {
+                assert!(revoked.refuses(shown, &[1; 32]).is_some(), "{shown:?}");
+            }
+            assert_eq!(revoked.refuses(Some("33:44"), &[2; 32]).or(revoked.refuses(None, &[2; 32])), None);
+            // Many renewals push out no revoked one.
+            (0..200).for_each(|number| revoked.saw(Some(&format!("{number:x}")), &[1; 32]));
+            assert!(revoked.refuses(None, &[1; 32]).is_some());
+        }
     }
 }
