@@ -54,6 +54,30 @@ pub(crate) fn excerpt(line: &str, column: usize) -> (String, usize) {
     if shown.is_empty() { (line.chars().take(160).collect(), 1) } else { (shown, column - first) }
 }
 
+/// A text in which URLs have no user, password, query and fragment: a token may be in each of them.
+pub(crate) fn without_credentials(text: &str) -> String {
+    let delimiter = |c: char| c.is_whitespace() || c.is_control() || "\"'<>()`,".contains(c);
+    text.split_inclusive(delimiter)
+        .map(|part| match part.char_indices().next_back() {
+            Some((at, last)) if delimiter(last) => format!("{}{last}", bare_url(&part[..at])),
+            _ => bare_url(part),
+        })
+        .collect()
+}
+
+/// Shortens a word that is a URL, or has the form of scp: `USER@HOST:PATH`.
+fn bare_url(word: &str) -> String {
+    let is_scp = || word.split_once('@').is_some_and(|(_, host)| host.contains(':'));
+    let Some((scheme, rest)) = word.split_once("://") else {
+        let end = if is_scp() { word.find(['?', '#']) } else { None };
+        return word[..end.unwrap_or(word.len())].to_owned();
+    };
+    let (authority, path) = rest.split_at(rest.find(['/', '?', '#']).unwrap_or(rest.len()));
+    let host = authority.rsplit_once('@').map_or(authority, |(_, host)| host);
+    let path = &path[..path.find(['?', '#']).unwrap_or(path.len())];
+    format!("{scheme}://{host}{path}")
+}
+
 /// Message and hint, before it is known where they belong.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Finding {
@@ -74,5 +98,25 @@ impl Finding {
     pub fn hint(mut self, hint: impl Into<String>) -> Self {
         self.hint = Some(hint.into());
         self
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn url_in_a_text_loses_its_credentials_and_query() {
+        for (text, shown) in [
+            ("cannot use https://me:pw@git.example/a?token=x#y: no", "cannot use https://git.example/a no"),
+            ("url: 'ssh://git@git.example:22/a?private_token=x'", "url: 'ssh://git.example:22/a'"),
+            ("https://git.example?token=x", "https://git.example"),
+            ("https://token@[::1]:8443/a?x", "https://[::1]:8443/a"),
+            ("git@git.example:a.git?token=x", "git@git.example:a.git"),
+            ("url: \"file:///srv/a#x\", ok", "url: \"file:///srv/a\", ok"),
+            ("who? me@home says: a#b", "who? me@home says: a#b"),
+        ] {
+            assert_eq!(without_credentials(text), shown);
+        }
     }
 }

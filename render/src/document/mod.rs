@@ -20,7 +20,7 @@ pub(crate) use parse::parse_value;
 pub use parse::{Limits, parse};
 pub use plain::plain_value;
 
-use crate::problem::{Finding, Problem, excerpt};
+use crate::problem::{Finding, Problem, excerpt, without_credentials};
 
 /// One text file of a source.
 #[derive(Debug)]
@@ -227,13 +227,16 @@ pub fn to_yaml(value: &Value) -> String {
 
 /// The problem that a finding at a known line is.
 pub(crate) fn problem_at(file: &SourceFile, line: usize, column: usize, finding: Finding) -> Problem {
-    let (excerpt, caret) = excerpt(file.text.lines().nth(line.saturating_sub(1)).unwrap_or_default(), column);
+    let written = file.text.lines().nth(line.saturating_sub(1)).unwrap_or_default();
+    // A line with a token is not shown at all, so that the column stays right.
+    let secret = without_credentials(written) != written;
+    let (excerpt, caret) = excerpt(if secret { "" } else { written }, column);
     Problem {
         source: file.source.clone(),
         file: file.path.clone(),
         line,
         column,
-        message: finding.message,
+        message: without_credentials(&finding.message),
         hint: finding.hint,
         excerpt,
         caret,
