@@ -3,7 +3,7 @@
 //!
 //! This only finds what the text shows. The rendering itself refuses all others, by the taint of the values.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use minijinja::machinery::{Token, tokenize};
 use serde_json::{Map, Value};
@@ -98,6 +98,8 @@ struct Names {
     item: Source,
     /// The results of tasks that are untrusted, by the full name.
     steps: BTreeMap<String, String>,
+    /// The full names of the results of elected tasks.
+    elected: BTreeSet<String>,
     /// The prefix of the include.
     prefix: String,
 }
@@ -141,7 +143,7 @@ impl Names {
         self.names(&names_in_expression(text), reads_facts(text, true))
     }
 
-    fn names(&self, names: &std::collections::BTreeSet<String>, facts: bool) -> Source {
+    fn names(&self, names: &BTreeSet<String>, facts: bool) -> Source {
         names.iter().map(|name| self.name(name, facts)).max().unwrap_or_default()
     }
 
@@ -152,8 +154,11 @@ impl Names {
             ("nodes", _) => Source::Nodes,
             ("vars", Some(variable)) => self.vars.get(variable).cloned().unwrap_or_default(),
             ("item", _) => self.item.clone(),
-            ("steps", Some(step)) if !matches!(parts.next(), Some("changed" | "outcome")) => {
-                let origin = self.steps.get(&format!("{}{step}", self.prefix));
+            ("steps", Some(step)) => {
+                let step = format!("{}{step}", self.prefix);
+                // `changed` and `outcome` are words of this agent, unless another node may have written the result.
+                let own = matches!(parts.next(), Some("changed" | "outcome")) && !self.elected.contains(&step);
+                let origin = self.steps.get(&step).filter(|_| !own);
                 origin.map_or(Source::Clean, |origin| Source::Untrusted(origin.clone()))
             }
             _ => Source::Clean,
@@ -207,6 +212,9 @@ impl Walk<'_> {
             within(&mut names, &task.within);
             let result = self.task(task, &names);
             if let Some(name) = &task.register {
+                if task.elect.is_some() {
+                    self.names.elected.insert(name.clone());
+                }
                 let elected = task.elect.is_some().then(|| format!("the result of the elected task {:?}", task.id));
                 if let Some(origin) = elected.or(result) {
                     self.names.steps.insert(name.clone(), origin);
@@ -336,6 +344,8 @@ mod tests {
             "command: {argv: [id], creates: \"/x/{{ nodes('')[0].facts.hostname }}\"}",
             "unit: {name: a.service, content: \"{{ nodes('')[0].facts.hostname }}\"}",
             "package: {names: [\"{{ nodes('')[0].facts.hostname }}\"]}",
+            "command: {argv: [id], env: \"{{ nodes('')[0].facts.env }}\"}",
+            "script: {path: s.sh, env: \"{{ nodes('')[0].facts.env }}\"}",
         ] {
             let (errors, _) = task(text);
             assert!(errors.iter().any(|error| error.contains("untrusted")), "{text}: {errors:?}");
@@ -388,7 +398,9 @@ mod tests {
                 found(&format!("{{targets: {{nodes: [n1]}}, tasks: [{tasks}]}}"), "", &[]).0
             };
             assert!(book("stdout").iter().any(|error| error.contains("untrusted")), "{first}");
-            assert!(book("changed").is_empty(), "{first}: the agent itself says whether something changed");
+            for field in ["changed", "outcome", "outcome.x"] {
+                assert_eq!(book(field).is_empty(), !first.contains("elect"), "{first}: {field}");
+            }
         }
     }
 

@@ -5,7 +5,7 @@ mod coerce;
 mod computed;
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     sync::{Arc, Mutex, OnceLock, PoisonError},
 };
 
@@ -71,6 +71,8 @@ pub struct Renderer {
     asking: Mutex<()>,
     /// The taint that the result of a task gets, by the name under which it is registered.
     result_taints: Mutex<BTreeMap<String, Taint>>,
+    /// The names of the results of elected tasks.
+    elected: BTreeSet<String>,
 }
 
 /// One member of a task's loop.
@@ -108,6 +110,7 @@ impl Renderer {
             let taint = Taint::new(Kind::Untrusted, "the event");
             scope = scope.with("event", Slot::new(&Tainted::whole(event.clone(), taint)));
         }
+        let elected = elected_results(book);
         let renderer = Self {
             trees: set.trees.clone(),
             scope,
@@ -115,7 +118,8 @@ impl Renderer {
             reads,
             engines: Mutex::default(),
             asking: Mutex::default(),
-            result_taints: Mutex::new(elected_results(book)),
+            elected: elected.keys().cloned().collect(),
+            result_taints: Mutex::new(elected),
         };
         let own = Within { source: book.place.source().to_owned(), ..Within::default() };
         let scope = renderer.with_vars(&own, renderer.scope.clone(), &book.vars, &book.place.key("vars"))?;
@@ -123,10 +127,16 @@ impl Renderer {
     }
 
     /// Sets the registered result of a task. It has the taint of the task's parameters; of an elected task it is
-    /// untrusted, as another node may have made it.
+    /// untrusted as a whole, as another node may have written every part of it.
     pub fn register(&self, name: &str, result: &Value) {
         let taint = self.result_taints.lock().unwrap_or_else(PoisonError::into_inner).get(name).cloned();
-        self.steps.set(name, &with_result_taint(result, &taint.unwrap_or_default()));
+        let taint = taint.unwrap_or_default();
+        let result = if self.elected.contains(name) {
+            Tainted::whole(result.clone(), taint)
+        } else {
+            with_result_taint(result, &taint)
+        };
+        self.steps.set(name, &result);
     }
 
     /// Notes that the result of a task is made from these parameters.
@@ -450,7 +460,8 @@ fn at_path<'a>(value: &'a Value, path: &Path) -> Option<&'a Value> {
     })
 }
 
-/// A result with the taint of what it was made from. `changed` and `outcome` are words of the agent itself.
+/// The result of a task that this node ran, with the taint of what it was made from. `changed` and `outcome` are words
+/// of this agent.
 fn with_result_taint(result: &Value, taint: &Taint) -> Tainted<Value> {
     let Some(fields) = result.as_object().filter(|_| !taint.is_none()) else {
         return Tainted::whole(result.clone(), taint.clone());

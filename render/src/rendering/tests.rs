@@ -217,8 +217,11 @@ fn result_of_an_untrusted_or_elected_task_is_untrusted() {
     ] {
         let error = second(&first, shell, Some(result.clone())).unwrap_err();
         assert!(error.message.contains(origin), "{first}: {}", error.message);
-        let outcome = "command: {shell: \"echo {{ steps['fir' ~ 'st'].outcome }}\"}";
-        assert!(second(&first, outcome, Some(result.clone())).is_ok(), "{first}");
+        for field in ["outcome", "changed"] {
+            let own = format!("command: {{shell: \"echo {{{{ steps['fir' ~ 'st'].{field} }}}}\"}}");
+            let elected = first.contains("elect");
+            assert_eq!(second(&first, &own, Some(result.clone())).is_err(), elected, "{first}: {field}");
+        }
     }
     assert!(second("command: {argv: [id]}", shell, Some(result)).is_ok(), "a node's own result is its own");
 }

@@ -35,7 +35,9 @@ pub(crate) fn may_be_untrusted(module: &str, path: &[Step]) -> bool {
     let Some(Step::Key(key)) = path.first() else { return false };
     // The first word of a command is the path of a program, so a list that is untrusted as a whole is refused too.
     let program = module == "command" && key == "argv" && matches!(path.get(1), None | Some(Step::Index(0)));
-    !program && OPEN.contains(&(module, key.as_str()))
+    // The names of environment variables and headers choose what runs and whom it speaks to; only values are open.
+    let names = matches!(key.as_str(), "env" | "headers") && path.len() < 2;
+    !program && !names && OPEN.contains(&(module, key.as_str()))
 }
 
 /// The first part of a module's parameters that is untrusted and must not be: its path and its taint.
@@ -93,7 +95,8 @@ mod tests {
         let mut refusing = 0;
         for (field, message) in towpath_proto::modules() {
             for parameter in message.fields {
-                let open = OPEN.contains(&(field.name, parameter.name)) && parameter.name != "argv";
+                let values_only = ["argv", "env", "headers"].contains(&parameter.name);
+                let open = OPEN.contains(&(field.name, parameter.name)) && !values_only;
                 assert_eq!(refused(field.name, &marks(&[key(parameter.name)])).is_none(), open);
                 refusing += usize::from(!open);
             }
@@ -115,6 +118,17 @@ mod tests {
     fn program_of_a_command_refuses_what_its_arguments_take() {
         assert!(refused("command", &marks(&[key("argv"), Step::Index(0)])).is_some());
         assert!(refused("command", &marks(&[key("argv"), Step::Index(1)])).is_none());
+    }
+
+    #[test]
+    fn map_with_untrusted_names_is_refused_where_its_values_are_open() {
+        for (module, parameter) in [("command", "env"), ("script", "env"), ("http", "headers")] {
+            let shape = Marks::parts(Taint::new(Kind::Untrusted, "the event"), [(key("A"), Marks::Clean)]);
+            let params = Marks::parts(Taint::NONE, [(key(parameter), shape)]);
+            assert!(refused(module, &params).is_some(), "names of {module}.{parameter}");
+            assert!(refused(module, &marks(&[key(parameter)])).is_some(), "{module}.{parameter} as a whole");
+            assert!(refused(module, &marks(&[key(parameter), key("A")])).is_none(), "a value of {module}.{parameter}");
+        }
     }
 
     #[test]
