@@ -248,7 +248,7 @@ mod tests {
         let disk_table = Table::default().following(4, &old, &["x".to_owned()], &objects);
         let disk = Accepted { generation: 4, table: disk_table.digest(), ..Accepted::default() };
         let commits = |commit: char| BTreeMap::from([("fleet".to_owned(), commit.to_string())]);
-        let disk = Accepted { commits: commits('a'), parent: 3, ..disk };
+        let disk = Accepted { commits: commits('a'), parent: 3, table_before: "before".into(), ..disk };
         let accepted = Accepted {
             generation: 5,
             parent: 4,

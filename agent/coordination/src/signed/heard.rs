@@ -117,7 +117,13 @@ impl Writers {
             }
             Some(known) => *known = number,
             None if number <= heard.forgotten && !fixed(name).contains(&key) => return false,
-            None => drop(heard.keys.insert(key, number)),
+            None => {
+                heard.keys.insert(key, number);
+                // From here on it is noted what is still read, before numbers are forgotten.
+                if heard.keys.len() == KEYS - FORGOTTEN {
+                    heard.seen.clear();
+                }
+            }
         }
         heard.seen.insert(key);
         if heard.keys.len() > KEYS {
