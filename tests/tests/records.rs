@@ -8,6 +8,8 @@ use std::{
 };
 
 use serde_json::Value;
+use towpath_agent::serve::{Client, Remote};
+use towpath_host::identity::TlsFiles;
 use towpath_tests::{
     Running,
     etcd::Etcd,
@@ -104,9 +106,14 @@ fn revoked_certificate_is_refused_on_open_connections_and_for_records() {
     let issued =
         ok(towpath().args(["pki", "issue", "ann", "--role", "viewer", "-o", "json", "--dir"]).arg(&secured.pki));
     let issued: Value = serde_json::from_slice(&issued.stdout).unwrap();
+    let file = |name: &str| secured.pki.join(name);
+    let remote = Remote {
+        address: format!("127.0.0.1:{}", secured.port),
+        tls: TlsFiles { ca: file("ca.crt"), cert: file("ann.crt"), key: file("ann.key") },
+    };
     let as_ann = |arguments: &[&str]| {
         let mut command = towpath();
-        command.args(arguments).args(["--address", &format!("127.0.0.1:{}", secured.port)]);
+        command.args(arguments).args(["--address", &remote.address]);
         for (option, file) in [("--ca", "ca.crt"), ("--cert", "ann.crt"), ("--key", "ann.key")] {
             command.arg(option).arg(secured.pki.join(file));
         }
@@ -135,8 +142,15 @@ fn revoked_certificate_is_refused_on_open_connections_and_for_records() {
             "metadata: {{apiVersion: v1alpha, kind: Config, name: fleet}}\nspec: {{revoked: [{of_ann}, {of_n1}, \"{first}\"]}}\n"
         ),
     );
+    let runtime = tokio::runtime::Runtime::new().unwrap();
+    let open = runtime.block_on(Client::connect_to(&remote)).unwrap();
+    let answers = || runtime.block_on(open.status()).map_err(|error| error.to_string());
+    answers().unwrap();
     fleet.repository.publish("revoke");
     fleet.wait(30, |_| !ann());
+    // On the connection that was open before, for the same reason.
+    let refused = answers().unwrap_err();
+    assert!(refused.contains("revoked"), "{refused}");
     // A stream ends before its next item.
     let next = fleet.publish(&book(2));
     fleet.wait(60, |fleet| fleet.nodes[0].applied(&next));

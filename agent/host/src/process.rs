@@ -434,7 +434,11 @@ mod tests {
         // One that is inherited across exec, as systemd hands over sockets.
         let pipe = rustix::pipe::pipe().unwrap();
         rustix::io::fcntl_setfd(&pipe.0, rustix::io::FdFlags::empty()).unwrap();
-        let output = run(&shell(line), &Cancel::default()).unwrap().stdout;
+        // An agent with a wide umask.
+        let before = rustix::process::umask(rustix::fs::Mode::empty());
+        let output = run(&shell(line), &Cancel::default());
+        rustix::process::umask(before);
+        let output = output.unwrap().stdout;
         let words: Vec<&str> = output.split_whitespace().collect();
         // stdin, stdout, stderr, and the folder that ls reads. The session is the command's own, and has no terminal.
         assert_eq!((words[0], words[2], words[4]), ("4", "0", "0022"), "{output}");

@@ -251,6 +251,8 @@ mod tests {
         assert!(with(json!({"signedBy": " /usr/share/keyrings/k.gpg\n"})).is_ok());
         assert!(text(" /k.gpg\n").ends_with("Signed-By: /k.gpg\n"));
         assert!(with(json!({ "signedBy": format!("{key}Trusted: yes\n") })).is_err());
+        assert!(with(json!({"signedBy": "/k.gpg\nTrusted: yes"})).is_err());
+        assert!(with(json!({"signedBy": "/k.gpg\rTrusted: yes"})).is_err());
         assert!(with(json!({ "signedBy": format!("{}\nmDMEZ\rTrusted: yes\n{}", ARMOUR.0, ARMOUR.1) })).is_err());
         assert!(with(json!({ "signedBy": ARMOUR.0 })).is_err());
     }

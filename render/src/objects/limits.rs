@@ -184,6 +184,22 @@ mod tests {
     }
 
     #[test]
+    fn target_outside_of_the_node_groups_of_its_namespace_is_not_selected() {
+        let groups = |names: &[&str]| names.iter().map(|name| (*name).to_owned()).collect::<BTreeSet<_>>();
+        let within = Within::Groups(["web".to_owned()].into());
+        let targets = Targets { groups: vec!["web".into(), "dbs".into()], nodes: vec!["n1".into()], within };
+        for (node, of, selected) in [
+            ("n1", &["dbs"][..], None),
+            ("n2", &["dbs"], None),
+            ("n1", &[], None),
+            ("n1", &["web"], Some(Selected::Node)),
+            ("n2", &["dbs", "web"], Some(Selected::Group)),
+        ] {
+            assert_eq!(targets.select(node, &groups(of)), selected, "{node} of {of:?}");
+        }
+    }
+
+    #[test]
     fn prefix_compares_whole_components() {
         for (prefix, path, allowed) in [
             ("secret/data/app", "secret/data/app", true),
