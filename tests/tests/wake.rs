@@ -70,17 +70,21 @@ fn logs(fleet: &Fleet) -> Vec<(String, String)> {
     fleet.nodes.iter().map(|node| (node.name.clone(), node.log())).collect()
 }
 
-#[test]
-fn undisturbed_rollouts_need_no_timer() {
-    let (nodes, rollouts) = if long() { (6, 40) } else { (3, 4) };
-    let mut fleet = Fleet::new(nodes, single);
-    for number in 0..nodes {
-        // No look at the interval comes in between.
+/// Begins the agents again with an interval so long that no look at it comes in between.
+fn look_by_events_alone(fleet: &mut Fleet) {
+    for number in 0..fleet.nodes.len() {
         let config = std::fs::read_to_string(&fleet.nodes[number].config).unwrap();
         std::fs::write(&fleet.nodes[number].config, config.replace("interval: 5s", "interval: 1h")).unwrap();
         fleet.agents[number] = None;
         fleet.begin(number);
     }
+}
+
+#[test]
+fn undisturbed_rollouts_need_no_timer() {
+    let (nodes, rollouts) = if long() { (6, 40) } else { (3, 4) };
+    let mut fleet = Fleet::new(nodes, single);
+    look_by_events_alone(&mut fleet);
     let processors = thread::available_parallelism().map_or(2, usize::from);
     let load: Vec<Running> = (0..processors).map(|_| busy()).collect();
     let from = logs(&fleet).into_iter().map(|(_, log)| log.len()).collect::<Vec<_>>();
@@ -105,6 +109,7 @@ fn undisturbed_rollouts_need_no_timer() {
 /// The seconds from the crash of a holder until the others are through, or the run is halted.
 fn seconds_after_crash(secured: bool, on_lost: &str) -> u64 {
     let mut fleet = if secured { Fleet::secured(3, single) } else { Fleet::new(3, single) };
+    look_by_events_alone(&mut fleet);
     let log = fleet.log_file().display().to_string();
     let blocked = fleet.folder.path().join("block").display().to_string();
     std::fs::write(&blocked, "").unwrap();
