@@ -40,7 +40,11 @@ const STRAGGLER: &str = "$([ $TOWPATH_NODE = n7 ] && echo 3 || echo 0.2)";
 fn book(fleet: &Fleet, rollout: &str) -> String {
     let log = fleet.log_file().display().to_string();
     let mut tasks = stamped(fleet, "first", "first", STRAGGLER, "");
-    tasks.push_str(&stamped(fleet, "second", "second", "0.1", "      sync: true\n"));
+    // Whoever comes first waits for a second one, so that two are there at once on a machine of any speed.
+    let for_another = format!(
+        "0.1; i=0; while [ $(grep -c second-begin {log}) -lt 2 ] && [ $i -lt 400 ]; do sleep 0.05; i=$((i + 1)); done"
+    );
+    tasks.push_str(&stamped(fleet, "second", "second", &for_another, "      sync: true\n"));
     tasks.push_str(&format!("    - name: migrate\n      command: {{shell: 'echo $(date +%s%N) migrate $TOWPATH_NODE >> {log}; echo migrated by $TOWPATH_NODE'}}\n      elect: {{count: 1}}\n      register: migration\n"));
     tasks.push_str("    - name: result\n      file: {path: /result, content: \"{{ steps.migration.stdout }}\"}\n");
     format!(

@@ -196,10 +196,7 @@ impl Node {
             return Err(Unfollowed::Rejected(format!("it can't be loaded here: {first}")));
         };
         let (digests, objects, disk_table) = (runs::digests(&set), object_ids(&set), self.table());
-        let joined = accept::joined(self.store.as_ref()).map_err(|error| behind(error.to_string()))?;
-        let rewinds = looked.sources.iter().any(|source| source.git.allow_rewind);
-        let made =
-            Made { digests: &digests, objects: &objects, joined: &joined, rewinds, disk, disk_table: &disk_table };
+        let made = Made { digests: &digests, objects: &objects, disk, disk_table: &disk_table };
         table.check(current, &made).map_err(Unfollowed::Rejected)?;
         tracing::info!(generation = current.generation, by = current.by, "adopted the revision of another node");
         self.step(Input::Accepted(Acceptance {

@@ -38,10 +38,6 @@ pub struct Made<'a> {
     pub digests: &'a BTreeMap<String, String>,
     /// The objects, by `Kind/namespace/name`.
     pub objects: &'a BTreeSet<String>,
-    /// The nodes that have joined by now.
-    pub joined: &'a [String],
-    /// Whether a source may go back: then a revision can come again.
-    pub rewinds: bool,
     /// The node's own acceptance.
     pub disk: &'a Accepted,
     /// The table that came with it.
@@ -109,11 +105,6 @@ impl Table {
         }
         let follows = accepted.parent == disk.generation
             && accepted.before.as_ref().is_some_and(|before| before.digest() == disk.digest());
-        if accepted.commits == disk.commits && generation > disk.generation && (follows || !made.rewinds) {
-            return Err(
-                "its commits are the ones that this node has accepted already: there is nothing to accept".into()
-            );
-        }
         // From the table that this node has, the next one is known.
         if accepted.table_before == disk.table {
             return self.check_next(generation, made);
@@ -122,7 +113,7 @@ impl Table {
         if follows && (disk.parent == 0 || accepted.table_before != disk.table_before) {
             return Err("it does not start from the table of the acceptance before it".into());
         }
-        self.check_later(generation, follows, made)
+        self.check_later(follows, made)
     }
 
     /// Checks that a table is the one that comes after this node's own.
@@ -132,26 +123,13 @@ impl Table {
         if disk_table.following(generation, digests, joined, objects) != *self {
             return Err("its table says something else than its commits about the generations that its books and objects are the same since".into());
         }
-        self.check_joined(generation, made)
-    }
-
-    /// Checks who had joined by a new generation: whoever had joined before and is still there, and nobody who has not.
-    fn check_joined(&self, generation: u64, made: &Made<'_>) -> Result<(), String> {
-        let Some(claimed) = self.joined.get(&generation) else { return Ok(()) };
-        let known = |name: &String| made.disk_table.joined.values().any(|names| names.contains(name));
-        let missing = made.joined.iter().find(|name| known(name) && !claimed.contains(name));
-        let stranger = claimed.iter().find(|name| !known(name) && !made.joined.contains(name));
-        match (missing, stranger) {
-            (Some(name), _) => Err(format!("its table leaves out {name}, which had joined before")),
-            (_, Some(name)) => Err(format!("its table says that {name} had joined, and it has not")),
-            (None, None) => Ok(()),
-        }
+        Ok(())
     }
 
     /// Checks a table that other acceptances have preceded, which this node has not seen: what is as this node has it is
     /// the same since as long as this node knows, or has begun again after this node's own generation. After a rejected
     /// acceptance, only what that one had changed may begin again.
-    fn check_later(&self, generation: u64, follows: bool, made: &Made<'_>) -> Result<(), String> {
+    fn check_later(&self, follows: bool, made: &Made<'_>) -> Result<(), String> {
         let own = made.disk.generation;
         let fits = |since: u64, known: Option<u64>| match known {
             Some(known) if since == known => true,
@@ -179,7 +157,7 @@ impl Table {
                 return Err(format!("its table has other nodes than this node for generation {since}"));
             }
         }
-        self.check_joined(generation, made)
+        Ok(())
     }
 
     fn bytes(&self) -> Vec<u8> {
@@ -259,17 +237,10 @@ mod tests {
         };
         let good = disk_table.following(5, &digests, &["x".to_owned(), "y".to_owned()], &objects);
         let present = ["x".to_owned(), "y".to_owned()];
-        let made = Made {
-            digests: &digests,
-            objects: &objects,
-            joined: &present,
-            rewinds: false,
-            disk: &disk,
-            disk_table: &disk_table,
-        };
+        let made = Made { digests: &digests, objects: &objects, disk: &disk, disk_table: &disk_table };
         assert_eq!(good.check(&accepted, &made), Ok(()));
         type Change = fn(&mut Table);
-        let changes: [(&str, Change); 10] = [
+        let changes: [(&str, Change); 7] = [
             ("another digest", |table| table.books.get_mut("n/a").unwrap().digest = "9".into()),
             ("a book less", |table| {
                 table.books.remove("n/a");
@@ -283,9 +254,6 @@ mod tests {
             ("another birth", |table| {
                 table.births.insert("TaskBook/n/a".into(), 3);
             }),
-            ("nobody has joined", |table| drop(table.joined.insert(5, Vec::new()))),
-            ("a node less has joined", |table| drop(table.joined.insert(5, vec!["y".into()]))),
-            ("a node that has not joined", |table| table.joined.get_mut(&5).unwrap().push("z".into())),
         ];
         for (name, change) in changes {
             let mut table = good.clone();
@@ -297,7 +265,7 @@ mod tests {
             let elsewhere = Accepted { table_before: before.into(), ..accepted.clone() };
             assert!(good.check(&elsewhere, &made).is_err(), "{before}");
         }
-        // Nor does it begin all runs again by a made-up link between this node's acceptance and its own, or without news.
+        // Nor does it begin all runs again by a made-up link between this node's acceptance and its own.
         let between =
             super::super::Link { generation: 5, parent: 4, parent_digest: disk.digest(), ..Default::default() };
         let later = Accepted {
@@ -308,12 +276,6 @@ mod tests {
             ..accepted.clone()
         };
         assert_eq!(good.check(&later, &made), Ok(()));
-        let again = |record: &Accepted| Accepted { commits: disk.commits.clone(), ..record.clone() };
-        for record in [again(&later), again(&accepted)] {
-            let unchanged = disk_table.following(record.generation, &old, &present, &objects);
-            let unchanged_made = Made { digests: &old, ..made };
-            assert!(unchanged.check(&record, &unchanged_made).is_err(), "nothing to accept");
-        }
         let mut backdated = good.clone();
         backdated.books.get_mut("n/a").unwrap().since = 3;
         backdated.joined = [(3, vec!["x".to_owned()]), (5, present.to_vec())].into();
