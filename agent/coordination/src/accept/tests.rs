@@ -1,0 +1,272 @@
+use super::*;
+use crate::LocalStore;
+
+fn candidate(commit: &str) -> Candidate {
+    let id = format!("{:0<40}", hex::encode(commit));
+    Candidate { commits: BTreeMap::from([("fleet".to_owned(), id)]), schema: SCHEMA }
+}
+
+fn propose(store: &LocalStore, disk: &Accepted, commit: &str, origin: &str) -> Result<Attempt, AcceptError> {
+    propose_as(store, disk, commit, &Origin { from: origin.to_owned(), verify: Strictness::Head })
+}
+
+fn propose_as(store: &LocalStore, disk: &Accepted, commit: &str, origin: &Origin) -> Result<Attempt, AcceptError> {
+    let digests = BTreeMap::from([("n/b".to_owned(), commit[..1].to_owned())]);
+    attempt(
+        store,
+        &Proposal {
+            node: "n1",
+            disk,
+            disk_table: &table_of(store, disk).unwrap().unwrap_or_default(),
+            candidate: &candidate(commit),
+            origin,
+            digests: &digests,
+            joined: &joined(store).unwrap(),
+            objects: &BTreeSet::from([format!("TaskBook/n/{}", &commit[..1])]),
+            rejected: None,
+            follows: false,
+        },
+    )
+}
+
+fn accepted(attempt: Result<Attempt, AcceptError>) -> (Accepted, Table) {
+    match attempt.unwrap() {
+        Attempt::Accepted(accepted, table) => (accepted, table),
+        Attempt::Lost(_) => panic!("lost"),
+    }
+}
+
+#[test]
+fn generations_only_grow() {
+    let store = LocalStore::default();
+    let nothing = Accepted::default();
+    let (first, _) = accepted(propose(&store, &nothing, "a", "o"));
+    assert_eq!(first.generation, 1);
+    assert_eq!(accepted(propose(&store, &nothing, "a", "o")).0, first);
+    let (second, _) = accepted(propose(&store, &first, "b", "o"));
+    assert_eq!((second.generation, second.parent), (2, 1));
+}
+
+#[test]
+fn a_book_is_the_same_since_the_generation_that_changed_it() {
+    let store = LocalStore::default();
+    let join = |node: &str| {
+        store.commit(&Txn { then: vec![Op::put(keys::joined(node), vec![])], ..Txn::default() }).unwrap();
+    };
+    join("n1");
+    let (first, table) = accepted(propose(&store, &Accepted::default(), "a1", "o"));
+    assert_eq!(table.books["n/b"].since, 1);
+    join("n2");
+    // The digest of the book is the first letter of the commit: the same.
+    let (second, table) = accepted(propose(&store, &first, "a2", "o"));
+    assert_eq!((second.generation, table.books["n/b"].since), (2, 1));
+    assert_eq!(table.joined[&1], ["n1"], "who joined later is not waited for");
+    let (third, table) = accepted(propose(&store, &second, "b1", "o"));
+    assert_eq!(table.books["n/b"].since, 3);
+    assert_eq!(table.joined[&3], ["n1", "n2"]);
+    assert_eq!(table_of(&store, &third).unwrap().unwrap(), table);
+    accepted(propose(&store, &third, "c1", "o"));
+    assert_eq!(table_of(&store, &second).unwrap(), None, "tables that nobody needs go");
+}
+
+#[test]
+fn what_is_gone_and_comes_back_is_born_again() {
+    let store = LocalStore::default();
+    let (first, table) = accepted(propose(&store, &Accepted::default(), "a1", "o"));
+    assert_eq!(table.births["TaskBook/n/a"], 1);
+    let (second, table) = accepted(propose(&store, &first, "a2", "o"));
+    assert_eq!(table.births["TaskBook/n/a"], 1);
+    let (third, table) = accepted(propose(&store, &second, "b1", "o"));
+    assert_eq!(table.births, BTreeMap::from([("TaskBook/n/b".to_owned(), 3)]));
+    let (_, table) = accepted(propose(&store, &third, "a3", "o"));
+    assert_eq!(table.births["TaskBook/n/a"], 4);
+}
+
+#[test]
+fn rejected_record_is_replaced_by_the_next_number() {
+    let store = LocalStore::default();
+    let (good, table) = accepted(propose(&store, &Accepted::default(), "a1", "o"));
+    accepted(propose(&store, &good, "x1", "o"));
+    let stored = store.read(KEY, &Page::default()).unwrap().rows.remove(0);
+    let decided = |commit: &str, counts: bool| {
+        let rejected = Rejected { id: Stored::of(Some(&stored)).id, counts };
+        let proposal = Proposal {
+            node: "n2",
+            disk: &good,
+            disk_table: &table,
+            candidate: &candidate(commit),
+            origin: &Origin { from: "o".into(), verify: Strictness::Head },
+            digests: &BTreeMap::from([("n/b".to_owned(), "a".to_owned())]),
+            joined: &[],
+            objects: &BTreeSet::new(),
+            rejected: Some(&rejected),
+            follows: true,
+        };
+        decide(Some(&stored), &Table::default(), &proposal).unwrap()
+    };
+    assert_eq!(decided("a1", true), Decision::Stay(Box::new(good.clone())), "it stays until there is something new");
+    let Decision::Accept(next) = decided("a2", true) else { panic!("it goes on from its own") };
+    assert_eq!((next.accepted.generation, next.accepted.parent), (3, 2));
+    assert_eq!(next.table.books["n/b"].since, 1, "the book is as it was before the rejected record");
+    // A void record gives no number, and is written over at once.
+    let Decision::Accept(back) = decided("a1", false) else { panic!("it puts back its own") };
+    assert_eq!((back.accepted.generation, back.accepted.digest()), (1, good.digest()));
+    let Decision::Accept(next) = decided("a2", false) else { panic!("it goes on from its own") };
+    assert_eq!((next.accepted.generation, next.accepted.before), (2, Some(good.link())));
+}
+
+#[test]
+fn node_proposes_nothing_over_a_record_that_it_has_not_judged() {
+    let store = LocalStore::default();
+    let (first, _) = accepted(propose(&store, &Accepted::default(), "a", "o"));
+    let (second, _) = accepted(propose(&store, &first, "b", "o"));
+    let tried = |disk: &Accepted, commit: &str, id: Option<&str>| {
+        let rejected = id.map(|id| Rejected { id: id.to_owned(), counts: true });
+        let proposal = Proposal {
+            node: "n2",
+            disk,
+            disk_table: &Table::default(),
+            candidate: &candidate(commit),
+            origin: &Origin { from: "o".into(), verify: Strictness::Head },
+            digests: &BTreeMap::new(),
+            joined: &[],
+            objects: &BTreeSet::new(),
+            rejected: rejected.as_ref(),
+            follows: true,
+        };
+        attempt(&store, &proposal).unwrap()
+    };
+    assert_eq!(tried(&first, "a", None), Attempt::Lost(second.clone()), "it would take the fleet back");
+    assert_eq!(tried(&first, "b", None), Attempt::Lost(second.clone()), "it has not checked the table of it");
+    assert_eq!(tried(&first, "c", Some("other")), Attempt::Lost(second.clone()), "another one is rejected");
+    let forked = Accepted { origin: "other".into(), ..second.clone() };
+    assert_eq!(tried(&forked, "c", None), Attempt::Lost(second.clone()), "of the same number");
+    assert!(matches!(tried(&second, "c", None), Attempt::Accepted(third, _) if third.generation == 3));
+}
+
+#[test]
+fn record_that_is_not_a_number_or_not_json_is_void_and_written_over() {
+    let numbers = ["-1", "1.5", "18446744073709551616", "1e30", "null", "\"7\"", "[]", "18446744073709551615"];
+    for number in numbers {
+        let store = LocalStore::default();
+        let (first, table) = accepted(propose(&store, &Accepted::default(), "a", "o"));
+        let mut forged = serde_json::to_string(&first).unwrap();
+        forged = forged.replace("\"generation\":1", &format!("\"generation\":{number}"));
+        store.commit(&Txn { then: vec![Op::put(KEY, forged.into_bytes())], ..Txn::default() }).unwrap();
+        let found = current(&store, &first).unwrap();
+        assert!(matches!(found.standing, Standing::Void(_)), "{number}: {found:?}");
+        let rejected = Rejected { id: found.id, counts: false };
+        let proposal = Proposal {
+            node: "n2",
+            disk: &first,
+            disk_table: &table,
+            candidate: &candidate("b"),
+            origin: &Origin { from: "o".into(), verify: Strictness::Head },
+            digests: &BTreeMap::new(),
+            joined: &[],
+            objects: &BTreeSet::new(),
+            rejected: Some(&rejected),
+            follows: true,
+        };
+        let (next, _) = accepted(attempt(&store, &proposal));
+        assert_eq!((next.generation, next.parent), (2, 1), "{number}");
+        assert_eq!(current(&store, &first).unwrap().standing, Standing::Sound);
+    }
+}
+
+#[test]
+fn store_keeps_the_links_of_the_last_generations() {
+    let store = LocalStore::default();
+    let mut all = vec![Accepted::default()];
+    for number in 1..=KEPT + 5 {
+        all.push(accepted(propose(&store, &all[all.len() - 1], ["a", "b"][number as usize % 2], "o")).0);
+    }
+    let kept = |after: u64| {
+        let page = Page { after: Some(keys::link(after)), limit: 5000 };
+        store.read(keys::LINKS, &page).unwrap().rows.len() as u64
+    };
+    assert_eq!(kept(0), KEPT);
+    assert_eq!(current(&store, &all[500]).unwrap().standing, Standing::Sound);
+    assert_eq!(current(&store, &all[4]).unwrap().standing, Standing::Apart, "generation 5 is no longer kept");
+    store.commit(&Txn { then: vec![Op::Delete(keys::link(700))], ..Txn::default() }).unwrap();
+    assert!(matches!(current(&store, &all[500]).unwrap().standing, Standing::Void(_)), "a gap");
+}
+
+#[test]
+fn an_empty_store_is_filled_from_disk() {
+    let disk = Accepted {
+        schema: SCHEMA,
+        generation: 7,
+        commits: candidate("a").commits,
+        parent: 6,
+        origin: "o".into(),
+        ..Accepted::default()
+    };
+    assert_eq!(accepted(propose(&LocalStore::default(), &disk, "a", "o")).0.generation, 7);
+    assert_eq!(accepted(propose(&LocalStore::default(), &disk, "b", "o")).0.generation, 8);
+}
+
+#[test]
+fn who_loses_is_told_what_won() {
+    let store = LocalStore::default();
+    let digests = BTreeMap::new();
+    let late = Proposal {
+        node: "n2",
+        disk: &Accepted::default(),
+        disk_table: &Table::default(),
+        candidate: &candidate("b"),
+        origin: &Origin { from: "o".into(), verify: Strictness::Head },
+        digests: &digests,
+        joined: &[],
+        objects: &BTreeSet::new(),
+        rejected: None,
+        follows: false,
+    };
+    let Decision::Accept(late) = decide(None, &Table::default(), &late).unwrap() else { panic!() };
+    propose(&store, &Accepted::default(), "a", "o").unwrap();
+    let Outcome::Refused { answers, .. } = store.commit(&late.txn).unwrap() else { panic!() };
+    assert_eq!(Stored::of(answers[0].rows.first()).record.unwrap().commits, candidate("a").commits);
+}
+
+#[test]
+fn another_origin_weaker_verification_and_a_newer_schema_are_refused() {
+    let store = LocalStore::default();
+    propose(&store, &Accepted::default(), "a", "o").unwrap();
+    assert!(matches!(propose(&store, &Accepted::default(), "b", "other"), Err(AcceptError::OtherOrigin { .. })));
+    for (verify, admitted) in [(Strictness::None, false), (Strictness::Head, true), (Strictness::Range, true)] {
+        let tried = propose_as(&store, &Accepted::default(), "a", &Origin { from: "o".into(), verify });
+        assert_eq!(matches!(tried, Err(AcceptError::Weaker { .. })), !admitted, "{verify:?}: {tried:?}");
+    }
+    let newer = Row { key: KEY.into(), value: br#"{"schema": 9}"#.to_vec(), created: 1, modified: 1 };
+    let any = Proposal {
+        node: "n",
+        disk: &Accepted::default(),
+        disk_table: &Table::default(),
+        candidate: &candidate("b"),
+        origin: &Origin { from: "o".into(), verify: Strictness::Head },
+        digests: &BTreeMap::new(),
+        joined: &[],
+        objects: &BTreeSet::new(),
+        rejected: None,
+        follows: false,
+    };
+    assert!(matches!(decide(Some(&newer), &Table::default(), &any), Err(AcceptError::TooOld(9))));
+}
+
+#[test]
+fn number_that_a_node_announces_counts_only_next_to_the_own_one() {
+    let of = |generation: u64, before: Option<Link>| Accepted {
+        schema: SCHEMA,
+        generation,
+        parent: generation - 1,
+        before,
+        commits: candidate("a").commits,
+        ..Accepted::default()
+    };
+    let own = of(7, Some(of(6, None).link()));
+    assert_eq!(told(&of(8, Some(own.link())), &own), Standing::Sound);
+    for number in [20, 1 << 31, 1 << 53, u64::MAX] {
+        let parent = of(number - 1, Some(of(number - 2, None).link()));
+        assert!(matches!(told(&of(number, Some(parent.link())), &own), Standing::Void(_)), "{number}");
+    }
+}
