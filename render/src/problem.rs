@@ -54,7 +54,7 @@ pub(crate) fn excerpt(line: &str, column: usize) -> (String, usize) {
     if shown.is_empty() { (line.chars().take(160).collect(), 1) } else { (shown, column - first) }
 }
 
-/// A text in which URLs have no user, password, query and fragment: a token may be in each of them.
+/// Returns a text in which URLs have no password, query, fragment, and user except of ssh: a token may be in each.
 pub(crate) fn without_credentials(text: &str) -> String {
     let delimiter = |c: char| c.is_whitespace() || c.is_control() || "\"'<>()`,".contains(c);
     text.split_inclusive(delimiter)
@@ -73,7 +73,12 @@ fn bare_url(word: &str) -> String {
         return word[..end.unwrap_or(word.len())].to_owned();
     };
     let (authority, path) = rest.split_at(rest.find(['/', '?', '#']).unwrap_or(rest.len()));
-    let host = authority.rsplit_once('@').map_or(authority, |(_, host)| host);
+    // The user of ssh is a name; of https it may be a token.
+    let host = match authority.rsplit_once('@') {
+        Some((user, _)) if scheme.ends_with("ssh") && !user.contains(':') => authority,
+        Some((_, host)) => host,
+        None => authority,
+    };
     let path = &path[..path.find(['?', '#']).unwrap_or(path.len())];
     format!("{scheme}://{host}{path}")
 }
@@ -109,7 +114,8 @@ mod tests {
     fn url_in_a_text_loses_its_credentials_and_query() {
         for (text, shown) in [
             ("cannot use https://me:pw@git.example/a?token=x#y: no", "cannot use https://git.example/a no"),
-            ("url: 'ssh://git@git.example:22/a?private_token=x'", "url: 'ssh://git.example:22/a'"),
+            ("url: 'ssh://git@git.example:22/a?private_token=x'", "url: 'ssh://git@git.example:22/a'"),
+            ("ssh://git:pw@git.example/a", "ssh://git.example/a"),
             ("https://git.example?token=x", "https://git.example"),
             ("https://token@[::1]:8443/a?x", "https://[::1]:8443/a"),
             ("git@git.example:a.git?token=x", "git@git.example:a.git"),
