@@ -295,6 +295,20 @@ fn commit_that_nobody_has_is_rejected_after_ten_minutes_in_which_git_answers() {
 }
 
 #[test]
+fn record_of_a_newer_schema_is_rejected_after_ten_minutes_in_which_git_answers() {
+    for schema in [2, 1000] {
+        let mut fleet = Fleet::signed();
+        let before = fleet.at();
+        fleet.forge_next(|record| record.schema = schema);
+        fleet.look(38);
+        assert_eq!((fleet.at(), fleet.reason("Stalled")), (before.clone(), None), "{schema}");
+        fleet.look(8);
+        assert_eq!((fleet.at(), fleet.reason("Stalled").as_deref()), (before, Some("RejectedLocally")), "{schema}");
+        fleet.goes_on("the fleet goes on", 2);
+    }
+}
+
+#[test]
 fn rejection_ends_if_the_commit_appears() {
     let mut fleet = Fleet::signed();
     let late = fleet.alice.commit(&fleet.repository, "late");
