@@ -40,7 +40,7 @@ const STRAGGLER: &str = "$([ $TOWPATH_NODE = n7 ] && echo 3 || echo 0.2)";
 fn book(fleet: &Fleet, rollout: &str) -> String {
     let log = fleet.log_file().display().to_string();
     let mut tasks = stamped(fleet, "first", "first", STRAGGLER, "");
-    // Whoever comes first waits for a second one, so that two are there at once on a machine of any speed.
+    // The first node waits for a second one: two run at once on a machine of any speed.
     let for_another = format!(
         "0.1; i=0; while [ $(grep -c second-begin {log}) -lt 2 ] && [ $i -lt 400 ]; do sleep 0.05; i=$((i + 1)); done"
     );

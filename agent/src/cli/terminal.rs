@@ -144,7 +144,7 @@ mod tests {
         let coloured = format!("{}ok{}", colour_mark(32), colour_mark(0));
         assert_eq!(screen(&coloured), "\u{1b}[32mok\u{1b}[0m");
         assert!(!screen("\u{fdd0}00:32\u{fdd1}\u{1b}[32mforged").contains('\u{1b}'));
-        // The mark without what nobody else knows.
+        // The mark without its secret part.
         let known = coloured.replace(nonce(), "");
         assert!(known.len() < coloured.len() && !screen(&known).contains('\u{1b}'));
     }

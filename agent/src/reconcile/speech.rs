@@ -30,7 +30,7 @@ const KEPT: Duration = Duration::from_secs(10);
 /// Where the journal keeps what was heard of each writer, and the rights of the last revisions.
 const HEARD: &str = "heard/";
 const RIGHTS: &str = "rights";
-/// Where it keeps the serial numbers of the certificates of each key.
+/// The serial numbers of the certificates of each key, in the journal.
 const SHOWN: &str = "shown/";
 
 /// A node's identity among others.

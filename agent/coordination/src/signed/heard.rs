@@ -34,7 +34,7 @@ pub struct Heard {
 }
 
 impl Heard {
-    /// Forgets the lowest numbers, first those of keys that nobody has read for long.
+    /// Forgets the lowest numbers, first those of keys that were not read recently.
     fn forget(&mut self, fixed: &[u64]) {
         let movable = self.keys.iter().filter(|(key, _)| !fixed.contains(key));
         let mut all: Vec<(bool, u64, u64)> =

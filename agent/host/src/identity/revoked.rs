@@ -15,8 +15,8 @@ const SERIALS: usize = 64;
 
 /// The revoked serial numbers and keys. All clones share one list.
 ///
-/// A certificate is public, and so is its key: whoever has stolen the secret half can show the bare key, or an earlier
-/// certificate of it. So a revoked serial number revokes its key too, as far as this node has seen that certificate.
+/// A certificate is public, and so is its key. A thief of the secret half can show the bare key, or an earlier
+/// certificate of it. Therefore a revoked serial number revokes its key too, on nodes that have seen that certificate.
 #[derive(Debug, Clone, Default)]
 pub struct Revoked(Arc<RwLock<List>>);
 
@@ -65,7 +65,7 @@ impl Revoked {
         Some(format!("the certificate {serial} of the key {key} is revoked, and its key with it (revoked of Config)"))
     }
 
-    /// Remembers the certificate of a key. The caller knows that whoever showed it has the secret half.
+    /// Remembers the certificate of a key. The caller has proof that its owner holds the secret half.
     pub fn saw(&self, serial: Option<&str>, key: &[u8; 32]) {
         let (Some(serial), key) = (serial.map(plain), text(key)) else { return };
         let known = |list: &List| list.shown.get(&key).is_some_and(|serials| serials.contains(&serial));
@@ -78,7 +78,7 @@ impl Revoked {
             return;
         }
         let serials = shown.entry(key.clone()).or_default();
-        // What is revoked is never forgotten.
+        // A revoked serial number is kept.
         let spare = serials.iter().position(|serial| !entries.contains(serial));
         if let Some(oldest) = spare.filter(|_| serials.len() >= SERIALS) {
             serials.remove(oldest);
