@@ -109,6 +109,7 @@ impl Finding {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::document::{SourceFile, problem_at};
 
     #[test]
     fn url_in_a_text_loses_its_credentials_and_query() {
@@ -123,6 +124,20 @@ mod tests {
             ("who? me@home says: a#b", "who? me@home says: a#b"),
         ] {
             assert_eq!(without_credentials(text), shown);
+        }
+    }
+
+    #[test]
+    fn line_with_a_token_is_no_excerpt() {
+        for (line, shown) in [
+            ("  url: https://me:pw@git.example/a", false),
+            ("  - {include: 'https://git.example/a?token=x'}", false),
+            ("  url: ssh://git@git.example/a", true),
+            ("  url: https://git.example/a", true),
+        ] {
+            let file = SourceFile { source: "fleet".into(), path: "a.yaml".into(), text: format!("first:\n{line}\n") };
+            let problem = problem_at(&file, 2, 3, Finding::new("no source has it"));
+            assert_eq!(problem.excerpt.contains("git.example"), shown, "{line}: {}", problem.excerpt);
         }
     }
 }
