@@ -16,6 +16,8 @@ pub struct State {
     pub accepted: Acceptance,
     /// The revision that was tried last.
     pub attempted: Option<Acceptance>,
+    /// Whether its first pass has not ended yet: what stalled or held an earlier revision says nothing of this one.
+    attempting: bool,
     /// The revision that was applied in full last.
     pub applied: Option<Acceptance>,
     /// What keeps the node from going on, by source or kind of trouble; none of it needs a commit.
@@ -107,7 +109,10 @@ pub fn step(mut state: State, input: Input) -> (State, Vec<(String, bool, Troubl
         Input::Accepted(acceptance) => {
             state.accepted = acceptance;
         }
-        Input::Began => state.attempted = Some(Acceptance { at: state.looked, ..state.accepted.clone() }),
+        Input::Began => {
+            state.attempted = Some(Acceptance { at: state.looked, ..state.accepted.clone() });
+            state.attempting = true;
+        }
         Input::Passed(passed) => pass(&mut state, passed, &mut told),
         Input::Looked(now) => {
             let back = state.looked - now;
@@ -172,6 +177,7 @@ fn lower(reason: &str) -> String {
 }
 
 fn pass(state: &mut State, passed: Passed, told: &mut Vec<(String, bool, Trouble)>) {
+    state.attempting &= passed.interrupted;
     note(&mut state.troubles, "disk", passed.disk.clone(), "disk", told);
     let failed = passed.failed.filter(|_| passed.disk.is_none()).map(|message| Trouble::new("TaskFailed", message));
     note(&mut state.stalls, "tasks", failed, "task", told);
@@ -284,12 +290,8 @@ fn current(state: &State) -> Vec<pb::Condition> {
     };
     match state.troubles.values().min_by_key(rank) {
         Some(trouble) => conditions.push(condition("Reconciling", true, &trouble.reason, all(&state.troubles))),
-        None if !applied && state.stalls.is_empty() && state.holds.is_empty() => conditions.push(condition(
-            "Reconciling",
-            true,
-            "Progressing",
-            "the accepted revision is being applied".into(),
-        )),
+        None if state.attempting || !applied && state.stalls.is_empty() && state.holds.is_empty() => conditions
+            .push(condition("Reconciling", true, "Progressing", "the accepted revision is being applied".into())),
         None => conditions.push(condition("Reconciling", false, "Settled", "nothing is going on".into())),
     }
     match state.stalls.values().next() {
@@ -381,6 +383,24 @@ mod tests {
         let (state, told) = step(state, Input::Passed(passed(Outcome::Unchanged)));
         assert!(state.is_applied());
         assert!(!told[0].1);
+    }
+
+    #[test]
+    fn revision_after_a_failed_or_held_one_is_progressing_until_its_pass_ends() {
+        let held = Passed {
+            held: BTreeMap::from([("Window".to_owned(), "it is closed".to_owned())]),
+            ..passed(Outcome::Held)
+        };
+        for earlier in [passed(Outcome::Failed), held] {
+            let (state, _) = run(vec![accepted(1), Input::Began, Input::Passed(earlier.clone())]);
+            assert_eq!(reasons(&state)[1].2, "Settled");
+            let (state, _) = run_on(state, vec![accepted(2), Input::Began]);
+            assert_eq!(reasons(&state)[1], ("Reconciling".into(), true, "Progressing".into()));
+            let (state, _) = run_on(state, vec![Input::Passed(Passed { interrupted: true, ..earlier.clone() })]);
+            assert_eq!(reasons(&state)[1].2, "Progressing", "it made way");
+            let (state, _) = run_on(state, vec![Input::Passed(earlier)]);
+            assert_eq!(reasons(&state)[1].2, "Settled");
+        }
     }
 
     #[test]

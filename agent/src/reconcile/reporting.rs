@@ -56,6 +56,9 @@ impl Node {
             .collect();
         let failed_text =
             (!failed.is_empty()).then(|| format!("{}; correct it in git, or on the node", failed.join("; ")));
+        // Before the conditions: who reads that the pass has ended reads its books.
+        let books: Vec<pb::TaskBookStatus> = outcome.books.iter().map(pass::BookOutcome::status).collect();
+        self.handle.set_books(books.clone());
         self.step(Input::Passed(Passed {
             worst: outcome.worst(),
             failed: failed_text,
@@ -64,7 +67,6 @@ impl Node {
             interrupted: outcome.interrupted,
             uncoordinated,
         }));
-        let books: Vec<pb::TaskBookStatus> = outcome.books.iter().map(pass::BookOutcome::status).collect();
         let mut changes = Changes::default();
         for book in &outcome.books {
             self.report_book(revision, book, fresh, &mut changes);
@@ -72,7 +74,6 @@ impl Node {
         if fresh || outcome.worst() > Outcome::Unchanged || !changes.is_empty() {
             changes.put("books", &books);
         }
-        self.handle.set_books(books);
         if !changes.is_empty() || fresh {
             changes.put("intent", &Intent { phase: Phase::Idle, book: String::new(), paths: Vec::new() });
             self.save(changes);
