@@ -9,7 +9,7 @@ use towpath_coordination::store::{
     Op, Store as _, Txn,
     etcd::{EtcdOptions, EtcdStore},
 };
-use towpath_tests::{etcd::Etcd, fleet::Fleet, long, node::condition};
+use towpath_tests::{etcd::Etcd, fleet::Fleet, long, node::condition, ok};
 
 /// How much longer a rollout may take while one member is failed.
 const MORE: Duration = Duration::from_secs(15);
@@ -27,9 +27,17 @@ fn book(fleet: &Fleet, number: u32) -> String {
 }
 
 /// Runs a rollout, and returns how long it took. No node may report the store unreachable meanwhile.
-fn roll(fleet: &Fleet, number: u32, patience: Duration) -> Duration {
+fn roll(fleet: &mut Fleet, number: u32, patience: Duration) -> Duration {
+    roll_while(fleet, number, patience, |_| {})
+}
+
+/// The same, while something is done to the store once the first node is at work.
+fn roll_while(fleet: &mut Fleet, number: u32, patience: Duration, act: impl FnOnce(&mut Fleet)) -> Duration {
     let begin = Instant::now();
     let head = fleet.publish(&book(fleet, number));
+    let work = format!("work{number}");
+    fleet.wait(patience.as_secs(), |fleet| fleet.happened().iter().any(|(_, what, _)| *what == work));
+    act(fleet);
     fleet.wait(patience.as_secs(), |fleet| {
         for node in &fleet.nodes {
             let Some(status) = node.ask(&["status"]) else { continue };
@@ -51,23 +59,48 @@ fn roll(fleet: &Fleet, number: u32, patience: Duration) -> Duration {
 #[test]
 fn rollout_with_a_failed_member_takes_seconds_more() {
     let mut fleet = Fleet::new(if long() { 6 } else { 3 }, Etcd::three_behind_proxies);
-    let undisturbed = roll(&fleet, 1, Duration::from_secs(90));
+    let undisturbed = roll(&mut fleet, 1, Duration::from_secs(90));
     let patience = undisturbed + MORE;
     fleet.etcd.kill(0);
-    let dead = roll(&fleet, 2, patience);
+    let dead = roll(&mut fleet, 2, patience);
     fleet.etcd.begin(0);
     fleet.etcd.healthy();
     fleet.etcd.pause_member(1, true);
-    let stopped = roll(&fleet, 3, patience);
+    let stopped = roll(&mut fleet, 3, patience);
     fleet.etcd.pause_member(1, false);
     fleet.etcd.healthy();
     let silent = if long() {
         fleet.etcd.proxies()[2].hold(true, true);
-        roll(&fleet, 4, patience)
+        roll(&mut fleet, 4, patience)
     } else {
         Duration::ZERO
     };
     println!("undisturbed {undisturbed:?}, dead {dead:?}, stopped {stopped:?}, silent {silent:?}");
+}
+
+/// What administrators do to an etcd: compaction, defragmentation, a restart of one member after the other.
+#[test]
+fn maintenance_of_the_members_disturbs_no_rollout() {
+    let mut fleet = Fleet::new(3, Etcd::three);
+    let patience = Duration::from_secs(90);
+    roll(&mut fleet, 1, patience);
+    let compact = |fleet: &mut Fleet| {
+        let read = ok(fleet.etcd.ctl().args(["get", "x", "-w=json"]));
+        let read: serde_json::Value = serde_json::from_slice(&read.stdout).unwrap();
+        ok(fleet.etcd.ctl().args(["compact", &read["header"]["revision"].to_string()]));
+        ok(fleet.etcd.ctl().arg("defrag"));
+    };
+    roll_while(&mut fleet, 2, patience, compact);
+    let restart = |fleet: &mut Fleet| {
+        for member in 0..3 {
+            fleet.etcd.kill(member);
+            fleet.etcd.begin(member);
+            fleet.etcd.healthy();
+        }
+    };
+    roll_while(&mut fleet, 3, patience, restart);
+    // All watches have moved, and hear.
+    roll_while(&mut fleet, 4, patience, compact);
 }
 
 /// Wipes the only member of an etcd, and fills the new one with what others write to it.
@@ -95,7 +128,7 @@ fn waits_after_a_restore(fleet: &Fleet, node: usize) -> bool {
 /// A wiped etcd knows nothing of a slot whose holder is dead: no other node may get it.
 fn wiped_etcd_is_taken_for_a_restore(new: impl FnOnce(usize, fn(&Path) -> Etcd) -> Fleet) {
     let mut fleet = new(3, |folder| Etcd::single(folder, "etcd"));
-    roll(&fleet, 1, Duration::from_secs(90));
+    roll(&mut fleet, 1, Duration::from_secs(90));
     for agent in &mut fleet.agents {
         *agent = None;
     }

@@ -352,6 +352,39 @@ fn refused_certificates_are_told_apart() {
 }
 
 #[test]
+fn renewed_client_certificate_counts_without_a_restart() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut etcd = Etcd::start(folder.path(), "etcd", 1, true, &[]);
+    let own = towpath_tests::servers::Authority::of(&folder.path().join("etcd/pki"));
+    let read = |(certificate, key): (std::path::PathBuf, std::path::PathBuf)| {
+        (std::fs::read(certificate).unwrap(), std::fs::read(key).unwrap())
+    };
+    let expired = read(own.issue_days("late", "extendedKeyUsage=clientAuth\n", "-1"));
+    let good = read(etcd.client("root").unwrap());
+    let ca = std::fs::read(etcd.ca().unwrap()).unwrap();
+    let shown = Arc::new(Mutex::new(expired.clone()));
+    let identity = Arc::clone(&shown);
+    let access: towpath_coordination::store::etcd::ReadAccess = Arc::new(move || {
+        let identity = Some(identity.lock().unwrap().clone());
+        Ok(Access { ca: Some(ca.clone()), identity, valid_until: None, user: None })
+    });
+    let store = EtcdStore::new(EtcdOptions { access, ..options("n", etcd.endpoints()) }).unwrap();
+    let is_denied = || matches!(store.read("k", &Page::default()), Err(StoreError::Denied(_)));
+    assert!(is_denied());
+    *shown.lock().unwrap() = good;
+    wait_until(Duration::from_secs(20), || store.commit(&put("k", "1")).is_ok(), || "still refused".into());
+    let mut watch = store.watch("k", 0).unwrap();
+    // The next connection shows what is in the files by then.
+    *shown.lock().unwrap() = expired;
+    etcd.kill(0);
+    etcd.begin(0);
+    wait_until(Duration::from_secs(20), is_denied, || "an expired certificate still counts".into());
+    *shown.lock().unwrap() = read(etcd.client("root").unwrap());
+    wait_until(Duration::from_secs(20), || store.commit(&put("k/last", "2")).is_ok(), || "refused for ever".into());
+    until(&mut watch, "k/last", Duration::from_secs(20));
+}
+
+#[test]
 fn member_whose_certificate_expired_is_passed_over() {
     let folder = tempfile::tempdir().unwrap();
     let mut etcd = Etcd::three(folder.path());

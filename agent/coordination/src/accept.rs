@@ -225,6 +225,9 @@ pub enum Attempt {
     Lost(Accepted),
 }
 
+/// How many pages of a table are written with the record itself.
+const PAGES_AT_ONCE: usize = 4;
+
 /// Tries to have a candidate accepted.
 ///
 /// # Errors
@@ -251,8 +254,14 @@ pub fn attempt(store: &dyn Store, proposal: &Proposal<'_>) -> Result<Attempt, Ac
             }
             Ok(Attempt::Accepted(*accepted, table))
         }
-        Decision::Accept(next) => {
-            next.table.put(store)?;
+        Decision::Accept(mut next) => {
+            let pages = next.table.pages();
+            if pages.len() <= PAGES_AT_ONCE {
+                // One request, and one that comes too late leaves no table behind.
+                next.txn.then.splice(..0, pages);
+            } else {
+                next.table.put(store)?;
+            }
             if !judged && next.accepted.generation > in_store.generation.saturating_add(1) {
                 // The store has gone back, or is empty: its links lead nowhere.
                 store.commit(&Txn { then: vec![Op::DeleteAll(keys::LINKS.to_owned())], ..Txn::default() })?;

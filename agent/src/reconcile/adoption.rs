@@ -39,16 +39,20 @@ impl NotFollowed {
 }
 
 impl Node {
-    /// Follows what others have accepted, where that is newer than what this node has.
-    pub(super) fn adopt(&mut self) {
+    /// Follows what others have accepted, where that is newer than what this node has. Returns whether it has taken over
+    /// the record of the store, with its table from there.
+    pub(super) fn adopt(&mut self) -> bool {
         if !self.store.shared() {
-            return;
+            return false;
         }
         let disk = self.accepted();
         let before = self.fleet.known();
         let found = match accept::current(self.store.as_ref(), &disk) {
             Ok(found) => found,
-            Err(error) => return self.store_failed(&error),
+            Err(error) => {
+                self.store_failed(&error);
+                return false;
+            }
         };
         self.fleet.seen(before, found.revision);
         self.step(Input::Own("store", None));
@@ -60,6 +64,8 @@ impl Node {
         let disk = if self.adopt_from_peers(&disk, found.record.generation) { self.accepted() } else { disk };
         let why = self.adopt_found(&disk, &found);
         self.note_unfollowed(&found, why);
+        let now = self.accepted();
+        now.generation > disk.generation && now.digest() == found.record.digest()
     }
 
     /// Follows the record of the store. Returns why not.

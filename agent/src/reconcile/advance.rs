@@ -35,7 +35,7 @@ impl Node {
             return Ended::Held;
         }
         self.join();
-        self.adopt();
+        let adopted = self.adopt();
         self.tell_refused();
         let accepted = self.accepted();
         let looked =
@@ -58,6 +58,8 @@ impl Node {
         };
         self.remember_heads(&looked);
         match looked.set.clone() {
+            // What was taken over this moment, from the store itself, needs no proposal.
+            Some(_) if adopted && looked.commits == accepted.commits => {}
             Some(set) => self.accept(&accepted, looked, set),
             None => self.fall_back(&accepted),
         }
@@ -95,7 +97,7 @@ impl Node {
     }
 
     fn remember_heads(&mut self, looked: &Looked) {
-        self.polled.set_sources(&looked.sources);
+        self.polled.set(&looked.sources, &looked.heads);
     }
 
     fn accept(&mut self, disk: &Accepted, looked: Looked, set: Arc<ObjectSet>) {

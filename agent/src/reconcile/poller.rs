@@ -28,9 +28,11 @@ impl Polled {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Sets the sources that are to be asked.
-    pub(super) fn set_sources(&self, sources: &[Source]) {
-        self.lock().sources = sources.to_vec();
+    /// Sets the sources that are to be asked, and the heads that a look has found: they are no news.
+    pub(super) fn set(&self, sources: &[Source], heads: &BTreeMap<String, String>) {
+        let mut known = self.lock();
+        known.sources = sources.to_vec();
+        known.heads.extend(heads.iter().map(|(name, head)| (name.clone(), head.clone())));
     }
 
     /// Remembers a head, and pokes the loop where it has moved or can't be had; gives the failures in a row.
@@ -114,6 +116,23 @@ pub(super) fn jittered(interval: Duration, percent: u64, node: &str, now: i64) -
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn head_that_a_look_has_found_is_no_news() {
+        let (polled, queue) = (Polled::default(), Queue::default());
+        let moved = |head: &str| {
+            polled.head(&queue, "fleet", Ok(head.into()), 0);
+            queue.take(Duration::ZERO).moved
+        };
+        let looked = |head: &str| polled.set(&[], &BTreeMap::from([("fleet".to_owned(), head.to_owned())]));
+        assert!(moved("a"), "no look has found it");
+        looked("b");
+        assert!(!moved("b"));
+        assert!(moved("c") && !moved("c"));
+        // A look that began before the head moved.
+        looked("b");
+        assert!(moved("c"));
+    }
 
     #[test]
     fn back_off_is_bounded_and_jitter_stays_near() {

@@ -90,6 +90,8 @@ pub(super) struct Looked {
     pub(super) problems: Vec<Problem>,
     /// The sources as configured at this revision.
     pub(super) sources: Vec<Source>,
+    /// The heads that their servers have shown.
+    pub(super) heads: BTreeMap<String, String>,
     tags: BTreeMap<String, Option<String>>,
     /// The candidates that were refused.
     pub(super) refused: BTreeSet<BTreeMap<String, String>>,
@@ -401,6 +403,7 @@ impl Sources {
         match result {
             Ok(fetched) => {
                 looked.inputs.push(Input::Source(name.to_owned(), None));
+                looked.heads.insert(name.to_owned(), fetched.commit.clone());
                 Some(fetched)
             }
             Err(error) => {

@@ -177,12 +177,21 @@ impl Table {
     }
 
     pub(crate) fn put(&self, store: &dyn Store) -> Result<(), StoreError> {
-        let digest = self.digest();
-        for (page, bytes) in self.bytes().chunks(PAGE).enumerate().filter(|_| !digest.is_empty()) {
-            let put = Op::put(keys::table(&digest, page), bytes.to_vec());
+        for put in self.pages() {
             store.commit(&Txn { then: vec![put], ..Txn::default() })?;
         }
         Ok(())
+    }
+
+    /// What writes its pages.
+    pub(crate) fn pages(&self) -> Vec<Op> {
+        let digest = self.digest();
+        if digest.is_empty() {
+            return Vec::new();
+        }
+        let bytes = self.bytes();
+        let pages = bytes.chunks(PAGE).enumerate();
+        pages.map(|(page, bytes)| Op::put(keys::table(&digest, page), bytes.to_vec())).collect()
     }
 }
 

@@ -70,6 +70,33 @@ fn a_book_is_the_same_since_the_generation_that_changed_it() {
 }
 
 #[test]
+fn table_is_written_with_its_record_unless_it_is_large() {
+    let written_at = |objects: usize| {
+        let store = LocalStore::default();
+        let proposal = Proposal {
+            node: "n1",
+            disk: &Accepted::default(),
+            disk_table: &Table::default(),
+            candidate: &candidate("a"),
+            origin: &Origin { from: "o".into(), verify: Strictness::Head },
+            digests: &BTreeMap::from([("n/b".to_owned(), "d".to_owned())]),
+            joined: &[],
+            objects: &(0..objects).map(|number| format!("TaskBook/n/{number:0>40}")).collect(),
+            rejected: None,
+            follows: false,
+        };
+        let (record, table) = accepted(attempt(&store, &proposal));
+        assert_eq!(table_of(&store, &record).unwrap().as_ref(), Some(&table));
+        let modified = |prefix: &str| store.read(prefix, &Page::default()).unwrap().rows.remove(0).modified;
+        (modified(&keys::whole_table(&record.table)), modified(KEY))
+    };
+    let (table, record) = written_at(10);
+    assert_eq!(table, record);
+    let (table, record) = written_at(10_000);
+    assert!(table < record, "it would be too much for one request");
+}
+
+#[test]
 fn what_is_gone_and_comes_back_is_born_again() {
     let store = LocalStore::default();
     let (first, table) = accepted(propose(&store, &Accepted::default(), "a1", "o"));

@@ -15,6 +15,7 @@ use tokio::sync::mpsc;
 use towpath_host::{Clock, identity::PublicKeys};
 
 use crate::{
+    accept::Accepted,
     fleet::{horizon::Horizon, touch::Touches},
     keys,
     rollout::{Freed, View, announce, newest_restore},
@@ -554,7 +555,13 @@ impl Shared {
                             poke(Poke::Accepted);
                         }
                     }
-                    Change::Put(row) if row.key == keys::ACCEPTED => poke(Poke::Accepted),
+                    Change::Put(row) if row.key == keys::ACCEPTED => {
+                        let accepted: Option<Accepted> = serde_json::from_slice(&row.value).ok();
+                        // The echo of what this node has accepted itself is no news.
+                        if accepted.is_none_or(|accepted| accepted.by != self.node) {
+                            poke(Poke::Accepted);
+                        }
+                    }
                     Change::Put(row) if row.key.starts_with(keys::ALL_FREED) => self.hear_touch(&row, poke),
                     Change::Put(row) => {
                         if row.key.starts_with(keys::ALL_RESTORED) {

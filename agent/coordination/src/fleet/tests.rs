@@ -124,6 +124,33 @@ fn kind_of(store: &Shared, spec: &Spec, node: &str) -> Option<Kind> {
 }
 
 #[test]
+fn acceptance_wakes_all_nodes_but_the_one_that_wrote_it() {
+    let store = Arc::new(Shared::default());
+    let ((_first, a), (_second, b)) = (node(&store, "a"), node(&store, "b"));
+    let write = |key: &str, value: Vec<u8>| {
+        store.store.commit(&Txn { then: vec![Op::put(key, value)], ..Txn::default() }).unwrap();
+    };
+    let accept = |by: &str| {
+        let record = Accepted { schema: 1, generation: 1, by: by.into(), ..Accepted::default() };
+        write(keys::ACCEPTED, serde_json::to_vec(&record).unwrap());
+    };
+    // Watches keep their order: who is woken by what comes behind the record has heard of the record.
+    let woken_by = |by: &str| {
+        let before = (a.load(Ordering::SeqCst), b.load(Ordering::SeqCst));
+        accept(by);
+        for node in ["a", "b"] {
+            write(&keys::offer_notice(node, "n/b"), b"{}".to_vec());
+        }
+        let count = || (a.load(Ordering::SeqCst) - before.0, b.load(Ordering::SeqCst) - before.1);
+        wait_for(|| count().0.min(count().1) > 0 && count().0 + count().1 >= if by == "c" { 4 } else { 3 });
+        count()
+    };
+    assert_eq!(woken_by("c"), (2, 2));
+    assert_eq!(woken_by("a"), (1, 2));
+    assert_eq!(woken_by("b"), (2, 1));
+}
+
+#[test]
 fn offer_between_request_and_answer_is_followed() {
     let (store, spec) = (Arc::new(Shared::default()), spec(OnLost::Hold));
     accept(&*store);
