@@ -109,7 +109,7 @@ impl Finding {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::document::{SourceFile, problem_at};
+    use crate::document::{Limits, SourceFile, parse, problem_at};
 
     #[test]
     fn url_in_a_text_loses_its_credentials_and_query() {
@@ -124,6 +124,20 @@ mod tests {
             ("who? me@home says: a#b", "who? me@home says: a#b"),
         ] {
             assert_eq!(without_credentials(text), shown);
+        }
+    }
+
+    #[test]
+    fn lone_carriage_return_ends_a_line() {
+        for (text, line, excerpt) in [
+            ("a: 1\rb: 2\r\r\n}: 3\n", 4, "}: 3"),
+            ("a: 1\u{2028}b: 2\u{85}}: 3", 3, "}: 3"),
+            ("a: 1\r\rb: \t}\r", 3, "b: \t}"),
+            ("a: 1\r\nb: 2\rc: \0\r", 3, "c: \0"),
+        ] {
+            let (_, problems) = parse("fleet", "a.yaml", text.as_bytes(), Limits::default());
+            let found: Vec<_> = problems.iter().map(|problem| (problem.line, problem.excerpt.as_str())).collect();
+            assert_eq!(found, [(line, excerpt)], "{text:?}");
         }
     }
 

@@ -225,9 +225,22 @@ pub fn to_yaml(value: &Value) -> String {
     serde_yaml::to_string(value).unwrap_or_default()
 }
 
+/// Returns the lines of a text, ended where the YAML parser ends them: a lone carriage return ends a line too.
+pub(crate) fn lines(text: &str) -> impl Iterator<Item = &str> {
+    let mut rest = Some(text);
+    std::iter::from_fn(move || {
+        let text = rest?;
+        let (line, end) =
+            text.split_at(text.find(['\n', '\r', '\u{85}', '\u{2028}', '\u{2029}']).unwrap_or(text.len()));
+        let width = if end.starts_with("\r\n") { Some(2) } else { end.chars().next().map(char::len_utf8) };
+        rest = width.and_then(|width| end.get(width..));
+        Some(line)
+    })
+}
+
 /// The problem that a finding at a known line is.
 pub(crate) fn problem_at(file: &SourceFile, line: usize, column: usize, finding: Finding) -> Problem {
-    let written = file.text.lines().nth(line.saturating_sub(1)).unwrap_or_default();
+    let written = lines(&file.text).nth(line.saturating_sub(1)).unwrap_or_default();
     // A line with a token is not shown at all, so that the column stays right.
     let secret = without_credentials(written) != written;
     let (excerpt, caret) = excerpt(if secret { "" } else { written }, column);

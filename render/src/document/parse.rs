@@ -5,7 +5,7 @@ use std::{cell::RefCell, fmt, sync::Arc};
 use serde::de::{DeserializeSeed, Deserializer, EnumAccess, Error as _, MapAccess, SeqAccess, Visitor};
 use serde_json::{Map, Number, Value};
 
-use super::{Document, Path, Place, SourceFile, Trail, problem_at};
+use super::{Document, Path, Place, SourceFile, Trail, lines, problem_at};
 use crate::problem::{Finding, Problem};
 
 /// What one file may cost.
@@ -80,7 +80,7 @@ fn text(bytes: &[u8], limits: Limits) -> Result<&str, (usize, Finding)> {
         let message = format!("the file has {} bytes, and at most {} are read", bytes.len(), limits.bytes);
         return Err((1, Finding::new(message).hint("split it, or keep large content below a folder named files")));
     }
-    let line_of = |at: usize| 1 + bytes[..at].iter().filter(|byte| **byte == b'\n').count();
+    let line_of = |at: usize| lines(&String::from_utf8_lossy(&bytes[..at])).count();
     if let Some(at) = bytes.iter().position(|byte| *byte == 0) {
         return Err((line_of(at), Finding::new("the file has a NUL character").hint("YAML is text: remove it")));
     }
@@ -100,7 +100,7 @@ fn text(bytes: &[u8], limits: Limits) -> Result<&str, (usize, Finding)> {
 fn syntax(error: &serde_yaml::Error, text: &str, line: usize) -> Finding {
     let shown = error.to_string();
     let message = shown.split(" at line ").next().unwrap_or(&shown).trim_start_matches(": ").to_owned();
-    let source = text.lines().nth(line.saturating_sub(1)).unwrap_or_default();
+    let source = lines(text).nth(line.saturating_sub(1)).unwrap_or_default();
     let finding = Finding::new(format!("YAML: {message}"));
     if source.starts_with('\t') || message.contains("cannot start any token") && source.contains('\t') {
         finding.hint("YAML is indented with spaces, never with tabs")

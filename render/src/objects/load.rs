@@ -20,7 +20,9 @@ use super::{
     task::{self, Within},
 };
 use crate::{
-    document::{At, Checked, Document, Limits, Path, Place, Reference, SourceFile, check_object, parse, problem_at},
+    document::{
+        At, Checked, Document, Limits, Path, Place, Reference, SourceFile, check_object, lines, parse, problem_at,
+    },
     problem::{Finding, Problem},
     tree::{Entry, EntryKind, Tree},
     words::Selector,
@@ -271,7 +273,7 @@ impl Loader<'_> {
     fn ignored(&mut self, source: &SourceTree) -> Gitignore {
         let mut builder = GitignoreBuilder::new("");
         if let Ok(Some(bytes)) = source.tree.read(".towpathignore") {
-            for (number, line) in String::from_utf8_lossy(&bytes).lines().enumerate() {
+            for (number, line) in lines(&String::from_utf8_lossy(&bytes)).enumerate() {
                 if let Err(error) = builder.add_line(None, line) {
                     let file = SourceFile {
                         source: source.name.clone(),
@@ -405,17 +407,9 @@ impl Loader<'_> {
     /// YAML readers disagree about `0644`, so it must be quoted; that can be seen in the text alone.
     fn unquoted_mode(&mut self, place: &Place) {
         let (line, column) = place.position();
-        let written = place.text().lines().nth(line - 1).and_then(|text| text.chars().nth(column - 1));
-        if written.is_some_and(|character| character.is_ascii_digit()) {
-            let digits: String = place
-                .text()
-                .lines()
-                .nth(line - 1)
-                .unwrap_or_default()
-                .chars()
-                .skip(column - 1)
-                .take_while(char::is_ascii_digit)
-                .collect();
+        let written = lines(place.text()).nth(line - 1).unwrap_or_default();
+        let digits: String = written.chars().skip(column - 1).take_while(char::is_ascii_digit).collect();
+        if !digits.is_empty() {
             let finding =
                 Finding::new("the mode is a number").hint(format!("write octal digits in quotes: \"{digits}\""));
             self.problem(place, At::Value, finding);
