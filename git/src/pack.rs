@@ -24,10 +24,15 @@ impl Mirror {
     /// When the mirror does not have the commit whole, is damaged, or the pack is not taken.
     pub fn write_pack(&self, commit: &str, have: Option<&str>, out: &mut dyn Write) -> Result<(), SourceError> {
         let repository = self.open()?;
-        let damaged = |error: gix::Error| self.corrupt(error.to_string());
         let have = have.and_then(|have| ObjectId::from_str(have).ok());
         let have = have.filter(|have| repository.find_commit(*have).is_ok());
         let ids = objects(&repository, self.id(commit)?, have).map_err(|message| self.corrupt(message))?;
+        self.write_objects(ids, out)
+    }
+
+    /// Writes a pack of these objects.
+    fn write_objects(&self, ids: Vec<ObjectId>, out: &mut dyn Write) -> Result<(), SourceError> {
+        let damaged = |error: gix::Error| self.corrupt(error.to_string());
         let mut database =
             gix::odb::at(self.path().join("objects"), gix::hash::Kind::Sha1).map_err(|error| self.disk(error))?;
         // What is found in a pack is copied out of it.
@@ -83,13 +88,27 @@ impl Mirror {
             other => other,
         };
         let work = self.work(self.path(), job).and_then(|()| self.whole(self.path(), commit));
-        let kept = work.map_err(lacking).and_then(|()| self.refer(commit));
+        let kept = work.map_err(lacking).and_then(|()| self.check_history(commit)).and_then(|()| self.refer(commit));
         if kept.is_err() {
             for path in self.packs_on_disk().difference(&before) {
                 let _ = fs::remove_file(path);
             }
         }
         kept
+    }
+
+    /// Checks that the mirror can send a commit on: gix can walk its new history, and no object of it is missing.
+    ///
+    /// Commits that a ref names were there before. Their history is not read again.
+    fn check_history(&self, commit: ObjectId) -> Result<(), SourceError> {
+        let repository = self.open()?;
+        let references = repository.references().map_err(|error| self.corrupt(error.to_string()))?;
+        let before = references.all().map_err(|error| self.corrupt(error.to_string()))?;
+        let before = before.flatten().filter_map(|mut reference| reference.peel_to_id().ok());
+        let before = before.map(gix::Id::detach).filter(|id| repository.find_commit(*id).is_ok());
+        let before: BTreeSet<ObjectId> = before.collect();
+        let given = walk(&repository, commit, before.into_iter().collect(), &mut BTreeSet::new());
+        given.map(drop).map_err(|message| SourceError::Pack { message })
     }
 
     fn packs_on_disk(&self) -> BTreeSet<PathBuf> {
@@ -114,18 +133,26 @@ impl Mirror {
 
 /// Every object that a commit needs and one that has another commit lacks.
 fn objects(repository: &Repository, commit: ObjectId, have: Option<ObjectId>) -> Result<Vec<ObjectId>, String> {
-    fn told(error: impl std::fmt::Display) -> String {
-        error.to_string()
-    }
     let mut seen: BTreeSet<ObjectId> = BTreeSet::new();
     if let Some(have) = have {
         gather(repository, tree(repository, have)?, &mut seen, &mut Vec::new())?;
     }
+    walk(repository, commit, have.into_iter().collect(), &mut seen)
+}
+
+/// Every object of a commit and of its history, without the hidden commits, their history, and the objects that were
+/// seen.
+fn walk(
+    repository: &Repository,
+    commit: ObjectId,
+    hidden: Vec<ObjectId>,
+    seen: &mut BTreeSet<ObjectId>,
+) -> Result<Vec<ObjectId>, String> {
     let mut found = Vec::new();
-    for info in repository.rev_walk([commit]).with_hidden(have).all().map_err(told)? {
-        let id = info.map_err(told)?.id;
+    for info in repository.rev_walk([commit]).with_hidden(hidden).all().map_err(|error| error.to_string())? {
+        let id = info.map_err(|error| error.to_string())?.id;
         found.push(id);
-        gather(repository, tree(repository, id)?, &mut seen, &mut found)?;
+        gather(repository, tree(repository, id)?, seen, &mut found)?;
     }
     Ok(found)
 }
@@ -155,10 +182,83 @@ fn gather(
                 EntryKind::Tree => trees.push(entry.oid().to_owned()),
                 // A submodule's commit is in a repository of its own.
                 EntryKind::Commit => {}
-                _ if seen.insert(entry.oid().to_owned()) => found.push(entry.oid().to_owned()),
+                _ if seen.insert(entry.oid().to_owned()) => {
+                    if !repository.has_object(entry.oid()) {
+                        return Err(format!("the object {} is missing", entry.oid()));
+                    }
+                    found.push(entry.oid().to_owned());
+                }
                 _ => {}
             }
         }
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use gix::objs::{Kind, Write as _};
+
+    use super::*;
+    use crate::{Auth, Limits, Options, Reference, VerifyOptions};
+
+    fn mirror(folder: &Path, name: &str) -> Mirror {
+        let options = Options {
+            name: name.into(),
+            url: "https://127.0.0.1:1/none.git".into(),
+            reference: Reference::Branch("main".into()),
+            path: String::new(),
+            auth: Auth::default(),
+            verify: VerifyOptions::default(),
+            allow_rewind: false,
+            limits: Limits::default(),
+        };
+        let mirror = Mirror::new(options, folder);
+        mirror.prepare(mirror.path()).unwrap();
+        mirror
+    }
+
+    /// Has a mirror take a pack of a first commit and its child, each with a file of its own. `{}` in the text of the
+    /// child is the id of the first commit. The pack lacks the object of a number.
+    fn taken(child: &str, lacks: Option<usize>) -> Result<(), String> {
+        let folder = tempfile::tempdir().unwrap();
+        let [from, to] = ["from", "to"].map(|name| mirror(folder.path(), name));
+        let repository = from.open().unwrap();
+        let write = |kind, data: &[u8]| repository.write_buf(kind, data).unwrap();
+        let mut ids: Vec<ObjectId> = Vec::new();
+        for text in ["author a <a@x> 1 +0000\ncommitter a <a@x> 1 +0000\n\nm\n", child] {
+            let first = ids.last().map_or(String::new(), ToString::to_string);
+            let blob = write(Kind::Blob, text.as_bytes());
+            let tree = write(Kind::Tree, &[b"100644 f\0", blob.as_slice()].concat());
+            let commit = write(Kind::Commit, format!("tree {tree}\n{}", text.replace("{}", &first)).as_bytes());
+            ids.extend([blob, tree, commit]);
+        }
+        let commit = ids[5].to_string();
+        if let Some(number) = lacks {
+            ids.remove(number);
+        }
+        let mut pack = Vec::new();
+        from.write_objects(ids, &mut pack).unwrap();
+        let taken = to.take_pack(&commit, |file| fs::write(file, &pack).map_err(|error| error.to_string()));
+        assert_eq!(to.write_pack(&commit, None, &mut Vec::new()).is_ok(), taken.is_ok());
+        taken.map_err(|error| error.to_string())
+    }
+
+    const CHILD: &str = "parent {}\nauthor a <a@x> 1 +0000\ncommitter a <a@x> 1 +0000\n\nm\n";
+
+    #[test]
+    fn commit_with_a_damaged_parent_is_refused() {
+        assert_eq!(taken(CHILD, None), Ok(()));
+        for parent in ["parent .16", "parent {}0", "parent\nparent {}"] {
+            let refused = taken(&CHILD.replace("parent {}", parent), None);
+            assert!(refused.is_err(), "{parent}");
+        }
+    }
+
+    #[test]
+    fn pack_that_lacks_an_object_of_the_history_is_refused() {
+        for lacks in 0..5 {
+            assert!(taken(CHILD, Some(lacks)).is_err(), "{lacks}");
+        }
+    }
 }
