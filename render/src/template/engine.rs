@@ -1,6 +1,7 @@
 //! Renders strings and expressions of one folder of one source.
 
 use std::{
+    borrow::Cow,
     collections::BTreeSet,
     error::Error as _,
     sync::{Arc, Mutex, PoisonError},
@@ -10,7 +11,7 @@ use minijinja::{Environment, ErrorKind, Template, Value};
 use serde_json::Value as Json;
 use thiserror::Error;
 
-use super::{OUTPUT, environment, syntax, tainted, trace};
+use super::{OUTPUT, environment, guard, syntax, tainted, trace};
 use crate::{
     taint::{Kind, Taint, Tainted},
     tree::{self, Tree},
@@ -53,6 +54,10 @@ impl NamedTemplates {
     }
 }
 
+fn guarded(text: &str) -> Result<Cow<'_, str>, minijinja::Error> {
+    guard::template(text).map_err(|why| minijinja::Error::new(ErrorKind::InvalidOperation, why))
+}
+
 fn untrusted_name(origins: &str) -> minijinja::Error {
     let why = format!(
         "the name of a template is computed, and the template has read untrusted values: they come from {origins}; \
@@ -82,8 +87,9 @@ impl Engine {
                 Some(text) => Some(text.to_owned()),
                 None => load(tree.as_ref(), &folder, name)?,
             };
-            text.iter().for_each(|text| loaded.add(text));
-            Ok(text)
+            let Some(text) = text else { return Ok(None) };
+            loaded.add(&text);
+            Ok(Some(guarded(&text)?.into_owned()))
         });
         let joined = named.clone();
         environment.set_path_join_callback(move |name, _| match trace::so_far() {
@@ -107,7 +113,10 @@ impl Engine {
             Some(expression) => self.expression(expression, scope),
             None => {
                 self.named.add(text);
-                traced_text(|| self.environment.template_from_str(text).and_then(|template| output(&template, scope)))
+                traced_text(|| {
+                    let text = guarded(text)?;
+                    self.environment.template_from_str(&text).and_then(|template| output(&template, scope))
+                })
             }
         }
     }
@@ -146,6 +155,7 @@ impl Engine {
     }
 
     fn value(&self, text: &str, scope: &Value) -> Result<Value, TemplateError> {
+        guard::expression(text).map_err(|message| TemplateError { message })?;
         let compiled = self.environment.compile_expression(text).map_err(|error| explain(&error))?;
         let value = compiled.eval(scope).map_err(|error| explain(&error))?;
         if value.is_undefined() {

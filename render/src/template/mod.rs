@@ -2,6 +2,7 @@
 
 mod engine;
 pub mod filters;
+mod guard;
 mod scope;
 pub mod syntax;
 mod tainted;
@@ -26,6 +27,7 @@ fn environment() -> Environment<'static> {
     let mut environment = Environment::new();
     environment.set_undefined_behavior(UndefinedBehavior::Strict);
     environment.set_auto_escape_callback(|_| AutoEscape::None);
+    environment.set_formatter(filters::write);
     environment.set_fuel(Some(FUEL));
     environment.set_recursion_limit(64);
     environment.set_syntax(syntax_config());
@@ -39,5 +41,7 @@ pub(crate) fn syntax_config() -> SyntaxConfig {
     syntax.expect("the default delimiters are valid")
 }
 
+#[cfg(test)]
+mod limits_tests;
 #[cfg(test)]
 mod taint_tests;

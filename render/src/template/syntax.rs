@@ -8,7 +8,7 @@ use minijinja::{
 };
 
 pub(crate) use super::syntax_config;
-use super::{environment, filters};
+use super::{environment, filters, guard};
 use crate::problem::Finding;
 
 /// The names that every template and expression may use.
@@ -24,6 +24,7 @@ thread_local! {
 /// # Errors
 /// What is wrong with it.
 pub fn template(text: &str) -> Result<(), Finding> {
+    guard::template(text).map_err(Finding::new)?;
     PARSER.with_borrow(|parser| {
         let compiled = match whole_expression(text) {
             Some(inner) => parser.compile_expression(inner).map(drop),
@@ -87,6 +88,7 @@ pub fn expression(text: &str) -> Result<(), Finding> {
     if text.trim().is_empty() {
         return Err(Finding::new("the expression is empty").hint("leave it out"));
     }
+    guard::expression(text).map_err(Finding::new)?;
     PARSER.with_borrow(|parser| {
         parser.compile_expression(text).map(drop).map_err(|error| {
             let finding = finding(&error);
@@ -117,6 +119,9 @@ pub fn whole_expression(text: &str) -> Option<&str> {
 
 /// The names that a template leaves to its surroundings, with dots: `vars.port`, `facts.os.name`, `item`.
 pub fn names_in_template(text: &str) -> BTreeSet<String> {
+    if guard::template(text).is_err() {
+        return BTreeSet::new();
+    }
     if let Some(inner) = whole_expression(text) {
         return names_in_expression(inner);
     }
@@ -128,6 +133,9 @@ pub fn names_in_template(text: &str) -> BTreeSet<String> {
 
 /// The names that an expression leaves to its surroundings.
 pub fn names_in_expression(text: &str) -> BTreeSet<String> {
+    if guard::expression(text).is_err() {
+        return BTreeSet::new();
+    }
     PARSER.with_borrow(|parser| match parser.compile_expression(text) {
         Ok(expression) => expression.undeclared_variables(true).into_iter().collect(),
         Err(_) => BTreeSet::new(),

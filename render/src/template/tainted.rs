@@ -165,6 +165,62 @@ pub(super) fn extract(value: &Value) -> Result<Tainted<Json>, String> {
     Ok(Tainted::new(json, draft.resolve(&trace::so_far())))
 }
 
+/// The size of a value with all that it contains.
+pub(super) struct Weight {
+    /// The bytes of all texts, and some for each value.
+    pub(super) bytes: usize,
+    /// The levels of lists and maps.
+    pub(super) height: usize,
+}
+
+impl Weight {
+    /// The spaces of a text that shows the value with one line for each member.
+    pub(super) fn indented(&self, width: usize) -> usize {
+        (self.bytes / VALUE_COST).saturating_mul(width).saturating_mul(self.height)
+    }
+}
+
+/// Measures a value.
+///
+/// # Errors
+/// When it is larger than the output of a template, or nested too deep.
+pub(super) fn weight(value: &Value) -> Result<Weight, String> {
+    let mut left = super::OUTPUT;
+    let height = weigh(value, 0, &mut left)?;
+    Ok(Weight { bytes: super::OUTPUT - left, height })
+}
+
+fn weigh(value: &Value, depth: usize, left: &mut usize) -> Result<usize, String> {
+    let own = VALUE_COST + value.as_str().map_or(0, str::len) + value.as_bytes().map_or(0, <[u8]>::len);
+    *left = left.checked_sub(own).ok_or_else(too_large)?;
+    let Some(object) = value.as_object() else { return Ok(0) };
+    if depth == DEPTH {
+        return Err(format!("the value is nested more than {DEPTH} deep"));
+    }
+    let mut height = 0;
+    if let Some(members) = object.downcast_ref::<Vec<Value>>() {
+        for member in members {
+            height = height.max(weigh(member, depth + 1, left)?);
+        }
+        return Ok(height + 1);
+    }
+    match object.repr() {
+        ObjectRepr::Map => {
+            for key in value.try_iter().map_err(|error| error.to_string())? {
+                let member = value.get_item(&key).map_err(|error| error.to_string())?;
+                height = height.max(weigh(&key, depth + 1, left)?).max(weigh(&member, depth + 1, left)?);
+            }
+        }
+        ObjectRepr::Seq | ObjectRepr::Iterable => {
+            for member in value.try_iter().map_err(|error| error.to_string())? {
+                height = height.max(weigh(&member, depth + 1, left)?);
+            }
+        }
+        _ => return Ok(0),
+    }
+    Ok(height + 1)
+}
+
 /// Marks before it is known what the template has read.
 enum Draft {
     /// The template made the value.

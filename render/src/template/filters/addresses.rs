@@ -5,10 +5,10 @@ use std::net::IpAddr;
 use ipnet::IpNet;
 use minijinja::{Environment, Error, value::Value};
 
-use super::wrong;
+use super::{metered, wrong};
 
 pub(super) fn add(environment: &mut Environment<'static>) {
-    environment.add_filter("ipaddr", |value: &str, query: Option<&str>, within: Option<&str>| {
+    metered::add(environment, "ipaddr", |value: &str, query: Option<&str>, within: Option<&str>| {
         ipaddr(value, query.unwrap_or("address"), within)
     });
 }

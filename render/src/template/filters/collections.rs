@@ -1,35 +1,37 @@
 //! combine, dict2items, items2dict, union, intersect, difference, flatten, zip.
 
 use minijinja::{
-    Environment, Error,
+    Environment, Error, State,
     value::{Kwargs, Rest, Value, ValueKind},
 };
 
-use super::wrong;
+use super::{charge, metered, wrong};
 
 pub(super) fn add(environment: &mut Environment<'static>) {
-    environment.add_filter("combine", combine);
-    environment.add_filter("dict2items", dict2items);
-    environment.add_filter("items2dict", items2dict);
-    environment.add_filter("union", |a: &Value, b: &Value| -> Result<Value, Error> {
-        Ok(unique(list("union", a)?.into_iter().chain(list("union", b)?)))
+    metered::add(environment, "combine", combine);
+    metered::add(environment, "dict2items", dict2items);
+    metered::add(environment, "items2dict", items2dict);
+    metered::add(environment, "union", |state: &State<'_, '_>, a: &Value, b: &Value| -> Result<Value, Error> {
+        unique(state, list("union", a)?.into_iter().chain(list("union", b)?))
     });
-    environment.add_filter("intersect", |a: &Value, b: &Value| -> Result<Value, Error> {
-        let other = list("intersect", b)?;
-        Ok(unique(list("intersect", a)?.into_iter().filter(|member| other.contains(member))))
+    metered::add(environment, "intersect", |state: &State<'_, '_>, a: &Value, b: &Value| -> Result<Value, Error> {
+        let (own, other) = (list("intersect", a)?, list("intersect", b)?);
+        charge(state, COMPARISON.saturating_mul(own.len()).saturating_mul(other.len()))?;
+        unique(state, own.into_iter().filter(|member| other.contains(member)))
     });
-    environment.add_filter("difference", |a: &Value, b: &Value| -> Result<Value, Error> {
-        let other = list("difference", b)?;
-        Ok(unique(list("difference", a)?.into_iter().filter(|member| !other.contains(member))))
+    metered::add(environment, "difference", |state: &State<'_, '_>, a: &Value, b: &Value| -> Result<Value, Error> {
+        let (own, other) = (list("difference", a)?, list("difference", b)?);
+        charge(state, COMPARISON.saturating_mul(own.len()).saturating_mul(other.len()))?;
+        unique(state, own.into_iter().filter(|member| !other.contains(member)))
     });
-    environment.add_filter("flatten", |value: &Value, options: Kwargs| -> Result<Value, Error> {
+    metered::add(environment, "flatten", |value: &Value, options: Kwargs| -> Result<Value, Error> {
         let levels = options.get::<Option<u32>>("levels")?;
         options.assert_all_used()?;
         let mut out = Vec::new();
         flatten(list("flatten", value)?, levels, &mut out);
         Ok(Value::from(out))
     });
-    environment.add_filter("zip", |first: &Value, others: Rest<Value>| -> Result<Value, Error> {
+    metered::add(environment, "zip", |first: &Value, others: Rest<Value>| -> Result<Value, Error> {
         let mut lists = vec![list("zip", first)?];
         for other in others.iter() {
             lists.push(list("zip", other)?);
@@ -47,14 +49,18 @@ fn list(filter: &str, value: &Value) -> Result<Vec<Value>, Error> {
     }
 }
 
-fn unique(members: impl Iterator<Item = Value>) -> Value {
+/// The fuel of comparing two values, in bytes.
+const COMPARISON: usize = 8;
+
+fn unique(state: &State<'_, '_>, members: impl Iterator<Item = Value>) -> Result<Value, Error> {
     let mut out: Vec<Value> = Vec::new();
     for member in members {
+        charge(state, COMPARISON.saturating_mul(out.len()))?;
         if !out.contains(&member) {
             out.push(member);
         }
     }
-    Value::from(out)
+    Ok(Value::from(out))
 }
 
 fn flatten(members: Vec<Value>, levels: Option<u32>, out: &mut Vec<Value>) {
@@ -77,22 +83,28 @@ fn pairs(filter: &str, value: &Value) -> Result<Vec<(Value, Value)>, Error> {
     value.try_iter()?.map(|key| Ok((key.clone(), value.get_item(&key)?))).collect()
 }
 
-fn combine(first: &Value, others: Rest<Value>, options: Kwargs) -> Result<Value, Error> {
+fn combine(state: &State<'_, '_>, first: &Value, others: Rest<Value>, options: Kwargs) -> Result<Value, Error> {
     let recursive = options.get::<Option<bool>>("recursive")?.unwrap_or(false);
     options.assert_all_used()?;
     let mut result = pairs("combine", first)?;
     for other in others.iter() {
-        merge(&mut result, pairs("combine", other)?, recursive)?;
+        merge(state, &mut result, pairs("combine", other)?, recursive)?;
     }
     Ok(Value::from_pairs(result))
 }
 
-fn merge(into: &mut Vec<(Value, Value)>, from: Vec<(Value, Value)>, recursive: bool) -> Result<(), Error> {
+fn merge(
+    state: &State<'_, '_>,
+    into: &mut Vec<(Value, Value)>,
+    from: Vec<(Value, Value)>,
+    recursive: bool,
+) -> Result<(), Error> {
     for (key, value) in from {
+        charge(state, COMPARISON.saturating_mul(into.len()))?;
         match into.iter_mut().find(|(known, _)| *known == key) {
             Some((_, old)) if recursive && old.kind() == ValueKind::Map && value.kind() == ValueKind::Map => {
                 let mut inner = pairs("combine", old)?;
-                merge(&mut inner, pairs("combine", &value)?, true)?;
+                merge(state, &mut inner, pairs("combine", &value)?, true)?;
                 *old = Value::from_pairs(inner);
             }
             Some((_, old)) => *old = value,
@@ -112,7 +124,7 @@ fn dict2items(value: &Value, options: Kwargs) -> Result<Value, Error> {
     Ok(Value::from(items.collect::<Vec<_>>()))
 }
 
-fn items2dict(value: &Value, options: Kwargs) -> Result<Value, Error> {
+fn items2dict(state: &State<'_, '_>, value: &Value, options: Kwargs) -> Result<Value, Error> {
     let key_name = options.get::<Option<&str>>("key_name")?.unwrap_or("key").to_owned();
     let value_name = options.get::<Option<&str>>("value_name")?.unwrap_or("value").to_owned();
     options.assert_all_used()?;
@@ -122,7 +134,7 @@ fn items2dict(value: &Value, options: Kwargs) -> Result<Value, Error> {
         if key.is_undefined() || value.is_undefined() {
             return Err(wrong(format!("items2dict: a member has no {key_name} or no {value_name}")));
         }
-        merge(&mut out, vec![(key, value)], false)?;
+        merge(state, &mut out, vec![(key, value)], false)?;
     }
     Ok(Value::from_pairs(out))
 }

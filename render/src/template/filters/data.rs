@@ -7,23 +7,23 @@ use minijinja::{
 };
 use serde::Serialize as _;
 
-use super::wrong;
+use super::{Bounded, metered, wrong};
 
 pub(super) fn add(environment: &mut Environment<'static>) {
-    environment.add_filter("to_json", |value: &Value| json(value, Style::Line));
-    environment.add_filter("to_nice_json", |value: &Value, options: Kwargs| {
+    metered::add(environment, "to_json", |value: &Value| json(value, Style::Line));
+    metered::add(environment, "to_nice_json", |value: &Value, options: Kwargs| {
         let indent = options.get::<Option<usize>>("indent")?.unwrap_or(4);
         options.assert_all_used()?;
         json(value, Style::Lines(indent.min(16)))
     });
-    environment.add_filter("to_yaml", yaml);
-    environment.add_filter("to_nice_yaml", yaml);
-    environment.add_filter("from_json", |text: &str| -> Result<Value, Error> {
+    metered::add(environment, "to_yaml", yaml);
+    metered::add(environment, "to_nice_yaml", yaml);
+    metered::add(environment, "from_json", |text: &str| -> Result<Value, Error> {
         let value: serde_json::Value =
             serde_json::from_str(text).map_err(|error| wrong(format!("from_json: {error}")))?;
         Ok(Value::from(Serde(value)))
     });
-    environment.add_filter("from_yaml", |text: &str| -> Result<Value, Error> {
+    metered::add(environment, "from_yaml", |text: &str| -> Result<Value, Error> {
         let limits = crate::document::Limits::default();
         let (documents, problems) = crate::document::parse("", "from_yaml", text.as_bytes(), limits);
         match (problems.first(), documents.first()) {
@@ -32,9 +32,10 @@ pub(super) fn add(environment: &mut Environment<'static>) {
             (None, None) => Ok(Value::from(())),
         }
     });
-    environment
-        .add_filter("b64encode", |text: &Value| -> Result<String, Error> { Ok(BASE64_STANDARD.encode(bytes(text))) });
-    environment.add_filter("b64decode", |text: &str| -> Result<String, Error> {
+    metered::add(environment, "b64encode", |text: &Value| -> Result<String, Error> {
+        Ok(BASE64_STANDARD.encode(bytes(text)))
+    });
+    metered::add(environment, "b64decode", |text: &str| -> Result<String, Error> {
         let decoded = BASE64_STANDARD.decode(text.trim()).map_err(|error| wrong(format!("b64decode: {error}")))?;
         String::from_utf8(decoded).map_err(|_| wrong("b64decode: the bytes are not valid UTF-8"))
     });
@@ -78,7 +79,7 @@ enum Style {
 /// JSON as Python writes it: `, ` and `: ` on one line, all but ASCII escaped; the nice form with sorted keys.
 fn json(value: &Value, style: Style) -> Result<String, Error> {
     let mut value = serde_json::to_value(value).map_err(|error| wrong(format!("to_json: {error}")))?;
-    let mut out = Vec::new();
+    let mut out = Bounded::default();
     let done = match style {
         Style::Line => value.serialize(&mut serde_json::Serializer::with_formatter(&mut out, PythonLine)),
         Style::Lines(indent) => {
@@ -89,11 +90,13 @@ fn json(value: &Value, style: Style) -> Result<String, Error> {
         }
     };
     done.map_err(|error| wrong(format!("to_json: {error}")))?;
-    let text = String::from_utf8(out).map_err(|_| wrong("to_json: not valid UTF-8"))?;
-    Ok(ascii(&text))
+    Ok(ascii(&out.text()?))
 }
 
 fn ascii(text: &str) -> String {
+    if text.is_ascii() {
+        return text.to_owned();
+    }
     let mut out = String::with_capacity(text.len());
     for character in text.chars() {
         if character.is_ascii() {
@@ -126,5 +129,7 @@ impl serde_json::ser::Formatter for PythonLine {
 
 fn yaml(value: &Value) -> Result<String, Error> {
     let value = serde_json::to_value(value).map_err(|error| wrong(format!("to_yaml: {error}")))?;
-    serde_yaml::to_string(&value).map_err(|error| wrong(format!("to_yaml: {error}")))
+    let mut out = Bounded::default();
+    serde_yaml::to_writer(&mut out, &value).map_err(|error| wrong(format!("to_yaml: {error}")))?;
+    out.text()
 }

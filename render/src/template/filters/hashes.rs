@@ -1,14 +1,14 @@
 //! hash, password_hash.
 
 use md5::Md5;
-use minijinja::{Environment, Error, value::Kwargs, value::Value};
+use minijinja::{Environment, Error, State, value::Kwargs, value::Value};
 use sha1::Sha1;
 use sha2::{Digest as _, Sha256, Sha512};
 
-use super::{data::bytes, wrong};
+use super::{charge, data::bytes, metered, wrong};
 
 pub(super) fn add(environment: &mut Environment<'static>) {
-    environment.add_filter("hash", |value: &Value, algorithm: Option<&str>| -> Result<String, Error> {
+    metered::add(environment, "hash", |value: &Value, algorithm: Option<&str>| -> Result<String, Error> {
         let bytes = bytes(value);
         match algorithm.unwrap_or("sha1") {
             "sha256" => Ok(hex::encode(Sha256::digest(bytes))),
@@ -18,16 +18,25 @@ pub(super) fn add(environment: &mut Environment<'static>) {
             other => Err(wrong(format!("hash: {other:?} is not known; one of: sha256, sha512, sha1, md5"))),
         }
     });
-    environment.add_filter("password_hash", password_hash);
+    metered::add(environment, "password_hash", password_hash);
 }
 
-/// The rounds of sha512 that may be asked for; the most take about a second.
+/// The rounds of sha512 that may be asked for. The most take about half a second.
 const ROUNDS: std::ops::RangeInclusive<usize> = 1_000..=999_999;
 
-/// The longest password, in bytes: the time of each round grows with it.
+/// The longest password: the time of each round grows with it.
 const LONGEST: usize = 1_024;
 
-fn password_hash(password: &str, scheme: Option<&str>, salt: Option<&str>, options: Kwargs) -> Result<String, Error> {
+/// The fuel of one yescrypt hash, so that one rendering makes at most 40 (each takes about 20 ms and 16 MiB).
+const YESCRYPT_BYTES: usize = 6 << 20;
+
+fn password_hash(
+    state: &State<'_, '_>,
+    password: &str,
+    scheme: Option<&str>,
+    salt: Option<&str>,
+    options: Kwargs,
+) -> Result<String, Error> {
     let rounds = options.get::<Option<usize>>("rounds")?;
     options.assert_all_used()?;
     let Some(salt) = salt else {
@@ -40,12 +49,20 @@ fn password_hash(password: &str, scheme: Option<&str>, salt: Option<&str>, optio
     if password.len() > LONGEST {
         return Err(wrong(format!("password_hash: a password has at most {LONGEST} bytes")));
     }
-    if rounds.is_some_and(|rounds| !ROUNDS.contains(&rounds)) {
-        return Err(wrong("password_hash: rounds are from 1000 to 999999"));
-    }
     match (scheme.unwrap_or("sha512"), rounds) {
-        ("sha512", rounds) => sha512(password, salt, rounds.unwrap_or(sha_crypt::ROUNDS_DEFAULT)),
-        ("yescrypt", None) => yescrypt(password, salt),
+        ("sha512", rounds) => {
+            let rounds = rounds.unwrap_or(sha_crypt::ROUNDS_DEFAULT);
+            if !ROUNDS.contains(&rounds) {
+                return Err(wrong("password_hash: rounds are from 1000 to 999999"));
+            }
+            // Two hashes of the most rounds use up the fuel. The longer the password, the longer a round takes.
+            charge(state, rounds.saturating_mul(128 + 2 * password.len()))?;
+            sha512(password, salt, rounds)
+        }
+        ("yescrypt", None) => {
+            charge(state, YESCRYPT_BYTES)?;
+            yescrypt(password, salt)
+        }
         ("yescrypt", Some(_)) => Err(wrong("password_hash: rounds are of sha512; yescrypt has none")),
         (other, _) => Err(wrong(format!("password_hash: {other:?} is not known; one of: sha512, yescrypt"))),
     }
@@ -65,4 +82,48 @@ fn yescrypt(password: &str, salt: &str) -> Result<String, Error> {
         .hash_password_with_salt(password.as_bytes(), salt.as_bytes())
         .map_err(|error| wrong(format!("password_hash: {error}")))?;
     Ok(hash.as_str().to_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use crate::{template::Engine, tree::MemoryTree};
+
+    fn hash(arguments: &str) -> Result<String, String> {
+        let engine = Engine::new(Arc::new(MemoryTree::default()), "");
+        let text = format!("{{{{ {arguments} }}}}");
+        let hash = engine.string(&text, &minijinja::context! {}).map_err(|error| error.message)?;
+        Ok(hash.value().to_string())
+    }
+
+    #[test]
+    fn password_hash_beyond_its_bounds_is_refused() {
+        for (arguments, cause) in [
+            ("'p' | password_hash('sha512', 'salt', rounds=1000000)", "rounds are from 1000 to 999999"),
+            ("'p' | password_hash('sha512', 'salt', rounds=4294967296)", "rounds are from 1000 to 999999"),
+            ("'p' | password_hash('sha512', 'salt', rounds=999)", "rounds are from 1000 to 999999"),
+            ("'p' | password_hash('sha512', 'salt', rounds=0)", "rounds are from 1000 to 999999"),
+            ("'p' | password_hash('yescrypt', 'salt', rounds=11)", "yescrypt has none"),
+            ("('p' * 1025) | password_hash('sha512', 'salt')", "at most 1024 bytes"),
+            ("('p' * 1025) | password_hash('yescrypt', 'salt')", "at most 1024 bytes"),
+            ("'p' | password_hash('bcrypt', 'salt', rounds=31)", "is not known"),
+            ("'p' | password_hash('sha256', 'salt', rounds=5000)", "is not known"),
+        ] {
+            let message = hash(arguments).unwrap_err();
+            assert!(message.contains(cause), "{arguments}: {message}");
+        }
+    }
+
+    #[test]
+    fn password_hash_at_its_bounds_is_made() {
+        for arguments in [
+            "'p' | password_hash('sha512', 'salt', rounds=1000)",
+            "('p' * 1024) | password_hash('sha512', 'salt', rounds=1000)",
+            "'p' | password_hash('yescrypt', 'saltsalt')",
+        ] {
+            let hash = hash(arguments).unwrap();
+            assert!(hash.starts_with("\"$6$rounds=1000$salt$") || hash.starts_with("\"$y$"), "{hash}");
+        }
+    }
 }

@@ -2,19 +2,24 @@
 //! differ, tests/tests/filters.rs lists it.
 
 mod addresses;
+mod assigned;
 mod collections;
 mod data;
 mod hashes;
+mod metered;
+mod of_engine;
 mod paths;
 mod selection;
 mod text;
 
-use minijinja::{Environment, Error, ErrorKind};
+use minijinja::{Environment, Error, ErrorKind, Output, State, value::Value};
+
+use metered::{Bounded, charge};
 
 pub(crate) use text::human_to_bytes;
 
 /// The names of these filters.
-pub(super) const OWN: [&str; 30] = [
+pub(super) const OWN: [&str; 31] = [
     "to_json",
     "to_nice_json",
     "to_yaml",
@@ -45,6 +50,7 @@ pub(super) const OWN: [&str; 30] = [
     "zip",
     "ipaddr",
     "human_to_bytes",
+    "to_duration",
 ];
 
 /// The engine's own that are used most, for hints.
@@ -83,7 +89,15 @@ pub(super) fn add(environment: &mut Environment<'static>) {
     collections::add(environment);
     paths::add(environment);
     addresses::add(environment);
+    assigned::add(environment);
+    of_engine::add(environment);
     selection::add(environment);
+}
+
+/// Writes a value to the output. Lists and maps pay before they become text, as in filters.
+pub(super) fn write(out: &mut Output<'_>, state: &mut State<'_, '_>, value: &Value) -> Result<(), Error> {
+    metered::charge_text(state, "output", value)?;
+    minijinja::escape_formatter(out, state, value)
 }
 
 fn wrong(message: impl Into<String>) -> Error {

@@ -2,10 +2,12 @@
 
 use minijinja::{Environment, value::Value};
 
+use super::metered;
+
 pub(super) fn add(environment: &mut Environment<'static>) {
-    environment.add_filter("basename", |path: String| path.rsplit('/').next().unwrap_or_default().to_owned());
-    environment.add_filter("dirname", |path: String| dirname(&path).to_owned());
-    environment.add_filter("splitext", |path: String| {
+    metered::add(environment, "basename", |path: String| path.rsplit('/').next().unwrap_or_default().to_owned());
+    metered::add(environment, "dirname", |path: String| dirname(&path).to_owned());
+    metered::add(environment, "splitext", |path: String| {
         let (stem, extension) = splitext(&path);
         Value::from(vec![Value::from(stem), Value::from(extension)])
     });

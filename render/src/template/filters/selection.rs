@@ -2,7 +2,7 @@
 
 use minijinja::{
     Environment, Error, State,
-    value::{Rest, Value},
+    value::{Rest, Value, ValueOrKwargs},
 };
 
 use crate::template::trace;
@@ -15,16 +15,16 @@ pub(super) fn add(environment: &mut Environment<'static>) {
     environment.add_filter(OWN[0].1, minijinja::filters::selectattr);
     environment.add_filter(OWN[1].1, minijinja::filters::rejectattr);
     for (name, own) in OWN {
-        environment.add_filter(name, move |state: &mut State<'_, '_>, list: Value, test: Rest<Value>| {
+        environment.add_filter(name, move |state: &mut State<'_, '_>, list: Value, test: Rest<ValueOrKwargs>| {
             select(state, own, list, test)
         });
     }
 }
 
-fn select(state: &mut State<'_, '_>, own: &str, list: Value, test: Rest<Value>) -> Result<Value, Error> {
+fn select(state: &mut State<'_, '_>, own: &str, list: Value, test: Rest<ValueOrKwargs>) -> Result<Value, Error> {
     // What the list itself is made of is read here, where it counts.
     let members = if list.is_undefined() { list } else { list.try_iter()?.collect::<Vec<Value>>().into() };
-    let arguments: Vec<Value> = std::iter::once(members).chain(test.0).collect();
+    let arguments: Vec<Value> = std::iter::once(members).chain(test.into_values()).collect();
     let (selected, read) = trace::traced(|| state.apply_filter(own, &arguments));
     if selected.is_err() {
         // The message of the error may quote an attribute.

@@ -2,18 +2,18 @@
 
 use std::time::Duration;
 
-use minijinja::{Environment, Error, value::Kwargs, value::Rest, value::Value};
+use minijinja::{Environment, Error, State, value::Kwargs, value::Rest, value::Value};
 use regex::{Regex, RegexBuilder};
 
-use super::wrong;
+use super::{charge, metered, wrong};
 
 pub(super) fn add(environment: &mut Environment<'static>) {
-    environment.add_filter("regex_replace", regex_replace);
-    environment.add_filter("regex_search", regex_search);
-    environment.add_filter("regex_findall", regex_findall);
-    environment.add_filter("quote", |value: &Value| quote(&value.to_string()));
-    environment.add_filter("human_to_bytes", |value: &Value| human_to_bytes(&value.to_string()).map_err(wrong));
-    environment.add_filter("to_duration", |seconds: f64| -> Result<String, Error> {
+    metered::add(environment, "regex_replace", regex_replace);
+    metered::add(environment, "regex_search", regex_search);
+    metered::add(environment, "regex_findall", regex_findall);
+    metered::add(environment, "quote", |value: &Value| quote(&value.to_string()));
+    metered::add(environment, "human_to_bytes", |value: &Value| human_to_bytes(&value.to_string()).map_err(wrong));
+    metered::add(environment, "to_duration", |seconds: f64| -> Result<String, Error> {
         let duration = Duration::try_from_secs_f64(seconds).map_err(|error| wrong(format!("to_duration: {error}")))?;
         Ok(crate::words::format_duration(duration))
     });
@@ -28,6 +28,23 @@ fn regex(pattern: &str, options: &Kwargs) -> Result<Regex, Error> {
     regex.map_err(|error| {
         wrong(format!("no regular expression: {}", error.to_string().lines().last().unwrap_or_default().trim()))
     })
+}
+
+/// Takes the fuel for a search: a step for each byte of the text and for each state of the pattern, of which repetitions
+/// like `{1000}` make many.
+fn charge_search(state: &State<'_, '_>, pattern: &str, text: &str) -> Result<(), Error> {
+    let mut states = pattern.len();
+    for part in pattern.split('{').skip(1) {
+        let bounds = part.split('}').next().unwrap_or_default().split(',');
+        let most = bounds.filter_map(|bound| bound.trim().parse::<usize>().ok()).max().unwrap_or(1);
+        states = states.saturating_mul(most.max(1));
+    }
+    charge(state, text.len().saturating_mul(1 + states / 64))
+}
+
+/// Takes the fuel for one of several matches: after each the search may read all the rest of the text again.
+fn charge_match(state: &State<'_, '_>, text: &str, end: usize) -> Result<(), Error> {
+    charge(state, text.len().saturating_sub(end) / 16)
 }
 
 /// Python's `\1` and `\g<name>` in the crate's `${1}` and `${name}`.
@@ -65,17 +82,47 @@ fn replacement(text: &str) -> String {
     out
 }
 
-fn regex_replace(text: &Value, pattern: &str, with: &str, options: Kwargs) -> Result<String, Error> {
+fn regex_replace(
+    state: &State<'_, '_>,
+    text: &Value,
+    pattern: &str,
+    with: &str,
+    options: Kwargs,
+) -> Result<String, Error> {
     let regex = regex(pattern, &options)?;
     let count = options.get::<Option<usize>>("count")?.unwrap_or(0);
     options.assert_all_used()?;
-    Ok(regex.replacen(&text.to_string(), count, replacement(with).as_str()).into_owned())
+    let (text, with) = (text.to_string(), replacement(with));
+    charge_search(state, pattern, &text)?;
+    let mut out = String::new();
+    let mut copied = 0;
+    for (number, found) in regex.captures_iter(&text).enumerate() {
+        if count > 0 && number == count {
+            break;
+        }
+        let Some(whole) = found.get(0) else { break };
+        charge_match(state, &text, whole.end())?;
+        let before = out.len();
+        out.push_str(&text[copied..whole.start()]);
+        found.expand(&with, &mut out);
+        charge(state, out.len() - before)?;
+        copied = whole.end();
+    }
+    out.push_str(&text[copied..]);
+    Ok(out)
 }
 
-fn regex_search(text: &Value, pattern: &str, groups: Rest<String>, options: Kwargs) -> Result<Value, Error> {
+fn regex_search(
+    state: &State<'_, '_>,
+    text: &Value,
+    pattern: &str,
+    groups: Rest<String>,
+    options: Kwargs,
+) -> Result<Value, Error> {
     let regex = regex(pattern, &options)?;
     options.assert_all_used()?;
     let text = text.to_string();
+    charge_search(state, pattern, &text)?;
     let Some(found) = regex.captures(&text) else { return Ok(Value::from(())) };
     if groups.is_empty() {
         return Ok(Value::from(found.get(0).map_or("", |whole| whole.as_str())));
@@ -96,17 +143,22 @@ fn regex_search(text: &Value, pattern: &str, groups: Rest<String>, options: Kwar
     Ok(Value::from(values))
 }
 
-fn regex_findall(text: &Value, pattern: &str, options: Kwargs) -> Result<Value, Error> {
+fn regex_findall(state: &State<'_, '_>, text: &Value, pattern: &str, options: Kwargs) -> Result<Value, Error> {
     let regex = regex(pattern, &options)?;
     options.assert_all_used()?;
     let text = text.to_string();
+    charge_search(state, pattern, &text)?;
     let part = |found: &regex::Captures<'_>, group| Value::from(found.get(group).map_or("", |part| part.as_str()));
-    let all = regex.captures_iter(&text).map(|found| match found.len() {
-        1 => part(&found, 0),
-        2 => part(&found, 1),
-        groups => Value::from((1..groups).map(|group| part(&found, group)).collect::<Vec<_>>()),
-    });
-    Ok(Value::from(all.collect::<Vec<_>>()))
+    let mut all = Vec::new();
+    for found in regex.captures_iter(&text) {
+        charge_match(state, &text, found.get(0).map_or(text.len(), |whole| whole.end()))?;
+        all.push(match found.len() {
+            1 => part(&found, 0),
+            2 => part(&found, 1),
+            groups => Value::from((1..groups).map(|group| part(&found, group)).collect::<Vec<_>>()),
+        });
+    }
+    Ok(Value::from(all))
 }
 
 /// Quotes a word for the shell.

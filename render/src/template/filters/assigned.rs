@@ -1,0 +1,364 @@
+//! The check of a value that `set` assigns.
+
+use std::{
+    cell::RefCell,
+    sync::{
+        Arc, Weak,
+        atomic::{AtomicUsize, Ordering},
+    },
+};
+
+use minijinja::{
+    Environment, Error, State,
+    tests::is_sameas,
+    value::{DynObject, Enumerator, Object, ObjectRepr, Tuple, Value},
+};
+
+use super::{charge, wrong};
+use crate::template::{OUTPUT, guard, tainted::DEPTH};
+
+/// The members that one unit of fuel visits: to visit a member takes a fraction of the time of an instruction.
+const MEMBERS: usize = 16;
+
+/// The members that a value may have on all levels. With more it is larger than the output of a template.
+const MOST: usize = OUTPUT / size_of::<Value>();
+
+pub(super) fn add(environment: &mut Environment<'static>) {
+    environment.add_test(guard::COMPUTED, |state: &State<'_, '_>, value: Value, attribute: bool| {
+        let mut check = Check { state, attribute, only_find: true, found: false, loose: false, size: 0, unpaid: 0 };
+        check.value(value, 0)?;
+        check.pay(1)?;
+        Ok::<bool, Error>(check.found)
+    });
+    environment.add_filter(guard::PLAIN, |state: &State<'_, '_>, value: Value, attribute: bool| {
+        let mut check = Check { state, attribute, only_find: false, found: false, loose: false, size: 0, unpaid: 0 };
+        let checked = check.value(value, 0)?;
+        check.pay(1)?;
+        Ok::<Value, Error>(checked.value)
+    });
+}
+
+/// A value that was checked.
+struct Checked {
+    value: Value,
+    /// The value is a copy of what was checked.
+    copied: bool,
+    /// The levels of lists and maps in the value.
+    height: usize,
+}
+
+impl Checked {
+    fn same(value: Value) -> Self {
+        Self { value, copied: false, height: 0 }
+    }
+}
+
+/// Refuses values that are nested too deep. A loop can nest what it assigned before, without an end, and the engine
+/// overflows its stack when it reads or drops such a value.
+struct Check<'a, 'b, 'c> {
+    state: &'a State<'b, 'c>,
+    /// The value becomes an attribute of a namespace.
+    attribute: bool,
+    /// Nothing is copied, and the check ends at the first value that would be.
+    only_find: bool,
+    /// A value that would be copied was found.
+    found: bool,
+    /// A namespace, a loop or a module was found.
+    loose: bool,
+    /// The members on all levels.
+    size: usize,
+    /// The members that were visited, and for which no fuel was taken yet.
+    unpaid: usize,
+}
+
+impl Check<'_, '_, '_> {
+    fn visit(&mut self, members: usize) -> Result<(), Error> {
+        self.size = self.size.saturating_add(members);
+        if self.size > MOST {
+            return Err(wrong(format!("a value that set assigns has more than {MOST} members")));
+        }
+        self.work(members)
+    }
+
+    fn work(&mut self, members: usize) -> Result<(), Error> {
+        self.unpaid = self.unpaid.saturating_add(members);
+        self.pay(MEMBERS)
+    }
+
+    /// Notes a namespace, a loop or a module. They are not visited: a namespace may contain itself.
+    fn loose(&mut self) -> Result<(), Error> {
+        self.loose = true;
+        if self.attribute {
+            return Err(wrong(
+                "cannot assign a namespace, a loop or a module to an attribute of a namespace: it could contain itself",
+            ));
+        }
+        Ok(())
+    }
+
+    /// Takes the fuel for what was visited, once it is at least this many members.
+    fn pay(&mut self, least: usize) -> Result<(), Error> {
+        if self.unpaid < least {
+            return Ok(());
+        }
+        let members = std::mem::take(&mut self.unpaid);
+        self.state.consume_fuel(u64::try_from(members.div_ceil(MEMBERS)).unwrap_or(u64::MAX))
+    }
+
+    /// Checks a value. Lists and maps that the engine computes on demand are copied, because they hold values that they
+    /// never show: `[x][1:]` holds x.
+    fn value(&mut self, value: Value, depth: usize) -> Result<Checked, Error> {
+        self.visit(1)?;
+        let Some(object) = value.as_object() else { return Ok(Checked::same(value)) };
+        if let Some(list) = object.downcast_ref::<Copied>() {
+            // A value may contain the same list many times: what reads the value visits it as often.
+            self.visit(list.size)?;
+            if list.loose {
+                self.loose()?;
+            }
+            let height = list.height;
+            return if depth + height > DEPTH { Err(too_deep()) } else { Ok(Checked { value, copied: false, height }) };
+        }
+        // Objects of this crate are data of the node, of a bounded depth; to visit them would record reads.
+        if object.type_name().starts_with(env!("CARGO_CRATE_NAME")) {
+            return Ok(Checked::same(value));
+        }
+        if depth == DEPTH {
+            return Err(too_deep());
+        }
+        match object.repr() {
+            ObjectRepr::Seq | ObjectRepr::Iterable => {
+                let object = object.clone();
+                self.list(value, &object, depth)
+            }
+            ObjectRepr::Map if is_map(object) => {
+                let computed = !is_plain_map(object);
+                self.map(value, computed, depth)
+            }
+            ObjectRepr::Map if !object.type_name().ends_with("::Macro") => {
+                self.loose()?;
+                Ok(Checked::same(value))
+            }
+            _ => Ok(Checked::same(value)),
+        }
+    }
+
+    fn list(&mut self, value: Value, object: &DynObject, depth: usize) -> Result<Checked, Error> {
+        let computed = is_computed_list(object);
+        if computed && self.only_find {
+            self.found = true;
+            return Ok(Checked::same(value));
+        }
+        let before = self.size;
+        let known = if computed { Recent::start_of(&value).filter(|known| !known.loose) } else { None };
+        let mut copy = computed.then(Members::default);
+        let mut height = 0;
+        for (index, member) in value.try_iter()?.enumerate() {
+            let same = known
+                .as_ref()
+                .and_then(|known| known.members.list.get(index))
+                .is_some_and(|known| is_same(known, &member));
+            let member = if same {
+                self.work(1)?;
+                Checked::same(member)
+            } else {
+                self.value(member, depth + 1)?
+            };
+            if self.found {
+                return Ok(Checked::same(value));
+            }
+            height = height.max(member.height);
+            if member.copied && copy.is_none() {
+                let mut members = Members::default();
+                for earlier in value.try_iter()?.take(index) {
+                    members.push(earlier)?;
+                }
+                copy = Some(members);
+            }
+            if let Some(members) = &mut copy {
+                members.push(member.value)?;
+            }
+        }
+        if let Some(known) = &known {
+            // The members that are the same were checked, and not visited again.
+            height = height.max(known.height - 1);
+            self.size = self.size.saturating_add(known.size);
+            self.visit(0)?;
+            if depth + 1 + height > DEPTH {
+                return Err(too_deep());
+            }
+        }
+        let height = height + 1;
+        let Some(mut members) = copy else { return Ok(Checked { value, copied: false, height }) };
+        if value.is_tuple() {
+            charge(self.state, members.list.len().saturating_mul(ENTRY))?;
+            let value = Value::from(Tuple::from(std::mem::take(&mut members.list)));
+            return Ok(Checked { value, copied: true, height });
+        }
+        let (size, group) = (self.size - before, object.type_name().ends_with("::GroupTuple"));
+        let list = Arc::new(Copied { members, height, size, loose: self.loose, group });
+        Recent::add(&list);
+        let value = Value::from_dyn_object(list);
+        Ok(Checked { value, copied: true, height })
+    }
+
+    fn map(&mut self, value: Value, computed: bool, depth: usize) -> Result<Checked, Error> {
+        let Some(pairs) = value.as_object().and_then(|object| object.try_iter_pairs()) else {
+            return Ok(Checked::same(value));
+        };
+        if computed && self.only_find {
+            self.found = true;
+            return Ok(Checked::same(value));
+        }
+        let mut copied = computed;
+        let mut height = 0;
+        let mut members = Vec::new();
+        for (key, member) in pairs {
+            let (key, member) = (self.value(key, depth + 1)?, self.value(member, depth + 1)?);
+            if self.found {
+                return Ok(Checked::same(value));
+            }
+            height = height.max(key.height).max(member.height);
+            copied |= key.copied || member.copied;
+            members.push((key.value, member.value));
+        }
+        let height = height + 1;
+        if copied {
+            charge(self.state, members.len().saturating_mul(ENTRY))?;
+        }
+        Ok(Checked { value: if copied { Value::from_pairs(members) } else { value }, copied, height })
+    }
+}
+
+fn too_deep() -> Error {
+    wrong(format!("a value that set assigns is nested more than {DEPTH} deep"))
+}
+
+/// Returns true for a list that may hold more than its members.
+fn is_computed_list(object: &DynObject) -> bool {
+    object.repr() == ObjectRepr::Iterable || object.type_name().ends_with("::MergeSeq")
+}
+
+/// Returns true for a map of data. The others are namespaces, loops, modules and macros.
+fn is_map(object: &DynObject) -> bool {
+    is_plain_map(object) || ["::MergeDict", "::KwargsValues"].iter().any(|name| object.type_name().ends_with(name))
+}
+
+/// Returns true for a map that holds no more than its members.
+fn is_plain_map(object: &DynObject) -> bool {
+    object.type_name().contains("::IndexMap<") || object.type_name().contains("::BTreeMap<")
+}
+
+/// The bytes of one entry of a map or tuple that is copied.
+const ENTRY: usize = 64;
+
+/// The copy of a list. It costs no fuel, because a loop that appends to a list makes one each time and drops the one
+/// before. Its memory is bounded instead.
+#[derive(Debug)]
+struct Copied {
+    members: Members,
+    /// The levels of lists and maps, with this one.
+    height: usize,
+    /// The members on all levels.
+    size: usize,
+    /// A member is a namespace, a loop or a module.
+    loose: bool,
+    /// The list is a group of `groupby`, whose members have names too.
+    group: bool,
+}
+
+impl Object for Copied {
+    fn repr(self: &Arc<Self>) -> ObjectRepr {
+        ObjectRepr::Seq
+    }
+
+    fn get_value(self: &Arc<Self>, key: &Value) -> Option<Value> {
+        let index = match key.as_str() {
+            Some("grouper") if self.group => 0,
+            Some("list") if self.group => 1,
+            _ => key.as_usize()?,
+        };
+        self.members.list.get(index).cloned()
+    }
+
+    fn enumerate(self: &Arc<Self>) -> Enumerator {
+        Enumerator::Seq(self.members.list.len())
+    }
+}
+
+/// The lists that were copied last. A loop that appends to a list of maps would else check all of its members each time.
+struct Recent;
+
+/// The lists that a loop may append to.
+const RECENT: usize = 8;
+
+impl Recent {
+    fn add(list: &Arc<Copied>) {
+        LAST.with_borrow_mut(|last| {
+            last.truncate(RECENT - 1);
+            last.insert(0, Arc::downgrade(list));
+        });
+    }
+
+    /// Returns a list that begins with the same first member and is not longer. Each of its members was checked.
+    fn start_of(value: &Value) -> Option<Arc<Copied>> {
+        let first = value.try_iter().ok()?.next()?;
+        let length = value.len()?;
+        LAST.with_borrow(|last| {
+            let mut lists = last.iter().filter_map(Weak::upgrade);
+            lists.find(|list| {
+                list.members.list.len() <= length
+                    && list.members.list.first().is_some_and(|known| is_same(known, &first))
+            })
+        })
+    }
+}
+
+/// Returns true for two values that are the same list or map in memory.
+fn is_same(a: &Value, b: &Value) -> bool {
+    a.as_object().is_some() && b.as_object().is_some() && is_sameas(a, b)
+}
+
+thread_local! {
+    static LAST: RefCell<Vec<Weak<Copied>>> = const { RefCell::new(Vec::new()) };
+
+    /// The bytes of the lists that were copied by renderings of this thread and are not yet dropped.
+    static HELD: Arc<AtomicUsize> = Arc::default();
+}
+
+/// Members of a list, whose bytes are counted until they are dropped.
+#[derive(Debug)]
+struct Members {
+    list: Vec<Value>,
+    counted: usize,
+    held: Arc<AtomicUsize>,
+}
+
+impl Default for Members {
+    fn default() -> Self {
+        Self { list: Vec::new(), counted: 0, held: HELD.with(Arc::clone) }
+    }
+}
+
+impl Members {
+    fn push(&mut self, member: Value) -> Result<(), Error> {
+        if self.list.len() == self.list.capacity() {
+            let more = self.list.len().max(4);
+            let bytes = more.saturating_mul(size_of::<Value>());
+            let held = self.held.fetch_add(bytes, Ordering::Relaxed);
+            self.counted += bytes;
+            if held.saturating_add(bytes) > OUTPUT {
+                return Err(wrong(format!("the lists that set assigns take more than {} MiB", OUTPUT >> 20)));
+            }
+            self.list.reserve_exact(more);
+        }
+        self.list.push(member);
+        Ok(())
+    }
+}
+
+impl Drop for Members {
+    fn drop(&mut self) {
+        self.held.fetch_sub(self.counted, Ordering::Relaxed);
+    }
+}

@@ -1,0 +1,91 @@
+//! Filters that pay for what they read and make.
+
+use minijinja::{
+    Environment, Error, ErrorKind, State,
+    functions::Function,
+    value::{FunctionArgs, FunctionResult, Rest, Value, ValueOrKwargs},
+};
+
+use super::wrong;
+use crate::template::{
+    tainted::{self, Weight},
+    trace,
+};
+
+/// The bytes that one unit of fuel pays for, as in the engine.
+const BYTES_PER_FUEL: u64 = 64;
+
+/// Takes the fuel for a number of bytes that a filter reads or makes.
+///
+/// # Errors
+/// When the rendering has used up its fuel.
+pub(super) fn charge(state: &State<'_, '_>, bytes: usize) -> Result<(), Error> {
+    state.consume_fuel(u64::try_from(bytes).unwrap_or(u64::MAX) / BYTES_PER_FUEL + 1)
+}
+
+/// Adds a filter that pays for the size of its arguments before it runs, and for that of its result. It never sees
+/// values that are nested deeper than data may be, or larger than the output of a template.
+pub(super) fn add<F, Rv, Args>(environment: &mut Environment<'static>, name: &'static str, filter: F)
+where
+    F: Function<Rv, Args>,
+    Rv: FunctionResult,
+    Args: for<'a> FunctionArgs<'a>,
+{
+    let own = Value::from_function(filter);
+    environment.add_filter(name, move |state: &mut State<'_, '_>, arguments: Rest<ValueOrKwargs>| {
+        let arguments = arguments.into_values();
+        for argument in &arguments {
+            weigh(state, name, argument)?;
+        }
+        let result = own.call(state, &arguments)?;
+        // The engine charges for text that a filter returns.
+        if result.as_object().is_some() {
+            weigh(state, name, &result)?;
+        }
+        Ok::<Value, Error>(result)
+    });
+}
+
+/// Takes the fuel for making text of a value. The engine itself charges for the text when it is made: a list of a long
+/// text many times would first use up the memory.
+pub(super) fn charge_text(state: &State<'_, '_>, what: &str, value: &Value) -> Result<(), Error> {
+    if value.as_object().is_some() { weigh(state, what, value).map(drop) } else { Ok(()) }
+}
+
+/// Takes the fuel for reading a value, and returns its weight.
+pub(super) fn weigh(state: &State<'_, '_>, what: &str, value: &Value) -> Result<Weight, Error> {
+    let weight = if value.as_object().is_none() {
+        Weight { bytes: value.as_str().map_or(0, str::len), height: 0 }
+    } else {
+        // To measure a value is not to use it: what the filter reads is recorded when the filter runs.
+        let (weight, _) = trace::traced(|| tainted::weight(value));
+        weight.map_err(|why| wrong(format!("{what}: {why}")))?
+    };
+    charge(state, weight.bytes)?;
+    Ok(weight)
+}
+
+/// A writer that takes no more than the output of a template.
+#[derive(Default)]
+pub(super) struct Bounded(Vec<u8>);
+
+impl Bounded {
+    /// The text that was written.
+    pub(super) fn text(self) -> Result<String, Error> {
+        String::from_utf8(self.0).map_err(|error| Error::new(ErrorKind::BadSerialization, error.to_string()))
+    }
+}
+
+impl std::io::Write for Bounded {
+    fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+        if self.0.len() + bytes.len() > crate::template::OUTPUT {
+            return Err(std::io::Error::other(tainted::too_large()));
+        }
+        self.0.extend_from_slice(bytes);
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> std::io::Result<()> {
+        Ok(())
+    }
+}

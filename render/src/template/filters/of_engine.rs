@@ -1,0 +1,92 @@
+//! The filters of the engine that make text of lists and maps.
+
+use std::borrow::Cow;
+
+use minijinja::{
+    Environment, Error, State, filters,
+    functions::Function,
+    value::{FunctionArgs, FunctionResult, Kwargs, Rest, StringInput, Value, ValueOrKwargs},
+};
+
+use super::{
+    charge,
+    metered::{charge_text, weigh},
+};
+
+/// The widest indentation of JSON.
+const WIDEST: usize = 16;
+
+/// A filter of the engine that makes text of its first argument.
+macro_rules! add_text {
+    ($environment:expr, $name:literal, |$state:ident, $value:ident $(, $argument:ident: $kind:ty)*| $call:expr) => {
+        $environment.add_filter($name, |$state: &mut State<'_, '_>, $value: &Value $(, $argument: $kind)*| {
+            charge_text($state, $name, $value)?;
+            let result: Result<_, Error> = $call;
+            result
+        })
+    };
+}
+
+pub(super) fn add(environment: &mut Environment<'static>) {
+    add_text!(environment, "string", |state, value| filters::string(state, value));
+    add_text!(environment, "upper", |state, value| Ok(filters::upper(StringInput::new(state, value)?)));
+    add_text!(environment, "lower", |state, value| Ok(filters::lower(StringInput::new(state, value)?)));
+    add_text!(environment, "capitalize", |state, value| Ok(filters::capitalize(StringInput::new(state, value)?)));
+    add_text!(environment, "trim", |state, value, chars: Option<Cow<'_, str>>| {
+        Ok(filters::trim(StringInput::new(state, value)?, chars))
+    });
+    add_text!(environment, "lines", |_state, value| filters::lines(value));
+    add_text!(environment, "urlencode", |_state, value| filters::urlencode(value));
+    add_text!(environment, "escape", |state, value| filters::escape(state, value));
+    add_text!(environment, "e", |state, value| filters::escape(state, value));
+    add_text!(environment, "pprint", |state, value| {
+        charge(state, weigh(state, "pprint", value)?.indented(4))?;
+        Ok(filters::pprint(value))
+    });
+    environment.add_filter(
+        "join",
+        |state: &mut State<'_, '_>, value: &Value, with: Option<&Value>, attribute: Option<&str>, options: Kwargs| {
+            charge_text(state, "join", value)?;
+            with.map_or(Ok(()), |with| charge_text(state, "join", with))?;
+            let with = with.map(|with| StringInput::new(state, with)).transpose()?;
+            filters::join(state, value, with, attribute, options)
+        },
+    );
+    environment.add_filter("tojson", tojson);
+    add_all(environment, "title", filters::title);
+    add_all(environment, "replace", filters::replace);
+    add_all(environment, "split", filters::split);
+    add_all(environment, "safe", filters::safe);
+    add_all(environment, "format", filters::format);
+}
+
+/// Adds a filter of the engine that makes text of any of its arguments.
+fn add_all<F, Rv, Args>(environment: &mut Environment<'static>, name: &'static str, filter: F)
+where
+    F: Function<Rv, Args>,
+    Rv: FunctionResult,
+    Args: for<'a> FunctionArgs<'a>,
+{
+    let own = Value::from_function(filter);
+    environment.add_filter(name, move |state: &mut State<'_, '_>, arguments: Rest<ValueOrKwargs>| {
+        let arguments = arguments.into_values();
+        for argument in &arguments {
+            charge_text(state, name, argument)?;
+        }
+        own.call(state, &arguments)
+    });
+}
+
+fn tojson(state: &State<'_, '_>, value: &Value, indent: Option<Value>, options: Kwargs) -> Result<Value, Error> {
+    let indent = match indent {
+        Some(indent) => Some(indent),
+        None => options.get::<Option<Value>>("indent")?,
+    };
+    let weight = weigh(state, "tojson", value)?;
+    let indent = match indent {
+        Some(width) if width.as_usize().is_some_and(|width| width > WIDEST) => Some(Value::from(WIDEST)),
+        other => other,
+    };
+    charge(state, weight.indented(indent.as_ref().and_then(Value::as_usize).unwrap_or(2)))?;
+    filters::tojson(value, indent, options)
+}
