@@ -12,7 +12,7 @@ use towpath_proto::did_you_mean;
 use super::{
     Key, Object,
     budget::Cost,
-    limits::{self, Targets},
+    limits::{self, Field, Targets},
     load::{Loader, Pinned},
     repository_url::RepositoryUrl,
     task::{
@@ -35,7 +35,7 @@ pub(super) fn read(loader: &mut Loader<'_>, object: &Object) -> Book {
     let (spec, namespace, name) = (object.spec.as_ref(), object.key.namespace.as_str(), object.key.name.as_str());
     let place = object.place.key("spec");
     let within = Arc::new(Within { source: object.place.source().to_owned(), ..Within::default() });
-    let targets = Targets::read(loader, &place, spec, namespace);
+    let targets = Targets::read(loader, &place, spec, Field::Targets, namespace);
     let mut reader = Reader { owner: place.source(), object: &object.key, loader, namespace, trail: Vec::new() };
     let mut tasks = reader.tasks(&place.key("tasks"), members(spec, "tasks"), &within, &[]);
     let mut handlers = reader.tasks(&place.key("handlers"), members(spec, "handlers"), &within, &[]);
@@ -48,7 +48,7 @@ pub(super) fn read(loader: &mut Loader<'_>, object: &Object) -> Book {
     let mut book = Book {
         namespace: namespace.to_owned(),
         name: name.to_owned(),
-        targets,
+        targets: targets.is_written().then_some(targets),
         depends_on: list(spec, "dependsOn").iter().filter_map(dependency).collect(),
         rollout: Rollout {
             serialize: message(&rollout_spec, "serialize"),
@@ -401,9 +401,11 @@ pub(super) fn single_task(loader: &mut Loader<'_>, place: &Place, value: &Value,
     reader.task(place, value, &within, &[])
 }
 
-/// Checks the tasks of a spec that is not a TaskBook's.
-pub(super) fn check_tasks(loader: &mut Loader<'_>, place: &Place, spec: &Value, object: &Key) {
+/// Reads the tasks of a spec that is not a TaskBook's, and the handlers that their includes bring.
+pub(super) fn other_tasks(loader: &mut Loader<'_>, place: &Place, spec: &Value, object: &Key) -> Vec<Task> {
     let within = super::load::within_source(place);
     let mut reader = Reader { owner: place.source(), object, loader, namespace: &object.namespace, trail: Vec::new() };
-    reader.tasks(&place.key("tasks"), members(spec, "tasks"), &within, &[]);
+    let mut read = reader.tasks(&place.key("tasks"), members(spec, "tasks"), &within, &[]);
+    read.tasks.append(&mut read.handlers);
+    read.tasks
 }

@@ -5,7 +5,7 @@
 use std::{collections::BTreeSet, sync::Arc};
 
 use serde_json::Value;
-use towpath_proto::v1alpha as pb;
+use towpath_proto::{Type, v1alpha as pb};
 
 use super::{
     Selected,
@@ -18,19 +18,50 @@ use crate::{
 };
 
 /// The nodes that an object of a Namespace selects, within the NodeGroups that the Namespace may target.
-#[derive(Debug, Clone, Default)]
+#[derive(Debug, Clone)]
 pub struct Targets {
-    groups: Vec<String>,
-    nodes: Vec<String>,
+    /// `None` selects every node that the Namespace may target.
+    written: Option<Written>,
     within: Within,
 }
 
+/// NodeGroups and nodes as written.
+#[derive(Debug, Clone)]
+struct Written {
+    groups: Vec<String>,
+    nodes: Vec<String>,
+}
+
 /// The NodeGroups that a Namespace may target.
-#[derive(Debug, Clone, Default)]
+#[derive(Debug, Clone)]
 enum Within {
-    #[default]
     All,
     Groups(Arc<[String]>),
+}
+
+/// A field that names nodes.
+#[derive(Debug, Clone, Copy)]
+pub(super) enum Field {
+    /// The nodes that something runs on.
+    Targets,
+    /// The nodes that may read a value, in a field of this name.
+    Readers(&'static str),
+}
+
+impl Field {
+    fn name(self) -> &'static str {
+        match self {
+            Self::Targets => "targets",
+            Self::Readers(name) => name,
+        }
+    }
+
+    fn verb(self) -> &'static str {
+        match self {
+            Self::Targets => "target",
+            Self::Readers(_) => "share values with",
+        }
+    }
 }
 
 impl Within {
@@ -43,53 +74,82 @@ impl Within {
 }
 
 impl Targets {
-    /// Reads the `targets` of a spec, as an object of this Namespace may use them. Targets outside of its limits are
-    /// reported, and select no node. `None` if the spec has none.
-    pub(super) fn read(loader: &mut Loader<'_>, place: &Place, spec: &Value, namespace: &str) -> Option<Self> {
-        let written: pb::Targets = task::message(spec, "targets")?;
+    /// Reads a field that names nodes, as an object of this Namespace may use it. Nodes outside of its limits are
+    /// reported, and not selected. A field that is left out selects every node that the Namespace may target.
+    pub(super) fn read(loader: &mut Loader<'_>, place: &Place, spec: &Value, field: Field, namespace: &str) -> Self {
         let within = Within::of(loader.namespace(namespace));
-        let targets = Self { groups: written.node_groups, nodes: written.nodes, within };
-        targets.check(loader, &place.key("targets"), namespace);
-        Some(targets)
+        let written = spec.get(field.name()).filter(|written| !written.is_null()).map(|written| {
+            let names = |key: &str| {
+                task::members(written, key).iter().filter_map(Value::as_str).map(str::to_owned).collect::<Vec<_>>()
+            };
+            Written { groups: names("nodeGroups"), nodes: names("nodes") }
+        });
+        let targets = Self { written, within };
+        targets.check(loader, &place.key(field.name()), field, namespace);
+        targets
     }
 
-    fn check(&self, loader: &mut Loader<'_>, place: &Place, namespace: &str) {
+    fn check(&self, loader: &mut Loader<'_>, place: &Place, field: Field, namespace: &str) {
         let Within::Groups(allowed) = &self.within else { return };
-        let shown = allowed.join(", ");
-        for (index, group) in self.groups.iter().enumerate().filter(|(_, group)| !allowed.contains(group)) {
-            let finding = Finding::new(format!("the namespace {namespace} may not target the NodeGroup {group}"));
+        let (shown, verb) = (allowed.join(", "), field.verb());
+        for (index, group) in self.groups().iter().enumerate().filter(|(_, group)| !allowed.contains(group)) {
             let place = place.key("nodeGroups").index(index);
-            loader.problem(&place, At::Value, finding.hint(format!("it may target: {shown}")));
+            let finding = match template(group, namespace) {
+                Some(finding) => finding,
+                None => Finding::new(format!("the namespace {namespace} may not {verb} the NodeGroup {group}"))
+                    .hint(format!("it may {verb}: {shown}")),
+            };
+            loader.problem(&place, At::Value, finding);
         }
-        for (index, node) in self.nodes.iter().enumerate() {
-            if !self.within.permits(&loader.set.groups_of(node)) {
-                let finding = Finding::new(format!("the namespace {namespace} may not target the node {node}"));
-                let place = place.key("nodes").index(index);
-                loader.problem(&place, At::Value, finding.hint(format!("it may target members of: {shown}")));
+        for (index, node) in self.nodes().iter().enumerate() {
+            if self.within.permits(&loader.set.groups_of(node)) {
+                continue;
             }
+            let place = place.key("nodes").index(index);
+            let finding = match template(node, namespace) {
+                Some(finding) => finding,
+                None => Finding::new(format!("the namespace {namespace} may not {verb} the node {node}"))
+                    .hint(format!("it may {verb} members of: {shown}")),
+            };
+            loader.problem(&place, At::Value, finding);
         }
     }
 
-    /// Returns how a node is selected; `None` if it is not, or if the Namespace may not target it.
+    /// Returns how a node is selected; `None` if it is not, or if the Namespace may not target it. The empty name stands
+    /// for any node that the Namespace may target.
     pub fn select(&self, node: &str, groups: &BTreeSet<String>) -> Option<Selected> {
-        if !self.within.permits(groups) {
+        if !node.is_empty() && !self.within.permits(groups) {
             return None;
         }
-        if self.nodes.iter().any(|name| name == node) {
+        let Some(written) = &self.written else { return Some(Selected::Group) };
+        if written.nodes.iter().any(|name| name == node) {
             return Some(Selected::Node);
         }
-        self.groups.iter().any(|group| groups.contains(group)).then_some(Selected::Group)
+        written.groups.iter().any(|group| groups.contains(group)).then_some(Selected::Group)
+    }
+
+    /// Returns false for targets that were left out.
+    pub fn is_written(&self) -> bool {
+        self.written.is_some()
     }
 
     /// The NodeGroups as written.
     pub fn groups(&self) -> &[String] {
-        &self.groups
+        self.written.as_ref().map(|written| written.groups.as_slice()).unwrap_or_default()
     }
 
     /// The nodes as written.
     pub fn nodes(&self) -> &[String] {
-        &self.nodes
+        self.written.as_ref().map(|written| written.nodes.as_slice()).unwrap_or_default()
     }
+}
+
+/// A name that is only known on the node cannot be compared with the limits.
+fn template(name: &str, namespace: &str) -> Option<Finding> {
+    (name.contains("{{") || name.contains("{%")).then(|| {
+        Finding::new(format!("cannot use the template {name} here: the namespace {namespace} is limited to NodeGroups"))
+            .hint("write the names of the NodeGroups or nodes")
+    })
 }
 
 impl Within {
@@ -101,8 +161,11 @@ impl Within {
     }
 }
 
-/// Reports a task whose module, or a command line in its parameters, is not for this Namespace.
+/// Reports a task whose module, a command line in its parameters, or a node that they name is not for this Namespace.
 pub(super) fn check_module(loader: &mut Loader<'_>, place: &Place, module: &ModuleUse, namespace: &str) {
+    for field in module.message.fields.iter().filter(|field| field.value_type() == Type::Message("Targets")) {
+        Targets::read(loader, &place.key(module.name), &module.params, Field::Readers(field.name), namespace);
+    }
     let Some(limits) = loader.namespace(namespace).and_then(|namespace| namespace.modules.clone()) else { return };
     let refused = |name: &str| {
         limits.deny.iter().any(|denied| denied == name)
@@ -187,7 +250,8 @@ mod tests {
     fn target_outside_of_the_node_groups_of_its_namespace_is_not_selected() {
         let groups = |names: &[&str]| names.iter().map(|name| (*name).to_owned()).collect::<BTreeSet<_>>();
         let within = Within::Groups(["web".to_owned()].into());
-        let targets = Targets { groups: vec!["web".into(), "dbs".into()], nodes: vec!["n1".into()], within };
+        let written = Written { groups: vec!["web".into(), "dbs".into()], nodes: vec!["n1".into()] };
+        let targets = Targets { written: Some(written), within };
         for (node, of, selected) in [
             ("n1", &["dbs"][..], None),
             ("n2", &["dbs"], None),

@@ -496,7 +496,14 @@ impl Loader<'_> {
                     let book = book::read(self, &object);
                     self.set.books.insert(book.id(), Arc::new(book));
                 }
-                "CronJob" | "Trigger" | "Beacon" => reactions::check(self, &object),
+                "CronJob" | "Trigger" | "Beacon" => {
+                    let reaction = reactions::read(self, &object);
+                    self.set.reactions.insert(object.key, reaction);
+                }
+                "Secret" => {
+                    let readers = reactions::readers(self, &object);
+                    self.set.readers.insert(object.key, readers);
+                }
                 "Variables" | "ClusterVariables" => {
                     let variables = self.variables(&object);
                     self.set.variables.push(variables);
@@ -533,7 +540,7 @@ impl Loader<'_> {
                 place,
             });
         }
-        let targets = limits::Targets::read(self, &place, &object.spec, &object.key.namespace);
+        let targets = limits::Targets::read(self, &place, &object.spec, limits::Field::Targets, &object.key.namespace);
         VariablesObject {
             key: object.key.clone(),
             targets,

@@ -33,6 +33,7 @@ pub use definition::{book_digest, task_digest};
 pub use held::{Held, HeldKey, load_holding, newly_held};
 pub use limits::Targets;
 pub use load::{Loaded, Pinned, SourceTree, load};
+pub use reactions::Reaction;
 pub use references::identity;
 pub(crate) use references::{dependencies, level};
 pub use stretch::{Stretch, StretchKind, stretches};
@@ -79,8 +80,8 @@ pub struct Group {
 pub struct VariablesObject {
     /// What it is called.
     pub key: Key,
-    /// Whom it is for; None: all nodes.
-    pub targets: Option<Targets>,
+    /// The nodes that get the values.
+    pub targets: Targets,
     /// The higher wins.
     pub priority: i64,
     /// The values.
@@ -125,6 +126,10 @@ pub struct ObjectSet {
     pub namespaces: BTreeMap<String, pb::Namespace>,
     /// The Configs.
     pub configs: BTreeMap<String, pb::Config>,
+    /// The CronJobs, Triggers and Beacons.
+    pub reactions: BTreeMap<Key, Reaction>,
+    /// The nodes that may read each Secret.
+    pub readers: BTreeMap<Key, Targets>,
     /// ClusterVariables and Variables.
     pub variables: Vec<VariablesObject>,
     /// Which ClusterVariables each namespace sees.
@@ -163,11 +168,6 @@ impl ObjectSet {
                 || known && group.selector.as_ref().is_some_and(|selector| selector.matches(labels))
         };
         self.groups.iter().filter(|(_, group)| member(group)).map(|(name, _)| name.clone()).collect()
-    }
-
-    /// Returns how targets select a node; `None` if they do not. Targets that were left out select every node.
-    pub fn selects(&self, targets: Option<&Targets>, node: &str, groups: &BTreeSet<String>) -> Option<Selected> {
-        targets.map_or(Some(Selected::Group), |targets| targets.select(node, groups))
     }
 
     /// The nodes that a book is for; none for a book without targets.

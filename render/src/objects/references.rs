@@ -164,8 +164,7 @@ fn nobody_targeted(loader: &mut Loader<'_>) {
         if !targets.nodes().is_empty() || nodes.is_empty() && targets.groups().is_empty() {
             continue;
         }
-        let matched =
-            nodes.iter().any(|node| loader.set.selects(Some(targets), node, &loader.set.groups_of(node)).is_some());
+        let matched = nodes.iter().any(|node| targets.select(node, &loader.set.groups_of(node)).is_some());
         // A group that is missing or selects nothing has been told already.
         let nothing = |group: &super::Group| group.selector.is_none() && group.nodes.is_empty();
         let dangling = targets.groups().iter().any(|group| loader.set.groups.get(group).is_none_or(nothing));
@@ -184,7 +183,7 @@ fn nobody_targeted(loader: &mut Loader<'_>) {
 fn variable_conflicts(loader: &mut Loader<'_>) {
     let mut findings: BTreeMap<String, (Place, Finding)> = BTreeMap::new();
     let mut nodes = loader.set.all_nodes();
-    // A node that git does not know is in no group, but gets what is for all.
+    // It stands for a node that git does not know: it is in no group, but gets what is for all.
     nodes.insert(String::new());
     let namespaces: Vec<String> = loader.set.namespaces.keys().cloned().collect();
     // Nodes in the same groups see the same values but for those by name.
@@ -192,7 +191,7 @@ fn variable_conflicts(loader: &mut Loader<'_>) {
         .set
         .variables
         .iter()
-        .flat_map(|object| object.targets.iter().flat_map(|targets| targets.nodes()).chain(object.by_node.keys()))
+        .flat_map(|object| object.targets.nodes().iter().chain(object.by_node.keys()))
         .collect();
     let mut seen = BTreeSet::new();
     for node in &nodes {

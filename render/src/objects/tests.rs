@@ -88,6 +88,79 @@ fn every_kind_keeps_to_the_node_groups_of_its_namespace() {
 }
 
 #[test]
+fn every_list_of_readers_keeps_to_the_node_groups_of_its_namespace() {
+    for readers in ["{nodeGroups: [dbs]}", "{nodes: [db1]}", "{nodeGroups: [web], nodes: [db1]}", "{nodes: [unknown]}"]
+    {
+        let publish = format!("{{name: p, publish: {{name: v, value: x, readers: {readers}}}}}");
+        let book = |spec: &str| format!("{{targets: {{nodeGroups: [web]}}, {spec}}}");
+        let specs = [
+            ("Secret", format!("{{readers: {readers}, generate: {{a: {{}}}}}}")),
+            ("TaskBook", book(&format!("tasks: [{publish}]"))),
+            ("TaskBook", book(&format!("tasks: [{{name: t, debug: {{message: m}}}}], handlers: [{publish}]"))),
+            (
+                "TaskBook",
+                book(&format!("rollout: {{after: [{publish}]}}, tasks: [{{name: t, debug: {{message: m}}}}]")),
+            ),
+            ("CronJob", format!("{{schedule: '* * * * *', tasks: [{publish}]}}")),
+            ("Trigger", format!("{{match: {{type: x.y}}, run: {{tasks: [{publish}]}}}}")),
+        ];
+        for (kind, spec) in specs {
+            let refused = |limits: &str| {
+                let found = errors(limits, &object(kind, &spec));
+                (found.iter().any(|error| error.contains("may not share values with")), found)
+            };
+            let (is_refused, found) = refused("{nodeGroups: [web]}");
+            assert!(is_refused, "{kind} {spec}: {found:?}");
+            // A node that git does not know is in no group, and an unlimited Namespace may still name it.
+            let wide = if readers.contains("unknown") { "{}" } else { "{nodeGroups: [web, dbs]}" };
+            let (is_refused, found) = refused(wide);
+            assert!(!is_refused, "{kind} {spec}: {found:?}");
+        }
+    }
+}
+
+#[test]
+fn template_among_the_readers_is_refused_in_a_limited_namespace() {
+    for name in ["\"{{ vars.x }}\"", "\"{% if true %}db1{% endif %}\""] {
+        for readers in [format!("{{nodes: [{name}]}}"), format!("{{nodeGroups: [{name}]}}")] {
+            let task = format!("{{name: p, publish: {{name: v, value: x, readers: {readers}}}}}");
+            let book = object("TaskBook", &format!("{{targets: {{nodeGroups: [web]}}, tasks: [{task}]}}"));
+            let refused =
+                |limits: &str| errors(limits, &book).iter().any(|error| error.contains("cannot use the template"));
+            assert!(refused("{nodeGroups: [web]}"), "{readers}");
+            assert!(!refused("{}"), "{readers}");
+        }
+    }
+}
+
+#[test]
+fn targets_that_are_left_out_are_the_nodes_of_the_namespace() {
+    let debug = "[{name: t, debug: {message: m}}]";
+    let specs = [
+        ("CronJob", format!("{{schedule: '* * * * *', tasks: {debug}}}")),
+        ("Trigger", format!("{{match: {{type: x.y}}, run: {{tasks: {debug}}}}}")),
+        ("Beacon", "{check: {disk: {path: /}}, condition: 'true', event: {type: x.y}}".to_owned()),
+        ("Variables", "{values: {a: b}}".to_owned()),
+    ];
+    for (kind, spec) in &specs {
+        for (limits, expected) in [
+            ("{nodeGroups: [web]}", [true, false, false]),
+            ("{nodeGroups: [dbs]}", [false, true, false]),
+            ("{nodeGroups: [web, dbs]}", [true, true, false]),
+            ("{}", [true, true, true]),
+        ] {
+            let (fleet, object) = (fleet(limits), object(kind, spec));
+            let tree = source("fleet", &[("fleet.yaml", &fleet), ("object.yaml", &object)]);
+            let set = load(&[tree], &BTreeMap::new()).set;
+            let reaction = set.reactions.values().next().map(|reaction| &reaction.targets);
+            let targets = reaction.or(set.variables.first().map(|object| &object.targets)).unwrap();
+            let selected = ["web1", "db1", "unknown"].map(|node| targets.select(node, &set.groups_of(node)).is_some());
+            assert_eq!(selected, expected, "{kind} under {limits}");
+        }
+    }
+}
+
+#[test]
 fn command_lines_of_other_modules_count_as_commands() {
     let book = |task: &str| object("TaskBook", &format!("{{targets: {{nodeGroups: [web]}}, tasks: [{task}]}}"));
     for task in [

@@ -8,7 +8,7 @@ use serde_json::{Value, json};
 
 pub use variables::{Candidate, Level, Merged, Winner};
 
-use crate::objects::{ObjectSet, Selected, order, task::Book};
+use crate::objects::{ObjectSet, order, task::Book};
 
 /// The objects as one node sees them.
 #[derive(Debug, Clone)]
@@ -35,7 +35,7 @@ impl NodeView {
         let mine: BTreeMap<String, Arc<Book>> = set
             .books
             .iter()
-            .filter(|(_, book)| book.targets.is_some() && set.selects(book.targets.as_ref(), node, &groups).is_some())
+            .filter(|(_, book)| book.targets.as_ref().is_some_and(|targets| targets.select(node, &groups).is_some()))
             .map(|(id, book)| (id.clone(), Arc::clone(book)))
             .collect();
         let graph = mine.iter().map(|(id, book)| (id.clone(), crate::objects::dependencies(book))).collect();
@@ -58,10 +58,5 @@ impl NodeView {
     /// The variables that objects set, as a namespace sees them on this node.
     pub fn variables(&self, set: &ObjectSet, namespace: &str) -> Merged {
         variables::merge(set, namespace, &self.node, &self.groups)
-    }
-
-    /// Whether an object is for this node.
-    pub fn selected(&self, set: &ObjectSet, targets: Option<&crate::objects::Targets>) -> Option<Selected> {
-        set.selects(targets, &self.node, &self.groups)
     }
 }

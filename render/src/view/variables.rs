@@ -101,7 +101,7 @@ pub(crate) fn merge(set: &ObjectSet, namespace: &str, node: &str, groups: &BTree
             };
             merged.entry(name.to_owned()).or_default().push(candidate);
         };
-        if let Some(selected) = set.selects(object.targets.as_ref(), node, groups) {
+        if let Some(selected) = object.targets.select(node, groups) {
             for (name, value) in &object.values {
                 add(name, selected, Winner::Static(value.clone()), object.place.key("values").key(name));
             }
