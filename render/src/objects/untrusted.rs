@@ -9,8 +9,8 @@ use minijinja::machinery::{Token, tokenize};
 use serde_json::{Map, Value};
 
 use super::{
-    ObjectSet,
-    task::{Book, Task, Within},
+    ObjectSet, Reaction, VariablesObject,
+    task::{Book, ModuleUse, Task, Within},
 };
 use crate::{
     document::{Path, Place, Step},
@@ -44,26 +44,40 @@ enum Source {
     Untrusted(String),
 }
 
-/// Finds the uses of untrusted values in all books and computed values.
+/// Finds the uses of untrusted values in all tasks, checks of Beacons and computed values.
 pub fn untrusted_uses(set: &ObjectSet) -> Vec<UntrustedUse> {
     let mut uses = Vec::new();
     for namespace in set.namespaces.keys() {
-        let names = Names { vars: variables(set, namespace, &mut uses), ..Names::default() };
+        let bound = set.bindings.get(namespace);
+        let seen = |object: &&VariablesObject| match object.key.kind {
+            "Variables" => object.key.namespace == *namespace,
+            _ => bound.is_some_and(|bound| bound.contains(&object.key.name)),
+        };
+        let vars = variables(set, set.variables.iter().filter(seen), &mut uses);
+        let names = Names { vars, ..Names::default() };
         for book in set.books.values().filter(|book| book.namespace == *namespace) {
             Walk { set, names: names.clone(), uses: &mut uses }.book(book);
         }
+        for (_, reaction) in set.reactions.iter().filter(|(key, _)| key.namespace == *namespace) {
+            Walk { set, names: names.clone(), uses: &mut uses }.reaction(reaction);
+        }
+    }
+    // A Namespace may bind them later. Each is checked alone, because it is not known which others it will be with.
+    let bound: BTreeSet<&String> = set.bindings.values().flatten().collect();
+    let unbound = |object: &&VariablesObject| object.key.kind != "Variables" && !bound.contains(&object.key.name);
+    for object in set.variables.iter().filter(unbound) {
+        variables(set, std::iter::once(object), &mut uses);
     }
     uses
 }
 
-/// The variables of objects that a namespace sees, by their names. Computed ones may use each other in any order.
-fn variables(set: &ObjectSet, namespace: &str, uses: &mut Vec<UntrustedUse>) -> BTreeMap<String, Source> {
-    let bound = set.bindings.get(namespace);
-    let seen = |object: &&super::VariablesObject| match object.key.kind {
-        "Variables" => object.key.namespace == namespace,
-        _ => bound.is_some_and(|bound| bound.contains(&object.key.name)),
-    };
-    let computed: Vec<_> = set.variables.iter().filter(seen).flat_map(|object| &object.computed).collect();
+/// The variables of these objects that are not clean, by their names. Computed ones may use each other in any order.
+fn variables<'a>(
+    set: &ObjectSet,
+    objects: impl Iterator<Item = &'a VariablesObject>,
+    uses: &mut Vec<UntrustedUse>,
+) -> BTreeMap<String, Source> {
+    let computed: Vec<_> = objects.flat_map(|object| &object.computed).collect();
     let mut names = Names::default();
     for _ in 0..=computed.len() {
         let before = names.vars.clone();
@@ -207,7 +221,19 @@ struct Walk<'a> {
 impl Walk<'_> {
     fn book(&mut self, book: &Book) {
         self.names.add(&book.vars);
-        for task in [&book.rollout.before, &book.tasks, &book.handlers, &book.rollout.after].into_iter().flatten() {
+        self.tasks([&book.rollout.before, &book.tasks, &book.handlers, &book.rollout.after].into_iter().flatten());
+    }
+
+    fn reaction(&mut self, reaction: &Reaction) {
+        self.tasks(reaction.tasks.iter());
+        for (module, place) in &reaction.checks {
+            let names = self.names.clone();
+            self.module(module, &place.key(module.name), &names);
+        }
+    }
+
+    fn tasks<'t>(&mut self, tasks: impl Iterator<Item = &'t Task>) {
+        for task in tasks {
             let mut names = self.names.clone();
             within(&mut names, &task.within);
             let result = self.task(task, &names);
@@ -234,15 +260,7 @@ impl Walk<'_> {
         names.add(&task.vars);
         let module = task.module.as_ref()?;
         let place = task.place.key(module.name);
-        let mut first = None;
-        let mut strings = Vec::new();
-        collect(&module.params, &Path::default(), &mut strings);
-        for (path, text) in strings {
-            if let Source::Untrusted(origin) = names.text(text) {
-                self.note(module.name, &path, &place, origin.clone());
-                first.get_or_insert(origin);
-            }
-        }
+        let mut first = self.module(module, &place, &names);
         if let Some((text, content)) = self.template(task, &module.params)
             && let Source::Untrusted(origin) = names.text(&text)
         {
@@ -252,6 +270,20 @@ impl Walk<'_> {
             let place = place.key("template");
             self.uses.push(UntrustedUse { place, parameter, origin: origin.clone(), allowed });
             first.get_or_insert(origin);
+        }
+        first
+    }
+
+    /// Notes the uses in the parameters of a module. Returns the origin of the first.
+    fn module(&mut self, module: &ModuleUse, place: &Place, names: &Names) -> Option<String> {
+        let mut first = None;
+        let mut strings = Vec::new();
+        collect(&module.params, &Path::default(), &mut strings);
+        for (path, text) in strings {
+            if let Source::Untrusted(origin) = names.text(text) {
+                self.note(module.name, &path, place, origin.clone());
+                first.get_or_insert(origin);
+            }
         }
         first
     }
@@ -416,5 +448,70 @@ mod tests {
         assert!(errors.is_empty() && allowed == ["the facts of other nodes in file.content"], "{errors:?} {allowed:?}");
         let (errors, _) = found(&book("unit: {name: a.service, template: t.j2}"), "", &[("t.j2", text)]);
         assert!(errors.iter().any(|error| error.contains("untrusted")), "{errors:?}");
+    }
+
+    /// The errors of objects beside a Namespace and a node.
+    fn errors(objects: &str) -> Vec<String> {
+        found("{targets: {nodes: [n1]}, tasks: [{name: t, debug: {message: m}}]}", objects, &[]).0
+    }
+
+    const HOSTNAME: &str = "{{ nodes('')[0].facts.hostname }}";
+
+    #[test]
+    fn every_kind_refuses_untrusted_values_in_closed_parameters() {
+        let object = |kind: &str, spec: &str| {
+            format!("metadata: {{apiVersion: v1alpha, kind: {kind}, name: x, namespace: web}}\nspec: {spec}\n---\n")
+        };
+        let cluster = |more: &str, spec: &str| {
+            format!("{more}metadata: {{apiVersion: v1alpha, kind: ClusterVariables, name: x}}\nspec: {spec}\n---\n")
+        };
+        let bind = "metadata: {apiVersion: v1alpha, kind: ClusterVariablesBinding, name: x}\nspec: {clusterVariables: [x], namespaces: [web]}\n---\n";
+        let computed = |task: &str| format!("{{computed: [{{name: a, task: {{name: t, {task}}}}}]}}");
+        let shell = format!("command: {{shell: \"echo {HOSTNAME}\"}}");
+        let event = "command: {shell: \"echo {{ event.data.x }}\"}";
+        let path = format!("command: {{argv: [id], creates: \"/x/{HOSTNAME}\"}}");
+        let results = format!(
+            "[{{name: a, register: r, command: {{argv: [echo, \"{HOSTNAME}\"]}}}}, {{name: b, command: {{shell: \"{{{{ steps.r.stdout }}}}\"}}}}]"
+        );
+        for objects in [
+            object("Trigger", &format!("{{match: {{type: x.y}}, run: {{tasks: [{{name: t, {event}}}]}}}}")),
+            object("Trigger", &format!("{{match: {{type: x.y}}, run: {{tasks: [{{name: t, {shell}}}]}}}}")),
+            object("Trigger", &format!("{{match: {{type: x.y}}, run: {{tasks: {results}}}}}")),
+            object("CronJob", &format!("{{schedule: '* * * * *', tasks: [{{name: t, {shell}}}]}}")),
+            object("CronJob", &format!("{{schedule: '* * * * *', tasks: [{{name: t, {path}}}]}}")),
+            object("Beacon", &format!("{{check: {{{shell}}}, condition: 'true', event: {{type: x.y}}}}")),
+            object("Beacon", &format!("{{check: {{{path}}}, condition: 'true', event: {{type: x.y}}}}")),
+            object("Variables", &computed(&shell)),
+            cluster("", &computed(&shell)),
+            cluster("", &computed(&path)),
+            cluster(bind, &computed(&shell)),
+        ] {
+            let errors = errors(&objects);
+            assert!(errors.iter().any(|error| error.contains("untrusted")), "{objects}: {errors:?}");
+        }
+    }
+
+    #[test]
+    fn every_kind_takes_untrusted_values_in_open_parameters() {
+        let argv = format!("command: {{argv: [echo, \"{HOSTNAME}\"]}}");
+        for (kind, spec) in [
+            ("Trigger", format!("{{match: {{type: x.y}}, run: {{tasks: [{{name: t, {argv}}}]}}}}")),
+            (
+                "Trigger",
+                "{match: {type: x.y}, run: {tasks: [{name: t, command: {argv: [echo, \"{{ event.data.x }}\"]}}]}}"
+                    .to_owned(),
+            ),
+            ("CronJob", format!("{{schedule: '* * * * *', tasks: [{{name: t, {argv}}}]}}")),
+            ("Beacon", format!("{{check: {{{argv}}}, condition: 'true', event: {{type: x.y}}}}")),
+        ] {
+            let head = format!("metadata: {{apiVersion: v1alpha, kind: {kind}, name: x, namespace: web}}");
+            let (errors, allowed) = found(
+                "{targets: {nodes: [n1]}, tasks: [{name: t, debug: {message: m}}]}",
+                &format!("{head}\nspec: {spec}\n---\n"),
+                &[],
+            );
+            assert!(errors.is_empty(), "{kind}: {errors:?}");
+            assert_eq!(allowed.len(), 1, "{kind}: {allowed:?}");
+        }
     }
 }
