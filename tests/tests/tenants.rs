@@ -1,11 +1,12 @@
 //! Several sources in one fleet: a later one does not keep an earlier one from going on.
 
-use std::path::Path;
+use std::{path::Path, time::Duration};
 
+use serde_json::json;
 use towpath_tests::{
     git::Repository,
     node::{Node, condition},
-    ok, towpath,
+    ok, towpath, wait_until,
 };
 
 const PLATFORM: &str = "metadata: {apiVersion: v1alpha, kind: Namespace, name: shop}
@@ -44,6 +45,8 @@ fn book(name: &str, group: &str, text: &str) -> String {
 
 fn objects(node: &Node) -> String {
     let _running = node.start();
+    // The agent answers before it has loaded its revision.
+    wait_until(Duration::from_secs(10), || node.ask(&["objects"]).is_some_and(|all| all != json!([])), || node.log());
     let output = ok(towpath().args(["objects", "--output", "json", "--socket"]).arg(&node.socket));
     let events = ok(towpath().args(["events", "--output", "json", "--socket"]).arg(&node.socket));
     String::from_utf8_lossy(&output.stdout).into_owned() + &String::from_utf8_lossy(&events.stdout)
