@@ -1,10 +1,10 @@
 //! Entry points for the fuzz targets of this project, which read what an attacker sends.
 
-use gix::ObjectId;
+use gix::{ObjectId, objs::CommitRefIter};
 
 use crate::{
     tree,
-    verify::{Signers, civil, signature_of, tag},
+    verify::{Signers, civil, commit_object, signature_of, tag},
 };
 
 /// Reads a tree object; gives the names that it has. `None` when it is refused.
@@ -21,6 +21,23 @@ pub fn tag_object(data: &[u8], name: &str, keys: &str, now: u64) -> Result<Strin
     let mut signers = Signers::default();
     signers.add(keys)?;
     tag::check(data, name, ObjectId::from_bytes_or_panic(&[0x11; 20]), &signers, now)
+}
+
+/// Checks the signature in a commit object, with the keys of a text.
+///
+/// # Errors
+/// Why it does not count.
+pub fn signed_commit(data: &[u8], keys: &str, now: u64) -> Result<String, String> {
+    let mut signers = Signers::default();
+    signers.add(keys)?;
+    commit_object(data, &signers, now)
+}
+
+/// The tree and the parents of a commit object. `None` if it has no tree.
+pub fn commit_names(data: &[u8]) -> Option<(String, Vec<String>)> {
+    let commit = || CommitRefIter::from_bytes(data, gix::hash::Kind::Sha1);
+    let tree = commit().tree_id().ok()?;
+    Some((tree.to_string(), commit().parent_ids().map(|id| id.to_string()).collect()))
 }
 
 /// Checks a signature of either kind, with the keys of a text.
@@ -47,4 +64,16 @@ pub fn with_checksum(pack: &[u8]) -> Vec<u8> {
         whole.extend_from_slice(digest.as_slice());
     }
     whole
+}
+
+/// The id of an object of a kind.
+pub fn object_id(kind: &str, content: &[u8]) -> [u8; 20] {
+    let mut hasher = gix::hash::hasher(gix::hash::Kind::Sha1);
+    hasher.update(format!("{kind} {}\0", content.len()).as_bytes());
+    hasher.update(content);
+    let mut id = [0; 20];
+    if let Ok(digest) = hasher.try_finalize() {
+        id.copy_from_slice(digest.as_slice());
+    }
+    id
 }

@@ -9,7 +9,7 @@ pub(crate) mod tag;
 
 use std::{fs, path::PathBuf};
 
-use gix::{ObjectId, Repository};
+use gix::{ObjectId, Repository, objs::CommitRefIter};
 use thiserror::Error;
 
 #[cfg(feature = "fuzzing")]
@@ -98,12 +98,15 @@ pub(crate) fn listed_signers(
 pub(crate) fn commit(repository: &Repository, id: ObjectId, signers: &Signers, now: u64) -> Result<String, Unverified> {
     let unverified = |message: String| Unverified { commit: id.to_string(), message };
     let commit = repository.find_commit(id).map_err(|error| unverified(error.to_string()))?;
-    let signature = commit.signature().map_err(|error| unverified(error.to_string()))?;
-    let Some((signature, signed)) = signature else {
-        return Err(unverified("it is not signed".into()));
-    };
+    commit_object(&commit.data, signers, now).map_err(unverified)
+}
+
+/// Checks the signature in the bytes of a commit; gives the signer.
+pub(crate) fn commit_object(data: &[u8], signers: &Signers, now: u64) -> Result<String, String> {
+    let signature = CommitRefIter::signature(data, gix::hash::Kind::Sha1).map_err(|error| error.to_string())?;
+    let Some((signature, signed)) = signature else { return Err("it is not signed".into()) };
     let payload = signed.to_bstring();
-    signature_of(&signature, &payload, signers, now).map_err(unverified)
+    signature_of(&signature, &payload, signers, now)
 }
 
 /// Checks one signature over the bytes of a commit or a tag; gives the signer.

@@ -1,75 +1,359 @@
-//! Records of the store: any bytes below any key, and a good record with any change to it.
+//! Records of the store: any records below any keys, as another node of the fleet writes them, and as an attacker who
+//! controls the store does.
 //!
-//! The first byte chooses the key. Is the second one even, the rest is the record. Otherwise the next three bytes are
-//! the place and the length of what the rest replaces in a good record.
+//! The input is a list: key (kind, node), form, length (two bytes), bytes. By the form, the bytes are signed by a node
+//! and stored, are stored as they are, or replace a part of a good record: then the offset (two bytes) and the length
+//! (one byte) come first. The reader is node b.
 #![no_main]
 
-use std::sync::{Arc, OnceLock};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::{Arc, OnceLock},
+    time::Duration,
+};
 
 use base64::{Engine as _, prelude::BASE64_STANDARD};
 use libfuzzer_sys::fuzz_target;
+use serde_json::Value;
+use tokio::sync::mpsc;
 use towpath_coordination::{
     Accepted, LocalStore, Store,
-    signed::{Notary, SignedStore},
-    store::{Op, Page, Txn},
+    accept::{self, Link, SCHEMA, Standing, Table},
+    fleet::{Errand, Fleet},
+    keys::{self, Key},
+    rollout::{Cut, Election, OnLost, Own, Spec, Step, View, Want, anew, announce, decide, end_restoration, tend},
+    signed::{BookRights, Notary, Rights, SignedStore},
+    store::{Change, LeaseId, Op, Outcome, Page, Read, StoreError, Txn},
 };
-use towpath_host::identity::{Bearer, Identity};
+use towpath_host::{
+    SystemClock,
+    identity::{Bearer, Identity},
+};
 
-const KEYS: [&str; 4] = ["book/facts/a", "book/state/a", "book/queue/s/a", "board/open/a"];
-const VALUE: &[u8] = br#"{"at":1,"os":"debian"}"#;
+/// Nodes a, b and c are targets of the book, of which a and b may be elected; git names z too, and does not name g.
+const NODES: [&str; 5] = ["a", "b", "c", "z", "g"];
+const BOOK: &str = "n/b";
+const GOOD: &[u8] = br#"{"at":1,"os":"debian"}"#;
+const GENERATION: u64 = 5;
 
-/// The key of a node, the same in each run.
-fn identity(seed: u8) -> Identity {
-    let mut der = b"\x30\x2e\x02\x01\x00\x30\x05\x06\x03\x2b\x65\x70\x04\x22\x04\x20".to_vec();
-    der.extend_from_slice(&[seed; 32]);
-    let pem = format!("-----BEGIN PRIVATE KEY-----\n{}\n-----END PRIVATE KEY-----\n", BASE64_STANDARD.encode(der));
-    Identity::from_pem(&pem, "key".as_ref()).unwrap()
+/// A local store that others seem to see too.
+#[derive(Debug, Default)]
+struct Common(LocalStore);
+
+impl Store for Common {
+    fn read(&self, prefix: &str, page: &Page) -> Result<Read, StoreError> {
+        self.0.read(prefix, page)
+    }
+    fn watch(&self, prefix: &str, from: u64) -> Result<mpsc::UnboundedReceiver<Change>, StoreError> {
+        self.0.watch(prefix, from)
+    }
+    fn lease(&self, ttl: Duration) -> Result<LeaseId, StoreError> {
+        self.0.lease(ttl)
+    }
+    fn keep_alive(&self, lease: LeaseId) -> Result<(), StoreError> {
+        self.0.keep_alive(lease)
+    }
+    fn time_left(&self, key: &str) -> Result<Option<Duration>, StoreError> {
+        self.0.time_left(key)
+    }
+    fn commit(&self, txn: &Txn) -> Result<Outcome, StoreError> {
+        self.0.commit(txn)
+    }
 }
 
-fn node(store: &Arc<LocalStore>, name: &str, seed: u8, first: u64) -> (SignedStore, Arc<Notary>) {
-    let bearer = Bearer::Bare(Arc::new(identity(seed)));
-    let notary = Arc::new(Notary::new("c".into(), name.into(), bearer, first));
-    (SignedStore::new(Arc::<LocalStore>::clone(store), Arc::clone(&notary)), notary)
+/// The identity of a node, the same in each run.
+fn bearer(node: &str) -> Bearer {
+    static ALL: OnceLock<BTreeMap<&str, Arc<Identity>>> = OnceLock::new();
+    let identity = |node: &'static str| {
+        let mut der = b"\x30\x2e\x02\x01\x00\x30\x05\x06\x03\x2b\x65\x70\x04\x22\x04\x20".to_vec();
+        der.extend_from_slice(&[node.as_bytes()[0]; 32]);
+        let pem = format!("-----BEGIN PRIVATE KEY-----\n{}\n-----END PRIVATE KEY-----\n", BASE64_STANDARD.encode(der));
+        (node, Arc::new(Identity::from_pem(&pem, "key".as_ref()).unwrap()))
+    };
+    Bearer::Bare(Arc::clone(&ALL.get_or_init(|| NODES.map(identity).into())[node]))
 }
 
-fn put(store: &dyn Store, key: &str, value: &[u8]) {
-    store.commit(&Txn { then: vec![Op::put(key, value.to_vec())], ..Txn::default() }).unwrap();
+fn set(names: &[&str]) -> BTreeSet<String> {
+    names.iter().map(|name| (*name).to_owned()).collect()
 }
 
-/// The record of node a below a key, as it stands in the store.
-fn good(key: usize) -> &'static [u8] {
-    static GOOD: OnceLock<Vec<Vec<u8>>> = OnceLock::new();
-    let all = GOOD.get_or_init(|| {
-        let sign = |key: &&str| {
-            let store = Arc::new(LocalStore::default());
-            put(&node(&store, "a", 1, 7).0, key, VALUE);
-            store.read(key, &Page::default()).unwrap().rows[0].value.clone()
-        };
-        KEYS.iter().map(sign).collect()
-    });
-    &all[key]
+fn rights() -> Rights {
+    let book = BookRights {
+        groups: set(&[BOOK]),
+        targets: set(&["a", "b", "c"]),
+        eligible: BTreeMap::from([("t".to_owned(), set(&["a", "b"]))]),
+    };
+    let named = ["a", "b", "c", "z"].map(|node| (node.to_owned(), Some(bearer(node).keys())));
+    Rights { nodes: named.into(), books: BTreeMap::from([(BOOK.to_owned(), book)]) }
+}
+
+fn spec(on_lost: OnLost) -> Spec {
+    Spec {
+        book: BOOK.into(),
+        group: BOOK.into(),
+        run: "n/b@1".into(),
+        generation: GENERATION,
+        members: [("a", 0), ("b", 0), ("c", 1)].map(|(node, wave)| (node.to_owned(), wave)).into(),
+        late: vec!["d".into()],
+        known: ["a", "b", "c", "z"].map(str::to_owned).into(),
+        count: Some(2),
+        waves: 2,
+        cuts: vec![Cut::Barrier, Cut::Passage],
+        on_lost,
+        ..Spec::default()
+    }
+}
+
+fn store(common: &Arc<Common>, node: &str, first: u64) -> Arc<SignedStore> {
+    let notary = Arc::new(Notary::new("c".into(), node.into(), bearer(node), first));
+    notary.give(rights());
+    Arc::new(SignedStore::new(Arc::<Common>::clone(common), notary))
+}
+
+fn put(store: &dyn Store, key: &str, value: &[u8]) -> bool {
+    store.commit(&Txn { then: vec![Op::put(key, value.to_vec())], ..Txn::default() }).is_ok()
+}
+
+/// A key of a kind, of a node. `None` for a kind that is not one.
+fn key_of(kind: u8, node: u8) -> Option<String> {
+    let node = NODES[usize::from(node) % NODES.len()];
+    Some(match kind {
+        0 => keys::ACCEPTED.to_owned(),
+        1 => keys::opening(BOOK),
+        2 => keys::result_notice(BOOK, "t"),
+        3 => keys::freed(BOOK),
+        4 => keys::table("abc", 0),
+        5 => keys::link(GENERATION),
+        6 => keys::link(GENERATION + 1),
+        7 => keys::result_want("b", BOOK, "t", "a", node),
+        8 => keys::result_key("b", BOOK, "t", node),
+        9 => keys::held("n/other", "-", BOOK, node),
+        10 => keys::restored(node),
+        11 => keys::agent(node),
+        12 => keys::offer_notice(node, BOOK),
+        13 => keys::held(BOOK, "-", BOOK, node),
+        14 => keys::queue(BOOK, "-", BOOK, node),
+        15 => keys::vote("n/b@1", 0, true, node),
+        16 => keys::vote("n/b@1", 1, false, node),
+        17 => keys::elected(BOOK, "t", node),
+        18 => keys::joined(node),
+        19 => keys::mark(node),
+        20 => keys::fence(node),
+        21 => keys::anew("r", node),
+        22 => keys::alive(node),
+        23 => keys::facts(node),
+        24 => keys::state(node),
+        _ => return None,
+    })
+}
+
+/// What node b has accepted.
+fn disk() -> &'static Accepted {
+    static DISK: OnceLock<Accepted> = OnceLock::new();
+    DISK.get_or_init(|| {
+        let before = Link { generation: GENERATION - 1, parent: GENERATION - 2, ..Link::default() };
+        Accepted {
+            schema: SCHEMA,
+            generation: GENERATION,
+            commits: BTreeMap::from([("fleet".to_owned(), "a".repeat(40))]),
+            parent: GENERATION - 1,
+            before: Some(before),
+            origin: "o".into(),
+            ..Accepted::default()
+        }
+    })
+}
+
+/// The store before the input: rows as they were written.
+fn begun() -> &'static [(String, Vec<u8>)] {
+    static BEGUN: OnceLock<Vec<(String, Vec<u8>)>> = OnceLock::new();
+    BEGUN.get_or_init(|| {
+        let common = Arc::new(Common::default());
+        let [a, b] = ["a", "b"].map(|node| store(&common, node, 1));
+        assert!(put(&*a, keys::ACCEPTED, &serde_json::to_vec(disk()).unwrap()));
+        assert!(put(&*b, &keys::alive("b"), b"{}") && put(&*a, &keys::alive("a"), b"{}"));
+        assert!(put(&*a, &keys::facts("a"), GOOD));
+        common.read("", &Page::default()).unwrap().rows.into_iter().map(|row| (row.key, row.value)).collect()
+    })
 }
 
 fuzz_target!(|bytes: &[u8]| {
-    let [choice, form, rest @ ..] = bytes else { return };
-    let at = usize::from(*choice) % KEYS.len();
-    let value = match (form % 2, rest) {
-        (0, rest) => rest.to_vec(),
-        (_, [high, low, length, rest @ ..]) => {
-            let mut value = good(at).to_vec();
-            let from = usize::from(u16::from_be_bytes([*high, *low])).min(value.len());
-            let to = (from + usize::from(*length)).min(value.len());
-            value.splice(from..to, rest.iter().copied());
-            value
-        }
-        _ => return,
-    };
-    let _ = Accepted::told(&value, &value, "");
-    let store = Arc::new(LocalStore::default());
-    let (reader, notary) = node(&store, "b", 2, 1);
-    notary.give([("a".to_owned(), Some(identity(1).keys())), ("b".to_owned(), None)].into());
-    put(&*store, KEYS[at], &value);
-    for row in reader.read("", &Page::default()).unwrap().rows {
-        assert_eq!(row.value, VALUE, "a record counts that node a has not signed");
+    let common = Arc::new(Common::default());
+    for (key, value) in begun() {
+        assert!(put(&*common, key, value));
     }
+    let signers = Signers::new(&common);
+    let mut rest = bytes;
+    while let [kind, node, form, high, low, more @ ..] = rest {
+        let length = usize::from(u16::from_be_bytes([*high, *low])).min(more.len());
+        let (value, more) = more.split_at(length);
+        rest = more;
+        let (key, value) = match key_of(*kind, *node) {
+            Some(key) => (key, value),
+            // A key of its own, up to the end of the line.
+            None => {
+                let end = value.iter().position(|byte| *byte == b'\n').unwrap_or(value.len());
+                (String::from_utf8_lossy(&value[..end]).into_owned(), value.get(end + 1..).unwrap_or_default())
+            }
+        };
+        match form % 6 {
+            0 => _ = put(&*common, &key, value),
+            1 => _ = put(&*common, &keys::facts("a"), &changed(&begun_value(&keys::facts("a")), value)),
+            form => _ = put(&*signers.of(["a", "c", "z", "g"][usize::from(form) - 2]), &key, value),
+        }
+    }
+    let reader = store(&common, "b", 1_000);
+    every_record(&common, &reader);
+    decisions(&common, &reader);
 });
+
+/// The stores through which the nodes write, made where they are needed.
+struct Signers<'a>(&'a Arc<Common>, [OnceLock<Arc<SignedStore>>; 4]);
+
+impl<'a> Signers<'a> {
+    fn new(common: &'a Arc<Common>) -> Self {
+        Self(common, Default::default())
+    }
+
+    fn of(&self, node: &str) -> Arc<SignedStore> {
+        let at = ["a", "c", "z", "g"].iter().position(|name| *name == node).unwrap_or_default();
+        Arc::clone(self.1[at].get_or_init(|| store(self.0, node, 100)))
+    }
+}
+
+fn begun_value(key: &str) -> Vec<u8> {
+    begun().iter().find(|(known, _)| known == key).map(|(_, value)| value.clone()).unwrap_or_default()
+}
+
+fn changed(good: &[u8], change: &[u8]) -> Vec<u8> {
+    let mut changed = good.to_vec();
+    if let Some(([high, low, length], rest)) = change.split_first_chunk() {
+        let from = usize::from(u16::from_be_bytes([*high, *low])).min(good.len());
+        let to = from.saturating_add((*length).into()).min(good.len());
+        changed.splice(from..to, rest.iter().copied());
+    }
+    changed
+}
+
+/// A record that the reader gets is as a node has signed it, and of a node that may write it (P141).
+fn every_record(common: &Arc<Common>, reader: &SignedStore) {
+    let written: BTreeMap<String, Vec<u8>> = common
+        .read("", &Page { after: None, limit: 10_000 })
+        .unwrap()
+        .rows
+        .into_iter()
+        .map(|row| (row.key, row.value))
+        .collect();
+    for row in reader.read("", &Page { after: None, limit: 10_000 }).unwrap().rows {
+        let key = Key::parse(&row.key).expect("a record below no kind of key counts");
+        if matches!(key, Key::Table { .. } | Key::Link { .. }) {
+            continue;
+        }
+        let raw: Value = serde_json::from_slice(&written[&row.key]).expect("a record that is not JSON counts");
+        let signed = raw["signed"].as_object().expect("an unsigned record counts");
+        let by = signed["by"].as_str().unwrap();
+        let record: Value = serde_json::from_slice(&row.value).unwrap();
+        assert!(may(by, &key, &record), "{} counts, written by {by}: {record}", row.key);
+        if row.key == keys::facts("a") && signed["seq"].as_u64() < Some(100) {
+            assert_eq!(row.value, GOOD, "a change to a signed record counts");
+        }
+    }
+}
+
+/// The nodes that may write a record, as the protocol has it.
+fn may(by: &str, key: &Key<'_>, record: &Value) -> bool {
+    let target = |book: &str| book == BOOK && ["a", "b", "c"].contains(&by);
+    let eligible = |book: &str, task: &str| book == BOOK && task == "t" && ["a", "b"].contains(&by);
+    by != "g"
+        && match key {
+            Key::Accepted | Key::Table { .. } | Key::Link { .. } => true,
+            Key::Restored { node }
+            | Key::Agent { node }
+            | Key::Joined { node }
+            | Key::Mark { node }
+            | Key::Fence { node }
+            | Key::Anew { node, .. }
+            | Key::Alive { node }
+            | Key::Facts { node }
+            | Key::State { node } => by == *node,
+            Key::Opening { book } | Key::ResultKey { book, .. } => target(book),
+            Key::ResultNotice { book, task } => eligible(book, task),
+            Key::Elected { book, task, node } => by == *node && eligible(book, task),
+            Key::OfferNotice { group, .. } | Key::Freed { group } => target(group),
+            Key::ResultWant { book, from, .. } => by == *from && target(book),
+            Key::Queue { book, node, .. } => by == *node && target(book),
+            Key::Vote { run, node, .. } => by == *node && target(run.split('@').next().unwrap_or_default()),
+            Key::Held { group, book, node, .. } => match record["kind"].as_str() {
+                _ if by == *node => target(book),
+                Some("offer") => target(group),
+                Some("writtenoff" | "lost") => target(book),
+                Some("claim") => record["lost"] == true && target(book),
+                _ => false,
+            },
+        }
+}
+
+/// Every decision of node b upon what it reads. What it writes has to count for the others.
+fn decisions(common: &Arc<Common>, reader: &Arc<SignedStore>) {
+    let found = accept::current(&**reader, disk()).unwrap();
+    if found.standing == Standing::Sound {
+        assert!(found.record.generation > GENERATION, "an older record is followed");
+        assert!(found.record.commits.values().all(|id| id.bytes().all(|byte| byte.is_ascii_hexdigit())));
+    }
+    assert!(!matches!(accept::told(&found.record, disk()), Standing::Own) || found.record.generation == GENERATION);
+    if let Ok(Some(table)) = accept::table_of(&**reader, &found.record) {
+        assert_eq!(table.digest(), found.record.table, "a table of another digest is read");
+    }
+    let (record, table) = (begun_value(keys::ACCEPTED), serde_json::to_vec(&Table::default()).unwrap());
+    let _ = Accepted::told(&record, &table, &found.record.digest());
+    accept::joined(&**reader).unwrap();
+    for on_lost in [OnLost::Hold, OnLost::Skip] {
+        let spec = spec(on_lost);
+        let (revision, answers) = reader.commit(&View::reading(&spec, "b")).unwrap().answers();
+        let mut view = View::of(&spec, "b", revision, answers);
+        view.lost = ["a", "c"].map(str::to_owned).into();
+        view.anew = view.restored.iter().map(|(restored, _)| restored.by.clone()).collect();
+        let stretches = [0, 1, 2];
+        let wants = stretches.into_iter().flat_map(|stretch| {
+            [
+                Want::Enter(stretch),
+                Want::Change(stretch),
+                Want::Done(stretch),
+                Want::Failed(stretch),
+                Want::Absent(stretch, 60),
+            ]
+        });
+        for want in wants.chain([Want::Correct, Want::Leave]) {
+            if let Step::Commit(txn) = decide(&spec, &view, "b", want) {
+                writes_its_own(&txn);
+            }
+        }
+        let own = Own::default();
+        let more = [
+            tend(&spec, &view, "b"),
+            anew(&spec, &view, "b", &own),
+            announce(&view, "b", "r", None),
+            end_restoration(&spec.known, &view),
+        ];
+        more.iter().flatten().for_each(writes_its_own);
+        let fleet = Fleet::new(Arc::<SignedStore>::clone(reader), "b".into(), Arc::new(SystemClock));
+        fleet.read_as(bearer("b"));
+        fleet.rollout(&spec).unwrap();
+        let errand = Errand { spec: &spec, task: "t", definition: "d" };
+        let _ = fleet.answer(|_| Some(spec.clone()));
+        if let Ok(Election::Results(results)) = fleet.elect(errand, false, 1) {
+            let _ = fleet.open(errand, &results);
+        }
+        let _ = fleet.see_to(&spec);
+    }
+    every_record(common, reader);
+}
+
+fn writes_its_own(txn: &Txn) {
+    for operation in &txn.then {
+        let Op::Put { key, value, .. } = operation else { continue };
+        let kind = Key::parse(key).expect("a record below no kind of key is written");
+        let record = serde_json::from_slice(value).unwrap_or_default();
+        assert!(may("b", &kind, &record), "{key} is written, and counts for no other node: {record}");
+    }
+}
