@@ -107,7 +107,9 @@ impl Mirror {
         let before = before.flatten().filter_map(|mut reference| reference.peel_to_id().ok());
         let before = before.map(gix::Id::detach).filter(|id| repository.find_commit(*id).is_ok());
         let before: BTreeSet<ObjectId> = before.collect();
-        let given = walk(&repository, commit, before.into_iter().collect(), &mut BTreeSet::new());
+        let given = walk(&repository, commit, before.into_iter().collect(), &mut BTreeSet::new())
+            // An older ref of a damaged mirror says nothing of this commit.
+            .or_else(|_| walk(&repository, commit, Vec::new(), &mut BTreeSet::new()));
         given.map(drop).map_err(|message| SourceError::Pack { message })
     }
 
