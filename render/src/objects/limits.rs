@@ -84,6 +84,17 @@ impl Targets {
             };
             Written { groups: names("nodeGroups"), nodes: names("nodes") }
         });
+        if let Within::Groups(_) = within
+            && let Some(value) = spec.get(field.name())
+        {
+            let place = place.key(field.name());
+            let lists = ["nodeGroups", "nodes"].map(|key| (place.key(key), value.get(key)));
+            for (place, value) in std::iter::once((place.clone(), Some(value))).chain(lists) {
+                if let Some(finding) = value.and_then(Value::as_str).and_then(|text| template(text, namespace)) {
+                    loader.problem(&place, At::Value, finding);
+                }
+            }
+        }
         let targets = Self { written, within };
         targets.check(loader, &place.key(field.name()), field, namespace);
         targets

@@ -122,7 +122,13 @@ fn every_list_of_readers_keeps_to_the_node_groups_of_its_namespace() {
 #[test]
 fn template_among_the_readers_is_refused_in_a_limited_namespace() {
     for name in ["\"{{ vars.x }}\"", "\"{% if true %}db1{% endif %}\""] {
-        for readers in [format!("{{nodes: [{name}]}}"), format!("{{nodeGroups: [{name}]}}")] {
+        for readers in [
+            format!("{{nodes: [{name}]}}"),
+            format!("{{nodeGroups: [{name}]}}"),
+            format!("{{nodes: {name}}}"),
+            format!("{{nodeGroups: {name}}}"),
+            name.to_owned(),
+        ] {
             let task = format!("{{name: p, publish: {{name: v, value: x, readers: {readers}}}}}");
             let book = object("TaskBook", &format!("{{targets: {{nodeGroups: [web]}}, tasks: [{task}]}}"));
             let refused =
