@@ -1,7 +1,7 @@
 //! Text that the engine can compile and run within the stack of a thread.
 //!
 //! The engine's parser, its compiler and the release of nested values recurse. Their depth follows from the text, so it is
-//! limited there: by the length of chains of operators, by the number of `elif`, and by a check of what `set` assigns.
+//! limited there: by the length of chains of operators, by the number of nested `elif`, and by a check of what `set` assigns.
 
 use std::{borrow::Cow, ops::Range};
 
@@ -17,7 +17,7 @@ use super::syntax_config;
 /// takes 391 KiB, which is less than a fifth of the stack.
 const CHAIN: usize = 400;
 
-/// The `elif` that one template may have.
+/// The `elif` that the open `if` of a template may have together.
 const ELIFS: usize = 100;
 
 /// The test that finds out whether [`PLAIN`] is needed for what `set` assigned. Tests cost no fuel for the text or the
@@ -51,7 +51,7 @@ pub(super) fn expression(text: &str) -> Result<(), String> {
 
 fn check(text: &str, expression: bool) -> Result<Cow<'_, str>, String> {
     let mut chains = Chains::default();
-    let mut elifs = 0_usize;
+    let mut elifs = Elifs::default();
     let mut set = Set::default();
     let mut out = String::new();
     let mut copied = 0;
@@ -61,9 +61,8 @@ fn check(text: &str, expression: bool) -> Result<Cow<'_, str>, String> {
         chains
             .next(&token)
             .map_err(|TooLong| format!("an expression chains more than {CHAIN} operators, filters or names"))?;
-        elifs += usize::from(matches!(token, Token::Ident("elif")));
-        if elifs > ELIFS {
-            return Err(format!("the template has more than {ELIFS} elif; use a map, or several if"));
+        if elifs.next(&token) > ELIFS {
+            return Err(format!("an if has more than {ELIFS} elif; use a map, or several if"));
         }
         let (start, end) = (span.start_offset as usize, span.end_offset as usize);
         if let Some(checks) = set.next(&token, text, start..end) {
@@ -78,6 +77,36 @@ fn check(text: &str, expression: bool) -> Result<Cow<'_, str>, String> {
     }
     out.push_str(text.get(copied..).unwrap_or_default());
     Ok(Cow::Owned(out))
+}
+
+/// The `elif` of the `if` that are open: each is nested in the one before it.
+#[derive(Default)]
+struct Elifs {
+    open: Vec<usize>,
+    total: usize,
+    /// The next token is the first word of a block.
+    first: bool,
+}
+
+impl Elifs {
+    /// Returns the number of `elif` that are open behind a token.
+    fn next(&mut self, token: &Token<'_>) -> usize {
+        if self.first {
+            match token {
+                Token::Ident("if") => self.open.push(0),
+                Token::Ident("elif") => {
+                    self.total += 1;
+                    if let Some(last) = self.open.last_mut() {
+                        *last += 1;
+                    }
+                }
+                Token::Ident("endif") => self.total -= self.open.pop().unwrap_or(0),
+                _ => {}
+            }
+        }
+        self.first = matches!(token, Token::BlockStart);
+        self.total
+    }
 }
 
 /// A chain of more than [`CHAIN`] links.

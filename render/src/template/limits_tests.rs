@@ -202,3 +202,40 @@ fn ordinary_templates_are_far_from_the_limits() {
         }
     }
 }
+
+#[test]
+fn count_of_replace_is_that_of_python() {
+    let engine = Engine::new(Arc::new(MemoryTree::default()), "");
+    for (text, wanted) in [
+        ("{{ 'abcb' | replace('b', 'x') }}", "axcx"),
+        ("{{ 'abcb' | replace('b', 'x', 1) }}", "axcb"),
+        ("{{ 'abcb' | replace('b', 'x', count=1) }}", "axcb"),
+        ("{{ 'abcb' | replace('b', 'x', 0) }}", "abcb"),
+        ("{{ 'abcb' | replace('b', 'x', -1) }}", "axcx"),
+        ("{{ ['ab', 'bb'] | map('replace', 'b', 'x', 1) | join(' ') }}", "ax xb"),
+    ] {
+        let rendered = engine.string(text, &minijinja::context! {}).unwrap();
+        assert_eq!(rendered.value(), wanted, "{text}");
+    }
+    assert!(render("{{ ('a' * 9000000) | replace('a', 'b' * 1000, 8000000) }}").is_err());
+}
+
+#[test]
+fn patterns_of_a_bounded_length_read_large_texts() {
+    for text in [
+        "{{ ('abc def ghi jkl mno\\n' * 30000) | regex_replace(' ', '') | length }}",
+        "{{ ('x\\n' * 200000) | regex_replace('(?m)^', '  ') | length }}",
+        "{{ ('abc def\\n' * 10000) | regex_replace('(\\\\w+)', '<\\\\1>') | length }}",
+    ] {
+        assert!(render(text).is_ok(), "{text}: {:?}", render(text));
+    }
+}
+
+#[test]
+fn elif_of_separate_ifs_are_no_chain() {
+    let one = "{% if false %}a{% elif true %}b{% endif %}";
+    assert!(render(&one.repeat(300)).is_ok());
+    let inner = "{% elif false %}{{ 'a' if false else 'b' }}".repeat(60);
+    let nested = format!("{{% if false %}}{inner}{{% else %}}{{% if false %}}{inner}{{% endif %}}{{% endif %}}");
+    assert!(render(&nested).is_err());
+}

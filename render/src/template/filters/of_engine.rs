@@ -5,7 +5,7 @@ use std::borrow::Cow;
 use minijinja::{
     Environment, Error, State, filters,
     functions::Function,
-    value::{FunctionArgs, FunctionResult, Kwargs, Rest, StringInput, Value, ValueOrKwargs},
+    value::{FunctionArgs, FunctionResult, Kwargs, Rest, StringInput, Value, ValueOrKwargs, from_args},
 };
 
 use super::{
@@ -54,7 +54,7 @@ pub(super) fn add(environment: &mut Environment<'static>) {
     );
     environment.add_filter("tojson", tojson);
     add_all(environment, "title", filters::title);
-    add_all(environment, "replace", filters::replace);
+    environment.add_filter("replace", replace);
     add_all(environment, "split", filters::split);
     add_all(environment, "safe", filters::safe);
     add_all(environment, "format", filters::format);
@@ -75,6 +75,35 @@ where
         }
         own.call(state, &arguments)
     });
+}
+
+/// The engine exports its filter without the count.
+fn replace(
+    state: &mut State<'_, '_>,
+    value: &Value,
+    from: &Value,
+    to: &Value,
+    more: Rest<ValueOrKwargs>,
+) -> Result<Value, Error> {
+    let more = more.into_values();
+    let (count, options): (Option<i64>, Kwargs) = from_args(&more)?;
+    for argument in [value, from, to] {
+        charge_text(state, "replace", argument)?;
+    }
+    let count = match count {
+        Some(count) => Some(count),
+        None => options.get::<Option<i64>>("count")?,
+    };
+    options.assert_all_used()?;
+    // As in Python, a negative count replaces all.
+    let Some(count) = count.and_then(|count| usize::try_from(count).ok()) else {
+        let [value, from, to] = [value, from, to].map(|argument| StringInput::new(state, argument));
+        return filters::replace(state, value?, from?, to?);
+    };
+    let [value, from, to] = [value, from, to].map(ToString::to_string);
+    let found = value.matches(&from).take(count).count();
+    charge(state, found.saturating_mul(to.len()).saturating_add(value.len()))?;
+    Ok(Value::from(value.replacen(&from, &to, count)))
 }
 
 fn tojson(state: &State<'_, '_>, value: &Value, indent: Option<Value>, options: Kwargs) -> Result<Value, Error> {

@@ -42,9 +42,11 @@ fn charge_search(state: &State<'_, '_>, pattern: &str, text: &str) -> Result<(),
     charge(state, text.len().saturating_mul(1 + states / 64))
 }
 
-/// Takes the fuel for one of several matches: after each the search may read all the rest of the text again.
-fn charge_match(state: &State<'_, '_>, text: &str, end: usize) -> Result<(), Error> {
-    charge(state, text.len().saturating_sub(end) / 16)
+/// Takes the fuel for one of several matches: after each, a search for something of any length may read all the rest of
+/// the text again.
+fn charge_match(state: &State<'_, '_>, pattern: &str, text: &str, end: usize) -> Result<(), Error> {
+    let any_length = pattern.contains(['*', '+']) || pattern.contains(",}");
+    if any_length { charge(state, text.len().saturating_sub(end) / 16) } else { Ok(()) }
 }
 
 /// Python's `\1` and `\g<name>` in the crate's `${1}` and `${name}`.
@@ -101,7 +103,7 @@ fn regex_replace(
             break;
         }
         let Some(whole) = found.get(0) else { break };
-        charge_match(state, &text, whole.end())?;
+        charge_match(state, pattern, &text, whole.end())?;
         let before = out.len();
         out.push_str(&text[copied..whole.start()]);
         found.expand(&with, &mut out);
@@ -151,7 +153,7 @@ fn regex_findall(state: &State<'_, '_>, text: &Value, pattern: &str, options: Kw
     let part = |found: &regex::Captures<'_>, group| Value::from(found.get(group).map_or("", |part| part.as_str()));
     let mut all = Vec::new();
     for found in regex.captures_iter(&text) {
-        charge_match(state, &text, found.get(0).map_or(text.len(), |whole| whole.end()))?;
+        charge_match(state, pattern, &text, found.get(0).map_or(text.len(), |whole| whole.end()))?;
         all.push(match found.len() {
             1 => part(&found, 0),
             2 => part(&found, 1),
