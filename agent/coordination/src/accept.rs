@@ -225,7 +225,7 @@ pub enum Attempt {
     Lost(Accepted),
 }
 
-/// How many pages of a table are written with the record itself.
+/// The largest table that is written together with its record, in pages.
 const PAGES_AT_ONCE: usize = 4;
 
 /// Tries to have a candidate accepted.

@@ -16,7 +16,7 @@ pub struct State {
     pub accepted: Acceptance,
     /// The revision that was tried last.
     pub attempted: Option<Acceptance>,
-    /// Whether its first pass has not ended yet: what stalled or held an earlier revision says nothing of this one.
+    /// Its first pass has not ended yet. The stalls and holds are those of an earlier revision.
     attempting: bool,
     /// The revision that was applied in full last.
     pub applied: Option<Acceptance>,
@@ -397,7 +397,7 @@ mod tests {
             let (state, _) = run_on(state, vec![accepted(2), Input::Began]);
             assert_eq!(reasons(&state)[1], ("Reconciling".into(), true, "Progressing".into()));
             let (state, _) = run_on(state, vec![Input::Passed(Passed { interrupted: true, ..earlier.clone() })]);
-            assert_eq!(reasons(&state)[1].2, "Progressing", "it made way");
+            assert_eq!(reasons(&state)[1].2, "Progressing", "interrupted");
             let (state, _) = run_on(state, vec![Input::Passed(earlier)]);
             assert_eq!(reasons(&state)[1].2, "Settled");
         }

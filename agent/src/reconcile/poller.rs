@@ -28,7 +28,7 @@ impl Polled {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Sets the sources that are to be asked, and the heads that a look has found: they are no news.
+    /// Sets the sources to ask, and the heads that a look has found: only other heads wake the node.
     pub(super) fn set(&self, sources: &[Source], heads: &BTreeMap<String, String>) {
         let mut known = self.lock();
         known.sources = sources.to_vec();
@@ -118,7 +118,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn head_that_a_look_has_found_is_no_news() {
+    fn head_that_a_look_has_found_wakes_no_node() {
         let (polled, queue) = (Polled::default(), Queue::default());
         let moved = |head: &str| {
             polled.head(&queue, "fleet", Ok(head.into()), 0);

@@ -56,7 +56,7 @@ impl Node {
             .collect();
         let failed_text =
             (!failed.is_empty()).then(|| format!("{}; correct it in git, or on the node", failed.join("; ")));
-        // Before the conditions: who reads that the pass has ended reads its books.
+        // Shown before the conditions: a reader of conditions that say the pass has ended also reads its books.
         let books: Vec<pb::TaskBookStatus> = outcome.books.iter().map(pass::BookOutcome::status).collect();
         self.handle.set_books(books.clone());
         self.step(Input::Passed(Passed {

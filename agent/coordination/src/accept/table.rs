@@ -183,7 +183,7 @@ impl Table {
         Ok(())
     }
 
-    /// What writes its pages.
+    /// The operations that write its pages.
     pub(crate) fn pages(&self) -> Vec<Op> {
         let digest = self.digest();
         if digest.is_empty() {

@@ -557,7 +557,7 @@ impl Shared {
                     }
                     Change::Put(row) if row.key == keys::ACCEPTED => {
                         let accepted: Option<Accepted> = serde_json::from_slice(&row.value).ok();
-                        // The echo of what this node has accepted itself is no news.
+                        // This node has written the record itself, and need not look at it.
                         if accepted.is_none_or(|accepted| accepted.by != self.node) {
                             poke(Poke::Accepted);
                         }
