@@ -78,7 +78,7 @@ fn rollout_with_a_failed_member_takes_seconds_more() {
     println!("undisturbed {undisturbed:?}, dead {dead:?}, stopped {stopped:?}, silent {silent:?}");
 }
 
-/// What administrators do to an etcd: compaction, defragmentation, a restart of one member after the other.
+/// The maintenance is compaction, defragmentation, and a restart of one member after the other.
 #[test]
 fn maintenance_of_the_members_disturbs_no_rollout() {
     let mut fleet = Fleet::new(3, Etcd::three);

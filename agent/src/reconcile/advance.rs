@@ -58,7 +58,7 @@ impl Node {
         };
         self.remember_heads(&looked);
         match looked.set.clone() {
-            // What was taken over this moment, from the store itself, needs no proposal.
+            // The node has adopted these commits from the store in this look: it need not propose them.
             Some(_) if adopted && looked.commits == accepted.commits => {}
             Some(set) => self.accept(&accepted, looked, set),
             None => self.fall_back(&accepted),

@@ -66,7 +66,7 @@ fn template_that_makes_too_much_is_stopped() {
     assert!(peak() < 600, "{} MiB", peak());
 }
 
-/// What overflows the stack ends the process, so that this test is its own control.
+/// An overflow of the stack ends the process: the test fails without an assertion.
 #[test]
 fn template_that_nests_too_deep_is_refused() {
     let nested = |statement: &str| {

@@ -147,7 +147,7 @@ fn key_of(kind: u8, node: u8) -> Option<String> {
     })
 }
 
-/// What node b has accepted.
+/// The acceptance of node b.
 fn disk() -> &'static Accepted {
     static DISK: OnceLock<Accepted> = OnceLock::new();
     DISK.get_or_init(|| {
