@@ -223,6 +223,22 @@ fn an_etcd_that_was_restored_is_told_anew_and_the_rollout_ends() {
     wait_until(Duration::from_secs(90), || rollouts()[0]["phase"] == "done", || format!("{:#}", rollouts()));
 }
 
+/// No node reports that the record of acceptance is gone: neither who deletes it nor a backup without it.
+#[test]
+fn rollout_goes_on_after_the_record_of_acceptance_was_deleted_or_replaced() {
+    let fleet = Fleet::new(3, single);
+    for (round, ruin) in [(1, &["del"][..]), (2, &["put"][..])] {
+        flag(&fleet, "block");
+        let head = fleet.publish(&book(&fleet, "{serialize: {count: 1}}", round));
+        let _ = working(&fleet, round);
+        let value = (ruin == ["put"]).then_some("{}");
+        ok(fleet.etcd.ctl().args(ruin).arg("/towpath/default/board/accepted").args(value));
+        unflag(&fleet, "block");
+        fleet.wait_for(&head, 60);
+        assert_eq!(seen(&fleet, &format!("end{round}")).len(), 3, "{:?}", fleet.happened());
+    }
+}
+
 #[test]
 fn nobody_is_let_in_by_an_etcd_that_was_restored_while_a_holder_that_it_forgot_is_dead() {
     let mut fleet = Fleet::new(3, single);

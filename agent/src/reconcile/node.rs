@@ -312,6 +312,7 @@ impl Node {
 
     /// Runs the books of the accepted revision.
     pub fn pass(&mut self) -> Option<Outcome> {
+        self.fleet.begin_pass();
         let revision = self.revision.clone()?;
         if self.has_lost_its_state() {
             return None;
@@ -469,6 +470,7 @@ impl Node {
                     self.advance();
                 }
                 self.pass();
+                self.note_errors();
                 self.watch_files(watch.as_mut());
                 next = self.clock.monotonic() + self.patience();
             }
@@ -492,7 +494,7 @@ impl Node {
             if wake.moved || wake.poll || wake.accepted || again {
                 let before = self.state.accepted.clone();
                 self.advance();
-                if !self.state.is_at(Some(&before)) || !self.state.is_applied() {
+                if !self.state.is_at(Some(&before)) || !self.state.is_applied() || self.fleet.is_behind() {
                     (next, cause) = (self.clock.monotonic(), "news");
                 }
             }
@@ -515,7 +517,9 @@ impl Node {
         // What this node's own settings keep from going on needs a restart.
         let passing = |key: &&str| self.state.troubles.get(*key).is_some_and(|trouble| trouble.reason != "Refused");
         let failing = ["node store", "node accepted"].iter().any(passing);
-        self.retry.noted(failing, self.clock.monotonic());
+        // The data store has lost the record of acceptance, or its announcement has not come.
+        let behind = self.fleet.is_behind() && self.unfollowed.is_none();
+        self.retry.noted(failing || behind, self.clock.monotonic());
     }
 
     /// Whether the data store answers: before that, looking at the sources again leads nowhere.

@@ -87,6 +87,8 @@ struct Inner {
     due: Option<Instant>,
     /// The number of holds in a row whose cause was an error.
     troubles: u32,
+    /// Whether a view of this pass showed another accepted revision than the node has loaded, or none.
+    behind: bool,
 }
 
 /// A view, and what was so when it was requested.
@@ -210,6 +212,17 @@ impl Fleet {
     /// Returns whether the last hold was caused by an error.
     pub fn is_troubled(&self) -> bool {
         self.lock().troubles > 0
+    }
+
+    /// Begins a pass: only its own views tell whether the node is behind.
+    pub fn begin_pass(&self) {
+        self.lock().behind = false;
+    }
+
+    /// Whether a view of the last pass showed another accepted revision than the node has loaded, or none. Nobody tells
+    /// of it where the record was deleted, or came from a backup.
+    pub fn is_behind(&self) -> bool {
+        self.lock().behind
     }
 
     /// A number that differs from node to node.
@@ -452,7 +465,10 @@ impl Fleet {
         let mut view = View::of(spec, &self.node, revision, answers);
         self.horizon.judge(requested.horizon, &mut view);
         self.notice_unsure(&mut view);
-        self.lock().views.insert(view_key(spec, &self.node), Known { view: view.clone(), requested });
+        let mut inner = self.lock();
+        // What is of the whole fleet has no generation.
+        inner.behind |= spec.generation > 0 && view.current(spec).is_none();
+        inner.views.insert(view_key(spec, &self.node), Known { view: view.clone(), requested });
         view
     }
 

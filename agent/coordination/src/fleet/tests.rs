@@ -207,3 +207,23 @@ fn error_makes_node_look_again_soon_and_later_each_time() {
         assert!((Duration::from_secs(2)..=Duration::from_secs(15)).contains(&pause), "{errors}: {pause:?}");
     }
 }
+
+#[test]
+fn node_is_behind_while_its_views_show_another_accepted_revision_or_none() {
+    let (store, spec) = (Arc::new(Shared::default()), spec(OnLost::Hold));
+    let (a, _) = node(&store, "a");
+    a.begin_pass();
+    assert!(matches!(a.ask(&spec, Want::Change(0)), Answer::Hold(_)));
+    assert!(a.is_behind(), "there is none");
+    accept(&*store);
+    a.begin_pass();
+    assert!(!a.is_behind());
+    a.look(&spec).unwrap();
+    assert!(!a.is_behind(), "{:?}", a.look(&spec).unwrap().accepted);
+    let newer = Spec { generation: spec.generation + 1, ..spec.clone() };
+    a.look(&newer).unwrap();
+    assert!(a.is_behind(), "the store has an older one");
+    // One view of the whole fleet, or of another book, takes nothing back.
+    a.has_said_anew(&[]).unwrap();
+    assert!(a.is_behind());
+}
