@@ -152,7 +152,7 @@ fn is_hold(answer: &Answer, reason: &str) -> bool {
 #[expect(dead_code, reason = "a kind of key without a test does not compile")]
 fn test_of(key: &Key<'_>) -> fn() {
     match key {
-        Key::Accepted => accepted_by_an_unnamed_node_is_not_followed,
+        Key::Accepted => accepted_by_an_unnamed_node_or_in_the_name_of_another_is_not_followed,
         Key::Restored { .. } => restore_reported_in_the_name_of_another_pauses_nothing,
         Key::Opening { .. } => opening_by_an_outsider_opens_no_barrier,
         Key::ResultNotice { .. } | Key::OfferNotice { .. } | Key::Freed { .. } => notice_by_an_outsider_wakes_no_node,
@@ -175,12 +175,20 @@ fn test_of(key: &Key<'_>) -> fn() {
 }
 
 #[test]
-fn accepted_by_an_unnamed_node_is_not_followed() {
+fn accepted_by_an_unnamed_node_or_in_the_name_of_another_is_not_followed() {
     let it = Forgery::new();
-    it.put("ghost", keys::ACCEPTED, r#"{"schema":1,"generation":9}"#);
     let found = || accept::current(&*it.nodes["b"].store, &Accepted::default()).unwrap();
-    assert_eq!((found().standing, found().record), (accept::Standing::Nothing, Accepted::default()));
-    it.put("z", keys::ACCEPTED, r#"{"schema":1,"generation":2}"#);
+    // Node b takes a record in its own name for the echo of what it has written.
+    for (by, record) in [
+        ("ghost", r#"{"schema":1,"generation":9,"by":"ghost"}"#),
+        ("a", r#"{"schema":1,"generation":9,"by":"b"}"#),
+        ("a", r#"{"schema":1,"generation":9,"by":"z"}"#),
+        ("a", r#"{"schema":1,"generation":9,"by":""}"#),
+    ] {
+        it.put(by, keys::ACCEPTED, record);
+        assert_eq!((found().standing, found().record), (accept::Standing::Nothing, Accepted::default()), "{record}");
+    }
+    it.put("z", keys::ACCEPTED, r#"{"schema":1,"generation":2,"by":"z"}"#);
     assert_eq!(found().record.generation, 2);
 }
 

@@ -105,7 +105,7 @@ impl Books {
 pub(super) enum Writers<'k> {
     /// Every node: a signed record holds the digest of its content. It carries no signature.
     Digest,
-    /// Every node that signs: the content must prove itself (P25, P138, P140).
+    /// Every node that signs in its own name: the content must prove itself (P25, P138, P140).
     Proven,
     /// One node.
     Own(&'k str),
@@ -185,7 +185,11 @@ impl Writers<'_> {
     pub(super) fn check(&self, by: &str, record: &Map<String, Value>, books: &Books) -> Result<(), String> {
         let loaded = books.now.is_some();
         let (allowed, may) = match self {
-            Self::Digest | Self::Proven => (true, "every node".to_owned()),
+            Self::Digest => (true, "every node".to_owned()),
+            Self::Proven => {
+                let named = record.get("by").and_then(Value::as_str).unwrap_or(by);
+                (named == by, format!("only {named}, which it names"))
+            }
             Self::Own(node) => (by == *node, format!("only {node}")),
             Self::OwnTarget { node, book } => {
                 let target = !loaded || books.is_target(book, by);
