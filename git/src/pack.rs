@@ -9,13 +9,13 @@ use std::{
     io::Write,
     path::{Path, PathBuf},
     str::FromStr as _,
-    sync::atomic::AtomicBool,
+    sync::atomic::{AtomicBool, Ordering},
 };
 
 use gix::{ObjectId, Repository, objs::tree::EntryKind};
 use gix_pack as pack;
 
-use crate::{Mirror, SourceError, mirror::unlock, receive::Job};
+use crate::{Mirror, Options, SourceError, connection, mirror::unlock, receive::Job};
 
 impl Mirror {
     /// Writes a pack with a commit and all that it descends from, without what the one that asks has already.
@@ -82,35 +82,20 @@ impl Mirror {
         self.prepare(self.path())?;
         let before = self.packs_on_disk();
         let mirror = self.path().to_owned();
-        let job = Job::Index { mirror, options: Box::new(self.options().clone()), file: file.to_owned() };
+        let options = Box::new(self.options().clone());
+        let job = Job::Index { mirror, options, file: file.to_owned(), commit: commit.to_string() };
         let lacking = |error: SourceError| match error {
             SourceError::Unreachable { source, .. } => SourceError::Pack { message: source.to_string() },
             other => other,
         };
         let work = self.work(self.path(), job).and_then(|()| self.whole(self.path(), commit));
-        let kept = work.map_err(lacking).and_then(|()| self.check_history(commit)).and_then(|()| self.refer(commit));
+        let kept = work.map_err(lacking).and_then(|()| self.refer(commit));
         if kept.is_err() {
             for path in self.packs_on_disk().difference(&before) {
                 let _ = fs::remove_file(path);
             }
         }
         kept
-    }
-
-    /// Checks that the mirror can send a commit on: gix can walk its new history, and no object of it is missing.
-    ///
-    /// Commits that a ref names were there before. Their history is not read again.
-    fn check_history(&self, commit: ObjectId) -> Result<(), SourceError> {
-        let repository = self.open()?;
-        let references = repository.references().map_err(|error| self.corrupt(error.to_string()))?;
-        let before = references.all().map_err(|error| self.corrupt(error.to_string()))?;
-        let before = before.flatten().filter_map(|mut reference| reference.peel_to_id().ok());
-        let before = before.map(gix::Id::detach).filter(|id| repository.find_commit(*id).is_ok());
-        let before: BTreeSet<ObjectId> = before.collect();
-        let given = walk(&repository, commit, before.into_iter().collect(), &mut BTreeSet::new())
-            // An older ref of a damaged mirror says nothing of this commit.
-            .or_else(|_| walk(&repository, commit, Vec::new(), &mut BTreeSet::new()));
-        given.map(drop).map_err(|message| SourceError::Pack { message })
     }
 
     fn packs_on_disk(&self) -> BTreeSet<PathBuf> {
@@ -133,13 +118,37 @@ impl Mirror {
     }
 }
 
+/// Checks that a mirror can send a commit on: gix can walk its new history, and no object of it is missing.
+///
+/// Commits that a ref names were there before. Their history is not read again.
+pub(crate) fn check_history(
+    mirror: &Path,
+    options: &Options,
+    commit: &str,
+    stop: &AtomicBool,
+) -> Result<(), SourceError> {
+    let corrupt = |message: String| SourceError::Corrupt { path: mirror.to_owned(), message };
+    let repository = connection::open(mirror, options).map_err(|error| corrupt(error.to_string()))?;
+    let refused = |message: String| SourceError::Pack { message };
+    let commit = ObjectId::from_str(commit).map_err(|error| refused(error.to_string()))?;
+    let references = repository.references().map_err(|error| corrupt(error.to_string()))?;
+    let before = references.all().map_err(|error| corrupt(error.to_string()))?;
+    let before = before.flatten().filter_map(|mut reference| reference.peel_to_id().ok());
+    let before = before.map(gix::Id::detach).filter(|id| repository.find_commit(*id).is_ok());
+    let before: BTreeSet<ObjectId> = before.collect();
+    let given = walk(&repository, commit, before.into_iter().collect(), &mut BTreeSet::new(), stop)
+        // An older ref of a damaged mirror says nothing of this commit.
+        .or_else(|_| walk(&repository, commit, Vec::new(), &mut BTreeSet::new(), stop));
+    given.map(drop).map_err(refused)
+}
+
 /// Every object that a commit needs and one that has another commit lacks.
 fn objects(repository: &Repository, commit: ObjectId, have: Option<ObjectId>) -> Result<Vec<ObjectId>, String> {
     let mut seen: BTreeSet<ObjectId> = BTreeSet::new();
     if let Some(have) = have {
         gather(repository, tree(repository, have)?, &mut seen, &mut Vec::new())?;
     }
-    walk(repository, commit, have.into_iter().collect(), &mut seen)
+    walk(repository, commit, have.into_iter().collect(), &mut seen, &AtomicBool::new(false))
 }
 
 /// Every object of a commit and of its history, without the hidden commits, their history, and the objects that were
@@ -149,9 +158,13 @@ fn walk(
     commit: ObjectId,
     hidden: Vec<ObjectId>,
     seen: &mut BTreeSet<ObjectId>,
+    stop: &AtomicBool,
 ) -> Result<Vec<ObjectId>, String> {
     let mut found = Vec::new();
     for info in repository.rev_walk([commit]).with_hidden(hidden).all().map_err(|error| error.to_string())? {
+        if stop.load(Ordering::Relaxed) {
+            return Err("its time is over".into());
+        }
         let id = info.map_err(|error| error.to_string())?.id;
         found.push(id);
         gather(repository, tree(repository, id)?, seen, &mut found)?;

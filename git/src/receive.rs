@@ -22,6 +22,7 @@ use crate::{
     Limits, Options, SourceError, audit, connection,
     deadline::{self, Ended},
     meter::Meter,
+    pack::check_history,
     report::Reported,
 };
 
@@ -39,8 +40,8 @@ pub fn isolate(arguments: &[&str]) {
 pub(crate) enum Job {
     /// Receives what a refspec names into a mirror.
     Fetch { mirror: PathBuf, options: Box<Options>, spec: String },
-    /// Indexes a pack file into a mirror.
-    Index { mirror: PathBuf, options: Box<Options>, file: PathBuf },
+    /// Indexes a pack file into a mirror, and walks the history of the commit that it brings.
+    Index { mirror: PathBuf, options: Box<Options>, file: PathBuf, commit: String },
 }
 
 impl Job {
@@ -82,9 +83,11 @@ impl Job {
                 let audit = audit::Audit::begin(&mirror, &options, &spec)?;
                 connection::fetch(&mirror, &options, &spec, meter, stop).and_then(|()| audit.check())
             }
-            Self::Index { mirror, options, file } => {
+            Self::Index { mirror, options, file, commit } => {
                 let audit = audit::Audit::begin(&mirror, &options, "")?;
-                index(&mirror, &options, &file, meter, stop).and_then(|()| audit.check())
+                index(&mirror, &options, &file, meter, stop)
+                    .and_then(|()| audit.check())
+                    .and_then(|()| check_history(&mirror, &options, &commit, stop))
             }
         }
     }
