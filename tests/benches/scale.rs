@@ -15,8 +15,8 @@ use towpath_coordination::{
     accept::{self, Accepted},
     fleet::{Answer, Fleet, Joined, Poke},
     keys,
-    rollout::{Cut, Spec, Want},
-    signed::{Notary, SignedStore},
+    rollout::{Cut, Request, RolloutSpec},
+    signed::{RecordSigner, SignedStore},
     store::{
         Change, LeaseId, Op, Outcome, Page, Read, Store, StoreError, Txn,
         etcd::{EtcdOptions, EtcdStore},
@@ -85,8 +85,8 @@ impl Store for Counted {
     }
 }
 
-fn spec(nodes: usize) -> Spec {
-    Spec {
+fn spec(nodes: usize) -> RolloutSpec {
+    RolloutSpec {
         book: "n/b".into(),
         group: "n/b".into(),
         run: "n/b@1".into(),
@@ -96,7 +96,7 @@ fn spec(nodes: usize) -> Spec {
         count: Some(10),
         waves: 1,
         cuts: vec![Cut::Barrier],
-        ..Spec::default()
+        ..RolloutSpec::default()
     }
 }
 
@@ -112,14 +112,14 @@ fn wait(bell: &Bell, patience: Duration) {
 /// The store as a node has it: what it writes is signed.
 fn signed(store: Arc<dyn Store>, node: &str) -> Arc<dyn Store> {
     let bearer = Bearer::Bare(Arc::new(Identity::make().unwrap()));
-    let notary = Notary::new("scale".into(), node.into(), bearer, 1);
+    let notary = RecordSigner::new("scale".into(), node.into(), bearer, 1);
     Arc::new(SignedStore::new(store, Arc::new(notary)))
 }
 
 /// What a node writes down before its first change, and behind its vote.
-fn remember(journal: &Journal, key: &str, stretch: u32) {
+fn remember(journal: &Journal, key: &str, segment: u32) {
     let mut changes = Changes::default();
-    changes.put(key, &stretch);
+    changes.put(key, &segment);
     journal.commit(changes).unwrap();
 }
 
@@ -155,18 +155,18 @@ fn node(
     counted.requests.store(0, Ordering::Relaxed);
     let spec = spec(nodes);
     let mut minutes = 0;
-    for stretch in 0..spec.stretches() {
-        while fleet.ask(&spec, Want::Change(stretch)) != Answer::Go {
+    for segment in 0..spec.segments() {
+        while fleet.ask(&spec, Request::Change(segment)) != Answer::Go {
             let begin = Instant::now();
             wait(&bell, Duration::from_secs(60));
             minutes += u64::from(begin.elapsed() >= Duration::from_secs(59));
         }
-        remember(journal, "slot/n/b", stretch);
+        remember(journal, "slot/n/b", segment);
         std::thread::sleep(Duration::from_millis(200));
-        while fleet.ask(&spec, Want::Done(stretch)) != Answer::Go {
+        while fleet.ask(&spec, Request::Done(segment)) != Answer::Go {
             wait(&bell, Duration::from_secs(1));
         }
-        remember(journal, "progress/n/b", stretch);
+        remember(journal, "progress/n/b", segment);
     }
     (counted.requests.load(Ordering::Relaxed), minutes)
 }

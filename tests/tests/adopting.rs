@@ -17,9 +17,9 @@ use towpath_agent::{
 };
 use towpath_coordination::{
     Accepted, LocalStore,
-    accept::{Table, current, table_of},
+    accept::{RevisionManifest, current, manifest_of},
     keys,
-    signed::{Notary, SignedStore},
+    signed::{RecordSigner, SignedStore},
     store::{Change, LeaseId, Op, Outcome, Page, Read, Store, StoreError, Txn},
 };
 use towpath_host::{
@@ -110,7 +110,7 @@ impl Fleet {
         let store = Arc::<Shared>::default();
         let clock = Arc::new(TestClock(Instant::now(), Mutex::default()));
         let key = Identity::open(&folder.path().join("n2.key")).unwrap();
-        let notary = Notary::new("default".into(), "n2".into(), Bearer::Bare(Arc::new(key)), 1 << 60);
+        let notary = RecordSigner::new("default".into(), "n2".into(), Bearer::Bare(Arc::new(key)), 1 << 60);
         let insider = SignedStore::new(Arc::clone(&store) as Arc<dyn Store>, Arc::new(notary));
         let mut fleet = Self { folder, repository, alice, store, clock, nodes: Vec::new(), insider };
         for name in ["n0", "n1"] {
@@ -315,7 +315,7 @@ fn rejection_ends_if_the_commit_appears() {
     fleet.forge_next(|record| {
         commit_of(record, &late);
         // As an honest node of another view makes it.
-        record.table_before = record.table.clone();
+        record.manifest_before = record.manifest.clone();
     });
     fleet.look(45);
     assert_eq!(fleet.reason("Stalled").as_deref(), Some("RejectedLocally"));
@@ -355,30 +355,30 @@ fn record_that_goes_back_or_names_other_sources_is_rejected() {
 fn table_that_is_missing_or_differs_from_the_commits_is_rejected() {
     let mut fleet = Fleet::signed();
     // Without pages: the wait is short.
-    fleet.forge_next(|record| record.table = "0".repeat(32));
+    fleet.forge_next(|record| record.manifest = "0".repeat(32));
     fleet.look(8);
     assert_eq!(fleet.reason("Stalled").as_deref(), Some("RejectedLocally"));
     fleet.goes_on("two", 2);
     // With a run that begins again, and with a book that is not there.
-    type Change = fn(&mut Table, u64);
+    type Change = fn(&mut RevisionManifest, u64);
     let changes: [Change; 3] = [
-        |table, next| {
-            table.books.get_mut("app/slots").unwrap().since = next;
-            table.joined = [(next, vec!["n0".to_owned()])].into();
+        |manifest, next| {
+            manifest.books.get_mut("app/slots").unwrap().since = next;
+            manifest.joined = [(next, vec!["n0".to_owned()])].into();
         },
-        |table, _| table.books.clear(),
-        |table, _| table.births.values_mut().for_each(|birth| *birth = u64::MAX),
+        |manifest, _| manifest.books.clear(),
+        |manifest, _| manifest.births.values_mut().for_each(|birth| *birth = u64::MAX),
     ];
     for (round, change) in changes.into_iter().enumerate() {
         let last = fleet.stored();
-        let mut table = table_of(&fleet.insider, &last).unwrap().unwrap();
-        change(&mut table, last.generation + 1);
-        let page = Op::put(keys::table(&table.digest(), 0), serde_json::to_vec(&table).unwrap());
+        let mut manifest = manifest_of(&fleet.insider, &last).unwrap().unwrap();
+        change(&mut manifest, last.generation + 1);
+        let page = Op::put(keys::manifest(&manifest.digest(), 0), serde_json::to_vec(&manifest).unwrap());
         fleet.insider.commit(&Txn { then: vec![page], ..Txn::default() }).unwrap();
         let before = fleet.at();
         fleet.forge_next(|record| {
-            record.table_before = record.table.clone();
-            record.table = table.digest();
+            record.manifest_before = record.manifest.clone();
+            record.manifest = manifest.digest();
         });
         fleet.look(1);
         assert_eq!((fleet.at(), fleet.reason("Stalled").as_deref()), (before, Some("RejectedLocally")), "{round}");

@@ -324,7 +324,7 @@ fn who_leaves_the_targets_gives_its_slot_back() {
 }
 
 #[test]
-fn a_stretch_that_was_cut_off_keeps_its_slot_and_what_follows_it() {
+fn a_segment_that_was_cut_off_keeps_its_slot_and_what_follows_it() {
     let mut fleet = Fleet::new(2, single);
     let log = fleet.log_file().display().to_string();
     let folder = fleet.folder.path().display().to_string();
@@ -350,7 +350,7 @@ fn a_stretch_that_was_cut_off_keeps_its_slot_and_what_follows_it() {
     assert_eq!(held.len(), 1);
     fleet.agents[number(&inside)] = None;
     fleet.begin(number(&inside));
-    // The agent is back in its stretch: the work runs again, and nothing that follows it has run.
+    // The agent is back in its segment: the work runs again, and nothing that follows it has run.
     fleet.wait(60, |fleet| seen(fleet, "begin1").iter().filter(|node| **node == inside).count() == 2);
     assert_eq!(claim(&fleet), held, "the slot was given back and taken again");
     let of = |fleet: &Fleet, word: &str| seen(fleet, word).into_iter().filter(|node| *node == inside).count();

@@ -7,8 +7,8 @@ use std::{
 };
 
 use towpath_coordination::gossip::{
+    broadcast::Announced,
     core::{Heard, Life, Liveness, Member},
-    news::Announced,
 };
 
 /// Numbers that look like chance and are the same for each seed.

@@ -12,8 +12,8 @@ use towpath_coordination::{
     accept::Accepted,
     keys,
     rollout::{
-        Cut, Held, Kind, Mark, OnLost, Opening, Own, Spec, Step, View, Want, anew, announce, confirm, decide, idle,
-        tend, worth_reading,
+        Cut, Decision, NodeClaims, OnLost, Request, RolloutProgress, RolloutSpec, RunSnapshot, SlotRecord, SlotState,
+        WriteSequence, acknowledge, decide, idle, next_maintenance, report_rollback, republish, segment_to_inspect,
     },
     store::{Change, Compare, Op, Outcome, Txn, memory::Memory},
 };
@@ -57,7 +57,7 @@ enum Phase {
 struct Node {
     up: bool,
     at: usize,
-    stretch: u32,
+    segment: u32,
     away: bool,
     /// Whether it is away because it failed.
     failed: bool,
@@ -65,14 +65,16 @@ struct Node {
     /// Whether it is cut off from the store.
     cut: bool,
     /// The highest revision of the store that it has seen, and the number of what it wrote last.
-    horizon: (u64, u64),
-    /// Whether the store is older than that; and the restoration that it has heard of.
-    fallen: bool,
-    restoration: Option<String>,
+    position: (u64, u64),
+    /// Whether the store is older than that; and the recovery_id that it has heard of.
+    rolled_back: bool,
+    recovery_id: Option<String>,
     /// Since when it reaches the store.
     reached: Option<Time>,
     /// Events of an earlier life of the node, or of an earlier plan of it, are void.
     life: u64,
+    /// Until when a request is in flight: a node waits for its answer, or for the verdict that it has none.
+    asks_until: Time,
     /// Offers and waits of others, since when it sees them.
     offers: BTreeMap<(String, u64), Time>,
     idle: Option<((String, u64), Time)>,
@@ -103,7 +105,7 @@ struct Simulation {
     backup: Option<Memory>,
     restores: u64,
     nodes: Vec<Node>,
-    revisions: Vec<Arc<Spec>>,
+    revisions: Vec<Arc<RolloutSpec>>,
     accepted: usize,
     failures: u64,
     written_off: u64,
@@ -118,12 +120,12 @@ impl Simulation {
         let mut chance = Chance::new(seed);
         let on_lost = [OnLost::Hold, OnLost::Skip, OnLost::Fail][usize::try_from(chance.below(3)).unwrap()];
         let waves = u32::try_from(1 + chance.below(3)).unwrap();
-        let stretches = chance.below(3);
+        let segments = chance.below(3);
         let cuts: Vec<Cut> =
-            (0..stretches).map(|_| if chance.percent(70) { Cut::Barrier } else { Cut::Passage }).collect();
+            (0..segments).map(|_| if chance.percent(70) { Cut::Barrier } else { Cut::Passage }).collect();
         let revisions = (0..1 + chance.below(3))
             .map(|number| {
-                Arc::new(Spec {
+                Arc::new(RolloutSpec {
                     book: "b/k".into(),
                     group: "b/k".into(),
                     run: format!("b/k@{}", if chance.percent(30) { 1 } else { number + 1 }),
@@ -135,23 +137,24 @@ impl Simulation {
                     on_lost,
                     waves,
                     cuts: cuts.clone(),
-                    ..Spec::default()
+                    ..RolloutSpec::default()
                 })
             })
             .collect();
         let node = Node {
             up: true,
             at: 0,
-            stretch: 0,
+            segment: 0,
             away: false,
             failed: false,
             phase: Phase::Idle,
             cut: false,
-            horizon: (0, 0),
-            fallen: false,
-            restoration: None,
+            position: (0, 0),
+            rolled_back: false,
+            recovery_id: None,
             reached: None,
             life: 0,
+            asks_until: 0,
             offers: BTreeMap::new(),
             idle: None,
         };
@@ -214,58 +217,58 @@ impl Simulation {
         self.accepted = number;
     }
 
-    fn view(&mut self, node: usize) -> View {
+    fn snapshot(&mut self, node: usize) -> RunSnapshot {
         let spec = Arc::clone(&self.revisions[self.nodes[node].at]);
         let spec = spec.as_ref();
-        let (revision, answers) = self.store.peek(&View::reading(spec, &name(node)));
-        let mut view = View::of(spec, &name(node), revision, answers);
-        view.soaked = true;
+        let (revision, answers) = self.store.peek(&RunSnapshot::reading(spec, &name(node)));
+        let mut snapshot = RunSnapshot::of(spec, &name(node), revision, answers);
+        snapshot.soaked = true;
         let now = self.now;
         let own = &mut self.nodes[node];
-        // As the agent's horizon has it.
-        if revision < own.horizon.0 || view.mark < own.horizon.1 {
-            own.fallen = true;
-            own.horizon = (revision, view.mark);
+        // As the agent's position has it.
+        if revision < own.position.0 || snapshot.sequence < own.position.1 {
+            own.rolled_back = true;
+            own.position = (revision, snapshot.sequence);
         }
-        own.horizon = (revision, own.horizon.1.max(view.mark));
-        if let Some((restored, _)) = &view.restored {
-            if own.restoration.as_ref() != Some(&restored.id) {
-                own.restoration = Some(restored.id.clone());
-                own.fallen = false;
+        own.position = (revision, own.position.1.max(snapshot.sequence));
+        if let Some((restored, _)) = &snapshot.recovery {
+            if own.recovery_id.as_ref() != Some(&restored.id) {
+                own.recovery_id = Some(restored.id.clone());
+                own.rolled_back = false;
             }
-            let prefix = keys::all_anew(&restored.id);
-            view.anew = self.store.below(&prefix).map(|row| row.key[prefix.len()..].to_owned()).collect();
+            let prefix = keys::all_recovery_acks(&restored.id);
+            snapshot.acknowledged = self.store.below(&prefix).map(|row| row.key[prefix.len()..].to_owned()).collect();
         }
-        view.fallen = own.fallen;
-        view.unsure = own.reached.is_some_and(|reached| now - reached < 3 * SECOND);
-        let offers: Vec<(String, u64)> = view
+        snapshot.rolled_back = own.rolled_back;
+        snapshot.stabilizing = own.reached.is_some_and(|reached| now - reached < 3 * SECOND);
+        let offers: Vec<(String, u64)> = snapshot
             .held
             .iter()
-            .filter(|held| held.held.kind == Kind::Offer)
+            .filter(|held| held.held.kind == SlotState::Offer)
             .map(|held| (held.node.clone(), held.modified))
             .collect();
         own.offers.retain(|offer, _| offers.contains(offer));
         for offer in offers {
             if now - *own.offers.entry(offer.clone()).or_insert(now) >= 10 * SECOND {
-                view.stale.insert(offer);
+                snapshot.stale.insert(offer);
             }
         }
-        own.idle = idle(spec, &view, &name(node)).map(|waiting| match own.idle.take() {
+        own.idle = idle(spec, &snapshot, &name(node)).map(|waiting| match own.idle.take() {
             Some((known, since)) if known == waiting => (known, since),
             _ => (waiting, now),
         });
-        view.idle = own.idle.as_ref().is_some_and(|(_, since)| now - since >= 15 * SECOND);
+        snapshot.idle = own.idle.as_ref().is_some_and(|(_, since)| now - since >= 15 * SECOND);
         if spec.on_lost != OnLost::Hold {
             let prefix = keys::ALL_ALIVE.len();
             let alive: BTreeSet<&str> = self.store.below(keys::ALL_ALIVE).map(|row| &row.key[prefix..]).collect();
-            view.lost = spec.known.iter().filter(|other| !alive.contains(other.as_str())).cloned().collect();
+            snapshot.lost = spec.known.iter().filter(|other| !alive.contains(other.as_str())).cloned().collect();
         }
-        if let Some(stretch) = worth_reading(spec, &view) {
-            let prefix = keys::member_votes(&spec.run, stretch);
+        if let Some(segment) = segment_to_inspect(spec, &snapshot) {
+            let prefix = keys::member_votes(&spec.run, segment);
             let names = self.store.below(&prefix).map(|row| row.key[prefix.len()..].to_owned()).collect();
-            view.names = Some((stretch, names));
+            snapshot.names = Some((segment, names));
         }
-        view
+        snapshot
     }
 
     /// A node looks again by itself, after about a minute or soon.
@@ -276,8 +279,8 @@ impl Simulation {
     }
 
     fn send(&mut self, node: usize, mut txn: Txn) {
-        let mark = Mark { number: self.nodes[node].horizon.1 + 1 };
-        txn.then.push(Op::put(keys::mark(&name(node)), serde_json::to_vec(&mark).unwrap()));
+        let mark = WriteSequence { number: self.nodes[node].position.1 + 1 };
+        txn.then.push(Op::put(keys::write_sequence(&name(node)), serde_json::to_vec(&mark).unwrap()));
         let (life, restores) = (self.nodes[node].life, self.restores);
         // A request may be lost on its way; its node looks again in any case.
         let delay = 1 + self.chance.below(30);
@@ -286,10 +289,15 @@ impl Simulation {
         }
         let answered = delay + 1 + self.chance.below(30);
         let delay = if self.chance.percent(3) { 5 * SECOND } else { answered };
+        self.nodes[node].asks_until = self.now + delay;
         self.after(delay, Event::Look(node, life));
     }
 
     fn look(&mut self, node: usize) {
+        if self.now < self.nodes[node].asks_until {
+            // The look that the answer brings is planned.
+            return;
+        }
         self.follow(node);
         if self.nodes[node].at != self.accepted && self.nodes[node].phase != Phase::In {
             // It has not heard of it, or can't load it yet.
@@ -299,87 +307,87 @@ impl Simulation {
             return self.again(node, true);
         }
         let spec = Arc::clone(&self.revisions[self.nodes[node].at]);
-        let view = self.view(node);
-        if let Some(txn) = self.owed(node, &spec, &view) {
+        let snapshot = self.snapshot(node);
+        if let Some(txn) = self.owed(node, &spec, &snapshot) {
             return self.send(node, txn);
         }
         let own = &self.nodes[node];
-        if own.stretch >= spec.stretches() {
-            match tend(&spec, &view, &name(node)) {
+        if own.segment >= spec.segments() {
+            match next_maintenance(&spec, &snapshot, &name(node)) {
                 Some(txn) => self.send(node, txn),
-                None if view.done(&spec) => {}
+                None if snapshot.done(&spec) => {}
                 None => self.again(node, false),
             }
             return;
         }
-        let stretch = own.stretch;
+        let segment = own.segment;
         let want = match own.phase {
-            Phase::Idle | Phase::Failed => Want::Change(stretch),
-            Phase::Succeeded => Want::Done(stretch),
-            Phase::Failing => Want::Failed(stretch),
+            Phase::Idle | Phase::Failed => Request::Change(segment),
+            Phase::Succeeded => Request::Done(segment),
+            Phase::Failing => Request::Failed(segment),
             Phase::In => return,
         };
-        match decide(&spec, &view, &name(node), want) {
-            Step::Commit(txn) => self.send(node, txn),
-            Step::Hold(_) => match tend(&spec, &view, &name(node)) {
+        match decide(&spec, &snapshot, &name(node), want) {
+            Decision::Commit(txn) => self.send(node, txn),
+            Decision::Wait(_) => match next_maintenance(&spec, &snapshot, &name(node)) {
                 Some(txn) => self.send(node, txn),
                 None => self.again(node, false),
             },
-            Step::Go => self.go(node, want),
+            Decision::Go => self.go(node, want),
         }
     }
 
     /// What a node writes first where the store has gone back.
-    fn owed(&self, node: usize, spec: &Spec, view: &View) -> Option<Txn> {
+    fn owed(&self, node: usize, spec: &RolloutSpec, snapshot: &RunSnapshot) -> Option<Txn> {
         let own = &self.nodes[node];
-        if view.fallen {
+        if snapshot.rolled_back {
             // Ids are never the same twice.
             let id = format!("{}-{}", self.now, name(node));
-            return announce(view, &name(node), &id, own.restoration.as_deref());
+            return report_rollback(snapshot, &name(node), &id, own.recovery_id.as_deref());
         }
-        let stored = view.accepted.map_or(0, |(generation, _)| generation);
+        let stored = snapshot.accepted.map_or(0, |(generation, _)| generation);
         if stored < spec.generation {
             // The disk wins: who holds the newer record of acceptance puts it back.
             let key = keys::ACCEPTED.to_owned();
             let record = Accepted { schema: 1, generation: spec.generation, ..Accepted::default() };
             let compare =
-                view.accepted.map_or(Compare::Absent(key.clone()), |(_, at)| Compare::Revision(key.clone(), at));
+                snapshot.accepted.map_or(Compare::Absent(key.clone()), |(_, at)| Compare::Revision(key.clone(), at));
             let then = vec![Op::put(key, serde_json::to_vec(&record).unwrap())];
             return Some(Txn { compare: vec![compare], then, otherwise: Vec::new() });
         }
-        if !view.owes(&name(node)) || !matches!(own.phase, Phase::Idle | Phase::Failed) {
+        if !snapshot.needs_republish(&name(node)) || !matches!(own.phase, Phase::Idle | Phase::Failed) {
             return None;
         }
-        let kind = if own.failed { Kind::Failure } else { Kind::Claim };
-        let away = own.away.then(|| (kind, spec.run.clone(), own.stretch));
-        let own = Own { away, voted: (0..own.stretch).collect() };
-        anew(spec, view, &name(node), &own).or_else(|| confirm(view, &name(node)))
+        let kind = if own.failed { SlotState::Failure } else { SlotState::Claim };
+        let away = own.away.then(|| (kind, spec.run.clone(), own.segment));
+        let own = NodeClaims { away, voted: (0..own.segment).collect() };
+        republish(spec, snapshot, &name(node), &own).or_else(|| acknowledge(snapshot, &name(node)))
     }
 
-    fn go(&mut self, node: usize, want: Want) {
+    fn go(&mut self, node: usize, want: Request) {
         let fails = self.failures > 0 && self.chance.percent(5);
         let work = SECOND + self.chance.below(20 * SECOND);
         let own = &mut self.nodes[node];
         match want {
-            Want::Change(_) => {
+            Request::Change(_) => {
                 own.phase = Phase::In;
                 own.away = true;
                 let life = own.life;
                 self.failures -= u64::from(fails);
                 self.after(work, Event::Worked(node, life, !fails));
             }
-            Want::Done(_) => {
-                own.stretch += 1;
+            Request::Done(_) => {
+                own.segment += 1;
                 own.phase = Phase::Idle;
                 own.failed = false;
                 self.again(node, true);
             }
-            Want::Failed(_) => {
+            Request::Failed(_) => {
                 own.phase = Phase::Failed;
                 own.failed = true;
                 self.again(node, false);
             }
-            Want::Enter(_) | Want::Correct | Want::Absent(..) | Want::Leave => {}
+            Request::Enter(_) | Request::Correct | Request::Absent(..) | Request::Leave => {}
         }
     }
 
@@ -392,17 +400,17 @@ impl Simulation {
         let same = self.revisions[own.at].run == self.revisions[self.accepted].run;
         own.at = self.accepted;
         if !same {
-            own.stretch = 0;
+            own.segment = 0;
             own.phase = Phase::Idle;
         }
     }
 
     fn commit(&mut self, txn: &Txn) {
         let slots = |store: &Memory| {
-            let taken = |kind: Kind| matches!(kind, Kind::Claim | Kind::Offer);
+            let taken = |kind: SlotState| matches!(kind, SlotState::Claim | SlotState::Offer);
             held(store).into_iter().filter(|held| taken(held.kind)).count() as u64
         };
-        let gone = |store: &Memory| held(store).iter().filter(|held| held.kind == Kind::WrittenOff).count() as u64;
+        let gone = |store: &Memory| held(store).iter().filter(|held| held.kind == SlotState::WrittenOff).count() as u64;
         let (before, written_off) = (slots(&self.store), gone(&self.store));
         let was_open = opening(&self.store);
         let (outcome, changes) = self.store.apply(txn).unwrap();
@@ -412,7 +420,7 @@ impl Simulation {
         let spec = &self.revisions[self.accepted];
         let after = slots(&self.store);
         // What is said anew was given before the store went back.
-        let anew = self.store.below(keys::ALL_RESTORED).next().is_some();
+        let anew = self.store.below(keys::ALL_RECOVERIES).next().is_some();
         let within = after <= before || spec.count.is_none_or(|count| after <= count);
         assert!(within || anew, "a slot beyond the count: {txn:?}");
         self.written_off += gone(&self.store).saturating_sub(written_off);
@@ -426,7 +434,7 @@ impl Simulation {
             };
             for node in told {
                 // A wake-up may be lost; that the store was restored is read again when a watch begins again.
-                if row.key.starts_with(keys::ALL_RESTORED) || !self.chance.percent(5) {
+                if row.key.starts_with(keys::ALL_RECOVERIES) || !self.chance.percent(5) {
                     let (delay, life) = (1 + self.chance.below(50), self.nodes[node].life);
                     self.after(delay, Event::Look(node, life));
                 }
@@ -435,30 +443,30 @@ impl Simulation {
     }
 
     /// When a barrier opens, whoever the accepted revision waits for has come.
-    fn check_opening(&self, was_open: &Opening, changes: &[Change]) {
+    fn check_opening(&self, was_open: &RolloutProgress, changes: &[Change]) {
         let spec = &self.revisions[self.accepted];
         for change in changes {
             let Change::Put(row) = change else { continue };
             if !row.key.starts_with("board/open/") {
                 continue;
             }
-            let opening: Opening = serde_json::from_slice(&row.value).unwrap();
-            let open = |opening: &Opening, stretch: u32| {
-                opening.run == spec.run && opening.waves.get(stretch as usize).is_some_and(|open| *open > 0)
+            let progress: RolloutProgress = serde_json::from_slice(&row.value).unwrap();
+            let open = |progress: &RolloutProgress, segment: u32| {
+                progress.run == spec.run && progress.waves.get(segment as usize).is_some_and(|open| *open > 0)
             };
-            let behind = (1..spec.stretches()).filter(|stretch| {
-                spec.open_at_first(*stretch) == 0 && open(&opening, *stretch) && !open(was_open, *stretch)
+            let behind = (1..spec.segments()).filter(|segment| {
+                spec.open_at_first(*segment) == 0 && open(&progress, *segment) && !open(was_open, *segment)
             });
-            for stretch in behind {
+            for segment in behind {
                 for (node, own) in self.nodes.iter().enumerate() {
                     let run = &self.revisions[own.at].run;
-                    let came = *run == opening.run
-                        && (own.stretch >= stretch || own.phase == Phase::Succeeded && own.stretch + 1 == stretch);
+                    let came = *run == progress.run
+                        && (own.segment >= segment || own.phase == Phase::Succeeded && own.segment + 1 == segment);
                     let key = keys::held(&spec.group, "-", &spec.book, &name(node));
                     let excused = self.store.below(&key).any(|row| row.key == key);
-                    let voted = keys::vote(&opening.run, stretch - 1, true, &name(node));
+                    let voted = keys::vote(&progress.run, segment - 1, true, &name(node));
                     let voted = self.store.below(&voted).any(|row| row.key == voted);
-                    assert!(came || excused || voted, "stretch {stretch} opened without {}", name(node));
+                    assert!(came || excused || voted, "segment {segment} opened without {}", name(node));
                 }
             }
         }
@@ -485,6 +493,7 @@ impl Simulation {
                 let own = &mut self.nodes[node];
                 own.up = false;
                 own.life += 1;
+                own.asks_until = 0;
                 if own.phase == Phase::In || own.phase == Phase::Failed {
                     own.phase = Phase::Idle;
                 }
@@ -562,12 +571,12 @@ impl Simulation {
             self.step(event);
         }
         let spec = &self.revisions[self.accepted];
-        assert!(self.nodes.iter().all(|node| node.at == self.accepted && node.stretch >= spec.stretches()));
+        assert!(self.nodes.iter().all(|node| node.at == self.accepted && node.segment >= spec.segments()));
         self.now
     }
 }
 
-fn opening(store: &Memory) -> Opening {
+fn opening(store: &Memory) -> RolloutProgress {
     store.below("board/open/").find_map(|row| serde_json::from_slice(&row.value).ok()).unwrap_or_default()
 }
 
@@ -576,7 +585,7 @@ fn shown(store: &Memory) -> String {
     store.below("").map(|row| format!("{} {}\n", row.key, String::from_utf8_lossy(&row.value))).collect()
 }
 
-fn held(store: &Memory) -> Vec<Held> {
+fn held(store: &Memory) -> Vec<SlotRecord> {
     store.below("book/held/").filter_map(|row| serde_json::from_slice(&row.value).ok()).collect()
 }
 

@@ -203,13 +203,13 @@ fn is_confined_to_its_node(key: &Key<'_>) -> bool {
     match key {
         Key::Joined { .. }
         | Key::Alive { .. }
-        | Key::Mark { .. }
+        | Key::Sequence { .. }
         | Key::Fence { .. }
         | Key::Facts { .. }
         | Key::State { .. } => true,
         Key::Accepted
-        | Key::Restored { .. }
-        | Key::Opening { .. }
+        | Key::Recovery { .. }
+        | Key::Progress { .. }
         | Key::Freed { .. }
         | Key::Link { .. }
         | Key::ResultNotice { .. }
@@ -217,12 +217,12 @@ fn is_confined_to_its_node(key: &Key<'_>) -> bool {
         | Key::OfferNotice { .. }
         | Key::ResultKey { .. }
         | Key::ResultWant { .. }
-        | Key::Held { .. }
+        | Key::Slot { .. }
         | Key::Queue { .. }
         | Key::Vote { .. }
         | Key::Elected { .. }
-        | Key::Anew { .. }
-        | Key::Table { .. } => false,
+        | Key::RecoveryAck { .. }
+        | Key::Manifest { .. } => false,
     }
 }
 
@@ -260,8 +260,8 @@ fn role_of_a_node_confines_it_to_the_keys_that_it_writes() {
     let keys_of = |node: &str| {
         [
             keys::ACCEPTED.to_owned(),
-            keys::restored(node),
-            keys::opening("n/b"),
+            keys::recovery(node),
+            keys::progress("n/b"),
             keys::result_notice("n/b", "t"),
             keys::agent(node),
             keys::offer_notice(node, "n/b"),
@@ -271,11 +271,11 @@ fn role_of_a_node_confines_it_to_the_keys_that_it_writes() {
             keys::queue("n/b", "-", "n/b", node),
             keys::vote("n/b@1", 0, true, node),
             keys::elected("n/b", "t", node),
-            keys::anew("id", node),
-            keys::table("digest", 0),
+            keys::recovery_ack("id", node),
+            keys::manifest("digest", 0),
             keys::joined(node),
             keys::alive(node),
-            keys::mark(node),
+            keys::write_sequence(node),
             keys::fence(node),
             keys::facts(node),
             keys::state(node),
@@ -290,7 +290,9 @@ fn role_of_a_node_confines_it_to_the_keys_that_it_writes() {
             assert!(own.read(&key, &Page::default()).is_ok(), "read {key}");
         }
     }
-    for prefix in [keys::ALL_RESTORED.to_owned(), keys::run_votes("n/b@1"), keys::inbox("n2"), keys::all_anew("id")] {
+    for prefix in
+        [keys::ALL_RECOVERIES.to_owned(), keys::run_votes("n/b@1"), keys::inbox("n2"), keys::all_recovery_acks("id")]
+    {
         assert!(!denied(own.commit(&then(vec![Op::DeleteAll(prefix.clone())]))), "delete all {prefix}");
     }
     let lease = own.lease(Duration::from_secs(5)).unwrap();
@@ -302,7 +304,7 @@ fn role_of_a_node_confines_it_to_the_keys_that_it_writes() {
         let wrote = store_of(node, &format!("/towpath/{cluster}/")).commit(&then(vec![put("board/accepted", "{}")]));
         assert_eq!(denied(wrote), refused, "{node} in {cluster}");
     }
-    let wrote = store_of("n.1", "/towpath/prod/").commit(&then(vec![put(&keys::mark("n.1"), "{}")]));
+    let wrote = store_of("n.1", "/towpath/prod/").commit(&then(vec![put(&keys::write_sequence("n.1"), "{}")]));
     assert!(!denied(wrote), "n.1");
 }
 

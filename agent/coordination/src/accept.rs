@@ -1,8 +1,8 @@
 //! Accepting a revision: whoever has a candidate moves `accepted` from one generation to the next.
 
 mod chain;
+mod manifest;
 mod record;
-mod table;
 #[cfg(test)]
 mod tests;
 
@@ -18,8 +18,8 @@ use crate::{
 
 pub use self::{
     chain::{FARTHEST, KEPT, Link, Standing},
-    record::{Accepted, Origin, SCHEMA, Strictness},
-    table::{BookEntry, Made, Table, joined, table_of},
+    manifest::{Made, ManifestEntry, RevisionManifest, joined, manifest_of},
+    record::{Accepted, FleetIdentity, SCHEMA, VerifyPolicy},
 };
 /// Where the record of acceptance stands.
 pub use crate::keys::ACCEPTED as KEY;
@@ -70,7 +70,7 @@ pub enum AcceptError {
 pub enum Decision {
     /// It is accepted already.
     Stay(Box<Accepted>),
-    /// This transaction accepts it, once its table stands in the store.
+    /// This transaction accepts it, once its manifest stands in the store.
     Accept(Box<Next>),
 }
 
@@ -79,8 +79,8 @@ pub enum Decision {
 pub struct Next {
     /// The record.
     pub accepted: Accepted,
-    /// Its table.
-    pub table: Table,
+    /// Its manifest.
+    pub manifest: RevisionManifest,
     /// What writes the record.
     pub txn: Txn,
 }
@@ -92,17 +92,17 @@ pub struct Proposal<'a> {
     pub node: &'a str,
     /// What it has on its own disk.
     pub disk: &'a Accepted,
-    /// The table that came with that.
-    pub disk_table: &'a Table,
+    /// The manifest that came with that.
+    pub disk_manifest: &'a RevisionManifest,
     /// What it has found good.
     pub candidate: &'a Candidate,
     /// What must be the same on all nodes.
-    pub origin: &'a Origin,
+    pub origin: &'a FleetIdentity,
     /// The digests of the candidate's coordinated books.
     pub digests: &'a BTreeMap<String, String>,
     /// Who has joined.
     pub joined: &'a [String],
-    /// The candidate's objects, by `Kind/namespace/name`.
+    /// The candidate's objects, by `SlotState/namespace/name`.
     pub objects: &'a BTreeSet<String>,
     /// The record of the store that this node does not follow.
     pub rejected: Option<&'a Rejected>,
@@ -149,14 +149,18 @@ impl Stored {
     }
 }
 
-/// Decides about a candidate, given the record that is in the store (with its revision), its table, and what is on
+/// Decides about a candidate, given the record that is in the store (with its revision), its manifest, and what is on
 /// disk. The disk wins where it is newer: a store may be restored, or empty after a restart. It also wins over a record
 /// that this node does not follow.
 ///
 /// # Errors
 /// When the record in the store must not be followed.
-pub fn decide(stored: Option<&Row>, table: &Table, proposal: &Proposal<'_>) -> Result<Decision, AcceptError> {
-    let Proposal { node, disk, disk_table, candidate, origin, .. } = *proposal;
+pub fn decide(
+    stored: Option<&Row>,
+    manifest: &RevisionManifest,
+    proposal: &Proposal<'_>,
+) -> Result<Decision, AcceptError> {
+    let Proposal { node, disk, disk_manifest, candidate, origin, .. } = *proposal;
 
     let Stored { record, id, .. } = Stored::of(stored);
     let rejected = proposal.rejected.filter(|rejected| rejected.id == id);
@@ -165,19 +169,19 @@ pub fn decide(stored: Option<&Row>, table: &Table, proposal: &Proposal<'_>) -> R
         in_store.admits(origin)?;
     }
     let disk_wins = rejected.is_some() || disk.generation > in_store.generation;
-    let (newest, known) = if disk_wins { (disk, disk_table) } else { (&in_store, table) };
+    let (newest, known) = if disk_wins { (disk, disk_manifest) } else { (&in_store, manifest) };
     let same = newest.commits == candidate.commits && newest.generation > 0;
     let counts = rejected.is_some_and(|rejected| rejected.counts);
     if same && (counts || newest.generation == in_store.generation) {
         return Ok(Decision::Stay(Box::new(newest.clone())));
     }
-    let (accepted, table) = if same {
+    let (accepted, manifest) = if same {
         (Accepted { by: node.to_owned(), ..newest.clone() }, known.clone())
     } else {
         let before = if counts { &in_store } else { newest };
         let generation = before.generation.checked_add(1);
         let generation = generation.ok_or_else(|| AcceptError::Unwritable("no number is left".into()))?;
-        let table = known.next(generation, proposal);
+        let manifest = known.next(generation, proposal);
         let accepted = Accepted {
             schema: SCHEMA,
             generation,
@@ -186,14 +190,14 @@ pub fn decide(stored: Option<&Row>, table: &Table, proposal: &Proposal<'_>) -> R
             before: (before.generation > 0).then(|| before.link()),
             origin: origin.from.clone(),
             verify: if newest.generation == 0 { origin.verify } else { newest.verify },
-            table: table.digest(),
-            table_before: newest.table.clone(),
+            manifest: manifest.digest(),
+            manifest_before: newest.manifest.clone(),
             by: node.to_owned(),
         };
-        (accepted, table)
+        (accepted, manifest)
     };
     let txn = writing(stored, &accepted, newest)?;
-    Ok(Decision::Accept(Box::new(Next { accepted, table, txn })))
+    Ok(Decision::Accept(Box::new(Next { accepted, manifest, txn })))
 }
 
 /// The transaction that writes a record and its links, if the store still has what was read.
@@ -209,9 +213,9 @@ fn writing(stored: Option<&Row>, accepted: &Accepted, newest: &Accepted) -> Resu
     if let Some(oldest) = accepted.generation.checked_sub(KEPT).filter(|oldest| *oldest > 0) {
         then.push(Op::Delete(keys::link(oldest)));
     }
-    let old = &newest.table_before;
-    if !old.is_empty() && *old != accepted.table && *old != accepted.table_before {
-        then.push(Op::DeleteAll(keys::whole_table(old)));
+    let old = &newest.manifest_before;
+    if !old.is_empty() && *old != accepted.manifest && *old != accepted.manifest_before {
+        then.push(Op::DeleteAll(keys::whole_manifest(old)));
     }
     Ok(Txn { compare: vec![compare], then, otherwise: vec![Op::Read(KEY.to_owned())] })
 }
@@ -220,12 +224,12 @@ fn writing(stored: Option<&Row>, accepted: &Accepted, newest: &Accepted) -> Resu
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Attempt {
     /// The candidate is the accepted revision.
-    Accepted(Accepted, Table),
+    Accepted(Accepted, RevisionManifest),
     /// The store has another record, which this node has not judged yet: it looks at that one first.
     Lost(Accepted),
 }
 
-/// The largest table that is written together with its record, in pages.
+/// The largest manifest that is written together with its record, in pages.
 const PAGES_AT_ONCE: usize = 4;
 
 /// Tries to have a candidate accepted.
@@ -241,33 +245,36 @@ pub fn attempt(store: &dyn Store, proposal: &Proposal<'_>) -> Result<Attempt, Ac
         // It was accepted since this node has looked: what it found good then may be what came before.
         return Ok(Attempt::Lost(in_store));
     }
-    let table = if judged || in_store.table == proposal.disk.table {
-        proposal.disk_table.clone()
+    let manifest = if judged || in_store.manifest == proposal.disk.manifest {
+        proposal.disk_manifest.clone()
     } else {
-        table_of(store, &in_store)?.unwrap_or_default()
+        manifest_of(store, &in_store)?.unwrap_or_default()
     };
-    match decide(row.as_ref(), &table, proposal)? {
+    match decide(row.as_ref(), &manifest, proposal)? {
         Decision::Stay(accepted) => {
-            if !accepted.table.is_empty() && accepted.table == table.digest() && table_of(store, &accepted)?.is_none() {
+            if !accepted.manifest.is_empty()
+                && accepted.manifest == manifest.digest()
+                && manifest_of(store, &accepted)?.is_none()
+            {
                 // The store has lost it, and this node has not.
-                table.put(store)?;
+                manifest.put(store)?;
             }
-            Ok(Attempt::Accepted(*accepted, table))
+            Ok(Attempt::Accepted(*accepted, manifest))
         }
         Decision::Accept(mut next) => {
-            let pages = next.table.pages();
+            let pages = next.manifest.pages();
             if pages.len() <= PAGES_AT_ONCE {
-                // One request, and one that comes too late leaves no table behind.
+                // One request, and one that comes too late leaves no manifest behind.
                 next.txn.then.splice(..0, pages);
             } else {
-                next.table.put(store)?;
+                next.manifest.put(store)?;
             }
             if !judged && next.accepted.generation > in_store.generation.saturating_add(1) {
                 // The store has gone back, or is empty: its links lead nowhere.
                 store.commit(&Txn { then: vec![Op::DeleteAll(keys::LINKS.to_owned())], ..Txn::default() })?;
             }
             match store.commit(&next.txn)? {
-                Outcome::Done { .. } => Ok(Attempt::Accepted(next.accepted, next.table)),
+                Outcome::Done { .. } => Ok(Attempt::Accepted(next.accepted, next.manifest)),
                 Outcome::Refused { answers, .. } => {
                     let won = answers.first().and_then(|answer| answer.rows.first());
                     Ok(Attempt::Lost(Stored::of(won).record.unwrap_or_default()))

@@ -11,12 +11,12 @@ pub enum Key<'a> {
     /// The record of acceptance.
     Accepted,
     /// A node's report that the store was restored from a backup.
-    Restored {
+    Recovery {
         /// The node that reports it.
         node: &'a str,
     },
-    /// How far the stretches and waves of a book's run are open.
-    Opening {
+    /// How far the segments and waves of a book's run are open.
+    Progress {
         /// The book.
         book: &'a str,
     },
@@ -69,7 +69,7 @@ pub enum Key<'a> {
         from: &'a str,
     },
     /// A claim, offer, failure, loss or write-off of a node in a budget.
-    Held {
+    Slot {
         /// The group whose budget it is.
         group: &'a str,
         /// The part of the budget.
@@ -90,12 +90,12 @@ pub enum Key<'a> {
         /// The node.
         node: &'a str,
     },
-    /// A node's vote that it has completed a stretch.
+    /// A node's vote that it has completed a segment.
     Vote {
         /// The run.
         run: &'a str,
-        /// The stretch.
-        stretch: u32,
+        /// The segment.
+        segment: u32,
         /// Whether the run waits for the node.
         member: bool,
         /// The node.
@@ -116,7 +116,7 @@ pub enum Key<'a> {
         node: &'a str,
     },
     /// The number of a node's last write.
-    Mark {
+    Sequence {
         /// The node.
         node: &'a str,
     },
@@ -126,7 +126,7 @@ pub enum Key<'a> {
         node: &'a str,
     },
     /// A node's statement that it has written again everything it holds, after a restore.
-    Anew {
+    RecoveryAck {
         /// The restore.
         restored: &'a str,
         /// The node.
@@ -138,7 +138,7 @@ pub enum Key<'a> {
         node: &'a str,
     },
     /// A page of a generation's table, by the table's digest.
-    Table {
+    Manifest {
         /// The digest.
         digest: &'a str,
         /// The page.
@@ -165,8 +165,8 @@ impl fmt::Display for Key<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Accepted => f.write_str(ACCEPTED),
-            Self::Restored { node } => write!(f, "{ALL_RESTORED}{node}"),
-            Self::Opening { book } => write!(f, "board/open/{book}"),
+            Self::Recovery { node } => write!(f, "{ALL_RECOVERIES}{node}"),
+            Self::Progress { book } => write!(f, "board/open/{book}"),
             Self::Freed { group } => write!(f, "{ALL_FREED}{group}"),
             Self::ResultNotice { book, task } => write!(f, "board/result/{book}/{}", escaped(task)),
             Self::Agent { node } => write!(f, "inbox/{node}/agent"),
@@ -175,18 +175,18 @@ impl fmt::Display for Key<'_> {
             Self::ResultWant { node, book, task, by, from } => {
                 write!(f, "inbox/{node}/want/{book}/{}/{by}/{from}", escaped(task))
             }
-            Self::Held { group, part, book, node } => write!(f, "book/held/{group}/{part}/{book}/{node}"),
+            Self::Slot { group, part, book, node } => write!(f, "book/held/{group}/{part}/{book}/{node}"),
             Self::Queue { group, part, book, node } => write!(f, "book/queue/{group}/{part}/{book}/{node}"),
-            Self::Vote { run, stretch, member, node } => {
-                write!(f, "book/vote/{run}/{stretch}/{}/{node}", if *member { MEMBER } else { LATE })
+            Self::Vote { run, segment, member, node } => {
+                write!(f, "book/vote/{run}/{segment}/{}/{node}", if *member { MEMBER } else { LATE })
             }
             Self::Elected { book, task, node } => write!(f, "book/elect/{book}/{}/{node}", escaped(task)),
             Self::Joined { node } => write!(f, "{ALL_JOINED}{node}"),
-            Self::Mark { node } => write!(f, "book/mark/{node}"),
+            Self::Sequence { node } => write!(f, "book/mark/{node}"),
             Self::Fence { node } => write!(f, "book/fence/{node}"),
-            Self::Anew { restored, node } => write!(f, "book/anew/{restored}/{node}"),
+            Self::RecoveryAck { restored, node } => write!(f, "book/anew/{restored}/{node}"),
             Self::Alive { node } => write!(f, "{ALL_ALIVE}{node}"),
-            Self::Table { digest, page } => write!(f, "book/accepted/{digest}/{page:03}"),
+            Self::Manifest { digest, page } => write!(f, "book/accepted/{digest}/{page:03}"),
             Self::Link { generation } => write!(f, "{LINKS}{generation:020}"),
             Self::Facts { node } => write!(f, "{ALL_FACTS}{node}"),
             Self::State { node } => write!(f, "{ALL_STATES}{node}"),
@@ -242,8 +242,8 @@ impl<'a> Key<'a> {
     fn on_board(parts: &mut Parts<'a>) -> Option<Self> {
         Some(match parts.one()? {
             "accepted" => Self::Accepted,
-            "restored" => Self::Restored { node: parts.one()? },
-            "open" => Self::Opening { book: parts.pair()? },
+            "restored" => Self::Recovery { node: parts.one()? },
+            "open" => Self::Progress { book: parts.pair()? },
             "freed" => Self::Freed { group: parts.pair()? },
             "result" => Self::ResultNotice { book: parts.pair()?, task: parts.task()? },
             _ => return None,
@@ -269,13 +269,13 @@ impl<'a> Key<'a> {
 
     fn in_book(parts: &mut Parts<'a>) -> Option<Self> {
         Some(match parts.one()? {
-            "held" => Self::Held { group: parts.pair()?, part: parts.one()?, book: parts.pair()?, node: parts.one()? },
+            "held" => Self::Slot { group: parts.pair()?, part: parts.one()?, book: parts.pair()?, node: parts.one()? },
             "queue" => {
                 Self::Queue { group: parts.pair()?, part: parts.one()?, book: parts.pair()?, node: parts.one()? }
             }
             "vote" => Self::Vote {
                 run: parts.pair()?,
-                stretch: parts.one()?.parse().ok()?,
+                segment: parts.one()?.parse().ok()?,
                 member: match parts.one()? {
                     MEMBER => true,
                     LATE => false,
@@ -285,16 +285,16 @@ impl<'a> Key<'a> {
             },
             "elect" => Self::Elected { book: parts.pair()?, task: parts.task()?, node: parts.one()? },
             "joined" => Self::Joined { node: parts.one()? },
-            "mark" => Self::Mark { node: parts.one()? },
+            "mark" => Self::Sequence { node: parts.one()? },
             "fence" => Self::Fence { node: parts.one()? },
-            "anew" => Self::Anew { restored: parts.one()?, node: parts.one()? },
+            "anew" => Self::RecoveryAck { restored: parts.one()?, node: parts.one()? },
             "alive" => Self::Alive { node: parts.one()? },
             "accepted" => match parts.one()? {
                 "chain" => {
                     let digits = parts.one().filter(|digits| digits.len() == 20)?;
                     Self::Link { generation: digits.parse().ok()? }
                 }
-                digest => Self::Table { digest, page: parts.one()?.parse().ok()? },
+                digest => Self::Manifest { digest, page: parts.one()?.parse().ok()? },
             },
             "facts" => Self::Facts { node: parts.one()? },
             "state" => Self::State { node: parts.one()? },
@@ -307,16 +307,16 @@ impl<'a> Key<'a> {
 pub const ACCEPTED: &str = "board/accepted";
 
 /// The prefix of all reports that the store was restored from a backup.
-pub const ALL_RESTORED: &str = "board/restored/";
+pub const ALL_RECOVERIES: &str = "board/restored/";
 
 /// A node's report that the store was restored from a backup.
-pub fn restored(node: &str) -> String {
-    Key::Restored { node }.to_string()
+pub fn recovery(node: &str) -> String {
+    Key::Recovery { node }.to_string()
 }
 
-/// How far the stretches and waves of a book's run are open.
-pub fn opening(book: &str) -> String {
-    Key::Opening { book }.to_string()
+/// How far the segments and waves of a book's run are open.
+pub fn progress(book: &str) -> String {
+    Key::Progress { book }.to_string()
 }
 
 /// That an elected task has a result.
@@ -383,7 +383,7 @@ pub fn all_held(group: &str) -> String {
 
 /// The claim, offer or failure of one node for one book; `part` is the value of the label that a budget is `per`.
 pub fn held(group: &str, part: &str, book: &str, node: &str) -> String {
-    Key::Held { group, part, book, node }.to_string()
+    Key::Slot { group, part, book, node }.to_string()
 }
 
 /// Those who wait for a slot.
@@ -392,7 +392,7 @@ pub fn whole_queue(group: &str) -> String {
 }
 
 /// Those who wait for a slot of one part of a budget.
-pub fn part_of_queue(group: &str, part: &str) -> String {
+pub fn partition_queue(group: &str, part: &str) -> String {
     format!("book/queue/{group}/{part}/")
 }
 
@@ -406,14 +406,14 @@ pub fn run_votes(run: &str) -> String {
     format!("book/vote/{run}/")
 }
 
-/// The votes of the members of a run in one of its stretches.
-pub fn member_votes(run: &str, stretch: u32) -> String {
-    format!("book/vote/{run}/{stretch}/{MEMBER}/")
+/// The votes of the members of a run in one of its segments.
+pub fn member_votes(run: &str, segment: u32) -> String {
+    format!("book/vote/{run}/{segment}/{MEMBER}/")
 }
 
-/// The vote of a node that is done with a stretch.
-pub fn vote(run: &str, stretch: u32, member: bool, node: &str) -> String {
-    Key::Vote { run, stretch, member, node }.to_string()
+/// The vote of a node that is done with a segment.
+pub fn vote(run: &str, segment: u32, member: bool, node: &str) -> String {
+    Key::Vote { run, segment, member, node }.to_string()
 }
 
 /// The record of a node that was elected for a task.
@@ -441,17 +441,17 @@ pub fn fence(node: &str) -> String {
 }
 
 /// A number that grows with what a node writes: one that is older than the node knows shows that the store went back.
-pub fn mark(node: &str) -> String {
-    Key::Mark { node }.to_string()
+pub fn write_sequence(node: &str) -> String {
+    Key::Sequence { node }.to_string()
 }
 
 /// That a node has written again what it holds, after the store had gone back.
-pub fn anew(restored: &str, node: &str) -> String {
-    Key::Anew { restored, node }.to_string()
+pub fn recovery_ack(restored: &str, node: &str) -> String {
+    Key::RecoveryAck { restored, node }.to_string()
 }
 
 /// All who have.
-pub fn all_anew(restored: &str) -> String {
+pub fn all_recovery_acks(restored: &str) -> String {
     format!("book/anew/{restored}/")
 }
 
@@ -464,12 +464,12 @@ pub fn alive(node: &str) -> String {
 pub const ALL_ALIVE: &str = "book/alive/";
 
 /// A page of the table that came with a generation, by the table's digest.
-pub fn table(digest: &str, page: usize) -> String {
-    Key::Table { digest, page }.to_string()
+pub fn manifest(digest: &str, page: usize) -> String {
+    Key::Manifest { digest, page }.to_string()
 }
 
 /// All pages of it.
-pub fn whole_table(digest: &str) -> String {
+pub fn whole_manifest(digest: &str) -> String {
     format!("book/accepted/{digest}/")
 }
 
@@ -510,8 +510,8 @@ mod tests {
     fn key_is_read_back_as_it_was_made() {
         let made = [
             ACCEPTED.to_owned(),
-            restored("a"),
-            opening("n/b"),
+            recovery("a"),
+            progress("n/b"),
             result_notice("n/b", "a/b%"),
             freed("n/slot=x"),
             link(7),
@@ -525,11 +525,11 @@ mod tests {
             vote("n/b@7", 2, false, "a"),
             elected("n/b", "a/b%2F", "c"),
             joined("a"),
-            mark("a"),
+            write_sequence("a"),
             fence("a"),
-            anew("id", "a"),
+            recovery_ack("id", "a"),
             alive("a"),
-            table("abc", 7),
+            manifest("abc", 7),
             facts("a"),
             state("a"),
         ];

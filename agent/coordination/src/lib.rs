@@ -1,6 +1,6 @@
 //! What nodes agree on: the store that holds it, which revision is accepted, what may change when.
 //!
-//! Decisions are pure: from a view of the store to the very transaction that the store runs. Does not know what a
+//! Decisions are pure: from a snapshot of the store to the very transaction that the store runs. Does not know what a
 //! revision holds, nor how a change is made.
 
 pub mod accept;

@@ -4,7 +4,7 @@
 use std::{collections::BTreeMap, path::Path, path::PathBuf, sync::Arc};
 
 use clap::Args;
-use towpath_coordination::{Accepted, LocalStore, accept::Table};
+use towpath_coordination::{Accepted, LocalStore, accept::RevisionManifest};
 use towpath_host::{Look, SystemClock, facts};
 use towpath_render::{
     objects::{Loaded, SourceTree, load},
@@ -91,7 +91,8 @@ impl From {
         if !loaded.errors.is_empty() {
             return Err(Failure::invalid(report(&loaded.errors)));
         }
-        let revision = Arc::new(Revision::new(Accepted::default(), Table::default(), Arc::new(loaded.set), &node));
+        let revision =
+            Arc::new(Revision::new(Accepted::default(), RevisionManifest::default(), Arc::new(loaded.set), &node));
         let root = settings.as_ref().map_or_else(|| PathBuf::from("/"), |settings| settings.root.clone());
         let look = Look::at(&root).map_err(|error| Failure::error(&error))?;
         let machine = Arc::new(Machine::new(node.clone(), look, None, Arc::new(SystemClock), [0; 32]));

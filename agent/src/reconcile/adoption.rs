@@ -4,7 +4,7 @@ use std::{path::Path, sync::Arc};
 
 use towpath_coordination::{
     Accepted,
-    accept::{self, AcceptError, Found, Made, Rejected, Standing, Table},
+    accept::{self, AcceptError, Found, Made, Rejected, RevisionManifest, Standing},
     gossip::Wanted,
 };
 use towpath_host::journal::{Acceptance, Changes};
@@ -40,7 +40,7 @@ impl NotFollowed {
 
 impl Node {
     /// Follows what others have accepted, where that is newer than what this node has. Returns whether it has taken over
-    /// the record of the store, with its table from there.
+    /// the record of the store, with its manifest from there.
     pub(super) fn adopt(&mut self) -> bool {
         if !self.store.shared() {
             return false;
@@ -56,7 +56,7 @@ impl Node {
         };
         self.fleet.seen(before, found.revision);
         self.step(Input::Own("store", None));
-        if self.fleet.owes() {
+        if self.fleet.needs_republish() {
             // What this node had written is written anew: nothing that went by it is settled.
             self.unsettle();
             self.told_others = None;
@@ -97,7 +97,7 @@ impl Node {
                     (true, Lacking::Agent) => Unfollowed::Rejected(format!(
                         "{why}; for 10 minutes this node has waited for a newer agent, while git answered"
                     )),
-                    (true, Lacking::Table) => Unfollowed::Rejected(why),
+                    (true, Lacking::Manifest) => Unfollowed::Rejected(why),
                 })
             }
             other => {
@@ -136,9 +136,9 @@ impl Node {
     /// Follows an acceptance that other nodes have and the data store does not: it has gone back, or hides it. What can't
     /// be followed holds nothing up: the store does not have it. Returns whether there was one to follow.
     fn adopt_from_peers(&mut self, disk: &Accepted, stored: u64) -> bool {
-        let Some((record, table)) = self.newer_of_peers(stored.max(disk.generation)) else { return false };
+        let Some((record, manifest)) = self.newer_of_peers(stored.max(disk.generation)) else { return false };
         let why = match accept::told(&record, disk) {
-            Standing::Sound | Standing::Apart => self.take_over(disk, &record, Some(table)).err(),
+            Standing::Sound | Standing::Apart => self.take_over(disk, &record, Some(manifest)).err(),
             other => Some(Unfollowed::Void(format!("{other:?}"))),
         };
         if let Some(why) = &why {
@@ -153,15 +153,15 @@ impl Node {
     }
 
     /// An acceptance above a number that another node announces and gives.
-    fn newer_of_peers(&self, known: u64) -> Option<(Accepted, Table)> {
+    fn newer_of_peers(&self, known: u64) -> Option<(Accepted, RevisionManifest)> {
         let gossip = self.handle.shared.gossip.get()?;
         let told = gossip.announced();
         if told.generation <= known {
             return None;
         }
         let asked = gossip.ask(&told.by, |peers, node, address| {
-            let (record, table) = peers.acceptance(node, address)?;
-            Accepted::told(&record, &table, &told.digest).ok_or_else(|| "it goes by another one".into())
+            let (record, manifest) = peers.acceptance(node, address)?;
+            Accepted::told(&record, &manifest, &told.digest).ok_or_else(|| "it goes by another one".into())
         });
         asked
             .inspect_err(|why| {
@@ -173,7 +173,12 @@ impl Node {
             .ok()
     }
 
-    fn take_over(&mut self, disk: &Accepted, current: &Accepted, table: Option<Table>) -> Result<(), Unfollowed> {
+    fn take_over(
+        &mut self,
+        disk: &Accepted,
+        current: &Accepted,
+        manifest: Option<RevisionManifest>,
+    ) -> Result<(), Unfollowed> {
         let behind = |why: String| Unfollowed::Behind(why);
         current.admits(&self.origin()).map_err(|error| match error {
             AcceptError::TooOld(_) => {
@@ -182,13 +187,13 @@ impl Node {
             }
             _ => Unfollowed::Refused(error.to_string()),
         })?;
-        let table = match table {
-            Some(table) => table,
-            None => accept::table_of(self.store.as_ref(), current)
+        let manifest = match manifest {
+            Some(manifest) => manifest,
+            None => accept::manifest_of(self.store.as_ref(), current)
                 .map_err(|error| behind(error.to_string()))?
                 .ok_or_else(|| {
-                    let why = "its table is not in the data store".to_owned();
-                    Unfollowed::Missing { why, answered: true, what: Lacking::Table }
+                    let why = "its manifest is not in the data store".to_owned();
+                    Unfollowed::Missing { why, answered: true, what: Lacking::Manifest }
                 })?,
         };
         let peers = |wanted: &Wanted, into: &Path| match self.handle.shared.gossip.get() {
@@ -201,9 +206,9 @@ impl Node {
             let first = looked.problems.first().map(ToString::to_string).unwrap_or_default();
             return Err(Unfollowed::Rejected(format!("it can't be loaded here: {first}")));
         };
-        let (digests, objects, disk_table) = (runs::digests(&set), object_ids(&set), self.table());
-        let made = Made { digests: &digests, objects: &objects, disk, disk_table: &disk_table };
-        table.check(current, &made).map_err(Unfollowed::Rejected)?;
+        let (digests, objects, disk_manifest) = (runs::digests(&set), object_ids(&set), self.manifest());
+        let made = Made { digests: &digests, objects: &objects, disk, disk_manifest: &disk_manifest };
+        manifest.check(current, &made).map_err(Unfollowed::Rejected)?;
         tracing::info!(generation = current.generation, by = current.by, "adopted the revision of another node");
         self.step(Input::Accepted(Acceptance {
             generation: current.generation,
@@ -212,10 +217,10 @@ impl Node {
         }));
         let mut changes = Changes::default();
         changes.put("accepted", current);
-        changes.put("table", &table);
+        changes.put("table", &manifest);
         self.sources.remember(&looked, &current.commits, (&self.journal, now), &mut changes);
         self.save(changes);
-        let revision = Revision::new(current.clone(), table, set, &self.settings.node);
+        let revision = Revision::new(current.clone(), manifest, set, &self.settings.node);
         self.show(Some(Arc::new(revision)));
         Ok(())
     }

@@ -7,7 +7,7 @@ use std::{
 
 use towpath_coordination::{
     Accepted, Candidate,
-    accept::{self, Attempt, Origin, Proposal, SCHEMA, Strictness},
+    accept::{self, Attempt, FleetIdentity, Proposal, SCHEMA, VerifyPolicy},
 };
 use towpath_git::VerifyMode;
 use towpath_host::journal::{Acceptance, Changes};
@@ -73,22 +73,22 @@ impl Node {
 
     /// What all nodes of the fleet have in common. Nothing is written down where there is nobody to differ: on a server
     /// of its own the bootstrap file may be changed at will.
-    pub(super) fn origin(&self) -> Origin {
+    pub(super) fn origin(&self) -> FleetIdentity {
         let Some(first) = self.settings.sources.first().filter(|_| self.store.shared()) else {
-            return Origin::default();
+            return FleetIdentity::default();
         };
-        Origin {
+        FleetIdentity {
             from: format!("{} {} {:?}", self.settings.cluster, first.git.shown_url(), first.git.reference),
             verify: match first.git.verify.mode {
-                VerifyMode::None => Strictness::None,
-                VerifyMode::Head => Strictness::Head,
-                VerifyMode::Range => Strictness::Range,
+                VerifyMode::None => VerifyPolicy::None,
+                VerifyMode::Head => VerifyPolicy::Head,
+                VerifyMode::Range => VerifyPolicy::Range,
             },
         }
     }
 
-    /// The table of the accepted revision, as the journal has it.
-    pub(super) fn table(&self) -> accept::Table {
+    /// The manifest of the accepted revision, as the journal has it.
+    pub(super) fn manifest(&self) -> accept::RevisionManifest {
         self.journal.get("table").ok().flatten().unwrap_or_default()
     }
 
@@ -110,13 +110,13 @@ impl Node {
         let known = self.revision.as_ref().is_some_and(|revision| revision.commits == looked.commits);
         let digests = runs::digests(&set);
         let objects = object_ids(&set);
-        let disk_table = self.table();
+        let disk_manifest = self.manifest();
         let joined = if digests.is_empty() { Ok(Vec::new()) } else { accept::joined(self.store.as_ref()) };
         let attempt = joined.map_err(accept::AcceptError::from).and_then(|joined| {
             let proposal = Proposal {
                 node: &self.settings.node,
                 disk,
-                disk_table: &disk_table,
+                disk_manifest: &disk_manifest,
                 candidate: &candidate,
                 origin: &self.origin(),
                 digests: &digests,
@@ -127,8 +127,8 @@ impl Node {
             };
             accept::attempt(self.store.as_ref(), &proposal)
         });
-        let (accepted, table) = match attempt {
-            Ok(Attempt::Accepted(accepted, table)) => (accepted, table),
+        let (accepted, manifest) = match attempt {
+            Ok(Attempt::Accepted(accepted, manifest)) => (accepted, manifest),
             Ok(Attempt::Lost(won)) => {
                 self.queue.poke(|wake| wake.moved = true);
                 tracing::info!(generation = won.generation, "another node was first; its revision is followed");
@@ -158,12 +158,12 @@ impl Node {
         if accepted != *disk || !known {
             let mut changes = Changes::default();
             changes.put("accepted", &accepted);
-            changes.put("table", &table);
+            changes.put("table", &manifest);
             self.sources.remember(&looked, &accepted.commits, (&self.journal, self.clock.wall()), &mut changes);
             self.save(changes);
         }
         if !known || self.revision.as_ref().is_some_and(|revision| revision.generation != accepted.generation) {
-            self.show(Some(Arc::new(Revision::new(accepted, table, set, &self.settings.node))));
+            self.show(Some(Arc::new(Revision::new(accepted, manifest, set, &self.settings.node))));
         }
     }
 
@@ -231,7 +231,7 @@ impl Node {
         match self.sources.load_accepted(&accepted.commits) {
             Ok(looked) => {
                 if let Some(set) = looked.set {
-                    let revision = Revision::new(accepted.clone(), self.table(), set, &self.settings.node);
+                    let revision = Revision::new(accepted.clone(), self.manifest(), set, &self.settings.node);
                     self.show(Some(Arc::new(revision)));
                 }
             }
@@ -246,13 +246,13 @@ impl Node {
     }
 }
 
-/// The objects of a revision, those that are held included, as the table of a generation names them.
+/// The objects of a revision, those that are held included, as the manifest of a generation names them.
 pub(super) fn object_ids(set: &ObjectSet) -> BTreeSet<String> {
     let held = set.held.keys().filter_map(|(_, key)| key.as_ref());
     set.objects.keys().chain(held).map(object_id).collect()
 }
 
-/// An object, as the table of a generation names it.
+/// An object, as the manifest of a generation names it.
 pub(super) fn object_id(key: &towpath_render::objects::Key) -> String {
     format!("{}/{}/{}", key.kind, key.namespace, key.name)
 }

@@ -61,7 +61,7 @@ impl Node {
         }
         let spec_of = |id: &str| {
             let book = revision.set.books.values().find(|book| book.id() == id)?;
-            Some(Run::of(&revision.set, revision.generation, &revision.table, book)?.spec)
+            Some(Run::of(&revision.set, revision.generation, &revision.manifest, book)?.spec)
         };
         if let Err(error) = self.fleet.answer(spec_of) {
             self.fleet.look_soon();
@@ -70,11 +70,11 @@ impl Node {
     }
 
     /// Where the data store has gone back: says anew all that this node holds, before it asks for anything.
-    pub(super) fn say_anew(&mut self, revision: &Revision) {
-        if !self.fleet.owes() {
+    pub(super) fn republish_claims(&mut self, revision: &Revision) {
+        if !self.fleet.needs_republish() {
             return;
         }
-        match pass::say_anew(&self.machine, &self.journal, &self.fleet, revision) {
+        match pass::republish_claims(&self.machine, &self.journal, &self.fleet, revision) {
             Ok(true) => tracing::info!("the data store had gone back, and this node has said anew what it holds"),
             Ok(false) => {}
             Err(error) => {

@@ -40,8 +40,8 @@ pub(super) enum Unfollowed {
 pub(super) enum Lacking {
     /// A commit.
     Commit,
-    /// The table that its record names.
-    Table,
+    /// The manifest that its record names.
+    Manifest,
     /// An agent that knows the schema of its record.
     Agent,
     /// A record that is not void, on a node that has none of its own: nodes that have one put theirs back.

@@ -6,7 +6,7 @@ use std::{
 };
 
 use serde_json::{Value, json};
-use towpath_coordination::{Windows, accept::Table, fleet::Fleet, gossip::Gossip, signed::Notary};
+use towpath_coordination::{Windows, accept::RevisionManifest, fleet::Fleet, gossip::Gossip, signed::RecordSigner};
 use towpath_git::Mirror;
 use towpath_host::{
     facts,
@@ -57,7 +57,7 @@ pub(super) struct View {
     books: Vec<pb::TaskBookStatus>,
     public_keys: Vec<String>,
     /// Judges those who call, too.
-    notary: Option<Arc<Notary>>,
+    signer: Option<Arc<RecordSigner>>,
     insecure: bool,
     /// What is dangerous about the settings.
     warnings: Vec<String>,
@@ -149,16 +149,16 @@ impl Handle {
     /// The reason to refuse a caller: its certificate is revoked, or it is a node with another key than it is known by.
     /// `None` if it is admitted.
     pub fn refuses(&self, caller: &Subject, serial: Option<&str>) -> Option<String> {
-        let notary = self.lock().notary.clone()?;
+        let signer = self.lock().signer.clone()?;
         let node = (caller.role == Role::Node).then_some(caller.name.as_str());
-        notary.refuses(node, &caller.keys.sign, serial)
+        signer.refuses(node, &caller.keys.sign, serial)
     }
 
     /// Says who the node is.
-    pub(super) fn introduce(&self, notary: Arc<Notary>, life: u64, insecure: bool) {
-        let keys = notary.keys();
+    pub(super) fn introduce(&self, signer: Arc<RecordSigner>, life: u64, insecure: bool) {
+        let keys = signer.keys();
         let mut view = self.lock();
-        view.notary = Some(notary);
+        view.signer = Some(signer);
         view.life = life;
         view.public_keys = keys.texts().to_vec();
         view.insecure = insecure;
@@ -204,7 +204,7 @@ impl Handle {
             kind: object.key.kind.to_owned(),
             namespace: (!object.key.namespace.is_empty()).then(|| object.key.namespace.clone()),
             name: object.key.name.clone(),
-            uuid: Some(uuid(&self.shared.cluster, &object.key, &revision.table)),
+            uuid: Some(uuid(&self.shared.cluster, &object.key, &revision.manifest)),
             source: object.place.source().to_owned(),
             file: object.place.file().to_owned(),
             line: u32::try_from(object.place.position().0).unwrap_or(0),
@@ -448,9 +448,9 @@ fn why_lost(won: &towpath_render::view::Candidate, lost: &towpath_render::view::
 }
 
 /// The identity of an object: stable for its life, and another one when it is born again.
-fn uuid(cluster: &str, key: &Key, table: &Table) -> String {
+fn uuid(cluster: &str, key: &Key, manifest: &RevisionManifest) -> String {
     let id = object_id(key);
-    let birth = table.births.get(&id).copied().unwrap_or_default();
+    let birth = manifest.births.get(&id).copied().unwrap_or_default();
     let text = format!("{cluster}/{id}/{birth}");
     ::uuid::Uuid::new_v5(&::uuid::Uuid::NAMESPACE_URL, text.as_bytes()).to_string()
 }

@@ -184,7 +184,7 @@ impl Node {
             events,
             Some(Arc::clone(&fleet)),
         );
-        handle.introduce(speech.notary(), speech.life(), store.shared() && !speech.is_certified());
+        handle.introduce(speech.signer(), speech.life(), store.shared() && !speech.is_certified());
         handle.set_warnings(settings.warnings.clone());
         let state: State = journal.get("state")?.unwrap_or_default();
         let books: Vec<pb::TaskBookStatus> = journal.get("books")?.unwrap_or_default();
@@ -357,7 +357,7 @@ impl Node {
     }
 
     fn run_pass(&mut self, revision: &Revision, fresh: bool) -> PassOutcome {
-        self.say_anew(revision);
+        self.republish_claims(revision);
         let facts = self.handle.facts();
         let others = self.handle.others(revision);
         let nodes = pass::known_nodes(&revision.set, &revision.view, &facts, &revision.shared_facts(), &others);
@@ -374,7 +374,7 @@ impl Node {
             drift: revision.drift(self.settings.reconcile.drift),
             suspended: revision.suspended(),
             windows: revision.windows(),
-            coordination: Some(Coordination { fleet: &self.fleet, table: &revision.table }),
+            coordination: Some(Coordination { fleet: &self.fleet, manifest: &revision.manifest }),
             cancel: &cancel,
             stops: &move || ending.stops(),
             make_way: &move || queue.wants_way(),

@@ -160,7 +160,7 @@ impl Handle {
         let told = |error: serde_json::Error| NoAnswer(error.to_string());
         Ok(pb::AcceptanceReply {
             record: serde_json::to_vec(&revision.record).map_err(told)?,
-            table: serde_json::to_vec(&revision.table).map_err(told)?,
+            manifest: serde_json::to_vec(&revision.manifest).map_err(told)?,
         })
     }
 
@@ -231,7 +231,7 @@ impl Handle {
         let Some(fleet) = &self.shared.fleet else { return Ok(Vec::new()) };
         let mut rollouts = Vec::new();
         for book in revision.set.books.values() {
-            let Some(run) = Run::of(&revision.set, revision.generation, &revision.table, book) else { continue };
+            let Some(run) = Run::of(&revision.set, revision.generation, &revision.manifest, book) else { continue };
             let stands = fleet.rollout(&run.spec).map_err(|error| NoAnswer(error.to_string()))?;
             let since = stands.opened.map(rfc3339);
             let blocked =

@@ -5,7 +5,7 @@ use std::{
     sync::{Arc, OnceLock},
 };
 
-use towpath_coordination::{Accepted, Window, Windows, accept::Table};
+use towpath_coordination::{Accepted, Window, Windows, accept::RevisionManifest};
 use towpath_proto::v1alpha as pb;
 use towpath_render::{
     objects::{ObjectSet, task::Drift},
@@ -24,7 +24,7 @@ pub struct Revision {
     /// As the node sees them.
     pub view: NodeView,
     /// What was agreed of its coordinated books.
-    pub table: Table,
+    pub manifest: RevisionManifest,
     /// The record by which it was accepted.
     pub record: Accepted,
     /// Whether anything reads what other nodes are like; found out when it is asked for.
@@ -33,10 +33,10 @@ pub struct Revision {
 
 impl Revision {
     /// What was accepted, as a node sees it; the default record for a working tree.
-    pub fn new(record: Accepted, table: Table, set: Arc<ObjectSet>, node: &str) -> Self {
+    pub fn new(record: Accepted, manifest: RevisionManifest, set: Arc<ObjectSet>, node: &str) -> Self {
         let view = NodeView::new(&set, node);
         let (generation, commits) = (record.generation, record.commits.clone());
-        Self { generation, commits, set, view, table, record, reads_nodes: OnceLock::new() }
+        Self { generation, commits, set, view, manifest, record, reads_nodes: OnceLock::new() }
     }
 
     /// Whether anything reads what other nodes are like.

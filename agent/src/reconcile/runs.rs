@@ -5,50 +5,51 @@ use std::collections::{BTreeMap, BTreeSet};
 use serde_json::Value;
 use sha2::Digest as _;
 use towpath_coordination::{
-    accept::Table,
-    rollout::{Cut, OnLost, Spec},
+    accept::RevisionManifest,
+    rollout::{Cut, OnLost, RolloutSpec},
     signed::BookRights,
 };
 use towpath_proto::v1alpha as pb;
 use towpath_render::{
     objects::{
-        ObjectSet, Stretch, StretchKind, book_digest, stretches,
+        ObjectSet, Segment, SegmentKind, book_digest, segments,
         task::{Book, Task},
     },
     words::Count,
 };
 
-/// A book's run: its stretches, and for each the budget that holds in it.
+/// A book's run: its segments, and for each the budget that holds in it.
 #[derive(Debug, Clone)]
 pub(super) struct Run {
     /// The run, with the budget of the book.
-    pub(super) spec: Spec,
-    /// Its stretches.
-    pub(super) stretches: Vec<Stretch>,
-    /// The budgets of tasks that have their own, by stretch.
-    own: BTreeMap<usize, Spec>,
+    pub(super) spec: RolloutSpec,
+    /// Its segments.
+    pub(super) segments: Vec<Segment>,
+    /// The budgets of tasks that have their own, by segment.
+    own: BTreeMap<usize, RolloutSpec>,
 }
 
 impl Run {
     /// The run of a coordinated book; None where nothing is known of it.
-    pub(super) fn of(set: &ObjectSet, generation: u64, table: &Table, book: &Book) -> Option<Self> {
+    pub(super) fn of(set: &ObjectSet, generation: u64, manifest: &RevisionManifest, book: &Book) -> Option<Self> {
         let id = book.id();
-        let entry = table.books.get(&id)?;
+        let entry = manifest.books.get(&id)?;
         let targets = set.targets_of(book);
         let known: Vec<String> =
             set.all_nodes().into_iter().chain(targets.iter().cloned()).collect::<BTreeSet<_>>().into_iter().collect();
-        let joined: BTreeSet<&str> = table.joined.get(&entry.since).into_iter().flatten().map(String::as_str).collect();
+        let joined: BTreeSet<&str> =
+            manifest.joined.get(&entry.since).into_iter().flatten().map(String::as_str).collect();
         let (members, late): (Vec<String>, Vec<String>) =
             targets.into_iter().partition(|node| joined.contains(node.as_str()));
         let members = in_order(&id, members);
         let waves = waves(set, book, &members);
         let count_of = |serialize: &pb::Serialize| count(serialize, members.len() as u64);
-        let stretches = stretches(book);
-        let cuts = stretches.iter().skip(1).map(|stretch| if stretch.barrier { Cut::Barrier } else { Cut::Passage });
+        let segments = segments(book);
+        let cuts = segments.iter().skip(1).map(|segment| if segment.barrier { Cut::Barrier } else { Cut::Passage });
         let serialize = book.rollout.serialize.as_ref();
         let (group, parts) =
             serialize.map_or((id.clone(), BTreeMap::new()), |serialize| budget(set, book, &id, serialize));
-        let spec = Spec {
+        let spec = RolloutSpec {
             book: id.clone(),
             group,
             run: format!("{id}@{}", entry.since),
@@ -68,16 +69,12 @@ impl Run {
             waves: u32::try_from(waves.len().max(1)).unwrap_or(u32::MAX),
             soak: book.rollout.soak,
             cuts: cuts.collect(),
-            elected: (0..)
-                .zip(&stretches)
-                .filter(|(_, of)| of.kind == StretchKind::Elected)
-                .map(|(at, _)| at)
-                .collect(),
+            elected: (0..).zip(&segments).filter(|(_, of)| of.kind == SegmentKind::Elected).map(|(at, _)| at).collect(),
         };
-        let own = stretches.iter().enumerate().filter(|(_, stretch)| stretch.kind == StretchKind::Own);
+        let own = segments.iter().enumerate().filter(|(_, segment)| segment.kind == SegmentKind::Own);
         let own = own
-            .filter_map(|(index, stretch)| {
-                let task = book.tasks.get(stretch.tasks.start)?;
+            .filter_map(|(index, segment)| {
+                let task = book.tasks.get(segment.tasks.start)?;
                 let serialize = task.serialize.as_ref()?;
                 let (group, mut parts) = budget(set, book, &id, serialize);
                 if group == id {
@@ -85,25 +82,25 @@ impl Run {
                     let of = |node: &String| parts.get(node).cloned().unwrap_or_else(|| "-".to_owned());
                     parts = spec.known.iter().map(|node| (node.clone(), format!("={index}{}", of(node)))).collect();
                 }
-                Some((index, Spec { group, parts, count: Some(count_of(serialize)), ..spec.clone() }))
+                Some((index, RolloutSpec { group, parts, count: Some(count_of(serialize)), ..spec.clone() }))
             })
             .collect();
-        Some(Self { spec, stretches, own })
+        Some(Self { spec, segments, own })
     }
 
-    /// The run with the budget that holds in a stretch.
-    pub(super) fn spec_of(&self, stretch: usize) -> &Spec {
-        self.own.get(&stretch).unwrap_or(&self.spec)
+    /// The run with the budget that holds in a segment.
+    pub(super) fn spec_of(&self, segment: usize) -> &RolloutSpec {
+        self.own.get(&segment).unwrap_or(&self.spec)
     }
 }
 
 /// The nodes that take part in each coordinated book.
-pub(super) fn rights(set: &ObjectSet, generation: u64, table: &Table) -> BTreeMap<String, BookRights> {
+pub(super) fn rights(set: &ObjectSet, generation: u64, manifest: &RevisionManifest) -> BTreeMap<String, BookRights> {
     let of = |book: &Book| {
-        let run = Run::of(set, generation, table, book)?;
+        let run = Run::of(set, generation, manifest, book)?;
         let targets: BTreeSet<String> = set.targets_of(book).into_iter().collect();
-        let elected = run.stretches.iter().filter(|stretch| stretch.kind == StretchKind::Elected);
-        let tasks = elected.filter_map(|stretch| book.tasks.get(stretch.tasks.start));
+        let elected = run.segments.iter().filter(|segment| segment.kind == SegmentKind::Elected);
+        let tasks = elected.filter_map(|segment| book.tasks.get(segment.tasks.start));
         let eligible = tasks
             .map(|task| {
                 let may = |node: &&String| may_be_elected(set, task, node);

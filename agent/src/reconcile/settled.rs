@@ -50,7 +50,7 @@ impl Node {
         let Some(settled) = self.settled.as_ref().filter(same) else { return false };
         self.state.is_applied()
             && self.state.troubles.is_empty()
-            && !self.fleet.owes()
+            && !self.fleet.needs_republish()
             && self.same_facts(&settled.facts)
             && pass::still_settled(&self.machine, &settled.checks, &self.cancel)
     }

@@ -9,7 +9,7 @@ use std::{
 use towpath_coordination::{
     Store,
     gossip::core::Heard as Gossiped,
-    signed::{BookRights, Heard, Notary, Rights, SignedStore},
+    signed::{BookRights, Heard, RecordSigner, Rights, SignedStore},
 };
 use towpath_host::{
     Clock,
@@ -37,7 +37,7 @@ const SHOWN: &str = "shown/";
 #[derive(Debug)]
 pub(super) struct Speech {
     bearer: Bearer,
-    notary: Arc<Notary>,
+    signer: Arc<RecordSigner>,
     first: u64,
     kept: Mutex<Kept>,
 }
@@ -65,26 +65,26 @@ impl Speech {
             None => Bearer::Bare(Arc::new(Identity::open(&settings.state_dir.join("identity.key"))?)),
         };
         let first = number(journal, clock)?;
-        let notary = Notary::new(settings.cluster.clone(), settings.node.clone(), bearer.clone(), first);
-        notary.revoked().set(settings.revoked.iter().cloned());
+        let signer = RecordSigner::new(settings.cluster.clone(), settings.node.clone(), bearer.clone(), first);
+        signer.revoked().set(settings.revoked.iter().cloned());
         let rights: BTreeMap<String, BookRights> = journal.get(RIGHTS)?.unwrap_or_default();
-        notary.revoked().resume(journal.scan::<Vec<String>>(SHOWN)?);
-        notary.resume(journal.scan::<Heard>(HEARD)?, rights.clone());
+        signer.revoked().resume(journal.scan::<Vec<String>>(SHOWN)?);
+        signer.resume(journal.scan::<Heard>(HEARD)?, rights.clone());
         let kept = Mutex::new(Kept { reserved: first + RESERVED, rights, at: clock.monotonic() });
-        Ok(Self { bearer, notary: Arc::new(notary), first, kept })
+        Ok(Self { bearer, signer: Arc::new(signer), first, kept })
     }
 
-    /// The store, with a notary before it where other processes write there too.
+    /// The store, with a signer before it where other processes write there too.
     pub(super) fn through(&self, store: Arc<dyn Store>) -> Arc<dyn Store> {
-        if store.shared() { Arc::new(SignedStore::new(store, Arc::clone(&self.notary))) } else { store }
+        if store.shared() { Arc::new(SignedStore::new(store, Arc::clone(&self.signer))) } else { store }
     }
 
     pub(super) fn keys(&self) -> PublicKeys {
         self.bearer.keys()
     }
 
-    pub(super) fn notary(&self) -> Arc<Notary> {
-        Arc::clone(&self.notary)
+    pub(super) fn signer(&self) -> Arc<RecordSigner> {
+        Arc::clone(&self.signer)
     }
 
     /// Who opens what is sealed to this node.
@@ -104,37 +104,37 @@ impl Speech {
     /// Goes by the keys that a revision gives to nodes, and by the targets of its books.
     pub(super) fn follow(&self, revision: &Revision, settings: &Settings) {
         let revoked = revision.set.configs.values().flat_map(|config| &config.revoked);
-        if self.notary.revoked().set(settings.revoked.iter().chain(revoked).cloned()) {
+        if self.signer.revoked().set(settings.revoked.iter().chain(revoked).cloned()) {
             tracing::warn!("the list of revoked certificates and keys has changed");
         }
         // Keys that can't be read are nobody's: `validate` says so.
         let nobody = PublicKeys { sign: [0; 32], read: [0; 32] };
         let keys = |texts: &[String]| (!texts.is_empty()).then(|| PublicKeys::read(texts).unwrap_or(nobody));
         let named = revision.set.nodes.iter().map(|(name, node)| (name.clone(), keys(&node.public_keys)));
-        self.notary.give(Rights {
+        self.signer.give(Rights {
             nodes: named.collect(),
-            books: runs::rights(&revision.set, revision.generation, &revision.table),
+            books: runs::rights(&revision.set, revision.generation, &revision.manifest),
         });
     }
 
     /// Adds what the journal has to keep. Where many nodes write, not each time: `all` at the end of the process.
     pub(super) fn keep(&self, changes: &mut Changes, now: Instant, all: bool) {
         let mut kept = self.kept.lock().unwrap_or_else(PoisonError::into_inner);
-        if all || self.notary.changed() <= FEW || now.duration_since(kept.at) >= KEPT {
-            for (writer, heard) in self.notary.take_changed() {
+        if all || self.signer.changed() <= FEW || now.duration_since(kept.at) >= KEPT {
+            for (writer, heard) in self.signer.take_changed() {
                 changes.put(format!("{HEARD}{writer}"), &heard);
             }
-            for (key, serials) in self.notary.revoked().take_changed() {
+            for (key, serials) in self.signer.revoked().take_changed() {
                 changes.put(format!("{SHOWN}{key}"), &serials);
             }
             kept.at = now;
         }
-        let next = self.notary.next();
+        let next = self.signer.next();
         if next > kept.reserved - RESERVED / 2 {
             kept.reserved = next.saturating_add(RESERVED);
             changes.put("sequence", &kept.reserved);
         }
-        let rights = self.notary.rights();
+        let rights = self.signer.rights();
         if rights != kept.rights {
             changes.put(RIGHTS, &rights);
             kept.rights = rights;
@@ -144,12 +144,12 @@ impl Speech {
     /// Why this node's own certificate or key does not count; `None` if it does.
     pub(super) fn is_revoked(&self) -> Option<String> {
         let serial = self.bearer.serial();
-        self.notary.refuses(None, &self.keys().sign, serial.as_deref())
+        self.signer.refuses(None, &self.keys().sign, serial.as_deref())
     }
 
     /// What did not count since this was asked last.
     pub(super) fn refused(&self) -> BTreeMap<String, String> {
-        self.notary.refused()
+        self.signer.refused()
     }
 }
 

@@ -19,7 +19,7 @@ impl Lacking {
             // P139. A fleet is upgraded before its records are.
             Self::Commit | Self::Agent => Duration::from_secs(600),
             // Its writer has put it there before the record.
-            Self::Table | Self::Record => Duration::from_secs(60),
+            Self::Manifest | Self::Record => Duration::from_secs(60),
         }
     }
 }

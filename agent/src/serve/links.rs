@@ -195,8 +195,8 @@ impl Peers for Links {
         self.wait(ANSWER, async {
             let mut client = self.client(&key).await.map_err(|error| chain(&error))?;
             let reply = client.get_acceptance(pb::GetAcceptanceRequest {}).await.map_err(|status| told(&status))?;
-            let pb::AcceptanceReply { record, table } = reply.into_inner();
-            Ok((record, table))
+            let pb::AcceptanceReply { record, manifest } = reply.into_inner();
+            Ok((record, manifest))
         })
     }
 

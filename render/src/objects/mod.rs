@@ -13,7 +13,7 @@ mod reactions;
 mod references;
 mod report;
 mod repository_url;
-mod stretch;
+mod segment;
 pub mod task;
 #[cfg(test)]
 mod tests;
@@ -36,7 +36,7 @@ pub use load::{Loaded, Pinned, SourceTree, load};
 pub use reactions::Reaction;
 pub use references::identity;
 pub(crate) use references::{dependencies, level};
-pub use stretch::{Stretch, StretchKind, stretches};
+pub use segment::{Segment, SegmentKind, segments};
 pub use untrusted::{UntrustedUse, untrusted_uses};
 
 use crate::{document::Place, tree::Tree, words::Selector};

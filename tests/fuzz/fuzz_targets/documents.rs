@@ -10,7 +10,7 @@ use std::{collections::BTreeMap, sync::Arc};
 use libfuzzer_sys::{fuzz_mutator, fuzz_target, fuzzer_mutate};
 use serde_json::json;
 use towpath_render::{
-    objects::{ObjectSet, SourceTree, book_digest, load_holding, stretches, task::Book, untrusted_uses},
+    objects::{ObjectSet, SourceTree, book_digest, load_holding, segments, task::Book, untrusted_uses},
     problem::Problem,
     rendering::{Inputs, Rendered, Renderer, pending_tasks},
     tree::MemoryTree,
@@ -113,7 +113,7 @@ fn node_renders(set: &ObjectSet, node: &str) {
     pending_tasks(set, &view);
     untrusted_uses(set);
     for book in &view.books {
-        stretches(book);
+        segments(book);
         book_digest(set, book);
         book_renders(set, &view, book, &inputs);
     }

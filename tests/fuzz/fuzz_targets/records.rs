@@ -18,11 +18,11 @@ use serde_json::Value;
 use tokio::sync::mpsc;
 use towpath_coordination::{
     Accepted, LocalStore, Store,
-    accept::{self, Link, SCHEMA, Standing, Table},
-    fleet::{Errand, Fleet},
+    accept::{self, Link, SCHEMA, Standing, RevisionManifest},
+    fleet::{ElectedTask, Fleet},
     keys::{self, Key},
-    rollout::{Cut, Election, OnLost, Own, Spec, Step, View, Want, anew, announce, decide, end_restoration, tend},
-    signed::{BookRights, Notary, Rights, SignedStore},
+    rollout::{Cut, Election, OnLost, NodeClaims, RolloutSpec, Decision, RunSnapshot, Request, republish, report_rollback, decide, end_recovery, next_maintenance},
+    signed::{BookRights, RecordSigner, Rights, SignedStore},
     store::{Change, LeaseId, Op, Outcome, Page, Read, StoreError, Txn},
 };
 use towpath_host::{
@@ -87,8 +87,8 @@ fn rights() -> Rights {
     Rights { nodes: named.into(), books: BTreeMap::from([(BOOK.to_owned(), book)]) }
 }
 
-fn spec(on_lost: OnLost) -> Spec {
-    Spec {
+fn spec(on_lost: OnLost) -> RolloutSpec {
+    RolloutSpec {
         book: BOOK.into(),
         group: BOOK.into(),
         run: "n/b@1".into(),
@@ -100,14 +100,14 @@ fn spec(on_lost: OnLost) -> Spec {
         waves: 2,
         cuts: vec![Cut::Barrier, Cut::Passage],
         on_lost,
-        ..Spec::default()
+        ..RolloutSpec::default()
     }
 }
 
 fn store(common: &Arc<Common>, node: &str, first: u64) -> Arc<SignedStore> {
-    let notary = Arc::new(Notary::new("c".into(), node.into(), bearer(node), first));
-    notary.give(rights());
-    Arc::new(SignedStore::new(Arc::<Common>::clone(common), notary))
+    let signer = Arc::new(RecordSigner::new("c".into(), node.into(), bearer(node), first));
+    signer.give(rights());
+    Arc::new(SignedStore::new(Arc::<Common>::clone(common), signer))
 }
 
 fn put(store: &dyn Store, key: &str, value: &[u8]) -> bool {
@@ -119,16 +119,16 @@ fn key_of(kind: u8, node: u8) -> Option<String> {
     let node = NODES[usize::from(node) % NODES.len()];
     Some(match kind {
         0 => keys::ACCEPTED.to_owned(),
-        1 => keys::opening(BOOK),
+        1 => keys::progress(BOOK),
         2 => keys::result_notice(BOOK, "t"),
         3 => keys::freed(BOOK),
-        4 => keys::table("abc", 0),
+        4 => keys::manifest("abc", 0),
         5 => keys::link(GENERATION),
         6 => keys::link(GENERATION + 1),
         7 => keys::result_want("b", BOOK, "t", "a", node),
         8 => keys::result_key("b", BOOK, "t", node),
         9 => keys::held("n/other", "-", BOOK, node),
-        10 => keys::restored(node),
+        10 => keys::recovery(node),
         11 => keys::agent(node),
         12 => keys::offer_notice(node, BOOK),
         13 => keys::held(BOOK, "-", BOOK, node),
@@ -137,9 +137,9 @@ fn key_of(kind: u8, node: u8) -> Option<String> {
         16 => keys::vote("n/b@1", 1, false, node),
         17 => keys::elected(BOOK, "t", node),
         18 => keys::joined(node),
-        19 => keys::mark(node),
+        19 => keys::write_sequence(node),
         20 => keys::fence(node),
-        21 => keys::anew("r", node),
+        21 => keys::recovery_ack("r", node),
         22 => keys::alive(node),
         23 => keys::facts(node),
         24 => keys::state(node),
@@ -246,7 +246,7 @@ fn every_record(common: &Arc<Common>, reader: &SignedStore) {
         .collect();
     for row in reader.read("", &Page { after: None, limit: 10_000 }).unwrap().rows {
         let key = Key::parse(&row.key).expect("a record below no kind of key counts");
-        if matches!(key, Key::Table { .. } | Key::Link { .. }) {
+        if matches!(key, Key::Manifest { .. } | Key::Link { .. }) {
             continue;
         }
         let raw: Value = serde_json::from_slice(&written[&row.key]).expect("a record that is not JSON counts");
@@ -266,24 +266,24 @@ fn may(by: &str, key: &Key<'_>, record: &Value) -> bool {
     let eligible = |book: &str, task: &str| book == BOOK && task == "t" && ["a", "b"].contains(&by);
     by != "g"
         && match key {
-            Key::Accepted | Key::Table { .. } | Key::Link { .. } => true,
-            Key::Restored { node }
+            Key::Accepted | Key::Manifest { .. } | Key::Link { .. } => true,
+            Key::Recovery { node }
             | Key::Agent { node }
             | Key::Joined { node }
-            | Key::Mark { node }
+            | Key::Sequence { node }
             | Key::Fence { node }
-            | Key::Anew { node, .. }
+            | Key::RecoveryAck { node, .. }
             | Key::Alive { node }
             | Key::Facts { node }
             | Key::State { node } => by == *node,
-            Key::Opening { book } | Key::ResultKey { book, .. } => target(book),
+            Key::Progress { book } | Key::ResultKey { book, .. } => target(book),
             Key::ResultNotice { book, task } => eligible(book, task),
             Key::Elected { book, task, node } => by == *node && eligible(book, task),
             Key::OfferNotice { group, .. } | Key::Freed { group } => target(group),
             Key::ResultWant { book, from, .. } => by == *from && target(book),
             Key::Queue { book, node, .. } => by == *node && target(book),
             Key::Vote { run, node, .. } => by == *node && target(run.split('@').next().unwrap_or_default()),
-            Key::Held { group, book, node, .. } => match record["kind"].as_str() {
+            Key::Slot { group, book, node, .. } => match record["kind"].as_str() {
                 _ if by == *node => target(book),
                 Some("offer") => target(group),
                 Some("writtenoff" | "lost") => target(book),
@@ -300,46 +300,46 @@ fn decisions(common: &Arc<Common>, reader: &Arc<SignedStore>) {
         assert!(found.record.generation > GENERATION, "an older record is followed");
         assert!(found.record.commits.values().all(|id| id.bytes().all(|byte| byte.is_ascii_hexdigit())));
     }
-    assert!(!matches!(accept::told(&found.record, disk()), Standing::Own) || found.record.generation == GENERATION);
-    if let Ok(Some(table)) = accept::table_of(&**reader, &found.record) {
-        assert_eq!(table.digest(), found.record.table, "a table of another digest is read");
+    assert!(!matches!(accept::told(&found.record, disk()), Standing::NodeClaims) || found.record.generation == GENERATION);
+    if let Ok(Some(manifest)) = accept::manifest_of(&**reader, &found.record) {
+        assert_eq!(manifest.digest(), found.record.manifest, "a manifest of another digest is read");
     }
-    let (record, table) = (begun_value(keys::ACCEPTED), serde_json::to_vec(&Table::default()).unwrap());
-    let _ = Accepted::told(&record, &table, &found.record.digest());
+    let (record, manifest) = (begun_value(keys::ACCEPTED), serde_json::to_vec(&RevisionManifest::default()).unwrap());
+    let _ = Accepted::told(&record, &manifest, &found.record.digest());
     accept::joined(&**reader).unwrap();
     for on_lost in [OnLost::Hold, OnLost::Skip] {
         let spec = spec(on_lost);
-        let (revision, answers) = reader.commit(&View::reading(&spec, "b")).unwrap().answers();
-        let mut view = View::of(&spec, "b", revision, answers);
-        view.lost = ["a", "c"].map(str::to_owned).into();
-        view.anew = view.restored.iter().map(|(restored, _)| restored.by.clone()).collect();
-        let stretches = [0, 1, 2];
-        let wants = stretches.into_iter().flat_map(|stretch| {
+        let (revision, answers) = reader.commit(&RunSnapshot::reading(&spec, "b")).unwrap().answers();
+        let mut snapshot = RunSnapshot::of(&spec, "b", revision, answers);
+        snapshot.lost = ["a", "c"].map(str::to_owned).into();
+        snapshot.acknowledged = snapshot.recovery.iter().map(|(restored, _)| restored.by.clone()).collect();
+        let segments = [0, 1, 2];
+        let wants = segments.into_iter().flat_map(|segment| {
             [
-                Want::Enter(stretch),
-                Want::Change(stretch),
-                Want::Done(stretch),
-                Want::Failed(stretch),
-                Want::Absent(stretch, 60),
+                Request::Enter(segment),
+                Request::Change(segment),
+                Request::Done(segment),
+                Request::Failed(segment),
+                Request::Absent(segment, 60),
             ]
         });
-        for want in wants.chain([Want::Correct, Want::Leave]) {
-            if let Step::Commit(txn) = decide(&spec, &view, "b", want) {
+        for want in wants.chain([Request::Correct, Request::Leave]) {
+            if let Decision::Commit(txn) = decide(&spec, &snapshot, "b", want) {
                 writes_its_own(&txn);
             }
         }
-        let own = Own::default();
+        let own = NodeClaims::default();
         let more = [
-            tend(&spec, &view, "b"),
-            anew(&spec, &view, "b", &own),
-            announce(&view, "b", "r", None),
-            end_restoration(&spec.known, &view),
+            next_maintenance(&spec, &snapshot, "b"),
+            republish(&spec, &snapshot, "b", &own),
+            report_rollback(&snapshot, "b", "r", None),
+            end_recovery(&spec.known, &snapshot),
         ];
         more.iter().flatten().for_each(writes_its_own);
         let fleet = Fleet::new(Arc::<SignedStore>::clone(reader), "b".into(), Arc::new(SystemClock));
         fleet.read_as(bearer("b"));
         fleet.rollout(&spec).unwrap();
-        let errand = Errand { spec: &spec, task: "t", definition: "d" };
+        let errand = ElectedTask { spec: &spec, task: "t", definition: "d" };
         let _ = fleet.answer(|_| Some(spec.clone()));
         if let Ok(Election::Results(results)) = fleet.elect(errand, false, 1) {
             let _ = fleet.open(errand, &results);

@@ -10,7 +10,7 @@ use std::{
 use stateright::{Model, Property};
 use towpath_coordination::{
     keys,
-    rollout::{Freed, Held, Kind, OnLost, Opening, Spec},
+    rollout::{Freed, OnLost, RolloutProgress, RolloutSpec, SlotRecord, SlotState},
     store::{Change, Op, Outcome, Txn, memory::Memory},
 };
 
@@ -24,9 +24,9 @@ pub(crate) struct Fleet {
     /// How many nodes there are.
     pub nodes: usize,
     /// The revisions with their books, the first of which is accepted when everything begins.
-    pub revisions: Vec<Vec<Spec>>,
-    /// Whether a node has something to change in a stretch.
-    pub changes: fn(node: usize, stretch: u32) -> bool,
+    pub revisions: Vec<Vec<RolloutSpec>>,
+    /// Whether a node has something to change in a segment.
+    pub changes: fn(node: usize, segment: u32) -> bool,
     /// Who may be elected.
     pub eligible: fn(node: usize) -> bool,
     /// How many are elected.
@@ -53,13 +53,13 @@ pub(crate) struct Fleet {
     pub ends: Mutex<HashSet<u64>>,
 }
 
-fn of_kind(store: &Memory, group: &str, wanted: &[Kind]) -> u64 {
-    let held = store.below(group).filter_map(|row| serde_json::from_slice::<Held>(&row.value).ok());
+fn of_kind(store: &Memory, group: &str, wanted: &[SlotState]) -> u64 {
+    let held = store.below(group).filter_map(|row| serde_json::from_slice::<SlotRecord>(&row.value).ok());
     held.filter(|held| wanted.contains(&held.kind)).count() as u64
 }
 
 /// The parts of a budget.
-fn parts(spec: &Spec) -> BTreeSet<&str> {
+fn parts(spec: &RolloutSpec) -> BTreeSet<&str> {
     if spec.parts.is_empty() { BTreeSet::from(["-"]) } else { spec.parts.values().map(String::as_str).collect() }
 }
 
@@ -69,17 +69,17 @@ impl Fleet {
         self.revisions[0].len()
     }
 
-    pub fn spec(&self, state: &State, node: usize, book: usize) -> &Spec {
+    pub fn spec(&self, state: &State, node: usize, book: usize) -> &RolloutSpec {
         &self.revisions[state.nodes[node].at][book]
     }
 
     /// The books of the accepted revision.
-    fn accepted(&self, state: &State) -> &[Spec] {
+    fn accepted(&self, state: &State) -> &[RolloutSpec] {
         &self.revisions[state.accepted]
     }
 
     fn commit(&self, state: &mut State, node: usize, txn: &Txn) {
-        let slots = [Kind::Claim, Kind::Offer];
+        let slots = [SlotState::Claim, SlotState::Offer];
         let before = state.store.clone();
         let (outcome, changes) = state.store.apply(txn).unwrap();
         if matches!(outcome, Outcome::Refused { .. }) {
@@ -89,7 +89,7 @@ impl Fleet {
         self.tell(state, &changes);
         for spec in self.accepted(state).to_vec() {
             // What is said anew after a restore was given before.
-            let anew = state.store.below(keys::ALL_RESTORED).next().is_some() && !whole(&state.store, self.nodes);
+            let anew = state.store.below(keys::ALL_RECOVERIES).next().is_some() && !whole(&state.store, self.nodes);
             for part in parts(&spec) {
                 let part = format!("{}{part}/", keys::all_held(&spec.group));
                 let (old, new) = (of_kind(&before, &part, &slots), of_kind(&state.store, &part, &slots));
@@ -97,24 +97,24 @@ impl Fleet {
                     state.broken = Some("a slot was given beyond the count of the accepted revision");
                 }
             }
-            let key = keys::opening(&spec.book);
+            let key = keys::progress(&spec.book);
             let opened = changes.iter().find_map(|change| match change {
-                Change::Put(row) if row.key == key => serde_json::from_slice::<Opening>(&row.value).ok(),
+                Change::Put(row) if row.key == key => serde_json::from_slice::<RolloutProgress>(&row.value).ok(),
                 _ => None,
             });
-            let Some(opened) = opened.filter(|opening| opening.run == spec.run) else { continue };
-            let was: Opening =
+            let Some(opened) = opened.filter(|progress| progress.run == spec.run) else { continue };
+            let was: RolloutProgress =
                 before.below(&key).find_map(|row| serde_json::from_slice(&row.value).ok()).unwrap_or_default();
-            for stretch in (1..spec.stretches()).filter(|stretch| spec.open_at_first(*stretch) == 0) {
-                let waves = |opening: &Opening| {
-                    opening.waves.get(stretch as usize).copied().filter(|_| opening.run == spec.run).unwrap_or(0)
+            for segment in (1..spec.segments()).filter(|segment| spec.open_at_first(*segment) == 0) {
+                let waves = |progress: &RolloutProgress| {
+                    progress.waves.get(segment as usize).copied().filter(|_| progress.run == spec.run).unwrap_or(0)
                 };
                 if waves(&was) == 0 && waves(&opened) > 0 {
-                    self.opens(state, &spec, stretch);
+                    self.opens(state, &spec, segment);
                 }
             }
         }
-        let gone = |store: &Memory| of_kind(store, "book/held/", &[Kind::WrittenOff]);
+        let gone = |store: &Memory| of_kind(store, "book/held/", &[SlotState::WrittenOff]);
         state.written_off += gone(&state.store).saturating_sub(gone(&before));
     }
 
@@ -166,21 +166,23 @@ impl Fleet {
     }
 
     /// What must hold when a barrier opens: whoever the accepted revision waits for has come.
-    fn opens(&self, state: &mut State, spec: &Spec, stretch: u32) {
+    fn opens(&self, state: &mut State, spec: &RolloutSpec, segment: u32) {
         let book = self.accepted(state).iter().position(|other| other.book == spec.book).unwrap();
         let missing = (0..self.nodes).filter(|node| spec.is_member(&name(*node))).any(|node| {
             let there = &state.nodes[node];
             let progress = &there.books[book];
             let key = keys::held(&spec.group, spec.part(&name(node)), &spec.book, &name(node));
             let excused = state.store.below(&key).any(|row| {
-                serde_json::from_slice::<Held>(&row.value).is_ok_and(|held| {
-                    held.run == spec.run && held.kind != Kind::Offer && (held.kind != Kind::Claim || held.lost)
+                serde_json::from_slice::<SlotRecord>(&row.value).is_ok_and(|held| {
+                    held.run == spec.run
+                        && held.kind != SlotState::Offer
+                        && (held.kind != SlotState::Claim || held.lost)
                 })
             });
-            let vote = keys::vote(&spec.run, stretch - 1, true, &name(node));
+            let vote = keys::vote(&spec.run, segment - 1, true, &name(node));
             let voted = state.store.below(&vote).any(|row| row.key == vote);
             let came =
-                progress.stretch >= stretch || progress.stretch + 1 == stretch && progress.phase == Phase::Succeeded;
+                progress.segment >= segment || progress.segment + 1 == segment && progress.phase == Phase::Succeeded;
             // Who has lost its journal has come before.
             !(excused
                 || voted && state.forgets < self.forgets
@@ -271,16 +273,16 @@ impl Fleet {
                     .books
                     .iter()
                     .zip(specs)
-                    .all(|(progress, spec)| progress.stretch >= spec.stretches() || !spec.selects(&name(node)))
+                    .all(|(progress, spec)| progress.segment >= spec.segments() || !spec.selects(&name(node)))
         });
         let open = specs.iter().all(|spec| {
-            let key = keys::opening(&spec.book);
+            let key = keys::progress(&spec.book);
             state.store.below(&key).any(|row| {
-                serde_json::from_slice::<Opening>(&row.value)
-                    .is_ok_and(|opening| opening.run == spec.run && opening.done)
+                serde_json::from_slice::<RolloutProgress>(&row.value)
+                    .is_ok_and(|progress| progress.run == spec.run && progress.done)
             })
         });
-        through && open && state.store.below(keys::ALL_RESTORED).next().is_none()
+        through && open && state.store.below(keys::ALL_RECOVERIES).next().is_none()
     }
 
     /// One step; None where it can't be taken.
@@ -344,8 +346,8 @@ impl Fleet {
             }
             Action::Restart(node) => {
                 // Who is up looks at a store that came back before who was down since the backup has started.
-                let unnoticed = state.nodes.iter().any(|other| other.up && other.fallen);
-                if state.nodes[node].up || unnoticed && !state.nodes[node].fallen {
+                let unnoticed = state.nodes.iter().any(|other| other.up && other.rolled_back);
+                if state.nodes[node].up || unnoticed && !state.nodes[node].rolled_back {
                     return None;
                 }
                 next.nodes[node].up = true;
@@ -394,7 +396,7 @@ impl Fleet {
         let spec = &self.revisions[at][book];
         next.nodes[node].wake = Wake::Awake;
         let progress = &mut next.nodes[node].books[book];
-        if spec.elected.contains(&progress.stretch) || self.elects_at(spec) == Some(progress.stretch) {
+        if spec.elected.contains(&progress.segment) || self.elects_at(spec) == Some(progress.segment) {
             progress.phase = Phase::Sharing(well);
             progress.elected = Some(Some(well));
         } else {
@@ -447,7 +449,7 @@ impl Fleet {
         next.restores -= 1;
         for (number, node) in next.nodes.iter_mut().enumerate() {
             node.pending = None;
-            node.fallen = node.up || node.wrote;
+            node.rolled_back = node.up || node.wrote;
             // Leases are kept or run out as they do without a restore.
             let lease = if is_alive(&next.store, number) {
                 alive(number)
@@ -494,7 +496,7 @@ impl Model for Fleet {
             wake: Wake::Awake,
             pending: None,
             wrote: false,
-            fallen: false,
+            rolled_back: false,
         };
         let mut state = State {
             store,
@@ -524,12 +526,12 @@ impl Model for Fleet {
             return;
         }
         let soaks = self.accepted(state).iter().any(|spec| !spec.soak.is_zero());
-        let held = |wanted: fn(&Held) -> bool| {
+        let held = |wanted: fn(&SlotRecord) -> bool| {
             let mut all = state.store.below("book/held/");
-            all.any(|row| serde_json::from_slice::<Held>(&row.value).is_ok_and(|held| wanted(&held)))
+            all.any(|row| serde_json::from_slice::<SlotRecord>(&row.value).is_ok_and(|held| wanted(&held)))
         };
         let late = soaks
-            || held(|held| held.kind == Kind::Offer || held.absent > 0)
+            || held(|held| held.kind == SlotState::Offer || held.absent > 0)
             || state.store.below("book/queue/").next().is_some();
         for node in 0..self.nodes {
             for book in 0..self.books() {

@@ -1,4 +1,4 @@
-//! A node of the model reads and decides, as the agent does: what it owes to a restored store first, then its book.
+//! A node of the model reads and decides, as the agent does: what it needs_republish to a restored store first, then its book.
 
 use std::collections::BTreeSet;
 
@@ -6,8 +6,9 @@ use towpath_coordination::{
     accept::Accepted,
     keys,
     rollout::{
-        Candidacy, ElectStep, Election, Held, Hold, Kind, OnLost, Own, Record, Share, Spec, Step, View, Want, anew,
-        announce, confirm, decide, elect, elected_anew, publish, tend, worth_reading,
+        BlockReason, Decision, ElectStep, Election, ElectionContext, NodeClaims, OnLost, Record, Request, RolloutSpec,
+        RunSnapshot, SealedResult, SlotRecord, SlotState, acknowledge, decide, elect, next_maintenance, publish,
+        report_rollback, republish, republish_election, segment_to_inspect,
     },
     store::{Compare, Op, Txn},
 };
@@ -21,17 +22,17 @@ use crate::{
 /// The elected task.
 const TASK: &str = "t";
 
-fn share(ok: bool) -> Share {
-    Share { ok, body: String::new() }
+fn share(ok: bool) -> SealedResult {
+    SealedResult { ok, body: String::new() }
 }
 
 /// Whether a transaction writes off a node that has said that it goes away.
 fn writes_off_absent(state: &State, txn: &Txn) -> bool {
-    let held = |value: &[u8]| serde_json::from_slice::<Held>(value).ok();
+    let held = |value: &[u8]| serde_json::from_slice::<SlotRecord>(value).ok();
     txn.then.iter().any(|operation| match operation {
         Op::Put { key, value, .. } if key.starts_with("book/held/") => {
             let before = state.store.below(key).find(|row| row.key == *key).and_then(|row| held(&row.value));
-            held(value).is_some_and(|held| held.kind == Kind::WrittenOff || held.lost)
+            held(value).is_some_and(|held| held.kind == SlotState::WrittenOff || held.lost)
                 && before.is_some_and(|held| held.absent > 0)
         }
         _ => false,
@@ -39,40 +40,40 @@ fn writes_off_absent(state: &State, txn: &Txn) -> bool {
 }
 
 impl Fleet {
-    fn view(&self, state: &State, node: usize, book: usize, late: bool) -> View {
+    fn snapshot(&self, state: &State, node: usize, book: usize, late: bool) -> RunSnapshot {
         let spec = self.spec(state, node, book);
-        let (revision, answers) = state.store.peek(&View::reading(spec, &name(node)));
-        let mut view = View::of(spec, &name(node), revision, answers);
-        view.soaked = late || spec.soak.is_zero();
-        view.fallen = state.nodes[node].fallen;
+        let (revision, answers) = state.store.peek(&RunSnapshot::reading(spec, &name(node)));
+        let mut snapshot = RunSnapshot::of(spec, &name(node), revision, answers);
+        snapshot.soaked = late || spec.soak.is_zero();
+        snapshot.rolled_back = state.nodes[node].rolled_back;
         let last = |prefix: &str| -> BTreeSet<String> {
             state.store.below(prefix).map(|row| row.key[prefix.len()..].to_owned()).collect()
         };
-        if let Some((restored, _)) = &view.restored {
-            view.anew = last(&keys::all_anew(&restored.id));
+        if let Some((restored, _)) = &snapshot.recovery {
+            snapshot.acknowledged = last(&keys::all_recovery_acks(&restored.id));
         }
         if late {
-            view.idle = true;
-            view.stale = view.held.iter().map(|held| (held.node.clone(), held.modified)).collect();
-            view.overdue = view.stale.clone();
+            snapshot.idle = true;
+            snapshot.stale = snapshot.held.iter().map(|held| (held.node.clone(), held.modified)).collect();
+            snapshot.overdue = snapshot.stale.clone();
         }
-        if spec.on_lost != OnLost::Hold || view.restored.is_some() {
-            view.lost = (0..self.nodes).filter(|other| !is_alive(&state.store, *other)).map(name).collect();
+        if spec.on_lost != OnLost::Hold || snapshot.recovery.is_some() {
+            snapshot.lost = (0..self.nodes).filter(|other| !is_alive(&state.store, *other)).map(name).collect();
         }
-        if let Some(stretch) = worth_reading(spec, &view) {
-            view.names = Some((stretch, last(&keys::member_votes(&spec.run, stretch))));
+        if let Some(segment) = segment_to_inspect(spec, &snapshot) {
+            snapshot.names = Some((segment, last(&keys::member_votes(&spec.run, segment))));
         }
         if self.mutation == Some(Mutation::OldVoteCounts) {
-            let stretch = view.names.as_ref().map_or(0, |(stretch, _)| *stretch);
-            let part = format!("/{stretch}/member/");
+            let segment = snapshot.names.as_ref().map_or(0, |(segment, _)| *segment);
+            let part = format!("/{segment}/member/");
             let votes = state.store.below("book/vote/").filter(|row| row.key.contains(&part));
-            view.names =
-                Some((stretch, votes.filter_map(|row| Some(row.key.rsplit('/').next()?.to_owned())).collect()));
+            snapshot.names =
+                Some((segment, votes.filter_map(|row| Some(row.key.rsplit('/').next()?.to_owned())).collect()));
         }
         if let Some(mutation) = self.mutation {
-            mutation.view(spec, &name(node), &mut view);
+            mutation.snapshot(spec, &name(node), &mut snapshot);
         }
-        view
+        snapshot
     }
 
     /// The rule that is left out, in what is about to be committed.
@@ -83,51 +84,52 @@ impl Fleet {
         txn
     }
 
-    fn decided(&self, spec: &Spec, view: &View, node: usize, want: Want) -> Step {
-        match decide(spec, view, &name(node), want) {
-            Step::Commit(txn) => Step::Commit(self.mutated(node, txn)),
+    fn decided(&self, spec: &RolloutSpec, snapshot: &RunSnapshot, node: usize, want: Request) -> Decision {
+        match decide(spec, snapshot, &name(node), want) {
+            Decision::Commit(txn) => Decision::Commit(self.mutated(node, txn)),
             other => other,
         }
     }
 
-    fn tended(&self, spec: &Spec, view: &View, node: usize) -> Option<Txn> {
+    fn maintained(&self, spec: &RolloutSpec, snapshot: &RunSnapshot, node: usize) -> Option<Txn> {
         if self.mutation == Some(Mutation::NobodyLooksAgain) {
             return None;
         }
-        tend(spec, view, &name(node)).map(|txn| self.mutated(node, txn))
+        next_maintenance(spec, snapshot, &name(node)).map(|txn| self.mutated(node, txn))
     }
 
-    /// The stretch that is an elected task, whatever the waves make of it.
-    pub fn elects_at(&self, spec: &Spec) -> Option<u32> {
-        // Without its rule the stretch is not named as one.
-        spec.elected.first().copied().or_else(|| {
-            (self.mutation == Some(Mutation::ElectedHasWaves)).then(|| self.revisions[0][0].stretches() - 1)
-        })
+    /// The segment that is an elected task, whatever the waves make of it.
+    pub fn elects_at(&self, spec: &RolloutSpec) -> Option<u32> {
+        // Without its rule the segment is not named as one.
+        spec.elected
+            .first()
+            .copied()
+            .or_else(|| (self.mutation == Some(Mutation::ElectedHasWaves)).then(|| self.revisions[0][0].segments() - 1))
     }
 
     /// A node reads and decides. Gives nothing where that changes nothing.
     pub fn look(&self, state: &State, node: usize, book: usize, late: bool) -> Option<State> {
         let mut next = state.clone();
-        if self.owes(&mut next, node) {
+        if self.needs_republish(&mut next, node) {
             return (next != *state).then_some(next);
         }
         let spec = self.spec(state, node, book).clone();
-        let view = self.view(state, node, book, late);
+        let snapshot = self.snapshot(state, node, book, late);
         let progress = state.nodes[node].books[book].clone();
         if !spec.selects(&name(node)) {
             // Not a target any more: the new revision is applied, and what it held is given back.
             let own = &mut next.nodes[node];
             (own.books[book].away, own.books[book].failed) = (false, false);
-            if let Step::Commit(txn) = self.decided(&spec, &view, node, Want::Leave) {
+            if let Decision::Commit(txn) = self.decided(&spec, &snapshot, node, Request::Leave) {
                 own.pending = Some(txn);
             }
-        } else if progress.stretch >= spec.stretches() {
+        } else if progress.segment >= spec.segments() {
             // Who is through sees to it that the run ends.
-            next.nodes[node].pending = self.tended(&spec, &view, node);
-        } else if self.elects_at(&spec) == Some(progress.stretch) {
-            self.in_election(&mut next, node, book, &spec, &view);
+            next.nodes[node].pending = self.maintained(&spec, &snapshot, node);
+        } else if self.elects_at(&spec) == Some(progress.segment) {
+            self.in_election(&mut next, node, book, &spec, &snapshot);
         } else {
-            self.in_stretch(&mut next, node, book, &spec, &view);
+            self.in_segment(&mut next, node, book, &spec, &snapshot);
         }
         if !late && next.nodes[node].pending.as_ref().is_some_and(|txn| writes_off_absent(state, txn)) {
             next.broken = Some("who went away on purpose was taken for lost");
@@ -135,15 +137,15 @@ impl Fleet {
         (next != *state).then_some(next)
     }
 
-    /// What a node does first where the store has gone back; false where it owes nothing. A run that is on its way does
+    /// What a node does first where the store has gone back; false where it needs_republish nothing. A run that is on its way does
     /// that behind its task.
-    fn owes(&self, next: &mut State, node: usize) -> bool {
+    fn needs_republish(&self, next: &mut State, node: usize) -> bool {
         if self.mutation == Some(Mutation::NobodySaysAnew) {
-            next.nodes[node].fallen = false;
+            next.nodes[node].rolled_back = false;
         }
         let own = &next.nodes[node];
         let waits = |progress: &Progress| matches!(progress.phase, Phase::Idle | Phase::Failed);
-        let view = self.view(next, node, 0, false);
+        let snapshot = self.snapshot(next, node, 0, false);
         let known: u64 = self.revisions[own.at][0].generation;
         let there = next.store.below(keys::ACCEPTED).next();
         let stored = there.and_then(|row| serde_json::from_slice::<Accepted>(&row.value).ok()).unwrap_or_default();
@@ -155,74 +157,81 @@ impl Fleet {
             next.nodes[node].pending = Some(txn);
             return true;
         }
-        if own.fallen {
-            match announce(&view, &name(node), "r", None) {
+        if own.rolled_back {
+            match report_rollback(&snapshot, &name(node), "r", None) {
                 Some(txn) => next.nodes[node].pending = Some(txn),
-                None => next.nodes[node].fallen = false,
+                None => next.nodes[node].rolled_back = false,
             }
             return true;
         }
-        if !view.owes(&name(node)) || !own.books.iter().all(waits) {
+        if !snapshot.needs_republish(&name(node)) || !own.books.iter().all(waits) {
             return false;
         }
-        let said = (0..self.books()).find_map(|book| self.anew(next, node, book));
-        next.nodes[node].pending = said.or_else(|| confirm(&view, &name(node)));
+        let said = (0..self.books()).find_map(|book| self.republish(next, node, book));
+        next.nodes[node].pending = said.or_else(|| acknowledge(&snapshot, &name(node)));
         true
     }
 
     /// The next thing that a node says anew of a book.
-    fn anew(&self, state: &State, node: usize, book: usize) -> Option<Txn> {
+    fn republish(&self, state: &State, node: usize, book: usize) -> Option<Txn> {
         let spec = self.spec(state, node, book);
         let progress = &state.nodes[node].books[book];
-        let kind = if progress.failed { Kind::Failure } else { Kind::Claim };
-        let own = Own {
-            away: progress.away.then(|| (kind, spec.run.clone(), progress.stretch)),
-            voted: (0..progress.stretch).collect(),
+        let kind = if progress.failed { SlotState::Failure } else { SlotState::Claim };
+        let own = NodeClaims {
+            away: progress.away.then(|| (kind, spec.run.clone(), progress.segment)),
+            voted: (0..progress.segment).collect(),
         };
-        let view = self.view(state, node, book, false);
-        anew(spec, &view, &name(node), &own).or_else(|| {
+        let snapshot = self.snapshot(state, node, book, false);
+        republish(spec, &snapshot, &name(node), &own).or_else(|| {
             let ran = progress.elected?.map(share);
-            elected_anew(spec, &name(node), TASK, &spec.run, &self.record(state, spec), ran.as_ref())
+            republish_election(spec, &name(node), TASK, &spec.run, &self.record(state, spec), ran.as_ref())
         })
     }
 
-    fn record(&self, state: &State, spec: &Spec) -> Record {
+    fn record(&self, state: &State, spec: &RolloutSpec) -> Record {
         Record::of(state.store.below(&keys::all_elected(&spec.book, TASK)), state.store.revision)
     }
 
-    fn in_stretch(&self, next: &mut State, node: usize, book: usize, spec: &Spec, view: &View) {
+    fn in_segment(&self, next: &mut State, node: usize, book: usize, spec: &RolloutSpec, snapshot: &RunSnapshot) {
         let progress = &next.nodes[node].books[book];
-        let stretch = progress.stretch;
-        let changes = (self.changes)(node, stretch);
+        let segment = progress.segment;
+        let changes = (self.changes)(node, segment);
         let want = match progress.phase {
-            Phase::Idle if progress.away || changes => Want::Change(stretch),
-            Phase::Idle => Want::Enter(stretch),
-            Phase::Failed => Want::Change(stretch),
-            Phase::Succeeded => Want::Done(stretch),
-            Phase::Failing => Want::Failed(stretch),
-            Phase::Leaving => Want::Absent(stretch, 600),
+            Phase::Idle if progress.away || changes => Request::Change(segment),
+            Phase::Idle => Request::Enter(segment),
+            Phase::Failed => Request::Change(segment),
+            Phase::Succeeded => Request::Done(segment),
+            Phase::Failing => Request::Failed(segment),
+            Phase::Leaving => Request::Absent(segment, 600),
             Phase::In | Phase::Sharing(_) => return,
         };
-        match self.decided(spec, view, node, want) {
-            Step::Commit(txn) => next.nodes[node].pending = Some(txn),
-            Step::Hold(hold) => {
-                let claims = view
-                    .held
-                    .iter()
-                    .any(|held| held.node == name(node) && held.book == spec.book && held.held.kind == Kind::Claim);
-                if claims && !matches!(hold, Hold::Behind | Hold::Lease | Hold::Restored) {
+        match self.decided(spec, snapshot, node, want) {
+            Decision::Commit(txn) => next.nodes[node].pending = Some(txn),
+            Decision::Wait(hold) => {
+                let claims = snapshot.held.iter().any(|held| {
+                    held.node == name(node) && held.book == spec.book && held.held.kind == SlotState::Claim
+                });
+                if claims && !matches!(hold, BlockReason::Behind | BlockReason::Lease | BlockReason::Recovery) {
                     next.broken = Some("a node waits while it holds a slot");
                 }
-                next.nodes[node].pending = self.tended(spec, view, node);
+                next.nodes[node].pending = self.maintained(spec, snapshot, node);
             }
-            Step::Go => self.go(next, node, book, spec, view, want),
+            Decision::Go => self.go(next, node, book, spec, snapshot, want),
         }
     }
 
-    fn go(&self, next: &mut State, node: usize, book: usize, spec: &Spec, view: &View, want: Want) {
+    fn go(
+        &self,
+        next: &mut State,
+        node: usize,
+        book: usize,
+        spec: &RolloutSpec,
+        snapshot: &RunSnapshot,
+        want: Request,
+    ) {
         let progress = &mut next.nodes[node].books[book];
         match want {
-            Want::Change(_) => {
+            Request::Change(_) => {
                 progress.phase = Phase::In;
                 progress.away = true;
                 let working = self.known(next).filter(|node| {
@@ -233,28 +242,28 @@ impl Fleet {
                     next.broken = Some("more nodes change at one time than there are slots and failures");
                 }
             }
-            Want::Enter(_) => progress.phase = Phase::Succeeded,
-            Want::Done(_) => {
+            Request::Enter(_) => progress.phase = Phase::Succeeded,
+            Request::Done(_) => {
                 let elected = progress.elected;
-                let stretch = progress.stretch + 1;
-                *progress = Progress { stretch, elected, ..Progress::default() };
-                next.nodes[node].pending = self.tended(spec, view, node);
+                let segment = progress.segment + 1;
+                *progress = Progress { segment, elected, ..Progress::default() };
+                next.nodes[node].pending = self.maintained(spec, snapshot, node);
             }
-            Want::Failed(_) => {
+            Request::Failed(_) => {
                 progress.phase = Phase::Failed;
                 progress.failed = true;
                 if self.mutation != Some(Mutation::FailuresOpenNothing) {
-                    next.nodes[node].pending = self.tended(spec, view, node);
+                    next.nodes[node].pending = self.maintained(spec, snapshot, node);
                 }
             }
-            Want::Absent(..) => go_down(&mut next.nodes[node]),
-            Want::Correct | Want::Leave => {}
+            Request::Absent(..) => go_down(&mut next.nodes[node]),
+            Request::Correct | Request::Leave => {}
         }
     }
 
-    fn in_election(&self, next: &mut State, node: usize, book: usize, spec: &Spec, view: &View) {
+    fn in_election(&self, next: &mut State, node: usize, book: usize, spec: &RolloutSpec, snapshot: &RunSnapshot) {
         let progress = &next.nodes[node].books[book];
-        let stretch = progress.stretch;
+        let segment = progress.segment;
         if let Phase::Sharing(ok) = progress.phase {
             let record = self.record(next, spec);
             if record.share_of(&spec.run, &name(node)) == Some(&share(ok)) {
@@ -266,10 +275,10 @@ impl Fleet {
             return;
         }
         if !matches!(progress.phase, Phase::Idle | Phase::Failed) {
-            return self.in_stretch(next, node, book, spec, view);
+            return self.in_segment(next, node, book, spec, snapshot);
         }
-        if let Step::Hold(_) = self.decided(spec, view, node, Want::Enter(stretch)) {
-            next.nodes[node].pending = self.tended(spec, view, node);
+        if let Decision::Wait(_) = self.decided(spec, snapshot, node, Request::Enter(segment)) {
+            next.nodes[node].pending = self.maintained(spec, snapshot, node);
             return;
         }
         let record = self.record(next, spec);
@@ -278,19 +287,19 @@ impl Fleet {
             of.late = (0..self.nodes).map(name).collect();
         }
         let me = name(node);
-        let candidacy = Candidacy {
+        let candidacy = ElectionContext {
             spec: &of,
             me: &me,
             task: TASK,
             definition: &spec.run,
             eligible: (self.eligible)(node),
             count: self.elects,
-            lost: &view.lost.iter().cloned().collect::<Vec<_>>(),
+            lost: &snapshot.lost.iter().cloned().collect::<Vec<_>>(),
         };
-        match elect(&record, view, &candidacy) {
+        match elect(&record, snapshot, &candidacy) {
             ElectStep::Commit(txn) => next.nodes[node].pending = Some(txn),
             ElectStep::Behind | ElectStep::Settled(Election::Wait(_)) => {
-                next.nodes[node].pending = self.tended(spec, view, node);
+                next.nodes[node].pending = self.maintained(spec, snapshot, node);
             }
             ElectStep::Settled(Election::Run) => {
                 next.began.insert((spec.run.clone(), node));
@@ -303,7 +312,7 @@ impl Fleet {
                 next.nodes[node].books[book].phase = Phase::Succeeded;
             }
             ElectStep::Settled(Election::Results(_)) => {
-                next.nodes[node].pending = self.tended(spec, view, node);
+                next.nodes[node].pending = self.maintained(spec, snapshot, node);
             }
         }
     }

@@ -15,7 +15,7 @@ use fleet::Fleet;
 use mutations::Mutation;
 use state::{Action, name};
 use stateright::{Checker, HasDiscoveries, Model};
-use towpath_coordination::rollout::{Cut, OnLost, Spec};
+use towpath_coordination::rollout::{Cut, OnLost, RolloutSpec};
 
 /// How many steps are looked at at most in one configuration.
 fn bound() -> usize {
@@ -23,8 +23,8 @@ fn bound() -> usize {
 }
 
 /// A revision: the book's definition is the same as long as `since` is.
-fn revision(generation: u64, since: u64, nodes: usize, count: u64) -> Spec {
-    Spec {
+fn revision(generation: u64, since: u64, nodes: usize, count: u64) -> RolloutSpec {
+    RolloutSpec {
         book: "b/k".into(),
         group: "b/k".into(),
         run: format!("b/k@{since}"),
@@ -44,12 +44,12 @@ fn revision(generation: u64, since: u64, nodes: usize, count: u64) -> Spec {
     }
 }
 
-fn barrier(spec: Spec) -> Spec {
-    Spec { cuts: vec![Cut::Barrier], ..spec }
+fn barrier(spec: RolloutSpec) -> RolloutSpec {
+    RolloutSpec { cuts: vec![Cut::Barrier], ..spec }
 }
 
 /// The first node is the first wave.
-fn waves(mut spec: Spec) -> Spec {
+fn waves(mut spec: RolloutSpec) -> RolloutSpec {
     spec.waves = 2;
     for (node, wave) in &mut spec.members {
         *wave = u32::from(node != "n0");
@@ -57,21 +57,21 @@ fn waves(mut spec: Spec) -> Spec {
     spec
 }
 
-fn without(mut spec: Spec, node: usize) -> Spec {
+fn without(mut spec: RolloutSpec, node: usize) -> RolloutSpec {
     spec.members.remove(&name(node));
     spec
 }
 
-/// A second stretch that is an elected task.
-fn election(spec: Spec) -> Spec {
-    Spec { cuts: vec![Cut::Passage], elected: BTreeSet::from([1]), ..spec }
+/// A second segment that is an elected task.
+fn election(spec: RolloutSpec) -> RolloutSpec {
+    RolloutSpec { cuts: vec![Cut::Passage], elected: BTreeSet::from([1]), ..spec }
 }
 
-fn fleet(nodes: usize, revisions: Vec<Spec>) -> Fleet {
+fn fleet(nodes: usize, revisions: Vec<RolloutSpec>) -> Fleet {
     books(nodes, revisions.into_iter().map(|spec| vec![spec]).collect())
 }
 
-fn books(nodes: usize, revisions: Vec<Vec<Spec>>) -> Fleet {
+fn books(nodes: usize, revisions: Vec<Vec<RolloutSpec>>) -> Fleet {
     Fleet {
         nodes,
         revisions,
@@ -159,7 +159,7 @@ const CASES: &[Case] = &[
     Case {
         name: "lost without a claim",
         fleet: || {
-            let fail = |spec: Spec| Spec { on_lost: OnLost::Fail, max_failures: 1, ..spec };
+            let fail = |spec: RolloutSpec| RolloutSpec { on_lost: OnLost::Fail, max_failures: 1, ..spec };
             Fleet { crashes: 1, leases: 1, ..fleet(3, vec![fail(revision(1, 1, 3, 1))]) }
         },
         mutations: &[],
@@ -167,7 +167,7 @@ const CASES: &[Case] = &[
     Case {
         name: "left the targets",
         fleet: || {
-            let left = |spec: Spec| without(spec, 0);
+            let left = |spec: RolloutSpec| without(spec, 0);
             fleet(2, vec![revision(1, 1, 2, 1), left(revision(2, 2, 2, 1))])
         },
         mutations: &[Mutation::LeaversKeep],
@@ -185,20 +185,20 @@ const CASES: &[Case] = &[
     Case {
         name: "a written-off holder returns",
         fleet: || {
-            let skip = |spec: Spec| Spec { on_lost: OnLost::Skip, ..spec };
+            let skip = |spec: RolloutSpec| RolloutSpec { on_lost: OnLost::Skip, ..spec };
             Fleet { crashes: 1, leases: 1, ..fleet(2, vec![skip(revision(1, 1, 2, 1))]) }
         },
         mutations: &[Mutation::WrittenOffGoesOn],
     },
     Case {
-        name: "a barrier between two stretches",
+        name: "a barrier between two segments",
         fleet: || fleet(3, vec![barrier(revision(1, 1, 3, 1))]),
         mutations: &[Mutation::BarrierOneEarly],
     },
     Case {
         name: "a failure before a barrier",
         fleet: || {
-            let one = |spec: Spec| Spec { max_failures: 1, ..spec };
+            let one = |spec: RolloutSpec| RolloutSpec { max_failures: 1, ..spec };
             Fleet { failures: 1, ..fleet(2, vec![one(barrier(revision(1, 1, 2, 1)))]) }
         },
         mutations: &[],
@@ -218,7 +218,7 @@ const CASES: &[Case] = &[
     Case {
         name: "some have nothing to change",
         fleet: || Fleet {
-            changes: |node, stretch| (node + stretch as usize).is_multiple_of(2),
+            changes: |node, segment| (node + segment as usize).is_multiple_of(2),
             ..fleet(3, vec![barrier(waves(revision(1, 1, 3, 1)))])
         },
         mutations: &[],
@@ -267,7 +267,7 @@ const CASES: &[Case] = &[
     Case {
         name: "restored write-off",
         fleet: || {
-            let skip = |spec: Spec| Spec { on_lost: OnLost::Skip, ..spec };
+            let skip = |spec: RolloutSpec| RolloutSpec { on_lost: OnLost::Skip, ..spec };
             // The backup is made while the first node holds its slot; then it dies, and is lost.
             let look = Action::Look { node: 0, book: 0, late: false };
             let prelude = vec![look, Action::Commit(0), look, Action::Commit(0), look];
@@ -292,7 +292,7 @@ const CASES: &[Case] = &[
     Case {
         name: "an absence that is planned",
         fleet: || {
-            let skip = |spec: Spec| Spec { on_lost: OnLost::Skip, ..spec };
+            let skip = |spec: RolloutSpec| RolloutSpec { on_lost: OnLost::Skip, ..spec };
             Fleet { absences: 1, leases: 1, ..fleet(2, vec![skip(revision(1, 1, 2, 1))]) }
         },
         mutations: &[Mutation::AbsenceIsLoss],
@@ -301,7 +301,10 @@ const CASES: &[Case] = &[
         name: "a wave that soaks",
         fleet: || {
             let soak = std::time::Duration::from_secs(60);
-            Fleet { failures: 1, ..fleet(2, vec![Spec { soak, max_failures: 1, ..waves(revision(1, 1, 2, 1)) }]) }
+            Fleet {
+                failures: 1,
+                ..fleet(2, vec![RolloutSpec { soak, max_failures: 1, ..waves(revision(1, 1, 2, 1)) }])
+            }
         },
         mutations: &[],
     },
@@ -323,7 +326,7 @@ const CASES: &[Case] = &[
     Case {
         name: "a slot freed without an offer: a failure that the run permits",
         fleet: || {
-            let one = |spec: Spec| Spec { max_failures: 1, ..spec };
+            let one = |spec: RolloutSpec| RolloutSpec { max_failures: 1, ..spec };
             Fleet { failures: 1, ..waiters(vec![one(revision(1, 1, 3, 1))]) }
         },
         mutations: &[Mutation::NothingOfferedOn],
@@ -331,7 +334,7 @@ const CASES: &[Case] = &[
     Case {
         name: "a slot freed without an offer: a failure completes a wave",
         fleet: || {
-            let one = |spec: Spec| Spec { max_failures: 1, ..spec };
+            let one = |spec: RolloutSpec| RolloutSpec { max_failures: 1, ..spec };
             Fleet { failures: 1, ..sleepers(2, vec![one(waves(revision(1, 1, 2, 1)))]) }
         },
         mutations: &[Mutation::FailuresOpenNothing],
@@ -349,7 +352,7 @@ const CASES: &[Case] = &[
     Case {
         name: "a slot freed without an offer: a halt that ends, without slots",
         fleet: || {
-            let all = |spec: Spec| Spec { count: None, ..waves(spec) };
+            let all = |spec: RolloutSpec| RolloutSpec { count: None, ..waves(spec) };
             Fleet { failures: 1, ..sleepers(2, vec![all(revision(1, 1, 2, 1))]) }
         },
         mutations: &[],
@@ -362,7 +365,7 @@ const CASES: &[Case] = &[
     Case {
         name: "a slot freed without an offer: a removed holder",
         fleet: || {
-            let gone = |mut spec: Spec| {
+            let gone = |mut spec: RolloutSpec| {
                 spec.known.remove(0);
                 without(spec, 0)
             };
@@ -373,9 +376,9 @@ const CASES: &[Case] = &[
     Case {
         name: "a slot freed without an offer: a relabelled holder",
         fleet: || {
-            let parts = |spec: Spec, first: &str| {
+            let parts = |spec: RolloutSpec, first: &str| {
                 let parts = (0..3).map(|node| (name(node), if node == 0 { first } else { "a" }.to_owned())).collect();
-                Spec { parts, ..spec }
+                RolloutSpec { parts, ..spec }
             };
             waiters(vec![parts(revision(1, 1, 3, 1), "a"), parts(revision(2, 1, 3, 1), "b")])
         },
@@ -384,12 +387,12 @@ const CASES: &[Case] = &[
 ];
 
 /// A fleet whose nodes sleep until there are news.
-fn sleepers(nodes: usize, revisions: Vec<Spec>) -> Fleet {
+fn sleepers(nodes: usize, revisions: Vec<RolloutSpec>) -> Fleet {
     Fleet { sleeps: true, ..fleet(nodes, revisions) }
 }
 
 /// Three of them: the first is at work, and the others sleep in its queue.
-fn waiters(revisions: Vec<Spec>) -> Fleet {
+fn waiters(revisions: Vec<RolloutSpec>) -> Fleet {
     let look = |node| Action::Look { node, book: 0, late: false };
     let prelude = [vec![look(0), Action::Commit(0), look(0)], waits(1), waits(2)].concat();
     Fleet { prelude, ..sleepers(3, revisions) }
@@ -402,9 +405,9 @@ fn waits(node: usize) -> Vec<Action> {
 }
 
 /// The same book under another name, which shares the budget of the first.
-fn second(spec: Spec) -> Spec {
+fn second(spec: RolloutSpec) -> RolloutSpec {
     let run = spec.run.replace("b/k", "b/l");
-    Spec { book: "b/l".into(), run, ..spec }
+    RolloutSpec { book: "b/l".into(), run, ..spec }
 }
 
 /// The cases; only those whose names hold TOWPATH_CASE, where that is set.

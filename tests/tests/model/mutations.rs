@@ -2,7 +2,7 @@
 
 use towpath_coordination::{
     keys,
-    rollout::{Held, Kind, Spec, View},
+    rollout::{RolloutSpec, RunSnapshot, SlotRecord, SlotState},
     store::{Compare, Op, Txn},
 };
 
@@ -37,15 +37,15 @@ pub(crate) enum Mutation {
     NobodySaysAnew,
     /// A node that git no longer knows stays elected.
     RemovedStaysElected,
-    /// A stretch that is an elected task has waves.
+    /// A segment that is an elected task has waves.
     ElectedHasWaves,
     /// Who goes away on purpose is lost like others.
     AbsenceIsLoss,
     /// Nobody compares that no claim, offer or failure is newer.
     NoneNewerNotCompared,
-    /// A view counts as new as its answer: news between the request and the answer are missed.
+    /// A snapshot counts as new as its answer: news between the request and the answer are missed.
     NewsInTheAnswer,
-    /// A slot that becomes free is neither offered nor announced.
+    /// A slot that becomes free is neither offered nor rollback_reported.
     NothingOfferedOn,
     /// A node that fails does not look whether that completes a wave.
     FailuresOpenNothing,
@@ -53,40 +53,42 @@ pub(crate) enum Mutation {
 
 impl Mutation {
     /// What revisions say, changed.
-    pub fn revisions(self, revisions: &mut [Vec<Spec>]) {
+    pub fn revisions(self, revisions: &mut [Vec<RolloutSpec>]) {
         if self == Self::ElectedHasWaves {
             revisions.iter_mut().flatten().for_each(|spec| spec.elected.clear());
         }
     }
 
     /// What a node reads, changed.
-    pub fn view(self, spec: &Spec, me: &str, view: &mut View) {
+    pub fn snapshot(self, spec: &RolloutSpec, me: &str, snapshot: &mut RunSnapshot) {
         match self {
-            Self::OffersDoNotCount => view.held.retain(|held| held.held.kind != Kind::Offer || held.node == me),
-            Self::NoBudget => view.held.retain(|held| held.held.kind != Kind::Claim || held.node == me),
-            Self::FailuresForgotten => {
-                view.held.retain(|held| held.held.kind != Kind::Failure || held.held.run == spec.run || held.node == me)
+            Self::OffersDoNotCount => {
+                snapshot.held.retain(|held| held.held.kind != SlotState::Offer || held.node == me)
             }
+            Self::NoBudget => snapshot.held.retain(|held| held.held.kind != SlotState::Claim || held.node == me),
+            Self::FailuresForgotten => snapshot
+                .held
+                .retain(|held| held.held.kind != SlotState::Failure || held.held.run == spec.run || held.node == me),
             Self::BarrierOneEarly => {
-                if let Some((_, names)) = &mut view.names
+                if let Some((_, names)) = &mut snapshot.names
                     && let Some(missing) = spec.members.keys().find(|node| !names.contains(*node))
                 {
                     names.insert(missing.clone());
                 }
             }
-            Self::WrittenOffGoesOn => view
+            Self::WrittenOffGoesOn => snapshot
                 .held
                 .iter_mut()
-                .filter(|held| held.node == me && held.held.kind == Kind::WrittenOff)
-                .for_each(|held| held.held.kind = Kind::Claim),
+                .filter(|held| held.node == me && held.held.kind == SlotState::WrittenOff)
+                .for_each(|held| held.held.kind = SlotState::Claim),
             Self::NobodySaysAnew => {
-                view.restored = None;
-                view.fallen = false;
+                snapshot.recovery = None;
+                snapshot.rolled_back = false;
             }
             Self::AbsenceIsLoss => {
-                view.held.iter_mut().filter(|held| held.node != me).for_each(|held| held.held.absent = 0);
+                snapshot.held.iter_mut().filter(|held| held.node != me).for_each(|held| held.held.absent = 0);
             }
-            Self::LeaversKeep if !spec.selects(me) => view.held.retain(|held| held.node != me),
+            Self::LeaversKeep if !spec.selects(me) => snapshot.held.retain(|held| held.node != me),
             _ => {}
         }
     }
@@ -116,7 +118,7 @@ impl Mutation {
             Self::NoneNewerNotCompared => txn.compare.retain(|compare| !matches!(compare, Compare::NoneNewer(..))),
             Self::OfferNotCompared => {
                 let claims = txn.then.iter().any(|op| matches!(op, Op::Put { key, value, .. }
-                    if key.ends_with(me) && serde_json::from_slice::<Held>(value).is_ok_and(|held| held.kind == Kind::Claim)));
+                    if key.ends_with(me) && serde_json::from_slice::<SlotRecord>(value).is_ok_and(|held| held.kind == SlotState::Claim)));
                 if claims {
                     txn.compare.retain(
                         |compare| !matches!(compare, Compare::Revision(key, _) if key.starts_with("book/held/")),

@@ -40,8 +40,8 @@ pub(crate) enum Wake {
 /// How far a node has come in a book.
 #[derive(Debug, Clone, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub(crate) struct Progress {
-    /// The first stretch that it is not done with.
-    pub stretch: u32,
+    /// The first segment that it is not done with.
+    pub segment: u32,
     /// Whether it is half changed.
     pub away: bool,
     /// Whether it is so because it failed.
@@ -63,7 +63,7 @@ pub(crate) struct Node {
     /// Whether it has written to the store since the backup.
     pub wrote: bool,
     /// Whether it knows that the store is older than what it knows.
-    pub fallen: bool,
+    pub rolled_back: bool,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]

@@ -285,7 +285,7 @@ mod tests {
         }
         let origin = Accepted { origin: "elsewhere".into(), ..next.clone() };
         assert!(matches!(standing(&origin, &links, &all[1]), Standing::Void(_)));
-        let stricter = Accepted { verify: super::super::Strictness::Range, ..next };
+        let stricter = Accepted { verify: super::super::VerifyPolicy::Range, ..next };
         assert!(matches!(standing(&stricter, &links, &all[1]), Standing::Void(_)));
     }
 }

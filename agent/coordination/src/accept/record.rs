@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
-use super::{AcceptError, Link, Table};
+use super::{AcceptError, Link, RevisionManifest};
 
 /// The version of the records that this agent writes and understands.
 pub const SCHEMA: u32 = 1;
@@ -26,11 +26,11 @@ pub struct Accepted {
     /// The first source, the cluster and the store, written down with generation 1.
     pub origin: String,
     /// How strictly the first source was verified then: a node that asks for less accepts nothing.
-    pub verify: Strictness,
-    /// The digest of the table that came with it.
-    pub table: String,
-    /// The digest of the table before, which goes with the next acceptance.
-    pub table_before: String,
+    pub verify: VerifyPolicy,
+    /// The digest of the manifest that came with it.
+    pub manifest: String,
+    /// The digest of the manifest before, which goes with the next acceptance.
+    pub manifest_before: String,
     /// The node that accepted it.
     pub by: String,
 }
@@ -38,7 +38,7 @@ pub struct Accepted {
 /// Which commits of the first source must be signed.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
-pub enum Strictness {
+pub enum VerifyPolicy {
     /// None.
     #[default]
     None,
@@ -48,7 +48,7 @@ pub enum Strictness {
     Range,
 }
 
-impl Strictness {
+impl VerifyPolicy {
     /// How it is written in a source's `verify.mode`.
     pub fn name(self) -> &'static str {
         match self {
@@ -61,11 +61,11 @@ impl Strictness {
 
 /// What a node's bootstrap file says that all nodes of a fleet must have in common.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Origin {
+pub struct FleetIdentity {
     /// The cluster and the first source; empty where there is nobody to differ.
     pub from: String,
     /// How strictly the first source is verified.
-    pub verify: Strictness,
+    pub verify: VerifyPolicy,
 }
 
 impl Accepted {
@@ -89,18 +89,18 @@ impl Accepted {
         self.link().digest()
     }
 
-    /// Reads a record and its table as another node has sent them; None where they are not what was told of.
-    pub fn told(record: &[u8], table: &[u8], digest: &str) -> Option<(Self, Table)> {
+    /// Reads a record and its manifest as another node has sent them; None where they are not what was told of.
+    pub fn told(record: &[u8], manifest: &[u8], digest: &str) -> Option<(Self, RevisionManifest)> {
         let accepted: Self = serde_json::from_slice(record).ok()?;
-        let table: Table = serde_json::from_slice(table).ok()?;
-        (accepted.digest() == digest && accepted.table == table.digest()).then_some((accepted, table))
+        let manifest: RevisionManifest = serde_json::from_slice(manifest).ok()?;
+        (accepted.digest() == digest && accepted.manifest == manifest.digest()).then_some((accepted, manifest))
     }
 
     /// Whether a node may follow this record at all.
     ///
     /// # Errors
     /// Why it must not.
-    pub fn admits(&self, ours: &Origin) -> Result<(), AcceptError> {
+    pub fn admits(&self, ours: &FleetIdentity) -> Result<(), AcceptError> {
         if self.schema > SCHEMA {
             return Err(AcceptError::TooOld(self.schema));
         }

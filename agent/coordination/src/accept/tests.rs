@@ -7,17 +7,22 @@ fn candidate(commit: &str) -> Candidate {
 }
 
 fn propose(store: &LocalStore, disk: &Accepted, commit: &str, origin: &str) -> Result<Attempt, AcceptError> {
-    propose_as(store, disk, commit, &Origin { from: origin.to_owned(), verify: Strictness::Head })
+    propose_as(store, disk, commit, &FleetIdentity { from: origin.to_owned(), verify: VerifyPolicy::Head })
 }
 
-fn propose_as(store: &LocalStore, disk: &Accepted, commit: &str, origin: &Origin) -> Result<Attempt, AcceptError> {
+fn propose_as(
+    store: &LocalStore,
+    disk: &Accepted,
+    commit: &str,
+    origin: &FleetIdentity,
+) -> Result<Attempt, AcceptError> {
     let digests = BTreeMap::from([("n/b".to_owned(), commit[..1].to_owned())]);
     attempt(
         store,
         &Proposal {
             node: "n1",
             disk,
-            disk_table: &table_of(store, disk).unwrap().unwrap_or_default(),
+            disk_manifest: &manifest_of(store, disk).unwrap().unwrap_or_default(),
             candidate: &candidate(commit),
             origin,
             digests: &digests,
@@ -29,9 +34,9 @@ fn propose_as(store: &LocalStore, disk: &Accepted, commit: &str, origin: &Origin
     )
 }
 
-fn accepted(attempt: Result<Attempt, AcceptError>) -> (Accepted, Table) {
+fn accepted(attempt: Result<Attempt, AcceptError>) -> (Accepted, RevisionManifest) {
     match attempt.unwrap() {
-        Attempt::Accepted(accepted, table) => (accepted, table),
+        Attempt::Accepted(accepted, manifest) => (accepted, manifest),
         Attempt::Lost(_) => panic!("lost"),
     }
 }
@@ -54,19 +59,19 @@ fn a_book_is_the_same_since_the_generation_that_changed_it() {
         store.commit(&Txn { then: vec![Op::put(keys::joined(node), vec![])], ..Txn::default() }).unwrap();
     };
     join("n1");
-    let (first, table) = accepted(propose(&store, &Accepted::default(), "a1", "o"));
-    assert_eq!(table.books["n/b"].since, 1);
+    let (first, manifest) = accepted(propose(&store, &Accepted::default(), "a1", "o"));
+    assert_eq!(manifest.books["n/b"].since, 1);
     join("n2");
     // The digest of the book is the first letter of the commit: the same.
-    let (second, table) = accepted(propose(&store, &first, "a2", "o"));
-    assert_eq!((second.generation, table.books["n/b"].since), (2, 1));
-    assert_eq!(table.joined[&1], ["n1"], "who joined later is not waited for");
-    let (third, table) = accepted(propose(&store, &second, "b1", "o"));
-    assert_eq!(table.books["n/b"].since, 3);
-    assert_eq!(table.joined[&3], ["n1", "n2"]);
-    assert_eq!(table_of(&store, &third).unwrap().unwrap(), table);
+    let (second, manifest) = accepted(propose(&store, &first, "a2", "o"));
+    assert_eq!((second.generation, manifest.books["n/b"].since), (2, 1));
+    assert_eq!(manifest.joined[&1], ["n1"], "who joined later is not waited for");
+    let (third, manifest) = accepted(propose(&store, &second, "b1", "o"));
+    assert_eq!(manifest.books["n/b"].since, 3);
+    assert_eq!(manifest.joined[&3], ["n1", "n2"]);
+    assert_eq!(manifest_of(&store, &third).unwrap().unwrap(), manifest);
     accepted(propose(&store, &third, "c1", "o"));
-    assert_eq!(table_of(&store, &second).unwrap(), None, "tables that nobody needs go");
+    assert_eq!(manifest_of(&store, &second).unwrap(), None, "manifests that nobody needs go");
 }
 
 #[test]
@@ -76,43 +81,43 @@ fn table_is_written_with_its_record_unless_it_is_large() {
         let proposal = Proposal {
             node: "n1",
             disk: &Accepted::default(),
-            disk_table: &Table::default(),
+            disk_manifest: &RevisionManifest::default(),
             candidate: &candidate("a"),
-            origin: &Origin { from: "o".into(), verify: Strictness::Head },
+            origin: &FleetIdentity { from: "o".into(), verify: VerifyPolicy::Head },
             digests: &BTreeMap::from([("n/b".to_owned(), "d".to_owned())]),
             joined: &[],
             objects: &(0..objects).map(|number| format!("TaskBook/n/{number:0>40}")).collect(),
             rejected: None,
             follows: false,
         };
-        let (record, table) = accepted(attempt(&store, &proposal));
-        assert_eq!(table_of(&store, &record).unwrap().as_ref(), Some(&table));
+        let (record, manifest) = accepted(attempt(&store, &proposal));
+        assert_eq!(manifest_of(&store, &record).unwrap().as_ref(), Some(&manifest));
         let modified = |prefix: &str| store.read(prefix, &Page::default()).unwrap().rows.remove(0).modified;
-        (modified(&keys::whole_table(&record.table)), modified(KEY))
+        (modified(&keys::whole_manifest(&record.manifest)), modified(KEY))
     };
-    let (table, record) = written_at(10);
-    assert_eq!(table, record);
-    let (table, record) = written_at(10_000);
-    assert!(table < record, "it would be too much for one request");
+    let (manifest, record) = written_at(10);
+    assert_eq!(manifest, record);
+    let (manifest, record) = written_at(10_000);
+    assert!(manifest < record, "it would be too much for one request");
 }
 
 #[test]
 fn what_is_gone_and_comes_back_is_born_again() {
     let store = LocalStore::default();
-    let (first, table) = accepted(propose(&store, &Accepted::default(), "a1", "o"));
-    assert_eq!(table.births["TaskBook/n/a"], 1);
-    let (second, table) = accepted(propose(&store, &first, "a2", "o"));
-    assert_eq!(table.births["TaskBook/n/a"], 1);
-    let (third, table) = accepted(propose(&store, &second, "b1", "o"));
-    assert_eq!(table.births, BTreeMap::from([("TaskBook/n/b".to_owned(), 3)]));
-    let (_, table) = accepted(propose(&store, &third, "a3", "o"));
-    assert_eq!(table.births["TaskBook/n/a"], 4);
+    let (first, manifest) = accepted(propose(&store, &Accepted::default(), "a1", "o"));
+    assert_eq!(manifest.births["TaskBook/n/a"], 1);
+    let (second, manifest) = accepted(propose(&store, &first, "a2", "o"));
+    assert_eq!(manifest.births["TaskBook/n/a"], 1);
+    let (third, manifest) = accepted(propose(&store, &second, "b1", "o"));
+    assert_eq!(manifest.births, BTreeMap::from([("TaskBook/n/b".to_owned(), 3)]));
+    let (_, manifest) = accepted(propose(&store, &third, "a3", "o"));
+    assert_eq!(manifest.births["TaskBook/n/a"], 4);
 }
 
 #[test]
 fn rejected_record_is_replaced_by_the_next_number() {
     let store = LocalStore::default();
-    let (good, table) = accepted(propose(&store, &Accepted::default(), "a1", "o"));
+    let (good, manifest) = accepted(propose(&store, &Accepted::default(), "a1", "o"));
     accepted(propose(&store, &good, "x1", "o"));
     let stored = store.read(KEY, &Page::default()).unwrap().rows.remove(0);
     let decided = |commit: &str, counts: bool| {
@@ -120,21 +125,21 @@ fn rejected_record_is_replaced_by_the_next_number() {
         let proposal = Proposal {
             node: "n2",
             disk: &good,
-            disk_table: &table,
+            disk_manifest: &manifest,
             candidate: &candidate(commit),
-            origin: &Origin { from: "o".into(), verify: Strictness::Head },
+            origin: &FleetIdentity { from: "o".into(), verify: VerifyPolicy::Head },
             digests: &BTreeMap::from([("n/b".to_owned(), "a".to_owned())]),
             joined: &[],
             objects: &BTreeSet::new(),
             rejected: Some(&rejected),
             follows: true,
         };
-        decide(Some(&stored), &Table::default(), &proposal).unwrap()
+        decide(Some(&stored), &RevisionManifest::default(), &proposal).unwrap()
     };
     assert_eq!(decided("a1", true), Decision::Stay(Box::new(good.clone())), "it stays until there is something new");
     let Decision::Accept(next) = decided("a2", true) else { panic!("it goes on from its own") };
     assert_eq!((next.accepted.generation, next.accepted.parent), (3, 2));
-    assert_eq!(next.table.books["n/b"].since, 1, "the book is as it was before the rejected record");
+    assert_eq!(next.manifest.books["n/b"].since, 1, "the book is as it was before the rejected record");
     // A void record gives no number, and is written over at once.
     let Decision::Accept(back) = decided("a1", false) else { panic!("it puts back its own") };
     assert_eq!((back.accepted.generation, back.accepted.digest()), (1, good.digest()));
@@ -152,9 +157,9 @@ fn node_proposes_nothing_over_a_record_that_it_has_not_judged() {
         let proposal = Proposal {
             node: "n2",
             disk,
-            disk_table: &Table::default(),
+            disk_manifest: &RevisionManifest::default(),
             candidate: &candidate(commit),
-            origin: &Origin { from: "o".into(), verify: Strictness::Head },
+            origin: &FleetIdentity { from: "o".into(), verify: VerifyPolicy::Head },
             digests: &BTreeMap::new(),
             joined: &[],
             objects: &BTreeSet::new(),
@@ -164,7 +169,7 @@ fn node_proposes_nothing_over_a_record_that_it_has_not_judged() {
         attempt(&store, &proposal).unwrap()
     };
     assert_eq!(tried(&first, "a", None), Attempt::Lost(second.clone()), "it would take the fleet back");
-    assert_eq!(tried(&first, "b", None), Attempt::Lost(second.clone()), "it has not checked the table of it");
+    assert_eq!(tried(&first, "b", None), Attempt::Lost(second.clone()), "it has not checked the manifest of it");
     assert_eq!(tried(&first, "c", Some("other")), Attempt::Lost(second.clone()), "another one is rejected");
     let forked = Accepted { origin: "other".into(), ..second.clone() };
     assert_eq!(tried(&forked, "c", None), Attempt::Lost(second.clone()), "of the same number");
@@ -176,7 +181,7 @@ fn record_that_is_not_a_number_or_not_json_is_void_and_written_over() {
     let numbers = ["-1", "1.5", "18446744073709551616", "1e30", "null", "\"7\"", "[]", "18446744073709551615"];
     for number in numbers {
         let store = LocalStore::default();
-        let (first, table) = accepted(propose(&store, &Accepted::default(), "a", "o"));
+        let (first, manifest) = accepted(propose(&store, &Accepted::default(), "a", "o"));
         let mut forged = serde_json::to_string(&first).unwrap();
         forged = forged.replace("\"generation\":1", &format!("\"generation\":{number}"));
         store.commit(&Txn { then: vec![Op::put(KEY, forged.into_bytes())], ..Txn::default() }).unwrap();
@@ -186,9 +191,9 @@ fn record_that_is_not_a_number_or_not_json_is_void_and_written_over() {
         let proposal = Proposal {
             node: "n2",
             disk: &first,
-            disk_table: &table,
+            disk_manifest: &manifest,
             candidate: &candidate("b"),
-            origin: &Origin { from: "o".into(), verify: Strictness::Head },
+            origin: &FleetIdentity { from: "o".into(), verify: VerifyPolicy::Head },
             digests: &BTreeMap::new(),
             joined: &[],
             objects: &BTreeSet::new(),
@@ -240,16 +245,16 @@ fn who_loses_is_told_what_won() {
     let late = Proposal {
         node: "n2",
         disk: &Accepted::default(),
-        disk_table: &Table::default(),
+        disk_manifest: &RevisionManifest::default(),
         candidate: &candidate("b"),
-        origin: &Origin { from: "o".into(), verify: Strictness::Head },
+        origin: &FleetIdentity { from: "o".into(), verify: VerifyPolicy::Head },
         digests: &digests,
         joined: &[],
         objects: &BTreeSet::new(),
         rejected: None,
         follows: false,
     };
-    let Decision::Accept(late) = decide(None, &Table::default(), &late).unwrap() else { panic!() };
+    let Decision::Accept(late) = decide(None, &RevisionManifest::default(), &late).unwrap() else { panic!() };
     propose(&store, &Accepted::default(), "a", "o").unwrap();
     let Outcome::Refused { answers, .. } = store.commit(&late.txn).unwrap() else { panic!() };
     assert_eq!(Stored::of(answers[0].rows.first()).record.unwrap().commits, candidate("a").commits);
@@ -260,24 +265,24 @@ fn another_origin_weaker_verification_and_a_newer_schema_are_refused() {
     let store = LocalStore::default();
     propose(&store, &Accepted::default(), "a", "o").unwrap();
     assert!(matches!(propose(&store, &Accepted::default(), "b", "other"), Err(AcceptError::OtherOrigin { .. })));
-    for (verify, admitted) in [(Strictness::None, false), (Strictness::Head, true), (Strictness::Range, true)] {
-        let tried = propose_as(&store, &Accepted::default(), "a", &Origin { from: "o".into(), verify });
+    for (verify, admitted) in [(VerifyPolicy::None, false), (VerifyPolicy::Head, true), (VerifyPolicy::Range, true)] {
+        let tried = propose_as(&store, &Accepted::default(), "a", &FleetIdentity { from: "o".into(), verify });
         assert_eq!(matches!(tried, Err(AcceptError::Weaker { .. })), !admitted, "{verify:?}: {tried:?}");
     }
     let newer = Row { key: KEY.into(), value: br#"{"schema": 9}"#.to_vec(), created: 1, modified: 1 };
     let any = Proposal {
         node: "n",
         disk: &Accepted::default(),
-        disk_table: &Table::default(),
+        disk_manifest: &RevisionManifest::default(),
         candidate: &candidate("b"),
-        origin: &Origin { from: "o".into(), verify: Strictness::Head },
+        origin: &FleetIdentity { from: "o".into(), verify: VerifyPolicy::Head },
         digests: &BTreeMap::new(),
         joined: &[],
         objects: &BTreeSet::new(),
         rejected: None,
         follows: false,
     };
-    assert!(matches!(decide(Some(&newer), &Table::default(), &any), Err(AcceptError::TooOld(9))));
+    assert!(matches!(decide(Some(&newer), &RevisionManifest::default(), &any), Err(AcceptError::TooOld(9))));
 }
 
 #[test]

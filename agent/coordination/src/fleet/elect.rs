@@ -1,9 +1,12 @@
 //! A node takes part in elections.
 
-use super::{Errand, Fleet, Found, TRIES};
+use super::{ElectedTask, Fleet, TRIES, TaskResult};
 use crate::{
     keys,
-    rollout::{Candidacy, ElectStep, Election, OnLost, Record, Spec, View, elect, elected_anew, publish},
+    rollout::{
+        ElectStep, Election, ElectionContext, OnLost, Record, RolloutSpec, RunSnapshot, elect, publish,
+        republish_election,
+    },
     store::StoreError,
 };
 
@@ -12,8 +15,8 @@ impl Fleet {
     ///
     /// # Errors
     /// When the store does not answer.
-    pub fn elect(&self, errand: Errand<'_>, eligible: bool, count: usize) -> Result<Election, StoreError> {
-        let Errand { spec, task, definition } = errand;
+    pub fn elect(&self, errand: ElectedTask<'_>, eligible: bool, count: usize) -> Result<Election, StoreError> {
+        let ElectedTask { spec, task, definition } = errand;
         let lost: Vec<String> = if spec.on_lost == OnLost::Skip {
             let alive = self.alive()?;
             let gone = |node: &&String| !alive.contains(*node) && self.agrees_lost(node);
@@ -21,23 +24,23 @@ impl Fleet {
         } else {
             Vec::new()
         };
-        let candidacy = Candidacy { spec, me: &self.node, task, definition, eligible, count, lost: &lost };
+        let candidacy = ElectionContext { spec, me: &self.node, task, definition, eligible, count, lost: &lost };
         for _ in 0..TRIES {
             let record = self.elected(spec, task)?;
-            if self.owes() {
+            if self.needs_republish() {
                 // What this node has done may be missing here.
                 return Ok(Election::Wait(Vec::new()));
             }
             // The fleet is looked at only where that matters.
-            let view = match elect(&record, &View::default(), &candidacy) {
+            let snapshot = match elect(&record, &RunSnapshot::default(), &candidacy) {
                 ElectStep::Settled(election) => return self.elected_so(spec, election),
                 ElectStep::Behind | ElectStep::Commit(_) => {
-                    let mut view = self.look(spec)?;
-                    self.notice_anew(&mut view)?;
-                    view
+                    let mut snapshot = self.look(spec)?;
+                    self.read_acknowledgements(&mut snapshot)?;
+                    snapshot
                 }
             };
-            match elect(&record, &view, &candidacy) {
+            match elect(&record, &snapshot, &candidacy) {
                 ElectStep::Settled(election) => return self.elected_so(spec, election),
                 ElectStep::Behind => return Ok(Election::Wait(Vec::new())),
                 ElectStep::Commit(txn) => _ = self.commit_marked(txn)?,
@@ -48,7 +51,7 @@ impl Fleet {
     }
 
     /// Returns the outcome of an election. A node that waits for an elected one looks again when that one is lost.
-    fn elected_so(&self, spec: &Spec, election: Election) -> Result<Election, StoreError> {
+    fn elected_so(&self, spec: &RolloutSpec, election: Election) -> Result<Election, StoreError> {
         if let Election::Wait(nodes) = &election {
             self.watch_elected(spec, nodes)?;
         }
@@ -59,8 +62,8 @@ impl Fleet {
     ///
     /// # Errors
     /// When the store does not answer, or the result is too large.
-    pub fn share(&self, errand: Errand<'_>, found: &Found) -> Result<(), StoreError> {
-        let Errand { spec, task, definition } = errand;
+    pub fn share(&self, errand: ElectedTask<'_>, found: &TaskResult) -> Result<(), StoreError> {
+        let ElectedTask { spec, task, definition } = errand;
         let share = self.sealed(errand, found)?;
         for _ in 0..TRIES {
             let record = self.elected(spec, task)?;
@@ -76,15 +79,17 @@ impl Fleet {
     ///
     /// # Errors
     /// When the store does not answer.
-    pub fn elected_anew(&self, errand: Errand<'_>, found: Option<&Found>) -> Result<(), StoreError> {
+    pub fn republish_election(&self, errand: ElectedTask<'_>, found: Option<&TaskResult>) -> Result<(), StoreError> {
         if let Some(found) = found {
             // Sealed anew, with keys for all: those in the backup may be of another result.
             return self.share(errand, found);
         }
-        let Errand { spec, task, definition } = errand;
+        let ElectedTask { spec, task, definition } = errand;
         for _ in 0..TRIES {
             let record = self.elected(spec, task)?;
-            let Some(txn) = elected_anew(spec, &self.node, task, definition, &record, None) else { return Ok(()) };
+            let Some(txn) = republish_election(spec, &self.node, task, definition, &record, None) else {
+                return Ok(());
+            };
             if self.commit_marked(txn)? {
                 return Ok(());
             }
@@ -92,7 +97,7 @@ impl Fleet {
         Err(too_fast())
     }
 
-    fn elected(&self, spec: &Spec, task: &str) -> Result<Record, StoreError> {
+    fn elected(&self, spec: &RolloutSpec, task: &str) -> Result<Record, StoreError> {
         let prefix = keys::all_elected(&spec.book, task);
         let before = self.known();
         // Only eligible targets write here: a few pages at most, read at one revision.

@@ -1,9 +1,9 @@
 //! What a node waits for, in words: which gate, and what would open it.
 
-use super::{HEARSAY, Rollout};
+use super::{HIDDEN_CLAIM_LIMIT, Rollout};
 use crate::{
     Gate,
-    rollout::{HeldBy, Hold, Kind, Spec, View},
+    rollout::{BlockReason, RolloutSpec, RunSnapshot, SlotEntry, SlotState},
     store::StoreError,
 };
 
@@ -35,24 +35,25 @@ fn listed<'a>(names: impl IntoIterator<Item = &'a str>) -> String {
     if more > 0 { format!("{shown} and {more} more") } else { shown }
 }
 
-fn of_kind<'a>(view: &'a View, kinds: &'a [Kind]) -> impl Iterator<Item = &'a HeldBy> {
-    view.held.iter().filter(|held| kinds.contains(&held.held.kind))
+fn of_kind<'a>(snapshot: &'a RunSnapshot, kinds: &'a [SlotState]) -> impl Iterator<Item = &'a SlotEntry> {
+    snapshot.held.iter().filter(|held| kinds.contains(&held.held.kind))
 }
 
-fn failed(view: &View) -> Vec<&str> {
-    view.held
+fn failed(snapshot: &RunSnapshot) -> Vec<&str> {
+    snapshot
+        .held
         .iter()
-        .filter(|held| held.held.kind == Kind::Failure || held.held.lost)
+        .filter(|held| held.held.kind == SlotState::Failure || held.held.lost)
         .map(|held| held.node.as_str())
         .collect()
 }
 
-/// Who has not come to the end of a stretch, as far as is known.
-fn missing(spec: &Spec, view: &View, stretch: u32) -> String {
-    let votes = view.votes.get(stretch as usize).copied().unwrap_or(0);
+/// Who has not come to the end of a segment, as far as is known.
+fn missing(spec: &RolloutSpec, snapshot: &RunSnapshot, segment: u32) -> String {
+    let votes = snapshot.votes.get(segment as usize).copied().unwrap_or(0);
     let count = format!("{votes} of {} nodes are through", spec.members.len());
-    match &view.names {
-        Some((of, names)) if *of == stretch => {
+    match &snapshot.names {
+        Some((of, names)) if *of == segment => {
             let missing = spec.members.keys().filter(|node| !names.contains(*node)).map(String::as_str);
             format!("{count}; it waits for {}", listed(missing))
         }
@@ -60,48 +61,48 @@ fn missing(spec: &Spec, view: &View, stretch: u32) -> String {
     }
 }
 
-pub(super) fn hold(spec: &Spec, view: &View, me: &str, hold: Hold) -> Gate {
+pub(super) fn hold(spec: &RolloutSpec, snapshot: &RunSnapshot, me: &str, hold: BlockReason) -> Gate {
     let gate = |reason, opens| Gate { reason, opens };
     match hold {
-        Hold::Slot => {
-            let holders = of_kind(view, &[Kind::Claim, Kind::Offer]).map(|held| held.node.as_str());
+        BlockReason::Slot => {
+            let holders = of_kind(snapshot, &[SlotState::Claim, SlotState::Offer]).map(|held| held.node.as_str());
             let count = spec.count.unwrap_or(0);
             gate(
                 "Slot",
-                match view.one_too_many(spec) {
-                    Some(_) => halted(spec, view),
+                match snapshot.holder_beyond_budget(spec) {
+                    Some(_) => halted(spec, snapshot),
                     None => {
                         format!("all {count} slots are taken, by {}; it opens when one is given back", listed(holders))
                     }
                 },
             )
         }
-        Hold::Wave => {
-            let stretch = (0..spec.stretches()).rfind(|stretch| view.open_waves(spec, *stretch) > 0).unwrap_or(0);
+        BlockReason::Wave => {
+            let segment = (0..spec.segments()).rfind(|segment| snapshot.open_waves(spec, *segment) > 0).unwrap_or(0);
             let own = spec.wave(me) + 1;
-            let open = view.open_waves(spec, stretch);
+            let open = snapshot.open_waves(spec, segment);
             gate(
                 "Wave",
                 format!(
                     "this node is in wave {own} of {}, and {open} are open; {}",
                     spec.waves,
-                    missing(spec, view, stretch)
+                    missing(spec, snapshot, segment)
                 ),
             )
         }
-        Hold::Barrier => {
-            let open = (0..spec.stretches()).rfind(|stretch| view.open_waves(spec, *stretch) > 0).unwrap_or(0);
-            gate("Barrier", format!("all nodes must come first: {}", missing(spec, view, open)))
+        BlockReason::Barrier => {
+            let open = (0..spec.segments()).rfind(|segment| snapshot.open_waves(spec, *segment) > 0).unwrap_or(0);
+            gate("Barrier", format!("all nodes must come first: {}", missing(spec, snapshot, open)))
         }
-        Hold::Halted => gate("Budget", halted(spec, view)),
-        Hold::Behind => gate(
+        BlockReason::Halted => gate("Budget", halted(spec, snapshot)),
+        BlockReason::Behind => gate(
             "Dependency",
             "the fleet has accepted another revision than this node has loaded; it goes on when it has that".into(),
         ),
-        Hold::Lease => no_lease(),
-        Hold::Unseen => unseen(view),
-        Hold::Restored => restored(spec, view),
-        Hold::Unsure => gate(
+        BlockReason::Lease => no_lease(),
+        BlockReason::HiddenClaims => hidden_claims(snapshot),
+        BlockReason::Recovery => restored(spec, snapshot),
+        BlockReason::Stabilizing => gate(
             "StoreUnreachable",
             "the data store has only just been reached (again); the node goes on in a few seconds".into(),
         ),
@@ -109,25 +110,25 @@ pub(super) fn hold(spec: &Spec, view: &View, me: &str, hold: Hold) -> Gate {
 }
 
 /// Nodes report slots that the store does not have.
-fn unseen(view: &View) -> Gate {
+fn hidden_claims(snapshot: &RunSnapshot) -> Gate {
     Gate {
         reason: "Slot",
         opens: format!(
             "waiting for etcd to show a slot that nodes report and etcd does not contain (reported for {}); continues when etcd shows the slot or its release, at most {} s after the first report",
-            listed(view.unseen.iter().map(String::as_str)),
-            HEARSAY.as_secs()
+            listed(snapshot.hidden_claims.iter().map(String::as_str)),
+            HIDDEN_CLAIM_LIMIT.as_secs()
         ),
     }
 }
 
 /// The store has gone back: who has not said anew what it holds.
-fn restored(spec: &Spec, view: &View) -> Gate {
-    let silent = spec.known.iter().filter(|node| !view.anew.contains(*node)).map(String::as_str);
+fn restored(spec: &RolloutSpec, snapshot: &RunSnapshot) -> Gate {
+    let silent = spec.known.iter().filter(|node| !snapshot.acknowledged.contains(*node)).map(String::as_str);
     Gate {
         reason: "Dependency",
         opens: format!(
             "the data store was restored from a backup (reported by {}). Rollouts are paused until every node has registered its slots again. Waiting for: {}. Start these nodes, or delete their Node objects if they are gone",
-            view.restored.as_ref().map_or("this node", |(restored, _)| restored.by.as_str()),
+            snapshot.recovery.as_ref().map_or("this node", |(restored, _)| restored.by.as_str()),
             listed(silent)
         ),
     }
@@ -144,12 +145,12 @@ pub(super) fn stranger(node: &str, keys: &[String]) -> Gate {
     }
 }
 
-fn halted(spec: &Spec, view: &View) -> String {
-    let failed = failed(view);
-    if let Some(lost) = view.one_too_many(spec) {
+fn halted(spec: &RolloutSpec, snapshot: &RunSnapshot) -> String {
+    let failed = failed(snapshot);
+    if let Some(lost) = snapshot.holder_beyond_budget(spec) {
         return format!(
             "the run is halted: {lost} is lost with a slot, and {} have been written off, as many as there are slots; it goes on when {lost} is back, or when git no longer names it",
-            view.written_off(spec)
+            snapshot.written_off(spec)
         );
     }
     if failed.is_empty() {
@@ -162,30 +163,30 @@ fn halted(spec: &Spec, view: &View) -> String {
     )
 }
 
-pub(super) fn rollout(spec: &Spec, view: &View) -> Rollout {
-    let last = spec.stretches() - 1;
-    let done = view.votes.get(last as usize).copied().unwrap_or(0);
-    let through = view.done(spec);
-    let halted_now = view.halted(spec) || view.one_too_many(spec).is_some();
-    let begun = !view.held.is_empty() || view.votes.iter().any(|votes| *votes > 0);
+pub(super) fn rollout(spec: &RolloutSpec, snapshot: &RunSnapshot) -> Rollout {
+    let last = spec.segments() - 1;
+    let done = snapshot.votes.get(last as usize).copied().unwrap_or(0);
+    let through = snapshot.done(spec);
+    let halted_now = snapshot.halted(spec) || snapshot.holder_beyond_budget(spec).is_some();
+    let begun = !snapshot.held.is_empty() || snapshot.votes.iter().any(|votes| *votes > 0);
     let mut blocked = Vec::new();
     if halted_now {
-        blocked.push(Gate { reason: "Budget", opens: halted(spec, view) });
+        blocked.push(Gate { reason: "Budget", opens: halted(spec, snapshot) });
     }
-    if view.restored.is_some() && !view.is_whole(spec) {
-        blocked.push(restored(spec, view));
+    if snapshot.recovery.is_some() && !snapshot.recovery_complete(spec) {
+        blocked.push(restored(spec, snapshot));
     }
-    if !through && !view.unseen.is_empty() {
-        blocked.push(unseen(view));
+    if !through && !snapshot.hidden_claims.is_empty() {
+        blocked.push(hidden_claims(snapshot));
     }
     if !through {
-        let stretch = (0..spec.stretches()).rfind(|stretch| view.open_waves(spec, *stretch) > 0).unwrap_or(0);
-        let open = view.open_waves(spec, stretch);
+        let segment = (0..spec.segments()).rfind(|segment| snapshot.open_waves(spec, *segment) > 0).unwrap_or(0);
+        let open = snapshot.open_waves(spec, segment);
         if open < spec.waves {
-            let opens = format!("wave {open} of {} is open: {}", spec.waves, missing(spec, view, stretch));
+            let opens = format!("wave {open} of {} is open: {}", spec.waves, missing(spec, snapshot, segment));
             blocked.push(Gate { reason: "Wave", opens });
-        } else if stretch < last {
-            blocked.push(Gate { reason: "Barrier", opens: missing(spec, view, stretch) });
+        } else if segment < last {
+            blocked.push(Gate { reason: "Barrier", opens: missing(spec, snapshot, segment) });
         }
     }
     Rollout {
@@ -197,10 +198,12 @@ pub(super) fn rollout(spec: &Spec, view: &View) -> Rollout {
         },
         total: spec.members.len() as u64,
         done: if through { spec.members.len() as u64 } else { done },
-        failed: failed(view).into_iter().map(str::to_owned).collect(),
-        holding: of_kind(view, &[Kind::Claim, Kind::Offer]).map(|held| (held.node.clone(), None)).collect(),
+        failed: failed(snapshot).into_iter().map(str::to_owned).collect(),
+        holding: of_kind(snapshot, &[SlotState::Claim, SlotState::Offer])
+            .map(|held| (held.node.clone(), None))
+            .collect(),
         opened: None,
-        waiting: view.queue.len() as u64,
+        waiting: snapshot.queue.len() as u64,
         blocked,
     }
 }

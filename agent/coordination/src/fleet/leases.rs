@@ -6,7 +6,7 @@ use std::{collections::BTreeSet, time::Duration};
 use super::{Fleet, sooner};
 use crate::{
     keys,
-    rollout::{Kind, OnLost, Spec, View, frontier},
+    rollout::{OnLost, RolloutSpec, RunSnapshot, SlotState, frontier},
     store::{Op, StoreError, Txn},
 };
 
@@ -25,26 +25,28 @@ const LATER: Duration = Duration::from_secs(1);
 impl Fleet {
     /// Looks again when a lease ends that a run waits for. With gossip these are the leases of the nodes that it reports
     /// as lost. Without gossip the first three waiters watch the leases of all nodes that the run waits for.
-    pub(super) fn watch_leases(&self, spec: &Spec, view: &View) -> Result<(), StoreError> {
-        if spec.on_lost == OnLost::Hold || view.done(spec) || !self.store.shared() {
+    pub(super) fn watch_leases(&self, spec: &RolloutSpec, snapshot: &RunSnapshot) -> Result<(), StoreError> {
+        if spec.on_lost == OnLost::Hold || snapshot.done(spec) || !self.store.shared() {
             return Ok(());
         }
         let alive = self.alive()?;
         let other = |node: &&String| **node != self.node && alive.contains(*node);
         let nodes: BTreeSet<String> = match self.gossip.get() {
             Some(gossip) => {
-                let held = view.held.iter().map(|held| &held.node);
+                let held = snapshot.held.iter().map(|held| &held.node);
                 let named = spec.members.keys().chain(held).filter(other);
                 named.filter(|node| gossip.thinks_lost(node)).cloned().collect()
             }
-            None if self.is_watcher(spec, view)? => self.waits_for(spec, view)?.iter().filter(other).cloned().collect(),
+            None if self.is_watcher(spec, snapshot)? => {
+                self.waits_for(spec, snapshot)?.iter().filter(other).cloned().collect()
+            }
             None => return Ok(()),
         };
         self.look_when_leases_end(&nodes)
     }
 
     /// Looks again when a lease of an elected node ends: under `skip` another node is elected then.
-    pub(super) fn watch_elected(&self, spec: &Spec, nodes: &[String]) -> Result<(), StoreError> {
+    pub(super) fn watch_elected(&self, spec: &RolloutSpec, nodes: &[String]) -> Result<(), StoreError> {
         if spec.on_lost != OnLost::Skip || nodes.is_empty() || !self.store.shared() {
             return Ok(());
         }
@@ -76,12 +78,12 @@ impl Fleet {
 
     /// Returns whether this node is one of the first waiters: of the queue, of those that have voted, or, where no node
     /// has, of those whose wave is closed.
-    fn is_watcher(&self, spec: &Spec, view: &View) -> Result<bool, StoreError> {
-        if view.queue.iter().take(WATCHERS).any(|entry| entry.node == self.node) {
+    fn is_watcher(&self, spec: &RolloutSpec, snapshot: &RunSnapshot) -> Result<bool, StoreError> {
+        if snapshot.queue.iter().take(WATCHERS).any(|entry| entry.node == self.node) {
             return Ok(true);
         }
-        let Some((stretch, wave)) = frontier(spec, view).first().copied() else { return Ok(false) };
-        let oldest = Op::Oldest(keys::member_votes(&spec.run, stretch), WATCHERS);
+        let Some((segment, wave)) = frontier(spec, snapshot).first().copied() else { return Ok(false) };
+        let oldest = Op::Oldest(keys::member_votes(&spec.run, segment), WATCHERS);
         let (_, answers) = self.store.commit(&Txn { then: vec![oldest], ..Txn::default() })?.answers();
         let voted: Vec<String> = answers
             .into_iter()
@@ -93,14 +95,14 @@ impl Fleet {
         Ok(voted.contains(&self.node) || more.into_iter().any(|node| *node == self.node))
     }
 
-    /// Returns the nodes that a run waits for: the holders, and the members that have not voted in the stretch at which
+    /// Returns the nodes that a run waits for: the holders, and the members that have not voted in the segment at which
     /// the others wait.
-    fn waits_for(&self, spec: &Spec, view: &View) -> Result<BTreeSet<String>, StoreError> {
-        let holds = |kind: Kind| matches!(kind, Kind::Claim | Kind::Offer);
+    fn waits_for(&self, spec: &RolloutSpec, snapshot: &RunSnapshot) -> Result<BTreeSet<String>, StoreError> {
+        let holds = |kind: SlotState| matches!(kind, SlotState::Claim | SlotState::Offer);
         let mut nodes: BTreeSet<String> =
-            view.held.iter().filter(|held| holds(held.held.kind)).map(|held| held.node.clone()).collect();
-        if let Some((stretch, wave)) = frontier(spec, view).first().copied() {
-            let voted = self.names(&keys::member_votes(&spec.run, stretch))?;
+            snapshot.held.iter().filter(|held| holds(held.held.kind)).map(|held| held.node.clone()).collect();
+        if let Some((segment, wave)) = frontier(spec, snapshot).first().copied() {
+            let voted = self.names(&keys::member_votes(&spec.run, segment))?;
             nodes.extend(spec.up_to(wave).filter(|node| !voted.contains(*node)).map(str::to_owned));
         }
         Ok(nodes)

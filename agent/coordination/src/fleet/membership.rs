@@ -16,9 +16,9 @@ use towpath_host::{Clock, identity::PublicKeys};
 
 use crate::{
     accept::Accepted,
-    fleet::{horizon::Horizon, touch::Touches},
+    fleet::{store_position::StorePosition, touch::Touches},
     keys,
-    rollout::{Freed, View, announce, newest_restore},
+    rollout::{Freed, RunSnapshot, newest_recovery, report_rollback},
     store::{Change, Compare, LeaseId, Op, Outcome, Page, Row, Store, StoreError, Txn},
 };
 
@@ -86,7 +86,7 @@ struct Shared {
     store: Arc<dyn Store>,
     node: String,
     clock: Arc<dyn Clock>,
-    horizon: Arc<Horizon>,
+    position: Arc<StorePosition>,
     stop: AtomicBool,
     /// Names this process among all agents that may run under the node's name.
     id: String,
@@ -109,7 +109,7 @@ struct State {
     /// When the store last said that the lease lives.
     heard: Option<Instant>,
     refused: Option<String>,
-    /// The number of news that have arrived. A view that was requested before the last one is stale.
+    /// The number of news that have arrived. A snapshot that was requested before the last one is stale.
     news: u64,
     touches: Touches,
     /// Whether this node was asked for the key of a result.
@@ -123,10 +123,15 @@ impl fmt::Debug for Membership {
 }
 
 impl Membership {
-    pub(super) fn new(store: Arc<dyn Store>, node: String, clock: Arc<dyn Clock>, horizon: Arc<Horizon>) -> Self {
+    pub(super) fn new(
+        store: Arc<dyn Store>,
+        node: String,
+        clock: Arc<dyn Clock>,
+        position: Arc<StorePosition>,
+    ) -> Self {
         let id = uuid::Uuid::new_v4().simple().to_string();
         let stop = AtomicBool::new(false);
-        let shared = Shared { store, node, clock, horizon, stop, id, state: Mutex::default() };
+        let shared = Shared { store, node, clock, position, stop, id, state: Mutex::default() };
         Self { shared: Arc::new(shared) }
     }
 
@@ -143,7 +148,7 @@ impl Membership {
     pub(super) fn begin(&self, joined: Joined, poke: Waker) {
         let told = Arc::clone(&self.shared);
         let poke: Waker = Arc::new(move |what| {
-            // First: the node that is woken must find its view stale.
+            // First: the node that is woken must find its snapshot stale.
             {
                 let mut state = told.lock();
                 state.news = state.news.wrapping_add(1);
@@ -310,7 +315,7 @@ impl Shared {
                 true
             }
             Err(error) => {
-                self.horizon.lost_sight();
+                self.position.lost_sight();
                 tracing::debug!(%error, "the lease can't be kept");
                 if error == StoreError::LeaseGone {
                     self.lock().lease = None;
@@ -394,7 +399,7 @@ impl Shared {
         };
         let mut outcome = self.store.commit(&txn)?;
         if matches!(outcome, Outcome::Done { .. }) {
-            self.horizon.lacks_own_record();
+            self.position.note_missing_join_record();
         }
         let found = |outcome: Outcome| outcome.answers().1.into_iter().flat_map(|answer| answer.rows).next();
         if matches!(&outcome, Outcome::Refused { answers, .. } if answers.iter().all(|answer| answer.rows.is_empty())) {
@@ -468,28 +473,28 @@ impl Shared {
     }
 
     fn begin_watch(&self, prefix: &str) -> Result<mpsc::UnboundedReceiver<Change>, StoreError> {
-        let before = self.horizon.known();
+        let before = self.position.known();
         let read = self.store.read(prefix, &Page { after: None, limit: 1 })?;
         // A store that has gone back is seen, and said, even by who is in the midst of a long task.
-        self.horizon.seen(before, read.revision);
-        if self.horizon.has_fallen() {
-            self.announce()?;
+        self.position.seen(before, read.revision);
+        if self.position.has_rolled_back() {
+            self.report_rollback()?;
         }
         let changes = self.store.watch(prefix, read.revision + 1)?;
         if keys::agent(&self.node).starts_with(prefix) {
             self.look_for_namesake();
         }
-        if keys::ALL_RESTORED.starts_with(prefix) {
-            let restored = self.store.read(keys::ALL_RESTORED, &Page::default())?;
+        if keys::ALL_RECOVERIES.starts_with(prefix) {
+            let restored = self.store.read(keys::ALL_RECOVERIES, &Page::default())?;
             if !restored.rows.is_empty() {
-                self.horizon.told();
+                self.position.told();
             }
         }
         Ok(changes)
     }
 
     /// Says that the store has gone back, unless somebody has said so since.
-    fn announce(&self) -> Result<(), StoreError> {
+    fn report_rollback(&self) -> Result<(), StoreError> {
         let rejected = {
             let state = self.lock();
             state.refused.is_some() || state.namesake.is_some()
@@ -497,16 +502,17 @@ impl Shared {
         if rejected {
             return Ok(());
         }
-        let read = self.store.read(keys::ALL_RESTORED, &Page::default())?;
-        let view = View { restored: newest_restore(&read.rows), revision: read.revision, ..View::default() };
+        let read = self.store.read(keys::ALL_RECOVERIES, &Page::default())?;
+        let snapshot =
+            RunSnapshot { recovery: newest_recovery(&read.rows), revision: read.revision, ..RunSnapshot::default() };
         let id = uuid::Uuid::new_v4().simple().to_string();
-        match announce(&view, &self.node, &id, self.horizon.restoration().as_deref()) {
+        match report_rollback(&snapshot, &self.node, &id, self.position.recovery_id().as_deref()) {
             Some(txn) => self.store.commit(&txn).map(drop),
             None => Ok(()),
         }
     }
 
-    /// Wakes the node for a touch of a budget that it waits for. A decision that is on its way finds its view stale.
+    /// Wakes the node for a touch of a budget that it waits for. A decision that is on its way finds its snapshot stale.
     fn hear_touch(&self, row: &Row, poke: &Waker) {
         let acts = {
             let mut state = self.lock();
@@ -564,14 +570,14 @@ impl Shared {
                     }
                     Change::Put(row) if row.key.starts_with(keys::ALL_FREED) => self.hear_touch(&row, poke),
                     Change::Put(row) => {
-                        if row.key.starts_with(keys::ALL_RESTORED) {
-                            self.horizon.told();
+                        if row.key.starts_with(keys::ALL_RECOVERIES) {
+                            self.position.told();
                         }
                         self.lock().asked |= row.key.starts_with(&keys::result_wants(&self.node));
                         poke(Poke::Look);
                     }
                     // All have said anew what they hold: whoever waited for that goes on.
-                    Change::Delete(key, _) if key.starts_with(keys::ALL_RESTORED) => poke(Poke::Look),
+                    Change::Delete(key, _) if key.starts_with(keys::ALL_RECOVERIES) => poke(Poke::Look),
                     Change::Delete(..) => {}
                 }
             }

@@ -1,13 +1,13 @@
 //! A node among others: reads, decides, commits, and looks again, until it may go on or must wait.
 
-mod anew;
 mod elect;
 mod explain;
-mod horizon;
 mod leases;
 mod membership;
 mod notice;
+mod recovery;
 mod results;
+mod store_position;
 #[cfg(test)]
 mod tests;
 mod touch;
@@ -21,17 +21,17 @@ use std::{
 use towpath_host::{Clock, identity::Bearer};
 
 pub use membership::{Joined, Poke};
-pub use results::{Errand, Found};
+pub use results::{ElectedTask, TaskResult};
 
 use crate::{
     Gate,
     gossip::Gossip,
     keys,
-    rollout::{Mark, Opening, Spec, Step, View, Want, decide, tend},
+    rollout::{Decision, Request, RolloutProgress, RolloutSpec, RunSnapshot, WriteSequence, decide, next_maintenance},
     store::{Op, Outcome, Page, Row, Store, StoreError, Txn},
 };
-use horizon::Horizon;
 use membership::Membership;
+use store_position::StorePosition;
 
 /// How often a decision is tried again in one go, where others are faster.
 const TRIES: usize = 30;
@@ -39,14 +39,14 @@ const TRIES: usize = 30;
 /// How long an offer may stand before somebody else takes it away.
 const OFFER: Duration = Duration::from_secs(10);
 
-/// How long a node's own view is good enough to begin with.
+/// How long a node's own snapshot is good enough to begin with.
 const RECENT: Duration = Duration::from_secs(1);
 
 /// How long the list of those who are alive is believed.
 const ALIVE: Duration = Duration::from_secs(5);
 
 /// How long slots may block others that gossip alone reports.
-const HEARSAY: Duration = Duration::from_secs(120);
+const HIDDEN_CLAIM_LIMIT: Duration = Duration::from_secs(120);
 
 /// A node's place in the fleet.
 #[derive(Debug)]
@@ -55,7 +55,7 @@ pub struct Fleet {
     node: String,
     clock: Arc<dyn Clock>,
     membership: Membership,
-    horizon: Arc<Horizon>,
+    position: Arc<StorePosition>,
     /// What the nodes say among themselves, where they do.
     gossip: OnceLock<Gossip>,
     /// Who opens what is sealed to this node.
@@ -73,8 +73,8 @@ struct Inner {
     idle: BTreeMap<String, ((String, u64), Instant)>,
     /// Complete waves, and when this node saw them so first.
     complete: BTreeMap<String, ((u32, u32), Instant)>,
-    /// The last view of each book.
-    views: BTreeMap<String, Known>,
+    /// The last snapshot of each book.
+    snapshots: BTreeMap<String, Known>,
     /// Who is alive, and when that was read.
     alive: Option<(Instant, BTreeSet<String>)>,
     /// When a lease ends that a run waits for: what was read of the alive nodes before counts no more then.
@@ -87,14 +87,14 @@ struct Inner {
     due: Option<Instant>,
     /// The number of holds in a row whose cause was an error.
     troubles: u32,
-    /// Whether a view of this pass showed another accepted revision than the node has loaded, or none.
+    /// Whether a snapshot of this pass showed another accepted revision than the node has loaded, or none.
     behind: bool,
 }
 
-/// A view, and what was so when it was requested.
+/// A snapshot, and what was so when it was requested.
 #[derive(Debug, Clone)]
 struct Known {
-    view: View,
+    snapshot: RunSnapshot,
     /// When it was requested. The answer may have waited long for a processor.
     requested: Requested,
 }
@@ -105,7 +105,7 @@ struct Requested {
     at: Instant,
     news: u64,
     /// How far the store was known to have come, and the number of what this node wrote last.
-    horizon: (u64, u64),
+    position: (u64, u64),
 }
 
 /// What a node is told.
@@ -120,14 +120,14 @@ pub enum Answer {
 impl Fleet {
     /// A node that has not joined yet.
     pub fn new(store: Arc<dyn Store>, node: String, clock: Arc<dyn Clock>) -> Self {
-        let horizon = Arc::new(Horizon::new(store.shared()));
-        let membership = Membership::new(Arc::clone(&store), node.clone(), Arc::clone(&clock), Arc::clone(&horizon));
+        let position = Arc::new(StorePosition::new(store.shared()));
+        let membership = Membership::new(Arc::clone(&store), node.clone(), Arc::clone(&clock), Arc::clone(&position));
         Self {
             store,
             node,
             clock,
             membership,
-            horizon,
+            position,
             gossip: OnceLock::new(),
             bearer: OnceLock::new(),
             inner: Mutex::default(),
@@ -214,12 +214,12 @@ impl Fleet {
         self.lock().troubles > 0
     }
 
-    /// Begins a pass: only its own views tell whether the node is behind.
+    /// Begins a pass: only its own snapshots tell whether the node is behind.
     pub fn begin_pass(&self) {
         self.lock().behind = false;
     }
 
-    /// Whether a view of the last pass showed another accepted revision than the node has loaded, or none. Nobody tells
+    /// Whether a snapshot of the last pass showed another accepted revision than the node has loaded, or none. Nobody tells
     /// of it where the record was deleted, or came from a backup.
     pub fn is_behind(&self) -> bool {
         self.lock().behind
@@ -236,33 +236,33 @@ impl Fleet {
     }
 
     /// Goes on from what the journal knows: how far the store had come, and the number of what was written last.
-    pub fn resume(&self, revision: u64, mark: u64) {
-        self.horizon.resume(revision, mark);
+    pub fn resume(&self, revision: u64, sequence: u64) {
+        self.position.resume(revision, sequence);
     }
 
     /// An answer of the store has this revision, and was asked for when `before` was known.
     pub fn seen(&self, before: (u64, u64), revision: u64) {
-        self.horizon.seen(before, revision);
+        self.position.seen(before, revision);
     }
 
     /// How far the store has come, as far as was seen, and the number of what this node wrote last.
     pub fn known(&self) -> (u64, u64) {
-        self.horizon.known()
+        self.position.known()
     }
 
     /// Whether the store has gone back, and this node has to say anew what it holds.
-    pub fn owes(&self) -> bool {
-        self.horizon.owes()
+    pub fn needs_republish(&self) -> bool {
+        self.position.needs_republish()
     }
 
     /// Whether the store, as it was looked at last, lacks a vote that this node has given.
-    pub fn lacks_vote(&self, spec: &Spec, stretch: u32) -> bool {
-        let key = view_key(spec, &self.node);
-        self.lock().views.get(&key).is_some_and(|known| !known.view.voted.contains(&stretch))
+    pub fn lacks_vote(&self, spec: &RolloutSpec, segment: u32) -> bool {
+        let key = snapshot_key(spec, &self.node);
+        self.lock().snapshots.get(&key).is_some_and(|known| !known.snapshot.voted.contains(&segment))
     }
 
     /// Asks for what a node wants of a run, until the node has it or must wait.
-    pub fn ask(&self, spec: &Spec, want: Want) -> Answer {
+    pub fn ask(&self, spec: &RolloutSpec, want: Request) -> Answer {
         match self.asked(spec, want) {
             Ok(answer) => {
                 self.lock().troubles = 0;
@@ -275,52 +275,54 @@ impl Fleet {
         }
     }
 
-    fn asked(&self, spec: &Spec, want: Want) -> Result<Answer, StoreError> {
+    fn asked(&self, spec: &RolloutSpec, want: Request) -> Result<Answer, StoreError> {
         if let Some(why) = self.membership.refused() {
             self.look_soon();
             return Ok(Answer::Hold(Gate { reason: "Dependency", opens: why }));
         }
-        if matches!(want, Want::Change(_) | Want::Correct) && !self.membership.ready() {
+        if matches!(want, Request::Change(_) | Request::Correct) && !self.membership.ready() {
             self.look_soon();
             return Ok(Answer::Hold(explain::no_lease()));
         }
         let mut news = self.membership.news();
-        let mut view = match self.recent(spec, want) {
-            Some(view) => view,
+        let mut snapshot = match self.recent(spec, want) {
+            Some(snapshot) => snapshot,
             None => self.look(spec)?,
         };
-        let was_halted = view.halted(spec);
-        let mut tended = 0;
+        let was_halted = snapshot.halted(spec);
+        let mut maintained = 0;
         for _ in 0..TRIES {
-            view = self.announced(spec, view)?;
-            self.notice(spec, &mut view)?;
-            match decide(spec, &view, &self.node, want) {
-                Step::Go => {
-                    self.go(spec, view, want, was_halted)?;
+            snapshot = self.rollback_reported(spec, snapshot)?;
+            self.notice(spec, &mut snapshot)?;
+            match decide(spec, &snapshot, &self.node, want) {
+                Decision::Go => {
+                    self.go(spec, snapshot, want, was_halted)?;
                     return Ok(Answer::Go);
                 }
-                Step::Commit(txn) => {
+                Decision::Commit(txn) => {
                     news = self.membership.news();
-                    view = self.commit(spec, txn)?;
+                    snapshot = self.commit(spec, txn)?;
                 }
-                Step::Hold(hold) => match tend(spec, &view, &self.node).filter(|_| tended < TRIES / 2) {
-                    Some(txn) => {
-                        tended += 1;
-                        news = self.membership.news();
-                        view = self.commit(spec, txn)?;
-                    }
-                    None => {
-                        // Before the news are counted: a touch is either heard by a waiter, or counted here.
-                        self.membership.touches(|touches| touches.set_waiting(spec, true));
-                        let now = self.membership.news();
-                        if now == news {
-                            self.watch_leases(spec, &view)?;
-                            return Ok(Answer::Hold(explain::hold(spec, &view, &self.node, hold)));
+                Decision::Wait(hold) => {
+                    match next_maintenance(spec, &snapshot, &self.node).filter(|_| maintained < TRIES / 2) {
+                        Some(txn) => {
+                            maintained += 1;
+                            news = self.membership.news();
+                            snapshot = self.commit(spec, txn)?;
                         }
-                        news = now;
-                        view = self.look(spec)?;
+                        None => {
+                            // Before the news are counted: a touch is either heard by a waiter, or counted here.
+                            self.membership.touches(|touches| touches.set_waiting(spec, true));
+                            let now = self.membership.news();
+                            if now == news {
+                                self.watch_leases(spec, &snapshot)?;
+                                return Ok(Answer::Hold(explain::hold(spec, &snapshot, &self.node, hold)));
+                            }
+                            news = now;
+                            snapshot = self.look(spec)?;
+                        }
                     }
-                },
+                }
             }
         }
         self.look_soon();
@@ -328,78 +330,78 @@ impl Fleet {
     }
 
     /// Does what follows from a wish that is fulfilled: a node that has ended something may have completed a wave.
-    fn go(&self, spec: &Spec, view: View, want: Want, was_halted: bool) -> Result<(), StoreError> {
+    fn go(&self, spec: &RolloutSpec, snapshot: RunSnapshot, want: Request, was_halted: bool) -> Result<(), StoreError> {
         self.membership.touches(|touches| touches.set_waiting(spec, false));
-        let ends = matches!(want, Want::Done(_) | Want::Failed(_) | Want::Leave) && !spec.members.is_empty();
+        let ends = matches!(want, Request::Done(_) | Request::Failed(_) | Request::Leave) && !spec.members.is_empty();
         if ends {
-            if was_halted && !view.halted(spec) {
+            if was_halted && !snapshot.halted(spec) {
                 // More slots may be free than one transaction offers.
                 self.membership.touches(|touches| touches.offer_now(&spec.group));
             }
-            self.tend(spec, view)?;
+            self.next_maintenance(spec, snapshot)?;
         }
         Ok(())
     }
 
-    /// Returns the last view if it is good enough for a first try: transactions compare, and a slot that was offered or
+    /// Returns the last snapshot if it is good enough for a first try: transactions compare, and a slot that was offered or
     /// a wave that was opened since would have been news.
-    fn recent(&self, spec: &Spec, want: Want) -> Option<View> {
+    fn recent(&self, spec: &RolloutSpec, want: Request) -> Option<RunSnapshot> {
         let now = self.clock.monotonic();
         let inner = self.lock();
-        let known = inner.views.get(&view_key(spec, &self.node))?;
-        let gives_back = !matches!(want, Want::Enter(_) | Want::Change(_) | Want::Correct);
+        let known = inner.snapshots.get(&snapshot_key(spec, &self.node))?;
+        let gives_back = !matches!(want, Request::Enter(_) | Request::Change(_) | Request::Correct);
         let requested = known.requested;
         let fresh = now.duration_since(requested.at) < RECENT && self.membership.news() == requested.news;
-        (gives_back || fresh).then(|| known.view.clone())
+        (gives_back || fresh).then(|| known.snapshot.clone())
     }
 
     /// Notes what is so before a request.
     fn requested(&self) -> Requested {
-        Requested { at: self.clock.monotonic(), news: self.membership.news(), horizon: self.horizon.known() }
+        Requested { at: self.clock.monotonic(), news: self.membership.news(), position: self.position.known() }
     }
 
     /// Does what is due in a run, whoever it is for.
     ///
     /// # Errors
     /// When the store does not answer.
-    pub fn see_to(&self, spec: &Spec) -> Result<bool, StoreError> {
+    pub fn run_maintenance(&self, spec: &RolloutSpec) -> Result<bool, StoreError> {
         if self.has_seen_end(spec) {
             return Ok(true);
         }
-        let view = match self.recent(spec, Want::Enter(0)) {
-            Some(view) => view,
+        let snapshot = match self.recent(spec, Request::Enter(0)) {
+            Some(snapshot) => snapshot,
             None => self.look(spec).inspect_err(|_| self.look_soon())?,
         };
         self.membership.touches(|touches| touches.set_waiting(spec, true));
-        let ended = self.tend(spec, view).inspect_err(|_| self.look_soon())?;
+        let ended = self.next_maintenance(spec, snapshot).inspect_err(|_| self.look_soon())?;
         if ended {
             self.membership.touches(|touches| touches.set_waiting(spec, false));
         }
         Ok(ended)
     }
 
-    /// Returns whether the last view showed the end of a run. Only a restore of the store could take that back.
-    fn has_seen_end(&self, spec: &Spec) -> bool {
+    /// Returns whether the last snapshot showed the end of a run. Only a restore of the store could take that back.
+    fn has_seen_end(&self, spec: &RolloutSpec) -> bool {
         let inner = self.lock();
-        let known = inner.views.get(&view_key(spec, &self.node)).map(|known| &known.view);
-        known.is_some_and(|view| view.done(spec) && view.restored.is_none() && !view.fallen)
+        let known = inner.snapshots.get(&snapshot_key(spec, &self.node)).map(|known| &known.snapshot);
+        known.is_some_and(|snapshot| snapshot.done(spec) && snapshot.recovery.is_none() && !snapshot.rolled_back)
     }
 
     /// Does what is due; says whether the run is through.
-    fn tend(&self, spec: &Spec, mut view: View) -> Result<bool, StoreError> {
+    fn next_maintenance(&self, spec: &RolloutSpec, mut snapshot: RunSnapshot) -> Result<bool, StoreError> {
         for _ in 0..TRIES {
-            self.notice(spec, &mut view)?;
-            let Some(txn) = tend(spec, &view, &self.node) else { break };
-            view = self.commit(spec, txn)?;
+            self.notice(spec, &mut snapshot)?;
+            let Some(txn) = next_maintenance(spec, &snapshot, &self.node) else { break };
+            snapshot = self.commit(spec, txn)?;
         }
-        self.watch_leases(spec, &view)?;
-        Ok(view.done(spec))
+        self.watch_leases(spec, &snapshot)?;
+        Ok(snapshot.done(spec))
     }
 
-    fn look(&self, spec: &Spec) -> Result<View, StoreError> {
+    fn look(&self, spec: &RolloutSpec) -> Result<RunSnapshot, StoreError> {
         let requested = self.requested();
-        let outcome = self.store.commit(&View::reading(spec, &self.node)).inspect_err(|_| self.forget())?;
-        Ok(self.viewed(spec, requested, outcome))
+        let outcome = self.store.commit(&RunSnapshot::reading(spec, &self.node)).inspect_err(|_| self.forget())?;
+        Ok(self.snapshot_of(spec, requested, outcome))
     }
 
     /// Adds to a record the time at which it was made: for people, no decision reads it.
@@ -417,8 +419,8 @@ impl Fleet {
         }
     }
 
-    /// Commits, and reads the next view in the same request.
-    fn commit(&self, spec: &Spec, mut txn: Txn) -> Result<View, StoreError> {
+    /// Commits, and reads the next snapshot in the same request.
+    fn commit(&self, spec: &RolloutSpec, mut txn: Txn) -> Result<RunSnapshot, StoreError> {
         self.stamp(&mut txn);
         let requested = self.requested();
         // The nodes of one process have no thread that sends a delayed touch.
@@ -427,55 +429,55 @@ impl Fleet {
         } else {
             None
         };
-        txn.then.push(self.mark(requested.horizon.1 + 1));
-        let reading = View::reading(spec, &self.node).then;
+        txn.then.push(self.write_sequence(requested.position.1 + 1));
+        let reading = RunSnapshot::reading(spec, &self.node).then;
         txn.then.extend(reading.iter().cloned());
         txn.otherwise = reading;
         let outcome = self.write(&txn).inspect_err(|_| self.forget())?;
         let done = matches!(outcome, Outcome::Done { .. });
         tracing::debug!(book = spec.book, done, "committed {}", shown(&txn));
-        let view = self.viewed(spec, requested, outcome);
+        let snapshot = self.snapshot_of(spec, requested, outcome);
         if done {
             if let Some(touch) = touch {
                 self.membership.touches(|touches| touches.committed(touch, requested.at));
             }
-            self.tell_holds(spec, &view);
+            self.tell_holds(spec, &snapshot);
         }
-        Ok(view)
+        Ok(snapshot)
     }
 
     /// The number of what this node writes.
-    fn mark(&self, number: u64) -> Op {
-        Op::put(keys::mark(&self.node), serde_json::to_vec(&Mark { number }).unwrap_or_default())
+    fn write_sequence(&self, number: u64) -> Op {
+        Op::put(keys::write_sequence(&self.node), serde_json::to_vec(&WriteSequence { number }).unwrap_or_default())
     }
 
-    /// Commits something of this node's own that no run's view shows; says whether it was done.
+    /// Commits something of this node's own that no run's snapshot shows; says whether it was done.
     fn commit_marked(&self, mut txn: Txn) -> Result<bool, StoreError> {
-        let number = self.horizon.known().1 + 1;
-        txn.then.push(self.mark(number));
+        let number = self.position.known().1 + 1;
+        txn.then.push(self.write_sequence(number));
         let done = matches!(self.write(&txn)?, Outcome::Done { .. });
         if done {
-            self.horizon.wrote(number);
+            self.position.wrote(number);
         }
         Ok(done)
     }
 
-    fn viewed(&self, spec: &Spec, requested: Requested, outcome: Outcome) -> View {
+    fn snapshot_of(&self, spec: &RolloutSpec, requested: Requested, outcome: Outcome) -> RunSnapshot {
         let (revision, answers) = outcome.answers();
-        let mut view = View::of(spec, &self.node, revision, answers);
-        self.horizon.judge(requested.horizon, &mut view);
-        self.notice_unsure(&mut view);
+        let mut snapshot = RunSnapshot::of(spec, &self.node, revision, answers);
+        self.position.judge(requested.position, &mut snapshot);
+        self.note_stabilizing(&mut snapshot);
         let mut inner = self.lock();
         // What is of the whole fleet has no generation.
-        inner.behind |= spec.generation > 0 && view.current(spec).is_none();
-        inner.views.insert(view_key(spec, &self.node), Known { view: view.clone(), requested });
-        view
+        inner.behind |= spec.generation > 0 && snapshot.current(spec).is_none();
+        inner.snapshots.insert(snapshot_key(spec, &self.node), Known { snapshot: snapshot.clone(), requested });
+        snapshot
     }
 
     /// A store that did not answer may be another one when it does: what was read of it is not gone by.
     fn forget(&self) {
-        self.lock().views.clear();
-        self.horizon.lost_sight();
+        self.lock().snapshots.clear();
+        self.position.lost_sight();
     }
 
     /// Who has a lease.
@@ -524,10 +526,10 @@ impl Fleet {
     ///
     /// # Errors
     /// When the store does not answer.
-    pub fn rollout(&self, spec: &Spec) -> Result<Rollout, StoreError> {
-        let mut view = self.look(spec)?;
-        self.notice(spec, &mut view)?;
-        let mut rollout = explain::rollout(spec, &view);
+    pub fn rollout(&self, spec: &RolloutSpec) -> Result<Rollout, StoreError> {
+        let mut snapshot = self.look(spec)?;
+        self.notice(spec, &mut snapshot)?;
+        let mut rollout = explain::rollout(spec, &snapshot);
         let alive = self.alive()?;
         let strangers = self.store.strangers();
         let rejected = strangers.iter().filter(|(node, _)| spec.selects(node) && !alive.contains(*node));
@@ -541,7 +543,7 @@ impl Fleet {
                 *since = at(&value);
             }
         }
-        rollout.opened = self.rows(&keys::opening(&spec.book))?.get("").and_then(|value| at(value));
+        rollout.opened = self.rows(&keys::progress(&spec.book))?.get("").and_then(|value| at(value));
         Ok(rollout)
     }
 
@@ -549,8 +551,8 @@ impl Fleet {
     ///
     /// # Errors
     /// When the store does not answer.
-    pub fn opening(&self, book: &str) -> Result<Option<Opening>, StoreError> {
-        let key = keys::opening(book);
+    pub fn progress(&self, book: &str) -> Result<Option<RolloutProgress>, StoreError> {
+        let key = keys::progress(book);
         let rows = self.store.read(&key, &Page { after: None, limit: 1 })?.rows;
         Ok(rows.into_iter().find(|row| row.key == key).and_then(|row| serde_json::from_slice(&row.value).ok()))
     }
@@ -610,8 +612,8 @@ pub struct Rollout {
     pub blocked: Vec<Gate>,
 }
 
-/// A book may have several budgets, and a view is of one.
-fn view_key(spec: &Spec, node: &str) -> String {
+/// A book may have several budgets, and a snapshot is of one.
+fn snapshot_key(spec: &RolloutSpec, node: &str) -> String {
     format!("{} {} {} {}", spec.book, spec.group, spec.run, spec.part(node))
 }
 

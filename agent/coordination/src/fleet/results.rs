@@ -10,7 +10,7 @@ use towpath_host::identity::{PublicKeys, SealKey, seal};
 use super::{Fleet, Joined};
 use crate::{
     keys,
-    rollout::{Share, Spec},
+    rollout::{RolloutSpec, SealedResult},
     store::{MAX_OPERATIONS, Op, Page, StoreError, Txn},
 };
 
@@ -22,7 +22,7 @@ const ASKED: usize = 3;
 
 /// What came of an elected task on one node, in the clear.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Found {
+pub struct TaskResult {
     /// Whether it succeeded.
     pub ok: bool,
     /// Its result.
@@ -46,16 +46,16 @@ struct Wanted {
 
 /// An elected task, in one form of it.
 #[derive(Debug, Clone, Copy)]
-pub struct Errand<'a> {
+pub struct ElectedTask<'a> {
     /// The run.
-    pub spec: &'a Spec,
+    pub spec: &'a RolloutSpec,
     /// The task.
     pub task: &'a str,
     /// The digest of the task and of what it reads.
     pub definition: &'a str,
 }
 
-impl Errand<'_> {
+impl ElectedTask<'_> {
     /// What a result is sealed for: as anything else it does not open.
     fn purpose(&self, by: &str) -> String {
         purpose(&self.spec.book, self.task, self.definition, by)
@@ -72,22 +72,22 @@ fn failed(error: &std::io::Error) -> StoreError {
 
 impl Fleet {
     /// The form in which a result travels: sealed to the targets, where other processes read the store too.
-    pub(super) fn sealed(&self, errand: Errand<'_>, found: &Found) -> Result<Share, StoreError> {
+    pub(super) fn sealed(&self, errand: ElectedTask<'_>, found: &TaskResult) -> Result<SealedResult, StoreError> {
         let bytes = serde_json::to_vec(found).unwrap_or_default();
         if bytes.len() > LARGEST {
             return Err(StoreError::TooMuch { what: "the result of an elected task", most: LARGEST });
         }
         if !self.store.shared() || self.bearer.get().is_none() {
-            return Ok(Share { ok: found.ok, body: String::from_utf8_lossy(&bytes).into_owned() });
+            return Ok(SealedResult { ok: found.ok, body: String::from_utf8_lossy(&bytes).into_owned() });
         }
         let (body, key) = seal(&bytes, &errand.purpose(&self.node)).map_err(|error| failed(&error))?;
         let targets = errand.spec.members.keys().chain(&errand.spec.late).cloned();
         self.wrap_for(errand, &self.node, &key, &targets.collect::<Vec<_>>())?;
-        Ok(Share { ok: found.ok, body })
+        Ok(SealedResult { ok: found.ok, body })
     }
 
     /// Wraps a key for nodes, each in its inbox.
-    fn wrap_for(&self, errand: Errand<'_>, by: &str, key: &SealKey, nodes: &[String]) -> Result<(), StoreError> {
+    fn wrap_for(&self, errand: ElectedTask<'_>, by: &str, key: &SealKey, nodes: &[String]) -> Result<(), StoreError> {
         let readers = self.readers()?;
         let mut puts = Vec::new();
         for node in nodes {
@@ -117,9 +117,9 @@ impl Fleet {
     /// When the store does not answer.
     pub fn open(
         &self,
-        errand: Errand<'_>,
-        results: &BTreeMap<String, Share>,
-    ) -> Result<Result<BTreeMap<String, Found>, Vec<String>>, StoreError> {
+        errand: ElectedTask<'_>,
+        results: &BTreeMap<String, SealedResult>,
+    ) -> Result<Result<BTreeMap<String, TaskResult>, Vec<String>>, StoreError> {
         let mut found = BTreeMap::new();
         let mut closed = Vec::new();
         for (by, share) in results {
@@ -128,7 +128,7 @@ impl Fleet {
                 Some(bytes) => Some(bytes),
                 None => self.key_of(errand, by)?.and_then(|key| key.open(&share.body, &errand.purpose(by))),
             };
-            match bytes.and_then(|bytes| serde_json::from_slice::<Found>(&bytes).ok()) {
+            match bytes.and_then(|bytes| serde_json::from_slice::<TaskResult>(&bytes).ok()) {
                 Some(one) => drop(found.insert(by.clone(), one)),
                 None => closed.push(by.clone()),
             }
@@ -141,7 +141,7 @@ impl Fleet {
     }
 
     /// The key of a result, from the own inbox.
-    fn key_of(&self, errand: Errand<'_>, by: &str) -> Result<Option<SealKey>, StoreError> {
+    fn key_of(&self, errand: ElectedTask<'_>, by: &str) -> Result<Option<SealKey>, StoreError> {
         let Some(bearer) = self.bearer.get() else { return Ok(None) };
         let place = keys::result_key(&self.node, &errand.spec.book, errand.task, by);
         let rows = self.store.read(&place, &Page { after: None, limit: 1 })?.rows;
@@ -152,7 +152,7 @@ impl Fleet {
     }
 
     /// Asks for the key of results: those who made them, and where one is gone some other targets.
-    fn ask_for(&self, errand: Errand<'_>, closed: &[String]) -> Result<(), StoreError> {
+    fn ask_for(&self, errand: ElectedTask<'_>, closed: &[String]) -> Result<(), StoreError> {
         let alive = self.alive()?;
         let targets = errand.spec.members.keys().chain(&errand.spec.late);
         let others = targets.filter(|node| **node != self.node && alive.contains(*node) && !closed.contains(node));
@@ -179,7 +179,7 @@ impl Fleet {
     ///
     /// # Errors
     /// When the store does not answer.
-    pub fn answer(&self, spec_of: impl Fn(&str) -> Option<Spec>) -> Result<(), StoreError> {
+    pub fn answer(&self, spec_of: impl Fn(&str) -> Option<RolloutSpec>) -> Result<(), StoreError> {
         let prefix = keys::result_wants(&self.node);
         for (rest, definition) in self.rows(&prefix)? {
             let [namespace, name, task, by, from] = rest.split('/').collect::<Vec<_>>()[..] else { continue };
@@ -188,7 +188,7 @@ impl Fleet {
             // Only a target of the book, as this node's revision has it, gets to read.
             let spec = spec_of(&format!("{namespace}/{name}")).filter(|spec| spec.selects(from));
             if let Some(spec) = &spec {
-                let errand = Errand { spec, task: &task, definition: &definition };
+                let errand = ElectedTask { spec, task: &task, definition: &definition };
                 if let Some(key) = self.key_of(errand, by)? {
                     self.wrap_for(errand, by, &key, &[from.to_owned()])?;
                 }

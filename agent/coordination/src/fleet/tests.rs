@@ -18,7 +18,7 @@ use crate::{
     LocalStore,
     accept::Accepted,
     keys,
-    rollout::{Kind, OnLost, Spec, View, Want},
+    rollout::{OnLost, Request, RolloutSpec, RunSnapshot, SlotState},
     store::{Change, LeaseId, Op, Outcome, Page, Read, Store, StoreError, Txn},
 };
 
@@ -78,9 +78,9 @@ impl Store for Shared {
     }
 }
 
-fn spec(on_lost: OnLost) -> Spec {
+fn spec(on_lost: OnLost) -> RolloutSpec {
     let nodes = ["a", "b"].map(str::to_owned);
-    Spec {
+    RolloutSpec {
         book: "n/b".into(),
         group: "n/b".into(),
         run: "n/b@1".into(),
@@ -90,7 +90,7 @@ fn spec(on_lost: OnLost) -> Spec {
         count: Some(1),
         on_lost,
         waves: 1,
-        ..Spec::default()
+        ..RolloutSpec::default()
     }
 }
 
@@ -118,9 +118,9 @@ fn wait_for(what: impl Fn() -> bool) {
     panic!("it does not happen");
 }
 
-fn kind_of(store: &Shared, spec: &Spec, node: &str) -> Option<Kind> {
-    let (revision, answers) = store.store.commit(&View::reading(spec, node)).unwrap().answers();
-    View::of(spec, node, revision, answers).mine(spec, node).map(|mine| mine.held.kind)
+fn kind_of(store: &Shared, spec: &RolloutSpec, node: &str) -> Option<SlotState> {
+    let (revision, answers) = store.store.commit(&RunSnapshot::reading(spec, node)).unwrap().answers();
+    RunSnapshot::of(spec, node, revision, answers).mine(spec, node).map(|mine| mine.held.kind)
 }
 
 #[test]
@@ -155,36 +155,36 @@ fn offer_between_request_and_answer_is_followed() {
     let (store, spec) = (Arc::new(Shared::default()), spec(OnLost::Hold));
     accept(&*store);
     let ((a, _), (b, woken)) = (node(&store, "a"), node(&store, "b"));
-    assert_eq!(a.ask(&spec, Want::Change(0)), Answer::Go);
+    assert_eq!(a.ask(&spec, Request::Change(0)), Answer::Go);
     let (before, done) = (woken.load(Ordering::SeqCst), spec.clone());
     *store.between.lock().unwrap() = Some((
         keys::whole_queue(&spec.group),
         Box::new(move || {
             // b has queued and has not got the answer: a offers its slot to b, and b hears of that.
-            assert_eq!(a.ask(&done, Want::Done(0)), Answer::Go);
+            assert_eq!(a.ask(&done, Request::Done(0)), Answer::Go);
             wait_for(|| woken.load(Ordering::SeqCst) > before);
         }),
     ));
-    assert_eq!(b.ask(&spec, Want::Change(0)), Answer::Go, "it does not sleep on an offer");
-    assert_eq!(kind_of(&store, &spec, "b"), Some(Kind::Claim));
+    assert_eq!(b.ask(&spec, Request::Change(0)), Answer::Go, "it does not sleep on an offer");
+    assert_eq!(kind_of(&store, &spec, "b"), Some(SlotState::Claim));
 }
 
 #[test]
 fn waiter_without_gossip_looks_again_when_lease_of_holder_ends() {
-    for (on_lost, after) in [(OnLost::Skip, Some(Kind::Claim)), (OnLost::Hold, None)] {
+    for (on_lost, after) in [(OnLost::Skip, Some(SlotState::Claim)), (OnLost::Hold, None)] {
         let (store, spec) = (Arc::new(Shared::default()), spec(on_lost));
         accept(&*store);
         let ((a, _), (b, _)) = (node(&store, "a"), node(&store, "b"));
-        assert_eq!(a.ask(&spec, Want::Change(0)), Answer::Go);
+        assert_eq!(a.ask(&spec, Request::Change(0)), Answer::Go);
         let _ = b.due();
-        assert!(matches!(b.ask(&spec, Want::Change(0)), Answer::Hold(_)));
+        assert!(matches!(b.ask(&spec, Request::Change(0)), Answer::Hold(_)));
         let due = b.due().map(|due| due.saturating_duration_since(SystemClock.monotonic()));
         let soon = due.is_some_and(|due| due <= Duration::from_secs(27));
         assert_eq!(soon, on_lost == OnLost::Skip, "{on_lost:?}: {due:?}");
         let lease = store.leases.lock().unwrap()[0];
         store.store.revoke(lease);
         b.lock().lease_end = Some(SystemClock.monotonic());
-        let _ = b.ask(&spec, Want::Change(0));
+        let _ = b.ask(&spec, Request::Change(0));
         assert_eq!(kind_of(&store, &spec, "b"), after, "{on_lost:?}");
     }
 }
@@ -197,9 +197,9 @@ fn error_makes_node_look_again_soon_and_later_each_time() {
     let _ = a.due();
     *store.away.lock().unwrap() = true;
     let pause = || a.due().unwrap().saturating_duration_since(SystemClock.monotonic());
-    assert!(matches!(a.ask(&spec, Want::Change(0)), Answer::Hold(gate) if gate.reason == "StoreUnreachable"));
+    assert!(matches!(a.ask(&spec, Request::Change(0)), Answer::Hold(gate) if gate.reason == "StoreUnreachable"));
     let first = pause();
-    assert!(a.see_to(&spec).is_err());
+    assert!(a.run_maintenance(&spec).is_err());
     let second = pause();
     assert!(first <= Duration::from_millis(2500) && first < second, "{first:?} {second:?}");
     for errors in 0..100 {
@@ -213,17 +213,17 @@ fn node_is_behind_while_its_views_show_another_accepted_revision_or_none() {
     let (store, spec) = (Arc::new(Shared::default()), spec(OnLost::Hold));
     let (a, _) = node(&store, "a");
     a.begin_pass();
-    assert!(matches!(a.ask(&spec, Want::Change(0)), Answer::Hold(_)));
+    assert!(matches!(a.ask(&spec, Request::Change(0)), Answer::Hold(_)));
     assert!(a.is_behind(), "there is none");
     accept(&*store);
     a.begin_pass();
     assert!(!a.is_behind());
     a.look(&spec).unwrap();
     assert!(!a.is_behind(), "{:?}", a.look(&spec).unwrap().accepted);
-    let newer = Spec { generation: spec.generation + 1, ..spec.clone() };
+    let newer = RolloutSpec { generation: spec.generation + 1, ..spec.clone() };
     a.look(&newer).unwrap();
     assert!(a.is_behind(), "the store has an older one");
-    // One view of the whole fleet, or of another book, takes nothing back.
-    a.has_said_anew(&[]).unwrap();
+    // One snapshot of the whole fleet, or of another book, takes nothing back.
+    a.acknowledge_recovery(&[]).unwrap();
     assert!(a.is_behind());
 }

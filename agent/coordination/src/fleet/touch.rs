@@ -7,7 +7,7 @@ use std::{
 
 use crate::{
     keys,
-    rollout::{Freed, Spec},
+    rollout::{Freed, RolloutSpec},
     store::{Op, Row, Txn},
 };
 
@@ -74,7 +74,7 @@ impl Touches {
     }
 
     /// Remembers whether this node waits in a run.
-    pub(super) fn set_waiting(&mut self, spec: &Spec, waits: bool) {
+    pub(super) fn set_waiting(&mut self, spec: &RolloutSpec, waits: bool) {
         let entry = (spec.group.clone(), spec.book.clone());
         if waits {
             self.waits.insert(entry);
@@ -143,7 +143,7 @@ mod tests {
     #[test]
     fn only_a_named_node_that_waits_acts_on_a_touch() {
         let mut touches = Touches::default();
-        let spec = Spec { group: "g".into(), book: "n/b".into(), ..Spec::default() };
+        let spec = RolloutSpec { group: "g".into(), book: "n/b".into(), ..RolloutSpec::default() };
         let (_, named) = touch(&["a", "b"]);
         assert!(!touches.heard("a", &named), "it does not wait");
         touches.set_waiting(&spec, true);

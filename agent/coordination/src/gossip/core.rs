@@ -15,7 +15,7 @@ use foca::{AccumulatingRuntime, Foca, OwnedNotification, PeriodicParams, Postcar
 use rand::{SeedableRng as _, rngs::SmallRng};
 use serde::{Deserialize, Serialize};
 
-use super::news::{Announced, Ears, Holds, Told, What};
+use super::broadcast::{Announced, Ears, Holds, Told, What};
 
 /// What is thought of a node.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]

@@ -3,8 +3,8 @@
 //! [`core`] is one member, pure; here it gets a thread, a clock, and [`Peers`] to speak through. Does not know how
 //! messages travel, nor who may speak: whoever hands them in has seen to that.
 
+pub mod broadcast;
 pub mod core;
-pub mod news;
 
 use std::{
     collections::BTreeMap,
@@ -22,8 +22,8 @@ use std::{
 use towpath_host::Clock;
 
 use self::{
+    broadcast::{Announced, Holds},
     core::{Heard, Life, Liveness, Member},
-    news::{Announced, Holds},
 };
 
 /// How messages travel between nodes.

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
-use super::{OnLost, Spec, View, decide::bytes};
+use super::{OnLost, RolloutSpec, RunSnapshot, decide::bytes};
 use crate::{
     keys,
     store::{Compare, MAX_OPERATIONS, Op, Row, Txn},
@@ -20,12 +20,12 @@ pub struct Elected {
     /// The generation in which the election began. Records of a lower one belong to an earlier election.
     pub since: u64,
     /// The result; `None` while the task runs.
-    pub share: Option<Share>,
+    pub share: Option<SealedResult>,
 }
 
 /// What came of an elected task on one node.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Share {
+pub struct SealedResult {
     /// Whether it succeeded.
     pub ok: bool,
     /// Its result, which only the targets can read.
@@ -63,13 +63,13 @@ impl Record {
     }
 
     /// The generation that a record of this definition belongs to.
-    fn since(&self, spec: &Spec, standing: &BTreeMap<String, Elected>) -> u64 {
+    fn since(&self, spec: &RolloutSpec, standing: &BTreeMap<String, Elected>) -> u64 {
         let newest = self.read().map(|(_, elected)| elected.since).max().unwrap_or(0);
         standing.values().next().map_or_else(|| spec.generation.max(newest), |elected| elected.since)
     }
 
     /// The result of a node for a definition. `None` if it has not published one.
-    pub fn share_of(&self, definition: &str, node: &str) -> Option<&Share> {
+    pub fn share_of(&self, definition: &str, node: &str) -> Option<&SealedResult> {
         let (elected, _) = self.rows.get(node)?;
         elected.as_ref().filter(|elected| elected.definition == definition)?.share.as_ref()
     }
@@ -95,7 +95,7 @@ pub enum Election {
     /// It waits for these.
     Wait(Vec<String>),
     /// All elected nodes have a result.
-    Results(BTreeMap<String, Share>),
+    Results(BTreeMap<String, SealedResult>),
 }
 
 /// What comes next.
@@ -111,9 +111,9 @@ pub enum ElectStep {
 
 /// What an election goes by.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Candidacy<'a> {
+pub struct ElectionContext<'a> {
     /// The run.
-    pub spec: &'a Spec,
+    pub spec: &'a RolloutSpec,
     /// The node.
     pub me: &'a str,
     /// The task.
@@ -129,8 +129,8 @@ pub struct Candidacy<'a> {
 }
 
 /// Decides about an election.
-pub fn elect(record: &Record, view: &View, candidacy: &Candidacy<'_>) -> ElectStep {
-    let Candidacy { spec, me, task, definition, eligible, count, lost } = *candidacy;
+pub fn elect(record: &Record, snapshot: &RunSnapshot, candidacy: &ElectionContext<'_>) -> ElectStep {
+    let ElectionContext { spec, me, task, definition, eligible, count, lost } = *candidacy;
     let mut standing = record.standing(definition);
     // A node that git no longer knows as a target, and under `skip` a lost node, yields to the next arrival.
     standing.retain(|node, elected| {
@@ -142,7 +142,7 @@ pub fn elect(record: &Record, view: &View, candidacy: &Candidacy<'_>) -> ElectSt
         return ElectStep::Settled(Election::Run);
     }
     if standing.len() >= count {
-        let results: Option<BTreeMap<String, Share>> =
+        let results: Option<BTreeMap<String, SealedResult>> =
             standing.iter().map(|(node, elected)| Some((node.clone(), elected.share.clone()?))).collect();
         return ElectStep::Settled(results.map_or_else(
             || {
@@ -155,7 +155,7 @@ pub fn elect(record: &Record, view: &View, candidacy: &Candidacy<'_>) -> ElectSt
     if !eligible || standing.contains_key(me) {
         return ElectStep::Settled(Election::Wait(Vec::new()));
     }
-    let Some(mut compare) = view.lets_in(spec) else { return ElectStep::Behind };
+    let Some(mut compare) = snapshot.admission_guards(spec) else { return ElectStep::Behind };
     let key = keys::elected(&spec.book, task, me);
     // Only the first arrival finds the election as it was read.
     compare.push(Compare::NoneNewer(keys::all_elected(&spec.book, task), record.revision));
@@ -168,12 +168,19 @@ pub fn elect(record: &Record, view: &View, candidacy: &Candidacy<'_>) -> ElectSt
     ElectStep::Commit(Txn { compare, then, otherwise: Vec::new() })
 }
 
-fn own(spec: &Spec, definition: &str, since: u64, share: Option<&Share>) -> Elected {
+fn own(spec: &RolloutSpec, definition: &str, since: u64, share: Option<&SealedResult>) -> Elected {
     Elected { definition: definition.to_owned(), run: spec.run.clone(), since, share: share.cloned() }
 }
 
 /// Publishes the result of an elected task.
-pub fn publish(spec: &Spec, me: &str, task: &str, definition: &str, record: &Record, share: &Share) -> Txn {
+pub fn publish(
+    spec: &RolloutSpec,
+    me: &str,
+    task: &str,
+    definition: &str,
+    record: &Record,
+    share: &SealedResult,
+) -> Txn {
     let key = keys::elected(&spec.book, task, me);
     let next = own(spec, definition, record.since(spec, &record.standing(definition)), Some(share));
     let notice = Op::put(keys::result_notice(&spec.book, task), b"{}".to_vec());
@@ -185,13 +192,13 @@ pub fn publish(spec: &Spec, me: &str, task: &str, definition: &str, record: &Rec
 }
 
 /// Writes again that a node was elected, and its result. `None` if the store has that.
-pub fn elected_anew(
-    spec: &Spec,
+pub fn republish_election(
+    spec: &RolloutSpec,
     me: &str,
     task: &str,
     definition: &str,
     record: &Record,
-    share: Option<&Share>,
+    share: Option<&SealedResult>,
 ) -> Option<Txn> {
     let key = keys::elected(&spec.book, task, me);
     let standing = record.standing(definition);
@@ -214,9 +221,16 @@ mod tests {
     use super::*;
     use crate::{accept::Accepted, store::memory::Memory};
 
-    fn spec() -> Spec {
+    fn spec() -> RolloutSpec {
         let members = ["a", "b"].map(|node| (node.to_owned(), 0)).into();
-        Spec { book: "n/b".into(), members, waves: 1, on_lost: OnLost::Skip, generation: 1, ..Spec::default() }
+        RolloutSpec {
+            book: "n/b".into(),
+            members,
+            waves: 1,
+            on_lost: OnLost::Skip,
+            generation: 1,
+            ..RolloutSpec::default()
+        }
     }
 
     /// A store in which a generation is accepted; and what a node does there.
@@ -237,10 +251,10 @@ mod tests {
 
         fn step(&mut self, me: &str, definition: &str, lost: &[String]) -> ElectStep {
             let spec = spec();
-            let (revision, answers) = self.0.peek(&View::reading(&spec, me));
-            let view = View::of(&spec, me, revision, answers);
-            let candidacy = Candidacy { spec: &spec, me, task: "t", definition, eligible: true, count: 1, lost };
-            let step = elect(&self.record(), &view, &candidacy);
+            let (revision, answers) = self.0.peek(&RunSnapshot::reading(&spec, me));
+            let snapshot = RunSnapshot::of(&spec, me, revision, answers);
+            let candidacy = ElectionContext { spec: &spec, me, task: "t", definition, eligible: true, count: 1, lost };
+            let step = elect(&self.record(), &snapshot, &candidacy);
             if let ElectStep::Commit(txn) = &step {
                 self.0.apply(txn).unwrap();
             }
@@ -254,7 +268,7 @@ mod tests {
         assert!(matches!(store.step("a", "d1", &[]), ElectStep::Commit(_)));
         assert_eq!(store.step("a", "d1", &[]), ElectStep::Settled(Election::Run));
         assert_eq!(store.step("b", "d1", &[]), ElectStep::Settled(Election::Wait(vec!["a".into()])));
-        let share = Share { ok: true, body: "7".into() };
+        let share = SealedResult { ok: true, body: "7".into() };
         let txn = publish(&spec(), "a", "t", "d1", &store.record(), &share);
         store.0.apply(&txn).unwrap();
         let results = ElectStep::Settled(Election::Results([("a".to_owned(), share)].into()));
@@ -277,11 +291,11 @@ mod tests {
         let early = store.record();
         store.step("a", "d1", &[]);
         let spec = spec();
-        let (revision, answers) = store.0.peek(&View::reading(&spec, "b"));
-        let view = View::of(&spec, "b", revision, answers);
+        let (revision, answers) = store.0.peek(&RunSnapshot::reading(&spec, "b"));
+        let snapshot = RunSnapshot::of(&spec, "b", revision, answers);
         let candidacy =
-            Candidacy { spec: &spec, me: "b", task: "t", definition: "d1", eligible: true, count: 1, lost: &[] };
-        let ElectStep::Commit(late) = elect(&early, &view, &candidacy) else { panic!("it was read as open") };
+            ElectionContext { spec: &spec, me: "b", task: "t", definition: "d1", eligible: true, count: 1, lost: &[] };
+        let ElectStep::Commit(late) = elect(&early, &snapshot, &candidacy) else { panic!("it was read as open") };
         let (outcome, _) = store.0.apply(&late).unwrap();
         assert!(matches!(outcome, crate::store::Outcome::Refused { .. }));
     }
@@ -289,7 +303,7 @@ mod tests {
     #[test]
     fn definition_that_comes_back_is_elected_again() {
         let mut store = Fixture::new();
-        let ok = Share { ok: true, body: String::new() };
+        let ok = SealedResult { ok: true, body: String::new() };
         let mut spec = spec();
         for (generation, me, definition) in [(1, "a", "d1"), (2, "b", "d2"), (3, "a", "d1")] {
             spec.generation = generation;
@@ -297,11 +311,12 @@ mod tests {
             let accepted = Accepted { generation, ..Accepted::default() };
             let put = Op::put(keys::ACCEPTED, bytes(&accepted));
             store.0.apply(&Txn { then: vec![put], ..Txn::default() }).unwrap();
-            let (revision, answers) = store.0.peek(&View::reading(&spec, me));
-            let view = View::of(&spec, me, revision, answers);
-            let candidacy = Candidacy { spec: &spec, me, task: "t", definition, eligible: true, count: 1, lost: &[] };
-            let ElectStep::Commit(txn) = elect(&record, &view, &candidacy) else {
-                panic!("generation {generation}: {:?}", elect(&record, &view, &candidacy))
+            let (revision, answers) = store.0.peek(&RunSnapshot::reading(&spec, me));
+            let snapshot = RunSnapshot::of(&spec, me, revision, answers);
+            let candidacy =
+                ElectionContext { spec: &spec, me, task: "t", definition, eligible: true, count: 1, lost: &[] };
+            let ElectStep::Commit(txn) = elect(&record, &snapshot, &candidacy) else {
+                panic!("generation {generation}: {:?}", elect(&record, &snapshot, &candidacy))
             };
             store.0.apply(&txn).unwrap();
             let txn = publish(&spec, me, "t", definition, &store.record(), &ok);

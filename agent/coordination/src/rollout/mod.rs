@@ -1,33 +1,35 @@
 //! How a change goes through the fleet: slots, waves, barriers, failures, and nodes that are lost.
 //!
-//! Decisions are pure: from a [`Spec`] (what the revision says) and a [`View`] (what was read) to a [`Step`], which
+//! Decisions are pure: from a [`RolloutSpec`] (what the revision says) and a [`RunSnapshot`] (what was read) to a [`Decision`], which
 //! holds the very transaction that the store runs. The agent, the model checker and the simulation call the same
 //! functions and differ only in who runs the transaction.
 
-mod anew;
 mod decide;
 mod elect;
+mod maintenance;
 mod offer;
+mod recovery;
+mod snapshot;
 mod spec;
-mod tend;
-mod view;
 
 use serde::{Deserialize, Serialize};
 
 use crate::store::Txn;
 
-pub use anew::{Own, anew, announce, confirm};
-pub use decide::{Want, decide, drift_of};
-pub use elect::{Candidacy, ElectStep, Elected, Election, Record, Share, elect, elected_anew, publish};
+pub use decide::{Request, decide, drift_of};
+pub use elect::{
+    ElectStep, Elected, Election, ElectionContext, Record, SealedResult, elect, publish, republish_election,
+};
+pub use maintenance::{complete, end_recovery, frontier, next_maintenance, segment_to_inspect};
 pub use offer::{Freed, idle};
-pub use spec::{Cut, OnLost, Spec};
-pub use tend::{complete, end_restoration, frontier, tend, worth_reading};
-pub use view::{Entry, HeldBy, Mark, View, look, newest_restore};
+pub use recovery::{NodeClaims, acknowledge, report_rollback, republish};
+pub use snapshot::{Entry, RunSnapshot, SlotEntry, WriteSequence, look, newest_recovery};
+pub use spec::{Cut, OnLost, RolloutSpec};
 
 /// What stands in a slot.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
-pub enum Kind {
+pub enum SlotState {
     /// A slot that a node may take.
     Offer,
     /// A slot that a node has: taken before its first change, given back when it is whole again.
@@ -42,13 +44,13 @@ pub enum Kind {
 
 /// The claim, offer or failure of one node.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
-pub struct Held {
+pub struct SlotRecord {
     /// What it is.
-    pub kind: Kind,
+    pub kind: SlotState,
     /// The run that it was made in.
     pub run: String,
-    /// The stretch.
-    pub stretch: u32,
+    /// The segment.
+    pub segment: u32,
     /// The generation that it was made under.
     pub generation: u64,
     /// Of a claim: its node was lost, and counts as failed until it is back.
@@ -68,42 +70,42 @@ fn is_zero(number: &u64) -> bool {
 pub struct Queued {
     /// The run.
     pub run: String,
-    /// The stretch.
-    pub stretch: u32,
+    /// The segment.
+    pub segment: u32,
     /// The generation that it was made under.
     pub generation: u64,
 }
 
-/// A node that is done with a stretch.
+/// A node that is done with a segment.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub struct Vote {
     /// The run.
     pub run: String,
-    /// The stretch.
-    pub stretch: u32,
+    /// The segment.
+    pub segment: u32,
     /// The generation that it was made under.
     pub generation: u64,
 }
 
 /// How far a run is open.
 #[derive(Debug, Clone, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
-pub struct Opening {
+pub struct RolloutProgress {
     /// The run.
     pub run: String,
     /// The generation under which it was opened last.
     pub generation: u64,
-    /// How many waves of each stretch are open.
+    /// How many waves of each segment are open.
     pub waves: Vec<u32>,
-    /// Whether all stretches are through.
+    /// Whether all segments are through.
     pub done: bool,
     /// The run before: its records go when this one ends.
     #[serde(default)]
     pub before: String,
 }
 
-/// The store has gone back: a restoration, until all have said anew what they hold.
+/// The store has gone back: a recovery_id, until all have said anew what they hold.
 #[derive(Debug, Clone, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
-pub struct Restored {
+pub struct RecoveryEpoch {
     /// Which one.
     pub id: String,
     /// The node that reports it: the key names it.
@@ -113,18 +115,18 @@ pub struct Restored {
 
 /// What comes of a decision.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub enum Step {
+pub enum Decision {
     /// It may go on.
     Go,
     /// It waits.
-    Hold(Hold),
+    Wait(BlockReason),
     /// This transaction comes next; then it is looked at again.
     Commit(Txn),
 }
 
 /// What a node waits for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub enum Hold {
+pub enum BlockReason {
     /// A slot.
     Slot,
     /// Its wave.
@@ -138,9 +140,9 @@ pub enum Hold {
     /// It has no lease: others may be about to write it off.
     Lease,
     /// The store has gone back, and not all have said anew what they hold.
-    Restored,
+    Recovery,
     /// The node has only just reached the store.
-    Unsure,
+    Stabilizing,
     /// Nodes say that they hold slots, and the store does not show them.
-    Unseen,
+    HiddenClaims,
 }

@@ -4,7 +4,7 @@
 use serde::{Deserialize, Serialize};
 
 use super::{
-    Entry, Held, HeldBy, Kind, Spec, View,
+    Entry, RolloutSpec, RunSnapshot, SlotEntry, SlotRecord, SlotState,
     decide::{bytes, run_of},
 };
 use crate::{
@@ -12,7 +12,7 @@ use crate::{
     store::{Compare, Op, Txn},
 };
 
-/// The most offers of one transaction: etcd takes 128 operations, and the next view is read in the same request.
+/// The most offers of one transaction: etcd takes 128 operations, and the next snapshot is read in the same request.
 const OFFERS: usize = 8;
 
 /// The most waiters that a touch names.
@@ -26,63 +26,71 @@ pub struct Freed {
 }
 
 /// Returns whether a slot of a node's part of the budget is free.
-pub(super) fn free(spec: &Spec, view: &View, node: &str) -> bool {
-    spec.count.is_some_and(|count| view.taken(spec.part(node)) < count) && !view.halted(spec)
+pub(super) fn free(spec: &RolloutSpec, snapshot: &RunSnapshot, node: &str) -> bool {
+    spec.count.is_some_and(|count| snapshot.taken(spec.part(node)) < count) && !snapshot.halted(spec)
 }
 
 /// Returns the waiters that may be admitted, in the order of the queue. It omits an entry of another run and an entry of
 /// a node whose wave is closed: the writer of such an entry looks again by itself.
 pub(super) fn eligible<'v>(
-    spec: &'v Spec,
-    view: &'v View,
+    spec: &'v RolloutSpec,
+    snapshot: &'v RunSnapshot,
     part: &'v str,
     except: Option<&'v str>,
 ) -> impl Iterator<Item = &'v Entry> {
-    view.queue.iter().filter(move |entry| {
+    snapshot.queue.iter().filter(move |entry| {
         let own_book = entry.book == spec.book;
         let may_enter = if own_book && entry.queued.run == spec.run {
-            view.may_enter(spec, &entry.node, entry.queued.stretch)
+            snapshot.may_enter(spec, &entry.node, entry.queued.segment)
         } else {
             // A waiter of another book that shares the budget, or a corrective change, has passed its own gates.
             !own_book || entry.queued.run == run_of(spec, None)
         };
-        let holds = view.held.iter().any(|held| held.node == entry.node && held.book == entry.book);
+        let holds = snapshot.held.iter().any(|held| held.node == entry.node && held.book == entry.book);
         // A node whose label has changed cannot take a slot of its former part.
         let takes = !own_book || spec.selects(&entry.node) && spec.part(&entry.node) == entry.part;
         entry.part == part
             && except != Some(entry.node.as_str())
             && may_enter
             && takes
-            && (!holds || written_off(view, entry))
-            && !view.lost.contains(&entry.node)
+            && (!holds || written_off(snapshot, entry))
+            && !snapshot.lost.contains(&entry.node)
     })
 }
 
-fn written_off(view: &View, entry: &Entry) -> bool {
-    view.held
+fn written_off(snapshot: &RunSnapshot, entry: &Entry) -> bool {
+    snapshot
+        .held
         .iter()
-        .all(|held| held.node != entry.node || held.book != entry.book || held.held.kind == Kind::WrittenOff)
+        .all(|held| held.node != entry.node || held.book != entry.book || held.held.kind == SlotState::WrittenOff)
 }
 
-/// The view after one record is replaced, or removed.
-fn after(view: &View, old: &HeldBy, new: Option<&Held>) -> View {
-    let mut after = view.clone();
+/// The snapshot after one record is replaced, or removed.
+fn after(snapshot: &RunSnapshot, old: &SlotEntry, new: Option<&SlotRecord>) -> RunSnapshot {
+    let mut after = snapshot.clone();
     after.held.retain(|held| held != old);
-    after.held.extend(new.map(|new| HeldBy { held: new.clone(), ..old.clone() }));
+    after.held.extend(new.map(|new| SlotEntry { held: new.clone(), ..old.clone() }));
     after
 }
 
 /// Adds to a transaction that replaces or removes one record what follows for the waiters: offers of the slots that are
 /// free after it. A writer that may not admit, or that has not read the queue, touches the notice of the budget.
-pub(super) fn offer_on(spec: &Spec, view: &View, me: &str, old: &HeldBy, new: Option<&Held>, txn: &mut Txn) {
-    let after = after(view, old, new);
-    let released = view.taken(&old.part).saturating_sub(after.taken(&old.part));
-    let resumes = view.halted(spec) && !after.halted(spec);
+pub(super) fn offer_on(
+    spec: &RolloutSpec,
+    snapshot: &RunSnapshot,
+    me: &str,
+    old: &SlotEntry,
+    new: Option<&SlotRecord>,
+    txn: &mut Txn,
+) {
+    let after = after(snapshot, old, new);
+    let released = snapshot.taken(&old.part).saturating_sub(after.taken(&old.part));
+    let resumes = snapshot.halted(spec) && !after.halted(spec);
     if after.halted(spec) || released == 0 && !resumes {
         return;
     }
-    let unmoved = view.lets_in(spec);
-    let whole_queue = Compare::NoneNewer(keys::whole_queue(&spec.group), view.revision);
+    let unmoved = snapshot.admission_guards(spec);
+    let whole_queue = Compare::NoneNewer(keys::whole_queue(&spec.group), snapshot.revision);
     let (Some(unmoved), Some(count)) = (&unmoved, spec.count) else {
         if released > 0 || resumes {
             // A node that queues at this moment must not be overlooked.
@@ -98,8 +106,9 @@ pub(super) fn offer_on(spec: &Spec, view: &View, me: &str, old: &HeldBy, new: Op
     }
     let free = usize::try_from(count.saturating_sub(after.taken(&old.part))).unwrap_or(usize::MAX).min(OFFERS);
     // Holders that end at the same time offer to different waiters: each by its rank among the holders.
-    let slots = |held: &&HeldBy| matches!(held.held.kind, Kind::Claim | Kind::Offer) && held.part == old.part;
-    let holders = view.held.iter().filter(slots);
+    let slots =
+        |held: &&SlotEntry| matches!(held.held.kind, SlotState::Claim | SlotState::Offer) && held.part == old.part;
+    let holders = snapshot.held.iter().filter(slots);
     let rank = holders.clone().filter(|held| held.node < old.node).count();
     let mut first: Vec<&Entry> =
         eligible(spec, &after, &old.part, Some(&old.node)).take(holders.count().max(free)).collect();
@@ -112,32 +121,32 @@ pub(super) fn offer_on(spec: &Spec, view: &View, me: &str, old: &HeldBy, new: Op
     if first.is_empty() {
         return;
     }
-    let fails = new.is_some_and(|new| new.kind == Kind::Failure);
+    let fails = new.is_some_and(|new| new.kind == SlotState::Failure);
     if fails || first.len() as u64 > released {
         // More than one slot for one, or a number of failures, must be as it was read.
-        txn.compare.push(Compare::NoneNewer(keys::all_held(&spec.group), view.revision));
+        txn.compare.push(Compare::NoneNewer(keys::all_held(&spec.group), snapshot.revision));
     }
     txn.compare.extend(unmoved.iter().cloned());
     for next in first {
-        offer_to(spec, view, next, txn);
+        offer_to(spec, snapshot, next, txn);
     }
 }
 
 /// Touches the notice of the budget. It names the first waiters; where the queue was not read, or a halted run resumes,
 /// it is for every waiter.
-fn touch(spec: &Spec, view: &View, me: &str, old: &HeldBy, resumes: bool, txn: &mut Txn) {
+fn touch(spec: &RolloutSpec, snapshot: &RunSnapshot, me: &str, old: &SlotEntry, resumes: bool, txn: &mut Txn) {
     let mut freed = Freed::default();
     if old.part == spec.part(me) && !resumes {
-        let count = spec.count.unwrap_or_else(|| view.taken(&old.part).saturating_add(1)).max(1);
+        let count = spec.count.unwrap_or_else(|| snapshot.taken(&old.part).saturating_add(1)).max(1);
         let count = usize::try_from(count).unwrap_or(NAMED).min(NAMED);
         // The writer may be at another revision than the waiters: only what it knows for sure is left out.
         let waits = |entry: &&Entry| {
             entry.node != old.node
                 && (entry.book != spec.book
                     || entry.queued.run != spec.run
-                    || view.may_enter(spec, &entry.node, entry.queued.stretch))
+                    || snapshot.may_enter(spec, &entry.node, entry.queued.segment))
         };
-        for entry in view.queue.iter().filter(waits).take(count) {
+        for entry in snapshot.queue.iter().filter(waits).take(count) {
             let key = keys::queue(&spec.group, &entry.part, &entry.book, &entry.node);
             txn.compare.push(Compare::Revision(key, entry.modified));
             freed.nodes.push(entry.node.clone());
@@ -151,20 +160,20 @@ fn touch(spec: &Spec, view: &View, me: &str, old: &HeldBy, resumes: bool, txn: &
 }
 
 /// Offers a slot to a waiter.
-fn offer_to(spec: &Spec, view: &View, next: &Entry, txn: &mut Txn) {
+fn offer_to(spec: &RolloutSpec, snapshot: &RunSnapshot, next: &Entry, txn: &mut Txn) {
     let queue = keys::queue(&spec.group, &next.part, &next.book, &next.node);
     let held = keys::held(&spec.group, &next.part, &next.book, &next.node);
-    let offer = Held {
-        kind: Kind::Offer,
+    let offer = SlotRecord {
+        kind: SlotState::Offer,
         run: next.queued.run.clone(),
-        stretch: next.queued.stretch,
+        segment: next.queued.segment,
         generation: spec.generation,
         lost: false,
         absent: 0,
     };
     txn.compare.push(Compare::Revision(queue.clone(), next.modified));
     // What the node has become meanwhile must not be written over.
-    let known = view.held.iter().find(|old| old.node == next.node && old.book == next.book);
+    let known = snapshot.held.iter().find(|old| old.node == next.node && old.book == next.book);
     txn.compare.push(match known {
         Some(old) => Compare::Revision(held.clone(), old.modified),
         None => Compare::Absent(held.clone()),
@@ -178,24 +187,26 @@ fn offer_to(spec: &Spec, view: &View, next: &Entry, txn: &mut Txn) {
 }
 
 /// Returns the first waiter that could have taken a free slot and has not, and the revision since which it waits.
-pub fn idle(spec: &Spec, view: &View, me: &str) -> Option<(String, u64)> {
-    first_waiting(spec, view, me).map(|entry| (entry.node.clone(), entry.modified))
+pub fn idle(spec: &RolloutSpec, snapshot: &RunSnapshot, me: &str) -> Option<(String, u64)> {
+    first_waiting(spec, snapshot, me).map(|entry| (entry.node.clone(), entry.modified))
 }
 
-fn first_waiting<'v>(spec: &'v Spec, view: &'v View, me: &'v str) -> Option<&'v Entry> {
+fn first_waiting<'v>(spec: &'v RolloutSpec, snapshot: &'v RunSnapshot, me: &'v str) -> Option<&'v Entry> {
     spec.count?;
-    let parts = view.queue.iter().map(|entry| entry.part.as_str());
-    parts.filter_map(|part| eligible(spec, view, part, Some(me)).next()).find(|next| free(spec, view, &next.node))
+    let parts = snapshot.queue.iter().map(|entry| entry.part.as_str());
+    parts
+        .filter_map(|part| eligible(spec, snapshot, part, Some(me)).next())
+        .find(|next| free(spec, snapshot, &next.node))
 }
 
 /// Offers a free slot to the first waiter. A waiter takes a free slot by itself as a rule; a node offers it only after
 /// it was free for long or the budget was touched, so that a whole fleet does not offer one slot at once.
-pub(super) fn offer_free(spec: &Spec, view: &View, me: &str, unmoved: Vec<Compare>) -> Option<Txn> {
-    let next = first_waiting(spec, view, me).filter(|_| view.idle)?;
+pub(super) fn offer_free(spec: &RolloutSpec, snapshot: &RunSnapshot, me: &str, unmoved: Vec<Compare>) -> Option<Txn> {
+    let next = first_waiting(spec, snapshot, me).filter(|_| snapshot.idle)?;
     let mut compare = unmoved;
-    compare.push(Compare::NoneNewer(keys::all_held(&spec.group), view.revision));
+    compare.push(Compare::NoneNewer(keys::all_held(&spec.group), snapshot.revision));
     let mut txn = Txn { compare, then: Vec::new(), otherwise: Vec::new() };
-    offer_to(spec, view, next, &mut txn);
+    offer_to(spec, snapshot, next, &mut txn);
     Some(txn)
 }
 
@@ -204,13 +215,13 @@ mod tests {
     use super::*;
     use crate::{
         accept::Accepted,
-        rollout::{OnLost, Step, Want, decide, tend},
+        rollout::{Decision, OnLost, Request, decide, next_maintenance},
         store::memory::Memory,
     };
 
-    fn spec(generation: u64, count: Option<u64>, max_failures: u64) -> Spec {
+    fn spec(generation: u64, count: Option<u64>, max_failures: u64) -> RolloutSpec {
         let nodes = ["a", "b", "c", "d"].map(str::to_owned);
-        Spec {
+        RolloutSpec {
             book: "n/b".into(),
             group: "n/b".into(),
             run: "n/b@1".into(),
@@ -220,7 +231,7 @@ mod tests {
             count,
             max_failures,
             waves: 1,
-            ..Spec::default()
+            ..RolloutSpec::default()
         }
     }
 
@@ -245,26 +256,26 @@ mod tests {
             self.put(keys::ACCEPTED, bytes(&Accepted { schema: 1, generation, ..Accepted::default() }));
         }
 
-        fn view(&self, spec: &Spec, me: &str) -> View {
-            let (revision, answers) = self.0.peek(&View::reading(spec, me));
-            View::of(spec, me, revision, answers)
+        fn snapshot(&self, spec: &RolloutSpec, me: &str) -> RunSnapshot {
+            let (revision, answers) = self.0.peek(&RunSnapshot::reading(spec, me));
+            RunSnapshot::of(spec, me, revision, answers)
         }
 
         /// A node asks until it may go on or waits; returns whether it may go on.
-        fn ask(&mut self, spec: &Spec, me: &str, want: Want) -> bool {
+        fn ask(&mut self, spec: &RolloutSpec, me: &str, want: Request) -> bool {
             for _ in 0..20 {
-                match decide(spec, &self.view(spec, me), me, want) {
-                    Step::Go => return true,
-                    Step::Hold(_) => return false,
-                    Step::Commit(txn) => drop(self.0.apply(&txn).unwrap()),
+                match decide(spec, &self.snapshot(spec, me), me, want) {
+                    Decision::Go => return true,
+                    Decision::Wait(_) => return false,
+                    Decision::Commit(txn) => drop(self.0.apply(&txn).unwrap()),
                 }
             }
             panic!("{me} does not come to an end with {want:?}");
         }
 
-        fn kinds(&self, spec: &Spec) -> Vec<(String, Kind)> {
-            let view = self.view(spec, "a");
-            view.held.into_iter().map(|held| (held.node, held.held.kind)).collect()
+        fn kinds(&self, spec: &RolloutSpec) -> Vec<(String, SlotState)> {
+            let snapshot = self.snapshot(spec, "a");
+            snapshot.held.into_iter().map(|held| (held.node, held.held.kind)).collect()
         }
 
         fn freed(&self) -> Option<Freed> {
@@ -272,51 +283,51 @@ mod tests {
         }
     }
 
-    fn is(node: &str, kind: Kind) -> (String, Kind) {
+    fn is(node: &str, kind: SlotState) -> (String, SlotState) {
         (node.to_owned(), kind)
     }
 
     #[test]
     fn failure_within_max_failures_offers_slot_to_next_waiter() {
         let (mut fixture, spec) = (Fixture::new(), spec(1, Some(1), 1));
-        assert!(fixture.ask(&spec, "a", Want::Change(0)));
-        assert!(!fixture.ask(&spec, "b", Want::Change(0)) && !fixture.ask(&spec, "c", Want::Change(0)));
-        assert!(fixture.ask(&spec, "a", Want::Failed(0)));
-        assert_eq!(fixture.kinds(&spec), [is("a", Kind::Failure), is("b", Kind::Offer)]);
-        assert!(fixture.ask(&spec, "b", Want::Change(0)));
-        assert!(fixture.ask(&spec, "b", Want::Failed(0)), "the second failure halts the run");
-        assert_eq!(fixture.kinds(&spec), [is("a", Kind::Failure), is("b", Kind::Failure)]);
+        assert!(fixture.ask(&spec, "a", Request::Change(0)));
+        assert!(!fixture.ask(&spec, "b", Request::Change(0)) && !fixture.ask(&spec, "c", Request::Change(0)));
+        assert!(fixture.ask(&spec, "a", Request::Failed(0)));
+        assert_eq!(fixture.kinds(&spec), [is("a", SlotState::Failure), is("b", SlotState::Offer)]);
+        assert!(fixture.ask(&spec, "b", Request::Change(0)));
+        assert!(fixture.ask(&spec, "b", Request::Failed(0)), "the second failure halts the run");
+        assert_eq!(fixture.kinds(&spec), [is("a", SlotState::Failure), is("b", SlotState::Failure)]);
     }
 
     #[test]
     fn success_that_ends_halt_offers_every_free_slot() {
         let (mut fixture, spec) = (Fixture::new(), spec(1, Some(2), 0));
-        assert!(fixture.ask(&spec, "a", Want::Change(0)));
-        assert!(fixture.ask(&spec, "a", Want::Failed(0)));
+        assert!(fixture.ask(&spec, "a", Request::Change(0)));
+        assert!(fixture.ask(&spec, "a", Request::Failed(0)));
         for waiter in ["b", "c", "d"] {
-            assert!(!fixture.ask(&spec, waiter, Want::Change(0)), "the run is halted");
+            assert!(!fixture.ask(&spec, waiter, Request::Change(0)), "the run is halted");
         }
-        assert!(fixture.ask(&spec, "a", Want::Change(0)), "it tries again");
-        assert!(fixture.ask(&spec, "a", Want::Done(0)));
-        assert_eq!(fixture.kinds(&spec), [is("b", Kind::Offer), is("c", Kind::Offer)]);
+        assert!(fixture.ask(&spec, "a", Request::Change(0)), "it tries again");
+        assert!(fixture.ask(&spec, "a", Request::Done(0)));
+        assert_eq!(fixture.kinds(&spec), [is("b", SlotState::Offer), is("c", SlotState::Offer)]);
     }
 
     #[test]
     fn success_that_ends_halt_of_book_without_slots_touches_every_waiter() {
         let (mut fixture, spec) = (Fixture::new(), spec(1, None, 0));
-        assert!(fixture.ask(&spec, "a", Want::Failed(0)));
-        assert!(!fixture.ask(&spec, "b", Want::Change(0)));
-        assert!(fixture.ask(&spec, "a", Want::Done(0)));
+        assert!(fixture.ask(&spec, "a", Request::Failed(0)));
+        assert!(!fixture.ask(&spec, "b", Request::Change(0)));
+        assert!(fixture.ask(&spec, "a", Request::Done(0)));
         assert_eq!(fixture.freed(), Some(Freed::default()));
     }
 
     #[test]
     fn holder_at_older_generation_touches_first_waiters() {
         let (mut fixture, old, new) = (Fixture::new(), spec(1, Some(1), 0), spec(2, Some(1), 0));
-        assert!(fixture.ask(&old, "a", Want::Change(0)));
+        assert!(fixture.ask(&old, "a", Request::Change(0)));
         fixture.accept(2);
-        assert!(!fixture.ask(&new, "c", Want::Change(0)) && !fixture.ask(&new, "b", Want::Change(0)));
-        assert!(fixture.ask(&old, "a", Want::Done(0)));
+        assert!(!fixture.ask(&new, "c", Request::Change(0)) && !fixture.ask(&new, "b", Request::Change(0)));
+        assert!(fixture.ask(&old, "a", Request::Done(0)));
         assert_eq!(fixture.kinds(&old), [], "it may not admit");
         assert_eq!(fixture.freed(), Some(Freed { nodes: vec!["c".into()] }), "one slot, one waiter");
     }
@@ -324,12 +335,12 @@ mod tests {
     #[test]
     fn offer_of_older_generation_goes_to_next_waiter_when_it_is_refused() {
         let (mut fixture, old, new) = (Fixture::new(), spec(1, Some(1), 0), spec(2, Some(1), 0));
-        assert!(fixture.ask(&old, "a", Want::Change(0)) && !fixture.ask(&old, "b", Want::Change(0)));
-        assert!(fixture.ask(&old, "a", Want::Done(0)), "an offer for b");
+        assert!(fixture.ask(&old, "a", Request::Change(0)) && !fixture.ask(&old, "b", Request::Change(0)));
+        assert!(fixture.ask(&old, "a", Request::Done(0)), "an offer for b");
         fixture.accept(2);
-        assert!(!fixture.ask(&new, "c", Want::Change(0)));
-        assert!(!fixture.ask(&new, "b", Want::Change(0)), "it queues again, at the end");
-        assert_eq!(fixture.kinds(&new), [is("c", Kind::Offer)]);
+        assert!(!fixture.ask(&new, "c", Request::Change(0)));
+        assert!(!fixture.ask(&new, "b", Request::Change(0)), "it queues again, at the end");
+        assert_eq!(fixture.kinds(&new), [is("c", SlotState::Offer)]);
     }
 
     #[test]
@@ -337,16 +348,16 @@ mod tests {
         let parts = |of_a: &str| {
             ["a", "b", "c", "d"].map(|node| (node.to_owned(), if node == "a" { of_a } else { "x" }.to_owned())).into()
         };
-        let old = Spec { parts: parts("x"), ..spec(1, Some(1), 2) };
-        let new = Spec { parts: parts("y"), ..spec(2, Some(1), 2) };
-        for want in [Want::Done(0), Want::Failed(0)] {
+        let old = RolloutSpec { parts: parts("x"), ..spec(1, Some(1), 2) };
+        let new = RolloutSpec { parts: parts("y"), ..spec(2, Some(1), 2) };
+        for want in [Request::Done(0), Request::Failed(0)] {
             let mut fixture = Fixture::new();
-            assert!(fixture.ask(&old, "a", Want::Change(0)));
+            assert!(fixture.ask(&old, "a", Request::Change(0)));
             fixture.accept(2);
-            assert!(!fixture.ask(&new, "b", Want::Change(0)));
+            assert!(!fixture.ask(&new, "b", Request::Change(0)));
             assert!(fixture.ask(&new, "a", want));
             assert_eq!(fixture.freed(), Some(Freed::default()), "{want:?}");
-            assert!(fixture.ask(&new, "b", Want::Change(0)), "{want:?}");
+            assert!(fixture.ask(&new, "b", Request::Change(0)), "{want:?}");
         }
     }
 
@@ -355,30 +366,31 @@ mod tests {
         let parts = |of_b: &str| {
             ["a", "b", "c", "d"].map(|node| (node.to_owned(), if node == "b" { of_b } else { "x" }.to_owned())).into()
         };
-        let old = Spec { parts: parts("x"), ..spec(1, Some(1), 0) };
-        let new = Spec { parts: parts("y"), ..spec(1, Some(1), 0) };
+        let old = RolloutSpec { parts: parts("x"), ..spec(1, Some(1), 0) };
+        let new = RolloutSpec { parts: parts("y"), ..spec(1, Some(1), 0) };
         let mut fixture = Fixture::new();
-        assert!(fixture.ask(&old, "a", Want::Change(0)) && !fixture.ask(&old, "b", Want::Change(0)));
-        assert!(fixture.ask(&old, "a", Want::Done(0)), "an offer for b");
-        assert!(fixture.ask(&new, "b", Want::Change(0)), "it takes a slot of its own part");
-        assert_eq!(fixture.view(&new, "b").mine(&new, "b").map(|mine| mine.part.as_str()), Some("y"));
+        assert!(fixture.ask(&old, "a", Request::Change(0)) && !fixture.ask(&old, "b", Request::Change(0)));
+        assert!(fixture.ask(&old, "a", Request::Done(0)), "an offer for b");
+        assert!(fixture.ask(&new, "b", Request::Change(0)), "it takes a slot of its own part");
+        assert_eq!(fixture.snapshot(&new, "b").mine(&new, "b").map(|mine| mine.part.as_str()), Some("y"));
     }
 
     #[test]
     fn write_off_and_removal_of_holder_offer_its_slot() {
-        let skip = Spec { on_lost: OnLost::Skip, ..spec(1, Some(1), 0) };
+        let skip = RolloutSpec { on_lost: OnLost::Skip, ..spec(1, Some(1), 0) };
         let mut gone = skip.clone();
         gone.known.retain(|node| node != "a");
         gone.members.remove("a");
         for (spec, lost) in [(&skip, true), (&gone, false)] {
             let mut fixture = Fixture::new();
-            assert!(fixture.ask(&skip, "a", Want::Change(0)) && !fixture.ask(&skip, "b", Want::Change(0)));
+            assert!(fixture.ask(&skip, "a", Request::Change(0)) && !fixture.ask(&skip, "b", Request::Change(0)));
             fixture.0.apply(&Txn { then: vec![Op::Delete(keys::alive("a"))], ..Txn::default() }).unwrap();
-            let mut view = fixture.view(spec, "c");
-            view.lost.extend(lost.then(|| "a".to_owned()));
-            fixture.0.apply(&tend(spec, &view, "c").unwrap()).unwrap();
-            let offers: Vec<_> = fixture.kinds(spec).into_iter().filter(|(_, kind)| *kind == Kind::Offer).collect();
-            assert_eq!(offers, [is("b", Kind::Offer)], "lost: {lost}");
+            let mut snapshot = fixture.snapshot(spec, "c");
+            snapshot.lost.extend(lost.then(|| "a".to_owned()));
+            fixture.0.apply(&next_maintenance(spec, &snapshot, "c").unwrap()).unwrap();
+            let offers: Vec<_> =
+                fixture.kinds(spec).into_iter().filter(|(_, kind)| *kind == SlotState::Offer).collect();
+            assert_eq!(offers, [is("b", SlotState::Offer)], "lost: {lost}");
         }
     }
 }

@@ -5,10 +5,10 @@ use std::{
     time::Duration,
 };
 
-/// What divides two stretches.
+/// What divides two segments.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Cut {
-    /// All wait for all: the next stretch opens when the last wave of the one before has passed.
+    /// All wait for all: the next segment opens when the last wave of the one before has passed.
     Barrier,
     /// Each goes on when it has what it waits for.
     Passage,
@@ -28,7 +28,7 @@ pub enum OnLost {
 
 /// A run of a book, as one revision has it.
 #[derive(Debug, Clone, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct Spec {
+pub struct RolloutSpec {
     /// The book: `namespace/name`.
     pub book: String,
     /// Whose budget it is: the book's own, or a named slot that several books share.
@@ -57,16 +57,16 @@ pub struct Spec {
     pub waves: u32,
     /// How long a wave must hold before the next begins.
     pub soak: Duration,
-    /// What comes before each stretch but the first.
+    /// What comes before each segment but the first.
     pub cuts: Vec<Cut>,
-    /// The stretches that are an elected task: they have no waves, else wave 1 would wait for the result of a node that
+    /// The segments that are an elected task: they have no waves, else wave 1 would wait for the result of a node that
     /// waits for its wave.
     pub elected: BTreeSet<u32>,
 }
 
-impl Spec {
-    /// How many stretches the book has.
-    pub fn stretches(&self) -> u32 {
+impl RolloutSpec {
+    /// How many segments the book has.
+    pub fn segments(&self) -> u32 {
         u32::try_from(self.cuts.len()).unwrap_or(u32::MAX - 1) + 1
     }
 
@@ -90,20 +90,20 @@ impl Spec {
         self.parts.get(node).map_or("-", String::as_str)
     }
 
-    /// How many waves of a stretch are open before anybody has opened one.
-    pub fn open_at_first(&self, stretch: u32) -> u32 {
-        match stretch.checked_sub(1).and_then(|before| self.cuts.get(before as usize)) {
-            None | Some(Cut::Passage) => self.open_at_once(stretch),
+    /// How many waves of a segment are open before anybody has opened one.
+    pub fn open_at_first(&self, segment: u32) -> u32 {
+        match segment.checked_sub(1).and_then(|before| self.cuts.get(before as usize)) {
+            None | Some(Cut::Passage) => self.open_at_once(segment),
             Some(Cut::Barrier) => 0,
         }
     }
 
-    /// How many waves of a stretch open together, once it opens.
-    pub fn open_at_once(&self, stretch: u32) -> u32 {
-        if self.elected.contains(&stretch) { self.waves } else { 1 }
+    /// How many waves of a segment open together, once it opens.
+    pub fn open_at_once(&self, segment: u32) -> u32 {
+        if self.elected.contains(&segment) { self.waves } else { 1 }
     }
 
-    /// The members of a stretch's waves up to one.
+    /// The members of a segment's waves up to one.
     pub fn up_to(&self, wave: u32) -> impl Iterator<Item = &str> {
         self.members.iter().filter(move |(_, own)| **own <= wave).map(|(node, _)| node.as_str())
     }

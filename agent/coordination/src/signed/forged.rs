@@ -13,13 +13,13 @@ use towpath_host::{
     identity::{Bearer, Identity},
 };
 
-use super::{BookRights, Notary, Rights, SignedStore};
+use super::{BookRights, RecordSigner, Rights, SignedStore};
 use crate::{
     LocalStore,
-    accept::{self, Accepted, Table},
-    fleet::{Answer, Errand, Fleet, Found, Joined},
+    accept::{self, Accepted, RevisionManifest},
+    fleet::{Answer, ElectedTask, Fleet, Joined, TaskResult},
     keys::{self, Key},
-    rollout::{Cut, Election, OnLost, Spec, Want},
+    rollout::{Cut, Election, OnLost, Request, RolloutSpec},
     store::{Change, LeaseId, Op, Outcome, Page, Read, Store, StoreError, Txn},
 };
 
@@ -60,7 +60,7 @@ struct Node {
 struct Forgery {
     common: Arc<Common>,
     nodes: BTreeMap<&'static str, Node>,
-    spec: Spec,
+    spec: RolloutSpec,
 }
 
 const ALL: [&str; 5] = ["a", "b", "c", "z", "ghost"];
@@ -86,16 +86,16 @@ impl Forgery {
         let node = |name: &'static str| {
             let bearer = Bearer::Bare(Arc::new(Identity::make().unwrap()));
             let keys = bearer.keys().texts().to_vec();
-            let notary = Arc::new(Notary::new("c".into(), name.into(), bearer.clone(), 1));
-            notary.give(rights());
-            let store = Arc::new(SignedStore::new(Arc::<Common>::clone(&common), notary));
+            let signer = Arc::new(RecordSigner::new("c".into(), name.into(), bearer.clone(), 1));
+            signer.give(rights());
+            let store = Arc::new(SignedStore::new(Arc::<Common>::clone(&common), signer));
             let fleet = Fleet::new(Arc::<SignedStore>::clone(&store), name.into(), Arc::<SystemClock>::clone(&clock));
             fleet.read_as(bearer);
             (name, Node { store, fleet, keys })
         };
         let nodes = ALL.map(node).into();
         let members = ["a", "b", "c"].map(|node| (node.to_owned(), 0)).into();
-        let spec = Spec {
+        let spec = RolloutSpec {
             book: "n/b".into(),
             group: "n/b".into(),
             run: "n/b@1".into(),
@@ -105,7 +105,7 @@ impl Forgery {
             count: Some(1),
             waves: 1,
             cuts: vec![Cut::Barrier],
-            ..Spec::default()
+            ..RolloutSpec::default()
         };
         let it = Self { common, nodes, spec };
         it.put("a", keys::ACCEPTED, r#"{"schema":1,"generation":1}"#);
@@ -131,8 +131,8 @@ impl Forgery {
         &self.nodes[name].fleet
     }
 
-    fn errand(&self) -> Errand<'_> {
-        Errand { spec: &self.spec, task: "t", definition: "d" }
+    fn errand(&self) -> ElectedTask<'_> {
+        ElectedTask { spec: &self.spec, task: "t", definition: "d" }
     }
 
     fn held_at(node: &str) -> String {
@@ -141,7 +141,7 @@ impl Forgery {
 }
 
 fn claim() -> &'static str {
-    r#"{"kind":"claim","run":"n/b@1","stretch":0,"generation":1}"#
+    r#"{"kind":"claim","run":"n/b@1","segment":0,"generation":1}"#
 }
 
 fn is_hold(answer: &Answer, reason: &str) -> bool {
@@ -153,22 +153,22 @@ fn is_hold(answer: &Answer, reason: &str) -> bool {
 fn test_of(key: &Key<'_>) -> fn() {
     match key {
         Key::Accepted => accepted_by_an_unnamed_node_or_in_the_name_of_another_is_not_followed,
-        Key::Restored { .. } => restore_reported_in_the_name_of_another_pauses_nothing,
-        Key::Opening { .. } => opening_by_an_outsider_opens_no_barrier,
+        Key::Recovery { .. } => restore_reported_in_the_name_of_another_pauses_nothing,
+        Key::Progress { .. } => opening_by_an_outsider_opens_no_barrier,
         Key::ResultNotice { .. } | Key::OfferNotice { .. } | Key::Freed { .. } => notice_by_an_outsider_wakes_no_node,
         Key::Agent { .. } => agent_record_of_another_node_rejects_no_node,
         Key::ResultKey { .. } => result_key_by_an_outsider_opens_nothing,
         Key::ResultWant { .. } => request_by_an_outsider_is_not_answered,
-        Key::Held { .. } => claim_offer_failure_and_write_off_by_an_outsider_do_not_count,
+        Key::Slot { .. } => claim_offer_failure_and_write_off_by_an_outsider_do_not_count,
         Key::Queue { .. } => queue_entry_by_an_outsider_gets_no_slot,
         Key::Vote { .. } => vote_in_the_name_of_another_passes_no_barrier,
         Key::Elected { .. } => election_by_an_outsider_elects_no_node,
         Key::Joined { .. } => join_record_by_another_joins_no_node,
-        Key::Mark { .. } => mark_by_another_reports_no_restore,
-        Key::Anew { .. } => statement_in_the_name_of_another_ends_no_restore,
+        Key::Sequence { .. } => mark_by_another_reports_no_restore,
+        Key::RecoveryAck { .. } => statement_in_the_name_of_another_ends_no_restore,
         Key::Alive { .. } => lease_record_by_another_keeps_no_node_alive,
         // Links of the chain of acceptances: accept/chain.rs.
-        Key::Table { .. } | Key::Link { .. } => table_of_another_digest_is_not_read,
+        Key::Manifest { .. } | Key::Link { .. } => table_of_another_digest_is_not_read,
         // No node reads a fence: the store compares its revision, and etcd confines who writes it (deploy/etcd).
         Key::Fence { .. } | Key::Facts { .. } | Key::State { .. } => facts_and_state_by_another_are_not_shown,
     }
@@ -196,12 +196,12 @@ fn accepted_by_an_unnamed_node_or_in_the_name_of_another_is_not_followed() {
 fn restore_reported_in_the_name_of_another_pauses_nothing() {
     let it = Forgery::new().joined(&["a"]);
     for (by, of) in [("z", "b"), ("ghost", "ghost"), ("b", "a")] {
-        it.put(by, &keys::restored(of), r#"{"id":"x"}"#);
+        it.put(by, &keys::recovery(of), r#"{"id":"x"}"#);
     }
-    assert_eq!(it.fleet("a").ask(&it.spec, Want::Change(0)), Answer::Go);
-    assert!(!it.fleet("a").really_owes().unwrap());
-    it.put("b", &keys::restored("b"), r#"{"id":"y"}"#);
-    assert!(it.fleet("a").really_owes().unwrap());
+    assert_eq!(it.fleet("a").ask(&it.spec, Request::Change(0)), Answer::Go);
+    assert!(!it.fleet("a").check_needs_republish().unwrap());
+    it.put("b", &keys::recovery("b"), r#"{"id":"y"}"#);
+    assert!(it.fleet("a").check_needs_republish().unwrap());
     let says = it.fleet("a").rollout(&it.spec).unwrap().blocked;
     assert!(says.iter().any(|gate| gate.opens.contains("reported by b")), "{says:?}");
 }
@@ -211,8 +211,8 @@ fn opening_by_an_outsider_opens_no_barrier() {
     let opening = r#"{"run":"n/b@1","generation":1,"waves":[1,1],"done":false}"#;
     for (by, opens) in [("z", false), ("ghost", false), ("b", true)] {
         let it = Forgery::new().joined(&["a"]);
-        it.put(by, &keys::opening("n/b"), opening);
-        let answer = it.fleet("a").ask(&it.spec, Want::Enter(1));
+        it.put(by, &keys::progress("n/b"), opening);
+        let answer = it.fleet("a").ask(&it.spec, Request::Enter(1));
         assert_eq!(answer == Answer::Go, opens, "{by}: {answer:?}");
         assert_eq!(is_hold(&answer, "Barrier"), !opens, "{by}: {answer:?}");
     }
@@ -251,7 +251,7 @@ fn agent_record_of_another_node_rejects_no_node() {
 #[test]
 fn result_key_by_an_outsider_opens_nothing() {
     let it = Forgery::new().joined(&["a", "b", "c"]);
-    let found = Found { ok: true, result: "good".into(), message: None };
+    let found = TaskResult { ok: true, result: "good".into(), message: None };
     it.fleet("a").elect(it.errand(), true, 1).unwrap();
     it.fleet("a").share(it.errand(), &found).unwrap();
     let Election::Results(results) = it.fleet("c").elect(it.errand(), false, 1).unwrap() else { panic!() };
@@ -270,7 +270,7 @@ fn result_key_by_an_outsider_opens_nothing() {
 #[test]
 fn request_by_an_outsider_is_not_answered() {
     let it = Forgery::new().joined(&["a", "b", "c", "z"]);
-    let found = Found { ok: true, result: "good".into(), message: None };
+    let found = TaskResult { ok: true, result: "good".into(), message: None };
     it.fleet("a").elect(it.errand(), true, 1).unwrap();
     it.fleet("a").share(it.errand(), &found).unwrap();
     let place = keys::result_key("c", "n/b", "t", "a");
@@ -295,7 +295,7 @@ fn claim_offer_failure_and_write_off_by_an_outsider_do_not_count() {
         for node in ["b", "a", by] {
             it.put(by, &Forgery::held_at(node), claim());
         }
-        assert_eq!(it.fleet("a").ask(&it.spec, Want::Change(0)), Answer::Go, "{by}");
+        assert_eq!(it.fleet("a").ask(&it.spec, Request::Change(0)), Answer::Go, "{by}");
         let row = it.common.read(&Forgery::held_at("a"), &Page::default()).unwrap().rows.remove(0);
         assert!(it.nodes["a"].store.counts(&row), "it has taken the slot itself");
     }
@@ -310,7 +310,7 @@ fn claim_offer_failure_and_write_off_by_an_outsider_do_not_count() {
     ] {
         let it = Forgery::new().joined(&["a"]);
         it.put(by, &Forgery::held_at(node), kind);
-        let answer = it.fleet("a").ask(&it.spec, Want::Change(0));
+        let answer = it.fleet("a").ask(&it.spec, Request::Change(0));
         assert_eq!(answer != Answer::Go, slot, "{kind} of {node} by {by}: {answer:?}");
         let written_off = it.fleet("b").rollout(&it.spec).unwrap();
         assert!(written_off.failed.is_empty(), "{kind} of {node} by {by}");
@@ -318,36 +318,36 @@ fn claim_offer_failure_and_write_off_by_an_outsider_do_not_count() {
     // A failure of its own halts the run.
     let it = Forgery::new().joined(&["a"]);
     it.put("c", &Forgery::held_at("c"), &claim().replace("claim", "failure"));
-    assert!(is_hold(&it.fleet("a").ask(&it.spec, Want::Change(0)), "Budget"));
+    assert!(is_hold(&it.fleet("a").ask(&it.spec, Request::Change(0)), "Budget"));
 }
 
 #[test]
 fn queue_entry_by_an_outsider_gets_no_slot() {
-    let entry = r#"{"run":"n/b@1","stretch":0,"generation":1}"#;
+    let entry = r#"{"run":"n/b@1","segment":0,"generation":1}"#;
     for (by, node, first) in [("z", "z", false), ("z", "b", false), ("b", "c", false), ("c", "c", true)] {
         let it = Forgery::new().joined(&["a"]);
         it.put(by, &keys::queue("n/b", "-", "n/b", node), entry);
         // The one that waits longest takes the free slot.
-        let answer = it.fleet("a").ask(&it.spec, Want::Change(0));
+        let answer = it.fleet("a").ask(&it.spec, Request::Change(0));
         assert_eq!(is_hold(&answer, "Slot"), first, "{node} by {by}: {answer:?}");
     }
 }
 
 #[test]
 fn vote_in_the_name_of_another_passes_no_barrier() {
-    let vote = r#"{"run":"n/b@1","stretch":0,"generation":1}"#;
+    let vote = r#"{"run":"n/b@1","segment":0,"generation":1}"#;
     let at = |node: &str| keys::vote("n/b@1", 0, true, node);
     let it = Forgery::new().joined(&["a"]);
     it.put("a", &at("a"), vote);
     it.put("b", &at("b"), vote);
     for by in ["b", "z", "ghost"] {
         it.put(by, &at("c"), vote);
-        it.fleet("a").see_to(&it.spec).unwrap();
-        assert_eq!(it.fleet("a").opening("n/b").unwrap(), None, "{by}");
+        it.fleet("a").run_maintenance(&it.spec).unwrap();
+        assert_eq!(it.fleet("a").progress("n/b").unwrap(), None, "{by}");
     }
     it.put("c", &at("c"), vote);
-    it.fleet("a").see_to(&it.spec).unwrap();
-    assert_eq!(it.fleet("a").opening("n/b").unwrap().map(|opening| opening.waves), Some(vec![1, 1]));
+    it.fleet("a").run_maintenance(&it.spec).unwrap();
+    assert_eq!(it.fleet("a").progress("n/b").unwrap().map(|progress| progress.waves), Some(vec![1, 1]));
 }
 
 #[test]
@@ -385,31 +385,31 @@ fn join_record_by_another_joins_no_node() {
 #[test]
 fn mark_by_another_reports_no_restore() {
     let it = Forgery::new().joined(&["a"]);
-    assert_eq!(it.fleet("a").ask(&it.spec, Want::Change(0)), Answer::Go);
+    assert_eq!(it.fleet("a").ask(&it.spec, Request::Change(0)), Answer::Go);
     assert!(it.fleet("a").known().1 > 1, "it has written with a mark");
     for by in ["b", "z", "ghost"] {
-        it.put(by, &keys::mark("a"), r#"{"number":1}"#);
-        assert!(!it.fleet("a").really_owes().unwrap(), "{by}");
+        it.put(by, &keys::write_sequence("a"), r#"{"number":1}"#);
+        assert!(!it.fleet("a").check_needs_republish().unwrap(), "{by}");
     }
-    it.put("a", &keys::mark("a"), r#"{"number":1}"#);
-    assert!(it.fleet("a").really_owes().unwrap(), "its own older number is a restore");
+    it.put("a", &keys::write_sequence("a"), r#"{"number":1}"#);
+    assert!(it.fleet("a").check_needs_republish().unwrap(), "its own older number is a restore");
 }
 
 #[test]
 fn statement_in_the_name_of_another_ends_no_restore() {
     let it = Forgery::new().joined(&["a"]);
-    it.put("b", &keys::restored("b"), r#"{"id":"x"}"#);
+    it.put("b", &keys::recovery("b"), r#"{"id":"x"}"#);
     for node in ["a", "b", "c"] {
-        it.put(node, &keys::anew("x", node), "{}");
+        it.put(node, &keys::recovery_ack("x", node), "{}");
     }
     for by in ["a", "c", "ghost"] {
-        it.put(by, &keys::anew("x", "z"), "{}");
-        it.fleet("a").see_to(&it.spec).unwrap();
-        assert!(it.fleet("a").rows(keys::ALL_RESTORED).unwrap().contains_key("b"), "{by}");
+        it.put(by, &keys::recovery_ack("x", "z"), "{}");
+        it.fleet("a").run_maintenance(&it.spec).unwrap();
+        assert!(it.fleet("a").rows(keys::ALL_RECOVERIES).unwrap().contains_key("b"), "{by}");
     }
-    it.put("z", &keys::anew("x", "z"), "{}");
-    it.fleet("a").see_to(&it.spec).unwrap();
-    assert!(it.fleet("a").rows(keys::ALL_RESTORED).unwrap().is_empty());
+    it.put("z", &keys::recovery_ack("x", "z"), "{}");
+    it.fleet("a").run_maintenance(&it.spec).unwrap();
+    assert!(it.fleet("a").rows(keys::ALL_RECOVERIES).unwrap().is_empty());
 }
 
 #[test]
@@ -420,7 +420,7 @@ fn lease_record_by_another_keeps_no_node_alive() {
     it.put("z", &keys::alive("c"), "{}");
     assert!(!it.fleet("a").alive().unwrap().contains("c"));
     // The lost holder is written off, although a record of its name is there.
-    assert_eq!(it.fleet("a").ask(&it.spec, Want::Change(0)), Answer::Go);
+    assert_eq!(it.fleet("a").ask(&it.spec, Request::Change(0)), Answer::Go);
     let row = it.common.read(&Forgery::held_at("c"), &Page::default()).unwrap().rows.remove(0);
     assert!(String::from_utf8(row.value).unwrap().contains("writtenoff"));
     let it = Forgery::new().joined(&["a"]);
@@ -431,12 +431,13 @@ fn lease_record_by_another_keeps_no_node_alive() {
 #[test]
 fn table_of_another_digest_is_not_read() {
     let it = Forgery::new();
-    let table = Table { births: BTreeMap::from([("TaskBook/n/b".to_owned(), 1)]), ..Table::default() };
-    let accepted = Accepted { generation: 1, table: table.digest(), ..Accepted::default() };
-    it.put("z", &keys::table(&table.digest(), 0), r#"{"books":{"n/b":{"digest":"x","since":9}}}"#);
-    assert_eq!(accept::table_of(&*it.nodes["b"].store, &accepted).unwrap(), None);
-    table.put(&*it.nodes["z"].store).unwrap();
-    assert_eq!(accept::table_of(&*it.nodes["b"].store, &accepted).unwrap(), Some(table));
+    let manifest =
+        RevisionManifest { births: BTreeMap::from([("TaskBook/n/b".to_owned(), 1)]), ..RevisionManifest::default() };
+    let accepted = Accepted { generation: 1, manifest: manifest.digest(), ..Accepted::default() };
+    it.put("z", &keys::manifest(&manifest.digest(), 0), r#"{"books":{"n/b":{"digest":"x","since":9}}}"#);
+    assert_eq!(accept::manifest_of(&*it.nodes["b"].store, &accepted).unwrap(), None);
+    manifest.put(&*it.nodes["z"].store).unwrap();
+    assert_eq!(accept::manifest_of(&*it.nodes["b"].store, &accepted).unwrap(), Some(manifest));
 }
 
 #[test]

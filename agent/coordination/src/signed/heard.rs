@@ -53,11 +53,11 @@ fn fixed(name: &str) -> [u64; 8] {
     [
         crate::keys::joined(name),
         crate::keys::agent(name),
-        crate::keys::mark(name),
+        crate::keys::write_sequence(name),
         crate::keys::alive(name),
         crate::keys::state(name),
         crate::keys::facts(name),
-        format!("{}{name}", crate::keys::ALL_RESTORED),
+        format!("{}{name}", crate::keys::ALL_RECOVERIES),
         crate::keys::ACCEPTED.to_owned(),
     ]
     .map(|key| hash(&key))

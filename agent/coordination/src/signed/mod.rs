@@ -6,7 +6,7 @@
 //! used under another key, or again.
 
 mod heard;
-mod notary;
+mod signer;
 mod writers;
 
 use std::{
@@ -21,7 +21,7 @@ use tokio::sync::mpsc;
 use self::writers::Writers;
 pub use self::{
     heard::Heard,
-    notary::Notary,
+    signer::RecordSigner,
     writers::{BookRights, Rights},
 };
 use crate::{
@@ -32,7 +32,7 @@ use crate::{
 /// A store through which everything is signed and checked.
 pub struct SignedStore {
     inner: Arc<dyn Store>,
-    notary: Arc<Notary>,
+    signer: Arc<RecordSigner>,
     /// Whether this node continues above the numbers of its own records in the store.
     adopted: Mutex<bool>,
 }
@@ -44,9 +44,9 @@ impl fmt::Debug for SignedStore {
 }
 
 impl SignedStore {
-    /// Puts a notary between a store and those who use it.
-    pub fn new(inner: Arc<dyn Store>, notary: Arc<Notary>) -> Self {
-        Self { inner, notary, adopted: Mutex::new(false) }
+    /// Puts a signer between a store and those who use it.
+    pub fn new(inner: Arc<dyn Store>, signer: Arc<RecordSigner>) -> Self {
+        Self { inner, signer, adopted: Mutex::new(false) }
     }
 
     fn seal(&self, operations: &[Op]) -> Result<Vec<Op>, StoreError> {
@@ -58,7 +58,7 @@ impl SignedStore {
             if writers::writers(&kind) == Writers::Digest {
                 return Ok(operation.clone());
             }
-            Ok(Op::Put { key: key.clone(), value: self.notary.sign(key, value), lease: *lease })
+            Ok(Op::Put { key: key.clone(), value: self.signer.sign(key, value), lease: *lease })
         };
         operations.iter().map(seal).collect()
     }
@@ -69,11 +69,11 @@ impl SignedStore {
         if *adopted {
             return Ok(());
         }
-        let node = self.notary.node();
+        let node = self.signer.node();
         let own = [
             keys::joined(node),
             keys::agent(node),
-            keys::mark(node),
+            keys::write_sequence(node),
             keys::alive(node),
             keys::state(node),
             keys::facts(node),
@@ -81,19 +81,19 @@ impl SignedStore {
         ];
         let then = own.into_iter().map(Op::Read).collect();
         let (_, answers) = self.inner.commit(&Txn { then, ..Txn::default() })?.answers();
-        self.notary.adopt(answers.iter().flat_map(|answer| &answer.rows));
+        self.signer.adopt(answers.iter().flat_map(|answer| &answer.rows));
         *adopted = true;
         Ok(())
     }
 
     /// Learns the keys with which nodes have joined, before a record of an unknown one is judged.
     fn introduce(&self, rows: &[Row]) {
-        if !rows.iter().any(|row| self.notary.is_by_unknown(row)) {
+        if !rows.iter().any(|row| self.signer.is_by_unknown(row)) {
             return;
         }
         let mut page = Page::default();
         while let Ok(read) = self.inner.read(keys::ALL_JOINED, &page) {
-            self.notary.learn(&read.rows);
+            self.signer.learn(&read.rows);
             page.after = read.rows.last().map(|row| row.key.clone());
             if !read.more || page.after.is_none() {
                 break;
@@ -103,7 +103,7 @@ impl SignedStore {
 
     fn judged(&self, rows: Vec<Row>) -> Vec<Row> {
         self.introduce(&rows);
-        rows.into_iter().filter_map(|row| self.notary.read(row)).collect()
+        rows.into_iter().filter_map(|row| self.signer.read(row)).collect()
     }
 
     fn open(&self, answers: Vec<Answer>) -> Vec<Answer> {
@@ -115,10 +115,10 @@ impl SignedStore {
     fn condition(&self, compare: &Compare) -> Result<Compare, StoreError> {
         match compare {
             Compare::Absent(key) => {
-                let void = self.notary.void(key).map(|at| Compare::Revision(key.clone(), at));
+                let void = self.signer.void(key).map(|at| Compare::Revision(key.clone(), at));
                 Ok(void.unwrap_or_else(|| compare.clone()))
             }
-            Compare::NoneNewer(prefix, at) if prefix == keys::ALL_RESTORED => {
+            Compare::NoneNewer(prefix, at) if prefix == keys::ALL_RECOVERIES => {
                 self.clear(prefix, *at)?;
                 Ok(compare.clone())
             }
@@ -128,12 +128,12 @@ impl SignedStore {
 
     /// Deletes records that do not count and that a range compare would find.
     fn clear(&self, prefix: &str, after: u64) -> Result<(), StoreError> {
-        for (key, at) in self.notary.void_below(prefix) {
+        for (key, at) in self.signer.void_below(prefix) {
             if at > after {
                 let compare = vec![Compare::Revision(key.clone(), at)];
                 self.inner.commit(&Txn { compare, then: vec![Op::Delete(key.clone())], ..Txn::default() })?;
             }
-            self.notary.forget_void([&key]);
+            self.signer.forget_void([&key]);
         }
         Ok(())
     }
@@ -143,7 +143,7 @@ impl Store for SignedStore {
     fn read(&self, prefix: &str, page: &Page) -> Result<Read, StoreError> {
         let mut page = page.clone();
         if prefix == keys::ALL_ALIVE && page.after.is_none() {
-            self.notary.forget_strangers();
+            self.signer.forget_strangers();
         }
         loop {
             let mut read = self.inner.read(prefix, &page)?;
@@ -165,7 +165,7 @@ impl Store for SignedStore {
 
     fn counts(&self, row: &Row) -> bool {
         self.introduce(std::slice::from_ref(row));
-        self.notary.read(row.clone()).is_some()
+        self.signer.read(row.clone()).is_some()
     }
 
     fn as_written(&self, key: &str) -> Result<Option<Row>, StoreError> {
@@ -173,11 +173,11 @@ impl Store for SignedStore {
     }
 
     fn is_of_namesake(&self, row: &Row) -> bool {
-        self.notary.is_of_namesake(row)
+        self.signer.is_of_namesake(row)
     }
 
     fn strangers(&self) -> BTreeMap<String, Vec<String>> {
-        self.notary.strangers()
+        self.signer.strangers()
     }
 
     fn lease(&self, ttl: Duration) -> Result<LeaseId, StoreError> {
@@ -208,7 +208,7 @@ impl Store for SignedStore {
         let outcome = self.inner.commit(&sealed)?;
         if matches!(outcome, Outcome::Refused { .. }) {
             // A record that did not count may be gone meanwhile: it is looked at again.
-            self.notary.forget_void(txn.compare.iter().filter_map(|compare| match compare {
+            self.signer.forget_void(txn.compare.iter().filter_map(|compare| match compare {
                 Compare::Absent(key) => Some(key),
                 Compare::Revision(..) | Compare::NoneNewer(..) => None,
             }));

@@ -5,12 +5,17 @@ use towpath_host::identity::{Bearer, Identity};
 use super::*;
 use crate::LocalStore;
 
-fn node_with(store: &Arc<LocalStore>, name: &str, identity: Arc<Identity>, first: u64) -> (SignedStore, Arc<Notary>) {
-    let notary = Arc::new(Notary::new("c".into(), name.into(), Bearer::Bare(identity), first));
-    (SignedStore::new(Arc::<LocalStore>::clone(store), Arc::clone(&notary)), notary)
+fn node_with(
+    store: &Arc<LocalStore>,
+    name: &str,
+    identity: Arc<Identity>,
+    first: u64,
+) -> (SignedStore, Arc<RecordSigner>) {
+    let signer = Arc::new(RecordSigner::new("c".into(), name.into(), Bearer::Bare(identity), first));
+    (SignedStore::new(Arc::<LocalStore>::clone(store), Arc::clone(&signer)), signer)
 }
 
-fn node(store: &Arc<LocalStore>, name: &str) -> (SignedStore, Arc<Notary>) {
+fn node(store: &Arc<LocalStore>, name: &str) -> (SignedStore, Arc<RecordSigner>) {
     node_with(store, name, Arc::new(Identity::make().unwrap()), 1)
 }
 
@@ -68,17 +73,17 @@ fn record_counts_only_as_its_writer_wrote_it() {
 fn record_that_is_put_back_does_not_count_after_a_restart_of_the_reader() {
     let store = Arc::new(LocalStore::default());
     let identity = Arc::new(Identity::make().unwrap());
-    let ((a, _), (b, notary)) = (node(&store, "a"), node_with(&store, "b", Arc::clone(&identity), 1));
+    let ((a, _), (b, signer)) = (node(&store, "a"), node_with(&store, "b", Arc::clone(&identity), 1));
     put(&a, "book/state/a", r#"{"generation":1}"#);
     let old = raw(&store, "book/state/a");
     put(&a, "book/state/a", r#"{"generation":2}"#);
     assert_eq!(values(&b, "book/state/"), [r#"{"generation":2}"#]);
-    let kept = notary.take_changed();
-    assert!(values(&b, "book/state/").len() == 1 && notary.changed() == 0, "nothing new is nothing to keep");
+    let kept = signer.take_changed();
+    assert!(values(&b, "book/state/").len() == 1 && signer.changed() == 0, "nothing new is nothing to keep");
     put_back(&store, "book/state/a", old);
     for (kept, counts) in [(kept, 0), (Vec::new(), 1)] {
-        let (again, notary) = node_with(&store, "b", Arc::clone(&identity), 1);
-        notary.resume(kept, BTreeMap::new());
+        let (again, signer) = node_with(&store, "b", Arc::clone(&identity), 1);
+        signer.resume(kept, BTreeMap::new());
         assert_eq!(values(&again, "book/state/").len(), counts, "a reader without a journal cannot know");
     }
 }
@@ -95,10 +100,10 @@ fn node_whose_disk_was_restored_continues_above_its_own_records() {
     // A forged record with a high number does not count, and does not move it either.
     let high = String::from_utf8(raw(&store, "book/mark/a")).unwrap().replace("\"seq\":1001", "\"seq\":999999");
     put_back(&store, "book/state/a", high.into_bytes());
-    let (restored, notary) = node_with(&store, "a", identity, 5);
+    let (restored, signer) = node_with(&store, "a", identity, 5);
     put(&restored, "book/mark/a", r#"{"number":8}"#);
     assert_eq!(values(&b, "book/mark/"), [r#"{"number":8}"#], "its records are not older than its former ones");
-    assert_eq!(notary.next(), 1_003);
+    assert_eq!(signer.next(), 1_003);
 }
 
 #[test]
@@ -141,8 +146,8 @@ fn own_mark_from_a_backup_is_read_by_the_node_itself() {
 #[test]
 fn many_records_that_do_not_count_are_passed_over() {
     let store = Arc::new(LocalStore::default());
-    let (a, notary) = node(&store, "a");
-    notary.give(rights("n/z", &["a"]));
+    let (a, signer) = node(&store, "a");
+    signer.give(rights("n/z", &["a"]));
     for number in 0..20_000 {
         put(&*store, &format!("board/open/n/{number:05}"), "{}");
     }
@@ -198,7 +203,7 @@ fn key_of_no_kind_is_not_written() {
 fn node_is_known_by_its_first_key_until_git_names_another() {
     let store = Arc::new(LocalStore::default());
     let ((a, known), (other, another)) = (node(&store, "a"), node(&store, "a"));
-    let (b, notary) = node(&store, "b");
+    let (b, signer) = node(&store, "b");
     put(&a, "book/joined/a", "{}");
     // The first record that a reader sees is the stranger's, and the join record still decides.
     put(&other, "book/facts/a", r#"{"v":2}"#);
@@ -206,9 +211,9 @@ fn node_is_known_by_its_first_key_until_git_names_another() {
     put(&a, "book/facts/a", r#"{"v":1}"#);
     assert_eq!(values(&b, "book/facts/").len(), 1);
     let named = |keys| Rights { nodes: BTreeMap::from([("a".to_owned(), Some(keys))]), ..Rights::default() };
-    notary.give(named(known.keys()));
+    signer.give(named(known.keys()));
     assert_eq!(values(&b, "book/facts/").len(), 1);
-    notary.give(named(another.keys()));
+    signer.give(named(another.keys()));
     assert_eq!(values(&b, "book/facts/").len(), 0, "the key before does not count, though its records did");
     put(&other, "book/facts/a", r#"{"v":2}"#);
     assert_eq!(values(&b, "book/facts/").len(), 1, "its numbers begin anew");
@@ -217,13 +222,13 @@ fn node_is_known_by_its_first_key_until_git_names_another() {
 #[test]
 fn slot_of_a_node_whose_key_was_replaced_stays_taken() {
     let store = Arc::new(LocalStore::default());
-    let ((a, _), (_, another), (b, notary)) = (node(&store, "a"), node(&store, "a"), node(&store, "b"));
-    notary.give(rights("n/b", &["a", "b"]));
+    let ((a, _), (_, another), (b, signer)) = (node(&store, "a"), node(&store, "a"), node(&store, "b"));
+    signer.give(rights("n/b", &["a", "b"]));
     put(&a, "book/held/n/b/-/n/b/a", r#"{"kind":"claim"}"#);
     put(&a, "book/queue/n/b/-/n/b/a", "{}");
     assert_eq!(values(&b, "book/held/").len(), 1);
     let named = [("a".to_owned(), Some(another.keys())), ("b".to_owned(), None)];
-    notary.give(Rights { nodes: named.into(), ..rights("n/b", &["a", "b"]) });
+    signer.give(Rights { nodes: named.into(), ..rights("n/b", &["a", "b"]) });
     assert_eq!(values(&b, "book/held/"), [r#"{"kind":"claim"}"#], "it may be half changed");
     assert_eq!(values(&b, "book/queue/").len(), 0);
 }
@@ -231,24 +236,24 @@ fn slot_of_a_node_whose_key_was_replaced_stays_taken() {
 #[test]
 fn revoked_key_counts_no_more_also_for_records_that_were_read() {
     let store = Arc::new(LocalStore::default());
-    let ((a, known), (b, notary)) = (node(&store, "a"), node(&store, "b"));
-    notary.give(rights("n/b", &["a", "b"]));
+    let ((a, known), (b, signer)) = (node(&store, "a"), node(&store, "b"));
+    signer.give(rights("n/b", &["a", "b"]));
     put(&a, "book/facts/a", "{}");
     put(&a, "book/held/n/b/-/n/b/a", r#"{"kind":"claim"}"#);
     assert_eq!(values(&b, "book/").len(), 2);
-    notary.revoked().set([known.keys().texts()[0].clone()]);
+    signer.revoked().set([known.keys().texts()[0].clone()]);
     assert_eq!(values(&b, "book/").len(), 0);
-    notary.revoked().set([]);
+    signer.revoked().set([]);
     assert_eq!(values(&b, "book/").len(), 2);
 }
 
 #[test]
 fn node_that_git_does_not_name_is_refused_where_git_names_nodes() {
     let store = Arc::new(LocalStore::default());
-    let ((a, _), (b, notary)) = (node(&store, "a"), node(&store, "b"));
+    let ((a, _), (b, signer)) = (node(&store, "a"), node(&store, "b"));
     put(&a, "book/facts/a", "{}");
     assert_eq!(values(&b, "book/facts/").len(), 1);
-    notary.give(Rights { nodes: BTreeMap::from([("b".to_owned(), None)]), ..Rights::default() });
+    signer.give(Rights { nodes: BTreeMap::from([("b".to_owned(), None)]), ..Rights::default() });
     assert_eq!(values(&b, "book/facts/").len(), 0);
 }
 
@@ -273,9 +278,9 @@ fn void_report_of_a_restore_pauses_nothing() {
     let store = Arc::new(LocalStore::default());
     let ((a, _), (z, _)) = (node(&store, "a"), node(&store, "z"));
     put(&z, "board/restored/a", r#"{"id":"x"}"#);
-    assert_eq!(values(&a, keys::ALL_RESTORED).len(), 0);
+    assert_eq!(values(&a, keys::ALL_RECOVERIES).len(), 0);
     let txn = Txn {
-        compare: vec![Compare::NoneNewer(keys::ALL_RESTORED.into(), 0)],
+        compare: vec![Compare::NoneNewer(keys::ALL_RECOVERIES.into(), 0)],
         then: vec![Op::put("book/facts/a", b"{}".to_vec())],
         ..Txn::default()
     };

@@ -6,7 +6,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 use towpath_host::identity::PublicKeys;
 
-use crate::{keys::Key, rollout::Kind};
+use crate::{keys::Key, rollout::SlotState};
 
 /// What a revision says of the nodes and of the books that they coordinate.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -118,24 +118,24 @@ pub(super) enum Writers<'k> {
     /// The targets that may be elected for a task; one of them if a node is given.
     Eligible { node: Option<&'k str>, book: &'k str, task: &'k str },
     /// A node of itself; the others only what P141 allows them to make of it.
-    Held { group: &'k str, book: &'k str, node: &'k str },
+    Slot { group: &'k str, book: &'k str, node: &'k str },
 }
 
 /// The nodes that may write a key. A kind of key without a line here does not compile.
 pub(super) fn writers<'k>(key: &'k Key<'k>) -> Writers<'k> {
     match key {
         Key::Accepted => Writers::Proven,
-        Key::Table { .. } | Key::Link { .. } => Writers::Digest,
-        Key::Restored { node }
+        Key::Manifest { .. } | Key::Link { .. } => Writers::Digest,
+        Key::Recovery { node }
         | Key::Agent { node }
         | Key::Joined { node }
-        | Key::Mark { node }
+        | Key::Sequence { node }
         | Key::Fence { node }
-        | Key::Anew { node, .. }
+        | Key::RecoveryAck { node, .. }
         | Key::Alive { node }
         | Key::Facts { node }
         | Key::State { node } => Writers::Own(node),
-        Key::Opening { book } | Key::ResultKey { book, .. } => Writers::Targets(book),
+        Key::Progress { book } | Key::ResultKey { book, .. } => Writers::Targets(book),
         Key::ResultNotice { book, task } => Writers::Eligible { node: None, book, task },
         Key::Elected { book, task, node } => Writers::Eligible { node: Some(node), book, task },
         Key::OfferNotice { group, .. } | Key::Freed { group } => Writers::Group(group),
@@ -144,7 +144,7 @@ pub(super) fn writers<'k>(key: &'k Key<'k>) -> Writers<'k> {
         Key::Vote { run, node, .. } => {
             Writers::OwnTarget { node, book: run.rsplit_once('@').map_or(*run, |(book, _)| book) }
         }
-        Key::Held { group, book, node, .. } => Writers::Held { group, book, node },
+        Key::Slot { group, book, node, .. } => Writers::Slot { group, book, node },
     }
 }
 
@@ -153,14 +153,14 @@ pub(super) fn writers<'k>(key: &'k Key<'k>) -> Writers<'k> {
 pub(super) fn is_remembered(key: &Key<'_>) -> bool {
     match key {
         Key::Accepted
-        | Key::Restored { .. }
-        | Key::Opening { .. }
+        | Key::Recovery { .. }
+        | Key::Progress { .. }
         | Key::Agent { .. }
-        | Key::Held { .. }
+        | Key::Slot { .. }
         | Key::Queue { .. }
         | Key::Elected { .. }
         | Key::Joined { .. }
-        | Key::Mark { .. }
+        | Key::Sequence { .. }
         | Key::Alive { .. }
         | Key::Facts { .. }
         | Key::State { .. } => true,
@@ -172,8 +172,8 @@ pub(super) fn is_remembered(key: &Key<'_>) -> bool {
         | Key::ResultWant { .. }
         | Key::Vote { .. }
         | Key::Fence { .. }
-        | Key::Anew { .. }
-        | Key::Table { .. } => false,
+        | Key::RecoveryAck { .. }
+        | Key::Manifest { .. } => false,
     }
 }
 
@@ -202,7 +202,7 @@ impl Writers<'_> {
                 let of = node.map_or_else(String::new, |node| format!("{node}, one of "));
                 (own && books.is_eligible(book, task, by), format!("only {of}the eligible targets of {book}/{task}"))
             }
-            Self::Held { group, book, node } => {
+            Self::Slot { group, book, node } => {
                 (held(books, group, book, node, by, record), format!("only {node} and targets of {book}"))
             }
         };
@@ -216,16 +216,16 @@ impl Writers<'_> {
 
 /// Whether a node may write a claim, an offer, a failure, a loss or a write-off.
 fn held(books: &Books, group: &str, book: &str, node: &str, by: &str, record: &Map<String, Value>) -> bool {
-    let Some(kind) = record.get("kind").and_then(|kind| Kind::deserialize(kind).ok()) else { return false };
+    let Some(kind) = record.get("kind").and_then(|kind| SlotState::deserialize(kind).ok()) else { return false };
     let lost = record.get("lost").and_then(Value::as_bool) == Some(true);
     if by == node {
         return books.now.is_none() || books.is_target(book, by) || books.was_target(book, by);
     }
     match kind {
-        Kind::Offer => books.draws_on(group, by),
-        Kind::WrittenOff | Kind::Lost => books.is_target(book, by),
-        Kind::Claim => lost && books.is_target(book, by),
-        Kind::Failure => false,
+        SlotState::Offer => books.draws_on(group, by),
+        SlotState::WrittenOff | SlotState::Lost => books.is_target(book, by),
+        SlotState::Claim => lost && books.is_target(book, by),
+        SlotState::Failure => false,
     }
 }
 

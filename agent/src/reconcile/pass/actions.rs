@@ -110,7 +110,7 @@ impl BookRun<'_, '_> {
         if self.pass.plan {
             return self.push(planned);
         }
-        if let Err(why) = self.begin_stretch() {
+        if let Err(why) = self.begin_segment() {
             return self.not_begun(task, item, planned, &why);
         }
         let interrupted =
@@ -154,7 +154,7 @@ impl BookRun<'_, '_> {
         self.finish(task, item, outcome, result);
     }
 
-    /// Runs a task whatever was before: a handler, or what comes before and after a stretch.
+    /// Runs a task whatever was before: a handler, or what comes before and after a segment.
     pub(super) fn always(&mut self, task: &Task) -> TaskOutcome {
         let begun = self.pass.machine.clock.monotonic();
         let name = instance::name(task, None);

@@ -21,7 +21,7 @@ use super::{
     super::runs::Run,
     Pass, Settled,
     batch::{self, Waiting},
-    coordinated::InStretch,
+    coordinated::InSegment,
     effects::Effect,
     gates,
     instance::{self, Prepared, Ready},
@@ -136,18 +136,18 @@ pub(super) struct BookRun<'a, 'p> {
     pub(super) interrupted: bool,
     /// Whether what is changed was asked for by a commit that this node has not applied yet.
     pub(super) fresh: bool,
-    /// The stretch that nodes go through together.
-    pub(super) in_stretch: Option<InStretch>,
+    /// The segment that nodes go through together.
+    pub(super) in_segment: Option<InSegment>,
     /// What the book waits for.
     pub(super) gate: Option<Gate>,
     /// Whether it began within a maintenance window, or where there are none.
     pub(super) in_window: bool,
     /// The result of an elected task.
     pub(super) captured: Option<Value>,
-    /// Whether the node stays out behind this stretch: what could not be removed keeps it out as a task that failed
+    /// Whether the node stays out behind this segment: what could not be removed keeps it out as a task that failed
     /// does, and the removal comes behind the book.
     pub(super) stays_out: bool,
-    /// Whether this stretch has begun to change the node.
+    /// Whether this segment has begun to change the node.
     pub(super) begun: bool,
     pub(super) adopted: Changes,
     /// Tasks that failed, are held, or require such: what requires them is not run.
@@ -185,7 +185,7 @@ impl<'a, 'p> BookRun<'a, 'p> {
             stopped: false,
             interrupted: false,
             fresh: pass.fresh,
-            in_stretch: None,
+            in_segment: None,
             gate: None,
             in_window: false,
             captured: None,
@@ -207,16 +207,16 @@ impl<'a, 'p> BookRun<'a, 'p> {
             self.probes = self.would_change();
         }
         if let (false, Some(with)) = (self.pass.plan, self.pass.coordination)
-            && let Some(run) = Run::of(self.pass.set, self.pass.generation, with.table, &book)
+            && let Some(run) = Run::of(self.pass.set, self.pass.generation, with.manifest, &book)
         {
-            self.in_stretches(with, &run);
+            self.in_segments(with, &run);
             self.settle();
             return;
         }
-        self.begun = !self.pass.plan && self.stretch() == Some(true);
+        self.begun = !self.pass.plan && self.segment() == Some(true);
         self.stays_out = prune::still_there(self.pass, self.book);
         self.tasks_of(&book.tasks.iter().collect::<Vec<_>>());
-        self.end_of_stretch();
+        self.end_of_segment();
         if !self.pass.plan {
             self.settle();
         }
@@ -238,8 +238,8 @@ impl<'a, 'p> BookRun<'a, 'p> {
         self.interrupted
     }
 
-    /// What comes behind the last task of a stretch: its batch, its handlers, what frames it.
-    pub(super) fn end_of_stretch(&mut self) {
+    /// What comes behind the last task of a segment: its batch, its handlers, what frames it.
+    pub(super) fn end_of_segment(&mut self) {
         self.flush();
         if self.pass.plan {
             return;
@@ -323,8 +323,8 @@ impl<'a, 'p> BookRun<'a, 'p> {
             if self.stopped {
                 return;
             }
-            // Between stretches that nodes go through together, handlers have run at the cut.
-            if !self.pass.plan && (task.flush_handlers || self.in_stretch.is_none()) {
+            // Between segments that nodes go through together, handlers have run at the cut.
+            if !self.pass.plan && (task.flush_handlers || self.in_segment.is_none()) {
                 self.handlers();
             }
             if self.stopped {

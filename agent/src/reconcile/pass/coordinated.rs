@@ -1,15 +1,15 @@
-//! A book that nodes go through together: stretch by stretch, each entered, left and voted for.
+//! A book that nodes go through together: segment by segment, each entered, left and voted for.
 
 use serde::{Deserialize, Serialize};
 use towpath_coordination::{
     Gate,
-    accept::Table,
-    fleet::{Answer, Errand, Fleet, Found},
-    rollout::{Kind, Spec, Want, drift_of},
+    accept::RevisionManifest,
+    fleet::{Answer, ElectedTask, Fleet, TaskResult},
+    rollout::{Request, RolloutSpec, SlotState, drift_of},
 };
 use towpath_host::journal::{Changes, Journal};
 use towpath_render::{
-    objects::{StretchKind, task::Task},
+    objects::{SegmentKind, task::Task},
     rendering::Rendered,
 };
 
@@ -22,24 +22,24 @@ pub struct Coordination<'a> {
     /// The node's place among them.
     pub fleet: &'a Fleet,
     /// Since when each book is as it is, and who had joined by then.
-    pub table: &'a Table,
+    pub manifest: &'a RevisionManifest,
 }
 
-/// The stretch that a book is in.
+/// The segment that a book is in.
 #[derive(Debug, Clone)]
-pub(super) struct InStretch {
+pub(super) struct InSegment {
     /// The run, with the budget that holds here.
-    pub(super) spec: Spec,
+    pub(super) spec: RolloutSpec,
     /// What is asked before the first change.
-    want: Want,
+    want: Request,
     /// Whether the node may change.
     pub(super) held: bool,
 }
 
-impl InStretch {
-    /// For what is put right outside of a stretch of its own.
-    pub(super) fn correcting(spec: Spec) -> Self {
-        Self { spec, want: Want::Correct, held: false }
+impl InSegment {
+    /// For what is put right outside of a segment of its own.
+    pub(super) fn correcting(spec: RolloutSpec) -> Self {
+        Self { spec, want: Request::Correct, held: false }
     }
 }
 
@@ -73,7 +73,7 @@ impl NotBegun {
 #[serde(default)]
 pub(super) struct Progress {
     pub(super) run: String,
-    /// How many stretches it has voted for.
+    /// How many segments it has voted for.
     pub(super) done: usize,
     /// Whether the run is through on all nodes.
     pub(super) through: bool,
@@ -100,15 +100,15 @@ pub(super) fn remember_horizon(fleet: &Fleet, changes: &mut Changes) {
 pub(super) struct SlotOf {
     pub(super) group: String,
     pub(super) part: String,
-    /// What it holds: a claim or a failure, the run and the stretch.
-    pub(super) away: Option<(Kind, String, u32)>,
+    /// What it holds: a claim or a failure, the run and the segment.
+    pub(super) away: Option<(SlotState, String, u32)>,
 }
 
 /// Where the journal keeps it.
 pub(super) const SLOT: &str = "slot/";
 
 impl SlotOf {
-    pub(super) fn of(spec: &Spec, node: &str) -> Self {
+    pub(super) fn of(spec: &RolloutSpec, node: &str) -> Self {
         Self { group: spec.group.clone(), part: spec.part(node).to_owned(), away: None }
     }
 
@@ -118,13 +118,13 @@ impl SlotOf {
     }
 
     /// Enough of a run to leave it by.
-    fn spec(&self, book: &str, node: &str) -> Spec {
-        Spec {
+    fn spec(&self, book: &str, node: &str) -> RolloutSpec {
+        RolloutSpec {
             book: book.to_owned(),
             group: self.group.clone(),
             parts: [(node.to_owned(), self.part.clone())].into(),
             waves: 1,
-            ..Spec::default()
+            ..RolloutSpec::default()
         }
     }
 }
@@ -158,11 +158,11 @@ pub(super) fn leave_gone_books(pass: &Pass<'_>) {
     let slots: Vec<(String, SlotOf)> = pass.machine.records(SLOT);
     for (book, slot) in slots {
         let mine = pass.view.books.iter().any(|own| own.id() == book);
-        let coordinated = with.table.books.contains_key(&book);
+        let coordinated = with.manifest.books.contains_key(&book);
         if mine && coordinated {
             continue;
         }
-        match with.fleet.ask(&slot.spec(&book, &pass.view.node), Want::Leave) {
+        match with.fleet.ask(&slot.spec(&book, &pass.view.node), Request::Leave) {
             Answer::Go => remember_slot(pass.machine, with.fleet, &book, None),
             Answer::Hold(gate) => tracing::warn!(book, "a slot can't be given back yet: {gate}"),
         }
@@ -181,20 +181,20 @@ impl BookRun<'_, '_> {
         self.commit(changes, "progress");
     }
 
-    /// Runs the book stretch by stretch.
-    pub(super) fn in_stretches(&mut self, with: Coordination<'_>, run: &Run) {
+    /// Runs the book segment by segment.
+    pub(super) fn in_segments(&mut self, with: Coordination<'_>, run: &Run) {
         let key = self.progress_key();
         let mut progress: Progress = self.pass.machine.record(&key).unwrap_or_default();
         if progress.run != run.spec.run {
             progress = Progress { run: run.spec.run.clone(), ..Progress::default() };
         }
-        for index in 0..run.stretches.len() {
+        for index in 0..run.segments.len() {
             if self.stopped() || self.makes_way() {
                 return;
             }
             let settled = index < progress.done;
-            let whole = progress.done == run.stretches.len();
-            if !self.one_stretch(with, run, index, settled, whole) {
+            let whole = progress.done == run.segments.len();
+            if !self.one_segment(with, run, index, settled, whole) {
                 return;
             }
             if !settled {
@@ -206,7 +206,7 @@ impl BookRun<'_, '_> {
         if !progress.through {
             // Who is through sees to it that the run ends: the one who should have may be gone.
             self.vote_again(with, run, progress.done);
-            match with.fleet.see_to(&run.spec) {
+            match with.fleet.run_maintenance(&run.spec) {
                 Ok(true) => {
                     progress.through = true;
                     self.remember_progress(with, &mut progress);
@@ -222,52 +222,53 @@ impl BookRun<'_, '_> {
         }
     }
 
-    /// Says again that it is done with stretches, where the store has lost that.
+    /// Says again that it is done with segments, where the store has lost that.
     fn vote_again(&self, with: Coordination<'_>, run: &Run, done: usize) {
         for index in 0..done {
             let number = u32::try_from(index).unwrap_or(u32::MAX);
             if with.fleet.lacks_vote(&run.spec, number) {
-                let stretch = &run.stretches[index];
-                if stretch.kind == StretchKind::Elected
-                    && let Some(task) = self.book.tasks.get(stretch.tasks.start)
+                let segment = &run.segments[index];
+                if segment.kind == SegmentKind::Elected
+                    && let Some(task) = self.book.tasks.get(segment.tasks.start)
                     && let Some((definition, found)) =
-                        self.pass.machine.record::<(String, Found)>(&share_key(self.book, task))
-                    && let Err(error) =
-                        with.fleet.share(Errand { spec: &run.spec, task: &task.id, definition: &definition }, &found)
+                        self.pass.machine.record::<(String, TaskResult)>(&share_key(self.book, task))
+                    && let Err(error) = with
+                        .fleet
+                        .share(ElectedTask { spec: &run.spec, task: &task.id, definition: &definition }, &found)
                 {
                     with.fleet.look_soon();
                     tracing::warn!(%error, "the result of an elected task can't be written anew yet");
                     return;
                 }
                 // A vote that can't be given now is given when the node looks again.
-                let _ = with.fleet.ask(run.spec_of(index), Want::Done(number));
+                let _ = with.fleet.ask(run.spec_of(index), Request::Done(number));
             }
         }
     }
 
-    /// Goes through one stretch; says whether the next one may follow.
-    fn one_stretch(&mut self, with: Coordination<'_>, run: &Run, index: usize, settled: bool, whole: bool) -> bool {
-        let stretch = &run.stretches[index];
+    /// Goes through one segment; says whether the next one may follow.
+    fn one_segment(&mut self, with: Coordination<'_>, run: &Run, index: usize, settled: bool, whole: bool) -> bool {
+        let segment = &run.segments[index];
         let spec = run.spec_of(index).clone();
         let number = u32::try_from(index).unwrap_or(u32::MAX);
-        let elected = stretch.kind == StretchKind::Elected;
-        self.begun = self.stretch() == Some(true);
-        // A removal that failed belongs to the last stretch.
-        let last = index + 1 == run.stretches.len();
+        let elected = segment.kind == SegmentKind::Elected;
+        self.begun = self.segment() == Some(true);
+        // A removal that failed belongs to the last segment.
+        let last = index + 1 == run.segments.len();
         let waits = prune::still_there(self.pass, self.book);
         self.stays_out = waits && (last || settled);
         self.fresh = !settled;
-        let want = if settled || elected { Want::Correct } else { Want::Change(number) };
-        self.in_stretch = Some(InStretch { spec: spec.clone(), want, held: false });
+        let want = if settled || elected { Request::Correct } else { Request::Change(number) };
+        self.in_segment = Some(InSegment { spec: spec.clone(), want, held: false });
         let book = std::sync::Arc::clone(self.book);
-        let tasks: Vec<&Task> = book.tasks[stretch.tasks.clone()].iter().collect();
-        let entered = if settled { Answer::Go } else { with.fleet.ask(&spec, Want::Enter(number)) };
+        let tasks: Vec<&Task> = book.tasks[segment.tasks.clone()].iter().collect();
+        let entered = if settled { Answer::Go } else { with.fleet.ask(&spec, Request::Enter(number)) };
         if !settled {
             self.vote_again(with, run, index);
         }
         if let Answer::Hold(gate) = entered {
             // Who has nothing to change need not wait for its wave.
-            let early = gate.reason == "Wave" && self.stretch().is_none() && !elected && !self.changes_any(&tasks);
+            let early = gate.reason == "Wave" && self.segment().is_none() && !elected && !self.changes_any(&tasks);
             if !early {
                 self.hold(gate);
                 return false;
@@ -279,26 +280,28 @@ impl BookRun<'_, '_> {
             self.tasks_of(&tasks);
         }
         if settled && !whole {
-            // What is pending belongs to the stretch that was cut off, and so does what is held.
+            // What is pending belongs to the segment that was cut off, and so does what is held.
             self.flush();
         } else {
-            self.end_of_stretch();
+            self.end_of_segment();
         }
         if self.interrupted || self.gate.is_some() {
             return false;
         }
         if waits && !self.stopped && (last || whole) {
-            // Nobody is through the last stretch, or gives anything back, before that has gone well.
+            // Nobody is through the last segment, or gives anything back, before that has gone well.
             self.settled = None;
             return !last;
         }
         let failed = self.stopped;
         let outcome = match (failed, settled) {
             // Drift of content that can't be put right now holds nothing, and so is no failure of the run.
-            (true, _) if self.any_failed() && (!settled || self.holds()) => with.fleet.ask(&spec, Want::Failed(number)),
+            (true, _) if self.any_failed() && (!settled || self.holds()) => {
+                with.fleet.ask(&spec, Request::Failed(number))
+            }
             (true, _) => return false,
-            (false, false) => with.fleet.ask(&spec, Want::Done(number)),
-            (false, true) if self.holds() && whole => with.fleet.ask(&spec, Want::Leave),
+            (false, false) => with.fleet.ask(&spec, Request::Done(number)),
+            (false, true) if self.holds() && whole => with.fleet.ask(&spec, Request::Leave),
             (false, true) => Answer::Go,
         };
         if let Answer::Hold(gate) = outcome {
@@ -311,29 +314,31 @@ impl BookRun<'_, '_> {
         !failed
     }
 
-    /// All stretches are through and nothing failed: what is still held from an earlier pass is given back.
+    /// All segments are through and nothing failed: what is still held from an earlier pass is given back.
     fn leave_what_is_left(&self, with: Coordination<'_>) {
         let id = self.book.id();
         let Some(slot) = self.pass.machine.record::<SlotOf>(&format!("{SLOT}{id}")) else { return };
-        if !self.any_failed() && with.fleet.ask(&slot.spec(&id, &self.pass.view.node), Want::Leave) == Answer::Go {
+        if !self.any_failed() && with.fleet.ask(&slot.spec(&id, &self.pass.view.node), Request::Leave) == Answer::Go {
             remember_slot(self.pass.machine, with.fleet, &id, None);
         }
     }
 
     /// What was held is given back, or has become a failure; what an earlier revision held in another budget goes too.
-    pub(super) fn gave_back(&self, with: Coordination<'_>, run: &Run, spec: &Spec, failed: Option<u32>) {
+    pub(super) fn gave_back(&self, with: Coordination<'_>, run: &Run, spec: &RolloutSpec, failed: Option<u32>) {
         let id = self.book.id();
         let node = &self.pass.view.node;
-        let now = failed
-            .map(|stretch| SlotOf { away: Some((Kind::Failure, spec.run.clone(), stretch)), ..SlotOf::of(spec, node) });
+        let now = failed.map(|segment| SlotOf {
+            away: Some((SlotState::Failure, spec.run.clone(), segment)),
+            ..SlotOf::of(spec, node)
+        });
         let Some(slot) = self.pass.machine.record::<SlotOf>(&format!("{SLOT}{id}")) else {
             if now.is_some() {
                 remember_slot(self.pass.machine, with.fleet, &id, now.as_ref());
             }
             return;
         };
-        let of_run = (0..run.stretches.len()).any(|index| slot.is_in(&SlotOf::of(run.spec_of(index), node)));
-        if !of_run && with.fleet.ask(&slot.spec(&id, &self.pass.view.node), Want::Leave) != Answer::Go {
+        let of_run = (0..run.segments.len()).any(|index| slot.is_in(&SlotOf::of(run.spec_of(index), node)));
+        if !of_run && with.fleet.ask(&slot.spec(&id, &self.pass.view.node), Request::Leave) != Answer::Go {
             return;
         }
         remember_slot(self.pass.machine, with.fleet, &id, now.as_ref());
@@ -344,7 +349,7 @@ impl BookRun<'_, '_> {
     }
 
     fn holds(&self) -> bool {
-        self.in_stretch.as_ref().is_some_and(|part| part.held)
+        self.in_segment.as_ref().is_some_and(|part| part.held)
     }
 
     /// The book waits.
@@ -357,7 +362,7 @@ impl BookRun<'_, '_> {
 
     /// Whether changes may begin, or what has begun may go on.
     pub(super) fn within_window(&mut self) -> Result<(), NotBegun> {
-        let begun = self.in_window || self.stretch().is_some();
+        let begun = self.in_window || self.segment().is_some();
         if begun && self.pass.windows.finish() {
             return Ok(());
         }
@@ -373,10 +378,10 @@ impl BookRun<'_, '_> {
         }
     }
 
-    /// Takes a slot, where this stretch asks for one, before the first change; and looks again at what it holds
+    /// Takes a slot, where this segment asks for one, before the first change; and looks again at what it holds
     /// where it may have been written off meanwhile.
     pub(super) fn take_slot(&mut self) -> Result<(), NotBegun> {
-        let (Some(with), Some(part)) = (self.pass.coordination, self.in_stretch.clone()) else { return Ok(()) };
+        let (Some(with), Some(part)) = (self.pass.coordination, self.in_segment.clone()) else { return Ok(()) };
         if part.held && !with.fleet.lease_may_be_gone() {
             return Ok(());
         }
@@ -391,13 +396,13 @@ impl BookRun<'_, '_> {
             Answer::Go => {
                 if part.spec.count.is_some() {
                     let away = match part.want {
-                        Want::Change(stretch) => (Kind::Claim, part.spec.run.clone(), stretch),
-                        _ => (Kind::Claim, drift_of(&part.spec.book), 0),
+                        Request::Change(segment) => (SlotState::Claim, part.spec.run.clone(), segment),
+                        _ => (SlotState::Claim, drift_of(&part.spec.book), 0),
                     };
                     let slot = SlotOf { away: Some(away), ..SlotOf::of(&part.spec, &self.pass.view.node) };
                     remember_slot(self.pass.machine, with.fleet, &self.book.id(), Some(&slot));
                 }
-                self.in_stretch = Some(InStretch { held: true, ..part });
+                self.in_segment = Some(InSegment { held: true, ..part });
                 Ok(())
             }
             Answer::Hold(gate) => {
@@ -409,12 +414,12 @@ impl BookRun<'_, '_> {
 
     /// Tells the fleet that this node goes away for a while, in the midst of what it holds.
     pub(super) fn goes_away(&mut self, timeout: std::time::Duration) -> Result<(), Gate> {
-        let (Some(with), Some(part)) = (self.pass.coordination, self.in_stretch.clone()) else { return Ok(()) };
-        let stretch = if let Want::Change(stretch) = part.want { stretch } else { 0 };
-        match with.fleet.ask(&part.spec, Want::Absent(stretch, timeout.as_secs().max(1))) {
+        let (Some(with), Some(part)) = (self.pass.coordination, self.in_segment.clone()) else { return Ok(()) };
+        let segment = if let Request::Change(segment) = part.want { segment } else { 0 };
+        match with.fleet.ask(&part.spec, Request::Absent(segment, timeout.as_secs().max(1))) {
             Answer::Go => {
                 // Where there are no slots it has got one for this, which is to be given back.
-                let away = Some((Kind::Claim, part.spec.run.clone(), stretch));
+                let away = Some((SlotState::Claim, part.spec.run.clone(), segment));
                 let slot = SlotOf { away, ..SlotOf::of(&part.spec, &self.pass.view.node) };
                 remember_slot(self.pass.machine, with.fleet, &self.book.id(), Some(&slot));
                 Ok(())

@@ -170,7 +170,7 @@ impl BookRun<'_, '_> {
             self.together.push(effect);
             return;
         }
-        if let Err(why) = self.begin_stretch() {
+        if let Err(why) = self.begin_segment() {
             return self.not_begun(&effect.task, effect.item, effect.planned, &why);
         }
         let before = self.foresee(&mut effect);

@@ -3,8 +3,8 @@
 use serde_json::{Map, Value};
 use towpath_coordination::{
     Gate,
-    fleet::{Errand, Found},
-    rollout::{Election, Spec},
+    fleet::{ElectedTask, TaskResult},
+    rollout::{Election, RolloutSpec},
     store::StoreError,
 };
 use towpath_host::journal::Changes;
@@ -50,7 +50,7 @@ fn shortened(result: &Value) -> Value {
 
 impl BookRun<'_, '_> {
     /// Runs an elected task, or takes the result of who was elected.
-    pub(super) fn elected(&mut self, with: Coordination<'_>, spec: &Spec, task: &Task, settled: bool) {
+    pub(super) fn elected(&mut self, with: Coordination<'_>, spec: &RolloutSpec, task: &Task, settled: bool) {
         let elect = task.elect.clone().unwrap_or_default();
         let definition = task_digest(self.pass.set, self.book, task);
         let may = |node: &str| may_be_elected(self.pass.set, task, node);
@@ -63,7 +63,7 @@ impl BookRun<'_, '_> {
         if let Some((_, value)) = known.filter(|(known, _)| settled && *known == definition) {
             return self.register_elected(task, value, None);
         }
-        let errand = Errand { spec, task: &task.id, definition: &definition };
+        let errand = ElectedTask { spec, task: &task.id, definition: &definition };
         let election = with.fleet.elect(errand, eligible, count);
         self.forget_election(task, election.as_ref().ok());
         let unreachable = |error: StoreError| {
@@ -105,7 +105,7 @@ impl BookRun<'_, '_> {
                 let (ok, message) =
                     outcome.map_or((false, None), |outcome| (outcome.outcome < Outcome::Held, outcome.message.clone()));
                 let result = self.captured.take().map(|result| shortened(&result)).unwrap_or_default();
-                let found = Found { ok, result, message };
+                let found = TaskResult { ok, result, message };
                 let mut changes = Changes::default();
                 changes.put(share_key(self.book, task), &(&definition, &found));
                 self.commit(changes, "share");
@@ -143,7 +143,7 @@ impl BookRun<'_, '_> {
         task: &Task,
         key: &str,
         definition: &str,
-        results: &std::collections::BTreeMap<String, Found>,
+        results: &std::collections::BTreeMap<String, TaskResult>,
         count: usize,
     ) {
         if let Some((node, share)) = results.iter().find(|(_, share)| !share.ok) {

@@ -2,13 +2,13 @@
 
 use std::sync::Arc;
 
-use towpath_coordination::{fleet::Answer, rollout::Want};
+use towpath_coordination::{fleet::Answer, rollout::Request};
 use towpath_render::{objects::task::Book, rendering::Renderer};
 
 use super::{
     Pass,
     book::{BookRun, Owners},
-    coordinated::{Coordination, InStretch, NotBegun, PROGRESS, Progress},
+    coordinated::{Coordination, InSegment, NotBegun, PROGRESS, Progress},
     gates,
     outcome::TaskOutcome,
 };
@@ -23,7 +23,7 @@ pub(super) fn framed<T>(
     begins: bool,
     work: impl FnOnce() -> (T, bool),
 ) -> (Result<T, NotBegun>, Vec<TaskOutcome>) {
-    let run = pass.coordination.and_then(|with| Some((with, Run::of(pass.set, pass.generation, with.table, book)?)));
+    let run = pass.coordination.and_then(|with| Some((with, Run::of(pass.set, pass.generation, with.manifest, book)?)));
     if run.is_none() && book.rollout.before.is_empty() && book.rollout.after.is_empty() {
         return (Ok(work().0), Vec::new());
     }
@@ -51,24 +51,24 @@ impl BookRun<'_, '_> {
         begins: bool,
         work: impl FnOnce() -> (T, bool),
     ) -> Result<T, NotBegun> {
-        self.begun = self.stretch() == Some(true);
+        self.begun = self.segment() == Some(true);
         if let Some((with, run)) = run {
-            let last = run.stretches.len().saturating_sub(1);
+            let last = run.segments.len().saturating_sub(1);
             let spec = run.spec_of(last);
             let progress: Progress =
                 self.pass.machine.record(&format!("{PROGRESS}{}", self.book.id())).unwrap_or_default();
             let through = progress.run == run.spec.run && progress.through;
-            let stretch = u32::try_from(last).unwrap_or(u32::MAX);
+            let segment = u32::try_from(last).unwrap_or(u32::MAX);
             if begins
                 && !through
-                && let Answer::Hold(gate) = with.fleet.ask(spec, Want::Enter(stretch))
+                && let Answer::Hold(gate) = with.fleet.ask(spec, Request::Enter(segment))
             {
                 return Err(NotBegun::Held(gate));
             }
-            self.in_stretch = Some(InStretch::correcting(spec.clone()));
+            self.in_segment = Some(InSegment::correcting(spec.clone()));
         }
-        if begins || self.stretch().is_some() {
-            self.begin_stretch()?;
+        if begins || self.segment().is_some() {
+            self.begin_segment()?;
         }
         let (done, mut failed) = work();
         // What failed is not put back to where it is used, and counts as a failure of the run.
@@ -77,10 +77,10 @@ impl BookRun<'_, '_> {
             failed = self.any_failed();
         }
         if let Some((with, run)) = run
-            && let Some(part) = self.in_stretch.clone().filter(|part| part.held)
+            && let Some(part) = self.in_segment.clone().filter(|part| part.held)
         {
-            let last = u32::try_from(run.stretches.len().saturating_sub(1)).unwrap_or(u32::MAX);
-            let want = if failed { Want::Failed(last) } else { Want::Leave };
+            let last = u32::try_from(run.segments.len().saturating_sub(1)).unwrap_or(u32::MAX);
+            let want = if failed { Request::Failed(last) } else { Request::Leave };
             if with.fleet.ask(&part.spec, want) == Answer::Go {
                 self.gave_back(*with, run, &part.spec, failed.then_some(last));
             }

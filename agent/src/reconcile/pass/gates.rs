@@ -10,9 +10,9 @@ fn runs_to_wait_for(pass: &Pass<'_>, book: &Book) -> Vec<String> {
     let Some(with) = pass.coordination.filter(|_| !pass.plan) else { return Vec::new() };
     let waits = |dependency: &&Dependency| {
         let id = format!("{}/{}", book.namespace, dependency.book);
-        let Some(entry) = with.table.books.get(&id) else { return false };
+        let Some(entry) = with.manifest.books.get(&id) else { return false };
         let run = format!("{id}@{}", entry.since);
-        !matches!(with.fleet.opening(&id), Ok(Some(opening)) if opening.run == run && opening.done)
+        !matches!(with.fleet.progress(&id), Ok(Some(opening)) if opening.run == run && opening.done)
     };
     let fleet = book.depends_on.iter().filter(|dependency| dependency.fleet);
     fleet.filter(waits).map(|dependency| format!("{}/{} on all nodes", book.namespace, dependency.book)).collect()

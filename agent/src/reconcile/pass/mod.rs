@@ -1,7 +1,6 @@
 //! One pass over the TaskBooks of a node: what is missing is found and, with a permit, put right.
 
 mod actions;
-mod anew;
 mod batch;
 mod book;
 mod computed;
@@ -15,8 +14,9 @@ mod outcome;
 mod parallel;
 mod prune;
 mod reboots;
+mod recovery;
+mod segment;
 mod states;
-mod stretch;
 mod together;
 
 use std::{
@@ -42,10 +42,10 @@ use towpath_render::{
     view::NodeView,
 };
 
-pub use anew::say_anew;
 pub use computed::ComputedCache;
 pub use coordinated::{Coordination, holds_slots, horizon};
 pub use outcome::{BookOutcome, Outcome, TaskOutcome};
+pub use recovery::republish_claims;
 
 /// The machine that passes work on.
 #[derive(Debug)]

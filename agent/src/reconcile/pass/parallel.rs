@@ -14,7 +14,7 @@ impl BookRun<'_, '_> {
     /// first change is one for all, so tasks within it come one after the other.
     pub(super) fn wave(&mut self, tasks: &[&Task]) {
         let framed =
-            !self.book.rollout.before.is_empty() || !self.book.rollout.after.is_empty() || self.in_stretch.is_some();
+            !self.book.rollout.before.is_empty() || !self.book.rollout.after.is_empty() || self.in_segment.is_some();
         if tasks.len() == 1 || self.pass.plan || framed {
             for task in tasks {
                 if self.stopped {
@@ -81,7 +81,7 @@ pub(super) fn waves<'t>(tasks: &[&'t Task], parallel: bool) -> Vec<Vec<&'t Task>
     if !parallel {
         return tasks.iter().map(|task| vec![*task]).collect();
     }
-    // What a task of an earlier stretch is, is done.
+    // What a task of an earlier segment is, is done.
     let here: BTreeSet<&str> = tasks.iter().map(|task| task.id.as_str()).collect();
     let mut done: BTreeSet<&str> = BTreeSet::new();
     let mut waves = Vec::new();

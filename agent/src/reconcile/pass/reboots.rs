@@ -56,7 +56,7 @@ impl BookRun<'_, '_> {
         if self.pass.plan {
             return self.push(planned);
         }
-        if let Err(why) = self.begin_stretch() {
+        if let Err(why) = self.begin_segment() {
             return self.not_begun(task, item, planned, &why);
         }
         if let Err(gate) = self.goes_away(task.timeout) {

@@ -262,7 +262,7 @@ impl BookRun<'_, '_> {
         }
         let waiting = std::mem::take(&mut self.waiting);
         let content_only = !self.fresh && waiting.iter().all(|one| one.handlers.is_empty());
-        if !content_only && let Err(why) = self.begin_stretch() {
+        if !content_only && let Err(why) = self.begin_segment() {
             for one in &waiting {
                 let outcome = &mut self.tasks[one.position];
                 outcome.outcome = Outcome::Held;

@@ -26,7 +26,7 @@ impl BookRun<'_, '_> {
             let pending = self.pending_handlers();
             return self.never_ran(effects, &pending);
         }
-        if let Err(why) = self.begin_stretch() {
+        if let Err(why) = self.begin_segment() {
             self.complete = false;
             self.stopped = true;
             for effect in effects.iter().filter_map(|effect| Some((effect.place?, &effect.task.id))) {

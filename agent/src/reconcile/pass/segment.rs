@@ -1,4 +1,4 @@
-//! A stretch of a book on this node: what comes before its first change, its handlers, and what comes behind them.
+//! A segment of a book on this node: what comes before its first change, its handlers, and what comes behind them.
 
 use std::{collections::BTreeMap, sync::Arc};
 
@@ -12,12 +12,12 @@ use super::{
 };
 
 impl BookRun<'_, '_> {
-    /// Whether a stretch was begun and not ended; and if so, whether all that comes before it has succeeded.
-    pub(super) fn stretch(&self) -> Option<bool> {
-        self.pass.machine.record(&format!("stretch/{}", self.book.id()))
+    /// Whether a segment was begun and not ended; and if so, whether all that comes before it has succeeded.
+    pub(super) fn segment(&self) -> Option<bool> {
+        self.pass.machine.record(&format!("segment/{}", self.book.id()))
     }
 
-    /// A task whose stretch can't begin: it waits, and so does what comes behind it.
+    /// A task whose segment can't begin: it waits, and so does what comes behind it.
     pub(super) fn not_begun(&mut self, task: &Task, item: Option<Item>, planned: TaskOutcome, why: &NotBegun) {
         self.stopped = true;
         let outcome = TaskOutcome { outcome: why.outcome(), message: Some(why.message()), ..planned };
@@ -25,14 +25,14 @@ impl BookRun<'_, '_> {
     }
 
     /// Runs what comes before the first change of this node. What was cut off, or failed, runs again next time.
-    pub(super) fn begin_stretch(&mut self) -> Result<(), NotBegun> {
+    pub(super) fn begin_segment(&mut self) -> Result<(), NotBegun> {
         self.within_window()?;
         self.take_slot()?;
         if self.begun || self.book.rollout.before.is_empty() && self.book.rollout.after.is_empty() {
             self.begun = true;
             return Ok(());
         }
-        let key = format!("stretch/{}", self.book.id());
+        let key = format!("segment/{}", self.book.id());
         let mut changes = Changes::default();
         changes.put(key.clone(), &false);
         self.commit(changes, "before");
@@ -53,13 +53,13 @@ impl BookRun<'_, '_> {
         Ok(())
     }
 
-    /// Runs what comes behind the last handler, where this stretch has changed something.
+    /// Runs what comes behind the last handler, where this segment has changed something.
     pub(super) fn after(&mut self) {
-        if self.book.rollout.before.is_empty() && self.book.rollout.after.is_empty() || self.stretch().is_none() {
+        if self.book.rollout.before.is_empty() && self.book.rollout.after.is_empty() || self.segment().is_none() {
             return;
         }
-        // A stretch that was cut off before its first change is gone through, so that what was taken out comes back.
-        if self.begin_stretch().is_err() {
+        // A segment that was cut off before its first change is gone through, so that what was taken out comes back.
+        if self.begin_segment().is_err() {
             return;
         }
         let book = Arc::clone(self.book);
@@ -73,7 +73,7 @@ impl BookRun<'_, '_> {
             }
         }
         let mut changes = Changes::default();
-        changes.delete(format!("stretch/{}", self.book.id()));
+        changes.delete(format!("segment/{}", self.book.id()));
         self.commit(changes, "after");
     }
 
@@ -89,7 +89,7 @@ impl BookRun<'_, '_> {
         if pending.is_empty() {
             return;
         }
-        if let Err(why) = self.begin_stretch() {
+        if let Err(why) = self.begin_segment() {
             self.push(TaskOutcome::new("handlers".into(), "handler", why.outcome()).say(why.message()));
             self.stopped = true;
             return;

@@ -1,4 +1,4 @@
-//! Stretches: what divides a book, so that nobody waits for another node in the middle of its changes.
+//! Segments: what divides a book, so that nobody waits for another node in the middle of its changes.
 
 use std::ops::Range;
 
@@ -6,18 +6,18 @@ use super::task::{Book, Task};
 
 /// A part of a book between two cuts.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Stretch {
+pub struct Segment {
     /// Its tasks, by their places.
     pub tasks: Range<usize>,
     /// Whether all nodes wait for all before it.
     pub barrier: bool,
     /// What it is.
-    pub kind: StretchKind,
+    pub kind: SegmentKind,
 }
 
-/// What a stretch is.
+/// What a segment is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum StretchKind {
+pub enum SegmentKind {
     /// Tasks of the book.
     Tasks,
     /// One task that elected nodes run for all.
@@ -26,44 +26,44 @@ pub enum StretchKind {
     Own,
 }
 
-/// The stretches of a book: `sync` comes before its task; a task with `elect` or `serialize` is a stretch of its own.
-pub fn stretches(book: &Book) -> Vec<Stretch> {
-    let mut found: Vec<Stretch> = Vec::new();
+/// The segments of a book: `sync` comes before its task; a task with `elect` or `serialize` is a segment of its own.
+pub fn segments(book: &Book) -> Vec<Segment> {
+    let mut found: Vec<Segment> = Vec::new();
     let mut begin = 0;
     let mut barrier = false;
-    let mut close = |end: usize, begin: &mut usize, barrier: &mut bool, kind: StretchKind, force: bool| {
+    let mut close = |end: usize, begin: &mut usize, barrier: &mut bool, kind: SegmentKind, force: bool| {
         if end > *begin || force || *barrier {
-            found.push(Stretch { tasks: *begin..end, barrier: *barrier, kind });
+            found.push(Segment { tasks: *begin..end, barrier: *barrier, kind });
             *barrier = false;
         }
         *begin = end;
     };
     for (at, task) in book.tasks.iter().enumerate() {
         if task.sync {
-            close(at, &mut begin, &mut barrier, StretchKind::Tasks, true);
+            close(at, &mut begin, &mut barrier, SegmentKind::Tasks, true);
             barrier = true;
         }
         if let Some(kind) = own_kind(task) {
             if at > begin {
-                close(at, &mut begin, &mut barrier, StretchKind::Tasks, false);
+                close(at, &mut begin, &mut barrier, SegmentKind::Tasks, false);
             }
             close(at + 1, &mut begin, &mut barrier, kind, true);
         } else if waits_for_shared(task) && at > begin {
-            close(at, &mut begin, &mut barrier, StretchKind::Tasks, false);
+            close(at, &mut begin, &mut barrier, SegmentKind::Tasks, false);
         }
     }
-    close(book.tasks.len(), &mut begin, &mut barrier, StretchKind::Tasks, false);
+    close(book.tasks.len(), &mut begin, &mut barrier, SegmentKind::Tasks, false);
     if found.is_empty() {
-        found.push(Stretch { tasks: 0..0, barrier: false, kind: StretchKind::Tasks });
+        found.push(Segment { tasks: 0..0, barrier: false, kind: SegmentKind::Tasks });
     }
     found
 }
 
-fn own_kind(task: &Task) -> Option<StretchKind> {
+fn own_kind(task: &Task) -> Option<SegmentKind> {
     if task.elect.is_some() {
-        return Some(StretchKind::Elected);
+        return Some(SegmentKind::Elected);
     }
-    task.serialize.is_some().then_some(StretchKind::Own)
+    task.serialize.is_some().then_some(SegmentKind::Own)
 }
 
 fn waits_for_shared(task: &Task) -> bool {
@@ -77,7 +77,7 @@ mod tests {
     use crate::tree::MemoryTree;
     use std::{collections::BTreeMap, sync::Arc};
 
-    fn of(tasks: &str) -> Vec<(Range<usize>, bool, StretchKind)> {
+    fn of(tasks: &str) -> Vec<(Range<usize>, bool, SegmentKind)> {
         let text = format!(
             "metadata: {{apiVersion: v1alpha, kind: Namespace, name: n}}\n---\nmetadata: {{apiVersion: v1alpha, kind: Node, name: a}}\n---\nmetadata: {{apiVersion: v1alpha, kind: TaskBook, name: b, namespace: n}}\nspec:\n  targets: {{nodes: [a]}}\n  tasks:\n{tasks}"
         );
@@ -85,12 +85,12 @@ mod tests {
         let source = SourceTree { name: "s".into(), tree: Arc::new(tree), library: false, globals: true };
         let loaded = load(&[source], &BTreeMap::new());
         assert!(loaded.errors.is_empty(), "{:?}", loaded.errors);
-        stretches(&loaded.set.books["n/b"]).into_iter().map(|s| (s.tasks, s.barrier, s.kind)).collect()
+        segments(&loaded.set.books["n/b"]).into_iter().map(|s| (s.tasks, s.barrier, s.kind)).collect()
     }
 
     #[test]
     fn cuts_divide_a_book() {
-        use StretchKind::{Elected, Own, Tasks};
+        use SegmentKind::{Elected, Own, Tasks};
         let debug = |name: &str, more: &str| format!("    - {{name: {name}, debug: {{message: x}}{more}}}\n");
         assert_eq!(of(&(debug("a", "") + &debug("b", ""))), [(0..2, false, Tasks)]);
         assert_eq!(of(&(debug("a", "") + &debug("b", ", sync: true"))), [(0..1, false, Tasks), (1..2, true, Tasks)]);

@@ -3,12 +3,12 @@
 use std::collections::BTreeSet;
 
 use towpath_coordination::{
-    fleet::{Errand, Fleet, Found},
-    rollout::Own,
+    fleet::{ElectedTask, Fleet, TaskResult},
+    rollout::NodeClaims,
     store::StoreError,
 };
 use towpath_host::journal::{Changes, Journal};
-use towpath_render::objects::{StretchKind, task::Book, task_digest};
+use towpath_render::objects::{SegmentKind, task::Book, task_digest};
 
 use super::{
     Machine,
@@ -22,17 +22,22 @@ use crate::reconcile::{revision::Revision, runs::Run};
 ///
 /// # Errors
 /// When the store does not answer.
-pub fn say_anew(machine: &Machine, journal: &Journal, fleet: &Fleet, revision: &Revision) -> Result<bool, StoreError> {
-    if !fleet.really_owes()? {
+pub fn republish_claims(
+    machine: &Machine,
+    journal: &Journal,
+    fleet: &Fleet,
+    revision: &Revision,
+) -> Result<bool, StoreError> {
+    if !fleet.check_needs_republish()? {
         return Ok(false);
     }
     for book in &revision.view.books {
-        if let Some(run) = Run::of(&revision.set, revision.generation, &revision.table, book) {
+        if let Some(run) = Run::of(&revision.set, revision.generation, &revision.manifest, book) {
             book_anew(machine, fleet, revision, book, &run)?;
         }
     }
     let known: Vec<String> = revision.set.all_nodes().into_iter().collect();
-    fleet.has_said_anew(&known)?;
+    fleet.acknowledge_recovery(&known)?;
     let mut changes = Changes::default();
     // No run is known to be through any more.
     for (book, progress) in machine.records::<Progress>(PROGRESS) {
@@ -52,25 +57,25 @@ fn book_anew(machine: &Machine, fleet: &Fleet, revision: &Revision, book: &Book,
     let done = if progress.run == run.spec.run { progress.done } else { 0 };
     let voted: BTreeSet<u32> = (0..u32::try_from(done).unwrap_or(u32::MAX)).collect();
     let mut said = BTreeSet::new();
-    for index in 0..run.stretches.len() {
+    for index in 0..run.segments.len() {
         let spec = run.spec_of(index);
         let own = SlotOf::of(spec, &revision.view.node);
         // What is held is held in one part of a budget, and a view of another part of the same shows it too.
         let elsewhere = |slot: &&SlotOf| slot.away.is_some() && slot.group == own.group && !slot.is_in(&own);
         if slot.as_ref().filter(elsewhere).is_none() && said.insert((own.group.clone(), own.part.clone())) {
             let away = slot.as_ref().filter(|slot| slot.is_in(&own)).and_then(|slot| slot.away.clone());
-            fleet.say_anew(spec, &Own { away, voted: voted.clone() })?;
+            fleet.republish_claims(spec, &NodeClaims { away, voted: voted.clone() })?;
         }
     }
-    for stretch in run.stretches.iter().filter(|stretch| stretch.kind == StretchKind::Elected) {
-        let Some(task) = book.tasks.get(stretch.tasks.start) else { continue };
+    for segment in run.segments.iter().filter(|segment| segment.kind == SegmentKind::Elected) {
+        let Some(task) = book.tasks.get(segment.tasks.start) else { continue };
         let definition = task_digest(&revision.set, book, task);
-        let found: Option<(String, Found)> = machine.record(&share_key(book, task));
+        let found: Option<(String, TaskResult)> = machine.record(&share_key(book, task));
         let found = found.filter(|(known, _)| *known == definition).map(|(_, found)| found);
         let begun: Option<String> = machine.record(&begun_key(book, task));
         if found.is_some() || begun.as_deref() == Some(definition.as_str()) {
-            let errand = Errand { spec: &run.spec, task: &task.id, definition: &definition };
-            fleet.elected_anew(errand, found.as_ref())?;
+            let errand = ElectedTask { spec: &run.spec, task: &task.id, definition: &definition };
+            fleet.republish_election(errand, found.as_ref())?;
         }
     }
     Ok(())

@@ -40,7 +40,7 @@ struct Signature {
 
 /// Signs the records of this node, and judges those of others.
 #[derive(Debug)]
-pub struct Notary {
+pub struct RecordSigner {
     cluster: String,
     node: String,
     bearer: Bearer,
@@ -114,8 +114,8 @@ impl State {
     }
 }
 
-impl Notary {
-    /// A notary whose records are numbered from `first` on.
+impl RecordSigner {
+    /// A signer whose records are numbered from `first` on.
     pub fn new(cluster: String, node: String, bearer: Bearer, first: u64) -> Self {
         let mut state = State::default();
         // No other key counts for the own name.
@@ -278,7 +278,7 @@ impl Notary {
 
     /// Whether a row is by a writer of whom nothing is known yet.
     pub(super) fn is_by_unknown(&self, row: &Row) -> bool {
-        // Found without parsing: most rows are by known writers, and were judged before.
+        // TaskResult without parsing: most rows are by known writers, and were judged before.
         let begin = "\"signed\":{\"by\":\"";
         let Ok(text) = std::str::from_utf8(&row.value) else { return false };
         let Some(by) = text.find(begin).and_then(|at| text.get(at + begin.len()..)?.split('"').next()) else {
@@ -371,7 +371,7 @@ impl Notary {
                 of.check(&signed.by, record, &self.lock().books).map_err(Doubt::Refused)?;
             }
             // The own mark of an earlier time is how a node sees that the store was restored (P14).
-            let own_mark = *key == (Key::Mark { node: &self.node });
+            let own_mark = *key == (Key::Sequence { node: &self.node });
             if is_remembered(key) && !own_mark && !self.lock().known.take(&signed.by, &row.key, signed.seq) {
                 return Err(Doubt::Refused(format!("{} has written a newer record there", signed.by)));
             }
@@ -487,7 +487,7 @@ impl Notary {
 
 /// Whether a record is a claim or a failure that a node has written of itself.
 fn is_own_claim(key: &Key<'_>, record: &Map<String, Value>, signed: Option<&Signed>) -> bool {
-    let Key::Held { node, .. } = key else { return false };
+    let Key::Slot { node, .. } = key else { return false };
     let kind = record.get("kind").and_then(Value::as_str);
     signed.is_some_and(|signed| signed.by == *node) && matches!(kind, Some("claim" | "failure"))
 }

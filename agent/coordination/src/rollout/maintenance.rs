@@ -1,0 +1,270 @@
+//! What is due, and is done by whoever sees it first: openings, offers that nobody takes, free slots, and nodes that
+//! are lost. So no single crash stops a run.
+
+use super::{
+    Cut, Entry, OnLost, RolloutProgress, RolloutSpec, RunSnapshot, SlotEntry, SlotRecord, SlotState,
+    decide::{bytes, delete, replace},
+    offer::{offer_free, offer_on},
+};
+use crate::{
+    keys,
+    store::{Compare, Op, Txn},
+};
+
+/// The next transaction that is due, if any. Only who is at the accepted revision lets anybody in or on, and where the
+/// store has gone back only once all have said anew what they hold.
+pub fn next_maintenance(spec: &RolloutSpec, snapshot: &RunSnapshot, me: &str) -> Option<Txn> {
+    let accepted = snapshot.current(spec).filter(|_| !snapshot.needs_republish(me))?;
+    let Some(unmoved) = snapshot.admission_guards(spec) else { return lost_since(spec, snapshot, accepted) };
+    open(spec, snapshot, &unmoved)
+        .or_else(|| end_recovery(&spec.known, snapshot))
+        .or_else(|| give_up(spec, snapshot, me, &unmoved))
+        .or_else(|| lost(spec, snapshot, me, &unmoved))
+        .or_else(|| clear_queue(spec, snapshot, &unmoved))
+        .or_else(|| offer_free(spec, snapshot, me, unmoved))
+}
+
+/// Everybody has said anew what it holds: the store is whole again.
+pub fn end_recovery(known: &[String], snapshot: &RunSnapshot) -> Option<Txn> {
+    let (restored, _) = snapshot.recovery.as_ref()?;
+    // Who was written off in this book may still owe something to another.
+    known.iter().all(|node| snapshot.acknowledged.contains(node)).then(|| Txn {
+        compare: snapshot.same_recovery(),
+        then: vec![
+            Op::DeleteAll(keys::ALL_RECOVERIES.to_owned()),
+            Op::DeleteAll(keys::all_recovery_acks(&restored.id)),
+        ],
+        otherwise: Vec::new(),
+    })
+}
+
+/// The store has gone back, and somebody who has not said anew what it holds is lost: under `skip` the run goes on
+/// without it, whatever it held.
+fn lost_since(spec: &RolloutSpec, snapshot: &RunSnapshot, accepted: u64) -> Option<Txn> {
+    snapshot.recovery.as_ref()?;
+    let may =
+        spec.on_lost == OnLost::Skip && !snapshot.rolled_back && snapshot.written_off(spec) < spec.count.unwrap_or(1);
+    let silent = |node: &&String| {
+        let gone =
+            |held: &SlotEntry| held.node == **node && held.book == spec.book && held.held.kind == SlotState::WrittenOff;
+        snapshot.lost.contains(*node) && !snapshot.acknowledged.contains(*node) && !snapshot.held.iter().any(gone)
+    };
+    let node = spec.known.iter().filter(|_| may).find(silent)?;
+    let record = snapshot.held.iter().find(|held| held.node == *node && held.book == spec.book);
+    let gone = SlotRecord {
+        kind: SlotState::WrittenOff,
+        run: spec.run.clone(),
+        segment: record.map_or(0, |record| record.held.segment),
+        generation: spec.generation,
+        lost: false,
+        absent: 0,
+    };
+    let mut txn = match record {
+        Some(record) => replace(spec, record, &gone),
+        None => {
+            let key = keys::held(&spec.group, spec.part(node), &spec.book, node);
+            Txn {
+                compare: vec![Compare::Absent(key.clone())],
+                then: vec![Op::put(key, bytes(&gone))],
+                otherwise: Vec::new(),
+            }
+        }
+    };
+    txn.compare.push(Compare::Absent(keys::alive(node)));
+    txn.compare.push(Compare::Revision(keys::ACCEPTED.to_owned(), accepted));
+    txn.compare.extend(snapshot.same_recovery());
+    Some(txn)
+}
+
+/// Who has come to the end of a segment, as far as is known.
+fn through(spec: &RolloutSpec, snapshot: &RunSnapshot, segment: u32, wave: u32) -> bool {
+    let Some((_, names)) = snapshot.names.as_ref().filter(|(of, _)| *of == segment) else { return false };
+    let came = |node: &str| {
+        names.contains(node)
+            || snapshot.held.iter().any(|held| {
+                held.node == node
+                    && held.book == spec.book
+                    && held.held.run == spec.run
+                    // As "come" counts only a failure in this run.
+                    && match held.held.kind {
+                        SlotState::Failure => true,
+                        SlotState::WrittenOff => true,
+                        SlotState::Lost => spec.on_lost != OnLost::Hold,
+                        SlotState::Claim => held.held.lost && spec.on_lost == OnLost::Fail,
+                        SlotState::Offer => false,
+                    }
+            })
+    };
+    snapshot.failures(spec) <= spec.max_failures && spec.up_to(wave).all(came)
+}
+
+/// The segment and the wave that may be complete, judged by numbers alone: then the names are worth reading.
+pub fn segment_to_inspect(spec: &RolloutSpec, snapshot: &RunSnapshot) -> Option<u32> {
+    frontier(spec, snapshot).into_iter().find_map(|(segment, wave)| {
+        let others =
+            snapshot.held.iter().filter(|held| held.book == spec.book && held.held.kind != SlotState::Offer).count()
+                + snapshot.lost.iter().filter(|node| spec.is_member(node)).count();
+        let needed = spec.up_to(wave).count() as u64;
+        let votes = snapshot.votes.get(segment as usize).copied().unwrap_or(0);
+        (votes + others as u64 >= needed).then_some(segment)
+    })
+}
+
+/// The waves whose end opens something: of each segment that is open the last open wave.
+pub fn frontier(spec: &RolloutSpec, snapshot: &RunSnapshot) -> Vec<(u32, u32)> {
+    if snapshot.done(spec) {
+        return Vec::new();
+    }
+    let mut found = Vec::new();
+    for segment in 0..spec.segments() {
+        let open = snapshot.open_waves(spec, segment);
+        if open == 0 {
+            break;
+        }
+        let last = open >= spec.waves;
+        let next_is_open = snapshot.open_waves(spec, segment + 1) > 0 && segment + 1 < spec.segments();
+        if !last || !next_is_open {
+            found.push((segment, open.min(spec.waves) - 1));
+        }
+    }
+    found
+}
+
+/// The next progress: a wave, a segment behind a barrier, or the end of the run.
+fn open(spec: &RolloutSpec, snapshot: &RunSnapshot, unmoved: &[Compare]) -> Option<Txn> {
+    let (segment, wave) = complete(spec, snapshot)?;
+    let mut waves: Vec<u32> = (0..spec.segments()).map(|segment| snapshot.open_waves(spec, segment)).collect();
+    let mut done = false;
+    if wave + 1 < spec.waves {
+        if !snapshot.soaked {
+            return None;
+        }
+        *waves.get_mut(segment as usize)? = wave + 2;
+    } else if segment + 1 < spec.segments() {
+        if spec.cuts.get(segment as usize) != Some(&Cut::Barrier) {
+            return None;
+        }
+        *waves.get_mut(segment as usize + 1)? = spec.open_at_once(segment + 1);
+    } else {
+        // The last segment is through; those behind passages must be too.
+        done = true;
+    }
+    let key = keys::progress(&spec.book);
+    let (compare, before) = match &snapshot.progress {
+        Some((old, modified)) => (
+            Compare::Revision(key.clone(), *modified),
+            if old.run == spec.run { old.before.clone() } else { old.run.clone() },
+        ),
+        None => (Compare::Absent(key.clone()), String::new()),
+    };
+    let progress =
+        RolloutProgress { run: spec.run.clone(), generation: spec.generation, waves, done, before: before.clone() };
+    let mut then = vec![Op::put(key, bytes(&progress))];
+    if done && !before.is_empty() && before != spec.run {
+        // Records of a finished run go when its successor ends.
+        then.push(Op::DeleteAll(keys::run_votes(&before)));
+    }
+    let compare = unmoved.iter().cloned().chain([compare]).collect();
+    Some(Txn { compare, then, otherwise: Vec::new() })
+}
+
+/// Offers that are void, or that nobody took in time, and what nodes hold that git no longer knows.
+fn give_up(spec: &RolloutSpec, snapshot: &RunSnapshot, me: &str, unmoved: &[Compare]) -> Option<Txn> {
+    let stale = |held: &&SlotEntry| {
+        let unknown = !spec.known.contains(&held.node);
+        let offer = held.held.kind == SlotState::Offer
+            && held.node != me
+            && (held.held.generation != spec.generation
+                || snapshot.lost.contains(&held.node)
+                || snapshot.stale.contains(&(held.node.clone(), held.modified)));
+        // Who is no target any more does not count as lost.
+        let left = held.held.kind == SlotState::Lost && held.book == spec.book && !spec.selects(&held.node);
+        unknown || offer || left
+    };
+    let held = snapshot.held.iter().find(stale)?;
+    let mut txn = delete(spec, held);
+    txn.compare.extend(unmoved.iter().cloned());
+    txn.then.push(Op::Delete(keys::offer_notice(&held.node, &spec.group)));
+    offer_on(spec, snapshot, me, held, None, &mut txn);
+    if !spec.known.contains(&held.node) {
+        // Nothing of it is asked for any more.
+        txn.then.push(Op::DeleteAll(keys::inbox(&held.node)));
+    }
+    Some(txn)
+}
+
+/// What is said of a node that is lost: in one transaction that finds its lease gone and its record unchanged.
+fn lost(spec: &RolloutSpec, snapshot: &RunSnapshot, me: &str, unmoved: &[Compare]) -> Option<Txn> {
+    if spec.on_lost == OnLost::Hold || snapshot.done(spec) {
+        return None;
+    }
+    snapshot.lost.iter().find_map(|node| {
+        let record = snapshot.held.iter().find(|held| held.node == *node && held.book == spec.book);
+        let mut txn = match record {
+            Some(held) if held.held.kind == SlotState::Claim && snapshot.is_away_on_purpose(held) => return None,
+            Some(held) if held.held.kind == SlotState::Claim && !held.held.lost => match spec.on_lost {
+                OnLost::Skip if snapshot.written_off(spec) < spec.count.unwrap_or(1) => {
+                    let gone = SlotRecord { kind: SlotState::WrittenOff, run: spec.run.clone(), ..held.held.clone() };
+                    let mut txn = replace(spec, held, &gone);
+                    offer_on(spec, snapshot, me, held, Some(&gone), &mut txn);
+                    txn
+                }
+                OnLost::Fail => {
+                    replace(spec, held, &SlotRecord { lost: true, run: spec.run.clone(), ..held.held.clone() })
+                }
+                _ => return None,
+            },
+            Some(_) => return None,
+            None if missing(spec, snapshot, node) => {
+                let key = keys::held(&spec.group, spec.part(node), &spec.book, node);
+                let lost = SlotRecord {
+                    kind: SlotState::Lost,
+                    run: spec.run.clone(),
+                    segment: 0,
+                    generation: spec.generation,
+                    lost: false,
+                    absent: 0,
+                };
+                Txn {
+                    compare: vec![Compare::Absent(key.clone())],
+                    then: vec![Op::put(key, bytes(&lost))],
+                    otherwise: Vec::new(),
+                }
+            }
+            None => return None,
+        };
+        txn.compare.push(Compare::Absent(keys::alive(node)));
+        txn.compare.extend(unmoved.iter().cloned());
+        Some(txn)
+    })
+}
+
+/// Whether a member is known not to have come to the end of a segment that others wait at.
+fn missing(spec: &RolloutSpec, snapshot: &RunSnapshot, node: &str) -> bool {
+    spec.is_member(node)
+        && snapshot.names.as_ref().is_some_and(|(segment, names)| {
+            frontier(spec, snapshot).iter().any(|(open, _)| open == segment) && !names.contains(node)
+        })
+}
+
+/// The wave that is complete and opens the next once it has held for the soak.
+pub fn complete(spec: &RolloutSpec, snapshot: &RunSnapshot) -> Option<(u32, u32)> {
+    frontier(spec, snapshot).into_iter().find(|(segment, wave)| through(spec, snapshot, *segment, *wave))
+}
+
+/// Places in the queue that nobody will ever be let in from: of nodes that are no targets, of runs that are over.
+/// Who still wants a slot queues anew.
+fn clear_queue(spec: &RolloutSpec, snapshot: &RunSnapshot, unmoved: &[Compare]) -> Option<Txn> {
+    let over = |entry: &&Entry| {
+        let drift = entry.queued.run.ends_with("!drift");
+        entry.book == spec.book
+            && (!spec.selects(&entry.node)
+                || entry.queued.run != spec.run && !drift
+                || spec.part(&entry.node) != entry.part
+                || snapshot.lost.contains(&entry.node))
+    };
+    let entry = snapshot.queue.iter().find(over)?;
+    let key = keys::queue(&spec.group, &entry.part, &entry.book, &entry.node);
+    let compare = unmoved.iter().cloned().chain([Compare::Revision(key.clone(), entry.modified)]).collect();
+    Some(Txn { compare, then: vec![Op::Delete(key)], otherwise: Vec::new() })
+}
