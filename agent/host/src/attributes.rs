@@ -1,30 +1,31 @@
-//! Extended attributes that a file keeps when it is replaced: ACLs, labels of SELinux and Smack, attributes of users.
+//! Extended attributes that a file keeps when it is replaced: ACLs, SELinux and Smack labels, user and trusted
+//! attributes.
 //!
-//! File capabilities are not among them: they belong to the content, and the kernel drops them on a write too.
+//! File capabilities are not kept: they belong to the content, and the kernel drops them on a write too.
 
 use std::{collections::BTreeMap, ffi::CStr, io, os::fd::AsFd};
 
 use rustix::{fs::XattrFlags, io::Errno};
 use serde::{Deserialize, Serialize};
 
-/// The access ACL; it decides what the group bits of the mode mean.
+/// The name of the access ACL, which defines the meaning of the mode's group bits.
 const ACL: &str = "system.posix_acl_access";
 
-/// The extended attributes of one file. Values are hexadecimal.
+/// The extended attributes of one file, by name. Values are hexadecimal.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(transparent)]
 pub struct Attributes(BTreeMap<String, String>);
 
 impl Attributes {
-    /// Whether there are none.
+    /// Returns true if the file has no attributes to keep.
     pub fn is_empty(&self) -> bool {
         self.0.is_empty()
     }
 
-    /// Reads those of an open file. A file system without extended attributes has none.
+    /// Reads the attributes of an open file. A file system without extended attributes gives an empty set.
     ///
     /// # Errors
-    /// When they can't be read.
+    /// When the attributes cannot be read.
     pub(crate) fn of(file: impl AsFd) -> io::Result<Self> {
         let mut found = BTreeMap::new();
         for name in names(&file)? {
@@ -37,10 +38,13 @@ impl Attributes {
         Ok(Self(found))
     }
 
-    /// Gives them to an open file, which loses an ACL that it inherited from its directory.
+    /// Sets the attributes on an open file, and removes an ACL that the file inherited from its directory.
+    ///
+    /// An attribute that the file system does not support is ignored. Without the permission to set it, an attribute
+    /// other than an ACL is logged and skipped.
     ///
     /// # Errors
-    /// When one can't be set. Labels that the kernel refuses are logged.
+    /// When an attribute cannot be set for another reason.
     pub(crate) fn give(&self, file: impl AsFd) -> io::Result<()> {
         if !self.0.contains_key(ACL) {
             match rustix::fs::fremovexattr(&file, ACL) {
@@ -109,5 +113,5 @@ fn value(file: impl AsFd, name: &str) -> io::Result<Option<Vec<u8>>> {
     }
 }
 
-/// The kernel allows 64 KiB for a list and for a value.
+/// The kernel's limit for the list of names and for one value: 64 KiB.
 const LARGEST: usize = 64 << 10;

@@ -1,4 +1,4 @@
-//! Time, as a port: the wall clock for people, the monotonic clock for deadlines.
+//! The time as a port: the wall clock for people, the monotonic clock for deadlines.
 
 use std::{
     fmt,
@@ -9,12 +9,12 @@ use std::{
     time::{Duration, Instant},
 };
 
-/// Asks for the time.
+/// A source of time.
 pub trait Clock: fmt::Debug + Send + Sync {
-    /// Milliseconds since 1970 by the wall clock, which may jump.
+    /// Returns the wall clock in milliseconds since 1970. The wall clock may jump.
     fn wall(&self) -> i64;
 
-    /// The monotonic clock, which never goes back.
+    /// Returns the monotonic clock, which never goes back.
     fn monotonic(&self) -> Instant;
 }
 
@@ -35,7 +35,7 @@ impl Clock for SystemClock {
     }
 }
 
-/// A clock whose wall time tests move.
+/// A clock with a wall time that tests can move. Its monotonic time does not advance.
 #[derive(Debug, Clone)]
 pub struct TestClock {
     start: Instant,
@@ -43,12 +43,12 @@ pub struct TestClock {
 }
 
 impl TestClock {
-    /// A clock at a wall time.
+    /// Creates a clock that shows a wall time, in milliseconds since 1970.
     pub fn at(wall: i64) -> Self {
         Self { start: SystemClock.monotonic(), wall: Arc::new(AtomicI64::new(wall)) }
     }
 
-    /// Moves the wall clock, also backwards.
+    /// Moves the wall clock by some milliseconds, forwards or backwards.
     pub fn jump(&self, milliseconds: i64) {
         self.wall.fetch_add(milliseconds, Ordering::SeqCst);
     }
@@ -64,7 +64,7 @@ impl Clock for TestClock {
     }
 }
 
-/// RFC 3339 in UTC with milliseconds.
+/// Formats a time as RFC 3339 in UTC, with milliseconds.
 pub fn rfc3339(milliseconds: i64) -> String {
     let (days, in_day) = (milliseconds.div_euclid(86_400_000), milliseconds.rem_euclid(86_400_000));
     let (year, month, day) = civil(days);
@@ -72,7 +72,9 @@ pub fn rfc3339(milliseconds: i64) -> String {
     format!("{year:04}-{month:02}-{day:02}T{hour:02}:{minute:02}:{:02}.{:03}Z", in_day / 1000 % 60, in_day % 1000)
 }
 
-/// The Gregorian date of a day since 1970 (the algorithm `civil_from_days` of Howard Hinnant's paper on calendars).
+/// Converts days since 1970 to a Gregorian date: year, month, day.
+///
+/// The algorithm is `civil_from_days` of Howard Hinnant's paper on calendars.
 fn civil(days: i64) -> (i64, i64, i64) {
     let shifted = days + 719_468;
     let era = shifted.div_euclid(146_097);
@@ -85,7 +87,7 @@ fn civil(days: i64) -> (i64, i64, i64) {
     (year_of_era + era * 400 + i64::from(month <= 2), month, day)
 }
 
-/// Seconds of a duration, for JSON.
+/// Converts a duration to seconds for JSON, rounded to milliseconds.
 pub fn seconds(duration: Duration) -> f64 {
     (duration.as_secs_f64() * 1000.0).round() / 1000.0
 }

@@ -1,11 +1,13 @@
-//! What changes in a file, for people.
+//! Differences between two versions of a file, for people.
 
 use similar::TextDiff;
 
-/// How long a diff may be.
+/// The longest diff, in lines.
 const LINES: usize = 200;
 
-/// The difference of two contents as a unified diff; of binary ones only the sizes.
+/// Returns a unified diff of two contents, cut after 200 lines.
+///
+/// For binary contents, and for contents above 1 MiB, it returns only the sizes.
 pub fn unified(path: &str, old: &[u8], new: &[u8]) -> String {
     let (Ok(old_text), Ok(new_text)) = (std::str::from_utf8(old), std::str::from_utf8(new)) else {
         return format!("{path}: binary, {} bytes become {}", old.len(), new.len());

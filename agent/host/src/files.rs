@@ -1,9 +1,12 @@
-//! The write side: files are replaced atomically, and a crash at any instruction leaves the old one or the new.
+//! The write side: files are replaced atomically. A crash at any instruction leaves the old file or the new one.
 //!
-//! Guarantees: a staged file is complete, with its mode and owner, before it is renamed; after [`Hand::settle`]
-//! renames have reached the disk. A replaced file keeps its extended attributes. Every call works in a directory that
-//! the resolver of paths has opened, never by a path.
-//! Assumptions: rename within a directory is atomic, which POSIX says.
+//! Guarantees:
+//! - A staged file is complete, with its mode and owner, before it is renamed.
+//! - After [`Hand::settle`], renames have reached the disk.
+//! - A replaced file keeps its extended attributes.
+//! - Every call works in a directory that the path resolver opened, never by a path.
+//!
+//! Assumptions: rename within a directory is atomic, as POSIX requires.
 
 use std::{
     ffi::OsString,
@@ -24,7 +27,7 @@ use crate::{
     walk::Place,
 };
 
-/// From how many files on one call to sync their whole file system costs less than one for each.
+/// The number of files from which one syncfs call costs less than one fsync per file.
 const MANY: usize = 16;
 
 /// The write side of the files below a root.
@@ -33,18 +36,18 @@ pub struct Hand {
     look: Look,
 }
 
-/// Permissions and owner of what is written.
+/// The permissions and the owner of a written file.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Access {
-    /// The permissions.
+    /// The permission bits.
     pub mode: u32,
-    /// The owner; None: as the agent.
+    /// The owner; `None` keeps the agent's user.
     pub uid: Option<u32>,
-    /// The group; None: as the agent.
+    /// The group; `None` keeps the agent's group.
     pub gid: Option<u32>,
 }
 
-/// A file that is written but not yet in place.
+/// A file that is written under a temporary name and not yet renamed.
 #[derive(Debug)]
 #[must_use = "a staged file must be synced and put in place, or discarded"]
 pub struct Staged {
@@ -52,14 +55,14 @@ pub struct Staged {
     file: OwnedFd,
     temporary: OsString,
     name: OsString,
-    /// The path that it will have, without links.
+    /// The final path, without links.
     pub path: String,
-    /// Where it is until then, as a process would open it.
+    /// The real path of the temporary file, for other processes.
     pub temporary_path: std::path::PathBuf,
 }
 
 impl Hand {
-    /// The write side of what is looked at. Lend it only to who holds a permit.
+    /// Creates the write side for a root. Lend it only to code that holds a permit.
     pub fn new(look: Look) -> Self {
         Self { look }
     }
@@ -70,20 +73,22 @@ impl Hand {
         Self { look: self.look.plain_below(folder) }
     }
 
-    /// The read side.
+    /// Returns the read side.
     pub fn look(&self) -> &Look {
         &self.look
     }
 
-    /// Writes a file beside its place, with its mode and owner.
+    /// Writes a file with its mode and owner under a temporary name beside its path.
     ///
     /// # Errors
-    /// When the directory or the file can't be written.
+    /// When the directory or the file cannot be written.
     pub fn stage(&self, path: &str, content: &[u8], access: Access) -> io::Result<Staged> {
         self.stage_with(path, content, access, None)
     }
 
-    /// Writes a file beside its place; None: with the extended attributes of the file that is there.
+    /// Writes a file under a temporary name, with these extended attributes.
+    ///
+    /// With `None`, it copies the attributes of the file that it will replace.
     fn stage_with(
         &self,
         path: &str,
@@ -96,7 +101,7 @@ impl Hand {
         let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
         let create = || rustix::fs::openat(&folder, &temporary, flags, Mode::from_raw_mode(0o600));
         let file = match create() {
-            // Left by a crash: it was never in place.
+            // A crash left the file before its rename.
             Err(Errno::EXIST) => {
                 rustix::fs::unlinkat(&folder, &temporary, AtFlags::empty())?;
                 create()?
@@ -118,17 +123,18 @@ impl Hand {
         }
     }
 
-    /// A file that is written piece by piece beside its place, and goes on where an earlier attempt broke off.
+    /// Opens a partial file that is written in pieces, and that continues an interrupted attempt.
     ///
     /// # Errors
-    /// When the directory or the file can't be written.
+    /// When the directory or the file cannot be written.
     pub fn part(&self, path: &str) -> io::Result<Part> {
         let Place { folder, name, path: real, .. } = self.look.end(path)?;
         let mut temporary = temporary_name(&name);
         temporary.push(".part");
         let flags = OFlags::RDWR | OFlags::APPEND | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
         let open = |flags| rustix::fs::openat(&folder, &temporary, flags, Mode::from_raw_mode(0o600));
-        // Only what this agent has begun is gone on with: its name can be told by whoever may write there.
+        // The name is predictable, and other users may be able to write to the directory. So only a file of the agent's
+        // own user is continued.
         let known = open(flags).ok().filter(|file| is_own(file));
         let file = match known {
             Some(file) => file,
@@ -145,10 +151,10 @@ impl Hand {
         Ok(Part { staged, file: std::fs::File::from(file) })
     }
 
-    /// Removes what was begun of a file and will not be gone on with.
+    /// Removes a partial file that will not be continued.
     ///
     /// # Errors
-    /// When it can't be removed.
+    /// When the file cannot be removed.
     pub fn drop_part(&self, path: &str) -> io::Result<()> {
         let Ok(Place { folder, name, .. }) = self.look.end(path) else { return Ok(()) };
         let mut temporary = temporary_name(&name);
@@ -159,20 +165,20 @@ impl Hand {
         }
     }
 
-    /// Puts whole files in their places: all are brought to the disk before the first is.
+    /// Renames staged files to their paths, after all of them have reached the disk.
     ///
     /// # Errors
-    /// When a step fails; old files then still stand, or new ones do.
+    /// When a step fails. Some of the files may then be replaced already.
     pub fn place_all(&self, staged: Vec<Staged>) -> io::Result<()> {
         self.sync(&staged)?;
         let placed = staged.into_iter().map(|one| self.place(one)).collect::<io::Result<Vec<_>>>()?;
         self.settle(&placed)
     }
 
-    /// Brings staged files to the disk.
+    /// Flushes staged files to the disk.
     ///
     /// # Errors
-    /// When the disk does not take them.
+    /// When the flush fails.
     pub fn sync(&self, staged: &[Staged]) -> io::Result<()> {
         if staged.len() < MANY {
             for one in staged {
@@ -189,10 +195,10 @@ impl Hand {
         Ok(())
     }
 
-    /// Puts a staged file in its place.
+    /// Renames a staged file to its path.
     ///
     /// # Errors
-    /// When it can't be renamed; the old file then still stands.
+    /// When the rename fails. The old file then remains.
     pub fn place(&self, staged: Staged) -> io::Result<Placed> {
         let placed = match is_shared(&staged.folder) {
             Ok(true) => place_shared(&staged),
@@ -209,16 +215,16 @@ impl Hand {
         }
     }
 
-    /// Removes a staged file that will not be put in place.
+    /// Removes a staged file that will not be renamed.
     pub fn discard(&self, staged: Staged) {
-        // Nothing is lost when it stays: the next write to its place replaces it.
+        // A failure is harmless: the next write to the path removes the file.
         let _ = rustix::fs::unlinkat(&staged.folder, &staged.temporary, AtFlags::empty());
     }
 
-    /// Brings the directories of placed files to the disk.
+    /// Flushes the directories of renamed files to the disk.
     ///
     /// # Errors
-    /// When the disk does not take them.
+    /// When the flush fails.
     pub fn settle(&self, placed: &[Placed]) -> io::Result<()> {
         let mut seen = std::collections::BTreeSet::new();
         for one in placed {
@@ -230,10 +236,10 @@ impl Hand {
         Ok(())
     }
 
-    /// Removes what a crash left beside a path.
+    /// Removes the temporary files that a crash left beside a path. A partial file remains.
     ///
     /// # Errors
-    /// When it can't be removed.
+    /// When a file cannot be removed.
     pub fn clear_temporary(&self, path: &str) -> io::Result<()> {
         let Ok(Place { folder, name, .. }) = self.look.end(path) else { return Ok(()) };
         let temporary = temporary_name(&name);
@@ -244,10 +250,10 @@ impl Hand {
         }
     }
 
-    /// Makes a directory and its missing parents; gives the paths that were made.
+    /// Creates a directory and its missing parents; returns the created paths.
     ///
     /// # Errors
-    /// When one can't be made, or something else is in the way.
+    /// When a directory cannot be created, or a parent is not a directory.
     pub fn make_directory(&self, path: &str, mode: u32) -> io::Result<Vec<String>> {
         let mut made = Vec::new();
         let mut so_far = String::new();
@@ -273,18 +279,18 @@ impl Hand {
         Ok(made)
     }
 
-    /// Sets mode and owner of what is at a path, or at the end of a link there.
+    /// Sets mode and owner of a path. A link at the path's end is followed.
     ///
     /// # Errors
-    /// When they can't be set, or when a user may have linked another user's file to that name.
+    /// When they cannot be set, or when another user may have linked a foreign file to that name.
     pub fn grant(&self, path: &str, access: Access) -> io::Result<()> {
         self.grant_if(path, access, None)
     }
 
-    /// Sets mode and owner, if the file is still the one that was looked at; None: of any file.
+    /// Sets mode and owner if the path is still the expected file; `None` accepts any file.
     ///
     /// # Errors
-    /// As [`Hand::grant`]; when it is another file.
+    /// As [`Hand::grant`], and when the path is another file now.
     pub fn grant_if(&self, path: &str, access: Access, expects: Option<FileVersion>) -> io::Result<()> {
         let place = self.look.end(path)?;
         let flags = OFlags::RDONLY | OFlags::NONBLOCK | OFlags::NOCTTY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
@@ -306,10 +312,10 @@ impl Hand {
         grant_with(&fd, access, None)
     }
 
-    /// Makes a symbolic link, replacing another link or file atomically.
+    /// Creates a symbolic link. It replaces another link or file atomically.
     ///
     /// # Errors
-    /// When it can't be made.
+    /// When the link cannot be created.
     pub fn link(&self, path: &str, target: &str) -> io::Result<()> {
         let Place { folder, name, .. } = self.look.parent(path)?;
         let temporary = temporary_name(&name);
@@ -327,10 +333,10 @@ impl Hand {
         sync_directory(&folder)
     }
 
-    /// Removes a file, a link, or a directory with all that is in it. Links are removed, never followed.
+    /// Removes a file, a link, or a directory with its content. Links are removed, never followed.
     ///
     /// # Errors
-    /// When something can't be removed.
+    /// When something cannot be removed.
     pub fn remove(&self, path: &str) -> io::Result<()> {
         let Place { folder, name, .. } = match self.look.parent(path) {
             Ok(found) => found,
@@ -341,10 +347,10 @@ impl Hand {
         sync_directory(&folder)
     }
 
-    /// Removes a directory that is empty; leaves others alone. Says whether it is gone.
+    /// Removes a directory if it is empty. Returns true if the directory no longer exists.
     ///
     /// # Errors
-    /// When it can't be removed.
+    /// When an empty directory cannot be removed.
     pub fn remove_empty_directory(&self, path: &str) -> io::Result<bool> {
         let Place { folder, name, .. } = self.look.parent(path)?;
         match rustix::fs::unlinkat(&folder, &name, AtFlags::REMOVEDIR) {
@@ -357,12 +363,13 @@ impl Hand {
     /// Replaces one file: stage, sync, rename, sync of the directory.
     ///
     /// # Errors
-    /// When a step fails; the old file then still stands.
+    /// When a step before the rename fails; the old file then remains. When the last sync fails, the new file is in
+    /// place.
     pub fn replace(&self, path: &str, content: &[u8], access: Access) -> io::Result<()> {
         self.replace_with(path, content, access, None)
     }
 
-    /// Replaces one file by what it was before, with the extended attributes that it had.
+    /// Restores an earlier content of a file, with its earlier extended attributes.
     ///
     /// # Errors
     /// As [`Hand::replace`].
@@ -387,36 +394,36 @@ impl Hand {
     }
 }
 
-/// A file of which a part is written. What is not put in place is found again by the next attempt.
+/// A file that is written in pieces. If it is not finished, the next attempt continues it.
 #[derive(Debug)]
 #[must_use = "it must be put in place, or left for the next attempt"]
 pub struct Part {
     staged: Staged,
-    /// Its bytes so far: written at their end, read wherever one likes.
+    /// The open partial file. Writes append; reads may start at any offset.
     pub file: std::fs::File,
 }
 
 impl Part {
-    /// All of it is there: with its permissions and owner it is ready for its place.
+    /// Sets permissions and owner of the complete file, so that it can be renamed to its path.
     ///
     /// # Errors
-    /// When they can't be set.
+    /// When permissions or owner cannot be set.
     pub fn finish(self, access: Access) -> io::Result<Staged> {
         grant_with(&self.staged.file, access, old_attributes(&self.staged)?.as_ref())?;
         Ok(self.staged)
     }
 
-    /// Begins anew.
+    /// Empties the file, so that it starts from its beginning.
     ///
     /// # Errors
-    /// When it can't be emptied.
+    /// When the file cannot be emptied.
     pub fn clear(&mut self) -> io::Result<()> {
         self.file.set_len(0)?;
         io::Seek::rewind(&mut self.file)
     }
 }
 
-/// Whether a file is one that this process alone can have made.
+/// Returns true if only the agent's user can have written the file.
 fn is_own(file: impl AsFd) -> bool {
     rustix::fs::fstat(file).is_ok_and(|stat| {
         rustix::fs::FileType::from_raw_mode(stat.st_mode).is_file()
@@ -426,7 +433,7 @@ fn is_own(file: impl AsFd) -> bool {
     })
 }
 
-/// A file that is in place, but whose directory may not have reached the disk.
+/// A file that is renamed, but whose directory may not have reached the disk.
 #[derive(Debug)]
 #[must_use = "the directory must be brought to the disk"]
 pub struct Placed {
@@ -443,25 +450,27 @@ fn write_all(fd: &OwnedFd, content: &[u8]) -> io::Result<()> {
     file.write_all(content)
 }
 
-/// The extended attributes of the file that a staged one replaces; None where there is none.
+/// Returns the extended attributes of the file that a staged one replaces; `None` if it is missing or not readable.
 fn old_attributes(staged: &Staged) -> io::Result<Option<Attributes>> {
     let flags = OFlags::RDONLY | OFlags::NONBLOCK | OFlags::NOCTTY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
     match rustix::fs::openat(&staged.folder, &staged.name, flags, Mode::empty()) {
         Ok(old) if meta(&old)?.kind == FileKind::File => Attributes::of(&old).map(Some),
-        // What is no file, or can't be read, has nothing that a file could keep.
+        // A special file or an unreadable one has no attributes for the new file.
         Ok(_) | Err(_) => Ok(None),
     }
 }
 
-/// The directory of root's own through which a file is put in place.
+/// Returns the name of the private directory through which a file is moved.
 fn room_name(temporary: &std::ffi::OsStr) -> OsString {
     let mut room = temporary.to_owned();
     room.push(".place");
     room
 }
 
-/// Puts a staged file in a directory where users can write: they could put another file under its temporary name, so
-/// the open file itself is moved, by way of a directory of root's own.
+/// Renames a staged file in a directory where other users can write.
+///
+/// Another user could exchange the file under the temporary name. So the open file itself is linked into a directory
+/// that only the agent's user can enter. It is renamed from there.
 fn place_shared(staged: &Staged) -> io::Result<()> {
     let room = room_name(&staged.temporary);
     remove_at(&staged.folder, &room, 0)?;
@@ -474,19 +483,20 @@ fn place_shared(staged: &Staged) -> io::Result<()> {
     }
     let placed = link_open(&staged.file, &inner)
         .and_then(|()| Ok(rustix::fs::renameat(&inner, "file", &staged.folder, &staged.name)?));
-    // What can't be removed is empty, and in a folder of the user's.
+    // Errors are ignored: the next write to the path removes the rest.
     let _ = rustix::fs::unlinkat(&inner, "file", AtFlags::empty());
     let _ = rustix::fs::unlinkat(&staged.folder, &room, AtFlags::REMOVEDIR);
     let _ = rustix::fs::unlinkat(&staged.folder, &staged.temporary, AtFlags::empty());
     placed
 }
 
-/// Gives an open file a name in a directory.
+/// Links an open file into a directory, under the name `file`.
 fn link_open(file: &OwnedFd, folder: &OwnedFd) -> io::Result<()> {
     use std::os::fd::AsRawFd as _;
     let open = format!("/proc/self/fd/{}", file.as_raw_fd());
     let linked = match rustix::fs::linkat(file, "", folder, "file", AtFlags::EMPTY_PATH) {
-        // Only with CAP_DAC_READ_SEARCH; a file without a name left gives the same error, twice.
+        // AT_EMPTY_PATH needs CAP_DAC_READ_SEARCH; without it, the kernel returns ENOENT. A file without a remaining
+        // name gives ENOENT in both calls.
         Err(Errno::NOENT) => rustix::fs::linkat(rustix::fs::CWD, open, folder, "file", AtFlags::SYMLINK_FOLLOW),
         other => other,
     };
@@ -501,7 +511,7 @@ fn grant_with(fd: impl AsFd, access: Access, attributes: Option<&Attributes>) ->
     if let Some(attributes) = attributes {
         attributes.give(&fd)?;
     }
-    // After the owner, which clears the bits for setuid and setgid; and after the ACL, whose mask are the group bits.
+    // The mode is set last: chown clears setuid and setgid bits, and the mode's group bits are the mask of the ACL.
     Ok(rustix::fs::fchmod(&fd, Mode::from_raw_mode(access.mode))?)
 }
 
@@ -525,7 +535,7 @@ fn remove_at(folder: &OwnedFd, name: &std::ffi::OsStr, depth: usize) -> io::Resu
         Err(error) => return Err(error.into()),
     }
     let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-    // What is mounted there is another file system, and not meant.
+    // A mount point is another file system, which a removal must not touch.
     let resolve = ResolveFlags::NO_XDEV | ResolveFlags::NO_SYMLINKS;
     let inner = match rustix::fs::openat2(folder, name, flags, Mode::empty(), resolve) {
         Ok(inner) => inner,

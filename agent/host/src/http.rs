@@ -1,8 +1,10 @@
 //! HTTP requests of tasks.
 //!
-//! Redirects have one rule. The origin of the first URL (scheme, host and port) gets its headers and body again; another
-//! origin gets neither, and once it was asked, the first one does not either. From https a redirect leads to https alone.
-//! User and password of a Location are not used.
+//! Rules for redirects:
+//! - Headers and body are sent only to the origin of the first URL (scheme, host and port).
+//! - After a redirect to another origin, even the first origin gets neither.
+//! - A redirect from https to http is rejected.
+//! - User and password of a Location header are ignored.
 
 use std::{
     collections::BTreeMap,
@@ -16,14 +18,14 @@ use thiserror::Error;
 
 use crate::{Clock as _, SystemClock};
 
-/// How much of an answer is kept.
+/// The most bytes of a response body that are kept.
 const KEPT: u64 = 1 << 20;
-/// How long a server that is fetched from may say nothing.
+/// The longest pause of a server while a file is fetched.
 const SILENCE: Duration = Duration::from_secs(60);
-/// How many times it may lead on.
+/// The most redirects of one request.
 const REDIRECTS: usize = 10;
 
-/// A request.
+/// An HTTP request.
 #[derive(Debug, Clone)]
 pub struct Request {
     /// The URL.
@@ -34,24 +36,24 @@ pub struct Request {
     pub body: Option<String>,
     /// The headers.
     pub headers: BTreeMap<String, String>,
-    /// A file with the certificate authorities to trust; None: the machine's.
+    /// A file with the trusted certificate authorities; `None` for those of the machine.
     pub ca_file: Option<String>,
-    /// When to give up.
+    /// The time limit of the whole request.
     pub timeout: Duration,
 }
 
-/// An answer.
+/// An HTTP response.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Response {
     /// The status code.
     pub status: u16,
-    /// The body, up to a megabyte.
+    /// The body, cut after 1 MiB.
     pub body: String,
     /// The headers, by their names in lower case.
     pub headers: BTreeMap<String, String>,
 }
 
-/// A request that got no answer.
+/// A failed request.
 #[derive(Debug, Error)]
 #[error("{message}")]
 pub struct HttpError {
@@ -62,10 +64,10 @@ fn failed(message: impl Into<String>) -> HttpError {
     HttpError { message: message.into() }
 }
 
-/// Sends a request and reads the answer.
+/// Sends a request and reads the response.
 ///
 /// # Errors
-/// When there is no answer within the time.
+/// When no complete response arrives within the time limit, or a redirect is rejected.
 pub fn send(request: &Request) -> Result<Response, HttpError> {
     let client = client(request.ca_file.as_deref(), request.timeout)?;
     let deadline = SystemClock.monotonic() + request.timeout;
@@ -84,7 +86,7 @@ pub fn send(request: &Request) -> Result<Response, HttpError> {
         .collect();
     let status = response.status().as_u16();
     let mut bytes = Vec::new();
-    // A server that sends a byte now and then does not outlive the task.
+    // `Fetched` checks the deadline on each read, so a server cannot hold the task with a byte now and then.
     let body = Fetched { goes_on: false, deadline, response };
     body.take(KEPT).read_to_end(&mut bytes).map_err(|error| failed(format!("the answer broke off: {error}")))?;
     Ok(Response { status, body: String::from_utf8_lossy(&bytes).into_owned(), headers })
@@ -95,42 +97,42 @@ fn client(ca_file: Option<&str>, timeout: Duration) -> Result<reqwest::blocking:
         .tls_backend_preconfigured(tls(ca_file)?)
         .timeout(timeout)
         .referer(false)
-        // `follow` has the rule.
+        // `follow` applies the rules for redirects.
         .redirect(reqwest::redirect::Policy::none())
         .user_agent(concat!("towpath/", env!("CARGO_PKG_VERSION")))
         .build()
         .map_err(|error| failed(chain(&error)))
 }
 
-/// The error of a request that is not done at its deadline.
+/// The error of a request that missed its deadline.
 const LATE: &str = "it takes longer than the task may; timeout sets more";
 
-/// A file to fetch over https.
+/// A request for a file over https.
 #[derive(Debug, Clone)]
 pub struct Fetch<'a> {
     /// The URL.
     pub url: &'a str,
-    /// The headers.
+    /// The request headers.
     pub headers: &'a BTreeMap<String, String>,
-    /// A file with the certificate authorities to trust; None: the machine's.
+    /// A file with the trusted certificate authorities; `None` for those of the machine.
     pub ca_file: Option<&'a str>,
-    /// When to give up.
+    /// The time limit of the whole transfer.
     pub timeout: Duration,
-    /// How many of its bytes are there already.
+    /// The number of bytes that an earlier attempt has fetched.
     pub from: u64,
 }
 
-/// A file that comes.
+/// A file in transfer.
 #[derive(Debug)]
 pub struct Fetched {
-    /// Whether it goes on behind the bytes that are there; else it comes from its beginning.
+    /// True if the transfer continues after the fetched bytes; false if it starts from the beginning.
     pub goes_on: bool,
     deadline: Instant,
     response: reqwest::blocking::Response,
 }
 
 impl Fetched {
-    /// How many bytes are to come, where the server says so.
+    /// Returns the number of bytes to come; `None` if the server does not send it.
     pub fn length(&self) -> Option<u64> {
         self.response.content_length()
     }
@@ -141,16 +143,16 @@ impl std::io::Read for Fetched {
         if SystemClock.monotonic() >= self.deadline {
             return Err(std::io::Error::other(LATE));
         }
-        // The client ends at the deadline too, with an error that does not say so.
+        // The client has the same deadline, but its error does not name it.
         let late = |error| if SystemClock.monotonic() >= self.deadline { std::io::Error::other(LATE) } else { error };
         self.response.read(buffer).map_err(late)
     }
 }
 
-/// Asks for a file, and for its rest where a part of it is there.
+/// Requests a file, or the rest of a partially fetched one.
 ///
 /// # Errors
-/// When the server does not give it, or is led to from or by anything but https.
+/// When the server does not send the file, the URL is not https, or a redirect is rejected.
 pub fn fetch(fetch: &Fetch<'_>) -> Result<Fetched, HttpError> {
     if !fetch.url.starts_with("https://") {
         return Err(failed("a file is fetched over https alone"));
@@ -165,7 +167,7 @@ pub fn fetch(fetch: &Fetch<'_>) -> Result<Fetched, HttpError> {
     let mut response = get(fetch.from)?;
     let mut goes_on = fetch.from > 0 && is_rest(&response, fetch.from);
     if fetch.from > 0 && !goes_on && response.status() != reqwest::StatusCode::OK {
-        // What is there is no part of what the server has, or the server does not know parts.
+        // The server has another file than the fetched part, or it does not support ranges.
         response = get(0)?;
         goes_on = false;
     }
@@ -175,24 +177,24 @@ pub fn fetch(fetch: &Fetch<'_>) -> Result<Fetched, HttpError> {
     Ok(Fetched { goes_on, deadline, response })
 }
 
-/// Whether an answer is what was asked for from this byte on.
+/// Returns true if a response is the requested rest of a file.
 fn is_rest(response: &reqwest::blocking::Response, from: u64) -> bool {
     let range = response.headers().get("content-range").and_then(|range| range.to_str().ok()).unwrap_or_default();
     response.status() == reqwest::StatusCode::PARTIAL_CONTENT && range.starts_with(&format!("bytes {from}-"))
 }
 
-/// What a request sends, besides its headers.
+/// The parts of a request that are sent besides its headers.
 #[derive(Debug, Clone)]
 struct Sent<'a> {
     method: reqwest::Method,
     body: Option<&'a str>,
-    /// The first byte that is asked for.
+    /// The first requested byte.
     from: u64,
-    /// How long the server may take for an answer, and for each part of it.
+    /// The time limit for the response, and for each part of it.
     patience: Duration,
 }
 
-/// Sends a request and follows redirects by the rule of this file.
+/// Sends a request and follows redirects by the rules of this module.
 fn follow(
     client: &reqwest::blocking::Client,
     url: &str,
@@ -219,7 +221,7 @@ fn follow(
             return Err(failed(LATE));
         }
         let builder = builder.timeout(sent.patience.min(left));
-        // A URL may open doors: it is not told again.
+        // The URL may contain a secret, so the error must not repeat it.
         let response = builder.send().map_err(|error| failed(chain(&error.without_url())))?;
         let Some(next) = next_url(&response, &url)? else { return Ok(response) };
         left_origin |= next.origin() != first.origin();
@@ -231,7 +233,7 @@ fn follow(
     Err(failed(format!("the server redirects more than {REDIRECTS} times")))
 }
 
-/// The URL that an answer redirects to; `None` for an answer that is not a redirect.
+/// Returns the URL of a redirect; `None` for a response that is not a redirect.
 fn next_url(response: &reqwest::blocking::Response, url: &reqwest::Url) -> Result<Option<reqwest::Url>, HttpError> {
     if !matches!(response.status().as_u16(), 301 | 302 | 303 | 307 | 308) {
         return Ok(None);
@@ -241,7 +243,7 @@ fn next_url(response: &reqwest::blocking::Response, url: &reqwest::Url) -> Resul
     allowed(url, location).map(Some)
 }
 
-/// The URL of a Location, if the rule allows it.
+/// Resolves a Location header, and rejects a URL that the rules forbid.
 fn allowed(url: &reqwest::Url, location: &str) -> Result<reqwest::Url, HttpError> {
     let next = url.join(location).map_err(|error| failed(format!("the server redirects to no URL: {error}")))?;
     match (url.scheme(), next.scheme()) {
@@ -251,16 +253,16 @@ fn allowed(url: &reqwest::Url, location: &str) -> Result<reqwest::Url, HttpError
     }
 }
 
-/// The URL without what its Location says of user, password and fragment; those of the first URL go to its origin alone.
+/// Removes user, password and fragment from a URL. The user and password of `first` replace them, if given.
 fn target(mut url: reqwest::Url, first: Option<&reqwest::Url>) -> reqwest::Url {
-    // These fail only for URLs without a host.
+    // These calls fail only for URLs without a host.
     let _ = url.set_username(first.map_or("", reqwest::Url::username));
     let _ = url.set_password(first.and_then(reqwest::Url::password));
     url.set_fragment(None);
     url
 }
 
-/// Whether a redirect turns the request into a GET (RFC 9110, 15.4; as all browsers do it for POST).
+/// Returns true if a redirect changes the request to a GET (RFC 9110, 15.4). For POST, all browsers do so.
 fn becomes_get(status: u16, method: &reqwest::Method) -> bool {
     match status {
         301 | 302 => *method == reqwest::Method::POST,
@@ -292,7 +294,7 @@ fn tls(ca_file: Option<&str>) -> Result<rustls::ClientConfig, HttpError> {
     Ok(config.with_root_certificates(roots).with_no_client_auth())
 }
 
-/// An error with its causes.
+/// Formats an error with its causes.
 fn chain(error: &dyn std::error::Error) -> String {
     let mut text = error.to_string();
     let mut cause = error.source();
@@ -317,7 +319,7 @@ mod tests {
 
     use super::*;
 
-    /// A server that answers each request as told, and passes on what it was sent.
+    /// Starts a server that responds through `answer`, and passes on the requests that it received.
     fn server(answer: impl Fn(&str) -> String + Send + 'static) -> (u16, mpsc::Receiver<String>) {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let port = listener.local_addr().unwrap().port();
@@ -368,7 +370,7 @@ mod tests {
     fn another_origin_gets_neither_headers_nor_body_nor_password() {
         let (other, seen) = server(|_| DONE.into());
         for status in [301, 302, 303, 307, 308] {
-            // Another port, and another name of the same machine.
+            // Another port is another origin, and so is another name of the same machine.
             for host in ["127.0.0.1", "localhost"] {
                 let (first, _kept) = server(move |_| to(status, &format!("http://{host}:{other}/x")));
                 assert_eq!(post(format!("http://me:word@127.0.0.1:{first}/")).unwrap().status, 200);

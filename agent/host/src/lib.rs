@@ -1,7 +1,7 @@
 //! Ports to the machine: files below a root, processes, facts, the journal, the clock, HTTP, file events.
 //!
-//! The read side ([`Look`]) can't change anything; the write side ([`Hand`]) is lent only to those who hold a
-//! permit. Does not know what a task is, nor why something is read or written.
+//! The read side ([`Look`]) cannot change anything. The write side ([`Hand`]) is lent only to code that holds a permit.
+//! This crate does not know tasks, nor the reason for a read or a write.
 
 pub mod attributes;
 pub mod clock;

@@ -1,4 +1,4 @@
-//! One agent a state directory.
+//! The lock on the state directory: it admits one agent at a time.
 
 use std::{
     fs::{self, File, OpenOptions},
@@ -13,58 +13,59 @@ use thiserror::Error;
 
 use crate::Look;
 
-/// How often a lock is tried: a child of an agent that was killed holds it for the instant between fork and exec.
+/// The most retries for a lock. A child of a killed agent holds the lock for the instant between fork and exec.
 pub(crate) const TRIES: usize = 20;
-/// The pause between two tries.
+/// The pause between two attempts.
 pub(crate) const PAUSE: Duration = Duration::from_millis(50);
 
-/// A state directory that is ours until this is dropped.
+/// A state directory that this process holds until the value is dropped.
 #[derive(Debug)]
 pub struct StateDir {
     path: PathBuf,
     lock: File,
 }
 
-/// A state directory that can't be taken.
+/// The reason why a state directory cannot be used.
 #[derive(Debug, Error)]
 pub enum LockError {
-    /// Another agent has it.
+    /// A directory that another agent holds.
     #[error("the state directory {path} belongs to another agent: {holder}", path = path.display())]
     Taken {
-        /// The directory.
+        /// The state directory.
         path: PathBuf,
-        /// Whose it is.
+        /// The node and the process that hold it, as its lock file names them.
         holder: String,
     },
-    /// Another user can change it.
+    /// A directory that another user can change.
     #[error(
         "cannot use the state directory {path}: {folder} {cause}; \
          have root own it and nobody else write there, or set another stateDir",
         path = path.display()
     )]
     Untrusted {
-        /// The directory.
+        /// The state directory.
         path: PathBuf,
-        /// The directory, or one above it, that another user can change.
+        /// The state directory, or a directory above it, that another user can change.
         folder: String,
-        /// How.
+        /// The owner or the mode that allows it.
         cause: String,
     },
-    /// It can't be used.
+    /// An I/O error on the directory.
     #[error("the state directory {path} can't be used", path = path.display())]
     Unusable {
-        /// The directory.
+        /// The state directory.
         path: PathBuf,
-        /// Why.
+        /// The cause.
         source: std::io::Error,
     },
 }
 
 impl StateDir {
-    /// Takes a state directory, which is made where it is missing.
+    /// Locks a state directory, and creates it if it is missing.
     ///
     /// # Errors
-    /// When another agent has it, another user can change it or a directory above it, or it can't be used.
+    /// When another agent holds it, or when it cannot be used. Also when another user can change it or a directory
+    /// above it.
     pub fn take(path: &Path, node: &str) -> Result<Self, LockError> {
         let unusable = |source| LockError::Unusable { path: path.to_owned(), source };
         make_private(path)?;
@@ -95,13 +96,14 @@ impl StateDir {
         }
         let holder = format!("node {node}, process {}\n", std::process::id());
         let write = file.set_len(0).and_then(|()| file.rewind()).and_then(|()| file.write_all(holder.as_bytes()));
-        // On a full disk the lock still counts, only without a name.
+        // On a full disk the lock is still valid. Only the name of its holder is missing.
         drop(write);
         Ok(Self { path: path.to_owned(), lock: file })
     }
 
-    /// Whether the directory is still the one that was taken. An agent whose directory was deleted has no journal that
-    /// outlives it, and no right to act as a fresh one.
+    /// Returns true if the directory is still the one that was locked, and still has its journal.
+    ///
+    /// After a deletion, the agent has no journal that outlives it. It must then not act like a new agent.
     pub fn is_there(&self) -> bool {
         let same = |own: fs::Metadata, now: fs::Metadata| (own.dev(), own.ino()) == (now.dev(), now.ino());
         let now = fs::metadata(self.path.join("lock"));
@@ -109,13 +111,13 @@ impl StateDir {
             && self.path.join("journal.redb").exists()
     }
 
-    /// The directory.
+    /// Returns the path of the directory.
     pub fn path(&self) -> &Path {
         &self.path
     }
 }
 
-/// Makes the directory where it is missing, for its owner alone, and refuses one that another user can change.
+/// Creates the directory if it is missing, sets its mode to 0700, and rejects one that another user can change.
 fn make_private(path: &Path) -> Result<(), LockError> {
     let unusable = |source| LockError::Unusable { path: path.to_owned(), source };
     let whole = std::path::absolute(path).map_err(unusable)?;
@@ -124,7 +126,7 @@ fn make_private(path: &Path) -> Result<(), LockError> {
     let ends = real.match_indices('/').map(|(at, _)| at.max(1)).chain([real.len()]);
     for folder in ends.map(|at| &real[..at]) {
         let Some(meta) = look.meta(folder).map_err(unusable)? else { break };
-        // Its own mode is set below.
+        // The mode of the state directory itself is corrected below.
         let mode = if folder == real { 0 } else { meta.mode };
         if let Some(cause) = changeable(meta.uid, meta.gid, mode) {
             return Err(LockError::Untrusted { path: path.to_owned(), folder: folder.to_owned(), cause });
@@ -145,13 +147,15 @@ fn make_private(path: &Path) -> Result<(), LockError> {
     Ok(())
 }
 
-/// How another user can change what is in a directory; None where nobody can. A sticky directory protects its entries.
+/// Returns the reason why another user can change the entries of a directory; `None` if no other user can.
+///
+/// A sticky directory protects its entries.
 fn changeable(uid: u32, gid: u32, mode: u32) -> Option<String> {
     let own = rustix::process::geteuid().as_raw();
     if uid != 0 && uid != own {
         return Some(format!("belongs to uid {uid}"));
     }
-    // The group of root, and the private group of the agent's own user, have nobody else.
+    // The group of root and the private group of the agent's own user have no other members.
     let own_group = gid == 0 || own != 0 && gid == rustix::process::getegid().as_raw();
     let others = mode & 0o002 != 0 || mode & 0o020 != 0 && !own_group;
     (others && mode & 0o1000 == 0).then(|| format!("is writable for others (mode {:04o})", mode & 0o7777))

@@ -1,5 +1,7 @@
-//! The read side of the machine's files. All paths are below a root that no link escapes, and are resolved by
-//! [`walk`](crate::walk): without links in one call of the kernel, with links component by component.
+//! The read side of the machine's files. All paths are below a root that no link escapes.
+//!
+//! A path without links is resolved by one call of the kernel. A path with links is resolved by [`walk`](crate::walk),
+//! component by component.
 
 use std::{
     io::{self, Read as _},
@@ -18,10 +20,10 @@ use crate::{
     walk::{self, Place, Rules},
 };
 
-/// What stands at a path.
+/// The kind of a file.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum FileKind {
-    /// A file.
+    /// A regular file.
     File,
     /// A directory.
     Directory,
@@ -31,25 +33,25 @@ pub enum FileKind {
     Other,
 }
 
-/// Device, inode and time of change of a file: another one is another file, or the same one changed.
+/// Device, inode and change time (seconds and nanoseconds) of a file. A different version is another file, or a change.
 pub type FileVersion = (u64, u64, i64, i64);
 
-/// What is known of a path.
+/// The metadata of a file.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Meta {
-    /// What it is.
+    /// The kind of the file.
     pub kind: FileKind,
-    /// Its permissions.
+    /// The permission bits.
     pub mode: u32,
-    /// Its owner.
+    /// The user id of the owner.
     pub uid: u32,
-    /// Its group.
+    /// The group id.
     pub gid: u32,
-    /// Its size.
+    /// The size, in bytes.
     pub size: u64,
-    /// How many names it has.
+    /// The number of hard links.
     pub names: u64,
-    /// Device, inode and time of change: tells own writes from others'.
+    /// The version of the file. It distinguishes the agent's own writes from others.
     pub version: FileVersion,
 }
 
@@ -63,19 +65,21 @@ pub struct Look {
 }
 
 impl Look {
-    /// Looks at the files below a root.
+    /// Opens a directory as the root.
     ///
     /// # Errors
-    /// When the root can't be opened.
+    /// When the root cannot be opened.
     pub fn at(root: &Path) -> io::Result<Self> {
         let fd = rustix::fs::open(root, OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())?;
         Ok(Self { root: Arc::new(fd), path: root.to_owned(), whole: root == Path::new("/"), plain_below: None })
     }
 
-    /// Opens a directory as a root of its own, below which no link is followed; None if it does not exist.
+    /// Opens a directory as a root of its own, below which no link is followed.
+    ///
+    /// Returns `None` if the path does not exist or is not a directory.
     ///
     /// # Errors
-    /// When it can't be opened.
+    /// When the directory cannot be opened.
     pub fn below(&self, path: &str) -> io::Result<Option<Self>> {
         let path_of = self.real_path(path);
         match self.open(path, OFlags::PATH | OFlags::DIRECTORY, Mode::empty()) {
@@ -92,17 +96,17 @@ impl Look {
         Self { plain_below: Some(Arc::from(folder)), ..self.clone() }
     }
 
-    /// The root.
+    /// Returns the path of the root.
     pub fn root(&self) -> &Path {
         &self.path
     }
 
-    /// Where a managed path really is, for messages and file events.
+    /// Returns the real path of a managed path, for messages and file events.
     pub fn real_path(&self, path: &str) -> PathBuf {
         self.path.join(path.trim_start_matches('/'))
     }
 
-    /// Opens a path below the root.
+    /// Opens a path below the root. Without `NOFOLLOW`, it follows a link at the end.
     pub(crate) fn open(&self, path: &str, flags: OFlags, mode: Mode) -> io::Result<OwnedFd> {
         if let Some(fd) = self.open_plain(path, flags, mode)? {
             return Ok(fd);
@@ -119,15 +123,15 @@ impl Look {
         Ok(fd)
     }
 
-    /// Opens a path that has no links, in one call; None where it has links, or the kernel lacks openat2.
+    /// Opens a path without links in one call. Returns `None` if the path has links or openat2 is not usable.
     fn open_plain(&self, path: &str, flags: OFlags, mode: Mode) -> io::Result<Option<OwnedFd>> {
         let inside = if self.whole { ResolveFlags::empty() } else { ResolveFlags::IN_ROOT };
         let resolve = inside | ResolveFlags::NO_SYMLINKS | ResolveFlags::NO_MAGICLINKS;
-        // The kernel may ask to try again when something was renamed meanwhile.
+        // The kernel returns EAGAIN when a rename happens during the resolution.
         for _ in 0..16 {
             match rustix::fs::openat2(&self.root, relative(path), flags | OFlags::CLOEXEC, mode, resolve) {
                 Err(Errno::AGAIN | Errno::INTR) => {}
-                // Some containers answer with EPERM to system calls that they do not know.
+                // Some containers return EPERM for system calls that they do not know.
                 Err(Errno::LOOP | Errno::NOSYS | Errno::PERM) => return Ok(None),
                 other => return Ok(Some(other?)),
             }
@@ -135,10 +139,10 @@ impl Look {
         Err(Errno::AGAIN.into())
     }
 
-    /// The directory that holds a path, and the path's last component, which may be a link.
+    /// Opens the directory that contains a path. The path's last component may be a link, which is not followed.
     ///
     /// # Errors
-    /// When the directory can't be opened, or the path has no last component.
+    /// When the directory cannot be opened, or the path has no last component.
     pub(crate) fn parent(&self, path: &str) -> io::Result<Place> {
         let (folder, name) = split(path).ok_or_else(nameless)?;
         match self.open_plain(folder, OFlags::PATH | OFlags::DIRECTORY, Mode::empty())? {
@@ -147,10 +151,10 @@ impl Look {
         }
     }
 
-    /// The directory and the name where a path ends when a link at its end is followed.
+    /// Opens the directory that contains the target of a path. A link at the path's end is followed.
     ///
     /// # Errors
-    /// When the directory can't be opened, or a link is not followed.
+    /// When the directory cannot be opened, or a link is rejected.
     pub(crate) fn end(&self, path: &str) -> io::Result<Place> {
         let place = self.parent(path)?;
         match rustix::fs::readlinkat(&place.folder, &place.name, Vec::new()) {
@@ -163,10 +167,12 @@ impl Look {
         Rules { plain_below: self.plain_below.as_deref(), last }
     }
 
-    /// Returns a path without links; `last`: also without one at its end. Missing components stay as they are.
+    /// Returns the path without links. Missing components stay as they are.
+    ///
+    /// With `last`, a link at the path's end is resolved too.
     ///
     /// # Errors
-    /// When a link is not followed.
+    /// When a link is rejected.
     pub fn resolved(&self, path: &str, last: bool) -> io::Result<String> {
         let place = if last { self.end(path) } else { self.parent(path) };
         match place {
@@ -176,10 +182,10 @@ impl Look {
         }
     }
 
-    /// Whether only root and the agent's user can change what a path means: all its directories are theirs.
+    /// Returns true if only root and the agent's user can write to the directories that lead to a path.
     ///
     /// # Errors
-    /// When a directory can't be seen.
+    /// When a directory cannot be opened.
     pub fn is_private(&self, path: &str) -> io::Result<bool> {
         let real = self.resolved(path, true)?;
         for (at, _) in real.match_indices('/') {
@@ -191,10 +197,10 @@ impl Look {
         Ok(true)
     }
 
-    /// What stands at a path, without following a link there; None where there is nothing.
+    /// Returns the metadata of a path, without following a link at its end; `None` if nothing exists there.
     ///
     /// # Errors
-    /// When it can't be seen.
+    /// When the path cannot be opened for another reason.
     pub fn meta(&self, path: &str) -> io::Result<Option<Meta>> {
         let fd = match self.open(path, OFlags::PATH | OFlags::NOFOLLOW, Mode::empty()) {
             Ok(fd) => fd,
@@ -203,10 +209,10 @@ impl Look {
         Ok(Some(meta(&fd)?))
     }
 
-    /// Whether anything is at a path, links followed.
+    /// Returns true if something exists at a path. Links are followed, so a dangling link does not count.
     ///
     /// # Errors
-    /// When it can't be seen.
+    /// When the path cannot be checked.
     pub fn exists(&self, path: &str) -> io::Result<bool> {
         match self.open(path, OFlags::PATH, Mode::empty()) {
             Ok(_) => Ok(true),
@@ -214,15 +220,15 @@ impl Look {
         }
     }
 
-    /// The bytes and what is known of a file; None where there is nothing. A link is followed below the root.
+    /// Reads the content and the metadata of a file; `None` if nothing exists there. Links are followed below the root.
     ///
     /// # Errors
-    /// When it can't be read, or is no file.
+    /// When the file cannot be read, or it is not a regular file.
     pub fn read(&self, path: &str) -> io::Result<Option<(Vec<u8>, Meta)>> {
         let Some((mut file, meta)) = self.file(path)? else { return Ok(None) };
         let size = usize::try_from(meta.size).unwrap_or(usize::MAX);
         let mut bytes = Vec::with_capacity(size.min(64 << 20) + 1);
-        // Most files come with one call; what is empty by its size (as in /proc), or grows, is read to its end.
+        // One call reads most files. A file of size 0 (as in /proc), or one that grows, is read to its end.
         if size > 0 && size < 64 << 20 {
             bytes.resize(size + 1, 0);
             let got = file.read(&mut bytes)?;
@@ -235,10 +241,10 @@ impl Look {
         Ok(Some((bytes, meta)))
     }
 
-    /// The extended attributes of a file that are kept when it is replaced; none where there is no file.
+    /// Returns the extended attributes that a replacement of the file keeps; none if the file does not exist.
     ///
     /// # Errors
-    /// When they can't be read.
+    /// When the attributes cannot be read.
     pub fn attributes(&self, path: &str) -> io::Result<Attributes> {
         match self.file(path)? {
             Some((file, _)) => Attributes::of(file),
@@ -246,10 +252,10 @@ impl Look {
         }
     }
 
-    /// A file to read from, and what is known of it; None where there is nothing. A link is followed below the root.
+    /// Opens a file for reading; returns it with its metadata, or `None` if nothing exists there. Links are followed.
     ///
     /// # Errors
-    /// When it can't be opened, or is no file.
+    /// When the file cannot be opened, or it is not a regular file.
     pub fn file(&self, path: &str) -> io::Result<Option<(std::fs::File, Meta)>> {
         let fd = match self.open(path, OFlags::RDONLY | OFlags::NONBLOCK | OFlags::NOCTTY, Mode::empty()) {
             Ok(fd) => fd,
@@ -262,10 +268,10 @@ impl Look {
         Ok(Some((std::fs::File::from(fd), meta)))
     }
 
-    /// What a link points to; None where there is no link.
+    /// Returns the target of a link; `None` if the path is not a link.
     ///
     /// # Errors
-    /// When it can't be read.
+    /// When the link cannot be read.
     pub fn link(&self, path: &str) -> io::Result<Option<String>> {
         let place = match self.parent(path) {
             Ok(found) => found,
@@ -278,10 +284,10 @@ impl Look {
         }
     }
 
-    /// The names in a directory, sorted; none where there is no directory.
+    /// Returns the names in a directory, sorted; an empty list if the directory does not exist.
     ///
     /// # Errors
-    /// When it can't be read.
+    /// When the directory cannot be read.
     pub fn list(&self, path: &str) -> io::Result<Vec<String>> {
         let fd = match self.open(path, OFlags::RDONLY | OFlags::DIRECTORY, Mode::empty()) {
             Ok(fd) => fd,
@@ -299,7 +305,7 @@ impl Look {
     }
 }
 
-/// What is known of an open file.
+/// Returns the metadata of an open file.
 pub(crate) fn meta(fd: impl AsFd) -> io::Result<Meta> {
     let stat = rustix::fs::statat(fd, "", AtFlags::EMPTY_PATH)?;
     let kind = match FileType::from_raw_mode(stat.st_mode) {
@@ -320,26 +326,26 @@ pub(crate) fn meta(fd: impl AsFd) -> io::Result<Meta> {
     })
 }
 
-/// A path as it is opened: relative to the root.
+/// Returns a path relative to the root, as openat2 takes it.
 pub(crate) fn relative(path: &str) -> &str {
     let trimmed = path.trim_start_matches('/');
     if trimmed.is_empty() { "." } else { trimmed }
 }
 
-/// The folder and the last part of a path.
+/// Splits a path into its folder and its last component; `None` if the last component is not a name.
 pub(crate) fn split(path: &str) -> Option<(&str, &str)> {
     let trimmed = path.trim_end_matches('/');
     let (folder, name) = trimmed.rsplit_once('/').unwrap_or(("", trimmed));
     (!name.is_empty() && name != "." && name != "..").then_some((folder, name))
 }
 
-/// The path as it is written in messages and in the journal.
+/// Normalizes a path for messages and for the journal.
 fn clean(path: &str) -> String {
     let parts: Vec<&str> = path.split('/').filter(|part| !matches!(*part, "" | ".")).collect();
     format!("/{}", parts.join("/"))
 }
 
-/// Whether others than root and the agent's user can change a directory. A sticky one protects the names of others.
+/// Returns true if users other than root and the agent's user may write to a directory. A sticky directory counts too.
 pub(crate) fn is_shared(folder: impl AsFd) -> io::Result<bool> {
     let stat = rustix::fs::fstat(folder)?;
     let own = stat.st_uid == 0 || stat.st_uid == rustix::process::geteuid().as_raw();
@@ -350,7 +356,7 @@ fn nameless() -> io::Error {
     io::Error::new(io::ErrorKind::InvalidInput, "the path has no name")
 }
 
-/// Whether an error says that there is nothing at a path.
+/// Returns true if an error means that nothing exists at a path.
 pub(crate) fn is_missing(error: &io::Error) -> bool {
     matches!(Errno::from_io_error(error), Some(Errno::NOENT | Errno::NOTDIR))
 }

@@ -1,27 +1,30 @@
-//! Memory: an idle agent is to be small.
+//! Settings of the C library's allocator that keep an idle agent small.
 
-/// Has all threads of the process take their memory from one place: glibc gives each its own otherwise, and keeps what is
-/// free in each. An agent has few threads, and one that works. To be called before there are any.
+/// Makes all threads of the process share one allocation arena.
+///
+/// By default, glibc gives each thread an arena and keeps the free memory of each. The agent has few threads, and
+/// mostly one of them works. Must be called before the process starts threads.
 #[cfg(target_env = "gnu")]
 #[expect(unsafe_code, reason = "glibc has no other way, and no crate wraps it")]
 pub fn share_one_arena() {
-    // SAFETY: mallopt takes two numbers, and sets how later allocations are made.
+    // SAFETY: mallopt takes two integers and only configures later allocations.
     let _ = unsafe { libc::mallopt(libc::M_ARENA_MAX, 1) };
 }
 
-/// Other C libraries have no arenas.
+/// Does nothing: other C libraries have no arenas.
 #[cfg(not(target_env = "gnu"))]
 pub fn share_one_arena() {}
 
-/// Gives the memory that is free back to the machine. What a pass needed for a moment would otherwise stay with the
-/// agent: glibc keeps it, and each thread its own.
+/// Returns free memory to the kernel.
+///
+/// Without this call, glibc keeps the memory that a pass needed for a moment, for each thread.
 #[cfg(target_env = "gnu")]
 #[expect(unsafe_code, reason = "glibc has no other way, and no crate wraps it")]
 pub fn give_back() {
-    // SAFETY: malloc_trim takes no pointer, touches only memory that is free, and is safe to call from any thread.
+    // SAFETY: malloc_trim takes no pointer, touches only free memory, and may be called from any thread.
     let _ = unsafe { libc::malloc_trim(0) };
 }
 
-/// Other C libraries give it back by themselves.
+/// Does nothing: other C libraries return free memory by themselves.
 #[cfg(not(target_env = "gnu"))]
 pub fn give_back() {}

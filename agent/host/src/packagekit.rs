@@ -1,4 +1,4 @@
-//! PackageKit, over D-Bus: transactions with a watchdog and a deadline.
+//! PackageKit over D-Bus: transactions with a watchdog and a deadline.
 
 use std::time::Duration;
 
@@ -7,64 +7,66 @@ use tokio::runtime::Runtime;
 use tokio_stream::StreamExt as _;
 use zbus::{Connection, OwnedObjectPath};
 
-/// How long a transaction may get no further before it is taken for hung.
+/// The longest time without progress before a transaction counts as hung. Half of the total time limits it too.
 const SILENCE: Duration = Duration::from_secs(300);
-/// How long it may answer nothing; less where the whole has less than three times that.
+/// The longest time without an answer. A third of the total time limits it too.
 const ANSWER: Duration = Duration::from_secs(25);
 
-/// How often it is asked how far it is.
+/// The interval between two queries of the progress.
 const LOOK: Duration = Duration::from_secs(1);
 
-/// PackageKit's own words (pk-enum.h): the installed package, the exit of a transaction that went well, filters.
+/// PackageKit's codes (pk-enum.h) for an installed package, for a successful transaction, and for the filter on the
+/// native architecture.
 const INSTALLED: u32 = 1;
 const SUCCESS: u32 = 1;
 const ARCH: u64 = 1 << 18;
-/// A flag of transactions: nothing is changed (pk-enum.h, `PK_TRANSACTION_FLAG_ENUM_SIMULATE`).
+/// The transaction flag for a dry run (pk-enum.h, `PK_TRANSACTION_FLAG_ENUM_SIMULATE`).
 const SIMULATE: u64 = 1 << 2;
-/// Removing and obsoleting, as they are shown by versions up to 1.2 and after it; then the same for downgrading.
+/// The codes for removed or obsoleted packages, and for downgraded ones. Versions after 1.2 use other codes than
+/// versions up to 1.2.
 const REMOVED: [u32; 4] = [13, 15, 28, 29];
 const DOWNGRADED: [u32; 2] = [20, 30];
 
-/// PackageKit could not do something.
+/// An error of PackageKit.
 #[derive(Debug, Error)]
 pub enum PackageKitError {
-    /// It is not there, or does not answer: something else may do it.
+    /// A missing PackageKit, or one that gives no answer. A fallback may then do the work.
     #[error("PackageKit can't be used: {0}")]
     Missing(String),
-    /// It got no further for long, or does not answer.
+    /// A time without progress or without an answer, in seconds.
     #[error("PackageKit hangs: it got no further for {0} s")]
     Hangs(u64),
-    /// The deadline came first.
+    /// A missed deadline, in seconds.
     #[error("PackageKit was not done within {0} s; timeout of the task sets more")]
     TimedOut(u64),
-    /// It says that it went wrong.
+    /// A failure that PackageKit reported.
     #[error("{0}")]
     Failed(String),
 }
 
-/// A package as PackageKit names it.
+/// A package, as PackageKit reports it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Found {
-    /// Its id.
+    /// The package id.
     pub id: String,
-    /// Its name.
+    /// The name.
     pub name: String,
-    /// Its version.
+    /// The version.
     pub version: String,
-    /// Its architecture.
+    /// The architecture.
     pub arch: String,
-    /// Whether it is installed.
+    /// True if the package is installed.
     pub installed: bool,
-    /// What a transaction does to it, besides installing or upgrading it.
+    /// The effect of a transaction on the package; `None` for an installation or an upgrade.
     pub effect: Option<Effect>,
 }
 
 /// An effect of a transaction on a package.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Effect {
-    /// It is removed, or another package takes its place.
+    /// A removal, or a replacement by another package.
     Removed,
-    /// It becomes older.
+    /// A downgrade.
     Downgraded,
 }
 
@@ -101,7 +103,7 @@ trait Transaction {
     fn finished(&self, exit: u32, runtime: u32) -> zbus::Result<()>;
 }
 
-/// What is to be done.
+/// A call of a PackageKit transaction.
 #[derive(Debug, Clone, Copy)]
 enum Deed<'a> {
     Refresh,
@@ -111,12 +113,12 @@ enum Deed<'a> {
     Remove(&'a [&'a str]),
 }
 
-/// A connection to PackageKit, and who is told how far it is.
+/// A connection to PackageKit, with a callback for progress messages.
 pub struct PackageKit<'a> {
     runtime: Runtime,
     connection: Connection,
     told: &'a dyn Fn(&str),
-    /// How long all of its transactions may take, and when they are to have ended.
+    /// The time limit for all transactions together; `deadline` is its end.
     time: Duration,
     deadline: tokio::time::Instant,
 }
@@ -132,10 +134,10 @@ fn missing(error: impl std::fmt::Display) -> PackageKitError {
 }
 
 impl<'a> PackageKit<'a> {
-    /// Connects, where the machine has PackageKit; all that is done with it may take so long.
+    /// Connects to PackageKit. `time` limits everything that is done over the connection.
     ///
     /// # Errors
-    /// When it has not.
+    /// When PackageKit is not installed, or the bus gives no answer.
     pub fn connect(told: &'a dyn Fn(&str), time: Duration) -> Result<Self, PackageKitError> {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(missing)?;
         let connected = async {
@@ -152,34 +154,34 @@ impl<'a> PackageKit<'a> {
         Ok(Self { runtime, connection, told, time, deadline })
     }
 
-    /// Reads the lists of packages again.
+    /// Refreshes the package lists.
     ///
     /// # Errors
-    /// When that goes wrong.
+    /// When the transaction fails.
     pub fn refresh(&self) -> Result<(), PackageKitError> {
         self.transaction(Deed::Refresh).map(drop)
     }
 
-    /// The packages of these names, in all versions that there are.
+    /// Returns the packages with these names, in all available versions.
     ///
     /// # Errors
-    /// When it can't be asked.
+    /// When the transaction fails.
     pub fn resolve(&self, names: &[&str]) -> Result<Vec<Found>, PackageKitError> {
         self.transaction(Deed::Resolve(names))
     }
 
-    /// All packages that an installation would touch.
+    /// Returns all packages that an installation would change.
     ///
     /// # Errors
-    /// When it cannot be done.
+    /// When the transaction fails.
     pub fn simulate_install(&self, ids: &[&str]) -> Result<Vec<Found>, PackageKitError> {
         self.transaction(Deed::Install(SIMULATE, ids))
     }
 
-    /// All packages that an upgrade would touch.
+    /// Returns all packages that an upgrade would change.
     ///
     /// # Errors
-    /// When it cannot be done.
+    /// When the transaction fails.
     pub fn simulate_update(&self, ids: &[&str]) -> Result<Vec<Found>, PackageKitError> {
         self.transaction(Deed::Update(SIMULATE, ids))
     }
@@ -187,31 +189,31 @@ impl<'a> PackageKit<'a> {
     /// Installs packages.
     ///
     /// # Errors
-    /// When that goes wrong.
+    /// When the transaction fails.
     pub fn install(&self, ids: &[&str]) -> Result<(), PackageKitError> {
         self.transaction(Deed::Install(0, ids)).map(drop)
     }
 
-    /// Updates packages that are installed.
+    /// Updates installed packages.
     ///
     /// # Errors
-    /// When that goes wrong.
+    /// When the transaction fails.
     pub fn update(&self, ids: &[&str]) -> Result<(), PackageKitError> {
         self.transaction(Deed::Update(0, ids)).map(drop)
     }
 
-    /// Removes packages that no others need.
+    /// Removes packages, if no other package needs them.
     ///
     /// # Errors
-    /// When that goes wrong.
+    /// When the transaction fails.
     pub fn remove(&self, ids: &[&str]) -> Result<(), PackageKitError> {
         self.transaction(Deed::Remove(ids)).map(drop)
     }
 
-    /// Lets the daemon end: it keeps its memory otherwise.
+    /// Asks the daemon to exit, because an idle daemon keeps its memory.
     pub fn quit(&self) {
         let quit = async { DaemonProxy::new(&self.connection).await?.suggest_daemon_quit().await };
-        // One that stays is no harm.
+        // A daemon that does not exit causes no harm.
         let _ = self.runtime.block_on(async { tokio::time::timeout(Duration::from_secs(2), quit).await });
     }
 
@@ -225,7 +227,8 @@ impl<'a> PackageKit<'a> {
     }
 
     async fn carry_out(&self, deed: Deed<'_>) -> Result<Vec<Found>, PackageKitError> {
-        // By its own name on the bus: asked by its common one, another would be started where it has died.
+        // The call goes to the unique bus name of the daemon. With the well-known name, the bus would start another
+        // daemon after a crash.
         let begun = async {
             let path = DaemonProxy::new(&self.connection).await?.create_transaction().await?;
             let bus = zbus::fdo::DBusProxy::new(&self.connection).await?;
@@ -238,7 +241,7 @@ impl<'a> PackageKit<'a> {
                 .await?;
             Ok::<_, zbus::Error>((transaction, daemon))
         };
-        // So that there is time left for another way.
+        // A third of the time, so that a fallback has time left.
         let patience = ANSWER.min(self.time / 3);
         let (transaction, daemon) =
             tokio::time::timeout(patience, begun).await.map_err(|_| missing("it does not answer"))?.map_err(missing)?;
@@ -253,7 +256,7 @@ impl<'a> PackageKit<'a> {
                 Deed::Resolve(names) => transaction.resolve(ARCH, names).await,
                 Deed::Install(flags, ids) => transaction.install_packages(flags, ids).await,
                 Deed::Update(flags, ids) => transaction.update_packages(flags, ids).await,
-                // Not with others that need them: those are to be named.
+                // Dependent packages are not removed with them: the task must name them.
                 Deed::Remove(ids) => transaction.remove_packages(0, ids, false, false).await,
             }
         };
@@ -291,7 +294,7 @@ impl<'a> PackageKit<'a> {
                     return Err(PackageKitError::Failed(why));
                 }
                 _ = looks.tick() => {
-                    // What it is at, and how far it is, it does not say by itself.
+                    // PackageKit does not send its status and percentage by itself.
                     let asked = async { Ok::<_, zbus::Error>((transaction.status().await?, transaction.percentage().await?)) };
                     let now = tokio::time::timeout(Duration::from_secs(5), asked).await.ok().and_then(Result::ok);
                     if now.is_some() {
@@ -313,7 +316,7 @@ impl<'a> PackageKit<'a> {
         }
     }
 
-    /// Ends when the daemon has left the bus.
+    /// Returns after the daemon has left the bus.
     async fn gone(&self, daemon: zbus::names::OwnedUniqueName) {
         loop {
             tokio::time::sleep(Duration::from_millis(500)).await;
@@ -328,7 +331,8 @@ impl<'a> PackageKit<'a> {
     }
 }
 
-/// What it is at, by PackageKit's own numbers (pk-enum.h, `PkStatusEnum`); 101 per cent means that it does not know.
+/// Describes PackageKit's status (pk-enum.h, `PkStatusEnum`) and percentage; 101 % means unknown. Returns `None` for a
+/// status without a description.
 fn at(status: u32, percentage: u32) -> Option<String> {
     let what = match status {
         1 | 30 => "waiting for another transaction or the lock",
@@ -347,7 +351,7 @@ fn at(status: u32, percentage: u32) -> Option<String> {
     Some(format!("{what}{far}"))
 }
 
-/// `name;version;arch;data`.
+/// Parses a package id of the form `name;version;arch;data`.
 fn found(info: u32, id: &str) -> Option<Found> {
     let mut parts = id.split(';');
     let (name, version, arch) = (parts.next()?, parts.next()?, parts.next()?);

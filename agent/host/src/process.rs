@@ -1,4 +1,4 @@
-//! Runs commands with a deadline; a command that outlives it is ended with its whole process tree.
+//! Execution of commands with a deadline. At the deadline, the whole process tree is ended.
 
 mod account;
 mod launch;
@@ -27,23 +27,23 @@ pub use account::Account;
 
 use crate::{Clock as _, SystemClock};
 
-/// How much of each output is kept.
+/// The number of last bytes that are kept of each output. Up to twice as many may remain.
 const KEPT: usize = 1 << 20;
 
-/// How far back the last line of an output is looked for.
+/// The most bytes in which the last line of an output is searched.
 const LINE: usize = 1 << 10;
 
-/// Tells work to stop at its next chance.
+/// A flag that asks work to stop at its next chance.
 #[derive(Debug, Clone, Default)]
 pub struct Cancel(Arc<AtomicBool>);
 
 impl Cancel {
-    /// Asks to stop.
+    /// Asks the work to stop.
     pub fn cancel(&self) {
         self.0.store(true, Ordering::SeqCst);
     }
 
-    /// Whether it was asked to stop.
+    /// Returns true after a request to stop.
     pub fn is_cancelled(&self) -> bool {
         self.0.load(Ordering::SeqCst)
     }
@@ -54,46 +54,49 @@ impl Cancel {
 pub struct Invocation {
     /// The program and its arguments.
     pub argv: Vec<String>,
-    /// What it reads.
+    /// The bytes for the command's stdin; `None` for an empty stdin.
     pub stdin: Option<Vec<u8>>,
-    /// Variables of its environment, over those of its account. It gets none of the agent's but language, time zone and,
-    /// without a user of its own, search path and proxies.
+    /// The environment variables of the command, which override those of its account.
+    ///
+    /// From the agent's environment, the command gets only language and time zone. If it runs as the agent's own
+    /// account, it also gets search path and proxies.
     pub env: BTreeMap<String, String>,
-    /// Its working directory; the home of its user, or `/` where that cannot be entered; else the agent's.
+    /// The working directory. The default is the home of `user`, or `/` if that cannot be entered. Without a user, it
+    /// is the agent's working directory.
     pub cwd: Option<PathBuf>,
-    /// The account it runs as; `None` for the agent's own.
+    /// The account that runs the command; `None` for the agent's own.
     pub user: Option<Account>,
-    /// When it is ended.
+    /// The time limit; `None` for no limit.
     pub timeout: Option<Duration>,
 }
 
-/// What came of a command.
+/// The result of a command.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Output {
-    /// The exit status; 128 and the signal's number where a signal ended it, as in a shell.
+    /// The exit status. After a signal, it is 128 and the signal's number, as in a shell.
     pub rc: i32,
-    /// What it wrote.
+    /// The last part of stdout.
     pub stdout: String,
-    /// What it complained about.
+    /// The last part of stderr.
     pub stderr: String,
-    /// Whether the deadline ended it.
+    /// True if the deadline ended the command.
     pub timed_out: bool,
-    /// Whether it was ended because the agent stops.
+    /// True if a stop of the agent ended the command.
     pub cancelled: bool,
 }
 
-/// Runs a command to its end, its deadline, or the agent's.
+/// Runs a command until it exits, its deadline passes, or the agent stops.
 ///
 /// # Errors
-/// When it can't be started or waited for.
+/// When the command cannot be started or waited for.
 pub fn run(invocation: &Invocation, cancel: &Cancel) -> io::Result<Output> {
     run_watched(invocation, cancel, &mut |_| {})
 }
 
-/// The same; what it is at, by the last line that it wrote, is told now and then.
+/// Runs a command, and reports the last line of its stdout to `told` while it runs.
 ///
 /// # Errors
-/// When it can't be started or waited for.
+/// When the command cannot be started or waited for.
 pub fn run_watched(invocation: &Invocation, cancel: &Cancel, told: &mut dyn FnMut(&str)) -> io::Result<Output> {
     if cancel.is_cancelled() {
         return Ok(Output { rc: -1, stdout: String::new(), stderr: String::new(), timed_out: false, cancelled: true });
@@ -111,7 +114,7 @@ pub fn run_watched(invocation: &Invocation, cancel: &Cancel, told: &mut dyn FnMu
     let stdout = keep(child.stdout.take());
     let stderr = keep(child.stderr.take());
     if let (Some(bytes), Some(mut pipe)) = (invocation.stdin.clone(), child.stdin.take()) {
-        // A command need not read what it is given.
+        // A write error is ignored, because a command may exit without reading its stdin.
         thread::spawn(move || drop(pipe.write_all(&bytes)));
     }
     let mut heard = String::new();
@@ -126,21 +129,21 @@ pub fn run_watched(invocation: &Invocation, cancel: &Cancel, told: &mut dyn FnMu
     }
     let status = child.wait()?;
     let rc = status.code().or_else(|| status.signal().map(|signal| 128 + signal)).unwrap_or(-1);
-    // Something left in the background may hold the pipes open: it is not waited for.
+    // A process in the background may hold the pipes open, so the wait for their end is limited.
     let patience = Duration::from_millis(if timed_out || cancelled { 200 } else { 2000 });
     Ok(Output { rc, stdout: stdout.take(patience), stderr: stderr.take(patience), timed_out, cancelled })
 }
 
-/// Ends the tree of a command.
+/// Ends the process tree of a command.
 fn end(supervisor: Pid, program: &str) {
     if !tree::Tree::hold(supervisor).end() {
         tracing::warn!(program, "processes of the command cannot be killed: they wait for a device or a file system");
-        // The agent continues without them.
+        // The agent continues without these processes.
         let _ = kill_process(supervisor, Signal::KILL);
     }
 }
 
-/// Waits for the end of a process: whether the deadline, or the agent's end, came first.
+/// Waits for the end of a process. Returns whether the deadline passed first, and whether the agent stopped first.
 fn wait(
     pidfd: &impl std::os::fd::AsFd,
     timeout: Option<Duration>,
@@ -176,7 +179,7 @@ struct Kept {
 }
 
 impl Kept {
-    /// The last whole line so far that says something.
+    /// Returns the last complete line of the output that is not blank.
     fn last_line(&self) -> Option<String> {
         let bytes = self.bytes.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
         let end = bytes.iter().rposition(|byte| *byte == b'\n')?;
@@ -192,7 +195,7 @@ impl Kept {
     }
 }
 
-/// Reads a pipe to its end, and keeps its last megabyte.
+/// Reads a pipe to its end, and keeps at least its last `KEPT` bytes.
 fn keep(pipe: Option<impl Read + Send + 'static>) -> Kept {
     let (sender, receiver) = std::sync::mpsc::channel();
     let bytes = Arc::new(std::sync::Mutex::new(Vec::new()));
@@ -220,7 +223,7 @@ fn keep(pipe: Option<impl Read + Send + 'static>) -> Kept {
     Kept { receiver, bytes }
 }
 
-/// A script on disk for as long as it runs.
+/// A script file that exists until the value is dropped.
 #[derive(Debug)]
 pub struct ScriptFile {
     folder: PathBuf,
@@ -228,10 +231,10 @@ pub struct ScriptFile {
 }
 
 impl ScriptFile {
-    /// Writes a script where only its user can read it.
+    /// Writes a script to a temporary folder that only the agent's user can read.
     ///
     /// # Errors
-    /// When it can't be written.
+    /// When the script cannot be written.
     pub fn new(bytes: &[u8]) -> io::Result<Self> {
         use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _};
         let folder = std::env::temp_dir().join(format!("towpath-{}", uuid::Uuid::new_v4()));
@@ -243,18 +246,18 @@ impl ScriptFile {
         Ok(script)
     }
 
-    /// Where it is.
+    /// Returns the path of the script.
     pub fn path(&self) -> &std::path::Path {
         &self.path
     }
 
-    /// Lets a user run it.
+    /// Changes the owner of the script, so that the user can run it.
     ///
     /// # Errors
-    /// When its owner can't be changed.
+    /// When the owner or the folder's mode cannot be changed.
     pub fn give_to(&self, user: Option<&Account>) -> io::Result<()> {
         let Some(user) = user else { return Ok(()) };
-        // The folder stays the agent's: a user who owned it could put a link in place of the file.
+        // The agent keeps the folder: a user who owned it could replace the script by a link.
         std::os::unix::fs::lchown(&self.path, Some(user.uid), Some(user.gid))?;
         std::fs::set_permissions(&self.folder, std::fs::Permissions::from_mode(0o711))
     }
@@ -262,24 +265,24 @@ impl ScriptFile {
 
 impl Drop for ScriptFile {
     fn drop(&mut self) {
-        // What stays behind is in the folder for temporary files, readable by its user alone.
+        // A script that cannot be removed stays in the folder for temporary files, readable only for its user.
         let _ = std::fs::remove_dir_all(&self.folder);
     }
 }
 
-/// A program in memory: from its making on nobody can change its bytes, and no file system need hold it.
+/// A program in memory. Its bytes cannot change after creation, and it needs no file system.
 #[derive(Debug)]
 pub struct Sealed(std::os::fd::OwnedFd);
 
 impl Sealed {
-    /// Takes the bytes of a program, or of a script whose first line names its interpreter.
+    /// Copies a program, or a script with an interpreter line, into sealed memory.
     ///
     /// # Errors
-    /// When the kernel does not take them.
+    /// When the kernel does not provide the memory.
     pub fn new(bytes: &[u8]) -> io::Result<Self> {
         use rustix::fs::{MemfdFlags, SealFlags};
         let flags = MemfdFlags::CLOEXEC | MemfdFlags::ALLOW_SEALING;
-        // Kernels before 6.3 do not know the flag, and need none.
+        // Kernels before 6.3 do not know the flag, and do not need it.
         let fd = match rustix::fs::memfd_create("towpath", flags | MemfdFlags::EXEC) {
             Err(rustix::io::Errno::INVAL) => rustix::fs::memfd_create("towpath", flags)?,
             made => made?,
@@ -291,14 +294,14 @@ impl Sealed {
         Ok(Self(fd))
     }
 
-    /// Where this process and its children find it.
+    /// Returns the path of the program, valid in this process and its children.
     pub fn path(&self) -> String {
         use std::os::fd::AsRawFd as _;
         format!("/proc/{}/fd/{}", std::process::id(), self.0.as_raw_fd())
     }
 }
 
-/// The ids of a user, by name or number, from the machine's user database.
+/// Looks up the ids of a user and its group, by name or number, in the machine's user database.
 pub fn user(name: &str) -> Option<(u32, u32)> {
     if let Ok(number) = name.parse::<u32>() {
         let known = nix::unistd::User::from_uid(number.into()).ok().flatten();
@@ -307,7 +310,7 @@ pub fn user(name: &str) -> Option<(u32, u32)> {
     nix::unistd::User::from_name(name).ok().flatten().map(|user| (user.uid.as_raw(), user.gid.as_raw()))
 }
 
-/// The id of a group, by name or number.
+/// Looks up the id of a group, by name or number.
 pub fn group(name: &str) -> Option<u32> {
     if let Ok(number) = name.parse::<u32>() {
         return Some(number);
@@ -315,29 +318,29 @@ pub fn group(name: &str) -> Option<u32> {
     nix::unistd::Group::from_name(name).ok().flatten().map(|group| group.gid.as_raw())
 }
 
-/// What the machine is called now.
+/// Returns the current host name; an empty string if it cannot be read.
 pub fn hostname() -> String {
     nix::unistd::gethostname().ok().and_then(|name| name.into_string().ok()).unwrap_or_default()
 }
 
-/// Gives the machine a name, until it is started anew.
+/// Sets the host name until the next boot.
 ///
 /// # Errors
-/// When the kernel does not take it.
+/// When the kernel rejects it.
 pub fn set_hostname(name: &str) -> io::Result<()> {
     Ok(nix::unistd::sethostname(name)?)
 }
 
-/// Gives a setting of the kernel a value, until the machine is started anew: `path` is below /proc/sys.
+/// Sets a kernel parameter until the next boot. `path` is below /proc/sys.
 ///
 /// # Errors
-/// When the kernel does not take it.
+/// When the kernel rejects it.
 pub fn set_kernel(path: &str, value: &str) -> io::Result<()> {
     let mut file = std::fs::OpenOptions::new().write(true).open(std::path::Path::new("/proc/sys").join(path))?;
     file.write_all(format!("{value}\n").as_bytes())
 }
 
-/// A variable of the agent's own environment.
+/// Returns a variable of the agent's own environment.
 #[expect(clippy::disallowed_methods, reason = "this is the port")]
 pub fn environment(name: &str) -> Option<String> {
     std::env::var(name).ok()
@@ -359,7 +362,7 @@ mod tests {
         assert_eq!((output.rc, output.stdout.as_str(), output.stderr.as_str()), (3, "in", "err\n"));
     }
 
-    /// Runs a line whose last process would write a file, and returns whether it was still there to do that.
+    /// Runs a line whose last process writes a file after the deadline. Returns true if the file was written.
     fn outlives_its_deadline(line: &str) -> bool {
         outlives(line, 2)
     }
@@ -389,7 +392,7 @@ mod tests {
 
     #[test]
     fn deadline_ends_an_orphan_that_ignores_signals() {
-        // It has five seconds to end by itself.
+        // The process has five seconds to end by itself.
         assert!(!outlives("setsid sh -c \"trap '' TERM HUP INT; sh -c 'LATE'\" & exec sleep 30", 7));
     }
 
@@ -431,16 +434,17 @@ mod tests {
     #[test]
     fn command_inherits_no_files_no_terminal_and_no_wide_umask() {
         let line = "ls /proc/self/fd | wc -l; cut -d' ' -f6,7 /proc/self/stat | tr ' ' '\n'; echo $$; umask";
-        // One that is inherited across exec, as systemd hands over sockets.
+        // A file descriptor that is inherited across exec, as in systemd's socket activation.
         let pipe = rustix::pipe::pipe().unwrap();
         rustix::io::fcntl_setfd(&pipe.0, rustix::io::FdFlags::empty()).unwrap();
-        // An agent with a wide umask.
+        // The agent may run with a wide umask.
         let before = rustix::process::umask(rustix::fs::Mode::empty());
         let output = run(&shell(line), &Cancel::default());
         rustix::process::umask(before);
         let output = output.unwrap().stdout;
         let words: Vec<&str> = output.split_whitespace().collect();
-        // stdin, stdout, stderr, and the folder that ls reads. The session is the command's own, and has no terminal.
+        // stdin, stdout, stderr, and the folder that ls reads. The command has a session of its own, without a
+        // terminal.
         assert_eq!((words[0], words[2], words[4]), ("4", "0", "0022"), "{output}");
         assert_eq!(words[1], words[3], "{output}");
     }
@@ -467,7 +471,7 @@ mod tests {
         assert_eq!(lines[0], user.uid.to_string(), "{output:?}");
         assert_eq!(lines[1], user.gid.to_string());
         assert_eq!(lines[2], format!("{} 4 27", user.gid));
-        // The home of nobody is missing on most systems.
+        // The home of the account nobody is missing on most systems.
         assert!(lines[3] == "/" || lines[3] == user.home.display().to_string());
         assert!(!output.stdout.contains("CARGO"), "{output:?}");
         assert!(lines.contains(&"USER=nobody"));

@@ -1,4 +1,4 @@
-//! systemd, over D-Bus: what units are like, and jobs whose end is waited for.
+//! systemd over D-Bus: the state of units, and jobs with a result.
 
 use std::{path::Path, time::Duration};
 
@@ -7,73 +7,73 @@ use tokio::runtime::Runtime;
 use tokio_stream::StreamExt as _;
 use zbus::{Connection, OwnedObjectPath};
 
-/// How long systemd has to say what a unit is like.
+/// The time limit for a query about a unit.
 const ANSWER: Duration = Duration::from_secs(20);
 
-/// systemd could not do, or be asked, something.
+/// An error of systemd or of the connection to it.
 #[derive(Debug, Error)]
 pub enum SystemdError {
-    /// There is none here.
+    /// A machine without systemd as its init system.
     #[error("systemd does not run on this machine; the module needs it")]
     Missing,
-    /// It can't be asked.
+    /// A D-Bus connection that failed or gave no answer.
     #[error("systemd can't be asked: {0}")]
     Bus(String),
-    /// It refused something.
+    /// A request that systemd rejected.
     #[error("{unit}: {why}")]
     Refused {
         /// The unit.
         unit: String,
-        /// What it said.
+        /// The reason that systemd gave.
         why: String,
     },
-    /// A job took too long.
+    /// A job that missed its deadline.
     #[error("{unit}: its {job} was not done within {seconds} s; see systemctl status {unit}")]
     TimedOut {
         /// The unit.
         unit: String,
-        /// What was asked for.
+        /// The kind of the job.
         job: &'static str,
-        /// How long it was waited for.
+        /// The time limit, in seconds.
         seconds: u64,
     },
-    /// A job came to a bad end.
+    /// A failed job.
     #[error("{unit}: its {job} ended with {result}")]
     Failed {
         /// The unit.
         unit: String,
-        /// What was asked for.
+        /// The kind of the job.
         job: &'static str,
-        /// How it ended.
+        /// The result that systemd reported.
         result: String,
     },
 }
 
-/// What a unit is like.
+/// The state of a unit.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct UnitState {
-    /// Its own name, where it was asked for by an alias.
+    /// The unit's own name. It differs from the requested name if that is an alias.
     pub id: String,
-    /// loaded, not-found, masked, bad-setting …
+    /// The load state: loaded, not-found, masked, bad-setting …
     pub load: String,
-    /// active, inactive, failed, activating …
+    /// The active state: active, inactive, failed, activating …
     pub active: String,
-    /// enabled, disabled, static, masked …; empty where the unit has no file.
+    /// The state of the unit file: enabled, disabled, static, masked …; empty if the unit has no file.
     pub file: String,
-    /// Whether its file has changed since systemd read it.
+    /// True if the unit file changed after systemd read it.
     pub stale: bool,
 }
 
-/// What a unit can be asked to do.
+/// A job for a unit.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Job {
-    /// Runs.
+    /// A start.
     Start,
-    /// Runs no more.
+    /// A stop.
     Stop,
-    /// Stops and starts.
+    /// A stop, followed by a start.
     Restart,
-    /// Reads its settings again; where it can't, restarts.
+    /// A reload of the settings, or a restart of a unit that cannot reload.
     Reload,
 }
 
@@ -138,7 +138,7 @@ trait Unit {
 pub struct Systemd {
     runtime: Runtime,
     connection: Connection,
-    /// Whether it tells of the ends of jobs: it may be asked for that once.
+    /// The subscription to job signals, requested once per connection.
     told: tokio::sync::OnceCell<()>,
 }
 
@@ -148,7 +148,7 @@ impl std::fmt::Debug for Systemd {
     }
 }
 
-/// Whether this process runs in a unit.
+/// Returns true if this process runs in the unit.
 fn is_own(unit: &str) -> bool {
     let groups = std::fs::read_to_string("/proc/self/cgroup").unwrap_or_default();
     groups.lines().any(|line| line.split('/').any(|part| part == unit))
@@ -159,10 +159,10 @@ fn bus(error: zbus::Error) -> SystemdError {
 }
 
 impl Systemd {
-    /// Connects.
+    /// Connects to systemd.
     ///
     /// # Errors
-    /// When there is no systemd, or it can't be reached.
+    /// When systemd is not running, or the connection fails.
     pub fn connect() -> Result<Self, SystemdError> {
         if !Path::new("/run/systemd/system").is_dir() {
             return Err(SystemdError::Missing);
@@ -187,10 +187,10 @@ impl Systemd {
         }
     }
 
-    /// What a unit is like.
+    /// Returns the state of a unit.
     ///
     /// # Errors
-    /// When systemd can't be asked.
+    /// When systemd gives no answer or rejects the request.
     pub fn state(&self, unit: &str) -> Result<UnitState, SystemdError> {
         self.ask(unit, async {
             let manager = ManagerProxy::new(&self.connection).await?;
@@ -210,18 +210,19 @@ impl Systemd {
         })
     }
 
-    /// Has a unit do something, and waits until that is done.
+    /// Runs a job on a unit, and waits until it has ended.
     ///
     /// # Errors
-    /// When it is refused, fails, or takes longer than it may.
+    /// When systemd rejects the job, the job fails, or its time is over.
     pub fn run(&self, unit: &str, job: Job, timeout: Duration) -> Result<(), SystemdError> {
         let waiting = async {
             let manager = ManagerProxy::new(&self.connection).await?;
             self.told.get_or_try_init(|| manager.subscribe()).await?;
-            // Heard from before the job begins, so that its end is not missed.
+            // Subscribes before the job starts, so that its end is not missed.
             let mut ends = manager.receive_job_removed().await?;
             if job != Job::Stop {
-                // One that failed too often would be refused; where nothing failed there is nothing to forget.
+                // systemd rejects the start of a unit that failed too often, so the counter is reset. Without failures,
+                // this call fails and is ignored.
                 let _ = manager.reset_failed_unit(unit).await;
             }
             let path = match job {
@@ -231,7 +232,7 @@ impl Systemd {
                 Job::Reload => manager.reload_or_restart_unit(unit, "replace").await?,
             };
             if job != Job::Start && is_own(unit) {
-                // Its end is the end of this process.
+                // The end of this job ends this process too, so its result cannot be awaited.
                 return Ok("done".to_owned());
             }
             while let Some(end) = ends.next().await {
@@ -255,10 +256,10 @@ impl Systemd {
         }
     }
 
-    /// Has a unit start at boot, or not.
+    /// Enables or disables the start of a unit at boot.
     ///
     /// # Errors
-    /// When it is refused.
+    /// When systemd rejects the request.
     pub fn enable(&self, unit: &str, enabled: bool) -> Result<(), SystemdError> {
         self.ask(unit, async {
             let manager = ManagerProxy::new(&self.connection).await?;
@@ -271,10 +272,10 @@ impl Systemd {
         })
     }
 
-    /// Lets a unit be started by nobody, or again.
+    /// Masks a unit, so that it cannot be started, or unmasks it.
     ///
     /// # Errors
-    /// When it is refused.
+    /// When systemd rejects the request.
     pub fn mask(&self, unit: &str, masked: bool) -> Result<(), SystemdError> {
         self.ask(unit, async {
             let manager = ManagerProxy::new(&self.connection).await?;
@@ -287,10 +288,10 @@ impl Systemd {
         })
     }
 
-    /// Reads all unit files again.
+    /// Makes systemd reload all unit files.
     ///
     /// # Errors
-    /// When systemd can't be asked.
+    /// When systemd gives no answer.
     pub fn reload(&self) -> Result<(), SystemdError> {
         self.ask("systemd", async { ManagerProxy::new(&self.connection).await?.reload().await })
     }

@@ -1,8 +1,10 @@
-//! The resolver of paths: component by component, each held open, as systemd's CHASE_SAFE does.
+//! The path resolver. It opens component by component and holds each directory open, as systemd's CHASE_SAFE does.
 //!
-//! Guarantees: links resolve as the kernel resolves them, and none leads out of the root. A link counts only if root
-//! (or the agent's own user) owns it, or if its owner owns what it leads to: an unprivileged user never chooses which
-//! file of another user is read or written. A path that changes meanwhile fails, it never ends elsewhere.
+//! Guarantees:
+//! - Links resolve as in the kernel, and none leads out of the root.
+//! - A link is followed if root or the agent's user owns it, or if its owner also owns its target. So an unprivileged
+//!   user never chooses which file of another user is read or written.
+//! - A change of the path during the walk may give an error. It never leads to a file that these rules forbid.
 
 use std::{
     ffi::{OsStr, OsString},
@@ -16,7 +18,7 @@ use rustix::{
 };
 use thiserror::Error;
 
-/// How many links one path may go through, as in the kernel.
+/// The most links in one path, as in the kernel.
 const LINKS: usize = 40;
 
 /// A link that is not followed.
@@ -31,7 +33,7 @@ pub struct RefusedLink {
 }
 
 impl RefusedLink {
-    /// Whether an error is a link in a folder below which none is followed.
+    /// Returns true if an error is a link in a folder below which no link is followed.
     pub fn is_plain(error: &io::Error) -> bool {
         let found = error.get_ref().and_then(|inner| inner.downcast_ref::<Self>());
         found.is_some_and(|found| matches!(found.cause, Cause::Plain { .. }))
@@ -58,7 +60,7 @@ enum Cause {
     Plain { folder: String },
 }
 
-/// A user as people know it.
+/// Formats a user with name and number.
 fn named(uid: u32) -> String {
     match nix::unistd::User::from_uid(uid.into()) {
         Ok(Some(user)) => format!("{} ({uid})", user.name),
@@ -66,40 +68,41 @@ fn named(uid: u32) -> String {
     }
 }
 
-/// The end of a path.
+/// The end of a resolved path.
 #[derive(Debug)]
 pub(crate) struct Place {
     /// The directory that holds the last component.
     pub(crate) folder: OwnedFd,
-    /// The last component; `.` where the path is the root.
+    /// The last component; `.` if the path is the root.
     pub(crate) name: OsString,
     /// The path below the root, without links.
     pub(crate) path: String,
-    /// Device and inode of what was found there through links; None where there was nothing, or no link was followed.
+    /// The device and inode that the walk found through links. `None` if nothing exists there, or if no link was
+    /// followed.
     pub(crate) found: Option<(u64, u64)>,
 }
 
-/// What a walk does about links.
+/// The rules of a walk for links.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Rules<'a> {
     /// The folder below which no link is followed.
     pub(crate) plain_below: Option<&'a str>,
-    /// Whether a link at the end is followed.
+    /// True if a link at the path's end is followed.
     pub(crate) last: bool,
 }
 
-/// Walks a path.
+/// Resolves a path to its parent directory and its last component.
 ///
 /// # Errors
-/// When a component is missing or may not be followed.
+/// When a component is missing, or a link is rejected.
 pub(crate) fn walk(root: &OwnedFd, path: &str, rules: Rules<'_>) -> io::Result<Place> {
     Walk::new(root, path, rules)?.run()
 }
 
-/// Gives the path without links; components behind a missing one stay as they are.
+/// Returns a path without links. Components after a missing one stay as they are.
 ///
 /// # Errors
-/// When a component may not be followed.
+/// When a link is rejected.
 pub(crate) fn real(root: &OwnedFd, path: &str, rules: Rules<'_>) -> io::Result<String> {
     let mut walk = Walk::new(root, path, rules)?;
     match walk.run() {
@@ -108,16 +111,16 @@ pub(crate) fn real(root: &OwnedFd, path: &str, rules: Rules<'_>) -> io::Result<S
     }
 }
 
-/// Whether an owner is trusted with links to everywhere.
+/// Returns true if links of this owner may lead to any file.
 fn trusted(owner: u32) -> bool {
     owner == 0 || owner == rustix::process::geteuid().as_raw()
 }
 
 struct Component {
     name: OsString,
-    /// Whether it comes from the path itself, or from a link of a trusted owner.
+    /// True if the component is part of the requested path, or of a link with a trusted owner.
     trusted: bool,
-    /// Whether it may not be a link that is followed.
+    /// True if the component must not be a link that is followed.
     plain: bool,
 }
 
@@ -128,23 +131,23 @@ struct Directory {
     mode: u32,
 }
 
-/// A link of a user, whose end is not reached yet.
+/// A link of a user whose target is not reached yet.
 struct Followed {
     path: String,
     owner: u32,
-    /// How many components are left behind the link.
+    /// The number of components after the link.
     rest: usize,
 }
 
 struct Walk<'a> {
     rules: Rules<'a>,
-    /// From the root to where the walk is.
+    /// The directories from the root to the current one.
     directories: Vec<Directory>,
-    /// The next component is the last one.
+    /// The remaining components, in reverse order: the next one is the last element.
     rest: Vec<Component>,
     followed: Vec<Followed>,
     links: usize,
-    /// Whether a user's link was followed.
+    /// True after a link of a user was followed.
     by_user: bool,
     missing: Option<String>,
 }
@@ -210,13 +213,13 @@ impl<'a> Walk<'a> {
         Ok(self.directories.last().ok_or(Errno::INVAL)?)
     }
 
-    /// The path of a name in the current directory, without links.
+    /// Returns the path of a name in the current directory, without links.
     fn path_to(&self, name: &OsStr) -> String {
         let names = self.directories.iter().skip(1).map(|one| one.name.as_os_str()).chain([name]);
         names.filter(|name| !name.is_empty()).map(|name| format!("/{}", name.to_string_lossy())).collect()
     }
 
-    /// The path from a missing component to the end.
+    /// Returns the path up to a missing component, followed by the unresolved components.
     fn remaining(&self, component: &Component) -> String {
         let rest = self.rest.iter().rev().map(|component| component.name.to_string_lossy());
         std::iter::once(self.path_to(&component.name).into()).chain(rest).collect::<Vec<_>>().join("/")
@@ -226,7 +229,7 @@ impl<'a> Walk<'a> {
         if self.directories.len() > 1 {
             let from = self.directories.pop();
             let parent = self.here()?.owner;
-            // A user's link has chosen the folder, so the user would choose its parent too.
+            // The link of a user chose the folder, so the user would also choose its parent.
             if let Some(from) = from.filter(|from| self.by_user && component.trusted && !trusted(from.owner))
                 && parent != from.owner
             {
@@ -252,7 +255,7 @@ impl<'a> Walk<'a> {
         if trusted_link && stat.st_nlink > 1 && (!trusted(here.owner) || here.mode & 0o022 != 0) {
             return Err(refused(path, owner, Cause::SeveralNames));
         }
-        // As the kernel with fs.protected_symlinks, which this walk goes around.
+        // The kernel applies fs.protected_symlinks, which this walk bypasses, so the same rule applies here.
         if !trusted_link && here.mode & 0o1002 == 0o1002 && here.owner != owner {
             return Err(refused(path, owner, Cause::Shared { by: owner }));
         }
@@ -274,7 +277,7 @@ impl<'a> Walk<'a> {
         self.judge()
     }
 
-    /// Judges the links whose end is the current directory.
+    /// Checks the followed links whose target is the current directory.
     fn judge(&mut self) -> io::Result<()> {
         let owner = self.here()?.owner;
         while let Some(link) = self.followed.pop_if(|link| self.rest.len() <= link.rest) {
@@ -283,11 +286,11 @@ impl<'a> Walk<'a> {
         Ok(())
     }
 
-    /// Ends at a name of the current directory, which is what the links that are left lead to.
+    /// Ends the walk at a name in the current directory. This is the target of all links that are not checked yet.
     fn end(&mut self, name: OsString, found: Option<&Stat>) -> io::Result<Place> {
         let path = self.path_to(&name);
         let here = self.directories.pop().ok_or(Errno::INVAL)?;
-        // What is not there yet belongs to whoever can make it.
+        // A missing file counts as owned by the owner of its directory, who can create it.
         let owner = found.map_or(here.owner, |stat| stat.st_uid);
         for link in self.followed.drain(..) {
             owns(link, owner)?;
@@ -308,7 +311,7 @@ fn refused(link: String, owner: u32, cause: Cause) -> io::Error {
     io::Error::other(RefusedLink { link, owner, cause })
 }
 
-/// The components of a path. One that must end in a directory, by `/` or `/.`, has `.` as its last one.
+/// Returns the components of a path. A path that ends in `/` or `/.` has `.` as its last one.
 fn components(path: &OsStr) -> impl Iterator<Item = &OsStr> {
     let bytes = path.as_bytes();
     let names = bytes.split(|byte| *byte == b'/').filter(|name| !matches!(*name, b"" | b"."));
@@ -319,7 +322,7 @@ fn components(path: &OsStr) -> impl Iterator<Item = &OsStr> {
 fn open_component(folder: &OwnedFd, name: &OsStr) -> Result<OwnedFd, Errno> {
     let open = |name: &OsStr, flags| rustix::fs::openat(folder, name, flags | OFlags::CLOEXEC, Mode::empty());
     let fd = open(name, OFlags::PATH | OFlags::NOFOLLOW)?;
-    // An automounter mounts only for a lookup that goes on below.
+    // An automounter mounts only when a lookup continues below the directory.
     if rustix::fs::fstatfs(&fd).is_ok_and(|found| found.f_type == AUTOFS) {
         let mut below = name.to_owned();
         below.push("/.");
@@ -328,7 +331,7 @@ fn open_component(folder: &OwnedFd, name: &OsStr) -> Result<OwnedFd, Errno> {
     Ok(fd)
 }
 
-/// The file system of an automounter (linux/magic.h).
+/// The file system type of an automounter (linux/magic.h).
 const AUTOFS: rustix::fs::FsWord = 0x0187;
 
 #[cfg(test)]

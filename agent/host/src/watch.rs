@@ -1,7 +1,7 @@
-//! File events of the kernel: tells at once when something touches a managed path.
+//! File events of the kernel: they report a change of a managed path at once.
 //!
-//! inotify is used directly: the crate notify (8) also asks for every file that is opened, so that an agent that
-//! reads a thousand files to check them would wake itself a thousand times.
+//! This module uses inotify directly. The crate notify (8) also subscribes to opened files. An agent that reads a
+//! thousand files to check them would then wake itself a thousand times.
 
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap},
@@ -13,7 +13,7 @@ use std::{
 
 use inotify::{EventMask, Inotify, WatchDescriptor, WatchMask, Watches};
 
-/// What a change of a directory's files is, and no more.
+/// The inotify events that mean a change in a directory. Reads are not among them.
 const MASK: WatchMask = WatchMask::ATTRIB
     .union(WatchMask::CREATE)
     .union(WatchMask::DELETE)
@@ -25,16 +25,16 @@ const MASK: WatchMask = WatchMask::ATTRIB
     .union(WatchMask::MOVE_SELF)
     .union(WatchMask::ONLYDIR);
 
-/// Something that happened.
+/// A change that the kernel reported.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Touched {
-    /// Something may have changed at this path.
+    /// A path that may have changed.
     Path(PathBuf),
-    /// More happened than the kernel could tell.
+    /// An unknown change: the event queue overflowed, or a watched directory itself changed.
     Anything,
 }
 
-/// Watches the directories that hold managed paths.
+/// A watch on the directories that contain managed paths.
 pub struct FileWatch {
     watches: Watches,
     known: Arc<Mutex<HashMap<WatchDescriptor, PathBuf>>>,
@@ -47,10 +47,12 @@ impl std::fmt::Debug for FileWatch {
 }
 
 impl FileWatch {
-    /// Calls back with each path that something may have changed, for as long as the process lives.
+    /// Starts a thread that calls `on_change` with each path that may have changed.
+    ///
+    /// The thread runs until the process ends or reading events fails.
     ///
     /// # Errors
-    /// When the kernel gives no events.
+    /// When inotify cannot be initialized.
     pub fn new(on_change: impl Fn(Touched) + Send + 'static) -> io::Result<Self> {
         let mut inotify = Inotify::init()?;
         let watches = inotify.watches();
@@ -81,7 +83,7 @@ impl FileWatch {
                     drop(known);
                     match event.name {
                         Some(name) => on_change(Touched::Path(directory.join(name))),
-                        // The directory itself went: what was in it did too.
+                        // The directory itself changed, moved or was deleted, so every path in it may have changed.
                         None => on_change(Touched::Anything),
                     }
                 }
@@ -90,7 +92,9 @@ impl FileWatch {
         Ok(Self { watches, known })
     }
 
-    /// Watches the directories of just these paths. What can't be watched is left to the interval.
+    /// Watches exactly the directories of these paths, and stops watching all others.
+    ///
+    /// Drift below a directory that cannot be watched is found at the next interval.
     pub fn set<'a>(&mut self, paths: impl IntoIterator<Item = &'a Path>) {
         let wanted: BTreeSet<&Path> = paths.into_iter().filter_map(Path::parent).collect();
         let mut known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
@@ -98,7 +102,7 @@ impl FileWatch {
             known.iter().map(|(wd, path)| (path.clone(), wd.clone())).collect();
         for (directory, wd) in &held {
             if !wanted.contains(directory.as_path()) {
-                // One that is gone already needs no removal.
+                // The kernel has already dropped the watch of a deleted directory, so an error is harmless.
                 let _ = self.watches.remove(wd.clone());
                 known.remove(wd);
             }

@@ -1,4 +1,4 @@
-//! Own facts: static JSON and YAML files, and executables that print JSON, in facts.d.
+//! Custom facts from facts.d: static JSON and YAML files, and executables that print JSON.
 
 use std::{fs, os::unix::fs::PermissionsExt as _, path::Path};
 
@@ -7,19 +7,21 @@ use serde_json::{Map, Value};
 use super::Options;
 use crate::process::{Cancel, Invocation, run};
 
-/// How large one fact may be.
+/// The most bytes of one fact.
 const LIMIT: usize = 1 << 20;
 
 /// A file of facts.d that gave no fact.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct CustomProblem {
-    /// The file.
+    /// The path of the file.
     pub file: String,
-    /// Why.
+    /// The cause.
     pub message: String,
 }
 
-/// `custom`: each file's value, by the file's name without its ending. YAML is left as text, for render to read.
+/// Gathers the fact `custom`: the value of each file, by the file's name without its extension.
+///
+/// YAML stays text that the crate render parses.
 pub(super) fn gather(options: &Options) -> (Map<String, Value>, Vec<CustomProblem>) {
     let mut facts = Map::new();
     let mut problems = Vec::new();
@@ -73,13 +75,13 @@ fn read(file: &Path, options: &Options) -> Result<Option<Value>, String> {
     }
     let yaml = file.extension().is_some_and(|ending| ending == "yaml" || ending == "yml");
     if yaml {
-        // Marked, so that whoever reads YAML can: this room does not.
+        // The mark leaves parsing to the crate render: this crate does not read YAML.
         return Ok(Some(serde_json::json!({ YAML_MARK: text })));
     }
     serde_json::from_str(&text).map(Some).map_err(|error| format!("it is no JSON: {error}"))
 }
 
-/// The key under which the text of a YAML fact stands until it is parsed.
+/// The key that marks the unparsed text of a YAML fact.
 pub const YAML_MARK: &str = "\u{0}yaml";
 
 #[cfg(test)]

@@ -1,4 +1,4 @@
-//! Processors, memory, disks and mounts.
+//! Facts about processors, memory, disks and mounts.
 
 use std::{collections::BTreeMap, fs};
 
@@ -14,7 +14,7 @@ pub(super) fn memory() -> Option<u64> {
     line.split_whitespace().next()?.parse::<u64>().ok().map(|kibibytes| kibibytes * 1024)
 }
 
-/// `disks`: by name, with size and model. Loop devices, memory disks and the like are left out.
+/// Gathers the fact `disks`: size and model, by name. Loop devices, memory disks and similar devices are omitted.
 pub(super) fn disks() -> BTreeMap<String, Value> {
     let mut disks = BTreeMap::new();
     for entry in fs::read_dir("/sys/block").into_iter().flatten().flatten() {
@@ -29,7 +29,7 @@ pub(super) fn disks() -> BTreeMap<String, Value> {
     disks
 }
 
-/// `mounts`: by path, of what has a size. Kernel file systems are left out.
+/// Gathers the fact `mounts`: device, type and sizes, by path. Kernel and network file systems are omitted.
 pub(super) fn mounts() -> BTreeMap<String, Value> {
     let text = fs::read_to_string("/proc/self/mounts").unwrap_or_default();
     let mut mounts = BTreeMap::new();
@@ -70,7 +70,7 @@ pub(super) fn mounts() -> BTreeMap<String, Value> {
     mounts
 }
 
-/// The kernel writes blanks and the like as `\040`.
+/// Decodes the octal escapes of /proc/self/mounts, in which the kernel writes a blank as `\040`.
 fn unescape(text: &str) -> String {
     let mut out = String::new();
     let mut rest = text;

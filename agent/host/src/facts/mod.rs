@@ -1,4 +1,5 @@
-//! What a machine is: the facts that templates and expressions read. Always the host's, whatever the root.
+//! The facts about a machine that templates and expressions read. They describe the host, even if the root is another
+//! directory.
 
 mod custom;
 mod hardware;
@@ -11,12 +12,12 @@ use serde_json::{Value, json};
 
 pub use custom::{CustomProblem, YAML_MARK};
 
-/// Where facts are read from.
+/// The places from which custom facts are read.
 #[derive(Debug, Clone)]
 pub struct Options {
-    /// The folders of own facts.
+    /// The folders of custom facts.
     pub facts_d: Vec<PathBuf>,
-    /// How long an executable there may take.
+    /// The time limit of an executable in these folders.
     pub timeout: Duration,
 }
 
@@ -26,7 +27,7 @@ impl Default for Options {
     }
 }
 
-/// Gathers all facts; own facts that can't be read are told beside them.
+/// Gathers all facts. Returns the custom facts that cannot be read as problems beside them.
 pub fn gather(options: &Options) -> (Value, Vec<CustomProblem>) {
     let (custom, problems) = custom::gather(options);
     let (hostname, fqdn) = system::names();
@@ -51,24 +52,24 @@ pub fn gather(options: &Options) -> (Value, Vec<CustomProblem>) {
     (facts, problems)
 }
 
-/// The machine's host name, as far as its first dot.
+/// Returns the machine's host name up to its first dot.
 pub fn host_name() -> String {
     system::names().0
 }
 
-/// What tells this machine from others.
+/// Returns the machine id of systemd, from /etc/machine-id.
 pub fn machine_id() -> Option<String> {
     line("/etc/machine-id")
 }
 
-/// The first line of a file; None where it can't be read or is empty.
+/// Returns the first line of a file, without surrounding blanks; `None` if the line cannot be read or is empty.
 fn line(path: &str) -> Option<String> {
     let text = fs::read_to_string(path).ok()?;
     let line = text.lines().next()?.trim();
     (!line.is_empty()).then(|| line.to_owned())
 }
 
-/// Which boot of the machine this is.
+/// Returns the kernel's id of the current boot.
 pub fn boot_id() -> Option<String> {
     fs::read_to_string("/proc/sys/kernel/random/boot_id").ok().map(|text| text.trim().to_owned())
 }

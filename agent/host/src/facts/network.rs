@@ -1,4 +1,4 @@
-//! Interfaces and addresses.
+//! Facts about network interfaces and addresses.
 
 use std::{collections::BTreeMap, net::IpAddr};
 
@@ -39,7 +39,7 @@ fn ip(storage: &nix::sys::socket::SockaddrStorage) -> Option<IpAddr> {
     storage.as_sockaddr_in6().map(|v6| IpAddr::V6(v6.ip()))
 }
 
-/// `interfaces`: by name, with mac, addresses in CIDR form, and whether it is up.
+/// Gathers the fact `interfaces`: mac, addresses in CIDR form and the up flag, by name.
 pub(super) fn interfaces() -> BTreeMap<String, Value> {
     let mut interfaces: BTreeMap<String, (bool, Vec<String>)> = BTreeMap::new();
     for one in found() {
@@ -55,7 +55,7 @@ pub(super) fn interfaces() -> BTreeMap<String, Value> {
     described.collect()
 }
 
-/// `addresses`: without loopback and link-local ones.
+/// Gathers the fact `addresses`: the addresses of interfaces that are up, without loopback and link-local ones.
 pub(super) fn addresses() -> Vec<String> {
     let usable = |address: &IpAddr| match address {
         IpAddr::V4(v4) => !v4.is_loopback() && !v4.is_link_local(),

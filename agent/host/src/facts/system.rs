@@ -1,10 +1,10 @@
-//! The operating system and its names.
+//! Facts about the operating system and its names.
 
 use std::{fs, path::Path};
 
 use serde_json::{Value, json};
 
-/// `os`: family, name, version, codename, arch.
+/// Gathers the fact `os`: family, name, version, codename, arch.
 pub(super) fn os() -> Value {
     let text = fs::read_to_string("/etc/os-release")
         .or_else(|_| fs::read_to_string("/usr/lib/os-release"))
@@ -21,7 +21,7 @@ pub(super) fn os() -> Value {
     json!({ "family": family(name.as_deref().unwrap_or_default(), &like), "name": name, "version": field("VERSION_ID"), "codename": field("VERSION_CODENAME"), "arch": arch })
 }
 
-/// The distribution that others of its kind descend from.
+/// Returns the family of a distribution, such as `debian` for Ubuntu. An unknown one is its own family.
 fn family(name: &str, like: &str) -> String {
     let mut words = std::iter::once(name).chain(like.split_whitespace());
     let family = words.find_map(|word| match word {
@@ -37,7 +37,7 @@ fn family(name: &str, like: &str) -> String {
     family.unwrap_or(name).to_owned()
 }
 
-/// The host name and its full form.
+/// Returns the host name up to its first dot, and the fully qualified name.
 pub(super) fn names() -> (String, String) {
     let hostname =
         nix::unistd::gethostname().ok().and_then(|name| name.into_string().ok()).unwrap_or_else(|| "localhost".into());
@@ -46,8 +46,9 @@ pub(super) fn names() -> (String, String) {
     (short, fqdn.unwrap_or(hostname))
 }
 
-/// The first name with a dot that /etc/hosts has beside the host name. The resolver of the network is not asked:
-/// facts must not wait for it.
+/// Returns the first dotted name that /etc/hosts has on a line with the host name.
+///
+/// The DNS resolver is not asked, because facts must not wait for the network.
 fn from_hosts(hostname: &str) -> Option<String> {
     let hosts = fs::read_to_string("/etc/hosts").ok()?;
     let names = hosts
@@ -75,7 +76,7 @@ pub(super) fn init() -> Option<String> {
     super::line("/proc/1/comm")
 }
 
-/// What the machine runs in: none, container, or the product's name.
+/// Returns the fact `virtualization`: the container type, the hypervisor, or `none`.
 pub(super) fn virtualization() -> String {
     if Path::new("/run/systemd/container").exists() || Path::new("/.dockerenv").exists() {
         return super::line("/run/systemd/container").unwrap_or_else(|| "container".into());

@@ -1,4 +1,4 @@
-//! What a node shows to be believed: a certificate of the cluster, or, where the cluster has none, its bare keys.
+//! The proof of a node's identity: a certificate of the cluster, or bare keys if the cluster has no certificates.
 
 use std::sync::Arc;
 
@@ -6,17 +6,17 @@ use base64::{Engine as _, engine::general_purpose::STANDARD_NO_PAD};
 
 use super::{Credentials, Identity, PublicKeys, Revoked, Role, SealKey, Subject, certificate, issue, revoked};
 
-/// Who speaks for a node.
+/// The signing identity of a node.
 #[derive(Debug, Clone)]
 pub enum Bearer {
-    /// A node with a certificate.
+    /// An identity with a certificate.
     Certified(Arc<Credentials>),
-    /// A node of a cluster without certificates.
+    /// An identity with bare keys, in a cluster without certificates.
     Bare(Arc<Identity>),
 }
 
 impl Bearer {
-    /// The public half of its identity.
+    /// Returns the public keys of the identity.
     pub fn keys(&self) -> PublicKeys {
         match self {
             Self::Certified(credentials) => credentials.now().subject.keys,
@@ -24,7 +24,7 @@ impl Bearer {
         }
     }
 
-    /// The certificates and keys that the configuration revokes: one list for records and for connections.
+    /// Returns the certificates and keys that the configuration revokes. Records and connections share this list.
     pub fn revoked(&self) -> Revoked {
         match self {
             Self::Certified(credentials) => credentials.revoked().clone(),
@@ -32,7 +32,7 @@ impl Bearer {
         }
     }
 
-    /// The serial number of its certificate; `None` without one.
+    /// Returns the serial number of the certificate; `None` without a certificate.
     pub fn serial(&self) -> Option<String> {
         match self {
             Self::Certified(credentials) => revoked::serial(&credentials.now().certificate),
@@ -40,12 +40,12 @@ impl Bearer {
         }
     }
 
-    /// Whether it has a certificate.
+    /// Returns true if the node has a certificate.
     pub fn is_certified(&self) -> bool {
         matches!(self, Self::Certified(_))
     }
 
-    /// The secret half.
+    /// Returns the secret half of the identity.
     fn identity(&self) -> Arc<Identity> {
         match self {
             Self::Certified(credentials) => Arc::clone(&credentials.now().identity),
@@ -53,12 +53,12 @@ impl Bearer {
         }
     }
 
-    /// The key that was wrapped for this node and a purpose; None where it was not.
+    /// Unwraps a key that was wrapped for this node and a purpose; `None` if it was wrapped for another one.
     pub fn unwrap_key(&self, wrapped: &str, purpose: &str) -> Option<SealKey> {
         self.identity().unwrap_key(wrapped, purpose)
     }
 
-    /// Signs, and says with what: a certificate, or a bare key.
+    /// Signs bytes. Returns the certificate or the bare key, in base64, and the signature.
     pub fn sign(&self, bytes: &[u8]) -> (String, [u8; 64]) {
         match self {
             Self::Certified(credentials) => {
@@ -69,8 +69,10 @@ impl Bearer {
         }
     }
 
-    /// Whose signature it would be that was made with this: a node of the cluster, or whoever has a bare key. None where
-    /// it is neither. Both are read by all, so that a fleet can get its certificates one by one.
+    /// Reads the certificate or the bare key of a signature. Returns `None` if it is neither, or if it belongs to
+    /// another node.
+    ///
+    /// Every node accepts both forms, so that a fleet can introduce certificates node by node.
     pub fn read(&self, shown: &str, node: &str, cluster: &str) -> Option<Shown> {
         if let Some(key) = STANDARD_NO_PAD.decode(shown).ok().and_then(|bytes| <[u8; 32]>::try_from(bytes).ok()) {
             return Some(Shown { key, proven: false, serial: None });
@@ -78,7 +80,8 @@ impl Bearer {
         let der = issue::decoded(shown)?;
         let subject: Subject = match self {
             Self::Bare(_) => Subject::of(&der)?,
-            // What was signed stays signed when the certificate has run out.
+            // A record stays valid after its certificate has expired. So the certificate is checked at its last valid
+            // second.
             Self::Certified(credentials) => {
                 let end = certificate::validity(&der)?.1;
                 credentials.now().trust.subject(&der, (end - 1).saturating_mul(1000))?
@@ -89,18 +92,18 @@ impl Bearer {
     }
 }
 
-/// A key that somebody has shown.
+/// A key that a signature presents.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Shown {
-    /// The key.
+    /// The public signing key.
     pub key: [u8; 32],
-    /// Whether the authority says that it is the node's.
+    /// True if the certificate authority attests that the key belongs to the node.
     pub proven: bool,
     /// The serial number of the certificate; `None` for a bare key.
     pub serial: Option<String>,
 }
 
-/// Whether a key has made a signature.
+/// Returns true if the signature was made with the key.
 pub fn has_signed(key: &[u8; 32], bytes: &[u8], signature: &[u8]) -> bool {
     PublicKeys { sign: *key, read: [0; 32] }.signed(bytes, signature)
 }

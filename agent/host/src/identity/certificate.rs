@@ -1,4 +1,4 @@
-//! What a certificate of the cluster says, and whether it is one.
+//! The subject of a cluster certificate, and the check against the certificate authority.
 
 use std::sync::Arc;
 
@@ -12,22 +12,22 @@ use x509_parser::prelude::{FromDer as _, GeneralName, X509Certificate};
 
 use super::{IdentityError, PublicKeys};
 
-/// What its bearer may do.
+/// The role of a certificate's owner.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Role {
     /// A server of the fleet.
     Node,
-    /// May look.
+    /// A person with read access.
     Viewer,
-    /// May also set off what a commit already says.
+    /// A person with read access who may also trigger work that a commit defines.
     Operator,
 }
 
 impl Role {
-    /// All of them.
+    /// All roles.
     pub const ALL: [Self; 3] = [Self::Node, Self::Viewer, Self::Operator];
 
-    /// How it is written.
+    /// Returns the name of the role, as certificates contain it.
     pub fn name(self) -> &'static str {
         match self {
             Self::Node => "node",
@@ -36,27 +36,27 @@ impl Role {
         }
     }
 
-    /// From how it is written.
+    /// Parses the name of a role.
     pub fn read(text: &str) -> Option<Self> {
         Self::ALL.into_iter().find(|role| role.name() == text)
     }
 }
 
-/// Whose a certificate is. It stands in it as `towpath://CLUSTER/ROLE/NAME?x25519=KEY`.
+/// The subject of a certificate. The certificate contains it as `towpath://CLUSTER/ROLE/NAME?x25519=KEY`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Subject {
-    /// The cluster.
+    /// The name of the cluster.
     pub cluster: String,
-    /// What its bearer may do.
+    /// The role.
     pub role: Role,
-    /// The node, or the person.
+    /// The name of the node or the person.
     pub name: String,
-    /// The public half of the identity.
+    /// The public keys of the identity.
     pub keys: PublicKeys,
 }
 
 impl Subject {
-    /// As it stands in a certificate.
+    /// Formats the subject as the URL in a certificate.
     pub(super) fn url(&self) -> String {
         let read = URL_SAFE_NO_PAD.encode(self.keys.read);
         format!("towpath://{}/{}/{}?x25519={read}", self.cluster, self.role.name(), self.name)
@@ -71,7 +71,8 @@ impl Subject {
         whole.then(|| Self { cluster: cluster.into(), role, name: name.into(), keys: PublicKeys { sign, read } })
     }
 
-    /// What a certificate says of itself; whether it may is for [`Trust`] to say. None: it is none of ours.
+    /// Reads the subject of a certificate without a check of its issuer; [`Trust`] checks it. Returns `None` if the
+    /// certificate has no such subject.
     pub fn of(der: &[u8]) -> Option<Self> {
         let (_, certificate) = X509Certificate::from_der(der).ok()?;
         let sign = <[u8; 32]>::try_from(certificate.public_key().subject_public_key.data.as_ref()).ok()?;
@@ -83,19 +84,19 @@ impl Subject {
     }
 }
 
-/// From when and until when a certificate is good, in seconds since 1970.
+/// Returns the first and the last moment of a certificate's validity, in seconds since 1970.
 pub(super) fn validity(der: &[u8]) -> Option<(i64, i64)> {
     let (_, certificate) = X509Certificate::from_der(der).ok()?;
     Some((certificate.validity().not_before.timestamp(), certificate.validity().not_after.timestamp()))
 }
 
-/// Returns until when the first certificate of a PEM text is valid, in seconds since 1970; None where there is none.
+/// Returns the end of validity of a PEM text's first certificate, in seconds since 1970; `None` without a certificate.
 pub fn valid_until(pem: &[u8]) -> Option<i64> {
     let first = CertificateDer::pem_slice_iter(pem).next()?.ok()?;
     validity(&first).map(|(_, until)| until)
 }
 
-/// The cluster's certificate authority, as far as those need it who check.
+/// The public side of the cluster's certificate authority, for checks.
 #[derive(Debug, Clone)]
 pub struct Trust {
     pub(super) roots: Arc<RootCertStore>,
@@ -103,10 +104,10 @@ pub struct Trust {
 }
 
 impl Trust {
-    /// From its certificate in PEM; `what` is named in errors.
+    /// Reads the authority's certificate from PEM. Errors name it as `what`.
     ///
     /// # Errors
-    /// When it is none.
+    /// When the text has no valid certificate.
     pub fn read(pem: &[u8], what: &str) -> Result<Self, IdentityError> {
         let wrong = |why: String| IdentityError::Certificate { what: what.to_owned(), why };
         let mut roots = RootCertStore::empty();
@@ -125,7 +126,9 @@ impl Trust {
         Ok(Self { roots, verifier })
     }
 
-    /// Whose a certificate is, if the authority says so and it is good at a time (milliseconds since 1970).
+    /// Checks a certificate against the authority, and returns its subject.
+    ///
+    /// Returns `None` if the authority did not issue it, or if it is not valid at `now` (milliseconds since 1970).
     pub fn subject(&self, der: &[u8], now: i64) -> Option<Subject> {
         let now = UnixTime::since_unix_epoch(std::time::Duration::from_millis(u64::try_from(now).ok()?));
         self.verifier.verify_client_cert(&CertificateDer::from(der), &[], now).ok()?;

@@ -1,4 +1,4 @@
-//! The certificate of a node and what it trusts, read again when the files change.
+//! A node's certificate, its key and its trusted authority, which are reloaded when their files change.
 
 use std::{
     fs,
@@ -17,42 +17,42 @@ use rustls::{
 use super::{Identity, IdentityError, Revoked, Subject, Trust, unusable};
 use crate::Clock;
 
-/// How often the files are looked at.
+/// The shortest interval between two checks of the files.
 const LOOK: Duration = Duration::from_secs(1);
 
-/// Where the certificate, its key and the authority's certificate stand.
+/// The paths of the certificate, its key and the authority's certificate.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct TlsFiles {
-    /// The authority's certificate.
+    /// The certificate of the authority.
     pub ca: PathBuf,
-    /// The own certificate.
+    /// The certificate of this node.
     pub cert: PathBuf,
-    /// Its key: the identity.
+    /// The key of the certificate, which is the node's identity.
     pub key: PathBuf,
 }
 
-/// What was read from the files.
+/// The credentials that were loaded from the files.
 #[derive(Debug)]
 pub struct Loaded {
-    /// The authority.
+    /// The certificate authority.
     pub trust: Trust,
-    /// Whose the certificate is.
+    /// The subject of the certificate.
     pub subject: Subject,
-    /// The certificate.
+    /// The certificate, in DER.
     pub certificate: Vec<u8>,
-    /// Until when it is good, in seconds since 1970.
+    /// The end of its validity, in seconds since 1970.
     pub not_after: i64,
-    /// The identity.
+    /// The secret half of the identity.
     pub identity: Arc<Identity>,
-    /// For those who connect to this node.
+    /// The TLS settings for incoming connections.
     pub server: Arc<ServerConfig>,
-    /// For connecting to others.
+    /// The TLS settings for outgoing connections.
     pub client: Arc<ClientConfig>,
 }
 
 type Stamp = Vec<Option<(SystemTime, u64)>>;
 
-/// The credentials of this process; what is asked for is never older than a second.
+/// The credentials of this process. A change of the files takes effect after at most a second.
 #[derive(Debug)]
 pub struct Credentials {
     files: TlsFiles,
@@ -69,10 +69,10 @@ struct State {
 }
 
 impl Credentials {
-    /// Reads them.
+    /// Loads the credentials from the files.
     ///
     /// # Errors
-    /// When a file can't be read, or they do not fit together.
+    /// When a file cannot be read, or the certificate, the key and the authority do not match.
     pub fn read(files: TlsFiles, clock: Arc<dyn Clock>) -> Result<Self, IdentityError> {
         let stamp = stamp(&files);
         let loaded = Arc::new(load(&files, &*clock)?);
@@ -80,12 +80,14 @@ impl Credentials {
         Ok(Self { files, clock, revoked: Revoked::default(), state: Mutex::new(State { loaded, stamp, looked }) })
     }
 
-    /// The certificates and keys that the configuration revokes.
+    /// Returns the certificates and keys that the configuration revokes.
     pub fn revoked(&self) -> &Revoked {
         &self.revoked
     }
 
-    /// The present ones. Files that do not fit together (yet) leave those before in force, with a warning.
+    /// Returns the current credentials, and reloads changed files.
+    ///
+    /// If the new files do not match each other (yet), the previous credentials remain in use, with a warning.
     pub fn now(&self) -> Arc<Loaded> {
         let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
         let now = self.clock.monotonic();
@@ -124,8 +126,8 @@ fn load(files: &TlsFiles, clock: &dyn Clock) -> Result<Loaded, IdentityError> {
         CertificateDer::from_pem_slice(&read(&files.cert)?).map_err(|error| wrong(error.to_string()))?.into_owned();
     let key = read(&files.key)?;
     let identity = Identity::from_pem(&String::from_utf8_lossy(&key), &files.key)?;
-    // One that has run out, or a clock that is wrong, keeps no node from putting itself right: others refuse it, and the
-    // warning says why.
+    // An expired certificate, or a wrong clock, must not prevent the node from correcting itself. Other nodes reject
+    // the certificate, and the warning names the cause.
     let (begin, end) = super::certificate::validity(&certificate).unwrap_or((0, 0));
     let now = clock.wall() / 1000;
     if now < begin || now >= end {
@@ -153,7 +155,7 @@ fn load(files: &TlsFiles, clock: &dyn Clock) -> Result<Loaded, IdentityError> {
         .with_single_cert(chain.clone(), key.clone_key())
         .map_err(tls)?;
     server.alpn_protocols = vec![b"h2".to_vec()];
-    // Whoever comes again shows its certificate again: it may have run out.
+    // Without session resumption, each connection presents its certificate again, which may have expired.
     server.session_storage = Arc::new(NoServerSessionStorage {});
     server.send_tls13_tickets = 0;
     let mut client = ClientConfig::builder_with_provider(provider)
@@ -176,7 +178,7 @@ fn load(files: &TlsFiles, clock: &dyn Clock) -> Result<Loaded, IdentityError> {
 }
 
 impl Loaded {
-    /// The certificate as it travels in records.
+    /// Returns the certificate in base64, as records contain it.
     pub fn encoded(&self) -> String {
         super::issue::encoded(&self.certificate)
     }

@@ -1,4 +1,4 @@
-//! The cluster's certificate authority: makes itself, and certificates for nodes, viewers and operators.
+//! The cluster's certificate authority: it creates itself, and issues certificates for nodes, viewers and operators.
 
 use std::{fs, io::Write as _, path::Path, time::Duration};
 
@@ -10,29 +10,29 @@ use rcgen::{
 
 use super::{Identity, IdentityError, PublicKeys, Role, Subject, Trust, certificate::validity, unusable};
 
-/// How long the authority's own certificate is good.
+/// The validity of the authority's own certificate.
 const TEN_YEARS: Duration = Duration::from_secs(10 * 365 * 24 * 3600);
-/// Clocks of new machines are often behind.
+/// The backdating of each certificate, because clocks of new machines are often late.
 const BEFORE: Duration = Duration::from_secs(3600);
-/// What stands before an ed25519 key in a SubjectPublicKeyInfo (RFC 8410).
+/// The bytes before an ed25519 key in a SubjectPublicKeyInfo (RFC 8410).
 const SPKI: [u8; 12] = [0x30, 0x2a, 0x30, 0x05, 0x06, 0x03, 0x2b, 0x65, 0x70, 0x03, 0x21, 0x00];
 
-/// What a certificate is asked for.
+/// A request for a certificate.
 #[derive(Debug, Clone)]
 pub struct Request {
-    /// Whose it is to be.
+    /// The name of the node or the person.
     pub name: String,
-    /// What its bearer may do.
+    /// The role.
     pub role: Role,
-    /// Further names and addresses by which it is reached.
+    /// Further names and addresses of the node.
     pub addresses: Vec<String>,
-    /// The public half of its identity.
+    /// The public keys of the identity.
     pub keys: PublicKeys,
-    /// For how long.
+    /// The validity, from now.
     pub lifetime: Duration,
 }
 
-/// The authority, with its secret.
+/// The certificate authority, with its secret key.
 pub struct Authority {
     issuer: Issuer<'static, KeyPair>,
     certificate: String,
@@ -51,15 +51,15 @@ fn failed(what: &str) -> impl FnOnce(rcgen::Error) -> IdentityError {
 }
 
 impl Authority {
-    /// The certificate and the key of an authority in a folder.
+    /// Returns the paths of an authority's certificate and key in a folder.
     pub fn files(folder: &Path) -> (std::path::PathBuf, std::path::PathBuf) {
         (folder.join("ca.crt"), folder.join("ca.key"))
     }
 
-    /// Makes one in a folder that has none; `now` in milliseconds since 1970.
+    /// Creates an authority in a folder that has none. `now` is in milliseconds since 1970.
     ///
     /// # Errors
-    /// When there is one, or it can't be written.
+    /// When the folder has an authority, or a file cannot be written.
     pub fn init(folder: &Path, cluster: &str, now: i64) -> Result<Self, IdentityError> {
         may_be_named(cluster)?;
         fs::create_dir_all(folder).map_err(unusable(folder))?;
@@ -72,7 +72,7 @@ impl Authority {
         let key = key_pair(&key_file)?;
         let mut params = dated(CertificateParams::default(), now, TEN_YEARS);
         params.distinguished_name.push(DnType::CommonName, format!("{cluster} (Towpath)"));
-        // Whoever opens it again knows the cluster by this.
+        // `open` reads the name of the cluster from here.
         params.distinguished_name.push(DnType::OrganizationName, cluster);
         params.is_ca = IsCa::Ca(BasicConstraints::Constrained(0));
         params.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign];
@@ -81,10 +81,10 @@ impl Authority {
         Self::open(folder)
     }
 
-    /// The one in a folder.
+    /// Opens the authority of a folder.
     ///
     /// # Errors
-    /// When there is none, or it can't be read.
+    /// When the folder has none, or it cannot be read.
     pub fn open(folder: &Path) -> Result<Self, IdentityError> {
         let (certificate_file, key_file) = Self::files(folder);
         let certificate = fs::read_to_string(&certificate_file).map_err(unusable(&certificate_file))?;
@@ -95,15 +95,15 @@ impl Authority {
         Ok(Self { issuer, certificate, cluster })
     }
 
-    /// The cluster.
+    /// Returns the name of the cluster.
     pub fn cluster(&self) -> &str {
         &self.cluster
     }
 
-    /// A certificate, in PEM.
+    /// Issues a certificate, in PEM. `now` is in milliseconds since 1970.
     ///
     /// # Errors
-    /// When what was asked for can't stand in one.
+    /// When a name, an address or a key is not valid in a certificate.
     pub fn issue(&self, request: &Request, now: i64) -> Result<String, IdentityError> {
         let Request { name, role, addresses, keys, lifetime } = request;
         may_be_named(name)?;
@@ -114,7 +114,7 @@ impl Authority {
         let mut serial = [0_u8; 16];
         rustix::rand::getrandom(&mut serial, rustix::rand::GetRandomFlags::empty())
             .map_err(|error| IdentityError::Certificate { what: what.clone(), why: error.to_string() })?;
-        // A positive number, as RFC 5280 wants it.
+        // RFC 5280 requires a positive number.
         serial[0] &= 0x7f;
         let mut params = dated(CertificateParams::new(names).map_err(failed(&what))?, now, *lifetime);
         params.serial_number = Some(SerialNumber::from_slice(&serial));
@@ -129,16 +129,16 @@ impl Authority {
         Ok(params.signed_by(&key, &self.issuer).map_err(failed(&what))?.pem())
     }
 
-    /// The same certificate for longer: names, role and identity are kept.
+    /// Issues a certificate again with a new validity. Names, role and identity remain.
     ///
     /// # Errors
-    /// When it was not made by this authority.
+    /// When this authority did not issue the certificate.
     pub fn renew(&self, file: &Path, lifetime: Duration, now: i64) -> Result<(Subject, String), IdentityError> {
         use rustls::pki_types::{CertificateDer, pem::PemObject as _};
         let wrong = |why: &str| IdentityError::Certificate { what: file.display().to_string(), why: why.to_owned() };
         let pem = fs::read(file).map_err(unusable(file))?;
         let der = CertificateDer::from_pem_slice(&pem).map_err(|error| wrong(&error.to_string()))?;
-        // One that has run out is renewed too: it is judged by the last second in which it was good.
+        // An expired certificate can be renewed, so it is checked at its last valid second.
         let good_at = validity(&der).map_or(now, |(_, end)| now.min((end - 1).saturating_mul(1000)));
         let trust = Trust::read(self.certificate.as_bytes(), "the authority")?;
         let subject = trust.subject(&der, good_at).ok_or_else(|| wrong("it was not made by this authority"))?;
@@ -149,10 +149,11 @@ impl Authority {
     }
 }
 
-/// Names stand in URLs and paths: they are those that Node objects may have.
+/// Checks a name of a cluster, a node or a person. Names are part of URLs and paths, so the rules for Node objects
+/// apply.
 ///
 /// # Errors
-/// When this is none.
+/// When the name breaks these rules.
 pub fn may_be_named(name: &str) -> Result<(), IdentityError> {
     let allowed = |byte: u8| byte.is_ascii_alphanumeric() || b"-._".contains(&byte);
     if name.len() <= 253
@@ -206,27 +207,27 @@ fn addresses_of(der: &[u8]) -> Vec<String> {
     names.iter().filter_map(address).collect()
 }
 
-/// Writes a certificate, whole or not at all.
+/// Writes a certificate under a temporary name and renames it.
 ///
 /// # Errors
-/// When it can't be written.
+/// When the file cannot be written.
 pub fn write_certificate(file: &Path, pem: &str) -> Result<(), IdentityError> {
     let beside = file.with_extension("crt.new");
     fs::write(&beside, pem).and_then(|()| fs::rename(&beside, file)).map_err(unusable(file))
 }
 
-/// Writes a file that is not there yet.
+/// Writes a file that must not exist yet.
 fn write_new(file: &Path, bytes: &[u8]) -> Result<(), IdentityError> {
     let mut made = fs::OpenOptions::new().write(true).create_new(true).open(file).map_err(unusable(file))?;
     made.write_all(bytes).and_then(|()| made.sync_all()).map_err(unusable(file))
 }
 
-/// A certificate's DER in base64, as it travels in records.
-/// The DER of a certificate from how it travels.
+/// Decodes a certificate in base64, as records contain it, to DER.
 pub(super) fn decoded(text: &str) -> Option<Vec<u8>> {
     STANDARD.decode(text).ok()
 }
 
+/// Encodes a certificate's DER in base64, as records contain it.
 pub(super) fn encoded(der: &[u8]) -> String {
     STANDARD.encode(der)
 }

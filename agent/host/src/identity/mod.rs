@@ -1,7 +1,10 @@
-//! Who a node is: one identity, made on the node and kept: an ed25519 key to sign with, and an X25519 key to read with.
+//! The identity of a node: an ed25519 key for signatures, and an X25519 key for sealed values.
 //!
-//! Guarantees: the secret is one file that only its owner reads; the key to read with is derived from the key to sign
-//! with, so there is one thing to keep; nothing here prints a secret.
+//! Guarantees:
+//! - The identity is created on the node and does not change.
+//! - The secret is one file that only its owner can read.
+//! - The X25519 key is derived from the ed25519 key, so there is one secret to keep.
+//! - No output of this module contains a secret.
 
 mod bearer;
 mod certificate;
@@ -32,31 +35,31 @@ pub use issue::{Authority, Request, may_be_named, write_certificate};
 pub use revoked::{Revoked, serial, serial_of_pem};
 pub use seal::{SealKey, seal};
 
-/// An identity that can't be used.
+/// The reason why an identity cannot be used.
 #[derive(Debug, Error)]
 pub enum IdentityError {
-    /// A file can't be read or written.
+    /// A file that cannot be read or written.
     #[error("{file} can't be used", file = .file.display())]
     File {
-        /// The file.
+        /// The path of the file.
         file: PathBuf,
-        /// Why.
+        /// The cause.
         source: std::io::Error,
     },
-    /// A key is no key of a node.
+    /// A file without an ed25519 key.
     #[error("{file} holds no ed25519 key in PEM (PKCS#8): {why}", file = .file.display())]
     NoKey {
-        /// The file.
+        /// The path of the file.
         file: PathBuf,
-        /// Why.
+        /// The cause.
         why: String,
     },
-    /// A certificate is not what it is to be.
+    /// A certificate that cannot be used or issued.
     #[error("{what}: {why}")]
     Certificate {
-        /// Which.
+        /// The name or the path of the certificate.
         what: String,
-        /// Why.
+        /// The cause.
         why: String,
     },
 }
@@ -66,7 +69,7 @@ pub(crate) fn unusable(file: &Path) -> impl FnOnce(std::io::Error) -> IdentityEr
     move |source| IdentityError::File { file, source }
 }
 
-/// The secret half.
+/// The secret half of an identity.
 pub struct Identity {
     signing: SigningKey,
     reading: StaticSecret,
@@ -83,15 +86,15 @@ impl Identity {
         let signing = SigningKey::from_bytes(seed);
         let mut reading = [0_u8; 32];
         let derived = hkdf::Hkdf::<sha2::Sha256>::new(None, seed).expand(b"towpath identity x25519", &mut reading);
-        // 32 bytes are well below what can be derived.
+        // HKDF can derive far more than 32 bytes.
         debug_assert!(derived.is_ok());
         Self { signing, reading: StaticSecret::from(reading) }
     }
 
-    /// A new one.
+    /// Creates a new identity.
     ///
     /// # Errors
-    /// When the machine gives no random bytes.
+    /// When the kernel gives no random bytes.
     pub fn make() -> Result<Self, std::io::Error> {
         let mut seed = [0_u8; 32];
         let got = rustix::rand::getrandom(&mut seed, rustix::rand::GetRandomFlags::empty())?;
@@ -101,10 +104,10 @@ impl Identity {
         Ok(Self::of(&seed))
     }
 
-    /// The one in a file, which is made where it is missing.
+    /// Reads the identity in a file, and creates it if the file is missing.
     ///
     /// # Errors
-    /// When the file can't be used, or holds something else.
+    /// When the file cannot be used, or does not contain an ed25519 key.
     pub fn open(file: &Path) -> Result<Self, IdentityError> {
         match fs::read_to_string(file) {
             Ok(text) => Self::from_pem(&text, file),
@@ -117,22 +120,22 @@ impl Identity {
         }
     }
 
-    /// The one in a text in PEM; `file` is named in errors.
+    /// Reads an identity from PEM. Errors name `file`.
     ///
     /// # Errors
-    /// When the text is something else.
+    /// When the text does not contain an ed25519 key.
     pub fn from_pem(text: &str, file: &Path) -> Result<Self, IdentityError> {
         let keys = KeypairBytes::from_pkcs8_pem(text)
             .map_err(|error| IdentityError::NoKey { file: file.to_owned(), why: error.to_string() })?;
         Ok(Self::of(&keys.secret_key))
     }
 
-    /// Writes it to a file that is not there yet, for its owner's eyes alone.
+    /// Writes the identity to a new file that only its owner can read.
     ///
     /// # Errors
-    /// When it is there, or can't be written.
+    /// When the file exists, or cannot be written.
     pub fn write(&self, file: &Path) -> Result<(), IdentityError> {
-        // Without the public half: openssl before 3 reads no other form.
+        // The public half is omitted, because openssl before 3 reads no other form.
         let keys = KeypairBytes { secret_key: self.signing.to_bytes(), public_key: None };
         let pem = keys
             .to_pkcs8_pem(LineEnding::LF)
@@ -142,7 +145,7 @@ impl Identity {
         made.write_all(pem.as_bytes()).and_then(|()| made.sync_all()).map_err(unusable(file))
     }
 
-    /// The public half.
+    /// Returns the public half.
     pub fn keys(&self) -> PublicKeys {
         PublicKeys {
             sign: self.signing.verifying_key().to_bytes(),
@@ -150,7 +153,7 @@ impl Identity {
         }
     }
 
-    /// Signs.
+    /// Signs bytes.
     pub fn sign(&self, bytes: &[u8]) -> [u8; 64] {
         self.signing.sign(bytes).to_bytes()
     }
@@ -159,9 +162,9 @@ impl Identity {
 /// The public half of an identity.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct PublicKeys {
-    /// The key that its signatures are checked with.
+    /// The ed25519 key that verifies signatures.
     pub sign: [u8; 32],
-    /// The key that is sealed to.
+    /// The X25519 key to which values are sealed.
     pub read: [u8; 32],
 }
 
@@ -172,7 +175,7 @@ impl fmt::Debug for PublicKeys {
 }
 
 impl PublicKeys {
-    /// As they are written in a Node object.
+    /// Formats the keys as a Node object contains them.
     pub fn texts(&self) -> [String; 2] {
         [
             format!("ed25519:{}", STANDARD_NO_PAD.encode(self.sign)),
@@ -180,7 +183,7 @@ impl PublicKeys {
         ]
     }
 
-    /// From how they are written in a Node object; None where one is missing or is no key.
+    /// Parses the keys of a Node object; `None` if a key is missing or not valid.
     pub fn read(texts: &[String]) -> Option<Self> {
         let key = |kind: &str| {
             let text = texts.iter().find_map(|text| text.trim().strip_prefix(kind)?.strip_prefix(':'))?;
@@ -189,7 +192,7 @@ impl PublicKeys {
         Some(Self { sign: key("ed25519")?, read: key("x25519")? })
     }
 
-    /// Whether a signature is theirs.
+    /// Returns true if the signature was made with the secret half.
     pub fn signed(&self, bytes: &[u8], signature: &[u8]) -> bool {
         let Ok(key) = VerifyingKey::from_bytes(&self.sign) else { return false };
         Signature::from_slice(signature).is_ok_and(|signature| key.verify(bytes, &signature).is_ok())

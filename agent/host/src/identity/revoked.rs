@@ -1,4 +1,4 @@
-//! Certificates and keys that no longer count, whoever shows them (P143).
+//! The list of revoked certificates and keys (P143).
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -9,7 +9,7 @@ use base64::{Engine as _, engine::general_purpose::STANDARD_NO_PAD};
 use rustls::pki_types::{CertificateDer, pem::PemObject as _};
 use x509_parser::prelude::{FromDer as _, X509Certificate};
 
-/// The most keys whose serial numbers are remembered, and the most serial numbers of one key.
+/// The most keys with remembered serial numbers, and the most serial numbers of one key.
 const KEYS: usize = 50_000;
 const SERIALS: usize = 64;
 
@@ -23,16 +23,16 @@ pub struct Revoked(Arc<RwLock<List>>);
 #[derive(Debug, Default)]
 struct List {
     entries: BTreeSet<String>,
-    /// The serial numbers of the certificates that were shown of each key, by its text.
+    /// The serial numbers of the certificates that each key presented, by the key's text.
     shown: BTreeMap<String, Vec<String>>,
-    /// The keys of which the journal does not have all.
+    /// The keys whose serial numbers are not all in the journal.
     dirty: BTreeSet<String>,
-    /// How often the list has changed.
+    /// The number of changes of `entries`.
     version: u64,
 }
 
 impl Revoked {
-    /// Replaces the list: serial numbers such as `3f:0a:91`, and keys such as `ed25519:…`. True if it has changed.
+    /// Replaces the list of serial numbers (`3f:0a:91`) and keys (`ed25519:…`). Returns true if the list has changed.
     pub fn set(&self, entries: impl IntoIterator<Item = String>) -> bool {
         let entries: BTreeSet<String> = entries.into_iter().map(|entry| plain(&entry)).collect();
         let mut list = self.0.write().unwrap_or_else(PoisonError::into_inner);
@@ -42,13 +42,13 @@ impl Revoked {
         changed
     }
 
-    /// How often the list has changed: connections that were made before are looked at again.
+    /// Returns the number of changes of the list. An existing connection is checked again after a change.
     pub fn version(&self) -> u64 {
         self.0.read().unwrap_or_else(PoisonError::into_inner).version
     }
 
-    /// The reason to refuse a certificate with this serial number, or a signature with this key. `None` if neither is
-    /// revoked.
+    /// Returns the reason to reject a certificate with this serial number, or a signature with this key. Returns `None`
+    /// if neither is revoked.
     pub fn refuses(&self, serial: Option<&str>, key: &[u8; 32]) -> Option<String> {
         let List { entries: list, shown, .. } = &*self.0.read().unwrap_or_else(PoisonError::into_inner);
         if list.is_empty() {
@@ -65,7 +65,7 @@ impl Revoked {
         Some(format!("the certificate {serial} of the key {key} is revoked, and its key with it (revoked of Config)"))
     }
 
-    /// Remembers the certificate of a key. The caller has proof that its owner holds the secret half.
+    /// Remembers the certificate of a key. The caller has proof that the presenter holds the secret half.
     pub fn saw(&self, serial: Option<&str>, key: &[u8; 32]) {
         let (Some(serial), key) = (serial.map(plain), text(key)) else { return };
         let known = |list: &List| list.shown.get(&key).is_some_and(|serials| serials.contains(&serial));
@@ -78,7 +78,7 @@ impl Revoked {
             return;
         }
         let serials = shown.entry(key.clone()).or_default();
-        // A revoked serial number is kept.
+        // A revoked serial number is never dropped.
         let spare = serials.iter().position(|serial| !entries.contains(serial));
         if let Some(oldest) = spare.filter(|_| serials.len() >= SERIALS) {
             serials.remove(oldest);
@@ -89,13 +89,13 @@ impl Revoked {
         }
     }
 
-    /// Goes on from the journal.
+    /// Loads the remembered serial numbers from the journal.
     pub fn resume(&self, shown: impl IntoIterator<Item = (String, Vec<String>)>) {
         let mut list = self.0.write().unwrap_or_else(PoisonError::into_inner);
         list.shown.extend(shown);
     }
 
-    /// The keys with news for the journal, since this was called last.
+    /// Returns the keys with new serial numbers since the last call, for the journal.
     pub fn take_changed(&self) -> Vec<(String, Vec<String>)> {
         let mut list = self.0.write().unwrap_or_else(PoisonError::into_inner);
         let dirty = std::mem::take(&mut list.dirty);
@@ -107,7 +107,7 @@ fn text(key: &[u8; 32]) -> String {
     format!("ed25519:{}", STANDARD_NO_PAD.encode(key))
 }
 
-/// One form for all ways to write a serial number; a key as it is.
+/// Normalizes the spelling of a serial number or a key.
 fn plain(entry: &str) -> String {
     let entry = entry.trim();
     if let Some(key) = entry.strip_prefix("ed25519:") {
@@ -117,13 +117,13 @@ fn plain(entry: &str) -> String {
     digits.to_ascii_lowercase().trim_start_matches('0').to_owned()
 }
 
-/// The serial number of a certificate, as `towpath pki` prints it. `None` if it is not a certificate.
+/// Returns the serial number of a certificate in DER, as `towpath pki` prints it; `None` if it is not a certificate.
 pub fn serial(der: &[u8]) -> Option<String> {
     let (_, certificate) = X509Certificate::from_der(der).ok()?;
     Some(certificate.raw_serial_as_string())
 }
 
-/// The serial number of a certificate in PEM. `None` if it is not a certificate.
+/// Returns the serial number of a certificate in PEM; `None` if it is not a certificate.
 pub fn serial_of_pem(pem: &[u8]) -> Option<String> {
     serial(&CertificateDer::from_pem_slice(pem).ok()?)
 }
@@ -162,7 +162,7 @@ mod tests {
                 assert!(revoked.refuses(shown, &[1; 32]).is_some(), "{shown:?}");
             }
             assert_eq!(revoked.refuses(Some("33:44"), &[2; 32]).or(revoked.refuses(None, &[2; 32])), None);
-            // Many renewals push out no revoked one.
+            // Many renewals do not displace a revoked serial number.
             (0..200).for_each(|number| revoked.saw(Some(&format!("{number:x}")), &[1; 32]));
             assert!(revoked.refuses(None, &[1; 32]).is_some());
         }

@@ -1,8 +1,9 @@
-//! Sealing a value to named readers: once under a key of its own, which is wrapped for each of them.
+//! Encryption of values for named readers.
 //!
-//! The value is encrypted with ChaCha20-Poly1305 (RFC 8439). Its key is wrapped by an X25519 exchange (RFC 7748) with a
-//! key made for the occasion, through HKDF-SHA256 (RFC 5869) over both public keys. What it is for is bound to both:
-//! what was sealed for one thing opens as no other.
+//! A value is encrypted once, with ChaCha20-Poly1305 (RFC 8439), under a random key. This key is wrapped for each
+//! reader by an X25519 exchange (RFC 7748) with an ephemeral key. HKDF-SHA256 (RFC 5869) over both public keys gives
+//! the wrapping key. Both steps authenticate the purpose, so a value that was sealed for one purpose does not open for
+//! another.
 
 use base64::{Engine as _, engine::general_purpose::STANDARD_NO_PAD};
 use ring::aead::{Aad, CHACHA20_POLY1305, LessSafeKey, NONCE_LEN, Nonce, UnboundKey};
@@ -11,7 +12,7 @@ use zeroize::Zeroizing;
 
 use super::Identity;
 
-/// The key of a sealed value.
+/// The key of one sealed value.
 #[derive(Clone)]
 pub struct SealKey(Zeroizing<[u8; 32]>);
 
@@ -48,10 +49,10 @@ fn decrypt(key: &[u8; 32], nonce: [u8; NONCE_LEN], context: &str, sealed: &[u8])
     Some(bytes)
 }
 
-/// Seals a value for one purpose, under a key of its own.
+/// Seals a value for one purpose under a new random key.
 ///
 /// # Errors
-/// When the machine gives no random bytes.
+/// When the kernel gives no random bytes.
 pub fn seal(bytes: &[u8], purpose: &str) -> std::io::Result<(String, SealKey)> {
     let (key, nonce) = (random::<32>()?, random::<NONCE_LEN>()?);
     let sealed = encrypt(&key, *nonce, purpose, bytes)?;
@@ -59,17 +60,17 @@ pub fn seal(bytes: &[u8], purpose: &str) -> std::io::Result<(String, SealKey)> {
 }
 
 impl SealKey {
-    /// Opens what was sealed with this key for a purpose; None where it was not.
+    /// Decrypts a value that was sealed with this key for a purpose; `None` if key, purpose or bytes do not match.
     pub fn open(&self, sealed: &str, purpose: &str) -> Option<Vec<u8>> {
         let bytes = STANDARD_NO_PAD.decode(sealed).ok()?;
         let (nonce, sealed) = bytes.split_at_checked(NONCE_LEN)?;
         decrypt(&self.0, nonce.try_into().ok()?, purpose, sealed)
     }
 
-    /// The key, wrapped for one reader and one purpose.
+    /// Wraps the key for one reader and one purpose.
     ///
     /// # Errors
-    /// When the machine gives no random bytes, or the reader's key is none.
+    /// When the kernel gives no random bytes, or the reader's key is not valid.
     pub fn wrap(&self, reader: &[u8; 32], purpose: &str) -> std::io::Result<String> {
         let own = StaticSecret::from(*random::<32>()?);
         let shown = PublicKey::from(&own).to_bytes();
@@ -78,14 +79,14 @@ impl SealKey {
             return Err(std::io::Error::other("the reader's key is no key"));
         }
         let key = wrapping(shared.as_bytes(), &shown, reader);
-        // The wrapping key is used once.
+        // The wrapping key is used only once, so the nonce can be zero.
         let wrapped = encrypt(&key, [0; NONCE_LEN], purpose, &self.0[..])?;
         Ok(STANDARD_NO_PAD.encode([&shown[..], &wrapped].concat()))
     }
 }
 
 impl Identity {
-    /// The key that was wrapped for this identity and a purpose; None where it was not.
+    /// Unwraps a key that was wrapped for this identity and a purpose; `None` if it was wrapped for another one.
     pub fn unwrap_key(&self, wrapped: &str, purpose: &str) -> Option<SealKey> {
         let bytes = STANDARD_NO_PAD.decode(wrapped).ok()?;
         let (shown, wrapped) = bytes.split_at_checked(32)?;
@@ -104,7 +105,7 @@ fn wrapping(shared: &[u8; 32], shown: &[u8; 32], reader: &[u8; 32]) -> Zeroizing
     let mut key = Zeroizing::new([0_u8; 32]);
     let salt = [&shown[..], &reader[..]].concat();
     let derived = hkdf::Hkdf::<sha2::Sha256>::new(Some(&salt), shared).expand(b"towpath wrap", &mut key[..]);
-    // 32 bytes are well below what can be derived.
+    // HKDF can derive far more than 32 bytes.
     debug_assert!(derived.is_ok());
     key
 }

@@ -1,7 +1,8 @@
-//! What a node must not forget: intents before effects, pending handlers, finished actions, what it manages.
+//! The durable records of a node: intents, pending handlers, finished actions, inventories and originals.
 //!
-//! Guarantees: a commit is on disk, whole, when it returns; after a crash the journal holds the last commit.
-//! Assumptions: one process at a time has the file, which the state directory's lock sees to.
+//! Guarantees: a commit is complete and on disk when it returns. After a crash, the journal contains the last commit.
+//!
+//! Assumptions: only one process uses the file; the lock on the state directory ensures this.
 
 mod records;
 
@@ -23,35 +24,35 @@ pub use records::{
 
 const TABLE: TableDefinition<'_, &str, &[u8]> = TableDefinition::new("journal");
 
-/// A journal that could not be read or written.
+/// An error of the journal.
 #[derive(Debug, Error)]
 pub enum JournalError {
-    /// The disk is full.
+    /// A full disk.
     #[error("the disk that holds {path} is full", path = path.display())]
     DiskFull {
         /// The state directory.
         path: PathBuf,
     },
-    /// The disk can only be read.
+    /// A read-only file system, or a write without permission.
     #[error("{path} can't be written", path = path.display())]
     ReadOnly {
         /// The state directory.
         path: PathBuf,
     },
-    /// What it holds can't be read.
+    /// A corrupt journal.
     #[error("the journal {path} is damaged: {message}", path = path.display())]
     Damaged {
         /// The state directory.
         path: PathBuf,
-        /// What was found.
+        /// The problem that was found.
         message: String,
     },
-    /// Anything else.
+    /// Any other error.
     #[error("the journal {path} failed: {message}", path = path.display())]
     Failed {
         /// The state directory.
         path: PathBuf,
-        /// Why.
+        /// The cause.
         message: String,
     },
 }
@@ -59,12 +60,12 @@ pub enum JournalError {
 /// The journal of one node.
 #[derive(Debug)]
 pub struct Journal {
-    /// None after an error of the disk: the next use opens it again.
+    /// The open database; `None` after an error. The next use opens it again.
     database: Mutex<Option<Database>>,
     folder: PathBuf,
 }
 
-/// Changes that reach the disk together or not at all.
+/// A set of changes that is committed atomically.
 #[derive(Debug, Default)]
 #[must_use = "changes count only when they are committed"]
 pub struct Changes {
@@ -75,7 +76,7 @@ pub struct Changes {
 impl Changes {
     /// Sets a record.
     pub fn put<T: Serialize>(&mut self, key: impl Into<String>, record: &T) {
-        // Records are plain data with string keys, which JSON always takes.
+        // Records are plain data with string keys, so JSON can represent them.
         if let Ok(bytes) = serde_json::to_vec(record) {
             self.puts.push((key.into(), bytes));
         }
@@ -86,24 +87,25 @@ impl Changes {
         self.deletes.push(key.into());
     }
 
-    /// Adds other changes.
+    /// Adds the changes of another set.
     pub fn append(&mut self, mut others: Self) {
         self.puts.append(&mut others.puts);
         self.deletes.append(&mut others.deletes);
     }
 
-    /// Whether there is nothing to commit.
+    /// Returns true if there is nothing to commit.
     pub fn is_empty(&self) -> bool {
         self.puts.is_empty() && self.deletes.is_empty()
     }
 }
 
 impl Journal {
-    /// Opens the journal of a state directory, which is made where it is missing. One that can't be read is kept
-    /// beside a new one, and named.
+    /// Opens the journal of a state directory, and creates it if it is missing.
+    ///
+    /// A corrupt journal is renamed, and a new one replaces it. The path of the renamed journal is then returned.
     ///
     /// # Errors
-    /// When it can't be opened or made.
+    /// When the journal cannot be opened or created.
     pub fn open(folder: &Path) -> Result<(Self, Option<PathBuf>), JournalError> {
         let file = folder.join("journal.redb");
         match Self::open_file(folder, &file) {
@@ -131,7 +133,7 @@ impl Journal {
         Ok(journal)
     }
 
-    /// Works with the database. After an error of the disk it refuses everything until it is opened again.
+    /// Runs work on the database. An error closes the database, and the next call opens it again.
     fn with<T>(&self, work: impl FnOnce(&Database) -> Result<T, redb::Error>) -> Result<T, JournalError> {
         let mut slot = self.database.lock().unwrap_or_else(PoisonError::into_inner);
         if slot.is_none() {
@@ -146,10 +148,10 @@ impl Journal {
         })
     }
 
-    /// The record at a key.
+    /// Returns the record at a key; `None` if it is missing or if this version cannot parse it.
     ///
     /// # Errors
-    /// When the journal can't be read. A record that this version does not understand counts as missing.
+    /// When the journal cannot be read.
     pub fn get<T: DeserializeOwned>(&self, key: &str) -> Result<Option<T>, JournalError> {
         self.with(|database| {
             let table = database.begin_read()?.open_table(TABLE)?;
@@ -158,10 +160,12 @@ impl Journal {
         })
     }
 
-    /// The records whose keys begin with a prefix, in order; keys without the prefix.
+    /// Returns the records below a key prefix, in key order. The returned keys lack the prefix.
+    ///
+    /// A record that this version cannot parse is omitted.
     ///
     /// # Errors
-    /// When the journal can't be read.
+    /// When the journal cannot be read.
     pub fn scan<T: DeserializeOwned>(&self, prefix: &str) -> Result<Vec<(String, T)>, JournalError> {
         self.with(|database| {
             let table = database.begin_read()?.open_table(TABLE)?;
@@ -177,10 +181,10 @@ impl Journal {
         })
     }
 
-    /// Brings changes to the disk.
+    /// Commits changes to the disk.
     ///
     /// # Errors
-    /// When the disk does not take them; none of them then counts.
+    /// When the write fails. The journal then has none of the changes.
     pub fn commit(&self, changes: Changes) -> Result<(), JournalError> {
         if changes.is_empty() {
             return Ok(());
@@ -201,10 +205,10 @@ impl Journal {
         })
     }
 
-    /// Keeps the bytes of a file that Towpath is about to replace for the first time; gives their name.
+    /// Stores the original bytes of a file before Towpath replaces it for the first time. Returns their SHA-256 digest.
     ///
     /// # Errors
-    /// When the disk does not take them.
+    /// When the write fails.
     pub fn keep_original(&self, bytes: &[u8]) -> Result<String, JournalError> {
         let name = hex::encode(Sha256::digest(bytes));
         let folder = self.folder.join("originals");
@@ -230,16 +234,17 @@ impl Journal {
         Ok(name)
     }
 
-    /// The bytes that were kept under a name; None where they are not there, or not what they were.
+    /// Returns the original with a digest; `None` if it is missing or was changed.
     pub fn original(&self, name: &str) -> Option<Vec<u8>> {
         let bytes = fs::read(self.folder.join("originals").join(name)).ok()?;
         (hex::encode(Sha256::digest(&bytes)) == name).then_some(bytes)
     }
 
-    /// A random key that never leaves the node, for digests of what may be secret.
+    /// Returns the node's random key for digests of possible secrets. The first call creates it. The key never leaves
+    /// the node.
     ///
     /// # Errors
-    /// When the journal can't be read or written.
+    /// When the journal cannot be read or written.
     pub fn digest_key(&self) -> Result<[u8; 32], JournalError> {
         if let Some(key) = self.get::<[u8; 32]>("digest-key")? {
             return Ok(key);
@@ -255,7 +260,7 @@ impl Journal {
     }
 }
 
-/// A keyed hash, for what must be compared but not known.
+/// Returns a keyed hash of bytes, which can be compared without exposing them.
 pub fn keyed_digest(key: &[u8; 32], bytes: &[u8]) -> String {
     use hmac::Mac as _;
     match hmac::Hmac::<Sha256>::new_from_slice(key) {
@@ -263,17 +268,17 @@ pub fn keyed_digest(key: &[u8; 32], bytes: &[u8]) -> String {
             mac.update(bytes);
             hex::encode(mac.finalize().into_bytes())
         }
-        // HMAC takes keys of every length.
+        // HMAC accepts keys of any length, so this never happens.
         Err(_) => String::new(),
     }
 }
 
-/// How much of the journal is kept in memory: it is written often and seldom read.
+/// The size of the database cache in bytes. The journal is written often and seldom read.
 const CACHE: usize = 256 << 10;
 
 fn database(folder: &Path, file: &Path) -> Result<Database, JournalError> {
     let mut opened = create(file);
-    // A child of an agent that was killed holds its files for the instant between fork and exec.
+    // A child of a killed agent holds the file for the instant between fork and exec.
     for _ in 0..crate::lock::TRIES {
         if !matches!(opened, Err(redb::Error::DatabaseAlreadyOpen)) {
             break;
@@ -284,7 +289,7 @@ fn database(folder: &Path, file: &Path) -> Result<Database, JournalError> {
     opened.map_err(|error| database_error(folder, &error))
 }
 
-/// Opens the database of a file that only its owner can read, which is made where it is missing.
+/// Opens the database in a file with mode 0600, and creates the file if it is missing.
 fn create(file: &Path) -> Result<Database, redb::Error> {
     use std::os::unix::fs::{OpenOptionsExt as _, PermissionsExt as _};
     let mut options = fs::OpenOptions::new();

@@ -1,4 +1,4 @@
-//! The records of the journal, and their keys.
+//! The types of the journal's records.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -11,196 +11,196 @@ use crate::attributes::Attributes;
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct Acceptance {
-    /// Its number.
+    /// The number of the revision.
     pub generation: u64,
-    /// Its commits, by source.
+    /// The commits of the revision, by source.
     pub commits: BTreeMap<String, String>,
-    /// When (milliseconds since 1970).
+    /// The time of the acceptance, in milliseconds since 1970.
     pub at: i64,
 }
 
-/// What the agent is doing now, written before it does it.
+/// The current phase of the agent, recorded before the phase starts.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Phase {
-    /// Templates are filled and resources are checked.
+    /// Rendering of templates and checks of resources.
     Render,
-    /// New files are written beside their places.
+    /// Writing of new files under temporary names.
     Write,
-    /// They are brought to the disk.
+    /// Flush of the new files to the disk.
     Sync,
-    /// They are renamed into their places.
+    /// Rename of the new files to their paths.
     Rename,
-    /// An action runs.
+    /// Run of an action.
     Action,
-    /// A handler runs.
+    /// Run of a handler.
     Handler,
-    /// Nothing is being done.
+    /// No work.
     Idle,
 }
 
-/// An effect that has begun: after a crash it is looked at again.
+/// A started change, which the agent examines after a crash.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Intent {
-    /// What is being done.
+    /// The phase that has started.
     pub phase: Phase,
-    /// The book.
+    /// The name of the book.
     pub book: String,
-    /// The paths whose temporary files may be left.
+    /// The paths that may have temporary files beside them.
     #[serde(default)]
     pub paths: Vec<String>,
 }
 
-/// The last value that was applied to one managed thing.
+/// The last applied value of one managed object.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct AppliedItem {
-    /// A keyed hash of what the task asked for.
+    /// The keyed hash of the task's definition.
     pub definition: String,
-    /// The revision that it was applied at.
+    /// The generation of the revision that applied it.
     pub generation: u64,
-    /// What undoes it where putting back a file does not: the parameters of its module.
+    /// The module parameters that undo it; `None` if restoring the original file is enough.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub undo: Option<Value>,
 }
 
-/// One thing that a book manages.
+/// One object that a book manages.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 pub struct Managed {
     /// The module.
     pub module: String,
-    /// Its identity.
+    /// The identity of the object within its module.
     pub identity: String,
 }
 
-/// Everything that a book manages on this node.
+/// All objects that a book manages on this node.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct Inventory {
-    /// What it manages, with what is needed to undo it.
+    /// The managed objects.
     pub items: BTreeSet<Managed>,
-    /// Whether the book, as it last was, removes what it no longer mentions.
+    /// True if the book, in its last version, removes objects that it no longer mentions.
     pub prune: bool,
-    /// How much of it may be removed in one pass: a count or a percentage.
+    /// The most removals in one pass: a count or a percentage.
     pub budget: Option<String>,
 }
 
-/// What was at a path before Towpath came.
+/// The state of a path before Towpath managed it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase", tag = "kind")]
 pub enum Original {
-    /// Nothing.
+    /// An empty path.
     Nothing,
-    /// A file.
+    /// A regular file.
     File {
-        /// The name under which its bytes are kept.
+        /// The name of the stored bytes.
         content: String,
-        /// Its permissions.
+        /// The permission bits.
         mode: u32,
-        /// Its owner.
+        /// The user id of the owner.
         uid: u32,
-        /// Its group.
+        /// The group id.
         gid: u32,
-        /// Its extended attributes.
+        /// The extended attributes.
         #[serde(default, skip_serializing_if = "Attributes::is_empty")]
         attributes: Attributes,
     },
-    /// A directory, which is never removed.
+    /// A directory. Towpath never removes it.
     Directory {
-        /// Its permissions.
+        /// The permission bits.
         mode: u32,
-        /// Its owner.
+        /// The user id of the owner.
         uid: u32,
-        /// Its group.
+        /// The group id.
         gid: u32,
     },
     /// A symbolic link.
     Link {
-        /// What it pointed to.
+        /// The target of the link.
         target: String,
     },
-    /// Lines of a file that were changed: they are not put back one by one.
+    /// A file with some changed lines. The lines are not restored one by one.
     Part,
 }
 
-/// A file that is checked only once it is in its place, and has not been checked yet.
+/// A file with a check that runs only after the rename, and has not run yet.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Unchecked {
     /// The command that must succeed.
     pub validate: String,
-    /// What was there before.
+    /// The file's state before the rename.
     pub old: Original,
 }
 
-/// Whether an action has finished.
+/// The state of an action.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum ActionState {
-    /// It was begun, and its end was not seen.
+    /// An action that has started, without a recorded end.
     Begun,
-    /// It has ended.
+    /// An action that has succeeded.
     Finished,
-    /// It has ended badly, and is tried again.
+    /// An action that has failed, and is retried.
     Failed,
 }
 
-/// The last run of an action.
+/// The record of an action's last run.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct ActionRecord {
-    /// A keyed hash of the definition that was tried last.
+    /// The keyed hash of the definition that ran last.
     pub definition: String,
-    /// How far it came.
+    /// The state of that run.
     pub state: ActionState,
-    /// How often a run of this definition was cut off.
+    /// The number of interrupted runs of this definition.
     #[serde(default)]
     pub interrupted: u32,
-    /// The last run that came to a good end, which may be of another definition.
+    /// The last successful run, which may be of another definition.
     #[serde(default)]
     pub finished: Option<FinishedAction>,
-    /// Of a reboot: the boot in which it was begun.
+    /// The boot in which a reboot action started; `None` for other actions.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub boot: Option<String>,
 }
 
-/// A run of an action that came to a good end.
+/// A successful run of an action.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct FinishedAction {
-    /// A keyed hash of its definition.
+    /// The keyed hash of the definition.
     pub definition: String,
-    /// Its result.
+    /// The result.
     pub result: Value,
 }
 
 /// A handler that was notified and has not succeeded since.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct HandlerRecord {
-    /// Its module, in the form that was notified.
+    /// The module, as it was at the notification.
     pub module: String,
-    /// Its parameters, in the form that was notified.
+    /// The parameters, as they were at the notification.
     pub params: Value,
-    /// Of a script: the name under which its bytes are kept.
+    /// The name of the stored bytes of a script; `None` for other handlers.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub script: Option<String>,
-    /// The tasks that notified it.
+    /// The tasks that notified the handler.
     pub by: BTreeSet<String>,
 }
 
 /// One run of a book.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct RunRecord {
-    /// Its name.
+    /// The name of the run.
     pub run: String,
-    /// The book's namespace.
+    /// The namespace of the book.
     pub namespace: String,
-    /// The book's name.
+    /// The name of the book.
     pub name: String,
-    /// The revision.
+    /// The generation of the revision.
     pub generation: u64,
-    /// When it began (milliseconds since 1970).
+    /// The start, in milliseconds since 1970.
     pub started: i64,
-    /// How long it took, in seconds.
+    /// The duration, in seconds.
     pub took: f64,
     /// The worst outcome of its tasks.
     pub outcome: String,
-    /// Its tasks: name, module, outcome, changed, took, message.
+    /// The tasks: name, module, outcome, changed, took, message.
     pub tasks: Value,
 }

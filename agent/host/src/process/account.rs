@@ -1,16 +1,16 @@
-//! Accounts that commands run as, and the environment that a command gets.
+//! The accounts that run commands, and the environment of a command.
 //!
-//! A command never inherits the environment of the agent: that may hold credentials (CREDENTIALS_DIRECTORY, tokens), and
-//! handles that belong to the agent alone (NOTIFY_SOCKET, LISTEN_FDS).
+//! A command never inherits the whole environment of the agent. That may contain credentials (CREDENTIALS_DIRECTORY,
+//! tokens) and handles of the agent itself (NOTIFY_SOCKET, LISTEN_FDS).
 
 use std::{collections::BTreeMap, ffi::CString, io, path::PathBuf};
 
 use nix::unistd::{Gid, Uid, User};
 
-/// The search path of a command, where the agent has none to pass on.
+/// The search path of a command that does not get the agent's own.
 const SEARCH_PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
 
-/// Variables of the agent that every command gets: language and time zone.
+/// The agent's variables that every command gets: language and time zone.
 const LOCALE: [&str; 15] = [
     "LANG",
     "LANGUAGE",
@@ -29,7 +29,7 @@ const LOCALE: [&str; 15] = [
     "TZ",
 ];
 
-/// Variables of the agent that only a command without a user of its own gets. Proxies may hold a password.
+/// The agent's variables that only a command without a user of its own gets. A proxy URL may contain a password.
 const PROXIES: [&str; 10] = [
     "http_proxy",
     "https_proxy",
@@ -43,44 +43,44 @@ const PROXIES: [&str; 10] = [
     "NO_PROXY",
 ];
 
-/// An account of the machine, as a login would give it.
+/// An account of the machine, as a login would set it up.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Account {
-    /// Its user id.
+    /// The user id.
     pub uid: u32,
-    /// Its primary group.
+    /// The primary group.
     pub gid: u32,
-    /// All its groups, the primary one too.
+    /// All groups, including the primary one.
     pub groups: Vec<u32>,
-    /// Its name; the number of an id that has no account.
+    /// The name. For an id without an account, it is the number.
     pub name: String,
-    /// Its home; `/` for an id that has no account.
+    /// The home directory. For an id without an account, it is `/`.
     pub home: PathBuf,
-    /// Its login shell.
+    /// The login shell.
     pub shell: PathBuf,
 }
 
 impl Account {
-    /// Looks up an account by name or number. A number without an account is its own group and has no other.
+    /// Looks up an account by name or number. An id without an account has one group with the same number.
     ///
     /// Returns `None` for a name that the machine does not know.
     ///
     /// # Errors
     /// When the user database cannot be read.
     pub fn find(name: &str) -> io::Result<Option<Self>> {
-        // A name of digits is a name first, as in chown(1).
+        // A name of digits is first looked up as a name, as in chown(1).
         if let Some(user) = User::from_name(name)? {
             return Self::of(user).map(Some);
         }
         let Ok(uid) = name.parse::<u32>() else { return Ok(None) };
         if uid == u32::MAX {
-            // It means "unchanged" to setresuid(2).
+            // setresuid(2) takes this value as "unchanged".
             return Ok(None);
         }
         Self::by_id(uid).map(Some)
     }
 
-    /// The account that the agent runs as.
+    /// Returns the account that the agent runs as.
     ///
     /// # Errors
     /// When the user database cannot be read.
@@ -117,8 +117,9 @@ impl Account {
     }
 }
 
-/// The environment of a command: `own` over that of the account it runs as. `other` is the account where that is not the
-/// agent's own.
+/// Returns the environment of a command: the variables of its account, overridden by `own`.
+///
+/// `other` is the account of the command; `None` if it runs as the agent.
 pub(super) fn environment(
     own: &BTreeMap<String, String>,
     other: Option<&Account>,

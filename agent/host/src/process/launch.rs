@@ -1,10 +1,11 @@
-//! Starts a command below a supervisor, so that its whole process tree can be found at its deadline.
+//! Start of a command below a supervisor, so that its whole process tree can be found at its deadline.
 //!
 //!     agent ── supervisor ── command ── …
 //!
-//! The supervisor is a fork of the agent that does nothing but reap: it is a child subreaper (prctl(2)), so the kernel
-//! hands it every orphan of the command, after a second fork or setsid(2) too. It exits with the command, and what the
-//! command leaves running then belongs to init. A user's command cannot end it, since it runs as the agent does.
+//! The supervisor is a fork of the agent that only reaps processes. It is a child subreaper (prctl(2)): the kernel
+//! hands it every orphan of the command, even after a second fork or setsid(2). It exits with the command, and init
+//! then adopts the processes that the command leaves. A user's command cannot end the supervisor, which runs as the
+//! agent does.
 
 use std::{
     ffi::CString,
@@ -26,32 +27,32 @@ use crate::look::Look;
 /// The first file descriptor after stdin, stdout and stderr.
 const FIRST_FILE: RawFd = 3;
 
-/// The highest file descriptor that is looked at on kernels before 5.11, which cannot close a range.
+/// The highest file descriptor that is handled on kernels before 5.11, which cannot mark a range close-on-exec.
 const LAST_FILE: RawFd = 1 << 16;
 
-/// Everything that the new process needs, allocated before the fork.
+/// The data that the new process needs. It is allocated before the fork.
 struct Plan {
     identity: Option<(Uid, Gid, Vec<Gid>)>,
     cwd: Option<Folder>,
-    /// The working directory if `cwd` is not given or, as with a home that is missing, cannot be entered.
+    /// The working directory without `cwd`. If it cannot be entered (such as a missing home), `/` replaces it.
     home: Option<CString>,
 }
 
 /// A working directory.
 enum Folder {
-    /// Entered with the rights of the command's user.
+    /// A path that is entered with the rights of the command's user.
     Path(CString),
-    /// Opened before by a safe walk: a user's link must not lead a command of root elsewhere.
+    /// A directory that a safe walk opened: the link of a user must not redirect a command of root.
     Open(OwnedFd),
 }
 
-/// Starts a command below a supervisor of its own, and returns that supervisor, whose exit status is the command's.
+/// Starts a command below a new supervisor. Returns the supervisor, which exits with the status of the command.
 ///
 /// # Errors
 /// When the command cannot be started.
 pub(super) fn spawn(command: &mut Command, user: Option<&Account>, cwd: Option<&Path>) -> io::Result<Child> {
     let text = |path: &Path| CString::new(path.as_os_str().as_bytes()).map_err(io::Error::other);
-    // An agent without privileges can run commands as itself.
+    // An agent without privileges needs no change of identity to run commands as itself.
     let other = user.filter(|user| rustix::process::geteuid().is_root() || user.uid != own_user());
     let identity = other.map(|user| {
         let groups = user.groups.iter().copied().map(Gid::from_raw).collect();
@@ -63,7 +64,7 @@ pub(super) fn spawn(command: &mut Command, user: Option<&Account>, cwd: Option<&
     start(command, Plan { identity, cwd: cwd.transpose()?, home })
 }
 
-/// Opens a working directory of a command of root.
+/// Opens the working directory of a command of root.
 fn walked(path: &Path) -> io::Result<OwnedFd> {
     let path = path.to_str().ok_or_else(|| io::Error::new(io::ErrorKind::InvalidInput, "cwd is not UTF-8"))?;
     Look::at(Path::new("/"))?.open(path, OFlags::PATH | OFlags::DIRECTORY, Mode::empty())
@@ -80,14 +81,14 @@ fn start(command: &mut Command, plan: Plan) -> io::Result<Child> {
     command.spawn()
 }
 
-/// Divides the new process into supervisor and command; returns in the command, ready for exec.
+/// Splits the new process into supervisor and command. Returns only in the command, before exec.
 fn enter(plan: &Plan) -> io::Result<()> {
     rustix::process::set_child_subreaper(Some(rustix::process::getpid()))?;
     rustix::process::setsid()?;
     if let Some(command) = fork()? {
         supervise(command);
     }
-    // No controlling terminal: a command must not type into that of the agent (TIOCSTI).
+    // A new session has no controlling terminal, so the command cannot type into the agent's terminal (TIOCSTI).
     rustix::process::setsid()?;
     rustix::process::umask(Mode::WGRP | Mode::WOTH);
     close_files(FIRST_FILE, true);
@@ -96,7 +97,7 @@ fn enter(plan: &Plan) -> io::Result<()> {
         nix::unistd::setresgid(*gid, *gid, *gid)?;
         nix::unistd::setresuid(*uid, *uid, *uid)?;
     }
-    // As the user: a directory is entered with the rights of the command.
+    // The identity has changed, so the directory is entered with the rights of the command.
     match (&plan.cwd, &plan.home) {
         (Some(Folder::Path(cwd)), _) => rustix::process::chdir(cwd.as_c_str())?,
         (Some(Folder::Open(cwd)), _) => rustix::process::fchdir(cwd)?,
@@ -113,7 +114,7 @@ fn enter(plan: &Plan) -> io::Result<()> {
 /// Forks; returns the child's id in the parent, and `None` in the child.
 #[expect(unsafe_code, reason = "there is no safe fork")]
 fn fork() -> io::Result<Option<libc::pid_t>> {
-    // SAFETY: the process has one thread, as it was forked a moment ago.
+    // SAFETY: the process has one thread, because it was just forked.
     match unsafe { libc::fork() } {
         0 => Ok(None),
         child if child > 0 => Ok(Some(child)),
@@ -121,36 +122,38 @@ fn fork() -> io::Result<Option<libc::pid_t>> {
     }
 }
 
-/// Reaps until the command has ended, and exits as it did: 128 and the signal's number after a signal, as in a shell.
+/// Reaps processes until the command has ended, and exits with its status. After a signal, this is 128 and the signal's
+/// number, as in a shell.
 #[expect(unsafe_code, reason = "system calls in a forked process, which must not allocate")]
 fn supervise(command: libc::pid_t) -> ! {
     close_files(0, false);
     for signal in [libc::SIGTERM, libc::SIGINT, libc::SIGHUP, libc::SIGQUIT, libc::SIGPIPE] {
-        // SAFETY: a signal of the agent is not one of this process, whose end would free the tree.
+        // SAFETY: only the disposition of a signal changes. A signal for the agent must not end the supervisor, because
+        // its end would release the tree.
         unsafe { libc::signal(signal, libc::SIG_IGN) };
     }
     loop {
         let mut status = 0;
-        // SAFETY: `status` lives through the call.
+        // SAFETY: `status` is valid during the call.
         let ended = unsafe { libc::waitpid(-1, &raw mut status, 0) };
         if ended == command {
             let code = if libc::WIFSIGNALED(status) { 128 + libc::WTERMSIG(status) } else { libc::WEXITSTATUS(status) };
-            // SAFETY: ends the process at once, without the exit handlers of the agent.
+            // SAFETY: the call ends the process at once, without the exit handlers of the agent.
             unsafe { libc::_exit(code) };
         }
         if ended < 0 && io::Error::last_os_error().kind() != io::ErrorKind::Interrupted {
-            // SAFETY: as above; there is no child left.
+            // SAFETY: as above; no child remains.
             unsafe { libc::_exit(255) };
         }
     }
 }
 
-/// Closes all files from a number on, now or when the program is executed.
+/// Closes all file descriptors from a number on, now or at exec.
 #[expect(unsafe_code, reason = "the files belong to the agent's copy, which is left behind")]
 fn close_files(first: RawFd, at_exec: bool) {
     let flags = if at_exec { libc::CLOSE_RANGE_CLOEXEC } else { 0 };
-    // SAFETY: nothing of this process uses the files any more, but for the pipe of the standard library, which is closed
-    // at exec in any case.
+    // SAFETY: this process no longer uses these files. The exception is the pipe of the standard library, which is
+    // closed at exec in any case.
     if unsafe { libc::syscall(libc::SYS_close_range, first, libc::c_uint::MAX, flags) } == 0 {
         return;
     }

@@ -1,8 +1,8 @@
-//! Ends the whole process tree of a command.
+//! Termination of a command's whole process tree.
 //!
-//! The supervisor is stopped first, and so reaps nothing: each process of the tree is a child of another one, or was
-//! handed to the supervisor and stays in its list, at last as a zombie. The tree has ended when that list holds zombies
-//! alone.
+//! The supervisor is stopped first, so it reaps nothing. The kernel hands it every orphan of the tree, which remains
+//! its child, in the end as a zombie. So lists of children reach every process of the tree. The tree has ended when the
+//! supervisor has only zombies.
 
 use std::{collections::HashSet, fs, time::Duration};
 
@@ -10,26 +10,26 @@ use rustix::process::{Pid, PidfdFlags, Signal, kill_process, pidfd_open, pidfd_s
 
 use crate::{Clock as _, SystemClock};
 
-/// How long the processes may take to end after they were asked to.
+/// The time that processes get to end after SIGTERM.
 const TERMINATE: Duration = Duration::from_secs(5);
-/// How long they are killed at most: one that waits for a device cannot be.
+/// The longest time of attempts to kill processes. A process that waits for a device cannot be killed.
 const KILL: Duration = Duration::from_secs(10);
 const PAUSE: Duration = Duration::from_millis(20);
 
-/// How often new processes are looked for in a row before those that are stopped are killed.
+/// The most rounds of stopping new processes before the stopped ones are killed.
 const SWEEPS: usize = 200;
 
-/// How deep a tree is followed. Deeper processes are handed to the supervisor as those above them end.
+/// The greatest depth of a visited tree. Deeper processes reach the supervisor when their ancestors end.
 const DEPTH: usize = 4096;
 
-/// The state of a process, as /proc/PID/stat has it (proc(5)).
+/// The state of a process from /proc/PID/stat (proc(5)).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 struct Stat {
     state: char,
     parent: i32,
 }
 
-/// The processes below a supervisor, which is stopped for as long as this lives.
+/// The process tree below a supervisor. The supervisor is stopped until the value is dropped.
 #[derive(Debug)]
 pub(super) struct Tree {
     supervisor: Pid,
@@ -38,17 +38,17 @@ pub(super) struct Tree {
 impl Tree {
     /// Stops the supervisor, so that it neither exits nor reaps.
     pub(super) fn hold(supervisor: Pid) -> Self {
-        // It may have ended already, and is a zombie then.
+        // The supervisor may have ended already, and is then a zombie.
         let _ = kill_process(supervisor, Signal::STOP);
         Self { supervisor }
     }
 
-    /// Asks all processes to end, then kills those that remain. Returns whether all have ended.
+    /// Asks all processes to end, then kills those that remain. Returns true if all have ended.
     pub(super) fn end(&self) -> bool {
         let begin = SystemClock.monotonic();
         self.sweep(&mut |process, _| {
             send(process, Signal::TERM);
-            // One that is stopped would not hear of it.
+            // A stopped process does not handle SIGTERM until it continues.
             send(process, Signal::CONT);
         });
         while !self.has_ended() && begin.elapsed() < TERMINATE {
@@ -68,7 +68,8 @@ impl Tree {
         true
     }
 
-    /// Stops processes until no new ones appear: those that fork faster than they are killed would not end otherwise.
+    /// Stops processes until no new ones appear. Otherwise, processes that fork faster than they are killed would never
+    /// end.
     fn stop_all(&self) {
         for _ in 0..SWEEPS {
             let mut running = 0_usize;
@@ -84,10 +85,10 @@ impl Tree {
         }
     }
 
-    /// Visits every process of the tree that has not ended, those nearest to the supervisor first.
+    /// Visits each living process of the tree. Processes near the supervisor are visited first.
     ///
-    /// The whole tree is listed before the first visit: a process that ends by its visit hands its children to the
-    /// supervisor, and they would be found nowhere below it.
+    /// The whole tree is listed before the first visit. A visit may end a process. Its children then move to the
+    /// supervisor, and a later listing would miss them.
     fn sweep(&self, visit: &mut dyn FnMut(Process, Stat)) {
         let mut listed: Vec<Pid> = Vec::new();
         let mut tree: HashSet<i32> = HashSet::from([self.supervisor.as_raw_pid()]);
@@ -102,7 +103,7 @@ impl Tree {
         }
         for process in listed {
             let Ok(handle) = pidfd_open(process, PidfdFlags::empty()) else { continue };
-            // The number may belong to another process by now: one of the tree has its parent in the tree.
+            // The number may belong to another process by now. A process of the tree has its parent in the tree.
             let Some(stat) = stat(process).filter(|stat| stat.state != 'Z' && tree.contains(&stat.parent)) else {
                 continue;
             };
@@ -123,30 +124,30 @@ impl Drop for Tree {
     }
 }
 
-/// A process that stays the same one, whatever its number is given to after its end.
+/// A handle of a process that stays valid when its number is reused.
 #[derive(Clone, Copy)]
 struct Process<'a>(&'a std::os::fd::OwnedFd);
 
 fn send(process: Process<'_>, signal: Signal) {
-    // It may have ended by itself, or a set-user-ID program does not listen to an agent that is not root.
+    // The process may have ended, or an agent without root may lack the permission for a set-user-ID program.
     let _ = pidfd_send_signal(process.0, signal);
 }
 
-/// The children of all threads of a process.
+/// Returns the children of all threads of a process.
 fn children(parent: Pid) -> Vec<Pid> {
     let folder = format!("/proc/{}/task", parent.as_raw_pid());
     let mut found = Vec::new();
     for thread in fs::read_dir(folder).into_iter().flatten().flatten() {
         match fs::read_to_string(thread.path().join("children")) {
             Ok(text) => found.extend(text.split_ascii_whitespace().filter_map(pid)),
-            // The kernel keeps no such list (CONFIG_PROC_CHILDREN), or the thread has ended.
+            // The kernel lacks this list (CONFIG_PROC_CHILDREN), or the thread has ended.
             Err(_) => return children_by_parent(parent),
         }
     }
     found
 }
 
-/// The children of a process, found by asking every process of the machine for its parent.
+/// Returns the children of a process. It reads the parent of every process on the machine.
 fn children_by_parent(parent: Pid) -> Vec<Pid> {
     let all = fs::read_dir("/proc").into_iter().flatten().flatten();
     let all = all.filter_map(|entry| pid(entry.file_name().to_str()?));
@@ -161,7 +162,7 @@ fn stat(process: Pid) -> Option<Stat> {
     parse(&fs::read_to_string(format!("/proc/{}/stat", process.as_raw_pid())).ok()?)
 }
 
-/// Reads state and parent. The name before them may hold blanks and brackets of its own.
+/// Parses state and parent. The process name before them may contain blanks and brackets.
 fn parse(text: &str) -> Option<Stat> {
     let mut fields = text.rsplit_once(')')?.1.split_ascii_whitespace();
     Some(Stat { state: fields.next()?.chars().next()?, parent: fields.next()?.parse().ok()? })

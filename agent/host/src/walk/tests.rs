@@ -17,7 +17,7 @@ fn own(path: &Path, uid: u32) {
     std::os::unix::fs::lchown(path, Some(uid), Some(uid)).unwrap();
 }
 
-/// A machine with a home of a user, a folder of root's alone, and a file in it.
+/// Creates a root with the home of a user, and with a folder and a file of root.
 fn machine() -> (tempfile::TempDir, Look) {
     let folder = tempfile::tempdir().unwrap();
     fs::set_permissions(folder.path(), fs::Permissions::from_mode(0o755)).unwrap();
@@ -41,7 +41,7 @@ fn refused_link(error: &io::Error) -> Option<&RefusedLink> {
     error.get_ref()?.downcast_ref()
 }
 
-/// Every way to read or change something through a path fails, and names the link.
+/// Asserts that each read or change through a path fails with an error that names the link.
 fn assert_refused(look: &Look, path: &str, component: &str, folder: bool) {
     let hand = Hand::new(look.clone());
     let below = format!("{path}/new");
@@ -86,7 +86,7 @@ fn link_of_a_user_to_a_foreign_file_or_folder_is_refused() {
         ("/home/u/own", OTHER),
     ] {
         let (folder, look) = machine();
-        // A link of root's on the way changes nothing for the user's link before it.
+        // A link of root in the path does not excuse the user's link before it.
         link(&folder, "home/u/own/through", "/secret", 0);
         link(&folder, "home/u/link", target, uid);
         assert_refused(&look, "/home/u/link", "/home/u/link", !matches!(target, "/secret/key" | "/secret/new"));
@@ -113,7 +113,7 @@ fn link_of_root_is_followed_out_of_a_users_folder() {
     let (folder, look) = machine();
     link(&folder, "home/u/link", "/secret", 0);
     assert_eq!(look.read("/home/u/link/key").unwrap().unwrap().0, b"secret");
-    // A user can give another link of root's that name where the kernel does not protect hard links.
+    // Without protected hard links, a user can create a second name for a link of root.
     fs::hard_link(folder.path().join("home/u/link"), folder.path().join("home/u/second")).unwrap();
     assert_refused(&look, "/home/u/second", "/home/u/second", true);
 }
@@ -169,7 +169,7 @@ fn loops_end_with_the_kernels_error_and_limit() {
     assert_eq!(Errno::from_io_error(&look.read("/l41").unwrap_err()), Some(Errno::LOOP));
 }
 
-/// The kernel's own resolution below a root is the oracle.
+/// Compares each walk with the kernel's own resolution below a root.
 #[test]
 fn paths_of_links_end_where_the_kernel_ends() {
     let mut state = 0x2545_f491_4f6c_dd1d_u64;
@@ -199,7 +199,7 @@ fn paths_of_links_end_where_the_kernel_ends() {
         let root = rustix::fs::open(folder.path(), OFlags::PATH, Mode::empty()).unwrap();
         for _ in 0..40 {
             let path = (0..=next(4)).map(|_| NAMES[next(NAMES.len())]).collect::<Vec<_>>().join("/");
-            // The kernel asks to try again when something was renamed or mounted meanwhile, anywhere.
+            // The kernel returns EAGAIN when anything is renamed or mounted during the resolution.
             let kernel = loop {
                 match rustix::fs::openat2(&root, path.as_str(), OFlags::PATH, Mode::empty(), ResolveFlags::IN_ROOT) {
                     Err(Errno::AGAIN) => {}
