@@ -1,7 +1,7 @@
-//! The packs that a fetch brought, looked at before anything reads an object of them.
+//! Checks of newly fetched packs, before any code reads an object of them.
 //!
-//! An object far down a chain of deltas costs the whole chain each time it is read. The chain is bounded here, in the
-//! child process, so that the agent itself can read every object cheaply.
+//! Each read of an object at the end of a delta chain costs the whole chain. The child process limits the length of
+//! chains, so that the agent itself can read every object cheaply.
 
 use std::{
     collections::{BTreeSet, HashMap},
@@ -14,13 +14,14 @@ use gix_pack::{data, index};
 
 use crate::{Options, SourceError, connection};
 
-/// The longest chain of deltas, as git limits it.
+/// The longest chain of deltas, as in git.
 const LONGEST_CHAIN: u64 = 4095;
 
-/// The largest commit or tag. The agent itself reads them, and does so before it knows that they are signed.
+/// The most bytes of a commit or a tag. The agent itself reads these objects, even before their signatures are
+/// verified.
 const LARGEST_COMMIT: u64 = 1 << 20;
 
-/// The state of a mirror before new packs came.
+/// The state of a mirror before a fetch.
 #[derive(Debug)]
 pub(crate) struct Audit<'a> {
     mirror: &'a Path,
@@ -30,7 +31,7 @@ pub(crate) struct Audit<'a> {
 }
 
 impl<'a> Audit<'a> {
-    /// Notes the packs of a mirror, and the ref that a refspec will write.
+    /// Records the packs of a mirror, and the ref that a refspec will write.
     pub(crate) fn begin(mirror: &'a Path, options: &'a Options, spec: &str) -> Result<Self, SourceError> {
         let name = spec.split_once(':').map(|(_, name)| name.to_owned());
         let repository = Self::open(mirror, options)?;
@@ -41,10 +42,11 @@ impl<'a> Audit<'a> {
         Ok(Self { mirror, options, before: indexes(mirror), reference })
     }
 
-    /// Checks the packs that came since. Where one is refused, all of them are removed.
+    /// Checks the packs that were added since `begin`. If one is rejected, all of them are removed, and the ref is
+    /// restored.
     ///
     /// # Errors
-    /// When a chain of deltas is too long or too costly, or a commit or tag too large.
+    /// When a delta chain is too long or too costly, or a commit or tag is too large.
     pub(crate) fn check(&self) -> Result<(), SourceError> {
         let new: Vec<PathBuf> = indexes(self.mirror).difference(&self.before).cloned().collect();
         let repository = Self::open(self.mirror, self.options)?;
@@ -68,7 +70,7 @@ impl<'a> Audit<'a> {
             .map_err(|error| SourceError::Corrupt { path: mirror.to_owned(), message: error.to_string() })
     }
 
-    /// Puts the ref back that the fetch has written.
+    /// Restores the ref that the fetch has written.
     fn put_back(&self) {
         let (Some((name, target)), Ok(repository)) = (&self.reference, Self::open(self.mirror, self.options)) else {
             return;
@@ -91,7 +93,7 @@ fn target(repository: &Repository, name: &str) -> Option<ObjectId> {
     repository.try_find_reference(name).ok()??.try_id().map(gix::Id::detach)
 }
 
-/// The indexes of a mirror's packs.
+/// Returns the paths of the pack indexes in a mirror.
 fn indexes(mirror: &Path) -> BTreeSet<PathBuf> {
     let found = fs::read_dir(mirror.join("objects/pack")).into_iter().flatten().flatten();
     found.map(|entry| entry.path()).filter(|path| path.extension().is_some_and(|ending| ending == "idx")).collect()
@@ -105,10 +107,10 @@ struct Chain {
     kind: Option<Kind>,
 }
 
-/// Checks the size of each commit and tag of one pack. A delta of a few bytes can make a large one.
+/// Checks the size of each commit and tag in a pack. A delta of a few bytes can produce a large object.
 ///
 /// # Errors
-/// The limit that one of them exceeds.
+/// The exceeded limit.
 fn commits(path: &Path, known: &HashMap<u64, Chain>, repository: &Repository) -> Result<(), String> {
     let index = index::File::at(path, gix::hash::Kind::Sha1).map_err(|_| "a damaged pack".to_owned())?;
     for entry in index.iter() {
@@ -127,17 +129,17 @@ fn commits(path: &Path, known: &HashMap<u64, Chain>, repository: &Repository) ->
     Ok(())
 }
 
-/// Checks the chains of deltas of one pack. Returns them by the offset of their object.
+/// Checks the delta chains in a pack. Returns the cost of each object by its offset.
 ///
 /// # Errors
-/// The limit that a chain exceeds.
+/// The exceeded limit.
 fn chains(path: &Path, most: u64) -> Result<HashMap<u64, Chain>, String> {
     let damaged = |_| "a damaged pack".to_owned();
     let index = index::File::at(path, gix::hash::Kind::Sha1).map_err(damaged)?;
     let pack = data::File::at(path.with_extension("pack"), gix::hash::Kind::Sha1).map_err(damaged)?;
     let mut known: HashMap<u64, Chain> = HashMap::new();
     for offset in index.sorted_offsets() {
-        // The objects on the way to one whose chain is known, with their sizes.
+        // The objects from this one to the first with a known chain, with their sizes.
         let mut way: Vec<(u64, u64)> = Vec::new();
         let mut at = Some(offset);
         let mut chain = Chain::default();

@@ -1,4 +1,4 @@
-//! One connection to a remote, on which every byte counts.
+//! A connection to a remote that counts every byte.
 
 use std::{path::Path, sync::atomic::AtomicBool, time::Duration};
 
@@ -16,16 +16,16 @@ use crate::{
     transport,
 };
 
-/// The most bytes of an advertisement.
+/// The most bytes of a ref advertisement.
 const ADVERTISEMENT: u64 = 32 << 20;
 
-/// Opens a mirror with nothing of the machine's or the user's own settings.
+/// Opens a mirror without the settings of the machine or the user.
 pub(crate) fn open(path: &Path, options: &Options) -> gix::Result<Repository> {
-    // To read one object takes room for its base and its deltas too.
+    // A read of one object also needs memory for its base and its deltas.
     open_limited(path, options, options.limits.object.saturating_mul(4))
 }
 
-/// Opens a mirror in which gix allocates at most so many bytes at once.
+/// Opens a mirror with a limit on each allocation of gix.
 fn open_limited(path: &Path, options: &Options, bytes: u64) -> gix::Result<Repository> {
     let mut overrides = transport::overrides(options);
     overrides.push(format!("gitoxide.objects.allocLimit={bytes}"));
@@ -37,7 +37,7 @@ type Unreachable = Box<dyn std::error::Error + Send + Sync>;
 
 type Connection<'a, 'b, 'c> = gix::remote::Connection<'a, 'b, 'c, Counted>;
 
-/// Connects a mirror to its remote, for one refspec and so many bytes.
+/// Connects a mirror to its remote for one refspec, with a limit on time and bytes.
 fn connected<T>(
     path: &Path,
     options: &Options,
@@ -80,7 +80,7 @@ fn connected<T>(
     })
 }
 
-/// Asks a remote for the refs that a refspec names.
+/// Asks a remote for the refs that match a refspec. An old protocol returns all refs.
 pub(crate) fn advertise(
     path: &Path,
     options: &Options,
@@ -98,7 +98,7 @@ pub(crate) fn advertise(
     })
 }
 
-/// Receives what a refspec names, and puts the pack into the mirror.
+/// Fetches the refs of a refspec, and adds the pack to the mirror.
 pub(crate) fn fetch<P>(
     path: &Path,
     options: &Options,

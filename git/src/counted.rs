@@ -1,4 +1,4 @@
-//! Transports that count what a remote sends, and stop where it is too much.
+//! Transports that count the bytes from a remote, and stop at a limit.
 
 use std::{
     any::Any,
@@ -25,17 +25,17 @@ use gix::{
     },
 };
 
-/// The bytes that a remote may still send.
+/// The number of bytes that a remote may still send.
 #[derive(Debug, Clone)]
 pub(crate) struct Left(Arc<AtomicU64>);
 
 impl Left {
-    /// So many bytes.
+    /// Creates a counter with this limit.
     pub(crate) fn new(bytes: u64) -> Self {
         Self(Arc::new(AtomicU64::new(bytes)))
     }
 
-    /// Reports whether the remote has sent too much.
+    /// Returns true if the limit is reached.
     pub(crate) fn none(&self) -> bool {
         self.0.load(Ordering::Relaxed) == 0
     }
@@ -48,7 +48,7 @@ impl Left {
     }
 }
 
-/// A transport that stops where a remote has sent too much.
+/// A transport that stops at the limit.
 pub(crate) struct Counted {
     pub(crate) inner: Box<dyn Transport + Send>,
     pub(crate) left: Left,
@@ -97,7 +97,7 @@ impl Transport for Counted {
     }
 }
 
-/// A reader that counts.
+/// A reader that counts bytes.
 pub(crate) struct CountedRead<R> {
     inner: R,
     left: Left,
@@ -163,7 +163,8 @@ impl<'a, R: ExtendedBufRead<'a>> ExtendedBufRead<'a> for CountedRead<R> {
     }
 }
 
-/// HTTP whose answers are counted from their first byte: gix reads the capabilities of a server without a bound.
+/// An HTTP client that counts responses from their first byte. gix itself reads a server's capabilities without a
+/// limit.
 pub(crate) struct CountedHttp {
     pub(crate) inner: Remote,
     pub(crate) left: Left,

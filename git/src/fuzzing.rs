@@ -1,4 +1,4 @@
-//! Entry points for the fuzz targets of this project, which read what an attacker sends.
+//! Entry points for the fuzz targets of the code that reads untrusted input.
 
 use gix::{ObjectId, objs::CommitRefIter};
 
@@ -7,55 +7,55 @@ use crate::{
     verify::{Signers, civil, commit_object, signature_of, tag},
 };
 
-/// Reads a tree object; gives the names that it has. `None` when it is refused.
+/// Reads a tree object and returns the names in it; `None` if the tree is rejected.
 pub fn tree_names(data: &[u8]) -> Option<Vec<Vec<u8>>> {
     let entries = tree::entries(data, 10_000).ok()?;
     Some(entries.iter().map(|entry| entry.name().to_vec()).collect())
 }
 
-/// Checks a tag object of the commit `11…11`, with the keys of a text.
+/// Verifies a tag object of the commit `11…11` with the keys in a text.
 ///
 /// # Errors
-/// Why it does not count.
+/// The reason for the rejection.
 pub fn tag_object(data: &[u8], name: &str, keys: &str, now: u64) -> Result<String, String> {
     let mut signers = Signers::default();
     signers.add(keys)?;
     tag::check(data, name, ObjectId::from_bytes_or_panic(&[0x11; 20]), &signers, now)
 }
 
-/// Checks the signature in a commit object, with the keys of a text.
+/// Verifies the signature in a commit object with the keys in a text.
 ///
 /// # Errors
-/// Why it does not count.
+/// The reason for the rejection.
 pub fn signed_commit(data: &[u8], keys: &str, now: u64) -> Result<String, String> {
     let mut signers = Signers::default();
     signers.add(keys)?;
     commit_object(data, &signers, now)
 }
 
-/// The tree and the parents of a commit object. `None` if it has no tree.
+/// Returns the tree and the parents of a commit object; `None` if it has no tree.
 pub fn commit_names(data: &[u8]) -> Option<(String, Vec<String>)> {
     let commit = || CommitRefIter::from_bytes(data, gix::hash::Kind::Sha1);
     let tree = commit().tree_id().ok()?;
     Some((tree.to_string(), commit().parent_ids().map(|id| id.to_string()).collect()))
 }
 
-/// Checks a signature of either kind, with the keys of a text.
+/// Verifies an OpenPGP or SSH signature with the keys in a text.
 ///
 /// # Errors
-/// Why it does not count.
+/// The reason for the rejection.
 pub fn signature(keys: &str, signature: &[u8], payload: &[u8], now: u64) -> Result<String, String> {
     let mut signers = Signers::default();
     signers.add(keys)?;
     signature_of(signature, payload, &signers, now)
 }
 
-/// Seconds since 1970 of a date in an allowed_signers file. `None` when it is refused.
+/// Parses a date of an allowed_signers file to seconds since 1970; `None` if it is rejected.
 pub fn date(text: &str) -> Option<u64> {
     civil(text)
 }
 
-/// A pack with the checksum that it needs.
+/// Appends the checksum to a pack.
 pub fn with_checksum(pack: &[u8]) -> Vec<u8> {
     let mut hasher = gix::hash::hasher(gix::hash::Kind::Sha1);
     hasher.update(pack);
@@ -66,7 +66,7 @@ pub fn with_checksum(pack: &[u8]) -> Vec<u8> {
     whole
 }
 
-/// The id of an object of a kind.
+/// Returns the id of an object.
 pub fn object_id(kind: &str, content: &[u8]) -> [u8; 20] {
     let mut hasher = gix::hash::hasher(gix::hash::Kind::Sha1);
     hasher.update(format!("{kind} {}\0", content.len()).as_bytes());

@@ -1,25 +1,25 @@
-//! How a ref has moved, and whether it may.
+//! The ancestry between a head and an accepted commit.
 
 use gix::{ObjectId, Repository};
 
-/// How a head stands to the commit that was accepted before it.
+/// The relation of a head to the commit that was accepted before it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Movement {
-    /// Nothing was accepted before.
+    /// A first head: no commit was accepted before.
     First,
-    /// It is the same.
+    /// The accepted commit itself.
     Same,
-    /// It descends from it.
+    /// A descendant of the accepted commit.
     Forward,
-    /// It is an ancestor of it: a mirror that lags.
+    /// An ancestor of the accepted commit, as on a remote that lags.
     Behind,
-    /// It is neither: history was rewritten.
+    /// Any other commit: history was rewritten, or a common ancestor cannot be computed.
     Rewound,
-    /// The accepted commit is not in the mirror: nothing can be said of descent.
+    /// A head of unknown ancestry, because the mirror lacks the accepted commit.
     Unknown,
 }
 
-/// How a head stands to an accepted commit.
+/// Returns the relation of a head to an accepted commit.
 pub(crate) fn movement(repository: &Repository, accepted: Option<ObjectId>, head: ObjectId) -> Movement {
     let Some(accepted) = accepted else { return Movement::First };
     if accepted == head {
@@ -35,8 +35,9 @@ pub(crate) fn movement(repository: &Repository, accepted: Option<ObjectId>, head
     }
 }
 
-/// The commits behind an accepted one up to a head, along first parents, oldest first; None where the accepted
-/// commit is not on that line.
+/// Returns the commits after an accepted one up to a head, along first parents, oldest first.
+///
+/// Returns `None` if the accepted commit is not on that line, or if the line is longer than 100,000 commits.
 pub(crate) fn first_parents(repository: &Repository, accepted: ObjectId, head: ObjectId) -> Option<Vec<ObjectId>> {
     const LIMIT: usize = 100_000;
     let mut line = Vec::new();

@@ -1,4 +1,4 @@
-//! Files that an attempt leaves in a mirror when it is killed or stopped.
+//! Temporary files in a mirror from a fetch that was killed or stopped.
 
 use std::{
     fs, io,
@@ -6,8 +6,9 @@ use std::{
     time::SystemTime,
 };
 
-/// Removes what earlier attempts left, but for the newest file: the child of an agent that was killed a moment ago may
-/// still write it. The attempt that begins now removes that one when it ends.
+/// Removes the temporary files of earlier attempts, except the newest one.
+///
+/// The child of a just killed agent may still write the newest file. The current attempt removes it at its end.
 pub(crate) fn remove_older(mirror: &Path) -> io::Result<()> {
     let mut found = half_written(mirror)?;
     found.sort_by_key(|(time, _)| *time);
@@ -15,12 +16,12 @@ pub(crate) fn remove_older(mirror: &Path) -> io::Result<()> {
     found.iter().try_for_each(|(_, path)| remove_file(path))
 }
 
-/// Removes everything that attempts left.
+/// Removes all temporary files of attempts.
 pub(crate) fn remove(mirror: &Path) -> io::Result<()> {
     half_written(mirror)?.iter().try_for_each(|(_, path)| remove_file(path))
 }
 
-/// Removes a file, which may be gone already.
+/// Removes a file, if it still exists.
 pub(crate) fn remove_file(path: &Path) -> io::Result<()> {
     match fs::remove_file(path) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
@@ -28,7 +29,7 @@ pub(crate) fn remove_file(path: &Path) -> io::Result<()> {
     }
 }
 
-/// The temporary files of gix, packs without an index and indexes without a pack, with their times.
+/// Returns the temporary files of gix, packs without an index, and indexes without a pack, with their times.
 fn half_written(mirror: &Path) -> io::Result<Vec<(SystemTime, PathBuf)>> {
     let mut found = Vec::new();
     for folder in [mirror.join("objects/pack"), mirror.join("objects"), mirror.to_owned()] {
@@ -48,7 +49,7 @@ fn half_written(mirror: &Path) -> io::Result<Vec<(SystemTime, PathBuf)>> {
                     Some("idx" | "keep") => !path.with_extension("pack").exists(),
                     _ => false,
                 };
-            // A file that is gone by now needs no care.
+            // A file that has disappeared meanwhile is skipped.
             if let (true, Ok(meta)) = (half, entry.metadata())
                 && meta.is_file()
             {

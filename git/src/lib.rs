@@ -1,7 +1,7 @@
-//! A source to a verified [`Snapshot`]: a bare mirror, a poll that is one ref advertisement, signatures, and the
-//! rules by which a ref may move.
+//! Sources and their verified [`Snapshot`]s: a bare mirror, polling by ref advertisement, signatures, and the ancestry
+//! of refs.
 //!
-//! The only place that names gix. Does not know what the files of a snapshot mean, nor what a node does with them.
+//! Only this crate uses gix. It does not know the meaning of a snapshot's files, nor what a node does with them.
 
 mod audit;
 mod connection;
@@ -36,77 +36,78 @@ use std::path::PathBuf;
 
 use thiserror::Error;
 
-/// What can go wrong with a source.
+/// An error of a source.
 #[derive(Debug, Error)]
 pub enum SourceError {
-    /// The remote does not answer, refuses, or breaks off.
+    /// A remote that does not answer, rejects the request, or breaks the connection.
     #[error("{url} can't be reached")]
     Unreachable {
         /// The URL, without credentials.
         url: String,
-        /// Why.
+        /// The cause.
         source: Box<dyn std::error::Error + Send + Sync>,
     },
-    /// The remote took longer than it may, and was given up.
+    /// A remote that missed the deadline.
     #[error("{url} did not answer within {seconds} s")]
     TimedOut {
         /// The URL, without credentials.
         url: String,
-        /// The limit.
+        /// The deadline, in seconds.
         seconds: u64,
     },
-    /// The remote sent more than it may.
+    /// A remote that exceeded a limit.
     #[error("{url} sent more than {limit}")]
     TooMuch {
         /// The URL, without credentials.
         url: String,
-        /// The limit, with what it counts.
+        /// The limit, with its unit.
         limit: String,
     },
-    /// A commit whose tree no node may take.
+    /// A commit with a tree that is not allowed.
     #[error("the commit {commit} is refused: {message}")]
     Refused {
         /// The commit.
         commit: String,
-        /// Why.
+        /// The reason.
         message: String,
     },
-    /// The remote has nothing at the ref.
+    /// A remote without the configured ref.
     #[error("{url} has no {wanted}{}", if *.empty { ": it is empty" } else { "" })]
     Missing {
         /// The URL, without credentials.
         url: String,
-        /// The ref.
+        /// The kind and the name of the ref.
         wanted: String,
-        /// Whether the remote has no refs at all.
+        /// True if the remote advertised no refs. A remote with protocol v2 advertises only refs that match the
+        /// request.
         empty: bool,
     },
-    /// The settings can't be used.
+    /// A wrong setting of the source.
     #[error("{message}")]
     Settings {
-        /// What is wrong with them.
+        /// The reason.
         message: String,
     },
-    /// What another node sent can't be used.
+    /// A pack of another node that cannot be used.
     #[error("no other node gave it either: {message}")]
     Pack {
-        /// Why.
+        /// The reason.
         message: String,
     },
-    /// The mirror can't be read.
+    /// A mirror that cannot be read.
     #[error("the mirror {path} is damaged: {message}", path = .path.display())]
     Corrupt {
         /// The mirror.
         path: PathBuf,
-        /// What was found.
+        /// The problem that was found.
         message: String,
     },
-    /// The disk does not take the mirror.
+    /// A mirror that cannot be written.
     #[error("the mirror {path} can't be written", path = .path.display())]
     Disk {
         /// The mirror.
         path: PathBuf,
-        /// Why.
+        /// The cause.
         source: std::io::Error,
     },
 }

@@ -1,4 +1,4 @@
-//! What a pack costs, counted while gix reads it.
+//! Counters of the objects and bytes of a pack, while gix reads it.
 
 use std::sync::{
     Arc,
@@ -7,12 +7,12 @@ use std::sync::{
 
 use gix::progress::{Count, Id, MessageLevel, NestedProgress, Progress, Step, StepShared, Unit};
 
-/// The progress of gix in which inflated bytes are counted, both of streamed entries and of resolved deltas.
+/// The progress id under which gix counts inflated bytes, of streamed entries and of resolved deltas.
 const INFLATED: Id = *b"IWDB";
-/// The progress of gix whose maximum is the number of objects that the pack announces.
+/// The progress id whose maximum is the number of objects that the pack announces.
 const OBJECTS: Id = *b"IWIO";
 
-/// Counters that all parts of one fetch share.
+/// The counters of one fetch. All parts of the fetch share them.
 #[derive(Debug, Clone)]
 pub(crate) struct Meter {
     id: Id,
@@ -24,13 +24,13 @@ pub(crate) struct Meter {
 }
 
 impl Meter {
-    /// Counts up to so many objects and inflated bytes.
+    /// Creates counters with a limit on objects and on inflated bytes.
     pub(crate) fn new(objects: u64, bytes: u64) -> Self {
         let counter = || Arc::new(AtomicUsize::new(0));
         Self { id: [0; 4], steps: counter(), inflated: counter(), too_many: Arc::default(), objects, bytes }
     }
 
-    /// The limit that was exceeded. `None` when none was.
+    /// Returns the exceeded limit; `None` if none is exceeded.
     pub(crate) fn exceeded(&self) -> Option<String> {
         if self.too_many.load(Ordering::Relaxed) {
             return Some(format!("{} objects at once", self.objects));

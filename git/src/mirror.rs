@@ -1,4 +1,4 @@
-//! The bare mirror of a source: poll, fetch, look back.
+//! The bare mirror of a source: poll, fetch and verify.
 
 use std::{
     fs, io,
@@ -25,35 +25,35 @@ pub struct Mirror {
     path: PathBuf,
 }
 
-/// A head that is in the mirror.
+/// A head that was fetched into the mirror.
 #[derive(Debug, Clone)]
 pub struct Fetched {
-    /// Its commit.
+    /// The commit of the head.
     pub commit: String,
-    /// How it stands to the accepted commit.
+    /// The relation to the accepted commit.
     pub movement: Movement,
-    /// The tag that it was found at.
+    /// The tag that names the head; `None` if the source does not follow a tag.
     pub tag: Option<String>,
     /// The object that the tag names: an annotated tag, or the commit itself.
     tag_object: Option<ObjectId>,
 }
 
 impl Mirror {
-    /// The mirror of a source below a folder.
+    /// Creates the mirror of a source in a folder, without access to the disk.
     pub fn new(options: Options, folder: &Path) -> Self {
         let path = folder.join(format!("{}.git", options.name));
         Self { options, path }
     }
 
-    /// The source.
+    /// Returns the options of the source.
     pub fn options(&self) -> &Options {
         &self.options
     }
 
-    /// The commit at which the source stands: one advertisement, nothing is fetched.
+    /// Returns the current commit of the source. It reads one ref advertisement and fetches nothing.
     ///
     /// # Errors
-    /// When the remote can't be asked, or has nothing at the ref.
+    /// When the remote does not answer, or has nothing at the ref.
     pub fn poll(&self) -> Result<String, SourceError> {
         if let Reference::Commit(commit) = &self.options.reference {
             return Ok(commit.clone());
@@ -61,11 +61,12 @@ impl Mirror {
         Ok(self.wanted()?.commit.to_string())
     }
 
-    /// Brings the source's head into the mirror, which is made where it is missing. Only the commit itself is looked
-    /// at: its signature comes next, and then its tree.
+    /// Fetches the source's head into the mirror, and creates the mirror if it is missing.
+    ///
+    /// Only the presence of the commit is checked. The caller must verify its signature and its tree.
     ///
     /// # Errors
-    /// When the remote can't be asked, or sends what can't be used.
+    /// When the remote does not answer, or sends unusable data.
     pub fn fetch(&self, accepted: Option<&str>) -> Result<Fetched, SourceError> {
         self.put_back()?;
         leftovers::remove_older(&self.path).map_err(|error| self.disk(error))?;
@@ -89,7 +90,7 @@ impl Mirror {
         })
     }
 
-    /// The ref and the commit to have. A source that names a commit has no ref.
+    /// Returns the ref and the commit to fetch. A source that names a commit has an empty ref name.
     fn wanted(&self) -> Result<Ref, SourceError> {
         match (self.target()?, &self.options.reference) {
             (Some(wanted), _) => Ok(wanted),
@@ -100,7 +101,8 @@ impl Mirror {
         }
     }
 
-    /// What the mirror is on disk: names, sizes and times of its packs. Another one may be damaged.
+    /// Returns the state of the packs on disk: names, sizes, inodes and times. If it changes, the mirror may be
+    /// damaged.
     pub fn fingerprint(&self) -> String {
         use std::os::unix::fs::MetadataExt as _;
         let Ok(found) = fs::read_dir(self.path.join("objects/pack")) else { return String::new() };
@@ -116,16 +118,16 @@ impl Mirror {
         packs.join("\n")
     }
 
-    /// The snapshot of a commit that is in the mirror.
+    /// Returns the snapshot of a commit in the mirror.
     ///
     /// # Errors
-    /// When the mirror is damaged, or does not have it.
+    /// When the mirror is damaged, or lacks the commit.
     pub fn snapshot(&self, commit: &str) -> Result<Snapshot, SourceError> {
         let repository = self.open()?.into_sync();
         Snapshot::read(&self.options.name, &repository, self.path.clone(), self.id(commit)?, &self.options.path)
     }
 
-    /// How one commit of the mirror stands to another that was accepted before it.
+    /// Returns the relation of a commit in the mirror to an accepted commit.
     ///
     /// # Errors
     /// When the mirror is damaged.
@@ -134,23 +136,24 @@ impl Mirror {
         Ok(history::movement(&repository, Some(self.id(accepted)?), self.id(commit)?))
     }
 
-    /// Reports whether a commit is in the mirror.
+    /// Returns true if the mirror has the commit.
     pub fn contains(&self, commit: &str) -> bool {
         self.id(commit).is_ok_and(|commit| self.open().is_ok_and(|found| found.find_commit(commit).is_ok()))
     }
 
-    /// Makes a damaged mirror anew. Until the remote has sent everything, the damaged one stays where it is.
+    /// Fetches a new mirror to replace a damaged one. The damaged mirror remains until the new one is complete.
     ///
     /// # Errors
-    /// When the remote can't be asked, or the disk does not take the mirror.
+    /// When the remote does not answer, or the mirror cannot be written.
     pub fn renew(&self) -> Result<(), SourceError> {
         self.anew(None)
     }
 
-    /// Checks the signatures that the source asks for, from the accepted commit to a new one.
+    /// Verifies the signatures from the accepted commit to a new one, as the source requires. Returns the signer of the
+    /// new commit; `None` if the source requires no signatures.
     ///
     /// # Errors
-    /// Which commit is not signed as it must be, and why; or that the mirror is damaged.
+    /// The commit without a valid signature, with the reason; or an error of the mirror.
     pub fn verify(&self, accepted: Option<&str>, commit: &str, now: u64) -> Result<Option<String>, VerifyError> {
         let options = &self.options.verify;
         if options.mode == VerifyMode::None {
@@ -177,12 +180,13 @@ impl Mirror {
         Ok(signer)
     }
 
-    /// Checks the signatures of a head: those of its commits, and that of its tag.
+    /// Verifies the signatures of a head: those of its commits, and that of its tag. Returns the signer.
     ///
-    /// Until a commit of the source is accepted, a tag counts as much as a branch, so the commit's signature is enough.
+    /// A tag is verified even before the source has an accepted commit. Its signers are then only those of the key
+    /// files.
     ///
     /// # Errors
-    /// Which commit or tag is not signed as it must be, and why; or that the mirror is damaged.
+    /// The commit without a valid signature of itself or its tag, with the reason; or an error of the mirror.
     pub fn verify_head(&self, accepted: Option<&str>, head: &Fetched, now: u64) -> Result<Option<String>, VerifyError> {
         let signer = self.verify(accepted, &head.commit, now)?;
         let (Some(tag), Some(object)) = (&head.tag, head.tag_object) else { return Ok(signer) };
@@ -195,8 +199,8 @@ impl Mirror {
         verify::tag(&repository, tag, object, commit, &signers, now).map(Some).map_err(VerifyError::Unverified)
     }
 
-    /// The highest tag of the mirror that names a commit, that the source may follow, and that is signed where the
-    /// source verifies. `None` when there is no such tag.
+    /// Returns the highest tag in the mirror that names a commit and that the source may follow. If the source requires
+    /// signatures, the tag must be signed. Returns `None` if no such tag exists.
     ///
     /// # Errors
     /// When the keys or the mirror cannot be read.
@@ -219,7 +223,7 @@ impl Mirror {
         Ok(names.into_iter().next().map(|(name, _)| name))
     }
 
-    /// The signers of tags: those of the key files, and those that the accepted commit lists.
+    /// Returns the signers of tags: those of the key files, and those that the accepted commit lists.
     fn tag_signers(&self, repository: &Repository, accepted: Option<&str>) -> Result<Signers, Unverified> {
         let signers = Signers::read(&self.options.verify.key_files)?;
         let judge = accepted.and_then(|accepted| ObjectId::from_str(accepted).ok());
@@ -229,7 +233,7 @@ impl Mirror {
         Ok(listed.map_or(signers.clone(), |listed| signers.with(&listed)))
     }
 
-    /// The commits to verify, each with the one whose list of signers judges it.
+    /// Returns the commits to verify, each with the commit whose list of signers applies to it.
     fn steps(
         &self,
         repository: &Repository,
@@ -253,7 +257,8 @@ impl Mirror {
                 let judges = std::iter::once(accepted).chain(line.iter().copied());
                 Ok(judges.map(Some).zip(line.iter().copied()).collect())
             }
-            // A rewind that was allowed has no line from the accepted commit: its head alone is judged.
+            // After a permitted rewind, no line of first parents leads from the accepted commit. So only the head is
+            // verified.
             None if self.options.allow_rewind
                 && history::movement(repository, Some(accepted), head) == Movement::Rewound =>
             {
@@ -271,7 +276,7 @@ impl Mirror {
         if folder.is_empty() || folder == "." { file.to_owned() } else { format!("{folder}/{file}") }
     }
 
-    /// Where it is.
+    /// Returns the path of the mirror.
     pub(crate) fn path(&self) -> &Path {
         &self.path
     }
@@ -306,8 +311,9 @@ impl Mirror {
         self.open().is_ok_and(|found| found.find_commit(wanted.commit).is_ok() && found.has_object(wanted.object))
     }
 
-    /// Whether the commits that the mirror's refs name can be read. A remote sends nothing that the mirror claims to
-    /// have, so a damaged one would never mend.
+    /// Checks that the commits of the mirror's refs are readable.
+    ///
+    /// A remote omits commits that the mirror seems to have, so a fetch would not repair a damaged one.
     fn undamaged(&self) -> Result<(), SourceError> {
         if !self.path.join("HEAD").exists() {
             return Ok(());
@@ -317,7 +323,7 @@ impl Mirror {
         for reference in platform.all().map_err(|error| self.corrupt(error.to_string()))? {
             let mut reference = reference.map_err(|error| self.corrupt(error.to_string()))?;
             let id = reference.peel_to_id().map_err(|error| self.corrupt(error.to_string()))?;
-            // A tag of a tree is the server's mistake, not this disk's.
+            // A tag of a tree is valid in the mirror. Only commits are read.
             let found = repository.find_header(id).map_err(|error| self.corrupt(error.to_string()))?;
             if found.kind() == gix::objs::Kind::Commit {
                 repository.find_commit(id).map_err(|error| self.corrupt(error.to_string()))?;
@@ -330,8 +336,9 @@ impl Mirror {
         connection::open(&self.path, &self.options).map_err(|error| self.corrupt(error.to_string()))
     }
 
-    /// Makes the mirror anew with one pack, and only then gives up the old one; not where that would lose a commit
-    /// that must be kept.
+    /// Fetches a new mirror with one pack, and then replaces the old one.
+    ///
+    /// The old mirror remains if the new one lacks the commit `keep`.
     fn anew(&self, keep: Option<&str>) -> Result<(), SourceError> {
         let fresh = self.path.with_extension("git.new");
         remove(&fresh).map_err(|error| self.disk(error))?;
@@ -345,7 +352,7 @@ impl Mirror {
                     return remove(&fresh).map_err(|error| self.disk(error));
                 }
             }
-            // It replaces a damaged mirror, so it must be better.
+            // The new mirror replaces a damaged one, so it must be complete.
             None => self.whole(&fresh, wanted.commit)?,
         }
         let old = self.old();
@@ -365,7 +372,7 @@ impl Mirror {
         self.path.with_extension("git.old")
     }
 
-    /// A crash between two renames leaves the mirror under its other name.
+    /// Restores the mirror after a crash between two renames, and removes the remains of earlier attempts.
     fn put_back(&self) -> Result<(), SourceError> {
         if !self.path.exists() && self.old().exists() {
             fs::rename(self.old(), &self.path).map_err(|error| self.disk(error))?;
@@ -380,7 +387,7 @@ impl Mirror {
         if path.join("HEAD").exists() {
             return Ok(());
         }
-        // Made under another name first: what a crash leaves half made must not stand in the way.
+        // The mirror is created under a temporary name, so that a crash leaves no incomplete mirror.
         let half = path.with_extension("git.half");
         let make = || -> io::Result<()> {
             remove(&half)?;
@@ -394,7 +401,7 @@ impl Mirror {
         make().map_err(|error| self.disk(error))
     }
 
-    /// Receives a commit, by its ref or by its id.
+    /// Fetches a commit, by its ref or by its id.
     pub(crate) fn receive(&self, path: &Path, wanted: &Ref) -> Result<(), SourceError> {
         unlock(path).map_err(|error| self.disk(error))?;
         self.prepare(path)?;
@@ -410,14 +417,14 @@ impl Mirror {
         }
     }
 
-    /// Does work on a mirror, and removes what an attempt leaves half done.
+    /// Runs a job on a mirror, and removes its temporary files.
     pub(crate) fn work(&self, path: &Path, job: Job) -> Result<(), SourceError> {
         let done = job.run();
         leftovers::remove(path).map_err(|error| self.disk(error))?;
         done
     }
 
-    /// Checks that a commit and all its files are there: a remote may name more than it sends.
+    /// Checks that a commit and all its files are present. A remote may omit some.
     pub(crate) fn whole(&self, path: &Path, commit: ObjectId) -> Result<(), SourceError> {
         let repository =
             connection::open(path, &self.options).map_err(|error| self.corrupt(error.to_string()))?.into_sync();
@@ -440,18 +447,19 @@ impl Mirror {
     }
 }
 
-/// Why a commit does not count.
+/// The reason why a commit is not verified.
 #[derive(Debug, thiserror::Error)]
 pub enum VerifyError {
-    /// It is not signed as it must be.
+    /// A missing or invalid signature.
     #[error(transparent)]
     Unverified(Unverified),
-    /// It can't be read.
+    /// A source that cannot be read.
     #[error(transparent)]
     Source(SourceError),
 }
 
-/// Removes the locks that an agent left when it was killed: the state directory, and so the mirror, is this one's alone.
+/// Removes the lock files of a killed agent. They are stale, because the lock on the state directory admits only one
+/// agent.
 pub(crate) fn unlock(path: &Path) -> io::Result<()> {
     let mut folders = vec![path.to_owned()];
     while let Some(folder) = folders.pop() {

@@ -1,27 +1,27 @@
-//! What a source is and how it is reached.
+//! The options of a source: its location, credentials, verification and limits.
 
 use std::{path::PathBuf, time::Duration};
 
 use serde::{Deserialize, Serialize};
 
-/// A source and how it is reached.
+/// The options of a source.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct Options {
-    /// Its name.
+    /// The name of the source.
     pub name: String,
-    /// Its URL: https, http, ssh (also scp form), file, or a local path.
+    /// The URL: https, http, ssh (also in scp form), file, or a local path.
     pub url: String,
     /// The ref to follow.
     pub reference: Reference,
-    /// The folder of the repository that counts; empty: all of it.
+    /// The folder of the repository that the source reads; empty for the whole repository.
     pub path: String,
-    /// How the node proves itself.
+    /// The credentials for the server.
     pub auth: Auth,
-    /// Which signatures commits must carry.
+    /// The signatures that commits must have.
     pub verify: VerifyOptions,
-    /// Whether the ref may go back.
+    /// True if the ref may move to a commit that does not descend from the accepted one.
     pub allow_rewind: bool,
-    /// What the remote may cost.
+    /// The limits on the remote.
     pub limits: Limits,
 }
 
@@ -30,13 +30,13 @@ pub struct Options {
 pub enum Reference {
     /// A branch.
     Branch(String),
-    /// A tag, or a pattern of semantic versions.
+    /// A tag, or a pattern of tags with semantic versions.
     Tag(String),
     /// A commit.
     Commit(String),
 }
 
-/// Files with what proves the node to the server.
+/// The files with the credentials for the server.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Auth {
     /// The user name.
@@ -47,57 +47,57 @@ pub struct Auth {
     pub token_file: Option<PathBuf>,
     /// A private key for ssh.
     pub ssh_key_file: Option<PathBuf>,
-    /// The host keys that the server may have.
+    /// The trusted host keys of the server.
     pub known_hosts_file: Option<PathBuf>,
-    /// The certificate authorities of the server.
+    /// The trusted certificate authorities.
     pub ca_file: Option<PathBuf>,
     /// The client's certificate.
     pub client_cert_file: Option<PathBuf>,
-    /// Its key.
+    /// The key of the client's certificate.
     pub client_key_file: Option<PathBuf>,
 }
 
-/// Which signatures commits must carry.
+/// The signatures that commits must have.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct VerifyOptions {
-    /// How many commits.
+    /// The set of commits that must be signed.
     pub mode: VerifyMode,
-    /// OpenPGP keys and SSH allowed_signers files on the node.
+    /// Files on the node with OpenPGP keys or SSH allowed_signers.
     pub key_files: Vec<PathBuf>,
     /// A file of the source that lists further signers.
     pub signers: Option<String>,
 }
 
-/// How many commits must be signed.
+/// The set of commits that must be signed.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub enum VerifyMode {
-    /// None.
+    /// No commit.
     #[default]
     None,
-    /// The newest.
+    /// The head.
     Head,
-    /// Every one from the accepted commit, along first parents.
+    /// Every commit after the accepted one, along first parents.
     Range,
 }
 
-/// What a remote may cost.
+/// The limits on the data and the time of a remote.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Limits {
-    /// How long an advertisement may take.
+    /// The longest time of an advertisement.
     pub poll: Duration,
-    /// How long a fetch may take.
+    /// The longest time of a fetch.
     pub fetch: Duration,
-    /// How many bytes a fetch may bring.
+    /// The most bytes that a fetch may receive.
     pub bytes: u64,
-    /// The most bytes of one object, unpacked.
+    /// The most bytes of one unpacked object.
     pub object: u64,
-    /// The most objects that a fetch may bring.
+    /// The most objects of a fetch.
     pub objects: u64,
-    /// The most bytes that a fetch may unpack, in all.
+    /// The most bytes of all unpacked objects of a fetch.
     pub inflated: u64,
-    /// The memory that a fetch may use, in bytes.
+    /// The memory limit of a fetch, in bytes.
     pub memory: u64,
-    /// How many packs the mirror may have before it is made anew.
+    /// The most packs of a mirror. At this number, the mirror is fetched again into one pack.
     pub packs: usize,
 }
 
@@ -117,21 +117,21 @@ impl Default for Limits {
 }
 
 impl Options {
-    /// The URL for messages: without user, password, query and fragment.
+    /// Returns the URL for messages, without user, password, query and fragment.
     pub fn shown_url(&self) -> String {
         shown_url(&self.url)
     }
 
-    /// Whether the transport itself keeps others from changing what is sent.
+    /// Returns true if the transport protects the content against changes.
     pub fn transport_is_trusted(&self) -> bool {
         !self.url.starts_with("http://") && !self.url.starts_with("git://")
     }
 }
 
-/// A URL for messages: without user, password, query and fragment, since tokens may be in any of them.
+/// Removes user, password, query and fragment from a URL, because each of them may contain a token.
 pub fn shown_url(url: &str) -> String {
     let Some((scheme, rest)) = url.split_once("://") else {
-        // The form of scp, or a path.
+        // The scp form of ssh, or a local path.
         return url.to_owned();
     };
     let rest = rest.split(['?', '#']).next().unwrap_or_default();
@@ -140,7 +140,7 @@ pub fn shown_url(url: &str) -> String {
     format!("{scheme}://{host}{path}")
 }
 
-/// A text in which each URL is as [`shown_url`] has it: libraries put URLs into their errors.
+/// Applies [`shown_url`] to each URL in a text. Libraries put URLs into their errors.
 pub fn without_secrets(text: &str) -> String {
     let mut shown = String::new();
     let mut rest = text;
@@ -149,7 +149,7 @@ pub fn without_secrets(text: &str) -> String {
             .rfind(|c: char| !c.is_ascii_alphanumeric() && !"+-.".contains(c))
             .map_or(0, |before| before + rest[before..].chars().next().map_or(1, char::len_utf8));
         let ends = |c: char| c.is_whitespace() || c.is_control() || "\"'<>()[]{}`".contains(c);
-        // An address in brackets belongs to the URL.
+        // An IPv6 address in brackets is part of the URL.
         let host = at + 3;
         let bracket = rest[host..].starts_with('[').then(|| rest[host..].find(']').map_or(0, |end| end + 1));
         let from = host + bracket.unwrap_or(0);

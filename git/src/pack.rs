@@ -1,7 +1,7 @@
-//! Packs from node to node: what one has of a source and another lacks.
+//! Packs that one node sends to another.
 //!
-//! Who asks says what it has: of that commit, and of all before it, nothing is sent. What comes is indexed anew, so that
-//! every object bears the name that its bytes give it; whether a commit counts is a matter of its signature.
+//! The requesting node names a commit that it has. The pack omits this commit and its history. The receiver indexes the
+//! pack itself, so each object has the id of its content. The pack itself gives no trust to a commit.
 
 use std::{
     collections::BTreeSet,
@@ -18,10 +18,10 @@ use gix_pack as pack;
 use crate::{Mirror, Options, SourceError, connection, mirror::unlock, receive::Job};
 
 impl Mirror {
-    /// Writes a pack with a commit and all that it descends from, without what the one that asks has already.
+    /// Writes a pack with a commit and its history, without the objects of `have` and its history.
     ///
     /// # Errors
-    /// When the mirror does not have the commit whole, is damaged, or the pack is not taken.
+    /// When the mirror is damaged, when it lacks a part of the commit, or when a write fails.
     pub fn write_pack(&self, commit: &str, have: Option<&str>, out: &mut dyn Write) -> Result<(), SourceError> {
         let repository = self.open()?;
         let have = have.and_then(|have| ObjectId::from_str(have).ok());
@@ -35,7 +35,7 @@ impl Mirror {
         let damaged = |error: gix::Error| self.corrupt(error.to_string());
         let mut database =
             gix::odb::at(self.path().join("objects"), gix::hash::Kind::Sha1).map_err(|error| self.disk(error))?;
-        // What is found in a pack is copied out of it.
+        // Entries are copied from the packs of the mirror, so the packs must stay loaded.
         database.prevent_pack_unload();
         let (counts, _) = pack::data::output::count::objects_unthreaded(
             &database,
@@ -61,10 +61,11 @@ impl Mirror {
         Ok(())
     }
 
-    /// Takes a commit from a pack that is written to a file. Nothing stays of one that does not make the commit whole.
+    /// Adds a commit from a pack that `write` writes to a file. If the pack does not make the commit complete, it is
+    /// removed.
     ///
     /// # Errors
-    /// When there is no such pack, it can't be read or lacks something, or the disk does not take it.
+    /// When `write` fails, when the pack is damaged or incomplete, or when the mirror cannot be written.
     pub fn take_pack(&self, commit: &str, write: impl FnOnce(&Path) -> Result<(), String>) -> Result<(), SourceError> {
         let file = self.path().with_extension("pack.part");
         if let Some(folder) = file.parent() {
@@ -103,7 +104,7 @@ impl Mirror {
         found.map(|entry| entry.path()).collect()
     }
 
-    /// Gives a commit a ref, as if it had been fetched by its id.
+    /// Creates a ref for a commit, as if it had been fetched by its id.
     fn refer(&self, commit: ObjectId) -> Result<(), SourceError> {
         let repository = self.open()?;
         repository
@@ -118,9 +119,10 @@ impl Mirror {
     }
 }
 
-/// Checks that a mirror can send a commit on: gix can walk its new history, and no object of it is missing.
+/// Checks that gix can walk the new history of a commit, and that no object is missing. The mirror can then send the
+/// commit to others.
 ///
-/// Commits that a ref names were there before. Their history is not read again.
+/// Commits of existing refs were in the mirror before, so their history is not read again.
 pub(crate) fn check_history(
     mirror: &Path,
     options: &Options,
@@ -137,12 +139,12 @@ pub(crate) fn check_history(
     let before = before.map(gix::Id::detach).filter(|id| repository.find_commit(*id).is_ok());
     let before: BTreeSet<ObjectId> = before.collect();
     let given = walk(&repository, commit, before.into_iter().collect(), &mut BTreeSet::new(), stop)
-        // An older ref of a damaged mirror says nothing of this commit.
+        // A damaged older ref does not affect this commit, so the whole history is read instead.
         .or_else(|_| walk(&repository, commit, Vec::new(), &mut BTreeSet::new(), stop));
     given.map(drop).map_err(refused)
 }
 
-/// Every object that a commit needs and one that has another commit lacks.
+/// Returns the objects that a commit needs and that a node with the commit `have` lacks.
 fn objects(repository: &Repository, commit: ObjectId, have: Option<ObjectId>) -> Result<Vec<ObjectId>, String> {
     let mut seen: BTreeSet<ObjectId> = BTreeSet::new();
     if let Some(have) = have {
@@ -151,8 +153,8 @@ fn objects(repository: &Repository, commit: ObjectId, have: Option<ObjectId>) ->
     walk(repository, commit, have.into_iter().collect(), &mut seen, &AtomicBool::new(false))
 }
 
-/// Every object of a commit and of its history, without the hidden commits, their history, and the objects that were
-/// seen.
+/// Returns the objects of a commit and its history. It omits the hidden commits, their history, and the objects in
+/// `seen`.
 fn walk(
     repository: &Repository,
     commit: ObjectId,
@@ -177,7 +179,7 @@ fn tree(repository: &Repository, commit: ObjectId) -> Result<ObjectId, String> {
     commit.tree_id().map(gix::Id::detach).map_err(|error| error.to_string())
 }
 
-/// A tree and all below it that was not seen yet.
+/// Adds a tree and all objects below it to `found`, except those in `seen`.
 fn gather(
     repository: &Repository,
     root: ObjectId,
@@ -195,7 +197,7 @@ fn gather(
             let entry = entry.map_err(|error| error.to_string())?;
             match entry.mode().kind() {
                 EntryKind::Tree => trees.push(entry.oid().to_owned()),
-                // A submodule's commit is in a repository of its own.
+                // The commit of a submodule is in another repository.
                 EntryKind::Commit => {}
                 _ if seen.insert(entry.oid().to_owned()) => {
                     if !repository.has_object(entry.oid()) {
@@ -233,8 +235,10 @@ mod tests {
         mirror
     }
 
-    /// Has a mirror take a pack of a first commit and its child, each with a file of its own. `{}` in the text of the
-    /// child is the id of the first commit. The pack lacks the object of a number.
+    /// Makes a mirror take a pack of a commit and its child, each with a file.
+    ///
+    /// `{}` in the text of the child becomes the id of the first commit. The pack lacks the object with the number
+    /// `lacks`.
     fn taken(child: &str, lacks: Option<usize>) -> Result<(), String> {
         let folder = tempfile::tempdir().unwrap();
         let [from, to] = ["from", "to"].map(|name| mirror(folder.path(), name));

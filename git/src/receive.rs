@@ -1,7 +1,7 @@
-//! Work on what a remote sent: receiving it, and indexing a pack of another node.
+//! Jobs on untrusted data: fetching from a remote, and indexing a pack from another node.
 //!
-//! The work runs in a child process with a memory limit, so that a hostile pack costs only the fetch. Without
-//! [`isolate`] it runs on a thread of this process. Either way the same meter counts bytes and objects.
+//! A job runs in a child process with a memory limit, so that a hostile pack fails only the fetch. Without [`isolate`],
+//! it runs on a thread of this process. In both cases the same meter counts bytes and objects.
 
 use std::{
     fs::File,
@@ -26,21 +26,22 @@ use crate::{
     report::Reported,
 };
 
-/// The arguments that make this program a worker.
+/// The arguments that start this program as a worker.
 static WORKER: OnceLock<Vec<String>> = OnceLock::new();
 
-/// Has all further work on packs done by a child process: this program, with these arguments, which must call
-/// [`worker`].
+/// Moves all further jobs to child processes.
+///
+/// A child runs this program with these arguments, and must then call [`worker`].
 pub fn isolate(arguments: &[&str]) {
     let _ = WORKER.set(arguments.iter().map(|&argument| argument.to_owned()).collect());
 }
 
-/// One piece of work.
+/// One job.
 #[derive(Debug, Serialize, Deserialize)]
 pub(crate) enum Job {
-    /// Receives what a refspec names into a mirror.
+    /// A fetch of a refspec into a mirror.
     Fetch { mirror: PathBuf, options: Box<Options>, spec: String },
-    /// Indexes a pack file into a mirror, and walks the history of the commit that it brings.
+    /// The indexing of a pack file in a mirror, with a walk of the new commit's history.
     Index { mirror: PathBuf, options: Box<Options>, file: PathBuf, commit: String },
 }
 
@@ -51,7 +52,7 @@ impl Job {
         }
     }
 
-    /// Does the work within its limits.
+    /// Runs the job within its limits.
     pub(crate) fn run(self) -> Result<(), SourceError> {
         match WORKER.get() {
             Some(arguments) => self.in_child(arguments),
@@ -59,7 +60,7 @@ impl Job {
         }
     }
 
-    /// Does the work on a thread.
+    /// Runs the job on a thread.
     fn in_process(self) -> Result<(), SourceError> {
         let options = self.options().clone();
         let Limits { fetch: time, objects, inflated, .. } = options.limits;
@@ -92,7 +93,7 @@ impl Job {
         }
     }
 
-    /// Has the work done by a child process.
+    /// Runs the job in a child process.
     fn in_child(self, arguments: &[String]) -> Result<(), SourceError> {
         let options = self.options().clone();
         let url = options.shown_url();
@@ -101,12 +102,12 @@ impl Job {
         let mut command = Command::new("/proc/self/exe");
         command.args(arguments).stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::null()).process_group(0);
         let mut child = Running(command.spawn().map_err(broken)?);
-        // The pipe stays open: its end is the sign that this process is gone.
+        // The pipe stays open. The child exits when the pipe closes, because the agent is then gone.
         let mut input = child.0.stdin.take();
         if let Some(input) = input.as_mut() {
             input.write_all(&job).and_then(|()| input.write_all(b"\n")).map_err(broken)?;
         }
-        // The child keeps its own time; this is for one that does not.
+        // The child has a deadline of its own. This one is for a child that hangs.
         let time = options.limits.fetch.saturating_add(Duration::from_secs(10));
         let Some(answer) = child.answer(time) else {
             return Err(SourceError::TimedOut { url, seconds: options.limits.fetch.as_secs() });
@@ -114,7 +115,7 @@ impl Job {
         drop(input);
         match serde_json::from_slice::<Result<(), Reported>>(&answer) {
             Ok(done) => done.map_err(SourceError::from),
-            // It was killed, or aborted for lack of memory.
+            // The child was killed, or it aborted because its memory was exhausted.
             Err(_) => {
                 let limit = format!("can be read with {} MiB of memory", options.limits.memory >> 20);
                 Err(SourceError::TooMuch { url, limit })
@@ -123,11 +124,11 @@ impl Job {
     }
 }
 
-/// A child process, ended with its whole group.
+/// A child process. When the value is dropped, its whole process group is killed.
 struct Running(Child);
 
 impl Running {
-    /// Everything that the child prints. `None` when it takes too long.
+    /// Returns the output of the child, up to 1 MiB; `None` at the deadline.
     fn answer(&mut self, time: Duration) -> Option<Vec<u8>> {
         let mut output = self.0.stdout.take()?;
         let (sender, receiver) = mpsc::channel();
@@ -149,7 +150,7 @@ impl Drop for Running {
     }
 }
 
-/// Runs as the child: reads one job from stdin, and prints how it ended.
+/// Runs the worker: it reads one job from stdin, and prints the result.
 pub fn worker() -> ExitCode {
     let mut line = Vec::new();
     let mut byte = [0];
@@ -160,7 +161,7 @@ pub fn worker() -> ExitCode {
     let Ok(job) = serde_json::from_slice::<Job>(&line) else { return ExitCode::FAILURE };
     let limits = job.options().limits;
     limit(limits.memory);
-    // The agent holds the other end: where it is gone, this process is not needed.
+    // The agent holds the other end of the pipe. If the agent is gone, its result is not needed.
     thread::spawn(move || {
         while input.read(&mut byte).is_ok_and(|read| read > 0) {}
         end();
@@ -174,7 +175,7 @@ pub fn worker() -> ExitCode {
     }
 }
 
-/// Ends this process with its children.
+/// Kills the process group of this process.
 fn end() {
     let _ = kill_process_group(rustix::process::getpgrp(), Signal::KILL);
 }
@@ -183,7 +184,7 @@ fn end() {
 fn limit(memory: u64) {
     let both = |limit| Rlimit { current: Some(limit), maximum: Some(limit) };
     let _ = setrlimit(Resource::Data, both(memory));
-    // A core file of an attacker's making helps nobody.
+    // An attacker could shape the content of a core file, so none is written.
     let _ = setrlimit(Resource::Core, both(0));
 }
 
@@ -215,6 +216,6 @@ fn index(
         write,
     )
     .map_err(|error| SourceError::Pack { message: error.to_string() })?;
-    // A ref will name it: it needs no other mark.
+    // A ref will name the commit, so the pack needs no keep file.
     written.keep_path.map_or(Ok(()), std::fs::remove_file).map_err(disk)
 }

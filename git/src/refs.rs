@@ -1,4 +1,4 @@
-//! The refs of a remote: one advertisement, and the ref that a source follows.
+//! The refs of a remote, and the ref that a source follows.
 
 use std::path::{Path, PathBuf};
 
@@ -6,7 +6,7 @@ use gix::ObjectId;
 
 use crate::{Mirror, Reference, SourceError, connection, deadline};
 
-/// The most refs that an advertisement may have.
+/// The most refs in an advertisement.
 const MOST_REFS: usize = 1 << 17;
 
 /// One ref of a remote.
@@ -14,22 +14,22 @@ const MOST_REFS: usize = 1 << 17;
 pub(crate) struct Ref {
     /// The full name.
     pub(crate) name: String,
-    /// The object that the ref names: of an annotated tag, the tag.
+    /// The object that the ref names. For an annotated tag, it is the tag object.
     pub(crate) object: ObjectId,
-    /// The commit behind it.
+    /// The commit that the ref leads to.
     pub(crate) commit: ObjectId,
 }
 
-/// The refs of a remote.
+/// The advertised refs of a remote.
 #[derive(Debug)]
 pub(crate) struct Advertised {
     pub(crate) refs: Vec<Ref>,
-    /// The remote has no refs at all.
+    /// True if no refs were advertised. With protocol v2, a remote advertises only refs that match the request.
     pub(crate) empty: bool,
 }
 
 impl Mirror {
-    /// The ref that the source follows, as the remote has it now. `None` for a source that names a commit.
+    /// Returns the ref that the source follows, as the remote has it now; `None` for a source that names a commit.
     pub(crate) fn target(&self) -> Result<Option<Ref>, SourceError> {
         let wanted = match &self.options().reference {
             Reference::Commit(_) => return Ok(None),
@@ -51,7 +51,7 @@ impl Mirror {
         })
     }
 
-    /// Asks the remote for its refs.
+    /// Asks the remote for the refs that match a refspec.
     pub(crate) fn advertised(&self, wanted: &str) -> Result<Advertised, SourceError> {
         let advertised = match local_path(&self.options().url) {
             Some(local) => self.local_refs(&local, wanted)?,
@@ -69,7 +69,7 @@ impl Mirror {
         Ok(advertised)
     }
 
-    /// A repository on this machine is read, without a process between.
+    /// Reads the refs of a repository on this machine, without a git process.
     fn local_refs(&self, path: &Path, wanted: &str) -> Result<Advertised, SourceError> {
         let unreachable = |error: gix::Error| self.unreachable(error);
         let repository =
@@ -87,7 +87,7 @@ impl Mirror {
     }
 }
 
-/// A ref of a repository. `None` when it leads nowhere.
+/// Resolves a ref of a repository; `None` if it does not lead to an object.
 fn read(mut reference: gix::Reference<'_>) -> Option<Ref> {
     let name = reference.name().as_bstr().to_string();
     let object = reference.follow_to_object().ok()?.detach();
@@ -95,7 +95,7 @@ fn read(mut reference: gix::Reference<'_>) -> Option<Ref> {
     Some(Ref { name, object, commit })
 }
 
-/// The tags of a mirror that match a pattern.
+/// Returns the tags in a mirror that match a pattern.
 pub(crate) fn matching_tags(repository: &gix::Repository, pattern: &str) -> Result<Vec<Ref>, String> {
     let platform = repository.references().map_err(|error| error.to_string())?;
     let tags = platform.prefixed("refs/tags/").map_err(|error| error.to_string())?;
@@ -103,7 +103,7 @@ pub(crate) fn matching_tags(repository: &gix::Repository, pattern: &str) -> Resu
     Ok(tags.flatten().take(MOST_REFS).filter_map(read).filter(matches).collect())
 }
 
-/// The tags of a remote at a commit that match a pattern, highest version first.
+/// Returns the tags of a remote that match a pattern and name a commit, highest version first.
 pub(crate) fn tags_at(advertised: &Advertised, pattern: &str, commit: ObjectId) -> Vec<Ref> {
     let matches = |found: &&Ref| {
         found.commit == commit && found.name.strip_prefix("refs/tags/").is_some_and(|tag| glob_matches(pattern, tag))
@@ -113,7 +113,7 @@ pub(crate) fn tags_at(advertised: &Advertised, pattern: &str, commit: ObjectId) 
     found
 }
 
-/// The path of a repository on this machine.
+/// Returns the path of a local repository; `None` for a remote URL.
 fn local_path(url: &str) -> Option<PathBuf> {
     if let Some(path) = url.strip_prefix("file://") {
         return Some(PathBuf::from(path));
@@ -121,7 +121,8 @@ fn local_path(url: &str) -> Option<PathBuf> {
     (url.starts_with('/') || url.starts_with("./") || url.starts_with("../")).then(|| PathBuf::from(url))
 }
 
-/// The tag with the highest semantic version that matches a pattern, or the tag of just that name.
+/// Returns the tag with the highest semantic version that matches a pattern. A pattern without `*` is the name of a
+/// tag.
 fn highest_tag(advertised: &Advertised, pattern: &str) -> Option<Ref> {
     let tags = advertised.refs.iter().filter_map(|found| Some((found.name.strip_prefix("refs/tags/")?, found)));
     if !pattern.contains('*') {
@@ -132,7 +133,7 @@ fn highest_tag(advertised: &Advertised, pattern: &str) -> Option<Ref> {
     versions.max_by(|a, b| a.0.cmp(&b.0)).map(|(_, found)| found.clone())
 }
 
-/// The semantic version in a tag: behind a leading v, with missing parts as zero.
+/// Parses the semantic version in a tag. A leading `v` is ignored, and missing parts are zero.
 pub fn version(tag: &str) -> Option<semver::Version> {
     let text = tag.trim_start_matches(['v', 'V']);
     semver::Version::parse(text).ok().or_else(|| {
@@ -142,7 +143,7 @@ pub fn version(tag: &str) -> Option<semver::Version> {
     })
 }
 
-/// Matches a text against a pattern in which `*` is any text. The time is bounded by the product of the lengths.
+/// Matches a text against a pattern in which `*` is any text. The time is at most the product of the lengths.
 fn glob_matches(glob: &str, text: &str) -> bool {
     let mut parts = glob.split('*');
     let Some(mut rest) = parts.next().and_then(|first| text.strip_prefix(first)) else { return false };
@@ -194,7 +195,7 @@ mod tests {
         ] {
             assert_eq!(glob_matches(glob, text), matches, "{glob} {text}");
         }
-        // With backtracking, these take longer than any test may.
+        // A matcher with backtracking would exceed the time limit of a test.
         assert!(!glob_matches(&"a*".repeat(30), &"a".repeat(29)));
         assert!(!glob_matches(&format!("{}b", "*a".repeat(30)), &"a".repeat(5000)));
     }

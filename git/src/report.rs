@@ -1,4 +1,4 @@
-//! Errors on their way from the child process to the agent.
+//! The transfer of errors from the child process to the agent.
 
 use std::io;
 
@@ -6,7 +6,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::SourceError;
 
-/// A [`SourceError`] that can be written down.
+/// A serializable form of a [`SourceError`].
 #[derive(Debug, Serialize, Deserialize)]
 pub(crate) enum Reported {
     Unreachable { url: String, causes: Vec<String> },
@@ -20,7 +20,7 @@ pub(crate) enum Reported {
 }
 
 impl Reported {
-    /// Writes an error down, with its causes.
+    /// Converts an error, with its causes.
     pub(crate) fn of(error: &SourceError) -> Self {
         match error {
             SourceError::Unreachable { url, source } => {

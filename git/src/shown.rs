@@ -1,16 +1,18 @@
-//! What the remote itself shows at the source's ref: objects that came from another node do not count by themselves
-//! where no signature is required, nor where a ref has gone back.
+//! The record of commits that the remote itself has shown at the source's ref.
+//!
+//! A commit from another node counts only with a signature, or if the remote has shown it. After a rewind of the ref,
+//! the remote must have shown it.
 
 use gix::{ObjectId, Repository};
 
 use crate::{Mirror, Movement, Reference, SourceError, history, mirror::unlock, refs};
 
-/// Marks the commit that the remote showed last at a branch. The branch's own ref is not it: a commit that the mirror
-/// has already is not fetched again.
+/// The ref of the last commit that the remote showed at the branch. The branch's own ref may be older, because a commit
+/// that the mirror has is not fetched again.
 const HEAD: &str = "refs/towpath/head";
 
 impl Mirror {
-    /// Remembers the commit that the remote shows at the source's branch.
+    /// Records the commit that the remote shows at the source's branch.
     pub(crate) fn remember_shown(&self, repository: &Repository, commit: ObjectId) -> Result<(), SourceError> {
         if !matches!(self.options().reference, Reference::Branch(_)) || remembered(repository) == Some(commit) {
             return Ok(());
@@ -21,8 +23,10 @@ impl Mirror {
         set.map(drop).map_err(|error| self.corrupt(error.to_string()))
     }
 
-    /// Whether the remote, when it answered last, showed a commit of the mirror at the source's ref: for a branch, its
-    /// head or an ancestor of it; for a tag, nothing is remembered; for a pinned commit, that one.
+    /// Returns true if the remote, in its last answer, showed a commit at the source's ref.
+    ///
+    /// For a branch, the commit is the head or an ancestor of it. For a pinned commit, it is that commit. For a tag,
+    /// nothing is recorded, so the result is false.
     ///
     /// # Errors
     /// When the mirror is damaged.
@@ -44,16 +48,16 @@ impl Mirror {
         }
     }
 
-    /// Whether the remote answers at all.
+    /// Returns true if the remote answers.
     pub fn answers(&self) -> bool {
         self.advertised("HEAD").is_ok()
     }
 
-    /// The tags that match the source's pattern and that the remote shows at a commit, highest version first. Fetches
-    /// the first of them where the mirror lacks the commit.
+    /// Returns the remote's tags that match the source's pattern and name a commit, highest version first. If the
+    /// mirror lacks the first tag or the commit, it is fetched.
     ///
     /// # Errors
-    /// When the remote can't be asked, or sends what can't be used.
+    /// When the remote does not answer, or sends unusable data.
     pub fn tags_at(&self, commit: &str) -> Result<Vec<String>, SourceError> {
         let Reference::Tag(pattern) = &self.options().reference else { return Ok(Vec::new()) };
         let commit = self.id(commit)?;

@@ -1,4 +1,4 @@
-//! One commit of one source: reads blobs straight from the mirror's objects, without a checkout.
+//! One commit of one source. Files are read from the objects of the mirror, without a checkout.
 
 use std::{collections::BTreeMap, fmt, path::PathBuf, sync::Arc};
 
@@ -9,12 +9,12 @@ use crate::{
     tree::{Budget, TreeError, Trees},
 };
 
-/// One commit of one source.
+/// One commit of one source, with the files of its folder.
 #[derive(Clone)]
 pub struct Snapshot {
-    /// The source's name.
+    /// The name of the source.
     pub source: String,
-    /// The commit's full id.
+    /// The full id of the commit.
     pub commit: String,
     repository: ThreadSafeRepository,
     mirror: PathBuf,
@@ -30,17 +30,17 @@ impl fmt::Debug for Snapshot {
 /// One entry of a snapshot.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Blob {
-    /// What it is.
+    /// The kind of the entry.
     pub kind: BlobKind,
     id: ObjectId,
 }
 
-/// What an entry is.
+/// The kind of an entry.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum BlobKind {
     /// A file.
     File,
-    /// A file that may be executed.
+    /// An executable file.
     Executable,
     /// A symbolic link.
     Link,
@@ -49,7 +49,7 @@ pub enum BlobKind {
 }
 
 impl Blob {
-    /// The object's id: the same content has the same id.
+    /// Returns the id of the object. Equal contents have equal ids.
     pub fn id(&self) -> String {
         self.id.to_string()
     }
@@ -97,12 +97,12 @@ impl Snapshot {
         })
     }
 
-    /// All entries by path.
+    /// Returns all entries, by path.
     pub fn entries(&self) -> &BTreeMap<String, Blob> {
         &self.entries
     }
 
-    /// The bytes of an entry; None where there is none.
+    /// Returns the content of an entry; `None` for a missing entry or a submodule.
     ///
     /// # Errors
     /// When the mirror is damaged.
@@ -117,7 +117,8 @@ impl Snapshot {
         Ok(Some(object.detach().data))
     }
 
-    /// Returns the path of a file whose object the mirror lacks. A remote may leave some out.
+    /// Returns the path of a file whose object the mirror lacks; `None` if the snapshot is complete. A remote may omit
+    /// objects.
     pub fn missing_object(&self) -> Option<String> {
         let local = self.repository.to_thread_local();
         self.entries
@@ -129,7 +130,7 @@ impl Snapshot {
     /// Checks that the mirror has every file of the snapshot.
     ///
     /// # Errors
-    /// When one is missing.
+    /// When a file is missing.
     pub fn whole(self) -> Result<Self, SourceError> {
         match self.missing_object() {
             Some(path) => {

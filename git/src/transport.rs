@@ -1,4 +1,4 @@
-//! How a remote is reached: TLS and headers for https, the command for ssh.
+//! The transport to a remote: TLS and headers for https, the command for ssh.
 
 use std::{
     any::Any,
@@ -18,12 +18,12 @@ fn settings(message: impl Into<String>) -> SourceError {
     SourceError::Settings { message: message.into() }
 }
 
-/// Whether a URL is reached over HTTP.
+/// Returns true if the URL uses HTTP or HTTPS.
 pub(crate) fn is_http(url: &str) -> bool {
     url.starts_with("http://") || url.starts_with("https://")
 }
 
-/// The options of the HTTP transport: TLS as configured, and credentials sent with the first request.
+/// Returns the options of the HTTP transport: TLS as configured, and credentials in the first request.
 pub(crate) fn http_options(options: &Options, time: Duration) -> Result<Box<dyn Any>, SourceError> {
     let tls = tls(&options.auth)?;
     let configure_client = move |builder: reqwest::blocking::ClientBuilder| {
@@ -56,7 +56,7 @@ fn authorization(options: &Options) -> Result<Option<String>, SourceError> {
     Ok(Some(format!("Authorization: Basic {}", BASE64_STANDARD.encode(both))))
 }
 
-/// The content of a file with a secret; a trailing newline is not part of it.
+/// Reads a secret from a file, without its trailing newline.
 fn secret(setting: &str, file: &Path) -> Result<String, SourceError> {
     let text =
         fs::read_to_string(file).map_err(|error| settings(format!("auth.{setting} {}: {error}", file.display())))?;
@@ -106,7 +106,9 @@ fn certificates(setting: &str, file: &Path) -> Result<Vec<CertificateDer<'static
     Ok(all)
 }
 
-/// The settings under which a mirror is opened: nothing of the machine's or the user's own, and ssh as configured.
+/// Returns the git settings of a mirror, with the ssh command.
+///
+/// The mirror is opened without the settings of the machine and the user.
 pub(crate) fn overrides(options: &Options) -> Vec<String> {
     let mut overrides = vec!["protocol.version=2".to_owned(), "gc.auto=0".to_owned(), "pack.threads=1".to_owned()];
     let mut ssh =

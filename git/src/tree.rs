@@ -1,7 +1,7 @@
-//! The tree of a commit, read within a budget and judged as `git fsck` does.
+//! The tree of a commit, read within limits and checked as `git fsck` does.
 //!
-//! Each distinct tree is read once. Entries are counted with the number of times that they appear, so ten small trees
-//! that unfold to 10^10 files are refused after ten reads.
+//! Each distinct tree is read once, but its entries count as often as they appear. So ten small trees that expand to
+//! 10^10 files are rejected after ten reads.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, hash_map::Entry};
 
@@ -10,11 +10,11 @@ use gix::{ObjectId, Repository, objs::tree::EntryKind};
 /// The limits of one tree.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Budget {
-    /// Entries in all, folders included, each counted as often as it appears.
+    /// The most entries in total, including folders. Each counts as often as it appears.
     pub(crate) entries: u64,
-    /// Folders in folders.
+    /// The greatest depth of nested folders.
     pub(crate) depth: u64,
-    /// The bytes of all paths.
+    /// The most bytes of all paths together.
     pub(crate) paths: u64,
 }
 
@@ -23,22 +23,22 @@ impl Budget {
     pub(crate) const SOURCE: Self = Self { entries: 1 << 20, depth: 256, paths: 256 << 20 };
 }
 
-/// The longest path that the kernel takes.
+/// The most bytes of a path, as in the kernel.
 const LONGEST_PATH: u64 = 4096;
 
-/// A tree that cannot be used.
+/// The reason why a tree cannot be used.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum TreeError {
-    /// An object is missing or damaged.
+    /// A missing or damaged object.
     Unreadable(String),
-    /// It has a name, a mode or a size that is refused.
+    /// A name, a mode or a size that is not allowed.
     Refused(String),
 }
 
-/// The files of a folder by their paths in it.
+/// The files of a folder, by their paths in it.
 pub(crate) type Files = BTreeMap<String, (EntryKind, ObjectId)>;
 
-/// One entry as the tree object has it.
+/// One entry of a tree object.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct RawEntry {
     kind: EntryKind,
@@ -53,7 +53,7 @@ impl RawEntry {
     }
 }
 
-/// The size of a tree with all trees below it.
+/// The size of a tree, including all trees below it.
 #[derive(Debug, Clone, Copy, Default)]
 struct Totals {
     entries: u64,
@@ -63,7 +63,7 @@ struct Totals {
 }
 
 impl Totals {
-    /// Adds an entry, with what is below it.
+    /// Adds an entry, with the totals of the tree below it.
     fn add(&mut self, name: &[u8], below: Option<Self>) {
         let name = name.len() as u64;
         let Self { entries, paths, depth, longest } = below.unwrap_or_default();
@@ -94,7 +94,7 @@ impl Totals {
     }
 }
 
-/// The distinct trees of a commit, checked.
+/// The distinct trees of a commit, after the check.
 #[derive(Debug)]
 pub(crate) struct Trees {
     root: ObjectId,
@@ -105,7 +105,7 @@ impl Trees {
     /// Reads a tree and all trees below it.
     ///
     /// # Errors
-    /// When an object is missing, or a tree is refused.
+    /// When an object is missing, or a tree is rejected.
     pub(crate) fn read(repository: &Repository, root: ObjectId, budget: Budget) -> Result<Self, TreeError> {
         let find = |id: ObjectId| {
             let tree = repository.find_tree(id).map_err(|error| TreeError::Unreadable(error.to_string()))?;
@@ -122,7 +122,7 @@ impl Trees {
         let mut read: HashMap<ObjectId, Vec<RawEntry>> = HashMap::new();
         let mut done: HashMap<ObjectId, Totals> = HashMap::new();
         let mut left = budget.entries;
-        // Each tree on the way down, with its next entry and what was counted so far.
+        // The trees from the root to the current one, each with its next entry and its totals so far.
         let mut way: Vec<(ObjectId, usize, Totals)> = vec![(root, 0, Totals::default())];
         while let Some((id, next, totals)) = way.last_mut() {
             let id = *id;
@@ -158,9 +158,9 @@ impl Trees {
         Ok(Self { root, read })
     }
 
-    /// All files below a folder, by their paths in it. `None` when there is no such folder.
+    /// Returns all files below a folder, by their paths in it; `None` if the folder does not exist.
     ///
-    /// Names that are not UTF-8 are left out.
+    /// Names that are not UTF-8 are omitted.
     ///
     /// # Errors
     /// When a name has control characters.
@@ -193,16 +193,16 @@ impl Trees {
     }
 }
 
-/// Reports a control character, or one that changes the direction or the lines of what is shown.
+/// Returns true for a control character, and for one that changes the direction or the lines of displayed text.
 fn unprintable(character: char) -> bool {
     character.is_control()
         || matches!(character, '\u{2028}' | '\u{2029}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
 }
 
-/// Reads the entries of a tree object, at most so many.
+/// Parses the entries of a tree object, up to `most`.
 ///
 /// # Errors
-/// When it is damaged, or git would refuse one of its names or modes.
+/// When the object is damaged, has more entries, or has a name or a mode that git rejects.
 pub(crate) fn entries(data: &[u8], most: u64) -> Result<Vec<RawEntry>, TreeError> {
     let damaged = || TreeError::Unreadable("a tree object is damaged".into());
     let mut entries: Vec<RawEntry> = Vec::new();
@@ -238,12 +238,12 @@ pub(crate) fn entries(data: &[u8], most: u64) -> Result<Vec<RawEntry>, TreeError
     Ok(entries)
 }
 
-/// The bytes by which git orders entries: a folder as if its name ended in a slash.
+/// Returns the sort key of an entry in git's order: a folder sorts as if its name ended in a slash.
 fn order<'a>((name, folder): (&'a [u8], bool)) -> impl Iterator<Item = u8> + use<'a> {
     name.iter().copied().chain(folder.then_some(b'/'))
 }
 
-/// The kind of a mode. `None` for a mode that git does not write.
+/// Parses a mode; `None` for a mode that git does not write.
 fn kind(mode: &[u8]) -> Option<EntryKind> {
     Some(match mode {
         b"40000" | b"040000" => EntryKind::Tree,
@@ -256,7 +256,7 @@ fn kind(mode: &[u8]) -> Option<EntryKind> {
     })
 }
 
-/// Why git refuses a name. `None` for a name that it takes.
+/// Returns the reason why git rejects a name; `None` for a valid name.
 fn refused_name(name: &[u8]) -> Option<&'static str> {
     if name.is_empty() {
         return Some("is empty");
@@ -267,12 +267,12 @@ fn refused_name(name: &[u8]) -> Option<&'static str> {
     if name.contains(&b'/') {
         return Some("has a slash");
     }
-    // NTFS takes a backslash for a slash.
+    // NTFS treats a backslash as a slash.
     let ntfs = name.split(|byte| *byte == b'\\').any(is_ntfs_dotgit);
     (ntfs || is_hfs_dotgit(name)).then_some("is .git, or a file system takes it for .git")
 }
 
-/// Reports `.git` and `git~1` in any case, also with dots and blanks or a stream's name behind.
+/// Returns true for `.git` and `git~1` in any case, also with trailing dots, blanks, or the name of a stream.
 fn is_ntfs_dotgit(name: &[u8]) -> bool {
     let starts = |word: &[u8]| name.get(..word.len()).is_some_and(|start| start.eq_ignore_ascii_case(word));
     let rest = if starts(b".git") {
@@ -288,7 +288,7 @@ fn is_ntfs_dotgit(name: &[u8]) -> bool {
     })
 }
 
-/// Reports `.git` in any case, with the code points among its letters that HFS+ ignores.
+/// Returns true for `.git` in any case, also with code points that HFS+ ignores.
 fn is_hfs_dotgit(name: &[u8]) -> bool {
     let Ok(name) = std::str::from_utf8(name) else { return false };
     let ignored = |character: &char| matches!(character, '\u{200c}'..='\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{206a}'..='\u{206f}' | '\u{feff}');
@@ -383,7 +383,7 @@ mod tests {
     fn names_twice_and_names_out_of_order_are_refused() {
         let (file, folder) = ("100644", "40000");
         assert!(refused(&tree(&[(file, b"a", id(1)), (file, b"a", id(2))])).contains("twice"));
-        // A link and a folder of one name, with a name between them in git's order.
+        // A link and a folder with the same name, with another name between them in git's order.
         let both = tree(&[("120000", b"a", id(1)), (file, b"a.b", id(1)), (folder, b"a", id(2))]);
         assert!(refused(&both).contains("twice"));
         assert!(refused(&tree(&[(file, b"b", id(1)), (file, b"a", id(2))])).contains("order"));
@@ -411,7 +411,7 @@ mod tests {
         trees.push(tree(&names.iter().map(|name| ("100644", name.as_bytes(), id(99))).collect::<Vec<_>>()));
         let error = read(&trees, Budget::SOURCE).unwrap_err();
         assert!(matches!(&error, TreeError::Refused(why) if why.contains("files and folders")), "{error:?}");
-        // A bomb of empty folders has no file at all.
+        // A bomb of empty folders contains no file at all.
         trees[9] = Vec::new();
         let error = read(&trees, Budget::SOURCE).unwrap_err();
         assert!(matches!(&error, TreeError::Refused(why) if why.contains("files and folders")), "{error:?}");

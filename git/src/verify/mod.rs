@@ -1,7 +1,7 @@
-//! The signers of commits and tags: OpenPGP and SSH signatures, checked in process.
+//! Verification of OpenPGP and SSH signatures of commits and tags, in process.
 //!
-//! Guarantees: a signature counts only from a listed key that was neither expired nor revoked, over the whole
-//! commit or tag. The judgement of a key's expiry uses the time that the caller gives.
+//! Guarantees: a signature is valid only over the whole commit or tag, and only from a listed key. The key must be
+//! neither expired nor revoked. The caller gives the time for the check of expiry.
 
 mod openpgp;
 mod ssh;
@@ -16,17 +16,17 @@ use thiserror::Error;
 pub(crate) use ssh::civil;
 pub(crate) use tag::tag;
 
-/// A commit that is not signed as it must be.
+/// A commit without the required valid signature.
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
 #[error("the commit {commit} does not count: {message}")]
 pub struct Unverified {
-    /// The commit; empty where the keys themselves are wrong.
+    /// The commit; empty if the keys themselves are wrong.
     pub commit: String,
-    /// Why.
+    /// The reason.
     pub message: String,
 }
 
-/// Those whose signatures count.
+/// The signers whose signatures are accepted.
 #[derive(Debug, Clone, Default)]
 pub struct Signers {
     openpgp: Vec<openpgp::Key>,
@@ -37,7 +37,7 @@ impl Signers {
     /// Reads files with OpenPGP keys or SSH signers.
     ///
     /// # Errors
-    /// Which file can't be used, and why.
+    /// The file that cannot be used, with the reason.
     pub fn read(files: &[PathBuf]) -> Result<Self, Unverified> {
         let mut signers = Self::default();
         for file in files {
@@ -51,7 +51,7 @@ impl Signers {
         Ok(signers)
     }
 
-    /// Adds the keys of a text in either format. An error begins with the line's number where it has one, or a blank.
+    /// Adds the keys of a text in either format. An error begins with its line number, or with a blank if it has none.
     pub(crate) fn add(&mut self, text: &str) -> Result<(), String> {
         if text.contains("-----BEGIN PGP PUBLIC KEY BLOCK-----") {
             self.openpgp.extend(openpgp::keys(text)?);
@@ -61,7 +61,7 @@ impl Signers {
         Ok(())
     }
 
-    /// These and others.
+    /// Returns a union of these signers and others.
     #[must_use]
     pub(crate) fn with(&self, others: &Self) -> Self {
         let mut all = self.clone();
@@ -71,9 +71,9 @@ impl Signers {
     }
 }
 
-/// The signers that a file of a commit lists; None where it has no such file.
+/// Returns the signers that a file of a commit lists; `None` if the commit has no such file.
 ///
-/// A list that can't be read counts for nobody, and says so: dropping it silently would lock its signers out.
+/// An unreadable list is an error. Otherwise, commits of its signers would be rejected without a visible reason.
 pub(crate) fn listed_signers(
     repository: &Repository,
     commit: ObjectId,
@@ -94,14 +94,14 @@ pub(crate) fn listed_signers(
     Ok(Some(signers))
 }
 
-/// Checks the signature of one commit; gives who signed it.
+/// Verifies the signature of one commit; returns the signer.
 pub(crate) fn commit(repository: &Repository, id: ObjectId, signers: &Signers, now: u64) -> Result<String, Unverified> {
     let unverified = |message: String| Unverified { commit: id.to_string(), message };
     let commit = repository.find_commit(id).map_err(|error| unverified(error.to_string()))?;
     commit_object(&commit.data, signers, now).map_err(unverified)
 }
 
-/// Checks the signature in the bytes of a commit; gives the signer.
+/// Verifies the signature in the bytes of a commit; returns the signer.
 pub(crate) fn commit_object(data: &[u8], signers: &Signers, now: u64) -> Result<String, String> {
     let signature = CommitRefIter::signature(data, gix::hash::Kind::Sha1).map_err(|error| error.to_string())?;
     let Some((signature, signed)) = signature else { return Err("it is not signed".into()) };
@@ -109,7 +109,7 @@ pub(crate) fn commit_object(data: &[u8], signers: &Signers, now: u64) -> Result<
     signature_of(&signature, &payload, signers, now)
 }
 
-/// Checks one signature over the bytes of a commit or a tag; gives the signer.
+/// Verifies one signature over the bytes of a commit or a tag; returns the signer.
 pub(crate) fn signature_of(signature: &[u8], payload: &[u8], signers: &Signers, now: u64) -> Result<String, String> {
     let text = std::str::from_utf8(signature).map_err(|_| "its signature is no text".to_owned())?;
     if text.contains("-----BEGIN SSH SIGNATURE-----") {

@@ -1,8 +1,8 @@
 //! OpenPGP signatures.
 //!
-//! A key speaks through its newest self-signature that counts: made by the key itself, with a digest of 256 bits or
-//! more, not expired, over a user id that is not revoked or over the key directly. Whatever else hangs on a key, such
-//! as certifications by others, neither helps nor harms it.
+//! The newest valid self-signature defines the properties of a key. The key itself must have made it, with a digest of
+//! at least 256 bits. It must not be expired. It is either over a user id that is not revoked, or directly over the
+//! key. Certifications by other keys have no effect.
 
 use pgp::{
     composed::{Deserializable as _, DetachedSignature, SignedPublicKey, SignedPublicSubKey},
@@ -12,13 +12,13 @@ use pgp::{
     types::{EcdsaPublicParams, KeyDetails, PublicParams, Tag},
 };
 
-/// One key with its subkeys.
+/// A key with its subkeys.
 #[derive(Debug, Clone)]
 pub(super) struct Key {
     key: SignedPublicKey,
 }
 
-/// Reads armoured keys; a text may hold several blocks. An error begins with a blank.
+/// Parses armoured keys. A text may contain several blocks. An error begins with a blank.
 pub(super) fn keys(text: &str) -> Result<Vec<Key>, String> {
     const BEGIN: &str = "-----BEGIN PGP PUBLIC KEY BLOCK-----";
     let mut keys = Vec::new();
@@ -33,12 +33,12 @@ pub(super) fn keys(text: &str) -> Result<Vec<Key>, String> {
     Ok(keys)
 }
 
-/// Checks a signature over a commit or a tag; gives the user id of the signer.
+/// Verifies a signature over a commit or a tag; returns the user id of the signer.
 pub(super) fn verify(signature: &str, payload: &[u8], keys: &[Key], now: u64) -> Result<String, String> {
     let (signature, _) = DetachedSignature::from_string(signature)
         .map_err(|error| format!("its OpenPGP signature can't be read: {error}"))?;
     let signature = &signature.signature;
-    // Other types cover less than the whole commit.
+    // Other signature types do not cover the whole commit.
     if !matches!(signature.typ(), Some(SignatureType::Binary | SignatureType::Text)) {
         return Err("its OpenPGP signature is not one over a document".into());
     }
@@ -76,7 +76,7 @@ pub(super) fn verify(signature: &str, payload: &[u8], keys: &[Key], now: u64) ->
     Err(why)
 }
 
-/// Judges one key that the signature names.
+/// Checks one key that the signature names.
 fn judge(good: bool, key: &impl KeyDetails, usable: impl FnOnce() -> Result<(), String>) -> Result<(), String> {
     strong_key(key)?;
     if !good {
@@ -85,7 +85,7 @@ fn judge(good: bool, key: &impl KeyDetails, usable: impl FnOnce() -> Result<(), 
     usable()
 }
 
-/// Reports whether a signature names a key as its issuer. One that names none may be of any key.
+/// Returns true if a signature names the key as its issuer, or names no issuer at all.
 fn issued_by(signature: &Signature, key: &impl KeyDetails) -> bool {
     let (fingerprints, ids) = (signature.issuer_fingerprint(), signature.issuer_key_id());
     (fingerprints.is_empty() && ids.is_empty())
@@ -105,11 +105,11 @@ fn strong_digest(signature: &Signature) -> bool {
     matches!(signature.hash_alg(), Some(Sha256 | Sha384 | Sha512 | Sha3_256 | Sha3_512))
 }
 
-/// Refuses a key that others can break.
+/// Rejects a key with a weak algorithm or length.
 fn strong_key(key: &impl KeyDetails) -> Result<(), String> {
     match key.public_params() {
         PublicParams::RSA(rsa) => {
-            // Its modulus comes first, behind the number of its bits.
+            // The serialized modulus comes first. Its first two bytes are the number of its bits.
             let bytes = rsa.to_bytes().map_err(|error| error.to_string())?;
             let bits = bytes.first_chunk::<2>().map_or(0, |bits| u16::from_be_bytes(*bits));
             if bits < 2048 {
@@ -130,7 +130,7 @@ fn strong_key(key: &impl KeyDetails) -> Result<(), String> {
     }
 }
 
-/// Reports whether the key itself has revoked a user id.
+/// Returns true if the key itself has revoked the user id.
 fn is_revoked(key: &SignedPublicKey, user: &pgp::types::SignedUser) -> bool {
     user.signatures.iter().any(|signature| {
         signature.typ() == Some(SignatureType::CertRevocation)
@@ -138,7 +138,7 @@ fn is_revoked(key: &SignedPublicKey, user: &pgp::types::SignedUser) -> bool {
     })
 }
 
-/// The newest self-signature of a primary key that counts.
+/// Returns the newest valid self-signature of a primary key.
 fn self_signature(key: &SignedPublicKey, now: u64) -> Option<&Signature> {
     let direct =
         key.details.direct_signatures.iter().filter(|signature| signature.verify_key(&key.primary_key).is_ok());
@@ -151,7 +151,7 @@ fn self_signature(key: &SignedPublicKey, now: u64) -> Option<&Signature> {
     newest(direct.chain(users), now)
 }
 
-/// The newest of some signatures that has a strong digest and is in its time.
+/// Returns the newest signature with a strong digest that is neither expired nor from the future.
 fn newest<'a>(signatures: impl Iterator<Item = &'a Signature>, now: u64) -> Option<&'a Signature> {
     let counts = |signature: &&Signature| {
         strong_digest(signature)
@@ -160,7 +160,7 @@ fn newest<'a>(signatures: impl Iterator<Item = &'a Signature>, now: u64) -> Opti
     signatures.filter(counts).max_by_key(|signature| created(signature))
 }
 
-/// Reports whether a primary key may sign: bound to itself, neither revoked nor expired, and for signing.
+/// Checks that a primary key may sign. It must be self-signed, neither revoked nor expired, and intended for signing.
 fn primary(key: &SignedPublicKey, made: u64, now: u64) -> Result<(), String> {
     let own = certifies(key, made, now)?;
     if has_flags(own) && !own.key_flags().sign() {
@@ -169,7 +169,7 @@ fn primary(key: &SignedPublicKey, made: u64, now: u64) -> Result<(), String> {
     Ok(())
 }
 
-/// The self-signature of a primary key that may speak for itself and its subkeys.
+/// Checks a primary key, and returns the self-signature that applies to it and its subkeys.
 fn certifies(key: &SignedPublicKey, made: u64, now: u64) -> Result<&Signature, String> {
     strong_key(&key.primary_key)?;
     let revoked = |revocation: &Signature| revocation.verify_key(&key.primary_key).is_ok();
@@ -182,7 +182,8 @@ fn certifies(key: &SignedPublicKey, made: u64, now: u64) -> Result<&Signature, S
     Ok(own)
 }
 
-/// Reports whether a subkey may sign: bound to its key in both directions, not revoked, not expired, and for signing.
+/// Checks that a subkey may sign. It must be bound to its key in both directions, neither revoked nor expired, and
+/// intended for signing.
 fn signing_subkey(key: &SignedPublicKey, subkey: &SignedPublicSubKey, made: u64, now: u64) -> Result<(), String> {
     certifies(key, made, now)?;
     let by_key = || {
@@ -195,7 +196,7 @@ fn signing_subkey(key: &SignedPublicKey, subkey: &SignedPublicSubKey, made: u64,
     if !binding.key_flags().sign() {
         return Err("the OpenPGP subkey is not for signing".into());
     }
-    // Without it, anyone could take another's subkey for an own one.
+    // Without this back signature, an attacker could bind the subkey of another person to an own key.
     let back = binding
         .embedded_signature()
         .filter(|back| strong_digest(back) && back.verify_primary_key_binding(&subkey.key, &key.primary_key).is_ok());
@@ -205,17 +206,17 @@ fn signing_subkey(key: &SignedPublicKey, subkey: &SignedPublicSubKey, made: u64,
     in_time(binding, u64::from(subkey.key.created_at().as_secs()), made, now, "subkey")
 }
 
-/// Reports whether a self-signature states what a key is for.
+/// Returns true if a self-signature states the intended uses of the key.
 fn has_flags(signature: &Signature) -> bool {
     use pgp::packet::SubpacketData;
     let mut hashed = signature.config().into_iter().flat_map(|config| config.hashed_subpackets());
     hashed.any(|packet| matches!(packet.data, SubpacketData::KeyFlags(_)))
 }
 
-/// How far clocks may differ, in seconds.
+/// The greatest tolerated difference of clocks, in seconds.
 const SKEW: u64 = 86_400;
 
-/// Checks the time of a signature against the life of its key.
+/// Checks the time of a signature against the lifetime of its key.
 fn in_time(own: &Signature, born: u64, made: u64, now: u64, what: &str) -> Result<(), String> {
     if made.saturating_add(300) < born || made > now.saturating_add(SKEW) {
         return Err(format!("the signature's time does not fit the OpenPGP {what}"));

@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 
 use ssh_key::{Algorithm, HashAlg, PublicKey, SshSig, public::KeyData};
 
-/// One line of an allowed_signers file.
+/// A line of an allowed_signers file.
 #[derive(Debug, Clone)]
 pub(super) struct Signer {
     principals: String,
@@ -14,7 +14,7 @@ pub(super) struct Signer {
     valid_before: Option<u64>,
 }
 
-/// Reads an allowed_signers file. An error begins with the number of its line.
+/// Parses an allowed_signers file. An error begins with its line number.
 pub(super) fn signers(text: &str) -> Result<Vec<Signer>, String> {
     let mut signers = Vec::new();
     for (number, line) in text.lines().enumerate() {
@@ -73,7 +73,7 @@ fn signer(line: &str) -> Result<Signer, String> {
     Ok(signer)
 }
 
-/// Refuses a key that others can break.
+/// Rejects a key with a weak algorithm or length.
 fn strong(key: &PublicKey) -> Result<(), String> {
     match key.key_data() {
         KeyData::Rsa(rsa) => {
@@ -87,14 +87,14 @@ fn strong(key: &PublicKey) -> Result<(), String> {
     }
 }
 
-/// Reports whether a list of patterns has git: a pattern with `!` before it takes it away.
+/// Returns true if a list of patterns matches `git`. A matching pattern with a leading `!` excludes it.
 fn for_git(namespaces: &[String]) -> bool {
     let matches = |pattern: &str| wildcard(pattern.as_bytes(), b"git");
     let refused = namespaces.iter().filter_map(|pattern| pattern.strip_prefix('!')).any(matches);
     !refused && namespaces.iter().any(|pattern| matches(pattern))
 }
 
-/// Matches a text against a pattern with `*` and `?`, for short texts.
+/// Matches a short text against a pattern with `*` and `?`.
 fn wildcard(pattern: &[u8], text: &[u8]) -> bool {
     match (pattern.split_first(), text.split_first()) {
         (None, text) => text.is_none(),
@@ -106,7 +106,7 @@ fn wildcard(pattern: &[u8], text: &[u8]) -> bool {
     }
 }
 
-/// Words separated by blanks outside of quotes.
+/// Splits a line at blanks outside of quotes.
 fn words(line: &str) -> Vec<String> {
     let mut words = vec![String::new()];
     let mut quoted = false;
@@ -149,7 +149,7 @@ fn split_options(word: &str) -> Vec<String> {
     options
 }
 
-/// Seconds since 1970 of YYYYMMDD[HHMM[SS]][Z], read as UTC.
+/// Parses a time of the form `YYYYMMDD[HHMM[SS]][Z]` in UTC, to seconds since 1970.
 fn time(text: &str) -> Result<u64, String> {
     let digits = text.strip_suffix(['Z', 'z']).unwrap_or(text);
     let wrong = || format!("{text:?} is not a time: write YYYYMMDD or YYYYMMDDHHMM[SS]");
@@ -171,7 +171,7 @@ fn time(text: &str) -> Result<u64, String> {
     if !(1..=days).contains(&day) || hour > 23 || minute > 59 || second > 59 {
         return Err(wrong());
     }
-    // Days since 1970 of a Gregorian date (Howard Hinnant, days_from_civil).
+    // The days since 1970 of a Gregorian date (Howard Hinnant, days_from_civil).
     let shifted = if month <= 2 { year - 1 } else { year };
     let era = shifted.div_euclid(400);
     let of_era = shifted.rem_euclid(400);
@@ -180,13 +180,13 @@ fn time(text: &str) -> Result<u64, String> {
     u64::try_from(days * 86_400 + hour * 3600 + minute * 60 + second).map_err(|_| wrong())
 }
 
-/// Seconds since 1970 of a date. `None` when it is not one.
+/// Parses a date to seconds since 1970; `None` if it is not a date.
 #[cfg(feature = "fuzzing")]
 pub(crate) fn civil(text: &str) -> Option<u64> {
     time(text).ok()
 }
 
-/// Checks a signature over a commit or a tag; gives the principals of the signer.
+/// Verifies a signature over a commit or a tag; returns the principals of the signer.
 pub(super) fn verify(signature: &str, payload: &[u8], signers: &[Signer], now: u64) -> Result<String, String> {
     let signature = SshSig::from_pem(signature).map_err(|error| format!("its SSH signature can't be read: {error}"))?;
     if signature.namespace() != "git" {

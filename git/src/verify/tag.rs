@@ -1,10 +1,10 @@
-//! Signed tags: the tag object names its commit and itself, and carries a signature behind its message.
+//! Signed tags. A tag object contains the id of its commit, its own name, a message, and the signature at its end.
 
 use gix::{ObjectId, Repository, objs::Kind};
 
 use super::{Signers, Unverified, signature_of};
 
-/// Checks that a ref's tag is annotated, signed, of that name and of that commit; gives the signer.
+/// Verifies that a tag is annotated and signed, and that it has this name and names this commit. Returns the signer.
 pub(crate) fn tag(
     repository: &Repository,
     name: &str,
@@ -24,7 +24,7 @@ pub(crate) fn tag(
     check(&found.data, name, commit, signers, now).map_err(unverified)
 }
 
-/// Checks the bytes of a tag object.
+/// Verifies the bytes of a tag object; returns the signer.
 pub(crate) fn check(data: &[u8], name: &str, commit: ObjectId, signers: &Signers, now: u64) -> Result<String, String> {
     let header = Header::of(data)?;
     if header.kind != b"commit" {
@@ -35,14 +35,14 @@ pub(crate) fn check(data: &[u8], name: &str, commit: ObjectId, signers: &Signers
         return Err(format!("it names the object {}, not this commit", header.object.escape_ascii()));
     }
     if header.name != name.as_bytes() {
-        // The signature of one version would count for another.
+        // Otherwise, the signed object of one version could be published as another.
         return Err(format!("it was signed as {}", header.name.escape_ascii()));
     }
     let (payload, signature) = signed(data).ok_or("it is not signed; make it with `git tag -s`")?;
     signature_of(signature, payload, signers, now)
 }
 
-/// The first three lines of a tag object, in the order in which git writes them.
+/// The first three lines of a tag object, in the order that git writes.
 struct Header<'a> {
     object: &'a [u8],
     kind: &'a [u8],
@@ -60,8 +60,9 @@ impl<'a> Header<'a> {
     }
 }
 
-/// The signed bytes and the signature, which begins at the last line that opens one, as in git. `None` where no line
-/// does.
+/// Splits a tag object into the signed bytes and the signature; `None` without a signature.
+///
+/// As in git, the signature begins at the last line that opens one.
 fn signed(data: &[u8]) -> Option<(&[u8], &[u8])> {
     let opens = |line: &[u8]| {
         [&b"-----BEGIN PGP SIGNATURE-----"[..], b"-----BEGIN PGP MESSAGE-----", b"-----BEGIN SSH SIGNATURE-----"]
