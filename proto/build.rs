@@ -1,6 +1,7 @@
-//! Turns `towpath/v1alpha/*.proto` into Rust: messages and services by prost and tonic, and a static table of
-//! every message and field (name, type, documentation, options) from which the YAML form, JSON Schema and
-//! `towpath explain` come.
+//! The build script that generates Rust code from `towpath/v1alpha/*.proto`.
+//!
+//! prost and tonic generate the messages and services. The script itself generates a static table of every message and
+//! field, with name, type, documentation and options. The YAML form, JSON Schema and `towpath explain` use this table.
 
 use std::{env, error::Error, fmt::Write as _, fs, path::PathBuf};
 
@@ -25,14 +26,14 @@ fn main() -> Result<(), Box<dyn Error>> {
         .map_err(|error| format!("{error}\n(protoc is needed to build: install the package protobuf-compiler)"))?;
     let pool = DescriptorPool::decode(fs::read(&set)?.as_slice())?;
     fs::write(out.join("schema.rs"), table(&pool)?)?;
-    // Reflection tells names and types; the comments, which are the larger part, are in the table already.
+    // Reflection needs names and types. The comments are the larger part, and the table already contains them.
     let mut bare = prost_types::FileDescriptorSet::decode(fs::read(&set)?.as_slice())?;
     bare.file.iter_mut().for_each(|file| file.source_code_info = None);
     fs::write(&set, bare.encode_to_vec())?;
     Ok(())
 }
 
-/// The static table, as Rust source.
+/// Generates the static table, as Rust source.
 fn table(pool: &DescriptorPool) -> Result<String, Box<dyn Error>> {
     let mut text = String::from("pub(crate) static MESSAGES: &[Message] = &[\n");
     let mut messages: Vec<_> =
@@ -109,9 +110,9 @@ fn scalar(kind: &Kind) -> String {
     }
 }
 
-/// A string option, as the source of an `Option<&str>`.
+/// Returns a string option as the source of an `Option<&str>`.
 fn option(options: &prost_reflect::DynamicMessage, pool: &DescriptorPool, name: &str) -> String {
-    // Options of messages and of fields are different extensions; whichever extends this message counts.
+    // Options of messages and of fields are different extensions. The one that extends this descriptor counts.
     let value = pool
         .all_extensions()
         .filter(|extension| extension.name() == name && extension.containing_message() == options.descriptor())
@@ -123,7 +124,7 @@ fn option(options: &prost_reflect::DynamicMessage, pool: &DescriptorPool, name: 
     format!("{value:?}")
 }
 
-/// The comment before a message or field; its absence is a build error.
+/// Returns the comment before a message or a field. A missing comment is a build error.
 fn comment(file: &prost_reflect::FileDescriptor, path: &[i32]) -> Result<String, Box<dyn Error>> {
     let proto = file.file_descriptor_proto();
     let found = proto

@@ -1,21 +1,21 @@
-//! `towpath explain KIND[.field…]`: the documentation of the schema, for people.
+//! The text of `towpath explain KIND[.field…]`: the documentation of the schema, for people.
 
 use std::fmt::Write as _;
 
 use crate::schema::{Field, Message, Shape, Type, did_you_mean, kinds, message};
 
-/// A word of the path that the schema does not have.
+/// A word of a path that the schema does not contain.
 #[derive(Debug, PartialEq, Eq)]
 pub struct UnknownWord {
     /// The word.
     pub word: String,
-    /// What it was looked for in.
+    /// The part of the schema in which the word was expected.
     pub within: String,
-    /// The word that was probably meant.
+    /// The most similar known word; `None` if none is similar.
     pub meant: Option<String>,
 }
 
-/// Explains a kind, a message, or a field of one: `TaskBook`, `TaskBook.spec.tasks.file.mode`.
+/// Explains a kind, a message, or one of its fields, such as `TaskBook.spec.tasks.file.mode`.
 ///
 /// # Errors
 /// When a word of the path is not in the schema.
@@ -80,7 +80,7 @@ fn example(text: &mut String, message: &Message) {
 }
 
 fn field_text(title: &str, field: &Field) -> String {
-    // What a module is about stands with its parameters, where there is more to say than at its key.
+    // The documentation of a module is at its message, which explains more than the task's field.
     let doc = message_of(field).filter(|inner| inner.module.is_some()).map_or(field.doc, |inner| inner.doc);
     let mut text = format!("{title}  {}\n\n{doc}\n", type_name(field));
     if let Some(words) = field.words {
@@ -120,7 +120,7 @@ fn fields_text(message: &Message) -> String {
     text
 }
 
-/// The type of a field, as it is called in documentation.
+/// Returns the type of a field, as the documentation names it.
 fn type_name(field: &Field) -> String {
     let inner = match (field.words, field.format, field.value_type()) {
         (Some(words), _, _) if words.len() < 32 => words.to_owned(),

@@ -1,7 +1,7 @@
-//! The words of Towpath: objects, tasks, modules, events and services, as protobuf messages, and what derives
-//! from them: the table that the YAML form is checked against, JSON Schema and `towpath explain`.
+//! The schema of Towpath as protobuf messages: objects, tasks, modules, events and services.
 //!
-//! Knows nothing else: not how a document is read, nor what a word does.
+//! The YAML form is checked against a table that is generated from these messages. JSON Schema and `towpath explain`
+//! use the same table. This crate does not know how a document is parsed, nor the effect of a field.
 
 mod explain;
 mod json_schema;
@@ -19,7 +19,7 @@ pub mod v1alpha {
     tonic::include_proto!("towpath.v1alpha");
 }
 
-/// The encoded descriptors of everything in [`v1alpha`], for gRPC reflection.
+/// The encoded descriptors of [`v1alpha`], for gRPC reflection.
 pub const DESCRIPTORS: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/descriptors.bin"));
 
 /// The version of the schema that this crate reads and writes.
