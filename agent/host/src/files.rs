@@ -67,7 +67,7 @@ impl Hand {
         Self { look }
     }
 
-    /// Returns the same root, with links refused below a folder.
+    /// Returns the same root, with links rejected below a folder.
     #[must_use]
     pub fn plain_below(&self, folder: &str) -> Self {
         Self { look: self.look.plain_below(folder) }

@@ -20,7 +20,7 @@ use crate::{Clock as _, SystemClock};
 
 /// The most bytes of a response body that are kept.
 const KEPT: u64 = 1 << 20;
-/// The longest pause of a server while a file is fetched.
+/// The time limit of each request of a fetch, below the limit of the whole transfer.
 const SILENCE: Duration = Duration::from_secs(60);
 /// The most redirects of one request.
 const REDIRECTS: usize = 10;
@@ -190,7 +190,7 @@ struct Sent<'a> {
     body: Option<&'a str>,
     /// The first requested byte.
     from: u64,
-    /// The time limit for the response, and for each part of it.
+    /// The time limit of one request. reqwest applies it until the end of the response body.
     patience: Duration,
 }
 

@@ -90,7 +90,7 @@ impl Look {
         }
     }
 
-    /// Returns the same root, with links refused below a folder. Links on the way to the folder are still followed.
+    /// Returns the same root, with links rejected below a folder. Links in the path to the folder are still followed.
     #[must_use]
     pub fn plain_below(&self, folder: &str) -> Self {
         Self { plain_below: Some(Arc::from(folder)), ..self.clone() }
