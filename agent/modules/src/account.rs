@@ -1,4 +1,4 @@
-//! `user` and `group`: accounts of the machine, through the tools of the system (useradd(8), usermod(8), groupadd(8)).
+//! `user` and `group`: accounts of the machine, managed with the system's tools (useradd(8), usermod(8), groupadd(8)).
 
 use std::collections::BTreeSet;
 
@@ -59,7 +59,7 @@ pub(crate) fn resolve_group(group: pb::Group) -> Result<Options, Vec<Problem>> {
     Ok(Options::Group(group))
 }
 
-/// A line of passwd(5) or group(5), taken apart.
+/// Returns the fields of a line of passwd(5) or group(5). `None` if the name is missing.
 fn entry(file: &str, name: &str, context: &Context<'_>) -> Result<Option<Vec<String>>, ModuleError> {
     let bytes = context.look.read(file).map_err(|error| ModuleError::io(file, &error))?;
     let text = bytes.map(|(bytes, _)| String::from_utf8_lossy(&bytes).into_owned()).unwrap_or_default();
@@ -67,7 +67,7 @@ fn entry(file: &str, name: &str, context: &Context<'_>) -> Result<Option<Vec<Str
     Ok(line.map(|line| line.split(':').map(str::to_owned).collect()))
 }
 
-/// The groups that list a user.
+/// Returns the groups that list a user as a member.
 fn groups_of(name: &str, context: &Context<'_>) -> Result<BTreeSet<String>, ModuleError> {
     let bytes = context.look.read("/etc/group").map_err(|error| ModuleError::io("/etc/group", &error))?;
     let text = bytes.map(|(bytes, _)| String::from_utf8_lossy(&bytes).into_owned()).unwrap_or_default();
@@ -107,7 +107,7 @@ impl Options {
         Ok(entry(file, self.name(), context)?.is_some())
     }
 
-    /// The command that is missing, and what it comes to; None where nothing is.
+    /// Returns the command to run, the kind of the change, and its diff. `None` if the account is in sync.
     fn missing(&self, context: &Context<'_>) -> Result<Option<(Vec<String>, Verb, String)>, ModuleError> {
         let name = self.name().to_owned();
         let there = self.there(context)?;
@@ -153,7 +153,7 @@ impl Options {
     }
 }
 
-/// The arguments of useradd and usermod that are missing, and what they change.
+/// Returns the arguments that useradd or usermod needs, and the diff.
 fn user_arguments(user: &pb::User, context: &Context<'_>) -> Result<(Vec<String>, String), ModuleError> {
     let name = user.name.clone().unwrap_or_default();
     let known = entry("/etc/passwd", &name, context)?.unwrap_or_default();
@@ -183,7 +183,7 @@ fn user_arguments(user: &pb::User, context: &Context<'_>) -> Result<(Vec<String>
             set("--groups", "groups", Some(list), None);
         }
     }
-    // usermod calls its own flag otherwise.
+    // usermod names the flag of the home directory differently.
     if !known.is_empty() {
         arguments.iter_mut().filter(|flag| *flag == "--home-dir").for_each(|flag| *flag = "--home".into());
     }
@@ -214,7 +214,7 @@ pub(crate) fn run(options: &Options, context: &Context<'_>) -> Result<Report, Mo
     Ok(Report::well())
 }
 
-/// The parameters that remove an account that is not there yet.
+/// Returns the parameters that remove the account. `None` if it exists already or the task removes it.
 pub(crate) fn undo(options: &Options, context: &Context<'_>) -> Option<Value> {
     let new = !options.absent() && !options.there(context).ok()?;
     new.then(|| json!({ "name": options.name(), "state": "absent" }))

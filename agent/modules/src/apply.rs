@@ -1,7 +1,7 @@
-//! Carries out steps: all files of a batch are written, then brought to the disk, then put in place.
+//! Executes steps as a batch: it writes all files beside their paths, syncs them to disk, then renames them.
 //!
-//! Guarantees: a crash at any instruction leaves each file old or new; a step whose file was replaced by somebody
-//! else since it was checked is refused.
+//! Guarantees: after a crash at any instruction, each file is old or new. A write or a change of permissions is
+//! rejected if its file changed since the check.
 
 use std::{collections::BTreeMap, io};
 
@@ -15,25 +15,26 @@ use towpath_host::{
 
 use crate::{Content, ModuleError, Step};
 
-/// What the batch is about to do; written down before it does it.
+/// A phase of a batch, announced before it begins so that the caller can record it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Phase {
-    /// Files are written beside their places.
+    /// Files are written beside their paths.
     Write,
-    /// They are brought to the disk.
+    /// The written files are synced to disk.
     Sync,
-    /// They are put in place.
+    /// The written files are renamed to their paths.
     Rename,
 }
 
-/// Is told of each phase, with all paths, before it begins; and may refuse it.
+/// A callback before each phase, with all paths of the batch. An error rejects the phase.
 pub type Before<'a> = dyn FnMut(Phase, &[String]) -> Outcome + 'a;
 
-/// What came of the steps of one task.
+/// The result of the steps of one task.
 pub type Outcome = Result<(), ModuleError>;
 
-/// Carries out the steps of several tasks as one batch. `before` is told of each phase with all paths before it
-/// begins, and may refuse it.
+/// Executes the steps of several tasks as one batch.
+///
+/// `before` is called before each phase with all paths, and may reject it. Returns one result for each task, in order.
 pub fn batch(tasks: Vec<Vec<Step>>, hand: &Hand, cancel: &Cancel, before: &mut Before<'_>) -> Vec<Outcome> {
     let mut outcomes: Vec<Outcome> = tasks.iter().map(|_| Ok(())).collect();
     let paths: Vec<String> = tasks
@@ -89,7 +90,7 @@ pub fn batch(tasks: Vec<Vec<Step>>, hand: &Hand, cancel: &Cancel, before: &mut B
     outcomes
 }
 
-/// Has systemd read its files again, once for all tasks that asked for it.
+/// Reloads the unit files of systemd once for all tasks that asked for it.
 fn reload_units(reloads: &[bool], outcomes: &mut [Outcome]) {
     let asked = |(reload, outcome): &(&bool, &mut Outcome)| **reload && outcome.is_ok();
     let mut asking: Vec<&mut Outcome> =
@@ -106,7 +107,7 @@ fn failed(message: String) -> ModuleError {
     ModuleError::new(message)
 }
 
-/// How long a unit has to stop before its file goes.
+/// The time limit for stopping a unit before its file is removed.
 const STOP: std::time::Duration = std::time::Duration::from_secs(100);
 
 fn stop_unit(unit: &str) -> Outcome {
@@ -121,22 +122,22 @@ fn stop_unit(unit: &str) -> Outcome {
     stopped().map_err(|error| failed(error.to_string()))
 }
 
-/// Carries out the steps of one task.
+/// Executes the steps of one task.
 ///
 /// # Errors
-/// The first thing that went wrong.
+/// The first error.
 pub fn all(steps: Vec<Step>, hand: &Hand, cancel: &Cancel) -> Outcome {
     batch(vec![steps], hand, cancel, &mut |_, _| Ok(())).into_iter().collect()
 }
 
-/// What is still to do for a file that is written.
+/// The remaining work for a written file.
 struct Pending {
     expects: Option<towpath_host::FileVersion>,
     validate_after: Option<String>,
     backup: bool,
 }
 
-/// Does a step at once, or stages it.
+/// Executes a step at once, or stages the file that it writes.
 fn carry_out(step: Step, hand: &Hand, cancel: &Cancel) -> Result<Option<(Staged, Pending)>, ModuleError> {
     let failed = |path: &str| {
         let path = path.to_owned();
@@ -144,7 +145,7 @@ fn carry_out(step: Step, hand: &Hand, cancel: &Cancel) -> Result<Option<(Staged,
     };
     match step {
         Step::MakeDirectory { path, access } => {
-            // A directory that another task of the batch has made meanwhile keeps what that task gave it.
+            // Another task of the batch may have created the directory. It then keeps that task's permissions.
             let made = hand.make_directory(&path, 0o755).map_err(failed(&path))?;
             if made.contains(&path.trim_end_matches('/').to_owned()) {
                 hand.grant(&path, access).map_err(failed(&path))?;
@@ -175,7 +176,7 @@ fn stage(
     cancel: &Cancel,
 ) -> Result<(Staged, Pending), ModuleError> {
     let bytes = content.bytes()?;
-    // What a link points to is replaced, not the link.
+    // If the path is a link, its target is replaced.
     let staged = hand.stage(path, &bytes, access).map_err(|error| ModuleError::io(path, &error))?;
     let (now, later) = match validate {
         Some(line) if line.contains("%s") => (Some(line), None),
@@ -191,8 +192,8 @@ fn stage(
     Ok((staged, Pending { expects, validate_after: later, backup }))
 }
 
-/// Runs a command on a file before it is put in place. Where users can swap the file, the command reads a copy that
-/// nothing can change.
+/// Runs the validation command on a file before it is renamed. If users can swap the file, the command reads a sealed
+/// copy.
 fn judged(line: &str, staged: &Staged, bytes: &[u8], hand: &Hand, cancel: &Cancel) -> Outcome {
     let io = |error: io::Error| ModuleError::io(&staged.path, &error);
     let sealed = if hand.look().is_private(&staged.path).map_err(io)? { None } else { Some(Sealed::new(bytes)) };
@@ -251,13 +252,13 @@ fn place_all(
     }
 }
 
-/// The file as it was, for a validation that comes after.
+/// The old file, for a validation that runs after the rename.
 struct Undo {
     path: String,
     old: Option<(Vec<u8>, Access, Attributes)>,
 }
 
-/// Looks once more at the file that is about to be replaced.
+/// Checks that the file to be replaced has not changed, and saves its old content if needed.
 fn prepare(path: &str, pending: &Pending, hand: &Hand) -> Result<Undo, ModuleError> {
     let meta = hand.look().meta(path).map_err(|error| ModuleError::io(path, &error))?;
     if pending.expects.is_none() && meta.is_none() {
@@ -269,7 +270,7 @@ fn prepare(path: &str, pending: &Pending, hand: &Hand) -> Result<Undo, ModuleErr
             read()?.is_none_or(|(_, meta)| meta.version == expected)
         }
         (Some(expected), Some(meta)) => meta.version == expected,
-        // It was there and is gone, or was not there and is: by a later look the batch itself may have made it.
+        // The file appeared or vanished since the check. An earlier task of this batch may have created it.
         (expected, found) => expected.is_some() == found.is_some(),
     };
     if !same {
@@ -302,10 +303,10 @@ fn put_back(undo: Vec<Undo>, hand: &Hand) -> Outcome {
     Ok(())
 }
 
-/// Runs the command that says whether a file is good.
+/// Runs the validation command of a file.
 ///
 /// # Errors
-/// When it says no, or can't be run.
+/// If the command fails, takes longer than 60 s, is cancelled, or cannot be run.
 pub fn validated(line: &str, cancel: &Cancel) -> Outcome {
     let invocation = Invocation {
         argv: vec!["/bin/sh".into(), "-c".into(), line.to_owned()],

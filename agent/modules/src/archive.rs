@@ -1,5 +1,7 @@
-//! `archive`: the files of a tar or zip archive, unpacked. Members go by as they are read, so that an archive needs no
-//! memory of its size; none leads out of the directory, neither by its path nor by a link.
+//! `archive`: the unpacked files of a tar or zip archive.
+//!
+//! Members are streamed to disk, so the unpacked content is never held in memory. An archive of the source is held in
+//! memory in its packed form. A member is rejected if its path or its link target leads out of the directory.
 
 mod members;
 
@@ -19,7 +21,7 @@ use crate::{
     resolve::{Problem, done, managed_path},
 };
 
-/// An archive, and where it is unpacked.
+/// An archive and its target directory.
 #[derive(Debug, Clone)]
 pub struct Options {
     path: String,
@@ -31,7 +33,7 @@ pub struct Options {
     max_bytes: u64,
 }
 
-/// How many bytes an archive may unpack to, unless it says otherwise.
+/// The default limit for the unpacked bytes of an archive.
 const LIMIT: i64 = 1 << 30;
 
 #[derive(Debug, Clone)]
@@ -48,10 +50,10 @@ impl From {
     }
 }
 
-/// How many files wait until they are brought to the disk together.
+/// The number of files that are synced to disk together.
 const TOGETHER: usize = 64;
 
-/// How many changes are told one by one.
+/// The number of changes that a diff lists one by one.
 const TOLD: usize = 50;
 
 pub(crate) fn resolve(archive: pb::Archive) -> Result<Options, Vec<Problem>> {
@@ -84,7 +86,7 @@ pub(crate) fn resolve(archive: pb::Archive) -> Result<Options, Vec<Problem>> {
     Ok(Options { path, from, strip, max_bytes, owner: archive.owner, group: archive.group, absent })
 }
 
-/// The archive; None where the node does not have the file.
+/// Opens the archive. `None` if the node does not have the file.
 fn open(options: &Options, context: &Context<'_>) -> Result<Option<Box<dyn Source>>, ModuleError> {
     match &options.from {
         From::File(file) => {
@@ -105,7 +107,7 @@ fn missing(options: &Options) -> String {
     format!("there is no {} on this node; bring it with file or download before this task", options.from.name())
 }
 
-/// Compares members with what is there.
+/// Compares members with the files on disk.
 struct Compared<'a> {
     below: Option<&'a Look>,
     uid: Option<u32>,
@@ -113,7 +115,7 @@ struct Compared<'a> {
 }
 
 impl Compared<'_> {
-    /// What is to be done about a member, for people; None where it is as it should be.
+    /// Returns the change that a member needs, for people. `None` if it is in sync.
     fn differs(&self, member: &mut Member<'_>) -> io::Result<Option<String>> {
         let path = member.path.clone();
         let Some(below) = self.below else { return Ok(Some(format!("new {path}"))) };
@@ -151,7 +153,7 @@ impl Compared<'_> {
     }
 }
 
-/// Whether two files hold the same bytes.
+/// Returns true if two files hold the same bytes.
 fn same(mut a: impl Read, mut b: impl Read) -> io::Result<bool> {
     let (mut left, mut right) = (vec![0; 32 << 10], vec![0; 32 << 10]);
     loop {
@@ -165,7 +167,7 @@ fn same(mut a: impl Read, mut b: impl Read) -> io::Result<bool> {
     }
 }
 
-/// Reads until the buffer is full or the file at its end.
+/// Reads until the buffer is full or the file ends.
 fn fill(from: &mut impl Read, buffer: &mut [u8]) -> io::Result<usize> {
     let mut filled = 0;
     while filled < buffer.len() {
@@ -273,7 +275,7 @@ impl Unpacking<'_> {
                 }
                 return Ok(());
             }
-            // What it is a copy of may wait still.
+            // The original of the copy may still wait in the batch.
             Kind::Copy(_) => self.hand.place_all(std::mem::take(waiting))?,
             Kind::File { .. } => {}
         }
@@ -282,7 +284,7 @@ impl Unpacking<'_> {
         if old.is_some_and(|meta| meta.kind == FileKind::Directory) {
             return Err(io::Error::other(format!("{path} is a directory, and a file in the archive; remove it first")));
         }
-        // Written beside its place while it is compared: a member can be read only once.
+        // Written to a temporary file, which replaces the old one once the batch is synced.
         let mut part = self.hand.part(&path)?;
         part.clear()?;
         let of = match &member.kind {
@@ -312,7 +314,7 @@ impl Unpacking<'_> {
         Ok(())
     }
 
-    /// Where a link really is decides where it leads: none is put below another.
+    /// Rejects a link below another link, because its target would depend on where the other link leads.
     fn refuse_links_above(&self, path: &str) -> io::Result<()> {
         for (at, _) in path.match_indices('/') {
             if self.hand.look().link(&path[..at])?.is_some() {
@@ -330,7 +332,7 @@ impl Unpacking<'_> {
     }
 }
 
-/// The parameters that take the directory away again, where it is not there yet.
+/// Returns the parameters that remove the directory. `None` if it exists already or the task removes it.
 pub(crate) fn undo(options: &Options, context: &Context<'_>) -> Option<Value> {
     let new = !options.absent && !context.look.exists(&options.path).ok()?;
     new.then(|| json!({ "path": options.path, "state": "absent" }))

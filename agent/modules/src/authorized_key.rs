@@ -1,4 +1,4 @@
-//! `authorizedKey`: a key that opens a user's account over ssh (sshd(8), AUTHORIZED_KEYS FILE FORMAT).
+//! `authorizedKey`: a key that gives ssh access to a user (sshd(8), AUTHORIZED_KEYS FILE FORMAT).
 
 use serde_json::{Value, json};
 use towpath_host::{Hand, Look, Meta, diff, files::Access, process};
@@ -9,17 +9,17 @@ use crate::{
     resolve::{Problem, done, one_line},
 };
 
-/// A key and whose account it opens.
+/// A key and its user.
 #[derive(Debug, Clone)]
 pub struct Options {
     user: String,
-    /// Kind and key: what tells it from others.
+    /// The kind and the key data, which identify the key.
     key: String,
     line: String,
     absent: bool,
 }
 
-/// The kinds of keys that sshd takes.
+/// The kinds of keys that sshd accepts.
 const KINDS: [&str; 6] =
     ["ssh-ed25519", "ssh-rsa", "ecdsa-sha2-", "sk-ssh-ed25519@", "sk-ecdsa-sha2-", "ssh-ed25519-cert"];
 
@@ -53,7 +53,7 @@ pub(crate) fn resolve(key: &pb::AuthorizedKey) -> Result<Options, Vec<Problem>> 
     Ok(Options { user, key: format!("{kind} {blob}"), line, absent })
 }
 
-/// Whether sshd reads the options as one word. What follows a blank outside of quotes would be the key.
+/// Returns true if sshd reads the options as one word. sshd would read the text after an unquoted blank as the key.
 fn is_one_word(options: &str) -> bool {
     let (mut quoted, mut escaped) = (false, false);
     for c in options.chars() {
@@ -67,8 +67,8 @@ fn is_one_word(options: &str) -> bool {
     !quoted
 }
 
-/// The home of a user, in which the user may put links and other files at any time. None where there is no such user,
-/// or no home.
+/// Returns the home of a user. The user may put links and other files there at any time. `None` if the user or the home
+/// is missing.
 fn home(user: &str, context: &Context<'_>) -> Result<Option<String>, ModuleError> {
     let io = |error: std::io::Error| ModuleError::io("/etc/passwd", &error);
     let bytes = context.look.read("/etc/passwd").map_err(io)?.map(|(bytes, _)| bytes).unwrap_or_default();
@@ -85,18 +85,19 @@ fn home(user: &str, context: &Context<'_>) -> Result<Option<String>, ModuleError
     Ok(there.then(|| home.to_owned()))
 }
 
-/// Where the keys are, below the home.
+/// Returns the path of the key file in a home.
 fn keys(home: &str) -> String {
     format!("{home}/.ssh/authorized_keys")
 }
 
-/// The file as it is and as it is to be; None where nothing is missing.
+/// The old and new content of a key file.
 struct Edit {
     old: Vec<u8>,
     new: Vec<u8>,
     meta: Option<Meta>,
 }
 
+/// Returns the edit that the key file needs. `None` if it is in sync.
 fn edit(options: &Options, home: &str, look: &Look) -> Result<Option<Edit>, ModuleError> {
     let path = keys(home);
     let real = |path: &str| look.resolved(path, true).map_err(|error| ModuleError::io(path, &error));
@@ -106,7 +107,8 @@ fn edit(options: &Options, home: &str, look: &Look) -> Result<Option<Edit>, Modu
         return Err(ModuleError::new(message));
     }
     let read = look.read(&path).map_err(|error| ModuleError::io(&path, &error))?;
-    // The new file is the user's, with all lines of the old one.
+    // The new file belongs to the user and holds all lines of the old one. A hard link to another user's file would
+    // disclose it.
     let owner = process::user(&options.user).map(|ids| ids.0);
     if let Some((_, meta)) = read.as_ref().filter(|(_, meta)| meta.names > 1 && Some(meta.uid) != owner) {
         return Err(ModuleError::new(format!(
@@ -136,7 +138,7 @@ fn edit(options: &Options, home: &str, look: &Look) -> Result<Option<Edit>, Modu
 
 pub(crate) fn check(options: &Options, context: &Context<'_>) -> Result<Checked, ModuleError> {
     let Some(home) = home(&options.user, context)? else {
-        // Who is gone has no keys; who comes with an earlier task is not there yet.
+        // A removed user has no keys. A user of an earlier task may not exist yet.
         let why =
             format!("there is no user {:?} on this node with a home; make it with user before this task", options.user);
         return Ok(if options.absent { Checked::InSync } else { Checked::Unknown(why) });
@@ -164,7 +166,7 @@ pub(crate) fn run(options: &Options, context: &Context<'_>, hand: &Hand) -> Resu
     Ok(Report::well())
 }
 
-/// The parameters that take away a key that is not there yet.
+/// Returns the parameters that remove the key. `None` if it is already authorized or the task removes it.
 pub(crate) fn undo(options: &Options, context: &Context<'_>) -> Option<Value> {
     let there = home(&options.user, context)
         .ok()?

@@ -8,7 +8,7 @@ use crate::{
     text::{Anchor, Lines},
 };
 
-/// A block and where it belongs.
+/// A block and its position.
 #[derive(Debug, Clone)]
 pub struct Options {
     path: String,
@@ -36,7 +36,7 @@ pub(crate) fn resolve(block: pb::Block) -> Result<Options, Vec<Problem>> {
 }
 
 impl Options {
-    /// The file.
+    /// Returns the path of the file.
     pub fn path(&self) -> &str {
         &self.path
     }

@@ -1,5 +1,5 @@
-//! `git`: the files of a repository at one commit. The repository is fetched with the commit that names it, as an
-//! include's is, so that this is a tree of files like one of the state's own.
+//! `git`: the files of a repository at one commit. The repository is fetched with the commit that names it, as for an
+//! include. Its files form a tree like the ones of the state repository.
 
 use serde_json::{Value, json};
 
@@ -8,7 +8,7 @@ use crate::{
     resolve::{Problem, managed_path},
 };
 
-/// What is said where the repository is not there.
+/// The message for a repository that was not fetched.
 pub(crate) const UNKNOWN: &str =
     "the agent fetches the repository; what is planned from a working tree lacks its files";
 

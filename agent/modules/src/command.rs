@@ -1,4 +1,4 @@
-//! `command` and `script`.
+//! `command` and `script`: a program that a task runs.
 
 use std::{collections::BTreeMap, path::PathBuf};
 
@@ -12,11 +12,11 @@ use crate::{
     resolve::{Problem, environment},
 };
 
-/// A command and when it runs.
+/// A command and its conditions.
 #[derive(Debug, Clone)]
 pub struct Options {
     argv: Vec<String>,
-    /// The script of the source whose bytes are run with `argv` as arguments.
+    /// The script of the source, which runs with `argv` as its arguments.
     pub(crate) script: Option<String>,
     stdin: Option<String>,
     env: BTreeMap<String, String>,
@@ -147,7 +147,7 @@ impl Options {
         })
     }
 
-    /// Runs a question of the task: unless, onlyIf.
+    /// Runs a condition: `unless` or `onlyIf`. Returns true if it ends with status 0.
     fn asks(&self, line: &str, context: &Context<'_>) -> Result<bool, ModuleError> {
         let invocation = self.invocation(vec!["/bin/sh".into(), "-c".into(), line.to_owned()], context)?;
         let output = process::run(&invocation, context.cancel)
@@ -170,7 +170,8 @@ fn account(name: &str) -> Result<Account, ModuleError> {
     })
 }
 
-/// Whether it has to run: for a state task as its conditions say; of an action the caller knows more.
+/// Checks the conditions of the command. An action without conditions always needs to run here; the caller knows if it
+/// ran before.
 pub(crate) fn check(options: &Options, context: &Context<'_>) -> Result<Checked, ModuleError> {
     let there = |path: &String| context.look.exists(path).map_err(|error| ModuleError::io(path, &error));
     let run = Checked::Change(Change { verb: Verb::Run, diff: options.shown(), steps: Vec::new() });
@@ -192,7 +193,7 @@ pub(crate) fn check(options: &Options, context: &Context<'_>) -> Result<Checked,
 
 pub(crate) fn run(options: &Options, context: &Context<'_>) -> Result<Report, ModuleError> {
     let argv = match &options.script {
-        // The script's bytes are given to its interpreter through a file of its own, which goes with the run.
+        // The script runs from a temporary file, which is removed after the run.
         Some(script) => return run_script(options, script, context),
         None => options.argv.clone(),
     };

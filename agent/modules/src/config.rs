@@ -1,4 +1,4 @@
-//! Modules that are one file with a form and a place of its own: `sudoers`, `packageRepository`.
+//! Modules that write one file with a fixed path and form: `sudoers`, `packageRepository`.
 
 use serde_json::{Value, json};
 use towpath_proto::v1alpha as pb;
@@ -24,7 +24,7 @@ fn build(module: &'static str, name: String, params: &Value) -> Result<Options, 
     Ok(Options { module, name, absent, file: file::resolve(&file, params)? })
 }
 
-/// A name that is the name of a file too: one that sudo and apt do not pass over.
+/// Checks a name that becomes a file name. sudo and apt skip files with other characters in their names.
 fn file_name(name: Option<&str>, problems: &mut Vec<Problem>) -> String {
     let name = name.unwrap_or_default();
     let fine = |c: char| c.is_ascii_alphanumeric() || "_-".contains(c);
@@ -49,7 +49,7 @@ pub(crate) fn sudoers(sudoers: &pb::Sudoers) -> Result<Options, Vec<Problem>> {
     let params = if absent {
         json!({ "path": path, "state": "absent" })
     } else {
-        // A file that sudo can't read locks everybody out: it is asked before.
+        // A broken sudoers file disables sudo for all users, so visudo validates it first.
         json!({ "path": path, "content": sudoers.content, "mode": "0440", "validate": "visudo -cqf %s" })
     };
     build("sudoers", name, &params)
@@ -99,7 +99,7 @@ pub(crate) fn repository(repository: &pb::PackageRepository) -> Result<Options, 
     build("packageRepository", name, &params)
 }
 
-/// Refuses values that would be more than one word of their line, or write a line of their own.
+/// Rejects values that are not one word. They could add words or lines to the file.
 fn one_word(repository: &pb::PackageRepository, problems: &mut Vec<Problem>) {
     let lists = [
         ("uris", &repository.uris),
@@ -118,7 +118,7 @@ fn one_word(repository: &pb::PackageRepository, problems: &mut Vec<Problem>) {
     }
 }
 
-/// Refuses a key that is neither one line (the path of a keyring) nor one block in ASCII armour.
+/// Rejects a key that is neither one line (the path of a keyring) nor one block in ASCII armour.
 fn signed_by(key: &str, problems: &mut Vec<Problem>) {
     let text = key.trim();
     if !text.starts_with(ARMOUR.0) {
@@ -137,7 +137,7 @@ fn signed_by(key: &str, problems: &mut Vec<Problem>) {
 /// The first and the last line of a key in ASCII armour (RFC 9580, 6.2).
 const ARMOUR: (&str, &str) = ("-----BEGIN PGP PUBLIC KEY BLOCK-----", "-----END PGP PUBLIC KEY BLOCK-----");
 
-/// A source of apt, as sources.list(5) has it.
+/// Returns the text of an apt source (sources.list(5)).
 fn deb822(repository: &pb::PackageRepository) -> String {
     let mut text = String::from("Types: deb\n");
     let mut field = |name: &str, values: &[String]| {
@@ -166,7 +166,7 @@ fn deb822(repository: &pb::PackageRepository) -> String {
     text
 }
 
-/// A repository of dnf, as dnf.conf(5) has it.
+/// Returns the text of a dnf repository (dnf.conf(5)).
 fn repo(repository: &pb::PackageRepository, name: &str) -> String {
     let url = repository.base_url.as_deref().unwrap_or_default();
     let mut text = format!("[{name}]\nname={name}\nbaseurl={url}\nenabled=1\n");
@@ -182,7 +182,7 @@ impl Options {
         self.module
     }
 
-    /// The file.
+    /// Returns the path of the file.
     pub fn path(&self) -> &str {
         self.file.path()
     }
@@ -192,14 +192,14 @@ pub(crate) fn check(options: &Options, context: &Context<'_>) -> Result<Checked,
     file::check(&options.file, context)
 }
 
-/// The parameters that take the file away again, where it is not there yet.
+/// Returns the parameters that remove the file. `None` if it exists already or the task removes it.
 pub(crate) fn undo(options: &Options, params: &Value, context: &Context<'_>) -> Option<Value> {
     if options.absent || context.look.exists(options.path()).ok()? {
         return None;
     }
     let mut undo = json!({ "name": options.name, "state": "absent" });
     if let Some(url) = params.get("baseUrl") {
-        // It says which kind of file it is.
+        // `baseUrl` selects the file of dnf instead of the one of apt.
         undo.as_object_mut()?.insert("baseUrl".into(), url.clone());
     }
     Some(undo)
@@ -236,7 +236,7 @@ mod tests {
                 assert_eq!(problems[0].key, key, "{end:?}: {problems:?}");
             }
         }
-        // A line end before the path does not make it another kind of key.
+        // A line end in front of the path does not turn it into a key block.
         assert!(with(json!({"signedBy": "\n/usr/share/keyrings/k.gpg\nTrusted: yes"})).is_err());
     }
 

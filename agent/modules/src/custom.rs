@@ -1,12 +1,14 @@
-//! `custom`: a program of the state repository keeps something so. It reads one JSON document and writes one:
+//! `custom`: a resource that a program of the state repository manages. For each operation the program reads one JSON
+//! document and writes one:
 //!
-//! - `describe` is answered with the parameters that it knows: `{"params": {"port": {"required": true}}}`;
-//! - `check` with `{"inSync": true}`, or with `{"inSync": false, "diff": "for people"}`, and changes nothing;
-//! - `apply` with `{"changed": true}`, and with a `message` where there is more to say;
-//! - the last two with `data` too, which who registers the result finds in it.
+//! - `describe` returns the known parameters: `{"params": {"port": {"required": true}}}`.
+//! - `check` returns `{"inSync": true}` or `{"inSync": false, "diff": "for people"}`, and changes nothing.
+//! - `apply` returns `{"changed": true}`, and an optional `message`.
+//! - `check` and `apply` may return `data`, which a registered result holds.
 //!
-//! What it is told: `operation`, `name`, `params`, `node` and `root`. Another status than 0 is a failure, told with
-//! what it wrote to stderr. It runs from the very bytes of the commit that was accepted, which nobody can change.
+//! The document that it reads holds `operation`, `name` and `node`, and for `check` and `apply` also `params` and
+//! `root`. A status other than 0 is a failure, reported with the program's stderr. The program runs from a sealed copy
+//! of the accepted commit.
 
 use std::{
     collections::BTreeMap,
@@ -24,7 +26,7 @@ use crate::{
     resolve::{Problem, done},
 };
 
-/// A program, and what it keeps.
+/// A program and its parameters.
 #[derive(Debug, Clone)]
 pub struct Options {
     name: String,
@@ -44,7 +46,7 @@ pub(crate) fn resolve(params: &Value) -> Result<Options, Vec<Problem>> {
     Ok(Options { name, source, params })
 }
 
-/// What a program knows.
+/// The parameters that a program knows.
 #[derive(Debug, Default, Deserialize)]
 struct Described {
     #[serde(default)]
@@ -57,7 +59,7 @@ struct Param {
     required: bool,
 }
 
-/// What programs have said of themselves, by the digest of their bytes.
+/// The descriptions of programs, by the digest of their bytes.
 #[derive(Debug, Default)]
 pub(crate) struct Descriptions(Mutex<BTreeMap<String, Arc<Described>>>);
 
@@ -77,7 +79,7 @@ struct Apply {
     data: Option<Value>,
 }
 
-/// A program, ready to be asked.
+/// A sealed program that accepts the parameters of the task.
 struct Program<'a> {
     options: &'a Options,
     context: &'a Context<'a>,
@@ -86,7 +88,7 @@ struct Program<'a> {
 }
 
 impl<'a> Program<'a> {
-    /// Takes the program from the source, and sees whether it knows what it is to be told.
+    /// Reads the program from the source. Rejects parameters that it does not describe, and missing required ones.
     fn open(options: &'a Options, context: &'a Context<'a>) -> Result<Self, ModuleError> {
         let (tree, folder) = context.source.clone().ok_or_else(|| ModuleError::new("the task has no source"))?;
         let path = tree::join(&folder, &options.source).map_err(ModuleError::new)?;

@@ -1,5 +1,7 @@
-//! `download`: a file that comes over https, known by its digest. What broke off is gone on with (RFC 9110, Range
-//! Requests); nothing is put in place whose digest is another.
+//! `download`: a file that is fetched over https and verified by its digest.
+//!
+//! An interrupted transfer resumes where it stopped (RFC 9110, Range Requests). A file with another digest is never put
+//! in place.
 
 use std::io::{Read, Seek as _, Write as _};
 
@@ -17,10 +19,10 @@ use crate::{
     resolve::{Problem, done, managed_path, mode},
 };
 
-/// How many bytes come at most, where nobody says otherwise.
+/// The default limit of a download, in bytes.
 const LIMIT: u64 = 10 << 30;
 
-/// A file and where it comes from.
+/// A file and its URL.
 #[derive(Debug, Clone)]
 pub struct Options {
     path: String,
@@ -55,7 +57,7 @@ pub(crate) fn resolve(download: pb::Download) -> Result<Options, Vec<Problem>> {
 }
 
 impl Options {
-    /// The file.
+    /// Returns the path of the file.
     pub fn path(&self) -> &str {
         &self.path
     }
@@ -67,7 +69,7 @@ impl Options {
     }
 }
 
-/// Reads to the end, and gives the digest; asked to stop, it stops.
+/// Returns the digest of everything up to the end. Fails if the agent stops.
 fn digest(mut from: impl Read, context: &Context<'_>) -> std::io::Result<String> {
     let (mut hash, mut buffer) = (Sha256::new(), vec![0; 64 << 10]);
     loop {
@@ -81,7 +83,7 @@ fn digest(mut from: impl Read, context: &Context<'_>) -> std::io::Result<String>
     }
 }
 
-/// What stands at the place, and the change of its permissions where its bytes are right.
+/// The file at the path: missing, with other content, or with the right content and a change of its permissions.
 enum Found {
     Nothing,
     Other(Meta),
@@ -119,7 +121,7 @@ pub(crate) fn check(options: &Options, context: &Context<'_>) -> Result<Checked,
     }
 }
 
-/// A URL without what may open a door: user, password, query.
+/// Returns a URL without user, password and query, which may be secret.
 fn shown(url: &str) -> String {
     let plain = url.split(['?', '#']).next().unwrap_or_default();
     match plain.split_once("://") {
@@ -132,7 +134,7 @@ fn shown(url: &str) -> String {
 }
 
 pub(crate) fn run(options: &Options, context: &Context<'_>, hand: &Hand) -> Result<Report, ModuleError> {
-    // What a link points to is replaced, not the link.
+    // If the path is a link, a download replaces its target; a removal removes the link.
     let path = options.path.as_str();
     let io = |error: std::io::Error| ModuleError::io(path, &error);
     if options.absent {
@@ -159,7 +161,7 @@ pub(crate) fn run(options: &Options, context: &Context<'_>, hand: &Hand) -> Resu
     let begun = part.file.metadata().map_err(io)?.len();
     let mut got = fetch(options, context, hand, (path, &mut part), begun)?;
     if got != options.digest && begun > 0 {
-        // What was there may have been a part of another file.
+        // The part on disk may belong to another file, so the transfer starts again.
         part.clear().map_err(io)?;
         got = fetch(options, context, hand, (path, &mut part), 0)?;
     }
@@ -175,7 +177,7 @@ pub(crate) fn run(options: &Options, context: &Context<'_>, hand: &Hand) -> Resu
     Ok(Report::well())
 }
 
-/// Fetches what is missing of the file behind its first bytes, and gives the digest of all.
+/// Fetches the rest of the file after its first `from` bytes. Returns the digest of the whole file.
 fn fetch(
     options: &Options,
     context: &Context<'_>,
@@ -188,7 +190,7 @@ fn fetch(
         part.file.rewind().map_err(io)?;
         digest(&part.file, context).map_err(io)
     };
-    // All of it may be there, and only its place not.
+    // The transfer may be complete, with only the rename missing.
     if from > 0 {
         let digest = whole(part)?;
         if digest == options.digest {
@@ -238,7 +240,7 @@ fn fetch(
     whole(part)
 }
 
-/// The parameters that take it away again, where it is not there yet.
+/// Returns the parameters that remove the file. `None` if it exists already or the task removes it.
 pub(crate) fn undo(options: &Options, context: &Context<'_>) -> Option<Value> {
     let new = !options.absent && !context.look.exists(&options.path).ok()?;
     new.then(|| json!({ "path": options.path, "state": "absent" }))

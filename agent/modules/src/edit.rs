@@ -1,5 +1,7 @@
-//! `ini`, `json`, `yaml`, `toml`: one value of a file with a form. What else is in the file stays as it was written,
-//! comments and order too; an edit after which more than that value would read differently is refused.
+//! `ini`, `json`, `yaml`, `toml`: one value of a structured file.
+//!
+//! The rest of the file stays as it is, including comments and order. An edit that would change any other value is
+//! rejected.
 
 mod ini;
 mod json;
@@ -16,7 +18,7 @@ use crate::{
     resolve::{Problem, done, managed_path, one_line},
 };
 
-/// A value, and where it stands.
+/// The desired value at one position of a file.
 #[derive(Debug, Clone)]
 pub struct Options {
     form: Form,
@@ -24,7 +26,7 @@ pub struct Options {
     section: Option<String>,
     key: String,
     way: Vec<Part>,
-    /// None: it is not to be there.
+    /// The desired value. `None` if it must be absent.
     value: Option<Value>,
 }
 
@@ -36,15 +38,15 @@ enum Form {
     Toml,
 }
 
-/// One step on the way to a value: a name, or a number in a list.
+/// A step to a value: the name of a member, or an index in a list.
 #[derive(Debug, Clone, PartialEq, Eq)]
 struct Part {
     name: String,
-    /// Where it is written in digits without quotes.
+    /// The index, if the name is a number without quotes.
     index: Option<usize>,
 }
 
-/// Why a file can't be edited.
+/// The reason why a file cannot be edited.
 type Trouble = String;
 
 pub(crate) fn resolve(module: &str, params: &Value) -> Result<Options, Vec<Problem>> {
@@ -93,7 +95,7 @@ pub(crate) fn resolve(module: &str, params: &Value) -> Result<Options, Vec<Probl
     Ok(Options { form, path: path.to_owned(), section, key: key.to_owned(), way, value })
 }
 
-/// Reads `a."b.c".0`.
+/// Parses a position such as `a."b.c".0`.
 fn way(key: &str) -> Result<Vec<Part>, Problem> {
     let wrong = || {
         Problem::new("key", format!("{key:?} does not say where the value stands"))
@@ -124,7 +126,7 @@ fn way(key: &str) -> Result<Vec<Part>, Problem> {
     }
 }
 
-/// The value at the end of a way.
+/// Returns the value at a position. `None` if there is none.
 fn find<'a>(value: &'a Value, way: &[Part]) -> Option<&'a Value> {
     way.iter().try_fold(value, |value, part| match value {
         Value::Array(members) => members.get(part.index?),
@@ -133,7 +135,7 @@ fn find<'a>(value: &'a Value, way: &[Part]) -> Option<&'a Value> {
     })
 }
 
-/// What a document is to hold once the value is set, or gone.
+/// Sets or removes the value in a parsed document, which gives the expected result of an edit.
 fn expected(document: &mut Value, way: &[Part], value: Option<&Value>) -> Result<(), Trouble> {
     let Some((part, rest)) = way.split_first() else {
         *document = value.cloned().unwrap_or(Value::Null);
@@ -196,7 +198,7 @@ impl Form {
         }
     }
 
-    /// The text with the value in it, or without one; None where nothing is missing.
+    /// Returns the text with the value set or removed. `None` if the text needs no change.
     fn edited(self, text: &str, way: &[Part], value: Option<&Value>) -> Result<Option<String>, Trouble> {
         let (mark, body) = match text.strip_prefix('\u{feff}') {
             Some(body) => ("\u{feff}", body),
@@ -212,7 +214,7 @@ impl Form {
             Some(value) => self.set(body, way, value)?,
             None => self.remove(body, way)?,
         };
-        // Another reader than the one that edits has the last word.
+        // The new text is parsed again, to verify that the edit changed nothing else.
         if settled(self.read(&new)?) != settled(wanted) {
             return Err("the value can't be edited without touching something else; write the file with file".into());
         }
@@ -220,7 +222,8 @@ impl Form {
     }
 }
 
-/// A document without what is empty, where taking out the last member of a map leaves a choice.
+/// Returns a document without nulls and empty maps. Formats differ in what remains when the last member of a map is
+/// removed.
 fn settled(value: Value) -> Value {
     match value {
         Value::Object(members) => {
@@ -246,7 +249,7 @@ impl Options {
         }
     }
 
-    /// The file.
+    /// Returns the path of the file.
     pub fn path(&self) -> &str {
         &self.path
     }
@@ -283,7 +286,7 @@ impl Options {
         Ok(Checked::Change(Change { verb: if meta.is_some() { Verb::Update } else { Verb::Create }, diff, steps }))
     }
 
-    /// The parameters that bring back what stands there now.
+    /// Returns the parameters that restore the current value, or its absence.
     pub(crate) fn undo(&self, context: &Context<'_>) -> Option<Value> {
         let bytes = context.look.read(&self.path).ok()?.map(|(bytes, _)| bytes).unwrap_or_default();
         let text = String::from_utf8(bytes).ok()?;
@@ -293,7 +296,7 @@ impl Options {
         map.extend(self.section.iter().map(|section| ("section".to_owned(), json!(section))));
         match find(&now, &self.way) {
             Some(value) if !value.is_null() => map.insert("value".into(), value.clone()),
-            // Nothing can be written for a null; most readers take it for what is absent.
+            // A null cannot be written. Most readers treat it as absent.
             _ => map.insert("state".into(), json!("absent")),
         };
         Some(undo)

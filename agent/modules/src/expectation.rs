@@ -1,12 +1,12 @@
-//! What a check that found everything in order went by, small enough to be kept: looking whether it still holds needs
-//! neither the source nor the templates.
+//! The expected state of paths, kept after a check that found no drift. A later comparison needs neither the source nor
+//! the templates.
 
 use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 use towpath_host::{FileKind, Look, journal::keyed_digest, process};
 
-/// One path as it should be. Of content it keeps a keyed hash.
+/// The expected state of one path. For content it holds a keyed hash.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Expectation {
     pub(crate) path: String,
@@ -22,22 +22,22 @@ pub struct Expectation {
     pub(crate) group: Option<String>,
 }
 
-/// What stands at a path.
+/// The expected kind and content at a path.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) enum Expected {
-    /// A file with the content of this keyed hash.
+    /// A file whose content has this keyed hash.
     Content(String),
     /// A file with any content.
     Any,
     /// A directory.
     Directory,
-    /// A link to this.
+    /// A link with this target.
     Link(String),
-    /// Nothing.
+    /// No file.
     Absent,
 }
 
-/// Looks whether expectations hold. Users and groups are looked up once each.
+/// Compares expectations with the machine. Each user and group is looked up once.
 #[derive(Debug)]
 pub struct Inspector<'a> {
     look: &'a Look,
@@ -48,12 +48,12 @@ pub struct Inspector<'a> {
 }
 
 impl<'a> Inspector<'a> {
-    /// Looks at the files below a root; digests are made with this key.
+    /// Creates an inspector for the files below a root. The key is used for digests.
     pub fn new(look: &'a Look, key: &'a [u8; 32]) -> Self {
         Self { look, key, trees: BTreeMap::new(), users: BTreeMap::new(), groups: BTreeMap::new() }
     }
 
-    /// Whether a path is as expected; what can't be seen is not.
+    /// Returns true if a path is as expected; false if it cannot be read.
     pub fn holds(&mut self, expected: &Expectation) -> bool {
         let path = expected.path.as_str();
         let look = match &expected.plain_below {
@@ -70,7 +70,7 @@ impl<'a> Inspector<'a> {
             }
             Expected::Directory => match look.meta(path) {
                 Ok(Some(meta)) if meta.kind == FileKind::Directory => meta,
-                // A link to a directory is looked at by the whole check.
+                // A link to a directory needs the full check.
                 _ => return false,
             },
             Expected::Any => match look.read(path) {

@@ -15,7 +15,7 @@ use crate::{
     resolve::{Problem, managed_path, mode},
 };
 
-/// What should stand at a path.
+/// The desired state of a path.
 #[derive(Debug, Clone)]
 pub struct Options {
     path: String,
@@ -100,7 +100,7 @@ impl Options {
         matches!(self.want, Want::Source(_))
     }
 
-    /// The path.
+    /// Returns the path.
     pub fn path(&self) -> &str {
         &self.path
     }
@@ -110,7 +110,7 @@ impl Options {
     }
 }
 
-/// The numbers of an owner and a group, where they are given.
+/// Returns the numeric ids of an owner and a group, if they are given.
 pub(crate) fn ids(owner: Option<&str>, group: Option<&str>) -> Result<(Option<u32>, Option<u32>), ModuleError> {
     let missing = |what: &str, name: &str| ModuleError::new(format!("there is no {what} {name:?} on this node"));
     let uid = owner.map(|name| process::user(name).ok_or_else(|| missing("user", name))).transpose()?;
@@ -147,7 +147,7 @@ pub(crate) fn check(options: &Options, context: &Context<'_>) -> Result<Checked,
     }
 }
 
-/// What [`check`] finds in order, as data.
+/// Returns the state that [`check`] accepts as in sync, as data. `None` if only a full check can decide.
 pub(crate) fn expectations(options: &Options, context: &Context<'_>, key: &[u8; 32]) -> Option<Vec<Expectation>> {
     let one = |path: &str, what: Expected, mode: Option<u32>| Expectation {
         path: path.to_owned(),
@@ -157,7 +157,7 @@ pub(crate) fn expectations(options: &Options, context: &Context<'_>, key: &[u8; 
         owner: options.owner.clone(),
         group: options.group.clone(),
     };
-    // Owner and mode of a link, and of what is not there, are not looked at.
+    // The check ignores the owner and mode of a link, and of a missing path.
     let bare = |path: &str, what: Expected| Expectation {
         path: path.to_owned(),
         plain_below: None,
@@ -243,7 +243,7 @@ fn link(path: &str, target: &str, look: &Look) -> Result<Checked, ModuleError> {
     Ok(Checked::Change(Change { verb: Verb::Update, diff, steps }))
 }
 
-/// A link where there is nothing, once these steps are done.
+/// Returns the change that creates a link after the given steps.
 fn new_link(path: &str, target: &str, mut steps: Vec<Step>) -> Checked {
     steps.push(Step::Link { path: path.to_owned(), target: target.to_owned() });
     Checked::Change(Change { verb: Verb::Create, diff: format!("{path} -> {target}"), steps })
@@ -251,7 +251,7 @@ fn new_link(path: &str, target: &str, mut steps: Vec<Step>) -> Checked {
 
 fn directory(options: &Options, path: &str, look: &Look) -> Result<Checked, ModuleError> {
     let (uid, gid) = options.ids()?;
-    // A link to a directory is one, as for every program that opens it.
+    // A link to a directory counts as a directory, as for programs that open it.
     let meta = look.meta(path).map_err(io(path))?;
     match meta {
         None => {
@@ -270,7 +270,7 @@ fn directory(options: &Options, path: &str, look: &Look) -> Result<Checked, Modu
     }
 }
 
-/// Whether permissions and owner are as they should be.
+/// Compares permissions and owner with the desired ones.
 fn granted(path: &str, meta: Meta, mode: Option<u32>, uid: Option<u32>, gid: Option<u32>) -> Checked {
     let diff = access_diff(path, meta, mode, uid, gid);
     if diff.is_empty() {
@@ -284,7 +284,7 @@ fn granted(path: &str, meta: Meta, mode: Option<u32>, uid: Option<u32>, gid: Opt
     })
 }
 
-/// What changes of permissions and owner, for people; empty where nothing does.
+/// Returns the change of permissions and owner, for people. Empty if there is none.
 pub(crate) fn access_diff(path: &str, meta: Meta, mode: Option<u32>, uid: Option<u32>, gid: Option<u32>) -> String {
     let mut diff = String::new();
     if let Some(mode) = mode.filter(|mode| *mode != meta.mode) {
@@ -299,7 +299,7 @@ pub(crate) fn access_diff(path: &str, meta: Meta, mode: Option<u32>, uid: Option
     diff
 }
 
-/// The directories above a path that are missing.
+/// Returns the step that creates the missing directories above a path.
 pub(crate) fn parents(path: &str, look: &Look) -> Result<Vec<Step>, ModuleError> {
     let Some((folder, _)) = path.trim_end_matches('/').rsplit_once('/') else { return Ok(Vec::new()) };
     if folder.is_empty() || look.exists(folder).map_err(io(folder))? {
@@ -351,7 +351,7 @@ fn one_file(
     }))
 }
 
-/// A file where there is nothing, once these steps are done.
+/// Returns the change that creates a file after the given steps.
 fn new_file(
     options: &Options,
     path: &str,
@@ -402,7 +402,7 @@ fn from_source(options: &Options, source: &str, context: &Context<'_>) -> Result
     }
 }
 
-/// What git holds for a file that is kept in LFS is not the file.
+/// Rejects the pointer that git holds instead of a file kept in Git LFS.
 fn refuse_pointer(tree: &Arc<dyn Tree>, path: &str) -> Result<(), ModuleError> {
     let bytes = tree.read(path).map_err(io(path))?.unwrap_or_default();
     if bytes.starts_with(b"version https://git-lfs.github.com/spec/") {

@@ -1,4 +1,4 @@
-//! `http`: a probe with GET or HEAD, else an action.
+//! `http`: a probe for GET and HEAD, otherwise an action.
 
 use serde_json::{Value, json};
 use towpath_host::http::{Request, send as send_request};

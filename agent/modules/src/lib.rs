@@ -1,7 +1,7 @@
-//! Check and apply of one resource each.
+//! Checks and applies one resource at a time.
 //!
-//! Parameters are resolved to options without I/O; a check reads the machine and gives the steps that are missing,
-//! as data; only [`apply`] carries them out. Does not know about books, journals or other nodes.
+//! The parameters of a task are resolved to options without I/O. A check reads the machine and returns the missing
+//! steps as data. Only [`apply`] executes these steps. The crate does not know books, journals or other nodes.
 
 mod account;
 pub mod apply;
@@ -42,56 +42,56 @@ pub use package::Database;
 pub use progress::{Progress, Work};
 pub use resolve::{Options, Problem, resolve};
 
-/// Of which sort a use of a module is.
+/// The kind of a module use.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Sort {
-    /// Checked and put right.
+    /// A desired state. It is checked, and drift is corrected.
     State,
-    /// Changes nothing.
+    /// A question to the machine, which changes nothing.
     Probe,
-    /// Once per definition.
+    /// An action. It runs once for each definition, except a reboot on demand (see [`Options::once`]).
     Action,
-    /// In every pass.
+    /// An action that runs in every pass.
     Always,
 }
 
-/// What a module works with.
+/// The inputs of a module.
 #[derive(Debug, Clone)]
 pub struct Context<'a> {
-    /// The read side of the node's files.
+    /// Read access to the node's files.
     pub look: &'a Look,
-    /// The files of the source that the task belongs to, and the folder in it.
+    /// The files of the task's source, and the task's folder in it.
     pub source: Option<(Arc<dyn Tree>, String)>,
     /// The node's name.
     pub node: &'a str,
-    /// The task, as it is called in its book.
+    /// The name of the task in its book.
     pub task: &'a str,
-    /// How long the task may take.
+    /// The time limit of the task.
     pub timeout: Duration,
-    /// Asks it to stop.
+    /// The signal that asks the task to stop.
     pub cancel: &'a Cancel,
-    /// What modules remember from one task to the next.
+    /// The caches that modules share from one task to the next.
     pub memory: &'a Memory,
 }
 
-/// What modules remember from one task to the next, so that all of a book's need not read the same again.
+/// Caches that modules share from one task to the next, so that tasks of a book read the same data once.
 #[derive(Debug, Default)]
 pub struct Memory {
     packages: Database,
     descriptions: custom::Descriptions,
-    /// What is being done right now.
+    /// The changes in progress.
     pub progress: Progress,
     origins: Option<Arc<dyn Origins>>,
 }
 
-/// Knows which paths Towpath has changed.
+/// A source of the paths that Towpath has changed.
 pub trait Origins: std::fmt::Debug + Send + Sync {
-    /// Whether Towpath has made or changed what is at a path without links.
+    /// Returns true if Towpath has created or changed the file at a path. The path contains no links.
     fn has_made(&self, path: &str) -> bool;
 }
 
 impl Memory {
-    /// A memory that knows which paths Towpath has changed.
+    /// Creates empty caches that know which paths Towpath has changed.
     pub fn knowing(origins: Arc<dyn Origins>) -> Self {
         Self { origins: Some(origins), ..Self::default() }
     }
@@ -102,12 +102,12 @@ impl Memory {
 }
 
 impl Context<'_> {
-    /// Says how far the task is, for status.
+    /// Records the progress of the task, for status.
     fn say(&self, far: &str) {
         self.memory.progress.say(self.task, far);
     }
 
-    /// Refuses a root other than `/`: what the module changes belongs to the machine as a whole.
+    /// Rejects a root other than `/`, because the module changes the machine as a whole.
     fn needs_whole_root(&self, module: &str) -> Result<(), ModuleError> {
         if self.look.root() == std::path::Path::new("/") {
             return Ok(());
@@ -119,34 +119,34 @@ impl Context<'_> {
     }
 }
 
-/// Why a module failed.
+/// The failure of a module.
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
 #[error("{message}")]
 pub struct ModuleError {
-    /// What is wrong, and what to do.
+    /// The cause and its remedy.
     pub message: String,
-    /// Whether the disk was full or could not be written.
+    /// The problem of the disk, if the disk caused the failure.
     pub disk: Option<Disk>,
-    /// Whether somebody else changed the thing since it was looked at: another look is due.
+    /// True if the resource changed after it was read. The caller checks it again at once.
     pub moved: bool,
 }
 
-/// Why a disk did not take something.
+/// The reason why the disk rejected a write.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Disk {
-    /// It is full.
+    /// The disk or the quota is full.
     Full,
-    /// It can only be read.
+    /// The file system or the directory is not writable.
     ReadOnly,
 }
 
 impl ModuleError {
-    /// A failure with a message.
+    /// Creates a failure with a message.
     pub fn new(message: impl Into<String>) -> Self {
         Self { message: message.into(), disk: None, moved: false }
     }
 
-    /// A failure of the file system at a path.
+    /// Creates a failure of the file system at a path.
     pub fn io(path: &str, error: &std::io::Error) -> Self {
         let (message, disk) = match error.kind() {
             std::io::ErrorKind::StorageFull | std::io::ErrorKind::QuotaExceeded => {
@@ -166,45 +166,45 @@ impl ModuleError {
     }
 }
 
-/// What a check found.
+/// The result of a check.
 #[derive(Debug, Clone)]
 pub enum Checked {
-    /// Everything is as it should be.
+    /// The machine has the desired state.
     InSync,
-    /// So it is, and a task that registers its result finds this in it, as `data`.
+    /// The machine has the desired state. A registered result holds this value as `data`.
     Known(Value),
-    /// Something is missing.
+    /// The machine differs from the desired state.
     Change(Change),
-    /// It can't be known before something else is applied.
+    /// The state is unknown until an earlier task has been applied.
     Unknown(String),
 }
 
-/// What is missing, and how it is put right.
+/// The difference between the machine and the desired state.
 #[derive(Debug, Clone)]
 pub struct Change {
-    /// What it comes to.
+    /// The kind of the change.
     pub verb: Verb,
     /// The change, for people.
     pub diff: String,
-    /// The steps, in order.
+    /// The steps, in execution order. They are empty for a change that [`Options::run`] applies.
     pub steps: Vec<Step>,
 }
 
-/// What a change comes to.
+/// The kind of a change.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Verb {
-    /// Something new.
+    /// Something is created.
     Create,
-    /// Something different.
+    /// Something is changed.
     Update,
-    /// Something less.
+    /// Something is removed.
     Remove,
     /// A command runs.
     Run,
 }
 
 impl Verb {
-    /// The word that `plan` shows.
+    /// Returns the word that `plan` shows.
     pub fn word(self) -> &'static str {
         match self {
             Self::Create => "create",
@@ -218,7 +218,7 @@ impl Verb {
 /// One step of a change.
 #[derive(Debug, Clone)]
 pub enum Step {
-    /// Makes a directory and its missing parents.
+    /// Creates a directory and its missing parents.
     MakeDirectory {
         /// The path.
         path: String,
@@ -229,15 +229,15 @@ pub enum Step {
     Write {
         /// The path.
         path: String,
-        /// Its bytes.
+        /// Its content.
         content: Content,
         /// Its permissions and owner.
         access: Access,
-        /// A command that must succeed.
+        /// A command that must accept the file.
         validate: Option<String>,
-        /// Whether the old file is kept beside it.
+        /// True if the old file is kept beside the new one.
         backup: bool,
-        /// The file that it replaces: the step is refused when another one stands there by then.
+        /// The version of the file to replace. The step is rejected if the file has another version by then.
         expects: Option<towpath_host::FileVersion>,
     },
     /// Sets permissions and owner.
@@ -246,39 +246,39 @@ pub enum Step {
         path: String,
         /// The permissions and owner.
         access: Access,
-        /// The file that was looked at: the step is refused for another one.
+        /// The version that was checked. The step is rejected for another version.
         expects: towpath_host::FileVersion,
     },
-    /// Makes a symbolic link.
+    /// Creates a symbolic link.
     Link {
         /// The path.
         path: String,
-        /// What it points to.
+        /// The target of the link.
         target: String,
     },
-    /// Removes what is there.
+    /// Removes a file, a link, or a directory with all its content.
     Remove {
         /// The path.
         path: String,
     },
-    /// A step of a member of a tree, below whose folder no link is followed.
+    /// A step for a member of a tree. No link below the tree's folder is followed.
     Within {
-        /// The folder.
+        /// The folder of the tree.
         folder: String,
         /// The step.
         step: Box<Step>,
     },
-    /// Has a unit run no more, and start at boot no more.
+    /// Stops a unit and disables it at boot.
     StopUnit {
         /// The unit.
         unit: String,
     },
-    /// Has systemd read its unit files again, once all files are in their places.
+    /// Reloads the unit files of systemd after all files of the batch are written.
     ReloadUnits,
 }
 
 impl Step {
-    /// The step itself, of one within a tree.
+    /// Returns the step itself, without its enclosing tree.
     pub fn inner(&self) -> &Self {
         match self {
             Self::Within { step, .. } => step.inner(),
@@ -286,7 +286,7 @@ impl Step {
         }
     }
 
-    /// The path that the step is about; empty where it is about none.
+    /// Returns the path of the step; empty for a step without one.
     pub fn path(&self) -> &str {
         match self {
             Self::StopUnit { .. } | Self::ReloadUnits => "",
@@ -300,20 +300,20 @@ impl Step {
     }
 }
 
-/// The bytes of a file.
+/// The content of a file.
 #[derive(Debug, Clone)]
 pub enum Content {
-    /// In memory.
+    /// Bytes in memory.
     Bytes(Arc<[u8]>),
-    /// In the source: read when it is written.
+    /// A file of the source, read when the step runs.
     Source(Arc<dyn Tree>, String),
 }
 
 impl Content {
-    /// The bytes.
+    /// Returns the bytes.
     ///
     /// # Errors
-    /// When the source can't be read.
+    /// If the source cannot be read, or does not hold the file.
     pub fn bytes(&self) -> Result<Arc<[u8]>, ModuleError> {
         match self {
             Self::Bytes(bytes) => Ok(Arc::clone(bytes)),
@@ -326,26 +326,26 @@ impl Content {
     }
 }
 
-/// What a probe or an action gave.
+/// The report of a probe or an action.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Report {
-    /// Whether it went well by the module's own measure.
+    /// True if the module regards the result as a success.
     pub ok: bool,
-    /// What `result` holds beside `changed` and `outcome`.
+    /// The fields of `result` beside `changed` and `outcome`.
     pub fields: BTreeMap<&'static str, Value>,
-    /// One sentence for status.
+    /// A sentence for status.
     pub message: Option<String>,
 }
 
 impl Report {
-    /// It went well, and there is nothing to say.
+    /// Returns a successful report without fields.
     fn well() -> Self {
         Self { ok: true, fields: BTreeMap::new(), message: None }
     }
 }
 
 impl Options {
-    /// Of which sort this use is.
+    /// Returns the kind of this use.
     pub fn sort(&self) -> Sort {
         match self {
             Self::File(_) | Self::Line(_) | Self::Block(_) | Self::Unit(_) | Self::Package(_) | Self::Account(_) => {
@@ -375,7 +375,7 @@ impl Options {
         }
     }
 
-    /// Another name of what it manages, which a second task may use.
+    /// Returns a second name of the managed resource, which another task may use.
     pub fn other_name(&self, context: &Context<'_>) -> Option<String> {
         match self {
             Self::Service(options) => Some(options.meant(context)),
@@ -383,7 +383,8 @@ impl Options {
         }
     }
 
-    /// Whether applying it interrupts what runs on the node: not the mere content of files.
+    /// Returns true if applying it may interrupt running services. Returns false for `file`, `line`, `block`, `git`,
+    /// the edit modules, `wait`, `assert` and `debug`.
     pub fn interrupts(&self) -> bool {
         !matches!(
             self,
@@ -398,7 +399,8 @@ impl Options {
         )
     }
 
-    /// Whether an action is done once for each definition, and not whenever its conditions ask for it.
+    /// Returns true for an action that runs once for each definition. Other actions run whenever their conditions ask
+    /// for it.
     pub fn once(&self) -> bool {
         match self {
             Self::Reboot(options) => options.always(),
@@ -406,7 +408,7 @@ impl Options {
         }
     }
 
-    /// Whether it is put right by running something, not by steps that wait for a batch of files.
+    /// Returns true if it is applied by a tool or daemon. Other uses are applied by steps, which are batched.
     pub fn is_effect(&self) -> bool {
         matches!(
             self,
@@ -424,8 +426,8 @@ impl Options {
         )
     }
 
-    /// The parameters that would take away again what this is about to bring, asked before it does; None where there is
-    /// nothing to take away.
+    /// Returns the parameters that undo this use. The caller asks before it applies the use. `None` if nothing has to
+    /// be undone.
     pub fn undo(&self, params: &Value, context: &Context<'_>) -> Option<Value> {
         match self {
             Self::Service(options) => service::undo(options, context),
@@ -446,7 +448,7 @@ impl Options {
         }
     }
 
-    /// What it manages one by one, where one use of it manages several things.
+    /// Returns the names of the resources of a use that manages several, such as packages.
     pub fn parts(&self) -> &[String] {
         match self {
             Self::Package(options) => options.names(),
@@ -454,15 +456,15 @@ impl Options {
         }
     }
 
-    /// Whether it is better carried out as one with another use that comes right behind it.
+    /// Returns true if this use and the next one can share a transaction.
     pub fn goes_with(&self, other: &Self) -> bool {
         matches!((self, other), (Self::Package(one), Self::Package(other)) if one.goes_with(other))
     }
 
-    /// Carries out several uses that go with one another, as one. Lend it only to who holds a permit.
+    /// Applies several uses in one transaction. The caller must hold an admission permit.
     ///
     /// # Errors
-    /// When it can't be done for all of them; it may have been done for some.
+    /// If one of them cannot be applied; others may have been applied.
     pub fn together(uses: &[&Self], context: &Context<'_>) -> Result<(), ModuleError> {
         let packages = uses.iter().filter_map(|one| match one {
             Self::Package(options) => Some(options),
@@ -471,12 +473,12 @@ impl Options {
         package::together(&packages.collect::<Vec<_>>(), context)
     }
 
-    /// Whether what undoes it follows from what is written alone, not from what was there before it came first.
+    /// Returns true if its parameters alone determine the undo, whatever was there before.
     pub fn is_part_of_file(&self) -> bool {
         matches!(self, Self::Line(_) | Self::Block(_))
     }
 
-    /// Whether a check reads files of the source.
+    /// Returns true if a check reads files of the source.
     pub fn reads_source(&self) -> bool {
         match self {
             Self::File(options) | Self::Git(options) => options.has_source(),
@@ -485,7 +487,7 @@ impl Options {
         }
     }
 
-    /// The path that it is about, where it is about one.
+    /// Returns the path that it manages, if it manages a single one.
     pub fn path(&self) -> Option<&str> {
         match self {
             Self::File(options) | Self::Git(options) => Some(options.path()),
@@ -500,7 +502,7 @@ impl Options {
         }
     }
 
-    /// The paths that it manages: of a tree every file.
+    /// Returns the paths that it manages; for a tree these are all its files.
     pub fn manages(&self, context: &Context<'_>) -> Vec<String> {
         match self {
             Self::File(options) | Self::Git(options) => file::manages(options, context),
@@ -514,8 +516,8 @@ impl Options {
         }
     }
 
-    /// What the machine is like where nothing is missing; None where only the whole check can tell. Digests of
-    /// content are made with the key.
+    /// Returns the expected state of each path, for a check without the source. The key is used for digests of content.
+    /// `None` if only a full check can decide.
     pub fn expectations(&self, context: &Context<'_>, key: &[u8; 32]) -> Option<Vec<Expectation>> {
         match self {
             Self::File(options) | Self::Git(options) => file::expectations(options, context, key),
@@ -523,10 +525,10 @@ impl Options {
         }
     }
 
-    /// What is missing.
+    /// Compares the machine with the desired state.
     ///
     /// # Errors
-    /// When the machine can't be read, or something is in the way.
+    /// If the machine cannot be read, or something of another kind blocks the change.
     pub fn check(&self, context: &Context<'_>) -> Result<Checked, ModuleError> {
         match self {
             Self::Git(_) if context.source.is_none() => Ok(Checked::Unknown(checkout::UNKNOWN.into())),
@@ -556,10 +558,10 @@ impl Options {
         }
     }
 
-    /// Asks a probe.
+    /// Runs a probe.
     ///
     /// # Errors
-    /// When it can't be asked.
+    /// If the probe cannot run, or this use is not a probe.
     pub fn probe(&self, context: &Context<'_>) -> Result<Report, ModuleError> {
         match self {
             Self::Http(options) => http::send(options, context),
@@ -570,10 +572,10 @@ impl Options {
         }
     }
 
-    /// Runs an action. Lend it only to who holds a permit.
+    /// Runs an action, or applies a state that has no steps. The caller must hold an admission permit.
     ///
     /// # Errors
-    /// When it can't be run.
+    /// If it cannot be run. A command that ends with another status than 0 is reported, not an error.
     pub fn run(&self, context: &Context<'_>, hand: &towpath_host::Hand) -> Result<Report, ModuleError> {
         match self {
             Self::Command(options) => command::run(options, context),
@@ -593,7 +595,7 @@ impl Options {
         }
     }
 
-    /// The module's name.
+    /// Returns the name of the module.
     pub fn name(&self) -> &str {
         match self {
             Self::File(_) => "file",

@@ -9,7 +9,7 @@ use crate::{
     text::{Anchor, Lines, pattern},
 };
 
-/// A line and where it belongs.
+/// A line and its position.
 #[derive(Debug, Clone)]
 pub struct Options {
     path: String,
@@ -36,7 +36,7 @@ pub(crate) fn resolve(line: pb::Line) -> Result<Options, Vec<Problem>> {
 }
 
 impl Options {
-    /// The file.
+    /// Returns the path of the file.
     pub fn path(&self) -> &str {
         &self.path
     }

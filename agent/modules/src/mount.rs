@@ -1,4 +1,4 @@
-//! `mount`: a file system, mounted through a unit of systemd (systemd.mount(5)) now and at every boot.
+//! `mount`: a file system, mounted now and at every boot through a systemd unit (systemd.mount(5)).
 
 use serde_json::{Value, json};
 use towpath_host::{
@@ -14,7 +14,7 @@ use crate::{
     service::{failed, told},
 };
 
-/// A mounted file system.
+/// A mount and its desired state.
 #[derive(Debug, Clone)]
 pub struct Options {
     path: String,
@@ -31,7 +31,7 @@ enum State {
     Absent,
 }
 
-/// File systems that need the network.
+/// The file systems that need the network.
 const NETWORK: [&str; 9] = ["nfs", "nfs4", "cifs", "smb3", "ceph", "glusterfs", "9p", "fuse.sshfs", "fuse.glusterfs"];
 
 pub(crate) fn resolve(mount: pb::Mount) -> Result<Options, Vec<Problem>> {
@@ -69,7 +69,7 @@ pub(crate) fn resolve(mount: pb::Mount) -> Result<Options, Vec<Problem>> {
     Ok(Options { path, device, kind: mount.r#type, options: mount.options, state })
 }
 
-/// The name of the unit of a path, as systemd-escape(1) --path makes it.
+/// Returns the name of a path's mount unit, as systemd-escape(1) --path does.
 fn unit(path: &str) -> String {
     let mut name = String::new();
     for (at, byte) in path.trim_matches('/').bytes().enumerate() {
@@ -90,7 +90,7 @@ impl Options {
     }
 
     fn text(&self) -> String {
-        // A per cent sign begins a specifier.
+        // A per cent sign starts a specifier, so it is doubled.
         let plain = |text: &str| text.replace('%', "%%");
         let network = self.kind.as_deref().is_some_and(|kind| NETWORK.contains(&kind))
             || self.options.iter().any(|option| option == "_netdev");
@@ -102,13 +102,13 @@ impl Options {
         if !self.options.is_empty() {
             text.push_str(&format!("Options={}\n", plain(&self.options.join(","))));
         }
-        // Wanted and not required: a file system that is not there does not keep the machine from booting.
+        // WantedBy lets the machine boot if the file system is missing.
         text.push_str(&format!("[Install]\nWantedBy={target}\n"));
         text
     }
 }
 
-/// What is missing, in its order.
+/// A mount action.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Missing {
     Write,
@@ -144,7 +144,8 @@ fn missing(
     let of_options = |line: &&str| !line.starts_with("Options=");
     let only_options =
         old.as_deref().is_some_and(|old| old.lines().filter(of_options).eq(text.lines().filter(of_options)));
-    // Another device is not taken up by what is mounted: a unit that says it while the old one is in use would lie.
+    // A mounted file system keeps its device until it is unmounted. Any change other than of its options therefore
+    // unmounts it before the unit is written.
     let anew = wanted && mounted && changed && !only_options;
     missing.extend(anew.then_some(Missing::Run(Job::Stop)));
     missing.extend((changed || state.stale).then_some(Missing::Write));
@@ -159,7 +160,7 @@ fn missing(
     Ok((missing, state, old))
 }
 
-/// Two descriptions of one place would contradict each other.
+/// Rejects a path that /etc/fstab also mounts, because the two descriptions could contradict each other.
 fn refuse_fstab(options: &Options, context: &Context<'_>) -> Result<(), ModuleError> {
     let read = context.look.read("/etc/fstab").map_err(|error| ModuleError::io("/etc/fstab", &error))?;
     let text = read.map(|(bytes, _)| String::from_utf8_lossy(&bytes).into_owned()).unwrap_or_default();
@@ -227,7 +228,7 @@ pub(crate) fn run(options: &Options, context: &Context<'_>, hand: &Hand) -> Resu
             Missing::Run(job) => systemd.run(&name, job, context.timeout),
         };
         if let (Err(_), Missing::Run(Job::Reload), Some(old)) = (&done, missing, &old) {
-            // The options that are not taken up are not said to be those that hold.
+            // The new options were rejected. The old unit is restored, because it describes the mounted state.
             hand.replace(&file, old.as_bytes(), access).map_err(io)?;
             let _ = systemd.reload();
         }
@@ -236,7 +237,8 @@ pub(crate) fn run(options: &Options, context: &Context<'_>, hand: &Hand) -> Resu
     Ok(Report::well())
 }
 
-/// The parameters that unmount it again, where it is not known yet.
+/// Returns the parameters that unmount it and remove its unit. `None` if the unit exists already or the task removes
+/// it.
 pub(crate) fn undo(options: &Options, context: &Context<'_>) -> Option<Value> {
     let new = options.state != State::Absent && !context.look.exists(&options.file()).ok()?;
     new.then(|| json!({ "path": options.path, "state": "absent" }))

@@ -1,4 +1,4 @@
-//! `hostname` and `timezone`: what the machine is called, and which clock it shows.
+//! `hostname` and `timezone`: the name and the time zone of the machine.
 
 use std::sync::Arc;
 
@@ -65,7 +65,7 @@ pub(crate) fn set_hostname(
     Ok(Report::well())
 }
 
-/// The parameters that give the machine its name of now back.
+/// Returns the parameters that restore the current host name. `None` if /etc/hostname has none.
 pub(crate) fn undo_hostname(context: &Context<'_>) -> Option<Value> {
     let name = written(context).ok().filter(|name| !name.is_empty())?;
     Some(json!({ "name": name }))
@@ -89,7 +89,7 @@ pub(crate) fn resolve_timezone(timezone: &pb::Timezone) -> Result<Timezone, Vec<
 }
 
 impl Timezone {
-    /// The link that stands for it.
+    /// Returns the path of the link that selects the zone.
     pub fn path(&self) -> &'static str {
         LOCALTIME
     }
@@ -108,7 +108,7 @@ pub(crate) fn check_timezone(timezone: &Timezone, context: &Context<'_>) -> Resu
         return Err(ModuleError::new(format!("{what}; install the package tzdata before this task")));
     }
     let mut steps = vec![Step::Link { path: LOCALTIME.into(), target: format!("..{zone}") }];
-    // Debian's own word for it, where it is kept.
+    // Debian also keeps the name of the zone in this file.
     if let Some((old, meta)) = context.look.read("/etc/timezone").map_err(io)? {
         let text = format!("{}\n", timezone.name);
         if old != text.as_bytes() {
@@ -126,7 +126,7 @@ pub(crate) fn check_timezone(timezone: &Timezone, context: &Context<'_>) -> Resu
     Ok(Checked::Change(Change { verb: Verb::Update, diff, steps }))
 }
 
-/// The parameters that give the machine its time zone of now back.
+/// Returns the parameters that restore the current time zone. `None` if no zone is set.
 pub(crate) fn undo_timezone(context: &Context<'_>) -> Option<Value> {
     let target = context.look.link(LOCALTIME).ok()??;
     Some(json!({ "name": target.split("zoneinfo/").nth(1)? }))

@@ -1,5 +1,7 @@
-//! `package`: packages of the distribution. What is installed is read from the package database itself, once for all
-//! tasks; changing goes through PackageKit, or through apt or dnf where it is absent or hangs.
+//! `package`: packages of the distribution.
+//!
+//! The installed packages are read from the package database and cached for all tasks. Changes go through PackageKit.
+//! If PackageKit is missing or hangs, apt or dnf is used.
 
 mod backend;
 mod database;
@@ -19,7 +21,7 @@ pub use database::Database;
 use database::Packages;
 use simulation::Named;
 
-/// Packages and how they are to be.
+/// Packages and their desired state.
 #[derive(Debug, Clone)]
 pub struct Options {
     names: Vec<String>,
@@ -46,7 +48,7 @@ enum Backend {
     Dnf,
 }
 
-/// What becomes of configuration files that the administrator has changed, where their package has others now.
+/// The treatment of configuration files that the administrator has changed, if a new package version changes them too.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Conffiles {
     Keep,
@@ -54,7 +56,7 @@ enum Conffiles {
 }
 
 impl Conffiles {
-    /// What dpkg is told (dpkg(1), force-things).
+    /// Returns the flags for dpkg (dpkg(1), force-things).
     fn flags(self) -> &'static [&'static str] {
         match self {
             Self::Keep => &["--force-confdef", "--force-confold"],
@@ -116,7 +118,7 @@ pub(crate) fn resolve(package: pb::Package) -> Result<Options, Vec<Problem>> {
     })
 }
 
-/// What is to be done.
+/// The packages to change, by kind of change.
 #[derive(Debug, Default, PartialEq, Eq)]
 struct Missing {
     install: Vec<String>,
@@ -137,14 +139,15 @@ impl Missing {
 }
 
 impl Options {
-    /// The packages.
+    /// Returns the names of the packages.
     pub(crate) fn names(&self) -> &[String] {
         &self.names
     }
 
-    /// Whether it goes into one transaction with another use. What brings packages does not go with what takes them
-    /// away: a tool does that in an order of its own, and the book has one. A version is asked for with flags that are
-    /// not for others.
+    /// Returns true if two uses can share a transaction.
+    ///
+    /// Installing and removing are not combined: a tool would choose the order, but the book defines one. A version
+    /// needs flags that must not apply to other packages.
     pub(crate) fn goes_with(&self, other: &Self) -> bool {
         let brings = |options: &Self| options.state != State::Absent;
         let any = |options: &Self| options.version.is_none();
@@ -152,7 +155,7 @@ impl Options {
         same && brings(self) == brings(other) && any(self) && any(other)
     }
 
-    /// The newest versions, where they matter.
+    /// Returns the newest available versions; empty unless the state is `latest`.
     fn newest(&self, context: &Context<'_>) -> Result<BTreeMap<String, String>, ModuleError> {
         if self.state == State::Latest { backend::newest(self, context) } else { Ok(BTreeMap::new()) }
     }
@@ -222,7 +225,7 @@ pub(crate) fn check(options: &Options, context: &Context<'_>) -> Result<Checked,
     Ok(Checked::Change(Change { verb, diff: options.diff(&missing, &installed, &newest), steps: Vec::new() }))
 }
 
-/// The parameters that remove what is not installed yet.
+/// Returns the parameters that remove the packages that are not installed yet. `None` if there are none.
 pub(crate) fn undo(options: &Options, context: &Context<'_>) -> Option<Value> {
     let installed = context.memory.packages.read(options, context).ok()?;
     let new: Vec<&String> = options.names.iter().filter(|name| !installed.contains_key(*name)).collect();
@@ -233,7 +236,8 @@ pub(crate) fn run(options: &Options, context: &Context<'_>) -> Result<Report, Mo
     together(&[options], context).map(|()| Report::well())
 }
 
-/// Whether the database has all of it as it should be, whatever the tool says: dpkg's tells what came to its end.
+/// Returns true if the dpkg database shows the desired state although the tool failed. Always false for rpm, whose
+/// database does not show unfinished installations.
 fn all_there(uses: &[&Options], context: &Context<'_>) -> Result<bool, ModuleError> {
     if uses.iter().any(|options| options.backend == Backend::Dnf) || !backend::debian(context) {
         return Ok(false);
@@ -248,7 +252,7 @@ fn all_there(uses: &[&Options], context: &Context<'_>) -> Result<bool, ModuleErr
     Ok(true)
 }
 
-/// Carries out several uses, in one transaction where they allow it.
+/// Applies several uses, in one transaction if the backend allows it.
 pub(crate) fn together(uses: &[&Options], context: &Context<'_>) -> Result<(), ModuleError> {
     context.needs_whole_root("package")?;
     let Some(first) = uses.first() else { return Ok(()) };
@@ -264,7 +268,7 @@ pub(crate) fn together(uses: &[&Options], context: &Context<'_>) -> Result<(), M
     }
     let changes = !missing.install.is_empty() || !missing.upgrade.is_empty() || !missing.remove.is_empty();
     if changes {
-        // Of another architecture, or half installed: apt knows what to do, PackageKit does not name it.
+        // apt handles packages of another architecture and half-installed ones; PackageKit has no names for them.
         let odd = |name: &String| name.contains(':') || installed.get(name).is_some_and(|known| !known.whole);
         let plain = !uses.iter().flat_map(|options| &options.names).any(odd);
         let named = Named {
@@ -275,7 +279,7 @@ pub(crate) fn together(uses: &[&Options], context: &Context<'_>) -> Result<(), M
         let how =
             How { backend: first.backend, version: first.version.clone(), plain, conffiles: first.conffiles, named };
         if let Err(error) = backend::change(&missing, &how, context) {
-            // The tool fails for every package that is not whole, also where these are.
+            // apt also fails because of broken packages that are not part of this task.
             if !all_there(uses, context)? {
                 return Err(error);
             }
@@ -285,7 +289,7 @@ pub(crate) fn together(uses: &[&Options], context: &Context<'_>) -> Result<(), M
     if !missing.hold.is_empty() {
         backend::mark("hold", &missing.hold, context)?;
     }
-    // What the tool says is one thing, what the database says another.
+    // A tool can report success without having done everything, so the database is read again.
     let installed = context.memory.packages.read(first, context)?;
     let left = |options: &&Options| {
         let left = options.missing(&installed, &BTreeMap::new());

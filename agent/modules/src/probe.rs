@@ -13,16 +13,16 @@ use towpath_render::words;
 
 use crate::{Context, ModuleError, Report, resolve::Problem};
 
-/// What is waited for.
+/// The condition that a wait ends with.
 #[derive(Debug, Clone)]
 pub enum Wait {
-    /// A time.
+    /// A duration has passed.
     For(Duration),
-    /// A port that takes connections.
+    /// A port accepts connections.
     Port(String),
-    /// A path that is there.
+    /// A path exists.
     Path(String),
-    /// A shared value.
+    /// A shared value exists.
     Shared(String),
 }
 
@@ -97,7 +97,7 @@ fn until(context: &Context<'_>, mut holds: impl FnMut() -> bool) -> bool {
     }
 }
 
-/// An assertion whose expressions render has evaluated: `that` holds those that failed.
+/// Reports an assertion. The renderer has evaluated the expressions, and `that` holds the ones that failed.
 pub(crate) fn assertion(assert: &pb::Assert) -> Report {
     let message = assert.message.clone();
     let failed = assert.that.join("; ");

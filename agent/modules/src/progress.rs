@@ -1,4 +1,4 @@
-//! What is being done right now: told by who does it, asked by who shows it.
+//! The changes in progress: recorded by tasks, shown by status.
 
 use std::{
     collections::BTreeMap,
@@ -14,11 +14,11 @@ pub struct Progress(Mutex<BTreeMap<String, At>>);
 struct At {
     book: String,
     begun: Instant,
-    /// How far it is, in its own words.
+    /// The progress, in the words of the module.
     far: Option<String>,
 }
 
-/// A task that is at work until this is dropped.
+/// A guard of a running task. Dropping it ends the task's entry.
 #[derive(Debug)]
 pub struct Work<'a>(&'a Progress, String);
 
@@ -33,20 +33,20 @@ impl Progress {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// A task of a book begins to change something.
+    /// Records that a task of a book begins a change.
     pub fn begin(&self, book: &str, task: &str, now: Instant) -> Work<'_> {
         self.lock().insert(task.to_owned(), At { book: book.to_owned(), begun: now, far: None });
         Work(self, task.to_owned())
     }
 
-    /// A task that is at work says how far it is.
+    /// Records the progress of a running task.
     pub(crate) fn say(&self, task: &str, far: &str) {
         if let Some(at) = self.lock().get_mut(task) {
             at.far = Some(far.to_owned());
         }
     }
 
-    /// What is being done, in a sentence; None where nothing is.
+    /// Returns a sentence about all running tasks. `None` if no task is running.
     pub fn now(&self, now: Instant) -> Option<String> {
         let tell = |(task, at): (&String, &At)| {
             let seconds = now.saturating_duration_since(at.begun).as_secs();

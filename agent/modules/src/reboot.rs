@@ -1,17 +1,17 @@
-//! `reboot`: whether the system asks for one, and the call that begins it.
+//! `reboot`: the check for a required reboot, and the call that starts it.
 
 use towpath_host::process::{self, Invocation};
 use towpath_proto::v1alpha as pb;
 
 use crate::{Change, Checked, Context, ModuleError, Report, Verb};
 
-/// When the node reboots.
+/// The condition of a reboot.
 #[derive(Debug, Clone)]
 pub struct Options {
     always: bool,
 }
 
-/// What the system leaves behind when it wants to be started anew.
+/// The files that mark a required reboot.
 const REQUIRED: [&str; 2] = ["/run/reboot-required", "/var/run/reboot-required"];
 
 pub(crate) fn resolve(reboot: &pb::Reboot) -> Options {
@@ -19,7 +19,7 @@ pub(crate) fn resolve(reboot: &pb::Reboot) -> Options {
 }
 
 impl Options {
-    /// Whether it is done once for each definition, and not when the system asks for it.
+    /// Returns true if it runs once for each definition; false if it runs when the system requires it.
     pub fn always(&self) -> bool {
         self.always
     }
@@ -37,7 +37,7 @@ pub(crate) fn check(options: &Options, context: &Context<'_>) -> Result<Checked,
     Ok(Checked::Change(Change { verb: Verb::Run, diff: "reboot\n".into(), steps: Vec::new() }))
 }
 
-/// Begins it: what comes then, comes from outside.
+/// Starts the reboot. systemd stops the agent afterwards.
 pub(crate) fn run(context: &Context<'_>) -> Result<Report, ModuleError> {
     let invocation = Invocation {
         argv: ["systemctl", "reboot", "--no-block"].map(str::to_owned).to_vec(),

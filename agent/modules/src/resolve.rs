@@ -1,4 +1,4 @@
-//! Parameters, templates filled, to options: pure, and called by `validate` for what is literal.
+//! Resolves parameters with filled templates to options, without I/O. `validate` calls it for literal parameters.
 
 use std::collections::BTreeMap;
 
@@ -11,50 +11,50 @@ use crate::{
     naming, package, probe, reboot, service, sysctl, unit,
 };
 
-/// What a task asks of a module.
+/// The resolved parameters of a module.
 #[derive(Debug, Clone)]
 pub enum Options {
     /// A file, directory, tree or link.
     File(file::Options),
     /// One line of a file.
     Line(line::Options),
-    /// A block of a file.
+    /// A marked block of a file.
     Block(crate::block::Options),
     /// A command or a script.
     Command(command::Options),
     /// The state of a unit.
     Service(service::Options),
-    /// The file of a unit.
+    /// A unit file.
     Unit(unit::Options),
     /// Packages.
     Package(package::Options),
     /// A user or a group.
     Account(account::Options),
-    /// One file with a form of its own.
+    /// A file with a fixed path and form: sudoers or a package repository.
     Config(config::Options),
-    /// A key that opens an account.
+    /// An ssh key that is authorized for a user.
     AuthorizedKey(authorized_key::Options),
-    /// The machine's name.
+    /// The host name.
     Hostname(naming::Hostname),
-    /// The machine's time zone.
+    /// The time zone.
     Timezone(naming::Timezone),
     /// The files of a repository at one commit.
     Git(file::Options),
-    /// One value of a file with a form.
+    /// One value of a structured file.
     Edit(edit::Options),
-    /// A setting of the kernel.
+    /// A kernel setting.
     Sysctl(sysctl::Options),
     /// A mounted file system.
     Mount(mount::Options),
-    /// An archive, unpacked.
+    /// An unpacked archive.
     Archive(archive::Options),
-    /// A file that comes over https.
+    /// A file that is fetched over https.
     Download(download::Options),
-    /// What a program of the source keeps so.
+    /// A resource that a program of the source manages.
     Custom(custom::Options),
     /// A reboot.
     Reboot(reboot::Options),
-    /// A request.
+    /// An http request.
     Http(http::Options),
     /// A wait.
     Wait(probe::Wait),
@@ -62,18 +62,18 @@ pub enum Options {
     Assert(pb::Assert),
     /// A message.
     Debug(pb::Debug),
-    /// A module that is carried out elsewhere.
+    /// A module that this crate does not implement.
     Elsewhere(&'static str),
 }
 
-/// A parameter that can't be used.
+/// A problem of a parameter.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Problem {
-    /// The parameter; empty where several don't fit together.
+    /// The name of the parameter; empty if several parameters contradict each other.
     pub key: String,
-    /// What is wrong.
+    /// The problem.
     pub message: String,
-    /// What to do.
+    /// The remedy.
     pub hint: Option<String>,
 }
 
@@ -88,10 +88,10 @@ impl Problem {
     }
 }
 
-/// Resolves the parameters of a module, which have been checked against the schema.
+/// Resolves the parameters of a module. The caller has checked them against the schema.
 ///
 /// # Errors
-/// Everything that is wrong with them.
+/// All problems of the parameters.
 pub fn resolve(module: &str, params: &Value) -> Result<Options, Vec<Problem>> {
     match module {
         "file" => file::resolve(&parse(params)?, params).map(Options::File),
@@ -141,7 +141,7 @@ pub(crate) fn done(problems: Vec<Problem>) -> Result<(), Vec<Problem>> {
     if problems.is_empty() { Ok(()) } else { Err(problems) }
 }
 
-/// A path that a module manages must be absolute and go straight.
+/// Checks that a managed path is absolute and has neither `..` nor NUL.
 pub(crate) fn managed_path(key: &str, path: &str, problems: &mut Vec<Problem>) {
     if !path.starts_with('/') {
         problems.push(Problem::new(key, format!("{path:?} is not absolute")).hint(format!("write /{path}")));
@@ -154,9 +154,9 @@ pub(crate) fn managed_path(key: &str, path: &str, problems: &mut Vec<Problem>) {
     }
 }
 
-/// Refuses what a value that becomes part of one line of a file may not hold: it could write further lines of that file.
+/// Rejects control characters and line breaks in a value that becomes part of one line of a file. They could add lines.
 pub(crate) fn one_line(key: &str, text: &str, problems: &mut Vec<Problem>) {
-    // Line and paragraph separators end a line for some readers; NEL is a control character.
+    // Some readers end a line at a line or paragraph separator. NEL is a control character.
     let found = text.chars().find(|c| c.is_control() && *c != '\t' || matches!(c, '\u{2028}' | '\u{2029}'));
     if let Some(found) = found {
         let what = format!("the value holds the character {found:?}, and it is one line of a file");
@@ -174,7 +174,7 @@ pub(crate) fn mode(key: &str, mode: Option<&str>, problems: &mut Vec<Problem>) -
     }
 }
 
-/// The variables of a command's environment.
+/// Checks the names of a command's environment variables.
 pub(crate) fn environment(env: BTreeMap<String, String>, problems: &mut Vec<Problem>) -> BTreeMap<String, String> {
     for name in env.keys().filter(|name| name.is_empty() || name.contains(['=', '\0'])) {
         problems.push(Problem::new("env", format!("{name:?} is no name of a variable")));

@@ -1,4 +1,4 @@
-//! `service`: whether a unit runs, starts at boot, or can be started at all.
+//! `service`: the state of a unit: running or stopped, enabled at boot, masked.
 
 mod aliases;
 
@@ -14,7 +14,7 @@ use crate::{
     resolve::{Problem, done},
 };
 
-/// What a unit is to be like.
+/// The desired state of a unit.
 #[derive(Debug, Clone)]
 pub struct Options {
     unit: String,
@@ -31,10 +31,10 @@ enum State {
     Reloaded,
 }
 
-/// How many lines of its journal a unit that failed is told with.
+/// The number of journal lines shown for a failed unit.
 const LINES: &str = "10";
 
-/// The kinds of units that a name may end with.
+/// The unit suffixes that a name may end with.
 const KINDS: [&str; 11] = [
     ".service",
     ".socket",
@@ -49,7 +49,7 @@ const KINDS: [&str; 11] = [
     ".device",
 ];
 
-/// A unit by its whole name.
+/// Returns the full name of a unit. `.service` is the default suffix.
 pub(crate) fn whole(name: &str) -> String {
     if KINDS.iter().any(|kind| name.ends_with(kind)) { name.to_owned() } else { format!("{name}.service") }
 }
@@ -83,7 +83,7 @@ pub(crate) fn failed(error: SystemdError) -> ModuleError {
     ModuleError::new(error.to_string())
 }
 
-/// One thing that is missing.
+/// A single difference.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Missing {
     Unmask,
@@ -93,17 +93,18 @@ enum Missing {
 }
 
 impl Options {
-    /// Whether it is done, not kept so.
+    /// Returns true for a restart or reload, which is an action and not a state.
     pub(crate) fn is_action(&self) -> bool {
         matches!(self.state, Some(State::Restarted | State::Reloaded))
     }
 
-    /// The unit that the task means, where its name is an alias: as the unit files say, whether it is loaded or not.
+    /// Returns the unit that the task's name refers to. The unit files resolve an alias, even if the unit is not
+    /// loaded.
     pub(crate) fn meant(&self, context: &Context<'_>) -> String {
         aliases::unit(context.look, &self.unit)
     }
 
-    /// The state of the unit that the task means; its `id` is the name to use.
+    /// Returns the state of the unit. Its `id` is the name to use.
     fn state(&self, systemd: &Systemd, context: &Context<'_>) -> Result<UnitState, ModuleError> {
         systemd.state(&self.meant(context)).map_err(failed)
     }
@@ -115,14 +116,14 @@ impl Options {
             missing.push(Missing::Unmask);
         }
         let runs = matches!(unit.active.as_str(), "active" | "reloading" | "activating" | "refreshing");
-        // Before it is disabled: that may take the name away by which it is known.
+        // The stop comes first, because disabling the unit may remove the alias that names it.
         if self.state == Some(State::Stopped) && (runs || unit.active == "deactivating") {
             missing.push(Missing::Run(Job::Stop));
         }
-        // What has no [Install] section is started by others: it is as enabled as it can be.
+        // A unit without an [Install] section cannot be enabled further; other units start it.
         let file = unit.file.as_str();
         let enabled = matches!(file, "enabled" | "enabled-runtime" | "static" | "alias" | "generated" | "indirect");
-        // What can't be disabled is not.
+        // Such a unit cannot be disabled either.
         let fixed = |wanted: bool| !wanted && matches!(file, "static" | "alias" | "generated" | "indirect");
         if self.enabled.is_some_and(|wanted| wanted != enabled && !fixed(wanted)) {
             missing.push(Missing::Enable(self.enabled == Some(true)));
@@ -160,7 +161,7 @@ pub(crate) fn check(options: &Options, context: &Context<'_>) -> Result<Checked,
     let gone = unit.load == "not-found";
     let nothing = options.enabled != Some(true) && matches!(options.state, None | Some(State::Stopped));
     if gone && nothing && options.masked == Some(true) {
-        // It is masked before its package brings it.
+        // The unit is masked before its package is installed.
         let diff = format!("{} is masked\n", options.unit);
         return Ok(Checked::Change(Change { verb: Verb::Update, diff, steps: Vec::new() }));
     }
@@ -204,7 +205,7 @@ pub(crate) fn run(options: &Options, context: &Context<'_>) -> Result<Report, Mo
     Ok(Report { fields: [("started", json!(started_now))].into(), ..Report::well() })
 }
 
-/// Runs a job; a unit that dies as soon as it is started has not been started.
+/// Runs a job. A unit that fails right after the job counts as a failed job.
 fn started(systemd: &Systemd, unit: &str, job: Job, context: &Context<'_>) -> Result<(), SystemdError> {
     systemd.run(unit, job, context.timeout)?;
     if job != Job::Stop && systemd.state(unit)?.active == "failed" {
@@ -213,7 +214,7 @@ fn started(systemd: &Systemd, unit: &str, job: Job, context: &Context<'_>) -> Re
     Ok(())
 }
 
-/// A failure with the last lines of the unit's journal; `what` is what people call it where that is not the unit.
+/// Returns an error with the last lines of the unit's journal. `what` is the name for people, if it is not the unit.
 pub(crate) fn told(what: &str, unit: &str, error: &SystemdError, context: &Context<'_>) -> ModuleError {
     let lines = journal(unit, context);
     let said = if lines.is_empty() { String::new() } else { format!("; its journal ends with: {lines}") };
@@ -221,7 +222,7 @@ pub(crate) fn told(what: &str, unit: &str, error: &SystemdError, context: &Conte
     ModuleError::new(format!("{what}{error}{said}"))
 }
 
-/// The last lines of a unit's journal.
+/// Returns the last lines of a unit's journal.
 fn journal(unit: &str, context: &Context<'_>) -> String {
     let argv = ["journalctl", "--no-pager", "--quiet", "-o", "cat", "-n", LINES, "-u", unit];
     let invocation = Invocation {
@@ -233,7 +234,8 @@ fn journal(unit: &str, context: &Context<'_>) -> String {
     output.lines().map(str::trim).filter(|line| !line.is_empty()).collect::<Vec<_>>().join("; ")
 }
 
-/// The parameters that put a unit back to how it is now.
+/// Returns the parameters that restore the current state of a unit. `None` if nothing changes, or only a restart or
+/// reload.
 pub(crate) fn undo(options: &Options, context: &Context<'_>) -> Option<Value> {
     let unit = options.state(&Systemd::connect().ok()?, context).ok()?;
     let mut params = json!({ "name": unit.id });

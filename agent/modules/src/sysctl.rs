@@ -1,4 +1,4 @@
-//! `sysctl`: a setting of the kernel, now and at every boot (sysctl.d(5)).
+//! `sysctl`: a kernel setting, now and at every boot (sysctl.d(5)).
 
 use serde_json::{Value, json};
 use towpath_host::{Hand, files::Access, process};
@@ -9,7 +9,7 @@ use crate::{
     resolve::{Problem, done, one_line},
 };
 
-/// A setting.
+/// A kernel setting and its desired value.
 #[derive(Debug, Clone)]
 pub struct Options {
     name: String,
@@ -41,13 +41,13 @@ pub(crate) fn resolve(sysctl: &pb::Sysctl) -> Result<Options, Vec<Problem>> {
     Ok(Options { name, value, absent })
 }
 
-/// A value with one blank between its words, as the kernel's tabs mean it too.
+/// Returns a value with single blanks between its words. The kernel separates words by tabs.
 fn plain(value: &str) -> String {
     value.split_whitespace().collect::<Vec<_>>().join(" ")
 }
 
 impl Options {
-    /// The file that says it at every boot.
+    /// Returns the path of the file that sets the value at every boot.
     fn file(&self) -> String {
         format!("/etc/sysctl.d/60-towpath-{}.conf", self.name.replace('/', "-"))
     }
@@ -56,7 +56,8 @@ impl Options {
         format!("{} = {}\n", self.name, self.value.as_deref().unwrap_or_default())
     }
 
-    /// Where the kernel shows it, below /proc/sys: as sysctl.d(5) says, the first separator decides.
+    /// Returns the path of the setting below /proc/sys. The first separator in the name decides its spelling
+    /// (sysctl.d(5)).
     fn place(&self) -> String {
         let slash = self.name.find('/').unwrap_or(usize::MAX);
         if slash < self.name.find('.').unwrap_or(usize::MAX) {
@@ -83,17 +84,17 @@ impl Options {
     }
 }
 
-/// What is missing.
+/// The differences of a setting.
 #[derive(Default)]
 struct Missing {
-    /// The file is to be written or removed.
+    /// True if the file must be written or removed.
     file: bool,
-    /// The kernel is to be told.
+    /// True if the kernel has another value.
     kernel: bool,
     diff: String,
 }
 
-/// None where the kernel does not have the setting.
+/// Returns the differences. `None` if the kernel lacks the setting and the task is not about to remove it.
 fn missing(options: &Options, context: &Context<'_>) -> Result<Option<Missing>, ModuleError> {
     let mut missing = Missing::default();
     let file = options.file();
@@ -129,7 +130,7 @@ pub(crate) fn check(options: &Options, context: &Context<'_>) -> Result<Checked,
 pub(crate) fn run(options: &Options, context: &Context<'_>, hand: &Hand) -> Result<Report, ModuleError> {
     context.needs_whole_root("sysctl")?;
     let missing = missing(options, context)?.ok_or_else(|| ModuleError::new(options.unknown()))?;
-    // The kernel first: a value that it does not take is not said again at every boot.
+    // The kernel comes first, so that a value that it rejects is not set at every boot.
     if let (true, Some(value)) = (missing.kernel, &options.value) {
         process::set_kernel(&options.place(), value).map_err(|error| {
             ModuleError::new(format!("the kernel does not take {} = {value}: {error}", options.name))
@@ -154,7 +155,8 @@ pub(crate) fn run(options: &Options, context: &Context<'_>, hand: &Hand) -> Resu
     Ok(Report::well())
 }
 
-/// The parameters that give the kernel its value of now back, where Towpath has not set it before.
+/// Returns the parameters that restore the kernel's current value. `None` if Towpath has set it before or the task
+/// removes it.
 pub(crate) fn undo(options: &Options, context: &Context<'_>) -> Option<Value> {
     if options.absent || context.look.exists(&options.file()).ok()? {
         return None;

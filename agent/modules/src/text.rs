@@ -1,4 +1,4 @@
-//! What `line` and `block` share: the lines of a file, and the step that replaces it.
+//! The shared part of `line` and `block`: the lines of a file, and the step that replaces it.
 
 use std::sync::Arc;
 
@@ -8,7 +8,7 @@ use towpath_host::{Meta, diff, files::Access};
 
 use crate::{Change, Checked, Content, Context, ModuleError, Step, Verb, file, resolve::Problem};
 
-/// The lines of a file, without their ends.
+/// The lines of a file, without line ends.
 pub(crate) struct Lines {
     pub(crate) lines: Vec<String>,
     old: Option<(Vec<u8>, Meta)>,
@@ -16,7 +16,7 @@ pub(crate) struct Lines {
 }
 
 impl Lines {
-    /// Reads a file; one that is not there has no lines.
+    /// Reads a file. A missing file has no lines.
     pub(crate) fn read(path: &str, context: &Context<'_>) -> Result<Self, ModuleError> {
         let old = context.look.read(path).map_err(|error| ModuleError::io(path, &error))?;
         let text = match &old {
@@ -30,7 +30,7 @@ impl Lines {
         Ok(Self { lines, old, ends })
     }
 
-    /// The change from the file as it was to these lines.
+    /// Returns the change from the file to the new lines.
     pub(crate) fn change(self, path: &str, new: &[String], context: &Context<'_>) -> Result<Checked, ModuleError> {
         if new == self.lines {
             return Ok(Checked::InSync);
@@ -59,7 +59,7 @@ impl Lines {
     }
 }
 
-/// The parameters that take a line or a block out again.
+/// Returns the parameters that remove a line or a block. `None` if the task removes it itself.
 pub(crate) fn undo(module: &str, params: &Value) -> Option<Value> {
     if params.get("state").and_then(Value::as_str) == Some("absent") {
         return None;
@@ -68,7 +68,7 @@ pub(crate) fn undo(module: &str, params: &Value) -> Option<Value> {
     let map = params.as_object_mut()?;
     map.insert("state".into(), "absent".into());
     if module == "line" {
-        // The line that was written goes; what it had replaced is not known.
+        // Only the written line is removed. The line that it replaced is unknown.
         map.remove("match");
     }
     map.remove("after");
@@ -76,7 +76,7 @@ pub(crate) fn undo(module: &str, params: &Value) -> Option<Value> {
     Some(params)
 }
 
-/// Where new lines go: behind or before the last line that matches, else at the end.
+/// The position of new lines: after or before the last matching line, else at the end of the file.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Anchor {
     pub(crate) after: Option<Regex>,

@@ -1,4 +1,4 @@
-//! `unit`: a unit file, or a drop-in, below /etc/systemd/system; systemd reads it again when it has changed.
+//! `unit`: a unit file or drop-in below /etc/systemd/system. systemd reloads its unit files after a change.
 
 use serde_json::{Value, json};
 use towpath_host::systemd::Systemd;
@@ -10,7 +10,7 @@ use crate::{
     service::{failed, whole},
 };
 
-/// A unit's file.
+/// A unit file and its desired state.
 #[derive(Debug, Clone)]
 pub struct Options {
     unit: String,
@@ -54,18 +54,18 @@ pub(crate) fn resolve(unit: &pb::Unit) -> Result<Options, Vec<Problem>> {
 }
 
 impl Options {
-    /// The file.
+    /// Returns the path of the file.
     pub fn path(&self) -> &str {
         self.file.path()
     }
 }
 
-/// Whether a unit is one that others are made from: it has no state of its own.
+/// Returns true for a template unit, which has no state of its own.
 fn template(unit: &str) -> bool {
     unit.contains("@.")
 }
 
-/// Whether the distribution has a unit of that name too, which comes to light when this one goes.
+/// Returns true if the distribution has a unit of the same name. That unit takes effect when this one is removed.
 fn vendor(unit: &str, context: &Context<'_>) -> bool {
     ["/usr/lib/systemd/system", "/lib/systemd/system"]
         .iter()
@@ -77,7 +77,7 @@ pub(crate) fn check(options: &Options, context: &Context<'_>) -> Result<Checked,
     let systemd = Systemd::connect().map_err(failed)?;
     let mut change = match file::check(&options.file, context)? {
         Checked::Change(change) => change,
-        // A crash between the file and the reload leaves it to be done.
+        // After a crash between write and reload, the reload is still missing.
         Checked::InSync if !template(&options.unit) && systemd.state(&options.unit).map_err(failed)?.stale => {
             crate::Change {
                 verb: crate::Verb::Update,
@@ -95,7 +95,7 @@ pub(crate) fn check(options: &Options, context: &Context<'_>) -> Result<Checked,
     Ok(Checked::Change(change))
 }
 
-/// The parameters that take it away again, where it is not there yet.
+/// Returns the parameters that remove the unit file. `None` if it exists already or the task removes it.
 pub(crate) fn undo(options: &Options, params: &Value, context: &Context<'_>) -> Option<Value> {
     if options.absent || context.look.exists(options.path()).ok()? {
         return None;

@@ -1,4 +1,4 @@
-//! The members of an archive, one after the other, whatever its format.
+//! The members of an archive in sequence, for every format.
 
 use std::{
     cell::Cell,
@@ -9,34 +9,34 @@ use std::{
 
 use ruzstd::decoding::StreamingDecoder;
 
-/// An archive that can be read from.
+/// An archive that can be read.
 pub(super) trait Source: Read + Seek {}
 
 impl<T: Read + Seek> Source for T {}
 
-/// What a member is.
+/// The kind of a member.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum Kind {
     Directory,
     File {
-        /// Whether it can be run.
+        /// True if the owner may execute it.
         program: bool,
     },
     /// A symbolic link.
     Link(String),
-    /// The same file as an earlier member.
+    /// A copy of an earlier member, from a hard link.
     Copy(String),
 }
 
-/// A member.
+/// A member of an archive.
 pub(super) struct Member<'a> {
-    /// Where it belongs, below the directory.
+    /// The path below the target directory.
     pub(super) path: String,
     pub(super) kind: Kind,
     pub(super) content: &'a mut dyn Read,
 }
 
-/// The largest memory that an archive may ask for to be unpacked, in KiB.
+/// The memory limit for unpacking an xz archive, in KiB.
 const DICTIONARY: u32 = 256 << 10;
 
 type Take<'a> = dyn FnMut(Member<'_>) -> io::Result<()> + 'a;
@@ -45,19 +45,20 @@ fn refused(what: String) -> io::Error {
     io::Error::new(io::ErrorKind::InvalidData, what)
 }
 
-/// How many bytes an archive may still unpack to.
+/// The bytes that an archive may still unpack to.
 #[derive(Debug, Clone)]
 pub(super) struct Budget {
     limit: u64,
     left: Rc<Cell<u64>>,
-    /// What may be read before the next member begins: names and headers are kept in memory.
+    /// The bytes that may be read before the next member begins. Names and headers are kept in memory, so they are
+    /// bounded.
     between: Rc<Cell<u64>>,
 }
 
-/// What a member counts beside its bytes, for its name and its place on the disk.
+/// The bytes charged for a member beside its content and path.
 const MEMBER: u64 = 1024;
 
-/// How many bytes of headers may stand before a member.
+/// The limit for the header bytes in front of a member.
 const HEADERS: u64 = 1 << 20;
 
 impl Budget {
@@ -65,10 +66,10 @@ impl Budget {
         Self { limit, left: Rc::new(Cell::new(limit)), between: Rc::new(Cell::new(HEADERS)) }
     }
 
-    /// Takes bytes off.
+    /// Charges bytes to the budget.
     ///
     /// # Errors
-    /// When fewer are left.
+    /// If fewer bytes are left.
     pub(super) fn spend(&self, bytes: u64) -> io::Result<()> {
         let left = self.left.get().checked_sub(bytes).ok_or_else(|| {
             refused(format!(
@@ -91,7 +92,7 @@ impl Budget {
     }
 }
 
-/// Counts what is read of a member beyond its stated size.
+/// Charges the bytes of a member that exceed its stated size.
 struct Counted<'a, R> {
     from: R,
     stated: u64,
@@ -108,7 +109,7 @@ impl<R: Read> Read for Counted<'_, R> {
     }
 }
 
-/// Counts what is read between members.
+/// Charges the bytes that are read between members.
 struct Headers<R> {
     from: R,
     budget: Budget,
@@ -126,7 +127,7 @@ impl<R: Read> Read for Headers<R> {
     }
 }
 
-/// Gives each member, less so many leading folders; ends with the first that can't be taken.
+/// Passes each member to `take`, without the first `strip` folders of its path. Stops at the first error.
 pub(super) fn each(mut source: Box<dyn Source>, strip: usize, budget: &Budget, take: &mut Take<'_>) -> io::Result<()> {
     let mut seen = BTreeSet::new();
     let take: &mut Take<'_> = &mut |member: Member<'_>| {
@@ -158,7 +159,8 @@ pub(super) fn each(mut source: Box<dyn Source>, strip: usize, budget: &Budget, t
     }
 }
 
-/// A path without its leading folders, where it stays below the directory; None where nothing is left of it.
+/// Returns a path without its leading folders. Rejects a path that leaves the directory. `None` if no component
+/// remains.
 fn inside(path: &str, strip: usize) -> io::Result<Option<String>> {
     let parts: Vec<&str> = path.split('/').filter(|part| !part.is_empty() && *part != ".").collect();
     if path.starts_with('/') || parts.contains(&"..") || path.contains('\0') {
@@ -167,13 +169,13 @@ fn inside(path: &str, strip: usize) -> io::Result<Option<String>> {
     Ok((parts.len() > strip).then(|| parts[strip..].join("/")))
 }
 
-/// Refuses a link that leads out of the directory.
+/// Rejects a link that leads out of the directory.
 fn leads_inside(path: &str, target: &str) -> io::Result<()> {
     let mut depth = path.split('/').count() - 1;
     let out = || refused(format!("the link {path:?} leads out of the directory, to {target:?}"));
     let mut down = false;
     for part in target.split('/').filter(|part| !part.is_empty() && *part != ".") {
-        // Behind a name, which may be a link itself, nobody knows where up leads.
+        // A name may be a link itself, so the target of a later `..` is unknown.
         match (part, depth) {
             ("..", 0) => return Err(out()),
             ("..", _) if down => return Err(out()),
@@ -231,7 +233,7 @@ fn tar(content: impl Read, strip: usize, budget: &Budget, take: &mut Take<'_>) -
     Ok(())
 }
 
-/// Reads the rest of a member, which would count as a part of the next header.
+/// Reads the rest of a member, which would otherwise be charged as the next header.
 fn pass_over(entry: &mut impl Read, budget: &Budget) -> io::Result<()> {
     io::copy(entry, &mut io::sink())?;
     budget.end();
@@ -262,8 +264,8 @@ fn zip(source: Box<dyn Source>, strip: usize, budget: &Budget, take: &mut Take<'
     Ok(())
 }
 
-/// The frames of a zstd file one after the other (RFC 8878), each compared with its checksum: the decoder gives one
-/// frame alone, and compares nothing.
+/// A reader of all frames of a zstd file (RFC 8878). The decoder reads a single frame and does not verify its checksum,
+/// so this reader does both.
 struct Zstd<R: Read> {
     state: State<R>,
 }
@@ -281,7 +283,7 @@ impl<R: Read> Zstd<R> {
         Self { state: State::Between(from) }
     }
 
-    /// Begins with the next frame; those that hold no content are passed over.
+    /// Begins the next frame. Frames without content are skipped.
     fn next(mut from: R) -> io::Result<State<R>> {
         let mut magic = [0; 4];
         if from.read(&mut magic[..1])? == 0 {
@@ -353,7 +355,7 @@ mod tests {
         assert!(status.success(), "{line}");
     }
 
-    /// The same tree, packed by the tools that people pack with.
+    /// Packs the same tree with the usual tools.
     #[test]
     fn every_format_gives_the_same_members() {
         let folder = tempfile::tempdir().unwrap();
@@ -381,7 +383,7 @@ mod tests {
             let found: Vec<_> = found
                 .into_iter()
                 .map(|(path, kind, text)| match kind {
-                    // A zip archive holds the target as content, which was read already.
+                    // A zip archive stores the target of a link as content, which was read before.
                     Kind::Link(target) => (path, Kind::Link(target), String::new()),
                     kind => (path, kind, text),
                 })
@@ -438,7 +440,7 @@ mod tests {
         assert_eq!(unpack("many.tgz", 6_000_000, true), Ok(0));
     }
 
-    /// A header of a gigabyte would be kept in memory before its member is known.
+    /// A header of a gigabyte would be held in memory before its member is known.
     #[test]
     fn headers_of_a_member_are_bounded() {
         let folder = tempfile::tempdir().unwrap();
@@ -457,7 +459,7 @@ mod tests {
         assert!(error.contains("headers"), "{error}");
     }
 
-    /// Leading folders that are left out may be large members.
+    /// Members that are stripped with their leading folder may be large.
     #[test]
     fn members_that_are_stripped_count_as_members() {
         let folder = tempfile::tempdir().unwrap();

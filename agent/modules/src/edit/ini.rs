@@ -1,15 +1,16 @@
-//! Ini files: sections in brackets, settings with `=` or `:`, comments behind `;` or `#`. Line by line, as no two
-//! programs that read them agree on more.
+//! Ini files: sections in brackets, settings with `=` or `:`, comments after `;` or `#`.
+//!
+//! The format has no standard beyond that, so files are edited line by line.
 
 use serde_json::{Map, Value};
 
 use super::{Part, Trouble};
 
-/// A line, taken apart.
+/// A parsed line.
 #[derive(Debug, PartialEq, Eq)]
 enum Line<'a> {
     Section(&'a str),
-    /// The name, what stands before the value, the value with what stands behind it.
+    /// The name, the text in front of the value, and the value with a comment after it.
     Setting(&'a str, &'a str, &'a str),
     Other,
 }
@@ -28,7 +29,7 @@ fn line(text: &str) -> Line<'_> {
     Line::Setting(text[..at].trim(), &text[..value], text[value..].trim_end())
 }
 
-/// A value, and the comment behind it with the blanks between the two. Within quotes there are no comments.
+/// Splits a value from the blanks and the comment after it. Within quotes there are no comments.
 fn parts(value: &str) -> (&str, &str) {
     if value.starts_with([';', '#']) {
         return ("", value);
@@ -45,7 +46,8 @@ fn parts(value: &str) -> (&str, &str) {
     value.split_at(end)
 }
 
-/// The lines of a section, or of what stands before the first; None where there is no such section.
+/// Returns the lines of a section. Without a name these are the lines in front of the first section. `None` if there is
+/// no such section.
 fn section(lines: &[&str], name: Option<&str>) -> Option<std::ops::Range<usize>> {
     let begins = |from: usize| lines[from..].iter().position(|text| matches!(line(text), Line::Section(_)));
     let from = match name {
@@ -55,7 +57,7 @@ fn section(lines: &[&str], name: Option<&str>) -> Option<std::ops::Range<usize>>
     Some(from..begins(from).map_or(lines.len(), |at| from + at))
 }
 
-/// Whether what a line says goes on in the next one: which of them an edit would be about is not told.
+/// Rejects a setting that continues on the next line, because the line to edit is ambiguous.
 fn goes_on(lines: &[&str], at: usize) -> Result<(), Trouble> {
     let next = lines.get(at + 1).copied().unwrap_or_default();
     let more = next.starts_with([' ', '\t']) && !next.trim().is_empty() && !next.trim_start().starts_with([';', '#']);
@@ -65,7 +67,7 @@ fn goes_on(lines: &[&str], at: usize) -> Result<(), Trouble> {
     Ok(())
 }
 
-/// The end of the lines; a file with both kinds is left alone.
+/// Returns the line end of a file. Rejects a file with both kinds.
 fn line_end(text: &str) -> Result<&'static str, Trouble> {
     match (text.matches("\r\n").count(), text.matches('\n').count()) {
         (0, _) => Ok("\n"),
@@ -82,7 +84,7 @@ fn place(way: &[Part]) -> (Option<&str>, &str) {
     }
 }
 
-/// Sections as maps beside the settings that stand before them. Of two settings of one name the last counts.
+/// Reads sections as maps, beside the settings in front of the first section. The last setting of a name counts.
 pub(super) fn read(text: &str) -> Value {
     let mut whole = Map::new();
     let mut at: Option<&str> = None;
@@ -116,7 +118,7 @@ pub(super) fn set(text: &str, way: &[Part], value: &Value) -> Result<String, Tro
     };
     let end = line_end(text)?;
     let mut lines: Vec<&str> = text.lines().collect();
-    // As the settings around it are written.
+    // A new setting copies the spacing of the settings around it.
     let between = |lines: &[&str]| {
         let written = lines.iter().find_map(|text| match line(text) {
             Line::Setting(name, before, _) => before.trim_start().strip_prefix(name).map(str::to_owned),

@@ -1,4 +1,4 @@
-//! JSON, with comments where they stand in it.
+//! JSON, with optional comments.
 
 use jsonc_parser::{
     ParseOptions,
@@ -8,7 +8,7 @@ use serde_json::Value;
 
 use super::{Part, Trouble};
 
-/// JSON as RFC 8259 has it, and comments and a comma behind the last member, which editors' settings have.
+/// Accepts JSON (RFC 8259) with comments and a trailing comma, as in the settings of editors.
 fn options() -> ParseOptions {
     ParseOptions {
         allow_comments: true,
@@ -45,7 +45,7 @@ fn root(text: &str) -> Result<CstRootNode, Trouble> {
     CstRootNode::parse(text, &options()).map_err(|error| format!("it is no JSON: {error}"))
 }
 
-/// Of two members of one name the last counts, for every reader.
+/// Returns a member of an object. If a name occurs twice, the last one counts, as for other readers.
 fn member(object: &CstObject, name: &str) -> Option<CstObjectProp> {
     object.properties().into_iter().rev().find(|member| member.decoded_name().as_deref() == Some(name))
 }

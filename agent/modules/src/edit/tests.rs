@@ -95,7 +95,7 @@ fn yaml_keeps_comments_and_order() {
     becomes(Form::Yaml, "", "a", Some(json!(1)), "a: 1\n");
     assert!(edited(Form::Yaml, "a: [", "a", Some(json!(1))).is_err());
     assert!(edited(Form::Yaml, "a: 1\n---\nb: 2\n", "a", Some(json!(3))).is_err());
-    // What another reader finds changed elsewhere is not written.
+    // An edit that also changes another value, here through an alias, is rejected.
     assert!(edited(Form::Yaml, "a: &x\n  k: 1\nb: *x\n", "a.k", Some(json!(2))).is_err());
 }
 

@@ -59,7 +59,7 @@ fn value(value: &Value) -> Result<Toml, Trouble> {
     })
 }
 
-/// A map becomes a table of its own, anything else a value.
+/// Converts a map to a table of its own, and anything else to a value.
 fn item(written: &Value) -> Result<Item, Trouble> {
     let Value::Object(members) = written else { return Ok(Item::Value(value(written)?)) };
     let mut table = Table::new();
@@ -70,12 +70,12 @@ fn item(written: &Value) -> Result<Item, Trouble> {
     Ok(Item::Table(table))
 }
 
-/// The line ends that toml_edit makes one.
+/// Restores CRLF line ends, which toml_edit turns into LF.
 fn with_line_ends(text: &str, new: &str) -> String {
     if text.contains("\r\n") { new.replace("\r\n", "\n").replace('\n', "\r\n") } else { new.to_owned() }
 }
 
-/// One step down; a map that is missing is made.
+/// Descends one step. A missing map is created.
 fn down<'a>(at: &'a mut Item, part: &Part) -> Result<&'a mut Item, Trouble> {
     if at.is_array() || at.is_array_of_tables() {
         let index = part.index.ok_or_else(|| format!("there is a list, which has no {:?}", part.name))?;
@@ -113,11 +113,11 @@ pub(super) fn set(text: &str, way: &[Part], wanted: &Value) -> Result<String, Tr
     match table.get_mut(&last.name) {
         Some(Item::Value(old)) => {
             let mut new = value(wanted)?;
-            // YAML and JSON know no dates: a text in the place of one is one, where it reads as such.
+            // YAML and JSON have no dates. A string replaces a date as a date if it reads as one.
             if let (Toml::Datetime(_), Some(time)) = (&*old, wanted.as_str().and_then(|text| text.parse().ok())) {
                 new = Toml::Datetime(toml_edit::Formatted::new(time));
             }
-            // The comment at the end of the line belongs to the key.
+            // The comment at the end of the line belongs to the key, so it stays.
             *new.decor_mut() = old.decor().clone();
             *old = new;
         }
@@ -154,7 +154,8 @@ pub(super) fn remove(text: &str, way: &[Part]) -> Result<String, Trouble> {
     Ok(with_line_ends(text, &document.to_string()))
 }
 
-/// A comment with an empty line behind it is about the file, not about the key below it: it goes to the next key.
+/// Keeps the comment at the head of a file when its first key is removed. A comment followed by an empty line is about
+/// the file, so it moves to the next key.
 fn keep_head(table: &mut dyn TableLike, name: &str) {
     let prefix = |table: &dyn TableLike, name: &str| {
         let decor = table.key(name)?.leaf_decor();

@@ -12,7 +12,8 @@ pub(super) fn read(text: &str) -> Result<Value, Trouble> {
     plain_value(text).map_err(|error| format!("it can't be read as YAML: {error}"))
 }
 
-/// The way as the crate writes it: a number is a member of a list, behind a backslash it is a name.
+/// Writes a position as a path of yaml-edit: a number is a list index, and a backslash in front of digits makes them a
+/// name.
 fn way_text(way: &[Part], document: &Value) -> String {
     let mut texts = Vec::new();
     let mut at = Some(document);
@@ -46,7 +47,7 @@ fn only(text: &str) -> Result<(YamlFile, Document), Trouble> {
     Ok((file, document))
 }
 
-/// A map or a list is written as a block, in the order that it has; a scalar with the quotes that it needs.
+/// Converts a value. Maps and lists become blocks in their own order; scalars get the quotes that they need.
 fn written(value: &Value) -> Result<YamlValue, Trouble> {
     Ok(match value {
         Value::Null => return Err("write state: absent, or a value".into()),
@@ -71,7 +72,7 @@ pub(super) fn set(text: &str, way: &[Part], value: &Value) -> Result<String, Tro
     let held = read(text)?;
     let (file, document) = only(text)?;
     let value = written(value)?;
-    // A list at the top has no way to it.
+    // yaml-edit has no path for a list at the top level.
     if let (Some(list), Some(index)) = (document.as_sequence(), way.first().and_then(|part| part.index)) {
         let rest = &way[1..];
         if rest.is_empty() && index >= list.len() {

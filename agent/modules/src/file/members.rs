@@ -1,7 +1,8 @@
-//! A folder of the source, copied as a tree: its members must be there, and other files stay.
+//! A folder of the source, copied as a tree. Its members must exist; other files in the target stay.
 //!
-//! Links above the folder are followed, links in it are not. A link, file or folder that an earlier commit brought is
-//! replaced where its kind has changed. One that Towpath did not make is refused.
+//! Links above the target folder are followed; links in it are not. If the kind of a member changed, a link, file or
+//! folder that Towpath made is replaced. One that Towpath did not make is rejected, except that a link replaces any plain
+//! file.
 
 use std::{collections::BTreeSet, sync::Arc};
 
@@ -46,11 +47,11 @@ struct Members<'a> {
     single: Options,
     look: &'a Look,
     context: &'a Context<'a>,
-    /// Folders that exist.
+    /// The folders that exist.
     there: BTreeSet<String>,
-    /// Paths that a step removes, because their kind has changed.
+    /// The paths that a step removes because their kind changed.
     removed: BTreeSet<String>,
-    /// Folders that a step makes.
+    /// The folders that a step creates.
     made: BTreeSet<String>,
     change: Change,
 }
@@ -105,7 +106,7 @@ impl Members<'_> {
         }
     }
 
-    /// The step that makes the folder of a new member.
+    /// Returns the step that creates the folder of a new member.
     fn way(&self, path: &str) -> Vec<Step> {
         let folder = path.rsplit_once('/').map_or("", |(folder, _)| folder);
         if self.there.contains(folder) {
@@ -115,7 +116,8 @@ impl Members<'_> {
         vec![Step::MakeDirectory { path: folder.to_owned(), access }]
     }
 
-    /// Whether a folder above a member is missing, or is of another kind and is removed by a step.
+    /// Returns true if a folder above a member is missing or is removed by a step. Adds that step if the folder is of
+    /// another kind.
     fn is_new(&mut self, path: &str) -> Result<bool, ModuleError> {
         for (at, _) in path.match_indices('/').filter(|(at, _)| *at >= self.base.len()) {
             let folder = &path[..at];
@@ -125,7 +127,7 @@ impl Members<'_> {
             if self.removed.contains(folder) {
                 return Ok(true);
             }
-            // The folder of the whole tree may be reached through a link.
+            // The top folder of the tree may be a link.
             let place = if at == self.base.len() { format!("{folder}/.") } else { folder.to_owned() };
             let Some(meta) = self.look.meta(&place).map_err(io(folder))? else { return Ok(true) };
             if meta.kind != FileKind::Directory {
@@ -137,7 +139,7 @@ impl Members<'_> {
         Ok(false)
     }
 
-    /// What a check found; None if another kind of thing is there, which a step removes.
+    /// Returns the result of a check. `None` if another kind of file blocks the path and a step removes it.
     fn or_removed(
         &mut self,
         path: &str,
@@ -156,7 +158,7 @@ impl Members<'_> {
         Ok(None)
     }
 
-    /// Removes what an earlier commit brought.
+    /// Adds a step that removes a path of an earlier commit. Fails if Towpath did not make it.
     fn remove(&mut self, path: &str, wanted: &str) -> Result<(), ModuleError> {
         let target = self.look.link(path).map_err(io(path))?;
         let found = match (&target, self.is_folder(path)?) {
@@ -181,7 +183,7 @@ impl Members<'_> {
         Ok(self.look.meta(path).map_err(io(path))?.is_some_and(|meta| meta.kind == FileKind::Directory))
     }
 
-    /// The first path that Towpath has not made, of a path and all below it.
+    /// Returns the first path that Towpath did not make, among a path and everything below it.
     fn foreign(&self, path: &str, depth: usize) -> Result<Option<String>, ModuleError> {
         if !self.is_folder(path)? {
             let real = self.look.resolved(path, false).map_err(io(path))?;

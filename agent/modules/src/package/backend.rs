@@ -1,4 +1,4 @@
-//! Who changes packages: PackageKit, or apt and dnf where it is absent or hangs.
+//! The tools that change packages: PackageKit, or apt and dnf if it is missing or hangs.
 
 use std::{
     collections::BTreeMap,
@@ -19,29 +19,30 @@ use super::{
 };
 use crate::{Context, ModuleError};
 
-/// How it is to be done.
+/// The options of a package change.
 #[derive(Debug, Clone)]
 pub(super) struct How {
     pub(super) backend: Backend,
-    /// The version that is installed, where one is asked for.
+    /// The version to install, if the task names one.
     pub(super) version: Option<String>,
-    /// Whether PackageKit has names for all packages.
+    /// True if PackageKit has names for all packages.
     pub(super) plain: bool,
-    /// What becomes of configuration files that the administrator has changed.
+    /// The treatment of configuration files that the administrator has changed.
     pub(super) conffiles: Conffiles,
-    /// The packages that an installation may touch.
+    /// The packages that an installation may change.
     pub(super) named: Named,
 }
 
-/// When it is to have ended.
+/// The deadline of a package change.
 #[derive(Debug, Clone, Copy)]
 struct Deadline {
     end: Instant,
-    /// With less than this nothing is begun that changes packages: to cut that off leaves a database to be mended.
+    /// The least time that a change needs. A change cut off midway leaves a broken package database, so none begins
+    /// later.
     least: Duration,
 }
 
-/// Enough for a change of packages, where the task has that.
+/// The time reserved for a package change. A short task timeout reserves a quarter of itself instead.
 const WORK: Duration = Duration::from_secs(60);
 
 impl Deadline {
@@ -53,7 +54,7 @@ impl Deadline {
         self.end.saturating_duration_since(SystemClock.monotonic())
     }
 
-    /// Whether there is time for a change.
+    /// Checks that enough time is left to begin a change.
     fn allows(self, what: &str) -> Result<(), ModuleError> {
         if self.left() >= self.least {
             return Ok(());
@@ -76,7 +77,7 @@ fn run_until(argv: &[&str], deadline: Deadline, context: &Context<'_>) -> Result
         timeout: Some(deadline.left()),
         ..Invocation::default()
     };
-    // A package manager that is cut off leaves a database that has to be mended: it comes to its end.
+    // Stopping the agent does not cancel it, because a killed package manager leaves a broken database.
     let output = process::run_watched(&invocation, &Cancel::default(), &mut |line| context.say(&told(line)))
         .map_err(|error| ModuleError::new(format!("{} can't be run: {error}", argv[0])))?;
     if output.timed_out {
@@ -87,12 +88,12 @@ fn run_until(argv: &[&str], deadline: Deadline, context: &Context<'_>) -> Result
     Ok(output)
 }
 
-/// A line of apt or dnf as status shows it: where something is fetched from may open a door.
+/// Returns a line of apt or dnf for status. A line with a URL is hidden, because the URL may hold credentials.
 fn told(line: &str) -> String {
     if line.contains("://") { "fetching".into() } else { line.trim().chars().take(100).collect() }
 }
 
-/// The newest versions that the repositories have of some packages.
+/// Returns the newest versions of packages in the repositories.
 pub(super) fn newest(options: &Options, context: &Context<'_>) -> Result<BTreeMap<String, String>, ModuleError> {
     if options.backend == Backend::Dnf || !debian(context) {
         return newest_rpm(&options.names, context);
@@ -126,10 +127,10 @@ pub(super) fn debian(context: &Context<'_>) -> bool {
     context.look.exists(DPKG).unwrap_or(false)
 }
 
-/// Installs, upgrades and removes what is missing.
+/// Installs, upgrades and removes packages.
 pub(super) fn change(missing: &Missing, how: &How, context: &Context<'_>) -> Result<(), ModuleError> {
     let deadline = Deadline::of(context);
-    // A version is asked for by name, which PackageKit does not have on all systems; configuration files it keeps.
+    // Not all systems let PackageKit find a version by name. PackageKit also keeps changed configuration files.
     let try_packagekit = match how.backend {
         Backend::PackageKit => true,
         Backend::Auto => how.version.is_none() && how.plain && how.conffiles == Conffiles::Keep,
@@ -154,11 +155,11 @@ pub(super) fn change(missing: &Missing, how: &How, context: &Context<'_>) -> Res
     }
 }
 
-/// How long one waits before the lock is asked for again.
+/// The pause before the lock of the package database is tried again.
 const PAUSE: Duration = Duration::from_secs(2);
 
-/// PackageKit gives up at once where somebody else holds the lock of the package database: it is asked again, as apt
-/// waits by itself.
+/// Changes packages with PackageKit, and retries while another process holds the lock. PackageKit fails at once then;
+/// apt waits by itself.
 fn patiently(
     missing: &Missing,
     named: &Named,
@@ -208,7 +209,7 @@ fn transactions(kit: &PackageKit<'_>, missing: &Missing, named: &Named) -> Resul
         let asked: Vec<&str> = names.iter().map(String::as_str).collect();
         let mut found = kit.resolve(&asked)?;
         if !installed && names.iter().any(|name| !found.iter().any(|package| package.name == *name)) {
-            // It may be new since the lists were read last.
+            // The package may be newer than the cached lists.
             kit.refresh()?;
             found = kit.resolve(&asked)?;
         }
@@ -216,7 +217,7 @@ fn transactions(kit: &PackageKit<'_>, missing: &Missing, named: &Named) -> Resul
             .iter()
             .map(|name| {
                 let fits = |package: &&Found| package.name == *name && package.installed == installed;
-                // The newest comes last.
+                // The newest version comes last.
                 let id = found.iter().rfind(fits).map(|package| package.id.clone());
                 id.ok_or_else(|| PackageKitError::Failed(format!("no repository of this node has the package {name}")))
             })
@@ -241,12 +242,12 @@ fn transactions(kit: &PackageKit<'_>, missing: &Missing, named: &Named) -> Resul
     Ok(())
 }
 
-/// The name of a package with its architecture.
+/// Returns the name of a package with its architecture.
 fn full_name(package: &Found) -> String {
     format!("{}:{}", package.name, package.arch)
 }
 
-/// apt-get, which keeps configuration files that the administrator has changed, and waits for the lock.
+/// Changes packages with apt-get. It waits for the lock.
 fn apt(missing: &Missing, how: &How, deadline: Deadline, context: &Context<'_>) -> Result<(), ModuleError> {
     let lock = || {
         let seconds = deadline.left().saturating_sub(deadline.least).as_secs().max(1);
@@ -261,7 +262,7 @@ fn apt(missing: &Missing, how: &How, deadline: Deadline, context: &Context<'_>) 
         let lock = lock();
         let mut argv = vec!["apt-get", "-y", "-q"];
         argv.extend(options.iter().map(String::as_str));
-        // What was installed for what goes stays, whatever the machine is set to.
+        // Dependencies of removed packages stay, even if the machine is set to remove them.
         argv.extend(["-o", "APT::Get::AutomaticRemove=false", "-o", &lock, verb]);
         argv.extend(more);
         argv.push("--");
@@ -294,12 +295,12 @@ fn apt(missing: &Missing, how: &How, deadline: Deadline, context: &Context<'_>) 
     let install = || {
         let simulated = call("install", &[more, &["--simulate"]].concat(), &wanted)?;
         if simulated.rc != 0 {
-            // The reasons are the same.
+            // A real run would fail for the same reasons.
             return Ok(simulated);
         }
         let effects = simulation::apt(&simulated.stdout);
         how.named.allow(&effects)?;
-        // Lists that change in between change nothing about it.
+        // If the package lists change in between, `--no-remove` still keeps all installed packages.
         let kept: &[&str] = if effects.removed.is_empty() { &["--no-remove"] } else { &[] };
         call("install", &[more, kept].concat(), &wanted)
     };
@@ -313,8 +314,8 @@ fn apt(missing: &Missing, how: &How, deadline: Deadline, context: &Context<'_>) 
     }
     let old = ["Unable to locate", "was not found", "no installation candidate", "Failed to fetch", "404"];
     if output.rc != 0 && old.iter().any(|word| output.stderr.contains(word)) {
-        // It may be new since the lists were read last.
-        // A list that can't be fetched is a mistake, not a warning: it may be the one that is missing.
+        // The package may be newer than the cached lists. A list that cannot be fetched is an error here, because it
+        // may be the one with the package.
         let any = "APT::Update::Error-Mode=any";
         well("apt-get update", &run_tool(&["apt-get", "-q", "-o", &lock(), "-o", any, "update"])?)?;
         output = install()?;
@@ -326,7 +327,7 @@ fn dnf(missing: &Missing, how: &How, deadline: Deadline, context: &Context<'_>) 
     let run_tool = |argv: &[&str]| run_until(argv, deadline, context);
     let call = |verb: &str, names: &[String]| {
         deadline.allows("dnf")?;
-        // What came along with what goes is not taken away with it, as apt leaves it, too.
+        // Dependencies of removed packages stay, as with apt.
         let mut argv = vec!["dnf", "-y", "--setopt=clean_requirements_on_remove=False", verb];
         argv.extend(names.iter().map(String::as_str));
         run_tool(&argv)
@@ -342,7 +343,7 @@ fn dnf(missing: &Missing, how: &How, deadline: Deadline, context: &Context<'_>) 
         how.named.allow(&simulation::dnf(&output.stdout))
     };
     if !missing.remove.is_empty() {
-        // dnf would take along what needs them: rpm names it instead.
+        // dnf would also remove dependent packages. The test of rpm fails and names them instead.
         let mut argv = vec!["rpm", "-e", "--test", "--allmatches"];
         argv.extend(missing.remove.iter().map(String::as_str));
         well("rpm -e --test", &run_tool(&argv)?)?;
@@ -350,7 +351,7 @@ fn dnf(missing: &Missing, how: &How, deadline: Deadline, context: &Context<'_>) 
     }
     let mut wanted = missing.install.clone();
     if let Some(version) = &how.version {
-        // One that is older than what is there is gone back to.
+        // A version older than the installed one is a downgrade.
         wanted.iter_mut().for_each(|name| *name = format!("{name}-{version}"));
     }
     if !wanted.is_empty() {
@@ -364,7 +365,7 @@ fn dnf(missing: &Missing, how: &How, deadline: Deadline, context: &Context<'_>) 
     Ok(())
 }
 
-/// Has upgrades leave packages alone, or not any more.
+/// Marks packages as held, or as not held.
 pub(super) fn mark(verb: &str, names: &[String], context: &Context<'_>) -> Result<(), ModuleError> {
     if !debian(context) {
         return Err(ModuleError::new("hold is for Debian and its kin; use the versionlock plugin of dnf"));
@@ -374,15 +375,15 @@ pub(super) fn mark(verb: &str, names: &[String], context: &Context<'_>) -> Resul
     well(&format!("apt-mark {verb}"), &run_tool(&argv, context)?)
 }
 
-/// How many lines of each output of a tool that did not end well are shown.
+/// The number of lines shown of each output of a failed tool.
 const SHOWN: usize = 6;
 
-/// A tool that did not end well is told with what it said last.
+/// Returns an error with the last lines of both outputs if a tool failed.
 pub(super) fn well(what: &str, output: &Output) -> Result<(), ModuleError> {
     if output.rc == 0 {
         return Ok(());
     }
-    // What a maintainer script says stands among the progress, errors and the lock's holder beside it.
+    // Maintainer scripts print to stdout. Errors and the holder of the lock are on stderr.
     let last = |text: &str| {
         let lines: Vec<String> =
             text.lines().map(str::trim).filter(|line| !line.is_empty()).map(str::to_owned).collect();

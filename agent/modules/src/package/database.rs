@@ -1,4 +1,4 @@
-//! What is installed, read from the package database itself: of dpkg its status file, of rpm one question for all.
+//! The installed packages: from the status file of dpkg, or from one query to rpm for all packages.
 
 use std::{
     collections::BTreeMap,
@@ -13,29 +13,29 @@ use super::{
 };
 use crate::{Context, ModuleError};
 
-/// Where dpkg keeps what is installed.
+/// The status file of dpkg.
 pub(super) const DPKG: &str = "/var/lib/dpkg/status";
 
-/// The files in which rpm keeps what is installed (rpm(8), `%_db_backend`: sqlite, ndb, bdb), and what it has yet to
-/// merge into the first of them.
+/// The database files of rpm for each backend (rpm(8), `%_db_backend`: sqlite, ndb, bdb), and the write-ahead log of
+/// the first.
 const RPM: [&str; 4] = ["rpmdb.sqlite", "rpmdb.sqlite-wal", "Packages.db", "Packages"];
 
-/// A package that is installed.
+/// An installed package.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Installed {
     pub(super) version: String,
-    /// Of rpm: the version without the release, which is as good a name for it.
+    /// The version without its release, which rpm also accepts as a version.
     plain: Option<String>,
     pub(super) held: bool,
-    /// Whether its installation has come to its end.
+    /// True if its installation is complete.
     pub(super) whole: bool,
     pub(super) arch: Option<String>,
 }
 
-/// What is installed, by name, and by name and architecture.
+/// The installed packages, by name and by name with architecture.
 pub(super) type Packages = BTreeMap<String, Installed>;
 
-/// What was read of the package databases, kept for as long as they do not change.
+/// A cache of the package databases, valid until their files change.
 #[derive(Debug, Default)]
 pub struct Database(Mutex<Known>);
 
@@ -43,7 +43,7 @@ pub struct Database(Mutex<Known>);
 struct Known {
     dpkg: Option<(FileVersion, Arc<Packages>)>,
     rpm: Option<(Vec<FileVersion>, Arc<Packages>)>,
-    /// Where rpm keeps its database.
+    /// The folder of rpm's database.
     folder: Option<String>,
 }
 
@@ -54,11 +54,11 @@ impl Installed {
 }
 
 impl Database {
-    /// The packages that are installed.
+    /// Returns the installed packages.
     pub(super) fn read(&self, options: &Options, context: &Context<'_>) -> Result<Arc<Packages>, ModuleError> {
         let io = |error: std::io::Error| ModuleError::io(DPKG, &error);
         let mut known = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        // Where both are, the backend says whose packages are meant.
+        // If both databases exist, the backend selects one.
         let meta = if options.backend == Backend::Dnf { None } else { context.look.meta(DPKG).map_err(io)? };
         let Some(meta) = meta else { return known.rpm(context) };
         if let Some((_, packages)) = known.dpkg.as_ref().filter(|(version, _)| *version == meta.version) {
@@ -94,19 +94,19 @@ impl Known {
         let output = run_tool(&["rpm", "-qa", "--qf", lines], context)?;
         well("rpm -qa", &output)?;
         let packages = Arc::new(rpm(&output.stdout));
-        // What changed while it was read is not known.
+        // The result is not cached if the database changed during the query.
         self.rpm = (versions() == before).then(|| (before, Arc::clone(&packages)));
         Ok(packages)
     }
 }
 
-/// The own architecture of the machine: that of dpkg itself, or of rpm.
+/// Returns the machine's native architecture: the one of dpkg or rpm itself.
 pub(super) fn native(packages: &Packages) -> Option<&str> {
     packages.get("dpkg").or_else(|| packages.get("rpm")).and_then(|own| own.arch.as_deref())
 }
 
-/// Reads the status file of dpkg (deb-control(5), dpkg(1): "want flag status"). A name without an architecture means the
-/// machine's own one.
+/// Reads the status file of dpkg (deb-control(5), dpkg(1): "want flag status"). A name without an architecture means
+/// the native one.
 pub(super) fn dpkg(text: &str) -> Packages {
     let mut packages = entries(text);
     let Some(native) = native(&packages).map(str::to_owned) else { return packages };
@@ -152,8 +152,8 @@ fn entries(text: &str) -> Packages {
     packages
 }
 
-/// Reads what rpm says: name, architecture, version and release, and when it came. Of a package that is there several
-/// times, as kernels are, the one that came last counts.
+/// Reads the output of rpm: name, architecture, version with release, and install time. If a package is installed
+/// several times, as kernels are, the last installed one counts.
 fn rpm(text: &str) -> Packages {
     let mut packages = Packages::new();
     let mut lines: Vec<Vec<&str>> = text.lines().map(|line| line.split('\t').collect()).collect();

@@ -1,32 +1,32 @@
-//! Effects of an installation that no task asked for: what a tool would remove, downgrade, or change although it is held.
-//! Read from the tool's own simulation, before anything is changed.
+//! Effects of an installation that no task asked for: packages that a tool would remove, downgrade, or change although
+//! they are held. They are read from the tool's own simulation before anything is changed.
 
 use crate::ModuleError;
 
-/// Packages that an installation would touch besides those that are named.
+/// Packages that an installation would remove, downgrade, or change although they are held.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub(super) struct Effects {
-    /// They would be gone.
+    /// Packages that would be removed.
     pub(super) removed: Vec<String>,
-    /// They would become older.
+    /// Packages that would be downgraded.
     pub(super) downgraded: Vec<String>,
-    /// They would change although an administrator holds them.
+    /// Packages that would change although an administrator holds them.
     pub(super) held: Vec<String>,
 }
 
-/// Names that a task allows to be touched.
+/// The package names that a task allows to be changed.
 #[derive(Debug, Clone, Default)]
 pub(super) struct Named {
-    /// Packages that are installed.
+    /// Packages to install or upgrade.
     pub(super) wanted: Vec<String>,
-    /// Packages that these may remove.
+    /// Packages that the installation may remove.
     pub(super) replaces: Vec<String>,
-    /// The machine's own architecture, which a name may leave out.
+    /// The native architecture, which a name may leave out.
     pub(super) native: Option<String>,
 }
 
 impl Named {
-    /// A name as tools show it: without the machine's own architecture.
+    /// Returns a name without the native architecture, as tools show it.
     fn plain<'a>(&self, name: &'a str) -> &'a str {
         match name.rsplit_once([':', '.']) {
             Some((plain, arch)) if self.native.as_deref() == Some(arch) || matches!(arch, "all" | "any" | "noarch") => {
@@ -40,10 +40,10 @@ impl Named {
         list.iter().any(|known| self.plain(known) == self.plain(name))
     }
 
-    /// Refuses an installation that touches packages which are not named.
+    /// Rejects an installation that changes packages that are not named.
     ///
     /// # Errors
-    /// Names these packages.
+    /// The names of these packages.
     pub(super) fn allow(&self, effects: &Effects) -> Result<(), ModuleError> {
         let others = |list: &[String], allowed: &[String]| {
             let mut others: Vec<&str> =
@@ -73,7 +73,7 @@ impl Named {
     }
 }
 
-/// Reads what `apt-get --simulate` prints in the language C.
+/// Reads the output of `apt-get --simulate` in the C locale.
 pub(super) fn apt(text: &str) -> Effects {
     let mut effects = Effects::default();
     let mut section = None;
@@ -104,7 +104,7 @@ enum Section {
     Held,
 }
 
-/// Reads the table that dnf prints before it asks, in the language C.
+/// Reads the table that dnf prints before its question, in the C locale.
 pub(super) fn dnf(text: &str) -> Effects {
     let mut effects = Effects::default();
     let mut installed = Vec::new();
@@ -112,7 +112,7 @@ pub(super) fn dnf(text: &str) -> Effects {
     for line in text.lines() {
         let words: Vec<&str> = line.split_whitespace().collect();
         match words.as_slice() {
-            // One that the package above obsoletes.
+            // A package that the one above obsoletes.
             ["replacing", name, ..] => effects.removed.push((*name).to_owned()),
             [name, arch, _, ..] if line.starts_with(' ') => {
                 let name = format!("{name}.{arch}");
@@ -128,7 +128,7 @@ pub(super) fn dnf(text: &str) -> Effects {
             _ => {}
         }
     }
-    // Of kernels several versions are kept, and the oldest goes when another one comes.
+    // Several kernel versions stay installed, and a new one displaces the oldest. This is not a removal.
     effects.removed.retain(|name| !installed.contains(name));
     effects
 }
@@ -163,7 +163,7 @@ mod tests {
             assert!(message.contains(name), "{message}");
         }
         assert!(named(&["c", "d", "e", "f"], &["a:amd64", "b:i386"]).allow(&apt(APT)).is_ok());
-        // One of another architecture is another package, and one that is wanted must not go either.
+        // A package of another architecture is another package. A wanted package must not be removed either.
         assert!(named(&["c", "d", "e", "f", "b:i386"], &["a", "b"]).allow(&apt(APT)).is_err());
     }
 

@@ -1,8 +1,9 @@
-//! Aliases of units: links to another unit's file, and names that a unit takes when it is enabled (systemd.unit(5)).
+//! Aliases of units: links to the file of another unit, and names that a unit takes when it is enabled
+//! (systemd.unit(5)).
 
 use towpath_host::Look;
 
-/// Folders of unit files; earlier ones win.
+/// Folders of unit files. Earlier folders take precedence.
 const FOLDERS: [&str; 8] = [
     "/etc/systemd/system",
     "/run/systemd/system",
@@ -14,10 +15,10 @@ const FOLDERS: [&str; 8] = [
     "/lib/systemd/system",
 ];
 
-/// How many links are followed.
+/// The number of links to follow.
 const LINKS: usize = 8;
 
-/// Returns the unit that a name means: the name itself, unless that is an alias.
+/// Returns the unit that a name refers to: the name itself, unless it is an alias.
 pub(super) fn unit(look: &Look, name: &str) -> String {
     let mut unit = name.to_owned();
     for _ in 0..LINKS {
@@ -25,7 +26,7 @@ pub(super) fn unit(look: &Look, name: &str) -> String {
             Found::Alias(target) => unit = target,
             Found::Unit => return unit,
             Found::Nothing => match owner(look, &unit) {
-                // That may be a link too.
+                // The owner may be a link too.
                 Some(owner) => unit = owner,
                 None => return unit,
             },
@@ -40,13 +41,13 @@ enum Found {
     Alias(String),
 }
 
-/// What the first file of that name is.
+/// Returns the kind of the first file with the unit's name.
 fn target(look: &Look, unit: &str) -> Found {
     for folder in FOLDERS {
         let path = format!("{folder}/{unit}");
         if let Ok(Some(link)) = look.link(&path) {
             let name = link.rsplit('/').next().unwrap_or_default();
-            // A link to /dev/null masks the unit; one to a file of the same name leads to a folder elsewhere.
+            // A link to /dev/null masks the unit. A link to a file of the same name only leads to another folder.
             return if link == "/dev/null" || name == unit || !name.contains('.') {
                 Found::Unit
             } else {
@@ -60,7 +61,7 @@ fn target(look: &Look, unit: &str) -> Found {
     Found::Nothing
 }
 
-/// The name with the instance of an alias, where the alias leads to a template.
+/// Returns the target's name with the instance of the alias, if the target is a template.
 fn instance(target: &str, alias: &str) -> String {
     let of_alias = alias.split_once('@').and_then(|(_, rest)| rest.rsplit_once('.')).map(|(instance, _)| instance);
     match (target.split_once("@."), of_alias) {
@@ -69,7 +70,7 @@ fn instance(target: &str, alias: &str) -> String {
     }
 }
 
-/// The unit that would take a name when it is enabled, as ssh.service takes sshd.service on Debian.
+/// Returns the unit that takes a name when it is enabled, as ssh.service takes sshd.service on Debian.
 fn owner(look: &Look, alias: &str) -> Option<String> {
     // An instance has no file of its own.
     if alias.contains('@') {
@@ -87,7 +88,7 @@ fn owner(look: &Look, alias: &str) -> Option<String> {
     None
 }
 
-/// Whether a unit file has a name among its aliases.
+/// Returns true if a unit file lists a name among its aliases.
 fn takes(text: &str, alias: &str) -> bool {
     let mut install = false;
     text.lines().map(str::trim).any(|line| {
@@ -128,7 +129,7 @@ mod tests {
         for (name, wanted) in [
             ("openssh.service", "ssh.service"),
             ("remote.service", "ssh.service"),
-            // Not enabled, so that there is no link.
+            // ssh.service is not enabled, so this link is missing.
             ("sshd.service", "ssh.service"),
             ("other.service", "ssh.service"),
             ("no.service", "no.service"),
