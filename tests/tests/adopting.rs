@@ -1,5 +1,5 @@
-//! What one node writes into the record of acceptance, and what the others make of it: nodes of one process over one
-//! store, with a clock of the test. A third node signs what it should not, with a key that counts.
+//! The record of acceptance that one node writes, and its treatment by the others: nodes of one process with a shared
+//! store and a test clock. A third node signs records that it should not, with a key that counts.
 
 use std::{
     fs,
@@ -31,7 +31,7 @@ use towpath_tests::{
     ok,
 };
 
-/// A store that counts as one of several processes.
+/// A store that looks as if several processes shared it.
 #[derive(Debug, Default)]
 struct Shared(LocalStore);
 
@@ -61,7 +61,7 @@ impl Store for Shared {
     }
 }
 
-/// A clock that goes on when the test says so.
+/// A clock that advances when the test sets it.
 #[derive(Debug)]
 struct TestClock(Instant, Mutex<Duration>);
 
@@ -81,7 +81,7 @@ impl Clock for TestClock {
     }
 }
 
-/// Two honest nodes, n0 and n1, and the key of a third one, n2.
+/// A fleet of two honest nodes, n0 and n1, and the key of a third one, n2.
 struct Fleet {
     folder: TempDir,
     repository: Repository,
@@ -89,12 +89,13 @@ struct Fleet {
     store: Arc<Shared>,
     clock: Arc<TestClock>,
     nodes: Vec<Node>,
-    /// The store through the key of n2.
+    /// The store, signed with the key of n2.
     insider: SignedStore,
 }
 
 impl Fleet {
-    /// A fleet that has accepted a first signed commit, with the tag v1. `source` is what stands below the source's URL.
+    /// Creates a fleet that has accepted a first signed commit, with the tag v1. `source` holds the settings of the
+    /// source after its URL.
     fn new(source: &str) -> Self {
         let folder = tempfile::tempdir().unwrap();
         let repository = one_file(folder.path());
@@ -123,7 +124,7 @@ impl Fleet {
         fleet
     }
 
-    /// A fleet whose commits must be signed.
+    /// Creates a fleet whose commits must be signed.
     fn signed() -> Self {
         Self::new("branch: main, verify: {mode: range, keyFiles: [FOLDER/keys]}")
     }
@@ -145,7 +146,7 @@ impl Fleet {
         Node::open(Options { settings, store, clock, credentials: None }).unwrap()
     }
 
-    /// Lets each node look so often, with 15 s between.
+    /// Lets each node refresh that many times, 15 s apart.
     fn look(&mut self, times: usize) {
         for _ in 0..times {
             *self.clock.1.lock().unwrap() += Duration::from_secs(15);
@@ -155,7 +156,7 @@ impl Fleet {
         }
     }
 
-    /// Generation and commit of each node.
+    /// Returns the generation and the commit of each node.
     fn at(&self) -> Vec<(u64, String)> {
         let of = |node: &Node| {
             let status = node.handle().status();
@@ -164,32 +165,32 @@ impl Fleet {
         self.nodes.iter().map(of).collect()
     }
 
-    /// The reason of a condition of n1, where it holds.
+    /// Returns the reason of a condition of n1. `None` if the condition is false.
     fn reason(&self, kind: &str) -> Option<String> {
         let status = self.nodes[1].handle().status();
         let found = status.conditions.into_iter().find(|condition| condition.r#type == kind);
         found.filter(|condition| condition.status).map(|condition| condition.reason)
     }
 
-    /// Publishes a signed commit.
+    /// Publishes a signed commit and returns it.
     fn publish(&self, text: &str) -> String {
         let head = self.alice.commit(&self.repository, text);
         self.repository.push();
         head
     }
 
-    /// The record of the store, as it is read by anybody.
+    /// Returns the record in the store, as any node reads it.
     fn stored(&self) -> Accepted {
         current(&self.insider, &Accepted::default()).unwrap().record
     }
 
-    /// n2 signs a record.
+    /// Writes a record that n2 signs.
     fn forge(&self, record: &Value) {
         let put = Op::put(keys::ACCEPTED, serde_json::to_vec(record).unwrap());
         self.insider.commit(&Txn { then: vec![put], ..Txn::default() }).unwrap();
     }
 
-    /// n2 signs a record that goes on from the one in the store, by the rules of the chain.
+    /// Writes a record that n2 signs and that continues the chain of the stored record.
     fn forge_next(&self, change: impl FnOnce(&mut Accepted)) {
         let last = self.stored();
         let mut next = Accepted {
@@ -203,7 +204,7 @@ impl Fleet {
         self.forge(&serde_json::to_value(next).unwrap());
     }
 
-    /// The fleet goes on: all nodes are at a new commit after a few looks, and the number has grown by at most so much.
+    /// Publishes a commit and expects that all nodes adopt it. The generation grows by at least 1 and at most `most`.
     fn goes_on(&mut self, text: &str, most: u64) {
         let before = self.at()[0].0;
         let head = self.publish(text);
@@ -240,7 +241,7 @@ fn forged_generation_number_stops_no_fleet() {
             let text = serde_json::to_string(&last).unwrap();
             let text =
                 text.replace(&format!("\"generation\":{}", last.generation), &format!("\"generation\":{number}"));
-            // serde_json would not make a value of some of these numbers: the record is signed as text.
+            // serde_json cannot parse some of these numbers. A record with the generation -1 replaces them.
             let text = text.replace(&head, commit);
             let forged: Value = serde_json::from_str(&text).unwrap_or_else(|_| serde_json::json!({ "generation": -1 }));
             fleet.forge(&forged);
@@ -249,7 +250,7 @@ fn forged_generation_number_stops_no_fleet() {
         }
         fleet.goes_on(&format!("round {round}"), 1);
     }
-    // With a parent to match, but no chain that leads there.
+    // A matching parent, but no chain that leads to it.
     for number in [1_000_000, (1 << 53) + 1, u64::MAX / 2, u64::MAX] {
         fleet.forge_next(|record| {
             let parent = Accepted { generation: number - 1, parent: number - 2, ..record.clone() };
@@ -278,7 +279,7 @@ fn commit_that_nobody_has_is_rejected_after_ten_minutes_in_which_git_answers() {
     fleet.forge_next(|record| commit_of(record, &"f".repeat(40)));
     fleet.look(1);
     assert_eq!((fleet.at(), fleet.reason("Reconciling").as_deref()), (first.clone(), Some("Progressing")));
-    // Half an hour without an answer rejects nothing.
+    // Half an hour without an answer of git rejects nothing.
     let gone = fleet.repository.bare.with_extension("gone");
     fs::rename(&fleet.repository.bare, &gone).unwrap();
     fleet.look(120);
@@ -289,7 +290,7 @@ fn commit_that_nobody_has_is_rejected_after_ten_minutes_in_which_git_answers() {
     fleet.look(5);
     assert_eq!(fleet.reason("Stalled").as_deref(), Some("RejectedLocally"));
     assert_eq!(fleet.at(), first);
-    // The next commit has the number after the rejected one.
+    // The next commit gets the number after the rejected one.
     fleet.goes_on("two", 2);
     assert_eq!(fleet.at()[0].0, 3);
 }
@@ -314,7 +315,7 @@ fn rejection_ends_if_the_commit_appears() {
     let late = fleet.alice.commit(&fleet.repository, "late");
     fleet.forge_next(|record| {
         commit_of(record, &late);
-        // As an honest node of another view makes it.
+        // As an honest node with another view writes it.
         record.manifest_before = record.manifest.clone();
     });
     fleet.look(45);
@@ -354,12 +355,12 @@ fn record_that_goes_back_or_names_other_sources_is_rejected() {
 #[test]
 fn table_that_is_missing_or_differs_from_the_commits_is_rejected() {
     let mut fleet = Fleet::signed();
-    // Without pages: the wait is short.
+    // A table without pages: the wait is short.
     fleet.forge_next(|record| record.manifest = "0".repeat(32));
     fleet.look(8);
     assert_eq!(fleet.reason("Stalled").as_deref(), Some("RejectedLocally"));
     fleet.goes_on("two", 2);
-    // With a run that begins again, and with a book that is not there.
+    // Tables in which a run starts again, a book is missing, or objects have other births.
     type Change = fn(&mut RevisionManifest, u64);
     let changes: [Change; 3] = [
         |manifest, next| {
@@ -386,7 +387,7 @@ fn table_that_is_missing_or_differs_from_the_commits_is_rejected() {
     }
 }
 
-/// Puts a commit that the git server does not show into the mirrors of all nodes, as a pack of another node would.
+/// Puts a commit into the mirrors of all nodes, as a pack of a peer would. The git server does not have it.
 fn smuggle(fleet: &Fleet, commit: &str) {
     for name in ["n0", "n1"] {
         let mirror = fleet.folder.path().join(name).join("state/mirrors/fleet.git");
@@ -415,14 +416,14 @@ fn without_verify_a_commit_counts_only_from_the_own_git_server() {
         fleet.forge_next(|record| commit_of(record, &evil));
         fleet.look(5);
         assert_eq!(fleet.at(), before, "{name}");
-        // Once the git server shows it, it counts: peers may save traffic.
+        // The commit counts once the git server has it, so a pack of a peer still saves traffic.
         ok(git(Path::new(&fleet.repository.work)).args(["push", "-q", "-f", "origin", refspec]));
         fleet.look(2);
         assert!(fleet.at().iter().all(|(_, commit)| *commit == evil), "{name}: {:?}", fleet.at());
     }
 }
 
-/// The signature of a commit does not tell for which branch it was made.
+/// The signature of a commit does not name a branch.
 #[test]
 fn signed_commit_of_another_branch_is_rejected_after_ten_minutes() {
     for pushed in [true, false] {

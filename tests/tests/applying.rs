@@ -1,4 +1,4 @@
-//! What a TaskBook does to a machine, seen from outside: each test is one promise of the language.
+//! Effects of a TaskBook on a machine, seen from outside. Each test checks one promise of the language.
 
 use std::{fs, path::Path};
 
@@ -24,7 +24,7 @@ impl Fixture {
         Self { _folder: folder, repository, node }
     }
 
-    /// Publishes a book with these lines below spec, and runs the agent.
+    /// Publishes a book with these lines below `spec`, and runs the agent.
     fn apply(&self, spec: &str) -> towpath_tests::node::Once {
         self.repository.write("book.yaml", book("b", spec));
         self.repository.publish("next");
@@ -63,7 +63,7 @@ fn prune_removes_and_puts_back_what_was_there_before() {
     assert!(f.node.read("/etc/new").is_none());
     assert_eq!(f.node.read("/etc/lines").unwrap(), "first\n", "our line goes, theirs stays");
     assert_eq!(f.node.read("/etc/stays").unwrap(), "managed");
-    // A book that is gone takes what it managed with it.
+    // A removed book removes its managed files.
     fs::remove_file(f.repository.work.join("book.yaml")).unwrap();
     f.repository.write(
         "other.yaml",
@@ -83,7 +83,7 @@ fn nothing_comes_behind_a_failure_that_was_found_on_the_way() {
     assert!(f.node.read("/behind").is_none(), "it came behind what failed");
 }
 
-/// Applies a book that tells when it takes the node out and when it is back, and prunes.
+/// Applies a book that prunes, and that logs when the node leaves and rejoins service.
 fn framed(f: &Fixture, tasks: &str) -> towpath_tests::node::Once {
     f.apply(&format!(
         "  prune: true\n  pruneBudget: 100%\n  rollout:\n    before:\n      - name: out\n        command: {{shell: 'echo out >> \"$TOWPATH_ROOT/log\"'}}\n    after:\n      - name: in\n        command: {{shell: 'echo in >> \"$TOWPATH_ROOT/log\"'}}\n  tasks:\n    - {{name: stays, file: {{path: /stays, content: x}}}}\n{tasks}"
@@ -125,7 +125,7 @@ fn a_removal_that_nobody_can_try_keeps_no_node_out() {
     let _ = fs::remove_file(f.path("/log"));
     let kept = Kept::new(&f.path("/goes"));
     assert_eq!((framed(&f, "").code, log().as_str()), (3, "out\n"));
-    // What another book manages is not known: nothing is removed meanwhile.
+    // Book z fails, so its managed files are unknown. Nothing is removed meanwhile.
     f.repository.write("z.yaml", book("z", "  tasks:\n    - {name: z, command: {argv: [\"false\"]}}\n"));
     assert_eq!((framed(&f, "").code, log().as_str()), (3, "out\nin\n"));
     assert_eq!((f.node.once().code, log().as_str()), (3, "out\nin\n"));
@@ -225,7 +225,7 @@ fn drift_is_corrected_reported_or_ignored() {
     assert_eq!(f.node.read("/etc/report").unwrap(), "theirs");
     assert!(task(&once.status, "report")["message"].as_str().unwrap().contains("drifted"));
     assert_eq!(task(&once.status, "ignore")["message"], json!(null));
-    // What a commit asks for is applied whatever the policy.
+    // A change by a commit is applied under every drift policy.
     let once = f.apply(&format!("  tasks:\n{}", files.replace("ours", "newer")));
     assert_eq!(once.code, 0);
     assert_eq!(f.node.read("/etc/report").unwrap(), "newer");
@@ -252,7 +252,7 @@ fn actions_run_once_per_definition() {
     let same = action("two");
     f.apply(&format!("{same}    - name: more\n      debug: {{message: x}}\n"));
     assert_eq!(f.node.read("/log").unwrap(), "one\ntwo\n", "a change elsewhere runs nothing again");
-    // A script's bytes are part of its definition, and guards make a state task.
+    // The bytes of a script are part of its definition. Guards turn a command into a state task.
     f.repository.write("files/s.sh", "#!/bin/sh\necho script $1 >> \"$TOWPATH_ROOT/script\"\n");
     let script = "  tasks:\n    - name: script\n      script: {source: files/s.sh, args: [x]}\n    - name: guarded\n      command: {shell: 'touch \"$TOWPATH_ROOT/made\"; echo g >> \"$TOWPATH_ROOT/guard\"', creates: /made}\n    - name: always\n      command: {shell: 'echo a >> \"$TOWPATH_ROOT/always\"', run: always}\n";
     f.apply(script);
@@ -399,7 +399,7 @@ fn parallel_books_respect_requires() {
     let f = Fixture::new();
     let once = f.apply("  order: parallel\n  tasks:\n    - name: last\n      requires: [first]\n      command: {shell: 'cat \"$TOWPATH_ROOT/first\"'}\n    - name: first\n      command: {shell: 'echo x > \"$TOWPATH_ROOT/first\"'}\n");
     assert_eq!(once.code, 0, "{}", once.log);
-    // A file that waits for its batch is there before what requires it.
+    // A file that is written in a batch exists before the tasks that require it.
     let reads = |name: &str| {
         format!("    - name: {name}\n      requires: [file]\n      command: {{shell: 'cat \"$TOWPATH_ROOT/file\"'}}\n")
     };
@@ -411,7 +411,7 @@ fn parallel_books_respect_requires() {
 #[test]
 fn tasks_of_a_parallel_book_run_at_once() {
     let f = Fixture::new();
-    // Each waits for what the other one makes: one after the other neither would end.
+    // Each task waits for the file of the other, so they finish only if they run at the same time.
     let meets = |own: &str, other: &str| {
         format!(
             "    - name: {own}\n      timeout: 20s\n      command: {{shell: 'touch \"$TOWPATH_ROOT/{own}\"; until [ -e \"$TOWPATH_ROOT/{other}\" ]; do sleep 0.05; done'}}\n      register: {own}\n"
@@ -458,7 +458,7 @@ fn changes_wait_for_their_maintenance_window_and_drift_does_not() {
             format!("metadata: {{apiVersion: v1alpha, kind: Config, name: fleet}}\nspec:\n  maintenanceWindows: [{{from: \"{from}\", to: \"{to}\", timeZone: {zone}}}]\n"),
         );
     };
-    // By the clock of the zone, so many hours from now.
+    // The time of day in the zone, so many hours from now.
     let later = |hours: u64| {
         let output = ok(std::process::Command::new("date")
             .env("TZ", "Asia/Kathmandu")
@@ -521,7 +521,7 @@ fn plan_says_what_would_change_and_changes_nothing() {
     assert_eq!([action("f"), action("act"), action("later")], [json!("update"), json!("run"), json!("unknown")]);
     assert!(planned["tasks"][0]["diff"].as_str().unwrap().contains("-one\n+two"));
     assert_eq!(f.node.read("/etc/f").unwrap(), "one\n");
-    // Of the accepted revision nothing would change; the agent and the command give the same answer.
+    // A plan of the accepted revision has no change. The agent and the command return the same plan.
     let (code, alone) = plan(&["--exit-code"]);
     assert_eq!(code, 0, "{alone:#}");
     let _agent = f.node.start();
@@ -565,7 +565,7 @@ fn a_user_leads_no_key_out_of_their_home() {
     assert_eq!(first.code, 0, "{}", first.log);
     let keys = f.node.read("/home/web/.ssh/authorized_keys").unwrap();
     assert_eq!(keys, format!("{OLD}\nssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAINew new\n"));
-    // The home is theirs: they may put a link there at any time.
+    // Users may put a link into their home at any time.
     fs::remove_dir_all(f.path("/home/web/.ssh")).unwrap();
     std::os::unix::fs::symlink("../../etc/keys", f.path("/home/web/.ssh")).unwrap();
     let second = f.apply(spec);

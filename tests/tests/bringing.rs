@@ -1,5 +1,5 @@
-//! What comes from elsewhere, and what is edited in place: downloads, archives, repositories, programs of the state,
-//! values of files. The agent runs on a root of its own; servers are real.
+//! Modules that fetch or edit: downloads, archives, repositories, custom programs, values of files. The agent runs with
+//! a root of its own; the servers are real.
 
 use std::{
     fs,
@@ -49,7 +49,7 @@ impl Fixture {
         self.node.once()
     }
 
-    /// Runs the agent again: nothing is to do.
+    /// Runs the agent again, and expects no change.
     fn is_settled(&self) {
         let once = self.node.once();
         let tasks = once.status["taskBooks"][0]["tasks"].as_array().unwrap();
@@ -103,11 +103,11 @@ fn a_download_is_gone_on_with_where_it_broke_off() {
     assert_eq!(fs::read(f.path("/srv/in/big")).unwrap(), bytes);
     assert_eq!(fs::read_dir(f.path("/srv/in")).unwrap().count(), 1, "something is left beside it");
     f.is_settled();
-    // Somebody's own bytes are drift.
+    // A file with other bytes is drift.
     fs::write(f.path("/srv/in/big"), "mine").unwrap();
     assert_eq!(f.node.once().code, 0);
     assert_eq!(fs::read(f.path("/srv/in/big")).unwrap(), bytes);
-    // What comes with another digest is never put in place.
+    // A file with another digest is never put in place.
     fs::remove_file(f.path("/srv/in/big")).unwrap();
     let once = f.apply(&tasks(&"0".repeat(64)));
     assert!(said(&once, "big").contains(&digest), "{:#}", once.status);
@@ -146,13 +146,13 @@ fn a_download_keeps_to_its_time_and_size_and_tells_its_headers_to_one_server_alo
     assert_eq!(parts(), 1, "what has come is not kept");
     let once = task(&server.file("big"), &digest(&big), ", maxBytes: 900000}");
     assert_eq!(once.code, 0, "{:#}", once.status);
-    // A server that another one leads to is not told what the first one is.
+    // A redirect to another server does not receive the headers.
     let led = server.file("big").replace("/static/big", "/led");
     let once = task(&led, &digest(b"small"), ", headers: {X-Token: hush}}");
     assert_eq!((once.code, f.node.read("/srv/it").as_deref()), (0, Some("small")), "{:#}", once.status);
 }
 
-/// Packs what a shell line makes into a file of the working copy.
+/// Runs a shell line in an empty folder, and packs the result into a file of the working copy.
 fn pack(f: &Fixture, line: &str, name: &str) {
     let folder = tempfile::tempdir().unwrap();
     let target = f.repository.work.join(name);
@@ -178,7 +178,7 @@ fn an_archive_is_unpacked_and_kept_so() {
     let mode = |path: &str| fs::metadata(f.path(path)).unwrap().permissions().mode() & 0o777;
     assert_eq!((mode("/opt/app/bin/tool"), mode("/opt/app/doc/text")), (0o755, 0o644));
     f.is_settled();
-    // Drift of content, of a mode and of a link; what is not of the archive stays.
+    // Drift of content, mode and link is corrected. A file that is not in the archive stays.
     fs::write(f.path("/opt/app/doc/text"), "two\n").unwrap();
     fs::set_permissions(f.path("/opt/app/bin/tool"), fs::Permissions::from_mode(0o644)).unwrap();
     fs::remove_file(f.path("/opt/app/link")).unwrap();
@@ -259,7 +259,7 @@ fn a_repository_at_one_commit_is_a_tree_of_files() {
     fs::write(f.path("/srv/site/index.html"), "mine").unwrap();
     let once = apply(&tasks(&one, &url));
     assert_eq!((once.code, f.node.read("/srv/site/index.html").unwrap().as_str()), (0, "one\n"));
-    // Another commit: what it no longer has goes, as prune says.
+    // Another commit: `prune` removes the files that it no longer has.
     assert_eq!(apply(&tasks(&two, &url)).code, 0);
     assert_eq!(f.node.read("/srv/site/index.html").unwrap(), "two\n");
     assert!(!f.path("/srv/site/old.html").exists());
@@ -271,7 +271,7 @@ fn a_repository_at_one_commit_is_a_tree_of_files() {
     assert!(!f.path("/srv/site").exists());
 }
 
-/// The example in Python, and the one in shell.
+/// The Python example and the shell example.
 #[test]
 fn programs_of_the_state_keep_what_they_know() {
     let f = Fixture::new();
@@ -311,7 +311,7 @@ fn programs_of_the_state_keep_what_they_know() {
     f.is_settled();
     let once = f.apply(&pager("/usr/bin/nothing"));
     assert!(said(&once, "pager").contains("there is no /usr/bin/nothing"), "{:#}", once.status);
-    // Programs that do not speak as they should.
+    // Programs that violate the protocol.
     for (text, why) in [
         ("echo '{'", "gave no answer"),
         ("echo no >&2; exit 3", "ended with status 3: no"),

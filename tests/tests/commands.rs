@@ -1,4 +1,4 @@
-//! The commands that people and their scripts use, and the shapes that scripts read.
+//! The commands for people and scripts, and the output formats that scripts read.
 
 use std::fs;
 
@@ -30,7 +30,7 @@ fn explain_and_schema_come_from_the_words() {
     assert!(text(&["man"]).contains(".TH towpath"));
 }
 
-/// What `validate` says of a working tree.
+/// Returns the status and the output of `validate` for a working tree.
 fn validated(repository: &Repository) -> (Option<i32>, String) {
     let output = towpath().arg("validate").arg(&repository.work).output().unwrap();
     (output.status.code(), String::from_utf8_lossy(&output.stdout).into_owned())
@@ -228,7 +228,7 @@ fn a_source_that_vanishes_takes_nothing_with_it() {
     let once = node.once();
     assert_eq!(once.code, 0, "{}", once.log);
     assert_eq!(node.read("/o").unwrap(), "x");
-    // Gone with its mirror: the node stays where it is.
+    // The source and its mirror are gone: the node keeps its revision.
     fs::rename(&other.bare, folder.path().join("away")).unwrap();
     fs::remove_dir_all(node.state.join("mirrors/apps.git")).unwrap();
     repository.write("b.yaml", book("b", "  tasks:\n    - name: t\n      file: {path: /t, content: x}\n"));
@@ -240,7 +240,7 @@ fn a_source_that_vanishes_takes_nothing_with_it() {
     fs::rename(folder.path().join("away"), &other.bare).unwrap();
     assert_eq!(node.once().code, 0);
     assert!(node.read("/t").is_some());
-    // A head of the second source that does not fit stays behind, and vetoes nothing.
+    // An invalid head of the second source is not adopted, and does not block the first source.
     other.write("o.yaml", "metadata: {apiVersion: v1alpha, kind: Node, name: mine}\n");
     other.publish("global kinds are not its to define");
     repository.write("b.yaml", book("b", "  tasks:\n    - name: t\n      file: {path: /t, content: y}\n"));

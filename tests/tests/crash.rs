@@ -1,5 +1,5 @@
-//! kill -9 at instants spread over the whole length of a run: nothing is torn, nothing is lost, nothing runs twice
-//! but what was cut off.
+//! kill -9 at instants spread over the whole length of a run. No file is torn or lost, and only the interrupted action
+//! runs twice.
 
 use std::{
     collections::BTreeMap,
@@ -19,7 +19,7 @@ const FILES: usize = 50;
 const GROUPS: usize = 5;
 const PHASES: [&str; 6] = ["Render", "Write", "Sync", "Rename", "Action", "Handler"];
 
-/// Fifty files in groups, each behind the other; an action, and a handler that all of them notify.
+/// Returns a book of fifty files in consecutive groups, with an action and a handler that all files notify.
 fn run_book(number: usize) -> String {
     let mut tasks = String::new();
     for file in 0..FILES {
@@ -48,18 +48,18 @@ fn lines_of(node: &Node, log: &str, number: usize) -> usize {
     text.lines().filter(|line| *line == number.to_string()).count()
 }
 
-/// What the journal says the agent was doing.
+/// Returns the phase in the journal, and true if a run is in progress.
 fn journaled(node: &Node) -> (Phase, bool) {
     let (journal, damaged) = Journal::open(&node.state).unwrap();
     assert!(damaged.is_none(), "the journal is damaged: {damaged:?}");
     let intent: Option<Intent> = journal.get("intent").unwrap();
     let state: serde_json::Value = journal.get("state").unwrap().unwrap_or_default();
     let generation = |key: &str| state[key]["generation"].as_u64().unwrap_or(0);
-    // A run is going on from its attempt until it is applied.
+    // A run is in progress from its attempt until it is applied.
     (intent.map_or(Phase::Idle, |intent| intent.phase), generation("attempted") > generation("applied"))
 }
 
-/// When the last run began, as the journal says.
+/// Returns the start of the last run according to the journal.
 fn began(node: &Node) -> SystemTime {
     let (journal, _) = Journal::open(&node.state).unwrap();
     let state: serde_json::Value = journal.get("state").unwrap().unwrap_or_default();
@@ -77,8 +77,8 @@ fn nothing_is_torn_or_lost_by_kill_9() {
     let node = Node::new(folder.path(), &format!("url: {}", repository.bare.display()));
     let first = node.once();
     assert_eq!(first.code, 0, "{}", first.log);
-    // How long a run takes, and where in it the changes begin. The machine may be busy now and idle later, so this is
-    // measured again and again.
+    // The length of a run, and the start of its changes. The load of the machine may change, so this is measured
+    // several times.
     let measure = |first: usize| {
         let mut measured = Vec::new();
         for number in first..first + 3 {
@@ -96,7 +96,7 @@ fn nothing_is_torn_or_lost_by_kill_9() {
     let mut before = 3;
     let mut phases: BTreeMap<String, usize> = BTreeMap::new();
     let (mut inside, mut twice) = (0, 0);
-    // Where the run, or a phase, was met too seldom, further kills follow at other instants.
+    // If the kills met the run or a phase too rarely, further kills follow at other instants.
     let enough = |inside: usize, phases: &BTreeMap<String, usize>| {
         inside * 4 >= kills * 3 && PHASES.iter().all(|phase| phases.get(*phase).is_some_and(|count| *count >= 5))
     };

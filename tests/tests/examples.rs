@@ -1,4 +1,4 @@
-//! The examples are true: nothing is wrong with them, their plans are as expected, they apply and stay applied.
+//! The examples are valid, their plans are as expected, they apply, and a second run changes nothing.
 
 use std::{fs, path::PathBuf};
 
@@ -10,7 +10,7 @@ struct Example {
     folder: &'static str,
     sources: &'static [(&'static str, &'static str)],
     nodes: &'static [&'static str],
-    /// Whether it asks for a machine of its own: then modules.rs applies it.
+    /// True if it needs a machine of its own. Then single_server.rs applies it.
     machine: bool,
 }
 
@@ -130,7 +130,7 @@ fn the_examples_apply_and_stay_applied() {
         for (name, source) in example.sources {
             let repository = publish(name, source);
             repository.publish("example");
-            // The URLs of the example are those of a forge that is not here.
+            // The forge in the URLs of the example does not exist here.
             let config = fleet.work.join("fleet.yaml");
             let text = fs::read_to_string(&config)
                 .unwrap()

@@ -1,4 +1,4 @@
-//! What goes wrong around a node: the condition says what and what to do, and the node recovers without help.
+//! Faults around a node: the condition names the fault and the remedy, and the node recovers without help.
 
 use std::{
     fs,
@@ -33,7 +33,7 @@ fn fleet(folder: &Path) -> Repository {
     repository
 }
 
-/// A small file system of its own, gone with the test.
+/// A small file system, unmounted after the test.
 struct Mounted(PathBuf);
 
 impl Mounted {
@@ -121,7 +121,7 @@ fn a_full_state_directory_is_told_and_recovered_from() {
     let agent = node.start();
     node.wait_for(&first);
     let ballast = node.state.join("ballast");
-    // dd stops when the disk is full, which is what is wanted.
+    // dd fails when the disk is full, as intended.
     let _ = Command::new("dd")
         .args(["if=/dev/zero", "bs=64k", "status=none"])
         .arg(format!("of={}", ballast.display()))
@@ -161,7 +161,7 @@ fn a_vanished_git_server_is_told_and_recovered_from() {
     assert_eq!(condition(&node.status(), "Ready")["status"], true, "what is applied stays applied");
     fs::write(node.root.join("srv/data"), "drift").unwrap();
     wait_until(PATIENCE, || node.read("/srv/data").unwrap() == "a".repeat(10), || node.log());
-    // Also an agent that is started without its server goes on with the last good revision.
+    // An agent that starts without its git server applies the last good revision.
     agent.terminate();
     fs::remove_file(node.root.join("srv/data")).unwrap();
     let once = node.once();
@@ -191,7 +191,7 @@ fn a_corrupt_mirror_is_told_and_made_anew() {
         fs::remove_file(&path).unwrap();
         fs::write(&path, bytes).unwrap();
     }
-    // Without its server the node can't mend it, and says so.
+    // Without its git server the node cannot restore the mirror, and reports that.
     let away = folder.path().join("away.git");
     fs::rename(&repository.bare, &away).unwrap();
     let once = node.once();

@@ -1,4 +1,5 @@
-//! Every filter against ansible-core, for the same input. Where they differ, [`DIFFERENCES`] says how and why.
+//! Every filter, compared with ansible-core for the same input. [`DIFFERENCES`] lists the intended differences and
+//! their reasons.
 
 use std::{collections::BTreeMap, process::Command};
 
@@ -6,7 +7,7 @@ use serde_json::{Value, json};
 use towpath_render::{template::Engine, tree::MemoryTree};
 use towpath_tests::ok;
 
-/// Expressions that both evaluate, to be compared as JSON.
+/// Expressions that both engines evaluate. The results are compared as JSON.
 const CASES: [&str; 63] = [
     "{'b': 1, 'a': [1, 'x', none, true, 1.5]} | to_json",
     "'ä\\n\"' | to_json",
@@ -73,7 +74,7 @@ const CASES: [&str; 63] = [
     "'512' | human_to_bytes",
 ];
 
-/// What differs, with both results' reasons. Each entry is checked: a difference that is gone must be struck out.
+/// The differences with their reasons. Each entry is checked, so a difference that has disappeared must be removed.
 const DIFFERENCES: [(&str, &str); 4] = [
     ("{'b': 1, 'a': {'x': [1]}} | to_yaml", "the same data, but keys in their own order, and always in block style"),
     ("{'b': 1, 'a': {'x': [1]}} | to_nice_yaml", "the same data, but keys in their own order, and indented by two"),
@@ -81,7 +82,7 @@ const DIFFERENCES: [(&str, &str); 4] = [
     ("'test' | regex_search('(?<=t)e')", "an error: there is no look-around in the regular expressions of Rust"),
 ];
 
-/// ipaddr is not in ansible-core: Python's own module is the referee.
+/// ansible-core has no ipaddr, so Python's ipaddress module is the reference.
 const ADDRESSES: [(&str, &str); 7] = [
     ("'10.1.2.3/24' | ipaddr('address')", "str(ipaddress.ip_interface('10.1.2.3/24').ip)"),
     ("'10.1.2.3/24' | ipaddr('network')", "str(ipaddress.ip_interface('10.1.2.3/24').network.network_address)"),
@@ -104,7 +105,7 @@ fn python(script: &str, input: &Value) -> Value {
     serde_json::from_slice(&output.stdout).unwrap()
 }
 
-/// Evaluates expressions with Ansible's templar; an error becomes {"error": …}.
+/// A script that evaluates expressions with Ansible's templar. An error becomes {"error": …}.
 const ANSIBLE: &str = r#"
 import json, sys
 from ansible.parsing.dataloader import DataLoader
@@ -131,7 +132,7 @@ for case in json.loads(sys.argv[1]):
 print(json.dumps(out))
 "#;
 
-/// Ansible takes the backslashes of strings in templates as they are, where Jinja itself reads escapes.
+/// Removes escapes: Ansible keeps backslashes in template strings, but Jinja reads them as escapes.
 fn for_ansible(case: &str) -> String {
     case.replace("\\n", "\n").replace("\\\\", "\\")
 }
@@ -197,7 +198,7 @@ fn what_only_towpath_has() {
     assert!(ours("nothing.at.all | mandatory")["error"].is_string());
 }
 
-/// Ansible has no yescrypt: the C library that checks passwords on the machine is the referee.
+/// Ansible has no yescrypt, so the C library that checks passwords on the machine is the reference.
 #[test]
 fn yescrypt_is_what_the_c_library_checks() {
     let hash = ours("'geheim' | password_hash('yescrypt', 'saltsalt')").as_str().unwrap().to_owned();

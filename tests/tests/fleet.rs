@@ -1,4 +1,5 @@
-//! Nodes move together through a real etcd: each is a process of its own, and the proof is what the tasks write.
+//! Coordinated rollouts through a real etcd. Each node is a process of its own, and the logs of the tasks are the
+//! proof.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -8,7 +9,7 @@ use std::{
 
 use towpath_tests::{etcd::Etcd, fleet::Fleet, node::Kept, ok, wait_until};
 
-/// A task that writes when it began and when it ended.
+/// Returns a task that logs its start and its end.
 fn stamped(fleet: &Fleet, name: &str, word: &str, seconds: &str, more: &str) -> String {
     let log = fleet.log_file().display().to_string();
     format!(
@@ -16,8 +17,8 @@ fn stamped(fleet: &Fleet, name: &str, word: &str, seconds: &str, more: &str) -> 
     )
 }
 
-/// How many nodes were between their first beginning and their last end at one time: a node that was cut off and ran
-/// again was away all the while.
+/// Returns the maximum number of nodes between their first start and their last end at one time. An interrupted node
+/// that ran again counts as away the whole time.
 fn at_once(happened: &[(u64, String, String)], word: &str) -> usize {
     let mut spans: BTreeMap<&str, (u64, u64)> = BTreeMap::new();
     for (time, what, node) in happened {
@@ -34,13 +35,13 @@ fn times<'a>(happened: &'a [(u64, String, String)], word: &'a str) -> impl Itera
     happened.iter().filter(move |(_, what, _)| what == word).map(|(time, ..)| *time)
 }
 
-/// One node takes far longer than the others: who does not wait at the barrier is past it by then.
+/// A duration that is far longer on one node. A node that does not wait at the barrier has passed it by then.
 const STRAGGLER: &str = "$([ $TOWPATH_NODE = n7 ] && echo 3 || echo 0.2)";
 
 fn book(fleet: &Fleet, rollout: &str) -> String {
     let log = fleet.log_file().display().to_string();
     let mut tasks = stamped(fleet, "first", "first", STRAGGLER, "");
-    // The first node waits for a second one: two run at once on a machine of any speed.
+    // The first node waits for a second one, so that two run at once on a machine of any speed.
     let for_another = format!(
         "0.1; i=0; while [ $(grep -c second-begin {log}) -lt 2 ] && [ $i -lt 400 ]; do sleep 0.05; i=$((i + 1)); done"
     );
@@ -52,7 +53,7 @@ fn book(fleet: &Fleet, rollout: &str) -> String {
     )
 }
 
-/// What must hold of a rollout of [`book`].
+/// Checks a rollout of [`book`].
 fn check(fleet: &Fleet, count: usize, most: usize, cut_off: bool) {
     let happened = fleet.happened();
     let per_node = |word: &str| {
@@ -96,7 +97,7 @@ fn two_at_once_a_barrier_and_one_elected() {
         (&"done".into(), &12.into(), &12.into()),
         "{rollouts:#}"
     );
-    // Each node is heard of and keeps its lease. Whether the gossip suspects one depends on how busy the machine is.
+    // All nodes are known and keep their leases. A busy machine may cause gossip to suspect a node.
     let nodes = || fleet.nodes[5].ask(&["nodes"]).unwrap_or_default();
     let all_alive = || {
         nodes().as_array().is_some_and(|nodes| {
@@ -152,14 +153,14 @@ fn goes_one_node_at_a_time(cut: &str) {
     fleet.wait_for(&head, 60);
     assert!(fleet.nodes.iter().all(|node| node.read("/goes").is_some()));
     std::fs::remove_file(fleet.log_file()).unwrap();
-    // What may not go takes nobody out of service.
+    // A removal beyond the prune budget takes no node out of service.
     fleet.publish(&book("1", ""));
     let held = |node: &towpath_tests::node::Node| {
         node.ask(&["status"]).is_some_and(|status| status["taskBooks"].to_string().contains("set pruneBudget"))
     };
     fleet.wait(60, |fleet| fleet.nodes.iter().all(held));
     assert_eq!(fleet.happened(), []);
-    // While one node can't let go of something, no other begins.
+    // While a removal fails on one node, no other node starts.
     let kept: Vec<Kept> = fleet.nodes.iter().map(|node| Kept::new(&node.root.join("goes"))).collect();
     let head = fleet.publish(&book("100%", ""));
     let stuck = |node: &towpath_tests::node::Node| {
@@ -168,7 +169,7 @@ fn goes_one_node_at_a_time(cut: &str) {
     fleet.wait(60, |fleet| fleet.nodes.iter().any(stuck));
     std::thread::sleep(Duration::from_secs(5));
     assert_eq!(times(&fleet.happened(), "out-begin").count(), 1, "{:?}", fleet.happened());
-    // Nor does one in another run of the book.
+    // No node starts in another run of the book either.
     let head_of_more = fleet.publish(&book("100%", "").replace("content: x", "content: y"));
     fleet.wait(60, |fleet| fleet.nodes.iter().any(|node| node.read("/stays").as_deref() == Some("y")));
     std::thread::sleep(Duration::from_secs(5));
@@ -189,7 +190,7 @@ fn goes_one_node_at_a_time(cut: &str) {
     }
     assert!(out.is_empty() && times(&happened, "out-end").count() >= 4, "{sorted:?}");
     assert!(fleet.nodes.iter().all(|node| node.read("/stays").is_some()));
-    // Nobody keeps the slot.
+    // No node keeps its slot.
     let held = ok(fleet.etcd.ctl().args(["get", "/towpath/", "--prefix", "--keys-only"])).stdout;
     let held = String::from_utf8_lossy(&held);
     assert!(!held.contains("/book/held/") && !held.contains("/book/queue/"), "{held}");
@@ -206,7 +207,7 @@ fn what_goes_behind_a_barrier_goes_one_node_at_a_time() {
     goes_one_node_at_a_time(&format!("{elected}    - {{name: cut, sync: true}}\n"));
 }
 
-/// Numbers that look like chance and are the same for each seed.
+/// A generator of pseudo-random numbers, which are the same for each seed.
 struct Chance(u64);
 
 impl Chance {
@@ -219,7 +220,7 @@ impl Chance {
     }
 }
 
-/// What a node was in when it was killed, as the store says.
+/// Returns the phase of a killed node according to the store.
 fn phase(keys: &str, node: &str) -> &'static str {
     let has = |part: &str| keys.lines().any(|key| key.contains(part) && key.ends_with(&format!("/{node}")));
     if has("/book/held/") {
@@ -242,7 +243,7 @@ fn killed_agents_and_members_change_nothing() {
         let mut fleet = Fleet::secured(12, Etcd::three);
         let head = fleet.publish(&book(&fleet, "{serialize: {count: 2}}"));
         let mut member: Option<usize> = None;
-        // In every second run, the first member that dies stays dead.
+        // In every second run, the first killed member stays down.
         let for_good = seed % 2 == 0;
         for _ in 0..40 {
             std::thread::sleep(Duration::from_millis(50 + chance.below(250)));
@@ -281,7 +282,7 @@ fn killed_agents_and_members_change_nothing() {
     }
 }
 
-/// How many messages of each kind an etcd has got from its clients.
+/// Returns the number of messages of each kind that an etcd has received from clients.
 fn received(fleet: &Fleet) -> BTreeMap<String, f64> {
     let metrics = ok(Command::new("curl").args(["-s", &format!("{}/metrics", fleet.etcd.endpoints()[0])])).stdout;
     let text = String::from_utf8_lossy(&metrics).into_owned();
@@ -296,7 +297,7 @@ fn received(fleet: &Fleet) -> BTreeMap<String, f64> {
 #[test]
 fn an_idle_node_keeps_its_lease_and_asks_nothing_else() {
     let fleet = Fleet::secured(2, |folder| Etcd::single(folder, "etcd"));
-    // What the first pass left to do is done.
+    // By then the work after the first pass is done.
     std::thread::sleep(Duration::from_secs(10));
     let before = received(&fleet);
     std::thread::sleep(Duration::from_secs(40));

@@ -1,10 +1,10 @@
-//! repos-example/fleet, run by twenty-three agents: three load balancers and twenty web servers.
+//! The example repos-example/fleet, run by 23 agents: three load balancers and twenty web servers.
 
 use std::{collections::BTreeSet, fs, path::PathBuf, process::Command, time::Duration};
 
 use towpath_tests::{Running, etcd::Etcd, git::Repository, node::Node, ok, wait_until};
 
-/// When a server went out of service and came back, in the order of time.
+/// Returns the times at which servers went out of service or returned, in order.
 fn service(nodes: &[Node]) -> Vec<(u64, bool, String)> {
     let mut all = Vec::new();
     for node in nodes {
@@ -17,7 +17,7 @@ fn service(nodes: &[Node]) -> Vec<(u64, bool, String)> {
     all
 }
 
-/// How many were out of service at one time.
+/// Returns the maximum number of servers out of service at one time.
 fn most_down(service: &[(u64, bool, String)]) -> usize {
     let mut down: BTreeSet<&str> = BTreeSet::new();
     let mut most = 0;
@@ -40,7 +40,7 @@ fn a_version_goes_through_the_example_fleet() {
     let repository = Repository::new(folder.path(), "fleet");
     let example = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../repos-example/fleet/.");
     ok(Command::new("cp").arg("-r").arg(example).arg(&repository.work));
-    // First the servers alone: who has joined before a commit is waited for.
+    // The servers come first: a rollout waits only for nodes that joined before its commit.
     let shop = fs::read_to_string(repository.work.join("shop.yaml")).unwrap();
     repository.write("shop.yaml", "metadata: {apiVersion: v1alpha, kind: Namespace, name: shop}\n");
     let joined = repository.publish("servers");

@@ -1,5 +1,5 @@
-//! What goes wrong in a fleet: nodes that die with a slot, an etcd that is away, restored or full, commits in the middle
-//! of a rollout.
+//! Faults in a fleet: nodes that die with a slot, and commits in the middle of a rollout. The etcd may be paused,
+//! restored or full.
 
 use std::{fs, process::Command, time::Duration};
 
@@ -10,12 +10,12 @@ use towpath_tests::{
     ok, wait_until,
 };
 
-/// One etcd without TLS: what is tested here is not its quorum.
+/// Starts one etcd without TLS. These tests do not need a quorum.
 fn single(folder: &std::path::Path) -> Etcd {
     Etcd::single(folder, "etcd")
 }
 
-/// A book whose task blocks on a node for as long as a file says so.
+/// Returns a book whose task blocks on a node while a file exists.
 fn book(fleet: &Fleet, rollout: &str, number: u32) -> String {
     let log = fleet.log_file().display().to_string();
     let folder = fleet.folder.path().display().to_string();
@@ -40,7 +40,7 @@ fn number(node: &str) -> usize {
     node.trim_start_matches('n').parse().unwrap()
 }
 
-/// The node that is in the middle of its work, when one is.
+/// Returns a node that is in the middle of its work. Waits until there is one.
 fn working(fleet: &Fleet, round: u32) -> String {
     fleet.wait(60, |fleet| seen(fleet, &format!("begin{round}")).len() > seen(fleet, &format!("end{round}")).len());
     let ended = seen(fleet, &format!("end{round}"));
@@ -53,12 +53,12 @@ fn held(node: &Node) -> String {
     if held["status"] == true { format!("{}: {}", held["reason"], held["message"]) } else { String::new() }
 }
 
-/// Kills the agent that is in its slot, and what it runs.
+/// Kills the agent that holds the slot, and ends its task.
 fn kill_working(fleet: &mut Fleet, round: u32) -> usize {
     flag(fleet, "block");
     let node = working(fleet, round);
     fleet.agents[number(&node)] = None;
-    // What it ran would end some time, as on a machine that lost its network.
+    // The task of the killed agent would end at some time, as on a machine that lost its network.
     unflag(fleet, "block");
     std::thread::sleep(Duration::from_millis(300));
     number(&node)
@@ -112,7 +112,7 @@ fn a_fix_gets_into_a_halted_rollout_and_a_commit_elsewhere_restarts_nothing() {
     flag(&fleet, "block");
     let _ = fleet.publish(&book(&fleet, "{serialize: {count: 1}}", 1));
     let first = working(&fleet, 1);
-    // A commit elsewhere while one node is in its slot.
+    // Another book changes while one node holds its slot.
     fleet.repository.write("other.yaml", "metadata: {apiVersion: v1alpha, kind: TaskBook, name: other, namespace: app}\nspec:\n  targets: {nodeGroups: [web]}\n  tasks:\n    - name: other\n      file: {path: /other, content: x}\n");
     let elsewhere = fleet.repository.publish("elsewhere");
     std::thread::sleep(Duration::from_secs(3));
@@ -145,7 +145,7 @@ fn a_fix_gets_into_a_halted_rollout_and_a_commit_elsewhere_restarts_nothing() {
     let broken = seen(&fleet, "begin2").remove(0);
     let waiting = fleet.nodes.iter().find(|node| node.name != broken).unwrap();
     wait_until(Duration::from_secs(30), || held(waiting).contains(&format!("{broken} failed")), || held(waiting));
-    // The fix is another definition: it goes first to who failed, then to all.
+    // The fix is another definition. It goes first to the failed node, then to all.
     let fixed = fleet.publish(&book(&fleet, "{serialize: {count: 1}}", 3));
     fleet.wait_for(&fixed, 90);
     assert_eq!(seen(&fleet, "begin3").first(), Some(&broken), "who failed goes first: {:?}", fleet.happened());
@@ -173,7 +173,7 @@ fn while_etcd_is_away_content_is_corrected_and_the_rollout_goes_on_afterwards() 
         },
         || format!("{:#}", other.ask(&["status"]).unwrap_or_default()),
     );
-    // Its work ends, and nobody else is let in meanwhile.
+    // The task ends, and no other node is admitted meanwhile.
     unflag(&fleet, "block");
     std::thread::sleep(Duration::from_secs(60).saturating_sub(begin.elapsed()));
     assert_eq!(seen(&fleet, "begin1").len(), 1, "{:?}", fleet.happened());
@@ -190,7 +190,7 @@ fn a_revert_goes_through_its_own_waves() {
         let begun = |fleet: &Fleet| seen(fleet, &format!("begin{number}")).len();
         flag(&fleet, "block");
         let head = fleet.publish(&book(&fleet, rollout, number));
-        // The first wave is one node; the others look every second, and do not begin before it has ended.
+        // The first wave is one node. The others check every second, and do not start before it has ended.
         fleet.wait(60, |fleet| begun(fleet) > 0);
         std::thread::sleep(Duration::from_secs(3));
         assert_eq!(begun(&fleet), 1, "{:?}", fleet.happened());
@@ -223,7 +223,7 @@ fn an_etcd_that_was_restored_is_told_anew_and_the_rollout_ends() {
     wait_until(Duration::from_secs(90), || rollouts()[0]["phase"] == "done", || format!("{:#}", rollouts()));
 }
 
-/// No node reports that the record of acceptance is gone: neither who deletes it nor a backup without it.
+/// Neither a deletion of the record of acceptance nor a backup without it is announced to the nodes.
 #[test]
 fn rollout_goes_on_after_the_record_of_acceptance_was_deleted_or_replaced() {
     let fleet = Fleet::new(3, single);
@@ -244,7 +244,7 @@ fn nobody_is_let_in_by_an_etcd_that_was_restored_while_a_holder_that_it_forgot_i
     let mut fleet = Fleet::new(3, single);
     let backup = fleet.folder.path().join("backup");
     ok(fleet.etcd.ctl().arg("snapshot").arg("save").arg(&backup));
-    // Half changed, and dead; the backup knows nothing of its slot.
+    // The node is half changed and dead. The backup does not contain its slot.
     let head = fleet.publish(&book(&fleet, "{serialize: {count: 1}}", 1));
     let dead = kill_working(&mut fleet, 1);
     fleet.etcd.kill(0);
@@ -258,7 +258,7 @@ fn nobody_is_let_in_by_an_etcd_that_was_restored_while_a_holder_that_it_forgot_i
     assert_eq!(seen(&fleet, "begin1"), [format!("n{dead}")], "somebody was let in\n{}", fleet.shown());
     fleet.begin(dead);
     fleet.wait_for(&head, 120);
-    // It was half changed and went on; the others came one after the other.
+    // The half-changed node continued. The others followed one at a time.
     let order: Vec<(String, String)> = fleet.happened().into_iter().map(|(_, what, node)| (what, node)).collect();
     let mut busy: Vec<&String> = Vec::new();
     for (what, node) in &order[1..] {
@@ -289,7 +289,7 @@ fn a_full_etcd_is_told_with_the_command_that_helps() {
         let mut messages = text["conditions"].as_array()?.iter().filter_map(|condition| condition["message"].as_str());
         messages.find(|message| message.contains("no room left; free some with: ")).map(str::to_owned)
     };
-    // Kept from the look that shows it: the next one may be at another step.
+    // The message is kept, because the next status may show another step.
     let mut found = None;
     let shown = || {
         found = told();
@@ -311,7 +311,7 @@ fn who_leaves_the_targets_gives_its_slot_back() {
     flag(&fleet, "block");
     let _ = fleet.publish(&book(&fleet, "{serialize: {count: 1}}", 1));
     let inside = working(&fleet, 1);
-    // The node in its slot is no target any more; the others have a new version to go through.
+    // The holder of the slot is not a target any more. The others have a new version to apply.
     let others: Vec<&str> = ["n0", "n1", "n2"].into_iter().filter(|node| *node != inside).collect();
     let next = book(&fleet, "{serialize: {count: 1}}", 2)
         .replace("{nodeGroups: [web]}", &format!("{{nodes: [{}]}}", others.join(", ")));
@@ -350,7 +350,7 @@ fn a_segment_that_was_cut_off_keeps_its_slot_and_what_follows_it() {
     assert_eq!(held.len(), 1);
     fleet.agents[number(&inside)] = None;
     fleet.begin(number(&inside));
-    // The agent is back in its segment: the work runs again, and nothing that follows it has run.
+    // The agent is back in its segment. The work runs again, and none of the later tasks has run.
     fleet.wait(60, |fleet| seen(fleet, "begin1").iter().filter(|node| **node == inside).count() == 2);
     assert_eq!(claim(&fleet), held, "the slot was given back and taken again");
     let of = |fleet: &Fleet, word: &str| seen(fleet, word).into_iter().filter(|node| *node == inside).count();

@@ -11,10 +11,10 @@ use towpath_coordination::store::{
 };
 use towpath_tests::{etcd::Etcd, fleet::Fleet, long, node::condition, ok};
 
-/// How much longer a rollout may take while one member is failed.
+/// The additional time that a rollout may take while one member is failed.
 const MORE: Duration = Duration::from_secs(15);
 
-/// A book with slots, a barrier and an election; each number is another definition.
+/// Returns a book with slots, a barrier and an election. Each number is another definition.
 fn book(fleet: &Fleet, number: u32) -> String {
     let log = fleet.log_file().display().to_string();
     let stamp = |word: &str| format!("echo $(date +%s%N) {word}{number} $TOWPATH_NODE >> {log}");
@@ -26,12 +26,12 @@ fn book(fleet: &Fleet, number: u32) -> String {
     )
 }
 
-/// Runs a rollout, and returns how long it took. No node may report the store unreachable meanwhile.
+/// Runs a rollout and returns its duration. No node may report the store unreachable meanwhile.
 fn roll(fleet: &mut Fleet, number: u32, patience: Duration) -> Duration {
     roll_while(fleet, number, patience, |_| {})
 }
 
-/// The same, while something is done to the store once the first node is at work.
+/// Runs a rollout as [`roll`] does, and calls `act` once the first node works.
 fn roll_while(fleet: &mut Fleet, number: u32, patience: Duration, act: impl FnOnce(&mut Fleet)) -> Duration {
     let begin = Instant::now();
     let head = fleet.publish(&book(fleet, number));
@@ -78,7 +78,7 @@ fn rollout_with_a_failed_member_takes_seconds_more() {
     println!("undisturbed {undisturbed:?}, dead {dead:?}, stopped {stopped:?}, silent {silent:?}");
 }
 
-/// The maintenance is compaction, defragmentation, and a restart of one member after the other.
+/// Maintenance is compaction, defragmentation, and a restart of each member.
 #[test]
 fn maintenance_of_the_members_disturbs_no_rollout() {
     let mut fleet = Fleet::new(3, Etcd::three);
@@ -99,17 +99,17 @@ fn maintenance_of_the_members_disturbs_no_rollout() {
         }
     };
     roll_while(&mut fleet, 3, patience, restart);
-    // All watches have moved, and hear.
+    // All watches have moved to other members, and still receive changes.
     roll_while(&mut fleet, 4, patience, compact);
 }
 
-/// Wipes the only member of an etcd, and fills the new one with what others write to it.
+/// Wipes the only member of an etcd. Other clients then write to the new one.
 fn wipe(fleet: &mut Fleet) {
     fleet.etcd.kill(0);
     fleet.etcd.forget(0);
     fleet.etcd.begin(0);
     fleet.etcd.healthy();
-    // Its revision is soon beyond the one that the nodes knew.
+    // Its revision is soon higher than the one that the nodes knew.
     let elsewhere =
         EtcdOptions { endpoints: fleet.etcd.endpoints(), prefix: "/elsewhere/".into(), ..EtcdOptions::default() };
     let elsewhere = EtcdStore::new(elsewhere).unwrap();
@@ -125,7 +125,7 @@ fn waits_after_a_restore(fleet: &Fleet, node: usize) -> bool {
     shown["message"].as_str().is_some_and(|message| message.contains("n2"))
 }
 
-/// A wiped etcd knows nothing of a slot whose holder is dead: no other node may get it.
+/// A wiped etcd does not contain the slot of a dead holder. No other node may get this slot.
 fn wiped_etcd_is_taken_for_a_restore(new: impl FnOnce(usize, fn(&Path) -> Etcd) -> Fleet) {
     let mut fleet = new(3, |folder| Etcd::single(folder, "etcd"));
     roll(&mut fleet, 1, Duration::from_secs(90));
@@ -133,7 +133,7 @@ fn wiped_etcd_is_taken_for_a_restore(new: impl FnOnce(usize, fn(&Path) -> Etcd) 
         *agent = None;
     }
     wipe(&mut fleet);
-    // n2 stays away: it may hold a slot.
+    // n2 stays down. It may hold a slot.
     fleet.begin(0);
     fleet.begin(1);
     let head = fleet.publish(&book(&fleet, 2));

@@ -1,4 +1,4 @@
-//! Nodes of one fleet that trust differently: what others accept, and one must not follow.
+//! Nodes of one fleet with different trust: a node does not follow a revision that it must reject.
 
 use std::{fs, time::Duration};
 
@@ -10,7 +10,7 @@ use towpath_tests::{
     wait_until,
 };
 
-/// A node of the fleet, and by whom commits must be signed for it.
+/// Creates a node of the fleet. `signers` are the keys that must sign its commits.
 fn follower(repository: &Repository, etcd: &Etcd, name: &str, mode: &str, signers: &str) -> Node {
     let folder = repository.bare.parent().unwrap();
     let file = folder.join(format!("{name}.keys"));
@@ -43,11 +43,11 @@ fn what_others_accept_and_a_node_must_not_follow_does_not_exist_for_it() {
     let stalled = || strict.ask(&["status"]).map(|status| condition(&status, "Stalled").clone()).unwrap_or_default();
     wait(&|| stalled()["message"].as_str().is_some_and(|told| told.contains("was accepted by n0")));
     assert_eq!(stalled()["reason"], "RejectedLocally");
-    // It goes on with its last good revision, and lets nobody think that this was agreed on.
+    // The node keeps its last good revision, and reports that the fleet did not agree on it.
     fs::write(strict.root.join("a"), "drift").unwrap();
     strict.wait_for_file("/a", "by alice");
     assert!(trusting.applied(&second));
-    // The next commit that it may follow is accepted with the next number, by whoever comes first.
+    // The next commit that both nodes may follow gets the next number.
     let third = alice.commit(&repository, "again by alice");
     repository.push();
     wait(&|| trusting.applied(&third) && strict.applied(&third));
@@ -74,7 +74,7 @@ fn who_verifies_less_than_the_fleet_was_begun_with_accepts_nothing() {
     wait_until(Duration::from_secs(30), || told()["reason"] == "Refused", || told().to_string());
     let message = told()["message"].as_str().unwrap().to_owned();
     assert!(message.contains("begun with verify.mode head") && message.contains("configured with none"), "{message}");
-    // Nothing that it finds good becomes the fleet's.
+    // A commit that only this node accepts does not become the fleet's revision.
     change(&repository, "by nobody");
     let unsigned = repository.publish("unsigned");
     let seen = || strict.ask(&["status"]).map(|status| condition(&status, "Stalled").clone()).unwrap_or_default();

@@ -1,4 +1,4 @@
-//! A git server, or a committer without a key, that sends what no node may take.
+//! A git server, or a committer without a key, that sends data that nodes must reject.
 
 use std::{
     fs,
@@ -15,7 +15,7 @@ fn stalled(once: &Once) -> (i32, String) {
     (once.code, condition(&once.status, "Stalled")["reason"].as_str().unwrap_or_default().to_owned())
 }
 
-/// A tree object of modes, names and ids.
+/// Creates a tree object from modes, names and ids.
 fn tree(repository: &Repository, entries: &[(&str, &[u8], &str)]) -> String {
     let mut data = Vec::new();
     for (mode, name, id) in entries {
@@ -29,7 +29,7 @@ fn tree(repository: &Repository, entries: &[(&str, &[u8], &str)]) -> String {
     repository.object("tree", &data)
 }
 
-/// Has the branch be at a commit of a tree, on top of another commit.
+/// Moves the branch to a new commit of a tree, with another commit as its parent.
 fn publish_tree(repository: &Repository, tree: &str, parent: &str) {
     let text = format!("tree {tree}\nparent {parent}\nauthor a <a@x> 1 +0000\ncommitter a <a@x> 1 +0000\n\nm\n");
     let commit = repository.object("commit", text.as_bytes());
@@ -112,7 +112,7 @@ fn blob_that_needs_more_than_its_limit_costs_only_the_fetch() {
     assert_eq!(once.code, 1, "{}", once.log);
     assert_eq!(condition(&once.status, "Reconciling")["reason"], "SourceUnreachable");
     assert_eq!((&once.status["commits"]["fleet"], node.read("/a").as_deref()), (&good.as_str().into(), Some("one")));
-    // The mirror is as it was, and the next good commit is followed.
+    // The mirror has not changed, and the next good commit is followed.
     fs::remove_file(repository.work.join("files/large")).unwrap();
     repository.git(&["reset", "-q", "--soft", &good]);
     change(&repository, "two");
@@ -174,7 +174,7 @@ fn tag_that_moves_or_goes_to_an_ancestor_is_a_rewind() {
         Node::new(folder.path(), &format!("{url}\n      verify: {{mode: head, keyFiles: [{}]}}", keys.display()));
     let once = node.once();
     assert_eq!((once.code, &once.status["commits"]["fleet"]), (0, &first.as_str().into()), "{}", once.log);
-    // Signed all the same: a version at an ancestor, and a version that moves forward.
+    // Signed, but rejected: a version tag at an ancestor, and a version tag that moves to a newer commit.
     tag("v1.9.0", &old);
     assert_eq!(stalled(&node.once()), (2, "Rewound".to_owned()));
     ok(git(&repository.bare).args(["tag", "-d", "v1.9.0"]));
@@ -184,7 +184,7 @@ fn tag_that_moves_or_goes_to_an_ancestor_is_a_rewind() {
     assert_eq!(stalled(&once), (2, "Rewound".to_owned()), "{}", once.log);
     assert_eq!(once.status["commits"]["fleet"], first);
     tag("v1.1.0", &first);
-    // An unsigned tag at the same commit raises no version.
+    // An unsigned tag at the same commit does not raise the version.
     ok(git(&repository.work).args(["tag", "v9.0.0", &first]));
     ok(git(&repository.work).args(["push", "-q", "--tags"]));
     assert_eq!(stalled(&node.once()), (2, "Unverified".to_owned()));

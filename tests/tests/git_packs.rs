@@ -1,4 +1,4 @@
-//! Packs that a hostile server or node may send, made byte by byte.
+//! Packs that a hostile server or node may send, built byte by byte.
 
 use std::{
     fs,
@@ -11,7 +11,7 @@ use flate2::{Compression, write::ZlibEncoder};
 use gix::{ObjectId, objs::Kind};
 use towpath_git::{Limits, Mirror, Options, Reference, SourceError};
 
-/// A pack in the making.
+/// A pack under construction.
 #[derive(Default)]
 struct Pack {
     entries: Vec<u8>,
@@ -23,7 +23,7 @@ impl Pack {
         12 + self.entries.len() as u64
     }
 
-    /// The header of an entry: its kind and its size.
+    /// Writes the header of an entry: its kind and its size.
     fn header(&mut self, kind: u8, mut size: u64) {
         let mut byte = (kind << 4) | (size & 15) as u8;
         size >>= 4;
@@ -42,7 +42,7 @@ impl Pack {
         encoder.finish().unwrap();
     }
 
-    /// A whole object; gives its id.
+    /// Adds a whole object and returns its id.
     fn object(&mut self, kind: Kind, data: &[u8]) -> ObjectId {
         let number = match kind {
             Kind::Commit => 1,
@@ -55,7 +55,7 @@ impl Pack {
         gix::objs::compute_hash(gix::hash::Kind::Sha1, kind, data).unwrap()
     }
 
-    /// A delta against the entry at an offset.
+    /// Adds a delta against the entry at an offset. Returns the offset of the delta.
     fn delta(&mut self, base: u64, instructions: &[u8]) -> u64 {
         let here = self.offset();
         self.header(6, instructions.len() as u64);
@@ -73,7 +73,7 @@ impl Pack {
         here
     }
 
-    /// A commit of a tree with one file of that content.
+    /// Adds a commit of a tree with one file of this content. Returns its id.
     fn commit(&mut self, blob: ObjectId) -> String {
         let mut tree = b"100644 f\0".to_vec();
         tree.extend_from_slice(blob.as_slice());
@@ -93,7 +93,7 @@ impl Pack {
     }
 }
 
-/// A number of a delta, seven bits a byte.
+/// Writes a number of a delta, seven bits in each byte.
 fn varint(mut number: u64, out: &mut Vec<u8>) {
     while number > 0x7f {
         out.push((number & 0x7f) as u8 | 0x80);
@@ -102,7 +102,7 @@ fn varint(mut number: u64, out: &mut Vec<u8>) {
     out.push(number as u8);
 }
 
-/// Instructions that copy a base of a size and add one byte.
+/// Returns instructions that copy a base of this size and add one byte.
 fn grow(size: u64) -> Vec<u8> {
     let mut delta = Vec::new();
     varint(size, &mut delta);
@@ -132,7 +132,7 @@ fn take(folder: &Path, limits: Limits, pack: &Pack, commit: &str) -> Result<Mirr
     Ok(mirror)
 }
 
-/// What was refused, and that nothing of it stayed.
+/// Returns the error of a rejected pack. Checks that no file of it remains.
 fn refused(limits: Limits, pack: &Pack, commit: &str) -> String {
     let folder = tempfile::tempdir().unwrap();
     let error = take(folder.path(), limits, pack, commit).unwrap_err();
@@ -182,7 +182,7 @@ fn object_beyond_its_limit_is_refused() {
     let blob = pack.object(Kind::Blob, &vec![0; 2 << 20]);
     let commit = pack.commit(blob);
     refused(limits, &pack, &commit);
-    // A small delta that makes a large object.
+    // A small delta that produces a large object.
     let mut pack = Pack::default();
     let base = pack.offset();
     let blob = pack.object(Kind::Blob, &[0; 0xffff]);
@@ -195,7 +195,7 @@ fn object_beyond_its_limit_is_refused() {
     refused(limits, &pack, &commit);
 }
 
-/// A commit is read before its signature is known.
+/// A commit is read before its signature is verified.
 #[test]
 fn commit_or_tag_larger_than_a_mebibyte_is_refused() {
     let text = |message: usize| {
@@ -221,7 +221,7 @@ fn commit_or_tag_larger_than_a_mebibyte_is_refused() {
         let why = refused(Limits::default(), &pack, &commit);
         assert!(why.contains("1 MiB for one commit or tag"), "{why}");
     }
-    // A small delta that makes a large one.
+    // A small delta that produces a large commit.
     let mut pack = Pack::default();
     let base = pack.offset();
     let small = text(0xffff - text(0).len());

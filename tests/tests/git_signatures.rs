@@ -8,7 +8,7 @@ use towpath_tests::{
     ok,
 };
 
-/// A time within the life of all keys here.
+/// Returns the current time, at which all keys of these tests are valid.
 fn now() -> u64 {
     std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap().as_secs()
 }
@@ -26,7 +26,7 @@ fn options(repository: &Repository, reference: Reference, keys: &Path) -> Option
     }
 }
 
-/// Judges a commit of the bare repository by keys.
+/// Verifies a commit of the bare repository against keys.
 fn judge(repository: &Repository, keys: &str, commit: &str) -> Result<String, String> {
     let folder = repository.bare.parent().unwrap();
     let file = folder.join("keys-to-judge");
@@ -44,7 +44,7 @@ fn refused(repository: &Repository, keys: &str, commit: &str, why: &str) {
     assert!(found.contains(why), "{found}");
 }
 
-/// Commits with a program in place of gpg.
+/// Commits with a wrapper of gpg that signs with this digest.
 fn commit_through(signer: &GpgSigner, repository: &Repository, digest: &str) -> String {
     use std::os::unix::fs::PermissionsExt as _;
     let program = repository.bare.parent().unwrap().join("gpg-with-digest");
@@ -110,7 +110,7 @@ fn what_others_hang_on_a_key_of_openpgp_does_not_harm_it() {
     let certified = String::from_utf8(certified).unwrap();
     assert!(certified.len() > alice.public().len());
     judge(&repository, &certified, &commit).unwrap();
-    // A key without any user id that counts.
+    // A key without a valid user id.
     ok(alice.gpg().args(["--quick-add-uid", &fingerprint, "last@example.org"]));
     for user in ["alice@example.org", "last@example.org"] {
         let _ = alice.gpg().args(["--quick-revoke-uid", &fingerprint, user]).status();
@@ -143,7 +143,7 @@ fn subkey_that_did_not_sign_its_key_does_not_count() {
     refused(&repository, &stripped, &commit, "has not signed its key");
 }
 
-/// The bytes of a commit with another message, under the same signature.
+/// Creates a commit with another message under the same signature.
 fn tampered(repository: &Repository, commit: &str) -> String {
     let text = ok(git(&repository.work).args(["cat-file", "commit", commit])).stdout;
     let text = String::from_utf8(text).unwrap();
@@ -205,7 +205,7 @@ impl Tags {
         Self { repository, mirror: Mirror::new(options, &folder.join("mirrors")), signer }
     }
 
-    /// Tags the head with further arguments.
+    /// Tags the head with these arguments.
     fn tag(&self, arguments: &[&str]) {
         let settings = self.signer.settings();
         let mut command = git(&self.repository.work);
@@ -240,7 +240,7 @@ fn tags_must_be_annotated_signed_and_of_their_own_name() {
     tags.tag(&["-s", "-m", "two", "v1.1.0"]);
     assert_eq!(tags.head(accepted).1, Ok(()));
     let refused = |name: &str, why: &str| {
-        // The first contact has no other rule.
+        // The rule also holds at the first contact.
         for accepted in [accepted, None] {
             let (head, verified) = tags.head(accepted);
             assert_eq!(head.tag.as_deref(), Some(name));
@@ -264,7 +264,7 @@ fn tags_must_be_annotated_signed_and_of_their_own_name() {
     ok(git(&tags.repository.work).args(arguments).args(["tag", "-s", "-m", "by mallory", "v1.6.0"]));
     tags.tag(&["-d", "v1.0.0"]);
     refused("v1.6.0", "not listed");
-    // One byte of a signed tag.
+    // A signed tag with one changed byte.
     let text = ok(git(&tags.repository.work).args(["cat-file", "tag", "v1.1.0"])).stdout;
     let text = String::from_utf8(text).unwrap().replacen("tag v1.1.0", "tag v1.7.0", 1);
     let object = tags.repository.object("tag", text.as_bytes());

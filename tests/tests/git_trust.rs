@@ -1,4 +1,4 @@
-//! Git that can be trusted: the real git, gpg, ssh-keygen, nginx and sshd are the referees.
+//! Trust in git: signatures, history and transport, with the real git, gpg, ssh-keygen, nginx and sshd.
 
 use std::{
     fs,
@@ -114,7 +114,7 @@ fn heads_signed_by_gpg() {
     repository.push();
     let once = node.once();
     assert_eq!((once.code, reason(&once, "Stalled").as_str()), (2, "Unverified"));
-    // A signature that is moved to another commit does not match what it says.
+    // A signature that is moved to another commit does not match it.
     let raw = String::from_utf8(ok(git(&repository.work).args(["cat-file", "commit", "HEAD~1"])).stdout).unwrap();
     let tampered = raw.replace("by alice", "by malory");
     let file = folder.path().join("tampered");
@@ -176,7 +176,7 @@ fn range_asks_for_every_step_along_first_parents() {
     let once = node.once();
     assert_eq!((once.code, reason(&once, "Stalled").as_str()), (2, "Unverified"));
     assert_eq!(once.status["commits"]["fleet"], first);
-    // A signed merge speaks for what it merges.
+    // A signed merge vouches for the commits that it merges.
     repository.git(&["reset", "-q", "--hard", &first]);
     repository.git(&["checkout", "-q", "-b", "side"]);
     mallory.commit(&repository, "on a side branch");
@@ -203,13 +203,13 @@ fn signers_in_the_source_are_judged_by_the_step_before() {
     repository.push();
     let node = verified(folder.path(), &repository, "range", &alice.line(""), ", signers: signers");
     assert_eq!(node.once().code, 0);
-    // Bob can't let himself in.
+    // Bob cannot add himself to the signers.
     repository.write("signers", bob.line(""));
     bob.commit(&repository, "by bob himself");
     repository.push();
     assert_eq!(node.once().code, 2);
     repository.git(&["reset", "-q", "--hard", "HEAD~1"]);
-    // Alice lets him in; from then on he counts.
+    // Alice adds Bob. His later commits count.
     repository.write("signers", bob.line(""));
     alice.commit(&repository, "alice lets bob in");
     bob.commit(&repository, "by bob");
@@ -228,12 +228,12 @@ fn rewritten_history_is_refused_and_a_lagging_mirror_is_not() {
     let second = repository.publish("two");
     let node = Node::new(folder.path(), &format!("url: {}", repository.bare.display()));
     assert_eq!(node.once().code, 0);
-    // Behind: a mirror that lags.
+    // An older head: a mirror that lags.
     ok(git(&repository.bare).args(["update-ref", "refs/heads/main", &first]));
     let once = node.once();
     assert_eq!(once.code, 0, "{}", once.log);
     assert_eq!(once.status["commits"]["fleet"], second);
-    // Rewritten.
+    // A rewritten history.
     repository.git(&["reset", "-q", "--hard", &first]);
     change(&repository, "other");
     let other = repository.commit("other");
@@ -241,11 +241,11 @@ fn rewritten_history_is_refused_and_a_lagging_mirror_is_not() {
     let once = node.once();
     assert_eq!((once.code, reason(&once, "Stalled").as_str()), (2, "Rewound"));
     assert_eq!(node.read("/a").unwrap(), "two");
-    // The guard survives the loss of the mirror.
+    // The last accepted commit is remembered after the mirror is lost.
     fs::remove_dir_all(node.state.join("mirrors")).unwrap();
     let once = node.once();
     assert_eq!((once.code, reason(&once, "Stalled").as_str()), (2, "Rewound"), "{}", once.log);
-    // And it may be allowed.
+    // `allowRewind` accepts the rewritten history.
     node.configure(&format!("url: {}\n      allowRewind: true", repository.bare.display()), "");
     let once = node.once();
     assert_eq!(once.code, 0, "{}", once.log);
@@ -360,7 +360,7 @@ fn ssh_wants_the_pinned_host_key_and_takes_scp_urls() {
     assert_eq!(once.code, 0, "{}", once.log);
     assert_eq!(node("changed-host", &url, &format!("sshKeyFile: {key}, knownHostsFile: {}", wrong.display())).code, 1);
     assert_eq!(node("other-key", &url, &format!("sshKeyFile: {}, knownHostsFile: {good}", other.display())).code, 1);
-    // The scp form has no place for a port, so it is told through the host's name in a file of its own.
+    // The scp form cannot hold a port. The connection to port 22 fails, but the form is understood.
     let scp = format!("root@127.0.0.1:{}", repository.bare.display());
     let once = node("scp", &scp, &format!("sshKeyFile: {key}, knownHostsFile: {good}"));
     assert_eq!(once.code, 1, "nobody listens at port 22, but the form is understood: {}", once.log);
@@ -407,7 +407,7 @@ fn submodules_and_lfs_are_refused_clearly() {
     assert!(message(&once, "Stalled").contains("Git LFS"), "{}", message(&once, "Stalled"));
 }
 
-/// A server that answers every connection as a hostile one would.
+/// Starts a server that answers every connection in a hostile way. Returns its port.
 fn hostile(answer: impl Fn(&mut std::net::TcpStream) + Send + 'static) -> u16 {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let port = listener.local_addr().unwrap().port();
@@ -486,7 +486,7 @@ fn a_remote_that_sends_too_much_is_stopped() {
 #[test]
 fn a_remote_that_hangs_is_left_behind() {
     let folder = tempfile::tempdir().unwrap();
-    // It takes the connection, and never says a word.
+    // The server accepts the connection and never answers.
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let port = listener.local_addr().unwrap().port();
     let node = Node::new(folder.path(), &format!("url: http://127.0.0.1:{port}/fleet.git"));

@@ -1,5 +1,5 @@
-//! Who is lost, as nodes say among themselves, in virtual time: the very members that agents run, over a
-//! network that delays and loses. A failing seed runs again with TOWPATH_SEED=N.
+//! Lost nodes according to gossip, in virtual time: the members that agents run, over a network that delays and loses
+//! messages. TOWPATH_SEED=N repeats a failing seed.
 
 use std::{
     collections::{BTreeMap, BTreeSet, BinaryHeap},
@@ -11,7 +11,7 @@ use towpath_coordination::gossip::{
     core::{Heard, Life, Liveness, Member},
 };
 
-/// Numbers that look like chance and are the same for each seed.
+/// A generator of pseudo-random numbers, which are the same for each seed.
 struct Chance(u64);
 
 impl Chance {
@@ -24,7 +24,7 @@ impl Chance {
     }
 }
 
-/// A message on its way, or a member that has something to do; what comes first is the greatest.
+/// A message in transit, or a member with a timer. The earliest one is the greatest.
 #[derive(PartialEq, Eq, PartialOrd, Ord)]
 struct Due(std::cmp::Reverse<(Instant, u64)>, usize, Option<(usize, Vec<u8>)>);
 
@@ -37,9 +37,9 @@ struct World {
     counted: u64,
     messages: u64,
     chance: Chance,
-    /// Of 1,000 messages so many are lost.
+    /// The number of messages that are lost of every 1,000.
     lossy: u64,
-    /// Which pairs do not reach each other.
+    /// The pairs that cannot reach each other.
     cut: BTreeSet<(usize, usize)>,
     heard: Vec<(Instant, usize, Heard)>,
 }
@@ -77,7 +77,7 @@ impl World {
         world
     }
 
-    /// Sends what a member wants to send, and notes when it is due next.
+    /// Sends the messages of a member, and records its next timer.
     fn after(&mut self, number: usize) {
         let Some(member) = &mut self.members[number] else { return };
         let (sends, heard, next) = (member.sends(), member.heard(), member.next());
@@ -99,7 +99,7 @@ impl World {
         }
     }
 
-    /// Lets time pass; stops when something holds, looked at twice a second.
+    /// Advances the time until a condition holds, which is checked twice a second. `None` if it does not hold in time.
     fn run(&mut self, time: Duration, mut until: impl FnMut(&Self) -> bool) -> Option<Duration> {
         let begin = self.now;
         let mut look = begin;
@@ -179,12 +179,12 @@ fn all_hear_of_a_crash_within_ten_seconds_and_of_nothing_that_was_none() {
 fn two_that_do_not_reach_each_other_and_a_partition_that_heals() {
     let mut world = World::new(12, seed(), 10);
     world.run(Duration::from_secs(30), World::know_all).expect("not all have heard of all");
-    // A pair that is parted: the others ask for each.
+    // A separated pair: the other members probe each of them.
     world.cut.insert((2, 7));
     world.run(Duration::from_secs(120), |_| false);
     assert_eq!(world.lost(), BTreeSet::new());
     world.cut.clear();
-    // Two halves lose each other, and find together again.
+    // Two halves lose each other, and merge again.
     world.cut = (0..6).flat_map(|one| (6..12).map(move |other| (one, other))).collect();
     world.run(Duration::from_secs(30), |world| world.lost().len() == 12).expect("the halves do not lose each other");
     world.cut.clear();
@@ -205,7 +205,7 @@ fn who_comes_later_hears_what_was_accepted_before() {
         member.accepted(7, "d7".into(), now);
     }
     world.after(3);
-    // Long enough for nobody to speak of it any more.
+    // After this time no member spreads the acceptance any more.
     world.run(Duration::from_secs(60), |_| false);
     world.members[9] = late;
     world.wakes[9] = None;

@@ -1,4 +1,4 @@
-//! Hostile YAML: an error, never a panic or unbounded memory.
+//! Hostile YAML: it causes an error, never a panic or unbounded memory.
 
 use std::{fs, process::Command};
 
@@ -84,7 +84,7 @@ fn a_hostile_repository_does_not_cost_memory() {
         fs::write(folder.path().join(format!("big{number}.yaml")), line).unwrap();
     }
     let program = std::env::var("TOWPATH_BIN").unwrap();
-    // A limit of the address space: what needs more ends badly.
+    // A limit of the address space: a process that needs more fails.
     let output = Command::new("sh")
         .arg("-c")
         .arg(format!("ulimit -v 1500000; exec {program} validate {}", folder.path().display()))

@@ -1,10 +1,10 @@
-//! Nodes that are machines: systemd, a disk and a network of their own, which can be cut.
+//! Nodes on machines of their own, with systemd, a disk and a network that can be cut.
 
 use std::{fs, time::Duration};
 
 use towpath_tests::site::Site;
 
-/// A book whose second task blocks for as long as a file says so; its first is an action that must run once.
+/// Returns a book with an action that must run once, and a task that blocks while a file exists.
 fn book(rollout: &str) -> String {
     format!(
         "metadata: {{apiVersion: v1alpha, kind: TaskBook, name: web, namespace: app}}\nspec:\n  targets: {{nodeGroups: [web]}}\n  rollout: {rollout}\n  tasks:\n    - name: once\n      command: {{shell: 'echo once >> /var/tmp/happened'}}\n    - name: work\n      command: {{shell: 'echo begin >> /var/tmp/happened; while [ -e /var/tmp/block ]; do sleep 0.05; done; echo end >> /var/tmp/happened'}}\n    - name: behind it\n      file: {{path: /etc/behind, content: done}}\n"
@@ -19,7 +19,7 @@ fn unblock(site: &Site, number: usize) {
     fs::remove_file(site.machines.root(number).join("var/tmp/block")).unwrap();
 }
 
-/// The machines that have begun and not ended.
+/// Returns the machines whose task has started and not ended.
 fn working(site: &Site, count: usize) -> Vec<usize> {
     let words = |number: usize, word: &str| site.happened(number).iter().filter(|line| *line == word).count();
     (0..count).filter(|number| words(*number, "begin") > words(*number, "end")).collect()
@@ -54,7 +54,7 @@ fn who_is_cut_off_in_its_slot_is_waited_for_and_ends_its_work_when_it_is_back() 
     assert_eq!(begun(&site, 3), [cut], "somebody was let in\n{}", site.shown());
     let rollouts = site.ask(others[0], &["rollouts"]).unwrap();
     assert_eq!(rollouts[0]["holding"][0]["node"], format!("n{cut}"), "{rollouts:#}");
-    // What it had begun comes to its end while it is cut off; its slot it can't give back.
+    // The task ends while its machine is cut off. The machine cannot release its slot.
     unblock(&site, cut);
     site.wait(30, |site| site.happened(cut).iter().any(|line| line == "end"));
     assert_eq!(begun(&site, 3), [cut], "somebody was let in\n{}", site.shown());
@@ -122,7 +122,7 @@ fn two_machines_that_do_not_reach_each_other_are_not_lost_and_a_reboot_goes_on_w
     assert_eq!(begun(&site, 3), [number], "somebody was let in\n{}", site.shown());
     (0..3).for_each(|number| unblock(&site, number));
     site.wait_for(&head, 120);
-    // The action that had ended did not run again; the one that was cut off did, and nothing is left out.
+    // The completed action did not run again. The interrupted one did, and no task is left out.
     let happened = site.happened(number);
     assert_eq!(happened.iter().filter(|line| *line == "once").count(), 1, "{happened:?}");
     assert_eq!(happened.last().map(String::as_str), Some("end"), "{happened:?}");
@@ -148,9 +148,9 @@ fn machines_reboot_one_after_the_other_and_go_on_behind_it() {
         })
         .collect();
     spans.sort_unstable();
-    // Each is back before the next goes.
+    // Each machine is back before the next one reboots.
     assert!(spans.windows(2).all(|two| two[0].1 < two[1].0), "{spans:?}");
-    // It is done once.
+    // Each machine reboots once.
     let before: Vec<String> = (0..3).map(|number| boot(&site, number)).collect();
     std::thread::sleep(Duration::from_secs(12));
     assert_eq!((0..3).map(|number| boot(&site, number)).collect::<Vec<_>>(), before);

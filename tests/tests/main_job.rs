@@ -1,4 +1,4 @@
-//! A commit that is pushed changes a machine, and drift is put right: over https, ssh and a local path.
+//! A pushed commit changes a machine, and drift is corrected: over https, ssh and a local path.
 
 use std::{fs, process::Command, time::Duration};
 
@@ -10,7 +10,7 @@ use towpath_tests::{
     towpath, wait_until,
 };
 
-/// The time within which a hand edit is undone; the tests' deadline is ten times as long.
+/// The time within which a hand edit is corrected. The tests wait ten times as long.
 const UNDONE: Duration = Duration::from_secs(1);
 
 fn greeting(text: &str) -> String {
@@ -27,7 +27,7 @@ fn fleet(folder: &std::path::Path) -> Repository {
     repository
 }
 
-/// Pushes over a URL, and sees the file, the status and the correction of a hand edit.
+/// Pushes over a URL, and checks the file, the status and the correction of a hand edit.
 fn follows(node: &Node, repository: &Repository, push: &mut Command) {
     let _agent = node.start();
     let first = repository.head();

@@ -1,5 +1,5 @@
-//! `validate` finds every mistake at its line: a repository of seeded ones as a golden file, and each one planted
-//! at random places of the examples.
+//! `validate` reports every mistake at its line: a repository of seeded mistakes as a golden file, and each mistake
+//! planted at random positions of the examples.
 
 use std::{
     fs,
@@ -46,7 +46,7 @@ fn what_sources_may_not_do_is_reported() {
     insta::assert_snapshot!("mistakes-sources", String::from_utf8(output.stdout).unwrap());
 }
 
-/// Tasks with one mistake each, and what is said of it.
+/// Tasks with one mistake each, and the expected message.
 const TASKS: [(&str, &str); 36] = [
     ("file: {path: /p, ownr: root}", "file has no \"ownr\""),
     ("file: {path: /p, mode: 644}", "the mode is a number"),
@@ -86,7 +86,7 @@ const TASKS: [(&str, &str); 36] = [
     ("include: {source: nowhere, path: x.yaml}", "there is no source \"nowhere\""),
 ];
 
-/// Further lines of a task, below a good module.
+/// Keys of a task with a valid module, and the expected message.
 const KEYS: [(&str, &str); 11] = [
     ("become: true", "task has no \"become\""),
     ("timeout: 30", "has no unit"),
@@ -101,7 +101,7 @@ const KEYS: [(&str, &str); 11] = [
     ("file: {path: /p}", "the task has two modules"),
 ];
 
-/// Whole documents.
+/// Documents with one mistake each, and the expected message.
 const DOCUMENTS: [(&str, &str); 16] = [
     ("metadata: {apiVersion: v1alpha, kind: Nod, name: x}", "is no kind"),
     ("apiVersion: v1\nkind: Node\nmetadata: {name: x}", "stands below metadata"),
@@ -130,7 +130,7 @@ const DOCUMENTS: [(&str, &str); 16] = [
     ("metadata: {apiVersion: v1alpha, kind: Node, name: x}\nspec: {address: {{ vars.x }}}", "YAML"),
 ];
 
-/// A small generator of numbers (xorshift64*), so that a seed says where mistakes were planted.
+/// A generator of pseudo-random numbers (xorshift64*). The seed reproduces the positions of the mistakes.
 struct Random(u64);
 
 impl Random {
@@ -148,8 +148,8 @@ const EXAMPLES: [(&str, &[&str], &str); 3] = [
     ("two-teams/fleet", &["web=two-teams/web", "library=two-teams/library"], "fleet.yaml"),
 ];
 
-/// Plants lines into a copy of an example: between two tasks, or as a document behind another. Gives the lines that
-/// they stand at.
+/// Plants lines into a copy of an example: between two tasks, or as a document after another one. Returns the text and
+/// the range of the planted lines.
 fn plant(text: &str, planted: &str, task: bool, random: &mut Random) -> (String, std::ops::RangeInclusive<usize>) {
     let lines: Vec<&str> = text.lines().collect();
     let places: Vec<usize> = if task {

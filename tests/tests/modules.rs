@@ -1,4 +1,4 @@
-//! Modules that change a machine: on a real one, with its own systemd, dpkg and PackageKit.
+//! Modules that change a machine, on a real one with systemd, dpkg and PackageKit.
 
 use std::{collections::BTreeSet, path::Path, process::Command};
 
@@ -32,17 +32,17 @@ fn a_server_is_set_up_kept_so_and_cleared_again() {
     server.wait(|server| server.says(&["dpkg-query", "-W", "-f", "${Version}", "probeapp"]) == "1.0");
     assert_eq!(server.says(&["systemctl", "is-enabled", "hello"]), "enabled");
     assert!(server.says(&["id", "web"]).contains("webadm"), "{}", server.shown());
-    // The second pass finds nothing to do.
+    // The second pass has no change.
     server.wait(all("unchanged"));
 
-    // A service that was killed comes back, and a package that somebody removed too.
+    // A killed service is started again, and a removed package is installed again.
     server.says(&["systemctl", "kill", "-s", "KILL", "hello"]);
     server.wait(|server| server.says(&["systemctl", "is-active", "hello"]) == "active");
     server.says(&["dpkg", "--purge", "probeapp"]);
     server.wait(|server| server.says(&["dpkg-query", "-W", "-f", "${Version}", "probeapp"]) == "1.0");
     server.wait(all("unchanged"));
 
-    // A changed unit is read again, and its service restarted by the handler.
+    // A changed unit is reloaded, and the handler restarts its service.
     let before = server.says(&["systemctl", "show", "-P", "MainPID", "hello"]);
     server.publish(&whole("[Unit]\\nDocumentation=man:hello\\n"));
     server.wait(|server| server.says(&["systemctl", "show", "-P", "Documentation", "hello"]) == "man:hello");
@@ -52,7 +52,7 @@ fn a_server_is_set_up_kept_so_and_cleared_again() {
     });
     assert_eq!(server.says(&["systemctl", "show", "-P", "NeedDaemonReload", "hello"]), "no");
 
-    // What the book no longer mentions goes.
+    // Resources that the book no longer mentions are removed.
     server.publish("  prune: true\n  pruneBudget: 100%\n  tasks: []\n");
     server.wait(|server| server.says(&["dpkg-query", "-W", "-f", "${db:Status-Status}", "probeapp"]) != "installed");
     server.wait(|server| {
@@ -82,14 +82,14 @@ fn service_named_by_an_alias_is_the_unit_that_the_alias_leads_to() {
         let tasks = outcomes(server);
         !tasks.is_empty() && tasks.iter().all(|(_, outcome)| outcome == "unchanged")
     };
-    // The name does not exist before the unit is enabled.
+    // The alias does not exist before the unit is enabled.
     publish(task("nick", "state: started, enabled: true"));
     server.wait(|_| is("real.service", "active", "enabled"));
     server.wait(settled);
     publish(task("nick", "state: stopped, enabled: false"));
     server.wait(|_| is("real.service", "inactive", "disabled"));
     server.wait(settled);
-    // The link has gone with it; drift is still seen.
+    // The alias was removed with it. Drift is still detected.
     server.says(&["systemctl", "start", "real"]);
     server.wait(|_| is("real.service", "inactive", "disabled"));
     publish(task("nick", "masked: true"));
@@ -97,7 +97,7 @@ fn service_named_by_an_alias_is_the_unit_that_the_alias_leads_to() {
     server.wait(settled);
     publish(task("nick", "masked: false"));
     server.wait(|_| state("real.service").1 == "disabled");
-    // Two names of one unit are one thing.
+    // Two names of one unit are one resource.
     publish(task("nick", "state: stopped") + &task("real", "state: started"));
     server.wait(|server| {
         server.tasks().iter().any(|(_, outcome, message)| outcome == "failed" && message.contains("is managed by"))
@@ -130,21 +130,21 @@ fn what_the_kernel_or_systemd_does_not_take_is_told_and_written_nowhere() {
         server.publish(&format!("  tasks:\n    - name: it\n      {task}\n"));
         server.wait(|server| outcomes(server) == [("it".to_owned(), "unchanged".to_owned())]);
     };
-    // What the kernel makes something else of would be drift for ever.
+    // A value that the kernel rewrites would be endless drift.
     let ports = |value: &str| format!("sysctl: {{name: net.ipv4.ip_local_reserved_ports, value: \"{value}\"}}");
     let message = failed(&ports("8000,8001,8002"));
     assert!(message.contains("the kernel made 8000-8002 of"), "{message}");
     assert_eq!(server.says(&["ls", "/etc/sysctl.d/"]).matches("towpath").count(), 0);
     applied(&ports("8000-8002"));
 
-    // What is mounted stays what the unit says, as long as it is in use.
+    // While a mounted file system is in use, its unit keeps describing it.
     let mount = |device: &str, options: &str| {
         format!("mount: {{path: /srv/m, device: {device}, type: tmpfs, options: [{options}]}}")
     };
     let unit = || server.says(&["cat", "/etc/systemd/system/srv-m.mount"]);
     let mounted = || server.says(&["findmnt", "-no", "SOURCE,OPTIONS", "/srv/m"]);
     applied(&mount("one", "size=1m"));
-    // No unit: systemd would stop that first.
+    // A plain process and not a unit, because systemd would stop a unit before it unmounts.
     server.says(&["sh", "-c", "cd /srv/m && (sleep 98765 >/dev/null 2>&1 &)"]);
     let message = failed(&mount("two", "size=1m"));
     assert!(
@@ -178,7 +178,8 @@ fn a_reboot_that_does_not_come_fails_and_is_made_when_it_can_be() {
     assert!(server.machines.root(0).join("behind").exists());
 }
 
-/// A use of every module that keeps something so, in an order that works. Words in capitals stand for what is served.
+/// Tasks that use every state module, in a working order. Words in capitals are placeholders for what the servers
+/// offer.
 const EVERY: &str = r#"  prune: true
   pruneBudget: 100%
   tasks:
@@ -234,7 +235,7 @@ const EVERY: &str = r#"  prune: true
       command: {argv: [touch, /etc/every/made], creates: /etc/every/made}
 "#;
 
-/// The book, with what it brings from elsewhere put in place.
+/// Returns the book, after it has prepared the files to fetch.
 fn every(server: &Server) -> String {
     let folder = tempfile::tempdir().unwrap();
     let archive = server.https.files().join("every.tar.gz");
@@ -255,7 +256,7 @@ fn every(server: &Server) -> String {
 
 #[test]
 fn every_module_checks_without_changing_and_finds_the_second_time_what_it_did() {
-    // Whoever adds a module adds it here.
+    // A new module needs a task in this book.
     let used: BTreeSet<&str> = EVERY
         .lines()
         .filter_map(|line| line.strip_prefix("      ")?.split_once(": {").map(|(module, _)| module))
@@ -266,7 +267,7 @@ fn every_module_checks_without_changing_and_finds_the_second_time_what_it_did() 
     assert!(missing.is_empty(), "not tested: {missing:?}");
 
     let server = Server::new();
-    // A check that writes anything fails on a file system that can only be read.
+    // A check that writes anything fails on a read-only file system.
     let every = every(&server);
     server.write(&every);
     let config = "metadata: {apiVersion: v1alpha, kind: Config}\nspec: {node: n0, stateDir: /run/plan, sources: [{name: fleet, url: /srv/git/fleet.git}]}\n";
@@ -277,7 +278,7 @@ fn every_module_checks_without_changing_and_finds_the_second_time_what_it_did() 
     let plan: serde_json::Value = serde_json::from_str(&text)
         .unwrap_or_else(|error| panic!("{error}: {text}\n{}", String::from_utf8_lossy(&planned.stderr)));
     for task in plan["tasks"].as_array().unwrap() {
-        // What an earlier task brings can't be known yet.
+        // The effects of earlier tasks are unknown in a plan.
         let later = ["key", "file", "service", "unpacked", "checkout"].contains(&task["name"].as_str().unwrap());
         assert!(task["action"] != "none" || later, "{plan:#}");
     }

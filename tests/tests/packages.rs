@@ -1,10 +1,10 @@
-//! The module `package` on a real machine: PackageKit, apt and dnf, with all that goes wrong with them.
+//! The module `package` on a real machine: PackageKit, apt and dnf, and their failures.
 
 use std::{process::Command, time::Duration};
 
 use towpath_tests::{ok, server::Server};
 
-/// What the tasks of the book say.
+/// Returns the messages of all tasks of the book.
 fn said(server: &Server) -> String {
     server.tasks().into_iter().map(|(_, _, message)| message).collect()
 }
@@ -23,7 +23,7 @@ fn packages_come_go_and_fail_with_their_reasons() {
     let server = Server::new();
     let package = |task: &str| server.publish(&format!("  tasks:\n    - name: it\n      package: {{{task}}}\n"));
     let version = || server.says(&["dpkg-query", "-W", "-f", "${Version} ${db:Status-Want}", "probeapp"]);
-    // By PackageKit, which ends when it is done; reading what is installed does not start it.
+    // PackageKit installs it and quits afterwards. A check does not start PackageKit.
     package("name: probeapp");
     server.wait(|_| version() == "2.0 install");
     server.wait(|server| server.says(&["pgrep", "packagekitd"]).is_empty());
@@ -33,7 +33,7 @@ fn packages_come_go_and_fail_with_their_reasons() {
         server.says(&["journalctl", "-u", "packagekit", "-o", "cat"]).contains("install-packages"),
         "not by PackageKit"
     );
-    // What the administrator has changed of its configuration stays.
+    // Configuration files that the administrator has changed stay.
     server.machines.put(0, "/etc/probeapp.conf", "mine\n");
     package("name: probeapp, version: \"1.0\", hold: true");
     server.wait(|_| version() == "1.0 hold");
@@ -104,7 +104,7 @@ fn a_packagekit_that_does_not_answer_is_left_alone_and_apt_does_it() {
     server.publish("  tasks:\n    - name: it\n      package: {name: probeapp}\n      timeout: 15s\n");
     server.wait(|server| installed(server, "probeapp") && unchanged(server));
     assert_eq!(server.reason("Ready"), "Applied");
-    // Who must have it so is told.
+    // A task that requires PackageKit reports that it does not answer.
     server.publish(
         "  tasks:\n    - name: it\n      package: {name: probemore, backend: packagekit}\n      timeout: 15s\n",
     );
@@ -113,7 +113,7 @@ fn a_packagekit_that_does_not_answer_is_left_alone_and_apt_does_it() {
     server.wait(|server| installed(server, "probemore") && unchanged(server));
 }
 
-/// Another apt, which holds the lock for as long as the script of its package takes.
+/// Starts another apt. It holds the lock as long as the script of its package runs.
 fn another_apt(server: &Server) -> std::process::Child {
     let mut other = server.machines.command(0, &["apt-get", "-y", "-q", "install", "probelong"]);
     let child = other.stdout(std::process::Stdio::null()).stderr(std::process::Stdio::null()).spawn().unwrap();
@@ -132,11 +132,11 @@ fn another_apt_is_waited_for_and_named() {
     let message = said(&server);
     assert!(message.contains("/var/lib/dpkg/lock-frontend") && message.contains("(apt-get)"), "{message}");
     assert!(other.try_wait().unwrap().is_none(), "the other one has ended before: {message}");
-    // Behind it the next pass does what is to be done.
+    // After the other apt has ended, the next pass installs the package.
     assert!(other.wait().unwrap().success());
     server.wait(|server| installed(server, "probeapp") && unchanged(server));
     assert_eq!(server.reason("Ready"), "Applied");
-    // Who has the time waits.
+    // Tasks with enough time wait.
     let before = server.says(&["journalctl", "-u", "towpath", "-o", "cat"]).matches("ERROR").count();
     ok(&mut server.machines.command(0, &["dpkg", "--purge", "probelong"]));
     let mut other = another_apt(&server);
@@ -173,7 +173,7 @@ fn adjacent_packages_are_one_transaction_and_each_task_has_its_own_outcome() {
 ",
     );
     server.repository.publish("three");
-    // How far it is stands in status meanwhile.
+    // Status shows the progress meanwhile.
     server.wait(|server| {
         let told = told(server);
         told.contains("at work: app/web, task base, for ") && told.contains("installing")
@@ -183,9 +183,9 @@ fn adjacent_packages_are_one_transaction_and_each_task_has_its_own_outcome() {
     let changed = |name: &str| (name.to_owned(), "changed".to_owned());
     let tasks = ["base", "some [probemore]", "some [probeslow]", "file", "mark"];
     assert_eq!(server.last_change(), tasks.map(changed));
-    // PackageKit's log names a simulation as it names what it simulates: one of each, for the three together.
+    // The log of PackageKit names a simulation like a transaction, so there is one of each for the three packages.
     assert_eq!(transactions("install-packages"), 2, "not one simulation and one transaction");
-    // What takes them away is one, too.
+    // The removal is one transaction, too.
     server.publish("  prune: true\n  pruneBudget: 100%\n  tasks: []\n");
     server.wait(|server| ["probebase", "probemore", "probeslow"].iter().all(|name| !installed(server, name)));
     assert_eq!(transactions("remove-packages"), 1, "not one transaction");
@@ -205,7 +205,7 @@ fn one_of_adjacent_packages_that_fails_is_the_failure_of_its_own_task() {
         tasks.map(|(name, outcome, _)| format!("{name} {outcome}")).collect::<Vec<_>>().join(", ")
     };
     let marked = || server.machines.root(0).join("marked").exists();
-    // What comes behind it goes on or not, as the book says.
+    // The book decides if later tasks run.
     server.publish(&book(""));
     server.wait(|server| outcomes(server) == "broken failed");
     assert!(said(&server).contains("the script of probebroken gives up"), "{}", said(&server));
@@ -216,9 +216,9 @@ fn one_of_adjacent_packages_that_fails_is_the_failure_of_its_own_task() {
     server.publish(&book(", onFailure: continue"));
     server.wait(|server| outcomes(server) == "broken failed, more unchanged, none failed");
     assert!(installed(&server, "probemore"));
-    // A loop whose results are looked up, behind packages of which one fails.
+    // A registered loop after packages of which one fails.
     ok(&mut server.machines.command(0, &["dpkg", "--purge", "probemore"]));
-    // Somebody else's failure is not that of a package that came.
+    // apt fails because of another package, but the package of this task is installed.
     server.publish("  tasks: [{name: base, package: {name: probebase, backend: apt}}]\n");
     server.wait(|server| outcomes(server) == "base unchanged");
     assert_eq!(server.last_change()[0], ("base".to_owned(), "changed".to_owned()));
@@ -226,7 +226,8 @@ fn one_of_adjacent_packages_that_fails_is_the_failure_of_its_own_task() {
     let first = "    - {name: broken, package: {name: probebroken, backend: apt}}\n    - {name: more, package: {name: probemore, backend: apt}}\n";
     server.publish(&format!("  tasks:\n{first}{looped}"));
     server.wait(|server| outcomes(server) == "broken failed, more unchanged");
-    // The book was stopped by something else before they were carried out: they are, as they come before it.
+    // A later task stops the book before the pending packages are applied. They are still applied, because they come
+    // first.
     ok(&mut server.machines.command(0, &["dpkg", "--purge", "probemore", "probebroken"]));
     server.publish("  tasks:\n    - {name: more, package: {name: probemore, backend: apt}}\n    - {name: none, package: {name: nothing-of-that-name, backend: apt}}\n    - {name: file, file: {path: /behind, content: '{{ 1 // (facts.cpus - facts.cpus) }}'}}\n");
     server.wait(|server| outcomes(server) == "more unchanged, none failed, file failed");
@@ -273,7 +274,7 @@ fn dnf_installs_downgrades_and_removes_from_a_repository_of_its_own() {
     server.wait(|server| version() == "2.0" && unchanged(server));
     package("name: probeapp, version: 1.0-1");
     server.wait(|server| version() == "1.0" && unchanged(server));
-    // Nothing that needs it goes with it unasked.
+    // Dependent packages are not removed unasked.
     ok(&mut server.machines.command(0, &["dnf", "-y", "-q", "install", "probeneeds"]));
     package("name: probeapp, state: absent");
     server.wait(|server| said(server).contains("probeneeds") && server.reason("Stalled") == "TaskFailed");

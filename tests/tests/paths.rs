@@ -1,4 +1,4 @@
-//! Paths that users of the machine, earlier commits and archives have laid: links, ACLs, folders that users can write.
+//! Paths prepared by users of the machine, earlier commits and archives: links, ACLs, folders that users can write.
 
 use std::{
     fs,
@@ -41,7 +41,7 @@ impl Fixture {
         self.node.once()
     }
 
-    /// Runs the agent again: nothing is to do.
+    /// Runs the agent again, and expects no change.
     fn is_settled(&self) {
         let once = self.node.once();
         let tasks = once.status["taskBooks"][0]["tasks"].as_array().unwrap();
@@ -109,7 +109,7 @@ fn links_of_a_user_lead_no_module_to_foreign_files() {
         "name: archive, archive: {path: /home/u/.ssh, source: a.tar}",
         "name: creates, command: {argv: [\"true\"], creates: /home/u/.ssh/key}",
         "name: key, authorizedKey: {user: u, key: \"ssh-ed25519 AAAA k\"}",
-        // A working directory is a path of the machine, whatever the root.
+        // A working directory is a path of the machine, and not below the configured root.
         &format!("name: cwd, command: {{argv: [touch, here], cwd: {}}}", f.path("/home/u/elsewhere").display()),
         &format!("name: below, command: {{argv: [touch, here], cwd: {}/sub}}", f.path("/home/u/elsewhere").display()),
         &format!(
@@ -185,7 +185,7 @@ fn members_of_a_tree_change_their_kind_and_no_link_is_followed() {
     assert_eq!(fs::read_link(f.path("/srv/real/way")).unwrap(), Path::new("../../etc"));
     f.is_settled();
 
-    // Each becomes what another was.
+    // Each member becomes another kind of file.
     for name in ["folder/conf", "plain", "way", "end"] {
         fs::remove_file(work.join(name)).unwrap();
     }
@@ -204,7 +204,7 @@ fn members_of_a_tree_change_their_kind_and_no_link_is_followed() {
     assert_eq!(f.text("/srv/real/way/conf").as_deref(), Some("theirs\n"));
     assert!(fs::symlink_metadata(f.path("/srv/real/end")).unwrap().is_file());
 
-    // What Towpath did not make stays, and is named.
+    // A link that Towpath did not make stays, and is named.
     f.link("/srv/real/fresh", "/mnt", 0);
     fs::create_dir(work.join("fresh")).unwrap();
     fs::write(work.join("fresh/conf"), "theirs\n").unwrap();
@@ -212,7 +212,7 @@ fn members_of_a_tree_change_their_kind_and_no_link_is_followed() {
     assert_eq!(outcome(&once, "tree"), &json!("failed"), "{}", once.log);
     assert!(message(&once, "tree").contains("/srv/tree/fresh"), "{}", message(&once, "tree"));
 
-    // Nothing is pruned through a link either.
+    // Pruning does not follow a link either.
     let once = f.apply(&["name: other, file: {path: /other, content: x}"]);
     assert_eq!(once.code, 0, "{}", once.log);
     for path in ["/etc/conf", "/mnt/conf"] {
@@ -239,7 +239,7 @@ fn replaced_file_keeps_acl_and_attributes_and_loses_capabilities() {
         ok(Command::new("setfacl").args(["-m", "u:1:r"]).arg(&path));
         ok(Command::new("setfattr").args(["-n", "user.note", "-v", "kept"]).arg(&path));
     }
-    // The kernel drops capabilities on a write; cap_net_raw=ep as setcap writes it.
+    // The kernel drops capabilities on a write. The value is cap_net_raw=ep as setcap writes it.
     ok(Command::new("setfattr")
         .args(["-n", "security.capability", "-v", "0x0100000200200000000000000000000000000000"])
         .arg(f.path("/acl/file")));
@@ -271,7 +271,7 @@ fn replaced_file_keeps_acl_and_attributes_and_loses_capabilities() {
     assert!(!facl("/default/plain").contains("user:1:"), "{}", facl("/default/plain"));
     assert!(facl("/default/new").contains("user:1:r"), "{}", facl("/default/new"));
 
-    // It comes back with them, also where the file was gone meanwhile.
+    // The file is restored with them, even if it was removed meanwhile.
     fs::remove_file(f.path("/acl/file")).unwrap();
     let once = f.apply(&tasks[..1]);
     assert_eq!(once.code, 0, "{}", once.log);
@@ -284,7 +284,7 @@ fn validate_judges_the_bytes_that_are_put_in_place() {
     let f = Fixture::new();
     f.folder("/home/u", USER);
     f.write("/etc/app.conf", "old\n");
-    // The validator itself swaps every file beside the place, as a user of the folder could.
+    // The validator itself swaps every temporary file, as a user of the folder could.
     let swap = f.path("/swap");
     let home = f.path("/home/u");
     let script = format!(

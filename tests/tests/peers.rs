@@ -1,4 +1,4 @@
-//! What nodes give one another: acceptances and commits that git, or the data store, does not give.
+//! Data that nodes give one another: acceptances that the store does not show, and commits that git does not give.
 
 use std::{fs, time::Duration};
 
@@ -12,7 +12,7 @@ use towpath_tests::{
 
 fn signed(count: usize) -> Fleet {
     let fleet = Fleet::signed(count, |folder| Etcd::single(folder, &programs()[0]));
-    // More than fits into one part of a pack.
+    // More data than fits into one part of a pack.
     let noise: String = (0..40_000).map(|number| format!("{:x}\n", number * 7919 % 65_537)).collect();
     fleet.repository.write("noise", noise);
     fleet
@@ -24,7 +24,7 @@ fn says(text: &str) -> String {
     )
 }
 
-/// Takes the repository away from everybody.
+/// Makes the repository unreachable for all nodes.
 fn vanish(fleet: &Fleet) {
     fs::rename(&fleet.repository.bare, fleet.repository.bare.with_extension("gone")).unwrap();
 }
@@ -49,7 +49,7 @@ fn a_commit_that_git_does_not_give_comes_from_another_node() {
     ok(towpath_tests::git::git(&mirrors.join("fleet.git")).args(["fsck", "--connectivity-only", &head]));
     let left: Vec<_> = fs::read_dir(&mirrors).unwrap().flatten().map(|entry| entry.file_name()).collect();
     assert_eq!(left, ["fleet.git"], "nothing else is left over");
-    // That git is away, is still said.
+    // The unreachable git server is still reported.
     assert_eq!(condition(&shown(&fleet, 2), "Reconciling")["reason"], "SourceUnreachable");
 }
 
@@ -57,7 +57,7 @@ fn a_commit_that_git_does_not_give_comes_from_another_node() {
 fn an_acceptance_that_the_store_does_not_show_comes_from_another_node() {
     let mut fleet = signed(2);
     let first = fleet.nodes[1].status()["generation"].as_u64().unwrap();
-    // This node's way to the data store leads to one that knows nothing of what follows.
+    // This node is connected to another etcd, which does not have the later records.
     fleet.agents[1] = None;
     let other = Etcd::single(&fleet.folder.path().join("other"), &programs()[0]);
     let node = &fleet.nodes[1];
@@ -72,7 +72,7 @@ fn an_acceptance_that_the_store_does_not_show_comes_from_another_node() {
     fleet.begin(1);
     fleet.wait(60, |fleet| fleet.nodes[1].applied(&head));
     assert!(shown(&fleet, 1)["generation"].as_u64().unwrap() > first);
-    // Who holds the newer record puts it into the store that has gone back.
+    // The node with the newer record writes it to the older store.
     let stored = || {
         let output = ok(other.ctl().args(["get", "/towpath/", "--prefix", "--print-value-only"]));
         String::from_utf8_lossy(&output.stdout).into_owned()
@@ -96,7 +96,7 @@ fn a_slot_whose_claim_the_store_hides_is_not_given_again() {
     fleet.wait(30, |fleet| fleet.happened().len() == 1);
     let holder = fleet.happened()[0].2.clone();
     let other = usize::from(holder == "n0");
-    // The other node has heard by now that the slot is held; the store forgets all that it knows of that.
+    // The other node has received the claim by now. The store loses all records of it.
     std::thread::sleep(Duration::from_secs(2));
     let removed = ok(fleet.etcd.ctl().args(["del", "/towpath/default/book/held/", "--prefix"]));
     assert_eq!(String::from_utf8_lossy(&removed.stdout).trim(), "1");

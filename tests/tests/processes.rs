@@ -1,4 +1,4 @@
-//! Commands as another user sees them, and what is left of them when their time is over.
+//! Commands that run as another user, and their remaining processes after a timeout.
 
 use std::{fs, time::Duration};
 

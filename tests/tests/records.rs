@@ -1,5 +1,5 @@
-//! What a node's key can do: clones, nodes that were set up again, revoked certificates, a deleted state directory, and
-//! records that are put back.
+//! The rights of a node's key: clones, nodes that were set up again, revoked certificates, a deleted state directory,
+//! and replayed records.
 
 use std::{
     fs,
@@ -29,7 +29,7 @@ fn book(number: u32) -> String {
     BOOK.replace("NUMBER", &format!("\"{number}\""))
 }
 
-/// All conditions of a node, as text.
+/// Returns all conditions of a node, as text.
 fn conditions(node: &Node) -> String {
     node.ask(&["status"]).unwrap_or_default()["conditions"].to_string()
 }
@@ -53,7 +53,7 @@ fn clone_and_original_are_both_rejected() {
     let settings = format!("{}  reconcile: {{interval: 5s}}\n", fleet.etcd.data_store());
     let clone = Node::named(&folder, "n0", &source, &settings, None);
     copy(&fleet.nodes[0].state, &clone.state);
-    // A restart alone is not a clone.
+    // A restart is not a clone.
     fleet.begin(0);
     let head = fleet.publish(&book(1));
     fleet.wait_for(&head, 30);
@@ -85,7 +85,7 @@ fn node_that_was_set_up_again_is_admitted_by_the_commit_that_names_its_key() {
     wait_until(Duration::from_secs(40), || rollouts().contains("n1 is rejected"), rollouts);
     assert!(rollouts().contains(keys[0].as_str().unwrap()), "{}", rollouts());
     assert_eq!(fleet.nodes[1].read("/web"), None, "a rejected node takes no part");
-    // The line of the message is the way back.
+    // The line in the message is the remedy.
     assert!(conditions(&fleet.nodes[1]).replace('\\', "").contains(&named), "{}", conditions(&fleet.nodes[1]));
     let objects = fs::read_to_string(fleet.repository.work.join("fleet.yaml")).unwrap();
     let objects = objects.replace(
@@ -127,7 +127,7 @@ fn revoked_certificate_is_refused_on_open_connections_and_for_records() {
         let shown = ok(Command::new("openssl").args(["x509", "-noout", "-serial", "-in"]).arg(file)).stdout;
         String::from_utf8_lossy(&shown).trim().trim_start_matches("serial=").to_owned()
     };
-    // The lease record of n1 carries the certificate that it began with.
+    // The lease record of n1 carries the certificate that it started with.
     let first = serial();
     let renewed =
         ok(towpath().args(["pki", "renew", "-o", "json", "--dir"]).arg(&secured.pki).arg(secured.pki.join("n1.crt")));
@@ -148,15 +148,15 @@ fn revoked_certificate_is_refused_on_open_connections_and_for_records() {
     answers().unwrap();
     fleet.repository.publish("revoke");
     fleet.wait(30, |_| !ann());
-    // On the connection that was open before, for the same reason.
+    // The open connection is rejected for the same reason.
     let refused = answers().unwrap_err();
     assert!(refused.contains("revoked"), "{refused}");
     // A stream ends before its next item.
     let next = fleet.publish(&book(2));
     fleet.wait(60, |fleet| fleet.nodes[0].applied(&next));
     wait_until(Duration::from_secs(30), || follows.0.try_wait().unwrap().is_some(), || "ann still follows".into());
-    // The key has not changed: the certificate alone is refused. The lease record of n1 was believed before, and counts no
-    // more. A refused certificate alone is not a death for the gossip (P102).
+    // The key has not changed, so only the certificate is rejected. The lease record of n1 was valid before, and does
+    // not count any more. Gossip does not take a rejected certificate as a death.
     let nodes = || fleet.nodes[0].ask(&["nodes"]).unwrap();
     wait_until(Duration::from_secs(40), || nodes()[1]["lease"] != "alive", || format!("{:#}", nodes()));
 }
@@ -183,7 +183,7 @@ fn state_directory_deleted_below_the_agent_stops_all_changes() {
     wait_until(Duration::from_secs(20), lost, || conditions(&node));
     assert_eq!(node.read("/web").as_deref(), Some("one"));
     assert_eq!(condition(&node.status(), "Ready")["status"], false);
-    // An agent that finds an empty directory in the place of its own does not take it for its own.
+    // An agent does not accept an empty directory at the path of its state directory.
     fs::create_dir_all(&node.state).unwrap();
     std::thread::sleep(Duration::from_secs(3));
     assert!(lost() && node.read("/web").as_deref() == Some("one"));

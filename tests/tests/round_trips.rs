@@ -1,4 +1,4 @@
-//! The requests that a node makes to its data store one after another, by a trace of the agents.
+//! The sequential requests of a node to its data store, from a trace of the agents.
 
 use std::{thread, time::Duration};
 
@@ -14,7 +14,7 @@ fn is_request(line: &&str) -> bool {
     line.contains("TRACE request what=") && !line.contains("what=\"keep alive\"")
 }
 
-/// The numbers of requests of each look of a node, with the cause of the look.
+/// Returns the number of requests of each pass of a node, with the cause of the pass.
 fn looks(log: &str) -> Vec<(String, usize)> {
     let mut looks: Vec<(String, usize)> = Vec::new();
     for line in log.lines() {
@@ -27,7 +27,7 @@ fn looks(log: &str) -> Vec<(String, usize)> {
     looks
 }
 
-/// At 200 ms for a request, each one of these is a fifth of a second of every rollout.
+/// At 200 ms for a request, each request adds a fifth of a second to every rollout.
 #[test]
 fn unchanged_pass_and_rollout_of_four_nodes_need_few_requests() {
     let fleet = Fleet::new(4, |folder| Etcd::single(folder, "etcd"));
@@ -39,7 +39,7 @@ fn unchanged_pass_and_rollout_of_four_nodes_need_few_requests() {
     fleet.wait_for(&head, 60);
     thread::sleep(Duration::from_secs(2));
     let settled: Vec<usize> = fleet.nodes.iter().map(|node| node.log().len()).collect();
-    // Two looks at the interval.
+    // Two passes at the interval.
     thread::sleep(Duration::from_secs(11));
     let mut all = 0;
     for ((node, from), settled) in fleet.nodes.iter().zip(from).zip(settled) {

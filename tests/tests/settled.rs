@@ -1,4 +1,5 @@
-//! An agent that runs once and finds that nothing has moved loads nothing; whatever moves makes it look again.
+//! The steady state: an agent that runs once and finds no changed input loads nothing. Any changed input causes a full
+//! pass.
 
 use std::{fs, path::Path};
 
@@ -55,13 +56,13 @@ impl Fixture {
         self.node.root.join(path.trim_start_matches('/'))
     }
 
-    /// Runs the agent; says whether it looked no further than at what the last one had found.
+    /// Runs the agent. Returns true if it used the steady-state shortcut, and the result.
     fn once(&self) -> (bool, Once) {
         let once = self.node.once_with(self.node.agent().env("RUST_LOG", "debug"));
         (once.log.contains("nothing has moved since the last pass"), once)
     }
 
-    /// Runs the agent until it has settled.
+    /// Runs the agent until it reaches the steady state.
     fn settle(&self) {
         for _ in 0..4 {
             let (quick, once) = self.once();

@@ -1,6 +1,8 @@
-//! Whole rollouts in virtual time: the agent's decisions for up to a thousand nodes, with requests and answers that are
-//! slow or lost, wake-ups that never come, nodes that crash or are cut off from the store, a store that goes back, and
-//! revisions that overtake one another. A seed that fails is run again with TOWPATH_SEED=N .ci/test -E 'test(rollouts_in_virtual_time)'.
+//! Whole rollouts in virtual time: the agent's decisions for up to a thousand nodes.
+//!
+//! Requests, answers and wake-ups may be slow or lost. Nodes crash or are cut off from the store, the store is rolled
+//! back, and revisions overtake one another. To repeat a failing seed, run TOWPATH_SEED=N .ci/test -E
+//! 'test(rollouts_in_virtual_time)'.
 
 use std::{
     cmp::Reverse,
@@ -59,31 +61,33 @@ struct Node {
     at: usize,
     segment: u32,
     away: bool,
-    /// Whether it is away because it failed.
+    /// True if it is away because it failed.
     failed: bool,
     phase: Phase,
-    /// Whether it is cut off from the store.
+    /// True if it is cut off from the store.
     cut: bool,
-    /// The highest revision of the store that it has seen, and the number of what it wrote last.
+    /// The highest store revision that it has seen, and the number of its last write.
     position: (u64, u64),
-    /// Whether the store is older than that; and the recovery_id that it has heard of.
+    /// True if the store is older than `horizon`.
     rolled_back: bool,
+    /// The last recovery epoch that it has seen.
     recovery_id: Option<String>,
-    /// Since when it reaches the store.
+    /// The time of its last reconnection to the store.
     reached: Option<Time>,
-    /// Events of an earlier life of the node, or of an earlier plan of it, are void.
+    /// The incarnation of the node and its plan. Events of an earlier incarnation are ignored.
     life: u64,
     /// Until when a request is in flight: a node waits for its answer, or for the verdict that it has none.
     asks_until: Time,
     /// Offers and waits of others, since when it sees them.
     offers: BTreeMap<(String, u64), Time>,
+    /// The waiter that has not taken a free slot, with the time when the node first saw it.
     idle: Option<((String, u64), Time)>,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 enum Event {
     Look(usize, u64),
-    /// To the store as it was after so many restores.
+    /// A request to the store, valid until the next restore: node, number of restores, transaction.
     Commit(usize, u64, Box<Txn>),
     Worked(usize, u64, bool),
     Crash(usize),
@@ -225,7 +229,7 @@ impl Simulation {
         snapshot.soaked = true;
         let now = self.now;
         let own = &mut self.nodes[node];
-        // As the agent's position has it.
+        // The same rule as in the agent's `Horizon`.
         if revision < own.position.0 || snapshot.sequence < own.position.1 {
             own.rolled_back = true;
             own.position = (revision, snapshot.sequence);
@@ -271,7 +275,7 @@ impl Simulation {
         snapshot
     }
 
-    /// A node looks again by itself, after about a minute or soon.
+    /// Schedules the next look of a node: within 2 s if `soon`, else after about a minute.
     fn again(&mut self, node: usize, soon: bool) {
         let life = self.nodes[node].life;
         let delay = if soon { self.chance.below(2 * SECOND) } else { 50 * SECOND + self.chance.below(20 * SECOND) };
@@ -282,7 +286,7 @@ impl Simulation {
         let mark = WriteSequence { number: self.nodes[node].position.1 + 1 };
         txn.then.push(Op::put(keys::write_sequence(&name(node)), serde_json::to_vec(&mark).unwrap()));
         let (life, restores) = (self.nodes[node].life, self.restores);
-        // A request may be lost on its way; its node looks again in any case.
+        // A request may be lost. Its node looks again in any case.
         let delay = 1 + self.chance.below(30);
         if !self.chance.percent(2) {
             self.after(delay, Event::Commit(node, restores, Box::new(txn)));
@@ -300,7 +304,7 @@ impl Simulation {
         }
         self.follow(node);
         if self.nodes[node].at != self.accepted && self.nodes[node].phase != Phase::In {
-            // It has not heard of it, or can't load it yet.
+            // The node has not received the new revision, or cannot load it yet.
             self.again(node, true);
         }
         if self.nodes[node].cut {
@@ -337,17 +341,17 @@ impl Simulation {
         }
     }
 
-    /// What a node writes first where the store has gone back.
+    /// Returns what a node must write first after a rollback of the store. `None` if there is nothing.
     fn owed(&self, node: usize, spec: &RolloutSpec, snapshot: &RunSnapshot) -> Option<Txn> {
         let own = &self.nodes[node];
         if snapshot.rolled_back {
-            // Ids are never the same twice.
+            // Ids must be unique.
             let id = format!("{}-{}", self.now, name(node));
             return report_rollback(snapshot, &name(node), &id, own.recovery_id.as_deref());
         }
         let stored = snapshot.accepted.map_or(0, |(generation, _)| generation);
         if stored < spec.generation {
-            // The disk wins: who holds the newer record of acceptance puts it back.
+            // A node with a newer record of acceptance on its disk writes it back.
             let key = keys::ACCEPTED.to_owned();
             let record = Accepted { schema: 1, generation: spec.generation, ..Accepted::default() };
             let compare =
@@ -391,7 +395,7 @@ impl Simulation {
         }
     }
 
-    /// A node that hears of a newer revision goes to it between two tasks.
+    /// Lets a node adopt a newer revision between two tasks.
     fn follow(&mut self, node: usize) {
         let own = &mut self.nodes[node];
         if own.at == self.accepted || own.phase == Phase::In || self.chance.percent(30) {
@@ -419,7 +423,7 @@ impl Simulation {
         }
         let spec = &self.revisions[self.accepted];
         let after = slots(&self.store);
-        // What is said anew was given before the store went back.
+        // Republished records were given before the rollback.
         let anew = self.store.below(keys::ALL_RECOVERIES).next().is_some();
         let within = after <= before || spec.count.is_none_or(|count| after <= count);
         assert!(within || anew, "a slot beyond the count: {txn:?}");
@@ -433,7 +437,7 @@ impl Simulation {
                 _ => Vec::new(),
             };
             for node in told {
-                // A wake-up may be lost; that the store was restored is read again when a watch begins again.
+                // A wake-up may be lost. A restarted watch reads the restore again.
                 if row.key.starts_with(keys::ALL_RECOVERIES) || !self.chance.percent(5) {
                     let (delay, life) = (1 + self.chance.below(50), self.nodes[node].life);
                     self.after(delay, Event::Look(node, life));
@@ -442,7 +446,7 @@ impl Simulation {
         }
     }
 
-    /// When a barrier opens, whoever the accepted revision waits for has come.
+    /// Checks that all nodes that the accepted revision waits for have arrived when a barrier opens.
     fn check_opening(&self, was_open: &RolloutProgress, changes: &[Change]) {
         let spec = &self.revisions[self.accepted];
         for change in changes {
@@ -473,13 +477,13 @@ impl Simulation {
     }
 
     fn step(&mut self, event: Event) {
-        // One seed alone is told step by step.
+        // A single seed prints its steps.
         if std::env::var_os("TOWPATH_SEED").is_some() && !matches!(event, Event::Look(..)) {
             println!("{:>9} {event:?}", self.now);
         }
         match event {
             Event::Look(node, life) if self.nodes[node].up && self.nodes[node].life == life => self.look(node),
-            // Requests that are on their way when the store goes away fail.
+            // Requests in transit fail when the store is replaced.
             Event::Commit(node, restores, txn) if restores == self.restores && !self.nodes[node].cut => {
                 self.commit(&txn);
             }
@@ -532,7 +536,7 @@ impl Simulation {
                     for node in 0..self.nodes.len() {
                         let own = &mut self.nodes[node];
                         own.reached = Some(self.now);
-                        // Watches break off, and their nodes look.
+                        // Watches end, and their nodes look again.
                         let (life, delay) = (own.life, 1 + self.chance.below(SECOND));
                         let own = &self.nodes[node];
                         if own.up && !own.cut {
@@ -549,7 +553,7 @@ impl Simulation {
                 self.store.apply(&Txn { then: vec![Op::Delete(key)], ..Txn::default() }).unwrap();
             }
             Event::Accept => {
-                // Who accepts has the newest revision on its disk, whatever the store says.
+                // The accepting node has the newest revision on its disk, whatever the store contains.
                 self.accept(self.accepted + 1);
                 for node in 0..self.nodes.len() {
                     let (delay, life) = (1 + self.chance.below(2 * SECOND), self.nodes[node].life);
@@ -563,7 +567,7 @@ impl Simulation {
         assert!(away <= allowed.unwrap() + self.written_off, "{away} are away, and {allowed:?} may be");
     }
 
-    /// Runs to its end; gives the virtual time that it took.
+    /// Runs the simulation to its end. Returns the virtual time that it took.
     fn run(mut self) -> Time {
         while let Some(Reverse((at, _, event))) = self.events.pop() {
             self.now = at;
@@ -580,7 +584,7 @@ fn opening(store: &Memory) -> RolloutProgress {
     store.below("board/open/").find_map(|row| serde_json::from_slice(&row.value).ok()).unwrap_or_default()
 }
 
-/// What the store holds, for a seed that fails.
+/// Returns the content of the store, for a failing seed.
 fn shown(store: &Memory) -> String {
     store.below("").map(|row| format!("{} {}\n", row.key, String::from_utf8_lossy(&row.value))).collect()
 }
@@ -596,7 +600,7 @@ fn rollouts_in_virtual_time() {
     let seeds: Vec<u64> = only.map_or_else(|| (1..=seeds).collect(), |seed| vec![seed]);
     let mut longest = 0;
     for seed in seeds {
-        // The seed stands in the output of a test that fails.
+        // The output of a failing test then names the seed.
         println!("TOWPATH_SEED={seed}");
         let count = 2 + usize::try_from(Chance::new(!seed).below(30)).unwrap();
         longest = longest.max(Simulation::new(seed, count).run());

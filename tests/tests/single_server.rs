@@ -1,4 +1,4 @@
-//! repos-example/single-server on a real machine: set up, kept so, and taken away again.
+//! The example repos-example/single-server on a real machine: set up, kept in sync, and removed.
 
 use std::fs;
 
@@ -26,7 +26,7 @@ fn one_web_server_from_its_packages_to_its_pages() {
     server.wait(|server| server.says(&["cat", "/srv/cache/pages"]) == "1");
     server.wait(|server| server.says(&["pgrep", "packagekitd"]).is_empty());
 
-    // What is killed comes back, what is unmounted is mounted.
+    // A killed service is started again, and an unmounted file system is mounted again.
     let before = server.says(&["systemctl", "show", "-P", "MainPID", "nginx"]);
     server.says(&["systemctl", "kill", "--signal=KILL", "nginx"]);
     server.says(&["umount", "/srv/cache"]);
@@ -38,7 +38,7 @@ fn one_web_server_from_its_packages_to_its_pages() {
     assert_eq!(server.says(&["pgrep", "packagekitd"]), "", "who only looks has started PackageKit");
     assert!(page().contains("This page came with a push."));
 
-    // A page alone restarts nothing; another limit does, though nobody wrote a notify.
+    // A page restarts nothing. Another limit does, although the book has no notify.
     let since = || server.says(&["systemctl", "show", "-P", "ActiveEnterTimestampMonotonic", "nginx"]);
     let begun = since();
     server.repository.write("site/index.html", "<p>Another page.</p>\n");

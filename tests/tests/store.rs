@@ -1,4 +1,4 @@
-//! What every implementation of the store must do: the local one, etcd 3.4 and etcd 3.5.
+//! The contract of every store implementation: the local one, etcd 3.4 and etcd 3.5.
 
 use std::time::Duration;
 
@@ -12,7 +12,7 @@ use towpath_coordination::{
 };
 use towpath_tests::etcd::{Etcd, programs};
 
-/// A store, and what it lives on.
+/// A store with the etcd that serves it.
 struct Held {
     store: Box<dyn Store>,
     _etcd: Option<(Etcd, tempfile::TempDir)>,
@@ -37,7 +37,7 @@ fn stores() -> Vec<Held> {
     stores
 }
 
-/// The next change, which may be on its way.
+/// Returns the next change, which may still be in transit.
 fn next(watch: &mut tokio::sync::mpsc::UnboundedReceiver<Change>) -> Change {
     for _ in 0..500 {
         if let Ok(change) = watch.try_recv() {
@@ -149,7 +149,7 @@ fn the_oldest_come_first_and_counts_need_no_rows() {
         for key in ["q/c", "q/a", "q/b"] {
             done(store.commit(&then(vec![put(key, "")])).unwrap());
         }
-        // A row that changes keeps its age.
+        // A changed row keeps its age.
         done(store.commit(&then(vec![put("q/c", "again")])).unwrap());
         let asked = then(vec![
             Op::Oldest("q/".into(), 2),
@@ -198,7 +198,7 @@ fn too_many_operations_are_refused_whole() {
     }
 }
 
-/// The keys that a node writes, and keys of others. A kind of key without a line here does not compile.
+/// Returns true for a key that only its own node may write. A new kind of key does not compile without a line here.
 fn is_confined_to_its_node(key: &Key<'_>) -> bool {
     match key {
         Key::Joined { .. }
@@ -231,7 +231,7 @@ fn role_of_a_node_confines_it_to_the_keys_that_it_writes() {
     let folder = tempfile::tempdir().unwrap();
     let etcd = Etcd::start(folder.path(), "etcd", 1, true, &[]);
     let (ca, (root, root_key)) = (etcd.ca().unwrap(), etcd.client("root").unwrap());
-    // Names that would make one role, joined by a hyphen, or match one another as patterns.
+    // Names that would share a role if they were joined by a hyphen, or that match one another as patterns.
     for (cluster, node) in
         [("prod", "n1"), ("prod", "n2"), ("prod", "n-1"), ("prod", "n.1"), ("prod", "a-b"), ("prod-a", "b")]
     {
@@ -308,7 +308,8 @@ fn role_of_a_node_confines_it_to_the_keys_that_it_writes() {
     assert!(!denied(wrote), "n.1");
 }
 
-/// The script of deploy/etcd confines nodes to their cluster's keys; the certificate's common name is the user.
+/// The script in deploy/etcd confines nodes to the keys of their cluster. The common name of the certificate is the
+/// user.
 #[test]
 fn a_role_confines_nodes_to_their_cluster() {
     let folder = tempfile::tempdir().unwrap();

@@ -19,7 +19,7 @@ use towpath_tests::{
     towpath, wait_until,
 };
 
-/// The longest time for which a request may take while one member is silent: 3 s, and what a busy machine needs.
+/// The time limit of a request while one member is silent: 3 s, and a margin for a busy machine.
 const ONE_SILENT_MEMBER: Duration = Duration::from_secs(6);
 
 fn options(node: &str, endpoints: Vec<String>) -> EtcdOptions {
@@ -39,7 +39,7 @@ fn value(store: &dyn Store, key: &str) -> Option<String> {
     rows.into_iter().find(|row| row.key == key).map(|row| String::from_utf8(row.value).unwrap())
 }
 
-/// The keys that a watch gives until a certain one, in their order.
+/// Returns the keys that a watch receives up to and including `last`, in order.
 fn until(watch: &mut UnboundedReceiver<Change>, last: &str, patience: Duration) -> Vec<String> {
     let mut seen = Vec::new();
     let begin = Instant::now();
@@ -55,13 +55,13 @@ fn until(watch: &mut UnboundedReceiver<Change>, last: &str, patience: Duration) 
     panic!("the watch does not give {last} within {patience:?}: {seen:?}");
 }
 
-/// Nodes enough that each member is the first choice of one of them.
+/// Returns six nodes, so that each member is probably the first choice of one.
 fn nodes(endpoints: &[String]) -> Vec<(String, EtcdStore)> {
     let names = (0..6).map(|number| format!("n{number}"));
     names.map(|name| (name.clone(), store(&name, endpoints.to_vec()))).collect()
 }
 
-/// Every node writes a row and reads it, all at once; returns the longest time.
+/// Lets every node write and read a row and take a lease, all at once. Returns the longest time.
 fn all_answer(nodes: &[(String, EtcdStore)], round: &str) -> Duration {
     std::thread::scope(|scope| {
         let asked: Vec<_> = nodes
@@ -88,7 +88,7 @@ fn requests_and_watches_move_from_a_dead_a_stopped_and_a_silent_member() {
     let mut etcd = Etcd::three_behind_proxies(folder.path());
     let mut nodes = nodes(&etcd.shown_endpoints());
     all_answer(&nodes, "undisturbed");
-    // The ports decide which member a node begins with: nodes are added until each member is the first one of some.
+    // The ports decide which member a node uses first. Nodes are added until each member is the first choice of one.
     while etcd.proxies().iter().any(|proxy| proxy.connections() == 0) {
         assert!(nodes.len() < 60, "not every member is the first choice of a node");
         let name = format!("n{}", nodes.len());
@@ -130,7 +130,7 @@ fn requests_and_watches_move_from_a_dead_a_stopped_and_a_silent_member() {
     marks("3");
 }
 
-/// A store that only watches has no request whose silence it could see.
+/// A store that only watches has no request that could reveal the silence.
 #[test]
 fn watch_alone_leaves_a_silent_member() {
     let folder = tempfile::tempdir().unwrap();
@@ -149,7 +149,7 @@ fn watch_alone_leaves_a_silent_member() {
     assert_eq!(until(&mut watch, "w/3", Duration::from_secs(12)), ["w/2", "w/3"]);
 }
 
-/// A store of two endpoints, the proxy and the etcd behind it, that begins with the proxy.
+/// Returns a store with two endpoints that uses the proxy first: the proxy, and the etcd that it forwards to.
 fn beginning_with(proxy: &Proxy, direct: &str) -> EtcdStore {
     for number in 0..64 {
         let before = proxy.connections();
@@ -179,7 +179,7 @@ fn commit_whose_answer_is_lost_is_done_once() {
         Outcome::Done { answers, .. } => assert_eq!(answers[0].rows[0].value, b"mine"),
         Outcome::Refused { .. } => panic!("the node does not recognise what it wrote"),
     }
-    // The other way round: it was not carried out, and another one was first.
+    // The opposite case: the commit was not executed, and another one was first.
     proxy.hold(false, false);
     let other = self::store("other", vec![direct.clone()]);
     let slow = beginning_with(&proxy, &direct);
@@ -198,7 +198,7 @@ fn commit_whose_answer_is_lost_is_done_once() {
     });
 }
 
-/// A stopped member still has a commit, and goes on when the node has long gone on with another member.
+/// A stopped member still holds a commit. It resumes long after the node has moved to another member.
 #[test]
 fn commit_that_arrives_late_is_void() {
     let folder = tempfile::tempdir().unwrap();
@@ -248,7 +248,7 @@ fn one_wrong_endpoint_holds_nothing() {
     assert!(v6.connections() > 0);
 }
 
-/// What a node shows to an etcd with users.
+/// Creates a store that authenticates with the password of the user.
 fn with_user(etcd: &Etcd, password: &Arc<Mutex<String>>) -> EtcdStore {
     let password = Arc::clone(password);
     let read = move || {
@@ -284,7 +284,7 @@ fn tokens_that_no_longer_count_are_replaced_also_for_watches() {
         let mut watch = store.watch("w/", from).unwrap();
         store.commit(&put("w/1", "")).unwrap();
         assert_eq!(until(&mut watch, "w/1", Duration::from_secs(5)), ["w/1"]);
-        // Its tokens are in the memory of the member.
+        // The tokens are in the memory of the member.
         etcd.kill(0);
         etcd.begin(0);
         wait_until(Duration::from_secs(15), || store.commit(&put("w/2", "")).is_ok(), || "no commit".into());
@@ -295,7 +295,7 @@ fn tokens_that_no_longer_count_are_replaced_also_for_watches() {
         assert_eq!(until(&mut watch, "w/3", Duration::from_secs(5)), ["w/3"]);
         let mut late = store.watch("w/", from).unwrap();
         assert_eq!(until(&mut late, "w/3", Duration::from_secs(5)), ["w/1", "w/2", "w/3"]);
-        // A rotated password, known to the node a little later.
+        // A rotated password, which the node gets a little later.
         let mut passwd = etcd.ctl();
         passwd.args(["--user", "root:root", "user", "passwd", "nodes", "--interactive=false"]);
         ok(std::process::Command::new("sh")
@@ -319,7 +319,7 @@ fn tokens_that_no_longer_count_are_replaced_also_for_watches() {
     }
 }
 
-/// Each message names the member, and what to correct.
+/// Each message names the member and the remedy.
 #[test]
 fn refused_certificates_are_told_apart() {
     for program in programs() {
@@ -374,7 +374,7 @@ fn renewed_client_certificate_counts_without_a_restart() {
     *shown.lock().unwrap() = good;
     wait_until(Duration::from_secs(20), || store.commit(&put("k", "1")).is_ok(), || "still refused".into());
     let mut watch = store.watch("k", 0).unwrap();
-    // The next connection shows what is in the files by then.
+    // The next connection reads the files again.
     *shown.lock().unwrap() = expired;
     etcd.kill(0);
     etcd.begin(0);
@@ -409,7 +409,7 @@ fn member_whose_certificate_expired_is_passed_over() {
     assert!(refused.contains("its certificate has expired"), "{refused}");
 }
 
-/// What a store says once its member is up.
+/// Waits until the store is denied, and returns the reason.
 fn wait_for_refusal(store: &EtcdStore) -> String {
     let said = std::cell::RefCell::new(String::new());
     let refused = || match store.read("k", &Page::default()) {

@@ -1,4 +1,4 @@
-//! Several sources in one fleet: a later one does not keep an earlier one from going on.
+//! Several sources in one fleet: a later source does not block an earlier one.
 
 use std::{path::Path, time::Duration};
 
@@ -67,7 +67,7 @@ fn world(folder: &Path) -> (Repository, Repository, Node) {
 fn what_no_longer_fits_of_a_later_source_is_held_and_the_rest_goes_on() {
     let folder = tempfile::tempdir().unwrap();
     let (fleet, shop, node) = world(folder.path());
-    // The platform takes a group away that the shop's book is for.
+    // The platform removes a group that a book of the shop targets.
     let head = platform(&fleet, &shop, "www");
     let once = node.once();
     assert_eq!((once.code, node.read("/motd").as_deref()), (0, Some("www")), "{}", once.log);
@@ -76,12 +76,12 @@ fn what_no_longer_fits_of_a_later_source_is_held_and_the_rest_goes_on() {
     let shown = objects(&node);
     assert!(shown.contains("\"held: there is no NodeGroup web"), "{shown}");
     assert!(shown.contains("object.held") && shown.contains("TaskBook/shop/site"), "{shown}");
-    // The shop's other book goes on, also to a commit in which the misfit stands as it was.
+    // The other book of the shop advances, even with a commit that still has the invalid book.
     shop.write("shop.yaml", format!("{}---\n{}", book("site", "web", "one"), book("till", "all", "two")));
     shop.publish("till");
     let once = node.once();
     assert_eq!((once.code, node.read("/till").as_deref()), (0, Some("two")), "{}", once.log);
-    // With a commit that fits, nothing is held.
+    // After a commit that is valid, nothing is held.
     shop.write("shop.yaml", format!("{}---\n{}", book("site", "www", "three"), book("till", "all", "two")));
     shop.publish("site");
     let once = node.once();

@@ -1,5 +1,5 @@
-//! Output for people: control characters from git and from commands do not reach a terminal, and closed streams end
-//! no agent.
+//! Output for people: control characters from git and commands do not reach a terminal, and closed streams do not stop
+//! the agent.
 
 use std::{fs, os::unix::ffi::OsStrExt as _, path::Path, process::Stdio};
 
@@ -9,7 +9,7 @@ use towpath_tests::{
     towpath,
 };
 
-/// A task whose parameters, output and failure hold control characters of several kinds: C0, C1, and of direction.
+/// A task whose parameters, output and failure contain control characters: C0, C1 and text direction.
 const HOSTILE: &str = r#"  tasks:
     - name: content
       file: {path: /hostile, content: "\e[2J\e]0;B\a\rhidden\u009b31m\u202e\n"}
@@ -17,7 +17,7 @@ const HOSTILE: &str = r#"  tasks:
       command: {argv: [/bin/sh, -c, "printf '\\033]0;C\\007 \\302\\23331m' >&2; exit 3"]}
 "#;
 
-/// The first control character of a text that could change a terminal.
+/// Returns the first control character that could change a terminal. `None` if there is none.
 fn raw(text: &[u8]) -> Option<char> {
     let text = String::from_utf8_lossy(text).into_owned();
     let layout = |character: char| matches!(character, '\n' | '\t');
@@ -44,7 +44,7 @@ fn control_characters_of_a_repository_are_escaped_in_all_output() {
         let once = node.agent().args(["--once", "--output", format]).output().unwrap();
         assert_eq!((raw(&once.stdout), raw(&once.stderr)), (None, None), "agent --once {format}");
     }
-    // JSON keeps the value: only its spelling changes.
+    // JSON keeps the value. Only its encoding changes.
     let once = node.once();
     assert!(task(&once.status, "output")["message"].as_str().unwrap().contains("\u{1b}]0;C\u{7}"), "{}", once.status);
 }
@@ -90,7 +90,7 @@ fn closed_streams_do_not_end_the_agent() {
     let mut command = node.agent();
     command.env("RUST_LOG", "trace").stdout(Stdio::piped()).stderr(Stdio::piped());
     let mut agent = towpath_tests::Running::start(&mut command);
-    // The readers of its output go away at once: every write fails from here on.
+    // The readers of the output close at once, so every write fails from here on.
     drop((agent.0.stdout.take(), agent.0.stderr.take()));
     node.wait_for_file("/a", "one");
     repository.write("b.yaml", book("b", "  tasks: [{name: t, file: {path: /a, content: two}}]\n"));

@@ -1,4 +1,4 @@
-//! Architecture is a test: layers inside agent/src, fences, the map in ARCHITECTURE.md.
+//! Tests of the architecture: layers inside agent/src, fences, the map in ARCHITECTURE.md.
 
 use std::{
     collections::BTreeMap,
@@ -6,10 +6,10 @@ use std::{
     path::{Path, PathBuf},
 };
 
-/// The rooms of agent/src, lowest first; a room may import those of lower layers alone.
+/// The folders of agent/src, lowest layer first. A folder may import only lower layers.
 const LAYERS: [(&str, u32); 5] = [("config", 2), ("report", 3), ("reconcile", 4), ("serve", 5), ("cli", 6)];
 
-/// What may be named only in some places, and why.
+/// Words that may occur only in some folders, and these folders.
 const FENCES: [(&str, &[&str]); 14] = [
     ("gix::", &["git/src"]),
     ("minijinja", &["render/src"]),
@@ -22,7 +22,7 @@ const FENCES: [(&str, &[&str]); 14] = [
     ("rcgen::", &["agent/host/src/identity"]),
     ("zbus::", &["agent/host/src"]),
     ("unsafe {", &["agent/host/src/memory.rs", "agent/host/src/process/launch.rs"]),
-    // The demo shows folders, a working tree is read by reconcile, serve owns its socket, config its file.
+    // The demo shows folders, reconcile reads a working tree, serve owns its socket, and config its file.
     (
         "std::fs",
         &[
@@ -39,7 +39,7 @@ const FENCES: [(&str, &[&str]); 14] = [
     ("Command::new(", &["agent/host/src", "git/src"]),
 ];
 
-/// The sizes at which a file or a room asks to be divided.
+/// The maximum number of lines of a file.
 const LINES_OF_FILE: usize = 650;
 
 #[derive(Debug)]
@@ -67,7 +67,7 @@ fn collect(root: &Path, folder: &Path, found: &mut Vec<Source>) {
             collect(root, &path, found);
         } else if path.extension().is_some_and(|ending| ending == "rs") {
             let text = fs::read_to_string(&path).unwrap();
-            // Tests inside files may do what they need.
+            // Tests inside files have no fences.
             let text = text.split("\n#[cfg(test)]\nmod tests {").next().unwrap().to_owned();
             let path = path.strip_prefix(root).unwrap().display().to_string();
             if !path.ends_with("tests.rs") {
@@ -81,7 +81,7 @@ fn code(text: &str) -> impl Iterator<Item = (usize, &str)> {
     text.lines().enumerate().filter(|(_, line)| !line.trim_start().starts_with("//"))
 }
 
-/// Everything that is not as it should be.
+/// Returns all violations.
 fn violations(sources: &[Source]) -> Vec<String> {
     let mut found = Vec::new();
     let layers: BTreeMap<&str, u32> = LAYERS.into_iter().collect();
@@ -179,7 +179,7 @@ fn the_map_names_every_room_and_nothing_else() {
         let name = format!("agent/src/{}/", entry.file_name().to_string_lossy());
         assert!(rooms.contains(&name.as_str()), "ARCHITECTURE.md does not name {name}");
     }
-    // The symbols that the map names must be somewhere in the code.
+    // The symbols that the map names must exist in the code.
     let code: String = sources(&root).into_iter().map(|source| source.text).collect();
     let words =
         map.split('`').skip(1).step_by(2).filter(|word| {

@@ -1,4 +1,4 @@
-//! Who is believed: certificates, roles, what nodes say to one another, and what stands in the data store.
+//! Sources of trust: certificates, roles, gossip between nodes, and records in the data store.
 
 use std::{
     fs,
@@ -17,7 +17,7 @@ fn secured(count: usize) -> Fleet {
     Fleet::secured(count, |folder| Etcd::single(folder, &programs()[0]))
 }
 
-/// What `nodes` of one node says of another.
+/// Returns the entry of one node in the output of `nodes` of another.
 fn opinion(fleet: &Fleet, of: usize, about: &str) -> Value {
     let nodes = fleet.nodes[of].ask(&["nodes"]).unwrap_or_default();
     let found = nodes.as_array().and_then(|nodes| nodes.iter().find(|node| node["name"] == about).cloned());
@@ -29,7 +29,7 @@ fn events(fleet: &Fleet, of: usize) -> String {
     String::from_utf8_lossy(&output.stdout).into_owned()
 }
 
-/// Asks a node over the network, with a certificate.
+/// Returns a command that queries a node over the network with a certificate.
 fn ask(fleet: &Fleet, what: &str, of: usize, who: &str) -> Command {
     let secured = fleet.nodes[of].secured.clone().unwrap();
     let mut command = towpath();
@@ -48,7 +48,7 @@ fn only_who_shows_a_certificate_is_answered_and_only_nodes_are_peers() {
     let status: Value = serde_json::from_slice(&ok(&mut ask(&fleet, "status", 0, "ann")).stdout).unwrap();
     assert_eq!((&status["node"], &status["insecure"]), (&"n0".into(), &false.into()));
 
-    // Another authority's certificate of the same name.
+    // A certificate with the same name from another authority.
     let other = fleet.folder.path().join("other");
     ok(towpath().args(["pki", "init", "--dir"]).arg(&other));
     ok(towpath().args(["pki", "issue", "ann", "--role", "viewer", "--dir"]).arg(&other));
@@ -65,7 +65,7 @@ fn only_who_shows_a_certificate_is_answered_and_only_nodes_are_peers() {
     let said = String::from_utf8_lossy(&stranger.stderr);
     assert!(!stranger.status.success() && said.contains("certificate"), "{said}");
 
-    // Peer is for nodes: a viewer's call is refused, a node's is not. An empty message of gRPC is five zero bytes.
+    // Only nodes may call Peer, so the call of a viewer is rejected. An empty gRPC message is five zero bytes.
     let call = |who: &str| {
         let body = fleet.folder.path().join("empty");
         fs::write(&body, [0; 5]).unwrap();
@@ -97,9 +97,9 @@ fn only_who_shows_a_certificate_is_answered_and_only_nodes_are_peers() {
     };
     assert!(call("ann").contains("grpc-status: 7"), "{}", call("ann"));
     assert!(call("ann").contains("for%20nodes%20alone"), "{}", call("ann"));
-    // A node's message is taken; that it is none of the gossip is for the gossip to say.
+    // The message of a node is accepted. Gossip then ignores it, because it is empty.
     assert!(call("n1").contains("grpc-status: 0"), "{}", call("n1"));
-    // Without a certificate there is no connection at all, and TLS 1.2 is not spoken.
+    // A connection needs a certificate and TLS 1.3.
     let plain = |version: &str, certificate: bool| {
         let mut command = Command::new("curl");
         command.args(["-s", version, "--cacert"]).arg(pki.join("ca.crt"));
@@ -144,7 +144,7 @@ fn nodes_hear_who_is_lost_and_who_has_left() {
     fleet.agents[3].as_mut().unwrap().terminate();
     fleet.wait(30, |fleet| (0..3).all(|of| opinion(fleet, of, "n3")["gossip"] == "left"));
 
-    // While the data store is away, the nodes still hear one another.
+    // While the data store is paused, gossip still works.
     fleet.etcd.pause(true);
     fleet.agents[2] = None;
     fleet.wait(30, |fleet| (0..2).all(|of| opinion(fleet, of, "n2")["gossip"] == "lost"));
@@ -176,7 +176,7 @@ fn a_renewed_certificate_is_taken_up_and_the_identity_stays() {
     ok(towpath().args(["pki", "renew", "--dir"]).arg(&secured.pki).arg(secured.pki.join("n0.crt")));
     wait_until(Duration::from_secs(10), || shown() != before, || "the old certificate is still shown".into());
     assert_eq!(fleet.nodes[0].status()["publicKeys"], keys);
-    // What it signs from now on is believed, and what it signed before still is.
+    // Its new signatures are valid, and its earlier ones still are.
     let head = fleet.publish("metadata: {apiVersion: v1alpha, kind: TaskBook, name: web, namespace: app}\nspec:\n  targets: {nodeGroups: [web]}\n  rollout: {serialize: {count: 1}}\n  tasks:\n    - name: web\n      file: {path: /web, content: web}\n");
     fleet.wait_for(&head, 60);
 }
@@ -213,7 +213,7 @@ fn what_nobody_has_signed_does_not_count() {
     let mut forged = signed.clone();
     forged["hostname"] = "evil".into();
     ok(fleet.etcd.ctl().args(["put", key, &forged.to_string()]));
-    // An acceptance that nobody has signed moves nobody.
+    // Nodes ignore an unsigned record of acceptance.
     let accepted = "/towpath/default/board/accepted";
     let real = ok(fleet.etcd.ctl().args(["get", "--print-value-only", accepted])).stdout;
     let mut bad: Value = serde_json::from_slice(&real).unwrap();

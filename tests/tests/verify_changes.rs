@@ -1,4 +1,4 @@
-//! Changed verify settings and changed key files: what is accepted stays, and the next head is judged by the new rules.
+//! Changed verify settings and key files: the accepted commit stays, and the new rules apply to the next head.
 
 use std::fs;
 
@@ -11,14 +11,14 @@ fn reason(once: &Once, kind: &str) -> String {
     condition(&once.status, kind)["reason"].as_str().unwrap().to_owned()
 }
 
-/// The node stays at a commit, and has nothing to complain of.
+/// Checks that the node stays at a commit and reports no problem.
 fn stays(node: &Node, head: &str, name: &str) {
     let once = node.once();
     assert_eq!((once.code, once.status["commits"]["fleet"].as_str()), (0, Some(head)), "{name}: {}", once.log);
     assert_eq!(condition(&once.status, "Stalled")["status"], false, "{name}");
 }
 
-/// The node refuses the head, and stays at a commit.
+/// Checks that the node rejects the head and stays at a commit.
 fn refuses(node: &Node, head: &str, name: &str) {
     let once = node.once();
     assert_eq!((once.code, reason(&once, "Stalled").as_str()), (2, "Unverified"), "{name}: {}", once.log);
@@ -43,7 +43,7 @@ fn accepted_head_survives_changed_rules_and_the_next_is_judged_by_them() {
     alice.commit(&repository, "one");
     repository.push();
     assert_eq!(node.once().code, 0);
-    // Bob counts by the list of the step before alone.
+    // Only the signers list of the previous commit contains Bob.
     let head = bob.commit(&repository, "by bob");
     repository.push();
     stays(&node, &head, "by bob");
@@ -58,7 +58,7 @@ fn accepted_head_survives_changed_rules_and_the_next_is_judged_by_them() {
         node.configure(&source(&verify), "");
         stays(&node, &head, name);
     }
-    // The content of the key file.
+    // The content of the key file changes.
     let carol = SshSigner::new(folder.path(), "carol");
     for (name, text) in [("another key", carol.line("")), ("an empty file", String::new())] {
         fs::write(&root, text).unwrap();

@@ -1,4 +1,5 @@
-//! Waiters wake for news, and no waiter waits for a timer: rollouts on processors that are busy with other work.
+//! Notifications wake waiting nodes, and no waiting node needs a timer: rollouts on processors that are busy with other
+//! work.
 
 use std::{
     process::{Command, Stdio},
@@ -25,7 +26,7 @@ fn busy() -> Running {
     Running::start(&mut command)
 }
 
-/// The time of day of a line of a log, in milliseconds.
+/// Returns the time of day of a log line, in milliseconds.
 fn time_of(line: &str) -> Option<u64> {
     let clock = line.split_whitespace().next()?.split_once('T')?.1.trim_end_matches('Z');
     let mut parts = clock.split(':');
@@ -34,7 +35,7 @@ fn time_of(line: &str) -> Option<u64> {
     Some((hours * 3600 + minutes * 60) * 1000 + (seconds * 1000.0) as u64)
 }
 
-/// The lines of a node's trace that show a commit after a look by a timer for which no news had come.
+/// Returns the commits in a node's trace that follow a pass by a timer without a notification.
 fn late_looks(node: &str, log: &str) -> Vec<String> {
     let mut by_timer = false;
     let mut late = Vec::new();
@@ -48,7 +49,7 @@ fn late_looks(node: &str, log: &str) -> Vec<String> {
     late
 }
 
-/// The longest time between an offer and the next look of its node, in milliseconds.
+/// Returns the longest time between an offer and the next pass of its node, in milliseconds.
 fn longest_sleep(logs: &[(String, String)]) -> u64 {
     let mut longest = 0;
     for (node, log) in logs {
@@ -57,7 +58,7 @@ fn longest_sleep(logs: &[(String, String)]) -> u64 {
         let notice = format!("put inbox/{node}/slot/");
         let offers = logs.iter().flat_map(|(_, log)| log.lines()).filter(|line| line.contains(&notice));
         for offered in offers.filter_map(time_of) {
-            // The offering node logs its commit after the answer: the look may come first.
+            // The offering node logs its commit after the answer, so the pass may come first.
             if let Some(look) = looks.iter().find(|look| **look + 100 >= offered) {
                 longest = longest.max(look.saturating_sub(offered));
             }
@@ -70,7 +71,7 @@ fn logs(fleet: &Fleet) -> Vec<(String, String)> {
     fleet.nodes.iter().map(|node| (node.name.clone(), node.log())).collect()
 }
 
-/// Begins the agents again with an interval so long that no look at it comes in between.
+/// Restarts the agents with an interval so long that no pass by it occurs.
 fn look_by_events_alone(fleet: &mut Fleet) {
     for number in 0..fleet.nodes.len() {
         let config = std::fs::read_to_string(&fleet.nodes[number].config).unwrap();
@@ -106,7 +107,7 @@ fn undisturbed_rollouts_need_no_timer() {
     assert!(!long() || longest <= 2000, "a node slept for {longest} ms on an offer");
 }
 
-/// The seconds from the crash of a holder until the others are through, or the run is halted.
+/// Returns the seconds from the crash of a holder until the others have finished or the run is halted.
 fn seconds_after_crash(secured: bool, on_lost: &str) -> u64 {
     let mut fleet = if secured { Fleet::secured(3, single) } else { Fleet::new(3, single) };
     look_by_events_alone(&mut fleet);
@@ -120,7 +121,7 @@ fn seconds_after_crash(secured: bool, on_lost: &str) -> u64 {
         "metadata: {{apiVersion: v1alpha, kind: TaskBook, name: web, namespace: app}}\nspec:\n  targets: {{nodeGroups: [web]}}\n  rollout: {{serialize: {{count: 1}}, onLostNode: {on_lost}}}\n  tasks:\n{tasks}"
     ));
     fleet.wait(60, |fleet| !fleet.happened().is_empty());
-    // The others are to be waiting, and the gossip to know all.
+    // By then the others wait, and gossip knows all nodes.
     thread::sleep(Duration::from_secs(12));
     let dead: usize = fleet.happened()[0].2.trim_start_matches('n').parse().unwrap();
     fleet.agents[dead] = None;

@@ -1,5 +1,6 @@
-//! A fleet as a model: the very decisions of the agent, and a store that runs their transactions. Reading and
-//! committing are steps of their own, so that every decision may be made on what is old by the time it is carried out.
+//! A fleet as a model: the agent's own decisions, and a store that runs their transactions.
+//!
+//! Reading and committing are separate steps, so every decision may be out of date when it is committed.
 
 use std::{
     collections::{BTreeSet, HashSet},
@@ -19,37 +20,37 @@ use crate::{
     state::{Action, Node, Phase, Progress, State, Wake, accept, alive, is_alive, name, normalize},
 };
 
-/// What is explored.
+/// The explored configuration.
 pub(crate) struct Fleet {
-    /// How many nodes there are.
+    /// The number of nodes.
     pub nodes: usize,
-    /// The revisions with their books, the first of which is accepted when everything begins.
+    /// The revisions and their books. The first revision is accepted at the start.
     pub revisions: Vec<Vec<RolloutSpec>>,
-    /// Whether a node has something to change in a segment.
+    /// A function that returns true if a node has changes in a segment.
     pub changes: fn(node: usize, segment: u32) -> bool,
-    /// Who may be elected.
+    /// A function that returns true if a node may be elected.
     pub eligible: fn(node: usize) -> bool,
-    /// How many are elected.
+    /// The number of nodes to elect.
     pub elects: usize,
-    /// How many times a node may crash, in all.
+    /// The number of crashes that may occur, over all nodes.
     pub crashes: u8,
-    /// How many leases may be lost, of nodes that crashed or that are only cut off.
+    /// The number of leases that may be lost, by crashed nodes or by nodes that are cut off.
     pub leases: u8,
-    /// How many times a change may fail, in all.
+    /// The number of changes that may fail, over all nodes.
     pub failures: u8,
-    /// How many times a node may go away on purpose.
+    /// The number of planned absences that may occur, over all nodes.
     pub absences: u8,
-    /// How many journals may be lost.
+    /// The number of journals that may be lost.
     pub forgets: u8,
-    /// How many times the store may go back.
+    /// The number of times that the store may be rolled back.
     pub restores: u8,
-    /// What has happened before.
+    /// The actions before the exploration.
     pub prelude: Vec<Action>,
-    /// Whether a node that has nothing to do sleeps until there are news. Then no timer wakes it, and none is needed.
+    /// True if an idle node sleeps until it is notified. No timer wakes it, and it must not need one.
     pub sleeps: bool,
     /// A rule that is left out.
     pub mutation: Option<Mutation>,
-    /// States that are known to come to their end.
+    /// The states that are known to end.
     pub ends: Mutex<HashSet<u64>>,
 }
 
@@ -58,13 +59,13 @@ fn of_kind(store: &Memory, group: &str, wanted: &[SlotState]) -> u64 {
     held.filter(|held| wanted.contains(&held.kind)).count() as u64
 }
 
-/// The parts of a budget.
+/// Returns the partitions of a budget.
 fn parts(spec: &RolloutSpec) -> BTreeSet<&str> {
     if spec.parts.is_empty() { BTreeSet::from(["-"]) } else { spec.parts.values().map(String::as_str).collect() }
 }
 
 impl Fleet {
-    /// How many books there are.
+    /// Returns the number of books.
     pub fn books(&self) -> usize {
         self.revisions[0].len()
     }
@@ -73,7 +74,7 @@ impl Fleet {
         &self.revisions[state.nodes[node].at][book]
     }
 
-    /// The books of the accepted revision.
+    /// Returns the books of the accepted revision.
     fn accepted(&self, state: &State) -> &[RolloutSpec] {
         &self.revisions[state.accepted]
     }
@@ -88,7 +89,7 @@ impl Fleet {
         state.nodes[node].wrote = true;
         self.tell(state, &changes);
         for spec in self.accepted(state).to_vec() {
-            // What is said anew after a restore was given before.
+            // Records that are republished after a restore do not give a new slot.
             let anew = state.store.below(keys::ALL_RECOVERIES).next().is_some() && !whole(&state.store, self.nodes);
             for part in parts(&spec) {
                 let part = format!("{}{part}/", keys::all_held(&spec.group));
@@ -118,7 +119,7 @@ impl Fleet {
         state.written_off += gone(&state.store).saturating_sub(gone(&before));
     }
 
-    /// Wakes the nodes that the changes are news for.
+    /// Wakes the nodes that the changes notify.
     fn tell(&self, state: &mut State, changes: &[Change]) {
         for change in changes {
             let Change::Put(row) = change else { continue };
@@ -136,7 +137,7 @@ impl Fleet {
         }
     }
 
-    /// A node hears of news.
+    /// Wakes a node. Under [`Mutation::NewsInTheAnswer`], a node that is deciding misses the notification.
     fn wake(&self, node: &mut Node) {
         let missed = node.wake == Wake::Deciding && self.mutation == Some(Mutation::NewsInTheAnswer);
         if !missed {
@@ -144,8 +145,8 @@ impl Fleet {
         }
     }
 
-    /// Whether no waiter waits for a timer: where nothing goes on, a node that a timer wakes has nothing to do. A failed
-    /// node tries again at the interval, and so does not count.
+    /// Returns true if no node needs a timer: when nothing else can happen, a pass by a timer changes nothing. A failed
+    /// node retries at the interval, so it does not count.
     fn needs_no_timer(&self, state: &State) -> bool {
         let failed = |node: &Node| node.books.iter().any(|progress| progress.phase == Phase::Failed);
         let still = |node: &Node| {
@@ -165,7 +166,7 @@ impl Fleet {
         })
     }
 
-    /// What must hold when a barrier opens: whoever the accepted revision waits for has come.
+    /// Checks that all nodes that the accepted revision waits for have arrived when a barrier opens.
     fn opens(&self, state: &mut State, spec: &RolloutSpec, segment: u32) {
         let book = self.accepted(state).iter().position(|other| other.book == spec.book).unwrap();
         let missing = (0..self.nodes).filter(|node| spec.is_member(&name(*node))).any(|node| {
@@ -183,7 +184,7 @@ impl Fleet {
             let voted = state.store.below(&vote).any(|row| row.key == vote);
             let came =
                 progress.segment >= segment || progress.segment + 1 == segment && progress.phase == Phase::Succeeded;
-            // Who has lost its journal has come before.
+            // A node that lost its journal may have arrived before.
             !(excused
                 || voted && state.forgets < self.forgets
                 || came && self.revisions[there.at][book].run == spec.run)
@@ -193,13 +194,13 @@ impl Fleet {
         }
     }
 
-    /// How many may change at one time in a budget.
+    /// Returns the number of nodes that may change at one time within a budget, over all its partitions.
     pub fn allowed(&self, state: &State, group: &str) -> u64 {
         let specs = self.revisions[..=state.accepted].iter().flatten().filter(|spec| spec.group == group);
         specs.map(|spec| (spec.count.unwrap_or(99) + spec.max_failures) * parts(spec).len() as u64).max().unwrap_or(0)
     }
 
-    /// The nodes that git knows.
+    /// Returns the nodes that the accepted revision lists.
     pub fn known<'s>(&'s self, state: &'s State) -> impl Iterator<Item = &'s Node> {
         let known = &self.accepted(state)[0].known;
         state.nodes.iter().enumerate().filter(|(number, _)| known.contains(&name(*number))).map(|(_, node)| node)
@@ -208,7 +209,7 @@ impl Fleet {
     fn within_budget(&self, state: &State) -> bool {
         let groups: BTreeSet<&str> = self.revisions.iter().flatten().map(|spec| spec.group.as_str()).collect();
         groups.into_iter().all(|group| {
-            // A waiter writes off at once what a node holds that git no longer knows.
+            // A waiter writes off the slots of a removed node at once.
             let away = self.known(state).filter(|node| {
                 node.books.iter().zip(&self.revisions[0]).any(|(progress, spec)| progress.away && spec.group == group)
             });
@@ -216,8 +217,8 @@ impl Fleet {
         })
     }
 
-    /// Whether no elected task was begun by more nodes than are elected. Who was removed, and who is written off under
-    /// `skip`, may have begun it too.
+    /// Returns true if no elected task was started by more nodes than were elected. A removed node, and a node written
+    /// off under `skip`, may have started it too.
     fn elected_once(&self, state: &State) -> bool {
         let Some(spec) = self.accepted(state).first().filter(|spec| spec.on_lost == OnLost::Hold) else { return true };
         let runs: BTreeSet<&String> = state.began.iter().map(|(run, _)| run).collect();
@@ -227,7 +228,7 @@ impl Fleet {
         })
     }
 
-    /// Whether everything comes to its end once nothing goes wrong any more.
+    /// Returns true if every run ends once no more faults occur.
     fn comes_to_its_end(&self, state: &State) -> bool {
         let digest = |state: &State| {
             let mut hasher = DefaultHasher::new();
@@ -285,14 +286,14 @@ impl Fleet {
         through && open && state.store.below(keys::ALL_RECOVERIES).next().is_none()
     }
 
-    /// One step; None where it can't be taken.
+    /// Performs one step. `None` if the step is not possible.
     pub fn step(&self, state: &State, action: Action) -> Option<State> {
         let mut next = state.clone();
         match action {
             Action::Look { node, book, late } => {
                 let own = &state.nodes[node];
                 let busy = own.books.iter().any(|progress| progress.phase == Phase::In);
-                // A failed node tries again at the interval.
+                // A failed node retries at the interval.
                 let failed = own.books[book].phase == Phase::Failed;
                 let sleeps = self.sleeps && !late && own.wake != Wake::Awake && !failed;
                 if !own.up || own.pending.is_some() || busy || sleeps {
@@ -345,7 +346,8 @@ impl Fleet {
                 next.forgets -= 1;
             }
             Action::Restart(node) => {
-                // Who is up looks at a store that came back before who was down since the backup has started.
+                // A node that wrote nothing since the backup cannot notice the rollback. It starts after the running
+                // nodes have noticed it.
                 let unnoticed = state.nodes.iter().any(|other| other.up && other.rolled_back);
                 if state.nodes[node].up || unnoticed && !state.nodes[node].rolled_back {
                     return None;
@@ -415,7 +417,7 @@ impl Fleet {
             let held = keys::held(&spec.group, "-", &spec.book, &name(node));
             next.store.apply(&Txn { then: vec![Op::Delete(held)], ..Txn::default() }).unwrap();
         }
-        // Its own clock tells a node that its lease may be gone: it asks before it goes on.
+        // The node's own clock shows that the lease may have expired, so it asks again before it continues.
         for progress in &mut next.nodes[node].books {
             if progress.phase == Phase::In {
                 progress.phase = Phase::Idle;
@@ -442,15 +444,15 @@ impl Fleet {
         Some(())
     }
 
-    /// The backup takes the place of the store. Requests that are on their way fail; who is connected sees that the
-    /// store is older than what it has seen; who is down knows it by what it had written last.
+    /// Replaces the store by the backup. Pending requests fail. A running node notices that the store is older than
+    /// what it has seen. A stopped node notices it if it wrote since the backup.
     fn restore(&self, next: &mut State) -> Option<()> {
         let mut store = next.backup.take()?;
         next.restores -= 1;
         for (number, node) in next.nodes.iter_mut().enumerate() {
             node.pending = None;
             node.rolled_back = node.up || node.wrote;
-            // Leases are kept or run out as they do without a restore.
+            // A restore neither extends nor ends a lease.
             let lease = if is_alive(&next.store, number) {
                 alive(number)
             } else {
@@ -463,7 +465,7 @@ impl Fleet {
     }
 }
 
-/// A node goes down: what it was about to do is gone, what its journal knows is not.
+/// Stops a node. Its pending request is lost; its journal is kept.
 pub(crate) fn go_down(own: &mut Node) {
     own.up = false;
     own.pending = None;
@@ -474,7 +476,7 @@ pub(crate) fn go_down(own: &mut Node) {
     }
 }
 
-/// Whether all nodes have said anew what they hold.
+/// Returns true if all nodes have republished their claims.
 fn whole(store: &Memory, nodes: usize) -> bool {
     store.below("book/anew/").count() >= nodes
 }

@@ -1,4 +1,4 @@
-//! A node of the model reads and decides, as the agent does: what it needs_republish to a restored store first, then its book.
+//! The reading and deciding of a node in the model, as in the agent: recovery of a restored store first, then the book.
 
 use std::collections::BTreeSet;
 
@@ -19,14 +19,14 @@ use crate::{
     state::{Phase, Progress, State, accept, is_alive, name},
 };
 
-/// The elected task.
+/// The name of the elected task.
 const TASK: &str = "t";
 
 fn share(ok: bool) -> SealedResult {
     SealedResult { ok, body: String::new() }
 }
 
-/// Whether a transaction writes off a node that has said that it goes away.
+/// Returns true if a transaction writes off a node that has announced an absence.
 fn writes_off_absent(state: &State, txn: &Txn) -> bool {
     let held = |value: &[u8]| serde_json::from_slice::<SlotRecord>(value).ok();
     txn.then.iter().any(|operation| match operation {
@@ -76,7 +76,7 @@ impl Fleet {
         snapshot
     }
 
-    /// The rule that is left out, in what is about to be committed.
+    /// Applies the mutation to a transaction.
     fn mutated(&self, node: usize, mut txn: Txn) -> Txn {
         if let Some(mutation) = self.mutation {
             mutation.txn(&name(node), &mut txn);
@@ -107,7 +107,7 @@ impl Fleet {
             .or_else(|| (self.mutation == Some(Mutation::ElectedHasWaves)).then(|| self.revisions[0][0].segments() - 1))
     }
 
-    /// A node reads and decides. Gives nothing where that changes nothing.
+    /// Lets a node read and decide. `None` if that changes nothing.
     pub fn look(&self, state: &State, node: usize, book: usize, late: bool) -> Option<State> {
         let mut next = state.clone();
         if self.needs_republish(&mut next, node) {
@@ -117,14 +117,14 @@ impl Fleet {
         let snapshot = self.snapshot(state, node, book, late);
         let progress = state.nodes[node].books[book].clone();
         if !spec.selects(&name(node)) {
-            // Not a target any more: the new revision is applied, and what it held is given back.
+            // The node is not a target any more. It adopts the revision and releases its slots.
             let own = &mut next.nodes[node];
             (own.books[book].away, own.books[book].failed) = (false, false);
             if let Decision::Commit(txn) = self.decided(&spec, &snapshot, node, Request::Leave) {
                 own.pending = Some(txn);
             }
         } else if progress.segment >= spec.segments() {
-            // Who is through sees to it that the run ends.
+            // A node that has completed the book still helps to end the run.
             next.nodes[node].pending = self.maintained(&spec, &snapshot, node);
         } else if self.elects_at(&spec) == Some(progress.segment) {
             self.in_election(&mut next, node, book, &spec, &snapshot);
@@ -137,8 +137,7 @@ impl Fleet {
         (next != *state).then_some(next)
     }
 
-    /// What a node does first where the store has gone back; false where it needs_republish nothing. A run that is on its way does
-    /// that behind its task.
+    /// Performs the next step of a recovery. Returns false if the node need not do anything. A running task ends first.
     fn needs_republish(&self, next: &mut State, node: usize) -> bool {
         if self.mutation == Some(Mutation::NobodySaysAnew) {
             next.nodes[node].rolled_back = false;
@@ -150,7 +149,7 @@ impl Fleet {
         let there = next.store.below(keys::ACCEPTED).next();
         let stored = there.and_then(|row| serde_json::from_slice::<Accepted>(&row.value).ok()).unwrap_or_default();
         if stored.generation < known {
-            // The disk wins: who holds the newer record of acceptance puts it back.
+            // A node with a newer record of acceptance on its disk writes it back.
             let mut txn = accept(known);
             let key = keys::ACCEPTED.to_owned();
             txn.compare.push(there.map_or(Compare::Absent(key.clone()), |row| Compare::Revision(key, row.modified)));
@@ -172,7 +171,7 @@ impl Fleet {
         true
     }
 
-    /// The next thing that a node says anew of a book.
+    /// Returns the next record of a book that the node must republish.
     fn republish(&self, state: &State, node: usize, book: usize) -> Option<Txn> {
         let spec = self.spec(state, node, book);
         let progress = &state.nodes[node].books[book];
@@ -307,7 +306,7 @@ impl Fleet {
                 progress.phase = Phase::In;
                 progress.elected = Some(None);
             }
-            // A failure is the result for all: they wait until it is none any more.
+            // A failed result holds for all nodes. They wait until it is replaced.
             ElectStep::Settled(Election::Results(results)) if results.values().all(|share| share.ok) => {
                 next.nodes[node].books[book].phase = Phase::Succeeded;
             }

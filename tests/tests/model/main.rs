@@ -1,5 +1,6 @@
-//! The rollout under a model checker: the agent's own decisions for 2 to 4 nodes, every order of reading, committing,
-//! crashing, losing a lease, accepting and following.
+//! The rollout under a model checker: the agent's own decisions for 2 to 4 nodes.
+//!
+//! The checker explores every order of reads, commits, crashes, lost leases, acceptances and adoptions.
 
 mod fleet;
 mod look;
@@ -17,12 +18,12 @@ use state::{Action, name};
 use stateright::{Checker, HasDiscoveries, Model};
 use towpath_coordination::rollout::{Cut, OnLost, RolloutSpec};
 
-/// How many steps are looked at at most in one configuration.
+/// Returns the limit of explored states for one configuration.
 fn bound() -> usize {
     if std::env::var_os("TOWPATH_LONG").is_some() { 20_000_000 } else { 100_000 }
 }
 
-/// A revision: the book's definition is the same as long as `since` is.
+/// Creates a revision. The book's definition is the same as long as `since` is the same.
 fn revision(generation: u64, since: u64, nodes: usize, count: u64) -> RolloutSpec {
     RolloutSpec {
         book: "b/k".into(),
@@ -48,7 +49,7 @@ fn barrier(spec: RolloutSpec) -> RolloutSpec {
     RolloutSpec { cuts: vec![Cut::Barrier], ..spec }
 }
 
-/// The first node is the first wave.
+/// Makes the first node the first wave, and the others the second.
 fn waves(mut spec: RolloutSpec) -> RolloutSpec {
     spec.waves = 2;
     for (node, wave) in &mut spec.members {
@@ -62,7 +63,7 @@ fn without(mut spec: RolloutSpec, node: usize) -> RolloutSpec {
     spec
 }
 
-/// A second segment that is an elected task.
+/// Adds a second segment that is an elected task.
 fn election(spec: RolloutSpec) -> RolloutSpec {
     RolloutSpec { cuts: vec![Cut::Passage], elected: BTreeSet::from([1]), ..spec }
 }
@@ -91,14 +92,14 @@ fn books(nodes: usize, revisions: Vec<Vec<RolloutSpec>>) -> Fleet {
     }
 }
 
-/// A situation that broke a simpler rule, and the rules without which it does so again.
+/// A situation that broke an earlier rule, and the mutations that break it again.
 struct Case {
     name: &'static str,
     fleet: fn() -> Fleet,
     mutations: &'static [Mutation],
 }
 
-/// The configurations; their names are those of the traces that are kept as regressions.
+/// The configurations. They are named after the traces that are kept as regressions.
 const CASES: &[Case] = &[
     Case {
         name: "one slot, three nodes: one free slot, two readers; late taker",
@@ -268,7 +269,7 @@ const CASES: &[Case] = &[
         name: "restored write-off",
         fleet: || {
             let skip = |spec: RolloutSpec| RolloutSpec { on_lost: OnLost::Skip, ..spec };
-            // The backup is made while the first node holds its slot; then it dies, and is lost.
+            // The backup is taken while the first node holds its slot. Then this node crashes and is lost.
             let look = Action::Look { node: 0, book: 0, late: false };
             let prelude = vec![look, Action::Commit(0), look, Action::Commit(0), look];
             let prelude = [prelude, vec![Action::Backup, Action::Crash(0), Action::LoseLease(0)]].concat();
@@ -386,31 +387,31 @@ const CASES: &[Case] = &[
     },
 ];
 
-/// A fleet whose nodes sleep until there are news.
+/// Creates a fleet whose nodes sleep until they are notified.
 fn sleepers(nodes: usize, revisions: Vec<RolloutSpec>) -> Fleet {
     Fleet { sleeps: true, ..fleet(nodes, revisions) }
 }
 
-/// Three of them: the first is at work, and the others sleep in its queue.
+/// Creates a sleeping fleet of three: the first node works, and the others wait in the queue.
 fn waiters(revisions: Vec<RolloutSpec>) -> Fleet {
     let look = |node| Action::Look { node, book: 0, late: false };
     let prelude = [vec![look(0), Action::Commit(0), look(0)], waits(1), waits(2)].concat();
     Fleet { prelude, ..sleepers(3, revisions) }
 }
 
-/// A node joins the queue and falls asleep.
+/// Returns the actions with which a node joins the queue and falls asleep.
 fn waits(node: usize) -> Vec<Action> {
     let look = Action::Look { node, book: 0, late: false };
     vec![look, Action::Commit(node), look, Action::Sleep(node)]
 }
 
-/// The same book under another name, which shares the budget of the first.
+/// Returns the same book under another name, with the budget of the first.
 fn second(spec: RolloutSpec) -> RolloutSpec {
     let run = spec.run.replace("b/k", "b/l");
     RolloutSpec { book: "b/l".into(), run, ..spec }
 }
 
-/// The cases; only those whose names hold TOWPATH_CASE, where that is set.
+/// Returns the cases whose names contain TOWPATH_CASE. All of them if it is not set.
 fn cases() -> impl Iterator<Item = &'static Case> {
     let wanted = std::env::var("TOWPATH_CASE").unwrap_or_default();
     CASES.iter().filter(move |case| case.name.contains(&wanted))

@@ -1,4 +1,5 @@
-//! Rules left out, one at a time: each must yield a counterexample, or the rule (or the model) is worth nothing.
+//! Mutations, each of which leaves out one rule. A mutation without a counterexample shows that the rule or the model
+//! is useless.
 
 use towpath_coordination::{
     keys,
@@ -8,58 +9,58 @@ use towpath_coordination::{
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Mutation {
-    /// What lets somebody in does not compare the accepted generation.
+    /// An admission does not compare the accepted generation.
     NoGeneration,
-    /// A free slot is given without comparing anything that was read: neither whether a claim, offer or failure is
-    /// newer, nor that its taker still waits. (Each compare alone is enough for one book; both are kept.)
+    /// A free slot is given without comparing what was read: that no claim, offer or failure is newer, and that the
+    /// taker still waits. (For one book each compare alone is sufficient; both are kept.)
     NothingCompared,
-    /// The taker does not compare its offer.
+    /// A taker does not compare its offer.
     OfferNotCompared,
-    /// Offers do not count as held.
+    /// Offers do not count as held slots.
     OffersDoNotCount,
-    /// Claims of others do not count.
+    /// Claims of other nodes do not count.
     NoBudget,
     /// Failures of earlier runs are forgotten.
     FailuresForgotten,
-    /// A lease that runs out frees the slot.
+    /// An expired lease frees the slot.
     LeaseFreesTheSlot,
-    /// A barrier opens one vote early.
+    /// A barrier opens one vote too early.
     BarrierOneEarly,
     /// A vote of an earlier run counts.
     OldVoteCounts,
-    /// Nobody but who votes looks whether something is due.
+    /// Only a node that votes checks for due maintenance.
     NobodyLooksAgain,
-    /// Who is written off goes on with what it held.
+    /// A node that was written off continues with its slot.
     WrittenOffGoesOn,
-    /// A node that left the targets keeps what it holds.
+    /// A node that left the targets keeps its slots.
     LeaversKeep,
-    /// A store that has gone back is gone on with.
+    /// A rolled-back store is used without recovery.
     NobodySaysAnew,
-    /// A node that git no longer knows stays elected.
+    /// A removed node stays elected.
     RemovedStaysElected,
     /// A segment that is an elected task has waves.
     ElectedHasWaves,
-    /// Who goes away on purpose is lost like others.
+    /// A planned absence counts as a loss.
     AbsenceIsLoss,
-    /// Nobody compares that no claim, offer or failure is newer.
+    /// Transactions do not compare that no claim, offer or failure is newer.
     NoneNewerNotCompared,
-    /// A snapshot counts as new as its answer: news between the request and the answer are missed.
+    /// A view counts as new as its answer, so a notification between request and answer is missed.
     NewsInTheAnswer,
-    /// A slot that becomes free is neither offered nor rollback_reported.
+    /// A freed slot is neither offered nor announced.
     NothingOfferedOn,
-    /// A node that fails does not look whether that completes a wave.
+    /// A failed node does not check whether its failure completes a wave.
     FailuresOpenNothing,
 }
 
 impl Mutation {
-    /// What revisions say, changed.
+    /// Changes the revisions.
     pub fn revisions(self, revisions: &mut [Vec<RolloutSpec>]) {
         if self == Self::ElectedHasWaves {
             revisions.iter_mut().flatten().for_each(|spec| spec.elected.clear());
         }
     }
 
-    /// What a node reads, changed.
+    /// Changes the view of a node.
     pub fn snapshot(self, spec: &RolloutSpec, me: &str, snapshot: &mut RunSnapshot) {
         match self {
             Self::OffersDoNotCount => {
@@ -93,7 +94,7 @@ impl Mutation {
         }
     }
 
-    /// What it is about to commit, changed.
+    /// Changes the transaction of a node.
     pub fn txn(self, me: &str, txn: &mut Txn) {
         match self {
             Self::NoGeneration => {

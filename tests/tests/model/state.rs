@@ -1,4 +1,4 @@
-//! What the model's fleet is like at one time, and what may happen next.
+//! The state of the model's fleet, and its possible actions.
 
 use std::collections::BTreeSet;
 
@@ -10,59 +10,59 @@ use towpath_coordination::{
 
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub(crate) enum Phase {
-    /// It wants to go on.
+    /// Ready for the next step.
     #[default]
     Idle,
-    /// It changes things, or runs what it was elected for.
+    /// Applying changes, or running the elected task.
     In,
-    /// It has run what it was elected for, and is to say what came of it.
+    /// Ran the elected task, and must publish its result (true for success).
     Sharing(bool),
-    /// It has succeeded, and is to say so.
+    /// Succeeded, and must report it.
     Succeeded,
-    /// It is about to go away on purpose, in the midst of its change.
+    /// About to leave on purpose in the middle of a change.
     Leaving,
-    /// It has failed, and is to say so.
+    /// Failed, and must report it.
     Failing,
-    /// It has said so, and tries again later.
+    /// Reported its failure, and retries later.
     Failed,
 }
 
-/// Whether a node looks by itself, or only after news.
+/// The sleep state of a node.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub(crate) enum Wake {
     #[default]
     Awake,
-    /// It has read that it must wait, and is about to sleep: news may arrive between its request and the answer.
+    /// Has read that it must wait, and is about to sleep. A notification may arrive between its request and the answer.
     Deciding,
     Asleep,
 }
 
-/// How far a node has come in a book.
+/// The progress of a node in a book.
 #[derive(Debug, Clone, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub(crate) struct Progress {
-    /// The first segment that it is not done with.
+    /// The first segment that is not completed.
     pub segment: u32,
-    /// Whether it is half changed.
+    /// True if the node is partly changed.
     pub away: bool,
-    /// Whether it is so because it failed.
+    /// True if it is partly changed because it failed.
     pub failed: bool,
     pub phase: Phase,
-    /// Whether its journal knows that it was elected in this run, and how what it ran ended.
+    /// The election in this run according to the journal, with the result of the task. `None` if it was not elected.
     pub elected: Option<Option<bool>>,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub(crate) struct Node {
     pub up: bool,
-    /// The revision that it is at.
+    /// The index of its revision.
     pub at: usize,
     pub books: Vec<Progress>,
     pub wake: Wake,
-    /// What it has decided and not carried out yet.
+    /// The decision that is not committed yet.
     pub pending: Option<Txn>,
-    /// Whether it has written to the store since the backup.
+    /// True if it has written to the store since the backup.
     pub wrote: bool,
-    /// Whether it knows that the store is older than what it knows.
+    /// True if it knows that the store was rolled back.
     pub rolled_back: bool,
 }
 
@@ -78,49 +78,49 @@ pub(crate) struct State {
     pub forgets: u8,
     pub restores: u8,
     pub backup: Option<Memory>,
-    /// How many nodes were ever written off.
+    /// The number of nodes that were ever written off.
     pub written_off: u64,
-    /// Who has begun to run an elected task, by run.
+    /// The nodes that have started an elected task, by run.
     pub began: BTreeSet<(String, usize)>,
-    /// What must never happen and did.
+    /// The invariant that was broken.
     pub broken: Option<&'static str>,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub(crate) enum Action {
-    /// A node reads and decides about a book; with `late`, offers have been there for long, waves have held for the
-    /// soak, and who went away on purpose is overdue.
+    /// A node reads and decides about a book. With `late`, offers are old, waves have soaked, and planned absences are
+    /// overdue.
     Look {
         node: usize,
         book: usize,
         late: bool,
     },
-    /// It sleeps until there are news.
+    /// A node sleeps until it is notified.
     Sleep(usize),
-    /// It carries out what it decided.
+    /// A node commits its decision.
     Commit(usize),
-    /// It comes to the end of its change.
+    /// A node ends its change.
     Work {
         node: usize,
         well: bool,
     },
-    /// It reboots in the midst of its change.
+    /// A node reboots in the middle of its change.
     GoAway(usize),
     Crash(usize),
-    /// Who is down loses its journal.
+    /// A stopped node loses its journal.
     Forget(usize),
     Restart(usize),
-    /// Its lease runs out.
+    /// The lease of a node expires.
     LoseLease(usize),
-    /// It has a lease again.
+    /// A node gets a new lease.
     Renew(usize),
     /// The next revision is accepted.
     Accept,
-    /// A node goes to the accepted revision.
+    /// A node adopts the accepted revision.
     Follow(usize),
-    /// The store is copied.
+    /// The store is backed up.
     Backup,
-    /// The copy takes the store's place.
+    /// The backup replaces the store.
     Restore,
 }
 
@@ -142,7 +142,7 @@ pub(crate) fn accept(generation: u64) -> Txn {
     Txn { then: vec![Op::put(keys::ACCEPTED, serde_json::to_vec(&record).unwrap())], ..Txn::default() }
 }
 
-/// Numbers revisions anew, in the same order: states that differ in nothing else are the same.
+/// Renumbers store revisions in the same order, so that states that differ only in these numbers are equal.
 pub(crate) fn normalize(state: &mut State) {
     let mut seen: BTreeSet<u64> = BTreeSet::from([0, state.store.revision]);
     for row in state.store.rows_mut() {
