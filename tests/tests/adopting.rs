@@ -1,5 +1,7 @@
-//! The record of acceptance that one node writes, and its treatment by the others: nodes of one process with a shared
-//! store and a test clock. A third node signs records that it should not, with a key that counts.
+//! The record of acceptance that one node writes, and its treatment by the others.
+//!
+//! The nodes run in one process with a shared store and a test clock. A third node signs records that it should not,
+//! with a key that counts.
 
 use std::{
     fs,

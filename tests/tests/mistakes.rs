@@ -1,5 +1,5 @@
-//! `validate` reports every mistake at its line: a repository of seeded mistakes as a golden file, and each mistake
-//! planted at random positions of the examples.
+//! `validate` reports every mistake at its line. One repository of seeded mistakes is a golden file. Each mistake is
+//! also planted at random positions of the examples.
 
 use std::{
     fs,

@@ -74,7 +74,7 @@ pub struct Context<'a> {
     pub memory: &'a Memory,
 }
 
-/// Caches that modules share from one task to the next, so that tasks of a book read the same data once.
+/// The caches that modules share between tasks, so that the tasks of a book read the same data once.
 #[derive(Debug, Default)]
 pub struct Memory {
     packages: Database,

@@ -12,7 +12,7 @@ pub(super) fn read(text: &str) -> Result<Value, Trouble> {
     plain_value(text).map_err(|error| format!("it can't be read as YAML: {error}"))
 }
 
-/// Writes a position as a path of yaml-edit: a number is a list index, and a backslash in front of digits makes them a
+/// Writes a position as a path of yaml-edit. A number is a list index. A backslash in front of digits makes them a
 /// name.
 fn way_text(way: &[Part], document: &Value) -> String {
     let mut texts = Vec::new();

@@ -1,8 +1,8 @@
 //! A folder of the source, copied as a tree. Its members must exist; other files in the target stay.
 //!
 //! Links above the target folder are followed; links in it are not. If the kind of a member changed, a link, file or
-//! folder that Towpath made is replaced. One that Towpath did not make is rejected, except that a link replaces any plain
-//! file.
+//! folder that Towpath made is replaced. One that Towpath did not make is rejected, except that a link replaces any
+//! plain file.
 
 use std::{collections::BTreeSet, sync::Arc};
 

@@ -300,7 +300,7 @@ fn apt(missing: &Missing, how: &How, deadline: Deadline, context: &Context<'_>) 
         }
         let effects = simulation::apt(&simulated.stdout);
         how.named.allow(&effects)?;
-        // If the package lists change in between, `--no-remove` still keeps all installed packages.
+        // If the simulation removes nothing, `--no-remove` holds even if the package lists change in between.
         let kept: &[&str] = if effects.removed.is_empty() { &["--no-remove"] } else { &[] };
         call("install", &[more, kept].concat(), &wanted)
     };
