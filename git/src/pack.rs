@@ -240,8 +240,14 @@ mod tests {
     /// `{}` in the text of the child becomes the id of the first commit. The pack lacks the object with the number
     /// `lacks`.
     fn taken(child: &str, lacks: Option<usize>) -> Result<(), String> {
+        taken_by(|_| {}, child, lacks)
+    }
+
+    /// The same by a mirror that was prepared.
+    fn taken_by(prepare: impl FnOnce(&Mirror), child: &str, lacks: Option<usize>) -> Result<(), String> {
         let folder = tempfile::tempdir().unwrap();
         let [from, to] = ["from", "to"].map(|name| mirror(folder.path(), name));
+        prepare(&to);
         let repository = from.open().unwrap();
         let write = |kind, data: &[u8]| repository.write_buf(kind, data).unwrap();
         let mut ids: Vec<ObjectId> = Vec::new();
@@ -271,6 +277,21 @@ mod tests {
         for parent in ["parent .16", "parent {}0", "parent\nparent {}"] {
             let refused = taken(&CHILD.replace("parent {}", parent), None);
             assert!(refused.is_err(), "{parent}");
+        }
+    }
+
+    #[test]
+    fn mirror_with_a_damaged_older_ref_takes_a_good_pack() {
+        for parent in ["parent .16", "parent 1111111111111111111111111111111111111111"] {
+            let damage = |mirror: &Mirror| {
+                let repository = mirror.open().unwrap();
+                let write = |kind, data: &[u8]| repository.write_buf(kind, data).unwrap();
+                let tree = write(Kind::Tree, &[]);
+                let text = CHILD.replace("parent {}", parent);
+                mirror.refer(write(Kind::Commit, format!("tree {tree}\n{text}").as_bytes())).unwrap();
+            };
+            assert_eq!(taken_by(damage, CHILD, None), Ok(()), "{parent}");
+            assert!(taken_by(damage, CHILD, Some(0)).is_err(), "{parent}");
         }
     }
 
