@@ -218,6 +218,7 @@ fn count_of_replace_is_that_of_python() {
         assert_eq!(rendered.value(), wanted, "{text}");
     }
     assert!(render("{{ ('a' * 9000000) | replace('a', 'b' * 1000, 8000000) }}").is_err());
+    assert!(peak() < 600, "{} MiB", peak());
 }
 
 #[test]
