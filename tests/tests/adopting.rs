@@ -181,6 +181,14 @@ impl Fleet {
         head
     }
 
+    /// Signs a tag of the head, and pushes it.
+    fn sign_tag(&self, name: &str) {
+        let settings = self.alice.settings();
+        let settings = settings.iter().flat_map(|setting| ["-c", setting.as_str()]);
+        ok(git(&self.repository.work).args(settings).args(["tag", "-s", "-m", name, name]));
+        self.repository.git(&["push", "-q", "origin", name]);
+    }
+
     /// Returns the record in the store, as any node reads it.
     fn stored(&self) -> Accepted {
         current(&self.insider, &Accepted::default()).unwrap().record
@@ -237,7 +245,7 @@ fn forged_generation_number_stops_no_fleet() {
     let numbers = ["9223372036854775807", "9223372036854775808", "18446744073709551615", "9007199254740993", "1000000"];
     let others = ["0", "-1", "1.5", "1e400", "null", "[]", "\"3\"", "18446744073709551616"];
     for (round, number) in numbers.into_iter().chain(others).enumerate() {
-        let last = fleet.stored();
+        let last = Accepted { by: "n2".into(), ..fleet.stored() };
         let head = last.commits["fleet"].clone();
         for commit in [&first, &head] {
             let text = serde_json::to_string(&last).unwrap();
@@ -456,4 +464,19 @@ fn pinned_source_follows_no_other_commit() {
     fleet.forge_next(|record| commit_of(record, &next));
     fleet.look(1);
     assert_eq!((fleet.at(), fleet.reason("Stalled").as_deref()), (before, Some("RejectedLocally")));
+}
+
+/// The tag v1 of the fleet is not annotated, so it cannot be signed.
+#[test]
+fn new_node_adopts_no_commit_of_an_unsigned_tag() {
+    let mut fleet = Fleet::new("tag: \"v*\"");
+    let head = fleet.repository.head();
+    fleet.nodes.clear();
+    let node = fleet.open("n3", "tag: \"v*\", verify: {mode: range, keyFiles: [FOLDER/keys]}");
+    fleet.nodes.push(node);
+    fleet.look(2);
+    assert_eq!(fleet.at(), [(0, String::new())], "{:#?}", fleet.nodes[0].handle().status());
+    fleet.sign_tag("v1.0.1");
+    fleet.look(3);
+    assert_eq!(fleet.at()[0].1, head, "{:#?}", fleet.nodes[0].handle().status());
 }
