@@ -3,9 +3,11 @@
 use std::{
     fs,
     path::{Path, PathBuf},
-    process::{Command, Stdio},
+    process::Command,
     time::Duration,
 };
+
+use rustix::process::Signal;
 
 use crate::{Running, ok, proxy::Proxy, servers::Authority, servers::free_port, wait_until};
 
@@ -207,10 +209,7 @@ impl Etcd {
             .args(["--listen-client-urls", &client, "--advertise-client-urls", &client])
             .args(["--listen-peer-urls", &peer, "--initial-advertise-peer-urls", &peer])
             .args(["--initial-cluster", &cluster, "--initial-cluster-token", "t", "--initial-cluster-state", "new"])
-            .args(&self.extra)
-            .stdin(Stdio::null())
-            .stdout(log.try_clone().unwrap())
-            .stderr(log);
+            .args(&self.extra);
         if let Some(tls) = &self.tls {
             for who in ["", "peer-"] {
                 let own = member.certificate.as_ref().filter(|_| who.is_empty());
@@ -221,7 +220,7 @@ impl Etcd {
                 command.arg(format!("--{who}client-cert-auth"));
             }
         }
-        self.members[number].process = Some(Running::start(&mut command));
+        self.members[number].process = Some(Running::start(&command, log.try_clone().unwrap(), log));
     }
 
     /// Kills a member; its disk stays.
@@ -257,16 +256,14 @@ impl Etcd {
     /// Stops all members, or lets them go on.
     pub fn pause(&self, paused: bool) {
         for process in self.members.iter().filter_map(|member| member.process.as_ref()) {
-            let signal = if paused { "-STOP" } else { "-CONT" };
-            ok(Command::new("kill").arg(signal).arg(process.0.id().to_string()));
+            process.signal(if paused { Signal::STOP } else { Signal::CONT });
         }
     }
 
     /// Stops one member, or resumes it.
     pub fn pause_member(&self, number: usize, paused: bool) {
         let process = self.members[number].process.as_ref().unwrap();
-        let signal = if paused { "-STOP" } else { "-CONT" };
-        ok(Command::new("kill").arg(signal).arg(process.0.id().to_string()));
+        process.signal(if paused { Signal::STOP } else { Signal::CONT });
     }
 
     /// Gives a member a certificate for its clients that has expired; it counts from its next start on.

@@ -3,6 +3,7 @@
 use std::{
     fs,
     path::{Path, PathBuf},
+    process::Stdio,
     time::Duration,
 };
 
@@ -104,11 +105,8 @@ impl Fleet {
         let node = &self.nodes[number];
         let log = fs::OpenOptions::new().create(true).append(true).open(node.folder.join("log")).unwrap();
         let mut command = node.agent();
-        command
-            .env("RUST_LOG", "info,towpath_coordination=debug,towpath_coordination::store::etcd::cluster=trace")
-            .stderr(log)
-            .stdout(std::process::Stdio::null());
-        self.agents[number] = Some(Running::start(&mut command));
+        command.env("RUST_LOG", "info,towpath_coordination=debug,towpath_coordination::store::etcd::cluster=trace");
+        self.agents[number] = Some(Running::start(&command, Stdio::null(), log));
     }
 
     /// Where tasks write what they did.

@@ -5,9 +5,10 @@ use std::{
     io::Write as _,
     path::{Path, PathBuf},
     process::{Command, Stdio},
+    time::Duration,
 };
 
-use crate::{ok, output};
+use crate::{Running, ok, output, wait_until};
 
 /// git, with nothing of the user's own settings.
 pub fn git(folder: &Path) -> Command {
@@ -176,6 +177,7 @@ pub struct GpgSigner {
     pub home: PathBuf,
     /// The address of its user id.
     pub name: String,
+    _agent: Running,
 }
 
 impl GpgSigner {
@@ -189,7 +191,8 @@ impl GpgSigner {
         let home = folder.join(format!("gpg-{name}"));
         fs::create_dir_all(&home).unwrap();
         ok(Command::new("chmod").arg("700").arg(&home));
-        let signer = Self { home, name: format!("{name}@example.org") };
+        let agent = gpg_agent(&home);
+        let signer = Self { home, name: format!("{name}@example.org"), _agent: agent };
         ok(signer.gpg().args(["--quick-generate-key", &signer.name, kind, usage, expires]));
         signer
     }
@@ -237,8 +240,15 @@ impl GpgSigner {
     }
 }
 
-impl Drop for GpgSigner {
-    fn drop(&mut self) {
-        let _ = Command::new("gpgconf").env("GNUPGHOME", &self.home).args(["--kill", "gpg-agent"]).status();
-    }
+/// Starts the agent of gpg for a home: one that gpg starts itself would be nobody's.
+pub fn gpg_agent(home: &Path) -> Running {
+    let agent = Running::start(
+        Command::new("gpg-agent").arg("--homedir").arg(home).arg("--daemon"),
+        Stdio::null(),
+        Stdio::null(),
+    );
+    let mut asks = Command::new("gpg-connect-agent");
+    asks.arg("--homedir").arg(home).args(["--no-autostart", "/bye"]);
+    wait_until(Duration::from_secs(10), || output(&mut asks).status.success(), || format!("{agent:?}"));
+    agent
 }

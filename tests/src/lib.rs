@@ -7,14 +7,17 @@ pub mod image;
 pub mod machines;
 pub mod node;
 pub mod proxy;
+mod running;
 pub mod server;
 pub mod servers;
 pub mod site;
 
 use std::{
-    process::{Child, Command, Output},
+    process::{Command, Output},
     time::{Duration, Instant},
 };
+
+pub use running::Running;
 
 /// The program under test.
 pub fn towpath() -> Command {
@@ -68,6 +71,7 @@ pub fn package(program: &str) -> &'static str {
         "sshd" => "openssh-server",
         "ssh-keygen" | "ssh" => "openssh-client",
         "gpg" => "gnupg",
+        "gpg-agent" => "gpg-agent",
         "openssl" => "openssl",
         "curl" => "curl",
         "systemd-nspawn" => "systemd-container",
@@ -94,45 +98,5 @@ pub fn wait_until(patience: Duration, mut holds: impl FnMut() -> bool, what: imp
         }
         assert!(begin.elapsed() < patience, "not within {patience:?}: {}", what());
         std::thread::sleep(Duration::from_millis(10));
-    }
-}
-
-/// A process that ends with the test.
-#[derive(Debug)]
-pub struct Running(pub Child);
-
-impl Running {
-    /// Starts a command.
-    pub fn start(command: &mut Command) -> Self {
-        let program = command.get_program().to_string_lossy().into_owned();
-        match command.spawn() {
-            Ok(child) => Self(child),
-            Err(error) => panic!("{program} can't be started: {error}; install the package {}", package(&program)),
-        }
-    }
-
-    /// Ends it at once, without giving it a chance.
-    pub fn kill(&mut self) {
-        let _ = self.0.kill();
-        let _ = self.0.wait();
-    }
-
-    /// Asks it to end, as systemd would, and gives its exit status.
-    pub fn terminate(&mut self) -> i32 {
-        let _ = Command::new("kill").arg("-TERM").arg(self.0.id().to_string()).status();
-        let begin = Instant::now();
-        loop {
-            if let Some(status) = self.0.try_wait().unwrap() {
-                return status.code().unwrap_or(-1);
-            }
-            assert!(begin.elapsed() < Duration::from_secs(60), "it does not end when it is asked to");
-            std::thread::sleep(Duration::from_millis(20));
-        }
-    }
-}
-
-impl Drop for Running {
-    fn drop(&mut self) {
-        self.kill();
     }
 }

@@ -15,7 +15,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use crate::{image, ok, output, wait_until};
+use crate::{Running, image, ok, output, wait_until};
 
 /// The hub's address.
 pub const HUB: &str = "10.77.0.1";
@@ -181,10 +181,9 @@ impl Machines {
         let name = self.namespace(number);
         let groups = groups(&name);
         let log = File::options().create(true).append(true).open(self.root(number).with_file_name("console")).unwrap();
-        let mut command = Command::new("setpriv");
+        let mut command = Command::new("unshare");
         command
-            // When the test is killed its machines are asked to end, and do.
-            .args(["--pdeathsig", "TERM", "unshare", "--mount", "--propagation", "slave", "sh", "-c", BOOT, "sh"])
+            .args(["--mount", "--propagation", "slave", "sh", "-c", BOOT, "sh"])
             .args(["-q", "--boot", "--register=no", "--keep-unit", "--resolv-conf=off", "--console=read-only"])
             .arg("--capability=CAP_NET_ADMIN")
             .args([format!("--machine={name}"), format!("--network-namespace-path=/run/netns/{name}")])
@@ -192,17 +191,14 @@ impl Machines {
             .args(&self.binds)
             .env("MACHINE_GROUPS", groups.join(" "))
             .env("SYSTEMD_NSPAWN_UNIFIED_HIERARCHY", "1")
-            .env("SYSTEMD_NSPAWN_API_VFS_WRITABLE", "network")
-            .stdin(Stdio::null())
-            .stdout(log.try_clone().unwrap())
-            .stderr(log);
+            .env("SYSTEMD_NSPAWN_API_VFS_WRITABLE", "network");
         let machine = &mut self.machines[number];
         assert!(machine.keeper.as_ref().is_none_or(JoinHandle::is_finished), "n{number} is on already");
         let nspawn = Arc::clone(&machine.nspawn);
-        let mut run = move || {
-            let mut child = command.spawn().unwrap();
-            nspawn.store(child.id(), SeqCst);
-            child.wait().unwrap().code()
+        let run = move || {
+            let mut running = Running::start(&command, log.try_clone().unwrap(), log.try_clone().unwrap());
+            nspawn.store(running.id(), SeqCst);
+            running.wait().code()
         };
         // It ends with 133 when the machine is to be started again.
         machine.keeper = Some(thread::spawn(move || while run() == Some(133) {}));

@@ -114,7 +114,8 @@ impl Node {
 
     /// Runs the agent once, through a command that was prepared.
     pub fn once_with(&self, command: &mut Command) -> Once {
-        let output = command.args(["--once", "--output", "json"]).output().unwrap();
+        let command = command.args(["--once", "--output", "json"]);
+        let output = Running::start(command, Stdio::piped(), Stdio::piped()).output();
         Once {
             code: output.status.code().unwrap_or(-1),
             status: serde_json::from_slice(&output.stdout).unwrap_or(Value::Null),
@@ -130,7 +131,7 @@ impl Node {
     /// Starts the agent through a command that was prepared.
     pub fn start_with(&self, command: &mut Command) -> Running {
         let log = fs::OpenOptions::new().create(true).append(true).open(self.folder.join("log")).unwrap();
-        let agent = Running::start(command.stderr(log).stdout(Stdio::null()).stdin(Stdio::null()));
+        let agent = Running::start(command, Stdio::null(), log);
         wait_until(Duration::from_secs(20), || self.ask(&["status"]).is_some(), || self.log());
         agent
     }

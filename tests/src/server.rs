@@ -11,7 +11,7 @@ use serde_json::Value;
 use sha2::{Digest as _, Sha256};
 
 use crate::{
-    git::Repository,
+    git::{Repository, gpg_agent},
     image,
     machines::{HUB, Machines},
     ok, output,
@@ -85,6 +85,7 @@ fn nginx(packages: &Path) {
 fn sign(packages: &Path, folder: &Path) -> String {
     let home = folder.join("gnupg");
     fs::create_dir_all(&home).unwrap();
+    let _agent = gpg_agent(&home);
     let gpg = || {
         let mut gpg = Command::new("gpg");
         gpg.arg("--homedir").arg(&home).args(["--batch", "--yes", "--quiet", "--passphrase", ""]);
@@ -98,8 +99,6 @@ fn sign(packages: &Path, folder: &Path) -> String {
     fs::write(packages.join("Release"), release).unwrap();
     ok(gpg().args(["--clearsign", "--output", "InRelease", "Release"]).current_dir(packages));
     let key = ok(gpg().args(["--armor", "--export"])).stdout;
-    // Its agent ends with the test, not after it.
-    ok(Command::new("gpgconf").arg("--homedir").arg(&home).args(["--kill", "all"]));
     String::from_utf8(key).unwrap()
 }
 

@@ -156,12 +156,9 @@ impl Https {
         );
         fs::write(folder.join("nginx.conf"), config).unwrap();
         let backend = Running::start(
-            Command::new("fcgiwrap")
-                .args(["-c", "2", "-s"])
-                .arg(format!("unix:{d}/fcgi.sock"))
-                .stdin(Stdio::null())
-                .stdout(Stdio::null())
-                .stderr(Stdio::null()),
+            Command::new("fcgiwrap").args(["-c", "2", "-s"]).arg(format!("unix:{d}/fcgi.sock")),
+            Stdio::null(),
+            Stdio::null(),
         );
         let words = std::iter::once(place.get_program()).chain(place.get_args()).map(OsString::from);
         let (folder, address) = (folder.to_owned(), address.to_owned());
@@ -177,7 +174,7 @@ impl Https {
         let log = fs::File::create(self.folder.join("nginx.out")).unwrap();
         let mut nginx = Command::new(&self.place[0]);
         nginx.args(&self.place[1..]).arg("nginx").arg("-c").arg(config);
-        self.nginx = Some(Running::start(nginx.stdin(Stdio::null()).stdout(Stdio::null()).stderr(log)));
+        self.nginx = Some(Running::start(&nginx, Stdio::null(), log));
         let mut asks = Command::new(&self.place[0]);
         asks.args(&self.place[1..]).args(["curl", "-ks", "-o", "/dev/null"]).arg(self.file("nothing"));
         wait_until(
@@ -260,8 +257,9 @@ impl Ssh {
                 .arg("-f")
                 .arg(folder.join("config"))
                 .arg("-E")
-                .arg(folder.join("log"))
-                .stdin(Stdio::null()),
+                .arg(folder.join("log")),
+            Stdio::null(),
+            Stdio::null(),
         );
         wait_until(
             Duration::from_secs(10),

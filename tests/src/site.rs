@@ -1,6 +1,11 @@
 //! A fleet on real machines: the agent is a service of each, etcd and git run in the hub.
 
-use std::{fs, path::PathBuf, process::Command, time::Duration};
+use std::{
+    fs,
+    path::PathBuf,
+    process::{Command, Stdio},
+    time::Duration,
+};
 
 use serde_json::Value;
 
@@ -37,11 +42,9 @@ impl Site {
         let machines = Machines::start(count, &[(&program, "/usr/bin/towpath")]);
         let etcd = Etcd::elsewhere(folder.path(), HUB, &machines.hub(&[]));
         let repository = Repository::new(folder.path(), "fleet");
-        let git = Running::start(
-            machines
-                .hub(&["git", "daemon", "--export-all", "--reuseaddr", &format!("--listen={HUB}")])
-                .arg(format!("--base-path={}", folder.path().display())),
-        );
+        let mut git = machines.hub(&["git", "daemon", "--export-all", "--reuseaddr", &format!("--listen={HUB}")]);
+        git.arg(format!("--base-path={}", folder.path().display()));
+        let git = Running::start(&git, Stdio::null(), Stdio::null());
         let pki = folder.path().join("pki");
         ok(towpath().args(["pki", "init", "--dir"]).arg(&pki));
         let mut objects = String::from(

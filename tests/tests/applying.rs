@@ -356,7 +356,11 @@ fn a_file_that_was_not_checked_before_a_kill_is_checked_by_the_next_agent() {
         book("b", &format!("  tasks:\n    - name: site\n      file: {{path: /etc/site, content: \"bad\\n\", validate: '{check}'}}\n")),
     );
     f.repository.publish("bad");
-    let mut agent = towpath_tests::Running::start(f.node.agent().arg("--once").stdout(std::process::Stdio::null()));
+    let mut agent = towpath_tests::Running::start(
+        f.node.agent().arg("--once"),
+        std::process::Stdio::null(),
+        std::process::Stdio::null(),
+    );
     towpath_tests::wait_until(std::time::Duration::from_secs(20), || marker.exists(), || "no check".into());
     assert_eq!(f.node.read("/etc/site").unwrap(), "bad\n", "it is checked in its place");
     agent.kill();

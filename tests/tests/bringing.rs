@@ -11,6 +11,7 @@ use std::{
 use serde_json::{Value, json};
 use sha2::{Digest as _, Sha256};
 use towpath_tests::{
+    Running,
     git::{FLEET, Repository, book},
     node::{Node, Once, condition, task},
     ok,
@@ -81,15 +82,15 @@ fn a_download_is_gone_on_with_where_it_broke_off() {
     };
     f.publish(&tasks(&digest));
     let mut agent = f.node.agent();
-    agent.args(["--once", "--output", "json"]).stdout(Stdio::piped()).stderr(Stdio::piped());
-    let running = agent.spawn().unwrap();
+    agent.args(["--once", "--output", "json"]);
+    let running = Running::start(&agent, Stdio::piped(), Stdio::piped());
     let part = || {
         let names = fs::read_dir(f.path("/srv/in")).into_iter().flatten().flatten();
         names.filter_map(|entry| entry.metadata().ok()).map(|meta| meta.len()).max().unwrap_or(0)
     };
     wait_until(Duration::from_secs(20), || part() > 200_000, || "nothing comes".into());
     server.down();
-    let output = running.wait_with_output().unwrap();
+    let output = running.output();
     let log = String::from_utf8_lossy(&output.stderr);
     let status: Value = serde_json::from_slice(&output.stdout).unwrap();
     let message = task(&status, "big")["message"].as_str().unwrap();

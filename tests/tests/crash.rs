@@ -10,6 +10,7 @@ use std::{
 
 use towpath_host::journal::{Intent, Journal, Phase};
 use towpath_tests::{
+    Running,
     git::{FLEET, Repository, book},
     long,
     node::{Node, task},
@@ -113,15 +114,13 @@ fn nothing_is_torn_or_lost_by_kill_9() {
         let share = ((f64::from(kill as u32) + 0.5) / f64::from(kills as u32)).fract();
         kill += 1;
         let instant = beginning + (length - beginning).mul_f64(share);
-        let mut agent = node.agent();
-        let mut child = agent.arg("--once").stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
+        let mut agent = Running::start(node.agent().arg("--once"), Stdio::null(), Stdio::null());
         let begin = Instant::now();
         while begin.elapsed() < instant {
             std::thread::sleep(Duration::from_micros(200));
         }
-        let ended = child.try_wait().unwrap().is_some();
-        child.kill().unwrap();
-        child.wait().unwrap();
+        let ended = agent.ended().is_some();
+        agent.kill();
         let (phase, running) = journaled(&node);
         if !ended && running {
             inside += 1;

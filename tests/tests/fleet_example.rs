@@ -52,7 +52,7 @@ fn a_version_goes_through_the_example_fleet() {
         .iter()
         .map(|node| {
             let log = fs::File::create(node.folder.join("log")).unwrap();
-            Running::start(node.agent().stderr(log).stdout(std::process::Stdio::null()))
+            Running::start(&node.agent(), std::process::Stdio::null(), log)
         })
         .collect();
     let applied = |commit: &str| {

@@ -1,6 +1,6 @@
 //! Nodes of one fleet with different trust: a node does not follow a revision that it must reject.
 
-use std::{fs, time::Duration};
+use std::{fs, process::Stdio, time::Duration};
 
 use towpath_tests::{
     Running,
@@ -32,7 +32,10 @@ fn what_others_accept_and_a_node_must_not_follow_does_not_exist_for_it() {
     let strict = follower(&repository, &etcd, "n1", "head", &alice.line(""));
     let first = alice.commit(&repository, "by alice");
     repository.push();
-    let _agents = [Running::start(&mut trusting.agent()), Running::start(&mut strict.agent())];
+    let _agents = [
+        Running::start(&trusting.agent(), Stdio::null(), Stdio::inherit()),
+        Running::start(&strict.agent(), Stdio::null(), Stdio::null()),
+    ];
     let wait = |holds: &dyn Fn() -> bool| {
         wait_until(Duration::from_secs(30), holds, || format!("{:#}", strict.ask(&["status"]).unwrap_or_default()))
     };
@@ -67,9 +70,9 @@ fn who_verifies_less_than_the_fleet_was_begun_with_accepts_nothing() {
     let (strict, weak) = (node("n0", "head"), node("n1", "none"));
     let first = alice.commit(&repository, "by alice");
     repository.push();
-    let _strict = Running::start(&mut strict.agent());
+    let _strict = Running::start(&strict.agent(), Stdio::null(), Stdio::inherit());
     strict.wait_for(&first);
-    let _weak = Running::start(&mut weak.agent());
+    let _weak = Running::start(&weak.agent(), Stdio::null(), Stdio::inherit());
     let told = || weak.ask(&["status"]).map(|status| condition(&status, "Reconciling").clone()).unwrap_or_default();
     wait_until(Duration::from_secs(30), || told()["reason"] == "Refused", || told().to_string());
     let message = told()["message"].as_str().unwrap().to_owned();

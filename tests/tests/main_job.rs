@@ -178,7 +178,7 @@ fn a_second_agent_says_whose_the_state_directory_is() {
     let agent = node.start();
     let second = node.once();
     assert_eq!(second.code, 1);
-    assert!(second.log.contains(&format!("process {}", agent.0.id())), "{}", second.log);
+    assert!(second.log.contains(&format!("process {}", agent.id())), "{}", second.log);
 }
 
 #[test]

@@ -121,7 +121,7 @@ fn revoked_certificate_is_refused_on_open_connections_and_for_records() {
     };
     let ann = || output(&mut as_ann(&["status"])).status.success();
     assert!(ann());
-    let mut follows = Running::start(as_ann(&["events", "--follow"]).stdout(Stdio::null()).stderr(Stdio::null()));
+    let mut follows = Running::start(&as_ann(&["events", "--follow"]), Stdio::null(), Stdio::null());
     let serial = || {
         let file = secured.pki.join("n1.crt");
         let shown = ok(Command::new("openssl").args(["x509", "-noout", "-serial", "-in"]).arg(file)).stdout;
@@ -154,7 +154,7 @@ fn revoked_certificate_is_refused_on_open_connections_and_for_records() {
     // A stream ends before its next item.
     let next = fleet.publish(&book(2));
     fleet.wait(60, |fleet| fleet.nodes[0].applied(&next));
-    wait_until(Duration::from_secs(30), || follows.0.try_wait().unwrap().is_some(), || "ann still follows".into());
+    wait_until(Duration::from_secs(30), || follows.ended().is_some(), || "ann still follows".into());
     // The key has not changed, so only the certificate is rejected. The lease record of n1 was valid before, and does
     // not count any more. Gossip does not take a rejected certificate as a death.
     let nodes = || fleet.nodes[0].ask(&["nodes"]).unwrap();

@@ -88,14 +88,14 @@ fn closed_streams_do_not_end_the_agent() {
     repository.publish("one");
     let node = Node::new(folder.path(), &format!("url: {}\n      interval: 1s", repository.bare.display()));
     let mut command = node.agent();
-    command.env("RUST_LOG", "trace").stdout(Stdio::piped()).stderr(Stdio::piped());
-    let mut agent = towpath_tests::Running::start(&mut command);
+    command.env("RUST_LOG", "trace");
+    let mut agent = towpath_tests::Running::start(&command, Stdio::piped(), Stdio::piped());
     // The readers of the output close at once, so every write fails from here on.
-    drop((agent.0.stdout.take(), agent.0.stderr.take()));
+    drop(agent.streams());
     node.wait_for_file("/a", "one");
     repository.write("b.yaml", book("b", "  tasks: [{name: t, file: {path: /a, content: two}}]\n"));
     repository.publish("two");
     node.wait_for_file("/a", "two");
-    assert_eq!(agent.0.try_wait().unwrap(), None);
+    assert_eq!(agent.ended(), None);
     assert_eq!(agent.terminate(), 0);
 }

@@ -22,8 +22,7 @@ fn book(rollout: &str, number: usize) -> String {
 /// Keeps a processor busy.
 fn busy() -> Running {
     let mut command = Command::new("sh");
-    command.args(["-c", "while :; do :; done"]).stdout(Stdio::null());
-    Running::start(&mut command)
+    Running::start(command.args(["-c", "while :; do :; done"]), Stdio::null(), Stdio::null())
 }
 
 /// Returns the time of day of a log line, in milliseconds.
