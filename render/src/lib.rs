@@ -12,3 +12,4 @@ pub mod template;
 pub mod tree;
 pub mod view;
 pub mod words;
+mod work;

@@ -149,7 +149,7 @@ mod tests {
             ("  url: ssh://git@git.example/a", true),
             ("  url: https://git.example/a", true),
         ] {
-            let file = SourceFile { source: "fleet".into(), path: "a.yaml".into(), text: format!("first:\n{line}\n") };
+            let file = SourceFile::new("fleet", "a.yaml", format!("first:\n{line}\n"));
             let problem = problem_at(&file, 2, 3, Finding::new("no source has it"));
             assert_eq!(problem.excerpt.contains("git.example"), shown, "{line}: {}", problem.excerpt);
         }

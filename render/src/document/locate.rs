@@ -22,9 +22,18 @@ pub(super) fn position(text: &str, document: usize, path: &Path, at: At) -> (usi
     }
 }
 
+/// Line and column, from 1, of the root of each document, in one reading of the text.
+pub(super) fn roots(text: &str) -> Vec<(usize, usize)> {
+    // After a syntax error the parser repeats itself without an end.
+    serde_yaml::Deserializer::from_str(text).map_while(|document| arrival(document, &[], At::Value)).collect()
+}
+
 fn attempt(text: &str, document: usize, steps: &[Step], at: At) -> Option<(usize, usize)> {
-    let deserializer = serde_yaml::Deserializer::from_str(text).nth(document)?;
-    let error = Follow { steps, at }.deserialize(deserializer).err()?;
+    arrival(serde_yaml::Deserializer::from_str(text).nth(document)?, steps, at)
+}
+
+fn arrival(document: serde_yaml::Deserializer<'_>, steps: &[Step], at: At) -> Option<(usize, usize)> {
+    let error = Follow { steps, at }.deserialize(document).err()?;
     let location = error.location()?;
     error.to_string().contains(ARRIVED).then(|| (location.line().max(1), location.column().max(1)))
 }
@@ -162,6 +171,23 @@ mod tests {
         assert_eq!(at(text, 1, &["b", "1", "d", "f"], At::Key), (5, 15));
         assert_eq!(at(text, 1, &["b", "1", "d", "f", "1"], At::Value), (5, 22));
         assert_eq!(at(text, 1, &["b", "0", "c"], At::Value), (4, 8));
+    }
+
+    #[test]
+    fn roots_are_where_each_document_is_found_alone() {
+        for text in [
+            "a: 1\n---\n\n  b: 2\n---\n- x\n",
+            "---\n---\n# nothing\n---\n'text'\n...\n---\n  - a\n",
+            "&a {x: 1}\n---\nnull\n--- !tag\nb: 1\n---\nc: 1\n",
+            "a: 1\n---\nb: [\n---\nc: 1\n",
+            "",
+            "\u{2028}\n---\na: é\r\r---\rb: 1",
+        ] {
+            for (document, root) in roots(text).into_iter().enumerate() {
+                assert_eq!(root, at(text, document, &[], At::Value), "document {document} of {text:?}");
+            }
+        }
+        assert_eq!(roots("a: 1\n---\n\n  b: 2\n---\n- x\n"), [(1, 1), (4, 3), (6, 1)]);
     }
 
     #[test]

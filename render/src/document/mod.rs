@@ -20,7 +20,10 @@ pub(crate) use parse::parse_value;
 pub use parse::{Limits, parse};
 pub use plain::plain_value;
 
-use crate::problem::{Finding, Problem, excerpt, without_credentials};
+use crate::{
+    problem::{Finding, Problem, excerpt, without_credentials},
+    work,
+};
 
 /// One text file of a source.
 #[derive(Debug)]
@@ -29,8 +32,42 @@ pub struct SourceFile {
     pub source: String,
     /// The path below the source's path.
     pub path: String,
-    /// The text.
-    pub text: String,
+    text: String,
+    roots: OnceLock<Vec<(usize, usize)>>,
+    unquoted_modes: OnceLock<bool>,
+}
+
+impl SourceFile {
+    /// A file and its text.
+    pub fn new(source: impl Into<String>, path: impl Into<String>, text: impl Into<String>) -> Self {
+        let (source, path, text) = (source.into(), path.into(), text.into());
+        Self { source, path, text, roots: OnceLock::new(), unquoted_modes: OnceLock::new() }
+    }
+
+    /// The text. Each call counts as a reading of all of it.
+    pub fn text(&self) -> &str {
+        work::count(self.text.len());
+        &self.text
+    }
+
+    /// The bytes of the text.
+    pub(crate) fn size(&self) -> usize {
+        self.text.len()
+    }
+
+    /// Whether some mode is written without quotes.
+    pub(crate) fn has_unquoted_modes(&self) -> bool {
+        let find = || {
+            let text = self.text();
+            text.contains("mode: 0") || text.contains("mode: \t0")
+        };
+        *self.unquoted_modes.get_or_init(find)
+    }
+
+    /// Line and column, from 1, of the root of a document.
+    fn root(&self, document: usize) -> (usize, usize) {
+        self.roots.get_or_init(|| locate::roots(self.text())).get(document).copied().unwrap_or((1, 1))
+    }
 }
 
 /// One YAML document.
@@ -186,7 +223,12 @@ impl Place {
 
     /// The text of the file.
     pub fn text(&self) -> &str {
-        &self.file.text
+        self.file.text()
+    }
+
+    /// The bytes of the file's text.
+    pub(crate) fn file_size(&self) -> usize {
+        self.file.size()
     }
 
     /// The number of the document in its file, from 0.
@@ -196,12 +238,15 @@ impl Place {
 
     /// Line and column, from 1, of the value.
     pub fn position(&self) -> (usize, usize) {
+        if self.path.0.is_empty() {
+            return self.file.root(self.document);
+        }
         *self.found.get_or_init(|| self.locate(At::Value))
     }
 
     /// Line and column, from 1, of the key or the value.
     pub fn locate(&self, at: At) -> (usize, usize) {
-        locate::position(&self.file.text, self.document, &self.path, at)
+        locate::position(self.file.text(), self.document, &self.path, at)
     }
 
     /// `file:line`, for messages that name a second place.
@@ -240,7 +285,7 @@ pub(crate) fn lines(text: &str) -> impl Iterator<Item = &str> {
 
 /// The problem that a finding at a known line is.
 pub(crate) fn problem_at(file: &SourceFile, line: usize, column: usize, finding: Finding) -> Problem {
-    let written = lines(&file.text).nth(line.saturating_sub(1)).unwrap_or_default();
+    let written = lines(file.text()).nth(line.saturating_sub(1)).unwrap_or_default();
     // A line with a token is not shown at all, so that the column stays right.
     let secret = without_credentials(written) != written;
     let (excerpt, caret) = excerpt(if secret { "" } else { written }, column);

@@ -37,21 +37,21 @@ pub fn parse(source: &str, path: &str, bytes: &[u8], limits: Limits) -> (Vec<Doc
         Ok(text) => text,
         Err((line, finding)) => {
             let shown = String::from_utf8_lossy(&bytes[..bytes.len().min(64 << 10)]).into_owned();
-            let file = SourceFile { source: source.into(), path: path.into(), text: shown };
+            let file = SourceFile::new(source, path, shown);
             return (Vec::new(), vec![problem_at(&file, line, 1, finding)]);
         }
     };
-    let file = Arc::new(SourceFile { source: source.into(), path: path.into(), text: text.to_owned() });
+    let file = Arc::new(SourceFile::new(source, path, text));
     let mut documents = Vec::new();
     let mut problems = Vec::new();
     let budget = RefCell::new(Budget { values: limits.values, strings: limits.strings });
-    for (index, document) in serde_yaml::Deserializer::from_str(&file.text).enumerate() {
+    for (index, document) in serde_yaml::Deserializer::from_str(file.text()).enumerate() {
         let duplicates = RefCell::new(Vec::new());
         let seed = ValueSeed { budget: &budget, duplicates: &duplicates, trail: &Trail::Root };
         match seed.deserialize(document) {
             Ok(value) => {
                 // To find the place of a key reads the file again: a huge file with many gets its first ones reported.
-                let most = (LOCATED / file.text.len().max(1)).clamp(1, 200);
+                let most = (LOCATED / file.size().max(1)).clamp(1, 200);
                 for path in duplicates.take().into_iter().take(most) {
                     let place = Place::new(Arc::clone(&file), index, path);
                     let (line, column) = place.locate(super::At::Key);
@@ -65,7 +65,7 @@ pub fn parse(source: &str, path: &str, bytes: &[u8], limits: Limits) -> (Vec<Doc
             }
             Err(error) => {
                 let (line, column) = error.location().map_or((1, 1), |at| (at.line(), at.column()));
-                problems.push(problem_at(&file, line.max(1), column.max(1), syntax(&error, &file.text, line)));
+                problems.push(problem_at(&file, line.max(1), column.max(1), syntax(&error, file.text(), line)));
                 // Behind a syntax error the parser has no footing, and would repeat itself.
                 break;
             }

@@ -1,7 +1,10 @@
 //! The names that templates and expressions use, checked before anything runs: `item` outside a loop, results
 //! that nobody registers, variables that nobody sets, and untrusted data where it must not stand.
 
-use std::collections::BTreeSet;
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+};
 
 use serde_json::{Map, Value};
 use towpath_proto::did_you_mean;
@@ -44,10 +47,12 @@ const FUNCTIONS: [&str; 4] = ["range", "dict", "namespace", "debug"];
 /// Checks the names of all books.
 pub(super) fn check(loader: &mut Loader<'_>) {
     let books: Vec<_> = loader.set.books.values().cloned().collect();
-    for book in books {
-        let variables = visible_variables(loader, &book.namespace);
+    let mut visible: BTreeMap<&str, Arc<BTreeSet<String>>> = BTreeMap::new();
+    for book in &books {
+        let variables = visible.entry(&book.namespace).or_insert_with(|| visible_variables(loader, &book.namespace));
+        let variables = Arc::clone(variables);
         let mut checker =
-            Checker { loader: &mut *loader, book: &book, variables, registered: BTreeSet::new(), all: BTreeSet::new() };
+            Checker { loader: &mut *loader, book, variables, registered: BTreeSet::new(), all: BTreeSet::new() };
         checker.book();
     }
     computed(loader);
@@ -64,23 +69,14 @@ fn untrusted(loader: &mut Loader<'_>) {
 }
 
 /// The names of all variables that objects set and a namespace sees.
-fn visible_variables(loader: &Loader<'_>, namespace: &str) -> BTreeSet<String> {
-    let bound = loader.set.bindings.get(namespace);
+fn visible_variables(loader: &Loader<'_>, namespace: &str) -> Arc<BTreeSet<String>> {
     let mut names = BTreeSet::new();
-    for object in &loader.set.variables {
-        let seen = if object.key.kind == "Variables" {
-            object.key.namespace == namespace
-        } else {
-            bound.is_some_and(|bound| bound.contains(&object.key.name))
-        };
-        if seen {
-            names.extend(object.values.keys().cloned());
-            names
-                .extend(object.by_node.values().filter_map(Value::as_object).flat_map(|values| values.keys().cloned()));
-            names.extend(object.computed.iter().map(|value| value.name.clone()));
-        }
+    for object in loader.set.variables_of(namespace) {
+        names.extend(object.values.keys().cloned());
+        names.extend(object.by_node.values().filter_map(Value::as_object).flat_map(|values| values.keys().cloned()));
+        names.extend(object.computed.iter().map(|value| value.name.clone()));
     }
-    names
+    Arc::new(names)
 }
 
 fn computed(loader: &mut Loader<'_>) {
@@ -110,7 +106,8 @@ fn computed(loader: &mut Loader<'_>) {
 struct Checker<'a, 'b> {
     loader: &'a mut Loader<'b>,
     book: &'a Book,
-    variables: BTreeSet<String>,
+    /// The variables of objects. Those of the book are in the book.
+    variables: Arc<BTreeSet<String>>,
     /// The results that are registered before the task at hand.
     registered: BTreeSet<String>,
     /// The results that are registered anywhere.
@@ -130,7 +127,6 @@ struct Here<'a> {
 impl Checker<'_, '_> {
     fn book(&mut self) {
         let book = self.book;
-        self.variables.extend(book.vars.keys().cloned());
         let lists = [&book.rollout.before, &book.tasks, &book.handlers, &book.rollout.after];
         self.all = lists.iter().flat_map(|tasks| tasks.iter().filter_map(|task| task.register.clone())).collect();
         let nothing = Here { task: None, within: None, looped: false, result: false, guarded: false };
@@ -157,7 +153,7 @@ impl Checker<'_, '_> {
             |looped, result| Here { task: Some(task), within: Some(&task.within), looped, result, guarded: false };
         for condition in &task.when {
             // A condition of an include was written elsewhere, and is checked there with each task it is for.
-            let own = std::sync::Arc::ptr_eq(&condition.within, &task.within);
+            let own = Arc::ptr_eq(&condition.within, &task.within);
             if own {
                 self.expression(&place.key("when"), &condition.expression, &here(looped, false));
             }
@@ -268,7 +264,8 @@ impl Checker<'_, '_> {
             }
             within = around.outer.as_deref();
         }
-        self.variables.contains(name) || here.task.is_some_and(|task| task.vars.contains_key(name))
+        let by_name = |vars: &Map<String, Value>| vars.contains_key(name);
+        self.variables.contains(name) || by_name(&self.book.vars) || here.task.is_some_and(|task| by_name(&task.vars))
     }
 
     fn variable(&self, name: &str, here: &Here<'_>) -> Option<Finding> {
@@ -276,8 +273,8 @@ impl Checker<'_, '_> {
             return None;
         }
         let own: &Map<String, Value> = here.task.map_or(&self.book.vars, |task| &task.vars);
-        let names = self.variables.iter().chain(own.keys()).map(String::as_str);
-        let hint = match did_you_mean(name, names) {
+        let known: BTreeSet<&String> = self.variables.iter().chain(self.book.vars.keys()).collect();
+        let hint = match did_you_mean(name, known.into_iter().chain(own.keys()).map(String::as_str)) {
             Some(meant) => format!("did you mean vars.{meant}?"),
             None => "set it in Variables of this namespace, in ClusterVariables bound to it, or in vars; or give a default: vars.x | default(…)".to_owned(),
         };

@@ -365,13 +365,16 @@ fn unique_ids(loader: &mut Loader<'_>, tasks: &[Task]) {
 }
 
 fn missing(loader: &mut Loader<'_>, place: &Place, what: &str, wanted: &str, known: &BTreeSet<&str>) {
+    if !loader.has_room(place, false) {
+        return;
+    }
     let finding = Finding::new(format!("there is no {what} {wanted:?}"));
     let finding = match did_you_mean(wanted, known.iter().copied()) {
         Some(meant) => finding.hint(format!("did you mean {meant:?}?")),
         None if known.is_empty() => finding.hint(format!("the book has no {what}s")),
         None => finding.hint(format!("one of: {}", known.iter().copied().collect::<Vec<_>>().join(", "))),
     };
-    loader.problem(place, At::Value, finding);
+    loader.keep_problem(place, At::Value, finding, false);
 }
 
 /// A task that requires itself, over any number of others.

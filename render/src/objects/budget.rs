@@ -256,7 +256,7 @@ mod tests {
     }
 
     fn problem(source: &str, line: usize, warning: bool) -> Problem {
-        let file = crate::document::SourceFile { source: source.into(), path: "a".into(), text: String::new() };
+        let file = crate::document::SourceFile::new(source, "a", "");
         Problem { warning, ..crate::document::problem_at(&file, line, 1, crate::problem::Finding::new("m")) }
     }
 

@@ -34,14 +34,8 @@ pub fn book_digest(set: &ObjectSet, book: &Book) -> String {
     for task in lists.into_iter().flatten() {
         parts.task(task);
     }
-    let bound = set.bindings.get(&book.namespace);
-    for object in &set.variables {
-        let cluster = object.key.kind == "ClusterVariables";
-        if cluster && bound.is_some_and(|bound| bound.contains(&object.key.name))
-            || !cluster && object.key.namespace == book.namespace
-        {
-            parts.object(&object.key);
-        }
+    for object in set.variables_of(&book.namespace) {
+        parts.object(&object.key);
     }
     parts.end()
 }

@@ -2,7 +2,10 @@
 //!
 //! The outcome depends on the trees alone, so all nodes hold the same.
 
-use std::{collections::BTreeMap, sync::Arc};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+};
 
 use super::{
     Key, Object, ObjectSet,
@@ -41,9 +44,9 @@ fn load_within(sources: &[SourceTree], pinned: &BTreeMap<Pinned, Arc<dyn Tree>>,
     loop {
         let mut loaded = load_without(sources, pinned, &left_out, budget);
         let fatal = |error: &Problem| error.source == first || !names(sources, error);
-        let blamed: Vec<(&Problem, Blamed)> =
-            loaded.errors.iter().map(|error| (error, blame(&loaded, error, round >= ROUNDS))).collect();
-        let of_first = |(_, blamed): &(&Problem, Blamed)| match blamed {
+        let mut blame = Blame::new(&loaded, round >= ROUNDS);
+        let blamed: Vec<(&Problem, Blamed<'_>)> = loaded.errors.iter().map(|error| (error, blame.on(error))).collect();
+        let of_first = |(_, blamed): &(&Problem, Blamed<'_>)| match blamed {
             Blamed::Objects(objects) => objects.iter().any(|object| object.place.source() == first),
             Blamed::Source(_) => false,
         };
@@ -66,48 +69,78 @@ fn load_within(sources: &[SourceTree], pinned: &BTreeMap<Pinned, Arc<dyn Tree>>,
 }
 
 /// The part of a source that a mistake is blamed on.
-enum Blamed {
-    Objects(Vec<Object>),
-    Source(String),
+enum Blamed<'a> {
+    Objects(Vec<&'a Object>),
+    Source(&'a str),
 }
 
-fn blame(loaded: &Loaded, error: &Problem, whole: bool) -> Blamed {
-    if whole || loaded.beyond.contains(&error.source) {
-        return Blamed::Source(error.source.clone());
-    }
-    if let Some(object) = behind(&loaded.set, error) {
-        return Blamed::Objects(vec![object.clone()]);
-    }
-    // A file that is read by includes alone: the objects that include it do not fit.
-    let file = (error.source.clone(), error.file.clone());
-    let includers: Vec<Object> = loaded
-        .included_by
-        .get(&file)
-        .into_iter()
-        .flatten()
-        .filter_map(|key| loaded.set.objects.get(key))
-        .cloned()
-        .collect();
-    if !includers.is_empty() {
-        return Blamed::Objects(includers);
-    }
-    // A file of no object: which objects are meant cannot be known.
-    let objects: Vec<Object> = of_source(&loaded.set, &error.source).cloned().collect();
-    if objects.is_empty() { Blamed::Source(error.source.clone()) } else { Blamed::Objects(objects) }
+/// Finds what mistakes are blamed on.
+struct Blame<'a> {
+    loaded: &'a Loaded,
+    whole: bool,
+    /// The objects of each file of each source, in the order of its documents.
+    objects: BTreeMap<&'a str, BTreeMap<&'a str, Vec<&'a Object>>>,
+    /// Sources, and files of includes, of which all objects are blamed already.
+    done: BTreeSet<(&'a str, Option<&'a str>)>,
 }
 
-fn hold(left_out: &mut LeftOut, held: &mut BTreeMap<HeldKey, Held>, problem: &Problem, blamed: Blamed) {
+impl<'a> Blame<'a> {
+    fn new(loaded: &'a Loaded, whole: bool) -> Self {
+        let mut objects: BTreeMap<&str, BTreeMap<&str, Vec<&Object>>> = BTreeMap::new();
+        // Without an error nothing is blamed.
+        for object in loaded.set.objects.values().filter(|_| !loaded.errors.is_empty()) {
+            let files = objects.entry(object.place.source()).or_default();
+            files.entry(object.place.file()).or_default().push(object);
+        }
+        for file in objects.values_mut().flat_map(BTreeMap::values_mut) {
+            file.sort_by_key(|object| object.place.document());
+        }
+        Self { loaded, whole, objects, done: BTreeSet::new() }
+    }
+
+    /// Returns what a mistake is blamed on; no objects where an earlier one was blamed on the same ones.
+    fn on(&mut self, error: &'a Problem) -> Blamed<'a> {
+        let (source, file) = (error.source.as_str(), error.file.as_str());
+        if self.whole || self.loaded.beyond.contains(source) {
+            return Blamed::Source(source);
+        }
+        if let Some(object) = self.behind(error) {
+            return Blamed::Objects(vec![object]);
+        }
+        // A file that is read by includes alone: the objects that include it do not fit.
+        let includers = self.loaded.included_by.get(&(error.source.clone(), error.file.clone()));
+        let mut includers =
+            includers.into_iter().flatten().filter_map(|key| self.loaded.set.objects.get(key)).peekable();
+        if includers.peek().is_some() {
+            let first = self.done.insert((source, Some(file)));
+            return Blamed::Objects(if first { includers.collect() } else { Vec::new() });
+        }
+        // A file of no object: which objects are meant cannot be known.
+        let Some(files) = self.objects.get(source) else { return Blamed::Source(source) };
+        let first = self.done.insert((source, None));
+        Blamed::Objects(if first { files.values().flatten().copied().collect() } else { Vec::new() })
+    }
+
+    /// The object in whose lines a mistake is: objects of a file begin in the order of its documents.
+    fn behind(&self, error: &Problem) -> Option<&'a Object> {
+        let objects = self.objects.get(error.source.as_str())?.get(error.file.as_str())?;
+        let after = objects.partition_point(|object| object.place.position().0 <= error.line);
+        objects.get(after.checked_sub(1)?).copied()
+    }
+}
+
+fn hold(left_out: &mut LeftOut, held: &mut BTreeMap<HeldKey, Held>, problem: &Problem, blamed: Blamed<'_>) {
     match blamed {
         Blamed::Source(source) => {
-            held.entry((source.clone(), None)).or_insert_with(|| Held { object: None, problem: problem.clone() });
-            left_out.sources.insert(source);
+            held.entry((source.to_owned(), None)).or_insert_with(|| Held { object: None, problem: problem.clone() });
+            left_out.sources.insert(source.to_owned());
         }
         Blamed::Objects(objects) => {
             for object in objects {
                 let key = (object.place.source().to_owned(), object.key.clone());
                 left_out.objects.insert(key.clone());
-                let why = Held { object: Some(object), problem: problem.clone() };
-                held.entry((key.0, Some(key.1))).or_insert(why);
+                let why = || Held { object: Some(object.clone()), problem: problem.clone() };
+                held.entry((key.0, Some(key.1))).or_insert_with(why);
             }
         }
     }
@@ -115,20 +148,6 @@ fn hold(left_out: &mut LeftOut, held: &mut BTreeMap<HeldKey, Held>, problem: &Pr
 
 fn names(sources: &[SourceTree], error: &Problem) -> bool {
     sources.iter().any(|source| source.name == error.source)
-}
-
-fn of_source<'a>(set: &'a ObjectSet, source: &'a str) -> impl Iterator<Item = &'a Object> {
-    set.objects.values().filter(move |object| object.place.source() == source)
-}
-
-/// The object in whose lines a mistake is. Objects of a file begin in the order of its documents, so a few places are
-/// enough to find it.
-fn behind<'a>(set: &'a ObjectSet, error: &'a Problem) -> Option<&'a Object> {
-    let mut objects: Vec<&Object> =
-        of_source(set, &error.source).filter(|object| object.place.file() == error.file).collect();
-    objects.sort_by_key(|object| object.place.document());
-    let after = objects.partition_point(|object| object.place.position().0 <= error.line);
-    objects.get(after.checked_sub(1)?).copied()
 }
 
 /// What one set holds and another does not.

@@ -2,10 +2,10 @@
 //!
 //! Every reader of targets or tasks takes them from here, so that no kind of object is forgotten.
 
-use std::{collections::BTreeSet, sync::Arc};
+use std::{collections::BTreeSet, iter, sync::Arc};
 
 use serde_json::Value;
-use towpath_proto::{Type, v1alpha as pb};
+use towpath_proto::Type;
 
 use super::{
     Selected,
@@ -15,28 +15,43 @@ use super::{
 use crate::{
     document::{At, Place},
     problem::Finding,
+    work,
 };
 
 /// The nodes that an object of a Namespace selects, within the NodeGroups that the Namespace may target.
 #[derive(Debug, Clone)]
 pub struct Targets {
     /// `None` selects every node that the Namespace may target.
-    written: Option<Written>,
+    written: Option<Arc<Written>>,
     within: Within,
 }
 
 /// NodeGroups and nodes as written.
-#[derive(Debug, Clone)]
+#[derive(Debug)]
 struct Written {
-    groups: Vec<String>,
-    nodes: Vec<String>,
+    groups: Names,
+    nodes: Names,
+}
+
+/// Names in the order in which they are written, and as a set.
+#[derive(Debug)]
+pub(super) struct Names {
+    written: Vec<String>,
+    set: BTreeSet<String>,
+}
+
+impl From<Vec<String>> for Names {
+    fn from(written: Vec<String>) -> Self {
+        let set = written.iter().cloned().collect();
+        Self { written, set }
+    }
 }
 
 /// The NodeGroups that a Namespace may target.
 #[derive(Debug, Clone)]
 enum Within {
     All,
-    Groups(Arc<[String]>),
+    Groups(Arc<Names>),
 }
 
 /// A field that names nodes.
@@ -65,11 +80,8 @@ impl Field {
 }
 
 impl Within {
-    fn of(namespace: Option<&pb::Namespace>) -> Self {
-        match namespace {
-            Some(namespace) if !namespace.node_groups.is_empty() => Self::Groups(namespace.node_groups.clone().into()),
-            _ => Self::All,
-        }
+    fn of(loader: &Loader<'_>, namespace: &str) -> Self {
+        loader.limits.get(namespace).map_or(Self::All, |groups| Self::Groups(Arc::clone(groups)))
     }
 }
 
@@ -77,19 +89,20 @@ impl Targets {
     /// Reads a field that names nodes, as an object of this Namespace may use it. Nodes outside of its limits are
     /// reported, and not selected. A field that is left out selects every node that the Namespace may target.
     pub(super) fn read(loader: &mut Loader<'_>, place: &Place, spec: &Value, field: Field, namespace: &str) -> Self {
-        let within = Within::of(loader.namespace(namespace));
+        let within = Within::of(loader, namespace);
         let written = spec.get(field.name()).filter(|written| !written.is_null()).map(|written| {
             let names = |key: &str| {
-                task::members(written, key).iter().filter_map(Value::as_str).map(str::to_owned).collect::<Vec<_>>()
+                let names = task::members(written, key).iter().filter_map(Value::as_str).map(str::to_owned);
+                Names::from(names.collect::<Vec<_>>())
             };
-            Written { groups: names("nodeGroups"), nodes: names("nodes") }
+            Arc::new(Written { groups: names("nodeGroups"), nodes: names("nodes") })
         });
         if let Within::Groups(_) = within
             && let Some(value) = spec.get(field.name())
         {
             let place = place.key(field.name());
             let lists = ["nodeGroups", "nodes"].map(|key| (place.key(key), value.get(key)));
-            for (place, value) in std::iter::once((place.clone(), Some(value))).chain(lists) {
+            for (place, value) in iter::once((place.clone(), Some(value))).chain(lists) {
                 if let Some(finding) = value.and_then(Value::as_str).and_then(|text| template(text, namespace)) {
                     loader.problem(&place, At::Value, finding);
                 }
@@ -102,13 +115,13 @@ impl Targets {
 
     fn check(&self, loader: &mut Loader<'_>, place: &Place, field: Field, namespace: &str) {
         let Within::Groups(allowed) = &self.within else { return };
-        let (shown, verb) = (allowed.join(", "), field.verb());
-        for (index, group) in self.groups().iter().enumerate().filter(|(_, group)| !allowed.contains(group)) {
+        let (shown, verb) = (|| allowed.written.join(", "), field.verb());
+        for (index, group) in self.groups().iter().enumerate().filter(|(_, group)| !allowed.set.contains(*group)) {
             let place = place.key("nodeGroups").index(index);
             let finding = match template(group, namespace) {
                 Some(finding) => finding,
                 None => Finding::new(format!("the namespace {namespace} may not {verb} the NodeGroup {group}"))
-                    .hint(format!("it may {verb}: {shown}")),
+                    .hint(format!("it may {verb}: {}", shown())),
             };
             loader.problem(&place, At::Value, finding);
         }
@@ -120,7 +133,7 @@ impl Targets {
             let finding = match template(node, namespace) {
                 Some(finding) => finding,
                 None => Finding::new(format!("the namespace {namespace} may not {verb} the node {node}"))
-                    .hint(format!("it may {verb} members of: {shown}")),
+                    .hint(format!("it may {verb} members of: {}", shown())),
             };
             loader.problem(&place, At::Value, finding);
         }
@@ -129,14 +142,15 @@ impl Targets {
     /// Returns how a node is selected; `None` if it is not, or if the Namespace may not target it. The empty name stands
     /// for any node that the Namespace may target.
     pub fn select(&self, node: &str, groups: &BTreeSet<String>) -> Option<Selected> {
+        work::count(1);
         if !node.is_empty() && !self.within.permits(groups) {
             return None;
         }
         let Some(written) = &self.written else { return Some(Selected::Group) };
-        if written.nodes.iter().any(|name| name == node) {
+        if written.nodes.set.contains(node) {
             return Some(Selected::Node);
         }
-        written.groups.iter().any(|group| groups.contains(group)).then_some(Selected::Group)
+        meet(&written.groups.set, groups).then_some(Selected::Group)
     }
 
     /// Returns false for targets that were left out.
@@ -146,12 +160,12 @@ impl Targets {
 
     /// The NodeGroups as written.
     pub fn groups(&self) -> &[String] {
-        self.written.as_ref().map(|written| written.groups.as_slice()).unwrap_or_default()
+        self.written.as_ref().map(|written| written.groups.written.as_slice()).unwrap_or_default()
     }
 
     /// The nodes as written.
     pub fn nodes(&self) -> &[String] {
-        self.written.as_ref().map(|written| written.nodes.as_slice()).unwrap_or_default()
+        self.written.as_ref().map(|written| written.nodes.written.as_slice()).unwrap_or_default()
     }
 }
 
@@ -163,11 +177,17 @@ fn template(name: &str, namespace: &str) -> Option<Finding> {
     })
 }
 
+/// Whether two sets have a member in common.
+fn meet(one: &BTreeSet<String>, other: &BTreeSet<String>) -> bool {
+    work::count(one.len().min(other.len()).max(1));
+    !one.is_disjoint(other)
+}
+
 impl Within {
     fn permits(&self, groups: &BTreeSet<String>) -> bool {
         match self {
             Self::All => true,
-            Self::Groups(allowed) => allowed.iter().any(|group| groups.contains(group)),
+            Self::Groups(allowed) => meet(&allowed.set, groups),
         }
     }
 }
@@ -260,9 +280,10 @@ mod tests {
     #[test]
     fn target_outside_of_the_node_groups_of_its_namespace_is_not_selected() {
         let groups = |names: &[&str]| names.iter().map(|name| (*name).to_owned()).collect::<BTreeSet<_>>();
-        let within = Within::Groups(["web".to_owned()].into());
-        let written = Written { groups: vec!["web".into(), "dbs".into()], nodes: vec!["n1".into()] };
-        let targets = Targets { written: Some(written), within };
+        let within = Within::Groups(Arc::new(Names::from(vec!["web".to_owned()])));
+        let groups_written = Names::from(vec!["web".into(), "dbs".into()]);
+        let written = Written { groups: groups_written, nodes: Names::from(vec!["n1".to_owned()]) };
+        let targets = Targets { written: Some(Arc::new(written)), within };
         for (node, of, selected) in [
             ("n1", &["dbs"][..], None),
             ("n2", &["dbs"], None),

@@ -107,6 +107,7 @@ pub(super) fn load_without(
         wants: BTreeSet::new(),
         set: ObjectSet::default(),
         task_files: BTreeMap::new(),
+        limits: BTreeMap::new(),
     };
     for source in sources {
         loader.set.trees.insert(source.name.clone(), Arc::clone(&source.tree));
@@ -128,13 +129,6 @@ pub(super) fn load_without(
     Loaded { set: loader.set, errors, warnings, wants: loader.wants, beyond, included_by: loader.included_by }
 }
 
-/// What an object is called, as far as its metadata say.
-fn key(kind: &Message, metadata: &Value) -> Option<Key> {
-    let text = |field: &str| metadata.get(field).and_then(Value::as_str);
-    let namespace = if kind.scope == Some("namespaced") { text("namespace").unwrap_or_default() } else { "" };
-    Some(Key { kind: kind.name, namespace: namespace.to_owned(), name: text("name")?.to_owned() })
-}
-
 /// A reference that is looked up once all objects are there.
 type Pending = (Reference, Key, Place);
 
@@ -149,6 +143,8 @@ pub(super) struct Loader<'a> {
     wants: BTreeSet<Pinned>,
     pub(super) set: ObjectSet,
     task_files: BTreeMap<(String, String), Option<Document>>,
+    /// The NodeGroups that a Namespace may target, where it has limits.
+    pub(super) limits: BTreeMap<String, Arc<limits::Names>>,
 }
 
 impl Loader<'_> {
@@ -163,15 +159,24 @@ impl Loader<'_> {
     }
 
     fn report(&mut self, place: &Place, at: At, finding: Finding, warning: bool) {
-        let problems = self.problems.get_mut();
-        if problems.has_room(place.source(), warning, place.text().len()) {
-            problems.push(Problem { warning, ..place.problem(finding, at) });
+        if self.has_room(place, warning) {
+            self.keep_problem(place, at, finding, warning);
         }
+    }
+
+    /// Makes room for a problem at a place, before its hint is looked for. If there is none, it is only counted.
+    pub(super) fn has_room(&mut self, place: &Place, warning: bool) -> bool {
+        self.problems.get_mut().has_room(place.source(), warning, place.file_size())
+    }
+
+    /// Keeps a problem for which there is room.
+    pub(super) fn keep_problem(&mut self, place: &Place, at: At, finding: Finding, warning: bool) {
+        self.problems.get_mut().push(Problem { warning, ..place.problem(finding, at) });
     }
 
     /// `file:line` of a place that a hint names; the file alone if too many were asked for.
     pub(super) fn file_line(&self, place: &Place) -> String {
-        let may = self.problems.borrow_mut().may_locate(place.source(), place.text().len());
+        let may = self.problems.borrow_mut().may_locate(place.source(), place.file_size());
         if may { place.file_line() } else { place.file().to_owned() }
     }
 
@@ -188,7 +193,7 @@ impl Loader<'_> {
     pub(super) fn charge(&mut self, source: &str, cost: Cost) -> bool {
         if let Err(Exceeded { what, limit, all }) = self.spent.charge(source, cost) {
             let whose = if all { "all sources together have" } else { "the source has" };
-            let file = SourceFile { source: source.to_owned(), path: source.to_owned(), text: String::new() };
+            let file = SourceFile::new(source, source, "");
             let finding = Finding::new(format!("{whose} more than {limit} {what}"))
                 .hint("split the source, or write less: the limits keep one source from exhausting every node");
             self.keep([problem_at(&file, 1, 1, finding)]);
@@ -275,11 +280,7 @@ impl Loader<'_> {
         if let Ok(Some(bytes)) = source.tree.read(".towpathignore") {
             for (number, line) in lines(&String::from_utf8_lossy(&bytes)).enumerate() {
                 if let Err(error) = builder.add_line(None, line) {
-                    let file = SourceFile {
-                        source: source.name.clone(),
-                        path: ".towpathignore".into(),
-                        text: String::from_utf8_lossy(&bytes).into_owned(),
-                    };
+                    let file = SourceFile::new(source.name.as_str(), ".towpathignore", String::from_utf8_lossy(&bytes));
                     self.keep([problem_at(&file, number + 1, 1, Finding::new(error.to_string()))]);
                 }
             }
@@ -288,11 +289,7 @@ impl Loader<'_> {
     }
 
     fn file_problem(&mut self, source: &SourceTree, path: &str, finding: Finding) {
-        let file = SourceFile {
-            source: source.name.clone(),
-            path: if path.is_empty() { source.name.clone() } else { path.to_owned() },
-            text: String::new(),
-        };
+        let file = SourceFile::new(source.name.as_str(), if path.is_empty() { &source.name } else { path }, "");
         self.keep([problem_at(&file, 1, 1, finding)]);
     }
 
@@ -344,7 +341,7 @@ impl Loader<'_> {
     fn document(&mut self, source: &SourceTree, first: bool, document: &Document, pending: &mut Vec<Pending>) {
         let (kind, mut checked) = check_object(&document.value);
         let found = std::mem::take(&mut checked.references);
-        let key = kind.and_then(|kind| key(kind, &document.value["metadata"]));
+        let key = kind.and_then(|kind| Key::read(kind, &document.value["metadata"]));
         if key.as_ref().is_some_and(|key| self.left_out.objects.contains(&(source.name.clone(), key.clone()))) {
             return;
         }
@@ -390,10 +387,10 @@ impl Loader<'_> {
         for (path, at, finding) in checked.findings.into_iter().take(PROBLEMS_PER_FILE) {
             self.report(&place(&path), at, finding, warning.unwrap_or(false));
         }
-        if document.file.text.contains("mode: 0") || document.file.text.contains("mode: \t0") {
+        if !checked.modes.is_empty() && document.file.has_unquoted_modes() {
             for path in &checked.modes {
                 let place = place(path);
-                if self.problems.get_mut().may_locate(place.source(), place.text().len()) {
+                if self.problems.get_mut().may_locate(place.source(), place.file_size()) {
                     self.unquoted_mode(&place);
                 } else {
                     let finding = Finding::new("the file has too many modes to look each of them up");
@@ -436,6 +433,10 @@ impl Loader<'_> {
                     );
                 }
             }
+            if !namespace.node_groups.is_empty() {
+                let groups = limits::Names::from(namespace.node_groups.clone());
+                self.limits.insert(object.key.name.clone(), Arc::new(groups));
+            }
             self.set.namespaces.insert(object.key.name, namespace);
         }
         for object in self.objects_of("Node") {
@@ -455,10 +456,7 @@ impl Loader<'_> {
             }
             self.set.groups.insert(object.key.name, Group { selector, nodes });
         }
-        for node in self.set.all_nodes() {
-            let groups = Arc::new(self.set.find_groups(&node));
-            self.set.memberships.insert(node, groups);
-        }
+        self.set.find_members();
         for object in self.objects_of("Config") {
             self.config(&object);
         }

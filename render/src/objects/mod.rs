@@ -6,6 +6,8 @@ mod budget;
 mod definition;
 mod held;
 mod limits;
+#[cfg(test)]
+mod linear_tests;
 mod load;
 mod notify;
 pub(crate) mod order;
@@ -25,7 +27,7 @@ use std::{
 };
 
 use serde_json::Value;
-use towpath_proto::v1alpha as pb;
+use towpath_proto::{Message, v1alpha as pb};
 
 pub use analysis::FACTS;
 pub use budget::{Budget, Cost};
@@ -39,7 +41,7 @@ pub(crate) use references::{dependencies, level};
 pub use segment::{Segment, SegmentKind, segments};
 pub use untrusted::{UntrustedUse, untrusted_uses};
 
-use crate::{document::Place, tree::Tree, words::Selector};
+use crate::{document::Place, tree::Tree, words::Selector, work};
 use task::Book;
 
 /// What an object is called: kind, namespace (empty for global kinds), name.
@@ -51,6 +53,15 @@ pub struct Key {
     pub namespace: String,
     /// The name.
     pub name: String,
+}
+
+impl Key {
+    /// Reads what an object is called. `None` if its metadata have no name.
+    fn read(kind: &Message, metadata: &Value) -> Option<Self> {
+        let text = |field: &str| metadata.get(field).and_then(Value::as_str);
+        let namespace = if kind.scope == Some("namespaced") { text("namespace").unwrap_or_default() } else { "" };
+        Some(Self { kind: kind.name, namespace: namespace.to_owned(), name: text("name")?.to_owned() })
+    }
 }
 
 /// One object as it was written.
@@ -136,6 +147,8 @@ pub struct ObjectSet {
     pub bindings: BTreeMap<String, BTreeSet<String>>,
     /// The groups of each node that git knows.
     pub memberships: BTreeMap<String, Arc<BTreeSet<String>>>,
+    /// The nodes of each group, in order.
+    pub members: BTreeMap<String, Vec<String>>,
     /// Objects that do not fit, where that is no reason to refuse the rest.
     pub held: BTreeMap<HeldKey, Held>,
     /// The tree of each source and each pinned include.
@@ -156,32 +169,99 @@ pub struct NodeObject {
 impl ObjectSet {
     /// The groups that a node is in.
     pub fn groups_of(&self, node: &str) -> Arc<BTreeSet<String>> {
-        self.memberships.get(node).cloned().unwrap_or_else(|| Arc::new(self.find_groups(node)))
+        self.memberships.get(node).cloned().unwrap_or_default()
     }
 
-    fn find_groups(&self, node: &str) -> BTreeSet<String> {
-        let nothing = BTreeMap::new();
-        let labels = self.nodes.get(node).map_or(&nothing, |node| &node.labels);
-        let known = self.nodes.contains_key(node);
-        let member = |group: &Group| {
-            group.nodes.contains(node)
-                || known && group.selector.as_ref().is_some_and(|selector| selector.matches(labels))
-        };
-        self.groups.iter().filter(|(_, group)| member(group)).map(|(name, _)| name.clone()).collect()
+    /// Finds the groups of each node, and the nodes of each group.
+    fn find_members(&mut self) {
+        let mut groups_of: BTreeMap<&str, BTreeSet<String>> =
+            self.nodes.keys().map(|node| (node.as_str(), BTreeSet::new())).collect();
+        let labelled = Labelled::new(&self.nodes);
+        for (name, group) in &self.groups {
+            let selected = group.selector.iter().flat_map(|selector| labelled.select(selector));
+            for node in group.nodes.iter().map(String::as_str).chain(selected) {
+                work::count(1);
+                groups_of.entry(node).or_default().insert(name.clone());
+            }
+        }
+        let mut members: BTreeMap<String, Vec<String>> = BTreeMap::new();
+        for (node, groups) in &groups_of {
+            for group in groups {
+                members.entry(group.clone()).or_default().push((*node).to_owned());
+            }
+        }
+        let memberships = groups_of.into_iter().map(|(node, groups)| (node.to_owned(), Arc::new(groups))).collect();
+        (self.memberships, self.members) = (memberships, members);
     }
 
     /// The nodes that a book is for; none for a book without targets.
     pub fn targets_of(&self, book: &Book) -> Vec<String> {
         let Some(targets) = &book.targets else { return Vec::new() };
-        let mut nodes = if targets.groups().is_empty() { BTreeSet::new() } else { self.all_nodes() };
-        nodes.extend(targets.nodes().iter().cloned());
-        nodes.into_iter().filter(|node| targets.select(node, &self.groups_of(node)).is_some()).collect()
+        let nodes: BTreeSet<&String> = self.members_of(targets.groups()).chain(targets.nodes()).collect();
+        let selected = |node: &&String| targets.select(node, &self.groups_of(node)).is_some();
+        nodes.into_iter().filter(selected).cloned().collect()
+    }
+
+    /// The nodes of some groups; a node of several of them comes several times.
+    fn members_of<'a>(&'a self, groups: &'a [String]) -> impl Iterator<Item = &'a String> {
+        let members = groups.iter().filter_map(|group| self.members.get(group)).flatten();
+        members.inspect(|_| work::count(1))
     }
 
     /// Every node that some object names.
     pub fn all_nodes(&self) -> BTreeSet<String> {
-        let in_groups = self.groups.values().flat_map(|group| group.nodes.iter());
-        self.nodes.keys().chain(in_groups).cloned().collect()
+        self.memberships.keys().cloned().collect()
+    }
+
+    /// The variables that a namespace sees: the ClusterVariables that are bound to it, then its Variables, each by name.
+    pub(crate) fn variables_of<'a>(&'a self, namespace: &'a str) -> impl Iterator<Item = &'a VariablesObject> {
+        let bound = self.bindings.get(namespace).into_iter().flatten();
+        let bound = bound.filter_map(|name| {
+            self.variables_from("ClusterVariables", "", name).first().filter(|object| object.key.name == *name)
+        });
+        let own = self.variables_from("Variables", namespace, "").iter();
+        let own = own.take_while(move |object| object.key.namespace == namespace);
+        bound.filter(|object| object.key.kind == "ClusterVariables").chain(own).inspect(|_| work::count(1))
+    }
+
+    /// The variables from a key on; they are in the order of their keys.
+    fn variables_from(&self, kind: &str, namespace: &str, name: &str) -> &[VariablesObject] {
+        let before = |object: &VariablesObject| {
+            let key = &object.key;
+            (key.kind, key.namespace.as_str(), key.name.as_str()) < (kind, namespace, name)
+        };
+        &self.variables[self.variables.partition_point(before)..]
+    }
+}
+
+/// Nodes by their labels.
+struct Labelled<'a> {
+    nodes: &'a BTreeMap<String, NodeObject>,
+    by_label: BTreeMap<(&'a str, &'a str), Vec<&'a str>>,
+}
+
+impl<'a> Labelled<'a> {
+    fn new(nodes: &'a BTreeMap<String, NodeObject>) -> Self {
+        let mut by_label: BTreeMap<(&str, &str), Vec<&str>> = BTreeMap::new();
+        for (name, node) in nodes {
+            for (key, value) in &node.labels {
+                by_label.entry((key, value)).or_default().push(name);
+            }
+        }
+        Self { nodes, by_label }
+    }
+
+    /// The nodes that a selector matches. Only those with the rarest label that it asks for are compared.
+    fn select(&self, selector: &Selector) -> Vec<&'a str> {
+        let with = |(key, values): (&str, &[String])| -> Vec<&'a str> {
+            let lists = values.iter().filter_map(|value| self.by_label.get(&(key, value.as_str())));
+            lists.flatten().copied().collect()
+        };
+        let candidates = selector.labels().map(with).min_by_key(Vec::len);
+        let mut nodes = candidates.unwrap_or_else(|| self.nodes.keys().map(String::as_str).collect());
+        work::count(nodes.len());
+        nodes.retain(|node| self.nodes.get(*node).is_some_and(|node| selector.matches(&node.labels)));
+        nodes
     }
 }
 

@@ -2,31 +2,38 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use crate::work;
+
 /// The cycles of a graph, one for each set of nodes that can't be ordered; each begins with its least name.
 pub(super) fn cycles(graph: &BTreeMap<String, Vec<String>>) -> Vec<Vec<String>> {
     let mut found = Vec::new();
+    let mut known = BTreeSet::new();
     let mut done: BTreeSet<&str> = BTreeSet::new();
     for start in graph.keys() {
         // Depth first without recursion: a hostile graph may be deep.
         let mut path: Vec<(&str, usize)> = vec![(start, 0)];
+        let mut depths: BTreeMap<&str, usize> = BTreeMap::from([(start.as_str(), 0)]);
         while let Some((node, next)) = path.last_mut() {
             let node = *node;
+            work::count(1);
             let edges = graph.get(node).map(Vec::as_slice).unwrap_or_default();
             if done.contains(node) || *next >= edges.len() {
                 done.insert(node);
+                depths.remove(node);
                 path.pop();
                 continue;
             }
             let to = edges[*next].as_str();
             *next += 1;
-            if let Some(at) = path.iter().position(|(seen, _)| *seen == to) {
+            if let Some(at) = depths.get(to).copied() {
                 let mut cycle: Vec<String> = path[at..].iter().map(|(node, _)| (*node).to_owned()).collect();
                 let least = cycle.iter().enumerate().min_by_key(|(_, name)| *name).map_or(0, |(at, _)| at);
                 cycle.rotate_left(least);
-                if !found.contains(&cycle) {
+                if known.insert(cycle.clone()) {
                     found.push(cycle);
                 }
             } else if graph.contains_key(to) && !done.contains(to) {
+                depths.insert(to, path.len());
                 path.push((to, 0));
             }
         }
@@ -36,17 +43,30 @@ pub(super) fn cycles(graph: &BTreeMap<String, Vec<String>>) -> Vec<Vec<String>> 
 
 /// Names so that each comes behind those it depends on, otherwise by name. What is in a cycle is left out.
 pub(crate) fn ordered(graph: &BTreeMap<String, Vec<String>>) -> Vec<String> {
-    let mut order: Vec<String> = Vec::new();
-    let mut placed: BTreeSet<&str> = BTreeSet::new();
-    loop {
-        let ready = graph.iter().find(|(name, needs)| {
-            !placed.contains(name.as_str())
-                && needs.iter().all(|need| placed.contains(need.as_str()) || !graph.contains_key(need))
-        });
-        let Some((name, _)) = ready else { return order };
-        placed.insert(name);
-        order.push(name.clone());
+    let mut missing: BTreeMap<&str, usize> = BTreeMap::new();
+    let mut needed_by: BTreeMap<&str, Vec<&str>> = BTreeMap::new();
+    for (name, needs) in graph {
+        let needs: BTreeSet<&str> = needs.iter().map(String::as_str).filter(|need| graph.contains_key(*need)).collect();
+        missing.insert(name, needs.len());
+        for need in needs {
+            needed_by.entry(need).or_default().push(name);
+        }
     }
+    let mut ready: BTreeSet<&str> =
+        missing.iter().filter(|(_, missing)| **missing == 0).map(|(name, _)| *name).collect();
+    let mut order = Vec::new();
+    while let Some(name) = ready.pop_first() {
+        order.push(name.to_owned());
+        for after in needed_by.remove(name).unwrap_or_default() {
+            work::count(1);
+            let missing = missing.entry(after).or_default();
+            *missing = missing.saturating_sub(1);
+            if *missing == 0 {
+                ready.insert(after);
+            }
+        }
+    }
+    order
 }
 
 #[cfg(test)]

@@ -26,21 +26,25 @@ pub(super) fn check(loader: &mut Loader<'_>, reference: &Reference, from: &Key, 
     if loader.set.objects.contains_key(&key) {
         return;
     }
+    let place = place.below(&reference.path);
+    if !loader.has_room(&place, false) {
+        return;
+    }
+    let first = Key { kind: reference.kind, namespace: namespace.clone(), name: String::new() };
     let known: Vec<String> = loader
         .set
         .objects
-        .keys()
-        .filter(|known| known.kind == reference.kind && known.namespace == namespace)
-        .map(|known| known.name.clone())
+        .range(first..)
+        .take_while(|(known, _)| known.kind == reference.kind && known.namespace == namespace)
+        .map(|(known, _)| known.name.clone())
         .collect();
-    let place = place.below(&reference.path);
     let finding = Finding::new(format!("there is no {} {}", reference.kind, display(&key)));
     let hint = match did_you_mean(&reference.name, known.iter().map(String::as_str)) {
         Some(meant) => format!("did you mean {meant}?"),
         None if known.is_empty() => format!("write an object of the kind {} with this name", reference.kind),
         None => format!("there is: {}", known.iter().take(10).cloned().collect::<Vec<_>>().join(", ")),
     };
-    loader.problem(&place, At::Value, finding.hint(hint));
+    loader.keep_problem(&place, At::Value, finding.hint(hint), false);
 }
 
 /// Checks all objects against one another.
@@ -156,15 +160,15 @@ fn shared_slots(loader: &mut Loader<'_>) {
 
 /// Nobody matched is an error, not a success.
 fn nobody_targeted(loader: &mut Loader<'_>) {
-    let nodes = loader.set.all_nodes();
     let mut findings = Vec::new();
     for book in loader.set.books.values() {
         let Some(targets) = &book.targets else { continue };
-        // A node need not be written down to be named.
-        if !targets.nodes().is_empty() || nodes.is_empty() && targets.groups().is_empty() {
+        // A node need not be written down to be named. Targets of a book name groups or nodes.
+        if !targets.nodes().is_empty() || loader.set.memberships.is_empty() && targets.groups().is_empty() {
             continue;
         }
-        let matched = nodes.iter().any(|node| targets.select(node, &loader.set.groups_of(node)).is_some());
+        let selected = |node: &String| targets.select(node, &loader.set.groups_of(node)).is_some();
+        let matched = loader.set.members_of(targets.groups()).any(selected);
         // A group that is missing or selects nothing has been told already.
         let nothing = |group: &super::Group| group.selector.is_none() && group.nodes.is_empty();
         let dangling = targets.groups().iter().any(|group| loader.set.groups.get(group).is_none_or(nothing));
@@ -182,25 +186,34 @@ fn nobody_targeted(loader: &mut Loader<'_>) {
 /// Two values of one variable at the same level and priority for one node.
 fn variable_conflicts(loader: &mut Loader<'_>) {
     let mut findings: BTreeMap<String, (Place, Finding)> = BTreeMap::new();
-    let mut nodes = loader.set.all_nodes();
-    // It stands for a node that git does not know: it is in no group, but gets what is for all.
-    nodes.insert(String::new());
-    let namespaces: Vec<String> = loader.set.namespaces.keys().cloned().collect();
-    // Nodes in the same groups see the same values but for those by name.
-    let named: BTreeSet<&String> = loader
+    // The empty name is a node that git does not know: it is in no group, but gets what is for all.
+    let nodes: BTreeSet<&str> = loader.set.memberships.keys().map(String::as_str).chain(std::iter::once("")).collect();
+    // Other objects are not compared: most variables are set once, and nodes times variables are many.
+    let contested: Vec<Vec<&VariablesObject>> = loader
         .set
-        .variables
+        .namespaces
+        .keys()
+        .map(|namespace| variables::contested(loader.set.variables_of(namespace)))
+        .filter(|contested| !contested.is_empty())
+        .collect();
+    if contested.is_empty() {
+        return;
+    }
+    // Nodes in the same groups see the same values but for those by name.
+    let named: BTreeSet<&str> = contested
         .iter()
+        .flatten()
         .flat_map(|object| object.targets.nodes().iter().chain(object.by_node.keys()))
+        .map(String::as_str)
         .collect();
     let mut seen = BTreeSet::new();
-    for node in &nodes {
+    for node in nodes {
         let groups = loader.set.groups_of(node);
         if !named.contains(node) && !seen.insert(groups.clone()) {
             continue;
         }
-        for namespace in &namespaces {
-            for conflict in variables::conflicts(&loader.set, namespace, node, &groups) {
+        for objects in &contested {
+            for conflict in variables::conflicts(objects, node, &groups) {
                 let who = if node.is_empty() { "every node".to_owned() } else { format!("the node {node}") };
                 let finding = Finding::new(format!(
                     "the variable {} has two values for {who} at the same level and priority",

@@ -19,21 +19,22 @@ pub(super) fn sorted(problems: Problems, sources: &[SourceTree], set: &ObjectSet
     hide_secrets(&mut problems, set);
     let rank: BTreeMap<&str, usize> =
         sources.iter().enumerate().map(|(rank, source)| (source.name.as_str(), rank)).collect();
-    problems.sort_by(|a, b| {
-        let key = |problem: &Problem| {
-            (rank.get(problem.source.as_str()).copied(), problem.file.clone(), problem.line, problem.column)
-        };
-        key(a).cmp(&key(b)).then_with(|| a.message.cmp(&b.message))
-    });
+    problems.sort_by(|a, b| order(&rank, a).cmp(&order(&rank, b)));
     problems.dedup();
     problems
+}
+
+/// What problems are sorted by.
+fn order<'a>(rank: &BTreeMap<&str, usize>, problem: &'a Problem) -> (Option<usize>, &'a str, usize, usize, &'a str) {
+    let Problem { file, line, column, message, .. } = problem;
+    (rank.get(problem.source.as_str()).copied(), file, *line, *column, message)
 }
 
 /// The problem that counts those of a source that are not shown.
 fn more_problems(left_out: LeftOut) -> Problem {
     let LeftOut { source, warning, count } = left_out;
     let what = if warning { "warnings" } else { "errors" };
-    let file = SourceFile { path: source.clone(), source, text: String::new() };
+    let file = SourceFile::new(source.as_str(), source.as_str(), "");
     let problem = problem_at(&file, 1, 1, Finding::new(format!("at most {count} further {what} are not shown")));
     Problem { warning, ..problem }
 }

@@ -3,7 +3,10 @@
 //!
 //! This only finds what the text shows. The rendering itself refuses all others, by the taint of the values.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+};
 
 use minijinja::machinery::{Token, tokenize};
 use serde_json::{Map, Value};
@@ -16,7 +19,7 @@ use crate::{
     document::{Path, Place, Step},
     taint::fields::may_be_untrusted,
     template::syntax::{names_in_expression, names_in_template, syntax_config, whole_expression},
-    tree,
+    tree, work,
 };
 
 /// One use of an untrusted value.
@@ -47,18 +50,21 @@ enum Source {
 /// Finds the uses of untrusted values in all tasks, checks of Beacons and computed values.
 pub fn untrusted_uses(set: &ObjectSet) -> Vec<UntrustedUse> {
     let mut uses = Vec::new();
+    let mut books: BTreeMap<&str, Vec<&Book>> = BTreeMap::new();
+    for book in set.books.values() {
+        books.entry(&book.namespace).or_default().push(book);
+    }
+    let mut reactions: BTreeMap<&str, Vec<&Reaction>> = BTreeMap::new();
+    for (key, reaction) in &set.reactions {
+        reactions.entry(&key.namespace).or_default().push(reaction);
+    }
     for namespace in set.namespaces.keys() {
-        let bound = set.bindings.get(namespace);
-        let seen = |object: &&VariablesObject| match object.key.kind {
-            "Variables" => object.key.namespace == *namespace,
-            _ => bound.is_some_and(|bound| bound.contains(&object.key.name)),
-        };
-        let vars = variables(set, set.variables.iter().filter(seen), &mut uses);
+        let vars = variables(set, set.variables_of(namespace), &mut uses);
         let names = Names { vars, ..Names::default() };
-        for book in set.books.values().filter(|book| book.namespace == *namespace) {
+        for book in books.remove(namespace.as_str()).unwrap_or_default() {
             Walk { set, names: names.clone(), uses: &mut uses }.book(book);
         }
-        for (_, reaction) in set.reactions.iter().filter(|(key, _)| key.namespace == *namespace) {
+        for reaction in reactions.remove(namespace.as_str()).unwrap_or_default() {
             Walk { set, names: names.clone(), uses: &mut uses }.reaction(reaction);
         }
     }
@@ -76,7 +82,7 @@ fn variables<'a>(
     set: &ObjectSet,
     objects: impl Iterator<Item = &'a VariablesObject>,
     uses: &mut Vec<UntrustedUse>,
-) -> BTreeMap<String, Source> {
+) -> Arc<BTreeMap<String, Source>> {
     let computed: Vec<_> = objects.flat_map(|object| &object.computed).collect();
     let mut names = Names::default();
     for _ in 0..=computed.len() {
@@ -91,7 +97,7 @@ fn variables<'a>(
                 (None, None) => Source::Clean,
             };
             if names.vars.get(&value.name).cloned().unwrap_or_default() < source {
-                names.vars.insert(value.name.clone(), source);
+                names.vars_mut().insert(value.name.clone(), source);
             }
         }
         if names.vars == before {
@@ -104,16 +110,16 @@ fn variables<'a>(
     names.vars
 }
 
-/// The names at one place and what they stand for.
+/// The names at one place and what they stand for. A copy shares what neither changes.
 #[derive(Debug, Clone, Default)]
 struct Names {
     /// The variables that are not clean.
-    vars: BTreeMap<String, Source>,
+    vars: Arc<BTreeMap<String, Source>>,
     item: Source,
     /// The results of tasks that are untrusted, by the full name.
-    steps: BTreeMap<String, String>,
+    steps: Arc<BTreeMap<String, String>>,
     /// The full names of the results of elected tasks.
-    elected: BTreeSet<String>,
+    elected: Arc<BTreeSet<String>>,
     /// The prefix of the include.
     prefix: String,
 }
@@ -183,10 +189,16 @@ impl Names {
     fn add(&mut self, vars: &Map<String, Value>) {
         for (name, value) in vars {
             match self.value(value) {
-                Source::Clean => self.vars.remove(name),
-                source => self.vars.insert(name.clone(), source),
-            };
+                Source::Clean if !self.vars.contains_key(name) => {}
+                Source::Clean => drop(self.vars_mut().remove(name)),
+                source => drop(self.vars_mut().insert(name.clone(), source)),
+            }
         }
+    }
+
+    fn vars_mut(&mut self) -> &mut BTreeMap<String, Source> {
+        work::count(self.vars.len());
+        Arc::make_mut(&mut self.vars)
     }
 }
 
@@ -234,16 +246,18 @@ impl Walk<'_> {
 
     fn tasks<'t>(&mut self, tasks: impl Iterator<Item = &'t Task>) {
         for task in tasks {
-            let mut names = self.names.clone();
-            within(&mut names, &task.within);
-            let result = self.task(task, &names);
+            let result = {
+                let mut names = self.names.clone();
+                within(&mut names, &task.within);
+                self.task(task, &names)
+            };
             if let Some(name) = &task.register {
                 if task.elect.is_some() {
-                    self.names.elected.insert(name.clone());
+                    Arc::make_mut(&mut self.names.elected).insert(name.clone());
                 }
                 let elected = task.elect.is_some().then(|| format!("the result of the elected task {:?}", task.id));
                 if let Some(origin) = elected.or(result) {
-                    self.names.steps.insert(name.clone(), origin);
+                    Arc::make_mut(&mut self.names.steps).insert(name.clone(), origin);
                 }
             }
         }

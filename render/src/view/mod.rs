@@ -57,6 +57,6 @@ impl NodeView {
 
     /// The variables that objects set, as a namespace sees them on this node.
     pub fn variables(&self, set: &ObjectSet, namespace: &str) -> Merged {
-        variables::merge(set, namespace, &self.node, &self.groups)
+        variables::merge(set.variables_of(namespace), &self.node, &self.groups)
     }
 }

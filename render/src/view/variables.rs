@@ -6,7 +6,8 @@ use serde_json::Value;
 
 use crate::{
     document::Place,
-    objects::{ComputedValue, ObjectSet, Selected, level},
+    objects::{ComputedValue, Selected, VariablesObject, level},
+    work,
 };
 
 /// Where a value stands; later ones win.
@@ -72,21 +73,16 @@ pub(crate) struct Conflict {
     pub(crate) second: Place,
 }
 
-/// The variables of a namespace on a node.
-pub(crate) fn merge(set: &ObjectSet, namespace: &str, node: &str, groups: &BTreeSet<String>) -> Merged {
+/// The variables of some objects on a node.
+pub(crate) fn merge<'a>(
+    objects: impl IntoIterator<Item = &'a VariablesObject>,
+    node: &str,
+    groups: &BTreeSet<String>,
+) -> Merged {
     let mut merged: Merged = BTreeMap::new();
-    let bound = set.bindings.get(namespace);
-    for object in &set.variables {
-        let cluster = object.key.kind == "ClusterVariables";
-        let seen = if cluster {
-            bound.is_some_and(|bound| bound.contains(&object.key.name))
-        } else {
-            object.key.namespace == namespace
-        };
-        if !seen {
-            continue;
-        }
-        let shown = if cluster {
+    for object in objects {
+        work::count(1);
+        let shown = if object.key.kind == "ClusterVariables" {
             format!("ClusterVariables {}", object.key.name)
         } else {
             format!("Variables {}/{}", object.key.namespace, object.key.name)
@@ -124,9 +120,29 @@ pub(crate) fn merge(set: &ObjectSet, namespace: &str, node: &str, groups: &BTree
     merged
 }
 
+/// The objects that set a variable which another value is given for too. No other one can be in a conflict.
+pub(crate) fn contested<'a>(objects: impl Iterator<Item = &'a VariablesObject>) -> Vec<&'a VariablesObject> {
+    let mut first: BTreeMap<&str, usize> = BTreeMap::new();
+    let objects: Vec<&VariablesObject> = objects.collect();
+    let mut contested = BTreeSet::new();
+    for (at, object) in objects.iter().enumerate() {
+        let by_node: BTreeSet<&String> =
+            object.by_node.values().filter_map(Value::as_object).flat_map(|values| values.keys()).collect();
+        let computed = object.computed.iter().map(|computed| &computed.name);
+        for name in object.values.keys().chain(computed).chain(by_node) {
+            if let Some(other) = first.get(name.as_str()) {
+                contested.extend([*other, at]);
+            } else {
+                first.insert(name, at);
+            }
+        }
+    }
+    contested.into_iter().map(|at| objects[at]).collect()
+}
+
 /// The variables of which two values share the highest level and priority.
-pub(crate) fn conflicts(set: &ObjectSet, namespace: &str, node: &str, groups: &BTreeSet<String>) -> Vec<Conflict> {
-    let merged = merge(set, namespace, node, groups);
+pub(crate) fn conflicts(objects: &[&VariablesObject], node: &str, groups: &BTreeSet<String>) -> Vec<Conflict> {
+    let merged = merge(objects.iter().copied(), node, groups);
     let tied = merged.into_iter().filter_map(|(name, candidates)| match candidates.as_slice() {
         [first, second, ..] if (first.level, first.priority) == (second.level, second.priority) => {
             Some(Conflict { name, first: first.place.clone(), second: second.place.clone() })

@@ -31,6 +31,14 @@ impl Selector {
         })
     }
 
+    /// The requirements that ask for one of several values of a label: the label and the values.
+    pub(crate) fn labels(&self) -> impl Iterator<Item = (&str, &[String])> {
+        self.requirements.iter().filter_map(|requirement| match requirement {
+            Requirement::In(key, values) => Some((key.as_str(), values.as_slice())),
+            _ => None,
+        })
+    }
+
     /// Reads either form. The map form has been checked against the schema before.
     ///
     /// # Errors
