@@ -4,7 +4,7 @@ use std::{
     fmt,
     sync::{
         Arc,
-        atomic::{AtomicI64, Ordering},
+        atomic::{AtomicI64, AtomicU64, Ordering},
     },
     time::{Duration, Instant},
 };
@@ -35,17 +35,25 @@ impl Clock for SystemClock {
     }
 }
 
-/// A clock with a wall time that tests can move. Its monotonic time does not advance.
+/// A clock that tests move.
 #[derive(Debug, Clone)]
 pub struct TestClock {
     start: Instant,
+    /// Milliseconds since the start, by the monotonic clock.
+    passed: Arc<AtomicU64>,
     wall: Arc<AtomicI64>,
 }
 
 impl TestClock {
     /// Creates a clock that shows a wall time, in milliseconds since 1970.
     pub fn at(wall: i64) -> Self {
-        Self { start: SystemClock.monotonic(), wall: Arc::new(AtomicI64::new(wall)) }
+        Self { start: SystemClock.monotonic(), passed: Arc::default(), wall: Arc::new(AtomicI64::new(wall)) }
+    }
+
+    /// Moves both clocks forward.
+    pub fn advance(&self, milliseconds: u32) {
+        self.passed.fetch_add(milliseconds.into(), Ordering::SeqCst);
+        self.jump(milliseconds.into());
     }
 
     /// Moves the wall clock by some milliseconds, forwards or backwards.
@@ -60,7 +68,7 @@ impl Clock for TestClock {
     }
 
     fn monotonic(&self) -> Instant {
-        self.start
+        self.start + Duration::from_millis(self.passed.load(Ordering::SeqCst))
     }
 }
 
