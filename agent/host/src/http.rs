@@ -20,7 +20,7 @@ use crate::{Clock as _, SystemClock};
 
 /// The most bytes of a response body that are kept.
 const KEPT: u64 = 1 << 20;
-/// The time limit of each request of a fetch, below the limit of the whole transfer.
+/// The longest wait for a response, and for each part of its body, below the limit of the whole transfer.
 const SILENCE: Duration = Duration::from_secs(60);
 /// The most redirects of one request.
 const REDIRECTS: usize = 10;
@@ -190,7 +190,7 @@ struct Sent<'a> {
     body: Option<&'a str>,
     /// The first requested byte.
     from: u64,
-    /// The time limit of one request. reqwest applies it until the end of the response body.
+    /// The time limit of the client: for the response, and for each part of its body.
     patience: Duration,
 }
 
@@ -220,7 +220,8 @@ fn follow(
         if left.is_zero() {
             return Err(failed(LATE));
         }
-        let builder = builder.timeout(sent.patience.min(left));
+        // reqwest applies the limit of a request until the end of its body, and that of the client to each wait.
+        let builder = if left < sent.patience { builder.timeout(left) } else { builder };
         // The URL may contain a secret, so the error must not repeat it.
         let response = builder.send().map_err(|error| failed(chain(&error.without_url())))?;
         let Some(next) = next_url(&response, &url)? else { return Ok(response) };
@@ -422,6 +423,29 @@ mod tests {
     fn redirect_without_location_is_the_answer() {
         let (first, _kept) = server(|_| "HTTP/1.1 302 X\r\ncontent-length: 0\r\nconnection: close\r\n\r\n".into());
         assert_eq!(post(format!("http://127.0.0.1:{first}/")).unwrap().status, 302);
+    }
+
+    #[test]
+    fn body_may_take_longer_than_the_wait_for_each_part() {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let port = listener.local_addr().unwrap().port();
+        std::thread::spawn(move || {
+            let (mut stream, _) = listener.accept().unwrap();
+            let _ = BufReader::new(&mut stream).read_line(&mut String::new());
+            stream.write_all(b"HTTP/1.1 200 OK\r\ncontent-length: 12\r\n\r\n").unwrap();
+            for _ in 0..12 {
+                std::thread::sleep(Duration::from_millis(300));
+                stream.write_all(b"x").unwrap();
+            }
+        });
+        let patience = Duration::from_secs(3);
+        let sent = Sent { method: reqwest::Method::GET, body: None, from: 0, patience };
+        let deadline = SystemClock.monotonic() + Duration::from_secs(600);
+        let client = client(None, patience).unwrap();
+        let response = follow(&client, &format!("http://127.0.0.1:{port}/"), &BTreeMap::new(), deadline, sent).unwrap();
+        let mut bytes = Vec::new();
+        Fetched { goes_on: false, deadline, response }.read_to_end(&mut bytes).unwrap();
+        assert_eq!(bytes.len(), 12);
     }
 
     #[test]
