@@ -87,6 +87,12 @@ impl Mirror {
         let job = Job::Index { mirror, options, file: file.to_owned(), commit: commit.to_string() };
         let lacking = |error: SourceError| match error {
             SourceError::Unreachable { source, .. } => SourceError::Pack { message: source.to_string() },
+            SourceError::TimedOut { seconds, .. } => {
+                SourceError::Pack { message: format!("its pack took more than {seconds} s to read") }
+            }
+            SourceError::TooMuch { limit, .. } => {
+                SourceError::Pack { message: format!("its pack has more than {limit}") }
+            }
             other => other,
         };
         let work = self.work(self.path(), job).and_then(|()| self.whole(self.path(), commit));

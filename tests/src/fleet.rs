@@ -30,8 +30,10 @@ pub struct Fleet {
     pub signer: Option<SshSigner>,
     /// The nodes, n0 first.
     pub nodes: Vec<Node>,
-    /// Their agents; None where one is dead.
+    /// Their agents; `None` for a dead one.
     pub agents: Vec<Option<Running>>,
+    /// The agents that have crashed. Commands that they had started run until the test ends.
+    crashed: Vec<Running>,
 }
 
 impl Fleet {
@@ -91,7 +93,15 @@ impl Fleet {
             .enumerate()
             .map(|(number, secured)| Node::named(folder.path(), &format!("n{number}"), &source, &settings, secured))
             .collect();
-        let mut fleet = Self { folder, etcd, repository, signer, nodes, agents: (0..count).map(|_| None).collect() };
+        let mut fleet = Self {
+            folder,
+            etcd,
+            repository,
+            signer,
+            nodes,
+            agents: (0..count).map(|_| None).collect(),
+            crashed: Vec::new(),
+        };
         for number in 0..count {
             fleet.begin(number);
         }
@@ -107,6 +117,14 @@ impl Fleet {
         let mut command = node.agent();
         command.env("RUST_LOG", "info,towpath_coordination=debug,towpath_coordination::store::etcd::cluster=trace");
         self.agents[number] = Some(Running::start(&command, Stdio::null(), log));
+    }
+
+    /// Kills an agent alone, as a crash does. Its commands run on.
+    pub fn crash(&mut self, number: usize) {
+        if let Some(mut agent) = self.agents[number].take() {
+            agent.kill();
+            self.crashed.push(agent);
+        }
     }
 
     /// Where tasks write what they did.

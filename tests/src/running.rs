@@ -12,7 +12,10 @@ use std::{
     },
     path::PathBuf,
     process::{Child, ChildStderr, ChildStdout, Command, ExitStatus, Output, Stdio},
-    sync::mpsc::{self, Receiver},
+    sync::{
+        Mutex, PoisonError,
+        mpsc::{self, Receiver},
+    },
     thread,
     time::{Duration, Instant},
 };
@@ -23,6 +26,9 @@ use crate::package;
 
 /// The longest time for which a process may take to end.
 const PATIENCE: Duration = Duration::from_secs(60);
+
+/// Commands whose output was read. Processes that they left behind run until the test ends.
+static LEFT: Mutex<Vec<Running>> = Mutex::new(Vec::new());
 
 /// A command and all processes that it starts.
 ///
@@ -115,7 +121,8 @@ impl Running {
     /// Asks the command to end, as systemd would, and returns its exit status.
     pub fn terminate(&mut self) -> i32 {
         if self.ended().is_none() {
-            self.signal(Signal::TERM);
+            // It may have ended since.
+            let _ = i32::try_from(self.id).ok().and_then(Pid::from_raw).map(|id| kill_process(id, Signal::TERM));
         }
         let begin = Instant::now();
         while self.ended().is_none() {
@@ -132,7 +139,9 @@ impl Running {
         let errors = thread::spawn(move || read(stderr));
         let (stdout, stderr) = (read(stdout), errors.join().unwrap());
         let status = self.wait();
-        std::mem::forget(self);
+        let mut left = LEFT.lock().unwrap_or_else(PoisonError::into_inner);
+        left.retain_mut(|running| matches!(running.supervisor.try_wait(), Ok(None)));
+        left.push(self);
         Output { status, stdout, stderr }
     }
 }

@@ -262,7 +262,7 @@ fn killed_agents_and_members_change_nothing() {
                 continue;
             }
             let number = usize::try_from(chance.below(12)).unwrap();
-            fleet.agents[number] = None;
+            fleet.crash(number);
             let keys = fleet.etcd.ctl().args(["get", "/towpath/", "--prefix", "--keys-only"]).output().unwrap();
             *phases.entry(phase(&String::from_utf8_lossy(&keys.stdout), &format!("n{number}"))).or_default() += 1;
             std::thread::sleep(Duration::from_millis(chance.below(500)));

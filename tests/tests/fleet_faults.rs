@@ -57,7 +57,7 @@ fn held(node: &Node) -> String {
 fn kill_working(fleet: &mut Fleet, round: u32) -> usize {
     flag(fleet, "block");
     let node = working(fleet, round);
-    fleet.agents[number(&node)] = None;
+    fleet.crash(number(&node));
     // The task of the killed agent would end at some time, as on a machine that lost its network.
     unflag(fleet, "block");
     std::thread::sleep(Duration::from_millis(300));
@@ -348,7 +348,7 @@ fn a_segment_that_was_cut_off_keeps_its_slot_and_what_follows_it() {
     };
     let held = claim(&fleet);
     assert_eq!(held.len(), 1);
-    fleet.agents[number(&inside)] = None;
+    fleet.crash(number(&inside));
     fleet.begin(number(&inside));
     // The agent is back in its segment. The work runs again, and none of the later tasks has run.
     fleet.wait(60, |fleet| seen(fleet, "begin1").iter().filter(|node| **node == inside).count() == 2);

@@ -36,7 +36,7 @@ fn shown(fleet: &Fleet, of: usize) -> Value {
 #[test]
 fn a_commit_that_git_does_not_give_comes_from_another_node() {
     let mut fleet = signed(3);
-    fleet.agents[2] = None;
+    fleet.crash(2);
     let head = fleet.publish(&says("two"));
     fleet.wait(30, |fleet| (0..2).all(|of| fleet.nodes[of].applied(&head)));
     vanish(&fleet);
@@ -58,7 +58,7 @@ fn an_acceptance_that_the_store_does_not_show_comes_from_another_node() {
     let mut fleet = signed(2);
     let first = fleet.nodes[1].status()["generation"].as_u64().unwrap();
     // This node is connected to another etcd, which does not have the later records.
-    fleet.agents[1] = None;
+    fleet.crash(1);
     let other = Etcd::single(&fleet.folder.path().join("other"), &programs()[0]);
     let node = &fleet.nodes[1];
     let config = node.folder.join("agent.yaml");

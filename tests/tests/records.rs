@@ -71,7 +71,7 @@ fn clone_and_original_are_both_rejected() {
 #[test]
 fn node_that_was_set_up_again_is_admitted_by_the_commit_that_names_its_key() {
     let mut fleet = Fleet::new(2, single);
-    fleet.agents[1] = None;
+    fleet.crash(1);
     fs::remove_dir_all(&fleet.nodes[1].state).unwrap();
     fleet.begin(1);
     let says = || format!("{}\n{}", conditions(&fleet.nodes[1]), fleet.nodes[1].log());

@@ -124,7 +124,7 @@ fn nodes_hear_who_is_lost_and_who_has_left() {
         (0..4).all(|of| (0..4).all(|about| opinion(fleet, of, &format!("n{about}"))["gossip"] == "alive"))
     });
     let killed = Instant::now();
-    fleet.agents[3] = None;
+    fleet.crash(3);
     let lost = |fleet: &Fleet, by: &str| (0..3).all(|of| opinion(fleet, of, "n3")[by] == "lost");
     fleet.wait(30, |fleet| lost(fleet, "gossip"));
     let gossip = killed.elapsed();
@@ -146,7 +146,7 @@ fn nodes_hear_who_is_lost_and_who_has_left() {
 
     // While the data store is paused, gossip still works.
     fleet.etcd.pause(true);
-    fleet.agents[2] = None;
+    fleet.crash(2);
     fleet.wait(30, |fleet| (0..2).all(|of| opinion(fleet, of, "n2")["gossip"] == "lost"));
     fleet.etcd.pause(false);
 }

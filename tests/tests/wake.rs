@@ -75,7 +75,7 @@ fn look_by_events_alone(fleet: &mut Fleet) {
     for number in 0..fleet.nodes.len() {
         let config = std::fs::read_to_string(&fleet.nodes[number].config).unwrap();
         std::fs::write(&fleet.nodes[number].config, config.replace("interval: 5s", "interval: 1h")).unwrap();
-        fleet.agents[number] = None;
+        fleet.crash(number);
         fleet.begin(number);
     }
 }
@@ -123,7 +123,7 @@ fn seconds_after_crash(secured: bool, on_lost: &str) -> u64 {
     // By then the others wait, and gossip knows all nodes.
     thread::sleep(Duration::from_secs(12));
     let dead: usize = fleet.happened()[0].2.trim_start_matches('n').parse().unwrap();
-    fleet.agents[dead] = None;
+    fleet.crash(dead);
     let crash = Instant::now();
     std::fs::remove_file(&blocked).unwrap();
     let halted = |fleet: &Fleet, node: usize| {

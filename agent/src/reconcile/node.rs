@@ -494,7 +494,7 @@ impl Node {
             if wake.moved || wake.poll || wake.accepted || again {
                 let before = self.state.accepted.clone();
                 self.advance();
-                if !self.state.is_at(Some(&before)) || !self.state.is_applied() || self.fleet.is_behind() {
+                if !self.state.is_at(Some(&before)) || !self.state.is_applied() || again && self.fleet.is_behind() {
                     (next, cause) = (self.clock.monotonic(), "news");
                 }
             }

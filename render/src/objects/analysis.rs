@@ -227,8 +227,8 @@ impl Checker<'_, '_> {
                 Finding::new("event is defined only where a Trigger runs the book")
                     .hint("leave targets out, so that the book runs only when triggered"),
             ),
-            ("steps", Some(step)) => self.step(step, here),
-            ("vars", Some(variable)) if !here.guarded => self.variable(variable, here),
+            ("steps", Some(step)) => self.step(step, here, place),
+            ("vars", Some(variable)) if !here.guarded => self.variable(variable, here, place),
             ("facts", Some(_)) if !here.guarded => unknown_fact(name),
             (root, _) if NAMES.contains(&root) || FUNCTIONS.contains(&root) => None,
             _ if here.guarded => None,
@@ -268,9 +268,13 @@ impl Checker<'_, '_> {
         self.variables.contains(name) || by_name(&self.book.vars) || here.task.is_some_and(|task| by_name(&task.vars))
     }
 
-    fn variable(&self, name: &str, here: &Here<'_>) -> Option<Finding> {
+    fn variable(&self, name: &str, here: &Here<'_>, place: &Place) -> Option<Finding> {
         if self.known_variable(name, here) {
             return None;
+        }
+        let finding = Finding::new(format!("the variable {name} is set nowhere"));
+        if !self.loader.problems.borrow().shows_more(place.source()) {
+            return Some(finding);
         }
         let own: &Map<String, Value> = here.task.map_or(&self.book.vars, |task| &task.vars);
         let known: BTreeSet<&String> = self.variables.iter().chain(self.book.vars.keys()).collect();
@@ -278,10 +282,10 @@ impl Checker<'_, '_> {
             Some(meant) => format!("did you mean vars.{meant}?"),
             None => "set it in Variables of this namespace, in ClusterVariables bound to it, or in vars; or give a default: vars.x | default(…)".to_owned(),
         };
-        Some(Finding::new(format!("the variable {name} is set nowhere")).hint(hint))
+        Some(finding.hint(hint))
     }
 
-    fn step(&self, name: &str, here: &Here<'_>) -> Option<Finding> {
+    fn step(&self, name: &str, here: &Here<'_>, place: &Place) -> Option<Finding> {
         let Some(task) = here.task else {
             return Some(
                 Finding::new("steps are not known to the vars of a book").hint("write them as vars of the task"),
@@ -297,9 +301,12 @@ impl Checker<'_, '_> {
                     .hint("results are known to the tasks behind the one that registers them"),
             );
         }
+        let finding = Finding::new(format!("no task registers {name}"));
+        if !self.loader.problems.borrow().shows_more(place.source()) {
+            return Some(finding);
+        }
         let own: Vec<&str> =
             self.all.iter().map(|known| known.strip_prefix(task.within.prefix.as_str()).unwrap_or(known)).collect();
-        let finding = Finding::new(format!("no task registers {name}"));
         Some(match did_you_mean(name, own) {
             Some(meant) => finding.hint(format!("did you mean steps.{meant}?")),
             None => finding.hint("add register: to the task whose result is meant"),

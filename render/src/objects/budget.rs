@@ -186,6 +186,11 @@ impl Problems {
         room
     }
 
+    /// Returns whether a source may still show a problem. A hint is worth its work only then.
+    pub(super) fn shows_more(&self, source: &str) -> bool {
+        self.counts.get(&(source.to_owned(), false)).is_none_or(|count| count.kept == 0 || count.kept < self.limit)
+    }
+
     /// Charges a place that a hint names. `false` if the hint has to do without its line.
     pub(super) fn may_locate(&mut self, source: &str, text: usize) -> bool {
         let count = self.counts.entry((source.to_owned(), false)).or_default();

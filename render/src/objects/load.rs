@@ -137,7 +137,7 @@ pub(super) struct Loader<'a> {
     sources: &'a [SourceTree],
     pinned: &'a BTreeMap<Pinned, Arc<dyn Tree>>,
     left_out: &'a LeftOut,
-    problems: RefCell<Problems>,
+    pub(super) problems: RefCell<Problems>,
     spent: Spent,
     included_by: BTreeMap<(String, String), BTreeSet<Key>>,
     wants: BTreeSet<Pinned>,

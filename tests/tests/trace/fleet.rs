@@ -180,7 +180,7 @@ tasks:
     command: {shell: "echo act"}
 "#;
     let second = r#"
-dependsOn: [{taskBook: web, scope: fleet}]
+dependsOn: [{taskBook: web, on: fleet}]
 tasks:
   - name: behind
     command: {shell: "echo behind"}

@@ -1,7 +1,7 @@
 //! Nodes of one process over one repository and one store in memory, which act one after another by a clock that the
 //! test moves.
 
-use std::{fs, path::PathBuf, sync::Arc, thread, time::Duration};
+use std::{fs, os::unix::fs::PermissionsExt as _, path::PathBuf, sync::Arc, thread, time::Duration};
 
 use towpath_agent::{
     config,
@@ -167,7 +167,8 @@ impl Trace {
     pub fn write(&self, node: &str, path: &str, text: &str) {
         let file = self.path(node, path);
         fs::create_dir_all(file.parent().unwrap()).unwrap();
-        fs::write(file, text).unwrap();
+        fs::write(&file, text).unwrap();
+        fs::set_permissions(file, fs::Permissions::from_mode(0o644)).unwrap();
         self.say(&format!("an administrator writes {path} on {node}"));
     }
 
@@ -221,6 +222,7 @@ impl Trace {
             self.say(&format!("{name} looks"));
             let node = self.node(name);
             let looked = node.advance();
+            assert_ne!(looked, Ended::Rejected, "{name} rejects the commit");
             let passed = node.pass();
             self.ended(name, &format!("looked {looked:?}, passed {passed:?}"));
         }

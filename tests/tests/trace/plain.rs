@@ -102,8 +102,8 @@ fn kind(token: &str) -> Option<&'static str> {
         [64] => Some("digest"),
         [40] => Some("commit"),
         [32] => Some("id"),
-        // A number has no letters.
-        [12] if token.contains(|character: char| character.is_ascii_alphabetic()) => Some("short"),
+        // Only the beginning of a known commit gets a name.
+        [12] => Some("short"),
         _ => None,
     }
 }
