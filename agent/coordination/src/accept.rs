@@ -1,4 +1,4 @@
-//! Accepting a revision: whoever has a candidate moves `accepted` from one generation to the next.
+//! Acceptance of a revision: any node with a candidate moves `accepted` from one generation to the next.
 
 mod chain;
 mod manifest;
@@ -21,114 +21,115 @@ pub use self::{
     manifest::{Made, ManifestEntry, RevisionManifest, joined, manifest_of},
     record::{Accepted, FleetIdentity, SCHEMA, VerifyPolicy},
 };
-/// Where the record of acceptance stands.
+/// The key of the acceptance record.
 pub use crate::keys::ACCEPTED as KEY;
 
-/// The newest verified head of every source, loaded and found good.
+/// The newest verified heads of all sources, which this node has loaded without errors.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 pub struct Candidate {
-    /// Its commits, by source.
+    /// The commits, by source.
     pub commits: BTreeMap<String, String>,
     /// The version of the records.
     pub schema: u32,
 }
 
-/// A revision that could not be accepted.
+/// The reason why a revision cannot be accepted.
 #[derive(Debug, Error)]
 pub enum AcceptError {
-    /// The store did not answer.
+    /// A store that did not answer.
     #[error(transparent)]
     Store(#[from] StoreError),
-    /// The record is newer than this agent.
+    /// A record that is newer than this agent.
     #[error("the record of acceptance has schema {0}, and this agent knows {SCHEMA}: upgrade the agent")]
     TooOld(u32),
-    /// The fleet began from something else.
+    /// A fleet that began with another first source.
     #[error("the fleet was begun from {theirs}, and this node is configured with {ours}; correct its bootstrap file")]
     OtherOrigin {
-        /// What generation 1 was accepted from.
+        /// The origin with which generation 1 was accepted.
         theirs: String,
-        /// What this node has.
+        /// The origin of this node.
         ours: String,
     },
-    /// The fleet verifies more than this node would.
+    /// A fleet that verifies more strictly than this node.
     #[error(
         "the fleet was begun with verify.mode {theirs} for its first source, and this node is configured with {ours}; set at least {theirs} in its bootstrap file"
     )]
     Weaker {
-        /// What generation 1 was accepted with.
+        /// The policy with which generation 1 was accepted.
         theirs: &'static str,
-        /// What this node has.
+        /// The policy of this node.
         ours: &'static str,
     },
-    /// The record can't be written.
+    /// A record that cannot be written.
     #[error("cannot write the record of acceptance: {0}")]
     Unwritable(String),
 }
 
-/// What to do with a candidate.
+/// The decision about a candidate.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Decision {
-    /// It is accepted already.
+    /// The candidate is accepted already.
     Stay(Box<Accepted>),
-    /// This transaction accepts it, once its manifest stands in the store.
+    /// The acceptance to try. Its manifest must be in the store before its transaction runs.
     Accept(Box<Next>),
 }
 
-/// An acceptance that is to be tried.
+/// An acceptance to try.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Next {
     /// The record.
     pub accepted: Accepted,
-    /// Its manifest.
+    /// The manifest of the record.
     pub manifest: RevisionManifest,
-    /// What writes the record.
+    /// The transaction that writes the record.
     pub txn: Txn,
 }
 
-/// What a node brings to an acceptance.
+/// The inputs that a node brings to an acceptance.
 #[derive(Debug)]
 pub struct Proposal<'a> {
     /// The node.
     pub node: &'a str,
-    /// What it has on its own disk.
+    /// The acceptance on the node's own disk.
     pub disk: &'a Accepted,
-    /// The manifest that came with that.
+    /// The manifest of that acceptance.
     pub disk_manifest: &'a RevisionManifest,
-    /// What it has found good.
+    /// The candidate.
     pub candidate: &'a Candidate,
-    /// What must be the same on all nodes.
+    /// The identity that all nodes of the fleet must share.
     pub origin: &'a FleetIdentity,
     /// The digests of the candidate's coordinated books.
     pub digests: &'a BTreeMap<String, String>,
-    /// Who has joined.
+    /// The nodes that have joined.
     pub joined: &'a [String],
-    /// The candidate's objects, by `SlotState/namespace/name`.
+    /// The candidate's objects, by `Kind/namespace/name`.
     pub objects: &'a BTreeSet<String>,
-    /// The record of the store that this node does not follow.
+    /// The record in the store that this node does not follow.
     pub rejected: Option<&'a Rejected>,
-    /// Whether the node goes where others have gone before it proposes anything: not within one process, where all look
-    /// at the sources themselves.
+    /// True if the node adopts the fleet's record before it proposes one. The nodes of one process do not, because each
+    /// of them looks at the sources itself.
     pub follows: bool,
 }
 
-/// A record of the store that a node does not follow.
+/// A record in the store that a node does not follow.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Rejected {
-    /// Which record it is: see [`Found::id`].
+    /// The identifier of the record: see [`Found::id`].
     pub id: String,
-    /// Whether its number counts: then the next acceptance has the number after it. The number of a void record does
-    /// not, nor that of one to which no chain leads: then the next acceptance has the number after the node's own.
+    /// True if the record's number counts: the next acceptance then gets the number after it. Otherwise the next
+    /// acceptance gets the number after the node's own. That is so for a void record, and for one to which no chain
+    /// leads.
     pub counts: bool,
 }
 
-/// The record of acceptance as it is in the store.
+/// The acceptance record as it is in the store.
 #[derive(Debug, Clone, Default)]
 struct Stored {
-    /// The record. `None` where there is none, or it can't be read.
+    /// The record. `None` if there is none, or it cannot be parsed.
     record: Option<Accepted>,
-    /// Its digest and signer; for one that can't be read, the digest of its bytes.
+    /// The digest and the signer of the record. For a record that cannot be parsed, the digest of its bytes.
     id: String,
-    /// Why it can't be read.
+    /// The reason why the record cannot be parsed.
     unreadable: Option<String>,
 }
 
@@ -149,12 +150,11 @@ impl Stored {
     }
 }
 
-/// Decides about a candidate, given the record that is in the store (with its revision), its manifest, and what is on
-/// disk. The disk wins where it is newer: a store may be restored, or empty after a restart. It also wins over a record
-/// that this node does not follow.
+/// Decides about a candidate from the record in the store, its manifest, and the acceptance on disk. The disk wins if
+/// it is newer, because a store may be restored, or empty after a restart. It also wins over a rejected record.
 ///
 /// # Errors
-/// When the record in the store must not be followed.
+/// The record in the store must not be followed.
 pub fn decide(
     stored: Option<&Row>,
     manifest: &RevisionManifest,
@@ -200,7 +200,7 @@ pub fn decide(
     Ok(Decision::Accept(Box::new(Next { accepted, manifest, txn })))
 }
 
-/// The transaction that writes a record and its links, if the store still has what was read.
+/// Returns the transaction that writes a record and its links. It requires that the store has still what was read.
 fn writing(stored: Option<&Row>, accepted: &Accepted, newest: &Accepted) -> Result<Txn, AcceptError> {
     let compare = match stored {
         Some(row) => Compare::Revision(KEY.to_owned(), row.modified),
@@ -220,29 +220,29 @@ fn writing(stored: Option<&Row>, accepted: &Accepted, newest: &Accepted) -> Resu
     Ok(Txn { compare: vec![compare], then, otherwise: vec![Op::Read(KEY.to_owned())] })
 }
 
-/// What came of an attempt.
+/// The result of an attempt.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Attempt {
     /// The candidate is the accepted revision.
     Accepted(Accepted, RevisionManifest),
-    /// The store has another record, which this node has not judged yet: it looks at that one first.
+    /// The store has another record. The node judges that record before it proposes again.
     Lost(Accepted),
 }
 
-/// The largest manifest that is written together with its record, in pages.
+/// The number of manifest pages up to which the manifest and its record are written together.
 const PAGES_AT_ONCE: usize = 4;
 
 /// Tries to have a candidate accepted.
 ///
 /// # Errors
-/// When the store does not answer, or its record must not be followed.
+/// The store does not answer, or its record must not be followed.
 pub fn attempt(store: &dyn Store, proposal: &Proposal<'_>) -> Result<Attempt, AcceptError> {
     let row = read_row(store)?;
     let Stored { record, id, .. } = Stored::of(row.as_ref());
     let judged = proposal.rejected.is_some_and(|rejected| rejected.id == id);
     let in_store = record.unwrap_or_default();
     if proposal.follows && row.is_some() && !judged && !proposal.knows(&in_store) {
-        // It was accepted since this node has looked: what it found good then may be what came before.
+        // Another node accepted it meanwhile, so this node's candidate may be the older revision.
         return Ok(Attempt::Lost(in_store));
     }
     let manifest = if judged || in_store.manifest == proposal.disk.manifest {
@@ -256,7 +256,7 @@ pub fn attempt(store: &dyn Store, proposal: &Proposal<'_>) -> Result<Attempt, Ac
                 && accepted.manifest == manifest.digest()
                 && manifest_of(store, &accepted)?.is_none()
             {
-                // The store has lost it, and this node has not.
+                // The store has lost the manifest, but this node still has it.
                 manifest.put(store)?;
             }
             Ok(Attempt::Accepted(*accepted, manifest))
@@ -264,13 +264,13 @@ pub fn attempt(store: &dyn Store, proposal: &Proposal<'_>) -> Result<Attempt, Ac
         Decision::Accept(mut next) => {
             let pages = next.manifest.pages();
             if pages.len() <= PAGES_AT_ONCE {
-                // One request, and one that comes too late leaves no manifest behind.
+                // The manifest is part of the same transaction, so a late acceptance leaves no manifest in the store.
                 next.txn.then.splice(..0, pages);
             } else {
                 next.manifest.put(store)?;
             }
             if !judged && next.accepted.generation > in_store.generation.saturating_add(1) {
-                // The store has gone back, or is empty: its links lead nowhere.
+                // The store was rolled back or is empty, so its links lead nowhere.
                 store.commit(&Txn { then: vec![Op::DeleteAll(keys::LINKS.to_owned())], ..Txn::default() })?;
             }
             match store.commit(&next.txn)? {
@@ -285,7 +285,7 @@ pub fn attempt(store: &dyn Store, proposal: &Proposal<'_>) -> Result<Attempt, Ac
 }
 
 impl Proposal<'_> {
-    /// Whether the node has judged a record, or goes on from its own disk whatever that record is.
+    /// Returns whether the node knows a record, or continues from its own disk in any case.
     fn knows(&self, in_store: &Accepted) -> bool {
         let older = in_store.generation > 0 && in_store.generation < self.disk.generation;
         older || in_store.generation == self.disk.generation && in_store.digest() == self.disk.digest()
@@ -297,23 +297,23 @@ fn read_row(store: &dyn Store) -> Result<Option<Row>, StoreError> {
     Ok(store.read(KEY, &page)?.rows.into_iter().find(|row| row.key == KEY))
 }
 
-/// The record that is in the store, and how it relates to what a node has on its disk.
+/// The record in the store, and its relation to the acceptance on a node's disk.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Found {
-    /// The record. The default one where there is none, or it can't be read.
+    /// The record. The default one if there is none, or it cannot be parsed.
     pub record: Accepted,
-    /// Names the record: two with the same id are the same.
+    /// The identifier of the record. Two records with the same one are equal.
     pub id: String,
-    /// How it relates to the disk.
+    /// The relation of the record to the disk.
     pub standing: Standing,
-    /// The revision of the store.
+    /// The store revision of the read.
     pub revision: u64,
 }
 
-/// Reads the record that is in the store, and judges it by its chain.
+/// Reads the record in the store, and judges it by its chain.
 ///
 /// # Errors
-/// When the store does not answer.
+/// The store does not answer.
 pub fn current(store: &dyn Store, disk: &Accepted) -> Result<Found, AcceptError> {
     let read = store.read(KEY, &Page { after: None, limit: 1 })?;
     let row = read.rows.into_iter().find(|row| row.key == KEY);
@@ -326,13 +326,13 @@ pub fn current(store: &dyn Store, disk: &Accepted) -> Result<Found, AcceptError>
     Ok(Found { record: record.unwrap_or_default(), id, standing, revision: read.revision })
 }
 
-/// Whether the store answers.
+/// Returns whether the store answers.
 pub fn answers(store: &dyn Store) -> bool {
     read_row(store).is_ok()
 }
 
-/// Judges a record that another node has sent. There is no chain to look at, so only the next acceptance counts: a
-/// number proves nothing by itself.
+/// Judges a record that another node has sent. There is no chain to check, so only the next acceptance counts. A number
+/// alone proves nothing.
 pub fn told(record: &Accepted, disk: &Accepted) -> Standing {
     match chain::standing(record, &BTreeMap::new(), disk) {
         Standing::Apart => Standing::Void(format!(

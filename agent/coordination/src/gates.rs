@@ -1,13 +1,13 @@
-//! All gates of a change, in one evaluator that also explains: which gate, and what would open it.
+//! The gates of a change. One evaluator decides and explains: it names each closed gate, and what opens it.
 
 use std::fmt;
 
-/// One thing that holds a change back.
+/// A condition that blocks a change.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Gate {
-    /// The reason, as status has it: Window, Suspended, Slot …
+    /// The reason as `status` shows it: Window, Suspended, Slot …
     pub reason: &'static str,
-    /// What would open it.
+    /// The event that opens the gate.
     pub opens: String,
 }
 
@@ -17,18 +17,18 @@ impl fmt::Display for Gate {
     }
 }
 
-/// What is asked of the gates.
+/// The inputs of the evaluation.
 #[derive(Debug, Clone, Default)]
 pub struct Gates {
-    /// Announced pauses: a reason and an end (seconds since 1970).
+    /// Announced pauses: a reason and an end. Unit: seconds since 1970.
     pub suspended: Vec<(String, i64)>,
-    /// The time (seconds since 1970).
+    /// The time of the evaluation. Unit: seconds since 1970.
     pub now: i64,
-    /// Dependencies that are not done.
+    /// Dependencies that are not yet applied.
     pub dependencies: Vec<String>,
 }
 
-/// The right to change. Only the gates give it.
+/// The proof that all gates are open. Only [`Gates::pass`] creates one.
 #[derive(Debug)]
 #[must_use = "a permit is there to be used"]
 pub struct Permit {
@@ -36,10 +36,10 @@ pub struct Permit {
 }
 
 impl Gates {
-    /// The permit, or the gates that are closed.
+    /// Returns the permit.
     ///
     /// # Errors
-    /// All gates that hold the change back.
+    /// All gates that are closed.
     pub fn pass(&self) -> Result<Permit, Vec<Gate>> {
         let mut closed: Vec<Gate> = Vec::new();
         for (reason, _) in self.suspended.iter().filter(|(_, until)| *until > self.now) {

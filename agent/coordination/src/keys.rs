@@ -1,28 +1,28 @@
-//! The keys of the store. Every key is made from a [`Key`] and can be read back into one.
+//! The keys of the store. Every key is made from a [`Key`] and can be parsed back into one.
 //!
-//! `board/` is watched by every node, `inbox/NODE/` by that node, `book/` by none. ARCHITECTURE.md lists the keys;
-//! `signed::writers` states which nodes may write each of them.
+//! Every node watches `board/`. Only one node watches its `inbox/NODE/`, and no node watches `book/`. ARCHITECTURE.md
+//! lists the keys. `signed::writers` defines which nodes may write each of them.
 
 use std::{borrow::Cow, fmt};
 
-/// One key of the store, with its variable parts.
+/// A key of the store, with its variable parts.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Key<'a> {
-    /// The record of acceptance.
+    /// The acceptance record.
     Accepted,
     /// A node's report that the store was restored from a backup.
     Recovery {
         /// The node that reports it.
         node: &'a str,
     },
-    /// How far the segments and waves of a book's run are open.
+    /// The open segments and waves of a book's run.
     Progress {
         /// The book.
         book: &'a str,
     },
     /// A wake-up: slots of a budget may be free although none was offered.
     Freed {
-        /// The group whose budget it is.
+        /// The budget.
         group: &'a str,
     },
     /// A wake-up: an elected task has a result.
@@ -32,7 +32,7 @@ pub enum Key<'a> {
         /// The task.
         task: Cow<'a, str>,
     },
-    /// The agent that runs under a node's name: a second one overwrites it, which the first one sees.
+    /// The agent that runs under a node's name. A second agent overwrites it, and the first one notices that.
     Agent {
         /// The node.
         node: &'a str,
@@ -41,12 +41,12 @@ pub enum Key<'a> {
     OfferNotice {
         /// The node that is offered the slot.
         node: &'a str,
-        /// The group whose budget the slot belongs to.
+        /// The budget of the slot.
         group: &'a str,
     },
     /// The key of an elected task's result, wrapped for a node.
     ResultKey {
-        /// The node that can unwrap it.
+        /// The node that can unwrap the key.
         node: &'a str,
         /// The book.
         book: &'a str,
@@ -70,20 +70,20 @@ pub enum Key<'a> {
     },
     /// A claim, offer, failure, loss or write-off of a node in a budget.
     Slot {
-        /// The group whose budget it is.
+        /// The budget.
         group: &'a str,
-        /// The part of the budget.
+        /// The partition of the budget.
         part: &'a str,
         /// The book.
         book: &'a str,
         /// The node.
         node: &'a str,
     },
-    /// A node's place in the queue for a slot.
+    /// A node's entry in the queue for a slot.
     Queue {
-        /// The group whose budget it is.
+        /// The budget.
         group: &'a str,
-        /// The part of the budget.
+        /// The partition of the budget.
         part: &'a str,
         /// The book.
         book: &'a str,
@@ -96,7 +96,7 @@ pub enum Key<'a> {
         run: &'a str,
         /// The segment.
         segment: u32,
-        /// Whether the run waits for the node.
+        /// True if the run waits for the node.
         member: bool,
         /// The node.
         node: &'a str,
@@ -115,19 +115,19 @@ pub enum Key<'a> {
         /// The node.
         node: &'a str,
     },
-    /// The number of a node's last write.
+    /// The sequence number of a node's last write.
     Sequence {
         /// The node.
         node: &'a str,
     },
-    /// The fence of a node's commits. The store itself writes and compares it; it has no value.
+    /// The fence of a node's commits. The store itself writes and compares it. It has no value.
     Fence {
         /// The node.
         node: &'a str,
     },
-    /// A node's statement that it has written again everything it holds, after a restore.
+    /// A node's record that it has republished its claims in a recovery.
     RecoveryAck {
-        /// The restore.
+        /// The identifier of the recovery.
         restored: &'a str,
         /// The node.
         node: &'a str,
@@ -137,14 +137,14 @@ pub enum Key<'a> {
         /// The node.
         node: &'a str,
     },
-    /// A page of a generation's table, by the table's digest.
+    /// A page of a generation's manifest, by the digest of the manifest.
     Manifest {
-        /// The digest.
+        /// The digest of the manifest.
         digest: &'a str,
-        /// The page.
+        /// The number of the page.
         page: usize,
     },
-    /// The link of a generation in the chain of acceptances, which the accepted record vouches for by its digest.
+    /// The link of a generation in the chain of acceptances. The accepted record vouches for it by its digest.
     Link {
         /// The generation.
         generation: u64,
@@ -154,7 +154,7 @@ pub enum Key<'a> {
         /// The node.
         node: &'a str,
     },
-    /// The state of a node, for other nodes to show.
+    /// The state of a node, as other nodes show it.
     State {
         /// The node.
         node: &'a str,
@@ -197,11 +197,11 @@ impl fmt::Display for Key<'_> {
 const MEMBER: &str = "member";
 const LATE: &str = "late";
 
-/// The parts of a key that are still to be read.
+/// The rest of a key that is being parsed.
 struct Parts<'a>(Option<&'a str>);
 
 impl<'a> Parts<'a> {
-    /// The next part, of so many segments. `None` if there are fewer, or one of them is empty.
+    /// Takes the next part, which has a number of segments. `None` if there are fewer, or one of them is empty.
     fn take(&mut self, segments: usize) -> Option<&'a str> {
         let rest = self.0?;
         let (taken, left) = match rest.match_indices('/').nth(segments.checked_sub(1)?) {
@@ -216,7 +216,7 @@ impl<'a> Parts<'a> {
         self.take(1)
     }
 
-    /// A book or a group: two segments.
+    /// Takes a book or a budget: two segments.
     fn pair(&mut self) -> Option<&'a str> {
         self.take(2)
     }
@@ -227,7 +227,7 @@ impl<'a> Parts<'a> {
 }
 
 impl<'a> Key<'a> {
-    /// Reads a key. `None` if no kind of key has this form.
+    /// Parses a key. `None` if no kind of key has this form.
     pub fn parse(key: &'a str) -> Option<Self> {
         let mut parts = Parts(Some(key));
         let found = match parts.one()? {
@@ -303,71 +303,71 @@ impl<'a> Key<'a> {
     }
 }
 
-/// The record of acceptance.
+/// The acceptance record.
 pub const ACCEPTED: &str = "board/accepted";
 
 /// The prefix of all reports that the store was restored from a backup.
 pub const ALL_RECOVERIES: &str = "board/restored/";
 
-/// A node's report that the store was restored from a backup.
+/// Returns the key of a node's report that the store was restored from a backup.
 pub fn recovery(node: &str) -> String {
     Key::Recovery { node }.to_string()
 }
 
-/// How far the segments and waves of a book's run are open.
+/// Returns the key of the open segments and waves of a book's run.
 pub fn progress(book: &str) -> String {
     Key::Progress { book }.to_string()
 }
 
-/// That an elected task has a result.
+/// Returns the key of the notice that an elected task has a result.
 pub fn result_notice(book: &str, task: &str) -> String {
     Key::ResultNotice { book, task: task.into() }.to_string()
 }
 
-/// The notice that slots of a budget may be free although none was offered.
+/// Returns the key of the notice that slots of a budget may be free although none was offered.
 pub fn freed(group: &str) -> String {
     Key::Freed { group }.to_string()
 }
 
-/// The notices of all budgets.
+/// The prefix of the notices of all budgets.
 pub const ALL_FREED: &str = "board/freed/";
 
-/// What a node is told: it looks again when something appears here.
+/// Returns the prefix of a node's inbox. A new key below it wakes the node.
 pub fn inbox(node: &str) -> String {
     format!("inbox/{node}/")
 }
 
-/// The agent that runs under a node's name.
+/// Returns the key of the agent that runs under a node's name.
 pub fn agent(node: &str) -> String {
     Key::Agent { node }.to_string()
 }
 
-/// The notice that a node was offered a slot of a group.
+/// Returns the key of the notice that a node was offered a slot of a budget.
 pub fn offer_notice(node: &str, group: &str) -> String {
     Key::OfferNotice { node, group }.to_string()
 }
 
-/// The key of a result of an elected task, wrapped for a node.
+/// Returns the key of an elected task's result key, wrapped for a node.
 pub fn result_key(node: &str, book: &str, task: &str, by: &str) -> String {
     Key::ResultKey { node, book, task: task.into(), by }.to_string()
 }
 
-/// What a node was asked for.
+/// Returns the prefix of all requests for result keys that a node was sent.
 pub fn result_wants(node: &str) -> String {
     format!("inbox/{node}/want/")
 }
 
-/// That somebody asks a node for the key of a result that `by` made.
+/// Returns the key of a request to a node for the key of a result that `by` made.
 pub fn result_want(node: &str, book: &str, task: &str, by: &str, from: &str) -> String {
     Key::ResultWant { node, book, task: task.into(), by, from }.to_string()
 }
 
-/// A task's name as one part of a key.
+/// Escapes a task's name for use as one part of a key.
 fn escaped(task: &str) -> String {
     task.replace('%', "%25").replace('/', "%2F")
 }
 
-/// A task's name from a part of a key.
+/// Returns the name of a task from its escaped form.
 pub fn unescaped(part: &str) -> String {
     part.replace("%2F", "/").replace("%25", "%")
 }
@@ -376,128 +376,128 @@ fn unescape(part: &str) -> Cow<'_, str> {
     if part.contains('%') { unescaped(part).into() } else { part.into() }
 }
 
-/// Claims, offers and failures that share a budget: all below one prefix, so that one compare sees what is newer.
+/// Returns the prefix of all slot records of a budget. One prefix, so that one compare covers all of them.
 pub fn all_held(group: &str) -> String {
     format!("book/held/{group}/")
 }
 
-/// The claim, offer or failure of one node for one book; `part` is the value of the label that a budget is `per`.
+/// Returns the key of the slot record of one node for one book. `part` is the value of the budget's `per` label.
 pub fn held(group: &str, part: &str, book: &str, node: &str) -> String {
     Key::Slot { group, part, book, node }.to_string()
 }
 
-/// Those who wait for a slot.
+/// Returns the prefix of all queue entries of a budget.
 pub fn whole_queue(group: &str) -> String {
     format!("book/queue/{group}/")
 }
 
-/// Those who wait for a slot of one part of a budget.
+/// Returns the prefix of all queue entries of one partition.
 pub fn partition_queue(group: &str, part: &str) -> String {
     format!("book/queue/{group}/{part}/")
 }
 
-/// A place in the queue.
+/// Returns the key of a queue entry.
 pub fn queue(group: &str, part: &str, book: &str, node: &str) -> String {
     Key::Queue { group, part, book, node }.to_string()
 }
 
-/// All votes of a run.
+/// Returns the prefix of all votes of a run.
 pub fn run_votes(run: &str) -> String {
     format!("book/vote/{run}/")
 }
 
-/// The votes of the members of a run in one of its segments.
+/// Returns the prefix of the votes of a run's members in one segment.
 pub fn member_votes(run: &str, segment: u32) -> String {
     format!("book/vote/{run}/{segment}/{MEMBER}/")
 }
 
-/// The vote of a node that is done with a segment.
+/// Returns the key of a node's vote for a segment.
 pub fn vote(run: &str, segment: u32, member: bool, node: &str) -> String {
     Key::Vote { run, segment, member, node }.to_string()
 }
 
-/// The record of a node that was elected for a task.
+/// Returns the key of an elected node's record.
 pub fn elected(book: &str, task: &str, node: &str) -> String {
     Key::Elected { book, task: task.into(), node }.to_string()
 }
 
-/// The records of all nodes that were elected for a task.
+/// Returns the prefix of the records of all nodes that were elected for a task.
 pub fn all_elected(book: &str, task: &str) -> String {
     format!("book/elect/{book}/{}/", escaped(task))
 }
 
-/// The record with which a node joined.
+/// Returns the key of a node's join record.
 pub fn joined(node: &str) -> String {
     Key::Joined { node }.to_string()
 }
 
-/// All who joined.
+/// The prefix of all join records.
 pub const ALL_JOINED: &str = "book/joined/";
 
-/// The fence of a node: its commits compare the revision of this key, so that a commit which a stopped member still
-/// holds is void once the node has written the key. It has no value, and no node reads it.
+/// Returns the key of a node's fence. The node's commits compare its revision. A stopped member may still hold an old
+/// commit, which is void once the node has written the fence. The key has no value, and no node reads it.
 pub fn fence(node: &str) -> String {
     Key::Fence { node }.to_string()
 }
 
-/// A number that grows with what a node writes: one that is older than the node knows shows that the store went back.
+/// Returns the key of a node's write sequence. A lower number than the node knows shows a rollback of the store.
 pub fn write_sequence(node: &str) -> String {
     Key::Sequence { node }.to_string()
 }
 
-/// That a node has written again what it holds, after the store had gone back.
+/// Returns the key of the record that a node has republished its claims in a recovery.
 pub fn recovery_ack(restored: &str, node: &str) -> String {
     Key::RecoveryAck { restored, node }.to_string()
 }
 
-/// All who have.
+/// Returns the prefix of those records of all nodes.
 pub fn all_recovery_acks(restored: &str) -> String {
     format!("book/anew/{restored}/")
 }
 
-/// What goes with a node's lease.
+/// Returns the key that is bound to a node's lease.
 pub fn alive(node: &str) -> String {
     Key::Alive { node }.to_string()
 }
 
-/// All whose lease is kept.
+/// The prefix of the keys of all leases.
 pub const ALL_ALIVE: &str = "book/alive/";
 
-/// A page of the table that came with a generation, by the table's digest.
+/// Returns the key of a page of a generation's manifest, by the digest of the manifest.
 pub fn manifest(digest: &str, page: usize) -> String {
     Key::Manifest { digest, page }.to_string()
 }
 
-/// All pages of it.
+/// Returns the prefix of all pages of a manifest.
 pub fn whole_manifest(digest: &str) -> String {
     format!("book/accepted/{digest}/")
 }
 
-/// The link of a generation in the chain of acceptances.
+/// Returns the key of a generation's link in the chain of acceptances.
 pub fn link(generation: u64) -> String {
     Key::Link { generation }.to_string()
 }
 
-/// All links that are kept, in the order of their generations.
+/// The prefix of all kept links, which sort by generation.
 pub const LINKS: &str = "book/accepted/chain/";
 
-/// The facts that a node shares.
+/// Returns the key of the facts that a node shares.
 pub fn facts(node: &str) -> String {
     Key::Facts { node }.to_string()
 }
 
-/// The facts of all.
+/// The prefix of the facts of all nodes.
 pub const ALL_FACTS: &str = "book/facts/";
 
-/// The state of a node, for others to see.
+/// Returns the key of a node's state, as other nodes show it.
 pub fn state(node: &str) -> String {
     Key::State { node }.to_string()
 }
 
-/// The states of all.
+/// The prefix of the states of all nodes.
 pub const ALL_STATES: &str = "book/state/";
 
-/// The parts of a key behind a prefix.
+/// Returns the parts of a key after a prefix. Empty if the key does not have that prefix.
 pub fn parts<'a>(key: &'a str, prefix: &str) -> Vec<&'a str> {
     key.strip_prefix(prefix).map(|rest| rest.split('/').collect()).unwrap_or_default()
 }

@@ -1,7 +1,7 @@
-//! What nodes agree on: the store that holds it, which revision is accepted, what may change when.
+//! The agreement between nodes: the data store, the accepted revision, and the permission to change something now.
 //!
-//! Decisions are pure: from a snapshot of the store to the very transaction that the store runs. Does not know what a
-//! revision holds, nor how a change is made.
+//! Decisions are pure functions. They map a snapshot of the store to the transaction that the store then runs. This
+//! crate does not know the contents of a revision, nor how a change is made.
 
 pub mod accept;
 pub mod fleet;

@@ -1,12 +1,12 @@
-//! Maintenance windows: when changes may begin. Evaluated on instants, so that the clocks of daylight saving neither
-//! skip a window nor open one twice.
+//! Maintenance windows: the times at which changes may begin. They are compared as instants, so that a switch to or
+//! from daylight saving time neither skips a window nor opens one twice.
 
 use chrono::{DateTime, Datelike as _, Days, NaiveDate, NaiveDateTime, NaiveTime, Utc, Weekday};
 use tz::TimeZoneRef;
 
 use crate::Gate;
 
-/// How far ahead the next window is looked for.
+/// The number of days that the search for the next window covers.
 const AHEAD: u64 = 370;
 
 /// A time zone with its rules.
@@ -17,12 +17,12 @@ pub struct Zone {
 }
 
 impl Zone {
-    /// The zone of a name such as Europe/Berlin.
+    /// Returns the zone with a name such as Europe/Berlin. `None` if the name is unknown.
     pub fn read(name: &str) -> Option<Self> {
         Some(Self { name: name.to_owned(), rules: tzdb_data::find_tz(name.as_bytes())? })
     }
 
-    /// How many seconds it is ahead of UTC at an instant.
+    /// Returns the zone's offset from UTC at an instant. Unit: seconds, positive to the east.
     fn ahead(&self, at: i64) -> i64 {
         self.rules.find_local_time_type(at).map_or(0, |kind| i64::from(kind.ut_offset()))
     }
@@ -31,10 +31,10 @@ impl Zone {
         at.naive_utc() + chrono::Duration::seconds(self.ahead(at.timestamp()))
     }
 
-    /// The instants at which its clocks show a time: none in a gap, two in a fold, the first one first.
+    /// Returns the instants at which local clocks show a time, earliest first. A gap has none, a fold has two.
     fn instants(&self, local: NaiveDateTime) -> Vec<DateTime<Utc>> {
         let shown = local.and_utc().timestamp();
-        // What holds a day before and a day behind is all that can hold there.
+        // The offset changes at most once within these two days, so no third offset can apply.
         let mut found: Vec<i64> = [self.ahead(shown - 86_400), self.ahead(shown + 86_400)]
             .into_iter()
             .map(|ahead| shown - ahead)
@@ -46,34 +46,34 @@ impl Zone {
     }
 }
 
-/// One window.
+/// A maintenance window.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Window {
-    /// The days on which it begins; none: all.
+    /// The days on which the window begins. Empty: every day.
     pub days: Vec<Weekday>,
-    /// When it begins.
+    /// The time at which the window begins.
     pub from: NaiveTime,
-    /// When it ends; not after `from`: on the next day.
+    /// The time at which the window ends. If it is not after `from`, the window ends on the next day.
     pub to: NaiveTime,
-    /// The time zone of both.
+    /// The time zone of both times.
     pub zone: Zone,
-    /// Whether what has begun may go on when it ends.
+    /// True if a change that has begun may continue after the window ends.
     pub finish: bool,
 }
 
-/// The windows of a node; none: changes may begin at any time.
+/// The windows of a node. Empty: changes may begin at any time.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Windows(pub Vec<Window>);
 
 impl Window {
-    /// A window as it is written; None where the schema was not obeyed.
+    /// Parses a window. `None` if a day, time or zone is invalid.
     pub fn read(days: &[String], from: &str, to: &str, zone: &str, finish: bool) -> Option<Self> {
         let time = |text: &str| NaiveTime::parse_from_str(text, "%H:%M").ok();
         let days = days.iter().map(|day| day.parse().ok()).collect::<Option<Vec<Weekday>>>()?;
         Some(Self { days, from: time(from)?, to: time(to)?, zone: Zone::read(zone)?, finish })
     }
 
-    /// When it begins and ends, on a day.
+    /// Returns the beginning and the end of the window of a day. `None` if the window does not begin on that day.
     fn on(&self, day: NaiveDate) -> Option<(DateTime<Utc>, DateTime<Utc>)> {
         if !self.days.is_empty() && !self.days.contains(&day.weekday()) {
             return None;
@@ -82,8 +82,8 @@ impl Window {
         Some((self.instant(day, self.from, false), self.instant(last, self.to, true)))
     }
 
-    /// A local time as an instant: in a gap the first instant behind it, in a fold the first one for a beginning and
-    /// the last one for an end.
+    /// Returns the instant of a local time. In a gap this is the first instant after the gap. In a fold it is the first
+    /// instant for a beginning, and the last one for an end.
     fn instant(&self, day: NaiveDate, time: NaiveTime, end: bool) -> DateTime<Utc> {
         let mut local = day.and_time(time);
         for _ in 0..24 * 60 {
@@ -96,7 +96,7 @@ impl Window {
         day.and_time(time).and_utc()
     }
 
-    /// Whether it is open; else when it opens next.
+    /// Returns `Ok` if the window is open, else the time at which it opens next.
     fn at(&self, now: DateTime<Utc>) -> Result<(), Option<DateTime<Utc>>> {
         let today = self.zone.local(now).date();
         let first = today.checked_sub_days(Days::new(1)).unwrap_or(today);
@@ -116,10 +116,10 @@ impl Window {
 }
 
 impl Windows {
-    /// Whether changes may begin now.
+    /// Checks that changes may begin now (milliseconds since 1970).
     ///
     /// # Errors
-    /// The gate, which says when the next window opens.
+    /// The closed gate, with the time at which the next window opens.
     pub fn open(&self, now: i64) -> Result<(), Gate> {
         if self.0.is_empty() {
             return Ok(());
@@ -145,7 +145,7 @@ impl Windows {
         Err(Gate { reason: "Window", opens })
     }
 
-    /// Whether what has begun may go on when a window ends.
+    /// Returns whether changes that have begun may continue after a window ends. Every window must allow it.
     pub fn finish(&self) -> bool {
         self.0.iter().all(|window| window.finish)
     }

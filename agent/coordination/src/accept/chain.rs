@@ -1,8 +1,8 @@
-//! The chain of acceptances: each record carries the link of the one before it, and the store keeps the links of the
+//! The chain of acceptances. Each record carries the link of the one before it, and the store keeps the links of the
 //! last generations.
 //!
-//! Any node may write the record of acceptance, so its number proves nothing by itself. A node follows a number only
-//! where the links lead from it to the node's own generation, one by one, or where it has been away for longer than the
+//! Any node may write the acceptance record, so its number proves nothing by itself. A node follows a record if the
+//! links lead from it to the node's own generation, one by one. It also follows one if it was away for longer than the
 //! store keeps links (P138).
 
 use std::collections::BTreeMap;
@@ -16,15 +16,15 @@ use crate::{
     store::{Op, Page, Row, Store, StoreError},
 };
 
-/// How many links the store keeps.
+/// The number of links that the store keeps.
 pub const KEPT: u64 = 1000;
 
-/// How far above the node's own generation a record may be to which no chain leads. A fleet that accepts a revision each
-/// second needs 136 years for so many. A forged number costs the fleet no more than that of the 2^64 that there are, and
-/// there is no number above which a later acceptance is void.
+/// The largest distance above the node's own generation of a record to which no chain leads. At one revision a second
+/// this lasts for 136 years. A forged number can cost the fleet only this many of its 2^64 numbers. No number is so
+/// high that a later acceptance is void.
 pub const FARTHEST: u64 = 1 << 32;
 
-/// What the chain keeps of one acceptance.
+/// The part of one acceptance that the chain keeps.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default, rename_all = "camelCase")]
 pub struct Link {
@@ -34,15 +34,15 @@ pub struct Link {
     pub parent: u64,
     /// The digest of that acceptance's link. Empty for the first one.
     pub parent_digest: String,
-    /// The digest of everything else in the record but its signer.
+    /// The digest of the rest of the record, without its signer.
     pub body: String,
-    /// The node that accepted it.
+    /// The node that accepted the revision.
     pub by: String,
 }
 
 impl Link {
-    /// The digest of the acceptance. The signer is not part of it: two nodes that accept the same, or one that puts
-    /// back what another has accepted, make the same acceptance.
+    /// Returns the digest of the acceptance. It excludes the signer: two nodes that accept the same content make the
+    /// same acceptance, and so does a node that restores another node's record.
     pub fn digest(&self) -> String {
         let mut hash = Sha256::new();
         for part in [
@@ -57,27 +57,27 @@ impl Link {
         hex::encode(&hash.finalize()[..16])
     }
 
-    /// Sets the link in the store.
+    /// Returns the operation that writes the link. `None` for generation 0.
     pub(super) fn put(&self) -> Option<Op> {
         let bytes = serde_json::to_vec(self).ok().filter(|_| self.generation > 0)?;
         Some(Op::put(keys::link(self.generation), bytes))
     }
 }
 
-/// How a record of the store relates to the acceptance that a node has on its disk.
+/// The relation of a record in the store to the acceptance on a node's disk.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Standing {
-    /// There is none.
+    /// No record.
     Nothing,
-    /// It is the node's own.
+    /// The node's own record.
     Own,
-    /// Its number is lower than the node's own.
+    /// A record with a lower number than the node's own.
     Older,
-    /// The chain leads from it to the node's own generation.
+    /// A record whose chain leads to the node's own generation.
     Sound,
-    /// The node's own generation is older than the kept chain.
+    /// A record whose kept chain begins above the node's own generation.
     Apart,
-    /// It is not a valid acceptance, for the reason given: it gives no number, and may be written over.
+    /// An invalid record, with the reason. Its number does not count, and it may be overwritten.
     Void(String),
 }
 
@@ -96,7 +96,7 @@ pub(super) fn standing(record: &Accepted, links: &BTreeMap<u64, Link>, disk: &Ac
     let mut lowest = record.link();
     let mut below = record.before.clone();
     while let Some(link) = below {
-        // A link with another number, or another content than its successor names, is not part of the chain.
+        // A link with another number or content than its successor names is not part of the chain.
         let fits = lowest.generation.checked_sub(1) == Some(link.generation)
             && lowest.parent == link.generation
             && lowest.parent_digest == link.digest();
@@ -125,7 +125,7 @@ pub(super) fn standing(record: &Accepted, links: &BTreeMap<u64, Link>, disk: &Ac
     Standing::Apart
 }
 
-/// Why a record can't be an acceptance, whatever came before it.
+/// Returns the reason why a record cannot be an acceptance, whatever its chain is. `None` if it can.
 fn malformed(record: &Accepted, disk: &Accepted) -> Option<String> {
     let Accepted { generation, parent, .. } = *record;
     if generation == 0 || parent.checked_add(1) != Some(generation) {
@@ -151,7 +151,7 @@ fn is_commit_id(text: &str) -> bool {
     matches!(text.len(), 40 | 64) && text.bytes().all(|byte| matches!(byte, b'0'..=b'9' | b'a'..=b'f'))
 }
 
-/// Reads the links that connect a record with a node's own generation: at most as many as are kept.
+/// Reads the links between a record and a node's own generation, at most as many as are kept.
 pub(super) fn links(store: &dyn Store, record: &Accepted, own: u64) -> Result<BTreeMap<u64, Link>, StoreError> {
     let mut links = BTreeMap::new();
     // The record itself carries the link of its parent.
@@ -199,7 +199,7 @@ mod tests {
         }
     }
 
-    /// Records of so many generations, and their links.
+    /// Returns the records of a number of generations, and their links.
     fn history(count: usize) -> (Vec<Accepted>, BTreeMap<u64, Link>) {
         let mut all = vec![Accepted::default()];
         for _ in 0..count {
@@ -228,7 +228,7 @@ mod tests {
         for number in [0, 3, 5, 1 << 40, FARTHEST + 4, 1 << 53, u64::MAX / 2, u64::MAX - 1, u64::MAX] {
             let lazy = Accepted { generation: number, ..record(own, 'b') };
             assert!(matches!(standing(&lazy, &links, own), Standing::Void(_)), "{number}");
-            // With a parent of the right number, made up.
+            // The same with a forged parent that has the right number.
             let parent = Accepted { generation: number.saturating_sub(1), ..record(own, 'c') };
             let parent = Accepted { parent: parent.generation.saturating_sub(1), ..parent };
             let forged = Accepted { generation: number, ..record(&parent.clone(), 'b') };
@@ -254,7 +254,7 @@ mod tests {
         for number in [FARTHEST + 6, 1 << 53, u64::MAX] {
             assert!(matches!(standing(&far(number), &kept, &all[5]), Standing::Void(_)), "{number}");
         }
-        // Whatever the own number is, a fleet can continue, and one that was away comes back.
+        // At any own number, a fleet can continue, and a node that was away can return.
         for own in [FARTHEST, 1 << 53, 1 << 62] {
             let at = far(own);
             assert_eq!(standing(&record(&at, 'b'), &kept, &at), Standing::Sound, "{own}");

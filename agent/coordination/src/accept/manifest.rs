@@ -1,4 +1,4 @@
-//! What came with an acceptance beside its record.
+//! The manifest: the metadata of a generation that is stored next to the acceptance record.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -10,45 +10,45 @@ use crate::{
     store::{Op, Page, Store, StoreError, Txn},
 };
 
-/// What a generation says of its coordinated books: since when each is as it is, and who had joined by then.
+/// The metadata of a generation: when each coordinated book last changed, and which nodes had joined by then.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct RevisionManifest {
     /// The books, by `namespace/name`.
     pub books: BTreeMap<String, ManifestEntry>,
-    /// Who had joined when a generation was accepted that some book is the same since.
+    /// The nodes that had joined, by the generation in which some book last changed.
     pub joined: BTreeMap<u64, Vec<String>>,
-    /// The generation in which each object was born, by `SlotState/namespace/name`.
+    /// The generation in which each object appeared, by `Kind/namespace/name`.
     pub births: BTreeMap<String, u64>,
 }
 
-/// One book of the manifest.
+/// A book of the manifest.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ManifestEntry {
-    /// The digest of its definition.
+    /// The digest of the book's definition.
     pub digest: String,
-    /// The generation since which it is as it is.
+    /// The generation that last changed the definition.
     pub since: u64,
 }
 
-/// What a node makes of the commits that another node has accepted, and what it has on its own disk.
+/// The inputs for the check of another node's manifest: this node's own result for the same commits, and its disk.
 #[derive(Debug, Clone, Copy)]
 pub struct Made<'a> {
     /// The digests of the coordinated books.
     pub digests: &'a BTreeMap<String, String>,
-    /// The objects, by `SlotState/namespace/name`.
+    /// The objects, by `Kind/namespace/name`.
     pub objects: &'a BTreeSet<String>,
-    /// The node's own acceptance.
+    /// The acceptance on the node's own disk.
     pub disk: &'a Accepted,
-    /// The manifest that came with it.
+    /// The manifest of that acceptance.
     pub disk_manifest: &'a RevisionManifest,
 }
 
-/// The largest page of a manifest.
+/// The largest page of a manifest, in bytes.
 const PAGE: usize = 64 << 10;
 
 impl RevisionManifest {
-    /// The manifest of a generation: what did not change is as it was since its own.
+    /// Returns the manifest of the next generation. Unchanged books and objects keep their generations.
     pub(super) fn next(&self, generation: u64, proposal: &Proposal<'_>) -> Self {
         self.following(generation, proposal.digests, proposal.joined, proposal.objects)
     }
@@ -60,7 +60,7 @@ impl RevisionManifest {
         joined: &[String],
         objects: &BTreeSet<String>,
     ) -> Self {
-        // What was gone and is back is born again.
+        // An object that was removed and returns counts as new.
         let birth = |object: &String| self.births.get(object).copied().unwrap_or(generation);
         let births = objects.iter().map(|object| (object.clone(), birth(object))).collect();
         let books: BTreeMap<String, ManifestEntry> = digests
@@ -78,10 +78,10 @@ impl RevisionManifest {
         Self { books, joined, births }
     }
 
-    /// Checks a manifest that another node has made against what this node makes of the same commits.
+    /// Checks another node's manifest against this node's own result for the same commits.
     ///
     /// # Errors
-    /// What differs.
+    /// The difference.
     pub fn check(&self, accepted: &Accepted, made: &Made<'_>) -> Result<(), String> {
         let Made { digests, objects, disk, .. } = *made;
         let generation = accepted.generation;
@@ -105,22 +105,22 @@ impl RevisionManifest {
         }
         let follows = accepted.parent == disk.generation
             && accepted.before.as_ref().is_some_and(|before| before.digest() == disk.digest());
-        // From the manifest that this node has, the next one is known.
+        // With the manifest that this node has, the next one can be computed.
         if accepted.manifest_before == disk.manifest {
             return self.check_next(generation, made);
         }
-        // The history of a store that was wiped is another one: nothing is known of the manifests in it.
+        // The store was wiped and has another history, whose manifests this node does not know.
         if !follows {
             return Ok(());
         }
-        // A node that has rejected this node's acceptance starts from the manifest before it.
+        // A node that rejected this node's acceptance starts from the manifest before it.
         if disk.parent == 0 || accepted.manifest_before != disk.manifest_before {
             return Err("it does not start from the manifest of the acceptance before it".into());
         }
         self.check_without_own(made)
     }
 
-    /// Checks that a manifest is the one that comes after this node's own.
+    /// Checks that a manifest is the successor of this node's own.
     fn check_next(&self, generation: u64, made: &Made<'_>) -> Result<(), String> {
         let Made { digests, objects, disk_manifest, .. } = *made;
         let joined = self.joined.get(&generation).map(Vec::as_slice).unwrap_or_default();
@@ -130,8 +130,8 @@ impl RevisionManifest {
         Ok(())
     }
 
-    /// Checks a manifest that comes after the one before this node's own: only what the own acceptance has changed may
-    /// begin again.
+    /// Checks a manifest that starts from the one before this node's own. Only changes of this node's acceptance may
+    /// get a new generation.
     fn check_without_own(&self, made: &Made<'_>) -> Result<(), String> {
         let own = made.disk.generation;
         let fits = |since: u64, known: Option<u64>| match known {
@@ -167,7 +167,8 @@ impl RevisionManifest {
         serde_json::to_vec(self).unwrap_or_default()
     }
 
-    /// The digest under which it stands in the store; empty where there is nothing to say.
+    /// Returns the digest under which the store keeps the manifest. Empty for the default manifest, which is not
+    /// stored.
     pub fn digest(&self) -> String {
         use sha2::Digest as _;
         if *self == Self::default() {
@@ -183,7 +184,7 @@ impl RevisionManifest {
         Ok(())
     }
 
-    /// The operations that write its pages.
+    /// Returns the operations that write the pages of the manifest.
     pub(crate) fn pages(&self) -> Vec<Op> {
         let digest = self.digest();
         if digest.is_empty() {
@@ -195,10 +196,10 @@ impl RevisionManifest {
     }
 }
 
-/// The manifest that came with an acceptance; None where it is not (or not wholly) there.
+/// Returns the manifest of an acceptance. `None` if it is missing or incomplete.
 ///
 /// # Errors
-/// When the store does not answer.
+/// The store does not answer.
 pub fn manifest_of(store: &dyn Store, accepted: &Accepted) -> Result<Option<RevisionManifest>, StoreError> {
     if accepted.manifest.is_empty() {
         return Ok(Some(RevisionManifest::default()));
@@ -209,10 +210,10 @@ pub fn manifest_of(store: &dyn Store, accepted: &Accepted) -> Result<Option<Revi
     Ok(manifest.filter(|manifest| manifest.digest() == accepted.manifest))
 }
 
-/// Who has joined.
+/// Returns the nodes that have joined.
 ///
 /// # Errors
-/// When the store does not answer.
+/// The store does not answer.
 pub fn joined(store: &dyn Store) -> Result<Vec<String>, StoreError> {
     let mut page = Page::default();
     let mut names = Vec::new();
@@ -276,11 +277,12 @@ mod tests {
             let elsewhere = Accepted { manifest_before: before.into(), ..accepted.clone() };
             assert!(good.check(&elsewhere, &made).is_err(), "{before}");
         }
-        // With another history, as after a wipe of the store, only the form is known.
+        // With another history, as after a wipe of the store, only the form can be checked.
         let elsewhere = Accepted { before: None, manifest_before: "other".into(), ..accepted.clone() };
         assert_eq!(good.check(&elsewhere, &made), Ok(()));
         assert!(RevisionManifest::default().check(&elsewhere, &made).is_err());
-        // A node that had rejected generation 4 starts from the manifest before it: what 4 has changed begins again.
+        // A node that rejected generation 4 starts from the manifest before it, so the changes of 4 get a new
+        // generation.
         let from_before = Accepted { manifest_before: disk.manifest_before.clone(), ..accepted };
         let begun = RevisionManifest::default().following(5, &digests, &["x".to_owned(), "y".to_owned()], &objects);
         assert_eq!(begun.check(&from_before, &made), Ok(()));

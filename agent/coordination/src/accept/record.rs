@@ -1,4 +1,4 @@
-//! The record that a fleet has agreed on, and what all its nodes must have in common to follow it.
+//! The acceptance record, and the identity that all nodes of a fleet must share to follow it.
 
 use std::collections::BTreeMap;
 
@@ -9,7 +9,7 @@ use super::{AcceptError, Link, RevisionManifest};
 /// The version of the records that this agent writes and understands.
 pub const SCHEMA: u32 = 1;
 
-/// What the fleet has agreed to go to.
+/// The revision that the fleet has agreed on.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct Accepted {
@@ -17,39 +17,39 @@ pub struct Accepted {
     pub schema: u32,
     /// The number of the revision.
     pub generation: u64,
-    /// Its commits, by source.
+    /// The commits of the revision, by source.
     pub commits: BTreeMap<String, String>,
-    /// The number of the acceptance that it replaced: always its own number less one.
+    /// The number of the acceptance that this one replaced. It is always the own number less one.
     pub parent: u64,
     /// The link of that acceptance. `None` for generation 1.
     pub before: Option<Link>,
-    /// The first source, the cluster and the store, written down with generation 1.
+    /// The first source, the cluster and the store. Generation 1 fixed them.
     pub origin: String,
-    /// How strictly the first source was verified then: a node that asks for less accepts nothing.
+    /// The policy that verified the first source at generation 1. A node with a weaker policy accepts nothing.
     pub verify: VerifyPolicy,
-    /// The digest of the manifest that came with it.
+    /// The digest of the manifest of this acceptance.
     pub manifest: String,
-    /// The digest of the manifest before, which goes with the next acceptance.
+    /// The digest of the manifest before, which the next acceptance deletes.
     pub manifest_before: String,
-    /// The node that accepted it.
+    /// The node that accepted the revision.
     pub by: String,
 }
 
-/// Which commits of the first source must be signed.
+/// The commits of the first source that must be signed.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum VerifyPolicy {
-    /// None.
+    /// No commit.
     #[default]
     None,
-    /// The newest.
+    /// The newest commit.
     Head,
-    /// Every one from the accepted commit.
+    /// Every commit since the accepted one.
     Range,
 }
 
 impl VerifyPolicy {
-    /// How it is written in a source's `verify.mode`.
+    /// Returns the name of the policy in a source's `verify.mode`.
     pub fn name(self) -> &'static str {
         match self {
             Self::None => "none",
@@ -59,20 +59,20 @@ impl VerifyPolicy {
     }
 }
 
-/// What a node's bootstrap file says that all nodes of a fleet must have in common.
+/// The settings of a bootstrap file that all nodes of a fleet must share.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct FleetIdentity {
-    /// The cluster and the first source; empty where there is nobody to differ.
+    /// The cluster and the first source. Empty if the store is not shared.
     pub from: String,
-    /// How strictly the first source is verified.
+    /// The policy that verifies the first source.
     pub verify: VerifyPolicy,
 }
 
 impl Accepted {
-    /// The record's link in the chain of acceptances.
+    /// Returns the record's link in the chain of acceptances.
     pub fn link(&self) -> Link {
         use sha2::Digest as _;
-        // The chain has these in fields of their own, or leaves them out.
+        // The chain has these in its own fields, or leaves them out.
         let body = Self { generation: 0, parent: 0, before: None, by: String::new(), ..self.clone() };
         let body = serde_json::to_vec(&body).unwrap_or_default();
         Link {
@@ -84,22 +84,22 @@ impl Accepted {
         }
     }
 
-    /// The digest of the record, by which nodes name it to one another.
+    /// Returns the digest of the record, by which nodes refer to it.
     pub fn digest(&self) -> String {
         self.link().digest()
     }
 
-    /// Reads a record and its manifest as another node has sent them; None where they are not what was told of.
+    /// Parses a record and its manifest that another node has sent. `None` if they do not have the announced digest.
     pub fn told(record: &[u8], manifest: &[u8], digest: &str) -> Option<(Self, RevisionManifest)> {
         let accepted: Self = serde_json::from_slice(record).ok()?;
         let manifest: RevisionManifest = serde_json::from_slice(manifest).ok()?;
         (accepted.digest() == digest && accepted.manifest == manifest.digest()).then_some((accepted, manifest))
     }
 
-    /// Whether a node may follow this record at all.
+    /// Checks that a node may follow this record.
     ///
     /// # Errors
-    /// Why it must not.
+    /// The reason why it must not.
     pub fn admits(&self, ours: &FleetIdentity) -> Result<(), AcceptError> {
         if self.schema > SCHEMA {
             return Err(AcceptError::TooOld(self.schema));

@@ -62,7 +62,7 @@ fn a_book_is_the_same_since_the_generation_that_changed_it() {
     let (first, manifest) = accepted(propose(&store, &Accepted::default(), "a1", "o"));
     assert_eq!(manifest.books["n/b"].since, 1);
     join("n2");
-    // The digest of the book is the first letter of the commit: the same.
+    // The digest of the book is the first letter of the commit, so it is unchanged.
     let (second, manifest) = accepted(propose(&store, &first, "a2", "o"));
     assert_eq!((second.generation, manifest.books["n/b"].since), (2, 1));
     assert_eq!(manifest.joined[&1], ["n1"], "who joined later is not waited for");
@@ -140,7 +140,7 @@ fn rejected_record_is_replaced_by_the_next_number() {
     let Decision::Accept(next) = decided("a2", true) else { panic!("it goes on from its own") };
     assert_eq!((next.accepted.generation, next.accepted.parent), (3, 2));
     assert_eq!(next.manifest.books["n/b"].since, 1, "the book is as it was before the rejected record");
-    // A void record gives no number, and is written over at once.
+    // A void record gives no number, and is overwritten at once.
     let Decision::Accept(back) = decided("a1", false) else { panic!("it puts back its own") };
     assert_eq!((back.accepted.generation, back.accepted.digest()), (1, good.digest()));
     let Decision::Accept(next) = decided("a2", false) else { panic!("it goes on from its own") };

@@ -1,4 +1,4 @@
-//! A node takes part in elections.
+//! Elections, seen from one node: read the records, decide, commit, and publish a result.
 
 use super::{ElectedTask, Fleet, TRIES, TaskResult};
 use crate::{
@@ -14,7 +14,7 @@ impl Fleet {
     /// Takes part in the election for a task.
     ///
     /// # Errors
-    /// When the store does not answer.
+    /// The store does not answer.
     pub fn elect(&self, errand: ElectedTask<'_>, eligible: bool, count: usize) -> Result<Election, StoreError> {
         let ElectedTask { spec, task, definition } = errand;
         let lost: Vec<String> = if spec.on_lost == OnLost::Skip {
@@ -28,10 +28,10 @@ impl Fleet {
         for _ in 0..TRIES {
             let record = self.elected(spec, task)?;
             if self.needs_republish() {
-                // What this node has done may be missing here.
+                // The store may lack this node's earlier work.
                 return Ok(Election::Wait(Vec::new()));
             }
-            // The fleet is looked at only where that matters.
+            // Reading the fleet costs a request, so this first tries without.
             let snapshot = match elect(&record, &RunSnapshot::default(), &candidacy) {
                 ElectStep::Settled(election) => return self.elected_so(spec, election),
                 ElectStep::Behind | ElectStep::Commit(_) => {
@@ -50,7 +50,7 @@ impl Fleet {
         Ok(Election::Wait(Vec::new()))
     }
 
-    /// Returns the outcome of an election. A node that waits for an elected one looks again when that one is lost.
+    /// Returns the outcome of an election. A node that waits for an elected one decides again when that one is lost.
     fn elected_so(&self, spec: &RolloutSpec, election: Election) -> Result<Election, StoreError> {
         if let Election::Wait(nodes) = &election {
             self.watch_elected(spec, nodes)?;
@@ -58,10 +58,10 @@ impl Fleet {
         Ok(election)
     }
 
-    /// Says what came of an elected task.
+    /// Publishes the result of an elected task.
     ///
     /// # Errors
-    /// When the store does not answer, or the result is too large.
+    /// The store does not answer, or the result is too large.
     pub fn share(&self, errand: ElectedTask<'_>, found: &TaskResult) -> Result<(), StoreError> {
         let ElectedTask { spec, task, definition } = errand;
         let share = self.sealed(errand, found)?;
@@ -75,13 +75,13 @@ impl Fleet {
         Err(too_fast())
     }
 
-    /// Says anew that this node was elected for a task, and what came of it, where the store has lost that.
+    /// Republishes that this node was elected for a task, and its result, if the store has lost them.
     ///
     /// # Errors
-    /// When the store does not answer.
+    /// The store does not answer.
     pub fn republish_election(&self, errand: ElectedTask<'_>, found: Option<&TaskResult>) -> Result<(), StoreError> {
         if let Some(found) = found {
-            // Sealed anew, with keys for all: those in the backup may be of another result.
+            // Sealed again, with keys for all targets: the keys in the backup may belong to another result.
             return self.share(errand, found);
         }
         let ElectedTask { spec, task, definition } = errand;
@@ -100,7 +100,7 @@ impl Fleet {
     fn elected(&self, spec: &RolloutSpec, task: &str) -> Result<Record, StoreError> {
         let prefix = keys::all_elected(&spec.book, task);
         let before = self.known();
-        // Only eligible targets write here: a few pages at most, read at one revision.
+        // Only eligible targets write here, so this reads a few pages at most.
         let (revision, rows) = self.all_rows(&prefix)?;
         self.seen(before, revision);
         Ok(Record::of(&rows, revision))

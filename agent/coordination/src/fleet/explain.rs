@@ -1,4 +1,4 @@
-//! What a node waits for, in words: which gate, and what would open it.
+//! Explanations for people: the gate that blocks a node, and the event that opens it.
 
 use super::{HIDDEN_CLAIM_LIMIT, Rollout};
 use crate::{
@@ -7,7 +7,7 @@ use crate::{
     store::StoreError,
 };
 
-/// How many names are listed before the rest is counted.
+/// The most names that a message lists. It counts the rest.
 const NAMES: usize = 5;
 
 pub(super) fn unreachable(error: &StoreError) -> Gate {
@@ -48,7 +48,7 @@ fn failed(snapshot: &RunSnapshot) -> Vec<&str> {
         .collect()
 }
 
-/// Who has not come to the end of a segment, as far as is known.
+/// Describes which members have not completed a segment. Without the voters' names it gives only their number.
 fn missing(spec: &RolloutSpec, snapshot: &RunSnapshot, segment: u32) -> String {
     let votes = snapshot.votes.get(segment as usize).copied().unwrap_or(0);
     let count = format!("{votes} of {} nodes are through", spec.members.len());
@@ -109,7 +109,7 @@ pub(super) fn hold(spec: &RolloutSpec, snapshot: &RunSnapshot, me: &str, hold: B
     }
 }
 
-/// Nodes report slots that the store does not have.
+/// Explains that nodes report slots that the store does not have.
 fn hidden_claims(snapshot: &RunSnapshot) -> Gate {
     Gate {
         reason: "Slot",
@@ -121,7 +121,7 @@ fn hidden_claims(snapshot: &RunSnapshot) -> Gate {
     }
 }
 
-/// The store has gone back: who has not said anew what it holds.
+/// Explains that the store was rolled back, and lists the nodes that have not republished their claims.
 fn restored(spec: &RolloutSpec, snapshot: &RunSnapshot) -> Gate {
     let silent = spec.known.iter().filter(|node| !snapshot.acknowledged.contains(*node)).map(String::as_str);
     Gate {
@@ -134,7 +134,7 @@ fn restored(spec: &RolloutSpec, snapshot: &RunSnapshot) -> Gate {
     }
 }
 
-/// A node that was set up again: it counts as lost until git names its key.
+/// Explains that a node shows another key. It counts as lost until git names that key.
 pub(super) fn stranger(node: &str, keys: &[String]) -> Gate {
     let keys = keys.iter().map(|key| format!("{key:?}")).collect::<Vec<_>>().join(", ");
     Gate {

@@ -1,5 +1,5 @@
-//! Leases that a waiter depends on. Under `skip` and `fail` the run continues when the lease of a lost node ends, and no
-//! watch reports that, so a waiter looks again at that time.
+//! Leases that a waiter depends on. Under `skip` and `fail` the run continues when the lease of a lost node ends. No
+//! watch reports that end, so a waiter decides again at that time.
 
 use std::{collections::BTreeSet, time::Duration};
 
@@ -10,21 +10,22 @@ use crate::{
     store::{Op, StoreError, Txn},
 };
 
-/// The number of waiters that watch leases where there is no gossip.
+/// The number of waiters that watch leases when there is no gossip.
 const WATCHERS: usize = 3;
 
 /// The most leases whose remaining time is read. If a run waits for more, the alive nodes are read again soon instead.
 const LEASES: usize = 8;
 
-/// The time after which the alive nodes are read again where a run waits for many leases.
+/// The time after which the alive nodes are read again if a run waits for many leases.
 const MANY: Duration = Duration::from_secs(4);
 
-/// etcd states the remaining time in whole seconds, and removes the key a moment after it.
+/// The margin after the end of a lease. etcd gives the remaining time in whole seconds, and removes the key later.
 const LATER: Duration = Duration::from_secs(1);
 
 impl Fleet {
-    /// Looks again when a lease ends that a run waits for. With gossip these are the leases of the nodes that it reports
-    /// as lost. Without gossip the first three waiters watch the leases of all nodes that the run waits for.
+    /// Schedules a new decision for the end of a lease that a run waits for. With gossip these are the leases of nodes
+    /// that gossip considers lost. Without gossip the first three waiters watch the leases of all nodes that the run
+    /// waits for.
     pub(super) fn watch_leases(&self, spec: &RolloutSpec, snapshot: &RunSnapshot) -> Result<(), StoreError> {
         if spec.on_lost == OnLost::Hold || snapshot.done(spec) || !self.store.shared() {
             return Ok(());
@@ -45,7 +46,7 @@ impl Fleet {
         self.look_when_leases_end(&nodes)
     }
 
-    /// Looks again when a lease of an elected node ends: under `skip` another node is elected then.
+    /// Schedules a new decision for the end of an elected node's lease. Under `skip` another node is elected then.
     pub(super) fn watch_elected(&self, spec: &RolloutSpec, nodes: &[String]) -> Result<(), StoreError> {
         if spec.on_lost != OnLost::Skip || nodes.is_empty() || !self.store.shared() {
             return Ok(());
@@ -63,7 +64,7 @@ impl Fleet {
     fn look_when_leases_end(&self, nodes: &BTreeSet<String>) -> Result<(), StoreError> {
         let mut first = (nodes.len() > LEASES).then_some(MANY);
         for node in nodes.iter().filter(|_| nodes.len() <= LEASES) {
-            // A lease that has ended since is the reason to look at once.
+            // A lease that has ended since is a reason to decide at once.
             let left = self.store.time_left(&keys::alive(node))?.unwrap_or_default() + LATER;
             first = Some(first.map_or(left, |first| first.min(left)));
         }
@@ -76,8 +77,8 @@ impl Fleet {
         Ok(())
     }
 
-    /// Returns whether this node is one of the first waiters: of the queue, of those that have voted, or, where no node
-    /// has, of those whose wave is closed.
+    /// Returns whether this node is one of the first waiters: in the queue, among the voters, or, if there are too few
+    /// voters, among the members whose wave is closed.
     fn is_watcher(&self, spec: &RolloutSpec, snapshot: &RunSnapshot) -> Result<bool, StoreError> {
         if snapshot.queue.iter().take(WATCHERS).any(|entry| entry.node == self.node) {
             return Ok(true);
@@ -95,8 +96,8 @@ impl Fleet {
         Ok(voted.contains(&self.node) || more.into_iter().any(|node| *node == self.node))
     }
 
-    /// Returns the nodes that a run waits for: the holders, and the members that have not voted in the segment at which
-    /// the others wait.
+    /// Returns the nodes that a run waits for: the slot holders, and the members that have not voted in the segment at
+    /// which the others wait.
     fn waits_for(&self, spec: &RolloutSpec, snapshot: &RunSnapshot) -> Result<BTreeSet<String>, StoreError> {
         let holds = |kind: SlotState| matches!(kind, SlotState::Claim | SlotState::Offer);
         let mut nodes: BTreeSet<String> =

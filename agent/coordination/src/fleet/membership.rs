@@ -1,4 +1,4 @@
-//! Joining, the lease that says that a node is alive, and the watches that wake it.
+//! Membership of a node: its join record, its lease, and the watches that wake it.
 
 use std::{
     fmt,
@@ -22,24 +22,25 @@ use crate::{
     store::{Change, Compare, LeaseId, Op, Outcome, Page, Row, Store, StoreError, Txn},
 };
 
-/// How long a lease lives.
+/// The time to live of a lease.
 const TTL: Duration = Duration::from_secs(25);
 
-/// How often it is kept alive.
+/// The interval at which the lease is kept alive.
 const KEEP: Duration = Duration::from_secs(10);
 
-/// How long a node may believe in its lease since it last heard of it: less than it lives, as clocks differ.
+/// The time for which a node trusts its lease after the last answer. It is shorter than the lease, as clocks differ.
 const BELIEF: Duration = Duration::from_secs(20);
 
-/// The stack of a thread that makes requests: unoptimised builds need more than 256 KiB. Unused pages cost nothing.
+/// The stack size of a thread that makes requests. Unoptimised builds need more than 256 KiB. Unused pages cost
+/// nothing.
 const STACK: usize = 2 << 20;
 
-/// Why a node is woken.
+/// The reason to wake a node.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Poke {
-    /// Another revision was accepted.
+    /// A newly accepted revision.
     Accepted,
-    /// Something was opened or offered.
+    /// A wave, an offer or another change that may let the node continue.
     Look,
 }
 
@@ -47,13 +48,13 @@ pub enum Poke {
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", default)]
 pub struct Joined {
-    /// The node.
+    /// The name of the node.
     pub node: String,
-    /// The machine.
+    /// The machine id.
     pub machine_id: String,
-    /// The version of its agent.
+    /// The version of the node's agent.
     pub version: String,
-    /// The public half of its identity.
+    /// The public half of the node's identity.
     pub public_keys: Vec<String>,
 }
 
@@ -65,19 +66,19 @@ struct Alive<'a> {
     public_keys: &'a [String],
 }
 
-/// The agent that runs under a node's name.
+/// The record of the agent that runs under a node's name.
 #[derive(Debug, Default, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", default)]
 struct Agent {
-    /// Another one for each process.
+    /// The identifier of the process. Each process has its own.
     id: String,
-    /// The machine.
+    /// The machine id.
     machine_id: String,
 }
 
 type Waker = Arc<dyn Fn(Poke) + Send + Sync>;
 
-/// A node's membership.
+/// The membership of a node.
 pub(super) struct Membership {
     shared: Arc<Shared>,
 }
@@ -88,7 +89,7 @@ struct Shared {
     clock: Arc<dyn Clock>,
     position: Arc<StorePosition>,
     stop: AtomicBool,
-    /// Names this process among all agents that may run under the node's name.
+    /// The identifier of this process among all agents that run under the node's name.
     id: String,
     state: Mutex<State>,
 }
@@ -97,22 +98,22 @@ struct Shared {
 struct State {
     begun: bool,
     joined: Joined,
-    /// Whether the store has the record of this agent.
+    /// True if the store has the record of this agent.
     presented: bool,
-    /// The public keys that git gives to this node's name; `None` if it gives none.
+    /// The public keys that git gives to this node's name. `None` if it gives none.
     given: Option<Vec<String>>,
-    /// Why this node is rejected until its process ends: another agent runs under its name.
+    /// The reason to reject this node until its process ends: another agent runs under its name.
     namesake: Option<String>,
     lease: Option<LeaseId>,
-    /// The lease of a node that is rejected: it shows the others which keys it has.
+    /// The lease of a rejected node. It shows the node's keys to the other nodes.
     knock: Option<LeaseId>,
-    /// When the store last said that the lease lives.
+    /// The time of the last answer that confirmed the lease. `None`: no lease is confirmed.
     heard: Option<Instant>,
     refused: Option<String>,
     /// The number of news that have arrived. A snapshot that was requested before the last one is stale.
     news: u64,
     touches: Touches,
-    /// Whether this node was asked for the key of a result.
+    /// True if another node has asked for the key of a result.
     asked: bool,
 }
 
@@ -140,7 +141,7 @@ impl Membership {
         self.shared.lock().news
     }
 
-    /// Works with the touches of budgets.
+    /// Runs a closure on the touches of budgets.
     pub(super) fn touches<T>(&self, work: impl FnOnce(&mut Touches) -> T) -> T {
         work(&mut self.shared.lock().touches)
     }
@@ -148,7 +149,7 @@ impl Membership {
     pub(super) fn begin(&self, joined: Joined, poke: Waker) {
         let told = Arc::clone(&self.shared);
         let poke: Waker = Arc::new(move |what| {
-            // First: the node that is woken must find its snapshot stale.
+            // Counted first, so that the woken node finds its snapshot stale.
             {
                 let mut state = told.lock();
                 state.news = state.news.wrapping_add(1);
@@ -164,19 +165,19 @@ impl Membership {
             state.begun = true;
             state.joined = joined.clone();
         }
-        // At once, so that an agent that runs once need not wait for a thread.
+        // Done here, so that an agent that runs once does not wait for a thread.
         self.shared.keep(&joined);
         if self.shared.store.shared() {
             let shared = Arc::clone(&self.shared);
             let waker = Arc::clone(&poke);
             spawn("lease", move || shared.keep_on(&joined, &waker));
-            // Another agent under this name may have come in between.
+            // Another agent may have joined under this name in between.
             self.shared.look_for_namesake();
         }
         for prefix in ["board/".to_owned(), keys::inbox(&self.shared.node)] {
             let shared = Arc::clone(&self.shared);
             let waker = Arc::clone(&poke);
-            // What is read from now on is older than what the watch tells of.
+            // The watch begins first, so that it reports every change that later reads miss.
             let first = shared.begin_watch(&prefix).ok();
             spawn("watch", move || shared.watch(&prefix, first, &waker));
         }
@@ -186,13 +187,13 @@ impl Membership {
         self.shared.stop.store(true, Ordering::Relaxed);
         let held = self.shared.lock().lease.take();
         if held.is_some() {
-            // A lease that can't be ended now runs out by itself.
+            // If the delete fails, the lease runs out by itself.
             let key = keys::alive(&self.shared.node);
             let _ = self.shared.store.commit(&Txn { then: vec![Op::Delete(key)], ..Txn::default() });
         }
     }
 
-    /// Whether the node has a lease that it may believe in.
+    /// Returns whether the node has a lease that it trusts.
     pub(super) fn ready(&self) -> bool {
         !self.lease_may_be_gone() && self.shared.lock().refused.is_none()
     }
@@ -205,7 +206,7 @@ impl Membership {
         heard.is_none_or(|heard| self.shared.clock.monotonic().duration_since(heard) >= BELIEF)
     }
 
-    /// Whether this node was asked for the key of a result since this was called last.
+    /// Returns whether this node was asked for the key of a result since the last call.
     pub(super) fn is_asked(&self) -> bool {
         std::mem::take(&mut self.shared.lock().asked)
     }
@@ -215,13 +216,13 @@ impl Membership {
         state.namesake.clone().or_else(|| state.refused.clone())
     }
 
-    /// Says which public keys git gives to this node's name. A node that was rejected for its key tries again at once.
+    /// Sets the public keys that git gives to this node's name. A node that was rejected for its key retries at once.
     pub(super) fn give(&self, keys: Option<Vec<String>>) {
         let again = {
             let mut state = self.shared.lock();
             let changed = std::mem::replace(&mut state.given, keys.clone()) != keys;
             if changed && keys.is_some_and(|keys| !same_keys(&keys, &state.joined.public_keys)) {
-                // The next try finds that the keys are not this node's.
+                // The next attempt finds that the keys are not this node's.
                 (state.lease, state.heard) = (None, None);
             }
             (changed && state.begun && state.lease.is_none()).then(|| state.joined.clone())
@@ -238,7 +239,7 @@ impl Drop for Membership {
     }
 }
 
-/// Whether both texts name the same key to sign with.
+/// Returns whether both lists have the same signing key.
 fn same_keys(one: &[String], other: &[String]) -> bool {
     match (PublicKeys::read(one), PublicKeys::read(other)) {
         (Some(one), Some(other)) => one.sign == other.sign,
@@ -246,7 +247,7 @@ fn same_keys(one: &[String], other: &[String]) -> bool {
     }
 }
 
-/// The message of a node that is rejected for its key, with the way back (P145).
+/// Builds the message of a node that is rejected for its key, with the remedy (P145).
 fn other_key(node: &str, joined: &Joined, why: &str) -> String {
     let keys = joined.public_keys.iter().map(|key| format!("{key:?}")).collect::<Vec<_>>().join(", ");
     format!(
@@ -286,14 +287,14 @@ impl Shared {
             let before = well;
             well = self.keep(joined);
             if well && !before {
-                // Whatever was said while nobody listened is read anew.
+                // Changes that the watch missed meanwhile are read now.
                 poke(Poke::Accepted);
                 poke(Poke::Look);
             }
         }
     }
 
-    /// Sends the touches that came too soon after another one. Each is for every waiter: the queue has moved meanwhile.
+    /// Sends the touches that were delayed. Each is for every waiter, because the queue has changed meanwhile.
     fn send_due_touches(&self) {
         let now = self.clock.monotonic();
         let due = self.lock().touches.take_due(now);
@@ -306,7 +307,7 @@ impl Shared {
         }
     }
 
-    /// Keeps the lease, or gets one; says whether there is one.
+    /// Keeps the lease alive, or gets one. Returns whether there is one.
     fn keep(&self, joined: &Joined) -> bool {
         let before = self.clock.monotonic();
         match self.kept(joined) {
@@ -335,7 +336,7 @@ impl Shared {
             return self.store.keep_alive(lease);
         }
         self.introduce(joined)?;
-        // The lock would be held through the block: `knock` takes it too.
+        // Copied, because a lock in the condition would last through the block, and `knock` takes it too.
         let refused = self.lock().refused.clone();
         if let Some(why) = refused {
             self.knock(joined)?;
@@ -356,8 +357,8 @@ impl Shared {
         Op::Put { key: keys::alive(&self.node), value: serde_json::to_vec(&alive).unwrap_or_default(), lease }
     }
 
-    /// Shows the others the keys of a node that is rejected for them, where the node with the right keys is gone. They
-    /// do not count it as alive.
+    /// Shows the keys of a rejected node to the other nodes, if no node with the right keys is alive. They do not count
+    /// the rejected node as alive.
     fn knock(&self, joined: &Joined) -> Result<(), StoreError> {
         let known = self.lock().knock;
         if let Some(lease) = known.filter(|_| self.store.shared()) {
@@ -381,7 +382,7 @@ impl Shared {
         Ok(())
     }
 
-    /// Writes the join record, if the name is free or the record names this node's keys. Another key for the name is
+    /// Writes the join record if the name is free or the record has this node's keys. Another key for the name is
     /// rejected until git names it (P143, P145).
     fn introduce(&self, joined: &Joined) -> Result<(), StoreError> {
         let key = keys::joined(&self.node);
@@ -403,7 +404,7 @@ impl Shared {
         }
         let found = |outcome: Outcome| outcome.answers().1.into_iter().flat_map(|answer| answer.rows).next();
         if matches!(&outcome, Outcome::Refused { answers, .. } if answers.iter().all(|answer| answer.rows.is_empty())) {
-            // A record that does not count is there, which is known now: it is written over.
+            // The existing record does not count. The signer knows that now, so this commit overwrites it.
             outcome = self.store.commit(&txn)?;
         }
         if matches!(outcome, Outcome::Done { .. }) {
@@ -414,7 +415,7 @@ impl Shared {
             return Err(StoreError::Unreachable(format!("others write to {key} all the time")));
         };
         let there: Joined = serde_json::from_slice(&row.value).unwrap_or_default();
-        // A store of this node alone has nobody to tell apart.
+        // A store that only this node uses has no second node of that name.
         let own = is_given || !self.store.shared() || same_keys(&there.public_keys, &joined.public_keys);
         self.lock().refused = (!own).then(|| {
             let machine = if there.machine_id == joined.machine_id {
@@ -424,8 +425,8 @@ impl Shared {
             };
             other_key(&self.node, joined, &machine)
         });
-        // Signed again with each lease: the certificate may be another, and a record from a backup is older than the one
-        // that others have read.
+        // Signed again with each lease, because the certificate may have changed. Also, a record from a backup is
+        // older than the one that other nodes have read.
         if own {
             let compare = vec![Compare::Revision(key.clone(), row.modified)];
             self.store.commit(&Txn { compare, then: vec![Op::put(key, value)], ..Txn::default() })?;
@@ -433,7 +434,7 @@ impl Shared {
         Ok(())
     }
 
-    /// Looks whether another agent has written its record over this one's.
+    /// Checks whether another agent has overwritten this agent's record.
     fn look_for_namesake(&self) {
         let key = keys::agent(&self.node);
         if self.lock().presented
@@ -443,8 +444,8 @@ impl Shared {
         }
     }
 
-    /// Rejects this node if a row is the record of another agent that has the same key (P146). Writes the own record
-    /// again, so that the other agent is rejected too: no one can know which of them is meant to run.
+    /// Rejects this node if a row is the record of another agent with the same key (P146). Writes the own record again,
+    /// so that the other agent is rejected too: no node can know which of them is meant to run.
     fn meet(&self, row: &Row) {
         if row.key != keys::agent(&self.node) || !self.lock().presented || !self.store.is_of_namesake(row) {
             return;
@@ -475,7 +476,7 @@ impl Shared {
     fn begin_watch(&self, prefix: &str) -> Result<mpsc::UnboundedReceiver<Change>, StoreError> {
         let before = self.position.known();
         let read = self.store.read(prefix, &Page { after: None, limit: 1 })?;
-        // A store that has gone back is seen, and said, even by who is in the midst of a long task.
+        // A node in the midst of a long task must report a rollback too, so the watch checks for one.
         self.position.seen(before, read.revision);
         if self.position.has_rolled_back() {
             self.report_rollback()?;
@@ -493,7 +494,7 @@ impl Shared {
         Ok(changes)
     }
 
-    /// Says that the store has gone back, unless somebody has said so since.
+    /// Reports that the store was rolled back, unless another node has reported it since.
     fn report_rollback(&self) -> Result<(), StoreError> {
         let rejected = {
             let state = self.lock();
@@ -512,7 +513,7 @@ impl Shared {
         }
     }
 
-    /// Wakes the node for a touch of a budget that it waits for. A decision that is on its way finds its snapshot stale.
+    /// Wakes the node for a touch of a budget that it waits for. A decision in progress then finds its snapshot stale.
     fn hear_touch(&self, row: &Row, poke: &Waker) {
         let acts = {
             let mut state = self.lock();
@@ -524,18 +525,18 @@ impl Shared {
         }
     }
 
-    /// Follows what is written below a prefix, and wakes the node.
+    /// Follows the changes below a prefix, and wakes the node for them.
     fn watch(&self, prefix: &str, first: Option<mpsc::UnboundedReceiver<Change>>, poke: &Waker) {
         let mut begun = first;
         let mut told: Option<Instant> = None;
-        // What was asked before this node listened is answered too.
+        // Requests from before this watch are answered too.
         self.lock().asked = true;
         while !self.stops() {
             let Some(mut changes) = begun.take() else {
                 thread::sleep(Duration::from_secs(1));
                 begun = self.begin_watch(prefix).ok();
                 if begun.is_some() {
-                    // What was written while nobody listened is looked at too.
+                    // Changes that the watch missed meanwhile are read now.
                     poke(Poke::Accepted);
                     poke(Poke::Look);
                 }
@@ -553,7 +554,7 @@ impl Shared {
                             poke(Poke::Accepted);
                         }
                     }
-                    // A record that does not count wakes no node, but for an Event now and then.
+                    // A record that does not count wakes no node. Now and then it does, so that an event reports it.
                     Change::Put(row) if !self.store.counts(&row) => {
                         let now = self.clock.monotonic();
                         if told.is_none_or(|told| now.duration_since(told) >= KEEP) {
@@ -563,7 +564,7 @@ impl Shared {
                     }
                     Change::Put(row) if row.key == keys::ACCEPTED => {
                         let accepted: Option<Accepted> = serde_json::from_slice(&row.value).ok();
-                        // This node has written the record itself, and need not look at it.
+                        // This node wrote the record itself, so it need not read it.
                         if accepted.is_none_or(|accepted| accepted.by != self.node) {
                             poke(Poke::Accepted);
                         }
@@ -576,7 +577,7 @@ impl Shared {
                         self.lock().asked |= row.key.starts_with(&keys::result_wants(&self.node));
                         poke(Poke::Look);
                     }
-                    // All have said anew what they hold: whoever waited for that goes on.
+                    // The recovery is complete, so waiting nodes continue.
                     Change::Delete(key, _) if key.starts_with(keys::ALL_RECOVERIES) => poke(Poke::Look),
                     Change::Delete(..) => {}
                 }

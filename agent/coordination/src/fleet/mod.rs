@@ -1,4 +1,4 @@
-//! A node among others: reads, decides, commits, and looks again, until it may go on or must wait.
+//! A node of the fleet: it reads a snapshot, decides, commits, and repeats that until it may continue or must wait.
 
 mod elect;
 mod explain;
@@ -33,22 +33,22 @@ use crate::{
 use membership::Membership;
 use store_position::StorePosition;
 
-/// How often a decision is tried again in one go, where others are faster.
+/// The most attempts of one decision while other nodes change the same records.
 const TRIES: usize = 30;
 
-/// How long an offer may stand before somebody else takes it away.
+/// The time after which an offer that is not taken is withdrawn.
 const OFFER: Duration = Duration::from_secs(10);
 
-/// How long a node's own snapshot is good enough to begin with.
+/// The age up to which a node begins with its last snapshot.
 const RECENT: Duration = Duration::from_secs(1);
 
-/// How long the list of those who are alive is believed.
+/// The time for which the list of alive nodes is used.
 const ALIVE: Duration = Duration::from_secs(5);
 
-/// How long slots may block others that gossip alone reports.
+/// The time for which slots that only gossip reports may block other nodes.
 const HIDDEN_CLAIM_LIMIT: Duration = Duration::from_secs(120);
 
-/// A node's place in the fleet.
+/// The fleet as one node takes part in it.
 #[derive(Debug)]
 pub struct Fleet {
     store: Arc<dyn Store>,
@@ -56,69 +56,69 @@ pub struct Fleet {
     clock: Arc<dyn Clock>,
     membership: Membership,
     position: Arc<StorePosition>,
-    /// What the nodes say among themselves, where they do.
+    /// The gossip between the nodes, if it runs.
     gossip: OnceLock<Gossip>,
-    /// Who opens what is sealed to this node.
+    /// The identity that opens values sealed to this node.
     bearer: OnceLock<Bearer>,
     inner: Mutex<Inner>,
 }
 
 #[derive(Debug, Default)]
 struct Inner {
-    /// Offers to others, and when this node saw them first.
+    /// Offers to other nodes, with the time at which this node first saw them.
     offers: BTreeMap<(String, u64), Instant>,
-    /// Claims of nodes that went away on purpose, and when this node saw them first.
+    /// Claims with an announced absence, with the time at which this node first saw them.
     absences: BTreeMap<(String, u64), Instant>,
-    /// Who waits for a free slot without taking it, and when this node saw that first.
+    /// The first waiter that does not take a free slot, by budget, with the time at which this node first saw that.
     idle: BTreeMap<String, ((String, u64), Instant)>,
-    /// Complete waves, and when this node saw them so first.
+    /// The complete wave of each run, with the time at which this node first saw it complete.
     complete: BTreeMap<String, ((u32, u32), Instant)>,
     /// The last snapshot of each book.
     snapshots: BTreeMap<String, Known>,
-    /// Who is alive, and when that was read.
+    /// The alive nodes, with the time of the read.
     alive: Option<(Instant, BTreeSet<String>)>,
-    /// When a lease ends that a run waits for: what was read of the alive nodes before counts no more then.
+    /// The end of a lease that a run waits for. From then on, an older list of alive nodes is not used.
     lease_end: Option<Instant>,
-    /// Since when slots of a part of a budget are reported that the store does not have.
+    /// The time since which slots that the store does not have are reported, by partition.
     hearsay: BTreeMap<String, Instant>,
-    /// The part of a budget in which this node holds a slot, by book.
+    /// The partition in which this node holds a slot, by book.
     holding: BTreeMap<String, String>,
-    /// When something is due that nobody will tell of.
+    /// The time of the next decision that no watch triggers.
     due: Option<Instant>,
-    /// The number of holds in a row whose cause was an error.
+    /// The number of holds in a row that an error caused.
     troubles: u32,
-    /// Whether a snapshot of this pass showed another accepted revision than the node has loaded, or none.
+    /// True if a snapshot of this pass showed another accepted revision than the node has loaded, or none.
     behind: bool,
 }
 
-/// A snapshot, and what was so when it was requested.
+/// A snapshot with the circumstances of its request.
 #[derive(Debug, Clone)]
 struct Known {
     snapshot: RunSnapshot,
-    /// When it was requested. The answer may have waited long for a processor.
+    /// The request. Its time counts, because the answer may have waited long for a processor.
     requested: Requested,
 }
 
-/// The instant of a request, and the number of news before it.
+/// The time of a request, and the number of news before it.
 #[derive(Debug, Clone, Copy)]
 struct Requested {
     at: Instant,
     news: u64,
-    /// How far the store was known to have come, and the number of what this node wrote last.
+    /// The store revision and the sequence number of this node that were known at the request.
     position: (u64, u64),
 }
 
-/// What a node is told.
+/// The answer to a node's request.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Answer {
-    /// It may go on.
+    /// The permission to continue.
     Go,
-    /// It waits.
+    /// The gate that blocks the node.
     Hold(Gate),
 }
 
 impl Fleet {
-    /// A node that has not joined yet.
+    /// Creates a node that has not joined yet.
     pub fn new(store: Arc<dyn Store>, node: String, clock: Arc<dyn Clock>) -> Self {
         let position = Arc::new(StorePosition::new(store.shared()));
         let membership = Membership::new(Arc::clone(&store), node.clone(), Arc::clone(&clock), Arc::clone(&position));
@@ -134,51 +134,51 @@ impl Fleet {
         }
     }
 
-    /// Whether the nodes themselves, where they speak to one another, agree that one is lost.
+    /// Returns whether gossip agrees that a node is lost. True without gossip.
     fn agrees_lost(&self, node: &str) -> bool {
-        // Whoever answers under that name is not the node.
+        // The agent that runs under that name has another key, so it is not the node.
         if self.store.strangers().contains_key(node) {
             return true;
         }
         self.gossip.get().is_none_or(|gossip| gossip.thinks_lost(node))
     }
 
-    /// Asks the nodes themselves, too, who is lost.
+    /// Attaches gossip as a second opinion on lost nodes.
     pub fn hear(&self, gossip: Gossip) {
         let _ = self.gossip.set(gossip);
     }
 
-    /// Says who opens what is sealed to this node.
+    /// Sets the identity that opens values sealed to this node.
     pub fn read_as(&self, bearer: Bearer) {
         let _ = self.bearer.set(bearer);
     }
 
-    /// Joins: writes who it is, keeps its lease, and follows what is said to it. Done once.
+    /// Joins the fleet: writes the join record, keeps the lease, and follows the watches. Only the first call counts.
     pub fn join(&self, joined: Joined, poke: impl Fn(Poke) + Send + Sync + 'static) {
         self.membership.begin(joined, Arc::new(poke));
     }
 
-    /// Leaves: its lease ends at once, and others need not wait for it to run out.
+    /// Leaves the fleet. The lease ends at once, so that other nodes need not wait for its end.
     pub fn leave(&self) {
         self.membership.end();
     }
 
-    /// The store.
+    /// Returns the store.
     pub fn store(&self) -> &dyn Store {
         self.store.as_ref()
     }
 
-    /// The reason why this node is rejected and takes no part.
+    /// Returns the reason to reject this node. `None` if it takes part.
     pub fn refused(&self) -> Option<String> {
         self.membership.refused()
     }
 
-    /// Says which public keys git gives to this node; `None` if it gives none.
+    /// Sets the public keys that git gives to this node. `None` if it gives none.
     pub fn give_keys(&self, keys: Option<Vec<String>>) {
         self.membership.give(keys);
     }
 
-    /// Writes, unless this node is rejected.
+    /// Commits a transaction, unless this node is rejected.
     fn write(&self, txn: &Txn) -> Result<Outcome, StoreError> {
         match self.membership.refused() {
             Some(why) => Err(StoreError::Denied(why)),
@@ -190,18 +190,18 @@ impl Fleet {
         self.inner.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// When something is due that no watch will tell of: an offer that is not taken, a wave that soaks.
+    /// Takes the time of the next decision that no watch triggers, such as the end of a soak.
     pub fn due(&self) -> Option<Instant> {
         self.lock().due.take()
     }
 
-    /// Asks to look again after about a minute: what is due may be left to this node.
+    /// Schedules a new decision in about a minute, because maintenance may be left to this node.
     pub fn look_again(&self) {
         let at = self.clock.monotonic() + Duration::from_millis(50_000 + self.spread() % 20_000);
         sooner(&mut self.lock().due, at);
     }
 
-    /// Asks to look again within 2 to 15 s, later with each error in a row.
+    /// Schedules a new decision within 2 to 15 s, later with each error in a row.
     pub fn look_soon(&self) {
         let mut inner = self.lock();
         let at = self.clock.monotonic() + backed_off(inner.troubles, self.spread());
@@ -214,54 +214,54 @@ impl Fleet {
         self.lock().troubles > 0
     }
 
-    /// Begins a pass: only its own snapshots tell whether the node is behind.
+    /// Begins a pass. Only its own snapshots decide whether the node is behind.
     pub fn begin_pass(&self) {
         self.lock().behind = false;
     }
 
-    /// Whether a snapshot of the last pass showed another accepted revision than the node has loaded, or none. Nobody tells
-    /// of it where the record was deleted, or came from a backup.
+    /// Returns whether a snapshot of the last pass showed another accepted revision than the node has loaded, or none.
+    /// No watch reports that if the record was deleted or came from a backup.
     pub fn is_behind(&self) -> bool {
         self.lock().behind
     }
 
-    /// A number that differs from node to node.
+    /// Returns a number that differs from node to node.
     fn spread(&self) -> u64 {
         self.node.bytes().fold(7_u64, |sum, byte| sum.wrapping_mul(31).wrapping_add(u64::from(byte)))
     }
 
-    /// Whether the lease may have run out: then what is held must be looked at again before anything is changed.
+    /// Returns whether the lease may have ended. If so, the claims must be checked before the next change.
     pub fn lease_may_be_gone(&self) -> bool {
         self.membership.lease_may_be_gone()
     }
 
-    /// Goes on from what the journal knows: how far the store had come, and the number of what was written last.
+    /// Restores the last known store revision and the own sequence number from the journal.
     pub fn resume(&self, revision: u64, sequence: u64) {
         self.position.resume(revision, sequence);
     }
 
-    /// An answer of the store has this revision, and was asked for when `before` was known.
+    /// Notes the revision of an answer. `before` is the position that was known at the request.
     pub fn seen(&self, before: (u64, u64), revision: u64) {
         self.position.seen(before, revision);
     }
 
-    /// How far the store has come, as far as was seen, and the number of what this node wrote last.
+    /// Returns the highest known store revision, and the sequence number of this node's last write.
     pub fn known(&self) -> (u64, u64) {
         self.position.known()
     }
 
-    /// Whether the store has gone back, and this node has to say anew what it holds.
+    /// Returns whether the store was rolled back and this node must republish its claims.
     pub fn needs_republish(&self) -> bool {
         self.position.needs_republish()
     }
 
-    /// Whether the store, as it was looked at last, lacks a vote that this node has given.
+    /// Returns whether the last snapshot of the store lacks a vote of this node.
     pub fn lacks_vote(&self, spec: &RolloutSpec, segment: u32) -> bool {
         let key = snapshot_key(spec, &self.node);
         self.lock().snapshots.get(&key).is_some_and(|known| !known.snapshot.voted.contains(&segment))
     }
 
-    /// Asks for what a node wants of a run, until the node has it or must wait.
+    /// Makes a request, and repeats it until it is granted or the node must wait.
     pub fn ask(&self, spec: &RolloutSpec, want: Request) -> Answer {
         match self.asked(spec, want) {
             Ok(answer) => {
@@ -311,7 +311,7 @@ impl Fleet {
                             snapshot = self.commit(spec, txn)?;
                         }
                         None => {
-                            // Before the news are counted: a touch is either heard by a waiter, or counted here.
+                            // Set before the news are counted, so that every touch either wakes this node or counts.
                             self.membership.touches(|touches| touches.set_waiting(spec, true));
                             let now = self.membership.news();
                             if now == news {
@@ -329,7 +329,7 @@ impl Fleet {
         Ok(Answer::Hold(explain::busy()))
     }
 
-    /// Does what follows from a wish that is fulfilled: a node that has ended something may have completed a wave.
+    /// Completes a granted request. A node that has finished something may have completed a wave.
     fn go(&self, spec: &RolloutSpec, snapshot: RunSnapshot, want: Request, was_halted: bool) -> Result<(), StoreError> {
         self.membership.touches(|touches| touches.set_waiting(spec, false));
         let ends = matches!(want, Request::Done(_) | Request::Failed(_) | Request::Leave) && !spec.members.is_empty();
@@ -343,8 +343,8 @@ impl Fleet {
         Ok(())
     }
 
-    /// Returns the last snapshot if it is good enough for a first try: transactions compare, and a slot that was offered or
-    /// a wave that was opened since would have been news.
+    /// Returns the last snapshot if it is good enough for a first attempt. That is safe because transactions compare,
+    /// and because an offer or an opened wave would have been news.
     fn recent(&self, spec: &RolloutSpec, want: Request) -> Option<RunSnapshot> {
         let now = self.clock.monotonic();
         let inner = self.lock();
@@ -355,15 +355,15 @@ impl Fleet {
         (gives_back || fresh).then(|| known.snapshot.clone())
     }
 
-    /// Notes what is so before a request.
+    /// Notes the circumstances of a request.
     fn requested(&self) -> Requested {
         Requested { at: self.clock.monotonic(), news: self.membership.news(), position: self.position.known() }
     }
 
-    /// Does what is due in a run, whoever it is for.
+    /// Does the maintenance that is due in a run, for any node. Returns whether the run is complete.
     ///
     /// # Errors
-    /// When the store does not answer.
+    /// The store does not answer.
     pub fn run_maintenance(&self, spec: &RolloutSpec) -> Result<bool, StoreError> {
         if self.has_seen_end(spec) {
             return Ok(true);
@@ -380,14 +380,14 @@ impl Fleet {
         Ok(ended)
     }
 
-    /// Returns whether the last snapshot showed the end of a run. Only a restore of the store could take that back.
+    /// Returns whether the last snapshot showed the end of a run. Only a rollback of the store could undo that.
     fn has_seen_end(&self, spec: &RolloutSpec) -> bool {
         let inner = self.lock();
         let known = inner.snapshots.get(&snapshot_key(spec, &self.node)).map(|known| &known.snapshot);
         known.is_some_and(|snapshot| snapshot.done(spec) && snapshot.recovery.is_none() && !snapshot.rolled_back)
     }
 
-    /// Does what is due; says whether the run is through.
+    /// Does the maintenance that is due. Returns whether the run is complete.
     fn next_maintenance(&self, spec: &RolloutSpec, mut snapshot: RunSnapshot) -> Result<bool, StoreError> {
         for _ in 0..TRIES {
             self.notice(spec, &mut snapshot)?;
@@ -404,7 +404,7 @@ impl Fleet {
         Ok(self.snapshot_of(spec, requested, outcome))
     }
 
-    /// Adds to a record the time at which it was made: for people, no decision reads it.
+    /// Adds the time of writing to a slot or progress record. It is for people only: no decision reads it.
     fn stamp(&self, txn: &mut Txn) {
         let now = self.clock.wall();
         for operation in &mut txn.then {
@@ -446,12 +446,12 @@ impl Fleet {
         Ok(snapshot)
     }
 
-    /// The number of what this node writes.
+    /// Returns the operation that writes this node's sequence number.
     fn write_sequence(&self, number: u64) -> Op {
         Op::put(keys::write_sequence(&self.node), serde_json::to_vec(&WriteSequence { number }).unwrap_or_default())
     }
 
-    /// Commits something of this node's own that no run's snapshot shows; says whether it was done.
+    /// Commits a transaction with the next sequence number, without a snapshot. Returns whether it was applied.
     fn commit_marked(&self, mut txn: Txn) -> Result<bool, StoreError> {
         let number = self.position.known().1 + 1;
         txn.then.push(self.write_sequence(number));
@@ -468,22 +468,22 @@ impl Fleet {
         self.position.judge(requested.position, &mut snapshot);
         self.note_stabilizing(&mut snapshot);
         let mut inner = self.lock();
-        // What is of the whole fleet has no generation.
+        // A snapshot of the whole fleet has no generation.
         inner.behind |= spec.generation > 0 && snapshot.current(spec).is_none();
         inner.snapshots.insert(snapshot_key(spec, &self.node), Known { snapshot: snapshot.clone(), requested });
         snapshot
     }
 
-    /// A store that did not answer may be another one when it does: what was read of it is not gone by.
+    /// Drops all snapshots. A store that did not answer may be another one when it answers again.
     fn forget(&self) {
         self.lock().snapshots.clear();
         self.position.lost_sight();
     }
 
-    /// Who has a lease.
+    /// Returns the nodes that have a lease.
     ///
     /// # Errors
-    /// When the store does not answer.
+    /// The store does not answer.
     pub fn alive(&self) -> Result<BTreeSet<String>, StoreError> {
         let now = self.clock.monotonic();
         {
@@ -500,15 +500,15 @@ impl Fleet {
         Ok(alive)
     }
 
-    /// Who has ever joined.
+    /// Returns the nodes that have ever joined.
     ///
     /// # Errors
-    /// When the store does not answer.
+    /// The store does not answer.
     pub fn joined(&self) -> Result<BTreeSet<String>, StoreError> {
         self.names(keys::ALL_JOINED)
     }
 
-    /// The last parts of the keys with a prefix.
+    /// Returns the rest of each key with a prefix.
     fn names(&self, prefix: &str) -> Result<BTreeSet<String>, StoreError> {
         let mut page = Page::default();
         let mut names = BTreeSet::new();
@@ -522,10 +522,10 @@ impl Fleet {
         }
     }
 
-    /// How a book's run stands, for people.
+    /// Returns the state of a book's run, for people.
     ///
     /// # Errors
-    /// When the store does not answer.
+    /// The store does not answer.
     pub fn rollout(&self, spec: &RolloutSpec) -> Result<Rollout, StoreError> {
         let mut snapshot = self.look(spec)?;
         self.notice(spec, &mut snapshot)?;
@@ -547,35 +547,35 @@ impl Fleet {
         Ok(rollout)
     }
 
-    /// How far a book's run is open.
+    /// Returns the open waves of a book's run. `None` if no wave was ever opened.
     ///
     /// # Errors
-    /// When the store does not answer.
+    /// The store does not answer.
     pub fn progress(&self, book: &str) -> Result<Option<RolloutProgress>, StoreError> {
         let key = keys::progress(book);
         let rows = self.store.read(&key, &Page { after: None, limit: 1 })?.rows;
         Ok(rows.into_iter().find(|row| row.key == key).and_then(|row| serde_json::from_slice(&row.value).ok()))
     }
 
-    /// Sets a key that others read.
+    /// Sets a key that other nodes read.
     ///
     /// # Errors
-    /// When the store does not answer.
+    /// The store does not answer.
     pub fn publish(&self, key: &str, value: Vec<u8>) -> Result<(), StoreError> {
         self.write(&Txn { then: vec![Op::put(key, value)], ..Txn::default() }).map(drop)
     }
 
-    /// All rows with a prefix, by the last part of their keys.
+    /// Returns all values with a prefix, by the rest of their keys.
     ///
     /// # Errors
-    /// When the store does not answer.
+    /// The store does not answer.
     pub fn rows(&self, prefix: &str) -> Result<BTreeMap<String, Vec<u8>>, StoreError> {
         let (_, rows) = self.all_rows(prefix)?;
         let rest = |row: Row| Some((row.key.strip_prefix(prefix)?.to_owned(), row.value));
         Ok(rows.into_iter().filter_map(rest).collect())
     }
 
-    /// All rows with a prefix, and the revision of the first page: a change during the reading is newer than that.
+    /// Returns all rows with a prefix, and the revision of the first page. A change during the read is newer than that.
     fn all_rows(&self, prefix: &str) -> Result<(u64, Vec<Row>), StoreError> {
         let mut page = Page::default();
         let (mut first, mut found) = (None, Vec::new());
@@ -591,33 +591,33 @@ impl Fleet {
     }
 }
 
-/// How a run stands.
+/// The state of a run, for people.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Rollout {
-    /// waiting, running, halted or done.
+    /// The phase: waiting, running, halted or done.
     pub phase: &'static str,
-    /// How many nodes it waits for.
+    /// The number of nodes that the run waits for.
     pub total: u64,
-    /// How many are through.
+    /// The number of nodes that have completed the run.
     pub done: u64,
-    /// Who failed.
+    /// The failed nodes.
     pub failed: Vec<String>,
-    /// Who holds a slot, and since when (milliseconds since 1970, by the holder's clock).
+    /// The nodes that hold a slot or an offer, each with the time since then (milliseconds since 1970, holder's clock).
     pub holding: Vec<(String, Option<i64>)>,
-    /// When something was opened last.
+    /// The time at which a wave was last opened. Unit: milliseconds since 1970.
     pub opened: Option<i64>,
-    /// How many wait in the queue, as far as was read.
+    /// The number of queue entries that were read.
     pub waiting: u64,
-    /// What keeps it from going on.
+    /// The gates that block the run.
     pub blocked: Vec<Gate>,
 }
 
-/// A book may have several budgets, and a snapshot is of one.
+/// Returns the key of a cached snapshot. A book may have several budgets, and a snapshot covers one.
 fn snapshot_key(spec: &RolloutSpec, node: &str) -> String {
     format!("{} {} {} {}", spec.book, spec.group, spec.run, spec.part(node))
 }
 
-/// Returns the pause after so many errors before: 2 s at first, doubled up to 12 s, and up to a quarter more by `spread`.
+/// Returns the pause after a number of errors: 2 s at first, doubled up to 12 s, and up to a quarter more by `spread`.
 pub fn backed_off(errors: u32, spread: u64) -> Duration {
     let pause = (2_000_u64 << errors.min(3)).min(12_000);
     Duration::from_millis(pause + spread % (pause / 4))

@@ -1,4 +1,4 @@
-//! What a node has seen for how long, by its own clock and ears: decisions are told, and look at no clock themselves.
+//! Durations that one node measures by its own clock. Decisions get them in the snapshot, and read no clock themselves.
 
 use std::{collections::BTreeMap, time::Duration};
 
@@ -10,13 +10,13 @@ use crate::{
     store::{Page, StoreError},
 };
 
-/// A part of a group's budget, by one name.
+/// Returns the name of a partition of a budget.
 fn part_of(spec: &RolloutSpec, part: &str) -> String {
     format!("{}/{part}", spec.group)
 }
 
 impl Fleet {
-    /// Adds what this node has seen for how long, and whom it thinks lost.
+    /// Adds to a snapshot the durations that this node has measured, and the nodes that count as lost.
     pub(super) fn notice(&self, spec: &RolloutSpec, snapshot: &mut RunSnapshot) -> Result<(), StoreError> {
         self.note_stabilizing(snapshot);
         self.notice_offers(snapshot);
@@ -33,7 +33,7 @@ impl Fleet {
                 .filter(|node| self.agrees_lost(node))
                 .collect();
         }
-        // They belong to the snapshot: it is noticed again before each decision.
+        // The snapshot keeps the names, so they are read once although this runs before each decision.
         let read = |snapshot: &RunSnapshot, segment| snapshot.names.as_ref().is_some_and(|(of, _)| *of == segment);
         if let Some(segment) = segment_to_inspect(spec, snapshot)
             && !read(snapshot, segment)
@@ -45,13 +45,13 @@ impl Fleet {
         self.notice_unseen(spec, snapshot)
     }
 
-    /// Whose word stands against the store's: who says that it holds a slot, by a write that the store does not know.
+    /// Adds the nodes that report a slot by a write that the store does not have.
     fn notice_unseen(&self, spec: &RolloutSpec, snapshot: &mut RunSnapshot) -> Result<(), StoreError> {
         snapshot.hidden_claims.clear();
         let Some(gossip) = self.gossip.get().filter(|_| spec.count.is_some()) else { return Ok(()) };
         for (node, number) in gossip.holders(&part_of(spec, spec.part(&self.node))) {
             let shown = node == self.node || snapshot.held.iter().any(|held| held.node == node);
-            // Who is lost is gone on without, where the book says so.
+            // The run does not wait for a lost node, if the book allows that.
             let counts = !shown && spec.known.contains(&node) && !snapshot.lost.contains(&node);
             if counts && self.mark_of(&node)? < number {
                 snapshot.hidden_claims.insert(node);
@@ -61,8 +61,8 @@ impl Fleet {
         Ok(())
     }
 
-    /// Reports that the store does not acknowledge block others for a time only: gossip proves nothing. The time begins again
-    /// once there is no such report.
+    /// Bounds the time for which reports that the store does not confirm block other nodes, because gossip proves
+    /// nothing. The time begins again when there is no such report.
     fn bound_hearsay(&self, part: &str, snapshot: &mut RunSnapshot) {
         let now = self.clock.monotonic();
         let mut inner = self.lock();
@@ -75,19 +75,19 @@ impl Fleet {
             tracing::warn!(part, nodes = ?snapshot.hidden_claims, "ignored reports of slots that the data store does not have");
             snapshot.hidden_claims.clear();
         } else {
-            // Nothing tells when the store shows them.
+            // No watch reports the moment at which the store shows the slots.
             sooner(&mut inner.due, now + OFFER);
         }
     }
 
-    /// The number of what a node wrote last, as the store has it.
+    /// Returns the sequence number of a node's last write, as the store has it. 0 if there is none.
     fn mark_of(&self, node: &str) -> Result<u64, StoreError> {
         let rows = self.store.read(&keys::write_sequence(node), &Page { after: None, limit: 1 })?.rows;
         let row = rows.iter().find(|row| row.key == keys::write_sequence(node));
         Ok(row.and_then(|row| serde_json::from_slice::<WriteSequence>(&row.value).ok()).map_or(0, |mark| mark.number))
     }
 
-    /// Tells the others where this node holds a slot, after it has written something.
+    /// Broadcasts the partitions in which this node holds a slot, after it has written to the store.
     pub(super) fn tell_holds(&self, spec: &RolloutSpec, snapshot: &RunSnapshot) {
         let Some(gossip) = self.gossip.get() else { return };
         let mine = snapshot.mine(spec, &self.node).filter(|mine| mine.held.kind == SlotState::Claim);
@@ -151,10 +151,10 @@ impl Fleet {
             return;
         };
         let (known, since) = inner.idle.get(&spec.group).cloned().unwrap_or_else(|| (waiting.clone(), now));
-        // Another one that waits is another wait.
+        // The time begins again for each waiter.
         let since = if known == waiting { since } else { now };
         inner.idle.insert(spec.group.clone(), (waiting, since));
-        // Not all at once: whoever comes first sees to it.
+        // The spread keeps the nodes from offering the slot all at once.
         let spread = self.node.bytes().fold(0_u32, |sum, byte| sum.wrapping_mul(31).wrapping_add(u32::from(byte)));
         let patience = OFFER + Duration::from_millis(u64::from(spread % 20_000));
         let touched = self.membership.touches(|touches| touches.offers_now(&spec.group));

@@ -1,4 +1,4 @@
-//! A store that has gone back: this node says so, and says anew what it holds.
+//! Recovery of this node after a rollback of the store: report it, then republish the claims.
 
 use super::{Fleet, TRIES};
 use crate::{
@@ -7,17 +7,17 @@ use crate::{
     store::StoreError,
 };
 
-/// No book is meant: only what is of the whole fleet is read.
+/// Returns a spec for reads that concern the whole fleet. It names no real book.
 fn of_the_fleet(known: &[String]) -> RolloutSpec {
     let nobody = "none/none".to_owned();
     RolloutSpec { book: nobody.clone(), group: nobody, known: known.to_vec(), waves: 1, ..RolloutSpec::default() }
 }
 
 impl Fleet {
-    /// Says anew what this node holds in a run, where the store lacks it or has something older.
+    /// Republishes this node's claims in a run, if the store lacks them or has older ones.
     ///
     /// # Errors
-    /// When the store does not answer.
+    /// The store does not answer.
     pub fn republish_claims(&self, spec: &RolloutSpec, own: &NodeClaims) -> Result<(), StoreError> {
         let mut snapshot = self.look(spec)?;
         for _ in 0..TRIES {
@@ -28,19 +28,19 @@ impl Fleet {
         Err(StoreError::Unreachable("others write too fast".into()))
     }
 
-    /// Looks whether this node has to say anew what it holds: what has only been heard may not count.
+    /// Checks in the store whether this node must republish its claims. A report that it only heard of may not count.
     ///
     /// # Errors
-    /// When the store does not answer.
+    /// The store does not answer.
     pub fn check_needs_republish(&self) -> Result<bool, StoreError> {
         self.look(&of_the_fleet(&[]))?;
         Ok(self.needs_republish())
     }
 
-    /// Says that this node has said anew all that it holds. `known` are the nodes that git names.
+    /// Records that this node has republished all its claims. `known` are the nodes that git names.
     ///
     /// # Errors
-    /// When the store does not answer.
+    /// The store does not answer.
     pub fn acknowledge_recovery(&self, known: &[String]) -> Result<(), StoreError> {
         let none = of_the_fleet(known);
         let mut snapshot = self.look(&none)?;
@@ -51,7 +51,7 @@ impl Fleet {
                 Some(txn) => snapshot = self.commit(&none, txn)?,
                 None => {
                     self.position.settled();
-                    // Who is the last to say it ends the recovery_id.
+                    // The last node to do so ends the recovery.
                     return end_recovery(known, &snapshot).map_or(Ok(()), |txn| self.write(&txn).map(drop));
                 }
             }
@@ -59,7 +59,7 @@ impl Fleet {
         Err(StoreError::Unreachable("others write too fast".into()))
     }
 
-    /// Says that the store has gone back, where this node is the first to notice.
+    /// Reports that the store was rolled back, if this node is the first to notice.
     pub(super) fn rollback_reported(
         &self,
         spec: &RolloutSpec,

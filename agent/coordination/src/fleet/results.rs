@@ -1,5 +1,5 @@
-//! What came of an elected task, passed on to the targets: sealed once, its key wrapped for each of them in its inbox.
-//! Who has no key (it joined later) asks for one, and any target that can read the result answers.
+//! Results of elected tasks. A result is sealed once, and its key is wrapped for each target in that target's inbox. A
+//! target without the key (it joined later) asks for it, and any target that can read the result answers.
 
 use std::collections::BTreeMap;
 
@@ -14,20 +14,20 @@ use crate::{
     store::{MAX_OPERATIONS, Op, Page, StoreError, Txn},
 };
 
-/// The largest result that is passed on.
+/// The largest result that is published, in bytes.
 const LARGEST: usize = 64 << 10;
 
-/// How many are asked for a key.
+/// The most other targets that are asked for a key.
 const ASKED: usize = 3;
 
-/// What came of an elected task on one node, in the clear.
+/// The result of an elected task on one node, in the clear.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct TaskResult {
-    /// Whether it succeeded.
+    /// True if the task succeeded.
     pub ok: bool,
-    /// Its result.
+    /// The value of the result.
     pub result: Value,
-    /// What there is to say.
+    /// The message of the task, if it has one.
     pub message: Option<String>,
 }
 
@@ -44,19 +44,19 @@ struct Wanted {
     definition: String,
 }
 
-/// An elected task, in one form of it.
+/// An elected task in one definition.
 #[derive(Debug, Clone, Copy)]
 pub struct ElectedTask<'a> {
     /// The run.
     pub spec: &'a RolloutSpec,
     /// The task.
     pub task: &'a str,
-    /// The digest of the task and of what it reads.
+    /// The digest of the task and of its inputs.
     pub definition: &'a str,
 }
 
 impl ElectedTask<'_> {
-    /// What a result is sealed for: as anything else it does not open.
+    /// Returns the purpose that a result is sealed for. It does not open for another purpose.
     fn purpose(&self, by: &str) -> String {
         purpose(&self.spec.book, self.task, self.definition, by)
     }
@@ -71,7 +71,7 @@ fn failed(error: &std::io::Error) -> StoreError {
 }
 
 impl Fleet {
-    /// The form in which a result travels: sealed to the targets, where other processes read the store too.
+    /// Seals a result to the targets. It stays in the clear if no other process reads the store.
     pub(super) fn sealed(&self, errand: ElectedTask<'_>, found: &TaskResult) -> Result<SealedResult, StoreError> {
         let bytes = serde_json::to_vec(found).unwrap_or_default();
         if bytes.len() > LARGEST {
@@ -86,12 +86,12 @@ impl Fleet {
         Ok(SealedResult { ok: found.ok, body })
     }
 
-    /// Wraps a key for nodes, each in its inbox.
+    /// Wraps a key for several nodes, each in its inbox.
     fn wrap_for(&self, errand: ElectedTask<'_>, by: &str, key: &SealKey, nodes: &[String]) -> Result<(), StoreError> {
         let readers = self.readers()?;
         let mut puts = Vec::new();
         for node in nodes {
-            // Who has not joined has nothing to read with yet, and asks when it has.
+            // A node that has not joined has no key to read with yet. It asks after it has joined.
             let Some(reader) = readers.get(node) else { continue };
             let wrapped = key.wrap(&reader.read, &errand.purpose(by)).map_err(|error| failed(&error))?;
             let record = Wrapped { definition: errand.definition.to_owned(), key: wrapped };
@@ -104,17 +104,18 @@ impl Fleet {
         Ok(())
     }
 
-    /// The keys that nodes read with, as they joined.
+    /// Returns the public keys of the nodes, from their join records.
     fn readers(&self) -> Result<BTreeMap<String, PublicKeys>, StoreError> {
         let joined = self.rows(keys::ALL_JOINED)?;
         let keys = |value: &[u8]| PublicKeys::read(&serde_json::from_slice::<Joined>(value).ok()?.public_keys);
         Ok(joined.into_iter().filter_map(|(node, value)| Some((node, keys(&value)?))).collect())
     }
 
-    /// The results of an elected task in the clear; or the nodes whose result can't be read yet: then a key was asked for.
+    /// Opens the results of an elected task. Otherwise returns the nodes whose result cannot be read yet, and asks for
+    /// keys.
     ///
     /// # Errors
-    /// When the store does not answer.
+    /// The store does not answer.
     pub fn open(
         &self,
         errand: ElectedTask<'_>,
@@ -140,7 +141,7 @@ impl Fleet {
         Ok(Err(closed))
     }
 
-    /// The key of a result, from the own inbox.
+    /// Returns the key of a result from the own inbox. `None` if there is none.
     fn key_of(&self, errand: ElectedTask<'_>, by: &str) -> Result<Option<SealKey>, StoreError> {
         let Some(bearer) = self.bearer.get() else { return Ok(None) };
         let place = keys::result_key(&self.node, &errand.spec.book, errand.task, by);
@@ -151,12 +152,12 @@ impl Fleet {
         Ok(wrapped.and_then(|wrapped| bearer.unwrap_key(&wrapped.key, &errand.purpose(by))))
     }
 
-    /// Asks for the key of results: those who made them, and where one is gone some other targets.
+    /// Asks for the keys of results: the nodes that made them, and up to three other targets.
     fn ask_for(&self, errand: ElectedTask<'_>, closed: &[String]) -> Result<(), StoreError> {
         let alive = self.alive()?;
         let targets = errand.spec.members.keys().chain(&errand.spec.late);
         let others = targets.filter(|node| **node != self.node && alive.contains(*node) && !closed.contains(node));
-        // Who made it may not be able to read it any more.
+        // The node that made a result may not be able to read it any more.
         let asked: Vec<&String> = closed.iter().filter(|by| alive.contains(*by)).chain(others.take(ASKED)).collect();
         let mut then: Vec<Op> = Vec::new();
         for node in asked {
@@ -170,22 +171,22 @@ impl Fleet {
         self.write(&Txn { then, ..Txn::default() }).map(drop)
     }
 
-    /// Whether somebody has asked this node for the key of a result since this was asked last.
+    /// Returns whether a node has asked this node for the key of a result since the last call.
     pub fn is_asked(&self) -> bool {
         self.membership.is_asked()
     }
 
-    /// Answers those who have asked for the key of a result. `spec_of` gives the run of a book here, where there is one.
+    /// Answers the requests for keys of results. `spec_of` returns the run of a book, if this node takes part in it.
     ///
     /// # Errors
-    /// When the store does not answer.
+    /// The store does not answer.
     pub fn answer(&self, spec_of: impl Fn(&str) -> Option<RolloutSpec>) -> Result<(), StoreError> {
         let prefix = keys::result_wants(&self.node);
         for (rest, definition) in self.rows(&prefix)? {
             let [namespace, name, task, by, from] = rest.split('/').collect::<Vec<_>>()[..] else { continue };
             let Ok(Wanted { definition }) = serde_json::from_slice(&definition) else { continue };
             let task = keys::unescaped(task);
-            // Only a target of the book, as this node's revision has it, gets to read.
+            // Only a target of the book, by this node's own revision, gets the key.
             let spec = spec_of(&format!("{namespace}/{name}")).filter(|spec| spec.selects(from));
             if let Some(spec) = &spec {
                 let errand = ElectedTask { spec, task: &task, definition: &definition };

@@ -1,4 +1,4 @@
-//! How far the data store has come, as far as this node has seen; and whether it has gone back since.
+//! The last known position of the data store, by which this node detects a rollback.
 
 use std::{
     sync::{Mutex, MutexGuard, PoisonError},
@@ -7,33 +7,33 @@ use std::{
 
 use crate::rollout::RunSnapshot;
 
-/// How long a node that has reached the store (again) lets nobody in: a store that was restored is reached by all at
-/// about the same time, and whoever knows more of its past says so first.
+/// The time for which a node that has reached the store (again) admits no node. All nodes reach a restored store at
+/// about the same time, and a node that knows more of its past reports the rollback first.
 const STABILIZATION_PERIOD: Duration = Duration::from_secs(3);
 
-/// What a node knows of the store's past.
+/// A node's knowledge of the store's past.
 #[derive(Debug)]
 pub(super) struct StorePosition {
-    /// Whether other processes write to the store too: only then it must be said to all that it has gone back.
+    /// True if other processes write to the store too. Only then is a rollback reported.
     shared: bool,
     known: Mutex<Known>,
 }
 
 #[derive(Debug, Default)]
 struct Known {
-    /// The highest revision that was seen.
+    /// The highest store revision that was seen.
     revision: u64,
-    /// The number of what this node wrote last.
+    /// The sequence number of this node's last write.
     sequence: u64,
-    /// Whether the store is older than that, and nobody is known to have said so.
+    /// True if the store was rolled back, and no node is known to have reported that.
     rolled_back: bool,
-    /// The recovery_id that was heard of last.
+    /// The last recovery that this node has heard of.
     recovery_id: Option<String>,
-    /// Whether this node has to say anew what it holds.
+    /// True if this node must republish its claims.
     needs_republish: bool,
-    /// Whether somebody may have said that the store went back, which was not looked at yet.
+    /// True if a node may have reported a rollback, and this node has not read the store since.
     heard: bool,
-    /// Whether the store did not answer last time; and when it did first since then.
+    /// True if the store did not answer the last request.
     away: bool,
     reached: Option<Instant>,
 }
@@ -47,19 +47,19 @@ impl StorePosition {
         self.known.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Goes on from what the journal knows. Who has no past knows nothing of the store's either, and has nothing to be
-    /// unsure of.
+    /// Restores the position from the journal. A node that has never written to the store cannot detect a rollback, so
+    /// it does not need to stabilize.
     pub(super) fn resume(&self, revision: u64, sequence: u64) {
         let mut known = self.lock();
         (known.revision, known.sequence, known.away) = (revision, sequence, sequence > 0);
     }
 
-    /// The store did not answer: it may be another one when it does.
+    /// Notes that the store did not answer. It may be another store when it answers again.
     pub(super) fn lost_sight(&self) {
         self.lock().away = true;
     }
 
-    /// When this node may be sure that nobody knows that the store went back; None where it is.
+    /// Returns the time at which the stabilization period ends. `None` if it has ended, or the store is not shared.
     pub(super) fn stabilizing_until(&self, now: Instant) -> Option<Instant> {
         if !self.shared {
             return None;
@@ -71,8 +71,8 @@ impl StorePosition {
         known.reached.map(|reached| reached + STABILIZATION_PERIOD).filter(|sure| now < *sure)
     }
 
-    /// An answer of the store has this revision, and was asked for when `before` was known: others may have seen more
-    /// since, but an answer is never older than its question, unless the store has gone back.
+    /// Notes the revision of an answer. `before` is the position that was known at the request. An answer is never
+    /// older than its request, unless the store was rolled back. `known` itself may be newer by then.
     pub(super) fn seen(&self, before: (u64, u64), revision: u64) {
         let mut known = self.lock();
         if revision > 0 && revision < before.0 {
@@ -87,8 +87,8 @@ impl StorePosition {
         known.revision = known.revision.max(revision);
     }
 
-    /// The store has no record that this node joined. If the node has written to the store before, the store was wiped
-    /// or is another one; its revision may already be beyond the one that the node knew.
+    /// Notes that the store has no join record of this node. If the node has written to the store before, the store was
+    /// wiped or is another one. Its revision may already be higher than the one that the node knew.
     pub(super) fn note_missing_join_record(&self) {
         let mut known = self.lock();
         if known.sequence > 0 && self.shared {
@@ -97,11 +97,11 @@ impl StorePosition {
         }
     }
 
-    /// Compares what was read with what this node knew when it asked, and tells the snapshot.
+    /// Compares a snapshot with the position at its request, and sets `rolled_back` in the snapshot.
     pub(super) fn judge(&self, before: (u64, u64), snapshot: &mut RunSnapshot) {
         self.seen(before, snapshot.revision);
         let mut known = self.lock();
-        // A mark that is not there says nothing: it may be signed with a key that counts no more.
+        // A missing number proves nothing: it may be signed with a key that does not count any more.
         if snapshot.sequence > 0 && snapshot.sequence < before.1 {
             tracing::warn!(
                 was = before.1,
@@ -109,7 +109,7 @@ impl StorePosition {
                 "the data store lacks what this node has written to it"
             );
             (known.rolled_back, known.needs_republish) = (true, true);
-            // What is written from now on is newer than that.
+            // The next writes continue from the number in the store.
             known.sequence = snapshot.sequence;
         }
         known.sequence = known.sequence.max(snapshot.sequence);
@@ -125,47 +125,46 @@ impl StorePosition {
         snapshot.rolled_back = known.rolled_back && self.shared;
     }
 
-    /// This node has written something with a mark.
+    /// Notes the sequence number of a write.
     pub(super) fn wrote(&self, sequence: u64) {
         let mut known = self.lock();
         known.sequence = known.sequence.max(sequence);
     }
 
-    /// Whether this node knows that the store has gone back, and nobody is known to have said so.
+    /// Returns whether the store was rolled back, and no node is known to have reported that.
     pub(super) fn has_rolled_back(&self) -> bool {
         self.lock().rolled_back && self.shared
     }
 
-    /// This node has said that the store went back. Where that does not read back (it does not count), it is not said
-    /// again.
+    /// Notes that this node has reported the rollback. If the report does not count, it is not repeated.
     pub(super) fn rollback_reported(&self) {
         self.lock().rolled_back = false;
     }
 
-    /// Somebody seems to have said that the store went back: it is looked at.
+    /// Notes that a node seems to have reported a rollback. The next read of the store verifies it.
     pub(super) fn told(&self) {
         self.lock().heard = true;
     }
 
-    /// This node has said anew what it holds.
+    /// Notes that this node has republished its claims.
     pub(super) fn settled(&self) {
         let mut known = self.lock();
         known.rolled_back &= self.shared;
         known.needs_republish = known.rolled_back;
     }
 
-    /// Whether this node has to say anew what it holds, or to look whether it has.
+    /// Returns whether this node must republish its claims, or check whether it must.
     pub(super) fn needs_republish(&self) -> bool {
         let known = self.lock();
         known.needs_republish || known.heard
     }
 
-    /// The recovery_id that was heard of last.
+    /// Returns the last recovery that this node has heard of.
     pub(super) fn recovery_id(&self) -> Option<String> {
         self.lock().recovery_id.clone()
     }
 
-    /// The highest revision that was seen, and the number of what this node wrote last.
+    /// Returns the highest known store revision, and the sequence number of this node's last write.
     pub(super) fn known(&self) -> (u64, u64) {
         let known = self.lock();
         (known.revision, known.sequence)
@@ -176,7 +175,7 @@ impl StorePosition {
 mod tests {
     use super::*;
 
-    /// A store that was wiped may have grown past the revision that a node knew, by what others write to it.
+    /// The revision of a wiped store may exceed the known one, because other nodes write to it.
     #[test]
     fn store_without_the_record_of_a_node_that_has_written_is_rolled_back() {
         for (shared, mark, rolled_back) in [(true, 7, true), (true, 0, false), (false, 7, false)] {

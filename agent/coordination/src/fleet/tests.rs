@@ -1,4 +1,4 @@
-//! What wakes a node that waits: real decisions of two nodes about one store.
+//! The events that wake a waiting node: real decisions of two nodes about one store.
 
 use std::{
     fmt,
@@ -24,8 +24,7 @@ use crate::{
 
 type Between = Box<dyn FnOnce() + Send>;
 
-/// A store of several processes. What it is told to do next happens between a request that writes some key and its
-/// answer.
+/// A store of several processes. A test can run a closure between a request that writes some key and its answer.
 #[derive(Default)]
 struct Shared {
     store: Arc<LocalStore>,
@@ -99,7 +98,7 @@ fn accept(store: &dyn Store) {
     store.commit(&Txn { then: vec![Op::put(keys::ACCEPTED, accepted)], ..Txn::default() }).unwrap();
 }
 
-/// A node that has joined, and how often it was woken.
+/// Creates a node that has joined, with a counter of its wake-ups.
 fn node(store: &Arc<Shared>, name: &str) -> (Arc<Fleet>, Arc<AtomicUsize>) {
     let fleet = Fleet::new(Arc::clone(store) as Arc<dyn Store>, name.into(), Arc::new(SystemClock));
     let woken = Arc::new(AtomicUsize::new(0));
@@ -134,7 +133,7 @@ fn acceptance_wakes_all_nodes_but_the_one_that_wrote_it() {
         let record = Accepted { schema: 1, generation: 1, by: by.into(), ..Accepted::default() };
         write(keys::ACCEPTED, serde_json::to_vec(&record).unwrap());
     };
-    // Watches keep their order: who is woken by what comes behind the record has heard of the record.
+    // Watches keep their order. A node that was woken by a later record has also received the accepted record.
     let woken_by = |by: &str| {
         let before = (a.load(Ordering::SeqCst), b.load(Ordering::SeqCst));
         accept(by);
@@ -160,7 +159,7 @@ fn offer_between_request_and_answer_is_followed() {
     *store.between.lock().unwrap() = Some((
         keys::whole_queue(&spec.group),
         Box::new(move || {
-            // b has queued and has not got the answer: a offers its slot to b, and b hears of that.
+            // b has queued and has no answer yet. a offers its slot to b, and b receives the notice.
             assert_eq!(a.ask(&done, Request::Done(0)), Answer::Go);
             wait_for(|| woken.load(Ordering::SeqCst) > before);
         }),
@@ -223,7 +222,7 @@ fn node_is_behind_while_its_views_show_another_accepted_revision_or_none() {
     let newer = RolloutSpec { generation: spec.generation + 1, ..spec.clone() };
     a.look(&newer).unwrap();
     assert!(a.is_behind(), "the store has an older one");
-    // One snapshot of the whole fleet, or of another book, takes nothing back.
+    // A later snapshot of the whole fleet, or of another book, does not reset the flag.
     a.acknowledge_recovery(&[]).unwrap();
     assert!(a.is_behind());
 }

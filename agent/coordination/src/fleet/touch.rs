@@ -1,4 +1,4 @@
-//! Touches of a budget's notice: a node sends at most one a second for each budget, and acts on one only if it waits.
+//! Touches of a budget's notice. A node sends at most one a second for each budget, and acts on one only if it waits.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -18,7 +18,7 @@ const PAUSE: Duration = Duration::from_secs(1);
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Touch {
     group: String,
-    /// Whether it was taken out, because it comes too soon after the last one.
+    /// True if the touch was taken out of the transaction, because it follows the last one too soon.
     delayed: bool,
 }
 
@@ -26,7 +26,7 @@ pub(super) struct Touch {
 #[derive(Debug, Default)]
 pub(super) struct Touches {
     sent: BTreeMap<String, Instant>,
-    /// Budgets with a touch that was delayed, and when it is due.
+    /// Budgets with a delayed touch, and the time at which it is due.
     owed: BTreeMap<String, Instant>,
     /// The budgets and books that this node waits for.
     waits: BTreeSet<(String, String)>,
@@ -49,7 +49,7 @@ impl Touches {
         Some(Touch { group, delayed })
     }
 
-    /// Remembers a touch whose transaction was applied.
+    /// Notes a touch whose transaction was applied.
     pub(super) fn committed(&mut self, touch: Touch, now: Instant) {
         if touch.delayed {
             self.owed.entry(touch.group).or_insert(now + PAUSE);
@@ -73,7 +73,7 @@ impl Touches {
         self.owed.entry(group).or_insert(now + PAUSE);
     }
 
-    /// Remembers whether this node waits in a run.
+    /// Notes whether this node waits in a run.
     pub(super) fn set_waiting(&mut self, spec: &RolloutSpec, waits: bool) {
         let entry = (spec.group.clone(), spec.book.clone());
         if waits {
@@ -86,7 +86,7 @@ impl Touches {
     /// Returns whether this node acts on a touch: it waits for the budget, and the touch is for it.
     pub(super) fn heard(&mut self, node: &str, row: &Row) -> bool {
         let Some(group) = row.key.strip_prefix(keys::ALL_FREED) else { return false };
-        // The watch gives the record as it stands in the store. One that cannot be read is for every waiter.
+        // The watch gives the record as it is in the store. A record that cannot be parsed is for every waiter.
         let freed: Freed = serde_json::from_slice(&row.value).unwrap_or_default();
         let named = freed.nodes.is_empty() || freed.nodes.iter().any(|named| named == node);
         let acts = named && self.waits.iter().any(|(waits, _)| waits == group);
@@ -96,17 +96,17 @@ impl Touches {
         acts
     }
 
-    /// Lets this node offer the free slots of a budget at once.
+    /// Allows this node to offer the free slots of a budget at once.
     pub(super) fn offer_now(&mut self, group: &str) {
         self.touched.insert(group.to_owned());
     }
 
-    /// Returns whether this node offers the free slots of a budget at once.
+    /// Returns whether this node may offer the free slots of a budget at once.
     pub(super) fn offers_now(&self, group: &str) -> bool {
         self.touched.contains(group)
     }
 
-    /// Forgets a touch: no waiter is left for a free slot.
+    /// Drops a touch, because no waiter is left for a free slot.
     pub(super) fn forget(&mut self, group: &str) {
         self.touched.remove(group);
     }

@@ -1,4 +1,4 @@
-//! What nodes tell one another beside who is there: that they go, what was accepted, which slots they hold.
+//! Broadcasts of nodes besides their membership: a departure, an accepted revision, and held slots.
 
 use std::{
     collections::BTreeMap,
@@ -10,10 +10,10 @@ use serde::{Deserialize, Serialize};
 
 use super::core::Life;
 
-/// More nodes than these are not remembered to have left.
+/// The most nodes whose departure is remembered, and the most whose slots are.
 const NODES: usize = 20_000;
 
-/// What a node tells all others.
+/// A broadcast of a node to all others.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) struct Told {
     pub(super) node: String,
@@ -26,31 +26,31 @@ pub(super) enum What {
     Leaves,
     /// The generation, and the digest of its record.
     Accepted(u64, String),
-    /// The parts of budgets in which the node holds a slot.
+    /// The partitions in which the node holds a slot.
     Holds(Vec<String>),
 }
 
-/// What a node said of the slots that it holds.
+/// The slots that a node reports to hold.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Holds {
-    /// The number of what it had written to the data store last.
+    /// The sequence number of the node's last write to the data store.
     pub number: u64,
-    /// The parts of budgets in which it holds one.
+    /// The partitions in which the node holds a slot.
     pub parts: Vec<String>,
 }
 
-/// The highest acceptance that was heard of.
+/// The highest announced acceptance.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Announced {
-    /// Its generation.
+    /// The generation.
     pub generation: u64,
-    /// The digest of its record.
+    /// The digest of the acceptance record.
     pub digest: String,
-    /// A node that has it.
+    /// A node that has the record.
     pub by: String,
 }
 
-/// By which what is newer takes the place of what is older.
+/// The subject of a broadcast. A newer broadcast replaces an older one with the same subject.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Subject {
     node: String,
@@ -64,20 +64,20 @@ impl Invalidates for Subject {
     }
 }
 
-/// What was told, as far as it is known here.
+/// The received broadcasts.
 #[derive(Debug, Default)]
 pub(super) struct Listener {
-    /// The life in which a node said that it goes.
+    /// The incarnation in which each node left.
     pub(super) left: BTreeMap<String, u64>,
-    /// The highest acceptance of anybody.
+    /// The highest acceptance that any node announced.
     pub(super) accepted: Announced,
-    /// What each node said last of the slots that it holds.
+    /// The last report of each node about the slots that it holds.
     pub(super) holds: BTreeMap<String, Holds>,
-    /// How often that has changed.
+    /// The number of changes of `holds`.
     pub(super) changed: u64,
 }
 
-/// foca owns its listener: what it hears is shared with the member.
+/// A shared handle of the listener. foca owns one handle, and the member reads through another.
 #[derive(Debug, Clone, Default)]
 pub(super) struct Ears(Arc<Mutex<Listener>>);
 
@@ -125,7 +125,7 @@ impl BroadcastHandler<Life> for Ears {
                 news
             }
         };
-        // What this node says itself goes out, also when it says it again.
+        // A broadcast of this node itself is always sent, even if it repeats an earlier one.
         Ok((news || from.is_none()).then_some(Subject { node: told.node, about, number: told.number }))
     }
 }

@@ -1,7 +1,7 @@
-//! One member of the gossip, without threads or clocks of its own: what it is given, what it sends, what it thinks.
+//! One member of the gossip, without threads or clocks of its own: its inputs, its messages, and its view of others.
 //!
-//! The algorithm is SWIM (Das, Gupta, Motivala 2002) as foca implements it. foca's periodic gossip is off: it costs as
-//! much when nothing happens. Who has news, be it a suspicion, sends it to a few, a few times.
+//! The algorithm is SWIM (Das, Gupta, Motivala 2002) as foca implements it. foca's periodic gossip is off, because it
+//! costs as much when nothing happens. A member with news, such as a suspicion, sends it to a few members, a few times.
 
 use std::{
     collections::{BTreeMap, BTreeSet, BinaryHeap},
@@ -17,23 +17,23 @@ use serde::{Deserialize, Serialize};
 
 use super::broadcast::{Announced, Ears, Holds, Told, What};
 
-/// What is thought of a node.
+/// The liveness of a node as gossip sees it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Liveness {
-    /// It answers.
+    /// A node that answers.
     Alive,
-    /// It did not answer somebody, and may still speak up.
+    /// A node that did not answer another one, and may still refute the suspicion.
     Suspect,
-    /// It did not speak up.
+    /// A node that did not refute a suspicion in time.
     Lost,
-    /// It said that it goes.
+    /// A node that announced its departure.
     Left,
-    /// Nothing was heard of it.
+    /// A node that gossip never heard of.
     Unknown,
 }
 
 impl Liveness {
-    /// How it is written.
+    /// Returns the name of the state.
     pub fn name(self) -> &'static str {
         match self {
             Self::Alive => "alive",
@@ -45,20 +45,20 @@ impl Liveness {
     }
 }
 
-/// One life of a node: who comes back is newer.
+/// The identity of a node with its incarnation. A node that returns has a higher one.
 #[derive(Debug, Clone, Deserialize)]
 #[serde(from = "(String, u64)")]
 pub struct Life {
-    /// The node. foca copies it for each member that a message names.
+    /// The name of the node. It is shared, because foca copies it for each member that a message names.
     pub name: Arc<str>,
-    /// When it began.
+    /// The number of the incarnation.
     pub began: u64,
-    /// A hash of the name: foca looks for a member by comparing it with all others, for each that a message names.
+    /// A hash of the name. foca compares each member that a message names with all others, so this must be fast.
     key: u128,
 }
 
 impl Life {
-    /// A life of a node that began at some time.
+    /// Creates the identity of a node in one incarnation.
     pub fn new(name: String, began: u64) -> Self {
         use std::hash::Hasher as _;
         let half = |salt: u8| {
@@ -108,46 +108,47 @@ impl foca::Identity for Life {
     }
 }
 
-/// Something that was heard.
+/// An event of the gossip.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Heard {
-    /// A node is there.
+    /// A node is alive.
     Joined(String),
-    /// A node said that it goes.
+    /// A node announced its departure.
     Left(String),
     /// A node is lost.
     Lost(String),
-    /// Somebody has accepted a generation.
+    /// A node has accepted a higher generation.
     Accepted(Announced),
-    /// Somebody has taken a slot, or given one back.
+    /// The reported slots of some node have changed.
     Slots,
 }
 
-/// How often a member is asked whether it lives.
+/// The time between two probes of members.
 const PERIOD: Duration = Duration::from_secs(1);
-/// How long it has before others ask for it.
+/// The time in which a member must answer a probe, before others probe it too.
 const ANSWER: Duration = Duration::from_millis(500);
-/// How long one that is suspected may speak up.
+/// The time in which a suspected member may refute the suspicion.
 const SUSPICION: Duration = Duration::from_secs(4);
-/// How often who has news sends them on, and how many times.
+/// The time between two rounds that send news, and the number of rounds.
 const ROUND: Duration = Duration::from_millis(200);
 const ROUNDS: u8 = 3;
-/// A member that is so late was kept from its work: its machine slept, or has too much to do.
+/// The delay from which a member counts as stalled: its machine slept, or is overloaded.
 const STALL: Duration = Duration::from_millis(100);
-/// How much longer the next round waits, for so much as a member is late.
+/// The extra pause before the next round, as a multiple of the member's delay.
 const CARE: u32 = 50;
 const CARE_AT_MOST: Duration = Duration::from_secs(10);
-/// How long who has joined waits for what was accepted: many come at once.
+/// The time after a join until the last announcements are repeated. Many nodes may join together.
 const AGAIN: Duration = Duration::from_secs(2);
-/// The largest message: names of about a thousand nodes. Larger ones make the beginning of a large fleet slow.
+/// The largest message in bytes, enough for about a thousand names. Larger ones make the start of a large fleet slow.
 pub const LARGEST: usize = 16 << 10;
-/// How often somebody is asked to be let in while nobody is there, and how many at once; how seldom, in the end, those of
-/// whom nothing was ever heard.
+/// The pause between two attempts to join while no other member is known. Then the longest pause for nodes that gossip
+/// never heard of, and the number of nodes that are asked at once.
 const ALONE: Duration = Duration::from_secs(2);
 const SELDOM: Duration = Duration::from_secs(60);
 const ASKED: usize = 3;
 
-/// How often news is sent on by each of so many nodes: four times the logarithm of their number, and one.
+/// Returns the number of times that each of so many nodes sends a piece of news: four for each digit of their number,
+/// and one.
 fn transmissions(nodes: usize) -> NonZeroU8 {
     let digits = nodes.saturating_sub(1).checked_ilog10().map_or(1, |digits| digits + 1);
     NonZeroU8::new(u8::try_from(4 * digits + 1).unwrap_or(u8::MAX)).unwrap_or(NonZeroU8::MIN)
@@ -165,15 +166,15 @@ fn config(nodes: usize) -> foca::Config {
         max_packet_size: NonZeroUsize::new(LARGEST).unwrap_or(NonZeroUsize::MIN),
         notify_down_members: true,
         periodic_announce: Some(PeriodicParams { frequency: Duration::from_secs(30), num_members: one }),
-        // What a partition took apart finds together again.
+        // The halves of a partition find each other again.
         periodic_announce_to_down_members: Some(PeriodicParams { frequency: Duration::from_secs(5), num_members: few }),
         periodic_gossip: None,
-        // However long a partition lasts: its halves must not forget each other.
+        // The halves of a partition must not forget each other, however long it lasts.
         remove_down_after: None,
     }
 }
 
-/// One member.
+/// A member of the gossip.
 pub struct Member {
     foca: Foca<Life, PostcardCodec, SmallRng, Ears>,
     ears: Ears,
@@ -182,34 +183,34 @@ pub struct Member {
     numbered: u64,
     sends: Vec<(Life, Vec<u8>)>,
     heard: Vec<Heard>,
-    /// The highest acceptance: this node's own, or one that it has heard of.
+    /// The highest acceptance: this node's own, or a received one.
     accepted: Announced,
-    /// What this node said last of the slots that it holds.
+    /// The last report of this node about the slots that it holds.
     holds: Holds,
-    /// How many changes of what others hold were heard.
+    /// The number of changes of reported slots that were noticed.
     changed: u64,
-    /// When it is told again: who has joined since has not heard of it.
+    /// The time at which announcements are repeated, because a node that joined since has not received them.
     again: Option<Instant>,
-    /// Who may be there, whose turn it is to be asked, and when.
+    /// The nodes that may be alive, the position of the next one to ask, and the time of that.
     seeds: Vec<String>,
     turn: usize,
     ask: Instant,
     pause: Duration,
-    /// When news are sent on next, and how many times still.
+    /// The time of the next round that sends news, and the number of rounds left.
     round: Instant,
     rounds: u8,
-    /// How much foca had to tell when it was looked at last.
+    /// The size of foca's backlog when it was last read.
     backlog: usize,
-    /// How many nodes there were when it was last decided how often news is sent on.
+    /// The number of nodes for which foca was last configured.
     nodes: usize,
-    /// Whether there was news since that was asked last.
+    /// True if there was news since the last call of `has_news`.
     news: bool,
-    /// How late this member does what is due: who has too much to do sends news on more slowly, so that who asks
-    /// whether it lives is answered still.
+    /// The delay with which this member does its work. A late member sends news more slowly, so that it still answers
+    /// probes in time.
     late: Duration,
 }
 
-/// The one that is due first is the greatest.
+/// A timer of foca. The earliest timer is the greatest, as the heap returns the greatest first.
 struct Timer {
     at: Instant,
     number: u64,
@@ -243,7 +244,7 @@ impl fmt::Debug for Member {
 }
 
 impl Member {
-    /// A member that knows nobody.
+    /// Creates a member that knows no other member.
     pub fn new(me: Life, seed: u64, now: Instant) -> Self {
         let random = SmallRng::seed_from_u64(seed);
         let ears = Ears::default();
@@ -272,12 +273,12 @@ impl Member {
         }
     }
 
-    /// How many others are there.
+    /// Returns the number of other members that are alive.
     pub fn others(&self) -> usize {
         self.foca.num_members()
     }
 
-    /// Says who may be there: those of whom nothing was heard are asked.
+    /// Sets the nodes that may be alive. The member asks those that gossip never heard of.
     pub fn seeds(&mut self, seeds: Vec<String>, now: Instant) {
         if self.seeds != seeds {
             self.pause = ALONE;
@@ -286,8 +287,8 @@ impl Member {
         self.seeds = seeds;
     }
 
-    /// Asks to be let in: while nobody is there, somebody; then those of whom nothing was heard. Nodes that begin together
-    /// and ask only one another would else stay among themselves.
+    /// Asks nodes to admit this member. While it is alone it asks any of them, then those that gossip never heard of.
+    /// Otherwise nodes that start together and ask only one another would stay a separate group.
     fn ask_somebody(&mut self, now: Instant) {
         if self.seeds.is_empty() || now < self.ask {
             return;
@@ -302,7 +303,7 @@ impl Member {
         self.pause = if alone { ALONE } else { (self.pause * 2).min(SELDOM) };
         self.ask = now + self.pause;
         for _ in 0..if alone { ASKED } else { 1 }.min(candidates.len()) {
-            // Wide steps, so that those who begin together do not all ask the same.
+            // A wide step, so that nodes that start together do not all ask the same ones.
             self.turn = self.turn.wrapping_add(7919);
             let to = Life::new(candidates[self.turn % candidates.len()].clone(), 0);
             let done = self.foca.announce(to, &mut self.runtime);
@@ -310,10 +311,10 @@ impl Member {
         }
     }
 
-    /// Takes a message that a node sent; one that is not what it says it is from is refused.
+    /// Takes a message of a node. A message that names another sender is rejected.
     ///
     /// # Errors
-    /// Why it was refused.
+    /// The reason for the rejection.
     pub fn receive(&mut self, from: &str, message: &[u8], now: Instant) -> Result<(), String> {
         let (header, _) =
             postcard::take_from_bytes::<foca::Header<Life>>(message).map_err(|error| error.to_string())?;
@@ -325,13 +326,14 @@ impl Member {
         Ok(())
     }
 
-    /// Does what is due.
+    /// Does the work that is due.
     pub fn tick(&mut self, now: Instant) {
         let late = self.timers.peek().map_or(Duration::ZERO, |timer| now.saturating_duration_since(timer.at));
         self.late = late.max(self.late / 2).min(SUSPICION);
         let late = late.min(SUSPICION);
         if late >= STALL {
-            // While this member did not get to hear anything nobody was silent: what is due counts from now on.
+            // A stalled member could not receive answers, so other members were not silent. All timers move by the
+            // delay.
             self.timers = self.timers.drain().map(|timer| Timer { at: timer.at + late, ..timer }).collect();
         }
         while self.timers.peek().is_some_and(|timer| timer.at <= now) {
@@ -349,13 +351,13 @@ impl Member {
         self.ask_somebody(now);
     }
 
-    /// Sends on what is new.
+    /// Sends news, if a round is due.
     fn send_on(&mut self, now: Instant) {
         if self.rounds > 0 && self.round <= now {
             self.rounds -= 1;
             self.round = now + ROUND + self.care();
             let done = self.foca.gossip(&mut self.runtime);
-            // What was sent often enough is no longer told.
+            // foca drops news from its backlog after enough transmissions.
             self.backlog = self.told();
             self.after(done, now);
         }
@@ -365,7 +367,7 @@ impl Member {
         self.foca.updates_backlog() + self.foca.custom_broadcast_backlog()
     }
 
-    /// When something is due next.
+    /// Returns the time at which work is due next.
     pub fn next(&self) -> Option<Instant> {
         let timer = self.timers.peek().map(|timer| timer.at);
         let round = (self.rounds > 0).then_some(self.round);
@@ -373,7 +375,7 @@ impl Member {
         timer.into_iter().chain(round).chain(ask).chain(self.again).min()
     }
 
-    /// Tells all others which generation this node has accepted, and the digest of its record.
+    /// Broadcasts the generation that this node has accepted, and the digest of its record.
     pub fn accepted(&mut self, generation: u64, digest: String, now: Instant) {
         if generation > self.accepted.generation {
             self.accepted = Announced { generation, digest, by: self.foca.identity().name.to_string() };
@@ -381,7 +383,7 @@ impl Member {
         }
     }
 
-    /// Tells all others in which parts of budgets this node holds a slot, with the number of what it has written last.
+    /// Broadcasts the partitions in which this node holds a slot, with the sequence number of its last write.
     pub fn holds(&mut self, holds: Holds, now: Instant) {
         if holds.number > self.holds.number {
             self.holds = holds;
@@ -394,7 +396,7 @@ impl Member {
         self.say(self.foca.identity().name.to_string(), number, What::Holds(parts), now);
     }
 
-    /// What the others said last of the slots that they hold.
+    /// Returns the last report of each other node about the slots that it holds.
     pub fn held(&self) -> BTreeMap<String, Holds> {
         self.ears.lock().holds.clone()
     }
@@ -407,7 +409,7 @@ impl Member {
         }
     }
 
-    /// Says that this node goes.
+    /// Announces that this node leaves.
     pub fn leave(&mut self, now: Instant) {
         let life = self.foca.identity().began;
         self.say(self.foca.identity().name.to_string(), life, What::Leaves, now);
@@ -422,27 +424,27 @@ impl Member {
         self.after(done, now);
     }
 
-    /// How much longer what is not urgent waits, as this member has too much to do.
+    /// Returns the extra delay of work that is not urgent, because this member is late.
     pub fn care(&self) -> Duration {
         (self.late * CARE).min(CARE_AT_MOST)
     }
 
-    /// Takes what is to be sent.
+    /// Takes the messages to send.
     pub fn sends(&mut self) -> Vec<(Life, Vec<u8>)> {
         std::mem::take(&mut self.sends)
     }
 
-    /// Takes what was heard.
+    /// Takes the events.
     pub fn heard(&mut self) -> Vec<Heard> {
         std::mem::take(&mut self.heard)
     }
 
-    /// Whether there may be something new in what is thought of the others since this was asked last.
+    /// Returns whether the liveness of other nodes may have changed since the last call.
     pub fn has_news(&mut self) -> bool {
         std::mem::take(&mut self.news)
     }
 
-    /// What is thought of each node that was ever heard of, this one not included.
+    /// Returns the liveness of each node that gossip ever heard of, except this one.
     pub fn opinions(&self) -> BTreeMap<Arc<str>, Liveness> {
         let states = self.foca.iter_membership_state();
         states.map(|member| (Arc::clone(&member.id().name), self.opinion(member))).collect()
@@ -453,13 +455,13 @@ impl Member {
         match member.state() {
             foca::State::Alive => Liveness::Alive,
             foca::State::Suspect => Liveness::Suspect,
-            // Whatever others say that it said: who answers is there.
+            // A node that answers is alive, even if others report that it left.
             foca::State::Down if said => Liveness::Left,
             foca::State::Down => Liveness::Lost,
         }
     }
 
-    /// Sorts out what came of a step; what is new is sent on.
+    /// Processes the result of a step, and schedules rounds for new broadcasts.
     fn after(&mut self, done: Result<(), foca::Error>, now: Instant) {
         if let Err(error) = done {
             tracing::debug!(%error, "a message of the gossip can't be used");
@@ -469,10 +471,10 @@ impl Member {
         let nodes = self.others() + 1;
         if transmissions(nodes) != transmissions(self.nodes) {
             self.nodes = nodes;
-            // It is refused only where periods come or go.
+            // foca refuses this only if periodic work is switched on or off, which never changes here.
             let _ = self.foca.set_config(config(nodes));
         }
-        // What takes the place of older news does not make them more.
+        // News that replaces older news does not enlarge the backlog.
         if told > self.backlog || self.heard.len() > heard {
             self.rounds = ROUNDS;
             self.news = true;

@@ -1,7 +1,7 @@
-//! Failure detection among the nodes themselves: who is there, who is lost, also while the store is away.
+//! Failure detection among the nodes: which nodes are alive or lost, even while the store is away.
 //!
-//! [`core`] is one member, pure; here it gets a thread, a clock, and [`Peers`] to speak through. Does not know how
-//! messages travel, nor who may speak: whoever hands them in has seen to that.
+//! [`core`] is one member without effects. Here it gets a thread, a clock, and [`Peers`] as its transport. This module
+//! does not know the transport, nor does it authenticate senders: the caller of [`Gossip::receive`] has done that.
 
 pub mod broadcast;
 pub mod core;
@@ -26,57 +26,56 @@ use self::{
     core::{Heard, Life, Liveness, Member},
 };
 
-/// How messages travel between nodes.
+/// The transport of messages between nodes.
 pub trait Peers: fmt::Debug + Send + Sync {
-    /// Sends a message to a node at HOST:PORT. What does not arrive is lost; nobody waits for it.
+    /// Sends a message to a node at HOST:PORT. A message that does not arrive is lost, and this does not wait for it.
     fn send(&self, node: &str, address: &str, message: Vec<u8>);
 
-    /// Why a node refused this one's certificate, or this one its, as far as that is so now: it is there, whatever
-    /// the gossip makes of its silence.
+    /// Returns the nodes with a refused certificate (this node's or theirs), with the reasons, as of now. Such a node
+    /// is alive, even though gossip does not hear from it.
     fn refused(&self) -> BTreeMap<String, String>;
 
-    /// Asks a node for the record of its acceptance and the table that came with it, as they stand in the data store.
-    /// Waits for the answer.
+    /// Asks a node for its acceptance record and manifest, as they are in the data store. Waits for the answer.
     ///
     /// # Errors
-    /// Why there is none.
+    /// The reason why there is no answer.
     fn acceptance(&self, node: &str, address: &str) -> Result<(Vec<u8>, Vec<u8>), String>;
 
     /// Asks a node for a pack, and writes it to a file. Waits for the answer.
     ///
     /// # Errors
-    /// Why there is none.
+    /// The reason why there is no answer.
     fn pack(&self, node: &str, address: &str, wanted: &Wanted, into: &Path) -> Result<(), String>;
 }
 
-/// A pack that is asked for.
+/// A request for a pack.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Wanted {
     /// The source.
     pub source: String,
     /// The commit of the accepted revision.
     pub commit: String,
-    /// What is there already, with all that it descends from.
+    /// A commit that this node has already, with all its ancestors. `None`: it has none.
     pub have: Option<String>,
-    /// How large the pack may be.
+    /// The largest size of the pack, in bytes.
     pub bytes: u64,
-    /// How long it may take.
+    /// The longest duration of the transfer.
     pub time: Duration,
 }
 
-/// Who may be there: nodes and where they are reached.
+/// The nodes that may be alive, with their addresses.
 pub type Seeds = BTreeMap<String, String>;
 
-/// How many messages may wait.
+/// The most messages that may wait for the thread.
 const WAITING: usize = 1024;
-/// By when who is there has been heard.
+/// The time after which every alive node was heard.
 const SETTLED: Duration = Duration::from_secs(15);
-/// How old what is shown of the others may be while there is news, and while there is none that could be seen.
+/// The largest age of the published liveness: with news, and without known news.
 const SHOWN: Duration = Duration::from_millis(200);
 const SELDOM: Duration = Duration::from_secs(2);
-/// How many nodes are asked for what one of them must have.
+/// The most nodes that are asked one question.
 const ASKED: usize = 5;
-/// The stack of the thread.
+/// The stack size of the thread, in bytes.
 const STACK: usize = 512 << 10;
 
 enum Input {
@@ -87,7 +86,7 @@ enum Input {
     Leave(Sender<()>),
 }
 
-/// A node's ears among the others.
+/// A handle of this node's gossip.
 #[derive(Debug, Clone)]
 pub struct Gossip {
     inputs: SyncSender<Input>,
@@ -95,7 +94,7 @@ pub struct Gossip {
     peers: Arc<dyn Peers>,
     clock: Arc<dyn Clock>,
     began: Instant,
-    /// Another one for each node: not all ask the same.
+    /// A number that differs by node, so that nodes do not all ask the same ones.
     seed: usize,
 }
 
@@ -107,26 +106,26 @@ struct Seen {
     holds: BTreeMap<String, Holds>,
 }
 
-/// What a member is made from.
+/// The settings of a member.
 #[derive(Debug)]
 pub struct Options {
     /// The node.
     pub node: String,
-    /// The number of this life of it: larger than that of every earlier one.
+    /// The incarnation of the node. It is larger than each earlier one.
     pub life: u64,
-    /// The port of the others, where git names none.
+    /// The port of other nodes if git names none.
     pub port: u16,
     /// The clocks.
     pub clock: Arc<dyn Clock>,
-    /// How messages travel.
+    /// The transport.
     pub peers: Arc<dyn Peers>,
 }
 
 impl Gossip {
-    /// Begins; what is heard is told to a function, from a thread of its own.
+    /// Starts the gossip on its own thread. That thread calls `tell` with each event.
     ///
     /// # Errors
-    /// When the thread can't be started.
+    /// The thread cannot be started.
     pub fn begin(options: Options, tell: impl Fn(Heard) + Send + 'static) -> std::io::Result<Self> {
         let Options { node, life, port, clock, peers } = options;
         let (inputs, received) = sync_channel(WAITING);
@@ -149,41 +148,41 @@ impl Gossip {
         Ok(gossip)
     }
 
-    /// Hands in a message that a node sent, which has shown that it is that node.
+    /// Takes a message of a node. The caller has authenticated that node.
     pub fn receive(&self, from: &str, message: Vec<u8>) {
-        // What comes faster than it can be read is lost, as on any network.
+        // A message that arrives faster than the thread reads is lost, as on any network.
         let _ = self.inputs.try_send(Input::Message(from.to_owned(), message));
     }
 
-    /// Says who may be there.
+    /// Sets the nodes that may be alive.
     pub fn seeds(&self, seeds: Seeds) {
         let _ = self.inputs.send(Input::Seeds(seeds));
     }
 
-    /// Says which generation this node has accepted, and the digest of its record.
+    /// Broadcasts the generation that this node has accepted, and the digest of its record.
     pub fn accepted(&self, generation: u64, digest: String) {
         let _ = self.inputs.send(Input::Accepted(generation, digest));
     }
 
-    /// Says in which parts of budgets this node holds a slot, with the number of what it has written last.
+    /// Broadcasts the partitions in which this node holds a slot, with the sequence number of its last write.
     pub fn holds(&self, holds: Holds) {
         let _ = self.inputs.send(Input::Holds(holds));
     }
 
-    /// Who has told that it holds a slot of a part of a budget, and the number of what it had written last.
+    /// Returns the nodes that report a slot of a partition, with the sequence numbers of their last writes.
     pub fn holders(&self, part: &str) -> BTreeMap<String, u64> {
         let seen = self.lock();
         let of_part = seen.holds.iter().filter(|(_, holds)| holds.parts.iter().any(|held| held == part));
         of_part.map(|(node, holds)| (node.clone(), holds.number)).collect()
     }
 
-    /// The highest acceptance that another node has told of.
+    /// Returns the highest acceptance that another node has announced.
     pub fn announced(&self) -> Announced {
         self.lock().announced.clone()
     }
 
-    /// Who answers, and where: the one that is asked first, if it is among them, then the others from a place of their
-    /// own for each asker.
+    /// Returns alive nodes with their addresses, at most five. The preferred one comes first if it is alive. The others
+    /// follow in an order that differs by node.
     fn answering(&self, first: &str) -> Vec<(String, String)> {
         let seen = self.lock();
         let alive = |node: &str| seen.opinions.get(node) == Some(&Liveness::Alive);
@@ -197,16 +196,16 @@ impl Gossip {
             let turn = self.seed % nodes.len();
             nodes.rotate_left(turn);
         }
-        // Stable: the others stay in their order.
+        // The sort is stable, so the others keep their order.
         nodes.sort_by_key(|(node, _)| node != first);
         nodes.truncate(ASKED);
         nodes
     }
 
-    /// Asks some of those who answer for something, one after the other.
+    /// Asks some alive nodes a question, one after the other, until one answers.
     ///
     /// # Errors
-    /// What each of them said.
+    /// The errors of all nodes that were asked.
     pub fn ask<T>(
         &self,
         first: &str,
@@ -222,7 +221,7 @@ impl Gossip {
         Err(if told.is_empty() { "no other node answers".into() } else { told.join("; ") })
     }
 
-    /// Says good-bye, and waits until that was sent.
+    /// Announces the departure of this node, and waits until the message was sent.
     pub fn leave(&self) {
         let (done, waiting) = channel();
         if self.inputs.send(Input::Leave(done)).is_ok() {
@@ -234,16 +233,16 @@ impl Gossip {
         self.seen.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// What is thought of a node.
+    /// Returns the liveness of a node.
     pub fn opinion(&self, node: &str) -> Liveness {
         let opinion = self.lock().opinions.get(node).copied().unwrap_or(Liveness::Unknown);
-        // A certificate that is refused is no death.
+        // A node with a refused certificate is not lost.
         let silent = matches!(opinion, Liveness::Lost | Liveness::Suspect);
         if silent && self.peers.refused().contains_key(node) { Liveness::Unknown } else { opinion }
     }
 
-    /// Whether the nodes agree that one is lost. One that nobody has heard of since this node began may have been lost
-    /// before; but somebody must have been asked.
+    /// Returns whether gossip considers a node lost. A node that was never heard of may have been lost before this one
+    /// began. It counts as lost only after the time in which every alive node is heard.
     pub fn thinks_lost(&self, node: &str) -> bool {
         match self.opinion(node) {
             Liveness::Lost | Liveness::Left => true,
@@ -256,7 +255,7 @@ impl Gossip {
         }
     }
 
-    /// Who refuses whom, and why.
+    /// Returns the nodes with a refused certificate (this node's or theirs), with the reasons.
     pub fn refused(&self) -> BTreeMap<String, String> {
         self.peers.refused()
     }
@@ -269,7 +268,7 @@ struct Thread {
     peers: Arc<dyn Peers>,
     seen: Arc<Mutex<Seen>>,
     seeds: Seeds,
-    /// When what is thought was shown last.
+    /// The time at which the liveness was last published.
     shown: Instant,
     tell: Box<dyn Fn(Heard) + Send>,
 }
@@ -284,7 +283,7 @@ impl Thread {
                 Err(RecvTimeoutError::Timeout) => None,
                 Err(RecvTimeoutError::Disconnected) => return,
             };
-            // What has come is heard before what is due is done: an answer that waits here is no silence.
+            // Waiting messages come before due timers, because an answer that waits here is not silence.
             for _ in 0..WAITING {
                 let Some(input) = next else { break };
                 if self.take(input) {
@@ -298,7 +297,7 @@ impl Thread {
         }
     }
 
-    /// Takes what has come; says whether this was the end.
+    /// Handles an input. Returns whether it was the last one.
     fn take(&mut self, input: Input) -> bool {
         let now = self.clock.monotonic();
         match input {
@@ -328,7 +327,7 @@ impl Thread {
         self.seen.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Addresses with their ports.
+    /// Returns the addresses with their ports.
     fn whole(&self, seeds: Seeds) -> Seeds {
         let whole = |address: String| match address.parse::<IpAddr>() {
             Ok(ip) => SocketAddr::new(ip, self.port).to_string(),
@@ -338,16 +337,16 @@ impl Thread {
         seeds.into_iter().map(|(node, address)| (node, whole(address))).collect()
     }
 
-    /// Sends, shows and tells what came of a step.
+    /// Sends messages, publishes the liveness, and reports the events of a step.
     fn flush(&mut self) {
         for (to, message) in self.member.sends() {
-            // Where a node is reached, git says.
+            // git names the address of each node.
             if let Some(address) = self.seeds.get(&*to.name) {
                 self.peers.send(&to.name, address, message);
             }
         }
         let (heard, now) = (self.member.heard(), self.clock.monotonic());
-        // Not for each message: in a large fleet they are many, and say little.
+        // Not after each message: a large fleet sends many, and most of them change nothing.
         let since = now.duration_since(self.shown);
         let urgent = heard.iter().any(|heard| matches!(heard, Heard::Lost(_) | Heard::Left(_)));
         if urgent || since >= SELDOM || since >= SHOWN + self.member.care() && self.member.has_news() {

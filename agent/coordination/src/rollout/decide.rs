@@ -1,4 +1,4 @@
-//! What a node does next with what it wants of a run: a slot, a vote, or to be out of it.
+//! The next step of a node for its request to a run: take a slot, vote, or leave.
 
 use serde::Serialize;
 
@@ -11,26 +11,26 @@ use crate::{
     store::{Compare, Op, Txn},
 };
 
-/// What a node wants.
+/// The request of a node.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Request {
-    /// To be in a segment.
+    /// To enter a segment.
     Enter(u32),
     /// To change something in a segment.
     Change(u32),
-    /// To change something outside of segments: what interrupts, and is not the run's.
+    /// To make a disruptive corrective change. It belongs to no run and no segment.
     Correct,
-    /// To say that it is done with a segment.
+    /// To report a segment as completed.
     Done(u32),
-    /// To say that it failed in a segment.
+    /// To report a failure in a segment.
     Failed(u32),
-    /// To go away for a while (seconds), in the midst of a segment: nobody is to take it for lost before that.
+    /// To be absent for some seconds during a segment. The node does not count as lost before they end.
     Absent(u32, u64),
-    /// To hold nothing: it is no target any more, or has put right what it wanted to.
+    /// To hold nothing, because the node is not a target any more, or its correction is finished.
     Leave,
 }
 
-/// What comes next.
+/// Decides the next step for a request.
 pub fn decide(spec: &RolloutSpec, snapshot: &RunSnapshot, me: &str, want: Request) -> Decision {
     match want {
         Request::Enter(segment) => match enter(spec, snapshot, me, segment) {
@@ -46,7 +46,7 @@ pub fn decide(spec: &RolloutSpec, snapshot: &RunSnapshot, me: &str, want: Reques
     }
 }
 
-/// Whether a node may be in a segment.
+/// Checks that a node may enter a segment.
 fn enter(spec: &RolloutSpec, snapshot: &RunSnapshot, me: &str, segment: u32) -> Result<(), BlockReason> {
     if snapshot.needs_republish(me) {
         return Err(BlockReason::Recovery);
@@ -61,21 +61,21 @@ fn change(spec: &RolloutSpec, snapshot: &RunSnapshot, me: &str, segment: Option<
     if !snapshot.leased {
         return Decision::Wait(BlockReason::Lease);
     }
-    // A claim that came back with a backup may be of a node that was written off since: who holds one waits like others
-    // until all have said what they hold.
+    // A claim from a backup may belong to a node that was written off since. So a holder waits, too, until every node
+    // has republished its claims.
     if snapshot.needs_republish(me) || !snapshot.recovery_complete(spec) {
         return Decision::Wait(BlockReason::Recovery);
     }
     let mine = snapshot.mine(spec, me);
     match mine.map(|mine| (mine.held.kind, mine)) {
         Some((SlotState::Claim, mine)) if mine.held.lost || mine.held.absent > 0 => {
-            // It is back: what it holds no longer counts as a failure, nor as something that is away on purpose.
+            // The node has returned. Its claim counts neither as a failure nor as an absence any more.
             let held = SlotRecord { lost: false, absent: 0, ..mine.held.clone() };
             let mut txn = replace(spec, mine, &held);
             offer_on(spec, snapshot, me, mine, Some(&held), &mut txn);
             return Decision::Commit(txn);
         }
-        // Who is away already goes on: with its claim, or trying again what failed.
+        // A node that is already disrupted continues: with its claim, or with the retry of a failure.
         Some((SlotState::Claim | SlotState::Failure, _)) => return Decision::Go,
         Some((SlotState::Lost, mine)) => return Decision::Commit(release(spec, snapshot, me, mine)),
         _ => {}
@@ -85,7 +85,7 @@ fn change(spec: &RolloutSpec, snapshot: &RunSnapshot, me: &str, segment: Option<
     {
         return Decision::Wait(hold);
     }
-    // Who is behind lets nobody in, itself included.
+    // A node that has not loaded the accepted revision admits no node, including itself.
     let Some(unmoved) = snapshot.admission_guards(spec) else {
         return Decision::Wait(if snapshot.stabilizing { BlockReason::Stabilizing } else { BlockReason::Behind });
     };
@@ -101,7 +101,7 @@ fn change(spec: &RolloutSpec, snapshot: &RunSnapshot, me: &str, segment: Option<
     }
     let run = run_of(spec, segment);
     match &snapshot.queued {
-        // A place in the queue of an earlier run, or of an earlier segment, is given up.
+        // A queue entry of an earlier run or segment is void.
         Some((queued, modified)) if queued.run != run || queued.segment != segment.unwrap_or(0) => {
             let key = own_queue(spec, me);
             Decision::Commit(Txn {
@@ -110,10 +110,10 @@ fn change(spec: &RolloutSpec, snapshot: &RunSnapshot, me: &str, segment: Option<
                 otherwise: Vec::new(),
             })
         }
-        // It waits in the queue, so that the end of the halt offers it a slot.
+        // The entry stays in the queue, so that the end of the halt offers a slot to it.
         Some(_) if snapshot.halted(spec) => Decision::Wait(BlockReason::Halted),
         Some((_, modified)) => {
-            // As many as there are free slots take one each, those first who wait longest.
+            // The first waiters take the free slots, one each.
             let count = spec.count.unwrap_or(0).saturating_sub(snapshot.taken(spec.part(me)));
             let mut first = eligible(spec, snapshot, spec.part(me), None).take(usize::try_from(count).unwrap_or(0));
             if first.any(|entry| entry.node == me && entry.book == spec.book) {
@@ -135,7 +135,7 @@ pub(super) fn run_of(spec: &RolloutSpec, segment: Option<u32>) -> String {
     segment.map_or_else(|| drift_of(&spec.book), |_| spec.run.clone())
 }
 
-/// The name by which drift of a book is put right: it belongs to no run.
+/// Returns the name under which drift of a book is corrected. It belongs to no run.
 pub fn drift_of(book: &str) -> String {
     format!("{book}!drift")
 }
@@ -150,7 +150,7 @@ fn enqueue(
 ) -> Txn {
     let key = own_queue(spec, me);
     let queued = Queued { run: run.to_owned(), segment: segment.unwrap_or(0), generation: spec.generation };
-    // A node whose label has changed may hold something of another part.
+    // A node whose label has changed may still hold a slot of its former partition.
     let unchanged = match mine {
         Some(mine) => Compare::Revision(keys::held(&spec.group, &mine.part, &spec.book, me), mine.modified),
         None => Compare::Absent(own_held(spec, me)),
@@ -160,8 +160,8 @@ fn enqueue(
     Txn { compare, then: vec![Op::put(key, bytes(&queued))], otherwise: Vec::new() }
 }
 
-/// Takes a slot that was offered. An offer of another generation, or of a part that the node has left, is void: it goes
-/// to the next waiter, and the node queues again, at the end.
+/// Takes an offered slot. An offer of another generation, or of the node's former partition, is void. The node releases
+/// it to the next waiter and then queues again, at the end.
 fn take(
     spec: &RolloutSpec,
     snapshot: &RunSnapshot,
@@ -191,14 +191,14 @@ fn claim(spec: &RolloutSpec, segment: Option<u32>) -> SlotRecord {
     }
 }
 
-/// Writes into the own claim that the node goes away for a while; where there are no slots it gets one for that.
+/// Writes the announced absence into the own claim. If the book has no slot limit, this creates the claim.
 fn absent(spec: &RolloutSpec, snapshot: &RunSnapshot, me: &str, segment: u32, seconds: u64) -> Decision {
     match snapshot.mine(spec, me) {
         Some(mine) if mine.held.kind == SlotState::Claim && mine.held.absent == seconds => Decision::Go,
         Some(mine) if mine.held.kind == SlotState::Claim => {
             Decision::Commit(replace(spec, mine, &SlotRecord { absent: seconds, ..mine.held.clone() }))
         }
-        // Who failed, or was written off, counts as it is.
+        // A failed or written-off node already counts as such, so its record stays as it is.
         Some(mine) if mine.held.kind != SlotState::Offer => Decision::Go,
         None if spec.count.is_none() => {
             let key = own_held(spec, me);
@@ -213,7 +213,7 @@ fn absent(spec: &RolloutSpec, snapshot: &RunSnapshot, me: &str, segment: u32, se
     }
 }
 
-/// Takes a free slot, as who waits longest: no claim, offer or failure may be newer than what was read.
+/// Takes a free slot as the first waiter. Fails if any slot record is newer than the snapshot.
 fn claim_free(
     spec: &RolloutSpec,
     snapshot: &RunSnapshot,
@@ -230,7 +230,7 @@ fn claim_free(
     Txn { compare, then, otherwise: Vec::new() }
 }
 
-/// Votes and gives back what it holds, to who waits longest.
+/// Votes, and releases the own slot to the next waiters.
 fn done(spec: &RolloutSpec, snapshot: &RunSnapshot, me: &str, segment: u32) -> Decision {
     let mine = snapshot.mine(spec, me);
     let vote = keys::vote(&spec.run, segment, spec.is_member(me), me);
@@ -252,7 +252,7 @@ fn done(spec: &RolloutSpec, snapshot: &RunSnapshot, me: &str, segment: u32) -> D
     }
 }
 
-/// Gives back a claim, an offer or a failure. The slots that are free after it go to the next waiters.
+/// Releases a claim, an offer or a failure. The transaction offers the slots that are then free to the next waiters.
 pub(super) fn release(spec: &RolloutSpec, snapshot: &RunSnapshot, me: &str, mine: &SlotEntry) -> Txn {
     let mut txn = delete(spec, mine);
     if mine.held.kind == SlotState::Offer {
@@ -279,7 +279,7 @@ fn failed(spec: &RolloutSpec, snapshot: &RunSnapshot, me: &str, segment: u32) ->
     match snapshot.mine(spec, me) {
         Some(mine) if mine.held.kind == SlotState::Failure && mine.held.run == spec.run => withdraw(spec, snapshot, me),
         Some(mine) => {
-            // A node whose label has changed holds a slot of its former part.
+            // A node whose label has changed holds a slot of its former partition.
             let key = keys::held(&spec.group, &mine.part, &spec.book, me);
             let mut txn = put(key.clone(), Compare::Revision(key, mine.modified));
             offer_on(spec, snapshot, me, mine, Some(&failure), &mut txn);
@@ -292,7 +292,7 @@ fn failed(spec: &RolloutSpec, snapshot: &RunSnapshot, me: &str, segment: u32) ->
     }
 }
 
-/// Holds nothing any more.
+/// Releases everything that the node holds.
 fn leave(spec: &RolloutSpec, snapshot: &RunSnapshot, me: &str) -> Decision {
     match snapshot.mine(spec, me) {
         Some(mine) => Decision::Commit(release(spec, snapshot, me, mine)),
@@ -300,7 +300,7 @@ fn leave(spec: &RolloutSpec, snapshot: &RunSnapshot, me: &str) -> Decision {
     }
 }
 
-/// Leaves the queue, where it is in it.
+/// Removes the node from the queue.
 fn withdraw(spec: &RolloutSpec, snapshot: &RunSnapshot, me: &str) -> Decision {
     let Some((_, modified)) = &snapshot.queued else { return Decision::Go };
     let key = own_queue(spec, me);
@@ -311,7 +311,7 @@ fn withdraw(spec: &RolloutSpec, snapshot: &RunSnapshot, me: &str) -> Decision {
     })
 }
 
-/// A record takes the place of another.
+/// Replaces a slot record.
 pub(super) fn replace(spec: &RolloutSpec, old: &SlotEntry, new: &SlotRecord) -> Txn {
     let key = keys::held(&spec.group, &old.part, &old.book, &old.node);
     Txn {
@@ -321,7 +321,7 @@ pub(super) fn replace(spec: &RolloutSpec, old: &SlotEntry, new: &SlotRecord) -> 
     }
 }
 
-/// A record goes.
+/// Deletes a slot record.
 pub(super) fn delete(spec: &RolloutSpec, old: &SlotEntry) -> Txn {
     let key = keys::held(&spec.group, &old.part, &old.book, &old.node);
     Txn {
@@ -340,6 +340,6 @@ fn own_queue(spec: &RolloutSpec, me: &str) -> String {
 }
 
 pub(super) fn bytes<T: Serialize>(record: &T) -> Vec<u8> {
-    // Plain structs always have a form.
+    // Serializing these plain structs cannot fail.
     serde_json::to_vec(record).unwrap_or_default()
 }

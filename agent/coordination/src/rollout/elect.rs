@@ -1,4 +1,4 @@
-//! Elections: one target runs a task, and all of them get what came of it. Pure, as every decision.
+//! Elections: one target runs a task, and all targets get its result. Pure functions, like every decision.
 
 use std::collections::BTreeMap;
 
@@ -13,7 +13,7 @@ use crate::{
 /// The record of one elected node. Its signature binds the node, the run, the definition and the sealed result.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Elected {
-    /// The digest of the task and of the variables that it reads: the result is valid until that changes.
+    /// The digest of the task and of the variables that it reads. The result is valid until the digest changes.
     pub definition: String,
     /// The run in which the node was elected.
     pub run: String,
@@ -23,26 +23,26 @@ pub struct Elected {
     pub share: Option<SealedResult>,
 }
 
-/// What came of an elected task on one node.
+/// The result of an elected task on one node, sealed to the targets.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct SealedResult {
-    /// Whether it succeeded.
+    /// True if the task succeeded.
     pub ok: bool,
-    /// Its result, which only the targets can read.
+    /// The sealed result, which only the targets can read.
     pub body: String,
 }
 
-/// All records of an election, as they were read at one revision of the store.
+/// All records of an election, read at one store revision.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Record {
-    /// The revision of the store.
+    /// The store revision at which the records were read.
     revision: u64,
-    /// The records by node; `None` if a record cannot be read. With the revision that wrote it.
+    /// The records by node, each with the store revision that wrote it. `None` if a record cannot be parsed.
     rows: BTreeMap<String, (Option<Elected>, u64)>,
 }
 
 impl Record {
-    /// Reads the rows of an election. A row that cannot be parsed counts for nothing and may be written over.
+    /// Builds the records from the rows of an election. A row that cannot be parsed is ignored and may be overwritten.
     pub fn of<'r>(rows: impl IntoIterator<Item = &'r Row>, revision: u64) -> Self {
         let node = |row: &Row| Some(row.key.rsplit('/').next()?.to_owned());
         let rows = rows
@@ -55,26 +55,26 @@ impl Record {
         self.rows.iter().filter_map(|(node, (elected, _))| Some((node, elected.as_ref()?)))
     }
 
-    /// The records of the newest election, if that is one of this definition.
+    /// Returns the records of the newest election. Empty if that election is of another definition.
     fn standing(&self, definition: &str) -> BTreeMap<String, Elected> {
         let newest = self.read().map(|(_, elected)| elected.since).max();
         let of = self.read().filter(|(_, elected)| elected.definition == definition && Some(elected.since) == newest);
         of.map(|(node, elected)| (node.clone(), elected.clone())).collect()
     }
 
-    /// The generation that a record of this definition belongs to.
+    /// Returns the generation in which the election of this definition began.
     fn since(&self, spec: &RolloutSpec, standing: &BTreeMap<String, Elected>) -> u64 {
         let newest = self.read().map(|(_, elected)| elected.since).max().unwrap_or(0);
         standing.values().next().map_or_else(|| spec.generation.max(newest), |elected| elected.since)
     }
 
-    /// The result of a node for a definition. `None` if it has not published one.
+    /// Returns the result of a node for a definition. `None` if the node has not published one.
     pub fn share_of(&self, definition: &str, node: &str) -> Option<&SealedResult> {
         let (elected, _) = self.rows.get(node)?;
         elected.as_ref().filter(|elected| elected.definition == definition)?.share.as_ref()
     }
 
-    /// Whether a node has begun the task in this definition, or has a result of it.
+    /// Returns whether a node has begun the task in this definition, or has a result of it.
     pub fn has_begun(&self, definition: &str, node: &str) -> bool {
         self.standing(definition).contains_key(node)
     }
@@ -87,29 +87,29 @@ impl Record {
     }
 }
 
-/// What a node does about an election.
+/// The next action of a node in an election.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Election {
-    /// It runs the task.
+    /// To run the task.
     Run,
-    /// It waits for these.
+    /// To wait for these elected nodes. Empty: for any change of the election.
     Wait(Vec<String>),
-    /// All elected nodes have a result.
+    /// The results of all elected nodes.
     Results(BTreeMap<String, SealedResult>),
 }
 
-/// What comes next.
+/// The result of a decision about an election.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum ElectStep {
-    /// This.
+    /// The next action.
     Settled(Election),
-    /// This transaction makes the node an elected one.
+    /// The transaction that elects this node.
     Commit(Txn),
-    /// Nobody may be elected by who is behind, or before all have said anew what they hold.
+    /// The node may not elect itself now: it lacks the accepted revision, the store stabilizes, or a recovery is open.
     Behind,
 }
 
-/// What an election goes by.
+/// The inputs of an election.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct ElectionContext<'a> {
     /// The run.
@@ -118,27 +118,27 @@ pub struct ElectionContext<'a> {
     pub me: &'a str,
     /// The task.
     pub task: &'a str,
-    /// The digest of the task and of what it reads.
+    /// The digest of the task and of its inputs.
     pub definition: &'a str,
-    /// Whether the task may be run here.
+    /// True if this node may run the task.
     pub eligible: bool,
-    /// How many are elected.
+    /// The number of nodes to elect.
     pub count: usize,
-    /// Who is lost.
+    /// The nodes that count as lost.
     pub lost: &'a [String],
 }
 
-/// Decides about an election.
+/// Decides the next step in an election.
 pub fn elect(record: &Record, snapshot: &RunSnapshot, candidacy: &ElectionContext<'_>) -> ElectStep {
     let ElectionContext { spec, me, task, definition, eligible, count, lost } = *candidacy;
     let mut standing = record.standing(definition);
-    // A node that git no longer knows as a target, and under `skip` a lost node, yields to the next arrival.
+    // A node that is not a target any more yields to the next arrival, and so does a lost node under `skip`.
     standing.retain(|node, elected| {
         elected.share.as_ref().is_some_and(|share| share.ok)
             || spec.selects(node) && !(spec.on_lost == OnLost::Skip && lost.contains(node))
     });
     if standing.get(me).is_some_and(|elected| elected.share.as_ref().is_none_or(|share| !share.ok)) {
-        // Its own failure is tried again like every other.
+        // The node's own failure is retried like any other.
         return ElectStep::Settled(Election::Run);
     }
     if standing.len() >= count {
@@ -157,7 +157,7 @@ pub fn elect(record: &Record, snapshot: &RunSnapshot, candidacy: &ElectionContex
     }
     let Some(mut compare) = snapshot.admission_guards(spec) else { return ElectStep::Behind };
     let key = keys::elected(&spec.book, task, me);
-    // Only the first arrival finds the election as it was read.
+    // Only the first arrival finds the election unchanged.
     compare.push(Compare::NoneNewer(keys::all_elected(&spec.book, task), record.revision));
     compare.push(record.unchanged(&key, me));
     // Records of earlier elections, and of nodes that yielded, must not count again later.
@@ -172,7 +172,7 @@ fn own(spec: &RolloutSpec, definition: &str, since: u64, share: Option<&SealedRe
     Elected { definition: definition.to_owned(), run: spec.run.clone(), since, share: share.cloned() }
 }
 
-/// Publishes the result of an elected task.
+/// Returns the transaction that publishes the result of an elected task.
 pub fn publish(
     spec: &RolloutSpec,
     me: &str,
@@ -191,7 +191,7 @@ pub fn publish(
     }
 }
 
-/// Writes again that a node was elected, and its result. `None` if the store has that.
+/// Returns the transaction that republishes an election and its result. `None` if the store has both.
 pub fn republish_election(
     spec: &RolloutSpec,
     me: &str,
@@ -203,7 +203,7 @@ pub fn republish_election(
     let key = keys::elected(&spec.book, task, me);
     let standing = record.standing(definition);
     let known = standing.get(me).is_some_and(|known| share.is_none() || known.share.as_ref() == share);
-    // An election that only began counts for nothing once another node has succeeded.
+    // An election without a result is not needed once another node has succeeded.
     let over = share.is_none() && standing.values().any(|known| known.share.as_ref().is_some_and(|share| share.ok));
     if known || over {
         return None;
@@ -233,7 +233,7 @@ mod tests {
         }
     }
 
-    /// A store in which a generation is accepted; and what a node does there.
+    /// A store with an accepted generation, and the decisions of nodes there.
     struct Fixture(Memory);
 
     impl Fixture {
@@ -322,7 +322,7 @@ mod tests {
             let txn = publish(&spec, me, "t", definition, &store.record(), &ok);
             store.0.apply(&txn).unwrap();
         }
-        // A record of the first election that is put back is one of an earlier election.
+        // A restored record of the first election must count as a record of an earlier election.
         let old = Elected { definition: "d1".into(), run: "n/b@1".into(), since: 1, share: Some(ok.clone()) };
         let put = Op::put(keys::elected("n/b", "t", "b"), bytes(&old));
         store.0.apply(&Txn { then: vec![put], ..Txn::default() }).unwrap();

@@ -1,5 +1,5 @@
-//! What is due, and is done by whoever sees it first: openings, offers that nobody takes, free slots, and nodes that
-//! are lost. So no single crash stops a run.
+//! Maintenance that any node may do: open waves, withdraw stale offers, offer free slots, handle lost nodes. The first
+//! node that sees such work does it, so the crash of a single node never stops a run.
 
 use super::{
     Cut, Entry, OnLost, RolloutProgress, RolloutSpec, RunSnapshot, SlotEntry, SlotRecord, SlotState,
@@ -11,8 +11,8 @@ use crate::{
     store::{Compare, Op, Txn},
 };
 
-/// The next transaction that is due, if any. Only who is at the accepted revision lets anybody in or on, and where the
-/// store has gone back only once all have said anew what they hold.
+/// Returns the next maintenance transaction. Only a node at the accepted revision admits nodes or opens waves. During a
+/// recovery, every node must have republished its claims first. `None` if nothing is due.
 pub fn next_maintenance(spec: &RolloutSpec, snapshot: &RunSnapshot, me: &str) -> Option<Txn> {
     let accepted = snapshot.current(spec).filter(|_| !snapshot.needs_republish(me))?;
     let Some(unmoved) = snapshot.admission_guards(spec) else { return lost_since(spec, snapshot, accepted) };
@@ -24,10 +24,10 @@ pub fn next_maintenance(spec: &RolloutSpec, snapshot: &RunSnapshot, me: &str) ->
         .or_else(|| offer_free(spec, snapshot, me, unmoved))
 }
 
-/// Everybody has said anew what it holds: the store is whole again.
+/// Returns the transaction that ends a recovery. `None` until every known node has republished its claims.
 pub fn end_recovery(known: &[String], snapshot: &RunSnapshot) -> Option<Txn> {
     let (restored, _) = snapshot.recovery.as_ref()?;
-    // Who was written off in this book may still owe something to another.
+    // A node that was written off in this book may still have to republish claims of another book.
     known.iter().all(|node| snapshot.acknowledged.contains(node)).then(|| Txn {
         compare: snapshot.same_recovery(),
         then: vec![
@@ -38,8 +38,8 @@ pub fn end_recovery(known: &[String], snapshot: &RunSnapshot) -> Option<Txn> {
     })
 }
 
-/// The store has gone back, and somebody who has not said anew what it holds is lost: under `skip` the run goes on
-/// without it, whatever it held.
+/// Writes off a lost node during a recovery if it has not republished its claims. Under `skip` the run continues
+/// without the node, because its claims are unknown.
 fn lost_since(spec: &RolloutSpec, snapshot: &RunSnapshot, accepted: u64) -> Option<Txn> {
     snapshot.recovery.as_ref()?;
     let may =
@@ -76,7 +76,7 @@ fn lost_since(spec: &RolloutSpec, snapshot: &RunSnapshot, accepted: u64) -> Opti
     Some(txn)
 }
 
-/// Who has come to the end of a segment, as far as is known.
+/// Returns whether a wave has completed a segment, as far as the names of the voters are known.
 fn through(spec: &RolloutSpec, snapshot: &RunSnapshot, segment: u32, wave: u32) -> bool {
     let Some((_, names)) = snapshot.names.as_ref().filter(|(of, _)| *of == segment) else { return false };
     let came = |node: &str| {
@@ -85,7 +85,7 @@ fn through(spec: &RolloutSpec, snapshot: &RunSnapshot, segment: u32, wave: u32) 
                 held.node == node
                     && held.book == spec.book
                     && held.held.run == spec.run
-                    // As "come" counts only a failure in this run.
+                    // Only a record of this run counts for this run.
                     && match held.held.kind {
                         SlotState::Failure => true,
                         SlotState::WrittenOff => true,
@@ -98,7 +98,7 @@ fn through(spec: &RolloutSpec, snapshot: &RunSnapshot, segment: u32, wave: u32) 
     snapshot.failures(spec) <= spec.max_failures && spec.up_to(wave).all(came)
 }
 
-/// The segment and the wave that may be complete, judged by numbers alone: then the names are worth reading.
+/// Returns a segment whose wave may be complete by the number of votes. Only then are the voters' names read.
 pub fn segment_to_inspect(spec: &RolloutSpec, snapshot: &RunSnapshot) -> Option<u32> {
     frontier(spec, snapshot).into_iter().find_map(|(segment, wave)| {
         let others =
@@ -110,7 +110,7 @@ pub fn segment_to_inspect(spec: &RolloutSpec, snapshot: &RunSnapshot) -> Option<
     })
 }
 
-/// The waves whose end opens something: of each segment that is open the last open wave.
+/// Returns the last open wave of each open segment. Left out are segments whose end opens nothing.
 pub fn frontier(spec: &RolloutSpec, snapshot: &RunSnapshot) -> Vec<(u32, u32)> {
     if snapshot.done(spec) {
         return Vec::new();
@@ -130,7 +130,7 @@ pub fn frontier(spec: &RolloutSpec, snapshot: &RunSnapshot) -> Vec<(u32, u32)> {
     found
 }
 
-/// The next progress: a wave, a segment behind a barrier, or the end of the run.
+/// Returns the transaction that opens a wave, opens the segment after a barrier, or completes the run.
 fn open(spec: &RolloutSpec, snapshot: &RunSnapshot, unmoved: &[Compare]) -> Option<Txn> {
     let (segment, wave) = complete(spec, snapshot)?;
     let mut waves: Vec<u32> = (0..spec.segments()).map(|segment| snapshot.open_waves(spec, segment)).collect();
@@ -146,7 +146,7 @@ fn open(spec: &RolloutSpec, snapshot: &RunSnapshot, unmoved: &[Compare]) -> Opti
         }
         *waves.get_mut(segment as usize + 1)? = spec.open_at_once(segment + 1);
     } else {
-        // The last segment is through; those behind passages must be too.
+        // Each node passes the segments in order, so all earlier segments are complete too.
         done = true;
     }
     let key = keys::progress(&spec.book);
@@ -161,14 +161,14 @@ fn open(spec: &RolloutSpec, snapshot: &RunSnapshot, unmoved: &[Compare]) -> Opti
         RolloutProgress { run: spec.run.clone(), generation: spec.generation, waves, done, before: before.clone() };
     let mut then = vec![Op::put(key, bytes(&progress))];
     if done && !before.is_empty() && before != spec.run {
-        // Records of a finished run go when its successor ends.
+        // The votes of the run before are deleted when this run completes.
         then.push(Op::DeleteAll(keys::run_votes(&before)));
     }
     let compare = unmoved.iter().cloned().chain([compare]).collect();
     Some(Txn { compare, then, otherwise: Vec::new() })
 }
 
-/// Offers that are void, or that nobody took in time, and what nodes hold that git no longer knows.
+/// Withdraws void and stale offers, and removes the records of nodes that git does not know any more.
 fn give_up(spec: &RolloutSpec, snapshot: &RunSnapshot, me: &str, unmoved: &[Compare]) -> Option<Txn> {
     let stale = |held: &&SlotEntry| {
         let unknown = !spec.known.contains(&held.node);
@@ -177,7 +177,7 @@ fn give_up(spec: &RolloutSpec, snapshot: &RunSnapshot, me: &str, unmoved: &[Comp
             && (held.held.generation != spec.generation
                 || snapshot.lost.contains(&held.node)
                 || snapshot.stale.contains(&(held.node.clone(), held.modified)));
-        // Who is no target any more does not count as lost.
+        // A node that is not a target any more does not count as lost.
         let left = held.held.kind == SlotState::Lost && held.book == spec.book && !spec.selects(&held.node);
         unknown || offer || left
     };
@@ -187,13 +187,13 @@ fn give_up(spec: &RolloutSpec, snapshot: &RunSnapshot, me: &str, unmoved: &[Comp
     txn.then.push(Op::Delete(keys::offer_notice(&held.node, &spec.group)));
     offer_on(spec, snapshot, me, held, None, &mut txn);
     if !spec.known.contains(&held.node) {
-        // Nothing of it is asked for any more.
+        // A removed node needs no inbox.
         txn.then.push(Op::DeleteAll(keys::inbox(&held.node)));
     }
     Some(txn)
 }
 
-/// What is said of a node that is lost: in one transaction that finds its lease gone and its record unchanged.
+/// Returns the transaction that records a node as lost. It requires that the lease is gone and the record unchanged.
 fn lost(spec: &RolloutSpec, snapshot: &RunSnapshot, me: &str, unmoved: &[Compare]) -> Option<Txn> {
     if spec.on_lost == OnLost::Hold || snapshot.done(spec) {
         return None;
@@ -239,7 +239,7 @@ fn lost(spec: &RolloutSpec, snapshot: &RunSnapshot, me: &str, unmoved: &[Compare
     })
 }
 
-/// Whether a member is known not to have come to the end of a segment that others wait at.
+/// Returns whether a member is known to have not completed a segment at which other nodes wait.
 fn missing(spec: &RolloutSpec, snapshot: &RunSnapshot, node: &str) -> bool {
     spec.is_member(node)
         && snapshot.names.as_ref().is_some_and(|(segment, names)| {
@@ -247,13 +247,13 @@ fn missing(spec: &RolloutSpec, snapshot: &RunSnapshot, node: &str) -> bool {
         })
 }
 
-/// The wave that is complete and opens the next once it has held for the soak.
+/// Returns the complete wave, with its segment. The next wave opens when this wave has held for the soak time.
 pub fn complete(spec: &RolloutSpec, snapshot: &RunSnapshot) -> Option<(u32, u32)> {
     frontier(spec, snapshot).into_iter().find(|(segment, wave)| through(spec, snapshot, *segment, *wave))
 }
 
-/// Places in the queue that nobody will ever be let in from: of nodes that are no targets, of runs that are over.
-/// Who still wants a slot queues anew.
+/// Removes a queue entry that can never be admitted: its node is not a target or is lost, or its run is over. A node
+/// that still needs a slot queues again.
 fn clear_queue(spec: &RolloutSpec, snapshot: &RunSnapshot, unmoved: &[Compare]) -> Option<Txn> {
     let over = |entry: &&Entry| {
         let drift = entry.queued.run.ends_with("!drift");

@@ -1,8 +1,8 @@
-//! How a change goes through the fleet: slots, waves, barriers, failures, and nodes that are lost.
+//! Rollouts: slots, waves, barriers, failures, and lost nodes.
 //!
-//! Decisions are pure: from a [`RolloutSpec`] (what the revision says) and a [`RunSnapshot`] (what was read) to a [`Decision`], which
-//! holds the very transaction that the store runs. The agent, the model checker and the simulation call the same
-//! functions and differ only in who runs the transaction.
+//! Decisions are pure functions. They map a [`RolloutSpec`] (the rollout as the revision defines it) and a
+//! [`RunSnapshot`] (the state in the store) to a [`Decision`], which holds the transaction for the store. The agent,
+//! the model checker and the simulation call the same functions. They differ only in how the transaction is run.
 
 mod decide;
 mod elect;
@@ -26,37 +26,37 @@ pub use recovery::{NodeClaims, acknowledge, report_rollback, republish};
 pub use snapshot::{Entry, RunSnapshot, SlotEntry, WriteSequence, look, newest_recovery};
 pub use spec::{Cut, OnLost, RolloutSpec};
 
-/// What stands in a slot.
+/// The state of a slot record.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum SlotState {
-    /// A slot that a node may take.
+    /// A slot that is offered to a node, which may take it.
     Offer,
-    /// A slot that a node has: taken before its first change, given back when it is whole again.
+    /// A slot that a node holds. The node takes it before its first change and releases it when the segment is applied.
     Claim,
-    /// A node that failed and is tried again; it counts until it has succeeded.
+    /// A failed node. It is retried, and counts as failed until it has succeeded.
     Failure,
-    /// A node that was lost with a claim and that the run goes on without; it needs a new slot.
+    /// A node that the run continues without, for example because it was lost with a claim. It needs a new slot.
     WrittenOff,
-    /// A node that was lost without a claim; it counts until it is back.
+    /// A node that was lost without a claim. The record is removed when the node returns.
     Lost,
 }
 
 /// The claim, offer or failure of one node.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub struct SlotRecord {
-    /// What it is.
+    /// The state of the slot.
     pub kind: SlotState,
-    /// The run that it was made in.
+    /// The run that created the record.
     pub run: String,
-    /// The segment.
+    /// The segment of the run.
     pub segment: u32,
-    /// The generation that it was made under.
+    /// The generation that created the record.
     pub generation: u64,
-    /// Of a claim: its node was lost, and counts as failed until it is back.
+    /// True for a claim whose node was lost. The node counts as failed until it returns.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub lost: bool,
-    /// Of a claim: its node goes away for a while, at most so many seconds, and is not lost before that.
+    /// The announced absence of a claim's node. The node does not count as lost before it ends. 0: none. Unit: seconds.
     #[serde(default, skip_serializing_if = "is_zero")]
     pub absent: u64,
 }
@@ -65,84 +65,84 @@ fn is_zero(number: &u64) -> bool {
     *number == 0
 }
 
-/// A place in the queue.
+/// An entry in the queue for a slot.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub struct Queued {
     /// The run.
     pub run: String,
     /// The segment.
     pub segment: u32,
-    /// The generation that it was made under.
+    /// The generation that created the entry.
     pub generation: u64,
 }
 
-/// A node that is done with a segment.
+/// The record that a node has completed a segment.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub struct Vote {
     /// The run.
     pub run: String,
     /// The segment.
     pub segment: u32,
-    /// The generation that it was made under.
+    /// The generation that created the vote.
     pub generation: u64,
 }
 
-/// How far a run is open.
+/// The waves of a run that are open.
 #[derive(Debug, Clone, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub struct RolloutProgress {
     /// The run.
     pub run: String,
-    /// The generation under which it was opened last.
+    /// The generation that wrote this record.
     pub generation: u64,
-    /// How many waves of each segment are open.
+    /// The number of open waves of each segment.
     pub waves: Vec<u32>,
-    /// Whether all segments are through.
+    /// True if all segments are complete.
     pub done: bool,
-    /// The run before: its records go when this one ends.
+    /// The run before this one. Its votes are deleted when this run completes. Empty: none.
     #[serde(default)]
     pub before: String,
 }
 
-/// The store has gone back: a recovery_id, until all have said anew what they hold.
+/// A recovery after the store was rolled back. It lasts until every node has republished its claims.
 #[derive(Debug, Clone, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub struct RecoveryEpoch {
-    /// Which one.
+    /// The random identifier of the recovery.
     pub id: String,
-    /// The node that reports it: the key names it.
+    /// The node that reported the rollback. It is part of the key, not of the value.
     #[serde(skip)]
     pub by: String,
 }
 
-/// What comes of a decision.
+/// The result of a decision.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Decision {
-    /// It may go on.
+    /// The permission to continue.
     Go,
-    /// It waits.
+    /// The reason to wait.
     Wait(BlockReason),
-    /// This transaction comes next; then it is looked at again.
+    /// The transaction to run next. The node then decides again from the new snapshot.
     Commit(Txn),
 }
 
-/// What a node waits for.
+/// The reason why a request waits.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum BlockReason {
-    /// A slot.
+    /// The lack of a free slot.
     Slot,
-    /// Its wave.
+    /// A wave that is not open yet.
     Wave,
-    /// A barrier.
+    /// A barrier that is not open yet.
     Barrier,
-    /// The run is halted: too many failed, or too many were written off.
+    /// A halted run: more nodes failed than `max_failures` allows.
     Halted,
-    /// The node is behind the accepted revision.
+    /// An accepted revision that the node has not loaded.
     Behind,
-    /// It has no lease: others may be about to write it off.
+    /// The lack of a lease: other nodes may be about to write this node off.
     Lease,
-    /// The store has gone back, and not all have said anew what they hold.
+    /// A store that was rolled back, while some nodes have not republished their claims.
     Recovery,
-    /// The node has only just reached the store.
+    /// A connection to the store that is too recent.
     Stabilizing,
-    /// Nodes say that they hold slots, and the store does not show them.
+    /// Slots that nodes report and the store does not contain.
     HiddenClaims,
 }

@@ -1,5 +1,5 @@
-//! Slots that become free. The transaction that frees a slot offers it to the next waiter, so that no waiter needs a
-//! timer; a writer that may not admit touches a watched key instead.
+//! Slots that become free. The transaction that releases a slot offers it to the next waiter, so that no waiter needs a
+//! timer. A writer that may not admit nodes touches a watched key instead.
 
 use serde::{Deserialize, Serialize};
 
@@ -18,20 +18,20 @@ const OFFERS: usize = 8;
 /// The most waiters that a touch names.
 const NAMED: usize = 16;
 
-/// The notice that slots of a budget may be free although none was offered.
+/// A notice that slots of a budget may be free although none was offered.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Freed {
-    /// The nodes that look. Empty: every node that waits for the budget.
+    /// The nodes that decide again. Empty: every node that waits for the budget.
     pub nodes: Vec<String>,
 }
 
-/// Returns whether a slot of a node's part of the budget is free.
+/// Returns whether a slot in a node's partition is free.
 pub(super) fn free(spec: &RolloutSpec, snapshot: &RunSnapshot, node: &str) -> bool {
     spec.count.is_some_and(|count| snapshot.taken(spec.part(node)) < count) && !snapshot.halted(spec)
 }
 
-/// Returns the waiters that may be admitted, in the order of the queue. It omits an entry of another run and an entry of
-/// a node whose wave is closed: the writer of such an entry looks again by itself.
+/// Returns the waiters that may be admitted, in the order of the queue. An entry of another run, and an entry of a node
+/// whose wave is closed, are left out. The node that wrote such an entry decides again by itself.
 pub(super) fn eligible<'v>(
     spec: &'v RolloutSpec,
     snapshot: &'v RunSnapshot,
@@ -47,7 +47,7 @@ pub(super) fn eligible<'v>(
             !own_book || entry.queued.run == run_of(spec, None)
         };
         let holds = snapshot.held.iter().any(|held| held.node == entry.node && held.book == entry.book);
-        // A node whose label has changed cannot take a slot of its former part.
+        // A node whose label has changed cannot take a slot of its former partition.
         let takes = !own_book || spec.selects(&entry.node) && spec.part(&entry.node) == entry.part;
         entry.part == part
             && except != Some(entry.node.as_str())
@@ -65,7 +65,7 @@ fn written_off(snapshot: &RunSnapshot, entry: &Entry) -> bool {
         .all(|held| held.node != entry.node || held.book != entry.book || held.held.kind == SlotState::WrittenOff)
 }
 
-/// The snapshot after one record is replaced, or removed.
+/// Returns the snapshot as it will be after one record is replaced or removed.
 fn after(snapshot: &RunSnapshot, old: &SlotEntry, new: Option<&SlotRecord>) -> RunSnapshot {
     let mut after = snapshot.clone();
     after.held.retain(|held| held != old);
@@ -73,8 +73,8 @@ fn after(snapshot: &RunSnapshot, old: &SlotEntry, new: Option<&SlotRecord>) -> R
     after
 }
 
-/// Adds to a transaction that replaces or removes one record what follows for the waiters: offers of the slots that are
-/// free after it. A writer that may not admit, or that has not read the queue, touches the notice of the budget.
+/// Adds offers of the free slots to a transaction that replaces or removes one record. A writer that may not admit
+/// nodes, or has not read the queue, touches the notice of the budget.
 pub(super) fn offer_on(
     spec: &RolloutSpec,
     snapshot: &RunSnapshot,
@@ -100,12 +100,12 @@ pub(super) fn offer_on(
         return;
     };
     if old.part != spec.part(me) || resumes && !spec.parts.is_empty() {
-        // Only the queue of the writer's own part was read.
+        // Only the queue of the writer's own partition was read.
         txn.compare.push(whole_queue);
         return touch(spec, &after, me, old, resumes, txn);
     }
     let free = usize::try_from(count.saturating_sub(after.taken(&old.part))).unwrap_or(usize::MAX).min(OFFERS);
-    // Holders that end at the same time offer to different waiters: each by its rank among the holders.
+    // Holders that finish at the same time offer to different waiters, each by its rank among the holders.
     let slots =
         |held: &&SlotEntry| matches!(held.held.kind, SlotState::Claim | SlotState::Offer) && held.part == old.part;
     let holders = snapshot.held.iter().filter(slots);
@@ -123,7 +123,7 @@ pub(super) fn offer_on(
     }
     let fails = new.is_some_and(|new| new.kind == SlotState::Failure);
     if fails || first.len() as u64 > released {
-        // More than one slot for one, or a number of failures, must be as it was read.
+        // If one release makes several offers, or adds a failure, all slot records must be as they were read.
         txn.compare.push(Compare::NoneNewer(keys::all_held(&spec.group), snapshot.revision));
     }
     txn.compare.extend(unmoved.iter().cloned());
@@ -132,14 +132,14 @@ pub(super) fn offer_on(
     }
 }
 
-/// Touches the notice of the budget. It names the first waiters; where the queue was not read, or a halted run resumes,
-/// it is for every waiter.
+/// Touches the notice of the budget. The notice names the first waiters. If the queue was not read, or a halted run
+/// resumes, it is for every waiter.
 fn touch(spec: &RolloutSpec, snapshot: &RunSnapshot, me: &str, old: &SlotEntry, resumes: bool, txn: &mut Txn) {
     let mut freed = Freed::default();
     if old.part == spec.part(me) && !resumes {
         let count = spec.count.unwrap_or_else(|| snapshot.taken(&old.part).saturating_add(1)).max(1);
         let count = usize::try_from(count).unwrap_or(NAMED).min(NAMED);
-        // The writer may be at another revision than the waiters: only what it knows for sure is left out.
+        // The writer may have another revision than the waiters, so only certain cases are left out.
         let waits = |entry: &&Entry| {
             entry.node != old.node
                 && (entry.book != spec.book
@@ -172,7 +172,7 @@ fn offer_to(spec: &RolloutSpec, snapshot: &RunSnapshot, next: &Entry, txn: &mut 
         absent: 0,
     };
     txn.compare.push(Compare::Revision(queue.clone(), next.modified));
-    // What the node has become meanwhile must not be written over.
+    // The node's record may have changed meanwhile, and must not be overwritten.
     let known = snapshot.held.iter().find(|old| old.node == next.node && old.book == next.book);
     txn.compare.push(match known {
         Some(old) => Compare::Revision(held.clone(), old.modified),
@@ -186,7 +186,7 @@ fn offer_to(spec: &RolloutSpec, snapshot: &RunSnapshot, next: &Entry, txn: &mut 
     ));
 }
 
-/// Returns the first waiter that could have taken a free slot and has not, and the revision since which it waits.
+/// Returns the first waiter that could have taken a free slot and has not, and the store revision of its entry.
 pub fn idle(spec: &RolloutSpec, snapshot: &RunSnapshot, me: &str) -> Option<(String, u64)> {
     first_waiting(spec, snapshot, me).map(|entry| (entry.node.clone(), entry.modified))
 }
@@ -199,8 +199,8 @@ fn first_waiting<'v>(spec: &'v RolloutSpec, snapshot: &'v RunSnapshot, me: &'v s
         .find(|next| free(spec, snapshot, &next.node))
 }
 
-/// Offers a free slot to the first waiter. A waiter takes a free slot by itself as a rule; a node offers it only after
-/// it was free for long or the budget was touched, so that a whole fleet does not offer one slot at once.
+/// Offers a free slot to the first waiter. A waiter usually takes a free slot by itself. A node offers the slot only
+/// after it was free for long or the budget was touched, so that not every node of the fleet makes the same offer.
 pub(super) fn offer_free(spec: &RolloutSpec, snapshot: &RunSnapshot, me: &str, unmoved: Vec<Compare>) -> Option<Txn> {
     let next = first_waiting(spec, snapshot, me).filter(|_| snapshot.idle)?;
     let mut compare = unmoved;
@@ -235,7 +235,7 @@ mod tests {
         }
     }
 
-    /// Nodes that decide about one store.
+    /// Several nodes that decide about one store.
     struct Fixture(Memory);
 
     impl Fixture {
@@ -261,7 +261,7 @@ mod tests {
             RunSnapshot::of(spec, me, revision, answers)
         }
 
-        /// A node asks until it may go on or waits; returns whether it may go on.
+        /// Repeats a node's request until the decision is to continue or to wait. Returns whether it is to continue.
         fn ask(&mut self, spec: &RolloutSpec, me: &str, want: Request) -> bool {
             for _ in 0..20 {
                 match decide(spec, &self.snapshot(spec, me), me, want) {

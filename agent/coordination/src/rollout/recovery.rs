@@ -1,5 +1,5 @@
-//! The store has gone back: a backup was put in its place. What a node has on its own disk is newer than what it finds,
-//! so it says anew what it holds; and nobody is let in anywhere until all have, or are written off.
+//! Recovery after etcd was restored from a backup. The journal of a node is newer than the store, so each node
+//! republishes its claims. No node is admitted until every node has done so or is written off.
 
 use std::collections::BTreeSet;
 
@@ -12,17 +12,17 @@ use crate::{
     store::{Compare, Op, Txn},
 };
 
-/// What a node knows of itself in a run, by its own disk.
+/// The claims and votes of a node in one run, from its own journal.
 #[derive(Debug, Clone, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct NodeClaims {
-    /// Whether it is half changed (a claim) or has failed, the run and the segment in which.
+    /// The state (a claim or a failure), the run and the segment in which the node is disrupted. `None`: it is not.
     pub away: Option<(SlotState, String, u32)>,
-    /// The segments of the run that it is through with.
+    /// The segments of the run that the node has completed.
     pub voted: BTreeSet<u32>,
 }
 
-/// Says that the store has gone back: the first transaction of who notices, unless somebody else has said so since.
-/// `known` is the recovery_id that the node has heard of before.
+/// Returns the transaction that reports a rollback of the store. `known` is the last recovery that the node has heard
+/// of. `None` if another node has reported the rollback since.
 pub fn report_rollback(snapshot: &RunSnapshot, me: &str, id: &str, known: Option<&str>) -> Option<Txn> {
     if snapshot.recovery.as_ref().is_some_and(|(restored, _)| Some(restored.id.as_str()) != known) {
         return None;
@@ -31,7 +31,7 @@ pub fn report_rollback(snapshot: &RunSnapshot, me: &str, id: &str, known: Option
     Some(Txn { compare: snapshot.same_recovery(), then: vec![put], otherwise: Vec::new() })
 }
 
-/// The next thing of a run that the store lacks, or has wrongly; None where it is as the node knows it.
+/// Returns the next record of a run that the store lacks or has wrong. `None` if the store matches the journal.
 pub fn republish(spec: &RolloutSpec, snapshot: &RunSnapshot, me: &str, own: &NodeClaims) -> Option<Txn> {
     let vote = own.voted.iter().find(|segment| !snapshot.voted.contains(segment)).map(|segment| {
         let key = keys::vote(&spec.run, *segment, spec.is_member(me), me);
@@ -48,7 +48,7 @@ pub fn republish(spec: &RolloutSpec, snapshot: &RunSnapshot, me: &str, own: &Nod
 fn republish_slot(spec: &RolloutSpec, snapshot: &RunSnapshot, me: &str, own: &NodeClaims) -> Option<Txn> {
     let mine = snapshot.mine(spec, me);
     let Some((kind, run, segment)) = &own.away else {
-        // Whatever is said of it there is over: it is here, and whole.
+        // The node is not disrupted, so any record that the store has for it is obsolete.
         let mut txn = delete(spec, mine?);
         txn.then.push(Op::Delete(keys::offer_notice(me, &spec.group)));
         return Some(txn);
@@ -76,14 +76,15 @@ fn republish_slot(spec: &RolloutSpec, snapshot: &RunSnapshot, me: &str, own: &No
     Some(txn)
 }
 
-/// Whether others hold as many slots as there are: then who is half changed goes on only with a new one.
+/// Returns whether other nodes hold all slots. Then the claim cannot be republished, and the node needs a new slot.
 fn crowded(spec: &RolloutSpec, snapshot: &RunSnapshot, me: &str, mine: Option<&SlotEntry>) -> bool {
     let part = mine.map_or_else(|| spec.part(me), |mine| mine.part.as_str());
     let claims = |held: &&SlotEntry| held.held.kind == SlotState::Claim && held.node != me && held.part == part;
     spec.count.is_some_and(|count| snapshot.held.iter().filter(claims).count() as u64 >= count)
 }
 
-/// Says that this node has said anew all that it holds, in all books.
+/// Returns the transaction that records that this node has republished all its claims. `None` if it is recorded
+/// already.
 pub fn acknowledge(snapshot: &RunSnapshot, me: &str) -> Option<Txn> {
     let (restored, _) = snapshot.recovery.as_ref().filter(|_| !snapshot.acknowledged.contains(me))?;
     Some(Txn {

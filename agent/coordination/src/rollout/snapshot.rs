@@ -1,4 +1,4 @@
-//! What was read of a run: small, whatever the fleet's size.
+//! The state of a run as it was read. Its size does not grow with the fleet.
 
 use std::collections::BTreeSet;
 
@@ -11,96 +11,96 @@ use crate::{
     store::{Answer, Compare, Op, Row, Txn},
 };
 
-/// How many of those who wait longest are read.
+/// The number of queue entries that are read, oldest first.
 const HEADS: usize = 16;
 
-/// The number of what a node wrote last.
+/// The sequence number of a node's last write.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct WriteSequence {
-    /// It only grows.
+    /// The number. It only grows.
     pub number: u64,
 }
 
-/// A claim, offer or failure, whose it is, and when it was written.
+/// A slot record with its owner and the store revision that wrote it.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct SlotEntry {
     /// The node.
     pub node: String,
-    /// The part of the budget.
+    /// The partition of the budget.
     pub part: String,
     /// The book.
     pub book: String,
     /// The record.
     pub held: SlotRecord,
-    /// The revision that wrote it.
+    /// The store revision that wrote the record.
     pub modified: u64,
 }
 
-/// Somebody who waits.
+/// A queue entry with its owner.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Entry {
     /// The node.
     pub node: String,
-    /// The part of the budget.
+    /// The partition of the budget.
     pub part: String,
     /// The book.
     pub book: String,
     /// The record.
     pub queued: Queued,
-    /// The revision that wrote it.
+    /// The store revision that wrote the record.
     pub modified: u64,
 }
 
-/// What was read.
+/// The read model of one run.
 #[derive(Debug, Clone, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct RunSnapshot {
-    /// The revision of the store at which it was read.
+    /// The store revision at which the snapshot was read.
     pub revision: u64,
-    /// The accepted generation, and the revision that wrote it.
+    /// The accepted generation, and the store revision that wrote it.
     pub accepted: Option<(u64, u64)>,
-    /// That the store has gone back, and the revision that wrote it.
+    /// The recovery in progress, and the store revision that wrote it.
     pub recovery: Option<(RecoveryEpoch, u64)>,
-    /// Who has said anew what it holds since then, where that was read.
+    /// The nodes that have republished their claims in this recovery. Empty if they were not read.
     pub acknowledged: BTreeSet<String>,
-    /// Whether the store is older than this node knows, and nobody has said so yet.
+    /// True if the store is older than this node knows, and no node has reported the rollback yet.
     pub rolled_back: bool,
-    /// Whether the node has only just reached the store: those who know more of its past may be about to say that it has
-    /// gone back.
+    /// True if the node has reached the store only a moment ago. A node that knows more of the store's past may be
+    /// about to report a rollback.
     pub stabilizing: bool,
-    /// The number of what this node wrote last, as the store has it.
+    /// The sequence number of this node's last write, as the store has it.
     pub sequence: u64,
-    /// How far the run is open, and the revision that wrote it.
+    /// The open waves of the book, and the store revision that wrote them.
     pub progress: Option<(RolloutProgress, u64)>,
-    /// All claims, offers and failures of the group.
+    /// All slot records of the budget.
     pub held: Vec<SlotEntry>,
-    /// Those who wait longest.
+    /// The oldest queue entries of this node's partition.
     pub queue: Vec<Entry>,
-    /// The own place in the queue, and the revision that wrote it.
+    /// The queue entry of this node, and the store revision that wrote it.
     pub queued: Option<(Queued, u64)>,
-    /// Whether the node has a lease: without one, others may be about to write it off.
+    /// True if the node has a lease. Without one, other nodes may be about to write it off.
     pub leased: bool,
     /// The segments of the run in which this node has voted.
     pub voted: BTreeSet<u32>,
-    /// How many members have voted in each segment.
+    /// The number of members that have voted in each segment.
     pub votes: Vec<u64>,
-    /// Who has voted in a segment, where that was read too.
+    /// The members that have voted in one segment, with that segment. `None` if they were not read.
     pub names: Option<(u32, BTreeSet<String>)>,
-    /// Offers that have been there for long, and nodes that seem lost: by this node's own clock and ears.
+    /// Offers that were not taken in time, by this node's clock.
     pub stale: BTreeSet<(String, u64)>,
-    /// Claims of nodes that went away on purpose and have not come back in the time they said, by this node's own clock.
+    /// Claims of nodes that did not return from an announced absence in time, by this node's clock.
     pub overdue: BTreeSet<(String, u64)>,
-    /// Whether a slot has been free for long while somebody waited for it, by this node's own clock.
+    /// True if this node offers a free slot to the first waiter: the slot was free for long, or the budget was touched.
     pub idle: bool,
-    /// Nodes that say that they hold a slot of this node's part, of which the store shows neither that nor the end of it.
+    /// Nodes that report a slot of this node's partition, by a write that the store does not have.
     pub hidden_claims: BTreeSet<String>,
-    /// Nodes that seem lost.
+    /// Nodes that count as lost.
     pub lost: BTreeSet<String>,
-    /// Whether the wave that is complete has been so for the soak, on this node's own clock.
+    /// True if the complete wave has held for the soak time, by this node's clock.
     pub soaked: bool,
 }
 
 impl RunSnapshot {
-    /// The transaction that reads it.
+    /// Returns the transaction that reads a snapshot.
     pub fn reading(spec: &RolloutSpec, me: &str) -> Txn {
         let mut then = vec![
             Op::Read(keys::ACCEPTED.to_owned()),
@@ -119,7 +119,7 @@ impl RunSnapshot {
         Txn { compare: Vec::new(), then, otherwise: Vec::new() }
     }
 
-    /// The snapshot of what was read.
+    /// Builds the snapshot from the answers to [`RunSnapshot::reading`].
     pub fn of(spec: &RolloutSpec, me: &str, revision: u64, answers: Vec<Answer>) -> Self {
         let mut answers = answers.into_iter();
         let mut rows = || answers.next().unwrap_or_default();
@@ -152,12 +152,12 @@ impl RunSnapshot {
         snapshot
     }
 
-    /// The own claim, offer or failure for the book.
+    /// Returns this node's slot record for the book.
     pub fn mine(&self, spec: &RolloutSpec, me: &str) -> Option<&SlotEntry> {
         self.held.iter().find(|held| held.node == me && held.book == spec.book)
     }
 
-    /// How many waves of a segment are open.
+    /// Returns the number of open waves of a segment.
     pub fn open_waves(&self, spec: &RolloutSpec, segment: u32) -> u32 {
         self.progress
             .as_ref()
@@ -167,22 +167,22 @@ impl RunSnapshot {
             .max(spec.open_at_first(segment))
     }
 
-    /// Whether the run is through.
+    /// Returns whether the run is complete.
     pub fn done(&self, spec: &RolloutSpec) -> bool {
         self.progress.as_ref().is_some_and(|(progress, _)| progress.run == spec.run && progress.done)
     }
 
-    /// Whether the node is at the accepted revision; then also the revision that wrote it.
+    /// Returns the store revision that wrote the accepted generation. `None` if the spec is of another generation.
     pub fn current(&self, spec: &RolloutSpec) -> Option<u64> {
         self.accepted.filter(|(generation, _)| *generation == spec.generation).map(|(_, modified)| modified)
     }
 
-    /// Whether this node has to say anew what it holds before it is let in anywhere.
+    /// Returns whether this node must republish its claims before it may enter a segment.
     pub fn needs_republish(&self, me: &str) -> bool {
         self.rolled_back || self.recovery.is_some() && !self.acknowledged.contains(me)
     }
 
-    /// Whether everybody whom git knows has said anew what it holds, or is written off, where the store has gone back.
+    /// Returns whether no rollback is pending: every known node has republished its claims, or is written off.
     pub fn recovery_complete(&self, spec: &RolloutSpec) -> bool {
         let said = |node: &String| {
             self.acknowledged.contains(node)
@@ -194,15 +194,15 @@ impl RunSnapshot {
         !self.rolled_back && (self.recovery.is_none() || spec.known.iter().all(said))
     }
 
-    /// What must be as it was read for anybody to be let in or on: the accepted revision, and that the store has not
-    /// gone back meanwhile. None where nobody may be let in now.
+    /// Returns the guards of an admission: the accepted revision is unchanged, and no rollback was reported meanwhile.
+    /// `None` if no node may be admitted now.
     pub fn admission_guards(&self, spec: &RolloutSpec) -> Option<Vec<Compare>> {
         let accepted = self.current(spec).filter(|_| self.recovery_complete(spec) && !self.stabilizing)?;
         let accepted = Compare::Revision(keys::ACCEPTED.to_owned(), accepted);
         Some([accepted].into_iter().chain(self.same_recovery()).collect())
     }
 
-    /// Holds while no node reports a restore that this snapshot does not have, also after the store has gone back.
+    /// Returns guards that fail if a node reports a rollback that this snapshot does not have.
     pub fn same_recovery(&self) -> Vec<Compare> {
         let none_since = |at| Compare::NoneNewer(keys::ALL_RECOVERIES.to_owned(), at);
         match &self.recovery {
@@ -211,14 +211,14 @@ impl RunSnapshot {
         }
     }
 
-    /// How many slots of a part of the budget are taken or offered.
+    /// Returns the number of slots of a partition that are claimed or offered.
     pub fn taken(&self, part: &str) -> u64 {
         let slots =
             |held: &&SlotEntry| matches!(held.held.kind, SlotState::Claim | SlotState::Offer) && held.part == part;
         self.held.iter().filter(slots).count() as u64
     }
 
-    /// How many nodes have failed, those that are lost and count as such included.
+    /// Returns the number of failed nodes, with lost nodes that count as failed.
     pub fn failures(&self, spec: &RolloutSpec) -> u64 {
         let failed = |held: &&SlotEntry| {
             held.held.kind == SlotState::Failure
@@ -228,18 +228,18 @@ impl RunSnapshot {
         self.held.iter().filter(failed).count() as u64
     }
 
-    /// Whether a claim's node has said that it goes away, and is not overdue.
+    /// Returns whether the node of a claim announced its absence, and that absence has not ended.
     pub fn is_away_on_purpose(&self, held: &SlotEntry) -> bool {
         held.held.absent > 0 && !self.overdue.contains(&(held.node.clone(), held.modified))
     }
 
-    /// How many nodes this run goes on without.
+    /// Returns the number of nodes that this run continues without.
     pub fn written_off(&self, spec: &RolloutSpec) -> u64 {
         let gone = |held: &&SlotEntry| held.held.kind == SlotState::WrittenOff && held.held.run == spec.run;
         self.held.iter().filter(gone).count() as u64
     }
 
-    /// Who is lost with a slot that this run may not go on without: as many as it may have been written off already.
+    /// Returns a lost node whose claim this run may not write off, because the write-offs have reached the slot count.
     pub fn holder_beyond_budget(&self, spec: &RolloutSpec) -> Option<&str> {
         let spent = spec.on_lost == super::OnLost::Skip && self.written_off(spec) >= spec.count.unwrap_or(1);
         let holds = |held: &&SlotEntry| {
@@ -248,12 +248,12 @@ impl RunSnapshot {
         self.held.iter().find(holds).filter(|_| spent).map(|held| held.node.as_str())
     }
 
-    /// Whether too many have failed.
+    /// Returns whether too many nodes have failed.
     pub fn halted(&self, spec: &RolloutSpec) -> bool {
         !spec.after_all && self.failures(spec) > spec.max_failures
     }
 
-    /// Whether a node may be in a segment: its wave is open, or it has something to end there.
+    /// Returns whether a node may enter a segment: its wave is open, or it has a claim or failure to finish.
     pub fn may_enter(&self, spec: &RolloutSpec, node: &str, segment: u32) -> bool {
         let open = self.open_waves(spec, segment);
         let carries = self.held.iter().any(|held| {
@@ -265,7 +265,7 @@ impl RunSnapshot {
     }
 }
 
-/// One reading of everything that a decision needs, through whoever runs transactions.
+/// Reads everything that a decision needs, in one transaction that `run` executes.
 pub fn look<E>(
     spec: &RolloutSpec,
     me: &str,
@@ -279,14 +279,14 @@ fn parse<T: DeserializeOwned>(row: &Row) -> Option<T> {
     serde_json::from_slice(&row.value).ok()
 }
 
-/// The newest report that the store was restored, and the revision that wrote it.
+/// Returns the newest report of a rollback, and the store revision that wrote it.
 pub fn newest_recovery(rows: &[Row]) -> Option<(RecoveryEpoch, u64)> {
     let newest = rows.iter().max_by_key(|row| row.modified)?;
     let by = newest.key.strip_prefix(keys::ALL_RECOVERIES)?.to_owned();
     Some((RecoveryEpoch { by, ..parse(newest)? }, newest.modified))
 }
 
-/// `PART/NAMESPACE/BOOK/NODE` behind the prefix.
+/// Parses the key after its prefix: `PARTITION/NAMESPACE/BOOK/NODE`.
 fn owner(row: &Row, prefix: &str) -> Option<(String, String, String)> {
     match keys::parts(&row.key, prefix)[..] {
         [part, namespace, book, node] => Some((part.to_owned(), format!("{namespace}/{book}"), node.to_owned())),

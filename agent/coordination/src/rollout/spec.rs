@@ -1,96 +1,96 @@
-//! What a revision says of a book's run: the same on every node that has the generation.
+//! The rollout of a book as one revision defines it. It is the same on every node that has the generation.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
     time::Duration,
 };
 
-/// What divides two segments.
+/// The border between two segments.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Cut {
-    /// All wait for all: the next segment opens when the last wave of the one before has passed.
+    /// A barrier: the next segment opens for all nodes when the last wave has completed this one.
     Barrier,
-    /// Each goes on when it has what it waits for.
+    /// A cut without a barrier: each node continues when its own condition is met.
     Passage,
 }
 
-/// What is done when a node is lost.
+/// The reaction to a lost node.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum OnLost {
-    /// The others wait.
+    /// The other nodes wait for it.
     #[default]
     Hold,
-    /// They go on without it.
+    /// The other nodes continue without it.
     Skip,
-    /// It counts as a failure.
+    /// The lost node counts as failed.
     Fail,
 }
 
-/// A run of a book, as one revision has it.
+/// A run of a book as one revision defines it.
 #[derive(Debug, Clone, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct RolloutSpec {
     /// The book: `namespace/name`.
     pub book: String,
-    /// Whose budget it is: the book's own, or a named slot that several books share.
+    /// The budget: the book's own, or a named slot that several books share.
     pub group: String,
-    /// The run: the book and the generation since which its definition is as it is.
+    /// The name of the run: the book, and the generation that last changed its definition.
     pub run: String,
-    /// The revision.
+    /// The generation of the revision.
     pub generation: u64,
-    /// The nodes that the run waits for, each with the wave that it is in.
+    /// The nodes that the run waits for, each with its wave.
     pub members: BTreeMap<String, u32>,
-    /// Further targets, which joined later: they belong to the last wave, and nobody waits for them.
+    /// Targets that joined later. They belong to the last wave, and the run does not wait for them.
     pub late: Vec<String>,
     /// All nodes that git knows.
     pub known: Vec<String>,
-    /// The value of the label that the budget is `per`, by node; empty where it is for all.
+    /// The partition of each node: its value of the budget's `per` label. Empty if the budget has no partitions.
     pub parts: BTreeMap<String, String>,
-    /// How many change at one time; None: all.
+    /// The number of nodes that may hold a slot of one partition at the same time. `None`: no limit.
     pub count: Option<u64>,
-    /// How many failures do not halt the run.
+    /// The number of failed nodes up to which the run continues.
     pub max_failures: u64,
-    /// Whether all targets run before failures count.
+    /// True if failures do not stop other nodes from changing. A wave with too many failures still does not complete.
     pub after_all: bool,
-    /// What is done when a node is lost.
+    /// The reaction to a lost node.
     pub on_lost: OnLost,
-    /// How many waves there are; at least one.
+    /// The number of waves, at least one.
     pub waves: u32,
-    /// How long a wave must hold before the next begins.
+    /// The time for which a complete wave must hold before the next wave opens.
     pub soak: Duration,
-    /// What comes before each segment but the first.
+    /// The cuts between the segments, in order. The first segment has no cut before it.
     pub cuts: Vec<Cut>,
-    /// The segments that are an elected task: they have no waves, else wave 1 would wait for the result of a node that
-    /// waits for its wave.
+    /// The segments that are an elected task. All their waves open together. Otherwise wave 1 would wait for the result
+    /// of a node whose wave is not open.
     pub elected: BTreeSet<u32>,
 }
 
 impl RolloutSpec {
-    /// How many segments the book has.
+    /// Returns the number of segments.
     pub fn segments(&self) -> u32 {
         u32::try_from(self.cuts.len()).unwrap_or(u32::MAX - 1) + 1
     }
 
-    /// Whether a node is one that the run waits for.
+    /// Returns whether the run waits for a node.
     pub fn is_member(&self, node: &str) -> bool {
         self.members.contains_key(node)
     }
 
-    /// Whether the revision selects a node.
+    /// Returns whether the revision selects a node.
     pub fn selects(&self, node: &str) -> bool {
         self.is_member(node) || self.late.iter().any(|late| late == node)
     }
 
-    /// The wave of a node: who joined later is in the last.
+    /// Returns the wave of a node. A node that joined later is in the last wave.
     pub fn wave(&self, node: &str) -> u32 {
         self.members.get(node).copied().unwrap_or(self.waves.saturating_sub(1))
     }
 
-    /// The part of the budget that a node draws on.
+    /// Returns the partition of a node. `-` if it has none.
     pub fn part(&self, node: &str) -> &str {
         self.parts.get(node).map_or("-", String::as_str)
     }
 
-    /// How many waves of a segment are open before anybody has opened one.
+    /// Returns the number of waves of a segment that are open when the run begins.
     pub fn open_at_first(&self, segment: u32) -> u32 {
         match segment.checked_sub(1).and_then(|before| self.cuts.get(before as usize)) {
             None | Some(Cut::Passage) => self.open_at_once(segment),
@@ -98,12 +98,12 @@ impl RolloutSpec {
         }
     }
 
-    /// How many waves of a segment open together, once it opens.
+    /// Returns the number of waves that open together when a segment opens.
     pub fn open_at_once(&self, segment: u32) -> u32 {
         if self.elected.contains(&segment) { self.waves } else { 1 }
     }
 
-    /// The members of a segment's waves up to one.
+    /// Returns the members of all waves up to this one.
     pub fn up_to(&self, wave: u32) -> impl Iterator<Item = &str> {
         self.members.iter().filter(move |(_, own)| **own <= wave).map(|(node, _)| node.as_str())
     }

@@ -1,5 +1,5 @@
-//! Forged records: for each kind of key, a record that is signed with the valid key of a node without the right to write
-//! it. Each test asserts the decision that reads the record, and that the rightful writer's record is decided by.
+//! Forged records. For each kind of key, a node without the right to write it signs a record with its own valid key.
+//! Each test asserts the decision that reads the record, and that the record of the rightful writer counts.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -23,7 +23,7 @@ use crate::{
     store::{Change, LeaseId, Op, Outcome, Page, Read, Store, StoreError, Txn},
 };
 
-/// A local store that others seem to see too.
+/// A local store that several nodes appear to share.
 #[derive(Debug, Default)]
 struct Common(LocalStore);
 
@@ -48,15 +48,15 @@ impl Store for Common {
     }
 }
 
-/// One node.
+/// A node with its signed store.
 struct Node {
     store: Arc<SignedStore>,
     fleet: Fleet,
     keys: Vec<String>,
 }
 
-/// Targets a, b and c of one book, of which a and b may be elected; z is named by git and not a target; git does not
-/// name the ghost.
+/// A fleet for forgeries: a, b and c are targets of one book, and a and b may be elected. Git names z, which is not a
+/// target. Git does not name the ghost.
 struct Forgery {
     common: Arc<Common>,
     nodes: BTreeMap<&'static str, Node>,
@@ -148,7 +148,7 @@ fn is_hold(answer: &Answer, reason: &str) -> bool {
     matches!(answer, Answer::Hold(gate) if gate.reason == reason)
 }
 
-/// The test of each kind of key.
+/// Returns the test of each kind of key.
 #[expect(dead_code, reason = "a kind of key without a test does not compile")]
 fn test_of(key: &Key<'_>) -> fn() {
     match key {
@@ -167,9 +167,9 @@ fn test_of(key: &Key<'_>) -> fn() {
         Key::Sequence { .. } => mark_by_another_reports_no_restore,
         Key::RecoveryAck { .. } => statement_in_the_name_of_another_ends_no_restore,
         Key::Alive { .. } => lease_record_by_another_keeps_no_node_alive,
-        // Links of the chain of acceptances: accept/chain.rs.
+        // The tests for links of the chain of acceptances are in accept/chain.rs.
         Key::Manifest { .. } | Key::Link { .. } => table_of_another_digest_is_not_read,
-        // No node reads a fence: the store compares its revision, and etcd confines who writes it (deploy/etcd).
+        // No node reads a fence. The store compares its revision, and etcd restricts its writers (deploy/etcd).
         Key::Fence { .. } | Key::Facts { .. } | Key::State { .. } => facts_and_state_by_another_are_not_shown,
     }
 }
@@ -178,7 +178,7 @@ fn test_of(key: &Key<'_>) -> fn() {
 fn accepted_by_an_unnamed_node_or_in_the_name_of_another_is_not_followed() {
     let it = Forgery::new();
     let found = || accept::current(&*it.nodes["b"].store, &Accepted::default()).unwrap();
-    // Node b takes a record in its own name for the echo of what it has written.
+    // Node b takes a record in its own name for the echo of its own write.
     for (by, record) in [
         ("ghost", r#"{"schema":1,"generation":9,"by":"ghost"}"#),
         ("a", r#"{"schema":1,"generation":9,"by":"b"}"#),
@@ -315,7 +315,7 @@ fn claim_offer_failure_and_write_off_by_an_outsider_do_not_count() {
         let written_off = it.fleet("b").rollout(&it.spec).unwrap();
         assert!(written_off.failed.is_empty(), "{kind} of {node} by {by}");
     }
-    // A failure of its own halts the run.
+    // A failure that a node reports of itself halts the run.
     let it = Forgery::new().joined(&["a"]);
     it.put("c", &Forgery::held_at("c"), &claim().replace("claim", "failure"));
     assert!(is_hold(&it.fleet("a").ask(&it.spec, Request::Change(0)), "Budget"));
@@ -327,7 +327,7 @@ fn queue_entry_by_an_outsider_gets_no_slot() {
     for (by, node, first) in [("z", "z", false), ("z", "b", false), ("b", "c", false), ("c", "c", true)] {
         let it = Forgery::new().joined(&["a"]);
         it.put(by, &keys::queue("n/b", "-", "n/b", node), entry);
-        // The one that waits longest takes the free slot.
+        // The first waiter takes the free slot.
         let answer = it.fleet("a").ask(&it.spec, Request::Change(0));
         assert_eq!(is_hold(&answer, "Slot"), first, "{node} by {by}: {answer:?}");
     }
@@ -377,7 +377,7 @@ fn join_record_by_another_joins_no_node() {
         it.put(by, &keys::joined("c"), r#"{"node":"c"}"#);
         assert_eq!(it.fleet("a").joined().unwrap(), set(&["a"]), "{by}");
     }
-    // Neither does it keep the node itself out.
+    // The forged record does not keep the node itself out either.
     let it = it.joined(&["c"]);
     assert_eq!(it.fleet("a").joined().unwrap(), set(&["a", "c"]));
 }
@@ -419,7 +419,7 @@ fn lease_record_by_another_keeps_no_node_alive() {
     it.put("c", &Forgery::held_at("c"), claim());
     it.put("z", &keys::alive("c"), "{}");
     assert!(!it.fleet("a").alive().unwrap().contains("c"));
-    // The lost holder is written off, although a record of its name is there.
+    // The lost holder is written off, although a lease record of its name exists.
     assert_eq!(it.fleet("a").ask(&it.spec, Request::Change(0)), Answer::Go);
     let row = it.common.read(&Forgery::held_at("c"), &Page::default()).unwrap().rows.remove(0);
     assert!(String::from_utf8(row.value).unwrap().contains("writtenoff"));

@@ -1,5 +1,5 @@
-//! What was heard of each writer: its key, and the numbers of its records. The journal keeps it, so that a record that
-//! is put back does not count after a restart either (P144).
+//! The memory of each writer: its key, and the numbers of its records. The journal keeps it, so that a replayed record
+//! does not count after a restart either (P144).
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 
@@ -8,33 +8,33 @@ use sha2::{Digest as _, Sha256};
 
 /// The most writers that are remembered.
 const WRITERS: usize = 20_000;
-/// The most keys of one writer whose numbers are remembered, and how many of them are forgotten at once.
+/// The most keys of one writer whose numbers are remembered, and the number of them that are forgotten at once.
 const KEYS: usize = 8192;
 const FORGOTTEN: usize = 1024;
 /// The most former keys of one writer that are remembered.
 const FORMER: usize = 8;
 
-/// What was heard of one writer.
+/// The memory of one writer.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct Heard {
-    /// The key that its records are signed with.
+    /// The key that signs the writer's records.
     pub sign: [u8; 32],
-    /// The keys that it had before, by commits.
+    /// The former keys of the writer, which commits replaced.
     pub former: Vec<[u8; 32]>,
     /// The highest number of all its records.
     pub highest: u64,
     /// The number of the last record at each key, by a hash of the key.
     pub keys: HashMap<u64, u64>,
-    /// The highest number that was forgotten: at a key that is not known, only a higher one counts.
+    /// The highest forgotten number. At an unknown key, only a higher one counts.
     pub forgotten: u64,
-    /// The keys that were read since numbers were forgotten last: these records are in the store.
+    /// The keys that were read since numbers were last forgotten. These records are in the store.
     #[serde(skip)]
     seen: HashSet<u64>,
 }
 
 impl Heard {
-    /// Forgets the lowest numbers, first those of keys that were not read recently.
+    /// Forgets the lowest numbers. Keys that were not read recently come first.
     fn forget(&mut self, fixed: &[u64]) {
         let movable = self.keys.iter().filter(|(key, _)| !fixed.contains(key));
         let mut all: Vec<(bool, u64, u64)> =
@@ -48,7 +48,7 @@ impl Heard {
     }
 }
 
-/// The keys that a writer has one of each: it may have written them long ago, and their numbers are never forgotten.
+/// Returns the keys that each writer has once. Their records may be old, so their numbers are never forgotten.
 fn fixed(name: &str) -> [u64; 8] {
     [
         crate::keys::joined(name),
@@ -63,11 +63,11 @@ fn fixed(name: &str) -> [u64; 8] {
     .map(|key| hash(&key))
 }
 
-/// All writers.
+/// The memory of all writers.
 #[derive(Debug, Default)]
 pub(super) struct Writers {
     known: BTreeMap<String, Heard>,
-    /// Writers of which the journal does not have all.
+    /// Writers whose changes are not in the journal yet.
     dirty: BTreeSet<String>,
 }
 
@@ -82,7 +82,7 @@ impl Writers {
         self.known.get(name)
     }
 
-    /// Remembers the key of a writer; one that it had before becomes a former key. False if there are too many writers.
+    /// Pins the key of a writer. The key before it becomes a former key. Returns false if there are too many writers.
     pub(super) fn pin(&mut self, name: &str, key: [u8; 32]) -> bool {
         let full = self.known.len() >= WRITERS;
         match self.known.get_mut(name) {
@@ -93,7 +93,7 @@ impl Writers {
                 heard.former.push(before);
                 let more = heard.former.len().saturating_sub(FORMER);
                 heard.former.drain(..more);
-                // Another key is another life, with numbers of its own.
+                // A new key starts with new numbers.
                 heard.keys.clear();
                 heard.seen.clear();
                 (heard.highest, heard.forgotten) = (0, 0);
@@ -105,7 +105,7 @@ impl Writers {
         true
     }
 
-    /// Takes the number of a record. False if a newer one of that writer was there, or may have been.
+    /// Takes the number of a record. Returns false if the writer has written a newer record there, or may have.
     pub(super) fn take(&mut self, name: &str, key: &str, number: u64) -> bool {
         let Some(heard) = self.known.get_mut(name) else { return false };
         let key = hash(key);
@@ -119,7 +119,7 @@ impl Writers {
             None if number <= heard.forgotten && !fixed(name).contains(&key) => return false,
             None => {
                 heard.keys.insert(key, number);
-                // From here on it is noted what is still read, before numbers are forgotten.
+                // From here on the memory notes which keys are still read, before it forgets numbers.
                 if heard.keys.len() == KEYS - FORGOTTEN {
                     heard.seen.clear();
                 }
@@ -134,12 +134,12 @@ impl Writers {
         true
     }
 
-    /// How many writers have changed since they were kept.
+    /// Returns the number of writers that have changed since they were last kept.
     pub(super) fn changed(&self) -> usize {
         self.dirty.len()
     }
 
-    /// The writers that have changed since this was called last.
+    /// Takes the writers that have changed since the last call.
     pub(super) fn take_changed(&mut self) -> Vec<(String, Heard)> {
         let dirty = std::mem::take(&mut self.dirty);
         dirty.into_iter().filter_map(|name| Some((name.clone(), self.known.get(&name)?.clone()))).collect()

@@ -1,9 +1,9 @@
-//! A store whose records are signed: each record carries its writer's signature, and a record that does not count is not
-//! there for its readers.
+//! A store whose records are signed. Each record carries its writer's signature, and readers do not see a record that
+//! does not count.
 //!
-//! An attacker who controls the store can delay and hide records, and so break the pace. The attacker cannot make a node
-//! believe what no node has said. Keys are signed with the records, and a number that only grows: a record cannot be
-//! used under another key, or again.
+//! An attacker who controls the store can delay and hide records, and so break the pace. The attacker cannot forge a
+//! record of another node. The signature covers the key and a number that only grows, so a record cannot be moved to
+//! another key or replayed.
 
 mod heard;
 mod signer;
@@ -29,11 +29,11 @@ use crate::{
     store::{Answer, Change, Compare, LeaseId, Op, Outcome, Page, Read, Row, Store, StoreError, Txn},
 };
 
-/// A store through which everything is signed and checked.
+/// A store that signs all writes and checks all reads.
 pub struct SignedStore {
     inner: Arc<dyn Store>,
     signer: Arc<RecordSigner>,
-    /// Whether this node continues above the numbers of its own records in the store.
+    /// True once this node's numbers are above those of its own records in the store.
     adopted: Mutex<bool>,
 }
 
@@ -44,7 +44,7 @@ impl fmt::Debug for SignedStore {
 }
 
 impl SignedStore {
-    /// Puts a signer between a store and those who use it.
+    /// Creates a signed store around another store.
     pub fn new(inner: Arc<dyn Store>, signer: Arc<RecordSigner>) -> Self {
         Self { inner, signer, adopted: Mutex::new(false) }
     }
@@ -63,7 +63,7 @@ impl SignedStore {
         operations.iter().map(seal).collect()
     }
 
-    /// Continues, once, above the numbers of this node's own records in the store (P146).
+    /// Raises this node's next number, once, above the numbers of its own records in the store (P146).
     fn adopt(&self) -> Result<(), StoreError> {
         let mut adopted = self.adopted.lock().unwrap_or_else(PoisonError::into_inner);
         if *adopted {
@@ -86,7 +86,7 @@ impl SignedStore {
         Ok(())
     }
 
-    /// Learns the keys with which nodes have joined, before a record of an unknown one is judged.
+    /// Reads the keys from the join records, before a record of an unknown writer is judged.
     fn introduce(&self, rows: &[Row]) {
         if !rows.iter().any(|row| self.signer.is_by_unknown(row)) {
             return;
@@ -111,7 +111,7 @@ impl SignedStore {
         answers.into_iter().map(open).collect()
     }
 
-    /// A condition as the store has to see it: what does not count is not there.
+    /// Translates a condition for the inner store, where records that do not count still exist.
     fn condition(&self, compare: &Compare) -> Result<Compare, StoreError> {
         match compare {
             Compare::Absent(key) => {
@@ -126,7 +126,7 @@ impl SignedStore {
         }
     }
 
-    /// Deletes records that do not count and that a range compare would find.
+    /// Deletes records that do not count, because a range compare would find them.
     fn clear(&self, prefix: &str, after: u64) -> Result<(), StoreError> {
         for (key, at) in self.signer.void_below(prefix) {
             if at > after {
@@ -149,7 +149,7 @@ impl Store for SignedStore {
             let mut read = self.inner.read(prefix, &page)?;
             let last = read.rows.last().map(|row| row.key.clone());
             read.rows = self.judged(read.rows);
-            // A page of which nothing counts would look like the end.
+            // A page without a record that counts would look like the end.
             if !read.more || !read.rows.is_empty() {
                 return Ok(read);
             }
@@ -159,7 +159,7 @@ impl Store for SignedStore {
     }
 
     fn watch(&self, prefix: &str, from: u64) -> Result<mpsc::UnboundedReceiver<Change>, StoreError> {
-        // A watch only wakes: `counts` says whether for a reason, and what is read then is checked.
+        // A watch only wakes. `counts` decides whether there is a reason, and the reads that follow are checked.
         self.inner.watch(prefix, from)
     }
 
@@ -207,7 +207,7 @@ impl Store for SignedStore {
         };
         let outcome = self.inner.commit(&sealed)?;
         if matches!(outcome, Outcome::Refused { .. }) {
-            // A record that did not count may be gone meanwhile: it is looked at again.
+            // A record that did not count may be gone meanwhile, so the next attempt reads it again.
             self.signer.forget_void(txn.compare.iter().filter_map(|compare| match compare {
                 Compare::Absent(key) => Some(key),
                 Compare::Revision(..) | Compare::NoneNewer(..) => None,

@@ -1,5 +1,5 @@
-//! Signing, and judging what others have signed: by its signature, by its signer's identity, by the signer's rights, and
-//! by its number.
+//! Signatures of records. This node signs its own records. It judges other records by their signature, by the signer's
+//! identity and rights, and by their number.
 
 use std::{
     collections::{BTreeMap, HashMap},
@@ -23,9 +23,9 @@ use crate::{keys::Key, store::Row};
 
 /// The field of a record that holds its signature.
 const FIELD: &str = "signed";
-/// The signatures that are remembered in each of two halves: the older half goes when the newer one is full.
+/// The size of each of two halves of the cache of signatures. A full newer half replaces the older half.
 const SIGNATURES: usize = 8192;
-/// The keys of records that do not count and are remembered.
+/// The most keys of records that do not count that are remembered.
 const VOID: usize = 4096;
 
 /// The signature of a record.
@@ -38,7 +38,7 @@ struct Signature {
     sig: String,
 }
 
-/// Signs the records of this node, and judges those of others.
+/// The signer of this node's records, and the judge of other records.
 #[derive(Debug)]
 pub struct RecordSigner {
     cluster: String,
@@ -53,17 +53,17 @@ pub struct RecordSigner {
 
 #[derive(Debug, Default)]
 struct State {
-    /// The Node objects with the keys that they name; `None` before the first revision.
+    /// The Node objects with the keys that they name. `None` before the first revision.
     named: Option<BTreeMap<String, Option<PublicKeys>>>,
     books: Books,
     known: Known,
-    /// The signatures that were checked, by the digest of the record: the newer half, and the older one.
+    /// The checked signatures, by the digest of the record: the newer half, and the older one.
     checked: [HashMap<[u8; 32], Checked>; 2],
-    /// The records that do not count, with the reason.
+    /// The keys of records that do not count, with the reason.
     refused: BTreeMap<String, String>,
-    /// The revisions of records that do not count: for this node they are not there, and it may write over them.
+    /// The store revisions of records that do not count. For this node they do not exist, and it may overwrite them.
     void: HashMap<String, u64>,
-    /// The nodes that came with another key than the one they are known by, with the keys that they show.
+    /// The nodes that present another key than the known one, with the keys that they show.
     strangers: BTreeMap<String, Vec<String>>,
 }
 
@@ -71,7 +71,7 @@ struct State {
 #[derive(Debug, Clone)]
 struct Checked {
     signed: Result<Signed, String>,
-    /// Whether its signer had the right to write it when it was judged first: a later revision does not undo that.
+    /// True if the signer once had the right to write the record. A later revision does not undo that.
     entitled: bool,
 }
 
@@ -83,19 +83,19 @@ struct Signed {
     shown: Shown,
 }
 
-/// A key that is not the signer's.
+/// The reason why a key is not the signer's.
 enum Doubt {
-    /// It was the signer's before a commit named another one.
+    /// The key was the signer's before a commit named another one.
     Former,
     /// Any other reason.
     Refused(String),
 }
 
-/// A record that does not count.
+/// The reason why a record does not count.
 enum Void {
-    /// It still counts as a slot that is taken.
+    /// A former key of the node. The record still counts as a taken slot.
     Taken,
-    /// It is not there, for this reason.
+    /// Any other reason. The record is treated as absent.
     Refused(String),
 }
 
@@ -115,7 +115,7 @@ impl State {
 }
 
 impl RecordSigner {
-    /// A signer whose records are numbered from `first` on.
+    /// Creates a signer whose records are numbered from `first` on.
     pub fn new(cluster: String, node: String, bearer: Bearer, first: u64) -> Self {
         let mut state = State::default();
         // No other key counts for the own name.
@@ -135,7 +135,7 @@ impl RecordSigner {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Goes on from the journal: what was heard of each writer, and the rights of earlier revisions.
+    /// Restores from the journal the memory of each writer, and the rights of earlier revisions.
     pub fn resume(&self, heard: Vec<(String, Heard)>, former: BTreeMap<String, BookRights>) {
         let mut state = self.lock();
         let own = self.bearer.keys().sign;
@@ -155,20 +155,20 @@ impl RecordSigner {
         state.books.give(rights.books);
     }
 
-    /// The rights that the journal has to keep.
+    /// Returns the rights that the journal has to keep.
     pub fn rights(&self) -> BTreeMap<String, BookRights> {
         self.lock().books.all()
     }
 
-    /// The public half of this node's identity.
+    /// Returns the public half of this node's identity.
     pub fn keys(&self) -> PublicKeys {
         self.bearer.keys()
     }
 
-    /// The reason to refuse a caller: its certificate or key is revoked, or the node is known by another key. `None` if
-    /// it is admitted.
+    /// Returns the reason to reject a caller: its certificate or key is revoked, or the node is known by another key.
+    /// `None` if the caller is admitted.
     pub fn refuses(&self, node: Option<&str>, key: &[u8; 32], serial: Option<&str>) -> Option<String> {
-        // A connection has proven its certificate and its key.
+        // The TLS connection has proven both the certificate and the key.
         self.revoked.saw(serial, key);
         if let Some(why) = self.revoked.refuses(serial, key) {
             return Some(why);
@@ -182,32 +182,32 @@ impl RecordSigner {
         })
     }
 
-    /// The certificates and keys that do not count.
+    /// Returns the revoked certificates and keys.
     pub fn revoked(&self) -> &Revoked {
         &self.revoked
     }
 
-    /// How many writers have news that the journal does not have.
+    /// Returns the number of writers with changes that are not in the journal yet.
     pub fn changed(&self) -> usize {
         self.lock().known.changed()
     }
 
-    /// The writers with news for the journal, since this was called last.
+    /// Takes the writers that have changed since the last call, for the journal.
     pub fn take_changed(&self) -> Vec<(String, Heard)> {
         self.lock().known.take_changed()
     }
 
-    /// The number of the next record.
+    /// Returns the number of the next record.
     pub fn next(&self) -> u64 {
         self.sequence.load(Ordering::Relaxed)
     }
 
-    /// The records that did not count since this was called last, with the reasons.
+    /// Takes the keys of records that did not count since the last call, with the reasons.
     pub fn refused(&self) -> BTreeMap<String, String> {
         std::mem::take(&mut self.lock().refused)
     }
 
-    /// The nodes that came with another key than the one they are known by, with the keys that they show.
+    /// Returns the nodes that present another key than the known one, with the keys that they show.
     pub fn strangers(&self) -> BTreeMap<String, Vec<String>> {
         self.lock().strangers.clone()
     }
@@ -231,7 +231,7 @@ impl RecordSigner {
         hash.finalize().to_vec()
     }
 
-    /// A record with its signature. A value that is not a record stays as it is.
+    /// Returns a record with its signature. A value that is not a record stays as it is.
     pub(super) fn sign(&self, key: &str, value: &[u8]) -> Vec<u8> {
         let Ok(Value::Object(mut record)) = serde_json::from_slice(value) else { return value.to_vec() };
         record.remove(FIELD);
@@ -244,7 +244,7 @@ impl RecordSigner {
         bytes(&record)
     }
 
-    /// Continues above the numbers of this node's own records in the store (P146).
+    /// Raises the next number above the numbers of this node's own records in the store (P146).
     pub(super) fn adopt<'r>(&self, rows: impl IntoIterator<Item = &'r Row>) {
         let own = rows.into_iter().filter_map(|row| self.own_number(row)).max();
         let highest = own.unwrap_or(0);
@@ -252,7 +252,7 @@ impl RecordSigner {
         self.floor.fetch_max(highest, Ordering::Relaxed);
     }
 
-    /// The number of a record that this node's own key has signed.
+    /// Returns the number of a record that this node's own key has signed. `None` for any other record.
     fn own_number(&self, row: &Row) -> Option<u64> {
         let (record, signature) = split(&row.value)?;
         let own = self.bearer.keys().sign;
@@ -260,8 +260,8 @@ impl RecordSigner {
         (signed.by == self.node && signed.shown.key == own).then_some(signed.seq)
     }
 
-    /// Whether this node's key has signed a record since this process began. The caller knows that it did not write it:
-    /// then another agent has the key. The next own record is numbered above it, so that the other agent sees it.
+    /// Returns whether this node's key has signed a row since this process began. The caller did not write the row, so
+    /// another agent has the key. The next own record gets a higher number, so that the other agent reads it.
     pub(super) fn is_of_namesake(&self, row: &Row) -> bool {
         let newer = self.own_number(row).filter(|number| *number > self.floor.load(Ordering::Relaxed));
         if let Some(number) = newer {
@@ -270,15 +270,15 @@ impl RecordSigner {
         newer.is_some()
     }
 
-    /// Whether a row carries a signature that was made under a name, with whatever key.
+    /// Returns whether a row has a valid signature under a name, with any key.
     fn is_signed_as(&self, row: &Row, name: &str) -> bool {
         let Some((record, signature)) = split(&row.value) else { return false };
         self.check(&row.key, &bytes(&record), signature).is_ok_and(|signed| signed.by == name)
     }
 
-    /// Whether a row is by a writer of whom nothing is known yet.
+    /// Returns whether a row is by an unknown writer.
     pub(super) fn is_by_unknown(&self, row: &Row) -> bool {
-        // TaskResult without parsing: most rows are by known writers, and were judged before.
+        // Found without parsing, because most rows are by known writers and were judged before.
         let begin = "\"signed\":{\"by\":\"";
         let Ok(text) = std::str::from_utf8(&row.value) else { return false };
         let Some(by) = text.find(begin).and_then(|at| text.get(at + begin.len()..)?.split('"').next()) else {
@@ -287,7 +287,7 @@ impl RecordSigner {
         self.lock().known.of(by).is_none()
     }
 
-    /// Learns the keys with which nodes have joined.
+    /// Learns the keys from the join records of nodes.
     pub(super) fn learn<'r>(&self, joined: impl IntoIterator<Item = &'r Row>) {
         for row in joined {
             let Some(Key::Joined { node }) = Key::parse(&row.key) else { continue };
@@ -295,13 +295,13 @@ impl RecordSigner {
             if let Ok(signed) = self.check(&row.key, &bytes(&record), signature)
                 && signed.by == node
             {
-                // Pinned where it may be.
+                // This pins the key if the signer may have it.
                 let _ = self.identify(&signed);
             }
         }
     }
 
-    /// The row without its signature. `None` if it does not count.
+    /// Returns the row without its signature. `None` if it does not count.
     pub(super) fn read(&self, mut row: Row) -> Option<Row> {
         let Some(key) = Key::parse(&row.key) else {
             self.refuse(&row, "no record has a key of this form");
@@ -328,7 +328,7 @@ impl RecordSigner {
             Err(Void::Taken) => bytes(&record),
             Err(Void::Refused(why)) => {
                 self.refuse(&row, &why);
-                // What a stranger signs with the own name is for the node itself to see.
+                // A record that another key signed with this node's name must stay visible to this node.
                 if !(namesake && self.is_signed_as(&row, &self.node)) {
                     self.note_void(row.key, row.modified);
                     return None;
@@ -370,7 +370,7 @@ impl RecordSigner {
             if !checked.entitled {
                 of.check(&signed.by, record, &self.lock().books).map_err(Doubt::Refused)?;
             }
-            // The own mark of an earlier time is how a node sees that the store was restored (P14).
+            // An older number of this node itself must stay visible: it shows that the store was restored (P14).
             let own_mark = *key == (Key::Sequence { node: &self.node });
             if is_remembered(key) && !own_mark && !self.lock().known.take(&signed.by, &row.key, signed.seq) {
                 return Err(Doubt::Refused(format!("{} has written a newer record there", signed.by)));
@@ -389,7 +389,7 @@ impl RecordSigner {
                 }
                 Ok(())
             }
-            // The node may be half changed, whatever became of its key: its slot stays taken.
+            // The node may be half changed, even if its key was replaced, so its slot stays taken.
             Err(Doubt::Former) if is_own_claim(key, record, checked.signed.as_ref().ok()) => Err(Void::Taken),
             Err(Doubt::Former) => {
                 Err(Void::Refused("a commit has named another key for its signer since (publicKeys)".into()))
@@ -398,7 +398,7 @@ impl RecordSigner {
         }
     }
 
-    /// Checks the signature alone.
+    /// Checks only the signature.
     fn check(&self, key: &str, record: &[u8], signature: Option<Value>) -> Result<Signed, String> {
         let signature = signature.and_then(|value| serde_json::from_value::<Signature>(value).ok());
         let Some(Signature { by, seq, with, sig }) = signature else { return Err("it is not signed".into()) };
@@ -446,24 +446,24 @@ impl RecordSigner {
         }
     }
 
-    /// Notes that a node has come with another key than the one it is known by.
+    /// Notes that a node presents another key than the known one.
     fn note_stranger(&self, key: &Key<'_>, signed: &Signed, record: &Map<String, Value>) {
         if *key != (Key::Alive { node: &signed.by }) || signed.by == self.node {
             return;
         }
         let shown = record.get("publicKeys").and_then(Value::as_array);
         let shown: Vec<String> = shown.into_iter().flatten().filter_map(Value::as_str).map(str::to_owned).collect();
-        // Only the keys that it has signed with are its own to name.
+        // A node may only name keys with which it has signed.
         let fits = PublicKeys::read(&shown).is_some_and(|keys| keys.sign == signed.shown.key);
         self.lock().strangers.insert(signed.by.clone(), if fits { shown } else { Vec::new() });
     }
 
-    /// The revision at which a record that does not count was written.
+    /// Returns the store revision of a record that does not count. `None` if there is no such record.
     pub(super) fn void(&self, key: &str) -> Option<u64> {
         self.lock().void.get(key).copied()
     }
 
-    /// The records below a prefix that do not count, with the revisions that wrote them.
+    /// Returns the records below a prefix that do not count, with their store revisions.
     pub(super) fn void_below(&self, prefix: &str) -> Vec<(String, u64)> {
         let state = self.lock();
         let below = state.void.iter().filter(|(key, _)| key.starts_with(prefix));
@@ -485,14 +485,14 @@ impl RecordSigner {
     }
 }
 
-/// Whether a record is a claim or a failure that a node has written of itself.
+/// Returns whether a record is a claim or a failure that a node has written of itself.
 fn is_own_claim(key: &Key<'_>, record: &Map<String, Value>, signed: Option<&Signed>) -> bool {
     let Key::Slot { node, .. } = key else { return false };
     let kind = record.get("kind").and_then(Value::as_str);
     signed.is_some_and(|signed| signed.by == *node) && matches!(kind, Some("claim" | "failure"))
 }
 
-/// A record and its signature. `None` if it is not a record.
+/// Splits a value into a record and its signature. `None` if the value is not a record.
 fn split(value: &[u8]) -> Option<(Map<String, Value>, Option<Value>)> {
     let Ok(Value::Object(mut record)) = serde_json::from_slice(value) else { return None };
     let signature = record.remove(FIELD);

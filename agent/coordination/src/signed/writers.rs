@@ -1,4 +1,4 @@
-//! The nodes that may write each key, as the accepted revision has it (P141).
+//! The nodes that may write each key, as the accepted revision defines them (P141).
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -8,7 +8,7 @@ use towpath_host::identity::PublicKeys;
 
 use crate::{keys::Key, rollout::SlotState};
 
-/// What a revision says of the nodes and of the books that they coordinate.
+/// The rights that a revision defines: its nodes, and the books that they coordinate.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Rights {
     /// The Node objects, with the keys that they name.
@@ -20,9 +20,9 @@ pub struct Rights {
 /// The nodes that take part in a book.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct BookRights {
-    /// The groups whose budgets the book draws on.
+    /// The budgets that the book draws on.
     pub groups: BTreeSet<String>,
-    /// Its targets.
+    /// The targets of the book.
     pub targets: BTreeSet<String>,
     /// The targets that may be elected, by task.
     pub eligible: BTreeMap<String, BTreeSet<String>>,
@@ -38,8 +38,8 @@ impl BookRights {
     }
 }
 
-/// The rights of the present revision, and of earlier ones: a node that left the targets keeps its claim until it has
-/// applied the revision (P66), and a result that it published stays valid (P83).
+/// The rights of the current revision, and of earlier ones. A node that left the targets keeps its claim until it has
+/// applied the revision (P66). A result that it published stays valid (P83).
 #[derive(Debug, Default)]
 pub(super) struct Books {
     now: Option<BTreeMap<String, BookRights>>,
@@ -47,7 +47,7 @@ pub(super) struct Books {
 }
 
 impl Books {
-    /// Adopts the books of a revision. A book that is gone keeps its rights for one more revision.
+    /// Adopts the books of a revision. A removed book keeps its rights for one more revision.
     pub(super) fn give(&mut self, books: BTreeMap<String, BookRights>) {
         if self.now.as_ref() == Some(&books) {
             return;
@@ -67,7 +67,7 @@ impl Books {
         }
     }
 
-    /// The rights of all revisions that are remembered, for the journal.
+    /// Returns the rights of all remembered revisions, for the journal.
     pub(super) fn all(&self) -> BTreeMap<String, BookRights> {
         let mut all = self.former.clone();
         for (book, rights) in self.now.iter().flatten() {
@@ -91,7 +91,7 @@ impl Books {
         self.now.as_ref().is_some_and(of) || of(&self.former)
     }
 
-    /// Whether a node is or was a target of a book that draws on a budget.
+    /// Returns whether a node is or was a target of a book that draws on a budget.
     fn draws_on(&self, group: &str, node: &str) -> bool {
         let of = |books: &BTreeMap<String, BookRights>| {
             books.values().any(|book| book.groups.contains(group) && book.targets.contains(node))
@@ -103,9 +103,9 @@ impl Books {
 /// The nodes that may write a key.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum Writers<'k> {
-    /// Every node: a signed record holds the digest of its content. It carries no signature.
+    /// Every node. The content carries no signature, because a signed record holds its digest.
     Digest,
-    /// Every node that signs in its own name: the content must prove itself (P25, P138, P140).
+    /// Every node that signs in its own name. Readers verify the content by other means (P25, P138, P140).
     Proven,
     /// One node.
     Own(&'k str),
@@ -115,13 +115,13 @@ pub(super) enum Writers<'k> {
     Targets(&'k str),
     /// The targets of all books that share a budget.
     Group(&'k str),
-    /// The targets that may be elected for a task; one of them if a node is given.
+    /// The targets that may be elected for a task. If a node is given, only that one.
     Eligible { node: Option<&'k str>, book: &'k str, task: &'k str },
-    /// A node of itself; the others only what P141 allows them to make of it.
+    /// The node of the slot. Other nodes may only write the changes that P141 allows.
     Slot { group: &'k str, book: &'k str, node: &'k str },
 }
 
-/// The nodes that may write a key. A kind of key without a line here does not compile.
+/// Returns the nodes that may write a key. A kind of key without a line here does not compile.
 pub(super) fn writers<'k>(key: &'k Key<'k>) -> Writers<'k> {
     match key {
         Key::Accepted => Writers::Proven,
@@ -148,8 +148,8 @@ pub(super) fn writers<'k>(key: &'k Key<'k>) -> Writers<'k> {
     }
 }
 
-/// Whether the number of a key's last record is remembered: a record that is put back must not count again. The other
-/// keys carry a run or a digest in their names, or hold nothing that a decision reads.
+/// Returns whether the number of a key's last record is remembered, so that a replayed record does not count. Other
+/// keys have a run or a digest in their names, or no decision reads them.
 pub(super) fn is_remembered(key: &Key<'_>) -> bool {
     match key {
         Key::Accepted
@@ -181,7 +181,7 @@ impl Writers<'_> {
     /// Checks that a node may write a record.
     ///
     /// # Errors
-    /// The nodes that may.
+    /// The nodes that may write it.
     pub(super) fn check(&self, by: &str, record: &Map<String, Value>, books: &Books) -> Result<(), String> {
         let loaded = books.now.is_some();
         let (allowed, may) = match self {
@@ -214,7 +214,7 @@ impl Writers<'_> {
     }
 }
 
-/// Whether a node may write a claim, an offer, a failure, a loss or a write-off.
+/// Returns whether a node may write a claim, an offer, a failure, a loss or a write-off.
 fn held(books: &Books, group: &str, book: &str, node: &str, by: &str, record: &Map<String, Value>) -> bool {
     let Some(kind) = record.get("kind").and_then(|kind| SlotState::deserialize(kind).ok()) else { return false };
     let lost = record.get("lost").and_then(Value::as_bool) == Some(true);
@@ -258,7 +258,7 @@ mod tests {
         assert!(!may(&rights, "board/open/n/b", "a", "{}"));
         assert!(!may(&rights, "book/held/n/b/-/n/b/b", "a", r#"{"kind":"writtenoff"}"#));
         assert!(!may(&rights, "book/held/n/b/-/n/b/c", "c", claim), "a node that never was a target");
-        // Over a restart too.
+        // The same after a restart.
         let mut again = Books::default();
         again.remember(rights.all());
         again.give(books(&["b"]));

@@ -1,5 +1,5 @@
-//! The store of the nodes of one process: in memory, with the semantics of etcd, and kept in the journal of the first
-//! of them.
+//! The store of the nodes of one process. It is in memory, has the semantics of etcd, and is kept in the journal of the
+//! first node.
 
 use std::{
     collections::BTreeMap,
@@ -13,10 +13,10 @@ use towpath_host::journal::{Changes, Journal, JournalError};
 
 use super::{Change, LeaseId, Op, Outcome, Page, Read, Row, Store, StoreError, Txn, memory::Memory};
 
-/// How many changes are kept for watches that begin in the past.
+/// The number of changes that are kept for watches that begin in the past.
 const HISTORY: usize = 10_000;
 
-/// Where the journal keeps the rows, and the revision of the last change.
+/// The journal keys of the rows, and of the revision of the last change.
 const ROWS: &str = "store/row/";
 const REVISION: &str = "store/revision";
 
@@ -45,7 +45,7 @@ impl LocalStore {
         inner
     }
 
-    /// Lets a lease run out, as if its time had passed.
+    /// Ends a lease, as if its time had passed.
     pub fn revoke(&self, lease: LeaseId) {
         let mut inner = self.lock();
         inner.leases.remove(&lease);
@@ -73,7 +73,7 @@ impl Inner {
         changes.into_iter().for_each(|change| self.tell(change));
     }
 
-    /// Brings a transaction's changes to the journal. What goes with a lease goes with the process.
+    /// Writes the changes of a transaction to the journal, without leased rows: leases end with the process.
     fn keep(&self, outcome: &Outcome, changes: &[Change]) -> Result<(), StoreError> {
         let (Some(journal), Outcome::Done { revision, .. }) = (&self.journal, outcome) else { return Ok(()) };
         let mut kept = Changes::default();
@@ -150,7 +150,7 @@ impl Store for LocalStore {
                 Change::Delete(key, _) => key,
             };
             if *revision >= from && key.starts_with(prefix) {
-                // The receiver is right here.
+                // Sending cannot fail, because the receiver still exists here.
                 let _ = sender.send(change.clone());
             }
         }
@@ -190,7 +190,7 @@ impl Store for LocalStore {
         let before = inner.journal.is_some().then(|| inner.memory.clone());
         let (outcome, changes) = inner.memory.apply(txn)?;
         if let Err(error) = inner.keep(&outcome, &changes) {
-            // What is not on the disk was never there.
+            // A change that is not in the journal must not be visible.
             inner.memory = before.unwrap_or_default();
             return Err(error);
         }

@@ -1,5 +1,5 @@
-//! Rows in memory and what a transaction does to them: pure, with the semantics of etcd. The local store keeps one,
-//! and so do the model checker and the simulation.
+//! Rows in memory, and the effect of transactions on them. Pure functions with the semantics of etcd. The local store,
+//! the model checker and the simulation use them.
 
 use std::collections::BTreeMap;
 
@@ -14,25 +14,25 @@ pub struct Memory {
 }
 
 impl Memory {
-    /// Rows that were there before, and the revision of their last change.
+    /// Creates the memory from earlier rows and the revision of their last change.
     pub fn of(rows: impl IntoIterator<Item = Row>, revision: u64) -> Self {
         Self { revision, rows: rows.into_iter().map(|row| (row.key.clone(), (row, None))).collect() }
     }
 
-    /// Whether a row goes with a lease.
+    /// Returns whether a row is bound to a lease.
     pub fn is_leased(&self, key: &str) -> bool {
         self.rows.get(key).is_some_and(|(_, lease)| lease.is_some())
     }
 
-    /// Returns the lease that a row goes with; None: there is no such row, or it goes with no lease.
+    /// Returns the lease of a row. `None` if there is no such row, or it is not bound to a lease.
     pub fn lease_of(&self, key: &str) -> Option<LeaseId> {
         self.rows.get(key).and_then(|(_, lease)| *lease)
     }
 
-    /// Runs a transaction; gives also what changed.
+    /// Runs a transaction. Returns its outcome and the changes.
     ///
     /// # Errors
-    /// When it is too large.
+    /// The transaction is too large.
     pub fn apply(&mut self, txn: &Txn) -> Result<(Outcome, Vec<Change>), StoreError> {
         let size = txn.then.len().max(txn.otherwise.len());
         if size > MAX_OPERATIONS {
@@ -73,7 +73,7 @@ impl Memory {
         Ok((outcome, changes))
     }
 
-    /// What a reading operation gives; None for one that writes.
+    /// Returns the answer to a reading operation. `None` for an operation that writes.
     fn answer(&self, operation: &Op) -> Option<Answer> {
         match operation {
             Op::Read(prefix) => {
@@ -92,12 +92,12 @@ impl Memory {
         }
     }
 
-    /// What a transaction that only reads gives.
+    /// Returns the answers to a transaction that only reads.
     pub fn peek(&self, txn: &Txn) -> (u64, Vec<Answer>) {
         (self.revision, txn.then.iter().filter_map(|operation| self.answer(operation)).collect())
     }
 
-    /// Removes the rows whose lease is not among these.
+    /// Removes the rows whose lease is not kept.
     pub fn drop_leased(&mut self, kept: impl Fn(LeaseId) -> bool) -> Vec<Change> {
         let gone: Vec<String> = self
             .rows
@@ -117,12 +117,12 @@ impl Memory {
             .collect()
     }
 
-    /// The rows with a prefix.
+    /// Returns the rows with a prefix, in the order of keys.
     pub fn below<'a>(&'a self, prefix: &'a str) -> impl Iterator<Item = &'a Row> {
         self.rows.range(prefix.to_owned()..).map(|(_, (row, _))| row).take_while(move |row| row.key.starts_with(prefix))
     }
 
-    /// All rows, with those that may be rewritten: a model renumbers revisions.
+    /// Returns all rows for changes, because the model checker renumbers revisions.
     pub fn rows_mut(&mut self) -> impl Iterator<Item = &mut Row> {
         self.rows.values_mut().map(|(row, _)| row)
     }

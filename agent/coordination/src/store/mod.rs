@@ -1,4 +1,4 @@
-//! The store that nodes agree through: shaped like etcd, which implements it too.
+//! The store through which nodes agree. Its interface follows etcd, which is one implementation.
 
 pub mod etcd;
 pub mod local;
@@ -10,75 +10,75 @@ use thiserror::Error;
 use tokio::sync::mpsc;
 use towpath_host::journal::{Journal, JournalError};
 
-/// Keys, values, revisions, transactions, watches and leases.
+/// A store with keys, values, revisions, transactions, watches and leases.
 ///
-/// Guarantees: transactions are applied one after another, each whole or not at all; every applied one that writes
-/// has a revision of its own, larger than those before it; a watch from a revision gives every later change, in order.
+/// Guarantees: transactions are applied one after another, each as a whole or not at all. Each transaction that writes
+/// gets its own revision, larger than all before it. A watch from a revision reports every later change, in order.
 pub trait Store: fmt::Debug + Send + Sync {
-    /// The rows whose keys begin with a prefix, in the order of keys, and the revision at which they were read.
+    /// Returns the rows whose keys begin with a prefix, in the order of keys, and the revision of the read.
     ///
     /// # Errors
-    /// When the store does not answer.
+    /// The store does not answer.
     fn read(&self, prefix: &str, page: &Page) -> Result<Read, StoreError>;
 
-    /// Changes to keys with a prefix, from a revision on.
+    /// Returns the changes of keys with a prefix, from a revision on.
     ///
     /// # Errors
-    /// When the store does not answer, or no longer has the changes since that revision.
+    /// The store does not answer, or no longer has the changes since that revision.
     fn watch(&self, prefix: &str, from: u64) -> Result<mpsc::UnboundedReceiver<Change>, StoreError>;
 
-    /// A lease: keys that are bound to it go when it is not kept alive.
+    /// Returns a new lease. Keys that are bound to it are deleted when it is not kept alive.
     ///
     /// # Errors
-    /// When the store does not answer.
+    /// The store does not answer.
     fn lease(&self, ttl: Duration) -> Result<LeaseId, StoreError>;
 
     /// Keeps a lease alive for its time to live.
     ///
     /// # Errors
-    /// When the store does not answer, or the lease is gone.
+    /// The store does not answer, or the lease is gone.
     fn keep_alive(&self, lease: LeaseId) -> Result<(), StoreError>;
 
-    /// Returns the time until a key goes with its lease; zero if the lease has ended. None: there is no such key, or it
-    /// goes with no lease.
+    /// Returns the time until a key is deleted with its lease. Zero if the lease has ended. `None` if there is no such
+    /// key, or it is not bound to a lease.
     ///
     /// # Errors
-    /// When the store does not answer.
+    /// The store does not answer.
     fn time_left(&self, key: &str) -> Result<Option<Duration>, StoreError>;
 
-    /// Whether other processes see it too.
+    /// Returns whether other processes use this store too.
     fn shared(&self) -> bool {
         true
     }
 
-    /// Whether a row counts for those who read: nothing wakes for one that does not.
+    /// Returns whether a row counts for readers. A row that does not count wakes no node.
     fn counts(&self, _row: &Row) -> bool {
         true
     }
 
-    /// The row of a key as it was written, with its signature. `None` if there is none.
+    /// Returns the row of a key as it was written, with its signature. `None` if there is none.
     ///
     /// # Errors
-    /// When the store does not answer.
+    /// The store does not answer.
     fn as_written(&self, key: &str) -> Result<Option<Row>, StoreError> {
         let rows = self.read(key, &Page { after: None, limit: 1 })?.rows;
         Ok(rows.into_iter().find(|row| row.key == key))
     }
 
-    /// Whether this node's own key has signed a row since the process began.
+    /// Returns whether this node's own key has signed a row since the process began.
     fn is_of_namesake(&self, _row: &Row) -> bool {
         false
     }
 
-    /// The nodes that came with another key than the one they are known by, with the keys that they show.
+    /// Returns the nodes that present another key than the known one, with the keys that they show.
     fn strangers(&self) -> BTreeMap<String, Vec<String>> {
         BTreeMap::new()
     }
 
-    /// Keeps what it holds in a node's journal, where nothing else does.
+    /// Keeps the rows in a node's journal, if the store has no other storage.
     ///
     /// # Errors
-    /// When the journal can't be read.
+    /// The journal cannot be read.
     fn keep_in(&self, _journal: &Arc<Journal>) -> Result<(), JournalError> {
         Ok(())
     }
@@ -86,16 +86,16 @@ pub trait Store: fmt::Debug + Send + Sync {
     /// Runs a transaction.
     ///
     /// # Errors
-    /// When the store does not answer: it is then not known whether the transaction was applied.
+    /// The store does not answer. It is then not known whether the transaction was applied.
     fn commit(&self, txn: &Txn) -> Result<Outcome, StoreError>;
 }
 
-/// Which part of the rows is wanted.
+/// The range of rows that a read returns.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Page {
-    /// Only keys behind this one.
+    /// The key after which the page begins. `None`: at the first key.
     pub after: Option<String>,
-    /// At most so many rows.
+    /// The most rows of the page.
     pub limit: usize,
 }
 
@@ -110,61 +110,61 @@ impl Default for Page {
 pub struct Read {
     /// The rows.
     pub rows: Vec<Row>,
-    /// The revision of the store.
+    /// The store revision of the read.
     pub revision: u64,
-    /// Whether there are more rows behind these.
+    /// True if more rows follow.
     pub more: bool,
 }
 
-/// One key and its value.
+/// A key and its value.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Row {
     /// The key.
     pub key: String,
     /// The value.
     pub value: Vec<u8>,
-    /// The revision that created it.
+    /// The revision that created the key.
     pub created: u64,
-    /// The revision that changed it last.
+    /// The revision that last changed the key.
     pub modified: u64,
 }
 
-/// A change that a watch tells of.
+/// A change that a watch reports.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Change {
-    /// A key was set.
+    /// A key that was set.
     Put(Row),
-    /// A key was deleted, at a revision.
+    /// A key that was deleted, with the revision.
     Delete(String, u64),
 }
 
-/// A lease.
+/// The identifier of a lease.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct LeaseId(pub u64);
 
 /// A transaction, as plain data.
 #[derive(Debug, Clone, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Txn {
-    /// What must all hold.
+    /// The conditions, which must all hold.
     pub compare: Vec<Compare>,
-    /// What is done then.
+    /// The operations that run if the conditions hold.
     pub then: Vec<Op>,
-    /// What is done otherwise.
+    /// The operations that run otherwise.
     pub otherwise: Vec<Op>,
 }
 
 /// A condition of a transaction.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Compare {
-    /// There is no such key.
+    /// True if there is no such key.
     Absent(String),
-    /// The key was last changed at this revision.
+    /// True if the key was last changed at this revision.
     Revision(String, u64),
-    /// No key with this prefix was changed after this revision.
+    /// True if no key with this prefix was changed after this revision.
     NoneNewer(String, u64),
 }
 
-/// One operation of a transaction.
+/// An operation of a transaction.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Op {
     /// Sets a key.
@@ -173,14 +173,14 @@ pub enum Op {
         key: String,
         /// The value.
         value: Vec<u8>,
-        /// The lease that it goes with.
+        /// The lease that the key is bound to.
         lease: Option<LeaseId>,
     },
     /// Deletes a key.
     Delete(String),
     /// Deletes all keys with a prefix.
     DeleteAll(String),
-    /// Reads the rows with a prefix, as they are behind the operations before it.
+    /// Reads the rows with a prefix, after the operations before it.
     Read(String),
     /// Reads the rows with a prefix that were created first.
     Oldest(String, usize),
@@ -189,7 +189,7 @@ pub enum Op {
 }
 
 impl Op {
-    /// Sets a key that goes with no lease.
+    /// Returns an operation that sets a key without a lease.
     pub fn put(key: impl Into<String>, value: Vec<u8>) -> Self {
         Self::Put { key: key.into(), value, lease: None }
     }
@@ -199,36 +199,36 @@ impl Op {
     }
 }
 
-/// What one reading operation of a transaction gave.
+/// The answer to one reading operation of a transaction.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Answer {
-    /// The rows; none where they were only counted.
+    /// The rows. Empty if they were only counted.
     pub rows: Vec<Row>,
-    /// How many there are.
+    /// The number of rows.
     pub count: u64,
 }
 
-/// What came of a transaction.
+/// The outcome of a transaction.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Outcome {
-    /// The conditions held.
+    /// A transaction whose conditions held.
     Done {
-        /// The revision of the store behind it.
+        /// The store revision after the transaction.
         revision: u64,
-        /// What its reading operations gave, in their order.
+        /// The answers to its reading operations, in their order.
         answers: Vec<Answer>,
     },
-    /// They did not.
+    /// A transaction whose conditions did not hold.
     Refused {
-        /// The revision of the store.
+        /// The store revision after the transaction.
         revision: u64,
-        /// What its reading operations gave, in their order.
+        /// The answers to its reading operations, in their order.
         answers: Vec<Answer>,
     },
 }
 
 impl Outcome {
-    /// The answers and the revision, whether the conditions held or not.
+    /// Returns the revision and the answers of both outcomes.
     pub fn answers(self) -> (u64, Vec<Answer>) {
         match self {
             Self::Done { revision, answers } | Self::Refused { revision, answers } => (revision, answers),
@@ -236,39 +236,39 @@ impl Outcome {
     }
 }
 
-/// A store that could not be used.
+/// The reason why the store cannot be used.
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
 pub enum StoreError {
-    /// It does not answer.
+    /// A store that does not answer.
     #[error("the data store does not answer: {0}")]
     Unreachable(String),
-    /// It has no room left.
+    /// A store without free space.
     #[error("the data store has no room left; free some with: {command}")]
     Full {
-        /// What the administrator runs.
+        /// The command that frees space. The administrator runs it.
         command: String,
     },
-    /// It does not let this node in.
+    /// A store that rejects this node.
     #[error("the data store refuses this node: {0}")]
     Denied(String),
-    /// A transaction is larger than the store takes.
+    /// A transaction with too many operations.
     #[error("a transaction has {0} operations, and at most {MAX_OPERATIONS} are taken")]
     TooLarge(usize),
-    /// A value is larger than may be passed on.
+    /// A value that is too large to be published.
     #[error("{what} is larger than {most} bytes, which is the most that is passed on")]
     TooMuch {
-        /// What it is.
+        /// The kind of the value.
         what: &'static str,
-        /// The most.
+        /// The largest size, in bytes.
         most: usize,
     },
-    /// The changes since a revision are gone.
+    /// A watch whose first changes the store has deleted.
     #[error("the changes since revision {0} are no longer there")]
     Compacted(u64),
-    /// A lease is gone.
+    /// A lease that has ended.
     #[error("the lease is gone")]
     LeaseGone,
 }
 
-/// The operations that one transaction may have, conditions not counted: etcd's default.
+/// The most operations of one transaction, without its conditions. This is etcd's default.
 pub const MAX_OPERATIONS: usize = 128;

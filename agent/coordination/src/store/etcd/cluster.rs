@@ -18,21 +18,21 @@ use crate::store::StoreError;
 /// The time between two rounds over all members.
 const PAUSE: Duration = Duration::from_millis(200);
 
-/// Whether a request may be sent again when it is not known whether a member carried it out.
+/// The rule for repeating a request when it is unknown whether a member carried it out.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Repeat {
-    /// It changes nothing, or the same when it is carried out twice.
+    /// The request changes nothing, or changes the same when it is carried out twice.
     Always,
-    /// It must be known first.
+    /// The request may only be sent again if no member carried it out.
     IfUnsent,
 }
 
-/// A request without a result.
+/// The reason why a request has no result.
 #[derive(Debug)]
 pub(super) enum Failure {
-    /// The store answered with an error, or no member answered.
+    /// An error of the store, or no answer from any member.
     Store(StoreError),
-    /// A member may have carried the request out.
+    /// An unknown result: a member may have carried the request out.
     Unknown(String),
 }
 
@@ -45,7 +45,7 @@ impl From<Failure> for StoreError {
     }
 }
 
-/// A connection and the member that it leads to.
+/// A connection and the index of its member.
 #[derive(Clone)]
 pub(super) struct Route {
     pub(super) member: usize,
@@ -84,7 +84,7 @@ impl Cluster {
         self.began.elapsed()
     }
 
-    /// Carries out a request at the first member that answers. `what` names it in the trace.
+    /// Carries out a request at the first member that answers. `what` is its name in the trace.
     pub(super) async fn request<T, A>(&self, what: &str, repeat: Repeat, ask: impl Fn(Route) -> A) -> Result<T, Failure>
     where
         A: Future<Output = Result<T, Said>>,
@@ -126,7 +126,7 @@ impl Cluster {
                     }
                 }
             }
-            // A member without a leader answers, and there will be one soon.
+            // A member without a leader does answer, and will have a leader soon.
             let patient = patient || faults.values().any(|fault| fault.kind == Kind::NoLeader);
             let now = self.now();
             if !self.lock().again(patient, rounds, started, now) {
@@ -138,7 +138,7 @@ impl Cluster {
         }
     }
 
-    /// Sends a request to one member; once more with a new token where the old one no longer counts.
+    /// Sends a request to one member. Repeats it once with a new token if the old one no longer counts.
     async fn attempt<T, A>(&self, member: usize, ask: &impl Fn(Route) -> A) -> Result<T, Verdict>
     where
         A: Future<Output = Result<T, Said>>,
@@ -163,7 +163,7 @@ impl Cluster {
             };
             match verdict {
                 Verdict::NewToken(_) if !renewed => link.give_up(&connection),
-                // etcd 3.4 gives one reason for both.
+                // etcd 3.4 gives the same reason for an old token and for a missing permission.
                 Verdict::NewToken(why) if why.contains("permission denied") => {
                     return Err(Verdict::Final(StoreError::Denied(why)));
                 }
@@ -179,7 +179,7 @@ impl Cluster {
         }
     }
 
-    /// Records that a stream broke off, so that requests leave its member, too.
+    /// Records that a stream broke, so that requests leave its member, too.
     pub(super) fn broke(&self, route: &Route, said: &Said) {
         match judge(said, route.connection.shows) {
             Verdict::Move(fault) => {
@@ -190,7 +190,7 @@ impl Cluster {
                 }
                 self.note(route.member, &fault);
             }
-            // The next request over this connection finds out the same.
+            // The next request over this connection gets the same error.
             Verdict::Final(_) | Verdict::NewToken(_) => {}
         }
     }
@@ -226,7 +226,7 @@ impl Cluster {
         StoreError::Unreachable(why.join("; "))
     }
 
-    /// Returns the command that makes room in a full etcd.
+    /// Returns the command that frees space in a full etcd.
     fn command_for_room(&self) -> String {
         let all = self.links.iter().map(|link| link.endpoint.as_str()).collect::<Vec<_>>().join(",");
         format!(

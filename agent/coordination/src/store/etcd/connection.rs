@@ -1,4 +1,4 @@
-//! One connection to one member: made when it is needed, with what the node has to show at that time.
+//! A connection to one member. It is made on demand, with the credentials that the node has at that time.
 
 use std::{
     fmt,
@@ -19,25 +19,25 @@ use super::{
     verdict::{Fault, Kind, Said, Shows, Verdict, judge},
 };
 
-/// A member that is silent for so long has failed.
+/// The time of silence after which a member counts as failed.
 pub(super) const SILENCE: Duration = Duration::from_secs(3);
 
-/// How long the TCP connection may take; shorter than the whole, so that the message names the cause.
+/// The timeout of the TCP connection. It is shorter than the whole, so that the message names the cause.
 const CONNECT: Duration = Duration::from_secs(2);
 
-/// The time between two pings of a connection. etcd refuses clients that ping more often (--grpc-keepalive-min-time).
+/// The time between two pings of a connection. etcd rejects clients that ping more often (--grpc-keepalive-min-time).
 const PING: Duration = Duration::from_secs(5);
 
-/// What a node shows to the members of an etcd, and by what it knows them.
+/// The credentials of a node for the members of an etcd, and the authority that it trusts.
 #[derive(Clone, Default)]
 pub struct Access {
     /// The certificate authority of the members, in PEM.
     pub ca: Option<Vec<u8>>,
-    /// The certificate and the key that this node shows, in PEM.
+    /// The certificate and the key of this node, in PEM.
     pub identity: Option<(Vec<u8>, Vec<u8>)>,
-    /// Until when that certificate is valid, in seconds since 1970; None where that is not known.
+    /// The end of the certificate's validity, in seconds since 1970. `None` if it is unknown.
     pub valid_until: Option<i64>,
-    /// A user and a password.
+    /// The user and the password.
     pub user: Option<(String, String)>,
 }
 
@@ -48,7 +48,7 @@ impl fmt::Debug for Access {
     }
 }
 
-/// Reads what a node shows. It is called for each connection, so that renewed files count from the next one on.
+/// A function that reads the credentials. Each connection calls it, so that renewed files are used from then on.
 pub type ReadAccess = Arc<dyn Fn() -> Result<Access, String> + Send + Sync>;
 
 /// An open connection to a member.
@@ -57,9 +57,9 @@ pub(super) struct Connection {
     pub(super) client: etcd::Client,
     pub(super) shows: Shows,
     given_up: Arc<watch::Sender<bool>>,
-    /// What the member sees of this node.
+    /// The credentials that this connection uses.
     access: Arc<Access>,
-    /// Whether the member has answered over this connection.
+    /// True if the member has answered over this connection.
     proven: Arc<AtomicBool>,
 }
 
@@ -71,16 +71,16 @@ impl Connection {
 
     /// Completes when the connection is given up.
     pub(super) async fn given_up(&self) {
-        // The sender lives as long as this connection, so that this ends for one reason only.
+        // The sender lives as long as this connection, so the wait ends for this reason only.
         let _ = self.given_up.subscribe().wait_for(|given_up| *given_up).await;
     }
 }
 
-/// One member and the connection to it, if there is one.
+/// A member and the connection to it, if there is one.
 pub(super) struct Member {
     pub(super) endpoint: String,
     connection: Mutex<Option<Connection>>,
-    /// Held while a connection is made; when an attempt failed last, and why.
+    /// The lock of a connection attempt, with the time and the cause of the last failed one.
     connecting: tokio::sync::Mutex<Option<(Instant, Fault)>>,
 }
 
@@ -93,7 +93,7 @@ impl Member {
         self.connection.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Returns the connection to this member; makes one where there is none.
+    /// Returns the connection to this member. Makes one if there is none.
     pub(super) async fn connect(&self, access: &ReadAccess) -> Result<Connection, Fault> {
         if let Some(open) = self.lock().clone() {
             return Ok(open);
@@ -103,11 +103,11 @@ impl Member {
         if let Some(open) = self.lock().clone() {
             return Ok(open);
         }
-        // Requests that waited for the attempt of another one share its failure.
+        // Requests that waited for another request's attempt share its failure.
         if let Some((_, fault)) = last.as_ref().filter(|(failed, _)| *failed >= began) {
             return Err(fault.clone());
         }
-        // On the thread of the runtime: a TLS handshake needs more stack than the threads that make requests have.
+        // On the thread of the runtime, because a TLS handshake needs more stack than the requesting threads have.
         let attempt = tokio::time::timeout(SILENCE, dial(self.endpoint.clone(), Arc::clone(access)));
         let made = match tokio::spawn(attempt).await {
             Ok(Ok(made)) => made,
@@ -127,8 +127,8 @@ impl Member {
         }
     }
 
-    /// Returns a better reason for the fault of a request, where the member never answered over the connection: it may
-    /// have refused this node's certificate, and then it has not carried the request out.
+    /// Returns a better reason for a fault if the member never answered over the connection. The member may have
+    /// rejected this node's certificate, and then it has not carried the request out.
     pub(super) async fn explain(&self, connection: &Connection, fault: Fault) -> Fault {
         if fault.kind != Kind::Away || connection.proven.load(Ordering::Relaxed) {
             return fault;
@@ -140,7 +140,7 @@ impl Member {
         }
     }
 
-    /// Gives a connection up: streams and requests that use it end, and the next request makes another one.
+    /// Gives a connection up. Streams and requests that use it end, and the next request makes another one.
     pub(super) fn give_up(&self, connection: &Connection) {
         let mut open = self.lock();
         if open.as_ref().is_some_and(|open| Arc::ptr_eq(&open.given_up, &connection.given_up)) {
@@ -203,7 +203,7 @@ async fn authenticated(
     };
     match etcd::Client::from_channel(channel.clone(), Some(options)).await.map_err(Said::from) {
         Ok(client) => Ok(client),
-        // As etcd's own clients do: the user counts as soon as authentication is enabled.
+        // As in etcd's own clients. The user counts as soon as authentication is enabled.
         Err(said) if said.message.contains("authentication is not enabled") => {
             tracing::warn!(endpoint, "etcd has no authentication enabled; the user and the password are not used");
             let client = etcd::Client::from_channel(channel, Some(plain)).await;

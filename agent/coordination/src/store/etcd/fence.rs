@@ -1,9 +1,9 @@
-//! Commits whose result is known although the member that got them went silent.
+//! Commits whose result becomes known even if the member that got them went silent.
 //!
-//! A member that was stopped may carry out a commit after the node has gone on with another member. Therefore each
-//! commit compares a key of this node, the fence. When a result is unknown, the node writes the fence first: from then
-//! on the commit either has been applied or never will be. Then the node looks which of both, and sends it again only
-//! in the second case.
+//! A stopped member may carry out a commit after the node has continued with another member. Therefore each commit
+//! compares a key of this node, the fence. When a result is unknown, the node writes the fence first. From then on the
+//! commit either has been applied or never will be. The node then reads which of both is true, and sends the commit
+//! again only if it was not applied.
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
@@ -16,16 +16,16 @@ use super::{
 };
 use crate::store::{Op, Outcome, StoreError, Txn};
 
-/// How often a commit is sent again before it fails.
+/// The most attempts of one commit.
 const TRIES: usize = 20;
 
-/// What commits a node's transactions.
+/// The committer of a node's transactions.
 pub(super) struct Committer {
     pub(super) cluster: Arc<Cluster>,
     pub(super) prefix: Prefix,
     /// The key of the fence.
     pub(super) key: String,
-    /// The revision of the fence; None until it is written, and when a result is unknown.
+    /// The revision of the fence. `None` before it is written, and while a result is unknown.
     pub(super) fence: Mutex<Option<i64>>,
 }
 
@@ -47,7 +47,7 @@ impl Committer {
         self.prefix.outcome(&response, None).map_err(|_| StoreError::Unreachable("the fence was not asked for".into()))
     }
 
-    /// Runs a transaction once.
+    /// Runs a transaction exactly once.
     pub(super) async fn commit(&self, txn: &Txn) -> Result<Outcome, StoreError> {
         let mut why = String::from("this node's fence is written too often");
         for _ in 0..TRIES {
@@ -60,7 +60,7 @@ impl Committer {
             match sent.await {
                 Ok(response) => match self.prefix.outcome(&response, Some(fence)) {
                     Ok(outcome) => return Ok(outcome),
-                    // Another request wrote the fence, or the store has gone back: this was not carried out.
+                    // Another request wrote the fence, or the store was rolled back. The commit was not carried out.
                     Err(shown) => *self.lock() = Some(shown),
                 },
                 Err(Failure::Store(error)) => return Err(error),
@@ -86,13 +86,13 @@ impl Committer {
         }
     }
 
-    /// Returns the revision of the fence; writes it where that is not known.
+    /// Returns the revision of the fence. Writes the fence if its revision is unknown.
     async fn fence(&self) -> Result<i64, StoreError> {
         if let Some(fence) = *self.lock() {
             return Ok(fence);
         }
         let key = self.prefix.key(&self.key);
-        // Written twice, it is still a fence: the commit is refused, and reads the later revision.
+        // A second write does no harm: the commit is refused, and reads the later revision.
         let put = self.cluster.request("fence", Repeat::Always, |route| {
             let (mut client, key) = (route.connection.client.clone(), key.clone());
             async move { client.put(key, "", None).await.map_err(Said::from) }
@@ -102,8 +102,8 @@ impl Committer {
         Ok(revision)
     }
 
-    /// Looks whether a transaction was applied: then the first row that it writes has the value that it wrote. Returns
-    /// what its reading operations give now.
+    /// Returns the outcome of a transaction that was applied, with the current answers to its reading operations. It
+    /// was applied if the first row that it writes has the value that it wrote. `None` otherwise.
     async fn applied(&self, txn: &Txn) -> Result<Option<Outcome>, StoreError> {
         let Some((key, value)) = first_put(txn) else { return Ok(None) };
         let reading = txn.then.iter().filter(|operation| !operation.writes()).cloned();
@@ -115,7 +115,7 @@ impl Committer {
     }
 }
 
-/// Returns the first row that a transaction writes, by which it is recognised.
+/// Returns the first row that a transaction writes, which identifies the transaction.
 fn first_put(txn: &Txn) -> Option<(&str, &[u8])> {
     txn.then.iter().find_map(|operation| match operation {
         Op::Put { key, value, .. } => Some((key.as_str(), value.as_slice())),

@@ -1,7 +1,8 @@
-//! The reason for which a member refuses this node's certificate.
+//! The reason why a member rejects this node's certificate.
 //!
-//! With TLS 1.3 a server looks at the client's certificate when the client already sends its first request. The client
-//! then sees a closed connection; the alert that says why is lost. So a handshake is made that sends nothing after it.
+//! With TLS 1.3 a server checks the client's certificate when the client already sends its first request. The client
+//! then sees a closed connection, and the alert with the reason is lost. So this module makes a handshake without a
+//! request after it.
 
 use std::{io, sync::Arc, time::Duration};
 
@@ -14,10 +15,10 @@ use tokio_rustls::TlsConnector;
 
 use super::{connection::Access, verdict::Said};
 
-/// How long a member may take to refuse the certificate.
+/// The time in which a member may reject the certificate.
 const PATIENCE: Duration = Duration::from_secs(1);
 
-/// Returns the error with which a member ends a TLS handshake; None where it accepts it, or does not answer.
+/// Returns the error with which a member ends a TLS handshake. `None` if the member accepts it, or does not answer.
 pub(super) async fn refusal(endpoint: &str, access: &Access) -> Option<Said> {
     let authority = endpoint.strip_prefix("https://")?;
     let refused = tokio::time::timeout(PATIENCE, handshake(authority, access)).await.ok()?.err()?;

@@ -1,7 +1,8 @@
-//! Member selection: which etcd member a request asks next, how long a failed member is avoided, and when the whole
-//! store counts as away.
+//! Member selection: the member that a request asks next, the time for which a failed member is avoided, and the point
+//! at which the whole store counts as away.
 //!
-//! Pure: times are arguments, as a duration since an arbitrary start. The effects are in the files beside this one.
+//! Pure functions. Times are arguments, as durations since an arbitrary start. The other files of this folder have the
+//! effects.
 
 use std::time::Duration;
 
@@ -9,39 +10,39 @@ use sha2::{Digest, Sha256};
 
 use crate::store::StoreError;
 
-/// How long a member is avoided after its first failure; each further failure doubles it.
+/// The time for which a member is avoided after its first failure. Each further failure doubles it.
 const FIRST_BACKOFF: Duration = Duration::from_secs(1);
 
 /// The longest time for which a failed member is avoided.
 const LONGEST_BACKOFF: Duration = Duration::from_secs(15);
 
-/// How long a request goes round the members of a store that has just answered. Within this time a silent leader is
-/// noticed, and the others elect another one.
+/// The time for which a request goes round the members of a store that has just answered. Within this time the other
+/// members notice that the leader is silent, and elect another one.
 const PATIENCE: Duration = Duration::from_secs(10);
 
-/// So often such a request goes round at least: in the first round all members may wait for a leader.
+/// The least number of rounds of such a request. In the first round all members may wait for a leader.
 const ROUNDS: u32 = 2;
 
-/// How long requests fail at once after no member answered, before one request probes the members again.
+/// The time for which requests fail at once after no member answered. Then one request probes the members.
 const AWAY: Duration = Duration::from_secs(1);
 
-/// The same after all members refused the node: each attempt costs them a TLS handshake, or the check of a password.
+/// The same after all members rejected the node. Each attempt costs them a TLS handshake, or the check of a password.
 const REFUSED: Duration = Duration::from_secs(5);
 
-/// After this time a probe counts as abandoned, and another request may probe.
+/// The time after which a probe counts as abandoned, and another request may probe.
 const LONGEST_PROBE: Duration = Duration::from_secs(30);
 
 /// The members of an etcd as one node sees them.
 #[derive(Debug)]
 pub(super) struct Members {
-    /// Members in this node's order of preference. Nodes differ, so that a fleet spreads over the members.
+    /// The members in this node's order of preference. Nodes differ in it, so that a fleet spreads over the members.
     order: Vec<usize>,
     /// The position in `order` of the member in use.
     current: usize,
-    /// By member.
+    /// The backoffs, by member.
     backoffs: Vec<Backoff>,
     outage: Option<Outage>,
-    /// When a member answered last.
+    /// The time of the last answer of any member.
     answered: Option<Duration>,
 }
 
@@ -54,21 +55,21 @@ struct Backoff {
 #[derive(Debug)]
 struct Outage {
     error: StoreError,
-    /// From when on one request probes the members.
+    /// The time from which one request probes the members.
     probe_from: Duration,
-    /// When the probe that is under way began.
+    /// The time at which the current probe began.
     probe: Option<Duration>,
 }
 
-/// Whether a request may ask the members.
+/// The decision whether a request may ask the members.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum Admission {
-    /// It goes round the members; `patient`: for a while, not only once.
+    /// The request asks the members.
     Ask {
-        /// Whether a round without an answer is followed by another one.
+        /// True if a round without an answer is followed by another one.
         patient: bool,
     },
-    /// No member answered a moment ago.
+    /// The request fails at once, because no member answered a moment ago.
     Refused(StoreError),
 }
 
@@ -91,23 +92,23 @@ impl Members {
         Admission::Ask { patient: false }
     }
 
-    /// Returns the members in the order in which a request asks them: the member in use first, members that failed
-    /// last. All members are in it, as a request fails only when no member answers.
+    /// Returns the members in the order in which a request asks them: the member in use first, failed members last. It
+    /// contains all members, as a request fails only when no member answers.
     pub(super) fn round(&self, now: Duration) -> Vec<usize> {
         let count = self.order.len();
         let mut round: Vec<usize> =
             (0..count).filter_map(|step| self.order.get((self.current + step) % count).copied()).collect();
-        // Stable: members that are not avoided keep the order of preference.
+        // The sort is stable, so members that are not avoided keep the order of preference.
         round.sort_by_key(|member| self.avoided(*member, now));
         round
     }
 
-    /// Returns until when a member is avoided; None where it is not.
+    /// Returns the time until which a member is avoided. `None` if it is not avoided.
     fn avoided(&self, member: usize, now: Duration) -> Option<Duration> {
         self.backoffs.get(member).map(|backoff| backoff.until).filter(|until| now < *until)
     }
 
-    /// Records that a member answered: it is the one in use from now on.
+    /// Records that a member answered. It is the one in use from now on.
     pub(super) fn answered(&mut self, member: usize, now: Duration) {
         self.answered = Some(now);
         self.outage = None;
@@ -119,7 +120,7 @@ impl Members {
         }
     }
 
-    /// Records that a member failed; returns whether this is news. Several requests may see the same failure.
+    /// Records that a member failed. Returns whether this is news, because several requests may see the same failure.
     pub(super) fn failed(&mut self, member: usize, now: Duration) -> bool {
         let Some(backoff) = self.backoffs.get_mut(member) else { return false };
         if now < backoff.until {
@@ -131,8 +132,8 @@ impl Members {
         backoff.failures == 1
     }
 
-    /// Returns whether a request that began at `started`, and that no member answered in so many rounds, goes round
-    /// once more.
+    /// Returns whether a request goes round once more. It began at `started`, and no member answered in a number of
+    /// rounds.
     pub(super) fn again(&self, patient: bool, rounds: u32, started: Duration, now: Duration) -> bool {
         patient && (rounds < ROUNDS || now.saturating_sub(started) < PATIENCE)
     }
@@ -202,7 +203,7 @@ mod tests {
         assert_eq!(Members::new("n", &endpoints).order, Members::new("n", &endpoints).order);
     }
 
-    /// What happens to members, and which order of members each request sees then.
+    /// Each case lists events of members, and the order of members that the next request gets.
     #[test]
     fn rounds_begin_with_the_member_in_use_and_end_with_failed_ones() {
         enum Event {

@@ -1,10 +1,10 @@
 //! The store of a fleet: etcd, over several endpoints, with or without TLS.
 //!
-//! A request goes to one member at a time, and to the next one when that fails (`members` decides which and when,
-//! `verdict` what an error means, `cluster` carries it out). Watches and commits survive the change of members, too
-//! (`watch`, `fence`).
+//! A request goes to one member at a time, and to the next one when that fails. `members` selects the member, `verdict`
+//! classifies errors, and `cluster` sends the request. Watches and commits survive the change of members, too (`watch`,
+//! `fence`).
 //!
-//! Guarantees: those of the trait, by etcd's own; no request fails while a quorum answers. Assumptions: the keys below
+//! Guarantees: those of the trait, by etcd's own. No request fails while a quorum answers. Assumptions: the keys below
 //! the prefix belong to this cluster alone, and one process at a time writes as this node.
 
 mod cluster;
@@ -39,13 +39,13 @@ use crate::keys;
 /// The settings of a connection to etcd.
 #[derive(Clone)]
 pub struct EtcdOptions {
-    /// The node: it determines with which member the node begins.
+    /// The node. Its name determines the member with which it begins.
     pub node: String,
-    /// URLs of the members.
+    /// The URLs of the members.
     pub endpoints: Vec<String>,
-    /// What all keys begin with.
+    /// The prefix of all keys.
     pub prefix: String,
-    /// Reads what the node shows to the members.
+    /// The function that reads the node's credentials.
     pub access: ReadAccess,
 }
 
@@ -65,7 +65,7 @@ impl fmt::Debug for EtcdOptions {
     }
 }
 
-/// An etcd.
+/// A store in etcd.
 pub struct EtcdStore {
     runtime: Arc<Runtime>,
     cluster: Arc<Cluster>,
@@ -81,10 +81,10 @@ impl fmt::Debug for EtcdStore {
 }
 
 impl EtcdStore {
-    /// Creates the store. It connects with the first request: etcd may be away while the node starts.
+    /// Creates the store. It connects with the first request, because etcd may be away while the node starts.
     ///
     /// # Errors
-    /// When no thread can be started.
+    /// No thread can be started.
     pub fn new(options: EtcdOptions) -> Result<Self, StoreError> {
         let runtime = tokio::runtime::Builder::new_multi_thread()
             .worker_threads(1)
@@ -138,14 +138,14 @@ impl Store for EtcdStore {
 
     fn lease(&self, ttl: Duration) -> Result<LeaseId, StoreError> {
         let seconds = number(ttl.as_secs().max(1));
-        // A lease that was granted without an answer runs out by itself.
+        // A lease that was granted without an answer ends by itself.
         let response =
             self.ask("lease", |mut client| async move { client.lease_grant(seconds, None).await.map_err(Said::from) })?;
         Ok(LeaseId(response.id().unsigned_abs()))
     }
 
     fn keep_alive(&self, lease: LeaseId) -> Result<(), StoreError> {
-        // The call itself keeps it alive once, and returns the answer.
+        // The call itself keeps the lease alive once, and returns the answer.
         let keep = |mut client: etcd::Client| async move {
             client.lease_keep_alive(number(lease.0)).await.map(drop).map_err(Said::from)
         };
@@ -164,12 +164,12 @@ impl Store for EtcdStore {
         let response = self.ask("time to live", |mut client| async move {
             client.lease_time_to_live(lease, None).await.map_err(Said::from)
         })?;
-        // A lease that is gone has -1.
+        // etcd gives -1 for a lease that has ended.
         Ok(Some(Duration::from_secs(u64::try_from(response.ttl()).unwrap_or(0))))
     }
 
     fn commit(&self, txn: &Txn) -> Result<Outcome, StoreError> {
-        // The transaction carries one reading operation more where it is refused.
+        // A refused transaction carries one more reading operation, for the fence.
         let size = txn.then.len().max(txn.otherwise.len() + 1);
         if size > MAX_OPERATIONS {
             return Err(StoreError::TooLarge(size));

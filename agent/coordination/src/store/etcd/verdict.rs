@@ -1,4 +1,4 @@
-//! Classification: what an answer of an etcd member, or its failure to answer, means for a request. Pure.
+//! Classification: the meaning of a member's answer, or of its failure to answer, for a request. Pure functions.
 
 use std::error::Error;
 
@@ -6,13 +6,13 @@ use etcd_client as etcd;
 
 use crate::store::StoreError;
 
-/// The message with which etcd refuses a key that the user may not use.
+/// The message with which etcd rejects a key that the user may not use.
 const PERMISSION_DENIED: &str = "etcdserver: permission denied";
 
-/// An error as a member or the connection to it gave it.
+/// An error of a member, or of the connection to it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Said {
-    /// The status code of gRPC; None for an error of the connection.
+    /// The status code of gRPC. `None` for an error of the connection.
     pub(super) code: Option<i32>,
     /// The message.
     pub(super) message: String,
@@ -34,19 +34,19 @@ mod code {
 }
 
 impl Said {
-    /// An error of the connection, with its causes.
+    /// Returns an error of the connection, with its causes.
     pub(super) fn of(error: &(dyn Error + 'static)) -> Self {
         Self { code: None, message: error.to_string(), chain: chain(error) }
     }
 
-    /// A stream that ended without a reason.
+    /// Returns the error of a stream that ended without a reason.
     pub(super) fn ended() -> Self {
         let message = "the stream ended".to_owned();
         Self { code: None, chain: message.clone(), message }
     }
 
-    /// A watch that the member cancelled when it was to begin. etcd 3.4 gives the same reason for a token that no
-    /// longer counts and for a key that the user may not read.
+    /// Returns the error of a watch that the member cancelled at its beginning. etcd 3.4 gives the same reason for an
+    /// old token and for a key that the user may not read.
     pub(super) fn canceled(reason: &str) -> Self {
         let message = if reason.is_empty() { PERMISSION_DENIED.to_owned() } else { reason.to_owned() };
         let code = if message.contains("compacted") { code::OUT_OF_RANGE } else { code::UNAUTHENTICATED };
@@ -75,7 +75,7 @@ fn chain(error: &(dyn Error + 'static)) -> String {
     let mut next = Some(error);
     while let Some(error) = next {
         let word = error.to_string();
-        // Many causes only repeat what wraps them.
+        // Many causes only repeat the error that wraps them.
         if words.last().is_none_or(|last| !last.contains(&word)) {
             words.push(word);
         }
@@ -84,23 +84,23 @@ fn chain(error: &(dyn Error + 'static)) -> String {
     words.join(": ")
 }
 
-/// What a request does next.
+/// The next step of a request.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum Verdict {
-    /// The store has answered; another member would say the same.
+    /// The request fails. Every member would give the same answer.
     Final(StoreError),
-    /// The member no longer accepts the token of the user: the request is sent again with a new one.
+    /// The request is repeated with a new token, because the member no longer accepts the user's one.
     NewToken(String),
-    /// Another member may answer.
+    /// The request moves on, because another member may answer.
     Move(Fault),
 }
 
-/// Why a member gave no answer to a request.
+/// The reason why a member gave no answer to a request.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Fault {
-    /// What kind of fault it is.
+    /// The kind of the fault.
     pub(super) kind: Kind,
-    /// Whether the member may have carried the request out all the same.
+    /// True if the member may have carried the request out all the same.
     pub(super) unknown: bool,
     /// The cause, for people.
     pub(super) why: String,
@@ -109,39 +109,39 @@ pub(super) struct Fault {
 /// The kind of a fault.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) enum Kind {
-    /// No connection to the member can be made, or it broke.
+    /// A member to which no connection can be made, or whose connection broke.
     Away,
-    /// The member accepts connections, and does not answer.
+    /// A member that accepts connections and does not answer.
     Silent,
-    /// The member answers that it has no leader, or none that serves it.
+    /// A member that answers without a leader, or that cannot serve requests now.
     NoLeader,
-    /// The two sides do not accept each other: a certificate, a key, a password.
+    /// A member and a node that do not accept each other: a certificate, a key or a password is wrong.
     Refused,
 }
 
-/// What a node has to show to a member, as far as messages depend on it.
+/// The credentials that a node has, as far as messages depend on them.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub(super) struct Shows {
-    /// Whether it has a certificate.
+    /// True if the node has a certificate.
     pub(super) certificate: bool,
-    /// Whether that has expired.
+    /// True if the certificate has expired.
     pub(super) expired: bool,
-    /// Whether it has a user and a password.
+    /// True if the node has a user and a password.
     pub(super) user: bool,
 }
 
 impl Fault {
-    /// A member that was silent for so long that it counts as failed.
+    /// Returns the fault of a member that was silent for too long.
     pub(super) fn silent(seconds: u64, unknown: bool) -> Self {
         Self { kind: Kind::Silent, unknown, why: format!("no answer within {seconds} s") }
     }
 
-    /// A connection that was given up because another request found the member failed.
+    /// Returns the fault of a connection that was given up because another request found the member failed.
     pub(super) fn given_up() -> Self {
         Self { kind: Kind::Away, unknown: true, why: "the connection was given up".into() }
     }
 
-    /// A member with which no connection can be made.
+    /// Returns the fault of a member to which no connection can be made.
     pub(super) fn unconnected(said: &Said, shows: Shows) -> Self {
         let (kind, why) = explained(&said.chain, shows);
         Self { kind, unknown: false, why }
@@ -155,14 +155,14 @@ pub(super) fn judge(said: &Said, shows: Shows) -> Verdict {
     let refused = |why: String| Verdict::Move(Fault { kind: Kind::Refused, unknown: false, why });
     match said.code {
         Some(code::RESOURCE_EXHAUSTED) if has("database space exceeded") => {
-            // The command is made by the caller, which knows the members.
+            // The caller knows the members, so it adds the command.
             Verdict::Final(StoreError::Full { command: String::new() })
         }
         Some(code::NOT_FOUND) if has("lease not found") => Verdict::Final(StoreError::LeaseGone),
         Some(code::UNAUTHENTICATED) => Verdict::NewToken(message.to_owned()),
-        // Also said to a user whose rights changed since the token was issued.
+        // etcd also gives this to a user whose rights changed since the token was issued.
         Some(code::INVALID_ARGUMENT) if has("revision of auth store is old") => Verdict::NewToken(message.to_owned()),
-        // Authentication was switched on after the connection was made.
+        // Authentication was enabled after the connection was made.
         Some(code::INVALID_ARGUMENT) if has("user name is empty") && shows.user => {
             Verdict::NewToken(message.to_owned())
         }
@@ -192,7 +192,7 @@ pub(super) fn judge(said: &Said, shows: Shows) -> Verdict {
         }
         _ => {
             let (kind, why) = explained(&said.chain, shows);
-            // A member that refuses this node's certificate has carried nothing out.
+            // A member that rejects this node's certificate has carried nothing out.
             Verdict::Move(Fault { kind, unknown: kind != Kind::Refused, why })
         }
     }
@@ -223,7 +223,7 @@ fn explained(chain: &str, shows: Shows) -> (Kind, String) {
     (Kind::Refused, refused.to_owned())
 }
 
-/// Explains with what alert a member ended the connection.
+/// Explains the TLS alert with which a member ended the connection.
 fn alert(chain: &str, shows: Shows) -> &'static str {
     let has = |word: &str| chain.contains(word);
     // Members built with an old Go send BadCertificate for all of these.
@@ -251,7 +251,7 @@ fn away(chain: &str) -> String {
     } else if has(&["frame with invalid size", "invalid HTTP", "PROTOCOL_ERROR"]) {
         "no etcd answers there, or it wants https://".into()
     } else {
-        // The causes say more than the error that wraps them.
+        // The causes are more precise than the error that wraps them.
         chain.trim_start_matches("transport error: ").to_owned()
     }
 }
@@ -302,7 +302,7 @@ mod tests {
         }
     }
 
-    /// Only a request that was certainly not carried out may be sent again as it is.
+    /// A request may be sent again unchanged only if it was certainly not carried out.
     #[test]
     fn result_is_unknown_unless_the_member_refused_the_request() {
         for (said, kind, unknown) in [

@@ -1,4 +1,4 @@
-//! A watch that is resumed at another member where it broke off, and loses nothing.
+//! A watch that resumes at another member when it breaks, without loss.
 
 use std::{sync::Arc, time::Duration};
 
@@ -15,10 +15,10 @@ use super::{
 };
 use crate::store::{Change, StoreError};
 
-/// The time before a watch is begun again when no member answers, or when it ended as soon as it had begun.
+/// The pause before a watch is begun again when no member answers, or when it ended as soon as it had begun.
 const PAUSE: Duration = Duration::from_millis(500);
 
-/// The same when the members refuse it.
+/// The pause before a watch is begun again when the members reject it.
 const REFUSED: Duration = Duration::from_secs(5);
 
 /// A watch of the keys with a prefix.
@@ -35,15 +35,15 @@ pub(super) struct Begun {
 }
 
 impl Watch {
-    /// Begins at a revision; None where the changes since then are gone.
+    /// Begins at a revision. `None` if the changes since then are gone.
     pub(super) async fn begin(&self, from: u64) -> Result<Option<Begun>, StoreError> {
         let key = self.prefix.key(&self.below);
         let begun = self.cluster.request("watch", Repeat::Always, |route| begin_at(route, key.clone(), from)).await;
         Ok(begun?)
     }
 
-    /// Sends changes until the receiver is dropped. A gap that cannot be filled ends it: the receiver then reads
-    /// everything again.
+    /// Sends changes until the receiver is dropped. A gap that cannot be filled ends the watch, and the receiver then
+    /// reads everything again.
     pub(super) async fn follow(self, begun: Begun, mut from: u64, sender: mpsc::UnboundedSender<Change>) {
         let mut begun = Some(begun);
         while !sender.is_closed() {
@@ -114,8 +114,8 @@ async fn begin_at(route: Route, key: String, from: u64) -> Result<Option<Begun>,
         return Err(Said::canceled(first.cancel_reason()));
     }
     if first.header().is_some_and(|header| number(from) > header.revision().saturating_add(1)) {
-        // Either this member lags behind, and the watch will catch up; or the store has gone back, and the watch
-        // would be silent. A read that asks the leader tells which.
+        // Either this member lags, and the watch will catch up. Or the store was rolled back, and the watch would be
+        // silent. A read from the leader distinguishes the two.
         let read = client.get(key, Some(etcd::GetOptions::new().with_count_only())).await?;
         if read.header().is_some_and(|header| number(from) > header.revision().saturating_add(1)) {
             return Ok(None);

@@ -4,7 +4,7 @@ use etcd_client as etcd;
 
 use crate::store::{Answer, Compare, Op, Outcome, Page, Row, Txn};
 
-/// The prefix below which all keys of a cluster are.
+/// The prefix of all keys of a cluster.
 #[derive(Debug, Clone)]
 pub(super) struct Prefix(pub(super) String);
 
@@ -34,7 +34,7 @@ impl Prefix {
     }
 
     /// Returns a transaction for etcd. With a fence (a key and its revision) it is carried out only while that key is
-    /// as it was; otherwise the last answer shows the key.
+    /// unchanged. Otherwise the last answer contains the key.
     pub(super) fn transaction(&self, txn: &Txn, fence: Option<(&str, i64)>) -> etcd::Txn {
         let mut compare: Vec<etcd::Compare> = txn.compare.iter().map(|compare| self.compare(compare)).collect();
         let mut otherwise: Vec<etcd::TxnOp> = txn.otherwise.iter().map(|operation| self.operation(operation)).collect();
@@ -85,7 +85,7 @@ impl Prefix {
         }
     }
 
-    /// Returns what came of a transaction; the revision of the fence instead, where that kept it from being done.
+    /// Returns the outcome of a transaction. If a changed fence prevented it, the error is the revision of the fence.
     pub(super) fn outcome(&self, response: &etcd::TxnResponse, fence: Option<i64>) -> Result<Outcome, i64> {
         let revision = response.header().map_or(0, |header| header.revision().unsigned_abs());
         let mut gets: Vec<etcd::GetResponse> = response
