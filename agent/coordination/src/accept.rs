@@ -68,7 +68,7 @@ pub enum AcceptError {
 /// The decision about a candidate.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Decision {
-    /// The candidate is accepted already.
+    /// The accepted record, which has the candidate's commits already.
     Stay(Box<Accepted>),
     /// The acceptance to try. Its manifest must be in the store before its transaction runs.
     Accept(Box<Next>),
@@ -200,7 +200,8 @@ pub fn decide(
     Ok(Decision::Accept(Box::new(Next { accepted, manifest, txn })))
 }
 
-/// Returns the transaction that writes a record and its links. It requires that the store has still what was read.
+/// Returns the transaction that writes a record and its links. It requires that the store still has the record that was
+/// read.
 fn writing(stored: Option<&Row>, accepted: &Accepted, newest: &Accepted) -> Result<Txn, AcceptError> {
     let compare = match stored {
         Some(row) => Compare::Revision(KEY.to_owned(), row.modified),
@@ -223,9 +224,9 @@ fn writing(stored: Option<&Row>, accepted: &Accepted, newest: &Accepted) -> Resu
 /// The result of an attempt.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Attempt {
-    /// The candidate is the accepted revision.
+    /// The accepted revision, which is the candidate, and its manifest.
     Accepted(Accepted, RevisionManifest),
-    /// The store has another record. The node judges that record before it proposes again.
+    /// Another record in the store. The node judges it before it proposes again.
     Lost(Accepted),
 }
 
@@ -331,8 +332,8 @@ pub fn answers(store: &dyn Store) -> bool {
     read_row(store).is_ok()
 }
 
-/// Judges a record that another node has sent. There is no chain to check, so only the next acceptance counts. A number
-/// alone proves nothing.
+/// Judges a record that another node has sent. The message has no chain to check, so only the next acceptance counts. A
+/// number alone proves nothing.
 pub fn told(record: &Accepted, disk: &Accepted) -> Standing {
     match chain::standing(record, &BTreeMap::new(), disk) {
         Standing::Apart => Standing::Void(format!(

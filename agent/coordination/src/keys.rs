@@ -347,7 +347,7 @@ pub fn offer_notice(node: &str, group: &str) -> String {
     Key::OfferNotice { node, group }.to_string()
 }
 
-/// Returns the key of an elected task's result key, wrapped for a node.
+/// Returns the store key of the sealing key of an elected task's result, wrapped for a node.
 pub fn result_key(node: &str, book: &str, task: &str, by: &str) -> String {
     Key::ResultKey { node, book, task: task.into(), by }.to_string()
 }

@@ -1,5 +1,5 @@
-//! Maintenance windows: the times at which changes may begin. They are compared as instants, so that a switch to or
-//! from daylight saving time neither skips a window nor opens one twice.
+//! Maintenance windows: the times at which changes may begin. They are compared as instants, so that a change of
+//! daylight saving time neither skips a window nor opens one twice.
 
 use chrono::{DateTime, Datelike as _, Days, NaiveDate, NaiveDateTime, NaiveTime, Utc, Weekday};
 use tz::TimeZoneRef;

@@ -2,8 +2,8 @@
 //! last generations.
 //!
 //! Any node may write the acceptance record, so its number proves nothing by itself. A node follows a record if the
-//! links lead from it to the node's own generation, one by one. It also follows one if it was away for longer than the
-//! store keeps links (P138).
+//! links lead from it to the node's own generation, one by one. It also follows one if the node was away for longer
+//! than the store keeps links (P138).
 
 use std::collections::BTreeMap;
 

@@ -10,7 +10,7 @@ use crate::{
     store::{Op, StoreError, Txn},
 };
 
-/// The number of waiters that watch leases when there is no gossip.
+/// The number of waiters that watch leases without gossip.
 const WATCHERS: usize = 3;
 
 /// The most leases whose remaining time is read. If a run waits for more, the alive nodes are read again soon instead.

@@ -31,8 +31,7 @@ const KEEP: Duration = Duration::from_secs(10);
 /// The time for which a node trusts its lease after the last answer. It is shorter than the lease, as clocks differ.
 const BELIEF: Duration = Duration::from_secs(20);
 
-/// The stack size of a thread that makes requests. Unoptimised builds need more than 256 KiB. Unused pages cost
-/// nothing.
+/// The stack size of a thread that makes requests. Unoptimised builds need over 256 KiB, and unused pages cost nothing.
 const STACK: usize = 2 << 20;
 
 /// The reason to wake a node.

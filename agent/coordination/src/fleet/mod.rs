@@ -143,7 +143,7 @@ impl Fleet {
         self.gossip.get().is_none_or(|gossip| gossip.thinks_lost(node))
     }
 
-    /// Attaches gossip as a second opinion on lost nodes.
+    /// Attaches gossip. A node then counts as lost only if gossip considers it lost, too.
     pub fn hear(&self, gossip: Gossip) {
         let _ = self.gossip.set(gossip);
     }
@@ -158,7 +158,7 @@ impl Fleet {
         self.membership.begin(joined, Arc::new(poke));
     }
 
-    /// Leaves the fleet. The lease ends at once, so that other nodes need not wait for its end.
+    /// Leaves the fleet. Deletes the key of the lease, so that other nodes need not wait for the lease to end.
     pub fn leave(&self) {
         self.membership.end();
     }
@@ -602,7 +602,8 @@ pub struct Rollout {
     pub done: u64,
     /// The failed nodes.
     pub failed: Vec<String>,
-    /// The nodes that hold a slot or an offer, each with the time since then (milliseconds since 1970, holder's clock).
+    /// The nodes that hold a slot or an offer, each with the time of its record. Unit: milliseconds since 1970, by the
+    /// writer's clock.
     pub holding: Vec<(String, Option<i64>)>,
     /// The time at which a wave was last opened. Unit: milliseconds since 1970.
     pub opened: Option<i64>,

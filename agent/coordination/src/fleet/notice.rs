@@ -33,7 +33,7 @@ impl Fleet {
                 .filter(|node| self.agrees_lost(node))
                 .collect();
         }
-        // The snapshot keeps the names, so they are read once although this runs before each decision.
+        // The snapshot keeps the names, so this reads them once for each snapshot.
         let read = |snapshot: &RunSnapshot, segment| snapshot.names.as_ref().is_some_and(|(of, _)| *of == segment);
         if let Some(segment) = segment_to_inspect(spec, snapshot)
             && !read(snapshot, segment)
@@ -62,7 +62,7 @@ impl Fleet {
     }
 
     /// Bounds the time for which reports that the store does not confirm block other nodes, because gossip proves
-    /// nothing. The time begins again when there is no such report.
+    /// nothing. The time begins again after a moment without such a report.
     fn bound_hearsay(&self, part: &str, snapshot: &mut RunSnapshot) {
         let now = self.clock.monotonic();
         let mut inner = self.lock();

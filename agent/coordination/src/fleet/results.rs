@@ -71,7 +71,8 @@ fn failed(error: &std::io::Error) -> StoreError {
 }
 
 impl Fleet {
-    /// Seals a result to the targets. It stays in the clear if no other process reads the store.
+    /// Seals a result to the targets. It stays in the clear if no other process reads the store, or no identity was
+    /// set.
     pub(super) fn sealed(&self, errand: ElectedTask<'_>, found: &TaskResult) -> Result<SealedResult, StoreError> {
         let bytes = serde_json::to_vec(found).unwrap_or_default();
         if bytes.len() > LARGEST {

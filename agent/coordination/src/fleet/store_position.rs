@@ -8,7 +8,7 @@ use std::{
 use crate::rollout::RunSnapshot;
 
 /// The time for which a node that has reached the store (again) admits no node. All nodes reach a restored store at
-/// about the same time, and a node that knows more of its past reports the rollback first.
+/// about the same time. The period lets a node that knows more of the store's past report the rollback first.
 const STABILIZATION_PERIOD: Duration = Duration::from_secs(3);
 
 /// A node's knowledge of the store's past.
@@ -47,8 +47,8 @@ impl StorePosition {
         self.known.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Restores the position from the journal. A node that has never written to the store cannot detect a rollback, so
-    /// it does not need to stabilize.
+    /// Restores the position from the journal. A node that has never written to the store begins without a
+    /// stabilization period, because it has no claims.
     pub(super) fn resume(&self, revision: u64, sequence: u64) {
         let mut known = self.lock();
         (known.revision, known.sequence, known.away) = (revision, sequence, sequence > 0);

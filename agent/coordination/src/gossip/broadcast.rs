@@ -30,7 +30,7 @@ pub(super) enum What {
     Holds(Vec<String>),
 }
 
-/// The slots that a node reports to hold.
+/// The report of a node about the slots that it holds.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Holds {
     /// The sequence number of the node's last write to the data store.

@@ -1,4 +1,5 @@
-//! One member of the gossip, without threads or clocks of its own: its inputs, its messages, and its view of others.
+//! One member of the gossip, without threads or clocks of its own: its inputs, its messages, and the liveness of other
+//! nodes.
 //!
 //! The algorithm is SWIM (Das, Gupta, Motivala 2002) as foca implements it. foca's periodic gossip is off, because it
 //! costs as much when nothing happens. A member with news, such as a suspicion, sends it to a few members, a few times.
@@ -111,15 +112,15 @@ impl foca::Identity for Life {
 /// An event of the gossip.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Heard {
-    /// A node is alive.
+    /// A node that is alive.
     Joined(String),
-    /// A node announced its departure.
+    /// A node that announced its departure.
     Left(String),
-    /// A node is lost.
+    /// A node that is lost.
     Lost(String),
-    /// A node has accepted a higher generation.
+    /// A higher generation that a node has accepted.
     Accepted(Announced),
-    /// The reported slots of some node have changed.
+    /// A change of some node's reported slots.
     Slots,
 }
 
@@ -332,7 +333,7 @@ impl Member {
         self.late = late.max(self.late / 2).min(SUSPICION);
         let late = late.min(SUSPICION);
         if late >= STALL {
-            // A stalled member could not receive answers, so other members were not silent. All timers move by the
+            // A stalled member could not receive answers, so the other members were not silent. All timers move by its
             // delay.
             self.timers = self.timers.drain().map(|timer| Timer { at: timer.at + late, ..timer }).collect();
         }

@@ -68,9 +68,9 @@ pub type Seeds = BTreeMap<String, String>;
 
 /// The most messages that may wait for the thread.
 const WAITING: usize = 1024;
-/// The time after which every alive node was heard.
+/// The time within which gossip hears of every alive node.
 const SETTLED: Duration = Duration::from_secs(15);
-/// The largest age of the published liveness: with news, and without known news.
+/// The largest age of the published liveness while there is news, and while there is none.
 const SHOWN: Duration = Duration::from_millis(200);
 const SELDOM: Duration = Duration::from_secs(2);
 /// The most nodes that are asked one question.
@@ -241,8 +241,8 @@ impl Gossip {
         if silent && self.peers.refused().contains_key(node) { Liveness::Unknown } else { opinion }
     }
 
-    /// Returns whether gossip considers a node lost. A node that was never heard of may have been lost before this one
-    /// began. It counts as lost only after the time in which every alive node is heard.
+    /// Returns whether gossip considers a node lost. A node that gossip never heard of may have been lost before this
+    /// one began. It counts as lost only after gossip had the time to hear of every alive node.
     pub fn thinks_lost(&self, node: &str) -> bool {
         match self.opinion(node) {
             Liveness::Lost | Liveness::Left => true,

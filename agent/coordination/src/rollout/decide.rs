@@ -14,19 +14,19 @@ use crate::{
 /// The request of a node.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Request {
-    /// To enter a segment.
+    /// The entry into a segment.
     Enter(u32),
-    /// To change something in a segment.
+    /// A change in a segment.
     Change(u32),
-    /// To make a disruptive corrective change. It belongs to no run and no segment.
+    /// A disruptive corrective change. It belongs to no run and no segment.
     Correct,
-    /// To report a segment as completed.
+    /// The completion of a segment.
     Done(u32),
-    /// To report a failure in a segment.
+    /// A failure in a segment.
     Failed(u32),
-    /// To be absent for some seconds during a segment. The node does not count as lost before they end.
+    /// An absence during a segment. The node does not count as lost before it ends. Unit: seconds.
     Absent(u32, u64),
-    /// To hold nothing, because the node is not a target any more, or its correction is finished.
+    /// The release of everything, because the node is not a target any more, or its correction is finished.
     Leave,
 }
 
@@ -160,8 +160,8 @@ fn enqueue(
     Txn { compare, then: vec![Op::put(key, bytes(&queued))], otherwise: Vec::new() }
 }
 
-/// Takes an offered slot. An offer of another generation, or of the node's former partition, is void. The node releases
-/// it to the next waiter and then queues again, at the end.
+/// Returns the transaction that takes an offered slot. An offer of another generation, or of the node's former
+/// partition, is void. The node releases it to the next waiter and then queues again, at the end.
 fn take(
     spec: &RolloutSpec,
     snapshot: &RunSnapshot,
@@ -191,7 +191,7 @@ fn claim(spec: &RolloutSpec, segment: Option<u32>) -> SlotRecord {
     }
 }
 
-/// Writes the announced absence into the own claim. If the book has no slot limit, this creates the claim.
+/// Decides about an absence: writes it into the own claim. If the book has no slot limit, this creates the claim.
 fn absent(spec: &RolloutSpec, snapshot: &RunSnapshot, me: &str, segment: u32, seconds: u64) -> Decision {
     match snapshot.mine(spec, me) {
         Some(mine) if mine.held.kind == SlotState::Claim && mine.held.absent == seconds => Decision::Go,
@@ -213,7 +213,8 @@ fn absent(spec: &RolloutSpec, snapshot: &RunSnapshot, me: &str, segment: u32, se
     }
 }
 
-/// Takes a free slot as the first waiter. Fails if any slot record is newer than the snapshot.
+/// Returns the transaction that takes a free slot for the first waiter. It fails if any slot record is newer than the
+/// snapshot.
 fn claim_free(
     spec: &RolloutSpec,
     snapshot: &RunSnapshot,
@@ -230,7 +231,7 @@ fn claim_free(
     Txn { compare, then, otherwise: Vec::new() }
 }
 
-/// Votes, and releases the own slot to the next waiters.
+/// Decides about a completed segment: votes, and releases the own slot to the next waiters.
 fn done(spec: &RolloutSpec, snapshot: &RunSnapshot, me: &str, segment: u32) -> Decision {
     let mine = snapshot.mine(spec, me);
     let vote = keys::vote(&spec.run, segment, spec.is_member(me), me);
@@ -252,7 +253,8 @@ fn done(spec: &RolloutSpec, snapshot: &RunSnapshot, me: &str, segment: u32) -> D
     }
 }
 
-/// Releases a claim, an offer or a failure. The transaction offers the slots that are then free to the next waiters.
+/// Returns the transaction that releases a claim, an offer or a failure. It offers the slots that are then free to the
+/// next waiters.
 pub(super) fn release(spec: &RolloutSpec, snapshot: &RunSnapshot, me: &str, mine: &SlotEntry) -> Txn {
     let mut txn = delete(spec, mine);
     if mine.held.kind == SlotState::Offer {
@@ -292,7 +294,7 @@ fn failed(spec: &RolloutSpec, snapshot: &RunSnapshot, me: &str, segment: u32) ->
     }
 }
 
-/// Releases everything that the node holds.
+/// Decides about leaving: releases everything that the node holds.
 fn leave(spec: &RolloutSpec, snapshot: &RunSnapshot, me: &str) -> Decision {
     match snapshot.mine(spec, me) {
         Some(mine) => Decision::Commit(release(spec, snapshot, me, mine)),
@@ -300,7 +302,7 @@ fn leave(spec: &RolloutSpec, snapshot: &RunSnapshot, me: &str) -> Decision {
     }
 }
 
-/// Removes the node from the queue.
+/// Decides about the queue entry: removes it.
 fn withdraw(spec: &RolloutSpec, snapshot: &RunSnapshot, me: &str) -> Decision {
     let Some((_, modified)) = &snapshot.queued else { return Decision::Go };
     let key = own_queue(spec, me);
@@ -311,7 +313,7 @@ fn withdraw(spec: &RolloutSpec, snapshot: &RunSnapshot, me: &str) -> Decision {
     })
 }
 
-/// Replaces a slot record.
+/// Returns the transaction that replaces a slot record.
 pub(super) fn replace(spec: &RolloutSpec, old: &SlotEntry, new: &SlotRecord) -> Txn {
     let key = keys::held(&spec.group, &old.part, &old.book, &old.node);
     Txn {
@@ -321,7 +323,7 @@ pub(super) fn replace(spec: &RolloutSpec, old: &SlotEntry, new: &SlotRecord) -> 
     }
 }
 
-/// Deletes a slot record.
+/// Returns the transaction that deletes a slot record.
 pub(super) fn delete(spec: &RolloutSpec, old: &SlotEntry) -> Txn {
     let key = keys::held(&spec.group, &old.part, &old.book, &old.node);
     Txn {

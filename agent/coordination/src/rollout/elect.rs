@@ -90,9 +90,9 @@ impl Record {
 /// The next action of a node in an election.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Election {
-    /// To run the task.
+    /// A run of the task on this node.
     Run,
-    /// To wait for these elected nodes. Empty: for any change of the election.
+    /// A wait for these elected nodes. Empty: for any change of the election.
     Wait(Vec<String>),
     /// The results of all elected nodes.
     Results(BTreeMap<String, SealedResult>),
@@ -105,7 +105,7 @@ pub enum ElectStep {
     Settled(Election),
     /// The transaction that elects this node.
     Commit(Txn),
-    /// The node may not elect itself now: it lacks the accepted revision, the store stabilizes, or a recovery is open.
+    /// A refusal: the node lacks the accepted revision, the store stabilizes, or a recovery is open.
     Behind,
 }
 

@@ -38,8 +38,8 @@ pub fn end_recovery(known: &[String], snapshot: &RunSnapshot) -> Option<Txn> {
     })
 }
 
-/// Writes off a lost node during a recovery if it has not republished its claims. Under `skip` the run continues
-/// without the node, because its claims are unknown.
+/// Returns the transaction that writes off a lost node during a recovery. The node has not republished its claims, so
+/// they are unknown. `None` unless the book has `skip`.
 fn lost_since(spec: &RolloutSpec, snapshot: &RunSnapshot, accepted: u64) -> Option<Txn> {
     snapshot.recovery.as_ref()?;
     let may =
@@ -76,7 +76,7 @@ fn lost_since(spec: &RolloutSpec, snapshot: &RunSnapshot, accepted: u64) -> Opti
     Some(txn)
 }
 
-/// Returns whether a wave has completed a segment, as far as the names of the voters are known.
+/// Returns whether the waves up to this one have completed a segment. False if the names of the voters were not read.
 fn through(spec: &RolloutSpec, snapshot: &RunSnapshot, segment: u32, wave: u32) -> bool {
     let Some((_, names)) = snapshot.names.as_ref().filter(|(of, _)| *of == segment) else { return false };
     let came = |node: &str| {
@@ -110,7 +110,7 @@ pub fn segment_to_inspect(spec: &RolloutSpec, snapshot: &RunSnapshot) -> Option<
     })
 }
 
-/// Returns the last open wave of each open segment. Left out are segments whose end opens nothing.
+/// Returns the last open wave of each open segment. A segment whose end opens nothing is left out.
 pub fn frontier(spec: &RolloutSpec, snapshot: &RunSnapshot) -> Vec<(u32, u32)> {
     if snapshot.done(spec) {
         return Vec::new();
@@ -168,7 +168,8 @@ fn open(spec: &RolloutSpec, snapshot: &RunSnapshot, unmoved: &[Compare]) -> Opti
     Some(Txn { compare, then, otherwise: Vec::new() })
 }
 
-/// Withdraws void and stale offers, and removes the records of nodes that git does not know any more.
+/// Returns the transaction that withdraws a void or stale offer. It also removes the record of a node that git does not
+/// know any more.
 fn give_up(spec: &RolloutSpec, snapshot: &RunSnapshot, me: &str, unmoved: &[Compare]) -> Option<Txn> {
     let stale = |held: &&SlotEntry| {
         let unknown = !spec.known.contains(&held.node);
@@ -252,8 +253,8 @@ pub fn complete(spec: &RolloutSpec, snapshot: &RunSnapshot) -> Option<(u32, u32)
     frontier(spec, snapshot).into_iter().find(|(segment, wave)| through(spec, snapshot, *segment, *wave))
 }
 
-/// Removes a queue entry that can never be admitted: its node is not a target or is lost, or its run is over. A node
-/// that still needs a slot queues again.
+/// Returns the transaction that removes a queue entry which can never be admitted. Its node is not a target or is lost,
+/// or its run is over. A node that still needs a slot queues again.
 fn clear_queue(spec: &RolloutSpec, snapshot: &RunSnapshot, unmoved: &[Compare]) -> Option<Txn> {
     let over = |entry: &&Entry| {
         let drift = entry.queued.run.ends_with("!drift");

@@ -1,8 +1,9 @@
 //! Rollouts: slots, waves, barriers, failures, and lost nodes.
 //!
-//! Decisions are pure functions. They map a [`RolloutSpec`] (the rollout as the revision defines it) and a
-//! [`RunSnapshot`] (the state in the store) to a [`Decision`], which holds the transaction for the store. The agent,
-//! the model checker and the simulation call the same functions. They differ only in how the transaction is run.
+//! Decisions are pure functions. Their inputs are a [`RolloutSpec`] (the rollout as the revision defines it) and a
+//! [`RunSnapshot`] (the state in the store). Their result is a [`Decision`], which holds the transaction for the store.
+//! The agent, the model checker and the simulation call the same functions. They differ only in how the transaction is
+//! run.
 
 mod decide;
 mod elect;

@@ -132,8 +132,8 @@ pub(super) fn offer_on(
     }
 }
 
-/// Touches the notice of the budget. The notice names the first waiters. If the queue was not read, or a halted run
-/// resumes, it is for every waiter.
+/// Adds a touch of the budget's notice to a transaction. The notice names the first waiters. If the queue was not read,
+/// or a halted run resumes, it is for every waiter.
 fn touch(spec: &RolloutSpec, snapshot: &RunSnapshot, me: &str, old: &SlotEntry, resumes: bool, txn: &mut Txn) {
     let mut freed = Freed::default();
     if old.part == spec.part(me) && !resumes {
@@ -159,7 +159,7 @@ fn touch(spec: &RolloutSpec, snapshot: &RunSnapshot, me: &str, old: &SlotEntry, 
     txn.then.push(Op::put(keys::freed(&spec.group), bytes(&freed)));
 }
 
-/// Offers a slot to a waiter.
+/// Adds the offer of a slot to a transaction.
 fn offer_to(spec: &RolloutSpec, snapshot: &RunSnapshot, next: &Entry, txn: &mut Txn) {
     let queue = keys::queue(&spec.group, &next.part, &next.book, &next.node);
     let held = keys::held(&spec.group, &next.part, &next.book, &next.node);
@@ -199,8 +199,9 @@ fn first_waiting<'v>(spec: &'v RolloutSpec, snapshot: &'v RunSnapshot, me: &'v s
         .find(|next| free(spec, snapshot, &next.node))
 }
 
-/// Offers a free slot to the first waiter. A waiter usually takes a free slot by itself. A node offers the slot only
-/// after it was free for long or the budget was touched, so that not every node of the fleet makes the same offer.
+/// Returns the transaction that offers a free slot to the first waiter. A waiter usually takes a free slot by itself.
+/// So a node offers the slot only after it was free for long, or the budget was touched. Otherwise every node of the
+/// fleet would make the same offer.
 pub(super) fn offer_free(spec: &RolloutSpec, snapshot: &RunSnapshot, me: &str, unmoved: Vec<Compare>) -> Option<Txn> {
     let next = first_waiting(spec, snapshot, me).filter(|_| snapshot.idle)?;
     let mut compare = unmoved;

@@ -83,8 +83,7 @@ fn crowded(spec: &RolloutSpec, snapshot: &RunSnapshot, me: &str, mine: Option<&S
     spec.count.is_some_and(|count| snapshot.held.iter().filter(claims).count() as u64 >= count)
 }
 
-/// Returns the transaction that records that this node has republished all its claims. `None` if it is recorded
-/// already.
+/// Returns the transaction that records that this node has republished all its claims. `None` if it is recorded.
 pub fn acknowledge(snapshot: &RunSnapshot, me: &str) -> Option<Txn> {
     let (restored, _) = snapshot.recovery.as_ref().filter(|_| !snapshot.acknowledged.contains(me))?;
     Some(Txn {

@@ -182,7 +182,8 @@ impl RunSnapshot {
         self.rolled_back || self.recovery.is_some() && !self.acknowledged.contains(me)
     }
 
-    /// Returns whether no rollback is pending: every known node has republished its claims, or is written off.
+    /// Returns whether no recovery is open. An open one is complete when every known node has republished its claims or
+    /// is written off.
     pub fn recovery_complete(&self, spec: &RolloutSpec) -> bool {
         let said = |node: &String| {
             self.acknowledged.contains(node)
@@ -218,7 +219,7 @@ impl RunSnapshot {
         self.held.iter().filter(slots).count() as u64
     }
 
-    /// Returns the number of failed nodes, with lost nodes that count as failed.
+    /// Returns the number of failed nodes in the budget, with lost nodes that count as failed.
     pub fn failures(&self, spec: &RolloutSpec) -> u64 {
         let failed = |held: &&SlotEntry| {
             held.held.kind == SlotState::Failure

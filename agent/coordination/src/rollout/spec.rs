@@ -17,12 +17,12 @@ pub enum Cut {
 /// The reaction to a lost node.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum OnLost {
-    /// The other nodes wait for it.
+    /// A pause: the other nodes wait for the lost node.
     #[default]
     Hold,
-    /// The other nodes continue without it.
+    /// A write-off: the other nodes continue without the lost node.
     Skip,
-    /// The lost node counts as failed.
+    /// A failure: the lost node counts as failed.
     Fail,
 }
 

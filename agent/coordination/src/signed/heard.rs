@@ -48,7 +48,8 @@ impl Heard {
     }
 }
 
-/// Returns the keys that each writer has once. Their records may be old, so their numbers are never forgotten.
+/// Returns the keys at which a writer has at most one record. The records may be old, so their numbers are never
+/// forgotten.
 fn fixed(name: &str) -> [u64; 8] {
     [
         crate::keys::joined(name),

@@ -85,7 +85,7 @@ struct Signed {
 
 /// The reason why a key is not the signer's.
 enum Doubt {
-    /// The key was the signer's before a commit named another one.
+    /// A former key of the signer, which a commit replaced.
     Former,
     /// Any other reason.
     Refused(String),
@@ -93,7 +93,7 @@ enum Doubt {
 
 /// The reason why a record does not count.
 enum Void {
-    /// A former key of the node. The record still counts as a taken slot.
+    /// A claim or failure that is signed with a former key. Its slot still counts as taken.
     Taken,
     /// Any other reason. The record is treated as absent.
     Refused(String),
@@ -458,7 +458,7 @@ impl RecordSigner {
         self.lock().strangers.insert(signed.by.clone(), if fits { shown } else { Vec::new() });
     }
 
-    /// Returns the store revision of a record that does not count. `None` if there is no such record.
+    /// Returns the store revision of a record that does not count. `None` if the record counts or is unknown.
     pub(super) fn void(&self, key: &str) -> Option<u64> {
         self.lock().void.get(key).copied()
     }

@@ -31,7 +31,7 @@ struct Inner {
     memory: Memory,
     watches: Vec<(String, mpsc::UnboundedSender<Change>)>,
     history: std::collections::VecDeque<(u64, Change)>,
-    /// The newest revision that is no longer in the history.
+    /// The newest revision that was removed from the history.
     compacted: u64,
     leases: BTreeMap<LeaseId, (Duration, Instant)>,
     last_lease: u64,

@@ -156,18 +156,18 @@ pub struct Txn {
 /// A condition of a transaction.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Compare {
-    /// True if there is no such key.
+    /// The absence of a key.
     Absent(String),
-    /// True if the key was last changed at this revision.
+    /// A key, and the revision that must have changed it last.
     Revision(String, u64),
-    /// True if no key with this prefix was changed after this revision.
+    /// A prefix and a revision. No key with this prefix may be newer.
     NoneNewer(String, u64),
 }
 
 /// An operation of a transaction.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Op {
-    /// Sets a key.
+    /// A key to set.
     Put {
         /// The key.
         key: String,
@@ -176,15 +176,15 @@ pub enum Op {
         /// The lease that the key is bound to.
         lease: Option<LeaseId>,
     },
-    /// Deletes a key.
+    /// A key to delete.
     Delete(String),
-    /// Deletes all keys with a prefix.
+    /// A prefix whose keys are deleted.
     DeleteAll(String),
-    /// Reads the rows with a prefix, after the operations before it.
+    /// A prefix whose rows are read, after the operations before it.
     Read(String),
-    /// Reads the rows with a prefix that were created first.
+    /// A prefix whose rows that were created first are read, and the most of them.
     Oldest(String, usize),
-    /// Counts the rows with a prefix.
+    /// A prefix whose rows are counted.
     Count(String),
 }
 

@@ -21,9 +21,9 @@ const PAUSE: Duration = Duration::from_millis(200);
 /// The rule for repeating a request when it is unknown whether a member carried it out.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Repeat {
-    /// The request changes nothing, or changes the same when it is carried out twice.
+    /// A request that changes nothing, or changes the same when it is carried out twice.
     Always,
-    /// The request may only be sent again if no member carried it out.
+    /// A request that may only be sent again if no member carried it out.
     IfUnsent,
 }
 

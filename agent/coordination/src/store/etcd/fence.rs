@@ -47,7 +47,7 @@ impl Committer {
         self.prefix.outcome(&response, None).map_err(|_| StoreError::Unreachable("the fence was not asked for".into()))
     }
 
-    /// Runs a transaction exactly once.
+    /// Runs a transaction that writes.
     pub(super) async fn commit(&self, txn: &Txn) -> Result<Outcome, StoreError> {
         let mut why = String::from("this node's fence is written too often");
         for _ in 0..TRIES {
@@ -103,7 +103,8 @@ impl Committer {
     }
 
     /// Returns the outcome of a transaction that was applied, with the current answers to its reading operations. It
-    /// was applied if the first row that it writes has the value that it wrote. `None` otherwise.
+    /// was applied if the first row that it writes has the value that it wrote. `None` otherwise, or if it writes no
+    /// row.
     async fn applied(&self, txn: &Txn) -> Result<Option<Outcome>, StoreError> {
         let Some((key, value)) = first_put(txn) else { return Ok(None) };
         let reading = txn.then.iter().filter(|operation| !operation.writes()).cloned();

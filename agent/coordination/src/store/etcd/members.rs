@@ -1,5 +1,5 @@
-//! Member selection: the member that a request asks next, the time for which a failed member is avoided, and the point
-//! at which the whole store counts as away.
+//! Member selection. It decides which member a request asks next, and for how long a failed member is avoided. It also
+//! decides when the whole store counts as away.
 //!
 //! Pure functions. Times are arguments, as durations since an arbitrary start. The other files of this folder have the
 //! effects.
@@ -64,12 +64,12 @@ struct Outage {
 /// The decision whether a request may ask the members.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum Admission {
-    /// The request asks the members.
+    /// The permission to ask the members.
     Ask {
         /// True if a round without an answer is followed by another one.
         patient: bool,
     },
-    /// The request fails at once, because no member answered a moment ago.
+    /// An error without a request, because no member answered a moment ago.
     Refused(StoreError),
 }
 

@@ -87,11 +87,11 @@ fn chain(error: &(dyn Error + 'static)) -> String {
 /// The next step of a request.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum Verdict {
-    /// The request fails. Every member would give the same answer.
+    /// An answer that every member would give. The request fails.
     Final(StoreError),
-    /// The request is repeated with a new token, because the member no longer accepts the user's one.
+    /// A token that the member no longer accepts. The request is repeated with a new one.
     NewToken(String),
-    /// The request moves on, because another member may answer.
+    /// A fault of this member. The request moves to another one, which may answer.
     Move(Fault),
 }
 
