@@ -1,4 +1,4 @@
-//! Adopting what other nodes have accepted: which record counts, and what this node has to say of one that does not.
+//! Adoption of revisions that other nodes have accepted, and the reasons to ignore a record.
 
 use std::{path::Path, sync::Arc};
 
@@ -18,7 +18,7 @@ use super::{
     runs,
 };
 
-/// A record of the store that this node does not follow, and why.
+/// A record of the store that this node does not follow, and the reason.
 #[derive(Debug, Clone)]
 pub(super) struct NotFollowed {
     why: Unfollowed,
@@ -26,21 +26,21 @@ pub(super) struct NotFollowed {
 }
 
 impl NotFollowed {
-    /// Whether the node proposes nothing as long as this is so: what it has may be older than what the others have
-    /// agreed on.
+    /// Returns whether the node must not propose anything meanwhile. Its candidate may be older than the record that
+    /// the fleet agreed on.
     pub(super) fn blocks(&self) -> bool {
         !matches!(self.why, Unfollowed::Rejected(_) | Unfollowed::Void(_))
     }
 
-    /// The record, if this node may write over it.
+    /// Returns the record, if this node may overwrite it.
     pub(super) fn rejected(&self) -> Option<&Rejected> {
         (!self.blocks()).then_some(&self.record)
     }
 }
 
 impl Node {
-    /// Follows what others have accepted, where that is newer than what this node has. Returns whether it has taken over
-    /// the record of the store, with its manifest from there.
+    /// Follows the accepted revision of the fleet if it is newer than this node's. Returns whether the node has adopted
+    /// the record of the store.
     pub(super) fn adopt(&mut self) -> bool {
         if !self.store.shared() {
             return false;
@@ -57,7 +57,7 @@ impl Node {
         self.fleet.seen(before, found.revision);
         self.step(Input::Own("store", None));
         if self.fleet.needs_republish() {
-            // What this node had written is written anew: nothing that went by it is settled.
+            // The store has lost writes of this node, so the steady state and the published state no longer hold.
             self.unsettle();
             self.told_others = None;
         }
@@ -68,16 +68,16 @@ impl Node {
         now.generation > disk.generation && now.digest() == found.record.digest()
     }
 
-    /// Follows the record of the store. Returns why not.
+    /// Follows the record of the store. Returns the reason if it cannot.
     fn adopt_found(&mut self, disk: &Accepted, found: &Found) -> Option<Unfollowed> {
         match &found.standing {
             Standing::Nothing | Standing::Own | Standing::Older => None,
-            // A void record has no number: it is judged first.
+            // A void record has no generation to compare, so it is judged first.
             Standing::Void(why) if disk.generation == 0 => {
                 Some(Unfollowed::Missing { why: why.clone(), answered: true, what: Lacking::Record })
             }
             Standing::Void(why) => Some(Unfollowed::Void(why.clone())),
-            // A peer may have given a newer one meanwhile.
+            // The node may have adopted a newer record from a peer meanwhile.
             _ if found.record.generation < disk.generation => None,
             Standing::Sound | Standing::Apart => self.take_over(disk, &found.record, None).err(),
         }
@@ -126,15 +126,16 @@ impl Node {
                 (None, Some(Trouble::new("RejectedLocally", message)))
             }
         };
-        // Only the number of a record to which the chain leads counts.
+        // A generation counts only if the chain of records leads to it.
         let counts = found.standing == Standing::Sound;
         self.unfollowed = why.map(|why| NotFollowed { why, record: Rejected { id: found.id.clone(), counts } });
         self.step(Input::Own("accepted", behind));
         self.step(Input::RejectedLocally(rejected));
     }
 
-    /// Follows an acceptance that other nodes have and the data store does not: it has gone back, or hides it. What can't
-    /// be followed holds nothing up: the store does not have it. Returns whether there was one to follow.
+    /// Follows an acceptance that peers have and the data store does not: the store was rolled back, or hides the
+    /// record. A failure blocks nothing, as the store does not contain the record. Returns whether a record was
+    /// adopted.
     fn adopt_from_peers(&mut self, disk: &Accepted, stored: u64) -> bool {
         let Some((record, manifest)) = self.newer_of_peers(stored.max(disk.generation)) else { return false };
         let why = match accept::told(&record, disk) {
@@ -152,7 +153,7 @@ impl Node {
         why.is_none()
     }
 
-    /// An acceptance above a number that another node announces and gives.
+    /// Returns an acceptance that peers announce and supply, if its generation is above `known`.
     fn newer_of_peers(&self, known: u64) -> Option<(Accepted, RevisionManifest)> {
         let gossip = self.handle.shared.gossip.get()?;
         let told = gossip.announced();

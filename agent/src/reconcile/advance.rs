@@ -1,4 +1,4 @@
-//! From what the sources have to what is accepted: a node proposes what it finds good, and shows what was agreed on.
+//! From the heads of the sources to an accepted revision: the node proposes a valid candidate and shows the result.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -23,11 +23,11 @@ use super::{
 };
 use crate::{config, report::Told};
 
-/// How many rejected candidates are remembered.
+/// Maximum number of remembered rejected candidates.
 const REJECTED: usize = 100;
 
 impl Node {
-    /// Looks at the sources, and accepts what is new and good. Says whether the sources could be asked and followed.
+    /// Refreshes the sources and accepts a new valid candidate. Returns the result of the refresh.
     pub fn advance(&mut self) -> Ended {
         let now = self.clock.wall();
         self.step(Input::Looked(now));
@@ -58,7 +58,7 @@ impl Node {
         };
         self.remember_heads(&looked);
         match looked.set.clone() {
-            // The node has adopted these commits from the store in this look: it need not propose them.
+            // This refresh has adopted these commits from the store: the node need not propose them.
             Some(_) if adopted && looked.commits == accepted.commits => {}
             Some(set) => self.accept(&accepted, looked, set),
             None => self.fall_back(&accepted),
@@ -71,8 +71,8 @@ impl Node {
         ended
     }
 
-    /// What all nodes of the fleet have in common. Nothing is written down where there is nobody to differ: on a server
-    /// of its own the bootstrap file may be changed at will.
+    /// Returns the identity of the fleet, which all its nodes share. It is empty without a shared store: the bootstrap
+    /// file of a single server may change at will.
     pub(super) fn origin(&self) -> FleetIdentity {
         let Some(first) = self.settings.sources.first().filter(|_| self.store.shared()) else {
             return FleetIdentity::default();
@@ -87,7 +87,7 @@ impl Node {
         }
     }
 
-    /// The manifest of the accepted revision, as the journal has it.
+    /// Returns the manifest of the accepted revision from the journal.
     pub(super) fn manifest(&self) -> accept::RevisionManifest {
         self.journal.get("table").ok().flatten().unwrap_or_default()
     }
@@ -102,7 +102,7 @@ impl Node {
 
     fn accept(&mut self, disk: &Accepted, looked: Looked, set: Arc<ObjectSet>) {
         if self.is_rejected().is_some() || self.unfollowed.as_ref().is_some_and(NotFollowed::blocks) {
-            // What it has is older than what the others have agreed on: it proposes nothing before it has that.
+            // A node that the fleet rejects proposes nothing. Neither does a node that must first follow a newer record.
             self.fall_back(disk);
             return;
         }
@@ -182,7 +182,7 @@ impl Node {
         self.warn();
     }
 
-    /// Shows what is dangerous about the settings of all sources: those of the bootstrap file and those in git.
+    /// Shows the warnings about settings of all sources, from the bootstrap file and from git.
     fn warn(&self) {
         let mut warnings = self.settings.warnings.clone();
         if let Some(revision) = &self.revision {
@@ -195,7 +195,7 @@ impl Node {
         }
     }
 
-    /// Makes an event of each object that does not fit any more, in its namespace.
+    /// Records an event for each newly held object, in the namespace of the object.
     fn tell_held(&self, set: &ObjectSet) {
         let nothing = ObjectSet::default();
         let before = self.revision.as_ref().map_or(&nothing, |revision| &revision.set);
@@ -223,7 +223,7 @@ impl Node {
         }
     }
 
-    /// Without anything new, the last good revision goes on, from the mirrors.
+    /// Falls back to the last good revision, from the mirrors, if no revision is loaded yet.
     fn fall_back(&mut self, accepted: &Accepted) {
         if self.revision.is_some() || accepted.generation == 0 {
             return;
@@ -239,20 +239,20 @@ impl Node {
         }
     }
 
-    /// Loads the last good revision without asking anybody.
+    /// Loads the last good revision from the mirrors, without contacting the sources.
     pub fn load_last_good(&mut self) {
         let accepted = self.accepted();
         self.fall_back(&accepted);
     }
 }
 
-/// The objects of a revision, those that are held included, as the manifest of a generation names them.
+/// Returns the ids of all objects of a revision, including held ones, as manifests write them.
 pub(super) fn object_ids(set: &ObjectSet) -> BTreeSet<String> {
     let held = set.held.keys().filter_map(|(_, key)| key.as_ref());
     set.objects.keys().chain(held).map(object_id).collect()
 }
 
-/// An object, as the manifest of a generation names it.
+/// Returns the id of an object, as manifests write it.
 pub(super) fn object_id(key: &towpath_render::objects::Key) -> String {
     format!("{}/{}/{}", key.kind, key.namespace, key.name)
 }

@@ -1,4 +1,4 @@
-//! The state of a node, stepped by what happens: pure, and all that status shows of it.
+//! The state machine of a node and the conditions that status shows. It is pure: `step` computes each next state.
 
 use std::collections::BTreeMap;
 
@@ -8,92 +8,93 @@ use towpath_proto::v1alpha as pb;
 
 use super::pass::Outcome;
 
-/// What a node knows of itself.
+/// The persistent state of a node.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct State {
     /// The accepted revision.
     pub accepted: Acceptance,
-    /// The revision that was tried last.
+    /// The revision that was attempted last.
     pub attempted: Option<Acceptance>,
-    /// Its first pass has not ended yet. The stalls and holds are those of an earlier revision.
+    /// True until the first pass of the attempted revision ends. Until then stalls and holds belong to an earlier
+    /// revision.
     attempting: bool,
-    /// The revision that was applied in full last.
+    /// The revision that was last applied in full.
     pub applied: Option<Acceptance>,
-    /// What keeps the node from going on, by source or kind of trouble; none of it needs a commit.
+    /// Problems that do not need a commit, by source or subject.
     pub troubles: BTreeMap<String, Trouble>,
-    /// What needs a commit, by what it concerns.
+    /// Problems that need a commit, by subject.
     pub stalls: BTreeMap<String, Trouble>,
-    /// What holds changes back.
+    /// Reasons that hold changes back.
     pub holds: BTreeMap<String, Trouble>,
-    /// Books that ask for more agreement than the data store gives.
+    /// Books that ask for more coordination than the data store provides.
     pub uncoordinated: Vec<String>,
-    /// Since when the conditions are as they are.
+    /// The reason and the status of each condition, with the time of the last change.
     since: BTreeMap<String, (String, bool, i64)>,
-    /// The wall clock when the node last looked.
+    /// The wall clock of the last `Input::Looked`, in milliseconds since 1970.
     pub looked: i64,
-    /// How many passes have come to their end since the clock went back.
+    /// Number of passes that ended since the clock went back.
     passes_since_jump: u32,
 }
 
-/// Why something does not go on.
+/// A problem as conditions show it.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Trouble {
-    /// In one word.
+    /// The reason, in one word.
     pub reason: String,
-    /// In a sentence that says what to do.
+    /// The message: a sentence with the remedy.
     pub message: String,
 }
 
 impl Trouble {
-    /// A trouble.
+    /// Creates a trouble.
     pub fn new(reason: &str, message: impl Into<String>) -> Self {
         Self { reason: reason.to_owned(), message: message.into() }
     }
 }
 
-/// What happened.
+/// An event that changes the state.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Input {
-    /// A source could not be used, or can be again.
+    /// A source failed, or works again (`None`).
     Source(String, Option<Trouble>),
-    /// The same of what is the node's own: its journal, its place in the fleet, the data store.
+    /// A subject of the node failed, or works again (`None`): its journal, its membership in the fleet, the data store.
     Own(&'static str, Option<Trouble>),
-    /// A commit of a source was rejected, or its head fits again.
+    /// A commit of a source was rejected, or its head is valid again (`None`).
     Rejected(String, Option<Trouble>),
-    /// What others have accepted must not be followed here, or can be again.
+    /// The accepted record of the fleet was rejected by local policy, or is acceptable again (`None`).
     RejectedLocally(Option<Trouble>),
     /// A revision was accepted.
     Accepted(Acceptance),
-    /// A run of the accepted revision began.
+    /// The first pass of the accepted revision began.
     Began,
     /// A pass ended.
     Passed(Passed),
-    /// The time, by the wall clock.
+    /// A tick of the wall clock, in milliseconds since 1970.
     Looked(i64),
 }
 
-/// What matters of a pass.
+/// The parts of a pass that change the state.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Passed {
     /// The worst outcome.
     pub worst: Outcome,
-    /// What failed.
+    /// The failed tasks, as one message.
     pub failed: Option<String>,
-    /// The gates that are closed, by reason.
+    /// The messages of closed gates and of held tasks, by reason.
     pub held: BTreeMap<String, String>,
-    /// A disk that did not take something.
+    /// A full or read-only disk.
     pub disk: Option<Trouble>,
-    /// Whether it made way.
+    /// True if the pass was preempted.
     pub interrupted: bool,
-    /// Books that ask for more agreement than there is.
+    /// Books that ask for more coordination than the data store provides.
     pub uncoordinated: Vec<String>,
 }
 
-/// How far a clock may go back before it is told.
+/// The step back of the clock that is tolerated, in milliseconds.
 const JUMP: i64 = 5_000;
 
-/// The next state, and what the node should tell: (type, firing, trouble).
+/// Returns the next state and the events to record: (type, firing, trouble).
 #[must_use]
 pub fn step(mut state: State, input: Input) -> (State, Vec<(String, bool, Trouble)>) {
     let mut told = Vec::new();
@@ -184,7 +185,7 @@ fn pass(state: &mut State, passed: Passed, told: &mut Vec<(String, bool, Trouble
     state.holds =
         passed.held.into_iter().map(|(reason, message)| (reason.clone(), Trouble { reason, message })).collect();
     state.uncoordinated = passed.uncoordinated;
-    // A pass that came to its end shows that the new time does no harm.
+    // The clock trouble ends with the second pass after the jump: by then the new time has done no harm.
     if state.troubles.contains_key("clock") {
         state.passes_since_jump += 1;
         if state.passes_since_jump > 1 {
@@ -198,14 +199,15 @@ fn pass(state: &mut State, passed: Passed, told: &mut Vec<(String, bool, Trouble
 }
 
 impl State {
-    /// Whether a revision is the accepted one: another one may have the same number.
+    /// Returns whether a revision is the accepted one. Commits are compared, too: another revision may have the same
+    /// number.
     pub fn is_at(&self, other: Option<&Acceptance>) -> bool {
         let same =
             |other: &Acceptance| other.generation == self.accepted.generation && other.commits == self.accepted.commits;
         other.is_some_and(same)
     }
 
-    /// Whether the accepted revision is applied in full.
+    /// Returns whether the accepted revision is applied in full.
     pub fn is_applied(&self) -> bool {
         self.accepted.generation > 0
             && self.is_at(self.applied.as_ref())
@@ -213,12 +215,12 @@ impl State {
             && self.holds.is_empty()
     }
 
-    /// How the node is, in a sentence.
+    /// Returns the message of the Ready condition.
     pub fn summary(&self) -> String {
         current(self).into_iter().next().map(|ready| ready.message).unwrap_or_default()
     }
 
-    /// As status has it, with what is being done right now.
+    /// Returns the state as status shows it, with the current activity.
     pub fn status(
         &self,
         node: &str,
@@ -258,7 +260,7 @@ impl State {
     }
 }
 
-/// The conditions that hold, and that do not.
+/// Returns all conditions, true or false.
 fn current(state: &State) -> Vec<pb::Condition> {
     let condition = |kind: &str, status: bool, reason: &str, message: String| pb::Condition {
         r#type: kind.into(),
@@ -282,7 +284,7 @@ fn current(state: &State) -> Vec<pb::Condition> {
         (false, generation) => format!("generation {generation} is not applied in full"),
     };
     let mut conditions = vec![condition("Ready", ready, if ready { "Applied" } else { "NotApplied" }, ready_message)];
-    // The most telling trouble comes first: what breaks the disk also breaks the source.
+    // Troubles are ranked by likely cause: a full disk also breaks the source.
     let rank = |trouble: &&Trouble| {
         ["DiskFull", "ReadOnly", "MirrorCorrupt", "SourceUnreachable", "ClockJumped"]
             .iter()
@@ -312,8 +314,8 @@ fn current(state: &State) -> Vec<pb::Condition> {
     conditions
 }
 
-/// Seconds since 1970 of an RFC 3339 time that the schema has checked; far in the future where it can't be read,
-/// so that a pause is not lost.
+/// Returns the Unix time, in seconds, of an RFC 3339 time that the schema has checked. An unreadable time counts as the
+/// far future, so that a pause is not lost.
 pub fn epoch(text: &str) -> i64 {
     chrono::DateTime::parse_from_rfc3339(text).map_or(i64::MAX, |time| time.timestamp())
 }

@@ -1,10 +1,10 @@
-//! Facts of the host, with those of facts.d that are YAML read.
+//! Facts of the host. YAML files of facts.d are parsed here.
 
 use serde_json::Value;
 use towpath_host::facts::{CustomProblem, Options, YAML_MARK, gather};
 use towpath_render::document::{Limits, parse};
 
-/// Gathers facts; own facts that can't be read are told beside them.
+/// Gathers facts, and the problems of custom facts that cannot be read.
 pub(super) fn facts(options: &Options) -> (Value, Vec<CustomProblem>) {
     let (mut facts, mut problems) = gather(options);
     if let Some(custom) = facts.get_mut("custom").and_then(Value::as_object_mut) {
@@ -25,7 +25,7 @@ pub(super) fn facts(options: &Options) -> (Value, Vec<CustomProblem>) {
     (facts, problems)
 }
 
-/// What tells this machine from others.
+/// Returns the machine id of this host. Empty if it has none.
 pub(super) fn machine_id() -> String {
     towpath_host::facts::machine_id().unwrap_or_default()
 }

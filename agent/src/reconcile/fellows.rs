@@ -1,4 +1,4 @@
-//! What a node does with others: it joins, answers them, and is told when something moves.
+//! Membership of a node in its fleet: joining, answering peers, and republishing claims.
 
 use std::time::Duration;
 
@@ -15,11 +15,11 @@ use super::{
     runs::Run,
 };
 
-/// How long a node waits for others to join before it warns that it is alone.
+/// The time after which a node warns that no other node has joined.
 const ALONE: Duration = Duration::from_secs(60);
 
 impl Node {
-    /// Joins the fleet, where there is one: with a shared store, or where several nodes live in this process.
+    /// Joins the fleet, and wakes the loop for its broadcasts. Without a shared store the fleet is this process.
     pub(super) fn join(&mut self) {
         let joined = Joined {
             node: self.settings.node.clone(),
@@ -28,7 +28,7 @@ impl Node {
             public_keys: self.speech.keys().texts().to_vec(),
         };
         let queue = self.queue.clone();
-        // The nodes of one process follow the sources themselves.
+        // Nodes of one process poll the sources themselves.
         let shared = self.store.shared();
         self.fleet.join(joined, move |poke| {
             queue.poke(|wake| match poke {
@@ -39,13 +39,13 @@ impl Node {
         self.step_fleet();
     }
 
-    /// Shows whether this node is rejected by the fleet.
+    /// Shows whether the fleet rejects this node.
     pub(super) fn step_fleet(&mut self) {
         let refused = self.is_rejected();
         self.step(Input::Own("fleet", refused.map(|why| Trouble::new("Refused", why))));
     }
 
-    /// Why this node takes no part in the fleet; `None` if it does.
+    /// Returns the reason why this node is not part of the fleet. `None` if it is.
     pub(super) fn is_rejected(&self) -> Option<String> {
         let revoked = || {
             let why = self.speech.is_revoked()?;
@@ -54,7 +54,7 @@ impl Node {
         self.fleet.refused().or_else(revoked)
     }
 
-    /// Answers who has asked for the key of a result that this node can read.
+    /// Answers nodes that asked for the key of a sealed result which this node can read.
     pub(super) fn answer(&self, revision: &Revision) {
         if !self.store.shared() || !self.fleet.is_asked() {
             return;
@@ -69,7 +69,7 @@ impl Node {
         }
     }
 
-    /// Where the data store has gone back: says anew all that this node holds, before it asks for anything.
+    /// Republishes the claims of this node after a rollback of the data store, before it makes requests.
     pub(super) fn republish_claims(&mut self, revision: &Revision) {
         if !self.fleet.needs_republish() {
             return;
@@ -84,15 +84,14 @@ impl Node {
         }
     }
 
-    /// Makes an event of each record that did not count: somebody signs what it may not, or writes to the store behind
-    /// the fleet's back.
+    /// Records an event for each rejected record. Its writer signs without permission, or bypasses the fleet's agents.
     pub(super) fn tell_refused(&self) {
         for (key, why) in self.speech.refused() {
             self.tell("record.refused", None, "Refused", format!("{key} in the data store does not count: {why}"));
         }
     }
 
-    /// Whether the state directory was deleted below the running agent: it changes nothing any more.
+    /// Returns whether the state directory was deleted while the agent runs. Then the node changes nothing.
     pub(super) fn has_lost_its_state(&mut self) -> bool {
         let lost = !self.state_dir.is_there();
         if lost || self.state.troubles.contains_key("node state") {
@@ -105,7 +104,7 @@ impl Node {
         lost
     }
 
-    /// Warns, once, if git names other nodes and none of them has joined this cluster: its name may be misspelt.
+    /// Warns once if git names other nodes and none of them has joined this cluster: its name may be misspelt.
     pub(super) fn warn_if_alone(&mut self, revision: &Revision) {
         let others = revision.set.nodes.keys().filter(|node| **node != self.settings.node).count();
         let long = |since| self.clock.monotonic().duration_since(since) >= ALONE;
@@ -124,7 +123,7 @@ impl Node {
         }
     }
 
-    /// Says why nothing can be agreed on.
+    /// Shows the reason why the data store cannot be used for agreement.
     pub(super) fn store_failed(&mut self, error: &AcceptError) {
         let (reason, rest) = match error {
             AcceptError::Store(_) | AcceptError::Unwritable(_) => (

@@ -1,4 +1,4 @@
-//! Following what other nodes have accepted: by this node's own rules.
+//! Checks of a revision that other nodes have accepted, by the rules of this node's own bootstrap file.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -12,64 +12,64 @@ use towpath_host::journal::Journal;
 use super::sources::{DEPTH, Guard, Looked, Sources, origin};
 use crate::{config::Source, report::chain};
 
-/// Why a node does not follow a record of acceptance.
+/// The reason why a node does not follow a record of acceptance.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum Unfollowed {
-    /// It can't yet: it lacks something.
+    /// A temporary failure: the store, a mirror or a source is not usable yet.
     Behind(String),
-    /// It lacks a commit, or what came with the record. The wait for that is bounded while whoever should give it
-    /// answers.
+    /// The node lacks a commit, or something that belongs to the record. The wait is limited. Only the time counts in
+    /// which the supplier answered.
     Missing {
-        /// What is missing.
+        /// The cause, for messages.
         why: String,
-        /// Whether the git server, or the data store, has answered.
+        /// True if the supplier, the git server or the data store, has answered.
         answered: bool,
-        /// What is waited for.
+        /// The missing thing.
         what: Lacking,
     },
-    /// Its own bootstrap file keeps it from following any.
+    /// The bootstrap file of this node contradicts the record. The node follows no record until that is resolved.
     Refused(String),
-    /// It must not, by its own rules: for it, the acceptance does not exist.
+    /// The rules of this node forbid following this record. The node acts as if the acceptance did not exist.
     Rejected(String),
-    /// It is not a valid acceptance for any node.
+    /// The record is not a valid acceptance on any node.
     Void(String),
 }
 
-/// What a node lacks of an acceptance.
+/// A thing that a node lacks to follow an acceptance.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Lacking {
     /// A commit.
     Commit,
-    /// The manifest that its record names.
+    /// The manifest that the record names.
     Manifest,
-    /// An agent that knows the schema of its record.
+    /// An agent that knows the schema of the record.
     Agent,
-    /// A record that is not void, on a node that has none of its own: nodes that have one put theirs back.
+    /// A valid record, on a node that has accepted none itself. Nodes that have one write it back over the void one.
     Record,
 }
 
-/// What a node asks its peers for, and how.
+/// Function that asks peers for a pack and writes it to a file.
 type AskPeers<'a> = &'a dyn Fn(&Wanted, &Path) -> Result<(), String>;
 
-/// One commit that other nodes have accepted, and what this node has of its source.
+/// One commit that other nodes have accepted, and the state of its source on this node.
 struct Step<'a> {
     source: &'a Source,
     mirror: Mirror,
     commit: &'a str,
-    /// The commit that it must descend from.
+    /// The commit that the accepted commit must descend from. `None` if there is none yet.
     floor: Option<String>,
-    /// The tag at which that commit was accepted.
+    /// The tag at which the floor was accepted.
     tag: Option<String>,
     peers: AskPeers<'a>,
     now: u64,
 }
 
 impl Sources {
-    /// Loads what other nodes have accepted: each commit is fetched, must descend from what this node knows, and must be
-    /// signed as this node asks.
+    /// Loads a revision that other nodes have accepted. Each commit is fetched. It must descend from the commit that
+    /// this node knows, and must be signed as this node's settings require.
     ///
     /// # Errors
-    /// Why it can't be followed.
+    /// The reason why this node cannot follow the revision.
     pub(super) fn follow(
         &self,
         journal: &Journal,
@@ -92,13 +92,14 @@ impl Sources {
                     .ok_or_else(|| Unfollowed::Rejected(format!("it has no commit of the source {name}")))?;
                 let guard: Option<Guard> = journal.get(&format!("guard/{name}")).ok().flatten();
                 let (floor, tag) = match guard {
-                    // Another URL or ref begins without a floor.
+                    // A checkpoint of another URL or ref does not count: the source starts without a floor.
                     Some(guard) if guard.origin != origin(source) => (None, None),
                     Some(guard) => (Some(guard.commit), guard.tag),
                     None => (known.get(name).cloned(), None),
                 };
                 let step = Step { source, mirror: self.mirror(source), commit, floor, tag, peers, now };
-                // What this node has accepted itself needs no other proof, whatever its rules are now.
+                // A commit that this node has accepted itself needs no further proof, even if the rules have changed
+                // since.
                 if known.get(name) != Some(commit) || !step.mirror.contains(commit) {
                     step.check()?;
                 }
@@ -123,7 +124,7 @@ impl Sources {
 }
 
 impl Step<'_> {
-    /// Fetches the commit, and checks whether this node may follow it.
+    /// Fetches the commit and checks whether this node may follow it.
     fn check(&self) -> Result<(), Unfollowed> {
         let name = &self.source.git.name;
         let signed = self.source.git.verify.mode != VerifyMode::None;
@@ -156,7 +157,7 @@ impl Step<'_> {
         Err(Unfollowed::Missing { why: format!("{}: {why}", self.source.git.name), answered, what: Lacking::Commit })
     }
 
-    /// Brings a commit into the mirror that its own name proves: a pinned one, or one that this node has accepted.
+    /// Brings a commit into the mirror whose id is proof enough: a pinned commit, or one that this node has accepted.
     fn fetch(&self) -> Result<(), Unfollowed> {
         if self.mirror.contains(self.commit) {
             return Ok(());
@@ -170,8 +171,8 @@ impl Step<'_> {
             .or_else(|why| self.missing(format!("{}; {why}", self.not_shown(fetched.err())), answered))
     }
 
-    /// Brings the commit of a branch into the mirror. It must be reachable from the ref that the git server shows (P140):
-    /// a signature alone does not tell a commit of this branch from one of another branch. While the git server does not
+    /// Brings the commit of a branch into the mirror. It must be reachable from the ref that the git server shows
+    /// (P140): a signature alone does not prove that a commit belongs to this branch. While the git server does not
     /// answer, a signed commit may come from another node.
     fn fetch_branch(&self, signed: bool) -> Result<(), Unfollowed> {
         let shown = || self.mirror.contains(self.commit) && self.mirror.has_shown(self.commit).unwrap_or(false);
@@ -193,7 +194,7 @@ impl Step<'_> {
         self.fetch_from_peers().or_else(|why| self.missing(format!("{git}; {why}"), answered))
     }
 
-    /// The reason why the git server did not give the commit.
+    /// Returns the reason why the git server did not supply the commit.
     fn not_shown(&self, error: Option<SourceError>) -> String {
         error.map_or_else(
             || format!("the git server does not show the commit {} at the source's ref", self.commit),
@@ -201,7 +202,7 @@ impl Step<'_> {
         )
     }
 
-    /// Whether the git server has answered: also where it refused the one commit that it was asked for.
+    /// Returns whether the git server has answered. A refusal of a pinned commit counts as an answer.
     fn answered(&self, error: Option<&SourceError>) -> bool {
         match error {
             None | Some(SourceError::Missing { .. } | SourceError::TooMuch { .. }) => true,
@@ -212,8 +213,9 @@ impl Step<'_> {
         }
     }
 
-    /// Brings the commit of a tag into the mirror: one that the git server shows at a tag of the source's pattern, of
-    /// no lower version than the one before.
+    /// Brings the commit of a tag into the mirror. The git server must show a tag that matches the source's pattern at
+    /// this commit. The version of the tag must not be lower than the accepted one. If the git server does not answer,
+    /// a signed commit may come from another node.
     fn fetch_tag(&self, signed: bool) -> Result<(), Unfollowed> {
         match self.mirror.tags_at(self.commit) {
             Ok(tags) => {
@@ -237,7 +239,7 @@ impl Step<'_> {
         }
     }
 
-    /// Asks other nodes for a commit that git does not give.
+    /// Fetches a commit from other nodes that the git server does not supply.
     fn fetch_from_peers(&self) -> Result<(), String> {
         let options = self.mirror.options();
         let wanted = Wanted {
@@ -255,7 +257,7 @@ impl Step<'_> {
         taken
     }
 
-    /// Checks that the commit does not lead back from what this node has accepted.
+    /// Checks that the commit is not a rewind of the commit that this node has accepted.
     fn check_movement(&self) -> Result<(), Unfollowed> {
         let Some(floor) = &self.floor else { return Ok(()) };
         let movement = self.mirror.movement(floor, self.commit);
@@ -271,7 +273,8 @@ impl Step<'_> {
         if !self.source.git.allow_rewind {
             return self.rejected(format!("it does not descend from {floor}, which this node has accepted"));
         }
-        // A rewind counts only from the git server: it must have given up what this node has accepted (P28).
+        // A rewind counts only from the git server: it must no longer show the commit that this node has accepted
+        // (P28).
         let shown = |commit: &str| self.mirror.has_shown(commit).unwrap_or(false);
         let is_branch = matches!(self.source.git.reference, Reference::Branch(_));
         if is_branch && (shown(floor) || !shown(self.commit)) {
@@ -285,8 +288,8 @@ impl Step<'_> {
         Ok(())
     }
 
-    /// Checks that a signed tag names the commit, where the source follows tags and verifies them: another node alone
-    /// cannot make a release of a commit. Tags come from git only.
+    /// Checks that a signed tag names the commit, if the source follows tags and verifies them. Tags come from git
+    /// only, so that another node alone cannot turn a commit into a release.
     fn check_tag(&self) -> Result<(), Unfollowed> {
         let verified = self.source.git.verify.mode != VerifyMode::None;
         if !verified || !matches!(self.source.git.reference, Reference::Tag(_)) {

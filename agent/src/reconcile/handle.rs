@@ -1,4 +1,4 @@
-//! What others may see of a running node: its status, a plan, views of its revision.
+//! The query API of a running node: its status, plans, and views of its revision.
 
 use std::{
     collections::BTreeMap,
@@ -29,7 +29,7 @@ use super::{
 };
 use crate::report::Events;
 
-/// What a node shows of itself.
+/// The query API of a node.
 #[derive(Debug, Clone)]
 pub struct Handle {
     pub(super) shared: Arc<Shared>,
@@ -39,14 +39,14 @@ pub struct Handle {
 pub(super) struct Shared {
     pub(super) node: String,
     cluster: String,
-    /// The node's place among others; None where only a plan is made.
+    /// The fleet of the node. `None` if only a plan is made.
     pub(super) fleet: Option<Arc<Fleet>>,
     machine: Arc<Machine>,
     facts: facts::Options,
     drift: Drift,
     events: Events,
     view: Mutex<View>,
-    /// What the nodes say among themselves, where they do.
+    /// The gossip, if this node has one.
     pub(super) gossip: OnceLock<Gossip>,
 }
 
@@ -56,24 +56,24 @@ pub(super) struct View {
     pub(super) revision: Option<Arc<Revision>>,
     books: Vec<pb::TaskBookStatus>,
     public_keys: Vec<String>,
-    /// Judges those who call, too.
+    /// The signer, which also checks callers.
     signer: Option<Arc<RecordSigner>>,
     insecure: bool,
-    /// What is dangerous about the settings.
+    /// The warnings about the settings.
     warnings: Vec<String>,
-    /// The number of this life of the node.
+    /// The incarnation of the node.
     life: u64,
     /// The mirrors of the revision's sources.
     pub(super) mirrors: BTreeMap<String, Arc<Mirror>>,
 }
 
-/// A question that can't be answered.
+/// A query error.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("{0}")]
 pub struct NoAnswer(pub String);
 
 impl Handle {
-    /// A handle of a node that has no revision yet.
+    /// Creates the handle of a node that has no revision yet.
     pub fn new(
         node: String,
         cluster: String,
@@ -117,12 +117,12 @@ impl Handle {
         self.lock().books = books;
     }
 
-    /// The events that are kept.
+    /// Returns the recorded events.
     pub fn events(&self) -> &Events {
         &self.shared.events
     }
 
-    /// The status of the node.
+    /// Returns the status of the node.
     pub fn status(&self) -> pb::NodeStatus {
         let view = self.lock();
         let machine = &self.shared.machine;
@@ -136,25 +136,25 @@ impl Handle {
         }
     }
 
-    /// The number of this life of the node: larger than that of every earlier one.
+    /// Returns the incarnation of the node. It is larger than all earlier ones.
     pub fn life(&self) -> u64 {
         self.lock().life
     }
 
-    /// Whether git names a node; None before the first revision.
+    /// Returns whether git names a node. `None` before the first revision.
     pub fn names_node(&self, name: &str) -> Option<bool> {
         self.lock().revision.as_ref().map(|revision| revision.set.nodes.contains_key(name))
     }
 
-    /// The reason to refuse a caller: its certificate is revoked, or it is a node with another key than it is known by.
-    /// `None` if it is admitted.
+    /// Returns the reason to reject a caller: its certificate is revoked, or it is a node with another key than the
+    /// known one. `None` if it is admitted.
     pub fn refuses(&self, caller: &Subject, serial: Option<&str>) -> Option<String> {
         let signer = self.lock().signer.clone()?;
         let node = (caller.role == Role::Node).then_some(caller.name.as_str());
         signer.refuses(node, &caller.keys.sign, serial)
     }
 
-    /// Says who the node is.
+    /// Sets the signer, the incarnation and the security of the node.
     pub(super) fn introduce(&self, signer: Arc<RecordSigner>, life: u64, insecure: bool) {
         let keys = signer.keys();
         let mut view = self.lock();
@@ -164,14 +164,14 @@ impl Handle {
         view.insecure = insecure;
     }
 
-    /// Sets what is dangerous about the settings. Returns what is new of it.
+    /// Sets the warnings about the settings. Returns the new ones.
     pub(super) fn set_warnings(&self, warnings: Vec<String>) -> Vec<String> {
         let mut view = self.lock();
         let known = std::mem::replace(&mut view.warnings, warnings.clone());
         warnings.into_iter().filter(|warning| !known.contains(warning)).collect()
     }
 
-    /// The runs that are remembered, newest first.
+    /// Returns the remembered runs, newest first.
     pub fn runs(&self) -> Vec<pb::RunSummary> {
         let records: Vec<(String, RunRecord)> =
             self.shared.machine.journal.as_ref().and_then(|journal| journal.scan("run/").ok()).unwrap_or_default();
@@ -194,7 +194,7 @@ impl Handle {
         runs
     }
 
-    /// The objects of the accepted revision.
+    /// Returns the objects of the accepted revision, including held ones.
     pub fn objects(&self) -> Vec<pb::ObjectSummary> {
         let Some(revision) = self.lock().revision.clone() else { return Vec::new() };
         let accepted = revision.set.objects.values().map(|object| (object, "accepted".to_owned()));
@@ -223,18 +223,18 @@ impl Handle {
             .ok_or_else(|| NoAnswer("no revision has been accepted yet; `towpath status` says why".into()))
     }
 
-    /// What would change on the node.
+    /// Returns the changes that the accepted revision would make on the node.
     ///
     /// # Errors
-    /// When there is no revision.
+    /// If there is no revision.
     pub fn plan(&self) -> Result<pb::PlanReply, NoAnswer> {
         self.plan_of(&*self.revision()?)
     }
 
-    /// What a revision would change on the node.
+    /// Returns the changes that a revision would make on the node.
     ///
     /// # Errors
-    /// None so far; kept for plans that need an answer from others.
+    /// None so far. The result leaves room for plans that need answers from peers.
     pub fn plan_of(&self, revision: &Revision) -> Result<pb::PlanReply, NoAnswer> {
         let cancel = Cancel::default();
         let mut pass = Pass {
@@ -301,7 +301,7 @@ impl Handle {
         Inputs { facts, nodes: Arc::new(nodes), computed: BTreeMap::new(), event: None }
     }
 
-    /// The facts of the host.
+    /// Returns the facts of the host.
     pub fn facts(&self) -> Value {
         let (facts, problems) = super::facts::facts(&self.shared.facts);
         for problem in problems {
@@ -310,10 +310,10 @@ impl Handle {
         facts
     }
 
-    /// A view of the accepted revision: rendered tasks, variables or facts.
+    /// Returns a view of the accepted revision: rendered tasks, variables or facts.
     ///
     /// # Errors
-    /// When there is no such view, subject or revision.
+    /// If there is no such view, subject or revision.
     pub fn view(&self, view: &str, subject: &str, explain: bool) -> Result<Value, NoAnswer> {
         match view {
             "facts" => Ok(self.facts()),
@@ -323,10 +323,10 @@ impl Handle {
         }
     }
 
-    /// The tasks of a book as this node renders them.
+    /// Returns the tasks of a book as this node renders them.
     ///
     /// # Errors
-    /// When the book is not for this node, or can't be rendered.
+    /// If the book does not exist, is ambiguous, or cannot be rendered.
     pub fn render(&self, revision: &Revision, subject: &str) -> Result<Value, NoAnswer> {
         let matches = |id: &str, name: &str| id == subject || name == subject;
         let found: Vec<_> = revision.set.books.values().filter(|book| matches(&book.id(), &book.name)).collect();
@@ -360,10 +360,10 @@ impl Handle {
         Ok(json!({ "namespace": book.namespace, "name": book.name, "generation": revision.generation, "tasks": tasks }))
     }
 
-    /// The variables of a node and where they come from.
+    /// Returns the variables of a node with their origins.
     ///
     /// # Errors
-    /// When a namespace is not known.
+    /// None so far.
     pub fn vars(&self, revision: &Revision, node: &str, explain: bool) -> Result<Value, NoAnswer> {
         let name = if node.is_empty() { self.shared.node.as_str() } else { node };
         Ok(variables(revision, name, explain))
@@ -402,7 +402,7 @@ fn rendered(
     Ok(value)
 }
 
-/// The variables of a node, by namespace where there are several.
+/// Returns the variables of a node, by namespace if there are several.
 fn variables(revision: &Revision, node: &str, explain: bool) -> Value {
     let view = NodeView::new(&revision.set, node);
     let namespaces: Vec<&String> = revision.set.namespaces.keys().collect();
@@ -447,7 +447,8 @@ fn why_lost(won: &towpath_render::view::Candidate, lost: &towpath_render::view::
     }
 }
 
-/// The identity of an object: stable for its life, and another one when it is born again.
+/// Returns the UUID of an object. It is stable for the life of the object. An object that is created again gets another
+/// one.
 fn uuid(cluster: &str, key: &Key, manifest: &RevisionManifest) -> String {
     let id = object_id(key);
     let birth = manifest.births.get(&id).copied().unwrap_or_default();

@@ -1,4 +1,5 @@
-//! From sources to a machine that is as they say: the loop of a node, its state, and what it shows of itself.
+//! The reconciler: from git sources to the state of a server. It contains the loop of a node, its state and its
+//! queries.
 
 mod adoption;
 mod advance;
@@ -29,7 +30,7 @@ pub use revision::Revision;
 pub use sources::bad_sources;
 pub use trees::FolderTree;
 
-/// The facts of the host, with own facts from some folders.
+/// Returns the facts of the host, including custom facts of some folders.
 pub fn host_facts(facts_d: Vec<std::path::PathBuf>) -> (serde_json::Value, Vec<towpath_host::facts::CustomProblem>) {
     facts::facts(&towpath_host::facts::Options { facts_d, ..towpath_host::facts::Options::default() })
 }

@@ -1,4 +1,4 @@
-//! The loop of one node: what wakes it, what it does then, and what it remembers.
+//! The loop of one node: its wakeups, its passes, and the state that it keeps.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -42,43 +42,43 @@ use crate::{
     report::{Events, Told},
 };
 
-/// How often a pass is repeated at once where somebody else changes files while it runs.
+/// Number of immediate repetitions of a pass that ran into concurrent changes of files.
 const LOOKS: usize = 10;
 
-/// How long a run of the agent that is not a daemon waits for what is due.
+/// The longest wait for a gate that opens soon, in a run of the agent that is not a daemon.
 const SOON: Duration = Duration::from_secs(5);
 
-/// What a node is made from.
+/// The inputs of a new node.
 #[derive(Debug)]
 pub struct Options {
-    /// The bootstrap file.
+    /// The settings of the bootstrap file.
     pub settings: Settings,
-    /// Where nodes agree.
+    /// The data store of the fleet.
     pub store: Arc<dyn Store>,
     /// The clocks.
     pub clock: Arc<dyn Clock>,
-    /// The node's certificate, where the cluster has some.
+    /// The node's certificate, if the cluster uses certificates.
     pub credentials: Option<Arc<Credentials>>,
 }
 
-/// A node that can't be started.
+/// An error that prevents the start of a node.
 #[derive(Debug, Error)]
 pub enum NodeError {
-    /// Its state directory can't be taken.
+    /// The state directory cannot be locked.
     #[error(transparent)]
     Lock(#[from] LockError),
-    /// Its journal can't be used.
+    /// The journal is unusable.
     #[error("the node can't be started")]
     Journal(#[from] JournalError),
-    /// Its identity can't be had.
+    /// The identity cannot be read or created.
     #[error("the node has no identity")]
     Identity(#[from] IdentityError),
-    /// Its root can't be opened.
+    /// The root cannot be created or opened.
     #[error("the root {root} can't be opened", root = .root.display())]
     Root {
         /// The root.
         root: PathBuf,
-        /// Why.
+        /// The cause.
         source: std::io::Error,
     },
 }
@@ -90,7 +90,7 @@ pub struct Node {
     pub(super) store: Arc<dyn Store>,
     pub(super) fleet: Arc<Fleet>,
     pub(super) speech: Speech,
-    /// What the others were told of this node last.
+    /// The state and the shared facts that were last published.
     pub(super) told_others: Option<(Shown, Option<serde_json::Value>)>,
     pub(super) clock: Arc<dyn Clock>,
     pub(super) machine: Arc<Machine>,
@@ -99,56 +99,56 @@ pub struct Node {
     pub(super) state: State,
     pub(super) revision: Option<Arc<Revision>>,
     pub(super) rejected: BTreeSet<BTreeMap<String, String>>,
-    /// The record of acceptance that this node does not follow, and why.
+    /// The record of acceptance that this node does not follow, with the reason.
     pub(super) unfollowed: Option<NotFollowed>,
-    /// The wait for what that record lacks.
+    /// The wait for the thing that this record lacks.
     pub(super) lacking: LackingWait,
-    /// The next look at what an error has held up.
+    /// The next refresh after an error that no event will end.
     retry: Retry,
     computed: ComputedCache,
     pub(super) settled: Option<SettledPass>,
-    /// Whether the journal has a settled pass.
+    /// True if the journal may contain a steady state.
     pub(super) settled_on_disk: bool,
-    /// Whether the last pass made way before it was done: it is taken up again at once.
+    /// True if the last pass was preempted: it is then repeated at once.
     made_way: bool,
-    /// The number of looks in a row after which an error still kept the node from following the fleet.
+    /// Number of consecutive passes in which an error kept the node from following the fleet.
     errors: u32,
-    /// Whether file events are followed: only then the versions of files matter.
+    /// True if file events are followed. Only then the versions of files matter.
     follows_files: bool,
     pub(super) handle: Handle,
     pub(super) queue: Queue,
     pub(super) cancel: Cancel,
-    /// The versions of managed files as the node left them: other ones are somebody else's.
+    /// Versions of the managed files after the last pass. Another version is a change that the node did not make.
     versions: Arc<Mutex<Versions>>,
     pub(super) polled: Polled,
     pub(super) state_dir: StateDir,
-    /// When the node was opened, until another node of its cluster was seen.
+    /// The time at which the node was opened. `None` without a shared store, and after the check for other nodes.
     pub(super) alone_since: Option<Instant>,
 }
 
-/// Managed files and the versions in which the node left them.
+/// Managed files with their versions after the last pass.
 type Versions = BTreeMap<PathBuf, Option<FileVersion>>;
 
-/// How a run of the whole agent ended.
+/// The result of one run of the whole agent.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Ended {
-    /// Everything is as it should be.
+    /// All books are in sync.
     Done,
-    /// A source could not be asked; the last good revision was applied.
+    /// A source could not be reached. The last good revision was applied.
     Unreachable,
-    /// A commit was rejected; the last good revision was applied.
+    /// A commit was rejected. The last good revision was applied.
     Rejected,
     /// Tasks failed.
     Failed,
-    /// Something is held.
+    /// Changes are held.
     Held,
 }
 
 impl Node {
-    /// Takes the state directory and remembers what was before.
+    /// Opens a node: locks its state directory and restores its state from the journal.
     ///
     /// # Errors
-    /// When the state directory, the journal or the root can't be used.
+    /// If the state directory, the journal, the identity or the root is unusable.
     pub fn open(options: Options) -> Result<Self, NodeError> {
         let Options { settings, store, clock, credentials } = options;
         let state_dir = StateDir::take(&settings.state_dir, &settings.node)?;
@@ -243,17 +243,17 @@ impl Node {
         Ok(node)
     }
 
-    /// What others may see of the node.
+    /// Returns the query API of the node.
     pub fn handle(&self) -> Handle {
         self.handle.clone()
     }
 
-    /// The slot through which others poke the node.
+    /// Returns the inbox of the loop.
     pub fn queue(&self) -> Queue {
         self.queue.clone()
     }
 
-    /// Asks running commands to stop.
+    /// Returns the flag that stops running commands.
     pub fn cancel(&self) -> Cancel {
         self.cancel.clone()
     }
@@ -271,7 +271,7 @@ impl Node {
         }
     }
 
-    /// Steps the state, tells what is to be told, and shows it.
+    /// Steps the state machine, records its events, and shows the new state.
     pub(super) fn step(&mut self, input: Input) {
         let (state, told) = conditions::step(std::mem::take(&mut self.state), input);
         self.state = state;
@@ -301,7 +301,7 @@ impl Node {
         }
     }
 
-    /// Keeps all that was heard of other nodes, at the end.
+    /// Saves the last record numbers of all writers when the agent ends.
     fn keep_heard(&mut self) {
         let mut changes = Changes::default();
         self.speech.keep(&mut changes, self.clock.monotonic(), true);
@@ -310,7 +310,7 @@ impl Node {
         }
     }
 
-    /// Runs the books of the accepted revision.
+    /// Runs the books of the accepted revision. `None` without a revision or a state directory.
     pub fn pass(&mut self) -> Option<Outcome> {
         self.fleet.begin_pass();
         let revision = self.revision.clone()?;
@@ -392,13 +392,14 @@ impl Node {
         *self.versions.lock().unwrap_or_else(PoisonError::into_inner) = versions;
     }
 
-    /// Whether any of these paths is managed and is not as the node left it.
+    /// Returns whether any of these paths is managed and was changed since the last pass.
     fn touched(&self, paths: &BTreeSet<PathBuf>) -> bool {
         let versions = self.versions.lock().unwrap_or_else(PoisonError::into_inner);
         paths.iter().any(|path| versions.get(path).is_some_and(|known| *known != self.version(path)))
     }
 
-    /// One look, one pass, one report.
+    /// Refreshes the sources, runs the books, and reports. The pass is repeated for newer commits and for gates that
+    /// open within seconds.
     pub fn once(&mut self) -> Ended {
         if let Some(ended) = self.settled_before() {
             return ended;
@@ -411,11 +412,11 @@ impl Node {
             self.queue.take(Duration::ZERO);
             worst = self.pass().unwrap_or(worst);
         }
-        // What opens in a moment, such as a store that has only just been reached, is waited for.
+        // Waits for gates that open soon, such as those of a store that was only just reached.
         for _ in 0..3 {
             let now = self.clock.monotonic();
             let soon = self.fleet.due().map(|due| due.saturating_duration_since(now)).filter(|wait| *wait < SOON);
-            // An error is not over in a moment.
+            // An error does not end within seconds, so it is not waited for.
             let opens = worst == Outcome::Held && !self.fleet.is_troubled() && !self.queue.stops();
             let Some(wait) = soon.filter(|_| opens) else { break };
             thread::sleep(wait);
@@ -429,7 +430,7 @@ impl Node {
         }
     }
 
-    /// Runs until it is stopped. `alive` is called whenever the loop comes round, with how the node is.
+    /// Runs until the agent is stopped. Each iteration of the loop calls `alive` with the summary of the state.
     pub fn run(&mut self, alive: &dyn Fn(&str)) {
         self.follows_files = true;
         let mirrors = self.settings.state_dir.join("mirrors");
@@ -445,13 +446,13 @@ impl Node {
         .map_err(|error| tracing::warn!(%error, "file events can't be had; drift is found at the interval"))
         .ok();
         self.load_last_good();
-        // A first pass may take long, and is no start that has failed.
+        // The first pass can take long. That must not count as a failed start.
         alive("begins");
         self.advance();
         self.note_errors();
         let mut next = self.clock.monotonic();
         let mut cause = "start";
-        // Whether memory was used since it was last given back.
+        // True if the loop has worked since memory was last returned to the system.
         let mut used = true;
         loop {
             if self.queue.stops() {
@@ -462,7 +463,8 @@ impl Node {
                 used = true;
                 tracing::debug!(target: "towpath_coordination::wake", cause, "looks");
                 cause = "timer";
-                // What could not be fetched is asked for again: the poller only sees that the head has moved.
+                // The poller only reports a changed head. A failed fetch of a known head must therefore be repeated
+                // here.
                 let behind = |troubles: &BTreeMap<String, Trouble>| {
                     troubles.keys().any(|key| key.starts_with("source ") || key.starts_with("node "))
                 };
@@ -481,7 +483,7 @@ impl Node {
             let wake_at = self.retry.due().map_or(next, |due| due.min(next));
             let left = wake_at.saturating_duration_since(self.clock.monotonic()).min(Duration::from_secs(10));
             if used {
-                // What is next is far away, as far as an agent can know.
+                // The loop is about to wait, probably for long, so memory is returned to the system.
                 towpath_host::memory::give_back();
             }
             let wake = self.queue.take(left);
@@ -506,23 +508,23 @@ impl Node {
         drop(poller);
         self.keep_heard();
         if !pass::holds_slots(&self.journal) {
-            // Who is away in a slot is back soon, or its lease runs out.
+            // A node that holds a slot does not leave: it returns soon, or its lease expires.
             self.fleet.leave();
             self.handle.leave_gossip();
         }
     }
 
-    /// Plans the next look where an error holds up what nodes agree on: nothing reports its end.
+    /// Plans the next refresh if an error blocks agreement, as no event reports the end of such an error.
     fn note_errors(&mut self) {
-        // What this node's own settings keep from going on needs a restart.
+        // A conflict with this node's own settings ends only with a restart, so it is not retried.
         let passing = |key: &&str| self.state.troubles.get(*key).is_some_and(|trouble| trouble.reason != "Refused");
         let failing = ["node store", "node accepted"].iter().any(passing);
-        // The data store has lost the record of acceptance, or its announcement has not come.
+        // The data store has lost the record of acceptance, or its announcement did not arrive.
         let behind = self.fleet.is_behind() && self.unfollowed.is_none();
         self.retry.noted(failing || behind, self.clock.monotonic());
     }
 
-    /// Whether the data store answers: before that, looking at the sources again leads nowhere.
+    /// Returns whether the data store answers. Without it, another refresh of the sources is pointless.
     fn store_answers(&self) -> bool {
         let away = self.state.troubles.contains_key("node store");
         !away || towpath_coordination::accept::answers(self.store.as_ref())
@@ -535,7 +537,7 @@ impl Node {
         }
     }
 
-    /// Returns the time until everything is checked again. It is short while an error keeps the node from going on.
+    /// Returns the time to the next pass. It is short while an error keeps the node from following the fleet.
     fn patience(&mut self) -> Duration {
         let interval = self.settings.reconcile.interval;
         let waits = |key: &&str| self.state.troubles.contains_key(*key);

@@ -1,4 +1,4 @@
-//! What a node shows of the others: who they are, how they are, and how rollouts stand among them.
+//! Queries about the fleet: other nodes, their state, and the progress of rollouts.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -24,7 +24,7 @@ use super::{
     runs::Run,
 };
 
-/// What a node says of itself to others.
+/// The state that a node publishes for other nodes.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
 pub(super) struct Shown {
@@ -34,7 +34,7 @@ pub(super) struct Shown {
 }
 
 impl Node {
-    /// Tells the others how this node is, and the facts that they may read, where either has changed.
+    /// Publishes the state of this node and its shared facts, if either has changed.
     pub(super) fn show_others(&mut self) {
         let Some(revision) = self.revision.clone().filter(|_| self.store.shared()) else { return };
         let shown = Shown {
@@ -61,7 +61,7 @@ impl Node {
     }
 }
 
-/// What the data store and the nodes themselves think of a node.
+/// The liveness of a node, by its lease in the data store and by gossip.
 #[derive(Debug, Clone, Copy)]
 struct Opinions {
     lease: Liveness,
@@ -69,19 +69,19 @@ struct Opinions {
 }
 
 impl Opinions {
-    /// In one word: what the nodes say, or else the data store.
+    /// Returns the liveness by gossip, or by the lease if gossip does not know the node.
     fn liveness(self) -> &'static str {
         self.gossip.filter(|gossip| *gossip != Liveness::Unknown).unwrap_or(self.lease).name()
     }
 }
 
-/// The facts that others may read.
+/// Returns the facts that other nodes may read.
 fn shared(facts: &Value, names: &[String]) -> Value {
     Value::Object(names.iter().filter_map(|name| Some((name.clone(), facts.get(name)?.clone()))).collect::<Map<_, _>>())
 }
 
 impl Handle {
-    /// What is known of other nodes, for `nodes()`; nothing is asked where no template reads it.
+    /// Returns the state of other nodes for `nodes()`. The store is not queried if no template calls `nodes()`.
     pub(super) fn others(&self, revision: &Revision) -> BTreeMap<String, Other> {
         let Some(fleet) = self.shared.fleet.as_ref().filter(|fleet| fleet.store().shared() && revision.reads_nodes())
         else {
@@ -100,7 +100,7 @@ impl Handle {
             .collect()
     }
 
-    /// What is thought of a node.
+    /// Returns the liveness of a node, by its lease and by gossip.
     fn opinions(&self, node: &str, alive: Option<&BTreeSet<String>>, joined: &BTreeSet<String>) -> Opinions {
         let mine = node == self.shared.node;
         let lease = match alive {
@@ -113,7 +113,7 @@ impl Handle {
         Opinions { lease, gossip: self.shared.gossip.get().map(heard) }
     }
 
-    /// Listens to what the nodes say among themselves.
+    /// Attaches the gossip.
     pub fn hear(&self, gossip: Gossip) {
         if let Some(fleet) = &self.shared.fleet {
             fleet.hear(gossip.clone());
@@ -122,7 +122,7 @@ impl Handle {
         self.tell_gossip();
     }
 
-    /// Tells the gossip who may be there, and what was accepted here.
+    /// Passes the seed addresses and the accepted revision to the gossip.
     pub(super) fn tell_gossip(&self) {
         let (Some(gossip), Some(revision)) = (self.shared.gossip.get(), self.lock().revision.clone()) else { return };
         let others = revision.set.nodes.iter().filter(|(name, _)| **name != self.shared.node);
@@ -130,20 +130,20 @@ impl Handle {
         gossip.accepted(revision.generation, revision.record.digest());
     }
 
-    /// Says good-bye to the others.
+    /// Announces through gossip that this node leaves.
     pub(super) fn leave_gossip(&self) {
         if let Some(gossip) = self.shared.gossip.get() {
             gossip.leave();
         }
     }
 
-    /// Hands in a message of the gossip, from a node that has shown that it is that node.
+    /// Passes on a gossip message whose sender is authenticated.
     ///
     /// # Errors
-    /// When this node does not take part, or git names no such node.
+    /// If this node has no gossip, or git does not name the sender.
     pub fn gossip(&self, from: &str, message: Vec<u8>) -> Result<(), NoAnswer> {
         let Some(gossip) = self.shared.gossip.get() else { return Err(NoAnswer("this node has no gossip".into())) };
-        // Before the first revision nobody is known: then the certificate has to do.
+        // Before the first revision git names no nodes, so the sender's certificate is enough.
         if self.names_node(from) == Some(false) {
             return Err(NoAnswer(format!("git names no Node {from}")));
         }
@@ -151,10 +151,10 @@ impl Handle {
         Ok(())
     }
 
-    /// The acceptance that this node goes by.
+    /// Returns the record and the manifest of the accepted revision.
     ///
     /// # Errors
-    /// When there is none yet.
+    /// If there is no revision yet.
     pub fn acceptance(&self) -> Result<pb::AcceptanceReply, NoAnswer> {
         let revision = self.revision()?;
         let told = |error: serde_json::Error| NoAnswer(error.to_string());
@@ -164,10 +164,10 @@ impl Handle {
         })
     }
 
-    /// The mirror that has a commit of the accepted revision; nothing else is given to others.
+    /// Returns the mirror that has a commit of the accepted revision. Other commits are not given to peers.
     ///
     /// # Errors
-    /// When it is no such commit.
+    /// If the commit does not belong to the accepted revision.
     pub fn mirror(&self, source: &str, commit: &str) -> Result<Arc<Mirror>, NoAnswer> {
         let view = self.lock();
         let accepted = view.revision.as_ref().and_then(|revision| revision.commits.get(source));
@@ -177,7 +177,7 @@ impl Handle {
         }
     }
 
-    /// The nodes that git names, and this one.
+    /// Returns the nodes that git names, and this one.
     pub fn nodes(&self) -> Vec<pb::NodeSummary> {
         let (state, revision) = {
             let view = self.lock();
@@ -222,10 +222,10 @@ impl Handle {
         nodes
     }
 
-    /// How the books that nodes go through together stand.
+    /// Returns the progress of the coordinated books.
     ///
     /// # Errors
-    /// When there is no revision, or the data store does not answer.
+    /// If there is no revision, or the data store does not answer.
     pub fn rollouts(&self) -> Result<Vec<pb::RolloutSummary>, NoAnswer> {
         let revision: Arc<Revision> = self.revision()?;
         let Some(fleet) = &self.shared.fleet else { return Ok(Vec::new()) };

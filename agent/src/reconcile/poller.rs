@@ -1,4 +1,4 @@
-//! Asks the sources on a thread of its own, so that a run makes way for a newer commit.
+//! Polls the sources in a thread of its own, so that a newer commit preempts a run.
 
 use std::{
     collections::BTreeMap,
@@ -13,7 +13,7 @@ use towpath_host::{Clock, process::Cancel};
 use super::Queue;
 use crate::config::Source;
 
-/// The sources as the last look found them, and their heads.
+/// The sources and their heads, as the last refresh found them.
 #[derive(Debug, Clone, Default)]
 pub(super) struct Polled(Arc<Mutex<Known>>);
 
@@ -28,14 +28,15 @@ impl Polled {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Sets the sources to ask, and the heads that a look has found: only other heads wake the node.
+    /// Sets the sources to poll and the heads that a refresh found. Only other heads wake the node.
     pub(super) fn set(&self, sources: &[Source], heads: &BTreeMap<String, String>) {
         let mut known = self.lock();
         known.sources = sources.to_vec();
         known.heads.extend(heads.iter().map(|(name, head)| (name.clone(), head.clone())));
     }
 
-    /// Remembers a head, and pokes the loop where it has moved or can't be had; gives the failures in a row.
+    /// Records a polled head. Wakes the loop if the head has changed, or at the first failure. Returns the number of
+    /// consecutive failures.
     fn head(&self, queue: &Queue, name: &str, head: Result<String, towpath_git::SourceError>, failures: u32) -> u32 {
         match head {
             Ok(head) => {
@@ -55,12 +56,12 @@ impl Polled {
     }
 }
 
-/// A thread that asks; it stops when this is dropped.
+/// A thread that polls the sources. It stops when this handle is dropped.
 #[derive(Debug)]
 pub(super) struct Poller(Cancel);
 
 impl Poller {
-    /// Begins to ask.
+    /// Starts the thread.
     pub(super) fn start(polled: Polled, queue: Queue, clock: Arc<dyn Clock>, mirrors: PathBuf, node: String) -> Self {
         let stop = Cancel::default();
         let flag = stop.clone();
@@ -95,12 +96,12 @@ impl Drop for Poller {
     }
 }
 
-/// The pause after failures in a row: twice as long each time, up to ten intervals.
+/// Returns the pause after consecutive failures: it doubles each time, up to ten intervals.
 fn backed_off(interval: Duration, failures: u32) -> Duration {
     interval.saturating_mul(1 << failures.min(4)).min(interval.saturating_mul(10))
 }
 
-/// An interval, longer or shorter by up to so many percent: another part for each node and each time.
+/// Returns an interval that is longer or shorter by up to `percent`. The difference depends on the node and the time.
 pub(super) fn jittered(interval: Duration, percent: u64, node: &str, now: i64) -> Duration {
     use sha2::Digest as _;
     let digest = sha2::Sha256::digest(format!("{node} {now}"));
@@ -129,7 +130,7 @@ mod tests {
         looked("b");
         assert!(!moved("b"));
         assert!(moved("c") && !moved("c"));
-        // A look that began before the head moved.
+        // This refresh began before the head changed.
         looked("b");
         assert!(moved("c"));
     }

@@ -1,5 +1,5 @@
-//! The single slot that everything pokes: timers, webhooks, file events and new commits only say that there is
-//! something to do. What comes while the loop works is kept together.
+//! The coalescing inbox of the loop. Timers, webhooks, file events and new commits only record that there is work. Work
+//! that arrives while the loop is busy is merged.
 
 use std::{
     collections::BTreeSet,
@@ -11,39 +11,39 @@ use std::{
     time::Duration,
 };
 
-/// Why the loop wakes.
+/// The pending work of the loop.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Wake {
-    /// The sources are to be asked.
+    /// True if the sources are to be refreshed.
     pub poll: bool,
-    /// A source has moved.
+    /// True if a source has changed.
     pub moved: bool,
-    /// Another node has accepted a revision.
+    /// True if another node has accepted a revision.
     pub accepted: bool,
-    /// Everything is to be checked.
+    /// True if all books are to be checked.
     pub check: bool,
-    /// These paths were touched.
+    /// Paths with file events.
     pub touched: BTreeSet<PathBuf>,
-    /// The agent stops.
+    /// True if the agent stops.
     pub stop: bool,
 }
 
 impl Wake {
-    /// Whether nothing is to be done.
+    /// Returns whether there is no pending work.
     pub fn is_empty(&self) -> bool {
         !self.poll && !self.moved && !self.accepted && !self.check && !self.stop && self.touched.is_empty()
     }
 }
 
-/// The slot.
+/// The inbox, shared by the loop and its notifiers.
 #[derive(Debug, Clone, Default)]
 pub struct Queue {
     slot: Arc<(Mutex<Wake>, Condvar)>,
-    /// How often the loop has come round, or a run has come to the end of a task.
+    /// Number of loop iterations and of preemption checks, which prove that the agent is not stuck.
     progress: Arc<AtomicU64>,
 }
 
-/// How many touched paths are kept apart; beyond that everything is checked.
+/// Number of touched paths above which everything is checked instead.
 const TOUCHED: usize = 1000;
 
 impl Queue {
@@ -51,7 +51,7 @@ impl Queue {
         self.slot.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Adds to what is to be done.
+    /// Adds pending work and wakes the loop.
     pub fn poke(&self, add: impl FnOnce(&mut Wake)) {
         let mut wake = self.lock();
         add(&mut wake);
@@ -62,7 +62,7 @@ impl Queue {
         self.slot.1.notify_all();
     }
 
-    /// Takes what is to be done, or nothing when the time is over.
+    /// Waits for pending work and takes it. Empty if `patience` passes without any.
     pub fn take(&self, patience: Duration) -> Wake {
         self.progress.fetch_add(1, Ordering::Relaxed);
         let (mut wake, _) = self
@@ -73,19 +73,19 @@ impl Queue {
         std::mem::take(&mut *wake)
     }
 
-    /// Whether a run should make way: for a newer commit, or because the agent stops.
+    /// Returns whether a run should be preempted: by a newer commit, or because the agent stops.
     pub fn wants_way(&self) -> bool {
         self.progress.fetch_add(1, Ordering::Relaxed);
         let wake = self.lock();
         wake.moved || wake.accepted || wake.stop
     }
 
-    /// A number that grows as long as the loop, or a run, goes on.
+    /// Returns a counter that grows as long as the loop, or a run, makes progress.
     pub fn progress(&self) -> u64 {
         self.progress.load(Ordering::Relaxed)
     }
 
-    /// Whether the agent stops.
+    /// Returns whether the agent stops.
     pub fn stops(&self) -> bool {
         self.lock().stop
     }

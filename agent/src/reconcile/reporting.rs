@@ -1,4 +1,4 @@
-//! What a node makes known of a pass: its state, its runs, its events, its log.
+//! Reports of a pass: the state, the runs, the events and the log.
 
 use std::collections::BTreeMap;
 
@@ -13,11 +13,11 @@ use super::{
 };
 use crate::report::Told;
 
-/// How many runs are remembered.
+/// Maximum number of remembered runs.
 const RUNS: usize = 200;
 
 impl Node {
-    /// Makes a pass known.
+    /// Reports a pass.
     pub(super) fn report(&mut self, revision: &Revision, outcome: &PassOutcome, fresh: bool) {
         let failed: Vec<String> = outcome
             .books
@@ -56,7 +56,8 @@ impl Node {
             .collect();
         let failed_text =
             (!failed.is_empty()).then(|| format!("{}; correct it in git, or on the node", failed.join("; ")));
-        // Shown before the conditions: a reader of conditions that say the pass has ended also reads its books.
+        // Books are shown before the conditions. A reader whose conditions show the end of a pass then also sees its
+        // books.
         let books: Vec<pb::TaskBookStatus> = outcome.books.iter().map(pass::BookOutcome::status).collect();
         self.handle.set_books(books.clone());
         self.step(Input::Passed(Passed {
@@ -104,7 +105,7 @@ impl Node {
         }
     }
 
-    /// Logs and tells what came of tasks.
+    /// Logs the outcomes of tasks and records their events.
     fn announce(&self, outcome: &PassOutcome) {
         for book in &outcome.books {
             for task in &book.tasks {
@@ -142,7 +143,7 @@ impl Node {
     }
 }
 
-/// A task by its full name, and what there is to say of it.
+/// Returns the full name of a task with its message.
 fn said(book: &pass::BookOutcome, task: &pass::TaskOutcome) -> String {
     let message = task.message.as_deref().unwrap_or_default();
     format!("{}/{}/{}: {message}", book.namespace, book.name, task.name)

@@ -1,4 +1,4 @@
-//! What the node goes by: an accepted revision, loaded.
+//! An accepted revision, loaded for this node.
 
 use std::{
     collections::BTreeMap,
@@ -15,47 +15,47 @@ use towpath_render::{
 /// An accepted revision, loaded, as one node sees it.
 #[derive(Debug)]
 pub struct Revision {
-    /// Its number; 0 for a working tree.
+    /// The generation. 0 for a working tree.
     pub generation: u64,
-    /// Its commits, by source.
+    /// The commits, by source.
     pub commits: BTreeMap<String, String>,
-    /// Its objects.
+    /// The objects.
     pub set: Arc<ObjectSet>,
-    /// As the node sees them.
+    /// The node's view of the objects.
     pub view: NodeView,
-    /// What was agreed of its coordinated books.
+    /// The manifest, with the metadata of coordinated books.
     pub manifest: RevisionManifest,
     /// The record by which it was accepted.
     pub record: Accepted,
-    /// Whether anything reads what other nodes are like; found out when it is asked for.
+    /// True if an object or template calls `nodes()`. Computed at first use.
     reads_nodes: OnceLock<bool>,
 }
 
 impl Revision {
-    /// What was accepted, as a node sees it; the default record for a working tree.
+    /// Creates a revision as one node sees it. A working tree has the default record.
     pub fn new(record: Accepted, manifest: RevisionManifest, set: Arc<ObjectSet>, node: &str) -> Self {
         let view = NodeView::new(&set, node);
         let (generation, commits) = (record.generation, record.commits.clone());
         Self { generation, commits, set, view, manifest, record, reads_nodes: OnceLock::new() }
     }
 
-    /// Whether anything reads what other nodes are like.
+    /// Returns whether an object or template calls `nodes()`.
     pub fn reads_nodes(&self) -> bool {
         *self.reads_nodes.get_or_init(|| reads_nodes(&self.set))
     }
 
-    /// What the Configs in git say about drift, where the bootstrap file does not.
+    /// Returns the drift policy of a Config in git, or else `otherwise`, the policy of the bootstrap file.
     pub fn drift(&self, otherwise: Drift) -> Drift {
         let said = self.set.configs.values().filter_map(|config| config.reconcile.as_ref()?.drift.as_deref());
         said.map(Drift::read).next().unwrap_or(otherwise)
     }
 
-    /// The pauses of the whole fleet.
+    /// Returns the suspensions of the whole fleet.
     pub fn suspended(&self) -> Vec<pb::Suspend> {
         self.set.configs.values().filter_map(|config| config.suspend.clone()).collect()
     }
 
-    /// The maintenance windows of the node.
+    /// Returns the maintenance windows of the node.
     pub fn windows(&self) -> Windows {
         let written = self.set.configs.values().flat_map(|config| &config.maintenance_windows);
         let mine = written.filter(|window| {
@@ -73,7 +73,7 @@ impl Revision {
         Windows(mine.filter_map(read).collect())
     }
 
-    /// Which facts of other nodes may be read.
+    /// Returns the names of the facts that nodes share.
     pub fn shared_facts(&self) -> Vec<String> {
         let said: Vec<String> =
             self.set.configs.values().flat_map(|config| config.shared_facts.iter().cloned()).collect();
@@ -81,7 +81,7 @@ impl Revision {
     }
 }
 
-/// Whether some object or template names the function `nodes`.
+/// Returns whether an object or template calls `nodes()`.
 fn reads_nodes(set: &ObjectSet) -> bool {
     let named = |text: &str| text.contains("nodes(");
     set.objects.values().any(|object| named(&object.spec.to_string()))

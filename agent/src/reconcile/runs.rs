@@ -1,4 +1,4 @@
-//! What a revision says of a book's run, in the words of coordination: members, waves, budgets, cuts.
+//! Runs of coordinated books: members, waves, budgets and cuts, as a revision defines them.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -18,19 +18,19 @@ use towpath_render::{
     words::Count,
 };
 
-/// A book's run: its segments, and for each the budget that holds in it.
+/// The run of a book: its segments, and the budget of each segment.
 #[derive(Debug, Clone)]
 pub(super) struct Run {
     /// The run, with the budget of the book.
     pub(super) spec: RolloutSpec,
     /// Its segments.
     pub(super) segments: Vec<Segment>,
-    /// The budgets of tasks that have their own, by segment.
+    /// The budgets of tasks with their own `serialize`, by segment.
     own: BTreeMap<usize, RolloutSpec>,
 }
 
 impl Run {
-    /// The run of a coordinated book; None where nothing is known of it.
+    /// Returns the run of a coordinated book. `None` if the manifest does not contain the book.
     pub(super) fn of(set: &ObjectSet, generation: u64, manifest: &RevisionManifest, book: &Book) -> Option<Self> {
         let id = book.id();
         let entry = manifest.books.get(&id)?;
@@ -78,7 +78,8 @@ impl Run {
                 let serialize = task.serialize.as_ref()?;
                 let (group, mut parts) = budget(set, book, &id, serialize);
                 if group == id {
-                    // A part of the book's own budget, so that its failures are failures of the book.
+                    // The partition belongs to the book's own budget, so that its failures count as failures of the
+                    // book.
                     let of = |node: &String| parts.get(node).cloned().unwrap_or_else(|| "-".to_owned());
                     parts = spec.known.iter().map(|node| (node.clone(), format!("={index}{}", of(node)))).collect();
                 }
@@ -88,13 +89,13 @@ impl Run {
         Some(Self { spec, segments, own })
     }
 
-    /// The run with the budget that holds in a segment.
+    /// Returns the run with the budget of a segment.
     pub(super) fn spec_of(&self, segment: usize) -> &RolloutSpec {
         self.own.get(&segment).unwrap_or(&self.spec)
     }
 }
 
-/// The nodes that take part in each coordinated book.
+/// Returns the rights in each coordinated book: its budgets, its targets, and the nodes eligible for each elected task.
 pub(super) fn rights(set: &ObjectSet, generation: u64, manifest: &RevisionManifest) -> BTreeMap<String, BookRights> {
     let of = |book: &Book| {
         let run = Run::of(set, generation, manifest, book)?;
@@ -113,7 +114,7 @@ pub(super) fn rights(set: &ObjectSet, generation: u64, manifest: &RevisionManife
     set.books.values().filter_map(|book| of(book)).collect()
 }
 
-/// Whether a target may be elected for a task.
+/// Returns whether a target may be elected for a task.
 pub(super) fn may_be_elected(set: &ObjectSet, task: &Task, node: &str) -> bool {
     let Some(elect) = &task.elect else { return false };
     elect.nodes.is_empty() && elect.node_groups.is_empty()
@@ -121,13 +122,13 @@ pub(super) fn may_be_elected(set: &ObjectSet, task: &Task, node: &str) -> bool {
         || set.groups_of(node).iter().any(|group| elect.node_groups.contains(group))
 }
 
-/// The digests of all books that ask for agreement.
+/// Returns the digests of all books that need coordination.
 pub(super) fn digests(set: &ObjectSet) -> BTreeMap<String, String> {
     let coordinated = set.books.values().filter(|book| book.targets.is_some() && needs_run(set, book));
     coordinated.map(|book| (book.id(), book_digest(set, book))).collect()
 }
 
-/// Whether a book's run is followed: because it asks for agreement itself, or because another waits for its end.
+/// Returns whether a book needs a run: it is coordinated, or another book waits for its end on all nodes.
 fn needs_run(set: &ObjectSet, book: &Book) -> bool {
     let waited_for = |other: &Book| {
         other.namespace == book.namespace
@@ -136,7 +137,7 @@ fn needs_run(set: &ObjectSet, book: &Book) -> bool {
     book.coordinated() || set.books.values().any(|other| waited_for(other))
 }
 
-/// Nodes in the order in which waves take them: the same on all nodes, another for each book.
+/// Sorts nodes into the order in which waves take them. The order is the same on all nodes, and differs between books.
 fn in_order(book: &str, mut nodes: Vec<String>) -> Vec<String> {
     nodes.sort_by_cached_key(|node| sha2::Sha256::digest(format!("{book}\0{node}")).to_vec());
     nodes
@@ -155,7 +156,7 @@ fn max_failures(book: &Book, of: u64) -> u64 {
     }
 }
 
-/// Whose budget it is, and which part of it each node draws on.
+/// Returns the name of a budget, and the partition of each node in it.
 fn budget(set: &ObjectSet, book: &Book, own: &str, serialize: &pb::Serialize) -> (String, BTreeMap<String, String>) {
     let group = match &serialize.slot {
         Some(slot) => format!("{}/slot={slot}", book.namespace),
@@ -179,7 +180,7 @@ fn budget(set: &ObjectSet, book: &Book, own: &str, serialize: &pb::Serialize) ->
     (group, serialize.per.as_ref().map(value).unwrap_or_default())
 }
 
-/// The members of each wave, cumulative.
+/// Returns the members of each wave, cumulative.
 fn waves(set: &ObjectSet, book: &Book, members: &[String]) -> Vec<BTreeSet<String>> {
     let mut taken: BTreeSet<String> = BTreeSet::new();
     let mut waves = Vec::new();
@@ -204,12 +205,12 @@ fn waves(set: &ObjectSet, book: &Book, members: &[String]) -> Vec<BTreeSet<Strin
                 }
             }
         }
-        // A wave that adds nobody is none.
+        // A wave that adds no node is dropped.
         if waves.last() != Some(&taken) {
             waves.push(taken.clone());
         }
     }
-    // Whoever is in none of the waves that are written comes last.
+    // Members that no written wave contains form the last wave.
     if waves.last().is_none_or(|last| last.len() < members.len()) {
         waves.push(members.iter().cloned().collect());
     }

@@ -1,7 +1,7 @@
-//! A pass in which everything was as it should be, kept: as long as nothing it went by has moved, there is nothing to
-//! load, to render or to do.
+//! The steady state: the record of a pass that found all books in sync. Until one of its inputs changes, nothing needs
+//! to be loaded, rendered or applied.
 //!
-//! It is forgotten on disk before anything is changed, so that what a crash leaves behind is never taken for settled.
+//! The record is deleted from disk before any change, so that a crash never leaves an outdated one.
 
 use std::collections::BTreeMap;
 
@@ -16,34 +16,34 @@ use super::{
     revision::Revision,
 };
 
-/// Where the record stands in the journal.
+/// The journal key of the record.
 const KEY: &str = "settled";
 
-/// A pass in which everything was as it should be, and what it went by.
+/// A pass that found all books in sync, with its inputs.
 #[derive(Debug)]
 pub(super) struct SettledPass {
     generation: u64,
     commits: BTreeMap<String, String>,
-    /// The facts that were read, as they were.
+    /// Values of the facts that were read.
     facts: BTreeMap<String, Value>,
     checks: Vec<Settled>,
 }
 
-/// The same, as the journal keeps it.
+/// The steady state as the journal keeps it.
 #[derive(Debug, PartialEq, Serialize, Deserialize)]
 struct Record {
-    /// A keyed digest of the agent's version and settings: with others it may see something else.
+    /// Keyed digest of the agent's version and settings. Another agent may see another state.
     by: String,
     generation: u64,
     commits: BTreeMap<String, String>,
     facts: BTreeMap<String, Value>,
-    /// The mirrors, as they were when they were last found whole.
+    /// Fingerprints of the mirrors at the end of the pass.
     mirrors: BTreeMap<String, String>,
     expectations: Vec<Expectation>,
 }
 
 impl Node {
-    /// Whether all that the last pass found in order still is, by the same facts: then there is nothing to render.
+    /// Returns whether the inputs and the checks of the steady state are unchanged. Then nothing needs to be rendered.
     pub(super) fn nothing_moved(&self, revision: &Revision) -> bool {
         let same =
             |settled: &&SettledPass| settled.generation == revision.generation && settled.commits == revision.commits;
@@ -63,8 +63,8 @@ impl Node {
         known.iter().all(|(name, known)| facts.get(name) == Some(known))
     }
 
-    /// Whether the agent that ran last left a settled pass behind by which everything still is as it should be: no
-    /// source has moved, no setting, no fact and no file. Nothing is loaded to find that out.
+    /// Returns the result of a run if the steady state of the last agent still holds: source, settings, facts and files
+    /// are unchanged. Nothing is loaded for this check. `None` if a full run is needed.
     pub(super) fn settled_before(&mut self) -> Option<Ended> {
         let coordinated = self.settings.coordinated();
         let quiet = self.state.is_applied() && self.state.troubles.is_empty() && self.state.stalls.is_empty();
@@ -91,7 +91,7 @@ impl Node {
         keyed_digest(&self.machine.digest_key, text.as_bytes())
     }
 
-    /// Forgets the settled pass, before anything is changed.
+    /// Deletes the steady state. This happens before any change.
     pub(super) fn unsettle(&mut self) {
         self.settled = None;
         if self.settled_on_disk {
@@ -102,7 +102,7 @@ impl Node {
         }
     }
 
-    /// Remembers a pass that found everything in order.
+    /// Records the steady state, if the pass found all books in sync.
     pub(super) fn remember_settled(&mut self, revision: &Revision, outcome: &mut PassOutcome) {
         let Some(checks) = outcome.settled.take() else { return };
         let names = std::mem::take(&mut outcome.facts_read);
@@ -114,7 +114,7 @@ impl Node {
         self.settled = Some(SettledPass { generation: revision.generation, commits, facts, checks });
     }
 
-    /// Writes it down, where all of it can be: for the next agent that starts.
+    /// Writes the steady state to the journal, if all its checks can be stored, for the next agent that starts.
     fn keep_settled(
         &mut self,
         revision: &Revision,

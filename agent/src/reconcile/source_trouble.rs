@@ -1,4 +1,4 @@
-//! What a source's trouble is called, and what to do about it.
+//! Troubles of sources: their reasons, and messages with a remedy.
 
 use towpath_git::{Fetched, Movement, Reference, SourceError};
 use towpath_render::problem::Problem;
@@ -6,7 +6,7 @@ use towpath_render::problem::Problem;
 use super::{conditions::Trouble, sources::Guard};
 use crate::{config::Source, report::chain};
 
-/// Why a source can't be used now.
+/// Returns the trouble for a source that cannot be used.
 pub(super) fn of_error(error: &SourceError, name: &str) -> Trouble {
     let shown = chain(error);
     let (reason, message) = match error {
@@ -44,7 +44,7 @@ pub(super) fn of_error(error: &SourceError, name: &str) -> Trouble {
     Trouble::new(reason, message)
 }
 
-/// Whether a head may not be followed.
+/// Returns the reason why a head may not be followed. `None` if it may.
 pub(super) fn refused(source: &Source, fetched: &Fetched, guard: Option<&Guard>) -> Option<Trouble> {
     if source.git.allow_rewind {
         return None;
@@ -76,7 +76,7 @@ pub(super) fn refused(source: &Source, fetched: &Fetched, guard: Option<&Guard>)
     }
 }
 
-/// Why a tag may not be followed. `None` when it may.
+/// Returns the reason why a tag may not be followed. `None` if it may.
 fn refused_tag(fetched: &Fetched, guard: &Guard) -> Option<String> {
     let accepted = &guard.commit;
     if fetched.commit == *accepted {
@@ -90,7 +90,7 @@ fn refused_tag(fetched: &Fetched, guard: &Guard) -> Option<String> {
         (Some(old), Some(new)) if new < old => Some(format!("is {new}, and {old} was accepted")),
         (Some(old), Some(new)) if new == old => Some(format!("moved from {accepted} to {}", fetched.commit)),
         (Some(_), Some(_)) => None,
-        // A tag that is no version moves as a branch does.
+        // A tag that is not a version moves as a branch does.
         _ if matches!(fetched.movement, Movement::Rewound | Movement::Unknown) => {
             Some(format!("moved to {}, which does not descend from the accepted commit {accepted}", fetched.commit))
         }
@@ -98,7 +98,7 @@ fn refused_tag(fetched: &Fetched, guard: &Guard) -> Option<String> {
     }
 }
 
-/// A commit whose tree no node takes.
+/// Returns the trouble for a commit whose tree is not allowed.
 pub(super) fn refused_tree(name: &str, commit: &str, message: &str) -> Trouble {
     Trouble::new(
         "InvalidObjects",
@@ -106,7 +106,7 @@ pub(super) fn refused_tree(name: &str, commit: &str, message: &str) -> Trouble {
     )
 }
 
-/// What is said of a head with mistakes.
+/// Returns the trouble for a head with invalid objects.
 pub(super) fn invalid(source: &Source, errors: &[Problem]) -> Trouble {
     let first = errors
         .first()
@@ -122,7 +122,7 @@ pub(super) fn invalid(source: &Source, errors: &[Problem]) -> Trouble {
     )
 }
 
-/// A full or read-only disk behind another error.
+/// Returns the reason for a full or read-only disk that caused another error. `None` for other causes.
 fn disk_in(error: &SourceError) -> Option<&'static str> {
     let mut at: Option<&dyn std::error::Error> = Some(error);
     while let Some(inner) = at {

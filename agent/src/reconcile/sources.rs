@@ -1,4 +1,4 @@
-//! Polls, fetches, verifies and loads: from the heads of all sources to a candidate that is found good.
+//! Polling, fetching, verifying and loading of all sources: from their heads to a valid candidate.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -27,28 +27,28 @@ use crate::{
     report::chain,
 };
 
-/// How many sources a revision may have.
+/// Number of sources beyond which no further ones are followed.
 const MOST_SOURCES: usize = 64;
 
-/// How deep sources may name further sources, and includes further includes.
+/// Maximum nesting depth of sources that name further sources, and of includes.
 pub(super) const DEPTH: usize = 5;
 
-/// The highest commit that was accepted of a source.
+/// The last accepted commit of a source, against rewinds.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) struct Guard {
-    /// URL and ref: another one starts anew.
+    /// URL and ref. A checkpoint with another origin is ignored.
     pub(super) origin: String,
     pub(super) commit: String,
     #[serde(default)]
     pub(super) tag: Option<String>,
 }
 
-/// Where a source stands and where it may go.
+/// The accepted and the head snapshot of a source.
 #[derive(Debug, Default)]
 struct Standing {
-    /// What is accepted of it, from the mirror.
+    /// The accepted snapshot, from the mirror.
     old: Option<Snapshot>,
-    /// Its head, where that may be followed.
+    /// The head, if it may be followed.
     new: Option<Snapshot>,
     /// The tag of the head.
     tag: Option<String>,
@@ -64,10 +64,10 @@ impl Standing {
     }
 }
 
-/// Trees to objects: all of which fit, or those that do.
+/// Function that loads trees: `load`, or `load_holding`, which leaves out objects that do not fit.
 type Load = fn(&[SourceTree], &BTreeMap<Pinned, Arc<dyn Tree>>) -> Loaded;
 
-/// The commit that each source stands at in a candidate.
+/// The snapshot of each source in a candidate.
 type Chosen = BTreeMap<String, Snapshot>;
 
 /// The sources of a node.
@@ -77,25 +77,25 @@ pub(super) struct Sources {
     pub(super) first: Vec<Source>,
 }
 
-/// What came of looking at all sources.
+/// The result of a refresh of all sources.
 #[derive(Debug, Default)]
 pub(super) struct Looked {
-    /// The commits that were found good, by source.
+    /// The commits of the valid candidate, by source.
     pub(super) commits: BTreeMap<String, String>,
-    /// The objects at those commits; None when there is nothing good.
+    /// The objects at those commits. `None` without a valid candidate.
     pub(super) set: Option<Arc<ObjectSet>>,
-    /// What the state should know.
+    /// The inputs for the state machine.
     pub(super) inputs: Vec<Input>,
     /// The errors and warnings of a rejected candidate.
     pub(super) problems: Vec<Problem>,
     /// The sources as configured at this revision.
     pub(super) sources: Vec<Source>,
-    /// The heads that their servers have shown.
+    /// The heads that the git servers show.
     pub(super) heads: BTreeMap<String, String>,
     tags: BTreeMap<String, Option<String>>,
-    /// The candidates that were refused.
+    /// The candidates that were rejected.
     pub(super) refused: BTreeSet<BTreeMap<String, String>>,
-    /// Whether a commit was rejected, or a source could not be asked.
+    /// True if a commit was rejected.
     pub(super) rejected: bool,
     pub(super) unreachable: bool,
 }
@@ -109,19 +109,19 @@ impl Sources {
         Mirror::new(source.git.clone(), &self.folder)
     }
 
-    /// The sources that a revision names beside those of the bootstrap file.
+    /// Returns the sources that a revision names in addition to those of the bootstrap file.
     pub(super) fn further(&self, set: &ObjectSet) -> Vec<Source> {
         further_sources(set, &self.first)
     }
 
-    /// The mirrors of all sources of a revision.
+    /// Returns the mirrors of all sources of a revision.
     pub(super) fn mirrors(&self, set: &ObjectSet) -> BTreeMap<String, Arc<Mirror>> {
         let further = self.further(set);
         let all = self.first.iter().chain(&further);
         all.map(|source| (source.git.name.clone(), Arc::new(self.mirror(source)))).collect()
     }
 
-    /// Whether every source still is at what was accepted of it.
+    /// Returns whether the head of every source still is its accepted commit.
     pub(super) fn unmoved(&self, journal: &Journal, accepted: &BTreeMap<String, String>) -> bool {
         accepted.len() == self.first.len()
             && self.first.iter().all(|source| {
@@ -132,17 +132,17 @@ impl Sources {
             })
     }
 
-    /// The mirrors as they are on disk, by source.
+    /// Returns the fingerprints of the mirrors on disk, by source.
     pub(super) fn fingerprints(&self) -> BTreeMap<String, String> {
         self.first.iter().map(|source| (source.git.name.clone(), self.mirror(source).fingerprint())).collect()
     }
 
-    /// Whether a revision names no further sources.
+    /// Returns whether a revision names no further sources.
     pub(super) fn alone(&self, set: &ObjectSet) -> bool {
         further_sources(set, &self.first).is_empty()
     }
 
-    /// Loads accepted commits from the mirrors alone.
+    /// Loads accepted commits from the mirrors, without contacting the sources.
     pub(super) fn load_accepted(&self, commits: &BTreeMap<String, String>) -> Result<Looked, SourceError> {
         let mut looked = Looked::default();
         let mut sources = self.first.clone();
@@ -170,9 +170,9 @@ impl Sources {
         Ok(looked)
     }
 
-    /// Looks at the newest heads. All of them together are the candidate; where they do not fit, each source in order
-    /// goes to its head if that fits, and stays at its accepted commit if it does not. A source that has neither keeps
-    /// the node at its last generation: nothing is accepted without it.
+    /// Refreshes all sources. Their heads together are the first candidate. If that does not load, each source in turn
+    /// advances to its head, or stays at its accepted commit. A source that has neither a head nor an accepted commit
+    /// blocks the candidate: the node stays at its last generation.
     pub(super) fn look(
         &self,
         journal: &Journal,
@@ -211,8 +211,8 @@ impl Sources {
         looked
     }
 
-    /// Each source in order goes to its head where that fits: with itself and with those before it. What no longer fits of
-    /// those behind it is held, and keeps nobody from going on.
+    /// Advances sources one at a time. A source advances if its head loads together with the sources before it. Objects
+    /// of later sources that no longer fit are held, and do not block the advance.
     fn step_by_step(
         &self,
         standings: BTreeMap<String, Standing>,
@@ -258,7 +258,7 @@ impl Sources {
         }
     }
 
-    /// Loads what the first source, at its chosen commit, declares.
+    /// Loads the sources that the chosen commits declare, starting with those of the bootstrap file.
     fn load_declared(&self, chosen: &Chosen) -> (Vec<Source>, Loaded) {
         let mut sources = self.first.clone();
         loop {
@@ -274,7 +274,7 @@ impl Sources {
         }
     }
 
-    /// Where a source stands, and where it may go.
+    /// Returns the accepted and the head snapshot of a source.
     fn standing(
         &self,
         journal: &Journal,
@@ -297,7 +297,8 @@ impl Sources {
         standing
     }
 
-    /// The head of a source where it may be followed; None where the source stays at what is accepted.
+    /// Returns the head of a source. `None` if the head may not be followed: then the source stays at its accepted
+    /// commit.
     fn head(
         &self,
         journal: &Journal,
@@ -324,7 +325,8 @@ impl Sources {
             tag.clone_from(&guard?.tag);
             return self.stay(&mirror, source, accepted, looked);
         }
-        // What is accepted stays so, whatever the rules are now: they judge the next head, and the next tag.
+        // An accepted head and tag stay accepted under changed rules. The rules apply to the next head and the next
+        // tag.
         let accepted = guard.as_ref().is_some_and(|guard| guard.commit == fetched.commit && guard.tag == fetched.tag);
         let verified = if accepted { Ok(None) } else { mirror.verify_head(floor.as_deref(), &fetched, now) };
         match verified {
@@ -361,7 +363,7 @@ impl Sources {
         }
     }
 
-    /// The tree of a commit whose signature was checked, with all its files. A damaged mirror is made again.
+    /// Reads the tree of a verified commit with all its files. A damaged mirror is rebuilt.
     fn verified_tree(&self, mirror: &Mirror, commit: &str, looked: &mut Looked) -> Result<Snapshot, SourceError> {
         let read = || mirror.snapshot(commit).and_then(Snapshot::whole);
         match read() {
@@ -376,7 +378,7 @@ impl Sources {
         }
     }
 
-    /// Reports that a mirror is damaged and is made again.
+    /// Reports that a mirror is damaged and is rebuilt.
     fn say_damaged(name: &str, looked: &mut Looked) {
         tracing::warn!(source = name, "the mirror is damaged, and is made anew");
         let message = format!(
@@ -385,7 +387,7 @@ impl Sources {
         looked.inputs.push(Input::Source(name.to_owned(), Some(Trouble::new("MirrorCorrupt", message))));
     }
 
-    /// Fetches; a damaged mirror is made anew.
+    /// Fetches a source. A damaged mirror is rebuilt.
     fn fetch(
         &self,
         mirror: &Mirror,
@@ -418,7 +420,8 @@ impl Sources {
         looked.inputs.push(Input::Source(name.to_owned(), Some(source_trouble::of_error(error, name))));
     }
 
-    /// What is accepted of a source, from the mirror.
+    /// Returns the accepted snapshot of a source, from the mirror. `None` if there is none, or if the mirror cannot
+    /// read it.
     fn stay(
         &self,
         mirror: &Mirror,
@@ -436,8 +439,9 @@ impl Sources {
         }
     }
 
-    /// Remembers what was accepted, also against the loss of the mirror. The tag of a commit is the one that it was
-    /// fetched by; of a commit that stays, the one that it had; of one that other nodes accepted, its highest.
+    /// Records the checkpoints of accepted commits, which outlive the loss of a mirror. A commit of this refresh gets
+    /// the tag that it was fetched by. An unchanged commit keeps its tag. A commit that other nodes accepted gets its
+    /// highest tag.
     pub(super) fn remember(
         &self,
         looked: &Looked,
@@ -464,7 +468,7 @@ impl Sources {
         }
     }
 
-    /// Loads sources; pinned includes are fetched as they are found.
+    /// Loads sources, and fetches pinned includes as they are found.
     fn load(&self, sources: &[Source], snapshots: &BTreeMap<String, Snapshot>, load: Load) -> Loaded {
         let trees: Vec<SourceTree> = sources
             .iter()
@@ -511,7 +515,7 @@ impl Sources {
         load(&trees, &pinned)
     }
 
-    /// A repository that an include names: without the fleet's credentials.
+    /// Fetches a repository that an include names, without the fleet's credentials.
     fn fetch_pinned(&self, pinned: &Pinned) -> Result<Arc<dyn Tree>, SourceError> {
         use sha2::Digest as _;
         let name = format!("include-{}", &hex::encode(sha2::Sha256::digest(pinned.url.as_bytes()))[..16]);
@@ -520,7 +524,7 @@ impl Sources {
             url: pinned.url.clone(),
             reference: Reference::Commit(pinned.commit.to_ascii_lowercase()),
             path: String::new(),
-            // An empty key: whatever the machine's user could open does not count.
+            // An empty key: keys of the agent's user on this server must not give access.
             auth: Auth { ssh_key_file: Some(PathBuf::from("/dev/null")), ..Auth::default() },
             verify: VerifyOptions::default(),
             allow_rewind: true,
@@ -532,7 +536,7 @@ impl Sources {
     }
 }
 
-/// One snapshot for each source; None where one has none.
+/// Selects one snapshot for each source. `None` if a source has none.
 fn choose(
     sources: &[Source],
     standings: &BTreeMap<String, Standing>,
@@ -553,7 +557,7 @@ impl Looked {
         self.commits = commits(chosen);
         self.set = Some(Arc::new(loaded.set));
         for (name, snapshot) in chosen {
-            // A source that stays keeps the tag that it was accepted at.
+            // A source that stays at its accepted commit keeps its accepted tag.
             let head = standings
                 .get(name)
                 .filter(|standing| standing.new.as_ref().is_some_and(|new| new.commit == snapshot.commit));
@@ -568,7 +572,7 @@ pub(super) fn origin(source: &Source) -> String {
     format!("{} {:?}", source.git.url, source.git.reference)
 }
 
-/// Sources that the Configs of git name beside those that are known.
+/// Returns the sources that Configs in git name and that are not known yet.
 fn further_sources(set: &ObjectSet, known: &[Source]) -> Vec<Source> {
     let written = set.configs.values().flat_map(|config| &config.sources);
     let mut further: Vec<Source> = Vec::new();
@@ -581,7 +585,7 @@ fn further_sources(set: &ObjectSet, known: &[Source]) -> Vec<Source> {
     further
 }
 
-/// Sources in Configs of git that can't be used.
+/// Returns the problems of unusable sources in Configs in git.
 pub fn bad_sources(set: &ObjectSet) -> Vec<Problem> {
     let mut problems = Vec::new();
     for (name, config) in &set.configs {

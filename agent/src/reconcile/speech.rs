@@ -1,4 +1,4 @@
-//! How a node speaks to others and is believed: its identity, and what it hears of theirs.
+//! The signing identity of a node, and the record numbers and revocations that it has seen.
 
 use std::{
     collections::BTreeMap,
@@ -20,20 +20,20 @@ use towpath_host::{
 use super::{handle::Handle, node::NodeError, revision::Revision, runs};
 use crate::{config::Settings, report::Told};
 
-/// How many records may be signed before the journal must know of it.
+/// Number of records that may be signed before the journal must reserve more.
 const RESERVED: u64 = 1 << 24;
 
-/// How many writers are kept at once whenever the journal is written, and how often all of them are.
+/// Number of changed writers up to which each journal commit saves them. More of them are saved at an interval.
 const FEW: usize = 32;
 const KEPT: Duration = Duration::from_secs(10);
 
-/// Where the journal keeps what was heard of each writer, and the rights of the last revisions.
+/// Journal keys of the last numbers of each writer, and of the rights of the last revisions.
 const HEARD: &str = "heard/";
 const RIGHTS: &str = "rights";
-/// The serial numbers of the certificates of each key, in the journal.
+/// Journal key of the serial numbers of the certificates of each key.
 const SHOWN: &str = "shown/";
 
-/// A node's identity among others.
+/// The identity of a node in its fleet.
 #[derive(Debug)]
 pub(super) struct Speech {
     bearer: Bearer,
@@ -42,18 +42,18 @@ pub(super) struct Speech {
     kept: Mutex<Kept>,
 }
 
-/// What the journal has.
+/// The values that the journal already has.
 #[derive(Debug)]
 struct Kept {
     /// The number below which records may be signed.
     reserved: u64,
     rights: BTreeMap<String, BookRights>,
-    /// When all writers were kept.
+    /// The time at which all writers were last saved.
     at: Instant,
 }
 
 impl Speech {
-    /// The identity of the certificate, or the one in the state directory, which is made there where it is missing.
+    /// Opens the identity: the node's certificate, or the key in the state directory. A missing key is created.
     pub(super) fn new(
         settings: &Settings,
         credentials: Option<Arc<Credentials>>,
@@ -74,7 +74,7 @@ impl Speech {
         Ok(Self { bearer, signer: Arc::new(signer), first, kept })
     }
 
-    /// The store, with a signer before it where other processes write there too.
+    /// Wraps a shared store in a signer. A local store is returned unchanged, as no other process writes to it.
     pub(super) fn through(&self, store: Arc<dyn Store>) -> Arc<dyn Store> {
         if store.shared() { Arc::new(SignedStore::new(store, Arc::clone(&self.signer))) } else { store }
     }
@@ -87,12 +87,12 @@ impl Speech {
         Arc::clone(&self.signer)
     }
 
-    /// Who opens what is sealed to this node.
+    /// Returns the identity that opens results sealed to this node.
     pub(super) fn bearer(&self) -> Bearer {
         self.bearer.clone()
     }
 
-    /// The number of this life: larger than that of every earlier one, whatever the clock says.
+    /// Returns the incarnation of this process. It is larger than all earlier ones, even if the clock goes back.
     pub(super) fn life(&self) -> u64 {
         self.first
     }
@@ -101,13 +101,13 @@ impl Speech {
         self.bearer.is_certified()
     }
 
-    /// Goes by the keys that a revision gives to nodes, and by the targets of its books.
+    /// Sets the trusted keys of nodes and the rights in books, as a revision defines them.
     pub(super) fn follow(&self, revision: &Revision, settings: &Settings) {
         let revoked = revision.set.configs.values().flat_map(|config| &config.revoked);
         if self.signer.revoked().set(settings.revoked.iter().chain(revoked).cloned()) {
             tracing::warn!("the list of revoked certificates and keys has changed");
         }
-        // Keys that can't be read are nobody's: `validate` says so.
+        // An unreadable key becomes one that matches no writer. `validate` reports it.
         let nobody = PublicKeys { sign: [0; 32], read: [0; 32] };
         let keys = |texts: &[String]| (!texts.is_empty()).then(|| PublicKeys::read(texts).unwrap_or(nobody));
         let named = revision.set.nodes.iter().map(|(name, node)| (name.clone(), keys(&node.public_keys)));
@@ -117,7 +117,8 @@ impl Speech {
         });
     }
 
-    /// Adds what the journal has to keep. Where many nodes write, not each time: `all` at the end of the process.
+    /// Adds the changed record numbers, the reservation and the rights to a commit. Many changed writers are saved only
+    /// at an interval, or if `all` is set at the end of the process.
     pub(super) fn keep(&self, changes: &mut Changes, now: Instant, all: bool) {
         let mut kept = self.kept.lock().unwrap_or_else(PoisonError::into_inner);
         if all || self.signer.changed() <= FEW || now.duration_since(kept.at) >= KEPT {
@@ -141,19 +142,20 @@ impl Speech {
         }
     }
 
-    /// Why this node's own certificate or key does not count; `None` if it does.
+    /// Returns the reason why this node's own certificate or key is revoked. `None` if it is not.
     pub(super) fn is_revoked(&self) -> Option<String> {
         let serial = self.bearer.serial();
         self.signer.refuses(None, &self.keys().sign, serial.as_deref())
     }
 
-    /// What did not count since this was asked last.
+    /// Returns the records that were rejected since the last call, with the reasons.
     pub(super) fn refused(&self) -> BTreeMap<String, String> {
         self.signer.refused()
     }
 }
 
-/// The first number of this life: above all that were used in earlier ones, whatever the clock says.
+/// Reserves and returns the first record number of this process. It is above all earlier ones, even if the clock goes
+/// back.
 fn number(journal: &Journal, clock: &dyn Clock) -> Result<u64, NodeError> {
     let used: u64 = journal.get("sequence")?.unwrap_or(0);
     let first = used.max(u64::try_from(clock.wall()).unwrap_or(0)).saturating_add(1);
@@ -164,7 +166,7 @@ fn number(journal: &Journal, clock: &dyn Clock) -> Result<u64, NodeError> {
 }
 
 impl Handle {
-    /// Makes events of what the nodes say among themselves.
+    /// Records events for changes of membership that gossip reports.
     pub fn heard(&self, heard: &Gossiped, now: i64) {
         let (kind, reason, node, message) = match heard {
             Gossiped::Joined(node) => ("node.joined", "Joined", node, format!("{node} is there")),

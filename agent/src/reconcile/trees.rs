@@ -1,4 +1,4 @@
-//! Fills render's port for trees: from a snapshot of git, and from a folder.
+//! Implementations of render's `Tree`: a git snapshot and a folder.
 
 use std::{collections::BTreeMap, fs, io, os::unix::fs::PermissionsExt as _, path::Path, path::PathBuf};
 
@@ -45,7 +45,7 @@ impl Tree for SnapshotTree {
     }
 }
 
-/// A folder as a tree: a working copy that is not committed yet.
+/// A folder as a tree, such as a working copy with uncommitted changes.
 #[derive(Debug)]
 pub struct FolderTree {
     root: PathBuf,
@@ -53,10 +53,10 @@ pub struct FolderTree {
 }
 
 impl FolderTree {
-    /// Lists a folder.
+    /// Lists a folder and its subfolders, except `.git`.
     ///
     /// # Errors
-    /// When it can't be read.
+    /// If the folder or one of its subfolders cannot be read.
     pub fn open(root: &Path) -> io::Result<Self> {
         let mut entries = BTreeMap::new();
         collect(root, "", &mut entries)?;

@@ -1,11 +1,11 @@
-//! How long a node waits for what an acceptance lacks, and when it looks again after an error: pure, with the time as a
-//! parameter.
+//! Waits for things that an acceptance lacks, and the schedule of retries after an error. All of it is pure: the time
+//! is a parameter.
 
 use std::time::{Duration, Instant};
 
 use super::follow::Lacking;
 
-/// How much of the time between two looks counts at most: how the git server was in between, no look has shown.
+/// Maximum time between two refreshes that counts as waited. In between, the git server may have been unreachable.
 const STEP: Duration = Duration::from_secs(60);
 
 /// The shortest and the longest pause after an error (P136).
@@ -13,31 +13,31 @@ const SOONEST: Duration = Duration::from_secs(2);
 const LATEST: Duration = Duration::from_secs(15);
 
 impl Lacking {
-    /// How long a node waits for it while whoever should give it answers.
+    /// Returns the limit of the wait. Only the time counts in which the supplier answers.
     pub(super) fn patience(self) -> Duration {
         match self {
-            // P139. A fleet is upgraded before its records are.
+            // P139. A fleet's agents are upgraded before its records use a newer schema.
             Self::Commit | Self::Agent => Duration::from_secs(600),
-            // Its writer has put it there before the record.
+            // The writer has stored it before the record.
             Self::Manifest | Self::Record => Duration::from_secs(60),
         }
     }
 }
 
-/// The wait for what one record of acceptance lacks.
+/// The wait for the thing that one record of acceptance lacks.
 #[derive(Debug, Clone, Default)]
 pub(super) struct LackingWait {
-    /// The record.
+    /// The id of the record.
     id: String,
-    /// For how long whoever should give it has answered without giving it.
+    /// Time in which the supplier answered without supplying it.
     waited: Duration,
-    /// When it answered last. `None` after a look without an answer.
+    /// The time of the last answer. `None` after a refresh without an answer.
     answered: Option<Instant>,
 }
 
 impl LackingWait {
-    /// Notes a look at a record that found something missing. Returns whether the wait is over: then the record is
-    /// rejected, for as long as the looks find the same.
+    /// Notes that a refresh found something missing. Returns whether the wait is over. Then the record is rejected, as
+    /// long as refreshes find the same thing missing.
     pub(super) fn look(&mut self, id: &str, what: Lacking, answered: bool, now: Instant) -> bool {
         if self.id != id {
             *self = Self { id: id.to_owned(), ..Self::default() };
@@ -49,13 +49,13 @@ impl LackingWait {
         self.waited >= what.patience()
     }
 
-    /// Forgets the wait: the record is followed, or gone.
+    /// Ends the wait: the record is followed, or gone.
     pub(super) fn end(&mut self) {
         *self = Self::default();
     }
 }
 
-/// The next look after an error that nobody will report the end of.
+/// The next refresh after an error that no event will end.
 #[derive(Debug, Clone, Default)]
 pub(super) struct Retry {
     due: Option<Instant>,
@@ -63,7 +63,7 @@ pub(super) struct Retry {
 }
 
 impl Retry {
-    /// Notes whether the error lasts: the pauses grow from 2 to 15 s.
+    /// Notes whether the error lasts. The pauses grow from 2 to 15 s.
     pub(super) fn noted(&mut self, failing: bool, now: Instant) {
         if !failing {
             *self = Self::default();
@@ -73,7 +73,7 @@ impl Retry {
         }
     }
 
-    /// When to look again. `None` without an error.
+    /// Returns the time of the next refresh. `None` without an error.
     pub(super) fn due(&self) -> Option<Instant> {
         self.due
     }
@@ -89,7 +89,7 @@ mod tests {
         Duration::from_secs(seconds)
     }
 
-    /// Looks every 15 s from a time on; gives when the wait is over, at most after two hours.
+    /// Refreshes every 15 s. Returns the seconds until the wait is over. `None` if it lasts longer than two hours.
     fn over(wait: &mut LackingWait, id: &str, begin: Instant, answered: impl Fn(u64) -> bool) -> Option<u64> {
         (0..480).map(|look| look * 15).find(|at| wait.look(id, Lacking::Commit, answered(*at), begin + seconds(*at)))
     }
@@ -99,10 +99,10 @@ mod tests {
         let begin = SystemClock.monotonic();
         assert_eq!(over(&mut LackingWait::default(), "a", begin, |_| true), Some(600));
         assert_eq!(over(&mut LackingWait::default(), "a", begin, |_| false), None, "no answer rejects nothing");
-        // Away for half an hour in the middle.
+        // The git server is unreachable for half an hour in the middle.
         let away = |at: u64| !(300..2100).contains(&at);
         assert_eq!(over(&mut LackingWait::default(), "a", begin, away), Some(2100 + 600 - 285));
-        // Every other look without an answer: never for sure.
+        // Every other refresh has no answer, so no time counts.
         assert_eq!(over(&mut LackingWait::default(), "a", begin, |at| at % 30 == 0), None);
     }
 
@@ -124,7 +124,7 @@ mod tests {
         let mut wait = LackingWait::default();
         assert!(!wait.look("a", Lacking::Commit, true, begin));
         assert!(!wait.look("a", Lacking::Commit, true, begin + seconds(86_400)), "the node slept meanwhile");
-        // The clock of a test may even stand.
+        // The clock of a test may not advance.
         assert!(!wait.look("a", Lacking::Commit, true, begin));
     }
 

@@ -1,4 +1,4 @@
-//! Probes and actions: what is asked, and what runs once per definition.
+//! Probes, and actions, which run once per definition.
 
 use std::{collections::BTreeMap, sync::Arc, thread, time::Instant};
 
@@ -18,17 +18,17 @@ use super::{
     outcome::{Outcome, TaskOutcome},
 };
 
-/// How much of an output is remembered.
+/// Maximum length of a text in a remembered result, in bytes.
 const REMEMBERED: usize = 64 << 10;
 
 impl BookRun<'_, '_> {
-    /// Asks a probe, where it is asked in this pass.
+    /// Runs a probe, if probes run in this pass.
     pub(super) fn probe(&mut self, task: &Task, item: Option<Item>, ready: &Ready, name: String, begun: Instant) {
         if !self.asks_probes(task) {
             let outcome = TaskOutcome::new(name, module(task), Outcome::Unchanged);
             return self.finish(task, item, outcome, None);
         }
-        // What it asks about may wait in the batch.
+        // The subject of the probe may wait in the batch.
         self.flush();
         if self.stopped() {
             return;
@@ -57,9 +57,9 @@ impl BookRun<'_, '_> {
         self.finish(task, item, outcome, result);
     }
 
-    /// Runs an action, where its definition is new or its conditions say so.
+    /// Runs an action if its definition is new, or if its conditions require it.
     pub(super) fn action(&mut self, task: &Task, item: Option<Item>, ready: &Ready, name: String, begun: Instant) {
-        // What it needs may wait in the batch.
+        // Files that the action depends on may wait in the batch.
         self.flush();
         if self.stopped() {
             return;
@@ -154,7 +154,7 @@ impl BookRun<'_, '_> {
         self.finish(task, item, outcome, result);
     }
 
-    /// Runs a task whatever was before: a handler, or what comes before and after a segment.
+    /// Runs a task unconditionally: a handler, or a task before or after a segment.
     pub(super) fn always(&mut self, task: &Task) -> TaskOutcome {
         let begun = self.pass.machine.clock.monotonic();
         let name = instance::name(task, None);
@@ -182,7 +182,7 @@ impl BookRun<'_, '_> {
         outcome
     }
 
-    /// Runs a handler that the book no longer has, in the form that was notified.
+    /// Runs a handler that the book no longer contains, as it was when it was notified.
     pub(super) fn old_handler(&mut self, id: &str, record: &HandlerRecord) -> TaskOutcome {
         match self.intend(Phase::Handler, None) {
             Ok(()) => old_handler(self.pass, id, record),
@@ -190,7 +190,7 @@ impl BookRun<'_, '_> {
         }
     }
 
-    /// Runs something until it is as the task wants it, at most as often as the task says; gives the result.
+    /// Runs a task until it succeeds, at most as often as the task allows. Returns the last outcome and result.
     pub(super) fn attempts(
         &mut self,
         task: &Task,
@@ -231,7 +231,7 @@ impl BookRun<'_, '_> {
         last.unwrap_or_else(|| (outcome(Outcome::Failed).say("it was cut off before its first attempt"), None))
     }
 
-    /// What a report means to the task: its outcome, its result, and whether `until` holds.
+    /// Evaluates a report: the outcome, the result, and whether `until` holds.
     fn judge(
         &self,
         task: &Task,
@@ -283,12 +283,12 @@ impl BookRun<'_, '_> {
         (outcome, result, settled)
     }
 
-    /// Writes down what is about to be done.
+    /// Writes the intent to the journal.
     pub(super) fn intend(&mut self, phase: Phase, action: Option<(&str, &ActionRecord)>) -> Result<(), ModuleError> {
         self.intend_with(phase, action, Changes::default())
     }
 
-    /// The same, with what must be known if the end of it is not seen.
+    /// Writes the intent to the journal, with the records that must survive a crash during the action.
     pub(super) fn intend_with(
         &mut self,
         phase: Phase,
@@ -312,7 +312,7 @@ impl BookRun<'_, '_> {
     }
 }
 
-/// Runs the handlers that a book left behind when it went.
+/// Runs the pending handlers of a book that is gone.
 pub(super) fn left_handlers(pass: &Pass<'_>, book: &str, changes: &mut Changes) -> Vec<TaskOutcome> {
     let prefix = format!("handler/{book}/");
     let pending: Vec<(String, HandlerRecord)> = pass.machine.records(&prefix);
@@ -332,7 +332,7 @@ fn old_handler(pass: &Pass<'_>, id: &str, record: &HandlerRecord) -> TaskOutcome
     let failed = |message: String| TaskOutcome::new(name.clone(), &record.module, Outcome::Failed).say(message);
     let (mut params, mut source) = (record.params.clone(), None);
     if record.module == "script" {
-        // Its revision is gone: its bytes were kept when it was notified.
+        // The revision is gone. The bytes of the script were saved when the handler was notified.
         let journal = pass.machine.journal.as_ref();
         let kept = record.script.as_ref().and_then(|kept| journal?.original(kept));
         let Some(bytes) = kept else {
@@ -370,7 +370,7 @@ fn old_handler(pass: &Pass<'_>, id: &str, record: &HandlerRecord) -> TaskOutcome
     }
 }
 
-/// Carries out a use of a module, whatever its sort.
+/// Runs a module of any kind.
 pub(super) fn execute(
     options: &Options,
     context: &towpath_modules::Context<'_>,
@@ -393,7 +393,7 @@ pub(super) fn execute(
     }
 }
 
-/// Tells members of a loop apart whose names are alike.
+/// Returns a suffix that distinguishes loop items with the same name.
 fn item_mark(item: Option<&Item>) -> String {
     use sha2::Digest as _;
     let Some(item) = item else { return String::new() };
@@ -405,7 +405,7 @@ fn cut_off(times: u32) -> String {
     format!("it was cut off {times} before its end was seen, and was run again")
 }
 
-/// A result as the journal keeps it: without what is too long.
+/// Returns a result as the journal keeps it: the end of long texts, without `changed` and `outcome`.
 fn remembered(result: Option<&Value>) -> Value {
     let Some(Value::Object(map)) = result else { return Value::Null };
     let kept = map.iter().filter(|(key, _)| !matches!(key.as_str(), "changed" | "outcome")).map(|(key, value)| {
@@ -422,7 +422,7 @@ fn remembered(result: Option<&Value>) -> Value {
     Value::Object(kept.collect())
 }
 
-/// Waits, unless it is to stop.
+/// Waits. Returns false if it must stop meanwhile.
 fn pause(time: std::time::Duration, stop: impl Fn() -> bool) -> bool {
     let step = std::time::Duration::from_millis(50);
     let mut left = time;

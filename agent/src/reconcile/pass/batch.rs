@@ -1,4 +1,4 @@
-//! Adjacent file tasks, carried out together: intents and notifications reach the journal before the files do.
+//! Batches of adjacent file tasks. Intents and notifications reach the journal before the files are written.
 
 use std::{collections::BTreeSet, sync::Arc};
 
@@ -15,19 +15,19 @@ use super::Machine;
 
 /// The change of one task that waits for its batch.
 pub(super) struct Waiting {
-    /// The task's place in the book's outcomes.
+    /// The position of the task in the outcomes of the book.
     pub(super) position: usize,
-    /// What is to be done.
+    /// The steps of the change.
     pub(super) steps: Vec<Step>,
-    /// Its identity in the journal: `module/identity`.
+    /// The journal key of the item: `module/identity`.
     pub(super) key: String,
-    /// What is remembered once it is applied.
+    /// The record of the applied item.
     pub(super) applied: AppliedItem,
-    /// What is notified: the records of the handlers.
+    /// The records of the notified handlers.
     pub(super) handlers: Changes,
 }
 
-/// Carries out a batch; gives for each task what came of it.
+/// Carries out a batch. Returns the result of each task.
 pub(super) fn carry_out(
     machine: &Machine,
     journal: &Journal,
@@ -36,7 +36,7 @@ pub(super) fn carry_out(
     permit: &Permit,
     cancel: &towpath_host::process::Cancel,
 ) -> Vec<(usize, Result<(), ModuleError>)> {
-    // The permit is what allows the write side to be lent.
+    // The write side may be used only with a permit.
     let _: &Permit = permit;
     let hand = machine.hand();
     let mut first = Changes::default();
@@ -81,7 +81,8 @@ pub(super) fn carry_out(
     refused
 }
 
-/// Keeps what was at the paths before Towpath came, once. What can't be kept is not overwritten.
+/// Saves the original content of each path before its first change. A path whose content cannot be saved is not
+/// changed.
 fn remember_originals(
     machine: &Machine,
     journal: &Journal,
@@ -102,7 +103,7 @@ fn remember_originals(
     Ok(())
 }
 
-/// Remembers which files are checked only once they are in their places: a crash in between leaves them unchecked.
+/// Records the files whose validation needs the file in its final location. A crash in between leaves them unchecked.
 fn mark_unchecked(
     machine: &Machine,
     journal: &Journal,
@@ -123,7 +124,7 @@ fn mark_unchecked(
     Ok(())
 }
 
-/// Checks the files that a crash left unchecked; those that are not good are put back.
+/// Validates the files that a crash left unchecked. Invalid files are restored.
 pub(super) fn check_unchecked(machine: &Machine, journal: &Journal) -> Result<(), JournalError> {
     let cancel = towpath_host::process::Cancel::default();
     for (path, record) in journal.scan::<Unchecked>("unchecked/")? {
@@ -154,8 +155,8 @@ pub(super) fn check_unchecked(machine: &Machine, journal: &Journal) -> Result<()
     Ok(())
 }
 
-/// The path without links that a step changes, and how it is looked at. Of a link that is written through, it is the
-/// path where the link ends.
+/// Returns the path that a step changes, with links resolved, and the reader for it. A link that is written through
+/// resolves to its target.
 fn real_path(machine: &Machine, step: &Step) -> Result<(String, Look), ModuleError> {
     let path = step.path();
     let io = |error: std::io::Error| ModuleError::io(path, &error);
@@ -168,7 +169,7 @@ fn real_path(machine: &Machine, step: &Step) -> Result<(String, Look), ModuleErr
     Ok((machine.look.resolved(path, through).map_err(io)?, machine.look.clone()))
 }
 
-/// The paths of which the journal keeps what was there before.
+/// The paths with a saved original in the journal.
 #[derive(Debug)]
 pub(super) struct Originals(pub(super) Arc<Journal>);
 
@@ -181,7 +182,7 @@ impl towpath_modules::Origins for Originals {
 fn original(look: &Look, journal: &Journal, path: &str) -> Result<Original, ModuleError> {
     let io = |error: std::io::Error| ModuleError::io(path, &error);
     let meta = match look.meta(path) {
-        // A step before it removes the link.
+        // An earlier step removes the link.
         Err(error) if RefusedLink::is_plain(&error) => None,
         found => found.map_err(io)?,
     };
@@ -201,7 +202,7 @@ fn original(look: &Look, journal: &Journal, path: &str) -> Result<Original, Modu
     })
 }
 
-/// A journal that does not take an intent stops the effect.
+/// Returns the error for a failed journal commit. Nothing is changed without an intent in the journal.
 pub(super) fn journal_failed(error: &JournalError) -> ModuleError {
     let disk = match error {
         JournalError::DiskFull { .. } => Some(towpath_modules::Disk::Full),

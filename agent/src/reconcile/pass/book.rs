@@ -1,4 +1,4 @@
-//! One book on one node: its tasks in order, batches of files, handlers, what comes before and after.
+//! One book on one node: its tasks in order, batches of files, handlers, and tasks before and after.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -30,20 +30,20 @@ use super::{
     prune,
 };
 
-/// Who manages what, over all books of a pass.
+/// The tasks that manage each item, over all books of a pass.
 pub(super) type Owners = Mutex<BTreeMap<Managed, String>>;
 
-/// What came of a book, for the pass.
+/// The report of a book to the pass.
 pub(super) struct Ran {
     pub(super) outcome: BookOutcome,
     pub(super) watched: BTreeSet<PathBuf>,
     pub(super) facts_read: BTreeSet<String>,
     pub(super) disk: Option<(Disk, String)>,
-    /// What the book manages; None where not all of it is known.
+    /// The managed items. `None` if not all of them are known.
     pub(super) managed: Option<BTreeSet<Managed>>,
-    /// Whether somebody else changed something meanwhile: another look is due.
+    /// True if managed items were modified concurrently. The pass must then be repeated.
     pub(super) moved: bool,
-    /// The checks that found everything in order; None where more than checks is needed to know.
+    /// The checks of the steady state. `None` if checks alone cannot confirm it.
     pub(super) settled: Option<Vec<Settled>>,
 }
 
@@ -96,7 +96,7 @@ pub(super) fn run(
     run.all();
     let whole = run.complete && !run.stopped && !run.interrupted;
     if run.renderer.reads().nodes() {
-        // What other nodes are like is not among the facts that are compared.
+        // The steady state does not compare values of other nodes.
         run.settled = None;
     }
     let BookRun { tasks, interrupted, watched, disk, renderer, managed, moved, settled, gate, .. } = run;
@@ -115,7 +115,7 @@ pub(super) fn run(
     }
 }
 
-/// A book while it runs.
+/// The state of a running book.
 pub(super) struct BookRun<'a, 'p> {
     pub(super) pass: &'a Pass<'p>,
     pub(super) book: &'a Arc<Book>,
@@ -124,38 +124,38 @@ pub(super) struct BookRun<'a, 'p> {
     pub(super) owners: &'a Owners,
     pub(super) tasks: Vec<TaskOutcome>,
     pub(super) waiting: Vec<Waiting>,
-    /// Effects that wait for others that they go with.
+    /// Direct changes that wait for a common transaction.
     pub(super) together: Vec<Effect>,
-    /// What was registered by tasks whose batch is not carried out yet.
+    /// Registered results that wait for a batch.
     pub(super) late: Vec<(String, usize, Option<Item>)>,
     pub(super) watched: BTreeSet<PathBuf>,
     pub(super) managed: BTreeSet<Managed>,
-    /// Whether everything that the book manages is known: only then may something be removed.
+    /// True if all managed items are known. Items are pruned only then.
     pub(super) complete: bool,
     pub(super) stopped: bool,
     pub(super) interrupted: bool,
-    /// Whether what is changed was asked for by a commit that this node has not applied yet.
+    /// True if changes come from a commit that this node has not applied yet.
     pub(super) fresh: bool,
-    /// The segment that nodes go through together.
+    /// The active segment of a coordinated book.
     pub(super) in_segment: Option<InSegment>,
-    /// What the book waits for.
+    /// The gate that the book waits for.
     pub(super) gate: Option<Gate>,
-    /// Whether it began within a maintenance window, or where there are none.
+    /// True if the book began in a maintenance window, or without windows.
     pub(super) in_window: bool,
-    /// The result of an elected task.
+    /// The result of the elected task.
     pub(super) captured: Option<Value>,
-    /// Whether the node stays out behind this segment: what could not be removed keeps it out as a task that failed
-    /// does, and the removal comes behind the book.
+    /// True if the node stays out of service after this segment, because a removal has failed. The removal is retried
+    /// after the book.
     pub(super) stays_out: bool,
-    /// Whether this segment has begun to change the node.
+    /// True if this segment has begun to change the node.
     pub(super) begun: bool,
     pub(super) adopted: Changes,
-    /// Tasks that failed, are held, or require such: what requires them is not run.
+    /// Tasks that failed or are held, and tasks that require them. Tasks that require one of these do not run.
     pub(super) unmet: BTreeSet<String>,
-    /// Whether somebody else changed something meanwhile.
+    /// True if managed items were modified concurrently.
     pub(super) moved: bool,
     pub(super) settled: Option<Vec<Settled>>,
-    /// The results of the loop at hand, by their place among the outcomes.
+    /// Results of the current loop, by position in `tasks`.
     pub(super) loop_results: Vec<(usize, Option<Value>)>,
     pub(super) disk: Option<(Disk, String)>,
     pub(super) probes: bool,
@@ -232,13 +232,13 @@ impl<'a, 'p> BookRun<'a, 'p> {
         }
     }
 
-    /// Whether the run makes way at this task.
+    /// Returns whether the run is preempted at this task.
     pub(super) fn makes_way(&mut self) -> bool {
         self.interrupted |= (self.pass.make_way)();
         self.interrupted
     }
 
-    /// What comes behind the last task of a segment: its batch, its handlers, what frames it.
+    /// Ends a segment: carries out its batch, its handlers and its `after` tasks.
     pub(super) fn end_of_segment(&mut self) {
         self.flush();
         if self.pass.plan {
@@ -252,12 +252,13 @@ impl<'a, 'p> BookRun<'a, 'p> {
         }
     }
 
-    /// Whether anything of the book would change: probes are only asked then.
+    /// Returns whether the book would change anything. Probes run only then.
     fn would_change(&self) -> bool {
         self.would_change_any(&[])
     }
 
-    /// Whether one of some tasks would change something (of all, where none are named), or a handler is pending.
+    /// Returns whether one of the named tasks would change something, or a handler is pending. Without names, all tasks
+    /// count.
     pub(super) fn would_change_any(&self, names: &[&str]) -> bool {
         let mut plan = Pass {
             plan: true,
@@ -276,7 +277,7 @@ impl<'a, 'p> BookRun<'a, 'p> {
         !pending.is_empty() || ran.outcome.tasks.iter().filter(|task| named(task)).any(|task| task.action != "none")
     }
 
-    /// What is remembered of a book that has run: what it manages, and what was found in place.
+    /// Saves the inventory of a book that has run, and the items that were found in sync.
     fn settle(&mut self) {
         let id = self.book.id();
         let mut changes = std::mem::take(&mut self.adopted);
@@ -323,7 +324,7 @@ impl<'a, 'p> BookRun<'a, 'p> {
             if self.stopped {
                 return;
             }
-            // Between segments that nodes go through together, handlers have run at the cut.
+            // In a coordinated book, handlers run at the end of each segment.
             if !self.pass.plan && (task.flush_handlers || self.in_segment.is_none()) {
                 self.handlers();
             }
@@ -342,7 +343,7 @@ impl<'a, 'p> BookRun<'a, 'p> {
         };
         let Some(items) = items else { return self.instance(task, None) };
         if task.register.is_some() {
-            // Their outcomes are looked up by their places, which must not move.
+            // Results of a loop refer to positions in `tasks`, which a dropped change would shift.
             self.flush();
             if self.stopped() {
                 return;
@@ -366,17 +367,17 @@ impl<'a, 'p> BookRun<'a, 'p> {
         }
     }
 
-    /// A required task that failed, is held, or was itself not run for that.
+    /// Returns the name of a required task that failed, is held, or did not run for such a reason.
     fn unmet<'t>(&self, task: &'t Task) -> Option<&'t str> {
         task.requires.iter().find(|name| self.unmet.contains(*name)).map(String::as_str)
     }
 
-    /// Whether anything waits to be carried out.
+    /// Returns whether any change waits for a batch.
     fn waits(&self) -> bool {
         !self.waiting.is_empty() || !self.together.is_empty()
     }
 
-    /// Renders, and where a result is wanted that waits in the batch, carries the batch out and renders again.
+    /// Renders. If a result is missing that a batch may supply, carries out the batch and renders again.
     fn ask<T>(
         &mut self,
         render: impl Fn(&Self) -> Result<Rendered<T>, towpath_render::rendering::RenderError>,
@@ -445,17 +446,17 @@ impl<'a, 'p> BookRun<'a, 'p> {
                 ),
             );
         }
-        // What waits for others that it goes with waits no longer when something else comes.
+        // A batch of direct changes ends at a task that cannot join its transaction.
         if self.together.iter().any(|waiting| !waiting.ready.options.goes_with(&ready.options)) {
             self.flush();
             if self.stopped() {
                 return;
             }
         }
-        // What asks, or runs by conditions, must be asked again in every pass.
+        // Registered probes, and tasks that run by conditions, must run in every pass. They rule out a steady state.
         let by_checks = match ready.options.sort() {
             Sort::Probe => task.register.is_none(),
-            // Whether the system asks for a reboot is looked at in every pass.
+            // Pending reboots are checked in every pass.
             Sort::Action => !matches!(ready.options, towpath_modules::Options::Reboot(_)),
             Sort::Always => false,
             Sort::State => !matches!(ready.options, towpath_modules::Options::Command(_)),
@@ -477,7 +478,7 @@ impl<'a, 'p> BookRun<'a, 'p> {
         }
     }
 
-    /// Remembers what a task manages; gives who manages it already.
+    /// Records the items that a task manages. Returns the task that already manages one of them.
     fn claim(&mut self, task: &Task, ready: &Ready, identity: &str) -> Option<String> {
         let module = ready.options.name();
         let one = std::slice::from_ref(&identity);
@@ -502,7 +503,7 @@ impl<'a, 'p> BookRun<'a, 'p> {
         None
     }
 
-    /// Registers the results of a loop: all of them, and whether any changed something.
+    /// Registers the results of a loop: all of them, whether any item changed, and the worst outcome.
     fn register_loop(&mut self, task: &Task) {
         let Some(name) = &task.register else { return };
         let collected = std::mem::take(&mut self.loop_results);
@@ -520,7 +521,7 @@ impl<'a, 'p> BookRun<'a, 'p> {
         }
     }
 
-    /// Ends a task: its outcome, its result, and whether the book goes on.
+    /// Ends a task: registers its result and stops the book after a failure.
     pub(super) fn finish(&mut self, task: &Task, item: Option<Item>, outcome: TaskOutcome, result: Option<Value>) {
         if task.elect.is_some() && item.is_none() {
             self.captured = Some(result.clone().unwrap_or_else(|| outcome.result([])));
@@ -544,7 +545,7 @@ impl<'a, 'p> BookRun<'a, 'p> {
         self.tasks.push(outcome);
     }
 
-    /// Whether the book goes no further in this pass.
+    /// Returns whether the book ends in this pass. Then not all managed items are known.
     pub(super) fn stopped(&mut self) -> bool {
         self.complete &= !self.stopped;
         self.stopped
@@ -555,7 +556,7 @@ impl<'a, 'p> BookRun<'a, 'p> {
     }
 }
 
-/// The module of a task, for status.
+/// Returns the module of a task, for status.
 pub(super) fn module(task: &Task) -> &'static str {
     task.module.as_ref().map_or("sync", |module| module.name)
 }

@@ -1,4 +1,4 @@
-//! Values that tasks compute: asked before the books are rendered, and kept for as long as they say.
+//! Computed values: evaluated before the books are rendered, and cached for their `refresh` time.
 
 use std::{collections::BTreeMap, sync::Arc, time::Instant};
 
@@ -12,13 +12,13 @@ use towpath_render::{
 
 use super::{Pass, instance};
 
-/// The values that were computed, and when.
+/// The cache of computed values, with the time of each.
 #[derive(Debug, Default)]
 pub struct ComputedCache {
     values: BTreeMap<(String, String), (Tainted<Value>, Instant)>,
 }
 
-/// Computes what is missing or too old; gives what went wrong.
+/// Computes missing and outdated values. Returns the failures.
 pub(super) fn evaluate(pass: &mut Pass<'_>, cache: &mut ComputedCache) -> Vec<String> {
     let mut failures = Vec::new();
     for pending in pending_tasks(pass.set, pass.view) {
@@ -40,7 +40,7 @@ pub(super) fn evaluate(pass: &mut Pass<'_>, cache: &mut ComputedCache) -> Vec<St
                 pass.inputs.computed.insert(key, value);
             }
             Err(why) => {
-                // The last good value serves until it can be computed again.
+                // The last good value is used until the next success.
                 if let Some((value, _)) = cache.values.get(&key) {
                     pass.inputs.computed.insert(key, value.clone());
                 }

@@ -1,4 +1,4 @@
-//! A book that nodes go through together: segment by segment, each entered, left and voted for.
+//! Coordinated books: each node enters, completes and votes for one segment after another.
 
 use serde::{Deserialize, Serialize};
 use towpath_coordination::{
@@ -16,39 +16,39 @@ use towpath_render::{
 use super::{Machine, Pass, book::BookRun, elected::share_key, outcome::Outcome, prune};
 use crate::reconcile::runs::Run;
 
-/// What a pass needs to agree with other nodes.
+/// The coordination handle of a pass.
 #[derive(Debug, Clone, Copy)]
 pub struct Coordination<'a> {
-    /// The node's place among them.
+    /// The fleet of the node.
     pub fleet: &'a Fleet,
-    /// Since when each book is as it is, and who had joined by then.
+    /// The manifest: the generation in which each book last changed, and the nodes that had joined by then.
     pub manifest: &'a RevisionManifest,
 }
 
-/// The segment that a book is in.
+/// The active segment of a book.
 #[derive(Debug, Clone)]
 pub(super) struct InSegment {
-    /// The run, with the budget that holds here.
+    /// The run, with the budget of this segment.
     pub(super) spec: RolloutSpec,
-    /// What is asked before the first change.
+    /// The request before the first change.
     want: Request,
-    /// Whether the node may change.
+    /// True if the node may change.
     pub(super) held: bool,
 }
 
 impl InSegment {
-    /// For what is put right outside of a segment of its own.
+    /// Creates the segment of a correction that belongs to no segment of the run.
     pub(super) fn correcting(spec: RolloutSpec) -> Self {
         Self { spec, want: Request::Correct, held: false }
     }
 }
 
-/// Why a change can't begin.
+/// The reason why a change cannot begin.
 #[derive(Debug, Clone)]
 pub(super) enum NotBegun {
-    /// It waits for others.
+    /// A gate is closed.
     Held(Gate),
-    /// Something before it failed.
+    /// An earlier task failed.
     Failed(String),
 }
 
@@ -68,24 +68,24 @@ impl NotBegun {
     }
 }
 
-/// How far this node has come in a run.
+/// The progress of this node in a run.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
 pub(super) struct Progress {
     pub(super) run: String,
-    /// How many segments it has voted for.
+    /// Number of segments that this node has voted for.
     pub(super) done: usize,
-    /// Whether the run is through on all nodes.
+    /// True if all nodes have completed the run.
     pub(super) through: bool,
 }
 
-/// Where the progress of a book stands in the journal.
+/// Prefix of the journal keys of the progress of books.
 pub(super) const PROGRESS: &str = "progress/";
 
-/// Where the journal keeps how far the store had come, and the number of what this node wrote last.
+/// Journal key of the store position: the last seen store revision, and the number of this node's last write.
 const HORIZON: &str = "horizon";
 
-/// How far the store had come when this node wrote to it last, and the number of what it wrote.
+/// Returns the store position from the journal: the store revision and the number of this node's last write.
 pub fn horizon(journal: &Journal) -> (u64, u64) {
     journal.get(HORIZON).ok().flatten().unwrap_or_default()
 }
@@ -94,17 +94,17 @@ pub(super) fn remember_horizon(fleet: &Fleet, changes: &mut Changes) {
     changes.put(HORIZON, &fleet.known());
 }
 
-/// The budget in which a node holds something, or waits to.
+/// The location of a slot that a node holds or waits for: a budget and a partition.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
 pub(super) struct SlotOf {
     pub(super) group: String,
     pub(super) part: String,
-    /// What it holds: a claim or a failure, the run and the segment.
+    /// The record in it: a claim or a failure, the run and the segment.
     pub(super) away: Option<(SlotState, String, u32)>,
 }
 
-/// Where the journal keeps it.
+/// Prefix of the journal keys of slots.
 pub(super) const SLOT: &str = "slot/";
 
 impl SlotOf {
@@ -112,12 +112,12 @@ impl SlotOf {
         Self { group: spec.group.clone(), part: spec.part(node).to_owned(), away: None }
     }
 
-    /// Whether it is of the same budget.
+    /// Returns whether both are in the same budget and partition.
     pub(super) fn is_in(&self, other: &Self) -> bool {
         (&self.group, &self.part) == (&other.group, &other.part)
     }
 
-    /// Enough of a run to leave it by.
+    /// Returns a minimal spec, which is enough to release the slot.
     fn spec(&self, book: &str, node: &str) -> RolloutSpec {
         RolloutSpec {
             book: book.to_owned(),
@@ -147,12 +147,12 @@ fn remember_slot(machine: &Machine, fleet: &Fleet, book: &str, slot: Option<&Slo
     }
 }
 
-/// Whether this node holds a slot: then it is away, and does not leave.
+/// Returns whether this node holds a slot or waits for one. Such a node does not leave the fleet when it stops.
 pub fn holds_slots(journal: &Journal) -> bool {
     journal.scan::<SlotOf>(SLOT).is_ok_and(|slots| !slots.is_empty())
 }
 
-/// Gives back what this node holds for books that are not its own any more, once the new revision is applied.
+/// Releases the slots of books that no longer run on this node, after the new revision is applied.
 pub(super) fn leave_gone_books(pass: &Pass<'_>) {
     let Some(with) = pass.coordination.filter(|_| !pass.plan) else { return };
     let slots: Vec<(String, SlotOf)> = pass.machine.records(SLOT);
@@ -204,7 +204,7 @@ impl BookRun<'_, '_> {
         }
         self.leave_what_is_left(with);
         if !progress.through {
-            // Who is through sees to it that the run ends: the one who should have may be gone.
+            // Any node that has completed its part helps to end the run: the responsible node may be gone.
             self.vote_again(with, run, progress.done);
             match with.fleet.run_maintenance(&run.spec) {
                 Ok(true) => {
@@ -222,7 +222,7 @@ impl BookRun<'_, '_> {
         }
     }
 
-    /// Says again that it is done with segments, where the store has lost that.
+    /// Repeats the votes of this node that the store has lost.
     fn vote_again(&self, with: Coordination<'_>, run: &Run, done: usize) {
         for index in 0..done {
             let number = u32::try_from(index).unwrap_or(u32::MAX);
@@ -240,20 +240,20 @@ impl BookRun<'_, '_> {
                     tracing::warn!(%error, "the result of an elected task can't be written anew yet");
                     return;
                 }
-                // A vote that can't be given now is given when the node looks again.
+                // A failed vote is repeated in the next pass.
                 let _ = with.fleet.ask(run.spec_of(index), Request::Done(number));
             }
         }
     }
 
-    /// Goes through one segment; says whether the next one may follow.
+    /// Runs one segment. Returns whether the next one may follow.
     fn one_segment(&mut self, with: Coordination<'_>, run: &Run, index: usize, settled: bool, whole: bool) -> bool {
         let segment = &run.segments[index];
         let spec = run.spec_of(index).clone();
         let number = u32::try_from(index).unwrap_or(u32::MAX);
         let elected = segment.kind == SegmentKind::Elected;
         self.begun = self.segment() == Some(true);
-        // A removal that failed belongs to the last segment.
+        // A failed removal belongs to the last segment.
         let last = index + 1 == run.segments.len();
         let waits = prune::still_there(self.pass, self.book);
         self.stays_out = waits && (last || settled);
@@ -267,7 +267,7 @@ impl BookRun<'_, '_> {
             self.vote_again(with, run, index);
         }
         if let Answer::Hold(gate) = entered {
-            // Who has nothing to change need not wait for its wave.
+            // A node without changes need not wait for its wave.
             let early = gate.reason == "Wave" && self.segment().is_none() && !elected && !self.changes_any(&tasks);
             if !early {
                 self.hold(gate);
@@ -280,7 +280,8 @@ impl BookRun<'_, '_> {
             self.tasks_of(&tasks);
         }
         if settled && !whole {
-            // What is pending belongs to the segment that was cut off, and so does what is held.
+            // Pending handlers and the held slot belong to the interrupted segment, so only the batch is carried out
+            // here.
             self.flush();
         } else {
             self.end_of_segment();
@@ -289,13 +290,13 @@ impl BookRun<'_, '_> {
             return false;
         }
         if waits && !self.stopped && (last || whole) {
-            // Nobody is through the last segment, or gives anything back, before that has gone well.
+            // A node with a failed removal does not complete the last segment and does not release its slot.
             self.settled = None;
             return !last;
         }
         let failed = self.stopped;
         let outcome = match (failed, settled) {
-            // Drift of content that can't be put right now holds nothing, and so is no failure of the run.
+            // A failed correction of content holds no slot, so it does not count as a failure of the run.
             (true, _) if self.any_failed() && (!settled || self.holds()) => {
                 with.fleet.ask(&spec, Request::Failed(number))
             }
@@ -314,7 +315,7 @@ impl BookRun<'_, '_> {
         !failed
     }
 
-    /// All segments are through and nothing failed: what is still held from an earlier pass is given back.
+    /// Releases a slot that is left from an earlier pass, after all segments are completed without a failure.
     fn leave_what_is_left(&self, with: Coordination<'_>) {
         let id = self.book.id();
         let Some(slot) = self.pass.machine.record::<SlotOf>(&format!("{SLOT}{id}")) else { return };
@@ -323,7 +324,8 @@ impl BookRun<'_, '_> {
         }
     }
 
-    /// What was held is given back, or has become a failure; what an earlier revision held in another budget goes too.
+    /// Records that the slot was released or has become a failure. A slot of an earlier revision in another budget is
+    /// released, too.
     pub(super) fn gave_back(&self, with: Coordination<'_>, run: &Run, spec: &RolloutSpec, failed: Option<u32>) {
         let id = self.book.id();
         let node = &self.pass.view.node;
@@ -352,7 +354,7 @@ impl BookRun<'_, '_> {
         self.in_segment.as_ref().is_some_and(|part| part.held)
     }
 
-    /// The book waits.
+    /// Holds the book at a gate.
     pub(super) fn hold(&mut self, gate: Gate) {
         self.settled = None;
         self.stopped = true;
@@ -360,7 +362,7 @@ impl BookRun<'_, '_> {
         self.gate = Some(gate);
     }
 
-    /// Whether changes may begin, or what has begun may go on.
+    /// Checks that changes may begin, or that begun changes may be completed outside of the window.
     pub(super) fn within_window(&mut self) -> Result<(), NotBegun> {
         let begun = self.in_window || self.segment().is_some();
         if begun && self.pass.windows.finish() {
@@ -378,15 +380,15 @@ impl BookRun<'_, '_> {
         }
     }
 
-    /// Takes a slot, where this segment asks for one, before the first change; and looks again at what it holds
-    /// where it may have been written off meanwhile.
+    /// Acquires the slot of this segment before the first change. A held slot is checked again if the lease may have
+    /// expired, as the slot may have been written off.
     pub(super) fn take_slot(&mut self) -> Result<(), NotBegun> {
         let (Some(with), Some(part)) = (self.pass.coordination, self.in_segment.clone()) else { return Ok(()) };
         if part.held && !with.fleet.lease_may_be_gone() {
             return Ok(());
         }
         if part.spec.count.is_some() {
-            // A place in the queue, too, is to be left when the book goes.
+            // A position in the queue is recorded, too: it must be released if the book is removed.
             let id = self.book.id();
             if self.pass.machine.record::<SlotOf>(&format!("{SLOT}{id}")).is_none() {
                 remember_slot(self.pass.machine, with.fleet, &id, Some(&SlotOf::of(&part.spec, &self.pass.view.node)));
@@ -412,13 +414,13 @@ impl BookRun<'_, '_> {
         }
     }
 
-    /// Tells the fleet that this node goes away for a while, in the midst of what it holds.
+    /// Announces that this node will be absent for a while, with the slot that it holds.
     pub(super) fn goes_away(&mut self, timeout: std::time::Duration) -> Result<(), Gate> {
         let (Some(with), Some(part)) = (self.pass.coordination, self.in_segment.clone()) else { return Ok(()) };
         let segment = if let Request::Change(segment) = part.want { segment } else { 0 };
         match with.fleet.ask(&part.spec, Request::Absent(segment, timeout.as_secs().max(1))) {
             Answer::Go => {
-                // Where there are no slots it has got one for this, which is to be given back.
+                // A run without slots gets one for the absence, which must be released later.
                 let away = Some((SlotState::Claim, part.spec.run.clone(), segment));
                 let slot = SlotOf { away, ..SlotOf::of(&part.spec, &self.pass.view.node) };
                 remember_slot(self.pass.machine, with.fleet, &self.book.id(), Some(&slot));
@@ -428,7 +430,7 @@ impl BookRun<'_, '_> {
         }
     }
 
-    /// Whether any of some tasks would change something, as far as can be told without changing anything.
+    /// Returns whether any of these tasks would change something, or cannot be checked without a change.
     fn changes_any(&self, tasks: &[&Task]) -> bool {
         let names: Vec<&str> = tasks.iter().map(|task| task.id.as_str()).collect();
         let unknown = tasks.iter().any(|task| matches!(self.renderer.items(task), Ok(Rendered::Wants(_)) | Err(_)));

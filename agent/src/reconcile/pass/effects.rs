@@ -1,5 +1,5 @@
-//! State tasks that are put right by running something: packages, services, accounts. Each is carried out by itself,
-//! unless it goes with those beside it.
+//! State tasks that change the node through a tool or daemon: packages, services, accounts. Each is carried out alone,
+//! unless it can join a transaction with adjacent tasks.
 
 use std::time::{Duration, Instant};
 
@@ -19,29 +19,29 @@ use super::{
     states::Cause,
 };
 
-/// A change that is carried out by running something, and all that is known of it before.
+/// A change made by a tool or daemon, with the state before it.
 pub(super) struct Effect {
     pub(super) task: Task,
     pub(super) item: Option<Item>,
     pub(super) ready: Ready,
     pub(super) name: String,
     pub(super) begun: Instant,
-    /// What it comes to.
+    /// The outcome that the check predicts.
     pub(super) planned: TaskOutcome,
-    /// What it is in the journal: `module/identity`.
+    /// The journal key of the item: `module/identity`.
     key: String,
-    /// What is remembered once it is applied.
+    /// The record of the applied item.
     applied: AppliedItem,
-    /// Whether the thing was not known before.
+    /// True if the item was not recorded before.
     first: bool,
-    /// What is remembered of it before it runs, and was not known: the keys of `applied`.
+    /// Keys of `applied/` that were recorded in advance, and did not exist before.
     pub(super) foreseen: Vec<String>,
-    /// Where its outcome stands, where it waits for others.
+    /// The position of the outcome in `tasks`, if the change waits for a transaction.
     pub(super) place: Option<usize>,
 }
 
 impl Effect {
-    /// Whether nobody asks for its own end before those that it waits for have theirs.
+    /// Returns whether the task neither evaluates nor publishes its own result, so that it can wait for a transaction.
     fn is_plain(&self) -> bool {
         let task = &self.task;
         let judged = task.success.is_some() || task.changed.is_some() || task.until.is_some();
@@ -50,9 +50,9 @@ impl Effect {
 }
 
 impl BookRun<'_, '_> {
-    /// Checks such a task, and puts it right.
+    /// Checks such a task, and carries out its change.
     pub(super) fn effect(&mut self, task: &Task, item: Option<Item>, ready: Ready, name: String, begun: Instant) {
-        // What it needs may wait in the batch.
+        // Files that the change depends on may wait in the batch.
         self.flush_files();
         if self.stopped() {
             return;
@@ -79,7 +79,7 @@ impl BookRun<'_, '_> {
                     _ => None,
                 };
                 if data.is_some() && task.register.is_some() {
-                    // It may be another one the next time.
+                    // The registered data may differ the next time.
                     self.settled = None;
                 }
                 if let Some(settled) = &mut self.settled {
@@ -90,7 +90,7 @@ impl BookRun<'_, '_> {
                 let result = data.map(|data| outcome.result([("data".to_owned(), data)]));
                 self.finish(task, item, outcome, result);
             }
-            // What an earlier task of the book brings is not there yet when only checks run.
+            // In a plan, results of earlier tasks of the book do not exist yet.
             Checked::Unknown(why) if self.pass.plan => {
                 self.complete = false;
                 self.push(TaskOutcome::new(name, module(task), Outcome::Unknown).say(why));
@@ -102,7 +102,8 @@ impl BookRun<'_, '_> {
                 planned.action = change.verb.word();
                 planned.diff = Some(change.diff);
                 planned.drift = cause == Cause::Drift;
-                // What was there when Towpath came first is not taken away, however often it was put right since.
+                // An item that existed when Towpath first saw it is never removed, even if its drift was corrected
+                // since.
                 let first = known.is_none();
                 let effect = Effect {
                     task: task.clone(),
@@ -122,7 +123,7 @@ impl BookRun<'_, '_> {
         }
     }
 
-    /// Of several things that one task manages: what takes away each of those that are new.
+    /// Records the undo of each new item of a task that manages several. Returns their keys.
     fn remember_parts(&self, ready: &Ready, undo: Option<&Value>, before: &mut Changes) -> Vec<String> {
         let mut foreseen = Vec::new();
         let new = undo.and_then(|undo| undo.get("names")?.as_array().cloned()).unwrap_or_default();
@@ -143,7 +144,7 @@ impl BookRun<'_, '_> {
         foreseen
     }
 
-    /// Has an effect wait for others that it goes with, or carries it out.
+    /// Queues a change for a transaction, or carries it out.
     fn missing(&mut self, mut effect: Effect) {
         self.settled = None;
         let policy = effect.task.drift.unwrap_or(self.pass.drift);
@@ -180,11 +181,11 @@ impl BookRun<'_, '_> {
         }
     }
 
-    /// What must be known if the end of an effect is not seen: who is notified, and what undoes it.
+    /// Returns the records that must survive a crash during the change: notifications and undo.
     pub(super) fn foresee(&mut self, effect: &mut Effect) -> Changes {
         let Effect { task, item, ready, key, applied, first, foreseen, .. } = effect;
         let context = instance::context(self.pass.machine, &self.renderer, task, self.pass.cancel);
-        // Only where the task says itself what counts as a change must its end be seen.
+        // A task with its own `changed` notifies only after its result is known.
         let mut before = if task.changed.is_none() { self.notified(task, item.as_ref()) } else { Changes::default() };
         let undo = ready.options.undo(&ready.params, &context);
         if ready.options.parts().len() > 1 {
@@ -199,7 +200,7 @@ impl BookRun<'_, '_> {
         before
     }
 
-    /// Carries out an effect whose intent is written, within the time of its task or less.
+    /// Carries out a change whose intent is in the journal, within `time` or the timeout of its task.
     pub(super) fn carry_out(&mut self, effect: Effect, time: Option<Duration>) {
         let (task, item) = (&effect.task, effect.item.as_ref());
         let (outcome, result) = self.attempts(task, item, &effect.ready, effect.name.clone(), |run, ready| {
@@ -215,7 +216,7 @@ impl BookRun<'_, '_> {
         self.end_effect(effect, outcome, None);
     }
 
-    /// Remembers what came of an effect.
+    /// Records the result of a change.
     pub(super) fn done(&mut self, effect: Effect, mut outcome: TaskOutcome, result: Option<Value>) {
         let Effect { task, item, planned, key, applied, .. } = &effect;
         if outcome.message.is_none() && planned.drift {
@@ -235,7 +236,7 @@ impl BookRun<'_, '_> {
         }
         let started = result.as_ref().and_then(|result| result.get("started")) == Some(&Value::Bool(true));
         if started && !self.book.parallel {
-            // It was started with all that came before it.
+            // The service was started after all earlier changes, so its automatic restart is not needed.
             changes.delete(format!("handler/{}/{}", self.book.id(), auto_handler(&task.id)));
         }
         if outcome.outcome == Outcome::Changed && task.changed.is_some() {

@@ -1,4 +1,4 @@
-//! A task that a few nodes are elected to run: who runs it shares its result, and all others take that for their own.
+//! Elected tasks: a few nodes are elected to run the task, and all nodes use their results.
 
 use serde_json::{Map, Value};
 use towpath_coordination::{
@@ -21,20 +21,20 @@ use super::{
 };
 use crate::reconcile::runs::may_be_elected;
 
-/// Where the journal keeps what this node has shared of an elected task.
+/// Returns the journal key of the result that this node has published for an elected task.
 pub(super) fn share_key(book: &Book, task: &Task) -> String {
     format!("share/{}/{}", book.id(), task.id)
 }
 
-/// Where the journal keeps that this node was elected for a task, and has begun it.
+/// Returns the journal key that records that this node was elected for a task and has begun it.
 pub(super) fn begun_key(book: &Book, task: &Task) -> String {
     format!("begun/{}/{}", book.id(), task.id)
 }
 
-/// The longest text of a result that is passed on whole: of a longer one the end.
+/// Maximum length of a text in a published result, in bytes. Only the end of a longer text is published.
 const PASSED_ON: usize = 16 << 10;
 
-/// A result as it is passed on.
+/// Returns a result as it is published.
 fn shortened(result: &Value) -> Value {
     match result {
         Value::String(text) if text.len() > PASSED_ON => {
@@ -49,13 +49,13 @@ fn shortened(result: &Value) -> Value {
 }
 
 impl BookRun<'_, '_> {
-    /// Runs an elected task, or takes the result of who was elected.
+    /// Runs an elected task, or uses the results of the elected nodes.
     pub(super) fn elected(&mut self, with: Coordination<'_>, spec: &RolloutSpec, task: &Task, settled: bool) {
         let elect = task.elect.clone().unwrap_or_default();
         let definition = task_digest(self.pass.set, self.book, task);
         let may = |node: &str| may_be_elected(self.pass.set, task, node);
         let eligible = may(&self.pass.view.node);
-        // More than there are can't be elected.
+        // At most all eligible members can be elected.
         let most = spec.members.keys().filter(|node| may(node)).count().max(1);
         let count = usize::try_from(elect.count.unwrap_or(1).max(1)).unwrap_or(1).min(most);
         let key = format!("elected/{}/{}", self.book.id(), task.id);
@@ -119,7 +119,7 @@ impl BookRun<'_, '_> {
         }
     }
 
-    /// Where others are elected, what this node had begun, or come to, counts no more.
+    /// Deletes the records of this node's election if other nodes are elected.
     fn forget_election(&mut self, task: &Task, election: Option<&Election>) {
         let me = &self.pass.view.node;
         let others = match election {
@@ -137,7 +137,7 @@ impl BookRun<'_, '_> {
         }
     }
 
-    /// What others ran counts as run here too.
+    /// Uses the results of other nodes for this node.
     fn results(
         &mut self,
         task: &Task,
@@ -167,7 +167,7 @@ impl BookRun<'_, '_> {
     }
 
     fn register_elected(&mut self, task: &Task, value: Value, message: Option<String>) {
-        // What the task manages on the node that ran it must not be taken for gone here.
+        // The items of the task exist on the node that ran it. They must not count as removed here.
         let managed = instance::skipped(self.pass.machine, &self.renderer, task, None);
         self.complete &= managed.is_some();
         self.managed.extend(managed.unwrap_or_default());

@@ -1,4 +1,5 @@
-//! A removal under the rollout of its book: in a slot, in its wave, within its window, between what frames a change.
+//! Removals within the rollout of their book: in its wave, its slot and its window, between its `before` and `after`
+//! tasks.
 
 use std::sync::Arc;
 
@@ -14,9 +15,9 @@ use super::{
 };
 use crate::reconcile::runs::Run;
 
-/// Does some work of a book that its tasks do not name, which says whether it failed; gives what came of what frames
-/// it, too. A book that asks for nothing of that has it done at once. Who only ends what was begun does not ask whether
-/// it may begin.
+/// Runs work that is not a task of the book within the book's rollout. The work returns whether it failed. Returns its
+/// result and the outcomes of the tasks around it. A book without a rollout runs the work at once. With `begins` unset,
+/// the node only ends what it began, and does not ask to enter.
 pub(super) fn framed<T>(
     pass: &Pass<'_>,
     book: &Arc<Book>,
@@ -71,7 +72,7 @@ impl BookRun<'_, '_> {
             self.begin_segment()?;
         }
         let (done, mut failed) = work();
-        // What failed is not put back to where it is used, and counts as a failure of the run.
+        // A failed node does not run `after`, so it stays out of service. It counts as a failure of the run.
         if !failed {
             self.after();
             failed = self.any_failed();

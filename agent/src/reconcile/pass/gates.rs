@@ -1,11 +1,11 @@
-//! What must be open before a book begins: pauses, and what it depends on.
+//! The gates of a book: suspensions and dependencies.
 
 use towpath_coordination::Gates;
 use towpath_render::objects::task::{Book, Dependency};
 
 use super::Pass;
 
-/// Books whose whole run must be through first, and is not.
+/// Returns the books that must first be completed on all nodes, and are not.
 fn runs_to_wait_for(pass: &Pass<'_>, book: &Book) -> Vec<String> {
     let Some(with) = pass.coordination.filter(|_| !pass.plan) else { return Vec::new() };
     let waits = |dependency: &&Dependency| {
@@ -18,7 +18,7 @@ fn runs_to_wait_for(pass: &Pass<'_>, book: &Book) -> Vec<String> {
     fleet.filter(waits).map(|dependency| format!("{}/{} on all nodes", book.namespace, dependency.book)).collect()
 }
 
-/// The gates that must be open before a book begins.
+/// Returns the gates that must be open before a book begins.
 pub(super) fn of(pass: &Pass<'_>, book: &Book, mut dependencies: Vec<String>) -> Gates {
     dependencies.extend(runs_to_wait_for(pass, book));
     let now = pass.machine.clock.wall() / 1000;

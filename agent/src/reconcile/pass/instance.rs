@@ -1,4 +1,4 @@
-//! One task, or one member of its loop, made ready: condition, parameters, options, definition.
+//! Preparation of one task, or of one item of its loop: condition, parameters, options and definition.
 
 use serde_json::Value;
 use towpath_host::{
@@ -14,15 +14,15 @@ use towpath_render::{
 
 use super::Machine;
 
-/// How far a task could be made ready.
+/// The result of the preparation of a task.
 pub(super) enum Prepared {
-    /// Its condition does not hold. What it would manage; None where that is not known.
+    /// The condition does not hold. Contains the items that the task would manage. `None` if they are not known.
     Skipped(Option<Vec<Managed>>),
-    /// It needs what is not known.
+    /// Inputs are missing.
     Wants(Vec<Want>),
-    /// It can't be rendered, or its parameters don't fit.
+    /// The task cannot be rendered, or its parameters are invalid.
     Failed(String),
-    /// It is ready.
+    /// The task is ready.
     Ready(Box<Ready>),
 }
 
@@ -30,13 +30,13 @@ pub(super) enum Prepared {
 pub(super) struct Ready {
     pub(super) options: Options,
     pub(super) params: Value,
-    /// A keyed hash of what is asked.
+    /// Keyed digest of the parameters and the source.
     pub(super) definition: String,
-    /// What it manages.
+    /// The identity of the managed item.
     pub(super) identity: Option<String>,
 }
 
-/// The name of a task with its item.
+/// Returns the name of a task with its item.
 pub(super) fn name(task: &Task, item: Option<&Item>) -> String {
     match item {
         None => task.id.clone(),
@@ -89,7 +89,7 @@ pub(super) fn prepare(machine: &Machine, renderer: &Renderer, task: &Task, item:
     Prepared::Ready(Box::new(Ready { options, params, definition, identity }))
 }
 
-/// What a skipped task would manage: it is still mentioned.
+/// Returns the items that a skipped task would manage, as they must not be pruned. `None` if they are not known.
 pub(super) fn skipped(
     machine: &Machine,
     renderer: &Renderer,
@@ -106,7 +106,7 @@ pub(super) fn skipped(
     Some(managed(&options, &identity, &context(machine, renderer, task, &cancel)))
 }
 
-/// What a task manages: itself, and of a tree every file.
+/// Returns the items that a task manages. A directory tree contributes every file.
 pub(super) fn managed(options: &Options, identity: &str, context: &Context<'_>) -> Vec<Managed> {
     let name = options.name().to_owned();
     if !options.parts().is_empty() {
@@ -122,7 +122,7 @@ pub(super) fn managed(options: &Options, identity: &str, context: &Context<'_>) 
     all
 }
 
-/// The bytes of the source's file are part of a script's definition; of a copied file their id.
+/// Returns the part of a definition that depends on the source: the bytes of a script, or the id of a copied file.
 fn source_id(renderer: &Renderer, task: &Task, options: &Options, params: &Value) -> Option<Vec<u8>> {
     let source = params.get("source").and_then(Value::as_str)?;
     let tree = renderer.tree(task)?;
@@ -143,7 +143,7 @@ fn shown(error: &RenderError) -> String {
     error.to_string()
 }
 
-/// What a module works with.
+/// Returns the context of a module call.
 pub(super) fn context<'a>(
     machine: &'a Machine,
     renderer: &Renderer,

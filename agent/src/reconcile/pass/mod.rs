@@ -1,4 +1,4 @@
-//! One pass over the TaskBooks of a node: what is missing is found and, with a permit, put right.
+//! One pass over the TaskBooks of a node: differences are found and, with a permit, corrected.
 
 mod actions;
 mod batch;
@@ -47,27 +47,27 @@ pub use coordinated::{Coordination, holds_slots, horizon};
 pub use outcome::{BookOutcome, Outcome, TaskOutcome};
 pub use recovery::republish_claims;
 
-/// The machine that passes work on.
+/// The host, the journal and the clock of a pass.
 #[derive(Debug)]
 pub struct Machine {
-    /// The node's name.
+    /// The name of the node.
     pub node: String,
-    /// The read side of its files.
+    /// The read side of the file system.
     pub look: Look,
-    /// Its journal; None where a plan is made beside an agent or without a state directory.
+    /// The journal. `None` for a plan beside a running agent, or without a state directory.
     pub journal: Option<Arc<Journal>>,
-    /// Its clocks.
+    /// The clocks.
     pub clock: Arc<dyn Clock>,
     /// The key of digests that stay on the node.
     pub digest_key: [u8; 32],
-    /// What modules remember from one task to the next.
+    /// Caches of modules, kept from task to task.
     pub memory: Memory,
-    /// What was applied last, by `module/identity`; read from the journal once.
+    /// The last applied items, by `module/identity`. Read from the journal once.
     applied: Mutex<Option<BTreeMap<String, AppliedItem>>>,
 }
 
 impl Machine {
-    /// A machine.
+    /// Creates the context of a host.
     pub fn new(
         node: String,
         look: Look,
@@ -114,74 +114,74 @@ impl Machine {
     }
 }
 
-/// What a pass goes by.
+/// The inputs of a pass.
 pub struct Pass<'a> {
-    /// The machine.
+    /// The host.
     pub machine: &'a Machine,
     /// All objects.
     pub set: &'a ObjectSet,
-    /// As this node sees them.
+    /// The node's view of the objects.
     pub view: &'a NodeView,
-    /// Facts and other nodes.
+    /// Facts and other nodes, for rendering.
     pub inputs: Inputs,
-    /// The revision.
+    /// The generation of the revision.
     pub generation: u64,
-    /// Whether only checks run.
+    /// True if only checks run.
     pub plan: bool,
-    /// Whether the revision is new to the node: probes are then asked.
+    /// True if the revision is not fully applied on the node yet. Probes then run.
     pub fresh: bool,
-    /// What is done about drift where neither book nor task says.
+    /// The drift policy if a task has none.
     pub drift: Drift,
-    /// An announced pause of the whole fleet.
+    /// The suspensions of the whole fleet.
     pub suspended: Vec<pb::Suspend>,
-    /// When changes may begin.
+    /// The maintenance windows in which changes may begin.
     pub windows: Windows,
-    /// What it needs to agree with other nodes; None where only this one matters.
+    /// The coordination handle. `None` for a plan.
     pub coordination: Option<Coordination<'a>>,
-    /// Asks running commands to stop.
+    /// The flag that stops running commands.
     pub cancel: &'a Cancel,
-    /// Whether the agent is asked to end.
+    /// Returns whether the agent is asked to end.
     pub stops: &'a (dyn Fn() -> bool + Sync),
-    /// Whether the run should make way at the next task.
+    /// Returns whether the run should be preempted at the next task.
     pub make_way: &'a (dyn Fn() -> bool + Sync),
 }
 
-/// What came of a pass.
+/// The result of a pass.
 #[derive(Debug, Default)]
 pub struct PassOutcome {
-    /// By book, in the order in which they ran.
+    /// The outcomes of books, in the order in which they ran.
     pub books: Vec<BookOutcome>,
-    /// The files that are managed, for file events.
+    /// The managed files, for file events.
     pub watched: BTreeSet<PathBuf>,
-    /// A disk that did not take something.
+    /// A full or read-only disk, with its message.
     pub disk: Option<(Disk, String)>,
-    /// Whether it made way before it was done.
+    /// True if the pass was preempted.
     pub interrupted: bool,
-    /// Whether somebody else changed something meanwhile: another look is due.
+    /// True if managed items were modified concurrently. The pass must then be repeated.
     pub moved: bool,
     /// The facts that were read.
     pub facts_read: BTreeSet<String>,
-    /// Where everything was as it should be: the checks that say so, without rendering anything again.
+    /// The checks that confirm the steady state without rendering. `None` if the pass found no steady state.
     pub settled: Option<Vec<Settled>>,
 }
 
-/// One check of a pass in which everything was as it should be.
+/// One check of a steady state.
 #[derive(Debug)]
 pub enum Settled {
-    /// What it went by, as data.
+    /// The inputs of a check, as data.
     Expectations(Vec<Expectation>),
-    /// The check itself, where only that can tell.
+    /// The check of the module, if its inputs cannot be stored as data.
     Check {
-        /// The use of the module.
+        /// The resolved parameters.
         options: Box<Options>,
         /// The files of its source.
         source: Option<(Arc<dyn Tree>, String)>,
-        /// How long it may take.
+        /// The time limit.
         timeout: Duration,
     },
 }
 
-/// Looks again at what a pass found in order. Says whether it still is.
+/// Returns whether all checks of a steady state still hold.
 pub fn still_settled(machine: &Machine, settled: &[Settled], cancel: &Cancel) -> bool {
     let mut inspector = Inspector::new(&machine.look, &machine.digest_key);
     settled.iter().all(|one| match one {
@@ -202,7 +202,7 @@ pub fn still_settled(machine: &Machine, settled: &[Settled], cancel: &Cancel) ->
 }
 
 impl PassOutcome {
-    /// The worst outcome of all books.
+    /// Returns the worst outcome of all books.
     pub fn worst(&self) -> Outcome {
         self.books.iter().map(BookOutcome::worst).max().unwrap_or(Outcome::Unchanged)
     }
@@ -214,7 +214,7 @@ pub fn run(pass: &mut Pass<'_>, computed: &mut ComputedCache) -> PassOutcome {
     let computed_failures = computed::evaluate(pass, computed);
     outcome.settled = pass.inputs.computed.is_empty().then(Vec::new);
     let mut done: BTreeMap<String, Outcome> = BTreeMap::new();
-    // Two books must not manage one thing; what templates hid from validate is seen here.
+    // Two tasks must not manage the same item. Items that templates hide from `validate` are compared here.
     let owners = book::Owners::default();
     let mut managed: BTreeMap<String, Option<BTreeSet<Managed>>> = BTreeMap::new();
     for book in pass.view.books.clone() {
@@ -241,7 +241,7 @@ pub fn run(pass: &mut Pass<'_>, computed: &mut ComputedCache) -> PassOutcome {
         }
     }
     if !outcome.interrupted {
-        // Only when all books have said what they manage: a thing may have moved from one to another.
+        // Prunes only after all books have reported their items: an item may have moved from one book to another.
         prune::all(pass, &managed, &mut outcome.books);
         coordinated::leave_gone_books(pass);
     }
@@ -251,23 +251,23 @@ pub fn run(pass: &mut Pass<'_>, computed: &mut ComputedCache) -> PassOutcome {
     outcome
 }
 
-/// The books that must come first and did not go well.
+/// Returns the dependencies of a book that failed or are held.
 fn dependencies(book: &towpath_render::objects::task::Book, done: &BTreeMap<String, Outcome>) -> Vec<String> {
     let needed = book.depends_on.iter().map(|dependency| format!("{}/{}", book.namespace, dependency.book));
-    // A book that is not for this node counts as done.
+    // A book that does not target this node counts as done.
     needed.filter(|id| done.get(id).is_some_and(|outcome| *outcome >= Outcome::Held)).collect()
 }
 
-/// What is known of another node.
+/// The state of another node, as templates see it.
 #[derive(Debug, Clone)]
 pub struct Other {
-    /// alive or lost.
+    /// The liveness by gossip or lease, in one word.
     pub liveness: &'static str,
-    /// The facts that it shares.
+    /// The facts that the node shares.
     pub facts: Option<Value>,
 }
 
-/// The values of `nodes()`: what git says of every node, and what the node itself says.
+/// Returns the values of `nodes()`: the Node objects in git, with the liveness and the shared facts of each node.
 pub fn known_nodes(
     set: &ObjectSet,
     view: &NodeView,
@@ -299,10 +299,10 @@ pub fn known_nodes(
     nodes
 }
 
-/// Makes up for what a crash left half done: temporary files beside managed ones, files that were not checked yet.
+/// Cleans up after a crash: removes temporary files, and checks files that had not been validated yet.
 ///
 /// # Errors
-/// When the journal can't be read or written.
+/// If the journal cannot be read or written.
 pub fn recover(machine: &Machine) -> Result<Option<towpath_host::journal::Intent>, JournalError> {
     let Some(journal) = &machine.journal else { return Ok(None) };
     batch::check_unchecked(machine, journal)?;
@@ -315,7 +315,7 @@ pub fn recover(machine: &Machine) -> Result<Option<towpath_host::journal::Intent
     Ok(Some(intent))
 }
 
-/// The inventories of all books.
+/// Returns the inventories of all books.
 fn inventories(machine: &Machine) -> BTreeMap<String, Inventory> {
     machine.records("inventory/").into_iter().collect()
 }

@@ -1,29 +1,29 @@
-//! What came of tasks and books.
+//! Outcomes of tasks and books.
 
 use std::time::Duration;
 
 use serde_json::{Value, json};
 use towpath_proto::v1alpha as pb;
 
-/// What came of a task; later ones are worse.
+/// The outcome of a task. Later variants are worse.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Outcome {
-    /// It did not have to run.
+    /// The task did not have to run.
     Skipped,
-    /// Everything was as it should be.
+    /// The state was in sync.
     Unchanged,
-    /// Something was put right.
+    /// Something was changed.
     Changed,
-    /// It can't be known yet.
+    /// The outcome cannot be known yet.
     Unknown,
-    /// Something holds it back.
+    /// A gate or a missing input holds the task.
     Held,
-    /// It went wrong.
+    /// The task failed.
     Failed,
 }
 
 impl Outcome {
-    /// The word that status shows.
+    /// Returns the word that status shows.
     pub fn word(self) -> &'static str {
         match self {
             Self::Skipped => "skipped",
@@ -36,29 +36,29 @@ impl Outcome {
     }
 }
 
-/// What came of a task, or of one member of its loop.
+/// The outcome of a task, or of one item of its loop.
 #[derive(Debug, Clone)]
 pub struct TaskOutcome {
-    /// Its name, with its item.
+    /// The name, with the item.
     pub name: String,
-    /// Its module.
+    /// The module.
     pub module: String,
-    /// What came of it.
+    /// The outcome.
     pub outcome: Outcome,
-    /// How long it took.
+    /// The duration.
     pub took: Duration,
-    /// What there is to say.
+    /// The message.
     pub message: Option<String>,
-    /// What it would come to: none, create, update, remove, run, unknown.
+    /// The planned action: none, create, update, remove, run, unknown.
     pub action: &'static str,
-    /// The change, for people.
+    /// The change, as a readable diff.
     pub diff: Option<String>,
-    /// Whether the change put right what nobody asked for.
+    /// True if the change corrected drift.
     pub drift: bool,
 }
 
 impl TaskOutcome {
-    /// An outcome without anything further.
+    /// Creates an outcome without message or diff.
     pub fn new(name: String, module: &str, outcome: Outcome) -> Self {
         let action = if outcome == Outcome::Unknown { "unknown" } else { "none" };
         Self {
@@ -73,17 +73,17 @@ impl TaskOutcome {
         }
     }
 
-    /// Adds what there is to say.
+    /// Sets the message.
     #[must_use]
     pub fn say(mut self, message: impl Into<String>) -> Self {
         let message = message.into();
-        // What failed may name the URL that it asked.
+        // The message of a failure may contain a URL with credentials.
         let failed = self.outcome == Outcome::Failed;
         self.message = Some(if failed { towpath_git::without_secrets(&message) } else { message });
         self
     }
 
-    /// As status has it.
+    /// Returns the outcome as status shows it.
     pub fn status(&self) -> pb::TaskStatus {
         pb::TaskStatus {
             name: self.name.clone(),
@@ -95,7 +95,7 @@ impl TaskOutcome {
         }
     }
 
-    /// As a registered result has it, with what the module gave.
+    /// Returns the outcome as a registered result, with the fields of the module.
     pub fn result(&self, fields: impl IntoIterator<Item = (String, Value)>) -> Value {
         let mut result = json!({ "changed": self.outcome == Outcome::Changed, "outcome": self.outcome.word() });
         if let Some(map) = result.as_object_mut() {
@@ -105,36 +105,36 @@ impl TaskOutcome {
     }
 }
 
-/// What came of a book.
+/// The outcome of a book.
 #[derive(Debug, Clone)]
 pub struct BookOutcome {
-    /// Its namespace.
+    /// The namespace.
     pub namespace: String,
-    /// Its name.
+    /// The name.
     pub name: String,
-    /// Its tasks, in the order in which they ran.
+    /// The tasks, in the order in which they ran.
     pub tasks: Vec<TaskOutcome>,
-    /// The gates that hold it back.
+    /// The closed gates.
     pub held: Vec<towpath_coordination::Gate>,
-    /// When it began (milliseconds since 1970).
+    /// The start, in milliseconds since 1970.
     pub started: i64,
-    /// How long it took.
+    /// The duration.
     pub took: Duration,
-    /// Whether it made way before it was done.
+    /// True if the book was preempted.
     pub interrupted: bool,
-    /// Whether it asks for more agreement than the data store gives.
+    /// True if the book asks for more coordination than the data store provides.
     pub uncoordinated: bool,
 }
 
 impl BookOutcome {
-    /// The worst outcome of its tasks.
+    /// Returns the worst outcome of the tasks and gates.
     pub fn worst(&self) -> Outcome {
         let tasks =
             self.tasks.iter().map(|task| task.outcome).max().unwrap_or(Outcome::Unchanged).max(Outcome::Unchanged);
         if self.held.is_empty() { tasks } else { tasks.max(Outcome::Held) }
     }
 
-    /// As status has it.
+    /// Returns the outcome as status shows it.
     pub fn status(&self) -> pb::TaskBookStatus {
         pb::TaskBookStatus {
             namespace: self.namespace.clone(),

@@ -1,4 +1,4 @@
-//! Tasks that need not wait for one another: all at once, each as a part of its book's run.
+//! Tasks that run concurrently, each in its own part of the book's run.
 
 use std::{collections::BTreeSet, sync::Arc, thread};
 
@@ -6,12 +6,12 @@ use towpath_render::objects::task::Task;
 
 use super::book::BookRun;
 
-/// How many tasks of a parallel book run at once.
+/// Maximum number of concurrent tasks of a parallel book.
 const AT_ONCE: usize = 16;
 
 impl BookRun<'_, '_> {
-    /// Runs tasks that need not wait for one another: all at once, each as a part of this run. A frame around the
-    /// first change is one for all, so tasks within it come one after the other.
+    /// Runs the tasks of a wave concurrently. In a book with a slot or with tasks before or after it, they run one by
+    /// one: the first change of any of them opens the frame for all.
     pub(super) fn wave(&mut self, tasks: &[&Task]) {
         let framed =
             !self.book.rollout.before.is_empty() || !self.book.rollout.after.is_empty() || self.in_segment.is_some();
@@ -24,7 +24,7 @@ impl BookRun<'_, '_> {
             }
             return;
         }
-        // What these tasks require may wait here.
+        // Changes that these tasks require may wait in the batch.
         self.flush();
         if self.stopped() {
             return;
@@ -76,12 +76,12 @@ impl BookRun<'_, '_> {
     }
 }
 
-/// The tasks in the order in which they run: as written, or all at once that need not wait for one another.
+/// Returns the tasks in the order in which they run: one by one as written, or in waves without mutual requirements.
 pub(super) fn waves<'t>(tasks: &[&'t Task], parallel: bool) -> Vec<Vec<&'t Task>> {
     if !parallel {
         return tasks.iter().map(|task| vec![*task]).collect();
     }
-    // What a task of an earlier segment is, is done.
+    // A required task of an earlier segment is done.
     let here: BTreeSet<&str> = tasks.iter().map(|task| task.id.as_str()).collect();
     let mut done: BTreeSet<&str> = BTreeSet::new();
     let mut waves = Vec::new();
@@ -92,7 +92,7 @@ pub(super) fn waves<'t>(tasks: &[&'t Task], parallel: bool) -> Vec<Vec<&'t Task>
         };
         let (mut wave, mut rest): (Vec<&Task>, Vec<&Task>) = left.into_iter().partition(ready);
         if wave.is_empty() {
-            // Cycles are refused when the book is loaded.
+            // Cycles are rejected when the book is loaded.
             std::mem::swap(&mut wave, &mut rest);
         }
         done.extend(wave.iter().map(|task| task.id.as_str()));

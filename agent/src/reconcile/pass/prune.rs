@@ -1,4 +1,4 @@
-//! What a book managed and no longer mentions: removed where the book says so, and what was there before put back.
+//! Pruning: items that a book no longer mentions are removed, and their originals restored.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -22,10 +22,10 @@ use super::{
     outcome::{BookOutcome, Outcome, TaskOutcome},
 };
 
-/// The part of an inventory that may be removed in one pass, in percent, unless the book says more.
+/// The part of an inventory that may be pruned in one pass, in percent. A book can set another one.
 const BUDGET: u64 = 20;
 
-/// Remembers what a book manages, though not all of it may be known.
+/// Adds managed items to the inventory of a book. Known items stay, as the new list may be incomplete.
 pub(super) fn remember(pass: &Pass<'_>, book: &Book, managed: &BTreeSet<Managed>, changes: &mut Changes) {
     let key = format!("inventory/{}", book.id());
     let old: Inventory = pass.machine.record(&key).unwrap_or_default();
@@ -37,15 +37,15 @@ pub(super) fn remember(pass: &Pass<'_>, book: &Book, managed: &BTreeSet<Managed>
     }
 }
 
-/// Removes what books no longer mention, and what books that are gone managed. Nothing is removed while a book of
-/// the node can't say all that it manages: the thing may have moved to it.
+/// Prunes items that books no longer mention, and items of books that are gone. Nothing is pruned while the items of
+/// some book of this node are unknown: an item may have moved to that book.
 pub(super) fn all(
     pass: &Pass<'_>,
     managed: &BTreeMap<String, Option<BTreeSet<Managed>>>,
     books: &mut Vec<BookOutcome>,
 ) {
     let known = managed.iter().map(|(id, managed)| Some((id.as_str(), managed.as_ref()?)));
-    // What is held is not gone.
+    // A held object is not removed from git, so nothing is pruned meanwhile.
     let known = known.collect::<Option<BTreeMap<&str, &BTreeSet<Managed>>>>().filter(|_| pass.set.held.is_empty());
     let Some(managed) = known else { return none_now(pass, books) };
     let everything: BTreeSet<&Managed> = managed.values().copied().flatten().collect();
@@ -59,8 +59,8 @@ pub(super) fn all(
     books.extend(abandoned_books(pass, &everything));
 }
 
-/// Nothing can be removed in this pass. A node that was kept out for a removal that failed comes back: nobody knows
-/// when that can be tried again, and a rollout must not wait for it.
+/// Ends failed removals in a pass that cannot prune. A node that was kept out of service for one returns: the next
+/// attempt may be far off, and a rollout must not wait for it.
 fn none_now(pass: &Pass<'_>, books: &mut [BookOutcome]) {
     for book in pass.view.books.iter().filter(|book| !pass.plan && still_there(pass, book)) {
         let mut changes = Changes::default();
@@ -76,7 +76,7 @@ fn none_now(pass: &Pass<'_>, books: &mut [BookOutcome]) {
     }
 }
 
-/// Removes what a book no longer mentions.
+/// Prunes items that a book no longer mentions.
 fn mentioned_no_more(
     pass: &Pass<'_>,
     book: &Arc<Book>,
@@ -106,7 +106,8 @@ fn mentioned_no_more(
                 let failed = done.1.iter().any(|outcome| outcome.outcome == Outcome::Failed);
                 unfinished = failed || waits && done.0.len() < gone.len();
                 if unfinished && !waits {
-                    // Before the others hear of it: a node that is cut off here does not come back by that.
+                    // Recorded before the fleet learns of the failure, so that a crash in between does not return the
+                    // node to service.
                     let mut mark = Changes::default();
                     mark.put(still_there_key(&id), &true);
                     outcomes.extend(commit(pass, mark));
@@ -128,7 +129,7 @@ fn mentioned_no_more(
         return outcomes;
     }
     if waits && !owed {
-        // Nothing is to be removed any more: what was begun for it ends, and the node comes back.
+        // Nothing is left to remove. The frame of the failed removal ends, and the node returns to service.
         let (ended, around) = framed(pass, book, false, || ((), false));
         outcomes.extend(around);
         match ended {
@@ -149,12 +150,13 @@ fn still_there_key(book: &str) -> String {
     format!("still-there/{book}")
 }
 
-/// Whether something that a book no longer mentions could not be removed when it was tried last.
+/// Returns whether the last removal of an item of this book failed.
 pub(super) fn still_there(pass: &Pass<'_>, book: &Book) -> bool {
     pass.machine.record(&still_there_key(&book.id())).unwrap_or(false)
 }
 
-/// A removal that failed has gone well, or is asked for no more: the node is through its book, and says so soon.
+/// Ends a failed removal that has succeeded or is not requested any more. The node has then completed its book, and
+/// reports it soon.
 fn over(pass: &Pass<'_>, book: &str, changes: &mut Changes) {
     changes.delete(still_there_key(book));
     if let Some(with) = pass.coordination {
@@ -167,7 +169,7 @@ fn commit(pass: &Pass<'_>, changes: Changes) -> Option<TaskOutcome> {
     Some(TaskOutcome::new("journal".into(), "journal", Outcome::Failed).say(error.to_string()))
 }
 
-/// Without prune, what is no longer mentioned stays as it is, and is no longer known.
+/// Drops items from the records of a book without `prune`. The items themselves stay.
 fn forget(pass: &Pass<'_>, gone: &BTreeSet<Managed>, everything: &BTreeSet<&Managed>, changes: &mut Changes) {
     for managed in gone.iter().filter(|managed| !everything.contains(managed)) {
         forget_one(pass, managed, changes);
@@ -183,24 +185,24 @@ fn forget_one(pass: &Pass<'_>, managed: &Managed, changes: &mut Changes) {
     }
 }
 
-/// What is to be removed in one pass.
+/// The removals of one pass.
 struct Removal<'a> {
     book: &'a str,
     gone: &'a BTreeSet<Managed>,
-    /// What some book of the node still manages: it was moved from one book to another.
+    /// Items that some book of the node still manages. An item among them was moved from one book to another.
     everything: &'a BTreeSet<&'a Managed>,
-    /// How many things there were.
+    /// Number of known items.
     all: usize,
     budget: Option<&'a str>,
 }
 
 impl Removal<'_> {
-    /// How many things are to be removed, not only moved to another book.
+    /// Returns the number of items to remove, without those that only moved to another book.
     fn count(&self) -> usize {
         self.gone.iter().filter(|managed| !self.everything.contains(managed)).count()
     }
 
-    /// What is said where they are too many.
+    /// Returns the outcome for too many removals. `None` if they are within the budget.
     fn refused(&self) -> Option<TaskOutcome> {
         let written = self.budget.and_then(|text| Count::read(&Value::String(text.to_owned())).ok());
         let allowed = written.unwrap_or(Count::Percent(BUDGET)).at_least_one(self.all as u64);
@@ -213,7 +215,7 @@ impl Removal<'_> {
         })
     }
 
-    /// Removes things, unless they are too many; gives those that are gone, and what there is to say.
+    /// Removes items, unless there are too many. Returns the removed items and the outcomes.
     fn carry_out(&self, pass: &Pass<'_>, changes: &mut Changes) -> (BTreeSet<Managed>, Vec<TaskOutcome>) {
         if let Some(held) = self.refused() {
             return (BTreeSet::new(), vec![held]);
@@ -222,7 +224,7 @@ impl Removal<'_> {
             self.gone.iter().partition(|managed| self.everything.contains(managed));
         let mut removed: BTreeSet<Managed> = moved.into_iter().cloned().collect();
         let mut outcomes = Vec::new();
-        // Inner paths go before the directories that hold them, and what runs before what it runs from.
+        // Inner paths are removed before their directories, and running things before their files.
         let mut mine: Vec<&Managed> = mine.into_iter().rev().collect();
         mine.sort_by_key(|managed| rank(&managed.module));
         let mut together: Option<BTreeSet<&Managed>> = None;
@@ -237,7 +239,7 @@ impl Removal<'_> {
             if rank(&managed.module) != FILES
                 && let Err(gate) = pass.windows.open(pass.machine.clock.wall())
             {
-                // What interrupts waits for its window, as it does when it comes.
+                // A removal that interrupts service waits for a window.
                 outcomes.push(outcome(Outcome::Held).say(gate.to_string()));
                 continue;
             }
@@ -265,11 +267,11 @@ impl Removal<'_> {
     }
 }
 
-/// The rank of what is content alone.
+/// The rank of plain content.
 const FILES: u8 = 2;
 
-/// In which order things of different modules go: services before units, those before files, what these lie on,
-/// packages and accounts.
+/// Returns the rank of a module in the order of removal: services, units, files, mounts and sysctls, packages, their
+/// repositories, accounts.
 fn rank(module: &str) -> u8 {
     match module {
         "service" => 0,
@@ -283,10 +285,10 @@ fn rank(module: &str) -> u8 {
     }
 }
 
-/// What is said of something that was put in, and is out again.
+/// The message for an installed item that was uninstalled.
 const TAKEN_OUT: &str = "it was taken out again";
 
-/// What takes a thing away again, where something does.
+/// Returns the parameters that remove an item. `None` if the record has no undo.
 fn undo(pass: &Pass<'_>, managed: &Managed) -> Result<Option<Options>, String> {
     let applied: Option<AppliedItem> = pass.machine.applied(&format!("{}/{}", managed.module, managed.identity));
     let Some(params) = applied.and_then(|applied| applied.undo) else { return Ok(None) };
@@ -306,10 +308,10 @@ fn context<'a>(pass: &Pass<'a>, task: &'a str) -> Context<'a> {
     }
 }
 
-/// What status says of the removal of several packages.
+/// The activity that status shows while several packages are removed.
 const PACKAGES: &str = "prune packages";
 
-/// Takes packages away in one transaction, as they may need one another; gives those that are gone by that.
+/// Removes packages in one transaction, as they may depend on one another. Returns the removed ones.
 fn packages_together<'m>(pass: &Pass<'_>, gone: &[&'m Managed]) -> BTreeSet<&'m Managed> {
     let packages = gone.iter().copied().filter(|managed| managed.module == "package");
     let found: Vec<(&Managed, Options)> =
@@ -342,8 +344,7 @@ fn remove(pass: &Pass<'_>, managed: &Managed, task: &str) -> Result<String, Stri
         return Ok("it is no longer managed".into());
     }
     let failed = |error: std::io::Error| format!("{path}: {error}");
-    // A record is of the path without links: the folder above may have become a link since, and what is there now is
-    // another file.
+    // Records have paths without links. If a folder above has become a link since, the path now leads to another file.
     let real = hand.look().resolved(path, true).map_err(failed)?;
     let itself = hand.look().resolved(path, false).map_err(failed)?;
     let original = |at: &str| pass.machine.record::<Original>(&format!("original/{at}"));
@@ -391,24 +392,24 @@ fn remove(pass: &Pass<'_>, managed: &Managed, task: &str) -> Result<String, Stri
                 "the directory is not empty, and stays".into()
             })
         }
-        // Nothing was changed there: it was as it should be when Towpath came.
+        // Towpath never changed this item: it was in sync from the start.
         Some(Original::Part) | None => Ok("it was there before, and stays".into()),
     }
 }
 
-/// Books that this node no longer has: what they managed is removed as they last said.
+/// Prunes the items of books that this node no longer has, by their last settings.
 fn abandoned_books(pass: &Pass<'_>, everything: &BTreeSet<&Managed>) -> Vec<BookOutcome> {
     let mut outcomes = Vec::new();
     let present: BTreeSet<String> = pass.view.books.iter().map(|book| book.id()).collect();
     let mut inventories = inventories(pass.machine);
-    // A book that managed nothing may have left a handler behind.
+    // A book without items may have left a pending handler.
     let handlers: Vec<(String, HandlerRecord)> = pass.machine.records("handler/");
     for (key, _) in handlers {
         if let [namespace, name, _] = key.splitn(3, '/').collect::<Vec<_>>()[..] {
             inventories.entry(format!("{namespace}/{name}")).or_default();
         }
     }
-    // A book that is gone as a whole is measured against all that the node manages.
+    // The budget of a removed book is relative to all items of the node.
     let all = inventories.values().map(|inventory| inventory.items.len()).sum();
     for (id, inventory) in inventories.into_iter().filter(|(id, _)| !present.contains(id)) {
         let (namespace, name) = id.split_once('/').unwrap_or(("", &id));

@@ -1,4 +1,4 @@
-//! A reboot in the midst of a book: it is written down, the fleet is told, and the run goes on behind it where it was.
+//! Reboots within a book: recorded, announced to the fleet, and continued where the book was.
 
 use std::time::{Duration, Instant};
 
@@ -17,7 +17,7 @@ use super::{
 };
 
 impl BookRun<'_, '_> {
-    /// Reboots the node, where that is due; or goes on behind the reboot.
+    /// Reboots the node if that is due, or continues after the reboot.
     pub(super) fn reboot(&mut self, task: &Task, item: Option<Item>, ready: &Ready, name: String, begun: Instant) {
         self.flush();
         if self.stopped() {
@@ -31,7 +31,7 @@ impl BookRun<'_, '_> {
             Err(error) => return self.failed(task, item, batch::journal_failed(&error).message),
         };
         let boot = boot_id();
-        // A reboot that came later than it was waited for has come all the same.
+        // A reboot that came after the timeout still counts.
         if let Some(before) = known.as_ref().filter(|known| known.state != ActionState::Finished)
             && before.boot.is_some()
             && before.boot != boot
@@ -80,7 +80,7 @@ impl BookRun<'_, '_> {
         }
         let waited = self.waits_for_its_end(task.timeout);
         if waited {
-            // The system ends the agent: what comes next comes behind the reboot.
+            // The system ends the agent. Later tasks run after the reboot.
             self.interrupted = true;
             self.stopped = true;
             return self.push(TaskOutcome {
@@ -93,7 +93,7 @@ impl BookRun<'_, '_> {
         self.not_rebooted(task, item, &key, record, message);
     }
 
-    /// Waits until the agent is asked to end; false where that does not come.
+    /// Waits until the agent is asked to end. Returns false at the timeout.
     fn waits_for_its_end(&self, timeout: Duration) -> bool {
         let begin = self.pass.machine.clock.monotonic();
         while begin.elapsed() < timeout {

@@ -1,4 +1,4 @@
-//! The data store has gone back: what this node holds, by its own journal, is said anew.
+//! Recovery after a rollback of the data store: a node republishes its claims from its journal.
 
 use std::collections::BTreeSet;
 
@@ -17,11 +17,11 @@ use super::{
 };
 use crate::reconcile::{revision::Revision, runs::Run};
 
-/// Says anew all that this node holds: votes, claims, failures, and elections that it has begun or ended. Says whether
-/// it had to.
+/// Republishes the records of this node: votes, claims, failures, and begun or completed elections. Returns whether
+/// that was necessary.
 ///
 /// # Errors
-/// When the store does not answer.
+/// If the store does not answer.
 pub fn republish_claims(
     machine: &Machine,
     journal: &Journal,
@@ -39,7 +39,7 @@ pub fn republish_claims(
     let known: Vec<String> = revision.set.all_nodes().into_iter().collect();
     fleet.acknowledge_recovery(&known)?;
     let mut changes = Changes::default();
-    // No run is known to be through any more.
+    // The end of each run must be confirmed again.
     for (book, progress) in machine.records::<Progress>(PROGRESS) {
         changes.put(format!("{PROGRESS}{book}"), &Progress { through: false, ..progress });
     }
@@ -60,7 +60,8 @@ fn book_anew(machine: &Machine, fleet: &Fleet, revision: &Revision, book: &Book,
     for index in 0..run.segments.len() {
         let spec = run.spec_of(index);
         let own = SlotOf::of(spec, &revision.view.node);
-        // What is held is held in one part of a budget, and a view of another part of the same shows it too.
+        // A slot is held in one partition of a budget. Another partition of the same budget would show it a second
+        // time.
         let elsewhere = |slot: &&SlotOf| slot.away.is_some() && slot.group == own.group && !slot.is_in(&own);
         if slot.as_ref().filter(elsewhere).is_none() && said.insert((own.group.clone(), own.part.clone())) {
             let away = slot.as_ref().filter(|slot| slot.is_in(&own)).and_then(|slot| slot.away.clone());

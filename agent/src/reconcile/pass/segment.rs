@@ -1,4 +1,4 @@
-//! A segment of a book on this node: what comes before its first change, its handlers, and what comes behind them.
+//! The frame of a segment on this node: its `before` tasks, its handlers and its `after` tasks.
 
 use std::{collections::BTreeMap, sync::Arc};
 
@@ -12,19 +12,20 @@ use super::{
 };
 
 impl BookRun<'_, '_> {
-    /// Whether a segment was begun and not ended; and if so, whether all that comes before it has succeeded.
+    /// Returns whether the `before` tasks of the current segment have succeeded. `None` if no framed segment has begun.
     pub(super) fn segment(&self) -> Option<bool> {
         self.pass.machine.record(&format!("segment/{}", self.book.id()))
     }
 
-    /// A task whose segment can't begin: it waits, and so does what comes behind it.
+    /// Ends a task whose segment cannot begin. Later tasks do not run either.
     pub(super) fn not_begun(&mut self, task: &Task, item: Option<Item>, planned: TaskOutcome, why: &NotBegun) {
         self.stopped = true;
         let outcome = TaskOutcome { outcome: why.outcome(), message: Some(why.message()), ..planned };
         self.finish(task, item, outcome, None);
     }
 
-    /// Runs what comes before the first change of this node. What was cut off, or failed, runs again next time.
+    /// Begins a segment: checks the window, acquires the slot and runs the `before` tasks. Interrupted or failed tasks
+    /// run again in the next pass.
     pub(super) fn begin_segment(&mut self) -> Result<(), NotBegun> {
         self.within_window()?;
         self.take_slot()?;
@@ -53,12 +54,13 @@ impl BookRun<'_, '_> {
         Ok(())
     }
 
-    /// Runs what comes behind the last handler, where this segment has changed something.
+    /// Runs the `after` tasks, if this segment has begun.
     pub(super) fn after(&mut self) {
         if self.book.rollout.before.is_empty() && self.book.rollout.after.is_empty() || self.segment().is_none() {
             return;
         }
-        // A segment that was cut off before its first change is gone through, so that what was taken out comes back.
+        // A segment that was interrupted in its `before` tasks runs them again here, so that the `after` tasks can
+        // revert them.
         if self.begin_segment().is_err() {
             return;
         }
@@ -77,12 +79,12 @@ impl BookRun<'_, '_> {
         self.commit(changes, "after");
     }
 
-    /// Where the journal keeps the handlers of the book that were notified.
+    /// Returns the prefix of the journal keys of notified handlers.
     pub(super) fn handlers_key(&self) -> String {
         format!("handler/{}/", self.book.id())
     }
 
-    /// Runs the handlers that were notified, in the order of the book, then those that it no longer has.
+    /// Runs the notified handlers in the order of the book, and then those that the book no longer contains.
     pub(super) fn handlers(&mut self) {
         let prefix = self.handlers_key();
         let pending: BTreeMap<String, HandlerRecord> = self.pass.machine.records(&prefix).into_iter().collect();

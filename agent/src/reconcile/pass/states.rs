@@ -1,4 +1,4 @@
-//! State tasks of files: checked one by one, carried out in batches.
+//! State tasks of files: checked one by one, and carried out in batches.
 
 use std::{collections::BTreeSet, time::Instant};
 
@@ -18,23 +18,23 @@ use super::{
     outcome::{Outcome, TaskOutcome},
 };
 
-/// Why something is to be changed.
+/// The cause of a change.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Cause {
-    /// A commit says something else than before.
+    /// A commit has changed the definition.
     Commit,
-    /// The same text gives something else: facts, variables or other nodes have moved.
+    /// The commit is the same, and its inputs differ: facts, variables or other nodes.
     Input,
-    /// Somebody changed the machine.
+    /// The node was changed by something other than the agent.
     Drift,
 }
 
-/// How many changes of files wait for one batch.
+/// Maximum number of file changes in one batch.
 const BATCH: usize = 2000;
 
 impl BookRun<'_, '_> {
-    /// Whether a change that waits touches what a task is about to look at: the path, what is below it, or what
-    /// it is below.
+    /// Returns whether a queued change touches a path that a task is about to check, a path below it, or a folder above
+    /// it.
     pub(super) fn waits_for(&self, path: &str) -> bool {
         let path = path.trim_end_matches('/');
         let below = format!("{path}/");
@@ -73,7 +73,7 @@ impl BookRun<'_, '_> {
             AppliedItem { definition: ready.definition.clone(), generation: self.pass.generation, undo: None };
         match checked {
             Checked::InSync | Checked::Known(_) => {
-                // What was there already is not taken out again; what Towpath brought is.
+                // An item that existed before is not removed later. An item that Towpath installed keeps its undo.
                 let undo = known.as_ref().and_then(|known| known.undo.clone());
                 let applied = AppliedItem { undo, ..applied };
                 if known.is_none_or(|known| known.definition != applied.definition) && !self.pass.plan {
@@ -98,7 +98,8 @@ impl BookRun<'_, '_> {
             }
             Checked::Change(change) => {
                 let cause = self.cause(known.as_ref(), &applied.definition);
-                // What was there when Towpath came first is not taken away, however often it was put right since.
+                // An item that existed when Towpath first saw it is never removed, even if its drift was corrected
+                // since.
                 let first = known.is_none() || ready.options.is_part_of_file();
                 let new = first.then(|| ready.options.undo(&ready.params, &context)).flatten();
                 let undo = new.or_else(|| known.and_then(|known| known.undo));
@@ -108,11 +109,11 @@ impl BookRun<'_, '_> {
         }
     }
 
-    /// Why something is to be changed.
+    /// Returns the cause of a change.
     pub(super) fn cause(&self, known: Option<&AppliedItem>, definition: &str) -> Cause {
         match known {
             Some(known) if known.definition == definition => Cause::Drift,
-            // The revision was applied before: what it reads has moved, not what it says.
+            // The revision was applied before, so its inputs have changed, not the revision.
             Some(_) if !self.fresh => Cause::Input,
             _ => Cause::Commit,
         }
@@ -156,7 +157,7 @@ impl BookRun<'_, '_> {
             outcome.message = None;
             return self.push(outcome);
         }
-        // Only files that are written wait for others; the order of everything else is kept.
+        // Only writes of files are batched. Other changes keep their order.
         let plain =
             change.steps.iter().all(|step| matches!(step.inner(), Step::Write { .. } | Step::MakeDirectory { .. }))
                 && change.steps.iter().any(|step| matches!(step.inner(), Step::Write { .. }));
@@ -203,7 +204,7 @@ impl BookRun<'_, '_> {
         }
     }
 
-    /// The records of the handlers that a task notifies.
+    /// Returns the records of the handlers that a task notifies.
     pub(super) fn notified(&self, task: &Task, item: Option<&Item>) -> Changes {
         let mut changes = Changes::default();
         for id in &task.notify {
@@ -228,7 +229,7 @@ impl BookRun<'_, '_> {
         changes
     }
 
-    /// Keeps the bytes of a handler that is a script: its revision may be gone when it runs.
+    /// Saves the bytes of a handler's script: its revision may be gone when the handler runs.
     fn kept_script(&self, handler: &Task, record: &HandlerRecord) -> Option<String> {
         let journal = self.pass.machine.journal.as_ref().filter(|_| record.module == "script")?;
         let context = instance::context(self.pass.machine, &self.renderer, handler, self.pass.cancel);
@@ -237,7 +238,7 @@ impl BookRun<'_, '_> {
         journal.keep_original(&tree.read(&path).ok()??).ok()
     }
 
-    /// Whether a state task that went well is a success by its own measure.
+    /// Evaluates the `success` of a state task that was applied.
     pub(super) fn succeeded(&mut self, task: &Task, item: Option<&Item>, outcome: TaskOutcome) -> TaskOutcome {
         let Some(expression) = &task.success else { return outcome };
         let message = match self.renderer.judge(task, item, "success", expression, &outcome.result([])) {
@@ -249,13 +250,13 @@ impl BookRun<'_, '_> {
         TaskOutcome { outcome: Outcome::Failed, message: Some(message), ..outcome }
     }
 
-    /// Carries out what waits: files, or effects; never both wait.
+    /// Carries out the queued changes: files first, then direct changes. Only one kind is queued at a time.
     pub(super) fn flush(&mut self) {
         self.flush_files();
         self.flush_together();
     }
 
-    /// Carries out the files that wait.
+    /// Carries out the queued changes of files.
     pub(super) fn flush_files(&mut self) {
         if self.waiting.is_empty() {
             return;
@@ -298,7 +299,7 @@ impl BookRun<'_, '_> {
         self.stopped |= failed && self.tasks_stop();
     }
 
-    /// Whether a failed task of this book stops it: those that may go on say so themselves.
+    /// Returns whether a failed task stops the book. Tasks that continue on failure do not.
     fn tasks_stop(&self) -> bool {
         self.tasks.iter().filter(|outcome| outcome.outcome == Outcome::Failed).any(|outcome| {
             let own = self

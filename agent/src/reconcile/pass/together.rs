@@ -1,4 +1,4 @@
-//! Adjacent effects that are better carried out as one: packages, in one transaction.
+//! Transactions of adjacent direct changes, such as packages.
 
 use std::collections::BTreeSet;
 
@@ -14,14 +14,14 @@ use super::{
 };
 
 impl BookRun<'_, '_> {
-    /// Carries out the effects that wait for one another.
+    /// Carries out the direct changes that wait for a common transaction.
     pub(super) fn flush_together(&mut self) {
         let mut effects = std::mem::take(&mut self.together);
         if effects.is_empty() {
             return;
         }
         if self.interrupted || !self.stopped && self.makes_way() {
-            // Asked to end, or to begin anew: what has not begun does not.
+            // The run is preempted, or the agent stops. Changes that have not begun are dropped.
             self.stopped = true;
             let pending = self.pending_handlers();
             return self.never_ran(effects, &pending);
@@ -59,7 +59,8 @@ impl BookRun<'_, '_> {
         pending.into_iter().map(|(id, _)| id).collect()
     }
 
-    /// Several effects as one; where that does not go well, one by one within the time that is left.
+    /// Carries out several changes in one transaction. If that fails, carries them out one by one in the remaining
+    /// time.
     fn as_one(&mut self, effects: Vec<Effect>, pending: BTreeSet<String>) {
         let (machine, begun) = (self.pass.machine, self.pass.machine.clock.monotonic());
         let time = effects.iter().map(|effect| effect.task.timeout).max().unwrap_or_default();
@@ -84,7 +85,7 @@ impl BookRun<'_, '_> {
             let (place, goes_on) = (effect.place, effect.task.go_on);
             let left = time.saturating_sub(begun.elapsed());
             if ended || self.makes_way() {
-                // What comes behind a task that has failed does not run; but it may have been done with the others.
+                // Tasks after a failed one do not run. The transaction may have completed them, though.
                 self.stopped = true;
                 if !self.is_done(&effect) {
                     never.push(effect);
@@ -113,8 +114,8 @@ impl BookRun<'_, '_> {
         matches!(effect.ready.options.check(&context), Ok(Checked::InSync))
     }
 
-    /// Leaves nothing of effects that were foreseen and did not run: neither an outcome, nor what would take away what
-    /// did not come, nor whom they would have notified, unless somebody else has.
+    /// Drops changes that were recorded in advance and did not run: their outcomes, their undo, and their
+    /// notifications, unless another task has notified the same handler.
     fn never_ran(&mut self, effects: Vec<Effect>, notified: &BTreeSet<String>) {
         if effects.is_empty() {
             return;
@@ -130,7 +131,7 @@ impl BookRun<'_, '_> {
             for handler in effect.task.notify.iter().filter(|handler| !notified.contains(*handler)) {
                 let key = format!("{}{handler}", self.handlers_key());
                 let record: Option<HandlerRecord> = self.pass.machine.record(&key);
-                // A task that runs at the same time may have notified it meanwhile.
+                // A concurrent task may have notified the handler meanwhile.
                 if record.is_some_and(|record| record.by.is_subset(&names)) {
                     changes.delete(key);
                 }
@@ -142,7 +143,8 @@ impl BookRun<'_, '_> {
         self.commit_changes(changes);
     }
 
-    /// What was foreseen of an effect and is not there: what came with the others is taken away again one day.
+    /// Returns the undo keys of items that do not exist. Existing items keep their undo, so that they can be pruned
+    /// later.
     fn did_not_come(&self, effect: &Effect) -> Vec<String> {
         let context = instance::context(self.pass.machine, &self.renderer, &effect.task, self.pass.cancel);
         let undo = effect.ready.options.undo(&effect.ready.params, &context);
