@@ -1,6 +1,6 @@
 //! The agent: wires sources, rendering, modules and coordination into a daemon and its command line.
 //!
-//! The rooms are layers; imports between them go down only: cli, serve, reconcile, report, config.
+//! The modules are layers. Imports point downwards only: cli, serve, reconcile, report, config.
 
 pub mod cli;
 pub mod config;

@@ -1,4 +1,4 @@
-//! `towpath agent`: the daemon, and one pass with `--once`.
+//! `towpath agent`: the daemon, and a single run with `--once`.
 
 use std::{path::PathBuf, sync::Arc, time::Duration};
 
@@ -20,7 +20,7 @@ use crate::{
     serve::{self, Doors, Links, Shared},
 };
 
-/// How long a run may take to come to the end of its task when the agent stops.
+/// Time in which the current task may finish when the agent stops.
 const GRACE: Duration = Duration::from_secs(30);
 
 /// Runs the agent.
@@ -73,7 +73,7 @@ impl Agent {
     }
 }
 
-/// The node's certificate, where it has one; it must be this node's.
+/// Reads the node's certificate. `None` if the settings name none. A certificate of another node is rejected.
 fn credentials(settings: &Settings, clock: &Arc<dyn Clock>) -> Result<Option<Arc<Credentials>>, Failure> {
     let Some(files) = settings.tls.clone() else { return Ok(None) };
     let file = files.cert.display().to_string();
@@ -95,10 +95,10 @@ fn credentials(settings: &Settings, clock: &Arc<dyn Clock>) -> Result<Option<Arc
     Ok(Some(Arc::new(credentials)))
 }
 
-/// How long those who are there may take to be heard.
+/// Time after the start in which joining nodes are not recorded as events.
 const SETTLING: Duration = Duration::from_secs(15);
 
-/// Begins to listen to what the nodes say among themselves.
+/// Starts the gossip.
 fn gossip(handle: &Handle, port: u16, credentials: Arc<Credentials>, clock: Arc<dyn Clock>, queue: Queue) {
     let options = gossip::Options {
         node: credentials.now().subject.name.clone(),
@@ -108,7 +108,7 @@ fn gossip(handle: &Handle, port: u16, credentials: Arc<Credentials>, clock: Arc<
         peers: Arc::new(Links::new(tokio::runtime::Handle::current(), credentials)),
     };
     let listener = handle.clone();
-    // Events are written to the disk, which the gossip must not wait for.
+    // Events are written to disk, so a thread of its own records them.
     let (told, heard) = std::sync::mpsc::sync_channel::<Heard>(256);
     std::thread::spawn(move || {
         for heard in heard {
@@ -118,7 +118,7 @@ fn gossip(handle: &Handle, port: u16, credentials: Arc<Credentials>, clock: Arc<
     let began = options.clock.monotonic();
     let time = Arc::clone(&options.clock);
     let begun = Gossip::begin(options, move |heard| {
-        // That everybody is there when a node begins is no news.
+        // Nodes that were there before this one are not news.
         let settling = time.monotonic().duration_since(began) < SETTLING && matches!(heard, Heard::Joined(_));
         if !settling && heard != Heard::Slots && told.try_send(heard.clone()).is_err() {
             tracing::warn!(?heard, "too much happens at once for an event of each");
@@ -126,7 +126,7 @@ fn gossip(handle: &Handle, port: u16, credentials: Arc<Credentials>, clock: Arc<
         queue.poke(|wake| match heard {
             Heard::Accepted(_) => wake.accepted = true,
             Heard::Lost(_) | Heard::Left(_) | Heard::Joined(_) => wake.check = true,
-            // It matters to who waits for a slot, and that looks by itself.
+            // Only nodes that wait for a slot need this, and they check by themselves.
             Heard::Slots => {}
         });
     });
@@ -136,7 +136,7 @@ fn gossip(handle: &Handle, port: u16, credentials: Arc<Credentials>, clock: Arc<
     }
 }
 
-/// Where this node agrees with others.
+/// Opens the data store of the fleet.
 fn store(settings: &Settings) -> Result<Arc<dyn Store>, Failure> {
     Ok(match &settings.data_store {
         DataStore::Local => Arc::new(LocalStore::default()),
@@ -185,7 +185,7 @@ fn daemon(
         let _ = sd_notify::notify(&[sd_notify::NotifyState::Stopping]);
         queue.poke(|wake| wake.stop = true);
         if early.is_none() {
-            // The task at hand is finished; a command that does not come to an end is ended.
+            // The current task may finish. A command that takes too long is stopped.
             if tokio::time::timeout(GRACE, &mut running).await.is_err() {
                 tracing::warn!("a task does not come to its end, and is cut off");
                 cancel.cancel();
@@ -203,10 +203,10 @@ fn daemon(
     })?
 }
 
-/// How long a single task may keep the loop from coming round before systemd is let to end the agent.
+/// Time without progress after which systemd may restart the agent.
 const PATIENCE: Duration = Duration::from_secs(3600);
 
-/// Tells systemd that the agent is alive for as long as its loop, or a run in it, goes on.
+/// Reports to systemd that the agent is alive, as long as its loop or a run makes progress.
 fn watchdog(queue: Queue) {
     std::thread::spawn(move || {
         let step = Duration::from_secs(20);
@@ -221,14 +221,15 @@ fn watchdog(queue: Queue) {
     });
 }
 
-/// Reports to systemd that the agent is ready and how it is. The message is one line: each line of what systemd reads is
+/// Reports readiness and the state to systemd. The message becomes one line, because systemd reads each line as an
+/// assignment.
 /// an assignment.
 fn alive(message: &str) {
     let line = terminal::escape(message).replace('\n', "; ");
     let _ = sd_notify::notify(&[sd_notify::NotifyState::Ready, sd_notify::NotifyState::Status(&line)]);
 }
 
-/// A runtime whose threads are few: an idle agent is to be small.
+/// Runs a future on a runtime with one worker thread, to keep an idle agent small.
 fn block_on_small<T>(future: impl Future<Output = T>) -> Result<T, Failure> {
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(1)

@@ -1,4 +1,4 @@
-//! `towpath demo`: three nodes in this process, over one local store, pulled along by a repository in a folder.
+//! `towpath demo`: three nodes in this process. They share one store and follow a repository in a folder.
 
 use std::{
     fs,
@@ -35,7 +35,7 @@ const FILES: [(&str, &str); 3] = [
     ("hello.yaml", include_str!("../../../repos-example/quickstart/hello.yaml")),
     ("templates/hello.txt.j2", include_str!("../../../repos-example/quickstart/templates/hello.txt.j2")),
 ];
-/// How long the nodes may take to follow a push.
+/// The time limit for all nodes to apply a push.
 const PATIENCE: Duration = Duration::from_secs(60);
 
 /// Shows a fleet of three nodes on this machine.
@@ -69,13 +69,13 @@ impl Demo {
         let result = self.show(&fleet);
         fleet.stop();
         if self.once && self.dir.is_none() {
-            // What is left in the folder for temporary files does no harm.
+            // Leftovers in the folder for temporary files are harmless.
             let _ = fs::remove_dir_all(&folder);
         }
         result
     }
 
-    /// Where the nodes agree: keys of a demo are its own.
+    /// Opens the store. Each demo has its own prefix of keys.
     fn store(&self) -> Result<Arc<dyn Store>, Failure> {
         let Some(endpoint) = &self.etcd else { return Ok(Arc::new(LocalStore::default())) };
         let endpoint = if endpoint.contains("://") { endpoint.clone() } else { format!("http://{endpoint}") };
@@ -118,7 +118,7 @@ impl Demo {
     }
 }
 
-/// Runs git, without the settings of whoever runs the demo.
+/// Runs git without the user's own settings.
 fn git_in(folder: &Path, arguments: &[&str]) -> Result<String, Failure> {
     let mut argv = vec![
         "git".to_owned(),
@@ -187,7 +187,7 @@ impl Fleet {
             queue.poke(|wake| wake.stop = true);
         }
         for (_, _, thread) in self.nodes {
-            // A node that panicked has said so.
+            // The panic message is already printed.
             let _ = thread.join();
         }
     }
@@ -248,7 +248,7 @@ impl Fleet {
         )
     }
 
-    /// Shows the fleet again whenever it has moved, until it is interrupted.
+    /// Prints the fleet after each change, until Ctrl-C.
     fn follow(&self) -> Result<u8, Failure> {
         let stopped = Arc::new(Cancel::default());
         let flag = Arc::clone(&stopped);

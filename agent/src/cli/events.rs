@@ -1,4 +1,4 @@
-//! `towpath events`: what happened.
+//! `towpath events`: the events of a node.
 
 use clap::Args;
 use towpath_proto::v1alpha as pb;
@@ -31,7 +31,7 @@ impl Events {
     }
 }
 
-/// One event a line. Further lines of its message are indented, so that none looks like an event of its own.
+/// Returns an event as one line. Further lines of its message are indented, so that none can pass for an event.
 fn line(event: &pb::EventRecord) -> String {
     let state = event.state.as_ref().map(|state| format!(" {state}")).unwrap_or_default();
     format!("{} {}{state}: {}\n", event.time, event.r#type, event.message.replace('\n', "\n    "))

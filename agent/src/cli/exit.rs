@@ -1,19 +1,19 @@
-//! From errors to messages and exit statuses, in one place.
+//! Exit statuses, and messages of failed commands.
 
 use std::{error::Error, process::ExitCode};
 
 use super::terminal;
 use crate::{config::ConfigError, reconcile::NodeError, report::chain, serve::CallError};
 
-/// An error; also: a source can't be reached, after the last good revision was applied.
+/// An error, or an unreachable source after the last good revision was applied.
 pub(super) const ERROR: u8 = 1;
-/// Invalid objects or arguments; also: a commit was rejected.
+/// Invalid objects or arguments, or a rejected commit.
 pub(super) const INVALID: u8 = 2;
-/// Applied, but tasks failed.
+/// Failed tasks.
 pub(super) const FAILED: u8 = 3;
-/// Held.
+/// Held changes.
 pub(super) const HELD: u8 = 4;
-/// Something would change.
+/// Pending changes.
 pub(super) const CHANGES: u8 = 5;
 
 /// A command that failed.
@@ -25,28 +25,28 @@ pub(super) struct Failure {
 }
 
 impl Failure {
-    /// Something went wrong.
+    /// Creates a failure from an error and its causes.
     pub(super) fn error(error: &dyn Error) -> Self {
         Self { code: ERROR, message: chain(error), hint: None }
     }
 
-    /// What was given can't be used.
+    /// Creates a failure for invalid arguments or objects.
     pub(super) fn invalid(message: impl Into<String>) -> Self {
         Self { code: INVALID, message: message.into(), hint: None }
     }
 
-    /// Something went wrong, in words.
+    /// Creates a failure from a message.
     pub(super) fn failed(message: impl Into<String>) -> Self {
         Self { code: ERROR, message: message.into(), hint: None }
     }
 
-    /// Adds what to do.
+    /// Adds a remedy.
     pub(super) fn hint(mut self, hint: impl Into<String>) -> Self {
         self.hint = Some(hint.into());
         self
     }
 
-    /// Prints the failure, and gives its exit status.
+    /// Prints the failure and returns its exit status.
     pub(super) fn report(self) -> ExitCode {
         terminal::message(&format!("towpath: {}", self.message));
         if let Some(hint) = self.hint {

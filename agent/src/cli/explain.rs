@@ -32,7 +32,7 @@ impl Explain {
             output::write(&format!("\n{}", output::table(&["MODULE", "SORT", "WHAT IT DOES"], &modules)))?;
             return Ok(0);
         };
-        // A module is meant by its own name, too.
+        // A path may begin with the name of a module.
         let module = path.split('.').next().unwrap_or_default();
         let path = match towpath_proto::modules().any(|(field, _)| field.name == module) {
             true => format!("TaskBook.spec.tasks.{path}"),

@@ -1,4 +1,4 @@
-//! `towpath facts`: what this node is.
+//! `towpath facts`: the facts of this node.
 
 use std::path::PathBuf;
 

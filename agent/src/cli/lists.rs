@@ -14,7 +14,7 @@ pub(super) struct List {
     output: Output,
 }
 
-/// What is listed.
+/// The kind of a list.
 #[derive(Debug, Clone, Copy)]
 pub(super) enum Kind {
     Nodes,

@@ -1,4 +1,4 @@
-//! The command line: one file a command.
+//! The command line: one file for each command.
 
 mod agent;
 mod completions;
@@ -80,7 +80,7 @@ enum Command {
     GitWorker,
 }
 
-/// How data is printed.
+/// The output format.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 enum Format {
     /// For people
@@ -91,7 +91,7 @@ enum Format {
     Yaml,
 }
 
-/// What all commands share that print data.
+/// The output options of commands that print data.
 #[derive(Debug, Args)]
 struct Output {
     /// How data is printed
@@ -99,7 +99,7 @@ struct Output {
     output: Format,
 }
 
-/// Where an agent is asked.
+/// The address of an agent, and the certificates for it.
 #[derive(Debug, Args)]
 struct Connection {
     /// The socket of the agent
@@ -120,7 +120,7 @@ struct Connection {
 }
 
 impl Connection {
-    /// Connects to the agent, here or elsewhere.
+    /// Connects to the agent, on this machine or another one.
     async fn open(&self) -> Result<Client, CallError> {
         match (&self.address, &self.ca, &self.cert, &self.key) {
             (Some(address), Some(ca), Some(cert), Some(key)) => {
@@ -132,9 +132,9 @@ impl Connection {
     }
 }
 
-/// Parses the arguments, runs the command and gives its exit status.
+/// Parses the arguments, runs the command and returns its exit status.
 pub fn main() -> ExitCode {
-    // gix, reqwest and tonic all look for it.
+    // gix, reqwest and tonic use the installed provider.
     let _ = rustls::crypto::ring::default_provider().install_default();
     let cli = match Cli::try_parse() {
         Ok(cli) => cli,
@@ -175,24 +175,24 @@ pub fn main() -> ExitCode {
     }
 }
 
-/// Logs to stderr: what the agent does, and of other commands only what is odd.
+/// Sets up the log on stderr. The agent logs its work, and other commands log only errors.
 fn logging(agent: bool) {
     let default = if agent { "info" } else { "error" };
     let filter = tracing_subscriber::EnvFilter::try_from_default_env()
         .unwrap_or_else(|_| tracing_subscriber::EnvFilter::new(default));
-    // The journal of systemd has times of its own.
+    // The journal of systemd has its own timestamps.
     let journal = towpath_host::process::environment("JOURNAL_STREAM").is_some();
     let builder = tracing_subscriber::fmt()
         .with_env_filter(filter)
         .with_writer(|| terminal::Log)
-        // Everything that could be a colour is escaped.
+        // Escape sequences of colours would be escaped.
         .with_ansi(false)
         .log_internal_errors(false)
         .with_target(false);
     if journal { builder.without_time().init() } else { builder.init() }
 }
 
-/// A small runtime for commands that ask an agent.
+/// Runs a future on a small runtime, for commands that query an agent.
 fn block_on<T>(future: impl Future<Output = T>) -> Result<T, Failure> {
     let runtime =
         tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(|error| Failure::error(&error))?;

@@ -1,4 +1,4 @@
-//! Data to stdout: one JSON or YAML document, or text for people. All of it goes through [`terminal`].
+//! Output to stdout: one JSON or YAML document, or text for people. All output is escaped by [`terminal`].
 
 use std::{
     borrow::Cow,
@@ -10,7 +10,7 @@ use serde_json::Value;
 
 use super::{Format, exit::Failure, terminal};
 
-/// Prints a document, or the text that stands for it.
+/// Prints a document, or its text form.
 pub(super) fn print<T: Serialize>(format: Format, document: &T, text: impl FnOnce() -> String) -> Result<(), Failure> {
     match format {
         Format::Text => write(&text()),
@@ -19,7 +19,7 @@ pub(super) fn print<T: Serialize>(format: Format, document: &T, text: impl FnOnc
     }
 }
 
-/// Prints one of many documents: JSON on a line of its own, YAML behind `---`.
+/// Prints one of many documents: JSON on a line of its own, YAML after `---`.
 pub(super) fn print_record<T: Serialize>(
     format: Format,
     document: &T,
@@ -38,7 +38,7 @@ pub(super) fn print_record<T: Serialize>(
 fn yaml<T: Serialize>(document: &T) -> Result<String, Failure> {
     let value = serde_json::to_value(document).map_err(|error| Failure::error(&error))?;
     let yaml = towpath_render::document::to_yaml(&value);
-    // Escapes of YAML depend on the style of each string; JSON is YAML too, and has one style.
+    // YAML escapes depend on the style of each string. JSON is valid YAML, and has only one style.
     let plain = matches!(terminal::escape(&yaml), Cow::Borrowed(_));
     Ok(if plain { yaml } else { terminal::escape_json(&json(document)?).into_owned() })
 }
@@ -52,7 +52,7 @@ pub(super) fn write(text: &str) -> Result<(), Failure> {
     put(&terminal::screen(text))
 }
 
-/// Writes what is escaped already. A reader that has gone away is no failure.
+/// Writes escaped text. A closed pipe is not an error.
 fn put(text: &str) -> Result<(), Failure> {
     match std::io::stdout().lock().write_all(text.as_bytes()) {
         Err(error) if error.kind() == std::io::ErrorKind::BrokenPipe => Ok(()),
@@ -65,7 +65,7 @@ pub(super) fn progress(text: &str) {
     terminal::message(text);
 }
 
-/// A table with a head; columns as wide as they need be.
+/// Formats a table with a head. Columns have the width of their longest cell.
 pub(super) fn table(head: &[&str], rows: &[Vec<String>]) -> String {
     let width = |column: usize| {
         rows.iter()
@@ -88,7 +88,7 @@ pub(super) fn table(head: &[&str], rows: &[Vec<String>]) -> String {
     text
 }
 
-/// A colour for a terminal, unless NO_COLOR is set.
+/// Marks text with a colour, if stdout is a terminal and NO_COLOR is not set.
 pub(super) fn coloured(text: &str, colour: Colour) -> String {
     let on = std::io::stdout().is_terminal() && towpath_host::process::environment("NO_COLOR").is_none();
     if !on {
@@ -102,7 +102,7 @@ pub(super) fn coloured(text: &str, colour: Colour) -> String {
     format!("{}{text}{}", terminal::colour_mark(code), terminal::colour_mark(0))
 }
 
-/// What a colour says.
+/// The meaning of a colour.
 #[derive(Debug, Clone, Copy)]
 pub(super) enum Colour {
     Good,
@@ -110,7 +110,7 @@ pub(super) enum Colour {
     Odd,
 }
 
-/// The colour of an outcome.
+/// Marks the word of an outcome with its colour.
 pub(super) fn outcome(word: &str) -> String {
     let colour = match word {
         "failed" => Colour::Bad,
@@ -121,7 +121,7 @@ pub(super) fn outcome(word: &str) -> String {
     coloured(word, colour)
 }
 
-/// A value of JSON as one short line.
+/// Formats a JSON value as one short line.
 pub(super) fn short(value: &Value) -> String {
     match value {
         Value::String(text) => text.clone(),

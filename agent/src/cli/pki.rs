@@ -81,7 +81,7 @@ struct Renew {
     output: Output,
 }
 
-/// What the bearer of a certificate may do.
+/// The rights of a certificate.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 enum Role {
     /// Speak for a node, and look
@@ -102,14 +102,14 @@ impl From<Role> for identity::Role {
     }
 }
 
-/// What was written.
+/// The written files and the contents of the certificate.
 #[derive(Debug, Serialize)]
 #[serde(rename_all = "camelCase")]
 struct Written {
     cluster: String,
     name: Option<String>,
     role: Option<&'static str>,
-    /// What `revoked` of a Config takes.
+    /// The serial number, as `revoked` of a Config takes it.
     serial: Option<String>,
     public_keys: Vec<String>,
     ca_file: PathBuf,

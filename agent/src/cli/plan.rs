@@ -1,4 +1,4 @@
-//! `towpath plan`: what would change here.
+//! `towpath plan`: the changes that the agent would make on this node.
 
 use clap::Args;
 use towpath_proto::v1alpha as pb;
@@ -37,7 +37,7 @@ impl Plan {
                 Answer::Here(here) => Err(here),
             })
         })??;
-        // Checks wait for the machine, which is not for a thread that drives connections.
+        // Checks block, so they must not run on a thread of the runtime.
         let here = match asked {
             Ok(plan) => return Ok(plan),
             Err(here) => here,

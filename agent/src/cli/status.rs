@@ -1,4 +1,4 @@
-//! `towpath status`: what the agent of this node is doing.
+//! `towpath status`: the state of the agent of this node.
 
 use std::{thread, time::Duration};
 
@@ -39,7 +39,7 @@ impl Status {
     }
 }
 
-/// A status for people.
+/// Formats a status for people.
 pub(super) fn text(status: &pb::NodeStatus) -> String {
     let commits = status
         .commits

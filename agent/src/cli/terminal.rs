@@ -1,4 +1,4 @@
-//! The one way to a terminal: control characters from git, the network and commands are escaped, and a closed stream
+//! The only output to a terminal. Control characters from git, the network and commands are escaped. A closed stream
 //! never ends a command.
 
 use std::{
@@ -8,8 +8,8 @@ use std::{
     sync::OnceLock,
 };
 
-/// Whether a character could move the cursor, change the terminal, or show text in another order than it is.
-/// Newline and tab are layout, and stay.
+/// Returns whether a character could move the cursor, change the terminal, or reorder the shown text. Newline and tab
+/// are layout, and not escaped.
 fn is_control(character: char) -> bool {
     match character {
         '\n' | '\t' => false,
@@ -21,13 +21,13 @@ fn is_control(character: char) -> bool {
         | '\u{200f}'
         | '\u{202a}'..='\u{202e}'
         | '\u{2066}'..='\u{2069}' => true,
-        // Tags: invisible, and able to carry text.
+        // Tags: invisible characters that can carry text.
         '\u{e0000}'..='\u{e007f}' => true,
         other => other.is_control(),
     }
 }
 
-/// The text with each control character in its escaped form, such as `\u{1b}`.
+/// Returns text with each control character in its escaped form, such as `\u{1b}`.
 pub(super) fn escape(text: &str) -> Cow<'_, str> {
     if !text.contains(is_control) {
         return Cow::Borrowed(text);
@@ -43,7 +43,8 @@ pub(super) fn escape(text: &str) -> Cow<'_, str> {
     Cow::Owned(escaped)
 }
 
-/// A JSON document with the control characters of its strings escaped as JSON has it. Outside of strings there are none.
+/// Returns a JSON document with the control characters of its strings in JSON's escaped form. They occur only in
+/// strings.
 pub(super) fn escape_json(document: &str) -> Cow<'_, str> {
     if !document.contains(is_control) {
         return Cow::Borrowed(document);
@@ -62,7 +63,7 @@ pub(super) fn escape_json(document: &str) -> Cow<'_, str> {
     Cow::Owned(escaped)
 }
 
-/// Marks a colour in text. The mark holds a random number, so that no text from outside can be one.
+/// Returns the mark of a colour in text. It contains a random number, so that text from outside cannot contain it.
 pub(super) fn colour_mark(code: u8) -> String {
     format!("\u{fdd0}{}:{code}\u{fdd1}", nonce())
 }
@@ -72,7 +73,7 @@ fn nonce() -> &'static str {
     NONCE.get_or_init(|| uuid::Uuid::new_v4().simple().to_string())
 }
 
-/// Text for a terminal: escaped, with colours in the place of their marks.
+/// Returns text for a terminal: escaped, with colours for their marks.
 pub(super) fn screen(text: &str) -> String {
     let mut shown = escape(text).into_owned();
     if shown.contains('\u{fdd0}') {
@@ -83,14 +84,14 @@ pub(super) fn screen(text: &str) -> String {
     shown
 }
 
-/// Writes a message to stderr. A closed or full stderr is no failure: there is no other place to report it.
+/// Writes a message to stderr. Failures are ignored, as there is no other way to report them.
 pub(super) fn message(text: &str) {
     let mut stderr = io::stderr().lock();
     let _ = writeln!(stderr, "{}", escape(text));
 }
 
-/// The stream of the log: each event is escaped, continued lines are indented so that none looks like an event of its
-/// own, and a closed stderr never ends the agent.
+/// The output of the log. Each event is escaped, and its continued lines are indented, so that none can pass for an
+/// event. A closed stderr never ends the agent.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Log;
 

@@ -60,7 +60,7 @@ impl Validate {
     }
 }
 
-/// The places that may hold untrusted values and do.
+/// Returns a note for each parameter that holds untrusted data and may do so.
 fn untrusted(set: &ObjectSet) -> Vec<Problem> {
     let uses = untrusted_uses(set).into_iter().filter(|found| found.allowed);
     let note = |found: UntrustedUse| {
@@ -70,7 +70,7 @@ fn untrusted(set: &ObjectSet) -> Vec<Problem> {
     uses.map(note).collect()
 }
 
-/// What modules find wrong with parameters that hold no templates.
+/// Returns the problems that modules find in parameters without templates.
 fn module_problems(set: &ObjectSet) -> Vec<Problem> {
     let mut problems = Vec::new();
     for book in set.books.values() {
@@ -81,7 +81,7 @@ fn module_problems(set: &ObjectSet) -> Vec<Problem> {
             if text.contains("{{") || text.contains("{%") {
                 continue;
             }
-            // What the schema refuses has been told already.
+            // Violations of the schema are already reported.
             let checked = check_message(module.message, &module.params, Mode::Written);
             if !checked.findings.is_empty() {
                 continue;

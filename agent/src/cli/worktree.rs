@@ -1,5 +1,5 @@
-//! What plan, render, vars and facts share: an agent's answer where there is one, else the answer of this process,
-//! from the state directory or from a working tree.
+//! The answers of plan, render, vars and facts: from the agent if it runs, or else from this process. This process uses
+//! the state directory or a working tree.
 
 use std::{collections::BTreeMap, path::Path, path::PathBuf, sync::Arc};
 
@@ -20,7 +20,7 @@ use crate::{
     serve::Client,
 };
 
-/// Where the objects come from.
+/// The source of the objects.
 #[derive(Debug, Args)]
 pub(super) struct From {
     /// The node's bootstrap file
@@ -34,15 +34,15 @@ pub(super) struct From {
     pub(super) sources: Vec<String>,
 }
 
-/// Who answers.
+/// The process that answers.
 pub(super) enum Answer {
-    /// The agent that has the state directory.
+    /// The agent that holds the state directory.
     Agent(Client),
     /// This process.
     Here(Box<Here>),
 }
 
-/// This process as one that answers.
+/// This process as the one that answers.
 pub(super) struct Here {
     pub(super) handle: Handle,
     pub(super) revision: Option<Arc<Revision>>,
@@ -50,7 +50,7 @@ pub(super) struct Here {
 }
 
 impl From {
-    /// Finds who answers.
+    /// Selects the process that answers.
     pub(super) async fn answer(&self, node: Option<&str>) -> Result<Answer, Failure> {
         if let Some(folder) = &self.source_dir {
             return self.working_tree(folder, node).map(|here| Answer::Here(Box::new(here)));
@@ -63,7 +63,7 @@ impl From {
                     settings,
                     store: Arc::new(LocalStore::default()),
                     clock: Arc::new(SystemClock),
-                    // Nobody else is asked.
+                    // Other nodes are not queried.
                     credentials: None,
                 })?;
                 node.load_last_good();
@@ -119,7 +119,7 @@ pub(super) fn load_folders(first: &str, folder: &Path, further: &[String]) -> Re
     }
     let mut sources =
         vec![SourceTree { name: first.to_owned(), tree: Arc::clone(&tree), library: false, globals: true }];
-    // What the first source's Config says of the others decides what they may hold.
+    // The Config of the first source defines the rights of the others.
     let alone = load(&sources, &BTreeMap::new());
     let written: Vec<_> = alone.set.configs.values().flat_map(|config| config.sources.clone()).collect();
     for (name, tree) in trees {
@@ -136,23 +136,23 @@ pub(super) fn load_folders(first: &str, folder: &Path, further: &[String]) -> Re
     Ok(load(&sources, &BTreeMap::new()))
 }
 
-/// Problems as text, each with its line.
+/// Returns problems as text, each with its line.
 pub(super) fn report(problems: &[Problem]) -> String {
     let shown = problems.iter().map(ToString::to_string).collect::<Vec<_>>().join("\n");
     format!("the objects have {} mistake(s):\n{shown}", problems.len())
 }
 
-/// The machine's name, under which a node is known unless its bootstrap file says otherwise.
+/// Returns the host name, which is the default name of a node.
 pub(super) fn host_name() -> String {
     facts::host_name()
 }
 
-/// Prints JSON that came as text.
+/// Parses JSON.
 pub(super) fn parsed(text: &str) -> Result<serde_json::Value, Failure> {
     serde_json::from_str(text).map_err(|error| Failure::error(&error))
 }
 
-/// Tells that an answer is from this process.
+/// Prints a note if the answer is from a working tree.
 pub(super) fn note_working_tree(folder: Option<&PathBuf>) {
     if let Some(folder) = folder {
         output::progress(&format!("from the working tree {}", folder.display()));

@@ -1,4 +1,4 @@
-//! The data store of a bootstrap file: the endpoints of an etcd, and the files that the node shows to it.
+//! The data store of a bootstrap file: the endpoints of etcd, and the files for access to it.
 
 use std::{collections::BTreeSet, fs, net::Ipv6Addr, path::Path, path::PathBuf, sync::Arc};
 
@@ -12,26 +12,26 @@ use super::{ConfigError, DataStore};
 /// The settings of an etcd, as written in the bootstrap file.
 #[derive(Debug, Clone, Default)]
 pub struct EtcdSettings {
-    /// URLs of its members.
+    /// URLs of the members.
     pub endpoints: Vec<String>,
-    /// The certificate authority that its members are known by.
+    /// The certificate authority of the members.
     pub ca_file: Option<PathBuf>,
     /// The node's certificate.
     pub cert_file: Option<PathBuf>,
-    /// Its key.
+    /// The key of the certificate.
     pub key_file: Option<PathBuf>,
-    /// A user.
+    /// The file with the user name.
     pub username_file: Option<PathBuf>,
-    /// The user's password.
+    /// The file with the user's password.
     pub password_file: Option<PathBuf>,
 }
 
 impl EtcdSettings {
-    /// Returns the options of the store. Its files are read now, to see that they can be, and again for each
-    /// connection: renewed files count without a restart.
+    /// Returns the options of the store. The files are read now, so that mistakes are reported early. They are read
+    /// again for each connection, so that renewed files count without a restart.
     ///
     /// # Errors
-    /// When a file can't be read.
+    /// If a file cannot be read.
     pub fn options(&self, node: &str, cluster: &str) -> Result<EtcdOptions, ConfigError> {
         self.read()?;
         let settings = self.clone();
@@ -63,7 +63,7 @@ fn read(file: &Path) -> Result<Vec<u8>, ConfigError> {
     fs::read(file).map_err(|source| ConfigError::Unreadable { file: file.to_owned(), source })
 }
 
-/// An error and its cause.
+/// Returns an error with its cause.
 fn in_full(error: &ConfigError) -> String {
     match error {
         ConfigError::Unreadable { file, source } => format!("cannot read {}: {source}", file.display()),
@@ -71,7 +71,7 @@ fn in_full(error: &ConfigError) -> String {
     }
 }
 
-/// The data store as written to as resolved.
+/// Resolves a data store as written in the bootstrap file.
 pub(super) fn data_store(written: &pb::DataStore) -> Result<DataStore, Finding> {
     if written.r#type.as_deref() != Some("etcd") {
         return Ok(DataStore::Local);
@@ -114,16 +114,16 @@ pub(super) fn data_store(written: &pb::DataStore) -> Result<DataStore, Finding> 
     })))
 }
 
-/// A checked endpoint.
+/// A valid endpoint.
 #[derive(Debug, PartialEq, Eq)]
 struct Endpoint {
-    /// Whether it is reached without TLS.
+    /// True if it is used without TLS.
     plain: bool,
-    /// Its host and port, in lower case.
+    /// The host and the port, in lower case.
     authority: String,
 }
 
-/// Checks the URL of a member; the error continues the sentence "the endpoint …".
+/// Checks the URL of a member. The error continues the sentence "the endpoint …".
 fn endpoint(text: &str) -> Result<Endpoint, &'static str> {
     let (plain, rest) = match text.split_once("://") {
         Some(("http", rest)) => (true, rest),

@@ -1,4 +1,4 @@
-//! The node's bootstrap file: as written (a Config object) to as resolved ([`Settings`]).
+//! The node's bootstrap file: a Config object as written, and the resolved [`Settings`].
 
 mod etcd;
 
@@ -18,90 +18,90 @@ use towpath_render::{
 
 pub use self::etcd::EtcdSettings;
 
-/// Everything that the bootstrap file says, with defaults filled in.
+/// The settings of the bootstrap file, with defaults filled in.
 #[derive(Debug, Clone)]
 pub struct Settings {
-    /// The node's name.
+    /// The name of the node.
     pub node: String,
-    /// The cluster's name.
+    /// The name of the cluster.
     pub cluster: String,
-    /// Below which folder file-like modules work.
+    /// The folder below which modules work on files.
     pub root: PathBuf,
-    /// Where the agent keeps its mirror and its journal.
+    /// The folder of the mirrors and the journal.
     pub state_dir: PathBuf,
-    /// The sources, the first one first.
+    /// The sources, in the order of the file.
     pub sources: Vec<Source>,
     /// The Unix socket of the API.
     pub socket: PathBuf,
-    /// Where the API is open to other machines: HOST:PORT.
+    /// The address on which the API serves other machines.
     pub api: Option<SocketAddr>,
     /// The node's certificate.
     pub tls: Option<TlsFiles>,
-    /// How the node checks itself.
+    /// The intervals and the drift policy of the node.
     pub reconcile: Reconcile,
-    /// The folders of own facts.
+    /// The folders of custom facts.
     pub facts_d: Vec<PathBuf>,
-    /// Where nodes agree.
+    /// The data store of the fleet.
     pub data_store: DataStore,
-    /// The certificates and keys that do not count, before the first revision and beside those of git.
+    /// Revoked certificates and keys. They apply from the start, in addition to those in git.
     pub revoked: Vec<String>,
-    /// What is odd about the file.
+    /// Warnings about the file.
     pub warnings: Vec<String>,
 }
 
-/// Where nodes agree.
+/// The data store of the fleet.
 #[derive(Debug, Clone, Default)]
 pub enum DataStore {
-    /// In this process.
+    /// A store in this process.
     #[default]
     Local,
-    /// In an etcd.
+    /// An etcd cluster.
     Etcd(Box<EtcdSettings>),
 }
 
 impl Settings {
-    /// Whether other nodes have a say in what this one does.
+    /// Returns whether the node coordinates with other nodes.
     pub fn coordinated(&self) -> bool {
         matches!(self.data_store, DataStore::Etcd(_))
     }
 }
 
-/// One source.
+/// A source.
 #[derive(Debug, Clone)]
 pub struct Source {
-    /// How it is reached and verified.
+    /// The options for fetching and verifying it.
     pub git: git::Options,
-    /// How often it is asked.
+    /// The interval between polls.
     pub interval: Duration,
-    /// Whether it holds only what includes and templates read.
+    /// True if it contains only files for includes and templates.
     pub library: bool,
-    /// Whether it may define global kinds.
+    /// True if it may define global kinds.
     pub globals: bool,
 }
 
-/// How the node checks itself.
+/// The intervals and the drift policy of a node.
 #[derive(Debug, Clone, Copy)]
 pub struct Reconcile {
-    /// How often everything is checked.
+    /// The interval between passes.
     pub interval: Duration,
-    /// By how many percent the interval varies.
+    /// The jitter of the interval, in percent.
     pub jitter: u64,
-    /// What is done about drift.
+    /// The drift policy.
     pub drift: Drift,
 }
 
-/// A bootstrap file that can't be used.
+/// An unusable bootstrap file.
 #[derive(Debug, Error)]
 pub enum ConfigError {
-    /// It can't be read.
+    /// A file that cannot be read.
     #[error("the configuration {file} can't be read", file = .file.display())]
     Unreadable {
         /// The file.
         file: PathBuf,
-        /// Why.
+        /// The cause.
         source: std::io::Error,
     },
-    /// It has mistakes.
+    /// A file with mistakes.
     #[error("the configuration has {} mistake(s):\n{}", .0.len(), .0.iter().map(ToString::to_string).collect::<Vec<_>>().join("\n"))]
     Invalid(Vec<Problem>),
 }
@@ -109,7 +109,7 @@ pub enum ConfigError {
 /// Reads a bootstrap file.
 ///
 /// # Errors
-/// When it can't be read, or everything that is wrong with it.
+/// If the file cannot be read or has mistakes. Contains all mistakes of the first failed step.
 pub fn load(file: &Path, host_name: &str) -> Result<Settings, ConfigError> {
     let bytes = fs::read(file).map_err(|source| ConfigError::Unreadable { file: file.to_owned(), source })?;
     let shown = file.display().to_string();
@@ -134,7 +134,7 @@ pub fn load(file: &Path, host_name: &str) -> Result<Settings, ConfigError> {
         return Err(ConfigError::Invalid(problems));
     };
     let mut document = document.clone();
-    // A bootstrap file needs no name.
+    // The name of a Config is optional in a bootstrap file.
     if let Some(metadata) = document.value.get_mut("metadata").and_then(Value::as_object_mut) {
         metadata.entry("name").or_insert_with(|| "bootstrap".into());
     }
@@ -235,7 +235,7 @@ fn resolve(
     })
 }
 
-/// What is dangerous about a source's settings. `coordinated`: other nodes have a say in what this one does.
+/// Returns the warnings about insecure settings of a source. `coordinated`: the node coordinates with other nodes.
 pub fn source_warnings(source: &Source, coordinated: bool) -> Vec<String> {
     let git::Options { name, auth, verify, .. } = &source.git;
     let mut warnings = Vec::new();
@@ -283,10 +283,10 @@ fn time(text: Option<&str>, otherwise: Duration) -> Duration {
     text.and_then(|text| words::duration(text).ok()).unwrap_or(otherwise)
 }
 
-/// A source as written to as resolved; Config objects in git name further ones.
+/// Resolves a source as written in a bootstrap file or in a Config in git.
 ///
 /// # Errors
-/// What is wrong with it.
+/// The first mistake.
 pub fn source(written: &pb::GitSource) -> Result<Source, Finding> {
     let reference = match (&written.branch, &written.tag, &written.commit) {
         (None, None, None) => git::Reference::Branch("main".into()),

@@ -1,4 +1,4 @@
-//! What happened: the events that a node keeps, and those who follow them.
+//! Events of a node: recorded in the journal, and streamed to followers.
 
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -10,10 +10,10 @@ use towpath_host::{
 };
 use towpath_proto::v1alpha as pb;
 
-/// How many events are kept.
+/// Number of events that remain when old ones are deleted. Up to 500 more accumulate in between.
 const KEPT: usize = 5000;
 
-/// One event as the journal keeps it.
+/// An event as the journal keeps it.
 #[derive(Debug, Clone, Default, Serialize, Deserialize)]
 #[serde(default)]
 struct Kept {
@@ -26,20 +26,20 @@ struct Kept {
     message: String,
 }
 
-/// What is told of something that happened.
+/// A new event.
 #[derive(Debug, Clone, Default)]
 pub struct Told {
-    /// The namespace; `system` for what is cluster-wide.
+    /// The namespace. Cluster-wide events have `system`.
     pub namespace: String,
-    /// What happened, in words separated by dots.
+    /// The type, in words separated by dots.
     pub kind: String,
-    /// Whether it begins (true) or ends.
+    /// True if the condition begins, false if it ends. `None` for an event without duration.
     pub firing: Option<bool>,
-    /// Why, in one word.
+    /// The reason, in one word.
     pub reason: Option<String>,
-    /// The object it is about.
+    /// The object of the event.
     pub object: Option<String>,
-    /// One sentence for people.
+    /// The message, one sentence.
     pub message: String,
 }
 
@@ -53,15 +53,15 @@ pub struct Events {
 }
 
 impl Events {
-    /// Events that the journal keeps; without one, only those who follow see them.
+    /// Creates the events of a node. Without a journal, only followers see them.
     pub fn new(node: String, journal: Option<Arc<Journal>>) -> Self {
         Self { node, journal, live: broadcast::channel(256).0, count: Arc::default() }
     }
 
-    /// Tells of something that happened.
+    /// Records an event.
     ///
     /// # Errors
-    /// When the journal does not take it; those who follow have it all the same.
+    /// If the journal cannot store the event. Followers receive it all the same.
     pub fn tell(&self, now: i64, told: Told) -> Result<(), JournalError> {
         let uuid = uuid::Uuid::now_v7().to_string();
         let kept = Kept {
@@ -73,7 +73,7 @@ impl Events {
             object: told.object,
             message: told.message,
         };
-        // Nobody may be following.
+        // Sending fails if there are no followers.
         let _ = self.live.send(self.record(&uuid, &kept));
         let Some(journal) = &self.journal else { return Ok(()) };
         let mut changes = Changes::default();
@@ -82,7 +82,7 @@ impl Events {
         journal.commit(changes)
     }
 
-    /// The oldest events go when there are too many.
+    /// Deletes the oldest events if there are too many.
     fn make_room(&self, journal: &Journal, changes: &mut Changes) {
         let mut count = self.count.lock().unwrap_or_else(PoisonError::into_inner);
         *count += 1;
@@ -95,14 +95,14 @@ impl Events {
         }
     }
 
-    /// The events that are kept, oldest first.
+    /// Returns the recorded events, oldest first.
     pub fn kept(&self) -> Vec<pb::EventRecord> {
         let all: Vec<(String, Kept)> =
             self.journal.as_ref().and_then(|journal| journal.scan("event/").ok()).unwrap_or_default();
         all.iter().map(|(uuid, kept)| self.record(uuid, kept)).collect()
     }
 
-    /// The events to come.
+    /// Returns a stream of new events.
     pub fn follow(&self) -> broadcast::Receiver<pb::EventRecord> {
         self.live.subscribe()
     }
@@ -123,7 +123,7 @@ impl Events {
     }
 }
 
-/// An error with its causes, each once. URLs in them are shown without user, password and query.
+/// Returns an error with its causes, each once. URLs in it have no user, password and query.
 pub fn chain(error: &dyn std::error::Error) -> String {
     let mut text = error.to_string();
     let mut cause = error.source();

@@ -1,4 +1,4 @@
-//! Limits of one caller: expensive calls run one at a time.
+//! Limits per caller: expensive calls run one at a time.
 
 use std::{
     collections::BTreeMap,
@@ -10,10 +10,10 @@ use tonic::{Request, Status, transport::server::UdsConnectInfo};
 
 use super::tls::Caller;
 
-/// Calls of one caller that may wait for its running one.
+/// Maximum number of calls of one caller that wait for its running one.
 const WAITING: usize = 4;
 
-/// The turns of all callers.
+/// The queues of all callers.
 #[derive(Debug, Clone, Default)]
 pub(super) struct Callers(Arc<Mutex<BTreeMap<String, Arc<Turns>>>>);
 
@@ -23,7 +23,7 @@ struct Turns {
     waiting: Arc<Semaphore>,
 }
 
-/// The turn of a caller; it ends when this is dropped.
+/// The turn of a caller. It ends when this is dropped.
 #[derive(Debug)]
 pub(super) struct Turn {
     _running: OwnedSemaphorePermit,
@@ -34,7 +34,7 @@ impl Callers {
     /// Waits until no other expensive call of the same caller runs.
     ///
     /// # Errors
-    /// When too many calls of that caller wait already.
+    /// If too many calls of that caller are waiting.
     pub(super) async fn turn<T>(&self, request: &Request<T>) -> Result<Turn, Status> {
         self.turn_of(caller(request)).await
     }
@@ -42,7 +42,7 @@ impl Callers {
     async fn turn_of(&self, caller: String) -> Result<Turn, Status> {
         let turns = {
             let mut known = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-            // Those of callers that ask for nothing are forgotten.
+            // Queues of idle callers are dropped.
             known.retain(|name, turns| *name == caller || Arc::strong_count(turns) > 1);
             Arc::clone(known.entry(caller.clone()).or_insert_with(|| {
                 Arc::new(Turns { running: Arc::new(Semaphore::new(1)), waiting: Arc::new(Semaphore::new(WAITING)) })
@@ -58,7 +58,7 @@ impl Callers {
     }
 }
 
-/// The caller of a request: by certificate, or on the Unix socket by user.
+/// Returns the caller of a request: the subject of its certificate, or the user on the Unix socket.
 fn caller<T>(request: &Request<T>) -> String {
     if let Some(Caller(subject, _)) = request.extensions().get::<Caller>() {
         return format!("the {} {}", subject.role.name(), subject.name);

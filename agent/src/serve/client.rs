@@ -1,4 +1,4 @@
-//! The command line's end of the API.
+//! The client of the API, for the command line.
 
 use std::{
     path::{Path, PathBuf},
@@ -19,36 +19,36 @@ use towpath_proto::v1alpha::{self as pb, events_client::EventsClient, status_cli
 use super::tls;
 use crate::report::chain;
 
-/// A call that got no answer.
+/// A failed call.
 #[derive(Debug, Error)]
 pub enum CallError {
-    /// Nobody listens.
+    /// The socket has no listener.
     #[error("no agent answers at {path}", path = .path.display())]
     NoAgent {
         /// The socket.
         path: PathBuf,
-        /// Why.
+        /// The cause.
         source: std::io::Error,
     },
-    /// The own certificate can't be used.
+    /// The caller's certificate is unusable.
     #[error("the certificate can't be used")]
     Credentials(#[from] IdentityError),
-    /// Nobody there, or nobody who is who it should be.
+    /// The remote agent cannot be reached, or is not the expected one.
     #[error("{address} can't be asked: {why}")]
     Remote {
         /// The address.
         address: String,
-        /// Why.
+        /// The cause.
         why: String,
     },
-    /// The agent refused, or broke off.
+    /// The agent rejected or aborted the call.
     #[error("the agent answered: {0}")]
     Refused(String),
 }
 
 impl From<tonic::Status> for CallError {
     fn from(status: tonic::Status) -> Self {
-        // What went wrong below gRPC says more than gRPC makes of it.
+        // The cause below gRPC is more precise than the gRPC status.
         Self::Refused(match std::error::Error::source(&status) {
             Some(cause) => chain(cause),
             None => status.message().to_owned(),
@@ -56,12 +56,12 @@ impl From<tonic::Status> for CallError {
     }
 }
 
-/// An agent on another machine.
+/// The address of an agent on another machine.
 #[derive(Debug, Clone)]
 pub struct Remote {
     /// HOST:PORT.
     pub address: String,
-    /// The own certificate, and the authority that the agent is known by.
+    /// The caller's certificate, and the authority of the agent's certificate.
     pub tls: TlsFiles,
 }
 
@@ -75,10 +75,10 @@ impl Client {
     /// Connects to the socket of an agent.
     ///
     /// # Errors
-    /// When nobody listens there.
+    /// If the socket has no listener.
     pub async fn connect(socket: &Path) -> Result<Self, CallError> {
         let no_agent = |source| CallError::NoAgent { path: socket.to_owned(), source };
-        // A first try tells why it fails; tonic would not.
+        // The first connection is made here, because tonic hides the cause of its failure.
         UnixStream::connect(socket).await.map_err(no_agent)?;
         let path = socket.to_owned();
         let connector = service_fn(move |_: Uri| {
@@ -94,7 +94,7 @@ impl Client {
     /// Connects to an agent on another machine.
     ///
     /// # Errors
-    /// When nobody answers there, or one of the two sides is not who it should be.
+    /// If no agent answers there, or one side rejects the other's certificate.
     pub async fn connect_to(remote: &Remote) -> Result<Self, CallError> {
         let credentials = Credentials::read(remote.tls.clone(), Arc::new(SystemClock))?;
         let failed = |why: String| CallError::Remote { address: remote.address.clone(), why };
@@ -102,7 +102,7 @@ impl Client {
         let host = host.trim_matches(['[', ']']).to_owned();
         let present = credentials.now();
         let (address, cluster) = (remote.address.clone(), present.subject.cluster.clone());
-        // A first try tells why it fails; tonic would not.
+        // The first connection is made here, because tonic hides the cause of its failure.
         let first = tls::dial(&address, &host, Arc::clone(&present.client), Some(&cluster)).await;
         let mut first = Some(first.map_err(|error| failed(chain(&error)))?);
         let connector = service_fn(move |_: Uri| {
@@ -125,67 +125,67 @@ impl Client {
         StatusClient::new(self.channel.clone()).max_decoding_message_size(256 << 20)
     }
 
-    /// The status of the node.
+    /// Returns the status of the node.
     ///
     /// # Errors
-    /// When the agent does not answer.
+    /// If the agent does not answer.
     pub async fn status(&self) -> Result<pb::NodeStatus, CallError> {
         Ok(self.status_service().get_status(pb::GetStatusRequest {}).await?.into_inner())
     }
 
-    /// The nodes that it knows.
+    /// Returns the nodes that the agent knows.
     ///
     /// # Errors
-    /// When the agent does not answer.
+    /// If the agent does not answer.
     pub async fn nodes(&self) -> Result<Vec<pb::NodeSummary>, CallError> {
         Ok(self.status_service().list_nodes(pb::ListNodesRequest {}).await?.into_inner().nodes)
     }
 
-    /// The objects of its revision.
+    /// Returns the objects of the accepted revision.
     ///
     /// # Errors
-    /// When the agent does not answer.
+    /// If the agent does not answer.
     pub async fn objects(&self) -> Result<Vec<pb::ObjectSummary>, CallError> {
         Ok(self.status_service().list_objects(pb::ListObjectsRequest {}).await?.into_inner().objects)
     }
 
-    /// Its runs.
+    /// Returns the runs of the node.
     ///
     /// # Errors
-    /// When the agent does not answer.
+    /// If the agent does not answer.
     pub async fn runs(&self) -> Result<Vec<pb::RunSummary>, CallError> {
         Ok(self.status_service().list_runs(pb::ListRunsRequest {}).await?.into_inner().runs)
     }
 
-    /// How rollouts stand.
+    /// Returns the progress of rollouts.
     ///
     /// # Errors
-    /// When the agent does not answer, or the data store does not.
+    /// If the agent or its data store does not answer, or if the agent has no revision.
     pub async fn rollouts(&self) -> Result<Vec<pb::RolloutSummary>, CallError> {
         Ok(self.status_service().list_rollouts(pb::ListRolloutsRequest {}).await?.into_inner().rollouts)
     }
 
-    /// What it would change.
+    /// Returns the changes that the agent would make.
     ///
     /// # Errors
-    /// When the agent does not answer, or has no revision.
+    /// If the agent does not answer, or has no revision.
     pub async fn plan(&self) -> Result<pb::PlanReply, CallError> {
         Ok(self.status_service().get_plan(pb::GetPlanRequest {}).await?.into_inner())
     }
 
-    /// A view, as JSON.
+    /// Returns a view, as JSON.
     ///
     /// # Errors
-    /// When the agent does not answer, or has no such view.
+    /// If the agent does not answer, or does not have this view.
     pub async fn view(&self, view: &str, subject: &str, explain: bool) -> Result<String, CallError> {
         let request = pb::GetViewRequest { view: view.into(), subject: subject.into(), explain };
         Ok(self.status_service().get_view(request).await?.into_inner().json)
     }
 
-    /// Its events.
+    /// Returns the events of the node.
     ///
     /// # Errors
-    /// When the agent does not answer.
+    /// If the agent does not answer.
     pub async fn events(&self, follow: bool) -> Result<tonic::Streaming<pb::EventRecord>, CallError> {
         Ok(EventsClient::new(self.channel.clone()).watch_events(pb::WatchEventsRequest { follow }).await?.into_inner())
     }

@@ -1,4 +1,4 @@
-//! Handshakes in progress on the TLS port: each address has a share, so that silent connections keep no one out.
+//! Handshakes in progress on the TLS port. Each address has a share, so that silent connections do not block others.
 
 use std::{
     collections::BTreeMap,
@@ -6,22 +6,22 @@ use std::{
     time::{Duration, Instant},
 };
 
-/// Handshakes at once, of all addresses.
+/// Maximum number of concurrent handshakes of all addresses.
 const AT_ONCE: usize = 256;
-/// Handshakes at once of one address.
+/// Maximum number of concurrent handshakes of one address.
 const SHARE: usize = 64;
-/// How often refused connections are logged.
+/// Minimum time between two log lines about rejected connections.
 const LOG_INTERVAL: Duration = Duration::from_secs(60);
 
-/// A handshake by its number, which grows.
+/// The number of a handshake. Numbers grow.
 pub(super) type Number = u64;
 
 #[derive(Debug)]
 struct Handshake<E> {
     origin: IpAddr,
-    /// Whether the other side has sent anything.
+    /// True if the peer has sent anything.
     heard: bool,
-    /// What ends it.
+    /// The value that ends the handshake when it is dropped.
     end: E,
 }
 
@@ -39,7 +39,7 @@ impl<E> Default for Handshakes<E> {
 }
 
 impl<E> Handshakes<E> {
-    /// Adds a handshake. Returns its number, and the handshake that had to end for it.
+    /// Adds a handshake. Returns its number, and the `E` of a handshake that must end for it.
     pub(super) fn begin(&mut self, address: IpAddr, end: E) -> (Number, Option<E>) {
         let origin = origin(address);
         let ended = if self.count(origin) >= SHARE {
@@ -56,14 +56,14 @@ impl<E> Handshakes<E> {
         (number, ended)
     }
 
-    /// Notes that the other side has sent something.
+    /// Notes that the peer has sent something.
     pub(super) fn heard(&mut self, number: Number) {
         if let Some(handshake) = self.running.get_mut(&number) {
             handshake.heard = true;
         }
     }
 
-    /// Forgets a handshake that has ended.
+    /// Removes a handshake that has ended.
     pub(super) fn end(&mut self, number: Number) {
         self.running.remove(&number);
     }
@@ -72,14 +72,14 @@ impl<E> Handshakes<E> {
         self.running.values().filter(|handshake| handshake.origin == origin).count()
     }
 
-    /// The oldest silent handshake of an origin; if all have sent something, the oldest.
+    /// Returns the oldest silent handshake of an origin. If all have sent something, returns the oldest.
     fn oldest_of(&self, origin: IpAddr) -> Option<Number> {
         let of_origin = || self.running.iter().filter(move |(_, handshake)| handshake.origin == origin);
         let silent = of_origin().find(|(_, handshake)| !handshake.heard);
         silent.or_else(|| of_origin().next()).map(|(number, _)| *number)
     }
 
-    /// The origin with the most handshakes.
+    /// Returns the origin with the most handshakes.
     fn busiest(&self) -> Option<IpAddr> {
         let mut counts: BTreeMap<IpAddr, usize> = BTreeMap::new();
         for handshake in self.running.values() {
@@ -89,7 +89,7 @@ impl<E> Handshakes<E> {
     }
 }
 
-/// What counts as one address: of IPv6 a whole /64, which one machine usually has.
+/// Returns the origin of an address: the address itself, or the /64 of an IPv6 address, which usually is one machine.
 fn origin(address: IpAddr) -> IpAddr {
     match address.to_canonical() {
         IpAddr::V6(address) => {
@@ -100,7 +100,7 @@ fn origin(address: IpAddr) -> IpAddr {
     }
 }
 
-/// Refused connections that were not logged yet.
+/// Rejected connections that were not logged yet.
 #[derive(Debug, Default)]
 pub(super) struct Refusals {
     logged: Option<Instant>,
@@ -108,23 +108,23 @@ pub(super) struct Refusals {
     last: String,
 }
 
-/// Refused connections as one log line.
+/// Rejected connections as one log line.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct Summary {
-    /// How many there were.
+    /// Number of connections.
     pub(super) count: u64,
     /// Address and reason of the last one.
     pub(super) last: String,
 }
 
 impl Refusals {
-    /// Counts a refused connection.
+    /// Counts a rejected connection.
     pub(super) fn add(&mut self, last: String) {
         self.count = self.count.saturating_add(1);
         self.last = last;
     }
 
-    /// Returns the summary, at once for the first refusal and then once a minute; `None` if nothing is due.
+    /// Returns the summary at once for the first rejection, and then at most once a minute. `None` if nothing is due.
     pub(super) fn due(&mut self, now: Instant) -> Option<Summary> {
         let early = self.logged.is_some_and(|logged| now.saturating_duration_since(logged) < LOG_INTERVAL);
         if self.count == 0 || early {
@@ -154,7 +154,7 @@ mod tests {
         for n in 1..SHARE {
             assert_eq!(handshakes.begin(address("192.0.2.9"), n).1, None);
         }
-        // The first one has sent something, and so the second one ends.
+        // The first one has sent something, so the second one ends.
         assert_eq!(handshakes.begin(address("192.0.2.9"), 500).1, Some(1));
         assert_eq!(handshakes.begin(address("::ffff:192.0.2.9"), 501).1, Some(2));
         assert_eq!(handshakes.count(address("192.0.2.9")), SHARE);

@@ -1,4 +1,4 @@
-//! What this node says to others: connections that are opened when they are needed, the last few kept.
+//! Pooled connections to peers. They are opened on demand, and the most recently used ones are kept.
 
 use std::{
     collections::BTreeMap,
@@ -21,14 +21,14 @@ use towpath_proto::v1alpha::{self as pb, peer_client::PeerClient};
 use super::tls;
 use crate::report::chain;
 
-/// How many connections are kept.
+/// Maximum number of open connections.
 const KEPT: usize = 32;
-/// How long a node may take to answer a question.
+/// The time limit of a query to a peer.
 const ANSWER: Duration = Duration::from_secs(10);
-/// How long a message has to arrive: one that is older says nothing any more.
+/// The time limit of a gossip message. Older messages are worthless.
 const PATIENCE: Duration = Duration::from_secs(2);
 
-/// Speaks to other nodes.
+/// The pooled connections to peers.
 #[derive(Clone)]
 pub struct Links {
     shared: Arc<Shared>,
@@ -42,10 +42,10 @@ struct Shared {
 
 #[derive(Default)]
 struct State {
-    /// Connections by node and address, and when each was used last.
+    /// Connections by node and address, with a counter of the last use.
     open: BTreeMap<(String, String), (PeerClient<Channel>, u64)>,
     used: u64,
-    /// The version of the list of revoked certificates under which the connections were made.
+    /// The version of the revocation list under which the connections were made.
     revoked: u64,
     refused: BTreeMap<String, String>,
 }
@@ -57,7 +57,7 @@ impl fmt::Debug for Links {
 }
 
 impl Links {
-    /// None are open yet.
+    /// Creates an empty pool.
     pub fn new(runtime: Handle, credentials: Arc<Credentials>) -> Self {
         Self { shared: Arc::new(Shared { runtime, credentials, state: Mutex::default() }) }
     }
@@ -70,7 +70,7 @@ impl Links {
         let mut state = self.lock();
         let version = self.shared.credentials.revoked().version();
         if std::mem::replace(&mut state.revoked, version) != version {
-            // Each certificate is looked at again.
+            // New connections check each certificate against the new list.
             state.open.clear();
         }
         state.used += 1;
@@ -138,7 +138,7 @@ impl Links {
         Ok(())
     }
 
-    /// Waits for an answer, but not for ever.
+    /// Waits for an answer, at most for `time`.
     fn wait<T>(&self, time: Duration, answer: impl Future<Output = Result<T, String>>) -> Result<T, String> {
         let answer = self.shared.runtime.block_on(async { tokio::time::timeout(time, answer).await });
         answer.unwrap_or_else(|_| Err(format!("it took longer than {} s", time.as_secs())))
@@ -149,7 +149,7 @@ impl Links {
         match done {
             Ok(()) => drop(state.refused.remove(&key.0)),
             Err(why) => {
-                // The next message opens a new one, with the certificates of that time.
+                // The next message opens a new connection, with the current certificates.
                 state.open.remove(key);
                 tracing::debug!(node = key.0, "a message did not arrive: {why}");
                 if is_refusal(&why) {
@@ -162,7 +162,7 @@ impl Links {
     }
 }
 
-/// What a status says, or what it came from.
+/// Returns the cause of a status, or its message.
 fn told(status: &tonic::Status) -> String {
     match std::error::Error::source(status) {
         Some(cause) => chain(cause),
@@ -170,7 +170,7 @@ fn told(status: &tonic::Status) -> String {
     }
 }
 
-/// Whether somebody was there and did not like a certificate.
+/// Returns whether an error means that one side rejected the other's certificate.
 fn is_refusal(why: &str) -> bool {
     let why = why.to_ascii_lowercase();
     why.contains("certificate") || why.contains("received fatal alert") || why.contains("no node of this cluster")

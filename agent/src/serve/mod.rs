@@ -1,5 +1,5 @@
-//! Both ends of gRPC: the server on the Unix socket and, with certificates, for other machines; the client of the
-//! command line; and what nodes say to one another.
+//! Both sides of gRPC: the server on the Unix socket and over TLS, the client of the command line, and the connections
+//! between nodes.
 
 mod callers;
 mod client;

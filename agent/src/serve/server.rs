@@ -1,4 +1,4 @@
-//! The gRPC services of an agent: on its Unix socket, and, for those who show a certificate, over TLS.
+//! The gRPC services of an agent: on its Unix socket, and over mutual TLS for other machines.
 
 use std::{
     io::{self, BufWriter, Write},
@@ -32,43 +32,43 @@ use super::{
 };
 use crate::{reconcile::Handle, report::chain};
 
-/// A server that can't be started.
+/// An error that prevents the server from serving.
 #[derive(Debug, Error)]
 pub enum ServeError {
-    /// The socket can't be made.
+    /// The socket cannot be created.
     #[error("the socket {path} can't be made", path = .path.display())]
     Socket {
         /// The socket.
         path: PathBuf,
-        /// Why.
+        /// The cause.
         source: io::Error,
     },
-    /// The address can't be listened on.
+    /// The address cannot be bound.
     #[error("nobody can listen on {address}")]
     Address {
         /// The address.
         address: SocketAddr,
-        /// Why.
+        /// The cause.
         source: io::Error,
     },
-    /// The services can't be served.
+    /// The transport failed.
     #[error("the API can't be served")]
     Transport(#[from] tonic::transport::Error),
-    /// The descriptors can't be read.
+    /// The descriptors cannot be read.
     #[error("the API's reflection can't be served: {0}")]
     Reflection(String),
 }
 
-/// Where an agent is asked.
+/// The endpoints of an agent.
 #[derive(Debug)]
 pub struct Doors {
-    /// Its Unix socket.
+    /// The Unix socket.
     pub socket: PathBuf,
-    /// For other machines.
+    /// The listener for other machines. `None` if there is none.
     pub shared: Option<Shared>,
 }
 
-/// The door for other machines.
+/// The listener for other machines.
 #[derive(Debug)]
 pub struct Shared {
     listener: std::net::TcpListener,
@@ -76,10 +76,10 @@ pub struct Shared {
 }
 
 impl Shared {
-    /// Listens.
+    /// Binds an address.
     ///
     /// # Errors
-    /// When the address is taken, or is none of this machine's.
+    /// If the address is in use, or does not belong to this machine.
     pub fn listen(address: SocketAddr, credentials: Arc<Credentials>) -> Result<Self, ServeError> {
         let failed = |source| ServeError::Address { address, source };
         let listener = std::net::TcpListener::bind(address).map_err(failed)?;
@@ -88,10 +88,10 @@ impl Shared {
     }
 }
 
-/// Serves until the future ends.
+/// Serves until the future `until` is ready.
 ///
 /// # Errors
-/// When the socket can't be made.
+/// If the socket cannot be created, or the services fail.
 pub async fn serve(handle: Handle, doors: Doors, until: impl Future<Output = ()> + Send) -> Result<(), ServeError> {
     let Doors { socket, shared } = doors;
     let listener = bind(&socket)?;
@@ -104,7 +104,7 @@ pub async fn serve(handle: Handle, doors: Doors, until: impl Future<Output = ()>
                 .map_err(|source| ServeError::Socket { path: socket.clone(), source })?;
             let incoming = tls::incoming(listener, shared.credentials);
             let server = tonic::transport::Server::builder()
-                // Who has lost its power says no good-bye.
+                // A peer that lost power does not close its connection.
                 .http2_keepalive_interval(Some(Duration::from_secs(30)))
                 .http2_keepalive_timeout(Some(Duration::from_secs(10)))
                 .max_concurrent_streams(Some(STREAMS))
@@ -120,15 +120,15 @@ pub async fn serve(handle: Handle, doors: Doors, until: impl Future<Output = ()>
         .serve_with_incoming_shutdown(UnixListenerStream::new(listener), until)
         .await;
     if let Some(remote) = remote {
-        // Others find out by themselves that nobody answers any more.
+        // Peers detect by themselves that this node has stopped answering.
         remote.abort();
     }
     let _ = std::fs::remove_file(socket);
     Ok(served?)
 }
 
-/// Admits people, and the nodes that git names with the keys that they are known by: a certificate outlives its node.
-/// Asked for each call, so that a certificate that is revoked counts no more on a connection that is open.
+/// Admits persons, and nodes that git names if they show the known key: a certificate can outlive its node. Every call
+/// is checked, so that a revocation also affects open connections.
 fn admit(handle: &Handle, request: Request<()>) -> Result<Request<()>, Status> {
     match request.extensions().get::<Caller>() {
         Some(caller) => admit_caller(handle, caller).map(|()| request),
@@ -146,10 +146,10 @@ fn admit_caller(handle: &Handle, Caller(caller, serial): &Caller) -> Result<(), 
     }
 }
 
-/// The answers of a call that streams.
+/// The items of a streaming call.
 type Answers<T> = Pin<Box<dyn Stream<Item = Result<T, Status>> + Send>>;
 
-/// Ends a stream before its next item when its caller is not admitted any more.
+/// Returns a stream that ends before its next item once its caller is no longer admitted.
 fn while_admitted<T: Send + 'static>(
     handle: Handle,
     caller: Option<Caller>,
@@ -157,7 +157,7 @@ fn while_admitted<T: Send + 'static>(
 ) -> Answers<T> {
     let items = items.map(move |item| match &caller {
         Some(caller) => admit_caller(&handle, caller).and(item),
-        // On the socket of the machine.
+        // Callers on the Unix socket have no certificate.
         None => item,
     });
     let mut ended = false;
@@ -169,7 +169,7 @@ fn bind(socket: &Path) -> Result<UnixListener, ServeError> {
     if let Some(folder) = socket.parent() {
         std::fs::create_dir_all(folder).map_err(failed)?;
     }
-    // One that nobody listens on was left by an agent that was cut off.
+    // A crashed agent leaves its socket.
     match std::fs::remove_file(socket) {
         Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(failed(error)),
         _ => {}
@@ -179,7 +179,7 @@ fn bind(socket: &Path) -> Result<UnixListener, ServeError> {
     Ok(listener)
 }
 
-/// What everybody may call who is let in: it only looks.
+/// Returns the read-only services for all admitted callers.
 async fn routes(handle: &Handle) -> Result<Routes, ServeError> {
     let (health, health_service) = tonic_health::server::health_reporter();
     health.set_serving::<pb::status_server::StatusServer<Api>>().await;
@@ -192,13 +192,13 @@ async fn routes(handle: &Handle) -> Result<Routes, ServeError> {
     let api = Api::new(handle.clone());
     Ok(Routes::new(health_service)
         .add_service(reflection().build_v1().map_err(failed)?)
-        // Tools from before 2023 ask for it by this name.
+        // Tools from before 2023 use this name of the service.
         .add_service(reflection().build_v1alpha().map_err(failed)?)
         .add_service(pb::status_server::StatusServer::new(api.clone()))
         .add_service(pb::events_server::EventsServer::new(api)))
 }
 
-/// What nodes alone may call.
+/// Returns the service for other nodes.
 fn peer_service(handle: Handle) -> pb::peer_server::PeerServer<Api> {
     pb::peer_server::PeerServer::new(Api::new(handle))
         .max_decoding_message_size(towpath_coordination::gossip::core::LARGEST)
@@ -250,7 +250,7 @@ impl pb::peer_server::Peer for Api {
     }
 }
 
-/// The node that asks; others have nothing to ask of a peer.
+/// Returns the name of the calling node. Other callers may not use the Peer service.
 fn node_that_asks<T>(request: &Request<T>) -> Result<String, Status> {
     match request.extensions().get::<Caller>() {
         Some(Caller(caller, _)) if caller.role == Role::Node => Ok(caller.name.clone()),
@@ -263,14 +263,14 @@ fn node_that_asks<T>(request: &Request<T>) -> Result<String, Status> {
     }
 }
 
-/// Calls at once on one connection.
+/// Maximum number of concurrent calls on one connection.
 const STREAMS: u32 = 64;
 
-/// How many packs are made at once, and the size of their parts.
+/// Maximum number of packs written at once, and the size of their parts in bytes.
 const PACKS: usize = 2;
 const PART: usize = 64 << 10;
 
-/// Sends what is written.
+/// A writer that sends its bytes as parts of a pack.
 struct Parts(tokio::sync::mpsc::Sender<Result<pb::PackPart, Status>>);
 
 impl Write for Parts {
@@ -298,7 +298,7 @@ impl Api {
         Self { handle, packs: Arc::new(Semaphore::new(PACKS)), callers: Callers::default() }
     }
 
-    /// Work that reads files or renders runs beside the runtime's threads.
+    /// Runs work that blocks, such as reading files, outside of the threads of the runtime.
     async fn blocking<T: Send + 'static>(&self, work: impl FnOnce(Handle) -> T + Send + 'static) -> Result<T, Status> {
         let handle = self.handle.clone();
         tokio::task::spawn_blocking(move || work(handle)).await.map_err(|error| Status::internal(error.to_string()))
@@ -336,7 +336,7 @@ impl StatusService for Api {
     }
 
     async fn get_plan(&self, request: Request<pb::GetPlanRequest>) -> Result<Response<pb::PlanReply>, Status> {
-        // It is over when the work is, whether the caller waits for the answer or not.
+        // The turn ends with the work, even if the caller does not wait for the answer.
         let turn = self.callers.turn(&request).await?;
         let plan = self.blocking(move |handle| (handle.plan(), turn).0).await?;
         plan.map(Response::new).map_err(|error| Status::failed_precondition(error.to_string()))
@@ -361,7 +361,7 @@ impl Events for Api {
         request: Request<pb::WatchEventsRequest>,
     ) -> Result<Response<Self::WatchEventsStream>, Status> {
         let caller = request.extensions().get::<Caller>().cloned();
-        // Followed before the kept ones are read, so that none falls between.
+        // The stream is opened before the recorded events are read, so that no event is lost in between.
         let live = self.handle.events().follow();
         let kept = self.blocking(|handle| handle.events().kept()).await?;
         let last = kept.last().map(|event| event.uuid.clone()).unwrap_or_default();

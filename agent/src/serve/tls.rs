@@ -1,5 +1,5 @@
-//! Mutual TLS: who connects to this node, and connecting to others. TLS 1.3, both sides show a certificate of the
-//! cluster's authority; what was renewed on disk holds from the next connection on.
+//! Mutual TLS 1.3: connections from and to other machines. Both sides show a certificate of the cluster's authority.
+//! Renewed certificates on disk apply from the next connection.
 
 use std::{
     io,
@@ -26,16 +26,16 @@ use towpath_host::{
 
 use super::handshakes::{Handshakes, Refusals, Summary};
 
-/// How long the two sides have to agree on who they are.
+/// The time limit of a handshake.
 const HANDSHAKE: Duration = Duration::from_secs(5);
-/// How often it is looked whether refusals are to be logged.
+/// The interval of the check for rejections to log.
 const LOG: Duration = Duration::from_secs(10);
 
-/// Who calls.
+/// The subject of a caller's certificate, with the serial number.
 #[derive(Debug, Clone)]
 pub(super) struct Caller(pub(super) Subject, pub(super) Option<String>);
 
-/// A connection whose other side is known.
+/// A connection with an authenticated peer.
 #[derive(Debug)]
 pub(super) struct Secured {
     stream: TlsStream<TcpStream>,
@@ -94,7 +94,7 @@ impl Port {
     }
 }
 
-/// The connections that come in. One that does not show who it is is closed, and is nobody else's trouble.
+/// Returns the incoming connections. A connection that fails its handshake is closed, and does not affect others.
 pub(super) fn incoming(listener: TcpListener, credentials: Arc<Credentials>) -> ReceiverStream<io::Result<Secured>> {
     let (known, connections) = mpsc::channel(16);
     let port = Arc::new(Port { handshakes: Mutex::default(), refusals: Mutex::default() });
@@ -110,12 +110,12 @@ pub(super) fn incoming(listener: TcpListener, credentials: Arc<Credentials>) -> 
                 () = known.closed() => break,
             };
             let Ok((stream, address)) = accepted else {
-                // Out of file descriptors, most likely: others may give some back.
+                // Probably there are no free file descriptors. Other connections may release some.
                 tokio::time::sleep(Duration::from_millis(100)).await;
                 continue;
             };
             let (end, ended) = oneshot::channel();
-            // The one that makes room ends when its sender is dropped.
+            // The handshake that makes room for this one ends when its sender is dropped.
             let (number, _) = port.handshakes().begin(address.ip(), end);
             let (known, credentials, port) = (known.clone(), Arc::clone(&credentials), Arc::clone(&port));
             tokio::spawn(async move {
@@ -153,7 +153,7 @@ async fn secure(stream: TcpStream, credentials: &Credentials) -> io::Result<Secu
     Ok(Secured { stream: stream.into(), caller: Caller(caller, serial) })
 }
 
-/// Whose certificate the other side has shown; that its authority made it was seen to by the handshake.
+/// Returns the subject of the peer's certificate. The handshake has already verified its authority.
 fn subject(shown: Option<&[rustls::pki_types::CertificateDer<'_>]>, cluster: &str) -> io::Result<Subject> {
     let subject = shown.and_then(|chain| chain.first()).and_then(|first| Subject::of(first));
     match subject {
@@ -163,7 +163,7 @@ fn subject(shown: Option<&[rustls::pki_types::CertificateDer<'_>]>, cluster: &st
     }
 }
 
-/// Refuses the other side of a connection if its certificate or key is revoked.
+/// Rejects a connection if the certificate or key of the peer is revoked.
 pub(super) fn unless_revoked(stream: TlsStream<TcpStream>, revoked: &Revoked) -> io::Result<TlsStream<TcpStream>> {
     let shown = stream.get_ref().1.peer_certificates().and_then(|chain| chain.first());
     let subject = shown.and_then(|first| Subject::of(first));
@@ -174,7 +174,7 @@ pub(super) fn unless_revoked(stream: TlsStream<TcpStream>, revoked: &Revoked) ->
     }
 }
 
-/// Connects to a node.
+/// Connects to a node. Rejects a peer that is not a node, or not of this cluster.
 pub(super) async fn dial(
     address: &str,
     name: &str,
