@@ -1,7 +1,7 @@
 //! Trees and facts to what a node must do: trees -> [`ObjectSet`](objects::ObjectSet) -> [`NodeView`](view::NodeView) -> plan.
 //!
-//! Pure: no file, no clock, no network. The only place that knows YAML and templates. It does not know what a
-//! module does, who else is in the fleet, or where a tree comes from.
+//! The crate is pure: it uses no files, no clock and no network. It is the only crate that parses YAML and templates.
+//! It knows neither the effect of a module, nor other nodes, nor the origin of a tree.
 
 pub mod document;
 pub mod objects;

@@ -1,10 +1,10 @@
-//! What is wrong with a state repository, and where.
+//! Mistakes in a state repository, with their locations.
 
 use std::fmt;
 
 use serde::Serialize;
 
-/// One mistake, or one warning: where it stands, what is wrong, and what to do.
+/// A mistake or a warning: its location, a message and a remedy.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize)]
 pub struct Problem {
     /// The source.
@@ -16,9 +16,9 @@ pub struct Problem {
     pub line: usize,
     /// The column, from 1.
     pub column: usize,
-    /// What is wrong.
+    /// The message.
     pub message: String,
-    /// What to do about it.
+    /// The remedy.
     pub hint: Option<String>,
     /// The line of the file, or the part of a long line around the column.
     #[serde(skip)]
@@ -26,7 +26,7 @@ pub struct Problem {
     /// The column in the excerpt, from 1.
     #[serde(skip)]
     pub caret: usize,
-    /// Whether it is only a warning.
+    /// True for a warning.
     #[serde(skip)]
     pub warning: bool,
 }
@@ -47,7 +47,7 @@ impl fmt::Display for Problem {
     }
 }
 
-/// The part of a line that is shown for a column, and the column in it: at most 160 characters.
+/// Returns the part of a line that is shown for a column, and the column in it. The part has at most 160 characters.
 pub(crate) fn excerpt(line: &str, column: usize) -> (String, usize) {
     let first = column.saturating_sub(81);
     let shown: String = line.chars().skip(first).take(160).collect();
@@ -73,7 +73,7 @@ fn bare_url(word: &str) -> String {
         return word[..end.unwrap_or(word.len())].to_owned();
     };
     let (authority, path) = rest.split_at(rest.find(['/', '?', '#']).unwrap_or(rest.len()));
-    // The user of ssh is a name; of https it may be a token.
+    // The user of ssh is a name. The user of https may be a token.
     let host = match authority.rsplit_once('@') {
         Some((user, _)) if scheme.ends_with("ssh") && !user.contains(':') => authority,
         Some((_, host)) => host,
@@ -83,22 +83,22 @@ fn bare_url(word: &str) -> String {
     format!("{scheme}://{host}{path}")
 }
 
-/// Message and hint, before it is known where they belong.
+/// A message and a hint without a location.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Finding {
-    /// What is wrong.
+    /// The message.
     pub message: String,
-    /// What to do about it.
+    /// The remedy.
     pub hint: Option<String>,
 }
 
 impl Finding {
-    /// A finding without a hint.
+    /// Creates a finding without a hint.
     pub fn new(message: impl Into<String>) -> Self {
         Self { message: message.into(), hint: None }
     }
 
-    /// Adds what to do about it.
+    /// Adds a remedy.
     #[must_use]
     pub fn hint(mut self, hint: impl Into<String>) -> Self {
         self.hint = Some(hint.into());

@@ -1,25 +1,25 @@
-//! The port through which render reads files: filled from a git snapshot, or from a folder.
+//! The interface through which render reads files. A git snapshot and a folder implement it.
 
 use std::{collections::BTreeMap, fmt, io};
 
-/// A tree of files, as one commit (or one folder) has them. Paths are `/`-separated and relative.
+/// The files of one commit or folder. Paths are `/`-separated and relative.
 pub trait Tree: Send + Sync {
-    /// All entries below a folder (`""` for all), sorted by path.
+    /// Returns all entries below a folder (`""` for all), sorted by path.
     ///
     /// # Errors
-    /// When the tree can't be read.
+    /// If the tree cannot be read.
     fn list(&self, folder: &str) -> io::Result<Vec<Entry>>;
 
-    /// The bytes of a file; None where there is none.
+    /// Returns the bytes of a file. `None` if there is none.
     ///
     /// # Errors
-    /// When the tree can't be read, or what stands there is no file.
+    /// If the tree cannot be read, or the entry is not a file.
     fn read(&self, path: &str) -> io::Result<Option<Vec<u8>>>;
 
-    /// What is at a path; None where there is nothing.
+    /// Returns the entry at a path. `None` if there is none.
     ///
     /// # Errors
-    /// When the tree can't be read.
+    /// If the tree cannot be read.
     fn entry(&self, path: &str) -> io::Result<Option<Entry>>;
 }
 
@@ -29,31 +29,31 @@ impl fmt::Debug for dyn Tree {
     }
 }
 
-/// One entry of a tree.
+/// An entry of a tree.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Entry {
-    /// Its path.
+    /// The path.
     pub path: String,
-    /// What it is.
+    /// The kind.
     pub kind: EntryKind,
-    /// Identifies the content, where the tree knows it without reading (a git object id).
+    /// An id of the content, if the tree knows it without reading (a git object id).
     pub id: Option<String>,
-    /// The size in bytes, where it is known without reading.
+    /// The size in bytes, if it is known without reading.
     pub size: Option<u64>,
 }
 
-/// What an entry is.
+/// The kind of an entry.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum EntryKind {
     /// A file.
     File,
-    /// A file that may be executed.
+    /// An executable file.
     Executable,
-    /// A symbolic link; its content is the target.
+    /// A symbolic link. Its content is the target.
     Link,
     /// A folder.
     Folder,
-    /// A git submodule, which Towpath refuses.
+    /// A git submodule, which Towpath rejects.
     Submodule,
 }
 
@@ -96,7 +96,7 @@ fn file(path: &str, content: &[u8]) -> Entry {
 /// Joins a relative path to a folder, without `..`, absolute paths or NUL.
 ///
 /// # Errors
-/// What is wrong with the path.
+/// The reason why the path is invalid.
 pub fn join(folder: &str, path: &str) -> Result<String, String> {
     if path.is_empty() {
         return Err("the path is empty".into());

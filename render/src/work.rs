@@ -5,7 +5,7 @@ thread_local! {
     static DONE: std::cell::Cell<usize> = const { std::cell::Cell::new(0) };
 }
 
-/// Adds steps: bytes of a text that are looked at, or members of a set that are visited.
+/// Adds steps: bytes of text that are read, or members of a set that are visited.
 pub(crate) fn count(steps: usize) {
     #[cfg(test)]
     DONE.set(DONE.get() + steps);

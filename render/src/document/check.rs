@@ -1,4 +1,4 @@
-//! The walk of a value against the schema. It collects every mistake with its path; nothing stops it.
+//! The check of a value against the schema. It collects all mistakes with their paths.
 
 use serde_json::{Map, Value};
 use towpath_proto::{Field, Message, Shape, Type, did_you_mean, kinds, message};
@@ -10,38 +10,38 @@ use crate::{
     words::{self, Count, Selector},
 };
 
-/// What came of a walk.
+/// The result of a check.
 #[derive(Debug, Default)]
 pub struct Checked {
-    /// What is wrong, and where.
+    /// The mistakes, with their paths.
     pub findings: Vec<(Path, At, Finding)>,
-    /// The objects that are named.
+    /// The references to other objects.
     pub references: Vec<Reference>,
-    /// Where modes stand: whether they were quoted can be seen in the text alone.
+    /// The paths of modes. Only the text shows whether they are quoted.
     pub modes: Vec<Path>,
 }
 
-/// The name of an object where another refers to it.
+/// A reference from one object to another.
 #[derive(Debug, Clone)]
 pub struct Reference {
-    /// The kind that it must be of.
+    /// The kind of the other object.
     pub kind: &'static str,
-    /// Its name.
+    /// The name of the other object.
     pub name: String,
-    /// Where it was written.
+    /// The path of the reference.
     pub path: Path,
 }
 
-/// Whether strings may still hold templates.
+/// The form of a value: with templates or without.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Mode {
-    /// As written: module parameters, vars and the like may hold templates.
+    /// As written: module parameters, vars and some others may contain templates.
     Written,
-    /// A module's parameters with their templates filled: braces are content.
+    /// Rendered module parameters: braces are content.
     Rendered,
 }
 
-/// Walks a whole document: metadata and spec.
+/// Checks a whole document: metadata and spec.
 pub fn check_object(document: &Value) -> (Option<&'static Message>, Checked) {
     let mut walk = Walk { checked: Checked::default(), mode: Mode::Written };
     let root = Trail::Root;
@@ -83,7 +83,7 @@ pub fn check_object(document: &Value) -> (Option<&'static Message>, Checked) {
     (kind, walk.checked)
 }
 
-/// Walks a value against one message, such as a module's parameters.
+/// Checks a value against one message, such as the parameters of a module.
 pub fn check_message(message: &'static Message, value: &Value, mode: Mode) -> Checked {
     let mut walk = Walk { checked: Checked::default(), mode };
     walk.message(&Trail::Root, message, value, message.module.is_some());
@@ -193,7 +193,7 @@ impl Walk {
             .any(|key| fields.get(*key).is_some_and(|value| !value.is_null() && *value != Value::Bool(false)));
         if modules.is_empty() && !alone {
             let finding = Finding::new("the task has no module").hint("add one of those that `towpath explain` lists, such as file, package, service, command; or include, sync, flushHandlers");
-            // Where an unknown key stands in its place, that has been said already.
+            // An unknown key is already reported, and probably is the misspelt module.
             let said = message("Task").is_some_and(|task| fields.keys().any(|key| task.field(key).is_none()));
             if !said {
                 self.value(trail, finding);
@@ -462,7 +462,7 @@ impl Walk {
         }
     }
 
-    /// A value of any type: selectors, waves and the like have a shape of their own.
+    /// Checks a value of any type. Selectors, waves and some others have rules of their own.
     fn any(&mut self, trail: &Trail<'_>, parent: &'static Message, field: &Field, value: &Value) {
         match (field.format, value) {
             (Some("selector"), value) => {
@@ -596,7 +596,7 @@ fn kind_of(value: &Value) -> String {
     }
 }
 
-/// What a message is called in a sentence.
+/// Returns the name of a message within a sentence.
 fn described(message: &Message) -> String {
     let name = message.name;
     match (message.scope, message.module) {

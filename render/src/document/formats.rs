@@ -1,4 +1,4 @@
-//! Strings that the schema gives a format: names, times, ports and the like.
+//! Formats that the schema gives to strings: names, times, ports and others.
 
 use serde_json::Value;
 use towpath_proto::Field;
@@ -114,7 +114,7 @@ fn size(text: &str) -> Result<(), Finding> {
         .map_err(|why| Finding::new(why).hint("write it like 64MiB"))
 }
 
-/// Whether a text names a certificate by its serial number, or a public key.
+/// Returns whether a text is the serial number of a certificate, or a public key.
 fn revocable(text: &str) -> bool {
     match text.strip_prefix("ed25519:") {
         Some(key) => key.trim_end_matches('=').len() == 43,

@@ -1,6 +1,6 @@
-//! Where in a text a part of a document stands.
+//! Locations of the parts of a document in its text.
 //!
-//! The parser tells positions only with errors, so the path is followed by a seed that errs on arrival.
+//! The parser reports positions only in errors. So a seed follows the path and fails at its end.
 
 use std::fmt;
 
@@ -8,7 +8,7 @@ use serde::de::{DeserializeSeed, Deserializer, IgnoredAny, MapAccess, SeqAccess,
 
 use super::{At, Path, Step};
 
-/// Line and column, from 1, of the end of a path, or of the last part of it that is there.
+/// Returns line and column, from 1, of the end of a path. If the path does not exist, its last existing part counts.
 pub(super) fn position(text: &str, document: usize, path: &Path, at: At) -> (usize, usize) {
     let mut steps = path.0.as_slice();
     loop {
@@ -22,9 +22,9 @@ pub(super) fn position(text: &str, document: usize, path: &Path, at: At) -> (usi
     }
 }
 
-/// Line and column, from 1, of the root of each document, in one reading of the text.
+/// Returns line and column, from 1, of the root of each document. Reads the text once.
 pub(super) fn roots(text: &str) -> Vec<(usize, usize)> {
-    // After a syntax error the parser repeats itself without an end.
+    // After a syntax error the parser repeats itself endlessly.
     serde_yaml::Deserializer::from_str(text).map_while(|document| arrival(document, &[], At::Value)).collect()
 }
 
@@ -127,7 +127,7 @@ impl<'de> Visitor<'de> for Follow<'_> {
     }
 }
 
-/// Reads a key, and errs where it is the wanted one.
+/// A seed that reads a key and fails at the wanted one.
 struct FollowKey<'a> {
     wanted: Option<&'a str>,
 }

@@ -1,4 +1,5 @@
-//! YAML text to checked documents: parse within a budget, walk against the schema, collect every mistake.
+//! From YAML text to checked documents: parsing within a budget, and the check against the schema, which collects all
+//! mistakes.
 
 mod check;
 mod formats;
@@ -25,12 +26,12 @@ use crate::{
     work,
 };
 
-/// One text file of a source.
+/// A text file of a source.
 #[derive(Debug)]
 pub struct SourceFile {
-    /// The source's name.
+    /// The name of the source.
     pub source: String,
-    /// The path below the source's path.
+    /// The path below the path of the source.
     pub path: String,
     text: String,
     roots: OnceLock<Vec<(usize, usize)>>,
@@ -38,24 +39,24 @@ pub struct SourceFile {
 }
 
 impl SourceFile {
-    /// A file and its text.
+    /// Creates a file from its text.
     pub fn new(source: impl Into<String>, path: impl Into<String>, text: impl Into<String>) -> Self {
         let (source, path, text) = (source.into(), path.into(), text.into());
         Self { source, path, text, roots: OnceLock::new(), unquoted_modes: OnceLock::new() }
     }
 
-    /// The text. Each call counts as a reading of all of it.
+    /// Returns the text. Each call counts as a reading of the whole text.
     pub fn text(&self) -> &str {
         work::count(self.text.len());
         &self.text
     }
 
-    /// The bytes of the text.
+    /// Returns the length of the text in bytes.
     pub(crate) fn size(&self) -> usize {
         self.text.len()
     }
 
-    /// Whether some mode is written without quotes.
+    /// Returns whether any mode may be written without quotes.
     pub(crate) fn has_unquoted_modes(&self) -> bool {
         let find = || {
             let text = self.text();
@@ -64,7 +65,7 @@ impl SourceFile {
         *self.unquoted_modes.get_or_init(find)
     }
 
-    /// Line and column, from 1, of the root of a document.
+    /// Returns line and column, from 1, of the root of a document.
     fn root(&self, document: usize) -> (usize, usize) {
         self.roots.get_or_init(|| locate::roots(self.text())).get(document).copied().unwrap_or((1, 1))
     }
@@ -73,15 +74,15 @@ impl SourceFile {
 /// One YAML document.
 #[derive(Debug, Clone)]
 pub struct Document {
-    /// Where it is from.
+    /// The file.
     pub file: Arc<SourceFile>,
-    /// Its number in the file, from 0.
+    /// The position in the file, from 0.
     pub index: usize,
-    /// What it says.
+    /// The content.
     pub value: Value,
 }
 
-/// One step from a value to a part of it.
+/// A step from a value to one of its parts.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Step {
     /// The value of a key.
@@ -95,7 +96,7 @@ pub enum Step {
 pub struct Path(pub Vec<Step>);
 
 impl Path {
-    /// The path of the value of a key.
+    /// Returns the path of the value of a key.
     #[must_use]
     pub fn key(&self, key: &str) -> Self {
         let mut steps = self.0.clone();
@@ -103,7 +104,7 @@ impl Path {
         Self(steps)
     }
 
-    /// The path of a member of a list.
+    /// Returns the path of a member of a list.
     #[must_use]
     pub fn index(&self, index: usize) -> Self {
         let mut steps = self.0.clone();
@@ -125,7 +126,7 @@ impl fmt::Display for Path {
     }
 }
 
-/// A path while walking: lives on the stack, and becomes a [`Path`] only where there is something to say.
+/// A path during a walk. It lives on the stack, and becomes a [`Path`] only for a finding.
 #[derive(Debug, Clone, Copy)]
 pub(crate) enum Trail<'a> {
     Root,
@@ -155,7 +156,7 @@ impl Trail<'_> {
     }
 }
 
-/// Which end of a path is meant.
+/// The part of a key-value pair that a path means.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum At {
     /// The key.
@@ -164,7 +165,7 @@ pub enum At {
     Value,
 }
 
-/// A part of a document: where an object, a task or a value was written. Its line is found when asked for.
+/// A location in a document, of an object, a task or a value. Its line is computed on demand.
 #[derive(Clone)]
 pub struct Place {
     file: Arc<SourceFile>,
@@ -180,63 +181,63 @@ impl fmt::Debug for Place {
 }
 
 impl Document {
-    /// The place of the document's root.
+    /// Returns the location of the document's root.
     pub fn place(&self) -> Place {
         Place::new(Arc::clone(&self.file), self.index, Path::default())
     }
 }
 
 impl Place {
-    /// A place by its path.
+    /// Creates a location from its path.
     pub fn new(file: Arc<SourceFile>, document: usize, path: Path) -> Self {
         Self { file, document, path, found: Arc::default() }
     }
 
-    /// The place of the value of a key of this one.
+    /// Returns the location of the value of a key.
     #[must_use]
     pub fn key(&self, key: &str) -> Self {
         Self::new(Arc::clone(&self.file), self.document, self.path.key(key))
     }
 
-    /// The place of a member of this list.
+    /// Returns the location of a member of this list.
     #[must_use]
     pub fn index(&self, index: usize) -> Self {
         Self::new(Arc::clone(&self.file), self.document, self.path.index(index))
     }
 
-    /// The place at a further path below this one.
+    /// Returns the location at a further path below this one.
     #[must_use]
     pub fn below(&self, path: &Path) -> Self {
         let steps = self.path.0.iter().chain(&path.0).cloned().collect();
         Self::new(Arc::clone(&self.file), self.document, Path(steps))
     }
 
-    /// The source's name.
+    /// Returns the name of the source.
     pub fn source(&self) -> &str {
         &self.file.source
     }
 
-    /// The file.
+    /// Returns the path of the file.
     pub fn file(&self) -> &str {
         &self.file.path
     }
 
-    /// The text of the file.
+    /// Returns the text of the file.
     pub fn text(&self) -> &str {
         self.file.text()
     }
 
-    /// The bytes of the file's text.
+    /// Returns the length of the file's text in bytes.
     pub(crate) fn file_size(&self) -> usize {
         self.file.size()
     }
 
-    /// The number of the document in its file, from 0.
+    /// Returns the position of the document in its file, from 0.
     pub(crate) fn document(&self) -> usize {
         self.document
     }
 
-    /// Line and column, from 1, of the value.
+    /// Returns line and column, from 1, of the value.
     pub fn position(&self) -> (usize, usize) {
         if self.path.0.is_empty() {
             return self.file.root(self.document);
@@ -244,17 +245,17 @@ impl Place {
         *self.found.get_or_init(|| self.locate(At::Value))
     }
 
-    /// Line and column, from 1, of the key or the value.
+    /// Returns line and column, from 1, of the key or the value.
     pub fn locate(&self, at: At) -> (usize, usize) {
         locate::position(self.file.text(), self.document, &self.path, at)
     }
 
-    /// `file:line`, for messages that name a second place.
+    /// Returns `file:line`, for messages that name a second location.
     pub fn file_line(&self) -> String {
         format!("{}:{}", self.file.path, self.position().0)
     }
 
-    /// The problem that a finding here is.
+    /// Returns the problem for a finding at this location.
     pub fn problem(&self, finding: Finding, at: At) -> Problem {
         let (line, column) = match at {
             At::Value => self.position(),
@@ -264,13 +265,13 @@ impl Place {
     }
 }
 
-/// A value as a YAML document.
+/// Formats a value as a YAML document.
 pub fn to_yaml(value: &Value) -> String {
-    // Plain data with string keys is always YAML.
+    // Plain data with string keys can always be written as YAML.
     serde_yaml::to_string(value).unwrap_or_default()
 }
 
-/// Returns the lines of a text, ended where the YAML parser ends them: a lone carriage return ends a line too.
+/// Returns the lines of a text. As in the YAML parser, a lone carriage return ends a line, too.
 pub(crate) fn lines(text: &str) -> impl Iterator<Item = &str> {
     let mut rest = Some(text);
     std::iter::from_fn(move || {
@@ -283,10 +284,10 @@ pub(crate) fn lines(text: &str) -> impl Iterator<Item = &str> {
     })
 }
 
-/// The problem that a finding at a known line is.
+/// Returns the problem for a finding at a known line.
 pub(crate) fn problem_at(file: &SourceFile, line: usize, column: usize, finding: Finding) -> Problem {
     let written = lines(file.text()).nth(line.saturating_sub(1)).unwrap_or_default();
-    // A line with a token is not shown at all, so that the column stays right.
+    // A line with a token is not shown at all, so that the column stays correct.
     let secret = without_credentials(written) != written;
     let (excerpt, caret) = excerpt(if secret { "" } else { written }, column);
     Problem {

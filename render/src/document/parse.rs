@@ -1,4 +1,4 @@
-//! Text to values, within a budget. A hostile document is an error, never a panic or unbounded memory.
+//! Parsing of text within a budget. A hostile document causes an error, never a panic or unbounded memory.
 
 use std::{cell::RefCell, fmt, sync::Arc};
 
@@ -8,16 +8,16 @@ use serde_json::{Map, Number, Value};
 use super::{Document, Path, Place, SourceFile, Trail, lines, problem_at};
 use crate::problem::{Finding, Problem};
 
-/// What one file may cost.
+/// The limits of one file.
 #[derive(Debug, Clone, Copy)]
 pub struct Limits {
     /// Bytes of text.
     pub bytes: usize,
-    /// Characters that can begin a YAML event (brackets, commas, colons, dashes): bounds what the parser holds.
+    /// Characters that can begin a YAML event (brackets, commas, colons, dashes). They limit the memory of the parser.
     pub indicators: usize,
-    /// Values after aliases are followed.
+    /// Values, with aliases expanded.
     pub values: usize,
-    /// Bytes of strings after aliases are followed.
+    /// Bytes of strings, with aliases expanded.
     pub strings: usize,
 }
 
@@ -27,11 +27,11 @@ impl Default for Limits {
     }
 }
 
-/// Bytes of text that are read again to find the places of duplicate keys.
+/// Maximum number of bytes that are read again to locate duplicate keys.
 const LOCATED: usize = 64 << 20;
 
-/// All documents of a text; empty ones are left out. With any problem the documents that came before it are
-/// still there, so that their own mistakes are found too.
+/// Returns all documents of a text without empty ones. Documents before a syntax error are returned, too, so that their
+/// own mistakes are reported.
 pub fn parse(source: &str, path: &str, bytes: &[u8], limits: Limits) -> (Vec<Document>, Vec<Problem>) {
     let text = match text(bytes, limits) {
         Ok(text) => text,
@@ -50,7 +50,7 @@ pub fn parse(source: &str, path: &str, bytes: &[u8], limits: Limits) -> (Vec<Doc
         let seed = ValueSeed { budget: &budget, duplicates: &duplicates, trail: &Trail::Root };
         match seed.deserialize(document) {
             Ok(value) => {
-                // To find the place of a key reads the file again: a huge file with many gets its first ones reported.
+                // Locating a key reads the file again. So only the first duplicates of a huge file are reported.
                 let most = (LOCATED / file.size().max(1)).clamp(1, 200);
                 for path in duplicates.take().into_iter().take(most) {
                     let place = Place::new(Arc::clone(&file), index, path);
@@ -66,7 +66,7 @@ pub fn parse(source: &str, path: &str, bytes: &[u8], limits: Limits) -> (Vec<Doc
             Err(error) => {
                 let (line, column) = error.location().map_or((1, 1), |at| (at.line(), at.column()));
                 problems.push(problem_at(&file, line.max(1), column.max(1), syntax(&error, file.text(), line)));
-                // Behind a syntax error the parser has no footing, and would repeat itself.
+                // After a syntax error the parser would repeat itself.
                 break;
             }
         }
@@ -74,7 +74,7 @@ pub fn parse(source: &str, path: &str, bytes: &[u8], limits: Limits) -> (Vec<Doc
     (documents, problems)
 }
 
-/// The text, if it can be read at all.
+/// Returns the text, if it is valid and within the limits.
 fn text(bytes: &[u8], limits: Limits) -> Result<&str, (usize, Finding)> {
     if bytes.len() > limits.bytes {
         let message = format!("the file has {} bytes, and at most {} are read", bytes.len(), limits.bytes);
@@ -232,7 +232,7 @@ impl<'de> Visitor<'de> for ValueSeed<'_> {
     }
 }
 
-/// A key: a string, or a scalar that is read as one.
+/// A key: a string, or another scalar that is read as a string.
 struct Key(String);
 
 impl<'de> serde::Deserialize<'de> for Key {
@@ -279,7 +279,7 @@ impl<'de> Visitor<'de> for KeyVisitor {
     }
 }
 
-/// For the tests of this crate.
+/// A value for the tests of this crate.
 #[cfg(test)]
 pub(crate) fn parse_value(text: &str) -> Value {
     serde::Deserialize::deserialize(serde_yaml::Deserializer::from_str(text)).expect("valid YAML in a test")

@@ -1,11 +1,11 @@
-//! YAML that is not the fleet's own: a file on a node, of which one value is edited.
+//! YAML of a file on a node, of which one value is edited. It has no schema.
 
 use serde_json::{Map, Value};
 
-/// The one document of a text; nothing of it is checked against the schema.
+/// Parses a text that contains one document. The value is not checked against the schema.
 ///
 /// # Errors
-/// When it is not one document of YAML.
+/// If the text is not exactly one YAML document.
 pub fn plain_value(text: &str) -> Result<Value, String> {
     if text.trim().is_empty() {
         return Ok(Value::Null);

@@ -1,5 +1,5 @@
-//! The names that templates and expressions use, checked before anything runs: `item` outside a loop, results
-//! that nobody registers, variables that nobody sets, and untrusted data where it must not stand.
+//! Checks of the names in templates and expressions, before anything runs. They find `item` outside of a loop, results
+//! that no task registers, unset variables, and untrusted data in forbidden parameters.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -21,7 +21,7 @@ use crate::{
     tree,
 };
 
-/// The facts that every node has.
+/// The facts of every node.
 pub const FACTS: [&str; 16] = [
     "os",
     "kernel",
@@ -41,7 +41,7 @@ pub const FACTS: [&str; 16] = [
     "custom",
 ];
 
-/// Functions that the template engine brings.
+/// Built-in functions of the template engine.
 const FUNCTIONS: [&str; 4] = ["range", "dict", "namespace", "debug"];
 
 /// Checks the names of all books.
@@ -59,7 +59,7 @@ pub(super) fn check(loader: &mut Loader<'_>) {
     untrusted(loader);
 }
 
-/// Untrusted values are refused in parameters that take none.
+/// Reports untrusted values in parameters that forbid them.
 fn untrusted(loader: &mut Loader<'_>) {
     for found in untrusted_uses(&loader.set).into_iter().filter(|found| !found.allowed) {
         let finding = Finding::new(format!("cannot use {} in {}: it is untrusted", found.origin, found.parameter));
@@ -68,7 +68,7 @@ fn untrusted(loader: &mut Loader<'_>) {
     }
 }
 
-/// The names of all variables that objects set and a namespace sees.
+/// Returns the names of all variables that objects set and a namespace sees.
 fn visible_variables(loader: &Loader<'_>, namespace: &str) -> Arc<BTreeSet<String>> {
     let mut names = BTreeSet::new();
     for object in loader.set.variables_of(namespace) {
@@ -106,21 +106,21 @@ fn computed(loader: &mut Loader<'_>) {
 struct Checker<'a, 'b> {
     loader: &'a mut Loader<'b>,
     book: &'a Book,
-    /// The variables of objects. Those of the book are in the book.
+    /// The variables of objects, without those of the book.
     variables: Arc<BTreeSet<String>>,
-    /// The results that are registered before the task at hand.
+    /// The results that are registered before the current task.
     registered: BTreeSet<String>,
-    /// The results that are registered anywhere.
+    /// The results that any task registers.
     all: BTreeSet<String>,
 }
 
-/// What the names at one place may refer to.
+/// The scope of the names at one location.
 struct Here<'a> {
     task: Option<&'a Task>,
     within: Option<&'a Within>,
     looped: bool,
     result: bool,
-    /// Whether `x is defined` or `default` make an unknown name harmless.
+    /// True if `x is defined` or `default` makes an unknown name harmless.
     guarded: bool,
 }
 
@@ -152,7 +152,7 @@ impl Checker<'_, '_> {
         let here =
             |looped, result| Here { task: Some(task), within: Some(&task.within), looped, result, guarded: false };
         for condition in &task.when {
-            // A condition of an include was written elsewhere, and is checked there with each task it is for.
+            // A condition of an include is located there, and is checked there for each task.
             let own = Arc::ptr_eq(&condition.within, &task.within);
             if own {
                 self.expression(&place.key("when"), &condition.expression, &here(looped, false));
@@ -313,7 +313,7 @@ impl Checker<'_, '_> {
         })
     }
 
-    /// Files of the source that a task names must be there.
+    /// Reports files that a task names and the source does not contain.
     fn files(&mut self, task: &Task, place: &Place, params: &Value) {
         for key in ["template", "source"] {
             let Some(path) =
@@ -375,7 +375,7 @@ impl Checker<'_, '_> {
         }
     }
 
-    /// Parameters that contradict each other are the module's to find; what is only odd is a warning.
+    /// Warns about a file mode that lets every user write. Contradicting parameters are reported by the module.
     fn once_per_definition(&mut self, place: &Place, module: &str, params: &Value) {
         let flagged = module == "file"
             && params
@@ -390,7 +390,7 @@ impl Checker<'_, '_> {
     }
 }
 
-/// Whether a template asks first whether something is defined.
+/// Returns whether a template tests a name with `default` or `is defined`.
 fn guarded(text: &str) -> bool {
     ["|default", "| default", "|d(", "| d(", "is defined", "is not defined", "is undefined"]
         .iter()

@@ -1,4 +1,4 @@
-//! From a checked document to a [`Book`]: includes are read and expanded, and every name is looked up.
+//! From a checked document to a [`Book`]: includes are expanded, and all names are resolved.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -30,7 +30,7 @@ use crate::{
 const DEFAULT_TIMEOUT: Duration = Duration::from_secs(600);
 const INCLUDE_DEPTH: usize = 8;
 
-/// Reads a book; its mistakes go to the loader.
+/// Reads a book, and reports its mistakes to the loader.
 pub(super) fn read(loader: &mut Loader<'_>, object: &Object) -> Book {
     let (spec, namespace, name) = (object.spec.as_ref(), object.key.namespace.as_str(), object.key.name.as_str());
     let place = object.place.key("spec");
@@ -85,7 +85,7 @@ fn dependency(value: &Value) -> Option<Dependency> {
     }
 }
 
-/// Tasks of a list, and the handlers that its includes brought.
+/// The tasks of a list, and the handlers that its includes add.
 #[derive(Default)]
 struct Read {
     tasks: Vec<Task>,
@@ -95,10 +95,10 @@ struct Read {
 struct Reader<'a, 'b> {
     loader: &'a mut Loader<'b>,
     namespace: &'a str,
-    /// The source of the object whose tasks are read: what they cost is charged to it.
+    /// The source of the object whose tasks are read. It is charged for them.
     owner: &'a str,
     object: &'a Key,
-    /// The files that are being included, outermost first.
+    /// The stack of included files, outermost first.
     trail: Vec<(String, String)>,
 }
 
@@ -207,7 +207,7 @@ impl Reader<'_, '_> {
         read
     }
 
-    /// The name of the tree of a repository at one commit, where the Namespace may use it.
+    /// Returns the tree name of a repository at one commit. `None`, with a problem, if the Namespace forbids it.
     fn pin(&mut self, at: &Place, what: &str, url: String, commit: Option<String>) -> Option<String> {
         if url.contains("{{") || commit.as_deref().is_some_and(|commit| commit.contains("{{")) {
             let finding = Finding::new("url and commit hold no templates")
@@ -244,7 +244,7 @@ impl Reader<'_, '_> {
         Some(self.loader.pinned(&Pinned { url, commit }))
     }
 
-    /// The files that a task reads: those of its include or book, or of the repository that it names itself.
+    /// Returns the files that a task reads: those of its include or book, or those of the repository that it names.
     fn files_of(&mut self, place: &Place, module: Option<&ModuleUse>, within: &Arc<Within>) -> Arc<Within> {
         let Some(git) = module.filter(|module| module.name == "git") else { return Arc::clone(within) };
         let Some(url) = text(&git.params, "url") else { return Arc::clone(within) };
@@ -254,7 +254,7 @@ impl Reader<'_, '_> {
         Arc::new(Within { source, prefix, outer: Some(Arc::clone(within)), ..Within::default() })
     }
 
-    /// The source and the path that an include names.
+    /// Returns the source and the path that an include names.
     fn include_target(&mut self, at: &Place, include: &Value, within: &Within) -> Option<(String, String)> {
         let path = text(include, "path")?;
         match (text(include, "source"), text(include, "url"), text(include, "commit")) {
@@ -285,7 +285,7 @@ impl Reader<'_, '_> {
                     self.loader.problem(&at.key("source"), At::Value, finding.hint(hint));
                     return None;
                 }
-                // A path in an included file starts at that file's folder.
+                // A path in an included file is relative to the folder of that file.
                 let folder = if own { within.folder.as_str() } else { "" };
                 match tree::join(folder, &path) {
                     Ok(path) => Some((source, path)),
@@ -301,7 +301,7 @@ fn message_elect(value: &Value) -> Option<towpath_proto::v1alpha::Elect> {
     serde_json::from_value(elect.clone()).ok()
 }
 
-/// Whether a glob, in which `*` stands for any characters, matches a text.
+/// Returns whether a glob matches a text. `*` matches any characters.
 pub(super) fn glob_matches(glob: &str, text: &str) -> bool {
     let mut parts = glob.split('*');
     let Some(mut rest) = text.strip_prefix(parts.next().unwrap_or_default()) else { return false };
@@ -316,7 +316,7 @@ pub(super) fn glob_matches(glob: &str, text: &str) -> bool {
     rest.ends_with(last)
 }
 
-/// Checks what tasks call each other: requires, notify, registered names.
+/// Checks the names between tasks: requires, notify and registered results.
 fn names(loader: &mut Loader<'_>, book: &Book) {
     let handlers: BTreeSet<&str> = book.handlers.iter().map(|handler| handler.id.as_str()).collect();
     let mut registered: BTreeMap<&str, &Place> = BTreeMap::new();
@@ -351,7 +351,7 @@ fn unique_ids(loader: &mut Loader<'_>, tasks: &[Task]) {
     let mut seen: BTreeMap<&str, &Place> = BTreeMap::new();
     for task in tasks.iter().filter(|task| !task.id.is_empty()) {
         if let Some(first) = seen.insert(&task.id, &task.place)
-            // Within one list the walk has said so already.
+            // Duplicates within one list are already reported by the schema check.
             && (first.file() != task.place.file() || task.within.outer.is_some())
         {
             let finding = Finding::new(format!("two tasks are called {:?}", task.id));
@@ -377,7 +377,7 @@ fn missing(loader: &mut Loader<'_>, place: &Place, what: &str, wanted: &str, kno
     loader.keep_problem(place, At::Value, finding, false);
 }
 
-/// A task that requires itself, over any number of others.
+/// Reports tasks that require themselves, directly or through others.
 fn cycle(loader: &mut Loader<'_>, tasks: &[Task]) {
     let requires: BTreeMap<&str, &Task> = tasks.iter().map(|task| (task.id.as_str(), task)).collect();
     let graph: BTreeMap<String, Vec<String>> =
@@ -390,21 +390,21 @@ fn cycle(loader: &mut Loader<'_>, tasks: &[Task]) {
     }
 }
 
-/// Checks a file of tasks that is included.
+/// Checks an included file of tasks.
 pub(super) fn check_task_file(loader: &mut Loader<'_>, document: &Document) {
     let Some(message) = towpath_proto::message("TaskFile") else { return };
     let checked = check_message(message, &document.value, Mode::Written);
     loader.checked(document, &Path::default(), checked, None);
 }
 
-/// A task that stands alone: of a computed value.
+/// Reads the task of a computed value.
 pub(super) fn single_task(loader: &mut Loader<'_>, place: &Place, value: &Value, object: &Key) -> Task {
     let within = super::load::within_source(place);
     let mut reader = Reader { owner: place.source(), object, loader, namespace: &object.namespace, trail: Vec::new() };
     reader.task(place, value, &within, &[])
 }
 
-/// Reads the tasks of a spec that is not a TaskBook's, and the handlers that their includes bring.
+/// Reads the tasks of a spec that is not a TaskBook's, with the handlers that their includes add.
 pub(super) fn other_tasks(loader: &mut Loader<'_>, place: &Place, spec: &Value, object: &Key) -> Vec<Task> {
     let within = super::load::within_source(place);
     let mut reader = Reader { owner: place.source(), object, loader, namespace: &object.namespace, trail: Vec::new() };

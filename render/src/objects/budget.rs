@@ -1,7 +1,7 @@
-//! Budgets for the load of sources: bounds on the memory and the time that a commit can cost every node.
+//! Budgets of sources: limits on the memory and the time that a commit can cost every node.
 //!
-//! Charges are made while files are read and includes are expanded, not afterwards. A source that is beyond its budget
-//! contributes no objects; the sources before it are loaded as if it were not there.
+//! Costs are charged while files are read and includes are expanded. A source that exceeds its budget contributes no
+//! objects. Earlier sources are loaded as if it did not exist.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -9,7 +9,7 @@ use serde_json::Value;
 
 use crate::problem::Problem;
 
-/// An amount of each bounded resource.
+/// An amount of each limited resource.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Cost {
     /// Files that are read.
@@ -18,18 +18,18 @@ pub struct Cost {
     pub bytes: u64,
     /// YAML values of files and of expanded tasks.
     pub values: u64,
-    /// Tasks and includes after includes are expanded.
+    /// Tasks and includes, after includes are expanded.
     pub tasks: u64,
 }
 
-/// What one source, and all sources together, may cost.
+/// The limits of one source, and of all sources together.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Budget {
     /// The limit of one source.
     pub source: Cost,
     /// The limit of all sources.
     pub all: Cost,
-    /// Problems that are kept of one source; the rest is counted.
+    /// Maximum number of kept problems of one source. Further ones are only counted.
     pub problems: usize,
 }
 
@@ -43,18 +43,18 @@ impl Default for Budget {
     }
 }
 
-/// A resource of which a source needs more than it may.
+/// A resource of which a source exceeds the limit.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Exceeded {
-    /// The resource, for the message.
+    /// The name of the resource, for messages.
     pub(super) what: &'static str,
     /// The limit.
     pub(super) limit: u64,
-    /// Whether it is the limit of all sources together.
+    /// True for the limit of all sources together.
     pub(super) all: bool,
 }
 
-/// What was spent so far, by source.
+/// The costs so far, by source.
 #[derive(Debug, Default)]
 pub(super) struct Spent {
     budget: Budget,
@@ -64,7 +64,7 @@ pub(super) struct Spent {
 }
 
 impl Spent {
-    /// Nothing spent of a budget.
+    /// Creates a record without costs.
     pub(super) fn new(budget: Budget) -> Self {
         Self { budget, ..Self::default() }
     }
@@ -72,7 +72,7 @@ impl Spent {
     /// Charges a cost to a source.
     ///
     /// # Errors
-    /// The first time at which the source, or all sources, are beyond a limit.
+    /// The exceeded limit, the first time that the source or all sources exceed one.
     pub(super) fn charge(&mut self, source: &str, cost: Cost) -> Result<(), Exceeded> {
         let known = self.sources.entry(source.to_owned()).or_default();
         *known = known.plus(cost);
@@ -84,19 +84,19 @@ impl Spent {
         }
     }
 
-    /// Whether a source is beyond its budget, so that nothing more of it is read.
+    /// Returns whether a source exceeds its budget. Nothing more of it is read.
     pub(super) fn is_beyond(&self, source: &str) -> bool {
         self.exceeded.contains(source)
     }
 
-    /// The sources that are beyond their budget.
+    /// Returns the sources that exceed their budget.
     pub(super) fn exceeded(&self) -> &BTreeSet<String> {
         &self.exceeded
     }
 }
 
 impl Cost {
-    /// The cost of a value: itself, everything in it, and the bytes of its strings.
+    /// Returns the cost of a value: the value, its parts, and the bytes of its strings.
     pub(super) fn of(value: &Value) -> Self {
         let mut cost = Self::default();
         let mut open = vec![value];
@@ -139,8 +139,8 @@ impl Cost {
     }
 }
 
-/// Problems of all sources: each once, and so many of each source. Errors and warnings are counted apart, so that
-/// warnings never crowd out an error.
+/// Problems of all sources, without duplicates, and limited for each source. Errors and warnings are counted
+/// separately, so that warnings never displace an error.
 #[derive(Debug, Default)]
 pub(super) struct Problems {
     limit: usize,
@@ -148,14 +148,14 @@ pub(super) struct Problems {
     counts: BTreeMap<(String, bool), Count>,
 }
 
-/// Errors or warnings of a source that are not shown.
+/// The number of errors or warnings of a source that are not shown.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct LeftOut {
     /// The source.
     pub(super) source: String,
-    /// Whether they are warnings.
+    /// True for warnings.
     pub(super) warning: bool,
-    /// Their number, duplicates included.
+    /// The number, including duplicates.
     pub(super) count: usize,
 }
 
@@ -163,21 +163,20 @@ pub(super) struct LeftOut {
 struct Count {
     kept: usize,
     left_out: usize,
-    /// Bytes of text that were read again to find the places of problems.
+    /// Bytes of text that were read again to locate problems.
     read: u64,
 }
 
-/// Bytes of text that are read again for the places of one source's problems. A place is found by reading its file.
+/// Maximum number of bytes that are read again to locate the problems of one source. Locating a problem reads its file.
 const PLACES: u64 = 32 << 20;
 
 impl Problems {
-    /// No problems yet; at most so many of each source will be kept.
+    /// Creates an empty record that keeps up to `limit` problems of each source.
     pub(super) fn new(limit: usize) -> Self {
         Self { limit, ..Self::default() }
     }
 
-    /// Makes room for a problem whose place is found in a text of this length. If there is none, the problem is only
-    /// counted.
+    /// Reserves room for a problem that is located in a text of this length. Without room, the problem is only counted.
     pub(super) fn has_room(&mut self, source: &str, warning: bool, text: usize) -> bool {
         let count = self.counts.entry((source.to_owned(), warning)).or_default();
         count.read = count.read.saturating_add(text as u64);
@@ -191,14 +190,14 @@ impl Problems {
         self.counts.get(&(source.to_owned(), false)).is_none_or(|count| count.kept == 0 || count.kept < self.limit)
     }
 
-    /// Charges a place that a hint names. `false` if the hint has to do without its line.
+    /// Charges a location that a hint names. `false` if the hint must omit its line.
     pub(super) fn may_locate(&mut self, source: &str, text: usize) -> bool {
         let count = self.counts.entry((source.to_owned(), false)).or_default();
         count.read = count.read.saturating_add(text as u64);
         count.read <= PLACES
     }
 
-    /// Keeps a problem, if it is new.
+    /// Adds a problem, if it is new.
     pub(super) fn push(&mut self, problem: Problem) {
         let key = (problem.source.clone(), problem.warning);
         if self.kept.insert(problem) {
@@ -206,12 +205,12 @@ impl Problems {
         }
     }
 
-    /// Whether a source has an error.
+    /// Returns whether a source has an error.
     pub(super) fn has_error(&self, source: &str) -> bool {
         self.counts.get(&(source.to_owned(), false)).is_some_and(|count| count.kept > 0)
     }
 
-    /// The problems, and those that were left out of each source.
+    /// Returns the problems, and the number of further ones of each source.
     pub(super) fn finish(self) -> (Vec<Problem>, Vec<LeftOut>) {
         let left_out = self.counts.into_iter().filter(|(_, count)| count.left_out > 0);
         let left_out =

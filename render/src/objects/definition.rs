@@ -1,5 +1,5 @@
-//! What a book is, as one digest: the book, its includes, the files that its tasks name and the variables that it can
-//! see. A commit that changes none of them is no new run.
+//! Digests of books: of the book, its includes, the files that its tasks name, and the variables that it sees. A commit
+//! that changes none of these starts no run.
 
 use std::{collections::BTreeSet, sync::LazyLock};
 
@@ -13,7 +13,7 @@ use super::{
 };
 use crate::tree::{self, EntryKind};
 
-/// How many files one definition may reach.
+/// Maximum number of files in one digest.
 const FILES: usize = 10_000;
 
 #[expect(clippy::unwrap_used, reason = "the expressions are constant and tested")]
@@ -23,7 +23,7 @@ static IMPORTS: LazyLock<Regex> =
 #[expect(clippy::unwrap_used, reason = "the expressions are constant and tested")]
 static VARIABLES: LazyLock<Regex> = LazyLock::new(|| Regex::new(r"\bvars\b(?:\.([A-Za-z_]\w*))?").unwrap());
 
-/// The digest of a book.
+/// Returns the digest of a book.
 pub fn book_digest(set: &ObjectSet, book: &Book) -> String {
     let mut parts = Parts::new(set);
     let key = Key { kind: "TaskBook", namespace: book.namespace.clone(), name: book.name.clone() };
@@ -40,7 +40,7 @@ pub fn book_digest(set: &ObjectSet, book: &Book) -> String {
     parts.end()
 }
 
-/// The digest of one task, with the variables that it reads: what is decided once for it stands until that changes.
+/// Returns the digest of one task, with the variables that it reads. An election holds until this digest changes.
 pub fn task_digest(set: &ObjectSet, book: &Book, task: &Task) -> String {
     let mut parts = Parts::new(set);
     parts.task(task);
@@ -48,7 +48,7 @@ pub fn task_digest(set: &ObjectSet, book: &Book, task: &Task) -> String {
     let mut texts = vec![parts.text.clone()];
     while let Some(text) = texts.pop() {
         for found in VARIABLES.captures_iter(&text) {
-            // Without a name after it any variable may be read.
+            // Without a literal name, any variable may be read.
             let name = found.get(1).map_or("*", |name| name.as_str()).to_owned();
             if !seen.insert(name.clone()) {
                 continue;
@@ -77,7 +77,7 @@ struct Parts<'a> {
     set: &'a ObjectSet,
     hash: Sha256,
     files: BTreeSet<(String, String)>,
-    /// Everything that was added of the last task, to look for names in.
+    /// The texts of the last task, for the search for names.
     text: String,
 }
 
@@ -139,8 +139,7 @@ impl<'a> Parts<'a> {
         self.imports(&task.within, &module.params.to_string());
     }
 
-    /// A file or a folder, and what it imports. A name that is a template reaches what can't be told: then all files
-    /// of the source are part of the definition.
+    /// Adds a file or a folder with its imports. If the name is a template, all files of the source are added.
     fn file(&mut self, within: &Within, path: &str) {
         let Some(tree) = self.set.trees.get(&within.source).cloned() else { return };
         let dynamic = path.contains("{{") || path.contains("{%");

@@ -1,6 +1,6 @@
-//! What no longer fits is held: an earlier source goes on although objects of a later one do not go with it any more.
+//! Held objects: objects of later sources that do not load are excluded, so that earlier sources can advance.
 //!
-//! The outcome depends on the trees alone, so all nodes hold the same.
+//! The result depends only on the trees, so all nodes hold the same objects.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -14,28 +14,28 @@ use super::{
 };
 use crate::{problem::Problem, tree::Tree};
 
-/// Something that does not fit: an object of a source, or, without a key, all that the source says.
+/// The key of held objects: one object of a source, or all of the source if there is no object key.
 pub type HeldKey = (String, Option<Key>);
 
-/// Something that does not fit.
+/// An object or a source that does not load.
 #[derive(Debug, Clone)]
 pub struct Held {
-    /// The object, as it was written; none where it is not one object that does not fit.
+    /// The object as written. `None` for a whole source.
     pub object: Option<Object>,
-    /// Why it does not fit.
+    /// The first problem.
     pub problem: Problem,
 }
 
-/// How often the sources are loaded again without what did not fit. Beyond it every source with an error is held whole.
+/// Number of loads after which each source with an error is held as a whole.
 const ROUNDS: usize = 16;
 
-/// Loads all sources, in order. Objects of later sources than the first that have mistakes, or that need an object that is
-/// held, are held: they are in [`ObjectSet::held`] and nowhere else, and their mistakes are no errors.
+/// Loads all sources, in order. Invalid objects of all sources but the first are held, and so are objects that need a
+/// held one. They are only in [`ObjectSet::held`], and their mistakes are not errors.
 pub fn load_holding(sources: &[SourceTree], pinned: &BTreeMap<Pinned, Arc<dyn Tree>>) -> Loaded {
     load_within(sources, pinned, Budget::default())
 }
 
-/// The same within a budget. A later source that is beyond it is held whole.
+/// Loads all sources within a budget. A later source that exceeds it is held as a whole.
 fn load_within(sources: &[SourceTree], pinned: &BTreeMap<Pinned, Arc<dyn Tree>>, budget: Budget) -> Loaded {
     let first = sources.first().map(|source| source.name.clone()).unwrap_or_default();
     let mut left_out = LeftOut::default();
@@ -68,26 +68,26 @@ fn load_within(sources: &[SourceTree], pinned: &BTreeMap<Pinned, Arc<dyn Tree>>,
     }
 }
 
-/// The part of a source that a mistake is blamed on.
+/// The objects that a mistake belongs to.
 enum Blamed<'a> {
     Objects(Vec<&'a Object>),
     Source(&'a str),
 }
 
-/// Finds what mistakes are blamed on.
+/// The search for the objects that mistakes belong to.
 struct Blame<'a> {
     loaded: &'a Loaded,
     whole: bool,
     /// The objects of each file of each source, in the order of its documents.
     objects: BTreeMap<&'a str, BTreeMap<&'a str, Vec<&'a Object>>>,
-    /// Sources, and files of includes, of which all objects are blamed already.
+    /// Sources and included files whose objects are already found.
     done: BTreeSet<(&'a str, Option<&'a str>)>,
 }
 
 impl<'a> Blame<'a> {
     fn new(loaded: &'a Loaded, whole: bool) -> Self {
         let mut objects: BTreeMap<&str, BTreeMap<&str, Vec<&Object>>> = BTreeMap::new();
-        // Without an error nothing is blamed.
+        // Without an error the search is not needed.
         for object in loaded.set.objects.values().filter(|_| !loaded.errors.is_empty()) {
             let files = objects.entry(object.place.source()).or_default();
             files.entry(object.place.file()).or_default().push(object);
@@ -98,7 +98,7 @@ impl<'a> Blame<'a> {
         Self { loaded, whole, objects, done: BTreeSet::new() }
     }
 
-    /// Returns what a mistake is blamed on; no objects where an earlier one was blamed on the same ones.
+    /// Returns the objects that a mistake belongs to. Empty if an earlier mistake belongs to the same ones.
     fn on(&mut self, error: &'a Problem) -> Blamed<'a> {
         let (source, file) = (error.source.as_str(), error.file.as_str());
         if self.whole || self.loaded.beyond.contains(source) {
@@ -107,7 +107,7 @@ impl<'a> Blame<'a> {
         if let Some(object) = self.behind(error) {
             return Blamed::Objects(vec![object]);
         }
-        // A file that is read by includes alone: the objects that include it do not fit.
+        // Only includes read this file, so the mistake belongs to the objects that include it.
         let includers = self.loaded.included_by.get(&(error.source.clone(), error.file.clone()));
         let mut includers =
             includers.into_iter().flatten().filter_map(|key| self.loaded.set.objects.get(key)).peekable();
@@ -115,13 +115,13 @@ impl<'a> Blame<'a> {
             let first = self.done.insert((source, Some(file)));
             return Blamed::Objects(if first { includers.collect() } else { Vec::new() });
         }
-        // A file of no object: which objects are meant cannot be known.
+        // The file belongs to no object, so the mistake belongs to all objects of the source.
         let Some(files) = self.objects.get(source) else { return Blamed::Source(source) };
         let first = self.done.insert((source, None));
         Blamed::Objects(if first { files.values().flatten().copied().collect() } else { Vec::new() })
     }
 
-    /// The object in whose lines a mistake is: objects of a file begin in the order of its documents.
+    /// Returns the object that contains the line of a mistake. Objects of a file begin in the order of its documents.
     fn behind(&self, error: &Problem) -> Option<&'a Object> {
         let objects = self.objects.get(error.source.as_str())?.get(error.file.as_str())?;
         let after = objects.partition_point(|object| object.place.position().0 <= error.line);
@@ -150,7 +150,7 @@ fn names(sources: &[SourceTree], error: &Problem) -> bool {
     sources.iter().any(|source| source.name == error.source)
 }
 
-/// What one set holds and another does not.
+/// Returns the held objects of a set that another set does not hold.
 pub fn newly_held<'a>(set: &'a ObjectSet, before: &ObjectSet) -> Vec<&'a Held> {
     set.held.iter().filter(|(key, _)| !before.held.contains_key(key)).map(|(_, held)| held).collect()
 }

@@ -1,6 +1,7 @@
-//! Limits that a Namespace sets: the nodes its objects may select, the modules, commands and sources its tasks may use.
+//! Limits of a Namespace: the nodes that its objects may select, and the modules, commands and sources that its tasks
+//! may use.
 //!
-//! Every reader of targets or tasks takes them from here, so that no kind of object is forgotten.
+//! All readers of targets or tasks use these checks, so that no kind of object is missed.
 
 use std::{collections::BTreeSet, iter, sync::Arc};
 
@@ -21,7 +22,7 @@ use crate::{
 /// The nodes that an object of a Namespace selects, within the NodeGroups that the Namespace may target.
 #[derive(Debug, Clone)]
 pub struct Targets {
-    /// `None` selects every node that the Namespace may target.
+    /// The selection. `None` selects every node that the Namespace may target.
     written: Option<Arc<Written>>,
     within: Within,
 }
@@ -33,7 +34,7 @@ struct Written {
     nodes: Names,
 }
 
-/// Names in the order in which they are written, and as a set.
+/// Names in the written order, and as a set.
 #[derive(Debug)]
 pub(super) struct Names {
     written: Vec<String>,
@@ -57,9 +58,9 @@ enum Within {
 /// A field that names nodes.
 #[derive(Debug, Clone, Copy)]
 pub(super) enum Field {
-    /// The nodes that something runs on.
+    /// The nodes that run tasks.
     Targets,
-    /// The nodes that may read a value, in a field of this name.
+    /// The nodes that may read a value, with the name of the field.
     Readers(&'static str),
 }
 
@@ -86,8 +87,8 @@ impl Within {
 }
 
 impl Targets {
-    /// Reads a field that names nodes, as an object of this Namespace may use it. Nodes outside of its limits are
-    /// reported, and not selected. A field that is left out selects every node that the Namespace may target.
+    /// Reads a field that names nodes, for an object of this Namespace. Nodes outside of its limits are reported and
+    /// not selected. An omitted field selects every node that the Namespace may target.
     pub(super) fn read(loader: &mut Loader<'_>, place: &Place, spec: &Value, field: Field, namespace: &str) -> Self {
         let within = Within::of(loader, namespace);
         let written = spec.get(field.name()).filter(|written| !written.is_null()).map(|written| {
@@ -139,8 +140,8 @@ impl Targets {
         }
     }
 
-    /// Returns how a node is selected; `None` if it is not, or if the Namespace may not target it. The empty name stands
-    /// for any node that the Namespace may target.
+    /// Returns the way in which a node is selected. The empty name means any node that the Namespace may target. `None`
+    /// if the node is not selected, or the Namespace may not target it.
     pub fn select(&self, node: &str, groups: &BTreeSet<String>) -> Option<Selected> {
         work::count(1);
         if !node.is_empty() && !self.within.permits(groups) {
@@ -153,23 +154,23 @@ impl Targets {
         meet(&written.groups.set, groups).then_some(Selected::Group)
     }
 
-    /// Returns false for targets that were left out.
+    /// Returns false for omitted targets.
     pub fn is_written(&self) -> bool {
         self.written.is_some()
     }
 
-    /// The NodeGroups as written.
+    /// Returns the NodeGroups as written.
     pub fn groups(&self) -> &[String] {
         self.written.as_ref().map(|written| written.groups.written.as_slice()).unwrap_or_default()
     }
 
-    /// The nodes as written.
+    /// Returns the nodes as written.
     pub fn nodes(&self) -> &[String] {
         self.written.as_ref().map(|written| written.nodes.written.as_slice()).unwrap_or_default()
     }
 }
 
-/// A name that is only known on the node cannot be compared with the limits.
+/// Rejects a template as a name: its value is known only on the node, so it cannot be compared with the limits.
 fn template(name: &str, namespace: &str) -> Option<Finding> {
     (name.contains("{{") || name.contains("{%")).then(|| {
         Finding::new(format!("cannot use the template {name} here: the namespace {namespace} is limited to NodeGroups"))
@@ -177,7 +178,7 @@ fn template(name: &str, namespace: &str) -> Option<Finding> {
     })
 }
 
-/// Whether two sets have a member in common.
+/// Returns whether two sets have a common member.
 fn meet(one: &BTreeSet<String>, other: &BTreeSet<String>) -> bool {
     work::count(one.len().min(other.len()).max(1));
     !one.is_disjoint(other)
@@ -192,7 +193,7 @@ impl Within {
     }
 }
 
-/// Reports a task whose module, a command line in its parameters, or a node that they name is not for this Namespace.
+/// Reports a task if its Namespace forbids the module, a command line in its parameters, or a node that they name.
 pub(super) fn check_module(loader: &mut Loader<'_>, place: &Place, module: &ModuleUse, namespace: &str) {
     for field in module.message.fields.iter().filter(|field| field.value_type() == Type::Message("Targets")) {
         Targets::read(loader, &place.key(module.name), &module.params, Field::Readers(field.name), namespace);
@@ -218,13 +219,13 @@ pub(super) fn check_module(loader: &mut Loader<'_>, place: &Place, module: &Modu
     }
 }
 
-/// The written parameters of a module that hold a command line.
+/// Returns the written parameters of a module that hold a command line.
 fn command_lines(module: &ModuleUse) -> Vec<&'static str> {
     let written = |name: &str| module.params.get(name).is_some_and(|value| !value.is_null());
     module.message.fields.iter().filter(|field| field.runs_command && written(field.name)).map(|f| f.name).collect()
 }
 
-/// The module that a map with a module's name as its key uses, such as the `check` of a Beacon.
+/// Returns the modules of a map whose keys are names of modules, such as the `check` of a Beacon.
 pub(super) fn modules_in(value: &Value) -> Vec<ModuleUse> {
     towpath_proto::modules()
         .filter_map(|(field, message)| {
@@ -234,7 +235,8 @@ pub(super) fn modules_in(value: &Value) -> Vec<ModuleUse> {
         .collect()
 }
 
-/// Whether the tasks of a Namespace may read the files of a source: a library, or one that the Namespace names.
+/// Returns whether the tasks of a Namespace may read the files of a source. Allowed are libraries and the sources that
+/// the Namespace names, or the first source if it names none.
 pub(super) fn may_read(loader: &Loader<'_>, namespace: &str, source: &str) -> bool {
     let Some(limits) = loader.namespace(namespace) else { return true };
     let first = || loader.source_names().first().is_some_and(|first| first == source);
@@ -242,8 +244,8 @@ pub(super) fn may_read(loader: &Loader<'_>, namespace: &str, source: &str) -> bo
         || if limits.sources.is_empty() { first() } else { limits.sources.iter().any(|name| name == source) }
 }
 
-/// Whether a path is a prefix itself, or below it. Components are compared whole; `*` in a component of the prefix
-/// stands for any characters of that component.
+/// Returns whether a path is a prefix or below it. Whole components are compared. `*` in a component of the prefix
+/// matches any characters of that component.
 pub(super) fn below_prefix(prefix: &str, path: &str) -> bool {
     let plain = |component: &str| !matches!(component, "" | "." | "..");
     let components = |text: &str| -> Vec<String> {

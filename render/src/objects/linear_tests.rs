@@ -1,4 +1,4 @@
-//! Loading takes work in proportion to what is loaded. Steps are counted, not time: see [`work`].
+//! Tests that the work of loading is proportional to the input. They count steps, not time: see [`work`].
 
 use std::{collections::BTreeMap, sync::Arc};
 
@@ -34,7 +34,7 @@ fn book(at: usize, more: &str) -> String {
     of_shop("TaskBook", &format!("b{at}"), &format!("{{targets: {{nodeGroups: [all]}}, {more}tasks: [{task}]}}"))
 }
 
-/// A book of tasks, each with these further fields.
+/// Returns a book of tasks, each with these further fields.
 fn tasks(count: usize, more: impl Fn(usize) -> String) -> String {
     let task = |at| format!("    - {{name: t{at}, command: {{argv: [x, '{{{{ vars.x }}}}']}}{}}}\n", more(at));
     let list: String = (0..count).map(task).collect();
@@ -46,7 +46,8 @@ fn each(count: usize, object: impl Fn(usize) -> String) -> String {
     (0..count).map(object).collect::<Vec<_>>().join("---\n")
 }
 
-/// Returns the steps of a load of these objects in one file, of the search for untrusted values, and of one node's view.
+/// Returns the steps of a load of these objects in one file, of the search for untrusted values, and of one node's
+/// view.
 fn steps(objects: &str) -> usize {
     let source = |name: &str, text: &str| SourceTree {
         name: name.to_owned(),
@@ -66,7 +67,7 @@ fn steps(objects: &str) -> usize {
     })
 }
 
-/// Ten times the objects take at most twelve times the steps.
+/// Checks that ten times the objects take at most twelve times the steps.
 #[track_caller]
 fn assert_linear(objects: impl Fn(usize) -> String) {
     let (few, many) = (steps(&objects(200)), steps(&objects(2000)));

@@ -1,5 +1,5 @@
-//! Trees to an [`ObjectSet`]: finds the files, reads every document, checks each against the schema and all
-//! against one another. Every mistake is reported, not the first.
+//! Loading of trees into an [`ObjectSet`]: files are found, and each document is checked against the schema. Then all
+//! objects are checked against one another. All mistakes are reported, not only the first.
 
 use std::{
     cell::RefCell,
@@ -28,23 +28,23 @@ use crate::{
     words::Selector,
 };
 
-/// How many problems of one file are reported.
+/// Maximum number of reported problems of one file.
 const PROBLEMS_PER_FILE: usize = 200;
 
-/// One source and what it may define.
+/// A source and its rights.
 #[derive(Debug, Clone)]
 pub struct SourceTree {
-    /// Its name.
+    /// The name.
     pub name: String,
-    /// Its files.
+    /// The files.
     pub tree: Arc<dyn Tree>,
-    /// Whether it holds only what includes and templates read.
+    /// True if it contains only files for includes and templates.
     pub library: bool,
-    /// Whether it may define global kinds. The first source always may.
+    /// True if it may define global kinds. The first source always may.
     pub globals: bool,
 }
 
-/// A git repository at one commit, that an include names.
+/// A git repository at one commit, which an include names.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Pinned {
     /// The URL.
@@ -53,29 +53,29 @@ pub struct Pinned {
     pub commit: String,
 }
 
-/// What came of loading.
+/// The result of loading.
 #[derive(Debug)]
 pub struct Loaded {
-    /// The objects. Of no use while there are errors.
+    /// The objects. They must not be used if there are errors.
     pub set: ObjectSet,
     /// Errors, in the order of the files.
     pub errors: Vec<Problem>,
-    /// Warnings, likewise.
+    /// Warnings, in the order of the files.
     pub warnings: Vec<Problem>,
-    /// Pinned includes whose trees were not given: fetch them and load again.
+    /// Pinned includes whose trees are missing. The caller fetches them and loads again.
     pub wants: BTreeSet<Pinned>,
-    /// Sources that are beyond their budget.
+    /// Sources that exceed their budget.
     pub(super) beyond: BTreeSet<String>,
     /// The objects that include each file, by source and path.
     pub(super) included_by: BTreeMap<(String, String), BTreeSet<Key>>,
 }
 
-/// What is not looked at.
+/// Objects and sources that are excluded from a load.
 #[derive(Debug, Default)]
 pub(super) struct LeftOut {
-    /// Objects, each of one source.
+    /// Excluded objects, each of one source.
     pub(super) objects: BTreeSet<(String, Key)>,
-    /// All objects of these sources.
+    /// Sources whose objects are all excluded.
     pub(super) sources: BTreeSet<String>,
 }
 
@@ -85,12 +85,12 @@ impl LeftOut {
     }
 }
 
-/// Loads all sources, in order; the first one is the first.
+/// Loads all sources, in order. The first one has more rights.
 pub fn load(sources: &[SourceTree], pinned: &BTreeMap<Pinned, Arc<dyn Tree>>) -> Loaded {
     load_without(sources, pinned, &LeftOut::default(), Budget::default())
 }
 
-/// The same, as if some objects were not there.
+/// Loads all sources without some objects.
 pub(super) fn load_without(
     sources: &[SourceTree],
     pinned: &BTreeMap<Pinned, Arc<dyn Tree>>,
@@ -129,10 +129,10 @@ pub(super) fn load_without(
     Loaded { set: loader.set, errors, warnings, wants: loader.wants, beyond, included_by: loader.included_by }
 }
 
-/// A reference that is looked up once all objects are there.
+/// A reference that is checked after all objects are read.
 type Pending = (Reference, Key, Place);
 
-/// Collects objects and problems.
+/// The state of a load: objects and problems so far.
 pub(super) struct Loader<'a> {
     sources: &'a [SourceTree],
     pinned: &'a BTreeMap<Pinned, Arc<dyn Tree>>,
@@ -143,17 +143,17 @@ pub(super) struct Loader<'a> {
     wants: BTreeSet<Pinned>,
     pub(super) set: ObjectSet,
     task_files: BTreeMap<(String, String), Option<Document>>,
-    /// The NodeGroups that a Namespace may target, where it has limits.
+    /// The NodeGroups that each Namespace may target, if it has limits.
     pub(super) limits: BTreeMap<String, Arc<limits::Names>>,
 }
 
 impl Loader<'_> {
-    /// Reports a problem at a place.
+    /// Reports a problem at a location.
     pub(super) fn problem(&mut self, place: &Place, at: At, finding: Finding) {
         self.report(place, at, finding, false);
     }
 
-    /// Reports a warning at a place.
+    /// Reports a warning at a location.
     pub(super) fn warning(&mut self, place: &Place, at: At, finding: Finding) {
         self.report(place, at, finding, true);
     }
@@ -164,17 +164,18 @@ impl Loader<'_> {
         }
     }
 
-    /// Makes room for a problem at a place, before its hint is looked for. If there is none, it is only counted.
+    /// Reserves room for a problem at a location, before its hint is computed. Without room, the problem is only
+    /// counted.
     pub(super) fn has_room(&mut self, place: &Place, warning: bool) -> bool {
         self.problems.get_mut().has_room(place.source(), warning, place.file_size())
     }
 
-    /// Keeps a problem for which there is room.
+    /// Adds a problem for which room is reserved.
     pub(super) fn keep_problem(&mut self, place: &Place, at: At, finding: Finding, warning: bool) {
         self.problems.get_mut().push(Problem { warning, ..place.problem(finding, at) });
     }
 
-    /// `file:line` of a place that a hint names; the file alone if too many were asked for.
+    /// Returns `file:line` of a location that a hint names. Returns only the file if too many were requested.
     pub(super) fn file_line(&self, place: &Place) -> String {
         let may = self.problems.borrow_mut().may_locate(place.source(), place.file_size());
         if may { place.file_line() } else { place.file().to_owned() }
@@ -189,7 +190,7 @@ impl Loader<'_> {
         }
     }
 
-    /// Charges a cost to a source. `false` if the source is beyond its budget, so that no more of it is to be read.
+    /// Charges a cost to a source. `false` if the source exceeds its budget: then no more of it is read.
     pub(super) fn charge(&mut self, source: &str, cost: Cost) -> bool {
         if let Err(Exceeded { what, limit, all }) = self.spent.charge(source, cost) {
             let whose = if all { "all sources together have" } else { "the source has" };
@@ -217,7 +218,7 @@ impl Loader<'_> {
         self.sources.iter().map(|source| source.name.clone()).collect()
     }
 
-    /// The name under which a pinned include's tree is kept; it is wanted where it was not given.
+    /// Returns the tree name of a pinned include. If its tree is missing, the include is added to `wants`.
     pub(super) fn pinned(&mut self, pinned: &Pinned) -> String {
         let name = format!("{}@{}", pinned.url, pinned.commit);
         match self.pinned.get(pinned) {
@@ -293,7 +294,7 @@ impl Loader<'_> {
         self.keep([problem_at(&file, 1, 1, finding)]);
     }
 
-    /// Reads the documents of one file; gives how many there are.
+    /// Reads the documents of one file. Returns their number.
     fn file(&mut self, source: &SourceTree, first: bool, entry: &Entry, pending: &mut Vec<Pending>) -> usize {
         if entry.kind == EntryKind::Link {
             let finding = Finding::new("an object file is a symbolic link")
@@ -378,7 +379,7 @@ impl Loader<'_> {
         self.set.objects.insert(key.clone(), Object { key, labels, spec, place });
     }
 
-    /// Turns findings into problems with lines, and looks at how modes were written.
+    /// Turns findings into problems with lines, and checks the quoting of modes.
     pub(super) fn checked(&mut self, document: &Document, base: &Path, checked: Checked, warning: Option<bool>) {
         let place = |path: &Path| {
             let steps = base.0.iter().chain(&path.0).cloned().collect();
@@ -401,7 +402,7 @@ impl Loader<'_> {
         }
     }
 
-    /// YAML readers disagree about `0644`, so it must be quoted; that can be seen in the text alone.
+    /// Reports an unquoted mode. YAML parsers read `0644` differently, and only the text shows the quotes.
     fn unquoted_mode(&mut self, place: &Place) {
         let (line, column) = place.position();
         let written = lines(place.text()).nth(line - 1).unwrap_or_default();
@@ -550,9 +551,9 @@ impl Loader<'_> {
         }
     }
 
-    /// Reads a file of tasks once; its own mistakes are reported once.
+    /// Reads a file of tasks once, and reports its mistakes once.
     ///
-    /// It is charged to `owner`, the source of the first object that includes it.
+    /// The cost is charged to `owner`, the source of the first object that includes the file.
     pub(super) fn read_tasks(
         &mut self,
         at: &Place,
@@ -574,7 +575,7 @@ impl Loader<'_> {
     }
 
     fn read_task_file(&mut self, at: &Place, owner: &str, source: &str, path: &str) -> Option<Document> {
-        // A pinned include that is still wanted has no tree yet.
+        // A pinned include without its tree cannot be read yet.
         let tree = Arc::clone(self.set.trees.get(source)?);
         let bytes = match tree.read(path) {
             Ok(Some(bytes)) => bytes,
@@ -609,7 +610,7 @@ impl Loader<'_> {
     }
 }
 
-/// A spec that was left out is an empty one.
+/// Access to a spec that may be omitted: an omitted spec is empty.
 trait OrEmpty {
     fn or_empty(&self) -> Value;
 }
@@ -624,7 +625,7 @@ pub(super) fn display(key: &Key) -> String {
     if key.namespace.is_empty() { key.name.clone() } else { format!("{}/{}", key.namespace, key.name) }
 }
 
-/// The tasks of a computed value belong to the source of its object.
+/// Returns the origin of computed values: the source of their object.
 pub(super) fn within_source(place: &Place) -> Arc<Within> {
     Arc::new(Within { source: place.source().to_owned(), ..Within::default() })
 }
@@ -639,7 +640,7 @@ fn is_ignored(ignored: &Gitignore, path: &str) -> bool {
     ignored.matched_path_or_any_parents(path, false).is_ignore()
 }
 
-/// What stands in git in the place of a file that is kept elsewhere.
+/// Returns the finding for a Git LFS pointer. `None` for other files.
 pub(crate) fn large_file_pointer(bytes: &[u8]) -> Option<Finding> {
     bytes.starts_with(b"version https://git-lfs.github.com/spec/").then(|| {
         Finding::new("the file is kept in Git LFS, which is not followed")

@@ -44,19 +44,19 @@ pub use untrusted::{UntrustedUse, untrusted_uses};
 use crate::{document::Place, tree::Tree, words::Selector, work};
 use task::Book;
 
-/// What an object is called: kind, namespace (empty for global kinds), name.
+/// The identity of an object: kind, namespace and name.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Key {
     /// The kind.
     pub kind: &'static str,
-    /// The namespace; empty for global kinds.
+    /// The namespace. Empty for global kinds.
     pub namespace: String,
     /// The name.
     pub name: String,
 }
 
 impl Key {
-    /// Reads what an object is called. `None` if its metadata have no name.
+    /// Reads the identity of an object. `None` if its metadata have no name.
     fn read(kind: &Message, metadata: &Value) -> Option<Self> {
         let text = |field: &str| metadata.get(field).and_then(Value::as_str);
         let namespace = if kind.scope == Some("namespaced") { text("namespace").unwrap_or_default() } else { "" };
@@ -64,36 +64,36 @@ impl Key {
     }
 }
 
-/// One object as it was written.
+/// An object as written.
 #[derive(Debug, Clone)]
 pub struct Object {
-    /// What it is called.
+    /// The identity.
     pub key: Key,
-    /// Its labels.
+    /// The labels.
     pub labels: BTreeMap<String, String>,
-    /// Its spec, checked against the schema.
+    /// The spec, checked against the schema.
     pub spec: Arc<Value>,
-    /// Where it was written.
+    /// The location.
     pub place: Place,
 }
 
-/// A group of nodes, with its selector read.
+/// A group of nodes, with its parsed selector.
 #[derive(Debug, Clone)]
 pub struct Group {
-    /// What labels must be like.
+    /// The selector of labels.
     pub selector: Option<Selector>,
     /// Members by name.
     pub nodes: BTreeSet<String>,
 }
 
-/// Variables of either kind.
+/// A Variables or ClusterVariables object.
 #[derive(Debug, Clone)]
 pub struct VariablesObject {
-    /// What it is called.
+    /// The identity.
     pub key: Key,
     /// The nodes that get the values.
     pub targets: Targets,
-    /// The higher wins.
+    /// The priority. The higher one wins.
     pub priority: i64,
     /// The values.
     pub values: serde_json::Map<String, Value>,
@@ -101,24 +101,24 @@ pub struct VariablesObject {
     pub by_node: serde_json::Map<String, Value>,
     /// Values that are computed.
     pub computed: Vec<ComputedValue>,
-    /// Where it was written.
+    /// The location.
     pub place: Place,
 }
 
 /// A value that is computed on the node.
 #[derive(Debug, Clone)]
 pub struct ComputedValue {
-    /// The variable's name.
+    /// The name of the variable.
     pub name: String,
     /// An expression over other variables and facts.
     pub expression: Option<String>,
-    /// A task whose result is read.
+    /// A task whose result is used.
     pub task: Option<Box<task::Task>>,
     /// An expression over the task's result.
     pub value: String,
-    /// How long the value is kept.
+    /// The time for which the value is cached.
     pub refresh: std::time::Duration,
-    /// Where it was written.
+    /// The location.
     pub place: Place,
 }
 
@@ -131,7 +131,7 @@ pub struct ObjectSet {
     pub books: BTreeMap<String, Arc<Book>>,
     /// The NodeGroups.
     pub groups: BTreeMap<String, Group>,
-    /// The nodes that git knows, with their labels.
+    /// The nodes that git names, with their labels.
     pub nodes: BTreeMap<String, NodeObject>,
     /// The Namespaces.
     pub namespaces: BTreeMap<String, pb::Namespace>,
@@ -143,31 +143,31 @@ pub struct ObjectSet {
     pub readers: BTreeMap<Key, Targets>,
     /// ClusterVariables and Variables.
     pub variables: Vec<VariablesObject>,
-    /// Which ClusterVariables each namespace sees.
+    /// The ClusterVariables that each namespace sees.
     pub bindings: BTreeMap<String, BTreeSet<String>>,
-    /// The groups of each node that git knows.
+    /// The groups of each node that git names.
     pub memberships: BTreeMap<String, Arc<BTreeSet<String>>>,
     /// The nodes of each group, in order.
     pub members: BTreeMap<String, Vec<String>>,
-    /// Objects that do not fit, where that is no reason to refuse the rest.
+    /// Held objects: they do not load, and do not prevent the rest from loading.
     pub held: BTreeMap<HeldKey, Held>,
     /// The tree of each source and each pinned include.
     pub trees: BTreeMap<String, Arc<dyn Tree>>,
 }
 
-/// A node that git knows.
+/// A node that git names.
 #[derive(Debug, Clone, Default)]
 pub struct NodeObject {
-    /// Its labels.
+    /// The labels.
     pub labels: BTreeMap<String, String>,
-    /// Its address.
+    /// The address.
     pub address: Option<String>,
-    /// The public keys of its identity; none: those that it came with.
+    /// The public keys of the node. If empty, the keys that it first showed are trusted.
     pub public_keys: Vec<String>,
 }
 
 impl ObjectSet {
-    /// The groups that a node is in.
+    /// Returns the groups of a node.
     pub fn groups_of(&self, node: &str) -> Arc<BTreeSet<String>> {
         self.memberships.get(node).cloned().unwrap_or_default()
     }
@@ -194,7 +194,7 @@ impl ObjectSet {
         (self.memberships, self.members) = (memberships, members);
     }
 
-    /// The nodes that a book is for; none for a book without targets.
+    /// Returns the nodes that a book targets. Empty for a book without targets.
     pub fn targets_of(&self, book: &Book) -> Vec<String> {
         let Some(targets) = &book.targets else { return Vec::new() };
         let nodes: BTreeSet<&String> = self.members_of(targets.groups()).chain(targets.nodes()).collect();
@@ -202,18 +202,19 @@ impl ObjectSet {
         nodes.into_iter().filter(selected).cloned().collect()
     }
 
-    /// The nodes of some groups; a node of several of them comes several times.
+    /// Returns the nodes of some groups. A node of several groups is returned several times.
     fn members_of<'a>(&'a self, groups: &'a [String]) -> impl Iterator<Item = &'a String> {
         let members = groups.iter().filter_map(|group| self.members.get(group)).flatten();
         members.inspect(|_| work::count(1))
     }
 
-    /// Every node that some object names.
+    /// Returns all nodes that any object names.
     pub fn all_nodes(&self) -> BTreeSet<String> {
         self.memberships.keys().cloned().collect()
     }
 
-    /// The variables that a namespace sees: the ClusterVariables that are bound to it, then its Variables, each by name.
+    /// Returns the variables that a namespace sees: the ClusterVariables that are bound to it, then its Variables, each
+    /// by name.
     pub(crate) fn variables_of<'a>(&'a self, namespace: &'a str) -> impl Iterator<Item = &'a VariablesObject> {
         let bound = self.bindings.get(namespace).into_iter().flatten();
         let bound = bound.filter_map(|name| {
@@ -224,7 +225,7 @@ impl ObjectSet {
         bound.filter(|object| object.key.kind == "ClusterVariables").chain(own).inspect(|_| work::count(1))
     }
 
-    /// The variables from a key on; they are in the order of their keys.
+    /// Returns the variables from a key on, in the order of their keys.
     fn variables_from(&self, kind: &str, namespace: &str, name: &str) -> &[VariablesObject] {
         let before = |object: &VariablesObject| {
             let key = &object.key;
@@ -234,7 +235,7 @@ impl ObjectSet {
     }
 }
 
-/// Nodes by their labels.
+/// An index of nodes by their labels.
 struct Labelled<'a> {
     nodes: &'a BTreeMap<String, NodeObject>,
     by_label: BTreeMap<(&'a str, &'a str), Vec<&'a str>>,
@@ -251,7 +252,7 @@ impl<'a> Labelled<'a> {
         Self { nodes, by_label }
     }
 
-    /// The nodes that a selector matches. Only those with the rarest label that it asks for are compared.
+    /// Returns the nodes that a selector matches. Only nodes with the rarest required label are compared.
     fn select(&self, selector: &Selector) -> Vec<&'a str> {
         let with = |(key, values): (&str, &[String])| -> Vec<&'a str> {
             let lists = values.iter().filter_map(|value| self.by_label.get(&(key, value.as_str())));
@@ -265,11 +266,11 @@ impl<'a> Labelled<'a> {
     }
 }
 
-/// How targets select a node.
+/// The way in which targets select a node.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Selected {
-    /// Through a group, or as one of all.
+    /// By a group, or as one of all nodes.
     Group,
-    /// By its name.
+    /// By name.
     Node,
 }

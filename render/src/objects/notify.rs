@@ -1,5 +1,5 @@
-//! `autoNotify`: a service restarts when what it was started with changes. What concerns a service is read off the
-//! tasks as they are written; the rest is a handler like any other.
+//! `autoNotify`: a service restarts if its inputs change. The tasks that affect a service are derived from the text of
+//! the tasks. The rest works like any handler.
 
 use serde_json::{Map, Value, json};
 use towpath_proto::message;
@@ -11,7 +11,8 @@ use super::{
 };
 use crate::{document::At, problem::Finding};
 
-/// Gives each service that a book keeps running a handler that restarts it, and has what concerns it notify that.
+/// Adds a restart handler for each service of a book with `autoNotify`, and lets the tasks that affect the service
+/// notify it.
 pub(super) fn add(loader: &mut Loader<'_>, book: &mut Book) {
     let mut handlers = Vec::new();
     for at in 0..book.tasks.len() {
@@ -47,7 +48,7 @@ pub(super) fn add(loader: &mut Loader<'_>, book: &mut Book) {
             if !service.is_concerned_by(other) {
                 continue;
             }
-            // Who says itself how the service takes it up knows better.
+            // A task that already notifies a handler which restarts the service stays as it is.
             if !other.notify.iter().any(|id| own.contains(id)) {
                 other.notify.push(handler.id.clone());
                 notified = true;
@@ -66,7 +67,7 @@ pub(super) fn add(loader: &mut Loader<'_>, book: &mut Book) {
 
 /// A service that a task keeps running.
 struct Service {
-    /// As it is written: its name, or a template that gives it.
+    /// The name as written, possibly a template.
     name: String,
     unit: String,
 }
@@ -79,7 +80,7 @@ impl Service {
         Some(Self { unit: unit_name(&name), name })
     }
 
-    /// The unit without `.service`: what its package and its directory are called.
+    /// Returns the unit name without `.service`, which is also the name of its package and its directory.
     fn short(&self) -> &str {
         self.unit.strip_suffix(".service").unwrap_or(&self.unit)
     }

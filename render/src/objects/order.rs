@@ -1,4 +1,4 @@
-//! Order and cycles of things that come after one another.
+//! Orders and cycles of dependency graphs.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -9,7 +9,7 @@ pub(super) fn cycles(graph: &BTreeMap<String, Vec<String>>) -> Vec<Vec<String>> 
     let mut found = Vec::new();
     let mut done: BTreeSet<&str> = BTreeSet::new();
     for start in graph.keys() {
-        // Depth first without recursion: a hostile graph may be deep.
+        // Depth-first search without recursion, because a hostile graph can be deep.
         let mut path: Vec<(&str, usize)> = vec![(start, 0)];
         let mut depths: BTreeMap<&str, usize> = BTreeMap::from([(start.as_str(), 0)]);
         while let Some((node, next)) = path.last_mut() {
@@ -44,7 +44,7 @@ pub(super) fn cycles(graph: &BTreeMap<String, Vec<String>>) -> Vec<Vec<String>> 
     found
 }
 
-/// Names so that each comes behind those it depends on, otherwise by name. What is in a cycle is left out.
+/// Returns names in the order of their dependencies, or else by name. Names in a cycle are left out.
 pub(crate) fn ordered(graph: &BTreeMap<String, Vec<String>>) -> Vec<String> {
     let mut missing: BTreeMap<&str, usize> = BTreeMap::new();
     let mut needed_by: BTreeMap<&str, Vec<&str>> = BTreeMap::new();

@@ -1,4 +1,4 @@
-//! What objects say about one another: references, namespaces and their limits, cycles, conflicts.
+//! Checks between objects: references, namespaces and their limits, cycles, conflicts.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -18,7 +18,7 @@ use crate::{
     view::variables::{self, Level},
 };
 
-/// Looks up one reference.
+/// Checks that a referenced object exists.
 pub(super) fn check(loader: &mut Loader<'_>, reference: &Reference, from: &Key, place: &Place) {
     let namespaced = reference.kind == "TaskBook";
     let namespace = if namespaced { from.namespace.clone() } else { String::new() };
@@ -59,7 +59,7 @@ pub(super) fn check_all(loader: &mut Loader<'_>) {
     secrets(loader);
 }
 
-/// A namespaced object counts only from a source that its Namespace names.
+/// Reports namespaced objects from sources that their Namespace does not allow.
 fn namespace_sources(loader: &mut Loader<'_>) {
     let sources = loader.source_names();
     let Some(first) = sources.first().cloned() else { return };
@@ -122,12 +122,12 @@ fn dependency_cycles(loader: &mut Loader<'_>) {
     report(loader, findings);
 }
 
-/// The ids of the books that come before a book.
+/// Returns the ids of the books that a book depends on.
 pub(crate) fn dependencies(book: &Book) -> Vec<String> {
     book.depends_on.iter().map(|dependency| format!("{}/{}", book.namespace, dependency.book)).collect()
 }
 
-/// Books that share a slot must state the same count.
+/// Reports books that share a slot and state different counts.
 fn shared_slots(loader: &mut Loader<'_>) {
     let mut slots: BTreeMap<(String, String), (Option<String>, Place)> = BTreeMap::new();
     let mut findings = Vec::new();
@@ -158,18 +158,18 @@ fn shared_slots(loader: &mut Loader<'_>) {
     report(loader, findings);
 }
 
-/// Nobody matched is an error, not a success.
+/// Reports targets that match no node: a typo must not look like success.
 fn nobody_targeted(loader: &mut Loader<'_>) {
     let mut findings = Vec::new();
     for book in loader.set.books.values() {
         let Some(targets) = &book.targets else { continue };
-        // A node need not be written down to be named. Targets of a book name groups or nodes.
+        // Nodes that are named need no Node object. Targets of a book name groups or nodes.
         if !targets.nodes().is_empty() || loader.set.memberships.is_empty() && targets.groups().is_empty() {
             continue;
         }
         let selected = |node: &String| targets.select(node, &loader.set.groups_of(node)).is_some();
         let matched = loader.set.members_of(targets.groups()).any(selected);
-        // A group that is missing or selects nothing has been told already.
+        // A missing or empty group is already reported.
         let nothing = |group: &super::Group| group.selector.is_none() && group.nodes.is_empty();
         let dangling = targets.groups().iter().any(|group| loader.set.groups.get(group).is_none_or(nothing));
         if !matched && !dangling {
@@ -183,12 +183,12 @@ fn nobody_targeted(loader: &mut Loader<'_>) {
     report(loader, findings);
 }
 
-/// Two values of one variable at the same level and priority for one node.
+/// Reports variables with two values at the same level and priority for one node.
 fn variable_conflicts(loader: &mut Loader<'_>) {
     let mut findings: BTreeMap<String, (Place, Finding)> = BTreeMap::new();
-    // The empty name is a node that git does not know: it is in no group, but gets what is for all.
+    // The empty name is a node that git does not know. It is in no group, but gets the values for all nodes.
     let nodes: BTreeSet<&str> = loader.set.memberships.keys().map(String::as_str).chain(std::iter::once("")).collect();
-    // Other objects are not compared: most variables are set once, and nodes times variables are many.
+    // Other objects are not compared. Most variables are set once, and the product of nodes and variables is large.
     let contested: Vec<Vec<&VariablesObject>> = loader
         .set
         .namespaces
@@ -199,7 +199,7 @@ fn variable_conflicts(loader: &mut Loader<'_>) {
     if contested.is_empty() {
         return;
     }
-    // Nodes in the same groups see the same values but for those by name.
+    // Nodes in the same groups see the same values, except for values by name.
     let named: BTreeSet<&str> = contested
         .iter()
         .flatten()
@@ -232,7 +232,7 @@ fn variable_conflicts(loader: &mut Loader<'_>) {
     report(loader, findings.into_values().collect());
 }
 
-/// Two tasks on one node with the same module and identity, where the identity is literal.
+/// Reports two tasks on one node with the same module and the same literal identity.
 fn resource_conflicts(loader: &mut Loader<'_>) {
     let mut owners: BTreeMap<(String, String), Vec<(&Book, &Task)>> = BTreeMap::new();
     for book in loader.set.books.values() {
@@ -270,13 +270,13 @@ fn resource_conflicts(loader: &mut Loader<'_>) {
     report(loader, findings);
 }
 
-/// What a task manages, where that stands in the text without templates.
+/// Returns the module and the identity of a task, if the identity is literal.
 fn literal_identity(module: &ModuleUse) -> Option<(String, String)> {
     let identity = identity(module.name, &module.params)?;
     (!identity.contains("{{") && !identity.contains("{%")).then(|| (module.name.to_owned(), identity))
 }
 
-/// A unit by its whole name: the short one means the same.
+/// Returns the full name of a unit. A short name means the same unit.
 pub(super) fn unit_name(name: &str) -> String {
     let whole = name.rsplit_once('.').is_some_and(|(_, kind)| {
         ["service", "socket", "timer", "mount", "automount", "swap", "path", "target", "slice", "scope", "device"]
@@ -285,7 +285,8 @@ pub(super) fn unit_name(name: &str) -> String {
     if whole { name.to_owned() } else { format!("{name}.service") }
 }
 
-/// What a task manages: its module's first parameter; for parts of files, also which part.
+/// Returns the identity of the item that a task manages: a parameter of its module. For parts of files it also names
+/// the part.
 pub fn identity(module: &str, params: &Value) -> Option<String> {
     let text = |key: &str| params.get(key).and_then(Value::as_str);
     match module {
@@ -310,14 +311,14 @@ pub fn identity(module: &str, params: &Value) -> Option<String> {
         "json" | "yaml" | "toml" => Some(format!("{}: {}", text("path")?, text("key")?)),
         "custom" => Some(format!("{}: {}", text("source")?, text("name")?)),
         "git" | "archive" | "download" | "mount" => text("path").map(|path| path.trim_end_matches('/').to_owned()),
-        // There is one of each.
+        // A node has only one of each.
         "hostname" | "timezone" => Some(module.to_owned()),
         "publish" | "user" | "group" | "sudoers" | "packageRepository" | "sysctl" => text("name").map(str::to_owned),
         _ => None,
     }
 }
 
-/// Settings of rollouts that can't be what was meant.
+/// Reports settings of rollouts that cannot be intended.
 fn rollout_sense(loader: &mut Loader<'_>) {
     let mut findings = Vec::new();
     for book in loader.set.books.values() {
@@ -353,7 +354,7 @@ fn rollout_sense(loader: &mut Loader<'_>) {
     report(loader, findings);
 }
 
-/// A Secret has one origin, and only those that its Namespace allows.
+/// Reports Secrets without exactly one origin, with an unencrypted value, or with an origin that their Namespace forbids.
 fn secrets(loader: &mut Loader<'_>) {
     let mut findings = Vec::new();
     for object in loader.set.objects.values().filter(|object| object.key.kind == "Secret") {
@@ -400,7 +401,7 @@ fn secrets(loader: &mut Loader<'_>) {
     report(loader, findings);
 }
 
-/// The level of a variables object for a node.
+/// Returns the level of a variables object for a node.
 pub(crate) fn level(object: &VariablesObject, selected: Selected) -> Level {
     match (object.key.kind, selected) {
         ("ClusterVariables", Selected::Group) => Level::ClusterGroup,

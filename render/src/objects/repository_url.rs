@@ -1,7 +1,7 @@
 //! URLs of repositories that tasks name, and the patterns by which a Namespace allows them.
 //!
-//! Only one strict form is read, so that a URL cannot mean one server here and another one to the git client: no
-//! password, no escape, no dot segment, no character that two readers take differently.
+//! Only one strict form is valid, so that this crate and the git client read a URL in the same way. It has no password,
+//! no escape and no dot segment. It has no character that two parsers could read differently.
 
 use std::fmt;
 
@@ -17,16 +17,16 @@ pub(super) struct RepositoryUrl {
     path: String,
 }
 
-/// Why a URL or a pattern is refused.
+/// The reason why a URL or a pattern is rejected.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum UrlError {
-    /// Neither https nor ssh.
+    /// A scheme other than https and ssh.
     Scheme,
-    /// A user or a password where none may be.
+    /// A user or a password where none is allowed.
     Credentials,
-    /// A part that is empty or has a character that is not allowed.
+    /// A part that is empty or has a forbidden character.
     Part(&'static str),
-    /// A path that leaves itself by `..` or has empty or dot segments.
+    /// A path with `..`, or with empty or dot segments.
     Segments,
 }
 
@@ -45,17 +45,17 @@ impl RepositoryUrl {
     /// Reads a URL: `https://HOST[:PORT]/PATH`, `ssh://[USER@]HOST[:PORT]/PATH` or `[USER@]HOST:PATH`.
     ///
     /// # Errors
-    /// For everything else.
+    /// If the URL has another form.
     pub(super) fn read(url: &str) -> Result<Self, UrlError> {
         let (scheme, authority, path) = split(url)?;
         Self::parse(scheme, authority, path.ok_or(UrlError::Part("path"))?, "")
     }
 
-    /// Reads a pattern: the same form, in which `*` stands for any characters of its part. A pattern without a path
-    /// allows every path of its host.
+    /// Reads a pattern of the same form. In it, `*` matches any characters of its part. A pattern without a path allows
+    /// every path of its host.
     ///
     /// # Errors
-    /// For everything else.
+    /// If the pattern has another form.
     pub(super) fn pattern(pattern: &str) -> Result<Self, UrlError> {
         let (scheme, authority, path) = split(pattern)?;
         Self::parse(scheme, authority, path.unwrap_or("*"), "*")
@@ -101,8 +101,8 @@ impl RepositoryUrl {
         })
     }
 
-    /// Whether this pattern allows a URL. A pattern without a user allows none but `git`; one without a port, none but
-    /// the scheme's own.
+    /// Returns whether this pattern allows a URL. A pattern without a user allows only `git`. A pattern without a port
+    /// allows only the port of its scheme.
     pub(super) fn allows(&self, url: &Self) -> bool {
         let user = match (&self.user, &url.user) {
             (Some(pattern), Some(user)) => glob_matches(pattern, user),
@@ -122,7 +122,7 @@ impl RepositoryUrl {
     }
 }
 
-/// The scheme, the authority and the path without its first slash. `None` for the path if there is no slash.
+/// Returns the scheme, the authority and the path without its first slash. `None` for the path if there is no slash.
 fn split(text: &str) -> Result<(&'static str, &str, Option<&str>), UrlError> {
     if let Some((scheme, rest)) = text.split_once("://") {
         let scheme = match scheme.to_ascii_lowercase().as_str() {
@@ -135,7 +135,7 @@ fn split(text: &str) -> Result<(&'static str, &str, Option<&str>), UrlError> {
             None => (scheme, rest, None),
         });
     }
-    // The scp form: its host ends at the first colon, and no slash comes before that.
+    // The scp form: its host ends at the first colon, and no slash may precede that.
     let colon = if let Some(end) = text.find("]:") { Some(end + 1) } else { text.find(':') };
     let (authority, path) = colon.map(|at| (&text[..at], &text[at + 1..])).ok_or(UrlError::Scheme)?;
     if authority.contains('/') || !authority.contains('@') {

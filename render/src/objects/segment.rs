@@ -1,4 +1,4 @@
-//! Segments: what divides a book, so that nobody waits for another node in the middle of its changes.
+//! Segments of a book. Nodes wait for each other only between segments, never in the middle of their changes.
 
 use std::ops::Range;
 
@@ -7,26 +7,26 @@ use super::task::{Book, Task};
 /// A part of a book between two cuts.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Segment {
-    /// Its tasks, by their places.
+    /// The positions of its tasks.
     pub tasks: Range<usize>,
-    /// Whether all nodes wait for all before it.
+    /// True if all nodes must complete the segments before it.
     pub barrier: bool,
-    /// What it is.
+    /// The kind.
     pub kind: SegmentKind,
 }
 
-/// What a segment is.
+/// The kind of a segment.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum SegmentKind {
     /// Tasks of the book.
     Tasks,
     /// One task that elected nodes run for all.
     Elected,
-    /// One task with a budget of its own.
+    /// One task with its own budget.
     Own,
 }
 
-/// The segments of a book: `sync` comes before its task; a task with `elect` or `serialize` is a segment of its own.
+/// Returns the segments of a book. `sync` begins a segment. A task with `elect` or `serialize` is a segment of its own.
 pub fn segments(book: &Book) -> Vec<Segment> {
     let mut found: Vec<Segment> = Vec::new();
     let mut begin = 0;

@@ -1,4 +1,4 @@
-//! TaskBooks and their tasks as resolved: includes expanded, words and durations read, names made unique.
+//! Resolved TaskBooks and tasks: includes are expanded, scalars are parsed, and names are unique.
 
 use std::{sync::Arc, time::Duration};
 
@@ -14,41 +14,41 @@ use crate::{
 /// A TaskBook.
 #[derive(Debug, Clone)]
 pub struct Book {
-    /// Its namespace.
+    /// The namespace.
     pub namespace: String,
-    /// Its name.
+    /// The name.
     pub name: String,
-    /// The nodes; None: only CronJobs and Triggers run it.
+    /// The targeted nodes. `None` if only CronJobs and Triggers run the book.
     pub targets: Option<Targets>,
-    /// The books that come first.
+    /// The books that it depends on.
     pub depends_on: Vec<Dependency>,
-    /// How it goes through the fleet.
+    /// The rollout settings.
     pub rollout: Rollout,
-    /// Whether the tasks run all at once, respecting requires.
+    /// True if tasks run concurrently, within their requirements.
     pub parallel: bool,
-    /// Whether what it no longer mentions is removed.
+    /// True if items that the book no longer mentions are removed.
     pub prune: bool,
-    /// How much may be removed in one pass: a count or a percentage of what the book manages.
+    /// Maximum number of removals in one pass: a count, or a percentage of the managed items.
     pub prune_budget: Option<String>,
-    /// Its variables.
+    /// The variables.
     pub vars: Map<String, Value>,
-    /// Its tasks, includes expanded.
+    /// The tasks, includes expanded.
     pub tasks: Vec<Task>,
-    /// Its handlers, in order.
+    /// The handlers, in order.
     pub handlers: Vec<Task>,
-    /// Whether, and why, it is paused.
+    /// The suspension, if any.
     pub suspend: Option<pb::Suspend>,
-    /// Where it was written.
+    /// The location.
     pub place: Place,
 }
 
 impl Book {
-    /// `namespace/name`.
+    /// Returns `namespace/name`.
     pub fn id(&self) -> String {
         format!("{}/{}", self.namespace, self.name)
     }
 
-    /// Whether the book asks for something that needs other nodes to agree.
+    /// Returns whether the book needs coordination with other nodes.
     pub fn coordinated(&self) -> bool {
         let tasks = || self.tasks.iter().chain(&self.handlers);
         self.rollout.serialize.is_some()
@@ -58,82 +58,82 @@ impl Book {
     }
 }
 
-/// A book that must be applied before another.
+/// A dependency on another book.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Dependency {
-    /// The book's name, in the same namespace.
+    /// The name of the other book, in the same namespace.
     pub book: String,
-    /// Whether its whole run is waited for.
+    /// True if its whole run must be complete on all nodes.
     pub fleet: bool,
 }
 
-/// How a book goes through the fleet.
+/// The rollout settings of a book.
 #[derive(Debug, Clone, Default)]
 pub struct Rollout {
-    /// How many nodes change at one time.
+    /// The budget of nodes that change at the same time.
     pub serialize: Option<pb::Serialize>,
-    /// Cumulative steps.
+    /// The waves, cumulative.
     pub waves: Vec<Value>,
-    /// How long a wave must hold.
+    /// The soak time of a wave.
     pub soak: Duration,
-    /// How many failures do not halt the run.
+    /// Maximum number of failures that do not halt the run.
     pub max_failures: Option<Count>,
-    /// Whether all targets run before failures count.
+    /// True if failures count only after all targets have run.
     pub after_all: bool,
-    /// What is done when a node is lost: hold, skip or fail.
+    /// The reaction to a lost node: hold, skip or fail.
     pub on_lost: String,
     /// Tasks before the first change.
     pub before: Vec<Task>,
-    /// Tasks behind the last handler.
+    /// Tasks after the last handler.
     pub after: Vec<Task>,
 }
 
-/// One task.
+/// A task.
 #[derive(Debug, Clone)]
 pub struct Task {
-    /// `[include/]name`: unique in its list.
+    /// The id `[include/]name`, unique in its list.
     pub id: String,
-    /// What it does; None for sync and flushHandlers alone.
+    /// The module. `None` for a task with only sync or flushHandlers.
     pub module: Option<ModuleUse>,
     /// Expressions that must all hold, each with the include that it was written in.
     pub when: Vec<Condition>,
-    /// Runs once for each member.
+    /// The loop: the task runs once for each member.
     pub looped: Option<Value>,
-    /// Its variables.
+    /// The variables.
     pub vars: Map<String, Value>,
-    /// The name of its result.
+    /// The name of the registered result.
     pub register: Option<String>,
-    /// Whether it succeeded.
+    /// Expression for success.
     pub success: Option<String>,
-    /// Whether it changed something.
+    /// Expression for a change.
     pub changed: Option<String>,
-    /// How it is repeated.
+    /// The repetition.
     pub until: Option<Until>,
-    /// Whether the book goes on after its failure.
+    /// True if the book continues after a failure of the task.
     pub go_on: bool,
-    /// How long it may take.
+    /// The time limit.
     pub timeout: Duration,
-    /// The ids of tasks that must be done first.
+    /// The ids of required tasks.
     pub requires: Vec<String>,
-    /// The ids of handlers that it notifies.
+    /// The ids of notified handlers.
     pub notify: Vec<String>,
-    /// What is done about drift; None: as the Config says.
+    /// The drift policy. `None` for the policy of the Config.
     pub drift: Option<Drift>,
-    /// Whether it waits for every node.
+    /// True if the task waits for all nodes.
     pub sync: bool,
-    /// Whether it runs the notified handlers.
+    /// True if it runs the notified handlers.
     pub flush_handlers: bool,
-    /// How many nodes may be in it.
+    /// The budget of nodes that run the task at the same time.
     pub serialize: Option<pb::Serialize>,
-    /// Which nodes run it.
+    /// The election of the nodes that run it.
     pub elect: Option<pb::Elect>,
-    /// The include, or the book itself, that it belongs to.
+    /// The include or the book that contains it.
     pub within: Arc<Within>,
-    /// Where it was written.
+    /// The location.
     pub place: Place,
 }
 
-/// The handler that restarts the service of a task under `autoNotify`.
+/// Returns the id of the handler that restarts the service of a task under `autoNotify`.
 pub fn auto_handler(task: &str) -> String {
     format!("restart {task} (autoNotify)")
 }
@@ -141,15 +141,15 @@ pub fn auto_handler(task: &str) -> String {
 /// The module that a task uses.
 #[derive(Debug, Clone)]
 pub struct ModuleUse {
-    /// The task's key, such as `file`.
+    /// The key in the task, such as `file`.
     pub name: &'static str,
-    /// The message of its parameters.
+    /// The schema of the parameters.
     pub message: &'static Message,
     /// The parameters as written.
     pub params: Value,
 }
 
-/// A condition and where it was written.
+/// A condition, with the include that it was written in.
 #[derive(Debug, Clone)]
 pub struct Condition {
     /// The expression.
@@ -158,31 +158,31 @@ pub struct Condition {
     pub within: Arc<Within>,
 }
 
-/// How a task is repeated.
+/// The repetition of a task.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Until {
-    /// What must hold.
+    /// The condition that ends it.
     pub condition: String,
     /// The pause between attempts.
     pub interval: Duration,
-    /// How many attempts.
+    /// Maximum number of attempts.
     pub limit: u64,
 }
 
-/// What is done about a change that nobody asked for.
+/// The reaction to drift.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum Drift {
-    /// It is put right.
+    /// Correct it.
     #[default]
     Correct,
-    /// It is told.
+    /// Report it.
     Report,
-    /// Nothing.
+    /// Ignore it.
     Ignore,
 }
 
 impl Drift {
-    /// The word as written, which the schema has checked.
+    /// Reads a word that the schema has checked.
     pub fn read(word: &str) -> Self {
         match word {
             "report" => Self::Report,
@@ -192,22 +192,22 @@ impl Drift {
     }
 }
 
-/// What tasks belong to: the book itself, or one include.
+/// The container of tasks: the book itself, or one include.
 #[derive(Debug, Default)]
 pub struct Within {
-    /// The source whose files templates and scripts are read from.
+    /// The source of templates and scripts.
     pub source: String,
-    /// Their folder in it.
+    /// The folder in the source.
     pub folder: String,
-    /// What stands before the names of its tasks, results and handlers: empty, or `NAME/`.
+    /// The prefix of the names of its tasks, results and handlers: empty, or `NAME/`.
     pub prefix: String,
-    /// The include's variables.
+    /// The variables of the include.
     pub vars: Map<String, Value>,
-    /// The include or book around it.
+    /// The include or the book that contains it.
     pub outer: Option<Arc<Within>>,
 }
 
-/// A string that the schema has checked to be there.
+/// Returns the scalar of a key as a string. `None` if it is missing or not a scalar.
 pub(super) fn text(value: &Value, key: &str) -> Option<String> {
     match value.get(key)? {
         Value::String(text) => Some(text.clone()),
@@ -221,7 +221,7 @@ pub(super) fn flag(value: &Value, key: &str) -> bool {
     value.get(key).and_then(Value::as_bool).unwrap_or(false)
 }
 
-/// The members of a list, where there is one.
+/// Returns the members of a list. Empty if there is none.
 pub(super) fn members<'a>(value: &'a Value, key: &str) -> &'a [Value] {
     value.get(key).and_then(Value::as_array).map(Vec::as_slice).unwrap_or_default()
 }
@@ -241,14 +241,14 @@ pub(super) fn message<T: serde::de::DeserializeOwned>(value: &Value, key: &str) 
     serde_json::from_value(value).ok()
 }
 
-/// A count may be written as a number; its message holds a string.
+/// Turns counts that are written as numbers into strings, as the schema expects.
 fn numbers_to_counts(value: &mut Value) {
     if let Some(count) = value.get_mut("count").filter(|count| count.is_number()) {
         *count = Value::String(count.to_string());
     }
 }
 
-/// A duration that the schema has checked; the default where it is left out.
+/// Returns a duration that the schema has checked, or `otherwise` if it is omitted.
 pub(super) fn time(value: &Value, key: &str, otherwise: Duration) -> Duration {
     text(value, key).and_then(|text| duration(&text).ok()).unwrap_or(otherwise)
 }

@@ -1,4 +1,4 @@
-//! Limits of Namespaces and budgets of sources, over whole loads.
+//! Tests of the limits of Namespaces and the budgets of sources, with whole loads.
 
 use std::{collections::BTreeMap, sync::Arc};
 
@@ -14,7 +14,7 @@ fn library(name: &str, files: &[(&str, &str)]) -> SourceTree {
     SourceTree { library: true, ..source(name, files) }
 }
 
-/// The fleet of the tests: the NodeGroups web and dbs, and a Namespace with the given limits.
+/// Returns the test fleet: the NodeGroups web and dbs, and a Namespace with the given limits.
 fn fleet(limits: &str) -> String {
     let groups = r#"---
 metadata: {apiVersion: v1alpha, kind: NodeGroup, name: web}
@@ -180,7 +180,7 @@ fn command_lines_of_other_modules_count_as_commands() {
         for limits in ["{modules: {deny: [command]}}", "{modules: {allow: [file, line, block, ini, script]}}"] {
             let found = errors(limits, &book(task));
             let refused = found.iter().any(|error| error.contains("may not use the module command"));
-            // A module without such a parameter says so instead.
+            // A module without such a parameter is reported for that instead.
             let unknown = found.iter().any(|error| error.contains("has no \"validate\""));
             assert!(refused || unknown, "{task} under {limits}: {found:?}");
         }
@@ -223,7 +223,7 @@ metadata: {apiVersion: v1alpha, kind: Node, name: web1}
     assert!(!refused(&book("a", "shared"), &book("b", "shared"), tasks), "a library");
 }
 
-/// Files that include one another: `width` to the power of `depth` tasks.
+/// Returns files that include one another: `width` to the power of `depth` tasks.
 fn bomb(width: usize, depth: usize) -> Vec<(String, String)> {
     let mut files = vec![("tasks/0.yaml".to_owned(), "tasks:\n  - {name: t, debug: {message: m}}\n".to_owned())];
     for level in 1..depth {

@@ -1,7 +1,7 @@
-//! Uses of untrusted values that are known before anything runs: `validate` reports them, and loading refuses those in
-//! parameters that take none.
+//! Uses of untrusted values that are visible in the text. `validate` reports them, and loading rejects those in
+//! parameters that forbid them.
 //!
-//! This only finds what the text shows. The rendering itself refuses all others, by the taint of the values.
+//! Rendering rejects all other uses, by the taint of the values.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -22,32 +22,32 @@ use crate::{
     tree, work,
 };
 
-/// One use of an untrusted value.
+/// A use of an untrusted value.
 #[derive(Debug, Clone)]
 pub struct UntrustedUse {
-    /// The parameter.
+    /// The location of the parameter.
     pub place: Place,
     /// `module.parameter`.
     pub parameter: String,
-    /// Where the value comes from.
+    /// The origin of the value.
     pub origin: String,
-    /// Whether the parameter may hold it.
+    /// True if the parameter may hold untrusted values.
     pub allowed: bool,
 }
 
-/// The origin of a value, as far as its text shows it; of several the worst counts.
+/// The origin of a value, as far as its text shows it. If there are several, the worst one counts.
 #[derive(Debug, Clone, Default, PartialEq, Eq, PartialOrd, Ord)]
 enum Source {
     /// Git, or this node.
     #[default]
     Clean,
-    /// `nodes()`: names, labels and addresses are from git, and facts are not.
+    /// `nodes()`: names, labels and addresses are from git, facts are not.
     Nodes,
     /// Another node, or an event.
     Untrusted(String),
 }
 
-/// Finds the uses of untrusted values in all tasks, checks of Beacons and computed values.
+/// Returns the uses of untrusted values in all tasks, checks of Beacons and computed values.
 pub fn untrusted_uses(set: &ObjectSet) -> Vec<UntrustedUse> {
     let mut uses = Vec::new();
     let mut books: BTreeMap<&str, Vec<&Book>> = BTreeMap::new();
@@ -68,7 +68,7 @@ pub fn untrusted_uses(set: &ObjectSet) -> Vec<UntrustedUse> {
             Walk { set, names: names.clone(), uses: &mut uses }.reaction(reaction);
         }
     }
-    // A Namespace may bind them later. Each is checked alone, because it is not known which others it will be with.
+    // A Namespace may bind them later. Each is checked alone, because later bindings are not known.
     let bound: BTreeSet<&String> = set.bindings.values().flatten().collect();
     let unbound = |object: &&VariablesObject| object.key.kind != "Variables" && !bound.contains(&object.key.name);
     for object in set.variables.iter().filter(unbound) {
@@ -77,7 +77,7 @@ pub fn untrusted_uses(set: &ObjectSet) -> Vec<UntrustedUse> {
     uses
 }
 
-/// The variables of these objects that are not clean, by their names. Computed ones may use each other in any order.
+/// Returns the variables of these objects that are not clean, by name. Computed ones may use each other in any order.
 fn variables<'a>(
     set: &ObjectSet,
     objects: impl Iterator<Item = &'a VariablesObject>,
@@ -110,13 +110,13 @@ fn variables<'a>(
     names.vars
 }
 
-/// The names at one place and what they stand for. A copy shares what neither changes.
+/// The names that are visible at one location, with their origins. Copies share unchanged parts.
 #[derive(Debug, Clone, Default)]
 struct Names {
     /// The variables that are not clean.
     vars: Arc<BTreeMap<String, Source>>,
     item: Source,
-    /// The results of tasks that are untrusted, by the full name.
+    /// The untrusted results of tasks, by full name.
     steps: Arc<BTreeMap<String, String>>,
     /// The full names of the results of elected tasks.
     elected: Arc<BTreeSet<String>>,
@@ -144,7 +144,7 @@ impl Names {
         }
     }
 
-    /// Whether a text can name anything that is not clean; most texts cannot, and are not parsed.
+    /// Returns whether a text can name anything that is not clean. Most texts cannot, and need not be parsed.
     fn concern(&self, text: &str) -> bool {
         let named = [
             (true, "nodes"),
@@ -176,7 +176,7 @@ impl Names {
             ("item", _) => self.item.clone(),
             ("steps", Some(step)) => {
                 let step = format!("{}{step}", self.prefix);
-                // `changed` and `outcome` are words of this agent, unless another node may have written the result.
+                // `changed` and `outcome` are set by this agent, unless another node may have written the result.
                 let own = matches!(parts.next(), Some("changed" | "outcome")) && !self.elected.contains(&step);
                 let origin = self.steps.get(&step).filter(|_| !own);
                 origin.map_or(Source::Clean, |origin| Source::Untrusted(origin.clone()))
@@ -202,7 +202,8 @@ impl Names {
     }
 }
 
-/// Whether a text reads an attribute `facts`. A selection by facts (`selectattr`) does not give them.
+/// Returns whether a text reads an attribute `facts`. A selection by facts (`selectattr`) does not count, as it returns
+/// no facts.
 fn reads_facts(text: &str, expression: bool) -> bool {
     if !text.contains("facts") {
         return false;
@@ -263,7 +264,7 @@ impl Walk<'_> {
         }
     }
 
-    /// Notes the uses in a task's parameters. Returns where its result comes from, if that is untrusted.
+    /// Records the uses in a task's parameters. Returns the origin of its result, if that is untrusted.
     fn task(&mut self, task: &Task, names: &Names) -> Option<String> {
         let mut names = names.clone();
         if let Some(looped) = &task.looped {
@@ -278,7 +279,7 @@ impl Walk<'_> {
         if let Some((text, content)) = self.template(task, &module.params)
             && let Source::Untrusted(origin) = names.text(&text)
         {
-            // What the template gives is the content, which not every module takes from others.
+            // The output of the template becomes the content, and not every module accepts untrusted content.
             let allowed = may_be_untrusted(module.name, &content.0);
             let parameter = format!("{}.content", module.name);
             let place = place.key("template");
@@ -288,7 +289,7 @@ impl Walk<'_> {
         first
     }
 
-    /// Notes the uses in the parameters of a module. Returns the origin of the first.
+    /// Records the uses in the parameters of a module. Returns the origin of the first.
     fn module(&mut self, module: &ModuleUse, place: &Place, names: &Names) -> Option<String> {
         let mut first = None;
         let mut strings = Vec::new();
@@ -312,7 +313,7 @@ impl Walk<'_> {
         });
     }
 
-    /// The text of the template file that a task names, and the parameter that it becomes.
+    /// Returns the text of a task's template file, and the parameter that its output becomes.
     fn template(&self, task: &Task, params: &Value) -> Option<(String, Path)> {
         let path = params.get("template")?.as_str().filter(|path| !path.contains("{{"))?;
         let tree = self.set.trees.get(&task.within.source)?;
@@ -321,7 +322,7 @@ impl Walk<'_> {
     }
 }
 
-/// Adds the variables of the includes around a task, the outermost first.
+/// Adds the variables of the includes around a task, from the outermost to the innermost.
 fn within(names: &mut Names, inner: &Within) {
     if let Some(outer) = &inner.outer {
         within(names, outer);
@@ -355,7 +356,7 @@ mod tests {
 
     const HEAD: &str = "metadata: {apiVersion: v1alpha, kind: Namespace, name: web}\n---\nmetadata: {apiVersion: v1alpha, kind: Node, name: n1}\n---\n";
 
-    /// The errors of a book with these tasks, and the uses that are allowed.
+    /// Returns the errors of a book with these tasks, and the allowed uses.
     fn found(spec: &str, more: &str, files: &[(&str, &str)]) -> (Vec<String>, Vec<String>) {
         let book = format!(
             "{HEAD}{more}metadata: {{apiVersion: v1alpha, kind: TaskBook, name: b, namespace: web}}\nspec: {spec}\n"
@@ -464,7 +465,7 @@ mod tests {
         assert!(errors.iter().any(|error| error.contains("untrusted")), "{errors:?}");
     }
 
-    /// The errors of objects beside a Namespace and a node.
+    /// Returns the errors of objects, together with a Namespace and a node.
     fn errors(objects: &str) -> Vec<String> {
         found("{targets: {nodes: [n1]}, tasks: [{name: t, debug: {message: m}}]}", objects, &[]).0
     }

@@ -1,11 +1,11 @@
-//! From what templates gave to what the schema asks.
+//! Conversion of rendered values to the types of the schema.
 
 use serde_json::Value;
 use towpath_proto::{Field, Message, Shape, Type};
 
 use crate::template::syntax::names_in_template;
 
-/// Whether a template stands anywhere in a value.
+/// Returns whether a value contains a template.
 pub(super) fn has_template(value: &Value) -> bool {
     match value {
         Value::String(text) => text.contains("{{") || text.contains("{%") || text.contains("{#"),
@@ -15,7 +15,7 @@ pub(super) fn has_template(value: &Value) -> bool {
     }
 }
 
-/// Whether a template in a value uses the members of a loop.
+/// Returns whether a template in a value uses the members of a loop.
 pub(super) fn uses_item(value: &Value) -> bool {
     match value {
         Value::String(text) => {
@@ -28,7 +28,7 @@ pub(super) fn uses_item(value: &Value) -> bool {
     }
 }
 
-/// Numbers and booleans become strings where the schema asks for strings, and null counts as left out.
+/// Converts numbers and booleans to strings where the schema requires strings. Null counts as omitted.
 pub(super) fn to_schema(message: &'static Message, params: &mut Value) {
     let Value::Object(map) = params else { return };
     map.retain(|_, value| !value.is_null());
@@ -43,13 +43,13 @@ pub(super) fn to_schema(message: &'static Message, params: &mut Value) {
 }
 
 fn scalar(field: &Field, value: &mut Value) {
-    // A mode that is a number has lost its zeros: that stays an error.
+    // A mode that is a number has lost its zeros, so it stays an error.
     let text = field.value_type() == Type::String && field.format != Some("mode");
     if !text {
         return;
     }
     match value {
-        // As it would stand in a longer template, and as in Ansible.
+        // The same form as in a longer template, and in Ansible.
         Value::Bool(bool) => *value = Value::String(if *bool { "True" } else { "False" }.to_owned()),
         Value::Number(number) => *value = Value::String(number.to_string()),
         _ => {}

@@ -13,13 +13,13 @@ use crate::{
 /// A computed value whose task must run before the namespace's books can be rendered.
 #[derive(Debug, Clone)]
 pub struct PendingTask {
-    /// The namespace that sees the value.
+    /// The namespace that uses the value.
     pub namespace: String,
-    /// The value.
+    /// The definition of the value.
     pub computed: ComputedValue,
 }
 
-/// The computed values of a node that come from tasks.
+/// Returns the computed values of a node that need a task.
 pub fn pending_tasks(set: &ObjectSet, view: &NodeView) -> Vec<PendingTask> {
     let namespaces: BTreeSet<&String> = view.books.iter().map(|book| &book.namespace).collect();
     let mut pending = Vec::new();
@@ -35,7 +35,7 @@ pub fn pending_tasks(set: &ObjectSet, view: &NodeView) -> Vec<PendingTask> {
     pending
 }
 
-/// The values of all variables. Computed ones may use others, in any order but not in a circle.
+/// Returns the values of all variables. Computed ones may use others in any order, but not in a cycle.
 pub(super) fn evaluate(
     engine: &Engine,
     merged: &Merged,
@@ -51,7 +51,7 @@ pub(super) fn evaluate(
                 values.insert(name.clone(), Slot::new(&Tainted::clean(value.clone())));
             }
             Some(Winner::Computed(computed)) if computed.task.is_some() => {
-                // A value that has not been computed yet is not defined, which the task that reads it will say.
+                // A value that is not computed yet is undefined. The task that reads it reports that.
                 if let Some(value) = inputs.computed.get(&(namespace.to_owned(), name.clone())) {
                     values.insert(name.clone(), Slot::new(value));
                 }

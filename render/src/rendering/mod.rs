@@ -1,5 +1,5 @@
-//! Tasks to parameters, one by one, as results become known. Rendering asks, it does not call: what it needs
-//! and does not have is a value, [`Rendered::Wants`].
+//! Rendering of tasks to parameters, one by one, as results become known. A missing input is not an error: the result
+//! then is [`Rendered::Wants`].
 
 mod coerce;
 mod computed;
@@ -27,39 +27,39 @@ use crate::{
 
 pub use computed::{PendingTask, pending_tasks};
 
-/// What came of a rendering.
+/// The result of a rendering.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Rendered<T> {
-    /// It is known.
+    /// The rendered value.
     Ready(T),
-    /// It needs these first.
+    /// Inputs that are not known yet.
     Wants(Vec<Want>),
 }
 
-/// A task that can't be rendered: where and why.
+/// The error of a task that cannot be rendered.
 #[derive(Debug, Clone, Error)]
 #[error("{}: {message}", place.file_line())]
 pub struct RenderError {
-    /// Where the template was written.
+    /// The location of the template.
     pub place: Place,
-    /// What is wrong.
+    /// The message.
     pub message: String,
 }
 
-/// What a node knows when it renders.
+/// The inputs of a rendering.
 #[derive(Debug, Clone)]
 pub struct Inputs {
-    /// Its facts.
+    /// The facts of the node.
     pub facts: Value,
-    /// All nodes as `nodes()` gives them, with their labels. The facts of all but this node are untrusted.
+    /// All nodes as `nodes()` returns them, with their labels. Facts of other nodes are untrusted.
     pub nodes: Arc<Vec<Value>>,
-    /// The values that tasks have computed: by namespace and name.
+    /// The values that tasks have computed, by namespace and name.
     pub computed: BTreeMap<(String, String), Tainted<Value>>,
-    /// The event, in a triggered run. All of it is untrusted.
+    /// The event of a triggered run. All of it is untrusted.
     pub event: Option<Value>,
 }
 
-/// Renders the tasks of one book on one node.
+/// The renderer of the tasks of one book on one node.
 #[derive(Debug)]
 pub struct Renderer {
     trees: BTreeMap<String, Arc<dyn tree::Tree>>,
@@ -67,32 +67,32 @@ pub struct Renderer {
     steps: Arc<Steps>,
     reads: Arc<Reads>,
     engines: Mutex<BTreeMap<(String, String), Arc<Engine>>>,
-    /// One rendering at a time: they share the note of what they want.
+    /// Lock for one rendering at a time: renderings share the record of missing inputs.
     asking: Mutex<()>,
-    /// The taint that the result of a task gets, by the name under which it is registered.
+    /// The taint of each task's result, by its registered name.
     result_taints: Mutex<BTreeMap<String, Taint>>,
     /// The names of the results of elected tasks.
     elected: BTreeSet<String>,
 }
 
-/// One member of a task's loop.
+/// A member of a task's loop.
 #[derive(Clone, PartialEq)]
 pub struct Item {
-    /// The member.
+    /// The value.
     pub value: Value,
-    /// Its taints.
+    /// The taints.
     pub marks: Marks,
-    /// Its number, from 0.
+    /// The position, from 0.
     pub index: usize,
-    /// How many there are.
+    /// The length of the loop.
     pub length: usize,
 }
 
 impl Renderer {
-    /// A renderer for a book.
+    /// Creates the renderer of a book.
     ///
     /// # Errors
-    /// When a computed value or a variable of the book can't be rendered.
+    /// If a computed value or a variable of the book cannot be rendered.
     pub fn new(set: &ObjectSet, view: &NodeView, book: &Book, inputs: &Inputs) -> Result<Self, RenderError> {
         let reads = Arc::new(Reads::default());
         let mut common = BTreeMap::new();
@@ -126,8 +126,8 @@ impl Renderer {
         Ok(Self { scope, ..renderer })
     }
 
-    /// Sets the registered result of a task. It has the taint of the task's parameters; of an elected task it is
-    /// untrusted as a whole, as another node may have written every part of it.
+    /// Sets the registered result of a task. It gets the taint of the task's parameters. The result of an elected task
+    /// is untrusted as a whole, because another node may have written it.
     pub fn register(&self, name: &str, result: &Value) {
         let taint = self.result_taints.lock().unwrap_or_else(PoisonError::into_inner).get(name).cloned();
         let taint = taint.unwrap_or_default();
@@ -139,32 +139,32 @@ impl Renderer {
         self.steps.set(name, &result);
     }
 
-    /// Notes that the result of a task is made from these parameters.
+    /// Records that the result of a task is made from these parameters.
     fn taint_result(&self, task: &Task, params: &Marks) {
         let Some(name) = task.register.as_ref().filter(|_| !params.is_clean()) else { return };
         let mut taints = self.result_taints.lock().unwrap_or_else(PoisonError::into_inner);
         taints.entry(name.clone()).or_default().add(&params.taint());
     }
 
-    /// What has been read so far.
+    /// Returns the record of the inputs that were read so far.
     pub fn reads(&self) -> &Reads {
         &self.reads
     }
 
-    /// The tree of the source that a task belongs to.
+    /// Returns the tree of the source that a task belongs to.
     pub fn tree(&self, task: &Task) -> Option<Arc<dyn tree::Tree>> {
         self.trees.get(&task.within.source).cloned()
     }
 
-    /// The members of a task's loop; None where it has none.
+    /// Returns the members of a task's loop. `None` if it has no loop.
     ///
     /// # Errors
-    /// When the loop can't be rendered, or is no list.
+    /// If the loop cannot be rendered, or is not a list.
     pub fn items(&self, task: &Task) -> Result<Rendered<Option<Vec<Item>>>, RenderError> {
         let Some(written) = &task.looped else { return Ok(Rendered::Ready(None)) };
         let place = task.place.key("loop");
         self.asking(|| {
-            // Of the task's own vars the loop sees those that do not need its members.
+            // The loop sees only those of the task's own vars that do not use its members.
             let vars = task.vars.iter().filter(|(_, value)| !coerce::uses_item(value));
             let vars = vars.map(|(name, value)| (name.clone(), value.clone())).collect();
             let scope = self.within_scope(&task.within, &task.place)?;
@@ -183,10 +183,10 @@ impl Renderer {
         })
     }
 
-    /// Whether a task runs.
+    /// Returns whether a task runs.
     ///
     /// # Errors
-    /// When a condition can't be evaluated.
+    /// If a condition cannot be evaluated.
     pub fn condition(&self, task: &Task, item: Option<&Item>) -> Result<Rendered<bool>, RenderError> {
         for condition in &task.when {
             let own = Arc::ptr_eq(&condition.within, &task.within);
@@ -204,11 +204,11 @@ impl Renderer {
         Ok(Rendered::Ready(true))
     }
 
-    /// The parameters of a task's module, templates filled and checked against the schema.
+    /// Renders the parameters of a task's module, and checks them against the schema.
     ///
     /// # Errors
-    /// When a template fails, gives what the schema refuses, or gives an untrusted value to a parameter that
-    /// takes none.
+    /// If a template fails, returns a value that the schema rejects, or returns an untrusted value for a parameter that
+    /// forbids it.
     pub fn params(&self, task: &Task, item: Option<&Item>) -> Result<Rendered<Tainted<Value>>, RenderError> {
         let Some(module) = &task.module else { return Ok(Rendered::Ready(Tainted::default())) };
         let place = task.place.key(module.name);
@@ -243,7 +243,7 @@ impl Renderer {
         })
     }
 
-    /// An assertion is evaluated here: to the expressions that do not hold.
+    /// Evaluates the expressions of an assertion. Returns those that do not hold.
     fn assertions(
         &self,
         task: &Task,
@@ -271,10 +271,10 @@ impl Renderer {
         Ok(Tainted::new(params, marks))
     }
 
-    /// Whether an expression over a task's `result` holds.
+    /// Returns whether an expression over a task's `result` holds.
     ///
     /// # Errors
-    /// When the expression can't be evaluated.
+    /// If the expression cannot be evaluated.
     pub fn judge(
         &self,
         task: &Task,
@@ -289,10 +289,10 @@ impl Renderer {
         })
     }
 
-    /// The value of an expression over a task's `result`, with the taint of what the result was made from.
+    /// Returns the value of an expression over a task's `result`, with the taint of the result.
     ///
     /// # Errors
-    /// When the expression can't be evaluated.
+    /// If the expression cannot be evaluated.
     pub fn value(
         &self,
         task: &Task,
@@ -307,9 +307,9 @@ impl Renderer {
         })
     }
 
-    /// Runs a rendering and turns what came up missing into wants.
+    /// Runs a rendering, and returns the missing inputs if there are any.
     fn asking<T>(&self, render: impl FnOnce() -> Result<T, RenderError>) -> Result<Rendered<T>, RenderError> {
-        // What comes up missing must be this rendering's own.
+        // The lock keeps the missing inputs of concurrent renderings apart.
         let _alone = self.asking.lock().unwrap_or_else(PoisonError::into_inner);
         let result = render();
         let wants = self.reads.take_wants();
@@ -328,7 +328,7 @@ impl Renderer {
         self.with_vars(&task.within, scope, &task.vars, &task.place.key("vars"))
     }
 
-    /// What the tasks of an include see: the book's scope, and the vars of each include around them.
+    /// Returns the scope of the tasks of an include: the scope of the book, and the vars of all includes around them.
     fn within_scope(&self, within: &Within, place: &Place) -> Result<Scope, RenderError> {
         let Some(outer) = &within.outer else { return Ok(self.scope.clone()) };
         let scope = self.within_scope(outer, place)?;
@@ -336,7 +336,7 @@ impl Renderer {
         Ok(scope.with_steps(&self.steps, &within.prefix, &self.reads))
     }
 
-    /// Adds variables, each of which sees those before it.
+    /// Adds variables. Each of them sees those before it.
     fn with_vars(
         &self,
         within: &Within,
@@ -347,7 +347,7 @@ impl Renderer {
         let mut own = BTreeMap::new();
         for (name, value) in vars {
             if coerce::has_template(value) {
-                // What came so far must be seen by this one.
+                // Earlier variables must be visible to this one.
                 scope = scope.with_vars(std::mem::take(&mut own));
             }
             let value = self.fill(within, &scope, value, &place.key(name))?;
@@ -356,7 +356,7 @@ impl Renderer {
         Ok(if own.is_empty() { scope } else { scope.with_vars(own) })
     }
 
-    /// Fills the templates of a value.
+    /// Renders the templates of a value.
     fn fill(
         &self,
         within: &Within,
@@ -434,7 +434,7 @@ fn fill(
     })
 }
 
-/// Refuses an untrusted value in a parameter that takes none.
+/// Rejects an untrusted value in a parameter that forbids it.
 fn refuse(module: &str, written: &Value, marks: &Marks, place: &Place) -> Result<(), RenderError> {
     let Some((path, taint)) = fields::refused(module, marks) else { return Ok(()) };
     let expression = match at_path(written, &path) {
@@ -451,7 +451,7 @@ fn refuse(module: &str, written: &Value, marks: &Marks, place: &Place) -> Result
     })
 }
 
-/// The value at a path, or the nearest one above it.
+/// Returns the value at a path, or the nearest one above it.
 fn at_path<'a>(value: &'a Value, path: &Path) -> Option<&'a Value> {
     path.0.iter().try_fold(value, |value, step| match step {
         Step::Key(key) if value.is_object() => value.get(key),
@@ -460,8 +460,8 @@ fn at_path<'a>(value: &'a Value, path: &Path) -> Option<&'a Value> {
     })
 }
 
-/// The result of a task that this node ran, with the taint of what it was made from. `changed` and `outcome` are words
-/// of this agent.
+/// Returns the result of a task that this node ran, with the taint of its parameters. `changed` and `outcome` are
+/// clean, because this agent sets them.
 fn with_result_taint(result: &Value, taint: &Taint) -> Tainted<Value> {
     let Some(fields) = result.as_object().filter(|_| !taint.is_none()) else {
         return Tainted::whole(result.clone(), taint.clone());
@@ -472,7 +472,7 @@ fn with_result_taint(result: &Value, taint: &Taint) -> Tainted<Value> {
     Tainted::new(result.clone(), Marks::parts(Taint::NONE, marks))
 }
 
-/// The results of elected tasks: another node may have made them.
+/// Returns the results of elected tasks. They are untrusted, because another node may have written them.
 fn elected_results(book: &Book) -> BTreeMap<String, Taint> {
     let lists = [&book.rollout.before, &book.tasks, &book.handlers, &book.rollout.after];
     let elected = lists.into_iter().flatten().filter(|task| task.elect.is_some());
@@ -487,7 +487,7 @@ impl std::fmt::Debug for Item {
     }
 }
 
-/// `loop`, made only as far as it is read.
+/// The variable `loop`. Its fields are computed when they are read.
 #[derive(Debug)]
 struct Loop {
     index: usize,
@@ -507,8 +507,8 @@ impl Object for Loop {
     }
 }
 
-/// `nodes(SELECTOR)`: the nodes with matching labels; without a selector all of them. Names, labels and addresses are
-/// from git, and the liveness is this node's own finding; the facts of all other nodes are untrusted.
+/// Creates `nodes(SELECTOR)`, which returns the nodes with matching labels, or all nodes without a selector. Names,
+/// labels and addresses are from git, and the liveness is from this node. The facts of other nodes are untrusted.
 fn nodes_function(nodes: Arc<Vec<Value>>, own: &str, reads: Arc<Reads>) -> minijinja::Value {
     let own = own.to_owned();
     let made: OnceLock<Vec<minijinja::Value>> = OnceLock::new();
@@ -535,7 +535,7 @@ fn nodes_function(nodes: Arc<Vec<Value>>, own: &str, reads: Arc<Reads>) -> minij
     })
 }
 
-/// A node as `nodes()` gives it.
+/// Returns a node as `nodes()` returns it.
 fn node_value(node: &Value, own: &str) -> minijinja::Value {
     let name = node.get("name").and_then(Value::as_str).unwrap_or_default();
     let marks = if name == own {

@@ -117,7 +117,7 @@ fn what_a_template_gives_is_checked() {
     assert!(renderer.params(&book.tasks[1], None).unwrap_err().to_string().contains("\"web1\" is no state"));
 }
 
-/// Inputs with the facts of two nodes and an event.
+/// Returns inputs with the facts of two nodes and an event.
 fn fleet() -> Inputs {
     let node = |name: &str| json!({"name": name, "labels": {"tier": "front"}, "address": null, "liveness": "alive", "facts": {"hostname": format!("{name}; id")}});
     Inputs { nodes: Arc::new(vec![node("db1"), node("web1")]), event: Some(json!({"data": {"x": "; id"}})), ..inputs() }
@@ -146,7 +146,7 @@ fn second(first: &str, second: &str, result: Option<Value>) -> Result<Rendered<T
 
 const TASKS: &str = "tasks:\n  - name: inner\n    command: {shell: \"echo {{ vars.given }}\"}\n";
 
-/// The facts of the first node, which the check before the run does not see.
+/// The facts of the first node, in a form that the check before the run does not detect.
 const FACT: &str = "nodes()[0]['fac' ~ 'ts'].hostname";
 
 #[test]

@@ -3,8 +3,8 @@
 use super::{Kind, Marks, Taint};
 use crate::document::{Path, Step};
 
-/// The parameters of modules that may hold untrusted values: arguments, environment, input and content. All others
-/// choose a path, a name or what runs, and refuse them; so does a parameter that is new.
+/// The module parameters that may hold untrusted values: arguments, environment, input and content. All others select a
+/// path, a name or a program, and reject untrusted values. New parameters reject them, too.
 const OPEN: [(&str, &str); 22] = [
     ("assert", "message"),
     ("assert", "that"),
@@ -30,22 +30,23 @@ const OPEN: [(&str, &str); 22] = [
     ("yaml", "value"),
 ];
 
-/// Whether a part of a module's parameters may hold untrusted values.
+/// Returns whether a part of a module's parameters may hold untrusted values.
 pub(crate) fn may_be_untrusted(module: &str, path: &[Step]) -> bool {
     let Some(Step::Key(key)) = path.first() else { return false };
-    // The first word of a command is the path of a program, so a list that is untrusted as a whole is refused too.
+    // The first word of a command is the path of a program. So a list that is untrusted as a whole is rejected, too.
     let program = module == "command" && key == "argv" && matches!(path.get(1), None | Some(Step::Index(0)));
-    // The names of environment variables and headers choose what runs and whom it speaks to; only values are open.
+    // The names of environment variables and headers select programs and recipients. Only their values may be
+    // untrusted.
     let names = matches!(key.as_str(), "env" | "headers") && path.len() < 2;
     !program && !names && OPEN.contains(&(module, key.as_str()))
 }
 
-/// The first part of a module's parameters that is untrusted and must not be: its path and its taint.
+/// Returns the first untrusted part of a module's parameters that must not be untrusted: its path and its taint.
 pub(crate) fn refused(module: &str, marks: &Marks) -> Option<(Path, Taint)> {
     untrusted(marks).into_iter().find(|(path, _)| !may_be_untrusted(module, &path.0))
 }
 
-/// All untrusted parts of parameters.
+/// Returns all untrusted parts of parameters.
 fn untrusted(marks: &Marks) -> Vec<(Path, Taint)> {
     fn walk(marks: &Marks, path: &Path, found: &mut Vec<(Path, Taint)>) {
         match marks {

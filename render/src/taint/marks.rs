@@ -13,33 +13,33 @@ pub enum Marks {
     Clean,
     /// The value and all its parts have the same taint.
     Whole(Taint),
-    /// A list or map whose parts differ. Parts that are not named have no taint.
+    /// A list or map whose parts have different taints. Parts that are not listed have no taint.
     Parts {
         /// The taint of the keys and of their number.
         shape: Taint,
-        /// The marks of its members.
+        /// The marks of the members.
         members: BTreeMap<Step, Marks>,
     },
 }
 
 impl Marks {
-    /// One taint for a whole value.
+    /// Creates marks with one taint for a whole value.
     pub fn whole(taint: Taint) -> Self {
         if taint.is_none() { Self::Clean } else { Self::Whole(taint) }
     }
 
-    /// Marks of a list or map; [`Marks::Clean`] if no part has a taint.
+    /// Creates the marks of a list or map. [`Marks::Clean`] if no part has a taint.
     pub fn parts(shape: Taint, members: impl IntoIterator<Item = (Step, Self)>) -> Self {
         let members: BTreeMap<Step, Self> = members.into_iter().filter(|(_, marks)| !marks.is_clean()).collect();
         if shape.is_none() && members.is_empty() { Self::Clean } else { Self::Parts { shape, members } }
     }
 
-    /// Whether no part has a taint.
+    /// Returns whether no part has a taint.
     pub fn is_clean(&self) -> bool {
         matches!(self, Self::Clean)
     }
 
-    /// The marks of a member.
+    /// Returns the marks of a member.
     pub fn member(&self, step: &Step) -> Self {
         match self {
             Self::Clean => Self::Clean,
@@ -48,22 +48,22 @@ impl Marks {
         }
     }
 
-    /// The marks of the value of a key.
+    /// Returns the marks of the value of a key.
     pub fn key(&self, key: &str) -> Self {
         self.member(&Step::Key(key.to_owned()))
     }
 
-    /// The marks of the part at a path.
+    /// Returns the marks of the part at a path.
     pub fn at(&self, path: &[Step]) -> Self {
         path.iter().fold(self.clone(), |marks, step| marks.member(step))
     }
 
-    /// These marks with other ones for one key.
+    /// Returns these marks with other marks for one key.
     #[must_use]
     pub fn with_key(self, key: &str, marks: Self) -> Self {
         let (shape, mut members) = match self {
             Self::Clean => (Taint::NONE, BTreeMap::new()),
-            // Everything has the taint already, and the new part gets it too.
+            // All parts have the taint already, so the new part gets it, too.
             Self::Whole(taint) => return Self::Whole(taint.and(&marks.taint())),
             Self::Parts { shape, members } => (shape, members),
         };
@@ -71,7 +71,7 @@ impl Marks {
         Self::parts(shape, members)
     }
 
-    /// The taints of all parts together.
+    /// Returns the union of the taints of all parts.
     pub fn taint(&self) -> Taint {
         match self {
             Self::Clean => Taint::NONE,

@@ -1,11 +1,10 @@
-//! Taint: the mark of values that must not be used everywhere, with the origin of each mark.
+//! Taint: a mark, with its origins, of values that may be used only in some places.
 //!
-//! A value is `untrusted` if another node or the sender of an event chose it, and `secret` if it may not be shown.
-//! Every value that was computed from it keeps the mark. [`Tainted`] is the only form in which such values leave this
-//! crate.
+//! A value is `untrusted` if another node or the sender of an event chose it. It is `secret` if it may not be shown.
+//! Every value that is computed from it keeps the mark. Such values leave this crate only as [`Tainted`].
 //!
-//! A template taints its whole output with everything that it read, conditions inside the template included. The
-//! selection of tasks (`when`) and of list members (`selectattr`, `rejectattr`) does not taint what is selected.
+//! The output of a template has the taints of everything that it read, including conditions inside the template. A
+//! selection of tasks (`when`) or of list members (`selectattr`, `rejectattr`) does not taint the selected values.
 
 pub(crate) mod fields;
 mod marks;
@@ -19,9 +18,9 @@ pub use value::Tainted;
 /// The kinds of taint.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Kind {
-    /// The value may not be shown.
+    /// A value that may not be shown.
     Secret,
-    /// Another node, or the sender of an event, chose the value.
+    /// A value that another node, or the sender of an event, chose.
     Untrusted,
 }
 
@@ -34,7 +33,8 @@ impl fmt::Display for Kind {
     }
 }
 
-/// The origins of a kind that a taint keeps; a value made from the facts of all nodes names only some.
+/// Maximum number of origins that a taint keeps for each kind. A value from the facts of all nodes would otherwise name
+/// all of them.
 const ORIGINS_KEPT: usize = 4;
 
 /// A set of taints, each with its origins. Cheap to clone.
@@ -75,24 +75,24 @@ impl Taint {
     /// The empty set.
     pub const NONE: Self = Self(None);
 
-    /// One taint with its origin, such as `the facts of node db1`.
+    /// Creates a taint with its origin, such as `the facts of node db1`.
     pub fn new(kind: Kind, origin: impl Into<Arc<str>>) -> Self {
         let mut origins = Origins::default();
         origins.add(kind, &[origin.into()]);
         Self(Some(Arc::new(origins)))
     }
 
-    /// Whether the set is empty.
+    /// Returns whether the set is empty.
     pub fn is_none(&self) -> bool {
         self.0.is_none()
     }
 
-    /// Whether the set contains a kind.
+    /// Returns whether the set contains a kind.
     pub fn has(&self, kind: Kind) -> bool {
         !self.origins(kind).is_empty()
     }
 
-    /// The first origins of a kind; empty if the set does not contain the kind.
+    /// Returns the first origins of a kind. Empty if the set does not contain the kind.
     pub fn origins(&self, kind: Kind) -> &[Arc<str>] {
         self.0.as_ref().map_or(&[], |origins| origins.of(kind))
     }
@@ -113,7 +113,7 @@ impl Taint {
         }
     }
 
-    /// Both sets in one.
+    /// Returns the union of both sets.
     #[must_use]
     pub fn and(&self, other: &Self) -> Self {
         let mut both = self.clone();
@@ -121,7 +121,7 @@ impl Taint {
         both
     }
 
-    /// Whether adding `more` would change nothing.
+    /// Returns whether adding `more` would change nothing.
     fn covers(own: &Origins, more: &Origins) -> bool {
         [Kind::Secret, Kind::Untrusted].into_iter().all(|kind| {
             let known = own.of(kind);
@@ -131,7 +131,7 @@ impl Taint {
 }
 
 impl fmt::Display for Taint {
-    /// The kinds and their origins: `untrusted: the facts of node db1`.
+    /// Writes the kinds and their origins: `untrusted: the facts of node db1`.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let mut first = true;
         for kind in [Kind::Secret, Kind::Untrusted] {

@@ -1,4 +1,4 @@
-//! A value together with its taints.
+//! Values with their taints.
 
 use std::fmt;
 
@@ -6,7 +6,8 @@ use serde_json::Value;
 
 use super::{Marks, Taint};
 
-/// A value and the taints of its parts. It never prints a tainted value, so that logs and panics do not show secrets.
+/// A value with the taints of its parts. Its `Debug` form never shows a tainted value, so that logs and panics contain
+/// no secrets.
 #[derive(Clone, PartialEq, Default)]
 pub struct Tainted<T> {
     value: T,
@@ -14,49 +15,49 @@ pub struct Tainted<T> {
 }
 
 impl<T> Tainted<T> {
-    /// A value with its marks.
+    /// Creates a value with its marks.
     pub fn new(value: T, marks: Marks) -> Self {
         Self { value, marks }
     }
 
-    /// A value without taint.
+    /// Creates a value without taint.
     pub fn clean(value: T) -> Self {
         Self { value, marks: Marks::Clean }
     }
 
-    /// A value with one taint for all its parts.
+    /// Creates a value with one taint for all its parts.
     pub fn whole(value: T, taint: Taint) -> Self {
         Self { value, marks: Marks::whole(taint) }
     }
 
-    /// The value. Its reader must keep the taint with everything that it makes from the value.
+    /// Returns the value. The caller must keep the taint with everything that it computes from the value.
     pub fn value(&self) -> &T {
         &self.value
     }
 
-    /// The value without its taint, for modules, which receive what the fields' rules have accepted.
+    /// Returns the value without its taint. Only for modules, after the rules of the fields have accepted the value.
     pub fn into_value(self) -> T {
         self.value
     }
 
-    /// The taints of the parts.
+    /// Returns the taints of the parts.
     pub fn marks(&self) -> &Marks {
         &self.marks
     }
 
-    /// The taints of all parts together.
+    /// Returns the union of the taints of all parts.
     pub fn taint(&self) -> Taint {
         self.marks.taint()
     }
 
-    /// The value and its marks.
+    /// Returns the value and its marks.
     pub fn split(self) -> (T, Marks) {
         (self.value, self.marks)
     }
 }
 
 impl Tainted<Value> {
-    /// The value of a key with its marks; `null` if there is none.
+    /// Returns the value of a key with its marks. `null` if there is none.
     pub fn key(&self, key: &str) -> Self {
         Self { value: self.value.get(key).cloned().unwrap_or_default(), marks: self.marks.key(key) }
     }

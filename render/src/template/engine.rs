@@ -1,4 +1,4 @@
-//! Renders strings and expressions of one folder of one source.
+//! The rendering of strings, expressions and files of one folder of one source.
 
 use std::{
     borrow::Cow,
@@ -17,28 +17,28 @@ use crate::{
     tree::{self, Tree},
 };
 
-/// A template that could not be rendered.
+/// The error of a template that cannot be rendered.
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
 #[error("{message}")]
 pub struct TemplateError {
-    /// What is wrong, with the template's name and line.
+    /// The message, with the name and the line of the template.
     pub message: String,
 }
 
-/// What stands before the text of a template that is kept under itself as name; no path of a source begins so.
+/// Prefix of a template whose name is its own text. Paths of a source never begin with it.
 const WRITTEN: &str = "\0";
 
-/// What stands before the origins of an untrusted value, in place of a template's name.
+/// Prefix of the origins of an untrusted value that was used as a template's name.
 const UNTRUSTED: &str = "\u{1}";
 
-/// Renders what stands in one folder of one source: `import` and `include` in templates read there.
+/// The template engine of one folder of one source. `import` and `include` in templates read from there.
 pub struct Engine {
     environment: Environment<'static>,
     named: NamedTemplates,
 }
 
-/// The templates that other templates include or import by a name as it is written. A name that is computed must not come
-/// from untrusted values.
+/// The templates that other templates include or import by a literal name. A computed name must not come from untrusted
+/// values.
 #[derive(Clone, Default)]
 struct NamedTemplates(Arc<Mutex<BTreeSet<String>>>);
 
@@ -73,7 +73,7 @@ impl std::fmt::Debug for Engine {
 }
 
 impl Engine {
-    /// An engine that loads templates from a folder of a tree, never from the disk.
+    /// Creates an engine that loads templates from a folder of a tree, never from the disk.
     pub fn new(tree: Arc<dyn Tree>, folder: &str) -> Self {
         let mut environment = environment();
         let folder = folder.to_owned();
@@ -104,7 +104,7 @@ impl Engine {
     /// Renders a string. One whole `{{ expression }}` keeps its type.
     ///
     /// # Errors
-    /// When the template is wrong, or uses a name that is not defined.
+    /// If the template is invalid, or uses an undefined name.
     pub fn string(&self, text: &str, scope: &Value) -> Result<Tainted<Json>, TemplateError> {
         if !text.contains("{{") && !text.contains("{%") && !text.contains("{#") {
             return Ok(Tainted::clean(Json::String(text.to_owned())));
@@ -121,10 +121,10 @@ impl Engine {
         }
     }
 
-    /// Renders a string that will be rendered again, as in a loop: it is compiled once.
+    /// Renders a string that will be rendered again, as in a loop. It is compiled once.
     ///
     /// # Errors
-    /// As for any string.
+    /// If the template is invalid, or uses an undefined name.
     pub fn repeated(&self, text: &str, scope: &Value) -> Result<Tainted<Json>, TemplateError> {
         let plain = !text.contains("{{") && !text.contains("{%") && !text.contains("{#");
         if plain || text.len() > 4096 || syntax::whole_expression(text).is_some() {
@@ -137,7 +137,7 @@ impl Engine {
     /// Evaluates a bare expression.
     ///
     /// # Errors
-    /// When the expression is wrong, or uses a name that is not defined.
+    /// If the expression is invalid, or uses an undefined name.
     pub fn expression(&self, text: &str, scope: &Value) -> Result<Tainted<Json>, TemplateError> {
         traced_result(|| {
             let value = self.value(text, scope)?;
@@ -146,10 +146,11 @@ impl Engine {
         .map(|(value, _)| value)
     }
 
-    /// Whether a bare expression is true. A condition chooses, it makes no value: its taint ends here.
+    /// Returns whether a bare expression is true. The result has no taint, because a condition selects and does not
+    /// produce a value.
     ///
     /// # Errors
-    /// As for any expression.
+    /// If the expression is invalid, or uses an undefined name.
     pub fn holds(&self, text: &str, scope: &Value) -> Result<bool, TemplateError> {
         traced_result(|| Ok(self.value(text, scope)?.is_true())).map(|(holds, _)| holds)
     }
@@ -167,7 +168,7 @@ impl Engine {
     /// Renders a file of the folder as a template.
     ///
     /// # Errors
-    /// When there is no such file, or as for a string.
+    /// If there is no such file, the template is invalid, or it uses an undefined name.
     pub fn file(&self, path: &str, scope: &Value) -> Result<Tainted<Json>, TemplateError> {
         traced_text(|| self.environment.get_template(path).and_then(|template| output(&template, scope)))
     }
@@ -178,8 +179,8 @@ fn traced_text(render: impl FnOnce() -> Result<String, minijinja::Error>) -> Res
     Ok(Tainted::whole(Json::String(text), read))
 }
 
-/// Runs a rendering and returns what it read. The message of an error may quote values: if the rendering read a secret,
-/// the message is withheld.
+/// Runs a rendering and returns the taints that it read. An error message may quote values, so it is withheld if the
+/// rendering read a secret.
 fn traced_result<T>(render: impl FnOnce() -> Result<T, TemplateError>) -> Result<(T, Taint), TemplateError> {
     match trace::traced(render) {
         (Ok(result), read) => Ok((result, read)),
@@ -190,7 +191,7 @@ fn traced_result<T>(render: impl FnOnce() -> Result<T, TemplateError>) -> Result
     }
 }
 
-/// The output of a template, up to its limit.
+/// Returns the output of a template, up to its limit.
 fn output(template: &Template<'_, '_>, scope: &Value) -> Result<String, minijinja::Error> {
     let mut bounded = Bounded(Vec::new());
     let rendered = template.render_captured_to(scope, &mut bounded).map(drop);
@@ -201,7 +202,8 @@ fn output(template: &Template<'_, '_>, scope: &Value) -> Result<String, minijinj
     String::from_utf8(bounded.0).map_err(|error| minijinja::Error::new(ErrorKind::BadSerialization, error.to_string()))
 }
 
-/// Bytes that do not grow beyond the size of an output; the last write before the limit is kept to show the excess.
+/// A buffer that does not grow beyond the limit of an output. The last write before the limit is kept to show the
+/// excess.
 struct Bounded(Vec<u8>);
 
 impl std::io::Write for Bounded {
@@ -227,7 +229,8 @@ fn load(tree: &dyn Tree, folder: &str, name: &str) -> Result<Option<String>, min
     }
 }
 
-/// One sentence, with the name and line of the template and its causes, but never the values of variables.
+/// Returns an error as one sentence, with the name and the line of the template and its causes. It never contains
+/// values of variables.
 fn explain(error: &minijinja::Error) -> TemplateError {
     let mut message = describe(error);
     let mut cause = error.source();
@@ -259,7 +262,7 @@ fn describe(error: &minijinja::Error) -> String {
     }
 }
 
-/// The source text of the expression that was undefined.
+/// Returns the text of the expression that was undefined.
 fn undefined_name(error: &minijinja::Error) -> Option<String> {
     let source = error.template_source()?;
     let text = source.get(error.range()?)?.trim();

@@ -1,7 +1,8 @@
-//! Text that the engine can compile and run within the stack of a thread.
+//! Limits of templates that let the engine work within the stack of a thread.
 //!
-//! The engine's parser, its compiler and the release of nested values recurse. Their depth follows from the text, so it is
-//! limited there: by the length of chains of operators, by the number of nested `elif`, and by a check of what `set` assigns.
+//! The parser and the compiler of the engine recurse, and so does the release of nested values. The text determines
+//! their depth, so it is limited here. Limited are the length of chains of operators, the number of nested `elif`, and
+//! the depth of values that `set` assigns.
 
 use std::{borrow::Cow, ops::Range};
 
@@ -9,7 +10,7 @@ use minijinja::machinery::{Token, tokenize};
 
 use super::syntax_config;
 
-/// The operators, filters and attributes that one expression may chain.
+/// Maximum number of chained operators, filters and attributes in one expression.
 ///
 /// The agent renders on threads with a stack of 2 MiB: the loop of the agent, and one thread for each task of a parallel
 /// book. Measured with the release build, a link of a chain takes at most 0.36 KiB, an `elif` 1.1 KiB, a block 2 KiB, a
@@ -17,23 +18,23 @@ use super::syntax_config;
 /// takes 391 KiB, which is less than a fifth of the stack.
 const CHAIN: usize = 400;
 
-/// The `elif` that the open `if` of a template may have together.
+/// Maximum number of `elif` in all open `if` of a template.
 const ELIFS: usize = 100;
 
-/// The test that finds out whether [`PLAIN`] is needed for what `set` assigned. Tests cost no fuel for the text or the
-/// list that they get, and filters do.
+/// The test that checks whether [`PLAIN`] is needed for an assigned value. A test costs no fuel for its text or list,
+/// and a filter does.
 pub(super) const COMPUTED: &str = "computed_of_set";
 
-/// The filter that copies what is computed on demand in a value that `set` assigned.
+/// The filter that copies the parts of an assigned value which are computed on demand.
 pub(super) const PLAIN: &str = "plain_of_set";
 
-/// Up to this length no text has a chain that is too long.
+/// Texts up to this length cannot contain a chain that is too long.
 const SHORT: usize = 400;
 
-/// Checks a template, and adds a check of depth to what it assigns.
+/// Checks a template, and adds a check of depth after each assignment.
 ///
 /// # Errors
-/// When a chain is too long.
+/// If a chain is too long.
 pub(super) fn template(text: &str) -> Result<Cow<'_, str>, String> {
     if text.len() <= SHORT && !text.contains("set") {
         return Ok(Cow::Borrowed(text));
@@ -44,7 +45,7 @@ pub(super) fn template(text: &str) -> Result<Cow<'_, str>, String> {
 /// Checks an expression.
 ///
 /// # Errors
-/// When a chain is too long.
+/// If a chain is too long.
 pub(super) fn expression(text: &str) -> Result<(), String> {
     if text.len() <= SHORT { Ok(()) } else { check(text, true).map(drop) }
 }
@@ -56,7 +57,7 @@ fn check(text: &str, expression: bool) -> Result<Cow<'_, str>, String> {
     let mut out = String::new();
     let mut copied = 0;
     for token in tokenize(text, expression, syntax_config()) {
-        // The engine reports the error.
+        // The engine reports this error itself.
         let Ok((token, span)) = token else { return Ok(Cow::Borrowed(text)) };
         chains
             .next(&token)
@@ -79,17 +80,17 @@ fn check(text: &str, expression: bool) -> Result<Cow<'_, str>, String> {
     Ok(Cow::Owned(out))
 }
 
-/// The `elif` of the `if` that are open: each is nested in the one before it.
+/// The `elif` of the open `if`. Each is nested in the one before it.
 #[derive(Default)]
 struct Elifs {
     open: Vec<usize>,
     total: usize,
-    /// The next token is the first word of a block.
+    /// True if the next token is the first word of a block.
     first: bool,
 }
 
 impl Elifs {
-    /// Returns the number of `elif` that are open behind a token.
+    /// Returns the number of open `elif` after a token.
     fn next(&mut self, token: &Token<'_>) -> usize {
         if self.first {
             match token {
@@ -109,11 +110,11 @@ impl Elifs {
     }
 }
 
-/// A chain of more than [`CHAIN`] links.
+/// The error for a chain of more than [`CHAIN`] links.
 struct TooLong;
 
-/// The lengths of the chains in the brackets and loops that are open. Their sum is bounded, because a value that is
-/// bound in one loop is nested further in the next. A comma ends a chain; a bracket counts as its longest chain.
+/// The lengths of the chains in the open brackets and loops. Their sum is limited, because a value of one loop is
+/// nested further in the next. A comma ends a chain. A bracket counts as its longest chain.
 #[derive(Default)]
 struct Chains {
     open: Vec<Chain>,
@@ -130,7 +131,7 @@ struct Chain {
     longest: usize,
 }
 
-/// The first word of a block.
+/// The state at the first word of a block.
 #[derive(Default)]
 enum Keyword {
     /// The next token is the first word.
@@ -219,8 +220,8 @@ impl Chains {
     }
 }
 
-/// Puts a check of depth behind each `set`: `{% set a = b %}` becomes `{% set a = b %}{% if a is computed_of_set(false) %}{%
-/// set a = a|plain_of_set(false) %}{% endif %}`.
+/// The state that adds a check of depth after each `set`. `{% set a = b %}` becomes `{% set a = b %}{% if a is
+/// computed_of_set(false) %}{% set a = a|plain_of_set(false) %}{% endif %}`.
 #[derive(Default)]
 enum Set {
     #[default]
@@ -229,16 +230,16 @@ enum Set {
     First,
     /// Before the `=`; `joined` is true after a dot.
     Names { names: Vec<Name>, joined: bool },
-    /// In the expression that is assigned.
+    /// In the assigned expression.
     Value(Vec<Name>),
-    /// In the filters of a block that is assigned.
+    /// In the filters of an assigned block.
     Filters { attribute: bool },
 }
 
-/// A name that is assigned.
+/// An assigned name.
 struct Name {
     bytes: Range<usize>,
-    /// The name is that of an attribute of a namespace.
+    /// True for an attribute of a namespace.
     attribute: bool,
 }
 

@@ -15,14 +15,14 @@ pub(crate) use scope::facts_value;
 pub use scope::{Reads, Scope, Steps, Vars, Want};
 pub(crate) use tainted::Slot;
 
-/// The work that one rendering may take: an instruction is one, and so are 64 bytes that it makes. This also bounds the
-/// memory of a rendering, to 256 MiB.
+/// The limit of work of one rendering. An instruction costs one unit, and so do 64 bytes of output. This also limits
+/// the memory of a rendering, to 256 MiB.
 const FUEL: u64 = 4 << 20;
 
-/// The size of what one rendering may give, in bytes.
+/// Maximum size of the output of one rendering, in bytes.
 pub(crate) const OUTPUT: usize = 64 << 20;
 
-/// An environment with Towpath's settings and filters, and no loader.
+/// Creates an environment with Towpath's settings and filters, without a loader.
 fn environment() -> Environment<'static> {
     let mut environment = Environment::new();
     environment.set_undefined_behavior(UndefinedBehavior::Strict);
@@ -35,7 +35,7 @@ fn environment() -> Environment<'static> {
     environment
 }
 
-/// Lines that hold only a block vanish; the final newline stays.
+/// Returns the syntax: lines with only a block vanish, and the final newline stays.
 pub(crate) fn syntax_config() -> SyntaxConfig {
     let syntax = SyntaxConfig::builder().trim_blocks(true).lstrip_blocks(true).keep_trailing_newline(true).build();
     syntax.expect("the default delimiters are valid")

@@ -1,4 +1,4 @@
-//! What a template can see, and what it asked for.
+//! The scope of a template, and the record of the inputs that it reads.
 
 use std::{
     collections::BTreeMap,
@@ -14,7 +14,7 @@ use minijinja::value::{Enumerator, Object, Serde, Value};
 use super::tainted::Slot;
 use crate::taint::Tainted;
 
-/// Something that a rendering needs and that is not known yet.
+/// An input that a rendering needs and that is not known yet.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Want {
     /// The registered result of a task.
@@ -35,7 +35,7 @@ impl fmt::Display for Want {
     }
 }
 
-/// Collects what renderings want and which facts they read.
+/// The record of missing inputs and of the facts that were read.
 #[derive(Debug, Default)]
 pub struct Reads {
     wants: Mutex<Vec<Want>>,
@@ -44,22 +44,22 @@ pub struct Reads {
 }
 
 impl Reads {
-    /// Takes the wants that came up since the last call.
+    /// Returns and clears the missing inputs since the last call.
     pub fn take_wants(&self) -> Vec<Want> {
         std::mem::take(&mut *self.wants.lock().unwrap_or_else(PoisonError::into_inner))
     }
 
-    /// The top-level facts that were read so far.
+    /// Returns the top-level facts that were read so far.
     pub fn facts(&self) -> Vec<String> {
         self.facts.lock().unwrap_or_else(PoisonError::into_inner).iter().cloned().collect()
     }
 
-    /// Whether `nodes()` was called.
+    /// Returns whether `nodes()` was called.
     pub fn nodes(&self) -> bool {
         self.nodes.load(Ordering::Relaxed)
     }
 
-    /// Remembers a want.
+    /// Records a missing input.
     pub fn want(&self, want: Want) {
         let mut wants = self.wants.lock().unwrap_or_else(PoisonError::into_inner);
         if !wants.contains(&want) {
@@ -74,20 +74,20 @@ impl Reads {
         }
     }
 
-    /// Remembers that `nodes()` was called.
+    /// Records a call of `nodes()`.
     pub fn called_nodes(&self) {
         self.nodes.store(true, Ordering::Relaxed);
     }
 }
 
-/// Facts, with a note of which ones were read.
+/// Facts that record which of them are read.
 #[derive(Debug)]
 struct Facts {
     values: BTreeMap<String, Value>,
     reads: Arc<Reads>,
 }
 
-/// Facts as a template value.
+/// Returns facts as a template value.
 pub(crate) fn facts_value(facts: &serde_json::Value, reads: &Arc<Reads>) -> Value {
     let values = facts.as_object().into_iter().flatten().map(|(name, fact)| (name.clone(), Value::from(Serde(fact))));
     Value::from_object(Facts { values: values.collect(), reads: Arc::clone(reads) })
@@ -106,7 +106,7 @@ impl Object for Facts {
     }
 }
 
-/// The registered results of one book's tasks on one node. A name that is declared but has no result yet is wanted.
+/// The registered results of one book's tasks on one node. A declared name without a result is recorded as missing.
 #[derive(Debug, Default)]
 pub struct Steps {
     results: Mutex<BTreeMap<String, Slot>>,
@@ -124,7 +124,7 @@ impl Steps {
     }
 }
 
-/// The steps as the tasks of one include (or of the book itself) see them: its own names without a prefix.
+/// The results as the tasks of one include (or of the book itself) see them: its own names have no prefix.
 #[derive(Debug)]
 struct StepsView {
     steps: Arc<Steps>,
@@ -144,7 +144,7 @@ impl Object for StepsView {
     }
 }
 
-/// Variables of one level over those of the levels below it.
+/// Variables of one level, above those of lower levels.
 #[derive(Debug, Default)]
 pub struct Vars {
     own: BTreeMap<String, Slot>,
@@ -152,7 +152,7 @@ pub struct Vars {
 }
 
 impl Vars {
-    /// Variables over others.
+    /// Creates variables above others.
     pub(crate) fn over(below: Option<Arc<Vars>>, own: BTreeMap<String, Slot>) -> Self {
         Self { own, below }
     }
@@ -188,7 +188,7 @@ impl Object for Vars {
     }
 }
 
-/// Everything that a template can see.
+/// The scope of a template.
 #[derive(Clone)]
 pub struct Scope {
     common: Arc<BTreeMap<&'static str, Value>>,
@@ -197,19 +197,19 @@ pub struct Scope {
 }
 
 impl Scope {
-    /// A scope with what all tasks of a book see.
+    /// Creates the scope that all tasks of a book share.
     pub fn new(common: BTreeMap<&'static str, Value>, vars: Arc<Vars>) -> Self {
         Self { common: Arc::new(common), vars, own: Vec::new() }
     }
 
-    /// This scope with further variables on top.
+    /// Returns this scope with further variables on top.
     #[must_use]
     pub(crate) fn with_vars(&self, own: BTreeMap<String, Slot>) -> Self {
         let vars = Arc::new(Vars::over(Some(Arc::clone(&self.vars)), own));
         Self { vars, ..self.clone() }
     }
 
-    /// This scope with a further name.
+    /// Returns this scope with a further name.
     #[must_use]
     pub(crate) fn with(&self, name: &'static str, value: Slot) -> Self {
         let mut scope = self.clone();
@@ -218,14 +218,14 @@ impl Scope {
         scope
     }
 
-    /// This scope with the registered results as an include sees them.
+    /// Returns this scope with the registered results as an include sees them.
     #[must_use]
     pub fn with_steps(&self, steps: &Arc<Steps>, prefix: &str, reads: &Arc<Reads>) -> Self {
         let view = StepsView { steps: Arc::clone(steps), prefix: prefix.to_owned(), reads: Arc::clone(reads) };
         self.with("steps", Slot::clean(Value::from_object(view)))
     }
 
-    /// The scope as a template's context.
+    /// Returns the scope as the context of a template.
     pub fn context(&self) -> Value {
         Value::from_object(self.clone())
     }

@@ -1,4 +1,4 @@
-//! Templates and expressions as text: whether they parse, and which names they use.
+//! Templates and expressions as text: syntax checks, and the names that they use.
 
 use std::{cell::RefCell, collections::BTreeSet};
 
@@ -19,10 +19,10 @@ thread_local! {
     static PARSER: RefCell<Environment<'static>> = RefCell::new(environment());
 }
 
-/// Checks the syntax of a template, and that its filters are there.
+/// Checks the syntax of a template, and that its filters exist.
 ///
 /// # Errors
-/// What is wrong with it.
+/// The first mistake.
 pub fn template(text: &str) -> Result<(), Finding> {
     guard::template(text).map_err(Finding::new)?;
     PARSER.with_borrow(|parser| {
@@ -35,7 +35,7 @@ pub fn template(text: &str) -> Result<(), Finding> {
     })
 }
 
-/// A filter that is not there: the engine itself would only find out when it renders.
+/// Returns the finding for an unknown filter. The engine itself reports it only when it renders.
 fn unknown_filter(parser: &Environment<'_>, text: &str, in_expression: bool) -> Option<Finding> {
     let mut behind_pipe = false;
     for token in tokenize(text, in_expression, syntax_config()) {
@@ -56,7 +56,7 @@ fn unknown_filter(parser: &Environment<'_>, text: &str, in_expression: bool) -> 
     None
 }
 
-/// The names that stand as text in the statements of a template that read other templates.
+/// Returns the literal names in the statements of a template that read other templates.
 pub(super) fn template_names(text: &str) -> Vec<String> {
     let mut names = Vec::new();
     let (mut first, mut reads) = (false, false);
@@ -79,7 +79,7 @@ pub(super) fn template_names(text: &str) -> Vec<String> {
 /// Checks the syntax of a bare expression.
 ///
 /// # Errors
-/// What is wrong with it.
+/// The first mistake.
 pub fn expression(text: &str) -> Result<(), Finding> {
     if text.contains("{{") || text.contains("{%") {
         return Err(Finding::new("an expression has no braces")
@@ -108,7 +108,7 @@ pub fn expression(text: &str) -> Result<(), Finding> {
     })
 }
 
-/// The expression of a string that is one whole `{{ expression }}`.
+/// Returns the expression of a string that is one whole `{{ expression }}`.
 pub fn whole_expression(text: &str) -> Option<&str> {
     let inner = text.strip_prefix("{{")?.strip_suffix("}}")?;
     if inner.starts_with(['-', '+']) || inner.ends_with(['-', '+']) {
@@ -117,7 +117,7 @@ pub fn whole_expression(text: &str) -> Option<&str> {
     (!inner.contains("}}") && !inner.contains("{{") && !inner.contains("{%")).then_some(inner)
 }
 
-/// The names that a template leaves to its surroundings, with dots: `vars.port`, `facts.os.name`, `item`.
+/// Returns the free names of a template, with dots: `vars.port`, `facts.os.name`, `item`.
 pub fn names_in_template(text: &str) -> BTreeSet<String> {
     if guard::template(text).is_err() {
         return BTreeSet::new();
@@ -131,7 +131,7 @@ pub fn names_in_template(text: &str) -> BTreeSet<String> {
     })
 }
 
-/// The names that an expression leaves to its surroundings.
+/// Returns the free names of an expression.
 pub fn names_in_expression(text: &str) -> BTreeSet<String> {
     if guard::expression(text).is_err() {
         return BTreeSet::new();

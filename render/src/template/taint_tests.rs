@@ -1,4 +1,4 @@
-//! Taint through filters, statements and operators: each gives the same result as for clean values, with the taint.
+//! Tests of taint in filters, statements and operators: the result equals that for clean values, and has the taint.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -209,7 +209,7 @@ fn engine() -> Engine {
     Engine::new(Arc::new(FILES.iter().copied().collect::<MemoryTree>()), "")
 }
 
-/// Evaluates with clean and with tainted values. Returns what is wrong.
+/// Evaluates with clean and with tainted values. Returns a message if the results differ or a taint is missing.
 fn fault(kind: Kind, evaluate: impl Fn(&minijinja::Value) -> Result<Tainted<Value>, TemplateError>) -> Option<String> {
     let clean = match evaluate(&scope(&Marks::Clean)) {
         Ok(clean) => clean,
@@ -275,7 +275,7 @@ fn statement_keeps_the_taint_of_what_it_reads() {
     assert!(faults.is_empty(), "{}", faults.join("\n"));
 }
 
-/// A scope with a list of nodes whose facts are untrusted.
+/// Returns a scope with a list of nodes whose facts are untrusted.
 fn nodes() -> minijinja::Value {
     let untrusted = |name: &str| Marks::whole(Taint::new(Kind::Untrusted, format!("the facts of {name}")));
     let node = |name: &str| Marks::parts(Taint::NONE, [(Step::Key("facts".into()), untrusted(name))]);

@@ -1,8 +1,8 @@
 //! Tainted values inside templates.
 //!
-//! The engine's strings and numbers carry no marks. So taint is recorded where a template reads a part of a tainted
-//! value from the list or map that contains it: the trace of the rendering then taints all that the rendering makes.
-//! Lists and maps that are passed on as a whole keep the marks of their parts.
+//! The engine's strings and numbers carry no marks. So the taint is recorded when a template reads a part from the list
+//! or map that contains it. The trace of the rendering then taints the whole output. Lists and maps that are passed on
+//! as a whole keep the marks of their parts.
 
 use std::{collections::BTreeMap, fmt, sync::Arc};
 
@@ -15,7 +15,7 @@ use crate::{
     taint::{Marks, Taint, Tainted},
 };
 
-/// A value where a template finds it, and the taint that the template gets by reading it.
+/// A value in a template, with the taint that the template gets by reading it.
 #[derive(Clone)]
 pub(crate) struct Slot {
     value: Value,
@@ -23,17 +23,17 @@ pub(crate) struct Slot {
 }
 
 impl Slot {
-    /// A value without taint.
+    /// Creates a value without taint.
     pub(crate) fn clean(value: Value) -> Self {
         Self { value, taint: Taint::NONE }
     }
 
-    /// A value with its marks.
+    /// Creates a value with its marks.
     pub(crate) fn new(tainted: &Tainted<Json>) -> Self {
         wrap(tainted.value(), tainted.marks())
     }
 
-    /// The value, for a template.
+    /// Returns the value for a template, and records its taint.
     pub(crate) fn read(&self) -> Value {
         trace::record(&self.taint);
         self.value.clone()
@@ -56,7 +56,7 @@ fn wrap(value: &Json, marks: &Marks) -> Slot {
         Marks::Parts { shape, .. } => shape.clone(),
     };
     match value {
-        // That a value is missing is not a value that somebody chose.
+        // A missing value has no taint, because no other node chose it.
         Json::Null => Slot::clean(Value::from(())),
         Json::Array(members) => {
             let wrapped = |(index, member): (usize, &Json)| wrap(member, &marks.member(&Step::Index(index)));
@@ -73,7 +73,7 @@ fn wrap(value: &Json, marks: &Marks) -> Slot {
     }
 }
 
-/// A map with tainted parts, in the order in which it was written.
+/// A map with tainted parts, in its written order.
 struct TaintedMap {
     entries: Vec<(Arc<str>, Slot)>,
     positions: BTreeMap<Arc<str>, usize>,
@@ -106,7 +106,7 @@ impl Object for TaintedMap {
         Some(self.entries.len())
     }
 
-    /// That something is there at all does not taint: `nodes() | selectattr('facts')`.
+    /// A test for existence does not taint: `nodes() | selectattr('facts')`.
     fn is_true(self: &Arc<Self>) -> bool {
         !self.entries.is_empty()
     }
@@ -148,33 +148,33 @@ impl Object for TaintedList {
     }
 }
 
-/// The depth to which a value may be nested: what reads it back recurses.
+/// Maximum depth of a value. The code that reads it back recurses.
 pub(super) const DEPTH: usize = 128;
 
-/// What a value costs beside its text, in bytes.
+/// The cost of a value in addition to its text, in bytes.
 const VALUE_COST: usize = 32;
 
-/// Turns what an expression gave into data. Parts that the template did not make itself keep their marks; all others
-/// get the taint of what the template has read.
+/// Converts the value of an expression to data. Parts that the template passed on keep their marks. All others get the
+/// taints that the template has read.
 ///
 /// # Errors
-/// When the value is larger than a template's output may be, is nested too deep, or cannot be data.
+/// If the value is larger than the output of a template may be, is nested too deep, or cannot be data.
 pub(super) fn extract(value: &Value) -> Result<Tainted<Json>, String> {
     let mut extraction = Extraction { left: super::OUTPUT };
     let (json, draft) = extraction.value(value, 0)?;
     Ok(Tainted::new(json, draft.resolve(&trace::so_far())))
 }
 
-/// The size of a value with all that it contains.
+/// The size of a value with all its parts.
 pub(super) struct Weight {
-    /// The bytes of all texts, and some for each value.
+    /// The bytes of all texts, plus a constant for each value.
     pub(super) bytes: usize,
-    /// The levels of lists and maps.
+    /// The depth of lists and maps.
     pub(super) height: usize,
 }
 
 impl Weight {
-    /// The spaces of a text that shows the value with one line for each member.
+    /// Returns the number of spaces in an indented text with one line for each member.
     pub(super) fn indented(&self, width: usize) -> usize {
         (self.bytes / VALUE_COST).saturating_mul(width).saturating_mul(self.height)
     }
@@ -183,7 +183,7 @@ impl Weight {
 /// Measures a value.
 ///
 /// # Errors
-/// When it is larger than the output of a template, or nested too deep.
+/// If the value is larger than the output of a template, or nested too deep.
 pub(super) fn weight(value: &Value) -> Result<Weight, String> {
     let mut left = super::OUTPUT;
     let height = weigh(value, 0, &mut left)?;
@@ -221,11 +221,11 @@ fn weigh(value: &Value, depth: usize, left: &mut usize) -> Result<usize, String>
     Ok(height + 1)
 }
 
-/// Marks before it is known what the template has read.
+/// Marks of a value before the taints of the template are known.
 enum Draft {
-    /// The template made the value.
+    /// A value that the template made.
     Made,
-    /// The value was passed on.
+    /// A value that was passed on.
     Kept(Marks),
     /// A list or map that the template made, with a member that was passed on.
     Mixed(Vec<(Step, Draft)>),
@@ -295,7 +295,7 @@ impl Extraction {
         }
     }
 
-    /// A slot of a list or map that was passed on: what has no marks there is clean.
+    /// Extracts a slot of a list or map that was passed on. Parts without marks are clean.
     fn slot(&mut self, slot: &Slot, depth: usize) -> Result<(Json, Marks), String> {
         let (json, draft) = self.value(&slot.value, depth + 1)?;
         Ok((

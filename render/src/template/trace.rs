@@ -1,4 +1,4 @@
-//! The taints that the rendering on this thread has read.
+//! The trace of a rendering: the taints that it has read on this thread.
 
 use std::cell::RefCell;
 
@@ -8,19 +8,19 @@ thread_local! {
     static READ: RefCell<Taint> = const { RefCell::new(Taint::NONE) };
 }
 
-/// Adds to what this rendering has read.
+/// Adds a taint to the trace.
 pub(super) fn record(taint: &Taint) {
     if !taint.is_none() {
         READ.with_borrow_mut(|read| read.add(taint));
     }
 }
 
-/// The taints that this rendering has read so far.
+/// Returns the taints in the trace.
 pub(super) fn so_far() -> Taint {
     READ.with_borrow(Clone::clone)
 }
 
-/// Restores the trace around another one, also after a panic.
+/// A guard that restores the previous trace, also after a panic.
 struct Around(Taint);
 
 impl Drop for Around {
@@ -29,7 +29,8 @@ impl Drop for Around {
     }
 }
 
-/// Runs a function with an empty trace, and returns the taints that it read. The trace around it does not receive them.
+/// Runs a function with an empty trace. Returns its result and the taints that it read. The previous trace does not get
+/// them.
 pub(super) fn traced<T>(run: impl FnOnce() -> T) -> (T, Taint) {
     let _around = Around(READ.take());
     let result = run();

@@ -1,4 +1,4 @@
-//! The objects as one node sees them: its groups, its TaskBooks in order, its variables.
+//! The view of one node: its groups, its TaskBooks in order, its variables.
 
 pub(crate) mod variables;
 
@@ -13,22 +13,22 @@ use crate::objects::{ObjectSet, order, task::Book};
 /// The objects as one node sees them.
 #[derive(Debug, Clone)]
 pub struct NodeView {
-    /// The node.
+    /// The name of the node.
     pub node: String,
-    /// Whether git knows it.
+    /// True if git names the node.
     pub known: bool,
-    /// Its labels, from git.
+    /// The labels, from git.
     pub labels: BTreeMap<String, String>,
-    /// Its address, from git.
+    /// The address, from git.
     pub address: Option<String>,
-    /// The groups that it is in.
+    /// The groups of the node.
     pub groups: Arc<BTreeSet<String>>,
-    /// Its TaskBooks, each behind those that it depends on.
+    /// The TaskBooks, each after its dependencies.
     pub books: Vec<Arc<Book>>,
 }
 
 impl NodeView {
-    /// The view of a node.
+    /// Creates the view of a node.
     pub fn new(set: &ObjectSet, node: &str) -> Self {
         let groups = set.groups_of(node);
         let known = set.nodes.get(node).cloned();
@@ -50,12 +50,12 @@ impl NodeView {
         }
     }
 
-    /// The `node` of templates.
+    /// Returns the variable `node` of templates.
     pub fn template_value(&self) -> Value {
         json!({ "name": self.node, "labels": self.labels, "address": self.address, "groups": *self.groups })
     }
 
-    /// The variables that objects set, as a namespace sees them on this node.
+    /// Returns the variables that objects set, as a namespace sees them on this node.
     pub fn variables(&self, set: &ObjectSet, namespace: &str) -> Merged {
         variables::merge(set.variables_of(namespace), &self.node, &self.groups)
     }

@@ -1,4 +1,4 @@
-//! Variables of objects: which value wins on a node, which ones lost, and where each is from.
+//! Precedence of variables: the winning value on a node, the losing ones, and their origins.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -10,14 +10,14 @@ use crate::{
     work,
 };
 
-/// Where a value stands; later ones win.
+/// The level of a value. Later levels win.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Level {
-    /// ClusterVariables for all or for groups.
+    /// ClusterVariables for all nodes or for groups.
     ClusterGroup,
     /// ClusterVariables for the node.
     ClusterNode,
-    /// Variables for all or for groups.
+    /// Variables for all nodes or for groups.
     Group,
     /// Variables for the node.
     Node,
@@ -26,7 +26,7 @@ pub enum Level {
 }
 
 impl Level {
-    /// The level as `vars --explain` shows it.
+    /// Returns the level as `vars --explain` shows it.
     pub fn name(self) -> &'static str {
         match self {
             Self::ClusterGroup => "ClusterVariables (group)",
@@ -38,34 +38,34 @@ impl Level {
     }
 }
 
-/// One value of a variable.
+/// A value that is a candidate for a variable.
 #[derive(Debug, Clone)]
 pub struct Candidate {
-    /// Its level.
+    /// The level.
     pub level: Level,
-    /// Its object's priority.
+    /// The priority of the object.
     pub priority: i64,
-    /// Its object: `Kind namespace/name`.
+    /// The object: `Kind namespace/name`.
     pub object: String,
-    /// The value as written, or how it is computed.
+    /// The value as written, or its computation.
     pub value: Winner,
-    /// Where it was written.
+    /// The location.
     pub place: Place,
 }
 
-/// A value, or how it is computed.
+/// A value, or its computation.
 #[derive(Debug, Clone)]
 pub enum Winner {
     /// A value.
     Static(Value),
-    /// Computed on the node.
+    /// A value that is computed on the node.
     Computed(Box<ComputedValue>),
 }
 
-/// For each variable its candidates, the winner first.
+/// The candidates of each variable, the winner first.
 pub type Merged = BTreeMap<String, Vec<Candidate>>;
 
-/// Two values of which neither wins.
+/// Two values of equal rank.
 #[derive(Debug)]
 pub(crate) struct Conflict {
     pub(crate) name: String,
@@ -73,7 +73,7 @@ pub(crate) struct Conflict {
     pub(crate) second: Place,
 }
 
-/// The variables of some objects on a node.
+/// Returns the variables of some objects on a node.
 pub(crate) fn merge<'a>(
     objects: impl IntoIterator<Item = &'a VariablesObject>,
     node: &str,
@@ -120,7 +120,7 @@ pub(crate) fn merge<'a>(
     merged
 }
 
-/// The objects that set a variable which another value is given for too. No other one can be in a conflict.
+/// Returns the objects that set a variable with several values. Other objects cannot be in a conflict.
 pub(crate) fn contested<'a>(objects: impl Iterator<Item = &'a VariablesObject>) -> Vec<&'a VariablesObject> {
     let mut first: BTreeMap<&str, usize> = BTreeMap::new();
     let objects: Vec<&VariablesObject> = objects.collect();
@@ -140,7 +140,7 @@ pub(crate) fn contested<'a>(objects: impl Iterator<Item = &'a VariablesObject>) 
     contested.into_iter().map(|at| objects[at]).collect()
 }
 
-/// The variables of which two values share the highest level and priority.
+/// Returns the variables with two values at the highest level and priority.
 pub(crate) fn conflicts(objects: &[&VariablesObject], node: &str, groups: &BTreeSet<String>) -> Vec<Conflict> {
     let merged = merge(objects.iter().copied(), node, groups);
     let tied = merged.into_iter().filter_map(|(name, candidates)| match candidates.as_slice() {

@@ -4,12 +4,12 @@ use serde_json::Value;
 
 use crate::problem::Finding;
 
-/// A number of nodes, or a part of them.
+/// A number or a percentage of nodes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Count {
-    /// So many.
+    /// A number of nodes.
     Nodes(u64),
-    /// So many of a hundred.
+    /// A percentage of nodes.
     Percent(u64),
 }
 
@@ -17,7 +17,7 @@ impl Count {
     /// Reads `3`, `"3"` or `25%`.
     ///
     /// # Errors
-    /// What is wrong with it.
+    /// The reason why the value is invalid.
     pub fn read(value: &Value) -> Result<Self, Finding> {
         let wrong = |shown: &str| {
             Finding::new(format!("{shown} is no count"))
@@ -39,7 +39,7 @@ impl Count {
         }
     }
 
-    /// Of so many nodes, rounded down, but at least one.
+    /// Returns the number of nodes out of `of`, rounded down, but at least one.
     pub fn at_least_one(self, of: u64) -> u64 {
         match self {
             Self::Nodes(nodes) => nodes,

@@ -1,4 +1,4 @@
-//! Durations: `1h30m`, `90s`, `7d`; never a bare number.
+//! Durations such as `1h30m`, `90s` and `7d`. A bare number is invalid.
 
 use std::time::Duration;
 
@@ -10,7 +10,7 @@ const UNITS: [(&str, u64); 6] =
 /// Reads a duration.
 ///
 /// # Errors
-/// What is wrong with it, and how it is spelled.
+/// The reason why the duration is invalid, with the correct form as a hint.
 pub fn duration(text: &str) -> Result<Duration, Finding> {
     let wrong = || Finding::new(format!("{text:?} is no duration")).hint("write it like 90s, 5m, 1h30m or 7d");
     let mut rest = text.trim();
@@ -39,7 +39,7 @@ pub fn duration(text: &str) -> Result<Duration, Finding> {
     Ok(Duration::from_millis(total))
 }
 
-/// Writes a duration as it is read.
+/// Formats a duration in the form that can be read back.
 pub fn format_duration(duration: Duration) -> String {
     let seconds = duration.as_secs();
     if duration.as_millis() < 1000 {

@@ -1,4 +1,4 @@
-//! Strings with a meaning: durations, counts, modes, selectors, schedules. As written to as resolved.
+//! Scalar types that are written as strings: durations, counts, modes, selectors, schedules.
 
 mod count;
 mod duration;

@@ -5,7 +5,7 @@ use crate::problem::Finding;
 /// Reads a mode like `"0644"`.
 ///
 /// # Errors
-/// What is wrong with it.
+/// The reason why the mode is invalid.
 pub fn mode(text: &str) -> Result<u32, Finding> {
     let digits = text.strip_prefix("0o").unwrap_or(text);
     let wrong = || Finding::new(format!("{text:?} is no mode")).hint("write octal digits in quotes, like \"0644\"");
@@ -15,9 +15,9 @@ pub fn mode(text: &str) -> Result<u32, Finding> {
     u32::from_str_radix(digits, 8).map_err(|_| wrong())
 }
 
-/// How a mode that was written as a number should be spelled.
+/// Returns the correct spelling of a mode that was written as a number.
 pub fn mode_spelling(number: i64) -> String {
-    // 0o644 arrives as 420, and 644 as 644: whichever reading gives octal digits is what was meant.
+    // YAML parsers read 0o644 as 420 and 0o755 as 493. Other numbers of three octal digits were written without a prefix.
     let as_written = number.to_string();
     let octal = as_written.len() == 3 && as_written.bytes().all(|digit| (b'0'..=b'7').contains(&digit));
     if octal && number != 420 && number != 493 { format!("\"0{as_written}\"") } else { format!("\"{number:04o}\"") }

@@ -1,13 +1,13 @@
-//! Schedules of CronJobs, checked as they are written; what runs them comes with the CronJobs themselves.
+//! Schedules of CronJobs. They are checked, but nothing runs them yet.
 
 use std::str::FromStr as _;
 
 use crate::problem::Finding;
 
-/// A schedule in the syntax of crontab: five fields, six with seconds first, or a word like `@daily`.
+/// A schedule in the syntax of crontab: five fields, six with seconds first, or a word such as `@daily`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Schedule {
-    /// As the `cron` crate reads it: seconds first, days of the week by name.
+    /// The schedule in the syntax of the `cron` crate: seconds first, days of the week by name.
     pub normalised: String,
 }
 
@@ -17,7 +17,7 @@ impl Schedule {
     /// Reads a schedule.
     ///
     /// # Errors
-    /// What is wrong with it.
+    /// The reason why the schedule is invalid.
     pub fn read(text: &str) -> Result<Self, Finding> {
         let wrong = |why: &str| {
             Finding::new(format!("{text:?} is no schedule: {why}")).hint("write minute, hour, day, month and day of the week, like \"30 2 * * 1-5\", or @hourly, @daily, @weekly, @monthly, @yearly")
@@ -42,7 +42,7 @@ fn fields(text: &str) -> Result<String, String> {
     let Some(day) = fields.get_mut(5).filter(|_| count == 6) else {
         return Err(format!("it has {count} fields"));
     };
-    // In crontab 0 and 7 are Sunday; the crate counts Sunday as 1. Names mean the same to both.
+    // In crontab 0 and 7 are Sunday. In the crate 1 is Sunday. Names mean the same in both.
     *day = day.split(',').map(weekdays).collect::<Result<Vec<_>, _>>()?.join(",");
     Ok(fields.join(" "))
 }

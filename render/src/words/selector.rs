@@ -6,7 +6,7 @@ use serde_json::Value;
 
 use crate::problem::Finding;
 
-/// What labels must be like; all requirements must hold.
+/// A set of requirements on labels. All of them must hold.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Selector {
     requirements: Vec<Requirement>,
@@ -21,7 +21,8 @@ enum Requirement {
 }
 
 impl Selector {
-    /// Whether labels satisfy all requirements. As in Kubernetes, `!=` and `notin` hold where the label is missing.
+    /// Returns whether labels satisfy all requirements. As in Kubernetes, `!=` and `notin` hold if the label is
+    /// missing.
     pub fn matches(&self, labels: &BTreeMap<String, String>) -> bool {
         self.requirements.iter().all(|requirement| match requirement {
             Requirement::In(key, values) => labels.get(key).is_some_and(|value| values.contains(value)),
@@ -31,7 +32,7 @@ impl Selector {
         })
     }
 
-    /// The requirements that ask for one of several values of a label: the label and the values.
+    /// Returns the requirements that allow one of several values of a label: the label and the values.
     pub(crate) fn labels(&self) -> impl Iterator<Item = (&str, &[String])> {
         self.requirements.iter().filter_map(|requirement| match requirement {
             Requirement::In(key, values) => Some((key.as_str(), values.as_slice())),
@@ -39,10 +40,10 @@ impl Selector {
         })
     }
 
-    /// Reads either form. The map form has been checked against the schema before.
+    /// Reads either form. The map form must have been checked against the schema.
     ///
     /// # Errors
-    /// What is wrong with it.
+    /// The reason why the selector is invalid.
     pub fn read(value: &Value) -> Result<Self, Finding> {
         match value {
             Value::String(text) => Self::line(text),
@@ -92,10 +93,10 @@ impl Selector {
         Ok(Self { requirements })
     }
 
-    /// `tier=front,rack in (a, b),!old,env!=test,zone`.
+    /// Reads the line form: `tier=front,rack in (a, b),!old,env!=test,zone`.
     ///
     /// # Errors
-    /// What is wrong with it.
+    /// The reason why the line is invalid.
     pub fn line(text: &str) -> Result<Self, Finding> {
         let mut requirements = Vec::new();
         for part in split(text) {

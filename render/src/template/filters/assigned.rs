@@ -17,10 +17,10 @@ use minijinja::{
 use super::{charge, wrong};
 use crate::template::{OUTPUT, guard, tainted::DEPTH};
 
-/// The members that one unit of fuel visits: to visit a member takes a fraction of the time of an instruction.
+/// The number of members for one unit of fuel. Visiting a member takes a fraction of the time of an instruction.
 const MEMBERS: usize = 16;
 
-/// The members that a value may have on all levels. With more it is larger than the output of a template.
+/// Maximum number of members on all levels. A value with more is larger than the output of a template.
 const MOST: usize = OUTPUT / size_of::<Value>();
 
 pub(super) fn add(environment: &mut Environment<'static>) {
@@ -38,12 +38,12 @@ pub(super) fn add(environment: &mut Environment<'static>) {
     });
 }
 
-/// A value that was checked.
+/// A checked value.
 struct Checked {
     value: Value,
-    /// The value is a copy of what was checked.
+    /// True if the value is a copy.
     copied: bool,
-    /// The levels of lists and maps in the value.
+    /// The depth of lists and maps in the value.
     height: usize,
 }
 
@@ -53,21 +53,21 @@ impl Checked {
     }
 }
 
-/// Refuses values that are nested too deep. A loop can nest what it assigned before, without an end, and the engine
+/// The check that rejects values which are nested too deep. A loop can nest its previous value without end. The engine
 /// overflows its stack when it reads or drops such a value.
 struct Check<'a, 'b, 'c> {
     state: &'a State<'b, 'c>,
-    /// The value becomes an attribute of a namespace.
+    /// True if the value becomes an attribute of a namespace.
     attribute: bool,
-    /// Nothing is copied, and the check ends at the first value that would be.
+    /// True if nothing is copied, and the check ends at the first value to copy.
     only_find: bool,
-    /// A value that would be copied was found.
+    /// True if a value to copy was found.
     found: bool,
-    /// A namespace, a loop or a module was found.
+    /// True if a namespace, a loop or a module was found.
     loose: bool,
-    /// The members on all levels.
+    /// The number of members on all levels.
     size: usize,
-    /// The members that were visited, and for which no fuel was taken yet.
+    /// The number of visited members whose fuel is not charged yet.
     unpaid: usize,
 }
 
@@ -85,7 +85,7 @@ impl Check<'_, '_, '_> {
         self.pay(MEMBERS)
     }
 
-    /// Notes a namespace, a loop or a module. They are not visited: a namespace may contain itself.
+    /// Records a namespace, a loop or a module. They are not visited, because a namespace may contain itself.
     fn loose(&mut self) -> Result<(), Error> {
         self.loose = true;
         if self.attribute {
@@ -96,7 +96,7 @@ impl Check<'_, '_, '_> {
         Ok(())
     }
 
-    /// Takes the fuel for what was visited, once it is at least this many members.
+    /// Charges the fuel for the visited members, once there are at least this many.
     fn pay(&mut self, least: usize) -> Result<(), Error> {
         if self.unpaid < least {
             return Ok(());
@@ -105,13 +105,13 @@ impl Check<'_, '_, '_> {
         self.state.consume_fuel(u64::try_from(members.div_ceil(MEMBERS)).unwrap_or(u64::MAX))
     }
 
-    /// Checks a value. Lists and maps that the engine computes on demand are copied, because they hold values that they
-    /// never show: `[x][1:]` holds x.
+    /// Checks a value. Lists and maps that the engine computes on demand are copied, because they hold hidden values:
+    /// `[x][1:]` holds x.
     fn value(&mut self, value: Value, depth: usize) -> Result<Checked, Error> {
         self.visit(1)?;
         let Some(object) = value.as_object() else { return Ok(Checked::same(value)) };
         if let Some(list) = object.downcast_ref::<Copied>() {
-            // A value may contain the same list many times: what reads the value visits it as often.
+            // A value may contain the same list many times. It counts each time, because readers visit it each time.
             self.visit(list.size)?;
             if list.loose {
                 self.loose()?;
@@ -119,7 +119,7 @@ impl Check<'_, '_, '_> {
             let height = list.height;
             return if depth + height > DEPTH { Err(too_deep()) } else { Ok(Checked { value, copied: false, height }) };
         }
-        // Objects of this crate are data of the node, of a bounded depth; to visit them would record reads.
+        // Objects of this crate are data of the node with a limited depth. Visiting them would record reads.
         if object.type_name().starts_with(env!("CARGO_CRATE_NAME")) {
             return Ok(Checked::same(value));
         }
@@ -180,7 +180,7 @@ impl Check<'_, '_, '_> {
             }
         }
         if let Some(known) = &known {
-            // The members that are the same were checked, and not visited again.
+            // The common members are already checked, and not visited again.
             height = height.max(known.height - 1);
             self.size = self.size.saturating_add(known.size);
             self.visit(0)?;
@@ -234,36 +234,36 @@ fn too_deep() -> Error {
     wrong(format!("a value that set assigns is nested more than {DEPTH} deep"))
 }
 
-/// Returns true for a list that may hold more than its members.
+/// Returns whether a list may hold more than its members.
 fn is_computed_list(object: &DynObject) -> bool {
     object.repr() == ObjectRepr::Iterable || object.type_name().ends_with("::MergeSeq")
 }
 
-/// Returns true for a map of data. The others are namespaces, loops, modules and macros.
+/// Returns whether a map is data. Other maps are namespaces, loops, modules and macros.
 fn is_map(object: &DynObject) -> bool {
     is_plain_map(object) || ["::MergeDict", "::KwargsValues"].iter().any(|name| object.type_name().ends_with(name))
 }
 
-/// Returns true for a map that holds no more than its members.
+/// Returns whether a map holds only its members.
 fn is_plain_map(object: &DynObject) -> bool {
     object.type_name().contains("::IndexMap<") || object.type_name().contains("::BTreeMap<")
 }
 
-/// The bytes of one entry of a map or tuple that is copied.
+/// The bytes of one entry of a copied map or tuple.
 const ENTRY: usize = 64;
 
-/// The copy of a list. It costs no fuel, because a loop that appends to a list makes one each time and drops the one
-/// before. Its memory is bounded instead.
+/// The copy of a list. It costs no fuel, because a loop that appends to a list copies it each time and drops the
+/// previous copy. Its memory is limited instead.
 #[derive(Debug)]
 struct Copied {
     members: Members,
-    /// The levels of lists and maps, with this one.
+    /// The depth of lists and maps, including this list.
     height: usize,
-    /// The members on all levels.
+    /// The number of members on all levels.
     size: usize,
-    /// A member is a namespace, a loop or a module.
+    /// True if a member is a namespace, a loop or a module.
     loose: bool,
-    /// The list is a group of `groupby`, whose members have names too.
+    /// True for a group of `groupby`, whose members have names, too.
     group: bool,
 }
 
@@ -286,10 +286,11 @@ impl Object for Copied {
     }
 }
 
-/// The lists that were copied last. A loop that appends to a list of maps would else check all of its members each time.
+/// The lists that were copied last. Without them, a loop that appends to a list of maps would check all its members
+/// each time.
 struct Recent;
 
-/// The lists that a loop may append to.
+/// Maximum number of remembered lists.
 const RECENT: usize = 8;
 
 impl Recent {
@@ -300,7 +301,7 @@ impl Recent {
         });
     }
 
-    /// Returns a list that begins with the same first member and is not longer. Each of its members was checked.
+    /// Returns a remembered list with the same first member that is not longer. Each of its members is already checked.
     fn start_of(value: &Value) -> Option<Arc<Copied>> {
         let first = value.try_iter().ok()?.next()?;
         let length = value.len()?;
@@ -314,7 +315,7 @@ impl Recent {
     }
 }
 
-/// Returns true for two values that are the same list or map in memory.
+/// Returns whether two values are the same list or map in memory.
 fn is_same(a: &Value, b: &Value) -> bool {
     a.as_object().is_some() && b.as_object().is_some() && is_sameas(a, b)
 }
@@ -322,11 +323,11 @@ fn is_same(a: &Value, b: &Value) -> bool {
 thread_local! {
     static LAST: RefCell<Vec<Weak<Copied>>> = const { RefCell::new(Vec::new()) };
 
-    /// The bytes of the lists that were copied by renderings of this thread and are not yet dropped.
+    /// The bytes of copied lists of this thread that are not dropped yet.
     static HELD: Arc<AtomicUsize> = Arc::default();
 }
 
-/// Members of a list, whose bytes are counted until they are dropped.
+/// The members of a list. Their bytes are counted until they are dropped.
 #[derive(Debug)]
 struct Members {
     list: Vec<Value>,

@@ -49,7 +49,7 @@ fn list(filter: &str, value: &Value) -> Result<Vec<Value>, Error> {
     }
 }
 
-/// The fuel of comparing two values, in bytes.
+/// The fuel for comparing two values, in bytes.
 const COMPARISON: usize = 8;
 
 fn unique(state: &State<'_, '_>, members: impl Iterator<Item = Value>) -> Result<Value, Error> {

@@ -76,7 +76,7 @@ enum Style {
     Lines(usize),
 }
 
-/// JSON as Python writes it: `, ` and `: ` on one line, all but ASCII escaped; the nice form with sorted keys.
+/// Returns JSON as Python writes it: `, ` and `: ` on one line, all but ASCII escaped. The nice form has sorted keys.
 fn json(value: &Value, style: Style) -> Result<String, Error> {
     let mut value = serde_json::to_value(value).map_err(|error| wrong(format!("to_json: {error}")))?;
     let mut out = Bounded::default();

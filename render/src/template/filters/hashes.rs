@@ -21,13 +21,13 @@ pub(super) fn add(environment: &mut Environment<'static>) {
     metered::add(environment, "password_hash", password_hash);
 }
 
-/// The rounds of sha512 that may be asked for. The most take about half a second.
+/// The allowed rounds of sha512. The maximum takes about half a second.
 const ROUNDS: std::ops::RangeInclusive<usize> = 1_000..=999_999;
 
-/// The longest password: the time of each round grows with it.
+/// Maximum length of a password. The time of each round grows with it.
 const LONGEST: usize = 1_024;
 
-/// The fuel of one yescrypt hash, so that one rendering makes at most 40 (each takes about 20 ms and 16 MiB).
+/// The fuel of one yescrypt hash, in bytes. It limits a rendering to 40 hashes, which take about 20 ms and 16 MiB each.
 const YESCRYPT_BYTES: usize = 6 << 20;
 
 fn password_hash(
@@ -55,7 +55,7 @@ fn password_hash(
             if !ROUNDS.contains(&rounds) {
                 return Err(wrong("password_hash: rounds are from 1000 to 999999"));
             }
-            // Two hashes of the most rounds use up the fuel. The longer the password, the longer a round takes.
+            // Two hashes with the maximum of rounds use up the fuel. Each round takes longer for a longer password.
             charge(state, rounds.saturating_mul(128 + 2 * password.len()))?;
             sha512(password, salt, rounds)
         }

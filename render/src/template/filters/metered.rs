@@ -1,4 +1,4 @@
-//! Filters that pay for what they read and make.
+//! Filters that cost fuel for their input and output.
 
 use minijinja::{
     Environment, Error, ErrorKind, State,
@@ -12,19 +12,19 @@ use crate::template::{
     trace,
 };
 
-/// The bytes that one unit of fuel pays for, as in the engine.
+/// The number of bytes for one unit of fuel, as in the engine.
 const BYTES_PER_FUEL: u64 = 64;
 
-/// Takes the fuel for a number of bytes that a filter reads or makes.
+/// Charges the fuel for the bytes that a filter reads or makes.
 ///
 /// # Errors
-/// When the rendering has used up its fuel.
+/// If the rendering has no fuel left.
 pub(super) fn charge(state: &State<'_, '_>, bytes: usize) -> Result<(), Error> {
     state.consume_fuel(u64::try_from(bytes).unwrap_or(u64::MAX) / BYTES_PER_FUEL + 1)
 }
 
-/// Adds a filter that pays for the size of its arguments before it runs, and for that of its result. It never sees
-/// values that are nested deeper than data may be, or larger than the output of a template.
+/// Adds a filter that costs fuel for its arguments before it runs, and for its result. It never gets values that are
+/// nested deeper than data may be, or larger than the output of a template.
 pub(super) fn add<F, Rv, Args>(environment: &mut Environment<'static>, name: &'static str, filter: F)
 where
     F: Function<Rv, Args>,
@@ -38,7 +38,7 @@ where
             weigh(state, name, argument)?;
         }
         let result = own.call(state, &arguments)?;
-        // The engine charges for text that a filter returns.
+        // The engine itself charges for text that a filter returns.
         if result.as_object().is_some() {
             weigh(state, name, &result)?;
         }
@@ -46,18 +46,18 @@ where
     });
 }
 
-/// Takes the fuel for making text of a value. The engine itself charges for the text when it is made: a list of a long
-/// text many times would first use up the memory.
+/// Charges the fuel for the conversion of a value to text. The engine charges only after the conversion: a list that
+/// repeats a long text would first exhaust the memory.
 pub(super) fn charge_text(state: &State<'_, '_>, what: &str, value: &Value) -> Result<(), Error> {
     if value.as_object().is_some() { weigh(state, what, value).map(drop) } else { Ok(()) }
 }
 
-/// Takes the fuel for reading a value, and returns its weight.
+/// Charges the fuel for reading a value, and returns its weight.
 pub(super) fn weigh(state: &State<'_, '_>, what: &str, value: &Value) -> Result<Weight, Error> {
     let weight = if value.as_object().is_none() {
         Weight { bytes: value.as_str().map_or(0, str::len), height: 0 }
     } else {
-        // To measure a value is not to use it: what the filter reads is recorded when the filter runs.
+        // Measuring a value is not reading it. The reads are recorded when the filter runs.
         let (weight, _) = trace::traced(|| tainted::weight(value));
         weight.map_err(|why| wrong(format!("{what}: {why}")))?
     };
@@ -65,12 +65,12 @@ pub(super) fn weigh(state: &State<'_, '_>, what: &str, value: &Value) -> Result<
     Ok(weight)
 }
 
-/// A writer that takes no more than the output of a template.
+/// A writer that accepts at most the output size of a template.
 #[derive(Default)]
 pub(super) struct Bounded(Vec<u8>);
 
 impl Bounded {
-    /// The text that was written.
+    /// Returns the written text.
     pub(super) fn text(self) -> Result<String, Error> {
         String::from_utf8(self.0).map_err(|error| Error::new(ErrorKind::BadSerialization, error.to_string()))
     }

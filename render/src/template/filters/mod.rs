@@ -1,5 +1,5 @@
-//! The filters beside minijinja's own. They give what Ansible's filters of the same names give; where they
-//! differ, tests/tests/filters.rs lists it.
+//! Towpath's own filters. They return the same as Ansible's filters of the same names. tests/tests/filters.rs lists the
+//! differences.
 
 mod addresses;
 mod assigned;
@@ -53,7 +53,7 @@ pub(super) const OWN: [&str; 31] = [
     "to_duration",
 ];
 
-/// The engine's own that are used most, for hints.
+/// The most used filters of the engine, for hints.
 pub(super) const COMMON: [&str; 24] = [
     "upper",
     "lower",
@@ -94,7 +94,7 @@ pub(super) fn add(environment: &mut Environment<'static>) {
     selection::add(environment);
 }
 
-/// Writes a value to the output. Lists and maps pay before they become text, as in filters.
+/// Writes a value to the output. Lists and maps cost fuel before they become text, as in filters.
 pub(super) fn write(out: &mut Output<'_>, state: &mut State<'_, '_>, value: &Value) -> Result<(), Error> {
     metered::charge_text(state, "output", value)?;
     minijinja::escape_formatter(out, state, value)

@@ -1,4 +1,4 @@
-//! The filters of the engine that make text of lists and maps.
+//! Filters of the engine that convert lists and maps to text.
 
 use std::borrow::Cow;
 
@@ -13,10 +13,10 @@ use super::{
     metered::{charge_text, weigh},
 };
 
-/// The widest indentation of JSON.
+/// Maximum indentation of JSON.
 const WIDEST: usize = 16;
 
-/// A filter of the engine that makes text of its first argument.
+/// Adds a filter of the engine that converts its first argument to text.
 macro_rules! add_text {
     ($environment:expr, $name:literal, |$state:ident, $value:ident $(, $argument:ident: $kind:ty)*| $call:expr) => {
         $environment.add_filter($name, |$state: &mut State<'_, '_>, $value: &Value $(, $argument: $kind)*| {
@@ -60,7 +60,7 @@ pub(super) fn add(environment: &mut Environment<'static>) {
     add_all(environment, "format", filters::format);
 }
 
-/// Adds a filter of the engine that makes text of any of its arguments.
+/// Adds a filter of the engine that converts any of its arguments to text.
 fn add_all<F, Rv, Args>(environment: &mut Environment<'static>, name: &'static str, filter: F)
 where
     F: Function<Rv, Args>,
@@ -77,7 +77,7 @@ where
     });
 }
 
-/// The engine exports its filter without the count.
+/// The engine's exported filter has no count.
 fn replace(
     state: &mut State<'_, '_>,
     value: &Value,
@@ -95,7 +95,7 @@ fn replace(
         None => options.get::<Option<i64>>("count")?,
     };
     options.assert_all_used()?;
-    // As in Python, a negative count replaces all.
+    // As in Python, a negative count replaces all occurrences.
     let Some(count) = count.and_then(|count| usize::try_from(count).ok()) else {
         let [value, from, to] = [value, from, to].map(|argument| StringInput::new(state, argument));
         return filters::replace(state, value?, from?, to?);

@@ -1,4 +1,4 @@
-//! basename, dirname, splitext: as Python's os.path has them.
+//! basename, dirname, splitext: as in Python's os.path.
 
 use minijinja::{Environment, value::Value};
 

@@ -1,4 +1,4 @@
-//! selectattr and rejectattr: the engine's own, but the attributes that they test do not taint what they select.
+//! selectattr and rejectattr: the engine's filters, without taint from the attributes that they test.
 
 use minijinja::{
     Environment, Error, State,
@@ -7,7 +7,7 @@ use minijinja::{
 
 use crate::template::trace;
 
-/// The engine's own filters, by the names under which they are kept.
+/// The engine's filters, and the names under which they are kept.
 const OWN: [(&str, &str); 2] =
     [("selectattr", "selectattr (of the engine)"), ("rejectattr", "rejectattr (of the engine)")];
 
@@ -22,12 +22,12 @@ pub(super) fn add(environment: &mut Environment<'static>) {
 }
 
 fn select(state: &mut State<'_, '_>, own: &str, list: Value, test: Rest<ValueOrKwargs>) -> Result<Value, Error> {
-    // What the list itself is made of is read here, where it counts.
+    // The list itself is read here, so that its own taint is recorded.
     let members = if list.is_undefined() { list } else { list.try_iter()?.collect::<Vec<Value>>().into() };
     let arguments: Vec<Value> = std::iter::once(members).chain(test.into_values()).collect();
     let (selected, read) = trace::traced(|| state.apply_filter(own, &arguments));
     if selected.is_err() {
-        // The message of the error may quote an attribute.
+        // The error message may quote an attribute.
         trace::record(&read);
     }
     selected

@@ -30,8 +30,8 @@ fn regex(pattern: &str, options: &Kwargs) -> Result<Regex, Error> {
     })
 }
 
-/// Takes the fuel for a search: a step for each byte of the text and for each state of the pattern, of which repetitions
-/// like `{1000}` make many.
+/// Charges the fuel for a search: a step for each byte of the text and each state of the pattern. Repetitions like
+/// `{1000}` have many states.
 fn charge_search(state: &State<'_, '_>, pattern: &str, text: &str) -> Result<(), Error> {
     let mut states = pattern.len();
     for part in pattern.split('{').skip(1) {
@@ -42,14 +42,14 @@ fn charge_search(state: &State<'_, '_>, pattern: &str, text: &str) -> Result<(),
     charge(state, text.len().saturating_mul(1 + states / 64))
 }
 
-/// Takes the fuel for one of several matches: after each, a search for something of any length may read all the rest of
-/// the text again.
+/// Charges the fuel for one of several matches. After each, a search for a pattern without a fixed length may read the
+/// rest of the text again.
 fn charge_match(state: &State<'_, '_>, pattern: &str, text: &str, end: usize) -> Result<(), Error> {
     let any_length = pattern.contains(['*', '+']) || pattern.contains(",}");
     if any_length { charge(state, text.len().saturating_sub(end) / 16) } else { Ok(()) }
 }
 
-/// Python's `\1` and `\g<name>` in the crate's `${1}` and `${name}`.
+/// Converts Python's `\1` and `\g<name>` to the crate's `${1}` and `${name}`.
 fn replacement(text: &str) -> String {
     let mut out = String::new();
     let mut rest = text;
@@ -172,7 +172,7 @@ fn quote(text: &str) -> String {
     format!("'{}'", text.replace('\'', "'\"'\"'"))
 }
 
-/// Bytes of `10M`, `1.5 GiB`, `512`; all units are powers of 1024, as in Ansible.
+/// Returns the bytes of `10M`, `1.5 GiB` or `512`. All units are powers of 1024, as in Ansible.
 pub(crate) fn human_to_bytes(text: &str) -> Result<u64, String> {
     let wrong = || format!("{text:?} is no size in bytes");
     let trimmed = text.trim();
