@@ -54,7 +54,8 @@ pub(crate) fn excerpt(line: &str, column: usize) -> (String, usize) {
     if shown.is_empty() { (line.chars().take(160).collect(), 1) } else { (shown, column - first) }
 }
 
-/// Returns a text in which URLs have no password, query, fragment, and user except of ssh: a token may be in each.
+/// Returns a text without the secret parts of its URLs. Removed are password, query, fragment, and the user except of
+/// ssh.
 pub(crate) fn without_credentials(text: &str) -> String {
     let delimiter = |c: char| c.is_whitespace() || c.is_control() || "\"'<>()`,".contains(c);
     text.split_inclusive(delimiter)

@@ -133,7 +133,7 @@ impl Node {
         self.step(Input::RejectedLocally(rejected));
     }
 
-    /// Follows an acceptance that peers have and the data store does not: the store was rolled back, or hides the
+    /// Follows an acceptance that peers have and the data store does not. The store was rolled back, or hides the
     /// record. A failure blocks nothing, as the store does not contain the record. Returns whether a record was
     /// adopted.
     fn adopt_from_peers(&mut self, disk: &Accepted, stored: u64) -> bool {

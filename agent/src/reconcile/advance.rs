@@ -102,7 +102,7 @@ impl Node {
 
     fn accept(&mut self, disk: &Accepted, looked: Looked, set: Arc<ObjectSet>) {
         if self.is_rejected().is_some() || self.unfollowed.as_ref().is_some_and(NotFollowed::blocks) {
-            // A node that the fleet rejects proposes nothing. Neither does a node that must first follow a newer record.
+            // A node that the fleet rejects, or that must first follow a newer record, proposes nothing.
             self.fall_back(disk);
             return;
         }

@@ -172,7 +172,7 @@ impl Step<'_> {
     }
 
     /// Brings the commit of a branch into the mirror. It must be reachable from the ref that the git server shows
-    /// (P140): a signature alone does not prove that a commit belongs to this branch. While the git server does not
+    /// (P140). A signature alone does not prove that a commit belongs to this branch. While the git server does not
     /// answer, a signed commit may come from another node.
     fn fetch_branch(&self, signed: bool) -> Result<(), Unfollowed> {
         let shown = || self.mirror.contains(self.commit) && self.mirror.has_shown(self.commit).unwrap_or(false);

@@ -146,8 +146,8 @@ impl Handle {
         self.lock().revision.as_ref().map(|revision| revision.set.nodes.contains_key(name))
     }
 
-    /// Returns the reason to reject a caller: its certificate is revoked, or it is a node with another key than the
-    /// known one. `None` if it is admitted.
+    /// Returns the reason to reject a caller. Its certificate may be revoked, or it may be a node with another key than
+    /// the known one. `None` if it is admitted.
     pub fn refuses(&self, caller: &Subject, serial: Option<&str>) -> Option<String> {
         let signer = self.lock().signer.clone()?;
         let node = (caller.role == Role::Node).then_some(caller.name.as_str());

@@ -63,8 +63,8 @@ impl Node {
         known.iter().all(|(name, known)| facts.get(name) == Some(known))
     }
 
-    /// Returns the result of a run if the steady state of the last agent still holds: source, settings, facts and files
-    /// are unchanged. Nothing is loaded for this check. `None` if a full run is needed.
+    /// Returns the result of a run if the steady state of the last agent still holds. Sources, settings, facts and
+    /// files must be unchanged. Nothing is loaded for this check. `None` if a full run is needed.
     pub(super) fn settled_before(&mut self) -> Option<Ended> {
         let coordinated = self.settings.coordinated();
         let quiet = self.state.is_applied() && self.state.troubles.is_empty() && self.state.stalls.is_empty();

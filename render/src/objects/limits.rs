@@ -1,5 +1,4 @@
-//! Limits of a Namespace: the nodes that its objects may select, and the modules, commands and sources that its tasks
-//! may use.
+//! Limits of a Namespace: on the nodes that its objects select, and on the modules, commands and sources of its tasks.
 //!
 //! All readers of targets or tasks use these checks, so that no kind of object is missed.
 

@@ -46,8 +46,7 @@ fn each(count: usize, object: impl Fn(usize) -> String) -> String {
     (0..count).map(object).collect::<Vec<_>>().join("---\n")
 }
 
-/// Returns the steps of a load of these objects in one file, of the search for untrusted values, and of one node's
-/// view.
+/// Returns the steps for these objects in one file: of the load, the search for untrusted values, and one node's view.
 fn steps(objects: &str) -> usize {
     let source = |name: &str, text: &str| SourceTree {
         name: name.to_owned(),

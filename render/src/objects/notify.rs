@@ -11,8 +11,7 @@ use super::{
 };
 use crate::{document::At, problem::Finding};
 
-/// Adds a restart handler for each service of a book with `autoNotify`, and lets the tasks that affect the service
-/// notify it.
+/// Adds a restart handler for each service of a book with `autoNotify`. The tasks that affect the service notify it.
 pub(super) fn add(loader: &mut Loader<'_>, book: &mut Book) {
     let mut handlers = Vec::new();
     for at in 0..book.tasks.len() {

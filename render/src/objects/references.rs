@@ -354,7 +354,7 @@ fn rollout_sense(loader: &mut Loader<'_>) {
     report(loader, findings);
 }
 
-/// Reports Secrets without exactly one origin, with an unencrypted value, or with an origin that their Namespace forbids.
+/// Reports Secrets without exactly one origin. Also reports unencrypted values, and origins that the Namespace forbids.
 fn secrets(loader: &mut Loader<'_>) {
     let mut findings = Vec::new();
     for object in loader.set.objects.values().filter(|object| object.key.kind == "Secret") {

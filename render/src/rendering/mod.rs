@@ -207,8 +207,8 @@ impl Renderer {
     /// Renders the parameters of a task's module, and checks them against the schema.
     ///
     /// # Errors
-    /// If a template fails, returns a value that the schema rejects, or returns an untrusted value for a parameter that
-    /// forbids it.
+    /// If a template fails, or its value does not fit the schema. Also if a value is untrusted and its parameter
+    /// forbids that.
     pub fn params(&self, task: &Task, item: Option<&Item>) -> Result<Rendered<Tainted<Value>>, RenderError> {
         let Some(module) = &task.module else { return Ok(Rendered::Ready(Tainted::default())) };
         let place = task.place.key(module.name);
@@ -328,7 +328,8 @@ impl Renderer {
         self.with_vars(&task.within, scope, &task.vars, &task.place.key("vars"))
     }
 
-    /// Returns the scope of the tasks of an include: the scope of the book, and the vars of all includes around them.
+    /// Returns the scope of the tasks of an include. It contains the scope of the book, and the vars of all outer
+    /// includes.
     fn within_scope(&self, within: &Within, place: &Place) -> Result<Scope, RenderError> {
         let Some(outer) = &within.outer else { return Ok(self.scope.clone()) };
         let scope = self.within_scope(outer, place)?;

@@ -1,8 +1,8 @@
 //! Limits of templates that let the engine work within the stack of a thread.
 //!
 //! The parser and the compiler of the engine recurse, and so does the release of nested values. The text determines
-//! their depth, so it is limited here. Limited are the length of chains of operators, the number of nested `elif`, and
-//! the depth of values that `set` assigns.
+//! their depth, so it is limited here. The limits apply to chains of operators, to nested `elif`, and to the values
+//! that `set` assigns.
 
 use std::{borrow::Cow, ops::Range};
 
@@ -12,10 +12,10 @@ use super::syntax_config;
 
 /// Maximum number of chained operators, filters and attributes in one expression.
 ///
-/// The agent renders on threads with a stack of 2 MiB: the loop of the agent, and one thread for each task of a parallel
-/// book. Measured with the release build, a link of a chain takes at most 0.36 KiB, an `elif` 1.1 KiB, a block 2 KiB, a
-/// level of a value 0.9 KiB. The deepest text, with the engine's 150 blocks, all `elif` and the longest chain in them,
-/// takes 391 KiB, which is less than a fifth of the stack.
+/// The agent renders on threads with a stack of 2 MiB: its loop, and one thread for each task of a parallel book. These
+/// are the costs in the release build: at most 0.36 KiB for a link of a chain, 1.1 KiB for an `elif`, 2 KiB for a
+/// block, 0.9 KiB for a level of a value. The deepest text has the engine's 150 blocks, all `elif`, and the longest
+/// chain in them. It takes 391 KiB, less than a fifth of the stack.
 const CHAIN: usize = 400;
 
 /// Maximum number of `elif` in all open `if` of a template.

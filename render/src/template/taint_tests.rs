@@ -14,8 +14,8 @@ use crate::{
     tree::MemoryTree,
 };
 
-/// Filters with a tainted value in each position. `s` is text, `i` a number, `l` a list of texts, `d` a map, `rows` a list
-/// of maps, `j` JSON text, `b` base64, `ip` an address; each is tainted as a whole.
+/// Filters with a tainted value in each position. Each value is tainted as a whole. `s` is text, `i` a number, `l` a
+/// list of texts, `d` a map and `rows` a list of maps. `j` is JSON text, `b` base64 and `ip` an address.
 const FILTERS: [(&str, &[&str]); 76] = [
     ("abs", &["vars.i | abs"]),
     ("attr", &["vars.d | attr('a')", "{'abc': 1, 'x': 2} | attr(vars.s)"]),

@@ -158,7 +158,7 @@ const VALUE_COST: usize = 32;
 /// taints that the template has read.
 ///
 /// # Errors
-/// If the value is larger than the output of a template may be, is nested too deep, or cannot be data.
+/// If the value is too large for the output of a template, is nested too deep, or cannot be data.
 pub(super) fn extract(value: &Value) -> Result<Tainted<Json>, String> {
     let mut extraction = Extraction { left: super::OUTPUT };
     let (json, draft) = extraction.value(value, 0)?;

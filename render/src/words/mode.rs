@@ -17,7 +17,7 @@ pub fn mode(text: &str) -> Result<u32, Finding> {
 
 /// Returns the correct spelling of a mode that was written as a number.
 pub fn mode_spelling(number: i64) -> String {
-    // YAML parsers read 0o644 as 420 and 0o755 as 493. Other numbers of three octal digits were written without a prefix.
+    // YAML parsers read 0o644 as 420 and 0o755 as 493. Other numbers of three octal digits were written without prefix.
     let as_written = number.to_string();
     let octal = as_written.len() == 3 && as_written.bytes().all(|digit| (b'0'..=b'7').contains(&digit));
     if octal && number != 420 && number != 493 { format!("\"0{as_written}\"") } else { format!("\"{number:04o}\"") }

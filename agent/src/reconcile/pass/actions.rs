@@ -422,7 +422,7 @@ fn remembered(result: Option<&Value>) -> Value {
     Value::Object(kept.collect())
 }
 
-/// Waits. Returns false if it must stop meanwhile.
+/// Waits, and returns false if it must stop meanwhile.
 fn pause(time: std::time::Duration, stop: impl Fn() -> bool) -> bool {
     let step = std::time::Duration::from_millis(50);
     let mut left = time;

@@ -1,5 +1,4 @@
-//! Removals within the rollout of their book: in its wave, its slot and its window, between its `before` and `after`
-//! tasks.
+//! Removals within the rollout of their book: in its wave, slot and window, between its `before` and `after` tasks.
 
 use std::sync::Arc;
 
@@ -15,9 +14,9 @@ use super::{
 };
 use crate::reconcile::runs::Run;
 
-/// Runs work that is not a task of the book within the book's rollout. The work returns whether it failed. Returns its
-/// result and the outcomes of the tasks around it. A book without a rollout runs the work at once. With `begins` unset,
-/// the node only ends what it began, and does not ask to enter.
+/// Runs work within the rollout of a book, although it is not a task of the book. The work returns its result, and
+/// whether it failed. Returns that result, and the outcomes of the tasks around it. A book without a rollout runs the
+/// work at once. With `begins` unset, the node only ends what it began, and does not ask to enter.
 pub(super) fn framed<T>(
     pass: &Pass<'_>,
     book: &Arc<Book>,

@@ -122,7 +122,7 @@ pub(super) fn managed(options: &Options, identity: &str, context: &Context<'_>) 
     all
 }
 
-/// Returns the part of a definition that depends on the source: the bytes of a script, or the id of a copied file.
+/// Returns the source's part of a definition. That is the bytes of a script, or the id of a copied file.
 fn source_id(renderer: &Renderer, task: &Task, options: &Options, params: &Value) -> Option<Vec<u8>> {
     let source = params.get("source").and_then(Value::as_str)?;
     let tree = renderer.tree(task)?;

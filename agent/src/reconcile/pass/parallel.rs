@@ -10,8 +10,8 @@ use super::book::BookRun;
 const AT_ONCE: usize = 16;
 
 impl BookRun<'_, '_> {
-    /// Runs the tasks of a wave concurrently. In a book with a slot or with tasks before or after it, they run one by
-    /// one: the first change of any of them opens the frame for all.
+    /// Runs the tasks of a wave concurrently. In a coordinated book, or one with tasks before or after it, they run one
+    /// by one. There, the first change of any task acquires the slot and runs the `before` tasks for all.
     pub(super) fn wave(&mut self, tasks: &[&Task]) {
         let framed =
             !self.book.rollout.before.is_empty() || !self.book.rollout.after.is_empty() || self.in_segment.is_some();

@@ -37,8 +37,8 @@ pub(super) fn remember(pass: &Pass<'_>, book: &Book, managed: &BTreeSet<Managed>
     }
 }
 
-/// Prunes items that books no longer mention, and items of books that are gone. Nothing is pruned while the items of
-/// some book of this node are unknown: an item may have moved to that book.
+/// Prunes items that books no longer mention, and items of books that are gone. If the items of any book of this node
+/// are unknown, nothing is pruned: an item may have moved to that book.
 pub(super) fn all(
     pass: &Pass<'_>,
     managed: &BTreeMap<String, Option<BTreeSet<Managed>>>,
@@ -59,8 +59,8 @@ pub(super) fn all(
     books.extend(abandoned_books(pass, &everything));
 }
 
-/// Ends failed removals in a pass that cannot prune. A node that was kept out of service for one returns: the next
-/// attempt may be far off, and a rollout must not wait for it.
+/// Ends failed removals in a pass that cannot prune. The nodes that they kept out of service return. The next attempt
+/// may be far off, and a rollout must not wait for it.
 fn none_now(pass: &Pass<'_>, books: &mut [BookOutcome]) {
     for book in pass.view.books.iter().filter(|book| !pass.plan && still_there(pass, book)) {
         let mut changes = Changes::default();
@@ -129,7 +129,7 @@ fn mentioned_no_more(
         return outcomes;
     }
     if waits && !owed {
-        // Nothing is left to remove. The frame of the failed removal ends, and the node returns to service.
+        // Nothing is left to remove. The node ends what the failed removal began, and returns to service.
         let (ended, around) = framed(pass, book, false, || ((), false));
         outcomes.extend(around);
         match ended {
@@ -270,8 +270,8 @@ impl Removal<'_> {
 /// The rank of plain content.
 const FILES: u8 = 2;
 
-/// Returns the rank of a module in the order of removal: services, units, files, mounts and sysctls, packages, their
-/// repositories, accounts.
+/// Returns the rank of a module in the order of removal. Services come first, then units, files, mounts with sysctls,
+/// packages, package repositories, users and groups.
 fn rank(module: &str) -> u8 {
     match module {
         "service" => 0,

@@ -1,4 +1,4 @@
-//! The frame of a segment on this node: its `before` tasks, its handlers and its `after` tasks.
+//! Begin and end of a segment on this node: the `before` tasks, the handlers and the `after` tasks.
 
 use std::{collections::BTreeMap, sync::Arc};
 
@@ -12,7 +12,7 @@ use super::{
 };
 
 impl BookRun<'_, '_> {
-    /// Returns whether the `before` tasks of the current segment have succeeded. `None` if no framed segment has begun.
+    /// Returns whether the `before` tasks of the current segment have succeeded. `None` if no segment with such tasks has begun.
     pub(super) fn segment(&self) -> Option<bool> {
         self.pass.machine.record(&format!("segment/{}", self.book.id()))
     }
@@ -59,8 +59,7 @@ impl BookRun<'_, '_> {
         if self.book.rollout.before.is_empty() && self.book.rollout.after.is_empty() || self.segment().is_none() {
             return;
         }
-        // A segment that was interrupted in its `before` tasks runs them again here, so that the `after` tasks can
-        // revert them.
+        // A segment that was interrupted in its `before` tasks runs them again here, so that `after` can revert them.
         if self.begin_segment().is_err() {
             return;
         }

@@ -33,8 +33,8 @@ pub(super) enum Cause {
 const BATCH: usize = 2000;
 
 impl BookRun<'_, '_> {
-    /// Returns whether a queued change touches a path that a task is about to check, a path below it, or a folder above
-    /// it.
+    /// Returns whether a queued change affects the check of a path. That is a change of the path, below it, or of a
+    /// folder above it.
     pub(super) fn waits_for(&self, path: &str) -> bool {
         let path = path.trim_end_matches('/');
         let below = format!("{path}/");

@@ -114,8 +114,8 @@ impl BookRun<'_, '_> {
         matches!(effect.ready.options.check(&context), Ok(Checked::InSync))
     }
 
-    /// Drops changes that were recorded in advance and did not run: their outcomes, their undo, and their
-    /// notifications, unless another task has notified the same handler.
+    /// Drops changes that were recorded in advance and did not run. Their outcomes, undo and notifications are removed.
+    /// A notification stays if another task has notified the same handler.
     fn never_ran(&mut self, effects: Vec<Effect>, notified: &BTreeSet<String>) {
         if effects.is_empty() {
             return;

@@ -77,7 +77,7 @@ where
     });
 }
 
-/// The engine's exported filter has no count.
+/// Replaces text, with an optional count. The engine exports its filter without one.
 fn replace(
     state: &mut State<'_, '_>,
     value: &Value,
