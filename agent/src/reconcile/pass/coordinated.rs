@@ -222,7 +222,7 @@ impl BookRun<'_, '_> {
         }
     }
 
-    /// Repeats the votes of this node that the store has lost.
+    /// Repeats the votes and the results of elected tasks that the store has lost.
     fn vote_again(&self, with: Coordination<'_>, run: &Run, done: usize) {
         for index in 0..done {
             let number = u32::try_from(index).unwrap_or(u32::MAX);

@@ -12,7 +12,8 @@ use super::{
 };
 
 impl BookRun<'_, '_> {
-    /// Returns whether the `before` tasks of the current segment have succeeded. `None` if no segment with such tasks has begun.
+    /// Returns whether the `before` tasks of the current segment have succeeded. `None` if no segment with such tasks
+    /// has begun.
     pub(super) fn segment(&self) -> Option<bool> {
         self.pass.machine.record(&format!("segment/{}", self.book.id()))
     }
