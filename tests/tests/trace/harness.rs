@@ -5,7 +5,7 @@ use std::{fs, os::unix::fs::PermissionsExt as _, path::PathBuf, sync::Arc, threa
 
 use towpath_agent::{
     config,
-    reconcile::{Node, Options},
+    reconcile::{Ended, Node, Options},
 };
 use towpath_coordination::{
     LocalStore, Store,
