@@ -471,7 +471,7 @@ mod tests {
         assert_eq!(lines[0], user.uid.to_string(), "{output:?}");
         assert_eq!(lines[1], user.gid.to_string());
         assert_eq!(lines[2], format!("{} 4 27", user.gid));
-        // The home of the account nobody is missing on most systems.
+        // Most systems have no home directory for the account `nobody`.
         assert!(lines[3] == "/" || lines[3] == user.home.display().to_string());
         assert!(!output.stdout.contains("CARGO"), "{output:?}");
         assert!(lines.contains(&"USER=nobody"));

@@ -71,7 +71,7 @@ fn a_book_is_the_same_since_the_generation_that_changed_it() {
     assert_eq!(manifest.joined[&3], ["n1", "n2"]);
     assert_eq!(manifest_of(&store, &third).unwrap().unwrap(), manifest);
     accepted(propose(&store, &third, "c1", "o"));
-    assert_eq!(manifest_of(&store, &second).unwrap(), None, "manifests that nobody needs go");
+    assert_eq!(manifest_of(&store, &second).unwrap(), None, "an old manifest is removed");
 }
 
 #[test]

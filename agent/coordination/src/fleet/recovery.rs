@@ -9,8 +9,8 @@ use crate::{
 
 /// Returns a spec for reads that concern the whole fleet. It names no real book.
 fn of_the_fleet(known: &[String]) -> RolloutSpec {
-    let nobody = "none/none".to_owned();
-    RolloutSpec { book: nobody.clone(), group: nobody, known: known.to_vec(), waves: 1, ..RolloutSpec::default() }
+    let no_book = "none/none".to_owned();
+    RolloutSpec { book: no_book.clone(), group: no_book, known: known.to_vec(), waves: 1, ..RolloutSpec::default() }
 }
 
 impl Fleet {

@@ -79,7 +79,7 @@ impl StorePosition {
             tracing::warn!(
                 was = before.0,
                 is = revision,
-                "the data store has gone back: it was restored, or begun anew"
+                "etcd is at an older revision than before: it was restored or wiped"
             );
             (known.rolled_back, known.needs_republish) = (true, true);
             known.revision = revision;
