@@ -182,8 +182,8 @@ impl Mirror {
 
     /// Verifies the signatures of a head: those of its commits, and that of its tag. Returns the signer.
     ///
-    /// A tag is verified even before the source has an accepted commit. Its signers are then only those of the key
-    /// files.
+    /// Before the source has an accepted commit, a tag that is not annotated counts if its commit is signed. An annotated
+    /// tag is always verified; then its signers are only those of the key files.
     ///
     /// # Errors
     /// The commit without a valid signature of itself or its tag, with the reason; or an error of the mirror.
@@ -191,7 +191,7 @@ impl Mirror {
         let signer = self.verify(accepted, &head.commit, now)?;
         let (Some(tag), Some(object)) = (&head.tag, head.tag_object) else { return Ok(signer) };
         let commit = self.id(&head.commit).map_err(VerifyError::Source)?;
-        if self.options.verify.mode == VerifyMode::None {
+        if self.options.verify.mode == VerifyMode::None || (accepted.is_none() && object == commit) {
             return Ok(signer);
         }
         let repository = self.open().map_err(VerifyError::Source)?;
@@ -200,7 +200,7 @@ impl Mirror {
     }
 
     /// Returns the highest tag in the mirror that names a commit and that the source may follow. If the source requires
-    /// signatures, the tag must be signed. Returns `None` if no such tag exists.
+    /// signatures, the tag must count as in [`Self::verify_head`]. Returns `None` if no such tag exists.
     ///
     /// # Errors
     /// When the keys or the mirror cannot be read.
@@ -218,7 +218,10 @@ impl Mirror {
         names.sort_by_key(|(name, _)| std::cmp::Reverse(refs::version(name)));
         if self.options.verify.mode != VerifyMode::None {
             let signers = self.tag_signers(&repository, accepted).map_err(VerifyError::Unverified)?;
-            names.retain(|(name, object)| verify::tag(&repository, name, *object, id, &signers, now).is_ok());
+            names.retain(|(name, object)| {
+                (accepted.is_none() && *object == id)
+                    || verify::tag(&repository, name, *object, id, &signers, now).is_ok()
+            });
         }
         Ok(names.into_iter().next().map(|(name, _)| name))
     }

@@ -466,17 +466,21 @@ fn pinned_source_follows_no_other_commit() {
     assert_eq!((fleet.at(), fleet.reason("Stalled").as_deref()), (before, Some("RejectedLocally")));
 }
 
-/// The tag v1 of the fleet is not annotated, so it cannot be signed.
+/// The tags v1 and v1.1.0 are not annotated, so they cannot be signed.
 #[test]
-fn new_node_adopts_no_commit_of_an_unsigned_tag() {
+fn unsigned_tag_counts_for_a_new_node_alone() {
     let mut fleet = Fleet::new("tag: \"v*\"");
-    let head = fleet.repository.head();
-    fleet.nodes.clear();
+    let first = fleet.repository.head();
     let node = fleet.open("n3", "tag: \"v*\", verify: {mode: range, keyFiles: [FOLDER/keys]}");
     fleet.nodes.push(node);
     fleet.look(2);
-    assert_eq!(fleet.at(), [(0, String::new())], "{:#?}", fleet.nodes[0].handle().status());
-    fleet.sign_tag("v1.0.1");
+    assert_eq!(fleet.at()[2].1, first, "{:#?}", fleet.nodes[2].handle().status());
+    let next = fleet.publish("next");
+    fleet.repository.git(&["push", "-q", "origin", "HEAD:refs/tags/v1.1.0"]);
+    fleet.look(4);
+    let commits: Vec<String> = fleet.at().into_iter().map(|(_, commit)| commit).collect();
+    assert_eq!(commits, [next.clone(), next.clone(), first]);
+    fleet.sign_tag("v1.2.0");
     fleet.look(3);
-    assert_eq!(fleet.at()[0].1, head, "{:#?}", fleet.nodes[0].handle().status());
+    assert_eq!(fleet.at()[2].1, next, "{:#?}", fleet.nodes[2].handle().status());
 }

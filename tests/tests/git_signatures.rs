@@ -239,17 +239,19 @@ fn tags_must_be_annotated_signed_and_of_their_own_name() {
     tags.signer.commit(&tags.repository, "two");
     tags.tag(&["-s", "-m", "two", "v1.1.0"]);
     assert_eq!(tags.head(accepted).1, Ok(()));
+    let refused_for = |accepted: Option<&str>, name: &str, why: &str| {
+        let (head, verified) = tags.head(accepted);
+        assert_eq!(head.tag.as_deref(), Some(name));
+        let found = verified.unwrap_err();
+        assert!(found.contains(why), "{name}: {found}");
+    };
     let refused = |name: &str, why: &str| {
-        // The rule also holds at the first contact.
-        for accepted in [accepted, None] {
-            let (head, verified) = tags.head(accepted);
-            assert_eq!(head.tag.as_deref(), Some(name));
-            let found = verified.unwrap_err();
-            assert!(found.contains(why), "{name}: {found}");
-        }
+        refused_for(accepted, name, why);
+        refused_for(None, name, why);
     };
     tags.tag(&["v1.2.0"]);
-    refused("v1.2.0", "not annotated");
+    refused_for(accepted, "v1.2.0", "not annotated");
+    assert_eq!(tags.head(None).1, Ok(()), "at the first contact, the signature of the commit counts");
     tags.tag(&["-a", "-m", "unsigned", "v1.3.0"]);
     refused("v1.3.0", "not signed");
     // The signed object of one version under the name of another.
@@ -270,6 +272,21 @@ fn tags_must_be_annotated_signed_and_of_their_own_name() {
     let object = tags.repository.object("tag", text.as_bytes());
     tags.repository.server(&["update-ref", "refs/tags/v1.7.0", &object]);
     refused("v1.7.0", "is bad");
+}
+
+#[test]
+fn unannotated_tag_counts_at_the_first_contact_if_its_commit_is_signed() {
+    let folder = tempfile::tempdir().unwrap();
+    let tags = Tags::new(folder.path(), "v*");
+    tags.repository.commit("unsigned");
+    tags.tag(&["v1.0.0"]);
+    assert!(tags.head(None).1.unwrap_err().contains("not signed"), "neither the tag nor the commit is signed");
+    let signed = tags.signer.commit(&tags.repository, "signed");
+    tags.tag(&["v1.1.0"]);
+    let (head, verified) = tags.head(None);
+    assert_eq!((head.commit.as_str(), verified), (signed.as_str(), Ok(())));
+    let of = |accepted| tags.mirror.tag_of(accepted, &signed, now()).unwrap();
+    assert_eq!((of(None).as_deref(), of(Some(signed.as_str()))), (Some("v1.1.0"), None));
 }
 
 #[test]
