@@ -4,6 +4,7 @@ use std::{
     collections::BTreeMap,
     fs,
     path::{Path, PathBuf},
+    process::Command,
 };
 
 /// The folders of agent/src, lowest layer first. A folder may import only lower layers.
@@ -221,4 +222,16 @@ fn the_top_level_is_fixed() {
 fn main_is_thin() {
     let main = fs::read_to_string(root().join("agent/src/main.rs")).unwrap();
     assert!(main.lines().count() <= 30);
+}
+
+/// A patch that no longer applies would be seen in the long run alone.
+#[test]
+fn seeded_faults_of_the_fuzz_targets_apply() {
+    let folder = root().join("tests/fuzz/seeded");
+    let patches: Vec<PathBuf> = fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path()).collect();
+    assert_eq!(patches.len(), 6);
+    for patch in patches {
+        let applied = Command::new("git").current_dir(root()).args(["apply", "--check"]).arg(&patch).output().unwrap();
+        assert!(applied.status.success(), "{}", String::from_utf8_lossy(&applied.stderr));
+    }
 }
