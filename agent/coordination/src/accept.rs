@@ -1,4 +1,4 @@
-//! Acceptance of a revision: any node with a candidate moves `accepted` from one generation to the next.
+//! Acceptance of a revision: any node with a candidate moves `accepted` from one generation to the next (P22).
 
 mod chain;
 mod manifest;
@@ -39,10 +39,10 @@ pub enum AcceptError {
     /// A store that did not answer.
     #[error(transparent)]
     Store(#[from] StoreError),
-    /// A record that is newer than this agent.
+    /// A record that is newer than this agent (P12).
     #[error("the record of acceptance has schema {0}, and this agent knows {SCHEMA}: upgrade the agent")]
     TooOld(u32),
-    /// A fleet that began with another first source.
+    /// A fleet that began with another first source (P18).
     #[error("the fleet was begun from {theirs}, and this node is configured with {ours}; correct its bootstrap file")]
     OtherOrigin {
         /// The origin with which generation 1 was accepted.
@@ -257,7 +257,7 @@ pub fn attempt(store: &dyn Store, proposal: &Proposal<'_>) -> Result<Attempt, Ac
                 && accepted.manifest == manifest.digest()
                 && manifest_of(store, &accepted)?.is_none()
             {
-                // The store has lost the manifest, but this node still has it.
+                // The store has lost the manifest, but this node still has it (P24).
                 manifest.put(store)?;
             }
             Ok(Attempt::Accepted(*accepted, manifest))
@@ -333,7 +333,7 @@ pub fn answers(store: &dyn Store) -> bool {
 }
 
 /// Judges a record that another node has sent. The message has no chain to check, so only the next acceptance counts. A
-/// number alone proves nothing.
+/// number alone proves nothing (P103).
 pub fn told(record: &Accepted, disk: &Accepted) -> Standing {
     match chain::standing(record, &BTreeMap::new(), disk) {
         Standing::Apart => Standing::Void(format!(

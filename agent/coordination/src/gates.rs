@@ -1,4 +1,4 @@
-//! The gates of a change. One evaluator decides and explains: it names each closed gate, and what opens it.
+//! The gates of a change. One evaluator decides and explains: it names each closed gate, and what opens it (P89).
 
 use std::fmt;
 

@@ -1,7 +1,7 @@
 //! The keys of the store. Every key is made from a [`Key`] and can be parsed back into one.
 //!
 //! Every node watches `board/`. Only one node watches its `inbox/NODE/`, and no node watches `book/`. ARCHITECTURE.md
-//! lists the keys. `signed::writers` defines which nodes may write each of them.
+//! lists the keys. `signed::writers` defines which nodes may write each of them (P3).
 
 use std::{borrow::Cow, fmt};
 

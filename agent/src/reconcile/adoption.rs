@@ -1,4 +1,4 @@
-//! Adoption of revisions that other nodes have accepted, and the reasons to ignore a record.
+//! Adoption of revisions that other nodes have accepted, and the reasons to ignore a record (P25).
 
 use std::{path::Path, sync::Arc};
 
@@ -135,7 +135,7 @@ impl Node {
 
     /// Follows an acceptance that peers have and the data store does not. The store was rolled back, or hides the
     /// record. A failure blocks nothing, as the store does not contain the record. Returns whether a record was
-    /// adopted.
+    /// adopted (P103).
     fn adopt_from_peers(&mut self, disk: &Accepted, stored: u64) -> bool {
         let Some((record, manifest)) = self.newer_of_peers(stored.max(disk.generation)) else { return false };
         let why = match accept::told(&record, disk) {

@@ -1,4 +1,5 @@
-//! From the heads of the sources to an accepted revision: the node proposes a valid candidate and shows the result.
+//! From the heads of the sources to an accepted revision: the node proposes a valid candidate and shows the
+//! result (P22).
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -23,7 +24,7 @@ use super::{
 };
 use crate::{config, report::Told};
 
-/// Maximum number of remembered rejected candidates.
+/// Maximum number of remembered rejected candidates (P23).
 const REJECTED: usize = 100;
 
 impl Node {
@@ -72,7 +73,7 @@ impl Node {
     }
 
     /// Returns the identity of the fleet, which all its nodes share. It is empty without a shared store: the bootstrap
-    /// file of a single server may change at will.
+    /// file of a single server may change at will (P18).
     pub(super) fn origin(&self) -> FleetIdentity {
         let Some(first) = self.settings.sources.first().filter(|_| self.store.shared()) else {
             return FleetIdentity::default();

@@ -69,7 +69,7 @@ impl Node {
         }
     }
 
-    /// Republishes the claims of this node after a rollback of the data store, before it makes requests.
+    /// Republishes the claims of this node after a rollback of the data store, before it makes requests (P15).
     pub(super) fn republish_claims(&mut self, revision: &Revision) {
         if !self.fleet.needs_republish() {
             return;

@@ -239,7 +239,7 @@ impl Step<'_> {
         }
     }
 
-    /// Fetches a commit from other nodes that the git server does not supply.
+    /// Fetches a commit from other nodes that the git server does not supply (P33).
     fn fetch_from_peers(&self) -> Result<(), String> {
         let options = self.mirror.options();
         let wanted = Wanted {

@@ -114,7 +114,7 @@ pub(super) fn rights(set: &ObjectSet, generation: u64, manifest: &RevisionManife
     set.books.values().filter_map(|book| of(book)).collect()
 }
 
-/// Returns whether a target may be elected for a task.
+/// Returns whether a target may be elected for a task (P79).
 pub(super) fn may_be_elected(set: &ObjectSet, task: &Task, node: &str) -> bool {
     let Some(elect) = &task.elect else { return false };
     elect.nodes.is_empty() && elect.node_groups.is_empty()
@@ -137,7 +137,8 @@ fn needs_run(set: &ObjectSet, book: &Book) -> bool {
     book.coordinated() || set.books.values().any(|other| waited_for(other))
 }
 
-/// Sorts nodes into the order in which waves take them. The order is the same on all nodes, and differs between books.
+/// Sorts nodes into the order in which waves take them. The order is the same on all nodes, and differs between
+/// books (P68).
 fn in_order(book: &str, mut nodes: Vec<String>) -> Vec<String> {
     nodes.sort_by_cached_key(|node| sha2::Sha256::digest(format!("{book}\0{node}")).to_vec());
     nodes
@@ -156,7 +157,7 @@ fn max_failures(book: &Book, of: u64) -> u64 {
     }
 }
 
-/// Returns the name of a budget, and the partition of each node in it.
+/// Returns the name of a budget, and the partition of each node in it (P67).
 fn budget(set: &ObjectSet, book: &Book, own: &str, serialize: &pb::Serialize) -> (String, BTreeMap<String, String>) {
     let group = match &serialize.slot {
         Some(slot) => format!("{}/slot={slot}", book.namespace),
@@ -180,7 +181,7 @@ fn budget(set: &ObjectSet, book: &Book, own: &str, serialize: &pb::Serialize) ->
     (group, serialize.per.as_ref().map(value).unwrap_or_default())
 }
 
-/// Returns the members of each wave, cumulative.
+/// Returns the members of each wave, cumulative (P68).
 fn waves(set: &ObjectSet, book: &Book, members: &[String]) -> Vec<BTreeSet<String>> {
     let mut taken: BTreeSet<String> = BTreeSet::new();
     let mut waves = Vec::new();

@@ -44,7 +44,7 @@ pub(super) fn of_error(error: &SourceError, name: &str) -> Trouble {
     Trouble::new(reason, message)
 }
 
-/// Returns the reason why a head may not be followed. `None` if it may.
+/// Returns the reason why a head may not be followed. `None` if it may (P28, P29).
 pub(super) fn refused(source: &Source, fetched: &Fetched, guard: Option<&Guard>) -> Option<Trouble> {
     if source.git.allow_rewind {
         return None;

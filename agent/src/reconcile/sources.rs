@@ -30,10 +30,10 @@ use crate::{
 /// Number of sources beyond which no further ones are followed.
 const MOST_SOURCES: usize = 64;
 
-/// Maximum nesting depth of sources that name further sources, and of includes.
+/// Maximum nesting depth of sources that name further sources, and of includes (P19).
 pub(super) const DEPTH: usize = 5;
 
-/// The last accepted commit of a source, against rewinds.
+/// The last accepted commit of a source, against rewinds (P29).
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) struct Guard {
     /// URL and ref. A checkpoint with another origin is ignored.
@@ -172,7 +172,7 @@ impl Sources {
 
     /// Refreshes all sources. Their heads together are the first candidate. If that does not load, each source in turn
     /// advances to its head, or stays at its accepted commit. A source that has neither a head nor an accepted commit
-    /// blocks the candidate: the node stays at its last generation.
+    /// blocks the candidate: the node stays at its last generation (P20).
     pub(super) fn look(
         &self,
         journal: &Journal,
@@ -212,7 +212,7 @@ impl Sources {
     }
 
     /// Advances sources one at a time. A source advances if its head loads together with the sources before it. Objects
-    /// of later sources that no longer fit are held, and do not block the advance.
+    /// of later sources that no longer fit are held, and do not block the advance (P21).
     fn step_by_step(
         &self,
         standings: BTreeMap<String, Standing>,
@@ -515,7 +515,7 @@ impl Sources {
         load(&trees, &pinned)
     }
 
-    /// Fetches a repository that an include names, without the fleet's credentials.
+    /// Fetches a repository that an include names, without the fleet's credentials (P116).
     fn fetch_pinned(&self, pinned: &Pinned) -> Result<Arc<dyn Tree>, SourceError> {
         use sha2::Digest as _;
         let name = format!("include-{}", &hex::encode(sha2::Sha256::digest(pinned.url.as_bytes()))[..16]);

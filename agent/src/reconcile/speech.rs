@@ -20,7 +20,7 @@ use towpath_host::{
 use super::{handle::Handle, node::NodeError, revision::Revision, runs};
 use crate::{config::Settings, report::Told};
 
-/// Number of records that may be signed before the journal must reserve more.
+/// Number of records that may be signed before the journal must reserve more (P110).
 const RESERVED: u64 = 1 << 24;
 
 /// Number of changed writers up to which each journal commit saves them. More of them are saved at an interval.

@@ -16,7 +16,7 @@ use crate::{
     store::{Op, Page, Row, Store, StoreError},
 };
 
-/// The number of links that the store keeps.
+/// The number of links that the store keeps (P24).
 pub const KEPT: u64 = 1000;
 
 /// The largest distance above the node's own generation of a record to which no chain leads. At one revision a second

@@ -1,4 +1,4 @@
-//! The manifest: the metadata of a generation that is stored next to the acceptance record.
+//! The manifest: the metadata of a generation that is stored next to the acceptance record (P24).
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -60,7 +60,7 @@ impl RevisionManifest {
         joined: &[String],
         objects: &BTreeSet<String>,
     ) -> Self {
-        // An object that was removed and returns counts as new.
+        // An object that was removed and returns counts as new (P34).
         let birth = |object: &String| self.births.get(object).copied().unwrap_or(generation);
         let births = objects.iter().map(|object| (object.clone(), birth(object))).collect();
         let books: BTreeMap<String, ManifestEntry> = digests
@@ -210,7 +210,7 @@ pub fn manifest_of(store: &dyn Store, accepted: &Accepted) -> Result<Option<Revi
     Ok(manifest.filter(|manifest| manifest.digest() == accepted.manifest))
 }
 
-/// Returns the nodes that have joined.
+/// Returns the nodes that have joined (P38).
 ///
 /// # Errors
 /// The store does not answer.

@@ -1,4 +1,4 @@
-//! The acceptance record, and the identity that all nodes of a fleet must share to follow it.
+//! The acceptance record, and the identity that all nodes of a fleet must share to follow it (P18).
 
 use std::collections::BTreeMap;
 
@@ -6,7 +6,7 @@ use serde::{Deserialize, Serialize};
 
 use super::{AcceptError, Link, RevisionManifest};
 
-/// The version of the records that this agent writes and understands.
+/// The version of the records that this agent writes and understands (P12).
 pub const SCHEMA: u32 = 1;
 
 /// The revision that the fleet has agreed on.
@@ -84,7 +84,7 @@ impl Accepted {
         }
     }
 
-    /// Returns the digest of the record, by which nodes refer to it.
+    /// Returns the digest of the record, by which nodes refer to it (P26).
     pub fn digest(&self) -> String {
         self.link().digest()
     }

@@ -134,7 +134,7 @@ fn restored(spec: &RolloutSpec, snapshot: &RunSnapshot) -> Gate {
     }
 }
 
-/// Explains that a node shows another key. It counts as lost until git names that key.
+/// Explains that a node shows another key. It counts as lost until git names that key (P145).
 pub(super) fn stranger(node: &str, keys: &[String]) -> Gate {
     let keys = keys.iter().map(|key| format!("{key:?}")).collect::<Vec<_>>().join(", ");
     Gate {

@@ -1,5 +1,5 @@
 //! Leases that a waiter depends on. Under `skip` and `fail` the run continues when the lease of a lost node ends. No
-//! watch reports that end, so a waiter decides again at that time.
+//! watch reports that end, so a waiter decides again at that time (P137).
 
 use std::{collections::BTreeSet, time::Duration};
 

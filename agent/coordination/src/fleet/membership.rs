@@ -22,13 +22,14 @@ use crate::{
     store::{Change, Compare, LeaseId, Op, Outcome, Page, Row, Store, StoreError, Txn},
 };
 
-/// The time to live of a lease.
+/// The time to live of a lease (P101).
 const TTL: Duration = Duration::from_secs(25);
 
-/// The interval at which the lease is kept alive.
+/// The interval at which the lease is kept alive (P101).
 const KEEP: Duration = Duration::from_secs(10);
 
-/// The time for which a node trusts its lease after the last answer. It is shorter than the lease, as clocks differ.
+/// The time for which a node trusts its lease after the last answer. It is shorter than the lease, as clocks
+/// differ (P93).
 const BELIEF: Duration = Duration::from_secs(20);
 
 /// The stack size of a thread that makes requests. Unoptimised builds need over 256 KiB, and unused pages cost nothing.
@@ -43,7 +44,7 @@ pub enum Poke {
     Look,
 }
 
-/// The record with which a node joins.
+/// The record with which a node joins (P109).
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", default)]
 pub struct Joined {
@@ -176,7 +177,7 @@ impl Membership {
         for prefix in ["board/".to_owned(), keys::inbox(&self.shared.node)] {
             let shared = Arc::clone(&self.shared);
             let waker = Arc::clone(&poke);
-            // The watch begins first, so that it reports every change that later reads miss.
+            // The watch begins first, so that it reports every change that later reads miss (P11).
             let first = shared.begin_watch(&prefix).ok();
             spawn("watch", move || shared.watch(&prefix, first, &waker));
         }

@@ -36,7 +36,7 @@ use store_position::StorePosition;
 /// The most attempts of one decision while other nodes change the same records.
 const TRIES: usize = 30;
 
-/// The time after which an offer that is not taken is withdrawn.
+/// The time after which an offer that is not taken is withdrawn (P57).
 const OFFER: Duration = Duration::from_secs(10);
 
 /// The age up to which a node begins with its last snapshot.
@@ -45,7 +45,7 @@ const RECENT: Duration = Duration::from_secs(1);
 /// The time for which the list of alive nodes is used.
 const ALIVE: Duration = Duration::from_secs(5);
 
-/// The time for which slots that only gossip reports may block other nodes.
+/// The time for which slots that only gossip reports may block other nodes (P104).
 const HIDDEN_CLAIM_LIMIT: Duration = Duration::from_secs(120);
 
 /// The fleet as one node takes part in it.
@@ -91,7 +91,7 @@ struct Inner {
     behind: bool,
 }
 
-/// A snapshot with the circumstances of its request.
+/// A snapshot with the circumstances of its request (P134).
 #[derive(Debug, Clone)]
 struct Known {
     snapshot: RunSnapshot,
@@ -134,7 +134,7 @@ impl Fleet {
         }
     }
 
-    /// Returns whether gossip agrees that a node is lost. True without gossip.
+    /// Returns whether gossip agrees that a node is lost. True without gossip (P58).
     fn agrees_lost(&self, node: &str) -> bool {
         // The agent that runs under that name has another key, so it is not the node.
         if self.store.strangers().contains_key(node) {
@@ -195,13 +195,13 @@ impl Fleet {
         self.lock().due.take()
     }
 
-    /// Schedules a new decision in about a minute, because maintenance may be left to this node.
+    /// Schedules a new decision in about a minute, because maintenance may be left to this node (P73).
     pub fn look_again(&self) {
         let at = self.clock.monotonic() + Duration::from_millis(50_000 + self.spread() % 20_000);
         sooner(&mut self.lock().due, at);
     }
 
-    /// Schedules a new decision within 2 to 15 s, later with each error in a row.
+    /// Schedules a new decision within 2 to 15 s, later with each error in a row (P136).
     pub fn look_soon(&self) {
         let mut inner = self.lock();
         let at = self.clock.monotonic() + backed_off(inner.troubles, self.spread());

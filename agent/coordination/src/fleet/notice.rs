@@ -1,4 +1,5 @@
-//! Durations that one node measures by its own clock. Decisions get them in the snapshot, and read no clock themselves.
+//! Durations that one node measures by its own clock. Decisions get them in the snapshot, and read no clock
+//! themselves (P2).
 
 use std::{collections::BTreeMap, time::Duration};
 
@@ -62,7 +63,7 @@ impl Fleet {
     }
 
     /// Bounds the time for which reports that the store does not confirm block other nodes, because gossip proves
-    /// nothing. The time begins again after a moment without such a report.
+    /// nothing. The time begins again after a moment without such a report (P104).
     fn bound_hearsay(&self, part: &str, snapshot: &mut RunSnapshot) {
         let now = self.clock.monotonic();
         let mut inner = self.lock();
@@ -87,7 +88,7 @@ impl Fleet {
         Ok(row.and_then(|row| serde_json::from_slice::<WriteSequence>(&row.value).ok()).map_or(0, |mark| mark.number))
     }
 
-    /// Broadcasts the partitions in which this node holds a slot, after it has written to the store.
+    /// Broadcasts the partitions in which this node holds a slot, after it has written to the store (P104).
     pub(super) fn tell_holds(&self, spec: &RolloutSpec, snapshot: &RunSnapshot) {
         let Some(gossip) = self.gossip.get() else { return };
         let mine = snapshot.mine(spec, &self.node).filter(|mine| mine.held.kind == SlotState::Claim);

@@ -14,7 +14,7 @@ fn of_the_fleet(known: &[String]) -> RolloutSpec {
 }
 
 impl Fleet {
-    /// Republishes this node's claims in a run, if the store lacks them or has older ones.
+    /// Republishes this node's claims in a run, if the store lacks them or has older ones (P15).
     ///
     /// # Errors
     /// The store does not answer.

@@ -1,5 +1,5 @@
 //! Results of elected tasks. A result is sealed once, and its key is wrapped for each target in that target's inbox. A
-//! target without the key (it joined later) asks for it, and any target that can read the result answers.
+//! target without the key (it joined later) asks for it, and any target that can read the result answers (P123, P126).
 
 use std::collections::BTreeMap;
 
@@ -14,7 +14,7 @@ use crate::{
     store::{MAX_OPERATIONS, Op, Page, StoreError, Txn},
 };
 
-/// The largest result that is published, in bytes.
+/// The largest result that is published, in bytes (P126).
 const LARGEST: usize = 64 << 10;
 
 /// The most other targets that are asked for a key.

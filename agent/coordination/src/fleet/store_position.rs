@@ -1,4 +1,4 @@
-//! The last known position of the data store, by which this node detects a rollback.
+//! The last known position of the data store, by which this node detects a rollback (P14).
 
 use std::{
     sync::{Mutex, MutexGuard, PoisonError},
@@ -8,7 +8,7 @@ use std::{
 use crate::rollout::RunSnapshot;
 
 /// The time for which a node that has reached the store (again) admits no node. All nodes reach a restored store at
-/// about the same time. The period lets a node that knows more of the store's past report the rollback first.
+/// about the same time. The period lets a node that knows more of the store's past report the rollback first (P17).
 const STABILIZATION_PERIOD: Duration = Duration::from_secs(3);
 
 /// A node's knowledge of the store's past.

@@ -1,4 +1,5 @@
-//! Touches of a budget's notice. A node sends at most one a second for each budget, and acts on one only if it waits.
+//! Touches of a budget's notice. A node sends at most one a second for each budget, and acts on one only if it
+//! waits (P135).
 
 use std::{
     collections::{BTreeMap, BTreeSet},

@@ -1,4 +1,4 @@
-//! Broadcasts of nodes besides their membership: a departure, an accepted revision, and held slots.
+//! Broadcasts of nodes besides their membership: a departure, an accepted revision, and held slots (P103, P104).
 
 use std::{
     collections::BTreeMap,

@@ -2,7 +2,8 @@
 //! nodes.
 //!
 //! The algorithm is SWIM (Das, Gupta, Motivala 2002) as foca implements it. foca's periodic gossip is off, because it
-//! costs as much when nothing happens. A member with news, such as a suspicion, sends it to a few members, a few times.
+//! costs as much when nothing happens. A member with news, such as a suspicion, sends it to a few members, a few
+//! times (P99).
 
 use std::{
     collections::{BTreeMap, BTreeSet, BinaryHeap},

@@ -236,7 +236,7 @@ impl Gossip {
     /// Returns the liveness of a node.
     pub fn opinion(&self, node: &str) -> Liveness {
         let opinion = self.lock().opinions.get(node).copied().unwrap_or(Liveness::Unknown);
-        // A node with a refused certificate is not lost.
+        // A node with a refused certificate is not lost (P102).
         let silent = matches!(opinion, Liveness::Lost | Liveness::Suspect);
         if silent && self.peers.refused().contains_key(node) { Liveness::Unknown } else { opinion }
     }

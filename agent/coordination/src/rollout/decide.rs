@@ -75,7 +75,7 @@ fn change(spec: &RolloutSpec, snapshot: &RunSnapshot, me: &str, segment: Option<
             offer_on(spec, snapshot, me, mine, Some(&held), &mut txn);
             return Decision::Commit(txn);
         }
-        // A node that is already disrupted continues: with its claim, or with the retry of a failure.
+        // A node that is already disrupted continues: with its claim, or with the retry of a failure (P49).
         Some((SlotState::Claim | SlotState::Failure, _)) => return Decision::Go,
         Some((SlotState::Lost, mine)) => return Decision::Commit(release(spec, snapshot, me, mine)),
         _ => {}
@@ -85,7 +85,7 @@ fn change(spec: &RolloutSpec, snapshot: &RunSnapshot, me: &str, segment: Option<
     {
         return Decision::Wait(hold);
     }
-    // A node that has not loaded the accepted revision admits no node, including itself.
+    // A node that has not loaded the accepted revision admits no node, including itself (P52).
     let Some(unmoved) = snapshot.admission_guards(spec) else {
         return Decision::Wait(if snapshot.stabilizing { BlockReason::Stabilizing } else { BlockReason::Behind });
     };
@@ -135,7 +135,7 @@ pub(super) fn run_of(spec: &RolloutSpec, segment: Option<u32>) -> String {
     segment.map_or_else(|| drift_of(&spec.book), |_| spec.run.clone())
 }
 
-/// Returns the name under which drift of a book is corrected. It belongs to no run.
+/// Returns the name under which drift of a book is corrected. It belongs to no run (P91).
 pub fn drift_of(book: &str) -> String {
     format!("{book}!drift")
 }
@@ -161,7 +161,7 @@ fn enqueue(
 }
 
 /// Returns the transaction that takes an offered slot. An offer of another generation, or of the node's former
-/// partition, is void. The node releases it to the next waiter and then queues again, at the end.
+/// partition, is void. The node releases it to the next waiter and then queues again, at the end (P54).
 fn take(
     spec: &RolloutSpec,
     snapshot: &RunSnapshot,
@@ -191,7 +191,7 @@ fn claim(spec: &RolloutSpec, segment: Option<u32>) -> SlotRecord {
     }
 }
 
-/// Decides about an absence: writes it into the own claim. If the book has no slot limit, this creates the claim.
+/// Decides about an absence: writes it into the own claim. If the book has no slot limit, this creates the claim (P59).
 fn absent(spec: &RolloutSpec, snapshot: &RunSnapshot, me: &str, segment: u32, seconds: u64) -> Decision {
     match snapshot.mine(spec, me) {
         Some(mine) if mine.held.kind == SlotState::Claim && mine.held.absent == seconds => Decision::Go,
@@ -214,7 +214,7 @@ fn absent(spec: &RolloutSpec, snapshot: &RunSnapshot, me: &str, segment: u32, se
 }
 
 /// Returns the transaction that takes a free slot for the first waiter. It fails if any slot record is newer than the
-/// snapshot.
+/// snapshot (P56).
 fn claim_free(
     spec: &RolloutSpec,
     snapshot: &RunSnapshot,
@@ -231,7 +231,7 @@ fn claim_free(
     Txn { compare, then, otherwise: Vec::new() }
 }
 
-/// Decides about a completed segment: votes, and releases the own slot to the next waiters.
+/// Decides about a completed segment: votes, and releases the own slot to the next waiters (P53).
 fn done(spec: &RolloutSpec, snapshot: &RunSnapshot, me: &str, segment: u32) -> Decision {
     let mine = snapshot.mine(spec, me);
     let vote = keys::vote(&spec.run, segment, spec.is_member(me), me);
@@ -294,7 +294,7 @@ fn failed(spec: &RolloutSpec, snapshot: &RunSnapshot, me: &str, segment: u32) ->
     }
 }
 
-/// Decides about leaving: releases everything that the node holds.
+/// Decides about leaving: releases everything that the node holds (P66).
 fn leave(spec: &RolloutSpec, snapshot: &RunSnapshot, me: &str) -> Decision {
     match snapshot.mine(spec, me) {
         Some(mine) => Decision::Commit(release(spec, snapshot, me, mine)),

@@ -10,10 +10,10 @@ use crate::{
     store::{Compare, MAX_OPERATIONS, Op, Row, Txn},
 };
 
-/// The record of one elected node. Its signature binds the node, the run, the definition and the sealed result.
+/// The record of one elected node. Its signature binds the node, the run, the definition and the sealed result (P142).
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Elected {
-    /// The digest of the task and of the variables that it reads. The result is valid until the digest changes.
+    /// The digest of the task and of the variables that it reads. The result is valid until the digest changes (P83).
     pub definition: String,
     /// The run in which the node was elected.
     pub run: String,
@@ -132,13 +132,13 @@ pub struct ElectionContext<'a> {
 pub fn elect(record: &Record, snapshot: &RunSnapshot, candidacy: &ElectionContext<'_>) -> ElectStep {
     let ElectionContext { spec, me, task, definition, eligible, count, lost } = *candidacy;
     let mut standing = record.standing(definition);
-    // A node that is not a target any more yields to the next arrival, and so does a lost node under `skip`.
+    // A node that is not a target any more yields to the next arrival, and so does a lost node under `skip` (P80, P84).
     standing.retain(|node, elected| {
         elected.share.as_ref().is_some_and(|share| share.ok)
             || spec.selects(node) && !(spec.on_lost == OnLost::Skip && lost.contains(node))
     });
     if standing.get(me).is_some_and(|elected| elected.share.as_ref().is_none_or(|share| !share.ok)) {
-        // The node's own failure is retried like any other.
+        // The node's own failure is retried like any other (P81).
         return ElectStep::Settled(Election::Run);
     }
     if standing.len() >= count {
@@ -157,7 +157,7 @@ pub fn elect(record: &Record, snapshot: &RunSnapshot, candidacy: &ElectionContex
     }
     let Some(mut compare) = snapshot.admission_guards(spec) else { return ElectStep::Behind };
     let key = keys::elected(&spec.book, task, me);
-    // Only the first arrival finds the election unchanged.
+    // Only the first arrival finds the election unchanged (P79).
     compare.push(Compare::NoneNewer(keys::all_elected(&spec.book, task), record.revision));
     compare.push(record.unchanged(&key, me));
     // Records of earlier elections, and of nodes that yielded, must not count again later.
@@ -191,7 +191,7 @@ pub fn publish(
     }
 }
 
-/// Returns the transaction that republishes an election and its result. `None` if the store has both.
+/// Returns the transaction that republishes an election and its result. `None` if the store has both (P15).
 pub fn republish_election(
     spec: &RolloutSpec,
     me: &str,

@@ -1,5 +1,5 @@
 //! Maintenance that any node may do: open waves, withdraw stale offers, offer free slots, handle lost nodes. The first
-//! node that sees such work does it, so the crash of a single node never stops a run.
+//! node that sees such work does it, so the crash of a single node never stops a run (P73).
 
 use super::{
     Cut, Entry, OnLost, RolloutProgress, RolloutSpec, RunSnapshot, SlotEntry, SlotRecord, SlotState,
@@ -24,7 +24,7 @@ pub fn next_maintenance(spec: &RolloutSpec, snapshot: &RunSnapshot, me: &str) ->
         .or_else(|| offer_free(spec, snapshot, me, unmoved))
 }
 
-/// Returns the transaction that ends a recovery. `None` until every known node has republished its claims.
+/// Returns the transaction that ends a recovery. `None` until every known node has republished its claims (P17).
 pub fn end_recovery(known: &[String], snapshot: &RunSnapshot) -> Option<Txn> {
     let (restored, _) = snapshot.recovery.as_ref()?;
     // A node that was written off in this book may still have to republish claims of another book.
@@ -39,7 +39,7 @@ pub fn end_recovery(known: &[String], snapshot: &RunSnapshot) -> Option<Txn> {
 }
 
 /// Returns the transaction that writes off a lost node during a recovery. The node has not republished its claims, so
-/// they are unknown. `None` unless the book has `skip`.
+/// they are unknown. `None` unless the book has `skip` (P17).
 fn lost_since(spec: &RolloutSpec, snapshot: &RunSnapshot, accepted: u64) -> Option<Txn> {
     snapshot.recovery.as_ref()?;
     let may =
@@ -85,7 +85,7 @@ fn through(spec: &RolloutSpec, snapshot: &RunSnapshot, segment: u32, wave: u32) 
                 held.node == node
                     && held.book == spec.book
                     && held.held.run == spec.run
-                    // Only a record of this run counts for this run.
+                    // Only a record of this run counts for this run (P65).
                     && match held.held.kind {
                         SlotState::Failure => true,
                         SlotState::WrittenOff => true,
@@ -130,7 +130,7 @@ pub fn frontier(spec: &RolloutSpec, snapshot: &RunSnapshot) -> Vec<(u32, u32)> {
     found
 }
 
-/// Returns the transaction that opens a wave, opens the segment after a barrier, or completes the run.
+/// Returns the transaction that opens a wave, opens the segment after a barrier, or completes the run (P72).
 fn open(spec: &RolloutSpec, snapshot: &RunSnapshot, unmoved: &[Compare]) -> Option<Txn> {
     let (segment, wave) = complete(spec, snapshot)?;
     let mut waves: Vec<u32> = (0..spec.segments()).map(|segment| snapshot.open_waves(spec, segment)).collect();
@@ -161,7 +161,7 @@ fn open(spec: &RolloutSpec, snapshot: &RunSnapshot, unmoved: &[Compare]) -> Opti
         RolloutProgress { run: spec.run.clone(), generation: spec.generation, waves, done, before: before.clone() };
     let mut then = vec![Op::put(key, bytes(&progress))];
     if done && !before.is_empty() && before != spec.run {
-        // The votes of the run before are deleted when this run completes.
+        // The votes of the run before are deleted when this run completes (P10).
         then.push(Op::DeleteAll(keys::run_votes(&before)));
     }
     let compare = unmoved.iter().cloned().chain([compare]).collect();
@@ -169,7 +169,7 @@ fn open(spec: &RolloutSpec, snapshot: &RunSnapshot, unmoved: &[Compare]) -> Opti
 }
 
 /// Returns the transaction that withdraws a void or stale offer. It also removes the record of a node that git does not
-/// know any more.
+/// know any more (P50, P57).
 fn give_up(spec: &RolloutSpec, snapshot: &RunSnapshot, me: &str, unmoved: &[Compare]) -> Option<Txn> {
     let stale = |held: &&SlotEntry| {
         let unknown = !spec.known.contains(&held.node);
@@ -194,7 +194,8 @@ fn give_up(spec: &RolloutSpec, snapshot: &RunSnapshot, me: &str, unmoved: &[Comp
     Some(txn)
 }
 
-/// Returns the transaction that records a node as lost. It requires that the lease is gone and the record unchanged.
+/// Returns the transaction that records a node as lost. It requires that the lease is gone and the record
+/// unchanged (P58).
 fn lost(spec: &RolloutSpec, snapshot: &RunSnapshot, me: &str, unmoved: &[Compare]) -> Option<Txn> {
     if spec.on_lost == OnLost::Hold || snapshot.done(spec) {
         return None;
@@ -248,7 +249,7 @@ fn missing(spec: &RolloutSpec, snapshot: &RunSnapshot, node: &str) -> bool {
         })
 }
 
-/// Returns the complete wave, with its segment. The next wave opens when this wave has held for the soak time.
+/// Returns the complete wave, with its segment. The next wave opens when this wave has held for the soak time (P71).
 pub fn complete(spec: &RolloutSpec, snapshot: &RunSnapshot) -> Option<(u32, u32)> {
     frontier(spec, snapshot).into_iter().find(|(segment, wave)| through(spec, snapshot, *segment, *wave))
 }

@@ -3,7 +3,7 @@
 //! Decisions are pure functions. Their inputs are a [`RolloutSpec`] (the rollout as the revision defines it) and a
 //! [`RunSnapshot`] (the state in the store). Their result is a [`Decision`], which holds the transaction for the store.
 //! The agent, the model checker and the simulation call the same functions. They differ only in how the transaction is
-//! run.
+//! run (P2).
 
 mod decide;
 mod elect;
@@ -31,15 +31,16 @@ pub use spec::{Cut, OnLost, RolloutSpec};
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum SlotState {
-    /// A slot that is offered to a node, which may take it.
+    /// A slot that is offered to a node, which may take it (P55).
     Offer,
-    /// A slot that a node holds. The node takes it before its first change and releases it when the segment is applied.
+    /// A slot that a node holds. The node takes it before its first change and releases it when the segment is
+    /// applied (P48).
     Claim,
-    /// A failed node. It is retried, and counts as failed until it has succeeded.
+    /// A failed node. It is retried, and counts as failed until it has succeeded (P62).
     Failure,
-    /// A node that the run continues without, for example because it was lost with a claim. It needs a new slot.
+    /// A node that the run continues without, for example because it was lost with a claim. It needs a new slot (P61).
     WrittenOff,
-    /// A node that was lost without a claim. The record is removed when the node returns.
+    /// A node that was lost without a claim. The record is removed when the node returns (P60).
     Lost,
 }
 
@@ -57,7 +58,8 @@ pub struct SlotRecord {
     /// True for a claim whose node was lost. The node counts as failed until it returns.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub lost: bool,
-    /// The announced absence of a claim's node. The node does not count as lost before it ends. 0: none. Unit: seconds.
+    /// The announced absence of a claim's node. The node does not count as lost before it ends. 0: none. Unit:
+    /// seconds (P59).
     #[serde(default, skip_serializing_if = "is_zero")]
     pub absent: u64,
 }
@@ -77,7 +79,7 @@ pub struct Queued {
     pub generation: u64,
 }
 
-/// The record that a node has completed a segment.
+/// The record that a node has completed a segment (P72).
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub struct Vote {
     /// The run.
@@ -99,12 +101,12 @@ pub struct RolloutProgress {
     pub waves: Vec<u32>,
     /// True if all segments are complete.
     pub done: bool,
-    /// The run before this one. Its votes are deleted when this run completes. Empty: none.
+    /// The run before this one. Its votes are deleted when this run completes. Empty: none (P10).
     #[serde(default)]
     pub before: String,
 }
 
-/// A recovery after the store was rolled back. It lasts until every node has republished its claims.
+/// A recovery after the store was rolled back. It lasts until every node has republished its claims (P17).
 #[derive(Debug, Clone, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub struct RecoveryEpoch {
     /// The random identifier of the recovery.

@@ -1,5 +1,5 @@
 //! Slots that become free. The transaction that releases a slot offers it to the next waiter, so that no waiter needs a
-//! timer. A writer that may not admit nodes touches a watched key instead.
+//! timer. A writer that may not admit nodes touches a watched key instead (P135).
 
 use serde::{Deserialize, Serialize};
 
@@ -74,7 +74,7 @@ fn after(snapshot: &RunSnapshot, old: &SlotEntry, new: Option<&SlotRecord>) -> R
 }
 
 /// Adds offers of the free slots to a transaction that replaces or removes one record. A writer that may not admit
-/// nodes, or has not read the queue, touches the notice of the budget.
+/// nodes, or has not read the queue, touches the notice of the budget (P53).
 pub(super) fn offer_on(
     spec: &RolloutSpec,
     snapshot: &RunSnapshot,
@@ -105,7 +105,7 @@ pub(super) fn offer_on(
         return touch(spec, &after, me, old, resumes, txn);
     }
     let free = usize::try_from(count.saturating_sub(after.taken(&old.part))).unwrap_or(usize::MAX).min(OFFERS);
-    // Holders that finish at the same time offer to different waiters, each by its rank among the holders.
+    // Holders that finish at the same time offer to different waiters, each by its rank among the holders (P53).
     let slots =
         |held: &&SlotEntry| matches!(held.held.kind, SlotState::Claim | SlotState::Offer) && held.part == old.part;
     let holders = snapshot.held.iter().filter(slots);

@@ -1,5 +1,5 @@
 //! Recovery after etcd was restored from a backup. The journal of a node is newer than the store, so each node
-//! republishes its claims. No node is admitted until every node has done so or is written off.
+//! republishes its claims. No node is admitted until every node has done so or is written off (P14 to P17).
 
 use std::collections::BTreeSet;
 
@@ -76,7 +76,8 @@ fn republish_slot(spec: &RolloutSpec, snapshot: &RunSnapshot, me: &str, own: &No
     Some(txn)
 }
 
-/// Returns whether other nodes hold all slots. Then the claim cannot be republished, and the node needs a new slot.
+/// Returns whether other nodes hold all slots. Then the claim cannot be republished, and the node needs a new
+/// slot (P16).
 fn crowded(spec: &RolloutSpec, snapshot: &RunSnapshot, me: &str, mine: Option<&SlotEntry>) -> bool {
     let part = mine.map_or_else(|| spec.part(me), |mine| mine.part.as_str());
     let claims = |held: &&SlotEntry| held.held.kind == SlotState::Claim && held.node != me && held.part == part;

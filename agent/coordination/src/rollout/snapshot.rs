@@ -1,4 +1,4 @@
-//! The state of a run as it was read. Its size does not grow with the fleet.
+//! The state of a run as it was read. Its size does not grow with the fleet (P4).
 
 use std::collections::BTreeSet;
 
@@ -183,7 +183,7 @@ impl RunSnapshot {
     }
 
     /// Returns whether no recovery is open. An open one is complete when every known node has republished its claims or
-    /// is written off.
+    /// is written off (P17).
     pub fn recovery_complete(&self, spec: &RolloutSpec) -> bool {
         let said = |node: &String| {
             self.acknowledged.contains(node)
@@ -196,7 +196,7 @@ impl RunSnapshot {
     }
 
     /// Returns the guards of an admission: the accepted revision is unchanged, and no rollback was reported meanwhile.
-    /// `None` if no node may be admitted now.
+    /// `None` if no node may be admitted now (P51).
     pub fn admission_guards(&self, spec: &RolloutSpec) -> Option<Vec<Compare>> {
         let accepted = self.current(spec).filter(|_| self.recovery_complete(spec) && !self.stabilizing)?;
         let accepted = Compare::Revision(keys::ACCEPTED.to_owned(), accepted);
@@ -212,14 +212,14 @@ impl RunSnapshot {
         }
     }
 
-    /// Returns the number of slots of a partition that are claimed or offered.
+    /// Returns the number of slots of a partition that are claimed or offered (P55).
     pub fn taken(&self, part: &str) -> u64 {
         let slots =
             |held: &&SlotEntry| matches!(held.held.kind, SlotState::Claim | SlotState::Offer) && held.part == part;
         self.held.iter().filter(slots).count() as u64
     }
 
-    /// Returns the number of failed nodes in the budget, with lost nodes that count as failed.
+    /// Returns the number of failed nodes in the budget, with lost nodes that count as failed (P64).
     pub fn failures(&self, spec: &RolloutSpec) -> u64 {
         let failed = |held: &&SlotEntry| {
             held.held.kind == SlotState::Failure
@@ -229,7 +229,7 @@ impl RunSnapshot {
         self.held.iter().filter(failed).count() as u64
     }
 
-    /// Returns whether the node of a claim announced its absence, and that absence has not ended.
+    /// Returns whether the node of a claim announced its absence, and that absence has not ended (P59).
     pub fn is_away_on_purpose(&self, held: &SlotEntry) -> bool {
         held.held.absent > 0 && !self.overdue.contains(&(held.node.clone(), held.modified))
     }
@@ -240,7 +240,8 @@ impl RunSnapshot {
         self.held.iter().filter(gone).count() as u64
     }
 
-    /// Returns a lost node whose claim this run may not write off, because the write-offs have reached the slot count.
+    /// Returns a lost node whose claim this run may not write off, because the write-offs have reached the slot
+    /// count (P60).
     pub fn holder_beyond_budget(&self, spec: &RolloutSpec) -> Option<&str> {
         let spent = spec.on_lost == super::OnLost::Skip && self.written_off(spec) >= spec.count.unwrap_or(1);
         let holds = |held: &&SlotEntry| {
@@ -249,12 +250,12 @@ impl RunSnapshot {
         self.held.iter().find(holds).filter(|_| spent).map(|held| held.node.as_str())
     }
 
-    /// Returns whether too many nodes have failed.
+    /// Returns whether too many nodes have failed (P62).
     pub fn halted(&self, spec: &RolloutSpec) -> bool {
         !spec.after_all && self.failures(spec) > spec.max_failures
     }
 
-    /// Returns whether a node may enter a segment: its wave is open, or it has a claim or failure to finish.
+    /// Returns whether a node may enter a segment: its wave is open, or it has a claim or failure to finish (P64).
     pub fn may_enter(&self, spec: &RolloutSpec, node: &str, segment: u32) -> bool {
         let open = self.open_waves(spec, segment);
         let carries = self.held.iter().any(|held| {

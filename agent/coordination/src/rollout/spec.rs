@@ -8,7 +8,7 @@ use std::{
 /// The border between two segments.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Cut {
-    /// A barrier: the next segment opens for all nodes when the last wave has completed this one.
+    /// A barrier: the next segment opens for all nodes when the last wave has completed this one (P74).
     Barrier,
     /// A cut without a barrier: each node continues when its own condition is met.
     Passage,
@@ -33,13 +33,13 @@ pub struct RolloutSpec {
     pub book: String,
     /// The budget: the book's own, or a named slot that several books share.
     pub group: String,
-    /// The name of the run: the book, and the generation that last changed its definition.
+    /// The name of the run: the book, and the generation that last changed its definition (P35).
     pub run: String,
     /// The generation of the revision.
     pub generation: u64,
-    /// The nodes that the run waits for, each with its wave.
+    /// The nodes that the run waits for, each with its wave (P38).
     pub members: BTreeMap<String, u32>,
-    /// Targets that joined later. They belong to the last wave, and the run does not wait for them.
+    /// Targets that joined later. They belong to the last wave, and the run does not wait for them (P39).
     pub late: Vec<String>,
     /// All nodes that git knows.
     pub known: Vec<String>,
@@ -60,7 +60,7 @@ pub struct RolloutSpec {
     /// The cuts between the segments, in order. The first segment has no cut before it.
     pub cuts: Vec<Cut>,
     /// The segments that are an elected task. All their waves open together. Otherwise wave 1 would wait for the result
-    /// of a node whose wave is not open.
+    /// of a node whose wave is not open (P85).
     pub elected: BTreeSet<u32>,
 }
 

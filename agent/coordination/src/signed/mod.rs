@@ -3,7 +3,7 @@
 //!
 //! An attacker who controls the store can delay and hide records, and so break the pace. The attacker cannot forge a
 //! record of another node. The signature covers the key and a number that only grows, so a record cannot be moved to
-//! another key or replayed.
+//! another key or replayed (P106, P110).
 
 mod heard;
 mod signer;

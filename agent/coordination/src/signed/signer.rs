@@ -165,7 +165,8 @@ impl RecordSigner {
         self.bearer.keys()
     }
 
-    /// Returns the reason to reject a caller: its certificate or key is revoked, or the node is known by another key.
+    /// Returns the reason to reject a caller: its certificate or key is revoked, or the node is known by another
+    /// key (P143).
     /// `None` if the caller is admitted.
     pub fn refuses(&self, node: Option<&str>, key: &[u8; 32], serial: Option<&str>) -> Option<String> {
         // The TLS connection has proven both the certificate and the key.
@@ -389,7 +390,7 @@ impl RecordSigner {
                 }
                 Ok(())
             }
-            // The node may be half changed, even if its key was replaced, so its slot stays taken.
+            // The node may be half changed, even if its key was replaced, so its slot stays taken (P145).
             Err(Doubt::Former) if is_own_claim(key, record, checked.signed.as_ref().ok()) => Err(Void::Taken),
             Err(Doubt::Former) => {
                 Err(Void::Refused("a commit has named another key for its signer since (publicKeys)".into()))
@@ -412,7 +413,8 @@ impl RecordSigner {
         Ok(Signed { by, seq, shown })
     }
 
-    /// Checks that the signer is the node that it names. The first key of a name stays its key until git names another.
+    /// Checks that the signer is the node that it names. The first key of a name stays its key until git names
+    /// another (P143).
     fn identify(&self, signed: &Signed) -> Result<(), Doubt> {
         let Signed { by, shown, .. } = signed;
         if shown.proven {

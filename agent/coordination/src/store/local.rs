@@ -1,5 +1,5 @@
 //! The store of the nodes of one process. It is in memory, has the semantics of etcd, and is kept in the journal of the
-//! first node.
+//! first node (P13).
 
 use std::{
     collections::BTreeMap,

@@ -270,5 +270,5 @@ pub enum StoreError {
     LeaseGone,
 }
 
-/// The most operations of one transaction, without its conditions. This is etcd's default.
+/// The most operations of one transaction, without its conditions. This is etcd's default (P7).
 pub const MAX_OPERATIONS: usize = 128;

@@ -232,7 +232,7 @@ impl<'a, 'p> BookRun<'a, 'p> {
         }
     }
 
-    /// Returns whether the run is preempted at this task.
+    /// Returns whether the run is preempted at this task (P41).
     pub(super) fn makes_way(&mut self) -> bool {
         self.interrupted |= (self.pass.make_way)();
         self.interrupted

@@ -1,4 +1,4 @@
-//! Coordinated books: each node enters, completes and votes for one segment after another.
+//! Coordinated books: each node enters, completes and votes for one segment after another (P45).
 
 use serde::{Deserialize, Serialize};
 use towpath_coordination::{
@@ -152,7 +152,7 @@ pub fn holds_slots(journal: &Journal) -> bool {
     journal.scan::<SlotOf>(SLOT).is_ok_and(|slots| !slots.is_empty())
 }
 
-/// Releases the slots of books that no longer run on this node, after the new revision is applied.
+/// Releases the slots of books that no longer run on this node, after the new revision is applied (P66).
 pub(super) fn leave_gone_books(pass: &Pass<'_>) {
     let Some(with) = pass.coordination.filter(|_| !pass.plan) else { return };
     let slots: Vec<(String, SlotOf)> = pass.machine.records(SLOT);
@@ -267,7 +267,7 @@ impl BookRun<'_, '_> {
             self.vote_again(with, run, index);
         }
         if let Answer::Hold(gate) = entered {
-            // A node without changes need not wait for its wave.
+            // A node without changes need not wait for its wave (P47).
             let early = gate.reason == "Wave" && self.segment().is_none() && !elected && !self.changes_any(&tasks);
             if !early {
                 self.hold(gate);
@@ -381,7 +381,7 @@ impl BookRun<'_, '_> {
     }
 
     /// Acquires the slot of this segment before the first change. A held slot is checked again if the lease may have
-    /// expired, as the slot may have been written off.
+    /// expired, as the slot may have been written off (P48).
     pub(super) fn take_slot(&mut self) -> Result<(), NotBegun> {
         let (Some(with), Some(part)) = (self.pass.coordination, self.in_segment.clone()) else { return Ok(()) };
         if part.held && !with.fleet.lease_may_be_gone() {
@@ -414,7 +414,7 @@ impl BookRun<'_, '_> {
         }
     }
 
-    /// Announces that this node will be absent for a while, with the slot that it holds.
+    /// Announces that this node will be absent for a while, with the slot that it holds (P59).
     pub(super) fn goes_away(&mut self, timeout: std::time::Duration) -> Result<(), Gate> {
         let (Some(with), Some(part)) = (self.pass.coordination, self.in_segment.clone()) else { return Ok(()) };
         let segment = if let Request::Change(segment) = part.want { segment } else { 0 };

@@ -49,7 +49,7 @@ fn shortened(result: &Value) -> Value {
 }
 
 impl BookRun<'_, '_> {
-    /// Runs an elected task, or uses the results of the elected nodes.
+    /// Runs an elected task, or uses the results of the elected nodes (P79).
     pub(super) fn elected(&mut self, with: Coordination<'_>, spec: &RolloutSpec, task: &Task, settled: bool) {
         let elect = task.elect.clone().unwrap_or_default();
         let definition = task_digest(self.pass.set, self.book, task);
@@ -137,7 +137,7 @@ impl BookRun<'_, '_> {
         }
     }
 
-    /// Uses the results of other nodes for this node.
+    /// Uses the results of other nodes for this node (P81, P82).
     fn results(
         &mut self,
         task: &Task,

@@ -1,4 +1,5 @@
-//! Removals within the rollout of their book: in its wave, slot and window, between its `before` and `after` tasks.
+//! Removals within the rollout of their book: in its wave, slot and window, between its `before` and `after`
+//! tasks (P91).
 
 use std::sync::Arc;
 

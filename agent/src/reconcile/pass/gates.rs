@@ -5,7 +5,7 @@ use towpath_render::objects::task::{Book, Dependency};
 
 use super::Pass;
 
-/// Returns the books that must first be completed on all nodes, and are not.
+/// Returns the books that must first be completed on all nodes, and are not (P87).
 fn runs_to_wait_for(pass: &Pass<'_>, book: &Book) -> Vec<String> {
     let Some(with) = pass.coordination.filter(|_| !pass.plan) else { return Vec::new() };
     let waits = |dependency: &&Dependency| {

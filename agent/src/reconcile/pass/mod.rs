@@ -251,7 +251,7 @@ pub fn run(pass: &mut Pass<'_>, computed: &mut ComputedCache) -> PassOutcome {
     outcome
 }
 
-/// Returns the dependencies of a book that failed or are held.
+/// Returns the dependencies of a book that failed or are held (P86, P88).
 fn dependencies(book: &towpath_render::objects::task::Book, done: &BTreeMap<String, Outcome>) -> Vec<String> {
     let needed = book.depends_on.iter().map(|dependency| format!("{}/{}", book.namespace, dependency.book));
     // A book that does not target this node counts as done.

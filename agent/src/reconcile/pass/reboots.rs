@@ -1,4 +1,4 @@
-//! Reboots within a book: recorded, announced to the fleet, and continued where the book was.
+//! Reboots within a book: recorded, announced to the fleet, and continued where the book was (P59).
 
 use std::time::{Duration, Instant};
 

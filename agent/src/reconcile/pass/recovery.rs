@@ -1,4 +1,4 @@
-//! Recovery after a rollback of the data store: a node republishes its claims from its journal.
+//! Recovery after a rollback of the data store: a node republishes its claims from its journal (P15).
 
 use std::collections::BTreeSet;
 

@@ -1,4 +1,4 @@
-//! Begin and end of a segment on this node: the `before` tasks, the handlers and the `after` tasks.
+//! Begin and end of a segment on this node: the `before` tasks, the handlers and the `after` tasks (P45).
 
 use std::{collections::BTreeMap, sync::Arc};
 

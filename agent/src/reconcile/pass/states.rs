@@ -256,7 +256,7 @@ impl BookRun<'_, '_> {
         self.flush_together();
     }
 
-    /// Carries out the queued changes of files.
+    /// Carries out the queued changes of files (P90).
     pub(super) fn flush_files(&mut self) {
         if self.waiting.is_empty() {
             return;

@@ -3,7 +3,7 @@
 //! A stopped member may carry out a commit after the node has continued with another member. Therefore each commit
 //! compares a key of this node, the fence. When a result is unknown, the node writes the fence first. From then on the
 //! commit either has been applied or never will be. The node then reads which of both is true, and sends the commit
-//! again only if it was not applied.
+//! again only if it was not applied (P132).
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 

@@ -1,5 +1,5 @@
 //! Member selection. It decides which member a request asks next, and for how long a failed member is avoided. It also
-//! decides when the whole store counts as away.
+//! decides when the whole store counts as away (P132).
 //!
 //! Pure functions. Times are arguments, as durations since an arbitrary start. The other files of this folder have the
 //! effects.

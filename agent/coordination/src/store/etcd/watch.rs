@@ -1,4 +1,4 @@
-//! A watch that resumes at another member when it breaks, without loss.
+//! A watch that resumes at another member when it breaks, without loss (P133).
 
 use std::{sync::Arc, time::Duration};
 
