@@ -1,5 +1,5 @@
-//! Tests of agent/coordination/PROTOCOL.md: the code cites rules that exist, and each rule names files and tests that
-//! exist.
+//! Tests of agent/coordination/PROTOCOL.md and ARCHITECTURE.md: the code cites rules that exist, and the pages name
+//! files and tests that exist.
 
 use std::{
     collections::BTreeMap,
@@ -123,6 +123,15 @@ fn rule_names_files_and_tests_that_exist() {
         }
     }
     assert!(found.is_empty(), "{}", found.join("\n"));
+}
+
+#[test]
+fn architecture_names_files_that_exist() {
+    let page = fs::read_to_string(root().join("ARCHITECTURE.md")).unwrap();
+    let (text, _) = page.split_once("## Glossary").unwrap();
+    let found = wrong_references(text, "");
+    assert!(found.is_empty(), "{}", found.join("\n"));
+    assert!(text.matches(".rs`").count() > 30, "the page lost its files");
 }
 
 #[test]
