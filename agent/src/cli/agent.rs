@@ -83,7 +83,7 @@ fn credentials(settings: &Settings, clock: &Arc<dyn Clock>) -> Result<Option<Arc
         != (Role::Node, &settings.node, &settings.cluster)
     {
         return Err(Failure::invalid(format!(
-            "{file} is the certificate of the {} {} of the cluster {}, and this is the node {} of the cluster {}",
+            "cannot use {file}: it is the certificate of the {} {} of the cluster {}, and this node is {} of the cluster {}",
             subject.role.name(),
             subject.name,
             subject.cluster,
@@ -121,7 +121,7 @@ fn gossip(handle: &Handle, port: u16, credentials: Arc<Credentials>, clock: Arc<
         // Nodes that were there before this one are not news.
         let settling = time.monotonic().duration_since(began) < SETTLING && matches!(heard, Heard::Joined(_));
         if !settling && heard != Heard::Slots && told.try_send(heard.clone()).is_err() {
-            tracing::warn!(?heard, "too much happens at once for an event of each");
+            tracing::warn!(?heard, "ignored an event of gossip: too many at once");
         }
         queue.poke(|wake| match heard {
             Heard::Accepted(_) => wake.accepted = true,
@@ -132,7 +132,7 @@ fn gossip(handle: &Handle, port: u16, credentials: Arc<Credentials>, clock: Arc<
     });
     match begun {
         Ok(gossip) => handle.hear(gossip),
-        Err(error) => tracing::error!(%error, "the gossip can't begin; who is lost, the data store alone says"),
+        Err(error) => tracing::error!(%error, "cannot start gossip; the data store alone decides which nodes are lost"),
     }
 }
 
@@ -187,7 +187,7 @@ fn daemon(
         if early.is_none() {
             // The current task may finish. A command that takes too long is stopped.
             if tokio::time::timeout(GRACE, &mut running).await.is_err() {
-                tracing::warn!("a task does not come to its end, and is cut off");
+                tracing::warn!("a task did not end in time; stopping it");
                 cancel.cancel();
                 let _ = tokio::time::timeout(Duration::from_secs(10), &mut running).await;
             }
@@ -196,7 +196,9 @@ fn daemon(
         match tokio::time::timeout(Duration::from_secs(2), server).await {
             Ok(Ok(Err(error))) => Err(Failure::error(&error)),
             _ => match early {
-                Some(Err(error)) => Err(Failure::failed(format!("the agent broke off: {error}"))),
+                Some(Err(error)) => Err(Failure::failed(format!(
+                    "internal error: the agent stopped: {error}; please report it with the log"
+                ))),
                 _ => Ok(0),
             },
         }
@@ -223,7 +225,6 @@ fn watchdog(queue: Queue) {
 
 /// Reports readiness and the state to systemd. The message becomes one line, because systemd reads each line as an
 /// assignment.
-/// an assignment.
 fn alive(message: &str) {
     let line = terminal::escape(message).replace('\n', "; ");
     let _ = sd_notify::notify(&[sd_notify::NotifyState::Ready, sd_notify::NotifyState::Status(&line)]);

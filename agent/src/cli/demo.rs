@@ -44,10 +44,10 @@ pub(super) struct Demo {
     /// Push a change, show that all three nodes follow, and exit
     #[arg(long)]
     once: bool,
-    /// An etcd that the nodes agree through; left out: a store in this process
+    /// The etcd of the nodes. Default: a store in this process
     #[arg(long, value_name = "ENDPOINT")]
     etcd: Option<String>,
-    /// Where the demo lives; left out: a new folder for temporary files
+    /// The folder of the demo. Default: a new temporary folder
     #[arg(long)]
     dir: Option<PathBuf>,
 }
@@ -133,7 +133,7 @@ fn git_in(folder: &Path, arguments: &[&str]) -> Result<String, Failure> {
     let invocation =
         Invocation { argv, cwd: Some(folder.to_owned()), timeout: Some(PATIENCE), ..Invocation::default() };
     let ran = run(&invocation, &Cancel::default()).map_err(|error| {
-        Failure::failed(format!("git can't be run: {error}")).hint("the demo pushes with git: install the package git")
+        Failure::failed(format!("cannot run git: {error}")).hint("the demo pushes with git: install the package git")
     })?;
     if ran.rc != 0 {
         return Err(Failure::failed(format!("git {}: {}", arguments.join(" "), ran.stderr.trim())));
@@ -244,7 +244,7 @@ impl Fleet {
     fn instructions(&self) -> String {
         let folder = self.folder.display();
         format!(
-            "\nThe fleet follows {folder}/fleet.git. Change it:\n\n    cd {folder}/work\n    $EDITOR hello.yaml templates/hello.txt.j2\n    git commit -am 'a change' && git push\n\nThe servers' files are below {folder}/nodes; edit one, and it is put right. Ctrl-C ends the demo.\n\n"
+            "\nThe fleet follows {folder}/fleet.git. Change it:\n\n    cd {folder}/work\n    $EDITOR hello.yaml templates/hello.txt.j2\n    git commit -am 'a change' && git push\n\nThe servers' files are below {folder}/nodes; edit one, and it is corrected. Ctrl-C ends the demo.\n\n"
         )
     }
 

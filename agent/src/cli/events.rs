@@ -11,7 +11,7 @@ use crate::serve::CallError;
 pub(super) struct Events {
     #[command(flatten)]
     connection: Connection,
-    /// Go on with events to come
+    /// Follow new events
     #[arg(long, short)]
     follow: bool,
     #[command(flatten)]

@@ -84,7 +84,7 @@ impl From<CallError> for Failure {
                 "the address must be among the names of the node's certificate (towpath pki issue --address), and both certificates of the same cluster",
             ),
             CallError::Remote { .. } => {
-                failure.hint("is listen.api set there, and does the network let it through? `towpath status` on the node tells more")
+                failure.hint("check listen.api on that node, and the network; `towpath status` on the node shows more")
             }
             CallError::Refused(_) | CallError::Credentials(_) => failure,
         }

@@ -7,7 +7,7 @@ use super::{exit::Failure, output};
 /// Explains a kind, or one of its fields.
 #[derive(Debug, Args)]
 pub(super) struct Explain {
-    /// A kind, a module, or a path such as TaskBook.spec.tasks.file.mode or file.mode; left out: all kinds and modules
+    /// A kind, a module, or a path such as TaskBook.spec.tasks.file.mode or file.mode. Default: all kinds and modules
     path: Option<String>,
 }
 
@@ -19,7 +19,7 @@ impl Explain {
                     vec![kind.name.to_owned(), kind.scope.unwrap_or_default().to_owned(), kind.doc.replace('\n', " ")]
                 })
                 .collect();
-            output::write(&output::table(&["KIND", "SCOPE", "WHAT IT SAYS"], &rows))?;
+            output::write(&output::table(&["KIND", "SCOPE", "DESCRIPTION"], &rows))?;
             let modules: Vec<Vec<String>> = towpath_proto::modules()
                 .map(|(field, message)| {
                     vec![
@@ -29,7 +29,7 @@ impl Explain {
                     ]
                 })
                 .collect();
-            output::write(&format!("\n{}", output::table(&["MODULE", "SORT", "WHAT IT DOES"], &modules)))?;
+            output::write(&format!("\n{}", output::table(&["MODULE", "KIND", "DESCRIPTION"], &modules)))?;
             return Ok(0);
         };
         // A path may begin with the name of a module.

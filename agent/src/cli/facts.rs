@@ -10,7 +10,7 @@ use crate::reconcile::host_facts;
 /// Shows the facts of this node.
 #[derive(Debug, Args)]
 pub(super) struct Facts {
-    /// The node's bootstrap file: own facts are in facts.d beside it
+    /// The node's bootstrap file; custom facts are in facts.d beside it
     #[arg(long, default_value = "/etc/towpath/agent.yaml")]
     config: PathBuf,
     #[command(flatten)]

@@ -39,7 +39,7 @@ struct Cli {
 
 #[derive(Debug, Subcommand)]
 enum Command {
-    /// Show a fleet of three nodes on this machine, pulled along by a repository made from the quickstart example
+    /// Run a fleet of three nodes on this machine, with a repository from the quickstart example
     Demo(demo::Demo),
     /// Run the agent
     Agent(agent::Agent),
@@ -65,17 +65,17 @@ enum Command {
     Objects(lists::List),
     /// List the runs of this node
     Runs(lists::List),
-    /// How books that nodes go through together stand
+    /// List the rollouts of coordinated books
     Rollouts(lists::List),
-    /// Show what happened
+    /// Show the events of this node
     Events(events::Events),
-    /// Make the cluster's certificate authority, and certificates for nodes, viewers and operators
+    /// Create the cluster's certificate authority, and certificates for nodes, viewers and operators
     Pki(pki::Pki),
     /// Print completions for a shell
     Completions(completions::Completions),
     /// Print the manual page
     Man,
-    /// Read what a git server sent, for the agent that starts this
+    /// Read the data of a git server; the agent starts this
     #[command(hide = true)]
     GitWorker,
 }
@@ -83,7 +83,7 @@ enum Command {
 /// The output format.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 enum Format {
-    /// For people
+    /// Text for people
     Text,
     /// One JSON document
     Json,
@@ -94,7 +94,7 @@ enum Format {
 /// The output options of commands that print data.
 #[derive(Debug, Args)]
 struct Output {
-    /// How data is printed
+    /// The output format
     #[arg(long, short, value_enum, default_value = "text")]
     output: Format,
 }
@@ -111,7 +111,7 @@ struct Connection {
     /// The cluster's certificate authority
     #[arg(long, value_name = "FILE", requires = "address")]
     ca: Option<PathBuf>,
-    /// A certificate: a viewer's will do
+    /// A certificate; a viewer's is enough
     #[arg(long, value_name = "FILE", requires = "address")]
     cert: Option<PathBuf>,
     /// Its key

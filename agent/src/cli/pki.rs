@@ -20,11 +20,11 @@ pub(super) struct Pki {
 
 #[derive(Debug, Subcommand)]
 enum Command {
-    /// Make the cluster's certificate authority, once; keep its folder where no node can read it
+    /// Create the cluster's certificate authority, once; keep its folder where no node can read it
     Init(Init),
-    /// Make a certificate for a node, a viewer or an operator
+    /// Create a certificate for a node, a viewer or an operator
     Issue(Issue),
-    /// Make a certificate anew before it runs out: names, role and identity stay
+    /// Renew a certificate before it expires; names, role and identity stay
     Renew(Renew),
 }
 
@@ -47,20 +47,19 @@ struct Issue {
     /// The folder of the authority
     #[arg(long, default_value = "pki")]
     dir: PathBuf,
-    /// What its bearer may do
+    /// The role of the certificate
     #[arg(long, value_enum, default_value = "node")]
     role: Role,
-    /// A further name or address by which it is reached; may be given several times
+    /// A further name or address of the node; may be given several times
     #[arg(long = "address", value_name = "HOST")]
     addresses: Vec<String>,
-    /// For how many days
+    /// The validity in days
     #[arg(long, default_value_t = 365, value_parser = clap::value_parser!(u32).range(1..=3650))]
     days: u32,
-    /// The public half of an identity that was made on the node (both keys, as in Node.publicKeys); left out: an
-    /// identity is made here
+    /// The public half of an identity from the node (both keys, as in Node.publicKeys). Default: a new identity
     #[arg(long = "public-key", value_name = "KIND:KEY")]
     public_keys: Vec<String>,
-    /// Where NAME.crt and NAME.key go; left out: the folder of the authority
+    /// The folder for NAME.crt and NAME.key. Default: the folder of the authority
     #[arg(long)]
     out: Option<PathBuf>,
     #[command(flatten)]
@@ -69,12 +68,12 @@ struct Issue {
 
 #[derive(Debug, Args)]
 struct Renew {
-    /// The certificate, which is written over
+    /// The certificate to overwrite
     certificate: PathBuf,
     /// The folder of the authority
     #[arg(long, default_value = "pki")]
     dir: PathBuf,
-    /// For how many days
+    /// The validity in days
     #[arg(long, default_value_t = 365, value_parser = clap::value_parser!(u32).range(1..=3650))]
     days: u32,
     #[command(flatten)]
@@ -84,11 +83,11 @@ struct Renew {
 /// The rights of a certificate.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 enum Role {
-    /// Speak for a node, and look
+    /// Act as a node, and read
     Node,
-    /// Look
+    /// Read
     Viewer,
-    /// Look, and set off what a commit already says
+    /// Read, and start runs that a commit defines
     Operator,
 }
 
@@ -136,7 +135,7 @@ fn print(format: &Output, written: &Written, what: &str) -> Result<u8, Failure> 
     output::print(format.output, written, || {
         let mut text = format!("{what}\n");
         if let Some(serial) = &written.serial {
-            let _ = writeln!(text, "Its serial number is {serial}; `revoked` of a Config takes it.");
+            let _ = writeln!(text, "Its serial number is {serial}; list it in `revoked` of a Config to revoke it.");
         }
         if let (Some(cert), Some(name)) = (&written.cert_file, &written.name) {
             let key =
@@ -178,7 +177,7 @@ impl Init {
             key_file: Some(key.clone()),
         };
         let what = format!(
-            "{} is the certificate authority of the cluster {}, for all nodes to have.\n{} is its key: whoever has it can make itself a node. Keep it off the fleet.",
+            "{} is the certificate authority of the cluster {}. Copy it to all nodes.\n{} is its key. With it anyone can create a node, so keep it off the fleet.",
             certificate.display(),
             self.cluster,
             key.display()
@@ -194,8 +193,8 @@ impl Issue {
         let out = self.out.as_ref().unwrap_or(&self.dir);
         let certificate = out.join(format!("{}.crt", self.name));
         if certificate.exists() {
-            return Err(Failure::failed(format!("{} is there already", certificate.display()))
-                .hint("towpath pki renew makes it good for longer; nothing is written over"));
+            return Err(Failure::failed(format!("{} already exists", certificate.display()))
+                .hint("nothing was overwritten; renew it with towpath pki renew"));
         }
         let (keys, key) = if self.public_keys.is_empty() {
             let key = out.join(format!("{}.key", self.name));
@@ -204,7 +203,7 @@ impl Issue {
             (made.keys(), Some(key))
         } else {
             let keys = PublicKeys::read(&self.public_keys).ok_or_else(|| {
-                Failure::invalid("--public-key names no identity")
+                Failure::invalid("--public-key is not an identity")
                     .hint("give both keys: --public-key ed25519:… --public-key x25519:…; `towpath status -o json` on the node shows them")
             })?;
             (keys, None)
@@ -228,7 +227,7 @@ impl Issue {
             cert_file: Some(certificate.clone()),
             key_file: key,
         };
-        let what = format!("{} is good for {} days.", certificate.display(), self.days);
+        let what = format!("{} is valid for {} days.", certificate.display(), self.days);
         print(&self.output, &written, &what)
     }
 }
@@ -249,7 +248,7 @@ impl Renew {
             key_file: None,
         };
         let what = format!(
-            "{} is good for {} days more; an agent reads it anew by itself.",
+            "{} is valid for {} more days. A running agent reads it by itself.",
             self.certificate.display(),
             self.days
         );
@@ -262,11 +261,10 @@ impl From<IdentityError> for Failure {
         let failure = Self::error(&error);
         match error {
             IdentityError::File { source, .. } if source.kind() == std::io::ErrorKind::AlreadyExists => {
-                failure.hint("nothing is written over; name another folder, or move it away if it is to go")
+                failure.hint("nothing was overwritten; name another folder, or move the file away")
             }
-            IdentityError::File { source, .. } if source.kind() == std::io::ErrorKind::NotFound => {
-                failure.hint("check the path; --dir says where the authority is, and towpath pki init makes one")
-            }
+            IdentityError::File { source, .. } if source.kind() == std::io::ErrorKind::NotFound => failure
+                .hint("check the path; --dir names the folder of the authority, and towpath pki init creates one"),
             _ => failure,
         }
     }

@@ -7,7 +7,7 @@ use super::{exit::Failure, output};
 /// Prints JSON Schema.
 #[derive(Debug, Args)]
 pub(super) struct Schema {
-    /// The kind; left out: all
+    /// The kind. Default: all kinds
     kind: Option<String>,
 }
 

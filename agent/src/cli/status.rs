@@ -16,7 +16,7 @@ use super::{
 pub(super) struct Status {
     #[command(flatten)]
     connection: Connection,
-    /// Show it again every two seconds
+    /// Refresh every two seconds
     #[arg(long)]
     watch: bool,
     #[command(flatten)]
@@ -55,7 +55,7 @@ pub(super) fn text(status: &pb::NodeStatus) -> String {
         if commits.is_empty() { String::new() } else { format!(": {commits}") }
     );
     if status.insecure {
-        text.push_str("insecure: there is no tls, so whoever reaches the data store can pass for a node\n");
+        text.push_str("insecure: without tls, anyone who reaches the data store can pose as a node\n");
     }
     for warning in &status.warnings {
         text.push_str(&format!("{}: {warning}\n", output::coloured("warning", Colour::Odd)));

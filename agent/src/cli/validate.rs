@@ -46,7 +46,7 @@ impl Validate {
             notes.extend(untrusted(&loaded.set).into_iter().map(prefix));
             for wanted in loaded.wants {
                 output::progress(&format!(
-                    "not looked at: the include {}@{}",
+                    "not checked: the include {}@{}",
                     towpath_git::shown_url(&wanted.url),
                     wanted.commit.chars().take(12).collect::<String>()
                 ));

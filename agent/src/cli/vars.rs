@@ -15,10 +15,10 @@ use super::{
 pub(super) struct Vars {
     #[command(flatten)]
     from: From,
-    /// The node; left out: this one
+    /// The node. Default: this node
     #[arg(long)]
     node: Option<String>,
-    /// Show also the values that lost, and why
+    /// Also show the overridden values, with the reason
     #[arg(long)]
     explain: bool,
     #[command(flatten)]

@@ -85,7 +85,7 @@ pub(super) fn data_store(written: &pb::DataStore) -> Result<DataStore, Finding> 
     ];
     for (one, other, first, second) in pairs {
         if first.is_some() != second.is_some() {
-            return Err(Finding::new(format!("{one} and {other} go together")).hint("give both, or neither"));
+            return Err(Finding::new(format!("{one} and {other} must be given together")).hint("give both, or neither"));
         }
     }
     let tls = written.ca_file.is_some() || written.cert_file.is_some();
@@ -94,10 +94,8 @@ pub(super) fn data_store(written: &pb::DataStore) -> Result<DataStore, Finding> 
         let endpoint = endpoint(written)
             .map_err(|why| Finding::new(format!("the endpoint {written:?} {why}")).hint("write https://HOST:2379"))?;
         if tls && endpoint.plain {
-            return Err(Finding::new(format!(
-                "the endpoint {written:?} speaks no TLS, and caFile or certFile is given"
-            ))
-            .hint("write https://, or leave the files out"));
+            return Err(Finding::new(format!("the endpoint {written:?} has no TLS, but caFile or certFile is given"))
+                .hint("write https://, or leave the files out"));
         }
         if !seen.insert(endpoint.authority) {
             return Err(Finding::new(format!("the endpoint {written:?} is given twice")).hint("keep one of them"));

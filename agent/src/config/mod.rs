@@ -94,7 +94,7 @@ pub struct Reconcile {
 #[derive(Debug, Error)]
 pub enum ConfigError {
     /// A file that cannot be read.
-    #[error("the configuration {file} can't be read", file = .file.display())]
+    #[error("cannot read the configuration {file}", file = .file.display())]
     Unreadable {
         /// The file.
         file: PathBuf,
@@ -142,7 +142,7 @@ pub fn load(file: &Path, host_name: &str) -> Result<Settings, ConfigError> {
     let place = document.place();
     problems.extend(checked.findings.into_iter().map(|(path, at, finding)| place.below(&path).problem(finding, at)));
     if kind.is_some_and(|kind| kind.name != "Config") {
-        problems.push(whole(Finding::new("the file is no Config").hint("write kind: Config")));
+        problems.push(whole(Finding::new("the file is not a Config").hint("write kind: Config")));
     }
     if !problems.is_empty() {
         return Err(ConfigError::Invalid(problems));
@@ -186,7 +186,7 @@ fn resolve(
         ));
     }
     if spec.listen.as_ref().is_some_and(|listen| listen.http.is_some()) {
-        return Err(at("listen", Finding::new("this version serves no http yet").hint("leave http out")));
+        return Err(at("listen", Finding::new("http is not supported yet").hint("leave http out")));
     }
     let tls = spec.tls.as_ref().map(tls).transpose().map_err(|finding| at("tls", finding))?;
     let api = spec.listen.as_ref().and_then(|listen| listen.api.as_deref()).map(api).transpose();
@@ -242,19 +242,19 @@ pub fn source_warnings(source: &Source, coordinated: bool) -> Vec<String> {
     let unverified = verify.mode == git::VerifyMode::None;
     if unverified && !source.git.transport_is_trusted() {
         warnings.push(format!(
-            "the source {name} is fetched from {} without TLS and without verify: whoever is on the way can run anything on this node",
+            "the source {name} is fetched from {} without TLS and without verify: anyone on the network path can run any command on this node",
             source.git.shown_url()
         ));
     }
     if unverified && coordinated {
         warnings.push(format!(
-            "the source {name} has verify.mode none: whoever can write to its git server, or pass for it, can run anything on every node; sign commits, and set verify: {{mode: range, keyFiles: [...]}}"
+            "the source {name} has verify.mode none: anyone who can write to its git server, or pose as it, can run any command on every node; sign commits, and set verify: {{mode: range, keyFiles: [...]}}"
         ));
     }
     let secret = auth.password_file.is_some() || auth.username_file.is_some() || auth.token_file.is_some();
     if secret && source.git.url.to_ascii_lowercase().starts_with("http://") {
         warnings.push(format!(
-            "the source {name} sends its password or token to {} without TLS: whoever is on the way can read it; use https",
+            "the source {name} sends its password or token to {} without TLS: anyone on the network path can read it; use https",
             source.git.shown_url()
         ));
     }
@@ -274,7 +274,7 @@ fn tls(written: &pb::Tls) -> Result<TlsFiles, Finding> {
 
 fn api(written: &str) -> Result<SocketAddr, Finding> {
     written.parse().map_err(|_| {
-        Finding::new(format!("{written:?} is no address and port"))
+        Finding::new(format!("{written:?} is not an address with a port"))
             .hint("write it like \"0.0.0.0:7443\" or \"[::]:7443\"")
     })
 }

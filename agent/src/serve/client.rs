@@ -31,10 +31,10 @@ pub enum CallError {
         source: std::io::Error,
     },
     /// The caller's certificate is unusable.
-    #[error("the certificate can't be used")]
+    #[error("cannot use the certificate")]
     Credentials(#[from] IdentityError),
     /// The remote agent cannot be reached, or is not the expected one.
-    #[error("{address} can't be asked: {why}")]
+    #[error("cannot reach {address}: {why}")]
     Remote {
         /// The address.
         address: String,

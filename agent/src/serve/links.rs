@@ -173,7 +173,7 @@ fn told(status: &tonic::Status) -> String {
 /// Returns whether an error means that one side rejected the other's certificate.
 fn is_refusal(why: &str) -> bool {
     let why = why.to_ascii_lowercase();
-    why.contains("certificate") || why.contains("received fatal alert") || why.contains("no node of this cluster")
+    why.contains("certificate") || why.contains("received fatal alert") || why.contains("not a node of this cluster")
 }
 
 impl Peers for Links {
@@ -182,7 +182,7 @@ impl Peers for Links {
         let key = (node.to_owned(), address.to_owned());
         self.shared.runtime.spawn(async move {
             let done = tokio::time::timeout(PATIENCE, links.deliver(&key, message)).await;
-            links.after(&key, done.unwrap_or_else(|_| Err("nobody answered in time".into())));
+            links.after(&key, done.unwrap_or_else(|_| Err("there was no answer in time".into())));
         });
     }
 

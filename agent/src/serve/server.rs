@@ -36,7 +36,7 @@ use crate::{reconcile::Handle, report::chain};
 #[derive(Debug, Error)]
 pub enum ServeError {
     /// The socket cannot be created.
-    #[error("the socket {path} can't be made", path = .path.display())]
+    #[error("cannot create the socket {path}", path = .path.display())]
     Socket {
         /// The socket.
         path: PathBuf,
@@ -44,7 +44,7 @@ pub enum ServeError {
         source: io::Error,
     },
     /// The address cannot be bound.
-    #[error("nobody can listen on {address}")]
+    #[error("cannot bind {address}")]
     Address {
         /// The address.
         address: SocketAddr,
@@ -52,10 +52,10 @@ pub enum ServeError {
         source: io::Error,
     },
     /// The transport failed.
-    #[error("the API can't be served")]
+    #[error("cannot serve the API")]
     Transport(#[from] tonic::transport::Error),
     /// The descriptors cannot be read.
-    #[error("the API's reflection can't be served: {0}")]
+    #[error("cannot serve the reflection of the API: {0}")]
     Reflection(String),
 }
 
@@ -132,7 +132,7 @@ pub async fn serve(handle: Handle, doors: Doors, until: impl Future<Output = ()>
 fn admit(handle: &Handle, request: Request<()>) -> Result<Request<()>, Status> {
     match request.extensions().get::<Caller>() {
         Some(caller) => admit_caller(handle, caller).map(|()| request),
-        None => Err(Status::unauthenticated("show a certificate")),
+        None => Err(Status::unauthenticated("a certificate is required")),
     }
 }
 
@@ -233,7 +233,8 @@ impl pb::peer_server::Peer for Api {
         let pb::FetchPackRequest { source, commit, have } = request.into_inner();
         let mirror = self.handle.mirror(&source, &commit).map_err(|error| Status::not_found(error.to_string()))?;
         let permit = Arc::clone(&self.packs).try_acquire_owned();
-        let permit = permit.map_err(|_| Status::resource_exhausted("it makes packs for others; ask another node"))?;
+        let permit = permit
+            .map_err(|_| Status::resource_exhausted("this node writes packs for other nodes now; ask another node"))?;
         let (parts, stream) = tokio::sync::mpsc::channel(4);
         tokio::task::spawn_blocking(move || {
             let _permit = permit;
@@ -255,11 +256,11 @@ fn node_that_asks<T>(request: &Request<T>) -> Result<String, Status> {
     match request.extensions().get::<Caller>() {
         Some(Caller(caller, _)) if caller.role == Role::Node => Ok(caller.name.clone()),
         Some(Caller(caller, _)) => Err(Status::permission_denied(format!(
-            "{} is a {}, and Peer is for nodes alone",
+            "{} is a {}, and only nodes may call Peer",
             caller.name,
             caller.role.name()
         ))),
-        None => Err(Status::unauthenticated("show a certificate")),
+        None => Err(Status::unauthenticated("a certificate is required")),
     }
 }
 

@@ -132,7 +132,7 @@ pub(super) fn incoming(listener: TcpListener, credentials: Arc<Credentials>) -> 
                 match shaken {
                     Ok(Ok(secured)) => drop(known.send(Ok(secured)).await),
                     Ok(Err(error)) => port.refuse(address, &error.to_string()),
-                    Err(_) => port.refuse(address, "it did not show who it is in time"),
+                    Err(_) => port.refuse(address, "it did not identify itself in time"),
                 }
             });
         }
@@ -190,11 +190,11 @@ pub(super) async fn dial(
         let other = shown.and_then(|chain| chain.first()).and_then(|first| Subject::of(first));
         let known = other.as_ref().is_some_and(|other| other.role == Role::Node);
         if !known || cluster.is_some_and(|cluster| other.is_some_and(|other| other.cluster != cluster)) {
-            return Err(io::Error::other("whoever answers there is no node of this cluster"));
+            return Err(io::Error::other("the peer is not a node of this cluster"));
         }
         Ok(TlsStream::from(stream))
     };
     tokio::time::timeout(HANDSHAKE, connect)
         .await
-        .map_err(|_| io::Error::new(io::ErrorKind::TimedOut, "nobody answered in time"))?
+        .map_err(|_| io::Error::new(io::ErrorKind::TimedOut, "there was no answer in time"))?
 }
