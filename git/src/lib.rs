@@ -40,7 +40,7 @@ use thiserror::Error;
 #[derive(Debug, Error)]
 pub enum SourceError {
     /// A remote that does not answer, rejects the request, or breaks the connection.
-    #[error("{url} can't be reached")]
+    #[error("cannot reach {url}")]
     Unreachable {
         /// The URL, without credentials.
         url: String,
@@ -89,7 +89,7 @@ pub enum SourceError {
         message: String,
     },
     /// A pack of another node that cannot be used.
-    #[error("no other node gave it either: {message}")]
+    #[error("no other node supplied it: {message}")]
     Pack {
         /// The reason.
         message: String,
@@ -103,7 +103,7 @@ pub enum SourceError {
         message: String,
     },
     /// A mirror that cannot be written.
-    #[error("the mirror {path} can't be written", path = .path.display())]
+    #[error("cannot write the mirror {path}", path = .path.display())]
     Disk {
         /// The mirror.
         path: PathBuf,

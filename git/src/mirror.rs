@@ -286,7 +286,7 @@ impl Mirror {
 
     pub(crate) fn id(&self, commit: &str) -> Result<ObjectId, SourceError> {
         ObjectId::from_str(commit)
-            .map_err(|_| SourceError::Settings { message: format!("{commit:?} is no full commit id") })
+            .map_err(|_| SourceError::Settings { message: format!("{commit:?} is not a full commit id") })
     }
 
     pub(crate) fn disk(&self, source: io::Error) -> SourceError {
@@ -445,7 +445,7 @@ impl Mirror {
         match ended {
             Ended::Done(done) => Ok(done),
             Ended::TimedOut => Err(SourceError::TimedOut { url, seconds: time.as_secs() }),
-            Ended::Panicked => Err(self.unreachable("what it sent can't be read")),
+            Ended::Panicked => Err(self.unreachable("its data cannot be read")),
         }
     }
 }

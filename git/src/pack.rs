@@ -171,7 +171,7 @@ fn walk(
     let mut found = Vec::new();
     for info in repository.rev_walk([commit]).with_hidden(hidden).all().map_err(|error| error.to_string())? {
         if stop.load(Ordering::Relaxed) {
-            return Err("its time is over".into());
+            return Err("it exceeded its time limit".into());
         }
         let id = info.map_err(|error| error.to_string())?.id;
         found.push(id);

@@ -72,9 +72,7 @@ impl Job {
             (Some(limit), _) => Err(SourceError::TooMuch { url, limit }),
             (None, Ended::Done(done)) => done,
             (None, Ended::TimedOut) => Err(SourceError::TimedOut { url, seconds: time.as_secs() }),
-            (None, Ended::Panicked) => {
-                Err(SourceError::Unreachable { url, source: "what it sent cannot be read".into() })
-            }
+            (None, Ended::Panicked) => Err(SourceError::Unreachable { url, source: "its data cannot be read".into() }),
         }
     }
 

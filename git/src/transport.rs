@@ -101,7 +101,7 @@ fn certificates(setting: &str, file: &Path) -> Result<Vec<CertificateDer<'static
     let read = CertificateDer::pem_file_iter(file).map_err(|error| wrong(&error))?;
     let all = read.collect::<Result<Vec<_>, _>>().map_err(|error| wrong(&error))?;
     if all.is_empty() {
-        return Err(wrong(&"there is no certificate in it"));
+        return Err(wrong(&"it contains no certificate"));
     }
     Ok(all)
 }

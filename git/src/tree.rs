@@ -226,7 +226,7 @@ pub(crate) fn entries(data: &[u8], most: u64) -> Result<Vec<RawEntry>, TreeError
             return Err(refused(what));
         }
         if !names.insert(name) {
-            return Err(refused("is there twice"));
+            return Err(refused("occurs twice"));
         }
         let folder = kind == EntryKind::Tree;
         if last.is_some_and(|last| order(last).gt(order((name, folder)))) {
@@ -269,7 +269,7 @@ fn refused_name(name: &[u8]) -> Option<&'static str> {
     }
     // NTFS treats a backslash as a slash.
     let ntfs = name.split(|byte| *byte == b'\\').any(is_ntfs_dotgit);
-    (ntfs || is_hfs_dotgit(name)).then_some("is .git, or a file system takes it for .git")
+    (ntfs || is_hfs_dotgit(name)).then_some("is .git, or a file system treats it as .git")
 }
 
 /// Returns true for `.git` and `git~1` in any case, also with trailing dots, blanks, or the name of a stream.

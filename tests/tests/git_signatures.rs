@@ -180,7 +180,7 @@ fn keys_of_ssh_that_others_can_break_are_refused_with_their_line() {
         (format!("a@x {small}"), "1024 bits"),
         (signer.line("valid-before=\"20249999\" "), "not a time"),
         (signer.line("cert-authority "), "certificate authorities"),
-        ("a@x ssh-ed25519 AAAA\n".to_owned(), "can't be read"),
+        ("a@x ssh-ed25519 AAAA\n".to_owned(), "cannot read the key"),
     ] {
         let keys = format!("# signers\n{}{line}", signer.line(""));
         let found = judge(&repository, &keys, &commit).unwrap_err();

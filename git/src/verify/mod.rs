@@ -111,7 +111,7 @@ pub(crate) fn commit_object(data: &[u8], signers: &Signers, now: u64) -> Result<
 
 /// Verifies one signature over the bytes of a commit or a tag; returns the signer.
 pub(crate) fn signature_of(signature: &[u8], payload: &[u8], signers: &Signers, now: u64) -> Result<String, String> {
-    let text = std::str::from_utf8(signature).map_err(|_| "its signature is no text".to_owned())?;
+    let text = std::str::from_utf8(signature).map_err(|_| "its signature is not text".to_owned())?;
     if text.contains("-----BEGIN SSH SIGNATURE-----") {
         ssh::verify(text, payload, &signers.ssh, now)
     } else if text.contains("-----BEGIN PGP SIGNATURE-----") {

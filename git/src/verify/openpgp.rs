@@ -25,9 +25,9 @@ pub(super) fn keys(text: &str) -> Result<Vec<Key>, String> {
     for block in text.split(BEGIN).skip(1) {
         let block = format!("{BEGIN}{block}");
         let (found, _) = SignedPublicKey::from_string_many(&block)
-            .map_err(|error| format!(" the OpenPGP key can't be read: {error}"))?;
+            .map_err(|error| format!(" cannot read the OpenPGP key: {error}"))?;
         for key in found {
-            keys.push(Key { key: key.map_err(|error| format!(" the OpenPGP key can't be read: {error}"))? });
+            keys.push(Key { key: key.map_err(|error| format!(" cannot read the OpenPGP key: {error}"))? });
         }
     }
     Ok(keys)
@@ -36,7 +36,7 @@ pub(super) fn keys(text: &str) -> Result<Vec<Key>, String> {
 /// Verifies a signature over a commit or a tag; returns the user id of the signer.
 pub(super) fn verify(signature: &str, payload: &[u8], keys: &[Key], now: u64) -> Result<String, String> {
     let (signature, _) = DetachedSignature::from_string(signature)
-        .map_err(|error| format!("its OpenPGP signature can't be read: {error}"))?;
+        .map_err(|error| format!("its OpenPGP signature cannot be read: {error}"))?;
     let signature = &signature.signature;
     // Other signature types do not cover the whole commit.
     if !matches!(signature.typ(), Some(SignatureType::Binary | SignatureType::Text)) {
@@ -113,7 +113,7 @@ fn strong_key(key: &impl KeyDetails) -> Result<(), String> {
             let bytes = rsa.to_bytes().map_err(|error| error.to_string())?;
             let bits = bytes.first_chunk::<2>().map_or(0, |bits| u16::from_be_bytes(*bits));
             if bits < 2048 {
-                return Err(format!("the OpenPGP key is RSA of {bits} bits, and 2048 are the least"));
+                return Err(format!("the OpenPGP key is RSA of {bits} bits, and at least 2048 are required"));
             }
             Ok(())
         }

@@ -40,7 +40,7 @@ fn signer(line: &str) -> Result<Signer, String> {
     let key = format!("{} {}", words[key_at], words[key_at + 1]);
     let mut signer = Signer {
         principals: principals.trim_matches('"').to_owned(),
-        key: PublicKey::from_openssh(&key).map_err(|error| format!("the key can't be read: {error}"))?,
+        key: PublicKey::from_openssh(&key).map_err(|error| format!("cannot read the key: {error}"))?,
         namespaces: None,
         valid_after: None,
         valid_before: None,
@@ -59,7 +59,7 @@ fn signer(line: &str) -> Result<Signer, String> {
             "cert-authority" => {
                 return Err("certificate authorities are not supported: list the keys themselves".into());
             }
-            other => return Err(format!("{other:?} is no option: namespaces, valid-after, valid-before")),
+            other => return Err(format!("{other:?} is not an option; write namespaces, valid-after or valid-before")),
         }
         if !given.insert(name) {
             return Err(format!("{option:?} is given twice"));
@@ -80,7 +80,11 @@ fn strong(key: &PublicKey) -> Result<(), String> {
             let bytes = rsa.n.as_positive_bytes().unwrap_or_default();
             let unused = bytes.first().map_or(0, |first| first.leading_zeros() as usize);
             let bits = (bytes.len() * 8).saturating_sub(unused);
-            if bits < 2048 { Err(format!("the RSA key has {bits} bits, and 2048 are the least")) } else { Ok(()) }
+            if bits < 2048 {
+                Err(format!("the RSA key has {bits} bits, and at least 2048 are required"))
+            } else {
+                Ok(())
+            }
         }
         KeyData::Dsa(_) => Err("DSA keys do not count".into()),
         _ => Ok(()),
@@ -188,7 +192,8 @@ pub(crate) fn civil(text: &str) -> Option<u64> {
 
 /// Verifies a signature over a commit or a tag; returns the principals of the signer.
 pub(super) fn verify(signature: &str, payload: &[u8], signers: &[Signer], now: u64) -> Result<String, String> {
-    let signature = SshSig::from_pem(signature).map_err(|error| format!("its SSH signature can't be read: {error}"))?;
+    let signature =
+        SshSig::from_pem(signature).map_err(|error| format!("its SSH signature cannot be read: {error}"))?;
     if signature.namespace() != "git" {
         return Err(format!("its SSH signature is for {:?}, not for git", signature.namespace()));
     }
