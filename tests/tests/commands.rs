@@ -84,7 +84,7 @@ fn an_order_in_which_services_miss_what_concerns_them_is_told() {
         "    - name: they run\n      loop: [nginx, php]\n      service: {name: \"{{ item }}\", state: started}\n";
     repository.write("book.yaml", book("b", &format!("  autoNotify: true\n  tasks:\n{looped}")));
     let (_, said) = validated(&repository);
-    assert!(said.contains("autoNotify passes over a service in a loop"), "{said}");
+    assert!(said.contains("autoNotify ignores a service in a loop"), "{said}");
 }
 
 #[test]

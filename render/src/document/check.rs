@@ -57,7 +57,7 @@ pub fn check_object(document: &Value) -> (Option<&'static Message>, Checked) {
             let hint = habits::top_level(key);
             walk.key(
                 &Trail::Key(&root, key),
-                Finding { message: format!("{key:?} is no part of an object"), hint: Some(hint) },
+                Finding { message: format!("{key:?} is not a part of an object"), hint: Some(hint) },
             );
         }
     }
@@ -119,7 +119,7 @@ impl Walk {
                 Some(meant) => format!("did you mean {meant}?"),
                 None => format!("one of: {}", names.join(", ")),
             };
-            self.value(&Trail::Key(trail, "kind"), Finding::new(format!("{name:?} is no kind")).hint(hint));
+            self.value(&Trail::Key(trail, "kind"), Finding::new(format!("{name:?} is not a kind")).hint(hint));
             return None;
         };
         let namespace = fields.get("namespace").filter(|namespace| !namespace.is_null());
@@ -309,7 +309,7 @@ impl Walk {
                     let finding = Finding::new(format!("two tasks of this list are called {name:?}"));
                     self.value(
                         &Trail::Key(&here, "name"),
-                        finding.hint("names tell tasks apart in status and journal: choose another"),
+                        finding.hint("names distinguish tasks in status and journal: choose another"),
                     );
                 }
                 None if task.is_object() && !include && task.get("name").is_none_or(Value::is_null) => {
@@ -397,7 +397,10 @@ impl Walk {
             (Some("port"), Value::Number(number))
                 if number.as_u64().is_some_and(|port| (1..=65_535).contains(&port)) => {}
             (Some("port"), Value::Number(number)) => {
-                self.value(trail, Finding::new(format!("{number} is no port")).hint("write a number from 1 to 65535"));
+                self.value(
+                    trail,
+                    Finding::new(format!("{number} is not a port")).hint("write a number from 1 to 65535"),
+                );
             }
             (_, Value::Object(map)) if map.is_empty() || map.values().all(Value::is_null) => {
                 let finding = Finding::new(format!("{} is a string, not a map", field.name));
@@ -440,7 +443,7 @@ impl Walk {
                 let finding = Finding::new(format!("{} holds no templates", field.name));
                 self.value(
                     trail,
-                    finding.hint("templates stand in module parameters, vars, loop, message and Event data"),
+                    finding.hint("templates are allowed in module parameters, vars, loop, message and Event data"),
                 );
             }
             return;
@@ -452,7 +455,7 @@ impl Walk {
             let hint = habits::word(parent.name, field.name, text)
                 .or_else(|| did_you_mean(text, field.word_list()).map(|meant| format!("did you mean {meant}?")))
                 .unwrap_or_else(|| format!("one of: {}", field.word_list().collect::<Vec<_>>().join(", ")));
-            self.value(trail, Finding::new(format!("{text:?} is no {}", field.name)).hint(hint));
+            self.value(trail, Finding::new(format!("{text:?} is not a valid {}", field.name)).hint(hint));
         }
         if field.format == Some("mode") {
             self.checked.modes.push(trail.path());

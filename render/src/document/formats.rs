@@ -18,12 +18,12 @@ pub(super) fn format(field: &Field, text: &str) -> Result<(), Finding> {
         "count" => Count::read(&Value::String(text.to_owned())).map(drop),
         "percent" => match Count::read(&Value::String(text.to_owned())) {
             Ok(Count::Percent(_)) => Ok(()),
-            _ => Err(Finding::new(format!("{text:?} is no percentage")).hint("write it like 10%")),
+            _ => Err(Finding::new(format!("{text:?} is not a percentage")).hint("write it like 10%")),
         },
         "cron" => Schedule::read(text).map(drop),
         "regex" => regex::Regex::new(text).map(drop).map_err(|error| {
             Finding::new(format!(
-                "no regular expression: {}",
+                "not a regular expression: {}",
                 error.to_string().lines().last().unwrap_or_default().trim()
             ))
         }),
@@ -34,13 +34,15 @@ pub(super) fn format(field: &Field, text: &str) -> Result<(), Finding> {
         "revocable" if revocable(text) => Ok(()),
         "revocable" => Err(Finding::new(format!("{text:?} is not a serial number and not a public key"))
             .hint("write a serial number as `towpath pki` prints it (3f:0a:91), or a key (ed25519:…)")),
-        "commit" => Err(Finding::new(format!("{text:?} is no full commit id")).hint("write all 40 hexadecimal digits")),
+        "commit" => {
+            Err(Finding::new(format!("{text:?} is not a full commit id")).hint("write all 40 hexadecimal digits"))
+        }
         "name" => name(text),
         "identifier" => identifier(text),
         "time" => time(text),
-        "datetime" => chrono::DateTime::parse_from_rfc3339(text)
-            .map(drop)
-            .map_err(|_| Finding::new(format!("{text:?} is no time")).hint("write it like \"2026-12-24T18:00:00Z\"")),
+        "datetime" => chrono::DateTime::parse_from_rfc3339(text).map(drop).map_err(|_| {
+            Finding::new(format!("{text:?} is not a time")).hint("write it like \"2026-12-24T18:00:00Z\"")
+        }),
         "timezone" => time_zone(text),
         "port" => port(text),
         "size" => size(text),
@@ -58,7 +60,7 @@ fn name(text: &str) -> Result<(), Finding> {
     {
         return Ok(());
     }
-    Err(Finding::new(format!("{text:?} is no name"))
+    Err(Finding::new(format!("{text:?} is not a name"))
         .hint("use letters, digits, '-', '.' and '_', beginning with a letter or digit"))
 }
 
@@ -67,7 +69,7 @@ fn identifier(text: &str) -> Result<(), Finding> {
     if text.bytes().all(rest) && text.bytes().next().is_some_and(|first| !first.is_ascii_digit()) {
         return Ok(());
     }
-    Err(Finding::new(format!("{text:?} can't be used in expressions"))
+    Err(Finding::new(format!("{text:?} cannot be used in expressions"))
         .hint("use letters, digits and '_', not beginning with a digit"))
 }
 
@@ -75,7 +77,7 @@ fn time(text: &str) -> Result<(), Finding> {
     let part = |text: &str, limit: u32| text.len() == 2 && text.parse::<u32>().is_ok_and(|number| number < limit);
     match text.split_once(':') {
         Some((hours, minutes)) if part(hours, 24) && part(minutes, 60) => Ok(()),
-        _ => Err(Finding::new(format!("{text:?} is no time of day")).hint("write it like \"22:00\"")),
+        _ => Err(Finding::new(format!("{text:?} is not a time of day")).hint("write it like \"22:00\"")),
     }
 }
 
@@ -86,14 +88,14 @@ fn time_zone(text: &str) -> Result<(), Finding> {
     let meant = towpath_proto::did_you_mean(text, tzdb_data::TZ_NAMES.iter().copied());
     let hint = meant
         .map_or_else(|| "write it like Europe/Berlin, or UTC".to_owned(), |meant| format!("did you mean {meant}?"));
-    Err(Finding::new(format!("{text:?} is no time zone")).hint(hint))
+    Err(Finding::new(format!("{text:?} is not a time zone")).hint(hint))
 }
 
 fn port(text: &str) -> Result<(), Finding> {
     let number = text.rsplit_once(':').map_or(text, |(_, port)| port);
     match number.parse::<u16>() {
         Ok(1..) => Ok(()),
-        _ => Err(Finding::new(format!("{text:?} is no port")).hint("write PORT or HOST:PORT")),
+        _ => Err(Finding::new(format!("{text:?} is not a port")).hint("write PORT or HOST:PORT")),
     }
 }
 
@@ -104,7 +106,7 @@ fn public_key(text: &str) -> Result<(), Finding> {
     if key.trim_end_matches('=').len() == 43 && key.trim_end_matches('=').bytes().all(letter) {
         return Ok(());
     }
-    Err(Finding::new(format!("{text:?} is no public key"))
+    Err(Finding::new(format!("{text:?} is not a public key"))
         .hint("write both keys as `towpath status -o json` of the node shows them: ed25519:… and x25519:…"))
 }
 

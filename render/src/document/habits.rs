@@ -6,14 +6,14 @@ use serde_json::Value;
 pub(super) fn top_level(key: &str) -> String {
     match key {
         "apiVersion" | "kind" | "name" | "namespace" | "labels" | "annotations" => {
-            format!("{key} stands below metadata")
+            format!("{key} belongs below metadata")
         }
         "hosts" | "tasks" | "handlers" | "vars" | "roles" => {
-            "this looks like an Ansible play: tasks stand in the spec of a TaskBook, and targets say for which nodes"
+            "this looks like an Ansible play: tasks belong in the spec of a TaskBook, and targets select its nodes"
                 .into()
         }
-        "data" | "stringData" => "values stand in spec".into(),
-        "status" => "status is not written in git: ask `towpath status`".into(),
+        "data" | "stringData" => "values belong in spec".into(),
+        "status" => "status is not written in git: use `towpath status`".into(),
         _ => "an object has metadata and spec".into(),
     }
 }
@@ -26,7 +26,7 @@ pub(super) fn unknown_key(message: &str, key: &str) -> Option<String> {
             "use loop, with item in the parameters"
         }
         ("Task", "ignore_errors" | "ignoreErrors") => "use onFailure: continue",
-        ("Task", "failed_when") => "use success, which says when the task has succeeded",
+        ("Task", "failed_when") => "use success, the condition of a successful task",
         ("Task", "changed_when") => "use changed",
         ("Task", "retries" | "delay") => "use until: {condition, interval, limit}",
         ("Task", "run_once") => "use elect: {count: 1}",
@@ -52,7 +52,7 @@ pub(super) fn unknown_key(message: &str, key: &str) -> Option<String> {
         ("File", "permissions" | "perms" | "perm" | "chmod") => "use mode",
         ("File", "user") => "use owner",
         ("File", "target" | "link") => "use linkTo",
-        ("File", "recurse" | "recursive") => "source with a directory copies the tree; modes stand on single files",
+        ("File", "recurse" | "recursive") => "source with a directory copies the tree; set modes on single files",
         ("File", "contents" | "text") => "use content",
         ("File", "force") => "a file that is in the way is an error: remove it with state: absent first",
         ("Line", "regexp" | "regex") => "use match",
@@ -64,7 +64,7 @@ pub(super) fn unknown_key(message: &str, key: &str) -> Option<String> {
         ("Service", "enable") => "use enabled",
         ("Package", "pkg") => "use name",
         ("TaskBook", "hosts" | "nodes" | "nodeGroups" | "selector") => "use targets: {nodeGroups: […]}",
-        ("TaskBook", "serial" | "serialize" | "waves" | "maxFailures" | "soak") => "this stands below rollout",
+        ("TaskBook", "serial" | "serialize" | "waves" | "maxFailures" | "soak") => "this belongs below rollout",
         ("TaskBook", "variables") => "use vars",
         ("Variables" | "ClusterVariables", "vars" | "variables" | "data") => "use values",
         ("Metadata", "kind_" | "type") => "use kind",

@@ -55,7 +55,7 @@ pub fn parse(source: &str, path: &str, bytes: &[u8], limits: Limits) -> (Vec<Doc
                 for path in duplicates.take().into_iter().take(most) {
                     let place = Place::new(Arc::clone(&file), index, path);
                     let (line, column) = place.locate(super::At::Key);
-                    let finding = Finding::new("this key stands here twice")
+                    let finding = Finding::new("this key occurs twice")
                         .hint("a second value would silently replace the first: keep one of them");
                     problems.push(problem_at(&file, line, column, finding));
                 }
@@ -180,7 +180,7 @@ impl<'de> Visitor<'de> for ValueSeed<'_> {
 
     fn visit_f64<E: serde::de::Error>(self, value: f64) -> Result<Value, E> {
         self.spend(0)?;
-        Number::from_f64(value).map(Value::Number).ok_or_else(|| E::custom("infinity and NaN are no values here"))
+        Number::from_f64(value).map(Value::Number).ok_or_else(|| E::custom("infinity and NaN are not values here"))
     }
 
     fn visit_str<E: serde::de::Error>(self, value: &str) -> Result<Value, E> {
@@ -275,7 +275,7 @@ impl<'de> Visitor<'de> for KeyVisitor {
     }
 
     fn visit_map<A: MapAccess<'de>>(self, _: A) -> Result<Key, A::Error> {
-        Err(A::Error::custom("a map stands where a string is expected"))
+        Err(A::Error::custom("expected a string, found a map"))
     }
 }
 

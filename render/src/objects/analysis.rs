@@ -248,7 +248,7 @@ impl Checker<'_, '_> {
             return finding.hint(format!("write facts.{root}"));
         }
         if let Some(fact) = root.strip_prefix("ansible_") {
-            return finding.hint(format!("facts stand in facts; see `towpath facts` for what {fact} is called"));
+            return finding.hint(format!("facts are below facts; `towpath facts` shows the name of {fact}"));
         }
         match did_you_mean(root, NAMES) {
             Some(meant) => finding.hint(format!("did you mean {meant}?")),
@@ -272,7 +272,7 @@ impl Checker<'_, '_> {
         if self.known_variable(name, here) {
             return None;
         }
-        let finding = Finding::new(format!("the variable {name} is set nowhere"));
+        let finding = Finding::new(format!("the variable {name} is not set"));
         if !self.loader.problems.borrow().shows_more(place.source()) {
             return Some(finding);
         }
@@ -298,7 +298,7 @@ impl Checker<'_, '_> {
         if self.all.contains(&full) {
             return Some(
                 Finding::new(format!("{name} is registered only later"))
-                    .hint("results are known to the tasks behind the one that registers them"),
+                    .hint("results are known to the tasks after the one that registers them"),
             );
         }
         let finding = Finding::new(format!("no task registers {name}"));
@@ -309,7 +309,7 @@ impl Checker<'_, '_> {
             self.all.iter().map(|known| known.strip_prefix(task.within.prefix.as_str()).unwrap_or(known)).collect();
         Some(match did_you_mean(name, own) {
             Some(meant) => finding.hint(format!("did you mean steps.{meant}?")),
-            None => finding.hint("add register: to the task whose result is meant"),
+            None => finding.hint("add register: to the task that has the result"),
         })
     }
 
@@ -346,7 +346,7 @@ impl Checker<'_, '_> {
         let Ok(Some(bytes)) = tree.read(path) else { return };
         let Ok(text) = String::from_utf8(bytes) else {
             let finding = Finding::new(format!("the template {path} is not valid UTF-8"))
-                .hint("use source for files that are no text");
+                .hint("use source for files that are not text");
             return self.loader.problem(&task.place, At::Value, finding);
         };
         let name = task.module.as_ref().map_or("file", |module| module.name);
@@ -405,7 +405,7 @@ fn unknown_fact(name: &str) -> Option<Finding> {
     let finding = Finding::new(format!("there is no fact {fact}"));
     Some(match did_you_mean(fact, FACTS) {
         Some(meant) => finding.hint(format!("did you mean facts.{meant}?")),
-        None => finding.hint("facts of facts.d stand in facts.custom; `towpath facts` shows all"),
+        None => finding.hint("facts of facts.d are in facts.custom; `towpath facts` shows all"),
     })
 }
 

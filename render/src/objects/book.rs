@@ -211,7 +211,7 @@ impl Reader<'_, '_> {
     fn pin(&mut self, at: &Place, what: &str, url: String, commit: Option<String>) -> Option<String> {
         if url.contains("{{") || commit.as_deref().is_some_and(|commit| commit.contains("{{")) {
             let finding = Finding::new("url and commit hold no templates")
-                .hint("the repository is fetched before anything is rendered: write the two out");
+                .hint("the repository is fetched before anything is rendered: write both in full");
             self.loader.problem(at, At::Value, finding);
             return None;
         }
@@ -356,7 +356,7 @@ fn unique_ids(loader: &mut Loader<'_>, tasks: &[Task]) {
         {
             let finding = Finding::new(format!("two tasks are called {:?}", task.id));
             let hint = format!(
-                "the other one is at {}; give the include a name, which then stands before its tasks' names",
+                "the other one is at {}; give the include a name, which then precedes the names of its tasks",
                 loader.file_line(first)
             );
             loader.problem(&task.place.key("name"), At::Value, finding.hint(hint));

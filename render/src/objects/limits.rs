@@ -202,7 +202,7 @@ pub(super) fn check_module(loader: &mut Loader<'_>, place: &Place, module: &Modu
         limits.deny.iter().any(|denied| denied == name)
             || !limits.allow.is_empty() && !limits.allow.iter().any(|allowed| allowed == name)
     };
-    let hint = "modules.allow and modules.deny of the Namespace say which it may";
+    let hint = "modules.allow and modules.deny of the Namespace list the allowed modules";
     let place = place.key(module.name);
     if refused(module.name) {
         let finding = Finding::new(format!("the namespace {namespace} may not use the module {}", module.name));

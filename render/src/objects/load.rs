@@ -236,7 +236,7 @@ impl Loader<'_> {
         let entries = match source.tree.list("") {
             Ok(entries) => entries,
             Err(error) => {
-                return self.file_problem(source, "", Finding::new(format!("the source can't be read: {error}")));
+                return self.file_problem(source, "", Finding::new(format!("cannot read the source: {error}")));
             }
         };
         self.refused_entries(source, &entries);
@@ -257,7 +257,7 @@ impl Loader<'_> {
                 source,
                 "",
                 finding.hint(
-                    "write *.yaml files below its path, or say library: true where it only holds files for includes",
+                    "write *.yaml files below its path, or set library: true if it only holds files for includes",
                 ),
             );
         }
@@ -316,7 +316,7 @@ impl Loader<'_> {
         let bytes = match source.tree.read(&entry.path) {
             Ok(bytes) => bytes.unwrap_or_default(),
             Err(error) => {
-                self.file_problem(source, &entry.path, Finding::new(format!("the file can't be read: {error}")));
+                self.file_problem(source, &entry.path, Finding::new(format!("cannot read the file: {error}")));
                 return 0;
             }
         };
@@ -394,7 +394,7 @@ impl Loader<'_> {
                 if self.problems.get_mut().may_locate(place.source(), place.file_size()) {
                     self.unquoted_mode(&place);
                 } else {
-                    let finding = Finding::new("the file has too many modes to look each of them up");
+                    let finding = Finding::new("the file has too many modes to check each of them");
                     self.problem(&document.place(), At::Value, finding.hint("split the file"));
                     break;
                 }
@@ -476,7 +476,7 @@ impl Loader<'_> {
     fn config(&mut self, object: &Object) {
         for field in ["node", "cluster", "root", "stateDir", "listen", "tls", "dataStore", "secrets"] {
             if object.spec.get(field).is_some_and(|value| !value.is_null()) {
-                let finding = Finding::new(format!("{field} stands in the node's bootstrap file alone"));
+                let finding = Finding::new(format!("{field} belongs in the node's bootstrap file only"));
                 self.problem(&object.place.key("spec").key(field), At::Key, finding.hint("remove it here"));
             }
         }
@@ -527,7 +527,7 @@ impl Loader<'_> {
             if let Some(module) = task.as_ref().and_then(|task| task.module.as_ref())
                 && !matches!(module.name, "command" | "script" | "http")
             {
-                let finding = Finding::new(format!("a value can't be computed by {}", module.name));
+                let finding = Finding::new(format!("cannot compute a value with {}", module.name));
                 self.problem(&place.key("task").key(module.name), At::Key, finding.hint("use command, script or http"));
             }
             computed.push(ComputedValue {

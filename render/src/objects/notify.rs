@@ -17,7 +17,7 @@ pub(super) fn add(loader: &mut Loader<'_>, book: &mut Book) {
     for at in 0..book.tasks.len() {
         let Some(service) = Service::of(&book.tasks[at]) else { continue };
         if book.tasks[at].looped.is_some() {
-            let finding = Finding::new("autoNotify passes over a service in a loop")
+            let finding = Finding::new("autoNotify ignores a service in a loop")
                 .hint("write a task for each service, or notify a handler");
             loader.warning(&book.tasks[at].place.key("loop"), At::Value, finding);
             continue;
@@ -55,7 +55,7 @@ pub(super) fn add(loader: &mut Loader<'_>, book: &mut Book) {
             if position > at && !book.parallel && !other.sync {
                 let what = format!("{} is started before {:?}, which it is to be started with", service.unit, other.id);
                 let finding = Finding::new(what)
-                    .hint("on a new node there is nothing of that yet: move the task before that of the service");
+                    .hint("on a new node it does not exist yet: move the task before that of the service");
                 loader.warning(&other.place, At::Value, finding);
             }
         }

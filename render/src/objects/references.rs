@@ -327,13 +327,13 @@ fn rollout_sense(loader: &mut Loader<'_>) {
         if book.rollout.serialize.as_ref().is_some_and(|serialize| zero(&serialize.count)) {
             findings.push((
                 place.key("serialize").key("count"),
-                Finding::new("with a count of 0 nobody would ever change")
+                Finding::new("with a count of 0 no node would ever change")
                     .hint("write at least 1; to pause a book use suspend"),
             ));
         }
         for (list, name) in [(&book.rollout.before, "before"), (&book.rollout.after, "after")] {
             for task in list.iter().filter(|task| task.sync || task.elect.is_some() || task.serialize.is_some()) {
-                let finding = Finding::new(format!("a task of {name} can't wait for other nodes"));
+                let finding = Finding::new(format!("a task of {name} cannot wait for other nodes"));
                 findings.push((
                     task.place.clone(),
                     finding.hint("no node waits for another while it holds a slot: move it to tasks"),
@@ -374,7 +374,12 @@ fn secrets(loader: &mut Loader<'_>) {
         for (key, value) in task::map(&object.spec, "data") {
             if value.as_str().is_some_and(|text| !text.trim_start().starts_with("-----BEGIN AGE ENCRYPTED FILE-----")) {
                 let finding = Finding::new(format!("the value of {key} is not encrypted"));
-                findings.push((place.key("data").key(&key), finding.hint("encrypt it with `towpath secrets encrypt`, and make a new one: this one stands in the history of git")));
+                findings.push((
+                    place.key("data").key(&key),
+                    finding.hint(
+                        "encrypt it with `towpath secrets encrypt`, and replace it: this one is in the history of git",
+                    ),
+                ));
             }
         }
         let limits = loader

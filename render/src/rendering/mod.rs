@@ -172,7 +172,10 @@ impl Renderer {
             let filled = self.fill(&task.within, &scope, written, &place)?;
             let Value::Array(values) = filled.value() else {
                 let shown = if filled.marks().is_clean() { shown(filled.value()) } else { format!("{filled:?}") };
-                return Err(RenderError { place: place.clone(), message: format!("the loop is no list, but {shown}") });
+                return Err(RenderError {
+                    place: place.clone(),
+                    message: format!("the loop is not a list, but {shown}"),
+                });
             };
             let length = values.len();
             let item = |(index, value): (usize, &Value)| {

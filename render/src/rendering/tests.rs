@@ -114,7 +114,7 @@ fn what_a_template_gives_is_checked() {
     let (renderer, book) = renderer(&set, &view);
     let error = renderer.params(&book.tasks[0], None).unwrap_err().to_string();
     assert!(error.starts_with("a.yaml:9: the mode is a number"), "{error}");
-    assert!(renderer.params(&book.tasks[1], None).unwrap_err().to_string().contains("\"web1\" is no state"));
+    assert!(renderer.params(&book.tasks[1], None).unwrap_err().to_string().contains("\"web1\" is not a valid state"));
 }
 
 /// Returns inputs with the facts of two nodes and an event.

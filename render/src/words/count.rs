@@ -20,7 +20,7 @@ impl Count {
     /// The reason why the value is invalid.
     pub fn read(value: &Value) -> Result<Self, Finding> {
         let wrong = |shown: &str| {
-            Finding::new(format!("{shown} is no count"))
+            Finding::new(format!("{shown} is not a count"))
                 .hint("write a number of nodes like 3, or a percentage like 25%")
         };
         match value {

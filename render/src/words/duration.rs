@@ -12,7 +12,7 @@ const UNITS: [(&str, u64); 6] =
 /// # Errors
 /// The reason why the duration is invalid, with the correct form as a hint.
 pub fn duration(text: &str) -> Result<Duration, Finding> {
-    let wrong = || Finding::new(format!("{text:?} is no duration")).hint("write it like 90s, 5m, 1h30m or 7d");
+    let wrong = || Finding::new(format!("{text:?} is not a duration")).hint("write it like 90s, 5m, 1h30m or 7d");
     let mut rest = text.trim();
     if rest.is_empty() {
         return Err(wrong());

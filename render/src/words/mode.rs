@@ -8,7 +8,7 @@ use crate::problem::Finding;
 /// The reason why the mode is invalid.
 pub fn mode(text: &str) -> Result<u32, Finding> {
     let digits = text.strip_prefix("0o").unwrap_or(text);
-    let wrong = || Finding::new(format!("{text:?} is no mode")).hint("write octal digits in quotes, like \"0644\"");
+    let wrong = || Finding::new(format!("{text:?} is not a mode")).hint("write octal digits in quotes, like \"0644\"");
     if !(3..=4).contains(&digits.len()) {
         return Err(wrong());
     }

@@ -20,7 +20,7 @@ impl Schedule {
     /// The reason why the schedule is invalid.
     pub fn read(text: &str) -> Result<Self, Finding> {
         let wrong = |why: &str| {
-            Finding::new(format!("{text:?} is no schedule: {why}")).hint("write minute, hour, day, month and day of the week, like \"30 2 * * 1-5\", or @hourly, @daily, @weekly, @monthly, @yearly")
+            Finding::new(format!("{text:?} is not a schedule: {why}")).hint("write minute, hour, day, month and day of the week, like \"30 2 * * 1-5\", or @hourly, @daily, @weekly, @monthly, @yearly")
         };
         let normalised = if text.trim().starts_with('@') {
             text.trim().to_owned()
@@ -49,14 +49,14 @@ fn fields(text: &str) -> Result<String, String> {
 
 fn weekdays(item: &str) -> Result<String, String> {
     let (range, step) = item.split_once('/').map_or((item, None), |(range, step)| (range, Some(step)));
-    let step: usize = step.map_or(Ok(1), |step| step.parse().map_err(|_| format!("{step:?} is no step")))?;
+    let step: usize = step.map_or(Ok(1), |step| step.parse().map_err(|_| format!("{step:?} is not a step")))?;
     let number = |word: &str| match word.parse::<usize>() {
         Ok(number) if number < DAYS.len() => Ok(number),
-        Ok(number) => Err(format!("{number} is no day of the week")),
+        Ok(number) => Err(format!("{number} is not a day of the week")),
         Err(_) => DAYS
             .iter()
             .position(|day| word.get(..3).is_some_and(|start| start.eq_ignore_ascii_case(day)))
-            .ok_or_else(|| format!("{word:?} is no day of the week")),
+            .ok_or_else(|| format!("{word:?} is not a day of the week")),
     };
     let (first, mut last) = match (range, range.split_once('-')) {
         ("*" | "?", _) if step == 1 => return Ok("*".to_owned()),

@@ -80,7 +80,7 @@ impl Selector {
                     "Exists" => Requirement::Exists(key),
                     "DoesNotExist" => Requirement::Missing(key),
                     other => {
-                        return Err(Finding::new(format!("{other:?} is no operator"))
+                        return Err(Finding::new(format!("{other:?} is not an operator"))
                             .hint("one of: In, NotIn, Exists, DoesNotExist"));
                     }
                 });
@@ -88,7 +88,7 @@ impl Selector {
         }
         if requirements.is_empty() {
             return Err(Finding::new("the selector selects everything")
-                .hint("say what is meant: at least one of matchLabels, matchExpressions"));
+                .hint("write at least one of matchLabels, matchExpressions"));
         }
         Ok(Self { requirements })
     }
@@ -102,7 +102,7 @@ impl Selector {
         for part in split(text) {
             let part = part.trim();
             let requirement = requirement(part).ok_or_else(|| {
-                Finding::new(format!("{part:?} is no part of a selector"))
+                Finding::new(format!("{part:?} is not a part of a selector"))
                     .hint("write it like tier=front, env!=test, rack in (a, b), zone or !old, separated by commas")
             })?;
             requirements.push(requirement);
@@ -163,7 +163,7 @@ fn word(value: &Value) -> Result<String, Finding> {
         Value::String(text) => Ok(text.clone()),
         Value::Number(number) => Ok(number.to_string()),
         Value::Bool(bool) => Ok(bool.to_string()),
-        other => Err(Finding::new(format!("{other} is no label"))),
+        other => Err(Finding::new(format!("{other} is not a label"))),
     }
 }
 

@@ -14,7 +14,7 @@ pub(super) fn add(environment: &mut Environment<'static>) {
 }
 
 fn ipaddr(text: &str, query: &str, within: Option<&str>) -> Result<Value, Error> {
-    let no_address = || wrong(format!("ipaddr: {text:?} is no address and no network"));
+    let no_address = || wrong(format!("ipaddr: {text:?} is neither an address nor a network"));
     let net: IpNet = match text.trim().parse::<IpAddr>() {
         Ok(address) => address.into(),
         Err(_) => text.trim().parse().map_err(|_| no_address())?,
@@ -28,7 +28,7 @@ fn ipaddr(text: &str, query: &str, within: Option<&str>) -> Result<Value, Error>
         "in" => {
             let outer =
                 within.ok_or_else(|| wrong("ipaddr: \"in\" needs a network: ipaddr(\"in\", \"10.0.0.0/8\")"))?;
-            let outer: IpNet = outer.parse().map_err(|_| wrong(format!("ipaddr: {outer:?} is no network")))?;
+            let outer: IpNet = outer.parse().map_err(|_| wrong(format!("ipaddr: {outer:?} is not a network")))?;
             Value::from(outer.contains(&net))
         }
         other => {

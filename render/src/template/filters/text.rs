@@ -26,7 +26,7 @@ fn regex(pattern: &str, options: &Kwargs) -> Result<Regex, Error> {
         .size_limit(1 << 20)
         .build();
     regex.map_err(|error| {
-        wrong(format!("no regular expression: {}", error.to_string().lines().last().unwrap_or_default().trim()))
+        wrong(format!("not a regular expression: {}", error.to_string().lines().last().unwrap_or_default().trim()))
     })
 }
 
@@ -136,7 +136,7 @@ fn regex_search(
             None => {
                 let number = group.strip_prefix('\\').and_then(|number| number.parse().ok());
                 found.get(number.ok_or_else(|| {
-                    wrong(format!("regex_search: {group:?} names no group: write \\\\1 or \\\\g<name>"))
+                    wrong(format!("regex_search: {group:?} is not a group: write \\\\1 or \\\\g<name>"))
                 })?)
             }
         };
@@ -174,7 +174,7 @@ fn quote(text: &str) -> String {
 
 /// Returns the bytes of `10M`, `1.5 GiB` or `512`. All units are powers of 1024, as in Ansible.
 pub(crate) fn human_to_bytes(text: &str) -> Result<u64, String> {
-    let wrong = || format!("{text:?} is no size in bytes");
+    let wrong = || format!("{text:?} is not a size in bytes");
     let trimmed = text.trim();
     let end = trimmed.find(|character: char| !character.is_ascii_digit() && character != '.').unwrap_or(trimmed.len());
     let number: f64 = trimmed[..end].parse().map_err(|_| wrong())?;
