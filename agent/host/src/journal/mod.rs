@@ -232,7 +232,7 @@ impl Journal {
 
     /// Shows every later commit to a function, in the order of the commits. The first call counts.
     ///
-    /// For tests alone: records may hold secrets, and `tests/tests/tidy.rs` rejects a call in the agent. The function
+    /// For tests alone: records may hold secrets, and `tests/tests/tidy` rejects a call in the agent. The function
     /// must not use the journal, which waits for it.
     pub fn observe_commits(&self, show: impl Fn(&Changes) + Send + Sync + 'static) {
         let _ = self.observer.set(Observer(Box::new(show)));
