@@ -1,4 +1,4 @@
-//! How soon a crash is known to all, and whether anybody is thought lost who is there, while all processors are busy.
+//! Measures how soon all members know of a crash, and counts false alarms, while all processors are busy.
 //! Run by hand: cargo run --release -p towpath-tests --bin crowd -- memory 1000 600, or -- processes 50 600 (the seconds
 //! of load; needs TOWPATH_BIN).
 

@@ -1,9 +1,9 @@
-//! What checks cost on a real machine. Run by hand, with TOWPATH_BIN a release build:
+//! Measures what checks cost on a real machine. Run by hand, with TOWPATH_BIN a release build:
 //! cargo run -p towpath-tests --bin machine
 
 use towpath_tests::{ok, server::Server};
 
-/// How long the tasks of the book took, in milliseconds.
+/// Returns the time that the tasks of the book took, in milliseconds.
 fn took(server: &Server) -> f64 {
     let status = server.status();
     let tasks = status["taskBooks"][0]["tasks"].as_array().cloned().unwrap_or_default();

@@ -69,7 +69,15 @@ fn sources(files: usize, tasks: bool) -> Vec<SourceTree> {
     let fleet = "metadata: {apiVersion: v1alpha, kind: Namespace, name: app}\n---\nmetadata: {apiVersion: v1alpha, kind: Node, name: n1}\n";
     let head = "metadata: {apiVersion: v1alpha, kind: TaskBook, name: files, namespace: app}\nspec:\n  targets: {nodes: [n1]}\n  tasks:\n";
     let body: String = if tasks {
-        (0..files).map(|file| format!("    - name: file {file}\n      file: {{path: /f/{file}.conf, content: \"name = app{file}\\nhost = {{{{ node.name }}}}\\n\"}}\n")).collect()
+        (0..files)
+            .map(|file| {
+                format!(
+                    "    - name: file {file}
+      file: {{path: /f/{file}.conf, content: \"name = app{file}\\nhost = {{{{ node.name }}}}\\n\"}}
+"
+                )
+            })
+            .collect()
     } else {
         format!(
             "    - name: files\n      loop: \"{{{{ range({files}) | list }}}}\"\n      file: {{path: \"/f/{{{{ item }}}}.conf\", template: templates/app.j2}}\n"

@@ -42,7 +42,7 @@ pub struct Etcd {
     tls: Option<Tls>,
     members: Vec<Member>,
     extra: Vec<String>,
-    /// What stands before its command lines: how they get to where it runs.
+    /// The beginning of its command lines, which enters the machine that it runs on.
     inside: Vec<String>,
     /// The proxies through which nodes reach its members, where there are any.
     proxies: Vec<Proxy>,

@@ -26,7 +26,7 @@ pub struct Fleet {
     pub etcd: Etcd,
     /// The state repository.
     pub repository: Repository,
-    /// Who signs what is published, where the nodes ask for that.
+    /// The signer of the commits, where the nodes require one.
     pub signer: Option<SshSigner>,
     /// The nodes, n0 first.
     pub nodes: Vec<Node>,
@@ -79,7 +79,16 @@ impl Fleet {
         objects
             .push_str("---\nmetadata: {apiVersion: v1alpha, kind: NodeGroup, name: web}\nspec: {selector: tier=web}\n");
         repository.write("fleet.yaml", objects);
-        repository.write("base.yaml", "metadata: {apiVersion: v1alpha, kind: TaskBook, name: base, namespace: app}\nspec:\n  targets: {nodeGroups: [web]}\n  tasks:\n    - name: base\n      file: {path: /base, content: base}\n");
+        repository.write(
+            "base.yaml",
+            "metadata: {apiVersion: v1alpha, kind: TaskBook, name: base, namespace: app}
+spec:
+  targets: {nodeGroups: [web]}
+  tasks:
+    - name: base
+      file: {path: /base, content: base}
+",
+        );
         let mut source = format!("url: {}\n      interval: 1s", repository.bare.display());
         if let Some(signer) = &signer {
             let keys = folder.path().join("signers");
@@ -127,12 +136,12 @@ impl Fleet {
         }
     }
 
-    /// Where tasks write what they did.
+    /// Returns the file that tasks append their actions to.
     pub fn log_file(&self) -> PathBuf {
         self.folder.path().join("happened")
     }
 
-    /// What the tasks have written: `time word node`, in the order of their times.
+    /// Returns the lines of the tasks, `time word node`, in the order of their times.
     pub fn happened(&self) -> Vec<(u64, String, String)> {
         let text = fs::read_to_string(self.log_file()).unwrap_or_default();
         let mut lines: Vec<(u64, String, String)> = text
@@ -151,7 +160,7 @@ impl Fleet {
         wait_until(Duration::from_secs(seconds), || holds(self), || self.shown());
     }
 
-    /// How everything is, for a test that fails.
+    /// Returns the status of all nodes, for a test that fails.
     pub fn shown(&self) -> String {
         let nodes = self.nodes.iter().map(|node| {
             let status = node.ask(&["status"]).unwrap_or_default();

@@ -110,7 +110,13 @@ impl Repository {
 }
 
 /// The objects that every state repository of the tests begins with.
-pub const FLEET: &str = "metadata: {apiVersion: v1alpha, kind: Namespace, name: app}\n---\nmetadata: {apiVersion: v1alpha, kind: Node, name: n1, labels: {role: web}}\n---\nmetadata: {apiVersion: v1alpha, kind: NodeGroup, name: web}\nspec: {selector: \"role=web\"}\n";
+pub const FLEET: &str = "metadata: {apiVersion: v1alpha, kind: Namespace, name: app}
+---
+metadata: {apiVersion: v1alpha, kind: Node, name: n1, labels: {role: web}}
+---
+metadata: {apiVersion: v1alpha, kind: NodeGroup, name: web}
+spec: {selector: \"role=web\"}
+";
 
 /// A TaskBook for the node of the tests.
 pub fn book(name: &str, rest: &str) -> String {

@@ -8,7 +8,7 @@ use std::{
 
 use crate::ok;
 
-/// What is in it.
+/// The packages of the image.
 const PACKAGES: &str = "systemd,systemd-sysv,libpam-systemd,dbus,polkitd,packagekit,packagekit-tools,iproute2,\
     nftables,procps,git,openssh-client,ca-certificates,sudo,tzdata,python3,dnf,rpm";
 
@@ -19,7 +19,7 @@ echo "deb [trusted=yes] file:/srv/repo ./" > etc/apt/sources.list; : > etc/resol
 for unit in apt-daily.timer apt-daily-upgrade.timer e2scrub_all.timer dpkg-db-backup.timer fstrim.timer \
   console-getty.service; do ln -sf /dev/null etc/systemd/system/$unit; done"#;
 
-/// Where things are kept between runs.
+/// Returns the folder that outlives a run of the tests.
 pub fn cache() -> PathBuf {
     let home = || PathBuf::from(std::env::var_os("HOME").expect("HOME is not set")).join(".cache");
     std::env::var_os("XDG_CACHE_HOME").map_or_else(home, PathBuf::from).join("towpath-tests")

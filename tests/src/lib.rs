@@ -33,7 +33,7 @@ pub fn towpath() -> Command {
     command
 }
 
-/// Whether the long variants of tests are asked for.
+/// Returns whether `TOWPATH_LONG` asks for the long variants of tests.
 pub fn long() -> bool {
     std::env::var_os("TOWPATH_LONG").is_some()
 }

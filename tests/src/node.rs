@@ -18,7 +18,7 @@ pub struct Node {
     pub name: String,
     /// Everything of it.
     pub folder: PathBuf,
-    /// What it takes for the root of the machine.
+    /// The folder that it uses as the root of the machine.
     pub root: PathBuf,
     /// Its state directory.
     pub state: PathBuf,
@@ -26,20 +26,20 @@ pub struct Node {
     pub config: PathBuf,
     /// Its socket.
     pub socket: PathBuf,
-    /// Where it listens for other machines, and its certificate.
+    /// The port for other machines, and the certificate.
     pub secured: Option<Secured>,
 }
 
-/// How a node shows who it is to other machines.
+/// The identity of a node for other machines.
 #[derive(Debug, Clone)]
 pub struct Secured {
-    /// Where it listens.
+    /// The port that it listens on.
     pub port: u16,
     /// The folder of the authority, which has the node's certificate too.
     pub pki: PathBuf,
 }
 
-/// What an agent that ran once gave.
+/// The result of an agent that ran once.
 #[derive(Debug)]
 pub struct Once {
     /// Its exit status.
@@ -91,7 +91,16 @@ impl Node {
         });
         let (api, tls) = secured.unwrap_or_default();
         let text = format!(
-            "metadata: {{apiVersion: v1alpha, kind: Config}}\nspec:\n  node: {}\n  root: {}\n  stateDir: {}\n  listen: {{socket: {}{api}}}\n{tls}  sources:\n    - name: fleet\n      {source}\n{settings}",
+            "metadata: {{apiVersion: v1alpha, kind: Config}}
+spec:
+  node: {}
+  root: {}
+  stateDir: {}
+  listen: {{socket: {}{api}}}
+{tls}  sources:
+    - name: fleet
+      {source}
+{settings}",
             self.name,
             self.root.display(),
             self.state.display(),
@@ -136,7 +145,7 @@ impl Node {
         agent
     }
 
-    /// What the agent has logged.
+    /// Returns the log of the agent.
     pub fn log(&self) -> String {
         fs::read_to_string(self.folder.join("log")).unwrap_or_default()
     }
@@ -158,7 +167,7 @@ impl Node {
         wait_until(Duration::from_secs(30), || self.applied(commit), || format!("{:#}\n{}", self.status(), self.log()))
     }
 
-    /// Whether the agent has applied a commit.
+    /// Returns whether the agent has applied a commit.
     pub fn applied(&self, commit: &str) -> bool {
         self.ask(&["status"]).is_some_and(|status| status["lastApplied"]["commits"]["fleet"] == commit)
     }

@@ -65,7 +65,7 @@ impl Proxy {
         format!("http://{}", self.address)
     }
 
-    /// How many connections were made to it.
+    /// Returns the number of connections that it has accepted.
     pub fn connections(&self) -> usize {
         self.state.connections.load(Ordering::Relaxed)
     }

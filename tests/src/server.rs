@@ -166,12 +166,23 @@ impl Server {
         ok(&mut machines.command(0, &["update-ca-certificates"]));
         repository.write(
             "fleet.yaml",
-            format!("metadata: {{apiVersion: v1alpha, kind: Namespace, name: app}}\nspec: {{includes: {{allow: [\"https://{HUB}:*\"]}}}}\n---\nmetadata: {{apiVersion: v1alpha, kind: Node, name: n0}}\n"),
+            format!(
+                "metadata: {{apiVersion: v1alpha, kind: Namespace, name: app}}
+spec: {{includes: {{allow: [\"https://{HUB}:*\"]}}}}
+---
+metadata: {{apiVersion: v1alpha, kind: Node, name: n0}}
+"
+            ),
         );
         machines.put(
             0,
             "/etc/towpath/agent.yaml",
-            "metadata: {apiVersion: v1alpha, kind: Config}\nspec:\n  node: n0\n  sources: [{name: fleet, url: /srv/git/fleet.git, interval: 1s}]\n  reconcile: {interval: 5s}\n",
+            "metadata: {apiVersion: v1alpha, kind: Config}
+spec:
+  node: n0
+  sources: [{name: fleet, url: /srv/git/fleet.git, interval: 1s}]
+  reconcile: {interval: 5s}
+",
         );
         machines.put(0, "/etc/systemd/system/towpath.service", UNIT);
         let server = Self { key, packages, repository, https, machines, _folder: folder };
@@ -209,7 +220,21 @@ impl Server {
         }
         let _ = fs::remove_file(self.repository.work.join("web.yaml"));
         let key: String = self.key.lines().map(|line| format!("        {line}\n")).collect();
-        self.repository.write("here.yaml", format!("metadata: {{apiVersion: v1alpha, kind: Variables, name: here, namespace: web}}\nspec:\n  priority: 10\n  values:\n    packages:\n      uri: file:/srv/repo\n      suite: ./\n      components: []\n      key: |\n{key}"));
+        self.repository.write(
+            "here.yaml",
+            format!(
+                "metadata: {{apiVersion: v1alpha, kind: Variables, name: here, namespace: web}}
+spec:
+  priority: 10
+  values:
+    packages:
+      uri: file:/srv/repo
+      suite: ./
+      components: []
+      key: |
+{key}"
+            ),
+        );
         // Only what the example says itself is believed.
         self.machines.put(0, "/etc/apt/sources.list", "");
         self.repository.publish("the example")
@@ -249,7 +274,7 @@ impl Server {
         tasks.iter().map(|task| (text(&task["name"]), text(&task["outcome"]), text(&task["message"]))).collect()
     }
 
-    /// What the last run of the book that changed something has as outcomes of its tasks, by their names.
+    /// Returns the names and outcomes of the tasks in the last run of the book that changed something.
     pub fn last_change(&self) -> Vec<(String, String)> {
         let Some(live) = self.machines.try_live(0) else { return Vec::new() };
         let socket = live.join("run/towpath/api.sock");
@@ -260,13 +285,13 @@ impl Server {
         tasks.iter().map(|task| (text(&task["name"]), text(&task["outcome"]))).collect()
     }
 
-    /// What a command on the machine says.
+    /// Returns the output of a command on the machine.
     pub fn says(&self, command: &[&str]) -> String {
         let output = self.machines.exec(0, command);
         String::from_utf8_lossy(&output.stdout).trim().to_owned()
     }
 
-    /// How everything is, for a test that fails.
+    /// Returns the status and the end of the log, for a test that fails.
     pub fn shown(&self) -> String {
         let log = self.says(&["journalctl", "-u", "towpath", "-n", "30", "--no-pager", "-o", "cat"]);
         format!("{:#}\n{log}", self.status())

@@ -115,7 +115,7 @@ pub struct Https {
     pub authority: Authority,
     folder: PathBuf,
     address: String,
-    /// What runs a command where the server is.
+    /// The beginning of command lines, which enters the machine of the server.
     place: Vec<OsString>,
     nginx: Option<Running>,
     _backend: Running,
@@ -197,7 +197,7 @@ impl Https {
         format!("https://{host}:{}/{name}.git", self.port)
     }
 
-    /// Where the files that are there for everybody are kept.
+    /// Returns the folder of the files that need no password.
     pub fn files(&self) -> PathBuf {
         self.folder.join("static")
     }
@@ -207,7 +207,7 @@ impl Https {
         format!("https://{}:{}/static/{name}", self.address, self.port)
     }
 
-    /// What the server has written about requests.
+    /// Returns the server's log of requests.
     pub fn log(&self) -> String {
         fs::read_to_string(self.folder.join("nginx.log")).unwrap_or_default()
     }

@@ -48,7 +48,11 @@ impl Site {
         let pki = folder.path().join("pki");
         ok(towpath().args(["pki", "init", "--dir"]).arg(&pki));
         let mut objects = String::from(
-            "metadata: {apiVersion: v1alpha, kind: Namespace, name: app}\n---\nmetadata: {apiVersion: v1alpha, kind: NodeGroup, name: web}\nspec: {selector: tier=web}\n",
+            "metadata: {apiVersion: v1alpha, kind: Namespace, name: app}
+---
+metadata: {apiVersion: v1alpha, kind: NodeGroup, name: web}
+spec: {selector: tier=web}
+",
         );
         for number in 0..count {
             objects.push_str(&format!(
@@ -57,7 +61,16 @@ impl Site {
             ));
         }
         repository.write("fleet.yaml", objects);
-        repository.write("base.yaml", "metadata: {apiVersion: v1alpha, kind: TaskBook, name: base, namespace: app}\nspec:\n  targets: {nodeGroups: [web]}\n  tasks:\n    - name: base\n      file: {path: /etc/base, content: base}\n");
+        repository.write(
+            "base.yaml",
+            "metadata: {apiVersion: v1alpha, kind: TaskBook, name: base, namespace: app}
+spec:
+  targets: {nodeGroups: [web]}
+  tasks:
+    - name: base
+      file: {path: /etc/base, content: base}
+",
+        );
         let head = repository.publish("first");
         let bare = repository.bare.file_name().unwrap().to_string_lossy().into_owned();
         for number in 0..count {
@@ -68,9 +81,21 @@ impl Site {
             {
                 machines.put(number, &format!("/etc/towpath/{to}"), fs::read(pki.join(from)).unwrap());
             }
-            machines.put(number, "/etc/towpath/agent.yaml", format!(
-                "metadata: {{apiVersion: v1alpha, kind: Config}}\nspec:\n  node: {name}\n  sources: [{{name: fleet, url: \"git://{HUB}/{bare}\", interval: 1s}}]\n  dataStore: {{type: etcd, endpoints: [\"http://{HUB}:2379\"]}}\n  listen: {{api: \"0.0.0.0:7443\"}}\n  tls: {{caFile: /etc/towpath/ca.crt, certFile: /etc/towpath/node.crt, keyFile: /etc/towpath/node.key}}\n  reconcile: {{interval: 5s}}\n",
-            ));
+            machines.put(
+                number,
+                "/etc/towpath/agent.yaml",
+                format!(
+                    "metadata: {{apiVersion: v1alpha, kind: Config}}
+spec:
+  node: {name}
+  sources: [{{name: fleet, url: \"git://{HUB}/{bare}\", interval: 1s}}]
+  dataStore: {{type: etcd, endpoints: [\"http://{HUB}:2379\"]}}
+  listen: {{api: \"0.0.0.0:7443\"}}
+  tls: {{caFile: /etc/towpath/ca.crt, certFile: /etc/towpath/node.crt, keyFile: /etc/towpath/node.key}}
+  reconcile: {{interval: 5s}}
+",
+                ),
+            );
             machines.put(number, "/etc/systemd/system/towpath.service", UNIT);
             ok(&mut machines.command(number, &["systemctl", "enable", "--now", "--no-block", "towpath"]));
         }
@@ -86,7 +111,7 @@ impl Site {
         serde_json::from_slice(&output.stdout).ok().filter(|_| output.status.success())
     }
 
-    /// Whether a machine has applied a commit.
+    /// Returns whether a machine has applied a commit.
     pub fn applied(&self, number: usize, head: &str) -> bool {
         self.ask(number, &["status"]).is_some_and(|status| status["lastApplied"]["commits"]["fleet"] == head)
     }
@@ -101,7 +126,7 @@ impl Site {
         wait_until(Duration::from_secs(seconds), || holds(self), || self.shown());
     }
 
-    /// What one machine thinks of another.
+    /// Returns the state of one machine as another one sees it.
     pub fn opinion(&self, of: usize, about: usize) -> Value {
         let nodes = self.ask(of, &["nodes"]).unwrap_or_default();
         let name = format!("n{about}");
@@ -115,7 +140,7 @@ impl Site {
         fs::read_to_string(file).unwrap_or_default().lines().map(str::to_owned).collect()
     }
 
-    /// How everything is, for a test that fails.
+    /// Returns the status and logs of all machines, for a test that fails.
     pub fn shown(&self) -> String {
         let machine = |number: usize| {
             let status = self.ask(number, &["status"]).unwrap_or_default();

@@ -136,7 +136,15 @@ impl Fleet {
         fs::create_dir_all(folder.join("root")).unwrap();
         let source = source.replace("FOLDER", &self.folder.path().display().to_string());
         let text = format!(
-            "metadata: {{apiVersion: v1alpha, kind: Config}}\nspec:\n  node: {name}\n  root: {0}/root\n  stateDir: {0}/state\n  listen: {{socket: {0}/s}}\n  sources: [{{name: fleet, url: {1}, {source}}}]\n  dataStore: {{type: etcd, endpoints: [\"http://127.0.0.1:1\"]}}\n",
+            "metadata: {{apiVersion: v1alpha, kind: Config}}
+spec:
+  node: {name}
+  root: {0}/root
+  stateDir: {0}/state
+  listen: {{socket: {0}/s}}
+  sources: [{{name: fleet, url: {1}, {source}}}]
+  dataStore: {{type: etcd, endpoints: [\"http://127.0.0.1:1\"]}}
+",
             folder.display(),
             self.repository.bare.display()
         );
@@ -229,7 +237,14 @@ impl Fleet {
 
 fn coordinated(text: &str) -> String {
     format!(
-        "metadata: {{apiVersion: v1alpha, kind: TaskBook, name: slots, namespace: app}}\nspec:\n  targets: {{nodes: [n0, n1]}}\n  rollout: {{serialize: {{count: 1}}}}\n  tasks:\n    - name: a\n      file: {{path: /slots, content: \"{text}\"}}\n"
+        "metadata: {{apiVersion: v1alpha, kind: TaskBook, name: slots, namespace: app}}
+spec:
+  targets: {{nodes: [n0, n1]}}
+  rollout: {{serialize: {{count: 1}}}}
+  tasks:
+    - name: a
+      file: {{path: /slots, content: \"{text}\"}}
+"
     )
 }
 

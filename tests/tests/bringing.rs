@@ -282,7 +282,12 @@ fn programs_of_the_state_keep_what_they_know() {
     }
     let swap = |size: &str| {
         format!(
-            "    - name: swap\n      custom: {{name: swap, source: programs/swapfile.py, params: {{path: /swap, {size}}}}}\n      register: swap\n    - name: told\n      file: {{path: /told, content: \"{{{{ steps.swap.data.bytes }}}}\"}}\n"
+            "    - name: swap
+      custom: {{name: swap, source: programs/swapfile.py, params: {{path: /swap, {size}}}}}
+      register: swap
+    - name: told
+      file: {{path: /told, content: \"{{{{ steps.swap.data.bytes }}}}\"}}
+"
         )
     };
     let once = f.apply(&swap("sizeMiB: 2"));
@@ -342,7 +347,17 @@ fn one_value_of_a_file_is_kept_and_given_back() {
         fs::create_dir_all(f.path("/etc")).unwrap();
         fs::write(f.path(path), text).unwrap();
     }
-    let tasks = "    - name: i\n      ini: {path: /etc/a.ini, section: one, key: key, value: new}\n    - name: j\n      json: {path: /etc/a.json, key: log.size, value: 9m}\n    - name: more\n      json: {path: /etc/a.json, key: hosts, value: [\"{{ node.name }}\", 2]}\n    - name: y\n      yaml: {path: /etc/a.yaml, key: net.dhcp, value: true}\n    - name: t\n      toml: {path: /etc/a.toml, key: grpc.size, value: \"{{ 4 * 4 }}\"}\n";
+    let tasks = "    - name: i
+      ini: {path: /etc/a.ini, section: one, key: key, value: new}
+    - name: j
+      json: {path: /etc/a.json, key: log.size, value: 9m}
+    - name: more
+      json: {path: /etc/a.json, key: hosts, value: [\"{{ node.name }}\", 2]}
+    - name: y
+      yaml: {path: /etc/a.yaml, key: net.dhcp, value: true}
+    - name: t
+      toml: {path: /etc/a.toml, key: grpc.size, value: \"{{ 4 * 4 }}\"}
+";
     let once = f.apply(tasks);
     assert_eq!(once.code, 0, "{:#}\n{}", once.status, once.log);
     let now = |path: &str| f.node.read(path).unwrap();

@@ -13,7 +13,10 @@ use towpath_tests::{etcd::Etcd, fleet::Fleet, node::Kept, ok, wait_until};
 fn stamped(fleet: &Fleet, name: &str, word: &str, seconds: &str, more: &str) -> String {
     let log = fleet.log_file().display().to_string();
     format!(
-        "    - name: {name}\n      command:\n        shell: 'echo $(date +%s%N) {word}-begin $TOWPATH_NODE >> {log}; sleep {seconds}; echo $(date +%s%N) {word}-end $TOWPATH_NODE >> {log}'\n{more}"
+        "    - name: {name}
+      command:
+        shell: 'echo $(date +%s%N) {word}-begin $TOWPATH_NODE >> {log}; sleep {seconds}; echo $(date +%s%N) {word}-end $TOWPATH_NODE >> {log}'
+{more}"
     )
 }
 
@@ -46,10 +49,21 @@ fn book(fleet: &Fleet, rollout: &str) -> String {
         "0.1; i=0; while [ $(grep -c second-begin {log}) -lt 2 ] && [ $i -lt 400 ]; do sleep 0.05; i=$((i + 1)); done"
     );
     tasks.push_str(&stamped(fleet, "second", "second", &for_another, "      sync: true\n"));
-    tasks.push_str(&format!("    - name: migrate\n      command: {{shell: 'echo $(date +%s%N) migrate $TOWPATH_NODE >> {log}; echo migrated by $TOWPATH_NODE'}}\n      elect: {{count: 1}}\n      register: migration\n"));
+    tasks.push_str(&format!(
+        "    - name: migrate
+      command: {{shell: 'echo $(date +%s%N) migrate $TOWPATH_NODE >> {log}; echo migrated by $TOWPATH_NODE'}}
+      elect: {{count: 1}}
+      register: migration
+"
+    ));
     tasks.push_str("    - name: result\n      file: {path: /result, content: \"{{ steps.migration.stdout }}\"}\n");
     format!(
-        "metadata: {{apiVersion: v1alpha, kind: TaskBook, name: web, namespace: app}}\nspec:\n  targets: {{nodeGroups: [web]}}\n  rollout: {rollout}\n  tasks:\n{tasks}"
+        "metadata: {{apiVersion: v1alpha, kind: TaskBook, name: web, namespace: app}}
+spec:
+  targets: {{nodeGroups: [web]}}
+  rollout: {rollout}
+  tasks:
+{tasks}"
     )
 }
 
@@ -143,7 +157,19 @@ fn goes_one_node_at_a_time(cut: &str) {
     };
     let book = |budget: &str, tasks: &str| {
         format!(
-            "metadata: {{apiVersion: v1alpha, kind: TaskBook, name: web, namespace: app}}\nspec:\n  targets: {{nodeGroups: [web]}}\n  prune: true\n  pruneBudget: {budget}\n  rollout:\n    serialize: {{count: 1}}\n    before:\n{}    after:\n{}  tasks:\n    - name: stays\n      file: {{path: /stays, content: x}}\n{cut}{tasks}",
+            "metadata: {{apiVersion: v1alpha, kind: TaskBook, name: web, namespace: app}}
+spec:
+  targets: {{nodeGroups: [web]}}
+  prune: true
+  pruneBudget: {budget}
+  rollout:
+    serialize: {{count: 1}}
+    before:
+{}    after:
+{}  tasks:
+    - name: stays
+      file: {{path: /stays, content: x}}
+{cut}{tasks}",
             stamp("out-begin", "; sleep 0.4"),
             stamp("out-end", ""),
         )

@@ -20,7 +20,17 @@ fn book(fleet: &Fleet, rollout: &str, number: u32) -> String {
     let log = fleet.log_file().display().to_string();
     let folder = fleet.folder.path().display().to_string();
     format!(
-        "metadata: {{apiVersion: v1alpha, kind: TaskBook, name: web, namespace: app}}\nspec:\n  targets: {{nodeGroups: [web]}}\n  rollout: {rollout}\n  tasks:\n    - name: work\n      command:\n        shell: 'echo $(date +%s%N) begin{number} $TOWPATH_NODE >> {log}; while [ -e {folder}/block-$TOWPATH_NODE -o -e {folder}/block ]; do sleep 0.05; done; test ! -e {folder}/fail{number}-$TOWPATH_NODE || exit 1; echo $(date +%s%N) end{number} $TOWPATH_NODE >> {log}'\n    - name: behind it\n      file: {{path: /behind, content: \"{number}\"}}\n"
+        "metadata: {{apiVersion: v1alpha, kind: TaskBook, name: web, namespace: app}}
+spec:
+  targets: {{nodeGroups: [web]}}
+  rollout: {rollout}
+  tasks:
+    - name: work
+      command:
+        shell: 'echo $(date +%s%N) begin{number} $TOWPATH_NODE >> {log}; while [ -e {folder}/block-$TOWPATH_NODE -o -e {folder}/block ]; do sleep 0.05; done; test ! -e {folder}/fail{number}-$TOWPATH_NODE || exit 1; echo $(date +%s%N) end{number} $TOWPATH_NODE >> {log}'
+    - name: behind it
+      file: {{path: /behind, content: \"{number}\"}}
+"
     )
 }
 
@@ -113,7 +123,16 @@ fn a_fix_gets_into_a_halted_rollout_and_a_commit_elsewhere_restarts_nothing() {
     let _ = fleet.publish(&book(&fleet, "{serialize: {count: 1}}", 1));
     let first = working(&fleet, 1);
     // Another book changes while one node holds its slot.
-    fleet.repository.write("other.yaml", "metadata: {apiVersion: v1alpha, kind: TaskBook, name: other, namespace: app}\nspec:\n  targets: {nodeGroups: [web]}\n  tasks:\n    - name: other\n      file: {path: /other, content: x}\n");
+    fleet.repository.write(
+        "other.yaml",
+        "metadata: {apiVersion: v1alpha, kind: TaskBook, name: other, namespace: app}
+spec:
+  targets: {nodeGroups: [web]}
+  tasks:
+    - name: other
+      file: {path: /other, content: x}
+",
+    );
     let elsewhere = fleet.repository.publish("elsewhere");
     std::thread::sleep(Duration::from_secs(3));
     unflag(&fleet, "block");
@@ -331,7 +350,29 @@ fn a_segment_that_was_cut_off_keeps_its_slot_and_what_follows_it() {
     let write = |word: &str| format!("echo $(date +%s%N) {word} $TOWPATH_NODE >> {log}");
     flag(&fleet, "block");
     let head = fleet.publish(&format!(
-        "metadata: {{apiVersion: v1alpha, kind: TaskBook, name: web, namespace: app}}\nspec:\n  targets: {{nodeGroups: [web]}}\n  rollout:\n    serialize: {{count: 1}}\n    before: [{{name: out, command: {{shell: '{}'}}}}]\n    after: [{{name: in, command: {{shell: '{}'}}}}]\n  tasks:\n    - name: first\n      file: {{path: /first, content: x}}\n    - name: all\n      sync: true\n    - name: conf\n      file: {{path: /conf, content: x}}\n      notify: [reload]\n    - name: work\n      command: {{shell: '{}; while [ -e {folder}/block ]; do sleep 0.05; done; {}'}}\n    - name: last\n      command: {{shell: '{}'}}\n  handlers:\n    - name: reload\n      command: {{shell: '{}'}}\n",
+        "metadata: {{apiVersion: v1alpha, kind: TaskBook, name: web, namespace: app}}
+spec:
+  targets: {{nodeGroups: [web]}}
+  rollout:
+    serialize: {{count: 1}}
+    before: [{{name: out, command: {{shell: '{}'}}}}]
+    after: [{{name: in, command: {{shell: '{}'}}}}]
+  tasks:
+    - name: first
+      file: {{path: /first, content: x}}
+    - name: all
+      sync: true
+    - name: conf
+      file: {{path: /conf, content: x}}
+      notify: [reload]
+    - name: work
+      command: {{shell: '{}; while [ -e {folder}/block ]; do sleep 0.05; done; {}'}}
+    - name: last
+      command: {{shell: '{}'}}
+  handlers:
+    - name: reload
+      command: {{shell: '{}'}}
+",
         write("out"),
         write("in"),
         write("begin1"),

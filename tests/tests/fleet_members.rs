@@ -19,7 +19,20 @@ fn book(fleet: &Fleet, number: u32) -> String {
     let log = fleet.log_file().display().to_string();
     let stamp = |word: &str| format!("echo $(date +%s%N) {word}{number} $TOWPATH_NODE >> {log}");
     format!(
-        "metadata: {{apiVersion: v1alpha, kind: TaskBook, name: web, namespace: app}}\nspec:\n  targets: {{nodeGroups: [web]}}\n  rollout: {{serialize: {{count: 2}}}}\n  tasks:\n    - name: work\n      command: {{shell: '{}'}}\n    - name: together\n      sync: true\n      command: {{shell: '{}'}}\n    - name: chosen\n      elect: {{count: 1}}\n      command: {{shell: '{}'}}\n",
+        "metadata: {{apiVersion: v1alpha, kind: TaskBook, name: web, namespace: app}}
+spec:
+  targets: {{nodeGroups: [web]}}
+  rollout: {{serialize: {{count: 2}}}}
+  tasks:
+    - name: work
+      command: {{shell: '{}'}}
+    - name: together
+      sync: true
+      command: {{shell: '{}'}}
+    - name: chosen
+      elect: {{count: 1}}
+      command: {{shell: '{}'}}
+",
         stamp("work"),
         stamp("together"),
         stamp("chosen"),

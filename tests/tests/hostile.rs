@@ -108,7 +108,16 @@ proptest! {
 
     #[test]
     fn any_change_of_a_good_document_is_read_or_refused(at in 0_usize..500, with in "[-a-z:{}\\[\\],&*!'\"\n ]{0,6}", cut in 0_usize..8) {
-        let good = towpath_tests::git::book("b", "  vars: {a: [1, x], b: {c: null}}\n  tasks:\n    - name: t\n      when: vars.a == 1\n      loop: [1, 2]\n      file: {path: \"/x/{{ item }}\", content: |-\n          text\n        }\n      until: {condition: result.rc == 0, interval: 1s}\n");
+        let good = towpath_tests::git::book("b", "  vars: {a: [1, x], b: {c: null}}
+  tasks:
+    - name: t
+      when: vars.a == 1
+      loop: [1, 2]
+      file: {path: \"/x/{{ item }}\", content: |-
+          text
+        }
+      until: {condition: result.rc == 0, interval: 1s}
+");
         let mut text: Vec<char> = good.chars().collect();
         let at = at.min(text.len());
         let end = (at + cut).min(text.len());

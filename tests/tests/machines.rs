@@ -7,7 +7,18 @@ use towpath_tests::site::Site;
 /// Returns a book with an action that must run once, and a task that blocks while a file exists.
 fn book(rollout: &str) -> String {
     format!(
-        "metadata: {{apiVersion: v1alpha, kind: TaskBook, name: web, namespace: app}}\nspec:\n  targets: {{nodeGroups: [web]}}\n  rollout: {rollout}\n  tasks:\n    - name: once\n      command: {{shell: 'echo once >> /var/tmp/happened'}}\n    - name: work\n      command: {{shell: 'echo begin >> /var/tmp/happened; while [ -e /var/tmp/block ]; do sleep 0.05; done; echo end >> /var/tmp/happened'}}\n    - name: behind it\n      file: {{path: /etc/behind, content: done}}\n"
+        "metadata: {{apiVersion: v1alpha, kind: TaskBook, name: web, namespace: app}}
+spec:
+  targets: {{nodeGroups: [web]}}
+  rollout: {rollout}
+  tasks:
+    - name: once
+      command: {{shell: 'echo once >> /var/tmp/happened'}}
+    - name: work
+      command: {{shell: 'echo begin >> /var/tmp/happened; while [ -e /var/tmp/block ]; do sleep 0.05; done; echo end >> /var/tmp/happened'}}
+    - name: behind it
+      file: {{path: /etc/behind, content: done}}
+"
     )
 }
 
@@ -135,7 +146,21 @@ fn machines_reboot_one_after_the_other_and_go_on_behind_it() {
         let output = site.machines.exec(number, &["cat", "/proc/sys/kernel/random/boot_id"]);
         String::from_utf8_lossy(&output.stdout).trim().to_owned()
     };
-    site.repository.write("web.yaml", "metadata: {apiVersion: v1alpha, kind: TaskBook, name: web, namespace: app}\nspec:\n  targets: {nodeGroups: [web]}\n  rollout: {serialize: {count: 1}, onLostNode: skip}\n  tasks:\n    - name: begins\n      command: {shell: 'echo $(date +%s%N) >> /var/tmp/happened; cat /proc/1/stat > /var/tmp/first'}\n    - name: anew\n      reboot: {when: always}\n    - name: ends\n      command: {shell: 'echo $(date +%s%N) >> /var/tmp/happened; cat /proc/1/stat > /var/tmp/second'}\n");
+    site.repository.write(
+        "web.yaml",
+        "metadata: {apiVersion: v1alpha, kind: TaskBook, name: web, namespace: app}
+spec:
+  targets: {nodeGroups: [web]}
+  rollout: {serialize: {count: 1}, onLostNode: skip}
+  tasks:
+    - name: begins
+      command: {shell: 'echo $(date +%s%N) >> /var/tmp/happened; cat /proc/1/stat > /var/tmp/first'}
+    - name: anew
+      reboot: {when: always}
+    - name: ends
+      command: {shell: 'echo $(date +%s%N) >> /var/tmp/happened; cat /proc/1/stat > /var/tmp/second'}
+",
+    );
     let head = site.repository.publish("web");
     site.wait_for(&head, 240);
     let mut spans: Vec<(u64, u64)> = (0..3)

@@ -158,7 +158,18 @@ fn a_rejected_commit_leaves_the_last_good_one() {
 fn a_failed_task_stops_the_book_and_is_told() {
     let folder = tempfile::tempdir().unwrap();
     let repository = fleet(folder.path());
-    repository.write("fails.yaml", book("fails", "  tasks:\n    - name: breaks\n      command: {argv: [\"false\"]}\n    - name: never\n      file: {path: /etc/never, content: x}\n"));
+    repository.write(
+        "fails.yaml",
+        book(
+            "fails",
+            "  tasks:
+    - name: breaks
+      command: {argv: [\"false\"]}
+    - name: never
+      file: {path: /etc/never, content: x}
+",
+        ),
+    );
     repository.publish("fails");
     let node = Node::new(folder.path(), &format!("url: {}", repository.bare.display()));
     let once = node.once();

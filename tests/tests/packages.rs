@@ -245,7 +245,13 @@ fn without_a_network_it_fails_in_time_and_the_next_pass_recovers() {
         let name = if backend == "apt" { "probeapp" } else { "probemore" };
         server.machines.cut(0);
         server.write(&format!(
-            "  tasks:\n    - name: repository\n      packageRepository: {{name: far, uris: [\"{uri}\"], suites: [./], trusted: true}}\n    - name: it\n      package: {{name: {name}, backend: {backend}}}\n      timeout: 40s\n"
+            "  tasks:
+    - name: repository
+      packageRepository: {{name: far, uris: [\"{uri}\"], suites: [./], trusted: true}}
+    - name: it
+      package: {{name: {name}, backend: {backend}}}
+      timeout: 40s
+"
         ));
         let begin = std::time::Instant::now();
         server.repository.publish(backend);
@@ -265,7 +271,14 @@ fn dnf_installs_downgrades_and_removes_from_a_repository_of_its_own() {
     let server = Server::new();
     server.rpms();
     let package = |task: &str| {
-        server.publish(&format!("  tasks:\n    - name: repository\n      packageRepository: {{name: tests, baseUrl: \"file:///srv/repo/rpm\", trusted: true}}\n    - name: it\n      package: {{{task}, backend: dnf}}\n"))
+        server.publish(&format!(
+            "  tasks:
+    - name: repository
+      packageRepository: {{name: tests, baseUrl: \"file:///srv/repo/rpm\", trusted: true}}
+    - name: it
+      package: {{{task}, backend: dnf}}
+"
+        ))
     };
     let version = || server.says(&["rpm", "-q", "--qf", "%{VERSION}", "probeapp"]);
     package("name: probeapp, version: \"1.0\"");

@@ -20,7 +20,13 @@ fn signed(count: usize) -> Fleet {
 
 fn says(text: &str) -> String {
     format!(
-        "metadata: {{apiVersion: v1alpha, kind: TaskBook, name: web, namespace: app}}\nspec:\n  targets: {{nodeGroups: [web]}}\n  tasks:\n    - name: web\n      file: {{path: /web, content: \"{text}\"}}\n"
+        "metadata: {{apiVersion: v1alpha, kind: TaskBook, name: web, namespace: app}}
+spec:
+  targets: {{nodeGroups: [web]}}
+  tasks:
+    - name: web
+      file: {{path: /web, content: \"{text}\"}}
+"
     )
 }
 
@@ -91,7 +97,15 @@ fn a_slot_whose_claim_the_store_hides_is_not_given_again() {
     });
     let log = fleet.log_file().display().to_string();
     let head = fleet.publish(&format!(
-        "metadata: {{apiVersion: v1alpha, kind: TaskBook, name: web, namespace: app}}\nspec:\n  targets: {{nodeGroups: [web]}}\n  rollout: {{serialize: {{count: 1}}}}\n  tasks:\n    - name: long\n      command:\n        shell: 'echo $(date +%s%N) begin $TOWPATH_NODE >> {log}; sleep 10; echo $(date +%s%N) end $TOWPATH_NODE >> {log}'\n"
+        "metadata: {{apiVersion: v1alpha, kind: TaskBook, name: web, namespace: app}}
+spec:
+  targets: {{nodeGroups: [web]}}
+  rollout: {{serialize: {{count: 1}}}}
+  tasks:
+    - name: long
+      command:
+        shell: 'echo $(date +%s%N) begin $TOWPATH_NODE >> {log}; sleep 10; echo $(date +%s%N) end $TOWPATH_NODE >> {log}'
+"
     ));
     fleet.wait(30, |fleet| fleet.happened().len() == 1);
     let holder = fleet.happened()[0].2.clone();

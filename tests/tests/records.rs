@@ -23,7 +23,14 @@ fn single(folder: &std::path::Path) -> Etcd {
     Etcd::single(folder, "etcd")
 }
 
-const BOOK: &str = "metadata: {apiVersion: v1alpha, kind: TaskBook, name: web, namespace: app}\nspec:\n  targets: {nodeGroups: [web]}\n  rollout: {serialize: {count: 1}}\n  tasks:\n    - name: web\n      file: {path: /web, content: NUMBER}\n";
+const BOOK: &str = "metadata: {apiVersion: v1alpha, kind: TaskBook, name: web, namespace: app}
+spec:
+  targets: {nodeGroups: [web]}
+  rollout: {serialize: {count: 1}}
+  tasks:
+    - name: web
+      file: {path: /web, content: NUMBER}
+";
 
 fn book(number: u32) -> String {
     BOOK.replace("NUMBER", &format!("\"{number}\""))
@@ -76,7 +83,16 @@ fn node_that_was_set_up_again_is_admitted_by_the_commit_that_names_its_key() {
     fleet.begin(1);
     let says = || format!("{}\n{}", conditions(&fleet.nodes[1]), fleet.nodes[1].log());
     wait_until(Duration::from_secs(20), || says().contains("publicKeys: ["), says);
-    let elect = "metadata: {apiVersion: v1alpha, kind: TaskBook, name: web, namespace: app}\nspec:\n  targets: {nodeGroups: [web]}\n  tasks:\n    - name: once\n      command: {shell: 'echo 1 once $TOWPATH_NODE >> LOG'}\n      elect: {count: 1}\n    - name: web\n      file: {path: /web, content: one}\n";
+    let elect = "metadata: {apiVersion: v1alpha, kind: TaskBook, name: web, namespace: app}
+spec:
+  targets: {nodeGroups: [web]}
+  tasks:
+    - name: once
+      command: {shell: 'echo 1 once $TOWPATH_NODE >> LOG'}
+      elect: {count: 1}
+    - name: web
+      file: {path: /web, content: one}
+";
     let head = fleet.publish(&elect.replace("LOG", &fleet.log_file().display().to_string()));
     fleet.wait(30, |fleet| fleet.nodes[0].applied(&head));
     let rollouts = || fleet.nodes[0].ask(&["rollouts"]).unwrap_or_default().to_string();
@@ -167,7 +183,15 @@ fn state_directory_deleted_below_the_agent_stops_all_changes() {
     let repository = Repository::new(folder.path(), "fleet");
     let book = |text: &str| {
         format!(
-            "metadata: {{apiVersion: v1alpha, kind: TaskBook, name: web, namespace: app}}\nspec:\n  targets: {{nodes: [n1]}}\n  tasks:\n    - name: web\n      file: {{path: /web, content: {text}}}\n---\nmetadata: {{apiVersion: v1alpha, kind: Namespace, name: app}}\n"
+            "metadata: {{apiVersion: v1alpha, kind: TaskBook, name: web, namespace: app}}
+spec:
+  targets: {{nodes: [n1]}}
+  tasks:
+    - name: web
+      file: {{path: /web, content: {text}}}
+---
+metadata: {{apiVersion: v1alpha, kind: Namespace, name: app}}
+"
         )
     };
     repository.write("web.yaml", book("one"));

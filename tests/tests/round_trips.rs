@@ -6,7 +6,14 @@ use towpath_tests::{etcd::Etcd, fleet::Fleet};
 
 fn book(number: usize) -> String {
     format!(
-        "metadata: {{apiVersion: v1alpha, kind: TaskBook, name: web, namespace: app}}\nspec:\n  targets: {{nodeGroups: [web]}}\n  rollout: {{serialize: {{count: 1}}}}\n  tasks:\n    - name: work\n      file: {{path: /work, content: \"{number}\"}}\n"
+        "metadata: {{apiVersion: v1alpha, kind: TaskBook, name: web, namespace: app}}
+spec:
+  targets: {{nodeGroups: [web]}}
+  rollout: {{serialize: {{count: 1}}}}
+  tasks:
+    - name: work
+      file: {{path: /work, content: \"{number}\"}}
+"
     )
 }
 

@@ -54,7 +54,16 @@ fn one_web_server_from_its_packages_to_its_pages() {
     assert_ne!(since(), begun, "the server was not restarted");
     server.wait(unchanged);
 
-    server.repository.write("server.yaml", "metadata: {apiVersion: v1alpha, kind: TaskBook, name: server, namespace: web}\nspec:\n  targets: {nodes: [n0]}\n  prune: true\n  pruneBudget: 100%\n  tasks: []\n");
+    server.repository.write(
+        "server.yaml",
+        "metadata: {apiVersion: v1alpha, kind: TaskBook, name: server, namespace: web}
+spec:
+  targets: {nodes: [n0]}
+  prune: true
+  pruneBudget: 100%
+  tasks: []
+",
+    );
     let head = server.repository.publish("nothing");
     server.wait_for(&head);
     server.wait(|server| server.says(&["dpkg-query", "-W", "-f", "${db:Status-Status}", "nginx"]) != "installed");

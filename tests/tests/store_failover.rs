@@ -433,7 +433,15 @@ fn malformed_endpoint_ends_the_agent_at_its_start() {
     let mut statuses = BTreeSet::new();
     for endpoint in ["127.0.0.1:2379", "https://etcd1:0", "https://", "htps://etcd1:2379", "http://::1:2379"] {
         let text = format!(
-            "metadata: {{apiVersion: v1alpha, kind: Config, name: n}}\nspec:\n  node: n\n  stateDir: {0}/state\n  root: {0}\n  listen: {{socket: {0}/api.sock}}\n  sources: [{{name: fleet, url: \"file://{0}/none\"}}]\n  dataStore: {{type: etcd, endpoints: [\"http://127.0.0.1:1\", \"{endpoint}\"]}}\n",
+            "metadata: {{apiVersion: v1alpha, kind: Config, name: n}}
+spec:
+  node: n
+  stateDir: {0}/state
+  root: {0}
+  listen: {{socket: {0}/api.sock}}
+  sources: [{{name: fleet, url: \"file://{0}/none\"}}]
+  dataStore: {{type: etcd, endpoints: [\"http://127.0.0.1:1\", \"{endpoint}\"]}}
+",
             folder.path().display()
         );
         std::fs::write(&config, text).unwrap();

@@ -39,7 +39,14 @@ fn platform(repository: &Repository, shop: &Repository, group: &str) -> String {
 
 fn book(name: &str, group: &str, text: &str) -> String {
     format!(
-        "metadata: {{apiVersion: v1alpha, kind: TaskBook, name: {name}, namespace: shop}}\nspec:\n  prune: true\n  targets: {{nodeGroups: [{group}]}}\n  tasks:\n    - name: {name}\n      file: {{path: /{name}, content: \"{text}\"}}\n"
+        "metadata: {{apiVersion: v1alpha, kind: TaskBook, name: {name}, namespace: shop}}
+spec:
+  prune: true
+  targets: {{nodeGroups: [{group}]}}
+  tasks:
+    - name: {name}
+      file: {{path: /{name}, content: \"{text}\"}}
+"
     )
 }
 

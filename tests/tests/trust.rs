@@ -177,7 +177,16 @@ fn a_renewed_certificate_is_taken_up_and_the_identity_stays() {
     wait_until(Duration::from_secs(10), || shown() != before, || "the old certificate is still shown".into());
     assert_eq!(fleet.nodes[0].status()["publicKeys"], keys);
     // Its new signatures are valid, and its earlier ones still are.
-    let head = fleet.publish("metadata: {apiVersion: v1alpha, kind: TaskBook, name: web, namespace: app}\nspec:\n  targets: {nodeGroups: [web]}\n  rollout: {serialize: {count: 1}}\n  tasks:\n    - name: web\n      file: {path: /web, content: web}\n");
+    let head = fleet.publish(
+        "metadata: {apiVersion: v1alpha, kind: TaskBook, name: web, namespace: app}
+spec:
+  targets: {nodeGroups: [web]}
+  rollout: {serialize: {count: 1}}
+  tasks:
+    - name: web
+      file: {path: /web, content: web}
+",
+    );
     fleet.wait_for(&head, 60);
 }
 
@@ -199,7 +208,13 @@ fn what_nobody_has_signed_does_not_count() {
     let fleet = secured(2);
     fleet.repository.write(
         "list.yaml",
-        "metadata: {apiVersion: v1alpha, kind: TaskBook, name: list, namespace: app}\nspec:\n  targets: {nodes: [n0]}\n  tasks:\n    - name: list\n      file: {path: /list, content: \"{% for node in nodes('tier=web') %}{{ node.name }}={{ node.facts.hostname if node.facts else '?' }};{% endfor %}\"}\n",
+        "metadata: {apiVersion: v1alpha, kind: TaskBook, name: list, namespace: app}
+spec:
+  targets: {nodes: [n0]}
+  tasks:
+    - name: list
+      file: {path: /list, content: \"{% for node in nodes('tier=web') %}{{ node.name }}={{ node.facts.hostname if node.facts else '?' }};{% endfor %}\"}
+",
     );
     let head = fleet.repository.publish("list");
     fleet.wait_for(&head, 60);
@@ -220,7 +235,16 @@ fn what_nobody_has_signed_does_not_count() {
     bad["generation"] = 99.into();
     ok(fleet.etcd.ctl().args(["put", accepted, &bad.to_string()]));
     fleet.wait(30, |fleet| events(fleet, 0).contains("record.refused"));
-    fleet.repository.write("more.yaml", "metadata: {apiVersion: v1alpha, kind: TaskBook, name: more, namespace: app}\nspec:\n  targets: {nodeGroups: [web]}\n  tasks:\n    - name: more\n      file: {path: /more, content: more}\n");
+    fleet.repository.write(
+        "more.yaml",
+        "metadata: {apiVersion: v1alpha, kind: TaskBook, name: more, namespace: app}
+spec:
+  targets: {nodeGroups: [web]}
+  tasks:
+    - name: more
+      file: {path: /more, content: more}
+",
+    );
     let head = fleet.repository.publish("more");
     fleet.wait_for(&head, 60);
     assert!(fleet.nodes[0].status()["generation"].as_u64().unwrap() < 99);

@@ -15,7 +15,16 @@ fn single(folder: &std::path::Path) -> Etcd {
 
 fn book(rollout: &str, number: usize) -> String {
     format!(
-        "metadata: {{apiVersion: v1alpha, kind: TaskBook, name: web, namespace: app}}\nspec:\n  targets: {{nodeGroups: [web]}}\n  rollout: {rollout}\n  tasks:\n    - name: work\n      command: {{shell: 'true # {number}'}}\n    - name: behind it\n      file: {{path: /behind, content: \"{number}\"}}\n"
+        "metadata: {{apiVersion: v1alpha, kind: TaskBook, name: web, namespace: app}}
+spec:
+  targets: {{nodeGroups: [web]}}
+  rollout: {rollout}
+  tasks:
+    - name: work
+      command: {{shell: 'true # {number}'}}
+    - name: behind it
+      file: {{path: /behind, content: \"{number}\"}}
+"
     )
 }
 
@@ -117,7 +126,12 @@ fn seconds_after_crash(secured: bool, on_lost: &str) -> u64 {
         "    - name: work\n      command: {{shell: 'echo $(date +%s%N) begin $TOWPATH_NODE >> {log}; while [ -e {blocked} ]; do sleep 0.05; done'}}\n"
     );
     let head = fleet.publish(&format!(
-        "metadata: {{apiVersion: v1alpha, kind: TaskBook, name: web, namespace: app}}\nspec:\n  targets: {{nodeGroups: [web]}}\n  rollout: {{serialize: {{count: 1}}, onLostNode: {on_lost}}}\n  tasks:\n{tasks}"
+        "metadata: {{apiVersion: v1alpha, kind: TaskBook, name: web, namespace: app}}
+spec:
+  targets: {{nodeGroups: [web]}}
+  rollout: {{serialize: {{count: 1}}, onLostNode: {on_lost}}}
+  tasks:
+{tasks}"
     ));
     fleet.wait(60, |fleet| !fleet.happened().is_empty());
     // By then the others wait, and gossip knows all nodes.

@@ -26,8 +26,8 @@ use std::{
 use syntax::{facts, resolve};
 use tree::{Finding, Source};
 
-/// The most long lines with an escaped document in tests. The goal is 33.
-const ESCAPED_DOCUMENTS: usize = 66;
+/// The most long lines with an escaped document in tests.
+const ESCAPED_DOCUMENTS: usize = 33;
 /// The least lines of tests for a thousand lines of code, blank lines and comments aside. The goal is 600.
 const TEST_LINES: usize = 570;
 /// The most doc comments that begin with a question word, in a thousand.
@@ -106,7 +106,7 @@ fn figures_stay_within_their_limits() {
     let ratio = tests * 1000 / code;
     println!("{code} lines of code, {tests} lines of tests: 0.{ratio:03} a line (at least 0.{TEST_LINES}; goal 0.600)");
     let escaped = sizes::escaped_documents(&sources);
-    println!("{} long lines with an escaped document (at most {ESCAPED_DOCUMENTS}; goal 33)", escaped.len());
+    println!("{} long lines with an escaped document (at most {ESCAPED_DOCUMENTS})", escaped.len());
     let mut questions = Vec::new();
     for ending in [".rs", ".proto"] {
         let (docs, found) = prose::doc_comments(&sources, ending);

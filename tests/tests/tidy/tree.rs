@@ -63,12 +63,12 @@ fn collect(root: &Path, folder: &Path, found: &mut Vec<Source>) {
 }
 
 impl Source {
-    /// Whether the file holds Rust.
+    /// Returns whether the file holds Rust.
     pub fn is_rust(&self) -> bool {
         self.path.ends_with(".rs")
     }
 
-    /// Whether the file is a source of a crate that is shipped.
+    /// Returns whether the file is a source of a crate that is shipped.
     pub fn is_shipped(&self) -> bool {
         self.is_rust() && self.path.contains("src/") && !self.path.starts_with("tests/")
     }

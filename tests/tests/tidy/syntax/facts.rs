@@ -42,7 +42,7 @@ pub struct Scope {
 /// A field of a struct.
 #[derive(Debug)]
 pub struct Field {
-    /// Whether other modules can reach the field.
+    /// True if other modules can reach the field.
     pub visible: bool,
     /// The types that the field may hold one of.
     pub types: Vec<Names>,
@@ -339,7 +339,7 @@ fn names(path: &syn::Path) -> Names {
     leading.into_iter().chain(path.segments.iter().map(|segment| segment.ident.to_string())).collect()
 }
 
-/// Whether attributes leave their item to tests.
+/// Returns whether attributes leave their item to tests.
 fn is_test(attributes: &[Attribute]) -> bool {
     attributes.iter().any(|attribute| match &attribute.meta {
         syn::Meta::List(list) if list.path.is_ident("cfg") => {
