@@ -3,20 +3,18 @@
 pub mod etcd;
 pub mod fleet;
 pub mod git;
-pub mod image;
 pub mod machines;
 pub mod node;
 pub mod proxy;
 mod running;
-pub mod server;
 pub mod servers;
-pub mod site;
 
 use std::{
     process::{Command, Output},
     time::{Duration, Instant},
 };
 
+pub use machines::{image, server, site};
 pub use running::Running;
 
 /// The program under test.

@@ -11,7 +11,7 @@ const TRUST: &str = "(untrusted)";
 pub fn check(sources: &[Source]) -> Vec<Finding> {
     let mut found = unlisted(sources);
     for source in sources.iter().filter(|source| source.path.ends_with(".proto") && source.text.contains(TRUST)) {
-        found.extend(untold(source));
+        found.extend(without_trust(source));
     }
     found
 }
@@ -41,7 +41,7 @@ fn unlisted(sources: &[Source]) -> Vec<Finding> {
 }
 
 /// Returns the parameters of modules that do not state their trust.
-fn untold(source: &Source) -> Vec<Finding> {
+fn without_trust(source: &Source) -> Vec<Finding> {
     let mut found = Vec::new();
     for message in source.text.split("\nmessage ").skip(1) {
         let body = message.split_once("\n}").map_or(message, |(body, _)| body);

@@ -18,7 +18,7 @@ use crate::{
 };
 
 /// The unit that administrators install.
-pub(crate) const UNIT: &str = include_str!("../../deploy/systemd/towpath.service");
+pub(crate) const UNIT: &str = include_str!("../../../deploy/systemd/towpath.service");
 
 /// A fleet on real machines; `n0` is the first.
 #[derive(Debug)]

@@ -3,6 +3,10 @@
 //! A fleet has a hub, a network namespace with a bridge. What all machines talk to (etcd, git) runs there, at `HUB`;
 //! nothing else is reached from there, and nothing there from outside. Fleets do not see one another.
 
+pub mod image;
+pub mod server;
+pub mod site;
+
 use std::{
     fs::{self, File},
     path::{Path, PathBuf},
@@ -15,7 +19,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use crate::{Running, image, ok, output, wait_until};
+use crate::{Running, ok, output, wait_until};
 
 /// The hub's address.
 pub const HUB: &str = "10.77.0.1";
