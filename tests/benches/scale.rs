@@ -25,8 +25,8 @@ use towpath_coordination::{
 use towpath_host::{
     SystemClock,
     identity::{Bearer, Identity},
-    journal::{Changes, Journal},
 };
+use towpath_state::{BookId, Changes, ClaimState, Journal, RunProgress, SlotClaim, SlotRef};
 use towpath_tests::etcd::Etcd;
 
 /// Counts what a node asks of the store.
@@ -117,9 +117,9 @@ fn signed(store: Arc<dyn Store>, node: &str) -> Arc<dyn Store> {
 }
 
 /// What a node writes down before its first change, and behind its vote.
-fn remember(journal: &Journal, key: &str, segment: u32) {
+fn remember(journal: &Journal, change: impl FnOnce(&mut Changes, &BookId)) {
     let mut changes = Changes::default();
-    changes.put(key, &segment);
+    change(&mut changes, &BookId::new("n", "b"));
     journal.commit(changes).unwrap();
 }
 
@@ -161,12 +161,15 @@ fn node(
             wait(&bell, Duration::from_secs(60));
             minutes += u64::from(begin.elapsed() >= Duration::from_secs(59));
         }
-        remember(journal, "slot/n/b", segment);
+        let claim = Some(SlotClaim { state: ClaimState::Claim, run: spec.run.clone(), segment });
+        let slot = SlotRef { budget: spec.group.clone(), partition: "-".into(), claim };
+        remember(journal, |changes, book| changes.set_slot(book, Some(slot)));
         std::thread::sleep(Duration::from_millis(200));
         while fleet.ask(&spec, Request::Done(segment)) != Answer::Go {
             wait(&bell, Duration::from_secs(1));
         }
-        remember(journal, "progress/n/b", segment);
+        let progress = RunProgress { run: spec.run.clone(), done: segment as usize + 1, completed: false };
+        remember(journal, |changes, book| changes.set_progress(book, progress));
     }
     (counted.requests.load(Ordering::Relaxed), minutes)
 }

@@ -8,7 +8,8 @@ use std::{
     time::{Duration, Instant, SystemTime, UNIX_EPOCH},
 };
 
-use towpath_host::journal::{Intent, Journal, Phase};
+use towpath_agent::reconcile::conditions::State;
+use towpath_state::{Acceptance, Intent, Journal, Phase};
 use towpath_tests::{
     Running,
     git::{FLEET, Repository, book},
@@ -53,18 +54,18 @@ fn lines_of(node: &Node, log: &str, number: usize) -> usize {
 fn journaled(node: &Node) -> (Phase, bool) {
     let (journal, damaged) = Journal::open(&node.state).unwrap();
     assert!(damaged.is_none(), "the journal is damaged: {damaged:?}");
-    let intent: Option<Intent> = journal.get("intent").unwrap();
-    let state: serde_json::Value = journal.get("state").unwrap().unwrap_or_default();
-    let generation = |key: &str| state[key]["generation"].as_u64().unwrap_or(0);
+    let intent: Option<Intent> = journal.get(&()).unwrap();
+    let State { attempted, applied, .. } = journal.get(&()).unwrap().unwrap_or_default();
+    let generation = |revision: Option<Acceptance>| revision.map_or(0, |revision| revision.generation);
     // A run is in progress from its attempt until it is applied.
-    (intent.map_or(Phase::Idle, |intent| intent.phase), generation("attempted") > generation("applied"))
+    (intent.map_or(Phase::Idle, |intent| intent.phase), generation(attempted) > generation(applied))
 }
 
 /// Returns the start of the last run according to the journal.
 fn began(node: &Node) -> SystemTime {
     let (journal, _) = Journal::open(&node.state).unwrap();
-    let state: serde_json::Value = journal.get("state").unwrap().unwrap_or_default();
-    UNIX_EPOCH + Duration::from_millis(state["attempted"]["at"].as_u64().unwrap())
+    let State { attempted, .. } = journal.get(&()).unwrap().unwrap();
+    UNIX_EPOCH + Duration::from_millis(u64::try_from(attempted.unwrap().at).unwrap())
 }
 
 #[test]

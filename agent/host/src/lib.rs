@@ -1,4 +1,4 @@
-//! Ports to the machine: files below a root, processes, facts, the journal, the clock, HTTP, file events.
+//! Ports to the machine: files below a root, processes, facts, the clock, HTTP, file events.
 //!
 //! The read side ([`Look`]) cannot change anything. The write side ([`Hand`]) is lent only to code that holds a permit.
 //! This crate does not know tasks, nor the reason for a read or a write.
@@ -10,7 +10,6 @@ pub mod facts;
 pub mod files;
 pub mod http;
 pub mod identity;
-pub mod journal;
 pub mod lock;
 pub mod look;
 pub mod memory;
@@ -22,4 +21,5 @@ pub mod watch;
 
 pub use clock::{Clock, SystemClock, TestClock};
 pub use files::Hand;
+pub use identity::keyed_digest;
 pub use look::{FileKind, FileVersion, Look, Meta};

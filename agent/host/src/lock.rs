@@ -1,5 +1,7 @@
 //! The lock on the state directory: it admits one agent at a time.
 
+pub mod private_files;
+
 use std::{
     fs::{self, File, OpenOptions},
     io::{Read as _, Seek as _, Write as _},
@@ -14,9 +16,9 @@ use thiserror::Error;
 use crate::Look;
 
 /// The most retries for a lock. A child of a killed agent holds the lock for the instant between fork and exec.
-pub(crate) const TRIES: usize = 20;
+pub const TRIES: usize = 20;
 /// The pause between two attempts.
-pub(crate) const PAUSE: Duration = Duration::from_millis(50);
+pub const PAUSE: Duration = Duration::from_millis(50);
 
 /// A state directory that this process holds until the value is dropped.
 #[derive(Debug)]
@@ -166,7 +168,6 @@ mod tests {
     use std::os::unix::fs::{PermissionsExt as _, chown, symlink};
 
     use super::*;
-    use crate::journal::Journal;
 
     fn mode(path: &Path) -> u32 {
         fs::metadata(path).unwrap().permissions().mode() & 0o7777
@@ -185,10 +186,10 @@ mod tests {
         set_mode(&state, 0o777);
         set_mode(&state.join("journal.redb"), 0o644);
         let taken = StateDir::take(&state, "n").unwrap();
-        let _journal = Journal::open(taken.path()).unwrap();
+        private_files::open(&taken.path().join("journal.redb")).unwrap();
         assert_eq!((mode(&state), mode(&state.join("journal.redb"))), (0o700, 0o600));
         let fresh = StateDir::take(&folder.path().join("c/d"), "n").unwrap();
-        let _journal = Journal::open(fresh.path()).unwrap();
+        private_files::open(&fresh.path().join("journal.redb")).unwrap();
         assert_eq!((mode(fresh.path()), mode(&fresh.path().join("journal.redb"))), (0o700, 0o600));
     }
 
@@ -234,7 +235,7 @@ mod tests {
     }
 
     #[test]
-    fn lock_and_journal_follow_no_link_in_the_directory() {
+    fn lock_and_private_files_follow_no_link_in_the_directory() {
         let folder = tempfile::tempdir().unwrap();
         let outside = folder.path().join("outside");
         fs::write(&outside, "kept").unwrap();
@@ -243,7 +244,8 @@ mod tests {
             fs::create_dir(&state).unwrap();
             symlink(&outside, state.join(name)).unwrap();
             let opened = StateDir::take(&state, "n").map_err(drop);
-            let opened = opened.and_then(|taken| Journal::open(taken.path()).map_err(drop).map(drop));
+            let opened = opened
+                .and_then(|taken| private_files::open(&taken.path().join("journal.redb")).map_err(drop).map(drop));
             assert!(opened.is_err(), "{name}");
             assert_eq!(fs::read_to_string(&outside).unwrap(), "kept");
         }

@@ -4,7 +4,7 @@
 use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
-use towpath_host::{FileKind, Look, journal::keyed_digest, process};
+use towpath_host::{FileKind, Look, keyed_digest, process};
 
 /// The expected state of one path. For content it holds a keyed hash.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]

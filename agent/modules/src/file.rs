@@ -5,7 +5,7 @@ mod members;
 use std::sync::Arc;
 
 use serde_json::Value;
-use towpath_host::{FileKind, Look, Meta, diff, files::Access, journal::keyed_digest, process};
+use towpath_host::{FileKind, Look, Meta, diff, files::Access, keyed_digest, process};
 use towpath_proto::v1alpha as pb;
 use towpath_render::tree::{self, EntryKind, Tree};
 

@@ -7,7 +7,7 @@ use towpath_coordination::{
     accept::{self, AcceptError, Found, Made, Rejected, RevisionManifest, Standing},
     gossip::Wanted,
 };
-use towpath_host::journal::{Acceptance, Changes};
+use towpath_state::{Acceptance, Changes};
 
 use super::{
     advance::object_ids,
@@ -217,8 +217,8 @@ impl Node {
             at: self.state.looked,
         }));
         let mut changes = Changes::default();
-        changes.put("accepted", current);
-        changes.put("table", &manifest);
+        changes.set(current);
+        changes.set(&manifest);
         self.sources.remember(&looked, &current.commits, (&self.journal, now), &mut changes);
         self.save(changes);
         let revision = Revision::new(current.clone(), manifest, set, &self.settings.node);

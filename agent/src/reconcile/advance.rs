@@ -11,8 +11,8 @@ use towpath_coordination::{
     accept::{self, Attempt, FleetIdentity, Proposal, SCHEMA, VerifyPolicy},
 };
 use towpath_git::VerifyMode;
-use towpath_host::journal::{Acceptance, Changes};
 use towpath_render::objects::{ObjectSet, newly_held};
+use towpath_state::{Acceptance, Changes, RejectedCandidates};
 
 use super::{
     adoption::NotFollowed,
@@ -66,7 +66,7 @@ impl Node {
         }
         let mut changes = Changes::default();
         if news {
-            changes.put("rejected", &self.rejected.iter().collect::<Vec<_>>());
+            changes.set(&RejectedCandidates(self.rejected.clone()));
         }
         self.save(changes);
         ended
@@ -90,11 +90,11 @@ impl Node {
 
     /// Returns the manifest of the accepted revision from the journal.
     pub(super) fn manifest(&self) -> accept::RevisionManifest {
-        self.journal.get("table").ok().flatten().unwrap_or_default()
+        self.journal.get_readable(&()).ok().flatten().unwrap_or_default()
     }
 
     pub(super) fn accepted(&self) -> Accepted {
-        self.journal.get("accepted").ok().flatten().unwrap_or_default()
+        self.journal.get_readable(&()).ok().flatten().unwrap_or_default()
     }
 
     fn remember_heads(&mut self, looked: &Looked) {
@@ -158,8 +158,8 @@ impl Node {
         }
         if accepted != *disk || !known {
             let mut changes = Changes::default();
-            changes.put("accepted", &accepted);
-            changes.put("table", &manifest);
+            changes.set(&accepted);
+            changes.set(&manifest);
             self.sources.remember(&looked, &accepted.commits, (&self.journal, self.clock.wall()), &mut changes);
             self.save(changes);
         }

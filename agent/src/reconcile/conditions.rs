@@ -3,8 +3,9 @@
 use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
-use towpath_host::{clock::rfc3339, journal::Acceptance};
+use towpath_host::clock::rfc3339;
 use towpath_proto::v1alpha as pb;
+use towpath_state::{Acceptance, Record, kinds};
 
 use super::pass::Outcome;
 
@@ -35,6 +36,10 @@ pub struct State {
     pub looked: i64,
     /// Number of passes that ended since the clock went back.
     passes_since_jump: u32,
+}
+
+impl Record for State {
+    type Kind = kinds::NodeState;
 }
 
 /// A problem as conditions show it.

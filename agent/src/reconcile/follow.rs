@@ -7,9 +7,9 @@ use std::{
 
 use towpath_coordination::gossip::Wanted;
 use towpath_git::{Mirror, Movement, Reference, SourceError, VerifyError, VerifyMode};
-use towpath_host::journal::Journal;
+use towpath_state::{Journal, SourceCheckpoint};
 
-use super::sources::{DEPTH, Guard, Looked, Sources, origin};
+use super::sources::{DEPTH, Looked, Sources, origin};
 use crate::{config::Source, report::chain};
 
 /// The reason why a node does not follow a record of acceptance.
@@ -90,7 +90,7 @@ impl Sources {
                 let commit = commits
                     .get(name)
                     .ok_or_else(|| Unfollowed::Rejected(format!("it has no commit of the source {name}")))?;
-                let guard: Option<Guard> = journal.get(&format!("guard/{name}")).ok().flatten();
+                let guard: Option<SourceCheckpoint> = journal.get_readable(name).ok().flatten();
                 let (floor, tag) = match guard {
                     // A checkpoint of another URL or ref does not count: the source starts without a floor.
                     Some(guard) if guard.origin != origin(source) => (None, None),

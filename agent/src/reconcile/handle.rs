@@ -11,7 +11,6 @@ use towpath_git::Mirror;
 use towpath_host::{
     facts,
     identity::{Role, Subject},
-    journal::RunRecord,
     process::Cancel,
 };
 use towpath_proto::v1alpha as pb;
@@ -20,6 +19,7 @@ use towpath_render::{
     rendering::{Inputs, Rendered, Renderer},
     view::{NodeView, Winner},
 };
+use towpath_state::RunRecord;
 
 use super::{
     advance::object_id,
@@ -173,8 +173,8 @@ impl Handle {
 
     /// Returns the remembered runs, newest first.
     pub fn runs(&self) -> Vec<pb::RunSummary> {
-        let records: Vec<(String, RunRecord)> =
-            self.shared.machine.journal.as_ref().and_then(|journal| journal.scan("run/").ok()).unwrap_or_default();
+        let journal = self.shared.machine.journal.as_ref();
+        let records = journal.and_then(|journal| journal.all::<RunRecord>().ok()).unwrap_or_default();
         let mut runs: Vec<pb::RunSummary> = records
             .into_iter()
             .map(|(_, run)| pb::RunSummary {

@@ -16,20 +16,19 @@ use towpath_coordination::{
 use towpath_host::{
     Clock, FileVersion, Look, facts,
     identity::{Credentials, IdentityError},
-    journal::{Changes, Journal, JournalError},
     lock::{LockError, StateDir},
     process::Cancel,
     watch::{FileWatch, Touched},
 };
-use towpath_proto::v1alpha as pb;
 use towpath_render::rendering::Inputs;
+use towpath_state::{Changes, Intent, Journal, JournalError, Phase, RejectedCandidates};
 
 use super::{
     Handle, Queue,
     adoption::NotFollowed,
     conditions::{self, Input, State, Trouble},
     others::Shown,
-    pass::{self, ComputedCache, Coordination, Machine, Outcome, Pass, PassOutcome},
+    pass::{self, BookStatuses, ComputedCache, Coordination, Machine, Outcome, Pass, PassOutcome},
     poller::{Polled, Poller, jittered},
     revision::Revision,
     settled::SettledPass,
@@ -173,7 +172,7 @@ impl Node {
         let store = speech.through(store);
         let fleet = Arc::new(Fleet::new(Arc::clone(&store), settings.node.clone(), Arc::clone(&clock)));
         fleet.read_as(speech.bearer());
-        let (revision, mark) = pass::horizon(&journal);
+        let (revision, mark) = pass::store_position(&journal);
         fleet.resume(revision, mark);
         let handle = Handle::new(
             settings.node.clone(),
@@ -186,13 +185,13 @@ impl Node {
         );
         handle.introduce(speech.signer(), speech.life(), store.shared() && !speech.is_certified());
         handle.set_warnings(settings.warnings.clone());
-        let state: State = journal.get("state")?.unwrap_or_default();
-        let books: Vec<pb::TaskBookStatus> = journal.get("books")?.unwrap_or_default();
+        let state: State = journal.get_readable(&())?.unwrap_or_default();
+        let BookStatuses(books) = journal.get_readable(&())?.unwrap_or_default();
         handle.set_state(&state);
         handle.set_books(books);
         let alone_since = store.shared().then(|| clock.monotonic());
         let sources = Sources::new(settings.state_dir.join("mirrors"), settings.sources.clone());
-        let rejected = journal.get("rejected")?.unwrap_or_default();
+        let RejectedCandidates(rejected) = journal.get_readable(&())?.unwrap_or_default();
         let node = Self {
             sources,
             speech,
@@ -236,7 +235,7 @@ impl Node {
             );
         }
         if let Some(intent) = pass::recover(&node.machine)?
-            && intent.phase != towpath_host::journal::Phase::Idle
+            && intent.phase != Phase::Idle
         {
             tracing::warn!(book = intent.book, phase = ?intent.phase, "the agent was cut off, and goes on");
         }
@@ -287,7 +286,7 @@ impl Node {
     }
 
     pub(super) fn save(&mut self, mut changes: Changes) {
-        changes.put("state", &self.state);
+        changes.set(&self.state);
         self.speech.keep(&mut changes, self.clock.monotonic(), false);
         if let Err(error) = self.journal.commit(changes) {
             let reason = match error {
@@ -327,14 +326,7 @@ impl Node {
         if fresh && !self.state.is_at(self.state.attempted.as_ref()) {
             self.step(Input::Began);
             let mut changes = Changes::default();
-            changes.put(
-                "intent",
-                &towpath_host::journal::Intent {
-                    phase: towpath_host::journal::Phase::Render,
-                    book: String::new(),
-                    paths: Vec::new(),
-                },
-            );
+            changes.set(&Intent { phase: Phase::Render, book: String::new(), paths: Vec::new() });
             self.save(changes);
         }
         let mut outcome = self.run_pass(&revision, fresh);

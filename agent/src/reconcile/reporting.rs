@@ -2,13 +2,13 @@
 
 use std::collections::BTreeMap;
 
-use towpath_host::journal::{Changes, Intent, Phase, RunRecord};
 use towpath_proto::v1alpha as pb;
+use towpath_state::{BookId, Changes, Intent, RunId, RunRecord, kinds};
 
 use super::{
     conditions::{Input, Passed, Trouble},
     node::Node,
-    pass::{self, Outcome, PassOutcome},
+    pass::{self, BookStatuses, Outcome, PassOutcome},
     revision::Revision,
 };
 use crate::report::Told;
@@ -73,10 +73,10 @@ impl Node {
             self.report_book(revision, book, fresh, &mut changes);
         }
         if fresh || outcome.worst() > Outcome::Unchanged || !changes.is_empty() {
-            changes.put("books", &books);
+            changes.set(&BookStatuses(books));
         }
         if !changes.is_empty() || fresh {
-            changes.put("intent", &Intent { phase: Phase::Idle, book: String::new(), paths: Vec::new() });
+            changes.set(&Intent::idle(String::new()));
             self.save(changes);
         }
         self.announce(outcome);
@@ -98,10 +98,11 @@ impl Node {
             outcome: book.worst().word().to_owned(),
             tasks: serde_json::to_value(tasks).unwrap_or_default(),
         };
-        changes.put(format!("run/{:020}/{id}", book.started), &record);
-        let known: Vec<(String, serde_json::Value)> = self.journal.scan("run/").unwrap_or_default();
-        for (key, _) in known.iter().take(known.len().saturating_sub(RUNS)) {
-            changes.delete(format!("run/{key}"));
+        let key = RunId { started: book.started, book: BookId::new(&book.namespace, &book.name) };
+        changes.put(&key, &record);
+        let known = self.journal.keys::<RunRecord>().unwrap_or_default();
+        for key in known.iter().take(known.len().saturating_sub(RUNS)) {
+            changes.delete::<kinds::Run>(key);
         }
     }
 

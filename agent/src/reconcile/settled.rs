@@ -7,17 +7,15 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
-use towpath_host::journal::{Changes, keyed_digest};
+use towpath_host::keyed_digest;
 use towpath_modules::Expectation;
+use towpath_state::{Changes, Record, kinds};
 
 use super::{
     node::{Ended, Node},
-    pass::{self, PassOutcome, Settled},
+    pass::{self, BookStatuses, PassOutcome, Settled},
     revision::Revision,
 };
-
-/// The journal key of the record.
-const KEY: &str = "settled";
 
 /// A pass that found all books in sync, with its inputs.
 #[derive(Debug)]
@@ -31,7 +29,7 @@ pub(super) struct SettledPass {
 
 /// The steady state as the journal keeps it.
 #[derive(Debug, PartialEq, Serialize, Deserialize)]
-struct Record {
+struct SteadyState {
     /// Keyed digest of the agent's version and settings. Another agent may see another state.
     by: String,
     generation: u64,
@@ -40,6 +38,10 @@ struct Record {
     /// Fingerprints of the mirrors at the end of the pass.
     mirrors: BTreeMap<String, String>,
     expectations: Vec<Expectation>,
+}
+
+impl Record for SteadyState {
+    type Kind = kinds::SteadyState;
 }
 
 impl Node {
@@ -72,7 +74,7 @@ impl Node {
         if coordinated || !quiet || jumped {
             return None;
         }
-        let record: Record = self.journal.get(KEY).ok().flatten()?;
+        let record: SteadyState = self.journal.get_readable(&()).ok().flatten()?;
         let same = record.generation == self.state.accepted.generation
             && record.commits == self.state.accepted.commits
             && record.by == self.by()
@@ -96,7 +98,7 @@ impl Node {
         self.settled = None;
         if self.settled_on_disk {
             let mut changes = Changes::default();
-            changes.delete(KEY);
+            changes.delete::<kinds::SteadyState>(&());
             self.save(changes);
             self.settled_on_disk = false;
         }
@@ -130,7 +132,7 @@ impl Node {
         if self.settled_on_disk || revision.generation == 0 || !self.sources.alone(&revision.set) {
             return;
         }
-        let record = Record {
+        let record = SteadyState {
             by: self.by(),
             generation: revision.generation,
             commits: revision.commits.clone(),
@@ -138,10 +140,10 @@ impl Node {
             mirrors: self.sources.fingerprints(),
             expectations,
         };
-        let books: Vec<_> = outcome.books.iter().map(pass::BookOutcome::status).collect();
+        let books = outcome.books.iter().map(pass::BookOutcome::status).collect();
         let mut changes = Changes::default();
-        changes.put(KEY, &record);
-        changes.put("books", &books);
+        changes.set(&record);
+        changes.set(&BookStatuses(books));
         self.save(changes);
         self.settled_on_disk = true;
     }

@@ -2,8 +2,9 @@
 
 use towpath_git::{Fetched, Movement, Reference, SourceError};
 use towpath_render::problem::Problem;
+use towpath_state::SourceCheckpoint;
 
-use super::{conditions::Trouble, sources::Guard};
+use super::conditions::Trouble;
 use crate::{config::Source, report::chain};
 
 /// Returns the trouble for a source that cannot be used.
@@ -45,7 +46,7 @@ pub(super) fn of_error(error: &SourceError, name: &str) -> Trouble {
 }
 
 /// Returns the reason why a head may not be followed. `None` if it may (P28, P29).
-pub(super) fn refused(source: &Source, fetched: &Fetched, guard: Option<&Guard>) -> Option<Trouble> {
+pub(super) fn refused(source: &Source, fetched: &Fetched, guard: Option<&SourceCheckpoint>) -> Option<Trouble> {
     if source.git.allow_rewind {
         return None;
     }
@@ -77,7 +78,7 @@ pub(super) fn refused(source: &Source, fetched: &Fetched, guard: Option<&Guard>)
 }
 
 /// Returns the reason why a tag may not be followed. `None` if it may.
-fn refused_tag(fetched: &Fetched, guard: &Guard) -> Option<String> {
+fn refused_tag(fetched: &Fetched, guard: &SourceCheckpoint) -> Option<String> {
     let accepted = &guard.commit;
     if fetched.commit == *accepted {
         return None;

@@ -6,16 +6,15 @@ use std::{
     sync::Arc,
 };
 
-use serde::{Deserialize, Serialize};
 use towpath_git::{
     Auth, Limits, Mirror, Movement, Options, Reference, Snapshot, SourceError, VerifyError, VerifyOptions,
 };
-use towpath_host::journal::{Changes, Journal};
 use towpath_render::{
     objects::{Loaded, ObjectSet, Pinned, SourceTree, load, load_holding, newly_held},
     problem::Problem,
     tree::Tree,
 };
+use towpath_state::{Changes, Journal, SourceCheckpoint};
 
 use super::{
     conditions::{Input, Trouble},
@@ -32,16 +31,6 @@ const MOST_SOURCES: usize = 64;
 
 /// Maximum nesting depth of sources that name further sources, and of includes (P19).
 pub(super) const DEPTH: usize = 5;
-
-/// The last accepted commit of a source, against rewinds (P29).
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub(super) struct Guard {
-    /// URL and ref. A checkpoint with another origin is ignored.
-    pub(super) origin: String,
-    pub(super) commit: String,
-    #[serde(default)]
-    pub(super) tag: Option<String>,
-}
 
 /// The accepted and the head snapshot of a source.
 #[derive(Debug, Default)]
@@ -126,7 +115,7 @@ impl Sources {
         accepted.len() == self.first.len()
             && self.first.iter().all(|source| {
                 let name = &source.git.name;
-                let guard: Option<Guard> = journal.get(&format!("guard/{name}")).ok().flatten();
+                let guard: Option<SourceCheckpoint> = journal.get_readable(name).ok().flatten();
                 let known = guard.is_some_and(|guard| guard.origin == origin(source));
                 known && self.mirror(source).poll().is_ok_and(|head| accepted.get(name) == Some(&head))
             })
@@ -310,7 +299,7 @@ impl Sources {
     ) -> Option<Snapshot> {
         let name = source.git.name.clone();
         let mirror = self.mirror(source);
-        let known: Option<Guard> = journal.get(&format!("guard/{name}")).ok().flatten();
+        let known: Option<SourceCheckpoint> = journal.get_readable(&name).ok().flatten();
         let anew = known.as_ref().is_some_and(|guard| guard.origin != origin(source));
         let guard = known.filter(|_| !anew);
         let floor =
@@ -453,7 +442,7 @@ impl Sources {
         for source in &looked.sources {
             let name = &source.git.name;
             let Some(commit) = accepted.get(name) else { continue };
-            let known: Option<Guard> = journal.get(&format!("guard/{name}")).ok().flatten();
+            let known: Option<SourceCheckpoint> = journal.get_readable(name).ok().flatten();
             let known = known.filter(|guard| guard.origin == origin(source));
             let tag = match (looked.tags.get(name).cloned().flatten(), &known) {
                 (Some(tag), _) => Some(tag),
@@ -463,8 +452,7 @@ impl Sources {
                     self.mirror(source).tag_of(floor, commit, now).ok().flatten()
                 }
             };
-            let guard = Guard { origin: origin(source), commit: commit.clone(), tag };
-            changes.put(format!("guard/{name}"), &guard);
+            changes.put(name, &SourceCheckpoint { origin: origin(source), commit: commit.clone(), tag });
         }
     }
 

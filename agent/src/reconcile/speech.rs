@@ -6,6 +6,7 @@ use std::{
     time::{Duration, Instant},
 };
 
+use serde::{Deserialize, Serialize};
 use towpath_coordination::{
     Store,
     gossip::core::Heard as Gossiped,
@@ -14,8 +15,8 @@ use towpath_coordination::{
 use towpath_host::{
     Clock,
     identity::{Bearer, Credentials, Identity, PublicKeys},
-    journal::{Changes, Journal},
 };
+use towpath_state::{Changes, Journal, PresentedCertificates, Record, RecordNumbers, kinds};
 
 use super::{handle::Handle, node::NodeError, revision::Revision, runs};
 use crate::{config::Settings, report::Told};
@@ -27,11 +28,14 @@ const RESERVED: u64 = 1 << 24;
 const FEW: usize = 32;
 const KEPT: Duration = Duration::from_secs(10);
 
-/// Journal keys of the last numbers of each writer, and of the rights of the last revisions.
-const HEARD: &str = "heard/";
-const RIGHTS: &str = "rights";
-/// Journal key of the serial numbers of the certificates of each key.
-const SHOWN: &str = "shown/";
+/// The rights of nodes in the books of the last revisions, as the journal keeps them.
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
+#[serde(transparent)]
+struct KnownRights(BTreeMap<String, BookRights>);
+
+impl Record for KnownRights {
+    type Kind = kinds::BookRights;
+}
 
 /// The identity of a node in its fleet.
 #[derive(Debug)]
@@ -67,9 +71,10 @@ impl Speech {
         let first = number(journal, clock)?;
         let signer = RecordSigner::new(settings.cluster.clone(), settings.node.clone(), bearer.clone(), first);
         signer.revoked().set(settings.revoked.iter().cloned());
-        let rights: BTreeMap<String, BookRights> = journal.get(RIGHTS)?.unwrap_or_default();
-        signer.revoked().resume(journal.scan::<Vec<String>>(SHOWN)?);
-        signer.resume(journal.scan::<Heard>(HEARD)?, rights.clone());
+        let KnownRights(rights) = journal.get_readable(&())?.unwrap_or_default();
+        let presented = journal.all::<PresentedCertificates>()?;
+        signer.revoked().resume(presented.into_iter().map(|(key, presented)| (key, presented.0)));
+        signer.resume(journal.all::<Heard>()?, rights.clone());
         let kept = Mutex::new(Kept { reserved: first + RESERVED, rights, at: clock.monotonic() });
         Ok(Self { bearer, signer: Arc::new(signer), first, kept })
     }
@@ -123,21 +128,21 @@ impl Speech {
         let mut kept = self.kept.lock().unwrap_or_else(PoisonError::into_inner);
         if all || self.signer.changed() <= FEW || now.duration_since(kept.at) >= KEPT {
             for (writer, heard) in self.signer.take_changed() {
-                changes.put(format!("{HEARD}{writer}"), &heard);
+                changes.put(&writer, &heard);
             }
             for (key, serials) in self.signer.revoked().take_changed() {
-                changes.put(format!("{SHOWN}{key}"), &serials);
+                changes.put(&key, &PresentedCertificates(serials));
             }
             kept.at = now;
         }
         let next = self.signer.next();
         if next > kept.reserved - RESERVED / 2 {
             kept.reserved = next.saturating_add(RESERVED);
-            changes.put("sequence", &kept.reserved);
+            changes.set(&RecordNumbers { reserved: kept.reserved });
         }
         let rights = self.signer.rights();
         if rights != kept.rights {
-            changes.put(RIGHTS, &rights);
+            changes.set(&KnownRights(rights.clone()));
             kept.rights = rights;
         }
     }
@@ -157,10 +162,10 @@ impl Speech {
 /// Reserves and returns the first record number of this process. It is above all earlier ones, even if the clock goes
 /// back.
 fn number(journal: &Journal, clock: &dyn Clock) -> Result<u64, NodeError> {
-    let used: u64 = journal.get("sequence")?.unwrap_or(0);
-    let first = used.max(u64::try_from(clock.wall()).unwrap_or(0)).saturating_add(1);
+    let used: RecordNumbers = journal.get_readable(&())?.unwrap_or_default();
+    let first = used.reserved.max(u64::try_from(clock.wall()).unwrap_or(0)).saturating_add(1);
     let mut changes = Changes::default();
-    changes.put("sequence", &first.saturating_add(RESERVED));
+    changes.set(&RecordNumbers { reserved: first.saturating_add(RESERVED) });
     journal.commit(changes)?;
     Ok(first)
 }

@@ -2,29 +2,13 @@
 
 use std::sync::{Arc, Mutex, PoisonError};
 
-use serde::{Deserialize, Serialize};
 use tokio::sync::broadcast;
-use towpath_host::{
-    clock::rfc3339,
-    journal::{Changes, Journal, JournalError},
-};
+use towpath_host::clock::rfc3339;
 use towpath_proto::v1alpha as pb;
+use towpath_state::{Changes, Journal, JournalError, StoredEvent, kinds};
 
 /// Number of events that remain when old ones are deleted. Up to 500 more accumulate in between.
 const KEPT: usize = 5000;
-
-/// An event as the journal keeps it.
-#[derive(Debug, Clone, Default, Serialize, Deserialize)]
-#[serde(default)]
-struct Kept {
-    namespace: String,
-    time: i64,
-    r#type: String,
-    state: Option<String>,
-    reason: Option<String>,
-    object: Option<String>,
-    message: String,
-}
 
 /// A new event.
 #[derive(Debug, Clone, Default)]
@@ -64,7 +48,7 @@ impl Events {
     /// If the journal cannot store the event. Followers receive it all the same.
     pub fn tell(&self, now: i64, told: Told) -> Result<(), JournalError> {
         let uuid = uuid::Uuid::now_v7().to_string();
-        let kept = Kept {
+        let kept = StoredEvent {
             namespace: if told.namespace.is_empty() { "system".into() } else { told.namespace },
             time: now,
             r#type: told.kind,
@@ -77,7 +61,7 @@ impl Events {
         let _ = self.live.send(self.record(&uuid, &kept));
         let Some(journal) = &self.journal else { return Ok(()) };
         let mut changes = Changes::default();
-        changes.put(format!("event/{uuid}"), &kept);
+        changes.put(&uuid, &kept);
         self.make_room(journal, &mut changes);
         journal.commit(changes)
     }
@@ -89,16 +73,15 @@ impl Events {
         if *count % 500 != 1 {
             return;
         }
-        let all: Vec<(String, Kept)> = journal.scan("event/").unwrap_or_default();
-        for (uuid, _) in all.iter().take(all.len().saturating_sub(KEPT)) {
-            changes.delete(format!("event/{uuid}"));
+        let all = journal.keys::<StoredEvent>().unwrap_or_default();
+        for uuid in all.iter().take(all.len().saturating_sub(KEPT)) {
+            changes.delete::<kinds::Event>(uuid);
         }
     }
 
     /// Returns the recorded events, oldest first.
     pub fn kept(&self) -> Vec<pb::EventRecord> {
-        let all: Vec<(String, Kept)> =
-            self.journal.as_ref().and_then(|journal| journal.scan("event/").ok()).unwrap_or_default();
+        let all = self.journal.as_ref().and_then(|journal| journal.all::<StoredEvent>().ok()).unwrap_or_default();
         all.iter().map(|(uuid, kept)| self.record(uuid, kept)).collect()
     }
 
@@ -107,7 +90,7 @@ impl Events {
         self.live.subscribe()
     }
 
-    fn record(&self, uuid: &str, kept: &Kept) -> pb::EventRecord {
+    fn record(&self, uuid: &str, kept: &StoredEvent) -> pb::EventRecord {
         pb::EventRecord {
             uuid: uuid.to_owned(),
             namespace: kept.namespace.clone(),

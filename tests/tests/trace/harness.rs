@@ -11,7 +11,8 @@ use towpath_coordination::{
     LocalStore, Store,
     store::{Op, Page, Txn},
 };
-use towpath_host::{Clock, TestClock, clock::rfc3339, journal::Journal};
+use towpath_host::{Clock, TestClock, clock::rfc3339};
+use towpath_state::Journal;
 use towpath_tests::{git::Repository, wait_until};
 
 use crate::recorder::{Recorded, Recorder};

@@ -1,6 +1,6 @@
 //! Books that need one node.
 
-use towpath_host::journal::{ActionRecord, ActionState, Changes};
+use towpath_state::{ActionRecord, ActionState, BookId, Changes, Intent, Managed, Phase, kinds};
 
 use crate::{book, harness::Trace};
 
@@ -231,21 +231,21 @@ tasks:
 "#;
     publish(&mut trace, "an action and a file", spec);
     trace.once();
-    let key = "action/app/web/act";
+    let key = BookId::new("app", "web").task("act");
     trace.between("the agent is cut off while the action runs", |journal| {
-        let record: ActionRecord = journal.get(key).unwrap().unwrap();
+        let record: ActionRecord = journal.get(&key).unwrap().unwrap();
         let mut changes = Changes::default();
-        changes.put(key, &ActionRecord { state: ActionState::Begun, finished: None, ..record });
-        changes.put("intent", &serde_json::json!({"phase": "action", "book": "app/web", "paths": []}));
-        changes.delete("settled");
+        changes.put(&key, &ActionRecord { state: ActionState::Begun, finished: None, ..record });
+        changes.set(&Intent { phase: Phase::Action, book: "app/web".into(), paths: Vec::new() });
+        changes.delete::<kinds::SteadyState>(&());
         journal.commit(changes).unwrap();
     });
     trace.once();
     trace.between("the agent is cut off while a file is written", |journal| {
         let mut changes = Changes::default();
-        changes.put("intent", &serde_json::json!({"phase": "write", "book": "app/web", "paths": ["/conf"]}));
-        changes.delete("applied/file//conf");
-        changes.delete("settled");
+        changes.set(&Intent { phase: Phase::Write, book: "app/web".into(), paths: vec!["/conf".into()] });
+        changes.delete::<kinds::Applied>(&Managed { module: "file".into(), identity: "/conf".into() });
+        changes.delete::<kinds::SteadyState>(&());
         journal.commit(changes).unwrap();
     });
     trace.once();

@@ -3,7 +3,7 @@
 
 use std::{env, fs, os::unix::fs::PermissionsExt as _, path::Path, process::Command, thread, time::Duration};
 
-use towpath_host::journal::{ActionRecord, Changes};
+use towpath_state::{ActionRecord, BookId, Changes};
 use towpath_tests::wait_until;
 
 use crate::{book, harness::Trace};
@@ -69,11 +69,11 @@ handlers:
     trace.once();
     system.join().unwrap();
     assert_eq!(fs::read_to_string(&asked).unwrap(), "reboot --no-block\n");
-    let key = "action/app/web/anew";
+    let key = BookId::new("app", "web").task("anew");
     trace.between("the node comes back with another boot", |journal| {
-        let record: ActionRecord = journal.get(key).unwrap().unwrap();
+        let record: ActionRecord = journal.get(&key).unwrap().unwrap();
         let mut changes = Changes::default();
-        changes.put(key, &ActionRecord { boot: Some("the one before".into()), ..record });
+        changes.put(&key, &ActionRecord { boot: Some("the one before".into()), ..record });
         journal.commit(changes).unwrap();
     });
     trace.once();

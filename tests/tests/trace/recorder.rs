@@ -13,7 +13,7 @@ use towpath_coordination::{
     LocalStore, Store,
     store::{Change, Compare, LeaseId, Op, Outcome, Page, Read, StoreError, Txn},
 };
-use towpath_host::journal::{Changes, Journal, JournalError};
+use towpath_state::{Commit, Journal, JournalError};
 
 use crate::plain::{Names, record};
 
@@ -91,7 +91,7 @@ impl Recorder {
         journal.observe_commits(move |changes| recorder.commit(&node, changes));
     }
 
-    fn commit(&self, node: &str, changes: &Changes) {
+    fn commit(&self, node: &str, changes: &Commit) {
         let mut block = format!("{node} journal\n");
         for key in changes.deletes().filter(|key| !key.starts_with(ROWS)) {
             let was = self.lock().known.remove(&(node.to_owned(), key.to_owned()));

@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use serde::{Deserialize, Serialize};
+use towpath_state::{Record, kinds};
 
 use super::{Accepted, Proposal};
 use crate::{
@@ -20,6 +21,10 @@ pub struct RevisionManifest {
     pub joined: BTreeMap<u64, Vec<String>>,
     /// The generation in which each object appeared, by `Kind/namespace/name`.
     pub births: BTreeMap<String, u64>,
+}
+
+impl Record for RevisionManifest {
+    type Kind = kinds::Manifest;
 }
 
 /// A book of the manifest.

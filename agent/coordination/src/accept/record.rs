@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
+use towpath_state::{Record, kinds};
 
 use super::{AcceptError, Link, RevisionManifest};
 
@@ -33,6 +34,10 @@ pub struct Accepted {
     pub manifest_before: String,
     /// The node that accepted the revision.
     pub by: String,
+}
+
+impl Record for Accepted {
+    type Kind = kinds::Accepted;
 }
 
 /// The commits of the first source that must be signed.

@@ -6,6 +6,7 @@ use std::collections::BTreeMap;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use towpath_host::identity::{PublicKeys, SealKey, seal};
+use towpath_state::PublishedResult;
 
 use super::{Fleet, Joined};
 use crate::{
@@ -29,6 +30,13 @@ pub struct TaskResult {
     pub result: Value,
     /// The message of the task, if it has one.
     pub message: Option<String>,
+}
+
+impl From<PublishedResult> for TaskResult {
+    fn from(published: PublishedResult) -> Self {
+        let PublishedResult { ok, result, message, .. } = published;
+        Self { ok, result, message }
+    }
 }
 
 /// The key of a result, wrapped for one node.

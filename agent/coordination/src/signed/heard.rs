@@ -5,6 +5,7 @@ use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 
 use serde::{Deserialize, Serialize};
 use sha2::{Digest as _, Sha256};
+use towpath_state::{Record, kinds};
 
 /// The most writers that are remembered.
 const WRITERS: usize = 20_000;
@@ -31,6 +32,10 @@ pub struct Heard {
     /// The keys that were read since numbers were last forgotten. These records are in the store.
     #[serde(skip)]
     seen: HashSet<u64>,
+}
+
+impl Record for Heard {
+    type Kind = kinds::Writer;
 }
 
 impl Heard {

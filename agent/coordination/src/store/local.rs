@@ -9,16 +9,12 @@ use std::{
 
 use base64::{Engine as _, engine::general_purpose::STANDARD};
 use tokio::sync::mpsc;
-use towpath_host::journal::{Changes, Journal, JournalError};
+use towpath_state::{Changes, Journal, JournalError, StoreRevision, StoreRow, kinds};
 
 use super::{Change, LeaseId, Op, Outcome, Page, Read, Row, Store, StoreError, Txn, memory::Memory};
 
 /// The number of changes that are kept for watches that begin in the past.
 const HISTORY: usize = 10_000;
-
-/// The journal keys of the rows, and of the revision of the last change.
-const ROWS: &str = "store/row/";
-const REVISION: &str = "store/revision";
 
 /// A store in memory.
 #[derive(Debug, Default)]
@@ -80,16 +76,16 @@ impl Inner {
         for change in changes {
             match change {
                 Change::Put(row) if !self.memory.is_leased(&row.key) => {
-                    kept.put(format!("{ROWS}{}", row.key), &(STANDARD.encode(&row.value), row.created, row.modified))
+                    kept.put(&row.key, &StoreRow(STANDARD.encode(&row.value), row.created, row.modified));
                 }
                 Change::Put(_) => {}
-                Change::Delete(key, _) => kept.delete(format!("{ROWS}{key}")),
+                Change::Delete(key, _) => kept.delete::<kinds::StoreRow>(key),
             }
         }
         if kept.is_empty() {
             return Ok(());
         }
-        kept.put(REVISION, revision);
+        kept.set(&StoreRevision(*revision));
         journal.commit(kept).map_err(|error| StoreError::Unreachable(error.to_string()))
     }
 
@@ -119,11 +115,12 @@ impl Store for LocalStore {
         if inner.journal.is_some() {
             return Ok(());
         }
-        let rows = journal.scan::<(String, u64, u64)>(ROWS)?;
-        let rows = rows.into_iter().filter_map(|(key, (value, created, modified))| {
+        let rows = journal.all::<StoreRow>()?;
+        let rows = rows.into_iter().filter_map(|(key, StoreRow(value, created, modified))| {
             Some(Row { key, value: STANDARD.decode(value).ok()?, created, modified })
         });
-        inner.memory = Memory::of(rows, journal.get(REVISION)?.unwrap_or(0));
+        let StoreRevision(revision) = journal.get_readable(&())?.unwrap_or_default();
+        inner.memory = Memory::of(rows, revision);
         inner.compacted = inner.memory.revision;
         inner.journal = Some(Arc::clone(journal));
         Ok(())

@@ -8,7 +8,7 @@ use std::{collections::BTreeMap, fmt, sync::Arc, time::Duration};
 
 use thiserror::Error;
 use tokio::sync::mpsc;
-use towpath_host::journal::{Journal, JournalError};
+use towpath_state::{Journal, JournalError};
 
 /// A store with keys, values, revisions, transactions, watches and leases.
 ///

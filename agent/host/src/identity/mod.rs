@@ -9,6 +9,7 @@
 mod bearer;
 mod certificate;
 mod credentials;
+mod digest;
 mod issue;
 mod revoked;
 mod seal;
@@ -31,6 +32,7 @@ use x25519_dalek::StaticSecret;
 pub use bearer::{Bearer, Shown, has_signed};
 pub use certificate::{Role, Subject, Trust, valid_until};
 pub use credentials::{Credentials, Loaded, TlsFiles};
+pub use digest::keyed_digest;
 pub use issue::{Authority, Request, may_be_named, write_certificate};
 pub use revoked::{Revoked, serial, serial_of_pem};
 pub use seal::{SealKey, seal};

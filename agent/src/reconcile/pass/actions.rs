@@ -3,17 +3,20 @@
 use std::{collections::BTreeMap, sync::Arc, thread, time::Instant};
 
 use serde_json::Value;
-use towpath_host::journal::{ActionRecord, ActionState, Changes, FinishedAction, HandlerRecord, Intent, Phase};
 use towpath_modules::{Checked, ModuleError, Options, Report, Sort, apply};
 use towpath_render::{
     objects::task::{Drift, Task},
     rendering::{Item, Rendered},
     tree::{MemoryTree, Tree},
 };
+use towpath_state::{
+    ActionRecord, ActionState, BookId, Changes, FinishedAction, HandlerRecord, Intent, Phase, TaskId, kinds,
+};
 
 use super::{
     Pass, batch,
     book::{BookRun, module},
+    book_id,
     instance::{self, Prepared, Ready},
     outcome::{Outcome, TaskOutcome},
 };
@@ -64,7 +67,7 @@ impl BookRun<'_, '_> {
         if self.stopped() {
             return;
         }
-        let key = format!("action/{}/{name}{}", self.book.id(), item_mark(item.as_ref()));
+        let key = book_id(self.book).task(format!("{name}{}", item_mark(item.as_ref())));
         let failed = |message: String| TaskOutcome::new(name.clone(), module(task), Outcome::Failed).say(message);
         let known: Option<ActionRecord> = match self.pass.machine.try_record(&key) {
             Ok(known) => known,
@@ -148,8 +151,8 @@ impl BookRun<'_, '_> {
         }
         let mut changes =
             if outcome.outcome == Outcome::Changed { self.notified(task, item.as_ref()) } else { Changes::default() };
-        changes.put(key, &record);
-        changes.put("intent", &Intent { phase: Phase::Idle, book: self.book.id(), paths: Vec::new() });
+        changes.put(&key, &record);
+        changes.set(&Intent::idle(self.book.id()));
         self.commit_changes(changes);
         self.finish(task, item, outcome, result);
     }
@@ -284,7 +287,7 @@ impl BookRun<'_, '_> {
     }
 
     /// Writes the intent to the journal.
-    pub(super) fn intend(&mut self, phase: Phase, action: Option<(&str, &ActionRecord)>) -> Result<(), ModuleError> {
+    pub(super) fn intend(&mut self, phase: Phase, action: Option<(&TaskId, &ActionRecord)>) -> Result<(), ModuleError> {
         self.intend_with(phase, action, Changes::default())
     }
 
@@ -292,11 +295,11 @@ impl BookRun<'_, '_> {
     pub(super) fn intend_with(
         &mut self,
         phase: Phase,
-        action: Option<(&str, &ActionRecord)>,
+        action: Option<(&TaskId, &ActionRecord)>,
         mut changes: Changes,
     ) -> Result<(), ModuleError> {
         let Some(journal) = &self.pass.machine.journal else { return Ok(()) };
-        changes.put("intent", &Intent { phase, book: self.book.id(), paths: Vec::new() });
+        changes.set(&Intent { phase, book: self.book.id(), paths: Vec::new() });
         if let Some((key, record)) = action {
             changes.put(key, record);
         }
@@ -313,14 +316,12 @@ impl BookRun<'_, '_> {
 }
 
 /// Runs the pending handlers of a book that is gone.
-pub(super) fn left_handlers(pass: &Pass<'_>, book: &str, changes: &mut Changes) -> Vec<TaskOutcome> {
-    let prefix = format!("handler/{book}/");
-    let pending: Vec<(String, HandlerRecord)> = pass.machine.records(&prefix);
+pub(super) fn left_handlers(pass: &Pass<'_>, book: &BookId, changes: &mut Changes) -> Vec<TaskOutcome> {
     let mut outcomes = Vec::new();
-    for (id, record) in pending {
+    for (id, record) in pass.machine.records_of::<HandlerRecord>(book) {
         let outcome = old_handler(pass, &id, &record);
         if outcome.outcome != Outcome::Failed {
-            changes.delete(format!("{prefix}{id}"));
+            changes.delete::<kinds::Handler>(&book.task(id.as_str()));
         }
         outcomes.push(outcome);
     }

@@ -3,13 +3,9 @@
 use std::{collections::BTreeSet, sync::Arc};
 
 use towpath_coordination::Permit;
-use towpath_host::{
-    Look,
-    files::Access,
-    journal::{AppliedItem, Changes, Intent, Journal, JournalError, Original, Phase, Unchecked},
-    walk::RefusedLink,
-};
+use towpath_host::{Look, files::Access, walk::RefusedLink};
 use towpath_modules::{ModuleError, Step, apply};
+use towpath_state::{AppliedItem, Changes, Intent, Journal, JournalError, Managed, Original, Phase, Unchecked, kinds};
 
 use super::Machine;
 
@@ -19,8 +15,8 @@ pub(super) struct Waiting {
     pub(super) position: usize,
     /// The steps of the change.
     pub(super) steps: Vec<Step>,
-    /// The journal key of the item: `module/identity`.
-    pub(super) key: String,
+    /// The key of the item.
+    pub(super) key: Managed,
     /// The record of the applied item.
     pub(super) applied: AppliedItem,
     /// The records of the notified handlers.
@@ -65,16 +61,16 @@ pub(super) fn carry_out(
             apply::Phase::Rename => Phase::Rename,
         };
         let mut changes = first.take().unwrap_or_default();
-        changes.put("intent", &Intent { phase, book: book.to_owned(), paths: paths.to_vec() });
+        changes.set(&Intent { phase, book: book.to_owned(), paths: paths.to_vec() });
         journal.commit(changes).map_err(|error| journal_failed(&error))
     });
     for ((_, key, applied), outcome) in finished.iter().zip(&outcomes) {
         if outcome.is_ok() {
-            last.put(format!("applied/{key}"), applied);
+            last.put(key, applied);
             machine.set_applied(key, Some(applied.clone()));
         }
     }
-    last.put("intent", &Intent { phase: Phase::Idle, book: book.to_owned(), paths: Vec::new() });
+    last.set(&Intent::idle(book.to_owned()));
     let written = journal.commit(last).map_err(|error| journal_failed(&error));
     let positions = finished.into_iter().map(|(position, _, _)| position);
     refused.extend(positions.zip(outcomes).map(|(position, outcome)| (position, outcome.and(written.clone()))));
@@ -92,13 +88,12 @@ fn remember_originals(
     let mut seen = BTreeSet::new();
     for step in steps.iter().filter(|step| !step.path().is_empty()) {
         let (path, look) = real_path(machine, step)?;
-        let key = format!("original/{path}");
         if !seen.insert(path.clone())
-            || journal.get::<Original>(&key).map_err(|error| journal_failed(&error))?.is_some()
+            || journal.get_readable::<Original>(&path).map_err(|error| journal_failed(&error))?.is_some()
         {
             continue;
         }
-        changes.put(key, &original(&look, journal, &path)?);
+        changes.put(&path, &original(&look, journal, &path)?);
     }
     Ok(())
 }
@@ -117,9 +112,8 @@ fn mark_unchecked(
             continue;
         }
         let (path, look) = real_path(machine, step)?;
-        let key = format!("unchecked/{path}");
-        before.put(key.clone(), &Unchecked { validate: line.clone(), old: original(&look, journal, &path)? });
-        after.delete(key);
+        before.put(&path, &Unchecked { validate: line.clone(), old: original(&look, journal, &path)? });
+        after.delete::<kinds::Unchecked>(&path);
     }
     Ok(())
 }
@@ -127,7 +121,7 @@ fn mark_unchecked(
 /// Validates the files that a crash left unchecked. Invalid files are restored.
 pub(super) fn check_unchecked(machine: &Machine, journal: &Journal) -> Result<(), JournalError> {
     let cancel = towpath_host::process::Cancel::default();
-    for (path, record) in journal.scan::<Unchecked>("unchecked/")? {
+    for (path, record) in journal.all::<Unchecked>()? {
         if let Err(error) = apply::validated(&record.validate, &cancel) {
             tracing::warn!(path, "a file that was not checked before the agent was cut off is put back: {error}");
             let hand = machine.hand();
@@ -149,7 +143,7 @@ pub(super) fn check_unchecked(machine: &Machine, journal: &Journal) -> Result<()
             }
         }
         let mut changes = Changes::default();
-        changes.delete(format!("unchecked/{path}"));
+        changes.delete::<kinds::Unchecked>(&path);
         journal.commit(changes)?;
     }
     Ok(())
@@ -175,7 +169,7 @@ pub(super) struct Originals(pub(super) Arc<Journal>);
 
 impl towpath_modules::Origins for Originals {
     fn has_made(&self, path: &str) -> bool {
-        matches!(self.0.get::<Original>(&format!("original/{path}")), Ok(Some(_)))
+        matches!(self.0.get_readable::<Original>(&path.to_owned()), Ok(Some(_)))
     }
 }
 
@@ -207,7 +201,7 @@ pub(super) fn journal_failed(error: &JournalError) -> ModuleError {
     let disk = match error {
         JournalError::DiskFull { .. } => Some(towpath_modules::Disk::Full),
         JournalError::ReadOnly { .. } => Some(towpath_modules::Disk::ReadOnly),
-        JournalError::Damaged { .. } | JournalError::Failed { .. } => None,
+        JournalError::Damaged { .. } | JournalError::Unreadable { .. } | JournalError::Failed { .. } => None,
     };
     ModuleError { message: format!("{error}; nothing is changed without the journal"), disk, moved: false }
 }

@@ -9,13 +9,13 @@ use std::{
 
 use serde_json::{Value, json};
 use towpath_coordination::{Gate, Permit, Windows};
-use towpath_host::journal::{Changes, HandlerRecord, Managed};
 use towpath_modules::{Disk, ModuleError, Sort};
 use towpath_render::{
     objects::task::{Book, Task},
     rendering::{Item, Rendered, Renderer},
     template::Want,
 };
+use towpath_state::{Changes, Managed, SegmentPhase};
 
 use super::{
     super::runs::Run,
@@ -213,8 +213,8 @@ impl<'a, 'p> BookRun<'a, 'p> {
             self.settle();
             return;
         }
-        self.begun = !self.pass.plan && self.segment() == Some(true);
-        self.stays_out = prune::still_there(self.pass, self.book);
+        self.begun = !self.pass.plan && self.segment() == Some(SegmentPhase::Changing);
+        self.stays_out = prune::removal_failed(self.pass, self.book);
         self.tasks_of(&book.tasks.iter().collect::<Vec<_>>());
         self.end_of_segment();
         if !self.pass.plan {
@@ -269,12 +269,12 @@ impl<'a, 'p> BookRun<'a, 'p> {
         };
         plan.fresh = false;
         let ran = run(&plan, self.book, Vec::new(), &Owners::default(), &[]);
-        let pending: Vec<(String, HandlerRecord)> = self.pass.machine.records(&format!("handler/{}/", self.book.id()));
         let named = |task: &TaskOutcome| {
             names.is_empty()
                 || names.iter().any(|name| task.name == *name || task.name.starts_with(&format!("{name} [")))
         };
-        !pending.is_empty() || ran.outcome.tasks.iter().filter(|task| named(task)).any(|task| task.action != "none")
+        !self.pending_handlers().is_empty()
+            || ran.outcome.tasks.iter().filter(|task| named(task)).any(|task| task.action != "none")
     }
 
     /// Saves the inventory of a book that has run, and the items that were found in sync.

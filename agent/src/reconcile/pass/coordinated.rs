@@ -1,19 +1,21 @@
 //! Coordinated books: each node enters, completes and votes for one segment after another (P45).
 
-use serde::{Deserialize, Serialize};
 use towpath_coordination::{
     Gate,
     accept::RevisionManifest,
-    fleet::{Answer, ElectedTask, Fleet, TaskResult},
+    fleet::{Answer, ElectedTask, Fleet},
     rollout::{Request, RolloutSpec, SlotState, drift_of},
 };
-use towpath_host::journal::{Changes, Journal};
 use towpath_render::{
     objects::{SegmentKind, task::Task},
     rendering::Rendered,
 };
+use towpath_state::{
+    BookId, BookRecord, Changes, ClaimState, ElectionRecord, Journal, RunProgress, SegmentPhase, SlotClaim, SlotRef,
+    StorePosition,
+};
 
-use super::{Machine, Pass, book::BookRun, elected::share_key, outcome::Outcome, prune};
+use super::{Machine, Pass, book::BookRun, book_id, outcome::Outcome, prune};
 use crate::reconcile::runs::Run;
 
 /// The coordination handle of a pass.
@@ -68,80 +70,48 @@ impl NotBegun {
     }
 }
 
-/// The progress of this node in a run.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(default)]
-pub(super) struct Progress {
-    pub(super) run: String,
-    /// Number of segments that this node has voted for.
-    pub(super) done: usize,
-    /// True if all nodes have completed the run.
-    pub(super) through: bool,
-}
-
-/// Prefix of the journal keys of the progress of books.
-pub(super) const PROGRESS: &str = "progress/";
-
-/// Journal key of the store position: the last seen store revision, and the number of this node's last write.
-const HORIZON: &str = "horizon";
-
 /// Returns the store position from the journal: the store revision and the number of this node's last write.
-pub fn horizon(journal: &Journal) -> (u64, u64) {
-    journal.get(HORIZON).ok().flatten().unwrap_or_default()
+pub fn store_position(journal: &Journal) -> (u64, u64) {
+    journal.get_readable::<StorePosition>(&()).ok().flatten().unwrap_or_default().into()
 }
 
-pub(super) fn remember_horizon(fleet: &Fleet, changes: &mut Changes) {
-    changes.put(HORIZON, &fleet.known());
+pub(super) fn remember_store_position(fleet: &Fleet, changes: &mut Changes) {
+    changes.set(&StorePosition::from(fleet.known()));
 }
 
-/// The location of a slot that a node holds or waits for: a budget and a partition.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(default)]
-pub(super) struct SlotOf {
-    pub(super) group: String,
-    pub(super) part: String,
-    /// The record in it: a claim or a failure, the run and the segment.
-    pub(super) away: Option<(SlotState, String, u32)>,
+/// Returns the slot of a node in a rollout, without a claim.
+pub(super) fn slot_of(spec: &RolloutSpec, node: &str) -> SlotRef {
+    SlotRef { budget: spec.group.clone(), partition: spec.part(node).to_owned(), claim: None }
 }
 
-/// Prefix of the journal keys of slots.
-pub(super) const SLOT: &str = "slot/";
-
-impl SlotOf {
-    pub(super) fn of(spec: &RolloutSpec, node: &str) -> Self {
-        Self { group: spec.group.clone(), part: spec.part(node).to_owned(), away: None }
-    }
-
-    /// Returns whether both are in the same budget and partition.
-    pub(super) fn is_in(&self, other: &Self) -> bool {
-        (&self.group, &self.part) == (&other.group, &other.part)
-    }
-
-    /// Returns a minimal spec, which is enough to release the slot.
-    fn spec(&self, book: &str, node: &str) -> RolloutSpec {
-        RolloutSpec {
-            book: book.to_owned(),
-            group: self.group.clone(),
-            parts: [(node.to_owned(), self.part.clone())].into(),
-            waves: 1,
-            ..RolloutSpec::default()
-        }
+/// Returns a minimal spec, which is enough to release a slot.
+fn spec_of(slot: &SlotRef, book: &BookId, node: &str) -> RolloutSpec {
+    RolloutSpec {
+        book: book.to_string(),
+        group: slot.budget.clone(),
+        parts: [(node.to_owned(), slot.partition.clone())].into(),
+        waves: 1,
+        ..RolloutSpec::default()
     }
 }
 
-fn remember_slot(machine: &Machine, fleet: &Fleet, book: &str, slot: Option<&SlotOf>) {
+/// Returns a claim as the rollout knows it.
+pub(super) fn known_claim(claim: SlotClaim) -> (SlotState, String, u32) {
+    let state = match claim.state {
+        ClaimState::Claim => SlotState::Claim,
+        ClaimState::Failure => SlotState::Failure,
+    };
+    (state, claim.run, claim.segment)
+}
+
+fn remember_slot(machine: &Machine, fleet: &Fleet, book: &BookId, slot: Option<&SlotRef>) {
     let Some(journal) = &machine.journal else { return };
-    let key = format!("{SLOT}{book}");
-    let known: Option<SlotOf> = machine.record(&key);
-    if known.as_ref() == slot {
+    if machine.book(book).slot.as_ref() == slot {
         return;
     }
     let mut changes = Changes::default();
-    remember_horizon(fleet, &mut changes);
-    match slot {
-        Some(slot) => changes.put(key, slot),
-        None => changes.delete(key),
-    }
+    remember_store_position(fleet, &mut changes);
+    changes.set_slot(book, slot.cloned());
     if let Err(error) = journal.commit(changes) {
         tracing::warn!(%error, "the journal does not take which slot is held");
     }
@@ -149,44 +119,43 @@ fn remember_slot(machine: &Machine, fleet: &Fleet, book: &str, slot: Option<&Slo
 
 /// Returns whether this node holds a slot or waits for one. Such a node does not leave the fleet when it stops.
 pub fn holds_slots(journal: &Journal) -> bool {
-    journal.scan::<SlotOf>(SLOT).is_ok_and(|slots| !slots.is_empty())
+    journal.all::<BookRecord>().is_ok_and(|books| books.iter().any(|(_, book)| book.slot.is_some()))
 }
 
 /// Releases the slots of books that no longer run on this node, after the new revision is applied (P66).
 pub(super) fn leave_gone_books(pass: &Pass<'_>) {
     let Some(with) = pass.coordination.filter(|_| !pass.plan) else { return };
-    let slots: Vec<(String, SlotOf)> = pass.machine.records(SLOT);
-    for (book, slot) in slots {
-        let mine = pass.view.books.iter().any(|own| own.id() == book);
-        let coordinated = with.manifest.books.contains_key(&book);
+    let books = pass.machine.records::<BookRecord>();
+    for (book, slot) in books.into_iter().filter_map(|(book, record)| Some((book, record.slot?))) {
+        let mine = pass.view.books.iter().any(|own| book_id(own) == book);
+        let coordinated = with.manifest.books.contains_key(&book.to_string());
         if mine && coordinated {
             continue;
         }
-        match with.fleet.ask(&slot.spec(&book, &pass.view.node), Request::Leave) {
+        match with.fleet.ask(&spec_of(&slot, &book, &pass.view.node), Request::Leave) {
             Answer::Go => remember_slot(pass.machine, with.fleet, &book, None),
-            Answer::Hold(gate) => tracing::warn!(book, "a slot can't be given back yet: {gate}"),
+            Answer::Hold(gate) => tracing::warn!(%book, "a slot can't be given back yet: {gate}"),
         }
     }
 }
 
 impl BookRun<'_, '_> {
-    fn progress_key(&self) -> String {
-        format!("{PROGRESS}{}", self.book.id())
+    fn record(&self) -> BookRecord {
+        self.pass.machine.book(&book_id(self.book))
     }
 
-    fn remember_progress(&mut self, with: Coordination<'_>, progress: &mut Progress) {
+    fn remember_progress(&mut self, with: Coordination<'_>, progress: &RunProgress) {
         let mut changes = Changes::default();
-        changes.put(self.progress_key(), &*progress);
-        remember_horizon(with.fleet, &mut changes);
+        changes.set_progress(&book_id(self.book), progress.clone());
+        remember_store_position(with.fleet, &mut changes);
         self.commit(changes, "progress");
     }
 
     /// Runs the book segment by segment.
     pub(super) fn in_segments(&mut self, with: Coordination<'_>, run: &Run) {
-        let key = self.progress_key();
-        let mut progress: Progress = self.pass.machine.record(&key).unwrap_or_default();
+        let mut progress = self.record().progress.unwrap_or_default();
         if progress.run != run.spec.run {
-            progress = Progress { run: run.spec.run.clone(), ..Progress::default() };
+            progress = RunProgress { run: run.spec.run.clone(), ..RunProgress::default() };
         }
         for index in 0..run.segments.len() {
             if self.stopped() || self.makes_way() {
@@ -199,17 +168,17 @@ impl BookRun<'_, '_> {
             }
             if !settled {
                 progress.done = index + 1;
-                self.remember_progress(with, &mut progress);
+                self.remember_progress(with, &progress);
             }
         }
         self.leave_what_is_left(with);
-        if !progress.through {
+        if !progress.completed {
             // Any node that has completed its part helps to end the run: the responsible node may be gone.
             self.vote_again(with, run, progress.done);
             match with.fleet.run_maintenance(&run.spec) {
                 Ok(true) => {
-                    progress.through = true;
-                    self.remember_progress(with, &mut progress);
+                    progress.completed = true;
+                    self.remember_progress(with, &progress);
                 }
                 ended => {
                     if let Err(error) = ended {
@@ -230,11 +199,13 @@ impl BookRun<'_, '_> {
                 let segment = &run.segments[index];
                 if segment.kind == SegmentKind::Elected
                     && let Some(task) = self.book.tasks.get(segment.tasks.start)
-                    && let Some((definition, found)) =
-                        self.pass.machine.record::<(String, TaskResult)>(&share_key(self.book, task))
-                    && let Err(error) = with
-                        .fleet
-                        .share(ElectedTask { spec: &run.spec, task: &task.id, definition: &definition }, &found)
+                    && let key = book_id(self.book).task(task.id.as_str())
+                    && let Some(found) =
+                        self.pass.machine.record::<ElectionRecord>(&key).and_then(|known| known.published)
+                    && let Err(error) = with.fleet.share(
+                        ElectedTask { spec: &run.spec, task: &task.id, definition: &found.definition },
+                        &found.clone().into(),
+                    )
                 {
                     with.fleet.look_soon();
                     tracing::warn!(%error, "the result of an elected task can't be written anew yet");
@@ -252,10 +223,10 @@ impl BookRun<'_, '_> {
         let spec = run.spec_of(index).clone();
         let number = u32::try_from(index).unwrap_or(u32::MAX);
         let elected = segment.kind == SegmentKind::Elected;
-        self.begun = self.segment() == Some(true);
+        self.begun = self.segment() == Some(SegmentPhase::Changing);
         // A failed removal belongs to the last segment.
         let last = index + 1 == run.segments.len();
-        let waits = prune::still_there(self.pass, self.book);
+        let waits = prune::removal_failed(self.pass, self.book);
         self.stays_out = waits && (last || settled);
         self.fresh = !settled;
         let want = if settled || elected { Request::Correct } else { Request::Change(number) };
@@ -317,9 +288,11 @@ impl BookRun<'_, '_> {
 
     /// Releases a slot that is left from an earlier pass, after all segments are completed without a failure.
     fn leave_what_is_left(&self, with: Coordination<'_>) {
-        let id = self.book.id();
-        let Some(slot) = self.pass.machine.record::<SlotOf>(&format!("{SLOT}{id}")) else { return };
-        if !self.any_failed() && with.fleet.ask(&slot.spec(&id, &self.pass.view.node), Request::Leave) == Answer::Go {
+        let id = book_id(self.book);
+        let Some(slot) = self.record().slot else { return };
+        if !self.any_failed()
+            && with.fleet.ask(&spec_of(&slot, &id, &self.pass.view.node), Request::Leave) == Answer::Go
+        {
             remember_slot(self.pass.machine, with.fleet, &id, None);
         }
     }
@@ -327,20 +300,20 @@ impl BookRun<'_, '_> {
     /// Records that the slot was released or has become a failure. A slot of an earlier revision in another budget is
     /// released, too.
     pub(super) fn gave_back(&self, with: Coordination<'_>, run: &Run, spec: &RolloutSpec, failed: Option<u32>) {
-        let id = self.book.id();
+        let id = book_id(self.book);
         let node = &self.pass.view.node;
-        let now = failed.map(|segment| SlotOf {
-            away: Some((SlotState::Failure, spec.run.clone(), segment)),
-            ..SlotOf::of(spec, node)
+        let now = failed.map(|segment| SlotRef {
+            claim: Some(SlotClaim { state: ClaimState::Failure, run: spec.run.clone(), segment }),
+            ..slot_of(spec, node)
         });
-        let Some(slot) = self.pass.machine.record::<SlotOf>(&format!("{SLOT}{id}")) else {
+        let Some(slot) = self.record().slot else {
             if now.is_some() {
                 remember_slot(self.pass.machine, with.fleet, &id, now.as_ref());
             }
             return;
         };
-        let of_run = (0..run.segments.len()).any(|index| slot.is_in(&SlotOf::of(run.spec_of(index), node)));
-        if !of_run && with.fleet.ask(&slot.spec(&id, &self.pass.view.node), Request::Leave) != Answer::Go {
+        let of_run = (0..run.segments.len()).any(|index| slot.is_in(&slot_of(run.spec_of(index), node)));
+        if !of_run && with.fleet.ask(&spec_of(&slot, &id, node), Request::Leave) != Answer::Go {
             return;
         }
         remember_slot(self.pass.machine, with.fleet, &id, now.as_ref());
@@ -389,20 +362,19 @@ impl BookRun<'_, '_> {
         }
         if part.spec.count.is_some() {
             // A position in the queue is recorded, too: it must be released if the book is removed.
-            let id = self.book.id();
-            if self.pass.machine.record::<SlotOf>(&format!("{SLOT}{id}")).is_none() {
-                remember_slot(self.pass.machine, with.fleet, &id, Some(&SlotOf::of(&part.spec, &self.pass.view.node)));
+            if self.record().slot.is_none() {
+                let slot = slot_of(&part.spec, &self.pass.view.node);
+                remember_slot(self.pass.machine, with.fleet, &book_id(self.book), Some(&slot));
             }
         }
         match with.fleet.ask(&part.spec, part.want) {
             Answer::Go => {
                 if part.spec.count.is_some() {
-                    let away = match part.want {
-                        Request::Change(segment) => (SlotState::Claim, part.spec.run.clone(), segment),
-                        _ => (SlotState::Claim, drift_of(&part.spec.book), 0),
+                    let (run, segment) = match part.want {
+                        Request::Change(segment) => (part.spec.run.clone(), segment),
+                        _ => (drift_of(&part.spec.book), 0),
                     };
-                    let slot = SlotOf { away: Some(away), ..SlotOf::of(&part.spec, &self.pass.view.node) };
-                    remember_slot(self.pass.machine, with.fleet, &self.book.id(), Some(&slot));
+                    self.remember_claim(with, &part.spec, run, segment);
                 }
                 self.in_segment = Some(InSegment { held: true, ..part });
                 Ok(())
@@ -414,6 +386,12 @@ impl BookRun<'_, '_> {
         }
     }
 
+    fn remember_claim(&self, with: Coordination<'_>, spec: &RolloutSpec, run: String, segment: u32) {
+        let claim = Some(SlotClaim { state: ClaimState::Claim, run, segment });
+        let slot = SlotRef { claim, ..slot_of(spec, &self.pass.view.node) };
+        remember_slot(self.pass.machine, with.fleet, &book_id(self.book), Some(&slot));
+    }
+
     /// Announces that this node will be absent for a while, with the slot that it holds (P59).
     pub(super) fn goes_away(&mut self, timeout: std::time::Duration) -> Result<(), Gate> {
         let (Some(with), Some(part)) = (self.pass.coordination, self.in_segment.clone()) else { return Ok(()) };
@@ -421,9 +399,7 @@ impl BookRun<'_, '_> {
         match with.fleet.ask(&part.spec, Request::Absent(segment, timeout.as_secs().max(1))) {
             Answer::Go => {
                 // A run without slots gets one for the absence, which must be released later.
-                let away = Some((SlotState::Claim, part.spec.run.clone(), segment));
-                let slot = SlotOf { away, ..SlotOf::of(&part.spec, &self.pass.view.node) };
-                remember_slot(self.pass.machine, with.fleet, &self.book.id(), Some(&slot));
+                self.remember_claim(with, &part.spec, part.spec.run.clone(), segment);
                 Ok(())
             }
             Answer::Hold(gate) => Err(gate),

@@ -4,16 +4,17 @@
 use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
-use towpath_host::journal::{AppliedItem, Changes, Intent, Phase};
 use towpath_modules::{Checked, Context};
 use towpath_render::{
     objects::task::{Drift, Task, auto_handler},
     rendering::Item,
 };
+use towpath_state::{AppliedItem, Changes, Intent, Managed, Phase, kinds};
 
 use super::{
     Settled,
     book::{BookRun, module},
+    book_id,
     instance::{self, Ready},
     outcome::{Outcome, TaskOutcome},
     states::Cause,
@@ -28,14 +29,14 @@ pub(super) struct Effect {
     pub(super) begun: Instant,
     /// The outcome that the check predicts.
     pub(super) planned: TaskOutcome,
-    /// The journal key of the item: `module/identity`.
-    key: String,
+    /// The key of the item.
+    key: Managed,
     /// The record of the applied item.
     applied: AppliedItem,
     /// True if the item was not recorded before.
     first: bool,
-    /// Keys of `applied/` that were recorded in advance, and did not exist before.
-    pub(super) foreseen: Vec<String>,
+    /// The items that were recorded in advance, and did not exist before.
+    pub(super) foreseen: Vec<Managed>,
     /// The position of the outcome in `tasks`, if the change waits for a transaction.
     pub(super) place: Option<usize>,
 }
@@ -62,14 +63,14 @@ impl BookRun<'_, '_> {
             Ok(checked) => checked,
             Err(error) => return self.failed(task, item, error.message),
         };
-        let key = format!("{}/{}", ready.options.name(), ready.identity.clone().unwrap_or_default());
+        let key = ready.managed();
         let known = self.pass.machine.applied(&key);
         let undo = known.as_ref().and_then(|known| known.undo.clone());
         let applied = AppliedItem { definition: ready.definition.clone(), generation: self.pass.generation, undo };
         match checked {
             Checked::InSync | Checked::Known(_) => {
                 if known.is_none_or(|known| known.definition != applied.definition) && !self.pass.plan {
-                    self.adopted.put(format!("applied/{key}"), &applied);
+                    self.adopted.put(&key, &applied);
                     self.pass.machine.set_applied(&key, Some(applied));
                 }
                 let outcome =
@@ -124,11 +125,11 @@ impl BookRun<'_, '_> {
     }
 
     /// Records the undo of each new item of a task that manages several. Returns their keys.
-    fn remember_parts(&self, ready: &Ready, undo: Option<&Value>, before: &mut Changes) -> Vec<String> {
+    fn remember_parts(&self, ready: &Ready, undo: Option<&Value>, before: &mut Changes) -> Vec<Managed> {
         let mut foreseen = Vec::new();
         let new = undo.and_then(|undo| undo.get("names")?.as_array().cloned()).unwrap_or_default();
         for name in new.iter().filter_map(Value::as_str) {
-            let key = format!("{}/{name}", ready.options.name());
+            let key = Managed { module: ready.options.name().to_owned(), identity: name.to_owned() };
             if self.pass.machine.applied(&key).is_some() {
                 continue;
             }
@@ -137,7 +138,7 @@ impl BookRun<'_, '_> {
                 generation: self.pass.generation,
                 undo: Some(json!({ "name": name, "state": "absent" })),
             };
-            before.put(format!("applied/{key}"), &part);
+            before.put(&key, &part);
             self.pass.machine.set_applied(&key, Some(part));
             foreseen.push(key);
         }
@@ -193,7 +194,7 @@ impl BookRun<'_, '_> {
         } else if *first {
             applied.undo = undo;
             let begun = AppliedItem { definition: String::new(), ..applied.clone() };
-            before.put(format!("applied/{key}"), &begun);
+            before.put(key, &begun);
             self.pass.machine.set_applied(key, Some(begun));
             *foreseen = vec![key.clone()];
         }
@@ -231,18 +232,18 @@ impl BookRun<'_, '_> {
         };
         let mut changes = Changes::default();
         if outcome.outcome != Outcome::Failed {
-            changes.put(format!("applied/{key}"), applied);
+            changes.put(key, applied);
             self.pass.machine.set_applied(key, Some(applied.clone()));
         }
         let started = result.as_ref().and_then(|result| result.get("started")) == Some(&Value::Bool(true));
         if started && !self.book.parallel {
             // The service was started after all earlier changes, so its automatic restart is not needed.
-            changes.delete(format!("handler/{}/{}", self.book.id(), auto_handler(&task.id)));
+            changes.delete::<kinds::Handler>(&book_id(self.book).task(auto_handler(&task.id)));
         }
         if outcome.outcome == Outcome::Changed && task.changed.is_some() {
             changes.append(self.notified(task, item.as_ref()));
         }
-        changes.put("intent", &Intent { phase: Phase::Idle, book: self.book.id(), paths: Vec::new() });
+        changes.set(&Intent::idle(self.book.id()));
         self.commit_changes(changes);
         self.end_effect(effect, outcome, result);
     }

@@ -7,29 +7,17 @@ use towpath_coordination::{
     rollout::{Election, RolloutSpec},
     store::StoreError,
 };
-use towpath_host::journal::Changes;
-use towpath_render::objects::{
-    task::{Book, Task},
-    task_digest,
-};
+use towpath_render::objects::{task::Task, task_digest};
+use towpath_state::{Changes, ElectionRecord, PublishedResult, TaskId, UsedResult};
 
 use super::{
     book::{BookRun, module},
-    coordinated::{Coordination, remember_horizon},
+    book_id,
+    coordinated::{Coordination, remember_store_position},
     instance,
     outcome::{Outcome, TaskOutcome},
 };
 use crate::reconcile::runs::may_be_elected;
-
-/// Returns the journal key of the result that this node has published for an elected task.
-pub(super) fn share_key(book: &Book, task: &Task) -> String {
-    format!("share/{}/{}", book.id(), task.id)
-}
-
-/// Returns the journal key that records that this node was elected for a task and has begun it.
-pub(super) fn begun_key(book: &Book, task: &Task) -> String {
-    format!("begun/{}/{}", book.id(), task.id)
-}
 
 /// Maximum length of a text in a published result, in bytes. Only the end of a longer text is published.
 const PASSED_ON: usize = 16 << 10;
@@ -58,14 +46,14 @@ impl BookRun<'_, '_> {
         // At most all eligible members can be elected.
         let most = spec.members.keys().filter(|node| may(node)).count().max(1);
         let count = usize::try_from(elect.count.unwrap_or(1).max(1)).unwrap_or(1).min(most);
-        let key = format!("elected/{}/{}", self.book.id(), task.id);
-        let known: Option<(String, Value)> = self.pass.machine.record(&key);
-        if let Some((_, value)) = known.filter(|(known, _)| settled && *known == definition) {
-            return self.register_elected(task, value, None);
+        let key = book_id(self.book).task(task.id.as_str());
+        let known = self.pass.machine.record::<ElectionRecord>(&key).unwrap_or_default();
+        if let Some(used) = known.used.as_ref().filter(|used| settled && used.definition == definition) {
+            return self.register_elected(task, used.result.clone(), None);
         }
         let errand = ElectedTask { spec, task: &task.id, definition: &definition };
         let election = with.fleet.elect(errand, eligible, count);
-        self.forget_election(task, election.as_ref().ok());
+        self.forget_election(&key, &known, election.as_ref().ok());
         let unreachable = |error: StoreError| {
             with.fleet.look_soon();
             Gate { reason: "StoreUnreachable", opens: error.to_string() }
@@ -93,8 +81,8 @@ impl BookRun<'_, '_> {
             },
             Ok(Election::Run) => {
                 let mut changes = Changes::default();
-                changes.put(begun_key(self.book, task), &definition);
-                remember_horizon(with.fleet, &mut changes);
+                changes.set_election_begun(&key, &definition);
+                remember_store_position(with.fleet, &mut changes);
                 self.commit(changes, "elected");
                 self.tasks_of(&[task]);
                 self.flush();
@@ -107,7 +95,9 @@ impl BookRun<'_, '_> {
                 let result = self.captured.take().map(|result| shortened(&result)).unwrap_or_default();
                 let found = TaskResult { ok, result, message };
                 let mut changes = Changes::default();
-                changes.put(share_key(self.book, task), &(&definition, &found));
+                let TaskResult { ok, result, message } = found.clone();
+                let published = PublishedResult { definition: definition.clone(), ok, result, message };
+                changes.set_published_result(&key, published);
                 self.commit(changes, "share");
                 if let Err(error) = with.fleet.share(errand, &found) {
                     self.hold(unreachable(error));
@@ -120,19 +110,16 @@ impl BookRun<'_, '_> {
     }
 
     /// Deletes the records of this node's election if other nodes are elected.
-    fn forget_election(&mut self, task: &Task, election: Option<&Election>) {
+    fn forget_election(&mut self, key: &TaskId, known: &ElectionRecord, election: Option<&Election>) {
         let me = &self.pass.view.node;
         let others = match election {
             Some(Election::Wait(nodes)) => !nodes.is_empty() && !nodes.contains(me),
             Some(Election::Results(results)) => !results.contains_key(me),
             Some(Election::Run) | None => false,
         };
-        let (begun, share) = (begun_key(self.book, task), share_key(self.book, task));
-        let known = |key: &str| self.pass.machine.record::<Value>(key).is_some();
-        if others && (known(&begun) || known(&share)) {
+        if others && (known.begun.is_some() || known.published.is_some()) {
             let mut changes = Changes::default();
-            changes.delete(begun);
-            changes.delete(share);
+            changes.forget_election(key);
             self.commit(changes, "elected");
         }
     }
@@ -141,7 +128,7 @@ impl BookRun<'_, '_> {
     fn results(
         &mut self,
         task: &Task,
-        key: &str,
+        key: &TaskId,
         definition: &str,
         results: &std::collections::BTreeMap<String, TaskResult>,
         count: usize,
@@ -160,7 +147,7 @@ impl BookRun<'_, '_> {
             ),
         };
         let mut changes = Changes::default();
-        changes.put(key.to_owned(), &(definition, &value));
+        changes.set_used_result(key, UsedResult { definition: definition.to_owned(), result: value.clone() });
         self.commit(changes, "elected");
         let nodes = results.keys().cloned().collect::<Vec<_>>().join(", ");
         self.register_elected(task, value, Some(format!("run by {nodes}")));

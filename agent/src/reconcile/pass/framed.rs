@@ -5,11 +5,13 @@ use std::sync::Arc;
 
 use towpath_coordination::{fleet::Answer, rollout::Request};
 use towpath_render::{objects::task::Book, rendering::Renderer};
+use towpath_state::SegmentPhase;
 
 use super::{
     Pass,
     book::{BookRun, Owners},
-    coordinated::{Coordination, InSegment, NotBegun, PROGRESS, Progress},
+    book_id,
+    coordinated::{Coordination, InSegment, NotBegun},
     gates,
     outcome::TaskOutcome,
 };
@@ -52,16 +54,15 @@ impl BookRun<'_, '_> {
         begins: bool,
         work: impl FnOnce() -> (T, bool),
     ) -> Result<T, NotBegun> {
-        self.begun = self.segment() == Some(true);
+        self.begun = self.segment() == Some(SegmentPhase::Changing);
         if let Some((with, run)) = run {
             let last = run.segments.len().saturating_sub(1);
             let spec = run.spec_of(last);
-            let progress: Progress =
-                self.pass.machine.record(&format!("{PROGRESS}{}", self.book.id())).unwrap_or_default();
-            let through = progress.run == run.spec.run && progress.through;
+            let progress = self.pass.machine.book(&book_id(self.book)).progress;
+            let completed = progress.is_some_and(|progress| progress.run == run.spec.run && progress.completed);
             let segment = u32::try_from(last).unwrap_or(u32::MAX);
             if begins
-                && !through
+                && !completed
                 && let Answer::Hold(gate) = with.fleet.ask(spec, Request::Enter(segment))
             {
                 return Err(NotBegun::Held(gate));

@@ -1,16 +1,14 @@
 //! Preparation of one task, or of one item of its loop: condition, parameters, options and definition.
 
 use serde_json::Value;
-use towpath_host::{
-    journal::{Managed, keyed_digest},
-    process::Cancel,
-};
+use towpath_host::{keyed_digest, process::Cancel};
 use towpath_modules::{Context, Options, Problem, resolve};
 use towpath_render::{
     objects::{identity, task::Task},
     rendering::{Item, RenderError, Rendered, Renderer},
     template::Want,
 };
+use towpath_state::Managed;
 
 use super::Machine;
 
@@ -34,6 +32,13 @@ pub(super) struct Ready {
     pub(super) definition: String,
     /// The identity of the managed item.
     pub(super) identity: Option<String>,
+}
+
+impl Ready {
+    /// Returns the key of the item's record.
+    pub(super) fn managed(&self) -> Managed {
+        Managed { module: self.options.name().to_owned(), identity: self.identity.clone().unwrap_or_default() }
+    }
 }
 
 /// Returns the name of a task with its item.

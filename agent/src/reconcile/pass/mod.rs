@@ -28,23 +28,25 @@ use std::{
 
 use serde_json::{Value, json};
 use towpath_coordination::Windows;
-use towpath_host::{
-    Clock, Hand, Look,
-    journal::{AppliedItem, Inventory, Journal, JournalError, Managed},
-    process::Cancel,
-};
+use towpath_host::{Clock, Hand, Look, process::Cancel};
 use towpath_modules::{Checked, Context, Disk, Expectation, Inspector, Memory, Options};
 use towpath_proto::v1alpha as pb;
 use towpath_render::{
-    objects::{ObjectSet, task::Drift},
+    objects::{
+        ObjectSet,
+        task::{Book, Drift},
+    },
     rendering::Inputs,
     tree::Tree,
     view::NodeView,
 };
+use towpath_state::{
+    AppliedItem, BookId, BookRecord, Intent, Inventory, Journal, JournalError, KeyOf, Kind, Managed, Record, TaskId,
+};
 
 pub use computed::ComputedCache;
-pub use coordinated::{Coordination, holds_slots, horizon};
-pub use outcome::{BookOutcome, Outcome, TaskOutcome};
+pub use coordinated::{Coordination, holds_slots, store_position};
+pub use outcome::{BookOutcome, BookStatuses, Outcome, TaskOutcome};
 pub use recovery::republish_claims;
 
 /// The host, the journal and the clock of a pass.
@@ -62,8 +64,8 @@ pub struct Machine {
     pub digest_key: [u8; 32],
     /// Caches of modules, kept from task to task.
     pub memory: Memory,
-    /// The last applied items, by `module/identity`. Read from the journal once.
-    applied: Mutex<Option<BTreeMap<String, AppliedItem>>>,
+    /// The last applied items. Read from the journal once.
+    applied: Mutex<Option<BTreeMap<Managed, AppliedItem>>>,
 }
 
 impl Machine {
@@ -86,28 +88,44 @@ impl Machine {
         Hand::new(self.look.clone())
     }
 
-    fn record<T: serde::de::DeserializeOwned>(&self, key: &str) -> Option<T> {
-        self.journal.as_ref().and_then(|journal| journal.get(key).ok().flatten())
+    /// Returns a record. `None` if it is missing. An error is logged and counts as missing.
+    fn record<R: Record>(&self, key: &KeyOf<R>) -> Option<R> {
+        self.try_record(key).unwrap_or_else(|error| {
+            tracing::warn!("{error}");
+            None
+        })
     }
 
-    fn try_record<T: serde::de::DeserializeOwned>(&self, key: &str) -> Result<Option<T>, JournalError> {
-        self.journal.as_ref().map_or(Ok(None), |journal| journal.get(key))
+    fn try_record<R: Record>(&self, key: &KeyOf<R>) -> Result<Option<R>, JournalError> {
+        self.journal.as_ref().map_or(Ok(None), |journal| journal.get_readable(key))
     }
 
-    fn records<T: serde::de::DeserializeOwned>(&self, prefix: &str) -> Vec<(String, T)> {
-        self.journal.as_ref().and_then(|journal| journal.scan(prefix).ok()).unwrap_or_default()
+    /// Returns the record of a book.
+    fn book(&self, book: &BookId) -> BookRecord {
+        self.record(book).unwrap_or_default()
     }
 
-    fn applied(&self, key: &str) -> Option<AppliedItem> {
+    fn records<R: Record>(&self) -> Vec<(KeyOf<R>, R)> {
+        self.journal.as_ref().and_then(|journal| journal.all().ok()).unwrap_or_default()
+    }
+
+    fn records_of<R: Record>(&self, book: &BookId) -> Vec<(String, R)>
+    where
+        R::Kind: Kind<Key = TaskId>,
+    {
+        self.journal.as_ref().and_then(|journal| journal.of_book(book).ok()).unwrap_or_default()
+    }
+
+    fn applied(&self, key: &Managed) -> Option<AppliedItem> {
         let mut applied = self.applied.lock().unwrap_or_else(PoisonError::into_inner);
-        applied.get_or_insert_with(|| self.records("applied/").into_iter().collect()).get(key).cloned()
+        applied.get_or_insert_with(|| self.records().into_iter().collect()).get(key).cloned()
     }
 
-    fn set_applied(&self, key: &str, item: Option<AppliedItem>) {
+    fn set_applied(&self, key: &Managed, item: Option<AppliedItem>) {
         let mut applied = self.applied.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(applied) = applied.as_mut() {
             match item {
-                Some(item) => drop(applied.insert(key.to_owned(), item)),
+                Some(item) => drop(applied.insert(key.clone(), item)),
                 None => drop(applied.remove(key)),
             }
         }
@@ -252,7 +270,7 @@ pub fn run(pass: &mut Pass<'_>, computed: &mut ComputedCache) -> PassOutcome {
 }
 
 /// Returns the dependencies of a book that failed or are held (P86, P88).
-fn dependencies(book: &towpath_render::objects::task::Book, done: &BTreeMap<String, Outcome>) -> Vec<String> {
+fn dependencies(book: &Book, done: &BTreeMap<String, Outcome>) -> Vec<String> {
     let needed = book.depends_on.iter().map(|dependency| format!("{}/{}", book.namespace, dependency.book));
     // A book that does not target this node counts as done.
     needed.filter(|id| done.get(id).is_some_and(|outcome| *outcome >= Outcome::Held)).collect()
@@ -303,10 +321,10 @@ pub fn known_nodes(
 ///
 /// # Errors
 /// If the journal cannot be read or written.
-pub fn recover(machine: &Machine) -> Result<Option<towpath_host::journal::Intent>, JournalError> {
+pub fn recover(machine: &Machine) -> Result<Option<Intent>, JournalError> {
     let Some(journal) = &machine.journal else { return Ok(None) };
     batch::check_unchecked(machine, journal)?;
-    let Some(intent) = journal.get::<towpath_host::journal::Intent>("intent")? else { return Ok(None) };
+    let Some(intent) = journal.get_readable::<Intent>(&())? else { return Ok(None) };
     for path in &intent.paths {
         if let Err(error) = machine.hand().clear_temporary(path) {
             tracing::warn!(path, %error, "a temporary file that a crash left can't be removed");
@@ -316,6 +334,11 @@ pub fn recover(machine: &Machine) -> Result<Option<towpath_host::journal::Intent
 }
 
 /// Returns the inventories of all books.
-fn inventories(machine: &Machine) -> BTreeMap<String, Inventory> {
-    machine.records("inventory/").into_iter().collect()
+fn inventories(machine: &Machine) -> BTreeMap<BookId, Inventory> {
+    machine.records().into_iter().collect()
+}
+
+/// Returns the id of a book, for its records.
+fn book_id(book: &Book) -> BookId {
+    BookId::new(&book.namespace, &book.name)
 }

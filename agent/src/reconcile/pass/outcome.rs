@@ -2,8 +2,10 @@
 
 use std::time::Duration;
 
+use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 use towpath_proto::v1alpha as pb;
+use towpath_state::{Record, kinds};
 
 /// The outcome of a task. Later variants are worse.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -143,4 +145,13 @@ impl BookOutcome {
             tasks: self.tasks.iter().map(TaskOutcome::status).collect(),
         }
     }
+}
+
+/// The status of each book after the last pass.
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct BookStatuses(pub Vec<pb::TaskBookStatus>);
+
+impl Record for BookStatuses {
+    type Kind = kinds::BookStatuses;
 }

@@ -7,15 +7,13 @@ use std::{
 };
 
 use serde_json::Value;
-use towpath_host::{
-    files::Access,
-    journal::{AppliedItem, Changes, HandlerRecord, Inventory, Managed, Original},
-};
+use towpath_host::files::Access;
 use towpath_modules::{Context, Options, Problem, resolve};
 use towpath_render::{objects::task::Book, words::Count};
+use towpath_state::{BookId, Changes, HandlerRecord, Inventory, Managed, Original, kinds};
 
 use super::{
-    Pass, actions,
+    Pass, actions, book_id,
     coordinated::NotBegun,
     framed::framed,
     inventories,
@@ -27,13 +25,13 @@ const BUDGET: u64 = 20;
 
 /// Adds managed items to the inventory of a book. Known items stay, as the new list may be incomplete.
 pub(super) fn remember(pass: &Pass<'_>, book: &Book, managed: &BTreeSet<Managed>, changes: &mut Changes) {
-    let key = format!("inventory/{}", book.id());
+    let key = book_id(book);
     let old: Inventory = pass.machine.record(&key).unwrap_or_default();
     let mut items = old.items.clone();
     items.extend(managed.iter().cloned());
     let new = Inventory { items, prune: book.prune, budget: book.prune_budget.clone() };
     if new != old {
-        changes.put(key, &new);
+        changes.put(&key, &new);
     }
 }
 
@@ -62,11 +60,11 @@ pub(super) fn all(
 /// Ends failed removals in a pass that cannot prune. The nodes that they kept out of service return. The next attempt
 /// may be far off, and a rollout must not wait for it.
 fn none_now(pass: &Pass<'_>, books: &mut [BookOutcome]) {
-    for book in pass.view.books.iter().filter(|book| !pass.plan && still_there(pass, book)) {
+    for book in pass.view.books.iter().filter(|book| !pass.plan && removal_failed(pass, book)) {
         let mut changes = Changes::default();
         let (ended, mut outcomes) = framed(pass, book, false, || ((), false));
         match ended {
-            Ok(()) => over(pass, &book.id(), &mut changes),
+            Ok(()) => over(pass, &book_id(book), &mut changes),
             Err(why) => outcomes.push(not_begun(&why)),
         }
         outcomes.extend(commit(pass, changes));
@@ -83,10 +81,10 @@ fn mentioned_no_more(
     managed: &BTreeSet<Managed>,
     everything: &BTreeSet<&Managed>,
 ) -> Vec<TaskOutcome> {
-    let key = format!("inventory/{}", book.id());
+    let key = book_id(book);
     let old: Inventory = pass.machine.record(&key).unwrap_or_default();
     let gone: BTreeSet<Managed> = old.items.difference(managed).cloned().collect();
-    let waits = still_there(pass, book);
+    let waits = removal_failed(pass, book);
     if gone.is_empty() && !waits {
         return Vec::new();
     }
@@ -109,7 +107,7 @@ fn mentioned_no_more(
                     // Recorded before the fleet learns of the failure, so that a crash in between does not return the
                     // node to service.
                     let mut mark = Changes::default();
-                    mark.put(still_there_key(&id), &true);
+                    mark.set_removal_failed(&key, true);
                     outcomes.extend(commit(pass, mark));
                 }
                 (done, unfinished)
@@ -117,7 +115,7 @@ fn mentioned_no_more(
         };
         outcomes.extend(around);
         if !unfinished && waits && owed && done.is_ok() && removal.refused().is_none() {
-            over(pass, &id, &mut changes);
+            over(pass, &key, &mut changes);
         }
         let (removed, said) = done.unwrap_or_else(|why| (BTreeSet::new(), vec![not_begun(&why)]));
         kept.extend(gone.difference(&removed).cloned());
@@ -133,11 +131,11 @@ fn mentioned_no_more(
         let (ended, around) = framed(pass, book, false, || ((), false));
         outcomes.extend(around);
         match ended {
-            Ok(()) => over(pass, &id, &mut changes),
+            Ok(()) => over(pass, &key, &mut changes),
             Err(why) => outcomes.push(not_begun(&why)),
         }
     }
-    changes.put(key, &Inventory { items: kept, prune: book.prune, budget: book.prune_budget.clone() });
+    changes.put(&key, &Inventory { items: kept, prune: book.prune, budget: book.prune_budget.clone() });
     outcomes.extend(commit(pass, changes));
     outcomes
 }
@@ -146,19 +144,15 @@ fn not_begun(why: &NotBegun) -> TaskOutcome {
     TaskOutcome::new("prune".into(), "prune", why.outcome()).say(why.message())
 }
 
-fn still_there_key(book: &str) -> String {
-    format!("still-there/{book}")
-}
-
 /// Returns whether the last removal of an item of this book failed.
-pub(super) fn still_there(pass: &Pass<'_>, book: &Book) -> bool {
-    pass.machine.record(&still_there_key(&book.id())).unwrap_or(false)
+pub(super) fn removal_failed(pass: &Pass<'_>, book: &Book) -> bool {
+    pass.machine.book(&book_id(book)).removal_failed
 }
 
 /// Ends a failed removal that has succeeded or is not requested any more. The node has then completed its book, and
 /// reports it soon.
-fn over(pass: &Pass<'_>, book: &str, changes: &mut Changes) {
-    changes.delete(still_there_key(book));
+fn over(pass: &Pass<'_>, book: &BookId, changes: &mut Changes) {
+    changes.set_removal_failed(book, false);
     if let Some(with) = pass.coordination {
         with.fleet.look_again();
     }
@@ -177,11 +171,10 @@ fn forget(pass: &Pass<'_>, gone: &BTreeSet<Managed>, everything: &BTreeSet<&Mana
 }
 
 fn forget_one(pass: &Pass<'_>, managed: &Managed, changes: &mut Changes) {
-    let key = format!("{}/{}", managed.module, managed.identity);
-    changes.delete(format!("applied/{key}"));
-    pass.machine.set_applied(&key, None);
+    changes.delete::<kinds::Applied>(managed);
+    pass.machine.set_applied(managed, None);
     if managed.module == "file" {
-        changes.delete(format!("original/{}", managed.identity));
+        changes.delete::<kinds::Original>(&managed.identity);
     }
 }
 
@@ -290,8 +283,7 @@ const TAKEN_OUT: &str = "it was taken out again";
 
 /// Returns the parameters that remove an item. `None` if the record has no undo.
 fn undo(pass: &Pass<'_>, managed: &Managed) -> Result<Option<Options>, String> {
-    let applied: Option<AppliedItem> = pass.machine.applied(&format!("{}/{}", managed.module, managed.identity));
-    let Some(params) = applied.and_then(|applied| applied.undo) else { return Ok(None) };
+    let Some(params) = pass.machine.applied(managed).and_then(|applied| applied.undo) else { return Ok(None) };
     let said = |problems: Vec<Problem>| problems.into_iter().map(|problem| problem.message).collect::<Vec<_>>();
     resolve(&managed.module, &params).map(Some).map_err(|problems| said(problems).join("; "))
 }
@@ -347,7 +339,7 @@ fn remove(pass: &Pass<'_>, managed: &Managed, task: &str) -> Result<String, Stri
     // Records have paths without links. If a folder above has become a link since, the path now leads to another file.
     let real = hand.look().resolved(path, true).map_err(failed)?;
     let itself = hand.look().resolved(path, false).map_err(failed)?;
-    let original = |at: &str| pass.machine.record::<Original>(&format!("original/{at}"));
+    let original = |at: &str| pass.machine.record::<Original>(&at.to_owned());
     let (path, original) = match original(path) {
         Some(_) if itself != path => return Ok("a folder above it is a link now; what it leads to stays".into()),
         Some(found) => (path, Some(found)),
@@ -400,22 +392,18 @@ fn remove(pass: &Pass<'_>, managed: &Managed, task: &str) -> Result<String, Stri
 /// Prunes the items of books that this node no longer has, by their last settings.
 fn abandoned_books(pass: &Pass<'_>, everything: &BTreeSet<&Managed>) -> Vec<BookOutcome> {
     let mut outcomes = Vec::new();
-    let present: BTreeSet<String> = pass.view.books.iter().map(|book| book.id()).collect();
+    let present: BTreeSet<BookId> = pass.view.books.iter().map(|book| book_id(book)).collect();
     let mut inventories = inventories(pass.machine);
     // A book without items may have left a pending handler.
-    let handlers: Vec<(String, HandlerRecord)> = pass.machine.records("handler/");
-    for (key, _) in handlers {
-        if let [namespace, name, _] = key.splitn(3, '/').collect::<Vec<_>>()[..] {
-            inventories.entry(format!("{namespace}/{name}")).or_default();
-        }
+    for (handler, _) in pass.machine.records::<HandlerRecord>() {
+        inventories.entry(handler.book).or_default();
     }
     // The budget of a removed book is relative to all items of the node.
     let all = inventories.values().map(|inventory| inventory.items.len()).sum();
     for (id, inventory) in inventories.into_iter().filter(|(id, _)| !present.contains(id)) {
-        let (namespace, name) = id.split_once('/').unwrap_or(("", &id));
         let mut book = BookOutcome {
-            namespace: namespace.into(),
-            name: name.into(),
+            namespace: id.namespace.clone(),
+            name: id.name.clone(),
             tasks: Vec::new(),
             held: Vec::new(),
             started: pass.machine.clock.wall(),
@@ -427,23 +415,23 @@ fn abandoned_books(pass: &Pass<'_>, everything: &BTreeSet<&Managed>) -> Vec<Book
         if !pass.plan {
             book.tasks.extend(actions::left_handlers(pass, &id, &mut changes));
         }
-        let key = format!("inventory/{id}");
         if inventory.prune {
             let budget = inventory.budget.as_deref();
-            let removal = Removal { book: &id, gone: &inventory.items, everything, all, budget };
+            let name = id.to_string();
+            let removal = Removal { book: &name, gone: &inventory.items, everything, all, budget };
             let (removed, said) = removal.carry_out(pass, &mut changes);
             let left: BTreeSet<Managed> = inventory.items.difference(&removed).cloned().collect();
             if left.is_empty() {
-                changes.delete(still_there_key(&id));
-                changes.delete(key);
+                changes.set_removal_failed(&id, false);
+                changes.delete::<kinds::Inventory>(&id);
             } else {
-                changes.put(key, &Inventory { items: left, ..inventory });
+                changes.put(&id, &Inventory { items: left, ..inventory });
             }
             book.tasks.extend(said);
         } else {
             forget(pass, &inventory.items, everything, &mut changes);
-            changes.delete(still_there_key(&id));
-            changes.delete(key);
+            changes.set_removal_failed(&id, false);
+            changes.delete::<kinds::Inventory>(&id);
         }
         if !pass.plan {
             book.tasks.extend(commit(pass, changes));

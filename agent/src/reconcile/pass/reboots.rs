@@ -2,16 +2,15 @@
 
 use std::time::{Duration, Instant};
 
-use towpath_host::{
-    facts::boot_id,
-    journal::{ActionRecord, ActionState, Changes, FinishedAction, Intent, Phase},
-};
+use towpath_host::facts::boot_id;
 use towpath_modules::Checked;
 use towpath_render::{objects::task::Task, rendering::Item};
+use towpath_state::{ActionRecord, ActionState, Changes, FinishedAction, Intent, Phase, TaskId};
 
 use super::{
     batch,
     book::{BookRun, module},
+    book_id,
     instance::{self, Ready},
     outcome::{Outcome, TaskOutcome},
 };
@@ -23,7 +22,7 @@ impl BookRun<'_, '_> {
         if self.stopped() {
             return;
         }
-        let key = format!("action/{}/{name}", self.book.id());
+        let key = book_id(self.book).task(name.clone());
         let outcome =
             |outcome| TaskOutcome { took: begun.elapsed(), ..TaskOutcome::new(name.clone(), module(task), outcome) };
         let known: Option<ActionRecord> = match self.pass.machine.try_record::<ActionRecord>(&key) {
@@ -105,7 +104,7 @@ impl BookRun<'_, '_> {
         false
     }
 
-    fn rebooted(&mut self, task: &Task, key: &str, ready: &Ready) {
+    fn rebooted(&mut self, task: &Task, key: &TaskId, ready: &Ready) {
         let finished = FinishedAction { definition: ready.definition.clone(), result: serde_json::Value::Null };
         let record = ActionRecord {
             definition: ready.definition.clone(),
@@ -116,11 +115,11 @@ impl BookRun<'_, '_> {
         };
         let mut changes = self.notified(task, None);
         changes.put(key, &record);
-        changes.put("intent", &Intent { phase: Phase::Idle, book: self.book.id(), paths: Vec::new() });
+        changes.set(&Intent::idle(self.book.id()));
         self.commit_changes(changes);
     }
 
-    fn not_rebooted(&mut self, task: &Task, item: Option<Item>, key: &str, record: ActionRecord, message: String) {
+    fn not_rebooted(&mut self, task: &Task, item: Option<Item>, key: &TaskId, record: ActionRecord, message: String) {
         let mut changes = Changes::default();
         changes.put(key, &ActionRecord { state: ActionState::Failed, ..record });
         self.commit_changes(changes);

@@ -3,17 +3,16 @@
 use std::collections::BTreeSet;
 
 use towpath_coordination::{
-    fleet::{ElectedTask, Fleet, TaskResult},
+    fleet::{ElectedTask, Fleet},
     rollout::NodeClaims,
     store::StoreError,
 };
-use towpath_host::journal::{Changes, Journal};
 use towpath_render::objects::{SegmentKind, task::Book, task_digest};
+use towpath_state::{BookRecord, Changes, ElectionRecord, Journal, RunProgress, SlotRef};
 
 use super::{
-    Machine,
-    coordinated::{PROGRESS, Progress, SLOT, SlotOf, remember_horizon},
-    elected::{begun_key, share_key},
+    Machine, book_id,
+    coordinated::{known_claim, remember_store_position, slot_of},
 };
 use crate::reconcile::{revision::Revision, runs::Run};
 
@@ -40,10 +39,12 @@ pub fn republish_claims(
     fleet.acknowledge_recovery(&known)?;
     let mut changes = Changes::default();
     // The end of each run must be confirmed again.
-    for (book, progress) in machine.records::<Progress>(PROGRESS) {
-        changes.put(format!("{PROGRESS}{book}"), &Progress { through: false, ..progress });
+    for (book, record) in machine.records::<BookRecord>() {
+        if let Some(progress) = record.progress {
+            changes.set_progress(&book, RunProgress { completed: false, ..progress });
+        }
     }
-    remember_horizon(fleet, &mut changes);
+    remember_store_position(fleet, &mut changes);
     if let Err(error) = journal.commit(changes) {
         tracing::warn!(%error, "the journal does not take that all was said anew");
     }
@@ -51,32 +52,32 @@ pub fn republish_claims(
 }
 
 fn book_anew(machine: &Machine, fleet: &Fleet, revision: &Revision, book: &Book, run: &Run) -> Result<(), StoreError> {
-    let id = book.id();
-    let progress: Progress = machine.record(&format!("{PROGRESS}{id}")).unwrap_or_default();
-    let slot: Option<SlotOf> = machine.record(&format!("{SLOT}{id}"));
+    let id = book_id(book);
+    let BookRecord { progress, slot, .. } = machine.book(&id);
+    let progress = progress.unwrap_or_default();
     let done = if progress.run == run.spec.run { progress.done } else { 0 };
     let voted: BTreeSet<u32> = (0..u32::try_from(done).unwrap_or(u32::MAX)).collect();
     let mut said = BTreeSet::new();
     for index in 0..run.segments.len() {
         let spec = run.spec_of(index);
-        let own = SlotOf::of(spec, &revision.view.node);
+        let own = slot_of(spec, &revision.view.node);
         // A slot is held in one partition of a budget. Another partition of the same budget would show it a second
         // time.
-        let elsewhere = |slot: &&SlotOf| slot.away.is_some() && slot.group == own.group && !slot.is_in(&own);
-        if slot.as_ref().filter(elsewhere).is_none() && said.insert((own.group.clone(), own.part.clone())) {
-            let away = slot.as_ref().filter(|slot| slot.is_in(&own)).and_then(|slot| slot.away.clone());
+        let elsewhere = |slot: &&SlotRef| slot.claim.is_some() && slot.budget == own.budget && !slot.is_in(&own);
+        if slot.as_ref().filter(elsewhere).is_none() && said.insert((own.budget.clone(), own.partition.clone())) {
+            let claim = slot.as_ref().filter(|slot| slot.is_in(&own)).and_then(|slot| slot.claim.clone());
+            let away = claim.map(known_claim);
             fleet.republish_claims(spec, &NodeClaims { away, voted: voted.clone() })?;
         }
     }
     for segment in run.segments.iter().filter(|segment| segment.kind == SegmentKind::Elected) {
         let Some(task) = book.tasks.get(segment.tasks.start) else { continue };
         let definition = task_digest(&revision.set, book, task);
-        let found: Option<(String, TaskResult)> = machine.record(&share_key(book, task));
-        let found = found.filter(|(known, _)| *known == definition).map(|(_, found)| found);
-        let begun: Option<String> = machine.record(&begun_key(book, task));
+        let ElectionRecord { begun, published, .. } = machine.record(&id.task(task.id.as_str())).unwrap_or_default();
+        let found = published.filter(|published| published.definition == definition);
         if found.is_some() || begun.as_deref() == Some(definition.as_str()) {
             let errand = ElectedTask { spec: &run.spec, task: &task.id, definition: &definition };
-            fleet.republish_election(errand, found.as_ref())?;
+            fleet.republish_election(errand, found.map(Into::into).as_ref())?;
         }
     }
     Ok(())

@@ -2,20 +2,26 @@
 
 use std::{collections::BTreeMap, sync::Arc};
 
-use towpath_host::journal::{Changes, HandlerRecord, Intent, Phase};
 use towpath_render::{objects::task::Task, rendering::Item};
+use towpath_state::{Changes, HandlerRecord, Intent, SegmentPhase, kinds};
 
 use super::{
     book::BookRun,
+    book_id,
     coordinated::NotBegun,
     outcome::{Outcome, TaskOutcome},
 };
 
 impl BookRun<'_, '_> {
-    /// Returns whether the `before` tasks of the current segment have succeeded. `None` if no segment with such tasks
-    /// has begun.
-    pub(super) fn segment(&self) -> Option<bool> {
-        self.pass.machine.record(&format!("segment/{}", self.book.id()))
+    /// Returns the phase of the current segment. `None` if no segment with `before` or `after` tasks has begun.
+    pub(super) fn segment(&self) -> Option<SegmentPhase> {
+        self.pass.machine.book(&book_id(self.book)).segment
+    }
+
+    fn set_segment(&mut self, phase: Option<SegmentPhase>, what: &str) {
+        let mut changes = Changes::default();
+        changes.set_segment(&book_id(self.book), phase);
+        self.commit(changes, what);
     }
 
     /// Ends a task whose segment cannot begin. Later tasks do not run either.
@@ -34,10 +40,7 @@ impl BookRun<'_, '_> {
             self.begun = true;
             return Ok(());
         }
-        let key = format!("segment/{}", self.book.id());
-        let mut changes = Changes::default();
-        changes.put(key.clone(), &false);
-        self.commit(changes, "before");
+        self.set_segment(Some(SegmentPhase::Preparing), "before");
         let book = Arc::clone(self.book);
         for task in &book.rollout.before {
             let outcome = self.always(task);
@@ -48,9 +51,7 @@ impl BookRun<'_, '_> {
                 return Err(NotBegun::Failed(format!("{:?} before the first change failed", task.id)));
             }
         }
-        let mut changes = Changes::default();
-        changes.put(key, &true);
-        self.commit(changes, "before");
+        self.set_segment(Some(SegmentPhase::Changing), "before");
         self.begun = true;
         Ok(())
     }
@@ -74,20 +75,17 @@ impl BookRun<'_, '_> {
                 return;
             }
         }
-        let mut changes = Changes::default();
-        changes.delete(format!("segment/{}", self.book.id()));
-        self.commit(changes, "after");
+        self.set_segment(None, "after");
     }
 
-    /// Returns the prefix of the journal keys of notified handlers.
-    pub(super) fn handlers_key(&self) -> String {
-        format!("handler/{}/", self.book.id())
+    /// Returns the notified handlers of the book.
+    pub(super) fn pending_handlers(&self) -> BTreeMap<String, HandlerRecord> {
+        self.pass.machine.records_of(&book_id(self.book)).into_iter().collect()
     }
 
     /// Runs the notified handlers in the order of the book, and then those that the book no longer contains.
     pub(super) fn handlers(&mut self) {
-        let prefix = self.handlers_key();
-        let pending: BTreeMap<String, HandlerRecord> = self.pass.machine.records(&prefix).into_iter().collect();
+        let pending = self.pending_handlers();
         if pending.is_empty() {
             return;
         }
@@ -99,23 +97,23 @@ impl BookRun<'_, '_> {
         let book = Arc::clone(self.book);
         for handler in book.handlers.iter().filter(|handler| pending.contains_key(&handler.id)) {
             let outcome = self.always(handler);
-            self.handled(&prefix, &handler.id, outcome);
+            self.handled(&handler.id, outcome);
         }
         for (id, record) in pending.iter().filter(|(id, _)| !book.handlers.iter().any(|handler| handler.id == **id)) {
             let outcome = self.old_handler(id, record);
-            self.handled(&prefix, id, outcome);
+            self.handled(id, outcome);
         }
     }
 
-    fn handled(&mut self, prefix: &str, id: &str, outcome: TaskOutcome) {
+    fn handled(&mut self, id: &str, outcome: TaskOutcome) {
         let failed = outcome.outcome == Outcome::Failed;
         self.push(outcome);
         let mut changes = Changes::default();
-        changes.put("intent", &Intent { phase: Phase::Idle, book: self.book.id(), paths: Vec::new() });
+        changes.set(&Intent::idle(self.book.id()));
         if failed {
             self.stopped = true;
         } else {
-            changes.delete(format!("{prefix}{id}"));
+            changes.delete::<kinds::Handler>(&book_id(self.book).task(id));
         }
         self.commit(changes, id);
     }

@@ -3,17 +3,18 @@
 use std::{collections::BTreeSet, time::Instant};
 
 use serde_json::Value;
-use towpath_host::journal::{AppliedItem, Changes, HandlerRecord};
 use towpath_modules::{Change, Checked, Step};
 use towpath_render::{
     objects::task::{Drift, Task},
     rendering::{Item, Rendered},
 };
+use towpath_state::{AppliedItem, Changes, HandlerRecord, Managed};
 
 use super::{
     Settled,
     batch::{self, Waiting},
     book::{BookRun, module},
+    book_id,
     instance::{self, Ready},
     outcome::{Outcome, TaskOutcome},
 };
@@ -67,7 +68,7 @@ impl BookRun<'_, '_> {
                 return self.failed(task, item, error.message);
             }
         };
-        let key = format!("{}/{}", ready.options.name(), ready.identity.clone().unwrap_or_default());
+        let key = ready.managed();
         let known = self.pass.machine.applied(&key);
         let applied =
             AppliedItem { definition: ready.definition.clone(), generation: self.pass.generation, undo: None };
@@ -77,7 +78,7 @@ impl BookRun<'_, '_> {
                 let undo = known.as_ref().and_then(|known| known.undo.clone());
                 let applied = AppliedItem { undo, ..applied };
                 if known.is_none_or(|known| known.definition != applied.definition) && !self.pass.plan {
-                    self.adopted.put(format!("applied/{key}"), &applied);
+                    self.adopted.put(&key, &applied);
                     self.pass.machine.set_applied(&key, Some(applied));
                 }
                 let mut outcome = TaskOutcome::new(name, module(task), Outcome::Unchanged);
@@ -127,7 +128,7 @@ impl BookRun<'_, '_> {
         name: String,
         begun: Instant,
         change: Change,
-        key: String,
+        key: Managed,
         applied: AppliedItem,
         cause: Cause,
     ) {
@@ -209,8 +210,8 @@ impl BookRun<'_, '_> {
         let mut changes = Changes::default();
         for id in &task.notify {
             let Some(handler) = self.book.handlers.iter().find(|handler| handler.id == *id) else { continue };
-            let key = format!("handler/{}/{id}", self.book.id());
-            let mut record = self.pass.machine.record::<HandlerRecord>(&key).unwrap_or(HandlerRecord {
+            let key = book_id(self.book).task(id);
+            let mut record = self.pass.machine.record(&key).unwrap_or(HandlerRecord {
                 module: String::new(),
                 params: Value::Null,
                 script: None,
@@ -224,7 +225,7 @@ impl BookRun<'_, '_> {
             }
             record.script = self.kept_script(handler, &record);
             record.by.insert(instance::name(task, item));
-            changes.put(key, &record);
+            changes.put(&key, &record);
         }
         changes
     }

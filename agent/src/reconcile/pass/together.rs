@@ -3,11 +3,12 @@
 use std::collections::BTreeSet;
 
 use serde_json::Value;
-use towpath_host::journal::{Changes, HandlerRecord, Phase};
 use towpath_modules::{Checked, Context, Options};
+use towpath_state::{Changes, HandlerRecord, Managed, Phase, kinds};
 
 use super::{
     book::{BookRun, module},
+    book_id,
     effects::Effect,
     instance,
     outcome::{Outcome, TaskOutcome},
@@ -23,7 +24,7 @@ impl BookRun<'_, '_> {
         if self.interrupted || !self.stopped && self.makes_way() {
             // The run is preempted, or the agent stops. Changes that have not begun are dropped.
             self.stopped = true;
-            let pending = self.pending_handlers();
+            let pending = self.pending_names();
             return self.never_ran(effects, &pending);
         }
         if let Err(why) = self.begin_segment() {
@@ -36,7 +37,7 @@ impl BookRun<'_, '_> {
             }
             return;
         }
-        let pending = self.pending_handlers();
+        let pending = self.pending_names();
         let mut before = Changes::default();
         for effect in &mut effects {
             before.append(self.foresee(effect));
@@ -54,9 +55,8 @@ impl BookRun<'_, '_> {
         self.as_one(effects, pending);
     }
 
-    fn pending_handlers(&self) -> BTreeSet<String> {
-        let pending: Vec<(String, HandlerRecord)> = self.pass.machine.records(&self.handlers_key());
-        pending.into_iter().map(|(id, _)| id).collect()
+    fn pending_names(&self) -> BTreeSet<String> {
+        self.pending_handlers().into_keys().collect()
     }
 
     /// Carries out several changes in one transaction. If that fails, carries them out one by one in the remaining
@@ -125,15 +125,15 @@ impl BookRun<'_, '_> {
         let mut changes = Changes::default();
         for effect in effects.into_iter().rev() {
             for key in self.did_not_come(&effect) {
-                changes.delete(format!("applied/{key}"));
+                changes.delete::<kinds::Applied>(&key);
                 self.pass.machine.set_applied(&key, None);
             }
             for handler in effect.task.notify.iter().filter(|handler| !notified.contains(*handler)) {
-                let key = format!("{}{handler}", self.handlers_key());
+                let key = book_id(self.book).task(handler);
                 let record: Option<HandlerRecord> = self.pass.machine.record(&key);
                 // A concurrent task may have notified the handler meanwhile.
                 if record.is_some_and(|record| record.by.is_subset(&names)) {
-                    changes.delete(key);
+                    changes.delete::<kinds::Handler>(&key);
                 }
             }
             if let Some(place) = effect.place {
@@ -145,12 +145,13 @@ impl BookRun<'_, '_> {
 
     /// Returns the undo keys of items that do not exist. Existing items keep their undo, so that they can be pruned
     /// later.
-    fn did_not_come(&self, effect: &Effect) -> Vec<String> {
+    fn did_not_come(&self, effect: &Effect) -> Vec<Managed> {
         let context = instance::context(self.pass.machine, &self.renderer, &effect.task, self.pass.cancel);
         let undo = effect.ready.options.undo(&effect.ready.params, &context);
         let missing = undo.as_ref().and_then(|undo| undo.get("names")?.as_array().cloned()).unwrap_or_default();
         let module = effect.ready.options.name();
-        let keys = missing.iter().filter_map(Value::as_str).map(|name| format!("{module}/{name}"));
+        let keys = missing.iter().filter_map(Value::as_str);
+        let keys = keys.map(|name| Managed { module: module.to_owned(), identity: name.to_owned() });
         keys.filter(|key| effect.foreseen.contains(key)).collect()
     }
 }

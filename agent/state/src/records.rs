@@ -1,11 +1,136 @@
-//! The types of the journal's records.
+//! The types of the journal's records that are plain data.
 
 use std::collections::{BTreeMap, BTreeSet};
 
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
+use towpath_host::attributes::Attributes;
 
-use crate::attributes::Attributes;
+use crate::{
+    keys::Managed,
+    kinds::{self, Record},
+};
+
+/// Gives each type its kind.
+macro_rules! records {
+    ($($record:ident: $kind:ident;)*) => {
+        $(impl Record for $record {
+            type Kind = kinds::$kind;
+        })*
+    };
+}
+
+records! {
+    Schema: Schema;
+    DigestKey: DigestKey;
+    Intent: Intent;
+    RejectedCandidates: RejectedCandidates;
+    StorePosition: StorePosition;
+    RecordNumbers: RecordNumbers;
+    PresentedCertificates: Certificates;
+    SourceCheckpoint: Checkpoint;
+    StoredEvent: Event;
+    RunRecord: Run;
+    AppliedItem: Applied;
+    Original: Original;
+    Unchecked: Unchecked;
+    ActionRecord: Action;
+    HandlerRecord: Handler;
+    Inventory: Inventory;
+    StoreRow: StoreRow;
+    StoreRevision: StoreRevision;
+}
+
+/// The version of the journal.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(transparent)]
+pub(crate) struct Schema(pub(crate) u32);
+
+/// The random key of digests of possible secrets.
+#[derive(Clone, Copy, Serialize, Deserialize)]
+#[serde(transparent)]
+pub(crate) struct DigestKey(pub(crate) [u8; 32]);
+
+/// The commits of candidates that were rejected, by source.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct RejectedCandidates(pub BTreeSet<BTreeMap<String, String>>);
+
+/// The position of the node in the data store.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(from = "(u64, u64)", into = "(u64, u64)")]
+pub struct StorePosition {
+    /// The highest revision of the store that the node has seen.
+    pub revision: u64,
+    /// The number of the node's last write.
+    pub sequence: u64,
+}
+
+impl From<(u64, u64)> for StorePosition {
+    fn from((revision, sequence): (u64, u64)) -> Self {
+        Self { revision, sequence }
+    }
+}
+
+impl From<StorePosition> for (u64, u64) {
+    fn from(position: StorePosition) -> Self {
+        (position.revision, position.sequence)
+    }
+}
+
+/// The reservation of numbers for signed records. A process begins above the reservation of the process before it.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct RecordNumbers {
+    /// The number below which records may be signed.
+    pub reserved: u64,
+}
+
+/// The serial numbers of the certificates that a key has presented, oldest first.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct PresentedCertificates(pub Vec<String>);
+
+/// The last accepted commit of a source, against rewinds (P29).
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SourceCheckpoint {
+    /// URL and ref. A checkpoint with another origin is ignored.
+    pub origin: String,
+    /// The commit.
+    pub commit: String,
+    /// The tag at which the commit was accepted, if it has one.
+    #[serde(default)]
+    pub tag: Option<String>,
+}
+
+/// An event as the journal keeps it.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct StoredEvent {
+    /// The namespace.
+    pub namespace: String,
+    /// The time, in milliseconds since 1970.
+    pub time: i64,
+    /// The type.
+    pub r#type: String,
+    /// `firing` or `resolved`. `None` for an event without duration.
+    pub state: Option<String>,
+    /// The reason, in one word.
+    pub reason: Option<String>,
+    /// The object of the event.
+    pub object: Option<String>,
+    /// The message.
+    pub message: String,
+}
+
+/// A row of the local store: the value in base64, and the revisions in which it was created and modified.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct StoreRow(pub String, pub u64, pub u64);
+
+/// The revision of the last change of the local store.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct StoreRevision(pub u64);
 
 /// A revision that the node has accepted.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -51,6 +176,13 @@ pub struct Intent {
     pub paths: Vec<String>,
 }
 
+impl Intent {
+    /// Returns the intent of an agent that changes nothing at the moment. `book` is the book of its last change.
+    pub fn idle(book: String) -> Self {
+        Self { phase: Phase::Idle, book, paths: Vec::new() }
+    }
+}
+
 /// The last applied value of one managed object.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct AppliedItem {
@@ -61,15 +193,6 @@ pub struct AppliedItem {
     /// The module parameters that undo it; `None` if restoring the original file is enough.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub undo: Option<Value>,
-}
-
-/// One object that a book manages.
-#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
-pub struct Managed {
-    /// The module.
-    pub module: String,
-    /// The identity of the object within its module.
-    pub identity: String,
 }
 
 /// All objects that a book manages on this node.

@@ -1,0 +1,109 @@
+//! The record of one book: how far the node is in the current run, and what it holds.
+
+use serde::{Deserialize, Serialize};
+
+use crate::kinds::{self, Record};
+
+/// The run of a book on this node. A book without a record has not begun anything.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, rename_all = "camelCase")]
+pub struct BookRecord {
+    /// The progress in the current run of a coordinated book.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub progress: Option<RunProgress>,
+    /// The slot that the node holds or waits for.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub slot: Option<SlotRef>,
+    /// The phase of a segment with `before` or `after` tasks. `None` if such a segment has not begun.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub segment: Option<SegmentPhase>,
+    /// True if the last removal of an object of the book failed. The node stays out of service until it succeeds.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub removal_failed: bool,
+}
+
+impl Record for BookRecord {
+    type Kind = kinds::Book;
+}
+
+/// The progress of this node in a run.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct RunProgress {
+    /// The name of the run.
+    pub run: String,
+    /// Number of segments that this node has voted for.
+    pub done: usize,
+    /// True if all nodes have completed the run.
+    pub completed: bool,
+}
+
+/// The phase of a segment.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum SegmentPhase {
+    /// The `before` tasks run, or were interrupted.
+    Preparing,
+    /// The `before` tasks have succeeded, and changes may follow.
+    Changing,
+}
+
+/// The location of a slot that a node holds or waits for.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct SlotRef {
+    /// The budget.
+    pub budget: String,
+    /// The partition of the budget.
+    pub partition: String,
+    /// The claim of the node. `None` while it waits.
+    pub claim: Option<SlotClaim>,
+}
+
+impl SlotRef {
+    /// Returns whether both are in the same budget and partition.
+    pub fn is_in(&self, other: &Self) -> bool {
+        (&self.budget, &self.partition) == (&other.budget, &other.partition)
+    }
+}
+
+/// The use of a slot.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SlotClaim {
+    /// The state.
+    pub state: ClaimState,
+    /// The name of the run.
+    pub run: String,
+    /// The segment.
+    pub segment: u32,
+}
+
+/// The state of a claim.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum ClaimState {
+    /// The node may change.
+    Claim,
+    /// The node has failed in the segment.
+    Failure,
+}
+
+/// A change of one field.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum BookEdit {
+    Progress(RunProgress),
+    Slot(Option<SlotRef>),
+    Segment(Option<SegmentPhase>),
+    RemovalFailed(bool),
+}
+
+impl BookEdit {
+    pub(crate) fn apply(self, record: &mut BookRecord) {
+        match self {
+            Self::Progress(progress) => record.progress = Some(progress),
+            Self::Slot(slot) => record.slot = slot,
+            Self::Segment(segment) => record.segment = segment,
+            Self::RemovalFailed(failed) => record.removal_failed = failed,
+        }
+    }
+}

@@ -1,0 +1,131 @@
+//! Sets of changes that are committed atomically.
+
+use crate::{
+    book::{BookEdit, RunProgress, SegmentPhase, SlotRef},
+    election::{ElectionEdit, PublishedResult, UsedResult},
+    keys::{BookId, TaskId},
+    kinds::{self, KeyOf, Record, Whole, text_of},
+};
+
+/// A set of changes that is committed atomically.
+#[derive(Debug, Default)]
+#[must_use = "changes count only when they are committed"]
+pub struct Changes {
+    pub(crate) puts: Vec<(String, Put)>,
+    pub(crate) deletes: Vec<String>,
+}
+
+/// The new value of a record.
+#[derive(Debug)]
+pub(crate) enum Put {
+    /// The record as JSON.
+    Whole(Vec<u8>),
+    /// A field of the record of a book.
+    Book(BookEdit),
+    /// A field of the record of an election.
+    Election(ElectionEdit),
+}
+
+impl Changes {
+    /// Sets a record.
+    pub fn put<R: Record>(&mut self, key: &KeyOf<R>, record: &R)
+    where
+        R::Kind: Whole,
+    {
+        // Records are plain data with string keys, so JSON can represent them.
+        if let Ok(bytes) = serde_json::to_vec(record) {
+            self.puts.push((text_of::<R::Kind>(key), Put::Whole(bytes)));
+        }
+    }
+
+    /// Sets the record of a kind that has only one.
+    pub fn set<R: Record>(&mut self, record: &R)
+    where
+        R::Kind: Whole + kinds::Kind<Key = ()>,
+    {
+        self.put(&(), record);
+    }
+
+    /// Removes a record.
+    pub fn delete<K: Whole>(&mut self, key: &K::Key) {
+        self.deletes.push(text_of::<K>(key));
+    }
+
+    /// Sets the progress of a book.
+    pub fn set_progress(&mut self, book: &BookId, progress: RunProgress) {
+        self.edit_book(book, BookEdit::Progress(progress));
+    }
+
+    /// Sets the slot of a book. `None` releases it.
+    pub fn set_slot(&mut self, book: &BookId, slot: Option<SlotRef>) {
+        self.edit_book(book, BookEdit::Slot(slot));
+    }
+
+    /// Sets the phase of a book's segment. `None` ends the segment.
+    pub fn set_segment(&mut self, book: &BookId, phase: Option<SegmentPhase>) {
+        self.edit_book(book, BookEdit::Segment(phase));
+    }
+
+    /// Records whether the last removal of an object of a book failed.
+    pub fn set_removal_failed(&mut self, book: &BookId, failed: bool) {
+        self.edit_book(book, BookEdit::RemovalFailed(failed));
+    }
+
+    /// Records that this node was elected for a task and begins it.
+    pub fn set_election_begun(&mut self, task: &TaskId, definition: &str) {
+        self.edit_election(task, ElectionEdit::Begun(definition.to_owned()));
+    }
+
+    /// Records the result that this node publishes for an elected task.
+    pub fn set_published_result(&mut self, task: &TaskId, result: PublishedResult) {
+        self.edit_election(task, ElectionEdit::Published(result));
+    }
+
+    /// Records the result of the elected nodes that this node uses.
+    pub fn set_used_result(&mut self, task: &TaskId, result: UsedResult) {
+        self.edit_election(task, ElectionEdit::Used(result));
+    }
+
+    /// Removes what this node has begun and published for a task, because other nodes are elected.
+    pub fn forget_election(&mut self, task: &TaskId) {
+        self.edit_election(task, ElectionEdit::Forgotten);
+    }
+
+    fn edit_book(&mut self, book: &BookId, edit: BookEdit) {
+        self.puts.push((text_of::<kinds::Book>(book), Put::Book(edit)));
+    }
+
+    fn edit_election(&mut self, task: &TaskId, edit: ElectionEdit) {
+        self.puts.push((text_of::<kinds::Election>(task), Put::Election(edit)));
+    }
+
+    /// Adds the changes of another set.
+    pub fn append(&mut self, mut others: Self) {
+        self.puts.append(&mut others.puts);
+        self.deletes.append(&mut others.deletes);
+    }
+
+    /// Returns true if there is nothing to commit.
+    pub fn is_empty(&self) -> bool {
+        self.puts.is_empty() && self.deletes.is_empty()
+    }
+}
+
+/// A commit as it reached the disk.
+#[derive(Debug, Default)]
+pub struct Commit {
+    pub(crate) puts: Vec<(String, Vec<u8>)>,
+    pub(crate) deletes: Vec<String>,
+}
+
+impl Commit {
+    /// The records that were set, in their order: key and JSON.
+    pub fn puts(&self) -> impl Iterator<Item = (&str, &[u8])> {
+        self.puts.iter().map(|(key, bytes)| (key.as_str(), bytes.as_slice()))
+    }
+
+    /// The keys that were removed, in their order. A commit removes before it sets.
+    pub fn deletes(&self) -> impl Iterator<Item = &str> {
+        self.deletes.iter().map(String::as_str)
+    }
+}

@@ -1,0 +1,371 @@
+//! The journal: a database of one node's records.
+
+use std::{
+    fmt,
+    path::{Path, PathBuf},
+    sync::{Mutex, OnceLock, PoisonError},
+};
+
+use redb::{Database, Durability, ReadableDatabase as _, ReadableTable as _, Table, TableDefinition};
+use serde::{Serialize, de::DeserializeOwned};
+use sha2::{Digest as _, Sha256};
+use towpath_host::lock::{self, private_files};
+
+use crate::{
+    book::BookRecord,
+    changes::{Changes, Commit, Put},
+    election::ElectionRecord,
+    error::JournalError,
+    keys::{BookId, Key, TaskId},
+    kinds::{KeyOf, Kind, Record, prefix_of, text_of},
+    records::{DigestKey, Schema},
+};
+
+const TABLE: TableDefinition<'_, &str, &[u8]> = TableDefinition::new("journal");
+
+/// The name of the file in the state directory.
+const FILE: &str = "journal.redb";
+
+/// The folder of the originals in the state directory.
+const ORIGINALS: &str = "originals";
+
+/// The size of the database cache in bytes. The journal is written often and seldom read.
+const CACHE: usize = 256 << 10;
+
+/// The journal of one node.
+///
+/// Guarantees: a commit is complete and on disk when it returns. After a crash, the journal contains the last commit.
+///
+/// Assumptions: only one process uses the file; the lock on the state directory ensures this.
+#[derive(Debug)]
+pub struct Journal {
+    /// The open database; `None` after an error. The next use opens it again.
+    database: Mutex<Option<Database>>,
+    folder: PathBuf,
+    observer: OnceLock<Observer>,
+}
+
+/// A function that is shown each commit.
+struct Observer(Box<dyn Fn(&Commit) + Send + Sync>);
+
+impl fmt::Debug for Observer {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Observer").finish_non_exhaustive()
+    }
+}
+
+impl Journal {
+    /// Opens the journal of a state directory, and creates it if it is missing.
+    ///
+    /// A corrupt journal is renamed, and a new one replaces it. The path of the renamed journal is then returned.
+    ///
+    /// # Errors
+    /// When the journal cannot be opened or created.
+    pub fn open(folder: &Path) -> Result<(Self, Option<PathBuf>), JournalError> {
+        let file = folder.join(FILE);
+        match Self::open_file(folder, &file) {
+            Ok(journal) => Ok((journal, None)),
+            Err(JournalError::Damaged { .. }) if file.exists() => {
+                let aside = private_files::set_aside(&file).map_err(|error| JournalError::of_io(folder, &error))?;
+                Ok((Self::open_file(folder, &file)?, Some(aside)))
+            }
+            Err(error) => Err(error),
+        }
+    }
+
+    fn open_file(folder: &Path, file: &Path) -> Result<Self, JournalError> {
+        let database = Mutex::new(Some(database(folder, file)?));
+        let journal = Self { database, folder: folder.to_owned(), observer: OnceLock::new() };
+        let fresh = journal.with(|database| Ok(database.begin_read()?.open_table(TABLE).is_err()))?;
+        if fresh {
+            let mut changes = Changes::default();
+            changes.set(&Schema(1));
+            journal.commit(changes)?;
+        }
+        Ok(journal)
+    }
+
+    /// Runs work on the database. An error closes the database, and the next call opens it again.
+    fn with<T>(&self, work: impl FnOnce(&Database) -> Result<T, redb::Error>) -> Result<T, JournalError> {
+        let mut slot = self.database.lock().unwrap_or_else(PoisonError::into_inner);
+        if slot.is_none() {
+            *slot = Some(database(&self.folder, &self.folder.join(FILE))?);
+        }
+        let Some(open) = slot.as_ref() else {
+            return Err(JournalError::Failed { path: self.folder.clone(), message: "it is not open".into() });
+        };
+        work(open).map_err(|error| {
+            *slot = None;
+            JournalError::of_database(&self.folder, &error)
+        })
+    }
+
+    /// Returns a record; `None` if it is missing.
+    ///
+    /// # Errors
+    /// When the journal cannot be read, or this version cannot parse the record.
+    pub fn get<R: Record>(&self, key: &KeyOf<R>) -> Result<Option<R>, JournalError> {
+        let key = text_of::<R::Kind>(key);
+        let bytes = self.with(|database| {
+            let table = database.begin_read()?.open_table(TABLE)?;
+            Ok(table.get(key.as_str())?.map(|bytes| bytes.value().to_vec()))
+        })?;
+        bytes.map(|bytes| self.parse(&key, &bytes)).transpose()
+    }
+
+    /// Returns a record; `None` if it is missing, or if this version cannot parse it. The latter is logged: a record of
+    /// another version of the agent must not keep this one from its work.
+    ///
+    /// # Errors
+    /// When the journal cannot be read.
+    pub fn get_readable<R: Record>(&self, key: &KeyOf<R>) -> Result<Option<R>, JournalError> {
+        match self.get(key) {
+            Err(error @ JournalError::Unreadable { .. }) => {
+                tracing::warn!("ignored a record: {error}");
+                Ok(None)
+            }
+            other => other,
+        }
+    }
+
+    /// Returns all records of a kind, in key order. Keys and records that this version cannot parse are ignored, and
+    /// the records are logged.
+    ///
+    /// # Errors
+    /// When the journal cannot be read.
+    pub fn all<R: Record>(&self) -> Result<Vec<(KeyOf<R>, R)>, JournalError> {
+        self.below(prefix_of::<R::Kind>())
+    }
+
+    /// Returns the records of a kind for the tasks of a book, as [`Journal::all`] does.
+    ///
+    /// # Errors
+    /// When the journal cannot be read.
+    pub fn of_book<R: Record>(&self, book: &BookId) -> Result<Vec<(String, R)>, JournalError>
+    where
+        R::Kind: Kind<Key = TaskId>,
+    {
+        let records = self.below::<R>(&text_of::<R::Kind>(&book.task("")))?;
+        Ok(records.into_iter().map(|(key, record)| (key.task, record)).collect())
+    }
+
+    fn below<R: Record>(&self, prefix: &str) -> Result<Vec<(KeyOf<R>, R)>, JournalError> {
+        let mut records = Vec::new();
+        self.scan(prefix, |key, bytes| {
+            let Some(parsed) = key.strip_prefix(prefix_of::<R::Kind>()).and_then(KeyOf::<R>::parse) else { return };
+            match self.parse(key, bytes) {
+                Ok(record) => records.push((parsed, record)),
+                Err(error) => tracing::warn!("ignored a record: {error}"),
+            }
+        })?;
+        Ok(records)
+    }
+
+    /// Returns the keys of a kind, in their order.
+    ///
+    /// # Errors
+    /// When the journal cannot be read.
+    pub fn keys<R: Record>(&self) -> Result<Vec<KeyOf<R>>, JournalError> {
+        let prefix = prefix_of::<R::Kind>();
+        let mut keys = Vec::new();
+        self.scan(prefix, |key, _| keys.extend(key.strip_prefix(prefix).and_then(KeyOf::<R>::parse)))?;
+        Ok(keys)
+    }
+
+    fn scan(&self, prefix: &str, mut found: impl FnMut(&str, &[u8])) -> Result<(), JournalError> {
+        self.with(|database| {
+            let table = database.begin_read()?.open_table(TABLE)?;
+            for row in table.range(prefix..)? {
+                let (key, bytes) = row?;
+                if !key.value().starts_with(prefix) {
+                    break;
+                }
+                found(key.value(), bytes.value());
+            }
+            Ok(())
+        })
+    }
+
+    fn parse<R: DeserializeOwned>(&self, key: &str, bytes: &[u8]) -> Result<R, JournalError> {
+        serde_json::from_slice(bytes).map_err(|error| JournalError::Unreadable {
+            path: self.folder.clone(),
+            record: key.to_owned(),
+            message: error.to_string(),
+        })
+    }
+
+    /// Commits changes to the disk. A change of one field is applied to the record as it is on disk, so that concurrent
+    /// changes of other fields stay. A record whose fields all have their defaults is removed.
+    ///
+    /// # Errors
+    /// When the write fails. The journal then has none of the changes.
+    pub fn commit(&self, changes: Changes) -> Result<(), JournalError> {
+        if changes.is_empty() {
+            return Ok(());
+        }
+        self.with(|database| {
+            let mut write = database.begin_write()?;
+            write.set_durability(Durability::Immediate)?;
+            let commit = {
+                let mut table = write.open_table(TABLE)?;
+                let commit = self.resolve(changes, &table)?;
+                for key in &commit.deletes {
+                    table.remove(key.as_str())?;
+                }
+                for (key, bytes) in &commit.puts {
+                    table.insert(key.as_str(), bytes.as_slice())?;
+                }
+                commit
+            };
+            write.commit()?;
+            if let Some(Observer(show)) = self.observer.get() {
+                show(&commit);
+            }
+            Ok(())
+        })
+    }
+
+    /// Applies the changes of fields to the records on disk. All changes of one record become one write.
+    fn resolve(&self, changes: Changes, table: &Table<'_, &str, &[u8]>) -> Result<Commit, redb::Error> {
+        let Changes { puts, mut deletes } = changes;
+        let mut writes: Vec<(String, Option<Vec<u8>>)> = Vec::with_capacity(puts.len());
+        let mut edited: Vec<(usize, Edited)> = Vec::new();
+        for (key, put) in puts {
+            let edit = match put {
+                Put::Whole(bytes) => {
+                    writes.push((key, Some(bytes)));
+                    continue;
+                }
+                edit => edit,
+            };
+            let known = edited.iter().position(|(place, _)| writes.get(*place).is_some_and(|(other, _)| *other == key));
+            let index = match known {
+                Some(index) => index,
+                None => {
+                    let bytes = table.get(key.as_str())?;
+                    let bytes = bytes.as_ref().map(|bytes| bytes.value());
+                    let record = match &edit {
+                        Put::Election(_) => Edited::Election(self.known(&key, bytes)),
+                        _ => Edited::Book(self.known(&key, bytes)),
+                    };
+                    edited.push((writes.len(), record));
+                    writes.push((key, None));
+                    edited.len() - 1
+                }
+            };
+            match (edit, edited.get_mut(index)) {
+                (Put::Book(edit), Some((_, Edited::Book(record)))) => edit.apply(record),
+                (Put::Election(edit), Some((_, Edited::Election(record)))) => edit.apply(record),
+                // A key belongs to one kind, so the record has the type of its edit.
+                _ => {}
+            }
+        }
+        for (place, record) in edited {
+            if let Some((_, bytes)) = writes.get_mut(place) {
+                *bytes = record.bytes();
+            }
+        }
+        let mut puts = Vec::with_capacity(writes.len());
+        for (key, bytes) in writes {
+            match bytes {
+                Some(bytes) => puts.push((key, bytes)),
+                None => deletes.push(key),
+            }
+        }
+        Ok(Commit { puts, deletes })
+    }
+
+    /// Returns the record before a change, or the default. A record that this version cannot parse is replaced, and
+    /// logged.
+    fn known<R: DeserializeOwned + Default>(&self, key: &str, bytes: Option<&[u8]>) -> R {
+        let parsed = bytes.map(|bytes| self.parse(key, bytes)).transpose();
+        parsed
+            .unwrap_or_else(|error| {
+                tracing::warn!("replaced a record: {error}");
+                None
+            })
+            .unwrap_or_default()
+    }
+
+    /// Shows every later commit to a function, in the order of the commits. The first call counts.
+    ///
+    /// For tests alone: records may hold secrets, and `tests/tests/tidy` rejects a call in the agent. The function
+    /// must not use the journal, which waits for it.
+    pub fn observe_commits(&self, show: impl Fn(&Commit) + Send + Sync + 'static) {
+        let _ = self.observer.set(Observer(Box::new(show)));
+    }
+
+    /// Stores the original bytes of a file before Towpath replaces it for the first time. Returns their SHA-256 digest.
+    ///
+    /// # Errors
+    /// When the write fails.
+    pub fn keep_original(&self, bytes: &[u8]) -> Result<String, JournalError> {
+        let name = hex::encode(Sha256::digest(bytes));
+        private_files::write_once(&self.folder.join(ORIGINALS), &name, bytes)
+            .map_err(|error| JournalError::of_io(&self.folder, &error))?;
+        Ok(name)
+    }
+
+    /// Returns the original with a digest; `None` if it is missing or was changed.
+    pub fn original(&self, name: &str) -> Option<Vec<u8>> {
+        let bytes = private_files::read(&self.folder.join(ORIGINALS).join(name)).ok()?;
+        (hex::encode(Sha256::digest(&bytes)) == name).then_some(bytes)
+    }
+
+    /// Returns the node's random key for digests of possible secrets. The first call creates it. The key never leaves
+    /// the node.
+    ///
+    /// # Errors
+    /// When the journal cannot be read or written. An unreadable key is not replaced: with another key, all actions
+    /// would run again.
+    pub fn digest_key(&self) -> Result<[u8; 32], JournalError> {
+        if let Some(DigestKey(key)) = self.get(&())? {
+            return Ok(key);
+        }
+        let (first, second) = (uuid::Uuid::new_v4(), uuid::Uuid::new_v4());
+        let mut key = [0; 32];
+        key[..16].copy_from_slice(first.as_bytes());
+        key[16..].copy_from_slice(second.as_bytes());
+        let mut changes = Changes::default();
+        changes.set(&DigestKey(key));
+        self.commit(changes)?;
+        Ok(key)
+    }
+}
+
+/// A record with changed fields.
+enum Edited {
+    Book(BookRecord),
+    Election(ElectionRecord),
+}
+
+impl Edited {
+    /// Returns the JSON; `None` for a record without content.
+    fn bytes(&self) -> Option<Vec<u8>> {
+        fn json<R: Serialize + Default + PartialEq>(record: &R) -> Option<Vec<u8>> {
+            (*record != R::default()).then(|| serde_json::to_vec(record).ok()).flatten()
+        }
+        match self {
+            Self::Book(record) => json(record),
+            Self::Election(record) => json(record),
+        }
+    }
+}
+
+fn database(folder: &Path, file: &Path) -> Result<Database, JournalError> {
+    let mut opened = create(file);
+    // A child of a killed agent holds the file for the instant between fork and exec.
+    for _ in 0..lock::TRIES {
+        if !matches!(opened, Err(redb::Error::DatabaseAlreadyOpen)) {
+            break;
+        }
+        std::thread::sleep(lock::PAUSE);
+        opened = create(file);
+    }
+    opened.map_err(|error| JournalError::of_database(folder, &error))
+}
+
+fn create(file: &Path) -> Result<Database, redb::Error> {
+    let backend = redb::backends::FileBackend::new(private_files::open(file).map_err(redb::Error::Io)?)?;
+    Ok(Database::builder().set_cache_size(CACHE).create_with_backend(backend)?)
+}
