@@ -8,10 +8,13 @@
 //!
 //! Assumptions: rename within a directory is atomic, as POSIX requires.
 
+pub mod written;
+
 use std::{
     ffi::OsString,
     io::{self, Write as _},
     os::fd::{AsFd, OwnedFd},
+    sync::Arc,
 };
 
 use rustix::{
@@ -20,6 +23,7 @@ use rustix::{
 };
 use sha2::{Digest as _, Sha256};
 
+use self::written::WrittenFiles;
 use crate::{
     FileVersion,
     attributes::Attributes,
@@ -34,6 +38,7 @@ const MANY: usize = 16;
 #[derive(Debug, Clone)]
 pub struct Hand {
     look: Look,
+    written: Option<Arc<WrittenFiles>>,
 }
 
 /// The permissions and the owner of a written file.
@@ -55,6 +60,8 @@ pub struct Staged {
     file: OwnedFd,
     temporary: OsString,
     name: OsString,
+    /// The digest of its content. `None` for a file that was written in pieces.
+    digest: Option<[u8; 32]>,
     /// The final path, without links.
     pub path: String,
     /// The real path of the temporary file, for other processes.
@@ -64,13 +71,19 @@ pub struct Staged {
 impl Hand {
     /// Creates the write side for a root. Lend it only to code that holds a permit.
     pub fn new(look: Look) -> Self {
-        Self { look }
+        Self { look, written: None }
+    }
+
+    /// Notes each file that is put in place.
+    #[must_use]
+    pub fn noting(self, written: Arc<WrittenFiles>) -> Self {
+        Self { written: Some(written), ..self }
     }
 
     /// Returns the same root, with links rejected below a folder.
     #[must_use]
     pub fn plain_below(&self, folder: &str) -> Self {
-        Self { look: self.look.plain_below(folder) }
+        Self { look: self.look.plain_below(folder), written: self.written.clone() }
     }
 
     /// Returns the read side.
@@ -109,7 +122,8 @@ impl Hand {
             other => other?,
         };
         let temporary_path = self.look.real_path(&real).with_file_name(&temporary);
-        let staged = Staged { folder, file, temporary, name, path: real, temporary_path };
+        let digest = self.written.as_ref().map(|_| written::digest(content));
+        let staged = Staged { folder, file, temporary, name, digest, path: real, temporary_path };
         let written = write_all(&staged.file, content).and_then(|()| match attributes {
             Some(attributes) => grant_with(&staged.file, access, Some(attributes)),
             None => grant_with(&staged.file, access, old_attributes(&staged)?.as_ref()),
@@ -147,7 +161,8 @@ impl Hand {
             }
         };
         let temporary_path = self.look.real_path(&real).with_file_name(&temporary);
-        let staged = Staged { folder, file: file.try_clone()?, temporary, name, path: real, temporary_path };
+        let file_of = file.try_clone()?;
+        let staged = Staged { folder, file: file_of, temporary, name, digest: None, path: real, temporary_path };
         Ok(Part { staged, file: std::fs::File::from(file) })
     }
 
@@ -200,6 +215,9 @@ impl Hand {
     /// # Errors
     /// When the rename fails. The old file then remains.
     pub fn place(&self, staged: Staged) -> io::Result<Placed> {
+        if let (Some(written), Some(digest)) = (&self.written, staged.digest) {
+            written.note(self.look.real_path(&staged.path), &staged.file, digest);
+        }
         let placed = match is_shared(&staged.folder) {
             Ok(true) => place_shared(&staged),
             Ok(false) => rustix::fs::renameat(&staged.folder, &staged.temporary, &staged.folder, &staged.name)

@@ -1,29 +1,26 @@
 //! File events of the kernel: they report a change of a managed path at once.
 //!
-//! This module uses inotify directly. The crate notify (8) also subscribes to opened files. An agent that reads a
-//! thousand files to check them would then wake itself a thousand times.
+//! The kernel filters the events. Opened and read files are not among them: an agent that reads a thousand files to check
+//! them would otherwise wake itself a thousand times.
 
 use std::{
-    collections::{BTreeMap, BTreeSet, HashMap},
+    collections::{BTreeMap, BTreeSet},
     io,
     path::{Path, PathBuf},
     sync::{Arc, Mutex, PoisonError},
-    thread,
 };
 
-use inotify::{EventMask, Inotify, WatchDescriptor, WatchMask, Watches};
+use notify::{
+    Config, Event, EventKind, INotifyWatcher, RecursiveMode, Watcher,
+    event::{EventKindMask, ModifyKind},
+};
 
-/// The inotify events that mean a change in a directory. Reads are not among them.
-const MASK: WatchMask = WatchMask::ATTRIB
-    .union(WatchMask::CREATE)
-    .union(WatchMask::DELETE)
-    .union(WatchMask::CLOSE_WRITE)
-    .union(WatchMask::MODIFY)
-    .union(WatchMask::MOVED_FROM)
-    .union(WatchMask::MOVED_TO)
-    .union(WatchMask::DELETE_SELF)
-    .union(WatchMask::MOVE_SELF)
-    .union(WatchMask::ONLYDIR);
+/// The events that mean a change in a directory.
+const CHANGES: EventKindMask = EventKindMask::CREATE
+    .union(EventKindMask::REMOVE)
+    .union(EventKindMask::ALL_MODIFY)
+    // A file that was written through a mapping reports its end alone.
+    .union(EventKindMask::ACCESS_CLOSE);
 
 /// A change that the kernel reported.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -34,10 +31,14 @@ pub enum Touched {
     Anything,
 }
 
+/// The watched directories. `true` for a directory that was moved or deleted since: its watch no longer belongs to its
+/// path.
+type Directories = Arc<Mutex<BTreeMap<PathBuf, bool>>>;
+
 /// A watch on the directories that contain managed paths.
 pub struct FileWatch {
-    watches: Watches,
-    known: Arc<Mutex<HashMap<WatchDescriptor, PathBuf>>>,
+    watcher: INotifyWatcher,
+    directories: Directories,
 }
 
 impl std::fmt::Debug for FileWatch {
@@ -49,47 +50,23 @@ impl std::fmt::Debug for FileWatch {
 impl FileWatch {
     /// Starts a thread that calls `on_change` with each path that may have changed.
     ///
-    /// The thread runs until the process ends or reading events fails.
+    /// The thread runs until the watch is dropped.
     ///
     /// # Errors
     /// When inotify cannot be initialized.
     pub fn new(on_change: impl Fn(Touched) + Send + 'static) -> io::Result<Self> {
-        let mut inotify = Inotify::init()?;
-        let watches = inotify.watches();
-        let known: Arc<Mutex<HashMap<WatchDescriptor, PathBuf>>> = Arc::default();
-        let directories = Arc::clone(&known);
-        thread::spawn(move || {
-            let mut buffer = vec![0; 16 << 10];
-            loop {
-                let events = match inotify.read_events_blocking(&mut buffer) {
-                    Ok(events) => events,
-                    Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
-                    Err(error) => {
-                        tracing::warn!(%error, "file events have ended; drift is found at the interval");
-                        return;
-                    }
-                };
-                for event in events {
-                    if event.mask.contains(EventMask::Q_OVERFLOW) {
-                        on_change(Touched::Anything);
-                        continue;
-                    }
-                    let mut known = directories.lock().unwrap_or_else(PoisonError::into_inner);
-                    if event.mask.contains(EventMask::IGNORED) {
-                        known.remove(&event.wd);
-                        continue;
-                    }
-                    let Some(directory) = known.get(&event.wd).cloned() else { continue };
-                    drop(known);
-                    match event.name {
-                        Some(name) => on_change(Touched::Path(directory.join(name))),
-                        // The directory itself changed, moved or was deleted, so every path in it may have changed.
-                        None => on_change(Touched::Anything),
-                    }
-                }
+        let directories = Directories::default();
+        let known = Arc::clone(&directories);
+        let handler = move |event: notify::Result<Event>| match event {
+            Ok(event) => report(&event, &known, &on_change),
+            Err(error) => {
+                tracing::warn!(%error, "file events are incomplete; drift is found at the interval");
+                on_change(Touched::Anything);
             }
-        });
-        Ok(Self { watches, known })
+        };
+        let config = Config::default().with_event_kinds(CHANGES);
+        let watcher = INotifyWatcher::new(handler, config).map_err(io_error)?;
+        Ok(Self { watcher, directories })
     }
 
     /// Watches exactly the directories of these paths, and stops watching all others.
@@ -97,48 +74,144 @@ impl FileWatch {
     /// Drift below a directory that cannot be watched is found at the next interval.
     pub fn set<'a>(&mut self, paths: impl IntoIterator<Item = &'a Path>) {
         let wanted: BTreeSet<&Path> = paths.into_iter().filter_map(Path::parent).collect();
-        let mut known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
-        let held: BTreeMap<PathBuf, WatchDescriptor> =
-            known.iter().map(|(wd, path)| (path.clone(), wd.clone())).collect();
-        for (directory, wd) in &held {
-            if !wanted.contains(directory.as_path()) {
-                // The kernel has already dropped the watch of a deleted directory, so an error is harmless.
-                let _ = self.watches.remove(wd.clone());
-                known.remove(wd);
-            }
+        let held = self.directories.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        for (directory, _) in held.iter().filter(|(directory, lost)| **lost || !wanted.contains(directory.as_path())) {
+            // The kernel has already dropped the watch of a deleted directory, so an error is harmless.
+            let _ = self.watcher.unwatch(directory);
+            self.directories.lock().unwrap_or_else(PoisonError::into_inner).remove(directory);
         }
-        for directory in wanted.iter().filter(|directory| !held.contains_key(**directory)) {
-            match self.watches.add(directory, MASK) {
-                Ok(wd) => {
-                    known.insert(wd, directory.to_path_buf());
-                }
-                Err(error) if error.kind() == io::ErrorKind::NotFound => {}
-                Err(error) => {
-                    tracing::warn!(directory = %directory.display(), %error, "can't be watched; drift below it is found at the interval");
+        for directory in wanted.iter().filter(|directory| held.get(**directory) != Some(&false)) {
+            // Noted before the kernel knows it, so that no event is without its directory.
+            self.directories.lock().unwrap_or_else(PoisonError::into_inner).insert(directory.to_path_buf(), false);
+            if let Err(error) = self.watcher.watch(directory, RecursiveMode::NonRecursive) {
+                self.directories.lock().unwrap_or_else(PoisonError::into_inner).remove(*directory);
+                if !matches!(error.kind, notify::ErrorKind::PathNotFound) {
+                    tracing::warn!(directory = %directory.display(), %error, "cannot watch; drift below it is found at the interval");
                 }
             }
         }
     }
 }
 
+/// Reports the paths of an event.
+fn report(event: &Event, directories: &Directories, on_change: &impl Fn(Touched)) {
+    if event.need_rescan() || event.paths.is_empty() {
+        return on_change(Touched::Anything);
+    }
+    for path in &event.paths {
+        let mut directories = directories.lock().unwrap_or_else(PoisonError::into_inner);
+        let itself = directories.get_mut(path);
+        let is_directory = itself.is_some();
+        if let Some(lost) = itself {
+            *lost |= matches!(event.kind, EventKind::Remove(_) | EventKind::Modify(ModifyKind::Name(_)));
+        }
+        drop(directories);
+        // Every path in a directory that changed itself may have changed.
+        on_change(if is_directory { Touched::Anything } else { Touched::Path(path.clone()) });
+    }
+}
+
+fn io_error(error: notify::Error) -> io::Error {
+    match error.kind {
+        notify::ErrorKind::Io(error) => error,
+        _ => io::Error::other(error),
+    }
+}
+
 #[cfg(test)]
 mod tests {
-    use std::{fs, sync::mpsc, time::Duration};
+    use std::{
+        fs,
+        sync::mpsc::{self, Receiver},
+        time::Duration,
+    };
 
     use super::*;
 
+    /// Time in which an event arrives.
+    const SOON: Duration = Duration::from_secs(5);
+
+    fn watch(paths: &[&Path]) -> (FileWatch, Receiver<Touched>) {
+        let (sender, receiver) = mpsc::channel();
+        let mut watch = FileWatch::new(move |touched| drop(sender.send(touched))).unwrap();
+        watch.set(paths.iter().copied());
+        (watch, receiver)
+    }
+
+    /// Waits for an event, and drops the others that come with it.
+    fn next(receiver: &Receiver<Touched>, wanted: &Touched) {
+        while receiver.recv_timeout(SOON).unwrap() != *wanted {}
+    }
+
     #[test]
-    fn changes_are_told_and_reads_are_not() {
+    fn changes_are_reported_and_reads_are_not() {
         let folder = tempfile::tempdir().unwrap();
         let file = folder.path().join("a");
         fs::write(&file, "one").unwrap();
-        let (sender, receiver) = mpsc::channel();
-        let mut watch = FileWatch::new(move |touched| drop(sender.send(touched))).unwrap();
-        watch.set([file.as_path()]);
-        assert_eq!(fs::read(&file).unwrap(), b"one");
+        let (mut watch, receiver) = watch(&[&file]);
+        for _ in 0..100 {
+            assert_eq!(fs::read(&file).unwrap(), b"one");
+            assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 1);
+        }
         assert!(receiver.recv_timeout(Duration::from_millis(200)).is_err());
         fs::write(&file, "two").unwrap();
-        assert_eq!(receiver.recv_timeout(Duration::from_secs(5)).unwrap(), Touched::Path(file));
+        assert_eq!(receiver.recv_timeout(SOON).unwrap(), Touched::Path(file));
         watch.set([]);
+    }
+
+    #[test]
+    fn each_kind_of_change_is_reported_with_its_path() {
+        let folder = tempfile::tempdir().unwrap();
+        let [file, other] = ["a", "b"].map(|name| folder.path().join(name));
+        let (_watch, receiver) = watch(&[&file]);
+        let touched = Touched::Path(file.clone());
+        fs::write(&file, "one").unwrap();
+        next(&receiver, &touched);
+        let permissions = std::os::unix::fs::PermissionsExt::from_mode(0o600);
+        while receiver.recv_timeout(Duration::from_millis(200)).is_ok() {}
+        fs::set_permissions(&file, permissions).unwrap();
+        next(&receiver, &touched);
+        while receiver.recv_timeout(Duration::from_millis(200)).is_ok() {}
+        fs::rename(&file, &other).unwrap();
+        next(&receiver, &touched);
+        fs::rename(&other, &file).unwrap();
+        next(&receiver, &touched);
+        while receiver.recv_timeout(Duration::from_millis(200)).is_ok() {}
+        fs::remove_file(&file).unwrap();
+        next(&receiver, &touched);
+    }
+
+    #[test]
+    fn directory_that_was_replaced_is_watched_again() {
+        let folder = tempfile::tempdir().unwrap();
+        let directory = folder.path().join("d");
+        let file = directory.join("a");
+        for replace in ["remove", "rename"] {
+            fs::create_dir(&directory).unwrap();
+            let (mut watch, receiver) = watch(&[&file]);
+            if replace == "remove" {
+                fs::remove_dir(&directory).unwrap();
+            } else {
+                fs::rename(&directory, folder.path().join("moved")).unwrap();
+            }
+            next(&receiver, &Touched::Anything);
+            fs::create_dir(&directory).unwrap();
+            watch.set([file.as_path()]);
+            fs::write(&file, "one").unwrap();
+            next(&receiver, &Touched::Path(file.clone()));
+            fs::remove_dir_all(&directory).unwrap();
+        }
+    }
+
+    #[test]
+    fn directory_that_is_missing_or_no_longer_wanted_is_not_watched() {
+        let folder = tempfile::tempdir().unwrap();
+        let [one, missing] = ["one", "missing"].map(|name| folder.path().join(name).join("a"));
+        fs::create_dir(folder.path().join("one")).unwrap();
+        let (mut watch, receiver) = watch(&[&one, &missing]);
+        assert_eq!(watch.directories.lock().unwrap().len(), 1);
+        watch.set([missing.as_path()]);
+        fs::write(&one, "one").unwrap();
+        assert!(receiver.recv_timeout(Duration::from_millis(200)).is_err());
     }
 }

@@ -14,7 +14,7 @@ use towpath_coordination::{
     fleet::{self, Fleet},
 };
 use towpath_host::{
-    Clock, FileVersion, Look, facts,
+    Clock, Look, facts,
     identity::{Credentials, IdentityError},
     lock::{LockError, StateDir},
     process::Cancel,
@@ -28,7 +28,7 @@ use super::{
     adoption::NotFollowed,
     conditions::{self, Input, State, Trouble},
     others::Shown,
-    pass::{self, BookStatuses, ComputedCache, Coordination, Machine, Outcome, Pass, PassOutcome},
+    pass::{self, BookStatuses, ComputedCache, Coordination, Machine, Outcome, Pass, PassOutcome, Watched},
     poller::{Polled, Poller, jittered},
     revision::Revision,
     settled::SettledPass,
@@ -117,16 +117,13 @@ pub struct Node {
     pub(super) handle: Handle,
     pub(super) queue: Queue,
     pub(super) cancel: Cancel,
-    /// Versions of the managed files after the last pass. Another version is a change that the node did not make.
-    versions: Arc<Mutex<Versions>>,
+    /// The managed files as the last pass saw them before their checks.
+    versions: Arc<Mutex<Watched>>,
     pub(super) polled: Polled,
     pub(super) state_dir: StateDir,
     /// The time at which the node was opened. `None` without a shared store, and after the check for other nodes.
     pub(super) alone_since: Option<Instant>,
 }
-
-/// Managed files with their versions after the last pass.
-type Versions = BTreeMap<PathBuf, Option<FileVersion>>;
 
 /// The result of one run of the whole agent.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -339,7 +336,7 @@ impl Node {
         }
         self.made_way = outcome.interrupted;
         if self.follows_files {
-            self.remember_versions(&outcome);
+            self.remember_versions(&mut outcome);
         }
         self.remember_settled(&revision, &mut outcome);
         self.report(&revision, &outcome, fresh);
@@ -374,20 +371,22 @@ impl Node {
         pass::run(&mut pass, &mut self.computed)
     }
 
-    fn version(&self, path: &std::path::Path) -> Option<FileVersion> {
-        let relative = path.strip_prefix(self.machine.look.root()).ok()?;
-        self.machine.look.meta(&format!("/{}", relative.display())).ok().flatten().map(|meta| meta.version)
+    fn remember_versions(&self, outcome: &mut PassOutcome) {
+        let seen = std::mem::take(&mut outcome.watched);
+        *self.versions.lock().unwrap_or_else(PoisonError::into_inner) = seen;
     }
 
-    fn remember_versions(&self, outcome: &PassOutcome) {
-        let versions = outcome.watched.iter().map(|path| (path.clone(), self.version(path))).collect();
-        *self.versions.lock().unwrap_or_else(PoisonError::into_inner) = versions;
-    }
-
-    /// Returns whether any of these paths is managed and was changed since the last pass.
+    /// Returns whether any of these paths is managed and may have been changed by something other than this node since
+    /// it was checked.
     fn touched(&self, paths: &BTreeSet<PathBuf>) -> bool {
-        let versions = self.versions.lock().unwrap_or_else(PoisonError::into_inner);
-        paths.iter().any(|path| versions.get(path).is_some_and(|known| *known != self.version(path)))
+        let (machine, versions) = (&self.machine, self.versions.lock().unwrap_or_else(PoisonError::into_inner));
+        paths.iter().any(|real| {
+            let Some(seen) = versions.get(real) else { return false };
+            let Ok(inner) = real.strip_prefix(machine.look.root()) else { return false };
+            let path = format!("/{}", inner.display());
+            let intact = machine.written.is_intact(&machine.look, real, &path);
+            intact.map_or_else(|| seen.may_differ(&machine.look, &path), |intact| !intact)
+        })
     }
 
     /// Refreshes the sources, runs the books, and reports. The pass is repeated for newer commits and for gates that

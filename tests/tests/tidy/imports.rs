@@ -41,7 +41,7 @@ const ROOM_LAYERS: [(&str, u32); 10] = [
 const THROUGH_HOST: [(&str, &str); 2] = [("towpath_state", "towpath_host"), ("config", "towpath_host")];
 
 /// Names that only some folders may name.
-const FENCES: [(&str, &[&str]); 20] = [
+const FENCES: [(&str, &[&str]); 19] = [
     ("gix", &["git/src/"]),
     ("minijinja", &["render/src/"]),
     ("serde_yaml", &["render/src/"]),
@@ -51,7 +51,6 @@ const FENCES: [(&str, &[&str]); 20] = [
     ("tonic_reflection", &["agent/src/serve/"]),
     ("axum", &["agent/src/serve/"]),
     ("redb", &["agent/state/src/"]),
-    ("inotify", &["agent/host/src/"]),
     ("notify", &["agent/host/src/"]),
     ("etcd_client", &["agent/coordination/src/"]),
     ("foca", &["agent/coordination/src/"]),
@@ -296,7 +295,7 @@ mod tests {
             ("agent/modules/src/x.rs", "use tonic::Status;"),
             ("agent/src/cli/x.rs", "use axum as web;"),
             ("agent/src/cli/x.rs", "use redb::Database;"),
-            ("agent/src/cli/x.rs", "use inotify::Inotify;"),
+            ("agent/src/cli/x.rs", "use notify::INotifyWatcher;"),
             ("agent/src/cli/x.rs", "fn f() { journal.observe_commits(|_| {}); }"),
             ("agent/src/cli/x.rs", "use etcd_client::Client;"),
             ("render/src/x.rs", "use std::fs;"),

@@ -1,6 +1,6 @@
 //! Batches of adjacent file tasks. Intents and notifications reach the journal before the files are written.
 
-use std::{collections::BTreeSet, sync::Arc};
+use std::{collections::BTreeSet, path::PathBuf, sync::Arc};
 
 use towpath_coordination::Permit;
 use towpath_host::{Look, files::Access, walk::RefusedLink};
@@ -161,6 +161,12 @@ fn real_path(machine: &Machine, step: &Step) -> Result<(String, Look), ModuleErr
     }
     let through = matches!(step, Step::Write { .. } | Step::Grant { .. });
     Ok((machine.look.resolved(path, through).map_err(io)?, machine.look.clone()))
+}
+
+/// Returns the path on the host that a step changes. `None` if it cannot be resolved.
+pub(super) fn changed_path(machine: &Machine, step: &Step) -> Option<PathBuf> {
+    let (path, _) = real_path(machine, step).ok()?;
+    Some(machine.look.real_path(&path))
 }
 
 /// The paths with a saved original in the journal.

@@ -2,13 +2,13 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
-    path::PathBuf,
     sync::{Arc, Mutex, PoisonError},
     time::Instant,
 };
 
 use serde_json::{Value, json};
 use towpath_coordination::{Gate, Permit, Windows};
+use towpath_host::files::written::Seen;
 use towpath_modules::{Disk, ModuleError, Sort};
 use towpath_render::{
     objects::task::{Book, Task},
@@ -19,7 +19,7 @@ use towpath_state::{Changes, Managed, SegmentPhase};
 
 use super::{
     super::runs::Run,
-    Pass, Settled,
+    Pass, Settled, Watched,
     batch::{self, Waiting},
     coordinated::InSegment,
     effects::Effect,
@@ -36,7 +36,7 @@ pub(super) type Owners = Mutex<BTreeMap<Managed, String>>;
 /// The report of a book to the pass.
 pub(super) struct Ran {
     pub(super) outcome: BookOutcome,
-    pub(super) watched: BTreeSet<PathBuf>,
+    pub(super) watched: Watched,
     pub(super) facts_read: BTreeSet<String>,
     pub(super) disk: Option<(Disk, String)>,
     /// The managed items. `None` if not all of them are known.
@@ -69,7 +69,7 @@ pub(super) fn run(
     };
     let ran = |outcome| Ran {
         outcome,
-        watched: BTreeSet::new(),
+        watched: Watched::new(),
         facts_read: BTreeSet::new(),
         disk: None,
         managed: None,
@@ -128,7 +128,7 @@ pub(super) struct BookRun<'a, 'p> {
     pub(super) together: Vec<Effect>,
     /// Registered results that wait for a batch.
     pub(super) late: Vec<(String, usize, Option<Item>)>,
-    pub(super) watched: BTreeSet<PathBuf>,
+    pub(super) watched: Watched,
     pub(super) managed: BTreeSet<Managed>,
     /// True if all managed items are known. Items are pruned only then.
     pub(super) complete: bool,
@@ -179,7 +179,7 @@ impl<'a, 'p> BookRun<'a, 'p> {
             waiting: Vec::new(),
             together: Vec::new(),
             late: Vec::new(),
-            watched: BTreeSet::new(),
+            watched: Watched::new(),
             managed: BTreeSet::new(),
             complete: true,
             stopped: false,
@@ -498,8 +498,15 @@ impl<'a, 'p> BookRun<'a, 'p> {
         }
         drop(owners);
         self.managed.extend(instance::managed(&ready.options, identity, &context));
-        let look = &self.pass.machine.look;
-        self.watched.extend(ready.options.manages(&context).iter().map(|path| look.real_path(path)));
+        // Before the check, so that a change that comes while the pass runs is not taken for its result.
+        let machine = self.pass.machine;
+        for path in ready.options.manages(&context) {
+            let real = machine.look.real_path(&path);
+            if !self.pass.plan {
+                machine.written.forget(&real);
+            }
+            self.watched.insert(real, Seen::before_check(&machine.look, &path));
+        }
         None
     }
 

@@ -28,7 +28,11 @@ use std::{
 
 use serde_json::{Value, json};
 use towpath_coordination::Windows;
-use towpath_host::{Clock, Hand, Look, process::Cancel};
+use towpath_host::{
+    Clock, Hand, Look,
+    files::written::{Seen, WrittenFiles},
+    process::Cancel,
+};
 use towpath_modules::{Checked, Context, Disk, Expectation, Inspector, Memory, Options};
 use towpath_proto::v1alpha as pb;
 use towpath_render::{
@@ -64,6 +68,8 @@ pub struct Machine {
     pub digest_key: [u8; 32],
     /// Caches of modules, kept from task to task.
     pub memory: Memory,
+    /// The files that the agent has put in place since their last check.
+    pub written: Arc<WrittenFiles>,
     /// The last applied items. Read from the journal once.
     applied: Mutex<Option<BTreeMap<Managed, AppliedItem>>>,
 }
@@ -81,11 +87,11 @@ impl Machine {
             Some(journal) => Memory::knowing(Arc::new(batch::Originals(Arc::clone(journal)))),
             None => Memory::default(),
         };
-        Self { node, look, journal, clock, digest_key, memory, applied: Mutex::new(None) }
+        Self { node, look, journal, clock, digest_key, memory, written: Arc::default(), applied: Mutex::new(None) }
     }
 
     fn hand(&self) -> Hand {
-        Hand::new(self.look.clone())
+        Hand::new(self.look.clone()).noting(Arc::clone(&self.written))
     }
 
     /// Returns a record. `None` if it is missing. An error is logged and counts as missing.
@@ -169,8 +175,8 @@ pub struct Pass<'a> {
 pub struct PassOutcome {
     /// The outcomes of books, in the order in which they ran.
     pub books: Vec<BookOutcome>,
-    /// The managed files, for file events.
-    pub watched: BTreeSet<PathBuf>,
+    /// The managed files, as they were before they were checked, for file events.
+    pub watched: Watched,
     /// A full or read-only disk, with its message.
     pub disk: Option<(Disk, String)>,
     /// True if the pass was preempted.
@@ -182,6 +188,9 @@ pub struct PassOutcome {
     /// The checks that confirm the steady state without rendering. `None` if the pass found no steady state.
     pub settled: Option<Vec<Settled>>,
 }
+
+/// Managed files, with what the pass saw of each before its check.
+pub type Watched = BTreeMap<PathBuf, Seen>;
 
 /// One check of a steady state.
 #[derive(Debug)]

@@ -1,8 +1,9 @@
 //! State tasks of files: checked one by one, and carried out in batches.
 
-use std::{collections::BTreeSet, time::Instant};
+use std::{collections::BTreeSet, path::PathBuf, time::Instant};
 
 use serde_json::Value;
+use towpath_host::files::written::Seen;
 use towpath_modules::{Change, Checked, Step};
 use towpath_render::{
     objects::task::{Drift, Task},
@@ -275,8 +276,15 @@ impl BookRun<'_, '_> {
             return;
         }
         let Some(journal) = self.pass.machine.journal.clone() else { return };
+        let directly: Vec<PathBuf> = waiting
+            .iter()
+            .flat_map(|one| &one.steps)
+            .filter(|step| !matches!(step.inner(), Step::Write { .. }))
+            .filter_map(|step| batch::changed_path(self.pass.machine, step))
+            .collect();
         let outcomes =
             batch::carry_out(self.pass.machine, &journal, &self.book.id(), waiting, self.permit, self.pass.cancel);
+        self.saw_own_changes(directly);
         let mut failed = false;
         for (position, result) in outcomes {
             if let Err(error) = result {
@@ -298,6 +306,16 @@ impl BookRun<'_, '_> {
             }
         }
         self.stopped |= failed && self.tasks_stop();
+    }
+
+    /// Notes the directories, links and removed files that this run has changed itself.
+    fn saw_own_changes(&mut self, paths: Vec<PathBuf>) {
+        let look = &self.pass.machine.look;
+        for path in paths {
+            if let (Some(seen), Ok(inner)) = (self.watched.get_mut(&path), path.strip_prefix(look.root())) {
+                *seen = Seen::after_own_change(look, &format!("/{}", inner.display()));
+            }
+        }
     }
 
     /// Returns whether a failed task stops the book. Tasks that continue on failure do not.

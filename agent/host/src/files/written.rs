@@ -1,0 +1,198 @@
+//! Versions of managed files: they distinguish the agent's own changes from those of others.
+//!
+//! The change time of a file has the resolution of the kernel's tick, up to 10 ms. Two changes within one tick can leave
+//! the same version. So the version of a file that has just changed proves nothing: its content does.
+
+use std::{
+    collections::BTreeMap,
+    os::fd::AsFd,
+    path::{Path, PathBuf},
+    sync::{Mutex, PoisonError},
+    time::{Duration, SystemTime},
+};
+
+use sha2::{Digest as _, Sha256};
+
+use crate::look::{FileKind, Look, Meta, meta};
+
+/// Age from which the version of a file changes with each further change.
+const TICK: Duration = Duration::from_millis(20);
+
+/// A managed path as a pass has seen it before its check.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Seen {
+    meta: Option<Meta>,
+    /// True if the file had changed shortly before. A further change may then have left the same version.
+    recent: bool,
+}
+
+impl Seen {
+    /// Looks at a path, before it is checked.
+    pub fn before_check(look: &Look, path: &str) -> Self {
+        let meta = look.meta(path).ok().flatten();
+        Self { meta, recent: meta.is_some_and(is_recent) }
+    }
+
+    /// Looks at a directory, a link or a missing file, after the agent has changed it itself. Its content is not part of
+    /// its version.
+    pub fn after_own_change(look: &Look, path: &str) -> Self {
+        let meta = look.meta(path).ok().flatten();
+        Self { meta, recent: meta.is_some_and(|meta| meta.kind == FileKind::File && is_recent(meta)) }
+    }
+
+    /// Returns whether the path may have changed since.
+    pub fn may_differ(&self, look: &Look, path: &str) -> bool {
+        self.recent || look.meta(path).ok().flatten() != self.meta
+    }
+}
+
+fn is_recent(meta: Meta) -> bool {
+    let (seconds, nanoseconds) = (meta.version.2, meta.version.3);
+    let since = u64::try_from(seconds).ok().zip(u32::try_from(nanoseconds).ok());
+    let changed = since.and_then(|(seconds, rest)| SystemTime::UNIX_EPOCH.checked_add(Duration::new(seconds, rest)));
+    // A time in the future does not prove that the file is old.
+    !changed.is_some_and(|changed| changed.elapsed().is_ok_and(|age| age >= TICK))
+}
+
+/// A file that the agent has put in place: its identity, its permissions and its content.
+#[derive(Debug, Clone, PartialEq, Eq)]
+struct Written {
+    /// The metadata, without the change time: the rename sets it.
+    meta: Meta,
+    digest: [u8; 32],
+}
+
+/// The files that the agent has put in place, by their real paths.
+#[derive(Debug, Default)]
+pub struct WrittenFiles(Mutex<BTreeMap<PathBuf, Written>>);
+
+impl WrittenFiles {
+    fn lock(&self) -> std::sync::MutexGuard<'_, BTreeMap<PathBuf, Written>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Notes a file before it is renamed to its path.
+    pub(crate) fn note(&self, path: PathBuf, file: impl AsFd, digest: [u8; 32]) {
+        match meta(file) {
+            Ok(meta) => drop(self.lock().insert(path, Written { meta: timeless(meta), digest })),
+            Err(_) => drop(self.lock().remove(&path)),
+        }
+    }
+
+    /// Forgets a file that is about to be checked.
+    pub fn forget(&self, path: &Path) {
+        self.lock().remove(path);
+    }
+
+    /// Returns whether a path still is what the agent has put in place. `None` if the agent has not written it since its
+    /// last check.
+    pub fn is_intact(&self, look: &Look, real: &Path, path: &str) -> Option<bool> {
+        let written = self.lock().get(real).cloned()?;
+        let found = look.read(path).ok().flatten();
+        Some(found.is_some_and(|(bytes, meta)| timeless(meta) == written.meta && digest(&bytes) == written.digest))
+    }
+}
+
+/// Returns the digest of a content, for [`WrittenFiles`].
+pub(crate) fn digest(content: &[u8]) -> [u8; 32] {
+    Sha256::digest(content).into()
+}
+
+fn timeless(meta: Meta) -> Meta {
+    Meta { version: (meta.version.0, meta.version.1, 0, 0), ..meta }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{fs, sync::Arc};
+
+    use super::super::{Access, Hand};
+    use super::*;
+
+    const ACCESS: Access = Access { mode: 0o644, uid: None, gid: None };
+
+    fn root() -> (tempfile::TempDir, Look) {
+        let folder = tempfile::tempdir().unwrap();
+        let look = Look::at(folder.path()).unwrap();
+        (folder, look)
+    }
+
+    #[test]
+    fn old_file_differs_after_each_change_and_not_before() {
+        let (folder, look) = root();
+        let file = folder.path().join("a");
+        fs::write(&file, "one").unwrap();
+        std::thread::sleep(TICK * 2);
+        let seen = Seen::before_check(&look, "/a");
+        assert!(!seen.may_differ(&look, "/a"));
+        fs::write(&file, "two").unwrap();
+        assert!(seen.may_differ(&look, "/a"));
+        fs::remove_file(&file).unwrap();
+        assert!(seen.may_differ(&look, "/a"));
+    }
+
+    #[test]
+    fn file_that_has_just_changed_may_always_differ() {
+        let (folder, look) = root();
+        fs::write(folder.path().join("a"), "one").unwrap();
+        assert!(Seen::before_check(&look, "/a").may_differ(&look, "/a"));
+        assert!(Seen::after_own_change(&look, "/a").may_differ(&look, "/a"));
+    }
+
+    #[test]
+    fn own_directory_differs_only_after_a_change() {
+        let (folder, look) = root();
+        let directory = folder.path().join("d");
+        fs::create_dir(&directory).unwrap();
+        let seen = Seen::after_own_change(&look, "/d");
+        assert!(!seen.may_differ(&look, "/d"));
+        fs::set_permissions(&directory, std::os::unix::fs::PermissionsExt::from_mode(0o700)).unwrap();
+        assert!(seen.may_differ(&look, "/d"));
+        let missing = Seen::after_own_change(&look, "/e");
+        assert!(!missing.may_differ(&look, "/e"));
+        fs::write(folder.path().join("e"), "").unwrap();
+        assert!(missing.may_differ(&look, "/e"));
+    }
+
+    /// Overwrites in place, within the same tick and with the same length.
+    #[test]
+    fn own_file_is_intact_until_its_content_or_its_mode_changes() {
+        let (folder, look) = root();
+        let written = Arc::new(WrittenFiles::default());
+        let hand = Hand::new(look.clone()).noting(Arc::clone(&written));
+        let file = folder.path().join("a");
+        let intact = || written.is_intact(&look, &file, "/a");
+        assert_eq!(intact(), None);
+        for change in ["overwrite", "mode", "replace", "remove", "link"] {
+            hand.replace("/a", b"ours", ACCESS).unwrap();
+            assert_eq!(intact(), Some(true), "{change}");
+            match change {
+                "overwrite" => fs::write(&file, "else").unwrap(),
+                "mode" => fs::set_permissions(&file, std::os::unix::fs::PermissionsExt::from_mode(0o600)).unwrap(),
+                "replace" => {
+                    fs::write(folder.path().join("b"), "ours").unwrap();
+                    fs::rename(folder.path().join("b"), &file).unwrap();
+                }
+                "remove" => fs::remove_file(&file).unwrap(),
+                _ => {
+                    fs::remove_file(&file).unwrap();
+                    std::os::unix::fs::symlink("b", &file).unwrap();
+                }
+            }
+            assert_eq!(intact(), Some(false), "{change}");
+            let _ = fs::remove_file(&file);
+        }
+        written.forget(&file);
+        assert_eq!(intact(), None);
+    }
+
+    #[test]
+    fn tree_below_a_folder_is_noted_by_its_real_paths() {
+        let (folder, look) = root();
+        let written = Arc::new(WrittenFiles::default());
+        fs::create_dir(folder.path().join("d")).unwrap();
+        let hand = Hand::new(look.clone()).noting(Arc::clone(&written)).plain_below("/d");
+        hand.replace("/d/a", b"ours", ACCESS).unwrap();
+        assert_eq!(written.is_intact(&look, &folder.path().join("d/a"), "/d/a"), Some(true));
+    }
+}

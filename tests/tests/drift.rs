@@ -1,0 +1,111 @@
+//! Drift that comes while the agent works, or right after it has corrected something.
+
+use std::{fs, path::Path, thread, time::Duration};
+
+use towpath_tests::{Running, git::Repository, node::Node, wait_until};
+
+/// Three files: one is checked before a slow command, one starts a pass, and one is in a directory of the book.
+const BOOK: &str = r#"
+metadata: {apiVersion: v1alpha, kind: Namespace, name: web}
+---
+metadata: {apiVersion: v1alpha, kind: Node, name: n1}
+---
+metadata: {apiVersion: v1alpha, kind: TaskBook, name: b, namespace: web}
+spec:
+  targets: {nodes: [n1]}
+  tasks:
+    - {name: a, file: {path: /a, content: ours}}
+    - {name: b, file: {path: /b, content: ours}}
+    - {name: folder, file: {path: /d, state: directory, mode: "0755"}}
+    - {name: inside, file: {path: /d/c, content: ours}}
+"#;
+
+/// A node that looks by itself once an hour alone.
+fn node(folder: &Path, book: &str) -> (Repository, Node, Running) {
+    let repository = Repository::new(folder, "fleet");
+    repository.write("book.yaml", book);
+    let head = repository.publish("one");
+    let source = format!("url: {}\n      interval: 1h", repository.bare.display());
+    let node = Node::with(folder, &source, "  reconcile: {interval: 1h}\n");
+    let agent = node.start();
+    node.wait_for(&head);
+    (repository, node, agent)
+}
+
+/// Overwrites a file in place, with the length of its right content.
+fn drift(node: &Node, path: &str) {
+    fs::write(node.root.join(path), "else").unwrap();
+}
+
+#[test]
+fn drift_within_milliseconds_of_a_correction_is_corrected() {
+    let folder = tempfile::tempdir().unwrap();
+    let (_repository, node, _agent) = node(folder.path(), BOOK);
+    let is_ours = |path: &str| fs::read_to_string(node.root.join(path)).is_ok_and(|text| text == "ours");
+    for path in ["a", "d/c"] {
+        for milliseconds in 0..=8 {
+            drift(&node, path);
+            // Without a pause, so that the next change comes within one tick of the clock of the file system.
+            while !is_ours(path) {
+                std::hint::spin_loop();
+            }
+            thread::sleep(Duration::from_millis(milliseconds));
+            drift(&node, path);
+            let what = || format!("{path}, {milliseconds} ms after its correction\n{}", node.log());
+            wait_until(Duration::from_secs(20), || is_ours(path), what);
+        }
+    }
+}
+
+#[test]
+fn drift_during_a_pass_is_corrected_after_it() {
+    let folder = tempfile::tempdir().unwrap();
+    let running = folder.path().join("running");
+    let slow =
+        format!("    - {{name: slow, command: {{shell: \"touch {}; sleep 1\", run: always}}}}\n", running.display());
+    let (_repository, node, _agent) = node(folder.path(), &format!("{BOOK}{slow}"));
+    for (path, change) in [("a", "content"), ("d/c", "content"), ("a", "removed"), ("d", "mode"), ("b", "replaced")] {
+        let _ = fs::remove_file(&running);
+        drift(&node, if path == "b" { "a" } else { "b" });
+        let begun = || running.exists();
+        wait_until(Duration::from_secs(20), begun, || format!("no pass begins for {path}\n{}", node.log()));
+        let file = node.root.join(path);
+        let permissions = || std::os::unix::fs::PermissionsExt::from_mode(0o700);
+        match change {
+            "content" => drift(&node, path),
+            "removed" => fs::remove_file(&file).unwrap(),
+            "mode" => fs::set_permissions(&file, permissions()).unwrap(),
+            _ => {
+                fs::write(node.root.join("new"), "else").unwrap();
+                fs::rename(node.root.join("new"), &file).unwrap();
+            }
+        }
+        let mode =
+            || fs::metadata(&file).map(|meta| std::os::unix::fs::PermissionsExt::mode(&meta.permissions()) & 0o777);
+        let corrected = || match change {
+            "mode" => mode().is_ok_and(|mode| mode == 0o755),
+            _ => fs::read_to_string(&file).is_ok_and(|text| text == "ours"),
+        };
+        wait_until(Duration::from_secs(20), corrected, || format!("{path} {change}\n{}", node.log()));
+    }
+}
+
+/// The kernel reports the agent's own changes, too.
+#[test]
+fn own_changes_lead_to_no_further_pass() {
+    let folder = tempfile::tempdir().unwrap();
+    let passes = folder.path().join("passes");
+    let counted = format!("    - {{name: count, command: {{shell: \"echo >> {}\", run: always}}}}\n", passes.display());
+    let (_repository, node, _agent) = node(folder.path(), &format!("{BOOK}{counted}"));
+    let count = || fs::read_to_string(&passes).unwrap_or_default().lines().count();
+    thread::sleep(Duration::from_secs(1));
+    let before = count();
+    assert!(before <= 2, "{before} passes for the first revision\n{}", node.log());
+    for path in ["a", "b", "d/c"] {
+        let before = count();
+        drift(&node, path);
+        wait_until(Duration::from_secs(20), || count() > before, || node.log());
+        thread::sleep(Duration::from_secs(1));
+        assert_eq!(count(), before + 1, "{path}\n{}", node.log());
+    }
+}
