@@ -1,0 +1,231 @@
+//! The channel between a run and its executor.
+
+use std::{
+    cell::{Cell, RefCell},
+    collections::{BTreeMap, BTreeSet},
+    future::{Future, poll_fn},
+    pin::Pin,
+    task::Poll,
+};
+
+use crate::{
+    command::{
+        Admit, Answer, Applied, Call, ChangeSet, Command, CommandId, ElectedResult, ElectionState, Executed, Finished,
+        InstanceId, Invocation, Items, NotReady, Observation, PendingHandler, Rebooted, Removal, Removed, Rendered,
+    },
+    outcome::Outcome,
+    plan::{
+        assess::{Check, Checked},
+        removal::{Inventory, Managed},
+    },
+};
+
+/// The message for an observation that does not answer its command.
+const UNEXPECTED: &str = "internal error: a command got the answer of another one; please report it with the log";
+
+/// The channel between the run and its executor.
+#[derive(Default)]
+pub(super) struct Channel {
+    pub(super) new: RefCell<Vec<(CommandId, Command)>>,
+    pub(super) open: RefCell<BTreeMap<CommandId, Option<Observation>>>,
+    commands: Cell<u64>,
+    instances: Cell<u64>,
+    pub(super) preempted: Cell<bool>,
+    /// True if a part of the run has changed something that another part waits for.
+    pub(super) progress: Cell<bool>,
+}
+
+impl Channel {
+    /// Returns whether the run is asked to end.
+    pub(super) fn preempted(&self) -> bool {
+        self.preempted.get()
+    }
+
+    /// Returns a new number for a rendered task.
+    pub(super) fn new_instance(&self) -> InstanceId {
+        self.instances.set(self.instances.get().wrapping_add(1));
+        InstanceId(self.instances.get())
+    }
+
+    /// Waits until another part of the run has made a condition true.
+    pub(super) async fn until(&self, condition: impl Fn() -> bool) {
+        poll_fn(|_| if condition() { Poll::Ready(()) } else { Poll::Pending }).await;
+    }
+
+    /// Notes that a part of the run has made a condition true.
+    pub(super) fn notify(&self) {
+        self.progress.set(true);
+    }
+
+    async fn ask(&self, command: Command) -> Observation {
+        self.commands.set(self.commands.get().wrapping_add(1));
+        let id = CommandId(self.commands.get());
+        self.open.borrow_mut().insert(id, None);
+        self.new.borrow_mut().push((id, command));
+        poll_fn(|_| {
+            let mut open = self.open.borrow_mut();
+            match open.get_mut(&id).and_then(Option::take) {
+                Some(seen) => {
+                    open.remove(&id);
+                    Poll::Ready(seen)
+                }
+                None => Poll::Pending,
+            }
+        })
+        .await
+    }
+
+    pub(super) async fn items(&self, command: Command) -> Result<Items, NotReady> {
+        match self.ask(command).await {
+            Observation::Items(items) => items,
+            other => Err(not_ready(other)),
+        }
+    }
+
+    pub(super) async fn render(&self, command: Command) -> Result<Rendered, NotReady> {
+        match self.ask(command).await {
+            Observation::Rendered(rendered) => rendered,
+            other => Err(not_ready(other)),
+        }
+    }
+
+    pub(super) async fn check(&self, instance: InstanceId) -> Checked {
+        match self.ask(Command::Check(instance)).await {
+            Observation::Checked(checked) => checked,
+            other => Checked { check: Check::Failed(failure(other)), last: None, shown: None },
+        }
+    }
+
+    /// # Errors
+    /// If the request could not be made.
+    pub(super) async fn admit(&self, admit: Admit) -> Result<Answer, String> {
+        self.answer(Command::Admit(admit)).await
+    }
+
+    /// # Errors
+    /// If the request could not be made.
+    pub(super) async fn coordinate(&self, call: Call) -> Result<Answer, String> {
+        self.answer(Command::Coordinate(call)).await
+    }
+
+    /// # Errors
+    /// If the request could not be made.
+    pub(super) async fn publish(&self, result: ElectedResult) -> Result<Answer, String> {
+        self.answer(Command::PublishResult(result)).await
+    }
+
+    async fn answer(&self, command: Command) -> Result<Answer, String> {
+        match self.ask(command).await {
+            Observation::Answered(answer) => Ok(answer),
+            other => Err(failure(other)),
+        }
+    }
+
+    /// # Errors
+    /// If the request could not be made.
+    pub(super) async fn elect(&self, command: Command) -> Result<ElectionState, String> {
+        match self.ask(command).await {
+            Observation::Election(state) => Ok(state),
+            other => Err(failure(other)),
+        }
+    }
+
+    /// Carries out a set of changes. Returns as many results as it has changes.
+    pub(super) async fn apply(&self, set: ChangeSet) -> Vec<Applied> {
+        let length = set.instances().len();
+        let failed = |message: String| Applied::Failed(Finished { message: Some(message), result: None });
+        match self.ask(Command::Apply(set)).await {
+            Observation::Applied(mut results) => {
+                results.resize_with(length, || failed(UNEXPECTED.to_owned()));
+                results
+            }
+            other => {
+                let message = failure(other);
+                (0..length).map(|_| failed(message.clone())).collect()
+            }
+        }
+    }
+
+    pub(super) async fn execute(&self, invocation: Invocation) -> Executed {
+        match self.ask(Command::Execute(invocation)).await {
+            Observation::Executed(executed) => executed,
+            other => Executed::Ran(Outcome::Failed, Finished { message: Some(failure(other)), result: None }),
+        }
+    }
+
+    pub(super) async fn reboot(&self, instance: InstanceId, admitted: bool) -> Rebooted {
+        match self.ask(Command::Reboot(instance, admitted)).await {
+            Observation::Rebooted(rebooted) => rebooted,
+            other => Rebooted::Failed(failure(other)),
+        }
+    }
+
+    /// Carries out a command that only records something.
+    ///
+    /// # Errors
+    /// If that failed.
+    pub(super) async fn record(&self, command: Command) -> Result<(), String> {
+        match self.ask(command).await {
+            Observation::Done => Ok(()),
+            other => Err(failure(other)),
+        }
+    }
+
+    /// # Errors
+    /// If the handlers cannot be read.
+    pub(super) async fn handlers(&self) -> Result<Vec<PendingHandler>, String> {
+        match self.ask(Command::ListHandlers).await {
+            Observation::Handlers(handlers) => Ok(handlers),
+            other => Err(failure(other)),
+        }
+    }
+
+    /// # Errors
+    /// If the inventory cannot be read.
+    pub(super) async fn inventory(&self, managed: Option<BTreeSet<Managed>>) -> Result<Option<Inventory>, String> {
+        match self.ask(Command::ListInventory(managed)).await {
+            Observation::Inventory(inventory) => Ok(inventory),
+            other => Err(failure(other)),
+        }
+    }
+
+    /// # Errors
+    /// If no item could be removed.
+    pub(super) async fn remove(&self, removal: Removal) -> Result<Vec<Removed>, String> {
+        match self.ask(Command::Remove(removal)).await {
+            Observation::Removed(removed) => Ok(removed),
+            other => Err(failure(other)),
+        }
+    }
+}
+
+fn failure(seen: Observation) -> String {
+    match seen {
+        Observation::Failed(message) => message,
+        _ => UNEXPECTED.to_owned(),
+    }
+}
+
+fn not_ready(seen: Observation) -> NotReady {
+    NotReady { outcome: Outcome::Failed, message: failure(seen) }
+}
+
+/// A part of a run that can be polled.
+pub(super) type Part<'a, T> = Pin<Box<dyn Future<Output = T> + 'a>>;
+
+/// Runs parts of a run side by side. Returns their results in the given order.
+pub(super) async fn join<T>(parts: Vec<Part<'_, T>>) -> Vec<T> {
+    let mut parts: Vec<(Part<'_, T>, Option<T>)> = parts.into_iter().map(|part| (part, None)).collect();
+    poll_fn(|context| {
+        for (part, result) in &mut parts {
+            if result.is_none()
+                && let Poll::Ready(found) = part.as_mut().poll(context)
+            {
+                *result = Some(found);
+            }
+        }
+        if parts.iter().all(|(_, result)| result.is_some()) { Poll::Ready(()) } else { Poll::Pending }
+    })
+    .await;
+    parts.into_iter().filter_map(|(_, result)| result).collect()
+}

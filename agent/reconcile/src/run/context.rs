@@ -1,0 +1,296 @@
+//! The inputs and the state of a run: its active segment, and the findings of each lane.
+
+use std::{
+    cell::RefCell,
+    collections::{BTreeMap, BTreeSet},
+    ops::Range,
+    rc::Rc,
+    sync::Arc,
+};
+
+use serde_json::{Value, json};
+use towpath_coordination::Gate;
+use towpath_render::objects::{
+    SegmentKind,
+    task::{Book, Drift, Task},
+};
+
+use super::channel::Channel;
+use crate::{
+    command::{InstanceId, List, SlotUse, TaskRef},
+    outcome::{Outcome, TaskReport},
+    plan::{assess::RunMode, batch::Queue, removal::Managed},
+    record::{BookRecord, Slot},
+};
+
+/// The inputs of a book run.
+#[derive(Debug, Clone)]
+pub struct BookInputs {
+    /// The book.
+    pub book: Arc<Book>,
+    /// The rollout of a coordinated book. `None` for a book that runs on its own, and in a dry run.
+    pub rollout: Option<RolloutPlan>,
+    /// The mode. The segments of a rollout have a mode of their own.
+    pub mode: RunMode,
+    /// The drift policy of tasks that set none.
+    pub drift: Drift,
+    /// True if the run ends at the first failure. A dry run continues.
+    pub ends_at_failure: bool,
+    /// The record of the book in the journal.
+    pub record: BookRecord,
+}
+
+/// The rollout of a book, as one node sees it.
+#[derive(Debug, Clone)]
+pub struct RolloutPlan {
+    /// The id of the run.
+    pub run: String,
+    /// The segments.
+    pub segments: Vec<SegmentPlan>,
+}
+
+/// One segment of a rollout.
+#[derive(Debug, Clone)]
+pub struct SegmentPlan {
+    /// The positions of its tasks.
+    pub tasks: Range<usize>,
+    /// The kind.
+    pub kind: SegmentKind,
+    /// The slot of a change.
+    pub slot: Slot,
+    /// True if the number of slots is limited by `serialize`.
+    pub limited: bool,
+}
+
+/// The shared state of a run.
+pub(super) struct Run {
+    pub(super) channel: Rc<Channel>,
+    pub(super) inputs: BookInputs,
+    pub(super) segment: RefCell<ActiveSegment>,
+    pub(super) record: RefCell<BookRecord>,
+}
+
+impl Run {
+    pub(super) fn book(&self) -> &Book {
+        &self.inputs.book
+    }
+
+    /// Returns a task by its position. `None` for a position that the book does not have.
+    pub(super) fn task(&self, at: TaskRef) -> Option<&Task> {
+        let book = self.book();
+        match at.list {
+            List::Tasks => book.tasks.get(at.index),
+            List::Handlers => book.handlers.get(at.index),
+            List::Before => book.rollout.before.get(at.index),
+            List::After => book.rollout.after.get(at.index),
+        }
+    }
+
+    pub(super) fn mode(&self) -> RunMode {
+        self.segment.borrow().mode
+    }
+
+    /// Returns whether tasks before or after a segment are set.
+    pub(super) fn has_frame(&self) -> bool {
+        !self.book().rollout.before.is_empty() || !self.book().rollout.after.is_empty()
+    }
+}
+
+/// The active segment.
+#[derive(Debug)]
+pub(super) struct ActiveSegment {
+    /// The mode of its tasks.
+    pub(super) mode: RunMode,
+    /// The number of the segment. `None` in a book without coordination.
+    pub(super) number: Option<u32>,
+    /// The use of the slot.
+    pub(super) slot_use: SlotUse,
+    /// The slot of a change, and whether it is limited. `None` in a book without coordination.
+    pub(super) slot: Option<(Slot, bool)>,
+    /// True if the node may change.
+    pub(super) admitted: bool,
+    /// True if changes have begun in an open window.
+    pub(super) in_window: bool,
+    /// True if the tasks before the first change have run, or none are set.
+    pub(super) prepared: bool,
+    /// True while a lane asks for admission, or runs the tasks before the first change.
+    pub(super) beginning: bool,
+    /// The reason why changes of this segment cannot begin. It counts for all lanes.
+    pub(super) refused: Option<NotBegun>,
+    /// True while a lane runs the pending handlers.
+    pub(super) handling: bool,
+    /// True if probes run.
+    pub(super) probes: bool,
+    /// True if the tasks after the last change do not run, because a removal has failed.
+    pub(super) kept_out: bool,
+}
+
+impl ActiveSegment {
+    /// Returns the only segment of a book without coordination.
+    pub(super) fn new(mode: RunMode) -> Self {
+        Self {
+            mode,
+            number: None,
+            slot_use: SlotUse::Correct,
+            slot: None,
+            admitted: false,
+            in_window: false,
+            prepared: false,
+            beginning: false,
+            refused: None,
+            handling: false,
+            probes: mode == RunMode::NewRevision,
+            kept_out: false,
+        }
+    }
+}
+
+/// The reason why a lane runs no further task.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) enum Stop {
+    /// The run is preempted.
+    Preempted,
+    /// A task is held by a missing input.
+    Held,
+    /// Gates are closed.
+    Blocked(Vec<Gate>),
+    /// A task failed.
+    Failed,
+}
+
+/// A sequence of tasks. A book that runs in order has one; tasks of a parallel book have one each.
+#[derive(Debug, Default)]
+pub(super) struct Lane {
+    /// The changes that wait.
+    pub(super) queue: Queue,
+    /// The reports, in the order in which the tasks ran. `None` for a change that was dropped.
+    pub(super) reports: Vec<Option<TaskReport>>,
+    /// Tasks that failed or are held, and tasks that require them.
+    pub(super) unmet: BTreeSet<String>,
+    /// The managed items.
+    pub(super) managed: BTreeSet<Managed>,
+    /// The instances that were in sync when first seen.
+    pub(super) observed: Vec<InstanceId>,
+    /// True if not all managed items are known.
+    pub(super) incomplete: bool,
+    /// True if checks alone cannot confirm the steady state.
+    pub(super) unsteady: bool,
+    /// The reason why no further task runs.
+    pub(super) stop: Option<Stop>,
+    /// The result of an elected task.
+    pub(super) elected: Option<Value>,
+    /// The results of loop items that differ from the default, by the position of the report. `None` for an item that a
+    /// dry run would change.
+    pub(super) results: BTreeMap<usize, Option<Value>>,
+}
+
+impl Lane {
+    /// Returns a lane that runs beside others, and knows which tasks have failed.
+    pub(super) fn beside(&self) -> Self {
+        Self { unmet: self.unmet.clone(), ..Self::default() }
+    }
+
+    /// Adds the findings of a lane that ran beside others.
+    pub(super) fn merge(&mut self, other: Self) {
+        self.reports.extend(other.reports);
+        self.unmet.extend(other.unmet);
+        self.managed.extend(other.managed);
+        self.observed.extend(other.observed);
+        self.incomplete |= other.incomplete;
+        self.unsteady |= other.unsteady;
+        self.elected = self.elected.take().or(other.elected);
+        if let Some(stop) = other.stop {
+            self.stop(stop);
+        }
+    }
+
+    /// Runs no further task. Every closed gate counts, and a preemption outweighs all other reasons.
+    pub(super) fn stop(&mut self, stop: Stop) {
+        self.stop = match (self.stop.take(), stop) {
+            (Some(Stop::Preempted), _) | (_, Stop::Preempted) => Some(Stop::Preempted),
+            (Some(Stop::Blocked(mut gates)), Stop::Blocked(more)) => {
+                let new = more.into_iter().filter(|gate| !gates.contains(gate)).collect::<Vec<_>>();
+                gates.extend(new);
+                Some(Stop::Blocked(gates))
+            }
+            (Some(Stop::Blocked(gates)), _) => Some(Stop::Blocked(gates)),
+            (Some(Stop::Failed), Stop::Held) => Some(Stop::Failed),
+            (_, stop) => Some(stop),
+        };
+    }
+
+    /// Returns whether no further task runs.
+    pub(super) fn stopped(&self) -> bool {
+        self.stop.is_some()
+    }
+
+    /// Adds a report, and returns its position.
+    pub(super) fn push(&mut self, report: TaskReport) -> usize {
+        self.reports.push(Some(report));
+        self.reports.len().saturating_sub(1)
+    }
+
+    /// Returns the outcome of a report. `None` for a change that was dropped.
+    pub(super) fn outcome(&self, position: usize) -> Option<Outcome> {
+        self.reports.get(position)?.as_ref().map(|report| report.outcome)
+    }
+
+    /// Returns whether any task has failed.
+    pub(super) fn any_failed(&self) -> bool {
+        self.reports.iter().flatten().any(|report| report.outcome == Outcome::Failed)
+    }
+
+    /// Returns a required task that failed, is held, or did not run for such a reason.
+    pub(super) fn unmet_by<'t>(&self, task: &'t Task) -> Option<&'t str> {
+        task.requires.iter().find(|name| self.unmet.contains(*name)).map(String::as_str)
+    }
+
+    /// Returns the registered result of a loop: all results, whether any item has changed, and the worst outcome. `None`
+    /// if a dry run cannot know it.
+    pub(super) fn loop_result(&self, items: &[usize]) -> Option<Value> {
+        let reports = || items.iter().filter_map(|at| Some((at, self.reports.get(*at)?.as_ref()?)));
+        let changed = reports().any(|(_, report)| report.outcome == Outcome::Changed);
+        let worst = reports().map(|(_, report)| report.outcome).max().unwrap_or(Outcome::Skipped);
+        let mut results = Vec::new();
+        for (at, report) in reports() {
+            match self.results.get(at) {
+                None => results.push(report.result([])),
+                Some(Some(result)) => results.push(result.clone()),
+                Some(None) => return None,
+            }
+        }
+        Some(json!({ "results": results, "changed": changed, "outcome": worst.as_str() }))
+    }
+}
+
+/// The reason why a change cannot begin.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) enum NotBegun {
+    /// A gate is closed.
+    Held(Gate),
+    /// An earlier step failed.
+    Failed(String),
+}
+
+impl NotBegun {
+    pub(super) fn outcome(&self) -> Outcome {
+        match self {
+            Self::Held(_) => Outcome::Held,
+            Self::Failed(_) => Outcome::Failed,
+        }
+    }
+
+    pub(super) fn message(&self) -> String {
+        match self {
+            Self::Held(gate) => gate.to_string(),
+            Self::Failed(message) => message.clone(),
+        }
+    }
+
+    pub(super) fn stop(&self) -> Stop {
+        match self {
+            Self::Held(gate) => Stop::Blocked(vec![gate.clone()]),
+            Self::Failed(_) => Stop::Failed,
+        }
+    }
+}

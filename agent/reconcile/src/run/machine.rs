@@ -1,0 +1,79 @@
+//! The machine itself: it polls the run, gives out its commands, and takes observations.
+
+use std::{
+    cell::RefCell,
+    future::Future,
+    pin::Pin,
+    rc::Rc,
+    task::{Context, Poll, Waker},
+};
+
+use super::{
+    channel::Channel,
+    context::{ActiveSegment, BookInputs, Run},
+    rollout,
+};
+use crate::{
+    command::{CommandId, Next, Observation},
+    outcome::BookReport,
+};
+
+/// One run of a book: a pure machine.
+pub struct BookRun {
+    channel: Rc<Channel>,
+    future: Option<Pin<Box<dyn Future<Output = BookReport>>>>,
+    report: BookReport,
+}
+
+impl std::fmt::Debug for BookRun {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("BookRun").field("open", &self.channel.open.borrow().len()).finish_non_exhaustive()
+    }
+}
+
+impl BookRun {
+    /// Creates a run.
+    pub fn new(inputs: BookInputs) -> Self {
+        let channel = Rc::<Channel>::default();
+        let run = Run {
+            channel: Rc::clone(&channel),
+            segment: RefCell::new(ActiveSegment::new(inputs.mode)),
+            record: RefCell::new(inputs.record.clone()),
+            inputs,
+        };
+        let future = Box::pin(async move { rollout::book(&run).await });
+        Self { channel, future: Some(future), report: BookReport::default() }
+    }
+
+    /// Returns the next step. It gives out each command once.
+    pub fn advance(&mut self) -> Next {
+        let Some(future) = &mut self.future else { return Next::Finished(self.report.clone()) };
+        loop {
+            self.channel.progress.set(false);
+            if let Poll::Ready(report) = future.as_mut().poll(&mut Context::from_waker(Waker::noop())) {
+                self.report.clone_from(&report);
+                self.future = None;
+                return Next::Finished(report);
+            }
+            let new = std::mem::take(&mut *self.channel.new.borrow_mut());
+            if !new.is_empty() {
+                return Next::Do(new);
+            }
+            if !self.channel.progress.get() {
+                return Next::Wait;
+            }
+        }
+    }
+
+    /// Answers a command. An observation of a command that is not open is ignored.
+    pub fn observe(&mut self, id: CommandId, seen: Observation) {
+        if let Some(open) = self.channel.open.borrow_mut().get_mut(&id) {
+            *open = Some(seen);
+        }
+    }
+
+    /// Asks the run to end before its next task.
+    pub fn preempt(&mut self) {
+        self.channel.preempted.set(true);
+    }
+}

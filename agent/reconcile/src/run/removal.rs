@@ -1,0 +1,116 @@
+//! Removal of items that the book no longer mentions, within its rollout (D32, D33).
+
+use super::{
+    context::{Lane, Run, Stop},
+    segment::{after, begin, persist_or_stop},
+    slots,
+};
+use crate::{
+    command::Removal,
+    outcome::{Outcome, TaskReport},
+    plan::removal::{Decision, decide},
+};
+
+/// Removes the items that the book no longer mentions. Returns whether the removal has ended: nothing is left that keeps
+/// the node out of service.
+pub(super) async fn remove(run: &Run, lane: &mut Lane) -> bool {
+    let managed = (!lane.incomplete && !lane.stopped()).then(|| lane.managed.clone());
+    let waits = run.record.borrow().removal_failed;
+    let inventory = match run.channel.inventory(managed.clone()).await {
+        Ok(inventory) => inventory,
+        Err(message) => {
+            fail(lane, message);
+            return false;
+        }
+    };
+    if run.channel.preempted() {
+        // The newer revision decides about removals.
+        if !lane.stopped() {
+            lane.stop(Stop::Preempted);
+        }
+        return false;
+    }
+    let (Some(inventory), Some(managed)) = (inventory, managed) else {
+        // Nothing can be removed in this pass. A node that a failed removal keeps out of service returns, because the
+        // next attempt may be far off, and a rollout must not wait for it.
+        return waits && !lane.stopped() && return_to_service(run, lane).await;
+    };
+    match decide(&inventory, &managed) {
+        Decision::Nothing => !waits || return_to_service(run, lane).await,
+        Decision::Forget(removal) => {
+            forget(run, lane, removal).await;
+            !lane.stopped() && (!waits || return_to_service(run, lane).await)
+        }
+        Decision::OverBudget { count, allowed, total } => {
+            let message = format!(
+                "{count} of {total} managed items would be removed, and at most {allowed} may be in one pass; remove fewer at a time, or set pruneBudget of the TaskBook, the Namespace or the Config"
+            );
+            lane.push(TaskReport::new("prune", "prune", Outcome::Held).with_message(message));
+            false
+        }
+        Decision::Remove(removal) => all(run, lane, removal).await,
+    }
+}
+
+async fn forget(run: &Run, lane: &mut Lane, removal: Removal) {
+    if let Err(message) = run.channel.remove(removal).await {
+        fail(lane, message);
+    }
+}
+
+/// Removes items. Returns whether the removal keeps no item, and the node is in service.
+async fn all(run: &Run, lane: &mut Lane, removal: Removal) -> bool {
+    let waits = run.record.borrow().removal_failed;
+    // Changes that began in an open window do not admit the removal, too.
+    run.segment.borrow_mut().in_window = false;
+    let begun = match slots::enter_removal(run, lane).await {
+        Ok(()) => begin(run, lane).await,
+        Err(why) => Err(why),
+    };
+    if let Err(why) = begun {
+        lane.push(TaskReport::new("prune", "prune", why.outcome()).with_message(why.message()));
+        return false;
+    }
+    let removed = match run.channel.remove(removal).await {
+        Ok(removed) => removed,
+        Err(message) => {
+            fail(lane, message);
+            return false;
+        }
+    };
+    let mut complete = true;
+    for one in removed {
+        // An item that is held is removed later, and the node is in service meanwhile.
+        complete &= one.outcome < Outcome::Held || one.outcome == Outcome::Held && !waits;
+        let name = format!("prune {} {}", one.item.module, one.item.identity);
+        let mut report = TaskReport::new(name, one.item.module, one.outcome).with_message(one.message);
+        report.action = "remove";
+        lane.push(report);
+    }
+    if complete {
+        return return_to_service(run, lane).await;
+    }
+    // Recorded before the fleet learns of the failure, so that a crash in between does not return the node to service.
+    persist_or_stop(run, lane, "prune", |record| record.removal_failed = true).await;
+    slots::leave_removal(run, lane, true).await;
+    lane.stop(Stop::Failed);
+    false
+}
+
+/// Ends what the removal began: runs the tasks after the last change, and releases the slot.
+async fn return_to_service(run: &Run, lane: &mut Lane) -> bool {
+    run.segment.borrow_mut().kept_out = false;
+    after(run, lane).await;
+    let failed = lane.stopped();
+    slots::leave_removal(run, lane, failed).await;
+    if failed {
+        return false;
+    }
+    persist_or_stop(run, lane, "prune", |record| record.removal_failed = false).await;
+    !lane.stopped()
+}
+
+fn fail(lane: &mut Lane, message: String) {
+    lane.push(TaskReport::new("prune", "prune", Outcome::Failed).with_message(message));
+    lane.stop(Stop::Failed);
+}

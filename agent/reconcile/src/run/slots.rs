@@ -1,0 +1,179 @@
+//! The slot and the votes of this node in a rollout.
+
+use towpath_render::objects::SegmentKind;
+
+use super::{
+    context::{ActiveSegment, Lane, NotBegun, Run, SegmentPlan},
+    segment::{persist, persist_or_stop, run_id},
+};
+use crate::{
+    command::{Answer, Call, InstanceId, SlotUse},
+    outcome::{Outcome, TaskReport},
+    plan::assess::RunMode,
+    record::{Frame, SlotRef, SlotState},
+};
+
+/// The position of a segment in its run.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Position {
+    /// The number of the segment.
+    pub(super) number: u32,
+    /// True if this node has completed it.
+    pub(super) settled: bool,
+    /// True if this node has completed all segments.
+    pub(super) whole: bool,
+    /// True for the last segment.
+    pub(super) last: bool,
+}
+
+/// Makes a segment the active one.
+pub(super) fn activate(run: &Run, plan: &SegmentPlan, at: Position, kept_out: bool) {
+    let mode = if at.settled { RunMode::Steady } else { RunMode::NewRevision };
+    let corrects = at.settled || plan.kind == SegmentKind::Elected;
+    let slot_use = if corrects { SlotUse::Correct } else { SlotUse::Change(at.number) };
+    // The window counts for the whole book.
+    let in_window = run.segment.borrow().in_window;
+    run.segment.replace(ActiveSegment {
+        number: Some(at.number),
+        slot_use,
+        slot: Some((plan.slot.clone(), plan.limited)),
+        in_window,
+        prepared: run.record.borrow().frame == Some(Frame::Changing),
+        kept_out,
+        ..ActiveSegment::new(mode)
+    });
+}
+
+/// Votes for a segment after its tasks have ended, and releases its slot. Returns whether the next one may follow.
+pub(super) async fn vote(run: &Run, lane: &mut Lane, at: Position) -> bool {
+    let failed = lane.stopped();
+    let admitted = run.segment.borrow().admitted;
+    // The interrupted segment uses the slot of a correction, unless it has a budget of its own (P43).
+    let shares_slot = !at.settled || at.whole || shares_slot(run, at.number);
+    let call = match (failed, at.settled) {
+        // A failed correction of content holds no slot, so it does not count as a failure of the run.
+        (true, _) if lane.any_failed() && (!at.settled || admitted) => Call::Failed(at.number),
+        (true, _) => return false,
+        (false, false) => Call::Done(at.number),
+        (false, true) if admitted && (at.whole || !shares_slot) => Call::Leave(at.number),
+        // A slot that is left from an earlier pass is released after all segments.
+        (false, true) => return true,
+    };
+    if let Some(why) = refused(run.channel.coordinate(call).await) {
+        stop(lane, &why);
+        return false;
+    }
+    released(run, lane, failed.then_some(at.number)).await;
+    !failed
+}
+
+/// Returns whether a completed segment and the interrupted one have the same slot, or the node is half changed.
+pub(super) fn shares_slot(run: &Run, number: u32) -> bool {
+    let Some(plan) = &run.inputs.rollout else { return true };
+    let record = run.record.borrow();
+    let segment = |number: u32| plan.segments.get(usize::try_from(number).ok()?);
+    let slots = segment(number).zip(segment(record.done));
+    record.frame.is_some() || slots.is_none_or(|(one, other)| one.slot == other.slot)
+}
+
+/// Records that the slot was released, or has become a failure. A slot in a budget that the run no longer uses is
+/// released, too.
+pub(super) async fn released(run: &Run, lane: &mut Lane, failed: Option<u32>) {
+    let Some(plan) = &run.inputs.rollout else { return };
+    let active = run.segment.borrow().slot.clone();
+    let now =
+        failed.zip(active).map(|(number, (slot, _))| SlotRef { slot, state: SlotState::Failed(run_id(run), number) });
+    let known = run.record.borrow().slot.clone();
+    let foreign = known.is_some_and(|known| !plan.segments.iter().any(|segment| segment.slot == known.slot));
+    if foreign && refused(run.channel.coordinate(Call::LeaveOld).await).is_some() {
+        return;
+    }
+    persist_or_stop(run, lane, "slot", |record| record.slot = now).await;
+}
+
+/// Releases a slot that is left from an earlier pass, after all segments are completed without a failure.
+pub(super) async fn leave_old_slot(run: &Run, lane: &mut Lane) {
+    if run.record.borrow().slot.is_none() || lane.any_failed() || run.record.borrow().removal_failed {
+        return;
+    }
+    if refused(run.channel.coordinate(Call::LeaveOld).await).is_none() {
+        persist_or_stop(run, lane, "slot", |record| record.slot = None).await;
+    }
+}
+
+/// Announces that this node will be absent for a while, with the slot that it holds (P59).
+///
+/// # Errors
+/// The closed gate. The lane is stopped then.
+pub(super) async fn announce_absence(run: &Run, lane: &mut Lane, instance: InstanceId) -> Result<(), NotBegun> {
+    let (slot, number) = {
+        let segment = run.segment.borrow();
+        let number = if let SlotUse::Change(number) = segment.slot_use { number } else { 0 };
+        (segment.slot.clone(), number)
+    };
+    let Some((slot, _)) = slot else { return Ok(()) };
+    if let Some(why) = refused(run.channel.coordinate(Call::Absent(number, instance)).await) {
+        stop(lane, &why);
+        return Err(why);
+    }
+    // A run without slots gets one for the absence, which must be released later.
+    let state = SlotState::Claimed(run_id(run), Some(number));
+    let recorded = persist(run, |record| record.slot = Some(SlotRef { slot, state })).await;
+    recorded.map_err(NotBegun::Failed).inspect_err(|why| stop(lane, why))
+}
+
+/// Enters the rollout for a removal: it belongs to the last segment, and takes a slot of its own.
+///
+/// # Errors
+/// The closed gate. The lane is stopped then.
+pub(super) async fn enter_removal(run: &Run, lane: &mut Lane) -> Result<(), NotBegun> {
+    let Some((plan, at)) = last_segment(run) else { return Ok(()) };
+    activate(run, plan, at, false);
+    if run.record.borrow().completed {
+        return Ok(());
+    }
+    match refused(run.channel.coordinate(Call::Enter(at.number)).await) {
+        None => Ok(()),
+        Some(why) => {
+            stop(lane, &why);
+            Err(why)
+        }
+    }
+}
+
+/// Ends the part of a removal in the rollout: the slot is released, or becomes a failure of the run.
+pub(super) async fn leave_removal(run: &Run, lane: &mut Lane, failed: bool) {
+    let Some((_, at)) = last_segment(run) else { return };
+    if !run.segment.borrow().admitted || run.record.borrow().slot.is_none() && !failed {
+        return;
+    }
+    let call = if failed { Call::Failed(at.number) } else { Call::Leave(at.number) };
+    if refused(run.channel.coordinate(call).await).is_none() {
+        run.segment.borrow_mut().admitted = false;
+        released(run, lane, failed.then_some(at.number)).await;
+    }
+}
+
+pub(super) fn last_segment(run: &Run) -> Option<(&SegmentPlan, Position)> {
+    let plan = run.inputs.rollout.as_ref()?;
+    let segment = plan.segments.last()?;
+    let number = u32::try_from(plan.segments.len()).unwrap_or(u32::MAX).saturating_sub(1);
+    Some((segment, Position { number, settled: true, whole: true, last: true }))
+}
+
+/// Returns the reason why the fleet does not grant a request. `None` if it does.
+pub(super) fn refused(answer: Result<Answer, String>) -> Option<NotBegun> {
+    match answer {
+        Ok(Answer::Go | Answer::Ended(_)) => None,
+        Ok(Answer::Hold(gate)) => Some(NotBegun::Held(gate)),
+        Err(message) => Some(NotBegun::Failed(message)),
+    }
+}
+
+/// Stops a lane for a request that was not granted.
+pub(super) fn stop(lane: &mut Lane, why: &NotBegun) {
+    if let NotBegun::Failed(message) = why {
+        lane.push(TaskReport::new("rollout", "rollout", Outcome::Failed).with_message(message.clone()));
+    }
+    lane.stop(why.stop());
+}

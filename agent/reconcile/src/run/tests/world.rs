@@ -1,0 +1,596 @@
+//! A node that consists of plain values, and carries out the commands of a run.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use serde_json::{Value, json};
+use std::{rc::Rc, sync::Arc};
+use towpath_coordination::Gate;
+use towpath_render::{
+    objects::{
+        SegmentKind, SourceTree, load, segments,
+        task::{Book, Drift, Task},
+    },
+    rendering::Item,
+    taint::Marks,
+    tree::MemoryTree,
+};
+
+use crate::{
+    command::{
+        Admit, Answer, Applied, Call, ChangeSet, Command, ElectionState, Executed, Findings, Finished, Instance,
+        InstanceId, Invocation, Items, List, Next, NotReady, Observation, PendingHandler, Rebooted, Removed, Rendered,
+        SlotUse, TaskRef,
+    },
+    outcome::{BookReport, Outcome},
+    plan::{
+        assess::{Check, Checked, LastRun, Preview, RunMode},
+        instance::{BatchKey, Facts, ModuleKind},
+        removal::{Inventory, Managed},
+    },
+    record::{BookRecord, Slot},
+    run::{BookInputs, BookRun, RolloutPlan, SegmentPlan},
+};
+
+/// The book of a text: `spec` of a TaskBook, in YAML.
+pub(crate) fn book(spec: &str) -> Arc<Book> {
+    let head = "metadata: {apiVersion: v1alpha, kind: Namespace, name: n}\n---\n\
+                metadata: {apiVersion: v1alpha, kind: Node, name: a}\n---\n\
+                metadata: {apiVersion: v1alpha, kind: TaskBook, name: b, namespace: n}\n\
+                spec:\n  targets: {nodes: [a]}\n";
+    let text = format!("{head}{}", spec.lines().map(|line| format!("  {line}\n")).collect::<String>());
+    let tree: MemoryTree = [("b.yaml", text.as_str())].into_iter().collect();
+    let source = SourceTree { name: "s".into(), tree: Arc::new(tree), library: false, globals: true };
+    let loaded = load(&[source], &BTreeMap::new());
+    assert!(loaded.errors.is_empty(), "{:?}\n{text}", loaded.errors);
+    Arc::clone(&loaded.set.books["n/b"])
+}
+
+/// A node of plain values.
+#[derive(Default)]
+pub(super) struct World {
+    /// The tasks that differ from the wanted state.
+    pub(super) differs: BTreeSet<String>,
+    /// The tasks that fail when they run or change.
+    pub(super) fails: BTreeSet<String>,
+    /// The tasks whose check cannot know the state.
+    pub(super) unknown: BTreeSet<String>,
+    /// The tasks whose condition does not hold.
+    pub(super) skips: BTreeSet<String>,
+    /// The last runs, by task.
+    pub(super) last: BTreeMap<String, LastRun>,
+    /// The loops, by task.
+    pub(super) loops: BTreeMap<String, Vec<&'static str>>,
+    /// Results that a task needs before it can be rendered.
+    pub(super) needs: BTreeMap<String, String>,
+    /// The registered results.
+    pub(super) registered: BTreeMap<String, Value>,
+    /// The pending handlers.
+    pub(super) pending: Vec<String>,
+    /// The kinds that differ from what the module of a task implies.
+    pub(super) kinds: BTreeMap<String, ModuleKind>,
+    /// Gates of the admission, the first for the first request. `None` is open.
+    pub(super) gates: Vec<Option<&'static str>>,
+    /// Gates of calls, by their text.
+    pub(super) calls: BTreeMap<String, &'static str>,
+    /// The state of the election.
+    pub(super) election: Option<ElectionState>,
+    /// The states of a reboot, the first for the first question.
+    pub(super) reboots: Vec<Rebooted>,
+    /// The recorded items. `None` if nothing may be removed.
+    pub(super) inventory: Option<Inventory>,
+    /// True if the run has ended on all nodes.
+    pub(super) ended: bool,
+    /// The text of the command after which the run is preempted.
+    pub(super) preempt_at: Option<&'static str>,
+    /// True if the journal takes no record.
+    pub(super) journal_fails: bool,
+    /// True for a dry run.
+    pub(super) dry: bool,
+    /// The tasks that a missing input holds.
+    pub(super) held: BTreeSet<String>,
+    /// The tasks whose change is quiet.
+    pub(super) quiet: BTreeSet<String>,
+    /// The tasks whose change does not only write files.
+    pub(super) rough: BTreeSet<String>,
+    /// The tasks whose check fails.
+    pub(super) check_fails: BTreeSet<String>,
+    /// The changes that a set does not begin, and the items that are not removed yet.
+    pub(super) left: BTreeSet<String>,
+    /// Data about states in sync, by task.
+    pub(super) data: BTreeMap<String, Value>,
+    /// Results of changes and actions, by task.
+    pub(super) results: BTreeMap<String, Value>,
+    /// Answers that replace those of the world, by the text of the command.
+    pub(super) answers: BTreeMap<String, Observation>,
+    /// A result that becomes known when a change fails.
+    pub(super) registers_on_failure: Option<&'static str>,
+    /// The drift policy.
+    pub(super) drift: Option<Drift>,
+    /// The id of the run, if it is not the first one.
+    pub(super) run_id: Option<&'static str>,
+    /// The findings of the last run.
+    pub(super) findings: Option<Findings>,
+    /// The commands, in short.
+    pub(super) log: Vec<String>,
+    /// The persisted record.
+    pub(super) record: BookRecord,
+    /// The largest number of commands that were given out together.
+    pub(super) at_once: usize,
+    pub(super) instances: BTreeMap<InstanceId, Rc<Instance>>,
+    pub(super) book: Option<Arc<Book>>,
+}
+
+fn set(names: &[&str]) -> BTreeSet<String> {
+    names.iter().map(|name| (*name).to_owned()).collect()
+}
+
+/// A slot of the book's own budget.
+pub(super) fn slot() -> Slot {
+    Slot { budget: "n/b".into(), partition: String::new() }
+}
+
+impl World {
+    /// A world in which these tasks differ.
+    pub(super) fn differs(names: &[&str]) -> Self {
+        Self { differs: set(names), ..Self::default() }
+    }
+
+    pub(super) fn fails(mut self, names: &[&str]) -> Self {
+        self.fails = set(names);
+        self
+    }
+
+    /// Runs a book once. Returns its report.
+    pub(super) fn run(&mut self, book: &Arc<Book>, mode: RunMode) -> BookReport {
+        self.with(book, mode, None)
+    }
+
+    /// Runs a book once, as a rollout with its segments.
+    pub(super) fn roll(&mut self, book: &Arc<Book>) -> BookReport {
+        let limited = book.rollout.serialize.is_some();
+        let segments = segments(book).into_iter();
+        let segments =
+            segments.map(|of| SegmentPlan { tasks: of.tasks, kind: of.kind, slot: slot(), limited }).collect();
+        let mut rollout = RolloutPlan { run: self.run_id.unwrap_or("n/b@1").into(), segments };
+        for own in rollout.segments.iter_mut().filter(|segment| segment.kind == SegmentKind::Own) {
+            own.slot.budget = "n/b/own".into();
+            own.limited = true;
+        }
+        self.with(book, RunMode::NewRevision, Some(rollout))
+    }
+
+    fn with(&mut self, book: &Arc<Book>, mode: RunMode, rollout: Option<RolloutPlan>) -> BookReport {
+        self.book = Some(Arc::clone(book));
+        self.log.clear();
+        let mut run = BookRun::new(BookInputs {
+            book: Arc::clone(book),
+            rollout,
+            mode,
+            drift: self.drift.unwrap_or(Drift::Correct),
+            ends_at_failure: !self.dry,
+            record: self.record.clone(),
+        });
+        for _ in 0..10_000 {
+            match run.advance() {
+                Next::Finished(report) => return report,
+                Next::Wait => panic!("the run waits, and no command is open: {:?}", self.log),
+                Next::Do(commands) => {
+                    self.at_once = self.at_once.max(commands.len());
+                    for (id, command) in commands {
+                        let before = self.log.len();
+                        let seen = self.carry_out(&command);
+                        let text = if self.log.len() > before { self.log[before].clone() } else { silent(&command) };
+                        let seen = self.answers.get(&text).cloned().unwrap_or(seen);
+                        if self.preempt_at.is_some_and(|at| self.log.last().is_some_and(|last| last == at)) {
+                            run.preempt();
+                        }
+                        run.observe(id, seen);
+                    }
+                }
+            }
+        }
+        panic!("the run does not end: {:?}", &self.log[..20]);
+    }
+
+    pub(super) fn last(mut self, name: &str, last: LastRun) -> Self {
+        self.last.insert(name.into(), last);
+        self
+    }
+
+    /// A world in which these tasks have drifted.
+    pub(super) fn drifted(names: &[&str]) -> Self {
+        names.iter().fold(Self::differs(names), |world, name| world.last(name, applied()))
+    }
+
+    pub(super) fn kind(mut self, name: &str, kind: ModuleKind) -> Self {
+        self.kinds.insert(name.into(), kind);
+        self
+    }
+
+    pub(super) fn answer(mut self, text: &str, seen: Observation) -> Self {
+        self.answers.insert(text.into(), seen);
+        self
+    }
+
+    pub(super) fn gate(mut self, call: &str, reason: &'static str) -> Self {
+        self.calls.insert(call.into(), reason);
+        self
+    }
+
+    pub(super) fn gates(mut self, gates: &[Option<&'static str>]) -> Self {
+        self.gates = gates.to_vec();
+        self
+    }
+
+    pub(super) fn pending(mut self, names: &[&str]) -> Self {
+        self.pending = names.iter().map(|name| (*name).to_owned()).collect();
+        self
+    }
+
+    pub(super) fn looped(mut self, name: &str, items: &[&'static str]) -> Self {
+        self.loops.insert(name.into(), items.to_vec());
+        self
+    }
+
+    pub(super) fn record(mut self, record: BookRecord) -> Self {
+        self.record = record;
+        self
+    }
+
+    /// A world whose inventory has these files, and may be pruned without a limit.
+    pub(super) fn inventory(mut self, names: &[&str]) -> Self {
+        self.inventory = Some(inventory(names));
+        self
+    }
+
+    pub(super) fn preempted_after(mut self, text: &'static str) -> Self {
+        self.preempt_at = Some(text);
+        self
+    }
+
+    pub(super) fn dry(mut self) -> Self {
+        self.dry = true;
+        self
+    }
+
+    fn say(&mut self, text: impl Into<String>) {
+        self.log.push(text.into());
+    }
+
+    fn task(&self, at: TaskRef) -> &Task {
+        let book = self.book.as_ref().unwrap();
+        match at.list {
+            List::Tasks => &book.tasks[at.index],
+            List::Handlers => &book.handlers[at.index],
+            List::Before => &book.rollout.before[at.index],
+            List::After => &book.rollout.after[at.index],
+        }
+    }
+
+    pub(super) fn item(&self, name: &str) -> Rc<Instance> {
+        Rc::clone(self.instances.values().find(|instance| instance.name == name).unwrap())
+    }
+
+    fn name(&self, id: InstanceId) -> String {
+        self.instances[&id].name.clone()
+    }
+
+    fn missing(&self, at: TaskRef) -> Option<NotReady> {
+        if self.held.contains(&self.task(at).id) {
+            return Some(NotReady { outcome: Outcome::Held, message: "a secret cannot be read yet".into() });
+        }
+        let needed = self.needs.get(&self.task(at).id)?;
+        let outcome = if self.dry { Outcome::Unknown } else { Outcome::Failed };
+        let message = format!("it needs {needed}");
+        (!self.registered.contains_key(needed)).then_some(NotReady { outcome, message })
+    }
+
+    fn carry_out(&mut self, command: &Command) -> Observation {
+        match command {
+            Command::Items(at) => Observation::Items(self.items(*at)),
+            Command::Render(instance) => {
+                self.instances.insert(instance.id, Rc::clone(instance));
+                Observation::Rendered(self.render(instance))
+            }
+            Command::Check(id) => Observation::Checked(self.check(*id)),
+            Command::Admit(admit) => Observation::Answered(self.admit(*admit)),
+            Command::Coordinate(call) => Observation::Answered(self.call(call)),
+            Command::Elect(at, done) => {
+                let name = self.task(*at).id.clone();
+                self.say(format!("elect {name}{}", if *done { " again" } else { "" }));
+                Observation::Election(self.election.clone().unwrap_or(ElectionState::Elected))
+            }
+            Command::PublishResult(result) => {
+                let name = self.task(result.task).id.clone();
+                self.say(format!("publish {name} {}", result.ok));
+                Observation::Answered(Answer::Go)
+            }
+            Command::Apply(set) => Observation::Applied(self.apply(set)),
+            Command::Execute(invocation) => Observation::Executed(self.execute(invocation)),
+            Command::Reboot(id, admitted) => {
+                let name = self.name(*id);
+                self.say(format!("reboot {name}{}", if *admitted { " now" } else { "?" }));
+                let state = if self.reboots.is_empty() { Rebooted::NotDue } else { self.reboots.remove(0) };
+                Observation::Rebooted(state)
+            }
+            Command::Register(name, value) => {
+                self.registered.insert(name.clone(), value.clone());
+                Observation::Done
+            }
+            Command::ListHandlers => {
+                let of = |id: &String| {
+                    let handlers = &self.book.as_ref().unwrap().handlers;
+                    let index = handlers.iter().position(|handler| handler.id == *id);
+                    let task = index.map(|index| TaskRef { list: List::Handlers, index });
+                    PendingHandler { id: id.clone(), module: "command".into(), task }
+                };
+                Observation::Handlers(self.pending.iter().map(of).collect())
+            }
+            Command::ListInventory(managed) => {
+                if managed.is_none() {
+                    return Observation::Inventory(None);
+                }
+                Observation::Inventory(self.inventory.clone())
+            }
+            Command::Remove(removal) => {
+                let names =
+                    |items: &[Managed]| items.iter().map(|item| item.identity.as_str()).collect::<Vec<_>>().join(" ");
+                self.say(format!(
+                    "remove [{}] forget [{}] moved [{}]",
+                    names(&removal.remove),
+                    names(&removal.forget),
+                    names(&removal.moved)
+                ));
+                let of = |item: &Managed| {
+                    let failed = self.fails.contains(&item.identity);
+                    let outcome = if failed { Outcome::Failed } else { Outcome::Changed };
+                    let outcome = if self.left.contains(&item.identity) { Outcome::Held } else { outcome };
+                    let outcome = if self.dry { Outcome::Unchanged } else { outcome };
+                    Removed { item: item.clone(), outcome, message: None }
+                };
+                Observation::Removed(removal.remove.iter().map(of).collect())
+            }
+            Command::Record(findings) => {
+                let names: Vec<&str> = findings.managed.iter().map(|item| item.identity.as_str()).collect();
+                let names = names.join(" ");
+                self.say(format!("record [{names}] observed {}", findings.observed.len()));
+                self.findings = Some(findings.clone());
+                Observation::Done
+            }
+            Command::Persist(_) if self.journal_fails => Observation::Failed("the disk is full".into()),
+            Command::Persist(record) => {
+                self.record = record.clone();
+                let state = record.slot.as_ref().map_or("-".to_owned(), |slot| format!("{:?}", slot.state));
+                let frame = record.frame.map_or("-".to_owned(), |frame| format!("{frame:?}"));
+                self.say(format!(
+                    "persist done={} slot={state} frame={frame}{}{}",
+                    record.done,
+                    if record.completed { " completed" } else { "" },
+                    if record.removal_failed { " removal_failed" } else { "" }
+                ));
+                Observation::Done
+            }
+        }
+    }
+
+    fn items(&self, at: TaskRef) -> Result<Items, NotReady> {
+        if let Some(missing) = self.missing(at) {
+            return Err(missing);
+        }
+        let Some(items) = self.loops.get(&self.task(at).id) else { return Ok(Items::Single) };
+        let item = |(index, text): (usize, &&str)| Item {
+            value: json!(text),
+            marks: Marks::default(),
+            index,
+            length: items.len(),
+        };
+        Ok(Items::Loop(items.iter().enumerate().map(item).collect()))
+    }
+
+    fn render(&self, instance: &Instance) -> Result<Rendered, NotReady> {
+        if let Some(missing) = self.missing(instance.task) {
+            return Err(missing);
+        }
+        let task = self.task(instance.task);
+        let module = task.module.as_ref().map_or("", |module| module.name);
+        let path = path(task, instance);
+        let kind = match module {
+            "assert" | "debug" | "wait" => ModuleKind::Probe,
+            "command" | "script" => ModuleKind::Action,
+            "reboot" => ModuleKind::Reboot,
+            _ => ModuleKind::State,
+        };
+        let kind = self.kinds.get(&task.id).copied().unwrap_or(kind);
+        let is_state = kind == ModuleKind::State;
+        let managed = Managed { module: module.into(), identity: instance.name.clone() };
+        let managed = if is_state { vec![managed] } else { Vec::new() };
+        if self.skips.contains(&instance.name) {
+            return Ok(Rendered::Skipped(Some(managed)));
+        }
+        let direct = ["package", "service", "user", "group"].contains(&module);
+        Ok(Rendered::Ready(Facts {
+            kind,
+            applies_directly: direct,
+            interrupts: module == "unit",
+            managed,
+            path,
+            batch: (module == "package").then(|| BatchKey("packages".into())),
+        }))
+    }
+
+    fn check(&mut self, id: InstanceId) -> Checked {
+        let name = self.name(id);
+        self.say(format!("check {name}"));
+        let path = path(self.task(self.instances[&id].task), &self.instances[&id]);
+        let check = if self.check_fails.contains(&name) {
+            Check::Failed("cannot be checked".into())
+        } else if self.unknown.contains(&name) {
+            Check::Unknown("not known yet".into())
+        } else if self.differs.contains(&name) {
+            Check::Differs(Preview {
+                action: "update",
+                diff: "-a\n+b\n".into(),
+                plain: !self.rough.contains(&name),
+                writes: path.into_iter().collect(),
+                quiet: self.quiet.contains(&name),
+            })
+        } else {
+            Check::InSync(self.data.get(&name).cloned())
+        };
+        Checked { check, last: self.last.get(&name).cloned(), shown: None }
+    }
+
+    fn admit(&mut self, admit: Admit) -> Answer {
+        let segment = admit.segment.map_or(String::new(), |segment| format!(" {segment}"));
+        let using = if matches!(admit.slot, SlotUse::Change(_)) { "change" } else { "correct" };
+        let began = if admit.began { " began" } else { "" };
+        self.say(format!("admit{segment} {using}{began}"));
+        let gate = if self.gates.is_empty() { None } else { self.gates.remove(0) };
+        gate.map_or(Answer::Go, |reason| Answer::Hold(Gate { reason, opens: "later".into() }))
+    }
+
+    fn call(&mut self, call: &Call) -> Answer {
+        let text = match call {
+            Call::Enter(segment) => format!("enter {segment}"),
+            Call::Done(segment) => format!("done {segment}"),
+            Call::Failed(segment) => format!("failed {segment}"),
+            Call::Leave(segment) => format!("leave {segment}"),
+            Call::LeaveOld => "leave old".into(),
+            Call::Absent(segment, _) => format!("absent {segment}"),
+            Call::RepeatVotes(count) => format!("repeat {count}"),
+            Call::EndRun => "end".into(),
+        };
+        self.say(text.clone());
+        if let Some(reason) = self.calls.get(&text) {
+            return Answer::Hold(Gate { reason, opens: "later".into() });
+        }
+        if *call == Call::EndRun { Answer::Ended(self.ended) } else { Answer::Go }
+    }
+
+    fn apply(&mut self, changes: &ChangeSet) -> Vec<Applied> {
+        let names: Vec<String> = changes.instances().iter().map(|id| self.name(*id)).collect();
+        let kind = if matches!(changes, ChangeSet::Files(_)) { "files" } else { "direct" };
+        self.say(format!("apply {kind} {}", names.join(" ")));
+        let mut results = Vec::new();
+        for (name, id) in names.iter().zip(changes.instances()) {
+            if self.dry {
+                results.push(Applied::Planned);
+                continue;
+            }
+            let notified = self.task(self.instances[id].task).notify.clone();
+            if self.left.contains(name) {
+                results.push(Applied::NotStarted);
+                continue;
+            }
+            if self.fails.contains(name) {
+                self.registered.extend(self.registers_on_failure.map(|name| (name.to_owned(), Value::Null)));
+                let message = Some("it broke".into());
+                results.push(Applied::Failed(Finished { message, result: None }));
+                continue;
+            }
+            for handler in notified.into_iter().filter(|_| !self.quiet.contains(name)) {
+                if !self.pending.contains(&handler) {
+                    self.pending.push(handler);
+                }
+            }
+            self.differs.remove(name);
+            let last = LastRun { same_definition: true, ..LastRun::default() };
+            self.last.insert(name.clone(), last);
+            let finished = Finished { message: None, result: self.results.get(name).cloned() };
+            let quiet = self.quiet.contains(name);
+            results.push(if quiet { Applied::Unchanged(finished) } else { Applied::Changed(finished) });
+        }
+        results
+    }
+
+    fn execute(&mut self, invocation: &Invocation) -> Executed {
+        let name = match invocation {
+            Invocation::Probe(id) | Invocation::Action(id) | Invocation::Rebooted(id) => self.name(*id),
+            Invocation::Unconditional(at) => self.task(*at).id.clone(),
+            Invocation::Handler(handler) => handler.id.clone(),
+        };
+        let kind = match invocation {
+            Invocation::Probe(_) => "probe",
+            Invocation::Action(_) => "action",
+            Invocation::Rebooted(_) => "rebooted",
+            Invocation::Unconditional(_) => "run",
+            Invocation::Handler(_) => "handler",
+        };
+        self.say(format!("{kind} {name}"));
+        if self.dry && kind != "probe" {
+            return Executed::Planned;
+        }
+        let failed = self.fails.contains(&name);
+        let outcome = if failed { Outcome::Failed } else { Outcome::Changed };
+        let shown = self.results.get(&name).cloned();
+        let finished = Finished { message: None, result: shown.clone() };
+        if self.left.contains(&name) {
+            return Executed::Ran(Outcome::Skipped, finished);
+        }
+        if let (Invocation::Handler(_), false) = (invocation, failed) {
+            self.pending.retain(|id| *id != name);
+        }
+        if let (Invocation::Action(_), false) = (invocation, failed) {
+            let last = LastRun { same_definition: true, finished: true, ..LastRun::default() };
+            self.last.insert(name, last);
+        }
+        let result = json!({ "changed": !failed, "outcome": outcome.as_str() });
+        let result = Some(shown.unwrap_or(result));
+        Executed::Ran(outcome, Finished { message: failed.then(|| "it broke".into()), result })
+    }
+}
+
+/// The path of a task. Items of a loop have one each.
+fn path(task: &Task, instance: &Instance) -> Option<String> {
+    let path = task.module.as_ref()?.params.get("path")?.as_str()?;
+    Some(instance.item.as_ref().map_or_else(|| path.to_owned(), |item| format!("{path}-{}", item.index)))
+}
+
+/// The last run of a task with the same definition.
+pub(super) fn applied() -> LastRun {
+    LastRun { same_definition: true, ..LastRun::default() }
+}
+
+/// The last run of an action that has finished.
+pub(super) fn finished() -> LastRun {
+    LastRun { same_definition: true, finished: true, ..LastRun::default() }
+}
+
+pub(super) fn file(name: &str) -> Managed {
+    Managed { module: "file".into(), identity: name.into() }
+}
+
+/// An inventory of files that may all be removed.
+pub(super) fn inventory(names: &[&str]) -> Inventory {
+    let recorded: BTreeSet<Managed> = names.iter().map(|name| file(name)).collect();
+    let total = recorded.len() as u64;
+    Inventory { recorded, prune: true, budget: Some("100%".into()), total, ..Inventory::default() }
+}
+
+/// The text of a command that leaves no line in the log.
+fn silent(command: &Command) -> String {
+    match command {
+        Command::Items(_) => "items".into(),
+        Command::Render(instance) => format!("render {}", instance.name),
+        Command::Register(name, _) => format!("register {name}"),
+        Command::ListHandlers => "handlers".into(),
+        Command::ListInventory(_) => "inventory".into(),
+        Command::Persist(_) => "persist".into(),
+        _ => String::new(),
+    }
+}
+
+/// The messages of a report, joined.
+pub(super) fn messages(report: &BookReport) -> String {
+    report.tasks.iter().filter_map(|task| task.message.as_deref()).collect::<Vec<_>>().join("; ")
+}
+
+/// The outcomes of a report, in short.
+pub(super) fn outcomes(report: &BookReport) -> Vec<String> {
+    report.tasks.iter().map(|task| format!("{} {}", task.name, task.outcome.as_str())).collect()
+}
+
+/// The reasons of the closed gates.
+pub(super) fn reasons(report: &BookReport) -> Vec<&'static str> {
+    report.gates.iter().map(|gate| gate.reason).collect()
+}
