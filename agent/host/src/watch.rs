@@ -6,8 +6,9 @@
 use std::{
     collections::{BTreeMap, BTreeSet},
     io,
+    os::unix::fs::MetadataExt as _,
     path::{Path, PathBuf},
-    sync::{Arc, Mutex, PoisonError},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
 
 use notify::{
@@ -31,9 +32,8 @@ pub enum Touched {
     Anything,
 }
 
-/// The watched directories. `true` for a directory that was moved or deleted since: its watch no longer belongs to its
-/// path.
-type Directories = Arc<Mutex<BTreeMap<PathBuf, bool>>>;
+/// The watched directories, with the device and the inode of each. `None` for a directory whose watch may be lost.
+type Directories = Arc<Mutex<BTreeMap<PathBuf, Option<(u64, u64)>>>>;
 
 /// A watch on the directories that contain managed paths.
 pub struct FileWatch {
@@ -61,7 +61,7 @@ impl FileWatch {
             Ok(event) => report(&event, &known, &on_change),
             Err(error) => {
                 tracing::warn!(%error, "file events are incomplete; drift is found at the interval");
-                on_change(Touched::Anything);
+                on_missed(&known, &on_change);
             }
         };
         let config = Config::default().with_event_kinds(CHANGES);
@@ -69,46 +69,76 @@ impl FileWatch {
         Ok(Self { watcher, directories })
     }
 
-    /// Watches exactly the directories of these paths, and stops watching all others.
+    /// Watches exactly the directories of these paths, and stops watching all others. Returns the directories that were
+    /// not watched before: a change in them may have been missed.
     ///
     /// Drift below a directory that cannot be watched is found at the next interval.
-    pub fn set<'a>(&mut self, paths: impl IntoIterator<Item = &'a Path>) {
+    pub fn set<'a>(&mut self, paths: impl IntoIterator<Item = &'a Path>) -> BTreeSet<PathBuf> {
         let wanted: BTreeSet<&Path> = paths.into_iter().filter_map(Path::parent).collect();
-        let held = self.directories.lock().unwrap_or_else(PoisonError::into_inner).clone();
-        for (directory, _) in held.iter().filter(|(directory, lost)| **lost || !wanted.contains(directory.as_path())) {
+        let held = self.lock().clone();
+        // Another directory can have the path now.
+        let is_watched = |directory: &Path| {
+            held.get(directory).is_some_and(|known| known.is_some() && *known == identity(directory))
+        };
+        for directory in held.keys().filter(|held| !wanted.contains(held.as_path()) || !is_watched(held)) {
             // The kernel has already dropped the watch of a deleted directory, so an error is harmless.
             let _ = self.watcher.unwatch(directory);
-            self.directories.lock().unwrap_or_else(PoisonError::into_inner).remove(directory);
+            self.lock().remove(directory);
         }
-        for directory in wanted.iter().filter(|directory| held.get(**directory) != Some(&false)) {
-            // Noted before the kernel knows it, so that no event is without its directory.
-            self.directories.lock().unwrap_or_else(PoisonError::into_inner).insert(directory.to_path_buf(), false);
-            if let Err(error) = self.watcher.watch(directory, RecursiveMode::NonRecursive) {
-                self.directories.lock().unwrap_or_else(PoisonError::into_inner).remove(*directory);
-                if !matches!(error.kind, notify::ErrorKind::PathNotFound) {
-                    tracing::warn!(directory = %directory.display(), %error, "cannot watch; drift below it is found at the interval");
+        let mut new = BTreeSet::new();
+        for directory in wanted.into_iter().filter(|directory| !is_watched(directory)) {
+            // Events can come before `watch` returns.
+            self.lock().insert(directory.to_owned(), identity(directory));
+            match self.watcher.watch(directory, RecursiveMode::NonRecursive) {
+                Ok(()) => drop(new.insert(directory.to_owned())),
+                Err(error) => {
+                    self.lock().remove(directory);
+                    if !matches!(error.kind, notify::ErrorKind::PathNotFound) {
+                        tracing::warn!(directory = %directory.display(), %error, "cannot watch; drift below it is found at the interval");
+                    }
                 }
             }
         }
+        new
     }
+
+    fn lock(&self) -> MutexGuard<'_, BTreeMap<PathBuf, Option<(u64, u64)>>> {
+        self.directories.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Returns the device and the inode of a directory. Links are followed, as the kernel does for a watch.
+fn identity(directory: &Path) -> Option<(u64, u64)> {
+    let found = std::fs::metadata(directory).ok()?;
+    Some((found.dev(), found.ino()))
 }
 
 /// Reports the paths of an event.
 fn report(event: &Event, directories: &Directories, on_change: &impl Fn(Touched)) {
     if event.need_rescan() || event.paths.is_empty() {
-        return on_change(Touched::Anything);
+        return on_missed(directories, on_change);
     }
+    let goes = matches!(event.kind, EventKind::Remove(_) | EventKind::Modify(ModifyKind::Name(_)));
     for path in &event.paths {
         let mut directories = directories.lock().unwrap_or_else(PoisonError::into_inner);
-        let itself = directories.get_mut(path);
-        let is_directory = itself.is_some();
-        if let Some(lost) = itself {
-            *lost |= matches!(event.kind, EventKind::Remove(_) | EventKind::Modify(ModifyKind::Name(_)));
+        let is_directory = directories.contains_key(path);
+        if goes {
+            // The watches below a directory that goes are lost with it.
+            let below = directories.iter_mut().filter(|(directory, _)| directory.starts_with(path));
+            below.for_each(|(_, identity)| *identity = None);
         }
         drop(directories);
         // Every path in a directory that changed itself may have changed.
         on_change(if is_directory { Touched::Anything } else { Touched::Path(path.clone()) });
     }
+}
+
+/// Reports that events were missed. Among them may be the end of a watch.
+fn on_missed(directories: &Directories, on_change: &impl Fn(Touched)) {
+    let mut directories = directories.lock().unwrap_or_else(PoisonError::into_inner);
+    directories.values_mut().for_each(|identity| *identity = None);
+    drop(directories);
+    on_change(Touched::Anything);
 }
 
 fn io_error(error: notify::Error) -> io::Error {
@@ -184,23 +214,60 @@ mod tests {
     #[test]
     fn directory_that_was_replaced_is_watched_again() {
         let folder = tempfile::tempdir().unwrap();
-        let directory = folder.path().join("d");
+        let above = folder.path().join("p");
+        let directory = above.join("d");
         let file = directory.join("a");
-        for replace in ["remove", "rename"] {
-            fs::create_dir(&directory).unwrap();
-            let (mut watch, receiver) = watch(&[&file]);
-            if replace == "remove" {
-                fs::remove_dir(&directory).unwrap();
-            } else {
-                fs::rename(&directory, folder.path().join("moved")).unwrap();
+        let beside = above.join("b");
+        for replace in ["remove", "rename", "rename above", "rename above and back"] {
+            fs::create_dir_all(&directory).unwrap();
+            // The folder above is watched, too, where it holds a managed file.
+            let (mut watch, receiver) = watch(&[&file, &beside]);
+            assert!(watch.set([file.as_path(), &beside]).is_empty());
+            match replace {
+                "remove" => fs::remove_dir(&directory).unwrap(),
+                "rename" => fs::rename(&directory, folder.path().join("moved")).unwrap(),
+                _ => fs::rename(&above, folder.path().join("moved")).unwrap(),
             }
             next(&receiver, &Touched::Anything);
-            fs::create_dir(&directory).unwrap();
-            watch.set([file.as_path()]);
+            if replace == "rename above and back" {
+                fs::rename(folder.path().join("moved"), &above).unwrap();
+            }
+            fs::create_dir_all(&directory).unwrap();
+            assert!(watch.set([file.as_path(), &beside]).contains(&directory), "{replace}");
             fs::write(&file, "one").unwrap();
             next(&receiver, &Touched::Path(file.clone()));
-            fs::remove_dir_all(&directory).unwrap();
+            for name in ["p", "moved"] {
+                let _ = fs::remove_dir_all(folder.path().join(name));
+            }
         }
+    }
+
+    #[test]
+    fn directory_that_a_link_led_to_is_watched_anywhere_else_after_a_switch() {
+        let folder = tempfile::tempdir().unwrap();
+        let [one, two, link] = ["one", "two", "current"].map(|name| folder.path().join(name));
+        fs::create_dir(&one).unwrap();
+        fs::create_dir(&two).unwrap();
+        std::os::unix::fs::symlink(&one, &link).unwrap();
+        let file = link.join("a");
+        let (mut watch, receiver) = watch(&[&file]);
+        fs::remove_file(&link).unwrap();
+        std::os::unix::fs::symlink(&two, &link).unwrap();
+        assert_eq!(watch.set([file.as_path()]), BTreeSet::from([link.clone()]));
+        fs::write(two.join("a"), "two").unwrap();
+        next(&receiver, &Touched::Path(file));
+    }
+
+    #[test]
+    fn missed_events_renew_each_watch() {
+        let folder = tempfile::tempdir().unwrap();
+        let file = folder.path().join("a");
+        let (mut watch, receiver) = watch(&[&file]);
+        let rescan = Event::new(EventKind::Other).set_flag(notify::event::Flag::Rescan);
+        report(&rescan, &watch.directories, &|touched| assert_eq!(touched, Touched::Anything));
+        assert_eq!(watch.set([file.as_path()]), BTreeSet::from([folder.path().to_owned()]));
+        fs::write(&file, "one").unwrap();
+        next(&receiver, &Touched::Path(file));
     }
 
     #[test]

@@ -288,8 +288,9 @@ impl Step<'_> {
         Ok(())
     }
 
-    /// Checks that a signed tag names the commit, if the source follows tags and verifies them. Tags come from git
-    /// only, so that another node alone cannot turn a commit into a release.
+    /// Checks that a signed tag names the commit, if the source follows tags and verifies them. At the first contact, a
+    /// tag that is not annotated is enough. Tags come from git only, so that another node alone cannot turn a commit
+    /// into a release.
     fn check_tag(&self) -> Result<(), Unfollowed> {
         let verified = self.source.git.verify.mode != VerifyMode::None;
         if !verified || !matches!(self.source.git.reference, Reference::Tag(_)) {

@@ -34,7 +34,7 @@ use super::{
     settled::SettledPass,
     sources::Sources,
     speech::Speech,
-    waiting::{LackingWait, Retry},
+    waiting::{LackingWait, Retry, TouchPace},
 };
 use crate::{
     config::Settings,
@@ -373,6 +373,7 @@ impl Node {
 
     fn remember_versions(&self, outcome: &mut PassOutcome) {
         let seen = std::mem::take(&mut outcome.watched);
+        self.machine.written.retain(|path| seen.contains_key(path));
         *self.versions.lock().unwrap_or_else(PoisonError::into_inner) = seen;
     }
 
@@ -443,6 +444,7 @@ impl Node {
         self.note_errors();
         let mut next = self.clock.monotonic();
         let mut cause = "start";
+        let mut pace = TouchPace::default();
         // True if the loop has worked since memory was last returned to the system.
         let mut used = true;
         loop {
@@ -464,8 +466,13 @@ impl Node {
                 }
                 self.pass();
                 self.note_errors();
-                self.watch_files(watch.as_mut());
+                pace.pass_ended(self.clock.monotonic());
+                let unseen = self.watch_files(watch.as_mut());
                 next = self.clock.monotonic() + self.patience();
+                // A change that came before its directory was watched has no event.
+                if self.touched(&unseen) {
+                    next = next.min(self.after_touch(&mut pace));
+                }
             }
             alive(&self.state.summary());
             if let Some(due) = self.fleet.due() {
@@ -492,8 +499,11 @@ impl Node {
                 }
             }
             self.note_errors();
-            if self.made_way || wake.check || self.touched(&wake.touched) {
+            if self.made_way || wake.check {
                 (next, cause) = (self.clock.monotonic(), "news");
+            } else if self.touched(&wake.touched) {
+                next = next.min(self.after_touch(&mut pace));
+                cause = "news";
             }
         }
         drop(poller);
@@ -521,11 +531,27 @@ impl Node {
         !away || towpath_coordination::accept::answers(self.store.as_ref())
     }
 
-    fn watch_files(&self, watch: Option<&mut FileWatch>) {
-        if let Some(watch) = watch {
-            let versions = self.versions.lock().unwrap_or_else(PoisonError::into_inner);
-            watch.set(versions.keys().map(PathBuf::as_path));
+    /// Watches the directories of the managed files. Returns the files whose directory was not watched before.
+    fn watch_files(&self, watch: Option<&mut FileWatch>) -> BTreeSet<PathBuf> {
+        let Some(watch) = watch else { return BTreeSet::new() };
+        let versions = self.versions.lock().unwrap_or_else(PoisonError::into_inner);
+        let new = watch.set(versions.keys().map(PathBuf::as_path));
+        versions.keys().filter(|path| path.parent().is_some_and(|folder| new.contains(folder))).cloned().collect()
+    }
+
+    /// Returns the time of the pass that follows a change of a managed file.
+    fn after_touch(&self, pace: &mut TouchPace) -> Instant {
+        let now = self.clock.monotonic();
+        let pause = pace.touched(now);
+        if !pause.is_zero() {
+            tracing::warn!(
+                seconds = pause.as_secs(),
+                "managed files change in each pass, or right after it; the next pass waits: a task, or another program, changes what a task manages"
+            );
         }
+        // The interval is the longest pause.
+        let interval = self.settings.reconcile.interval;
+        now.checked_add(pause.min(interval)).unwrap_or(now)
     }
 
     /// Returns the time to the next pass. It is short while an error keeps the node from following the fleet.

@@ -79,6 +79,39 @@ impl Retry {
     }
 }
 
+/// A change of a managed file within this time after a pass counts as a result of the pass.
+const ECHO: Duration = Duration::from_secs(2);
+
+/// Number of passes in a row that follow such changes at once.
+const AT_ONCE: u32 = 8;
+
+/// The pace of passes that follow changes of managed files. A task that changes a managed file in each pass would
+/// otherwise lead from one pass to the next for ever.
+#[derive(Debug, Clone, Default)]
+pub(super) struct TouchPace {
+    /// Number of passes in a row that each followed a change during or right after the pass before.
+    rounds: u32,
+    /// The end of the last pass.
+    ended: Option<Instant>,
+}
+
+impl TouchPace {
+    /// Notes the end of a pass.
+    pub(super) fn pass_ended(&mut self, now: Instant) {
+        self.ended = Some(now);
+    }
+
+    /// Notes a change of a managed file. Returns the pause before the next pass.
+    pub(super) fn touched(&mut self, now: Instant) -> Duration {
+        let is_echo = self.ended.is_some_and(|ended| now.saturating_duration_since(ended) < ECHO);
+        self.rounds = if is_echo { self.rounds.saturating_add(1) } else { 0 };
+        match self.rounds.saturating_sub(AT_ONCE) {
+            0 => Duration::ZERO,
+            late => Duration::from_secs(1_u64.checked_shl(late).unwrap_or(u64::MAX)),
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use towpath_host::{Clock as _, SystemClock};
@@ -126,6 +159,27 @@ mod tests {
         assert!(!wait.look("a", Lacking::Commit, true, begin + seconds(86_400)), "the node slept meanwhile");
         // The clock of a test may not advance.
         assert!(!wait.look("a", Lacking::Commit, true, begin));
+    }
+
+    #[test]
+    fn pauses_grow_while_each_pass_is_followed_by_a_change() {
+        let mut now = SystemClock.monotonic();
+        let mut pace = TouchPace::default();
+        let mut pauses = Vec::new();
+        for _ in 0..13 {
+            let pause = pace.touched(now);
+            pauses.push(pause.as_secs());
+            now += pause;
+            pace.pass_ended(now);
+            now += Duration::from_millis(5);
+        }
+        assert_eq!(pauses, [0, 0, 0, 0, 0, 0, 0, 0, 0, 2, 4, 8, 16]);
+        // A change that comes later has another cause.
+        now += ECHO;
+        assert_eq!(pace.touched(now), Duration::ZERO);
+        pace.rounds = u32::MAX;
+        pace.pass_ended(now);
+        assert_eq!(pace.touched(now), Duration::from_secs(u64::MAX), "the interval comes first");
     }
 
     #[test]

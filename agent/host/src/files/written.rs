@@ -84,6 +84,11 @@ impl WrittenFiles {
         self.lock().remove(path);
     }
 
+    /// Forgets the files that are no longer managed.
+    pub fn retain(&self, is_managed: impl Fn(&Path) -> bool) {
+        self.lock().retain(|path, _| is_managed(path));
+    }
+
     /// Returns whether a path still is what the agent has put in place. `None` if the agent has not written it since its
     /// last check.
     pub fn is_intact(&self, look: &Look, real: &Path, path: &str) -> Option<bool> {

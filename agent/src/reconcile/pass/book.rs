@@ -1,7 +1,7 @@
 //! One book on one node: its tasks in order, batches of files, handlers, and tasks before and after.
 
 use std::{
-    collections::{BTreeMap, BTreeSet},
+    collections::{BTreeMap, BTreeSet, btree_map::Entry},
     sync::{Arc, Mutex, PoisonError},
     time::Instant,
 };
@@ -502,10 +502,13 @@ impl<'a, 'p> BookRun<'a, 'p> {
         let machine = self.pass.machine;
         for path in ready.options.manages(&context) {
             let real = machine.look.real_path(&path);
-            if !self.pass.plan {
-                machine.written.forget(&real);
+            // The first of several tasks on a file counts: a change between them is not the agent's own.
+            if let Entry::Vacant(unseen) = self.watched.entry(real) {
+                if !self.pass.plan {
+                    machine.written.forget(unseen.key());
+                }
+                unseen.insert(Seen::before_check(&machine.look, &path));
             }
-            self.watched.insert(real, Seen::before_check(&machine.look, &path));
         }
         None
     }

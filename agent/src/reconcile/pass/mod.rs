@@ -258,7 +258,10 @@ pub fn run(pass: &mut Pass<'_>, computed: &mut ComputedCache) -> PassOutcome {
             all.extend(more);
             all
         });
-        outcome.watched.extend(result.watched);
+        // The first of several books that look at a file counts.
+        for (path, seen) in result.watched {
+            outcome.watched.entry(path).or_insert(seen);
+        }
         outcome.facts_read.extend(result.facts_read);
         outcome.disk = outcome.disk.or(result.disk);
         outcome.interrupted |= result.outcome.interrupted;

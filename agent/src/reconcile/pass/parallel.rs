@@ -60,7 +60,9 @@ impl BookRun<'_, '_> {
 
     fn merge(&mut self, part: Self) {
         self.tasks.extend(part.tasks);
-        self.watched.extend(part.watched);
+        for (path, seen) in part.watched {
+            self.watched.entry(path).or_insert(seen);
+        }
         self.managed.extend(part.managed);
         self.unmet.extend(part.unmet);
         self.adopted.append(part.adopted);
