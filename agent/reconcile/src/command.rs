@@ -63,7 +63,7 @@ pub enum Answer {
     Go,
     /// A gate is closed.
     Hold(Gate),
-    /// Whether the run has ended on all nodes.
+    /// True if the run has ended on all nodes.
     Ended(bool),
 }
 
