@@ -300,7 +300,7 @@ fn decisions(common: &Arc<Common>, reader: &Arc<SignedStore>) {
         assert!(found.record.generation > GENERATION, "an older record is followed");
         assert!(found.record.commits.values().all(|id| id.bytes().all(|byte| byte.is_ascii_hexdigit())));
     }
-    assert!(!matches!(accept::told(&found.record, disk()), Standing::NodeClaims) || found.record.generation == GENERATION);
+    assert!(!matches!(accept::told(&found.record, disk()), Standing::Own) || found.record.generation == GENERATION);
     if let Ok(Some(manifest)) = accept::manifest_of(&**reader, &found.record) {
         assert_eq!(manifest.digest(), found.record.manifest, "a manifest of another digest is read");
     }
@@ -344,7 +344,7 @@ fn decisions(common: &Arc<Common>, reader: &Arc<SignedStore>) {
         if let Ok(Election::Results(results)) = fleet.elect(errand, false, 1) {
             let _ = fleet.open(errand, &results);
         }
-        let _ = fleet.see_to(&spec);
+        let _ = fleet.run_maintenance(&spec);
     }
     every_record(common, reader);
 }
