@@ -83,7 +83,10 @@ fn under_hold_the_others_wait_for_a_node_that_died_in_its_slot() {
     std::thread::sleep(Duration::from_secs(40));
     assert_eq!(seen(&fleet, "begin1").len(), 1, "somebody was let in: {:?}", fleet.happened());
     let other = &fleet.nodes[(dead + 1) % 3];
-    assert!(held(other).contains(&format!("taken, by n{dead}")), "{}", held(other));
+    assert!(held(other).contains(&format!("held by n{dead} ")), "{}", held(other));
+    let rollouts = other.ask(&["rollouts"]).unwrap();
+    assert_eq!(rollouts[0]["holding"][0]["liveness"], "lost", "{rollouts:#}");
+    assert!(rollouts.to_string().contains(&format!("Start n{dead}, or remove it from git")), "{rollouts:#}");
     let nodes = other.ask(&["nodes"]).unwrap();
     assert_eq!(nodes[dead]["liveness"], "lost", "{nodes:#}");
     fleet.begin(dead);
@@ -163,7 +166,11 @@ spec:
     assert_eq!(seen(&fleet, "begin2").len(), 1, "{:?}", fleet.happened());
     let broken = seen(&fleet, "begin2").remove(0);
     let waiting = fleet.nodes.iter().find(|node| node.name != broken).unwrap();
-    wait_until(Duration::from_secs(30), || held(waiting).contains(&format!("{broken} failed")), || held(waiting));
+    wait_until(
+        Duration::from_secs(30),
+        || held(waiting).contains(&format!("failed nodes {broken} (")),
+        || held(waiting),
+    );
     // The fix is another definition. It goes first to the failed node, then to all.
     let fixed = fleet.publish(&book(&fleet, "{serialize: {count: 1}}", 3));
     fleet.wait_for(&fixed, 90);

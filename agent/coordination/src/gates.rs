@@ -2,30 +2,110 @@
 
 use std::fmt;
 
+use crate::store::StoreError;
+
+/// The reasons of all gates, as `status` shows them.
+const REASONS: [&str; 10] = [
+    "Window",
+    "Suspended",
+    "Slot",
+    "Wave",
+    "Barrier",
+    "Budget",
+    "Dependency",
+    "StoreUnreachable",
+    "AgentTooOld",
+    "Uncoordinated",
+];
+
 /// A condition that blocks a change.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Gate {
     /// The reason as `status` shows it: Window, Suspended, Slot …
     pub reason: &'static str,
-    /// The event that opens the gate.
+    /// The thing that is waited for, and the event that ends the wait.
     pub opens: String,
+    /// The time since which the gate is closed, in milliseconds since 1970. `None` if it is not known.
+    pub since: Option<i64>,
+    /// The action by which an administrator opens the gate. `None` if nothing but time is needed.
+    pub action: Option<String>,
+    /// True if the data store shows the gate to every node. False if only this node knows it.
+    pub is_shared: bool,
+}
+
+impl Gate {
+    /// Creates a gate that only this node knows.
+    pub fn new(reason: &'static str, opens: impl Into<String>) -> Self {
+        Self { reason, opens: opens.into(), since: None, action: None, is_shared: false }
+    }
+
+    /// Creates a gate that the data store shows to every node.
+    pub fn shared(reason: &'static str, opens: impl Into<String>) -> Self {
+        Self { is_shared: true, ..Self::new(reason, opens) }
+    }
+
+    /// Creates the gate of a data store that does not answer.
+    pub fn unreachable(error: &StoreError) -> Self {
+        let opens = format!(
+            "{error}; rollouts are paused and resume when the data store answers. Content drift is still corrected"
+        );
+        Self::shared("StoreUnreachable", opens)
+    }
+
+    /// Sets the time since which the gate is closed.
+    #[must_use]
+    pub fn since(self, since: Option<i64>) -> Self {
+        Self { since, ..self }
+    }
+
+    /// Sets the action by which an administrator opens the gate.
+    #[must_use]
+    pub fn action(self, action: impl Into<String>) -> Self {
+        Self { action: Some(action.into()), ..self }
+    }
+
+    /// Returns the message for people: what is waited for, and the action.
+    pub fn message(&self) -> String {
+        match &self.action {
+            Some(action) => format!("{}. {action}", self.opens),
+            None => self.opens.clone(),
+        }
+    }
 }
 
 impl fmt::Display for Gate {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}: {}", self.reason, self.opens)
+        write!(f, "{}: {}", self.reason, self.message())
     }
+}
+
+/// Returns the reason with a name. Another agent may have a reason that this one lacks: it counts as a dependency.
+pub fn reason_named(name: &str) -> &'static str {
+    REASONS.into_iter().find(|reason| *reason == name).unwrap_or("Dependency")
 }
 
 /// The inputs of the evaluation.
 #[derive(Debug, Clone, Default)]
 pub struct Gates {
-    /// Announced pauses: a reason and an end. Unit: seconds since 1970.
-    pub suspended: Vec<(String, i64)>,
+    /// Announced pauses.
+    pub suspended: Vec<Suspension>,
     /// The time of the evaluation. Unit: seconds since 1970.
     pub now: i64,
     /// Dependencies that are not yet applied.
     pub dependencies: Vec<String>,
+    /// Gates that are closed for a reason of their own, such as a data store that does not answer.
+    pub closed: Vec<Gate>,
+}
+
+/// An announced pause.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Suspension {
+    /// The reason as written.
+    pub reason: String,
+    /// The end as written.
+    pub until: String,
+    /// The end. Unit: seconds since 1970.
+    pub ends: i64,
 }
 
 /// The proof that all gates are open. Only [`Gates::pass`] creates one.
@@ -42,12 +122,15 @@ impl Gates {
     /// All gates that are closed.
     pub fn pass(&self) -> Result<Permit, Vec<Gate>> {
         let mut closed: Vec<Gate> = Vec::new();
-        for (reason, _) in self.suspended.iter().filter(|(_, until)| *until > self.now) {
-            closed.push(Gate { reason: "Suspended", opens: reason.clone() });
+        for pause in self.suspended.iter().filter(|pause| pause.ends > self.now) {
+            let opens = format!("suspended ({}); continues at {}", pause.reason, pause.until);
+            closed.push(Gate::new("Suspended", opens).action("Remove `suspend` from git to continue earlier"));
         }
         for dependency in &self.dependencies {
-            closed.push(Gate { reason: "Dependency", opens: format!("{dependency} must be applied first") });
+            let opens = format!("waiting for {dependency}; continues when it is applied");
+            closed.push(Gate::new("Dependency", opens));
         }
+        closed.extend(self.closed.iter().cloned());
         if closed.is_empty() { Ok(Permit { _private: () }) } else { Err(closed) }
     }
 }
@@ -59,12 +142,20 @@ mod tests {
     #[test]
     fn gates_combine() {
         assert!(Gates::default().pass().is_ok());
+        let pause = |reason: &str, ends| Suspension { reason: reason.into(), ends, ..Suspension::default() };
         let gates = Gates {
-            suspended: vec![("audit".into(), 10), ("over".into(), 3)],
+            suspended: vec![pause("audit", 10), pause("over", 3)],
             now: 5,
             dependencies: vec!["a/b".into()],
+            closed: vec![Gate::unreachable(&StoreError::LeaseGone)],
         };
         let closed = gates.pass().unwrap_err();
-        assert_eq!(closed.iter().map(|gate| gate.reason).collect::<Vec<_>>(), ["Suspended", "Dependency"]);
+        let reasons: Vec<_> = closed.iter().map(|gate| gate.reason).collect();
+        assert_eq!(reasons, ["Suspended", "Dependency", "StoreUnreachable"]);
+    }
+
+    #[test]
+    fn reason_of_a_newer_agent_is_a_dependency() {
+        assert_eq!((reason_named("Window"), reason_named("Moon")), ("Window", "Dependency"));
     }
 }

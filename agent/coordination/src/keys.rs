@@ -421,6 +421,11 @@ pub fn elected(book: &str, task: &str, node: &str) -> String {
     Key::Elected { book, task: task.into(), node }.to_string()
 }
 
+/// Returns the prefix of the election records of all tasks of a book.
+pub fn book_elections(book: &str) -> String {
+    format!("book/elect/{book}/")
+}
+
 /// Returns the prefix of the records of all nodes that were elected for a task.
 pub fn all_elected(book: &str, task: &str) -> String {
     format!("book/elect/{book}/{}/", escaped(task))

@@ -4,6 +4,7 @@
 //! crate does not know the contents of a revision, nor how a change is made.
 
 pub mod accept;
+mod explain;
 pub mod fleet;
 pub mod gates;
 pub mod gossip;
@@ -14,6 +15,7 @@ pub mod store;
 pub mod windows;
 
 pub use accept::{Accepted, Candidate};
-pub use gates::{Gate, Gates, Permit};
+pub use explain::{FailedNode, Holder, Liveness, NodeReport, Rollout, WrittenOff};
+pub use gates::{Gate, Gates, Permit, Suspension, reason_named};
 pub use store::{Store, local::LocalStore};
 pub use windows::{Window, Windows};

@@ -133,16 +133,19 @@ impl Windows {
                 Err(_) => {}
             }
         }
-        let opens = match next {
-            Some((opens, window)) => format!(
-                "the next maintenance window opens at {} ({} in {})",
+        let Some((opens, window)) = next else {
+            let never = "waiting for a maintenance window, but no window of this node ever opens";
+            return Err(Gate::new("Window", never).action("Correct `maintenanceWindows` in git"));
+        };
+        Err(Gate::new(
+            "Window",
+            format!(
+                "waiting for a maintenance window; the next one opens at {} ({} in {})",
                 opens.format("%Y-%m-%dT%H:%M:%SZ"),
                 window.zone.local(opens).format("%a %H:%M"),
                 window.zone.name
             ),
-            None => "no maintenance window of this node ever opens".to_owned(),
-        };
-        Err(Gate { reason: "Window", opens })
+        ))
     }
 
     /// Returns whether changes that have begun may continue after a window ends. Every window must allow it.

@@ -1,6 +1,7 @@
 //! `towpath nodes`, `objects`, `runs` and `rollouts`.
 
 use clap::Args;
+use towpath_proto::v1alpha as pb;
 
 use super::{Connection, Output, block_on, exit::Failure, output};
 use crate::serve::Client;
@@ -100,31 +101,45 @@ impl List {
 
     async fn rollouts(&self, client: &Client) -> Result<u8, Failure> {
         let rollouts = client.rollouts().await?;
-        output::print(self.output.output, &rollouts, || {
-            let rows: Vec<Vec<String>> = rollouts
-                .iter()
-                .map(|rollout| {
-                    let holding: Vec<&str> = rollout.holding.iter().map(|holding| holding.node.as_str()).collect();
-                    vec![
-                        rollout.run.clone(),
-                        rollout.phase.clone(),
-                        format!("{}/{}", rollout.done, rollout.total),
-                        if holding.is_empty() { "-".into() } else { holding.join(", ") },
-                        if rollout.failed.is_empty() { "-".into() } else { rollout.failed.join(", ") },
-                    ]
-                })
-                .collect();
-            let mut text = output::table(&["RUN", "PHASE", "DONE", "HOLDING", "FAILED"], &rows);
-            for rollout in &rollouts {
-                for blocked in &rollout.blocked_by {
-                    text.push_str(&format!("\n{} waits ({}): {}", rollout.run, blocked.gate, blocked.opens));
-                }
-            }
-            if rollouts.iter().any(|rollout| !rollout.blocked_by.is_empty()) {
-                text.push('\n');
-            }
-            text
-        })?;
+        output::print(self.output.output, &rollouts, || rollouts_text(&rollouts))?;
         Ok(0)
     }
+}
+
+fn rollouts_text(rollouts: &[pb::RolloutSummary]) -> String {
+    let listed = |names: Vec<String>| if names.is_empty() { "-".to_owned() } else { names.join(", ") };
+    let row = |rollout: &pb::RolloutSummary| {
+        let holder = |holding: &pb::Holding| match holding.liveness.as_str() {
+            "alive" => holding.node.clone(),
+            liveness => format!("{} ({liveness})", holding.node),
+        };
+        vec![
+            rollout.run.clone(),
+            rollout.phase.clone(),
+            format!("{}/{}", rollout.segment, rollout.segments),
+            format!("{}/{}", rollout.wave, rollout.waves),
+            format!("{}/{}", rollout.done, rollout.total),
+            listed(rollout.holding.iter().map(holder).collect()),
+            listed(rollout.waiting.clone()),
+            listed(rollout.skipped.clone()),
+            listed(rollout.failed.iter().map(|failed| failed.node.clone()).collect()),
+        ]
+    };
+    let rows: Vec<Vec<String>> = rollouts.iter().map(row).collect();
+    let head = ["RUN", "PHASE", "SEGMENT", "WAVE", "DONE", "HOLDING", "WAITING", "SKIPPED", "FAILED"];
+    let mut text = output::table(&head, &rows);
+    for rollout in rollouts {
+        for failed in &rollout.failed {
+            text.push_str(&format!("\n{} failed on {}: {}", rollout.run, failed.node, failed.message));
+        }
+        for blocked in &rollout.blocked_by {
+            let since = blocked.since.as_ref().map_or_else(String::new, |since| format!(", since {since}"));
+            let action = blocked.action.as_ref().map_or_else(String::new, |action| format!(". {action}"));
+            text.push_str(&format!("\n{} ({}{since}): {}{action}", rollout.run, blocked.gate, blocked.opens));
+        }
+    }
+    if rollouts.iter().any(|rollout| !rollout.blocked_by.is_empty() || !rollout.failed.is_empty()) {
+        text.push('\n');
+    }
+    text
 }

@@ -26,8 +26,8 @@ pub struct State {
     pub troubles: BTreeMap<String, Trouble>,
     /// Problems that need a commit, by subject.
     pub stalls: BTreeMap<String, Trouble>,
-    /// Reasons that hold changes back.
-    pub holds: BTreeMap<String, Trouble>,
+    /// Reasons that hold changes back, by subject and reason.
+    pub holds: BTreeMap<String, Hold>,
     /// Books that ask for more coordination than the data store provides.
     pub uncoordinated: Vec<String>,
     /// The reason and the status of each condition, with the time of the last change.
@@ -55,6 +55,37 @@ impl Trouble {
     /// Creates a trouble.
     pub fn new(reason: &str, message: impl Into<String>) -> Self {
         Self { reason: reason.to_owned(), message: message.into() }
+    }
+}
+
+/// A reason that holds back the changes of a book, or of one of its tasks.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Hold {
+    /// The book: `namespace/name`.
+    pub book: String,
+    /// The run of the book. Empty for a book without one.
+    pub run: String,
+    /// The book, or the task: `namespace/name/task`.
+    pub subject: String,
+    /// The reason, in one word.
+    pub reason: String,
+    /// The thing that is waited for, and the event that ends the wait.
+    pub opens: String,
+    /// The action by which an administrator ends the wait.
+    pub action: Option<String>,
+    /// True if the data store shows the reason to every node.
+    pub is_shared: bool,
+    /// The time since which the reason exists, in milliseconds since 1970. It is not older than the run.
+    pub since: i64,
+}
+
+impl Hold {
+    fn message(&self) -> String {
+        match &self.action {
+            Some(action) => format!("{}: {}. {action}", self.subject, self.opens),
+            None => format!("{}: {}", self.subject, self.opens),
+        }
     }
 }
 
@@ -86,8 +117,8 @@ pub struct Passed {
     pub worst: Outcome,
     /// The failed tasks, as one message.
     pub failed: Option<String>,
-    /// The messages of closed gates and of held tasks, by reason.
-    pub held: BTreeMap<String, String>,
+    /// The closed gates and the held tasks, in the order of the books. The time of each is set by the state.
+    pub held: Vec<Hold>,
     /// A full or read-only disk.
     pub disk: Option<Trouble>,
     /// True if the pass was preempted.
@@ -182,13 +213,26 @@ fn lower(reason: &str) -> String {
     text
 }
 
+/// Returns the holds of a pass. A hold that the last pass had, for the same run, keeps its time.
+fn holds(before: &BTreeMap<String, Hold>, held: Vec<Hold>, now: i64) -> BTreeMap<String, Hold> {
+    let mut holds: BTreeMap<String, Hold> = BTreeMap::new();
+    for hold in held {
+        // A book may be held twice for one reason, such as two suspensions.
+        let key = |number: usize| format!("{} {} {number}", hold.subject, hold.reason);
+        let key = (0..).map(key).find(|key| !holds.contains_key(key)).unwrap_or_default();
+        let known = before.get(&key).filter(|known| known.run == hold.run && known.since <= now);
+        let since = known.map_or(now, |known| known.since);
+        holds.insert(key, Hold { since, ..hold });
+    }
+    holds
+}
+
 fn pass(state: &mut State, passed: Passed, told: &mut Vec<(String, bool, Trouble)>) {
     state.attempting &= passed.interrupted;
     note(&mut state.troubles, "disk", passed.disk.clone(), "disk", told);
     let failed = passed.failed.filter(|_| passed.disk.is_none()).map(|message| Trouble::new("TaskFailed", message));
     note(&mut state.stalls, "tasks", failed, "task", told);
-    state.holds =
-        passed.held.into_iter().map(|(reason, message)| (reason.clone(), Trouble { reason, message })).collect();
+    state.holds = holds(&state.holds, passed.held, state.looked);
     state.uncoordinated = passed.uncoordinated;
     // The clock trouble ends with the second pass after the jump: by then the new time has done no harm.
     if state.troubles.contains_key("clock") {
@@ -248,7 +292,10 @@ impl State {
             conditions: current(self)
                 .into_iter()
                 .map(|condition| {
-                    let since = self.since.get(&condition.r#type).map_or(self.looked, |(_, _, since)| *since);
+                    let changed = self.since.get(&condition.r#type).map_or(self.looked, |(_, _, since)| *since);
+                    let held = self.holds.values().map(|hold| hold.since).min();
+                    let is_held = condition.r#type == "Held" && condition.status;
+                    let since = held.filter(|_| is_held).unwrap_or(changed);
                     let message = match &at_work {
                         Some(what) if condition.r#type == "Reconciling" => match condition.reason.as_str() {
                             "Settled" => format!("at work: {what}"),
@@ -263,6 +310,18 @@ impl State {
             ..pb::NodeStatus::default()
         }
     }
+}
+
+/// Returns the messages of all holds. The reasons are named where they differ.
+fn all_holds(holds: &BTreeMap<String, Hold>) -> String {
+    let mut reasons = holds.values().map(|hold| &hold.reason);
+    let first = reasons.next();
+    let differ = reasons.any(|reason| Some(reason) != first);
+    let message = |hold: &Hold| match differ {
+        true => format!("{} {}", hold.reason, hold.message()),
+        false => hold.message(),
+    };
+    holds.values().map(message).collect::<Vec<_>>().join("; ")
 }
 
 /// Returns all conditions, true or false.
@@ -306,7 +365,7 @@ fn current(state: &State) -> Vec<pb::Condition> {
         None => conditions.push(condition("Stalled", false, "None", "nothing needs a commit".into())),
     }
     match state.holds.values().next() {
-        Some(hold) => conditions.push(condition("Held", true, &hold.reason, all(&state.holds))),
+        Some(hold) => conditions.push(condition("Held", true, &hold.reason, all_holds(&state.holds))),
         None if !state.uncoordinated.is_empty() => {
             let message = format!(
                 "{} asked for slots, waves or barriers, but dataStore is local: this node waits for no other",
@@ -337,11 +396,53 @@ mod tests {
         Passed {
             worst,
             failed: (worst == Outcome::Failed).then(|| "it failed".into()),
-            held: BTreeMap::new(),
+            held: Vec::new(),
             disk: None,
             interrupted: false,
             uncoordinated: Vec::new(),
         }
+    }
+
+    fn hold(book: &str, reason: &str, opens: &str) -> Hold {
+        let (book, subject) = (book.to_owned(), book.to_owned());
+        Hold { book, subject, reason: reason.into(), opens: opens.into(), ..Hold::default() }
+    }
+
+    fn held(holds: Vec<Hold>) -> Input {
+        Input::Passed(Passed { held: holds, ..passed(Outcome::Held) })
+    }
+
+    fn held_message(state: &State) -> String {
+        state.status("n", "c", Vec::new(), None).conditions.pop().unwrap().message
+    }
+
+    fn held_since(state: &State) -> String {
+        state.status("n", "c", Vec::new(), None).conditions.pop().unwrap().since
+    }
+
+    #[test]
+    fn held_condition_keeps_every_reason_and_message() {
+        let holds =
+            vec![hold("a/b", "Suspended", "one"), hold("a/b", "Suspended", "two"), hold("a/c", "Suspended", "x")];
+        let (state, _) = run(vec![accepted(1), Input::Began, held(holds)]);
+        let all_of = |message: &str, texts: &[&str]| texts.iter().all(|text| message.contains(text));
+        let message = held_message(&state);
+        assert!(all_of(&message, &["a/b: one", "a/b: two", "a/c: x"]) && !message.contains("Suspended"), "{message}");
+        let slot = Hold { action: Some("Act".into()), ..hold("a/d", "Slot", "three") };
+        let (state, _) = run(vec![accepted(1), Input::Began, held(vec![hold("a/b", "Window", "one"), slot])]);
+        let message = held_message(&state);
+        assert!(all_of(&message, &["Window a/b: one", "Slot a/d: three. Act"]), "{message}");
+    }
+
+    #[test]
+    fn held_condition_is_not_older_than_the_run() {
+        let of_run = |run: &str| Hold { run: run.into(), ..hold("a/b", "Slot", "x") };
+        let (state, _) =
+            run(vec![Input::Looked(1_000), accepted(1), held(vec![of_run("a/b@1")]), Input::Looked(9_000)]);
+        let (state, _) = step(state, held(vec![of_run("a/b@1")]));
+        assert_eq!(held_since(&state), rfc3339(1_000), "the same hold");
+        let (state, _) = step(state, held(vec![of_run("a/b@2")]));
+        assert_eq!(held_since(&state), rfc3339(9_000), "the hold of the next run");
     }
 
     fn run(inputs: Vec<Input>) -> (State, Vec<(String, bool)>) {
@@ -394,10 +495,7 @@ mod tests {
 
     #[test]
     fn revision_after_a_failed_or_held_one_is_progressing_until_its_pass_ends() {
-        let held = Passed {
-            held: BTreeMap::from([("Window".to_owned(), "it is closed".to_owned())]),
-            ..passed(Outcome::Held)
-        };
+        let held = Passed { held: vec![hold("a/b", "Window", "it is closed")], ..passed(Outcome::Held) };
         for earlier in [passed(Outcome::Failed), held] {
             let (state, _) = run(vec![accepted(1), Input::Began, Input::Passed(earlier.clone())]);
             assert_eq!(reasons(&state)[1].2, "Settled");

@@ -65,7 +65,7 @@ impl Node {
         };
         if let Err(error) = self.fleet.answer(spec_of) {
             self.fleet.look_soon();
-            tracing::warn!(%error, "who has asked for the key of a result can't be answered yet");
+            tracing::warn!(%error, "cannot answer requests for the key of a result; retrying");
         }
     }
 
@@ -75,11 +75,13 @@ impl Node {
             return;
         }
         match pass::republish_claims(&self.machine, &self.journal, &self.fleet, revision) {
-            Ok(true) => tracing::info!("the data store had gone back, and this node has said anew what it holds"),
+            Ok(true) => {
+                tracing::info!("the data store was restored from a backup; republished the claims of this node")
+            }
             Ok(false) => {}
             Err(error) => {
                 self.fleet.look_soon();
-                tracing::warn!(%error, "this node can't say anew yet what it holds");
+                tracing::warn!(%error, "cannot republish the claims of this node; retrying");
             }
         }
     }
@@ -128,10 +130,10 @@ impl Node {
         let (reason, rest) = match error {
             AcceptError::Store(_) | AcceptError::Unwritable(_) => (
                 "StoreUnreachable",
-                "drift of content is corrected on the accepted revision, what needs agreement is held until it answers",
+                "rollouts are paused; they resume when the data store answers. Content drift is still corrected",
             ),
             AcceptError::TooOld(_) | AcceptError::OtherOrigin { .. } | AcceptError::Weaker { .. } => {
-                ("Refused", "until then this node accepts nothing, and its last good revision goes on")
+                ("Refused", "this node accepts no revision and keeps applying its last good one")
             }
         };
         self.step(Input::Own("store", Some(Trouble::new(reason, format!("{error}; {rest}")))));

@@ -8,15 +8,18 @@ use std::{
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 use towpath_coordination::{
-    Gate,
+    Gate, NodeReport, Rollout,
+    fleet::Fleet,
     gossip::{Gossip, core::Liveness},
-    keys,
+    keys, reason_named,
 };
 use towpath_git::Mirror;
 use towpath_host::clock::rfc3339;
 use towpath_proto::v1alpha as pb;
+use towpath_render::objects::task::Book;
 
 use super::{
+    conditions::State,
     handle::{Handle, NoAnswer},
     node::Node,
     pass::Other,
@@ -31,17 +34,30 @@ pub(super) struct Shown {
     generation: u64,
     ready: bool,
     version: String,
+    /// The generation that the node has loaded.
+    accepted: u64,
+    /// The gates that only the node knows, by book.
+    held: BTreeMap<String, Vec<ShownGate>>,
+}
+
+impl Shown {
+    /// Returns the state as other nodes see it.
+    fn of(state: &State) -> Self {
+        Self {
+            generation: state.applied.as_ref().map_or(0, |applied| applied.generation),
+            ready: state.is_applied(),
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+            accepted: state.accepted.generation,
+            held: shown_gates(state),
+        }
+    }
 }
 
 impl Node {
     /// Publishes the state of this node and its shared facts, if either has changed.
     pub(super) fn show_others(&mut self) {
         let Some(revision) = self.revision.clone().filter(|_| self.store.shared()) else { return };
-        let shown = Shown {
-            generation: self.state.applied.as_ref().map_or(0, |applied| applied.generation),
-            ready: self.state.is_applied(),
-            version: env!("CARGO_PKG_VERSION").to_owned(),
-        };
+        let shown = Shown::of(&self.state);
         let facts = revision.reads_nodes().then(|| shared(&self.handle.facts(), &revision.shared_facts()));
         let told = (shown.clone(), facts.clone());
         if self.told_others.as_ref() == Some(&told) {
@@ -56,7 +72,7 @@ impl Node {
         }
         match done {
             Ok(()) => self.told_others = Some(told),
-            Err(error) => tracing::debug!(%error, "the others can't be told how this node is"),
+            Err(error) => tracing::debug!(%error, "cannot publish the state of this node"),
         }
     }
 }
@@ -192,12 +208,7 @@ impl Handle {
             let mine = name == self.shared.node;
             let told: Option<Shown> = states.get(name).and_then(|told| serde_json::from_slice(told).ok());
             let opinions = self.opinions(name, alive.as_ref(), joined);
-            let own = Shown {
-                generation: state.applied.as_ref().map_or(0, |applied| applied.generation),
-                ready: state.is_applied(),
-                version: env!("CARGO_PKG_VERSION").to_owned(),
-            };
-            let shown = if mine { Some(own) } else { told };
+            let shown = if mine { Some(Shown::of(&state)) } else { told };
             pb::NodeSummary {
                 name: name.to_owned(),
                 labels,
@@ -221,39 +232,114 @@ impl Handle {
         nodes.sort_by(|a, b| a.name.cmp(&b.name));
         nodes
     }
+}
 
-    /// Returns the progress of the coordinated books.
+/// The most gates that a node publishes, and the longest of their messages in characters.
+const GATES: usize = 16;
+const MESSAGE: usize = 300;
+
+/// A gate that a node publishes for other nodes.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+struct ShownGate {
+    gate: String,
+    since: Option<i64>,
+    opens: String,
+    action: Option<String>,
+}
+
+impl ShownGate {
+    fn read(self) -> Gate {
+        Gate { since: self.since, action: self.action, ..Gate::new(reason_named(&self.gate), self.opens) }
+    }
+}
+
+/// Returns the gates of a node that the data store does not show, by book.
+fn shown_gates(state: &State) -> BTreeMap<String, Vec<ShownGate>> {
+    let mut shown: BTreeMap<String, Vec<ShownGate>> = BTreeMap::new();
+    for hold in state.holds.values().filter(|hold| !hold.is_shared && !hold.book.is_empty()).take(GATES) {
+        shown.entry(hold.book.clone()).or_default().push(ShownGate {
+            gate: hold.reason.clone(),
+            since: Some(hold.since),
+            opens: hold.opens.chars().take(MESSAGE).collect(),
+            action: hold.action.clone(),
+        });
+    }
+    shown
+}
+
+impl Handle {
+    /// Returns the state of the coordinated books.
     ///
     /// # Errors
-    /// If there is no revision, or the data store does not answer.
+    /// If there is no revision.
     pub fn rollouts(&self) -> Result<Vec<pb::RolloutSummary>, NoAnswer> {
         let revision: Arc<Revision> = self.revision()?;
         let Some(fleet) = &self.shared.fleet else { return Ok(Vec::new()) };
+        let alive = fleet.alive().ok();
+        let joined = fleet.joined().unwrap_or_default();
+        let liveness = |node: &str| self.opinions(node, alive.as_ref(), &joined).liveness();
+        let states = self.states(fleet);
         let mut rollouts = Vec::new();
         for book in revision.set.books.values() {
             let Some(run) = Run::of(&revision.set, revision.generation, &revision.manifest, book) else { continue };
-            let stands = fleet.rollout(&run.spec).map_err(|error| NoAnswer(error.to_string()))?;
-            let since = stands.opened.map(rfc3339);
-            let blocked =
-                |gate: Gate| pb::BlockedBy { gate: gate.reason.to_owned(), since: since.clone(), opens: gate.opens };
-            rollouts.push(pb::RolloutSummary {
-                namespace: book.namespace.clone(),
-                name: book.name.clone(),
-                run: run.spec.run.clone(),
-                generation: revision.generation,
-                phase: stands.phase.to_owned(),
-                total: stands.total,
-                done: stands.done,
-                failed: stands.failed,
-                holding: stands
-                    .holding
-                    .into_iter()
-                    .map(|(node, since)| pb::Holding { node, since: since.map(rfc3339) })
-                    .collect(),
-                waiting: stands.waiting,
-                blocked_by: stands.blocked.into_iter().map(blocked).collect(),
-            });
+            let reports = reports(&states, &book.id());
+            let rollout = fleet.rollout(&run.budgets(), &liveness, &reports);
+            rollouts.push(summary(book, &run.spec.run, revision.generation, rollout));
         }
         Ok(rollouts)
+    }
+
+    /// Returns the published states of all nodes, and the present one of this node.
+    fn states(&self, fleet: &Fleet) -> BTreeMap<String, Shown> {
+        let rows = fleet.rows(keys::ALL_STATES).unwrap_or_default();
+        let read = |(node, row): (String, Vec<u8>)| Some((node, serde_json::from_slice(&row).ok()?));
+        let mut states: BTreeMap<String, Shown> = rows.into_iter().filter_map(read).collect();
+        states.insert(self.shared.node.clone(), Shown::of(&self.lock().state));
+        states
+    }
+}
+
+/// Returns the published states as far as they matter to a book.
+fn reports(states: &BTreeMap<String, Shown>, book: &str) -> BTreeMap<String, NodeReport> {
+    let report = |(node, shown): (&String, &Shown)| {
+        let gates = shown.held.get(book).into_iter().flatten().cloned().map(ShownGate::read).collect();
+        (node.clone(), NodeReport { generation: shown.accepted, gates })
+    };
+    states.iter().map(report).collect()
+}
+
+fn summary(book: &Book, run: &str, generation: u64, rollout: Rollout) -> pb::RolloutSummary {
+    let blocked = |gate: Gate| pb::BlockedBy {
+        gate: gate.reason.to_owned(),
+        since: gate.since.map(rfc3339),
+        opens: gate.opens,
+        action: gate.action,
+    };
+    let failed = rollout.failed.into_iter();
+    let holding = rollout.holding.into_iter();
+    pb::RolloutSummary {
+        namespace: book.namespace.clone(),
+        name: book.name.clone(),
+        run: run.to_owned(),
+        generation,
+        phase: rollout.phase.to_owned(),
+        segment: rollout.segment,
+        segments: rollout.segments,
+        wave: rollout.wave,
+        waves: rollout.waves,
+        total: rollout.total,
+        done: rollout.done,
+        skipped: rollout.skipped,
+        failed: failed.map(|failed| pb::FailedNode { node: failed.node, message: failed.message }).collect(),
+        holding: holding
+            .map(|holder| pb::Holding {
+                node: holder.node,
+                since: holder.since.map(rfc3339),
+                liveness: holder.liveness.to_owned(),
+            })
+            .collect(),
+        waiting: rollout.waiting,
+        blocked_by: rollout.blocked.into_iter().map(blocked).collect(),
     }
 }

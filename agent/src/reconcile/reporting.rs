@@ -1,12 +1,10 @@
 //! Reports of a pass: the state, the runs, the events and the log.
 
-use std::collections::BTreeMap;
-
 use towpath_proto::v1alpha as pb;
 use towpath_state::{BookId, Changes, Intent, RunId, RunRecord, kinds};
 
 use super::{
-    conditions::{Input, Passed, Trouble},
+    conditions::{Hold, Input, Passed, Trouble},
     node::Node,
     pass::{self, BookStatuses, Outcome, PassOutcome},
     revision::Revision,
@@ -27,20 +25,7 @@ impl Node {
                 failed.map(move |task| said(book, task))
             })
             .collect();
-        let mut held = BTreeMap::new();
-        for book in &outcome.books {
-            for gate in &book.held {
-                held.insert(gate.reason.to_owned(), format!("{}/{}: {}", book.namespace, book.name, gate.opens));
-            }
-            // A task that waits for a gate of its book has no reason of its own.
-            let own = |task: &&pass::TaskOutcome| {
-                task.outcome == Outcome::Held && (book.held.is_empty() || task.module == "prune")
-            };
-            for task in book.tasks.iter().filter(own) {
-                let reason = if task.module == "prune" { "Budget" } else { "Dependency" };
-                held.insert(reason.into(), said(book, task));
-            }
-        }
+        let held = outcome.books.iter().flat_map(|book| holds(revision, book)).collect();
         let disk = outcome.disk.as_ref().map(|(disk, message)| {
             let reason = match disk {
                 towpath_modules::Disk::Full => "DiskFull",
@@ -108,6 +93,7 @@ impl Node {
 
     /// Logs the outcomes of tasks and records their events.
     fn announce(&self, outcome: &PassOutcome) {
+        self.announce_write_offs();
         for book in &outcome.books {
             for task in &book.tasks {
                 let name = format!("{}/{}/{}", book.namespace, book.name, task.name);
@@ -129,6 +115,24 @@ impl Node {
         }
     }
 
+    /// Records an event for each node that this node has written off.
+    fn announce_write_offs(&self) {
+        for written_off in self.fleet.take_written_off() {
+            tracing::warn!(book = written_off.book, node = written_off.node, "wrote off a lost node");
+            let told = Told {
+                namespace: written_off.book.split('/').next().unwrap_or_default().to_owned(),
+                kind: "rollout.node-written-off".to_owned(),
+                firing: None,
+                reason: Some("Lost".to_owned()),
+                object: Some(format!("TaskBook/{}", written_off.book)),
+                message: written_off.message,
+            };
+            if let Err(error) = self.handle.events().tell(self.clock.wall(), told) {
+                tracing::warn!(%error, "cannot record an event");
+            }
+        }
+    }
+
     fn told(&self, book: &pass::BookOutcome, task: &pass::TaskOutcome, kind: &str) {
         let told = Told {
             namespace: book.namespace.clone(),
@@ -142,6 +146,31 @@ impl Node {
             tracing::warn!(%error, "an event can't be kept");
         }
     }
+}
+
+/// Returns the closed gates of a book, and its held tasks.
+fn holds(revision: &Revision, book: &pass::BookOutcome) -> Vec<Hold> {
+    let id = format!("{}/{}", book.namespace, book.name);
+    let run = revision.manifest.books.get(&id).map_or_else(String::new, |entry| format!("{id}@{}", entry.since));
+    let hold = Hold { book: id.clone(), run, ..Hold::default() };
+    let gates = book.held.iter().map(|gate| Hold {
+        subject: id.clone(),
+        reason: gate.reason.to_owned(),
+        opens: gate.opens.clone(),
+        action: gate.action.clone(),
+        is_shared: gate.is_shared,
+        ..hold.clone()
+    });
+    // A task that waits for a gate of its book has no reason of its own.
+    let own =
+        |task: &&pass::TaskOutcome| task.outcome == Outcome::Held && (book.held.is_empty() || task.module == "prune");
+    let tasks = book.tasks.iter().filter(own).map(|task| Hold {
+        subject: format!("{id}/{}", task.name),
+        reason: if task.module == "prune" { "Budget" } else { "Dependency" }.to_owned(),
+        opens: task.message.clone().unwrap_or_default(),
+        ..hold.clone()
+    });
+    gates.chain(tasks).collect()
 }
 
 /// Returns the full name of a task with its message.

@@ -89,6 +89,11 @@ impl Run {
         Some(Self { spec, segments, own })
     }
 
+    /// Returns the run with each of its budgets: first the budget of the book.
+    pub(super) fn budgets(&self) -> Vec<&RolloutSpec> {
+        [&self.spec].into_iter().chain(self.own.values()).collect()
+    }
+
     /// Returns the run with the budget of a segment.
     pub(super) fn spec_of(&self, segment: usize) -> &RolloutSpec {
         self.own.get(&segment).unwrap_or(&self.spec)

@@ -192,6 +192,22 @@ const CASES: &[Case] = &[
         mutations: &[Mutation::WrittenOffGoesOn],
     },
     Case {
+        name: "a failed node that is lost later",
+        fleet: || {
+            let skip = |spec: RolloutSpec| RolloutSpec { on_lost: OnLost::Skip, ..spec };
+            Fleet { crashes: 1, leases: 1, failures: 1, ..fleet(3, vec![skip(revision(1, 1, 3, 1))]) }
+        },
+        mutations: &[Mutation::WrittenOffGoesOn],
+    },
+    Case {
+        name: "a node that stays lost in a later run",
+        fleet: || {
+            let skip = |spec: RolloutSpec| RolloutSpec { on_lost: OnLost::Skip, ..spec };
+            Fleet { crashes: 1, leases: 1, ..fleet(2, vec![skip(revision(1, 1, 2, 1)), skip(revision(2, 2, 2, 1))]) }
+        },
+        mutations: &[],
+    },
+    Case {
         name: "a barrier between two segments",
         fleet: || fleet(3, vec![barrier(revision(1, 1, 3, 1))]),
         mutations: &[Mutation::BarrierOneEarly],

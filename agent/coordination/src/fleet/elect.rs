@@ -108,5 +108,5 @@ impl Fleet {
 }
 
 fn too_fast() -> StoreError {
-    StoreError::Unreachable("other nodes write to this election all the time".into())
+    StoreError::Unreachable(format!("lost {TRIES} races with other nodes for the election; retrying"))
 }

@@ -257,7 +257,7 @@ fn other_key(node: &str, joined: &Joined, why: &str) -> String {
 
 fn spawn(name: &str, work: impl FnOnce() + Send + 'static) {
     if let Err(error) = thread::Builder::new().name(name.into()).stack_size(STACK).spawn(work) {
-        tracing::error!(%error, "a thread can't be started; the node takes no part in rollouts");
+        tracing::error!(%error, "cannot start a thread; the node takes no part in rollouts");
     }
 }
 
@@ -290,6 +290,9 @@ impl Shared {
                 // Changes that the watch missed meanwhile are read now.
                 poke(Poke::Accepted);
                 poke(Poke::Look);
+            } else if before && !well {
+                // A node that waits looks again, so that its status shows the store's absence (P93).
+                poke(Poke::Look);
             }
         }
     }
@@ -317,7 +320,7 @@ impl Shared {
             }
             Err(error) => {
                 self.position.lost_sight();
-                tracing::debug!(%error, "the lease can't be kept");
+                tracing::debug!(%error, "cannot keep the lease alive; retrying");
                 if error == StoreError::LeaseGone {
                     self.lock().lease = None;
                 }
@@ -412,7 +415,9 @@ impl Shared {
             return Ok(());
         }
         let Some(row) = found(outcome).filter(|row| row.key == key) else {
-            return Err(StoreError::Unreachable(format!("others write to {key} all the time")));
+            return Err(StoreError::Unreachable(format!(
+                "cannot write {key}: other nodes write it at the same time; retrying"
+            )));
         };
         let there: Joined = serde_json::from_slice(&row.value).unwrap_or_default();
         // A store that only this node uses has no second node of that name.

@@ -1,11 +1,11 @@
 //! A node of the fleet: it reads a snapshot, decides, commits, and repeats that until it may continue or must wait.
 
 mod elect;
-mod explain;
 mod leases;
 mod membership;
 mod notice;
 mod recovery;
+mod report;
 mod results;
 mod store_position;
 #[cfg(test)]
@@ -25,6 +25,7 @@ pub use results::{ElectedTask, TaskResult};
 
 use crate::{
     Gate,
+    explain::{self, Loss},
     gossip::Gossip,
     keys,
     rollout::{Decision, Request, RolloutProgress, RolloutSpec, RunSnapshot, WriteSequence, decide, next_maintenance},
@@ -44,9 +45,6 @@ const RECENT: Duration = Duration::from_secs(1);
 
 /// The time for which the list of alive nodes is used.
 const ALIVE: Duration = Duration::from_secs(5);
-
-/// The time for which slots that only gossip reports may block other nodes (P104).
-const HIDDEN_CLAIM_LIMIT: Duration = Duration::from_secs(120);
 
 /// The fleet as one node takes part in it.
 #[derive(Debug)]
@@ -87,6 +85,8 @@ struct Inner {
     due: Option<Instant>,
     /// The number of holds in a row that an error caused.
     troubles: u32,
+    /// The nodes that this node has seen to be lost, and the messages about failures and losses.
+    loss: Loss,
     /// True if a snapshot of this pass showed another accepted revision than the node has loaded, or none.
     behind: bool,
 }
@@ -270,7 +270,7 @@ impl Fleet {
             }
             Err(error) => {
                 self.look_soon();
-                Answer::Hold(explain::unreachable(&error))
+                Answer::Hold(Gate::unreachable(&error))
             }
         }
     }
@@ -278,7 +278,7 @@ impl Fleet {
     fn asked(&self, spec: &RolloutSpec, want: Request) -> Result<Answer, StoreError> {
         if let Some(why) = self.membership.refused() {
             self.look_soon();
-            return Ok(Answer::Hold(Gate { reason: "Dependency", opens: why }));
+            return Ok(Answer::Hold(Gate::new("Dependency", why)));
         }
         if matches!(want, Request::Change(_) | Request::Correct) && !self.membership.ready() {
             self.look_soon();
@@ -296,6 +296,10 @@ impl Fleet {
             self.notice(spec, &mut snapshot)?;
             match decide(spec, &snapshot, &self.node, want) {
                 Decision::Go => {
+                    if let Some(txn) = self.newer_message(spec, &snapshot, want) {
+                        snapshot = self.commit(spec, txn)?;
+                        continue;
+                    }
                     self.go(spec, snapshot, want, was_halted)?;
                     return Ok(Answer::Go);
                 }
@@ -316,7 +320,9 @@ impl Fleet {
                             let now = self.membership.news();
                             if now == news {
                                 self.watch_leases(spec, &snapshot)?;
-                                return Ok(Answer::Hold(explain::hold(spec, &snapshot, &self.node, hold)));
+                                let lost = self.lost_holders(spec, &snapshot)?;
+                                let situation = explain::Situation { spec, snapshot: &snapshot, lost: &lost };
+                                return Ok(Answer::Hold(explain::hold(situation, &self.node, want.segment(), hold)));
                             }
                             news = now;
                             snapshot = self.look(spec)?;
@@ -326,7 +332,7 @@ impl Fleet {
             }
         }
         self.look_soon();
-        Ok(Answer::Hold(explain::busy()))
+        Ok(Answer::Hold(explain::busy(spec, TRIES)))
     }
 
     /// Completes a granted request. A node that has finished something may have completed a wave.
@@ -401,22 +407,7 @@ impl Fleet {
     fn look(&self, spec: &RolloutSpec) -> Result<RunSnapshot, StoreError> {
         let requested = self.requested();
         let outcome = self.store.commit(&RunSnapshot::reading(spec, &self.node)).inspect_err(|_| self.forget())?;
-        Ok(self.snapshot_of(spec, requested, outcome))
-    }
-
-    /// Adds the time of writing to a slot or progress record. It is for people only: no decision reads it.
-    fn stamp(&self, txn: &mut Txn) {
-        let now = self.clock.wall();
-        for operation in &mut txn.then {
-            let Op::Put { key, value, .. } = operation else { continue };
-            if !key.starts_with("book/held/") && !key.starts_with("board/open/") {
-                continue;
-            }
-            if let Ok(serde_json::Value::Object(mut record)) = serde_json::from_slice(value) {
-                record.insert("at".into(), now.into());
-                *value = serde_json::to_vec(&record).unwrap_or_default();
-            }
-        }
+        self.snapshot_of(spec, requested, outcome)
     }
 
     /// Commits, and reads the next snapshot in the same request.
@@ -436,12 +427,13 @@ impl Fleet {
         let outcome = self.write(&txn).inspect_err(|_| self.forget())?;
         let done = matches!(outcome, Outcome::Done { .. });
         tracing::debug!(book = spec.book, done, "committed {}", shown(&txn));
-        let snapshot = self.snapshot_of(spec, requested, outcome);
+        let snapshot = self.snapshot_of(spec, requested, outcome)?;
         if done {
             if let Some(touch) = touch {
                 self.membership.touches(|touches| touches.committed(touch, requested.at));
             }
             self.tell_holds(spec, &snapshot);
+            self.note_write_offs(spec, &txn);
         }
         Ok(snapshot)
     }
@@ -462,16 +454,25 @@ impl Fleet {
         Ok(done)
     }
 
-    fn snapshot_of(&self, spec: &RolloutSpec, requested: Requested, outcome: Outcome) -> RunSnapshot {
+    fn snapshot_of(
+        &self,
+        spec: &RolloutSpec,
+        requested: Requested,
+        outcome: Outcome,
+    ) -> Result<RunSnapshot, StoreError> {
         let (revision, answers) = outcome.answers();
         let mut snapshot = RunSnapshot::of(spec, &self.node, revision, answers);
+        for txn in RunSnapshot::reading_more(spec, &self.node) {
+            let more = self.store.commit(&txn).inspect_err(|_| self.forget())?;
+            snapshot.add_votes(spec, &self.node, more.answers().1);
+        }
         self.position.judge(requested.position, &mut snapshot);
         self.note_stabilizing(&mut snapshot);
         let mut inner = self.lock();
         // A snapshot of the whole fleet has no generation.
         inner.behind |= spec.generation > 0 && snapshot.current(spec).is_none();
         inner.snapshots.insert(snapshot_key(spec, &self.node), Known { snapshot: snapshot.clone(), requested });
-        snapshot
+        Ok(snapshot)
     }
 
     /// Drops all snapshots. A store that did not answer may be another one when it answers again.
@@ -496,7 +497,11 @@ impl Fleet {
             }
         }
         let alive = self.names(keys::ALL_ALIVE)?;
-        self.lock().alive = Some((now, alive.clone()));
+        let wall = self.clock.wall();
+        let mut inner = self.lock();
+        inner.loss.note_alive(&alive, wall);
+        inner.alive = Some((now, alive.clone()));
+        drop(inner);
         Ok(alive)
     }
 
@@ -520,31 +525,6 @@ impl Fleet {
                 return Ok(names);
             }
         }
-    }
-
-    /// Returns the state of a book's run, for people.
-    ///
-    /// # Errors
-    /// The store does not answer.
-    pub fn rollout(&self, spec: &RolloutSpec) -> Result<Rollout, StoreError> {
-        let mut snapshot = self.look(spec)?;
-        self.notice(spec, &mut snapshot)?;
-        let mut rollout = explain::rollout(spec, &snapshot);
-        let alive = self.alive()?;
-        let strangers = self.store.strangers();
-        let rejected = strangers.iter().filter(|(node, _)| spec.selects(node) && !alive.contains(*node));
-        rollout.blocked.extend(rejected.map(|(node, keys)| explain::stranger(node, keys)));
-        let at = |value: &[u8]| -> Option<i64> {
-            serde_json::from_slice::<serde_json::Value>(value).ok()?.get("at")?.as_i64()
-        };
-        for (key, value) in self.rows(&keys::all_held(&spec.group))? {
-            let node = key.rsplit('/').next().unwrap_or_default();
-            if let Some((_, since)) = rollout.holding.iter_mut().find(|(holder, _)| holder == node) {
-                *since = at(&value);
-            }
-        }
-        rollout.opened = self.rows(&keys::progress(&spec.book))?.get("").and_then(|value| at(value));
-        Ok(rollout)
     }
 
     /// Returns the open waves of a book's run. `None` if no wave was ever opened.
@@ -589,28 +569,6 @@ impl Fleet {
             }
         }
     }
-}
-
-/// The state of a run, for people.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Rollout {
-    /// The phase: waiting, running, halted or done.
-    pub phase: &'static str,
-    /// The number of nodes that the run waits for.
-    pub total: u64,
-    /// The number of nodes that have completed the run.
-    pub done: u64,
-    /// The failed nodes.
-    pub failed: Vec<String>,
-    /// The nodes that hold a slot or an offer, each with the time of its record. Unit: milliseconds since 1970, by the
-    /// writer's clock.
-    pub holding: Vec<(String, Option<i64>)>,
-    /// The time at which a wave was last opened. Unit: milliseconds since 1970.
-    pub opened: Option<i64>,
-    /// The number of queue entries that were read.
-    pub waiting: u64,
-    /// The gates that block the run.
-    pub blocked: Vec<Gate>,
 }
 
 /// Returns the key of a cached snapshot. A book may have several budgets, and a snapshot covers one.

@@ -3,11 +3,14 @@
 
 use std::{collections::BTreeMap, time::Duration};
 
-use super::{Fleet, HIDDEN_CLAIM_LIMIT, OFFER, sooner};
+use super::{Fleet, OFFER, sooner};
 use crate::{
     gossip::broadcast::Holds,
     keys,
-    rollout::{OnLost, RolloutSpec, RunSnapshot, SlotState, WriteSequence, complete, idle, segment_to_inspect},
+    rollout::{
+        HIDDEN_CLAIM_LIMIT, OnLost, RolloutSpec, RunSnapshot, SlotState, WriteSequence, complete, idle,
+        segment_to_inspect,
+    },
     store::{Page, StoreError},
 };
 

@@ -25,7 +25,7 @@ impl Fleet {
             let Some(txn) = republish(spec, &snapshot, &self.node, own) else { return Ok(()) };
             snapshot = self.commit(spec, txn)?;
         }
-        Err(StoreError::Unreachable("others write too fast".into()))
+        Err(StoreError::Unreachable(format!("lost {TRIES} races with other nodes; retrying")))
     }
 
     /// Checks in the store whether this node must republish its claims. A report that it only heard of may not count.
@@ -56,7 +56,7 @@ impl Fleet {
                 }
             }
         }
-        Err(StoreError::Unreachable("others write too fast".into()))
+        Err(StoreError::Unreachable(format!("lost {TRIES} races with other nodes; retrying")))
     }
 
     /// Reports that the store was rolled back, if this node is the first to notice.
@@ -75,7 +75,7 @@ impl Fleet {
         let mut snapshot = self.commit(spec, txn)?;
         if snapshot.recovery.is_none() {
             tracing::error!(
-                "that the data store was restored can't be said: what this node writes does not count there"
+                "cannot report that the data store was restored from a backup: the records of this node do not count there"
             );
             self.position.rollback_reported();
             snapshot.rolled_back = false;

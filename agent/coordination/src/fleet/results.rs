@@ -75,7 +75,7 @@ fn purpose(book: &str, task: &str, definition: &str, by: &str) -> String {
 }
 
 fn failed(error: &std::io::Error) -> StoreError {
-    StoreError::Unreachable(format!("the result can't be sealed: {error}"))
+    StoreError::Unreachable(format!("cannot seal the result of an elected task: {error}"))
 }
 
 impl Fleet {

@@ -1,6 +1,7 @@
 //! The events that wake a waiting node: real decisions of two nodes about one store.
 
 use std::{
+    collections::BTreeMap,
     fmt,
     sync::{
         Arc, Mutex,
@@ -18,7 +19,7 @@ use crate::{
     LocalStore,
     accept::Accepted,
     keys,
-    rollout::{OnLost, Request, RolloutSpec, RunSnapshot, SlotState},
+    rollout::{Cut, OnLost, Request, RolloutSpec, RunSnapshot, SlotState},
     store::{Change, LeaseId, Op, Outcome, Page, Read, Store, StoreError, Txn},
 };
 
@@ -59,6 +60,7 @@ impl Store for Shared {
         Ok(lease)
     }
     fn keep_alive(&self, lease: LeaseId) -> Result<(), StoreError> {
+        self.reached()?;
         self.store.keep_alive(lease)
     }
     fn time_left(&self, key: &str) -> Result<Option<Duration>, StoreError> {
@@ -204,6 +206,55 @@ fn error_makes_node_look_again_soon_and_later_each_time() {
     for errors in 0..100 {
         let pause = backed_off(errors, u64::MAX);
         assert!((Duration::from_secs(2)..=Duration::from_secs(15)).contains(&pause), "{errors}: {pause:?}");
+    }
+}
+
+#[test]
+fn node_that_waits_is_woken_once_when_the_store_goes_away() {
+    let (store, spec) = (Arc::new(Shared::default()), spec(OnLost::Hold));
+    accept(&*store);
+    let ((a, _), (b, woken)) = (node(&store, "a"), node(&store, "b"));
+    assert_eq!(a.ask(&spec, Request::Change(0)), Answer::Go);
+    assert!(matches!(b.ask(&spec, Request::Change(0)), Answer::Hold(gate) if gate.reason == "Slot"));
+    let before = woken.load(Ordering::SeqCst);
+    *store.away.lock().unwrap() = true;
+    // The lease is kept alive every 10 s.
+    for _ in 0..150 {
+        if woken.load(Ordering::SeqCst) > before {
+            break;
+        }
+        thread::sleep(Duration::from_millis(100));
+    }
+    assert_eq!(woken.load(Ordering::SeqCst), before + 1);
+    assert!(matches!(b.ask(&spec, Request::Change(0)), Answer::Hold(gate) if gate.reason == "StoreUnreachable"));
+}
+
+#[test]
+fn run_of_many_segments_is_done_for_every_node() {
+    let (store, mut spec) = (Arc::new(Shared::default()), spec(OnLost::Hold));
+    spec.cuts = vec![Cut::Barrier; 44];
+    accept(&*store);
+    let ((a, _), (b, _)) = (node(&store, "a"), node(&store, "b"));
+    for segment in 0..spec.segments() {
+        for fleet in [&a, &b] {
+            assert_eq!(fleet.ask(&spec, Request::Change(segment)), Answer::Go, "segment {segment}");
+            assert_eq!(fleet.ask(&spec, Request::Done(segment)), Answer::Go, "segment {segment}");
+        }
+    }
+    assert_eq!((a.run_maintenance(&spec), b.run_maintenance(&spec)), (Ok(true), Ok(true)));
+}
+
+#[test]
+fn failure_shows_its_last_message() {
+    let (store, spec) = (Arc::new(Shared::default()), spec(OnLost::Hold));
+    accept(&*store);
+    let (a, _) = node(&store, "a");
+    assert_eq!(a.ask(&spec, Request::Change(0)), Answer::Go);
+    for message in ["first", "second", "second"] {
+        a.describe_failure(&spec.book, message);
+        assert_eq!(a.ask(&spec, Request::Failed(0)), Answer::Go);
+        let failed = a.rollout(&[&spec], &|_| "alive", &BTreeMap::new()).failed;
+        assert_eq!(failed.iter().map(|failed| failed.message.as_str()).collect::<Vec<_>>(), [message]);
     }
 }
 

@@ -321,7 +321,7 @@ impl Member {
         let (header, _) =
             postcard::take_from_bytes::<foca::Header<Life>>(message).map_err(|error| error.to_string())?;
         if *header.src.name != *from {
-            return Err(format!("{from} speaks as {}", header.src.name));
+            return Err(format!("node {from} sent a message in the name of {}", header.src.name));
         }
         let done = self.foca.handle_data(message, &mut self.runtime);
         self.after(done, now);
@@ -466,7 +466,7 @@ impl Member {
     /// Processes the result of a step, and schedules rounds for new broadcasts.
     fn after(&mut self, done: Result<(), foca::Error>, now: Instant) {
         if let Err(error) = done {
-            tracing::debug!(%error, "a message of the gossip can't be used");
+            tracing::debug!(%error, "ignored a gossip message that cannot be decoded");
         }
         let (told, heard) = (self.told(), self.heard.len());
         self.notice(now);

@@ -303,7 +303,7 @@ impl Thread {
         match input {
             Input::Message(from, message) => {
                 if let Err(why) = self.member.receive(&from, &message, now) {
-                    tracing::warn!(%from, "a message of the gossip was refused: {why}");
+                    tracing::warn!(%from, "rejected a gossip message: {why}");
                 }
             }
             Input::Seeds(seeds) => {

@@ -30,6 +30,20 @@ pub enum Request {
     Leave,
 }
 
+impl Request {
+    /// Returns the segment of the request. `None` if it belongs to none.
+    pub fn segment(self) -> Option<u32> {
+        match self {
+            Self::Enter(segment)
+            | Self::Change(segment)
+            | Self::Done(segment)
+            | Self::Failed(segment)
+            | Self::Absent(segment, _) => Some(segment),
+            Self::Correct | Self::Leave => None,
+        }
+    }
+}
+
 /// Decides the next step for a request.
 pub fn decide(spec: &RolloutSpec, snapshot: &RunSnapshot, me: &str, want: Request) -> Decision {
     match want {

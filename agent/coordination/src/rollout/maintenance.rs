@@ -80,22 +80,16 @@ fn lost_since(spec: &RolloutSpec, snapshot: &RunSnapshot, accepted: u64) -> Opti
 fn through(spec: &RolloutSpec, snapshot: &RunSnapshot, segment: u32, wave: u32) -> bool {
     let Some((_, names)) = snapshot.names.as_ref().filter(|(of, _)| *of == segment) else { return false };
     let came = |node: &str| {
-        names.contains(node)
-            || snapshot.held.iter().any(|held| {
-                held.node == node
-                    && held.book == spec.book
-                    && held.held.run == spec.run
-                    // Only a record of this run counts for this run (P65).
-                    && match held.held.kind {
-                        SlotState::Failure => true,
-                        SlotState::WrittenOff => true,
-                        SlotState::Lost => spec.on_lost != OnLost::Hold,
-                        SlotState::Claim => held.held.lost && spec.on_lost == OnLost::Fail,
-                        SlotState::Offer => false,
-                    }
-            })
+        let excused = |held: &SlotEntry| held.node == node && snapshot.is_excused(spec, held);
+        names.contains(node) || snapshot.held.iter().any(excused)
     };
-    snapshot.failures(spec) <= spec.max_failures && spec.up_to(wave).all(came)
+    (spec.after_all || !has_failed(spec, snapshot)) && spec.up_to(wave).all(came)
+}
+
+/// Returns whether more nodes have failed than the run permits. The failures of another book in the same budget close
+/// the slots, and not the waves of this book.
+fn has_failed(spec: &RolloutSpec, snapshot: &RunSnapshot) -> bool {
+    snapshot.own_failures(spec) > spec.max_failures
 }
 
 /// Returns a segment whose wave may be complete by the number of votes. Only then are the voters' names read.
@@ -146,6 +140,10 @@ fn open(spec: &RolloutSpec, snapshot: &RunSnapshot, unmoved: &[Compare]) -> Opti
         }
         *waves.get_mut(segment as usize + 1)? = spec.open_at_once(segment + 1);
     } else {
+        // With `failAfterAllTargetsRan`, failures end the run only here.
+        if has_failed(spec, snapshot) {
+            return None;
+        }
         // Each node passes the segments in order, so all earlier segments are complete too.
         done = true;
     }
@@ -203,20 +201,14 @@ fn lost(spec: &RolloutSpec, snapshot: &RunSnapshot, me: &str, unmoved: &[Compare
     snapshot.lost.iter().find_map(|node| {
         let record = snapshot.held.iter().find(|held| held.node == *node && held.book == spec.book);
         let mut txn = match record {
-            Some(held) if held.held.kind == SlotState::Claim && snapshot.is_away_on_purpose(held) => return None,
-            Some(held) if held.held.kind == SlotState::Claim && !held.held.lost => match spec.on_lost {
-                OnLost::Skip if snapshot.written_off(spec) < spec.count.unwrap_or(1) => {
-                    let gone = SlotRecord { kind: SlotState::WrittenOff, run: spec.run.clone(), ..held.held.clone() };
-                    let mut txn = replace(spec, held, &gone);
-                    offer_on(spec, snapshot, me, held, Some(&gone), &mut txn);
-                    txn
+            Some(held) => {
+                let lost = as_lost(spec, snapshot, held)?;
+                let mut txn = replace(spec, held, &lost);
+                if lost.kind != held.held.kind {
+                    offer_on(spec, snapshot, me, held, Some(&lost), &mut txn);
                 }
-                OnLost::Fail => {
-                    replace(spec, held, &SlotRecord { lost: true, run: spec.run.clone(), ..held.held.clone() })
-                }
-                _ => return None,
-            },
-            Some(_) => return None,
+                txn
+            }
             None if missing(spec, snapshot, node) => {
                 let key = keys::held(&spec.group, spec.part(node), &spec.book, node);
                 let lost = SlotRecord {
@@ -239,6 +231,24 @@ fn lost(spec: &RolloutSpec, snapshot: &RunSnapshot, me: &str, unmoved: &[Compare
         txn.compare.extend(unmoved.iter().cloned());
         Some(txn)
     })
+}
+
+/// Returns the record of a lost node after the loss. `None` if it stays as it is. A record of an earlier run becomes one
+/// of this run, so that this run does not wait for the node either.
+fn as_lost(spec: &RolloutSpec, snapshot: &RunSnapshot, held: &SlotEntry) -> Option<SlotRecord> {
+    let of_run = SlotRecord { run: spec.run.clone(), ..held.held.clone() };
+    let earlier = held.held.run != spec.run && spec.is_member(&held.node);
+    match held.held.kind {
+        SlotState::Offer => None,
+        SlotState::Claim if snapshot.is_away_on_purpose(held) => None,
+        // A failed node is half changed, too, so it is written off under the same limit (P60).
+        SlotState::Claim | SlotState::Failure if spec.on_lost == OnLost::Skip => {
+            let allowed = snapshot.written_off(spec) < spec.count.unwrap_or(1);
+            allowed.then_some(SlotRecord { kind: SlotState::WrittenOff, lost: false, ..of_run })
+        }
+        SlotState::Claim => (!held.held.lost || earlier).then_some(SlotRecord { lost: true, ..of_run }),
+        SlotState::Failure | SlotState::WrittenOff | SlotState::Lost => earlier.then_some(of_run),
+    }
 }
 
 /// Returns whether a member is known to have not completed a segment at which other nodes wait.

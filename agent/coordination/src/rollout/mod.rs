@@ -12,6 +12,10 @@ mod offer;
 mod recovery;
 mod snapshot;
 mod spec;
+#[cfg(test)]
+mod tests;
+
+use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
@@ -24,8 +28,12 @@ pub use elect::{
 pub use maintenance::{complete, end_recovery, frontier, next_maintenance, segment_to_inspect};
 pub use offer::{Freed, idle};
 pub use recovery::{NodeClaims, acknowledge, report_rollback, republish};
-pub use snapshot::{Entry, RunSnapshot, SlotEntry, WriteSequence, look, newest_recovery};
+pub use snapshot::{Entry, RunSnapshot, SlotEntry, SlotNote, WriteSequence, look, newest_recovery};
+pub(crate) use snapshot::{queue_entry, slot_entry};
 pub use spec::{Cut, OnLost, RolloutSpec};
+
+/// The time for which slots that only gossip reports may block other nodes (P104).
+pub const HIDDEN_CLAIM_LIMIT: Duration = Duration::from_secs(120);
 
 /// The state of a slot record.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
@@ -62,6 +70,13 @@ pub struct SlotRecord {
     /// seconds (P59).
     #[serde(default, skip_serializing_if = "is_zero")]
     pub absent: u64,
+}
+
+impl SlotRecord {
+    /// Returns whether the node counts as failed.
+    pub fn is_failed(&self, on_lost: OnLost) -> bool {
+        self.kind == SlotState::Failure || self.lost || self.kind == SlotState::Lost && on_lost == OnLost::Fail
+    }
 }
 
 fn is_zero(number: &u64) -> bool {

@@ -214,79 +214,10 @@ pub(super) fn offer_free(spec: &RolloutSpec, snapshot: &RunSnapshot, me: &str, u
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{
-        accept::Accepted,
-        rollout::{Decision, OnLost, Request, decide, next_maintenance},
-        store::memory::Memory,
+    use crate::rollout::{
+        OnLost, Request, next_maintenance,
+        tests::{Fixture, is, spec},
     };
-
-    fn spec(generation: u64, count: Option<u64>, max_failures: u64) -> RolloutSpec {
-        let nodes = ["a", "b", "c", "d"].map(str::to_owned);
-        RolloutSpec {
-            book: "n/b".into(),
-            group: "n/b".into(),
-            run: "n/b@1".into(),
-            generation,
-            members: nodes.clone().map(|node| (node, 0)).into(),
-            known: nodes.to_vec(),
-            count,
-            max_failures,
-            waves: 1,
-            ..RolloutSpec::default()
-        }
-    }
-
-    /// Several nodes that decide about one store.
-    struct Fixture(Memory);
-
-    impl Fixture {
-        fn new() -> Self {
-            let mut fixture = Self(Memory::default());
-            for node in ["a", "b", "c", "d"] {
-                fixture.put(&keys::alive(node), Vec::new());
-            }
-            fixture.accept(1);
-            fixture
-        }
-
-        fn put(&mut self, key: &str, value: Vec<u8>) {
-            self.0.apply(&Txn { then: vec![Op::put(key, value)], ..Txn::default() }).unwrap();
-        }
-
-        fn accept(&mut self, generation: u64) {
-            self.put(keys::ACCEPTED, bytes(&Accepted { schema: 1, generation, ..Accepted::default() }));
-        }
-
-        fn snapshot(&self, spec: &RolloutSpec, me: &str) -> RunSnapshot {
-            let (revision, answers) = self.0.peek(&RunSnapshot::reading(spec, me));
-            RunSnapshot::of(spec, me, revision, answers)
-        }
-
-        /// Repeats a node's request until the decision is to continue or to wait. Returns whether it is to continue.
-        fn ask(&mut self, spec: &RolloutSpec, me: &str, want: Request) -> bool {
-            for _ in 0..20 {
-                match decide(spec, &self.snapshot(spec, me), me, want) {
-                    Decision::Go => return true,
-                    Decision::Wait(_) => return false,
-                    Decision::Commit(txn) => drop(self.0.apply(&txn).unwrap()),
-                }
-            }
-            panic!("{me} does not come to an end with {want:?}");
-        }
-
-        fn kinds(&self, spec: &RolloutSpec) -> Vec<(String, SlotState)> {
-            let snapshot = self.snapshot(spec, "a");
-            snapshot.held.into_iter().map(|held| (held.node, held.held.kind)).collect()
-        }
-
-        fn freed(&self) -> Option<Freed> {
-            self.0.below(keys::ALL_FREED).next().map(|row| serde_json::from_slice(&row.value).unwrap())
-        }
-    }
-
-    fn is(node: &str, kind: SlotState) -> (String, SlotState) {
-        (node.to_owned(), kind)
-    }
 
     #[test]
     fn failure_within_max_failures_offers_slot_to_next_waiter() {

@@ -1,6 +1,6 @@
 //! The state of a run as it was read. Its size does not grow with the fleet (P4).
 
-use std::collections::BTreeSet;
+use std::{collections::BTreeSet, ops::Range};
 
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 
@@ -13,6 +13,13 @@ use crate::{
 
 /// The number of queue entries that are read, oldest first.
 const HEADS: usize = 16;
+
+/// The number of segments whose votes are read together with everything else. A transaction of the store has at most
+/// 128 operations.
+const FIRST_SEGMENTS: u32 = 40;
+
+/// The number of segments whose votes each further request reads.
+const MORE_SEGMENTS: u32 = 60;
 
 /// The sequence number of a node's last write.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -34,6 +41,18 @@ pub struct SlotEntry {
     pub held: SlotRecord,
     /// The store revision that wrote the record.
     pub modified: u64,
+    /// The time of writing by the writer's clock, and its error message. Both are for people only.
+    pub note: SlotNote,
+}
+
+/// The parts of a slot record that no decision reads.
+#[derive(Debug, Clone, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(default)]
+pub struct SlotNote {
+    /// The time of writing by the writer's clock. Unit: milliseconds since 1970.
+    pub at: Option<i64>,
+    /// The error message of a failure.
+    pub message: Option<String>,
 }
 
 /// A queue entry with its owner.
@@ -112,11 +131,34 @@ impl RunSnapshot {
             Op::Read(keys::queue(&spec.group, spec.part(me), &spec.book, me)),
             Op::Read(keys::alive(me)),
         ];
-        for segment in 0..spec.segments().min(40) {
-            then.push(Op::Count(keys::member_votes(&spec.run, segment)));
-            then.push(Op::Read(keys::vote(&spec.run, segment, spec.is_member(me), me)));
-        }
+        then.extend(reading_votes(spec, me, 0..spec.segments().min(FIRST_SEGMENTS)));
         Txn { compare: Vec::new(), then, otherwise: Vec::new() }
+    }
+
+    /// Returns the transactions that read the votes of the segments that [`RunSnapshot::reading`] leaves out. Empty for
+    /// most runs. A vote is never withdrawn, so the votes may be newer than the rest of the snapshot.
+    pub fn reading_more(spec: &RolloutSpec, me: &str) -> Vec<Txn> {
+        let mut reads = Vec::new();
+        let mut from = FIRST_SEGMENTS;
+        while from < spec.segments() {
+            let to = from.saturating_add(MORE_SEGMENTS).min(spec.segments());
+            reads.push(Txn { then: reading_votes(spec, me, from..to), ..Txn::default() });
+            from = to;
+        }
+        reads
+    }
+
+    /// Adds the answers to one of the transactions of [`RunSnapshot::reading_more`], in their order.
+    pub fn add_votes(&mut self, spec: &RolloutSpec, me: &str, answers: Vec<Answer>) {
+        let mut answers = answers.into_iter();
+        while let Some(count) = answers.next() {
+            let segment = u32::try_from(self.votes.len()).unwrap_or(u32::MAX);
+            self.votes.push(count.count);
+            let key = keys::vote(&spec.run, segment, spec.is_member(me), me);
+            if answers.next().is_some_and(|own| own.rows.iter().any(|row| row.key == key)) {
+                self.voted.insert(segment);
+            }
+        }
     }
 
     /// Builds the snapshot from the answers to [`RunSnapshot::reading`].
@@ -136,19 +178,13 @@ impl RunSnapshot {
         snapshot.progress =
             exactly(rows(), &keys::progress(&spec.book)).and_then(|row| Some((parse(&row)?, row.modified)));
         let prefix = keys::all_held(&spec.group);
-        snapshot.held = rows().rows.iter().filter_map(|row| held(row, &prefix)).collect();
+        snapshot.held = rows().rows.iter().filter_map(|row| slot_entry(row, &prefix)).collect();
         let prefix = keys::whole_queue(&spec.group);
-        snapshot.queue = rows().rows.iter().filter_map(|row| entry(row, &prefix)).collect();
+        snapshot.queue = rows().rows.iter().filter_map(|row| queue_entry(row, &prefix)).collect();
         snapshot.queued = exactly(rows(), &keys::queue(&spec.group, spec.part(me), &spec.book, me))
             .and_then(|row| Some((parse(&row)?, row.modified)));
         snapshot.leased = exactly(rows(), &keys::alive(me)).is_some();
-        for segment in 0..spec.segments().min(40) {
-            snapshot.votes.push(rows().count);
-            let key = keys::vote(&spec.run, segment, spec.is_member(me), me);
-            if exactly(rows(), &key).is_some() {
-                snapshot.voted.insert(segment);
-            }
-        }
+        snapshot.add_votes(spec, me, answers.collect());
         snapshot
     }
 
@@ -219,14 +255,29 @@ impl RunSnapshot {
         self.held.iter().filter(slots).count() as u64
     }
 
-    /// Returns the number of failed nodes in the budget, with lost nodes that count as failed (P64).
+    /// Returns the number of failed nodes in the budget, with lost nodes that count as failed. Failures of another book
+    /// that shares the budget are included: their nodes are half changed, too (P63).
     pub fn failures(&self, spec: &RolloutSpec) -> u64 {
-        let failed = |held: &&SlotEntry| {
-            held.held.kind == SlotState::Failure
-                || held.held.lost
-                || held.held.kind == SlotState::Lost && spec.on_lost == super::OnLost::Fail
-        };
+        self.held.iter().filter(|held| held.held.is_failed(spec.on_lost)).count() as u64
+    }
+
+    /// Returns the number of failed nodes of the book in the budget (P64).
+    pub fn own_failures(&self, spec: &RolloutSpec) -> u64 {
+        let failed = |held: &&SlotEntry| held.book == spec.book && held.held.is_failed(spec.on_lost);
         self.held.iter().filter(failed).count() as u64
+    }
+
+    /// Returns whether a wave or barrier of this run does not wait for the node of a record: the node has failed or is
+    /// lost, and only a record of this run counts for this run (P65).
+    pub fn is_excused(&self, spec: &RolloutSpec, held: &SlotEntry) -> bool {
+        held.book == spec.book
+            && held.held.run == spec.run
+            && match held.held.kind {
+                SlotState::Failure | SlotState::WrittenOff => true,
+                SlotState::Lost => spec.on_lost != super::OnLost::Hold,
+                SlotState::Claim => held.held.lost && spec.on_lost == super::OnLost::Fail,
+                SlotState::Offer => false,
+            }
     }
 
     /// Returns whether the node of a claim announced its absence, and that absence has not ended (P59).
@@ -240,12 +291,19 @@ impl RunSnapshot {
         self.held.iter().filter(gone).count() as u64
     }
 
-    /// Returns a lost node whose claim this run may not write off, because the write-offs have reached the slot
-    /// count (P60).
+    /// Returns a lost node that this run may not write off, because the write-offs have reached the slot count (P60).
+    /// The node has a claim, or a failure that halts the run or belongs to an earlier run. A record of another book that
+    /// shares the budget is left to that book.
     pub fn holder_beyond_budget(&self, spec: &RolloutSpec) -> Option<&str> {
         let spent = spec.on_lost == super::OnLost::Skip && self.written_off(spec) >= spec.count.unwrap_or(1);
+        let halted = self.failures(spec) > spec.max_failures;
         let holds = |held: &&SlotEntry| {
-            held.held.kind == SlotState::Claim && self.lost.contains(&held.node) && !self.is_away_on_purpose(held)
+            let blocks = match held.held.kind {
+                SlotState::Claim => true,
+                SlotState::Failure => halted || held.held.run != spec.run,
+                _ => false,
+            };
+            held.book == spec.book && blocks && self.lost.contains(&held.node) && !self.is_away_on_purpose(held)
         };
         self.held.iter().find(holds).filter(|_| spent).map(|held| held.node.as_str())
     }
@@ -267,14 +325,28 @@ impl RunSnapshot {
     }
 }
 
-/// Reads everything that a decision needs, in one transaction that `run` executes.
+/// Returns the operations that read the votes of some segments: the number of votes, and the node's own vote.
+fn reading_votes(spec: &RolloutSpec, me: &str, segments: Range<u32>) -> Vec<Op> {
+    let of = |segment| {
+        let own = keys::vote(&spec.run, segment, spec.is_member(me), me);
+        [Op::Count(keys::member_votes(&spec.run, segment)), Op::Read(own)]
+    };
+    segments.flat_map(of).collect()
+}
+
+/// Reads everything that a decision needs, in transactions that `run` executes. Only a run with many segments needs
+/// more than one.
 pub fn look<E>(
     spec: &RolloutSpec,
     me: &str,
-    run: impl FnOnce(&Txn) -> Result<(u64, Vec<Answer>), E>,
+    mut run: impl FnMut(&Txn) -> Result<(u64, Vec<Answer>), E>,
 ) -> Result<RunSnapshot, E> {
     let (revision, answers) = run(&RunSnapshot::reading(spec, me))?;
-    Ok(RunSnapshot::of(spec, me, revision, answers))
+    let mut snapshot = RunSnapshot::of(spec, me, revision, answers);
+    for txn in RunSnapshot::reading_more(spec, me) {
+        snapshot.add_votes(spec, me, run(&txn)?.1);
+    }
+    Ok(snapshot)
 }
 
 fn parse<T: DeserializeOwned>(row: &Row) -> Option<T> {
@@ -296,12 +368,15 @@ fn owner(row: &Row, prefix: &str) -> Option<(String, String, String)> {
     }
 }
 
-fn held(row: &Row, prefix: &str) -> Option<SlotEntry> {
+/// Parses a slot record below the prefix of its budget.
+pub(crate) fn slot_entry(row: &Row, prefix: &str) -> Option<SlotEntry> {
     let (part, book, node) = owner(row, prefix)?;
-    Some(SlotEntry { node, part, book, held: parse(row)?, modified: row.modified })
+    let note = parse(row).unwrap_or_default();
+    Some(SlotEntry { node, part, book, held: parse(row)?, modified: row.modified, note })
 }
 
-fn entry(row: &Row, prefix: &str) -> Option<Entry> {
+/// Parses a queue entry below the prefix of its budget.
+pub(crate) fn queue_entry(row: &Row, prefix: &str) -> Option<Entry> {
     let (part, book, node) = owner(row, prefix)?;
     Some(Entry { node, part, book, queued: parse(row)?, modified: row.modified })
 }

@@ -49,7 +49,7 @@ pub struct RolloutSpec {
     pub count: Option<u64>,
     /// The number of failed nodes up to which the run continues.
     pub max_failures: u64,
-    /// True if failures do not stop other nodes from changing. A wave with too many failures still does not complete.
+    /// True if failures stop neither other nodes nor later waves. A run with too many failures still does not complete.
     pub after_all: bool,
     /// The reaction to a lost node.
     pub on_lost: OnLost,
@@ -88,6 +88,28 @@ impl RolloutSpec {
     /// Returns the partition of a node. `-` if it has none.
     pub fn part(&self, node: &str) -> &str {
         self.parts.get(node).map_or("-", String::as_str)
+    }
+
+    /// Returns the name of the budget for people.
+    pub fn budget_name(&self) -> String {
+        match self.group.split_once("/slot=") {
+            Some((namespace, slot)) => format!("slot {slot} of namespace {namespace}"),
+            None => format!("book {}", self.group),
+        }
+    }
+
+    /// Returns the name of a partition of the budget for people.
+    pub fn partition_name(&self, part: &str) -> String {
+        let budget = self.budget_name();
+        let Some(value) = part.strip_prefix('=') else { return budget };
+        let digits = value.find(|character: char| !character.is_ascii_digit()).unwrap_or(0);
+        // A task with its own limit has partitions of its own in the budget of the book: `=SEGMENT-` or `=SEGMENT=VALUE`.
+        match value.split_at(digits) {
+            ("", _) => format!("{budget} for {value}"),
+            (_, "-") => format!("a task of {budget}"),
+            (_, own) if own.starts_with('=') => format!("a task of {budget} for {}", &own[1..]),
+            _ => format!("{budget} for {value}"),
+        }
     }
 
     /// Returns the number of waves of a segment that are open when the run begins.

@@ -404,11 +404,11 @@ impl RecordSigner {
         let signature = signature.and_then(|value| serde_json::from_value::<Signature>(value).ok());
         let Some(Signature { by, seq, with, sig }) = signature else { return Err("it is not signed".into()) };
         let Some(shown) = self.bearer.read(&with, &by, &self.cluster) else {
-            return Err(format!("{by} has shown no certificate of a node of that name"));
+            return Err(format!("node {by} has shown no certificate with that name"));
         };
         let sig = STANDARD_NO_PAD.decode(sig).unwrap_or_default();
         if !has_signed(&shown.key, &self.message(key, record, &by, seq), &sig) {
-            return Err(format!("the signature of {by} does not fit it"));
+            return Err(format!("the signature of node {by} does not match the record"));
         }
         Ok(Signed { by, seq, shown })
     }
@@ -444,7 +444,7 @@ impl RecordSigner {
                 "{by} has no certificate yet; it counts without one where git names its keys (publicKeys of its Node)"
             ))),
             None if state.known.pin(by, shown.key) => Ok(()),
-            None => Err(Doubt::Refused(format!("too many nodes are known to remember {by}"))),
+            None => Err(Doubt::Refused(format!("cannot remember the key of node {by}: too many nodes are known"))),
         }
     }
 

@@ -80,6 +80,9 @@ pub(super) fn run(
         Ok(permit) => permit,
         Err(closed) => {
             outcome.held = closed;
+            if !pass.plan {
+                outcome.tasks = not_run(book, &BTreeMap::new(), &outcome);
+            }
             return ran(outcome);
         }
     };
@@ -99,10 +102,15 @@ pub(super) fn run(
         // The steady state does not compare values of other nodes.
         run.settled = None;
     }
-    let BookRun { tasks, interrupted, watched, disk, renderer, managed, moved, settled, gate, .. } = run;
+    let stopped = run.stopped || run.interrupted;
+    let BookRun { tasks, interrupted, watched, disk, renderer, managed, moved, settled, gate, reached, .. } = run;
     outcome.tasks = tasks;
     outcome.held.extend(gate);
     outcome.interrupted = interrupted;
+    if stopped && !pass.plan {
+        let rest = not_run(book, &reached, &outcome);
+        outcome.tasks.extend(rest);
+    }
     outcome.took = begun.elapsed();
     Ran {
         outcome,
@@ -150,8 +158,9 @@ pub(super) struct BookRun<'a, 'p> {
     /// True if this segment has begun to change the node.
     pub(super) begun: bool,
     pub(super) adopted: Changes,
-    /// Tasks that failed or are held, and tasks that require them. Tasks that require one of these do not run.
-    pub(super) unmet: BTreeSet<String>,
+    /// The tasks that the run has reached. The others are reported as not run. True for tasks that failed or are held,
+    /// and for tasks that require them: tasks that require one of these do not run.
+    pub(super) reached: BTreeMap<String, bool>,
     /// True if managed items were modified concurrently.
     pub(super) moved: bool,
     pub(super) settled: Option<Vec<Settled>>,
@@ -194,7 +203,7 @@ impl<'a, 'p> BookRun<'a, 'p> {
             adopted: Changes::default(),
             disk: None,
             probes: pass.fresh,
-            unmet: BTreeSet::new(),
+            reached: BTreeMap::new(),
             moved: false,
             settled: Some(Vec::new()),
             loop_results: Vec::new(),
@@ -309,7 +318,7 @@ impl<'a, 'p> BookRun<'a, 'p> {
         }
         if let Some(missing) = self.unmet(task) {
             self.complete = false;
-            self.unmet.insert(task.id.clone());
+            self.reached.insert(task.id.clone(), true);
             self.finish(
                 task,
                 None,
@@ -332,10 +341,12 @@ impl<'a, 'p> BookRun<'a, 'p> {
                 return;
             }
             if task.module.is_none() {
+                self.reached.entry(task.id.clone()).or_default();
                 self.push(TaskOutcome::new(task.id.clone(), "sync", Outcome::Unchanged));
                 return;
             }
         }
+        self.reached.entry(task.id.clone()).or_default();
         let items = match self.ask(|run| run.renderer.items(task)) {
             Ok(Rendered::Ready(items)) => items,
             Ok(Rendered::Wants(wants)) => return self.wanting(task, None, &wants),
@@ -369,7 +380,7 @@ impl<'a, 'p> BookRun<'a, 'p> {
 
     /// Returns the name of a required task that failed, is held, or did not run for such a reason.
     fn unmet<'t>(&self, task: &'t Task) -> Option<&'t str> {
-        task.requires.iter().find(|name| self.unmet.contains(*name)).map(String::as_str)
+        task.requires.iter().find(|name| self.reached.get(*name) == Some(&true)).map(String::as_str)
     }
 
     /// Returns whether any change waits for a batch.
@@ -545,7 +556,7 @@ impl<'a, 'p> BookRun<'a, 'p> {
             _ => {}
         }
         if outcome.outcome >= Outcome::Held {
-            self.unmet.insert(task.id.clone());
+            self.reached.insert(task.id.clone(), true);
         }
         self.stopped |= outcome.outcome == Outcome::Failed && !task.go_on && !self.pass.plan;
         self.push(outcome);
@@ -564,6 +575,21 @@ impl<'a, 'p> BookRun<'a, 'p> {
     pub(super) fn asks_probes(&self, task: &Task) -> bool {
         self.probes || task.register.is_some()
     }
+}
+
+/// Returns the outcomes of the tasks that a book has not run, with the cause.
+fn not_run(book: &Book, reached: &BTreeMap<String, bool>, so_far: &BookOutcome) -> Vec<TaskOutcome> {
+    let blocker = so_far.tasks.iter().rev().find(|task| task.outcome >= Outcome::Held);
+    let (outcome, why) = match (so_far.held.first(), blocker) {
+        (Some(gate), _) => (Outcome::Held, format!("not run: the book is held ({})", gate.reason)),
+        (None, Some(task)) if task.outcome == Outcome::Failed => {
+            (Outcome::Skipped, format!("not run: {:?} failed", task.name))
+        }
+        (None, Some(task)) => (Outcome::Skipped, format!("not run: {:?} is held", task.name)),
+        (None, None) => (Outcome::Skipped, "not run: the pass was interrupted".to_owned()),
+    };
+    let rest = book.tasks.iter().filter(|task| !reached.contains_key(&task.id));
+    rest.map(|task| TaskOutcome::new(task.id.clone(), module(task), outcome).say(why.clone())).collect()
 }
 
 /// Returns the module of a task, for status.

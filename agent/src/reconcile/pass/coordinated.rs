@@ -113,7 +113,7 @@ fn remember_slot(machine: &Machine, fleet: &Fleet, book: &BookId, slot: Option<&
     remember_store_position(fleet, &mut changes);
     changes.set_slot(book, slot.cloned());
     if let Err(error) = journal.commit(changes) {
-        tracing::warn!(%error, "the journal does not take which slot is held");
+        tracing::warn!(%error, "cannot record the held slot in the journal");
     }
 }
 
@@ -134,7 +134,7 @@ pub(super) fn leave_gone_books(pass: &Pass<'_>) {
         }
         match with.fleet.ask(&spec_of(&slot, &book, &pass.view.node), Request::Leave) {
             Answer::Go => remember_slot(pass.machine, with.fleet, &book, None),
-            Answer::Hold(gate) => tracing::warn!(%book, "a slot can't be given back yet: {gate}"),
+            Answer::Hold(gate) => tracing::warn!(%book, "cannot release a slot yet: {gate}"),
         }
     }
 }
@@ -182,7 +182,7 @@ impl BookRun<'_, '_> {
                 }
                 ended => {
                     if let Err(error) = ended {
-                        tracing::debug!(%error, "the end of a run can't be seen to");
+                        tracing::debug!(%error, "cannot do the maintenance of a run");
                     }
                     self.settled = None;
                     with.fleet.look_again();
@@ -208,7 +208,7 @@ impl BookRun<'_, '_> {
                     )
                 {
                     with.fleet.look_soon();
-                    tracing::warn!(%error, "the result of an elected task can't be written anew yet");
+                    tracing::warn!(%error, "cannot republish the result of an elected task; retrying");
                     return;
                 }
                 // A failed vote is repeated in the next pass.
@@ -269,6 +269,7 @@ impl BookRun<'_, '_> {
         let outcome = match (failed, settled) {
             // A failed correction of content holds no slot, so it does not count as a failure of the run.
             (true, _) if self.any_failed() && (!settled || self.holds()) => {
+                with.fleet.describe_failure(&self.book.id(), &self.failure_message());
                 with.fleet.ask(&spec, Request::Failed(number))
             }
             (true, _) => return false,
@@ -317,6 +318,14 @@ impl BookRun<'_, '_> {
             return;
         }
         remember_slot(self.pass.machine, with.fleet, &id, now.as_ref());
+    }
+
+    /// Returns the messages of the failed tasks, which other nodes show.
+    fn failure_message(&self) -> String {
+        let failed = self.tasks.iter().filter(|task| task.outcome == Outcome::Failed);
+        let message =
+            |task: &super::TaskOutcome| format!("{}: {}", task.name, task.message.as_deref().unwrap_or_default());
+        failed.map(message).collect::<Vec<_>>().join("; ")
     }
 
     pub(super) fn any_failed(&self) -> bool {

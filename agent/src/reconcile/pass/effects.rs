@@ -251,7 +251,7 @@ impl BookRun<'_, '_> {
     fn end_effect(&mut self, effect: Effect, outcome: TaskOutcome, result: Option<Value>) {
         let Some(place) = effect.place else { return self.finish(&effect.task, effect.item, outcome, result) };
         if outcome.outcome == Outcome::Failed {
-            self.unmet.insert(effect.task.id.clone());
+            self.reached.insert(effect.task.id.clone(), true);
             self.stopped |= !effect.task.go_on;
         }
         self.tasks[place] = outcome;

@@ -56,27 +56,30 @@ impl BookRun<'_, '_> {
         self.forget_election(&key, &known, election.as_ref().ok());
         let unreachable = |error: StoreError| {
             with.fleet.look_soon();
-            Gate { reason: "StoreUnreachable", opens: error.to_string() }
+            Gate::unreachable(&error)
         };
         match election {
             Err(error) => self.hold(unreachable(error)),
             Ok(Election::Wait(nodes)) => {
                 let who = if nodes.is_empty() { "an eligible node".to_owned() } else { nodes.join(", ") };
-                self.hold(Gate {
-                    reason: "Dependency",
-                    opens: format!("{:?} is run by {who}; all go on with its result", task.id),
-                });
+                self.hold(Gate::shared(
+                    "Dependency",
+                    format!(
+                        "waiting for the result of the elected task {:?} (run by {who}); continues when it is published",
+                        task.id
+                    ),
+                ));
             }
             Ok(Election::Results(results)) => match with.fleet.open(errand, &results) {
                 Err(error) => self.hold(unreachable(error)),
-                Ok(Err(closed)) => self.hold(Gate {
-                    reason: "Dependency",
-                    opens: format!(
-                        "the result of {:?} is sealed, and this node has asked {} for the key",
+                Ok(Err(closed)) => self.hold(Gate::shared(
+                    "Dependency",
+                    format!(
+                        "waiting for the key to the result of the elected task {:?} (requested from {}); continues when one of them has sent it",
                         task.id,
                         closed.join(", ")
                     ),
-                }),
+                )),
                 Ok(Ok(found)) => self.results(task, &key, &definition, &found, count),
             },
             Ok(Election::Run) => {
@@ -84,14 +87,17 @@ impl BookRun<'_, '_> {
                 changes.set_election_begun(&key, &definition);
                 remember_store_position(with.fleet, &mut changes);
                 self.commit(changes, "elected");
+                let from = self.tasks.len();
                 self.tasks_of(&[task]);
                 self.flush();
                 if self.interrupted || self.gate.is_some() {
                     return;
                 }
-                let outcome = self.tasks.iter().rev().find(|outcome| outcome.name.starts_with(&task.id));
-                let (ok, message) =
-                    outcome.map_or((false, None), |outcome| (outcome.outcome < Outcome::Held, outcome.message.clone()));
+                // All outcomes since then belong to the task: one for each of its items.
+                let outcomes = self.tasks.get(from..).unwrap_or_default();
+                let failure = outcomes.iter().find(|outcome| outcome.outcome >= Outcome::Held);
+                let ok = failure.is_none() && !self.stopped;
+                let message = failure.or(outcomes.last()).and_then(|outcome| outcome.message.clone());
                 let result = self.captured.take().map(|result| shortened(&result)).unwrap_or_default();
                 let found = TaskResult { ok, result, message };
                 let mut changes = Changes::default();
@@ -135,10 +141,12 @@ impl BookRun<'_, '_> {
     ) {
         if let Some((node, share)) = results.iter().find(|(_, share)| !share.ok) {
             let why = share.message.clone().unwrap_or_default();
-            return self.hold(Gate {
-                reason: "Dependency",
-                opens: format!("{:?} failed on {node}, which was elected for it: {why}", task.id),
-            });
+            let opens = format!(
+                "waiting for the elected task {:?}, which failed on {node}: {why}; continues when {node} has succeeded",
+                task.id
+            );
+            let action = format!("Push a fix, or repair {node}: it retries at the interval");
+            return self.hold(Gate::shared("Dependency", opens).action(action));
         }
         let value = match results.values().next() {
             Some(share) if count == 1 => share.result.clone(),
@@ -154,6 +162,7 @@ impl BookRun<'_, '_> {
     }
 
     fn register_elected(&mut self, task: &Task, value: Value, message: Option<String>) {
+        self.reached.entry(task.id.clone()).or_default();
         // The items of the task exist on the node that ran it. They must not count as removed here.
         let managed = instance::skipped(self.pass.machine, &self.renderer, task, None);
         self.complete &= managed.is_some();

@@ -1,33 +1,40 @@
 //! The gates of a book: suspensions and dependencies.
 
-use towpath_coordination::Gates;
-use towpath_render::objects::task::{Book, Dependency};
+use towpath_coordination::{Gate, Gates, Suspension};
+use towpath_render::objects::task::Book;
 
 use super::Pass;
 
-/// Returns the books that must first be completed on all nodes, and are not (P87).
-fn runs_to_wait_for(pass: &Pass<'_>, book: &Book) -> Vec<String> {
+/// Returns the gates of the books that must first be completed on all nodes, and are not (P87).
+fn runs_to_wait_for(pass: &Pass<'_>, book: &Book) -> Vec<Gate> {
     let Some(with) = pass.coordination.filter(|_| !pass.plan) else { return Vec::new() };
-    let waits = |dependency: &&Dependency| {
+    let mut closed = Vec::new();
+    for dependency in book.depends_on.iter().filter(|dependency| dependency.fleet) {
         let id = format!("{}/{}", book.namespace, dependency.book);
-        let Some(entry) = with.manifest.books.get(&id) else { return false };
-        let run = format!("{id}@{}", entry.since);
-        !matches!(with.fleet.progress(&id), Ok(Some(opening)) if opening.run == run && opening.done)
-    };
-    let fleet = book.depends_on.iter().filter(|dependency| dependency.fleet);
-    fleet.filter(waits).map(|dependency| format!("{}/{} on all nodes", book.namespace, dependency.book)).collect()
+        let Some(entry) = with.manifest.books.get(&id) else { continue };
+        match with.fleet.progress(&id) {
+            Ok(Some(progress)) if progress.run == format!("{id}@{}", entry.since) && progress.done => {}
+            Ok(_) => closed.push(Gate::new(
+                "Dependency",
+                format!("waiting for book {id} on all nodes; continues when its rollout is done"),
+            )),
+            Err(error) => {
+                with.fleet.look_soon();
+                closed.push(Gate::unreachable(&error));
+                break;
+            }
+        }
+    }
+    closed
 }
 
 /// Returns the gates that must be open before a book begins.
-pub(super) fn of(pass: &Pass<'_>, book: &Book, mut dependencies: Vec<String>) -> Gates {
-    dependencies.extend(runs_to_wait_for(pass, book));
+pub(super) fn of(pass: &Pass<'_>, book: &Book, dependencies: Vec<String>) -> Gates {
     let now = pass.machine.clock.wall() / 1000;
     let suspended = book.suspend.iter().chain(&pass.suspended).map(|suspend| {
         let until = suspend.until.clone().unwrap_or_default();
-        (
-            format!("{} (until {until})", suspend.reason.clone().unwrap_or_default()),
-            crate::reconcile::conditions::epoch(&until),
-        )
+        let ends = crate::reconcile::conditions::epoch(&until);
+        Suspension { reason: suspend.reason.clone().unwrap_or_default(), until, ends }
     });
-    Gates { suspended: suspended.collect(), now, dependencies }
+    Gates { suspended: suspended.collect(), now, dependencies, closed: runs_to_wait_for(pass, book) }
 }

@@ -284,8 +284,13 @@ pub fn run(pass: &mut Pass<'_>, computed: &mut ComputedCache) -> PassOutcome {
 /// Returns the dependencies of a book that failed or are held (P86, P88).
 fn dependencies(book: &Book, done: &BTreeMap<String, Outcome>) -> Vec<String> {
     let needed = book.depends_on.iter().map(|dependency| format!("{}/{}", book.namespace, dependency.book));
-    // A book that does not target this node counts as done.
-    needed.filter(|id| done.get(id).is_some_and(|outcome| *outcome >= Outcome::Held)).collect()
+    let blocks = |id: String| match done.get(&id) {
+        Some(Outcome::Failed) => Some(format!("book {id}, which has failed on this node")),
+        Some(Outcome::Held) => Some(format!("book {id}, which is held on this node")),
+        // A book that does not target this node counts as done.
+        _ => None,
+    };
+    needed.filter_map(blocks).collect()
 }
 
 /// The state of another node, as templates see it.

@@ -44,7 +44,11 @@ impl BookRun<'_, '_> {
             for (part, task) in done.into_iter().zip(some) {
                 match part {
                     Ok(part) => self.merge(part),
-                    Err(_) => self.failed(task, None, "it broke off; this is a mistake of the agent".into()),
+                    Err(_) => self.failed(
+                        task,
+                        None,
+                        "internal error: the task panicked; please report it with the log of this run".into(),
+                    ),
                 }
             }
         }
@@ -53,8 +57,9 @@ impl BookRun<'_, '_> {
     fn part(&self) -> Self {
         let mut part = Self::new(self.pass, self.book, Arc::clone(&self.renderer), self.permit, self.owners);
         part.begun = self.begun;
+        part.in_window = self.in_window;
         part.probes = self.probes;
-        part.unmet.clone_from(&self.unmet);
+        part.reached.clone_from(&self.reached);
         part
     }
 
@@ -64,7 +69,11 @@ impl BookRun<'_, '_> {
             self.watched.entry(path).or_insert(seen);
         }
         self.managed.extend(part.managed);
-        self.unmet.extend(part.unmet);
+        for (task, unmet) in part.reached {
+            *self.reached.entry(task).or_default() |= unmet;
+        }
+        self.gate = self.gate.take().or(part.gate);
+        self.in_window |= part.in_window;
         self.adopted.append(part.adopted);
         self.complete &= part.complete;
         self.stopped |= part.stopped;

@@ -32,7 +32,7 @@ pub fn republish_claims(
     }
     for book in &revision.view.books {
         if let Some(run) = Run::of(&revision.set, revision.generation, &revision.manifest, book) {
-            book_anew(machine, fleet, revision, book, &run)?;
+            republish_book(machine, fleet, revision, book, &run)?;
         }
     }
     let known: Vec<String> = revision.set.all_nodes().into_iter().collect();
@@ -46,25 +46,32 @@ pub fn republish_claims(
     }
     remember_store_position(fleet, &mut changes);
     if let Err(error) = journal.commit(changes) {
-        tracing::warn!(%error, "the journal does not take that all was said anew");
+        tracing::warn!(%error, "cannot record in the journal that the claims were republished");
     }
     Ok(true)
 }
 
-fn book_anew(machine: &Machine, fleet: &Fleet, revision: &Revision, book: &Book, run: &Run) -> Result<(), StoreError> {
+fn republish_book(
+    machine: &Machine,
+    fleet: &Fleet,
+    revision: &Revision,
+    book: &Book,
+    run: &Run,
+) -> Result<(), StoreError> {
     let id = book_id(book);
     let BookRecord { progress, slot, .. } = machine.book(&id);
     let progress = progress.unwrap_or_default();
     let done = if progress.run == run.spec.run { progress.done } else { 0 };
     let voted: BTreeSet<u32> = (0..u32::try_from(done).unwrap_or(u32::MAX)).collect();
-    let mut said = BTreeSet::new();
+    let mut republished = BTreeSet::new();
     for index in 0..run.segments.len() {
         let spec = run.spec_of(index);
         let own = slot_of(spec, &revision.view.node);
         // A slot is held in one partition of a budget. Another partition of the same budget would show it a second
         // time.
         let elsewhere = |slot: &&SlotRef| slot.claim.is_some() && slot.budget == own.budget && !slot.is_in(&own);
-        if slot.as_ref().filter(elsewhere).is_none() && said.insert((own.budget.clone(), own.partition.clone())) {
+        if slot.as_ref().filter(elsewhere).is_none() && republished.insert((own.budget.clone(), own.partition.clone()))
+        {
             let claim = slot.as_ref().filter(|slot| slot.is_in(&own)).and_then(|slot| slot.claim.clone());
             let away = claim.map(known_claim);
             fleet.republish_claims(spec, &NodeClaims { away, voted: voted.clone() })?;

@@ -199,7 +199,7 @@ impl BookRun<'_, '_> {
         if task.success.is_some() && self.tasks[position].outcome < Outcome::Held {
             let outcome = self.succeeded(task, task_item.as_ref(), self.tasks[position].clone());
             if outcome.outcome == Outcome::Failed {
-                self.unmet.insert(task.id.clone());
+                self.reached.insert(task.id.clone(), true);
                 self.stopped |= !task.go_on;
             }
             self.tasks[position] = outcome;
@@ -294,7 +294,7 @@ impl BookRun<'_, '_> {
                 outcome.outcome = Outcome::Failed;
                 outcome.message = Some(error.message);
                 let name = outcome.name.split(" [").next().unwrap_or_default().to_owned();
-                self.unmet.insert(name);
+                self.reached.insert(name, true);
                 failed = true;
                 self.complete = false;
             }

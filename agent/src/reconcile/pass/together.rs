@@ -33,7 +33,7 @@ impl BookRun<'_, '_> {
             for effect in effects.iter().filter_map(|effect| Some((effect.place?, &effect.task.id))) {
                 self.tasks[effect.0].outcome = why.outcome();
                 self.tasks[effect.0].message = Some(why.message());
-                self.unmet.insert(effect.1.clone());
+                self.reached.insert(effect.1.clone(), true);
             }
             return;
         }

@@ -446,7 +446,7 @@ impl World {
         let began = if admit.began { " began" } else { "" };
         self.say(format!("admit{segment} {using}{began}"));
         let gate = if self.gates.is_empty() { None } else { self.gates.remove(0) };
-        gate.map_or(Answer::Go, |reason| Answer::Hold(Gate { reason, opens: "later".into() }))
+        gate.map_or(Answer::Go, |reason| Answer::Hold(Gate::new(reason, "later")))
     }
 
     fn call(&mut self, call: &Call) -> Answer {
@@ -462,7 +462,7 @@ impl World {
         };
         self.say(text.clone());
         if let Some(reason) = self.calls.get(&text) {
-            return Answer::Hold(Gate { reason, opens: "later".into() });
+            return Answer::Hold(Gate::new(reason, "later"));
         }
         if *call == Call::EndRun { Answer::Ended(self.ended) } else { Answer::Go }
     }

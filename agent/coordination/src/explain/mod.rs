@@ -1,0 +1,293 @@
+//! Explanations for people: what a node waits for, who holds it, and what an administrator can do.
+//!
+//! A message has the form `waiting for X (held by Y since T); continues when Z`. The action follows as a sentence of its
+//! own.
+
+mod loss;
+mod rollout;
+
+use std::collections::BTreeMap;
+
+use towpath_host::clock::rfc3339;
+
+use crate::{
+    Gate,
+    rollout::{BlockReason, HIDDEN_CLAIM_LIMIT, OnLost, RolloutSpec, RunSnapshot, SlotEntry, SlotState, frontier},
+};
+
+pub use loss::WrittenOff;
+pub(crate) use loss::{Loss, written_off};
+pub use rollout::{FailedNode, Holder, Liveness, NodeReport, Rollout};
+pub(crate) use rollout::{Observed, report, unreachable};
+
+/// The most names that a message lists. It counts the rest.
+const NAMES: usize = 5;
+
+/// The longest part of a node's error message in a message about the run, in characters.
+const MESSAGE: usize = 200;
+
+/// The lost nodes, each with the time of the loss if it is known. Unit: milliseconds since 1970.
+pub(crate) type LostNodes = BTreeMap<String, Option<i64>>;
+
+/// The situation that a message explains.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Situation<'a> {
+    pub spec: &'a RolloutSpec,
+    pub snapshot: &'a RunSnapshot,
+    pub lost: &'a LostNodes,
+}
+
+pub(crate) fn no_lease() -> Gate {
+    Gate::shared("StoreUnreachable", "waiting for a lease of the data store; continues as soon as the node has one")
+}
+
+pub(crate) fn busy(spec: &RolloutSpec, tries: usize) -> Gate {
+    let opens =
+        format!("lost {tries} races with other nodes for a slot of {}; retrying within 15 s", spec.budget_name());
+    Gate::shared("Slot", opens)
+}
+
+/// Explains a request that waits. `segment` is the segment of the request, if it has one.
+pub(crate) fn hold(situation: Situation<'_>, node: &str, segment: Option<u32>, reason: BlockReason) -> Gate {
+    let Situation { spec, snapshot, .. } = situation;
+    match reason {
+        BlockReason::Slot if snapshot.holder_beyond_budget(spec).is_some() => halted(situation, &snapshot.held),
+        BlockReason::Slot => {
+            let own = |held: &&SlotEntry| held.part == spec.part(node);
+            let ahead = snapshot.queue.iter().take_while(|entry| entry.node != node || entry.book != spec.book);
+            slot(situation, spec.part(node), snapshot.held.iter().filter(own), ahead.map(|entry| entry.node.as_str()))
+        }
+        BlockReason::Wave => wave(situation, node, segment.unwrap_or(0)),
+        BlockReason::Barrier => barrier(situation, segment.unwrap_or(1)),
+        BlockReason::Halted => halted(situation, &snapshot.held),
+        BlockReason::Behind => behind(spec, snapshot),
+        BlockReason::Lease => no_lease(),
+        BlockReason::HiddenClaims => hidden_claims(snapshot),
+        BlockReason::Recovery => restored(spec, snapshot),
+        BlockReason::Stabilizing => Gate::shared(
+            "StoreUnreachable",
+            "connected to the data store a moment ago: waiting for reports that it was restored from a backup; continues within a few seconds",
+        ),
+    }
+}
+
+fn listed<T: AsRef<str>>(names: impl IntoIterator<Item = T>) -> String {
+    let names: Vec<T> = names.into_iter().collect();
+    let more = names.len().saturating_sub(NAMES);
+    let shown = names.iter().take(NAMES).map(AsRef::as_ref).collect::<Vec<_>>().join(", ");
+    if more > 0 { format!("{shown} and {more} more") } else { shown }
+}
+
+/// Returns ` since TIME`, or nothing if the time is not known.
+fn since(at: Option<i64>) -> String {
+    at.map_or_else(String::new, |at| format!(" since {}", rfc3339(at)))
+}
+
+/// Returns the start of a node, or its removal, as the action for lost nodes.
+fn start<T: AsRef<str>>(nodes: impl IntoIterator<Item = T>) -> String {
+    let nodes: Vec<T> = nodes.into_iter().collect();
+    let pronoun = if nodes.len() == 1 { "it" } else { "them" };
+    format!("Start {}, or remove {pronoun} from git", listed(nodes))
+}
+
+/// Describes a holder: its name, the loss, the book if it is another one, and the time of its record.
+fn holder(situation: Situation<'_>, entry: &SlotEntry) -> String {
+    let mut facts = Vec::new();
+    if let Some(at) = situation.lost.get(&entry.node) {
+        facts.push(format!("lost{}", since(*at)));
+    }
+    if entry.book != situation.spec.book {
+        facts.push(format!("for book {}", entry.book));
+    }
+    let verb = if entry.held.kind == SlotState::Offer { "offered" } else { "held" };
+    if entry.note.at.is_some() {
+        facts.push(format!("{verb}{}", since(entry.note.at)));
+    }
+    if facts.is_empty() { entry.node.clone() } else { format!("{} ({})", entry.node, facts.join(", ")) }
+}
+
+fn has_slot(entry: &&SlotEntry) -> bool {
+    matches!(entry.held.kind, SlotState::Claim | SlotState::Offer)
+}
+
+/// Explains the lack of a slot in one partition of a budget.
+fn slot<'a>(
+    situation: Situation<'_>,
+    part: &str,
+    held: impl Iterator<Item = &'a SlotEntry>,
+    ahead: impl Iterator<Item = &'a str>,
+) -> Gate {
+    let Situation { spec, lost, .. } = situation;
+    let budget = spec.partition_name(part);
+    let holders: Vec<&SlotEntry> = held.filter(has_slot).collect();
+    let count = spec.count.unwrap_or(0);
+    if (holders.len() as u64) < count {
+        let ahead: Vec<&str> = ahead.collect();
+        let queue = if ahead.is_empty() { String::new() } else { format!(" ({} first in the queue)", listed(ahead)) };
+        let opens = format!("waiting for a slot of {budget}{queue}; continues when the node is first in the queue");
+        return Gate::shared("Slot", opens);
+    }
+    let names = listed(holders.iter().map(|entry| holder(situation, entry)));
+    let away: Vec<&str> =
+        holders.iter().map(|entry| entry.node.as_str()).filter(|node| lost.contains_key(*node)).collect();
+    let back = if away.is_empty() || spec.on_lost == OnLost::Hold { "" } else { " or is written off" };
+    let opens =
+        format!("waiting for a slot of {budget} (held by {names}); continues when one of them releases it{back}");
+    let gate = Gate::shared("Slot", opens).since(holders.iter().filter_map(|entry| entry.note.at).min());
+    if away.is_empty() || spec.on_lost == OnLost::Skip { gate } else { gate.action(start(away)) }
+}
+
+/// Returns the number of members up to a wave that have completed a segment, or that the run does not wait for. Without
+/// the names of the voters it is an estimate.
+fn arrived(spec: &RolloutSpec, snapshot: &RunSnapshot, segment: u32, wave: u32) -> u64 {
+    let total = spec.up_to(wave).count() as u64;
+    if snapshot.names.as_ref().is_some_and(|(of, _)| *of == segment) {
+        return total - missing(spec, snapshot, segment, wave).len() as u64;
+    }
+    let votes = snapshot.votes.get(segment as usize).copied().unwrap_or(0);
+    let excused = |held: &&SlotEntry| held.held.segment <= segment && snapshot.is_excused(spec, held);
+    let excused = snapshot.held.iter().filter(excused).count() as u64;
+    votes.saturating_add(excused).min(total)
+}
+
+/// Returns the members up to a wave that the segment waits for, as far as their names are known.
+fn missing<'a>(spec: &'a RolloutSpec, snapshot: &RunSnapshot, segment: u32, wave: u32) -> Vec<&'a str> {
+    let names = snapshot.names.as_ref().filter(|(of, _)| *of == segment).map(|(_, names)| names);
+    let votes = snapshot.votes.get(segment as usize).copied().unwrap_or(0);
+    if names.is_none() && votes > 0 {
+        return Vec::new();
+    }
+    let came = |node: &str| {
+        names.is_some_and(|names| names.contains(node))
+            || snapshot.held.iter().any(|held| held.node == node && snapshot.is_excused(spec, held))
+    };
+    spec.up_to(wave).filter(|node| !came(node)).collect()
+}
+
+/// Describes the members that a segment waits for: ` (missing: n2, n3)`, or nothing if their names are not known.
+fn missing_text(situation: Situation<'_>, segment: u32, wave: u32) -> String {
+    let missing = missing(situation.spec, situation.snapshot, segment, wave);
+    let with_loss = |node: &str| match situation.lost.get(node) {
+        Some(at) => format!("{node} (lost{})", since(*at)),
+        None => node.to_owned(),
+    };
+    if missing.is_empty() { String::new() } else { format!(": missing {}", listed(missing.into_iter().map(with_loss))) }
+}
+
+fn wave(situation: Situation<'_>, node: &str, segment: u32) -> Gate {
+    let Situation { spec, snapshot, .. } = situation;
+    // An earlier segment may be the one that keeps this one closed.
+    let (segment, open) = frontier(spec, snapshot).into_iter().find(|(of, _)| *of >= segment).unwrap_or((segment, 0));
+    let own = spec.wave(node).saturating_add(1);
+    let opens = format!(
+        "waiting for wave {own} of {} of segment {}: wave {} is open ({} of {} nodes have completed it{}); continues when wave {own} opens",
+        spec.waves,
+        segment.saturating_add(1),
+        open.saturating_add(1),
+        arrived(spec, snapshot, segment, open),
+        spec.up_to(open).count(),
+        missing_text(situation, segment, open),
+    );
+    Gate::shared("Wave", opens)
+}
+
+/// Explains a barrier. It counts every node that has arrived, this one included.
+fn barrier(situation: Situation<'_>, segment: u32) -> Gate {
+    let Situation { spec, snapshot, .. } = situation;
+    let (before, wave) =
+        frontier(spec, snapshot).first().copied().unwrap_or((segment.saturating_sub(1), spec.waves.saturating_sub(1)));
+    let last = spec.waves.saturating_sub(1);
+    let count = arrived(spec, snapshot, before, last);
+    let waves = if wave < last { format!(", wave {} of {} is open", wave + 1, spec.waves) } else { String::new() };
+    let opens = format!(
+        "waiting at the barrier before segment {} ({count} of {} nodes have arrived{waves}{}); continues when all have arrived",
+        before.saturating_add(2),
+        spec.members.len(),
+        missing_text(situation, before, last),
+    );
+    Gate::shared("Barrier", opens)
+}
+
+fn behind(spec: &RolloutSpec, snapshot: &RunSnapshot) -> Gate {
+    let opens = match snapshot.accepted {
+        Some((accepted, _)) => format!(
+            "waiting for generation {accepted}, which the fleet has accepted (this node has loaded generation {}); continues when this node has loaded it",
+            spec.generation
+        ),
+        None => "waiting for the record of the accepted revision, which the data store does not contain; continues when a node has written it again".to_owned(),
+    };
+    Gate::new("Dependency", opens)
+}
+
+/// Explains that nodes report slots that the store does not have.
+fn hidden_claims(snapshot: &RunSnapshot) -> Gate {
+    let nodes = listed(snapshot.hidden_claims.iter().map(String::as_str));
+    let opens = format!(
+        "waiting for etcd to show a slot that a node reports and etcd does not contain (reported for {nodes}); continues when etcd shows the slot or its release, at most {} s after the first report",
+        HIDDEN_CLAIM_LIMIT.as_secs()
+    );
+    Gate::shared("Slot", opens)
+}
+
+/// Explains that the store was restored, and lists the nodes that have not republished their claims.
+fn restored(spec: &RolloutSpec, snapshot: &RunSnapshot) -> Gate {
+    let silent = spec.known.iter().filter(|node| !snapshot.acknowledged.contains(*node)).map(String::as_str);
+    let opens = format!(
+        "the data store was restored from a backup (reported by {}). Rollouts are paused until every node has registered its slots again. Waiting for: {}",
+        snapshot.recovery.as_ref().map_or("this node", |(restored, _)| restored.by.as_str()),
+        listed(silent)
+    );
+    Gate::shared("Dependency", opens).action("Start these nodes, or delete their Node objects if they are gone")
+}
+
+/// Explains that a node shows another key. It counts as lost until git names that key (P145).
+fn stranger(node: &str, keys: &[String]) -> Gate {
+    let keys = keys.iter().map(|key| format!("{key:?}")).collect::<Vec<_>>().join(", ");
+    let opens = format!("node {node} is rejected and counts as lost: it has another key than the one it joined with");
+    Gate::shared("Dependency", opens).action(format!(
+        "If {node} was set up again, commit its keys to the Node object {node}: spec: {{publicKeys: [{keys}]}}"
+    ))
+}
+
+/// Explains a halted run: the nodes that failed, with their messages, or the lost node that may not be written off.
+fn halted(situation: Situation<'_>, held: &[SlotEntry]) -> Gate {
+    let Situation { spec, snapshot, lost } = situation;
+    if let Some(node) = snapshot.holder_beyond_budget(spec) {
+        let opens = format!(
+            "the run is halted: {node} (lost{}) has not released its slot, and the run has written off {} nodes, as many as it may; continues when {node} is back",
+            since(lost.get(node).copied().flatten()),
+            snapshot.written_off(spec)
+        );
+        return Gate::shared("Budget", opens).action(start([node]));
+    }
+    let failed: Vec<&SlotEntry> = held.iter().filter(|held| held.held.is_failed(spec.on_lost)).collect();
+    let gone: Vec<&str> =
+        failed.iter().map(|held| held.node.as_str()).filter(|node| lost.contains_key(*node)).collect();
+    let names = listed(failed.iter().map(|held| {
+        let why: String = failure(held, lost).chars().take(MESSAGE).collect();
+        let book = if held.book == spec.book { String::new() } else { format!("book {}: ", held.book) };
+        format!("{} ({book}{why})", held.node)
+    }));
+    let opens = format!(
+        "the run is halted: waiting for the failed nodes {names}; continues when at most {} of them {} failed (maxFailures)",
+        spec.max_failures,
+        if spec.max_failures == 1 { "has" } else { "have" }
+    );
+    let mut action = "Push a fix, or repair the nodes: they retry at the interval".to_owned();
+    if !gone.is_empty() {
+        action = format!("{action}. {}", start(gone));
+    }
+    Gate::shared("Budget", opens).since(failed.iter().filter_map(|held| held.note.at).max()).action(action)
+}
+
+/// Returns the error message of a failed node.
+fn failure(entry: &SlotEntry, lost: &LostNodes) -> String {
+    let is_loss = entry.held.lost || entry.held.kind == SlotState::Lost;
+    match (&entry.note.message, lost.get(&entry.node)) {
+        (Some(message), None) => message.clone(),
+        (Some(message), Some(at)) => format!("lost{}, after: {message}", since(*at)),
+        (None, Some(at)) => format!("lost{}", since(at.or(entry.note.at).filter(|_| is_loss || at.is_some()))),
+        (None, None) if is_loss => format!("lost{}", since(entry.note.at)),
+        (None, None) => format!("failed in generation {}; its status shows the message", entry.held.generation),
+    }
+}

@@ -1,0 +1,366 @@
+//! The state of a run for people: its place, its nodes, and everything that it waits for.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use super::{
+    LostNodes, Situation, barrier, behind, failure, halted, hidden_claims, listed, restored, since, slot, start,
+    stranger,
+};
+use crate::{
+    Gate,
+    rollout::{Cut, Entry, OnLost, RolloutSpec, RunSnapshot, SlotEntry, SlotState, frontier},
+};
+
+/// The state of a run, for people.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Rollout {
+    /// The phase: waiting, running, halted or done.
+    pub phase: &'static str,
+    /// The first segment that is not complete. The first one is 1.
+    pub segment: u32,
+    /// The number of segments.
+    pub segments: u32,
+    /// The last open wave of the segment. The first one is 1.
+    pub wave: u32,
+    /// The number of waves.
+    pub waves: u32,
+    /// The number of nodes that the run waits for.
+    pub total: u64,
+    /// The number of nodes that have completed the run.
+    pub done: u64,
+    /// The lost nodes that the run continues without.
+    pub skipped: Vec<String>,
+    /// The failed nodes, with their error messages.
+    pub failed: Vec<FailedNode>,
+    /// The nodes that hold a slot or an offer.
+    pub holding: Vec<Holder>,
+    /// The nodes that wait for a slot, in the order of the queue.
+    pub waiting: Vec<String>,
+    /// The gates that block the run.
+    pub blocked: Vec<Gate>,
+}
+
+/// A failed node.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct FailedNode {
+    /// The node.
+    pub node: String,
+    /// The error message.
+    pub message: String,
+}
+
+/// A node that holds a slot or an offer.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Holder {
+    /// The node.
+    pub node: String,
+    /// The time of its record, in milliseconds since 1970, by the writer's clock.
+    pub since: Option<i64>,
+    /// Its liveness, in one word.
+    pub liveness: &'static str,
+}
+
+/// The liveness of a node.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Liveness {
+    /// The word: alive, suspect, lost, left or unknown.
+    pub word: &'static str,
+    /// The time since which the node is lost, in milliseconds since 1970.
+    pub lost_since: Option<i64>,
+}
+
+impl Liveness {
+    /// Returns whether the node is lost or has left.
+    pub fn is_lost(self) -> bool {
+        matches!(self.word, "lost" | "left")
+    }
+}
+
+/// The published state of a node that matters to a run.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct NodeReport {
+    /// The generation that the node has loaded.
+    pub generation: u64,
+    /// The gates of the book that only the node itself knows.
+    pub gates: Vec<Gate>,
+}
+
+/// The facts about a run, over all its budgets.
+#[derive(Debug)]
+pub(crate) struct Observed<'a> {
+    /// The rollouts of the book: first the one with the budget of the book, then those of tasks with their own budget.
+    pub specs: &'a [&'a RolloutSpec],
+    /// The snapshot of the first one, with the names of the voters of the first open segment.
+    pub snapshot: RunSnapshot,
+    /// The slot records of all budgets, each with the index of its budget.
+    pub held: Vec<(usize, SlotEntry)>,
+    /// The queue entries of all budgets, each with the index of its budget, oldest first.
+    pub queue: Vec<(usize, Entry)>,
+    /// The time at which this run opened a wave last, in milliseconds since 1970. `None` before that.
+    pub opened: Option<i64>,
+    /// Elected nodes without a result: the task and the node.
+    pub elected: Vec<(String, String)>,
+    /// The liveness of each node.
+    pub liveness: BTreeMap<String, Liveness>,
+    /// The published states of the members.
+    pub reports: &'a BTreeMap<String, NodeReport>,
+    /// Rejected nodes of the run, with the keys that they show.
+    pub rejected: BTreeMap<String, Vec<String>>,
+}
+
+impl Observed<'_> {
+    fn lost(&self) -> LostNodes {
+        let lost = self.liveness.iter().filter(|(_, liveness)| liveness.is_lost());
+        lost.map(|(node, liveness)| (node.clone(), liveness.lost_since)).collect()
+    }
+
+    /// Returns the snapshot of a budget: with its slot records, those of other books included.
+    fn in_budget(&self, spec: &RolloutSpec, snapshot: &RunSnapshot) -> RunSnapshot {
+        let is_in = |index: &usize| self.specs.get(*index).is_some_and(|other| other.group == spec.group);
+        let held = self.held.iter().filter(|(index, _)| is_in(index)).map(|(_, held)| held.clone()).collect();
+        RunSnapshot { held, ..snapshot.clone() }
+    }
+
+    fn word(&self, node: &str) -> &'static str {
+        self.liveness.get(node).map_or("unknown", |liveness| liveness.word)
+    }
+}
+
+/// Returns the state of a run for people.
+pub(crate) fn report(observed: &Observed<'_>) -> Rollout {
+    let Some(spec) = observed.specs.first().copied() else { return Rollout::default() };
+    let lost = observed.lost();
+    let own: Vec<SlotEntry> =
+        observed.held.iter().map(|(_, held)| held).filter(|held| held.book == spec.book).cloned().collect();
+    let snapshot = RunSnapshot { held: own.clone(), lost: lost.keys().cloned().collect(), ..observed.snapshot.clone() };
+    let budgets: Vec<RunSnapshot> = observed.specs.iter().map(|spec| observed.in_budget(spec, &snapshot)).collect();
+    let halts = |(spec, budget): &(&&RolloutSpec, &RunSnapshot)| {
+        budget.halted(spec) || budget.holder_beyond_budget(spec).is_some()
+    };
+    let halting = observed.specs.iter().zip(&budgets).find(halts);
+    let situation = Situation { spec, snapshot: &snapshot, lost: &lost };
+    let ended = snapshot.done(spec);
+    let at = frontier(spec, &snapshot).first().copied();
+    let last = (spec.segments().saturating_sub(1), spec.waves.saturating_sub(1));
+    let (segment, wave) = at.unwrap_or(last);
+    let names = snapshot.names.clone().filter(|(of, _)| *of == segment).map(|(_, names)| names).unwrap_or_default();
+    let missing = members_missing(spec, &snapshot, &names, wave);
+    let too_many = budgets.first().is_some_and(|budget| budget.own_failures(spec) > spec.max_failures);
+    let all_ran = spec.after_all && too_many && (segment, wave) == last && missing.is_empty();
+    let is_halted = !ended && (halting.is_some() || all_ran);
+    let holding: Vec<Holder> = own
+        .iter()
+        .filter(super::has_slot)
+        .map(|held| Holder { node: held.node.clone(), since: held.note.at, liveness: observed.word(&held.node) })
+        .collect();
+    let begun = !own.is_empty() || !observed.elected.is_empty() || snapshot.votes.iter().any(|votes| *votes > 0);
+    let mut blocked = Vec::new();
+    if !ended {
+        if snapshot.current(spec).is_none() {
+            blocked.push(behind(spec, &snapshot));
+        }
+        if snapshot.recovery.is_some() && !snapshot.recovery_complete(spec) {
+            blocked.push(restored(spec, &snapshot));
+        }
+        if !snapshot.hidden_claims.is_empty() {
+            blocked.push(hidden_claims(&snapshot));
+        }
+        if is_halted {
+            let (spec, budget) = halting.map_or((spec, &snapshot), |(spec, budget)| (*spec, budget));
+            blocked.push(halted(Situation { spec, snapshot: budget, lost: &lost }, &budget.held));
+        }
+        blocked.extend(slots(observed, situation));
+        blocked.extend(elections(observed, situation));
+        blocked.extend(progress(situation, (segment, wave), &missing, &observed.elected, observed.opened));
+        blocked.extend(lost_members(situation, &missing, &own));
+        blocked.extend(reported(observed, spec, &missing));
+    }
+    blocked.extend(observed.rejected.iter().map(|(node, keys)| stranger(node, keys)));
+    Rollout {
+        phase: match (ended, is_halted, begun) {
+            (true, ..) => "done",
+            (false, true, _) => "halted",
+            (false, false, true) => "running",
+            (false, false, false) => "waiting",
+        },
+        segment: segment.saturating_add(1),
+        segments: spec.segments(),
+        wave: wave.saturating_add(1),
+        waves: spec.waves,
+        total: spec.members.len() as u64,
+        done: snapshot.votes.get(last.0 as usize).copied().unwrap_or(0),
+        skipped: own.iter().filter(|held| is_skipped(spec, held)).map(|held| held.node.clone()).collect(),
+        failed: own
+            .iter()
+            .filter(|held| held.held.is_failed(spec.on_lost))
+            .map(|held| FailedNode { node: held.node.clone(), message: failure(held, &lost) })
+            .collect(),
+        holding,
+        waiting: queued(observed, spec).map(|(_, entry)| entry.node.clone()).collect(),
+        blocked,
+    }
+}
+
+/// Returns whether the run continues without the node of a record.
+fn is_skipped(spec: &RolloutSpec, held: &SlotEntry) -> bool {
+    let left_out =
+        held.held.kind == SlotState::WrittenOff || held.held.kind == SlotState::Lost && spec.on_lost == OnLost::Skip;
+    left_out && held.held.run == spec.run
+}
+
+fn queued<'o>(observed: &'o Observed<'_>, spec: &'o RolloutSpec) -> impl Iterator<Item = &'o (usize, Entry)> {
+    observed.queue.iter().filter(|(_, entry)| entry.book == spec.book)
+}
+
+/// Returns the members up to a wave that have neither completed the segment nor are excused from it.
+fn members_missing<'s>(
+    spec: &'s RolloutSpec,
+    snapshot: &RunSnapshot,
+    names: &BTreeSet<String>,
+    wave: u32,
+) -> Vec<&'s str> {
+    let excused = |node: &str| snapshot.held.iter().any(|held| held.node == node && snapshot.is_excused(spec, held));
+    spec.up_to(wave).filter(|node| !names.contains(*node) && !excused(node)).collect()
+}
+
+/// Returns a gate for each partition of a budget whose slots are all taken while nodes of the book wait.
+fn slots(observed: &Observed<'_>, situation: Situation<'_>) -> Vec<Gate> {
+    let mut partitions: BTreeMap<(usize, &str), Vec<&str>> = BTreeMap::new();
+    for (budget, entry) in queued(observed, situation.spec) {
+        partitions.entry((*budget, &entry.part)).or_default().push(&entry.node);
+    }
+    let gate = |((budget, part), waiters): ((usize, &str), Vec<&str>)| {
+        let spec = observed.specs.get(budget).copied()?;
+        let held = observed.held.iter().filter(|(of, held)| *of == budget && held.part == part).map(|(_, held)| held);
+        let situation = Situation { spec, ..situation };
+        let gate = slot(situation, part, held, std::iter::empty());
+        Some(Gate { opens: format!("{}: {}", listed(waiters), gate.opens), ..gate })
+    };
+    partitions.into_iter().filter_map(gate).collect()
+}
+
+/// Returns a gate for each elected task without a result.
+fn elections(observed: &Observed<'_>, situation: Situation<'_>) -> Vec<Gate> {
+    let gate = |(task, node): &(String, String)| {
+        let lost = situation.lost.get(node);
+        let loss = lost.map_or_else(String::new, |at| format!(", lost{}", since(*at)));
+        let opens = format!(
+            "waiting for the result of the elected task {task:?} (run by {node}{loss}); continues when {node} has published it"
+        );
+        let gate = Gate::shared("Dependency", opens);
+        if lost.is_some() { gate.action(start([node])) } else { gate }
+    };
+    observed.elected.iter().map(gate).collect()
+}
+
+/// Returns the gate between the open wave and the next one, the next segment, or the end of the run.
+fn progress(
+    situation: Situation<'_>,
+    (segment, wave): (u32, u32),
+    missing: &[&str],
+    elected: &[(String, String)],
+    opened: Option<i64>,
+) -> Option<Gate> {
+    let Situation { spec, snapshot, lost } = situation;
+    let is_last_wave = wave.saturating_add(1) >= spec.waves;
+    if is_last_wave && spec.cuts.get(segment as usize) == Some(&Cut::Barrier) {
+        return Some(barrier(situation, segment.saturating_add(1)).since(opened));
+    }
+    // Nodes of an elected segment wait for its result, which is a gate of its own.
+    if spec.elected.contains(&segment) && !elected.is_empty() {
+        return None;
+    }
+    let describe = |node: &&str| match (lost.get(*node), snapshot.held.iter().find(|held| held.node == **node)) {
+        (Some(at), _) => format!("{node} (lost{})", since(*at)),
+        (None, Some(held)) if super::has_slot(&held) => format!("{node} (holds a slot{})", since(held.note.at)),
+        (None, Some(held)) if held.held.is_failed(spec.on_lost) => format!("{node} (failed)"),
+        _ => (*node).to_owned(),
+    };
+    let total = spec.up_to(wave).count();
+    let came = total.saturating_sub(missing.len());
+    let next = if is_last_wave { "the run ends" } else { "the next wave opens" };
+    let place = format!("wave {} of {} in segment {} of {}", wave + 1, spec.waves, segment + 1, spec.segments());
+    let opens = if !missing.is_empty() {
+        let names = listed(missing.iter().map(describe));
+        format!(
+            "waiting for {names} to complete {place} ({came} of {total} nodes have); continues when all have, then {next}"
+        )
+    } else if is_last_wave || spec.soak.is_zero() {
+        format!("all {total} nodes have completed {place}; {next} as soon as a node records it")
+    } else {
+        format!("{place} is complete and must hold for {} s; then {next}", spec.soak.as_secs())
+    };
+    Some(Gate::shared("Wave", opens).since(opened))
+}
+
+/// Returns the gate of lost members that the run waits for.
+fn lost_members(situation: Situation<'_>, missing: &[&str], own: &[SlotEntry]) -> Option<Gate> {
+    let Situation { spec, lost, .. } = situation;
+    let holder = |node: &str| own.iter().any(|held| held.node == node && super::has_slot(&held));
+    let mut gone: BTreeSet<&str> = missing.iter().copied().collect();
+    gone.extend(own.iter().filter(super::has_slot).map(|held| held.node.as_str()));
+    gone.retain(|node| lost.contains_key(*node));
+    let first = gone.iter().filter_map(|node| lost.get(*node).copied().flatten()).min();
+    if gone.is_empty() {
+        return None;
+    }
+    let names = gone.iter().map(|node| format!("{node}, lost{}", since(lost.get(*node).copied().flatten())));
+    let reason = if gone.iter().any(|node| holder(node)) { "Slot" } else { "Wave" };
+    let outcome = match spec.on_lost {
+        OnLost::Hold => "continues when they are back (onLostNode: hold)",
+        OnLost::Skip => "continues when they are back or written off (onLostNode: skip)",
+        OnLost::Fail => "they count as failed when their leases have ended (onLostNode: fail)",
+    };
+    let gate = Gate::shared(reason, format!("waiting for {}; {outcome}", listed(names))).since(first);
+    Some(if spec.on_lost == OnLost::Skip { gate } else { gate.action(start(&gone)) })
+}
+
+/// Returns the gates that the missing members report: their own gates, and generations that they have not loaded.
+fn reported(observed: &Observed<'_>, spec: &RolloutSpec, missing: &[&str]) -> Vec<Gate> {
+    let mut behind: BTreeMap<u64, Vec<&str>> = BTreeMap::new();
+    let mut gates: Vec<(Gate, Vec<&str>)> = Vec::new();
+    for node in missing.iter().filter(|node| !observed.word(node).eq("lost")) {
+        let Some(report) = observed.reports.get(*node) else { continue };
+        if report.generation < spec.generation {
+            behind.entry(report.generation).or_default().push(node);
+            continue;
+        }
+        for gate in &report.gates {
+            let same = |known: &&mut (Gate, Vec<&str>)| {
+                (known.0.reason, &known.0.opens, &known.0.action) == (gate.reason, &gate.opens, &gate.action)
+            };
+            match gates.iter_mut().find(same) {
+                Some((known, nodes)) => {
+                    nodes.push(node);
+                    known.since = known.since.min(gate.since).or(known.since);
+                }
+                None => gates.push((gate.clone(), vec![node])),
+            }
+        }
+    }
+    let behind = behind.into_iter().map(|(generation, nodes)| {
+        let opens = format!(
+            "waiting for {} to load generation {} (loaded: {generation}); continues when they have fetched its commits",
+            listed(nodes),
+            spec.generation
+        );
+        Gate::shared("Dependency", opens).action("If it lasts, see the conditions that `towpath status` shows there")
+    });
+    let gates =
+        gates.into_iter().map(|(gate, nodes)| Gate { opens: format!("{}: {}", listed(nodes), gate.opens), ..gate });
+    behind.chain(gates).collect()
+}
+
+/// Returns the state of a run while the data store does not answer.
+pub(crate) fn unreachable(spec: &RolloutSpec, gate: Gate) -> Rollout {
+    Rollout {
+        phase: "waiting",
+        segment: 1,
+        segments: spec.segments(),
+        wave: 1,
+        waves: spec.waves,
+        total: spec.members.len() as u64,
+        blocked: vec![gate],
+        ..Rollout::default()
+    }
+}

@@ -1,0 +1,198 @@
+//! The state of runs for people, and the parts of records that are only for people.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    time::Duration,
+};
+
+use serde_json::Value;
+
+use super::Fleet;
+use crate::{
+    Gate, Liveness, NodeReport, Rollout,
+    explain::{self, LostNodes, Observed, WrittenOff},
+    keys::{self, Key},
+    rollout::{
+        Elected, OnLost, Request, RolloutSpec, RunSnapshot, SlotEntry, SlotNote, SlotState, frontier, queue_entry,
+        slot_entry,
+    },
+    store::{Compare, Op, Row, StoreError, Txn},
+};
+
+/// The time after which a node checks whether the holders that it waits for are lost, under `hold` and without gossip.
+const LONG_WAIT: Duration = Duration::from_secs(20);
+
+/// The most holders that are checked.
+const CHECKED: usize = 5;
+
+impl Fleet {
+    /// Sets the error message of this node's next failure in a book. Other nodes show it.
+    pub fn describe_failure(&self, book: &str, message: &str) {
+        self.lock().loss.describe(book, message);
+    }
+
+    /// Takes the write-offs that this node has committed.
+    pub fn take_written_off(&self) -> Vec<WrittenOff> {
+        self.lock().loss.take_written_off()
+    }
+
+    /// Adds the time of writing to a slot or progress record, and the error message to this node's failure. Both are
+    /// for people only: no decision reads them.
+    pub(super) fn stamp(&self, txn: &mut Txn) {
+        let now = self.clock.wall();
+        for operation in &mut txn.then {
+            let Op::Put { key, value, .. } = operation else { continue };
+            let parsed = Key::parse(key);
+            if !matches!(parsed, Some(Key::Slot { .. } | Key::Progress { .. })) {
+                continue;
+            }
+            let Ok(Value::Object(mut record)) = serde_json::from_slice(value) else { continue };
+            record.entry("at").or_insert_with(|| now.into());
+            if let Some(Key::Slot { book, node, .. }) = parsed
+                && node == self.node
+                && record.get("kind").is_some_and(|kind| kind == "failure")
+                && let Some(message) = self.lock().loss.message(book)
+            {
+                record.insert("message".into(), message.clone().into());
+            }
+            *value = serde_json::to_vec(&record).unwrap_or_default();
+        }
+    }
+
+    /// Returns the transaction that replaces the message of this node's failure. `None` if it is the last one.
+    pub(super) fn newer_message(&self, spec: &RolloutSpec, snapshot: &RunSnapshot, want: Request) -> Option<Txn> {
+        let mine = snapshot.mine(spec, &self.node).filter(|mine| mine.held.kind == SlotState::Failure)?;
+        let newest = self.lock().loss.message(&spec.book).cloned();
+        if !matches!(want, Request::Failed(_)) || newest.is_none() || newest == mine.note.message {
+            return None;
+        }
+        let key = keys::held(&spec.group, &mine.part, &spec.book, &self.node);
+        let mut record = serde_json::to_value(&mine.held).ok()?;
+        record["at"] = mine.note.at.into();
+        let compare = vec![Compare::Revision(key.clone(), mine.modified)];
+        let value = serde_json::to_vec(&record).ok()?;
+        Some(Txn { compare, then: vec![Op::put(key, value)], otherwise: Vec::new() })
+    }
+
+    /// Notes the write-offs in a transaction that was applied.
+    pub(super) fn note_write_offs(&self, spec: &RolloutSpec, txn: &Txn) {
+        for (book, node, run) in txn.then.iter().filter_map(|operation| explain::written_off(spec, operation)) {
+            let since = self.lost_at(node);
+            self.lock().loss.note_written_off(WrittenOff::new(&self.node, book, node, &run, since));
+        }
+    }
+
+    /// Returns the time since which a lost node is lost, as this node saw it.
+    fn lost_at(&self, node: &str) -> i64 {
+        let now = self.clock.wall();
+        self.lock().loss.lost_at(node, now)
+    }
+
+    /// Returns the lost nodes that a waiting node can name: under `hold` the holders, else all that the run waits for.
+    pub(super) fn lost_holders(&self, spec: &RolloutSpec, snapshot: &RunSnapshot) -> Result<LostNodes, StoreError> {
+        let mut lost = snapshot.lost.clone();
+        if spec.on_lost == OnLost::Hold {
+            lost.extend(self.dead_holders(spec, snapshot)?);
+        }
+        Ok(lost.into_iter().map(|node| (node.clone(), Some(self.lost_at(&node)))).collect())
+    }
+
+    /// Returns the holders that are lost. Without gossip, they are checked once they hold their slots for long, so that
+    /// a rollout in progress costs no request.
+    fn dead_holders(&self, spec: &RolloutSpec, snapshot: &RunSnapshot) -> Result<BTreeSet<String>, StoreError> {
+        let has_slot =
+            |held: &&SlotEntry| matches!(held.held.kind, SlotState::Claim | SlotState::Offer) && held.node != self.node;
+        let holders: Vec<&SlotEntry> = snapshot.held.iter().filter(has_slot).take(CHECKED).collect();
+        if let Some(gossip) = self.gossip.get() {
+            let lost = holders.iter().filter(|held| gossip.thinks_lost(&held.node));
+            return Ok(lost.map(|held| held.node.clone()).collect());
+        }
+        let now = self.clock.monotonic();
+        let seen: BTreeSet<(String, u64)> = holders.iter().map(|held| (held.node.clone(), held.modified)).collect();
+        if holders.is_empty() || !self.lock().loss.waits_long(&spec.book, seen, now, LONG_WAIT) {
+            return Ok(BTreeSet::new());
+        }
+        let reads = holders.iter().map(|held| Op::Read(keys::alive(&held.node))).collect();
+        let (_, answers) = self.store.commit(&Txn { then: reads, ..Txn::default() })?.answers();
+        let lost = holders.iter().zip(answers).filter(|(_, answer)| answer.rows.is_empty());
+        Ok(lost.map(|(held, _)| held.node.clone()).filter(|node| self.agrees_lost(node)).collect())
+    }
+
+    /// Returns the state of a book's run, for people. The first spec has the budget of the book, the others have the
+    /// budgets of its tasks.
+    pub fn rollout(
+        &self,
+        specs: &[&RolloutSpec],
+        liveness: &dyn Fn(&str) -> &'static str,
+        reports: &BTreeMap<String, NodeReport>,
+    ) -> Rollout {
+        let Some(spec) = specs.first() else { return Rollout::default() };
+        match self.observe(spec, specs, liveness, reports) {
+            Ok(observed) => explain::report(&observed),
+            Err(error) => explain::unreachable(spec, Gate::unreachable(&error)),
+        }
+    }
+
+    fn observe<'a>(
+        &self,
+        spec: &RolloutSpec,
+        specs: &'a [&'a RolloutSpec],
+        liveness: &dyn Fn(&str) -> &'static str,
+        reports: &'a BTreeMap<String, NodeReport>,
+    ) -> Result<Observed<'a>, StoreError> {
+        let mut snapshot = self.look(spec)?;
+        self.notice(spec, &mut snapshot)?;
+        if let Some((segment, _)) = frontier(spec, &snapshot).first().copied() {
+            snapshot.names = Some((segment, self.names(&keys::member_votes(&spec.run, segment))?));
+        }
+        let of_budget = |group: &str, part: &str, node: &str| {
+            let own = specs.iter().position(|spec| spec.group == group && spec.part(node) == part);
+            own.or_else(|| specs.iter().position(|spec| spec.group == group)).unwrap_or(0)
+        };
+        let (mut held, mut queue) = (Vec::new(), Vec::new());
+        let groups: BTreeSet<&str> = specs.iter().map(|spec| spec.group.as_str()).collect();
+        for group in groups {
+            let prefix = keys::all_held(group);
+            let (_, rows) = self.all_rows(&prefix)?;
+            let entries = rows.iter().filter_map(|row| slot_entry(row, &prefix));
+            held.extend(entries.map(|entry| (of_budget(group, &entry.part, &entry.node), entry)));
+            let prefix = keys::whole_queue(group);
+            let (_, rows) = self.all_rows(&prefix)?;
+            let entries = rows.iter().filter_map(|row| queue_entry(row, &prefix));
+            queue.extend(entries.map(|entry| (of_budget(group, &entry.part, &entry.node), entry)));
+        }
+        queue.sort_by_key(|(_, entry)| entry.modified);
+        let elected = if spec.elected.is_empty() { Vec::new() } else { self.elected_without_result(spec)? };
+        let alive = self.alive()?;
+        let named = held.iter().map(|(_, held)| &held.node).chain(elected.iter().map(|(_, node)| node));
+        let named: BTreeSet<&String> = spec.members.keys().chain(named).collect();
+        let liveness = named.into_iter().map(|node| {
+            let word = liveness(node);
+            let live = Liveness { word, lost_since: None };
+            let lost_since = live.is_lost().then(|| self.lost_at(node));
+            (node.clone(), Liveness { lost_since, ..live })
+        });
+        let liveness = liveness.collect();
+        let rejected = self.store.strangers();
+        let rejected = rejected.into_iter().filter(|(node, _)| spec.selects(node) && !alive.contains(node)).collect();
+        let opened = if snapshot.progress.as_ref().is_some_and(|(progress, _)| progress.run == spec.run) {
+            let rows = self.rows(&keys::progress(&spec.book))?;
+            rows.get("").and_then(|value| serde_json::from_slice::<SlotNote>(value).ok()?.at)
+        } else {
+            None
+        };
+        Ok(Observed { specs, snapshot, held, queue, opened, elected, liveness, reports, rejected })
+    }
+
+    /// Returns the elected nodes of a run that have not published a result, each with its task.
+    fn elected_without_result(&self, spec: &RolloutSpec) -> Result<Vec<(String, String)>, StoreError> {
+        let (_, rows) = self.all_rows(&keys::book_elections(&spec.book))?;
+        let open = |row: &Row| {
+            let elected: Elected = serde_json::from_slice(&row.value).ok()?;
+            let Some(Key::Elected { task, node, .. }) = Key::parse(&row.key) else { return None };
+            let is_open = elected.share.is_none() && elected.run == spec.run && spec.selects(node);
+            is_open.then(|| (task.into_owned(), node.to_owned()))
+        };
+        Ok(rows.iter().filter_map(open).collect())
+    }
+}

@@ -1,0 +1,279 @@
+//! Runs of a few nodes that decide about one store in memory: failures, lost nodes, and many segments.
+
+use super::*;
+use crate::{
+    accept::Accepted,
+    keys,
+    store::{Op, memory::Memory},
+};
+use decide::bytes;
+
+const NODES: [&str; 4] = ["a", "b", "c", "d"];
+
+/// Creates a run of four nodes.
+pub(super) fn spec(generation: u64, count: Option<u64>, max_failures: u64) -> RolloutSpec {
+    let nodes = NODES.map(str::to_owned);
+    RolloutSpec {
+        book: "n/b".into(),
+        group: "n/b".into(),
+        run: "n/b@1".into(),
+        generation,
+        members: nodes.clone().map(|node| (node, 0)).into(),
+        known: nodes.to_vec(),
+        count,
+        max_failures,
+        waves: 1,
+        ..RolloutSpec::default()
+    }
+}
+
+/// Creates a run of the nodes a and b.
+fn of_two(count: Option<u64>, max_failures: u64) -> RolloutSpec {
+    let nodes = ["a", "b"].map(str::to_owned);
+    let members = nodes.clone().map(|node| (node, 0)).into();
+    RolloutSpec { members, known: nodes.to_vec(), ..spec(1, count, max_failures) }
+}
+
+/// Several nodes that decide about one store.
+pub(super) struct Fixture(pub(super) Memory);
+
+impl Fixture {
+    pub(super) fn new() -> Self {
+        let mut fixture = Self(Memory::default());
+        for node in NODES {
+            fixture.put(&keys::alive(node), Vec::new());
+        }
+        fixture.accept(1);
+        fixture
+    }
+
+    fn put(&mut self, key: &str, value: Vec<u8>) {
+        self.0.apply(&Txn { then: vec![Op::put(key, value)], ..Txn::default() }).unwrap();
+    }
+
+    pub(super) fn accept(&mut self, generation: u64) {
+        self.put(keys::ACCEPTED, bytes(&Accepted { schema: 1, generation, ..Accepted::default() }));
+    }
+
+    pub(super) fn snapshot(&self, spec: &RolloutSpec, me: &str) -> RunSnapshot {
+        look(spec, me, |txn| Ok::<_, ()>(self.0.peek(txn))).unwrap()
+    }
+
+    /// Repeats a node's request until the decision is to continue or to wait. Returns whether it is to continue.
+    pub(super) fn ask(&mut self, spec: &RolloutSpec, me: &str, want: Request) -> bool {
+        for _ in 0..20 {
+            match decide(spec, &self.snapshot(spec, me), me, want) {
+                Decision::Go => return true,
+                Decision::Wait(_) => return false,
+                Decision::Commit(txn) => drop(self.0.apply(&txn).unwrap()),
+            }
+        }
+        panic!("{me} does not come to an end with {want:?}");
+    }
+
+    /// Does the maintenance that a node sees, while some nodes count as lost.
+    fn maintain(&mut self, spec: &RolloutSpec, me: &str, lost: &[&str]) {
+        for node in lost {
+            self.0.apply(&Txn { then: vec![Op::Delete(keys::alive(node))], ..Txn::default() }).unwrap();
+        }
+        for _ in 0..20 {
+            let mut snapshot = self.snapshot(spec, me);
+            snapshot.lost = lost.iter().map(|node| (*node).to_owned()).collect();
+            snapshot.soaked = true;
+            if let Some(segment) = segment_to_inspect(spec, &snapshot) {
+                let prefix = keys::member_votes(&spec.run, segment);
+                let name = |row: &crate::store::Row| row.key.strip_prefix(&prefix).map(str::to_owned);
+                snapshot.names = Some((segment, self.0.below(&prefix).filter_map(name).collect()));
+            }
+            match next_maintenance(spec, &snapshot, me) {
+                Some(txn) => drop(self.0.apply(&txn).unwrap()),
+                None => return,
+            }
+        }
+        panic!("{me} does not come to an end with the maintenance");
+    }
+
+    pub(super) fn kinds(&self, spec: &RolloutSpec) -> Vec<(String, SlotState)> {
+        let snapshot = self.snapshot(spec, "a");
+        snapshot.held.into_iter().map(|held| (held.node, held.held.kind)).collect()
+    }
+
+    pub(super) fn freed(&self) -> Option<Freed> {
+        self.0.below(keys::ALL_FREED).next().map(|row| serde_json::from_slice(&row.value).unwrap())
+    }
+
+    fn done(&self, spec: &RolloutSpec) -> bool {
+        self.snapshot(spec, "b").done(spec)
+    }
+}
+
+pub(super) fn is(node: &str, kind: SlotState) -> (String, SlotState) {
+    (node.to_owned(), kind)
+}
+
+/// Creates a run of a book that shares the named slot `s`.
+fn shared(book: &str, max_failures: u64) -> RolloutSpec {
+    let run = format!("{book}@1");
+    RolloutSpec { book: book.into(), group: "n/slot=s".into(), run, ..spec(1, Some(1), max_failures) }
+}
+
+#[test]
+fn failure_in_a_named_slot_halts_every_book_that_shares_it() {
+    for max_failures in [0, 1] {
+        let mut fixture = Fixture::new();
+        let (one, other) = (shared("n/one", max_failures), shared("n/other", max_failures));
+        for node in ["a", "b"].into_iter().take(usize::try_from(max_failures).unwrap() + 1) {
+            assert!(fixture.ask(&one, node, Request::Change(0)) && fixture.ask(&one, node, Request::Failed(0)));
+        }
+        assert!(!fixture.ask(&one, "c", Request::Change(0)), "its own book is halted");
+        assert!(!fixture.ask(&other, "d", Request::Change(0)), "node a is half changed, so node d must wait");
+        assert!(fixture.ask(&one, "a", Request::Change(0)) && fixture.ask(&one, "a", Request::Done(0)));
+        assert!(fixture.ask(&one, "c", Request::Change(0)) && fixture.ask(&one, "c", Request::Done(0)));
+        assert!(fixture.ask(&other, "d", Request::Change(0)), "max_failures {max_failures}");
+    }
+}
+
+#[test]
+fn failure_of_another_book_in_a_named_slot_keeps_no_wave_closed() {
+    let mut fixture = Fixture::new();
+    let (one, mut other) = (shared("n/one", 0), shared("n/other", 0));
+    other.waves = 2;
+    other.members.insert("b".into(), 1);
+    for node in ["a", "c", "d"] {
+        assert!(fixture.ask(&other, node, Request::Change(0)) && fixture.ask(&other, node, Request::Done(0)));
+    }
+    assert!(fixture.ask(&one, "a", Request::Change(0)) && fixture.ask(&one, "a", Request::Failed(0)));
+    fixture.maintain(&other, "b", &[]);
+    assert_eq!(fixture.snapshot(&other, "b").open_waves(&other, 0), 2);
+    assert!(!fixture.ask(&other, "b", Request::Change(0)), "the slot is closed");
+    // A node that has nothing to change needs no slot.
+    assert!(fixture.ask(&other, "b", Request::Enter(0)) && fixture.ask(&other, "b", Request::Done(0)));
+    fixture.maintain(&other, "b", &[]);
+    assert!(fixture.done(&other) && !fixture.done(&one));
+}
+
+#[test]
+fn lost_holder_of_another_book_in_a_named_slot_does_not_halt_this_book() {
+    let mut fixture = Fixture::new();
+    let skip = |book: &str| RolloutSpec { on_lost: OnLost::Skip, ..shared(book, 0) };
+    let (one, other) = (skip("n/one"), skip("n/other"));
+    assert!(fixture.ask(&other, "c", Request::Change(0)));
+    fixture.maintain(&other, "b", &["c"]);
+    assert_eq!(fixture.kinds(&other), [is("c", SlotState::WrittenOff)]);
+    assert!(fixture.ask(&one, "a", Request::Change(0)));
+    let mut snapshot = fixture.snapshot(&other, "b");
+    snapshot.lost = ["a".to_owned()].into();
+    assert_eq!(snapshot.holder_beyond_budget(&other), None, "node a holds the slot for the other book");
+}
+
+#[test]
+fn later_wave_opens_after_too_many_failures_under_fail_after_all_targets_ran() {
+    for after_all in [false, true] {
+        let mut fixture = Fixture::new();
+        let mut spec = RolloutSpec { after_all, waves: 2, cuts: vec![Cut::Barrier], ..of_two(None, 0) };
+        spec.members.insert("b".into(), 1);
+        assert!(fixture.ask(&spec, "a", Request::Failed(0)));
+        fixture.maintain(&spec, "b", &[]);
+        assert_eq!(fixture.ask(&spec, "b", Request::Change(0)), after_all, "the second wave");
+        if after_all {
+            assert!(fixture.ask(&spec, "b", Request::Done(0)));
+            fixture.maintain(&spec, "b", &[]);
+            assert!(fixture.ask(&spec, "b", Request::Enter(1)) || spec.waves == 2, "the barrier");
+            fixture.maintain(&spec, "b", &[]);
+            assert!(fixture.snapshot(&spec, "b").open_waves(&spec, 1) > 0, "the barrier opens");
+        }
+    }
+}
+
+#[test]
+fn run_with_too_many_failures_under_fail_after_all_targets_ran_ends_when_they_succeed() {
+    let (mut fixture, spec) = (Fixture::new(), RolloutSpec { after_all: true, ..of_two(None, 0) });
+    assert!(fixture.ask(&spec, "a", Request::Failed(0)) && fixture.ask(&spec, "b", Request::Done(0)));
+    fixture.maintain(&spec, "b", &[]);
+    assert!(!fixture.done(&spec), "the run has failed");
+    assert!(fixture.ask(&spec, "a", Request::Change(0)) && fixture.ask(&spec, "a", Request::Done(0)));
+    fixture.maintain(&spec, "b", &[]);
+    assert!(fixture.done(&spec));
+}
+
+#[test]
+fn run_of_many_segments_ends() {
+    for cuts in [39, 40, 41, 130] {
+        let mut fixture = Fixture::new();
+        let spec = RolloutSpec { cuts: vec![Cut::Barrier; cuts], ..of_two(Some(1), 0) };
+        for segment in 0..spec.segments() {
+            for node in ["a", "b"] {
+                assert!(fixture.ask(&spec, node, Request::Change(segment)), "{node} in segment {segment}");
+                assert!(fixture.ask(&spec, node, Request::Done(segment)));
+                assert!(fixture.snapshot(&spec, node).voted.contains(&segment));
+            }
+            fixture.maintain(&spec, "a", &[]);
+        }
+        assert!(fixture.done(&spec), "{cuts} cuts");
+        let snapshot = fixture.snapshot(&spec, "a");
+        assert_eq!(snapshot.votes, vec![2; cuts + 1]);
+        let most = RunSnapshot::reading_more(&spec, "a").iter().map(|txn| txn.then.len()).max().unwrap_or(0);
+        assert!(most <= crate::store::MAX_OPERATIONS, "{most} operations");
+    }
+}
+
+#[test]
+fn failed_node_that_is_lost_later_is_written_off_under_skip() {
+    for (on_lost, after) in
+        [(OnLost::Skip, SlotState::WrittenOff), (OnLost::Fail, SlotState::Failure), (OnLost::Hold, SlotState::Failure)]
+    {
+        let (mut fixture, spec) = (Fixture::new(), RolloutSpec { on_lost, ..of_two(Some(1), 0) });
+        assert!(fixture.ask(&spec, "a", Request::Change(0)) && fixture.ask(&spec, "a", Request::Failed(0)));
+        assert!(!fixture.ask(&spec, "b", Request::Change(0)), "the run is halted");
+        fixture.maintain(&spec, "c", &["a"]);
+        assert_eq!(fixture.kinds(&spec).first(), Some(&is("a", after)), "{on_lost:?}");
+        let goes_on = fixture.ask(&spec, "b", Request::Change(0));
+        assert_eq!(goes_on, on_lost == OnLost::Skip, "{on_lost:?}");
+        if goes_on {
+            assert!(fixture.ask(&spec, "b", Request::Done(0)));
+            fixture.maintain(&spec, "b", &["a"]);
+            assert!(fixture.done(&spec), "the run ends without the node");
+        }
+    }
+}
+
+#[test]
+fn failed_nodes_are_written_off_up_to_the_slot_count() {
+    let spec = RolloutSpec { on_lost: OnLost::Skip, ..spec(1, Some(2), 1) };
+    let mut fixture = Fixture::new();
+    for node in ["a", "b"] {
+        assert!(fixture.ask(&spec, node, Request::Change(0)), "{node}");
+    }
+    for node in ["a", "b"] {
+        assert!(fixture.ask(&spec, node, Request::Failed(0)));
+    }
+    fixture.maintain(&spec, "d", &["a", "b"]);
+    assert!(fixture.kinds(&spec).iter().all(|(_, kind)| *kind == SlotState::WrittenOff), "{:?}", fixture.kinds(&spec));
+    assert!(fixture.ask(&spec, "c", Request::Change(0)));
+    fixture.maintain(&spec, "d", &["a", "b", "c"]);
+    let mut snapshot = fixture.snapshot(&spec, "d");
+    snapshot.lost = ["c".to_owned()].into();
+    assert_eq!(snapshot.holder_beyond_budget(&spec), Some("c"));
+}
+
+#[test]
+fn later_run_does_not_wait_for_a_node_that_an_earlier_run_lost() {
+    for on_lost in [OnLost::Skip, OnLost::Fail] {
+        for claims in [true, false] {
+            let (mut fixture, first) = (Fixture::new(), RolloutSpec { on_lost, ..of_two(Some(1), 1) });
+            if claims {
+                assert!(fixture.ask(&first, "a", Request::Change(0)));
+            }
+            for (run, generation) in [("n/b@1", 1), ("n/b@2", 2), ("n/b@3", 3)] {
+                let count = Some(2);
+                let spec = RolloutSpec { run: run.into(), generation, count, ..first.clone() };
+                fixture.accept(generation);
+                fixture.maintain(&spec, "b", &["a"]);
+                assert!(fixture.ask(&spec, "b", Request::Change(0)), "{on_lost:?} {run}");
+                assert!(fixture.ask(&spec, "b", Request::Done(0)));
+                fixture.maintain(&spec, "b", &["a"]);
+                assert!(fixture.done(&spec), "{on_lost:?}, with a claim: {claims}, {run}: {:?}", fixture.kinds(&spec));
+            }
+        }
+    }
+}
