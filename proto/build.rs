@@ -22,6 +22,7 @@ fn main() -> Result<(), Box<dyn Error>> {
         .btree_map(".")
         .type_attribute(".", "#[derive(serde::Serialize, serde::Deserialize)]")
         .message_attribute(".", "#[serde(rename_all = \"camelCase\", default, deny_unknown_fields)]")
+        .field_attribute("EventRecord.data", "#[serde(with = \"crate::plain\")]")
         .compile_protos(&files, &[".".to_owned()])
         .map_err(|error| format!("{error}\n(protoc is needed to build: install the package protobuf-compiler)"))?;
     let pool = DescriptorPool::decode(fs::read(&set)?.as_slice())?;

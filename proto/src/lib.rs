@@ -5,6 +5,7 @@
 
 mod explain;
 mod json_schema;
+pub mod plain;
 mod schema;
 
 pub use explain::{UnknownWord, explain};

@@ -82,7 +82,7 @@ fn what_no_longer_fits_of_a_later_source_is_held_and_the_rest_goes_on() {
     assert_eq!(node.read("/site").as_deref(), Some("one"), "what is held is not gone");
     let shown = objects(&node);
     assert!(shown.contains("\"held: there is no NodeGroup web"), "{shown}");
-    assert!(shown.contains("object.held") && shown.contains("TaskBook/shop/site"), "{shown}");
+    assert!(shown.contains("revision.object-held") && shown.contains("TaskBook/shop/site"), "{shown}");
     // The other book of the shop advances, even with a commit that still has the invalid book.
     shop.write("shop.yaml", format!("{}---\n{}", book("site", "web", "one"), book("till", "all", "two")));
     shop.publish("till");

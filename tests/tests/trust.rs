@@ -235,7 +235,7 @@ spec:
     let mut bad: Value = serde_json::from_slice(&real).unwrap();
     bad["generation"] = 99.into();
     ok(fleet.etcd.ctl().args(["put", accepted, &bad.to_string()]));
-    fleet.wait(30, |fleet| events(fleet, 0).contains("record.refused"));
+    fleet.wait(30, |fleet| events(fleet, 0).contains("store.record-rejected"));
     fleet.repository.write(
         "more.yaml",
         "metadata: {apiVersion: v1alpha, kind: TaskBook, name: more, namespace: app}

@@ -15,7 +15,7 @@ pub mod store;
 pub mod windows;
 
 pub use accept::{Accepted, Candidate};
-pub use explain::{FailedNode, Holder, Liveness, NodeReport, Rollout, WrittenOff};
+pub use explain::{FailedNode, Holder, Liveness, Milestone, MilestoneKind, NodeReport, Rollout, WrittenOff};
 pub use gates::{Gate, Gates, Permit, Suspension, reason_named};
 pub use store::{Store, local::LocalStore};
 pub use windows::{Window, Windows};

@@ -3,7 +3,7 @@
 use std::{error::Error, process::ExitCode};
 
 use super::terminal;
-use crate::{config::ConfigError, reconcile::NodeError, report::chain, serve::CallError};
+use crate::{config::ConfigError, error_chain::chain, reconcile::NodeError, serve::CallError};
 
 /// An error, or an unreachable source after the last good revision was applied.
 pub(super) const ERROR: u8 = 1;

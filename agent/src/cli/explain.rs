@@ -1,13 +1,15 @@
-//! `towpath explain`: the documentation of the schema.
+//! `towpath explain`: the documentation of the schema and of the events.
 
 use clap::Args;
 
 use super::{exit::Failure, output};
+use crate::events::EventType;
 
-/// Explains a kind, or one of its fields.
+/// Explains a kind, one of its fields, or the events.
 #[derive(Debug, Args)]
 pub(super) struct Explain {
-    /// A kind, a module, or a path such as TaskBook.spec.tasks.file.mode or file.mode. Default: all kinds and modules
+    /// A kind, a module, a path such as TaskBook.spec.tasks.file.mode or file.mode, `events`, or an event type. Default:
+    /// all kinds and modules
     path: Option<String>,
 }
 
@@ -32,6 +34,9 @@ impl Explain {
             output::write(&format!("\n{}", output::table(&["MODULE", "KIND", "DESCRIPTION"], &modules)))?;
             return Ok(0);
         };
+        if let Some(text) = event_text(&path) {
+            return output::write(&text).map(|()| 0);
+        }
         // A path may begin with the name of a module.
         let module = path.split('.').next().unwrap_or_default();
         let path = match towpath_proto::modules().any(|(field, _)| field.name == module) {
@@ -44,9 +49,34 @@ impl Explain {
                 let failure = Failure::invalid(format!("there is no {:?} in {}", unknown.word, unknown.within));
                 Err(match unknown.meant {
                     Some(meant) => failure.hint(format!("did you mean {meant}?")),
-                    None => failure.hint("`towpath explain` lists the kinds"),
+                    None => {
+                        failure.hint("`towpath explain` lists the kinds, and `towpath explain events` the event types")
+                    }
                 })
             }
         }
     }
+}
+
+/// Explains the event types: all of them, those of an area such as `events.task`, or one such as `task.failed`. `None`
+/// for another path.
+fn event_text(path: &str) -> Option<String> {
+    if let Some(event_type) = EventType::named(path) {
+        let state = if event_type.is_alarm() { "firing when it begins, resolved when it ends" } else { "none" };
+        return Some(format!("{}\n\n{}\n\nstate: {state}\n", event_type.name(), event_type.doc()));
+    }
+    let area = match path.strip_prefix("events") {
+        Some("") => String::new(),
+        Some(area) => format!("{}.", area.strip_prefix('.')?),
+        None => return None,
+    };
+    let listed: Vec<Vec<String>> = EventType::ALL
+        .iter()
+        .filter(|event_type| event_type.name().starts_with(&area))
+        .map(|event_type| {
+            let state = if event_type.is_alarm() { "firing, resolved" } else { "" };
+            vec![event_type.name().to_owned(), state.to_owned(), event_type.doc().to_owned()]
+        })
+        .collect();
+    (!listed.is_empty()).then(|| output::table(&["TYPE", "STATE", "DESCRIPTION"], &listed))
 }

@@ -25,7 +25,7 @@ pub(super) struct Plan {
 impl Plan {
     pub(super) fn run(self) -> Result<u8, Failure> {
         let plan = self.plan()?;
-        let changes = plan.tasks.iter().any(|task| task.action != "none");
+        let changes = plan.tasks.iter().any(would_change);
         output::print(self.output.output, &plan, || text(&plan))?;
         Ok(if self.exit_code && changes { exit::CHANGES } else { 0 })
     }
@@ -53,7 +53,7 @@ impl Plan {
 fn text(plan: &pb::PlanReply) -> String {
     let mut text = String::new();
     let mut book = "";
-    let mut changes = 0;
+    let (mut changes, mut unknown) = (0, 0);
     for task in &plan.tasks {
         if task.action == "none" && task.diff.is_none() {
             continue;
@@ -62,9 +62,8 @@ fn text(plan: &pb::PlanReply) -> String {
             book = &task.task_book;
             text.push_str(&format!("{book}\n"));
         }
-        if task.action != "none" {
-            changes += 1;
-        }
+        changes += usize::from(would_change(task));
+        unknown += usize::from(task.action == "unknown");
         let colour = match task.action.as_str() {
             "remove" => Colour::Bad,
             "unknown" => Colour::Odd,
@@ -80,5 +79,14 @@ fn text(plan: &pb::PlanReply) -> String {
         1 => text.push_str(&format!("1 of {} tasks would change something\n", plan.tasks.len())),
         _ => text.push_str(&format!("{changes} of {} tasks would change something\n", plan.tasks.len())),
     }
+    if unknown > 0 {
+        text.truncate(text.len().saturating_sub(1));
+        text.push_str(&format!("; {unknown} unknown\n"));
+    }
     text
+}
+
+/// Returns whether a task would change something. An unknown one is not counted.
+fn would_change(task: &pb::PlannedTask) -> bool {
+    task.action != "none" && task.action != "unknown"
 }

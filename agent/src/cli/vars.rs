@@ -36,11 +36,11 @@ impl Vars {
         let node = self.node.as_deref();
         let subject = node.unwrap_or_default();
         match self.from.answer(node).await? {
-            Answer::Agent(client) => worktree::parsed(&client.view("vars", subject, self.explain).await?),
+            Answer::Agent(client) => worktree::parsed(&client.view("vars", subject, self.explain, None).await?),
             Answer::Here(here) => {
                 let view = match &here.revision {
                     Some(revision) => here.handle.vars(revision, subject, self.explain),
-                    None => here.handle.view("vars", subject, self.explain),
+                    None => here.handle.view("vars", subject, self.explain, None),
                 };
                 view.map_err(|error| Failure::failed(error.to_string()))
             }

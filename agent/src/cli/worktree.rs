@@ -15,8 +15,8 @@ use towpath_render::{
 use super::{exit::Failure, output};
 use crate::{
     config::{self, Settings},
+    events::Events,
     reconcile::{FolderTree, Handle, Node, Options, Revision, pass::Machine},
-    report::Events,
     serve::Client,
 };
 

@@ -13,6 +13,7 @@ use super::{
     advance::object_ids,
     conditions::{Input, Trouble},
     follow::{Lacking, Unfollowed},
+    happenings,
     node::Node,
     revision::Revision,
     runs,
@@ -216,6 +217,7 @@ impl Node {
             commits: current.commits.clone(),
             at: self.state.looked,
         }));
+        self.record_events(vec![happenings::of_accepted(current)]);
         let mut changes = Changes::default();
         changes.set(current);
         changes.set(&manifest);

@@ -1,28 +1,30 @@
 //! From the heads of the sources to an accepted revision: the node proposes a valid candidate and shows the
 //! result (P22).
 
-use std::{
-    collections::{BTreeMap, BTreeSet},
-    sync::Arc,
-};
+use std::{collections::BTreeSet, sync::Arc};
 
+use serde_json::Value;
 use towpath_coordination::{
     Accepted, Candidate,
     accept::{self, Attempt, FleetIdentity, Proposal, SCHEMA, VerifyPolicy},
 };
 use towpath_git::VerifyMode;
-use towpath_render::objects::{ObjectSet, newly_held};
+use towpath_render::objects::{Held, ObjectSet};
 use towpath_state::{Acceptance, Changes, RejectedCandidates};
 
 use super::{
     adoption::NotFollowed,
     conditions::Input,
+    happenings,
     node::{Ended, Node},
     revision::Revision,
     runs,
     sources::Looked,
 };
-use crate::{config, report::Told};
+use crate::{
+    config,
+    events::{EventType, NewEvent},
+};
 
 /// Maximum number of remembered rejected candidates (P23).
 const REJECTED: usize = 100;
@@ -37,7 +39,7 @@ impl Node {
         }
         self.join();
         let adopted = self.adopt();
-        self.tell_refused();
+        self.report_rejected_records();
         let accepted = self.accepted();
         let looked =
             self.sources.look(&self.journal, &accepted.commits, &self.rejected, u64::try_from(now / 1000).unwrap_or(0));
@@ -149,12 +151,11 @@ impl Node {
                 commits: accepted.commits.clone(),
                 at: self.state.looked,
             }));
-            self.tell(
-                "revision.accepted",
-                None,
-                "Accepted",
-                format!("generation {} was accepted: {}", accepted.generation, shown(&accepted.commits)),
-            );
+            let mut events = vec![happenings::of_accepted(&accepted)];
+            if accepted.by == self.settings.node && self.store.shared() {
+                events.extend(happenings::of_acceptance(accepted.generation, &manifest));
+            }
+            self.record_events(events);
         }
         if accepted != *disk || !known {
             let mut changes = Changes::default();
@@ -174,7 +175,12 @@ impl Node {
             let node = revision.set.nodes.get(&self.settings.node);
             self.fleet.give_keys(node.map(|node| node.public_keys.clone()).filter(|keys| !keys.is_empty()));
             self.step_fleet();
-            self.tell_held(&revision.set);
+            self.alarm_held(&revision.set);
+            // A node that git does not name any more is not missed.
+            let known = revision.set.all_nodes();
+            let name = |event: &NewEvent| event.data.get("node").and_then(Value::as_str).unwrap_or_default().to_owned();
+            let gone = |event: &NewEvent| event.event_type == EventType::NodeLost && !known.contains(&name(event));
+            self.set_alarms(gone, Vec::new());
         }
         let mirrors = revision.as_ref().map(|revision| self.sources.mirrors(&revision.set)).unwrap_or_default();
         self.handle.set_revision(revision.clone(), mirrors);
@@ -196,32 +202,25 @@ impl Node {
         }
     }
 
-    /// Records an event for each newly held object, in the namespace of the object.
-    fn tell_held(&self, set: &ObjectSet) {
-        let nothing = ObjectSet::default();
-        let before = self.revision.as_ref().map_or(&nothing, |revision| &revision.set);
-        for held in newly_held(set, before) {
+    /// Sets an alarm for each held object, in the namespace of the object.
+    fn alarm_held(&self, set: &ObjectSet) {
+        let alarm = |held: &Held| {
             let key = held.object.as_ref().map(|object| &object.key);
-            let what = key.map_or_else(|| held.problem.source.clone(), object_id);
-            let told = Told {
-                namespace: key
-                    .map(|key| key.namespace.clone())
-                    .filter(|name| !name.is_empty())
-                    .unwrap_or("system".into()),
-                kind: "object.held".into(),
-                reason: Some("InvalidObjects".into()),
-                object: key.map(object_id),
-                message: towpath_git::without_secrets(&format!(
-                    "{what} no longer fits and is held: {}:{}: {}",
-                    held.problem.file, held.problem.line, held.problem.message
-                )),
-                ..Told::default()
-            };
-            tracing::warn!("{}", told.message);
-            if let Err(error) = self.handle.events().tell(self.clock.wall(), told) {
-                tracing::warn!(%error, "an event can't be kept");
-            }
-        }
+            let what = key.map_or_else(|| format!("Source/{}", held.problem.source), object_id);
+            let message = format!(
+                "{what} no longer fits and is held: {}:{}: {}",
+                held.problem.file, held.problem.line, held.problem.message
+            );
+            let namespace = key.map(|key| key.namespace.as_str()).unwrap_or_default();
+            NewEvent::new(EventType::RevisionObjectHeld, message)
+                .because("InvalidObjects")
+                .about(what, namespace)
+                .with("source", held.problem.source.as_str())
+                .with("file", held.problem.file.as_str())
+                .with("line", held.problem.line)
+        };
+        let firing = set.held.values().map(alarm).collect();
+        self.set_alarms(|event| event.event_type == EventType::RevisionObjectHeld, firing);
     }
 
     /// Falls back to the last good revision, from the mirrors, if no revision is loaded yet.
@@ -256,12 +255,4 @@ pub(super) fn object_ids(set: &ObjectSet) -> BTreeSet<String> {
 /// Returns the id of an object, as manifests write it.
 pub(super) fn object_id(key: &towpath_render::objects::Key) -> String {
     format!("{}/{}/{}", key.kind, key.namespace, key.name)
-}
-
-fn shown(commits: &BTreeMap<String, String>) -> String {
-    commits
-        .iter()
-        .map(|(name, commit)| format!("{name} {}", commit.chars().take(12).collect::<String>()))
-        .collect::<Vec<_>>()
-        .join(", ")
 }

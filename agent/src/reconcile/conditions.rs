@@ -7,7 +7,7 @@ use towpath_host::clock::rfc3339;
 use towpath_proto::v1alpha as pb;
 use towpath_state::{Acceptance, Record, kinds};
 
-use super::pass::Outcome;
+use super::{pass::Outcome, run_progress::RunProgress};
 
 /// The persistent state of a node.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
@@ -30,6 +30,8 @@ pub struct State {
     pub holds: BTreeMap<String, Hold>,
     /// Books that ask for more coordination than the data store provides.
     pub uncoordinated: Vec<String>,
+    /// The progress of the book runs.
+    pub runs: RunProgress,
     /// The reason and the status of each condition, with the time of the last change.
     since: BTreeMap<String, (String, bool, i64)>,
     /// The wall clock of the last `Input::Looked`, in milliseconds since 1970.
@@ -81,7 +83,8 @@ pub struct Hold {
 }
 
 impl Hold {
-    fn message(&self) -> String {
+    /// Returns the message, with the remedy.
+    pub fn message(&self) -> String {
         match &self.action {
             Some(action) => format!("{}: {}. {action}", self.subject, self.opens),
             None => format!("{}: {}", self.subject, self.opens),
@@ -130,18 +133,17 @@ pub struct Passed {
 /// The step back of the clock that is tolerated, in milliseconds.
 const JUMP: i64 = 5_000;
 
-/// Returns the next state and the events to record: (type, firing, trouble).
+/// Returns the next state.
 #[must_use]
-pub fn step(mut state: State, input: Input) -> (State, Vec<(String, bool, Trouble)>) {
-    let mut told = Vec::new();
+pub fn step(mut state: State, input: Input) -> State {
     match input {
         Input::Source(name, trouble) => {
-            note(&mut state.troubles, &format!("source {name}"), trouble, "source", &mut told)
+            note(&mut state.troubles, &format!("source {name}"), trouble);
         }
-        Input::Own(what, trouble) => note(&mut state.troubles, &format!("node {what}"), trouble, "node", &mut told),
-        Input::RejectedLocally(trouble) => note(&mut state.stalls, "node accepted", trouble, "revision", &mut told),
+        Input::Own(what, trouble) => note(&mut state.troubles, &format!("node {what}"), trouble),
+        Input::RejectedLocally(trouble) => note(&mut state.stalls, "node accepted", trouble),
         Input::Rejected(name, trouble) => {
-            note(&mut state.stalls, &format!("source {name}"), trouble, "revision", &mut told)
+            note(&mut state.stalls, &format!("source {name}"), trouble);
         }
         Input::Accepted(acceptance) => {
             state.accepted = acceptance;
@@ -150,7 +152,7 @@ pub fn step(mut state: State, input: Input) -> (State, Vec<(String, bool, Troubl
             state.attempted = Some(Acceptance { at: state.looked, ..state.accepted.clone() });
             state.attempting = true;
         }
-        Input::Passed(passed) => pass(&mut state, passed, &mut told),
+        Input::Passed(passed) => pass(&mut state, passed),
         Input::Looked(now) => {
             let back = state.looked - now;
             if back > JUMP {
@@ -159,7 +161,7 @@ pub fn step(mut state: State, input: Input) -> (State, Vec<(String, bool, Troubl
                     back / 1000
                 );
                 state.passes_since_jump = 0;
-                note(&mut state.troubles, "clock", Some(Trouble::new("ClockJumped", message)), "clock", &mut told);
+                note(&mut state.troubles, "clock", Some(Trouble::new("ClockJumped", message)));
             }
             state.looked = now;
         }
@@ -176,41 +178,17 @@ pub fn step(mut state: State, input: Input) -> (State, Vec<(String, bool, Troubl
             state.since.insert(key, (value.0, value.1, now));
         }
     }
-    (state, told)
+    state
 }
 
-fn note(
-    map: &mut BTreeMap<String, Trouble>,
-    key: &str,
-    trouble: Option<Trouble>,
-    kind: &str,
-    told: &mut Vec<(String, bool, Trouble)>,
-) {
+fn note(map: &mut BTreeMap<String, Trouble>, key: &str, trouble: Option<Trouble>) {
     match trouble {
         Some(mut trouble) => {
             trouble.message = towpath_git::without_secrets(&trouble.message);
-            let known = map.insert(key.to_owned(), trouble.clone());
-            if known.is_none_or(|known| known.reason != trouble.reason) {
-                told.push((format!("{kind}.{}", lower(&trouble.reason)), true, trouble));
-            }
+            map.insert(key.to_owned(), trouble);
         }
-        None => {
-            if let Some(over) = map.remove(key) {
-                told.push((format!("{kind}.{}", lower(&over.reason)), false, over));
-            }
-        }
+        None => drop(map.remove(key)),
     }
-}
-
-fn lower(reason: &str) -> String {
-    let mut text = String::new();
-    for character in reason.chars() {
-        if character.is_uppercase() && !text.is_empty() {
-            text.push('-');
-        }
-        text.extend(character.to_lowercase());
-    }
-    text
 }
 
 /// Returns the holds of a pass. A hold that the last pass had, for the same run, keeps its time.
@@ -227,18 +205,18 @@ fn holds(before: &BTreeMap<String, Hold>, held: Vec<Hold>, now: i64) -> BTreeMap
     holds
 }
 
-fn pass(state: &mut State, passed: Passed, told: &mut Vec<(String, bool, Trouble)>) {
+fn pass(state: &mut State, passed: Passed) {
     state.attempting &= passed.interrupted;
-    note(&mut state.troubles, "disk", passed.disk.clone(), "disk", told);
+    note(&mut state.troubles, "disk", passed.disk.clone());
     let failed = passed.failed.filter(|_| passed.disk.is_none()).map(|message| Trouble::new("TaskFailed", message));
-    note(&mut state.stalls, "tasks", failed, "task", told);
+    note(&mut state.stalls, "tasks", failed);
     state.holds = holds(&state.holds, passed.held, state.looked);
     state.uncoordinated = passed.uncoordinated;
     // The clock trouble ends with the second pass after the jump: by then the new time has done no harm.
     if state.troubles.contains_key("clock") {
         state.passes_since_jump += 1;
         if state.passes_since_jump > 1 {
-            note(&mut state.troubles, "clock", None, "clock", told);
+            note(&mut state.troubles, "clock", None);
         }
     }
     let in_full = !passed.interrupted && passed.worst < Outcome::Unknown;
@@ -424,12 +402,12 @@ mod tests {
     fn held_condition_keeps_every_reason_and_message() {
         let holds =
             vec![hold("a/b", "Suspended", "one"), hold("a/b", "Suspended", "two"), hold("a/c", "Suspended", "x")];
-        let (state, _) = run(vec![accepted(1), Input::Began, held(holds)]);
+        let state = run(vec![accepted(1), Input::Began, held(holds)]);
         let all_of = |message: &str, texts: &[&str]| texts.iter().all(|text| message.contains(text));
         let message = held_message(&state);
         assert!(all_of(&message, &["a/b: one", "a/b: two", "a/c: x"]) && !message.contains("Suspended"), "{message}");
         let slot = Hold { action: Some("Act".into()), ..hold("a/d", "Slot", "three") };
-        let (state, _) = run(vec![accepted(1), Input::Began, held(vec![hold("a/b", "Window", "one"), slot])]);
+        let state = run(vec![accepted(1), Input::Began, held(vec![hold("a/b", "Window", "one"), slot])]);
         let message = held_message(&state);
         assert!(all_of(&message, &["Window a/b: one", "Slot a/d: three. Act"]), "{message}");
     }
@@ -437,23 +415,15 @@ mod tests {
     #[test]
     fn held_condition_is_not_older_than_the_run() {
         let of_run = |run: &str| Hold { run: run.into(), ..hold("a/b", "Slot", "x") };
-        let (state, _) =
-            run(vec![Input::Looked(1_000), accepted(1), held(vec![of_run("a/b@1")]), Input::Looked(9_000)]);
-        let (state, _) = step(state, held(vec![of_run("a/b@1")]));
+        let state = run(vec![Input::Looked(1_000), accepted(1), held(vec![of_run("a/b@1")]), Input::Looked(9_000)]);
+        let state = step(state, held(vec![of_run("a/b@1")]));
         assert_eq!(held_since(&state), rfc3339(1_000), "the same hold");
-        let (state, _) = step(state, held(vec![of_run("a/b@2")]));
+        let state = step(state, held(vec![of_run("a/b@2")]));
         assert_eq!(held_since(&state), rfc3339(9_000), "the hold of the next run");
     }
 
-    fn run(inputs: Vec<Input>) -> (State, Vec<(String, bool)>) {
-        let mut told = Vec::new();
-        let mut state = State::default();
-        for input in inputs {
-            let (next, events) = step(state, input);
-            state = next;
-            told.extend(events.into_iter().map(|(kind, firing, _)| (kind, firing)));
-        }
-        (state, told)
+    fn run(inputs: Vec<Input>) -> State {
+        run_on(State::default(), inputs)
     }
 
     fn accepted(generation: u64) -> Input {
@@ -462,9 +432,9 @@ mod tests {
 
     #[test]
     fn a_revision_is_applied_and_ready() {
-        let (state, _) = run(vec![Input::Looked(1), accepted(1), Input::Began]);
+        let state = run(vec![Input::Looked(1), accepted(1), Input::Began]);
         assert_eq!(reasons(&state)[1], ("Reconciling".into(), true, "Progressing".into()));
-        let (state, _) = step(state, Input::Passed(passed(Outcome::Changed)));
+        let state = step(state, Input::Passed(passed(Outcome::Changed)));
         assert_eq!(reasons(&state)[0], ("Ready".into(), true, "Applied".into()));
         assert_eq!(state.applied.unwrap().generation, 1);
     }
@@ -475,35 +445,33 @@ mod tests {
             let status = state.status("n", "c", Vec::new(), at_work.map(str::to_owned));
             status.conditions[1].message.clone()
         };
-        let (state, _) = run(vec![Input::Looked(1), accepted(1), Input::Began]);
+        let state = run(vec![Input::Looked(1), accepted(1), Input::Began]);
         assert_eq!(message(&state, None), "the accepted revision is being applied");
         assert_eq!(message(&state, Some("a/b")), "the accepted revision is being applied; at work: a/b");
-        let (state, _) = step(state, Input::Passed(passed(Outcome::Changed)));
+        let state = step(state, Input::Passed(passed(Outcome::Changed)));
         assert_eq!(message(&state, Some("a/b")), "at work: a/b");
     }
 
     #[test]
     fn a_failed_task_stalls_until_it_succeeds() {
-        let (state, told) = run(vec![accepted(1), Input::Began, Input::Passed(passed(Outcome::Failed))]);
+        let state = run(vec![accepted(1), Input::Began, Input::Passed(passed(Outcome::Failed))]);
         assert_eq!(reasons(&state)[2], ("Stalled".into(), true, "TaskFailed".into()));
         assert!(state.applied.is_none());
-        assert_eq!(told, [("task.task-failed".to_owned(), true)]);
-        let (state, told) = step(state, Input::Passed(passed(Outcome::Unchanged)));
+        let state = step(state, Input::Passed(passed(Outcome::Unchanged)));
         assert!(state.is_applied());
-        assert!(!told[0].1);
     }
 
     #[test]
     fn revision_after_a_failed_or_held_one_is_progressing_until_its_pass_ends() {
         let held = Passed { held: vec![hold("a/b", "Window", "it is closed")], ..passed(Outcome::Held) };
         for earlier in [passed(Outcome::Failed), held] {
-            let (state, _) = run(vec![accepted(1), Input::Began, Input::Passed(earlier.clone())]);
+            let state = run(vec![accepted(1), Input::Began, Input::Passed(earlier.clone())]);
             assert_eq!(reasons(&state)[1].2, "Settled");
-            let (state, _) = run_on(state, vec![accepted(2), Input::Began]);
+            let state = run_on(state, vec![accepted(2), Input::Began]);
             assert_eq!(reasons(&state)[1], ("Reconciling".into(), true, "Progressing".into()));
-            let (state, _) = run_on(state, vec![Input::Passed(Passed { interrupted: true, ..earlier.clone() })]);
+            let state = run_on(state, vec![Input::Passed(Passed { interrupted: true, ..earlier.clone() })]);
             assert_eq!(reasons(&state)[1].2, "Progressing", "interrupted");
-            let (state, _) = run_on(state, vec![Input::Passed(earlier)]);
+            let state = run_on(state, vec![Input::Passed(earlier)]);
             assert_eq!(reasons(&state)[1].2, "Settled");
         }
     }
@@ -511,7 +479,7 @@ mod tests {
     #[test]
     fn an_unreachable_source_leaves_the_node_ready() {
         let trouble = Trouble::new("SourceUnreachable", "gone");
-        let (state, _) = run(vec![
+        let state = run(vec![
             accepted(1),
             Input::Passed(passed(Outcome::Unchanged)),
             Input::Source("fleet".into(), Some(trouble)),
@@ -523,11 +491,10 @@ mod tests {
     }
 
     #[test]
-    fn a_clock_that_goes_back_is_told_and_forgotten() {
-        let (state, told) = run(vec![Input::Looked(1_000_000), accepted(1), Input::Looked(900_000)]);
+    fn clock_that_goes_back_is_shown_for_two_passes() {
+        let state = run(vec![Input::Looked(1_000_000), accepted(1), Input::Looked(900_000)]);
         assert_eq!(reasons(&state)[1].2, "ClockJumped");
-        assert_eq!(told, [("clock.clock-jumped".to_owned(), true)]);
-        let (state, _) = run_on(
+        let state = run_on(
             state,
             vec![
                 Input::Passed(passed(Outcome::Unchanged)),
@@ -538,13 +505,7 @@ mod tests {
         assert_eq!(reasons(&state)[1].2, "Settled");
     }
 
-    fn run_on(mut state: State, inputs: Vec<Input>) -> (State, usize) {
-        let mut count = 0;
-        for input in inputs {
-            let (next, told) = step(state, input);
-            state = next;
-            count += told.len();
-        }
-        (state, count)
+    fn run_on(state: State, inputs: Vec<Input>) -> State {
+        inputs.into_iter().fold(state, step)
     }
 }

@@ -5,6 +5,7 @@ use std::time::Duration;
 use towpath_coordination::{
     accept::AcceptError,
     fleet::{Joined, Poke},
+    store::StoreError,
 };
 
 use super::{
@@ -14,6 +15,7 @@ use super::{
     revision::Revision,
     runs::Run,
 };
+use crate::events::{EventType, NewEvent};
 
 /// The time after which a node warns that no other node has joined.
 const ALONE: Duration = Duration::from_secs(60);
@@ -42,7 +44,8 @@ impl Node {
     /// Shows whether the fleet rejects this node.
     pub(super) fn step_fleet(&mut self) {
         let refused = self.is_rejected();
-        self.step(Input::Own("fleet", refused.map(|why| Trouble::new("Refused", why))));
+        let reason = if self.fleet.is_cloned() { "Cloned" } else { "Refused" };
+        self.step(Input::Own("fleet", refused.map(|why| Trouble::new(reason, why))));
     }
 
     /// Returns the reason why this node is not part of the fleet. `None` if it is.
@@ -76,7 +79,8 @@ impl Node {
         }
         match pass::republish_claims(&self.machine, &self.journal, &self.fleet, revision) {
             Ok(true) => {
-                tracing::info!("the data store was restored from a backup; republished the claims of this node")
+                let message = "the data store was restored from a backup; republished the claims of this node";
+                self.record_events(vec![NewEvent::new(EventType::StoreRestored, message).because("Restored")]);
             }
             Ok(false) => {}
             Err(error) => {
@@ -87,9 +91,11 @@ impl Node {
     }
 
     /// Records an event for each rejected record. Its writer signs without permission, or bypasses the fleet's agents.
-    pub(super) fn tell_refused(&self) {
+    pub(super) fn report_rejected_records(&self) {
         for (key, why) in self.speech.refused() {
-            self.tell("record.refused", None, "Refused", format!("{key} in the data store does not count: {why}"));
+            let message = format!("{key} in the data store does not count: {why}");
+            let event = NewEvent::new(EventType::StoreRecordRejected, message).because("Rejected");
+            self.record_events(vec![event.with("key", key)]);
         }
     }
 
@@ -115,19 +121,25 @@ impl Node {
         }
         let Ok(joined) = self.fleet.joined() else { return };
         self.alone_since = None;
-        if joined.iter().all(|node| *node == self.settings.node) {
+        let is_alone = joined.iter().all(|node| *node == self.settings.node);
+        let mut firing = Vec::new();
+        if is_alone {
             let message = format!(
                 "git names {others} other nodes, and none of them has joined the cluster {} in the data store; check `cluster` in the agent.yaml of all nodes",
                 self.settings.cluster
             );
-            tracing::warn!("{message}");
-            self.tell("node.alone", None, "Alone", message);
+            firing.push(NewEvent::new(EventType::NodeNeverJoined, message).because("Alone"));
         }
+        self.set_alarms(|event| event.event_type == EventType::NodeNeverJoined, firing);
     }
 
     /// Shows the reason why the data store cannot be used for agreement.
     pub(super) fn store_failed(&mut self, error: &AcceptError) {
         let (reason, rest) = match error {
+            AcceptError::Store(StoreError::Full { .. }) => (
+                "StoreFull",
+                "rollouts are paused; they resume when the data store has space. Content drift is still corrected",
+            ),
             AcceptError::Store(_) | AcceptError::Unwritable(_) => (
                 "StoreUnreachable",
                 "rollouts are paused; they resume when the data store answers. Content drift is still corrected",

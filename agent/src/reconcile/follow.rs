@@ -10,7 +10,7 @@ use towpath_git::{Mirror, Movement, Reference, SourceError, VerifyError, VerifyM
 use towpath_state::{Journal, SourceCheckpoint};
 
 use super::sources::{DEPTH, Looked, Sources, origin};
-use crate::{config::Source, report::chain};
+use crate::{config::Source, error_chain::chain};
 
 /// The reason why a node does not follow a record of acceptance.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -27,7 +27,7 @@ use super::{
     pass::{self, ComputedCache, Machine, Outcome, Pass},
     revision::Revision,
 };
-use crate::report::Events;
+use crate::events::Events;
 
 /// The query API of a node.
 #[derive(Debug, Clone)]
@@ -65,6 +65,30 @@ pub(super) struct View {
     life: u64,
     /// The mirrors of the revision's sources.
     pub(super) mirrors: BTreeMap<String, Arc<Mirror>>,
+}
+
+/// Another node, as whose a book is rendered.
+#[derive(Debug, Clone)]
+pub struct OtherNode {
+    /// The name.
+    pub name: String,
+    /// The facts.
+    pub facts: Value,
+}
+
+impl OtherNode {
+    /// Reads another node from a request: the name, and the facts as JSON.
+    ///
+    /// # Errors
+    /// If the facts are not a JSON object.
+    pub fn read(name: &str, facts: &str) -> Result<Self, NoAnswer> {
+        let facts: Value = serde_json::from_str(facts)
+            .map_err(|error| NoAnswer(format!("cannot read the facts of {name}: {error}")))?;
+        match facts.is_object() {
+            true => Ok(Self { name: name.to_owned(), facts }),
+            false => Err(NoAnswer(format!("the facts of {name} are not a map"))),
+        }
+    }
 }
 
 /// A query error.
@@ -301,6 +325,17 @@ impl Handle {
         Inputs { facts, nodes: Arc::new(nodes), computed: BTreeMap::new(), event: None }
     }
 
+    /// Checks that a node exists: it is this one, or git names it.
+    fn check_node(&self, revision: &Revision, name: &str) -> Result<(), NoAnswer> {
+        let known = revision.set.all_nodes();
+        if name == self.shared.node || known.contains(name) {
+            return Ok(());
+        }
+        let similar = towpath_proto::did_you_mean(name, known.iter().map(String::as_str));
+        let hint = similar.map_or_else(String::new, |similar| format!("; did you mean {similar}?"));
+        Err(NoAnswer(format!("there is no node {name} in git{hint}")))
+    }
+
     /// Returns the facts of the host.
     pub fn facts(&self) -> Value {
         let (facts, problems) = super::facts::facts(&self.shared.facts);
@@ -314,20 +349,20 @@ impl Handle {
     ///
     /// # Errors
     /// If there is no such view, subject or revision.
-    pub fn view(&self, view: &str, subject: &str, explain: bool) -> Result<Value, NoAnswer> {
+    pub fn view(&self, view: &str, subject: &str, explain: bool, other: Option<&OtherNode>) -> Result<Value, NoAnswer> {
         match view {
             "facts" => Ok(self.facts()),
-            "render" => self.render(&*self.revision()?, subject),
+            "render" => self.render(&*self.revision()?, subject, other),
             "vars" => self.vars(&*self.revision()?, subject, explain),
             other => Err(NoAnswer(format!("there is no view {other:?}"))),
         }
     }
 
-    /// Returns the tasks of a book as this node renders them.
+    /// Returns the tasks of a book as this node, or another one, renders them.
     ///
     /// # Errors
-    /// If the book does not exist, is ambiguous, or cannot be rendered.
-    pub fn render(&self, revision: &Revision, subject: &str) -> Result<Value, NoAnswer> {
+    /// If the book or the node does not exist, or the book is ambiguous or cannot be rendered.
+    pub fn render(&self, revision: &Revision, subject: &str, other: Option<&OtherNode>) -> Result<Value, NoAnswer> {
         let matches = |id: &str, name: &str| id == subject || name == subject;
         let found: Vec<_> = revision.set.books.values().filter(|book| matches(&book.id(), &book.name)).collect();
         let book = match found.as_slice() {
@@ -340,7 +375,16 @@ impl Handle {
             }
             _ => return Err(NoAnswer(format!("several namespaces have a TaskBook {subject:?}: write NAMESPACE/NAME"))),
         };
-        let renderer = Renderer::new(&revision.set, &revision.view, book, &self.inputs(revision))
+        let mut inputs = self.inputs(revision);
+        let view = match other {
+            Some(other) => {
+                self.check_node(revision, &other.name)?;
+                inputs.facts = other.facts.clone();
+                Some(NodeView::new(&revision.set, &other.name))
+            }
+            None => None,
+        };
+        let renderer = Renderer::new(&revision.set, view.as_ref().unwrap_or(&revision.view), book, &inputs)
             .map_err(|error| NoAnswer(error.to_string()))?;
         let mut tasks = Vec::new();
         for task in &book.tasks {
@@ -363,9 +407,10 @@ impl Handle {
     /// Returns the variables of a node with their origins.
     ///
     /// # Errors
-    /// None so far.
+    /// If the node does not exist.
     pub fn vars(&self, revision: &Revision, node: &str, explain: bool) -> Result<Value, NoAnswer> {
         let name = if node.is_empty() { self.shared.node.as_str() } else { node };
+        self.check_node(revision, name)?;
         Ok(variables(revision, name, explain))
     }
 }

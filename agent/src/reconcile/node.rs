@@ -27,10 +27,12 @@ use super::{
     Handle, Queue,
     adoption::NotFollowed,
     conditions::{self, Input, State, Trouble},
+    happenings,
     others::Shown,
     pass::{self, BookStatuses, ComputedCache, Coordination, Machine, Outcome, Pass, PassOutcome, Watched},
     poller::{Polled, Poller, jittered},
     revision::Revision,
+    runs,
     settled::SettledPass,
     sources::Sources,
     speech::Speech,
@@ -38,7 +40,7 @@ use super::{
 };
 use crate::{
     config::Settings,
-    report::{Events, Told},
+    events::{EventType, Events, NewEvent},
 };
 
 /// Number of immediate repetitions of a pass that ran into concurrent changes of files.
@@ -220,16 +222,11 @@ impl Node {
             alone_since,
         };
         if let Some(aside) = damaged {
-            tracing::error!(kept = %aside.display(), "the journal could not be read, and a new one was begun");
-            node.tell(
-                "journal.damaged",
-                Some(true),
-                "JournalDamaged",
-                format!(
-                    "the journal could not be read and is kept as {}; what was pending is forgotten",
-                    aside.display()
-                ),
+            let message = format!(
+                "the journal could not be read and is kept as {}; what was pending is forgotten",
+                aside.display()
             );
+            node.record_events(vec![NewEvent::new(EventType::AgentJournalDamaged, message).because("JournalDamaged")]);
         }
         if let Some(intent) = pass::recover(&node.machine)?
             && intent.phase != Phase::Idle
@@ -254,31 +251,26 @@ impl Node {
         self.cancel.clone()
     }
 
-    pub(super) fn tell(&self, kind: &str, firing: Option<bool>, reason: &str, message: impl Into<String>) {
-        let told = Told {
-            kind: kind.to_owned(),
-            firing,
-            reason: Some(reason.to_owned()),
-            message: message.into(),
-            ..Told::default()
-        };
-        if let Err(error) = self.handle.events().tell(self.clock.wall(), told) {
-            tracing::warn!(%error, "an event can't be kept");
+    /// Records events.
+    pub(super) fn record_events(&self, events: Vec<NewEvent>) {
+        if let Err(error) = self.handle.events().record(self.clock.wall(), events) {
+            tracing::warn!(%error, "cannot record an event");
+        }
+    }
+
+    /// Sets the alarms that are firing, of all that the scope covers.
+    pub(super) fn set_alarms(&self, covers: impl Fn(&NewEvent) -> bool, firing: Vec<NewEvent>) {
+        if let Err(error) = self.handle.events().set_alarms(self.clock.wall(), covers, firing) {
+            tracing::warn!(%error, "cannot record an event");
         }
     }
 
     /// Steps the state machine, records its events, and shows the new state.
     pub(super) fn step(&mut self, input: Input) {
-        let (state, told) = conditions::step(std::mem::take(&mut self.state), input);
-        self.state = state;
-        for (kind, firing, trouble) in told {
-            if firing {
-                tracing::warn!(reason = trouble.reason, "{}", trouble.message);
-            } else {
-                tracing::info!(reason = trouble.reason, "over: {}", trouble.message);
-            }
-            self.tell(&kind, Some(firing), &trouble.reason, trouble.message);
-        }
+        let before = std::mem::take(&mut self.state);
+        self.record_events(happenings::of_change(&before, &input));
+        self.state = conditions::step(before, input);
+        self.set_alarms(happenings::is_of_state, happenings::of_state(&self.state));
         self.handle.set_state(&self.state);
     }
 
@@ -295,6 +287,13 @@ impl Node {
         } else if self.state.troubles.contains_key("node journal") {
             self.step(Input::Own("journal", None));
         }
+    }
+
+    /// Records the start of the agent, and whether it has another version or the node was booted again.
+    fn record_start(&self) {
+        let last = self.handle.events().last(EventType::AgentStarted).map(|event| event.data);
+        let (version, boot) = (env!("CARGO_PKG_VERSION"), facts::boot_id().unwrap_or_default());
+        self.record_events(happenings::of_start(last.as_ref(), version, &boot));
     }
 
     /// Saves the last record numbers of all writers when the agent ends.
@@ -322,6 +321,8 @@ impl Node {
         let fresh = !self.state.is_at(self.state.applied.as_ref()) || !self.state.is_applied();
         if fresh && !self.state.is_at(self.state.attempted.as_ref()) {
             self.step(Input::Began);
+            let begun = self.state.runs.begin(runs::of_node(&revision));
+            self.record_events(begun);
             let mut changes = Changes::default();
             changes.set(&Intent { phase: Phase::Render, book: String::new(), paths: Vec::new() });
             self.save(changes);
@@ -438,6 +439,7 @@ impl Node {
         .map_err(|error| tracing::warn!(%error, "file events can't be had; drift is found at the interval"))
         .ok();
         self.load_last_good();
+        self.record_start();
         // The first pass can take long. That must not count as a failed start.
         alive("begins");
         self.advance();
@@ -507,6 +509,7 @@ impl Node {
             }
         }
         drop(poller);
+        self.record_events(vec![NewEvent::new(EventType::AgentStopped, "the agent was stopped").because("Stopped")]);
         self.keep_heard();
         if !pass::holds_slots(&self.journal) {
             // A node that holds a slot does not leave: it returns soon, or its lease expires.

@@ -1,15 +1,19 @@
 //! Reports of a pass: the state, the runs, the events and the log.
 
+use serde_json::Value;
+use towpath_coordination::WrittenOff;
 use towpath_proto::v1alpha as pb;
 use towpath_state::{BookId, Changes, Intent, RunId, RunRecord, kinds};
 
 use super::{
     conditions::{Hold, Input, Passed, Trouble},
+    happenings,
     node::Node,
     pass::{self, BookStatuses, Outcome, PassOutcome},
     revision::Revision,
+    runs::Run,
 };
-use crate::report::Told;
+use crate::events::{EventType, NewEvent};
 
 /// Maximum number of remembered runs.
 const RUNS: usize = 200;
@@ -53,6 +57,7 @@ impl Node {
             interrupted: outcome.interrupted,
             uncoordinated,
         }));
+        self.announce(revision, outcome);
         let mut changes = Changes::default();
         for book in &outcome.books {
             self.report_book(revision, book, fresh, &mut changes);
@@ -64,7 +69,6 @@ impl Node {
             changes.set(&Intent::idle(String::new()));
             self.save(changes);
         }
-        self.announce(outcome);
     }
 
     fn report_book(&self, revision: &Revision, book: &pass::BookOutcome, fresh: bool, changes: &mut Changes) {
@@ -74,7 +78,7 @@ impl Node {
         let id = format!("{}/{}", book.namespace, book.name);
         let tasks: Vec<pb::TaskStatus> = book.tasks.iter().map(pass::TaskOutcome::status).collect();
         let record = RunRecord {
-            run: format!("{id}@{}", revision.generation),
+            run: self.state.runs.run_of(&id).map_or_else(|| format!("{id}@{}", revision.generation), str::to_owned),
             namespace: book.namespace.clone(),
             name: book.name.clone(),
             generation: revision.generation,
@@ -91,61 +95,55 @@ impl Node {
         }
     }
 
-    /// Logs the outcomes of tasks and records their events.
-    fn announce(&self, outcome: &PassOutcome) {
-        self.announce_write_offs();
+    /// Records the events of a pass, and logs the messages of `debug` tasks.
+    fn announce(&mut self, revision: &Revision, outcome: &PassOutcome) {
+        let mut events: Vec<NewEvent> = self.fleet.take_written_off().into_iter().map(written_off).collect();
+        events.extend(self.fleet.take_milestones().iter().map(happenings::of_milestone));
         for book in &outcome.books {
-            for task in &book.tasks {
+            for task in book.tasks.iter().filter(|task| task.module == "debug" && task.outcome < Outcome::Failed) {
                 let name = format!("{}/{}/{}", book.namespace, book.name, task.name);
-                let message = task.message.clone().unwrap_or_default();
-                match task.outcome {
-                    Outcome::Failed => {
-                        tracing::error!(task = name, "{message}");
-                        self.told(book, task, "task.failed");
-                    }
-                    Outcome::Changed if task.drift => {
-                        tracing::warn!(task = name, "drift was put right");
-                        self.told(book, task, "drift.corrected");
-                    }
-                    Outcome::Changed => tracing::info!(task = name, "changed"),
-                    _ if task.module == "debug" && !message.is_empty() => tracing::info!(task = name, "{message}"),
-                    _ => {}
-                }
+                task.message.iter().for_each(|message| tracing::info!(task = name, "{message}"));
             }
         }
-    }
-
-    /// Records an event for each node that this node has written off.
-    fn announce_write_offs(&self) {
-        for written_off in self.fleet.take_written_off() {
-            tracing::warn!(book = written_off.book, node = written_off.node, "wrote off a lost node");
-            let told = Told {
-                namespace: written_off.book.split('/').next().unwrap_or_default().to_owned(),
-                kind: "rollout.node-written-off".to_owned(),
-                firing: None,
-                reason: Some("Lost".to_owned()),
-                object: Some(format!("TaskBook/{}", written_off.book)),
-                message: written_off.message,
-            };
-            if let Err(error) = self.handle.events().tell(self.clock.wall(), told) {
-                tracing::warn!(%error, "cannot record an event");
-            }
+        events.extend(happenings::of_pass(outcome, &mut self.state.runs));
+        self.record_events(events);
+        let alarms = happenings::of_books(&self.state, outcome);
+        // A pass that was preempted has not seen all books.
+        let complete = !outcome.interrupted;
+        self.set_alarms(|event| complete && happenings::is_of_books(event), alarms);
+        if complete {
+            self.set_alarms(|event| event.event_type == EventType::AgentJournalDamaged, Vec::new());
         }
+        self.resolve_halted(revision);
     }
+}
 
-    fn told(&self, book: &pass::BookOutcome, task: &pass::TaskOutcome, kind: &str) {
-        let told = Told {
-            namespace: book.namespace.clone(),
-            kind: kind.to_owned(),
-            firing: None,
-            reason: None,
-            object: Some(format!("TaskBook/{}/{}", book.namespace, book.name)),
-            message: format!("{}: {}", task.name, task.message.clone().unwrap_or_default()),
+impl Node {
+    /// Ends the alarms of halted rollouts that go on, or that another run has replaced.
+    fn resolve_halted(&self, revision: &Revision) {
+        let is_over = |alarm: &NewEvent| {
+            let id = alarm.object.as_deref().and_then(|object| object.strip_prefix("TaskBook/")).unwrap_or_default();
+            let book = revision.set.books.values().find(|book| book.id() == id);
+            let run = book.and_then(|book| Run::of(&revision.set, revision.generation, &revision.manifest, book));
+            run.is_none_or(|run| {
+                alarm.data.get("run").and_then(Value::as_str) != Some(&run.spec.run)
+                    || self.fleet.is_halted(&run.spec) == Some(false)
+            })
         };
-        if let Err(error) = self.handle.events().tell(self.clock.wall(), told) {
-            tracing::warn!(%error, "an event can't be kept");
+        let over = |alarm: &NewEvent| alarm.event_type == EventType::RolloutHalted && is_over(alarm);
+        if let Err(error) = self.handle.events().resolve(self.clock.wall(), over) {
+            tracing::warn!(%error, "cannot record an event");
         }
     }
+}
+
+/// Returns the event of a node that this node has written off.
+fn written_off(written_off: WrittenOff) -> NewEvent {
+    let namespace = written_off.book.split('/').next().unwrap_or_default();
+    NewEvent::new(EventType::RolloutNodeWrittenOff, written_off.message)
+        .because("Lost")
+        .about(format!("TaskBook/{}", written_off.book), namespace)
+        .with("node", written_off.node)
 }
 
 /// Returns the closed gates of a book, and its held tasks.

@@ -18,6 +18,21 @@ use towpath_render::{
     words::Count,
 };
 
+use super::revision::Revision;
+
+/// Returns the runs of the books of a node: (book, run, digest of the book).
+pub(super) fn of_node(revision: &Revision) -> Vec<(String, String, String)> {
+    let run = |book: &Book| {
+        let id = book.id();
+        let since = revision.manifest.books.get(&id).map_or(revision.generation, |entry| entry.since);
+        // A restarted rollout is another run of the same book.
+        let digest = format!("{since} {}", book_digest(&revision.set, book));
+        let digest = if revision.manifest.books.contains_key(&id) { digest } else { book_digest(&revision.set, book) };
+        (id.clone(), format!("{id}@{since}"), digest)
+    };
+    revision.view.books.iter().map(|book| run(book)).collect()
+}
+
 /// The run of a book: its segments, and the budget of each segment.
 #[derive(Debug, Clone)]
 pub(super) struct Run {

@@ -5,7 +5,7 @@ use towpath_render::problem::Problem;
 use towpath_state::SourceCheckpoint;
 
 use super::conditions::Trouble;
-use crate::{config::Source, report::chain};
+use crate::{config::Source, error_chain::chain};
 
 /// Returns the trouble for a source that cannot be used.
 pub(super) fn of_error(error: &SourceError, name: &str) -> Trouble {

@@ -23,7 +23,7 @@ use super::{
 };
 use crate::{
     config::{self, Source},
-    report::chain,
+    error_chain::chain,
 };
 
 /// Number of sources beyond which no further ones are followed.

@@ -19,7 +19,10 @@ use towpath_host::{
 use towpath_state::{Changes, Journal, PresentedCertificates, Record, RecordNumbers, kinds};
 
 use super::{handle::Handle, node::NodeError, revision::Revision, runs};
-use crate::{config::Settings, report::Told};
+use crate::{
+    config::Settings,
+    events::{EventType, NewEvent},
+};
 
 /// Number of records that may be signed before the journal must reserve more (P110).
 const RESERVED: u64 = 1 << 24;
@@ -171,26 +174,27 @@ fn number(journal: &Journal, clock: &dyn Clock) -> Result<u64, NodeError> {
 }
 
 impl Handle {
-    /// Records events for changes of membership that gossip reports.
-    pub fn heard(&self, heard: &Gossiped, now: i64) {
-        let (kind, reason, node, message) = match heard {
-            Gossiped::Joined(node) => ("node.joined", "Joined", node, format!("{node} is there")),
-            Gossiped::Left(node) => ("node.left", "Left", node, format!("{node} has said that it goes")),
+    /// Records events for changes of membership that gossip reports. A change that is no news only ends an alarm.
+    pub fn heard(&self, heard: &Gossiped, is_news: bool, now: i64) {
+        let (event_type, reason, node, message) = match heard {
+            Gossiped::Joined(node) => (EventType::NodeJoined, "Joined", node, format!("{node} has joined")),
+            Gossiped::Left(node) => (EventType::NodeLeft, "Left", node, format!("{node} has stopped")),
             Gossiped::Lost(node) => {
-                ("node.lost", "Lost", node, format!("{node} answers none of the other nodes any more"))
+                (EventType::NodeLost, "Lost", node, format!("{node} answers none of the other nodes"))
             }
             Gossiped::Accepted(_) | Gossiped::Slots => return,
         };
-        let told = Told {
-            namespace: "system".into(),
-            kind: kind.into(),
-            firing: None,
-            reason: Some(reason.into()),
-            object: Some(format!("Node/{node}")),
-            message,
+        let object = format!("Node/{node}");
+        let event = NewEvent::new(event_type, message).because(reason).about(object.clone(), "");
+        let over = |alarm: &NewEvent| alarm.event_type == EventType::NodeLost && alarm.object.as_ref() == Some(&object);
+        let ended = match heard {
+            Gossiped::Lost(_) => Ok(()),
+            _ => self.events().resolve(now, over),
         };
-        if let Err(error) = self.events().tell(now, told) {
-            tracing::warn!(%error, "an event can't be kept");
+        let events = is_news.then(|| event.with("node", node.as_str())).into_iter().collect();
+        let recorded = self.events().record(now, events);
+        if let Err(error) = ended.and(recorded) {
+            tracing::warn!(%error, "cannot record an event");
         }
     }
 }

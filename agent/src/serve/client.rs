@@ -17,7 +17,7 @@ use towpath_host::{
 use towpath_proto::v1alpha::{self as pb, events_client::EventsClient, status_client::StatusClient};
 
 use super::tls;
-use crate::report::chain;
+use crate::{error_chain::chain, reconcile::OtherNode};
 
 /// A failed call.
 #[derive(Debug, Error)]
@@ -177,8 +177,20 @@ impl Client {
     ///
     /// # Errors
     /// If the agent does not answer, or does not have this view.
-    pub async fn view(&self, view: &str, subject: &str, explain: bool) -> Result<String, CallError> {
-        let request = pb::GetViewRequest { view: view.into(), subject: subject.into(), explain };
+    pub async fn view(
+        &self,
+        view: &str,
+        subject: &str,
+        explain: bool,
+        other: Option<&OtherNode>,
+    ) -> Result<String, CallError> {
+        let request = pb::GetViewRequest {
+            view: view.into(),
+            subject: subject.into(),
+            explain,
+            node: other.map(|other| other.name.clone()),
+            facts: other.map(|other| other.facts.to_string()),
+        };
         Ok(self.status_service().get_view(request).await?.into_inner().json)
     }
 

@@ -19,7 +19,7 @@ use towpath_host::identity::Credentials;
 use towpath_proto::v1alpha::{self as pb, peer_client::PeerClient};
 
 use super::tls;
-use crate::report::chain;
+use crate::error_chain::chain;
 
 /// Maximum number of open connections.
 const KEPT: usize = 32;

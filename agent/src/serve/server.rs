@@ -30,7 +30,10 @@ use super::{
     callers::Callers,
     tls::{self, Caller},
 };
-use crate::{reconcile::Handle, report::chain};
+use crate::{
+    error_chain::chain,
+    reconcile::{Handle, OtherNode},
+};
 
 /// An error that prevents the server from serving.
 #[derive(Debug, Error)]
@@ -346,7 +349,16 @@ impl StatusService for Api {
     async fn get_view(&self, request: Request<pb::GetViewRequest>) -> Result<Response<pb::ViewReply>, Status> {
         let turn = self.callers.turn(&request).await?;
         let request = request.into_inner();
-        let view = move |handle: Handle| (handle.view(&request.view, &request.subject, request.explain), turn).0;
+        let other = match (&request.node, &request.facts) {
+            (Some(node), Some(facts)) => {
+                Some(OtherNode::read(node, facts).map_err(|error| Status::invalid_argument(error.to_string()))?)
+            }
+            (None, None) => None,
+            _ => return Err(Status::invalid_argument("node and facts belong together")),
+        };
+        let view = move |handle: Handle| {
+            (handle.view(&request.view, &request.subject, request.explain, other.as_ref()), turn).0
+        };
         let view = self.blocking(view).await?;
         let view = view.map_err(|error| Status::failed_precondition(error.to_string()))?;
         Ok(Response::new(pb::ViewReply { json: view.to_string() }))
@@ -364,7 +376,7 @@ impl Events for Api {
         let caller = request.extensions().get::<Caller>().cloned();
         // The stream is opened before the recorded events are read, so that no event is lost in between.
         let live = self.handle.events().follow();
-        let kept = self.blocking(|handle| handle.events().kept()).await?;
+        let kept = self.blocking(|handle| handle.events().recorded()).await?;
         let last = kept.last().map(|event| event.uuid.clone()).unwrap_or_default();
         let kept = tokio_stream::iter(kept.into_iter().map(Ok));
         if !request.into_inner().follow {

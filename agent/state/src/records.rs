@@ -121,6 +121,8 @@ pub struct StoredEvent {
     pub object: Option<String>,
     /// The message.
     pub message: String,
+    /// Further facts, for programs.
+    pub data: BTreeMap<String, Value>,
 }
 
 /// A row of the local store: the value in base64, and the revisions in which it was created and modified.

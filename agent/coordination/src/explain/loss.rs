@@ -7,6 +7,7 @@ use std::{
 
 use towpath_host::clock::rfc3339;
 
+use super::Milestone;
 use crate::{
     keys::Key,
     rollout::{OnLost, RolloutSpec, SlotRecord, SlotState},
@@ -29,6 +30,8 @@ pub(crate) struct Loss {
     waits: BTreeMap<String, (BTreeSet<(String, u64)>, Instant)>,
     /// The write-offs by this node since they were last taken.
     written_off: Vec<WrittenOff>,
+    /// The milestones that this node has reached since they were last taken.
+    milestones: Vec<Milestone>,
 }
 
 /// A node that a run continues without.
@@ -85,6 +88,16 @@ impl Loss {
     /// Notes a write-off.
     pub(crate) fn note_written_off(&mut self, written_off: WrittenOff) {
         self.written_off.push(written_off);
+    }
+
+    /// Notes milestones.
+    pub(crate) fn note_milestones(&mut self, milestones: Vec<Milestone>) {
+        self.milestones.extend(milestones);
+    }
+
+    /// Takes the milestones.
+    pub(crate) fn take_milestones(&mut self) -> Vec<Milestone> {
+        std::mem::take(&mut self.milestones)
     }
 
     /// Takes the write-offs.

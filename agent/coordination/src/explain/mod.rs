@@ -4,6 +4,7 @@
 //! own.
 
 mod loss;
+mod milestone;
 mod rollout;
 
 use std::collections::BTreeMap;
@@ -17,6 +18,8 @@ use crate::{
 
 pub use loss::WrittenOff;
 pub(crate) use loss::{Loss, written_off};
+pub use milestone::{Milestone, MilestoneKind};
+pub(crate) use milestone::{may_reach, reached};
 pub use rollout::{FailedNode, Holder, Liveness, NodeReport, Rollout};
 pub(crate) use rollout::{Observed, report, unreachable};
 

@@ -2,7 +2,7 @@
 
 use super::{ElectedTask, Fleet, TRIES, TaskResult};
 use crate::{
-    keys,
+    Milestone, MilestoneKind, keys,
     rollout::{
         ElectStep, Election, ElectionContext, OnLost, Record, RolloutSpec, RunSnapshot, elect, publish,
         republish_election,
@@ -25,6 +25,7 @@ impl Fleet {
             Vec::new()
         };
         let candidacy = ElectionContext { spec, me: &self.node, task, definition, eligible, count, lost: &lost };
+        let mut is_new = false;
         for _ in 0..TRIES {
             let record = self.elected(spec, task)?;
             if self.needs_republish() {
@@ -33,7 +34,13 @@ impl Fleet {
             }
             // Reading the fleet costs a request, so this first tries without.
             let snapshot = match elect(&record, &RunSnapshot::default(), &candidacy) {
-                ElectStep::Settled(election) => return self.elected_so(spec, election),
+                ElectStep::Settled(election) => {
+                    if is_new && election == Election::Run {
+                        let kind = MilestoneKind::Elected { task: task.to_owned() };
+                        self.lock().loss.note_milestones(vec![Milestone::new(spec, kind)]);
+                    }
+                    return self.elected_so(spec, election);
+                }
                 ElectStep::Behind | ElectStep::Commit(_) => {
                     let mut snapshot = self.look(spec)?;
                     self.read_acknowledgements(&mut snapshot)?;
@@ -43,7 +50,7 @@ impl Fleet {
             match elect(&record, &snapshot, &candidacy) {
                 ElectStep::Settled(election) => return self.elected_so(spec, election),
                 ElectStep::Behind => return Ok(Election::Wait(Vec::new())),
-                ElectStep::Commit(txn) => _ = self.commit_marked(txn)?,
+                ElectStep::Commit(txn) => is_new |= self.commit_marked(txn)?,
             }
         }
         self.look_soon();

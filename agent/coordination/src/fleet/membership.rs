@@ -216,6 +216,11 @@ impl Membership {
         state.namesake.clone().or_else(|| state.refused.clone())
     }
 
+    /// Returns whether another machine runs with the key of this node.
+    pub(super) fn is_cloned(&self) -> bool {
+        self.shared.lock().namesake.is_some()
+    }
+
     /// Sets the public keys that git gives to this node's name. A node that was rejected for its key retries at once.
     pub(super) fn give(&self, keys: Option<Vec<String>>) {
         let again = {

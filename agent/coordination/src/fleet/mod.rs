@@ -173,6 +173,11 @@ impl Fleet {
         self.membership.refused()
     }
 
+    /// Returns whether another machine runs with the key of this node.
+    pub fn is_cloned(&self) -> bool {
+        self.membership.is_cloned()
+    }
+
     /// Sets the public keys that git gives to this node. `None` if it gives none.
     pub fn give_keys(&self, keys: Option<Vec<String>>) {
         self.membership.give(keys);
@@ -413,6 +418,7 @@ impl Fleet {
     /// Commits, and reads the next snapshot in the same request.
     fn commit(&self, spec: &RolloutSpec, mut txn: Txn) -> Result<RunSnapshot, StoreError> {
         self.stamp(&mut txn);
+        let before = explain::may_reach(&self.node, &txn).then(|| self.snapshot(spec));
         let requested = self.requested();
         // The nodes of one process have no thread that sends a delayed touch.
         let touch = if self.store.shared() {
@@ -434,8 +440,17 @@ impl Fleet {
             }
             self.tell_holds(spec, &snapshot);
             self.note_write_offs(spec, &txn);
+            if let Some(before) = before {
+                self.note_milestones(spec, &before, &txn, &snapshot);
+            }
         }
         Ok(snapshot)
+    }
+
+    /// Returns the last snapshot of a run. Empty if this node has not looked.
+    fn snapshot(&self, spec: &RolloutSpec) -> RunSnapshot {
+        let inner = self.lock();
+        inner.snapshots.get(&snapshot_key(spec, &self.node)).map(|known| known.snapshot.clone()).unwrap_or_default()
     }
 
     /// Returns the operation that writes this node's sequence number.

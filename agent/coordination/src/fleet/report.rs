@@ -7,9 +7,9 @@ use std::{
 
 use serde_json::Value;
 
-use super::Fleet;
+use super::{Fleet, snapshot_key};
 use crate::{
-    Gate, Liveness, NodeReport, Rollout,
+    Gate, Liveness, Milestone, NodeReport, Rollout,
     explain::{self, LostNodes, Observed, WrittenOff},
     keys::{self, Key},
     rollout::{
@@ -34,6 +34,25 @@ impl Fleet {
     /// Takes the write-offs that this node has committed.
     pub fn take_written_off(&self) -> Vec<WrittenOff> {
         self.lock().loss.take_written_off()
+    }
+
+    /// Takes the milestones of rollouts that this node has reached.
+    pub fn take_milestones(&self) -> Vec<Milestone> {
+        self.lock().loss.take_milestones()
+    }
+
+    /// Returns whether the run of a book is halted, as far as this node has seen. `None` if it has not looked.
+    pub fn is_halted(&self, spec: &RolloutSpec) -> Option<bool> {
+        let inner = self.lock();
+        inner.snapshots.get(&snapshot_key(spec, &self.node)).map(|known| known.snapshot.halted(spec))
+    }
+
+    /// Notes the milestones that a committed transaction has reached.
+    pub(super) fn note_milestones(&self, spec: &RolloutSpec, before: &RunSnapshot, txn: &Txn, after: &RunSnapshot) {
+        let reached = explain::reached(spec, &self.node, before, txn, after);
+        if !reached.is_empty() {
+            self.lock().loss.note_milestones(reached);
+        }
     }
 
     /// Adds the time of writing to a slot or progress record, and the error message to this node's failure. Both are

@@ -237,7 +237,15 @@ fn run_of_many_segments_is_done_for_every_node() {
     let ((a, _), (b, _)) = (node(&store, "a"), node(&store, "b"));
     for segment in 0..spec.segments() {
         for fleet in [&a, &b] {
-            assert_eq!(fleet.ask(&spec, Request::Change(segment)), Answer::Go, "segment {segment}");
+            // The watch reports the opened barrier a little later.
+            let entered = (0..100).any(|_| {
+                let answer = fleet.ask(&spec, Request::Change(segment));
+                if answer != Answer::Go {
+                    thread::sleep(Duration::from_millis(50));
+                }
+                answer == Answer::Go
+            });
+            assert!(entered, "segment {segment}");
             assert_eq!(fleet.ask(&spec, Request::Done(segment)), Answer::Go, "segment {segment}");
         }
     }

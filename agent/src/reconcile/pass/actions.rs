@@ -18,7 +18,7 @@ use super::{
     book::{BookRun, module},
     book_id,
     instance::{self, Prepared, Ready},
-    outcome::{Outcome, TaskOutcome},
+    outcome::{Origin, Outcome, TaskOutcome},
 };
 
 /// Maximum length of a text in a remembered result, in bytes.
@@ -96,6 +96,7 @@ impl BookRun<'_, '_> {
             if interrupted > 0 {
                 outcome.message = Some(cut_off(interrupted));
             }
+            outcome.drift = left;
             if left && policy == Drift::Report {
                 outcome.message = Some("it has drifted, and is left so (drift: report)".into());
             }
@@ -323,7 +324,7 @@ pub(super) fn left_handlers(pass: &Pass<'_>, book: &BookId, changes: &mut Change
         if outcome.outcome != Outcome::Failed {
             changes.delete::<kinds::Handler>(&book.task(id.as_str()));
         }
-        outcomes.push(outcome);
+        outcomes.push(TaskOutcome { origin: Origin::Handler, ..outcome });
     }
     outcomes
 }

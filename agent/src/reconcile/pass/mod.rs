@@ -50,7 +50,7 @@ use towpath_state::{
 
 pub use computed::ComputedCache;
 pub use coordinated::{Coordination, holds_slots, store_position};
-pub use outcome::{BookOutcome, BookStatuses, Outcome, TaskOutcome};
+pub use outcome::{BookOutcome, BookStatuses, Origin, Outcome, TaskOutcome};
 pub use recovery::republish_claims;
 
 /// The host, the journal and the clock of a pass.

@@ -38,6 +38,18 @@ impl Outcome {
     }
 }
 
+/// The origin of an outcome.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum Origin {
+    /// A task of a book.
+    #[default]
+    Task,
+    /// A handler.
+    Handler,
+    /// The removal of an item that is no longer in git.
+    Removal,
+}
+
 /// The outcome of a task, or of one item of its loop.
 #[derive(Debug, Clone)]
 pub struct TaskOutcome {
@@ -55,8 +67,10 @@ pub struct TaskOutcome {
     pub action: &'static str,
     /// The change, as a readable diff.
     pub diff: Option<String>,
-    /// True if the change corrected drift.
+    /// True if the change corrected drift. For a task that has changed nothing: true if drift was found and is left.
     pub drift: bool,
+    /// The origin.
+    pub origin: Origin,
 }
 
 impl TaskOutcome {
@@ -72,6 +86,7 @@ impl TaskOutcome {
             action,
             diff: None,
             drift: false,
+            origin: Origin::Task,
         }
     }
 

@@ -17,7 +17,7 @@ use super::{
     coordinated::NotBegun,
     framed::framed,
     inventories,
-    outcome::{BookOutcome, Outcome, TaskOutcome},
+    outcome::{BookOutcome, Origin, Outcome, TaskOutcome},
 };
 
 /// The part of an inventory that may be pruned in one pass, in percent. A book can set another one.
@@ -223,8 +223,11 @@ impl Removal<'_> {
         let mut together: Option<BTreeSet<&Managed>> = None;
         for managed in mine.iter().copied() {
             let name = format!("prune {} {}", managed.module, managed.identity);
-            let outcome =
-                |outcome| TaskOutcome { action: "remove", ..TaskOutcome::new(name.clone(), &managed.module, outcome) };
+            let outcome = |outcome| TaskOutcome {
+                action: "remove",
+                origin: Origin::Removal,
+                ..TaskOutcome::new(name.clone(), &managed.module, outcome)
+            };
             if pass.plan {
                 outcomes.push(outcome(Outcome::Unchanged));
                 continue;

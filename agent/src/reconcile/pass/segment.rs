@@ -9,7 +9,7 @@ use super::{
     book::BookRun,
     book_id,
     coordinated::NotBegun,
-    outcome::{Outcome, TaskOutcome},
+    outcome::{Origin, Outcome, TaskOutcome},
 };
 
 impl BookRun<'_, '_> {
@@ -106,6 +106,7 @@ impl BookRun<'_, '_> {
     }
 
     fn handled(&mut self, id: &str, outcome: TaskOutcome) {
+        let outcome = TaskOutcome { origin: Origin::Handler, ..outcome };
         let failed = outcome.outcome == Outcome::Failed;
         self.push(outcome);
         let mut changes = Changes::default();

@@ -1,0 +1,433 @@
+//! The events of a node's state and of a pass, as values. It is pure.
+
+use std::collections::BTreeMap;
+
+use serde_json::{Value, json};
+use towpath_coordination::{Accepted, Milestone, MilestoneKind, accept::RevisionManifest};
+
+use super::{
+    conditions::{Hold, Input, State, Trouble},
+    pass::{BookOutcome, Origin, Outcome, PassOutcome, TaskOutcome},
+    run_progress::RunProgress,
+};
+use crate::events::{EventType, NewEvent};
+
+/// Returns whether an alarm comes from the state of the node, and is set by [`of_state`].
+pub(super) fn is_of_state(event: &NewEvent) -> bool {
+    use EventType as T;
+    matches!(
+        event.event_type,
+        T::SourceUnreachable
+            | T::SourceUnverified
+            | T::SourceRewound
+            | T::RevisionRejected
+            | T::RevisionRejectedLocally
+            | T::AgentDiskFull
+            | T::AgentClockJumped
+            | T::AgentStateLost
+            | T::StoreUnreachable
+            | T::StoreFull
+            | T::NodeRejected
+            | T::NodeCloned
+    )
+}
+
+/// Returns the alarms of a state. Troubles that have one cause are one alarm: a full disk also breaks the sources.
+pub(super) fn of_state(state: &State) -> Vec<NewEvent> {
+    // The failed tasks have alarms of their own.
+    let stalls = state.stalls.iter().filter(|(subject, _)| *subject != "tasks");
+    let mut alarms: Vec<NewEvent> = Vec::new();
+    for alarm in state.troubles.iter().chain(stalls).filter_map(|(subject, trouble)| of_trouble(subject, trouble)) {
+        if !alarms.iter().any(|known| (known.event_type, &known.object) == (alarm.event_type, &alarm.object)) {
+            alarms.push(alarm);
+        }
+    }
+    alarms
+}
+
+fn of_trouble(subject: &str, trouble: &Trouble) -> Option<NewEvent> {
+    use EventType as T;
+    let source = subject.strip_prefix("source ");
+    let event_type = match (trouble.reason.as_str(), subject) {
+        ("DiskFull" | "ReadOnly", _) => T::AgentDiskFull,
+        ("ClockJumped", _) => T::AgentClockJumped,
+        ("StateLost", _) => T::AgentStateLost,
+        ("StoreFull", _) => T::StoreFull,
+        ("StoreUnreachable", _) => T::StoreUnreachable,
+        ("Cloned", _) => T::NodeCloned,
+        (_, "node fleet") => T::NodeRejected,
+        ("Unverified", _) => T::SourceUnverified,
+        ("Rewound", _) => T::SourceRewound,
+        ("InvalidObjects", _) => T::RevisionRejected,
+        // A revision that was not loaded yet is no alarm.
+        ("Progressing", _) => return None,
+        (_, "node accepted" | "node store") => T::RevisionRejectedLocally,
+        _ if source.is_some() => T::SourceUnreachable,
+        _ => return None,
+    };
+    let alarm = NewEvent::new(event_type, &trouble.message).because(&trouble.reason);
+    Some(match source.filter(|_| event_type != T::AgentDiskFull) {
+        Some(source) => alarm.about(format!("Source/{source}"), "").with("source", source),
+        None => alarm,
+    })
+}
+
+/// Returns the events of a start of the agent. `last` is the data of the last start.
+pub(super) fn of_start(last: Option<&BTreeMap<String, Value>>, version: &str, boot: &str) -> Vec<NewEvent> {
+    let fact = |name: &str| last.and_then(|last| last.get(name)?.as_str()).filter(|value| !value.is_empty());
+    let mut events = Vec::new();
+    if let Some(was) = fact("bootId").filter(|was| *was != boot && !boot.is_empty()) {
+        let event = NewEvent::new(EventType::NodeRebooted, "the node was booted again").because("Rebooted");
+        events.push(event.with("bootId", boot).with("before", was));
+    }
+    if let Some(was) = fact("version").filter(|was| *was != version) {
+        let message = format!("the agent has version {version}, and had {was}");
+        let event = NewEvent::new(EventType::AgentUpgraded, message).because("Upgraded");
+        events.push(event.with("version", version).with("before", was));
+    }
+    let event = NewEvent::new(EventType::AgentStarted, format!("the agent {version} has started")).because("Started");
+    events.push(event.with("version", version).with("bootId", boot));
+    events
+}
+
+/// Returns the events of a change of the state that have no duration.
+pub(super) fn of_change(before: &State, input: &Input) -> Vec<NewEvent> {
+    let Input::Source(name, None) = input else { return Vec::new() };
+    let was = before.troubles.get(&format!("source {name}"));
+    if was.is_none_or(|trouble| trouble.reason != "MirrorCorrupt") {
+        return Vec::new();
+    }
+    let message = format!("the mirror of {name} was damaged, and was fetched again");
+    let event = NewEvent::new(EventType::SourceMirrorRebuilt, message).because("MirrorCorrupt");
+    vec![event.about(format!("Source/{name}"), "").with("source", name.as_str())]
+}
+
+/// Returns the event of a milestone of a rollout.
+pub(super) fn of_milestone(milestone: &Milestone) -> NewEvent {
+    let Milestone { book, run, kind } = milestone;
+    let of = |event_type: EventType, reason: &str, message: String| {
+        let namespace = book.split('/').next().unwrap_or_default();
+        let event = NewEvent::new(event_type, format!("{book}: {message}")).because(reason);
+        event.about(format!("TaskBook/{book}"), namespace).with("run", run.as_str())
+    };
+    match kind {
+        MilestoneKind::Wave { segment, wave } => {
+            of(EventType::RolloutWaveOpened, "Wave", format!("wave {wave} of segment {segment} is open"))
+                .with("segment", *segment)
+                .with("wave", *wave)
+        }
+        MilestoneKind::Barrier { segment } => {
+            of(EventType::RolloutBarrierOpened, "Barrier", format!("the barrier before segment {segment} is open"))
+                .with("segment", *segment)
+        }
+        MilestoneKind::Elected { task } => {
+            of(EventType::RolloutElected, "Elected", format!("this node is elected for {task}"))
+                .with("task", task.as_str())
+        }
+        MilestoneKind::Halted => of(
+            EventType::RolloutHalted,
+            "Halted",
+            "the failure of this node has halted the rollout; correct it in git, or on this node".to_owned(),
+        ),
+        MilestoneKind::Finished => {
+            of(EventType::RolloutFinished, "Finished", "all nodes have completed the rollout".to_owned())
+        }
+    }
+}
+
+/// Returns the event of an accepted revision.
+pub(super) fn of_accepted(accepted: &Accepted) -> NewEvent {
+    let short = |(name, commit): (&String, &String)| format!("{name} {}", commit.chars().take(12).collect::<String>());
+    let commits = accepted.commits.iter().map(short).collect::<Vec<_>>().join(", ");
+    let message = format!("generation {} was accepted: {commits}", accepted.generation);
+    NewEvent::new(EventType::RevisionAccepted, message)
+        .because("Accepted")
+        .with("generation", accepted.generation)
+        .with("commits", json!(accepted.commits))
+        .with("by", accepted.by.as_str())
+}
+
+/// Returns the events of the rollouts that a node begins by accepting a revision.
+pub(super) fn of_acceptance(generation: u64, manifest: &RevisionManifest) -> Vec<NewEvent> {
+    let new = manifest.books.iter().filter(|(_, entry)| entry.since == generation);
+    new.map(|(book, _)| {
+        let namespace = book.split('/').next().unwrap_or_default();
+        let event = NewEvent::new(EventType::RolloutStarted, format!("{book}: the rollout has begun"));
+        event
+            .because("Accepted")
+            .about(format!("TaskBook/{book}"), namespace)
+            .with("run", format!("{book}@{generation}"))
+            .with("generation", generation)
+    })
+    .collect()
+}
+
+/// Returns whether an alarm comes from the books, and is set by [`of_books`].
+pub(super) fn is_of_books(event: &NewEvent) -> bool {
+    use EventType as T;
+    matches!(event.event_type, T::TaskFailed | T::TaskHeld | T::TaskHandlerFailed | T::DriftReported | T::PruneHeld)
+}
+
+/// Returns the alarms of the books after a pass.
+pub(super) fn of_books(state: &State, outcome: &PassOutcome) -> Vec<NewEvent> {
+    let tasks = outcome.books.iter().flat_map(|book| {
+        book.tasks.iter().filter_map(|task| Some(of_task(task_alarm(task)?, book, task, &state.runs)))
+    });
+    tasks.chain(of_holds(state)).collect()
+}
+
+fn task_alarm(task: &TaskOutcome) -> Option<EventType> {
+    match task.outcome {
+        Outcome::Failed if task.origin == Origin::Handler => Some(EventType::TaskHandlerFailed),
+        Outcome::Failed => Some(EventType::TaskFailed),
+        Outcome::Unchanged if task.drift && task.message.is_some() => Some(EventType::DriftReported),
+        _ => None,
+    }
+}
+
+/// Returns one alarm for each held book or task, with all its reasons.
+fn of_holds(state: &State) -> Vec<NewEvent> {
+    let mut alarms: Vec<NewEvent> = Vec::new();
+    let mut subjects: Vec<(&str, &str)> = Vec::new();
+    for hold in state.holds.values() {
+        let kind = if hold.reason == "Budget" { "prune" } else { "task" };
+        if !subjects.contains(&(hold.subject.as_str(), kind)) {
+            subjects.push((&hold.subject, kind));
+        }
+    }
+    for (subject, kind) in subjects {
+        let all: Vec<&Hold> = state
+            .holds
+            .values()
+            .filter(|hold| hold.subject == subject && (hold.reason == "Budget") == (kind == "prune"))
+            .collect();
+        let Some(first) = all.first() else { continue };
+        let event_type = if kind == "prune" { EventType::PruneHeld } else { EventType::TaskHeld };
+        let message = all.iter().map(|hold| hold.message()).collect::<Vec<_>>().join("; ");
+        let namespace = first.book.split('/').next().unwrap_or_default();
+        let mut reasons: Vec<&str> = all.iter().map(|hold| hold.reason.as_str()).collect();
+        reasons.dedup();
+        let mut alarm = NewEvent::new(event_type, message)
+            .because(&first.reason)
+            .about(format!("TaskBook/{}", first.book), namespace)
+            .with("reasons", reasons);
+        if let Some(task) = subject.strip_prefix(&format!("{}/", first.book)) {
+            alarm = alarm.with("task", task);
+        }
+        if !first.run.is_empty() {
+            alarm = alarm.with("run", first.run.as_str());
+        }
+        alarms.push(alarm);
+    }
+    alarms
+}
+
+/// Returns the events of a pass that have no duration.
+pub(super) fn of_pass(outcome: &PassOutcome, runs: &mut RunProgress) -> Vec<NewEvent> {
+    let mut events = Vec::new();
+    for book in &outcome.books {
+        let changes = book.tasks.iter().filter_map(|task| {
+            let event_type = match task.outcome {
+                Outcome::Changed if task.origin == Origin::Removal => EventType::PruneRemoved,
+                Outcome::Changed if task.drift => EventType::DriftCorrected,
+                Outcome::Changed => EventType::TaskChanged,
+                _ => return None,
+            };
+            Some(of_task(event_type, book, task, runs))
+        });
+        events.extend(changes.collect::<Vec<_>>());
+        if !book.interrupted {
+            let failed = book.tasks.iter().find(|task| task.outcome == Outcome::Failed);
+            let message = failed.map(said).unwrap_or_default();
+            events.extend(runs.end(&id(book), book.worst(), &message));
+        }
+    }
+    events
+}
+
+fn of_task(event_type: EventType, book: &BookOutcome, task: &TaskOutcome, runs: &RunProgress) -> NewEvent {
+    let id = id(book);
+    let message = match task.message {
+        Some(_) => format!("{id}/{}", said(task)),
+        None => format!("{id}/{}: {}", task.name, task.outcome.word()),
+    };
+    let event = NewEvent::new(event_type, message)
+        .about(format!("TaskBook/{id}"), &book.namespace)
+        .with("task", task.name.as_str())
+        .with("module", task.module.as_str());
+    match runs.run_of(&id) {
+        Some(run) => event.with("run", run),
+        None => event,
+    }
+}
+
+fn id(book: &BookOutcome) -> String {
+    format!("{}/{}", book.namespace, book.name)
+}
+
+fn said(task: &TaskOutcome) -> String {
+    format!("{}: {}", task.name, task.message.as_deref().unwrap_or_default())
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+    use crate::reconcile::conditions::{Passed, step};
+
+    fn book(tasks: Vec<TaskOutcome>) -> BookOutcome {
+        BookOutcome {
+            namespace: "a".into(),
+            name: "b".into(),
+            tasks,
+            held: Vec::new(),
+            started: 0,
+            took: Duration::ZERO,
+            interrupted: false,
+            uncoordinated: false,
+        }
+    }
+
+    fn pass(tasks: Vec<TaskOutcome>) -> PassOutcome {
+        PassOutcome { books: vec![book(tasks)], ..PassOutcome::default() }
+    }
+
+    fn task(name: &str, outcome: Outcome) -> TaskOutcome {
+        TaskOutcome::new(name.into(), "file", outcome)
+    }
+
+    fn names(events: &[NewEvent]) -> Vec<&'static str> {
+        events.iter().map(|event| event.event_type.name()).collect()
+    }
+
+    fn troubled(inputs: Vec<Input>) -> Vec<NewEvent> {
+        of_state(&inputs.into_iter().fold(State::default(), step))
+    }
+
+    fn source(reason: &str) -> Input {
+        Input::Source("fleet".into(), Some(Trouble::new(reason, "m")))
+    }
+
+    #[test]
+    fn each_trouble_has_the_type_of_the_contract() {
+        let rejected = |reason: &str| Input::Rejected("fleet".into(), Some(Trouble::new(reason, "m")));
+        let own = |what: &'static str, reason: &str| Input::Own(what, Some(Trouble::new(reason, "m")));
+        for (input, name) in [
+            (source("SourceUnreachable"), "source.unreachable"),
+            (source("MirrorCorrupt"), "source.unreachable"),
+            (source("DiskFull"), "agent.disk-full"),
+            (rejected("Unverified"), "source.unverified"),
+            (rejected("Rewound"), "source.rewound"),
+            (rejected("InvalidObjects"), "revision.rejected"),
+            (own("store", "StoreUnreachable"), "store.unreachable"),
+            (own("store", "StoreFull"), "store.full"),
+            (own("store", "Refused"), "revision.rejected-locally"),
+            (own("accepted", "Refused"), "revision.rejected-locally"),
+            (own("journal", "ReadOnly"), "agent.disk-full"),
+            (own("state", "StateLost"), "agent.state-lost"),
+            (own("fleet", "Refused"), "node.rejected"),
+            (own("fleet", "Cloned"), "node.cloned"),
+            (Input::RejectedLocally(Some(Trouble::new("RejectedLocally", "m"))), "revision.rejected-locally"),
+        ] {
+            let alarms = troubled(vec![input.clone()]);
+            assert_eq!(names(&alarms), [name], "{input:?}");
+            assert!(is_of_state(&alarms[0]) && alarms[0].event_type.is_alarm(), "{name}");
+        }
+        assert!(troubled(vec![own("accepted", "Progressing")]).is_empty());
+        assert_eq!(names(&troubled(vec![Input::Looked(1_000_000), Input::Looked(0)])), ["agent.clock-jumped"]);
+    }
+
+    #[test]
+    fn full_disk_is_one_alarm_although_it_breaks_several_things() {
+        let full = |what: &'static str| Input::Own(what, Some(Trouble::new("DiskFull", "m")));
+        assert_eq!(names(&troubled(vec![source("DiskFull"), full("journal"), full("store")])), ["agent.disk-full"]);
+    }
+
+    #[test]
+    fn source_is_named_by_its_alarm() {
+        let alarm = &troubled(vec![source("SourceUnreachable")])[0];
+        assert_eq!((alarm.object.as_deref(), &alarm.data["source"]), (Some("Source/fleet"), &Value::from("fleet")));
+    }
+
+    #[test]
+    fn damaged_mirror_that_works_again_was_rebuilt() {
+        let works = Input::Source("fleet".into(), None);
+        let after = |reason: &str| of_change(&step(State::default(), source(reason)), &works);
+        assert_eq!(names(&after("MirrorCorrupt")), ["source.mirror-rebuilt"]);
+        assert!(after("SourceUnreachable").is_empty() && of_change(&State::default(), &works).is_empty());
+    }
+
+    #[test]
+    fn task_has_one_event_by_its_outcome_and_origin() {
+        let drifted = |outcome| TaskOutcome { drift: true, message: Some("m".into()), ..task("t", outcome) };
+        let of = |task: TaskOutcome| {
+            let outcome = pass(vec![task]);
+            let mut events = of_pass(&outcome, &mut RunProgress::default());
+            events.extend(of_books(&State::default(), &outcome));
+            events.first().map(|event| event.event_type.name())
+        };
+        let origin = |origin, outcome| TaskOutcome { origin, ..task("t", outcome) };
+        assert_eq!(of(task("t", Outcome::Changed)), Some("task.changed"));
+        assert_eq!(of(origin(Origin::Handler, Outcome::Changed)), Some("task.changed"));
+        assert_eq!(of(drifted(Outcome::Changed)), Some("drift.corrected"));
+        assert_eq!(of(drifted(Outcome::Unchanged)), Some("drift.reported"));
+        assert_eq!(of(TaskOutcome { message: None, ..drifted(Outcome::Unchanged) }), None, "drift: ignore");
+        assert_eq!(of(origin(Origin::Removal, Outcome::Changed)), Some("prune.removed"));
+        assert_eq!(of(task("t", Outcome::Failed)), Some("task.failed"));
+        assert_eq!(of(origin(Origin::Handler, Outcome::Failed)), Some("task.handler-failed"));
+        for quiet in [Outcome::Skipped, Outcome::Unchanged, Outcome::Unknown, Outcome::Held] {
+            assert_eq!(of(task("t", quiet)), None, "{quiet:?}");
+        }
+    }
+
+    #[test]
+    fn held_subject_is_one_alarm_with_all_its_reasons() {
+        let hold = |subject: &str, reason: &str| Hold {
+            book: "a/b".into(),
+            run: "a/b@1".into(),
+            subject: subject.into(),
+            reason: reason.into(),
+            opens: "later".into(),
+            ..Hold::default()
+        };
+        let held =
+            vec![hold("a/b", "Window"), hold("a/b", "Slot"), hold("a/b/prune", "Budget"), hold("a/b/t", "Dependency")];
+        let passed = Passed {
+            worst: Outcome::Held,
+            failed: None,
+            held,
+            disk: None,
+            interrupted: false,
+            uncoordinated: Vec::new(),
+        };
+        let alarms = of_books(&step(State::default(), Input::Passed(passed)), &pass(Vec::new()));
+        let seen: Vec<_> =
+            alarms.iter().map(|alarm| (alarm.event_type.name(), alarm.data["reasons"].to_string())).collect();
+        assert_eq!(
+            seen,
+            [
+                ("task.held", r#"["Slot","Window"]"#.to_owned()),
+                ("prune.held", r#"["Budget"]"#.to_owned()),
+                ("task.held", r#"["Dependency"]"#.to_owned())
+            ]
+        );
+        assert_eq!(alarms[2].data["task"], "t");
+        assert!(alarms.iter().all(|alarm| is_of_books(alarm) && alarm.data["run"] == "a/b@1"));
+    }
+
+    #[test]
+    fn start_tells_of_another_version_and_of_a_boot() {
+        let of = |last: Option<(&str, &str)>| {
+            let last = last.map(|(version, boot)| {
+                BTreeMap::from([("version".to_owned(), version.into()), ("bootId".to_owned(), boot.into())])
+            });
+            names(&of_start(last.as_ref(), "2", "x"))
+        };
+        assert_eq!(of(None), ["agent.started"]);
+        assert_eq!(of(Some(("2", "x"))), ["agent.started"]);
+        assert_eq!(of(Some(("1", "x"))), ["agent.upgraded", "agent.started"]);
+        assert_eq!(of(Some(("2", "w"))), ["node.rebooted", "agent.started"]);
+        assert_eq!(of(Some(("2", ""))), ["agent.started"], "an unknown boot is no other one");
+    }
+}

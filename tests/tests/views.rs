@@ -1,0 +1,89 @@
+//! The views of a revision: as another node, and of nodes that do not exist.
+
+use std::{fs, process::Output};
+
+use serde_json::{Value, json};
+use towpath_tests::{
+    git::{Repository, book},
+    node::Node,
+    output, towpath,
+};
+
+const TWO_NODES: &str = r#"
+metadata: {apiVersion: v1alpha, kind: Namespace, name: app}
+---
+metadata: {apiVersion: v1alpha, kind: Node, name: n1, labels: {role: web}}
+---
+metadata: {apiVersion: v1alpha, kind: Node, name: web2, labels: {role: web, size: large}}
+---
+metadata: {apiVersion: v1alpha, kind: NodeGroup, name: web}
+spec: {selector: role=web}
+"#;
+
+const TASKS: &str = r#"  tasks:
+    - name: conf
+      file: {path: /etc/conf, content: "{{ node.name }} {{ facts.hostname }} {{ node.labels.size | default('small') }}"}
+"#;
+
+fn run(node: &Node, arguments: &[&str]) -> Output {
+    output(towpath().args(arguments).arg("--config").arg(&node.config).args(["--output", "json"]))
+}
+
+fn content(output: &Output) -> Value {
+    let view: Value = serde_json::from_slice(&output.stdout).unwrap_or_default();
+    view["tasks"][0]["file"]["content"].clone()
+}
+
+#[test]
+fn book_is_rendered_as_another_node_with_its_facts_with_and_without_an_agent() {
+    let folder = tempfile::tempdir().unwrap();
+    let repository = Repository::new(folder.path(), "fleet");
+    repository.write("fleet.yaml", TWO_NODES);
+    repository.write("book.yaml", book("b", TASKS));
+    let commit = repository.publish("one");
+    let node = Node::new(folder.path(), &format!("url: {}", repository.bare.display()));
+    let facts = folder.path().join("facts.yaml");
+    fs::write(&facts, "hostname: host-of-web2\n").unwrap();
+    let facts = facts.display().to_string();
+    let as_web2 = ["render", "b", "--node", "web2", "--facts", &facts];
+    let agent = node.start();
+    node.wait_for(&commit);
+    let shown = run(&node, &as_web2);
+    assert_eq!(content(&shown), json!("web2 host-of-web2 large"), "by the agent: {shown:?}");
+    let unknown = run(&node, &["vars", "--node", "web3"]);
+    let said = String::from_utf8_lossy(&unknown.stderr).into_owned();
+    assert!(!unknown.status.success() && said.contains("web3") && said.contains("web2"), "{said}");
+    drop(agent);
+    assert_eq!(content(&run(&node, &as_web2)), json!("web2 host-of-web2 large"), "without an agent");
+    for arguments in [vec!["vars", "--node", "web3"], vec!["render", "b", "--node", "web3", "--facts", &facts]] {
+        let unknown = run(&node, &arguments);
+        assert!(!unknown.status.success(), "{arguments:?}");
+        assert!(String::from_utf8_lossy(&unknown.stderr).contains("web3"), "{arguments:?}");
+    }
+    assert!(run(&node, &["vars", "--node", "web2"]).status.success());
+    assert_eq!(run(&node, &["render", "b", "--node", "web2"]).status.code(), Some(2), "facts are required");
+}
+
+#[test]
+fn plan_does_not_count_unknown_as_a_change() {
+    let folder = tempfile::tempdir().unwrap();
+    let repository = Repository::new(folder.path(), "fleet");
+    repository.write("fleet.yaml", TWO_NODES);
+    let late = r#"  tasks:
+    - name: probe
+      command: {argv: [cat, /nowhere], run: always}
+      register: probe
+    - name: later
+      file: {path: /etc/later, content: "{{ steps.probe.stdout }}"}
+"#;
+    repository.write("book.yaml", book("b", late));
+    let work = repository.work.display().to_string();
+    let node = Node::new(folder.path(), &format!("url: {}", repository.bare.display()));
+    let plan = run(&node, &["plan", "--exit-code", "--source-dir", &work]);
+    let tasks: Value = serde_json::from_slice(&plan.stdout).unwrap_or_default();
+    assert!(tasks.is_object(), "{plan:?}");
+    let actions: Vec<_> = tasks["tasks"].as_array().unwrap().iter().map(|task| task["action"].clone()).collect();
+    assert!(actions.contains(&json!("unknown")), "{tasks}");
+    let changes = actions.iter().any(|action| action != "none" && action != "unknown");
+    assert_eq!(plan.status.code(), Some(if changes { 5 } else { 0 }), "{tasks}");
+}
