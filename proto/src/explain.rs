@@ -115,7 +115,11 @@ fn fields_text(message: &Message) -> String {
         let required = if field.required { "required. " } else { "" };
         let kind = type_name(field);
         let doc = field.doc.replace('\n', " ");
-        let _ = writeln!(text, "  {:width$}  {kind:types$}  {required}{doc}", field.name);
+        let default = match field.otherwise.filter(|_| !doc.contains("Default")) {
+            Some(otherwise) => format!(" Default: {otherwise}."),
+            None => String::new(),
+        };
+        let _ = writeln!(text, "  {:width$}  {kind:types$}  {required}{doc}{default}", field.name);
     }
     text
 }
