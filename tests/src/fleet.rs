@@ -160,14 +160,15 @@ spec:
         wait_until(Duration::from_secs(seconds), || holds(self), || self.shown());
     }
 
-    /// Returns the status of all nodes, for a test that fails.
+    /// Returns the status of all nodes, for a test that fails, and the threads that the kernel does not let run.
     pub fn shown(&self) -> String {
-        let nodes = self.nodes.iter().map(|node| {
+        let nodes = self.nodes.iter().zip(&self.agents).map(|(node, agent)| {
+            let blocked = agent.as_ref().map(|agent| blocked_threads(agent.id())).unwrap_or_default();
             let status = node.ask(&["status"]).unwrap_or_default();
             let log = node.log();
             let last: Vec<&str> = log.lines().rev().take(25).collect();
             format!(
-                "{}: {}\n{}\n",
+                "{}: {}\nblocked threads: {blocked:?}\n{}\n",
                 node.folder.display(),
                 status["conditions"],
                 last.into_iter().rev().collect::<Vec<_>>().join("\n")
@@ -186,6 +187,19 @@ spec:
     pub fn wait_for(&self, head: &str, seconds: u64) {
         self.wait(seconds, |fleet| fleet.nodes.iter().all(|node| node.applied(head)));
     }
+}
+
+/// Returns the threads of a process that wait for a disk or another device: the name, and the function of the kernel. Such
+/// a thread makes no request, also if its node should.
+fn blocked_threads(process: u32) -> Vec<String> {
+    let threads = fs::read_dir(format!("/proc/{process}/task")).into_iter().flatten().flatten();
+    let blocked = threads.filter_map(|thread| {
+        let read = |file: &str| fs::read_to_string(thread.path().join(file)).ok();
+        let state = read("stat")?.rsplit_once(") ")?.1.chars().next()?;
+        (state == 'D')
+            .then(|| format!("{} {}", read("comm").unwrap_or_default().trim(), read("wchan").unwrap_or_default()))
+    });
+    blocked.collect()
 }
 
 fn authority(folder: &Path) -> Option<PathBuf> {

@@ -158,6 +158,20 @@ fn bus(error: zbus::Error) -> SystemdError {
     SystemdError::Bus(error.to_string())
 }
 
+fn silent(patience: Duration) -> SystemdError {
+    SystemdError::Bus(format!("no answer within {} s", patience.as_secs()))
+}
+
+/// Waits for a connection to the bus. The kernel accepts a connection also while the bus hangs.
+fn connected<T>(
+    runtime: &Runtime,
+    patience: Duration,
+    connection: impl Future<Output = zbus::Result<T>>,
+) -> Result<T, SystemdError> {
+    let connected = runtime.block_on(async { tokio::time::timeout(patience, connection).await });
+    connected.map_err(|_| silent(patience))?.map_err(bus)
+}
+
 impl Systemd {
     /// Connects to systemd.
     ///
@@ -171,14 +185,14 @@ impl Systemd {
             .enable_all()
             .build()
             .map_err(|error| SystemdError::Bus(error.to_string()))?;
-        let connection = runtime.block_on(Connection::system()).map_err(bus)?;
+        let connection = connected(&runtime, ANSWER, Connection::system())?;
         Ok(Self { runtime, connection, told: tokio::sync::OnceCell::new() })
     }
 
     fn ask<T>(&self, unit: &str, work: impl Future<Output = zbus::Result<T>>) -> Result<T, SystemdError> {
         let answer = self.runtime.block_on(async { tokio::time::timeout(ANSWER, work).await });
         match answer {
-            Err(_) => Err(SystemdError::Bus(format!("no answer within {} s", ANSWER.as_secs()))),
+            Err(_) => Err(silent(ANSWER)),
             Ok(Ok(answer)) => Ok(answer),
             Ok(Err(zbus::Error::MethodError(_, why, _))) => {
                 Err(SystemdError::Refused { unit: unit.to_owned(), why: why.unwrap_or_else(|| "it refuses".into()) })
@@ -294,5 +308,24 @@ impl Systemd {
     /// When systemd gives no answer.
     pub fn reload(&self) -> Result<(), SystemdError> {
         self.ask("systemd", async { ManagerProxy::new(&self.connection).await?.reload().await })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::net::UnixListener;
+
+    use super::*;
+
+    #[test]
+    fn bus_that_accepts_connections_and_does_not_answer_is_given_up() {
+        let folder = tempfile::tempdir().unwrap();
+        let socket = folder.path().join("bus");
+        let _listener = UnixListener::bind(&socket).unwrap();
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+        let address = format!("unix:path={}", socket.display());
+        let connection = async { zbus::connection::Builder::address(address.as_str()).build().await };
+        let connected = connected(&runtime, Duration::from_secs(1), connection);
+        assert!(matches!(&connected, Err(SystemdError::Bus(why)) if why == "no answer within 1 s"), "{connected:?}");
     }
 }

@@ -315,6 +315,10 @@ impl Node {
         self.step(Input::Looked(self.clock.wall()));
         self.answer(&revision);
         if self.nothing_moved(&revision) {
+            if self.told_others.is_none() {
+                self.show_others();
+            }
+            self.warn_if_alone(&revision);
             return Some(Outcome::Unchanged);
         }
         self.unsettle();
@@ -464,6 +468,7 @@ impl Node {
                     troubles.keys().any(|key| key.starts_with("source ") || key.starts_with("node "))
                 };
                 if behind(&self.state.troubles) || behind(&self.state.stalls) {
+                    self.retry.take(now);
                     self.advance();
                 }
                 self.pass();
@@ -492,7 +497,7 @@ impl Node {
                 self.queue.poke(|wake| wake.stop = true);
                 break;
             }
-            let again = self.retry.due().is_some_and(|due| due <= self.clock.monotonic()) && self.store_answers();
+            let again = self.retry.take(self.clock.monotonic()) && self.store_answers();
             if wake.moved || wake.poll || wake.accepted || again {
                 let before = self.state.accepted.clone();
                 self.advance();

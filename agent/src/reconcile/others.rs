@@ -72,7 +72,12 @@ impl Node {
         }
         match done {
             Ok(()) => self.told_others = Some(told),
-            Err(error) => tracing::debug!(%error, "cannot publish the state of this node"),
+            Err(error) => {
+                // The next pass publishes both, also if it finds the steady state.
+                self.told_others = None;
+                self.fleet.look_soon();
+                tracing::debug!(%error, "cannot publish the state of this node; retrying");
+            }
         }
     }
 }

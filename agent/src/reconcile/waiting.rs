@@ -63,14 +63,20 @@ pub(super) struct Retry {
 }
 
 impl Retry {
-    /// Notes whether the error lasts. The pauses grow from 2 to 15 s.
+    /// Notes whether the error lasts. The pauses grow from 2 to 15 s. A refresh that is due stays due until it is taken:
+    /// otherwise passes that last longer than the pause would put it off without end.
     pub(super) fn noted(&mut self, failing: bool, now: Instant) {
         if !failing {
             *self = Self::default();
-        } else if self.due.is_none_or(|due| due <= now) {
+        } else if self.due.is_none() {
             self.pause = self.pause.saturating_mul(2).clamp(SOONEST, LATEST);
             self.due = Some(now + self.pause);
         }
+    }
+
+    /// Takes the refresh if it is due. Returns whether it was.
+    pub(super) fn take(&mut self, now: Instant) -> bool {
+        self.due.take_if(|due| *due <= now).is_some()
     }
 
     /// Returns the time of the next refresh. `None` without an error.
@@ -93,18 +99,25 @@ pub(super) struct TouchPace {
     rounds: u32,
     /// The end of the last pass.
     ended: Option<Instant>,
+    /// True if a change after that pass was counted.
+    counted: bool,
 }
 
 impl TouchPace {
     /// Notes the end of a pass.
     pub(super) fn pass_ended(&mut self, now: Instant) {
         self.ended = Some(now);
+        self.counted = false;
     }
 
     /// Notes a change of a managed file. Returns the pause before the next pass.
     pub(super) fn touched(&mut self, now: Instant) -> Duration {
         let is_echo = self.ended.is_some_and(|ended| now.saturating_duration_since(ended) < ECHO);
-        self.rounds = if is_echo { self.rounds.saturating_add(1) } else { 0 };
+        if !is_echo {
+            self.rounds = 0;
+        } else if !std::mem::replace(&mut self.counted, true) {
+            self.rounds = self.rounds.saturating_add(1);
+        }
         match self.rounds.saturating_sub(AT_ONCE) {
             0 => Duration::ZERO,
             late => Duration::from_secs(1_u64.checked_shl(late).unwrap_or(u64::MAX)),
@@ -183,6 +196,24 @@ mod tests {
     }
 
     #[test]
+    fn many_changes_after_one_pass_count_once() {
+        let mut now = SystemClock.monotonic();
+        let mut pace = TouchPace::default();
+        let mut pauses = Vec::new();
+        for _ in 0..11 {
+            pace.pass_ended(now);
+            let mut pause = Duration::ZERO;
+            for _ in 0..20 {
+                now += Duration::from_millis(50);
+                pause = pace.touched(now);
+            }
+            pauses.push(pause.as_secs());
+            now += pause;
+        }
+        assert_eq!(pauses, [0, 0, 0, 0, 0, 0, 0, 0, 2, 4, 8]);
+    }
+
+    #[test]
     fn pauses_after_an_error_grow_to_fifteen_seconds_and_begin_again() {
         let mut now = SystemClock.monotonic();
         let mut retry = Retry::default();
@@ -193,12 +224,28 @@ mod tests {
             pauses.push((due - now).as_secs());
             retry.noted(true, now + seconds(1));
             assert_eq!(retry.due(), Some(due), "looks in between put nothing off");
+            assert!(!retry.take(now + seconds(1)));
             now = due;
+            assert!(retry.take(now) && !retry.take(now));
         }
         assert_eq!(pauses, [2, 4, 8, 15, 15, 15]);
         retry.noted(false, now);
         assert_eq!(retry.due(), None);
         retry.noted(true, now);
         assert_eq!(retry.due(), Some(now + seconds(2)));
+    }
+
+    /// Each pass takes 20 s, and another one follows at once.
+    #[test]
+    fn refresh_that_became_due_in_a_long_pass_is_not_put_off() {
+        let mut now = SystemClock.monotonic();
+        let mut retry = Retry::default();
+        retry.noted(true, now);
+        for _ in 0..5 {
+            now += seconds(20);
+            retry.noted(true, now);
+            assert!(retry.take(now), "it is due in the first wait after the pass");
+            retry.noted(true, now);
+        }
     }
 }

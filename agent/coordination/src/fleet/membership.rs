@@ -211,6 +211,11 @@ impl Membership {
         std::mem::take(&mut self.shared.lock().asked)
     }
 
+    /// Notes that requests for keys of results still wait for an answer.
+    pub(super) fn note_asked(&self) {
+        self.shared.lock().asked = true;
+    }
+
     pub(super) fn refused(&self) -> Option<String> {
         let state = self.shared.lock();
         state.namesake.clone().or_else(|| state.refused.clone())

@@ -61,12 +61,15 @@ pub struct Fleet {
     inner: Mutex<Inner>,
 }
 
+/// The times at which this node first saw records, by budget.
+type FirstSeen = BTreeMap<String, BTreeMap<(String, u64), Instant>>;
+
 #[derive(Debug, Default)]
 struct Inner {
-    /// Offers to other nodes, with the time at which this node first saw them.
-    offers: BTreeMap<(String, u64), Instant>,
-    /// Claims with an announced absence, with the time at which this node first saw them.
-    absences: BTreeMap<(String, u64), Instant>,
+    /// Offers to other nodes.
+    offers: FirstSeen,
+    /// Claims with an announced absence.
+    absences: FirstSeen,
     /// The first waiter that does not take a free slot, by budget, with the time at which this node first saw that.
     idle: BTreeMap<String, ((String, u64), Instant)>,
     /// The complete wave of each run, with the time at which this node first saw it complete.
@@ -548,8 +551,8 @@ impl Fleet {
     /// The store does not answer.
     pub fn progress(&self, book: &str) -> Result<Option<RolloutProgress>, StoreError> {
         let key = keys::progress(book);
-        let rows = self.store.read(&key, &Page { after: None, limit: 1 })?.rows;
-        Ok(rows.into_iter().find(|row| row.key == key).and_then(|row| serde_json::from_slice(&row.value).ok()))
+        let read = self.store.read(&key, &Page { after: None, limit: 1 }).inspect_err(|_| self.look_soon())?;
+        Ok(read.rows.into_iter().find(|row| row.key == key).and_then(|row| serde_json::from_slice(&row.value).ok()))
     }
 
     /// Sets a key that other nodes read.

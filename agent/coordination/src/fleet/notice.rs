@@ -1,9 +1,12 @@
 //! Durations that one node measures by its own clock. Decisions get them in the snapshot, and read no clock
 //! themselves (P2).
 
-use std::{collections::BTreeMap, time::Duration};
+use std::{
+    collections::BTreeMap,
+    time::{Duration, Instant},
+};
 
-use super::{Fleet, OFFER, sooner};
+use super::{FirstSeen, Fleet, OFFER, sooner};
 use crate::{
     gossip::broadcast::Holds,
     keys,
@@ -19,12 +22,29 @@ fn part_of(spec: &RolloutSpec, part: &str) -> String {
     format!("{}/{part}", spec.group)
 }
 
+/// Returns the time at which this node first saw each of the records that a snapshot shows. Forgets all other records of
+/// the budget, but none of another one: a snapshot shows one budget.
+fn first_seen<T>(
+    known: &mut FirstSeen,
+    budget: &str,
+    shown: &BTreeMap<(String, u64), T>,
+    now: Instant,
+) -> BTreeMap<(String, u64), Instant> {
+    let before = known.remove(budget).unwrap_or_default();
+    let seen = |record: &(String, u64)| (record.clone(), before.get(record).copied().unwrap_or(now));
+    let seen: BTreeMap<_, _> = shown.keys().map(seen).collect();
+    if !seen.is_empty() {
+        known.insert(budget.to_owned(), seen.clone());
+    }
+    seen
+}
+
 impl Fleet {
     /// Adds to a snapshot the durations that this node has measured, and the nodes that count as lost.
     pub(super) fn notice(&self, spec: &RolloutSpec, snapshot: &mut RunSnapshot) -> Result<(), StoreError> {
         self.note_stabilizing(snapshot);
-        self.notice_offers(snapshot);
-        self.notice_absences(snapshot);
+        self.notice_offers(spec, snapshot);
+        self.notice_absences(spec, snapshot);
         self.notice_idle(spec, snapshot);
         self.read_acknowledgements(snapshot)?;
         if spec.on_lost != OnLost::Hold && (!snapshot.done(spec) || snapshot.recovery.is_some()) {
@@ -105,18 +125,16 @@ impl Fleet {
         gossip.holds(Holds { number: snapshot.sequence, parts });
     }
 
-    pub(super) fn notice_offers(&self, snapshot: &mut RunSnapshot) {
+    pub(super) fn notice_offers(&self, spec: &RolloutSpec, snapshot: &mut RunSnapshot) {
         let now = self.clock.monotonic();
         let mut inner = self.lock();
-        let offers: Vec<(String, u64)> = snapshot
+        let offers: BTreeMap<(String, u64), ()> = snapshot
             .held
             .iter()
             .filter(|held| held.held.kind == SlotState::Offer && held.node != self.node)
-            .map(|held| (held.node.clone(), held.modified))
+            .map(|held| ((held.node.clone(), held.modified), ()))
             .collect();
-        inner.offers.retain(|offer, _| offers.contains(offer));
-        for offer in offers {
-            let first = *inner.offers.entry(offer.clone()).or_insert(now);
+        for (offer, first) in first_seen(&mut inner.offers, &spec.group, &offers, now) {
             if now.duration_since(first) >= OFFER {
                 snapshot.stale.insert(offer);
             } else {
@@ -125,7 +143,7 @@ impl Fleet {
         }
     }
 
-    pub(super) fn notice_absences(&self, snapshot: &mut RunSnapshot) {
+    pub(super) fn notice_absences(&self, spec: &RolloutSpec, snapshot: &mut RunSnapshot) {
         let now = self.clock.monotonic();
         let mut inner = self.lock();
         let absent: BTreeMap<(String, u64), u64> = snapshot
@@ -134,9 +152,8 @@ impl Fleet {
             .filter(|held| held.held.absent > 0)
             .map(|held| ((held.node.clone(), held.modified), held.held.absent))
             .collect();
-        inner.absences.retain(|absence, _| absent.contains_key(absence));
-        for (absence, seconds) in absent {
-            let first = *inner.absences.entry(absence.clone()).or_insert(now);
+        for (absence, first) in first_seen(&mut inner.absences, &spec.group, &absent, now) {
+            let seconds = absent.get(&absence).copied().unwrap_or_default();
             let back = first + Duration::from_secs(seconds);
             if now >= back {
                 snapshot.overdue.insert(absence);

@@ -190,6 +190,11 @@ impl Fleet {
     /// # Errors
     /// The store does not answer.
     pub fn answer(&self, spec_of: impl Fn(&str) -> Option<RolloutSpec>) -> Result<(), StoreError> {
+        // No watch reports these requests a second time.
+        self.answer_all(spec_of).inspect_err(|_| self.membership.note_asked())
+    }
+
+    fn answer_all(&self, spec_of: impl Fn(&str) -> Option<RolloutSpec>) -> Result<(), StoreError> {
         let prefix = keys::result_wants(&self.node);
         for (rest, definition) in self.rows(&prefix)? {
             let [namespace, name, task, by, from] = rest.split('/').collect::<Vec<_>>()[..] else { continue };

@@ -12,14 +12,14 @@ use std::{
 };
 
 use tokio::sync::mpsc;
-use towpath_host::{Clock as _, SystemClock};
+use towpath_host::{Clock as _, SystemClock, TestClock};
 
 use super::{Answer, Fleet, Joined, backed_off};
 use crate::{
     LocalStore,
     accept::Accepted,
     keys,
-    rollout::{Cut, OnLost, Request, RolloutSpec, RunSnapshot, SlotState},
+    rollout::{Cut, OnLost, Request, RolloutSpec, RunSnapshot, SlotEntry, SlotRecord, SlotState},
     store::{Change, LeaseId, Op, Outcome, Page, Read, Store, StoreError, Txn},
 };
 
@@ -203,6 +203,8 @@ fn error_makes_node_look_again_soon_and_later_each_time() {
     assert!(a.run_maintenance(&spec).is_err());
     let second = pause();
     assert!(first <= Duration::from_millis(2500) && first < second, "{first:?} {second:?}");
+    assert!(a.progress("n/b").is_err());
+    assert!(pause() > second, "a book that waits for this one is held");
     for errors in 0..100 {
         let pause = backed_off(errors, u64::MAX);
         assert!((Duration::from_secs(2)..=Duration::from_secs(15)).contains(&pause), "{errors}: {pause:?}");
@@ -284,4 +286,58 @@ fn node_is_behind_while_its_views_show_another_accepted_revision_or_none() {
     // A later snapshot of the whole fleet, or of another book, does not reset the flag.
     a.acknowledge_recovery(&[]).unwrap();
     assert!(a.is_behind());
+}
+
+#[test]
+fn requests_for_keys_that_were_not_answered_are_kept() {
+    let store = Arc::new(Shared::default());
+    let (a, _) = node(&store, "a");
+    wait_for(|| a.is_asked());
+    // The other watch may begin later.
+    thread::sleep(Duration::from_millis(200));
+    let _ = a.is_asked();
+    *store.away.lock().unwrap() = true;
+    assert!(a.answer(|_| None).is_err());
+    assert!(a.is_asked());
+    *store.away.lock().unwrap() = false;
+    a.answer(|_| None).unwrap();
+    assert!(!a.is_asked());
+}
+
+/// A snapshot shows one budget. The snapshots of two books in which a node waits follow each other in each pass.
+#[test]
+fn offers_and_absences_end_although_the_node_waits_in_another_budget_too() {
+    let clock = TestClock::at(0);
+    let store = Arc::new(Shared::default());
+    let fleet = Fleet::new(store, "c".into(), Arc::new(clock.clone()));
+    let spec = spec(OnLost::Hold);
+    let other = RolloutSpec { book: "n/other".into(), group: "n/other".into(), ..spec.clone() };
+    let entry = |node: &str, kind: SlotState, absent: u64, modified: u64| SlotEntry {
+        node: node.into(),
+        part: "-".into(),
+        book: spec.book.clone(),
+        held: SlotRecord { kind, run: spec.run.clone(), segment: 0, generation: 1, lost: false, absent },
+        modified,
+    };
+    let held = vec![entry("a", SlotState::Offer, 0, 7), entry("b", SlotState::Claim, 8, 9)];
+    let shown = RunSnapshot { held, ..RunSnapshot::default() };
+    for second in 0..=10 {
+        let mut snapshot = shown.clone();
+        fleet.notice_offers(&spec, &mut snapshot);
+        fleet.notice_absences(&spec, &mut snapshot);
+        assert_eq!(snapshot.stale.contains(&("a".to_owned(), 7)), second >= 10, "{second}");
+        assert_eq!(snapshot.overdue.contains(&("b".to_owned(), 9)), second >= 8, "{second}");
+        let mut snapshot = RunSnapshot::default();
+        fleet.notice_offers(&other, &mut snapshot);
+        fleet.notice_absences(&other, &mut snapshot);
+        clock.advance(1000);
+    }
+    // Records that are gone are forgotten: the next ones are measured from their own beginning.
+    let mut gone = RunSnapshot::default();
+    fleet.notice_offers(&spec, &mut gone);
+    fleet.notice_absences(&spec, &mut gone);
+    let mut back = shown.clone();
+    fleet.notice_offers(&spec, &mut back);
+    fleet.notice_absences(&spec, &mut back);
+    assert!(back.stale.is_empty() && back.overdue.is_empty());
 }

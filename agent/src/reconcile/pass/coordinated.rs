@@ -122,9 +122,11 @@ pub fn holds_slots(journal: &Journal) -> bool {
     journal.all::<BookRecord>().is_ok_and(|books| books.iter().any(|(_, book)| book.slot.is_some()))
 }
 
-/// Releases the slots of books that no longer run on this node, after the new revision is applied (P66).
-pub(super) fn leave_gone_books(pass: &Pass<'_>) {
-    let Some(with) = pass.coordination.filter(|_| !pass.plan) else { return };
+/// Releases the slots of books that no longer run on this node, after the new revision is applied (P66). Returns whether
+/// none of them is left.
+pub(super) fn leave_gone_books(pass: &Pass<'_>) -> bool {
+    let Some(with) = pass.coordination.filter(|_| !pass.plan) else { return true };
+    let mut released = true;
     let books = pass.machine.records::<BookRecord>();
     for (book, slot) in books.into_iter().filter_map(|(book, record)| Some((book, record.slot?))) {
         let mine = pass.view.books.iter().any(|own| book_id(own) == book);
@@ -134,9 +136,13 @@ pub(super) fn leave_gone_books(pass: &Pass<'_>) {
         }
         match with.fleet.ask(&spec_of(&slot, &book, &pass.view.node), Request::Leave) {
             Answer::Go => remember_slot(pass.machine, with.fleet, &book, None),
-            Answer::Hold(gate) => tracing::warn!(%book, "cannot release a slot yet: {gate}"),
+            Answer::Hold(gate) => {
+                released = false;
+                tracing::warn!(%book, "cannot release a slot; retrying: {gate}");
+            }
         }
     }
+    released
 }
 
 impl BookRun<'_, '_> {
@@ -281,20 +287,24 @@ impl BookRun<'_, '_> {
             self.hold(gate);
             return false;
         }
-        if !settled || whole {
+        // Otherwise nothing was released here. A slot of an earlier pass is released after all segments.
+        if !settled || whole && self.holds() {
             self.gave_back(with, run, &spec, failed.then_some(number));
         }
         !failed
     }
 
     /// Releases a slot that is left from an earlier pass, after all segments are completed without a failure.
-    fn leave_what_is_left(&self, with: Coordination<'_>) {
+    fn leave_what_is_left(&mut self, with: Coordination<'_>) {
         let id = book_id(self.book);
         let Some(slot) = self.record().slot else { return };
         if !self.any_failed()
             && with.fleet.ask(&spec_of(&slot, &id, &self.pass.view.node), Request::Leave) == Answer::Go
         {
             remember_slot(self.pass.machine, with.fleet, &id, None);
+        } else {
+            // In the steady state the node would not try again.
+            self.settled = None;
         }
     }
 

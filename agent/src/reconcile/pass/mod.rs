@@ -273,7 +273,9 @@ pub fn run(pass: &mut Pass<'_>, computed: &mut ComputedCache) -> PassOutcome {
     if !outcome.interrupted {
         // Prunes only after all books have reported their items: an item may have moved from one book to another.
         prune::all(pass, &managed, &mut outcome.books);
-        coordinated::leave_gone_books(pass);
+        if !coordinated::leave_gone_books(pass) {
+            outcome.settled = None;
+        }
     }
     if outcome.interrupted || outcome.worst() > Outcome::Unchanged {
         outcome.settled = None;
