@@ -123,7 +123,7 @@ fn removals_over_the_budget_are_an_alarm_and_a_log_line() {
     let mut server = Server::new();
     fs::write(server.path("ready"), "").unwrap();
     server.once();
-    let rest = "  prune: true\n  tasks: [{name: one, file: {path: /etc/one, content: one}}]\n";
+    let rest = "  prune: true\n  tasks: [{name: three, file: {path: /etc/three, content: three}}]\n";
     server.publish(rest);
     let events = server.once();
     assert_eq!(events.last().unwrap(), "prune.held firing prune", "{events:?}");

@@ -236,8 +236,8 @@ fn node_that_is_alone_is_reported_also_in_the_steady_state() {
     let mut fixture = Fixture::new(&[("base", BASE)]);
     fixture.follow();
     let reports = |fixture: &Fixture| {
-        let events = fixture.node.handle().events().kept();
-        events.iter().filter(|event| event.r#type == "node.alone").count()
+        let events = fixture.node.handle().events().recorded();
+        events.iter().filter(|event| event.r#type == "node.never-joined").count()
     };
     assert_eq!(reports(&fixture), 0, "the others have a minute to join");
     fixture.clock.advance(61_000);

@@ -95,7 +95,7 @@ fn credentials(settings: &Settings, clock: &Arc<dyn Clock>) -> Result<Option<Arc
     Ok(Some(Arc::new(credentials)))
 }
 
-/// Time after the start in which joining nodes are no news. They only end the alarm of a node that was lost.
+/// Time after the start in which joining nodes are not recorded. They only end the alarm of a node that was lost.
 const SETTLING: Duration = Duration::from_secs(15);
 
 /// Starts the gossip.

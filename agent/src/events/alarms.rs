@@ -4,7 +4,10 @@ use std::collections::BTreeMap;
 
 use serde_json::Value;
 
-use super::{EventType, NewEvent};
+use super::{
+    event_type::EventType,
+    new_event::{AlarmState, NewEvent},
+};
 
 /// The identity of an alarm. A task of a book has one of its own.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
@@ -19,25 +22,6 @@ impl AlarmKey {
     pub(super) fn of(event: &NewEvent) -> Self {
         let task = event.data.get("task").and_then(Value::as_str).map(ToOwned::to_owned);
         Self { event_type: event.event_type, object: event.object.clone(), task }
-    }
-}
-
-/// The beginning or the end of an alarm.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum AlarmState {
-    /// The condition has begun, or has another reason.
-    Firing,
-    /// The condition has ended.
-    Resolved,
-}
-
-impl AlarmState {
-    /// Returns the word that events show.
-    pub fn word(self) -> &'static str {
-        match self {
-            Self::Firing => "firing",
-            Self::Resolved => "resolved",
-        }
     }
 }
 
@@ -97,7 +81,7 @@ mod tests {
     }
 
     #[test]
-    fn another_message_of_an_alarm_is_no_news_and_is_the_one_that_ends() {
+    fn alarm_with_another_message_is_not_recorded_again_and_ends_with_it() {
         let mut alarms = Alarms::default();
         let with = |message: &str| NewEvent { message: message.to_owned(), ..failed("b", "t", "One") };
         assert!(alarms.fire(&with("after 1 s")));

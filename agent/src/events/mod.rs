@@ -2,104 +2,21 @@
 
 mod alarms;
 mod event_type;
+mod new_event;
 
-use std::{
-    collections::BTreeMap,
-    sync::{Arc, Mutex, PoisonError},
-};
+use std::sync::{Arc, Mutex, PoisonError};
 
-use serde_json::Value;
 use tokio::sync::broadcast;
 use towpath_host::clock::rfc3339;
 use towpath_proto::{plain, v1alpha as pb};
 use towpath_state::{Changes, Journal, JournalError, StoredEvent, kinds};
 
-pub use alarms::AlarmState;
 use alarms::{AlarmKey, Alarms};
 pub use event_type::EventType;
+pub use new_event::{AlarmState, NewEvent};
 
 /// Number of events that remain when old ones are deleted. Up to 500 more accumulate in between.
 const MAX_EVENTS: usize = 5000;
-
-/// A new event.
-#[derive(Debug, Clone, PartialEq)]
-pub struct NewEvent {
-    /// The namespace. Cluster-wide events have `system`.
-    pub namespace: String,
-    /// The type.
-    pub event_type: EventType,
-    /// The reason, in one word.
-    pub reason: Option<String>,
-    /// The object of the event: `Kind/namespace/name`, or `Kind/name`.
-    pub object: Option<String>,
-    /// The message, one sentence.
-    pub message: String,
-    /// Further facts, for programs.
-    pub data: BTreeMap<String, Value>,
-}
-
-impl NewEvent {
-    /// Creates an event of the whole node.
-    pub fn new(event_type: EventType, message: impl Into<String>) -> Self {
-        Self {
-            namespace: "system".to_owned(),
-            event_type,
-            reason: None,
-            object: None,
-            message: message.into(),
-            data: BTreeMap::new(),
-        }
-    }
-
-    /// Sets the reason.
-    #[must_use]
-    pub fn because(mut self, reason: impl Into<String>) -> Self {
-        self.reason = Some(reason.into());
-        self
-    }
-
-    /// Sets the object, with its namespace. An empty namespace is that of the cluster.
-    #[must_use]
-    pub fn about(mut self, object: impl Into<String>, namespace: &str) -> Self {
-        self.object = Some(object.into());
-        if !namespace.is_empty() {
-            namespace.clone_into(&mut self.namespace);
-        }
-        self
-    }
-
-    /// Adds a fact.
-    #[must_use]
-    pub fn with(mut self, name: &str, value: impl Into<Value>) -> Self {
-        self.data.insert(name.to_owned(), value.into());
-        self
-    }
-
-    fn stored(self, time: i64, state: Option<AlarmState>) -> StoredEvent {
-        StoredEvent {
-            namespace: self.namespace,
-            time,
-            r#type: self.event_type.name().to_owned(),
-            state: state.map(|state| state.word().to_owned()),
-            reason: self.reason,
-            object: self.object,
-            message: towpath_git::without_secrets(&self.message),
-            data: self.data,
-        }
-    }
-
-    /// Reads a recorded event. `None` if an agent with another list of types has recorded it.
-    fn read(stored: StoredEvent) -> Option<Self> {
-        Some(Self {
-            namespace: stored.namespace,
-            event_type: EventType::named(&stored.r#type)?,
-            reason: stored.reason,
-            object: stored.object,
-            message: stored.message,
-            data: stored.data,
-        })
-    }
-}
 
 /// The events of one node.
 #[derive(Debug, Clone)]
@@ -136,7 +53,7 @@ impl Events {
         Self { node, journal, live: broadcast::channel(256).0, log: Arc::new(Mutex::new(Log { count: 0, alarms })) }
     }
 
-    /// Records events, in one commit. An alarm that is firing for the same reason is no news, and is not recorded again.
+    /// Records events, in one commit. An alarm that is firing for the same reason is not recorded again.
     ///
     /// # Errors
     /// If the journal cannot store the events. Followers receive them all the same.

@@ -13,8 +13,8 @@ use super::{
     advance::object_ids,
     conditions::{Input, Trouble},
     follow::{Lacking, Unfollowed},
-    happenings,
     node::Node,
+    reporting::happenings,
     revision::Revision,
     runs,
 };
@@ -60,7 +60,7 @@ impl Node {
         if self.fleet.needs_republish() {
             // The store has lost writes of this node, so the steady state and the published state no longer hold.
             self.unsettle();
-            self.told_others = None;
+            self.last_published = None;
         }
         let disk = if self.adopt_from_peers(&disk, found.record.generation) { self.accepted() } else { disk };
         let why = self.adopt_found(&disk, &found);

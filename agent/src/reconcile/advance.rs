@@ -15,8 +15,8 @@ use towpath_state::{Acceptance, Changes, RejectedCandidates};
 use super::{
     adoption::NotFollowed,
     conditions::Input,
-    happenings,
     node::{Ended, Node},
+    reporting::happenings,
     revision::Revision,
     runs,
     sources::Looked,

@@ -7,7 +7,7 @@ use towpath_host::clock::rfc3339;
 use towpath_proto::v1alpha as pb;
 use towpath_state::{Acceptance, Record, kinds};
 
-use super::{pass::Outcome, run_progress::RunProgress};
+use super::pass::Outcome;
 
 /// The persistent state of a node.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
@@ -30,8 +30,6 @@ pub struct State {
     pub holds: BTreeMap<String, Hold>,
     /// Books that ask for more coordination than the data store provides.
     pub uncoordinated: Vec<String>,
-    /// The progress of the book runs.
-    pub runs: RunProgress,
     /// The reason and the status of each condition, with the time of the last change.
     since: BTreeMap<String, (String, bool, i64)>,
     /// The wall clock of the last `Input::Looked`, in milliseconds since 1970.

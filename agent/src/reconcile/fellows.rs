@@ -120,10 +120,11 @@ impl Node {
             return;
         }
         let Ok(joined) = self.fleet.joined() else { return };
-        self.alone_since = None;
         let is_alone = joined.iter().all(|node| *node == self.settings.node);
         let mut firing = Vec::new();
-        if is_alone {
+        if !is_alone {
+            self.alone_since = None;
+        } else {
             let message = format!(
                 "git names {others} other nodes, and none of them has joined the cluster {} in the data store; check `cluster` in the agent.yaml of all nodes",
                 self.settings.cluster

@@ -27,12 +27,10 @@ use super::{
     Handle, Queue,
     adoption::NotFollowed,
     conditions::{self, Input, State, Trouble},
-    happenings,
-    others::Shown,
     pass::{self, BookStatuses, ComputedCache, Coordination, Machine, Outcome, Pass, PassOutcome, Watched},
     poller::{Polled, Poller, jittered},
+    reporting::happenings,
     revision::Revision,
-    runs,
     settled::SettledPass,
     sources::Sources,
     speech::Speech,
@@ -92,7 +90,7 @@ pub struct Node {
     pub(super) fleet: Arc<Fleet>,
     pub(super) speech: Speech,
     /// The state and the shared facts that were last published.
-    pub(super) told_others: Option<(Shown, Option<serde_json::Value>)>,
+    pub(super) last_published: Option<(Vec<u8>, Option<serde_json::Value>)>,
     pub(super) clock: Arc<dyn Clock>,
     pub(super) machine: Arc<Machine>,
     pub(super) journal: Arc<Journal>,
@@ -195,7 +193,7 @@ impl Node {
             sources,
             speech,
             fleet,
-            told_others: None,
+            last_published: None,
             state,
             rejected,
             unfollowed: None,
@@ -315,7 +313,7 @@ impl Node {
         self.step(Input::Looked(self.clock.wall()));
         self.answer(&revision);
         if self.nothing_moved(&revision) {
-            if self.told_others.is_none() {
+            if self.last_published.is_none() {
                 self.show_others();
             }
             self.warn_if_alone(&revision);
@@ -325,9 +323,8 @@ impl Node {
         let fresh = !self.state.is_at(self.state.applied.as_ref()) || !self.state.is_applied();
         if fresh && !self.state.is_at(self.state.attempted.as_ref()) {
             self.step(Input::Began);
-            let begun = self.state.runs.begin(runs::of_node(&revision));
-            self.record_events(begun);
             let mut changes = Changes::default();
+            self.begin_runs(&revision, &mut changes);
             changes.set(&Intent { phase: Phase::Render, book: String::new(), paths: Vec::new() });
             self.save(changes);
         }

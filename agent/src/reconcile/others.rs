@@ -57,24 +57,23 @@ impl Node {
     /// Publishes the state of this node and its shared facts, if either has changed.
     pub(super) fn show_others(&mut self) {
         let Some(revision) = self.revision.clone().filter(|_| self.store.shared()) else { return };
-        let shown = Shown::of(&self.state);
+        let state = serde_json::to_vec(&Shown::of(&self.state)).unwrap_or_default();
         let facts = revision.reads_nodes().then(|| shared(&self.handle.facts(), &revision.shared_facts()));
-        let told = (shown.clone(), facts.clone());
-        if self.told_others.as_ref() == Some(&told) {
+        let published = (state.clone(), facts.clone());
+        if self.last_published.as_ref() == Some(&published) {
             return;
         }
         let node = &self.settings.node;
-        let state = serde_json::to_vec(&shown).unwrap_or_default();
         let mut done = self.fleet.publish(&keys::state(node), state);
-        let before = self.told_others.as_ref().and_then(|(_, facts)| facts.clone());
+        let before = self.last_published.as_ref().and_then(|(_, facts)| facts.clone());
         if let (Ok(()), Some(facts)) = (&done, facts.filter(|facts| Some(facts) != before.as_ref())) {
             done = self.fleet.publish(&keys::facts(node), serde_json::to_vec(&facts).unwrap_or_default());
         }
         match done {
-            Ok(()) => self.told_others = Some(told),
+            Ok(()) => self.last_published = Some(published),
             Err(error) => {
                 // The next pass publishes both, also if it finds the steady state.
-                self.told_others = None;
+                self.last_published = None;
                 self.fleet.look_soon();
                 tracing::debug!(%error, "cannot publish the state of this node; retrying");
             }

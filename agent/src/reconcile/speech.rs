@@ -174,7 +174,7 @@ fn number(journal: &Journal, clock: &dyn Clock) -> Result<u64, NodeError> {
 }
 
 impl Handle {
-    /// Records events for changes of membership that gossip reports. A change that is no news only ends an alarm.
+    /// Records events for changes of membership that gossip reports. Otherwise it only ends an alarm.
     pub fn heard(&self, heard: &Gossiped, is_news: bool, now: i64) {
         let (event_type, reason, node, message) = match heard {
             Gossiped::Joined(node) => (EventType::NodeJoined, "Joined", node, format!("{node} has joined")),

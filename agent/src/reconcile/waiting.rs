@@ -97,26 +97,25 @@ const AT_ONCE: u32 = 8;
 pub(super) struct TouchPace {
     /// Number of passes in a row that each followed a change during or right after the pass before.
     rounds: u32,
-    /// The end of the last pass.
-    ended: Option<Instant>,
-    /// True if a change after that pass was counted.
-    counted: bool,
+    /// The end of the last pass, and true if a change after it was counted.
+    ended: Option<(Instant, bool)>,
 }
 
 impl TouchPace {
     /// Notes the end of a pass.
     pub(super) fn pass_ended(&mut self, now: Instant) {
-        self.ended = Some(now);
-        self.counted = false;
+        self.ended = Some((now, false));
     }
 
     /// Notes a change of a managed file. Returns the pause before the next pass.
     pub(super) fn touched(&mut self, now: Instant) -> Duration {
-        let is_echo = self.ended.is_some_and(|ended| now.saturating_duration_since(ended) < ECHO);
-        if !is_echo {
-            self.rounds = 0;
-        } else if !std::mem::replace(&mut self.counted, true) {
-            self.rounds = self.rounds.saturating_add(1);
+        match &mut self.ended {
+            Some((ended, counted)) if now.saturating_duration_since(*ended) < ECHO => {
+                if !std::mem::replace(counted, true) {
+                    self.rounds = self.rounds.saturating_add(1);
+                }
+            }
+            _ => self.rounds = 0,
         }
         match self.rounds.saturating_sub(AT_ONCE) {
             0 => Duration::ZERO,

@@ -82,6 +82,8 @@ kinds! {
         NodeState(()) = "state";
         /// The status of each book after the last pass.
         BookStatuses(()) = "book-statuses";
+        /// The progress of the book runs, from which their events come.
+        RunProgress(()) = "run-progress";
         /// The accepted revision.
         Accepted(()) = "accepted";
         /// The manifest of the accepted revision.

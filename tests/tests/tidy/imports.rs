@@ -24,8 +24,9 @@ const CRATE_LAYERS: [(&str, u32); 10] = [
 ];
 
 /// The layers of the rooms of the agent. Rooms of one layer may import one another without a circle.
-const ROOM_LAYERS: [(&str, u32); 9] = [
+const ROOM_LAYERS: [(&str, u32); 10] = [
     ("config", 1),
+    ("error_chain", 2),
     ("events", 3),
     ("reconcile", 3),
     ("node", 4),

@@ -29,7 +29,7 @@ pub enum MilestoneKind {
     },
     /// A barrier is open: all nodes have completed the segment before this one. It counts from 1.
     Barrier {
-        /// The segment behind the barrier.
+        /// The segment after the barrier.
         segment: u32,
     },
     /// This node is elected for a task.

@@ -482,7 +482,7 @@ impl Fleet {
         let mut snapshot = RunSnapshot::of(spec, &self.node, revision, answers);
         for txn in RunSnapshot::reading_more(spec, &self.node) {
             let more = self.store.commit(&txn).inspect_err(|_| self.forget())?;
-            snapshot.add_votes(spec, &self.node, more.answers().1);
+            snapshot = snapshot.with_votes(spec, &self.node, more.answers().1);
         }
         self.position.judge(requested.position, &mut snapshot);
         self.note_stabilizing(&mut snapshot);

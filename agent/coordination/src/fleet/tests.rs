@@ -19,7 +19,7 @@ use crate::{
     LocalStore,
     accept::Accepted,
     keys,
-    rollout::{Cut, OnLost, Request, RolloutSpec, RunSnapshot, SlotEntry, SlotRecord, SlotState},
+    rollout::{Cut, OnLost, Request, RolloutSpec, RunSnapshot, SlotEntry, SlotNote, SlotRecord, SlotState},
     store::{Change, LeaseId, Op, Outcome, Page, Read, Store, StoreError, Txn},
 };
 
@@ -318,6 +318,7 @@ fn offers_and_absences_end_although_the_node_waits_in_another_budget_too() {
         book: spec.book.clone(),
         held: SlotRecord { kind, run: spec.run.clone(), segment: 0, generation: 1, lost: false, absent },
         modified,
+        note: SlotNote::default(),
     };
     let held = vec![entry("a", SlotState::Offer, 0, 7), entry("b", SlotState::Claim, 8, 9)];
     let shown = RunSnapshot { held, ..RunSnapshot::default() };

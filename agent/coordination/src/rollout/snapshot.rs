@@ -148,8 +148,9 @@ impl RunSnapshot {
         reads
     }
 
-    /// Adds the answers to one of the transactions of [`RunSnapshot::reading_more`], in their order.
-    pub fn add_votes(&mut self, spec: &RolloutSpec, me: &str, answers: Vec<Answer>) {
+    /// Returns the snapshot with the answers to one of the transactions of [`RunSnapshot::reading_more`], in their order.
+    #[must_use]
+    pub fn with_votes(mut self, spec: &RolloutSpec, me: &str, answers: Vec<Answer>) -> Self {
         let mut answers = answers.into_iter();
         while let Some(count) = answers.next() {
             let segment = u32::try_from(self.votes.len()).unwrap_or(u32::MAX);
@@ -159,6 +160,7 @@ impl RunSnapshot {
                 self.voted.insert(segment);
             }
         }
+        self
     }
 
     /// Builds the snapshot from the answers to [`RunSnapshot::reading`].
@@ -184,7 +186,7 @@ impl RunSnapshot {
         snapshot.queued = exactly(rows(), &keys::queue(&spec.group, spec.part(me), &spec.book, me))
             .and_then(|row| Some((parse(&row)?, row.modified)));
         snapshot.leased = exactly(rows(), &keys::alive(me)).is_some();
-        snapshot.add_votes(spec, me, answers.collect());
+        snapshot = snapshot.with_votes(spec, me, answers.collect());
         snapshot
     }
 
@@ -344,7 +346,7 @@ pub fn look<E>(
     let (revision, answers) = run(&RunSnapshot::reading(spec, me))?;
     let mut snapshot = RunSnapshot::of(spec, me, revision, answers);
     for txn in RunSnapshot::reading_more(spec, me) {
-        snapshot.add_votes(spec, me, run(&txn)?.1);
+        snapshot = snapshot.with_votes(spec, me, run(&txn)?.1);
     }
     Ok(snapshot)
 }

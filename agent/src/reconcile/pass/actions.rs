@@ -96,7 +96,7 @@ impl BookRun<'_, '_> {
             if interrupted > 0 {
                 outcome.message = Some(cut_off(interrupted));
             }
-            outcome.drift = left;
+            outcome.origin = if left { Origin::Drift } else { Origin::Task };
             if left && policy == Drift::Report {
                 outcome.message = Some("it has drifted, and is left so (drift: report)".into());
             }

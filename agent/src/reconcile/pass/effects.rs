@@ -16,7 +16,7 @@ use super::{
     book::{BookRun, module},
     book_id,
     instance::{self, Ready},
-    outcome::{Outcome, TaskOutcome},
+    outcome::{Origin, Outcome, TaskOutcome},
     states::Cause,
 };
 
@@ -102,7 +102,7 @@ impl BookRun<'_, '_> {
                 let mut planned = TaskOutcome::new(name.clone(), module(task), Outcome::Unchanged);
                 planned.action = change.verb.word();
                 planned.diff = Some(change.diff);
-                planned.drift = cause == Cause::Drift;
+                planned.origin = if cause == Cause::Drift { Origin::Drift } else { Origin::Task };
                 // An item that existed when Towpath first saw it is never removed, even if its drift was corrected
                 // since.
                 let first = known.is_none();
@@ -149,7 +149,7 @@ impl BookRun<'_, '_> {
     fn missing(&mut self, mut effect: Effect) {
         self.settled = None;
         let policy = effect.task.drift.unwrap_or(self.pass.drift);
-        if effect.planned.drift && policy != Drift::Correct {
+        if effect.planned.origin == Origin::Drift && policy != Drift::Correct {
             effect.planned.action = "none";
             if policy == Drift::Report {
                 effect.planned.message = Some("it has drifted, and is left so (drift: report)".into());
@@ -220,13 +220,13 @@ impl BookRun<'_, '_> {
     /// Records the result of a change.
     pub(super) fn done(&mut self, effect: Effect, mut outcome: TaskOutcome, result: Option<Value>) {
         let Effect { task, item, planned, key, applied, .. } = &effect;
-        if outcome.message.is_none() && planned.drift {
+        if outcome.message.is_none() && planned.origin == Origin::Drift {
             outcome.message = Some("drift was put right".into());
         }
         let outcome = TaskOutcome {
             action: planned.action,
             diff: planned.diff.clone(),
-            drift: planned.drift,
+            origin: planned.origin,
             took: effect.begun.elapsed(),
             ..outcome
         };

@@ -44,6 +44,8 @@ pub enum Origin {
     /// A task of a book.
     #[default]
     Task,
+    /// A task of a book that has drifted. If it has changed nothing, its drift is left.
+    Drift,
     /// A handler.
     Handler,
     /// The removal of an item that is no longer in git.
@@ -67,8 +69,6 @@ pub struct TaskOutcome {
     pub action: &'static str,
     /// The change, as a readable diff.
     pub diff: Option<String>,
-    /// True if the change corrected drift. For a task that has changed nothing: true if drift was found and is left.
-    pub drift: bool,
     /// The origin.
     pub origin: Origin,
 }
@@ -85,7 +85,6 @@ impl TaskOutcome {
             message: None,
             action,
             diff: None,
-            drift: false,
             origin: Origin::Task,
         }
     }

@@ -17,7 +17,7 @@ use super::{
     book::{BookRun, module},
     book_id,
     instance::{self, Ready},
-    outcome::{Outcome, TaskOutcome},
+    outcome::{Origin, Outcome, TaskOutcome},
 };
 
 /// The cause of a change.
@@ -137,7 +137,7 @@ impl BookRun<'_, '_> {
         let mut outcome = TaskOutcome::new(name, module(task), Outcome::Changed);
         outcome.action = change.verb.word();
         outcome.diff = Some(change.diff);
-        outcome.drift = drifted;
+        outcome.origin = if drifted { Origin::Drift } else { Origin::Task };
         let policy = task.drift.unwrap_or(self.pass.drift);
         self.settled = None;
         if drifted && policy != Drift::Correct {

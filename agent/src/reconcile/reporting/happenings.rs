@@ -5,15 +5,17 @@ use std::collections::BTreeMap;
 use serde_json::{Value, json};
 use towpath_coordination::{Accepted, Milestone, MilestoneKind, accept::RevisionManifest};
 
-use super::{
-    conditions::{Hold, Input, State, Trouble},
-    pass::{BookOutcome, Origin, Outcome, PassOutcome, TaskOutcome},
-    run_progress::RunProgress,
+use super::run_progress::RunProgress;
+use crate::{
+    events::{EventType, NewEvent},
+    reconcile::{
+        conditions::{Hold, Input, State, Trouble},
+        pass::{BookOutcome, Origin, Outcome, PassOutcome, TaskOutcome},
+    },
 };
-use crate::events::{EventType, NewEvent};
 
 /// Returns whether an alarm comes from the state of the node, and is set by [`of_state`].
-pub(super) fn is_of_state(event: &NewEvent) -> bool {
+pub(in crate::reconcile) fn is_of_state(event: &NewEvent) -> bool {
     use EventType as T;
     matches!(
         event.event_type,
@@ -33,7 +35,7 @@ pub(super) fn is_of_state(event: &NewEvent) -> bool {
 }
 
 /// Returns the alarms of a state. Troubles that have one cause are one alarm: a full disk also breaks the sources.
-pub(super) fn of_state(state: &State) -> Vec<NewEvent> {
+pub(in crate::reconcile) fn of_state(state: &State) -> Vec<NewEvent> {
     // The failed tasks have alarms of their own.
     let stalls = state.stalls.iter().filter(|(subject, _)| *subject != "tasks");
     let mut alarms: Vec<NewEvent> = Vec::new();
@@ -59,7 +61,7 @@ fn of_trouble(subject: &str, trouble: &Trouble) -> Option<NewEvent> {
         ("Unverified", _) => T::SourceUnverified,
         ("Rewound", _) => T::SourceRewound,
         ("InvalidObjects", _) => T::RevisionRejected,
-        // A revision that was not loaded yet is no alarm.
+        // A revision that is still being loaded is not an alarm.
         ("Progressing", _) => return None,
         (_, "node accepted" | "node store") => T::RevisionRejectedLocally,
         _ if source.is_some() => T::SourceUnreachable,
@@ -73,7 +75,11 @@ fn of_trouble(subject: &str, trouble: &Trouble) -> Option<NewEvent> {
 }
 
 /// Returns the events of a start of the agent. `last` is the data of the last start.
-pub(super) fn of_start(last: Option<&BTreeMap<String, Value>>, version: &str, boot: &str) -> Vec<NewEvent> {
+pub(in crate::reconcile) fn of_start(
+    last: Option<&BTreeMap<String, Value>>,
+    version: &str,
+    boot: &str,
+) -> Vec<NewEvent> {
     let fact = |name: &str| last.and_then(|last| last.get(name)?.as_str()).filter(|value| !value.is_empty());
     let mut events = Vec::new();
     if let Some(was) = fact("bootId").filter(|was| *was != boot && !boot.is_empty()) {
@@ -91,7 +97,7 @@ pub(super) fn of_start(last: Option<&BTreeMap<String, Value>>, version: &str, bo
 }
 
 /// Returns the events of a change of the state that have no duration.
-pub(super) fn of_change(before: &State, input: &Input) -> Vec<NewEvent> {
+pub(in crate::reconcile) fn of_change(before: &State, input: &Input) -> Vec<NewEvent> {
     let Input::Source(name, None) = input else { return Vec::new() };
     let was = before.troubles.get(&format!("source {name}"));
     if was.is_none_or(|trouble| trouble.reason != "MirrorCorrupt") {
@@ -103,7 +109,7 @@ pub(super) fn of_change(before: &State, input: &Input) -> Vec<NewEvent> {
 }
 
 /// Returns the event of a milestone of a rollout.
-pub(super) fn of_milestone(milestone: &Milestone) -> NewEvent {
+pub(in crate::reconcile) fn of_milestone(milestone: &Milestone) -> NewEvent {
     let Milestone { book, run, kind } = milestone;
     let of = |event_type: EventType, reason: &str, message: String| {
         let namespace = book.split('/').next().unwrap_or_default();
@@ -136,7 +142,7 @@ pub(super) fn of_milestone(milestone: &Milestone) -> NewEvent {
 }
 
 /// Returns the event of an accepted revision.
-pub(super) fn of_accepted(accepted: &Accepted) -> NewEvent {
+pub(in crate::reconcile) fn of_accepted(accepted: &Accepted) -> NewEvent {
     let short = |(name, commit): (&String, &String)| format!("{name} {}", commit.chars().take(12).collect::<String>());
     let commits = accepted.commits.iter().map(short).collect::<Vec<_>>().join(", ");
     let message = format!("generation {} was accepted: {commits}", accepted.generation);
@@ -148,7 +154,7 @@ pub(super) fn of_accepted(accepted: &Accepted) -> NewEvent {
 }
 
 /// Returns the events of the rollouts that a node begins by accepting a revision.
-pub(super) fn of_acceptance(generation: u64, manifest: &RevisionManifest) -> Vec<NewEvent> {
+pub(in crate::reconcile) fn of_acceptance(generation: u64, manifest: &RevisionManifest) -> Vec<NewEvent> {
     let new = manifest.books.iter().filter(|(_, entry)| entry.since == generation);
     new.map(|(book, _)| {
         let namespace = book.split('/').next().unwrap_or_default();
@@ -163,16 +169,17 @@ pub(super) fn of_acceptance(generation: u64, manifest: &RevisionManifest) -> Vec
 }
 
 /// Returns whether an alarm comes from the books, and is set by [`of_books`].
-pub(super) fn is_of_books(event: &NewEvent) -> bool {
+pub(in crate::reconcile) fn is_of_books(event: &NewEvent) -> bool {
     use EventType as T;
     matches!(event.event_type, T::TaskFailed | T::TaskHeld | T::TaskHandlerFailed | T::DriftReported | T::PruneHeld)
 }
 
 /// Returns the alarms of the books after a pass.
-pub(super) fn of_books(state: &State, outcome: &PassOutcome) -> Vec<NewEvent> {
-    let tasks = outcome.books.iter().flat_map(|book| {
-        book.tasks.iter().filter_map(|task| Some(of_task(task_alarm(task)?, book, task, &state.runs)))
-    });
+pub(in crate::reconcile) fn of_books(state: &State, outcome: &PassOutcome, runs: &RunProgress) -> Vec<NewEvent> {
+    let tasks = outcome
+        .books
+        .iter()
+        .flat_map(|book| book.tasks.iter().filter_map(|task| Some(of_task(task_alarm(task)?, book, task, runs))));
     tasks.chain(of_holds(state)).collect()
 }
 
@@ -180,7 +187,7 @@ fn task_alarm(task: &TaskOutcome) -> Option<EventType> {
     match task.outcome {
         Outcome::Failed if task.origin == Origin::Handler => Some(EventType::TaskHandlerFailed),
         Outcome::Failed => Some(EventType::TaskFailed),
-        Outcome::Unchanged if task.drift && task.message.is_some() => Some(EventType::DriftReported),
+        Outcome::Unchanged if task.origin == Origin::Drift && task.message.is_some() => Some(EventType::DriftReported),
         _ => None,
     }
 }
@@ -223,13 +230,13 @@ fn of_holds(state: &State) -> Vec<NewEvent> {
 }
 
 /// Returns the events of a pass that have no duration.
-pub(super) fn of_pass(outcome: &PassOutcome, runs: &mut RunProgress) -> Vec<NewEvent> {
+pub(in crate::reconcile) fn of_pass(outcome: &PassOutcome, runs: &mut RunProgress) -> Vec<NewEvent> {
     let mut events = Vec::new();
     for book in &outcome.books {
         let changes = book.tasks.iter().filter_map(|task| {
             let event_type = match task.outcome {
                 Outcome::Changed if task.origin == Origin::Removal => EventType::PruneRemoved,
-                Outcome::Changed if task.drift => EventType::DriftCorrected,
+                Outcome::Changed if task.origin == Origin::Drift => EventType::DriftCorrected,
                 Outcome::Changed => EventType::TaskChanged,
                 _ => return None,
             };
@@ -360,11 +367,11 @@ mod tests {
 
     #[test]
     fn task_has_one_event_by_its_outcome_and_origin() {
-        let drifted = |outcome| TaskOutcome { drift: true, message: Some("m".into()), ..task("t", outcome) };
+        let drifted = |outcome| TaskOutcome { origin: Origin::Drift, message: Some("m".into()), ..task("t", outcome) };
         let of = |task: TaskOutcome| {
             let outcome = pass(vec![task]);
             let mut events = of_pass(&outcome, &mut RunProgress::default());
-            events.extend(of_books(&State::default(), &outcome));
+            events.extend(of_books(&State::default(), &outcome, &RunProgress::default()));
             events.first().map(|event| event.event_type.name())
         };
         let origin = |origin, outcome| TaskOutcome { origin, ..task("t", outcome) };
@@ -401,7 +408,8 @@ mod tests {
             interrupted: false,
             uncoordinated: Vec::new(),
         };
-        let alarms = of_books(&step(State::default(), Input::Passed(passed)), &pass(Vec::new()));
+        let alarms =
+            of_books(&step(State::default(), Input::Passed(passed)), &pass(Vec::new()), &RunProgress::default());
         let seen: Vec<_> =
             alarms.iter().map(|alarm| (alarm.event_type.name(), alarm.data["reasons"].to_string())).collect();
         assert_eq!(
@@ -417,7 +425,7 @@ mod tests {
     }
 
     #[test]
-    fn start_tells_of_another_version_and_of_a_boot() {
+    fn start_with_another_version_or_boot_has_an_event_for_it() {
         let of = |last: Option<(&str, &str)>| {
             let last = last.map(|(version, boot)| {
                 BTreeMap::from([("version".to_owned(), version.into()), ("bootId".to_owned(), boot.into())])

@@ -1,5 +1,8 @@
 //! Reports of a pass: the state, the runs, the events and the log.
 
+pub(super) mod happenings;
+mod run_progress;
+
 use serde_json::Value;
 use towpath_coordination::WrittenOff;
 use towpath_proto::v1alpha as pb;
@@ -7,13 +10,13 @@ use towpath_state::{BookId, Changes, Intent, RunId, RunRecord, kinds};
 
 use super::{
     conditions::{Hold, Input, Passed, Trouble},
-    happenings,
     node::Node,
     pass::{self, BookStatuses, Outcome, PassOutcome},
     revision::Revision,
-    runs::Run,
+    runs::{self, Run},
 };
 use crate::events::{EventType, NewEvent};
+use run_progress::RunProgress;
 
 /// Maximum number of remembered runs.
 const RUNS: usize = 200;
@@ -57,10 +60,10 @@ impl Node {
             interrupted: outcome.interrupted,
             uncoordinated,
         }));
-        self.announce(revision, outcome);
         let mut changes = Changes::default();
+        let runs = self.announce(revision, outcome, &mut changes);
         for book in &outcome.books {
-            self.report_book(revision, book, fresh, &mut changes);
+            self.report_book(revision, book, fresh, &runs, &mut changes);
         }
         if fresh || outcome.worst() > Outcome::Unchanged || !changes.is_empty() {
             changes.set(&BookStatuses(books));
@@ -71,14 +74,21 @@ impl Node {
         }
     }
 
-    fn report_book(&self, revision: &Revision, book: &pass::BookOutcome, fresh: bool, changes: &mut Changes) {
+    fn report_book(
+        &self,
+        revision: &Revision,
+        book: &pass::BookOutcome,
+        fresh: bool,
+        runs: &RunProgress,
+        changes: &mut Changes,
+    ) {
         if !fresh && book.worst() <= Outcome::Unchanged {
             return;
         }
         let id = format!("{}/{}", book.namespace, book.name);
         let tasks: Vec<pb::TaskStatus> = book.tasks.iter().map(pass::TaskOutcome::status).collect();
         let record = RunRecord {
-            run: self.state.runs.run_of(&id).map_or_else(|| format!("{id}@{}", revision.generation), str::to_owned),
+            run: runs.run_of(&id).map_or_else(|| format!("{id}@{}", revision.generation), str::to_owned),
             namespace: book.namespace.clone(),
             name: book.name.clone(),
             generation: revision.generation,
@@ -96,7 +106,7 @@ impl Node {
     }
 
     /// Records the events of a pass, and logs the messages of `debug` tasks.
-    fn announce(&mut self, revision: &Revision, outcome: &PassOutcome) {
+    fn announce(&self, revision: &Revision, outcome: &PassOutcome, changes: &mut Changes) -> RunProgress {
         let mut events: Vec<NewEvent> = self.fleet.take_written_off().into_iter().map(written_off).collect();
         events.extend(self.fleet.take_milestones().iter().map(happenings::of_milestone));
         for book in &outcome.books {
@@ -105,9 +115,14 @@ impl Node {
                 task.message.iter().for_each(|message| tracing::info!(task = name, "{message}"));
             }
         }
-        events.extend(happenings::of_pass(outcome, &mut self.state.runs));
+        let before = self.run_progress();
+        let mut runs = before.clone();
+        events.extend(happenings::of_pass(outcome, &mut runs));
+        if runs != before {
+            changes.set(&runs);
+        }
         self.record_events(events);
-        let alarms = happenings::of_books(&self.state, outcome);
+        let alarms = happenings::of_books(&self.state, outcome, &runs);
         // A pass that was preempted has not seen all books.
         let complete = !outcome.interrupted;
         self.set_alarms(|event| complete && happenings::is_of_books(event), alarms);
@@ -115,11 +130,23 @@ impl Node {
             self.set_alarms(|event| event.event_type == EventType::AgentJournalDamaged, Vec::new());
         }
         self.resolve_halted(revision);
+        runs
     }
 }
 
 impl Node {
-    /// Ends the alarms of halted rollouts that go on, or that another run has replaced.
+    fn run_progress(&self) -> RunProgress {
+        self.journal.get_readable(&()).ok().flatten().unwrap_or_default()
+    }
+
+    /// Begins the runs of the books of a revision, and adds their progress to a commit.
+    pub(super) fn begin_runs(&self, revision: &Revision, changes: &mut Changes) {
+        let mut runs = self.run_progress();
+        self.record_events(runs.begin(runs::of_node(revision)));
+        changes.set(&runs);
+    }
+
+    /// Ends the alarms of halted rollouts that have resumed, or that another run has replaced.
     fn resolve_halted(&self, revision: &Revision) {
         let is_over = |alarm: &NewEvent| {
             let id = alarm.object.as_deref().and_then(|object| object.strip_prefix("TaskBook/")).unwrap_or_default();

@@ -3,14 +3,21 @@
 use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
+use towpath_state::{Record, kinds};
 
-use super::pass::Outcome;
-use crate::events::{EventType, NewEvent};
+use crate::{
+    events::{EventType, NewEvent},
+    reconcile::pass::Outcome,
+};
 
 /// The progress of the runs of all books.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 #[serde(transparent)]
-pub struct RunProgress(BTreeMap<String, BookProgress>);
+pub(crate) struct RunProgress(BTreeMap<String, BookProgress>);
+
+impl Record for RunProgress {
+    type Kind = kinds::RunProgress;
+}
 
 /// The progress of the run of a book.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -31,7 +38,7 @@ enum Phase {
 impl RunProgress {
     /// Begins the runs of the books of a revision: (book, run, digest of the book). A book that has not changed keeps
     /// its run.
-    pub fn begin(&mut self, books: impl IntoIterator<Item = (String, String, String)>) -> Vec<NewEvent> {
+    pub(crate) fn begin(&mut self, books: impl IntoIterator<Item = (String, String, String)>) -> Vec<NewEvent> {
         let mut before = std::mem::take(&mut self.0);
         let mut events = Vec::new();
         for (book, run, digest) in books {
@@ -49,7 +56,7 @@ impl RunProgress {
     }
 
     /// Takes the outcome of a book in a pass that was not preempted. Returns an event if it ends the run.
-    pub fn end(&mut self, book: &str, outcome: Outcome, message: &str) -> Option<NewEvent> {
+    pub(crate) fn end(&mut self, book: &str, outcome: Outcome, message: &str) -> Option<NewEvent> {
         let progress = self.0.get_mut(book)?;
         let (phase, event_type) = match outcome {
             Outcome::Failed if progress.phase == Phase::Started => (Phase::Failed, EventType::RunFailed),
@@ -64,7 +71,7 @@ impl RunProgress {
     }
 
     /// Returns the run of a book. `None` for a book that has none yet.
-    pub fn run_of(&self, book: &str) -> Option<&str> {
+    pub(crate) fn run_of(&self, book: &str) -> Option<&str> {
         self.0.get(book).map(|progress| progress.run.as_str())
     }
 }

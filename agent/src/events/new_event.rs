@@ -1,0 +1,107 @@
+//! A new event, and the state of an alarm.
+
+use std::collections::BTreeMap;
+
+use serde_json::Value;
+use towpath_state::StoredEvent;
+
+use super::event_type::EventType;
+
+/// The beginning or the end of an alarm.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum AlarmState {
+    /// The condition has begun, or has another reason.
+    Firing,
+    /// The condition has ended.
+    Resolved,
+}
+
+impl AlarmState {
+    /// Returns the word that events show.
+    pub fn word(self) -> &'static str {
+        match self {
+            Self::Firing => "firing",
+            Self::Resolved => "resolved",
+        }
+    }
+}
+
+/// A new event.
+#[derive(Debug, Clone, PartialEq)]
+pub struct NewEvent {
+    /// The namespace. Cluster-wide events have `system`.
+    pub namespace: String,
+    /// The type.
+    pub event_type: EventType,
+    /// The reason, in one word.
+    pub reason: Option<String>,
+    /// The object of the event: `Kind/namespace/name`, or `Kind/name`.
+    pub object: Option<String>,
+    /// The message, one sentence.
+    pub message: String,
+    /// Further facts, for programs.
+    pub data: BTreeMap<String, Value>,
+}
+
+impl NewEvent {
+    /// Creates an event of the whole node.
+    pub fn new(event_type: EventType, message: impl Into<String>) -> Self {
+        Self {
+            namespace: "system".to_owned(),
+            event_type,
+            reason: None,
+            object: None,
+            message: message.into(),
+            data: BTreeMap::new(),
+        }
+    }
+
+    /// Sets the reason.
+    #[must_use]
+    pub fn because(mut self, reason: impl Into<String>) -> Self {
+        self.reason = Some(reason.into());
+        self
+    }
+
+    /// Sets the object, with its namespace. An empty namespace is that of the cluster.
+    #[must_use]
+    pub fn about(mut self, object: impl Into<String>, namespace: &str) -> Self {
+        self.object = Some(object.into());
+        if !namespace.is_empty() {
+            namespace.clone_into(&mut self.namespace);
+        }
+        self
+    }
+
+    /// Adds a fact.
+    #[must_use]
+    pub fn with(mut self, name: &str, value: impl Into<Value>) -> Self {
+        self.data.insert(name.to_owned(), value.into());
+        self
+    }
+
+    pub(super) fn stored(self, time: i64, state: Option<AlarmState>) -> StoredEvent {
+        StoredEvent {
+            namespace: self.namespace,
+            time,
+            r#type: self.event_type.name().to_owned(),
+            state: state.map(|state| state.word().to_owned()),
+            reason: self.reason,
+            object: self.object,
+            message: towpath_git::without_secrets(&self.message),
+            data: self.data,
+        }
+    }
+
+    /// Reads a recorded event. `None` if an agent with another list of types has recorded it.
+    pub(super) fn read(stored: StoredEvent) -> Option<Self> {
+        Some(Self {
+            namespace: stored.namespace,
+            event_type: EventType::named(&stored.r#type)?,
+            reason: stored.reason,
+            object: stored.object,
+            message: stored.message,
+            data: stored.data,
+        })
+    }
+}
