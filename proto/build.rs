@@ -3,6 +3,9 @@
 //! prost and tonic generate the messages and services. The script itself generates a static table of every message and
 //! field, with name, type, documentation and options. The YAML form, JSON Schema and `towpath explain` use this table.
 
+#[path = "build/module.rs"]
+mod module;
+
 use std::{env, error::Error, fmt::Write as _, fs, path::PathBuf};
 
 use prost::Message as _;
@@ -13,6 +16,7 @@ const PACKAGE: &str = "towpath.v1alpha";
 
 fn main() -> Result<(), Box<dyn Error>> {
     println!("cargo:rerun-if-changed=towpath");
+    println!("cargo:rerun-if-changed=build");
     #[expect(clippy::disallowed_methods, reason = "this is how cargo speaks to build scripts")]
     let out = PathBuf::from(env::var("OUT_DIR")?);
     let set = out.join("descriptors.bin");
@@ -36,19 +40,21 @@ fn main() -> Result<(), Box<dyn Error>> {
 
 /// Generates the static table, as Rust source.
 fn table(pool: &DescriptorPool) -> Result<String, Box<dyn Error>> {
-    let mut text = String::from("pub(crate) static MESSAGES: &[Message] = &[\n");
     let mut messages: Vec<_> =
         pool.all_messages().filter(|m| m.package_name() == PACKAGE && !m.is_map_entry()).collect();
     messages.sort_by(|a, b| a.name().cmp(b.name()));
-    for message in messages {
+    let mut text = format!("pub(crate) static MESSAGES: [Message; {}] = [\n", messages.len());
+    let mut modules = String::new();
+    for (index, message) in messages.iter().enumerate() {
         let options = message.options();
+        let module = module::of(message, index, pool)?;
         writeln!(
             text,
             "Message {{ name: {:?}, doc: {:?}, scope: {}, module: {}, example: {}, fields: &[",
             message.name(),
             comment(&message.parent_file(), message.path())?,
             option(&options, pool, "scope"),
-            option(&options, pool, "module"),
+            module.as_ref().map_or("None".to_owned(), |module| format!("Some(&{})", module.constant)),
             option(&options, pool, "example"),
         )?;
         let mut fields: Vec<_> = message.fields().collect();
@@ -57,29 +63,33 @@ fn table(pool: &DescriptorPool) -> Result<String, Box<dyn Error>> {
             write_field(&mut text, pool, &field)?;
         }
         text.push_str("] },\n");
+        modules.extend(module.map(|module| module.source));
     }
     text.push_str("];\n");
+    text.push_str(&modules);
     Ok(text)
 }
 
 fn write_field(text: &mut String, pool: &DescriptorPool, field: &FieldDescriptor) -> Result<(), Box<dyn Error>> {
     let options = field.options();
-    let required = pool
-        .get_extension_by_name(&format!("{PACKAGE}.required"))
-        .is_some_and(|extension| options.get_extension(&extension).as_bool().unwrap_or(false));
-    let runs_command = pool
-        .get_extension_by_name(&format!("{PACKAGE}.runs_command"))
-        .is_some_and(|extension| options.get_extension(&extension).as_bool().unwrap_or(false));
+    let flag = |name: &str| {
+        pool.get_extension_by_name(&format!("{PACKAGE}.{name}"))
+            .is_some_and(|extension| options.get_extension(&extension).as_bool().unwrap_or(false))
+    };
     writeln!(
         text,
-        "Field {{ name: {:?}, doc: {:?}, shape: {}, words: {}, format: {}, required: {required}, refers: {}, otherwise: {}, runs_command: {runs_command} }},",
+        "Field {{ name: {:?}, doc: {:?}, shape: {}, words: {}, format: {}, required: {}, refers: {}, otherwise: {}, runs_command: {}, waits_for_nodes: {}, untrusted: {} }},",
         field.json_name(),
         comment(&field.parent_message().parent_file(), field.path())?,
         shape(field),
         option(&options, pool, "words"),
         option(&options, pool, "format"),
+        flag("required"),
         option(&options, pool, "refers"),
         option(&options, pool, "otherwise"),
+        flag("runs_command"),
+        flag("waits_for_nodes"),
+        module::untrusted(&option(&options, pool, "untrusted"), field.full_name())?,
     )?;
     Ok(())
 }

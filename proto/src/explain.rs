@@ -65,8 +65,8 @@ fn message_text(title: &str, message: &Message) -> String {
     if let Some(scope) = message.scope {
         let _ = writeln!(text, "\nA {scope} kind: metadata {{apiVersion, kind, name}} and, in spec:");
     }
-    if let Some(sort) = message.module {
-        let _ = writeln!(text, "\nA module of the sort {sort}. Parameters:");
+    if let Some(module) = message.module {
+        let _ = writeln!(text, "\nA module of the sort {}. Parameters:", module.kind.as_str());
     }
     text.push_str(&fields_text(message));
     example(&mut text, message);

@@ -5,12 +5,17 @@
 
 mod explain;
 mod json_schema;
+mod module;
 pub mod plain;
 mod schema;
 
 pub use explain::{UnknownWord, explain};
 pub use json_schema::json_schema;
-pub use schema::{Field, Message, Shape, Type, did_you_mean, kinds, message, modules};
+pub use module::unit_name;
+pub use schema::{
+    Field, Message, ModuleKind, ModuleMessage, ModuleSchema, ServiceRole, Shape, Type, Untrusted, did_you_mean, kinds,
+    message, module, modules,
+};
 
 /// The generated messages and services of the package `towpath.v1alpha`.
 #[allow(missing_docs, unreachable_pub, unused_qualifications, reason = "generated")]

@@ -9,8 +9,8 @@ pub struct Message {
     pub doc: &'static str,
     /// The scope of a kind, `global` or `namespaced`; `None` for other messages.
     pub scope: Option<&'static str>,
-    /// The sort of a module: `state`, `probe` or `action`; `None` for other messages.
-    pub module: Option<&'static str>,
+    /// The facts about a module; `None` for other messages.
+    pub module: Option<&'static ModuleSchema>,
     /// An example of the module in a task.
     pub example: Option<&'static str>,
     /// The fields, in the order of their numbers.
@@ -38,6 +38,131 @@ pub struct Field {
     pub otherwise: Option<&'static str>,
     /// True if the field contains a command line that the module runs.
     pub runs_command: bool,
+    /// True if a task with the field waits for other nodes.
+    pub waits_for_nodes: bool,
+    /// The untrusted values that the field of a module may hold; `None` for fields of other messages.
+    pub untrusted: Option<Untrusted>,
+}
+
+/// A module: its key in a task, its parameters, and the facts that the reconciler needs.
+#[derive(Debug)]
+pub struct ModuleSchema {
+    /// The key in a task, such as `file`.
+    pub key: &'static str,
+    /// The message of the parameters.
+    pub message: &'static Message,
+    /// The kind of a plain use.
+    pub kind: ModuleKind,
+    /// True if a change may interrupt a service. Such a change needs a maintenance window and a slot.
+    pub interrupts: bool,
+    /// True if a tool or daemon makes the change. Other changes are steps, which are written in batches.
+    pub applies_directly: bool,
+    /// The order of removal. Lower numbers are removed first.
+    pub removal: u32,
+    /// The part that the module has in `autoNotify`.
+    pub service: Option<ServiceRole>,
+    /// True if a computed value may be its result.
+    pub computes: bool,
+    /// True if it reboots the node.
+    pub reboots: bool,
+    /// True if it runs the file that `source` names. The bytes of the file are then part of the definition.
+    pub runs_source: bool,
+    /// True if it replaces whole files, so that the originals are kept and restored on removal.
+    pub keeps_originals: bool,
+    /// True if it only shows a message. It then runs in a plan too, and the log has the message.
+    pub shows_message: bool,
+    /// True if `until` may repeat it.
+    pub repeatable: bool,
+    /// True if a Namespace that may not use it may not use the command lines of other modules either.
+    pub governs_commands: bool,
+    pub(crate) identity: &'static [Part],
+}
+
+/// The Rust type of a module's message.
+pub trait ModuleMessage {
+    /// Returns the module.
+    fn module() -> &'static ModuleSchema;
+}
+
+/// The kind of a module, or of one use of it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ModuleKind {
+    /// A desired state. It is checked, and drift is corrected.
+    State,
+    /// A question to the machine, which changes nothing.
+    Probe,
+    /// An action. It runs once for each definition.
+    Action,
+    /// An action that runs in every pass. No module is of this kind, only a use.
+    Always,
+}
+
+impl ModuleKind {
+    /// Returns the word that the documentation has for the kind.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::State => "state",
+            Self::Probe => "probe",
+            Self::Action | Self::Always => "action",
+        }
+    }
+}
+
+/// The part that a module has in `autoNotify`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ServiceRole {
+    /// It runs the service that `name` names.
+    Runs,
+    /// It writes the unit that `name` names.
+    Defines,
+    /// It installs the packages that `name` or `names` names.
+    Installs,
+}
+
+/// The values from other nodes and from events that a field may hold.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Untrusted {
+    /// None. The field selects a path, a name or a program.
+    Refused,
+    /// All.
+    Allowed,
+    /// The values of a map, but not its keys, which select variables or recipients.
+    Values,
+    /// The members of a list except the first one, which is a program.
+    Arguments,
+}
+
+/// One part of an identity.
+#[derive(Debug)]
+pub(crate) enum Part {
+    /// Text.
+    Text(&'static str),
+    /// The first of these fields that is set, in a canonical form.
+    Value {
+        /// The fields.
+        fields: &'static [&'static str],
+        /// The canonical form.
+        form: Form,
+        /// The text if none is set.
+        otherwise: Option<&'static str>,
+    },
+    /// Parts that are left out if one of their values is missing.
+    Optional(&'static [Self]),
+}
+
+/// The canonical form of a value in an identity.
+#[derive(Debug, Clone, Copy)]
+pub(crate) enum Form {
+    /// The value itself.
+    Plain,
+    /// A path without a slash at its end.
+    Path,
+    /// The full name of a unit.
+    Unit,
+    /// The name of a drop-in without `.conf`.
+    DropIn,
+    /// The kind and the data of an ssh key, without its comment.
+    SshKey,
 }
 
 /// The number of values of a field.
@@ -105,14 +230,17 @@ pub fn kinds() -> impl Iterator<Item = &'static Message> {
     MESSAGES.iter().filter(|message| message.scope.is_some())
 }
 
-/// Returns the fields of a task that select a module, with the module's message.
-pub fn modules() -> impl Iterator<Item = (&'static Field, &'static Message)> {
+/// Returns all modules, in the order of their fields in a task.
+pub fn modules() -> impl Iterator<Item = &'static ModuleSchema> {
     message("Task").into_iter().flat_map(|task| task.fields).filter_map(|field| match field.shape {
-        Shape::One(Type::Message(name)) => {
-            message(name).filter(|message| message.module.is_some()).map(|message| (field, message))
-        }
+        Shape::One(Type::Message(name)) => message(name)?.module,
         _ => None,
     })
+}
+
+/// Returns the module with this key.
+pub fn module(key: &str) -> Option<&'static ModuleSchema> {
+    modules().find(|module| module.key == key)
 }
 
 /// Returns the most similar word by edit distance; `None` if none is similar.
@@ -175,7 +303,7 @@ mod tests {
 
     #[test]
     fn every_message_and_field_is_documented() {
-        for message in MESSAGES {
+        for message in &MESSAGES {
             assert!(message.doc.ends_with('.'), "{}: {:?}", message.name, message.doc);
             for field in message.fields {
                 assert!(field.doc.ends_with('.'), "{}.{}: {:?}", message.name, field.name, field.doc);

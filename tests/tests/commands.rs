@@ -48,15 +48,15 @@ fn every_module_is_explained_with_an_example_that_is_valid() {
     for program in ["files/migrate.sh", "files/raid.py"] {
         repository.write(program, "#!/bin/sh\n");
     }
-    for (field, _) in towpath_proto::modules() {
-        let explained = text(&["explain", field.name]);
+    for module in towpath_proto::modules() {
+        let explained = text(&["explain", module.key]);
         let (_, example) =
-            explained.split_once("\nExample:\n").unwrap_or_else(|| panic!("{} has no example", field.name));
+            explained.split_once("\nExample:\n").unwrap_or_else(|| panic!("{} has no example", module.key));
         let task = example.replace("name: …", "name: it");
-        assert!(task.contains(&format!("    {}: ", field.name)), "{task}");
+        assert!(task.contains(&format!("    {}: ", module.key)), "{task}");
         let task: String = task.lines().map(|line| format!("  {line}\n")).collect();
         repository
-            .write(&format!("{}.yaml", field.name), book(&field.name.to_lowercase(), &format!("  tasks:\n{task}")));
+            .write(&format!("{}.yaml", module.key), book(&module.key.to_lowercase(), &format!("  tasks:\n{task}")));
     }
     let (code, said) = validated(&repository);
     assert_eq!(code, Some(0), "{said}");

@@ -3,7 +3,7 @@
 use std::{collections::BTreeSet, path::Path, process::Command};
 
 use sha2::{Digest as _, Sha256};
-use towpath_proto::modules;
+use towpath_proto::{ModuleKind, modules};
 use towpath_tests::{git::Repository, ok, server::Server};
 
 const UNIT: &str = "[Unit]\\nDescription=hello\\n[Service]\\nExecStart=/bin/sleep infinity\\n[Install]\\nWantedBy=multi-user.target\\n";
@@ -261,9 +261,9 @@ fn every_module_checks_without_changing_and_finds_the_second_time_what_it_did() 
         .lines()
         .filter_map(|line| line.strip_prefix("      ")?.split_once(": {").map(|(module, _)| module))
         .collect();
-    let of_state = modules().filter(|(_, message)| message.module == Some("state"));
+    let of_state = modules().filter(|module| module.kind == ModuleKind::State);
     let missing: Vec<&str> =
-        of_state.map(|(field, _)| field.name).filter(|name| *name != "publish" && !used.contains(name)).collect();
+        of_state.map(|module| module.key).filter(|name| *name != "publish" && !used.contains(name)).collect();
     assert!(missing.is_empty(), "not tested: {missing:?}");
 
     let server = Server::new();

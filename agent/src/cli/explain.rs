@@ -23,12 +23,8 @@ impl Explain {
                 .collect();
             output::write(&output::table(&["KIND", "SCOPE", "DESCRIPTION"], &rows))?;
             let modules: Vec<Vec<String>> = towpath_proto::modules()
-                .map(|(field, message)| {
-                    vec![
-                        field.name.to_owned(),
-                        message.module.unwrap_or_default().to_owned(),
-                        message.doc.replace('\n', " "),
-                    ]
+                .map(|module| {
+                    vec![module.key.to_owned(), module.kind.as_str().to_owned(), module.message.doc.replace('\n', " ")]
                 })
                 .collect();
             output::write(&format!("\n{}", output::table(&["MODULE", "KIND", "DESCRIPTION"], &modules)))?;
@@ -39,7 +35,7 @@ impl Explain {
         }
         // A path may begin with the name of a module.
         let module = path.split('.').next().unwrap_or_default();
-        let path = match towpath_proto::modules().any(|(field, _)| field.name == module) {
+        let path = match towpath_proto::module(module).is_some() {
             true => format!("TaskBook.spec.tasks.{path}"),
             false => path,
         };

@@ -82,7 +82,7 @@ fn module_problems(set: &ObjectSet) -> Vec<Problem> {
                 continue;
             }
             // Violations of the schema are already reported.
-            let checked = check_message(module.message, &module.params, Mode::Written);
+            let checked = check_message(module.schema.message, &module.params, Mode::Written);
             if !checked.findings.is_empty() {
                 continue;
             }

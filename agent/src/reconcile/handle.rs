@@ -303,7 +303,7 @@ impl Handle {
                 task_book: id.clone(),
                 action: if task.outcome == Outcome::Failed { "unknown".into() } else { task.action.to_owned() },
                 diff: task.diff.or_else(|| {
-                    if task.module == "debug"
+                    if towpath_proto::module(&task.module).is_some_and(|module| module.shows_message)
                         || matches!(task.outcome, Outcome::Failed | Outcome::Unknown | Outcome::Held)
                     {
                         task.message.clone()

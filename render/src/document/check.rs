@@ -187,7 +187,7 @@ impl Walk {
 
     fn task(&mut self, trail: &Trail<'_>, fields: &Map<String, Value>) {
         let modules: Vec<_> =
-            towpath_proto::modules().map(|(field, _)| field.name).filter(|name| fields.contains_key(*name)).collect();
+            towpath_proto::modules().map(|module| module.key).filter(|name| fields.contains_key(*name)).collect();
         let alone = ["sync", "flushHandlers", "include"]
             .iter()
             .any(|key| fields.get(*key).is_some_and(|value| !value.is_null() && *value != Value::Bool(false)));
@@ -222,7 +222,7 @@ impl Walk {
         }
         if fields.contains_key("until")
             && !modules.is_empty()
-            && !modules.iter().any(|name| matches!(*name, "http" | "wait" | "assert" | "command" | "script"))
+            && !modules.iter().any(|name| towpath_proto::module(name).is_some_and(|module| module.repeatable))
         {
             self.key(
                 &Trail::Key(trail, "until"),

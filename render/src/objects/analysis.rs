@@ -11,7 +11,7 @@ use towpath_proto::did_you_mean;
 
 use super::{
     load::Loader,
-    task::{Book, Task, Within},
+    task::{Book, ModuleUse, Task, Within},
     untrusted::untrusted_uses,
 };
 use crate::{
@@ -174,22 +174,18 @@ impl Checker<'_, '_> {
         }
         if let Some(module) = &task.module {
             let place = place.key(module.name);
-            if module.name == "assert" {
-                for (index, that) in
-                    module.params.get("that").and_then(Value::as_array).into_iter().flatten().enumerate()
-                {
+            let mut templates = module.params.clone();
+            for field in module.schema.expressions() {
+                let list = templates.as_object_mut().and_then(|params| params.remove(field.name));
+                for (index, that) in list.as_ref().and_then(Value::as_array).into_iter().flatten().enumerate() {
                     if let Some(that) = that.as_str() {
-                        self.expression(&place.key("that").index(index), that, &here(looped, false));
+                        self.expression(&place.key(field.name).index(index), that, &here(looped, false));
                     }
                 }
-                if let Some(message) = module.params.get("message") {
-                    self.strings(&place.key("message"), message, &here(looped, false));
-                }
-            } else {
-                self.strings(&place, &module.params, &here(looped, false));
             }
+            self.strings(&place, &templates, &here(looped, false));
             self.files(task, &place, &module.params);
-            self.once_per_definition(&place, module.name, &module.params);
+            self.wide_modes(&place, module);
         }
     }
 
@@ -376,16 +372,14 @@ impl Checker<'_, '_> {
     }
 
     /// Warns about a file mode that lets every user write. Contradicting parameters are reported by the module.
-    fn once_per_definition(&mut self, place: &Place, module: &str, params: &Value) {
-        let flagged = module == "file"
-            && params
-                .get("mode")
-                .and_then(Value::as_str)
-                .is_some_and(|mode| matches!(mode.trim_start_matches('0'), "777" | "666"));
-        if flagged {
-            let finding = Finding::new("every user of the node may write this file")
-                .hint("give owner, group and a narrower mode");
-            self.loader.warning(&place.key("mode"), At::Value, finding);
+    fn wide_modes(&mut self, place: &Place, module: &ModuleUse) {
+        for field in module.schema.message.fields.iter().filter(|field| field.format == Some("mode")) {
+            let mode = module.params.get(field.name).and_then(Value::as_str);
+            if mode.is_some_and(|mode| matches!(mode.trim_start_matches('0'), "777" | "666")) {
+                let finding = Finding::new("every user of the node may write this file")
+                    .hint("give owner, group and a narrower mode");
+                self.loader.warning(&place.key(field.name), At::Value, finding);
+            }
         }
     }
 }

@@ -123,9 +123,9 @@ impl Reader<'_, '_> {
 
     fn task(&mut self, place: &Place, value: &Value, within: &Arc<Within>, outer: &[Condition]) -> Task {
         let name = text(value, "name").unwrap_or_default();
-        let module = towpath_proto::modules().find_map(|(field, message)| {
-            let params = value.get(field.name).filter(|params| !params.is_null())?;
-            Some(ModuleUse { name: field.name, message, params: params.clone() })
+        let module = towpath_proto::modules().find_map(|schema| {
+            let params = value.get(schema.key).filter(|params| !params.is_null())?;
+            Some(ModuleUse { name: schema.key, schema, params: params.clone() })
         });
         if let Some(module) = &module {
             limits::check_module(self.loader, place, module, self.namespace);
@@ -246,10 +246,10 @@ impl Reader<'_, '_> {
 
     /// Returns the files that a task reads: those of its include or book, or those of the repository that it names.
     fn files_of(&mut self, place: &Place, module: Option<&ModuleUse>, within: &Arc<Within>) -> Arc<Within> {
-        let Some(git) = module.filter(|module| module.name == "git") else { return Arc::clone(within) };
-        let Some(url) = text(&git.params, "url") else { return Arc::clone(within) };
-        let commit = text(&git.params, "commit");
-        let Some(source) = self.pin(&place.key("git"), "a git task", url, commit) else { return Arc::clone(within) };
+        let Some(module) = module.filter(|module| module.schema.pins_repository()) else { return Arc::clone(within) };
+        let Some(url) = text(&module.params, "url") else { return Arc::clone(within) };
+        let (commit, what) = (text(&module.params, "commit"), format!("a {} task", module.name));
+        let Some(source) = self.pin(&place.key(module.name), &what, url, commit) else { return Arc::clone(within) };
         let prefix = within.prefix.clone();
         Arc::new(Within { source, prefix, outer: Some(Arc::clone(within)), ..Within::default() })
     }

@@ -194,7 +194,7 @@ impl Within {
 
 /// Reports a task if its Namespace forbids the module, a command line in its parameters, or a node that they name.
 pub(super) fn check_module(loader: &mut Loader<'_>, place: &Place, module: &ModuleUse, namespace: &str) {
-    for field in module.message.fields.iter().filter(|field| field.value_type() == Type::Message("Targets")) {
+    for field in module.schema.message.fields.iter().filter(|field| field.value_type() == Type::Message("Targets")) {
         Targets::read(loader, &place.key(module.name), &module.params, Field::Readers(field.name), namespace);
     }
     let Some(limits) = loader.namespace(namespace).and_then(|namespace| namespace.modules.clone()) else { return };
@@ -207,11 +207,14 @@ pub(super) fn check_module(loader: &mut Loader<'_>, place: &Place, module: &Modu
     if refused(module.name) {
         let finding = Finding::new(format!("the namespace {namespace} may not use the module {}", module.name));
         loader.problem(&place, At::Key, finding.hint(hint));
-    } else if module.name != "command" && refused("command") {
+    } else if let Some(command) = towpath_proto::modules().find(|other| other.governs_commands)
+        && !module.schema.governs_commands
+        && refused(command.key)
+    {
         for field in command_lines(module) {
             let finding = Finding::new(format!(
-                "the namespace {namespace} may not use the module command, and {field} of {} runs one",
-                module.name
+                "the namespace {namespace} may not use the module {}, and {field} of {} runs one",
+                command.key, module.name
             ));
             loader.problem(&place.key(field), At::Key, finding.hint(hint));
         }
@@ -221,15 +224,22 @@ pub(super) fn check_module(loader: &mut Loader<'_>, place: &Place, module: &Modu
 /// Returns the written parameters of a module that hold a command line.
 fn command_lines(module: &ModuleUse) -> Vec<&'static str> {
     let written = |name: &str| module.params.get(name).is_some_and(|value| !value.is_null());
-    module.message.fields.iter().filter(|field| field.runs_command && written(field.name)).map(|f| f.name).collect()
+    module
+        .schema
+        .message
+        .fields
+        .iter()
+        .filter(|field| field.runs_command && written(field.name))
+        .map(|f| f.name)
+        .collect()
 }
 
 /// Returns the modules of a map whose keys are names of modules, such as the `check` of a Beacon.
 pub(super) fn modules_in(value: &Value) -> Vec<ModuleUse> {
     towpath_proto::modules()
-        .filter_map(|(field, message)| {
-            let params = value.get(field.name).filter(|params| !params.is_null())?;
-            Some(ModuleUse { name: field.name, message, params: params.clone() })
+        .filter_map(|schema| {
+            let params = value.get(schema.key).filter(|params| !params.is_null())?;
+            Some(ModuleUse { name: schema.key, schema, params: params.clone() })
         })
         .collect()
 }
@@ -269,9 +279,9 @@ mod tests {
         let named = ["argv", "shell", "validate", "unless", "onlyIf"];
         // The login shell of an account is not a command that the module runs.
         let exceptions = ["user.shell"];
-        for (field, message) in towpath_proto::modules() {
-            for parameter in message.fields {
-                let name = format!("{}.{}", field.name, parameter.name);
+        for module in towpath_proto::modules() {
+            for parameter in module.message.fields {
+                let name = format!("{}.{}", module.key, parameter.name);
                 let expected = named.contains(&parameter.name) && !exceptions.contains(&name.as_str());
                 assert_eq!(parameter.runs_command, expected, "{name}");
             }

@@ -517,18 +517,19 @@ impl Loader<'_> {
         let mut computed = Vec::new();
         for (index, value) in task::list(&object.spec, "computed").iter().enumerate() {
             let place = place.key("computed").index(index);
-            let (expression, task) =
-                (task::text(value, "expression"), value.get("task").filter(|task| task.is_object()));
+            let expression = task::text(value, "expression");
+            let task = value.get("task").filter(|task| task.is_object());
             if expression.is_some() == task.is_some() {
-                let finding = Finding::new("a computed value has either an expression or a task");
-                self.problem(&place, At::Value, finding);
+                self.problem(&place, At::Value, Finding::new("a computed value has either an expression or a task"));
             }
             let task = task.map(|task| Box::new(book::single_task(self, &place.key("task"), task, &object.key)));
             if let Some(module) = task.as_ref().and_then(|task| task.module.as_ref())
-                && !matches!(module.name, "command" | "script" | "http")
+                && !module.schema.computes
             {
+                let able: Vec<_> = towpath_proto::modules().filter(|able| able.computes).map(|able| able.key).collect();
                 let finding = Finding::new(format!("cannot compute a value with {}", module.name));
-                self.problem(&place.key("task").key(module.name), At::Key, finding.hint("use command, script or http"));
+                let finding = finding.hint(format!("use one of: {}", able.join(", ")));
+                self.problem(&place.key("task").key(module.name), At::Key, finding);
             }
             computed.push(ComputedValue {
                 name: task::text(value, "name").unwrap_or_default(),

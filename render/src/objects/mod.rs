@@ -36,7 +36,6 @@ pub use held::{Held, HeldKey, load_holding, newly_held};
 pub use limits::Targets;
 pub use load::{Loaded, Pinned, SourceTree, load};
 pub use reactions::Reaction;
-pub use references::identity;
 pub(crate) use references::{dependencies, level};
 pub use segment::{Segment, SegmentKind, segments};
 pub use untrusted::{UntrustedUse, untrusted_uses};

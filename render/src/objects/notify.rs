@@ -2,11 +2,10 @@
 //! the tasks. The rest works like any handler.
 
 use serde_json::{Map, Value, json};
-use towpath_proto::message;
+use towpath_proto::{ModuleKind, ModuleSchema, ServiceRole, unit_name};
 
 use super::{
     load::Loader,
-    references::unit_name,
     task::{Book, ModuleUse, Task, auto_handler, members, text},
 };
 use crate::{document::At, problem::Finding};
@@ -15,7 +14,7 @@ use crate::{document::At, problem::Finding};
 pub(super) fn add(loader: &mut Loader<'_>, book: &mut Book) {
     let mut handlers = Vec::new();
     for at in 0..book.tasks.len() {
-        let Some(service) = Service::of(&book.tasks[at]) else { continue };
+        let Some((service, schema)) = Service::of(&book.tasks[at]) else { continue };
         if book.tasks[at].looped.is_some() {
             let finding = Finding::new("autoNotify ignores a service in a loop")
                 .hint("write a task for each service, or notify a handler");
@@ -23,11 +22,10 @@ pub(super) fn add(loader: &mut Loader<'_>, book: &mut Book) {
             continue;
         }
         let task = &book.tasks[at];
-        let Some(message) = message("Service") else { continue };
         let params = json!({ "name": service.name, "state": "restarted" });
         let handler = Task {
             id: auto_handler(&task.id),
-            module: Some(ModuleUse { name: "service", message, params }),
+            module: Some(ModuleUse { name: schema.key, schema, params }),
             register: None,
             success: None,
             changed: None,
@@ -72,11 +70,11 @@ struct Service {
 }
 
 impl Service {
-    fn of(task: &Task) -> Option<Self> {
-        let module = task.module.as_ref().filter(|module| module.name == "service")?;
+    fn of(task: &Task) -> Option<(Self, &'static ModuleSchema)> {
+        let module = task.module.as_ref().filter(|module| module.schema.service == Some(ServiceRole::Runs))?;
         let name =
             text(&module.params, "name").filter(|_| text(&module.params, "state").as_deref() == Some("started"))?;
-        Some(Self { unit: unit_name(&name), name })
+        Some((Self { unit: unit_name(&name), name }, module.schema))
     }
 
     /// Returns the unit name without `.service`, which is also the name of its package and its directory.
@@ -87,13 +85,13 @@ impl Service {
     fn is_concerned_by(&self, task: &Task) -> bool {
         let Some(module) = &task.module else { return false };
         let name = text(&module.params, "name");
-        match module.name {
-            "unit" => name.is_some_and(|name| unit_name(&name) == self.unit),
-            "package" => {
+        match module.schema.service {
+            Some(ServiceRole::Defines) => name.is_some_and(|name| unit_name(&name) == self.unit),
+            Some(ServiceRole::Installs) => {
                 let names = members(&module.params, "names").iter().filter_map(Value::as_str);
                 names.chain(name.as_deref()).any(|name| name == self.short())
             }
-            _ if module.message.module == Some("state") => {
+            _ if module.schema.kind == ModuleKind::State => {
                 let below = format!("/etc/{}/", self.short());
                 let path = text(&module.params, "path").map(|path| format!("{}/", path.trim_end_matches('/')));
                 path.is_some_and(|path| path.starts_with(&below))
@@ -106,7 +104,7 @@ impl Service {
         let params: Option<&Map<String, Value>> = handler
             .module
             .as_ref()
-            .filter(|module| module.name == "service")
+            .filter(|module| module.schema.service == Some(ServiceRole::Runs))
             .and_then(|module| module.params.as_object());
         params.is_some_and(|params| {
             let word = |key: &str| params.get(key).and_then(Value::as_str);

@@ -272,50 +272,8 @@ fn resource_conflicts(loader: &mut Loader<'_>) {
 
 /// Returns the module and the identity of a task, if the identity is literal.
 fn literal_identity(module: &ModuleUse) -> Option<(String, String)> {
-    let identity = identity(module.name, &module.params)?;
+    let identity = module.schema.identity(&module.params)?;
     (!identity.contains("{{") && !identity.contains("{%")).then(|| (module.name.to_owned(), identity))
-}
-
-/// Returns the full name of a unit. A short name means the same unit.
-pub(super) fn unit_name(name: &str) -> String {
-    let whole = name.rsplit_once('.').is_some_and(|(_, kind)| {
-        ["service", "socket", "timer", "mount", "automount", "swap", "path", "target", "slice", "scope", "device"]
-            .contains(&kind)
-    });
-    if whole { name.to_owned() } else { format!("{name}.service") }
-}
-
-/// Returns the identity of the item that a task manages: a parameter of its module. For parts of files it also names
-/// the part.
-pub fn identity(module: &str, params: &Value) -> Option<String> {
-    let text = |key: &str| params.get(key).and_then(Value::as_str);
-    match module {
-        "file" => text("path")
-            .map(|path| if path.len() > 1 { path.trim_end_matches('/').to_owned() } else { path.to_owned() }),
-        "line" => Some(format!("{}: {}", text("path")?, text("match").or_else(|| text("line"))?)),
-        "block" => Some(format!("{}: {}", text("path")?, text("match").unwrap_or("block"))),
-        "package" => text("name").map(str::to_owned).or_else(|| {
-            let names = params.get("names")?.as_array()?;
-            Some(names.iter().filter_map(Value::as_str).collect::<Vec<_>>().join(","))
-        }),
-        "service" => text("name").map(unit_name),
-        "unit" => Some(match text("dropIn") {
-            Some(drop_in) => format!("{} {}", unit_name(text("name")?), drop_in.trim_end_matches(".conf")),
-            None => unit_name(text("name")?),
-        }),
-        "authorizedKey" => {
-            let key: Vec<&str> = text("key")?.split_whitespace().take(2).collect();
-            Some(format!("{}: {}", text("user")?, key.join(" ")))
-        }
-        "ini" => Some(format!("{}: {} {}", text("path")?, text("section").unwrap_or_default(), text("key")?)),
-        "json" | "yaml" | "toml" => Some(format!("{}: {}", text("path")?, text("key")?)),
-        "custom" => Some(format!("{}: {}", text("source")?, text("name")?)),
-        "git" | "archive" | "download" | "mount" => text("path").map(|path| path.trim_end_matches('/').to_owned()),
-        // A node has only one of each.
-        "hostname" | "timezone" => Some(module.to_owned()),
-        "publish" | "user" | "group" | "sudoers" | "packageRepository" | "sysctl" => text("name").map(str::to_owned),
-        _ => None,
-    }
 }
 
 /// Reports settings of rollouts that cannot be intended.

@@ -67,7 +67,10 @@ fn own_kind(task: &Task) -> Option<SegmentKind> {
 }
 
 fn waits_for_shared(task: &Task) -> bool {
-    task.module.as_ref().is_some_and(|module| module.name == "wait" && module.params.get("shared").is_some())
+    task.module.as_ref().is_some_and(|module| {
+        let mut waiting = module.schema.message.fields.iter().filter(|field| field.waits_for_nodes);
+        waiting.any(|field| module.params.get(field.name).is_some())
+    })
 }
 
 #[cfg(test)]

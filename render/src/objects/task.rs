@@ -3,7 +3,7 @@
 use std::{sync::Arc, time::Duration};
 
 use serde_json::{Map, Value};
-use towpath_proto::{Message, v1alpha as pb};
+use towpath_proto::{ModuleSchema, v1alpha as pb};
 
 use super::Targets;
 use crate::{
@@ -143,8 +143,8 @@ pub fn auto_handler(task: &str) -> String {
 pub struct ModuleUse {
     /// The key in the task, such as `file`.
     pub name: &'static str,
-    /// The schema of the parameters.
-    pub message: &'static Message,
+    /// The module's schema.
+    pub schema: &'static ModuleSchema,
     /// The parameters as written.
     pub params: Value,
 }

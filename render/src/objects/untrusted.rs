@@ -280,7 +280,7 @@ impl Walk<'_> {
             && let Source::Untrusted(origin) = names.text(&text)
         {
             // The output of the template becomes the content, and not every module accepts untrusted content.
-            let allowed = may_be_untrusted(module.name, &content.0);
+            let allowed = may_be_untrusted(module.schema, &content.0);
             let parameter = format!("{}.content", module.name);
             let place = place.key("template");
             self.uses.push(UntrustedUse { place, parameter, origin: origin.clone(), allowed });
@@ -296,18 +296,18 @@ impl Walk<'_> {
         collect(&module.params, &Path::default(), &mut strings);
         for (path, text) in strings {
             if let Source::Untrusted(origin) = names.text(text) {
-                self.note(module.name, &path, place, origin.clone());
+                self.note(module, &path, place, origin.clone());
                 first.get_or_insert(origin);
             }
         }
         first
     }
 
-    fn note(&mut self, module: &str, path: &Path, place: &Place, origin: String) {
-        let allowed = may_be_untrusted(module, &path.0);
+    fn note(&mut self, module: &ModuleUse, path: &Path, place: &Place, origin: String) {
+        let allowed = may_be_untrusted(module.schema, &path.0);
         self.uses.push(UntrustedUse {
             place: place.below(path),
-            parameter: format!("{module}.{path}"),
+            parameter: format!("{}.{path}", module.name),
             origin,
             allowed,
         });

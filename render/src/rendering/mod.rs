@@ -17,7 +17,7 @@ use crate::{
     document::{Mode, Path, Place, Step, check_message},
     objects::{
         ObjectSet,
-        task::{Book, Task, Within},
+        task::{Book, ModuleUse, Task, Within},
     },
     taint::{Kind, Marks, Taint, Tainted, fields},
     template::{Engine, Reads, Scope, Slot, Steps, TemplateError, Vars, Want},
@@ -217,12 +217,12 @@ impl Renderer {
         let place = task.place.key(module.name);
         self.asking(|| {
             let scope = self.task_scope(task, item)?;
-            if module.name == "assert" {
+            if module.schema.expressions().next().is_some() {
                 return self.assertions(task, &scope, &module.params, &place);
             }
             let (mut params, mut marks) = self.fill(&task.within, &scope, &module.params, &place)?.split();
-            coerce::to_schema(module.message, &mut params);
-            let checked = check_message(module.message, &params, Mode::Rendered);
+            coerce::to_schema(module.schema.message, &mut params);
+            let checked = check_message(module.schema.message, &params, Mode::Rendered);
             if let Some((path, _, finding)) = checked.findings.into_iter().next() {
                 let hint = finding.hint.map(|hint| format!(" ({hint})")).unwrap_or_default();
                 let message = match marks.at(&path.0).taint() {
@@ -231,7 +231,7 @@ impl Renderer {
                 };
                 return Err(RenderError { place: place.below(&path), message });
             }
-            refuse(module.name, &module.params, &marks, &place)?;
+            refuse(module, &module.params, &marks, &place)?;
             if let Some(path) = params.get("template").and_then(Value::as_str).map(str::to_owned) {
                 let content = self.template_file(task, &scope, &path, &place.key("template"))?;
                 if let Some(map) = params.as_object_mut() {
@@ -239,7 +239,7 @@ impl Renderer {
                     marks = marks.with_key("content", content.marks().clone());
                     map.insert("content".into(), content.into_value());
                 }
-                refuse(module.name, &module.params, &marks, &place)?;
+                refuse(module, &module.params, &marks, &place)?;
             }
             self.taint_result(task, &marks);
             Ok(Tainted::new(params, marks))
@@ -439,8 +439,8 @@ fn fill(
 }
 
 /// Rejects an untrusted value in a parameter that forbids it.
-fn refuse(module: &str, written: &Value, marks: &Marks, place: &Place) -> Result<(), RenderError> {
-    let Some((path, taint)) = fields::refused(module, marks) else { return Ok(()) };
+fn refuse(module: &ModuleUse, written: &Value, marks: &Marks, place: &Place) -> Result<(), RenderError> {
+    let Some((path, taint)) = fields::refused(module.schema, marks) else { return Ok(()) };
     let expression = match at_path(written, &path) {
         Some(Value::String(text)) => format!(" from {text:?}"),
         _ => String::new(),
@@ -449,8 +449,9 @@ fn refuse(module: &str, written: &Value, marks: &Marks, place: &Place) -> Result
     Err(RenderError {
         place: place.below(&path),
         message: format!(
-            "cannot render {module}.{path}{expression}: the value is untrusted, it comes from {origins}; pass it in \
-             argv, env, stdin or the content of a file"
+            "cannot render {}.{path}{expression}: the value is untrusted, it comes from {origins}; pass it in \
+             argv, env, stdin or the content of a file",
+            module.name,
         ),
     })
 }

@@ -295,7 +295,7 @@ async fn adopt(run: &Run, lane: &mut Lane, at: TaskRef, of: &Task, value: Value,
 
 /// Returns the items that a task would manage on this node. `None` if they are not known.
 async fn managed_by(run: &Run, at: TaskRef, of: &Task) -> Option<Vec<Managed>> {
-    if of.module.as_ref().is_none_or(|module| module.message.module != Some("state")) {
+    if of.module.as_ref().is_none_or(|module| !module.schema.is_state()) {
         return Some(Vec::new());
     }
     let items = match run.channel.items(Command::Items(at)).await.ok()? {

@@ -352,7 +352,7 @@ async fn state(run: &Run, lane: &mut Lane, task: &Task, instance: Rc<Instance>, 
 /// Queues corrections of content for a task that does not run, because an earlier one is held. They need no admission.
 pub(super) async fn queue_content(run: &Run, lane: &mut Lane, index: usize) {
     let at = TaskRef { list: List::Tasks, index };
-    let is_state = |task: &&Task| task.module.as_ref().is_some_and(|module| module.message.module == Some("state"));
+    let is_state = |task: &&Task| task.module.as_ref().is_some_and(|module| module.schema.is_state());
     let Some(task) = run.task(at).filter(is_state).filter(|task| lane.unmet_by(task).is_none()) else { return };
     let items = match run.channel.items(Command::Items(at)).await {
         Err(_) => return,
@@ -571,7 +571,7 @@ async fn item_unchanged(run: &Run, task: &Task, at: TaskRef, item: Option<Item>)
 
 /// Returns whether the tasks hold a probe whose result is not registered. It runs only if something changes.
 pub(super) fn has_quiet_probe(run: &Run, indices: impl Iterator<Item = usize>) -> bool {
-    let is_probe = |task: &Task| task.module.as_ref().is_some_and(|module| module.message.module == Some("probe"));
+    let is_probe = |task: &Task| task.module.as_ref().is_some_and(|module| module.schema.is_probe());
     let tasks = indices.filter_map(|index| run.book().tasks.get(index));
     run.mode() == RunMode::Steady && tasks.into_iter().any(|task| is_probe(task) && task.register.is_none())
 }

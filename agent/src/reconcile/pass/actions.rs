@@ -36,7 +36,8 @@ impl BookRun<'_, '_> {
         if self.stopped() {
             return;
         }
-        if self.pass.plan && !self.tasks.iter().all(|task| task.action == "none") && module(task) != "debug" {
+        let shows = task.module.as_ref().is_some_and(|module| module.schema.shows_message);
+        if self.pass.plan && !self.tasks.iter().all(|task| task.action == "none") && !shows {
             let outcome = TaskOutcome::new(name, module(task), Outcome::Unknown)
                 .say("it is asked once the changes before it are applied");
             return self.push(outcome);
@@ -333,7 +334,8 @@ fn old_handler(pass: &Pass<'_>, id: &str, record: &HandlerRecord) -> TaskOutcome
     let name = format!("{id} (of an earlier revision)");
     let failed = |message: String| TaskOutcome::new(name.clone(), &record.module, Outcome::Failed).say(message);
     let (mut params, mut source) = (record.params.clone(), None);
-    if record.module == "script" {
+    let schema = towpath_proto::module(&record.module);
+    if schema.is_some_and(|module| module.runs_source) {
         // The revision is gone. The bytes of the script were saved when the handler was notified.
         let journal = pass.machine.journal.as_ref();
         let kept = record.script.as_ref().and_then(|kept| journal?.original(kept));

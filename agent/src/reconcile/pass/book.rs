@@ -10,6 +10,7 @@ use serde_json::{Value, json};
 use towpath_coordination::{Gate, Permit, Windows};
 use towpath_host::files::written::Seen;
 use towpath_modules::{Disk, ModuleError, Sort};
+use towpath_proto::ModuleKind;
 use towpath_render::{
     objects::task::{Book, Task},
     rendering::{Item, Rendered, Renderer},
@@ -598,5 +599,6 @@ pub(super) fn module(task: &Task) -> &'static str {
 }
 
 fn has_probes(book: &Book) -> bool {
-    book.tasks.iter().any(|task| task.module.as_ref().is_some_and(|module| module.message.module == Some("probe")))
+    let probe = |task: &Task| task.module.as_ref().is_some_and(|module| module.schema.kind == ModuleKind::Probe);
+    book.tasks.iter().any(probe)
 }

@@ -3,8 +3,9 @@
 use serde_json::Value;
 use towpath_host::{keyed_digest, process::Cancel};
 use towpath_modules::{Context, Options, Problem, resolve};
+use towpath_proto::ModuleKind;
 use towpath_render::{
-    objects::{identity, task::Task},
+    objects::task::Task,
     rendering::{Item, RenderError, Rendered, Renderer},
     template::Want,
 };
@@ -90,7 +91,7 @@ pub(super) fn prepare(machine: &Machine, renderer: &Renderer, task: &Task, item:
         defined.extend(content);
     }
     let definition = keyed_digest(&machine.digest_key, &defined);
-    let identity = identity(module.name, &params);
+    let identity = module.schema.identity(&params);
     Prepared::Ready(Box::new(Ready { options, params, definition, identity }))
 }
 
@@ -101,12 +102,12 @@ pub(super) fn skipped(
     task: &Task,
     item: Option<&Item>,
 ) -> Option<Vec<Managed>> {
-    let Some(module) = task.module.as_ref().filter(|module| module.message.module == Some("state")) else {
+    let Some(module) = task.module.as_ref().filter(|module| module.schema.kind == ModuleKind::State) else {
         return Some(Vec::new());
     };
     let Ok(Rendered::Ready(params)) = renderer.params(task, item) else { return None };
     let options = resolve(module.name, params.value()).ok()?;
-    let identity = identity(module.name, params.value())?;
+    let identity = module.schema.identity(params.value())?;
     let cancel = Cancel::default();
     Some(managed(&options, &identity, &context(machine, renderer, task, &cancel)))
 }

@@ -219,7 +219,7 @@ impl Removal<'_> {
         let mut outcomes = Vec::new();
         // Inner paths are removed before their directories, and running things before their files.
         let mut mine: Vec<&Managed> = mine.into_iter().rev().collect();
-        mine.sort_by_key(|managed| rank(&managed.module));
+        mine.sort_by_key(|managed| removal(&managed.module));
         let mut together: Option<BTreeSet<&Managed>> = None;
         for managed in mine.iter().copied() {
             let name = format!("prune {} {}", managed.module, managed.identity);
@@ -232,7 +232,7 @@ impl Removal<'_> {
                 outcomes.push(outcome(Outcome::Unchanged));
                 continue;
             }
-            if rank(&managed.module) != FILES
+            if interrupts(&managed.module)
                 && let Err(gate) = pass.windows.open(pass.machine.clock.wall())
             {
                 // A removal that interrupts service waits for a window.
@@ -263,22 +263,14 @@ impl Removal<'_> {
     }
 }
 
-/// The rank of plain content.
-const FILES: u8 = 2;
+/// Returns the place of a module in the order of removal. A module that this agent does not know comes first.
+fn removal(module: &str) -> u32 {
+    towpath_proto::module(module).map_or(0, |module| module.removal)
+}
 
-/// Returns the rank of a module in the order of removal. Services come first, then units, files, mounts with sysctls,
-/// packages, package repositories, users and groups.
-fn rank(module: &str) -> u8 {
-    match module {
-        "service" => 0,
-        "unit" => 1,
-        "mount" | "sysctl" => 3,
-        "package" => 4,
-        "packageRepository" => 5,
-        "user" => 6,
-        "group" => 7,
-        _ => FILES,
-    }
+/// Returns whether a removal may interrupt a service.
+fn interrupts(module: &str) -> bool {
+    towpath_proto::module(module).is_none_or(|module| module.interrupts)
 }
 
 /// The message for an installed item that was uninstalled.

@@ -233,7 +233,8 @@ impl BookRun<'_, '_> {
 
     /// Saves the bytes of a handler's script: its revision may be gone when the handler runs.
     fn kept_script(&self, handler: &Task, record: &HandlerRecord) -> Option<String> {
-        let journal = self.pass.machine.journal.as_ref().filter(|_| record.module == "script")?;
+        let runs_source = handler.module.as_ref().is_some_and(|module| module.schema.runs_source);
+        let journal = self.pass.machine.journal.as_ref().filter(|_| runs_source)?;
         let context = instance::context(self.pass.machine, &self.renderer, handler, self.pass.cancel);
         let (tree, folder) = context.source?;
         let path = towpath_render::tree::join(&folder, record.params.get("source")?.as_str()?).ok()?;

@@ -108,9 +108,10 @@ impl Node {
     /// Records the events of a pass, and logs the messages of `debug` tasks.
     fn announce(&self, revision: &Revision, outcome: &PassOutcome, changes: &mut Changes) -> RunProgress {
         let mut events: Vec<NewEvent> = self.fleet.take_written_off().into_iter().map(written_off).collect();
+        let shows = |module: &str| towpath_proto::module(module).is_some_and(|module| module.shows_message);
         events.extend(self.fleet.take_milestones().iter().map(happenings::of_milestone));
         for book in &outcome.books {
-            for task in book.tasks.iter().filter(|task| task.module == "debug" && task.outcome < Outcome::Failed) {
+            for task in book.tasks.iter().filter(|task| shows(&task.module) && task.outcome < Outcome::Failed) {
                 let name = format!("{}/{}/{}", book.namespace, book.name, task.name);
                 task.message.iter().for_each(|message| tracing::info!(task = name, "{message}"));
             }

@@ -1,0 +1,163 @@
+//! The facts about a module, from the option `module` of its message, as Rust source.
+//!
+//! An option that contradicts the schema, and a state without a fact that the reconciler needs, are build errors.
+
+use std::error::Error;
+
+use prost_reflect::{DescriptorPool, DynamicMessage, Kind, MessageDescriptor, ReflectMessage as _, Value};
+
+use super::PACKAGE;
+
+/// A module in the generated table.
+pub(super) struct Module {
+    /// The name of the constant.
+    pub(super) constant: String,
+    /// The constant, and the link from the Rust type of the message.
+    pub(super) source: String,
+}
+
+/// Returns the module of a message. `None` if the message is not a module.
+pub(super) fn of(
+    message: &MessageDescriptor,
+    index: usize,
+    pool: &DescriptorPool,
+) -> Result<Option<Module>, Box<dyn Error>> {
+    let wrong = |what: &str| format!("{}: option (module): {what}", message.full_name());
+    let extension = pool
+        .all_extensions()
+        .find(|extension| {
+            extension.name() == "module" && extension.containing_message() == message.options().descriptor()
+        })
+        .ok_or("options.proto has no option module")?;
+    let options = message.options();
+    if !options.has_extension(&extension) {
+        return Ok(None);
+    }
+    let Value::Message(facts) = options.get_extension(&extension).into_owned() else {
+        return Err(wrong("it is not a message").into());
+    };
+    let task = pool.get_message_by_name(&format!("{PACKAGE}.Task")).ok_or("there is no message Task")?;
+    let key = task
+        .fields()
+        .find(|field| !field.is_list() && matches!(field.kind(), Kind::Message(of) if of == *message))
+        .ok_or_else(|| wrong("no field of Task has this message"))?;
+    let kind = match text(&facts, "kind").as_deref() {
+        Some("state") => "State",
+        Some("probe") => "Probe",
+        Some("action") => "Action",
+        _ => return Err(wrong("kind is one of: state, probe, action").into()),
+    };
+    let given = |name: &str| {
+        facts.get_field_by_name(name).filter(|_| facts.has_field_by_name(name)).map(std::borrow::Cow::into_owned)
+    };
+    // A missing fact would make a module interrupt service, or be removed too early, without notice.
+    if kind != "Probe" && given("interrupts").is_none() {
+        return Err(wrong("a module that changes something has interrupts: true or false").into());
+    }
+    for name in ["applies_directly", "removal", "identity"] {
+        if kind == "State" && given(name).is_none() {
+            return Err(wrong(&format!("a state has {name}")).into());
+        }
+    }
+    let flag = |name: &str| given(name).and_then(|value| value.as_bool()).unwrap_or(false);
+    let removal = given("removal").and_then(|value| value.as_u32()).unwrap_or_default();
+    let identity = text(&facts, "identity").map(|template| parts(&template, message)).transpose();
+    let identity = identity.map_err(|what| wrong(&what))?.unwrap_or_else(|| "&[]".into());
+    let service = match text(&facts, "service").as_deref() {
+        None => "None",
+        Some("runs") => "Some(ServiceRole::Runs)",
+        Some("defines") => "Some(ServiceRole::Defines)",
+        Some("installs") => "Some(ServiceRole::Installs)",
+        Some(_) => return Err(wrong("service is one of: runs, defines, installs").into()),
+    };
+    let constant = format!("MODULE_{}", message.name().to_ascii_uppercase());
+    let source = format!(
+        "static {constant}: ModuleSchema = ModuleSchema {{ key: {:?}, message: &MESSAGES[{index}], \
+         kind: ModuleKind::{kind}, interrupts: {}, applies_directly: {}, removal: {removal}, service: {service}, \
+         computes: {}, reboots: {}, runs_source: {}, keeps_originals: {}, shows_message: {}, \
+         repeatable: {}, governs_commands: {}, identity: {identity} }};\n\
+         impl ModuleMessage for crate::v1alpha::{} {{\n\
+         fn module() -> &'static ModuleSchema {{ &{constant} }}\n}}\n",
+        key.json_name(),
+        flag("interrupts"),
+        flag("applies_directly"),
+        flag("computes"),
+        flag("reboots"),
+        flag("runs_source"),
+        flag("keeps_originals"),
+        flag("shows_message"),
+        flag("repeatable"),
+        flag("governs_commands"),
+        message.name(),
+    );
+    Ok(Some(Module { constant, source }))
+}
+
+fn text(facts: &DynamicMessage, name: &str) -> Option<String> {
+    match facts.get_field_by_name(name)?.into_owned() {
+        Value::String(text) if !text.is_empty() => Some(text),
+        _ => None,
+    }
+}
+
+/// Returns the option `untrusted` of a field as an `Option<Untrusted>`.
+pub(super) fn untrusted(option: &str, field: &str) -> Result<&'static str, Box<dyn Error>> {
+    Ok(match option {
+        "None" => "None",
+        "Some(\"refused\")" => "Some(Untrusted::Refused)",
+        "Some(\"allowed\")" => "Some(Untrusted::Allowed)",
+        "Some(\"values\")" => "Some(Untrusted::Values)",
+        "Some(\"arguments\")" => "Some(Untrusted::Arguments)",
+        _ => {
+            return Err(format!("{field}: option (untrusted) is one of: refused, allowed, values, arguments").into());
+        }
+    })
+}
+
+/// Returns the parts of an identity template, as the source of a slice of `Part`.
+fn parts(template: &str, message: &MessageDescriptor) -> Result<String, String> {
+    let mut found = String::new();
+    let mut rest = template;
+    while let Some(next) = rest.chars().next() {
+        match next {
+            '{' => {
+                let (value, after) = rest[1..].split_once('}').ok_or("identity: a { has no }")?;
+                found.push_str(&value_part(value, message)?);
+                rest = after;
+            }
+            '[' => {
+                let (inner, after) = rest[1..].split_once(']').ok_or("identity: a [ has no ]")?;
+                found.push_str(&format!("Part::Optional({}), ", parts(inner, message)?));
+                rest = after;
+            }
+            _ => {
+                let end = rest.find(['{', '[']).unwrap_or(rest.len());
+                found.push_str(&format!("Part::Text({:?}), ", &rest[..end]));
+                rest = &rest[end..];
+            }
+        }
+    }
+    Ok(format!("&[{found}]"))
+}
+
+/// Returns the part for `FIELD|FIELD|'TEXT':FORM`.
+fn value_part(value: &str, message: &MessageDescriptor) -> Result<String, String> {
+    let (names, form) = value.split_once(':').unwrap_or((value, ""));
+    let form = match form {
+        "" => "Plain",
+        "path" => "Path",
+        "unit" => "Unit",
+        "dropIn" => "DropIn",
+        "sshKey" => "SshKey",
+        other => return Err(format!("identity: there is no form {other:?}")),
+    };
+    let (mut fields, mut otherwise) = (Vec::new(), None);
+    for name in names.split('|') {
+        match name.strip_prefix('\'').and_then(|text| text.strip_suffix('\'')) {
+            Some(text) => otherwise = Some(text),
+            None if message.fields().any(|field| field.json_name() == name) => fields.push(name),
+            None => return Err(format!("identity: there is no field {name:?}")),
+        }
+    }
+    Ok(format!("Part::Value {{ fields: &{fields:?}, form: Form::{form}, otherwise: {otherwise:?} }}, "))
+}
