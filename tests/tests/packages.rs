@@ -82,6 +82,28 @@ fn installation_that_would_remove_or_downgrade_another_package_is_refused_with_i
 }
 
 #[test]
+fn upgrade_that_a_tool_reports_and_does_not_make_fails() {
+    let server = Server::new();
+    let package = |task: &str| server.publish(&format!("  tasks:\n    - name: it\n      package: {{{task}}}\n"));
+    package("name: probeapp, version: \"1.0\"");
+    server.wait(|server| installed(server, "probeapp") && unchanged(server));
+    // This apt-get takes the place of the real one for the agent, and does nothing.
+    server.machines.put(0, "/usr/local/sbin/apt-get", "#!/bin/sh\nexit 0\n");
+    ok(&mut server.machines.command(0, &["chmod", "755", "/usr/local/sbin/apt-get"]));
+    for state in ["present", "latest"] {
+        package(&format!("name: probemore, state: {state}, backend: apt"));
+        server.wait(|server| said(server).contains("this is left: install probemore"));
+    }
+    package("name: probeapp, state: latest, backend: apt");
+    server.wait(|server| said(server).contains("this is left: probeapp 1.0 becomes 2.0"));
+    server.wait(|server| server.reason("Stalled") == "TaskFailed");
+    // The error ends with the cause.
+    server.says(&["rm", "/usr/local/sbin/apt-get"]);
+    server.wait(|server| server.says(&["dpkg-query", "-W", "-f", "${Version}", "probeapp"]) == "2.0");
+    server.wait(unchanged);
+}
+
+#[test]
 fn a_packagekit_that_is_killed_is_told_and_the_next_pass_recovers() {
     let server = Server::new();
     server.write("  tasks:\n    - name: it\n      package: {name: probeslow}\n");

@@ -301,9 +301,14 @@ impl Sealed {
     }
 }
 
+/// Reads a user or group number. The standard library also reads a sign, which begins no number of an account.
+fn id(name: &str) -> Option<u32> {
+    name.bytes().all(|byte| byte.is_ascii_digit()).then(|| name.parse().ok()).flatten()
+}
+
 /// Looks up the ids of a user and its group, by name or number, in the machine's user database.
 pub fn user(name: &str) -> Option<(u32, u32)> {
-    if let Ok(number) = name.parse::<u32>() {
+    if let Some(number) = id(name) {
         let known = nix::unistd::User::from_uid(number.into()).ok().flatten();
         return Some(known.map_or((number, number), |user| (user.uid.as_raw(), user.gid.as_raw())));
     }
@@ -312,7 +317,7 @@ pub fn user(name: &str) -> Option<(u32, u32)> {
 
 /// Looks up the id of a group, by name or number.
 pub fn group(name: &str) -> Option<u32> {
-    if let Ok(number) = name.parse::<u32>() {
+    if let Some(number) = id(name) {
         return Some(number);
     }
     nix::unistd::Group::from_name(name).ok().flatten().map(|group| group.gid.as_raw())
@@ -352,6 +357,14 @@ mod tests {
 
     fn shell(line: &str) -> Invocation {
         Invocation { argv: vec!["/bin/sh".into(), "-c".into(), line.into()], ..Invocation::default() }
+    }
+
+    #[test]
+    fn name_with_a_sign_is_not_a_number_of_an_account() {
+        assert_eq!((user("0"), group("0")), (Some((0, 0)), Some(0)));
+        for name in ["+0", "-0", "0 ", ""] {
+            assert_eq!((user(name), group(name)), (None, None), "{name:?}");
+        }
     }
 
     #[test]

@@ -150,7 +150,7 @@ impl Handle {
     pub fn status(&self) -> pb::NodeStatus {
         let view = self.lock();
         let machine = &self.shared.machine;
-        let at_work = machine.memory.progress.now(machine.clock.monotonic());
+        let at_work = machine.memory.activity.now(machine.clock.monotonic());
         let status = view.state.status(&self.shared.node, &self.shared.cluster, view.books.clone(), at_work);
         pb::NodeStatus {
             insecure: view.insecure,

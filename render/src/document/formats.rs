@@ -74,7 +74,8 @@ fn identifier(text: &str) -> Result<(), Finding> {
 }
 
 fn time(text: &str) -> Result<(), Finding> {
-    let part = |text: &str, limit: u32| text.len() == 2 && text.parse::<u32>().is_ok_and(|number| number < limit);
+    let part =
+        |text: &str, limit: u32| text.len() == 2 && words::digits::<u32>(text).is_some_and(|number| number < limit);
     match text.split_once(':') {
         Some((hours, minutes)) if part(hours, 24) && part(minutes, 60) => Ok(()),
         _ => Err(Finding::new(format!("{text:?} is not a time of day")).hint("write it like \"22:00\"")),
@@ -93,8 +94,8 @@ fn time_zone(text: &str) -> Result<(), Finding> {
 
 fn port(text: &str) -> Result<(), Finding> {
     let number = text.rsplit_once(':').map_or(text, |(_, port)| port);
-    match number.parse::<u16>() {
-        Ok(1..) => Ok(()),
+    match words::digits::<u16>(number) {
+        Some(1..) => Ok(()),
         _ => Err(Finding::new(format!("{text:?} is not a port")).hint("write PORT or HOST:PORT")),
     }
 }
@@ -123,6 +124,25 @@ fn revocable(text: &str) -> bool {
         None => {
             text.chars().any(|digit| digit.is_ascii_hexdigit())
                 && text.chars().all(|digit| digit == ':' || digit.is_ascii_hexdigit())
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn number_with_a_sign_is_refused() {
+        for good in ["22:00", "00:59"] {
+            assert!(time(good).is_ok(), "{good}");
+        }
+        for wrong in ["+1:00", "22:+1", "2:00", "24:00"] {
+            assert!(time(wrong).is_err(), "{wrong}");
+        }
+        assert!(port("443").is_ok() && port("a.example:8080").is_ok());
+        for wrong in ["+443", "a.example:+80", "0", "65536", ""] {
+            assert!(port(wrong).is_err(), "{wrong}");
         }
     }
 }

@@ -2,6 +2,7 @@
 
 use serde_json::Value;
 
+use super::digits;
 use crate::problem::Finding;
 
 /// A number or a percentage of nodes.
@@ -27,13 +28,13 @@ impl Count {
             Value::Number(number) => number.as_u64().map(Self::Nodes).ok_or_else(|| wrong(&number.to_string())),
             Value::String(text) => match text.strip_suffix('%') {
                 Some(percent) => {
-                    let percent: u64 = percent.trim().parse().map_err(|_| wrong(text))?;
+                    let percent: u64 = digits(percent.trim()).ok_or_else(|| wrong(text))?;
                     if percent > 100 {
                         return Err(Finding::new(format!("{text} is more than all")).hint("write at most 100%"));
                     }
                     Ok(Self::Percent(percent))
                 }
-                None => text.parse().map(Self::Nodes).map_err(|_| wrong(text)),
+                None => digits(text).map(Self::Nodes).ok_or_else(|| wrong(text)),
             },
             other => Err(wrong(&other.to_string())),
         }
@@ -59,6 +60,8 @@ mod tests {
         assert_eq!(Count::Percent(25).at_least_one(3), 1);
         assert!(Count::read(&Value::from("120%")).is_err());
         assert!(Count::read(&Value::from(-1)).is_err());
-        assert!(Count::read(&Value::from("many")).is_err());
+        for wrong in ["many", "+3", "+25%", "", "%", "3 "] {
+            assert!(Count::read(&Value::from(wrong)).is_err(), "{wrong:?}");
+        }
     }
 }

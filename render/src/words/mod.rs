@@ -11,3 +11,8 @@ pub use duration::{duration, format_duration};
 pub use mode::{mode, mode_spelling};
 pub use schedule::Schedule;
 pub use selector::Selector;
+
+/// Reads a number of digits. The standard library also reads a sign, which no field of the schema has.
+pub(crate) fn digits<T: std::str::FromStr>(text: &str) -> Option<T> {
+    text.bytes().all(|byte| byte.is_ascii_digit()).then(|| text.parse().ok()).flatten()
+}

@@ -9,7 +9,8 @@ use crate::problem::Finding;
 pub fn mode(text: &str) -> Result<u32, Finding> {
     let digits = text.strip_prefix("0o").unwrap_or(text);
     let wrong = || Finding::new(format!("{text:?} is not a mode")).hint("write octal digits in quotes, like \"0644\"");
-    if !(3..=4).contains(&digits.len()) {
+    // The standard library also reads a sign.
+    if !(3..=4).contains(&digits.len()) || digits.starts_with('+') {
         return Err(wrong());
     }
     u32::from_str_radix(digits, 8).map_err(|_| wrong())
@@ -33,6 +34,9 @@ mod tests {
         assert_eq!(mode("4755").unwrap(), 0o4755);
         assert!(mode("0888").is_err());
         assert!(mode("rw-r--r--").is_err());
+        for signed in ["+644", "-644", "0o+64", "0o+644"] {
+            assert!(mode(signed).is_err(), "{signed}");
+        }
         assert_eq!(mode_spelling(644), "\"0644\"");
         assert_eq!(mode_spelling(0o644), "\"0644\"");
         assert_eq!(mode_spelling(0o755), "\"0755\"");

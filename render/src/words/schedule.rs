@@ -2,6 +2,7 @@
 
 use std::str::FromStr as _;
 
+use super::digits;
 use crate::problem::Finding;
 
 /// A schedule in the syntax of crontab: five fields, six with seconds first, or a word such as `@daily`.
@@ -49,11 +50,11 @@ fn fields(text: &str) -> Result<String, String> {
 
 fn weekdays(item: &str) -> Result<String, String> {
     let (range, step) = item.split_once('/').map_or((item, None), |(range, step)| (range, Some(step)));
-    let step: usize = step.map_or(Ok(1), |step| step.parse().map_err(|_| format!("{step:?} is not a step")))?;
-    let number = |word: &str| match word.parse::<usize>() {
-        Ok(number) if number < DAYS.len() => Ok(number),
-        Ok(number) => Err(format!("{number} is not a day of the week")),
-        Err(_) => DAYS
+    let step: usize = step.map_or(Ok(1), |step| digits(step).ok_or_else(|| format!("{step:?} is not a step")))?;
+    let number = |word: &str| match digits::<usize>(word) {
+        Some(number) if number < DAYS.len() => Ok(number),
+        Some(number) => Err(format!("{number} is not a day of the week")),
+        None => DAYS
             .iter()
             .position(|day| word.get(..3).is_some_and(|start| start.eq_ignore_ascii_case(day)))
             .ok_or_else(|| format!("{word:?} is not a day of the week")),
@@ -80,7 +81,8 @@ mod tests {
         assert_eq!(Schedule::read("0 0 * * 0").unwrap().normalised, "0 0 0 * * SUN");
         assert_eq!(Schedule::read("0 0 * * 5-7").unwrap().normalised, "0 0 0 * * FRI,SAT,SUN");
         assert!(Schedule::read("@daily").is_ok());
-        for wrong in ["", "* * *", "61 * * * *", "0 0 * * 9", "@never"] {
+        let signed = ["0 0 * * +1", "0 0 * * 1-+5", "0 0 * * */+2", "+5 * * * *", "*/+5 * * * *"];
+        for wrong in ["", "* * *", "61 * * * *", "0 0 * * 9", "@never"].into_iter().chain(signed) {
             assert!(Schedule::read(wrong).is_err(), "{wrong}");
         }
     }

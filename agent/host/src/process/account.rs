@@ -72,7 +72,7 @@ impl Account {
         if let Some(user) = User::from_name(name)? {
             return Self::of(user).map(Some);
         }
-        let Ok(uid) = name.parse::<u32>() else { return Ok(None) };
+        let Some(uid) = super::id(name) else { return Ok(None) };
         if uid == u32::MAX {
             // setresuid(2) takes this value as "unchanged".
             return Ok(None);

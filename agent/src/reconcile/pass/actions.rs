@@ -3,7 +3,8 @@
 use std::{collections::BTreeMap, sync::Arc, thread, time::Instant};
 
 use serde_json::Value;
-use towpath_modules::{Checked, ModuleError, Options, Report, Sort, apply};
+use towpath_modules::{Checked, ModuleError, Report, Resource, apply};
+use towpath_proto::ModuleKind;
 use towpath_render::{
     objects::task::{Drift, Task},
     rendering::{Item, Rendered},
@@ -44,7 +45,7 @@ impl BookRun<'_, '_> {
         }
         let (outcome, result) = self.attempts(task, item.as_ref(), ready, name, |run, ready| {
             let context = instance::context(run.pass.machine, &run.renderer, task, run.pass.cancel);
-            ready.options.probe(&context)
+            ready.options.apply(&context, &run.pass.machine.hand())
         });
         let outcome = TaskOutcome {
             took: begun.elapsed(),
@@ -82,10 +83,10 @@ impl BookRun<'_, '_> {
             Ok(checked) => checked,
             Err(error) => return self.finish(task, item, failed(error.message), None),
         };
-        let state = ready.options.sort() == Sort::State;
-        let mut needed = match ready.options.sort() {
-            Sort::Action => !settled,
-            _ => !matches!(checked, Checked::InSync | Checked::Known(_)),
+        let state = ready.options.kind() == ModuleKind::State;
+        let mut needed = match ready.options.kind() {
+            ModuleKind::Action => !settled,
+            _ => !matches!(checked, Checked::InSync | Checked::InSyncWithData(_)),
         };
         let policy = task.drift.unwrap_or(self.pass.drift);
         let left = state && needed && settled && policy != Drift::Correct;
@@ -137,7 +138,7 @@ impl BookRun<'_, '_> {
         }
         let (outcome, result) = self.attempts(task, item.as_ref(), ready, name, |run, ready| {
             let context = instance::context(run.pass.machine, &run.renderer, task, run.pass.cancel);
-            ready.options.run(&context, &run.pass.machine.hand())
+            ready.options.apply(&context, &run.pass.machine.hand())
         });
         let mut outcome = TaskOutcome { action: "run", diff: planned.diff, took: begun.elapsed(), ..outcome };
         if interrupted > 0 && outcome.message.is_none() {
@@ -182,7 +183,7 @@ impl BookRun<'_, '_> {
     fn now(&mut self, task: &Task, ready: &Ready, name: String) -> TaskOutcome {
         let (outcome, _) = self.attempts(task, None, ready, name, |run, ready| {
             let context = instance::context(run.pass.machine, &run.renderer, task, run.pass.cancel);
-            execute(&ready.options, &context, &run.pass.machine.hand(), run.pass.cancel)
+            execute(&*ready.options, &context, &run.pass.machine.hand(), run.pass.cancel)
         });
         outcome
     }
@@ -206,7 +207,7 @@ impl BookRun<'_, '_> {
     ) -> (TaskOutcome, Option<Value>) {
         let outcome = |outcome| TaskOutcome::new(name.clone(), module(task), outcome);
         let (machine, book) = (self.pass.machine, self.book.id());
-        let begin = || machine.memory.progress.begin(&book, &task.id, machine.clock.monotonic());
+        let begin = || machine.memory.activity.begin(&book, &task.id, machine.clock.monotonic());
         let _work = (!self.pass.plan).then(begin);
         let limit = task.until.as_ref().map_or(1, |until| until.limit);
         let mut last: Option<(TaskOutcome, Option<Value>)> = None;
@@ -363,9 +364,9 @@ fn old_handler(pass: &Pass<'_>, id: &str, record: &HandlerRecord) -> TaskOutcome
         task: id,
         timeout: std::time::Duration::from_secs(600),
         cancel: pass.cancel,
-        memory: &pass.machine.memory,
+        cache: &pass.machine.memory,
     };
-    match execute(&options, &context, &pass.machine.hand(), pass.cancel) {
+    match execute(&*options, &context, &pass.machine.hand(), pass.cancel) {
         Ok(report) if report.ok => TaskOutcome::new(name, &record.module, Outcome::Changed),
         Ok(report) => {
             TaskOutcome { message: report.message, ..TaskOutcome::new(name, &record.module, Outcome::Failed) }
@@ -376,23 +377,18 @@ fn old_handler(pass: &Pass<'_>, id: &str, record: &HandlerRecord) -> TaskOutcome
 
 /// Runs a module of any kind.
 pub(super) fn execute(
-    options: &Options,
+    options: &dyn Resource,
     context: &towpath_modules::Context<'_>,
     hand: &towpath_host::Hand,
     cancel: &towpath_host::process::Cancel,
 ) -> Result<Report, ModuleError> {
-    match options.sort() {
-        Sort::Probe => options.probe(context),
-        Sort::Action | Sort::Always => options.run(context, hand),
-        Sort::State => match options.check(context)? {
-            Checked::Change(_) if options.is_effect() => options.run(context, hand),
+    match options.kind() {
+        ModuleKind::Probe | ModuleKind::Action | ModuleKind::Always => options.apply(context, hand),
+        ModuleKind::State => match options.check(context)? {
+            Checked::Change(_) if options.schema().applies_directly => options.apply(context, hand),
             Checked::Unknown(why) => Err(ModuleError::new(why)),
-            Checked::Change(change) => apply::all(change.steps, hand, cancel).map(|()| Report {
-                ok: true,
-                fields: BTreeMap::new(),
-                message: None,
-            }),
-            _ => Ok(Report { ok: true, fields: BTreeMap::new(), message: None }),
+            Checked::Change(change) => apply::all(change.steps, hand, cancel).map(|()| Report::success()),
+            _ => Ok(Report::success()),
         },
     }
 }

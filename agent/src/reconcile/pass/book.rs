@@ -9,7 +9,7 @@ use std::{
 use serde_json::{Value, json};
 use towpath_coordination::{Gate, Permit, Windows};
 use towpath_host::files::written::Seen;
-use towpath_modules::{Disk, ModuleError, Sort};
+use towpath_modules::{Disk, ModuleError};
 use towpath_proto::ModuleKind;
 use towpath_render::{
     objects::task::{Book, Task},
@@ -459,34 +459,32 @@ impl<'a, 'p> BookRun<'a, 'p> {
             );
         }
         // A batch of direct changes ends at a task that cannot join its transaction.
-        if self.together.iter().any(|waiting| !waiting.ready.options.goes_with(&ready.options)) {
+        if self.together.iter().any(|waiting| !waiting.ready.options.can_batch_with(&*ready.options)) {
             self.flush();
             if self.stopped() {
                 return;
             }
         }
         // Registered probes, and tasks that run by conditions, must run in every pass. They rule out a steady state.
-        let by_checks = match ready.options.sort() {
-            Sort::Probe => task.register.is_none(),
+        let schema = ready.options.schema();
+        let by_checks = match ready.options.kind() {
+            ModuleKind::Probe => task.register.is_none(),
             // Pending reboots are checked in every pass.
-            Sort::Action => !matches!(ready.options, towpath_modules::Options::Reboot(_)),
-            Sort::Always => false,
-            Sort::State => !matches!(ready.options, towpath_modules::Options::Command(_)),
+            ModuleKind::Action => !schema.reboots,
+            ModuleKind::Always => false,
+            // The conditions of an action ask commands.
+            ModuleKind::State => schema.kind == ModuleKind::State,
         };
         if !by_checks {
             self.settled = None;
         }
-        match ready.options.sort() {
-            Sort::Probe => self.probe(task, item, &ready, name, begun),
-            _ if matches!(ready.options, towpath_modules::Options::Reboot(_)) => {
-                self.reboot(task, item, &ready, name, begun);
-            }
-            Sort::Action | Sort::Always => self.action(task, item, &ready, name, begun),
-            Sort::State if matches!(ready.options, towpath_modules::Options::Command(_)) => {
-                self.action(task, item, &ready, name, begun)
-            }
-            Sort::State if ready.options.is_effect() => self.effect(task, item, ready, name, begun),
-            Sort::State => self.state(task, item, ready, name, begun),
+        match ready.options.kind() {
+            ModuleKind::Probe => self.probe(task, item, &ready, name, begun),
+            _ if schema.reboots => self.reboot(task, item, &ready, name, begun),
+            ModuleKind::Action | ModuleKind::Always => self.action(task, item, &ready, name, begun),
+            ModuleKind::State if schema.kind == ModuleKind::Action => self.action(task, item, &ready, name, begun),
+            ModuleKind::State if schema.applies_directly => self.effect(task, item, ready, name, begun),
+            ModuleKind::State => self.state(task, item, ready, name, begun),
         }
     }
 
@@ -503,16 +501,16 @@ impl<'a, 'p> BookRun<'a, 'p> {
         let mut owners = self.owners.lock().unwrap_or_else(PoisonError::into_inner);
         for part in parts {
             let managed = Managed { module: module.to_owned(), identity: part.to_owned() };
-            if let Some(other) = owners.get(&managed).filter(|_| ready.options.sort() == Sort::State) {
+            if let Some(other) = owners.get(&managed).filter(|_| ready.options.kind() == ModuleKind::State) {
                 return Some(other.clone());
             }
             owners.insert(managed, owner.clone());
         }
         drop(owners);
-        self.managed.extend(instance::managed(&ready.options, identity, &context));
+        self.managed.extend(instance::managed(&*ready.options, identity, &context));
         // Before the check, so that a change that comes while the pass runs is not taken for its result.
         let machine = self.pass.machine;
-        for path in ready.options.manages(&context) {
+        for path in ready.options.watched_paths(&context) {
             let real = machine.look.real_path(&path);
             // The first of several tasks on a file counts: a change between them is not the agent's own.
             if let Entry::Vacant(unseen) = self.watched.entry(real) {

@@ -3,7 +3,7 @@
 use std::{collections::BTreeMap, sync::Arc, time::Instant};
 
 use serde_json::Value;
-use towpath_modules::{Options, resolve};
+use towpath_modules::resolve;
 use towpath_render::{
     objects::task::{Book, Rollout},
     rendering::{PendingTask, Rendered, Renderer, pending_tasks},
@@ -84,11 +84,10 @@ fn compute(pass: &Pass<'_>, pending: &PendingTask) -> Result<Tainted<Value>, Str
     let options = resolve(module.name, params.value())
         .map_err(|problems| problems.into_iter().map(|problem| problem.message).collect::<Vec<_>>().join("; "))?;
     let context = instance::context(pass.machine, &renderer, task, pass.cancel);
-    let report = match &options {
-        Options::Command(_) => options.run(&context, &pass.machine.hand()),
-        _ => options.probe(&context),
+    if !module.schema.computes {
+        return Err(format!("{} computes no value", module.name));
     }
-    .map_err(|error| error.message)?;
+    let report = options.apply(&context, &pass.machine.hand()).map_err(|error| error.message)?;
     if !report.ok {
         return Err(report.message.unwrap_or_else(|| "it failed".into()));
     }

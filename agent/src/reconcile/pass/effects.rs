@@ -68,7 +68,7 @@ impl BookRun<'_, '_> {
         let undo = known.as_ref().and_then(|known| known.undo.clone());
         let applied = AppliedItem { definition: ready.definition.clone(), generation: self.pass.generation, undo };
         match checked {
-            Checked::InSync | Checked::Known(_) => {
+            Checked::InSync | Checked::InSyncWithData(_) => {
                 if known.is_none_or(|known| known.definition != applied.definition) && !self.pass.plan {
                     self.adopted.put(&key, &applied);
                     self.pass.machine.set_applied(&key, Some(applied));
@@ -76,7 +76,7 @@ impl BookRun<'_, '_> {
                 let outcome =
                     TaskOutcome { took: begun.elapsed(), ..TaskOutcome::new(name, module(task), Outcome::Unchanged) };
                 let data = match checked {
-                    Checked::Known(data) => Some(data),
+                    Checked::InSyncWithData(data) => Some(data),
                     _ => None,
                 };
                 if data.is_some() && task.register.is_some() {
@@ -85,7 +85,7 @@ impl BookRun<'_, '_> {
                 }
                 if let Some(settled) = &mut self.settled {
                     let source = context.source.clone().filter(|_| ready.options.reads_source());
-                    settled.push(Settled::Check { options: Box::new(ready.options), source, timeout: task.timeout });
+                    settled.push(Settled::Check { options: ready.options, source, timeout: task.timeout });
                 }
                 let outcome = self.succeeded(task, item.as_ref(), outcome);
                 let result = data.map(|data| outcome.result([("data".to_owned(), data)]));
@@ -100,7 +100,7 @@ impl BookRun<'_, '_> {
             Checked::Change(change) => {
                 let cause = self.cause(known.as_ref(), &applied.definition);
                 let mut planned = TaskOutcome::new(name.clone(), module(task), Outcome::Unchanged);
-                planned.action = change.verb.word();
+                planned.action = change.verb.as_str();
                 planned.diff = Some(change.diff);
                 planned.origin = if cause == Cause::Drift { Origin::Drift } else { Origin::Task };
                 // An item that existed when Towpath first saw it is never removed, even if its drift was corrected
@@ -159,8 +159,9 @@ impl BookRun<'_, '_> {
         if self.pass.plan {
             return self.push(effect.planned);
         }
-        let together = effect.is_plain() && effect.ready.options.goes_with(&effect.ready.options);
-        if !self.together.iter().all(|waiting| together && waiting.ready.options.goes_with(&effect.ready.options)) {
+        let together = effect.is_plain() && effect.ready.options.batch().is_some();
+        if !self.together.iter().all(|waiting| together && waiting.ready.options.can_batch_with(&*effect.ready.options))
+        {
             self.flush();
             if self.stopped() {
                 return;
@@ -188,7 +189,7 @@ impl BookRun<'_, '_> {
         let context = instance::context(self.pass.machine, &self.renderer, task, self.pass.cancel);
         // A task with its own `changed` notifies only after its result is known.
         let mut before = if task.changed.is_none() { self.notified(task, item.as_ref()) } else { Changes::default() };
-        let undo = ready.options.undo(&ready.params, &context);
+        let undo = ready.options.undo(&context);
         if ready.options.parts().len() > 1 {
             *foreseen = self.remember_parts(ready, undo.as_ref(), &mut before);
         } else if *first {
@@ -207,7 +208,7 @@ impl BookRun<'_, '_> {
         let (outcome, result) = self.attempts(task, item, &effect.ready, effect.name.clone(), |run, ready| {
             let context = instance::context(run.pass.machine, &run.renderer, task, run.pass.cancel);
             let context = Context { timeout: time.unwrap_or(context.timeout), ..context };
-            ready.options.run(&context, &run.pass.machine.hand())
+            ready.options.apply(&context, &run.pass.machine.hand())
         });
         self.done(effect, outcome, result);
     }

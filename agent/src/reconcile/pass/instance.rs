@@ -1,8 +1,10 @@
 //! Preparation of one task, or of one item of its loop: condition, parameters, options and definition.
 
+use std::sync::Arc;
+
 use serde_json::Value;
 use towpath_host::{keyed_digest, process::Cancel};
-use towpath_modules::{Context, Options, Problem, resolve};
+use towpath_modules::{Context, Problem, Resource, path_module, resolve};
 use towpath_proto::ModuleKind;
 use towpath_render::{
     objects::task::Task,
@@ -27,7 +29,7 @@ pub(super) enum Prepared {
 
 /// A task that is ready.
 pub(super) struct Ready {
-    pub(super) options: Options,
+    pub(super) options: Arc<dyn Resource>,
     pub(super) params: Value,
     /// Keyed digest of the parameters and the source.
     pub(super) definition: String,
@@ -87,7 +89,7 @@ pub(super) fn prepare(machine: &Machine, renderer: &Renderer, task: &Task, item:
         }
     };
     let mut defined = serde_json::to_vec(&params).unwrap_or_default();
-    if let Some(content) = source_id(renderer, task, &options, &params) {
+    if let Some(content) = source_id(renderer, task, &*options, &params) {
         defined.extend(content);
     }
     let definition = keyed_digest(&machine.digest_key, &defined);
@@ -109,33 +111,33 @@ pub(super) fn skipped(
     let options = resolve(module.name, params.value()).ok()?;
     let identity = module.schema.identity(params.value())?;
     let cancel = Cancel::default();
-    Some(managed(&options, &identity, &context(machine, renderer, task, &cancel)))
+    Some(managed(&*options, &identity, &context(machine, renderer, task, &cancel)))
 }
 
 /// Returns the items that a task manages. A directory tree contributes every file.
-pub(super) fn managed(options: &Options, identity: &str, context: &Context<'_>) -> Vec<Managed> {
+pub(super) fn managed(options: &dyn Resource, identity: &str, context: &Context<'_>) -> Vec<Managed> {
     let name = options.name().to_owned();
     if !options.parts().is_empty() {
         let part = |identity: &String| Managed { module: name.clone(), identity: identity.clone() };
         return options.parts().iter().map(part).collect();
     }
     let mut all = vec![Managed { module: name.clone(), identity: identity.to_owned() }];
-    if matches!(options, Options::File(_) | Options::Git(_)) {
-        let of_file = |identity| Managed { module: "file".into(), identity };
-        all.extend(options.path().map(|path| of_file(path.trim_end_matches('/').to_owned())));
-        all.extend(options.manages(context).into_iter().map(of_file));
+    if options.schema().keeps_originals {
+        let of_path = |identity| Managed { module: path_module().into(), identity };
+        all.extend(options.path().map(|path| of_path(path.trim_end_matches('/').to_owned())));
+        all.extend(options.watched_paths(context).into_iter().map(of_path));
     }
     all
 }
 
 /// Returns the source's part of a definition. That is the bytes of a script, or the id of a copied file.
-fn source_id(renderer: &Renderer, task: &Task, options: &Options, params: &Value) -> Option<Vec<u8>> {
+fn source_id(renderer: &Renderer, task: &Task, options: &dyn Resource, params: &Value) -> Option<Vec<u8>> {
     let source = params.get("source").and_then(Value::as_str)?;
     let tree = renderer.tree(task)?;
     let path = towpath_render::tree::join(&task.within.folder, source).ok()?;
-    match options {
-        Options::Command(_) | Options::Custom(_) => tree.read(&path).ok().flatten(),
-        _ => tree.entry(&path).ok().flatten().and_then(|entry| entry.id).map(String::into_bytes),
+    match options.schema().runs_source {
+        true => tree.read(&path).ok().flatten(),
+        false => tree.entry(&path).ok().flatten().and_then(|entry| entry.id).map(String::into_bytes),
     }
 }
 
@@ -163,6 +165,6 @@ pub(super) fn context<'a>(
         task: &task.id,
         timeout: task.timeout,
         cancel,
-        memory: &machine.memory,
+        cache: &machine.memory,
     }
 }

@@ -33,7 +33,7 @@ use towpath_host::{
     files::written::{Seen, WrittenFiles},
     process::Cancel,
 };
-use towpath_modules::{Checked, Context, Disk, Expectation, Inspector, Memory, Options};
+use towpath_modules::{Checked, Context, Disk, Expectation, Inspector, ModuleCache, Resource};
 use towpath_proto::v1alpha as pb;
 use towpath_render::{
     objects::{
@@ -67,7 +67,7 @@ pub struct Machine {
     /// The key of digests that stay on the node.
     pub digest_key: [u8; 32],
     /// Caches of modules, kept from task to task.
-    pub memory: Memory,
+    pub memory: ModuleCache,
     /// The files that the agent has put in place since their last check.
     pub written: Arc<WrittenFiles>,
     /// The last applied items. Read from the journal once.
@@ -84,8 +84,8 @@ impl Machine {
         digest_key: [u8; 32],
     ) -> Self {
         let memory = match &journal {
-            Some(journal) => Memory::knowing(Arc::new(batch::Originals(Arc::clone(journal)))),
-            None => Memory::default(),
+            Some(journal) => ModuleCache::knowing(Arc::new(batch::Originals(Arc::clone(journal)))),
+            None => ModuleCache::default(),
         };
         Self { node, look, journal, clock, digest_key, memory, written: Arc::default(), applied: Mutex::new(None) }
     }
@@ -200,7 +200,7 @@ pub enum Settled {
     /// The check of the module, if its inputs cannot be stored as data.
     Check {
         /// The resolved parameters.
-        options: Box<Options>,
+        options: Arc<dyn Resource>,
         /// The files of its source.
         source: Option<(Arc<dyn Tree>, String)>,
         /// The time limit.
@@ -221,9 +221,9 @@ pub fn still_settled(machine: &Machine, settled: &[Settled], cancel: &Cancel) ->
                 task: "",
                 timeout: *timeout,
                 cancel,
-                memory: &machine.memory,
+                cache: &machine.memory,
             };
-            matches!(options.check(&context), Ok(Checked::InSync | Checked::Known(_)))
+            matches!(options.check(&context), Ok(Checked::InSync | Checked::InSyncWithData(_)))
         }
     })
 }

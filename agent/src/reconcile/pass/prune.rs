@@ -8,7 +8,7 @@ use std::{
 
 use serde_json::Value;
 use towpath_host::files::Access;
-use towpath_modules::{Context, Options, Problem, resolve};
+use towpath_modules::{Context, Problem, Resource, apply_batch, path_module, resolve};
 use towpath_render::{objects::task::Book, words::Count};
 use towpath_state::{BookId, Changes, HandlerRecord, Inventory, Managed, Original, kinds};
 
@@ -173,7 +173,7 @@ fn forget(pass: &Pass<'_>, gone: &BTreeSet<Managed>, everything: &BTreeSet<&Mana
 fn forget_one(pass: &Pass<'_>, managed: &Managed, changes: &mut Changes) {
     changes.delete::<kinds::Applied>(managed);
     pass.machine.set_applied(managed, None);
-    if managed.module == "file" {
+    if managed.module == path_module() {
         changes.delete::<kinds::Original>(&managed.identity);
     }
 }
@@ -220,7 +220,7 @@ impl Removal<'_> {
         // Inner paths are removed before their directories, and running things before their files.
         let mut mine: Vec<&Managed> = mine.into_iter().rev().collect();
         mine.sort_by_key(|managed| removal(&managed.module));
-        let mut together: Option<BTreeSet<&Managed>> = None;
+        let mut batches: BTreeMap<&str, BTreeSet<&Managed>> = BTreeMap::new();
         for managed in mine.iter().copied() {
             let name = format!("prune {} {}", managed.module, managed.identity);
             let outcome = |outcome| TaskOutcome {
@@ -240,12 +240,15 @@ impl Removal<'_> {
                 continue;
             }
             let begin =
-                |task: &str| pass.machine.memory.progress.begin(self.book, task, pass.machine.clock.monotonic());
-            let gone = managed.module == "package"
-                && together
-                    .get_or_insert_with(|| {
-                        let _work = begin(PACKAGES);
-                        packages_together(pass, &mine)
+                |task: &str| pass.machine.memory.activity.begin(self.book, task, pass.machine.clock.monotonic());
+            let batchable = matches!(undo(pass, managed), Ok(Some(undo)) if undo.batch().is_some());
+            let gone = batchable
+                && batches
+                    .entry(&managed.module)
+                    .or_insert_with(|| {
+                        let task = format!("prune {}s", managed.module);
+                        let _work = begin(&task);
+                        remove_together(pass, &mine, &managed.module, &task)
                     })
                     .contains(managed);
             let _work = begin(&name);
@@ -277,7 +280,7 @@ fn interrupts(module: &str) -> bool {
 const TAKEN_OUT: &str = "it was taken out again";
 
 /// Returns the parameters that remove an item. `None` if the record has no undo.
-fn undo(pass: &Pass<'_>, managed: &Managed) -> Result<Option<Options>, String> {
+fn undo(pass: &Pass<'_>, managed: &Managed) -> Result<Option<Arc<dyn Resource>>, String> {
     let Some(params) = pass.machine.applied(managed).and_then(|applied| applied.undo) else { return Ok(None) };
     let said = |problems: Vec<Problem>| problems.into_iter().map(|problem| problem.message).collect::<Vec<_>>();
     resolve(&managed.module, &params).map(Some).map_err(|problems| said(problems).join("; "))
@@ -291,26 +294,25 @@ fn context<'a>(pass: &Pass<'a>, task: &'a str) -> Context<'a> {
         task,
         timeout: Duration::from_secs(600),
         cancel: pass.cancel,
-        memory: &pass.machine.memory,
+        cache: &pass.machine.memory,
     }
 }
 
-/// The activity that status shows while several packages are removed.
-const PACKAGES: &str = "prune packages";
-
-/// Removes packages in one transaction, as they may depend on one another. Returns the removed ones.
-fn packages_together<'m>(pass: &Pass<'_>, gone: &[&'m Managed]) -> BTreeSet<&'m Managed> {
-    let packages = gone.iter().copied().filter(|managed| managed.module == "package");
-    let found: Vec<(&Managed, Options)> =
-        packages.filter_map(|managed| Some((managed, undo(pass, managed).ok()??))).collect();
+/// Removes the items of a module in one transaction, as packages may depend on one another. Returns the removed items.
+fn remove_together<'m>(pass: &Pass<'_>, gone: &[&'m Managed], module: &str, task: &str) -> BTreeSet<&'m Managed> {
+    let of_module = gone.iter().copied().filter(|managed| managed.module == module);
+    let mut found: Vec<(&Managed, Arc<dyn Resource>)> =
+        of_module.filter_map(|managed| Some((managed, undo(pass, managed).ok()??))).collect();
+    let batch = found.first().and_then(|(_, first)| first.batch());
+    found.retain(|(_, undo)| batch.is_some() && undo.batch() == batch);
     if found.len() < 2 {
         return BTreeSet::new();
     }
-    let uses: Vec<&Options> = found.iter().map(|(_, options)| options).collect();
-    match Options::together(&uses, &context(pass, PACKAGES)) {
+    let undos: Vec<&dyn Resource> = found.iter().map(|(_, undo)| &**undo).collect();
+    match apply_batch(&undos, &context(pass, task)) {
         Ok(()) => found.iter().map(|(managed, _)| *managed).collect(),
         Err(error) => {
-            tracing::info!("packages are removed one by one: {error}");
+            tracing::info!("items of {module} are removed one by one: {error}");
             BTreeSet::new()
         }
     }
@@ -320,14 +322,14 @@ fn remove(pass: &Pass<'_>, managed: &Managed, task: &str) -> Result<String, Stri
     let hand = pass.machine.hand();
     let path = managed.identity.as_str();
     if let Some(options) = undo(pass, managed)? {
-        let report = actions::execute(&options, &context(pass, task), &hand, pass.cancel);
+        let report = actions::execute(&*options, &context(pass, task), &hand, pass.cancel);
         let report = report.map_err(|error| error.message)?;
         if !report.ok {
             return Err(report.message.unwrap_or_else(|| "it can't be taken out again".into()));
         }
         return Ok(TAKEN_OUT.into());
     }
-    if managed.module != "file" {
+    if managed.module != path_module() {
         return Ok("it is no longer managed".into());
     }
     let failed = |error: std::io::Error| format!("{path}: {error}");

@@ -45,7 +45,7 @@ impl BookRun<'_, '_> {
             Err(error) => return self.failed(task, item, error.message),
         };
         let settled = known.as_ref().is_some_and(|known| known.state == ActionState::Finished);
-        let due = matches!(checked, Checked::Change(_)) && !(settled && ready.options.once());
+        let due = matches!(checked, Checked::Change(_)) && !(settled && ready.options.runs_once());
         if !due {
             return self.finish(task, item, outcome(Outcome::Unchanged), None);
         }
@@ -74,7 +74,7 @@ impl BookRun<'_, '_> {
             return self.failed(task, item, error.message);
         }
         tracing::warn!(task = name, "the node reboots");
-        if let Err(error) = ready.options.run(&context, &self.pass.machine.hand()) {
+        if let Err(error) = ready.options.apply(&context, &self.pass.machine.hand()) {
             return self.not_rebooted(task, item, &key, record, error.message);
         }
         let waited = self.waits_for_its_end(task.timeout);

@@ -74,7 +74,7 @@ impl BookRun<'_, '_> {
         let applied =
             AppliedItem { definition: ready.definition.clone(), generation: self.pass.generation, undo: None };
         match checked {
-            Checked::InSync | Checked::Known(_) => {
+            Checked::InSync | Checked::InSyncWithData(_) => {
                 // An item that existed before is not removed later. An item that Towpath installed keeps its undo.
                 let undo = known.as_ref().and_then(|known| known.undo.clone());
                 let applied = AppliedItem { undo, ..applied };
@@ -88,7 +88,7 @@ impl BookRun<'_, '_> {
                     let machine = self.pass.machine;
                     settled.push(match ready.options.expectations(&context, &machine.digest_key) {
                         Some(expectations) => Settled::Expectations(expectations),
-                        None => Settled::Check { options: Box::new(ready.options), source, timeout: task.timeout },
+                        None => Settled::Check { options: ready.options, source, timeout: task.timeout },
                     });
                 }
                 let outcome = self.succeeded(task, item.as_ref(), outcome);
@@ -102,8 +102,8 @@ impl BookRun<'_, '_> {
                 let cause = self.cause(known.as_ref(), &applied.definition);
                 // An item that existed when Towpath first saw it is never removed, even if its drift was corrected
                 // since.
-                let first = known.is_none() || ready.options.is_part_of_file();
-                let new = first.then(|| ready.options.undo(&ready.params, &context)).flatten();
+                let first = known.is_none() || ready.options.undo_is_fixed();
+                let new = first.then(|| ready.options.undo(&context)).flatten();
                 let undo = new.or_else(|| known.and_then(|known| known.undo));
                 let applied = AppliedItem { undo, ..applied };
                 self.change(task, item, name, begun, change, key, applied, cause);
@@ -135,7 +135,7 @@ impl BookRun<'_, '_> {
     ) {
         let drifted = cause == Cause::Drift;
         let mut outcome = TaskOutcome::new(name, module(task), Outcome::Changed);
-        outcome.action = change.verb.word();
+        outcome.action = change.verb.as_str();
         outcome.diff = Some(change.diff);
         outcome.origin = if drifted { Origin::Drift } else { Origin::Task };
         let policy = task.drift.unwrap_or(self.pass.drift);

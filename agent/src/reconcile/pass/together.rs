@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 
 use serde_json::Value;
-use towpath_modules::{Checked, Context, Options};
+use towpath_modules::{Checked, Context, Resource, apply_batch};
 use towpath_state::{Changes, HandlerRecord, Managed, Phase, kinds};
 
 use super::{
@@ -66,11 +66,11 @@ impl BookRun<'_, '_> {
         let time = effects.iter().map(|effect| effect.task.timeout).max().unwrap_or_default();
         let done = {
             let book = self.book.id();
-            let begin = |effect: &Effect| machine.memory.progress.begin(&book, &effect.task.id, begun);
+            let begin = |effect: &Effect| machine.memory.activity.begin(&book, &effect.task.id, begun);
             let _work: Vec<_> = effects.iter().map(begin).collect();
             let context = instance::context(machine, &self.renderer, &effects[0].task, self.pass.cancel);
-            let uses: Vec<&Options> = effects.iter().map(|effect| &effect.ready.options).collect();
-            Options::together(&uses, &Context { timeout: time, ..context })
+            let uses: Vec<&dyn Resource> = effects.iter().map(|effect| &*effect.ready.options).collect();
+            apply_batch(&uses, &Context { timeout: time, ..context })
         };
         let Err(error) = done else {
             for effect in effects {
@@ -147,7 +147,7 @@ impl BookRun<'_, '_> {
     /// later.
     fn did_not_come(&self, effect: &Effect) -> Vec<Managed> {
         let context = instance::context(self.pass.machine, &self.renderer, &effect.task, self.pass.cancel);
-        let undo = effect.ready.options.undo(&effect.ready.params, &context);
+        let undo = effect.ready.options.undo(&context);
         let missing = undo.as_ref().and_then(|undo| undo.get("names")?.as_array().cloned()).unwrap_or_default();
         let module = effect.ready.options.name();
         let keys = missing.iter().filter_map(Value::as_str);

@@ -1,0 +1,313 @@
+//! `authorizedKey`: a key that gives ssh access to a user (sshd(8), AUTHORIZED_KEYS FILE FORMAT).
+
+use serde_json::{Value, json};
+use towpath_host::{Hand, Look, Meta, diff, files::Access, process};
+use towpath_proto::{ModuleMessage as _, ModuleSchema, v1alpha as pb};
+
+use crate::{
+    Change, Checked, Context, Module, ModuleError, Report, Resolved, Resource, Verb,
+    params::{Problem, done, one_line, parse},
+    resource::resource,
+};
+
+/// A key and its user.
+#[derive(Debug, Clone)]
+pub(crate) struct AuthorizedKeySpec {
+    user: String,
+    /// The kind and the key data, which identify the key.
+    key: String,
+    line: String,
+    absent: bool,
+}
+
+/// The module `authorizedKey`.
+#[derive(Debug)]
+pub(crate) struct AuthorizedKey;
+
+impl Module for AuthorizedKey {
+    fn schema(&self) -> &'static ModuleSchema {
+        pb::AuthorizedKey::module()
+    }
+
+    fn resolve(&self, params: &Value) -> Resolved {
+        resource(resolve(&parse(params)?))
+    }
+}
+
+impl Resource for AuthorizedKeySpec {
+    fn module(&self) -> &'static dyn Module {
+        &AuthorizedKey
+    }
+
+    fn check(&self, context: &Context<'_>) -> Result<Checked, ModuleError> {
+        check(self, context)
+    }
+
+    fn apply(&self, context: &Context<'_>, hand: &Hand) -> Result<Report, ModuleError> {
+        run(self, context, hand)
+    }
+
+    fn undo(&self, context: &Context<'_>) -> Option<Value> {
+        undo(self, context)
+    }
+}
+
+/// The kinds of keys that sshd accepts.
+const KINDS: [&str; 6] =
+    ["ssh-ed25519", "ssh-rsa", "ecdsa-sha2-", "sk-ssh-ed25519@", "sk-ecdsa-sha2-", "ssh-ed25519-cert"];
+
+pub(crate) fn resolve(key: &pb::AuthorizedKey) -> Result<AuthorizedKeySpec, Vec<Problem>> {
+    let mut problems = Vec::new();
+    let user = key.user.clone().unwrap_or_default();
+    if user.is_empty() || user.contains(['/', ':']) {
+        problems.push(Problem::new("user", format!("{user:?} is no name of a user")));
+    }
+    let text = key.key.as_deref().unwrap_or_default().trim();
+    let words: Vec<&str> = text.split_whitespace().collect();
+    let (kind, blob) = (words.first().copied().unwrap_or_default(), words.get(1).copied().unwrap_or_default());
+    if !is_kind(kind) || blob.is_empty() || text.contains('\n') {
+        problems.push(
+            Problem::new("key", "it is no public key of ssh")
+                .hint("write the line of the .pub file: kind, key, comment; restrictions stand in options"),
+        );
+    }
+    let options = key.options.as_deref().unwrap_or_default().trim();
+    one_line("options", options, &mut problems);
+    one_line("key", text, &mut problems);
+    if !is_one_word(options) {
+        problems.push(
+            Problem::new("options", "the options have a blank or a quote that is not closed")
+                .hint("separate them by commas, and quote values with blanks: from=\"10.0.0.0/8\",no-pty"),
+        );
+    }
+    done(problems)?;
+    let line = if options.is_empty() { text.to_owned() } else { format!("{options} {text}") };
+    let absent = key.state.as_deref() == Some("absent");
+    Ok(AuthorizedKeySpec { user, key: format!("{kind} {blob}"), line, absent })
+}
+
+fn is_kind(word: &str) -> bool {
+    KINDS.iter().any(|known| word.starts_with(known))
+}
+
+/// Returns the kind and the data of the key that sshd reads from a line. `None` for a comment, and for a line without
+/// a key.
+fn key_of(line: &str) -> Option<String> {
+    let line = line.trim_start();
+    if line.starts_with('#') {
+        return None;
+    }
+    let first = line.split_whitespace().next()?;
+    let key = if is_kind(first) { line } else { &line[options_length(line)..] };
+    let mut words = key.split_whitespace();
+    let (kind, blob) = (words.next().filter(|kind| is_kind(kind))?, words.next()?);
+    Some(format!("{kind} {blob}"))
+}
+
+/// Returns the length of the options at the start of a line: all up to the first blank outside of quotes.
+fn options_length(line: &str) -> usize {
+    let (mut quoted, mut escaped) = (false, false);
+    for (at, c) in line.char_indices() {
+        match c {
+            '"' if !escaped => quoted = !quoted,
+            ' ' | '\t' if !quoted => return at,
+            _ => {}
+        }
+        escaped = c == '\\' && !escaped;
+    }
+    line.len()
+}
+
+/// Returns true if sshd reads the options as one word. sshd would read the text after an unquoted blank as the key.
+fn is_one_word(options: &str) -> bool {
+    let quotes = |text: &str| {
+        let (mut quoted, mut escaped) = (false, false);
+        for c in text.chars() {
+            quoted ^= c == '"' && !escaped;
+            escaped = c == '\\' && !escaped;
+        }
+        quoted
+    };
+    options_length(options) == options.len() && !quotes(options)
+}
+
+/// Returns the home of a user. The user may put links and other files there at any time. `None` if the user or the home
+/// is missing.
+fn home(user: &str, context: &Context<'_>) -> Result<Option<String>, ModuleError> {
+    let io = |error: std::io::Error| ModuleError::io("/etc/passwd", &error);
+    let bytes = context.look.read("/etc/passwd").map_err(io)?.map(|(bytes, _)| bytes).unwrap_or_default();
+    let text = String::from_utf8_lossy(&bytes).into_owned();
+    let line = text.lines().find(|line| line.split(':').next() == Some(user));
+    let Some(home) = line.and_then(|line| line.split(':').nth(5)).filter(|home| home.starts_with('/')) else {
+        return Ok(None);
+    };
+    if home.trim_matches('/').is_empty() {
+        return Err(ModuleError::new(format!("the home of {user} is the root of the machine")));
+    }
+    let home = home.trim_end_matches('/');
+    let there = context.look.exists(home).map_err(|error| ModuleError::io(home, &error))?;
+    Ok(there.then(|| home.to_owned()))
+}
+
+/// Returns the path of the key file in a home.
+fn keys(home: &str) -> String {
+    format!("{home}/.ssh/authorized_keys")
+}
+
+/// The old and new content of a key file.
+struct Edit {
+    old: Vec<u8>,
+    new: Vec<u8>,
+    meta: Option<Meta>,
+}
+
+/// Returns the edit that the key file needs. `None` if it is in sync.
+fn edit(spec: &AuthorizedKeySpec, home: &str, look: &Look) -> Result<Option<Edit>, ModuleError> {
+    let path = keys(home);
+    let real = |path: &str| look.resolved(path, true).map_err(|error| ModuleError::io(path, &error));
+    let (end, folder) = (real(&path)?, real(home)?);
+    if !end.starts_with(&format!("{folder}/")) {
+        let message = format!("cannot edit {path}: a link leads out of the home, to {end}; remove the link");
+        return Err(ModuleError::new(message));
+    }
+    let read = look.read(&path).map_err(|error| ModuleError::io(&path, &error))?;
+    // The new file belongs to the user and holds all lines of the old one. A hard link to another user's file would
+    // disclose it.
+    let owner = process::user(&spec.user).map(|ids| ids.0);
+    if let Some((_, meta)) = read.as_ref().filter(|(_, meta)| meta.names > 1 && Some(meta.uid) != owner) {
+        return Err(ModuleError::new(format!(
+            "cannot edit {path}: it is another name of a file of uid {}; remove it, and the agent writes a new one",
+            meta.uid
+        )));
+    }
+    let (old, meta) = read.map_or((Vec::new(), None), |(bytes, meta)| (bytes, Some(meta)));
+    let text = String::from_utf8_lossy(&old).into_owned();
+    // A comment does not authorize its key, and stays.
+    let authorizes = |line: &&str| key_of(line).as_deref() == Some(spec.key.as_str());
+    let kept = |line: &&str| !authorizes(line) || !spec.absent && *line == spec.line;
+    let mut lines: Vec<&str> = text.lines().filter(kept).collect();
+    let there = text.lines().filter(authorizes).count();
+    let right = if spec.absent { there == 0 } else { there == 1 && lines.contains(&spec.line.as_str()) };
+    if right {
+        return Ok(None);
+    }
+    lines.retain(|line| *line != spec.line);
+    if !spec.absent {
+        lines.push(&spec.line);
+    }
+    let mut new = lines.join("\n");
+    if !new.is_empty() {
+        new.push('\n');
+    }
+    Ok(Some(Edit { old, new: new.into_bytes(), meta }))
+}
+
+pub(crate) fn check(spec: &AuthorizedKeySpec, context: &Context<'_>) -> Result<Checked, ModuleError> {
+    let Some(home) = home(&spec.user, context)? else {
+        // A removed user has no keys. A user of an earlier task may not exist yet.
+        let why =
+            format!("there is no user {:?} on this node with a home; make it with user before this task", spec.user);
+        return Ok(if spec.absent { Checked::InSync } else { Checked::Unknown(why) });
+    };
+    let Some(edit) = edit(spec, &home, context.look)? else { return Ok(Checked::InSync) };
+    let diff = diff::unified(&format!("authorized_keys of {}", spec.user), &edit.old, &edit.new);
+    let verb = if spec.absent { Verb::Remove } else { Verb::Update };
+    Ok(Checked::Change(Change { verb, diff, steps: Vec::new() }))
+}
+
+pub(crate) fn run(spec: &AuthorizedKeySpec, context: &Context<'_>, hand: &Hand) -> Result<Report, ModuleError> {
+    let Some(home) = home(&spec.user, context)? else {
+        return Err(ModuleError::new(format!("there is no user {:?} on this node with a home", spec.user)));
+    };
+    let Some(edit) = edit(spec, &home, context.look)? else { return Ok(Report::success()) };
+    let io = |error: std::io::Error| ModuleError::io(&format!("authorized_keys of {}", spec.user), &error);
+    let ids = process::user(&spec.user);
+    let (uid, gid) = (ids.map(|ids| ids.0), ids.map(|ids| ids.1));
+    let folder = format!("{home}/.ssh");
+    if !hand.make_directory(&folder, 0o700).map_err(io)?.is_empty() {
+        hand.grant(&folder, Access { mode: 0o700, uid, gid }).map_err(io)?;
+    }
+    let mode = edit.meta.map_or(0o600, |meta| meta.mode);
+    hand.replace(&keys(&home), &edit.new, Access { mode, uid, gid }).map_err(io)?;
+    Ok(Report::success())
+}
+
+/// Returns the parameters that remove the key. `None` if it is already authorized or the task removes it.
+pub(crate) fn undo(spec: &AuthorizedKeySpec, context: &Context<'_>) -> Option<Value> {
+    let there = home(&spec.user, context).ok()?.and_then(|home| context.look.read(&keys(&home)).ok()?).is_some_and(
+        |(bytes, _)| {
+            String::from_utf8_lossy(&bytes).lines().any(|line| key_of(line).as_deref() == Some(spec.key.as_str()))
+        },
+    );
+    let new = !spec.absent && !there;
+    new.then(|| json!({ "user": spec.user, "key": spec.key, "state": "absent" }))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn options_or_key_that_would_write_another_key_are_refused() {
+        let of = |options: &str, comment: &str| {
+            let key = Some(format!("ssh-ed25519 AAAA {comment}"));
+            let options = Some(options.to_owned());
+            resolve(&pb::AuthorizedKey { user: Some("ada".into()), key, options, ..pb::AuthorizedKey::default() })
+        };
+        for options in ["", "no-pty", "from=\"10.0.0.0/8\",command=\"echo \\\"a b\\\"\"", "environment=\"A=b c\""] {
+            assert!(of(options, "ann").is_ok(), "{options}");
+        }
+        for options in ["ssh-ed25519 BBBB", "no-pty ssh-ed25519 BBBB", "command=\"x", "a\rb", "a\nb", "a\u{85}b"] {
+            assert_eq!(of(options, "ann").unwrap_err()[0].key, "options", "{options}");
+        }
+        for comment in ["a\rssh-ed25519 BBBB", "a\nssh-ed25519 BBBB", "a\0"] {
+            assert_eq!(of("", comment).unwrap_err()[0].key, "key", "{comment}");
+        }
+    }
+
+    fn of(key: &str, state: &str) -> AuthorizedKeySpec {
+        let state = Some(state.to_owned());
+        resolve(&pb::AuthorizedKey { user: Some("ada".into()), key: Some(key.into()), state, options: None }).unwrap()
+    }
+
+    /// Returns the new content of a key file. `None` if it needs no change.
+    fn edited(spec: &AuthorizedKeySpec, old: &str) -> Option<String> {
+        let folder = tempfile::tempdir().unwrap();
+        std::fs::create_dir_all(folder.path().join("home/ada/.ssh")).unwrap();
+        std::fs::write(folder.path().join("home/ada/.ssh/authorized_keys"), old).unwrap();
+        let edit = edit(spec, "/home/ada", &Look::at(folder.path()).unwrap()).unwrap();
+        edit.map(|edit| String::from_utf8(edit.new).unwrap())
+    }
+
+    #[test]
+    fn key_in_a_comment_or_in_another_key_is_not_authorized() {
+        let (key, present) = ("ssh-ed25519 AAAA ann", of("ssh-ed25519 AAAA ann", "present"));
+        for other in [
+            "#ssh-ed25519 AAAA ann",
+            "  # off: ssh-ed25519 AAAA ann",
+            "ssh-ed25519 AAAABBBB bob",
+            "command=\"echo ssh-ed25519 AAAA\" ssh-rsa CCCC bob",
+            "ssh-rsa CCCC ssh-ed25519 AAAA",
+            "sk-ssh-ed25519@openssh.com AAAA ann",
+        ] {
+            let old = format!("{other}\n");
+            assert_eq!(edited(&present, &old), Some(format!("{other}\n{key}\n")), "{other}");
+            assert_eq!(edited(&of(key, "absent"), &old), None, "{other}");
+        }
+    }
+
+    #[test]
+    fn key_with_other_options_or_blanks_is_replaced_and_removed() {
+        let (key, present) = ("ssh-ed25519 AAAA ann", of("ssh-ed25519 AAAA ann", "present"));
+        assert_eq!(edited(&present, "ssh-ed25519 AAAA ann\n"), None);
+        for same in [
+            "no-pty,command=\"echo \\\"a b\\\"\" ssh-ed25519 AAAA other",
+            "  ssh-ed25519\tAAAA",
+            "from=\"10.0.0.0/8\"  ssh-ed25519  AAAA  ann",
+        ] {
+            let old = format!("# a\n{same}\n");
+            assert_eq!(edited(&present, &old), Some(format!("# a\n{key}\n")), "{same}");
+            assert_eq!(edited(&of(key, "absent"), &old), Some("# a\n".to_owned()), "{same}");
+        }
+    }
+}

@@ -1,0 +1,74 @@
+//! The shared part of `user` and `group`: the files of accounts, and the calls of the system's tools.
+
+use serde_json::{Value, json};
+use towpath_host::process::{self, Invocation};
+
+use crate::{Change, Checked, Context, ModuleError, Report, Verb, params::Problem};
+
+/// Checks the name of an account.
+pub(super) fn named(key: &str, name: Option<&str>, problems: &mut Vec<Problem>) {
+    let name = name.unwrap_or_default();
+    let fine = |c: char| c.is_ascii_alphanumeric() || "_-.".contains(c);
+    let begins = name.starts_with(|c: char| c.is_ascii_alphabetic() || c == '_');
+    if !begins || name.len() > 32 || !name.chars().all(fine) {
+        problems.push(Problem::new(key, format!("{name:?} is no name of an account")));
+    }
+}
+
+/// Returns the fields of a line of passwd(5) or group(5). `None` if the name is missing.
+pub(super) fn entry(file: &str, name: &str, context: &Context<'_>) -> Result<Option<Vec<String>>, ModuleError> {
+    let bytes = context.look.read(file).map_err(|error| ModuleError::io(file, &error))?;
+    let text = bytes.map(|(bytes, _)| String::from_utf8_lossy(&bytes).into_owned()).unwrap_or_default();
+    let line = text.lines().find(|line| line.split(':').next() == Some(name));
+    Ok(line.map(|line| line.split(':').map(str::to_owned).collect()))
+}
+
+/// A call of a tool that changes an account.
+pub(super) struct ToolCall {
+    /// The command.
+    pub(super) argv: Vec<String>,
+    /// The kind of the change.
+    pub(super) verb: Verb,
+    /// The change, for people.
+    pub(super) diff: String,
+}
+
+/// Returns the call that removes an account. `None` if it does not exist.
+pub(super) fn removal(module: &str, name: &str, exists: bool) -> Option<ToolCall> {
+    exists.then(|| ToolCall {
+        argv: vec![format!("{module}del"), name.to_owned()],
+        verb: Verb::Remove,
+        diff: format!("remove the {module} {name}\n"),
+    })
+}
+
+/// Returns the result of a check from the call that is needed.
+pub(super) fn checked(call: Option<ToolCall>) -> Checked {
+    call.map_or(Checked::InSync, |call| Change::direct(call.verb, call.diff))
+}
+
+/// Runs the call that an account needs.
+pub(super) fn run(
+    module: &str,
+    name: &str,
+    call: Option<ToolCall>,
+    context: &Context<'_>,
+) -> Result<Report, ModuleError> {
+    let Some(ToolCall { argv, .. }) = call else { return Ok(Report::success()) };
+    let tool = argv.first().cloned().unwrap_or_default();
+    let invocation = Invocation { argv, timeout: Some(context.timeout), ..Invocation::default() };
+    let output = process::run(&invocation, context.cancel).map_err(|error| {
+        ModuleError::new(format!("{tool} can't be run: {error} (it comes with the package passwd)"))
+    })?;
+    if output.rc != 0 {
+        let stderr = output.stderr.trim().replace('\n', "; ");
+        let what = format!("{module} {name}: {tool} ended with status {}: {stderr}", output.rc);
+        return Err(ModuleError::new(what));
+    }
+    Ok(Report::success())
+}
+
+/// Returns the parameters that remove a new account. `None` if it exists already or the task removes it.
+pub(super) fn undo(name: &str, absent: bool, exists: bool) -> Option<Value> {
+    (!absent && !exists).then(|| json!({ "name": name, "state": "absent" }))
+}

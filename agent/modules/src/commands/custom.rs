@@ -1,0 +1,221 @@
+//! `custom`: a resource that a program of the state repository manages. For each operation the program reads one JSON
+//! document and writes one:
+//!
+//! - `describe` returns the known parameters: `{"params": {"port": {"required": true}}}`.
+//! - `check` returns `{"inSync": true}` or `{"inSync": false, "diff": "for people"}`, and changes nothing.
+//! - `apply` returns `{"changed": true}`, and an optional `message`.
+//! - `check` and `apply` may return `data`, which a registered result holds.
+//!
+//! The document that it reads holds `operation`, `name` and `node`, and for `check` and `apply` also `params` and
+//! `root`. A status other than 0 is a failure, reported with the program's stderr. The program runs from a sealed copy
+//! of the accepted commit.
+
+use std::{
+    collections::BTreeMap,
+    sync::{Arc, Mutex, PoisonError},
+};
+
+use serde::Deserialize;
+use serde_json::{Map, Value, json};
+use sha2::{Digest as _, Sha256};
+use towpath_host::{
+    Hand,
+    process::{self, Invocation, Sealed},
+};
+use towpath_proto::{ModuleMessage as _, ModuleSchema, v1alpha as pb};
+use towpath_render::tree;
+
+use crate::{
+    Change, Checked, Context, Module, ModuleError, Report, Resolved, Resource, Verb,
+    params::{Problem, done},
+    resource::resource,
+};
+
+/// A program and its parameters.
+#[derive(Debug, Clone)]
+pub(crate) struct CustomSpec {
+    name: String,
+    source: String,
+    params: Map<String, Value>,
+}
+
+/// The module `custom`.
+#[derive(Debug)]
+pub(crate) struct Custom;
+
+impl Module for Custom {
+    fn schema(&self) -> &'static ModuleSchema {
+        pb::Custom::module()
+    }
+
+    fn resolve(&self, params: &Value) -> Resolved {
+        resource(resolve(params))
+    }
+}
+
+impl Resource for CustomSpec {
+    fn module(&self) -> &'static dyn Module {
+        &Custom
+    }
+
+    fn check(&self, context: &Context<'_>) -> Result<Checked, ModuleError> {
+        check(self, context)
+    }
+
+    fn apply(&self, context: &Context<'_>, _hand: &Hand) -> Result<Report, ModuleError> {
+        run(self, context)
+    }
+}
+
+pub(crate) fn resolve(params: &Value) -> Result<CustomSpec, Vec<Problem>> {
+    let text = |key: &str| params.get(key).and_then(Value::as_str).unwrap_or_default().to_owned();
+    let (name, source) = (text("name"), text("source"));
+    let mut problems = Vec::new();
+    if name.trim().is_empty() {
+        problems.push(Problem::new("name", "the name is empty"));
+    }
+    done(problems)?;
+    let params = params.get("params").and_then(Value::as_object).cloned().unwrap_or_default();
+    Ok(CustomSpec { name, source, params })
+}
+
+/// The parameters that a program knows.
+#[derive(Debug, Default, Deserialize)]
+struct Described {
+    #[serde(default)]
+    params: BTreeMap<String, Param>,
+}
+
+#[derive(Debug, Default, Deserialize)]
+struct Param {
+    #[serde(default)]
+    required: bool,
+}
+
+/// The descriptions of programs, by the digest of their bytes.
+#[derive(Debug, Default)]
+struct Descriptions(Mutex<BTreeMap<String, Arc<Described>>>);
+
+#[derive(Debug, Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct Check {
+    in_sync: bool,
+    #[serde(default)]
+    diff: String,
+    data: Option<Value>,
+}
+
+#[derive(Debug, Deserialize)]
+struct Apply {
+    changed: bool,
+    message: Option<String>,
+    data: Option<Value>,
+}
+
+/// A sealed program that accepts the parameters of the task.
+struct Program<'a> {
+    spec: &'a CustomSpec,
+    context: &'a Context<'a>,
+    path: String,
+    sealed: Sealed,
+}
+
+impl<'a> Program<'a> {
+    /// Reads the program from the source. Rejects parameters that it does not describe, and missing required ones.
+    fn open(spec: &'a CustomSpec, context: &'a Context<'a>) -> Result<Self, ModuleError> {
+        let (tree, folder) = context.source.clone().ok_or_else(|| ModuleError::new("the task has no source"))?;
+        let path = tree::join(&folder, &spec.source).map_err(ModuleError::new)?;
+        let bytes = tree
+            .read(&path)
+            .map_err(|error| ModuleError::io(&path, &error))?
+            .ok_or_else(|| ModuleError::new(format!("there is no {path} in the source")))?;
+        let sealed = Sealed::new(&bytes).map_err(|error| ModuleError::io(&path, &error))?;
+        let program = Self { spec, context, path, sealed };
+        let descriptions = context.cache.entry::<Descriptions>();
+        let known = &descriptions.0;
+        let digest = hex::encode(Sha256::digest(&bytes));
+        let described = known.lock().unwrap_or_else(PoisonError::into_inner).get(&digest).cloned();
+        let described = match described {
+            Some(described) => described,
+            None => {
+                let described: Arc<Described> = Arc::new(program.ask("describe")?);
+                known.lock().unwrap_or_else(PoisonError::into_inner).insert(digest, Arc::clone(&described));
+                described
+            }
+        };
+        program.fits(&described)?;
+        Ok(program)
+    }
+
+    fn fits(&self, described: &Described) -> Result<(), ModuleError> {
+        let given = &self.spec.params;
+        let missing = described.params.iter().find(|(name, param)| param.required && !given.contains_key(*name));
+        if let Some((name, _)) = missing {
+            return Err(ModuleError::new(format!("{} needs params.{name}", self.path)));
+        }
+        if let Some(unknown) = given.keys().find(|name| !described.params.contains_key(*name)) {
+            let known: Vec<&str> = described.params.keys().map(String::as_str).collect();
+            let known = if known.is_empty() { "it describes none".into() } else { known.join(", ") };
+            return Err(ModuleError::new(format!("{} has no params.{unknown} (known: {known})", self.path)));
+        }
+        Ok(())
+    }
+
+    fn ask<T: serde::de::DeserializeOwned>(&self, operation: &str) -> Result<T, ModuleError> {
+        let root = self.context.look.root().display().to_string();
+        let mut request = json!({ "operation": operation, "name": self.spec.name, "node": self.context.node });
+        if let (Some(request), true) = (request.as_object_mut(), operation != "describe") {
+            request.insert("params".into(), Value::Object(self.spec.params.clone()));
+            request.insert("root".into(), json!(root));
+        }
+        let invocation = Invocation {
+            argv: vec![self.sealed.path()],
+            stdin: Some(format!("{request}\n").into_bytes()),
+            env: [("TOWPATH_ROOT".to_owned(), root), ("TOWPATH_NODE".to_owned(), self.context.node.to_owned())].into(),
+            timeout: Some(self.context.timeout),
+            ..Invocation::default()
+        };
+        let what = format!("{} ({operation})", self.path);
+        let output = process::run(&invocation, self.context.cancel).map_err(|error| {
+            ModuleError::new(format!("{what} can't be started: {error}; is its interpreter installed?"))
+        })?;
+        if output.cancelled {
+            return Err(ModuleError::new("it was cut off because the agent stops"));
+        }
+        if output.timed_out {
+            let seconds = self.context.timeout.as_secs();
+            return Err(ModuleError::new(format!("{what} took longer than {seconds} s and was ended")));
+        }
+        let said = output.stderr.trim().lines().rev().take(5).collect::<Vec<_>>();
+        let said = said.into_iter().rev().collect::<Vec<_>>().join("; ");
+        if output.rc != 0 {
+            return Err(ModuleError::new(format!("{what} ended with status {}: {said}", output.rc)));
+        }
+        serde_json::from_str(&output.stdout).map_err(|error| {
+            ModuleError::new(format!("{what} gave no answer that can be read: {error}; it writes one JSON document"))
+        })
+    }
+}
+
+pub(crate) fn check(spec: &CustomSpec, context: &Context<'_>) -> Result<Checked, ModuleError> {
+    let check: Check = Program::open(spec, context)?.ask("check")?;
+    if check.in_sync {
+        return Ok(check.data.map_or(Checked::InSync, Checked::InSyncWithData));
+    }
+    let diff = check.diff.trim_end();
+    let diff = if diff.is_empty() { format!("{} changes {}", spec.source, spec.name) } else { diff.to_owned() };
+    Ok(Checked::Change(Change { verb: Verb::Update, diff: format!("{diff}\n"), steps: Vec::new() }))
+}
+
+pub(crate) fn run(spec: &CustomSpec, context: &Context<'_>) -> Result<Report, ModuleError> {
+    let program = Program::open(spec, context)?;
+    let apply: Apply = program.ask("apply")?;
+    let check: Check = program.ask("check")?;
+    if !check.in_sync {
+        let what =
+            if apply.changed { "it says that it has changed something, and" } else { "it has changed nothing, and" };
+        return Err(ModuleError::new(format!("{}: {what} its own check finds it wanting still", program.path)));
+    }
+    let data = apply.data.unwrap_or(Value::Null);
+    Ok(Report { ok: true, fields: [("data", data)].into(), message: apply.message })
+}

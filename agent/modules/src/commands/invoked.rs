@@ -1,0 +1,167 @@
+//! The shared part of `command` and `script`: a program, the conditions under which it runs, and its report.
+
+use std::{collections::BTreeMap, path::PathBuf};
+
+use serde_json::{Value, json};
+use towpath_host::process::{self, Account, Invocation, Output};
+use towpath_proto::ModuleKind;
+
+use crate::{Change, Checked, Context, ModuleError, Report, Verb, params::Problem};
+
+/// A program, its conditions and its environment.
+#[derive(Debug, Clone)]
+pub(super) struct Invoked {
+    pub(super) argv: Vec<String>,
+    /// The script of the source, which runs with `argv` as its arguments.
+    pub(super) script: Option<String>,
+    pub(super) stdin: Option<String>,
+    pub(super) env: BTreeMap<String, String>,
+    pub(super) cwd: Option<String>,
+    pub(super) creates: Option<String>,
+    pub(super) removes: Option<String>,
+    pub(super) unless: Option<String>,
+    pub(super) only_if: Option<String>,
+    pub(super) always: bool,
+    pub(super) user: Option<String>,
+}
+
+/// Checks what `command` and `script` have in common.
+pub(super) fn finish(spec: Invoked, mut problems: Vec<Problem>) -> Result<Invoked, Vec<Problem>> {
+    if spec.always && spec.is_state() {
+        problems.push(
+            Problem::new("run", "run: always does not go with creates, removes, unless or onlyIf")
+                .hint("they say already when it runs"),
+        );
+    }
+    for (key, path) in [("creates", &spec.creates), ("removes", &spec.removes)] {
+        if path.as_ref().is_some_and(|path| !path.starts_with('/')) {
+            problems.push(Problem::new(key, "the path is not absolute"));
+        }
+    }
+    if spec.argv.iter().any(|text| text.contains('\0')) {
+        problems.push(Problem::new("argv", "an argument has a NUL character"));
+    }
+    if problems.is_empty() { Ok(spec) } else { Err(problems) }
+}
+
+impl Invoked {
+    fn is_state(&self) -> bool {
+        self.creates.is_some() || self.removes.is_some() || self.unless.is_some() || self.only_if.is_some()
+    }
+
+    /// Returns the kind of the use.
+    pub(super) fn kind(&self) -> ModuleKind {
+        match (self.always, self.is_state()) {
+            (true, _) => ModuleKind::Always,
+            (false, true) => ModuleKind::State,
+            (false, false) => ModuleKind::Action,
+        }
+    }
+
+    /// Returns the command line, for people.
+    fn display(&self) -> String {
+        match (&self.script, self.argv.as_slice()) {
+            (Some(script), args) => {
+                std::iter::once(script.as_str()).chain(args.iter().map(String::as_str)).collect::<Vec<_>>().join(" ")
+            }
+            (None, [_, flag, line]) if flag == "-c" => line.clone(),
+            (None, argv) => argv.join(" "),
+        }
+    }
+
+    /// Returns the invocation of a program in the environment of the task.
+    pub(super) fn invocation(&self, argv: Vec<String>, context: &Context<'_>) -> Result<Invocation, ModuleError> {
+        let user = match &self.user {
+            Some(name) => Some(account(name)?),
+            None => None,
+        };
+        let mut env = self.env.clone();
+        env.insert("TOWPATH_ROOT".into(), context.look.root().display().to_string());
+        env.insert("TOWPATH_NODE".into(), context.node.to_owned());
+        Ok(Invocation {
+            argv,
+            stdin: None,
+            env,
+            cwd: self.cwd.as_ref().map(PathBuf::from),
+            user,
+            timeout: Some(context.timeout),
+        })
+    }
+
+    /// Runs a condition: `unless` or `onlyIf`. Returns true if it ends with status 0.
+    fn asks(&self, line: &str, context: &Context<'_>) -> Result<bool, ModuleError> {
+        let invocation = self.invocation(vec!["/bin/sh".into(), "-c".into(), line.to_owned()], context)?;
+        let output = process::run(&invocation, context.cancel)
+            .map_err(|error| ModuleError::new(format!("{line:?} can't be run: {error}")))?;
+        if output.cancelled {
+            return Err(ModuleError::new("it was cut off because the agent stops"));
+        }
+        if output.timed_out {
+            return Err(ModuleError::new(format!("{line:?} took longer than {} s", context.timeout.as_secs())));
+        }
+        Ok(output.rc == 0)
+    }
+}
+
+fn account(name: &str) -> Result<Account, ModuleError> {
+    let found =
+        Account::find(name).map_err(|error| ModuleError::new(format!("cannot look up the user {name:?}: {error}")))?;
+    found.ok_or_else(|| {
+        ModuleError::new(format!("there is no user {name:?} on this node; add a task with the module user before it"))
+    })
+}
+
+/// Checks the conditions of the command. An action without conditions always needs to run here; the caller knows if it
+/// ran before.
+pub(super) fn check(spec: &Invoked, context: &Context<'_>) -> Result<Checked, ModuleError> {
+    let there = |path: &String| context.look.exists(path).map_err(|error| ModuleError::io(path, &error));
+    let run = Checked::Change(Change { verb: Verb::Run, diff: spec.display(), steps: Vec::new() });
+    let mut needed = true;
+    if let Some(path) = &spec.creates {
+        needed &= !there(path)?;
+    }
+    if let Some(path) = &spec.removes {
+        needed &= there(path)?;
+    }
+    if let (true, Some(line)) = (needed, &spec.unless) {
+        needed &= !spec.asks(line, context)?;
+    }
+    if let (true, Some(line)) = (needed, &spec.only_if) {
+        needed &= spec.asks(line, context)?;
+    }
+    Ok(if needed { run } else { Checked::InSync })
+}
+
+/// Runs a program, and reports its status and output.
+pub(super) fn finish_run(
+    invocation: &Invocation,
+    spec: &Invoked,
+    context: &Context<'_>,
+) -> Result<Report, ModuleError> {
+    let output = process::run(invocation, context.cancel).map_err(|error| {
+        let hint =
+            if error.kind() == std::io::ErrorKind::NotFound { " (is it installed, and does cwd exist?)" } else { "" };
+        ModuleError::new(format!("{:?} can't be started: {error}{hint}", spec.display()))
+    })?;
+    if output.cancelled {
+        return Err(ModuleError::new("it was cut off because the agent stops"));
+    }
+    if output.timed_out {
+        return Err(ModuleError::new(format!(
+            "it took longer than {} s and was ended; timeout sets more",
+            context.timeout.as_secs()
+        )));
+    }
+    Ok(report(output))
+}
+
+fn report(output: Output) -> Report {
+    let message = (output.rc != 0).then(|| {
+        let said = if output.stderr.trim().is_empty() { &output.stdout } else { &output.stderr };
+        let last: Vec<&str> = said.trim_end().lines().rev().take(5).collect();
+        format!("it ended with status {}: {}", output.rc, last.into_iter().rev().collect::<Vec<_>>().join("; "))
+    });
+    let fields: BTreeMap<&'static str, Value> =
+        [("rc", json!(output.rc)), ("stdout", json!(output.stdout)), ("stderr", json!(output.stderr))].into();
+    Report { ok: output.rc == 0, fields, message }
+}

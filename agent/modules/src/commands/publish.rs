@@ -1,0 +1,45 @@
+//! `publish`: a value that other nodes read.
+
+use serde_json::Value;
+use towpath_proto::{ModuleMessage as _, ModuleSchema, v1alpha as pb};
+
+use crate::{
+    Checked, Context, Module, ModuleError, Resolved, Resource,
+    params::{Problem, parse},
+    resource::resource,
+};
+
+/// A use that this version of the agent does not support.
+#[derive(Debug)]
+struct Unsupported;
+
+/// The module `publish`.
+#[derive(Debug)]
+pub(crate) struct Publish;
+
+impl Module for Publish {
+    fn schema(&self) -> &'static ModuleSchema {
+        pb::Publish::module()
+    }
+
+    fn resolve(&self, params: &Value) -> Resolved {
+        resource(resolve(&parse(params)?))
+    }
+}
+
+impl Resource for Unsupported {
+    fn module(&self) -> &'static dyn Module {
+        &Publish
+    }
+
+    fn check(&self, _context: &Context<'_>) -> Result<Checked, ModuleError> {
+        Err(ModuleError::new("the module publish is not part of this version of the agent"))
+    }
+}
+
+fn resolve(publish: &pb::Publish) -> Result<Unsupported, Vec<Problem>> {
+    if publish.value.is_some() == publish.file.is_some() {
+        return Err(vec![Problem::new("value", "write value, or file")]);
+    }
+    Ok(Unsupported)
+}

@@ -1,0 +1,85 @@
+//! `reboot`: the check for a required reboot, and the call that starts it.
+
+use serde_json::Value;
+use towpath_host::{
+    Hand,
+    process::{self, Invocation},
+};
+use towpath_proto::{ModuleMessage as _, ModuleSchema, v1alpha as pb};
+
+use crate::{
+    Change, Checked, Context, Module, ModuleError, Report, Resolved, Resource, Verb, params::parse, resource::resource,
+};
+
+/// The condition of a reboot.
+#[derive(Debug, Clone)]
+pub(crate) struct RebootSpec {
+    /// True if it runs once for each definition; false if it runs when the system requires it.
+    always: bool,
+}
+
+/// The module `reboot`.
+#[derive(Debug)]
+pub(crate) struct Reboot;
+
+impl Module for Reboot {
+    fn schema(&self) -> &'static ModuleSchema {
+        pb::Reboot::module()
+    }
+
+    fn resolve(&self, params: &Value) -> Resolved {
+        resource(Ok(resolve(&parse(params)?)))
+    }
+}
+
+impl Resource for RebootSpec {
+    fn module(&self) -> &'static dyn Module {
+        &Reboot
+    }
+
+    fn check(&self, context: &Context<'_>) -> Result<Checked, ModuleError> {
+        check(self, context)
+    }
+
+    fn apply(&self, context: &Context<'_>, _hand: &Hand) -> Result<Report, ModuleError> {
+        run(context)
+    }
+
+    fn runs_once(&self) -> bool {
+        self.always
+    }
+}
+
+/// The files that mark a required reboot.
+const REQUIRED: [&str; 2] = ["/run/reboot-required", "/var/run/reboot-required"];
+
+pub(crate) fn resolve(reboot: &pb::Reboot) -> RebootSpec {
+    RebootSpec { always: reboot.when.as_deref() == Some("always") }
+}
+
+pub(crate) fn check(spec: &RebootSpec, context: &Context<'_>) -> Result<Checked, ModuleError> {
+    context.needs_whole_root("reboot")?;
+    let mut required = spec.always;
+    for path in REQUIRED {
+        required |= context.look.exists(path).map_err(|error| ModuleError::io(path, &error))?;
+    }
+    if !required {
+        return Ok(Checked::InSync);
+    }
+    Ok(Checked::Change(Change { verb: Verb::Run, diff: "reboot\n".into(), steps: Vec::new() }))
+}
+
+/// Starts the reboot. systemd stops the agent afterwards.
+pub(crate) fn run(context: &Context<'_>) -> Result<Report, ModuleError> {
+    let invocation = Invocation {
+        argv: ["systemctl", "reboot", "--no-block"].map(str::to_owned).to_vec(),
+        timeout: Some(context.timeout),
+        ..Invocation::default()
+    };
+    let output = process::run(&invocation, context.cancel)
+        .map_err(|error| ModuleError::new(format!("systemctl reboot can't be run: {error}")))?;
+    if output.rc != 0 {
+        return Err(ModuleError::new(format!("systemctl reboot: {}", output.stderr.trim())));
+    }
+    Ok(Report::success())
+}

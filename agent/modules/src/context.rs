@@ -1,0 +1,135 @@
+//! The inputs of a module, its failures, and the caches that modules share.
+
+use std::{
+    any::{Any, TypeId},
+    collections::BTreeMap,
+    sync::{Arc, Mutex, PoisonError},
+    time::Duration,
+};
+
+use thiserror::Error;
+use towpath_host::{Look, process::Cancel};
+use towpath_render::tree::Tree;
+
+use crate::activity::Activity;
+
+/// The inputs of a module.
+#[derive(Debug, Clone)]
+pub struct Context<'a> {
+    /// Read access to the node's files.
+    pub look: &'a Look,
+    /// The files of the task's source, and the task's folder in it.
+    pub source: Option<(Arc<dyn Tree>, String)>,
+    /// The node's name.
+    pub node: &'a str,
+    /// The name of the task in its book.
+    pub task: &'a str,
+    /// The time limit of the task.
+    pub timeout: Duration,
+    /// The signal that asks the task to stop.
+    pub cancel: &'a Cancel,
+    /// The caches that modules share from one task to the next.
+    pub cache: &'a ModuleCache,
+}
+
+/// The caches that modules share between tasks, so that the tasks of a book read the same data once.
+#[derive(Debug, Default)]
+pub struct ModuleCache {
+    /// One cache of each type, made by the first module that asks for it.
+    entries: Mutex<BTreeMap<TypeId, Arc<dyn Any + Send + Sync>>>,
+    /// The changes in progress.
+    pub activity: Activity,
+    origins: Option<Arc<dyn Origins>>,
+}
+
+/// A source of the paths that Towpath has changed.
+pub trait Origins: std::fmt::Debug + Send + Sync {
+    /// Returns true if Towpath has created or changed the file at a path. The path contains no links.
+    fn has_made(&self, path: &str) -> bool;
+}
+
+impl ModuleCache {
+    /// Creates empty caches that know which paths Towpath has changed.
+    pub fn knowing(origins: Arc<dyn Origins>) -> Self {
+        Self { origins: Some(origins), ..Self::default() }
+    }
+
+    /// Returns the cache of a type. The first caller gets an empty one.
+    pub(crate) fn entry<T: Any + Default + Send + Sync>(&self) -> Arc<T> {
+        let mut entries = self.entries.lock().unwrap_or_else(PoisonError::into_inner);
+        let entry = Arc::clone(entries.entry(TypeId::of::<T>()).or_insert_with(|| Arc::new(T::default())));
+        drop(entries);
+        // The key is the type of the entry, so the entry always has the type.
+        entry.downcast().unwrap_or_default()
+    }
+
+    /// Returns true if Towpath has created or changed the file at a path without links.
+    pub(crate) fn has_made(&self, path: &str) -> bool {
+        self.origins.as_ref().is_some_and(|origins| origins.has_made(path))
+    }
+}
+
+impl Context<'_> {
+    /// Records the progress of the task, for status.
+    pub(crate) fn report_progress(&self, progress: &str) {
+        self.cache.activity.report(self.task, progress);
+    }
+
+    /// Rejects a root other than `/`, because the module changes the machine as a whole.
+    pub(crate) fn needs_whole_root(&self, module: &str) -> Result<(), ModuleError> {
+        if self.look.root() == std::path::Path::new("/") {
+            return Ok(());
+        }
+        Err(ModuleError::new(format!(
+            "{module} changes the machine itself, and root is {}; it needs root: /",
+            self.look.root().display()
+        )))
+    }
+}
+
+/// The failure of a module.
+#[derive(Debug, Clone, PartialEq, Eq, Error)]
+#[error("{message}")]
+pub struct ModuleError {
+    /// The cause and its remedy.
+    pub message: String,
+    /// The problem of the disk, if the disk caused the failure.
+    pub disk: Option<Disk>,
+    /// True if the resource changed after it was read. The caller checks it again at once.
+    pub moved: bool,
+}
+
+/// The reason why the disk rejected a write.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Disk {
+    /// The disk or the quota is full.
+    Full,
+    /// The file system or the directory is not writable.
+    ReadOnly,
+}
+
+impl ModuleError {
+    /// Creates a failure with a message.
+    pub fn new(message: impl Into<String>) -> Self {
+        Self { message: message.into(), disk: None, moved: false }
+    }
+
+    /// Creates a failure of the file system at a path.
+    pub fn io(path: &str, error: &std::io::Error) -> Self {
+        let (message, disk) = match error.kind() {
+            std::io::ErrorKind::StorageFull | std::io::ErrorKind::QuotaExceeded => {
+                (format!("{path}: the disk is full; make room, and the agent goes on by itself"), Some(Disk::Full))
+            }
+            std::io::ErrorKind::ReadOnlyFilesystem => (
+                format!("{path}: the file system is mounted read-only; remount it, and the agent goes on by itself"),
+                Some(Disk::ReadOnly),
+            ),
+            std::io::ErrorKind::PermissionDenied => (
+                format!("{path}: {error}; the directory may be read-only or immutable (see lsattr)"),
+                Some(Disk::ReadOnly),
+            ),
+            _ => (format!("{path}: {error}"), None),
+        };
+        Self { message, disk, moved: false }
+    }
+}

@@ -1,0 +1,53 @@
+//! A file with a fixed form in a folder that a program reads, such as /etc/sudoers.d.
+
+use serde_json::{Value, json};
+
+use super::file::FileSpec;
+use crate::{Checked, Context, ModuleError, Resource as _, params::Problem};
+
+/// The file, by its name in the folder.
+#[derive(Debug)]
+pub(crate) struct DropInFile {
+    name: String,
+    absent: bool,
+    file: FileSpec,
+}
+
+impl DropInFile {
+    /// Resolves the parameters of the module `file` for a name.
+    pub(crate) fn resolve(name: String, params: &Value) -> Result<Self, Vec<Problem>> {
+        let absent = params.get("state").and_then(Value::as_str) == Some("absent");
+        Ok(Self { name, absent, file: FileSpec::resolve(params)? })
+    }
+
+    /// Compares the file with its desired content.
+    pub(crate) fn check(&self, context: &Context<'_>) -> Result<Checked, ModuleError> {
+        self.file.check(context)
+    }
+
+    /// Returns the path of the file.
+    pub(crate) fn path(&self) -> Option<&str> {
+        self.file.path()
+    }
+
+    /// Returns the parameters that remove the file. `None` if it exists already or the task removes it.
+    pub(crate) fn undo(&self, context: &Context<'_>) -> Option<Value> {
+        if self.absent || context.look.exists(self.file.path()?).ok()? {
+            return None;
+        }
+        Some(json!({ "name": self.name, "state": "absent" }))
+    }
+}
+
+/// Checks a name that becomes a file name. sudo and apt skip files with other characters in their names.
+pub(crate) fn file_name(name: Option<&str>, problems: &mut Vec<Problem>) -> String {
+    let name = name.unwrap_or_default();
+    let fine = |c: char| c.is_ascii_alphanumeric() || "_-".contains(c);
+    if name.is_empty() || !name.chars().all(fine) {
+        problems.push(
+            Problem::new("name", format!("{name:?} can't be the name of the file"))
+                .hint("use letters, digits, - and _: files with other names are passed over"),
+        );
+    }
+    name.to_owned()
+}

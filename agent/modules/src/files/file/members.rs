@@ -1,0 +1,205 @@
+//! A folder of the source, copied as a tree. Its members must exist; other files in the target stay.
+//!
+//! Links above the target folder are followed; links in it are not. If the kind of a member changed, a link, file or
+//! folder that Towpath made is replaced. One that Towpath did not make is rejected.
+
+use std::{collections::BTreeSet, sync::Arc};
+
+use towpath_host::{FileKind, Look, files::Access};
+use towpath_render::tree::{Entry, EntryKind, Tree};
+
+use super::{
+    single::{io, link, new_file, new_link, one_file, refuse_pointer},
+    spec::FileSpec,
+};
+use crate::{Change, Checked, Content, Context, ModuleError, Step, Verb};
+
+pub(super) fn check(
+    spec: &FileSpec,
+    tree: &Arc<dyn Tree>,
+    folder: &str,
+    context: &Context<'_>,
+) -> Result<Checked, ModuleError> {
+    let base = spec.path.trim_end_matches('/');
+    let look = context.look.plain_below(base);
+    let mut members = Members {
+        base,
+        single: FileSpec { validate: None, ..spec.clone() },
+        look: &look,
+        context,
+        there: BTreeSet::new(),
+        removed: BTreeSet::new(),
+        made: BTreeSet::new(),
+        change: Change { verb: Verb::Create, diff: String::new(), steps: Vec::new() },
+    };
+    for entry in tree.list(folder).map_err(io(folder))? {
+        members.take(tree, folder, &entry)?;
+    }
+    let mut change = members.change;
+    if change.steps.is_empty() {
+        return Ok(Checked::InSync);
+    }
+    let within = |step| Step::Within { folder: base.to_owned(), step: Box::new(step) };
+    change.steps = change.steps.into_iter().map(within).collect();
+    Ok(Checked::Change(change))
+}
+
+struct Members<'a> {
+    base: &'a str,
+    single: FileSpec,
+    look: &'a Look,
+    context: &'a Context<'a>,
+    /// The folders that exist.
+    there: BTreeSet<String>,
+    /// The paths that a step removes because their kind changed.
+    removed: BTreeSet<String>,
+    /// The folders that a step creates.
+    made: BTreeSet<String>,
+    change: Change,
+}
+
+impl Members<'_> {
+    fn take(&mut self, tree: &Arc<dyn Tree>, folder: &str, entry: &Entry) -> Result<(), ModuleError> {
+        let below = entry.path.strip_prefix(folder).unwrap_or(&entry.path).trim_start_matches('/');
+        let path = format!("{}/{below}", self.base);
+        let checked = match entry.kind {
+            EntryKind::File | EntryKind::Executable => {
+                refuse_pointer(tree, &entry.path)?;
+                let default = (entry.kind == EntryKind::Executable).then_some(0o755);
+                let content = Content::Source(Arc::clone(tree), entry.path.clone());
+                let found = if self.is_new(&path)? {
+                    None
+                } else {
+                    let found = one_file(&self.single, &path, Some(content.clone()), self.look, default);
+                    self.or_removed(&path, "a file", found)?
+                };
+                found.map_or_else(|| new_file(&self.single, &path, content, default, self.way(&path)), Ok)?
+            }
+            EntryKind::Link => {
+                let target = tree.read(&entry.path).map_err(io(&entry.path))?.unwrap_or_default();
+                let target = String::from_utf8_lossy(&target).into_owned();
+                let found = if self.is_new(&path)? {
+                    None
+                } else {
+                    let found = link(&path, &target, self.look, self.context);
+                    self.or_removed(&path, "a link", found)?
+                };
+                found.unwrap_or_else(|| new_link(&path, &target, self.way(&path)))
+            }
+            EntryKind::Folder => return Ok(()),
+            EntryKind::Submodule => {
+                return Err(ModuleError::new(format!("{} is a git submodule, which is not followed", entry.path)));
+            }
+        };
+        self.add(checked);
+        Ok(())
+    }
+
+    fn add(&mut self, checked: Checked) {
+        let Checked::Change(change) = checked else { return };
+        if change.verb != Verb::Create {
+            self.change.verb = change.verb;
+        }
+        self.change.diff.push_str(&change.diff);
+        for step in change.steps {
+            if !matches!(&step, Step::MakeDirectory { path, .. } if !self.made.insert(path.clone())) {
+                self.change.steps.push(step);
+            }
+        }
+    }
+
+    /// Returns the step that creates the folder of a new member.
+    fn way(&self, path: &str) -> Vec<Step> {
+        let folder = path.rsplit_once('/').map_or("", |(folder, _)| folder);
+        if self.there.contains(folder) {
+            return Vec::new();
+        }
+        let access = Access { mode: 0o755, uid: None, gid: None };
+        vec![Step::MakeDirectory { path: folder.to_owned(), access }]
+    }
+
+    /// Returns true if a folder above a member is missing or is removed by a step. Adds that step if the folder is of
+    /// another kind.
+    fn is_new(&mut self, path: &str) -> Result<bool, ModuleError> {
+        for (at, _) in path.match_indices('/').filter(|(at, _)| *at >= self.base.len()) {
+            let folder = &path[..at];
+            if self.there.contains(folder) {
+                continue;
+            }
+            if self.removed.contains(folder) {
+                return Ok(true);
+            }
+            // The top folder of the tree may be a link.
+            let place = if at == self.base.len() { format!("{folder}/.") } else { folder.to_owned() };
+            let Some(meta) = self.look.meta(&place).map_err(io(folder))? else { return Ok(true) };
+            if meta.kind != FileKind::Directory {
+                self.remove(folder, "a folder")?;
+                return Ok(true);
+            }
+            self.there.insert(folder.to_owned());
+        }
+        Ok(false)
+    }
+
+    /// Returns the result of a check. `None` if another kind of file blocks the path and a step removes it.
+    fn or_removed(
+        &mut self,
+        path: &str,
+        wanted: &str,
+        found: Result<Checked, ModuleError>,
+    ) -> Result<Option<Checked>, ModuleError> {
+        let error = match found {
+            Ok(found) => return Ok(Some(found)),
+            Err(error) => error,
+        };
+        let kind = self.look.meta(path).map_err(io(path))?.map(|meta| meta.kind);
+        if !matches!(kind, Some(FileKind::Link | FileKind::Directory)) {
+            return Err(error);
+        }
+        self.remove(path, wanted)?;
+        Ok(None)
+    }
+
+    /// Adds a step that removes a path of an earlier commit. Fails if Towpath did not make it.
+    fn remove(&mut self, path: &str, wanted: &str) -> Result<(), ModuleError> {
+        let target = self.look.link(path).map_err(io(path))?;
+        let found = match (&target, self.is_folder(path)?) {
+            (Some(target), _) => format!("a link to {target}"),
+            (None, true) => "a folder".to_owned(),
+            (None, false) => "a file".to_owned(),
+        };
+        if let Some(foreign) = self.foreign(path, 0)? {
+            return Err(ModuleError::new(format!(
+                "cannot put {wanted} at {path}: {found} is there, and Towpath did not make {foreign}; \
+                 remove it, or leave {path} out of the source"
+            )));
+        }
+        self.removed.insert(path.to_owned());
+        self.change.verb = Verb::Update;
+        self.change.diff.push_str(&format!("{path}: {found} becomes {wanted}\n"));
+        self.change.steps.push(Step::Remove { path: path.to_owned() });
+        Ok(())
+    }
+
+    fn is_folder(&self, path: &str) -> Result<bool, ModuleError> {
+        Ok(self.look.meta(path).map_err(io(path))?.is_some_and(|meta| meta.kind == FileKind::Directory))
+    }
+
+    /// Returns the first path that Towpath did not make, among a path and everything below it.
+    fn foreign(&self, path: &str, depth: usize) -> Result<Option<String>, ModuleError> {
+        if !self.is_folder(path)? {
+            let real = self.look.resolved(path, false).map_err(io(path))?;
+            return Ok((!self.context.cache.has_made(&real)).then(|| path.to_owned()));
+        }
+        if depth > 64 {
+            return Ok(Some(path.to_owned()));
+        }
+        for name in self.look.list(path).map_err(io(path))? {
+            let foreign = self.foreign(&format!("{path}/{name}"), depth + 1)?;
+            if foreign.is_some() {
+                return Ok(foreign);
+            }
+        }
+        Ok(None)
+    }
+}

@@ -1,0 +1,203 @@
+//! The checks of a single path: a file, a link, a directory, or its absence.
+
+use std::sync::Arc;
+
+use towpath_host::{FileKind, Look, Meta, diff, files::Access};
+use towpath_render::tree::Tree;
+
+use super::spec::FileSpec;
+use crate::{Change, Checked, Content, Context, ModuleError, Step, Verb};
+
+pub(super) fn io(path: &str) -> impl Fn(std::io::Error) -> ModuleError + '_ {
+    move |error| ModuleError::io(path, &error)
+}
+
+pub(super) fn absent(path: &str, look: &Look) -> Result<Checked, ModuleError> {
+    let Some(meta) = look.meta(path).map_err(io(path))? else { return Ok(Checked::InSync) };
+    let diff = match meta.kind {
+        FileKind::File if meta.size <= 1 << 20 => look
+            .read(path)
+            .ok()
+            .flatten()
+            .map_or_else(|| format!("remove {path}"), |(bytes, _)| diff::unified(path, &bytes, b"")),
+        FileKind::Directory => format!("remove the directory {path} and all that is in it"),
+        _ => format!("remove {path}"),
+    };
+    Ok(Checked::Change(Change { verb: Verb::Remove, diff, steps: vec![Step::Remove { path: path.to_owned() }] }))
+}
+
+/// Compares a link. Only a link, or a file that Towpath made, is replaced.
+pub(super) fn link(path: &str, target: &str, look: &Look, context: &Context<'_>) -> Result<Checked, ModuleError> {
+    let old = look.link(path).map_err(io(path))?;
+    if old.as_deref() == Some(target) {
+        return Ok(Checked::InSync);
+    }
+    let meta = look.meta(path).map_err(io(path))?;
+    if meta.is_some_and(|meta| meta.kind == FileKind::Directory) {
+        return Err(ModuleError::new(format!(
+            "{path} is a directory, and a link was to be there; remove it first with state: absent"
+        )));
+    }
+    let foreign = |meta: &Meta| meta.kind != FileKind::Link;
+    if meta.filter(foreign).is_some() && !context.cache.has_made(&look.resolved(path, false).map_err(io(path))?) {
+        return Err(ModuleError::new(format!(
+            "cannot make the link {path}: a file is there that Towpath did not make; move it away, or remove it with \
+             state: absent in an earlier commit"
+        )));
+    }
+    if meta.is_none() {
+        return Ok(new_link(path, target, parents(path, look)?));
+    }
+    let diff = match old {
+        Some(old) => format!("{path} -> {old}\nbecomes {path} -> {target}"),
+        None => format!("{path} -> {target}"),
+    };
+    let steps = vec![Step::Link { path: path.to_owned(), target: target.to_owned() }];
+    Ok(Checked::Change(Change { verb: Verb::Update, diff, steps }))
+}
+
+/// Returns the change that creates a link after the given steps.
+pub(super) fn new_link(path: &str, target: &str, mut steps: Vec<Step>) -> Checked {
+    steps.push(Step::Link { path: path.to_owned(), target: target.to_owned() });
+    Checked::Change(Change { verb: Verb::Create, diff: format!("{path} -> {target}"), steps })
+}
+
+pub(super) fn directory(spec: &FileSpec, path: &str, look: &Look) -> Result<Checked, ModuleError> {
+    let (uid, gid) = spec.ids()?;
+    // A link to a directory counts as a directory, as for programs that open it.
+    let meta = look.meta(path).map_err(io(path))?;
+    match meta {
+        None => {
+            let access = Access { mode: spec.mode.unwrap_or(0o755), uid, gid };
+            Ok(Checked::Change(Change {
+                verb: Verb::Create,
+                diff: format!("make the directory {path} with mode {:04o}", access.mode),
+                steps: vec![Step::MakeDirectory { path: path.to_owned(), access }],
+            }))
+        }
+        Some(meta) if meta.kind == FileKind::Link && look.exists(&format!("{path}/.")).unwrap_or(false) => {
+            Ok(Checked::InSync)
+        }
+        Some(meta) if meta.kind == FileKind::Directory => Ok(granted(path, meta, spec.mode, uid, gid)),
+        Some(_) => Err(ModuleError::new(format!("{path} is no directory; remove it first with state: absent"))),
+    }
+}
+
+/// Compares permissions and owner with the desired ones.
+pub(super) fn granted(path: &str, meta: Meta, mode: Option<u32>, uid: Option<u32>, gid: Option<u32>) -> Checked {
+    let diff = access_diff(path, meta, mode, uid, gid);
+    if diff.is_empty() {
+        return Checked::InSync;
+    }
+    let access = Access { mode: mode.unwrap_or(meta.mode), uid, gid };
+    Checked::Change(Change {
+        verb: Verb::Update,
+        diff,
+        steps: vec![Step::Grant { path: path.to_owned(), access, expects: meta.version }],
+    })
+}
+
+/// Returns the change of permissions and owner, for people. Empty if there is none.
+pub(crate) fn access_diff(path: &str, meta: Meta, mode: Option<u32>, uid: Option<u32>, gid: Option<u32>) -> String {
+    let mut diff = String::new();
+    if let Some(mode) = mode.filter(|mode| *mode != meta.mode) {
+        diff.push_str(&format!("{path}: mode {:04o} becomes {mode:04o}\n", meta.mode));
+    }
+    if let Some(uid) = uid.filter(|uid| *uid != meta.uid) {
+        diff.push_str(&format!("{path}: owner {} becomes {uid}\n", meta.uid));
+    }
+    if let Some(gid) = gid.filter(|gid| *gid != meta.gid) {
+        diff.push_str(&format!("{path}: group {} becomes {gid}\n", meta.gid));
+    }
+    diff
+}
+
+/// Returns the step that creates the missing directories above a path.
+pub(crate) fn parents(path: &str, look: &Look) -> Result<Vec<Step>, ModuleError> {
+    let Some((folder, _)) = path.trim_end_matches('/').rsplit_once('/') else { return Ok(Vec::new()) };
+    if folder.is_empty() || look.exists(folder).map_err(io(folder))? {
+        return Ok(Vec::new());
+    }
+    let access = Access { mode: 0o755, uid: None, gid: None };
+    Ok(vec![Step::MakeDirectory { path: folder.to_owned(), access }])
+}
+
+pub(super) fn one_file(
+    spec: &FileSpec,
+    path: &str,
+    content: Option<Content>,
+    look: &Look,
+    default_mode: Option<u32>,
+) -> Result<Checked, ModuleError> {
+    let (uid, gid) = spec.ids()?;
+    let read = look.read(path);
+    let old = match read {
+        Ok(old) => old,
+        Err(error) if error.kind() == std::io::ErrorKind::InvalidInput => {
+            return Err(ModuleError::new(format!(
+                "{path} is no file, and a file was to be there; remove it first with state: absent"
+            )));
+        }
+        Err(error) => return Err(ModuleError::io(path, &error)),
+    };
+    let mode = spec.mode.or(default_mode);
+    let Some((old_bytes, meta)) = old else {
+        let content = content.unwrap_or_else(|| Content::Bytes(Arc::from(Vec::new())));
+        return new_file(spec, path, content, default_mode, parents(path, look)?);
+    };
+    let Some(content) = content else { return Ok(granted(path, meta, mode, uid, gid)) };
+    let new_bytes = content.bytes()?;
+    if *new_bytes == *old_bytes {
+        return Ok(granted(path, meta, mode, uid, gid));
+    }
+    let mut diff = diff::unified(path, &old_bytes, &new_bytes);
+    diff.push_str(&access_diff(path, meta, mode, uid, gid));
+    let access = Access {
+        mode: mode.unwrap_or(meta.mode),
+        uid: Some(uid.unwrap_or(meta.uid)),
+        gid: Some(gid.unwrap_or(meta.gid)),
+    };
+    Ok(Checked::Change(Change {
+        verb: Verb::Update,
+        diff,
+        steps: vec![write(spec, path, content, access, Some(meta))],
+    }))
+}
+
+/// Returns the change that creates a file after the given steps.
+pub(super) fn new_file(
+    spec: &FileSpec,
+    path: &str,
+    content: Content,
+    default_mode: Option<u32>,
+    mut steps: Vec<Step>,
+) -> Result<Checked, ModuleError> {
+    let (uid, gid) = spec.ids()?;
+    let access = Access { mode: spec.mode.or(default_mode).unwrap_or(0o644), uid, gid };
+    let diff = diff::unified(path, b"", &content.bytes()?);
+    let diff = if diff.is_empty() { format!("make the empty file {path}") } else { diff };
+    steps.push(write(spec, path, content, access, None));
+    Ok(Checked::Change(Change { verb: Verb::Create, diff, steps }))
+}
+
+pub(super) fn write(spec: &FileSpec, path: &str, content: Content, access: Access, old: Option<Meta>) -> Step {
+    Step::Write {
+        path: path.to_owned(),
+        content,
+        access,
+        validate: spec.validate.clone(),
+        backup: spec.backup,
+        expects: old.map(|meta| meta.version),
+    }
+}
+
+/// Rejects the pointer that git holds instead of a file kept in Git LFS.
+pub(super) fn refuse_pointer(tree: &Arc<dyn Tree>, path: &str) -> Result<(), ModuleError> {
+    let bytes = tree.read(path).map_err(io(path))?.unwrap_or_default();
+    if bytes.starts_with(b"version https://git-lfs.github.com/spec/") {
+        return Err(ModuleError::new(format!(
+            "{path} is kept in Git LFS, which is not followed; commit the file itself"
+        )));
+    }
+    Ok(())
+}

@@ -1,0 +1,256 @@
+//! `package`: packages of the distribution.
+//!
+//! The installed packages are read from the package database and cached for all tasks. Changes go through PackageKit.
+//! If PackageKit is missing or hangs, apt or dnf is used.
+
+mod backend;
+mod database;
+mod installed;
+mod simulation;
+mod spec;
+mod tool;
+
+use std::collections::BTreeMap;
+
+use serde_json::{Value, json};
+use towpath_host::Hand;
+use towpath_proto::{ModuleMessage as _, ModuleSchema, v1alpha as pb};
+
+use self::{
+    backend::How,
+    database::{Database, debian},
+    installed::Packages,
+    simulation::Named,
+    spec::{Backend, Missing, PackageSpec, State},
+};
+use crate::{
+    BatchKey, Change, Checked, Context, Module, ModuleError, Report, Resolved, Resource, Verb, params::parse,
+    resource::resource,
+};
+
+/// The module `package`.
+#[derive(Debug)]
+pub(crate) struct Package;
+
+impl Module for Package {
+    fn schema(&self) -> &'static ModuleSchema {
+        pb::Package::module()
+    }
+
+    fn resolve(&self, params: &Value) -> Resolved {
+        resource(spec::resolve(parse(params)?))
+    }
+
+    fn apply_batch(&self, resources: &[&dyn Resource], context: &Context<'_>) -> Result<(), ModuleError> {
+        let packages: Vec<&PackageSpec> = resources.iter().filter_map(|resource| resource.downcast()).collect();
+        package_transaction(&packages, context)
+    }
+}
+
+impl Resource for PackageSpec {
+    fn module(&self) -> &'static dyn Module {
+        &Package
+    }
+
+    fn check(&self, context: &Context<'_>) -> Result<Checked, ModuleError> {
+        check(self, context)
+    }
+
+    fn apply(&self, context: &Context<'_>, _hand: &Hand) -> Result<Report, ModuleError> {
+        package_transaction(&[self], context).map(|()| Report::success())
+    }
+
+    fn undo(&self, context: &Context<'_>) -> Option<Value> {
+        undo(self, context)
+    }
+
+    fn parts(&self) -> &[String] {
+        &self.names
+    }
+
+    /// Installing and removing are not combined: a tool would choose the order, but the book defines one. A version
+    /// needs flags that must not apply to other packages.
+    fn batch(&self) -> Option<BatchKey> {
+        let removes = self.state == State::Absent;
+        let settings = format!("{:?} {:?} {removes}", self.backend, self.conffiles);
+        self.version.is_none().then_some(BatchKey { module: Package.schema().key, settings })
+    }
+}
+
+fn check(spec: &PackageSpec, context: &Context<'_>) -> Result<Checked, ModuleError> {
+    context.needs_whole_root("package")?;
+    let installed = context.cache.entry::<Database>().read(spec.backend, context)?;
+    let newest = newest(spec, context)?;
+    let missing = spec.missing(&installed, &newest);
+    if missing == Missing::default() {
+        return Ok(Checked::InSync);
+    }
+    let verb = match (missing.remove.is_empty(), missing.install.is_empty()) {
+        (false, _) => Verb::Remove,
+        (true, false) if missing.install.iter().all(|name| !installed.contains_key(name)) => Verb::Create,
+        _ => Verb::Update,
+    };
+    Ok(Checked::Change(Change { verb, diff: spec.diff(&missing, &installed, &newest), steps: Vec::new() }))
+}
+
+/// Returns the parameters that remove the packages that are not installed yet. `None` if there are none.
+fn undo(spec: &PackageSpec, context: &Context<'_>) -> Option<Value> {
+    let installed = context.cache.entry::<Database>().read(spec.backend, context).ok()?;
+    let new: Vec<&String> = spec.names.iter().filter(|name| !installed.contains_key(*name)).collect();
+    (spec.state != State::Absent && !new.is_empty()).then(|| json!({ "names": new, "state": "absent" }))
+}
+
+/// Returns true if the dpkg database shows the desired state although the tool failed. Always false for rpm, whose
+/// database does not show unfinished installations.
+fn all_there(uses: &[&PackageSpec], context: &Context<'_>) -> Result<bool, ModuleError> {
+    if uses.iter().any(|spec| spec.backend == Backend::Dnf) || !debian(context) {
+        return Ok(false);
+    }
+    for spec in uses {
+        let installed = context.cache.entry::<Database>().read(spec.backend, context)?;
+        let missing = spec.missing(&installed, &newest(spec, context)?);
+        if !(missing.install.is_empty() && missing.upgrade.is_empty() && missing.remove.is_empty()) {
+            return Ok(false);
+        }
+    }
+    Ok(true)
+}
+
+/// Applies several uses, in one transaction if the backend allows it.
+fn package_transaction(uses: &[&PackageSpec], context: &Context<'_>) -> Result<(), ModuleError> {
+    context.needs_whole_root("package")?;
+    let Some(first) = uses.first() else { return Ok(()) };
+    let installed = context.cache.entry::<Database>().read(first.backend, context)?;
+    let mut missing = Missing::default();
+    for spec in uses {
+        missing.append(spec.missing(&installed, &newest(spec, context)?));
+    }
+    let held = missing.remove.iter().filter(|name| installed.get(*name).is_some_and(|known| known.held)).cloned();
+    let unhold: Vec<String> = missing.unhold.iter().cloned().chain(held).collect();
+    if !unhold.is_empty() {
+        backend::mark("unhold", &unhold, context)?;
+    }
+    let changes = !missing.install.is_empty() || !missing.upgrade.is_empty() || !missing.remove.is_empty();
+    if changes {
+        // apt handles packages of another architecture and half-installed ones; PackageKit has no names for them.
+        let odd = |name: &String| name.contains(':') || installed.get(name).is_some_and(|known| !known.whole);
+        let plain = !uses.iter().flat_map(|spec| &spec.names).any(odd);
+        let named = Named {
+            wanted: missing.install.iter().chain(&missing.upgrade).cloned().collect(),
+            replaces: uses.iter().flat_map(|spec| spec.replaces.iter().cloned()).collect(),
+            native: database::native(&installed).map(str::to_owned),
+        };
+        let how =
+            How { backend: first.backend, version: first.version.clone(), plain, conffiles: first.conffiles, named };
+        if let Err(error) = backend::change(&missing, &how, context) {
+            // apt also fails because of broken packages that are not part of this task.
+            if !all_there(uses, context)? {
+                return Err(error);
+            }
+            tracing::warn!("the packages of the task are as they should be, though: {error}");
+        }
+    }
+    if !missing.hold.is_empty() {
+        backend::mark("hold", &missing.hold, context)?;
+    }
+    // A tool can report success without having done everything, so the database is read again.
+    let installed = context.cache.entry::<Database>().read(first.backend, context)?;
+    let mut left = String::new();
+    for spec in uses {
+        // The repositories may have brought a newer version meanwhile, so they are asked again.
+        left.push_str(&unfinished(spec, &installed, &newest(spec, context)?));
+    }
+    if left.is_empty() {
+        return Ok(());
+    }
+    Err(ModuleError::new(format!(
+        "cannot change the packages: the tool reported success, and this is left: {}; run the tool by hand to see why",
+        left.trim()
+    )))
+}
+
+/// Returns the changes that are left after a transaction, for people. Empty if there are none.
+fn unfinished(spec: &PackageSpec, installed: &Packages, newest: &BTreeMap<String, String>) -> String {
+    let left = spec.missing(installed, newest);
+    if left == Missing::default() { String::new() } else { spec.diff(&left, installed, newest) }
+}
+
+/// Returns the newest available versions; empty unless the state is `latest`.
+fn newest(spec: &PackageSpec, context: &Context<'_>) -> Result<BTreeMap<String, String>, ModuleError> {
+    if spec.state == State::Latest { backend::newest(spec, context) } else { Ok(BTreeMap::new()) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    pub(super) const STATUS: &str = "Package: nginx\nStatus: install ok installed\nArchitecture: amd64\nVersion: 1.22.1-9\nConffiles:\n /etc/nginx/nginx.conf 123\nDescription: web\n Package: no\n\nPackage: gone\nStatus: deinstall ok config-files\nVersion: 1\n\nPackage: kept\nStatus: hold ok installed\nArchitecture: all\nVersion: 2\n\nPackage: half\nStatus: install ok half-configured\nVersion: 3\n";
+
+    fn of(params: Value) -> PackageSpec {
+        spec::resolve(serde_json::from_value(params).unwrap()).unwrap()
+    }
+
+    fn missing(params: Value) -> Missing {
+        of(params).missing(&database::dpkg(STATUS), &[("nginx".into(), "1.24".into())].into())
+    }
+
+    #[test]
+    fn difference_from_the_installed_packages_is_found() {
+        let names = |names: &[&str]| names.iter().map(|name| (*name).to_owned()).collect::<Vec<_>>();
+        assert_eq!(missing(json!({"name": "nginx"})), Missing::default());
+        assert_eq!(missing(json!({"name": "half", "state": "absent"})).remove, names(&["half"]));
+        assert_eq!(missing(json!({"names": ["nginx", "gone", "half"]})).install, names(&["gone", "half"]));
+        assert_eq!(missing(json!({"name": "nginx", "version": "2"})).install, names(&["nginx"]));
+        assert_eq!(missing(json!({"name": "nginx", "state": "latest"})).upgrade, names(&["nginx"]));
+        assert_eq!(missing(json!({"name": "nginx", "state": "absent"})).remove, names(&["nginx"]));
+        assert_eq!(missing(json!({"name": "nginx", "hold": true})).hold, names(&["nginx"]));
+        assert_eq!(missing(json!({"name": "kept", "hold": false})).unhold, names(&["kept"]));
+    }
+
+    #[test]
+    fn packages_with_the_same_settings_share_a_transaction() {
+        let goes = |one: Value, other: Value| {
+            let [one, other] = [one, other].map(of);
+            let (one, other): (&dyn Resource, &dyn Resource) = (&one, &other);
+            assert_eq!(one.can_batch_with(other), other.can_batch_with(one));
+            one.can_batch_with(other)
+        };
+        assert!(goes(json!({"name": "a"}), json!({"names": ["b", "c"], "state": "latest", "hold": true})));
+        assert!(goes(json!({"name": "a", "state": "absent"}), json!({"name": "b", "state": "absent"})));
+        assert!(!goes(json!({"name": "a"}), json!({"name": "b", "state": "absent"})));
+        assert!(!goes(json!({"name": "a"}), json!({"name": "b", "version": "1"})));
+        assert!(!goes(json!({"name": "a"}), json!({"name": "b", "backend": "apt"})));
+        assert!(!goes(json!({"name": "a", "version": "1"}), json!({"name": "a", "version": "1"})));
+    }
+
+    #[test]
+    fn contradicting_parameters_are_problems() {
+        for (params, key) in [
+            (json!({}), "name"),
+            (json!({"name": "a", "names": ["b"]}), "name"),
+            (json!({"name": "a", "version": "1", "state": "latest"}), "version"),
+            (json!({"names": ["a", "b"], "version": "1"}), "version"),
+            (json!({"name": "a", "conffiles": "replace", "backend": "dnf"}), "conffiles"),
+            (json!({"name": "-rf"}), "name"),
+            (json!({"name": "a b"}), "name"),
+        ] {
+            let problems = spec::resolve(serde_json::from_value(params.clone()).unwrap()).unwrap_err();
+            assert_eq!(problems[0].key, key, "{params}");
+        }
+    }
+
+    #[test]
+    fn upgrade_that_did_not_happen_is_unfinished() {
+        let newest = |version: &str| BTreeMap::from([("nginx".to_owned(), version.to_owned())]);
+        let installed = database::dpkg(STATUS);
+        let latest = of(json!({"name": "nginx", "state": "latest"}));
+        assert_eq!(unfinished(&latest, &installed, &newest("1.24")), "nginx 1.22.1-9 becomes 1.24\n");
+        assert_eq!(unfinished(&latest, &installed, &newest("1.22.1-9")), "");
+        // A held package is not upgraded. Without a candidate there is nothing to upgrade to.
+        let held = of(json!({"names": ["kept", "nginx"], "state": "latest"}));
+        assert_eq!(unfinished(&held, &installed, &BTreeMap::new()), "");
+        let kept = BTreeMap::from([("kept".to_owned(), "3".to_owned())]);
+        assert_eq!(unfinished(&held, &installed, &kept), "kept 2 becomes 3\n");
+        assert_eq!(unfinished(&of(json!({"name": "gone"})), &installed, &BTreeMap::new()), "install gone\n");
+    }
+}

@@ -1,0 +1,24 @@
+//! The installed packages, as values.
+
+use std::collections::BTreeMap;
+
+/// An installed package.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Installed {
+    pub(super) version: String,
+    /// The version without its release, which rpm also accepts as a version.
+    pub(super) plain: Option<String>,
+    pub(super) held: bool,
+    /// True if its installation is complete.
+    pub(super) whole: bool,
+    pub(super) arch: Option<String>,
+}
+
+/// The installed packages, by name and by name with architecture.
+pub(super) type Packages = BTreeMap<String, Installed>;
+
+impl Installed {
+    pub(super) fn is(&self, version: &str) -> bool {
+        self.version == version || self.plain.as_deref() == Some(version)
+    }
+}

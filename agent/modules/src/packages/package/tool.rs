@@ -1,0 +1,93 @@
+//! The call of a package tool: within a deadline, and with its last lines if it fails.
+
+use std::time::{Duration, Instant};
+
+use towpath_host::{
+    Clock as _, SystemClock,
+    process::{self, Cancel, Invocation, Output},
+};
+
+use crate::{Context, ModuleError};
+
+/// The deadline of a package change.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Deadline {
+    end: Instant,
+    /// The least time that a change needs. A change cut off midway leaves a broken package database, so none begins
+    /// later.
+    pub(super) least: Duration,
+}
+
+/// The time reserved for a package change. A short task timeout reserves a quarter of itself instead.
+const WORK: Duration = Duration::from_secs(60);
+
+impl Deadline {
+    /// Returns the deadline of a task.
+    pub(super) fn of(context: &Context<'_>) -> Self {
+        Self { end: SystemClock.monotonic() + context.timeout, least: WORK.min(context.timeout / 4) }
+    }
+
+    /// Returns the remaining time.
+    pub(super) fn left(self) -> Duration {
+        self.end.saturating_duration_since(SystemClock.monotonic())
+    }
+
+    /// Checks that enough time is left to begin a change.
+    pub(super) fn allows(self, what: &str) -> Result<(), ModuleError> {
+        if self.left() >= self.least {
+            return Ok(());
+        }
+        let left = self.left().as_secs();
+        let message = format!("{what} was not begun, as {left} s are left; timeout of the task sets more");
+        Err(ModuleError::new(message))
+    }
+}
+
+/// Runs a tool within the time limit of the task.
+pub(super) fn run_tool(argv: &[&str], context: &Context<'_>) -> Result<Output, ModuleError> {
+    run_until(argv, Deadline::of(context), context)
+}
+
+/// Runs a tool until a deadline.
+pub(super) fn run_until(argv: &[&str], deadline: Deadline, context: &Context<'_>) -> Result<Output, ModuleError> {
+    let env = [("DEBIAN_FRONTEND", "noninteractive"), ("LC_ALL", "C"), ("NEEDRESTART_SUSPEND", "1")];
+    let invocation = Invocation {
+        argv: argv.iter().map(|word| (*word).to_owned()).collect(),
+        env: env.map(|(name, value)| (name.to_owned(), value.to_owned())).into(),
+        timeout: Some(deadline.left()),
+        ..Invocation::default()
+    };
+    // Stopping the agent does not cancel it, because a killed package manager leaves a broken database.
+    let output =
+        process::run_watched(&invocation, &Cancel::default(), &mut |line| context.report_progress(&display_line(line)))
+            .map_err(|error| ModuleError::new(format!("{} can't be run: {error}", argv[0])))?;
+    if output.timed_out {
+        let seconds = context.timeout.as_secs();
+        let what = format!("it took longer than {seconds} s, and {} was ended; timeout of the task sets more", argv[0]);
+        return Err(ModuleError::new(what));
+    }
+    Ok(output)
+}
+
+/// Returns a line of apt or dnf for status. A line with a URL is hidden, because the URL may hold credentials.
+pub(super) fn display_line(line: &str) -> String {
+    if line.contains("://") { "fetching".into() } else { line.trim().chars().take(100).collect() }
+}
+
+/// The number of lines shown of each output of a failed tool.
+const SHOWN: usize = 6;
+
+/// Returns an error with the last lines of both outputs if a tool failed.
+pub(super) fn well(what: &str, output: &Output) -> Result<(), ModuleError> {
+    if output.rc == 0 {
+        return Ok(());
+    }
+    // Maintainer scripts print to stdout. Errors and the holder of the lock are on stderr.
+    let last = |text: &str| {
+        let lines: Vec<String> =
+            text.lines().map(str::trim).filter(|line| !line.is_empty()).map(str::to_owned).collect();
+        lines[lines.len().saturating_sub(SHOWN)..].to_vec()
+    };
+    let shown = [last(&output.stdout), last(&output.stderr)].concat();
+    Err(ModuleError::new(format!("{what} ended with status {}: {}", output.rc, shown.join("; "))))
+}

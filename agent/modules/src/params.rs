@@ -1,0 +1,82 @@
+//! Checks of parameters, shared by the modules.
+
+use std::collections::BTreeMap;
+
+use serde_json::Value;
+use towpath_render::words;
+
+/// A problem of a parameter.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Problem {
+    /// The name of the parameter; empty if several parameters contradict each other.
+    pub key: String,
+    /// The problem.
+    pub message: String,
+    /// The remedy.
+    pub hint: Option<String>,
+}
+
+impl Problem {
+    /// Returns a problem of a parameter without a remedy.
+    pub(crate) fn new(key: &str, message: impl Into<String>) -> Self {
+        Self { key: key.to_owned(), message: message.into(), hint: None }
+    }
+
+    /// Adds the remedy.
+    pub(crate) fn hint(mut self, hint: impl Into<String>) -> Self {
+        self.hint = Some(hint.into());
+        self
+    }
+}
+
+/// Parses parameters as the message of a module.
+pub(crate) fn parse<T: serde::de::DeserializeOwned>(params: &Value) -> Result<T, Vec<Problem>> {
+    serde_json::from_value(params.clone()).map_err(|error| vec![Problem::new("", error.to_string())])
+}
+
+/// Returns the problems, if there are any.
+pub(crate) fn done(problems: Vec<Problem>) -> Result<(), Vec<Problem>> {
+    if problems.is_empty() { Ok(()) } else { Err(problems) }
+}
+
+/// Checks that a managed path is absolute and has neither `..` nor NUL.
+pub(crate) fn managed_path(key: &str, path: &str, problems: &mut Vec<Problem>) {
+    if !path.starts_with('/') {
+        problems.push(Problem::new(key, format!("{path:?} is not absolute")).hint(format!("write /{path}")));
+    } else if path.split('/').any(|part| part == "..") {
+        problems.push(Problem::new(key, format!("{path:?} has \"..\"")).hint("write the path that is meant"));
+    } else if path.contains('\0') {
+        problems.push(Problem::new(key, "the path has a NUL character"));
+    } else if path.trim_matches('/').is_empty() {
+        problems.push(Problem::new(key, "the root itself can't be managed"));
+    }
+}
+
+/// Rejects control characters and line breaks in a value that becomes part of one line of a file. They could add lines.
+pub(crate) fn one_line(key: &str, text: &str, problems: &mut Vec<Problem>) {
+    // Some readers end a line at a line or paragraph separator. NEL is a control character.
+    let found = text.chars().find(|c| c.is_control() && *c != '\t' || matches!(c, '\u{2028}' | '\u{2029}'));
+    if let Some(found) = found {
+        let what = format!("the value holds the character {found:?}, and it is one line of a file");
+        problems.push(Problem::new(key, what).hint("remove line breaks and control characters"));
+    }
+}
+
+/// Reads a file mode.
+pub(crate) fn mode(key: &str, mode: Option<&str>, problems: &mut Vec<Problem>) -> Option<u32> {
+    match words::mode(mode?) {
+        Ok(mode) => Some(mode),
+        Err(finding) => {
+            problems.push(Problem { key: key.to_owned(), message: finding.message, hint: finding.hint });
+            None
+        }
+    }
+}
+
+/// Checks the names of a command's environment variables.
+pub(crate) fn environment(env: BTreeMap<String, String>, problems: &mut Vec<Problem>) -> BTreeMap<String, String> {
+    for name in env.keys().filter(|name| name.is_empty() || name.contains(['=', '\0'])) {
+        problems.push(Problem::new("env", format!("{name:?} is no name of a variable")));
+    }
+    env
+}

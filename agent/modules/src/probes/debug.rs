@@ -1,0 +1,39 @@
+//! `debug`: a message for the log and the status.
+
+use serde_json::Value;
+use towpath_host::Hand;
+use towpath_proto::{ModuleMessage as _, ModuleSchema, v1alpha as pb};
+
+use crate::{Checked, Context, Module, ModuleError, Report, Resolved, Resource, params::parse, resource::resource};
+
+/// The message.
+#[derive(Debug)]
+struct DebugSpec(pb::Debug);
+
+/// The module `debug`.
+#[derive(Debug)]
+pub(crate) struct Debug;
+
+impl Module for Debug {
+    fn schema(&self) -> &'static ModuleSchema {
+        pb::Debug::module()
+    }
+
+    fn resolve(&self, params: &Value) -> Resolved {
+        resource(parse(params).map(DebugSpec))
+    }
+}
+
+impl Resource for DebugSpec {
+    fn module(&self) -> &'static dyn Module {
+        &Debug
+    }
+
+    fn check(&self, _context: &Context<'_>) -> Result<Checked, ModuleError> {
+        Ok(Checked::InSync)
+    }
+
+    fn apply(&self, _context: &Context<'_>, _hand: &Hand) -> Result<Report, ModuleError> {
+        Ok(Report { message: self.0.message.clone(), ..Report::success() })
+    }
+}

@@ -1,0 +1,303 @@
+//! `mount`: a file system, mounted now and at every boot through a systemd unit (systemd.mount(5)).
+
+use serde_json::{Value, json};
+use towpath_host::{
+    Hand,
+    files::Access,
+    systemd::{Job, Systemd, UnitState},
+};
+use towpath_proto::{ModuleMessage as _, ModuleSchema, v1alpha as pb};
+
+use super::service::{failed, told};
+use crate::{
+    Change, Checked, Context, Module, ModuleError, Report, Resolved, Resource, Verb,
+    params::{Problem, done, managed_path, one_line, parse},
+    resource::resource,
+};
+
+/// A mount and its desired state.
+#[derive(Debug, Clone)]
+pub(crate) struct MountSpec {
+    path: String,
+    device: String,
+    kind: Option<String>,
+    options: Vec<String>,
+    state: State,
+}
+
+/// The module `mount`.
+#[derive(Debug)]
+pub(crate) struct Mount;
+
+impl Module for Mount {
+    fn schema(&self) -> &'static ModuleSchema {
+        pb::Mount::module()
+    }
+
+    fn resolve(&self, params: &Value) -> Resolved {
+        resource(resolve(parse(params)?))
+    }
+}
+
+impl Resource for MountSpec {
+    fn module(&self) -> &'static dyn Module {
+        &Mount
+    }
+
+    fn check(&self, context: &Context<'_>) -> Result<Checked, ModuleError> {
+        check(self, context)
+    }
+
+    fn apply(&self, context: &Context<'_>, hand: &Hand) -> Result<Report, ModuleError> {
+        run(self, context, hand)
+    }
+
+    fn undo(&self, context: &Context<'_>) -> Option<Value> {
+        undo(self, context)
+    }
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum State {
+    Mounted,
+    Unmounted,
+    Absent,
+}
+
+/// The file systems that need the network.
+const NETWORK: [&str; 9] = ["nfs", "nfs4", "cifs", "smb3", "ceph", "glusterfs", "9p", "fuse.sshfs", "fuse.glusterfs"];
+
+pub(crate) fn resolve(mount: pb::Mount) -> Result<MountSpec, Vec<Problem>> {
+    let mut problems = Vec::new();
+    let path = mount.path.unwrap_or_default();
+    managed_path("path", &path, &mut problems);
+    if path.chars().any(|c| c.is_control() || c == '"' || c == '\\') {
+        problems.push(Problem::new("path", format!("{path:?} has characters that a unit can't hold")));
+    }
+    let path = format!("/{}", path.split('/').filter(|part| !part.is_empty()).collect::<Vec<_>>().join("/"));
+    let state = match mount.state.as_deref() {
+        Some("absent") => State::Absent,
+        Some("unmounted") => State::Unmounted,
+        _ => State::Mounted,
+    };
+    let device = mount.device.unwrap_or_default();
+    if device.is_empty() && state != State::Absent {
+        problems
+            .push(Problem::new("device", "mount needs device").hint("such as /dev/vdb1, UUID=…, host:/path, tmpfs"));
+    }
+    for (key, text) in std::iter::once(("device", &device))
+        .chain(mount.r#type.iter().map(|kind| ("type", kind)))
+        .chain(mount.options.iter().map(|option| ("options", option)))
+    {
+        one_line(key, text, &mut problems);
+        if text.contains(char::is_whitespace) {
+            problems.push(Problem::new(key, format!("{text:?} has a blank in it")).hint("write options one by one"));
+        }
+        // systemd joins such a line with the next one.
+        if text.ends_with('\\') {
+            problems.push(Problem::new(key, format!("{text:?} ends with a backslash")));
+        }
+    }
+    done(problems)?;
+    Ok(MountSpec { path, device, kind: mount.r#type, options: mount.options, state })
+}
+
+/// Returns the name of a path's mount unit, as systemd-escape(1) --path does.
+fn unit(path: &str) -> String {
+    let mut name = String::new();
+    for (at, byte) in path.trim_matches('/').bytes().enumerate() {
+        match byte {
+            b'/' => name.push('-'),
+            b'.' if at == 0 => name.push_str("\\x2e"),
+            b':' | b'_' | b'.' => name.push(char::from(byte)),
+            byte if byte.is_ascii_alphanumeric() => name.push(char::from(byte)),
+            byte => name.push_str(&format!("\\x{byte:02x}")),
+        }
+    }
+    format!("{name}.mount")
+}
+
+impl MountSpec {
+    fn file(&self) -> String {
+        format!("/etc/systemd/system/{}", unit(&self.path))
+    }
+
+    fn text(&self) -> String {
+        // A per cent sign starts a specifier, so it is doubled.
+        let plain = |text: &str| text.replace('%', "%%");
+        let network = self.kind.as_deref().is_some_and(|kind| NETWORK.contains(&kind))
+            || self.options.iter().any(|option| option == "_netdev");
+        let target = if network { "remote-fs.target" } else { "local-fs.target" };
+        let mut text = format!("[Mount]\nWhat={}\nWhere={}\n", plain(&self.device), plain(&self.path));
+        if let Some(kind) = &self.kind {
+            text.push_str(&format!("Type={}\n", plain(kind)));
+        }
+        if !self.options.is_empty() {
+            text.push_str(&format!("Options={}\n", plain(&self.options.join(","))));
+        }
+        // WantedBy lets the machine boot if the file system is missing.
+        text.push_str(&format!("[Install]\nWantedBy={target}\n"));
+        text
+    }
+}
+
+/// A mount action.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Missing {
+    Write,
+    Enable(bool),
+    Run(Job),
+    Remove,
+}
+
+fn missing(
+    spec: &MountSpec,
+    systemd: &Systemd,
+    context: &Context<'_>,
+) -> Result<(Vec<Missing>, UnitState, Option<String>), ModuleError> {
+    refuse_fstab(spec, context)?;
+    let file = spec.file();
+    let name = unit(&spec.path);
+    let state = systemd.state(&name).map_err(failed)?;
+    let read = context.look.read(&file).map_err(|error| ModuleError::io(&file, &error))?;
+    let old = read.map(|(bytes, _)| String::from_utf8_lossy(&bytes).into_owned());
+    let (mounted, enabled) = (state.active == "active", state.file == "enabled");
+    let mut missing = Vec::new();
+    if spec.state == State::Absent {
+        if old.is_some() {
+            missing.extend(mounted.then_some(Missing::Run(Job::Stop)));
+            missing.extend(enabled.then_some(Missing::Enable(false)));
+            missing.push(Missing::Remove);
+        }
+        return Ok((missing, state, old));
+    }
+    let text = spec.text();
+    let wanted = spec.state == State::Mounted;
+    let changed = old.as_deref() != Some(text.as_str());
+    let of_options = |line: &&str| !line.starts_with("Options=");
+    let only_options =
+        old.as_deref().is_some_and(|old| old.lines().filter(of_options).eq(text.lines().filter(of_options)));
+    // A mounted file system keeps its device until it is unmounted. Any change other than of its options therefore
+    // unmounts it before the unit is written.
+    let anew = wanted && mounted && changed && !only_options;
+    missing.extend(anew.then_some(Missing::Run(Job::Stop)));
+    missing.extend((changed || state.stale).then_some(Missing::Write));
+    missing.extend((enabled != wanted).then_some(Missing::Enable(wanted)));
+    match (wanted, mounted) {
+        (true, false) => missing.push(Missing::Run(Job::Start)),
+        (true, true) if anew => missing.push(Missing::Run(Job::Start)),
+        (true, true) if changed => missing.push(Missing::Run(Job::Reload)),
+        (false, true) => missing.push(Missing::Run(Job::Stop)),
+        _ => {}
+    }
+    Ok((missing, state, old))
+}
+
+/// Rejects a path that /etc/fstab also mounts, because the two descriptions could contradict each other.
+fn refuse_fstab(spec: &MountSpec, context: &Context<'_>) -> Result<(), ModuleError> {
+    let read = context.look.read("/etc/fstab").map_err(|error| ModuleError::io("/etc/fstab", &error))?;
+    let text = read.map(|(bytes, _)| String::from_utf8_lossy(&bytes).into_owned()).unwrap_or_default();
+    let here = |line: &str| {
+        let place = line.split_whitespace().nth(1).filter(|_| !line.trim_start().starts_with('#'));
+        place.is_some_and(|place| place.trim_end_matches('/') == spec.path)
+    };
+    if text.lines().any(here) && spec.state != State::Absent {
+        return Err(ModuleError::new(format!(
+            "/etc/fstab has a line for {}; take it out with line, state: absent, before this task",
+            spec.path
+        )));
+    }
+    Ok(())
+}
+
+fn display_missing(spec: &MountSpec, missing: Missing) -> String {
+    let what = match missing {
+        Missing::Write => format!("its unit becomes\n{}", spec.text()),
+        Missing::Enable(true) => "is mounted at boot".into(),
+        Missing::Enable(false) => "is not mounted at boot".into(),
+        Missing::Run(Job::Start) => format!("{} is mounted", spec.device),
+        Missing::Run(Job::Stop) => "is unmounted".into(),
+        Missing::Run(Job::Reload) => "is mounted anew with other options".into(),
+        Missing::Run(Job::Restart) => "is mounted anew".into(),
+        Missing::Remove => "its unit is removed".into(),
+    };
+    format!("{}: {what}\n", spec.path)
+}
+
+pub(crate) fn check(spec: &MountSpec, context: &Context<'_>) -> Result<Checked, ModuleError> {
+    context.needs_whole_root("mount")?;
+    let systemd = Systemd::connect().map_err(failed)?;
+    let (missing, state, _) = missing(spec, &systemd, context)?;
+    if missing.is_empty() {
+        return Ok(Checked::InSync);
+    }
+    let diff = missing.iter().map(|missing| display_missing(spec, *missing)).collect();
+    let verb = match spec.state {
+        State::Absent => Verb::Remove,
+        _ if state.load == "not-found" => Verb::Create,
+        _ => Verb::Update,
+    };
+    Ok(Checked::Change(Change { verb, diff, steps: Vec::new() }))
+}
+
+pub(crate) fn run(spec: &MountSpec, context: &Context<'_>, hand: &Hand) -> Result<Report, ModuleError> {
+    context.needs_whole_root("mount")?;
+    let systemd = Systemd::connect().map_err(failed)?;
+    let (name, file) = (unit(&spec.path), spec.file());
+    let io = |error: std::io::Error| ModuleError::io(&file, &error);
+    let access = Access { mode: 0o644, uid: None, gid: None };
+    let (missing, _, old) = missing(spec, &systemd, context)?;
+    for missing in missing {
+        let done = match missing {
+            Missing::Write => {
+                hand.replace(&file, spec.text().as_bytes(), access).map_err(io)?;
+                systemd.reload()
+            }
+            Missing::Remove => {
+                hand.remove(&file).map_err(io)?;
+                systemd.reload()
+            }
+            Missing::Enable(enabled) => systemd.enable(&name, enabled),
+            Missing::Run(job) => systemd.run(&name, job, context.timeout),
+        };
+        if let (Err(_), Missing::Run(Job::Reload), Some(old)) = (&done, missing, &old) {
+            // The new options were rejected. The old unit is restored, because it describes the mounted state.
+            hand.replace(&file, old.as_bytes(), access).map_err(io)?;
+            let _ = systemd.reload();
+        }
+        done.map_err(|error| told(&spec.path, &name, &error, context))?;
+    }
+    Ok(Report::success())
+}
+
+/// Returns the parameters that unmount it and remove its unit. `None` if the unit exists already or the task removes
+/// it.
+pub(crate) fn undo(spec: &MountSpec, context: &Context<'_>) -> Option<Value> {
+    let new = spec.state != State::Absent && !context.look.exists(&spec.file()).ok()?;
+    new.then(|| json!({ "path": spec.path, "state": "absent" }))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn units_are_named_as_systemd_escapes_them() {
+        assert_eq!(unit("/srv/data"), "srv-data.mount");
+        assert_eq!(unit("/srv/my-data/.x"), "srv-my\\x2ddata-.x.mount");
+        assert_eq!(unit("/.hidden"), "\\x2ehidden.mount");
+        assert_eq!(unit("/srv/ä"), "srv-\\xc3\\xa4.mount");
+    }
+
+    #[test]
+    fn unit_file_holds_device_path_type_and_options() {
+        let of = |params: Value| resolve(serde_json::from_value(params).unwrap()).unwrap().text();
+        let bare = json!({"path": "/srv/a", "device": "/dev/vdb1"});
+        let text = "[Mount]\nWhat=/dev/vdb1\nWhere=/srv/a\n[Install]\nWantedBy=local-fs.target\n";
+        assert_eq!(of(bare), text);
+        let full = json!({"path": "/srv/b", "device": "h:/b%", "type": "nfs", "options": ["ro", "soft"]});
+        let text = "[Mount]\nWhat=h:/b%%\nWhere=/srv/b\nType=nfs\nOptions=ro,soft\n\
+                    [Install]\nWantedBy=remote-fs.target\n";
+        assert_eq!(of(full), text);
+    }
+}

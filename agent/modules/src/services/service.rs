@@ -1,0 +1,277 @@
+//! `service`: the state of a unit: running or stopped, enabled at boot, masked.
+
+mod aliases;
+
+use serde_json::{Value, json};
+use towpath_host::{
+    Hand,
+    process::{self, Invocation},
+    systemd::{Job, Systemd, SystemdError, UnitState},
+};
+use towpath_proto::{ModuleKind, ModuleMessage as _, ModuleSchema, unit_name, v1alpha as pb};
+
+use crate::{
+    Change, Checked, Context, Module, ModuleError, Report, Resolved, Resource, Verb,
+    params::{Problem, done, parse},
+    resource::resource,
+};
+
+/// The desired state of a unit.
+#[derive(Debug, Clone)]
+pub(crate) struct ServiceSpec {
+    unit: String,
+    state: Option<State>,
+    enabled: Option<bool>,
+    masked: Option<bool>,
+}
+
+/// The module `service`.
+#[derive(Debug)]
+pub(crate) struct Service;
+
+impl Module for Service {
+    fn schema(&self) -> &'static ModuleSchema {
+        pb::Service::module()
+    }
+
+    fn resolve(&self, params: &Value) -> Resolved {
+        resource(resolve(&parse(params)?))
+    }
+}
+
+impl Resource for ServiceSpec {
+    fn module(&self) -> &'static dyn Module {
+        &Service
+    }
+
+    fn check(&self, context: &Context<'_>) -> Result<Checked, ModuleError> {
+        check(self, context)
+    }
+
+    fn apply(&self, context: &Context<'_>, _hand: &Hand) -> Result<Report, ModuleError> {
+        run(self, context)
+    }
+
+    fn undo(&self, context: &Context<'_>) -> Option<Value> {
+        undo(self, context)
+    }
+
+    fn kind(&self) -> ModuleKind {
+        if self.is_action() { ModuleKind::Action } else { ModuleKind::State }
+    }
+
+    fn other_name(&self, context: &Context<'_>) -> Option<String> {
+        Some(self.meant(context))
+    }
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum State {
+    Started,
+    Stopped,
+    Restarted,
+    Reloaded,
+}
+
+/// The number of journal lines shown for a failed unit.
+const LINES: &str = "10";
+
+pub(crate) fn resolve(service: &pb::Service) -> Result<ServiceSpec, Vec<Problem>> {
+    let mut problems = Vec::new();
+    if service.state.is_none() && service.enabled.is_none() && service.masked.is_none() {
+        problems.push(Problem::new("", "service needs state, enabled or masked"));
+    }
+    let state = match service.state.as_deref() {
+        Some("started") => Some(State::Started),
+        Some("stopped") => Some(State::Stopped),
+        Some("restarted") => Some(State::Restarted),
+        Some("reloaded") => Some(State::Reloaded),
+        _ => None,
+    };
+    if service.masked == Some(true)
+        && (service.enabled == Some(true) || state.is_some_and(|state| state != State::Stopped))
+    {
+        problems.push(Problem::new("masked", "a masked unit can't be started or enabled"));
+    }
+    let name = service.name.as_deref().unwrap_or_default();
+    if name.contains('/') || name.contains(char::is_whitespace) {
+        problems.push(Problem::new("name", format!("{name:?} is no name of a unit")).hint("write it as in systemctl"));
+    }
+    done(problems)?;
+    Ok(ServiceSpec { unit: unit_name(name), state, enabled: service.enabled, masked: service.masked })
+}
+
+pub(crate) fn failed(error: SystemdError) -> ModuleError {
+    ModuleError::new(error.to_string())
+}
+
+/// A single difference.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Missing {
+    Unmask,
+    Enable(bool),
+    Run(Job),
+    Mask,
+}
+
+impl ServiceSpec {
+    /// Returns true for a restart or reload, which is an action and not a state.
+    pub(crate) fn is_action(&self) -> bool {
+        matches!(self.state, Some(State::Restarted | State::Reloaded))
+    }
+
+    /// Returns the unit that the task's name refers to. The unit files resolve an alias, even if the unit is not
+    /// loaded.
+    pub(crate) fn meant(&self, context: &Context<'_>) -> String {
+        aliases::unit(context.look, &self.unit)
+    }
+
+    /// Returns the state of the unit. Its `id` is the name to use.
+    fn state(&self, systemd: &Systemd, context: &Context<'_>) -> Result<UnitState, ModuleError> {
+        systemd.state(&self.meant(context)).map_err(failed)
+    }
+
+    fn missing(&self, unit: &UnitState) -> Vec<Missing> {
+        let mut missing = Vec::new();
+        let masked = unit.load == "masked" || unit.file.starts_with("masked");
+        if self.masked == Some(false) && masked {
+            missing.push(Missing::Unmask);
+        }
+        let runs = matches!(unit.active.as_str(), "active" | "reloading" | "activating" | "refreshing");
+        // The stop comes first, because disabling the unit may remove the alias that names it.
+        if self.state == Some(State::Stopped) && (runs || unit.active == "deactivating") {
+            missing.push(Missing::Run(Job::Stop));
+        }
+        // A unit without an [Install] section cannot be enabled further; other units start it.
+        let file = unit.file.as_str();
+        let enabled = matches!(file, "enabled" | "enabled-runtime" | "static" | "alias" | "generated" | "indirect");
+        // Such a unit cannot be disabled either.
+        let fixed = |wanted: bool| !wanted && matches!(file, "static" | "alias" | "generated" | "indirect");
+        if self.enabled.is_some_and(|wanted| wanted != enabled && !fixed(wanted)) {
+            missing.push(Missing::Enable(self.enabled == Some(true)));
+        }
+        missing.extend(match self.state {
+            Some(State::Started) if !runs => Some(Missing::Run(Job::Start)),
+            Some(State::Restarted) => Some(Missing::Run(Job::Restart)),
+            Some(State::Reloaded) => Some(Missing::Run(Job::Reload)),
+            _ => None,
+        });
+        if self.masked == Some(true) && !masked {
+            missing.push(Missing::Mask);
+        }
+        missing
+    }
+}
+
+fn as_str(missing: Missing) -> &'static str {
+    match missing {
+        Missing::Unmask => "is unmasked",
+        Missing::Enable(true) => "is enabled",
+        Missing::Enable(false) => "is disabled",
+        Missing::Run(Job::Start) => "is started",
+        Missing::Run(Job::Stop) => "is stopped",
+        Missing::Run(Job::Restart) => "is restarted",
+        Missing::Run(Job::Reload) => "is reloaded",
+        Missing::Mask => "is masked",
+    }
+}
+
+pub(crate) fn check(spec: &ServiceSpec, context: &Context<'_>) -> Result<Checked, ModuleError> {
+    context.needs_whole_root("service")?;
+    let systemd = Systemd::connect().map_err(failed)?;
+    let unit = spec.state(&systemd, context)?;
+    let gone = unit.load == "not-found";
+    let nothing = spec.enabled != Some(true) && matches!(spec.state, None | Some(State::Stopped));
+    if gone && nothing && spec.masked == Some(true) {
+        // The unit is masked before its package is installed.
+        let diff = format!("{} is masked\n", spec.unit);
+        return Ok(Checked::Change(Change { verb: Verb::Update, diff, steps: Vec::new() }));
+    }
+    if gone && nothing {
+        return Ok(Checked::InSync);
+    }
+    if gone {
+        return Ok(Checked::Unknown(format!(
+            "there is no unit {} on this node; install its package, or write it with unit, before it",
+            spec.unit
+        )));
+    }
+    let missing = spec.missing(&unit);
+    if missing.is_empty() {
+        return Ok(Checked::InSync);
+    }
+    let diff: String = missing.iter().map(|missing| format!("{} {}\n", unit.id, as_str(*missing))).collect();
+    let verb = if spec.is_action() { Verb::Run } else { Verb::Update };
+    Ok(Checked::Change(Change { verb, diff, steps: Vec::new() }))
+}
+
+pub(crate) fn run(spec: &ServiceSpec, context: &Context<'_>) -> Result<Report, ModuleError> {
+    context.needs_whole_root("service")?;
+    let systemd = Systemd::connect().map_err(failed)?;
+    let unit = spec.state(&systemd, context)?;
+    if unit.stale {
+        systemd.reload().map_err(failed)?;
+    }
+    let id = unit.id.as_str();
+    let mut started_now = false;
+    for missing in spec.missing(&unit) {
+        started_now |= missing == Missing::Run(Job::Start);
+        let done = match missing {
+            Missing::Unmask => systemd.mask(id, false),
+            Missing::Enable(enabled) => systemd.enable(id, enabled),
+            Missing::Run(job) => started(&systemd, id, job, context),
+            Missing::Mask => systemd.mask(id, true),
+        };
+        done.map_err(|error| told("", id, &error, context))?;
+    }
+    Ok(Report { fields: [("started", json!(started_now))].into(), ..Report::success() })
+}
+
+/// Runs a job. A unit that fails right after the job counts as a failed job.
+fn started(systemd: &Systemd, unit: &str, job: Job, context: &Context<'_>) -> Result<(), SystemdError> {
+    systemd.run(unit, job, context.timeout)?;
+    if job != Job::Stop && systemd.state(unit)?.active == "failed" {
+        return Err(SystemdError::Failed { unit: unit.to_owned(), job: "start", result: "failed".into() });
+    }
+    Ok(())
+}
+
+/// Returns an error with the last lines of the unit's journal. `what` is the name for people, if it is not the unit.
+pub(crate) fn told(what: &str, unit: &str, error: &SystemdError, context: &Context<'_>) -> ModuleError {
+    let lines = journal(unit, context);
+    let said = if lines.is_empty() { String::new() } else { format!("; its journal ends with: {lines}") };
+    let what = if what.is_empty() { String::new() } else { format!("{what}: ") };
+    ModuleError::new(format!("{what}{error}{said}"))
+}
+
+/// Returns the last lines of a unit's journal.
+fn journal(unit: &str, context: &Context<'_>) -> String {
+    let argv = ["journalctl", "--no-pager", "--quiet", "-o", "cat", "-n", LINES, "-u", unit];
+    let invocation = Invocation {
+        argv: argv.map(str::to_owned).to_vec(),
+        timeout: Some(std::time::Duration::from_secs(10)),
+        ..Invocation::default()
+    };
+    let output = process::run(&invocation, context.cancel).map(|output| output.stdout).unwrap_or_default();
+    output.lines().map(str::trim).filter(|line| !line.is_empty()).collect::<Vec<_>>().join("; ")
+}
+
+/// Returns the parameters that restore the current state of a unit. `None` if nothing changes, or only a restart or
+/// reload.
+pub(crate) fn undo(spec: &ServiceSpec, context: &Context<'_>) -> Option<Value> {
+    let unit = spec.state(&Systemd::connect().ok()?, context).ok()?;
+    let mut params = json!({ "name": unit.id });
+    let map = params.as_object_mut()?;
+    for missing in spec.missing(&unit) {
+        let (key, value) = match missing {
+            Missing::Unmask => ("masked", json!(true)),
+            Missing::Mask => ("masked", json!(false)),
+            Missing::Enable(enabled) => ("enabled", json!(!enabled)),
+            Missing::Run(Job::Start) => ("state", json!("stopped")),
+            Missing::Run(Job::Stop) => ("state", json!("started")),
+            Missing::Run(_) => continue,
+        };
+        map.insert(key.into(), value);
+    }
+    (map.len() > 1).then_some(params)
+}
