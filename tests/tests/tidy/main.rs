@@ -8,6 +8,7 @@ mod allowed;
 mod circles;
 
 mod imports;
+mod modules;
 mod owners;
 mod prose;
 mod registry;
@@ -51,13 +52,14 @@ fn findings(sources: &[Source]) -> Vec<Finding> {
     found.extend(owners::check(&crates));
     found.extend(sizes::check(sources));
     found.extend(registry::check(sources));
+    found.extend(modules::check(sources));
     found.extend(prose::messages(sources, &facts));
     found.extend(prose::test_names(sources).1);
     found
 }
 
 /// The rules with a list, and what the figure of one line of the list counts.
-const RULES: [(&str, &str); 12] = [
+const RULES: [(&str, &str); 13] = [
     ("layer", "imports of the same or a higher layer"),
     ("fence", "names that belong to another room"),
     ("pure", "imports of I/O in reconcile/run and reconcile/plan"),
@@ -68,6 +70,7 @@ const RULES: [(&str, &str); 12] = [
     ("lines", "lines of a file, at most 650"),
     ("name", "files with a name without a meaning"),
     ("registry", "modules that are not listed, parameters without a statement on trust"),
+    ("module", "places that know a module, at most 3: its message, its file, the registry"),
     ("message", "private words in messages of a file"),
     ("test-name", "tests of a file with names that are sentences"),
 ];
