@@ -4,7 +4,7 @@
 
 use std::fmt;
 
-use serde::de::{DeserializeSeed, Deserializer, IgnoredAny, MapAccess, SeqAccess, Visitor};
+use serde::de::{Deserialize as _, DeserializeSeed, Deserializer, IgnoredAny, MapAccess, SeqAccess, Visitor};
 
 use super::{At, Path, Step};
 
@@ -22,10 +22,17 @@ pub(super) fn position(text: &str, document: usize, path: &Path, at: At) -> (usi
     }
 }
 
-/// Returns line and column, from 1, of the root of each document. Reads the text once.
+/// Returns line and column, from 1, of the root of each document before the first one with a syntax error. Reads the
+/// text twice.
 pub(super) fn roots(text: &str) -> Vec<(usize, usize)> {
-    // After a syntax error the parser repeats itself endlessly.
-    serde_yaml::Deserializer::from_str(text).map_while(|document| arrival(document, &[], At::Value)).collect()
+    let documents = || serde_yaml::Deserializer::from_str(text);
+    // After a syntax error the parser repeats itself endlessly, or panics. A seed that fails early does not meet the
+    // error, so each document is read to its end first.
+    let is_sound = |document| IgnoredAny::deserialize(document).is_ok();
+    documents()
+        .zip(documents())
+        .map_while(|(whole, document)| is_sound(whole).then(|| arrival(document, &[], At::Value))?)
+        .collect()
 }
 
 fn attempt(text: &str, document: usize, steps: &[Step], at: At) -> Option<(usize, usize)> {
@@ -188,6 +195,31 @@ mod tests {
             }
         }
         assert_eq!(roots("a: 1\n---\n\n  b: 2\n---\n- x\n"), [(1, 1), (4, 3), (6, 1)]);
+    }
+
+    #[test]
+    fn roots_end_before_a_document_with_a_syntax_error() {
+        for broken in [
+            "b: {c<<: *unknown}",
+            "b: {c: {d<<: *unknown}}}",
+            "[*unknown, *unknown]",
+            "b: [1, 2",
+            "b: {c: 1",
+            "b:\n\t- c",
+            "b: \"c",
+            "? *unknown : 1",
+            "- a\n b: c",
+            "%TAG\n---\n",
+            "&a [*a",
+        ] {
+            for text in [
+                format!("a: 1\n---\n{broken}\n---\nd: 1\n"),
+                format!("a: 1\n---\n{broken}\n---\n{broken}\n"),
+                format!("a: 1\n---\n{broken}"),
+            ] {
+                assert_eq!(roots(&text)[..1], [(1, 1)], "{text}");
+            }
+        }
     }
 
     #[test]
