@@ -474,7 +474,7 @@ fn changes_wait_for_their_maintenance_window_and_drift_does_not() {
     window(&later(3), &later(5));
     let once = f.apply(&tasks("one"));
     assert_eq!((once.code, condition(&once.status, "Held")["reason"].as_str().unwrap()), (4, "Window"), "{}", once.log);
-    assert!(condition(&once.status, "Held")["message"].as_str().unwrap().contains("next maintenance window opens at"));
+    assert!(condition(&once.status, "Held")["message"].as_str().unwrap().contains("the next one opens at"));
     assert!(f.node.read("/b").is_none());
     window(&later(23), &later(1));
     assert_eq!(f.apply(&tasks("one")).code, 0);

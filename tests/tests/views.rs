@@ -65,25 +65,15 @@ fn book_is_rendered_as_another_node_with_its_facts_with_and_without_an_agent() {
 }
 
 #[test]
-fn plan_does_not_count_unknown_as_a_change() {
+fn plan_of_a_task_that_cannot_be_rendered_fails() {
     let folder = tempfile::tempdir().unwrap();
     let repository = Repository::new(folder.path(), "fleet");
     repository.write("fleet.yaml", TWO_NODES);
-    let late = r#"  tasks:
-    - name: probe
-      command: {argv: [cat, /nowhere], run: always}
-      register: probe
-    - name: later
-      file: {path: /etc/later, content: "{{ steps.probe.stdout }}"}
-"#;
-    repository.write("book.yaml", book("b", late));
+    let fails = "  tasks: [{name: fails, file: {path: /etc/x, content: \"{{ facts.custom.missing.deep }}\"}}]\n";
+    repository.write("book.yaml", book("b", fails));
     let work = repository.work.display().to_string();
     let node = Node::new(folder.path(), &format!("url: {}", repository.bare.display()));
     let plan = run(&node, &["plan", "--exit-code", "--source-dir", &work]);
     let tasks: Value = serde_json::from_slice(&plan.stdout).unwrap_or_default();
-    assert!(tasks.is_object(), "{plan:?}");
-    let actions: Vec<_> = tasks["tasks"].as_array().unwrap().iter().map(|task| task["action"].clone()).collect();
-    assert!(actions.contains(&json!("unknown")), "{tasks}");
-    let changes = actions.iter().any(|action| action != "none" && action != "unknown");
-    assert_eq!(plan.status.code(), Some(if changes { 5 } else { 0 }), "{tasks}");
+    assert_eq!((&tasks["tasks"][0]["failed"], plan.status.code()), (&json!(true), Some(3)), "{plan:?}");
 }

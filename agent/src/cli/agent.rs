@@ -95,7 +95,7 @@ fn credentials(settings: &Settings, clock: &Arc<dyn Clock>) -> Result<Option<Arc
     Ok(Some(Arc::new(credentials)))
 }
 
-/// Time after the start in which joining nodes are not recorded. They only end the alarm of a node that was lost.
+/// Time after the start in which joining nodes are not recorded as events.
 const SETTLING: Duration = Duration::from_secs(15);
 
 /// Starts the gossip.
@@ -109,18 +109,18 @@ fn gossip(handle: &Handle, port: u16, credentials: Arc<Credentials>, clock: Arc<
     };
     let listener = handle.clone();
     // Events are written to disk, so a thread of its own records them.
-    let (told, heard) = std::sync::mpsc::sync_channel::<(Heard, bool)>(256);
+    let (told, heard) = std::sync::mpsc::sync_channel::<Heard>(256);
     std::thread::spawn(move || {
-        for (heard, is_news) in heard {
-            listener.heard(&heard, is_news, clock.wall());
+        for heard in heard {
+            listener.heard(&heard, clock.wall());
         }
     });
     let began = options.clock.monotonic();
     let time = Arc::clone(&options.clock);
     let begun = Gossip::begin(options, move |heard| {
         // Nodes that were there before this one are not news.
-        let is_news = time.monotonic().duration_since(began) >= SETTLING || !matches!(heard, Heard::Joined(_));
-        if heard != Heard::Slots && told.try_send((heard.clone(), is_news)).is_err() {
+        let settling = time.monotonic().duration_since(began) < SETTLING && matches!(heard, Heard::Joined(_));
+        if !settling && heard != Heard::Slots && told.try_send(heard.clone()).is_err() {
             tracing::warn!(?heard, "ignored an event of gossip: too many at once");
         }
         queue.poke(|wake| match heard {

@@ -15,7 +15,7 @@ use super::{
 pub(super) struct Plan {
     #[command(flatten)]
     from: From,
-    /// Exit with status 5 when something would change
+    /// Exit with status 5 when something would change, and with 3 when a task would fail
     #[arg(long)]
     exit_code: bool,
     #[command(flatten)]
@@ -25,9 +25,8 @@ pub(super) struct Plan {
 impl Plan {
     pub(super) fn run(self) -> Result<u8, Failure> {
         let plan = self.plan()?;
-        let changes = plan.tasks.iter().any(would_change);
         output::print(self.output.output, &plan, || text(&plan))?;
-        Ok(if self.exit_code && changes { exit::CHANGES } else { 0 })
+        Ok(if self.exit_code { exit_code(&plan) } else { 0 })
     }
 
     fn plan(&self) -> Result<pb::PlanReply, Failure> {
@@ -89,4 +88,38 @@ fn text(plan: &pb::PlanReply) -> String {
 /// Returns whether a task would change something. An unknown one is not counted.
 fn would_change(task: &pb::PlannedTask) -> bool {
     task.action != "none" && task.action != "unknown"
+}
+
+/// Returns the exit code by the result of a plan.
+fn exit_code(plan: &pb::PlanReply) -> u8 {
+    if plan.tasks.iter().any(|task| task.failed) {
+        exit::FAILED
+    } else if plan.tasks.iter().any(would_change) {
+        exit::CHANGES
+    } else {
+        0
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn exit_code_tells_failures_and_changes_apart_and_does_not_count_unknown() {
+        let code = |tasks: &[(&str, bool)]| {
+            let task = |(action, failed): &(&str, bool)| pb::PlannedTask {
+                action: (*action).to_owned(),
+                failed: *failed,
+                ..pb::PlannedTask::default()
+            };
+            exit_code(&pb::PlanReply { generation: 1, tasks: tasks.iter().map(task).collect() })
+        };
+        assert_eq!(code(&[]), 0);
+        assert_eq!(code(&[("none", false), ("unknown", false)]), 0);
+        for action in ["create", "update", "remove", "run"] {
+            assert_eq!(code(&[("unknown", false), (action, false)]), exit::CHANGES, "{action}");
+        }
+        assert_eq!(code(&[("create", false), ("unknown", true)]), exit::FAILED);
+    }
 }

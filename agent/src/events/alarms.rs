@@ -38,10 +38,20 @@ impl Alarms {
         }
     }
 
-    /// Begins an alarm. Returns whether that is news: the alarm is new, or has another reason or other data.
-    pub(super) fn fire(&mut self, event: &NewEvent) -> bool {
+    /// Begins an alarm. Returns the earlier one if that is news: the alarm is new, or has another reason or other data.
+    pub(super) fn fire(&mut self, event: &NewEvent) -> Option<Option<NewEvent>> {
         let before = self.0.insert(AlarmKey::of(event), event.clone());
-        before.is_none_or(|before| (before.reason, before.data) != (event.reason.clone(), event.data.clone()))
+        let of = |event: &NewEvent| (event.reason.clone(), event.data.clone());
+        let is_news = before.as_ref().is_none_or(|before| of(before) != of(event));
+        is_news.then_some(before)
+    }
+
+    /// Puts an alarm back as it was before its change, which was not recorded.
+    pub(super) fn put_back(&mut self, key: AlarmKey, before: Option<NewEvent>) {
+        match before {
+            Some(before) => drop(self.0.insert(key, before)),
+            None => drop(self.0.remove(&key)),
+        }
     }
 
     /// Ends the alarms that match, and returns them.
@@ -59,6 +69,10 @@ impl Alarms {
 mod tests {
     use super::*;
 
+    fn is_news(alarms: &mut Alarms, event: &NewEvent) -> bool {
+        alarms.fire(event).is_some()
+    }
+
     fn failed(book: &str, task: &str, reason: &str) -> NewEvent {
         NewEvent {
             object: Some(book.to_owned()),
@@ -71,22 +85,34 @@ mod tests {
     #[test]
     fn alarm_is_news_once_until_its_reason_changes_or_it_ends() {
         let mut alarms = Alarms::default();
-        assert!(alarms.fire(&failed("b", "t", "One")));
-        assert!(!alarms.fire(&failed("b", "t", "One")), "the same");
-        assert!(alarms.fire(&failed("b", "t", "Two")), "another reason");
-        assert!(alarms.fire(&failed("b", "u", "Two")), "another task");
-        assert!(alarms.fire(&failed("c", "t", "Two")), "another book");
+        assert!(is_news(&mut alarms, &failed("b", "t", "One")));
+        assert!(!is_news(&mut alarms, &failed("b", "t", "One")), "the same");
+        assert!(is_news(&mut alarms, &failed("b", "t", "Two")), "another reason");
+        assert!(is_news(&mut alarms, &failed("b", "u", "Two")), "another task");
+        assert!(is_news(&mut alarms, &failed("c", "t", "Two")), "another book");
         assert_eq!(alarms.resolve(|event| event.object.as_deref() == Some("b")).len(), 2);
-        assert!(alarms.fire(&failed("b", "t", "Two")), "it had ended");
+        assert!(is_news(&mut alarms, &failed("b", "t", "Two")), "it had ended");
     }
 
     #[test]
     fn alarm_with_another_message_is_not_recorded_again_and_ends_with_it() {
         let mut alarms = Alarms::default();
         let with = |message: &str| NewEvent { message: message.to_owned(), ..failed("b", "t", "One") };
-        assert!(alarms.fire(&with("after 1 s")));
-        assert!(!alarms.fire(&with("after 2 s")));
+        assert!(is_news(&mut alarms, &with("after 1 s")));
+        assert!(!is_news(&mut alarms, &with("after 2 s")));
         assert_eq!(alarms.resolve(|_| true)[0].message, "after 2 s");
+    }
+
+    #[test]
+    fn change_that_was_not_recorded_is_news_again() {
+        let mut alarms = Alarms::default();
+        let event = failed("b", "t", "One");
+        let before = alarms.fire(&event).unwrap();
+        alarms.put_back(AlarmKey::of(&event), before);
+        assert!(is_news(&mut alarms, &event), "it had not begun");
+        let before = alarms.fire(&failed("b", "t", "Two")).unwrap();
+        alarms.put_back(AlarmKey::of(&event), before);
+        assert!(is_news(&mut alarms, &failed("b", "t", "Two")) && is_news(&mut alarms, &event));
     }
 
     #[test]
@@ -100,8 +126,8 @@ mod tests {
         ] {
             alarms.restore(failed("book", task, "One"), state);
         }
-        assert!(!alarms.fire(&failed("book", "b", "One")));
-        assert!(alarms.fire(&failed("book", "a", "One")));
+        assert!(!is_news(&mut alarms, &failed("book", "b", "One")));
+        assert!(is_news(&mut alarms, &failed("book", "a", "One")));
         assert!(alarms.resolve(|event| event.data.get("task") == Some(&Value::from("c"))).is_empty());
     }
 }

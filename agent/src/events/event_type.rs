@@ -48,7 +48,7 @@ event_types! {
     RevisionRejected = "revision.rejected" alarm;
     /// The revision that the fleet accepted is not followed by this node.
     RevisionRejectedLocally = "revision.rejected-locally" alarm;
-    /// An object no longer fits to the others, and is held as it was.
+    /// An object is not valid beside the other objects, and is held: its last version stays on the nodes.
     RevisionObjectHeld = "revision.object-held" alarm;
     /// A book run has begun.
     RunStarted = "run.started";
@@ -66,7 +66,7 @@ event_types! {
     RolloutBarrierOpened = "rollout.barrier-opened";
     /// This node was elected for a task.
     RolloutElected = "rollout.elected";
-    /// The failure of this node has halted a rollout: more nodes have failed than it permits.
+    /// A failure or a loss that this node has recorded has halted a rollout: more nodes have failed than it permits.
     RolloutHalted = "rollout.halted" alarm;
     /// All nodes have completed a rollout.
     RolloutFinished = "rollout.finished";

@@ -4,12 +4,16 @@ mod alarms;
 mod event_type;
 mod new_event;
 
-use std::sync::{Arc, Mutex, PoisonError};
+use std::{
+    collections::BTreeSet,
+    sync::{Arc, Mutex, PoisonError},
+};
 
 use tokio::sync::broadcast;
 use towpath_host::clock::rfc3339;
 use towpath_proto::{plain, v1alpha as pb};
 use towpath_state::{Changes, Journal, JournalError, StoredEvent, kinds};
+use uuid::Uuid;
 
 use alarms::{AlarmKey, Alarms};
 pub use event_type::EventType;
@@ -32,6 +36,8 @@ pub struct Events {
 struct Log {
     /// Number of events that were recorded since the agent started.
     count: usize,
+    /// The identity of the last event.
+    last: Uuid,
     alarms: Alarms,
 }
 
@@ -40,7 +46,9 @@ impl Events {
     pub fn new(node: String, journal: Option<Arc<Journal>>) -> Self {
         let mut alarms = Alarms::default();
         let recorded = journal.as_ref().and_then(|journal| journal.all::<StoredEvent>().ok()).unwrap_or_default();
-        for (_, stored) in recorded {
+        let mut last = Uuid::nil();
+        for (uuid, stored) in recorded {
+            last = last.max(Uuid::parse_str(&uuid).unwrap_or_default());
             let state = match stored.state.as_deref() {
                 Some("firing") => AlarmState::Firing,
                 Some("resolved") => AlarmState::Resolved,
@@ -50,48 +58,63 @@ impl Events {
                 alarms.restore(event, state);
             }
         }
-        Self { node, journal, live: broadcast::channel(256).0, log: Arc::new(Mutex::new(Log { count: 0, alarms })) }
+        Self {
+            node,
+            journal,
+            live: broadcast::channel(2048).0,
+            log: Arc::new(Mutex::new(Log { count: 0, last, alarms })),
+        }
     }
 
     /// Records events, in one commit. An alarm that is firing for the same reason is not recorded again.
     ///
     /// # Errors
-    /// If the journal cannot store the events. Followers receive them all the same.
+    /// If the journal cannot store the events. Alarms are then recorded when they are set again.
     pub fn record(&self, now: i64, events: Vec<NewEvent>) -> Result<(), JournalError> {
         let mut log = self.log.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut undo = Vec::new();
         let mut news = Vec::new();
         for event in events {
-            match event.event_type.is_alarm() {
-                false => news.push((event, None)),
-                true if log.alarms.fire(&event) => news.push((event, Some(AlarmState::Firing))),
-                true => {}
+            if !event.event_type.is_alarm() {
+                news.push((event, None));
+            } else if let Some(before) = log.alarms.fire(&event) {
+                undo.push((AlarmKey::of(&event), before));
+                news.push((event, Some(AlarmState::Firing)));
             }
         }
-        self.store(&mut log, now, news)
+        let stored = self.store(&mut log, now, news);
+        if stored.is_err() {
+            undo.into_iter().rev().for_each(|(key, before)| log.alarms.put_back(key, before));
+        }
+        stored
     }
 
     /// Ends the alarms that match.
     ///
     /// # Errors
-    /// If the journal cannot store the events. Followers receive them all the same.
+    /// If the journal cannot store the events. The alarms then stay.
     pub fn resolve(&self, now: i64, matches: impl Fn(&NewEvent) -> bool) -> Result<(), JournalError> {
         let mut log = self.log.lock().unwrap_or_else(PoisonError::into_inner);
         let over = log.alarms.resolve(matches);
-        let news = over.into_iter().map(|event| (event, Some(AlarmState::Resolved))).collect();
-        self.store(&mut log, now, news)
+        let news = over.iter().map(|event| (event.clone(), Some(AlarmState::Resolved))).collect();
+        let stored = self.store(&mut log, now, news);
+        if stored.is_err() {
+            over.into_iter().for_each(|event| log.alarms.put_back(AlarmKey::of(&event), Some(event)));
+        }
+        stored
     }
 
     /// Sets the alarms that are firing, of all that the scope covers. Those that are missing have ended.
     ///
     /// # Errors
-    /// If the journal cannot store the events. Followers receive them all the same.
+    /// If the journal cannot store the events.
     pub fn set_alarms(
         &self,
         now: i64,
         covers: impl Fn(&NewEvent) -> bool,
         firing: Vec<NewEvent>,
     ) -> Result<(), JournalError> {
-        let keys: Vec<AlarmKey> = firing.iter().map(AlarmKey::of).collect();
+        let keys: BTreeSet<AlarmKey> = firing.iter().map(AlarmKey::of).collect();
         let over = self.resolve(now, |event| covers(event) && !keys.contains(&AlarmKey::of(event)));
         over.and(self.record(now, firing))
     }
@@ -101,31 +124,40 @@ impl Events {
             return Ok(());
         }
         let mut changes = Changes::default();
+        let mut records = Vec::new();
         for (event, state) in news {
-            let uuid = uuid::Uuid::now_v7().to_string();
+            // The order of identities is the order of events, also if the clock goes back.
+            log.last = Uuid::now_v7().max(Uuid::from_u128(log.last.as_u128().saturating_add(1)));
+            let uuid = log.last.to_string();
             log_line(&event, state);
             let stored = event.stored(now, state);
-            // Sending fails if there are no followers.
-            let _ = self.live.send(self.as_record(&uuid, &stored));
+            records.push(self.as_record(&uuid, &stored));
             changes.put(&uuid, &stored);
             log.count += 1;
             if log.count % 500 == 1 {
                 self.make_room(log, &mut changes);
             }
         }
-        self.journal.as_ref().map_or(Ok(()), |journal| journal.commit(changes))
+        let stored = self.journal.as_ref().map_or(Ok(()), |journal| journal.commit(changes));
+        // Sending fails if there are no followers.
+        records.into_iter().for_each(|record| drop(self.live.send(record)));
+        stored
     }
 
-    /// Deletes the oldest events if there are too many. The last start and the alarms that are firing stay.
+    /// Deletes the oldest events if there are too many. The last start stays, and the last event of each alarm that is
+    /// firing.
     fn make_room(&self, log: &Log, changes: &mut Changes) {
         let Some(journal) = &self.journal else { return };
         let all = journal.all::<StoredEvent>().unwrap_or_default();
         let old = all.len().saturating_sub(MAX_EVENTS);
-        let start = all.iter().rposition(|(_, stored)| stored.r#type == EventType::AgentStarted.name());
-        for (position, (uuid, stored)) in all.into_iter().enumerate().take(old) {
-            let is_firing = stored.state.as_deref() == Some(AlarmState::Firing.word())
-                && NewEvent::read(stored).is_some_and(|event| log.alarms.is_firing(&AlarmKey::of(&event)));
-            if !is_firing && Some(position) != start {
+        let mut seen: BTreeSet<AlarmKey> = BTreeSet::new();
+        let mut has_start = false;
+        for (position, (uuid, stored)) in all.into_iter().enumerate().rev() {
+            let is_start = stored.r#type == EventType::AgentStarted.name() && !std::mem::replace(&mut has_start, true);
+            let is_firing = stored.state.as_deref() == Some(AlarmState::Firing.word());
+            let key = NewEvent::read(stored).filter(|_| is_firing).map(|event| AlarmKey::of(&event));
+            let is_last = key.is_some_and(|key| log.alarms.is_firing(&key) && seen.insert(key));
+            if position < old && !is_start && !is_last {
                 changes.delete::<kinds::Event>(&uuid);
             }
         }
@@ -245,6 +277,30 @@ mod tests {
         let kept = seen(&events);
         assert!(kept.len() <= MAX_EVENTS + 1000, "{}", kept.len());
         assert_eq!(kept[..2], [of("agent.started", None), of("task.failed", Some("firing"))]);
+    }
+
+    #[test]
+    fn only_the_last_event_of_an_alarm_that_changes_often_stays() {
+        let events = Events::new("n".into(), Some(open().1));
+        for round in 0..13_u32 {
+            let changes = (0..500).map(|at| failed("t").with("round", round * 500 + at)).collect();
+            events.record(1, changes).unwrap();
+        }
+        let kept = events.recorded();
+        assert!(kept.len() <= MAX_EVENTS + 1000, "{}", kept.len());
+        assert_eq!(plain::to_json(&kept.last().unwrap().data["round"]), 6499);
+    }
+
+    #[test]
+    fn order_of_events_is_kept_when_the_clock_goes_back() {
+        let (_folder, journal) = open();
+        let later = Uuid::from_u128(Uuid::now_v7().as_u128() + (3_600_000 << 80));
+        let mut changes = Changes::default();
+        changes.put(&later.to_string(), &failed("t").stored(1, Some(AlarmState::Firing)));
+        journal.commit(changes).unwrap();
+        let events = Events::new("n".into(), Some(journal));
+        events.set_alarms(2, |_| true, Vec::new()).unwrap();
+        assert_eq!(seen(&events)[1..], [of("task.failed", Some("resolved"))]);
     }
 
     #[test]

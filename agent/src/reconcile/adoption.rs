@@ -217,7 +217,12 @@ impl Node {
             commits: current.commits.clone(),
             at: self.state.looked,
         }));
-        self.record_events(vec![happenings::of_accepted(current)]);
+        let mut events = vec![happenings::of_accepted(current)];
+        if current.by == self.settings.node {
+            // The answer to this node's own acceptance was lost.
+            events.extend(happenings::of_acceptance(current.generation, &manifest));
+        }
+        self.record_events(events);
         let mut changes = Changes::default();
         changes.set(current);
         changes.set(&manifest);

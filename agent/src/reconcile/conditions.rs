@@ -208,7 +208,14 @@ fn pass(state: &mut State, passed: Passed) {
     note(&mut state.troubles, "disk", passed.disk.clone());
     let failed = passed.failed.filter(|_| passed.disk.is_none()).map(|message| Trouble::new("TaskFailed", message));
     note(&mut state.stalls, "tasks", failed);
-    state.holds = holds(&state.holds, passed.held, state.looked);
+    let mut held = holds(&state.holds, passed.held, state.looked);
+    if passed.interrupted {
+        // The books that the pass did not reach are held as before.
+        for (key, hold) in std::mem::take(&mut state.holds) {
+            held.entry(key).or_insert(hold);
+        }
+    }
+    state.holds = held;
     state.uncoordinated = passed.uncoordinated;
     // The clock trouble ends with the second pass after the jump: by then the new time has done no harm.
     if state.troubles.contains_key("clock") {

@@ -93,7 +93,7 @@ impl Node {
     /// Records an event for each rejected record. Its writer signs without permission, or bypasses the fleet's agents.
     pub(super) fn report_rejected_records(&self) {
         for (key, why) in self.speech.refused() {
-            let message = format!("{key} in the data store does not count: {why}");
+            let message = format!("ignored the record {key} in the data store: {why}");
             let event = NewEvent::new(EventType::StoreRecordRejected, message).because("Rejected");
             self.record_events(vec![event.with("key", key)]);
         }
@@ -116,7 +116,11 @@ impl Node {
     pub(super) fn warn_if_alone(&mut self, revision: &Revision) {
         let others = revision.set.nodes.keys().filter(|node| **node != self.settings.node).count();
         let long = |since| self.clock.monotonic().duration_since(since) >= ALONE;
-        if others == 0 || !self.alone_since.is_some_and(long) {
+        if others == 0 || self.alone_since.is_none() {
+            self.set_alarms(|event| event.event_type == EventType::NodeNeverJoined, Vec::new());
+            return;
+        }
+        if !self.alone_since.is_some_and(long) {
             return;
         }
         let Ok(joined) = self.fleet.joined() else { return };

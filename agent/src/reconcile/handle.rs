@@ -123,6 +123,10 @@ impl Handle {
         }
     }
 
+    pub(super) fn shared_gossip(&self) -> Option<&Gossip> {
+        self.shared.gossip.get()
+    }
+
     pub(super) fn lock(&self) -> MutexGuard<'_, View> {
         self.shared.view.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -288,6 +292,7 @@ impl Handle {
                     module: String::new(),
                     action: "unknown".into(),
                     diff: Some(format!("held: {gate}")),
+                    failed: false,
                 });
             }
             if book.uncoordinated {
@@ -297,10 +302,12 @@ impl Handle {
                     module: String::new(),
                     action: "none".into(),
                     diff: Some("uncoordinated: dataStore is local, so this node waits for no other".into()),
+                    failed: false,
                 });
             }
             tasks.extend(book.tasks.into_iter().map(|task| pb::PlannedTask {
                 task_book: id.clone(),
+                failed: task.outcome == Outcome::Failed,
                 action: if task.outcome == Outcome::Failed { "unknown".into() } else { task.action.to_owned() },
                 diff: task.diff.or_else(|| {
                     if towpath_proto::module(&task.module).is_some_and(|module| module.shows_message)

@@ -311,6 +311,7 @@ impl Node {
             return None;
         }
         self.step(Input::Looked(self.clock.wall()));
+        self.handle.end_lost(self.clock.wall());
         self.answer(&revision);
         if self.nothing_moved(&revision) {
             if self.last_published.is_none() {
@@ -334,6 +335,7 @@ impl Node {
                 break;
             }
             thread::sleep(Duration::from_millis(50));
+            self.record_changes(&outcome);
             outcome = self.run_pass(&revision, fresh);
         }
         self.made_way = outcome.interrupted;

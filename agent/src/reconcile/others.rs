@@ -35,7 +35,7 @@ pub(super) struct Shown {
     ready: bool,
     version: String,
     /// The generation that the node has loaded.
-    accepted: u64,
+    accepted: Option<u64>,
     /// The gates that only the node knows, by book.
     held: BTreeMap<String, Vec<ShownGate>>,
 }
@@ -47,7 +47,7 @@ impl Shown {
             generation: state.applied.as_ref().map_or(0, |applied| applied.generation),
             ready: state.is_applied(),
             version: env!("CARGO_PKG_VERSION").to_owned(),
-            accepted: state.accepted.generation,
+            accepted: Some(state.accepted.generation),
             held: shown_gates(state),
         }
     }
@@ -265,7 +265,7 @@ fn shown_gates(state: &State) -> BTreeMap<String, Vec<ShownGate>> {
         shown.entry(hold.book.clone()).or_default().push(ShownGate {
             gate: hold.reason.clone(),
             since: Some(hold.since),
-            opens: hold.opens.chars().take(MESSAGE).collect(),
+            opens: towpath_git::without_secrets(&hold.opens).chars().take(MESSAGE).collect(),
             action: hold.action.clone(),
         });
     }
@@ -306,11 +306,12 @@ impl Handle {
 
 /// Returns the published states as far as they matter to a book.
 fn reports(states: &BTreeMap<String, Shown>, book: &str) -> BTreeMap<String, NodeReport> {
+    // An agent of an older version does not publish the generation that it has loaded.
     let report = |(node, shown): (&String, &Shown)| {
         let gates = shown.held.get(book).into_iter().flatten().cloned().map(ShownGate::read).collect();
-        (node.clone(), NodeReport { generation: shown.accepted, gates })
+        Some((node.clone(), NodeReport { generation: shown.accepted?, gates }))
     };
-    states.iter().map(report).collect()
+    states.iter().filter_map(report).collect()
 }
 
 fn summary(book: &Book, run: &str, generation: u64, rollout: Rollout) -> pb::RolloutSummary {

@@ -7,9 +7,10 @@ use std::{
 };
 
 use serde::{Deserialize, Serialize};
+use serde_json::Value;
 use towpath_coordination::{
     Store,
-    gossip::core::Heard as Gossiped,
+    gossip::core::{Heard as Gossiped, Liveness},
     signed::{BookRights, Heard, RecordSigner, Rights, SignedStore},
 };
 use towpath_host::{
@@ -174,8 +175,8 @@ fn number(journal: &Journal, clock: &dyn Clock) -> Result<u64, NodeError> {
 }
 
 impl Handle {
-    /// Records events for changes of membership that gossip reports. Otherwise it only ends an alarm.
-    pub fn heard(&self, heard: &Gossiped, is_news: bool, now: i64) {
+    /// Records events for changes of membership that gossip reports.
+    pub fn heard(&self, heard: &Gossiped, now: i64) {
         let (event_type, reason, node, message) = match heard {
             Gossiped::Joined(node) => (EventType::NodeJoined, "Joined", node, format!("{node} has joined")),
             Gossiped::Left(node) => (EventType::NodeLeft, "Left", node, format!("{node} has stopped")),
@@ -191,9 +192,20 @@ impl Handle {
             Gossiped::Lost(_) => Ok(()),
             _ => self.events().resolve(now, over),
         };
-        let events = is_news.then(|| event.with("node", node.as_str())).into_iter().collect();
-        let recorded = self.events().record(now, events);
+        let recorded = self.events().record(now, vec![event.with("node", node.as_str())]);
         if let Err(error) = ended.and(recorded) {
+            tracing::warn!(%error, "cannot record an event");
+        }
+    }
+
+    /// Ends the alarms of lost nodes that are back or have left. The news of a return may have been missed.
+    pub(super) fn end_lost(&self, now: i64) {
+        let Some(gossip) = self.shared_gossip() else { return };
+        let is_over = |alarm: &NewEvent| {
+            let node = alarm.data.get("node").and_then(Value::as_str).unwrap_or_default();
+            alarm.event_type == EventType::NodeLost && matches!(gossip.opinion(node), Liveness::Alive | Liveness::Left)
+        };
+        if let Err(error) = self.events().resolve(now, is_over) {
             tracing::warn!(%error, "cannot record an event");
         }
     }

@@ -37,7 +37,7 @@ pub enum MilestoneKind {
         /// The id of the task.
         task: String,
     },
-    /// The failure of this node has halted the run.
+    /// The failure or the loss of a node has halted the run.
     Halted,
     /// All nodes have completed the run.
     Finished,
@@ -52,7 +52,7 @@ impl Milestone {
 
 /// Returns whether a transaction may reach a milestone, so that the snapshots before and after it are compared.
 pub(crate) fn may_reach(node: &str, txn: &Txn) -> bool {
-    txn.then.iter().any(|operation| progress(operation).is_some() || is_own_failure(node, operation))
+    txn.then.iter().any(|operation| progress(operation).is_some() || failure(node, operation).is_some())
 }
 
 /// Returns the milestones that a committed transaction of a node has reached.
@@ -79,7 +79,9 @@ pub(crate) fn reached(
             if progress.done && !before.done(spec) {
                 kinds.push(MilestoneKind::Finished);
             }
-        } else if is_own_failure(node, operation) && !before.halted(spec) && after.halted(spec) {
+        } else if let Some(failed) = failure(node, operation)
+            && has_halted(spec, failed, after)
+        {
             kinds.push(MilestoneKind::Halted);
         }
     }
@@ -91,8 +93,19 @@ fn progress(operation: &Op) -> Option<RolloutProgress> {
     matches!(Key::parse(key), Some(Key::Progress { .. })).then(|| serde_json::from_slice(value).ok())?
 }
 
-fn is_own_failure(me: &str, operation: &Op) -> bool {
-    let Op::Put { key, value, .. } = operation else { return false };
-    let Some(Key::Slot { node, .. }) = Key::parse(key) else { return false };
-    node == me && serde_json::from_slice(value).is_ok_and(|record: SlotRecord| record.kind == SlotState::Failure)
+/// Returns the node whose failure an operation records: the failure of this node, or the loss of another one.
+fn failure<'o>(me: &str, operation: &'o Op) -> Option<&'o str> {
+    let Op::Put { key, value, .. } = operation else { return None };
+    let Some(Key::Slot { node, .. }) = Key::parse(key) else { return None };
+    let record: SlotRecord = serde_json::from_slice(value).ok()?;
+    let is_lost = record.lost || record.kind == SlotState::Lost;
+    (is_lost || node == me && record.kind == SlotState::Failure).then_some(node)
+}
+
+/// Returns whether the failure of a node has halted a run: without it, the run would not be halted. The record of an
+/// earlier run may have been there before, so the earlier snapshot does not decide.
+fn has_halted(spec: &RolloutSpec, node: &str, after: &RunSnapshot) -> bool {
+    let mut without = after.clone();
+    without.held.retain(|entry| entry.node != node);
+    after.halted(spec) && !without.halted(spec)
 }

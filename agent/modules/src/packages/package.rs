@@ -157,8 +157,9 @@ fn package_transaction(uses: &[&PackageSpec], context: &Context<'_>) -> Result<(
     let installed = context.cache.entry::<Database>().read(first.backend, context)?;
     let mut left = String::new();
     for spec in uses {
-        // The repositories may have brought a newer version meanwhile, so they are asked again.
-        left.push_str(&unfinished(spec, &installed, &newest(spec, context)?));
+        // The repositories may have brought a newer version meanwhile, so they are asked again. If they do not answer now,
+        // the change has been made all the same.
+        left.push_str(&unfinished(spec, &installed, &newest(spec, context).unwrap_or_default()));
     }
     if left.is_empty() {
         return Ok(());

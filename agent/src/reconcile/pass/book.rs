@@ -26,7 +26,7 @@ use super::{
     effects::Effect,
     gates,
     instance::{self, Prepared, Ready},
-    outcome::{BookOutcome, Outcome, TaskOutcome},
+    outcome::{BookOutcome, Origin, Outcome, TaskOutcome},
     parallel::waves,
     prune,
 };
@@ -561,7 +561,9 @@ impl<'a, 'p> BookRun<'a, 'p> {
         self.push(outcome);
     }
 
-    pub(super) fn push(&mut self, outcome: TaskOutcome) {
+    pub(super) fn push(&mut self, mut outcome: TaskOutcome) {
+        // The output of a command may contain a URL with credentials.
+        outcome.message = outcome.message.map(|message| towpath_git::without_secrets(&message));
         self.tasks.push(outcome);
     }
 
@@ -588,7 +590,11 @@ fn not_run(book: &Book, reached: &BTreeMap<String, bool>, so_far: &BookOutcome) 
         (None, None) => (Outcome::Skipped, "not run: the pass was interrupted".to_owned()),
     };
     let rest = book.tasks.iter().filter(|task| !reached.contains_key(&task.id));
-    rest.map(|task| TaskOutcome::new(task.id.clone(), module(task), outcome).say(why.clone())).collect()
+    let of = |task: &Task| {
+        let unrun = TaskOutcome::new(task.id.clone(), module(task), outcome).say(why.clone());
+        TaskOutcome { origin: Origin::NotRun, ..unrun }
+    };
+    rest.map(of).collect()
 }
 
 /// Returns the module of a task, for status.

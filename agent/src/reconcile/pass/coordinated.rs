@@ -275,7 +275,7 @@ impl BookRun<'_, '_> {
         let outcome = match (failed, settled) {
             // A failed correction of content holds no slot, so it does not count as a failure of the run.
             (true, _) if self.any_failed() && (!settled || self.holds()) => {
-                with.fleet.describe_failure(&self.book.id(), &self.failure_message());
+                with.fleet.describe_failure(&self.book.id(), &towpath_git::without_secrets(&self.failure_message()));
                 with.fleet.ask(&spec, Request::Failed(number))
             }
             (true, _) => return false,

@@ -50,6 +50,8 @@ pub enum Origin {
     Handler,
     /// The removal of an item that is no longer in git.
     Removal,
+    /// A task of a book that the pass did not reach.
+    NotRun,
 }
 
 /// The outcome of a task, or of one item of its loop.

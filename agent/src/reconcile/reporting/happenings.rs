@@ -87,7 +87,7 @@ pub(in crate::reconcile) fn of_start(
         events.push(event.with("bootId", boot).with("before", was));
     }
     if let Some(was) = fact("version").filter(|was| *was != version) {
-        let message = format!("the agent has version {version}, and had {was}");
+        let message = format!("the agent was upgraded from {was} to {version}");
         let event = NewEvent::new(EventType::AgentUpgraded, message).because("Upgraded");
         events.push(event.with("version", version).with("before", was));
     }
@@ -133,7 +133,7 @@ pub(in crate::reconcile) fn of_milestone(milestone: &Milestone) -> NewEvent {
         MilestoneKind::Halted => of(
             EventType::RolloutHalted,
             "Halted",
-            "the failure of this node has halted the rollout; correct it in git, or on this node".to_owned(),
+            "the failure of a node has halted the rollout; push a fix, or repair the node".to_owned(),
         ),
         MilestoneKind::Finished => {
             of(EventType::RolloutFinished, "Finished", "all nodes have completed the rollout".to_owned())
@@ -174,6 +174,27 @@ pub(in crate::reconcile) fn is_of_books(event: &NewEvent) -> bool {
     matches!(event.event_type, T::TaskFailed | T::TaskHeld | T::TaskHandlerFailed | T::DriftReported | T::PruneHeld)
 }
 
+/// Returns whether an alarm comes from the books and a pass has shown whether it still holds. A task that was not run
+/// keeps its alarms, and so do the handlers of a book that did not reach its end.
+pub(in crate::reconcile) fn is_judged(event: &NewEvent, outcome: &PassOutcome) -> bool {
+    if !is_of_books(event) || outcome.interrupted {
+        return false;
+    }
+    let object = event.object.as_deref().unwrap_or_default();
+    let Some(book) = outcome.books.iter().find(|book| object.strip_prefix("TaskBook/") == Some(&id(book))) else {
+        return true;
+    };
+    let name = event.data.get("task").and_then(Value::as_str).unwrap_or_default();
+    let is_unrun = |task: &TaskOutcome| {
+        task.origin == Origin::NotRun && (task.name == name || name.starts_with(&format!("{} [", task.name)))
+    };
+    match event.event_type {
+        EventType::TaskFailed | EventType::DriftReported => !book.tasks.iter().any(is_unrun),
+        EventType::TaskHandlerFailed => !book.tasks.iter().any(|task| task.origin == Origin::NotRun),
+        _ => true,
+    }
+}
+
 /// Returns the alarms of the books after a pass.
 pub(in crate::reconcile) fn of_books(state: &State, outcome: &PassOutcome, runs: &RunProgress) -> Vec<NewEvent> {
     let tasks = outcome
@@ -192,22 +213,25 @@ fn task_alarm(task: &TaskOutcome) -> Option<EventType> {
     }
 }
 
+/// Returns the kind of a hold. A halted rollout has the reason Budget too, but holds the book.
+fn kind_of(hold: &Hold) -> &'static str {
+    let is_prune = hold.reason == "Budget" && hold.subject == format!("{}/prune", hold.book);
+    if is_prune { "prune" } else { "task" }
+}
+
 /// Returns one alarm for each held book or task, with all its reasons.
 fn of_holds(state: &State) -> Vec<NewEvent> {
     let mut alarms: Vec<NewEvent> = Vec::new();
     let mut subjects: Vec<(&str, &str)> = Vec::new();
     for hold in state.holds.values() {
-        let kind = if hold.reason == "Budget" { "prune" } else { "task" };
+        let kind = kind_of(hold);
         if !subjects.contains(&(hold.subject.as_str(), kind)) {
             subjects.push((&hold.subject, kind));
         }
     }
     for (subject, kind) in subjects {
-        let all: Vec<&Hold> = state
-            .holds
-            .values()
-            .filter(|hold| hold.subject == subject && (hold.reason == "Budget") == (kind == "prune"))
-            .collect();
+        let all: Vec<&Hold> =
+            state.holds.values().filter(|hold| hold.subject == subject && kind_of(hold) == kind).collect();
         let Some(first) = all.first() else { continue };
         let event_type = if kind == "prune" { EventType::PruneHeld } else { EventType::TaskHeld };
         let message = all.iter().map(|hold| hold.message()).collect::<Vec<_>>().join("; ");
@@ -233,16 +257,7 @@ fn of_holds(state: &State) -> Vec<NewEvent> {
 pub(in crate::reconcile) fn of_pass(outcome: &PassOutcome, runs: &mut RunProgress) -> Vec<NewEvent> {
     let mut events = Vec::new();
     for book in &outcome.books {
-        let changes = book.tasks.iter().filter_map(|task| {
-            let event_type = match task.outcome {
-                Outcome::Changed if task.origin == Origin::Removal => EventType::PruneRemoved,
-                Outcome::Changed if task.origin == Origin::Drift => EventType::DriftCorrected,
-                Outcome::Changed => EventType::TaskChanged,
-                _ => return None,
-            };
-            Some(of_task(event_type, book, task, runs))
-        });
-        events.extend(changes.collect::<Vec<_>>());
+        events.extend(of_changes(book, runs));
         if !book.interrupted {
             let failed = book.tasks.iter().find(|task| task.outcome == Outcome::Failed);
             let message = failed.map(said).unwrap_or_default();
@@ -250,6 +265,20 @@ pub(in crate::reconcile) fn of_pass(outcome: &PassOutcome, runs: &mut RunProgres
         }
     }
     events
+}
+
+/// Returns the events of the changes that a book has made in a pass.
+pub(in crate::reconcile) fn of_changes(book: &BookOutcome, runs: &RunProgress) -> Vec<NewEvent> {
+    let changes = book.tasks.iter().filter_map(|task| {
+        let event_type = match task.outcome {
+            Outcome::Changed if task.origin == Origin::Removal => EventType::PruneRemoved,
+            Outcome::Changed if task.origin == Origin::Drift => EventType::DriftCorrected,
+            Outcome::Changed => EventType::TaskChanged,
+            _ => return None,
+        };
+        Some(of_task(event_type, book, task, runs))
+    });
+    changes.collect()
 }
 
 fn of_task(event_type: EventType, book: &BookOutcome, task: &TaskOutcome, runs: &RunProgress) -> NewEvent {
@@ -398,8 +427,12 @@ mod tests {
             opens: "later".into(),
             ..Hold::default()
         };
-        let held =
-            vec![hold("a/b", "Window"), hold("a/b", "Slot"), hold("a/b/prune", "Budget"), hold("a/b/t", "Dependency")];
+        let held = vec![
+            hold("a/b", "Window"),
+            hold("a/b", "Budget"),
+            hold("a/b/prune", "Budget"),
+            hold("a/b/t", "Dependency"),
+        ];
         let passed = Passed {
             worst: Outcome::Held,
             failed: None,
@@ -415,13 +448,32 @@ mod tests {
         assert_eq!(
             seen,
             [
-                ("task.held", r#"["Slot","Window"]"#.to_owned()),
+                ("task.held", r#"["Budget","Window"]"#.to_owned()),
                 ("prune.held", r#"["Budget"]"#.to_owned()),
                 ("task.held", r#"["Dependency"]"#.to_owned())
             ]
         );
         assert_eq!(alarms[2].data["task"], "t");
         assert!(alarms.iter().all(|alarm| is_of_books(alarm) && alarm.data["run"] == "a/b@1"));
+    }
+
+    #[test]
+    fn task_that_was_not_run_keeps_its_alarm() {
+        let alarm =
+            |event_type, task: &str| NewEvent::new(event_type, "m").about("TaskBook/a/b", "a").with("task", task);
+        let not_run = TaskOutcome { origin: Origin::NotRun, ..task("t", Outcome::Held) };
+        let ran = task("u", Outcome::Unchanged);
+        let outcome = pass(vec![not_run, ran]);
+        for (name, judged) in [("t", false), ("t [1]", false), ("u", true), ("tt", true)] {
+            for event_type in [EventType::TaskFailed, EventType::DriftReported] {
+                assert_eq!(is_judged(&alarm(event_type, name), &outcome), judged, "{name}");
+            }
+        }
+        assert!(!is_judged(&alarm(EventType::TaskHandlerFailed, "h"), &outcome), "the book did not reach its end");
+        assert!(is_judged(&alarm(EventType::TaskHeld, "t"), &outcome), "a hold is judged in each pass");
+        let interrupted = PassOutcome { interrupted: true, ..pass(Vec::new()) };
+        assert!(!is_judged(&alarm(EventType::TaskHeld, "t"), &interrupted));
+        assert!(is_judged(&alarm(EventType::TaskFailed, "t"), &PassOutcome::default()), "the book is gone");
     }
 
     #[test]

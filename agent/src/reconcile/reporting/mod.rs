@@ -124,10 +124,8 @@ impl Node {
         }
         self.record_events(events);
         let alarms = happenings::of_books(&self.state, outcome, &runs);
-        // A pass that was preempted has not seen all books.
-        let complete = !outcome.interrupted;
-        self.set_alarms(|event| complete && happenings::is_of_books(event), alarms);
-        if complete {
+        self.set_alarms(|event| happenings::is_judged(event, outcome), alarms);
+        if !outcome.interrupted {
             self.set_alarms(|event| event.event_type == EventType::AgentJournalDamaged, Vec::new());
         }
         self.resolve_halted(revision);
@@ -138,6 +136,12 @@ impl Node {
 impl Node {
     fn run_progress(&self) -> RunProgress {
         self.journal.get_readable(&()).ok().flatten().unwrap_or_default()
+    }
+
+    /// Records the changes of a pass that is repeated. The repetition finds them in sync.
+    pub(super) fn record_changes(&self, outcome: &PassOutcome) {
+        let runs = self.run_progress();
+        self.record_events(outcome.books.iter().flat_map(|book| happenings::of_changes(book, &runs)).collect());
     }
 
     /// Begins the runs of the books of a revision, and adds their progress to a commit.
@@ -155,7 +159,7 @@ impl Node {
             let run = book.and_then(|book| Run::of(&revision.set, revision.generation, &revision.manifest, book));
             run.is_none_or(|run| {
                 alarm.data.get("run").and_then(Value::as_str) != Some(&run.spec.run)
-                    || self.fleet.is_halted(&run.spec) == Some(false)
+                    || run.budgets().iter().all(|spec| self.fleet.is_halted(spec) == Some(false))
             })
         };
         let over = |alarm: &NewEvent| alarm.event_type == EventType::RolloutHalted && is_over(alarm);
