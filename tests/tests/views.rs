@@ -65,6 +65,20 @@ fn book_is_rendered_as_another_node_with_its_facts_with_and_without_an_agent() {
 }
 
 #[test]
+fn node_that_a_working_tree_does_not_name_is_refused() {
+    let folder = tempfile::tempdir().unwrap();
+    let repository = Repository::new(folder.path(), "fleet");
+    repository.write("fleet.yaml", TWO_NODES);
+    repository.write("book.yaml", book("b", TASKS));
+    let work = repository.work.display().to_string();
+    let node = Node::new(folder.path(), &format!("url: {}", repository.bare.display()));
+    let vars = |name: &str| run(&node, &["vars", "--node", name, "--source-dir", &work]);
+    assert!(vars("web2").status.success());
+    let unknown = vars("web3");
+    assert!(!unknown.status.success() && String::from_utf8_lossy(&unknown.stderr).contains("web3"), "{unknown:?}");
+}
+
+#[test]
 fn plan_of_a_task_that_cannot_be_rendered_fails() {
     let folder = tempfile::tempdir().unwrap();
     let repository = Repository::new(folder.path(), "fleet");

@@ -33,6 +33,10 @@ impl Explain {
         if let Some(text) = event_text(&path) {
             return output::write(&text).map(|()| 0);
         }
+        if path.starts_with("events.") {
+            return Err(Failure::invalid(format!("there is no event type in {path}"))
+                .hint("`towpath explain events` lists them"));
+        }
         // A path may begin with the name of a module.
         let module = path.split('.').next().unwrap_or_default();
         let path = match towpath_proto::module(module).is_some() {

@@ -1,9 +1,9 @@
 //! `towpath render`: the tasks of a TaskBook as this node, or another one, renders them.
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use clap::Args;
-use towpath_render::{document::plain_value, tree::Tree as _};
+use towpath_render::document::plain_value;
 
 use super::{
     Format, Output, block_on,
@@ -11,7 +11,7 @@ use super::{
     output,
     worktree::{self, Answer, From},
 };
-use crate::reconcile::{FolderTree, OtherNode};
+use crate::{config, reconcile::OtherNode};
 
 /// Shows the tasks of a TaskBook as this node, or another one, renders them.
 #[derive(Debug, Args)]
@@ -59,11 +59,7 @@ impl Render {
     fn other(&self) -> Result<Option<OtherNode>, Failure> {
         let (Some(name), Some(file)) = (&self.node, &self.facts) else { return Ok(None) };
         let shown = file.display();
-        let folder = file.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
-        let name_of_file = file.file_name().unwrap_or_default().to_string_lossy();
-        let read = FolderTree::open(folder).and_then(|tree| tree.read(&name_of_file));
-        let bytes = read.map_err(|error| Failure::failed(format!("cannot read {shown}: {error}")))?;
-        let Some(bytes) = bytes else { return Err(Failure::failed(format!("cannot read {shown}: it does not exist"))) };
+        let bytes = config::read(file)?;
         let text = String::from_utf8_lossy(&bytes);
         let facts = plain_value(&text).map_err(|error| Failure::invalid(format!("cannot read {shown}: {error}")))?;
         if !facts.is_object() {

@@ -83,13 +83,17 @@ impl From {
             .as_ref()
             .and_then(|settings| settings.sources.first())
             .map_or("first", |source| source.git.name.as_str());
-        let node = node
+        let given = node;
+        let node = given
             .map(str::to_owned)
             .or_else(|| settings.as_ref().map(|settings| settings.node.clone()))
             .unwrap_or_else(host_name);
         let loaded = load_folders(first, folder, &self.sources)?;
         if !loaded.errors.is_empty() {
             return Err(Failure::invalid(report(&loaded.errors)));
+        }
+        if let Some(given) = given.filter(|given| !loaded.set.all_nodes().contains(*given)) {
+            return Err(Failure::failed(format!("there is no node {given} in {}", folder.display())));
         }
         let revision =
             Arc::new(Revision::new(Accepted::default(), RevisionManifest::default(), Arc::new(loaded.set), &node));

@@ -106,12 +106,20 @@ pub enum ConfigError {
     Invalid(Vec<Problem>),
 }
 
+/// Reads a file that a command line names.
+///
+/// # Errors
+/// If it cannot be read.
+pub fn read(file: &Path) -> Result<Vec<u8>, ConfigError> {
+    fs::read(file).map_err(|source| ConfigError::Unreadable { file: file.to_owned(), source })
+}
+
 /// Reads a bootstrap file.
 ///
 /// # Errors
 /// If the file cannot be read or has mistakes. Contains all mistakes of the first failed step.
 pub fn load(file: &Path, host_name: &str) -> Result<Settings, ConfigError> {
-    let bytes = fs::read(file).map_err(|source| ConfigError::Unreadable { file: file.to_owned(), source })?;
+    let bytes = read(file)?;
     let shown = file.display().to_string();
     let (documents, mut problems) = parse("", &shown, &bytes, Limits::default());
     let whole = |finding: Finding| Problem {
