@@ -119,7 +119,7 @@ event_types! {
     /// The data store does not answer.
     StoreUnreachable = "store.unreachable" alarm;
     /// The data store was restored from a backup, and this node has published its claims again.
-    StoreRestored = "store.restored";
+    StoreRestored = "store.restored" alarm;
     /// A record in the data store is ignored, because its writer had no right to write it.
     StoreRecordRejected = "store.record-rejected";
     /// The data store is full.

@@ -126,7 +126,13 @@ impl Node {
         let alarms = happenings::of_books(&self.state, outcome, &runs);
         self.set_alarms(|event| happenings::is_judged(event, outcome), alarms);
         if !outcome.interrupted {
-            self.set_alarms(|event| event.event_type == EventType::AgentJournalDamaged, Vec::new());
+            let is_restored = !self.fleet.needs_republish();
+            let is_over = |event: &NewEvent| match event.event_type {
+                EventType::AgentJournalDamaged => true,
+                EventType::StoreRestored => is_restored,
+                _ => false,
+            };
+            self.set_alarms(is_over, Vec::new());
         }
         self.resolve_halted(revision);
         runs
