@@ -323,8 +323,7 @@ fn a_full_etcd_is_told_with_the_command_that_helps() {
     };
     wait_until(Duration::from_secs(60), shown, status);
     let message = found.unwrap();
-    let command = message.split("free some with: ").nth(1).unwrap().split("; drift of content").next().unwrap();
-    let command = command.split("; what needs agreement").next().unwrap();
+    let command = message.split("free some with: ").nth(1).unwrap().split("; rollouts are paused").next().unwrap();
     fs::write(fleet.nodes[1].root.join("base"), "drift").unwrap();
     fleet.nodes[1].wait_for_file("/base", "base");
     ok(Command::new("sh").args(["-ec", command]).env("ETCDCTL_API", "3"));
