@@ -106,7 +106,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn exit_code_tells_failures_and_changes_apart_and_does_not_count_unknown() {
+    fn exit_code_separates_failures_from_changes_and_does_not_count_unknown() {
         let code = |tasks: &[(&str, bool)]| {
             let task = |(action, failed): &(&str, bool)| pb::PlannedTask {
                 action: (*action).to_owned(),
