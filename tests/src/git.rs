@@ -246,7 +246,7 @@ impl GpgSigner {
     }
 }
 
-/// Starts the agent of gpg for a home: one that gpg starts itself would be nobody's.
+/// Starts the agent of gpg for a home, and waits until it answers. The test does not own an agent that gpg starts.
 pub fn gpg_agent(home: &Path) -> Running {
     let agent = Running::start(
         Command::new("gpg-agent").arg("--homedir").arg(home).arg("--daemon"),
@@ -254,7 +254,8 @@ pub fn gpg_agent(home: &Path) -> Running {
         Stdio::null(),
     );
     let mut asks = Command::new("gpg-connect-agent");
-    asks.arg("--homedir").arg(home).args(["--no-autostart", "/bye"]);
-    wait_until(Duration::from_secs(10), || output(&mut asks).status.success(), || format!("{agent:?}"));
+    // Without an agent, this command succeeds too, and prints no data line.
+    asks.arg("--homedir").arg(home).args(["--no-autostart", "GETINFO pid", "/bye"]);
+    wait_until(Duration::from_secs(60), || output(&mut asks).stdout.starts_with(b"D "), || format!("{agent:?}"));
     agent
 }
