@@ -4,10 +4,7 @@ use std::collections::BTreeMap;
 
 use serde_json::Value;
 
-use super::{
-    event_type::EventType,
-    new_event::{AlarmState, NewEvent},
-};
+use super::{event_type::EventType, new_event::NewEvent};
 
 /// The identity of an alarm. A task of a book has one of its own.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
@@ -23,6 +20,12 @@ impl AlarmKey {
         let task = event.data.get("task").and_then(Value::as_str).map(ToOwned::to_owned);
         Self { event_type: event.event_type, object: event.object.clone(), task }
     }
+
+    /// Returns the identity as text: a JSON array.
+    pub(super) fn text(&self) -> String {
+        Value::from_iter([Value::from(self.event_type.name()), self.object.clone().into(), self.task.clone().into()])
+            .to_string()
+    }
 }
 
 /// The alarms that are firing.
@@ -30,12 +33,9 @@ impl AlarmKey {
 pub(super) struct Alarms(BTreeMap<AlarmKey, NewEvent>);
 
 impl Alarms {
-    /// Restores an alarm from a recorded event.
-    pub(super) fn restore(&mut self, event: NewEvent, state: AlarmState) {
-        match state {
-            AlarmState::Firing => drop(self.0.insert(AlarmKey::of(&event), event)),
-            AlarmState::Resolved => drop(self.0.remove(&AlarmKey::of(&event))),
-        }
+    /// Restores an alarm that was firing when the agent ended.
+    pub(super) fn restore(&mut self, event: NewEvent) {
+        self.0.insert(AlarmKey::of(&event), event);
     }
 
     /// Begins an alarm. Returns the earlier one if that is news: the alarm is new, or has another reason or other data.
@@ -57,11 +57,6 @@ impl Alarms {
     /// Ends the alarms that match, and returns them.
     pub(super) fn resolve(&mut self, matches: impl Fn(&NewEvent) -> bool) -> Vec<NewEvent> {
         self.0.extract_if(.., |_, event| matches(event)).map(|(_, event)| event).collect()
-    }
-
-    /// Returns whether an alarm is firing.
-    pub(super) fn is_firing(&self, key: &AlarmKey) -> bool {
-        self.0.contains_key(key)
     }
 }
 
@@ -116,18 +111,21 @@ mod tests {
     }
 
     #[test]
-    fn restored_alarms_are_those_whose_last_event_is_firing() {
-        let mut alarms = Alarms::default();
-        for (task, state) in [
-            ("a", AlarmState::Firing),
-            ("b", AlarmState::Firing),
-            ("a", AlarmState::Resolved),
-            ("c", AlarmState::Resolved),
-        ] {
-            alarms.restore(failed("book", task, "One"), state);
-        }
-        assert!(!is_news(&mut alarms, &failed("book", "b", "One")));
-        assert!(is_news(&mut alarms, &failed("book", "a", "One")));
-        assert!(alarms.resolve(|event| event.data.get("task") == Some(&Value::from("c"))).is_empty());
+    fn identity_as_text_tells_apart_what_the_parts_tell_apart() {
+        let text = |object: Option<&str>, task: Option<&str>| {
+            let event = NewEvent { object: object.map(ToOwned::to_owned), ..NewEvent::new(EventType::TaskFailed, "") };
+            AlarmKey::of(&task.into_iter().fold(event, |event, task| event.with("task", task))).text()
+        };
+        let all = [
+            text(None, None),
+            text(Some(""), None),
+            text(Some("TaskBook/a/b"), None),
+            text(Some("TaskBook/a"), Some("b")),
+            text(Some("TaskBook/a/b"), Some("c")),
+            text(Some("TaskBook/a/b\",\"c"), None),
+            text(None, Some("TaskBook/a/b")),
+        ];
+        let different: std::collections::BTreeSet<&String> = all.iter().collect();
+        assert_eq!(different.len(), all.len(), "{all:?}");
     }
 }

@@ -5,14 +5,14 @@ mod event_type;
 mod new_event;
 
 use std::{
-    collections::BTreeSet,
+    collections::{BTreeMap, BTreeSet},
     sync::{Arc, Mutex, PoisonError},
 };
 
 use tokio::sync::broadcast;
 use towpath_host::clock::rfc3339;
 use towpath_proto::{plain, v1alpha as pb};
-use towpath_state::{Changes, Journal, JournalError, StoredEvent, kinds};
+use towpath_state::{Changes, Journal, JournalError, StandingEvent, StoredEvent, kinds};
 use uuid::Uuid;
 
 use alarms::{AlarmKey, Alarms};
@@ -39,31 +39,25 @@ struct Log {
     /// The identity of the last event.
     last: Uuid,
     alarms: Alarms,
+    /// The UUIDs of the events that stay: of alarms that are firing, and of the last start. By identity.
+    standing: BTreeMap<String, String>,
 }
 
 impl Events {
     /// Creates the events of a node. Without a journal, only followers see them.
     pub fn new(node: String, journal: Option<Arc<Journal>>) -> Self {
-        let mut alarms = Alarms::default();
-        let recorded = journal.as_ref().and_then(|journal| journal.all::<StoredEvent>().ok()).unwrap_or_default();
-        let mut last = Uuid::nil();
-        for (uuid, stored) in recorded {
-            last = last.max(Uuid::parse_str(&uuid).unwrap_or_default());
-            let state = match stored.state.as_deref() {
-                Some("firing") => AlarmState::Firing,
-                Some("resolved") => AlarmState::Resolved,
-                _ => continue,
-            };
-            if let Some(event) = NewEvent::read(stored) {
-                alarms.restore(event, state);
+        let mut log = Log::default();
+        if let Some(journal) = &journal {
+            let newest = journal.last_key::<StoredEvent>().ok().flatten();
+            log.last = newest.and_then(|uuid| Uuid::parse_str(&uuid).ok()).unwrap_or_default();
+            for (identity, standing) in journal.all::<StandingEvent>().unwrap_or_default() {
+                log.standing.insert(identity, standing.uuid);
+                if let Some(event) = NewEvent::read(standing.event).filter(|event| event.event_type.is_alarm()) {
+                    log.alarms.restore(event);
+                }
             }
         }
-        Self {
-            node,
-            journal,
-            live: broadcast::channel(2048).0,
-            log: Arc::new(Mutex::new(Log { count: 0, last, alarms })),
-        }
+        Self { node, journal, live: broadcast::channel(2048).0, log: Arc::new(Mutex::new(log)) }
     }
 
     /// Records events, in one commit. An alarm that is firing for the same reason is not recorded again.
@@ -125,49 +119,51 @@ impl Events {
         }
         let mut changes = Changes::default();
         let mut records = Vec::new();
+        let mut standing = log.standing.clone();
         for (event, state) in news {
             // The order of identities is the order of events, also if the clock goes back.
             log.last = Uuid::now_v7().max(Uuid::from_u128(log.last.as_u128().saturating_add(1)));
             let uuid = log.last.to_string();
             log_line(&event, state);
+            let (identity, is_start) = (AlarmKey::of(&event).text(), event.event_type == EventType::AgentStarted);
             let stored = event.stored(now, state);
             records.push(self.as_record(&uuid, &stored));
             changes.put(&uuid, &stored);
+            if is_start || state == Some(AlarmState::Firing) {
+                changes.put(&identity, &StandingEvent { uuid: uuid.clone(), event: stored });
+                standing.insert(identity, uuid);
+            } else if state == Some(AlarmState::Resolved) {
+                changes.delete::<kinds::StandingEvent>(&identity);
+                standing.remove(&identity);
+            }
             log.count += 1;
             if log.count % 500 == 1 {
-                self.make_room(log, &mut changes);
+                self.make_room(&standing, &mut changes);
             }
         }
         let stored = self.journal.as_ref().map_or(Ok(()), |journal| journal.commit(changes));
+        if stored.is_ok() {
+            log.standing = standing;
+        }
         // Sending fails if there are no followers.
         records.into_iter().for_each(|record| drop(self.live.send(record)));
         stored
     }
 
-    /// Deletes the oldest events if there are too many. The last start stays, and the last event of each alarm that is
-    /// firing.
-    fn make_room(&self, log: &Log, changes: &mut Changes) {
+    /// Deletes the oldest events if there are too many. Events that stand stay.
+    fn make_room(&self, standing: &BTreeMap<String, String>, changes: &mut Changes) {
         let Some(journal) = &self.journal else { return };
-        let all = journal.all::<StoredEvent>().unwrap_or_default();
-        let old = all.len().saturating_sub(MAX_EVENTS);
-        let mut seen: BTreeSet<AlarmKey> = BTreeSet::new();
-        let mut has_start = false;
-        for (position, (uuid, stored)) in all.into_iter().enumerate().rev() {
-            let is_start = stored.r#type == EventType::AgentStarted.name() && !std::mem::replace(&mut has_start, true);
-            let is_firing = stored.state.as_deref() == Some(AlarmState::Firing.word());
-            let key = NewEvent::read(stored).filter(|_| is_firing).map(|event| AlarmKey::of(&event));
-            let is_last = key.is_some_and(|key| log.alarms.is_firing(&key) && seen.insert(key));
-            if position < old && !is_start && !is_last {
-                changes.delete::<kinds::Event>(&uuid);
-            }
-        }
+        let keys = journal.keys::<StoredEvent>().unwrap_or_default();
+        let old = keys.len().saturating_sub(MAX_EVENTS);
+        let kept: BTreeSet<&String> = standing.values().collect();
+        keys.iter().take(old).filter(|uuid| !kept.contains(uuid)).for_each(|uuid| changes.delete::<kinds::Event>(uuid));
     }
 
-    /// Returns the last recorded event of a type.
-    pub fn last(&self, event_type: EventType) -> Option<NewEvent> {
-        let all = self.journal.as_ref()?.all::<StoredEvent>().ok()?;
-        let last = all.into_iter().rev().find(|(_, stored)| stored.r#type == event_type.name())?;
-        NewEvent::read(last.1)
+    /// Returns the last recorded start of the agent.
+    pub fn last_start(&self) -> Option<NewEvent> {
+        let identity = AlarmKey::of(&NewEvent::new(EventType::AgentStarted, "")).text();
+        let standing: StandingEvent = self.journal.as_ref()?.get_readable(&identity).ok()??;
+        NewEvent::read(standing.event)
     }
 
     /// Returns the recorded events, oldest first.
@@ -296,7 +292,10 @@ mod tests {
         let (_folder, journal) = open();
         let later = Uuid::from_u128(Uuid::now_v7().as_u128() + (3_600_000 << 80));
         let mut changes = Changes::default();
-        changes.put(&later.to_string(), &failed("t").stored(1, Some(AlarmState::Firing)));
+        let stored = failed("t").stored(1, Some(AlarmState::Firing));
+        changes.put(&later.to_string(), &stored);
+        let standing = StandingEvent { uuid: later.to_string(), event: stored };
+        changes.put(&AlarmKey::of(&failed("t")).text(), &standing);
         journal.commit(changes).unwrap();
         let events = Events::new("n".into(), Some(journal));
         events.set_alarms(2, |_| true, Vec::new()).unwrap();

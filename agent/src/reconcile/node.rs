@@ -289,7 +289,7 @@ impl Node {
 
     /// Records the start of the agent, and whether it has another version or the node was booted again.
     fn record_start(&self) {
-        let last = self.handle.events().last(EventType::AgentStarted).map(|event| event.data);
+        let last = self.handle.events().last_start().map(|event| event.data);
         let (version, boot) = (env!("CARGO_PKG_VERSION"), facts::boot_id().unwrap_or_default());
         self.record_events(happenings::of_start(last.as_ref(), version, &boot));
     }

@@ -172,6 +172,20 @@ impl Journal {
         Ok(keys)
     }
 
+    /// Returns the last key of a kind; `None` if there is no record.
+    ///
+    /// # Errors
+    /// When the journal cannot be read.
+    pub fn last_key<R: Record>(&self) -> Result<Option<KeyOf<R>>, JournalError> {
+        let prefix = prefix_of::<R::Kind>();
+        let behind = format!("{prefix}{}", char::MAX);
+        self.with(|database| {
+            let table = database.begin_read()?.open_table(TABLE)?;
+            let last = table.range(prefix..behind.as_str())?.next_back().transpose()?;
+            Ok(last.and_then(|(key, _)| key.value().strip_prefix(prefix).and_then(KeyOf::<R>::parse)))
+        })
+    }
+
     fn scan(&self, prefix: &str, mut found: impl FnMut(&str, &[u8])) -> Result<(), JournalError> {
         self.with(|database| {
             let table = database.begin_read()?.open_table(TABLE)?;

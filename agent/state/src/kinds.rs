@@ -106,6 +106,8 @@ kinds! {
         Checkpoint(String) = "checkpoint/";
         /// An event, by UUID.
         Event(String) = "event/";
+        /// An event that holds on: the last one of an alarm that is firing, or the last start. By identity.
+        StandingEvent(String) = "standing-event/";
         /// A run of a book.
         Run(RunId) = "run/";
         /// The last applied value of a managed object.

@@ -30,6 +30,7 @@ records! {
     PresentedCertificates: Certificates;
     SourceCheckpoint: Checkpoint;
     StoredEvent: Event;
+    StandingEvent: StandingEvent;
     RunRecord: Run;
     AppliedItem: Applied;
     Original: Original;
@@ -123,6 +124,16 @@ pub struct StoredEvent {
     pub message: String,
     /// Further facts, for programs.
     pub data: BTreeMap<String, Value>,
+}
+
+/// An event that holds on, so that the agent finds it without a search.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct StandingEvent {
+    /// The UUID under which the event is recorded.
+    pub uuid: String,
+    /// The event.
+    pub event: StoredEvent,
 }
 
 /// A row of the local store: the value in base64, and the revisions in which it was created and modified.

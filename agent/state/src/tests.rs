@@ -294,6 +294,21 @@ fn kinds_do_not_share_keys() {
 }
 
 #[test]
+fn last_key_is_that_of_the_last_record_of_its_kind() {
+    let folder = tempfile::tempdir().unwrap();
+    let journal = open(folder.path());
+    assert_eq!(journal.last_key::<StoredEvent>().unwrap(), None);
+    let mut changes = Changes::default();
+    for uuid in ["b", "a", "c\u{10ffff}"] {
+        changes.put(&uuid.to_owned(), &StoredEvent::default());
+        changes.put(&format!("z{uuid}"), &StandingEvent::default());
+    }
+    journal.commit(changes).unwrap();
+    assert_eq!(journal.last_key::<StoredEvent>().unwrap().as_deref(), Some("c\u{10ffff}"));
+    assert_eq!(journal.last_key::<Intent>().unwrap(), None);
+}
+
+#[test]
 fn keys_are_read_as_they_are_written() {
     let runs =
         BTreeMap::from([(5, "00000000000000000005/app/web"), (1_767_614_400_000, "00000001767614400000/app/web")]);

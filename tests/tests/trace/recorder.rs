@@ -93,12 +93,12 @@ impl Recorder {
 
     fn commit(&self, node: &str, changes: &Commit) {
         let mut block = format!("{node} journal\n");
-        for key in changes.deletes().filter(|key| !key.starts_with(ROWS)) {
+        for key in changes.deletes().filter(|key| !is_summarized(key)) {
             let was = self.lock().known.remove(&(node.to_owned(), key.to_owned()));
             let nothing = if was.is_none() && self.is_driver() { " (not there)" } else { "" };
             block.push_str(&format!("    delete {key}{nothing}\n"));
         }
-        for (key, bytes) in changes.puts().filter(|(key, _)| !key.starts_with(ROWS)) {
+        for (key, bytes) in changes.puts().filter(|(key, _)| !is_summarized(key)) {
             let value: Value = serde_json::from_slice(bytes).unwrap();
             block.push_str(&match key.strip_prefix("event/") {
                 Some(_) => format!("    event {}\n", event(&value)),
@@ -145,6 +145,12 @@ impl Inner {
             self.blocks.extend(blocks.into_iter().map(|block| format!("beside {block}")));
         }
     }
+}
+
+/// Returns whether the trace shows a key in another way: rows of the store by their keys, and an event that stands by
+/// the event of the same commit.
+fn is_summarized(key: &str) -> bool {
+    key.starts_with(ROWS) || key.starts_with("standing-event/")
 }
 
 /// Formats an event as one line.
