@@ -20,7 +20,7 @@ use towpath_coordination::rollout::{Cut, OnLost, RolloutSpec};
 
 /// Returns the limit of explored states for one configuration.
 fn bound() -> usize {
-    if std::env::var_os("TOWPATH_LONG").is_some() { 20_000_000 } else { 100_000 }
+    if std::env::var_os("TOWPATH_LONG").is_some() { 500_000 } else { 100_000 }
 }
 
 /// Creates a revision. The book's definition is the same as long as `since` is the same.
