@@ -1,7 +1,7 @@
 //! The steady state: an agent that runs once and finds no changed input loads nothing. Any changed input causes a full
 //! pass.
 
-use std::{fs, path::Path};
+use std::{fs, os::unix::fs::PermissionsExt as _, path::Path};
 
 use towpath_tests::{
     git::{FLEET, Repository, book},
@@ -140,6 +140,47 @@ fn whatever_moves_is_seen() {
         }
     });
     f.settle();
+}
+
+#[test]
+fn facts_are_gathered_once_a_pass() {
+    let f = Fixture::new();
+    let log = f.folder.path().join("gathered");
+    let script = f.folder.path().join("n1/facts.d/count");
+    fs::write(&script, format!("#!/bin/sh\necho x >> {}\necho 1\n", log.display())).unwrap();
+    fs::set_permissions(&script, fs::Permissions::from_mode(0o755)).unwrap();
+    let gathered = || fs::read_to_string(&log).map_or(0, |text| text.lines().count());
+    for pass in 1..=3 {
+        let (quick, once) = f.once();
+        assert_eq!((once.code, quick), (0, false), "{}", once.log);
+        assert_eq!(gathered(), pass, "pass {pass}");
+        f.repository.write("book.yaml", book("b", &TASKS.replace("0640", &format!("060{pass}"))));
+        f.repository.publish("next");
+    }
+}
+
+#[test]
+fn fact_that_changes_during_a_pass_leads_to_another_pass() {
+    for (name, fact) in [("a file", "color.yaml"), ("a file of another kind", "color.json")] {
+        let f = Fixture::new();
+        let facts = f.folder.path().join("n1/facts.d");
+        fs::remove_file(facts.join("color.yaml")).unwrap();
+        fs::write(facts.join(fact), "\"blue\"\n").unwrap();
+        // The last task changes the fact that the first task was rendered with.
+        let tasks = format!(
+            "{}\n",
+            TASKS.replace(
+                "echo ran >> \"$TOWPATH_ROOT/log\"",
+                &format!("printf \"\\\"green\\\"\" > {}", facts.join(fact).display())
+            )
+        );
+        f.repository.write("book.yaml", book("b", &tasks));
+        f.repository.publish("a task that changes a fact");
+        let (_, first) = f.once();
+        assert_eq!((first.code, f.node.read("/etc/conf").as_deref()), (0, Some("blue\n")), "{name}: {}", first.log);
+        f.settle();
+        assert_eq!(f.node.read("/etc/conf").as_deref(), Some("green\n"), "{name}");
+    }
 }
 
 #[test]

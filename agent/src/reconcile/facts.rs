@@ -1,8 +1,37 @@
 //! Facts of the host. YAML files of facts.d are parsed here.
 
+use std::{cell::OnceCell, collections::BTreeMap};
+
 use serde_json::Value;
 use towpath_host::facts::{CustomProblem, Options, YAML_MARK, gather};
 use towpath_render::document::{Limits, parse};
+
+/// The facts of one pass. They are gathered once, when they are first read.
+pub(super) struct PassFacts<'a> {
+    gather: &'a dyn Fn() -> Value,
+    gathered: OnceCell<Value>,
+}
+
+impl<'a> PassFacts<'a> {
+    pub(super) fn new(gather: &'a dyn Fn() -> Value) -> Self {
+        Self { gather, gathered: OnceCell::new() }
+    }
+
+    /// Returns all facts.
+    pub(super) fn all(&self) -> &Value {
+        self.gathered.get_or_init(self.gather)
+    }
+
+    /// Returns whether these facts have the values that an earlier pass read.
+    pub(super) fn contain(&self, known: &BTreeMap<String, Value>) -> bool {
+        known.is_empty() || known.iter().all(|(name, known)| self.all().get(name) == Some(known))
+    }
+
+    /// Returns the values of the named facts.
+    pub(super) fn select(&self, names: impl IntoIterator<Item = String>) -> BTreeMap<String, Value> {
+        names.into_iter().filter_map(|name| Some((name.clone(), self.all().get(&name)?.clone()))).collect()
+    }
+}
 
 /// Gathers facts, and the problems of custom facts that cannot be read.
 pub(super) fn facts(options: &Options) -> (Value, Vec<CustomProblem>) {
@@ -36,5 +65,30 @@ fn yaml(text: &str) -> Result<Value, String> {
         (Some(problem), _) => Err(format!("line {}: {}", problem.line, problem.message)),
         (None, Some(document)) => Ok(document.value),
         (None, None) => Ok(Value::Null),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::cell::Cell;
+
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn facts_are_gathered_when_first_read_and_once() {
+        let count = Cell::new(0);
+        let gather = || {
+            count.set(count.get() + 1);
+            json!({"a": count.get()})
+        };
+        let facts = PassFacts::new(&gather);
+        assert!(facts.contain(&BTreeMap::new()));
+        assert_eq!((facts.select([]), count.get()), (BTreeMap::new(), 0), "nothing was read");
+        assert!(facts.contain(&BTreeMap::from([("a".to_owned(), json!(1))])));
+        assert!(!facts.contain(&BTreeMap::from([("b".to_owned(), json!(null))])));
+        assert_eq!(facts.select(["a".to_owned(), "b".to_owned()]), BTreeMap::from([("a".to_owned(), json!(1))]));
+        assert_eq!((facts.all(), count.get()), (&json!({"a": 1}), 1));
     }
 }

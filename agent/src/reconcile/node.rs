@@ -27,6 +27,7 @@ use super::{
     Handle, Queue,
     adoption::NotFollowed,
     conditions::{self, Input, State, Trouble},
+    facts::PassFacts,
     pass::{self, BookStatuses, ComputedCache, Coordination, Machine, Outcome, Pass, PassOutcome, Watched},
     poller::{Polled, Poller, jittered},
     reporting::happenings,
@@ -313,9 +314,12 @@ impl Node {
         self.step(Input::Looked(self.clock.wall()));
         self.handle.end_lost(self.clock.wall());
         self.answer(&revision);
-        if self.nothing_moved(&revision) {
+        let handle = self.handle.clone();
+        let gather = || handle.facts();
+        let facts = PassFacts::new(&gather);
+        if self.nothing_moved(&revision, &facts) {
             if self.last_published.is_none() {
-                self.show_others();
+                self.show_others(&facts);
             }
             self.warn_if_alone(&revision);
             return Some(Outcome::Unchanged);
@@ -329,29 +333,29 @@ impl Node {
             changes.set(&Intent { phase: Phase::Render, book: String::new(), paths: Vec::new() });
             self.save(changes);
         }
-        let mut outcome = self.run_pass(&revision, fresh);
+        let mut outcome = self.run_pass(&revision, &facts, fresh);
         for _ in 0..LOOKS {
             if !outcome.moved || self.queue.wants_way() {
                 break;
             }
             thread::sleep(Duration::from_millis(50));
             self.record_changes(&outcome);
-            outcome = self.run_pass(&revision, fresh);
+            outcome = self.run_pass(&revision, &facts, fresh);
         }
         self.made_way = outcome.interrupted;
         if self.follows_files {
             self.remember_versions(&mut outcome);
         }
-        self.remember_settled(&revision, &mut outcome);
+        self.remember_settled(&revision, &mut outcome, &facts);
         self.report(&revision, &outcome, fresh);
-        self.show_others();
+        self.show_others(&facts);
         self.warn_if_alone(&revision);
         Some(outcome.worst())
     }
 
-    fn run_pass(&mut self, revision: &Revision, fresh: bool) -> PassOutcome {
+    fn run_pass(&mut self, revision: &Revision, facts: &PassFacts<'_>, fresh: bool) -> PassOutcome {
         self.republish_claims(revision);
-        let facts = self.handle.facts();
+        let facts = facts.all().clone();
         let others = self.handle.others(revision);
         let nodes = pass::known_nodes(&revision.set, &revision.view, &facts, &revision.shared_facts(), &others);
         let (queue, ending) = (self.queue.clone(), self.queue.clone());

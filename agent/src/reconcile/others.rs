@@ -20,6 +20,7 @@ use towpath_render::objects::task::Book;
 
 use super::{
     conditions::State,
+    facts::PassFacts,
     handle::{Handle, NoAnswer},
     node::Node,
     pass::Other,
@@ -55,10 +56,10 @@ impl Shown {
 
 impl Node {
     /// Publishes the state of this node and its shared facts, if either has changed.
-    pub(super) fn show_others(&mut self) {
+    pub(super) fn show_others(&mut self, facts: &PassFacts<'_>) {
         let Some(revision) = self.revision.clone().filter(|_| self.store.shared()) else { return };
         let state = serde_json::to_vec(&Shown::of(&self.state)).unwrap_or_default();
-        let facts = revision.reads_nodes().then(|| shared(&self.handle.facts(), &revision.shared_facts()));
+        let facts = revision.reads_nodes().then(|| shared(facts.all(), &revision.shared_facts()));
         let published = (state.clone(), facts.clone());
         if self.last_published.as_ref() == Some(&published) {
             return;

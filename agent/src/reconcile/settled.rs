@@ -12,6 +12,7 @@ use towpath_modules::Expectation;
 use towpath_state::{Changes, Record, kinds};
 
 use super::{
+    facts::PassFacts,
     node::{Ended, Node},
     pass::{self, BookStatuses, PassOutcome, Settled},
     revision::Revision,
@@ -46,23 +47,15 @@ impl Record for SteadyState {
 
 impl Node {
     /// Returns whether the inputs and the checks of the steady state are unchanged. Then nothing needs to be rendered.
-    pub(super) fn nothing_moved(&self, revision: &Revision) -> bool {
+    pub(super) fn nothing_moved(&self, revision: &Revision, facts: &PassFacts<'_>) -> bool {
         let same =
             |settled: &&SettledPass| settled.generation == revision.generation && settled.commits == revision.commits;
         let Some(settled) = self.settled.as_ref().filter(same) else { return false };
         self.state.is_applied()
             && self.state.troubles.is_empty()
             && !self.fleet.needs_republish()
-            && self.same_facts(&settled.facts)
+            && facts.contain(&settled.facts)
             && pass::still_settled(&self.machine, &settled.checks, &self.cancel)
-    }
-
-    fn same_facts(&self, known: &BTreeMap<String, Value>) -> bool {
-        if known.is_empty() {
-            return true;
-        }
-        let facts = self.handle.facts();
-        known.iter().all(|(name, known)| facts.get(name) == Some(known))
     }
 
     /// Returns the result of a run if the steady state of the last agent still holds. Sources, settings, facts and
@@ -80,7 +73,7 @@ impl Node {
             && record.by == self.by()
             && self.sources.unmoved(&self.journal, &record.commits)
             && record.mirrors == self.sources.fingerprints()
-            && self.same_facts(&record.facts)
+            && PassFacts::new(&|| self.handle.facts()).contain(&record.facts)
             && pass::still_settled(&self.machine, &[Settled::Expectations(record.expectations)], &self.cancel);
         if same {
             tracing::debug!(generation = record.generation, "nothing has moved since the last pass");
@@ -105,12 +98,10 @@ impl Node {
     }
 
     /// Records the steady state, if the pass found all books in sync.
-    pub(super) fn remember_settled(&mut self, revision: &Revision, outcome: &mut PassOutcome) {
+    pub(super) fn remember_settled(&mut self, revision: &Revision, outcome: &mut PassOutcome, facts: &PassFacts<'_>) {
         let Some(checks) = outcome.settled.take() else { return };
-        let names = std::mem::take(&mut outcome.facts_read);
-        let facts = if names.is_empty() { Value::Null } else { self.handle.facts() };
-        let facts: BTreeMap<String, Value> =
-            names.into_iter().filter_map(|name| Some((name.clone(), facts.get(&name)?.clone()))).collect();
+        // The tasks were rendered with these values. A value that has changed since then leads to another pass.
+        let facts = facts.select(std::mem::take(&mut outcome.facts_read));
         self.keep_settled(revision, outcome, &facts, &checks);
         let commits = revision.commits.clone();
         self.settled = Some(SettledPass { generation: revision.generation, commits, facts, checks });
