@@ -1,5 +1,10 @@
 //! Membership of a node: its join record, its lease, and the watches that wake it.
 
+mod join;
+mod records;
+mod touch;
+mod watch;
+
 use std::{
     fmt,
     sync::{
@@ -10,20 +15,16 @@ use std::{
     time::{Duration, Instant},
 };
 
-use serde::{Deserialize, Serialize};
-use tokio::sync::mpsc;
-use towpath_host::{Clock, identity::PublicKeys};
+use towpath_host::Clock;
 
+pub use self::records::Joined;
+use self::{records::same_keys, touch::Touches};
 use crate::{
-    accept::Accepted,
-    fleet::{store_position::StorePosition, touch::Touches},
+    fleet::store_position::StorePosition,
     keys,
-    rollout::{Freed, RunSnapshot, newest_recovery, report_rollback},
-    store::{Change, Compare, LeaseId, Op, Outcome, Page, Row, Store, StoreError, Txn},
+    rollout::Freed,
+    store::{LeaseId, Op, Store, StoreError, Txn},
 };
-
-/// The time to live of a lease (P101).
-const TTL: Duration = Duration::from_secs(25);
 
 /// The interval at which the lease is kept alive (P101).
 const KEEP: Duration = Duration::from_secs(10);
@@ -42,38 +43,6 @@ pub enum Poke {
     Accepted,
     /// A wave, an offer or another change that may let the node continue.
     Look,
-}
-
-/// The record with which a node joins (P109).
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "camelCase", default)]
-pub struct Joined {
-    /// The name of the node.
-    pub node: String,
-    /// The machine id.
-    pub machine_id: String,
-    /// The version of the node's agent.
-    pub version: String,
-    /// The public half of the node's identity.
-    pub public_keys: Vec<String>,
-}
-
-/// The record that is bound to a node's lease.
-#[derive(Debug, Serialize)]
-#[serde(rename_all = "camelCase")]
-struct Alive<'a> {
-    version: &'a str,
-    public_keys: &'a [String],
-}
-
-/// The record of the agent that runs under a node's name.
-#[derive(Debug, Default, Serialize, Deserialize)]
-#[serde(rename_all = "camelCase", default)]
-struct Agent {
-    /// The identifier of the process. Each process has its own.
-    id: String,
-    /// The machine id.
-    machine_id: String,
 }
 
 type Waker = Arc<dyn Fn(Poke) + Send + Sync>;
@@ -249,22 +218,6 @@ impl Drop for Membership {
     }
 }
 
-/// Returns whether both lists have the same signing key.
-fn same_keys(one: &[String], other: &[String]) -> bool {
-    match (PublicKeys::read(one), PublicKeys::read(other)) {
-        (Some(one), Some(other)) => one.sign == other.sign,
-        _ => one == other,
-    }
-}
-
-/// Builds the message of a node that is rejected for its key, with the remedy (P145).
-fn other_key(node: &str, joined: &Joined, why: &str) -> String {
-    let keys = joined.public_keys.iter().map(|key| format!("{key:?}")).collect::<Vec<_>>().join(", ");
-    format!(
-        "this node is rejected as {node}: {why}. If this machine is meant to be {node}, commit its keys to the Node object {node}: spec: {{publicKeys: [{keys}]}}; that commit is also the consent to run again what the former {node} had begun. If not, give it a name of its own"
-    )
-}
-
 fn spawn(name: &str, work: impl FnOnce() + Send + 'static) {
     if let Err(error) = thread::Builder::new().name(name.into()).stack_size(STACK).spawn(work) {
         tracing::error!(%error, "cannot start a thread; the node takes no part in rollouts");
@@ -335,267 +288,6 @@ impl Shared {
                     self.lock().lease = None;
                 }
                 false
-            }
-        }
-    }
-
-    fn kept(&self, joined: &Joined) -> Result<(), StoreError> {
-        let namesake = self.lock().namesake.clone();
-        if let Some(why) = namesake {
-            return Err(StoreError::Denied(why));
-        }
-        let lease = self.lock().lease;
-        if let Some(lease) = lease {
-            return self.store.keep_alive(lease);
-        }
-        self.introduce(joined)?;
-        // Copied, because a lock in the condition would last through the block, and `knock` takes it too.
-        let refused = self.lock().refused.clone();
-        if let Some(why) = refused {
-            self.knock(joined)?;
-            return Err(StoreError::Denied(why));
-        }
-        let lease = if self.store.shared() { Some(self.store.lease(TTL)?) } else { None };
-        let agent = Agent { id: self.id.clone(), machine_id: joined.machine_id.clone() };
-        let agent = serde_json::to_vec(&agent).unwrap_or_default();
-        let then = vec![self.alive(joined, lease), Op::put(keys::agent(&self.node), agent)];
-        self.store.commit(&Txn { then, ..Txn::default() })?;
-        let mut state = self.lock();
-        (state.lease, state.knock, state.presented) = (lease, None, true);
-        Ok(())
-    }
-
-    fn alive(&self, joined: &Joined, lease: Option<LeaseId>) -> Op {
-        let alive = Alive { version: &joined.version, public_keys: &joined.public_keys };
-        Op::Put { key: keys::alive(&self.node), value: serde_json::to_vec(&alive).unwrap_or_default(), lease }
-    }
-
-    /// Shows the keys of a rejected node to the other nodes, if no node with the right keys is alive. They do not count
-    /// the rejected node as alive.
-    fn knock(&self, joined: &Joined) -> Result<(), StoreError> {
-        let known = self.lock().knock;
-        if let Some(lease) = known.filter(|_| self.store.shared()) {
-            return match self.store.keep_alive(lease) {
-                Err(StoreError::LeaseGone) => {
-                    self.lock().knock = None;
-                    Ok(())
-                }
-                kept => kept,
-            };
-        }
-        if !self.store.shared() {
-            return Ok(());
-        }
-        let lease = self.store.lease(TTL)?;
-        let compare = vec![Compare::Absent(keys::alive(&self.node))];
-        let txn = Txn { compare, then: vec![self.alive(joined, Some(lease))], otherwise: Vec::new() };
-        if matches!(self.store.commit(&txn)?, Outcome::Done { .. }) {
-            self.lock().knock = Some(lease);
-        }
-        Ok(())
-    }
-
-    /// Writes the join record if the name is free or the record has this node's keys. Another key for the name is
-    /// rejected until git names it (P143, P145).
-    fn introduce(&self, joined: &Joined) -> Result<(), StoreError> {
-        let key = keys::joined(&self.node);
-        let value = serde_json::to_vec(joined).unwrap_or_default();
-        let given = self.lock().given.clone();
-        let is_given = given.as_ref().is_some_and(|given| same_keys(given, &joined.public_keys));
-        if given.is_some() && !is_given && self.store.shared() {
-            self.lock().refused = Some(other_key(&self.node, joined, "git names other keys for it"));
-            return Ok(());
-        }
-        let txn = Txn {
-            compare: vec![Compare::Absent(key.clone())],
-            then: vec![Op::put(key.clone(), value.clone())],
-            otherwise: vec![Op::Read(key.clone())],
-        };
-        let mut outcome = self.store.commit(&txn)?;
-        if matches!(outcome, Outcome::Done { .. }) {
-            self.position.note_missing_join_record();
-        }
-        let found = |outcome: Outcome| outcome.answers().1.into_iter().flat_map(|answer| answer.rows).next();
-        if matches!(&outcome, Outcome::Refused { answers, .. } if answers.iter().all(|answer| answer.rows.is_empty())) {
-            // The existing record does not count. The signer knows that now, so this commit overwrites it.
-            outcome = self.store.commit(&txn)?;
-        }
-        if matches!(outcome, Outcome::Done { .. }) {
-            self.lock().refused = None;
-            return Ok(());
-        }
-        let Some(row) = found(outcome).filter(|row| row.key == key) else {
-            return Err(StoreError::Unreachable(format!(
-                "cannot write {key}: other nodes write it at the same time; retrying"
-            )));
-        };
-        let there: Joined = serde_json::from_slice(&row.value).unwrap_or_default();
-        // A store that only this node uses has no second node of that name.
-        let own = is_given || !self.store.shared() || same_keys(&there.public_keys, &joined.public_keys);
-        self.lock().refused = (!own).then(|| {
-            let machine = if there.machine_id == joined.machine_id {
-                "this machine, before it was set up again, has joined with another key".to_owned()
-            } else {
-                format!("another machine ({}) has joined with another key", there.machine_id)
-            };
-            other_key(&self.node, joined, &machine)
-        });
-        // Signed again with each lease, because the certificate may have changed. Also, a record from a backup is
-        // older than the one that other nodes have read.
-        if own {
-            let compare = vec![Compare::Revision(key.clone(), row.modified)];
-            self.store.commit(&Txn { compare, then: vec![Op::put(key, value)], ..Txn::default() })?;
-        }
-        Ok(())
-    }
-
-    /// Checks whether another agent has overwritten this agent's record.
-    fn look_for_namesake(&self) {
-        let key = keys::agent(&self.node);
-        if self.lock().presented
-            && let Ok(Some(row)) = self.store.as_written(&key)
-        {
-            self.meet(&row);
-        }
-    }
-
-    /// Rejects this node if a row is the record of another agent with the same key (P146). Writes the own record again,
-    /// so that the other agent is rejected too: no node can know which of them is meant to run.
-    fn meet(&self, row: &Row) {
-        if row.key != keys::agent(&self.node) || !self.lock().presented || !self.store.is_of_namesake(row) {
-            return;
-        }
-        let other: Agent = serde_json::from_slice(&row.value).unwrap_or_default();
-        if other.id == self.id {
-            return;
-        }
-        let first = {
-            let mut state = self.lock();
-            let first = state.namesake.is_none();
-            state.namesake = Some(format!(
-                "another agent runs as {} with this node's key (machine {}); both are rejected. Stop one of them, give it a name and a key of its own (delete its state directory or certificate), then restart the agent that stays",
-                self.node, other.machine_id
-            ));
-            (state.lease, state.heard) = (None, None);
-            first.then(|| state.joined.machine_id.clone())
-        };
-        if let Some(machine_id) = first {
-            let agent = Agent { id: self.id.clone(), machine_id };
-            let put = Op::put(row.key.clone(), serde_json::to_vec(&agent).unwrap_or_default());
-            if let Err(error) = self.store.commit(&Txn { then: vec![put], ..Txn::default() }) {
-                tracing::warn!(%error, "cannot show the other agent of this name that it is not alone");
-            }
-        }
-    }
-
-    fn begin_watch(&self, prefix: &str) -> Result<mpsc::UnboundedReceiver<Change>, StoreError> {
-        let before = self.position.known();
-        let read = self.store.read(prefix, &Page { after: None, limit: 1 })?;
-        // A node in the midst of a long task must report a rollback too, so the watch checks for one.
-        self.position.seen(before, read.revision);
-        if self.position.has_rolled_back() {
-            self.report_rollback()?;
-        }
-        let changes = self.store.watch(prefix, read.revision + 1)?;
-        if keys::agent(&self.node).starts_with(prefix) {
-            self.look_for_namesake();
-        }
-        if keys::ALL_RECOVERIES.starts_with(prefix) {
-            let restored = self.store.read(keys::ALL_RECOVERIES, &Page::default())?;
-            if !restored.rows.is_empty() {
-                self.position.told();
-            }
-        }
-        Ok(changes)
-    }
-
-    /// Reports that the store was rolled back, unless another node has reported it since.
-    fn report_rollback(&self) -> Result<(), StoreError> {
-        let rejected = {
-            let state = self.lock();
-            state.refused.is_some() || state.namesake.is_some()
-        };
-        if rejected {
-            return Ok(());
-        }
-        let read = self.store.read(keys::ALL_RECOVERIES, &Page::default())?;
-        let snapshot =
-            RunSnapshot { recovery: newest_recovery(&read.rows), revision: read.revision, ..RunSnapshot::default() };
-        let id = uuid::Uuid::new_v4().simple().to_string();
-        match report_rollback(&snapshot, &self.node, &id, self.position.recovery_id().as_deref()) {
-            Some(txn) => self.store.commit(&txn).map(drop),
-            None => Ok(()),
-        }
-    }
-
-    /// Wakes the node for a touch of a budget that it waits for. A decision in progress then finds its snapshot stale.
-    fn hear_touch(&self, row: &Row, poke: &Waker) {
-        let acts = {
-            let mut state = self.lock();
-            state.news = state.news.wrapping_add(1);
-            state.touches.heard(&self.node, row)
-        };
-        if acts {
-            poke(Poke::Look);
-        }
-    }
-
-    /// Follows the changes below a prefix, and wakes the node for them.
-    fn watch(&self, prefix: &str, first: Option<mpsc::UnboundedReceiver<Change>>, poke: &Waker) {
-        let mut begun = first;
-        let mut told: Option<Instant> = None;
-        // Requests from before this watch are answered too.
-        self.lock().asked = true;
-        while !self.stops() {
-            let Some(mut changes) = begun.take() else {
-                thread::sleep(Duration::from_secs(1));
-                begun = self.begin_watch(prefix).ok();
-                if begun.is_some() {
-                    // Changes that the watch missed meanwhile are read now.
-                    poke(Poke::Accepted);
-                    poke(Poke::Look);
-                }
-                continue;
-            };
-            while let Some(change) = changes.blocking_recv() {
-                if self.stops() {
-                    return;
-                }
-                match change {
-                    Change::Put(row) if row.key == keys::agent(&self.node) => {
-                        let before = self.lock().namesake.is_some();
-                        self.meet(&row);
-                        if !before && self.lock().namesake.is_some() {
-                            poke(Poke::Accepted);
-                        }
-                    }
-                    // A record that does not count wakes no node. Now and then it does, so that an event reports it.
-                    Change::Put(row) if !self.store.counts(&row) => {
-                        let now = self.clock.monotonic();
-                        if told.is_none_or(|told| now.duration_since(told) >= KEEP) {
-                            told = Some(now);
-                            poke(Poke::Accepted);
-                        }
-                    }
-                    Change::Put(row) if row.key == keys::ACCEPTED => {
-                        let accepted: Option<Accepted> = serde_json::from_slice(&row.value).ok();
-                        // This node wrote the record itself, so it need not read it.
-                        if accepted.is_none_or(|accepted| accepted.by != self.node) {
-                            poke(Poke::Accepted);
-                        }
-                    }
-                    Change::Put(row) if row.key.starts_with(keys::ALL_FREED) => self.hear_touch(&row, poke),
-                    Change::Put(row) => {
-                        if row.key.starts_with(keys::ALL_RECOVERIES) {
-                            self.position.told();
-                        }
-                        self.lock().asked |= row.key.starts_with(&keys::result_wants(&self.node));
-                        poke(Poke::Look);
-                    }
-                    // The recovery is complete, so waiting nodes continue.
-                    Change::Delete(key, _) if key.starts_with(keys::ALL_RECOVERIES) => poke(Poke::Look),
-                    Change::Delete(..) => {}
-                }
             }
         }
     }

@@ -17,7 +17,7 @@ const PAUSE: Duration = Duration::from_secs(1);
 
 /// A touch in a transaction that is about to be committed.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct Touch {
+pub(in crate::fleet) struct Touch {
     group: String,
     /// True if the touch was taken out of the transaction, because it follows the last one too soon.
     delayed: bool,
@@ -25,7 +25,7 @@ pub(super) struct Touch {
 
 /// The touches that a node sends and receives.
 #[derive(Debug, Default)]
-pub(super) struct Touches {
+pub(in crate::fleet) struct Touches {
     sent: BTreeMap<String, Instant>,
     /// Budgets with a delayed touch, and the time at which it is due.
     owed: BTreeMap<String, Instant>,
@@ -37,7 +37,7 @@ pub(super) struct Touches {
 
 impl Touches {
     /// Returns the touch in a transaction. Takes it out if the last one of the budget was less than a second ago.
-    pub(super) fn before_commit(&self, txn: &mut Txn, now: Instant) -> Option<Touch> {
+    pub(in crate::fleet) fn before_commit(&self, txn: &mut Txn, now: Instant) -> Option<Touch> {
         let is_touch = |operation: &Op| match operation {
             Op::Put { key, .. } => key.strip_prefix(keys::ALL_FREED).map(str::to_owned),
             _ => None,
@@ -51,7 +51,7 @@ impl Touches {
     }
 
     /// Notes a touch whose transaction was applied.
-    pub(super) fn committed(&mut self, touch: Touch, now: Instant) {
+    pub(in crate::fleet) fn committed(&mut self, touch: Touch, now: Instant) {
         if touch.delayed {
             self.owed.entry(touch.group).or_insert(now + PAUSE);
         } else {
@@ -60,7 +60,7 @@ impl Touches {
     }
 
     /// Takes the budgets whose delayed touch is due.
-    pub(super) fn take_due(&mut self, now: Instant) -> Vec<String> {
+    pub(in crate::fleet) fn take_due(&mut self, now: Instant) -> Vec<String> {
         let due: Vec<String> = self.owed.iter().filter(|(_, at)| **at <= now).map(|(group, _)| group.clone()).collect();
         for group in &due {
             self.owed.remove(group);
@@ -70,12 +70,12 @@ impl Touches {
     }
 
     /// Keeps a delayed touch that could not be sent.
-    pub(super) fn owe(&mut self, group: String, now: Instant) {
+    pub(in crate::fleet) fn owe(&mut self, group: String, now: Instant) {
         self.owed.entry(group).or_insert(now + PAUSE);
     }
 
     /// Notes whether this node waits in a run.
-    pub(super) fn set_waiting(&mut self, spec: &RolloutSpec, waits: bool) {
+    pub(in crate::fleet) fn set_waiting(&mut self, spec: &RolloutSpec, waits: bool) {
         let entry = (spec.group.clone(), spec.book.clone());
         if waits {
             self.waits.insert(entry);
@@ -85,7 +85,7 @@ impl Touches {
     }
 
     /// Returns whether this node acts on a touch: it waits for the budget, and the touch is for it.
-    pub(super) fn heard(&mut self, node: &str, row: &Row) -> bool {
+    pub(in crate::fleet) fn heard(&mut self, node: &str, row: &Row) -> bool {
         let Some(group) = row.key.strip_prefix(keys::ALL_FREED) else { return false };
         // The watch gives the record as it is in the store. A record that cannot be parsed is for every waiter.
         let freed: Freed = serde_json::from_slice(&row.value).unwrap_or_default();
@@ -98,17 +98,17 @@ impl Touches {
     }
 
     /// Allows this node to offer the free slots of a budget at once.
-    pub(super) fn offer_now(&mut self, group: &str) {
+    pub(in crate::fleet) fn offer_now(&mut self, group: &str) {
         self.touched.insert(group.to_owned());
     }
 
     /// Returns whether this node may offer the free slots of a budget at once.
-    pub(super) fn offers_now(&self, group: &str) -> bool {
+    pub(in crate::fleet) fn offers_now(&self, group: &str) -> bool {
         self.touched.contains(group)
     }
 
     /// Drops a touch, because no waiter is left for a free slot.
-    pub(super) fn forget(&mut self, group: &str) {
+    pub(in crate::fleet) fn forget(&mut self, group: &str) {
         self.touched.remove(group);
     }
 }

@@ -1,0 +1,166 @@
+//! The entry of a node: its join record, its first lease, and the rejection of another agent with its name.
+
+use std::time::Duration;
+
+use super::{
+    Shared,
+    records::{Agent, Alive, Joined, other_key, same_keys},
+};
+use crate::{
+    keys,
+    store::{Compare, LeaseId, Op, Outcome, Row, StoreError, Txn},
+};
+
+/// The time to live of a lease (P101).
+const TTL: Duration = Duration::from_secs(25);
+
+impl Shared {
+    pub(super) fn kept(&self, joined: &Joined) -> Result<(), StoreError> {
+        let namesake = self.lock().namesake.clone();
+        if let Some(why) = namesake {
+            return Err(StoreError::Denied(why));
+        }
+        let lease = self.lock().lease;
+        if let Some(lease) = lease {
+            return self.store.keep_alive(lease);
+        }
+        self.introduce(joined)?;
+        // Copied, because a lock in the condition would last through the block, and `knock` takes it too.
+        let refused = self.lock().refused.clone();
+        if let Some(why) = refused {
+            self.knock(joined)?;
+            return Err(StoreError::Denied(why));
+        }
+        let lease = if self.store.shared() { Some(self.store.lease(TTL)?) } else { None };
+        let agent = Agent { id: self.id.clone(), machine_id: joined.machine_id.clone() };
+        let agent = serde_json::to_vec(&agent).unwrap_or_default();
+        let then = vec![self.alive(joined, lease), Op::put(keys::agent(&self.node), agent)];
+        self.store.commit(&Txn { then, ..Txn::default() })?;
+        let mut state = self.lock();
+        (state.lease, state.knock, state.presented) = (lease, None, true);
+        Ok(())
+    }
+
+    fn alive(&self, joined: &Joined, lease: Option<LeaseId>) -> Op {
+        let alive = Alive { version: &joined.version, public_keys: &joined.public_keys };
+        Op::Put { key: keys::alive(&self.node), value: serde_json::to_vec(&alive).unwrap_or_default(), lease }
+    }
+
+    /// Shows the keys of a rejected node to the other nodes, if no node with the right keys is alive. They do not count
+    /// the rejected node as alive.
+    fn knock(&self, joined: &Joined) -> Result<(), StoreError> {
+        let known = self.lock().knock;
+        if let Some(lease) = known.filter(|_| self.store.shared()) {
+            return match self.store.keep_alive(lease) {
+                Err(StoreError::LeaseGone) => {
+                    self.lock().knock = None;
+                    Ok(())
+                }
+                kept => kept,
+            };
+        }
+        if !self.store.shared() {
+            return Ok(());
+        }
+        let lease = self.store.lease(TTL)?;
+        let compare = vec![Compare::Absent(keys::alive(&self.node))];
+        let txn = Txn { compare, then: vec![self.alive(joined, Some(lease))], otherwise: Vec::new() };
+        if matches!(self.store.commit(&txn)?, Outcome::Done { .. }) {
+            self.lock().knock = Some(lease);
+        }
+        Ok(())
+    }
+
+    /// Writes the join record if the name is free or the record has this node's keys. Another key for the name is
+    /// rejected until git names it (P143, P145).
+    fn introduce(&self, joined: &Joined) -> Result<(), StoreError> {
+        let key = keys::joined(&self.node);
+        let value = serde_json::to_vec(joined).unwrap_or_default();
+        let given = self.lock().given.clone();
+        let is_given = given.as_ref().is_some_and(|given| same_keys(given, &joined.public_keys));
+        if given.is_some() && !is_given && self.store.shared() {
+            self.lock().refused = Some(other_key(&self.node, joined, "git names other keys for it"));
+            return Ok(());
+        }
+        let txn = Txn {
+            compare: vec![Compare::Absent(key.clone())],
+            then: vec![Op::put(key.clone(), value.clone())],
+            otherwise: vec![Op::Read(key.clone())],
+        };
+        let mut outcome = self.store.commit(&txn)?;
+        if matches!(outcome, Outcome::Done { .. }) {
+            self.position.note_missing_join_record();
+        }
+        let found = |outcome: Outcome| outcome.answers().1.into_iter().flat_map(|answer| answer.rows).next();
+        if matches!(&outcome, Outcome::Refused { answers, .. } if answers.iter().all(|answer| answer.rows.is_empty())) {
+            // The existing record does not count. The signer knows that now, so this commit overwrites it.
+            outcome = self.store.commit(&txn)?;
+        }
+        if matches!(outcome, Outcome::Done { .. }) {
+            self.lock().refused = None;
+            return Ok(());
+        }
+        let Some(row) = found(outcome).filter(|row| row.key == key) else {
+            return Err(StoreError::Unreachable(format!(
+                "cannot write {key}: other nodes write it at the same time; retrying"
+            )));
+        };
+        let there: Joined = serde_json::from_slice(&row.value).unwrap_or_default();
+        // A store that only this node uses has no second node of that name.
+        let own = is_given || !self.store.shared() || same_keys(&there.public_keys, &joined.public_keys);
+        self.lock().refused = (!own).then(|| {
+            let machine = if there.machine_id == joined.machine_id {
+                "this machine, before it was set up again, has joined with another key".to_owned()
+            } else {
+                format!("another machine ({}) has joined with another key", there.machine_id)
+            };
+            other_key(&self.node, joined, &machine)
+        });
+        // Signed again with each lease, because the certificate may have changed. Also, a record from a backup is
+        // older than the one that other nodes have read.
+        if own {
+            let compare = vec![Compare::Revision(key.clone(), row.modified)];
+            self.store.commit(&Txn { compare, then: vec![Op::put(key, value)], ..Txn::default() })?;
+        }
+        Ok(())
+    }
+
+    /// Checks whether another agent has overwritten this agent's record.
+    pub(super) fn look_for_namesake(&self) {
+        let key = keys::agent(&self.node);
+        if self.lock().presented
+            && let Ok(Some(row)) = self.store.as_written(&key)
+        {
+            self.meet(&row);
+        }
+    }
+
+    /// Rejects this node if a row is the record of another agent with the same key (P146). Writes the own record again,
+    /// so that the other agent is rejected too: no node can know which of them is meant to run.
+    pub(super) fn meet(&self, row: &Row) {
+        if row.key != keys::agent(&self.node) || !self.lock().presented || !self.store.is_of_namesake(row) {
+            return;
+        }
+        let other: Agent = serde_json::from_slice(&row.value).unwrap_or_default();
+        if other.id == self.id {
+            return;
+        }
+        let first = {
+            let mut state = self.lock();
+            let first = state.namesake.is_none();
+            state.namesake = Some(format!(
+                "another agent runs as {} with this node's key (machine {}); both are rejected. Stop one of them, give it a name and a key of its own (delete its state directory or certificate), then restart the agent that stays",
+                self.node, other.machine_id
+            ));
+            (state.lease, state.heard) = (None, None);
+            first.then(|| state.joined.machine_id.clone())
+        };
+        if let Some(machine_id) = first {
+            let agent = Agent { id: self.id.clone(), machine_id };
+            let put = Op::put(row.key.clone(), serde_json::to_vec(&agent).unwrap_or_default());
+            if let Err(error) = self.store.commit(&Txn { then: vec![put], ..Txn::default() }) {
+                tracing::warn!(%error, "cannot show the other agent of this name that it is not alone");
+            }
+        }
+    }
+}

@@ -1,0 +1,52 @@
+//! The records of a membership, and the keys in them.
+
+use serde::{Deserialize, Serialize};
+use towpath_host::identity::PublicKeys;
+
+/// The record with which a node joins (P109).
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct Joined {
+    /// The name of the node.
+    pub node: String,
+    /// The machine id.
+    pub machine_id: String,
+    /// The version of the node's agent.
+    pub version: String,
+    /// The public half of the node's identity.
+    pub public_keys: Vec<String>,
+}
+
+/// The record that is bound to a node's lease.
+#[derive(Debug, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub(super) struct Alive<'a> {
+    pub(super) version: &'a str,
+    pub(super) public_keys: &'a [String],
+}
+
+/// The record of the agent that runs under a node's name.
+#[derive(Debug, Default, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub(super) struct Agent {
+    /// The identifier of the process. Each process has its own.
+    pub(super) id: String,
+    /// The machine id.
+    pub(super) machine_id: String,
+}
+
+/// Returns whether both lists have the same signing key.
+pub(super) fn same_keys(one: &[String], other: &[String]) -> bool {
+    match (PublicKeys::read(one), PublicKeys::read(other)) {
+        (Some(one), Some(other)) => one.sign == other.sign,
+        _ => one == other,
+    }
+}
+
+/// Builds the message of a node that is rejected for its key, with the remedy (P145).
+pub(super) fn other_key(node: &str, joined: &Joined, why: &str) -> String {
+    let keys = joined.public_keys.iter().map(|key| format!("{key:?}")).collect::<Vec<_>>().join(", ");
+    format!(
+        "this node is rejected as {node}: {why}. If this machine is meant to be {node}, commit its keys to the Node object {node}: spec: {{publicKeys: [{keys}]}}; that commit is also the consent to run again what the former {node} had begun. If not, give it a name of its own"
+    )
+}

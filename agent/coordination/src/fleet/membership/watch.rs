@@ -1,0 +1,130 @@
+//! The watches of a node. They wake it for news, and detect a rollback of the store.
+
+use std::{
+    thread,
+    time::{Duration, Instant},
+};
+
+use tokio::sync::mpsc;
+
+use super::{KEEP, Poke, Shared, Waker};
+use crate::{
+    accept::Accepted,
+    keys,
+    rollout::{RunSnapshot, newest_recovery, report_rollback},
+    store::{Change, Page, Row, StoreError},
+};
+
+impl Shared {
+    pub(super) fn begin_watch(&self, prefix: &str) -> Result<mpsc::UnboundedReceiver<Change>, StoreError> {
+        let before = self.position.known();
+        let read = self.store.read(prefix, &Page { after: None, limit: 1 })?;
+        // A node in the midst of a long task must report a rollback too, so the watch checks for one.
+        self.position.seen(before, read.revision);
+        if self.position.has_rolled_back() {
+            self.report_rollback()?;
+        }
+        let changes = self.store.watch(prefix, read.revision + 1)?;
+        if keys::agent(&self.node).starts_with(prefix) {
+            self.look_for_namesake();
+        }
+        if keys::ALL_RECOVERIES.starts_with(prefix) {
+            let restored = self.store.read(keys::ALL_RECOVERIES, &Page::default())?;
+            if !restored.rows.is_empty() {
+                self.position.told();
+            }
+        }
+        Ok(changes)
+    }
+
+    /// Reports that the store was rolled back, unless another node has reported it since.
+    fn report_rollback(&self) -> Result<(), StoreError> {
+        let rejected = {
+            let state = self.lock();
+            state.refused.is_some() || state.namesake.is_some()
+        };
+        if rejected {
+            return Ok(());
+        }
+        let read = self.store.read(keys::ALL_RECOVERIES, &Page::default())?;
+        let snapshot =
+            RunSnapshot { recovery: newest_recovery(&read.rows), revision: read.revision, ..RunSnapshot::default() };
+        let id = uuid::Uuid::new_v4().simple().to_string();
+        match report_rollback(&snapshot, &self.node, &id, self.position.recovery_id().as_deref()) {
+            Some(txn) => self.store.commit(&txn).map(drop),
+            None => Ok(()),
+        }
+    }
+
+    /// Wakes the node for a touch of a budget that it waits for. A decision in progress then finds its snapshot stale.
+    fn hear_touch(&self, row: &Row, poke: &Waker) {
+        let acts = {
+            let mut state = self.lock();
+            state.news = state.news.wrapping_add(1);
+            state.touches.heard(&self.node, row)
+        };
+        if acts {
+            poke(Poke::Look);
+        }
+    }
+
+    /// Follows the changes below a prefix, and wakes the node for them.
+    pub(super) fn watch(&self, prefix: &str, first: Option<mpsc::UnboundedReceiver<Change>>, poke: &Waker) {
+        let mut begun = first;
+        let mut told: Option<Instant> = None;
+        // Requests from before this watch are answered too.
+        self.lock().asked = true;
+        while !self.stops() {
+            let Some(mut changes) = begun.take() else {
+                thread::sleep(Duration::from_secs(1));
+                begun = self.begin_watch(prefix).ok();
+                if begun.is_some() {
+                    // Changes that the watch missed meanwhile are read now.
+                    poke(Poke::Accepted);
+                    poke(Poke::Look);
+                }
+                continue;
+            };
+            while let Some(change) = changes.blocking_recv() {
+                if self.stops() {
+                    return;
+                }
+                match change {
+                    Change::Put(row) if row.key == keys::agent(&self.node) => {
+                        let before = self.lock().namesake.is_some();
+                        self.meet(&row);
+                        if !before && self.lock().namesake.is_some() {
+                            poke(Poke::Accepted);
+                        }
+                    }
+                    // A record that does not count wakes no node. Now and then it does, so that an event reports it.
+                    Change::Put(row) if !self.store.counts(&row) => {
+                        let now = self.clock.monotonic();
+                        if told.is_none_or(|told| now.duration_since(told) >= KEEP) {
+                            told = Some(now);
+                            poke(Poke::Accepted);
+                        }
+                    }
+                    Change::Put(row) if row.key == keys::ACCEPTED => {
+                        let accepted: Option<Accepted> = serde_json::from_slice(&row.value).ok();
+                        // This node wrote the record itself, so it need not read it.
+                        if accepted.is_none_or(|accepted| accepted.by != self.node) {
+                            poke(Poke::Accepted);
+                        }
+                    }
+                    Change::Put(row) if row.key.starts_with(keys::ALL_FREED) => self.hear_touch(&row, poke),
+                    Change::Put(row) => {
+                        if row.key.starts_with(keys::ALL_RECOVERIES) {
+                            self.position.told();
+                        }
+                        self.lock().asked |= row.key.starts_with(&keys::result_wants(&self.node));
+                        poke(Poke::Look);
+                    }
+                    // The recovery is complete, so waiting nodes continue.
+                    Change::Delete(key, _) if key.starts_with(keys::ALL_RECOVERIES) => poke(Poke::Look),
+                    Change::Delete(..) => {}
+                }
+            }
+        }
+    }
+}

@@ -1,0 +1,107 @@
+//! Reads of the store outside of a decision, and plain writes of keys that other nodes read.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    time::Duration,
+};
+
+use super::Fleet;
+use crate::{
+    keys,
+    rollout::RolloutProgress,
+    store::{Op, Page, Row, StoreError, Txn},
+};
+
+/// The time for which the list of alive nodes is used.
+const ALIVE: Duration = Duration::from_secs(5);
+
+impl Fleet {
+    /// Returns the nodes that have a lease.
+    ///
+    /// # Errors
+    /// The store does not answer.
+    pub fn alive(&self) -> Result<BTreeSet<String>, StoreError> {
+        let now = self.clock.monotonic();
+        {
+            let inner = self.lock();
+            if let Some((read, alive)) = &inner.alive
+                && now.duration_since(*read) < ALIVE
+                && inner.lease_end.is_none_or(|end| now < end || end <= *read)
+            {
+                return Ok(alive.clone());
+            }
+        }
+        let alive = self.names(keys::ALL_ALIVE)?;
+        let wall = self.clock.wall();
+        let mut inner = self.lock();
+        inner.loss.note_alive(&alive, wall);
+        inner.alive = Some((now, alive.clone()));
+        drop(inner);
+        Ok(alive)
+    }
+
+    /// Returns the nodes that have ever joined.
+    ///
+    /// # Errors
+    /// The store does not answer.
+    pub fn joined(&self) -> Result<BTreeSet<String>, StoreError> {
+        self.names(keys::ALL_JOINED)
+    }
+
+    /// Returns the rest of each key with a prefix.
+    pub(super) fn names(&self, prefix: &str) -> Result<BTreeSet<String>, StoreError> {
+        let mut page = Page::default();
+        let mut names = BTreeSet::new();
+        loop {
+            let read = self.store.read(prefix, &page)?;
+            page.after = read.rows.last().map(|row| row.key.clone());
+            names.extend(read.rows.iter().filter_map(|row| Some(row.key.strip_prefix(prefix)?.to_owned())));
+            if !read.more {
+                return Ok(names);
+            }
+        }
+    }
+
+    /// Returns the open waves of a book's run. `None` if no wave was ever opened.
+    ///
+    /// # Errors
+    /// The store does not answer.
+    pub fn progress(&self, book: &str) -> Result<Option<RolloutProgress>, StoreError> {
+        let key = keys::progress(book);
+        let read = self.store.read(&key, &Page { after: None, limit: 1 }).inspect_err(|_| self.look_soon())?;
+        Ok(read.rows.into_iter().find(|row| row.key == key).and_then(|row| serde_json::from_slice(&row.value).ok()))
+    }
+
+    /// Sets a key that other nodes read.
+    ///
+    /// # Errors
+    /// The store does not answer.
+    pub fn publish(&self, key: &str, value: Vec<u8>) -> Result<(), StoreError> {
+        self.write(&Txn { then: vec![Op::put(key, value)], ..Txn::default() }).map(drop)
+    }
+
+    /// Returns all values with a prefix, by the rest of their keys.
+    ///
+    /// # Errors
+    /// The store does not answer.
+    pub fn rows(&self, prefix: &str) -> Result<BTreeMap<String, Vec<u8>>, StoreError> {
+        let (_, rows) = self.all_rows(prefix)?;
+        let rest = |row: Row| Some((row.key.strip_prefix(prefix)?.to_owned(), row.value));
+        Ok(rows.into_iter().filter_map(rest).collect())
+    }
+
+    /// Returns all rows with a prefix, and the revision of the first page. A change during the read is newer than that.
+    pub(super) fn all_rows(&self, prefix: &str) -> Result<(u64, Vec<Row>), StoreError> {
+        let mut page = Page::default();
+        let (mut first, mut found) = (None, Vec::new());
+        loop {
+            let read = self.store.read(prefix, &page)?;
+            page.after = read.rows.last().map(|row| row.key.clone());
+            found.extend(read.rows);
+            let revision = *first.get_or_insert(read.revision);
+            if !read.more {
+                return Ok((revision, found));
+            }
+        }
+    }
+}
