@@ -1,6 +1,8 @@
 //! Loading of trees into an [`ObjectSet`]: files are found, and each document is checked against the schema. Then all
 //! objects are checked against one another. All mistakes are reported, not only the first.
 
+mod files;
+
 use std::{
     cell::RefCell,
     collections::{BTreeMap, BTreeSet},
@@ -8,10 +10,11 @@ use std::{
     time::Duration,
 };
 
-use ignore::gitignore::{Gitignore, GitignoreBuilder};
 use serde_json::Value;
 use towpath_proto::{Message, v1alpha as pb};
 
+use self::files::Ignored;
+pub use self::files::{Pinned, SourceTree};
 use super::{
     ComputedValue, Group, Key, NodeObject, Object, ObjectSet, VariablesObject, analysis, book,
     budget::{Budget, Cost, Exceeded, Problems, Spent},
@@ -24,34 +27,12 @@ use crate::{
         At, Checked, Document, Limits, Path, Place, Reference, SourceFile, check_object, lines, parse, problem_at,
     },
     problem::{Finding, Problem},
-    tree::{Entry, EntryKind, Tree},
+    tree::{Entry, Tree},
     words::Selector,
 };
 
 /// Maximum number of reported problems of one file.
 const PROBLEMS_PER_FILE: usize = 200;
-
-/// A source and its rights.
-#[derive(Debug, Clone)]
-pub struct SourceTree {
-    /// The name.
-    pub name: String,
-    /// The files.
-    pub tree: Arc<dyn Tree>,
-    /// True if it contains only files for includes and templates.
-    pub library: bool,
-    /// True if it may define global kinds. The first source always may.
-    pub globals: bool,
-}
-
-/// A git repository at one commit, which an include names.
-#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
-pub struct Pinned {
-    /// The URL.
-    pub url: String,
-    /// The full commit id.
-    pub commit: String,
-}
 
 /// The result of loading.
 #[derive(Debug)]
@@ -239,13 +220,18 @@ impl Loader<'_> {
                 return self.file_problem(source, "", Finding::new(format!("cannot read the source: {error}")));
             }
         };
-        self.refused_entries(source, &entries);
+        for (entry, finding) in files::refused(&entries) {
+            self.file_problem(source, &entry.path, finding);
+        }
         if source.library || self.left_out.sources.contains(&source.name) {
             return;
         }
-        let ignored = self.ignored(source);
+        let (ignored, problems) = Ignored::read(source);
+        for problem in problems {
+            self.keep([problem]);
+        }
         let mut objects = 0;
-        for entry in entries.iter().filter(|entry| is_object_file(&entry.path) && !is_ignored(&ignored, &entry.path)) {
+        for entry in entries.iter().filter(|entry| files::has_objects(&entry.path) && !ignored.covers(&entry.path)) {
             if !self.charge(&source.name, Cost { files: 1, bytes: entry.size.unwrap_or(0), ..Cost::default() }) {
                 return;
             }
@@ -263,32 +249,6 @@ impl Loader<'_> {
         }
     }
 
-    fn refused_entries(&mut self, source: &SourceTree, entries: &[Entry]) {
-        for entry in entries {
-            if entry.path.contains(|character: char| character.is_control()) {
-                let finding = Finding::new(format!("the path {:?} has a control character", entry.path));
-                self.file_problem(source, &entry.path, finding.hint("rename the file"));
-            }
-            if entry.kind == EntryKind::Submodule {
-                let finding = Finding::new("git submodules are not followed");
-                self.file_problem(source, &entry.path, finding.hint("make the other repository a source of its own"));
-            }
-        }
-    }
-
-    fn ignored(&mut self, source: &SourceTree) -> Gitignore {
-        let mut builder = GitignoreBuilder::new("");
-        if let Ok(Some(bytes)) = source.tree.read(".towpathignore") {
-            for (number, line) in lines(&String::from_utf8_lossy(&bytes)).enumerate() {
-                if let Err(error) = builder.add_line(None, line) {
-                    let file = SourceFile::new(source.name.as_str(), ".towpathignore", String::from_utf8_lossy(&bytes));
-                    self.keep([problem_at(&file, number + 1, 1, Finding::new(error.to_string()))]);
-                }
-            }
-        }
-        builder.build().unwrap_or_else(|_| Gitignore::empty())
-    }
-
     fn file_problem(&mut self, source: &SourceTree, path: &str, finding: Finding) {
         let file = SourceFile::new(source.name.as_str(), if path.is_empty() { &source.name } else { path }, "");
         self.keep([problem_at(&file, 1, 1, finding)]);
@@ -296,34 +256,14 @@ impl Loader<'_> {
 
     /// Reads the documents of one file. Returns their number.
     fn file(&mut self, source: &SourceTree, first: bool, entry: &Entry, pending: &mut Vec<Pending>) -> usize {
-        if entry.kind == EntryKind::Link {
-            let finding = Finding::new("an object file is a symbolic link")
-                .hint("links are not followed in a source: make it a file");
-            self.file_problem(source, &entry.path, finding);
-            return 0;
-        }
         let limits = Limits::default();
-        if entry.size.is_some_and(|size| size > limits.bytes as u64) {
-            let message =
-                format!("the file has {} bytes, and at most {} are read", entry.size.unwrap_or(0), limits.bytes);
-            self.file_problem(
-                source,
-                &entry.path,
-                Finding::new(message).hint("split it, or keep large content below a folder named files"),
-            );
-            return 0;
-        }
-        let bytes = match source.tree.read(&entry.path) {
-            Ok(bytes) => bytes.unwrap_or_default(),
-            Err(error) => {
-                self.file_problem(source, &entry.path, Finding::new(format!("cannot read the file: {error}")));
+        let bytes = match files::read(source, entry, limits) {
+            Ok(bytes) => bytes,
+            Err(finding) => {
+                self.file_problem(source, &entry.path, finding);
                 return 0;
             }
         };
-        if let Some(finding) = large_file_pointer(&bytes) {
-            self.file_problem(source, &entry.path, finding);
-            return 0;
-        }
         if entry.size.is_none() {
             self.charge(&source.name, Cost { bytes: bytes.len() as u64, ..Cost::default() });
         }
@@ -629,22 +569,4 @@ pub(super) fn display(key: &Key) -> String {
 /// Returns the origin of computed values: the source of their object.
 pub(super) fn within_source(place: &Place) -> Arc<Within> {
     Arc::new(Within { source: place.source().to_owned(), ..Within::default() })
-}
-
-fn is_object_file(path: &str) -> bool {
-    let (folders, name) = path.rsplit_once('/').unwrap_or(("", path));
-    let special = |folder: &str| matches!(folder, "files" | "templates" | "tasks") || folder.starts_with('.');
-    (name.ends_with(".yaml") || name.ends_with(".yml")) && !name.starts_with('.') && !folders.split('/').any(special)
-}
-
-fn is_ignored(ignored: &Gitignore, path: &str) -> bool {
-    ignored.matched_path_or_any_parents(path, false).is_ignore()
-}
-
-/// Returns the finding for a Git LFS pointer. `None` for other files.
-pub(crate) fn large_file_pointer(bytes: &[u8]) -> Option<Finding> {
-    bytes.starts_with(b"version https://git-lfs.github.com/spec/").then(|| {
-        Finding::new("the file is kept in Git LFS, which is not followed")
-            .hint("commit the file itself, or let a task fetch it")
-    })
 }

@@ -1,0 +1,103 @@
+//! The sources of a load, and their files: the files with objects, and their bytes.
+
+use std::sync::Arc;
+
+use ignore::gitignore::{Gitignore, GitignoreBuilder};
+
+use crate::{
+    document::{Limits, SourceFile, lines, problem_at},
+    problem::{Finding, Problem},
+    tree::{Entry, EntryKind, Tree},
+};
+
+/// A source and its rights.
+#[derive(Debug, Clone)]
+pub struct SourceTree {
+    /// The name.
+    pub name: String,
+    /// The files.
+    pub tree: Arc<dyn Tree>,
+    /// True if it contains only files for includes and templates.
+    pub library: bool,
+    /// True if it may define global kinds. The first source always may.
+    pub globals: bool,
+}
+
+/// A git repository at one commit, which an include names.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Pinned {
+    /// The URL.
+    pub url: String,
+    /// The full commit id.
+    pub commit: String,
+}
+
+/// The files that `.towpathignore` of a source excludes.
+pub(super) struct Ignored(Gitignore);
+
+impl Ignored {
+    /// Reads `.towpathignore`. Returns a problem for each line that is not a pattern.
+    pub(super) fn read(source: &SourceTree) -> (Self, Vec<Problem>) {
+        let mut builder = GitignoreBuilder::new("");
+        let mut problems = Vec::new();
+        if let Ok(Some(bytes)) = source.tree.read(".towpathignore") {
+            for (number, line) in lines(&String::from_utf8_lossy(&bytes)).enumerate() {
+                if let Err(error) = builder.add_line(None, line) {
+                    let file = SourceFile::new(source.name.as_str(), ".towpathignore", String::from_utf8_lossy(&bytes));
+                    problems.push(problem_at(&file, number + 1, 1, Finding::new(error.to_string())));
+                }
+            }
+        }
+        (Self(builder.build().unwrap_or_else(|_| Gitignore::empty())), problems)
+    }
+
+    /// Returns whether a file is excluded.
+    pub(super) fn covers(&self, path: &str) -> bool {
+        self.0.matched_path_or_any_parents(path, false).is_ignore()
+    }
+}
+
+/// Returns whether a file of a source contains objects, by its path.
+pub(super) fn has_objects(path: &str) -> bool {
+    let (folders, name) = path.rsplit_once('/').unwrap_or(("", path));
+    let special = |folder: &str| matches!(folder, "files" | "templates" | "tasks") || folder.starts_with('.');
+    (name.ends_with(".yaml") || name.ends_with(".yml")) && !name.starts_with('.') && !folders.split('/').any(special)
+}
+
+/// Returns the entries that no source may have, each with a finding.
+pub(super) fn refused(entries: &[Entry]) -> impl Iterator<Item = (&Entry, Finding)> {
+    entries.iter().flat_map(|entry| {
+        let control = entry.path.contains(|character: char| character.is_control()).then(|| {
+            Finding::new(format!("the path {:?} has a control character", entry.path)).hint("rename the file")
+        });
+        let submodule = (entry.kind == EntryKind::Submodule).then(|| {
+            Finding::new("git submodules are not followed").hint("make the other repository a source of its own")
+        });
+        control.into_iter().chain(submodule).map(move |finding| (entry, finding))
+    })
+}
+
+/// Reads a file with objects. Rejects links, large files and Git LFS pointers.
+pub(super) fn read(source: &SourceTree, entry: &Entry, limits: Limits) -> Result<Vec<u8>, Finding> {
+    if entry.kind == EntryKind::Link {
+        return Err(Finding::new("an object file is a symbolic link")
+            .hint("links are not followed in a source: make it a file"));
+    }
+    if let Some(size) = entry.size.filter(|size| *size > limits.bytes as u64) {
+        let message = format!("the file has {size} bytes, and at most {} are read", limits.bytes);
+        return Err(Finding::new(message).hint("split it, or keep large content below a folder named files"));
+    }
+    let bytes = match source.tree.read(&entry.path) {
+        Ok(bytes) => bytes.unwrap_or_default(),
+        Err(error) => return Err(Finding::new(format!("cannot read the file: {error}"))),
+    };
+    large_file_pointer(&bytes).map_or(Ok(bytes), Err)
+}
+
+/// Returns the finding for a Git LFS pointer. `None` for other files.
+fn large_file_pointer(bytes: &[u8]) -> Option<Finding> {
+    bytes.starts_with(b"version https://git-lfs.github.com/spec/").then(|| {
+        Finding::new("the file is kept in Git LFS, which is not followed")
+            .hint("commit the file itself, or let a task fetch it")
+    })
+}
