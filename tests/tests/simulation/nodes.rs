@@ -1,0 +1,205 @@
+//! The nodes: the looks, decisions and requests of each, as the agent makes them.
+
+use std::{collections::BTreeSet, sync::Arc};
+
+use towpath_coordination::{
+    accept::Accepted,
+    keys,
+    rollout::{
+        Decision, NodeClaims, OnLost, Request, RolloutSpec, RunSnapshot, SlotState, WriteSequence, acknowledge, decide,
+        idle, next_maintenance, report_rollback, republish, segment_to_inspect,
+    },
+    store::{Compare, Op, Txn},
+};
+
+use super::state::{Event, Phase, SECOND, Simulation, name};
+
+impl Simulation {
+    fn snapshot(&mut self, node: usize) -> RunSnapshot {
+        let spec = Arc::clone(&self.revisions[self.nodes[node].at]);
+        let spec = spec.as_ref();
+        let (revision, answers) = self.store.peek(&RunSnapshot::reading(spec, &name(node)));
+        let mut snapshot = RunSnapshot::of(spec, &name(node), revision, answers);
+        snapshot.soaked = true;
+        let now = self.now;
+        let own = &mut self.nodes[node];
+        // The same rule as in the agent's `StorePosition`.
+        if revision < own.position.0 || snapshot.sequence < own.position.1 {
+            own.rolled_back = true;
+            own.position = (revision, snapshot.sequence);
+        }
+        own.position = (revision, own.position.1.max(snapshot.sequence));
+        if let Some((restored, _)) = &snapshot.recovery {
+            if own.recovery_id.as_ref() != Some(&restored.id) {
+                own.recovery_id = Some(restored.id.clone());
+                own.rolled_back = false;
+            }
+            let prefix = keys::all_recovery_acks(&restored.id);
+            snapshot.acknowledged = self.store.below(&prefix).map(|row| row.key[prefix.len()..].to_owned()).collect();
+        }
+        snapshot.rolled_back = own.rolled_back;
+        snapshot.stabilizing = own.reached.is_some_and(|reached| now - reached < 3 * SECOND);
+        let offers: Vec<(String, u64)> = snapshot
+            .held
+            .iter()
+            .filter(|held| held.held.kind == SlotState::Offer)
+            .map(|held| (held.node.clone(), held.modified))
+            .collect();
+        own.offers.retain(|offer, _| offers.contains(offer));
+        for offer in offers {
+            if now - *own.offers.entry(offer.clone()).or_insert(now) >= 10 * SECOND {
+                snapshot.stale.insert(offer);
+            }
+        }
+        own.idle = idle(spec, &snapshot, &name(node)).map(|waiting| match own.idle.take() {
+            Some((known, since)) if known == waiting => (known, since),
+            _ => (waiting, now),
+        });
+        snapshot.idle = own.idle.as_ref().is_some_and(|(_, since)| now - since >= 15 * SECOND);
+        if spec.on_lost != OnLost::Hold {
+            let prefix = keys::ALL_ALIVE.len();
+            let alive: BTreeSet<&str> = self.store.below(keys::ALL_ALIVE).map(|row| &row.key[prefix..]).collect();
+            snapshot.lost = spec.known.iter().filter(|other| !alive.contains(other.as_str())).cloned().collect();
+        }
+        if let Some(segment) = segment_to_inspect(spec, &snapshot) {
+            let prefix = keys::member_votes(&spec.run, segment);
+            let names = self.store.below(&prefix).map(|row| row.key[prefix.len()..].to_owned()).collect();
+            snapshot.names = Some((segment, names));
+        }
+        snapshot
+    }
+
+    /// Schedules the next look of a node: within 2 s if `soon`, else after about a minute.
+    pub(super) fn again(&mut self, node: usize, soon: bool) {
+        let life = self.nodes[node].life;
+        let delay = if soon { self.chance.below(2 * SECOND) } else { 50 * SECOND + self.chance.below(20 * SECOND) };
+        self.after(delay, Event::Look(node, life));
+    }
+
+    fn send(&mut self, node: usize, mut txn: Txn) {
+        let mark = WriteSequence { number: self.nodes[node].position.1 + 1 };
+        txn.then.push(Op::put(keys::write_sequence(&name(node)), serde_json::to_vec(&mark).unwrap()));
+        let (life, restores) = (self.nodes[node].life, self.restores);
+        // A request may be lost. Its node looks again in any case.
+        let delay = 1 + self.chance.below(30);
+        if !self.chance.percent(2) {
+            self.after(delay, Event::Commit(node, restores, Box::new(txn)));
+        }
+        let answered = delay + 1 + self.chance.below(30);
+        let delay = if self.chance.percent(3) { 5 * SECOND } else { answered };
+        self.nodes[node].asks_until = self.now + delay;
+        self.after(delay, Event::Look(node, life));
+    }
+
+    pub(super) fn look(&mut self, node: usize) {
+        if self.now < self.nodes[node].asks_until {
+            // The look that the answer brings is planned.
+            return;
+        }
+        self.follow(node);
+        if self.nodes[node].at != self.accepted && self.nodes[node].phase != Phase::In {
+            // The node has not received the new revision, or cannot load it yet.
+            self.again(node, true);
+        }
+        if self.nodes[node].cut {
+            return self.again(node, true);
+        }
+        let spec = Arc::clone(&self.revisions[self.nodes[node].at]);
+        let snapshot = self.snapshot(node);
+        if let Some(txn) = self.owed(node, &spec, &snapshot) {
+            return self.send(node, txn);
+        }
+        let own = &self.nodes[node];
+        if own.segment >= spec.segments() {
+            match next_maintenance(&spec, &snapshot, &name(node)) {
+                Some(txn) => self.send(node, txn),
+                None if snapshot.done(&spec) => {}
+                None => self.again(node, false),
+            }
+            return;
+        }
+        let segment = own.segment;
+        let want = match own.phase {
+            Phase::Idle | Phase::Failed => Request::Change(segment),
+            Phase::Succeeded => Request::Done(segment),
+            Phase::Failing => Request::Failed(segment),
+            Phase::In => return,
+        };
+        match decide(&spec, &snapshot, &name(node), want) {
+            Decision::Commit(txn) => self.send(node, txn),
+            Decision::Wait(_) => match next_maintenance(&spec, &snapshot, &name(node)) {
+                Some(txn) => self.send(node, txn),
+                None => self.again(node, false),
+            },
+            Decision::Go => self.go(node, want),
+        }
+    }
+
+    /// Returns what a node must write first after a rollback of the store. `None` if there is nothing.
+    fn owed(&self, node: usize, spec: &RolloutSpec, snapshot: &RunSnapshot) -> Option<Txn> {
+        let own = &self.nodes[node];
+        if snapshot.rolled_back {
+            // Ids must be unique.
+            let id = format!("{}-{}", self.now, name(node));
+            return report_rollback(snapshot, &name(node), &id, own.recovery_id.as_deref());
+        }
+        let stored = snapshot.accepted.map_or(0, |(generation, _)| generation);
+        if stored < spec.generation {
+            // A node with a newer record of acceptance on its disk writes it back.
+            let key = keys::ACCEPTED.to_owned();
+            let record = Accepted { schema: 1, generation: spec.generation, ..Accepted::default() };
+            let compare =
+                snapshot.accepted.map_or(Compare::Absent(key.clone()), |(_, at)| Compare::Revision(key.clone(), at));
+            let then = vec![Op::put(key, serde_json::to_vec(&record).unwrap())];
+            return Some(Txn { compare: vec![compare], then, otherwise: Vec::new() });
+        }
+        if !snapshot.needs_republish(&name(node)) || !matches!(own.phase, Phase::Idle | Phase::Failed) {
+            return None;
+        }
+        let kind = if own.failed { SlotState::Failure } else { SlotState::Claim };
+        let away = own.away.then(|| (kind, spec.run.clone(), own.segment));
+        let own = NodeClaims { away, voted: (0..own.segment).collect() };
+        republish(spec, snapshot, &name(node), &own).or_else(|| acknowledge(snapshot, &name(node)))
+    }
+
+    fn go(&mut self, node: usize, want: Request) {
+        let fails = self.failures > 0 && self.chance.percent(5);
+        let work = SECOND + self.chance.below(20 * SECOND);
+        let own = &mut self.nodes[node];
+        match want {
+            Request::Change(_) => {
+                own.phase = Phase::In;
+                own.away = true;
+                let life = own.life;
+                self.failures -= u64::from(fails);
+                self.after(work, Event::Worked(node, life, !fails));
+            }
+            Request::Done(_) => {
+                own.segment += 1;
+                own.phase = Phase::Idle;
+                own.failed = false;
+                self.again(node, true);
+            }
+            Request::Failed(_) => {
+                own.phase = Phase::Failed;
+                own.failed = true;
+                self.again(node, false);
+            }
+            Request::Enter(_) | Request::Correct | Request::Absent(..) | Request::Leave => {}
+        }
+    }
+
+    /// Lets a node adopt a newer revision between two tasks.
+    fn follow(&mut self, node: usize) {
+        let own = &mut self.nodes[node];
+        if own.at == self.accepted || own.phase == Phase::In || self.chance.percent(30) {
+            return;
+        }
+        let same = self.revisions[own.at].run == self.revisions[self.accepted].run;
+        own.at = self.accepted;
+        if !same {
+            own.segment = 0;
+            own.phase = Phase::Idle;
+        }
+    }
+}
