@@ -150,7 +150,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_module_is_explained_by_all_that_is_said_of_it() {
+    fn module_is_explained_with_its_full_documentation() {
         let text = explain("TaskBook.spec.tasks.package").unwrap();
         assert!(text.contains("Adjacent tasks") && text.contains("are one transaction"), "{text}");
     }
@@ -164,7 +164,7 @@ mod tests {
     }
 
     #[test]
-    fn says_what_was_meant() {
+    fn unknown_word_names_the_most_similar_one() {
         let error = explain("TaskBook.spec.task").unwrap_err();
         assert_eq!(error.meant.as_deref(), Some("tasks"));
     }

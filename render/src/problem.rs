@@ -143,7 +143,7 @@ mod tests {
     }
 
     #[test]
-    fn line_with_a_token_is_no_excerpt() {
+    fn line_with_a_token_is_not_shown() {
         for (line, shown) in [
             ("  url: https://me:pw@git.example/a", false),
             ("  - {include: 'https://git.example/a?token=x'}", false),

@@ -298,7 +298,7 @@ fn void_record_is_written_over_without_a_new_commit() {
 }
 
 #[test]
-fn commit_that_nobody_has_is_rejected_after_ten_minutes_in_which_git_answers() {
+fn missing_commit_is_rejected_after_ten_minutes_of_git_answers() {
     let mut fleet = Fleet::signed();
     let first = fleet.at();
     fleet.forge_next(|record| commit_of(record, &"f".repeat(40)));

@@ -42,7 +42,7 @@ fn write(path: &Path, text: &str) {
 }
 
 #[test]
-fn prune_removes_and_puts_back_what_was_there_before() {
+fn prune_removes_files_and_restores_originals() {
     let f = Fixture::new();
     write(&f.path("/etc/was"), "before\n");
     write(&f.path("/etc/lines"), "first\n");
@@ -75,7 +75,7 @@ fn prune_removes_and_puts_back_what_was_there_before() {
 }
 
 #[test]
-fn nothing_comes_behind_a_failure_that_was_found_on_the_way() {
+fn tasks_after_a_failed_batch_do_not_run() {
     let f = Fixture::new();
     let once = f.apply("  tasks:\n    - {name: good, file: {path: /good, content: x}}\n    - {name: bad, file: {path: /bad, content: x, validate: \"false %s\"}}\n    - {name: behind, requires: [good], file: {path: /behind, content: x}}\n");
     assert_eq!(once.code, 3, "{:#}", once.status);
@@ -93,7 +93,7 @@ fn framed(f: &Fixture, tasks: &str) -> towpath_tests::node::Once {
 const GOES: &str = "    - {name: goes, file: {path: /goes, content: x}}\n";
 
 #[test]
-fn what_can_t_be_removed_keeps_the_node_out_until_it_can_be_or_need_not() {
+fn failed_removal_keeps_the_node_out_until_it_succeeds_or_is_not_needed() {
     let f = Fixture::new();
     let log = || f.node.read("/log").unwrap_or_default();
     for way in ["it can be", "it need not"] {
@@ -118,7 +118,7 @@ fn what_can_t_be_removed_keeps_the_node_out_until_it_can_be_or_need_not() {
 }
 
 #[test]
-fn a_removal_that_nobody_can_try_keeps_no_node_out() {
+fn removal_that_cannot_be_tried_does_not_keep_the_node_out() {
     let f = Fixture::new();
     let log = || f.node.read("/log").unwrap_or_default();
     framed(&f, GOES);
@@ -189,7 +189,7 @@ fn handlers_survive_a_failed_task_and_run_once() {
 }
 
 #[test]
-fn what_is_left_of_a_failed_batch_does_not_run() {
+fn command_after_a_failed_batch_does_not_run() {
     let f = Fixture::new();
     let once = f.apply("  tasks:\n    - name: site\n      file: {path: /etc/site, content: bad, validate: \"grep -q good %s\"}\n    - name: migrate\n      command: {shell: 'touch \"$TOWPATH_ROOT/migrated\"'}\n");
     assert_eq!(once.code, 3);
@@ -328,7 +328,7 @@ fn until_success_changed_and_failure() {
 }
 
 #[test]
-fn a_file_may_say_what_its_success_is() {
+fn file_task_may_define_its_success() {
     let f = Fixture::new();
     let once = f.apply(
         "  tasks:
@@ -432,7 +432,7 @@ fn tasks_of_a_parallel_book_run_at_once() {
 }
 
 #[test]
-fn books_come_behind_those_they_depend_on() {
+fn book_is_held_until_its_dependency_is_applied() {
     let f = Fixture::new();
     f.repository.write("z.yaml", book("z", "  tasks:\n    - name: z\n      command: {argv: [\"false\"]}\n"));
     let once = f.apply("  dependsOn: [z]\n  tasks:\n    - name: b\n      file: {path: /b, content: x}\n");
@@ -490,7 +490,7 @@ fn changes_wait_for_their_maintenance_window_and_drift_does_not() {
 }
 
 #[test]
-fn two_books_that_meet_in_one_file_are_told() {
+fn file_of_two_books_is_reported() {
     let f = Fixture::new();
     let file =
         "  vars: {name: same}\n  tasks:\n    - name: f\n      file: {path: \"/etc/{{ vars.name }}\", content: x}\n";
@@ -501,7 +501,7 @@ fn two_books_that_meet_in_one_file_are_told() {
 }
 
 #[test]
-fn plan_says_what_would_change_and_changes_nothing() {
+fn plan_lists_changes_without_making_them() {
     let f = Fixture::new();
     f.apply("  prune: true\n  tasks:\n    - name: f\n      file: {path: /etc/f, content: \"one\\n\"}\n    - name: gone\n      file: {path: /etc/gone, content: x}\n");
     f.repository.write("book.yaml", book("b", "  prune: true\n  tasks:\n    - name: f\n      file: {path: /etc/f, content: \"two\\n\"}\n    - name: act\n      command: {argv: [touch, /tmp/never-made-by-towpath]}\n      register: act\n    - name: later\n      when: steps.act.rc == 0\n      debug: {message: x}\n"));
@@ -578,7 +578,7 @@ fn a_user_leads_no_key_out_of_their_home() {
 }
 
 #[test]
-fn what_is_removed_ends_where_another_file_system_is_mounted() {
+fn removal_stops_at_a_mounted_file_system() {
     let f = Fixture::new();
     let inner = f.path("/data/inner");
     fs::create_dir_all(&inner).unwrap();

@@ -119,7 +119,7 @@ fn a_download_is_gone_on_with_where_it_broke_off() {
 }
 
 #[test]
-fn a_download_keeps_to_its_time_and_size_and_tells_its_headers_to_one_server_alone() {
+fn download_respects_its_limits_and_sends_headers_to_one_server_only() {
     let f = Fixture::new();
     let folder = f.folder.path().join("https");
     let rules = format!(
@@ -274,7 +274,7 @@ fn a_repository_at_one_commit_is_a_tree_of_files() {
 
 /// The Python example and the shell example.
 #[test]
-fn programs_of_the_state_keep_what_they_know() {
+fn custom_programs_of_the_example_correct_drift() {
     let f = Fixture::new();
     let examples = Path::new(env!("CARGO_MANIFEST_DIR")).join("../repos-example/custom-modules/programs");
     for name in ["swapfile.py", "alternative.sh"] {
@@ -383,7 +383,7 @@ fn one_value_of_a_file_is_kept_and_given_back() {
 }
 
 #[test]
-fn what_changes_the_machine_itself_needs_its_root() {
+fn modules_that_change_the_machine_require_its_root() {
     let f = Fixture::new();
     let uses = [
         ("sysctl", "{name: net.ipv4.ip_forward, value: \"1\"}"),

@@ -64,7 +64,7 @@ fn every_module_is_explained_with_an_example_that_is_valid() {
 }
 
 #[test]
-fn an_order_in_which_services_miss_what_concerns_them_is_told() {
+fn service_before_its_inputs_is_a_warning_under_auto_notify() {
     let folder = tempfile::tempdir().unwrap();
     let repository = Repository::new(folder.path(), "fleet");
     repository.write("fleet.yaml", FLEET);
@@ -88,7 +88,7 @@ fn an_order_in_which_services_miss_what_concerns_them_is_told() {
 }
 
 #[test]
-fn mistakes_on_the_command_line_say_what_to_do() {
+fn errors_of_the_command_line_name_a_remedy() {
     for (arguments, code, said) in [
         (&["explain", "TaskBok"][..], 2, "did you mean TaskBook?"),
         (&["schema", "Taskbook"][..], 2, "did you mean TaskBook?"),
@@ -105,7 +105,7 @@ fn mistakes_on_the_command_line_say_what_to_do() {
 }
 
 #[test]
-fn a_bad_bootstrap_file_is_told_line_by_line() {
+fn invalid_bootstrap_file_is_reported_with_lines() {
     let folder = tempfile::tempdir().unwrap();
     let file = folder.path().join("agent.yaml");
     fs::write(

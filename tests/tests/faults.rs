@@ -71,7 +71,7 @@ fn local(repository: &Repository) -> String {
 }
 
 #[test]
-fn a_full_disk_is_told_and_recovered_from() {
+fn full_disk_is_reported_and_recovered_from() {
     let folder = tempfile::tempdir().unwrap();
     let repository = fleet(folder.path());
     let first = repository.publish("small");
@@ -92,7 +92,7 @@ fn a_full_disk_is_told_and_recovered_from() {
 }
 
 #[test]
-fn a_read_only_directory_is_told_and_recovered_from() {
+fn read_only_directory_is_reported_and_recovered_from() {
     let folder = tempfile::tempdir().unwrap();
     let repository = fleet(folder.path());
     let first = repository.publish("small");
@@ -112,7 +112,7 @@ fn a_read_only_directory_is_told_and_recovered_from() {
 }
 
 #[test]
-fn a_full_state_directory_is_told_and_recovered_from() {
+fn full_state_directory_is_reported_and_recovered_from() {
     let folder = tempfile::tempdir().unwrap();
     let repository = fleet(folder.path());
     let first = repository.publish("small");
@@ -142,7 +142,7 @@ fn a_full_state_directory_is_told_and_recovered_from() {
 }
 
 #[test]
-fn a_vanished_git_server_is_told_and_recovered_from() {
+fn vanished_git_server_is_reported_and_recovered_from() {
     let folder = tempfile::tempdir().unwrap();
     let repository = fleet(folder.path());
     let first = repository.publish("one");
@@ -176,7 +176,7 @@ fn a_vanished_git_server_is_told_and_recovered_from() {
 }
 
 #[test]
-fn a_corrupt_mirror_is_told_and_made_anew() {
+fn corrupt_mirror_is_reported_and_rebuilt() {
     let folder = tempfile::tempdir().unwrap();
     let repository = fleet(folder.path());
     let first = repository.publish("one");
@@ -206,7 +206,7 @@ fn a_corrupt_mirror_is_told_and_made_anew() {
 }
 
 #[test]
-fn a_clock_that_jumps_back_is_told_and_does_no_harm() {
+fn backward_clock_jump_is_reported_without_harm() {
     let folder = tempfile::tempdir().unwrap();
     let repository = fleet(folder.path());
     repository.publish("one");

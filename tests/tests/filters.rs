@@ -147,7 +147,7 @@ fn ours(expression: &str) -> Value {
 }
 
 #[test]
-fn filters_give_what_ansible_gives() {
+fn filters_match_ansible() {
     let cases: Vec<String> = CASES.iter().map(|case| for_ansible(case)).collect();
     let theirs = python(ANSIBLE, &json!(cases));
     let mut wrong = Vec::new();
@@ -191,7 +191,7 @@ fn addresses_are_as_python_has_them() {
 }
 
 #[test]
-fn what_only_towpath_has() {
+fn filters_of_towpath_alone_have_defined_results() {
     assert_eq!(ours("5400 | to_duration"), "1h30m");
     assert!(ours("'x' | password_hash('sha512')")["error"].as_str().unwrap().contains("give a salt"));
     assert!(ours("'x' | password_hash('bcrypt', 'salt')")["error"].as_str().unwrap().contains("one of: sha512"));
@@ -200,7 +200,7 @@ fn what_only_towpath_has() {
 
 /// Ansible has no yescrypt, so the C library that checks passwords on the machine is the reference.
 #[test]
-fn yescrypt_is_what_the_c_library_checks() {
+fn yescrypt_hash_is_accepted_by_the_c_library() {
     let hash = ours("'geheim' | password_hash('yescrypt', 'saltsalt')").as_str().unwrap().to_owned();
     assert!(hash.starts_with("$y$j9T$"), "{hash}");
     let crypt = |password: &str| {

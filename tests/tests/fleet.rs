@@ -122,7 +122,7 @@ fn two_at_once_a_barrier_and_one_elected() {
 }
 
 #[test]
-fn a_result_is_sealed_to_the_targets_and_who_joins_later_gets_it() {
+fn result_is_sealed_to_the_targets_and_reaches_a_later_node() {
     let mut fleet = Fleet::new(2, |folder| Etcd::single(folder, "etcd"));
     let head = fleet.publish(&book(&fleet, "{serialize: {count: 2}}"));
     fleet.wait_for(&head, 60);
@@ -147,7 +147,7 @@ fn a_result_is_sealed_to_the_targets_and_who_joins_later_gets_it() {
     assert_eq!(fleet.happened().iter().filter(|(_, what, _)| what == "migrate").count(), 1);
 }
 
-fn goes_one_node_at_a_time(cut: &str) {
+fn check_removals(cut: &str) {
     let fleet = Fleet::new(4, |folder| Etcd::single(folder, "etcd"));
     let log = fleet.log_file().display().to_string();
     let stamp = |word: &str, rest: &str| {
@@ -223,14 +223,14 @@ spec:
 }
 
 #[test]
-fn what_goes_goes_one_node_at_a_time() {
-    goes_one_node_at_a_time("");
+fn removals_run_on_one_node_at_a_time() {
+    check_removals("");
 }
 
 #[test]
-fn what_goes_behind_a_barrier_goes_one_node_at_a_time() {
+fn removals_after_a_barrier_run_on_one_node_at_a_time() {
     let elected = "    - {name: chosen, elect: {count: 1}, command: {argv: ['true']}}\n";
-    goes_one_node_at_a_time(&format!("{elected}    - {{name: cut, sync: true}}\n"));
+    check_removals(&format!("{elected}    - {{name: cut, sync: true}}\n"));
 }
 
 /// A generator of pseudo-random numbers, which are the same for each seed.

@@ -94,7 +94,7 @@ fn under_hold_the_others_wait_for_a_node_that_died_in_its_slot() {
 }
 
 #[test]
-fn under_skip_the_others_go_on_and_who_returns_needs_a_new_slot() {
+fn rollout_continues_under_skip_and_a_returning_node_needs_a_new_slot() {
     let mut fleet = Fleet::new(3, single);
     flag(&fleet, "block");
     let head = fleet.publish(&book(&fleet, "{serialize: {count: 1}, onLostNode: skip}", 1));
@@ -179,7 +179,7 @@ spec:
 }
 
 #[test]
-fn while_etcd_is_away_content_is_corrected_and_the_rollout_goes_on_afterwards() {
+fn content_is_corrected_while_etcd_is_away_and_the_rollout_continues_afterwards() {
     let fleet = Fleet::new(3, Etcd::three);
     flag(&fleet, "block");
     let head = fleet.publish(&book(&fleet, "{serialize: {count: 1}}", 1));
@@ -228,7 +228,7 @@ fn a_revert_goes_through_its_own_waves() {
 }
 
 #[test]
-fn an_etcd_that_was_restored_is_told_anew_and_the_rollout_ends() {
+fn claims_are_republished_after_an_etcd_restore_and_the_rollout_ends() {
     let mut fleet = Fleet::new(3, single);
     let backup = fleet.folder.path().join("backup");
     ok(fleet.etcd.ctl().arg("snapshot").arg("save").arg(&backup));
@@ -251,7 +251,7 @@ fn an_etcd_that_was_restored_is_told_anew_and_the_rollout_ends() {
 
 /// Neither a deletion of the record of acceptance nor a backup without it is announced to the nodes.
 #[test]
-fn rollout_goes_on_after_the_record_of_acceptance_was_deleted_or_replaced() {
+fn rollout_continues_after_the_record_of_acceptance_was_deleted_or_replaced() {
     let fleet = Fleet::new(3, single);
     for (round, ruin) in [(1, &["del"][..]), (2, &["put"][..])] {
         flag(&fleet, "block");
@@ -266,7 +266,7 @@ fn rollout_goes_on_after_the_record_of_acceptance_was_deleted_or_replaced() {
 }
 
 #[test]
-fn nobody_is_let_in_by_an_etcd_that_was_restored_while_a_holder_that_it_forgot_is_dead() {
+fn no_node_is_admitted_after_an_etcd_restore_that_lost_the_slot_of_a_dead_holder() {
     let mut fleet = Fleet::new(3, single);
     let backup = fleet.folder.path().join("backup");
     ok(fleet.etcd.ctl().arg("snapshot").arg("save").arg(&backup));
@@ -298,7 +298,7 @@ fn nobody_is_let_in_by_an_etcd_that_was_restored_while_a_holder_that_it_forgot_i
 }
 
 #[test]
-fn a_full_etcd_is_told_with_the_command_that_helps() {
+fn full_etcd_is_reported_with_the_command_that_frees_space() {
     let folder_quota = ["--quota-backend-bytes", "4194304"];
     let fleet = Fleet::new(3, |folder| Etcd::start(folder, "etcd", 1, false, &folder_quota));
     let value = "x".repeat(100_000);
@@ -331,7 +331,7 @@ fn a_full_etcd_is_told_with_the_command_that_helps() {
 }
 
 #[test]
-fn who_leaves_the_targets_gives_its_slot_back() {
+fn node_that_leaves_the_targets_releases_its_slot() {
     let fleet = Fleet::new(3, single);
     flag(&fleet, "block");
     let _ = fleet.publish(&book(&fleet, "{serialize: {count: 1}}", 1));
@@ -349,7 +349,7 @@ fn who_leaves_the_targets_gives_its_slot_back() {
 }
 
 #[test]
-fn a_segment_that_was_cut_off_keeps_its_slot_and_what_follows_it() {
+fn interrupted_segment_keeps_its_slot_and_its_remaining_tasks() {
     let mut fleet = Fleet::new(2, single);
     let log = fleet.log_file().display().to_string();
     let folder = fleet.folder.path().display().to_string();

@@ -22,7 +22,7 @@ fn follower(repository: &Repository, etcd: &Etcd, name: &str, mode: &str, signer
 }
 
 #[test]
-fn what_others_accept_and_a_node_must_not_follow_does_not_exist_for_it() {
+fn revision_that_local_policy_rejects_is_not_followed() {
     let folder = tempfile::tempdir().unwrap();
     let etcd = Etcd::single(folder.path(), "etcd");
     let repository = one_file(folder.path());
@@ -60,7 +60,7 @@ fn what_others_accept_and_a_node_must_not_follow_does_not_exist_for_it() {
 }
 
 #[test]
-fn who_verifies_less_than_the_fleet_was_begun_with_accepts_nothing() {
+fn node_with_a_weaker_verify_policy_accepts_nothing() {
     let folder = tempfile::tempdir().unwrap();
     let etcd = Etcd::single(folder.path(), "etcd");
     let repository = one_file(folder.path());

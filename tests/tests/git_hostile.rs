@@ -123,7 +123,7 @@ fn blob_that_needs_more_than_its_limit_costs_only_the_fetch() {
 }
 
 #[test]
-fn what_a_killed_fetch_left_is_removed_by_the_next() {
+fn leftovers_of_a_killed_fetch_are_removed_by_the_next() {
     let folder = tempfile::tempdir().unwrap();
     let repository = fleet(folder.path());
     repository.publish("one");

@@ -88,7 +88,7 @@ fn weak_digests_and_keys_of_openpgp_do_not_count() {
 }
 
 #[test]
-fn what_others_hang_on_a_key_of_openpgp_does_not_harm_it() {
+fn foreign_certifications_do_not_invalidate_an_openpgp_key() {
     let folder = tempfile::tempdir().unwrap();
     let repository = fleet(folder.path());
     let alice = GpgSigner::of_kind(folder.path(), "alice", "ed25519", "cert", "never");

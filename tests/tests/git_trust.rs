@@ -38,7 +38,7 @@ fn verified(folder: &Path, repository: &Repository, mode: &str, keys: &str, rest
 }
 
 #[test]
-fn a_lock_that_a_killed_agent_left_is_no_obstacle() {
+fn lock_of_a_killed_agent_is_removed() {
     let folder = tempfile::tempdir().unwrap();
     let repository = fleet(folder.path());
     repository.publish("first");
@@ -369,7 +369,7 @@ fn ssh_wants_the_pinned_host_key_and_takes_scp_urls() {
 }
 
 #[test]
-fn empty_unborn_and_missing_refs_are_told() {
+fn empty_unborn_and_missing_refs_are_reported() {
     let folder = tempfile::tempdir().unwrap();
     let repository = Repository::new(folder.path(), "fleet");
     let node = Node::new(folder.path(), &format!("url: {}", repository.bare.display()));
@@ -423,7 +423,7 @@ fn hostile(answer: impl Fn(&mut std::net::TcpStream) + Send + 'static) -> u16 {
 }
 
 #[test]
-fn a_remote_that_lies_or_breaks_off_is_told() {
+fn malformed_or_truncated_answer_of_a_remote_is_reported() {
     let folder = tempfile::tempdir().unwrap();
     let head =
         "HTTP/1.1 200 OK\r\nContent-Type: application/x-git-upload-pack-advertisement\r\nConnection: close\r\n\r\n";
@@ -484,7 +484,7 @@ fn a_remote_that_sends_too_much_is_stopped() {
 }
 
 #[test]
-fn a_remote_that_hangs_is_left_behind() {
+fn silent_remote_times_out() {
     let folder = tempfile::tempdir().unwrap();
     // The server accepts the connection and never answers.
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
@@ -498,7 +498,7 @@ fn a_remote_that_hangs_is_left_behind() {
 }
 
 #[test]
-fn a_pack_that_lacks_or_breaks_objects_is_told() {
+fn pack_with_missing_objects_is_rejected() {
     let folder = tempfile::tempdir().unwrap();
     let repository = fleet(folder.path());
     let good = repository.publish("one");

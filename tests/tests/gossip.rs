@@ -195,7 +195,7 @@ fn two_that_do_not_reach_each_other_and_a_partition_that_heals() {
 }
 
 #[test]
-fn who_comes_later_hears_what_was_accepted_before() {
+fn late_member_hears_an_earlier_acceptance() {
     let mut world = World::new(20, seed(), 10);
     let late = world.members[9].take();
     let all_others = |world: &World| world.members.iter().flatten().all(|member| member.others() == 18);
@@ -223,7 +223,7 @@ fn who_comes_later_hears_what_was_accepted_before() {
 }
 
 #[test]
-fn who_leaves_has_left_and_what_one_accepts_all_hear() {
+fn all_members_hear_an_acceptance_and_a_departure() {
     let mut world = World::new(50, seed(), 10);
     world.run(Duration::from_secs(30), World::know_all).expect("not all have heard of all");
     let now = world.now;
@@ -249,7 +249,7 @@ fn who_leaves_has_left_and_what_one_accepts_all_hear() {
 }
 
 #[test]
-fn who_begins_together_finds_together() {
+fn members_that_start_together_find_each_other() {
     for count in 2..60 {
         let mut world = World::new(count, seed() + count as u64, 10);
         let joined = world.run(Duration::from_secs(60), World::know_all);

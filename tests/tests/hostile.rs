@@ -20,7 +20,7 @@ fn refused(bytes: &[u8], why: &str) {
 }
 
 #[test]
-fn what_is_hostile_is_refused() {
+fn hostile_documents_are_refused() {
     let mut bomb = String::from("a0: &a0 [x,x,x,x,x,x,x,x,x]\n");
     for level in 1..12 {
         let before = level - 1;

@@ -182,7 +182,7 @@ fn dropped_owner_leaves_no_process() {
 }
 
 #[test]
-fn killed_command_leaves_what_it_started_until_its_owner_is_dropped() {
+fn children_of_a_killed_command_live_until_its_owner_is_dropped() {
     let _orphanage = Orphanage::open();
     let mut command = Command::new("sh");
     let mut running = Running::start(command.args(["-c", "sleep 1000; true"]), Stdio::null(), Stdio::null());

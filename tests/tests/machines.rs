@@ -51,7 +51,7 @@ fn cut_off_in_its_slot(site: &Site, rollout: &str, count: usize) -> (usize, Stri
 }
 
 #[test]
-fn who_is_cut_off_in_its_slot_is_waited_for_and_ends_its_work_when_it_is_back() {
+fn node_cut_off_in_its_slot_is_awaited_and_finishes_after_its_return() {
     let site = Site::new(3);
     let (cut, head) = cut_off_in_its_slot(&site, "{serialize: {count: 1}}", 3);
     let others: Vec<usize> = (0..3).filter(|number| *number != cut).collect();
@@ -78,7 +78,7 @@ fn who_is_cut_off_in_its_slot_is_waited_for_and_ends_its_work_when_it_is_back() 
 }
 
 #[test]
-fn under_skip_they_go_on_without_as_many_as_have_slots_and_then_halt() {
+fn rollout_under_skip_continues_without_as_many_nodes_as_slots_and_then_halts() {
     let site = Site::new(4);
     let (first, head) = cut_off_in_its_slot(&site, "{serialize: {count: 1}, onLostNode: skip}", 4);
     site.wait(120, |site| working(site, 4).len() == 2);
@@ -109,7 +109,7 @@ fn under_fail_a_machine_that_is_cut_off_halts_the_run_until_it_is_back() {
 }
 
 #[test]
-fn two_machines_that_do_not_reach_each_other_are_not_lost_and_a_reboot_goes_on_where_it_was() {
+fn machines_without_a_connection_are_not_lost_and_a_rebooted_one_continues() {
     let site = Site::new(3);
     let alive = |site: &Site| (0..3).all(|of| (0..3).all(|about| site.opinion(of, about)["gossip"] == "alive"));
     site.wait(30, alive);
@@ -140,7 +140,7 @@ fn two_machines_that_do_not_reach_each_other_are_not_lost_and_a_reboot_goes_on_w
 }
 
 #[test]
-fn machines_reboot_one_after_the_other_and_go_on_behind_it() {
+fn machines_reboot_one_by_one_and_continue_afterwards() {
     let site = Site::new(3);
     let boot = |site: &Site, number: usize| {
         let output = site.machines.exec(number, &["cat", "/proc/sys/kernel/random/boot_id"]);

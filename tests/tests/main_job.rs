@@ -155,7 +155,7 @@ fn a_rejected_commit_leaves_the_last_good_one() {
 }
 
 #[test]
-fn a_failed_task_stops_the_book_and_is_told() {
+fn failed_task_stops_its_book_and_is_reported() {
     let folder = tempfile::tempdir().unwrap();
     let repository = fleet(folder.path());
     repository.write(
@@ -181,7 +181,7 @@ fn a_failed_task_stops_the_book_and_is_told() {
 }
 
 #[test]
-fn a_second_agent_says_whose_the_state_directory_is() {
+fn second_agent_names_the_process_that_holds_the_state_directory() {
     let folder = tempfile::tempdir().unwrap();
     let repository = fleet(folder.path());
     repository.publish("one");

@@ -34,7 +34,7 @@ fn seeded_mistakes_are_reported_with_their_hints() {
 }
 
 #[test]
-fn what_sources_may_not_do_is_reported() {
+fn missing_rights_of_sources_are_reported() {
     let folder = here().join("golden/mistakes-sources");
     let mut command = towpath();
     command.arg("validate").arg(folder.join("first"));

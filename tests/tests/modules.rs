@@ -106,7 +106,7 @@ fn service_named_by_an_alias_is_the_unit_that_the_alias_leads_to() {
 }
 
 #[test]
-fn a_service_that_does_not_start_is_told_with_its_journal() {
+fn failed_service_is_reported_with_its_journal() {
     let server = Server::new();
     server.publish("  tasks:\n    - name: unit\n      unit: {name: sick, content: \"[Service]\\nType=oneshot\\nExecStart=/bin/sh -c 'echo no blood left; exit 3'\\n\"}\n    - name: service\n      service: {name: sick, state: started}\n");
     server.wait(|server| server.tasks().iter().any(|(name, outcome, _)| name == "service" && outcome == "failed"));
@@ -119,7 +119,7 @@ fn a_service_that_does_not_start_is_told_with_its_journal() {
 }
 
 #[test]
-fn what_the_kernel_or_systemd_does_not_take_is_told_and_written_nowhere() {
+fn value_that_the_kernel_or_systemd_rejects_is_reported_and_not_written() {
     let server = Server::new();
     let failed = |task: &str| {
         server.publish(&format!("  tasks:\n    - name: it\n      {task}\n"));
@@ -257,7 +257,7 @@ fn every(server: &Server) -> String {
 }
 
 #[test]
-fn every_module_checks_without_changing_and_finds_the_second_time_what_it_did() {
+fn every_module_checks_without_changes_and_is_in_sync_after_its_run() {
     // A new module needs a task in this book.
     let used: BTreeSet<&str> = EVERY
         .lines()

@@ -104,7 +104,7 @@ fn upgrade_that_a_tool_reports_and_does_not_make_fails() {
 }
 
 #[test]
-fn a_packagekit_that_is_killed_is_told_and_the_next_pass_recovers() {
+fn killed_packagekit_is_reported_and_the_next_pass_recovers() {
     let server = Server::new();
     server.write("  tasks:\n    - name: it\n      package: {name: probeslow}\n");
     server.repository.publish("slow");

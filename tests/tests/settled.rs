@@ -84,7 +84,7 @@ impl Fixture {
 }
 
 #[test]
-fn a_settled_node_loads_nothing_and_says_what_it_said() {
+fn steady_node_loads_nothing_and_keeps_its_status() {
     let f = Fixture::new();
     assert_eq!(f.node.once().code, 0);
     let (quick, slow) = f.once();
@@ -99,7 +99,7 @@ fn a_settled_node_loads_nothing_and_says_what_it_said() {
 }
 
 #[test]
-fn whatever_moves_is_seen() {
+fn every_change_ends_the_steady_state() {
     let f = Fixture::new();
     let put_back = |path: &str, text: &str| assert_eq!(f.node.read(path).as_deref(), Some(text), "{path}");
     f.after("a hand edit", |f| fs::write(f.path("/etc/conf"), "edited").unwrap());

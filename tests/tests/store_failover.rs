@@ -321,7 +321,7 @@ fn tokens_that_no_longer_count_are_replaced_also_for_watches() {
 
 /// Each message names the member and the remedy.
 #[test]
-fn refused_certificates_are_told_apart() {
+fn refused_certificates_are_distinguished() {
     for program in programs() {
         let folder = tempfile::tempdir().unwrap();
         let etcd = Etcd::start(folder.path(), &program, 1, true, &[]);

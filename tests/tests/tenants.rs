@@ -71,7 +71,7 @@ fn world(folder: &Path) -> (Repository, Repository, Node) {
 }
 
 #[test]
-fn what_no_longer_fits_of_a_later_source_is_held_and_the_rest_goes_on() {
+fn object_of_a_later_source_that_no_longer_fits_is_held_alone() {
     let folder = tempfile::tempdir().unwrap();
     let (fleet, shop, node) = world(folder.path());
     // The platform removes a group that a book of the shop targets.

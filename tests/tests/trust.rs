@@ -41,7 +41,7 @@ fn ask(fleet: &Fleet, what: &str, of: usize, who: &str) -> Command {
 }
 
 #[test]
-fn only_who_shows_a_certificate_is_answered_and_only_nodes_are_peers() {
+fn calls_require_a_certificate_and_peer_calls_that_of_a_node() {
     let fleet = secured(2);
     let pki = fleet.nodes[0].secured.as_ref().unwrap().pki.clone();
     ok(towpath().args(["pki", "issue", "ann", "--role", "viewer", "--dir"]).arg(&pki));
@@ -119,7 +119,7 @@ fn only_who_shows_a_certificate_is_answered_and_only_nodes_are_peers() {
 }
 
 #[test]
-fn nodes_hear_who_is_lost_and_who_has_left() {
+fn lost_and_departed_nodes_are_known_to_all() {
     let mut fleet = secured(4);
     fleet.wait(20, |fleet| {
         (0..4).all(|of| (0..4).all(|about| opinion(fleet, of, &format!("n{about}"))["gossip"] == "alive"))
@@ -192,7 +192,7 @@ spec:
 }
 
 #[test]
-fn a_certificate_of_somebody_else_is_no_identity() {
+fn certificate_of_another_node_is_rejected_as_identity() {
     let fleet = secured(2);
     let node = &fleet.nodes[0];
     let pki = node.secured.as_ref().unwrap().pki.clone();
@@ -205,7 +205,7 @@ fn a_certificate_of_somebody_else_is_no_identity() {
 }
 
 #[test]
-fn what_nobody_has_signed_does_not_count() {
+fn unsigned_and_forged_records_do_not_count() {
     let fleet = secured(2);
     fleet.repository.write(
         "list.yaml",
@@ -254,7 +254,7 @@ spec:
 }
 
 #[test]
-fn without_certificates_status_says_so() {
+fn status_without_certificates_is_insecure() {
     let fleet = Fleet::new(1, |folder| Etcd::single(folder, &programs()[0]));
     assert_eq!(fleet.nodes[0].status()["insecure"], true);
     let text = output(towpath().args(["status", "--socket"]).arg(&fleet.nodes[0].socket));

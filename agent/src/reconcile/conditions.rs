@@ -445,7 +445,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_being_done_is_said_beside_how_it_is() {
+    fn message_shows_progress_and_activity() {
         let message = |state: &State, at_work: Option<&str>| {
             let status = state.status("n", "c", Vec::new(), at_work.map(str::to_owned));
             status.conditions[1].message.clone()

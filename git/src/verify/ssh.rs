@@ -236,7 +236,7 @@ mod tests {
     }
 
     #[test]
-    fn refuses_what_it_does_not_know() {
+    fn unknown_signer_options_are_rejected() {
         for wrong in [
             format!("a cert-authority {KEY}"),
             format!("a frobnicate {KEY}"),

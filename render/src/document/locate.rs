@@ -223,7 +223,7 @@ mod tests {
     }
 
     #[test]
-    fn falls_back_to_what_is_there() {
+    fn missing_key_is_located_at_its_parent() {
         assert_eq!(at("a:\n  b: 1\n", 0, &["a", "missing"], At::Value), (2, 3));
     }
 }

@@ -174,7 +174,7 @@ mod tests {
     }
 
     #[test]
-    fn what_does_not_fit_is_held_and_what_needs_it_too() {
+    fn invalid_object_and_its_dependents_are_held() {
         let tenant = format!(
             "{}---\n{}---\n{}",
             book("fits", "web", ""),
@@ -205,7 +205,7 @@ mod tests {
     }
 
     #[test]
-    fn a_file_that_is_no_objects_holds_all_of_its_source() {
+    fn unreadable_file_holds_all_objects_of_its_source() {
         let tenant = book("a", "web", "");
         let loaded = load_holding(
             &[

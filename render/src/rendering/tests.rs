@@ -106,7 +106,7 @@ fn computed_values_use_others_in_any_order() {
 }
 
 #[test]
-fn what_a_template_gives_is_checked() {
+fn rendered_values_are_checked() {
     let text = book(
         "    - name: a\n      file: {path: /a, content: x, mode: \"{{ vars.port }}\"}\n    - name: b\n      file: {path: /b, state: \"{{ facts.hostname }}\"}\n",
     );
@@ -196,7 +196,7 @@ fn untrusted_value_passes_where_it_is_data() {
 }
 
 #[test]
-fn own_facts_and_what_git_says_of_nodes_are_trusted() {
+fn own_facts_and_node_objects_are_trusted() {
     for task in [
         "command: {shell: \"{{ nodes() | map(attribute='name') | join(' ') }}\"}",
         "command: {shell: \"{{ facts.hostname }} {{ nodes()[1]['fac' ~ 'ts'].hostname }}\"}",
@@ -240,7 +240,7 @@ fn event_is_untrusted_as_a_whole() {
 }
 
 #[test]
-fn computed_value_keeps_the_taint_of_what_it_is_made_from() {
+fn computed_value_keeps_the_taint_of_its_inputs() {
     let text = book(
         "    - name: a\n      command: {shell: \"{{ vars.b }}\"}\n    - name: c\n      command: {shell: \"{{ vars.t }}\"}\n",
     ) + &format!(

@@ -111,7 +111,7 @@ mod tests {
     }
 
     #[test]
-    fn program_of_a_command_refuses_what_its_arguments_take() {
+    fn untrusted_value_is_rejected_as_program_and_accepted_as_argument() {
         assert!(refused("command", &marks(&[key("argv"), Step::Index(0)])).is_some());
         assert!(refused("command", &marks(&[key("argv"), Step::Index(1)])).is_none());
     }

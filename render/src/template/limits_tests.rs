@@ -143,7 +143,7 @@ fn value_that_grows_by_a_factor_in_a_loop_is_refused() {
 
 /// The engine does not show the parts of these values, so their depth would grow without a limit.
 #[test]
-fn value_that_hides_what_it_holds_is_copied_or_refused() {
+fn value_with_hidden_parts_is_copied_or_refused() {
     for (statement, expected) in [
         ("{% set ns.x = [ns.x][1:] %}", Ok(1)),
         ("{% set ns.x = {'a': ns.x} | chain({'a': 1}) %}", Ok(1)),
@@ -161,7 +161,7 @@ fn value_that_hides_what_it_holds_is_copied_or_refused() {
 }
 
 #[test]
-fn value_that_is_assigned_keeps_what_it_is() {
+fn assigned_value_keeps_its_type_and_content() {
     for (text, expected) in [
         (
             "{% set g = [{'a': 1, 'l': [1] + [2]}] | groupby('a') %}{% for x in g %}{{ x.grouper }}={{ x.list }}{% endfor %}x",

@@ -171,7 +171,7 @@ mod tests {
     }
 
     #[test]
-    fn whole_expressions_are_told_from_templates() {
+    fn whole_expressions_are_distinguished_from_templates() {
         assert_eq!(whole_expression("{{ vars.a }}").map(str::trim), Some("vars.a"));
         assert_eq!(whole_expression("{{ a }} {{ b }}"), None);
         assert_eq!(whole_expression("x{{ a }}"), None);

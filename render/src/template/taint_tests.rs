@@ -270,7 +270,7 @@ fn operator_keeps_the_taint_of_each_operand() {
 }
 
 #[test]
-fn statement_keeps_the_taint_of_what_it_reads() {
+fn statement_keeps_the_taint_of_its_inputs() {
     let faults = faults(TEMPLATES, |engine, text, scope| engine.string(&format!("{text}."), scope));
     assert!(faults.is_empty(), "{}", faults.join("\n"));
 }

@@ -189,7 +189,7 @@ mod tests {
     }
 
     #[test]
-    fn refuses_what_it_does_not_know() {
+    fn malformed_selectors_are_rejected() {
         for wrong in ["", "a b", "rack in a", "rack in (a", "=x", "a,,b"] {
             assert!(Selector::line(wrong).is_err(), "{wrong}");
         }

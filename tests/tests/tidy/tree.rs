@@ -121,7 +121,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn lines_of_a_test_module_are_told_apart() {
+    fn lines_of_a_test_module_are_distinguished() {
         let text = "fn a() {}\n#[cfg(test)]\nmod tests {\n    fn b() {\n    }\n}\nfn c() {}\n#[cfg(test)]\nmod d;\nfn e() {}\n";
         let source = Source { path: "git/src/x.rs".into(), text: text.into() };
         let kept: Vec<usize> = source.lines().filter(|(_, _, test)| !test).map(|(number, ..)| number).collect();

@@ -241,7 +241,7 @@ mod tests {
     }
 
     #[test]
-    fn record_beyond_the_kept_chain_stands_apart_up_to_a_bound() {
+    fn record_beyond_the_kept_chain_is_apart_up_to_a_bound() {
         let (all, links) = history(30);
         let kept: BTreeMap<u64, Link> = links.into_iter().filter(|(number, _)| *number > 20).collect();
         assert_eq!(standing(&all[30], &kept, &all[5]), Standing::Apart);

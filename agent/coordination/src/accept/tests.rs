@@ -102,7 +102,7 @@ fn table_is_written_with_its_record_unless_it_is_large() {
 }
 
 #[test]
-fn what_is_gone_and_comes_back_is_born_again() {
+fn object_that_returns_after_a_removal_gets_a_new_generation() {
     let store = LocalStore::default();
     let (first, manifest) = accepted(propose(&store, &Accepted::default(), "a1", "o"));
     assert_eq!(manifest.births["TaskBook/n/a"], 1);
@@ -239,7 +239,7 @@ fn an_empty_store_is_filled_from_disk() {
 }
 
 #[test]
-fn who_loses_is_told_what_won() {
+fn losing_proposal_returns_the_accepted_record() {
     let store = LocalStore::default();
     let digests = BTreeMap::new();
     let late = Proposal {

@@ -263,7 +263,7 @@ mod tests {
     }
 
     #[test]
-    fn the_first_to_come_is_elected_and_its_result_stands_until_the_task_changes() {
+    fn first_node_is_elected_and_its_result_is_kept_until_the_task_changes() {
         let mut store = Fixture::new();
         assert!(matches!(store.step("a", "d1", &[]), ElectStep::Commit(_)));
         assert_eq!(store.step("a", "d1", &[]), ElectStep::Settled(Election::Run));
@@ -278,7 +278,7 @@ mod tests {
     }
 
     #[test]
-    fn who_is_lost_under_skip_makes_room() {
+    fn lost_elected_node_is_replaced_under_skip() {
         let mut store = Fixture::new();
         store.step("a", "d1", &[]);
         assert!(matches!(store.step("b", "d1", &["a".into()]), ElectStep::Commit(_)));

@@ -163,7 +163,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn record_that_is_put_back_is_refused_whatever_was_written_elsewhere_and_after_a_restart() {
+    fn replayed_record_is_rejected_also_after_a_restart() {
         let mut writers = Writers::default();
         assert!(writers.pin("a", [1; 32]));
         assert!(writers.take("a", "x", 5) && writers.take("a", "y", 9) && writers.take("a", "x", 7));

@@ -107,7 +107,7 @@ fn node_whose_disk_was_restored_continues_above_its_own_records() {
 }
 
 #[test]
-fn record_of_another_agent_with_the_same_key_is_told_from_an_older_one() {
+fn record_of_another_agent_with_the_same_key_differs_from_an_older_one() {
     let store = Arc::new(LocalStore::default());
     let identity = Arc::new(Identity::make().unwrap());
     let row = |store: &LocalStore| store.read("inbox/a/agent", &Page::default()).unwrap().rows[0].clone();
@@ -157,7 +157,7 @@ fn many_records_that_do_not_count_are_passed_over() {
 }
 
 #[test]
-fn void_record_that_is_gone_is_no_obstacle() {
+fn deleted_void_record_does_not_block_a_claim() {
     let store = Arc::new(LocalStore::default());
     let (a, _) = node(&store, "a");
     let key = "book/held/n/b/-/n/b/x";

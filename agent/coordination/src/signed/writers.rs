@@ -266,7 +266,7 @@ mod tests {
     }
 
     #[test]
-    fn node_without_a_revision_believes_only_what_nodes_say_of_themselves() {
+    fn node_without_a_revision_accepts_only_records_of_writers_about_themselves() {
         let rights = Books::default();
         assert!(may(&rights, "book/held/n/b/-/n/b/a", "a", r#"{"kind":"claim"}"#));
         assert!(may(&rights, "book/queue/n/b/-/n/b/a", "a", "{}"));

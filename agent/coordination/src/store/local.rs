@@ -202,7 +202,7 @@ mod tests {
     use crate::store::Compare;
 
     #[test]
-    fn what_it_holds_outlives_the_process_and_leases_do_not() {
+    fn rows_outlive_the_process_and_leases_do_not() {
         let folder = tempfile::tempdir().unwrap();
         let open = || {
             let store = LocalStore::default();

@@ -81,7 +81,7 @@ fn a_part_is_gone_on_with() {
 }
 
 #[test]
-fn a_part_that_anybody_can_have_written_is_not_gone_on_with() {
+fn partial_file_that_others_may_have_written_is_discarded() {
     use std::os::unix::fs::PermissionsExt as _;
     let (folder, hand) = fixture();
     let mut name = temporary_name("a".as_ref());

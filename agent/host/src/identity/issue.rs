@@ -245,7 +245,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_issued_is_known_again_and_renewal_keeps_the_identity() {
+    fn issued_certificate_is_recognized_and_renewal_keeps_the_identity() {
         let folder = tempfile::tempdir().unwrap();
         let authority = Authority::init(folder.path(), "prod", NOW).unwrap();
         assert!(Authority::init(folder.path(), "prod", NOW).unwrap_err().to_string().contains("ca.crt"));

@@ -147,7 +147,7 @@ mod tests {
     }
 
     #[test]
-    fn revoked_serial_revokes_its_key_whatever_is_shown_and_after_a_restart() {
+    fn revoked_serial_revokes_its_key_for_all_certificates_and_after_a_restart() {
         let revoked = Revoked::default();
         revoked.saw(Some("3f:0a:91"), &[1; 32]);
         revoked.saw(Some("11:22"), &[1; 32]);

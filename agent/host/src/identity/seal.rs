@@ -115,7 +115,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn only_who_it_is_wrapped_for_opens_it_and_only_as_what_it_is() {
+    fn sealed_value_opens_only_for_its_reader_and_its_name() {
         let (reader, other) = (Identity::make().unwrap(), Identity::make().unwrap());
         let (sealed, key) = seal(b"the result", "a").unwrap();
         assert!(!sealed.contains("result"));

@@ -130,7 +130,7 @@ fn link_in_a_folder_that_all_users_share_is_refused() {
 }
 
 #[test]
-fn step_up_behind_a_users_link_is_refused() {
+fn step_up_after_a_users_link_is_refused() {
     let (folder, look) = machine();
     fs::write(folder.path().join("home/file"), "root").unwrap();
     link(&folder, "home/u/up", "/home/u", USER);

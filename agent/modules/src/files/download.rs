@@ -284,7 +284,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_url_is_shown_without_what_opens_a_door() {
+    fn url_is_displayed_without_credentials() {
         assert_eq!(shown("https://me:word@host/a/b.tgz?token=x"), "https://host/a/b.tgz");
         assert_eq!(shown("https://host"), "https://host/");
     }

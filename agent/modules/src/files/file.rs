@@ -332,7 +332,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_in_the_way_is_told() {
+    fn path_of_another_kind_is_rejected() {
         let fixture = fixture();
         std::fs::create_dir(fixture.folder.path().join("d")).unwrap();
         assert!(fixture.check(json!({"path": "/d", "content": "x"})).unwrap_err().message.contains("no file"));
@@ -354,7 +354,7 @@ mod tests {
     }
 
     #[test]
-    fn parameters_that_do_not_fit_are_told() {
+    fn contradicting_file_parameters_are_rejected() {
         for (params, key) in [
             (json!({"path": "etc/a", "content": ""}), "path"),
             (json!({"path": "/etc/../a", "content": ""}), "path"),

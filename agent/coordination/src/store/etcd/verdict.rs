@@ -327,7 +327,7 @@ mod tests {
     }
 
     #[test]
-    fn faults_of_connections_are_told_apart() {
+    fn faults_of_connections_are_distinguished() {
         let shows = Shows { certificate: true, ..Shows::default() };
         let expired = Shows { certificate: true, expired: true, ..Shows::default() };
         let none = Shows::default();

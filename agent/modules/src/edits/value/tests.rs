@@ -102,7 +102,7 @@ fn yaml_keeps_comments_and_order() {
 }
 
 #[test]
-fn what_is_empty_is_written_once() {
+fn empty_value_is_written_once() {
     let formats: [(&dyn Format, &str); 3] = [(&Json, "{\"a\": 1}\n"), (&Yaml, "a: 1\n"), (&Toml, "a = 1\n")];
     for (form, text) in formats {
         for value in [json!({}), json!([]), json!("")] {
@@ -113,7 +113,7 @@ fn what_is_empty_is_written_once() {
 }
 
 #[test]
-fn undoing_is_the_value_that_stands_there() {
+fn undo_restores_the_current_value() {
     let folder = tempfile::tempdir().unwrap();
     std::fs::write(folder.path().join("a.toml"), "a = 1\n").unwrap();
     let look = towpath_host::Look::at(folder.path()).unwrap();

@@ -468,7 +468,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_archive_is_told() {
+    fn file_that_is_not_an_archive_is_rejected() {
         let folder = tempfile::tempdir().unwrap();
         for (name, bytes) in
             [("empty", b"".as_slice()), ("text", b"hello"), ("cut", b"PK\x03\x04"), ("gz", b"\x1f\x8bxx")]

@@ -156,7 +156,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_is_installed_is_read_from_dpkg() {
+    fn installed_packages_are_read_from_dpkg() {
         let known = dpkg(super::super::tests::STATUS);
         assert_eq!(known["nginx"].version, "1.22.1-9");
         assert_eq!(known["nginx:amd64"], known["nginx"]);
@@ -180,7 +180,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_installed_is_read_from_rpm() {
+    fn installed_packages_are_read_from_rpm() {
         let known =
             rpm("bash\tx86_64\t5.2.15-3.fc39\t20\nno line\ngpg-pubkey\t(none)\t1-2\t5\nbash\tx86_64\t5.1-1\t10\n");
         assert_eq!(known["bash.x86_64"], known["bash"]);
