@@ -72,7 +72,7 @@ impl Mirror {
         leftovers::remove_older(&self.path).map_err(|error| self.disk(error))?;
         self.undamaged()?;
         if self.packs() >= self.options.limits.packs {
-            self.anew(accepted)?;
+            self.rebuild(accepted)?;
         }
         let wanted = self.wanted()?;
         if !self.has(&wanted) {
@@ -146,7 +146,7 @@ impl Mirror {
     /// # Errors
     /// When the remote does not answer, or the mirror cannot be written.
     pub fn renew(&self) -> Result<(), SourceError> {
-        self.anew(None)
+        self.rebuild(None)
     }
 
     /// Verifies the signatures from the accepted commit to a new one, as the source requires. Returns the signer of the
@@ -342,7 +342,7 @@ impl Mirror {
     /// Fetches a new mirror with one pack, and then replaces the old one.
     ///
     /// The old mirror remains if the new one lacks the commit `keep`.
-    fn anew(&self, keep: Option<&str>) -> Result<(), SourceError> {
+    fn rebuild(&self, keep: Option<&str>) -> Result<(), SourceError> {
         let fresh = self.path.with_extension("git.new");
         remove(&fresh).map_err(|error| self.disk(error))?;
         let wanted = self.wanted()?;

@@ -48,11 +48,11 @@ impl Peers for Door {
     }
 
     fn acceptance(&self, _: &str, _: &str) -> Result<(Vec<u8>, Vec<u8>), String> {
-        Err("nobody accepts anything here".into())
+        Err("no node accepts a revision in this measurement".into())
     }
 
     fn pack(&self, _: &str, _: &str, _: &Wanted, _: &Path) -> Result<(), String> {
-        Err("nobody has a repository here".into())
+        Err("no node has a repository in this measurement".into())
     }
 }
 
@@ -120,7 +120,7 @@ fn memory(count: usize, seconds: u64) {
     };
     let joined = until(Duration::from_secs(300), || (0..count).step_by(50).all(|of| all(Liveness::Alive, of)));
     println!("{count} members in one process: every 50th known to all after {joined:.1?}");
-    // What the crowd of the beginning has left behind is not what is measured.
+    // The memory of the start is not part of the measurement.
     thread::sleep(Duration::from_secs(30));
     println!("thought lost until then, and 30 s on: {} times", lost.lock().unwrap().len());
     let before = lost.lock().unwrap().len();

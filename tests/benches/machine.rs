@@ -19,18 +19,18 @@ fn unchanged(server: &Server, tasks: usize) -> bool {
 fn ticks(server: &Server) -> u64 {
     let process = server.says(&["systemctl", "show", "-P", "MainPID", "towpath"]);
     let stat = server.says(&["cat", &format!("/proc/{process}/stat")]);
-    let behind = stat.rsplit(") ").next().unwrap_or_default();
-    behind.split(' ').skip(11).take(2).filter_map(|word| word.parse::<u64>().ok()).sum()
+    let fields = stat.rsplit(") ").next().unwrap_or_default();
+    fields.split(' ').skip(11).take(2).filter_map(|word| word.parse::<u64>().ok()).sum()
 }
 
-/// Starts the agent anew, however often that was done before.
+/// Restarts the agent, without a limit on the number of restarts.
 fn restart(server: &Server) {
     for verb in ["reset-failed", "restart"] {
         ok(&mut server.machines.command(0, &["systemctl", verb, "towpath"]));
     }
 }
 
-/// Starts the agent anew some times, and gives how long its first pass took: nothing of it is known to be settled.
+/// Restarts the agent five times. Returns the durations of the first passes, without a steady state.
 fn first_passes(server: &Server, tasks: usize) -> Vec<f64> {
     (0..5)
         .map(|_| {

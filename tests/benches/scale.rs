@@ -116,7 +116,7 @@ fn signed(store: Arc<dyn Store>, node: &str) -> Arc<dyn Store> {
     Arc::new(SignedStore::new(store, Arc::new(notary)))
 }
 
-/// What a node writes down before its first change, and behind its vote.
+/// The records that a node writes before its first change, and after its vote.
 fn remember(journal: &Journal, change: impl FnOnce(&mut Changes, &BookId)) {
     let mut changes = Changes::default();
     change(&mut changes, &BookId::new("n", "b"));

@@ -272,7 +272,7 @@ impl Etcd {
         self.members[number].certificate = Some(authority.issue_days("expired", MEMBER, "-1"));
     }
 
-    /// etcdctl, as somebody who may do everything.
+    /// Returns etcdctl with the rights of root.
     pub fn ctl(&self) -> Command {
         let mut command = self.command("etcdctl");
         command.env("ETCDCTL_API", "3").arg(format!("--endpoints={}", self.endpoints().join(",")));

@@ -208,7 +208,7 @@ fn authority(folder: &Path) -> Option<PathBuf> {
     Some(pki)
 }
 
-/// Commits and pushes everything, signed where somebody signs.
+/// Commits and pushes everything, with a signature if there is a signer.
 fn publish(repository: &Repository, signer: Option<&SshSigner>, message: &str) -> String {
     let Some(signer) = signer else { return repository.publish(message) };
     let settings = signer.settings();

@@ -78,7 +78,7 @@ impl Node {
         node
     }
 
-    /// Writes the bootstrap file anew.
+    /// Writes the bootstrap file again.
     pub fn configure(&self, source: &str, settings: &str) {
         let secured = self.secured.as_ref().map(|Secured { port, pki }| {
             let file = |name: &str| pki.join(name).display().to_string();

@@ -27,7 +27,7 @@ use crate::package;
 /// The longest time for which a process may take to end.
 const PATIENCE: Duration = Duration::from_secs(60);
 
-/// Commands whose output was read. Processes that they left behind run until the test ends.
+/// Commands whose output was read. Processes that they left run until the test ends.
 static LEFT: Mutex<Vec<Running>> = Mutex::new(Vec::new());
 
 /// A command and all processes that it starts.

@@ -12,8 +12,7 @@ use std::{
 
 use crate::{Running, ok, output, wait_until};
 
-/// A port of this machine that nobody uses now, nor is given by the kernel to whoever connects: each test process counts
-/// from a place of its own.
+/// Returns a free port outside the range of the kernel. Each test process counts from a number of its own.
 pub fn free_port() -> u16 {
     static NEXT: AtomicU32 = AtomicU32::new(0);
     let first = std::process::id().wrapping_mul(97) % 12_000;

@@ -359,7 +359,7 @@ fn record_that_goes_back_or_names_other_sources_is_rejected() {
     type Change = fn(&mut Accepted, &str);
     let changes: [(&str, Change); 7] = [
         ("a rewind", |record, first| commit_of(record, first)),
-        ("a source that nobody knows", |record, first| drop(record.commits.insert("other".into(), first.into()))),
+        ("an unknown source", |record, first| drop(record.commits.insert("other".into(), first.into()))),
         ("many sources", |record, first| {
             record.commits.extend((0..5000).map(|number| (format!("s{number}"), first.to_owned())));
         }),

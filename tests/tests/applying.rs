@@ -77,10 +77,10 @@ fn prune_removes_files_and_restores_originals() {
 #[test]
 fn tasks_after_a_failed_batch_do_not_run() {
     let f = Fixture::new();
-    let once = f.apply("  tasks:\n    - {name: good, file: {path: /good, content: x}}\n    - {name: bad, file: {path: /bad, content: x, validate: \"false %s\"}}\n    - {name: behind, requires: [good], file: {path: /behind, content: x}}\n");
+    let once = f.apply("  tasks:\n    - {name: good, file: {path: /good, content: x}}\n    - {name: bad, file: {path: /bad, content: x, validate: \"false %s\"}}\n    - {name: after, requires: [good], file: {path: /after, content: x}}\n");
     assert_eq!(once.code, 3, "{:#}", once.status);
     assert!(f.node.read("/good").is_some() && f.node.read("/bad").is_none());
-    assert!(f.node.read("/behind").is_none(), "it came behind what failed");
+    assert!(f.node.read("/after").is_none(), "it ran after a failed task");
 }
 
 /// Applies a book that prunes, and that logs when the node leaves and rejoins service.

@@ -123,7 +123,7 @@ fn download_respects_its_limits_and_sends_headers_to_one_server_only() {
     let f = Fixture::new();
     let folder = f.folder.path().join("https");
     let rules = format!(
-        "limit_rate 300k; location = /led {{ if ($http_x_token = '') {{ return 401; }} return 302 https://localhost:$server_port/told; }} location = /told {{ if ($http_x_token) {{ return 403; }} alias {}/static/small; }}",
+        "limit_rate 300k; location = /led {{ if ($http_x_token = '') {{ return 401; }} return 302 https://localhost:$server_port/moved; }} location = /moved {{ if ($http_x_token) {{ return 403; }} alias {}/static/small; }}",
         folder.display()
     );
     let server = Https::start_with(&folder, f.folder.path(), &rules);
@@ -285,15 +285,15 @@ fn custom_programs_of_the_example_correct_drift() {
             "    - name: swap
       custom: {{name: swap, source: programs/swapfile.py, params: {{path: /swap, {size}}}}}
       register: swap
-    - name: told
-      file: {{path: /told, content: \"{{{{ steps.swap.data.bytes }}}}\"}}
+    - name: size
+      file: {{path: /size, content: \"{{{{ steps.swap.data.bytes }}}}\"}}
 "
         )
     };
     let once = f.apply(&swap("sizeMiB: 2"));
     assert_eq!(once.code, 0, "{:#}\n{}", once.status, once.log);
     assert_eq!(fs::metadata(f.path("/swap")).unwrap().len(), 2 << 20);
-    assert_eq!(f.node.read("/told").unwrap(), "2097152");
+    assert_eq!(f.node.read("/size").unwrap(), "2097152");
     let again = f.node.once();
     assert_eq!(task(&again.status, "swap")["outcome"], "unchanged", "{:#}", again.status);
     fs::write(f.path("/swap"), "x").unwrap();

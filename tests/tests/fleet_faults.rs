@@ -28,8 +28,8 @@ spec:
     - name: work
       command:
         shell: 'echo $(date +%s%N) begin{number} $TOWPATH_NODE >> {log}; while [ -e {folder}/block-$TOWPATH_NODE -o -e {folder}/block ]; do sleep 0.05; done; test ! -e {folder}/fail{number}-$TOWPATH_NODE || exit 1; echo $(date +%s%N) end{number} $TOWPATH_NODE >> {log}'
-    - name: behind it
-      file: {{path: /behind, content: \"{number}\"}}
+    - name: after it
+      file: {{path: /after, content: \"{number}\"}}
 "
     )
 }
@@ -81,7 +81,7 @@ fn under_hold_the_others_wait_for_a_node_that_died_in_its_slot() {
     let head = fleet.publish(&book(&fleet, "{serialize: {count: 1}}", 1));
     let dead = kill_working(&mut fleet, 1);
     std::thread::sleep(Duration::from_secs(40));
-    assert_eq!(seen(&fleet, "begin1").len(), 1, "somebody was let in: {:?}", fleet.happened());
+    assert_eq!(seen(&fleet, "begin1").len(), 1, "another node was admitted: {:?}", fleet.happened());
     let other = &fleet.nodes[(dead + 1) % 3];
     assert!(held(other).contains(&format!("held by n{dead} ")), "{}", held(other));
     let rollouts = other.ask(&["rollouts"]).unwrap();
@@ -114,7 +114,7 @@ fn under_fail_a_lost_node_halts_the_run_until_it_is_back() {
     fleet.wait(150, |fleet| {
         fleet.nodes[other].ask(&["rollouts"]).is_some_and(|rollouts| rollouts[0]["phase"] == "halted")
     });
-    assert_eq!(seen(&fleet, "begin1").len(), 1, "somebody was let in: {:?}", fleet.happened());
+    assert_eq!(seen(&fleet, "begin1").len(), 1, "another node was admitted: {:?}", fleet.happened());
     fleet.begin(dead);
     fleet.wait_for(&head, 90);
 }
@@ -281,7 +281,7 @@ fn no_node_is_admitted_after_an_etcd_restore_that_lost_the_slot_of_a_dead_holder
     let says = |fleet: &Fleet| held(&fleet.nodes[other]).contains("was restored from a backup");
     fleet.wait(60, |fleet| says(fleet) && held(&fleet.nodes[other]).contains(&format!("Waiting for: n{dead}")));
     std::thread::sleep(Duration::from_secs(10));
-    assert_eq!(seen(&fleet, "begin1"), [format!("n{dead}")], "somebody was let in\n{}", fleet.shown());
+    assert_eq!(seen(&fleet, "begin1"), [format!("n{dead}")], "another node was admitted\n{}", fleet.shown());
     fleet.begin(dead);
     fleet.wait_for(&head, 120);
     // The half-changed node continued. The others followed one at a time.
@@ -310,7 +310,7 @@ fn full_etcd_is_reported_with_the_command_that_frees_space() {
     }
     let head = fleet.publish(&book(&fleet, "{serialize: {count: 1}}", 1));
     let status = || fleet.nodes[0].ask(&["status"]).unwrap_or_default().to_string();
-    let told = || {
+    let hint = || {
         let text = fleet.nodes[0].ask(&["status"])?;
         let mut messages = text["conditions"].as_array()?.iter().filter_map(|condition| condition["message"].as_str());
         messages.find(|message| message.contains("no room left; free some with: ")).map(str::to_owned)
@@ -318,7 +318,7 @@ fn full_etcd_is_reported_with_the_command_that_frees_space() {
     // The message is kept, because the next status may show another step.
     let mut found = None;
     let shown = || {
-        found = told();
+        found = hint();
         found.is_some()
     };
     wait_until(Duration::from_secs(60), shown, status);

@@ -44,7 +44,7 @@ fn revision_that_local_policy_rejects_is_not_followed() {
     repository.push();
     wait(&|| trusting.applied(&second));
     let stalled = || strict.ask(&["status"]).map(|status| condition(&status, "Stalled").clone()).unwrap_or_default();
-    wait(&|| stalled()["message"].as_str().is_some_and(|told| told.contains("was accepted by n0")));
+    wait(&|| stalled()["message"].as_str().is_some_and(|message| message.contains("was accepted by n0")));
     assert_eq!(stalled()["reason"], "RejectedLocally");
     // The node keeps its last good revision, and reports that the fleet did not agree on it.
     fs::write(strict.root.join("a"), "drift").unwrap();
@@ -73,12 +73,12 @@ fn node_with_a_weaker_verify_policy_accepts_nothing() {
     let _strict = Running::start(&strict.agent(), Stdio::null(), Stdio::inherit());
     strict.wait_for(&first);
     let _weak = Running::start(&weak.agent(), Stdio::null(), Stdio::inherit());
-    let told = || weak.ask(&["status"]).map(|status| condition(&status, "Reconciling").clone()).unwrap_or_default();
-    wait_until(Duration::from_secs(30), || told()["reason"] == "Refused", || told().to_string());
-    let message = told()["message"].as_str().unwrap().to_owned();
+    let refusal = || weak.ask(&["status"]).map(|status| condition(&status, "Reconciling").clone()).unwrap_or_default();
+    wait_until(Duration::from_secs(30), || refusal()["reason"] == "Refused", || refusal().to_string());
+    let message = refusal()["message"].as_str().unwrap().to_owned();
     assert!(message.contains("begun with verify.mode head") && message.contains("configured with none"), "{message}");
     // A commit that only this node accepts does not become the fleet's revision.
-    change(&repository, "by nobody");
+    change(&repository, "unsigned");
     let unsigned = repository.publish("unsigned");
     let seen = || strict.ask(&["status"]).map(|status| condition(&status, "Stalled").clone()).unwrap_or_default();
     wait_until(Duration::from_secs(30), || seen()["reason"] == "Unverified", || seen().to_string());

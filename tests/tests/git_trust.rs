@@ -363,7 +363,7 @@ fn ssh_wants_the_pinned_host_key_and_takes_scp_urls() {
     // The scp form cannot hold a port. The connection to port 22 fails, but the form is understood.
     let scp = format!("root@127.0.0.1:{}", repository.bare.display());
     let once = node("scp", &scp, &format!("sshKeyFile: {key}, knownHostsFile: {good}"));
-    assert_eq!(once.code, 1, "nobody listens at port 22, but the form is understood: {}", once.log);
+    assert_eq!(once.code, 1, "no server listens at port 22, but the form is understood: {}", once.log);
     assert_eq!(reason(&once, "Reconciling"), "SourceUnreachable");
     assert!(message(&once, "Reconciling").contains("127.0.0.1"), "{}", message(&once, "Reconciling"));
 }

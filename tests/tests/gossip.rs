@@ -156,11 +156,11 @@ fn all_hear_of_a_crash_within_ten_seconds_and_of_nothing_that_was_none() {
     let count = if towpath_tests::long() { 1000 } else { 150 };
     let mut world = World::new(count, seed(), 10);
     let joined = world.run(Duration::from_secs(60), World::know_all).expect("not all have heard of all");
-    assert_eq!(world.lost(), BTreeSet::new(), "somebody was thought lost who only began");
+    assert_eq!(world.lost(), BTreeSet::new(), "a starting member was considered lost");
     let (quiet, before) = (if towpath_tests::long() { 600 } else { 30 }, world.messages);
     world.run(Duration::from_secs(quiet), |_| false);
     let cost = (world.messages - before) as f64 / count as f64 / quiet as f64;
-    assert_eq!(world.lost(), BTreeSet::new(), "somebody was thought lost who was there");
+    assert_eq!(world.lost(), BTreeSet::new(), "an alive member was considered lost");
     let mut slowest = Duration::ZERO;
     for dead in [17, 50, 149] {
         world.members[dead] = None;
@@ -213,13 +213,12 @@ fn late_member_hears_an_earlier_acceptance() {
         member.tick(world.now);
     }
     world.after(9);
-    let told = |world: &World| {
-        world
-            .heard
-            .iter()
-            .any(|(_, member, heard)| *member == 9 && matches!(heard, Heard::Accepted(told) if told.digest == "d7"))
+    let informed = |world: &World| {
+        world.heard.iter().any(|(_, member, heard)| {
+            *member == 9 && matches!(heard, Heard::Accepted(accepted) if accepted.digest == "d7")
+        })
     };
-    world.run(Duration::from_secs(20), told).expect("who came later has not heard of the acceptance");
+    world.run(Duration::from_secs(20), informed).expect("the late member has not heard of the acceptance");
 }
 
 #[test]
@@ -232,8 +231,8 @@ fn all_members_hear_an_acceptance_and_a_departure() {
     }
     world.after(3);
     let heard = world.run(Duration::from_secs(10), |world| {
-        let told = Announced { generation: 7, digest: "d7".into(), by: "n3".into() };
-        world.heard.iter().filter(|(_, _, heard)| *heard == Heard::Accepted(told.clone())).count() == 49
+        let announced = Announced { generation: 7, digest: "d7".into(), by: "n3".into() };
+        world.heard.iter().filter(|(_, _, heard)| *heard == Heard::Accepted(announced.clone())).count() == 49
     });
     assert!(heard.is_some(), "not all have heard of the acceptance");
     let now = world.now;

@@ -16,8 +16,8 @@ spec:
       command: {{shell: 'echo once >> /var/tmp/happened'}}
     - name: work
       command: {{shell: 'echo begin >> /var/tmp/happened; while [ -e /var/tmp/block ]; do sleep 0.05; done; echo end >> /var/tmp/happened'}}
-    - name: behind it
-      file: {{path: /etc/behind, content: done}}
+    - name: after it
+      file: {{path: /etc/after, content: done}}
 "
     )
 }
@@ -62,13 +62,13 @@ fn node_cut_off_in_its_slot_is_awaited_and_finishes_after_its_return() {
         })
     });
     std::thread::sleep(Duration::from_secs(10));
-    assert_eq!(begun(&site, 3), [cut], "somebody was let in\n{}", site.shown());
+    assert_eq!(begun(&site, 3), [cut], "another node was admitted\n{}", site.shown());
     let rollouts = site.ask(others[0], &["rollouts"]).unwrap();
     assert_eq!(rollouts[0]["holding"][0]["node"], format!("n{cut}"), "{rollouts:#}");
     // The task ends while its machine is cut off. The machine cannot release its slot.
     unblock(&site, cut);
     site.wait(30, |site| site.happened(cut).iter().any(|line| line == "end"));
-    assert_eq!(begun(&site, 3), [cut], "somebody was let in\n{}", site.shown());
+    assert_eq!(begun(&site, 3), [cut], "another node was admitted\n{}", site.shown());
     others.iter().for_each(|number| unblock(&site, *number));
     site.machines.heal(cut);
     site.wait_for(&head, 120);
@@ -102,7 +102,7 @@ fn under_fail_a_machine_that_is_cut_off_halts_the_run_until_it_is_back() {
     let (cut, head) = cut_off_in_its_slot(&site, "{serialize: {count: 1}, onLostNode: fail}", 3);
     let other = (cut + 1) % 3;
     site.wait(120, |site| site.ask(other, &["rollouts"]).is_some_and(|rollouts| rollouts[0]["phase"] == "halted"));
-    assert_eq!(begun(&site, 3), [cut], "somebody was let in\n{}", site.shown());
+    assert_eq!(begun(&site, 3), [cut], "another node was admitted\n{}", site.shown());
     (0..3).for_each(|number| unblock(&site, number));
     site.machines.heal(cut);
     site.wait_for(&head, 120);
@@ -130,7 +130,7 @@ fn machines_without_a_connection_are_not_lost_and_a_rebooted_one_continues() {
     site.wait(60, |site| !working(site, 3).is_empty());
     let number = working(&site, 3)[0];
     site.machines.reboot(number);
-    assert_eq!(begun(&site, 3), [number], "somebody was let in\n{}", site.shown());
+    assert_eq!(begun(&site, 3), [number], "another node was admitted\n{}", site.shown());
     (0..3).for_each(|number| unblock(&site, number));
     site.wait_for(&head, 120);
     // The completed action did not run again. The interrupted one did, and no task is left out.
@@ -155,7 +155,7 @@ spec:
   tasks:
     - name: begins
       command: {shell: 'echo $(date +%s%N) >> /var/tmp/happened; cat /proc/1/stat > /var/tmp/first'}
-    - name: anew
+    - name: reboot
       reboot: {when: always}
     - name: ends
       command: {shell: 'echo $(date +%s%N) >> /var/tmp/happened; cat /proc/1/stat > /var/tmp/second'}

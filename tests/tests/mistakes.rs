@@ -30,7 +30,7 @@ fn seeded_mistakes_are_reported_with_their_hints() {
         .iter()
         .filter(|error| error["file"] == "books.yaml" && (5..=30).contains(&error["line"].as_u64().unwrap()))
         .count();
-    assert!(ten >= 10, "ten mistakes of one TaskBook are all told, not {ten}");
+    assert!(ten >= 10, "ten mistakes of one TaskBook are all reported, not {ten}");
 }
 
 #[test]
@@ -80,7 +80,7 @@ const TASKS: [(&str, &str); 36] = [
     ("assert: {that: [\"{{ true }}\"]}", "an expression has no braces"),
     ("debug: {message: \"{{ item }}\"}", "outside a loop"),
     ("debug: {message: \"{{ result.rc }}\"}", "result is known only"),
-    ("debug: {message: \"{{ steps.nobody.rc }}\"}", "no task registers nobody"),
+    ("debug: {message: \"{{ steps.absent.rc }}\"}", "no task registers absent"),
     ("debug: {message: \"{{ facts.nothing }}\"}", "there is no fact nothing"),
     ("debug: {message: \"{{ event.data }}\"}", "event is defined only"),
     ("include: {source: nowhere, path: x.yaml}", "there is no source \"nowhere\""),
@@ -92,8 +92,8 @@ const KEYS: [(&str, &str); 11] = [
     ("timeout: 30", "has no unit"),
     ("when: \"{{ true }}\"", "an expression has no braces"),
     ("when: a = b", "compare with =="),
-    ("notify: [nobody]", "there is no handler \"nobody\""),
-    ("requires: [nobody]", "there is no task \"nobody\""),
+    ("notify: [absent]", "there is no handler \"absent\""),
+    ("requires: [absent]", "there is no task \"absent\""),
     ("drift: fix", "is not a valid drift"),
     ("onFailure: ignore", "is not a valid onFailure"),
     ("register: 1x", "cannot be used in expressions"),
@@ -199,7 +199,7 @@ fn check(example: &(&str, &[&str], &str), planted: &str, task: bool, expected: &
     });
     assert!(
         found,
-        "seed {seed}: {expected:?} is not told of {planted:?} at lines {lines:?} of {}: {:#}\n{text}",
+        "seed {seed}: {expected:?} is not reported for {planted:?} at lines {lines:?} of {}: {:#}\n{text}",
         example.0, document["errors"]
     );
 }

@@ -113,9 +113,9 @@ fn failed_service_is_reported_with_its_journal() {
     let tasks = server.tasks();
     let message = &tasks.iter().find(|(name, ..)| name == "service").unwrap().2;
     assert!(message.contains("sick.service") && message.contains("no blood left"), "{message}");
-    server.publish("  tasks:\n    - name: service\n      service: {name: nobody, state: started}\n");
+    server.publish("  tasks:\n    - name: service\n      service: {name: absent, state: started}\n");
     server.wait(|server| server.tasks().iter().any(|(_, outcome, _)| outcome == "failed"));
-    assert!(server.tasks()[0].2.contains("there is no unit nobody.service"), "{:?}", server.tasks());
+    assert!(server.tasks()[0].2.contains("there is no unit absent.service"), "{:?}", server.tasks());
 }
 
 #[test]
@@ -167,17 +167,17 @@ fn a_reboot_that_does_not_come_fails_and_is_made_when_it_can_be() {
     let before = boot();
     server.machines.put(0, "/etc/systemd/system/reboot.target", "[Unit]\nDescription=nothing happens\n");
     server.says(&["systemctl", "daemon-reload"]);
-    server.publish("  tasks:\n    - name: anew\n      reboot: {when: always}\n      timeout: 3s\n    - {name: behind, file: {path: /behind, content: x}}\n");
-    let failed = ["anew failed", "behind skipped"].map(|task| task.split_once(' ').unwrap());
+    server.publish("  tasks:\n    - name: reboot\n      reboot: {when: always}\n      timeout: 3s\n    - {name: after, file: {path: /after, content: x}}\n");
+    let failed = ["reboot failed", "after skipped"].map(|task| task.split_once(' ').unwrap());
     let failed = failed.map(|(name, outcome)| (name.to_owned(), outcome.to_owned()));
     server.wait(|server| outcomes(server) == failed);
     assert_eq!(server.tasks()[0].2, "the node did not reboot within 3 s");
-    assert!(!server.machines.root(0).join("behind").exists(), "it went on without");
+    assert!(!server.machines.root(0).join("after").exists(), "it continued without the reboot");
     server.says(&["rm", "/etc/systemd/system/reboot.target"]);
     server.says(&["systemctl", "daemon-reload"]);
     server.wait(|server| server.reason("Ready") == "Applied");
     assert_ne!(boot(), before);
-    assert!(server.machines.root(0).join("behind").exists());
+    assert!(server.machines.root(0).join("after").exists());
 }
 
 /// Tasks that use every state module, in a working order. Words in capitals are placeholders for what the servers

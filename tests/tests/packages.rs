@@ -168,7 +168,7 @@ fn another_apt_is_waited_for_and_named() {
     server.wait(|server| installed(server, "probebase") && installed(server, "probemore") && unchanged(server));
     assert!(other.wait().unwrap().success());
     let log = server.says(&["journalctl", "-u", "towpath", "-o", "cat"]);
-    assert_eq!(log.matches("ERROR").count(), before, "somebody did not wait: {log}");
+    assert_eq!(log.matches("ERROR").count(), before, "a task did not wait: {log}");
 }
 
 #[test]
@@ -178,7 +178,7 @@ fn adjacent_packages_are_one_transaction_and_each_task_has_its_own_outcome() {
         let log = server.says(&["journalctl", "-u", "packagekit", "-o", "cat"]);
         log.lines().filter(|line| line.contains(what) && line.contains("finished with success")).count()
     };
-    let told = |server: &Server| {
+    let shown = |server: &Server| {
         let status = server.status();
         status["conditions"][1]["message"].as_str().unwrap_or_default().to_owned()
     };
@@ -191,17 +191,17 @@ fn adjacent_packages_are_one_transaction_and_each_task_has_its_own_outcome() {
   tasks:
     - {name: base, package: {name: probebase}}
     - {name: some, package: {name: '{{ item }}'}, loop: [probemore, probeslow], notify: [mark]}
-    - {name: file, file: {path: /behind, content: x}}
+    - {name: file, file: {path: /after, content: x}}
 ",
     );
     server.repository.publish("three");
     // Status shows the progress meanwhile.
     server.wait(|server| {
-        let told = told(server);
-        told.contains("at work: app/web, task base, for ") && told.contains("installing")
+        let shown = shown(server);
+        shown.contains("at work: app/web, task base, for ") && shown.contains("installing")
     });
     server.wait(unchanged);
-    assert!(!told(&server).contains("at work"), "{}", told(&server));
+    assert!(!shown(&server).contains("at work"), "{}", shown(&server));
     let changed = |name: &str| (name.to_owned(), "changed".to_owned());
     let tasks = ["base", "some [probemore]", "some [probeslow]", "file", "mark"];
     assert_eq!(server.last_change(), tasks.map(changed));
@@ -231,10 +231,10 @@ fn one_of_adjacent_packages_that_fails_is_the_failure_of_its_own_task() {
     server.publish(&book(""));
     server.wait(|server| outcomes(server) == "broken failed");
     assert!(said(&server).contains("the script of probebroken gives up"), "{}", said(&server));
-    assert!(!installed(&server, "probemore"), "it came behind what failed");
+    assert!(!installed(&server, "probemore"), "it ran after a failed task");
     server.publish(&format!("{mark}  tasks: []\n"));
     server.wait(|server| server.reason("Ready") == "Applied");
-    assert!(!marked(), "a task that did not run has notified somebody");
+    assert!(!marked(), "a task that did not run has notified a handler");
     server.publish(&book(", onFailure: continue"));
     server.wait(|server| outcomes(server) == "broken failed, more unchanged, none failed");
     assert!(installed(&server, "probemore"));
@@ -251,7 +251,7 @@ fn one_of_adjacent_packages_that_fails_is_the_failure_of_its_own_task() {
     // A later task stops the book before the pending packages are applied. They are still applied, because they come
     // first.
     ok(&mut server.machines.command(0, &["dpkg", "--purge", "probemore", "probebroken"]));
-    server.publish("  tasks:\n    - {name: more, package: {name: probemore, backend: apt}}\n    - {name: none, package: {name: nothing-of-that-name, backend: apt}}\n    - {name: file, file: {path: /behind, content: '{{ 1 // (facts.cpus - facts.cpus) }}'}}\n");
+    server.publish("  tasks:\n    - {name: more, package: {name: probemore, backend: apt}}\n    - {name: none, package: {name: nothing-of-that-name, backend: apt}}\n    - {name: file, file: {path: /after, content: '{{ 1 // (facts.cpus - facts.cpus) }}'}}\n");
     server.wait(|server| outcomes(server) == "more unchanged, none failed, file failed");
     assert_eq!(server.says(&["systemctl", "show", "-P", "NRestarts", "towpath"]), "0", "the agent has broken off");
 }

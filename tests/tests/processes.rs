@@ -49,15 +49,15 @@ fn no_part_of_a_command_gets_the_environment_of_the_agent() {
          - {{name: only, command: {{argv: ['true'], onlyIf: '{leaks}'}}}}\n    \
          - {{name: custom, custom: {{name: x, source: files/custom.sh}}, register: custom}}\n    \
          - {{name: valid, file: {{path: /v, content: x, validate: '! {leaks} #%s'}}}}\n    \
-         - name: told\n      file: {{path: /told, content: \"told:\\n{{{{ steps.c.stdout }}}}{{{{ steps.s.stdout }}}}{{{{ steps.own.stdout }}}}leaks={{{{ steps.custom.data }}}}\\n\"}}\n"
+         - name: output\n      file: {{path: /output, content: \"output:\\n{{{{ steps.c.stdout }}}}{{{{ steps.s.stdout }}}}{{{{ steps.own.stdout }}}}leaks={{{{ steps.custom.data }}}}\\n\"}}\n"
     ));
     assert_eq!(outcome.code, 0, "{}", outcome.log);
-    let told = f.node.read("/told").unwrap();
-    assert!(!told.contains("of-the-agent") && told.contains("leaks=0"), "{told}");
-    assert_eq!(told.matches("USER=nobody\n").count(), 2, "{told}");
-    assert_eq!(told.matches("\nnobody\n").count(), 1, "{told}");
+    let output = f.node.read("/output").unwrap();
+    assert!(!output.contains("of-the-agent") && output.contains("leaks=0"), "{output}");
+    assert_eq!(output.matches("USER=nobody\n").count(), 2, "{output}");
+    assert_eq!(output.matches("\nnobody\n").count(), 1, "{output}");
     for name in ["TOWPATH_ROOT=", "TOWPATH_NODE=n1\n", "\nPATH=", "\nHOME="] {
-        assert_eq!(told.matches(name).count(), 3, "{name}: {told}");
+        assert_eq!(output.matches(name).count(), 3, "{name}: {output}");
     }
     let of = |name: &str| task(&outcome.status, name)["outcome"].as_str().unwrap().to_owned();
     assert_eq!((of("unless").as_str(), of("only").as_str()), ("changed", "unchanged"));

@@ -369,8 +369,8 @@ fn node_without_the_accepted_revision_is_named() {
     fleet.pass(&["n1", "n2"]);
     let rollout = fleet.rollout("n1", "web");
     assert_eq!((rollout.phase.as_str(), rollout.done), ("running", 2));
-    let behind = rollout.blocked_by.iter().find(|blocked| blocked.gate == "Dependency").unwrap();
-    assert!(behind.opens.contains("n3"), "{rollout:#?}");
+    let dependency = rollout.blocked_by.iter().find(|blocked| blocked.gate == "Dependency").unwrap();
+    assert!(dependency.opens.contains("n3"), "{rollout:#?}");
     fleet.pass(&["n3", "n1"]);
     let rollout = fleet.rollout("n1", "web");
     assert_eq!((rollout.phase.as_str(), rollout.done, rollout.blocked_by.len()), ("done", 3, 0), "{rollout:#?}");

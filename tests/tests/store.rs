@@ -45,7 +45,7 @@ fn next(watch: &mut tokio::sync::mpsc::UnboundedReceiver<Change>) -> Change {
         }
         std::thread::sleep(Duration::from_millis(10));
     }
-    panic!("no change is told");
+    panic!("no change is reported");
 }
 
 fn put(key: &str, value: &str) -> Op {

@@ -22,8 +22,8 @@ spec:
   tasks:
     - name: work
       command: {{shell: 'true # {number}'}}
-    - name: behind it
-      file: {{path: /behind, content: \"{number}\"}}
+    - name: after it
+      file: {{path: /after, content: \"{number}\"}}
 "
     )
 }

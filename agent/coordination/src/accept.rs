@@ -334,7 +334,7 @@ pub fn answers(store: &dyn Store) -> bool {
 
 /// Judges a record that another node has sent. The message has no chain to check, so only the next acceptance counts. A
 /// number alone proves nothing (P103).
-pub fn told(record: &Accepted, disk: &Accepted) -> Standing {
+pub fn judge_announced(record: &Accepted, disk: &Accepted) -> Standing {
     match chain::standing(record, &BTreeMap::new(), disk) {
         Standing::Apart => Standing::Void(format!(
             "no chain of acceptances leads from generation {} to {}: only the data store can show one",

@@ -185,7 +185,7 @@ mod tests {
         // On 2026-03-29 two o'clock is followed by three o'clock; on 2026-10-25 by two o'clock again.
         let windows = windows(&[], "02:30", "03:30");
         assert!(windows.open(at("2026-03-29T00:59:00Z")).is_err());
-        assert!(windows.open(at("2026-03-29T01:00:00Z")).is_ok(), "the first instant behind the gap");
+        assert!(windows.open(at("2026-03-29T01:00:00Z")).is_ok(), "the first instant after the gap");
         assert!(windows.open(at("2026-03-29T01:30:00Z")).is_err());
         assert!(windows.open(at("2026-10-25T00:30:00Z")).is_ok(), "the first half past two");
         assert!(windows.open(at("2026-10-25T01:45:00Z")).is_ok(), "and the second");

@@ -41,7 +41,7 @@ pub enum LockError {
     /// A directory that another user can change.
     #[error(
         "cannot use the state directory {path}: {folder} {cause}; \
-         have root own it and nobody else write there, or set another stateDir",
+         make root its owner and its only writer, or set another stateDir",
         path = path.display()
     )]
     Untrusted {

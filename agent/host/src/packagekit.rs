@@ -117,7 +117,7 @@ enum Deed<'a> {
 pub struct PackageKit<'a> {
     runtime: Runtime,
     connection: Connection,
-    told: &'a dyn Fn(&str),
+    report: &'a dyn Fn(&str),
     /// The time limit for all transactions together; `deadline` is its end.
     time: Duration,
     deadline: tokio::time::Instant,
@@ -138,7 +138,7 @@ impl<'a> PackageKit<'a> {
     ///
     /// # Errors
     /// When PackageKit is not installed, or the bus gives no answer.
-    pub fn connect(told: &'a dyn Fn(&str), time: Duration) -> Result<Self, PackageKitError> {
+    pub fn connect(report: &'a dyn Fn(&str), time: Duration) -> Result<Self, PackageKitError> {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(missing)?;
         let connected = async {
             let connection = Connection::system().await?;
@@ -151,7 +151,7 @@ impl<'a> PackageKit<'a> {
         let connection = connection.map_err(|_| missing("the bus does not answer"))?;
         let connection = connection.map_err(missing)?.ok_or_else(|| missing("it is not installed"))?;
         let deadline = tokio::time::Instant::now() + time;
-        Ok(Self { runtime, connection, told, time, deadline })
+        Ok(Self { runtime, connection, report, time, deadline })
     }
 
     /// Refreshes the package lists.
@@ -301,7 +301,7 @@ impl<'a> PackageKit<'a> {
                         answered = tokio::time::Instant::now();
                     }
                     if now.is_some() && now != heard.1 {
-                        now.and_then(|(status, percentage)| at(status, percentage)).iter().for_each(|at| (self.told)(at));
+                        now.and_then(|(status, percentage)| at(status, percentage)).iter().for_each(|at| (self.report)(at));
                         heard = (tokio::time::Instant::now(), now);
                     }
                     let silence = SILENCE.min(self.time / 2);

@@ -93,11 +93,11 @@ pub fn run(invocation: &Invocation, cancel: &Cancel) -> io::Result<Output> {
     run_watched(invocation, cancel, &mut |_| {})
 }
 
-/// Runs a command, and reports the last line of its stdout to `told` while it runs.
+/// Runs a command, and reports the last line of its stdout to `report` while it runs.
 ///
 /// # Errors
 /// When the command cannot be started or waited for.
-pub fn run_watched(invocation: &Invocation, cancel: &Cancel, told: &mut dyn FnMut(&str)) -> io::Result<Output> {
+pub fn run_watched(invocation: &Invocation, cancel: &Cancel, report: &mut dyn FnMut(&str)) -> io::Result<Output> {
     if cancel.is_cancelled() {
         return Ok(Output { rc: -1, stdout: String::new(), stderr: String::new(), timed_out: false, cancelled: true });
     }
@@ -120,7 +120,7 @@ pub fn run_watched(invocation: &Invocation, cancel: &Cancel, told: &mut dyn FnMu
     let mut heard = String::new();
     let (timed_out, cancelled) = wait(&pidfd, invocation.timeout, cancel, &mut || {
         if let Some(line) = stdout.last_line().filter(|line| *line != heard) {
-            told(&line);
+            report(&line);
             heard = line;
         }
     })?;

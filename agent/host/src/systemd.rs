@@ -139,7 +139,7 @@ pub struct Systemd {
     runtime: Runtime,
     connection: Connection,
     /// The subscription to job signals, requested once per connection.
-    told: tokio::sync::OnceCell<()>,
+    subscribed: tokio::sync::OnceCell<()>,
 }
 
 impl std::fmt::Debug for Systemd {
@@ -186,7 +186,7 @@ impl Systemd {
             .build()
             .map_err(|error| SystemdError::Bus(error.to_string()))?;
         let connection = connected(&runtime, ANSWER, Connection::system())?;
-        Ok(Self { runtime, connection, told: tokio::sync::OnceCell::new() })
+        Ok(Self { runtime, connection, subscribed: tokio::sync::OnceCell::new() })
     }
 
     fn ask<T>(&self, unit: &str, work: impl Future<Output = zbus::Result<T>>) -> Result<T, SystemdError> {
@@ -231,7 +231,7 @@ impl Systemd {
     pub fn run(&self, unit: &str, job: Job, timeout: Duration) -> Result<(), SystemdError> {
         let waiting = async {
             let manager = ManagerProxy::new(&self.connection).await?;
-            self.told.get_or_try_init(|| manager.subscribe()).await?;
+            self.subscribed.get_or_try_init(|| manager.subscribe()).await?;
             // Subscribes before the job starts, so that its end is not missed.
             let mut ends = manager.receive_job_removed().await?;
             if job != Job::Stop {

@@ -70,7 +70,7 @@ mod tests {
     fn running_task_is_shown_until_its_guard_is_dropped() {
         let (activity, begun) = (Activity::default(), SystemClock.monotonic());
         assert_eq!(activity.now(begun), None);
-        activity.report("nobody", "here");
+        activity.report("unknown", "here");
         let guard = activity.begin("web/server", "nginx", begun);
         let _other = activity.begin("web/server", "pages", begun);
         activity.report("nginx", "installing, 45 %");

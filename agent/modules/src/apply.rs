@@ -274,7 +274,7 @@ fn prepare(path: &str, pending: &Pending, hand: &Hand) -> Result<Undo, ModuleErr
         (expected, found) => expected.is_some() == found.is_some(),
     };
     if !same {
-        let message = format!("{path} was changed by somebody else meanwhile; it is looked at again at once");
+        let message = format!("{path} was changed by another program since the check; checking it again now");
         return Err(ModuleError { message, disk: None, moved: true });
     }
     if pending.validate_after.is_none() && !pending.backup {

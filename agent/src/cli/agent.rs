@@ -109,7 +109,7 @@ fn gossip(handle: &Handle, port: u16, credentials: Arc<Credentials>, clock: Arc<
     };
     let listener = handle.clone();
     // Events are written to disk, so a thread of its own records them.
-    let (told, heard) = std::sync::mpsc::sync_channel::<Heard>(256);
+    let (sender, heard) = std::sync::mpsc::sync_channel::<Heard>(256);
     std::thread::spawn(move || {
         for heard in heard {
             listener.heard(&heard, clock.wall());
@@ -120,7 +120,7 @@ fn gossip(handle: &Handle, port: u16, credentials: Arc<Credentials>, clock: Arc<
     let begun = Gossip::begin(options, move |heard| {
         // Nodes that were there before this one are not news.
         let settling = time.monotonic().duration_since(began) < SETTLING && matches!(heard, Heard::Joined(_));
-        if !settling && heard != Heard::Slots && told.try_send(heard.clone()).is_err() {
+        if !settling && heard != Heard::Slots && sender.try_send(heard.clone()).is_err() {
             tracing::warn!(?heard, "ignored an event of gossip: too many at once");
         }
         queue.poke(|wake| match heard {

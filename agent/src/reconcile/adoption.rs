@@ -139,7 +139,7 @@ impl Node {
     /// adopted (P103).
     fn adopt_from_peers(&mut self, disk: &Accepted, stored: u64) -> bool {
         let Some((record, manifest)) = self.newer_of_peers(stored.max(disk.generation)) else { return false };
-        let why = match accept::told(&record, disk) {
+        let why = match accept::judge_announced(&record, disk) {
             Standing::Sound | Standing::Apart => self.take_over(disk, &record, Some(manifest)).err(),
             other => Some(Unfollowed::Void(format!("{other:?}"))),
         };
@@ -157,18 +157,18 @@ impl Node {
     /// Returns an acceptance that peers announce and supply, if its generation is above `known`.
     fn newer_of_peers(&self, known: u64) -> Option<(Accepted, RevisionManifest)> {
         let gossip = self.handle.shared.gossip.get()?;
-        let told = gossip.announced();
-        if told.generation <= known {
+        let announced = gossip.announced();
+        if announced.generation <= known {
             return None;
         }
-        let asked = gossip.ask(&told.by, |peers, node, address| {
+        let asked = gossip.ask(&announced.by, |peers, node, address| {
             let (record, manifest) = peers.acceptance(node, address)?;
-            Accepted::told(&record, &manifest, &told.digest).ok_or_else(|| "it goes by another one".into())
+            Accepted::of_announced(&record, &manifest, &announced.digest).ok_or_else(|| "it goes by another one".into())
         });
         asked
             .inspect_err(|why| {
                 tracing::warn!(
-                    generation = told.generation,
+                    generation = announced.generation,
                     "nodes announce a generation that the data store does not have, and none shows it: {why}"
                 )
             })

@@ -178,10 +178,10 @@ impl Handle {
     /// If there is no revision yet.
     pub fn acceptance(&self) -> Result<pb::AcceptanceReply, NoAnswer> {
         let revision = self.revision()?;
-        let told = |error: serde_json::Error| NoAnswer(error.to_string());
+        let unreadable = |error: serde_json::Error| NoAnswer(error.to_string());
         Ok(pb::AcceptanceReply {
-            record: serde_json::to_vec(&revision.record).map_err(told)?,
-            manifest: serde_json::to_vec(&revision.manifest).map_err(told)?,
+            record: serde_json::to_vec(&revision.record).map_err(unreadable)?,
+            manifest: serde_json::to_vec(&revision.manifest).map_err(unreadable)?,
         })
     }
 
@@ -211,9 +211,9 @@ impl Handle {
         let joined = &joined;
         let summary = |name: &str, labels: BTreeMap<String, String>, address: Option<String>| {
             let mine = name == self.shared.node;
-            let told: Option<Shown> = states.get(name).and_then(|told| serde_json::from_slice(told).ok());
+            let published: Option<Shown> = states.get(name).and_then(|state| serde_json::from_slice(state).ok());
             let opinions = self.opinions(name, alive.as_ref(), joined);
-            let shown = if mine { Some(Shown::of(&state)) } else { told };
+            let shown = if mine { Some(Shown::of(&state)) } else { published };
             pb::NodeSummary {
                 name: name.to_owned(),
                 labels,

@@ -24,7 +24,7 @@ pub(super) fn of_error(error: &SourceError, name: &str) -> Trouble {
         }
         SourceError::Corrupt { .. } | SourceError::Pack { .. } => (
             "MirrorCorrupt",
-            format!("{shown}; it is made anew when the source can be reached; check the disk (dmesg, smartctl)"),
+            format!("{shown}; it is rebuilt when the source can be reached; check the disk (dmesg, smartctl)"),
         ),
         SourceError::Refused { .. } => ("InvalidObjects", format!("{shown}; push a commit without it")),
         SourceError::Disk { source, .. } => match source.kind() {

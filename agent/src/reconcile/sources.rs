@@ -280,8 +280,8 @@ impl Sources {
             standing.old.clone_from(&standing.new);
         } else {
             let mut quiet = Looked::default();
-            let told = if standing.new.is_none() { &mut *looked } else { &mut quiet };
-            standing.old = self.stay(&self.mirror(source), source, accepted, told);
+            let report = if standing.new.is_none() { &mut *looked } else { &mut quiet };
+            standing.old = self.stay(&self.mirror(source), source, accepted, report);
         }
         standing
     }
@@ -300,10 +300,12 @@ impl Sources {
         let name = source.git.name.clone();
         let mirror = self.mirror(source);
         let known: Option<SourceCheckpoint> = journal.get_readable(&name).ok().flatten();
-        let anew = known.as_ref().is_some_and(|guard| guard.origin != origin(source));
-        let guard = known.filter(|_| !anew);
-        let floor =
-            guard.as_ref().map(|guard| guard.commit.clone()).or_else(|| accepted.get(&name).filter(|_| !anew).cloned());
+        let changed = known.as_ref().is_some_and(|guard| guard.origin != origin(source));
+        let guard = known.filter(|_| !changed);
+        let floor = guard
+            .as_ref()
+            .map(|guard| guard.commit.clone())
+            .or_else(|| accepted.get(&name).filter(|_| !changed).cloned());
         let fetched = self.fetch(&mirror, floor.as_deref(), looked, &name)?;
         if let Some(trouble) = source_trouble::refused(source, &fetched, guard.as_ref()) {
             looked.rejected = true;
@@ -369,9 +371,9 @@ impl Sources {
 
     /// Reports that a mirror is damaged and is rebuilt.
     fn say_damaged(name: &str, looked: &mut Looked) {
-        tracing::warn!(source = name, "the mirror is damaged, and is made anew");
+        tracing::warn!(source = name, "the mirror is damaged; rebuilding it");
         let message = format!(
-            "the mirror of {name} is damaged and is made anew; if this comes back, check the disk (dmesg, smartctl)"
+            "the mirror of {name} is damaged; rebuilding it. If this happens again, check the disk (dmesg, smartctl)"
         );
         looked.inputs.push(Input::Source(name.to_owned(), Some(Trouble::new("MirrorCorrupt", message))));
     }

@@ -117,8 +117,8 @@ impl Speech {
             tracing::warn!("the list of revoked certificates and keys has changed");
         }
         // An unreadable key becomes one that matches no writer. `validate` reports it.
-        let nobody = PublicKeys { sign: [0; 32], read: [0; 32] };
-        let keys = |texts: &[String]| (!texts.is_empty()).then(|| PublicKeys::read(texts).unwrap_or(nobody));
+        let unusable = PublicKeys { sign: [0; 32], read: [0; 32] };
+        let keys = |texts: &[String]| (!texts.is_empty()).then(|| PublicKeys::read(texts).unwrap_or(unusable));
         let named = revision.set.nodes.iter().map(|(name, node)| (name.clone(), keys(&node.public_keys)));
         self.signer.give(Rights {
             nodes: named.collect(),

@@ -117,7 +117,7 @@ impl Links {
     async fn deliver(&self, key: &(String, String), message: Vec<u8>) -> Result<(), String> {
         let mut client = self.client(key).await.map_err(|error| chain(&error))?;
         let sent = client.gossip(pb::GossipMessage { message }).await;
-        sent.map(drop).map_err(|status| told(&status))
+        sent.map(drop).map_err(|status| describe(&status))
     }
 
     async fn download(&self, key: &(String, String), wanted: &Wanted, into: &Path) -> Result<(), String> {
@@ -127,10 +127,10 @@ impl Links {
             commit: wanted.commit.clone(),
             have: wanted.have.clone(),
         };
-        let mut parts = client.fetch_pack(request).await.map_err(|status| told(&status))?.into_inner();
+        let mut parts = client.fetch_pack(request).await.map_err(|status| describe(&status))?.into_inner();
         let mut file = File::create(into).map_err(|error| format!("{}: {error}", into.display()))?;
         let mut left = wanted.bytes;
-        while let Some(part) = parts.message().await.map_err(|status| told(&status))? {
+        while let Some(part) = parts.message().await.map_err(|status| describe(&status))? {
             let size = u64::try_from(part.data.len()).unwrap_or(u64::MAX);
             left = left.checked_sub(size).ok_or_else(|| format!("it sent more than {} bytes", wanted.bytes))?;
             file.write_all(&part.data).map_err(|error| format!("{}: {error}", into.display()))?;
@@ -163,7 +163,7 @@ impl Links {
 }
 
 /// Returns the cause of a status, or its message.
-fn told(status: &tonic::Status) -> String {
+fn describe(status: &tonic::Status) -> String {
     match std::error::Error::source(status) {
         Some(cause) => chain(cause),
         None => status.message().to_owned(),
@@ -194,7 +194,7 @@ impl Peers for Links {
         let key = (node.to_owned(), address.to_owned());
         self.wait(ANSWER, async {
             let mut client = self.client(&key).await.map_err(|error| chain(&error))?;
-            let reply = client.get_acceptance(pb::GetAcceptanceRequest {}).await.map_err(|status| told(&status))?;
+            let reply = client.get_acceptance(pb::GetAcceptanceRequest {}).await.map_err(|status| describe(&status))?;
             let pb::AcceptanceReply { record, manifest } = reply.into_inner();
             Ok((record, manifest))
         })

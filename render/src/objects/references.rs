@@ -52,7 +52,7 @@ pub(super) fn check_all(loader: &mut Loader<'_>) {
     namespace_sources(loader);
     dependency_cycles(loader);
     shared_slots(loader);
-    nobody_targeted(loader);
+    unmatched_targets(loader);
     variable_conflicts(loader);
     resource_conflicts(loader);
     rollout_sense(loader);
@@ -159,7 +159,7 @@ fn shared_slots(loader: &mut Loader<'_>) {
 }
 
 /// Reports targets that match no node: a typo must not look like success.
-fn nobody_targeted(loader: &mut Loader<'_>) {
+fn unmatched_targets(loader: &mut Loader<'_>) {
     let mut findings = Vec::new();
     for book in loader.set.books.values() {
         let Some(targets) = &book.targets else { continue };

@@ -1,8 +1,8 @@
 #!/bin/sh
-# Keeps one of the links below /etc/alternatives. What it is told is one line of JSON with plain words in it.
+# Keeps one of the links below /etc/alternatives. Its request is one line of JSON with plain words in it.
 set -eu
-told=$(cat)
-word() { printf '%s' "$told" | sed -n "s/.*\"$1\":\"\([^\"\\\\]*\)\".*/\1/p"; }
+request=$(cat)
+word() { printf '%s' "$request" | sed -n "s/.*\"$1\":\"\([^\"\\\\]*\)\".*/\1/p"; }
 
 case $(word operation) in
 describe) echo '{"params": {"path": {"required": true}}}'; exit ;;

@@ -6,7 +6,7 @@ import os
 import subprocess
 import sys
 
-told = json.load(sys.stdin)
+request = json.load(sys.stdin)
 
 
 def is_right(path, size):
@@ -19,14 +19,14 @@ def is_right(path, size):
         return False
 
 
-if told["operation"] == "describe":
+if request["operation"] == "describe":
     answer = {"params": {"path": {"required": True}, "sizeMiB": {"required": True}}}
 else:
-    path = told["root"].rstrip("/") + told["params"]["path"]
-    size = told["params"]["sizeMiB"] << 20
+    path = request["root"].rstrip("/") + request["params"]["path"]
+    size = request["params"]["sizeMiB"] << 20
     right = is_right(path, size)
-    if told["operation"] == "check":
-        diff = f"{told['params']['path']} becomes a swap file of {size} bytes"
+    if request["operation"] == "check":
+        diff = f"{request['params']['path']} becomes a swap file of {size} bytes"
         answer = {"inSync": right, "diff": diff, "data": {"bytes": size}}
     else:
         if not right:

@@ -300,12 +300,12 @@ fn decisions(common: &Arc<Common>, reader: &Arc<SignedStore>) {
         assert!(found.record.generation > GENERATION, "an older record is followed");
         assert!(found.record.commits.values().all(|id| id.bytes().all(|byte| byte.is_ascii_hexdigit())));
     }
-    assert!(!matches!(accept::told(&found.record, disk()), Standing::Own) || found.record.generation == GENERATION);
+    assert!(!matches!(accept::judge_announced(&found.record, disk()), Standing::Own) || found.record.generation == GENERATION);
     if let Ok(Some(manifest)) = accept::manifest_of(&**reader, &found.record) {
         assert_eq!(manifest.digest(), found.record.manifest, "a manifest of another digest is read");
     }
     let (record, manifest) = (begun_value(keys::ACCEPTED), serde_json::to_vec(&RevisionManifest::default()).unwrap());
-    let _ = Accepted::told(&record, &manifest, &found.record.digest());
+    let _ = Accepted::of_announced(&record, &manifest, &found.record.digest());
     accept::joined(&**reader).unwrap();
     for on_lost in [OnLost::Hold, OnLost::Skip] {
         let spec = spec(on_lost);

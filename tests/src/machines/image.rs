@@ -33,7 +33,7 @@ pub fn lock(path: &Path) -> File {
     file
 }
 
-/// Makes the image unless it is there, and gives the folder it is unpacked in; for whoever holds the lock on fleets.
+/// Returns the folder of the unpacked image. Creates the image if it is missing. The caller holds the lock on fleets.
 /// It is of this machine's own release, so that what was built here runs there too.
 pub fn base() -> PathBuf {
     for program in ["systemd-nspawn", "mmdebstrap", "zstd", "nft", "ip", "setpriv", "unshare", "nsenter"] {

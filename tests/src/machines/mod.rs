@@ -27,7 +27,7 @@ pub const HUB: &str = "10.77.0.1";
 const PATIENCE: Duration = Duration::from_secs(60);
 
 /// Becomes systemd-nspawn: in control groups of its own (else all machines would share them), and with a /run/systemd
-/// that is a tmpfs (else nspawn refuses to clear up behind itself).
+/// that is a tmpfs (else nspawn refuses to clean up after itself).
 const BOOT: &str = r#"for group in $MACHINE_GROUPS; do mkdir -p $group && echo $$ > $group/cgroup.procs || exit; done
 mkdir -p /run/systemd && mount -t tmpfs tmpfs /run/systemd && exec systemd-nspawn "$@""#;
 
@@ -38,7 +38,7 @@ pub struct Machines {
     folder: PathBuf,
     binds: Vec<String>,
     machines: Vec<Machine>,
-    /// As long as this is locked nobody else clears the fleet away.
+    /// The lock that keeps other processes from removing the fleet.
     _held: File,
 }
 
@@ -65,7 +65,7 @@ impl Machines {
         let _one_at_a_time = image::lock(&image::cache().join("fleets.lock"));
         let base = image::base();
         for folder in fs::read_dir(&fleets).into_iter().flatten().map(|entry| entry.unwrap().path()) {
-            // Nobody holds it: its process was killed.
+            // The lock is free, because its process was killed.
             if File::open(folder.join("held")).is_ok_and(|held| held.try_lock().is_ok()) {
                 clear(&folder);
             }
@@ -230,8 +230,8 @@ impl Machines {
     pub fn reboot(&self, number: usize) {
         let before = self.leader(number);
         self.exec(number, &["systemctl", "reboot", "--no-block"]);
-        let anew = || self.leader(number).is_some_and(|leader| Some(leader) != before);
-        wait_until(PATIENCE, anew, || format!("n{number} does not reboot"));
+        let rebooted = || self.leader(number).is_some_and(|leader| Some(leader) != before);
+        wait_until(PATIENCE, rebooted, || format!("n{number} does not reboot"));
         self.wait_up(number);
     }
 

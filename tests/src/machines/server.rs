@@ -36,7 +36,7 @@ pub struct Server {
     _folder: tempfile::TempDir,
 }
 
-/// Makes a package: its name, its version, what its script does behind the installation.
+/// Makes a package: its name, its version, the work of its script after the installation.
 fn package(folder: &Path, name: &str, version: &str, script: &str) {
     package_with(folder, name, version, script, "");
 }

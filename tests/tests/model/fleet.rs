@@ -90,11 +90,11 @@ impl Fleet {
         self.tell(state, &changes);
         for spec in self.accepted(state).to_vec() {
             // Records that are republished after a restore do not give a new slot.
-            let anew = state.store.below(keys::ALL_RECOVERIES).next().is_some() && !whole(&state.store, self.nodes);
+            let recovers = state.store.below(keys::ALL_RECOVERIES).next().is_some() && !whole(&state.store, self.nodes);
             for part in parts(&spec) {
                 let part = format!("{}{part}/", keys::all_held(&spec.group));
                 let (old, new) = (of_kind(&before, &part, &slots), of_kind(&state.store, &part, &slots));
-                if new > old && spec.count.is_some_and(|count| new > count) && !anew {
+                if new > old && spec.count.is_some_and(|count| new > count) && !recovers {
                     state.broken = Some("a slot was given beyond the count of the accepted revision");
                 }
             }
@@ -124,13 +124,13 @@ impl Fleet {
         for change in changes {
             let Change::Put(row) = change else { continue };
             for (number, node) in state.nodes.iter_mut().enumerate() {
-                let told = if row.key.starts_with(keys::ALL_FREED) {
+                let wakes = if row.key.starts_with(keys::ALL_FREED) {
                     let freed: Freed = serde_json::from_slice(&row.value).unwrap();
                     freed.nodes.is_empty() || freed.nodes.contains(&name(number))
                 } else {
                     row.key.starts_with("board/") || row.key.starts_with(&keys::inbox(&name(number)))
                 };
-                if told {
+                if wakes {
                     self.wake(node);
                 }
             }

@@ -92,7 +92,7 @@ impl Fleet {
     }
 
     fn maintained(&self, spec: &RolloutSpec, snapshot: &RunSnapshot, node: usize) -> Option<Txn> {
-        if self.mutation == Some(Mutation::NobodyLooksAgain) {
+        if self.mutation == Some(Mutation::NoLaterLook) {
             return None;
         }
         next_maintenance(spec, snapshot, &name(node)).map(|txn| self.mutated(node, txn))
@@ -139,7 +139,7 @@ impl Fleet {
 
     /// Performs the next step of a recovery. Returns false if the node need not do anything. A running task ends first.
     fn needs_republish(&self, next: &mut State, node: usize) -> bool {
-        if self.mutation == Some(Mutation::NobodySaysAnew) {
+        if self.mutation == Some(Mutation::NoRepublish) {
             next.nodes[node].rolled_back = false;
         }
         let own = &next.nodes[node];

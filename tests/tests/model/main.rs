@@ -106,7 +106,7 @@ const CASES: &[Case] = &[
         fleet: || fleet(3, vec![revision(1, 1, 3, 1)]),
         mutations: &[
             Mutation::NoBudget,
-            Mutation::NobodyLooksAgain,
+            Mutation::NoLaterLook,
             Mutation::NothingCompared,
             Mutation::OfferNotCompared,
             Mutation::OffersDoNotCount,
@@ -174,15 +174,11 @@ const CASES: &[Case] = &[
         mutations: &[Mutation::LeaversKeep],
     },
     Case {
-        name: "nobody wrote",
+        name: "no vote before a crash",
         fleet: || Fleet { crashes: 1, leases: 1, ..fleet(2, vec![waves(revision(1, 1, 2, 1))]) },
         mutations: &[],
     },
-    Case {
-        name: "asleep",
-        fleet: || fleet(2, vec![waves(revision(1, 1, 2, 1))]),
-        mutations: &[Mutation::NobodyLooksAgain],
-    },
+    Case { name: "asleep", fleet: || fleet(2, vec![waves(revision(1, 1, 2, 1))]), mutations: &[Mutation::NoLaterLook] },
     Case {
         name: "a written-off holder returns",
         fleet: || {
@@ -270,7 +266,7 @@ const CASES: &[Case] = &[
             prelude: vec![Action::Backup],
             ..fleet(2, vec![revision(1, 1, 2, 1)])
         },
-        mutations: &[Mutation::NobodySaysAnew],
+        mutations: &[Mutation::NoRepublish],
     },
     Case {
         name: "restored election",
@@ -280,7 +276,7 @@ const CASES: &[Case] = &[
             prelude: vec![Action::Backup],
             ..fleet(2, vec![election(revision(1, 1, 2, 2))])
         },
-        mutations: &[Mutation::NobodySaysAnew],
+        mutations: &[Mutation::NoRepublish],
     },
     Case {
         name: "restored write-off",
@@ -292,10 +288,10 @@ const CASES: &[Case] = &[
             let prelude = [prelude, vec![Action::Backup, Action::Crash(0), Action::LoseLease(0)]].concat();
             Fleet { restores: 1, crashes: 1, leases: 1, prelude, ..fleet(2, vec![skip(revision(1, 1, 2, 1))]) }
         },
-        mutations: &[Mutation::NobodySaysAnew],
+        mutations: &[Mutation::NoRepublish],
     },
     Case {
-        name: "restored behind a barrier, with a newer revision",
+        name: "restored after a barrier, with a newer revision",
         fleet: || Fleet { restores: 1, ..fleet(2, vec![barrier(revision(1, 1, 2, 1)), barrier(revision(2, 2, 2, 1))]) },
         mutations: &[],
     },

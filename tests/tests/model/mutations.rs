@@ -29,13 +29,13 @@ pub(crate) enum Mutation {
     /// A vote of an earlier run counts.
     OldVoteCounts,
     /// Only a node that votes checks for due maintenance.
-    NobodyLooksAgain,
+    NoLaterLook,
     /// A node that was written off continues with its slot.
     WrittenOffGoesOn,
     /// A node that left the targets keeps its slots.
     LeaversKeep,
     /// A rolled-back store is used without recovery.
-    NobodySaysAnew,
+    NoRepublish,
     /// A removed node stays elected.
     RemovedStaysElected,
     /// A segment that is an elected task has waves.
@@ -82,7 +82,7 @@ impl Mutation {
                 .iter_mut()
                 .filter(|held| held.node == me && held.held.kind == SlotState::WrittenOff)
                 .for_each(|held| held.held.kind = SlotState::Claim),
-            Self::NobodySaysAnew => {
+            Self::NoRepublish => {
                 snapshot.recovery = None;
                 snapshot.rolled_back = false;
             }

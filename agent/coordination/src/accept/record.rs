@@ -95,7 +95,7 @@ impl Accepted {
     }
 
     /// Parses a record and its manifest that another node has sent. `None` if they do not have the announced digest.
-    pub fn told(record: &[u8], manifest: &[u8], digest: &str) -> Option<(Self, RevisionManifest)> {
+    pub fn of_announced(record: &[u8], manifest: &[u8], digest: &str) -> Option<(Self, RevisionManifest)> {
         let accepted: Self = serde_json::from_slice(record).ok()?;
         let manifest: RevisionManifest = serde_json::from_slice(manifest).ok()?;
         (accepted.digest() == digest && accepted.manifest == manifest.digest()).then_some((accepted, manifest))

@@ -296,9 +296,9 @@ fn number_that_a_node_announces_counts_only_next_to_the_own_one() {
         ..Accepted::default()
     };
     let own = of(7, Some(of(6, None).link()));
-    assert_eq!(told(&of(8, Some(own.link())), &own), Standing::Sound);
+    assert_eq!(judge_announced(&of(8, Some(own.link())), &own), Standing::Sound);
     for number in [20, 1 << 31, 1 << 53, u64::MAX] {
         let parent = of(number - 1, Some(of(number - 2, None).link()));
-        assert!(matches!(told(&of(number, Some(parent.link())), &own), Standing::Void(_)), "{number}");
+        assert!(matches!(judge_announced(&of(number, Some(parent.link())), &own), Standing::Void(_)), "{number}");
     }
 }

@@ -116,11 +116,11 @@ impl Membership {
     }
 
     pub(super) fn begin(&self, joined: Joined, poke: Waker) {
-        let told = Arc::clone(&self.shared);
+        let shared = Arc::clone(&self.shared);
         let poke: Waker = Arc::new(move |what| {
             // Counted first, so that the woken node finds its snapshot stale.
             {
-                let mut state = told.lock();
+                let mut state = shared.lock();
                 state.news = state.news.wrapping_add(1);
             }
             tracing::debug!(target: "towpath_coordination::wake", "news");

@@ -142,7 +142,7 @@ impl StorePosition {
     }
 
     /// Notes that a node seems to have reported a rollback. The next read of the store verifies it.
-    pub(super) fn told(&self) {
+    pub(super) fn note_recovery(&self) {
         self.lock().heard = true;
     }
 

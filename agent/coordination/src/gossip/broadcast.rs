@@ -92,23 +92,23 @@ impl BroadcastHandler<Life> for Ears {
     type Error = postcard::Error;
 
     fn receive_item(&mut self, data: &[u8], from: Option<&Life>) -> Result<Option<Subject>, postcard::Error> {
-        let told: Told = postcard::from_bytes(data)?;
-        let about = std::mem::discriminant(&told.what);
+        let broadcast: Told = postcard::from_bytes(data)?;
+        let about = std::mem::discriminant(&broadcast.what);
         let mut listener = self.lock();
-        let news = match told.what {
+        let news = match broadcast.what {
             What::Leaves => {
                 if listener.left.len() >= NODES {
                     listener.left.clear();
                 }
-                let known = listener.left.entry(told.node.clone()).or_default();
-                let news = *known < told.number;
-                *known = told.number.max(*known);
+                let known = listener.left.entry(broadcast.node.clone()).or_default();
+                let news = *known < broadcast.number;
+                *known = broadcast.number.max(*known);
                 news
             }
             What::Accepted(generation, digest) => {
                 let news = listener.accepted.generation < generation;
                 if news {
-                    listener.accepted = Announced { generation, digest, by: told.node.clone() };
+                    listener.accepted = Announced { generation, digest, by: broadcast.node.clone() };
                 }
                 news
             }
@@ -116,16 +116,16 @@ impl BroadcastHandler<Life> for Ears {
                 if listener.holds.len() >= NODES {
                     listener.holds.clear();
                 }
-                let known = listener.holds.entry(told.node.clone()).or_default();
-                let news = known.number < told.number;
+                let known = listener.holds.entry(broadcast.node.clone()).or_default();
+                let news = known.number < broadcast.number;
                 if news {
-                    *known = Holds { number: told.number, parts };
+                    *known = Holds { number: broadcast.number, parts };
                     listener.changed += 1;
                 }
                 news
             }
         };
         // A broadcast of this node itself is always sent, even if it repeats an earlier one.
-        Ok((news || from.is_none()).then_some(Subject { node: told.node, about, number: told.number }))
+        Ok((news || from.is_none()).then_some(Subject { node: broadcast.node, about, number: broadcast.number }))
     }
 }

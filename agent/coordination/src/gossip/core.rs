@@ -291,7 +291,7 @@ impl Member {
 
     /// Asks nodes to admit this member. While it is alone it asks any of them, then those that gossip never heard of.
     /// Otherwise nodes that start together and ask only one another would stay a separate group.
-    fn ask_somebody(&mut self, now: Instant) {
+    fn ask_member(&mut self, now: Instant) {
         if self.seeds.is_empty() || now < self.ask {
             return;
         }
@@ -350,7 +350,7 @@ impl Member {
             }
         }
         self.send_on(now);
-        self.ask_somebody(now);
+        self.ask_member(now);
     }
 
     /// Sends news, if a round is due.
@@ -360,12 +360,13 @@ impl Member {
             self.round = now + ROUND + self.care();
             let done = self.foca.gossip(&mut self.runtime);
             // foca drops news from its backlog after enough transmissions.
-            self.backlog = self.told();
+            self.backlog = self.pending_broadcasts();
             self.after(done, now);
         }
     }
 
-    fn told(&self) -> usize {
+    /// Returns the number of broadcasts that are still sent.
+    fn pending_broadcasts(&self) -> usize {
         self.foca.updates_backlog() + self.foca.custom_broadcast_backlog()
     }
 
@@ -420,8 +421,8 @@ impl Member {
     }
 
     fn say(&mut self, node: String, number: u64, what: What, now: Instant) {
-        let told = Told { node, number, what };
-        let Ok(bytes) = postcard::to_stdvec(&told) else { return };
+        let broadcast = Told { node, number, what };
+        let Ok(bytes) = postcard::to_stdvec(&broadcast) else { return };
         let done = self.foca.add_broadcast(&bytes).map(drop);
         self.after(done, now);
     }
@@ -468,7 +469,7 @@ impl Member {
         if let Err(error) = done {
             tracing::debug!(%error, "ignored a gossip message that cannot be decoded");
         }
-        let (told, heard) = (self.told(), self.heard.len());
+        let (pending, heard) = (self.pending_broadcasts(), self.heard.len());
         self.notice(now);
         let nodes = self.others() + 1;
         if transmissions(nodes) != transmissions(self.nodes) {
@@ -477,11 +478,11 @@ impl Member {
             let _ = self.foca.set_config(config(nodes));
         }
         // News that replaces older news does not enlarge the backlog.
-        if told > self.backlog || self.heard.len() > heard {
+        if pending > self.backlog || self.heard.len() > heard {
             self.rounds = ROUNDS;
             self.news = true;
         }
-        self.backlog = told;
+        self.backlog = pending;
         while let Some((to, bytes)) = self.runtime.to_send() {
             self.sends.push((to, bytes.to_vec()));
         }

@@ -211,14 +211,14 @@ impl Gossip {
         first: &str,
         question: impl Fn(&dyn Peers, &str, &str) -> Result<T, String>,
     ) -> Result<T, String> {
-        let mut told = Vec::new();
+        let mut failures = Vec::new();
         for (node, address) in self.answering(first) {
             match question(self.peers.as_ref(), &node, &address) {
                 Ok(answer) => return Ok(answer),
-                Err(why) => told.push(format!("{node}: {why}")),
+                Err(why) => failures.push(format!("{node}: {why}")),
             }
         }
-        Err(if told.is_empty() { "no other node answers".into() } else { told.join("; ") })
+        Err(if failures.is_empty() { "no other node answers".into() } else { failures.join("; ") })
     }
 
     /// Announces the departure of this node, and waits until the message was sent.

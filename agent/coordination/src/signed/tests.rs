@@ -153,7 +153,7 @@ fn many_records_that_do_not_count_are_passed_over() {
     }
     put(&a, "board/open/n/z", "{}");
     let first = a.read("board/", &Page { after: None, limit: 1 }).unwrap();
-    assert_eq!(first.rows.len(), 1, "the one that counts is found behind all others");
+    assert_eq!(first.rows.len(), 1, "the one that counts is found after all others");
 }
 
 #[test]
@@ -216,7 +216,7 @@ fn node_is_known_by_its_first_key_until_git_names_another() {
     signer.give(named(another.keys()));
     assert_eq!(values(&b, "book/facts/").len(), 0, "the key before does not count, though its records did");
     put(&other, "book/facts/a", r#"{"v":2}"#);
-    assert_eq!(values(&b, "book/facts/").len(), 1, "its numbers begin anew");
+    assert_eq!(values(&b, "book/facts/").len(), 1, "its numbers restart");
 }
 
 #[test]

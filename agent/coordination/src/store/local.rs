@@ -128,8 +128,8 @@ impl Store for LocalStore {
 
     fn read(&self, prefix: &str, page: &Page) -> Result<Read, StoreError> {
         let inner = self.lock();
-        let behind = |row: &&Row| page.after.as_ref().is_none_or(|after| row.key > *after);
-        let mut rows: Vec<Row> = inner.memory.below(prefix).filter(behind).take(page.limit + 1).cloned().collect();
+        let following = |row: &&Row| page.after.as_ref().is_none_or(|after| row.key > *after);
+        let mut rows: Vec<Row> = inner.memory.below(prefix).filter(following).take(page.limit + 1).cloned().collect();
         let more = rows.len() > page.limit;
         rows.truncate(page.limit);
         Ok(Read { rows, revision: inner.memory.revision, more })

@@ -99,7 +99,7 @@ impl Credentials {
         if stamp != state.stamp {
             match load(&self.files, &*self.clock) {
                 Ok(loaded) => {
-                    tracing::info!(name = loaded.subject.name, "the certificate was read anew");
+                    tracing::info!(name = loaded.subject.name, "the certificate was read again");
                     state.loaded = Arc::new(loaded);
                     state.stamp = stamp;
                 }

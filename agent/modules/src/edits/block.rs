@@ -88,7 +88,7 @@ pub(crate) fn check(spec: &BlockSpec, context: &Context<'_>) -> Result<Checked, 
     let to = from.and_then(|from| lines[from..].iter().position(|line| *line == end).map(|at| from + at));
     if from.is_some() && to.is_none() {
         return Err(ModuleError::new(format!(
-            "{}: the line {begin:?} has no {end:?} behind it; put it back, or remove the first",
+            "{}: the line {begin:?} is not followed by {end:?}; restore that line, or remove the first",
             spec.path
         )));
     }

@@ -348,9 +348,9 @@ mod tests {
         fixture.apply(json!({"path": "/a", "content": "one"})).unwrap();
         let Checked::Change(change) = fixture.check(json!({"path": "/a", "content": "two"})).unwrap() else { panic!() };
         std::fs::remove_file(fixture.folder.path().join("a")).unwrap();
-        std::fs::write(fixture.folder.path().join("a"), "somebody else's").unwrap();
+        std::fs::write(fixture.folder.path().join("a"), "foreign").unwrap();
         assert!(apply::all(change.steps, &Hand::new(fixture.look.clone()), &Cancel::default()).is_err());
-        assert_eq!(fixture.text("a"), "somebody else's");
+        assert_eq!(fixture.text("a"), "foreign");
     }
 
     #[test]

@@ -8,7 +8,7 @@ use towpath_host::{
 };
 use towpath_proto::{ModuleMessage as _, ModuleSchema, v1alpha as pb};
 
-use super::service::{failed, told};
+use super::service::{failed, with_journal};
 use crate::{
     Change, Checked, Context, Module, ModuleError, Report, Resolved, Resource, Verb,
     params::{Problem, done, managed_path, one_line, parse},
@@ -179,13 +179,13 @@ fn missing(
         old.as_deref().is_some_and(|old| old.lines().filter(of_options).eq(text.lines().filter(of_options)));
     // A mounted file system keeps its device until it is unmounted. Any change other than of its options therefore
     // unmounts it before the unit is written.
-    let anew = wanted && mounted && changed && !only_options;
-    missing.extend(anew.then_some(Missing::Run(Job::Stop)));
+    let remounts = wanted && mounted && changed && !only_options;
+    missing.extend(remounts.then_some(Missing::Run(Job::Stop)));
     missing.extend((changed || state.stale).then_some(Missing::Write));
     missing.extend((enabled != wanted).then_some(Missing::Enable(wanted)));
     match (wanted, mounted) {
         (true, false) => missing.push(Missing::Run(Job::Start)),
-        (true, true) if anew => missing.push(Missing::Run(Job::Start)),
+        (true, true) if remounts => missing.push(Missing::Run(Job::Start)),
         (true, true) if changed => missing.push(Missing::Run(Job::Reload)),
         (false, true) => missing.push(Missing::Run(Job::Stop)),
         _ => {}
@@ -217,8 +217,8 @@ fn display_missing(spec: &MountSpec, missing: Missing) -> String {
         Missing::Enable(false) => "is not mounted at boot".into(),
         Missing::Run(Job::Start) => format!("{} is mounted", spec.device),
         Missing::Run(Job::Stop) => "is unmounted".into(),
-        Missing::Run(Job::Reload) => "is mounted anew with other options".into(),
-        Missing::Run(Job::Restart) => "is mounted anew".into(),
+        Missing::Run(Job::Reload) => "is remounted with other options".into(),
+        Missing::Run(Job::Restart) => "is mounted again".into(),
         Missing::Remove => "its unit is removed".into(),
     };
     format!("{}: {what}\n", spec.path)
@@ -265,7 +265,7 @@ pub(crate) fn run(spec: &MountSpec, context: &Context<'_>, hand: &Hand) -> Resul
             hand.replace(&file, old.as_bytes(), access).map_err(io)?;
             let _ = systemd.reload();
         }
-        done.map_err(|error| told(&spec.path, &name, &error, context))?;
+        done.map_err(|error| with_journal(&spec.path, &name, &error, context))?;
     }
     Ok(Report::success())
 }

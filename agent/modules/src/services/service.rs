@@ -222,7 +222,7 @@ pub(crate) fn run(spec: &ServiceSpec, context: &Context<'_>) -> Result<Report, M
             Missing::Run(job) => started(&systemd, id, job, context),
             Missing::Mask => systemd.mask(id, true),
         };
-        done.map_err(|error| told("", id, &error, context))?;
+        done.map_err(|error| with_journal("", id, &error, context))?;
     }
     Ok(Report { fields: [("started", json!(started_now))].into(), ..Report::success() })
 }
@@ -237,7 +237,7 @@ fn started(systemd: &Systemd, unit: &str, job: Job, context: &Context<'_>) -> Re
 }
 
 /// Returns an error with the last lines of the unit's journal. `what` is the name for people, if it is not the unit.
-pub(crate) fn told(what: &str, unit: &str, error: &SystemdError, context: &Context<'_>) -> ModuleError {
+pub(crate) fn with_journal(what: &str, unit: &str, error: &SystemdError, context: &Context<'_>) -> ModuleError {
     let lines = journal(unit, context);
     let said = if lines.is_empty() { String::new() } else { format!("; its journal ends with: {lines}") };
     let what = if what.is_empty() { String::new() } else { format!("{what}: ") };

@@ -396,7 +396,7 @@ fn named_type(kind: &Type) -> Option<Names> {
     }
 }
 
-/// Returns the type behind a `&mut`, also one in an `Option` or a `Pin`.
+/// Returns the target type of a `&mut`, also one in an `Option` or a `Pin`.
 fn behind_mut(kind: &Type) -> Option<Names> {
     match kind {
         Type::Reference(reference) if reference.mutability.is_some() => named_type(&reference.elem),

@@ -31,7 +31,7 @@ impl Shared {
         if keys::ALL_RECOVERIES.starts_with(prefix) {
             let restored = self.store.read(keys::ALL_RECOVERIES, &Page::default())?;
             if !restored.rows.is_empty() {
-                self.position.told();
+                self.position.note_recovery();
             }
         }
         Ok(changes)
@@ -71,7 +71,7 @@ impl Shared {
     /// Follows the changes below a prefix, and wakes the node for them.
     pub(super) fn watch(&self, prefix: &str, first: Option<mpsc::UnboundedReceiver<Change>>, poke: &Waker) {
         let mut begun = first;
-        let mut told: Option<Instant> = None;
+        let mut reported: Option<Instant> = None;
         // Requests from before this watch are answered too.
         self.lock().asked = true;
         while !self.stops() {
@@ -100,8 +100,8 @@ impl Shared {
                     // A record that does not count wakes no node. Now and then it does, so that an event reports it.
                     Change::Put(row) if !self.store.counts(&row) => {
                         let now = self.clock.monotonic();
-                        if told.is_none_or(|told| now.duration_since(told) >= KEEP) {
-                            told = Some(now);
+                        if reported.is_none_or(|reported| now.duration_since(reported) >= KEEP) {
+                            reported = Some(now);
                             poke(Poke::Accepted);
                         }
                     }
@@ -115,7 +115,7 @@ impl Shared {
                     Change::Put(row) if row.key.starts_with(keys::ALL_FREED) => self.hear_touch(&row, poke),
                     Change::Put(row) => {
                         if row.key.starts_with(keys::ALL_RECOVERIES) {
-                            self.position.told();
+                            self.position.note_recovery();
                         }
                         self.lock().asked |= row.key.starts_with(&keys::result_wants(&self.node));
                         poke(Poke::Look);
