@@ -166,6 +166,65 @@ fn hard_link_of_a_user_to_a_foreign_file_changes_and_shows_nothing() {
     assert_eq!(f.text("/home/u/replaced").as_deref(), Some("new"));
 }
 
+fn directory(name: &str, path: &str, owner: u32) -> String {
+    format!("name: {name}, file: {{path: {path}, state: directory, mode: \"0711\", owner: \"{owner}\"}}")
+}
+
+#[test]
+fn link_of_a_user_to_a_foreign_directory_and_a_dangling_link_are_rejected_as_directories() {
+    let f = Fixture::new();
+    f.folder("/secret", 0);
+    fs::set_permissions(f.path("/secret"), fs::Permissions::from_mode(0o700)).unwrap();
+    f.folder("/home/u", USER);
+    f.folder("/var", 0);
+    f.link("/var/dangling", "/data/missing", 0);
+    f.link("/home/u/evil", "/secret", USER);
+    let once = f.apply(&[&directory("dangling", "/var/dangling", 65533), &directory("evil", "/home/u/evil", 65533)]);
+    for (name, link) in [("dangling", "/var/dangling"), ("evil", "/home/u/evil")] {
+        assert_eq!(outcome(&once, name), &json!("failed"), "{}", once.log);
+        assert!(message(&once, name).contains(link), "{}", message(&once, name));
+    }
+    let secret = fs::metadata(f.path("/secret")).unwrap();
+    assert_eq!((secret.uid(), secret.mode() & 0o777), (0, 0o700));
+    assert!(!f.path("/data/missing").exists());
+}
+
+#[test]
+fn directory_that_a_link_leads_to_is_managed_and_given_back() {
+    let f = Fixture::new();
+    f.folder("/data/www", 0);
+    fs::set_permissions(f.path("/data/www"), fs::Permissions::from_mode(0o755)).unwrap();
+    f.folder("/home/u", USER);
+    f.folder("/home/u/own", USER);
+    f.folder("/var", 0);
+    f.link("/var/www", "/data/www", 0);
+    f.link("/home/u/web", "own", USER);
+    let (www, own) = (directory("www", "/var/www", 65533), directory("own", "/home/u/web", USER));
+    let other = "name: other, file: {path: /other, content: x}";
+    let once = f.apply(&[&www, &own, other]);
+    let access = |path: &str| {
+        let found = fs::metadata(f.path(path)).unwrap();
+        (found.uid(), found.mode() & 0o777)
+    };
+    for (name, path, owner) in [("www", "/data/www", 65533), ("own", "/home/u/own", USER)] {
+        assert_eq!(outcome(&once, name), &json!("changed"), "{}", once.log);
+        assert_eq!(access(path), (owner, 0o711), "{path}");
+    }
+    // Drift of both directories is corrected.
+    for path in ["/data/www", "/home/u/own"] {
+        fs::set_permissions(f.path(path), fs::Permissions::from_mode(0o777)).unwrap();
+    }
+    let once = f.apply(&[&www, &own, other]);
+    assert_eq!((outcome(&once, "www"), outcome(&once, "own")), (&json!("changed"), &json!("changed")), "{}", once.log);
+    f.is_settled();
+
+    // A task that is removed gives back the mode and owner, and the link stays.
+    let once = f.apply(&[other]);
+    assert_eq!(once.code, 0, "{}", once.log);
+    assert_eq!((access("/data/www"), access("/home/u/own")), ((0, 0o755), (USER, 0o755)));
+    assert_eq!(fs::read_link(f.path("/var/www")).unwrap(), Path::new("/data/www"));
+}
+
 #[test]
 fn members_of_a_tree_change_their_kind_and_no_link_is_followed() {
     let f = Fixture::new();

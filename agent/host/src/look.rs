@@ -209,6 +209,17 @@ impl Look {
         Ok(Some(meta(&fd)?))
     }
 
+    /// Returns the metadata at the end of a path, after a link there; `None` if nothing exists there.
+    ///
+    /// # Errors
+    /// When a link is rejected, or the path cannot be opened for another reason.
+    pub fn target(&self, path: &str) -> io::Result<Option<Meta>> {
+        match self.open(path, OFlags::PATH, Mode::empty()) {
+            Ok(fd) => Ok(Some(meta(&fd)?)),
+            Err(error) => absent(error),
+        }
+    }
+
     /// Returns true if something exists at a path. Links are followed, so a dangling link does not count.
     ///
     /// # Errors

@@ -68,9 +68,9 @@ impl<'a> Inspector<'a> {
             Expected::Link(target) => {
                 return matches!(look.link(path), Ok(Some(found)) if found == *target);
             }
-            Expected::Directory => match look.meta(path) {
+            // A link to a directory counts as the directory, as in the full check.
+            Expected::Directory => match look.target(path) {
                 Ok(Some(meta)) if meta.kind == FileKind::Directory => meta,
-                // A link to a directory needs the full check.
                 _ => return false,
             },
             Expected::Any => match look.read(path) {

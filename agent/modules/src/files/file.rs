@@ -343,6 +343,75 @@ mod tests {
     }
 
     #[test]
+    fn directory_behind_a_link_gets_mode_and_owner() {
+        use std::os::unix::fs::{MetadataExt as _, symlink};
+        let fixture = fixture();
+        let at = |path: &str| fixture.folder.path().join(path);
+        std::fs::create_dir_all(at("data/www")).unwrap();
+        for (link, target) in [("relative", "data/www"), ("absolute", "/data/www"), ("chained", "relative")] {
+            symlink(target, at(link)).unwrap();
+            for (mode, bits, owner) in [("0750", 0o750, "65534"), ("0711", 0o711, "0")] {
+                let path = format!("/{link}");
+                let params = json!({"path": path, "state": "directory", "mode": mode, "owner": owner, "group": owner});
+                assert!(fixture.apply(params.clone()).unwrap(), "{link} {mode}");
+                assert!(!fixture.apply(params).unwrap(), "{link} {mode}");
+                let found = std::fs::metadata(at("data/www")).unwrap();
+                let ids = (found.uid().to_string(), found.gid().to_string());
+                assert_eq!((found.mode() & 0o7777, ids), (bits, (owner.to_owned(), owner.to_owned())), "{link}");
+                assert!(std::fs::symlink_metadata(at(link)).unwrap().is_symlink());
+            }
+            assert!(!fixture.apply(json!({"path": format!("/{link}/"), "state": "directory"})).unwrap());
+        }
+    }
+
+    #[test]
+    fn link_without_a_directory_behind_it_is_named_with_its_target() {
+        use std::os::unix::fs::symlink;
+        let fixture = fixture();
+        let at = |path: &str| fixture.folder.path().join(path);
+        std::fs::write(at("file"), "mine").unwrap();
+        for (link, target, cause) in [
+            ("to-file", "file", "is not a directory"),
+            ("dangling", "missing", "where nothing exists"),
+            ("deep", "/missing/below", "where nothing exists"),
+        ] {
+            symlink(target, at(link)).unwrap();
+            let params = json!({"path": format!("/{link}"), "state": "directory", "mode": "0700"});
+            let error = fixture.apply(params).unwrap_err().message;
+            assert!(error.contains(&format!("/{link}: it is a link to {target}, ")), "{error}");
+            assert!(error.contains(cause) && error.contains("state: absent"), "{error}");
+        }
+        assert_eq!(fixture.text("file"), "mine");
+        assert!(!at("missing").exists());
+    }
+
+    #[test]
+    fn expected_directory_holds_through_a_link_with_the_mode_of_the_directory() {
+        use std::os::unix::fs::{PermissionsExt as _, symlink};
+        let fixture = fixture();
+        std::fs::create_dir(fixture.folder.path().join("real")).unwrap();
+        symlink("real", fixture.folder.path().join("link")).unwrap();
+        for (path, found, holds) in [("/link", 0o750, true), ("/link", 0o755, false), ("/real", 0o750, true)] {
+            let real = fixture.folder.path().join("real");
+            std::fs::set_permissions(real, std::fs::Permissions::from_mode(found)).unwrap();
+            let spec = FileSpec::resolve(&json!({"path": path, "state": "directory", "mode": "0750"})).unwrap();
+            let cancel = Cancel::default();
+            let context = Context {
+                look: &fixture.look,
+                source: None,
+                node: "n",
+                task: "t",
+                timeout: std::time::Duration::from_secs(5),
+                cancel: &cancel,
+                cache: &crate::ModuleCache::default(),
+            };
+            let expectations = expected(&spec, &context, &[0; 32]).unwrap();
+            let mut inspector = crate::Inspector::new(&fixture.look, &[0; 32]);
+            assert_eq!(expectations.iter().all(|one| inspector.holds(one)), holds, "{path} {found:o}");
+        }
+    }
+
+    #[test]
     fn a_step_is_refused_when_the_world_has_moved() {
         let fixture = fixture();
         fixture.apply(json!({"path": "/a", "content": "one"})).unwrap();

@@ -62,24 +62,31 @@ pub(super) fn new_link(path: &str, target: &str, mut steps: Vec<Step>) -> Checke
     Checked::Change(Change { verb: Verb::Create, diff: format!("{path} -> {target}"), steps })
 }
 
+/// Compares a directory. A link to a directory counts as the directory, as for programs that open it.
 pub(super) fn directory(spec: &FileSpec, path: &str, look: &Look) -> Result<Checked, ModuleError> {
     let (uid, gid) = spec.ids()?;
-    // A link to a directory counts as a directory, as for programs that open it.
-    let meta = look.meta(path).map_err(io(path))?;
-    match meta {
-        None => {
-            let access = Access { mode: spec.mode.unwrap_or(0o755), uid, gid };
-            Ok(Checked::Change(Change {
-                verb: Verb::Create,
-                diff: format!("make the directory {path} with mode {:04o}", access.mode),
-                steps: vec![Step::MakeDirectory { path: path.to_owned(), access }],
-            }))
-        }
-        Some(meta) if meta.kind == FileKind::Link && look.exists(&format!("{path}/.")).unwrap_or(false) => {
-            Ok(Checked::InSync)
-        }
-        Some(meta) if meta.kind == FileKind::Directory => Ok(granted(path, meta, spec.mode, uid, gid)),
-        Some(_) => Err(ModuleError::new(format!("{path} is no directory; remove it first with state: absent"))),
+    let Some(meta) = look.meta(path).map_err(io(path))? else {
+        let access = Access { mode: spec.mode.unwrap_or(0o755), uid, gid };
+        return Ok(Checked::Change(Change {
+            verb: Verb::Create,
+            diff: format!("make the directory {path} with mode {:04o}", access.mode),
+            steps: vec![Step::MakeDirectory { path: path.to_owned(), access }],
+        }));
+    };
+    let link = look.link(path).map_err(io(path))?;
+    let found = if link.is_some() { look.target(path).map_err(io(path))? } else { Some(meta) };
+    match (found, link) {
+        (Some(meta), _) if meta.kind == FileKind::Directory => Ok(granted(path, meta, spec.mode, uid, gid)),
+        (Some(_), None) => Err(ModuleError::new(format!("{path} is no directory; remove it first with state: absent"))),
+        (Some(_), Some(target)) => Err(ModuleError::new(format!(
+            "cannot make the directory {path}: it is a link to {target}, which is not a directory; \
+             remove the link first with state: absent, or change its target"
+        ))),
+        (None, target) => Err(ModuleError::new(format!(
+            "cannot make the directory {path}: it is a link to {target}, where nothing exists; \
+             make that directory in an earlier task, or remove the link first with state: absent",
+            target = target.unwrap_or_default()
+        ))),
     }
 }
 
