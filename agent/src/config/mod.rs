@@ -10,7 +10,7 @@ use towpath_git as git;
 use towpath_host::identity::TlsFiles;
 use towpath_proto::v1alpha as pb;
 use towpath_render::{
-    document::{Limits, check_object, parse},
+    document::{Limits, check_object, parse, typed},
     objects::task::Drift,
     problem::{Finding, Problem},
     words,
@@ -155,15 +155,8 @@ pub fn load(file: &Path, host_name: &str) -> Result<Settings, ConfigError> {
     if !problems.is_empty() {
         return Err(ConfigError::Invalid(problems));
     }
-    let spec: pb::Config = serde_json::from_value(
-        document
-            .value
-            .get("spec")
-            .cloned()
-            .filter(|spec| !spec.is_null())
-            .unwrap_or_else(|| Value::Object(serde_json::Map::new())),
-    )
-    .map_err(|error| ConfigError::Invalid(vec![whole(Finding::new(error.to_string()))]))?;
+    let spec: pb::Config = typed("Config", document.value.get("spec").unwrap_or(&Value::Null))
+        .map_err(|error| ConfigError::Invalid(vec![whole(Finding::new(error.to_string()))]))?;
     let at = |key: &str, finding: Finding| {
         let mut problem = place.key("spec").key(key).problem(finding, towpath_render::document::At::Value);
         problem.excerpt = git::without_secrets(&problem.excerpt);

@@ -7,6 +7,7 @@ mod habits;
 mod locate;
 mod parse;
 mod plain;
+mod typed;
 
 use std::{
     fmt,
@@ -20,6 +21,7 @@ pub use check::{Checked, Mode, Reference, check_message, check_object};
 pub(crate) use parse::parse_value;
 pub use parse::{Limits, parse};
 pub use plain::plain_value;
+pub use typed::typed;
 
 use crate::{
     problem::{Finding, Problem, excerpt, without_credentials},

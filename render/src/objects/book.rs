@@ -51,7 +51,7 @@ pub(super) fn read(loader: &mut Loader<'_>, object: &Object) -> Book {
         targets: targets.is_written().then_some(targets),
         depends_on: list(spec, "dependsOn").iter().filter_map(dependency).collect(),
         rollout: Rollout {
-            serialize: message(&rollout_spec, "serialize"),
+            serialize: message(&rollout_spec, "serialize", "Serialize"),
             waves: list(&rollout_spec, "waves"),
             soak: time(&rollout_spec, "soak", Duration::ZERO),
             after_all: flag(&rollout_spec, "failAfterAllTargetsRan"),
@@ -66,7 +66,7 @@ pub(super) fn read(loader: &mut Loader<'_>, object: &Object) -> Book {
         vars: map(spec, "vars"),
         tasks: tasks.tasks,
         handlers: tasks.handlers,
-        suspend: message(spec, "suspend"),
+        suspend: message(spec, "suspend", "Suspend"),
         place,
     };
     if flag(spec, "autoNotify") {
@@ -162,8 +162,8 @@ impl Reader<'_, '_> {
             drift: text(value, "drift").map(|word| Drift::read(&word)),
             sync: flag(value, "sync"),
             flush_handlers: flag(value, "flushHandlers"),
-            serialize: message(value, "serialize"),
-            elect: message_elect(value),
+            serialize: message(value, "serialize", "Serialize"),
+            elect: message(value, "elect", "Elect"),
             within: Arc::clone(within),
             place: place.clone(),
         }
@@ -294,11 +294,6 @@ impl Reader<'_, '_> {
             }
         }
     }
-}
-
-fn message_elect(value: &Value) -> Option<towpath_proto::v1alpha::Elect> {
-    let elect = value.get("elect").filter(|elect| elect.is_object())?;
-    serde_json::from_value(elect.clone()).ok()
 }
 
 /// Returns whether a glob matches a text. `*` matches any characters.

@@ -25,6 +25,7 @@ use super::{
 use crate::{
     document::{
         At, Checked, Document, Limits, Path, Place, Reference, SourceFile, check_object, lines, parse, problem_at,
+        typed,
     },
     problem::{Finding, Problem},
     tree::{Entry, Tree},
@@ -360,7 +361,7 @@ impl Loader<'_> {
 
     fn global_kinds(&mut self) {
         for object in self.objects_of("Namespace") {
-            let Ok(namespace) = serde_json::from_value::<pb::Namespace>(object.spec.or_empty()) else { continue };
+            let Ok(namespace) = typed::<pb::Namespace>("Namespace", &object.spec) else { continue };
             let allowed = namespace.includes.as_ref().map(|includes| includes.allow.as_slice()).unwrap_or_default();
             for (index, pattern) in allowed.iter().enumerate() {
                 if let Err(error) = RepositoryUrl::pattern(pattern) {
@@ -420,7 +421,7 @@ impl Loader<'_> {
                 self.problem(&object.place.key("spec").key(field), At::Key, finding.hint("remove it here"));
             }
         }
-        if let Ok(config) = serde_json::from_value(object.spec.or_empty()) {
+        if let Ok(config) = typed("Config", &object.spec) {
             self.set.configs.insert(object.key.name.clone(), config);
         }
     }
@@ -548,17 +549,6 @@ impl Loader<'_> {
         let document = documents.remove(0);
         book::check_task_file(self, &document);
         Some(document)
-    }
-}
-
-/// Access to a spec that may be omitted: an omitted spec is empty.
-trait OrEmpty {
-    fn or_empty(&self) -> Value;
-}
-
-impl OrEmpty for Value {
-    fn or_empty(&self) -> Value {
-        if self.is_null() { Value::Object(serde_json::Map::new()) } else { self.clone() }
     }
 }
 

@@ -7,7 +7,7 @@ use towpath_proto::{ModuleSchema, v1alpha as pb};
 
 use super::Targets;
 use crate::{
-    document::Place,
+    document::{Place, typed},
     words::{Count, duration},
 };
 
@@ -234,18 +234,10 @@ pub(super) fn map(value: &Value, key: &str) -> Map<String, Value> {
     value.get(key).and_then(Value::as_object).cloned().unwrap_or_default()
 }
 
-pub(super) fn message<T: serde::de::DeserializeOwned>(value: &Value, key: &str) -> Option<T> {
+/// Returns the message of a key. `None` if it is missing.
+pub(super) fn message<T: serde::de::DeserializeOwned>(value: &Value, key: &str, name: &'static str) -> Option<T> {
     let value = value.get(key).filter(|value| !value.is_null())?;
-    let mut value = value.clone();
-    numbers_to_counts(&mut value);
-    serde_json::from_value(value).ok()
-}
-
-/// Turns counts that are written as numbers into strings, as the schema expects.
-fn numbers_to_counts(value: &mut Value) {
-    if let Some(count) = value.get_mut("count").filter(|count| count.is_number()) {
-        *count = Value::String(count.to_string());
-    }
+    typed(name, value).ok()
 }
 
 /// Returns a duration that the schema has checked, or `otherwise` if it is omitted.
