@@ -1,11 +1,13 @@
 //! The view of one node: its groups, its TaskBooks in order, its variables.
 
+mod prune_budget;
 pub(crate) mod variables;
 
 use std::{collections::BTreeMap, collections::BTreeSet, sync::Arc};
 
 use serde_json::{Value, json};
 
+pub use prune_budget::PruneBudget;
 pub use variables::{Candidate, Level, Merged, Winner};
 
 use crate::objects::{ObjectSet, order, task::Book};

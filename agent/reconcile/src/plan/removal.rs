@@ -2,13 +2,9 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use serde_json::Value;
-use towpath_render::words::Count;
+use towpath_render::view::PruneBudget;
 
 pub use crate::names::Managed;
-
-/// The part of an inventory that may be removed in one pass, in percent, unless the book sets another one (D33).
-const BUDGET_PERCENT: u64 = 20;
 
 /// Items that leave the inventory of a book.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -33,9 +29,9 @@ pub struct Inventory {
     pub order: BTreeMap<String, u32>,
     /// True if items that the book no longer mentions are removed, not only forgotten.
     pub prune: bool,
-    /// The budget of one pass: a count or a percentage.
-    pub budget: Option<String>,
-    /// Number of items that a percentage refers to.
+    /// The largest number of removals in one pass (D33).
+    pub budget: PruneBudget,
+    /// Number of managed items of the node, to which a percentage refers.
     pub total: u64,
 }
 
@@ -53,12 +49,8 @@ pub enum Decision {
     Remove(Removal),
     /// More items would be removed than one pass may.
     OverBudget {
-        /// Number of items that would be removed.
-        count: u64,
-        /// Number of items that may be removed.
-        allowed: u64,
-        /// Number of items that the budget refers to.
-        total: u64,
+        /// The numbers, and the object that sets the budget.
+        message: String,
     },
 }
 
@@ -76,10 +68,8 @@ pub fn decide(inventory: &Inventory, managed: &BTreeSet<Managed>) -> Decision {
         return Decision::Forget(Removal { forget: gone, moved, ..Removal::default() });
     }
     let count = u64::try_from(gone.len()).unwrap_or(u64::MAX);
-    let written = inventory.budget.as_ref().and_then(|text| Count::read(&Value::String(text.clone())).ok());
-    let allowed = written.unwrap_or(Count::Percent(BUDGET_PERCENT)).at_least_one(inventory.total);
-    if count > allowed {
-        return Decision::OverBudget { count, allowed, total: inventory.total };
+    if let Some(message) = inventory.budget.exceeded(count, inventory.total) {
+        return Decision::OverBudget { message };
     }
     // Inner paths are removed before their directories, and running things before their files.
     gone.reverse();

@@ -41,10 +41,7 @@ pub(super) async fn remove(run: &Run, lane: &mut Lane) -> bool {
             forget(run, lane, removal).await;
             !lane.stopped() && (!waits || return_to_service(run, lane).await)
         }
-        Decision::OverBudget { count, allowed, total } => {
-            let message = format!(
-                "{count} of {total} managed items would be removed, and at most {allowed} may be in one pass; remove fewer at a time, or set pruneBudget of the TaskBook, the Namespace or the Config"
-            );
+        Decision::OverBudget { message } => {
             lane.push(TaskReport::new("prune", "prune", Outcome::Held).with_message(message));
             false
         }

@@ -6,10 +6,9 @@ use std::{
     time::Duration,
 };
 
-use serde_json::Value;
 use towpath_host::files::Access;
 use towpath_modules::{Context, Problem, Resource, apply_batch, path_module, resolve};
-use towpath_render::{objects::task::Book, words::Count};
+use towpath_render::{objects::task::Book, view::PruneBudget};
 use towpath_state::{BookId, Changes, HandlerRecord, Inventory, Managed, Original, kinds};
 
 use super::{
@@ -19,9 +18,6 @@ use super::{
     inventories,
     outcome::{BookOutcome, Origin, Outcome, TaskOutcome},
 };
-
-/// The part of an inventory that may be pruned in one pass, in percent. A book can set another one.
-const BUDGET: u64 = 20;
 
 /// Adds managed items to the inventory of a book. Known items stay, as the new list may be incomplete.
 pub(super) fn remember(pass: &Pass<'_>, book: &Book, managed: &BTreeSet<Managed>, changes: &mut Changes) {
@@ -91,8 +87,9 @@ fn mentioned_no_more(
     let mut changes = Changes::default();
     let mut kept = managed.clone();
     let mut outcomes = Vec::new();
-    let (id, budget) = (book.id(), book.prune_budget.as_deref());
-    let removal = Removal { book: &id, gone: &gone, everything, all: old.items.len(), budget };
+    let (id, all) = (book.id(), items_of_node(&inventories(pass.machine)));
+    let budget = PruneBudget::of(pass.set, &book.namespace, &book.name, None);
+    let removal = Removal { book: &id, gone: &gone, everything, all, budget };
     let owed = book.prune && removal.count() > 0;
     if book.prune {
         let mut unfinished = false;
@@ -178,15 +175,20 @@ fn forget_one(pass: &Pass<'_>, managed: &Managed, changes: &mut Changes) {
     }
 }
 
+/// Returns the number of items that the books of a node have managed.
+fn items_of_node(inventories: &BTreeMap<BookId, Inventory>) -> usize {
+    inventories.values().flat_map(|inventory| &inventory.items).collect::<BTreeSet<_>>().len()
+}
+
 /// The removals of one pass.
 struct Removal<'a> {
     book: &'a str,
     gone: &'a BTreeSet<Managed>,
     /// Items that some book of the node still manages. An item among them was moved from one book to another.
     everything: &'a BTreeSet<&'a Managed>,
-    /// Number of known items.
+    /// Number of managed items of the node.
     all: usize,
-    budget: Option<&'a str>,
+    budget: PruneBudget,
 }
 
 impl Removal<'_> {
@@ -197,15 +199,8 @@ impl Removal<'_> {
 
     /// Returns the outcome for too many removals. `None` if they are within the budget.
     fn refused(&self) -> Option<TaskOutcome> {
-        let written = self.budget.and_then(|text| Count::read(&Value::String(text.to_owned())).ok());
-        let allowed = written.unwrap_or(Count::Percent(BUDGET)).at_least_one(self.all as u64);
-        let (count, all) = (self.count(), self.all);
-        (count as u64 > allowed).then(|| {
-            let message = format!(
-                "{count} of {all} managed things would be removed, and at most {allowed} may be in one pass; remove fewer at a time, or set pruneBudget in the book"
-            );
-            TaskOutcome::new("prune".into(), "prune", Outcome::Held).say(message)
-        })
+        let held = self.budget.exceeded(self.count() as u64, self.all as u64)?;
+        Some(TaskOutcome::new("prune".into(), "prune", Outcome::Held).say(held))
     }
 
     /// Removes items, unless there are too many. Returns the removed items and the outcomes.
@@ -395,8 +390,7 @@ fn abandoned_books(pass: &Pass<'_>, everything: &BTreeSet<&Managed>) -> Vec<Book
     for (handler, _) in pass.machine.records::<HandlerRecord>() {
         inventories.entry(handler.book).or_default();
     }
-    // The budget of a removed book is relative to all items of the node.
-    let all = inventories.values().map(|inventory| inventory.items.len()).sum();
+    let all = items_of_node(&inventories);
     for (id, inventory) in inventories.into_iter().filter(|(id, _)| !present.contains(id)) {
         let mut book = BookOutcome {
             namespace: id.namespace.clone(),
@@ -413,7 +407,7 @@ fn abandoned_books(pass: &Pass<'_>, everything: &BTreeSet<&Managed>) -> Vec<Book
             book.tasks.extend(actions::left_handlers(pass, &id, &mut changes));
         }
         if inventory.prune {
-            let budget = inventory.budget.as_deref();
+            let budget = PruneBudget::of(pass.set, &id.namespace, &id.name, inventory.budget.as_deref());
             let name = id.to_string();
             let removal = Removal { book: &name, gone: &inventory.items, everything, all, budget };
             let (removed, said) = removal.carry_out(pass, &mut changes);

@@ -13,12 +13,21 @@ fn inventory(recorded: &[(&str, &str)]) -> Inventory {
     let total = recorded.len() as u64;
     let order = [("service", 0), ("unit", 100), ("mount", 300), ("package", 400), ("user", 600), ("group", 700)];
     let order = order.into_iter().map(|(module, rank)| (module.to_owned(), rank)).collect();
-    Inventory { recorded, order, prune: true, budget: Some("100%".into()), total, ..Inventory::default() }
+    Inventory { recorded, order, prune: true, budget: PruneBudget::limited("100%"), total, ..Inventory::default() }
 }
 
 fn order(decision: Decision) -> Vec<String> {
     let Decision::Remove(removal) = decision else { panic!("{decision:?}") };
     removal.remove.into_iter().map(|item| format!("{} {}", item.module, item.identity)).collect()
+}
+
+/// Returns the numbers of a held removal: the items, all items, and the limit.
+fn held(inventory: &Inventory, managed: &BTreeSet<Managed>) -> String {
+    let found = decide(inventory, managed);
+    let Decision::OverBudget { message } = found else { panic!("{found:?}") };
+    let (count, rest) = message.split_once(" managed items of this node").unwrap();
+    let (_, limit) = rest.split_once("may remove ").unwrap();
+    format!("{count}, {}", limit.split(';').next().unwrap())
 }
 
 #[test]
@@ -65,7 +74,7 @@ fn moved_items_leave_the_inventory_with_the_removed_ones() {
 fn moved_items_do_not_count_for_the_budget() {
     let managed_anywhere = items(&[("file", "/a"), ("file", "/b")]);
     let recorded = [("file", "/a"), ("file", "/b"), ("file", "/c")];
-    let inventory = Inventory { managed_anywhere, budget: Some("1".into()), ..inventory(&recorded) };
+    let inventory = Inventory { managed_anywhere, budget: PruneBudget::limited("1"), ..inventory(&recorded) };
     assert_eq!(order(decide(&inventory, &BTreeSet::new())), ["file /c"]);
 }
 
@@ -73,44 +82,43 @@ fn moved_items_do_not_count_for_the_budget() {
 fn removal_over_the_default_budget_is_held() {
     let recorded: Vec<String> = (0..10).map(|number| format!("/{number}")).collect();
     let recorded: Vec<(&str, &str)> = recorded.iter().map(|path| ("file", path.as_str())).collect();
-    let inventory = Inventory { budget: None, ..inventory(&recorded) };
-    assert_eq!(decide(&inventory, &items(&recorded[3..])), Decision::OverBudget { count: 3, allowed: 2, total: 10 });
+    let inventory = Inventory { budget: PruneBudget::default(), ..inventory(&recorded) };
+    assert_eq!(held(&inventory, &items(&recorded[3..])), "3 of 10, 2");
     assert_eq!(order(decide(&inventory, &items(&recorded[2..]))), ["file /1", "file /0"]);
 }
 
 #[test]
 fn budget_refers_to_all_items_of_the_node() {
-    let inventory = Inventory { budget: None, total: 10, ..inventory(&[("file", "/a"), ("file", "/b")]) };
+    let inventory =
+        Inventory { budget: PruneBudget::default(), total: 10, ..inventory(&[("file", "/a"), ("file", "/b")]) };
     assert_eq!(order(decide(&inventory, &BTreeSet::new())).len(), 2);
 }
 
 #[test]
 fn budget_allows_one_item_at_least() {
-    let inventory = Inventory { budget: Some("1%".into()), ..inventory(&[("file", "/a")]) };
+    let inventory = Inventory { budget: PruneBudget::limited("1%"), ..inventory(&[("file", "/a")]) };
     assert_eq!(order(decide(&inventory, &BTreeSet::new())), ["file /a"]);
 }
 
 #[test]
 fn budget_as_a_count_is_exact() {
     let recorded = [("file", "/a"), ("file", "/b"), ("file", "/c")];
-    let inventory = Inventory { budget: Some("2".into()), ..inventory(&recorded) };
-    let over = Decision::OverBudget { count: 3, allowed: 2, total: 3 };
-    assert_eq!(decide(&inventory, &BTreeSet::new()), over);
+    let inventory = Inventory { budget: PruneBudget::limited("2"), ..inventory(&recorded) };
+    assert_eq!(held(&inventory, &BTreeSet::new()), "3 of 3, 2");
     assert_eq!(order(decide(&inventory, &items(&recorded[..1]))).len(), 2);
 }
 
 #[test]
 fn budget_that_cannot_be_read_is_the_default() {
     let recorded = [("file", "/a"), ("file", "/b")];
-    let inventory = Inventory { budget: Some("many".into()), ..inventory(&recorded) };
-    let over = Decision::OverBudget { count: 2, allowed: 1, total: 2 };
-    assert_eq!(decide(&inventory, &BTreeSet::new()), over);
+    let inventory = Inventory { budget: PruneBudget::limited("many"), ..inventory(&recorded) };
+    assert_eq!(held(&inventory, &BTreeSet::new()), "2 of 2, 1");
 }
 
 #[test]
 fn budget_does_not_count_for_items_that_are_only_forgotten() {
     let recorded = [("file", "/a"), ("file", "/b")];
-    let inventory = Inventory { budget: Some("1".into()), prune: false, ..inventory(&recorded) };
+    let inventory = Inventory { budget: PruneBudget::limited("1"), prune: false, ..inventory(&recorded) };
     assert!(matches!(decide(&inventory, &BTreeSet::new()), Decision::Forget(_)));
 }
 

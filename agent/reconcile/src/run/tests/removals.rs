@@ -1,5 +1,7 @@
 //! Removals: of items that the book no longer mentions, within its rollout.
 
+use towpath_render::view::PruneBudget;
+
 use super::world::{World, applied, book, file, inventory, messages, outcomes, reasons};
 use crate::{
     command::Observation,
@@ -99,7 +101,7 @@ fn item_that_another_book_manages_now_stays() {
 #[test]
 fn removal_over_its_budget_is_held_and_names_the_limits() {
     let mut world = steady(&[]);
-    world.inventory = Some(Inventory { budget: Some("1".into()), ..inventory(&["b", "c", "d"]) });
+    world.inventory = Some(Inventory { budget: PruneBudget::limited("1"), ..inventory(&["b", "c", "d"]) });
     let report = world.run(&book(PLAIN), RunMode::Steady);
     assert_eq!(outcomes(&report), ["a unchanged", "prune held"]);
     assert!(messages(&report).contains("3 of 3") && messages(&report).contains("pruneBudget"));
@@ -256,7 +258,7 @@ fn failed_removal_of_a_book_that_fails_keeps_the_node_out_of_service() {
 #[test]
 fn failed_removal_that_is_now_over_budget_keeps_the_node_out_of_service() {
     let mut world = steady(&[]).record(out_of_service());
-    world.inventory = Some(Inventory { budget: Some("1".into()), ..inventory(&["b", "c"]) });
+    world.inventory = Some(Inventory { budget: PruneBudget::limited("1"), ..inventory(&["b", "c"]) });
     world.run(&book(FRAMED), RunMode::Steady);
     assert!(world.record.removal_failed);
 }

@@ -13,6 +13,7 @@ use towpath_render::{
     rendering::Item,
     taint::Marks,
     tree::MemoryTree,
+    view::PruneBudget,
 };
 
 use crate::{
@@ -564,7 +565,7 @@ pub(super) fn file(name: &str) -> Managed {
 pub(super) fn inventory(names: &[&str]) -> Inventory {
     let recorded: BTreeSet<Managed> = names.iter().map(|name| file(name)).collect();
     let total = recorded.len() as u64;
-    Inventory { recorded, prune: true, budget: Some("100%".into()), total, ..Inventory::default() }
+    Inventory { recorded, prune: true, budget: PruneBudget::limited("100%"), total, ..Inventory::default() }
 }
 
 /// The text of a command that leaves no line in the log.
