@@ -13,6 +13,19 @@ impl ModuleSchema {
         if self.identity.is_empty() { None } else { join(self.identity, params) }
     }
 
+    /// Returns the parameters of which the identity is made.
+    pub fn identity_fields(&self) -> Vec<&'static str> {
+        fn of(parts: &'static [Part]) -> Vec<&'static str> {
+            let fields = |part: &'static Part| match part {
+                Part::Text(_) => Vec::new(),
+                Part::Value { fields, .. } => fields.to_vec(),
+                Part::Optional(parts) => of(parts),
+            };
+            parts.iter().flat_map(fields).collect()
+        }
+        of(self.identity)
+    }
+
     /// Returns true if a plain use keeps a desired state.
     pub fn is_state(&self) -> bool {
         self.kind == ModuleKind::State
@@ -118,6 +131,9 @@ mod tests {
         ] {
             assert_eq!(identity(key, params.clone()).as_deref(), Some(expected), "{key} {params}");
         }
+        let fields = |key: &str| module(key).unwrap().identity_fields();
+        assert_eq!((fields("file"), fields("hostname")), (vec!["path"], Vec::new()));
+        assert_eq!(fields("package"), ["name", "names"]);
         assert_eq!(identity("file", json!({})), None);
         assert_eq!(identity("line", json!({"path": "/a"})), None);
         assert_eq!(identity("json", json!({"path": "/a"})), None);

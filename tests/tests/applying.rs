@@ -490,17 +490,6 @@ fn changes_wait_for_their_maintenance_window_and_drift_does_not() {
 }
 
 #[test]
-fn file_of_two_books_is_reported() {
-    let f = Fixture::new();
-    let file =
-        "  vars: {name: same}\n  tasks:\n    - name: f\n      file: {path: \"/etc/{{ vars.name }}\", content: x}\n";
-    f.repository.write("z.yaml", book("z", file));
-    let once = f.apply(file);
-    assert_eq!(once.code, 3);
-    assert!(once.log.contains("managed by app/b/f too"), "{}", once.log);
-}
-
-#[test]
 fn plan_lists_changes_without_making_them() {
     let f = Fixture::new();
     f.apply("  prune: true\n  tasks:\n    - name: f\n      file: {path: /etc/f, content: \"one\\n\"}\n    - name: gone\n      file: {path: /etc/gone, content: x}\n");

@@ -72,7 +72,7 @@ mod probes {
 }
 
 use serde_json::Value;
-use towpath_proto::{ModuleMessage as _, v1alpha as pb};
+use towpath_proto::{ModuleKind, ModuleMessage as _, v1alpha as pb};
 
 pub use activity::{Activity, ActivityGuard};
 pub use context::{Context, Disk, ModuleCache, ModuleError, Origins};
@@ -126,6 +126,16 @@ pub fn resolve(module: &str, params: &Value) -> Resolved {
         Some(module) => module.resolve(params),
         None => Err(vec![Problem::new("", format!("there is no module {module}"))]),
     }
+}
+
+/// Returns the identities that a use keeps in a desired state. None for another use, and for invalid parameters.
+pub fn kept_identities(module: &'static str, params: &Value) -> Vec<String> {
+    let Ok(resource) = resolve(module, params) else { return Vec::new() };
+    if resource.kind() != ModuleKind::State {
+        return Vec::new();
+    }
+    let single = || resource.schema().identity(params).into_iter().collect();
+    if resource.parts().is_empty() { single() } else { resource.parts().to_vec() }
 }
 
 /// Applies several resources in one transaction. All have the same [`Resource::batch`]. The caller holds a permit.

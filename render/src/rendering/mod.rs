@@ -1,6 +1,7 @@
 //! Rendering of tasks to parameters, one by one, as results become known. A missing input is not an error: the result
 //! then is [`Rendered::Wants`].
 
+mod claims;
 mod coerce;
 mod computed;
 
@@ -25,6 +26,7 @@ use crate::{
     view::NodeView,
 };
 
+pub use claims::Claims;
 pub use computed::{PendingTask, pending_tasks};
 
 /// The result of a rendering.
@@ -243,6 +245,23 @@ impl Renderer {
             }
             self.taint_result(task, &marks);
             Ok(Tainted::new(params, marks))
+        })
+    }
+
+    /// Renders some parameters of a task's module, which are part of its identity.
+    fn identity_params(
+        &self,
+        task: &Task,
+        params: &Value,
+        item: Option<&Item>,
+    ) -> Result<Rendered<Value>, RenderError> {
+        let Some(module) = &task.module else { return Ok(Rendered::Ready(Value::Null)) };
+        let place = task.place.key(module.name);
+        self.asking(|| {
+            let scope = self.task_scope(task, item)?;
+            let mut params = self.fill(&task.within, &scope, params, &place)?.into_value();
+            coerce::to_schema(module.schema.message, &mut params);
+            Ok(params)
         })
     }
 

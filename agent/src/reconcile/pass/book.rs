@@ -2,7 +2,7 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet, btree_map::Entry},
-    sync::{Arc, Mutex, PoisonError},
+    sync::Arc,
     time::Instant,
 };
 
@@ -13,7 +13,7 @@ use towpath_modules::{Disk, ModuleError};
 use towpath_proto::ModuleKind;
 use towpath_render::{
     objects::task::{Book, Task},
-    rendering::{Item, Rendered, Renderer},
+    rendering::{Claims, Item, Rendered, Renderer},
     template::Want,
 };
 use towpath_state::{Changes, Managed, SegmentPhase};
@@ -32,7 +32,7 @@ use super::{
 };
 
 /// The tasks that manage each item, over all books of a pass.
-pub(super) type Owners = Mutex<BTreeMap<Managed, String>>;
+pub(super) type Owners = Claims;
 
 /// The report of a book to the pass.
 pub(super) struct Ran {
@@ -453,7 +453,7 @@ impl<'a, 'p> BookRun<'a, 'p> {
                 task,
                 item,
                 format!(
-                    "{} {identity} is managed by {other} too; two tasks must not manage one thing",
+                    "{} {identity} is managed by {other} too; remove one of the two tasks, or give it another item",
                     ready.options.name()
                 ),
             );
@@ -498,15 +498,12 @@ impl<'a, 'p> BookRun<'a, 'p> {
         let other_name = ready.options.other_name(&context);
         parts.extend(other_name.as_deref().filter(|name| *name != identity));
         let owner = format!("{}/{}", self.book.id(), task.id);
-        let mut owners = self.owners.lock().unwrap_or_else(PoisonError::into_inner);
+        let keeps_state = ready.options.kind() == ModuleKind::State;
         for part in parts {
-            let managed = Managed { module: module.to_owned(), identity: part.to_owned() };
-            if let Some(other) = owners.get(&managed).filter(|_| ready.options.kind() == ModuleKind::State) {
-                return Some(other.clone());
+            if let Some(other) = self.owners.take(module, part, &owner, keeps_state) {
+                return Some(other);
             }
-            owners.insert(managed, owner.clone());
         }
-        drop(owners);
         self.managed.extend(instance::managed(&*ready.options, identity, &context));
         // Before the check, so that a change that comes while the pass runs is not taken for its result.
         let machine = self.pass.machine;

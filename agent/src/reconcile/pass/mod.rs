@@ -33,14 +33,14 @@ use towpath_host::{
     files::written::{Seen, WrittenFiles},
     process::Cancel,
 };
-use towpath_modules::{Checked, Context, Disk, Expectation, Inspector, ModuleCache, Resource};
+use towpath_modules::{Checked, Context, Disk, Expectation, Inspector, ModuleCache, Resource, kept_identities};
 use towpath_proto::v1alpha as pb;
 use towpath_render::{
     objects::{
         ObjectSet,
         task::{Book, Drift},
     },
-    rendering::Inputs,
+    rendering::{Claims, Inputs},
     tree::Tree,
     view::NodeView,
 };
@@ -242,7 +242,7 @@ pub fn run(pass: &mut Pass<'_>, computed: &mut ComputedCache) -> PassOutcome {
     outcome.settled = pass.inputs.computed.is_empty().then(Vec::new);
     let mut done: BTreeMap<String, Outcome> = BTreeMap::new();
     // Two tasks must not manage the same item. Items that templates hide from `validate` are compared here.
-    let owners = book::Owners::default();
+    let owners = Claims::ahead(pass.set, pass.view, &pass.inputs, &kept_identities);
     let mut managed: BTreeMap<String, Option<BTreeSet<Managed>>> = BTreeMap::new();
     for book in pass.view.books.clone() {
         if (pass.make_way)() {

@@ -1,0 +1,264 @@
+//! The items that tasks claim. Two tasks that claim one item are rejected before either is applied (D14).
+
+use std::{
+    cell::OnceCell,
+    collections::{BTreeMap, BTreeSet},
+    sync::{Arc, Mutex, PoisonError},
+};
+
+use serde_json::{Map, Value};
+use towpath_proto::ModuleKind;
+
+use super::{Inputs, Item, Rendered, Renderer};
+use crate::{
+    objects::{
+        ObjectSet,
+        task::{Book, ModuleUse, Task},
+    },
+    view::NodeView,
+};
+
+/// An item: a module and an identity.
+type Name = (String, String);
+
+/// The items of the tasks of one node.
+#[derive(Debug, Default)]
+pub struct Claims {
+    /// The items of several tasks that were found in advance, with the tasks.
+    doubled: BTreeMap<Name, BTreeSet<String>>,
+    /// The items of the tasks so far, each with its first task.
+    taken: Mutex<BTreeMap<Name, String>>,
+}
+
+impl Claims {
+    /// Finds the items of several tasks before any task is applied. A task whose items depend on a result or on another
+    /// missing input is left out: [`Claims::take`] rejects it later.
+    ///
+    /// `kept` returns the identities that a use of a module keeps in a state. It gets the rendered parameters.
+    pub fn ahead(
+        set: &ObjectSet,
+        view: &NodeView,
+        inputs: &Inputs,
+        kept: &dyn Fn(&'static str, &Value) -> Vec<String>,
+    ) -> Self {
+        let books: Vec<Lazy<'_>> = view.books.iter().map(|book| Lazy { book, renderer: OnceCell::new() }).collect();
+        let mut uses: BTreeMap<Name, Vec<Use<'_>>> = BTreeMap::new();
+        for book in &books {
+            for task in &book.book.tasks {
+                for (name, item) in book.names(task, || Renderer::new(set, view, book.book, inputs).ok()) {
+                    uses.entry(name).or_default().push(Use { book, task, item });
+                }
+            }
+        }
+        let mut doubled: BTreeMap<Name, BTreeSet<String>> = BTreeMap::new();
+        for (name, uses) in uses.into_iter().filter(|(_, uses)| uses.len() > 1) {
+            // Only now are all parameters and the conditions rendered: most items belong to one task.
+            let claims = |one: &&Use<'_>| {
+                let renderer = one.book.renderer(|| Renderer::new(set, view, one.book.book, inputs).ok())?;
+                let runs = renderer.condition(one.task, one.item.as_ref()).ok()?;
+                let params = renderer.params(one.task, one.item.as_ref()).ok()?;
+                let (Rendered::Ready(true), Rendered::Ready(params)) = (runs, params) else { return None };
+                let module = one.task.module.as_ref()?.name;
+                kept(module, params.value()).contains(&name.1).then_some(())
+            };
+            let claimants: Vec<&Use<'_>> = uses.iter().filter(|one| claims(one).is_some()).collect();
+            if claimants.len() > 1 {
+                doubled.insert(name, claimants.iter().map(|one| one.owner()).collect());
+            }
+        }
+        Self { doubled, taken: Mutex::default() }
+    }
+
+    /// Records that a task claims an item. Returns the other task that claims it.
+    pub fn take(&self, module: &str, identity: &str, owner: &str, keeps_state: bool) -> Option<String> {
+        let name = (module.to_owned(), identity.to_owned());
+        if let Some(owners) = self.doubled.get(&name).filter(|_| keeps_state) {
+            let other = owners.iter().find(|other| *other != owner);
+            // The items of one loop have one owner.
+            return Some(other.map_or_else(|| owner.to_owned(), Clone::clone));
+        }
+        let mut taken = self.taken.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(other) = taken.get(&name).filter(|_| keeps_state) {
+            return Some(other.clone());
+        }
+        taken.insert(name, owner.to_owned());
+        None
+    }
+}
+
+/// One use of a module that may claim an item.
+struct Use<'a> {
+    book: &'a Lazy<'a>,
+    task: &'a Task,
+    item: Option<Item>,
+}
+
+impl Use<'_> {
+    fn owner(&self) -> String {
+        format!("{}/{}", self.book.book.id(), self.task.id)
+    }
+}
+
+/// A book, with its renderer from the first use on.
+struct Lazy<'a> {
+    book: &'a Arc<Book>,
+    renderer: OnceCell<Option<Renderer>>,
+}
+
+impl Lazy<'_> {
+    fn renderer(&self, make: impl FnOnce() -> Option<Renderer>) -> Option<&Renderer> {
+        self.renderer.get_or_init(make).as_ref()
+    }
+
+    /// Returns the items that a task may claim, each with the member of its loop. Only the parameters of the identity
+    /// are rendered.
+    fn names(&self, task: &Task, make: impl FnOnce() -> Option<Renderer>) -> Vec<(Name, Option<Item>)> {
+        // An elected task runs on some nodes only, and which ones is not known here.
+        let module = task.module.as_ref().filter(|module| module.schema.kind == ModuleKind::State);
+        let Some(module) = module.filter(|_| task.elect.is_none()) else { return Vec::new() };
+        let named = |params: &Value, item: Option<&Item>| {
+            let identities = identities(module, params).into_iter();
+            identities.map(|identity| ((module.name.to_owned(), identity), item.cloned())).collect::<Vec<_>>()
+        };
+        let params = identity_params(module);
+        if task.looped.is_none() && !super::coerce::has_template(&params) {
+            return named(&params, None);
+        }
+        let Some(renderer) = self.renderer(make) else { return Vec::new() };
+        let Ok(Rendered::Ready(items)) = renderer.items(task) else { return Vec::new() };
+        let items: Vec<Option<Item>> = items.map_or_else(|| vec![None], |items| items.into_iter().map(Some).collect());
+        let rendered = |item: &Option<Item>| match renderer.identity_params(task, &params, item.as_ref()) {
+            Ok(Rendered::Ready(params)) => named(&params, item.as_ref()),
+            _ => Vec::new(),
+        };
+        items.iter().flat_map(rendered).collect()
+    }
+}
+
+/// Returns the parameters of a module that are part of its identity.
+fn identity_params(module: &ModuleUse) -> Value {
+    let params = module.schema.identity_fields().into_iter();
+    Value::Object(params.filter_map(|field| Some((field.to_owned(), module.params.get(field)?.clone()))).collect())
+}
+
+/// Returns the identities of a use. A use with a list of names has one for each.
+fn identities(module: &ModuleUse, params: &Value) -> Vec<String> {
+    let lists = params.as_object().into_iter().flatten().filter_map(|(key, value)| Some((key, value.as_array()?)));
+    let mut single = Vec::new();
+    for (key, members) in lists {
+        single.extend(members.iter().filter_map(|member| {
+            let one: Map<String, Value> = [(key.clone(), member.clone())].into_iter().collect();
+            module.schema.identity(&Value::Object(one))
+        }));
+    }
+    if single.is_empty() { module.schema.identity(params).into_iter().collect() } else { single }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+
+    use serde_json::json;
+
+    use super::*;
+    use crate::{
+        objects::{SourceTree, load},
+        tree::MemoryTree,
+    };
+
+    /// Returns the doubled items of two books, each with its tasks in YAML.
+    fn doubled(first: &str, second: &str) -> Vec<String> {
+        let mut text = String::from(
+            "metadata: {apiVersion: v1alpha, kind: Namespace, name: n}\n---\n\
+             metadata: {apiVersion: v1alpha, kind: Node, name: a}\n",
+        );
+        for (name, tasks) in [("b", first), ("c", second)] {
+            let tasks: String = tasks.lines().map(|task| format!("    - {{{task}}}\n")).collect();
+            text.push_str(&format!(
+                "---\nmetadata: {{apiVersion: v1alpha, kind: TaskBook, name: {name}, namespace: n}}\n\
+                 spec:\n  targets: {{nodes: [a]}}\n  vars: {{f: same}}\n  tasks:\n{tasks}"
+            ));
+        }
+        let tree: MemoryTree = [("b.yaml", text.as_str())].into_iter().collect();
+        let source = SourceTree { name: "s".into(), tree: Arc::new(tree), library: false, globals: true };
+        let loaded = load(&[source], &BTreeMap::new());
+        assert!(loaded.errors.is_empty(), "{:?}", loaded.errors);
+        let view = NodeView::new(&loaded.set, "a");
+        let inputs =
+            Inputs { facts: json!({"hostname": "a"}), nodes: Arc::default(), computed: BTreeMap::new(), event: None };
+        // A service that is restarted keeps no state.
+        let kept = |module: &str, params: &Value| match (module, params["state"].as_str(), params["names"].as_array()) {
+            ("service", Some("restarted"), _) => Vec::new(),
+            (_, _, Some(names)) => names.iter().filter_map(Value::as_str).map(str::to_owned).collect(),
+            _ => towpath_proto::module(module).and_then(|module| module.identity(params)).into_iter().collect(),
+        };
+        let claims = Claims::ahead(&loaded.set, &view, &inputs, &kept);
+        let shown = |((module, identity), owners): (&Name, &BTreeSet<String>)| {
+            format!("{module} {identity}: {}", owners.iter().cloned().collect::<Vec<_>>().join(" "))
+        };
+        claims.doubled.iter().map(shown).collect()
+    }
+
+    #[test]
+    fn item_of_two_tasks_is_found_before_either_runs() {
+        let literal = "name: t, file: {path: /etc/same, content: x}";
+        for other in [
+            "name: u, file: {path: \"/etc/{{ vars.f }}\", content: x}",
+            "name: u, file: {path: \"/etc/{{ vars.f }}/\", state: directory}",
+            "name: u, loop: [other, same], file: {path: \"/etc/{{ item }}\", content: x}",
+            "name: u, when: \"facts.hostname == 'a'\", file: {path: /etc/same, content: x}",
+            "name: u, vars: {p: /etc/same}, file: {path: \"{{ vars.p }}\", content: x}",
+        ] {
+            assert_eq!(doubled(literal, other), ["file /etc/same: n/b/t n/c/u"], "{other}");
+            assert_eq!(doubled(other, literal), ["file /etc/same: n/b/u n/c/t"], "{other}");
+        }
+    }
+
+    #[test]
+    fn list_of_names_claims_each_of_them() {
+        assert_eq!(
+            doubled("name: t, package: {names: [a, b]}", "name: u, loop: [b, c], package: {name: \"{{ item }}\"}"),
+            ["package b: n/b/t n/c/u"]
+        );
+    }
+
+    #[test]
+    fn item_that_a_loop_names_twice_is_found() {
+        let twice = "name: t, loop: [same, same], file: {path: \"/{{ item }}\", content: x}";
+        assert_eq!(doubled(twice, "name: u, debug: {message: x}"), ["file /same: n/b/t"]);
+    }
+
+    #[test]
+    fn tasks_that_do_not_run_or_keep_no_state_claim_nothing() {
+        let first = "name: t, service: {name: \"{{ vars.f }}\", state: started}";
+        for other in [
+            "name: u, when: \"facts.hostname == 'b'\", service: {name: same, state: started}",
+            "name: u, when: \"facts.hostname == 'a'\", service: {name: same, state: restarted}",
+            "name: u, elect: {count: 1}, when: \"facts.hostname == 'a'\", service: {name: same}",
+            "name: u, service: {name: other}",
+        ] {
+            assert_eq!(doubled(first, other), Vec::<String>::new(), "{other}");
+        }
+    }
+
+    #[test]
+    fn item_that_depends_on_a_result_is_rejected_when_it_is_known() {
+        let first = "name: t, file: {path: /same, content: x}";
+        let second = "name: r, register: r, command: {argv: [id]}\n\
+                      name: u, file: {path: \"/{{ steps.r.stdout }}\", content: x}";
+        assert_eq!(doubled(first, second), Vec::<String>::new());
+        let claims = Claims::default();
+        assert_eq!(claims.take("file", "/same", "n/b/t", true), None);
+        assert_eq!(claims.take("file", "/same", "n/c/u", true).as_deref(), Some("n/b/t"));
+    }
+
+    #[test]
+    fn both_tasks_are_rejected_and_name_each_other() {
+        let owners = ["n/b/t".to_owned(), "n/c/u".to_owned()].into();
+        let doubled = [(("file".to_owned(), "/same".to_owned()), owners)].into();
+        let claims = Claims { doubled, taken: Mutex::default() };
+        assert_eq!(claims.take("file", "/same", "n/b/t", true).as_deref(), Some("n/c/u"));
+        assert_eq!(claims.take("file", "/same", "n/c/u", true).as_deref(), Some("n/b/t"));
+        assert_eq!(claims.take("line", "/same", "n/b/t", true), None);
+    }
+}
