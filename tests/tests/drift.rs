@@ -149,3 +149,54 @@ fn own_changes_lead_to_no_further_pass() {
         assert_eq!(count(), before + 1, "{path}\n{}", node.log());
     }
 }
+
+/// A task that adds a letter to a file in each pass.
+const COUNTED: &str = r#"
+metadata: {apiVersion: v1alpha, kind: Namespace, name: web}
+---
+metadata: {apiVersion: v1alpha, kind: Node, name: n1}
+---
+metadata: {apiVersion: v1alpha, kind: TaskBook, name: b, namespace: web}
+spec:
+  targets: {nodes: [n1]}
+  tasks:
+    - {name: pass, command: {shell: 'printf x >> "$TOWPATH_ROOT/passes"', run: always}}
+"#;
+
+#[test]
+fn interval_of_a_config_in_git_counts_unless_the_bootstrap_file_sets_one() {
+    let config = |interval: &str| {
+        format!(
+            "metadata: {{apiVersion: v1alpha, kind: Config, name: fleet}}\n\
+             spec: {{sharedFacts: null, reconcile: {{interval: {interval}, jitter: 0%}}}}\n"
+        )
+    };
+    for (bootstrap, is_followed) in [("", true), ("  reconcile: {interval: 1h}\n", false)] {
+        let folder = tempfile::tempdir().unwrap();
+        let repository = Repository::new(folder.path(), "fleet");
+        repository.write("book.yaml", COUNTED);
+        repository.write("config.yaml", config("1h"));
+        let head = repository.publish("one");
+        let source = format!("url: {}\n      interval: 1s", repository.bare.display());
+        let node = Node::with(folder.path(), &source, bootstrap);
+        let _agent = node.start();
+        node.wait_for(&head);
+        let passes = || node.read("/passes").unwrap_or_default().len();
+        repository.write("config.yaml", config("1s"));
+        node.wait_for(&repository.publish("a short interval"));
+        let begun = passes();
+        let more = || passes() >= begun + 3;
+        if is_followed {
+            wait_until(Duration::from_secs(20), more, || node.log());
+        } else {
+            thread::sleep(Duration::from_secs(5));
+            assert!(passes() <= begun + 1, "{} passes\n{}", passes() - begun, node.log());
+        }
+        // The interval of the next commit counts from its first pass on.
+        repository.write("config.yaml", config("1h"));
+        node.wait_for(&repository.publish("a long interval"));
+        let ended = passes();
+        thread::sleep(Duration::from_secs(4));
+        assert!(passes() <= ended + 1, "{} passes\n{}", passes() - ended, node.log());
+    }
+}

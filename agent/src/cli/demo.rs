@@ -21,11 +21,10 @@ use towpath_host::{
     Clock as _, SystemClock,
     process::{Cancel, Invocation, run},
 };
-use towpath_render::objects::task::Drift;
 
 use super::{exit::Failure, output};
 use crate::{
-    config::{DataStore, Reconcile, Settings, Source},
+    config::{DataStore, Settings, Source, WrittenReconcile},
     reconcile::{Handle, Node, Options, Queue},
 };
 
@@ -302,7 +301,7 @@ fn settings(folder: &Path, name: &str) -> Settings {
         state_dir: folder.join("state").join(name),
         sources: vec![source],
         socket: folder.join("state").join(name).join("api.sock"),
-        reconcile: Reconcile { interval: Duration::from_secs(60), jitter: 10, drift: Drift::Correct },
+        reconcile: WrittenReconcile { interval: Some(Duration::from_secs(60)), ..WrittenReconcile::default() },
         facts_d: Vec::new(),
         data_store: DataStore::Local,
         revoked: Vec::new(),

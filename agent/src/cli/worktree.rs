@@ -102,9 +102,9 @@ impl From {
         let machine = Arc::new(Machine::new(node.clone(), look, None, Arc::new(SystemClock), [0; 32]));
         let facts_d = self.config.parent().map(|folder| folder.join("facts.d")).into_iter().collect();
         let facts = facts::Options { facts_d, ..facts::Options::default() };
-        let drift = settings.as_ref().map(|settings| settings.reconcile.drift).unwrap_or_default();
+        let reconcile = settings.as_ref().map(|settings| settings.reconcile).unwrap_or_default();
         let cluster = settings.map_or_else(|| "default".to_owned(), |settings| settings.cluster);
-        let handle = Handle::new(node.clone(), cluster, machine, facts, drift, Events::new(node, None), None);
+        let handle = Handle::new(node.clone(), cluster, machine, facts, reconcile, Events::new(node, None), None);
         Ok(Here { handle, revision: Some(revision), _node: None })
     }
 }

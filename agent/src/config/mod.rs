@@ -37,8 +37,8 @@ pub struct Settings {
     pub api: Option<SocketAddr>,
     /// The node's certificate.
     pub tls: Option<TlsFiles>,
-    /// The intervals and the drift policy of the node.
-    pub reconcile: Reconcile,
+    /// The interval and the drift policy, as far as the bootstrap file sets them.
+    pub reconcile: WrittenReconcile,
     /// The folders of custom facts.
     pub facts_d: Vec<PathBuf>,
     /// The data store of the fleet.
@@ -79,8 +79,49 @@ pub struct Source {
     pub globals: bool,
 }
 
-/// The intervals and the drift policy of a node.
-#[derive(Debug, Clone, Copy)]
+/// The interval and the drift policy, as the bootstrap file sets them. Configs in git set what it leaves out.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct WrittenReconcile {
+    /// The interval between passes.
+    pub interval: Option<Duration>,
+    /// The jitter of the interval, in percent.
+    pub jitter: Option<u64>,
+    /// The drift policy.
+    pub drift: Option<Drift>,
+}
+
+impl WrittenReconcile {
+    /// The shortest interval. A shorter one in git would keep all nodes of a fleet busy.
+    const SHORTEST: Duration = Duration::from_secs(1);
+
+    fn read(written: &pb::Reconcile) -> Self {
+        let percent = |text: &str| text.trim().trim_end_matches('%').trim_end().parse().ok();
+        Self {
+            interval: written.interval.as_deref().and_then(|text| words::duration(text).ok()),
+            jitter: written.jitter.as_deref().and_then(percent),
+            drift: written.drift.as_deref().map(Drift::read),
+        }
+    }
+
+    /// Returns the settings of a node: those of the bootstrap file, else of the first Config in git, else the defaults.
+    #[must_use]
+    pub fn or_of<'a>(self, configs: impl IntoIterator<Item = &'a pb::Config>) -> Reconcile {
+        let written = configs.into_iter().filter_map(|config| config.reconcile.as_ref()).map(Self::read);
+        let all = written.fold(self, |all, next| Self {
+            interval: all.interval.or(next.interval),
+            jitter: all.jitter.or(next.jitter),
+            drift: all.drift.or(next.drift),
+        });
+        Reconcile {
+            interval: all.interval.unwrap_or(Duration::from_secs(600)).max(Self::SHORTEST),
+            jitter: all.jitter.unwrap_or(10),
+            drift: all.drift.unwrap_or(Drift::Correct),
+        }
+    }
+}
+
+/// The interval and the drift policy of a node.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Reconcile {
     /// The interval between passes.
     pub interval: Duration,
@@ -213,8 +254,6 @@ fn resolve(
         sources.push(source);
     }
     let listen = spec.listen.clone().unwrap_or_default();
-    let reconcile = spec.reconcile.clone().unwrap_or_default();
-    let percent = |text: &str| text.trim_end_matches('%').parse().unwrap_or(10);
     Ok(Settings {
         node: spec.node.clone().unwrap_or_else(|| host_name.to_owned()),
         cluster: spec.cluster.clone().unwrap_or_else(|| "default".into()),
@@ -224,11 +263,7 @@ fn resolve(
         api,
         tls,
         socket: PathBuf::from(listen.socket.unwrap_or_else(|| "/run/towpath/api.sock".into())),
-        reconcile: Reconcile {
-            interval: time(reconcile.interval.as_deref(), Duration::from_secs(600)),
-            jitter: reconcile.jitter.as_deref().map_or(10, percent),
-            drift: reconcile.drift.as_deref().map_or(Drift::Correct, Drift::read),
-        },
+        reconcile: spec.reconcile.as_ref().map(WrittenReconcile::read).unwrap_or_default(),
         facts_d: vec![folder.join("facts.d")],
         data_store,
         revoked: spec.revoked.clone(),
@@ -343,4 +378,45 @@ pub fn source(written: &pb::GitSource) -> Result<Source, Finding> {
         library: written.library.unwrap_or(false),
         globals: written.globals.unwrap_or(false),
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn written(interval: &str, jitter: &str, drift: &str) -> pb::Reconcile {
+        let given = |text: &str| (!text.is_empty()).then(|| text.to_owned());
+        pb::Reconcile { interval: given(interval), jitter: given(jitter), drift: given(drift) }
+    }
+
+    /// Returns the interval in milliseconds, the jitter and the drift policy.
+    fn resolved(bootstrap: pb::Reconcile, git: &[pb::Reconcile]) -> (u128, u64, Drift) {
+        let config = |written: &pb::Reconcile| pb::Config { reconcile: Some(written.clone()), ..pb::Config::default() };
+        let git: Vec<pb::Config> = [pb::Config::default()].into_iter().chain(git.iter().map(config)).collect();
+        let Reconcile { interval, jitter, drift } = WrittenReconcile::read(&bootstrap).or_of(&git);
+        (interval.as_millis(), jitter, drift)
+    }
+
+    #[test]
+    fn bootstrap_file_has_precedence_over_configs_in_git_field_by_field() {
+        let none = || written("", "", "");
+        assert_eq!(resolved(none(), &[]), (600_000, 10, Drift::Correct));
+        assert_eq!(resolved(none(), &[written("5s", "0%", "report")]), (5_000, 0, Drift::Report));
+        assert_eq!(resolved(written("1h", "", ""), &[written("5s", "20%", "report")]), (3_600_000, 20, Drift::Report));
+        assert_eq!(
+            resolved(written("", "5", "correct"), &[written("5s", "20%", "report")]),
+            (5_000, 5, Drift::Correct)
+        );
+        // Of several Configs, the first by name counts.
+        assert_eq!(
+            resolved(none(), &[written("", "1%", ""), written("7s", "2%", "ignore")]),
+            (7_000, 1, Drift::Ignore)
+        );
+    }
+
+    #[test]
+    fn interval_is_at_least_a_second() {
+        assert_eq!(resolved(written("", "", ""), &[written("0s", "", "")]).0, 1_000);
+        assert_eq!(resolved(written("10ms", "", ""), &[]).0, 1_000);
+    }
 }

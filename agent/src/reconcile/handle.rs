@@ -15,7 +15,7 @@ use towpath_host::{
 };
 use towpath_proto::v1alpha as pb;
 use towpath_render::{
-    objects::{Key, task::Drift},
+    objects::Key,
     rendering::{Inputs, Rendered, Renderer},
     view::{NodeView, Winner},
 };
@@ -27,7 +27,7 @@ use super::{
     pass::{self, ComputedCache, Machine, Outcome, Pass},
     revision::Revision,
 };
-use crate::events::Events;
+use crate::{config::WrittenReconcile, events::Events};
 
 /// The query API of a node.
 #[derive(Debug, Clone)]
@@ -43,7 +43,7 @@ pub(super) struct Shared {
     pub(super) fleet: Option<Arc<Fleet>>,
     machine: Arc<Machine>,
     facts: facts::Options,
-    drift: Drift,
+    reconcile: WrittenReconcile,
     events: Events,
     view: Mutex<View>,
     /// The gossip, if this node has one.
@@ -103,7 +103,7 @@ impl Handle {
         cluster: String,
         machine: Arc<Machine>,
         facts: facts::Options,
-        drift: Drift,
+        reconcile: WrittenReconcile,
         events: Events,
         fleet: Option<Arc<Fleet>>,
     ) -> Self {
@@ -115,7 +115,7 @@ impl Handle {
                 fleet,
                 machine,
                 facts,
-                drift,
+                reconcile,
                 events,
                 view,
                 gossip: OnceLock::new(),
@@ -273,7 +273,7 @@ impl Handle {
             generation: revision.generation,
             plan: true,
             fresh: true,
-            drift: revision.drift(self.shared.drift),
+            drift: revision.reconcile(self.shared.reconcile).drift,
             suspended: Vec::new(),
             windows: Windows::default(),
             coordination: None,

@@ -38,7 +38,7 @@ use super::{
     waiting::{LackingWait, Retry, TouchPace},
 };
 use crate::{
-    config::Settings,
+    config::{Reconcile, Settings},
     events::{EventType, Events, NewEvent},
 };
 
@@ -177,7 +177,7 @@ impl Node {
             settings.cluster.clone(),
             Arc::clone(&machine),
             facts,
-            settings.reconcile.drift,
+            settings.reconcile,
             events,
             Some(Arc::clone(&fleet)),
         );
@@ -368,7 +368,7 @@ impl Node {
             generation: revision.generation,
             plan: false,
             fresh,
-            drift: revision.drift(self.settings.reconcile.drift),
+            drift: revision.reconcile(self.settings.reconcile).drift,
             suspended: revision.suspended(),
             windows: revision.windows(),
             coordination: Some(Coordination { fleet: &self.fleet, manifest: &revision.manifest }),
@@ -561,13 +561,19 @@ impl Node {
             );
         }
         // The interval is the longest pause.
-        let interval = self.settings.reconcile.interval;
+        let interval = self.reconcile().interval;
         now.checked_add(pause.min(interval)).unwrap_or(now)
+    }
+
+    /// Returns the interval and the drift policy.
+    fn reconcile(&self) -> Reconcile {
+        let configs = self.revision.iter().flat_map(|revision| revision.set.configs.values());
+        self.settings.reconcile.or_of(configs)
     }
 
     /// Returns the time to the next pass. It is short while an error keeps the node from following the fleet.
     fn patience(&mut self) -> Duration {
-        let interval = self.settings.reconcile.interval;
+        let Reconcile { interval, jitter, .. } = self.reconcile();
         let waits = |key: &&str| self.state.troubles.contains_key(*key);
         if ["node store", "node accepted", "node fleet"].iter().any(waits) {
             let name = self.settings.node.bytes();
@@ -586,6 +592,6 @@ impl Node {
         } else {
             interval.min(Duration::from_secs(60))
         };
-        jittered(interval, self.settings.reconcile.jitter, &self.settings.node, self.clock.wall())
+        jittered(interval, jitter, &self.settings.node, self.clock.wall())
     }
 }

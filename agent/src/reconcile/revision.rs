@@ -7,10 +7,9 @@ use std::{
 
 use towpath_coordination::{Accepted, Window, Windows, accept::RevisionManifest};
 use towpath_proto::v1alpha as pb;
-use towpath_render::{
-    objects::{ObjectSet, task::Drift},
-    view::NodeView,
-};
+use towpath_render::{objects::ObjectSet, view::NodeView};
+
+use crate::config::{Reconcile, WrittenReconcile};
 
 /// An accepted revision, loaded, as one node sees it.
 #[derive(Debug)]
@@ -44,10 +43,9 @@ impl Revision {
         *self.reads_nodes.get_or_init(|| reads_nodes(&self.set))
     }
 
-    /// Returns the drift policy of a Config in git, or else `otherwise`, the policy of the bootstrap file.
-    pub fn drift(&self, otherwise: Drift) -> Drift {
-        let said = self.set.configs.values().filter_map(|config| config.reconcile.as_ref()?.drift.as_deref());
-        said.map(Drift::read).next().unwrap_or(otherwise)
+    /// Returns the interval and the drift policy: those of the bootstrap file, else of a Config in git.
+    pub fn reconcile(&self, bootstrap: WrittenReconcile) -> Reconcile {
+        bootstrap.or_of(self.set.configs.values())
     }
 
     /// Returns the suspensions of the whole fleet.
