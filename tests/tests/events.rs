@@ -182,3 +182,24 @@ fn explain_lists_all_event_types() {
     assert_eq!(explain("events.drift").lines().count(), 3);
     assert!(explain("task.failed").contains("resolved"));
 }
+
+#[test]
+fn failure_of_a_task_is_one_line_of_the_log() {
+    for tasks in [
+        "    - name: breaks\n      command: {shell: \"echo why >&2; exit 3\"}\n",
+        "    - name: breaks\n      file: {path: /file/below, content: x}\n",
+    ] {
+        let folder = tempfile::tempdir().unwrap();
+        let repository = Repository::new(folder.path(), "fleet");
+        repository.write("fleet.yaml", FLEET);
+        repository.write("book.yaml", book("b", &format!("  tasks:\n{tasks}")));
+        repository.publish("one");
+        let node = Node::new(folder.path(), &format!("url: {}", repository.bare.display()));
+        fs::create_dir_all(&node.root).unwrap();
+        fs::write(node.root.join("file"), "").unwrap();
+        let once = node.once();
+        assert_eq!(once.code, 3, "{}", once.log);
+        let lines = once.log.lines().filter(|line| line.contains("app/b") && line.contains("breaks: ")).count();
+        assert_eq!(lines, 1, "{}", once.log);
+    }
+}

@@ -3,6 +3,7 @@
 mod alarms;
 mod event_type;
 mod new_event;
+mod resolution;
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -18,6 +19,7 @@ use uuid::Uuid;
 use alarms::{AlarmKey, Alarms};
 pub use event_type::EventType;
 pub use new_event::{AlarmState, NewEvent};
+use resolution::resolution;
 
 /// Number of events that remain when old ones are deleted. Up to 500 more accumulate in between.
 const MAX_EVENTS: usize = 5000;
@@ -90,7 +92,8 @@ impl Events {
     pub fn resolve(&self, now: i64, matches: impl Fn(&NewEvent) -> bool) -> Result<(), JournalError> {
         let mut log = self.log.lock().unwrap_or_else(PoisonError::into_inner);
         let over = log.alarms.resolve(matches);
-        let news = over.iter().map(|event| (event.clone(), Some(AlarmState::Resolved))).collect();
+        let ended = |event: &NewEvent| NewEvent { message: resolution(event), ..event.clone() };
+        let news = over.iter().map(|event| (ended(event), Some(AlarmState::Resolved))).collect();
         let stored = self.store(&mut log, now, news);
         if stored.is_err() {
             over.into_iter().for_each(|event| log.alarms.put_back(AlarmKey::of(&event), Some(event)));
@@ -198,10 +201,11 @@ fn log_line(event: &NewEvent, state: Option<AlarmState>) {
     let (name, message) = (event.event_type.name(), towpath_git::without_secrets(&event.message));
     match (event.event_type, state) {
         (_, Some(AlarmState::Resolved)) => tracing::info!(event = name, state = "resolved", "{message}"),
-        (EventType::TaskFailed | EventType::TaskHandlerFailed | EventType::RunFailed, _) => {
-            tracing::error!(event = name, "{message}");
+        (EventType::TaskFailed | EventType::TaskHandlerFailed, _) => tracing::error!(event = name, "{message}"),
+        // The failed task has a line of its own.
+        (EventType::RunStarted | EventType::RunSucceeded | EventType::RunFailed, _) => {
+            tracing::debug!(event = name, "{message}");
         }
-        (EventType::RunStarted | EventType::RunSucceeded, _) => tracing::debug!(event = name, "{message}"),
         (EventType::TaskHeld, _) => tracing::info!(event = name, "{message}"),
         (_, Some(AlarmState::Firing)) | (EventType::DriftCorrected | EventType::RolloutNodeWrittenOff, _) => {
             tracing::warn!(event = name, "{message}");
@@ -245,6 +249,15 @@ mod tests {
         events.set_alarms(2, |_| true, Vec::new()).unwrap();
         events.set_alarms(3, |_| true, Vec::new()).unwrap();
         assert_eq!(seen(&events)[1..], [of("task.failed", Some("resolved"))]);
+    }
+
+    #[test]
+    fn end_of_an_alarm_does_not_repeat_the_failure() {
+        let events = Events::new("n".into(), Some(open().1));
+        events.set_alarms(1, |_| true, vec![failed("t")]).unwrap();
+        events.set_alarms(2, |_| true, Vec::new()).unwrap();
+        let messages: Vec<String> = events.recorded().into_iter().map(|event| event.message).collect();
+        assert_eq!(messages, ["it fails", "a/b/t no longer fails"]);
     }
 
     #[test]
