@@ -6,8 +6,10 @@
 mod loss;
 mod milestone;
 mod rollout;
+#[cfg(test)]
+mod tests;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use towpath_host::clock::rfc3339;
 
@@ -133,29 +135,55 @@ fn slot<'a>(
     let names = listed(holders.iter().map(|entry| holder(situation, entry)));
     let away: Vec<&str> =
         holders.iter().map(|entry| entry.node.as_str()).filter(|node| lost.contains_key(*node)).collect();
-    let back = if away.is_empty() || spec.on_lost == OnLost::Hold { "" } else { " or is written off" };
+    let back = match spec.on_lost {
+        _ if away.is_empty() => "",
+        OnLost::Hold => "",
+        OnLost::Skip => " or is written off",
+        OnLost::Fail => " or counts as failed",
+    };
     let opens =
         format!("waiting for a slot of {budget} (held by {names}); continues when one of them releases it{back}");
     let gate = Gate::shared("Slot", opens).since(holders.iter().filter_map(|entry| entry.note.at).min());
     if away.is_empty() || spec.on_lost == OnLost::Skip { gate } else { gate.action(start(away)) }
 }
 
-/// Returns the number of members up to a wave that have completed a segment, or that the run does not wait for. Without
-/// the names of the voters it is an estimate.
-fn arrived(spec: &RolloutSpec, snapshot: &RunSnapshot, segment: u32, wave: u32) -> u64 {
-    let total = spec.up_to(wave).count() as u64;
-    if snapshot.names.as_ref().is_some_and(|(of, _)| *of == segment) {
-        return total - missing(spec, snapshot, segment, wave).len() as u64;
+/// Returns the members that have completed a segment, if their names are known.
+fn arrived(snapshot: &RunSnapshot, segment: u32) -> Option<&BTreeSet<String>> {
+    snapshot.names.as_ref().filter(|(of, _)| *of == segment).map(|(_, names)| names)
+}
+
+/// Returns the number of members up to a wave that have completed a segment. Without the names of the voters it is an
+/// estimate.
+fn arrivals(spec: &RolloutSpec, snapshot: &RunSnapshot, segment: u32, wave: u32) -> usize {
+    let total = spec.up_to(wave).count();
+    match arrived(snapshot, segment) {
+        Some(names) => spec.up_to(wave).filter(|node| names.contains(*node)).count(),
+        None => {
+            let votes = snapshot.votes.get(segment as usize).copied().unwrap_or(0);
+            usize::try_from(votes).map_or(total, |votes| votes.min(total))
+        }
     }
-    let votes = snapshot.votes.get(segment as usize).copied().unwrap_or(0);
-    let excused = |held: &&SlotEntry| held.held.segment <= segment && snapshot.is_excused(spec, held);
-    let excused = snapshot.held.iter().filter(excused).count() as u64;
-    votes.saturating_add(excused).min(total)
+}
+
+/// Describes the members that a segment does not wait for: `; failed: n1; lost: n2`, or nothing if it waits for all.
+fn excused_text(spec: &RolloutSpec, snapshot: &RunSnapshot, segment: u32, wave: u32) -> String {
+    let names = arrived(snapshot, segment);
+    let of = |is_failed: bool, word: &str| {
+        let kind = |held: &&SlotEntry| {
+            (held.held.kind == SlotState::Failure) == is_failed
+                && snapshot.is_excused(spec, held)
+                && names.is_none_or(|names| !names.contains(&held.node))
+        };
+        let nodes: BTreeSet<&str> = snapshot.held.iter().filter(kind).map(|held| held.node.as_str()).collect();
+        let nodes: Vec<&str> = spec.up_to(wave).filter(|node| nodes.contains(node)).collect();
+        if nodes.is_empty() { String::new() } else { format!("; {word}: {}", listed(nodes)) }
+    };
+    of(true, "failed") + &of(false, "lost")
 }
 
 /// Returns the members up to a wave that the segment waits for, as far as their names are known.
 fn missing<'a>(spec: &'a RolloutSpec, snapshot: &RunSnapshot, segment: u32, wave: u32) -> Vec<&'a str> {
-    let names = snapshot.names.as_ref().filter(|(of, _)| *of == segment).map(|(_, names)| names);
+    let names = arrived(snapshot, segment);
     let votes = snapshot.votes.get(segment as usize).copied().unwrap_or(0);
     if names.is_none() && votes > 0 {
         return Vec::new();
@@ -183,13 +211,14 @@ fn wave(situation: Situation<'_>, node: &str, segment: u32) -> Gate {
     let (segment, open) = frontier(spec, snapshot).into_iter().find(|(of, _)| *of >= segment).unwrap_or((segment, 0));
     let own = spec.wave(node).saturating_add(1);
     let opens = format!(
-        "waiting for wave {own} of {} of segment {}: wave {} is open ({} of {} nodes have completed it{}); continues when wave {own} opens",
+        "waiting for wave {own} of {} of segment {}: wave {} is open ({} of {} nodes have completed it{}{}); continues when wave {own} opens",
         spec.waves,
         segment.saturating_add(1),
         open.saturating_add(1),
-        arrived(spec, snapshot, segment, open),
+        arrivals(spec, snapshot, segment, open),
         spec.up_to(open).count(),
         missing_text(situation, segment, open),
+        excused_text(spec, snapshot, segment, open),
     );
     Gate::shared("Wave", opens)
 }
@@ -200,13 +229,14 @@ fn barrier(situation: Situation<'_>, segment: u32) -> Gate {
     let (before, wave) =
         frontier(spec, snapshot).first().copied().unwrap_or((segment.saturating_sub(1), spec.waves.saturating_sub(1)));
     let last = spec.waves.saturating_sub(1);
-    let count = arrived(spec, snapshot, before, last);
+    let count = arrivals(spec, snapshot, before, last);
     let waves = if wave < last { format!(", wave {} of {} is open", wave + 1, spec.waves) } else { String::new() };
     let opens = format!(
-        "waiting at the barrier before segment {} ({count} of {} nodes have arrived{waves}{}); continues when all have arrived",
+        "waiting at the barrier before segment {} ({count} of {} nodes have arrived{waves}{}{}); continues when all have arrived",
         before.saturating_add(2),
         spec.members.len(),
         missing_text(situation, before, last),
+        excused_text(spec, snapshot, before, last),
     );
     Gate::shared("Barrier", opens)
 }

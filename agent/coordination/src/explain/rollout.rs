@@ -155,6 +155,8 @@ pub(crate) fn report(observed: &Observed<'_>) -> Rollout {
         .collect();
     let begun = !own.is_empty() || !observed.elected.is_empty() || snapshot.votes.iter().any(|votes| *votes > 0);
     let mut blocked = Vec::new();
+    // The nodes that a gate names with the action for their loss. No other gate explains the loss again.
+    let mut named: BTreeSet<String> = BTreeSet::new();
     if !ended {
         if snapshot.current(spec).is_none() {
             blocked.push(behind(spec, &snapshot));
@@ -167,12 +169,17 @@ pub(crate) fn report(observed: &Observed<'_>) -> Rollout {
         }
         if is_halted {
             let (spec, budget) = halting.map_or((spec, &snapshot), |(spec, budget)| (*spec, budget));
-            blocked.push(halted(Situation { spec, snapshot: budget, lost: &lost }, &budget.held));
+            let situation = Situation { spec, snapshot: budget, lost: &lost };
+            blocked.push(halted(situation, &budget.held));
+            named.extend(halting_nodes(situation));
         }
-        blocked.extend(slots(observed, situation));
+        let (gates, holders) = slots(observed, situation, is_halted);
+        blocked.extend(gates);
+        named.extend(holders);
         blocked.extend(elections(observed, situation));
+        named.extend(observed.elected.iter().map(|(_, node)| node.clone()));
         blocked.extend(progress(situation, (segment, wave), &missing, &observed.elected, observed.opened));
-        blocked.extend(lost_members(situation, &missing, &own));
+        blocked.extend(lost_members(situation, &missing, &own, &named));
         blocked.extend(reported(observed, spec, &missing));
     }
     blocked.extend(observed.rejected.iter().map(|(node, keys)| stranger(node, keys)));
@@ -223,20 +230,39 @@ fn members_missing<'s>(
     spec.up_to(wave).filter(|node| !names.contains(*node) && !excused(node)).collect()
 }
 
-/// Returns a gate for each partition of a budget whose slots are all taken while nodes of the book wait.
-fn slots(observed: &Observed<'_>, situation: Situation<'_>) -> Vec<Gate> {
+/// Returns the nodes that the gate of a halted run names: the failed ones, or the lost one beyond the write-offs.
+fn halting_nodes(situation: Situation<'_>) -> Vec<String> {
+    let Situation { spec, snapshot, .. } = situation;
+    if let Some(node) = snapshot.holder_beyond_budget(spec) {
+        return vec![node.to_owned()];
+    }
+    let failed = snapshot.held.iter().filter(|held| held.held.is_failed(spec.on_lost));
+    failed.take(super::NAMES).map(|held| held.node.clone()).collect()
+}
+
+/// Returns a gate for each partition of a budget whose slots are all taken while nodes of the book wait, and the holders
+/// that these gates name. In a halted run no node acquires a free slot, so a free one explains nothing.
+fn slots(observed: &Observed<'_>, situation: Situation<'_>, is_halted: bool) -> (Vec<Gate>, Vec<String>) {
     let mut partitions: BTreeMap<(usize, &str), Vec<&str>> = BTreeMap::new();
     for (budget, entry) in queued(observed, situation.spec) {
         partitions.entry((*budget, &entry.part)).or_default().push(&entry.node);
     }
+    let mut named = Vec::new();
     let gate = |((budget, part), waiters): ((usize, &str), Vec<&str>)| {
         let spec = observed.specs.get(budget).copied()?;
         let held = observed.held.iter().filter(|(of, held)| *of == budget && held.part == part).map(|(_, held)| held);
+        let holders: Vec<&SlotEntry> = held.clone().filter(super::has_slot).collect();
+        if holders.len() as u64 >= spec.count.unwrap_or(0) {
+            named.extend(holders.iter().take(super::NAMES).map(|held| held.node.clone()));
+        } else if is_halted {
+            return None;
+        }
         let situation = Situation { spec, ..situation };
         let gate = slot(situation, part, held, std::iter::empty());
         Some(Gate { opens: format!("{}: {}", listed(waiters), gate.opens), ..gate })
     };
-    partitions.into_iter().filter_map(gate).collect()
+    let gates = partitions.into_iter().filter_map(gate).collect();
+    (gates, named)
 }
 
 /// Returns a gate for each elected task without a result.
@@ -271,35 +297,41 @@ fn progress(
         return None;
     }
     let describe = |node: &&str| match (lost.get(*node), snapshot.held.iter().find(|held| held.node == **node)) {
-        (Some(at), _) => format!("{node} (lost{})", since(*at)),
+        (Some(_), _) => format!("{node} (lost)"),
         (None, Some(held)) if super::has_slot(&held) => format!("{node} (holds a slot{})", since(held.note.at)),
         (None, Some(held)) if held.held.is_failed(spec.on_lost) => format!("{node} (failed)"),
         _ => (*node).to_owned(),
     };
     let total = spec.up_to(wave).count();
-    let came = total.saturating_sub(missing.len());
+    let came = super::arrivals(spec, snapshot, segment, wave);
+    let excused = super::excused_text(spec, snapshot, segment, wave);
     let next = if is_last_wave { "the run ends" } else { "the next wave opens" };
     let place = format!("wave {} of {} in segment {} of {}", wave + 1, spec.waves, segment + 1, spec.segments());
     let opens = if !missing.is_empty() {
         let names = listed(missing.iter().map(describe));
         format!(
-            "waiting for {names} to complete {place} ({came} of {total} nodes have); continues when all have, then {next}"
+            "waiting for {names} to complete {place} ({came} of {total} nodes have{excused}); continues when they have, then {next}"
         )
     } else if is_last_wave || spec.soak.is_zero() {
-        format!("all {total} nodes have completed {place}; {next} as soon as a node records it")
+        format!("{came} of {total} nodes have completed {place}{excused}; {next} as soon as a node records it")
     } else {
         format!("{place} is complete and must hold for {} s; then {next}", spec.soak.as_secs())
     };
     Some(Gate::shared("Wave", opens).since(opened))
 }
 
-/// Returns the gate of lost members that the run waits for.
-fn lost_members(situation: Situation<'_>, missing: &[&str], own: &[SlotEntry]) -> Option<Gate> {
+/// Returns the gate of lost members that the run waits for, without those that another gate has named.
+fn lost_members(
+    situation: Situation<'_>,
+    missing: &[&str],
+    own: &[SlotEntry],
+    named: &BTreeSet<String>,
+) -> Option<Gate> {
     let Situation { spec, lost, .. } = situation;
     let holder = |node: &str| own.iter().any(|held| held.node == node && super::has_slot(&held));
     let mut gone: BTreeSet<&str> = missing.iter().copied().collect();
     gone.extend(own.iter().filter(super::has_slot).map(|held| held.node.as_str()));
-    gone.retain(|node| lost.contains_key(*node));
+    gone.retain(|node| lost.contains_key(*node) && !named.contains(*node));
     let first = gone.iter().filter_map(|node| lost.get(*node).copied().flatten()).min();
     if gone.is_empty() {
         return None;

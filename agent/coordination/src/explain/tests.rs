@@ -1,0 +1,151 @@
+//! Explanations of runs of four nodes.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use super::{rollout::Observed, *};
+use crate::rollout::{Cut, Entry, Queued, SlotNote, SlotRecord};
+
+fn spec(on_lost: OnLost) -> RolloutSpec {
+    let nodes = ["a", "b", "c", "d"].map(str::to_owned);
+    RolloutSpec {
+        book: "n/b".into(),
+        group: "n/b".into(),
+        run: "n/b@1".into(),
+        generation: 1,
+        members: nodes.clone().map(|node| (node, 0)).into(),
+        known: nodes.to_vec(),
+        count: Some(1),
+        max_failures: 0,
+        waves: 1,
+        on_lost,
+        ..RolloutSpec::default()
+    }
+}
+
+fn entry(node: &str, kind: SlotState) -> SlotEntry {
+    let held = SlotRecord { kind, run: "n/b@1".into(), segment: 0, generation: 1, lost: false, absent: 0 };
+    let note = SlotNote { at: Some(1_000), message: (kind == SlotState::Failure).then(|| "it broke".into()) };
+    SlotEntry { node: node.into(), part: "-".into(), book: "n/b".into(), held, modified: 1, note }
+}
+
+/// Returns the gates of a run: the records, the waiting nodes, the nodes that have completed it, and the lost ones.
+fn gates(spec: &RolloutSpec, held: &[SlotEntry], waiting: &[&str], done: &[&str], lost: &[&str]) -> Vec<Gate> {
+    let names: BTreeSet<String> = done.iter().map(|node| (*node).to_owned()).collect();
+    let snapshot = RunSnapshot {
+        accepted: Some((1, 1)),
+        votes: vec![done.len() as u64; spec.segments() as usize],
+        names: Some((0, names)),
+        ..RunSnapshot::default()
+    };
+    let queued = || Queued { run: "n/b@1".into(), segment: 0, generation: 1 };
+    let queue = waiting.iter().map(|node| {
+        let (node, part, book) = ((*node).to_owned(), "-".to_owned(), "n/b".to_owned());
+        (0, Entry { node, part, book, queued: queued(), modified: 1 })
+    });
+    let word = |node: &&str| Liveness {
+        word: if lost.contains(node) { "lost" } else { "alive" },
+        lost_since: lost.contains(node).then_some(2_000),
+    };
+    let observed = Observed {
+        specs: &[spec],
+        snapshot,
+        held: held.iter().map(|held| (0, held.clone())).collect(),
+        queue: queue.collect(),
+        opened: None,
+        elected: Vec::new(),
+        liveness: ["a", "b", "c", "d"].iter().map(|node| ((*node).to_owned(), word(node))).collect(),
+        reports: &BTreeMap::new(),
+        rejected: BTreeMap::new(),
+    };
+    report(&observed).blocked
+}
+
+fn reasons(gates: &[Gate]) -> Vec<&str> {
+    gates.iter().map(|gate| gate.reason).collect()
+}
+
+/// Returns the number of gates that explain the loss of a node: with its time, or with the action.
+fn explanations(gates: &[Gate], node: &str) -> usize {
+    let action = |gate: &Gate| gate.action.as_ref().is_some_and(|action| action.contains(&format!("Start {node}")));
+    gates.iter().filter(|gate| action(gate) || gate.opens.contains("lost since")).count()
+}
+
+#[test]
+fn failed_node_is_not_among_those_that_have_completed_the_wave() {
+    let found = gates(&spec(OnLost::Hold), &[entry("a", SlotState::Failure)], &[], &["b"], &[]);
+    assert_eq!(reasons(&found), ["Budget", "Wave"]);
+    let opens = &found[1].opens;
+    assert!(opens.starts_with("waiting for c, d to complete"), "{opens}");
+    assert!(opens.contains("(1 of 4 nodes have; failed: a)"), "{opens}");
+}
+
+#[test]
+fn failed_node_is_not_among_those_that_have_arrived_at_a_barrier() {
+    let spec = RolloutSpec { cuts: vec![Cut::Barrier], max_failures: 1, ..spec(OnLost::Hold) };
+    let found = gates(&spec, &[entry("a", SlotState::Failure)], &[], &["b", "c"], &[]);
+    assert_eq!(reasons(&found), ["Barrier"]);
+    assert!(found[0].opens.contains("(2 of 4 nodes have arrived: missing d; failed: a)"), "{}", found[0].opens);
+}
+
+#[test]
+fn node_that_was_written_off_is_named_as_lost() {
+    let found = gates(&spec(OnLost::Skip), &[entry("a", SlotState::WrittenOff)], &[], &["b"], &["a"]);
+    assert!(found[0].opens.contains("(1 of 4 nodes have; lost: a)"), "{}", found[0].opens);
+}
+
+#[test]
+fn waiting_node_counts_no_failed_node_in_its_wave() {
+    let spec = RolloutSpec {
+        members: [("a", 0), ("b", 0), ("c", 1), ("d", 1)].map(|(node, wave)| (node.to_owned(), wave)).into(),
+        waves: 2,
+        max_failures: 1,
+        ..spec(OnLost::Hold)
+    };
+    let snapshot = RunSnapshot {
+        held: vec![entry("a", SlotState::Failure)],
+        votes: vec![0],
+        names: Some((0, BTreeSet::new())),
+        ..RunSnapshot::default()
+    };
+    let situation = Situation { spec: &spec, snapshot: &snapshot, lost: &BTreeMap::new() };
+    let gate = hold(situation, "c", Some(0), BlockReason::Wave);
+    assert!(gate.opens.contains("(0 of 2 nodes have completed it: missing b; failed: a)"), "{}", gate.opens);
+}
+
+#[test]
+fn lost_holder_is_explained_once() {
+    for on_lost in [OnLost::Hold, OnLost::Fail] {
+        // Other nodes wait for its slot, or only for its completion.
+        for waiting in [&["b", "c"][..], &[]] {
+            let found = gates(&spec(on_lost), &[entry("a", SlotState::Claim)], waiting, &["d"], &["a"]);
+            assert_eq!(explanations(&found, "a"), 1, "{on_lost:?} {waiting:?} {found:#?}");
+            assert!(found.iter().any(|gate| gate.action.as_deref() == Some("Start a, or remove it from git")));
+        }
+    }
+}
+
+#[test]
+fn lost_node_that_has_failed_is_explained_once_in_a_halted_run() {
+    let found = gates(&spec(OnLost::Hold), &[entry("a", SlotState::Failure)], &["b"], &[], &["a"]);
+    assert_eq!(explanations(&found, "a"), 1, "{found:#?}");
+    // No node acquires a slot meanwhile, so the free slot is not a reason.
+    assert_eq!(reasons(&found), ["Budget", "Wave"]);
+}
+
+#[test]
+fn lost_holder_beyond_the_write_offs_is_explained_once() {
+    let spec = spec(OnLost::Skip);
+    let held = [entry("d", SlotState::WrittenOff), entry("a", SlotState::Claim)];
+    let found = gates(&spec, &held, &["b"], &["c"], &["a"]);
+    assert!(found[0].opens.contains("the run is halted: a (lost since"), "{found:#?}");
+    let others = found.iter().skip(1).filter(|gate| gate.action.is_some()).count();
+    assert_eq!(others, 0, "{found:#?}");
+}
+
+#[test]
+fn lost_member_without_a_slot_keeps_an_explanation_of_its_own() {
+    let found = gates(&spec(OnLost::Hold), &[entry("a", SlotState::Claim)], &["c"], &["d"], &["a", "b"]);
+    assert_eq!(explanations(&found, "b"), 2, "one for each node: {found:#?}");
+    let own = found.iter().find(|gate| gate.opens.starts_with("waiting for b, lost since")).unwrap();
+    assert_eq!(own.action.as_deref(), Some("Start b, or remove it from git"));
+}
