@@ -19,7 +19,7 @@ use towpath_render::{
     rendering::{Inputs, Rendered, Renderer},
     view::{NodeView, Winner},
 };
-use towpath_state::RunRecord;
+use towpath_state::{OtherNodes, RunRecord};
 
 use super::{
     advance::object_id,
@@ -41,7 +41,7 @@ pub(super) struct Shared {
     cluster: String,
     /// The fleet of the node. `None` if only a plan is made.
     pub(super) fleet: Option<Arc<Fleet>>,
-    machine: Arc<Machine>,
+    pub(super) machine: Arc<Machine>,
     facts: facts::Options,
     reconcile: WrittenReconcile,
     events: Events,
@@ -54,6 +54,8 @@ pub(super) struct Shared {
 pub(super) struct View {
     pub(super) state: State,
     pub(super) revision: Option<Arc<Revision>>,
+    /// The last known state of other nodes, for templates.
+    pub(super) others: Option<OtherNodes>,
     books: Vec<pb::TaskBookStatus>,
     public_keys: Vec<String>,
     /// The signer, which also checks callers.

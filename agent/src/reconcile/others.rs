@@ -12,11 +12,13 @@ use towpath_coordination::{
     fleet::Fleet,
     gossip::{Gossip, core::Liveness},
     keys, reason_named,
+    store::StoreError,
 };
 use towpath_git::Mirror;
 use towpath_host::clock::rfc3339;
 use towpath_proto::v1alpha as pb;
 use towpath_render::objects::task::Book;
+use towpath_state::{Changes, OtherNodes};
 
 use super::{
     conditions::State,
@@ -101,24 +103,58 @@ fn shared(facts: &Value, names: &[String]) -> Value {
     Value::Object(names.iter().filter_map(|name| Some((name.clone(), facts.get(name)?.clone()))).collect::<Map<_, _>>())
 }
 
+/// Reads what the data store has about other nodes for `nodes()`.
+fn read_others(fleet: &Fleet) -> Result<OtherNodes, StoreError> {
+    let facts = fleet.rows(keys::ALL_FACTS)?.into_iter();
+    let facts = facts.filter_map(|(node, facts)| Some((node, serde_json::from_slice(&facts).ok()?)));
+    Ok(OtherNodes { alive: fleet.alive()?, joined: fleet.joined()?, facts: facts.collect() })
+}
+
 impl Handle {
     /// Returns the state of other nodes for `nodes()`. The store is not queried if no template calls `nodes()`.
+    ///
+    /// While the store does not answer, the last known state counts, also after a restart of the agent. Otherwise files
+    /// that list other nodes would lose them (P92, P93). Gossip still reports the liveness.
     pub(super) fn others(&self, revision: &Revision) -> BTreeMap<String, Other> {
         let Some(fleet) = self.shared.fleet.as_ref().filter(|fleet| fleet.store().shared() && revision.reads_nodes())
         else {
             return BTreeMap::new();
         };
-        let alive = fleet.alive().ok();
-        let facts = fleet.rows(keys::ALL_FACTS).unwrap_or_default();
-        let joined = fleet.joined().unwrap_or_default();
-        joined
-            .iter()
-            .map(|node| {
-                let liveness = self.opinions(node, alive.as_ref(), &joined).liveness();
-                let facts = facts.get(node).and_then(|facts| serde_json::from_slice(facts).ok());
-                (node.clone(), Other { liveness, facts })
-            })
-            .collect()
+        let known = match read_others(fleet) {
+            Ok(known) => {
+                self.keep_others(&known);
+                known
+            }
+            Err(error) => {
+                tracing::debug!(%error, "the state of other nodes cannot be read; the last known one counts");
+                self.last_others().unwrap_or_default()
+            }
+        };
+        let other = |node: &String| {
+            let liveness = self.opinions(node, Some(&known.alive), &known.joined).liveness();
+            (node.clone(), Other { liveness, facts: known.facts.get(node).cloned() })
+        };
+        known.joined.iter().map(other).collect()
+    }
+
+    /// Returns the last known state of other nodes. `None` if it was never read.
+    fn last_others(&self) -> Option<OtherNodes> {
+        let known = self.lock().others.clone();
+        known.or_else(|| self.shared.machine.journal.as_ref()?.get_readable(&()).ok().flatten())
+    }
+
+    /// Keeps the state of other nodes. The journal is written only after a change.
+    fn keep_others(&self, known: &OtherNodes) {
+        if self.last_others().as_ref() != Some(known)
+            && let Some(journal) = &self.shared.machine.journal
+        {
+            let mut changes = Changes::default();
+            changes.set(known);
+            if let Err(error) = journal.commit(changes) {
+                tracing::warn!(%error, "cannot keep the state of other nodes");
+            }
+        }
+        self.lock().others = Some(known.clone());
     }
 
     /// Returns the liveness of a node, by its lease and by gossip.

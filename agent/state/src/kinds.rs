@@ -88,6 +88,8 @@ kinds! {
         Accepted(()) = "accepted";
         /// The manifest of the accepted revision.
         Manifest(()) = "manifest";
+        /// The last known state of other nodes, for templates.
+        OtherNodes(()) = "other-nodes";
         /// The candidates that were rejected.
         RejectedCandidates(()) = "rejected-candidates";
         /// The steady state.

@@ -29,6 +29,6 @@ pub use keys::{BookId, Managed, RunId, TaskId};
 pub use kinds::{KeyOf, Kind, Record};
 pub use records::{
     Acceptance, ActionRecord, ActionState, AppliedItem, FinishedAction, HandlerRecord, Intent, Inventory, Original,
-    Phase, PresentedCertificates, RecordNumbers, RejectedCandidates, RunRecord, SourceCheckpoint, StandingEvent,
-    StorePosition, StoreRevision, StoreRow, StoredEvent, Unchecked,
+    OtherNodes, Phase, PresentedCertificates, RecordNumbers, RejectedCandidates, RunRecord, SourceCheckpoint,
+    StandingEvent, StorePosition, StoreRevision, StoreRow, StoredEvent, Unchecked,
 };

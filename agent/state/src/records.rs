@@ -24,6 +24,7 @@ records! {
     Schema: Schema;
     DigestKey: DigestKey;
     Intent: Intent;
+    OtherNodes: OtherNodes;
     RejectedCandidates: RejectedCandidates;
     StorePosition: StorePosition;
     RecordNumbers: RecordNumbers;
@@ -51,6 +52,18 @@ pub(crate) struct Schema(pub(crate) u32);
 #[derive(Clone, Copy, Serialize, Deserialize)]
 #[serde(transparent)]
 pub(crate) struct DigestKey(pub(crate) [u8; 32]);
+
+/// The last known state of other nodes, for templates.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct OtherNodes {
+    /// The nodes that have a lease.
+    pub alive: BTreeSet<String>,
+    /// The nodes that have ever joined.
+    pub joined: BTreeSet<String>,
+    /// The facts that each node shares.
+    pub facts: BTreeMap<String, Value>,
+}
 
 /// The commits of candidates that were rejected, by source.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]

@@ -76,6 +76,9 @@ fn records_survive_a_restart() {
     let intent = Intent { phase: Phase::Rename, book: "app/web".into(), paths: vec!["/etc/x".into()] };
     kept(folder, &(), &intent);
     kept(folder, &(), &RejectedCandidates([[("fleet".to_owned(), "c".to_owned())].into()].into()));
+    let names = || ["n1".to_owned()].into();
+    let facts = [("n1".to_owned(), json!({"os": null}))].into();
+    kept(folder, &(), &OtherNodes { alive: names(), joined: names(), facts });
     kept(folder, &(), &StorePosition { revision: 9, sequence: 3 });
     kept(folder, &(), &RecordNumbers { reserved: u64::MAX });
     kept(folder, &text, &PresentedCertificates(vec!["01".into()]));
