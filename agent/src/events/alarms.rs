@@ -111,7 +111,7 @@ mod tests {
     }
 
     #[test]
-    fn identity_as_text_tells_apart_what_the_parts_tell_apart() {
+    fn text_of_an_identity_is_unique() {
         let text = |object: Option<&str>, task: Option<&str>| {
             let event = NewEvent { object: object.map(ToOwned::to_owned), ..NewEvent::new(EventType::TaskFailed, "") };
             AlarmKey::of(&task.into_iter().fold(event, |event, task| event.with("task", task))).text()
