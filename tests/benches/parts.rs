@@ -1,6 +1,9 @@
 //! The parts of a pass, by number of files: loading, rendering, checking. Run with `cargo bench -p towpath-tests`.
 
-use std::{collections::BTreeMap, sync::Arc};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+};
 
 use divan::Bencher;
 use serde_json::json;
@@ -108,7 +111,13 @@ fn load_tasks(bencher: Bencher, files: usize) {
 
 fn render(set: &ObjectSet) -> usize {
     let view = NodeView::new(set, "n1");
-    let inputs = Inputs { facts: json!({}), nodes: Arc::default(), computed: BTreeMap::new(), event: None };
+    let inputs = Inputs {
+        facts: json!({}),
+        nodes: Arc::default(),
+        computed: BTreeMap::new(),
+        unknown: BTreeSet::new(),
+        event: None,
+    };
     let renderer = Renderer::new(set, &view, &view.books[0], &inputs).unwrap();
     let mut rendered = 0;
     for task in &view.books[0].tasks {

@@ -177,7 +177,7 @@ fn nothing_is_torn_or_lost_by_kill_9() {
         if ran > 1 {
             assert_eq!((ran, phase), (2, Phase::Action), "the action ran {ran} times");
             let message = task(&once.status, "action")["message"].as_str().unwrap_or_default().to_owned();
-            assert!(message.contains("cut off once"), "status does not say so: {message}");
+            assert!(message.contains("interrupted once"), "status does not say so: {message}");
             twice += 1;
         } else {
             assert_eq!(ran, 1, "after a kill in {phase:?}");

@@ -49,7 +49,7 @@ fn follows(node: &Node, repository: &Repository, push: &mut Command) {
         || task(&node.status(), "greeting")["outcome"] == "changed",
         || format!("{:#}", node.status()),
     );
-    assert_eq!(task(&node.status(), "greeting")["message"], "drift was put right");
+    assert_eq!(task(&node.status(), "greeting")["message"], "drift was corrected");
     let log = node.log();
     assert!(!log.contains("gitpw"), "a password stands in the log");
 }

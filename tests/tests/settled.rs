@@ -121,7 +121,7 @@ fn every_change_ends_the_steady_state() {
     });
     let once = f.after("another fact", |f| f.color("red"));
     put_back("/etc/conf", "red\n");
-    assert!(task(&once.status, "conf")["message"].as_str().unwrap().contains("what it reads has changed"));
+    assert!(task(&once.status, "conf")["message"].as_str().unwrap().contains("an input has changed"));
     let once = f.after("a commit", |f| {
         f.repository.write("files/tree/a", "new");
         f.repository.publish("next");

@@ -78,6 +78,11 @@ pub trait Resource: Any + Debug + Send + Sync {
         None
     }
 
+    /// Returns true if a check runs a command line of the user. A plan does not check such a use.
+    fn asks_commands(&self) -> bool {
+        false
+    }
+
     /// Returns true if the parameters alone determine the undo, whatever was there before.
     fn undo_is_fixed(&self) -> bool {
         false

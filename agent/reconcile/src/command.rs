@@ -1,6 +1,6 @@
 //! The commands of a book run, and the observations that answer them.
 
-use std::{collections::BTreeSet, rc::Rc};
+use std::{collections::BTreeSet, sync::Arc};
 
 use serde_json::Value;
 use towpath_coordination::Gate;
@@ -42,8 +42,8 @@ pub enum Call {
     Enter(u32),
     /// The completion of a segment. It also releases the slot.
     Done(u32),
-    /// A failure in a segment.
-    Failed(u32),
+    /// A failure in a segment, with the messages of the failed tasks, which other nodes show.
+    Failed(u32, String),
     /// The release of the slot of a segment.
     Leave(u32),
     /// The release of the recorded slot, which an earlier revision or an earlier segment took.
@@ -119,6 +119,15 @@ pub struct ElectedResult {
     pub message: Option<String>,
 }
 
+/// The state of a run after its tasks, before it removes anything.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Interim {
+    /// The managed items. `None` if not all of them are known.
+    pub managed: Option<BTreeSet<Managed>>,
+    /// The worst outcome so far.
+    pub worst: Outcome,
+}
+
 /// The findings of a book run: its inventory, and the items that were in sync when first seen.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Findings {
@@ -134,7 +143,7 @@ pub enum Command {
     /// Render the loop of a task.
     Items(TaskRef),
     /// Render the condition and the parameters of a task.
-    Render(Rc<Instance>),
+    Render(Arc<Instance>),
     /// Compare the state of the node with a rendered task.
     Check(InstanceId),
     /// Admit changes: ask the gates, and take a slot.
@@ -156,8 +165,8 @@ pub enum Command {
     Register(String, Value),
     /// List the pending handlers, in the order of the book.
     ListHandlers,
-    /// List the recorded items. The answer comes after all books have reported the items that they manage.
-    ListInventory(Option<BTreeSet<Managed>>),
+    /// List the recorded items. The answer comes after all books have run their tasks.
+    ListInventory(Interim),
     /// Remove items, in this order, and forget others.
     Remove(Removal),
     /// Record the findings of the run.

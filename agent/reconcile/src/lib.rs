@@ -11,5 +11,5 @@ pub mod record;
 pub mod run;
 
 pub use command::{Command, CommandId, Next, Observation};
-pub use outcome::{BookReport, Outcome, TaskReport};
+pub use outcome::{BookReport, Origin, Outcome, TaskReport};
 pub use run::{BookInputs, BookRun};

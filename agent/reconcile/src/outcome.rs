@@ -36,6 +36,22 @@ impl Outcome {
     }
 }
 
+/// The origin of a report.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum Origin {
+    /// A task of a book.
+    #[default]
+    Task,
+    /// A task of a book that has drifted. If it has changed nothing, its drift is left.
+    Drift,
+    /// A handler.
+    Handler,
+    /// The removal of an item that is no longer in git.
+    Removal,
+    /// A task of a book that the pass did not reach.
+    NotRun,
+}
+
 /// The report of a task, or of one item of its loop.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct TaskReport {
@@ -51,8 +67,8 @@ pub struct TaskReport {
     pub action: &'static str,
     /// The change, as a readable diff.
     pub diff: Option<String>,
-    /// True if the change corrects drift.
-    pub drift: bool,
+    /// The origin.
+    pub origin: Origin,
     /// The rendered task that the report belongs to. `None` for handlers and for tasks that were not rendered.
     pub instance: Option<InstanceId>,
 }
@@ -68,7 +84,7 @@ impl TaskReport {
             message: None,
             action,
             diff: None,
-            drift: false,
+            origin: Origin::Task,
             instance: None,
         }
     }
@@ -80,14 +96,25 @@ impl TaskReport {
         self
     }
 
+    /// Sets the origin.
+    #[must_use]
+    pub fn with_origin(self, origin: Origin) -> Self {
+        Self { origin, ..self }
+    }
+
     /// Returns the registered result, with the fields of the module.
     pub fn result(&self, fields: impl IntoIterator<Item = (String, Value)>) -> Value {
-        let mut result = json!({ "changed": self.outcome == Outcome::Changed, "outcome": self.outcome.as_str() });
-        if let Some(map) = result.as_object_mut() {
-            map.extend(fields);
-        }
-        result
+        result_of(self.outcome, fields)
     }
+}
+
+/// Returns the registered result of a task with an outcome, with the fields of the module.
+pub fn result_of(outcome: Outcome, fields: impl IntoIterator<Item = (String, Value)>) -> Value {
+    let mut result = json!({ "changed": outcome == Outcome::Changed, "outcome": outcome.as_str() });
+    if let Some(map) = result.as_object_mut() {
+        map.extend(fields);
+    }
+    result
 }
 
 /// The report of a book run.

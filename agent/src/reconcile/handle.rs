@@ -1,7 +1,7 @@
 //! The query API of a running node: its status, plans, and views of its revision.
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError},
 };
 
@@ -16,7 +16,7 @@ use towpath_host::{
 use towpath_proto::v1alpha as pb;
 use towpath_render::{
     objects::Key,
-    rendering::{Inputs, Rendered, Renderer},
+    rendering::{Inputs, Rendered, Renderer, pending_tasks},
     view::{NodeView, Winner},
 };
 use towpath_state::{OtherNodes, RunRecord};
@@ -24,7 +24,8 @@ use towpath_state::{OtherNodes, RunRecord};
 use super::{
     advance::object_id,
     conditions::State,
-    pass::{self, ComputedCache, Machine, Outcome, Pass},
+    execute::DryRun,
+    pass::{self, Machine, Outcome, Pass},
     revision::Revision,
 };
 use crate::{config::WrittenReconcile, events::Events};
@@ -267,13 +268,15 @@ impl Handle {
     /// None so far. The result leaves room for plans that need answers from peers.
     pub fn plan_of(&self, revision: &Revision) -> Result<pb::PlanReply, NoAnswer> {
         let cancel = Cancel::default();
-        let mut pass = Pass {
+        // A plan runs no task, so the values that need one are not known.
+        let unknown = pending_tasks(&revision.set, &revision.view).into_iter();
+        let unknown = unknown.map(|pending| (pending.namespace, pending.computed.name)).collect();
+        let pass = Pass {
             machine: &self.shared.machine,
             set: &revision.set,
             view: &revision.view,
-            inputs: self.inputs(revision),
+            inputs: Inputs { unknown, ..self.inputs(revision) },
             generation: revision.generation,
-            plan: true,
             fresh: true,
             drift: revision.reconcile(self.shared.reconcile).drift,
             suspended: Vec::new(),
@@ -283,7 +286,7 @@ impl Handle {
             stops: &|| false,
             make_way: &|| false,
         };
-        let outcome = pass::run(&mut pass, &mut ComputedCache::default());
+        let outcome = pass::books::run::<DryRun<'_>>(&pass, &pass.claims(), &[]);
         let mut tasks = Vec::new();
         for book in outcome.books {
             let id = format!("{}/{}", book.namespace, book.name);
@@ -331,7 +334,7 @@ impl Handle {
         let facts = self.facts();
         let nodes =
             pass::known_nodes(&revision.set, &revision.view, &facts, &revision.shared_facts(), &self.others(revision));
-        Inputs { facts, nodes: Arc::new(nodes), computed: BTreeMap::new(), event: None }
+        Inputs { facts, nodes: Arc::new(nodes), computed: BTreeMap::new(), unknown: BTreeSet::new(), event: None }
     }
 
     /// Checks that a node exists: it is this one, or git names it.

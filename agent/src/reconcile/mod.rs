@@ -4,6 +4,7 @@
 mod adoption;
 mod advance;
 pub mod conditions;
+mod execute;
 mod facts;
 mod fellows;
 mod follow;

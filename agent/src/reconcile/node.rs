@@ -27,6 +27,7 @@ use super::{
     Handle, Queue,
     adoption::NotFollowed,
     conditions::{self, Input, State, Trouble},
+    execute::Executor,
     facts::PassFacts,
     pass::{self, BookStatuses, ComputedCache, Coordination, Machine, Outcome, Pass, PassOutcome, Watched},
     poller::{Polled, Poller, jittered},
@@ -360,13 +361,18 @@ impl Node {
         let nodes = pass::known_nodes(&revision.set, &revision.view, &facts, &revision.shared_facts(), &others);
         let (queue, ending) = (self.queue.clone(), self.queue.clone());
         let cancel = self.cancel.clone();
-        let mut pass = Pass {
+        let pass = Pass {
             machine: &self.machine,
             set: &revision.set,
             view: &revision.view,
-            inputs: Inputs { facts, nodes: Arc::new(nodes), computed: BTreeMap::new(), event: None },
+            inputs: Inputs {
+                facts,
+                nodes: Arc::new(nodes),
+                computed: BTreeMap::new(),
+                unknown: BTreeSet::new(),
+                event: None,
+            },
             generation: revision.generation,
-            plan: false,
             fresh,
             drift: revision.reconcile(self.settings.reconcile).drift,
             suspended: revision.suspended(),
@@ -376,7 +382,9 @@ impl Node {
             stops: &move || ending.stops(),
             make_way: &move || queue.wants_way(),
         };
-        pass::run(&mut pass, &mut self.computed)
+        let (inputs, failures) = pass::computed::evaluate(&pass, &mut self.computed);
+        let pass = Pass { inputs, ..pass };
+        pass::books::run::<Executor<'_>>(&pass, &pass.claims(), &failures)
     }
 
     fn remember_versions(&self, outcome: &mut PassOutcome) {

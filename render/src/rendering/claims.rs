@@ -27,7 +27,16 @@ pub struct Claims {
     /// The items of several tasks that were found in advance, with the tasks.
     doubled: BTreeMap<Name, BTreeSet<String>>,
     /// The items of the tasks so far, each with its first task.
-    taken: Mutex<BTreeMap<Name, String>>,
+    taken: Mutex<BTreeMap<Name, Owner>>,
+}
+
+/// A task that manages an item. An item of a loop counts as a task of its own.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Owner {
+    /// The book and the task.
+    pub task: String,
+    /// The position of the item in its loop.
+    pub item: Option<usize>,
 }
 
 impl Claims {
@@ -69,19 +78,19 @@ impl Claims {
         Self { doubled, taken: Mutex::default() }
     }
 
-    /// Records that a task claims an item. Returns the other task that claims it.
-    pub fn take(&self, module: &str, identity: &str, owner: &str, keeps_state: bool) -> Option<String> {
+    /// Records that a task claims an item. Returns the other task that claims it. The same task may claim it again.
+    pub fn take(&self, module: &str, identity: &str, owner: &Owner, keeps_state: bool) -> Option<String> {
         let name = (module.to_owned(), identity.to_owned());
         if let Some(owners) = self.doubled.get(&name).filter(|_| keeps_state) {
-            let other = owners.iter().find(|other| *other != owner);
-            // The items of one loop have one owner.
-            return Some(other.map_or_else(|| owner.to_owned(), Clone::clone));
+            let other = owners.iter().find(|other| **other != owner.task);
+            // The items of one loop have one task.
+            return Some(other.map_or_else(|| owner.task.clone(), Clone::clone));
         }
         let mut taken = self.taken.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(other) = taken.get(&name).filter(|_| keeps_state) {
-            return Some(other.clone());
+        if let Some(other) = taken.get(&name).filter(|other| keeps_state && *other != owner) {
+            return Some(other.task.clone());
         }
-        taken.insert(name, owner.to_owned());
+        taken.insert(name, owner.clone());
         None
     }
 }
@@ -166,6 +175,10 @@ mod tests {
         tree::MemoryTree,
     };
 
+    fn owner(task: &str) -> Owner {
+        Owner { task: task.to_owned(), item: None }
+    }
+
     /// Returns the doubled items of two books, each with its tasks in YAML.
     fn doubled(first: &str, second: &str) -> Vec<String> {
         let mut text = String::from(
@@ -184,8 +197,7 @@ mod tests {
         let loaded = load(&[source], &BTreeMap::new());
         assert!(loaded.errors.is_empty(), "{:?}", loaded.errors);
         let view = NodeView::new(&loaded.set, "a");
-        let inputs =
-            Inputs { facts: json!({"hostname": "a"}), nodes: Arc::default(), computed: BTreeMap::new(), event: None };
+        let inputs = Inputs { facts: json!({"hostname": "a"}), nodes: Arc::default(), computed: BTreeMap::new(), unknown: BTreeSet::new(), event: None };
         // A service that is restarted keeps no state.
         let kept = |module: &str, params: &Value| match (module, params["state"].as_str(), params["names"].as_array()) {
             ("service", Some("restarted"), _) => Vec::new(),
@@ -248,8 +260,11 @@ mod tests {
                       name: u, file: {path: \"/{{ steps.r.stdout }}\", content: x}";
         assert_eq!(doubled(first, second), Vec::<String>::new());
         let claims = Claims::default();
-        assert_eq!(claims.take("file", "/same", "n/b/t", true), None);
-        assert_eq!(claims.take("file", "/same", "n/c/u", true).as_deref(), Some("n/b/t"));
+        assert_eq!(claims.take("file", "/same", &owner("n/b/t"), true), None);
+        assert_eq!(claims.take("file", "/same", &owner("n/b/t"), true), None, "the same task");
+        assert_eq!(claims.take("file", "/same", &owner("n/c/u"), true).as_deref(), Some("n/b/t"));
+        let item = Owner { item: Some(1), ..owner("n/b/t") };
+        assert_eq!(claims.take("file", "/same", &item, true).as_deref(), Some("n/b/t"), "another item of the loop");
     }
 
     #[test]
@@ -257,8 +272,8 @@ mod tests {
         let owners = ["n/b/t".to_owned(), "n/c/u".to_owned()].into();
         let doubled = [(("file".to_owned(), "/same".to_owned()), owners)].into();
         let claims = Claims { doubled, taken: Mutex::default() };
-        assert_eq!(claims.take("file", "/same", "n/b/t", true).as_deref(), Some("n/c/u"));
-        assert_eq!(claims.take("file", "/same", "n/c/u", true).as_deref(), Some("n/b/t"));
-        assert_eq!(claims.take("line", "/same", "n/b/t", true), None);
+        assert_eq!(claims.take("file", "/same", &owner("n/b/t"), true).as_deref(), Some("n/c/u"));
+        assert_eq!(claims.take("file", "/same", &owner("n/c/u"), true).as_deref(), Some("n/b/t"));
+        assert_eq!(claims.take("line", "/same", &owner("n/b/t"), true), None);
     }
 }

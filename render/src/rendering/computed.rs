@@ -1,12 +1,15 @@
 //! Variables of objects as template values: static ones as written, computed ones evaluated.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+};
 
 use super::{Inputs, RenderError, at};
 use crate::{
     objects::{ComputedValue, ObjectSet},
     taint::Tainted,
-    template::{Engine, Scope, Slot, Vars, syntax::names_in_expression},
+    template::{Engine, Reads, Scope, Slot, Unknown, Vars, Want, syntax::names_in_expression},
     view::{Merged, NodeView, Winner},
 };
 
@@ -42,8 +45,10 @@ pub(super) fn evaluate(
     namespace: &str,
     common: &BTreeMap<&'static str, minijinja::Value>,
     inputs: &Inputs,
-) -> Result<BTreeMap<String, Slot>, RenderError> {
+    reads: &Arc<Reads>,
+) -> Result<Vars, RenderError> {
     let mut values = BTreeMap::new();
+    let mut unknown = Unknown { names: BTreeSet::new(), reads: Arc::clone(reads) };
     let mut open: BTreeMap<&str, &ComputedValue> = BTreeMap::new();
     for (name, candidates) in merged {
         match candidates.first().map(|first| &first.value) {
@@ -52,8 +57,11 @@ pub(super) fn evaluate(
             }
             Some(Winner::Computed(computed)) if computed.task.is_some() => {
                 // A value that is not computed yet is undefined. The task that reads it reports that.
-                if let Some(value) = inputs.computed.get(&(namespace.to_owned(), name.clone())) {
+                let key = (namespace.to_owned(), name.clone());
+                if let Some(value) = inputs.computed.get(&key) {
                     values.insert(name.clone(), Slot::new(value));
+                } else if inputs.unknown.contains(&key) {
+                    unknown.names.insert(name.clone());
                 }
             }
             Some(Winner::Computed(computed)) => {
@@ -71,20 +79,24 @@ pub(super) fn evaluate(
             let message = format!("these computed values use each other: {}", names.join(", "));
             return match place {
                 Some(place) => Err(RenderError { place, message }),
-                None => Ok(values),
+                None => Ok(Vars::over(None, values).with_unknown(unknown)),
             };
         }
         for name in ready {
             let Some(computed) = open.remove(name) else { continue };
-            let scope = Scope::new(common.clone(), std::sync::Arc::new(Vars::over(None, values.clone())));
+            let vars = Vars::over(None, values.clone()).with_unknown(unknown.clone());
+            let scope = Scope::new(common.clone(), Arc::new(vars));
             let expression = computed.expression.as_deref().unwrap_or_default();
-            let value = engine
-                .expression(expression, &scope.context())
-                .map_err(|error| at(&computed.place.key("expression"), error))?;
+            let value = engine.expression(expression, &scope.context());
+            if reads.take_wants().iter().any(|want| matches!(want, Want::Computed(_))) {
+                unknown.names.insert(name.to_owned());
+                continue;
+            }
+            let value = value.map_err(|error| at(&computed.place.key("expression"), error))?;
             values.insert(name.to_owned(), Slot::new(&value));
         }
     }
-    Ok(values)
+    Ok(Vars::over(None, values).with_unknown(unknown))
 }
 
 fn uses_any(computed: &ComputedValue, open: &BTreeMap<&str, &ComputedValue>) -> bool {

@@ -21,12 +21,12 @@ use crate::{
         task::{Book, ModuleUse, Task, Within},
     },
     taint::{Kind, Marks, Taint, Tainted, fields},
-    template::{Engine, Reads, Scope, Slot, Steps, TemplateError, Vars, Want},
+    template::{Engine, Reads, Scope, Slot, Steps, TemplateError, Want},
     tree,
     view::NodeView,
 };
 
-pub use claims::Claims;
+pub use claims::{Claims, Owner};
 pub use computed::{PendingTask, pending_tasks};
 
 /// The result of a rendering.
@@ -57,6 +57,8 @@ pub struct Inputs {
     pub nodes: Arc<Vec<Value>>,
     /// The values that tasks have computed, by namespace and name.
     pub computed: BTreeMap<(String, String), Tainted<Value>>,
+    /// The computed values that are not known, because a plan runs no task: by namespace and name.
+    pub unknown: BTreeSet<(String, String)>,
     /// The event of a triggered run. All of it is untrusted.
     pub event: Option<Value>,
 }
@@ -105,9 +107,9 @@ impl Renderer {
         common.insert("shared", shared_function(Arc::clone(&reads)));
         let merged = view.variables(set, &book.namespace);
         let engine = Engine::new(Arc::new(tree::MemoryTree::default()), "");
-        let vars = computed::evaluate(&engine, &merged, &book.namespace, &common, inputs)?;
+        let vars = computed::evaluate(&engine, &merged, &book.namespace, &common, inputs, &reads)?;
         let steps = Arc::new(Steps::default());
-        let mut scope = Scope::new(common, Arc::new(Vars::over(None, vars))).with_steps(&steps, "", &reads);
+        let mut scope = Scope::new(common, Arc::new(vars)).with_steps(&steps, "", &reads);
         if let Some(event) = &inputs.event {
             let taint = Taint::new(Kind::Untrusted, "the event");
             scope = scope.with("event", Slot::new(&Tainted::whole(event.clone(), taint)));
@@ -124,8 +126,27 @@ impl Renderer {
             result_taints: Mutex::new(elected),
         };
         let own = Within { source: book.place.source().to_owned(), ..Within::default() };
-        let scope = renderer.with_vars(&own, renderer.scope.clone(), &book.vars, &book.place.key("vars"))?;
+        let scope = renderer.book_scope(&own, &book.vars, &book.place.key("vars"))?;
         Ok(Self { scope, ..renderer })
+    }
+
+    /// Returns the scope of the book. A variable of the book is unknown if it uses an unknown value.
+    fn book_scope(
+        &self,
+        own: &Within,
+        vars: &serde_json::Map<String, Value>,
+        place: &Place,
+    ) -> Result<Scope, RenderError> {
+        let mut scope = self.scope.clone();
+        for (name, value) in vars {
+            let one = [(name.clone(), value.clone())].into_iter().collect();
+            let extended = self.with_vars(own, scope.clone(), &one, place);
+            let wants = self.reads.take_wants();
+            let is_unknown = wants.iter().any(|want| matches!(want, Want::Computed(_)));
+            scope = if is_unknown { scope.with_unknown(name, &self.reads) } else { extended? };
+            wants.into_iter().filter(|_| !is_unknown).for_each(|want| self.reads.want(want));
+        }
+        Ok(scope)
     }
 
     /// Sets the registered result of a task. It gets the taint of the task's parameters. The result of an elected task

@@ -1,4 +1,4 @@
-use std::sync::Arc;
+use std::{collections::BTreeSet, sync::Arc};
 
 use serde_json::{Value, json};
 
@@ -28,6 +28,7 @@ fn inputs() -> Inputs {
         facts: json!({"hostname": "web1", "cpus": 4}),
         nodes: Arc::new(vec![json!({"name": "web1", "labels": {"tier": "front"}})]),
         computed: BTreeMap::new(),
+        unknown: BTreeSet::new(),
         event: None,
     }
 }

@@ -11,6 +11,7 @@ mod trace;
 use minijinja::{AutoEscape, Environment, UndefinedBehavior, syntax::SyntaxConfig};
 
 pub use engine::{Engine, TemplateError};
+pub(crate) use scope::Unknown;
 pub(crate) use scope::facts_value;
 pub use scope::{Reads, Scope, Steps, Vars, Want};
 pub(crate) use tainted::Slot;

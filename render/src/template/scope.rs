@@ -23,6 +23,8 @@ pub enum Want {
     Secret(String, String),
     /// A shared value.
     Shared(String),
+    /// A computed value that needs a task, in a plan: it runs none.
+    Computed(String),
 }
 
 impl fmt::Display for Want {
@@ -31,6 +33,7 @@ impl fmt::Display for Want {
             Self::Step(name) => write!(f, "the result of {name}"),
             Self::Secret(name, key) => write!(f, "the secret {name}/{key}"),
             Self::Shared(name) => write!(f, "the shared value {name}"),
+            Self::Computed(name) => write!(f, "the computed value {name}"),
         }
     }
 }
@@ -148,18 +151,37 @@ impl Object for StepsView {
 #[derive(Debug, Default)]
 pub struct Vars {
     own: BTreeMap<String, Slot>,
+    unknown: Option<Unknown>,
     below: Option<Arc<Vars>>,
+}
+
+/// Variables whose values are not known in a plan. A read is recorded as a missing input.
+#[derive(Debug, Clone)]
+pub(crate) struct Unknown {
+    /// The names.
+    pub(crate) names: std::collections::BTreeSet<String>,
+    /// The record of missing inputs.
+    pub(crate) reads: Arc<Reads>,
 }
 
 impl Vars {
     /// Creates variables above others.
     pub(crate) fn over(below: Option<Arc<Vars>>, own: BTreeMap<String, Slot>) -> Self {
-        Self { own, below }
+        Self { own, unknown: None, below }
+    }
+
+    /// Returns the same variables, some of them without a known value.
+    pub(crate) fn with_unknown(self, unknown: Unknown) -> Self {
+        Self { unknown: Some(unknown), ..self }
     }
 
     fn find(&self, name: &str) -> Option<Value> {
         match self.own.get(name) {
             Some(slot) => Some(slot.read()),
+            None if self.unknown.as_ref().is_some_and(|unknown| unknown.names.contains(name)) => {
+                self.unknown.as_ref()?.reads.want(Want::Computed(name.to_owned()));
+                None
+            }
             None => self.below.as_ref()?.find(name),
         }
     }
@@ -207,6 +229,14 @@ impl Scope {
     pub(crate) fn with_vars(&self, own: BTreeMap<String, Slot>) -> Self {
         let vars = Arc::new(Vars::over(Some(Arc::clone(&self.vars)), own));
         Self { vars, ..self.clone() }
+    }
+
+    /// Returns this scope with a variable whose value is not known.
+    #[must_use]
+    pub(crate) fn with_unknown(&self, name: &str, reads: &Arc<Reads>) -> Self {
+        let unknown = Unknown { names: [name.to_owned()].into(), reads: Arc::clone(reads) };
+        let vars = Vars::over(Some(Arc::clone(&self.vars)), BTreeMap::new()).with_unknown(unknown);
+        Self { vars: Arc::new(vars), ..self.clone() }
     }
 
     /// Returns this scope with a further name.

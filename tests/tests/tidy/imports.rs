@@ -37,8 +37,10 @@ const ROOM_LAYERS: [(&str, u32); 10] = [
     ("cli", 6),
 ];
 
-/// Imports within one layer: these two reach files and processes through the ports of host.
-const THROUGH_HOST: [(&str, &str); 2] = [("towpath_state", "towpath_host"), ("config", "towpath_host")];
+/// Imports within one layer: two rooms reach files and processes through the ports of host, and the executors run the
+/// machine of the crate with their name.
+const WITHIN_LAYER: [(&str, &str); 3] =
+    [("towpath_state", "towpath_host"), ("config", "towpath_host"), ("reconcile", "towpath_reconcile")];
 
 /// Names that only some folders may name.
 const FENCES: [(&str, &[&str]); 19] = [
@@ -130,7 +132,7 @@ fn upward(krate: &str, path: &str, names: &[String]) -> Option<Finding> {
     let other = layer_of(&CRATE_LAYERS, names.first()?)?;
     let room = room_of(path).and_then(|room| Some((room, layer_of(&ROOM_LAYERS, room)?)));
     let (own_name, own) = room.or_else(|| Some((krate, layer_of(&CRATE_LAYERS, krate)?)))?;
-    let through_host = THROUGH_HOST.contains(&(own_name, names[0].as_str()));
+    let through_host = WITHIN_LAYER.contains(&(own_name, names[0].as_str()));
     (other >= own && !through_host).then(|| {
         let detail = format!("{own_name} is of layer {own}, {} of layer {other}", names.join("::"));
         Finding::new("layer", format!("{} {path}", names[0]), 1, detail)

@@ -26,7 +26,7 @@ fn reboot() {
     fs::set_permissions(&systemctl, fs::Permissions::from_mode(0o755)).unwrap();
     let mut again = Command::new(env::current_exe().unwrap());
     again
-        .args(["reboot::reboot", "--exact", "--nocapture"])
+        .args([thread::current().name().unwrap(), "--exact", "--nocapture"])
         .env("PATH", programs.path())
         .env(PROGRAMS, programs.path());
     let output = again.output().unwrap();

@@ -42,6 +42,10 @@ impl Resource for CommandSpec {
         check(&self.0, context)
     }
 
+    fn asks_commands(&self) -> bool {
+        self.0.asks_commands()
+    }
+
     fn apply(&self, context: &Context<'_>, _hand: &Hand) -> Result<Report, ModuleError> {
         let mut invocation = self.0.invocation(self.0.argv.clone(), context)?;
         invocation.stdin = self.0.stdin.clone().map(String::into_bytes);

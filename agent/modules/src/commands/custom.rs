@@ -62,6 +62,10 @@ impl Resource for CustomSpec {
         check(self, context)
     }
 
+    fn asks_commands(&self) -> bool {
+        true
+    }
+
     fn apply(&self, context: &Context<'_>, _hand: &Hand) -> Result<Report, ModuleError> {
         run(self, context)
     }

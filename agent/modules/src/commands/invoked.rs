@@ -58,6 +58,11 @@ impl Invoked {
         }
     }
 
+    /// Returns true if a condition is a command line.
+    pub(super) fn asks_commands(&self) -> bool {
+        self.unless.is_some() || self.only_if.is_some()
+    }
+
     /// Returns the command line, for people.
     fn display(&self) -> String {
         match (&self.script, self.argv.as_slice()) {

@@ -43,6 +43,10 @@ impl Resource for ScriptSpec {
         check(&self.0, context)
     }
 
+    fn asks_commands(&self) -> bool {
+        self.0.asks_commands()
+    }
+
     fn apply(&self, context: &Context<'_>, _hand: &Hand) -> Result<Report, ModuleError> {
         run(&self.0, context)
     }

@@ -1,6 +1,6 @@
 //! Changes that wait to be carried out together: files in one batch, direct changes in one transaction.
 
-use std::rc::Rc;
+use std::sync::Arc;
 
 use super::{
     assess::Admission,
@@ -33,7 +33,7 @@ impl ChangeSet {
 #[derive(Debug, Clone)]
 pub struct Queued {
     /// The rendered task.
-    pub instance: Rc<Instance>,
+    pub instance: Arc<Instance>,
     /// The position of its report.
     pub report: usize,
     /// The condition under which it may begin.

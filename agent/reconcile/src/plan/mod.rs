@@ -5,3 +5,4 @@ pub mod batch;
 pub mod instance;
 pub mod order;
 pub mod removal;
+pub mod unrun;

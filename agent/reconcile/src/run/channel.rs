@@ -2,7 +2,7 @@
 
 use std::{
     cell::{Cell, RefCell},
-    collections::{BTreeMap, BTreeSet},
+    collections::BTreeMap,
     future::{Future, poll_fn},
     pin::Pin,
     task::Poll,
@@ -11,12 +11,13 @@ use std::{
 use crate::{
     command::{
         Admit, Answer, Applied, Call, ChangeSet, Command, CommandId, ElectedResult, ElectionState, Executed, Finished,
-        InstanceId, Invocation, Items, NotReady, Observation, PendingHandler, Rebooted, Removal, Removed, Rendered,
+        InstanceId, Interim, Invocation, Items, NotReady, Observation, PendingHandler, Rebooted, Removal, Removed,
+        Rendered,
     },
     outcome::Outcome,
     plan::{
         assess::{Check, Checked},
-        removal::{Inventory, Managed},
+        removal::Inventory,
     },
 };
 
@@ -31,6 +32,8 @@ pub(super) struct Channel {
     commands: Cell<u64>,
     instances: Cell<u64>,
     pub(super) preempted: Cell<bool>,
+    /// True while tasks of a parallel book run side by side.
+    pub(super) side_by_side: Cell<bool>,
     /// True if a part of the run has changed something that another part waits for.
     pub(super) progress: Cell<bool>,
 }
@@ -182,8 +185,8 @@ impl Channel {
 
     /// # Errors
     /// If the inventory cannot be read.
-    pub(super) async fn inventory(&self, managed: Option<BTreeSet<Managed>>) -> Result<Option<Inventory>, String> {
-        match self.ask(Command::ListInventory(managed)).await {
+    pub(super) async fn inventory(&self, interim: Interim) -> Result<Option<Inventory>, String> {
+        match self.ask(Command::ListInventory(interim)).await {
             Observation::Inventory(inventory) => Ok(inventory),
             other => Err(failure(other)),
         }

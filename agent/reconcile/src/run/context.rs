@@ -165,8 +165,8 @@ pub(super) struct Lane {
     pub(super) queue: Queue,
     /// The reports, in the order in which the tasks ran. `None` for a change that was dropped.
     pub(super) reports: Vec<Option<TaskReport>>,
-    /// Tasks that failed or are held, and tasks that require them.
-    pub(super) unmet: BTreeSet<String>,
+    /// The tasks that the run has reached. True for tasks that failed or are held, and for tasks that require them.
+    pub(super) reached: BTreeMap<String, bool>,
     /// The managed items.
     pub(super) managed: BTreeSet<Managed>,
     /// The instances that were in sync when first seen.
@@ -187,13 +187,15 @@ pub(super) struct Lane {
 impl Lane {
     /// Returns a lane that runs beside others, and knows which tasks have failed.
     pub(super) fn beside(&self) -> Self {
-        Self { unmet: self.unmet.clone(), ..Self::default() }
+        Self { reached: self.reached.clone(), ..Self::default() }
     }
 
     /// Adds the findings of a lane that ran beside others.
     pub(super) fn merge(&mut self, other: Self) {
         self.reports.extend(other.reports);
-        self.unmet.extend(other.unmet);
+        for (task, unmet) in other.reached {
+            *self.reached.entry(task).or_default() |= unmet;
+        }
         self.managed.extend(other.managed);
         self.observed.extend(other.observed);
         self.incomplete |= other.incomplete;
@@ -240,9 +242,34 @@ impl Lane {
         self.reports.iter().flatten().any(|report| report.outcome == Outcome::Failed)
     }
 
+    /// Notes that the run has reached a task. Tasks that it does not reach are reported as not run.
+    pub(super) fn reach(&mut self, task: &Task) {
+        self.reached.entry(task.id.clone()).or_default();
+    }
+
+    /// Notes that a task failed or is held. Tasks that require it do not run.
+    pub(super) fn fail(&mut self, task: &Task) {
+        self.reached.insert(task.id.clone(), true);
+    }
+
+    /// Returns the worst outcome so far. Closed gates hold the book.
+    pub(super) fn worst(&self) -> Outcome {
+        let worst = self.reports.iter().flatten().map(|report| report.outcome).max().unwrap_or(Outcome::Unchanged);
+        let blocked = matches!(self.stop, Some(Stop::Blocked(_)));
+        if blocked { worst.max(Outcome::Held) } else { worst.max(Outcome::Unchanged) }
+    }
+
+    /// Returns the messages of the failed tasks.
+    pub(super) fn failure_message(&self) -> String {
+        let failed = self.reports.iter().flatten().filter(|report| report.outcome == Outcome::Failed);
+        let message =
+            |report: &TaskReport| format!("{}: {}", report.name, report.message.as_deref().unwrap_or_default());
+        failed.map(message).collect::<Vec<_>>().join("; ")
+    }
+
     /// Returns a required task that failed, is held, or did not run for such a reason.
     pub(super) fn unmet_by<'t>(&self, task: &'t Task) -> Option<&'t str> {
-        task.requires.iter().find(|name| self.unmet.contains(*name)).map(String::as_str)
+        task.requires.iter().find(|name| self.reached.get(*name) == Some(&true)).map(String::as_str)
     }
 
     /// Returns the registered result of a loop: all results, whether any item has changed, and the worst outcome. `None`

@@ -84,7 +84,7 @@ fn drop_report(lane: &mut Lane, change: &Queued) {
 fn refuse(run: &Run, lane: &mut Lane, change: &Queued, outcome: Outcome, message: String) {
     lane.incomplete = true;
     if let Some(task) = run.task(change.instance.task) {
-        lane.unmet.insert(task.id.clone());
+        lane.fail(task);
     }
     if let Some(report) = lane.reports.get_mut(change.report).and_then(Option::as_mut) {
         report.outcome = outcome;
@@ -121,7 +121,7 @@ pub(super) async fn end(run: &Run, lane: &mut Lane, change: &Queued, applied: Ap
     report.message = message.or_else(|| report.message.take().filter(|_| outcome != Outcome::Failed));
     let result = result.unwrap_or_else(|| report.result([]));
     if outcome == Outcome::Failed {
-        lane.unmet.insert(task.id.clone());
+        lane.fail(task);
         if !task.go_on && run.inputs.ends_at_failure {
             lane.stop(Stop::Failed);
         }

@@ -72,6 +72,11 @@ impl BookRun {
         }
     }
 
+    /// Returns whether tasks run side by side now, so that a command should not keep the others waiting.
+    pub fn is_side_by_side(&self) -> bool {
+        self.channel.side_by_side.get()
+    }
+
     /// Asks the run to end before its next task.
     pub fn preempt(&mut self) {
         self.channel.preempted.set(true);

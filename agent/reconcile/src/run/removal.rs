@@ -6,8 +6,8 @@ use super::{
     slots,
 };
 use crate::{
-    command::Removal,
-    outcome::{Outcome, TaskReport},
+    command::{Interim, Removal},
+    outcome::{Origin, Outcome, TaskReport},
     plan::removal::{Decision, decide},
 };
 
@@ -16,7 +16,8 @@ use crate::{
 pub(super) async fn remove(run: &Run, lane: &mut Lane) -> bool {
     let managed = (!lane.incomplete && !lane.stopped()).then(|| lane.managed.clone());
     let waits = run.record.borrow().removal_failed;
-    let inventory = match run.channel.inventory(managed.clone()).await {
+    let interim = Interim { managed: managed.clone(), worst: lane.worst() };
+    let inventory = match run.channel.inventory(interim).await {
         Ok(inventory) => inventory,
         Err(message) => {
             fail(lane, message);
@@ -82,6 +83,7 @@ async fn all(run: &Run, lane: &mut Lane, removal: Removal) -> bool {
         let name = format!("prune {} {}", one.item.module, one.item.identity);
         let mut report = TaskReport::new(name, one.item.module, one.outcome).with_message(one.message);
         report.action = "remove";
+        report.origin = Origin::Removal;
         lane.push(report);
     }
     if complete {

@@ -1,6 +1,6 @@
 //! The course of a book: its segments, the votes of this node, and the removals after them.
 
-use std::{ops::Range, rc::Rc};
+use std::{ops::Range, sync::Arc};
 
 use serde_json::Value;
 use towpath_coordination::Gate;
@@ -20,7 +20,7 @@ use crate::{
         Answer, Call, Command, ElectedResult, ElectionState, Findings, Instance, Items, List, Rendered, TaskRef,
     },
     outcome::{BookReport, Outcome, TaskReport},
-    plan::{assess::RunMode, instance, order::waves, removal::Managed},
+    plan::{assess::RunMode, instance, order::waves, removal::Managed, unrun::unrun},
     record::Frame,
 };
 
@@ -44,10 +44,11 @@ pub(super) async fn book(run: &Run) -> BookReport {
         lane.stop(Stop::Failed);
     }
     let managed = (!lane.incomplete && !lane.stopped()).then(|| lane.managed.clone());
+    let has_stopped = lane.stopped();
     if lane.stop != Some(Stop::Preempted) {
         removal::remove(run, &mut lane).await;
     }
-    let tasks: Vec<TaskReport> = lane.reports.into_iter().flatten().collect();
+    let mut tasks: Vec<TaskReport> = lane.reports.into_iter().flatten().collect();
     let changed = tasks.iter().any(|task| task.outcome > Outcome::Unchanged);
     let steady = !lane.unsteady && !changed && lane.stop.is_none();
     let preempted = lane.stop == Some(Stop::Preempted);
@@ -55,6 +56,10 @@ pub(super) async fn book(run: &Run) -> BookReport {
         Some(Stop::Blocked(gates)) => gates,
         _ => Vec::new(),
     };
+    if run.inputs.ends_at_failure && has_stopped {
+        let rest = unrun(run.book(), |task| lane.reached.contains_key(&task.id), &tasks, &gates);
+        tasks.extend(rest);
+    }
     BookReport { tasks, gates, preempted, managed, steady }
 }
 
@@ -99,7 +104,10 @@ async fn tasks(run: &Run, lane: &mut Lane, range: Range<usize>) {
             continue;
         }
         let parts = step.iter().map(|index| beside(run, lane.beside(), *index)).collect();
-        for other in join(parts).await {
+        run.channel.side_by_side.set(true);
+        let others = join(parts).await;
+        run.channel.side_by_side.set(false);
+        for other in others {
             lane.merge(other);
         }
     }
@@ -280,6 +288,7 @@ async fn run_elected(run: &Run, lane: &mut Lane, at: TaskRef, of: &Task) {
 
 /// Registers a result of other nodes.
 async fn adopt(run: &Run, lane: &mut Lane, at: TaskRef, of: &Task, value: Value, message: Option<String>) {
+    lane.reach(of);
     // The items of the task exist on the node that ran it. They must not count as removed here.
     let managed = managed_by(run, at, of).await;
     lane.incomplete |= managed.is_none();
@@ -305,7 +314,7 @@ async fn managed_by(run: &Run, at: TaskRef, of: &Task) -> Option<Vec<Managed>> {
     let mut all = Vec::new();
     for item in items {
         let name = instance::name(of, item.as_ref());
-        let instance = Rc::new(Instance { id: run.channel.new_instance(), task: at, item, name });
+        let instance = Arc::new(Instance { id: run.channel.new_instance(), task: at, item, name });
         match run.channel.render(Command::Render(instance)).await.ok()? {
             Rendered::Skipped(managed) => all.extend(managed?),
             Rendered::Ready(facts) => all.extend(facts.managed),

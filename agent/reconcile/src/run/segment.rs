@@ -3,7 +3,7 @@
 use super::context::{Lane, NotBegun, Run, Stop};
 use crate::{
     command::{Admit, Answer, Call, Command, Executed, Invocation, List, SlotUse, TaskRef},
-    outcome::{Outcome, TaskReport},
+    outcome::{Origin, Outcome, TaskReport},
     plan::instance,
     record::{BookRecord, Frame, Slot, SlotRef, SlotState},
 };
@@ -193,7 +193,7 @@ async fn run_pending(run: &Run, lane: &mut Lane) {
         let Executed::Ran(outcome, finished) = run.channel.execute(Invocation::Handler(handler)).await else {
             continue;
         };
-        lane.push(TaskReport::new(name, module, outcome).with_message(finished.message));
+        lane.push(TaskReport::new(name, module, outcome).with_message(finished.message).with_origin(Origin::Handler));
         if outcome == Outcome::Failed {
             // It stays pending (D18). Later handlers run in this pass, too.
             lane.stop(Stop::Failed);

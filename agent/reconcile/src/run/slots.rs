@@ -52,7 +52,7 @@ pub(super) async fn vote(run: &Run, lane: &mut Lane, at: Position) -> bool {
     let shares_slot = !at.settled || at.whole || shares_slot(run, at.number);
     let call = match (failed, at.settled) {
         // A failed correction of content holds no slot, so it does not count as a failure of the run.
-        (true, _) if lane.any_failed() && (!at.settled || admitted) => Call::Failed(at.number),
+        (true, _) if lane.any_failed() && (!at.settled || admitted) => Call::Failed(at.number, lane.failure_message()),
         (true, _) => return false,
         (false, false) => Call::Done(at.number),
         (false, true) if admitted && (at.whole || !shares_slot) => Call::Leave(at.number),
@@ -147,7 +147,7 @@ pub(super) async fn leave_removal(run: &Run, lane: &mut Lane, failed: bool) {
     if !run.segment.borrow().admitted || run.record.borrow().slot.is_none() && !failed {
         return;
     }
-    let call = if failed { Call::Failed(at.number) } else { Call::Leave(at.number) };
+    let call = if failed { Call::Failed(at.number, lane.failure_message()) } else { Call::Leave(at.number) };
     if refused(run.channel.coordinate(call).await).is_none() {
         run.segment.borrow_mut().admitted = false;
         released(run, lane, failed.then_some(at.number)).await;

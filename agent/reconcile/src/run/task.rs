@@ -1,6 +1,6 @@
 //! One task: its loop, its rendering, its check, and the change that follows.
 
-use std::rc::Rc;
+use std::sync::Arc;
 
 use serde_json::{Value, json};
 use towpath_render::{
@@ -15,7 +15,7 @@ use super::{
 };
 use crate::{
     command::{Command, Executed, Instance, Invocation, Items, List, NotReady, Rebooted, Rendered, TaskRef},
-    outcome::{Outcome, TaskReport},
+    outcome::{Origin, Outcome, TaskReport},
     plan::{
         assess::{Admission, Assessment, Cause, Check, Checked, LastRun, Preview, RunMode, assess},
         batch::{Queued, can_wait},
@@ -32,10 +32,10 @@ pub(super) async fn task(run: &Run, lane: &mut Lane, index: usize) {
         return;
     }
     if let Some(missing) = lane.unmet_by(task) {
-        let message = format!("it requires {missing:?}, which failed or is held");
+        let message = format!("it requires {missing:?}, which failed");
         lane.incomplete = true;
         let report = report(task, None, Outcome::Skipped).with_message(message);
-        lane.unmet.insert(task.id.clone());
+        lane.fail(task);
         return finish(run, lane, task, report, None).await;
     }
     if task.sync || task.flush_handlers {
@@ -50,10 +50,12 @@ pub(super) async fn task(run: &Run, lane: &mut Lane, index: usize) {
             return;
         }
         if task.module.is_none() {
+            lane.reach(task);
             lane.push(report(task, None, Outcome::Unchanged));
             return;
         }
     }
+    lane.reach(task);
     let mut items = run.channel.items(Command::Items(at)).await;
     if items.is_err() && !lane.queue.is_empty() {
         // A result that is missing may come from a change that waits.
@@ -98,13 +100,13 @@ async fn all_items(run: &Run, lane: &mut Lane, at: TaskRef, task: &Task, items: 
 /// Runs a task, or one item of its loop. Returns the position of its report. `None` if it has no result.
 async fn item(run: &Run, lane: &mut Lane, at: TaskRef, task: &Task, item: Option<Item>) -> Option<usize> {
     let name = instance::name(task, item.as_ref());
-    let instance = Rc::new(Instance { id: run.channel.new_instance(), task: at, item, name });
-    let mut rendered = run.channel.render(Command::Render(Rc::clone(&instance))).await;
+    let instance = Arc::new(Instance { id: run.channel.new_instance(), task: at, item, name });
+    let mut rendered = run.channel.render(Command::Render(Arc::clone(&instance))).await;
     if rendered.is_err() && !lane.queue.is_empty() {
         if !flush(run, lane).await {
             return None;
         }
-        rendered = run.channel.render(Command::Render(Rc::clone(&instance))).await;
+        rendered = run.channel.render(Command::Render(Arc::clone(&instance))).await;
     }
     match rendered {
         Err(why) => not_ready(run, lane, task, Some(&instance), why).await,
@@ -123,11 +125,11 @@ async fn not_ready(
     run: &Run,
     lane: &mut Lane,
     task: &Task,
-    instance: Option<&Rc<Instance>>,
+    instance: Option<&Arc<Instance>>,
     why: NotReady,
 ) -> Option<usize> {
     lane.incomplete = true;
-    let report = report(task, instance.map(Rc::as_ref), why.outcome).with_message(why.message);
+    let report = report(task, instance.map(Arc::as_ref), why.outcome).with_message(why.message);
     match why.outcome {
         Outcome::Failed => match instance {
             Some(instance) => return finish_item(run, lane, task, instance, report, None).await,
@@ -136,7 +138,7 @@ async fn not_ready(
         outcome => {
             lane.push(report);
             if outcome == Outcome::Held {
-                lane.unmet.insert(task.id.clone());
+                lane.fail(task);
             }
             if outcome == Outcome::Held && !task.go_on && run.inputs.ends_at_failure {
                 lane.stop(Stop::Held);
@@ -146,7 +148,7 @@ async fn not_ready(
     None
 }
 
-async fn ready(run: &Run, lane: &mut Lane, task: &Task, instance: Rc<Instance>, facts: Facts) -> Option<usize> {
+async fn ready(run: &Run, lane: &mut Lane, task: &Task, instance: Arc<Instance>, facts: Facts) -> Option<usize> {
     lane.managed.extend(facts.managed.iter().cloned());
     // A transaction ends at a task that cannot join it.
     if !lane.queue.accepts(facts.batch.as_ref()) && !flush(run, lane).await {
@@ -163,7 +165,7 @@ async fn ready(run: &Run, lane: &mut Lane, task: &Task, instance: Rc<Instance>, 
 }
 
 /// Runs a probe, if probes run in this segment, or if its result is registered.
-async fn probe(run: &Run, lane: &mut Lane, task: &Task, instance: &Rc<Instance>) -> Option<usize> {
+async fn probe(run: &Run, lane: &mut Lane, task: &Task, instance: &Arc<Instance>) -> Option<usize> {
     // A registered probe runs in every pass.
     lane.unsteady |= task.register.is_some();
     if !run.segment.borrow().probes && task.register.is_none() {
@@ -177,7 +179,10 @@ async fn probe(run: &Run, lane: &mut Lane, task: &Task, instance: &Rc<Instance>)
     let (outcome, finished) = match run.channel.execute(Invocation::Probe(instance.id)).await {
         Executed::Ran(Outcome::Changed, finished) => (Outcome::Unchanged, finished),
         Executed::Ran(outcome, finished) => (outcome, finished),
-        Executed::Planned => (Outcome::Unknown, crate::command::Finished::default()),
+        Executed::Planned => {
+            let message = Some("it runs once the changes before it are applied".to_owned());
+            (Outcome::Unknown, crate::command::Finished { message, result: None })
+        }
     };
     let report = report(task, Some(instance), outcome).with_message(finished.message);
     if outcome == Outcome::Unknown {
@@ -198,7 +203,7 @@ fn as_unchanged(mut result: Value, outcome: Outcome) -> Value {
 }
 
 /// Runs an action if its definition is new, or if its conditions require it.
-async fn action(run: &Run, lane: &mut Lane, task: &Task, instance: &Rc<Instance>, facts: &Facts) -> Option<usize> {
+async fn action(run: &Run, lane: &mut Lane, task: &Task, instance: &Arc<Instance>, facts: &Facts) -> Option<usize> {
     lane.unsteady |= facts.kind != ModuleKind::Action;
     // Files that the action depends on may wait in the batch.
     if !flush(run, lane).await {
@@ -231,7 +236,9 @@ async fn action(run: &Run, lane: &mut Lane, task: &Task, instance: &Rc<Instance>
             run_action(run, lane, task, instance, report, &last).await
         }
         left => {
-            report.drift = matches!(left, Assessment::Left(_));
+            if matches!(left, Assessment::Left(_)) {
+                report.origin = Origin::Drift;
+            }
             report.message = (last.same_definition && last.interrupted > 0).then(|| interrupted(last.interrupted));
             if left == Assessment::Left(true) {
                 report.message = Some(DRIFT_IS_LEFT.to_owned());
@@ -250,7 +257,7 @@ async fn run_action(
     run: &Run,
     lane: &mut Lane,
     task: &Task,
-    instance: &Rc<Instance>,
+    instance: &Arc<Instance>,
     planned: TaskReport,
     last: &LastRun,
 ) -> Option<usize> {
@@ -276,7 +283,7 @@ fn interrupted(times: u32) -> String {
 }
 
 /// Checks a state, and queues or makes the change.
-async fn state(run: &Run, lane: &mut Lane, task: &Task, instance: Rc<Instance>, facts: &Facts) -> Option<usize> {
+async fn state(run: &Run, lane: &mut Lane, task: &Task, instance: Arc<Instance>, facts: &Facts) -> Option<usize> {
     // The check of a direct change may depend on files that wait.
     let depends = facts.applies_directly || facts.path.as_ref().is_some_and(|path| lane.queue.affects(path));
     if depends && !flush::files(run, lane).await {
@@ -299,7 +306,7 @@ async fn state(run: &Run, lane: &mut Lane, task: &Task, instance: Rc<Instance>, 
         (Assessment::Left(reported), check) => {
             lane.unsteady = true;
             report.diff = if let Check::Differs(preview) = check { Some(preview.diff) } else { None };
-            report.drift = true;
+            report.origin = Origin::Drift;
             report.message = reported.then(|| DRIFT_IS_LEFT.to_owned());
             finish_item(run, lane, task, &instance, report, None).await
         }
@@ -361,8 +368,8 @@ pub(super) async fn queue_content(run: &Run, lane: &mut Lane, index: usize) {
     };
     for item in items {
         let name = instance::name(task, item.as_ref());
-        let instance = Rc::new(Instance { id: run.channel.new_instance(), task: at, item, name });
-        let rendered = run.channel.render(Command::Render(Rc::clone(&instance))).await;
+        let instance = Arc::new(Instance { id: run.channel.new_instance(), task: at, item, name });
+        let rendered = run.channel.render(Command::Render(Arc::clone(&instance))).await;
         let Ok(Rendered::Ready(facts)) = rendered else { continue };
         if facts.kind != ModuleKind::State || facts.applies_directly {
             continue;
@@ -372,6 +379,7 @@ pub(super) async fn queue_content(run: &Run, lane: &mut Lane, index: usize) {
             (assessed(run, task, &facts, &checked), checked.check)
             && !lane.queue.depends_on_held(&preview.writes)
         {
+            lane.reach(task);
             let report = lane.push(change_report(task, &instance, cause, &preview));
             let admission = Admission::Free;
             lane.queue.push_files(Queued { instance, report, admission, writes: preview.writes, batch: None });
@@ -384,7 +392,9 @@ fn change_report(task: &Task, instance: &Instance, cause: Cause, preview: &Previ
     let mut report = report(task, Some(instance), Outcome::Changed);
     report.action = preview.action;
     report.diff = Some(preview.diff.clone());
-    report.drift = cause == Cause::Drift;
+    if cause == Cause::Drift {
+        report.origin = Origin::Drift;
+    }
     report.message = match cause {
         Cause::Commit => None,
         Cause::Input => Some("an input has changed: facts, variables or other nodes".to_owned()),
@@ -394,7 +404,7 @@ fn change_report(task: &Task, instance: &Instance, cause: Cause, preview: &Previ
 }
 
 /// Reboots the node if that is due, or continues after the reboot.
-async fn reboot(run: &Run, lane: &mut Lane, task: &Task, instance: &Rc<Instance>) -> Option<usize> {
+async fn reboot(run: &Run, lane: &mut Lane, task: &Task, instance: &Arc<Instance>) -> Option<usize> {
     if !flush(run, lane).await {
         return None;
     }
@@ -489,7 +499,7 @@ fn conclude(run: &Run, lane: &mut Lane, task: &Task, report: TaskReport) -> usiz
     let outcome = report.outcome;
     let position = lane.push(report);
     if outcome >= Outcome::Held {
-        lane.unmet.insert(task.id.clone());
+        lane.fail(task);
     }
     if outcome == Outcome::Failed && !task.go_on && run.inputs.ends_at_failure {
         lane.stop(Stop::Failed);
@@ -532,13 +542,13 @@ async fn items_unchanged(run: &Run, task: &Task, at: TaskRef, items: Vec<Item>) 
 /// Returns the outcome and the result of a task or item that changes nothing. `None` if it would change something.
 async fn item_unchanged(run: &Run, task: &Task, at: TaskRef, item: Option<Item>) -> Option<(Outcome, Value)> {
     let name = instance::name(task, item.as_ref());
-    let instance = Rc::new(Instance { id: run.channel.new_instance(), task: at, item, name });
+    let instance = Arc::new(Instance { id: run.channel.new_instance(), task: at, item, name });
     let default = |outcome| report(task, Some(&instance), outcome);
     let unchanged = |fields: Option<&Value>| {
         let fields = fields.and_then(Value::as_object).cloned().unwrap_or_default();
         Some((Outcome::Unchanged, default(Outcome::Unchanged).result(fields)))
     };
-    let facts = match run.channel.render(Command::Render(Rc::clone(&instance))).await.ok()? {
+    let facts = match run.channel.render(Command::Render(Arc::clone(&instance))).await.ok()? {
         Rendered::Skipped(_) => return Some((Outcome::Skipped, default(Outcome::Skipped).result([]))),
         Rendered::Ready(facts) => facts,
     };

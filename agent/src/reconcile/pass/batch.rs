@@ -1,6 +1,6 @@
 //! Batches of adjacent file tasks. Intents and notifications reach the journal before the files are written.
 
-use std::{collections::BTreeSet, path::PathBuf, sync::Arc};
+use std::{collections::BTreeSet, path::PathBuf};
 
 use towpath_coordination::Permit;
 use towpath_host::{Look, files::Access, walk::RefusedLink};
@@ -10,21 +10,21 @@ use towpath_state::{AppliedItem, Changes, Intent, Journal, JournalError, Managed
 use super::Machine;
 
 /// The change of one task that waits for its batch.
-pub(super) struct Waiting {
+pub(in crate::reconcile) struct Waiting {
     /// The position of the task in the outcomes of the book.
-    pub(super) position: usize,
+    pub(in crate::reconcile) position: usize,
     /// The steps of the change.
-    pub(super) steps: Vec<Step>,
+    pub(in crate::reconcile) steps: Vec<Step>,
     /// The key of the item.
-    pub(super) key: Managed,
+    pub(in crate::reconcile) key: Managed,
     /// The record of the applied item.
-    pub(super) applied: AppliedItem,
+    pub(in crate::reconcile) applied: AppliedItem,
     /// The records of the notified handlers.
-    pub(super) handlers: Changes,
+    pub(in crate::reconcile) handlers: Changes,
 }
 
 /// Carries out a batch. Returns the result of each task.
-pub(super) fn carry_out(
+pub(in crate::reconcile) fn carry_out(
     machine: &Machine,
     journal: &Journal,
     book: &str,
@@ -119,7 +119,7 @@ fn mark_unchecked(
 }
 
 /// Validates the files that a crash left unchecked. Invalid files are restored.
-pub(super) fn check_unchecked(machine: &Machine, journal: &Journal) -> Result<(), JournalError> {
+pub(in crate::reconcile) fn check_unchecked(machine: &Machine, journal: &Journal) -> Result<(), JournalError> {
     let cancel = towpath_host::process::Cancel::default();
     for (path, record) in journal.all::<Unchecked>()? {
         if let Err(error) = apply::validated(&record.validate, &cancel) {
@@ -164,19 +164,9 @@ fn real_path(machine: &Machine, step: &Step) -> Result<(String, Look), ModuleErr
 }
 
 /// Returns the path on the host that a step changes. `None` if it cannot be resolved.
-pub(super) fn changed_path(machine: &Machine, step: &Step) -> Option<PathBuf> {
+pub(in crate::reconcile) fn changed_path(machine: &Machine, step: &Step) -> Option<PathBuf> {
     let (path, _) = real_path(machine, step).ok()?;
     Some(machine.look.real_path(&path))
-}
-
-/// The paths with a saved original in the journal.
-#[derive(Debug)]
-pub(super) struct Originals(pub(super) Arc<Journal>);
-
-impl towpath_modules::Origins for Originals {
-    fn has_made(&self, path: &str) -> bool {
-        matches!(self.0.get_readable::<Original>(&path.to_owned()), Ok(Some(_)))
-    }
 }
 
 fn original(look: &Look, journal: &Journal, path: &str) -> Result<Original, ModuleError> {
@@ -203,7 +193,7 @@ fn original(look: &Look, journal: &Journal, path: &str) -> Result<Original, Modu
 }
 
 /// Returns the error for a failed journal commit. Nothing is changed without an intent in the journal.
-pub(super) fn journal_failed(error: &JournalError) -> ModuleError {
+pub(in crate::reconcile) fn journal_failed(error: &JournalError) -> ModuleError {
     let disk = match error {
         JournalError::DiskFull { .. } => Some(towpath_modules::Disk::Full),
         JournalError::ReadOnly { .. } => Some(towpath_modules::Disk::ReadOnly),

@@ -6,7 +6,7 @@ use serde_json::Value;
 use towpath_modules::resolve;
 use towpath_render::{
     objects::task::{Book, Rollout},
-    rendering::{PendingTask, Rendered, Renderer, pending_tasks},
+    rendering::{Inputs, PendingTask, Rendered, Renderer, pending_tasks},
     taint::Tainted,
 };
 
@@ -18,9 +18,9 @@ pub struct ComputedCache {
     values: BTreeMap<(String, String), (Tainted<Value>, Instant)>,
 }
 
-/// Computes missing and outdated values. Returns the failures.
-pub(super) fn evaluate(pass: &mut Pass<'_>, cache: &mut ComputedCache) -> Vec<String> {
-    let mut failures = Vec::new();
+/// Returns the inputs with the computed values, and the failures. Computes values that are missing or outdated.
+pub(in crate::reconcile) fn evaluate(pass: &Pass<'_>, cache: &mut ComputedCache) -> (Inputs, Vec<String>) {
+    let (mut inputs, mut failures) = (pass.inputs.clone(), Vec::new());
     for pending in pending_tasks(pass.set, pass.view) {
         let key = (pending.namespace.clone(), pending.computed.name.clone());
         let now = pass.machine.clock.monotonic();
@@ -31,18 +31,18 @@ pub(super) fn evaluate(pass: &mut Pass<'_>, cache: &mut ComputedCache) -> Vec<St
             .map(|(value, _)| value.clone());
         let value = match fresh {
             Some(value) => Ok(value),
-            None => compute(pass, &pending).inspect(|value| {
+            None => compute(pass, &inputs, &pending).inspect(|value| {
                 cache.values.insert(key.clone(), (value.clone(), now));
             }),
         };
         match value {
             Ok(value) => {
-                pass.inputs.computed.insert(key, value);
+                inputs.computed.insert(key, value);
             }
             Err(why) => {
                 // The last good value is used until the next success.
                 if let Some((value, _)) = cache.values.get(&key) {
-                    pass.inputs.computed.insert(key, value.clone());
+                    inputs.computed.insert(key, value.clone());
                 }
                 failures.push(format!(
                     "{}: the value of {} can't be computed: {why}",
@@ -55,10 +55,10 @@ pub(super) fn evaluate(pass: &mut Pass<'_>, cache: &mut ComputedCache) -> Vec<St
     for failure in &failures {
         tracing::warn!("{failure}");
     }
-    failures
+    (inputs, failures)
 }
 
-fn compute(pass: &Pass<'_>, pending: &PendingTask) -> Result<Tainted<Value>, String> {
+fn compute(pass: &Pass<'_>, inputs: &Inputs, pending: &PendingTask) -> Result<Tainted<Value>, String> {
     let task = pending.computed.task.as_deref().ok_or("it has no task")?;
     let book = Arc::new(Book {
         namespace: pending.namespace.clone(),
@@ -75,7 +75,7 @@ fn compute(pass: &Pass<'_>, pending: &PendingTask) -> Result<Tainted<Value>, Str
         suspend: None,
         place: pending.computed.place.clone(),
     });
-    let renderer = Renderer::new(pass.set, pass.view, &book, &pass.inputs).map_err(|error| error.to_string())?;
+    let renderer = Renderer::new(pass.set, pass.view, &book, inputs).map_err(|error| error.to_string())?;
     let params = match renderer.params(task, None).map_err(|error| error.to_string())? {
         Rendered::Ready(params) => params,
         Rendered::Wants(_) => return Err("it uses what is not known".into()),

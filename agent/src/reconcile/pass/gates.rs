@@ -7,7 +7,7 @@ use super::Pass;
 
 /// Returns the gates of the books that must first be completed on all nodes, and are not (P87).
 fn runs_to_wait_for(pass: &Pass<'_>, book: &Book) -> Vec<Gate> {
-    let Some(with) = pass.coordination.filter(|_| !pass.plan) else { return Vec::new() };
+    let Some(with) = pass.coordination else { return Vec::new() };
     let mut closed = Vec::new();
     for dependency in book.depends_on.iter().filter(|dependency| dependency.fleet) {
         let id = format!("{}/{}", book.namespace, dependency.book);
@@ -29,7 +29,7 @@ fn runs_to_wait_for(pass: &Pass<'_>, book: &Book) -> Vec<Gate> {
 }
 
 /// Returns the gates that must be open before a book begins.
-pub(super) fn of(pass: &Pass<'_>, book: &Book, dependencies: Vec<String>) -> Gates {
+pub(in crate::reconcile) fn of(pass: &Pass<'_>, book: &Book, dependencies: Vec<String>) -> Gates {
     let now = pass.machine.clock.wall() / 1000;
     let suspended = book.suspend.iter().chain(&pass.suspended).map(|suspend| {
         let until = suspend.until.clone().unwrap_or_default();

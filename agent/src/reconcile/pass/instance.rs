@@ -16,7 +16,7 @@ use towpath_state::Managed;
 use super::Machine;
 
 /// The result of the preparation of a task.
-pub(super) enum Prepared {
+pub(in crate::reconcile) enum Prepared {
     /// The condition does not hold. Contains the items that the task would manage. `None` if they are not known.
     Skipped(Option<Vec<Managed>>),
     /// Inputs are missing.
@@ -28,24 +28,25 @@ pub(super) enum Prepared {
 }
 
 /// A task that is ready.
-pub(super) struct Ready {
-    pub(super) options: Arc<dyn Resource>,
-    pub(super) params: Value,
+#[derive(Debug)]
+pub(in crate::reconcile) struct Ready {
+    pub(in crate::reconcile) options: Arc<dyn Resource>,
+    pub(in crate::reconcile) params: Value,
     /// Keyed digest of the parameters and the source.
-    pub(super) definition: String,
+    pub(in crate::reconcile) definition: String,
     /// The identity of the managed item.
-    pub(super) identity: Option<String>,
+    pub(in crate::reconcile) identity: Option<String>,
 }
 
 impl Ready {
     /// Returns the key of the item's record.
-    pub(super) fn managed(&self) -> Managed {
+    pub(in crate::reconcile) fn managed(&self) -> Managed {
         Managed { module: self.options.name().to_owned(), identity: self.identity.clone().unwrap_or_default() }
     }
 }
 
 /// Returns the name of a task with its item.
-pub(super) fn name(task: &Task, item: Option<&Item>) -> String {
+pub(in crate::reconcile) fn name(task: &Task, item: Option<&Item>) -> String {
     match item {
         None => task.id.clone(),
         Some(item) => {
@@ -65,7 +66,12 @@ pub(super) fn name(task: &Task, item: Option<&Item>) -> String {
     }
 }
 
-pub(super) fn prepare(machine: &Machine, renderer: &Renderer, task: &Task, item: Option<&Item>) -> Prepared {
+pub(in crate::reconcile) fn prepare(
+    machine: &Machine,
+    renderer: &Renderer,
+    task: &Task,
+    item: Option<&Item>,
+) -> Prepared {
     match renderer.condition(task, item) {
         Ok(Rendered::Ready(true)) => {}
         Ok(Rendered::Ready(false)) => return Prepared::Skipped(skipped(machine, renderer, task, item)),
@@ -98,7 +104,7 @@ pub(super) fn prepare(machine: &Machine, renderer: &Renderer, task: &Task, item:
 }
 
 /// Returns the items that a skipped task would manage, as they must not be pruned. `None` if they are not known.
-pub(super) fn skipped(
+pub(in crate::reconcile) fn skipped(
     machine: &Machine,
     renderer: &Renderer,
     task: &Task,
@@ -115,7 +121,7 @@ pub(super) fn skipped(
 }
 
 /// Returns the items that a task manages. A directory tree contributes every file.
-pub(super) fn managed(options: &dyn Resource, identity: &str, context: &Context<'_>) -> Vec<Managed> {
+pub(in crate::reconcile) fn managed(options: &dyn Resource, identity: &str, context: &Context<'_>) -> Vec<Managed> {
     let name = options.name().to_owned();
     if !options.parts().is_empty() {
         let part = |identity: &String| Managed { module: name.clone(), identity: identity.clone() };
@@ -152,7 +158,7 @@ fn shown(error: &RenderError) -> String {
 }
 
 /// Returns the context of a module call.
-pub(super) fn context<'a>(
+pub(in crate::reconcile) fn context<'a>(
     machine: &'a Machine,
     renderer: &Renderer,
     task: &'a Task,
@@ -167,4 +173,11 @@ pub(super) fn context<'a>(
         cancel,
         cache: &machine.memory,
     }
+}
+
+/// Returns a suffix that distinguishes loop items with the same name.
+pub(in crate::reconcile) fn item_mark(item: Option<&Item>) -> String {
+    use sha2::Digest as _;
+    let Some(item) = item else { return String::new() };
+    format!("#{}", &hex::encode(sha2::Sha256::digest(item.value.to_string()))[..16])
 }

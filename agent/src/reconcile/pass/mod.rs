@@ -1,23 +1,13 @@
 //! One pass over the TaskBooks of a node: differences are found and, with a permit, corrected.
 
-mod actions;
-mod batch;
-mod book;
-mod computed;
-mod coordinated;
-mod effects;
-mod elected;
-mod framed;
+pub(in crate::reconcile) mod batch;
+pub(in crate::reconcile) mod books;
+pub(in crate::reconcile) mod computed;
+pub(in crate::reconcile) mod coordinated;
 mod gates;
-mod instance;
+pub(in crate::reconcile) mod instance;
 mod outcome;
-mod parallel;
-mod prune;
-mod reboots;
 mod recovery;
-mod segment;
-mod states;
-mod together;
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -27,7 +17,7 @@ use std::{
 };
 
 use serde_json::{Value, json};
-use towpath_coordination::Windows;
+use towpath_coordination::{Windows, accept::RevisionManifest, fleet::Fleet};
 use towpath_host::{
     Clock, Hand, Look,
     files::written::{Seen, WrittenFiles},
@@ -45,13 +35,14 @@ use towpath_render::{
     view::NodeView,
 };
 use towpath_state::{
-    AppliedItem, BookId, BookRecord, Intent, Inventory, Journal, JournalError, KeyOf, Kind, Managed, Record, TaskId,
+    AppliedItem, BookId, BookRecord, Journal, JournalError, KeyOf, Kind, Managed, Original, Record, TaskId,
 };
 
 pub use computed::ComputedCache;
-pub use coordinated::{Coordination, holds_slots, store_position};
-pub use outcome::{BookOutcome, BookStatuses, Origin, Outcome, TaskOutcome};
-pub use recovery::republish_claims;
+pub use coordinated::{holds_slots, store_position};
+pub use outcome::{BookOutcome, BookStatuses, TaskOutcome};
+pub use recovery::{recover, republish_claims};
+pub use towpath_reconcile::{Origin, Outcome};
 
 /// The host, the journal and the clock of a pass.
 #[derive(Debug)]
@@ -84,50 +75,50 @@ impl Machine {
         digest_key: [u8; 32],
     ) -> Self {
         let memory = match &journal {
-            Some(journal) => ModuleCache::knowing(Arc::new(batch::Originals(Arc::clone(journal)))),
+            Some(journal) => ModuleCache::knowing(Arc::new(Originals(Arc::clone(journal)))),
             None => ModuleCache::default(),
         };
         Self { node, look, journal, clock, digest_key, memory, written: Arc::default(), applied: Mutex::new(None) }
     }
 
-    fn hand(&self) -> Hand {
+    pub(in crate::reconcile) fn hand(&self) -> Hand {
         Hand::new(self.look.clone()).noting(Arc::clone(&self.written))
     }
 
     /// Returns a record. `None` if it is missing. An error is logged and counts as missing.
-    fn record<R: Record>(&self, key: &KeyOf<R>) -> Option<R> {
+    pub(in crate::reconcile) fn record<R: Record>(&self, key: &KeyOf<R>) -> Option<R> {
         self.try_record(key).unwrap_or_else(|error| {
             tracing::warn!("{error}");
             None
         })
     }
 
-    fn try_record<R: Record>(&self, key: &KeyOf<R>) -> Result<Option<R>, JournalError> {
+    pub(in crate::reconcile) fn try_record<R: Record>(&self, key: &KeyOf<R>) -> Result<Option<R>, JournalError> {
         self.journal.as_ref().map_or(Ok(None), |journal| journal.get_readable(key))
     }
 
     /// Returns the record of a book.
-    fn book(&self, book: &BookId) -> BookRecord {
+    pub(in crate::reconcile) fn book(&self, book: &BookId) -> BookRecord {
         self.record(book).unwrap_or_default()
     }
 
-    fn records<R: Record>(&self) -> Vec<(KeyOf<R>, R)> {
+    pub(in crate::reconcile) fn records<R: Record>(&self) -> Vec<(KeyOf<R>, R)> {
         self.journal.as_ref().and_then(|journal| journal.all().ok()).unwrap_or_default()
     }
 
-    fn records_of<R: Record>(&self, book: &BookId) -> Vec<(String, R)>
+    pub(in crate::reconcile) fn records_of<R: Record>(&self, book: &BookId) -> Vec<(String, R)>
     where
         R::Kind: Kind<Key = TaskId>,
     {
         self.journal.as_ref().and_then(|journal| journal.of_book(book).ok()).unwrap_or_default()
     }
 
-    fn applied(&self, key: &Managed) -> Option<AppliedItem> {
+    pub(in crate::reconcile) fn applied(&self, key: &Managed) -> Option<AppliedItem> {
         let mut applied = self.applied.lock().unwrap_or_else(PoisonError::into_inner);
         applied.get_or_insert_with(|| self.records().into_iter().collect()).get(key).cloned()
     }
 
-    fn set_applied(&self, key: &Managed, item: Option<AppliedItem>) {
+    pub(in crate::reconcile) fn set_applied(&self, key: &Managed, item: Option<AppliedItem>) {
         let mut applied = self.applied.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(applied) = applied.as_mut() {
             match item {
@@ -136,6 +127,25 @@ impl Machine {
             }
         }
     }
+}
+
+/// The paths with a saved original in the journal.
+#[derive(Debug)]
+struct Originals(Arc<Journal>);
+
+impl towpath_modules::Origins for Originals {
+    fn has_made(&self, path: &str) -> bool {
+        matches!(self.0.get_readable::<Original>(&path.to_owned()), Ok(Some(_)))
+    }
+}
+
+/// The coordination handle of a pass.
+#[derive(Debug, Clone, Copy)]
+pub struct Coordination<'a> {
+    /// The fleet of the node.
+    pub fleet: &'a Fleet,
+    /// The manifest: the generation in which each book last changed, and the nodes that had joined by then.
+    pub manifest: &'a RevisionManifest,
 }
 
 /// The inputs of a pass.
@@ -150,8 +160,6 @@ pub struct Pass<'a> {
     pub inputs: Inputs,
     /// The generation of the revision.
     pub generation: u64,
-    /// True if only checks run.
-    pub plan: bool,
     /// True if the revision is not fully applied on the node yet. Probes then run.
     pub fresh: bool,
     /// The drift policy if a task has none.
@@ -228,71 +236,19 @@ pub fn still_settled(machine: &Machine, settled: &[Settled], cancel: &Cancel) ->
     })
 }
 
+impl Pass<'_> {
+    /// Returns the items that tasks claim. Two tasks that claim one item are found before either is applied; items that
+    /// depend on a result are compared when they are known.
+    pub(in crate::reconcile) fn claims(&self) -> Claims {
+        Claims::ahead(self.set, self.view, &self.inputs, &kept_identities)
+    }
+}
+
 impl PassOutcome {
     /// Returns the worst outcome of all books.
     pub fn worst(&self) -> Outcome {
         self.books.iter().map(BookOutcome::worst).max().unwrap_or(Outcome::Unchanged)
     }
-}
-
-/// Runs a pass.
-pub fn run(pass: &mut Pass<'_>, computed: &mut ComputedCache) -> PassOutcome {
-    let mut outcome = PassOutcome::default();
-    let computed_failures = computed::evaluate(pass, computed);
-    outcome.settled = pass.inputs.computed.is_empty().then(Vec::new);
-    let mut done: BTreeMap<String, Outcome> = BTreeMap::new();
-    // Two tasks must not manage the same item. Items that templates hide from `validate` are compared here.
-    let owners = Claims::ahead(pass.set, pass.view, &pass.inputs, &kept_identities);
-    let mut managed: BTreeMap<String, Option<BTreeSet<Managed>>> = BTreeMap::new();
-    for book in pass.view.books.clone() {
-        if (pass.make_way)() {
-            outcome.interrupted = true;
-            break;
-        }
-        let blockers = dependencies(&book, &done);
-        let result = book::run(pass, &book, blockers, &owners, &computed_failures);
-        done.insert(book.id(), result.outcome.worst());
-        managed.insert(book.id(), result.managed);
-        outcome.moved |= result.moved;
-        outcome.settled = outcome.settled.zip(result.settled).map(|(mut all, more)| {
-            all.extend(more);
-            all
-        });
-        // The first of several books that look at a file counts.
-        for (path, seen) in result.watched {
-            outcome.watched.entry(path).or_insert(seen);
-        }
-        outcome.facts_read.extend(result.facts_read);
-        outcome.disk = outcome.disk.or(result.disk);
-        outcome.interrupted |= result.outcome.interrupted;
-        outcome.books.push(result.outcome);
-        if outcome.interrupted {
-            break;
-        }
-    }
-    if !outcome.interrupted {
-        // Prunes only after all books have reported their items: an item may have moved from one book to another.
-        prune::all(pass, &managed, &mut outcome.books);
-        if !coordinated::leave_gone_books(pass) {
-            outcome.settled = None;
-        }
-    }
-    if outcome.interrupted || outcome.worst() > Outcome::Unchanged {
-        outcome.settled = None;
-    }
-    outcome
-}
-
-/// Returns the dependencies of a book that failed or are held (P86, P88).
-fn dependencies(book: &Book, done: &BTreeMap<String, Outcome>) -> Vec<String> {
-    let needed = book.depends_on.iter().map(|dependency| format!("{}/{}", book.namespace, dependency.book));
-    let blocks = |id: String| match done.get(&id) {
-        Some(Outcome::Failed) => Some(format!("book {id}, which has failed on this node")),
-        Some(Outcome::Held) => Some(format!("book {id}, which is held on this node")),
-        // A book that does not target this node counts as done.
-        _ => None,
-    };
-    needed.filter_map(blocks).collect()
 }
 
 /// The state of another node, as templates see it.
@@ -336,28 +292,7 @@ pub fn known_nodes(
     nodes
 }
 
-/// Cleans up after a crash: removes temporary files, and checks files that had not been validated yet.
-///
-/// # Errors
-/// If the journal cannot be read or written.
-pub fn recover(machine: &Machine) -> Result<Option<Intent>, JournalError> {
-    let Some(journal) = &machine.journal else { return Ok(None) };
-    batch::check_unchecked(machine, journal)?;
-    let Some(intent) = journal.get_readable::<Intent>(&())? else { return Ok(None) };
-    for path in &intent.paths {
-        if let Err(error) = machine.hand().clear_temporary(path) {
-            tracing::warn!(path, %error, "a temporary file that a crash left can't be removed");
-        }
-    }
-    Ok(Some(intent))
-}
-
-/// Returns the inventories of all books.
-fn inventories(machine: &Machine) -> BTreeMap<BookId, Inventory> {
-    machine.records().into_iter().collect()
-}
-
 /// Returns the id of a book, for its records.
-fn book_id(book: &Book) -> BookId {
+pub(in crate::reconcile) fn book_id(book: &Book) -> BookId {
     BookId::new(&book.namespace, &book.name)
 }

@@ -3,56 +3,9 @@
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
-use serde_json::{Value, json};
 use towpath_proto::v1alpha as pb;
+use towpath_reconcile::{Origin, Outcome};
 use towpath_state::{Record, kinds};
-
-/// The outcome of a task. Later variants are worse.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub enum Outcome {
-    /// The task did not have to run.
-    Skipped,
-    /// The state was in sync.
-    Unchanged,
-    /// Something was changed.
-    Changed,
-    /// The outcome cannot be known yet.
-    Unknown,
-    /// A gate or a missing input holds the task.
-    Held,
-    /// The task failed.
-    Failed,
-}
-
-impl Outcome {
-    /// Returns the word that status shows.
-    pub fn word(self) -> &'static str {
-        match self {
-            Self::Skipped => "skipped",
-            Self::Unchanged => "unchanged",
-            Self::Changed => "changed",
-            Self::Unknown => "unknown",
-            Self::Held => "held",
-            Self::Failed => "failed",
-        }
-    }
-}
-
-/// The origin of an outcome.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub enum Origin {
-    /// A task of a book.
-    #[default]
-    Task,
-    /// A task of a book that has drifted. If it has changed nothing, its drift is left.
-    Drift,
-    /// A handler.
-    Handler,
-    /// The removal of an item that is no longer in git.
-    Removal,
-    /// A task of a book that the pass did not reach.
-    NotRun,
-}
 
 /// The outcome of a task, or of one item of its loop.
 #[derive(Debug, Clone)]
@@ -106,25 +59,16 @@ impl TaskOutcome {
         pb::TaskStatus {
             name: self.name.clone(),
             module: self.module.clone(),
-            outcome: self.outcome.word().to_owned(),
+            outcome: self.outcome.as_str().to_owned(),
             changed: self.outcome == Outcome::Changed,
             took: towpath_host::clock::seconds(self.took),
             message: self.message.clone(),
         }
     }
-
-    /// Returns the outcome as a registered result, with the fields of the module.
-    pub fn result(&self, fields: impl IntoIterator<Item = (String, Value)>) -> Value {
-        let mut result = json!({ "changed": self.outcome == Outcome::Changed, "outcome": self.outcome.word() });
-        if let Some(map) = result.as_object_mut() {
-            map.extend(fields);
-        }
-        result
-    }
 }
 
 /// The outcome of a book.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, Default)]
 pub struct BookOutcome {
     /// The namespace.
     pub namespace: String,
@@ -157,7 +101,7 @@ impl BookOutcome {
         pb::TaskBookStatus {
             namespace: self.namespace.clone(),
             name: self.name.clone(),
-            outcome: self.worst().word().to_owned(),
+            outcome: self.worst().as_str().to_owned(),
             tasks: self.tasks.iter().map(TaskOutcome::status).collect(),
         }
     }

@@ -1,4 +1,4 @@
-//! Recovery after a rollback of the data store: a node republishes its claims from its journal (P15).
+//! Recovery: what a crash of the agent left on the node, and what a rollback of the data store took from it (P15).
 
 use std::collections::BTreeSet;
 
@@ -8,13 +8,29 @@ use towpath_coordination::{
     store::StoreError,
 };
 use towpath_render::objects::{SegmentKind, task::Book, task_digest};
-use towpath_state::{BookRecord, Changes, ElectionRecord, Journal, RunProgress, SlotRef};
+use towpath_state::{BookRecord, Changes, ElectionRecord, Intent, Journal, JournalError, RunProgress, SlotRef};
 
 use super::{
-    Machine, book_id,
+    Machine, batch, book_id,
     coordinated::{known_claim, remember_store_position, slot_of},
 };
 use crate::reconcile::{revision::Revision, runs::Run};
+
+/// Cleans up after a crash: removes temporary files, and checks files that had not been validated yet.
+///
+/// # Errors
+/// If the journal cannot be read or written.
+pub fn recover(machine: &Machine) -> Result<Option<Intent>, JournalError> {
+    let Some(journal) = &machine.journal else { return Ok(None) };
+    batch::check_unchecked(machine, journal)?;
+    let Some(intent) = journal.get_readable::<Intent>(&())? else { return Ok(None) };
+    for path in &intent.paths {
+        if let Err(error) = machine.hand().clear_temporary(path) {
+            tracing::warn!(path, %error, "a temporary file that a crash left can't be removed");
+        }
+    }
+    Ok(Some(intent))
+}
 
 /// Republishes the records of this node: votes, claims, failures, and begun or completed elections. Returns whether
 /// that was necessary.

@@ -285,7 +285,7 @@ fn of_task(event_type: EventType, book: &BookOutcome, task: &TaskOutcome, runs: 
     let id = id(book);
     let message = match task.message {
         Some(_) => format!("{id}/{}", said(task)),
-        None => format!("{id}/{}: {}", task.name, task.outcome.word()),
+        None => format!("{id}/{}: {}", task.name, task.outcome.as_str()),
     };
     let event = NewEvent::new(event_type, message)
         .about(format!("TaskBook/{id}"), &book.namespace)

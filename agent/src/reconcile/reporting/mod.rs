@@ -94,7 +94,7 @@ impl Node {
             generation: revision.generation,
             started: book.started,
             took: towpath_host::clock::seconds(book.took),
-            outcome: book.worst().word().to_owned(),
+            outcome: book.worst().as_str().to_owned(),
             tasks: serde_json::to_value(tasks).unwrap_or_default(),
         };
         let key = RunId { started: book.started, book: BookId::new(&book.namespace, &book.name) };

@@ -4,7 +4,7 @@ use crate::command::{InstanceId, List, TaskRef};
 fn change(id: u64, admission: Admission, writes: &[&str], batch: Option<&str>) -> Queued {
     let task = TaskRef { list: List::Tasks, index: 0 };
     Queued {
-        instance: Rc::new(Instance { id: InstanceId(id), task, item: None, name: id.to_string() }),
+        instance: Arc::new(Instance { id: InstanceId(id), task, item: None, name: id.to_string() }),
         report: 0,
         admission,
         writes: writes.iter().map(|path| (*path).to_owned()).collect(),

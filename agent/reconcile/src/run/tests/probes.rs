@@ -199,7 +199,7 @@ fn conditional_action_under_report_is_left_as_drift() {
     world.drift = Some(Drift::Report);
     let report = world.run(&book(ACTION), RunMode::Steady);
     assert_eq!(outcomes(&report), ["c unchanged"]);
-    assert!(report.tasks[0].drift && report.tasks[0].message.is_some());
+    assert!(report.tasks[0].origin == crate::Origin::Drift && report.tasks[0].message.is_some());
 }
 
 #[test]

@@ -99,7 +99,7 @@ fn wave_that_is_closed_holds_a_node_with_changes() {
     let report = world.roll(&book(ONE));
     assert_eq!(world.log, ["enter 0", "check a", "record [] observed 0"]);
     assert_eq!(reasons(&report), ["Wave"]);
-    assert!(report.tasks.is_empty());
+    assert!(outcomes(&report).is_empty());
 }
 
 #[test]

@@ -40,7 +40,7 @@ fn drift_of_content_needs_no_admission() {
     world.last.insert("a".into(), LastRun { same_definition: true, ..LastRun::default() });
     let report = world.run(&book(TWO), RunMode::Steady);
     assert_eq!(world.log, ["check a", "check b", "apply files a", "record [a b] observed 1"]);
-    assert!(report.tasks[0].drift);
+    assert!(report.tasks[0].origin == crate::Origin::Drift);
 }
 
 #[test]
@@ -293,7 +293,7 @@ fn drift_under_report_is_shown_with_its_diff_and_left() {
     let report = world.run(&book(TWO), RunMode::Steady);
     assert_eq!(world.log, ["check a", "check b", "record [a b] observed 1"]);
     assert_eq!(outcomes(&report), ["a unchanged", "b unchanged"]);
-    assert!(report.tasks[0].drift && report.tasks[0].message.is_some());
+    assert!(report.tasks[0].origin == crate::Origin::Drift && report.tasks[0].message.is_some());
     assert_eq!((report.tasks[0].action, report.tasks[0].diff.as_deref()), ("none", Some("-a\n+b\n")));
     assert!(!report.steady);
 }
@@ -303,7 +303,7 @@ fn drift_under_ignore_has_no_message() {
     let mut world = World::drifted(&["a"]);
     world.drift = Some(Drift::Ignore);
     let report = world.run(&book(TWO), RunMode::Steady);
-    assert!(report.tasks[0].drift && report.tasks[0].message.is_none());
+    assert!(report.tasks[0].origin == crate::Origin::Drift && report.tasks[0].message.is_none());
 }
 
 #[test]
@@ -329,7 +329,7 @@ fn input_that_changed_is_applied_without_admission() {
     let mut world = World::differs(&["a"]).last("a", LastRun::default());
     let report = world.run(&book(TWO), RunMode::Steady);
     assert_eq!(world.log[2], "apply files a");
-    assert!(!report.tasks[0].drift && report.tasks[0].message.is_some());
+    assert!(report.tasks[0].origin == crate::Origin::Task && report.tasks[0].message.is_some());
 }
 
 #[test]
@@ -337,7 +337,7 @@ fn drift_of_a_service_takes_admission() {
     let mut world = World::drifted(&["s"]);
     let report = world.run(&book(SERVICE), RunMode::Steady);
     assert_eq!(world.log[..3], ["check s", "admit correct", "apply direct s"]);
-    assert!(report.tasks[0].drift);
+    assert!(report.tasks[0].origin == crate::Origin::Drift);
 }
 
 #[test]
@@ -485,7 +485,7 @@ fn preempted_wave_does_not_begin_its_next_part() {
     let mut world = World::default().preempted_after("check t3");
     let report = world.run(&book(&text), RunMode::Steady);
     assert!(report.preempted);
-    assert_eq!(report.tasks.len(), 16);
+    assert_eq!(outcomes(&report).len(), 16);
 }
 
 #[test]
@@ -510,7 +510,7 @@ fn preempted_book_drops_the_direct_changes_that_wait() {
     let mut world = World::differs(&["p", "q"]).preempted_after("check p");
     let report = world.run(&book(PACKAGES), RunMode::NewRevision);
     assert_eq!(world.log, ["check p", "record [p] observed 0"]);
-    assert!(report.tasks.is_empty() && report.preempted);
+    assert!(outcomes(&report).is_empty() && report.preempted);
 }
 
 #[test]
@@ -523,3 +523,38 @@ fn preempted_book_runs_no_handler() {
     let mut world = World::default().preempted_after("check a").pending(&["h"]);
     assert_eq!(outcomes(&world.run(&book(&text), RunMode::Steady)), ["a unchanged"]);
 }
+
+/// The tasks that were not run, in short.
+fn unrun(report: &crate::BookReport) -> Vec<String> {
+    let rest = report.tasks.iter().filter(|task| task.origin == crate::Origin::NotRun);
+    rest.map(|task| format!("{} {}", task.name, task.message.as_deref().unwrap_or_default())).collect()
+}
+
+#[test]
+fn task_after_a_failed_one_is_reported_as_not_run() {
+    let report = World::differs(&["a", "b"]).fails(&["a"]).run(&book(STOPS), RunMode::NewRevision);
+    assert_eq!(unrun(&report), ["b not run: \"a\" failed"]);
+}
+
+#[test]
+fn task_after_a_closed_gate_is_reported_as_held_and_not_run() {
+    let mut world = World::differs(&["a", "b"]).gates(&[Some("Window")]);
+    let report = world.run(&book(STOPS), RunMode::NewRevision);
+    assert_eq!(unrun(&report), ["b not run: the book is held (Window)"]);
+    assert_eq!(report.tasks[1].outcome, Outcome::Held);
+}
+
+#[test]
+fn task_after_a_preemption_is_reported_as_not_run() {
+    let mut world = World::differs(&["a", "b"]).preempted_after("action a");
+    let report = world.run(&book(STOPS), RunMode::NewRevision);
+    assert_eq!(unrun(&report), ["b not run: the pass was interrupted"]);
+}
+
+#[test]
+fn dry_run_reports_no_task_as_not_run() {
+    let report = World::differs(&["a", "b"]).fails(&["a"]).dry().run(&book(STOPS), RunMode::NewRevision);
+    assert!(unrun(&report).is_empty());
+}
+
+const STOPS: &str = "tasks:\n  - {name: a, command: {argv: [a]}}\n  - {name: b, command: {argv: [b]}}\n";

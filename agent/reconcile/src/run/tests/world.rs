@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use serde_json::{Value, json};
-use std::{rc::Rc, sync::Arc};
+use std::sync::Arc;
 use towpath_coordination::Gate;
 use towpath_render::{
     objects::{
@@ -22,7 +22,7 @@ use crate::{
         InstanceId, Invocation, Items, List, Next, NotReady, Observation, PendingHandler, Rebooted, Removed, Rendered,
         SlotUse, TaskRef,
     },
-    outcome::{BookReport, Outcome},
+    outcome::{BookReport, Origin, Outcome, TaskReport},
     plan::{
         assess::{Check, Checked, LastRun, Preview, RunMode},
         instance::{BatchKey, Facts, ModuleKind},
@@ -117,7 +117,7 @@ pub(super) struct World {
     pub(super) record: BookRecord,
     /// The largest number of commands that were given out together.
     pub(super) at_once: usize,
-    pub(super) instances: BTreeMap<InstanceId, Rc<Instance>>,
+    pub(super) instances: BTreeMap<InstanceId, Arc<Instance>>,
     pub(super) book: Option<Arc<Book>>,
 }
 
@@ -268,8 +268,8 @@ impl World {
         }
     }
 
-    pub(super) fn item(&self, name: &str) -> Rc<Instance> {
-        Rc::clone(self.instances.values().find(|instance| instance.name == name).unwrap())
+    pub(super) fn item(&self, name: &str) -> Arc<Instance> {
+        Arc::clone(self.instances.values().find(|instance| instance.name == name).unwrap())
     }
 
     fn name(&self, id: InstanceId) -> String {
@@ -290,7 +290,7 @@ impl World {
         match command {
             Command::Items(at) => Observation::Items(self.items(*at)),
             Command::Render(instance) => {
-                self.instances.insert(instance.id, Rc::clone(instance));
+                self.instances.insert(instance.id, Arc::clone(instance));
                 Observation::Rendered(self.render(instance))
             }
             Command::Check(id) => Observation::Checked(self.check(*id)),
@@ -327,8 +327,8 @@ impl World {
                 };
                 Observation::Handlers(self.pending.iter().map(of).collect())
             }
-            Command::ListInventory(managed) => {
-                if managed.is_none() {
+            Command::ListInventory(interim) => {
+                if interim.managed.is_none() {
                     return Observation::Inventory(None);
                 }
                 Observation::Inventory(self.inventory.clone())
@@ -454,7 +454,7 @@ impl World {
         let text = match call {
             Call::Enter(segment) => format!("enter {segment}"),
             Call::Done(segment) => format!("done {segment}"),
-            Call::Failed(segment) => format!("failed {segment}"),
+            Call::Failed(segment, _) => format!("failed {segment}"),
             Call::Leave(segment) => format!("leave {segment}"),
             Call::LeaveOld => "leave old".into(),
             Call::Absent(segment, _) => format!("absent {segment}"),
@@ -581,14 +581,18 @@ fn silent(command: &Command) -> String {
     }
 }
 
-/// The messages of a report, joined.
-pub(super) fn messages(report: &BookReport) -> String {
-    report.tasks.iter().filter_map(|task| task.message.as_deref()).collect::<Vec<_>>().join("; ")
+fn reached(report: &BookReport) -> impl Iterator<Item = &TaskReport> {
+    report.tasks.iter().filter(|task| task.origin != Origin::NotRun)
 }
 
-/// The outcomes of a report, in short.
+/// The messages of a report, joined.
+pub(super) fn messages(report: &BookReport) -> String {
+    reached(report).filter_map(|task| task.message.as_deref()).collect::<Vec<_>>().join("; ")
+}
+
+/// The outcomes of a report, in short, without tasks that were not run.
 pub(super) fn outcomes(report: &BookReport) -> Vec<String> {
-    report.tasks.iter().map(|task| format!("{} {}", task.name, task.outcome.as_str())).collect()
+    reached(report).map(|task| format!("{} {}", task.name, task.outcome.as_str())).collect()
 }
 
 /// The reasons of the closed gates.

@@ -1,0 +1,428 @@
+//! Coordination: windows, slots, waves and elections, and the record of the book in the journal.
+
+use serde_json::{Map, Value};
+use std::sync::Mutex;
+use towpath_coordination::{
+    Gate,
+    fleet::{self, ElectedTask, TaskResult},
+    rollout::{Election, Request, drift_of},
+    store::StoreError,
+};
+use towpath_reconcile::{
+    command::{Admit, Answer, Call, ElectedResult, ElectionState, SlotUse, TaskRef},
+    record::{BookRecord, Frame, Slot, SlotRef, SlotState},
+    run::{RolloutPlan, SegmentPlan},
+};
+use towpath_render::objects::{SegmentKind, task::Task, task_digest};
+use towpath_state::{
+    self as state, Changes, ClaimState, ElectionRecord, PublishedResult, RunProgress, SegmentPhase, SlotClaim, TaskId,
+    UsedResult,
+};
+
+use super::{Session, lock};
+use crate::reconcile::{
+    pass::{
+        Coordination, batch,
+        coordinated::{remember_store_position, spec_of},
+    },
+    runs::{Run, may_be_elected},
+};
+
+/// Maximum length of a text in a published result, in bytes. Only the end of a longer text is published.
+const PASSED_ON: usize = 16 << 10;
+
+/// Returns a result as it is published.
+fn shortened(result: &Value) -> Value {
+    match result {
+        Value::String(text) if text.len() > PASSED_ON => {
+            let from = text.len() - PASSED_ON;
+            let from = (from..text.len()).find(|at| text.is_char_boundary(*at)).unwrap_or(text.len());
+            Value::String(text[from..].to_owned())
+        }
+        Value::Array(items) => Value::Array(items.iter().map(shortened).collect()),
+        Value::Object(map) => Value::Object(map.iter().map(|(key, value)| (key.clone(), shortened(value))).collect()),
+        other => other.clone(),
+    }
+}
+
+/// The rollout of a book, and its record in the journal.
+pub(super) struct Coordinator<'a> {
+    rollout: Option<(Coordination<'a>, Run)>,
+    /// The record as the journal has it.
+    record: Mutex<state::BookRecord>,
+    /// The segment and the use of the slot that the node holds.
+    held: Mutex<Option<(u32, SlotUse)>>,
+}
+
+impl<'a> Coordinator<'a> {
+    /// Returns the coordinator of a book.
+    pub(super) fn new(session: &Session<'a>) -> Self {
+        let pass = session.pass;
+        let run = pass
+            .coordination
+            .and_then(|with| Some((with, Run::of(pass.set, pass.generation, with.manifest, &session.book)?)));
+        let record = session.machine().book(&session.id);
+        Self { rollout: run, record: Mutex::new(record), held: Mutex::default() }
+    }
+
+    /// Returns the rollout as the machine runs it.
+    pub(super) fn plan(&self, node: &str) -> Option<RolloutPlan> {
+        let (_, run) = self.rollout.as_ref()?;
+        let segment = |(index, segment): (usize, &towpath_render::objects::Segment)| {
+            let spec = run.spec_of(index);
+            SegmentPlan {
+                tasks: segment.tasks.clone(),
+                kind: segment.kind,
+                slot: Slot { budget: spec.group.clone(), partition: spec.part(node).to_owned() },
+                limited: spec.count.is_some(),
+            }
+        };
+        let segments = run.segments.iter().enumerate().map(segment).collect();
+        Some(RolloutPlan { run: run.spec.run.clone(), segments })
+    }
+
+    /// Returns the record as the machine keeps it.
+    pub(super) fn record(&self, book: &str) -> BookRecord {
+        let known = lock(&self.record);
+        let progress = known.progress.clone().unwrap_or_default();
+        let run = self.rollout.as_ref().map(|(_, run)| run.spec.run.clone()).unwrap_or_default();
+        let slot = known.slot.as_ref().map(|slot| SlotRef {
+            slot: Slot { budget: slot.budget.clone(), partition: slot.partition.clone() },
+            state: match &slot.claim {
+                None => SlotState::Waiting,
+                Some(claim) if claim.state == ClaimState::Failure => {
+                    SlotState::Failed(claim.run.clone(), claim.segment)
+                }
+                Some(claim) if claim.run == drift_of(book) => SlotState::Claimed(run, None),
+                Some(claim) => SlotState::Claimed(claim.run.clone(), Some(claim.segment)),
+            },
+        });
+        BookRecord {
+            run: progress.run,
+            done: u32::try_from(progress.done).unwrap_or(u32::MAX),
+            completed: progress.completed,
+            slot,
+            frame: known.segment.map(|phase| match phase {
+                SegmentPhase::Preparing => Frame::Preparing,
+                SegmentPhase::Changing => Frame::Changing,
+            }),
+            removal_failed: known.removal_failed,
+        }
+    }
+
+    /// Persists the record of the book: the fields that differ, with the position in the store where they belong to it.
+    ///
+    /// # Errors
+    /// If the journal cannot be written.
+    pub(super) fn persist(&self, session: &Session<'_>, record: &BookRecord) -> Result<(), String> {
+        let Some(journal) = &session.machine().journal else { return Ok(()) };
+        let mut known = lock(&self.record);
+        let new = self.journal_record(session, record, &known);
+        let (mut changes, id) = (Changes::default(), &session.id);
+        let position = |changes: &mut Changes| {
+            if let Some((with, _)) = &self.rollout {
+                remember_store_position(with.fleet, changes);
+            }
+        };
+        if new.slot != known.slot {
+            position(&mut changes);
+            changes.set_slot(id, new.slot.clone());
+        }
+        if let Some(progress) = new.progress.clone().filter(|progress| Some(progress) != known.progress.as_ref()) {
+            changes.set_progress(id, progress);
+            if new.slot == known.slot {
+                position(&mut changes);
+            }
+        }
+        if new.segment != known.segment {
+            changes.set_segment(id, new.segment);
+        }
+        if new.removal_failed != known.removal_failed {
+            changes.set_removal_failed(id, new.removal_failed);
+        }
+        journal.commit(changes).map_err(|error| session.failed(batch::journal_failed(&error)))?;
+        *known = new;
+        Ok(())
+    }
+
+    /// Returns the record as the journal keeps it. A run in which the node has completed nothing has no progress yet.
+    fn journal_record(
+        &self,
+        session: &Session<'_>,
+        record: &BookRecord,
+        known: &state::BookRecord,
+    ) -> state::BookRecord {
+        let done = usize::try_from(record.done).unwrap_or(usize::MAX);
+        let progress = match record.done == 0 && !record.completed {
+            true => known.progress.clone(),
+            false => Some(RunProgress { run: record.run.clone(), done, completed: record.completed }),
+        };
+        let claim = |state, run: &str, segment| Some(SlotClaim { state, run: run.to_owned(), segment });
+        let slot = record.slot.as_ref().map(|SlotRef { slot, state }| state::SlotRef {
+            budget: slot.budget.clone(),
+            partition: slot.partition.clone(),
+            claim: match state {
+                SlotState::Waiting => None,
+                SlotState::Claimed(_, None) => claim(ClaimState::Claim, &drift_of(&session.book.id()), 0),
+                SlotState::Claimed(run, Some(segment)) => claim(ClaimState::Claim, run, *segment),
+                SlotState::Failed(run, segment) => claim(ClaimState::Failure, run, *segment),
+            },
+        });
+        state::BookRecord {
+            progress,
+            slot,
+            segment: record.frame.map(|frame| match frame {
+                Frame::Preparing => SegmentPhase::Preparing,
+                Frame::Changing => SegmentPhase::Changing,
+            }),
+            removal_failed: record.removal_failed,
+        }
+    }
+
+    /// Admits changes: the window is open, and the node holds a slot. A held slot is checked again if the lease may have
+    /// expired, as the slot may have been written off (P48).
+    pub(super) fn admit(&self, session: &Session<'_>, admit: Admit) -> Answer {
+        let windows = &session.pass.windows;
+        if !(admit.began && windows.finish())
+            && let Err(gate) = windows.open(session.machine().clock.wall())
+        {
+            return Answer::Hold(gate);
+        }
+        let (Some((with, run)), Some(number)) = (&self.rollout, admit.segment) else { return Answer::Go };
+        let mut held = lock(&self.held);
+        if *held == Some((number, admit.slot)) && !with.fleet.lease_may_be_gone() {
+            return Answer::Go;
+        }
+        let want = match admit.slot {
+            SlotUse::Change(number) => Request::Change(number),
+            SlotUse::Correct => Request::Correct,
+        };
+        match with.fleet.ask(run.spec_of(index(number)), want) {
+            fleet::Answer::Go => {
+                *held = Some((number, admit.slot));
+                Answer::Go
+            }
+            fleet::Answer::Hold(gate) => Answer::Hold(gate),
+        }
+    }
+
+    /// Asks the fleet.
+    pub(super) fn call(&self, session: &Session<'_>, call: &Call) -> Result<Answer, String> {
+        let Some((with, run)) = &self.rollout else { return Ok(Answer::Go) };
+        let (number, want) = match call {
+            Call::Enter(number) => (*number, Request::Enter(*number)),
+            Call::Done(number) => (*number, Request::Done(*number)),
+            Call::Leave(number) => (*number, Request::Leave),
+            Call::Failed(number, message) => {
+                with.fleet.describe_failure(&session.book.id(), &towpath_git::without_secrets(message));
+                (*number, Request::Failed(*number))
+            }
+            Call::Absent(number, instance) => {
+                let timeout = session.rendered(*instance)?.1.timeout.as_secs().max(1);
+                (*number, Request::Absent(*number, timeout))
+            }
+            Call::LeaveOld => return Ok(self.leave_old(session, *with)),
+            Call::RepeatVotes(count) => {
+                self.repeat_votes(session, *with, run, *count);
+                return Ok(Answer::Go);
+            }
+            Call::EndRun => return Ok(Answer::Ended(end_run(*with, run))),
+        };
+        if matches!(want, Request::Done(_) | Request::Failed(_) | Request::Leave) {
+            *lock(&self.held) = None;
+        }
+        Ok(answer(with.fleet.ask(run.spec_of(index(number)), want)))
+    }
+
+    /// Releases the recorded slot.
+    fn leave_old(&self, session: &Session<'_>, with: Coordination<'_>) -> Answer {
+        let slot = lock(&self.record).slot.clone();
+        let Some(slot) = slot else { return Answer::Go };
+        *lock(&self.held) = None;
+        answer(with.fleet.ask(&spec_of(&slot, &session.id, &session.pass.view.node), Request::Leave))
+    }
+
+    /// Repeats the votes and the results of elected tasks that the store has lost.
+    fn repeat_votes(&self, session: &Session<'_>, with: Coordination<'_>, run: &Run, count: u32) {
+        for number in (0..count).filter(|number| with.fleet.lacks_vote(&run.spec, *number)) {
+            let Some(segment) = run.segments.get(index(number)) else { return };
+            if segment.kind == SegmentKind::Elected
+                && let Some(task) = session.book.tasks.get(segment.tasks.start)
+                && let key = session.id.task(task.id.as_str())
+                && let Some(found) = session.machine().record::<ElectionRecord>(&key).and_then(|known| known.published)
+                && let Err(error) = with.fleet.share(
+                    ElectedTask { spec: &run.spec, task: &task.id, definition: &found.definition },
+                    &found.clone().into(),
+                )
+            {
+                with.fleet.look_soon();
+                tracing::warn!(%error, "cannot republish the result of an elected task; retrying");
+                return;
+            }
+            // A failed vote is repeated in the next pass.
+            let _ = with.fleet.ask(run.spec_of(index(number)), Request::Done(number));
+        }
+    }
+
+    /// Asks for the election of a task (P79). `is_done` is true if this node has completed its segment.
+    pub(super) fn elect(&self, session: &Session<'_>, at: TaskRef, is_done: bool) -> Result<ElectionState, String> {
+        let task = session.task(at)?;
+        let Some((with, run)) = &self.rollout else { return Ok(ElectionState::Elected) };
+        let (with, spec) = (*with, run.spec_of(segment_of(run, at)));
+        let (set, node) = (session.pass.set, &session.pass.view.node);
+        let elect = task.elect.clone().unwrap_or_default();
+        let definition = task_digest(set, &session.book, task);
+        let may = |node: &str| may_be_elected(set, task, node);
+        // At most all eligible members can be elected.
+        let most = spec.members.keys().filter(|node| may(node)).count().max(1);
+        let count = usize::try_from(elect.count.unwrap_or(1).max(1)).unwrap_or(1).min(most);
+        let key = session.id.task(task.id.as_str());
+        let known = session.machine().record::<ElectionRecord>(&key).unwrap_or_default();
+        if let Some(used) = known.used.as_ref().filter(|used| is_done && used.definition == definition) {
+            return Ok(ElectionState::Adopted(used.result.clone()));
+        }
+        let elected = ElectedTask { spec, task: &task.id, definition: &definition };
+        let election = with.fleet.elect(elected, may(node), count);
+        forget_election(session, &key, &known, election.as_ref().ok())?;
+        let results = match election {
+            Err(error) => return Ok(ElectionState::Hold(unreachable(with, &error))),
+            Ok(Election::Wait(nodes)) => return Ok(ElectionState::Hold(waiting_for_result(task, &nodes))),
+            Ok(Election::Run) => {
+                let mut changes = Changes::default();
+                changes.set_election_begun(&key, &definition);
+                remember_store_position(with.fleet, &mut changes);
+                commit(session, changes)?;
+                return Ok(ElectionState::Elected);
+            }
+            Ok(Election::Results(results)) => results,
+        };
+        match with.fleet.open(elected, &results) {
+            Err(error) => Ok(ElectionState::Hold(unreachable(with, &error))),
+            Ok(Err(closed)) => Ok(ElectionState::Hold(Gate::shared(
+                "Dependency",
+                format!(
+                    "waiting for the key to the result of the elected task {:?} (requested from {}); continues when one of them has sent it",
+                    task.id,
+                    closed.join(", ")
+                ),
+            ))),
+            Ok(Ok(found)) => use_results(session, task, &key, &definition, &found, count),
+        }
+    }
+
+    /// Publishes the result of an elected task.
+    pub(super) fn publish(&self, session: &Session<'_>, elected: &ElectedResult) -> Result<Answer, String> {
+        let task = session.task(elected.task)?;
+        let Some((with, run)) = &self.rollout else { return Ok(Answer::Go) };
+        let definition = task_digest(session.pass.set, &session.book, task);
+        let result = shortened(&elected.result);
+        let message = elected.message.as_deref().map(towpath_git::without_secrets);
+        let found = TaskResult { ok: elected.ok, result: result.clone(), message: message.clone() };
+        let mut changes = Changes::default();
+        let published = PublishedResult { definition: definition.clone(), ok: elected.ok, result, message };
+        changes.set_published_result(&session.id.task(task.id.as_str()), published);
+        commit(session, changes)?;
+        let spec = run.spec_of(segment_of(run, elected.task));
+        match with.fleet.share(ElectedTask { spec, task: &task.id, definition: &definition }, &found) {
+            Ok(()) => Ok(Answer::Go),
+            Err(error) => Ok(Answer::Hold(unreachable(*with, &error))),
+        }
+    }
+}
+
+fn index(number: u32) -> usize {
+    usize::try_from(number).unwrap_or(usize::MAX)
+}
+
+/// Returns the segment of a task. Zero for a task without one.
+fn segment_of(run: &Run, at: TaskRef) -> usize {
+    run.segments.iter().position(|segment| segment.tasks.contains(&at.index)).unwrap_or_default()
+}
+
+fn answer(answer: fleet::Answer) -> Answer {
+    match answer {
+        fleet::Answer::Go => Answer::Go,
+        fleet::Answer::Hold(gate) => Answer::Hold(gate),
+    }
+}
+
+fn unreachable(with: Coordination<'_>, error: &StoreError) -> Gate {
+    with.fleet.look_soon();
+    Gate::unreachable(error)
+}
+
+/// Helps to end a run. Returns whether it has ended on all nodes.
+fn end_run(with: Coordination<'_>, run: &Run) -> bool {
+    match with.fleet.run_maintenance(&run.spec) {
+        Ok(true) => return true,
+        Ok(false) => {}
+        Err(error) => tracing::debug!(%error, "cannot do the maintenance of a run"),
+    }
+    with.fleet.look_again();
+    false
+}
+
+fn commit(session: &Session<'_>, changes: Changes) -> Result<(), String> {
+    let Some(journal) = &session.machine().journal else { return Ok(()) };
+    journal.commit(changes).map_err(|error| session.failed(batch::journal_failed(&error)))
+}
+
+fn waiting_for_result(task: &Task, nodes: &[String]) -> Gate {
+    let who = if nodes.is_empty() { "an eligible node".to_owned() } else { nodes.join(", ") };
+    let opens = format!(
+        "waiting for the result of the elected task {:?} (run by {who}); continues when it is published",
+        task.id
+    );
+    Gate::shared("Dependency", opens)
+}
+
+/// Deletes the records of this node's election if other nodes are elected.
+fn forget_election(
+    session: &Session<'_>,
+    key: &TaskId,
+    known: &ElectionRecord,
+    election: Option<&Election>,
+) -> Result<(), String> {
+    let node = &session.pass.view.node;
+    let others = match election {
+        Some(Election::Wait(nodes)) => !nodes.is_empty() && !nodes.contains(node),
+        Some(Election::Results(results)) => !results.contains_key(node),
+        Some(Election::Run) | None => false,
+    };
+    if !others || known.begun.is_none() && known.published.is_none() {
+        return Ok(());
+    }
+    let mut changes = Changes::default();
+    changes.forget_election(key);
+    commit(session, changes)
+}
+
+/// Uses the results of other nodes for this node (P81, P82).
+fn use_results(
+    session: &Session<'_>,
+    task: &Task,
+    key: &TaskId,
+    definition: &str,
+    results: &std::collections::BTreeMap<String, TaskResult>,
+    count: usize,
+) -> Result<ElectionState, String> {
+    if let Some((node, share)) = results.iter().find(|(_, share)| !share.ok) {
+        let why = share.message.clone().unwrap_or_default();
+        let opens = format!(
+            "waiting for the elected task {:?}, which failed on {node}: {why}; continues when {node} has succeeded",
+            task.id
+        );
+        let action = format!("Push a fix, or repair {node}: it retries at the interval");
+        return Ok(ElectionState::Hold(Gate::shared("Dependency", opens).action(action)));
+    }
+    let value = match results.values().next() {
+        Some(share) if count == 1 => share.result.clone(),
+        _ => Value::Object(
+            results.iter().map(|(node, share)| (node.clone(), share.result.clone())).collect::<Map<_, _>>(),
+        ),
+    };
+    let mut changes = Changes::default();
+    changes.set_used_result(key, UsedResult { definition: definition.to_owned(), result: value.clone() });
+    commit(session, changes)?;
+    Ok(ElectionState::Results(value, results.keys().cloned().collect()))
+}

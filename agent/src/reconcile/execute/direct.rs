@@ -1,0 +1,290 @@
+//! Changes that a tool or daemon makes: packages, services, accounts. Several of one kind are one transaction.
+
+use std::{
+    collections::BTreeSet,
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use serde_json::{Value, json};
+use towpath_modules::{Checked, Context, ModuleError, Resource, apply_batch};
+use towpath_reconcile::{
+    Outcome,
+    command::{Applied, InstanceId},
+};
+use towpath_render::objects::task::{Task, auto_handler};
+use towpath_state::{AppliedItem, Changes, HandlerRecord, Intent, Managed, Phase, kinds};
+
+use super::{
+    Found, RenderedTask, Session, UNKNOWN,
+    apply::{failed, notified},
+    attempts::{Attempted, attempts},
+};
+use crate::reconcile::pass::batch;
+
+/// A change with the state before it.
+struct Effect<'t> {
+    position: usize,
+    rendered: Arc<RenderedTask>,
+    task: &'t Task,
+    key: Managed,
+    applied: AppliedItem,
+    is_first: bool,
+    /// The items that were recorded in advance, and did not exist before.
+    recorded: Vec<Managed>,
+}
+
+impl Effect<'_> {
+    fn resource(&self) -> &dyn Resource {
+        &*self.rendered.ready.options
+    }
+}
+
+/// The results of a set, by position.
+type Results = Vec<(usize, Applied)>;
+
+/// Carries out direct changes. Returns the results in the order of the set.
+pub(super) fn changes(session: &Session<'_>, ids: &[InstanceId]) -> Vec<Applied> {
+    let mut effects = Vec::new();
+    for (position, id) in ids.iter().enumerate() {
+        let Ok((rendered, task)) = session.rendered(*id) else { continue };
+        let Some(Found::Change { key, applied, is_first, .. }) = rendered.take_found() else { continue };
+        effects.push(Effect { position, rendered, task, key, applied, is_first, recorded: Vec::new() });
+    }
+    let mut all: Vec<Applied> = ids.iter().map(|_| failed(UNKNOWN)).collect();
+    for (position, result) in carry_out_all(session, effects) {
+        if let Some(place) = all.get_mut(position) {
+            *place = result;
+        }
+    }
+    all
+}
+
+fn carry_out_all<'t>(session: &Session<'_>, effects: Vec<Effect<'t>>) -> Results {
+    let pending = pending_names(session);
+    let mut before = Changes::default();
+    let in_advance = |effect: Effect<'t>| record_in_advance(session, effect, &mut before);
+    let effects: Vec<Effect<'t>> = effects.into_iter().map(in_advance).collect();
+    if let Err(error) = intend(session, Phase::Action, before) {
+        let message = session.failed(error);
+        let not_recorded = |effect: Effect<'_>| {
+            effect.recorded.iter().for_each(|key| session.machine().set_applied(key, None));
+            (effect.position, failed(message.clone()))
+        };
+        return effects.into_iter().map(not_recorded).collect();
+    }
+    if effects.len() == 1 {
+        return effects.into_iter().map(|effect| carry_out(session, effect, None)).collect();
+    }
+    transaction(session, effects, pending)
+}
+
+/// Writes the intent of a change to the journal, with the records that must survive a crash during the change.
+///
+/// # Errors
+/// If the journal cannot be written. Nothing may be changed then.
+pub(super) fn intend(session: &Session<'_>, phase: Phase, mut changes: Changes) -> Result<(), ModuleError> {
+    let Some(journal) = &session.machine().journal else { return Ok(()) };
+    changes.set(&Intent { phase, book: session.book.id(), paths: Vec::new() });
+    journal.commit(changes).map_err(|error| batch::journal_failed(&error))
+}
+
+/// Commits the records of work that has ended.
+///
+/// # Errors
+/// If the journal cannot be written.
+pub(super) fn commit(session: &Session<'_>, changes: Changes) -> Result<(), String> {
+    let Some(journal) = &session.machine().journal else { return Ok(()) };
+    journal.commit(changes).map_err(|error| session.failed(batch::journal_failed(&error)))
+}
+
+fn pending_names(session: &Session<'_>) -> BTreeSet<String> {
+    let pending = session.machine().records_of::<HandlerRecord>(&session.id);
+    pending.into_iter().map(|(id, _)| id).collect()
+}
+
+/// Adds the records that must survive a crash during the change: notifications and undo.
+fn record_in_advance<'t>(session: &Session<'_>, effect: Effect<'t>, before: &mut Changes) -> Effect<'t> {
+    let (task, ready) = (effect.task, &effect.rendered.ready);
+    let context = session.context(task);
+    // A task with its own `changed` notifies only after its result is known.
+    if task.changed.is_none() {
+        before.append(notified(session, task, effect.rendered.item()));
+    }
+    let undo = ready.options.undo(&context);
+    if ready.options.parts().len() > 1 {
+        let recorded = record_parts(session, effect.resource(), undo.as_ref(), before);
+        return Effect { recorded, ..effect };
+    }
+    if !effect.is_first {
+        return effect;
+    }
+    let applied = AppliedItem { undo, ..effect.applied };
+    let begun = AppliedItem { definition: String::new(), ..applied.clone() };
+    before.put(&effect.key, &begun);
+    session.machine().set_applied(&effect.key, Some(begun));
+    Effect { recorded: vec![effect.key.clone()], applied, ..effect }
+}
+
+/// Records the undo of each new item of a task that manages several. Returns their keys.
+fn record_parts(
+    session: &Session<'_>,
+    resource: &dyn Resource,
+    undo: Option<&Value>,
+    before: &mut Changes,
+) -> Vec<Managed> {
+    let mut recorded = Vec::new();
+    let new = undo.and_then(|undo| undo.get("names")?.as_array().cloned()).unwrap_or_default();
+    for name in new.iter().filter_map(Value::as_str) {
+        let key = Managed { module: resource.name().to_owned(), identity: name.to_owned() };
+        if session.machine().applied(&key).is_some() {
+            continue;
+        }
+        let part = AppliedItem {
+            definition: String::new(),
+            generation: session.pass.generation,
+            undo: Some(json!({ "name": name, "state": "absent" })),
+        };
+        before.put(&key, &part);
+        session.machine().set_applied(&key, Some(part));
+        recorded.push(key);
+    }
+    recorded
+}
+
+/// Carries out a change whose intent is in the journal, within `time` or the timeout of its task.
+fn carry_out(session: &Session<'_>, effect: Effect<'_>, time: Option<Duration>) -> (usize, Applied) {
+    let context = session.context(effect.task);
+    let context = Context { timeout: time.unwrap_or(context.timeout), ..context };
+    let attempted = attempts(session, effect.task, effect.rendered.item(), || {
+        effect.resource().apply(&context, &session.machine().hand())
+    });
+    done(session, &effect, attempted)
+}
+
+/// Records the result of a change.
+fn done(session: &Session<'_>, effect: &Effect<'_>, attempted: Attempted) -> (usize, Applied) {
+    let Effect { position, task, key, applied, rendered, .. } = effect;
+    let mut changes = Changes::default();
+    if attempted.outcome != Outcome::Failed {
+        changes.put(key, applied);
+        session.machine().set_applied(key, Some(applied.clone()));
+    }
+    let started = attempted.result.as_ref().and_then(|result| result.get("started")) == Some(&Value::Bool(true));
+    if started && !session.book.parallel {
+        // The service was started after all earlier changes, so its automatic restart is not needed.
+        changes.delete::<kinds::Handler>(&session.id.task(auto_handler(&task.id)));
+    }
+    if attempted.outcome == Outcome::Changed && task.changed.is_some() {
+        changes.append(notified(session, task, rendered.item()));
+    }
+    changes.set(&Intent::idle(session.book.id()));
+    let recorded = commit(session, changes);
+    session.took(rendered);
+    session.drop_task(rendered.instance.id);
+    let result = match (recorded, attempted.outcome) {
+        (Err(message), _) => failed(message),
+        (Ok(()), Outcome::Changed) => Applied::Changed(attempted.finished()),
+        (Ok(()), Outcome::Failed) => Applied::Failed(attempted.finished()),
+        (Ok(()), _) => Applied::Unchanged(attempted.finished()),
+    };
+    (*position, result)
+}
+
+/// A change that was made without a result of its own.
+fn changed() -> Attempted {
+    Attempted { outcome: Outcome::Changed, message: None, result: None }
+}
+
+/// Carries out several changes in one transaction. If that fails, carries them out one by one in the remaining time.
+fn transaction(session: &Session<'_>, effects: Vec<Effect<'_>>, pending: BTreeSet<String>) -> Results {
+    let (machine, begun) = (session.machine(), session.machine().clock.monotonic());
+    let time = effects.iter().map(|effect| effect.task.timeout).max().unwrap_or_default();
+    let Some(error) = apply_together(session, &effects, time, begun) else {
+        return effects.into_iter().map(|effect| done(session, &effect, changed())).collect();
+    };
+    tracing::info!(book = session.book.id(), "adjacent tasks are carried out one by one: {error}");
+    let (mut never, mut ran, mut ended) = (Vec::new(), pending, false);
+    let mut results = Results::new();
+    for effect in effects {
+        let left = time.saturating_sub(machine.clock.monotonic().saturating_duration_since(begun));
+        if ended || (session.pass.make_way)() {
+            // Tasks after a failed one do not run. The transaction may have completed them, though.
+            ended = true;
+            if !is_done(session, &effect) {
+                never.push(effect);
+                continue;
+            }
+            ran.extend(effect.task.notify.iter().cloned());
+            results.push(done(session, &effect, changed()));
+            continue;
+        }
+        ran.extend(effect.task.notify.iter().cloned());
+        let continues = effect.task.go_on;
+        let (position, result) = if left < time / 4 {
+            session.took(&effect.rendered);
+            (effect.position, failed(error.message.clone()))
+        } else {
+            let time = effect.task.timeout.min(left);
+            carry_out(session, effect, Some(time))
+        };
+        ended = matches!(result, Applied::Failed(_)) && !continues;
+        results.push((position, result));
+    }
+    results.extend(never.iter().map(|effect| (effect.position, Applied::NotStarted)));
+    never_ran(session, never, &ran);
+    results
+}
+
+/// Applies changes in one transaction. Returns the error if that fails.
+fn apply_together(
+    session: &Session<'_>,
+    effects: &[Effect<'_>],
+    time: Duration,
+    begun: Instant,
+) -> Option<ModuleError> {
+    let (machine, book) = (session.machine(), session.book.id());
+    let begin = |effect: &Effect<'_>| machine.memory.activity.begin(&book, &effect.task.id, begun);
+    let _work: Vec<_> = effects.iter().map(begin).collect();
+    let context = session.context(effects.first()?.task);
+    let uses: Vec<&dyn Resource> = effects.iter().map(Effect::resource).collect();
+    apply_batch(&uses, &Context { timeout: time, ..context }).err()
+}
+
+fn is_done(session: &Session<'_>, effect: &Effect<'_>) -> bool {
+    matches!(effect.resource().check(&session.context(effect.task)), Ok(Checked::InSync))
+}
+
+/// Drops changes that were recorded in advance and did not run. Their undo and notifications are removed. A notification
+/// stays if another task has notified the same handler.
+fn never_ran(session: &Session<'_>, effects: Vec<Effect<'_>>, notified: &BTreeSet<String>) {
+    let names: BTreeSet<String> = effects.iter().map(|effect| effect.rendered.instance.name.clone()).collect();
+    let mut changes = Changes::default();
+    for effect in effects.into_iter().rev() {
+        for key in missing(session, &effect) {
+            changes.delete::<kinds::Applied>(&key);
+            session.machine().set_applied(&key, None);
+        }
+        for handler in effect.task.notify.iter().filter(|handler| !notified.contains(*handler)) {
+            let key = session.id.task(handler);
+            let record: Option<HandlerRecord> = session.machine().record(&key);
+            // A concurrent task may have notified the handler meanwhile.
+            if record.is_some_and(|record| record.by.is_subset(&names)) {
+                changes.delete::<kinds::Handler>(&key);
+            }
+        }
+    }
+    if let Err(message) = commit(session, changes) {
+        tracing::warn!(book = session.book.id(), "cannot drop the records of changes that did not run: {message}");
+    }
+}
+
+/// Returns the undo keys of items that do not exist. Existing items keep their undo, so that they can be pruned later.
+fn missing(session: &Session<'_>, effect: &Effect<'_>) -> Vec<Managed> {
+    let undo = effect.resource().undo(&session.context(effect.task));
+    let missing = undo.as_ref().and_then(|undo| undo.get("names")?.as_array().cloned()).unwrap_or_default();
+    let module = effect.resource().name();
+    let keys = missing.iter().filter_map(Value::as_str);
+    let keys = keys.map(|name| Managed { module: module.to_owned(), identity: name.to_owned() });
+    keys.filter(|key| effect.recorded.contains(key)).collect()
+}

@@ -1,0 +1,131 @@
+//! The executor of a plan: it reads the node, and has no way to change it. It runs no command (D25).
+
+use std::sync::{
+    Arc,
+    atomic::{AtomicBool, Ordering},
+};
+
+use towpath_reconcile::{
+    BookInputs, Command, Observation, Outcome,
+    command::{Answer, Applied, ElectionState, Executed, InstanceId, Invocation, Rebooted, Removal, Removed},
+    plan::assess::{Check, Checked, RunMode},
+    record::BookRecord,
+};
+
+use super::{CarryOut, Session, invoke, resource};
+
+/// The executor of a plan.
+pub(in crate::reconcile) struct DryRun<'a> {
+    session: Session<'a>,
+    /// True if a change was planned. A probe may depend on it.
+    has_changes: AtomicBool,
+}
+
+impl DryRun<'_> {
+    fn plan_change(&self) {
+        self.has_changes.store(true, Ordering::Relaxed);
+    }
+
+    /// Compares the state of the node with a rendered task. A condition that runs a command is not asked.
+    fn check(&self, id: InstanceId) -> Checked {
+        let asks = self.session.rendered(id).is_ok_and(|(rendered, _)| rendered.ready.options.asks_commands());
+        if asks {
+            let why = "its check runs a command, and a plan runs none".to_owned();
+            return Checked { check: Check::Unknown(why), last: None, shown: None };
+        }
+        resource::check(&self.session, id)
+    }
+
+    /// Runs a probe that shows a message, or that depends on no planned change.
+    fn probe(&self, id: InstanceId) -> Executed {
+        match self.session.rendered(id) {
+            Ok((rendered, task)) => {
+                let shows = rendered.ready.options.schema().shows_message;
+                if self.has_changes.load(Ordering::Relaxed) && !shows {
+                    return Executed::Planned;
+                }
+                invoke::probe(&self.session, task, &rendered).executed()
+            }
+            Err(message) => super::attempts::Attempted::failed(message).executed(),
+        }
+    }
+
+    fn execute(&self, invocation: &Invocation) -> Executed {
+        match invocation {
+            Invocation::Probe(id) => self.probe(*id),
+            _ => {
+                self.plan_change();
+                Executed::Planned
+            }
+        }
+    }
+
+    /// Finds out whether a reboot is due. A plan carries out none.
+    fn reboot(&self, id: InstanceId, is_admitted: bool) -> Rebooted {
+        if is_admitted {
+            self.plan_change();
+            return Rebooted::Due;
+        }
+        match invoke::reboot(&self.session, id, false) {
+            Rebooted::Done => Rebooted::NotDue,
+            state => state,
+        }
+    }
+}
+
+impl<'a> CarryOut<'a> for DryRun<'a> {
+    const LACKING: Outcome = Outcome::Unknown;
+
+    fn of(session: Session<'a>) -> Self {
+        Self { session, has_changes: AtomicBool::new(false) }
+    }
+
+    fn session(&self) -> &Session<'a> {
+        &self.session
+    }
+
+    fn inputs(&self) -> BookInputs {
+        BookInputs {
+            book: Arc::clone(&self.session.book),
+            rollout: None,
+            mode: if self.session.pass.fresh { RunMode::NewRevision } else { RunMode::Steady },
+            drift: self.session.pass.drift,
+            ends_at_failure: false,
+            record: BookRecord::default(),
+        }
+    }
+
+    fn carry_out(&self, command: &Command) -> Observation {
+        let session = &self.session;
+        match command {
+            Command::Items(at) => Observation::Items(resource::items(session, *at)),
+            Command::Render(instance) => Observation::Rendered(resource::render(session, instance)),
+            Command::Check(id) => Observation::Checked(self.check(*id)),
+            Command::Apply(set) => {
+                self.plan_change();
+                Observation::Applied(set.instances().iter().map(|_| Applied::Planned).collect())
+            }
+            Command::Execute(invocation) => Observation::Executed(self.execute(invocation)),
+            Command::Reboot(id, is_admitted) => Observation::Rebooted(self.reboot(*id, *is_admitted)),
+            Command::Register(name, value) => {
+                session.renderer.register(name, value);
+                Observation::Done
+            }
+            Command::Remove(removal) => Observation::Removed(planned(removal)),
+            Command::Admit(_) | Command::Coordinate(_) | Command::PublishResult(_) => Observation::Answered(Answer::Go),
+            Command::Elect(..) => Observation::Election(ElectionState::Elected),
+            Command::ListHandlers => Observation::Handlers(Vec::new()),
+            Command::ListInventory(_) => Observation::Inventory(None),
+            Command::Record(_) | Command::Persist(_) => Observation::Done,
+        }
+    }
+}
+
+fn planned(removal: &Removal) -> Vec<Removed> {
+    let of = |item: &towpath_reconcile::names::Managed| Removed {
+        item: item.clone(),
+        outcome: Outcome::Unchanged,
+        message: None,
+    };
+    removal.remove.iter().map(of).collect()
+}

@@ -1,0 +1,256 @@
+//! The executor: it carries out the commands of a book run, one after another, or side by side where the run allows it.
+
+use std::{
+    any::Any,
+    collections::BTreeSet,
+    panic::{AssertUnwindSafe, catch_unwind},
+    sync::mpsc,
+    thread::{self, Scope},
+};
+
+use towpath_reconcile::{
+    BookInputs, BookReport, BookRun, Command, CommandId, Next, Observation, Outcome, TaskReport,
+    command::{Answer, Findings, Interim},
+    plan::{assess::RunMode, removal::Inventory},
+};
+use towpath_state::{Changes, Inventory as InventoryRecord, Managed};
+
+use super::{Session, apply, coordinate::Coordinator, direct, invoke, resource, restore};
+use crate::reconcile::pass::batch;
+use towpath_reconcile::plan::batch::ChangeSet;
+
+/// An executor of commands.
+pub(in crate::reconcile) trait CarryOut<'a>: Sync + Sized {
+    /// The outcome of a task that lacks the result of another one.
+    const LACKING: Outcome;
+
+    /// Creates the executor of a book.
+    fn of(session: Session<'a>) -> Self;
+
+    /// Returns the session.
+    fn session(&self) -> &Session<'a>;
+
+    /// Returns the inputs of the run.
+    fn inputs(&self) -> BookInputs;
+
+    /// Carries out a command.
+    fn carry_out(&self, command: &Command) -> Observation;
+}
+
+/// A run that has begun, with its executor.
+pub(in crate::reconcile) struct Started<E> {
+    run: BookRun,
+    executor: E,
+    /// The open question for the inventory.
+    asked: Option<CommandId>,
+}
+
+/// The point that a run has reached.
+#[derive(Debug)]
+pub(in crate::reconcile) enum Stage {
+    /// The tasks have run. The run waits for the other books, and removes items then.
+    Removing(Interim),
+    /// The run has ended.
+    Finished(BookReport),
+}
+
+impl<'a, E: CarryOut<'a>> Started<E> {
+    /// Creates a run.
+    pub(in crate::reconcile) fn new(executor: E) -> Self {
+        Self { run: BookRun::new(executor.inputs()), executor, asked: None }
+    }
+
+    pub(in crate::reconcile) fn session(&self) -> &Session<'a> {
+        self.executor.session()
+    }
+
+    /// Asks the run to end before its next task.
+    pub(in crate::reconcile) fn preempt(&mut self) {
+        self.run.preempt();
+    }
+
+    /// Continues a run that has waited for the other books. `None` if nothing may be removed in this pass.
+    pub(in crate::reconcile) fn remove(&mut self, inventory: Option<Inventory>) -> Stage {
+        if let Some(id) = self.asked.take() {
+            self.run.observe(id, Observation::Inventory(inventory));
+        }
+        self.advance()
+    }
+
+    /// Carries out commands until the run waits for the other books, or ends.
+    pub(in crate::reconcile) fn advance(&mut self) -> Stage {
+        let Self { run, executor, asked } = self;
+        let executor = &*executor;
+        thread::scope(|scope| {
+            let (sender, receiver) = mpsc::channel();
+            let mut open = 0_usize;
+            loop {
+                if (executor.session().pass.make_way)() {
+                    run.preempt();
+                }
+                match run.advance() {
+                    Next::Finished(report) => return Stage::Finished(report),
+                    Next::Wait if open == 0 => return Stage::Finished(stuck()),
+                    Next::Wait => {
+                        if let Ok((id, seen)) = receiver.recv() {
+                            open = open.saturating_sub(1);
+                            run.observe(id, seen);
+                        }
+                    }
+                    Next::Do(commands) => {
+                        for (id, command) in commands {
+                            if let Command::ListInventory(interim) = command {
+                                *asked = Some(id);
+                                return Stage::Removing(interim);
+                            }
+                            if run.is_side_by_side() && takes_time(&command) {
+                                open = open.saturating_add(1);
+                                beside(scope, executor, (id, command), sender.clone());
+                            } else {
+                                run.observe(id, executor.carry_out(&command));
+                            }
+                        }
+                    }
+                }
+            }
+        })
+    }
+}
+
+/// Carries out a command beside the others.
+fn beside<'scope, 'env, 'a: 'scope, E: CarryOut<'a>>(
+    scope: &'scope Scope<'scope, 'env>,
+    executor: &'scope E,
+    (id, command): (CommandId, Command),
+    sender: mpsc::Sender<(CommandId, Observation)>,
+) {
+    scope.spawn(move || {
+        let seen = catch_unwind(AssertUnwindSafe(|| executor.carry_out(&command)));
+        // The receiver lives as long as the run.
+        let _ = sender.send((id, seen.unwrap_or_else(|panic| panicked(&*panic))));
+    });
+}
+
+fn panicked(_: &(dyn Any + Send)) -> Observation {
+    Observation::Failed("internal error: the task panicked; please report it with the log of this run".to_owned())
+}
+
+/// Returns the report of a run that waits for a command that no executor has.
+fn stuck() -> BookReport {
+    let message = "internal error: the run waits for nothing; please report it with the log".to_owned();
+    let report = TaskReport::new("book", "book", Outcome::Failed).with_message(message);
+    BookReport { tasks: vec![report], ..BookReport::default() }
+}
+
+/// Returns whether a command may take long. Others are answered at once, also while tasks run side by side.
+fn takes_time(command: &Command) -> bool {
+    matches!(command, Command::Check(_) | Command::Apply(_) | Command::Execute(_) | Command::Reboot(..))
+}
+
+/// The executor that changes the node.
+pub(in crate::reconcile) struct Executor<'a> {
+    session: Session<'a>,
+    coordinator: Coordinator<'a>,
+}
+
+impl Executor<'_> {
+    /// Records the inventory of the book, and the items that were in sync. Known items stay, as the new list may be
+    /// incomplete.
+    fn record(&self, findings: &Findings) -> Result<(), String> {
+        let session = &self.session;
+        let machine = session.machine();
+        let Some(journal) = &machine.journal else { return Ok(()) };
+        let mut changes = Changes::default();
+        for id in &findings.observed {
+            let found = session.notes().in_sync.remove(id);
+            if let Some((key, applied)) = found {
+                changes.put(&key, &applied);
+                machine.set_applied(&key, Some(applied));
+            }
+        }
+        let old: InventoryRecord = machine.record(&session.id).unwrap_or_default();
+        let mut items: BTreeSet<Managed> = old.items.clone();
+        let managed = |item: &towpath_reconcile::names::Managed| Managed {
+            module: item.module.clone(),
+            identity: item.identity.clone(),
+        };
+        items.extend(findings.managed.iter().map(managed));
+        let new = InventoryRecord { items, prune: session.book.prune, budget: session.book.prune_budget.clone() };
+        if new != old {
+            changes.put(&session.id, &new);
+        }
+        journal.commit(changes).map_err(|error| session.failed(batch::journal_failed(&error)))
+    }
+}
+
+impl<'a> CarryOut<'a> for Executor<'a> {
+    const LACKING: Outcome = Outcome::Failed;
+
+    fn of(session: Session<'a>) -> Self {
+        let coordinator = Coordinator::new(&session);
+        Self { session, coordinator }
+    }
+
+    fn session(&self) -> &Session<'a> {
+        &self.session
+    }
+
+    fn inputs(&self) -> BookInputs {
+        let session = &self.session;
+        let pass = session.pass;
+        BookInputs {
+            book: std::sync::Arc::clone(&session.book),
+            rollout: self.coordinator.plan(&pass.view.node),
+            mode: if pass.fresh { RunMode::NewRevision } else { RunMode::Steady },
+            drift: pass.drift,
+            ends_at_failure: true,
+            record: self.coordinator.record(&session.book.id()),
+        }
+    }
+
+    fn carry_out(&self, command: &Command) -> Observation {
+        let (session, coordinator) = (&self.session, &self.coordinator);
+        match command {
+            Command::Items(at) => Observation::Items(resource::items(session, *at)),
+            Command::Render(instance) => Observation::Rendered(resource::render(session, instance)),
+            Command::Check(id) => Observation::Checked(resource::check(session, *id)),
+            Command::Admit(admit) => Observation::Answered(coordinator.admit(session, *admit)),
+            Command::Coordinate(call) => answered(coordinator.call(session, call)),
+            Command::Elect(at, is_done) => match coordinator.elect(session, *at, *is_done) {
+                Ok(state) => Observation::Election(state),
+                Err(message) => Observation::Failed(message),
+            },
+            Command::PublishResult(result) => answered(coordinator.publish(session, result)),
+            Command::Apply(ChangeSet::Files(ids)) => Observation::Applied(apply::files(session, ids)),
+            Command::Apply(ChangeSet::Direct(ids)) => Observation::Applied(direct::changes(session, ids)),
+            Command::Execute(invocation) => Observation::Executed(invoke::invoke(session, invocation)),
+            Command::Reboot(id, is_admitted) => Observation::Rebooted(invoke::reboot(session, *id, *is_admitted)),
+            Command::Register(name, value) => {
+                session.renderer.register(name, value);
+                Observation::Done
+            }
+            Command::ListHandlers => Observation::Handlers(invoke::pending(session)),
+            Command::ListInventory(_) => Observation::Inventory(None),
+            Command::Remove(removal) => match restore::remove(session, removal) {
+                Ok(removed) => Observation::Removed(removed),
+                Err(message) => Observation::Failed(message),
+            },
+            Command::Record(findings) => done(self.record(findings)),
+            Command::Persist(record) => done(coordinator.persist(session, record)),
+        }
+    }
+}
+
+fn answered(answer: Result<Answer, String>) -> Observation {
+    match answer {
+        Ok(answer) => Observation::Answered(answer),
+        Err(message) => Observation::Failed(message),
+    }
+}
+
+fn done(result: Result<(), String>) -> Observation {
+    match result {
+        Ok(()) => Observation::Done,
+        Err(message) => Observation::Failed(message),
+    }
+}

@@ -1,0 +1,355 @@
+//! Probes, actions, handlers and reboots.
+
+use std::{sync::Arc, thread, time::Duration};
+
+use serde_json::Value;
+use towpath_host::{Hand, facts::boot_id, process::Cancel};
+use towpath_modules::{Checked, Context, ModuleError, Report, Resource, apply as apply_steps};
+use towpath_proto::ModuleKind;
+use towpath_reconcile::{
+    Outcome,
+    command::{Executed, InstanceId, Invocation, List, PendingHandler, Rebooted, TaskRef},
+};
+use towpath_render::{
+    objects::task::Task,
+    tree::{MemoryTree, Tree},
+};
+use towpath_state::{ActionRecord, ActionState, Changes, FinishedAction, HandlerRecord, Intent, Phase, TaskId, kinds};
+
+use super::{
+    Found, RenderedTask, Session,
+    apply::notified,
+    attempts::{Attempted, attempts},
+    direct::{commit, intend},
+    resource::{action_key, last_run},
+};
+use crate::reconcile::pass::{
+    batch,
+    instance::{self, Prepared},
+};
+
+/// Maximum length of a text in a remembered result, in bytes.
+const REMEMBERED: usize = 64 << 10;
+
+/// Runs work without a check of its own.
+pub(super) fn invoke(session: &Session<'_>, invocation: &Invocation) -> Executed {
+    let attempted = match invocation {
+        Invocation::Probe(id) => session.rendered(*id).map(|(rendered, task)| probe(session, task, &rendered)),
+        Invocation::Action(id) => session.rendered(*id).map(|(rendered, task)| action(session, task, &rendered)),
+        Invocation::Rebooted(id) => session.rendered(*id).map(|(rendered, task)| rebooted(session, task, &rendered)),
+        Invocation::Unconditional(at) => session.task(*at).map(|task| unconditional(session, task)),
+        Invocation::Handler(pending) => Ok(handler(session, pending)),
+    };
+    attempted.unwrap_or_else(Attempted::failed).executed()
+}
+
+/// Runs a probe.
+pub(super) fn probe(session: &Session<'_>, task: &Task, rendered: &RenderedTask) -> Attempted {
+    let attempted = apply(session, task, rendered);
+    session.took(rendered);
+    session.drop_task(rendered.instance.id);
+    attempted
+}
+
+fn apply(session: &Session<'_>, task: &Task, rendered: &RenderedTask) -> Attempted {
+    let context = session.context(task);
+    attempts(session, task, rendered.item(), || rendered.ready.options.apply(&context, &session.machine().hand()))
+}
+
+/// Runs an action, and records its begin and its end.
+fn action(session: &Session<'_>, task: &Task, rendered: &RenderedTask) -> Attempted {
+    let known = match rendered.take_found() {
+        Some(Found::Action(known)) => known,
+        _ => None,
+    };
+    let definition = &rendered.ready.definition;
+    let key = action_key(session, &rendered.instance);
+    let interrupted = known.as_ref().map_or(0, |known| last_run(known, definition).interrupted);
+    let finished = known.and_then(|known| known.finished);
+    let state = ActionState::Begun;
+    let mut record = ActionRecord { definition: definition.clone(), state, interrupted, finished, boot: None };
+    let mut begun = Changes::default();
+    begun.put(&key, &record);
+    if let Err(error) = intend_action(session, begun) {
+        return Attempted::failed(error);
+    }
+    let attempted = apply(session, task, rendered);
+    record.state = match attempted.outcome {
+        Outcome::Failed if session.pass.cancel.is_cancelled() => ActionState::Begun,
+        Outcome::Failed => ActionState::Failed,
+        _ => ActionState::Finished,
+    };
+    if record.state == ActionState::Finished {
+        let result = remembered(attempted.result.as_ref());
+        record.finished = Some(FinishedAction { definition: definition.clone(), result });
+    }
+    let mut changes = match attempted.outcome {
+        Outcome::Changed => notified(session, task, rendered.item()),
+        _ => Changes::default(),
+    };
+    changes.put(&key, &record);
+    changes.set(&Intent::idle(session.book.id()));
+    session.took(rendered);
+    session.drop_task(rendered.instance.id);
+    match commit(session, changes) {
+        Ok(()) => attempted,
+        Err(message) => Attempted { outcome: Outcome::Failed, message: Some(message), ..attempted },
+    }
+}
+
+/// Writes the intent of an action to the journal, with the record of the action.
+fn intend_action(session: &Session<'_>, record: Changes) -> Result<(), String> {
+    let Some(journal) = &session.machine().journal else { return Ok(()) };
+    let mut changes = Changes::default();
+    changes.set(&Intent { phase: Phase::Action, book: session.book.id(), paths: Vec::new() });
+    changes.append(record);
+    journal.commit(changes).map_err(|error| session.failed(batch::journal_failed(&error)))
+}
+
+/// Runs a task around a segment, or a handler of the book.
+fn unconditional(session: &Session<'_>, task: &Task) -> Attempted {
+    let begun = session.machine().clock.monotonic();
+    let attempted = match instance::prepare(session.machine(), &session.renderer, task, None) {
+        Prepared::Skipped(_) => Attempted { outcome: Outcome::Skipped, message: None, result: None },
+        Prepared::Wants(wants) => {
+            let shown = wants.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ");
+            Attempted::failed(format!("it needs {shown}, which is not there"))
+        }
+        Prepared::Failed(message) => Attempted::failed(message),
+        Prepared::Ready(ready) => match intend(session, Phase::Handler, Changes::default()) {
+            Err(error) => Attempted::failed(session.failed(error)),
+            Ok(()) => {
+                let (context, cancel) = (session.context(task), session.pass.cancel);
+                let hand = session.machine().hand();
+                attempts(session, task, None, || execute(&*ready.options, &context, &hand, cancel))
+            }
+        },
+    };
+    session.took_by_name(&task.id, begun);
+    attempted
+}
+
+/// Runs a pending handler, and deletes its notification if it succeeds.
+fn handler(session: &Session<'_>, pending: &PendingHandler) -> Attempted {
+    let key = session.id.task(pending.id.as_str());
+    let attempted = match pending.task.map(|at| session.task(at)) {
+        Some(Ok(task)) => unconditional(session, task),
+        Some(Err(message)) => Attempted::failed(message),
+        None => match (session.machine().record(&key), intend(session, Phase::Handler, Changes::default())) {
+            (_, Err(error)) => Attempted::failed(session.failed(error)),
+            (None, _) => Attempted::failed("its notification is gone"),
+            (Some(record), Ok(())) => old_handler(session, &pending.id, &record),
+        },
+    };
+    let mut changes = Changes::default();
+    changes.set(&Intent::idle(session.book.id()));
+    if attempted.outcome != Outcome::Failed {
+        changes.delete::<kinds::Handler>(&key);
+    }
+    match commit(session, changes) {
+        Ok(()) => attempted,
+        Err(message) => Attempted { outcome: Outcome::Failed, message: Some(message), ..attempted },
+    }
+}
+
+/// Returns the pending handlers: those of the book in its order, and then those that the book no longer contains.
+pub(super) fn pending(session: &Session<'_>) -> Vec<PendingHandler> {
+    let mut records: Vec<(String, HandlerRecord)> = session.machine().records_of(&session.id);
+    let mut all = Vec::new();
+    for (index, handler) in session.book.handlers.iter().enumerate() {
+        if let Some(at) = records.iter().position(|(id, _)| *id == handler.id) {
+            let (id, record) = records.remove(at);
+            let task = Some(TaskRef { list: List::Handlers, index });
+            all.push(PendingHandler { id, module: record.module, task });
+        }
+    }
+    let others = records.into_iter().map(|(id, record)| PendingHandler { id, module: record.module, task: None });
+    all.extend(others);
+    all
+}
+
+/// The record of a reboot that is due or done.
+struct Reboot {
+    key: TaskId,
+    record: ActionRecord,
+    is_done: bool,
+}
+
+/// Finds out whether a reboot is due or done. `None` if neither.
+fn reboot_state(session: &Session<'_>, task: &Task, rendered: &RenderedTask) -> Result<Option<Reboot>, String> {
+    let ready = &rendered.ready;
+    let key = session.id.task(rendered.instance.name.as_str());
+    let known: Option<ActionRecord> = match session.machine().try_record::<ActionRecord>(&key) {
+        Ok(known) => known.filter(|known| known.definition == ready.definition),
+        Err(error) => return Err(session.failed(batch::journal_failed(&error))),
+    };
+    let boot = boot_id();
+    let (is_finished, began_in) = match &known {
+        Some(known) => (known.state == ActionState::Finished, known.boot.clone()),
+        None => (false, None),
+    };
+    let state = ActionState::Begun;
+    let finished = known.and_then(|known| known.finished);
+    let definition = ready.definition.clone();
+    let record = ActionRecord { definition, state, interrupted: 0, finished, boot: boot.clone() };
+    // A reboot that came after the timeout still counts.
+    if !is_finished && began_in.is_some() && began_in != boot {
+        return Ok(Some(Reboot { key, record, is_done: true }));
+    }
+    let checked = ready.options.check(&session.context(task)).map_err(|error| session.failed(error))?;
+    let is_due = matches!(checked, Checked::Change(_)) && !(is_finished && ready.options.runs_once());
+    Ok(is_due.then_some(Reboot { key, record, is_done: false }))
+}
+
+/// Finds out whether a reboot is due, and carries out one that is admitted.
+pub(super) fn reboot(session: &Session<'_>, id: InstanceId, is_admitted: bool) -> Rebooted {
+    let (rendered, task) = match session.rendered(id) {
+        Ok(found) => found,
+        Err(message) => return Rebooted::Failed(message),
+    };
+    session.took(&rendered);
+    match reboot_state(session, task, &rendered) {
+        Err(message) => Rebooted::Failed(message),
+        Ok(None) => Rebooted::NotDue,
+        Ok(Some(Reboot { is_done: true, .. })) => Rebooted::Done,
+        Ok(Some(_)) if !is_admitted => Rebooted::Due,
+        Ok(Some(Reboot { key, record, .. })) => reboot_now(session, task, &rendered, &key, record),
+    }
+}
+
+fn reboot_now(
+    session: &Session<'_>,
+    task: &Task,
+    rendered: &RenderedTask,
+    key: &TaskId,
+    record: ActionRecord,
+) -> Rebooted {
+    let mut begun = Changes::default();
+    begun.put(key, &record);
+    if let Err(message) = intend_action(session, begun) {
+        return Rebooted::Failed(message);
+    }
+    tracing::warn!(task = rendered.instance.name, "the node reboots");
+    let applied = rendered.ready.options.apply(&session.context(task), &session.machine().hand());
+    let message = match applied {
+        // The system ends the agent. Later tasks run after the reboot.
+        Ok(_) if waits_for_its_end(session, task.timeout) => return Rebooted::Ending,
+        Ok(_) => format!("the node did not reboot within {} s", task.timeout.as_secs()),
+        Err(error) => session.failed(error),
+    };
+    let mut changes = Changes::default();
+    changes.put(key, &ActionRecord { state: ActionState::Failed, ..record });
+    Rebooted::Failed(commit(session, changes).err().unwrap_or(message))
+}
+
+/// Waits until the agent is asked to end. Returns false at the timeout.
+fn waits_for_its_end(session: &Session<'_>, timeout: Duration) -> bool {
+    let begin = session.machine().clock.monotonic();
+    while begin.elapsed() < timeout {
+        if session.pass.cancel.is_cancelled() || (session.pass.stops)() {
+            return true;
+        }
+        thread::sleep(Duration::from_millis(100));
+    }
+    false
+}
+
+/// Records that the node has rebooted, and notifies the handlers.
+fn rebooted(session: &Session<'_>, task: &Task, rendered: &RenderedTask) -> Attempted {
+    let definition = rendered.ready.definition.clone();
+    let finished = FinishedAction { definition: definition.clone(), result: Value::Null };
+    let record = ActionRecord {
+        definition,
+        state: ActionState::Finished,
+        interrupted: 0,
+        finished: Some(finished),
+        boot: boot_id(),
+    };
+    let mut changes = notified(session, task, None);
+    changes.put(&session.id.task(rendered.instance.name.as_str()), &record);
+    changes.set(&Intent::idle(session.book.id()));
+    match commit(session, changes) {
+        Ok(()) => Attempted { outcome: Outcome::Changed, message: None, result: None },
+        Err(message) => Attempted::failed(message),
+    }
+}
+
+/// Runs a handler that the book no longer contains, as it was when it was notified.
+fn old_handler(session: &Session<'_>, id: &str, record: &HandlerRecord) -> Attempted {
+    let pass = session.pass;
+    let (mut params, mut source) = (record.params.clone(), None);
+    let schema = towpath_proto::module(&record.module);
+    if schema.is_some_and(|module| module.runs_source) {
+        // The revision is gone. The bytes of the script were saved when the handler was notified.
+        let journal = pass.machine.journal.as_ref();
+        let kept = record.script.as_ref().and_then(|kept| journal?.original(kept));
+        let Some(bytes) = kept else {
+            return Attempted::failed("the bytes of its script are gone with its revision; run it by hand");
+        };
+        let tree: MemoryTree = [("script", bytes.as_slice())].into_iter().collect();
+        source = Some((Arc::new(tree) as Arc<dyn Tree>, String::new()));
+        if let Some(params) = params.as_object_mut() {
+            params.insert("source".into(), "script".into());
+        }
+    }
+    let options = match towpath_modules::resolve(&record.module, &params) {
+        Ok(options) => options,
+        Err(problems) => {
+            return Attempted::failed(
+                problems.into_iter().map(|problem| problem.message).collect::<Vec<_>>().join("; "),
+            );
+        }
+    };
+    let context = Context {
+        look: &pass.machine.look,
+        source,
+        node: &pass.machine.node,
+        task: id,
+        timeout: Duration::from_secs(600),
+        cancel: pass.cancel,
+        cache: &pass.machine.memory,
+    };
+    match execute(&*options, &context, &pass.machine.hand(), pass.cancel) {
+        Ok(report) => Attempted {
+            outcome: if report.ok { Outcome::Changed } else { Outcome::Failed },
+            message: report.message.filter(|_| !report.ok),
+            result: None,
+        },
+        Err(error) => Attempted::failed(session.failed(error)),
+    }
+}
+
+/// Runs a module of any kind.
+pub(super) fn execute(
+    options: &dyn Resource,
+    context: &Context<'_>,
+    hand: &Hand,
+    cancel: &Cancel,
+) -> Result<Report, ModuleError> {
+    match options.kind() {
+        ModuleKind::Probe | ModuleKind::Action | ModuleKind::Always => options.apply(context, hand),
+        ModuleKind::State => match options.check(context)? {
+            Checked::Change(_) if options.schema().applies_directly => options.apply(context, hand),
+            Checked::Unknown(why) => Err(ModuleError::new(why)),
+            Checked::Change(change) => apply_steps::all(change.steps, hand, cancel).map(|()| Report::success()),
+            _ => Ok(Report::success()),
+        },
+    }
+}
+
+/// Returns a result as the journal keeps it: the end of long texts, without `changed` and `outcome`.
+fn remembered(result: Option<&Value>) -> Value {
+    let Some(Value::Object(map)) = result else { return Value::Null };
+    let kept = map.iter().filter(|(key, _)| !matches!(key.as_str(), "changed" | "outcome")).map(|(key, value)| {
+        let value = match value {
+            Value::String(text) if text.len() > REMEMBERED => {
+                let from = text.len() - REMEMBERED;
+                let from = (from..text.len()).find(|at| text.is_char_boundary(*at)).unwrap_or(text.len());
+                Value::String(text[from..].to_owned())
+            }
+            other => other.clone(),
+        };
+        (key.clone(), value)
+    });
+    Value::Object(kept.collect())
+}

@@ -1,0 +1,209 @@
+//! Removals: items that a book no longer mentions are undone, and originals restored.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+    time::Duration,
+};
+
+use towpath_host::files::Access;
+use towpath_modules::{Context, Problem, Resource, apply_batch, path_module, resolve};
+use towpath_reconcile::{
+    Outcome,
+    command::{Removal, Removed},
+    names::Managed as ManagedItem,
+};
+use towpath_state::{Changes, Inventory, Managed, Original, kinds};
+
+use super::{Session, invoke::execute};
+use crate::reconcile::pass::{batch, book_id};
+
+/// Removes items in their order, and deletes the records of items that leave the inventory.
+///
+/// # Errors
+/// If the journal cannot record it.
+pub(super) fn remove(session: &Session<'_>, removal: &Removal) -> Result<Vec<Removed>, String> {
+    let mut changes = Changes::default();
+    let mut gone: BTreeSet<Managed> = removal.moved.iter().map(managed).collect();
+    for item in &removal.forget {
+        let item = managed(item);
+        forget_one(session, &item, &mut changes);
+        gone.insert(item);
+    }
+    let items: Vec<Managed> = removal.remove.iter().map(managed).collect();
+    let mut batches: BTreeMap<&str, BTreeSet<&Managed>> = BTreeMap::new();
+    let mut removed = Vec::new();
+    for item in &items {
+        let done = remove_one(session, &items, item, &mut batches);
+        if done.is_ok() {
+            forget_one(session, item, &mut changes);
+            gone.insert(item.clone());
+        }
+        let outcome = if done.is_ok() { Outcome::Changed } else { Outcome::Failed };
+        let message = Some(done.unwrap_or_else(|message| message));
+        let item = ManagedItem { module: item.module.clone(), identity: item.identity.clone() };
+        removed.push(Removed { item, outcome, message });
+    }
+    let machine = session.machine();
+    let old: Inventory = machine.record(&session.id).unwrap_or_default();
+    let items = old.items.difference(&gone).cloned().collect();
+    let new = Inventory { items, prune: session.book.prune, budget: session.book.prune_budget.clone() };
+    let is_present = session.pass.view.books.iter().any(|book| book_id(book) == session.id);
+    if new.items.is_empty() && !is_present {
+        changes.delete::<kinds::Inventory>(&session.id);
+    } else if new != old {
+        changes.put(&session.id, &new);
+    }
+    let Some(journal) = &machine.journal else { return Ok(removed) };
+    journal.commit(changes).map_err(|error| session.failed(batch::journal_failed(&error)))?;
+    Ok(removed)
+}
+
+fn managed(item: &ManagedItem) -> Managed {
+    Managed { module: item.module.clone(), identity: item.identity.clone() }
+}
+
+/// Removes an item. Items of a module that has transactions are removed together, as packages may depend on one another.
+fn remove_one<'m>(
+    session: &Session<'_>,
+    all: &'m [Managed],
+    item: &'m Managed,
+    batches: &mut BTreeMap<&'m str, BTreeSet<&'m Managed>>,
+) -> Result<String, String> {
+    let (machine, book) = (session.machine(), session.book.id());
+    let begin = |task: &str| machine.memory.activity.begin(&book, task, machine.clock.monotonic());
+    let has_batch = matches!(undo(session, item), Ok(Some(undo)) if undo.batch().is_some());
+    let together = has_batch.then(|| {
+        batches.entry(&item.module).or_insert_with(|| {
+            let task = format!("prune {}s", item.module);
+            let _work = begin(&task);
+            let all: Vec<&Managed> = all.iter().collect();
+            remove_together(session, &all, &item.module, &task)
+        })
+    });
+    if together.is_some_and(|together| together.contains(item)) {
+        return Ok(TAKEN_OUT.to_owned());
+    }
+    let name = format!("prune {} {}", item.module, item.identity);
+    let _work = begin(&name);
+    restore(session, item, &name)
+}
+
+/// The message for an installed item that was uninstalled.
+const TAKEN_OUT: &str = "it was taken out again";
+
+/// Returns the parameters that remove an item. `None` if the record has no undo.
+fn undo(session: &Session<'_>, managed: &Managed) -> Result<Option<Arc<dyn Resource>>, String> {
+    let Some(params) = session.machine().applied(managed).and_then(|applied| applied.undo) else { return Ok(None) };
+    let said = |problems: Vec<Problem>| problems.into_iter().map(|problem| problem.message).collect::<Vec<_>>();
+    resolve(&managed.module, &params).map(Some).map_err(|problems| said(problems).join("; "))
+}
+
+fn context<'t>(session: &'t Session<'_>, task: &'t str) -> Context<'t> {
+    let pass = session.pass;
+    Context {
+        look: &pass.machine.look,
+        source: None,
+        node: &pass.machine.node,
+        task,
+        timeout: Duration::from_secs(600),
+        cancel: pass.cancel,
+        cache: &pass.machine.memory,
+    }
+}
+
+/// Removes the items of a module in one transaction, as packages may depend on one another. Returns the removed items.
+fn remove_together<'m>(session: &Session<'_>, gone: &[&'m Managed], module: &str, task: &str) -> BTreeSet<&'m Managed> {
+    let of_module = gone.iter().copied().filter(|managed| managed.module == module);
+    let mut found: Vec<(&Managed, Arc<dyn Resource>)> =
+        of_module.filter_map(|managed| Some((managed, undo(session, managed).ok()??))).collect();
+    let batch = found.first().and_then(|(_, first)| first.batch());
+    found.retain(|(_, undo)| batch.is_some() && undo.batch() == batch);
+    if found.len() < 2 {
+        return BTreeSet::new();
+    }
+    let undos: Vec<&dyn Resource> = found.iter().map(|(_, undo)| &**undo).collect();
+    match apply_batch(&undos, &context(session, task)) {
+        Ok(()) => found.iter().map(|(managed, _)| *managed).collect(),
+        Err(error) => {
+            tracing::info!("items of {module} are removed one by one: {error}");
+            BTreeSet::new()
+        }
+    }
+}
+
+fn restore(session: &Session<'_>, managed: &Managed, task: &str) -> Result<String, String> {
+    let hand = session.machine().hand();
+    let path = managed.identity.as_str();
+    if let Some(options) = undo(session, managed)? {
+        let report = execute(&*options, &context(session, task), &hand, session.pass.cancel);
+        let report = report.map_err(|error| error.message)?;
+        if !report.ok {
+            return Err(report.message.unwrap_or_else(|| "it can't be taken out again".into()));
+        }
+        return Ok(TAKEN_OUT.into());
+    }
+    if managed.module != path_module() {
+        return Ok("it is no longer managed".into());
+    }
+    let failed = |error: std::io::Error| format!("{path}: {error}");
+    // Records have paths without links. If a folder above has become a link since, the path now leads to another file.
+    let real = hand.look().resolved(path, true).map_err(failed)?;
+    let itself = hand.look().resolved(path, false).map_err(failed)?;
+    let original = |at: &str| session.machine().record::<Original>(&at.to_owned());
+    let (path, original) = match original(path) {
+        Some(_) if itself != path => return Ok("a folder above it is a link now; what it leads to stays".into()),
+        Some(found) => (path, Some(found)),
+        None => match original(&itself) {
+            Some(found) => (itself.as_str(), Some(found)),
+            None => (real.as_str(), original(&real)),
+        },
+    };
+    let meta = hand.look().meta(path).map_err(failed)?;
+    let directory = meta.is_some_and(|meta| meta.kind == towpath_host::FileKind::Directory);
+    match original {
+        Some(Original::File { .. } | Original::Link { .. }) if directory => {
+            Ok("a directory is there now, and stays".into())
+        }
+        Some(Original::File { content, mode, uid, gid, attributes }) => {
+            let journal = session.machine().journal.as_ref().ok_or("there is no journal")?;
+            let bytes = journal.original(&content).ok_or_else(|| {
+                format!("{path}: what was there before can't be found any more; the file stays as it is")
+            })?;
+            let access = Access { mode, uid: Some(uid), gid: Some(gid) };
+            hand.restore(path, &bytes, access, &attributes).map_err(failed)?;
+            Ok("what was there before was put back".into())
+        }
+        Some(Original::Link { target }) => {
+            hand.link(path, &target).map_err(failed)?;
+            Ok("the link that was there before was put back".into())
+        }
+        Some(Original::Directory { mode, uid, gid }) => {
+            hand.make_directory(path, 0o755).map_err(failed)?;
+            hand.grant(path, Access { mode, uid: Some(uid), gid: Some(gid) }).map_err(failed)?;
+            Ok("the directory was there before, and stays".into())
+        }
+        Some(Original::Nothing) => {
+            if !directory {
+                hand.remove(path).map_err(failed)?;
+                return Ok("it was removed".into());
+            }
+            let empty = hand.remove_empty_directory(path).map_err(failed)?;
+            Ok(if empty {
+                "the empty directory was removed".into()
+            } else {
+                "the directory is not empty, and stays".into()
+            })
+        }
+        // Towpath never changed this item: it was in sync from the start.
+        Some(Original::Part) | None => Ok("it was there before, and stays".into()),
+    }
+}
+
+fn forget_one(session: &Session<'_>, managed: &Managed, changes: &mut Changes) {
+    changes.delete::<kinds::Applied>(managed);
+    session.machine().set_applied(managed, None);
+    if managed.module == path_module() {
+        changes.delete::<kinds::Original>(&managed.identity);
+    }
+}

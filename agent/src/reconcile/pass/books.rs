@@ -1,0 +1,294 @@
+//! A pass over the books of a node: all books run their tasks, and remove items after that, because an item may have
+//! moved from one book to another.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use towpath_reconcile::{
+    BookReport, Outcome, TaskReport,
+    names::Managed as ManagedItem,
+    plan::{removal::Inventory, unrun::unrun},
+};
+use towpath_render::{
+    document::{Path, Place, SourceFile},
+    objects::task::{Book, Rollout},
+    rendering::{Claims, RenderError, Renderer},
+    view::PruneBudget,
+};
+use towpath_state::{BookId, HandlerRecord, Inventory as InventoryRecord};
+
+use super::{BookOutcome, Pass, PassOutcome, TaskOutcome, book_id, coordinated, gates};
+use crate::reconcile::execute::{CarryOut, Notes, Session, Stage, Started, resource::managed_item};
+
+/// A book in a pass.
+struct Course<E> {
+    book: Arc<Book>,
+    outcome: BookOutcome,
+    /// The run, until it has ended.
+    run: Option<Started<E>>,
+    /// The managed items. `None` if not all of them are known.
+    managed: Option<BTreeSet<ManagedItem>>,
+    begun: Instant,
+}
+
+/// The books of a pass, and its outcome so far.
+struct Books<E> {
+    courses: Vec<Course<E>>,
+    outcome: PassOutcome,
+}
+
+/// Runs a pass with one kind of executor. `computed_failures` are the values that could not be computed.
+pub(in crate::reconcile) fn run<'a, E: CarryOut<'a>>(
+    pass: &'a Pass<'a>,
+    claims: &'a Claims,
+    computed_failures: &[String],
+) -> PassOutcome {
+    let settled = pass.inputs.computed.is_empty().then(Vec::new);
+    let mut books: Books<E> = Books { courses: Vec::new(), outcome: PassOutcome { settled, ..PassOutcome::default() } };
+    books.run_tasks(pass, claims, computed_failures);
+    books.remove(pass);
+    books.end(pass, claims)
+}
+
+impl<'a, E: CarryOut<'a>> Books<E> {
+    /// Runs the tasks of all books in their order, until one is preempted.
+    fn run_tasks(&mut self, pass: &'a Pass<'a>, claims: &'a Claims, computed_failures: &[String]) {
+        let mut done: BTreeMap<String, Outcome> = BTreeMap::new();
+        for book in &pass.view.books {
+            self.outcome.interrupted |= (pass.make_way)();
+            if self.outcome.interrupted {
+                break;
+            }
+            let mut course = begin(pass, book, dependencies(book, &done), claims, computed_failures);
+            let mut worst = course.outcome.worst();
+            match course.run.as_mut().map(Started::advance) {
+                Some(Stage::Removing(interim)) => {
+                    course.managed = interim.managed;
+                    worst = interim.worst;
+                }
+                Some(Stage::Finished(report)) => {
+                    self.outcome.interrupted |= report.preempted;
+                    course = self.finish(course, report);
+                    worst = course.outcome.worst();
+                }
+                None => self.outcome.settled = None,
+            }
+            done.insert(book.id(), worst);
+            self.courses.push(course);
+        }
+    }
+
+    /// Continues the runs that wait for the other books.
+    fn remove(&mut self, pass: &'a Pass<'a>) {
+        let everything = self.all_managed(pass);
+        let interrupted = self.outcome.interrupted;
+        for mut course in std::mem::take(&mut self.courses) {
+            let inventory = everything.as_ref().map(|everything| inventory(pass, &course.book, everything));
+            let stage = course.run.as_mut().map(|run| {
+                if interrupted {
+                    run.preempt();
+                }
+                run.remove(inventory)
+            });
+            if let Some(Stage::Finished(report)) = stage {
+                course = self.finish(course, report);
+            }
+            self.courses.push(course);
+        }
+    }
+
+    /// Returns the items that the books of this node manage. `None` if they are not all known, or if an object is held:
+    /// it is not removed from git, so nothing is pruned meanwhile.
+    fn all_managed(&self, pass: &Pass<'_>) -> Option<BTreeSet<ManagedItem>> {
+        let is_complete = self.courses.len() == pass.view.books.len() && pass.set.held.is_empty();
+        let known = self.courses.iter().map(|course| course.managed.as_ref()).collect::<Option<Vec<_>>>();
+        known.filter(|_| is_complete).map(|all| all.into_iter().flatten().cloned().collect())
+    }
+
+    /// Ends the run of a book: adds its report and its findings to the outcome of the pass.
+    fn finish(&mut self, mut course: Course<E>, report: BookReport) -> Course<E> {
+        let Some(run) = course.run.take() else { return course };
+        let session = run.session();
+        let mut notes = std::mem::take(&mut *session.notes());
+        // The steady state does not compare values of other nodes.
+        let is_steady = report.steady && !session.renderer.reads().nodes();
+        let outcome = &mut self.outcome;
+        outcome.facts_read.extend(session.renderer.reads().facts());
+        outcome.moved |= notes.moved;
+        outcome.disk = outcome.disk.take().or(notes.disk.take());
+        // The first of several books that look at a file counts.
+        for (path, seen) in std::mem::take(&mut notes.watched) {
+            outcome.watched.entry(path).or_insert(seen);
+        }
+        let BookReport { tasks, gates, preempted, .. } = report;
+        course.outcome.tasks.extend(tasks.into_iter().map(|report| task(report, &notes)));
+        course.outcome.held.extend(gates);
+        course.outcome.interrupted = preempted;
+        course.outcome.took = course.begun.elapsed();
+        outcome.settled = outcome.settled.take().filter(|_| is_steady).map(|mut all| {
+            all.extend(notes.into_settled());
+            all
+        });
+        course
+    }
+
+    /// Removes the items of books that are gone, and returns the outcome of the pass.
+    fn end(mut self, pass: &'a Pass<'a>, claims: &'a Claims) -> PassOutcome {
+        self.outcome.books = self.courses.iter_mut().map(|course| std::mem::take(&mut course.outcome)).collect();
+        let everything = self.all_managed(pass).filter(|_| !self.outcome.interrupted);
+        for (id, record) in everything.is_some().then(|| gone(pass)).into_iter().flatten() {
+            let mut course: Course<E> = begin(pass, &book_of(&id, &record), Vec::new(), claims, &[]);
+            let mut stage = course.run.as_mut().map(Started::advance);
+            if let (Some(Stage::Removing(_)), Some(everything), Some(run)) = (&stage, &everything, &mut course.run) {
+                stage = Some(run.remove(Some(inventory(pass, &course.book, everything))));
+            }
+            if let Some(Stage::Finished(report)) = stage {
+                course = self.finish(course, report);
+            }
+            if !course.outcome.tasks.is_empty() || !course.outcome.held.is_empty() {
+                self.outcome.books.push(course.outcome);
+            }
+        }
+        let mut outcome = self.outcome;
+        if !outcome.interrupted && !coordinated::leave_gone_books(pass) {
+            outcome.settled = None;
+        }
+        if outcome.interrupted || outcome.worst() > Outcome::Unchanged {
+            outcome.settled = None;
+        }
+        outcome
+    }
+}
+
+/// Returns the dependencies of a book that failed or are held (P86, P88).
+fn dependencies(book: &Book, done: &BTreeMap<String, Outcome>) -> Vec<String> {
+    let needed = book.depends_on.iter().map(|dependency| format!("{}/{}", book.namespace, dependency.book));
+    let blocks = |id: String| match done.get(&id) {
+        Some(Outcome::Failed) => Some(format!("book {id}, which has failed on this node")),
+        Some(Outcome::Held) => Some(format!("book {id}, which is held on this node")),
+        // A book that does not target this node counts as done.
+        _ => None,
+    };
+    needed.filter_map(blocks).collect()
+}
+
+/// Returns the books that this node no longer has, with their inventories. A book without items may have left a pending
+/// handler.
+fn gone(pass: &Pass<'_>) -> BTreeMap<BookId, InventoryRecord> {
+    let present: BTreeSet<BookId> = pass.view.books.iter().map(|book| book_id(book)).collect();
+    let mut inventories: BTreeMap<BookId, InventoryRecord> = pass.machine.records().into_iter().collect();
+    for (handler, _) in pass.machine.records::<HandlerRecord>() {
+        inventories.entry(handler.book).or_default();
+    }
+    inventories.retain(|id, _| !present.contains(id));
+    inventories
+}
+
+/// Returns a book without tasks, which removes all that a book has left.
+fn book_of(id: &BookId, record: &InventoryRecord) -> Arc<Book> {
+    Arc::new(Book {
+        namespace: id.namespace.clone(),
+        name: id.name.clone(),
+        targets: None,
+        depends_on: Vec::new(),
+        rollout: Rollout::default(),
+        parallel: false,
+        prune: record.prune,
+        prune_budget: record.budget.clone(),
+        vars: serde_json::Map::new(),
+        tasks: Vec::new(),
+        handlers: Vec::new(),
+        suspend: None,
+        // The book is no longer in git.
+        place: Place::new(Arc::new(SourceFile::new("", "", "")), 0, Path::default()),
+    })
+}
+
+/// Begins the run of a book, or reports the reason why it cannot run.
+fn begin<'a, E: CarryOut<'a>>(
+    pass: &'a Pass<'a>,
+    book: &Arc<Book>,
+    blockers: Vec<String>,
+    claims: &'a Claims,
+    computed_failures: &[String],
+) -> Course<E> {
+    let clock = &pass.machine.clock;
+    let shared = pass.coordination.is_some_and(|with| with.fleet.store().shared());
+    let outcome = BookOutcome {
+        namespace: book.namespace.clone(),
+        name: book.name.clone(),
+        tasks: Vec::new(),
+        held: Vec::new(),
+        started: clock.wall(),
+        took: Duration::ZERO,
+        interrupted: false,
+        uncoordinated: book.coordinated() && !shared,
+    };
+    let mut course = Course { book: Arc::clone(book), outcome, run: None, managed: None, begun: clock.monotonic() };
+    let permit = match gates::of(pass, book, blockers).pass() {
+        Ok(permit) => permit,
+        Err(closed) => {
+            // A plan shows what it knows: the gate.
+            let rest = (E::LACKING == Outcome::Failed).then(|| unrun(book, |_| false, &[], &closed));
+            let rest = rest.into_iter().flatten();
+            course.outcome.tasks = rest.map(|report| task(report, &Notes::default())).collect();
+            course.outcome.held = closed;
+            return course;
+        }
+    };
+    match Renderer::new(pass.set, pass.view, book, &pass.inputs) {
+        Ok(renderer) => {
+            let session = Session::new(pass, Arc::clone(book), renderer, permit, claims, E::LACKING);
+            course.run = Some(Started::new(E::of(session)));
+        }
+        Err(error) => course.outcome.tasks.push(no_variables(&error, computed_failures)),
+    }
+    course
+}
+
+fn no_variables(error: &RenderError, computed_failures: &[String]) -> TaskOutcome {
+    let because = computed_failures.join("; ");
+    let message = if because.is_empty() { error.to_string() } else { format!("{error} ({because})") };
+    TaskOutcome::new("variables".into(), "vars", Outcome::Failed).say(message)
+}
+
+/// Returns the recorded items of a book, with the context of their removal.
+fn inventory(pass: &Pass<'_>, book: &Book, everything: &BTreeSet<ManagedItem>) -> Inventory {
+    let id = book_id(book);
+    let record: InventoryRecord = pass.machine.record(&id).unwrap_or_default();
+    // An item may be in several inventories.
+    let all = pass.machine.records::<InventoryRecord>();
+    let total = all.iter().flat_map(|(_, other)| &other.items).collect::<BTreeSet<_>>().len();
+    let modules: BTreeSet<String> = record.items.iter().map(|item| item.module.clone()).collect();
+    Inventory {
+        order: modules.into_iter().map(|module| (module.clone(), removal_order(&module))).collect(),
+        recorded: record.items.into_iter().map(managed_item).collect(),
+        managed_anywhere: everything.clone(),
+        prune: book.prune,
+        budget: PruneBudget::of(pass.set, &book.namespace, &book.name, book.prune_budget.as_deref()),
+        total: u64::try_from(total).unwrap_or(u64::MAX),
+    }
+}
+
+/// Returns the place of a module in the order of removal. A module that this agent does not know comes first.
+fn removal_order(module: &str) -> u32 {
+    towpath_proto::module(module).map_or(0, |module| module.removal)
+}
+
+/// Returns the outcome of a task.
+fn task(report: TaskReport, notes: &Notes) -> TaskOutcome {
+    TaskOutcome {
+        took: notes.took(report.instance, &report.name),
+        outcome: report.outcome,
+        // The output of a command may contain a URL with credentials.
+        message: report.message.map(|message| towpath_git::without_secrets(&message)),
+        action: report.action,
+        diff: report.diff,
+        origin: report.origin,
+        name: report.name,
+        module: report.module,
+    }
+}
