@@ -1,28 +1,72 @@
-//! The gates of a change. One evaluator decides and explains: it names each closed gate, and what opens it (P89).
+//! The gates of a change: closed conditions, each with its reason and the event that opens it (P89). [`Gates`] evaluates
+//! those that one node knows alone. Slots, waves and barriers are gates of a rollout, and `explain` describes them.
 
 use std::fmt;
 
 use crate::store::StoreError;
 
-/// The reasons of all gates, as `status` shows them.
-const REASONS: [&str; 10] = [
-    "Window",
-    "Suspended",
-    "Slot",
-    "Wave",
-    "Barrier",
-    "Budget",
-    "Dependency",
-    "StoreUnreachable",
-    "AgentTooOld",
-    "Uncoordinated",
-];
+/// Defines the reasons with their names.
+macro_rules! reasons {
+    ($($(#[$doc:meta])* $name:ident,)*) => {
+        /// The reason of a closed gate. `status` shows its name.
+        #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+        pub enum GateReason {
+            $($(#[$doc])* $name,)*
+        }
+
+        impl GateReason {
+            /// All reasons.
+            pub const ALL: &'static [Self] = &[$(Self::$name,)*];
+
+            /// Returns the name.
+            pub fn name(self) -> &'static str {
+                match self {
+                    $(Self::$name => stringify!($name),)*
+                }
+            }
+        }
+    };
+}
+
+reasons! {
+    /// No maintenance window is open.
+    Window,
+    /// The book or a group of nodes is suspended.
+    Suspended,
+    /// No slot is free.
+    Slot,
+    /// The wave of the node has not opened.
+    Wave,
+    /// Other nodes have not completed the segments before a barrier.
+    Barrier,
+    /// The rollout is halted, or a removal exceeds its budget.
+    Budget,
+    /// Another book, node or result is not ready.
+    Dependency,
+    /// The data store does not answer.
+    StoreUnreachable,
+    /// The fleet has accepted a record that only a newer agent can read.
+    AgentTooOld,
+}
+
+impl GateReason {
+    /// Returns the reason with a name. Another agent may have a reason that this one lacks: it counts as a dependency.
+    pub fn named(name: &str) -> Self {
+        Self::ALL.iter().copied().find(|reason| reason.name() == name).unwrap_or(Self::Dependency)
+    }
+}
+
+impl fmt::Display for GateReason {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.name())
+    }
+}
 
 /// A condition that blocks a change.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Gate {
-    /// The reason as `status` shows it: Window, Suspended, Slot …
-    pub reason: &'static str,
+    /// The reason.
+    pub reason: GateReason,
     /// The thing that is waited for, and the event that ends the wait.
     pub opens: String,
     /// The time since which the gate is closed, in milliseconds since 1970. `None` if it is not known.
@@ -35,12 +79,12 @@ pub struct Gate {
 
 impl Gate {
     /// Creates a gate that only this node knows.
-    pub fn new(reason: &'static str, opens: impl Into<String>) -> Self {
+    pub fn new(reason: GateReason, opens: impl Into<String>) -> Self {
         Self { reason, opens: opens.into(), since: None, action: None, is_shared: false }
     }
 
     /// Creates a gate that the data store shows to every node.
-    pub fn shared(reason: &'static str, opens: impl Into<String>) -> Self {
+    pub fn shared(reason: GateReason, opens: impl Into<String>) -> Self {
         Self { is_shared: true, ..Self::new(reason, opens) }
     }
 
@@ -49,7 +93,7 @@ impl Gate {
         let opens = format!(
             "{error}; rollouts are paused and resume when the data store answers. Content drift is still corrected"
         );
-        Self::shared("StoreUnreachable", opens)
+        Self::shared(GateReason::StoreUnreachable, opens)
     }
 
     /// Sets the time since which the gate is closed.
@@ -77,11 +121,6 @@ impl fmt::Display for Gate {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}: {}", self.reason, self.message())
     }
-}
-
-/// Returns the reason with a name. Another agent may have a reason that this one lacks: it counts as a dependency.
-pub fn reason_named(name: &str) -> &'static str {
-    REASONS.into_iter().find(|reason| *reason == name).unwrap_or("Dependency")
 }
 
 /// The inputs of the evaluation.
@@ -124,11 +163,12 @@ impl Gates {
         let mut closed: Vec<Gate> = Vec::new();
         for pause in self.suspended.iter().filter(|pause| pause.ends > self.now) {
             let opens = format!("suspended ({}); continues at {}", pause.reason, pause.until);
-            closed.push(Gate::new("Suspended", opens).action("Remove `suspend` from git to continue earlier"));
+            closed
+                .push(Gate::new(GateReason::Suspended, opens).action("Remove `suspend` from git to continue earlier"));
         }
         for dependency in &self.dependencies {
             let opens = format!("waiting for {dependency}; continues when it is applied");
-            closed.push(Gate::new("Dependency", opens));
+            closed.push(Gate::new(GateReason::Dependency, opens));
         }
         closed.extend(self.closed.iter().cloned());
         if closed.is_empty() { Ok(Permit { _private: () }) } else { Err(closed) }
@@ -150,12 +190,15 @@ mod tests {
             closed: vec![Gate::unreachable(&StoreError::LeaseGone)],
         };
         let closed = gates.pass().unwrap_err();
-        let reasons: Vec<_> = closed.iter().map(|gate| gate.reason).collect();
+        let reasons: Vec<_> = closed.iter().map(|gate| gate.reason.name()).collect();
         assert_eq!(reasons, ["Suspended", "Dependency", "StoreUnreachable"]);
     }
 
     #[test]
     fn reason_of_a_newer_agent_is_a_dependency() {
-        assert_eq!((reason_named("Window"), reason_named("Moon")), ("Window", "Dependency"));
+        for reason in GateReason::ALL {
+            assert_eq!(GateReason::named(reason.name()), *reason);
+        }
+        assert_eq!(GateReason::named("Moon"), GateReason::Dependency);
     }
 }

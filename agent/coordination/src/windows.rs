@@ -4,7 +4,7 @@
 use chrono::{DateTime, Datelike as _, Days, NaiveDate, NaiveDateTime, NaiveTime, Utc, Weekday};
 use tz::TimeZoneRef;
 
-use crate::Gate;
+use crate::{Gate, GateReason};
 
 /// The number of days that the search for the next window covers.
 const AHEAD: u64 = 370;
@@ -135,10 +135,10 @@ impl Windows {
         }
         let Some((opens, window)) = next else {
             let never = "waiting for a maintenance window, but no window of this node ever opens";
-            return Err(Gate::new("Window", never).action("Correct `maintenanceWindows` in git"));
+            return Err(Gate::new(GateReason::Window, never).action("Correct `maintenanceWindows` in git"));
         };
         Err(Gate::new(
-            "Window",
+            GateReason::Window,
             format!(
                 "waiting for a maintenance window; the next one opens at {} ({} in {})",
                 opens.format("%Y-%m-%dT%H:%M:%SZ"),

@@ -8,10 +8,10 @@ use std::{
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 use towpath_coordination::{
-    Gate, NodeReport, Rollout,
+    Gate, GateReason, NodeReport, Rollout,
     fleet::Fleet,
     gossip::{Gossip, core::Liveness},
-    keys, reason_named,
+    keys,
     store::StoreError,
 };
 use towpath_git::Mirror;
@@ -291,7 +291,7 @@ struct ShownGate {
 
 impl ShownGate {
     fn read(self) -> Gate {
-        Gate { since: self.since, action: self.action, ..Gate::new(reason_named(&self.gate), self.opens) }
+        Gate { since: self.since, action: self.action, ..Gate::new(GateReason::named(&self.gate), self.opens) }
     }
 }
 
@@ -353,7 +353,7 @@ fn reports(states: &BTreeMap<String, Shown>, book: &str) -> BTreeMap<String, Nod
 
 fn summary(book: &Book, run: &str, generation: u64, rollout: Rollout) -> pb::RolloutSummary {
     let blocked = |gate: Gate| pb::BlockedBy {
-        gate: gate.reason.to_owned(),
+        gate: gate.reason.name().to_owned(),
         since: gate.since.map(rfc3339),
         opens: gate.opens,
         action: gate.action,

@@ -14,7 +14,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use towpath_host::clock::rfc3339;
 
 use crate::{
-    Gate,
+    Gate, GateReason,
     rollout::{BlockReason, HIDDEN_CLAIM_LIMIT, OnLost, RolloutSpec, RunSnapshot, SlotEntry, SlotState, frontier},
 };
 
@@ -43,13 +43,16 @@ pub(crate) struct Situation<'a> {
 }
 
 pub(crate) fn no_lease() -> Gate {
-    Gate::shared("StoreUnreachable", "waiting for a lease of the data store; continues as soon as the node has one")
+    Gate::shared(
+        GateReason::StoreUnreachable,
+        "waiting for a lease of the data store; continues as soon as the node has one",
+    )
 }
 
 pub(crate) fn busy(spec: &RolloutSpec, tries: usize) -> Gate {
     let opens =
         format!("lost {tries} races with other nodes for a slot of {}; retrying within 15 s", spec.budget_name());
-    Gate::shared("Slot", opens)
+    Gate::shared(GateReason::Slot, opens)
 }
 
 /// Explains a request that waits. `segment` is the segment of the request, if it has one.
@@ -70,7 +73,7 @@ pub(crate) fn hold(situation: Situation<'_>, node: &str, segment: Option<u32>, r
         BlockReason::HiddenClaims => hidden_claims(snapshot),
         BlockReason::Recovery => restored(spec, snapshot),
         BlockReason::Stabilizing => Gate::shared(
-            "StoreUnreachable",
+            GateReason::StoreUnreachable,
             "connected to the data store a moment ago: waiting for reports that it was restored from a backup; continues within a few seconds",
         ),
     }
@@ -130,7 +133,7 @@ fn slot<'a>(
         let ahead: Vec<&str> = ahead.collect();
         let queue = if ahead.is_empty() { String::new() } else { format!(" ({} first in the queue)", listed(ahead)) };
         let opens = format!("waiting for a slot of {budget}{queue}; continues when the node is first in the queue");
-        return Gate::shared("Slot", opens);
+        return Gate::shared(GateReason::Slot, opens);
     }
     let names = listed(holders.iter().map(|entry| holder(situation, entry)));
     let away: Vec<&str> =
@@ -143,7 +146,7 @@ fn slot<'a>(
     };
     let opens =
         format!("waiting for a slot of {budget} (held by {names}); continues when one of them releases it{back}");
-    let gate = Gate::shared("Slot", opens).since(holders.iter().filter_map(|entry| entry.note.at).min());
+    let gate = Gate::shared(GateReason::Slot, opens).since(holders.iter().filter_map(|entry| entry.note.at).min());
     if away.is_empty() || spec.on_lost == OnLost::Skip { gate } else { gate.action(start(away)) }
 }
 
@@ -220,7 +223,7 @@ fn wave(situation: Situation<'_>, node: &str, segment: u32) -> Gate {
         missing_text(situation, segment, open),
         excused_text(spec, snapshot, segment, open),
     );
-    Gate::shared("Wave", opens)
+    Gate::shared(GateReason::Wave, opens)
 }
 
 /// Explains a barrier. It counts every node that has arrived, this one included.
@@ -238,7 +241,7 @@ fn barrier(situation: Situation<'_>, segment: u32) -> Gate {
         missing_text(situation, before, last),
         excused_text(spec, snapshot, before, last),
     );
-    Gate::shared("Barrier", opens)
+    Gate::shared(GateReason::Barrier, opens)
 }
 
 fn behind(spec: &RolloutSpec, snapshot: &RunSnapshot) -> Gate {
@@ -249,7 +252,7 @@ fn behind(spec: &RolloutSpec, snapshot: &RunSnapshot) -> Gate {
         ),
         None => "waiting for the record of the accepted revision, which the data store does not contain; continues when a node has written it again".to_owned(),
     };
-    Gate::new("Dependency", opens)
+    Gate::new(GateReason::Dependency, opens)
 }
 
 /// Explains that nodes report slots that the store does not have.
@@ -259,7 +262,7 @@ fn hidden_claims(snapshot: &RunSnapshot) -> Gate {
         "waiting for etcd to show a slot that a node reports and etcd does not contain (reported for {nodes}); continues when etcd shows the slot or its release, at most {} s after the first report",
         HIDDEN_CLAIM_LIMIT.as_secs()
     );
-    Gate::shared("Slot", opens)
+    Gate::shared(GateReason::Slot, opens)
 }
 
 /// Explains that the store was restored, and lists the nodes that have not republished their claims.
@@ -270,14 +273,15 @@ fn restored(spec: &RolloutSpec, snapshot: &RunSnapshot) -> Gate {
         snapshot.recovery.as_ref().map_or("this node", |(restored, _)| restored.by.as_str()),
         listed(silent)
     );
-    Gate::shared("Dependency", opens).action("Start these nodes, or delete their Node objects if they are gone")
+    Gate::shared(GateReason::Dependency, opens)
+        .action("Start these nodes, or delete their Node objects if they are gone")
 }
 
 /// Explains that a node shows another key. It counts as lost until git names that key (P145).
 fn stranger(node: &str, keys: &[String]) -> Gate {
     let keys = keys.iter().map(|key| format!("{key:?}")).collect::<Vec<_>>().join(", ");
     let opens = format!("node {node} is rejected and counts as lost: it has another key than the one it joined with");
-    Gate::shared("Dependency", opens).action(format!(
+    Gate::shared(GateReason::Dependency, opens).action(format!(
         "If {node} was set up again, commit its keys to the Node object {node}: spec: {{publicKeys: [{keys}]}}"
     ))
 }
@@ -291,7 +295,7 @@ fn halted(situation: Situation<'_>, held: &[SlotEntry]) -> Gate {
             since(lost.get(node).copied().flatten()),
             snapshot.written_off(spec)
         );
-        return Gate::shared("Budget", opens).action(start([node]));
+        return Gate::shared(GateReason::Budget, opens).action(start([node]));
     }
     let failed: Vec<&SlotEntry> = held.iter().filter(|held| held.held.is_failed(spec.on_lost)).collect();
     let gone: Vec<&str> =
@@ -310,7 +314,7 @@ fn halted(situation: Situation<'_>, held: &[SlotEntry]) -> Gate {
     if !gone.is_empty() {
         action = format!("{action}. {}", start(gone));
     }
-    Gate::shared("Budget", opens).since(failed.iter().filter_map(|held| held.note.at).max()).action(action)
+    Gate::shared(GateReason::Budget, opens).since(failed.iter().filter_map(|held| held.note.at).max()).action(action)
 }
 
 /// Returns the error message of a failed node.

@@ -7,7 +7,7 @@ use super::{
     stranger,
 };
 use crate::{
-    Gate,
+    Gate, GateReason,
     rollout::{Cut, Entry, OnLost, RolloutSpec, RunSnapshot, SlotEntry, SlotState, frontier},
 };
 
@@ -273,7 +273,7 @@ fn elections(observed: &Observed<'_>, situation: Situation<'_>) -> Vec<Gate> {
         let opens = format!(
             "waiting for the result of the elected task {task:?} (run by {node}{loss}); continues when {node} has published it"
         );
-        let gate = Gate::shared("Dependency", opens);
+        let gate = Gate::shared(GateReason::Dependency, opens);
         if lost.is_some() { gate.action(start([node])) } else { gate }
     };
     observed.elected.iter().map(gate).collect()
@@ -317,7 +317,7 @@ fn progress(
     } else {
         format!("{place} is complete and must hold for {} s; then {next}", spec.soak.as_secs())
     };
-    Some(Gate::shared("Wave", opens).since(opened))
+    Some(Gate::shared(GateReason::Wave, opens).since(opened))
 }
 
 /// Returns the gate of lost members that the run waits for, without those that another gate has named.
@@ -337,7 +337,7 @@ fn lost_members(
         return None;
     }
     let names = gone.iter().map(|node| format!("{node}, lost{}", since(lost.get(*node).copied().flatten())));
-    let reason = if gone.iter().any(|node| holder(node)) { "Slot" } else { "Wave" };
+    let reason = if gone.iter().any(|node| holder(node)) { GateReason::Slot } else { GateReason::Wave };
     let outcome = match spec.on_lost {
         OnLost::Hold => "continues when they are back (onLostNode: hold)",
         OnLost::Skip => "continues when they are back or written off (onLostNode: skip)",
@@ -376,7 +376,8 @@ fn reported(observed: &Observed<'_>, spec: &RolloutSpec, missing: &[&str]) -> Ve
             listed(nodes),
             spec.generation
         );
-        Gate::shared("Dependency", opens).action("If it lasts, see the conditions that `towpath status` shows there")
+        Gate::shared(GateReason::Dependency, opens)
+            .action("If it lasts, see the conditions that `towpath status` shows there")
     });
     let gates =
         gates.into_iter().map(|(gate, nodes)| Gate { opens: format!("{}: {}", listed(nodes), gate.opens), ..gate });

@@ -61,7 +61,7 @@ fn gates(spec: &RolloutSpec, held: &[SlotEntry], waiting: &[&str], done: &[&str]
 }
 
 fn reasons(gates: &[Gate]) -> Vec<&str> {
-    gates.iter().map(|gate| gate.reason).collect()
+    gates.iter().map(|gate| gate.reason.name()).collect()
 }
 
 /// Returns the number of gates that explain the loss of a node: with its time, or with the action.

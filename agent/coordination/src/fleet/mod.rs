@@ -24,7 +24,7 @@ pub use membership::{Joined, Poke};
 pub use results::{ElectedTask, TaskResult};
 
 use crate::{
-    Gate,
+    Gate, GateReason,
     explain::{self, Loss},
     gossip::Gossip,
     keys,
@@ -283,7 +283,7 @@ impl Fleet {
     fn asked(&self, spec: &RolloutSpec, want: Request) -> Result<Answer, StoreError> {
         if let Some(why) = self.membership.refused() {
             self.look_soon();
-            return Ok(Answer::Hold(Gate::new("Dependency", why)));
+            return Ok(Answer::Hold(Gate::new(GateReason::Dependency, why)));
         }
         if matches!(want, Request::Change(_) | Request::Correct) && !self.membership.ready() {
             self.look_soon();

@@ -16,7 +16,7 @@ use towpath_host::{Clock as _, SystemClock, TestClock};
 
 use super::{Answer, Fleet, Joined, backed_off};
 use crate::{
-    LocalStore,
+    GateReason, LocalStore,
     accept::Accepted,
     keys,
     rollout::{Cut, OnLost, Request, RolloutSpec, RunSnapshot, SlotEntry, SlotNote, SlotRecord, SlotState},
@@ -198,7 +198,9 @@ fn error_makes_node_look_again_soon_and_later_each_time() {
     let _ = a.due();
     *store.away.lock().unwrap() = true;
     let pause = || a.due().unwrap().saturating_duration_since(SystemClock.monotonic());
-    assert!(matches!(a.ask(&spec, Request::Change(0)), Answer::Hold(gate) if gate.reason == "StoreUnreachable"));
+    assert!(
+        matches!(a.ask(&spec, Request::Change(0)), Answer::Hold(gate) if gate.reason == GateReason::StoreUnreachable)
+    );
     let first = pause();
     assert!(a.run_maintenance(&spec).is_err());
     let second = pause();
@@ -217,7 +219,7 @@ fn node_that_waits_is_woken_once_when_the_store_goes_away() {
     accept(&*store);
     let ((a, _), (b, woken)) = (node(&store, "a"), node(&store, "b"));
     assert_eq!(a.ask(&spec, Request::Change(0)), Answer::Go);
-    assert!(matches!(b.ask(&spec, Request::Change(0)), Answer::Hold(gate) if gate.reason == "Slot"));
+    assert!(matches!(b.ask(&spec, Request::Change(0)), Answer::Hold(gate) if gate.reason == GateReason::Slot));
     let before = woken.load(Ordering::SeqCst);
     *store.away.lock().unwrap() = true;
     // The lease is kept alive every 10 s.
@@ -228,7 +230,9 @@ fn node_that_waits_is_woken_once_when_the_store_goes_away() {
         thread::sleep(Duration::from_millis(100));
     }
     assert_eq!(woken.load(Ordering::SeqCst), before + 1);
-    assert!(matches!(b.ask(&spec, Request::Change(0)), Answer::Hold(gate) if gate.reason == "StoreUnreachable"));
+    assert!(
+        matches!(b.ask(&spec, Request::Change(0)), Answer::Hold(gate) if gate.reason == GateReason::StoreUnreachable)
+    );
 }
 
 #[test]

@@ -145,7 +145,7 @@ fn claim() -> &'static str {
 }
 
 fn is_hold(answer: &Answer, reason: &str) -> bool {
-    matches!(answer, Answer::Hold(gate) if gate.reason == reason)
+    matches!(answer, Answer::Hold(gate) if gate.reason.name() == reason)
 }
 
 /// Returns the test of each kind of key.

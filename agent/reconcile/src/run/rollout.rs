@@ -3,7 +3,7 @@
 use std::{ops::Range, sync::Arc};
 
 use serde_json::Value;
-use towpath_coordination::Gate;
+use towpath_coordination::{Gate, GateReason};
 use towpath_render::objects::{SegmentKind, task::Task};
 
 use super::{
@@ -26,9 +26,6 @@ use crate::{
 
 /// Maximum number of tasks of a parallel book that run at the same time.
 const TASKS_AT_ONCE: usize = 16;
-
-/// The reason of a gate that is closed for the node's wave.
-const WAVE: &str = "Wave";
 
 /// Runs a book.
 pub(super) async fn book(run: &Run) -> BookReport {
@@ -204,7 +201,7 @@ async fn one(run: &Run, lane: &mut Lane, plan: &SegmentPlan, at: Position) -> bo
         }
         if let Some(why) = refused(entered) {
             // A node without changes need not wait for its wave (P47).
-            let is_wave = matches!(&why, NotBegun::Held(Gate { reason, .. }) if *reason == WAVE);
+            let is_wave = matches!(&why, NotBegun::Held(Gate { reason, .. }) if *reason == GateReason::Wave);
             let waits_for_wave = is_wave && !is_elected && run.record.borrow().frame.is_none();
             if !waits_for_wave || task::would_change(run, plan.tasks.clone()).await || has_pending(run).await {
                 stop(lane, &why);

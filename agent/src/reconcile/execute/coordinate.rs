@@ -3,7 +3,7 @@
 use serde_json::{Map, Value};
 use std::sync::Mutex;
 use towpath_coordination::{
-    Gate,
+    Gate, GateReason,
     fleet::{self, ElectedTask, TaskResult},
     rollout::{Election, Request, drift_of},
     store::StoreError,
@@ -299,7 +299,7 @@ impl<'a> Coordinator<'a> {
         match with.fleet.open(elected, &results) {
             Err(error) => Ok(ElectionState::Hold(unreachable(with, &error))),
             Ok(Err(closed)) => Ok(ElectionState::Hold(Gate::shared(
-                "Dependency",
+                GateReason::Dependency,
                 format!(
                     "waiting for the key to the result of the elected task {:?} (requested from {}); continues when one of them has sent it",
                     task.id,
@@ -373,7 +373,7 @@ fn waiting_for_result(task: &Task, nodes: &[String]) -> Gate {
         "waiting for the result of the elected task {:?} (run by {who}); continues when it is published",
         task.id
     );
-    Gate::shared("Dependency", opens)
+    Gate::shared(GateReason::Dependency, opens)
 }
 
 /// Deletes the records of this node's election if other nodes are elected.
@@ -413,7 +413,7 @@ fn use_results(
             task.id
         );
         let action = format!("Push a fix, or repair {node}: it retries at the interval");
-        return Ok(ElectionState::Hold(Gate::shared("Dependency", opens).action(action)));
+        return Ok(ElectionState::Hold(Gate::shared(GateReason::Dependency, opens).action(action)));
     }
     let value = match results.values().next() {
         Some(share) if count == 1 => share.result.clone(),

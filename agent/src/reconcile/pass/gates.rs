@@ -1,6 +1,6 @@
 //! The gates of a book: suspensions and dependencies.
 
-use towpath_coordination::{Gate, Gates, Suspension};
+use towpath_coordination::{Gate, GateReason, Gates, Suspension};
 use towpath_render::objects::task::Book;
 
 use super::Pass;
@@ -15,7 +15,7 @@ fn runs_to_wait_for(pass: &Pass<'_>, book: &Book) -> Vec<Gate> {
         match with.fleet.progress(&id) {
             Ok(Some(progress)) if progress.run == format!("{id}@{}", entry.since) && progress.done => {}
             Ok(_) => closed.push(Gate::new(
-                "Dependency",
+                GateReason::Dependency,
                 format!("waiting for book {id} on all nodes; continues when its rollout is done"),
             )),
             Err(error) => {

@@ -191,7 +191,7 @@ fn holds(revision: &Revision, book: &pass::BookOutcome) -> Vec<Hold> {
     let hold = Hold { book: id.clone(), run, ..Hold::default() };
     let gates = book.held.iter().map(|gate| Hold {
         subject: id.clone(),
-        reason: gate.reason.to_owned(),
+        reason: gate.reason.name().to_owned(),
         opens: gate.opens.clone(),
         action: gate.action.clone(),
         is_shared: gate.is_shared,

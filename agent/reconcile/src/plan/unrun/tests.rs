@@ -1,4 +1,4 @@
-use towpath_coordination::Gate;
+use towpath_coordination::{Gate, GateReason};
 
 use super::*;
 use crate::run::testing::book;
@@ -29,7 +29,7 @@ fn task_behind_a_held_one_is_skipped_and_names_it() {
 
 #[test]
 fn task_of_a_book_at_a_closed_gate_is_held_and_names_the_gate() {
-    let gates = [Gate::new("Slot", "waiting for n2"), Gate::new("Window", "later")];
+    let gates = [Gate::new(GateReason::Slot, "waiting for n2"), Gate::new(GateReason::Window, "later")];
     assert_eq!(rest(&[], &gates), b(Outcome::Held, "not run: the book is held (Slot)"));
 }
 

@@ -530,7 +530,7 @@ fn adopted_result_is_registered_again_in_later_passes() {
 #[test]
 fn result_that_is_not_there_yet_holds_the_book() {
     let mut world = World::default();
-    let gate = towpath_coordination::Gate::new("Dependency", "m runs it");
+    let gate = towpath_coordination::Gate::new(towpath_coordination::GateReason::Dependency, "m runs it");
     world.election = Some(ElectionState::Hold(gate));
     let report = world.roll(&book(ELECTED));
     assert_eq!(world.log, ["enter 0", "elect e", "record [] observed 0"]);
@@ -539,7 +539,7 @@ fn result_that_is_not_there_yet_holds_the_book() {
 
 #[test]
 fn result_that_cannot_be_published_holds_the_book() {
-    let gate = towpath_coordination::Gate::new("StoreUnreachable", "later");
+    let gate = towpath_coordination::Gate::new(towpath_coordination::GateReason::StoreUnreachable, "later");
     let mut world = World::default().answer("publish e true", Observation::Answered(Answer::Hold(gate)));
     let report = world.roll(&book(ELECTED));
     assert_eq!(reasons(&report), ["StoreUnreachable"]);

@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use serde_json::{Value, json};
 use std::sync::Arc;
-use towpath_coordination::Gate;
+use towpath_coordination::{Gate, GateReason};
 use towpath_render::{
     objects::{
         SegmentKind, SourceTree, load, segments,
@@ -447,7 +447,7 @@ impl World {
         let began = if admit.began { " began" } else { "" };
         self.say(format!("admit{segment} {using}{began}"));
         let gate = if self.gates.is_empty() { None } else { self.gates.remove(0) };
-        gate.map_or(Answer::Go, |reason| Answer::Hold(Gate::new(reason, "later")))
+        gate.map_or(Answer::Go, |reason| Answer::Hold(Gate::new(GateReason::named(reason), "later")))
     }
 
     fn call(&mut self, call: &Call) -> Answer {
@@ -463,7 +463,7 @@ impl World {
         };
         self.say(text.clone());
         if let Some(reason) = self.calls.get(&text) {
-            return Answer::Hold(Gate::new(reason, "later"));
+            return Answer::Hold(Gate::new(GateReason::named(reason), "later"));
         }
         if *call == Call::EndRun { Answer::Ended(self.ended) } else { Answer::Go }
     }
@@ -597,5 +597,5 @@ pub(super) fn outcomes(report: &BookReport) -> Vec<String> {
 
 /// The reasons of the closed gates.
 pub(super) fn reasons(report: &BookReport) -> Vec<&'static str> {
-    report.gates.iter().map(|gate| gate.reason).collect()
+    report.gates.iter().map(|gate| gate.reason.name()).collect()
 }
