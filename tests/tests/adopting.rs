@@ -328,7 +328,9 @@ fn record_of_a_newer_schema_is_rejected_after_ten_minutes_in_which_git_answers()
         fleet.forge_next(|record| record.schema = schema);
         fleet.look(38);
         assert_eq!((fleet.at(), fleet.reason("Stalled")), (before.clone(), None), "{schema}");
+        assert_eq!(fleet.reason("Held").as_deref(), Some("AgentTooOld"), "{schema}");
         fleet.look(8);
+        assert_eq!(fleet.reason("Held"), None, "{schema}");
         assert_eq!((fleet.at(), fleet.reason("Stalled").as_deref()), (before, Some("RejectedLocally")), "{schema}");
         fleet.goes_on("the fleet goes on", 2);
     }

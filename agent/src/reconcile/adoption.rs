@@ -109,8 +109,12 @@ impl Node {
         let Accepted { generation, by, .. } = &found.record;
         let what = |why: &str| format!("generation {generation} was accepted by {by}: {why}");
         let stays = "this node stays at its last good revision, and replaces the record with the next commit";
+        let too_old = match &why {
+            Some(Unfollowed::Missing { why, what: Lacking::Agent, .. }) => Some(what(why)),
+            _ => None,
+        };
         let (behind, rejected) = match &why {
-            None => (None, None),
+            None | Some(Unfollowed::Missing { what: Lacking::Agent, .. }) => (None, None),
             Some(Unfollowed::Behind(why) | Unfollowed::Missing { why, .. }) => {
                 (Some(Trouble::new("Progressing", what(why))), None)
             }
@@ -131,6 +135,7 @@ impl Node {
         let counts = found.standing == Standing::Sound;
         self.unfollowed = why.map(|why| NotFollowed { why, record: Rejected { id: found.id.clone(), counts } });
         self.step(Input::Own("accepted", behind));
+        self.step(Input::TooOld(too_old));
         self.step(Input::RejectedLocally(rejected));
     }
 

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
+use towpath_coordination::GateReason;
 use towpath_host::clock::rfc3339;
 use towpath_proto::v1alpha as pb;
 use towpath_state::{Acceptance, Record, kinds};
@@ -101,6 +102,8 @@ pub enum Input {
     Rejected(String, Option<Trouble>),
     /// The accepted record of the fleet was rejected by local policy, or is acceptable again (`None`).
     RejectedLocally(Option<Trouble>),
+    /// The fleet has accepted a record that only a newer agent can read (P12), or no longer has (`None`).
+    TooOld(Option<String>),
     /// A revision was accepted.
     Accepted(Acceptance),
     /// The first pass of the accepted revision began.
@@ -128,6 +131,9 @@ pub struct Passed {
     pub uncoordinated: Vec<String>,
 }
 
+/// The key of the hold of the whole node by a record that only a newer agent can read.
+const TOO_OLD: &str = "agent AgentTooOld";
+
 /// The step back of the clock that is tolerated, in milliseconds.
 const JUMP: i64 = 5_000;
 
@@ -142,6 +148,15 @@ pub fn step(mut state: State, input: Input) -> State {
         Input::RejectedLocally(trouble) => note(&mut state.stalls, "node accepted", trouble),
         Input::Rejected(name, trouble) => {
             note(&mut state.stalls, &format!("source {name}"), trouble);
+        }
+        Input::TooOld(why) => {
+            let since = state.holds.remove(TOO_OLD).map_or(state.looked, |hold| hold.since);
+            if let Some(opens) = why {
+                let reason = GateReason::AgentTooOld.name().to_owned();
+                let action = Some("Upgrade the agent of this node".to_owned());
+                let hold = Hold { subject: "agent".into(), reason, opens, action, since, ..Hold::default() };
+                state.holds.insert(TOO_OLD.to_owned(), hold);
+            }
         }
         Input::Accepted(acceptance) => {
             state.accepted = acceptance;
@@ -209,6 +224,7 @@ fn pass(state: &mut State, passed: Passed) {
     let failed = passed.failed.filter(|_| passed.disk.is_none()).map(|message| Trouble::new("TaskFailed", message));
     note(&mut state.stalls, "tasks", failed);
     let mut held = holds(&state.holds, passed.held, state.looked);
+    held.extend(state.holds.remove_entry(TOO_OLD));
     if passed.interrupted {
         // The books that the pass did not reach are held as before.
         for (key, hold) in std::mem::take(&mut state.holds) {
@@ -244,7 +260,7 @@ impl State {
         self.accepted.generation > 0
             && self.is_at(self.applied.as_ref())
             && !self.stalls.contains_key("tasks")
-            && self.holds.is_empty()
+            && self.holds.keys().all(|key| key == TOO_OLD)
     }
 
     /// Returns the message of the Ready condition.

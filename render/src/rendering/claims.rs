@@ -197,7 +197,13 @@ mod tests {
         let loaded = load(&[source], &BTreeMap::new());
         assert!(loaded.errors.is_empty(), "{:?}", loaded.errors);
         let view = NodeView::new(&loaded.set, "a");
-        let inputs = Inputs { facts: json!({"hostname": "a"}), nodes: Arc::default(), computed: BTreeMap::new(), unknown: BTreeSet::new(), event: None };
+        let inputs = Inputs {
+            facts: json!({"hostname": "a"}),
+            nodes: Arc::default(),
+            computed: BTreeMap::new(),
+            unknown: BTreeSet::new(),
+            event: None,
+        };
         // A service that is restarted keeps no state.
         let kept = |module: &str, params: &Value| match (module, params["state"].as_str(), params["names"].as_array()) {
             ("service", Some("restarted"), _) => Vec::new(),

@@ -223,7 +223,7 @@ fn kind_of(hold: &Hold) -> &'static str {
 fn of_holds(state: &State) -> Vec<NewEvent> {
     let mut alarms: Vec<NewEvent> = Vec::new();
     let mut subjects: Vec<(&str, &str)> = Vec::new();
-    for hold in state.holds.values() {
+    for hold in state.holds.values().filter(|hold| !hold.book.is_empty()) {
         let kind = kind_of(hold);
         if !subjects.contains(&(hold.subject.as_str(), kind)) {
             subjects.push((&hold.subject, kind));
