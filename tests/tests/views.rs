@@ -91,3 +91,59 @@ fn plan_of_a_task_that_cannot_be_rendered_fails() {
     let tasks: Value = serde_json::from_slice(&plan.stdout).unwrap_or_default();
     assert_eq!((&tasks["tasks"][0]["failed"], plan.status.code()), (&json!(true), Some(3)), "{plan:?}");
 }
+
+/// A computed value, a condition and an action, each with a command that leaves a file.
+const COMMANDS: &str = r#"  prune: true
+  tasks:
+    - {name: reads, file: {path: /etc/x, content: "{{ vars.said }}"}}
+    - {name: asks, command: {argv: ["true"], unless: "touch ROOT/asked"}}
+    - {name: acts, command: {shell: "touch ROOT/acted"}}
+    - {name: static, file: {path: /etc/static, content: x}}
+"#;
+
+#[test]
+fn plan_runs_no_command_and_counts_no_unknown_as_a_change() {
+    let folder = tempfile::tempdir().unwrap();
+    let repository = Repository::new(folder.path(), "fleet");
+    let root = folder.path().display().to_string();
+    repository.write("fleet.yaml", TWO_NODES);
+    repository.write(
+        "vars.yaml",
+        format!("metadata: {{apiVersion: v1alpha, kind: Variables, name: v, namespace: app}}\nspec:\n  computed:\n    - {{name: said, task: {{name: say, command: {{shell: \"touch {root}/computed; echo hi\"}}}}, value: result.stdout}}\n    - {{name: twice, expression: vars.said + vars.said}}\n"),
+    );
+    repository.write("book.yaml", book("b", &COMMANDS.replace("ROOT", &root)));
+    let work = repository.work.display().to_string();
+    let node = Node::new(folder.path(), &format!("url: {}", repository.bare.display()));
+    let plan = run(&node, &["plan", "--exit-code", "--source-dir", &work]);
+    let tasks: Value = serde_json::from_slice(&plan.stdout).unwrap_or_default();
+    let actions: Vec<&str> =
+        tasks["tasks"].as_array().unwrap().iter().map(|task| task["action"].as_str().unwrap()).collect();
+    assert_eq!(actions, ["unknown", "unknown", "run", "create"], "{tasks:#}");
+    assert_eq!(tasks["tasks"][0]["diff"], "it depends on the computed value said");
+    for file in ["computed", "asked", "acted"] {
+        assert!(!folder.path().join(file).exists(), "{file}");
+    }
+    // Without the action and the file, nothing is known to change.
+    let unknown = COMMANDS.split("    - {name: acts").next().unwrap().replace("ROOT", &root);
+    repository.write("book.yaml", book("b", &unknown));
+    let plan = run(&node, &["plan", "--exit-code", "--source-dir", &work]);
+    assert_eq!(plan.status.code(), Some(0), "{plan:?}");
+}
+
+#[test]
+fn plan_shows_the_items_that_a_deleted_book_leaves() {
+    let folder = tempfile::tempdir().unwrap();
+    let repository = Repository::new(folder.path(), "fleet");
+    repository.write("fleet.yaml", TWO_NODES);
+    let file = "  prune: true\n  pruneBudget: 100%\n  tasks: [{name: f, file: {path: /etc/f, content: x}}]\n";
+    repository.write("book.yaml", book("b", file));
+    repository.publish("a book");
+    let node = Node::new(folder.path(), &format!("url: {}", repository.bare.display()));
+    assert_eq!(node.once().code, 0);
+    std::fs::remove_file(repository.work.join("book.yaml")).unwrap();
+    let work = repository.work.display().to_string();
+    let plan = run(&node, &["plan", "--exit-code", "--source-dir", &work]);
+    let tasks: Value = serde_json::from_slice(&plan.stdout).unwrap_or_default();
+    assert_eq!(tasks["tasks"][0]["action"], "remove", "{tasks:#}");
+    assert_eq!((node.read("/etc/f").as_deref(), plan.status.code()), (Some("x"), Some(5)));
+}

@@ -5,12 +5,13 @@ use std::{collections::BTreeMap, path::Path, path::PathBuf, sync::Arc};
 
 use clap::Args;
 use towpath_coordination::{Accepted, LocalStore, accept::RevisionManifest};
-use towpath_host::{Look, SystemClock, facts};
+use towpath_host::{Look, SystemClock, facts, lock::StateDir};
 use towpath_render::{
     objects::{Loaded, SourceTree, load},
     problem::Problem,
     tree::Tree,
 };
+use towpath_state::Journal;
 
 use super::{exit::Failure, output};
 use crate::{
@@ -47,6 +48,8 @@ pub(super) struct Here {
     pub(super) handle: Handle,
     pub(super) revision: Option<Arc<Revision>>,
     _node: Option<Node>,
+    /// The lock of the state directory, while this process reads its journal.
+    _state: Option<StateDir>,
 }
 
 impl From {
@@ -68,7 +71,7 @@ impl From {
                 })?;
                 node.load_last_good();
                 let handle = node.handle();
-                Ok(Answer::Here(Box::new(Here { revision: None, handle, _node: Some(node) })))
+                Ok(Answer::Here(Box::new(Here { revision: None, handle, _node: Some(node), _state: None })))
             }
         }
     }
@@ -99,14 +102,31 @@ impl From {
             Arc::new(Revision::new(Accepted::default(), RevisionManifest::default(), Arc::new(loaded.set), &node));
         let root = settings.as_ref().map_or_else(|| PathBuf::from("/"), |settings| settings.root.clone());
         let look = Look::at(&root).map_err(|error| Failure::error(&error))?;
-        let machine = Arc::new(Machine::new(node.clone(), look, None, Arc::new(SystemClock), [0; 32]));
+        let state = settings.as_ref().filter(|_| given.is_none()).and_then(own_state);
+        let (state, journal, digest_key) = match state {
+            Some((state, journal, key)) => (Some(state), Some(journal), key),
+            None => (None, None, [0; 32]),
+        };
+        let machine = Arc::new(Machine::new(node.clone(), look, journal, Arc::new(SystemClock), digest_key));
         let facts_d = self.config.parent().map(|folder| folder.join("facts.d")).into_iter().collect();
         let facts = facts::Options { facts_d, ..facts::Options::default() };
         let reconcile = settings.as_ref().map(|settings| settings.reconcile).unwrap_or_default();
         let cluster = settings.map_or_else(|| "default".to_owned(), |settings| settings.cluster);
         let handle = Handle::new(node.clone(), cluster, machine, facts, reconcile, Events::new(node, None), None);
-        Ok(Here { handle, revision: Some(revision), _node: None })
+        Ok(Here { handle, revision: Some(revision), _node: None, _state: state })
     }
+}
+
+/// Opens the journal of this node, which knows the items that would be removed. `None` if an agent holds it, or if there is
+/// none.
+fn own_state(settings: &Settings) -> Option<(StateDir, Arc<Journal>, [u8; 32])> {
+    if !settings.state_dir.exists() {
+        return None;
+    }
+    let state = StateDir::take(&settings.state_dir, &settings.node).ok()?;
+    let (journal, _) = Journal::open(state.path()).ok()?;
+    let key = journal.digest_key().ok()?;
+    Some((state, Arc::new(journal), key))
 }
 
 /// Loads folders as sources: the first one, and further ones by name.

@@ -17,6 +17,7 @@ use towpath_render::{
     },
     words::Count,
 };
+use towpath_state::LastSlots;
 
 use super::revision::Revision;
 
@@ -102,6 +103,37 @@ impl Run {
             })
             .collect();
         Some(Self { spec, segments, own })
+    }
+
+    /// Returns the run that removes a book which is gone: one segment without tasks, in the budget that the book last had.
+    pub(super) fn of_gone(set: &ObjectSet, generation: u64, book: &str, slots: &LastSlots) -> Self {
+        let spec = RolloutSpec {
+            book: book.to_owned(),
+            group: slots.budget.clone(),
+            run: format!("{book}@gone"),
+            generation,
+            members: slots.targets.iter().map(|node| (node.clone(), 0)).collect(),
+            known: set.all_nodes().into_iter().chain(slots.targets.iter().cloned()).collect(),
+            parts: slots.partitions.clone(),
+            count: slots.count,
+            max_failures: slots.max_failures,
+            waves: 1,
+            ..RolloutSpec::default()
+        };
+        let segment = Segment { tasks: 0..0, barrier: false, kind: SegmentKind::Tasks };
+        Self { spec, segments: vec![segment], own: BTreeMap::new() }
+    }
+
+    /// Returns the slots of the last segment, in which the book removes its items.
+    pub(super) fn last_slots(&self) -> LastSlots {
+        let spec = self.spec_of(self.segments.len().saturating_sub(1));
+        LastSlots {
+            budget: spec.group.clone(),
+            partitions: spec.parts.clone(),
+            targets: spec.members.keys().chain(&spec.late).cloned().collect(),
+            count: spec.count,
+            max_failures: spec.max_failures,
+        }
     }
 
     /// Returns the run with each of its budgets: first the budget of the book.

@@ -231,6 +231,51 @@ pub struct Inventory {
     pub prune: bool,
     /// The most removals in one pass: a count or a percentage.
     pub budget: Option<String>,
+    /// The rollout of the book. `None` for a book that removes nothing, or that has no rollout.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub rollout: Option<LastRollout>,
+}
+
+/// The rollout that a book last had, for the removal of its items after the book is gone.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct LastRollout {
+    /// The slots. `None` for a book without coordination.
+    pub slots: Option<LastSlots>,
+    /// The tasks before the first change.
+    pub before: Vec<KeptTask>,
+    /// The tasks after the last change.
+    pub after: Vec<KeptTask>,
+}
+
+/// The slots of a rollout.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, rename_all = "camelCase")]
+pub struct LastSlots {
+    /// The budget.
+    pub budget: String,
+    /// The partition of each node in the budget.
+    pub partitions: BTreeMap<String, String>,
+    /// The targets of the book.
+    pub targets: BTreeSet<String>,
+    /// The number of nodes that may hold a slot of one partition. `None`: no limit.
+    pub count: Option<u64>,
+    /// The number of failed nodes up to which other nodes continue.
+    pub max_failures: u64,
+}
+
+/// A task with its parameters, which runs without its book.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct KeptTask {
+    /// The name.
+    pub name: String,
+    /// The module.
+    pub module: String,
+    /// The parameters.
+    pub params: Value,
+    /// The name of the stored bytes of a script; `None` for other modules.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub script: Option<String>,
 }
 
 /// The state of a path before Towpath managed it.

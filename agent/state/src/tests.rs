@@ -102,7 +102,11 @@ fn records_survive_a_restart() {
     kept(folder, &task, &action());
     let by = ["task".to_owned()].into();
     kept(folder, &task, &HandlerRecord { module: "script".into(), params: json!({}), script: Some("s".into()), by });
-    kept(folder, &web(), &Inventory { items: [managed.clone()].into(), prune: true, budget: Some("5".into()) });
+    kept(
+        folder,
+        &web(),
+        &Inventory { items: [managed.clone()].into(), prune: true, budget: Some("5".into()), rollout: None },
+    );
     kept(folder, &text, &StoreRow("eA==".into(), 1, 2));
     kept(folder, &(), &StoreRevision(7));
 }

@@ -214,3 +214,67 @@ tasks:
     trace.looks(&ALL);
     trace.ends("own_budget");
 }
+
+/// Each task waits for the other one, so both must run at the same time.
+#[test]
+fn parallel_tasks_of_a_rollout() {
+    let mut trace = joined();
+    let waits = |own: &str, other: &str| {
+        format!(
+            "touch $TOWPATH_ROOT/{own}; for i in $(seq 500); do test -e $TOWPATH_ROOT/{other} && exit 0; sleep 0.02; done; exit 1"
+        )
+    };
+    let (left, right) = (waits("left", "right"), waits("right", "left"));
+    let spec = format!(
+        r#"
+order: parallel
+rollout:
+  serialize: {{count: 1}}
+  before:
+    - name: drain
+      command: {{shell: "echo drain"}}
+tasks:
+  - name: left
+    command: {{shell: "{left}"}}
+  - name: right
+    command: {{shell: "{right}"}}
+"#
+    );
+    publish(&mut trace, "two tasks that wait for each other", &spec);
+    trace.looks(&["n1"]);
+    trace.ends("parallel_tasks_of_a_rollout");
+}
+
+#[test]
+fn removal_of_a_deleted_book() {
+    let mut trace = joined();
+    let spec = r#"
+prune: true
+pruneBudget: 100%
+rollout:
+  serialize: {count: 1}
+  before:
+    - name: drain
+      command: {shell: "echo drain"}
+  after:
+    - name: undrain
+      command: {shell: "test ! -e $TOWPATH_ROOT/stuck"}
+tasks:
+  - name: conf
+    file: {path: /conf, content: x}
+"#;
+    publish(&mut trace, "one node at a time", spec);
+    for _ in 0..3 {
+        trace.looks(&ALL);
+    }
+    trace.begin();
+    trace.write("n1", "/stuck", "x");
+    trace.remove("the book is deleted", "book.yaml");
+    trace.looks(&["n1", "n2"]);
+    trace.shows("/conf");
+    trace.delete("n1", "/stuck");
+    trace.looks(&["n1", "n2", "n3"]);
+    trace.shows("/conf");
+    trace.looks(&["n1"]);
+    trace.ends("removal_of_a_deleted_book");
+}

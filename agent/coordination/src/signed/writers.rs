@@ -111,6 +111,8 @@ pub(super) enum Writers<'k> {
     Own(&'k str),
     /// One node, while it is a target of a book.
     OwnTarget { node: &'k str, book: &'k str },
+    /// One node that is or was a target of a book: it removes what the book has left in a slot.
+    OwnWaiter { node: &'k str, book: &'k str },
     /// The targets of a book.
     Targets(&'k str),
     /// The targets of all books that share a budget.
@@ -140,7 +142,7 @@ pub(super) fn writers<'k>(key: &'k Key<'k>) -> Writers<'k> {
         Key::Elected { book, task, node } => Writers::Eligible { node: Some(node), book, task },
         Key::OfferNotice { group, .. } | Key::Freed { group } => Writers::Group(group),
         Key::ResultWant { book, from, .. } => Writers::OwnTarget { node: from, book },
-        Key::Queue { book, node, .. } => Writers::OwnTarget { node, book },
+        Key::Queue { book, node, .. } => Writers::OwnWaiter { node, book },
         Key::Vote { run, node, .. } => {
             Writers::OwnTarget { node, book: run.rsplit_once('@').map_or(*run, |(book, _)| book) }
         }
@@ -193,6 +195,10 @@ impl Writers<'_> {
             Self::Own(node) => (by == *node, format!("only {node}")),
             Self::OwnTarget { node, book } => {
                 let target = !loaded || books.is_target(book, by);
+                (by == *node && target, format!("only {node}, as a target of {book}"))
+            }
+            Self::OwnWaiter { node, book } => {
+                let target = !loaded || books.is_target(book, by) || books.was_target(book, by);
                 (by == *node && target, format!("only {node}, as a target of {book}"))
             }
             Self::Targets(book) => (books.is_target(book, by), format!("only targets of {book}")),

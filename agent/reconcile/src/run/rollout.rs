@@ -265,7 +265,8 @@ async fn run_elected(run: &Run, lane: &mut Lane, at: TaskRef, of: &Task) {
     let is_own = |report: &&TaskReport| report.instance.is_some() || report.name == of.id;
     let own = lane.reports.iter().skip(before).flatten().filter(is_own);
     let worst = own.max_by_key(|report| report.outcome);
-    let ok = worst.is_some_and(|report| report.outcome < Outcome::Held);
+    // A loop without items succeeds.
+    let ok = !lane.stopped() && worst.is_none_or(|report| report.outcome < Outcome::Held);
     let message = worst.and_then(|report| report.message.clone());
     let result = lane.elected.take().unwrap_or_default();
     let result = ElectedResult { task: at, ok, result, message };

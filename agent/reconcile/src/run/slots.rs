@@ -93,12 +93,16 @@ pub(super) async fn released(run: &Run, lane: &mut Lane, failed: Option<u32>) {
 
 /// Releases a slot that is left from an earlier pass, after all segments are completed without a failure.
 pub(super) async fn leave_old_slot(run: &Run, lane: &mut Lane) {
-    if run.record.borrow().slot.is_none() || lane.any_failed() || run.record.borrow().removal_failed {
+    if run.record.borrow().slot.is_none() {
         return;
     }
-    if refused(run.channel.coordinate(Call::LeaveOld).await).is_none() {
-        persist_or_stop(run, lane, "slot", |record| record.slot = None).await;
+    let keeps = lane.any_failed() || run.record.borrow().removal_failed;
+    if keeps || refused(run.channel.coordinate(Call::LeaveOld).await).is_some() {
+        // In the steady state the node would not try again.
+        lane.unsteady = true;
+        return;
     }
+    persist_or_stop(run, lane, "slot", |record| record.slot = None).await;
 }
 
 /// Announces that this node will be absent for a while, with the slot that it holds (P59).

@@ -9,7 +9,7 @@ use towpath_reconcile::{
     command::{Applied, Finished, InstanceId},
 };
 use towpath_render::{objects::task::Task, rendering::Item, rendering::Rendered as Rendering};
-use towpath_state::{Changes, HandlerRecord};
+use towpath_state::{Changes, HandlerRecord, KeptTask};
 
 use super::{Found, RenderedTask, Session, UNKNOWN, attempts::success_problem};
 use crate::reconcile::pass::{
@@ -84,18 +84,27 @@ pub(super) fn notified(session: &Session<'_>, task: &Task, item: Option<&Item>) 
         if let Ok(Rendering::Ready(params)) = session.renderer.params(handler, None) {
             record.params = params.into_value();
         }
-        record.script = kept_script(session, handler, &record);
+        record.script = kept_script(session, handler, &record.params);
         record.by.insert(instance::name(task, item));
         changes.put(&key, &record);
     }
     changes
 }
 
-/// Saves the bytes of a handler's script: its revision may be gone when the handler runs.
-fn kept_script(session: &Session<'_>, handler: &Task, record: &HandlerRecord) -> Option<String> {
-    let runs_source = handler.module.as_ref().is_some_and(|module| module.schema.runs_source);
+/// Returns a task with its parameters, to run it after its book is gone. `None` if it cannot be rendered now.
+pub(super) fn kept_task(session: &Session<'_>, task: &Task) -> Option<KeptTask> {
+    let module = task.module.as_ref()?.name.to_owned();
+    let Ok(Rendering::Ready(params)) = session.renderer.params(task, None) else { return None };
+    let params = params.into_value();
+    let script = kept_script(session, task, &params);
+    Some(KeptTask { name: task.id.clone(), module, params, script })
+}
+
+/// Saves the bytes of a task's script: its revision may be gone when the task runs.
+fn kept_script(session: &Session<'_>, task: &Task, params: &Value) -> Option<String> {
+    let runs_source = task.module.as_ref().is_some_and(|module| module.schema.runs_source);
     let journal = session.machine().journal.as_ref().filter(|_| runs_source)?;
-    let (tree, folder) = session.context(handler).source?;
-    let path = towpath_render::tree::join(&folder, record.params.get("source")?.as_str()?).ok()?;
+    let (tree, folder) = session.context(task).source?;
+    let path = towpath_render::tree::join(&folder, params.get("source")?.as_str()?).ok()?;
     journal.keep_original(&tree.read(&path).ok()??).ok()
 }

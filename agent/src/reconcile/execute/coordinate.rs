@@ -15,8 +15,8 @@ use towpath_reconcile::{
 };
 use towpath_render::objects::{SegmentKind, task::Task, task_digest};
 use towpath_state::{
-    self as state, Changes, ClaimState, ElectionRecord, PublishedResult, RunProgress, SegmentPhase, SlotClaim, TaskId,
-    UsedResult,
+    self as state, Changes, ClaimState, ElectionRecord, LastSlots, PublishedResult, RunProgress, SegmentPhase,
+    SlotClaim, TaskId, UsedResult,
 };
 
 use super::{Session, lock};
@@ -58,9 +58,14 @@ impl<'a> Coordinator<'a> {
     /// Returns the coordinator of a book.
     pub(super) fn new(session: &Session<'a>) -> Self {
         let pass = session.pass;
-        let run = pass
-            .coordination
-            .and_then(|with| Some((with, Run::of(pass.set, pass.generation, with.manifest, &session.book)?)));
+        let (set, generation, book) = (pass.set, pass.generation, &session.book);
+        let run = pass.coordination.and_then(|with| {
+            let run = match &session.last {
+                None => Run::of(set, generation, with.manifest, book)?,
+                Some(last) => Run::of_gone(set, generation, &book.id(), last.slots.as_ref()?),
+            };
+            Some((with, run))
+        });
         let record = session.machine().book(&session.id);
         Self { rollout: run, record: Mutex::new(record), held: Mutex::default() }
     }
@@ -81,12 +86,23 @@ impl<'a> Coordinator<'a> {
         Some(RolloutPlan { run: run.spec.run.clone(), segments })
     }
 
-    /// Returns the record as the machine keeps it.
-    pub(super) fn record(&self, book: &str) -> BookRecord {
+    /// Returns the slots of the rollout. `None` for a book without coordination.
+    pub(super) fn last_slots(&self) -> Option<LastSlots> {
+        self.rollout.as_ref().map(|(_, run)| run.last_slots())
+    }
+
+    /// Returns the record as the machine keeps it. The run of a book that is gone has only its removal left.
+    pub(super) fn record(&self, session: &Session<'_>) -> BookRecord {
+        let book = &session.book.id();
         let known = lock(&self.record);
-        let progress = known.progress.clone().unwrap_or_default();
-        let run = self.rollout.as_ref().map(|(_, run)| run.spec.run.clone()).unwrap_or_default();
-        let slot = known.slot.as_ref().map(|slot| SlotRef {
+        let run: String = self.rollout.as_ref().map(|(_, run)| run.spec.run.clone()).unwrap_or_default();
+        let progress = match &session.last {
+            None => known.progress.clone().unwrap_or_default(),
+            Some(_) => RunProgress { run: run.clone(), done: 1, completed: true },
+        };
+        // The removal of a book that is gone keeps its place in the queue.
+        let is_kept = |slot: &&state::SlotRef| session.last.is_none() || slot.claim.is_some();
+        let slot = known.slot.as_ref().filter(is_kept).map(|slot| SlotRef {
             slot: Slot { budget: slot.budget.clone(), partition: slot.partition.clone() },
             state: match &slot.claim {
                 None => SlotState::Waiting,
@@ -153,7 +169,7 @@ impl<'a> Coordinator<'a> {
         known: &state::BookRecord,
     ) -> state::BookRecord {
         let done = usize::try_from(record.done).unwrap_or(usize::MAX);
-        let progress = match record.done == 0 && !record.completed {
+        let progress = match record.done == 0 && !record.completed || session.last.is_some() {
             true => known.progress.clone(),
             false => Some(RunProgress { run: record.run.clone(), done, completed: record.completed }),
         };

@@ -11,8 +11,10 @@ use towpath_reconcile::{
     plan::assess::{Check, Checked, RunMode},
     record::BookRecord,
 };
+use towpath_state::BookId;
 
 use super::{CarryOut, Session, invoke, resource};
+use crate::reconcile::pass::Pass;
 
 /// The executor of a plan.
 pub(in crate::reconcile) struct DryRun<'a> {
@@ -93,6 +95,10 @@ impl<'a> CarryOut<'a> for DryRun<'a> {
             ends_at_failure: false,
             record: BookRecord::default(),
         }
+    }
+
+    fn forget_gone(_: &Pass<'_>, _: &BookId) -> bool {
+        true
     }
 
     fn carry_out(&self, command: &Command) -> Observation {

@@ -13,10 +13,11 @@ use towpath_reconcile::{
     command::{Answer, Findings, Interim},
     plan::{assess::RunMode, removal::Inventory},
 };
-use towpath_state::{Changes, Inventory as InventoryRecord, Managed};
+use towpath_render::objects::task::Task;
+use towpath_state::{BookId, Changes, Inventory as InventoryRecord, LastRollout, Managed};
 
 use super::{Session, apply, coordinate::Coordinator, direct, invoke, resource, restore};
-use crate::reconcile::pass::batch;
+use crate::reconcile::pass::{Pass, batch};
 use towpath_reconcile::plan::batch::ChangeSet;
 
 /// An executor of commands.
@@ -35,6 +36,9 @@ pub(in crate::reconcile) trait CarryOut<'a>: Sync + Sized {
 
     /// Carries out a command.
     fn carry_out(&self, command: &Command) -> Observation;
+
+    /// Deletes the records of a book that is gone, once its removal has ended. Returns whether that is so.
+    fn forget_gone(pass: &Pass<'_>, book: &BookId) -> bool;
 }
 
 /// A run that has begun, with its executor.
@@ -154,6 +158,18 @@ pub(in crate::reconcile) struct Executor<'a> {
 }
 
 impl Executor<'_> {
+    /// Returns the rollout under which the items of the book are removed if the book is deleted (D32).
+    fn last_rollout(&self) -> Option<LastRollout> {
+        let session = &self.session;
+        let rollout = &session.book.rollout;
+        let slots = self.coordinator.last_slots();
+        if !session.book.prune || slots.is_none() && rollout.before.is_empty() && rollout.after.is_empty() {
+            return None;
+        }
+        let kept = |tasks: &[Task]| tasks.iter().filter_map(|task| apply::kept_task(session, task)).collect();
+        Some(LastRollout { slots, before: kept(&rollout.before), after: kept(&rollout.after) })
+    }
+
     /// Records the inventory of the book, and the items that were in sync. Known items stay, as the new list may be
     /// incomplete.
     fn record(&self, findings: &Findings) -> Result<(), String> {
@@ -175,7 +191,9 @@ impl Executor<'_> {
             identity: item.identity.clone(),
         };
         items.extend(findings.managed.iter().map(managed));
-        let new = InventoryRecord { items, prune: session.book.prune, budget: session.book.prune_budget.clone() };
+        let (prune, budget) = (session.book.prune, session.book.prune_budget.clone());
+        let rollout = if session.last.is_some() { old.rollout.clone() } else { self.last_rollout() };
+        let new = InventoryRecord { items, prune, budget, rollout };
         if new != old {
             changes.put(&session.id, &new);
         }
@@ -204,8 +222,12 @@ impl<'a> CarryOut<'a> for Executor<'a> {
             mode: if pass.fresh { RunMode::NewRevision } else { RunMode::Steady },
             drift: pass.drift,
             ends_at_failure: true,
-            record: self.coordinator.record(&session.book.id()),
+            record: self.coordinator.record(session),
         }
+    }
+
+    fn forget_gone(pass: &Pass<'_>, book: &BookId) -> bool {
+        restore::forget_gone(pass, book)
     }
 
     fn carry_out(&self, command: &Command) -> Observation {

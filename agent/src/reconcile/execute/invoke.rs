@@ -14,7 +14,9 @@ use towpath_render::{
     objects::task::Task,
     tree::{MemoryTree, Tree},
 };
-use towpath_state::{ActionRecord, ActionState, Changes, FinishedAction, HandlerRecord, Intent, Phase, TaskId, kinds};
+use towpath_state::{
+    ActionRecord, ActionState, Changes, FinishedAction, HandlerRecord, Intent, KeptTask, Phase, TaskId, kinds,
+};
 
 use super::{
     Found, RenderedTask, Session,
@@ -37,7 +39,10 @@ pub(super) fn invoke(session: &Session<'_>, invocation: &Invocation) -> Executed
         Invocation::Probe(id) => session.rendered(*id).map(|(rendered, task)| probe(session, task, &rendered)),
         Invocation::Action(id) => session.rendered(*id).map(|(rendered, task)| action(session, task, &rendered)),
         Invocation::Rebooted(id) => session.rendered(*id).map(|(rendered, task)| rebooted(session, task, &rendered)),
-        Invocation::Unconditional(at) => session.task(*at).map(|task| unconditional(session, task)),
+        Invocation::Unconditional(at) => match kept(session, *at) {
+            Some(task) => Ok(run_kept(session, &task)),
+            None => session.task(*at).map(|task| unconditional(session, task)),
+        },
         Invocation::Handler(pending) => Ok(handler(session, pending)),
     };
     attempted.unwrap_or_else(Attempted::failed).executed()
@@ -138,7 +143,9 @@ fn handler(session: &Session<'_>, pending: &PendingHandler) -> Attempted {
         None => match (session.machine().record(&key), intend(session, Phase::Handler, Changes::default())) {
             (_, Err(error)) => Attempted::failed(session.failed(error)),
             (None, _) => Attempted::failed("its notification is gone"),
-            (Some(record), Ok(())) => old_handler(session, &pending.id, &record),
+            (Some(HandlerRecord { module, params, script, .. }), Ok(())) => {
+                run_without_book(session, &KeptTask { name: pending.id.clone(), module, params, script })
+            }
         },
     };
     let mut changes = Changes::default();
@@ -274,8 +281,22 @@ fn rebooted(session: &Session<'_>, task: &Task, rendered: &RenderedTask) -> Atte
     }
 }
 
-/// Runs a handler that the book no longer contains, as it was when it was notified.
-fn old_handler(session: &Session<'_>, id: &str, record: &HandlerRecord) -> Attempted {
+/// Returns a task around the removal of a book that is gone.
+fn kept(session: &Session<'_>, at: TaskRef) -> Option<KeptTask> {
+    let last = session.last.as_ref()?;
+    let tasks = if at.list == List::Before { &last.before } else { &last.after };
+    tasks.get(at.index).cloned()
+}
+
+fn run_kept(session: &Session<'_>, task: &KeptTask) -> Attempted {
+    match intend(session, Phase::Handler, Changes::default()) {
+        Ok(()) => run_without_book(session, task),
+        Err(error) => Attempted::failed(session.failed(error)),
+    }
+}
+
+/// Runs a task that the book no longer contains, with the parameters that it last had.
+fn run_without_book(session: &Session<'_>, record: &KeptTask) -> Attempted {
     let pass = session.pass;
     let (mut params, mut source) = (record.params.clone(), None);
     let schema = towpath_proto::module(&record.module);
@@ -304,7 +325,7 @@ fn old_handler(session: &Session<'_>, id: &str, record: &HandlerRecord) -> Attem
         look: &pass.machine.look,
         source,
         node: &pass.machine.node,
-        task: id,
+        task: &record.name,
         timeout: Duration::from_secs(600),
         cancel: pass.cancel,
         cache: &pass.machine.memory,

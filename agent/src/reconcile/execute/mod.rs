@@ -31,7 +31,7 @@ use towpath_render::{
     objects::task::{Book, Task},
     rendering::{Claims, Item, Owner, Renderer},
 };
-use towpath_state::{ActionRecord, AppliedItem, BookId, Managed};
+use towpath_state::{ActionRecord, AppliedItem, BookId, LastRollout, Managed};
 
 use crate::reconcile::pass::{
     Machine, Pass, Settled, Watched,
@@ -135,6 +135,8 @@ pub(in crate::reconcile) struct Session<'a> {
     pub(super) permit: Permit,
     /// The outcome of a task that lacks the result of another one.
     pub(super) lacking: Outcome,
+    /// The rollout that the book last had, if it is gone.
+    pub(super) last: Option<LastRollout>,
     claims: &'a Claims,
     tasks: Mutex<BTreeMap<InstanceId, Arc<RenderedTask>>>,
     notes: Mutex<Notes>,
@@ -152,7 +154,12 @@ impl<'a> Session<'a> {
     ) -> Self {
         let id = BookId::new(&book.namespace, &book.name);
         let (tasks, notes) = (Mutex::default(), Mutex::default());
-        Self { pass, book, id, renderer, permit, lacking, claims, tasks, notes }
+        Self { pass, book, id, renderer, permit, lacking, last: None, claims, tasks, notes }
+    }
+
+    /// Sets the rollout that the book last had. The book is gone.
+    pub(in crate::reconcile) fn of_gone(self, last: LastRollout) -> Self {
+        Self { last: Some(last), ..self }
     }
 
     pub(super) fn machine(&self) -> &'a Machine {

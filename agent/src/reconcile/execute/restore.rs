@@ -13,10 +13,10 @@ use towpath_reconcile::{
     command::{Removal, Removed},
     names::Managed as ManagedItem,
 };
-use towpath_state::{Changes, Inventory, Managed, Original, kinds};
+use towpath_state::{BookId, Changes, Inventory, Managed, Original, kinds};
 
 use super::{Session, invoke::execute};
-use crate::reconcile::pass::{batch, book_id};
+use crate::reconcile::pass::{Pass, batch};
 
 /// Removes items in their order, and deletes the records of items that leave the inventory.
 ///
@@ -47,9 +47,11 @@ pub(super) fn remove(session: &Session<'_>, removal: &Removal) -> Result<Vec<Rem
     let machine = session.machine();
     let old: Inventory = machine.record(&session.id).unwrap_or_default();
     let items = old.items.difference(&gone).cloned().collect();
-    let new = Inventory { items, prune: session.book.prune, budget: session.book.prune_budget.clone() };
-    let is_present = session.pass.view.books.iter().any(|book| book_id(book) == session.id);
-    if new.items.is_empty() && !is_present {
+    let (prune, budget) = (session.book.prune, session.book.prune_budget.clone());
+    let new = Inventory { items, prune, budget, rollout: old.rollout.clone() };
+    // The tasks after the removal of a book that is gone need its last rollout.
+    let ends = session.book.rollout.before.is_empty() && session.book.rollout.after.is_empty();
+    if new.items.is_empty() && session.last.is_some() && ends {
         changes.delete::<kinds::Inventory>(&session.id);
     } else if new != old {
         changes.put(&session.id, &new);
@@ -206,4 +208,21 @@ fn forget_one(session: &Session<'_>, managed: &Managed, changes: &mut Changes) {
     if managed.module == path_module() {
         changes.delete::<kinds::Original>(&managed.identity);
     }
+}
+
+/// Deletes the inventory of a book that is gone, once all its items are removed and the node is in service. Returns
+/// whether the removal has ended.
+pub(super) fn forget_gone(pass: &Pass<'_>, id: &BookId) -> bool {
+    let (book, record) = (pass.machine.book(id), pass.machine.record::<Inventory>(id));
+    if book.removal_failed || book.segment.is_some() {
+        return false;
+    }
+    if let (Some(journal), Some(_)) = (&pass.machine.journal, record.filter(|record| record.items.is_empty())) {
+        let mut changes = Changes::default();
+        changes.delete::<kinds::Inventory>(id);
+        if let Err(error) = journal.commit(changes) {
+            tracing::warn!(%error, book = %id, "cannot delete the inventory of a book that is gone; retrying");
+        }
+    }
+    true
 }

@@ -14,11 +14,11 @@ use towpath_reconcile::{
 };
 use towpath_render::{
     document::{Path, Place, SourceFile},
-    objects::task::{Book, Rollout},
+    objects::task::{Book, ModuleUse, Rollout, Task},
     rendering::{Claims, RenderError, Renderer},
     view::PruneBudget,
 };
-use towpath_state::{BookId, HandlerRecord, Inventory as InventoryRecord};
+use towpath_state::{BookId, HandlerRecord, Inventory as InventoryRecord, KeptTask, LastRollout};
 
 use super::{BookOutcome, Pass, PassOutcome, TaskOutcome, book_id, coordinated, gates};
 use crate::reconcile::execute::{CarryOut, Notes, Session, Stage, Started, resource::managed_item};
@@ -62,7 +62,7 @@ impl<'a, E: CarryOut<'a>> Books<E> {
             if self.outcome.interrupted {
                 break;
             }
-            let mut course = begin(pass, book, dependencies(book, &done), claims, computed_failures);
+            let mut course = begin(pass, book, dependencies(book, &done), claims, computed_failures, None);
             let mut worst = course.outcome.worst();
             match course.run.as_mut().map(Started::advance) {
                 Some(Stage::Removing(interim)) => {
@@ -139,8 +139,11 @@ impl<'a, E: CarryOut<'a>> Books<E> {
     fn end(mut self, pass: &'a Pass<'a>, claims: &'a Claims) -> PassOutcome {
         self.outcome.books = self.courses.iter_mut().map(|course| std::mem::take(&mut course.outcome)).collect();
         let everything = self.all_managed(pass).filter(|_| !self.outcome.interrupted);
+        let mut removing = BTreeSet::new();
         for (id, record) in everything.is_some().then(|| gone(pass)).into_iter().flatten() {
-            let mut course: Course<E> = begin(pass, &book_of(&id, &record), Vec::new(), claims, &[]);
+            let book = book_of(&id, &record);
+            let last = record.rollout.unwrap_or_default();
+            let mut course: Course<E> = begin(pass, &book, Vec::new(), claims, &[], Some(last));
             let mut stage = course.run.as_mut().map(Started::advance);
             if let (Some(Stage::Removing(_)), Some(everything), Some(run)) = (&stage, &everything, &mut course.run) {
                 stage = Some(run.remove(Some(inventory(pass, &course.book, everything))));
@@ -148,12 +151,15 @@ impl<'a, E: CarryOut<'a>> Books<E> {
             if let Some(Stage::Finished(report)) = stage {
                 course = self.finish(course, report);
             }
+            if !course.outcome.held.is_empty() || !E::forget_gone(pass, &id) {
+                removing.insert(id);
+            }
             if !course.outcome.tasks.is_empty() || !course.outcome.held.is_empty() {
                 self.outcome.books.push(course.outcome);
             }
         }
         let mut outcome = self.outcome;
-        if !outcome.interrupted && !coordinated::leave_gone_books(pass) {
+        if !outcome.interrupted && !coordinated::leave_gone_books(pass, &removing) {
             outcome.settled = None;
         }
         if outcome.interrupted || outcome.worst() > Outcome::Unchanged {
@@ -187,14 +193,18 @@ fn gone(pass: &Pass<'_>) -> BTreeMap<BookId, InventoryRecord> {
     inventories
 }
 
-/// Returns a book without tasks, which removes all that a book has left.
+/// Returns a book without tasks, which removes all that a book has left, between the tasks around its last rollout.
 fn book_of(id: &BookId, record: &InventoryRecord) -> Arc<Book> {
+    // The book is no longer in git.
+    let place = Place::new(Arc::new(SourceFile::new("", "", "")), 0, Path::default());
+    let last = record.rollout.clone().unwrap_or_default();
+    let around = |tasks: Vec<KeptTask>| tasks.into_iter().map(|kept| task_of(kept, &place)).collect();
     Arc::new(Book {
         namespace: id.namespace.clone(),
         name: id.name.clone(),
         targets: None,
         depends_on: Vec::new(),
-        rollout: Rollout::default(),
+        rollout: Rollout { before: around(last.before), after: around(last.after), ..Rollout::default() },
         parallel: false,
         prune: record.prune,
         prune_budget: record.budget.clone(),
@@ -202,18 +212,45 @@ fn book_of(id: &BookId, record: &InventoryRecord) -> Arc<Book> {
         tasks: Vec::new(),
         handlers: Vec::new(),
         suspend: None,
-        // The book is no longer in git.
-        place: Place::new(Arc::new(SourceFile::new("", "", "")), 0, Path::default()),
+        place,
     })
 }
 
-/// Begins the run of a book, or reports the reason why it cannot run.
+/// Returns a task around the removal of a book that is gone. The executor has its parameters.
+fn task_of(kept: KeptTask, place: &Place) -> Task {
+    let module = towpath_proto::module(&kept.module);
+    Task {
+        id: kept.name,
+        module: module.map(|schema| ModuleUse { name: schema.key, schema, params: serde_json::Value::Null }),
+        when: Vec::new(),
+        looped: None,
+        vars: serde_json::Map::new(),
+        register: None,
+        success: None,
+        changed: None,
+        until: None,
+        go_on: false,
+        timeout: Duration::from_secs(600),
+        requires: Vec::new(),
+        notify: Vec::new(),
+        drift: None,
+        sync: false,
+        flush_handlers: false,
+        serialize: None,
+        elect: None,
+        within: Arc::default(),
+        place: place.clone(),
+    }
+}
+
+/// Begins the run of a book, or reports the reason why it cannot run. `last` is the last rollout of a book that is gone.
 fn begin<'a, E: CarryOut<'a>>(
     pass: &'a Pass<'a>,
     book: &Arc<Book>,
     blockers: Vec<String>,
     claims: &'a Claims,
     computed_failures: &[String],
+    last: Option<LastRollout>,
 ) -> Course<E> {
     let clock = &pass.machine.clock;
     let shared = pass.coordination.is_some_and(|with| with.fleet.store().shared());
@@ -242,6 +279,10 @@ fn begin<'a, E: CarryOut<'a>>(
     match Renderer::new(pass.set, pass.view, book, &pass.inputs) {
         Ok(renderer) => {
             let session = Session::new(pass, Arc::clone(book), renderer, permit, claims, E::LACKING);
+            let session = match last {
+                None => session,
+                Some(last) => session.of_gone(last),
+            };
             course.run = Some(Started::new(E::of(session)));
         }
         Err(error) => course.outcome.tasks.push(no_variables(&error, computed_failures)),

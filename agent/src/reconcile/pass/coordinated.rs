@@ -1,5 +1,7 @@
 //! The claims of this node in the journal: slots of books, and the position in the store.
 
+use std::collections::BTreeSet;
+
 use towpath_coordination::{
     fleet::{Answer, Fleet},
     rollout::{Request, RolloutSpec, SlotState},
@@ -60,16 +62,16 @@ pub fn holds_slots(journal: &Journal) -> bool {
     journal.all::<BookRecord>().is_ok_and(|books| books.iter().any(|(_, book)| book.slot.is_some()))
 }
 
-/// Releases the slots of books that no longer run on this node, after the new revision is applied (P66). Returns whether
-/// none of them is left.
-pub(in crate::reconcile) fn leave_gone_books(pass: &Pass<'_>) -> bool {
+/// Releases the slots of books that no longer run on this node, after the new revision is applied (P66). The removal of
+/// some of them holds a slot, or waits for one (D32). Returns whether no other slot is left.
+pub(in crate::reconcile) fn leave_gone_books(pass: &Pass<'_>, removing: &BTreeSet<BookId>) -> bool {
     let Some(with) = pass.coordination else { return true };
     let mut released = true;
     let books = pass.machine.records::<BookRecord>();
     for (book, slot) in books.into_iter().filter_map(|(book, record)| Some((book, record.slot?))) {
         let mine = pass.view.books.iter().any(|own| book_id(own) == book);
         let coordinated = with.manifest.books.contains_key(&book.to_string());
-        if mine && coordinated {
+        if mine && coordinated || removing.contains(&book) {
             continue;
         }
         match with.fleet.ask(&spec_of(&slot, &book, &pass.view.node), Request::Leave) {

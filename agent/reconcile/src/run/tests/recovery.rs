@@ -159,8 +159,9 @@ fn node_whose_completed_run_has_a_slot_left_releases_it() {
 fn slot_that_is_left_stays_recorded_while_the_store_is_away() {
     let known = BookRecord { completed: true, ..record(2, claimed(0), None) };
     let mut world = World::default().record(known.clone()).gate("leave old", "StoreUnreachable");
-    world.roll(&book(FRAMED));
+    let report = world.roll(&book(FRAMED));
     assert_eq!(world.record, known);
+    assert!(!report.steady, "the next pass releases it");
 }
 
 #[test]

@@ -500,6 +500,13 @@ fn elected_task_that_fails_publishes_its_failure() {
 }
 
 #[test]
+fn elected_loop_without_items_succeeds() {
+    let mut world = World::default().looped("e", &[]);
+    world.roll(&book(ELECTED));
+    assert!(world.log.contains(&"publish e true".to_owned()), "{:?}", world.log);
+}
+
+#[test]
 fn elected_task_is_not_failed_by_a_task_before_it_that_continues() {
     let text = format!("rollout:\n  before: [{{name: out, command: {{argv: [x]}}, onFailure: continue}}]{ELECTED}");
     let mut world = World::default().fails(&["out"]);
