@@ -32,9 +32,9 @@ const ESCAPED_DOCUMENTS: usize = 33;
 /// The least lines of tests for a thousand lines of code, blank lines and comments aside. The goal is 600.
 const TEST_LINES: usize = 570;
 /// The most doc comments that begin with a question word, in a thousand.
-const QUESTIONS: usize = 40;
+const QUESTIONS: usize = 10;
 /// The most comments with private words.
-const PRIVATE_COMMENTS: usize = 37;
+const PRIVATE_COMMENTS: usize = 20;
 
 fn root() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap().to_owned()
