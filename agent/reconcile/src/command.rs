@@ -123,7 +123,7 @@ pub struct ElectedResult {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Interim {
     /// The managed items. `None` if not all of them are known.
-    pub managed: Option<BTreeSet<Managed>>,
+    pub managed: Option<Arc<BTreeSet<Managed>>>,
     /// The worst outcome so far.
     pub worst: Outcome,
 }
@@ -132,7 +132,7 @@ pub struct Interim {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Findings {
     /// The managed items.
-    pub managed: BTreeSet<Managed>,
+    pub managed: Arc<BTreeSet<Managed>>,
     /// The instances that were in sync and are to be recorded as applied.
     pub observed: Vec<InstanceId>,
 }

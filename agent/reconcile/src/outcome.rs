@@ -1,5 +1,7 @@
 //! Outcomes of tasks and books.
 
+use std::{collections::BTreeSet, sync::Arc};
+
 use serde_json::{Value, json};
 use towpath_coordination::Gate;
 
@@ -127,7 +129,7 @@ pub struct BookReport {
     /// True if the run was preempted.
     pub preempted: bool,
     /// All managed items. `None` if not all of them are known.
-    pub managed: Option<std::collections::BTreeSet<Managed>>,
+    pub managed: Option<Arc<BTreeSet<Managed>>>,
     /// True if checks alone can confirm that nothing has to be done.
     pub steady: bool,
 }

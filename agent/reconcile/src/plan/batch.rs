@@ -1,6 +1,6 @@
 //! Changes that wait to be carried out together: files in one batch, direct changes in one transaction.
 
-use std::sync::Arc;
+use std::{collections::BTreeSet, iter::successors, sync::Arc};
 
 use super::{
     assess::Admission,
@@ -48,6 +48,8 @@ pub struct Queued {
 #[derive(Debug, Clone, Default)]
 pub struct Queue {
     files: Vec<Queued>,
+    /// The paths that the waiting changes of files write.
+    written: BTreeSet<String>,
     direct: Vec<Queued>,
     held: Vec<String>,
 }
@@ -61,7 +63,11 @@ impl Queue {
     /// Returns whether a waiting change affects the check of a path: it writes the path, something below it, or a folder
     /// above it.
     pub fn affects(&self, path: &str) -> bool {
-        self.files.iter().flat_map(|change| &change.writes).any(|other| overlaps(other, path))
+        let path = path.trim_end_matches('/');
+        let below = format!("{path}/");
+        let mut later = self.written.range(below.clone()..);
+        let mut above = successors(Some(path), |path| path.rfind('/').and_then(|at| path.get(..at)));
+        later.next().is_some_and(|other| other.starts_with(&below)) || above.any(|other| self.written.contains(other))
     }
 
     /// Notes that a change is held, with the paths that it would write.
@@ -81,6 +87,7 @@ impl Queue {
 
     /// Queues a change of files. Returns whether the batch is full.
     pub fn push_files(&mut self, change: Queued) -> bool {
+        self.written.extend(change.writes.iter().map(|path| path.trim_end_matches('/').to_owned()));
         self.files.push(change);
         self.files.len() >= MAX_FILES
     }
@@ -92,6 +99,7 @@ impl Queue {
 
     /// Takes the changes of files.
     pub fn take_files(&mut self) -> Vec<Queued> {
+        self.written.clear();
         std::mem::take(&mut self.files)
     }
 

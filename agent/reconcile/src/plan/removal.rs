@@ -1,6 +1,9 @@
 //! Removals: the items that a book no longer mentions, their order, and the budget of one pass.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+};
 
 use towpath_render::view::PruneBudget;
 
@@ -23,7 +26,7 @@ pub struct Inventory {
     /// The items that the book has managed.
     pub recorded: BTreeSet<Managed>,
     /// The items that any book of the node manages now.
-    pub managed_anywhere: BTreeSet<Managed>,
+    pub managed_anywhere: Arc<BTreeSet<Managed>>,
     /// The removal order of modules, by name. Lower numbers are removed first; modules without a number come in the
     /// middle.
     pub order: BTreeMap<String, u32>,

@@ -1,5 +1,7 @@
 //! Removal of items that the book no longer mentions, within its rollout (D32, D33).
 
+use std::{collections::BTreeSet, sync::Arc};
+
 use super::{
     context::{Lane, Run, Stop},
     segment::{after, begin, persist_or_stop},
@@ -8,13 +10,12 @@ use super::{
 use crate::{
     command::{Interim, Removal},
     outcome::{Origin, Outcome, TaskReport},
-    plan::removal::{Decision, decide},
+    plan::removal::{Decision, Managed, decide},
 };
 
-/// Removes the items that the book no longer mentions. Returns whether the removal has ended: nothing is left that keeps
+/// Removes the items that the book no longer mentions. `managed` is `None` if its items are not all known. Returns whether the removal has ended: nothing is left that keeps
 /// the node out of service.
-pub(super) async fn remove(run: &Run, lane: &mut Lane) -> bool {
-    let managed = (!lane.incomplete && !lane.stopped()).then(|| lane.managed.clone());
+pub(super) async fn remove(run: &Run, lane: &mut Lane, managed: Option<Arc<BTreeSet<Managed>>>) -> bool {
     let waits = run.record.borrow().removal_failed;
     let interim = Interim { managed: managed.clone(), worst: lane.worst() };
     let inventory = match run.channel.inventory(interim).await {

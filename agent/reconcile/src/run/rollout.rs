@@ -35,15 +35,17 @@ pub(super) async fn book(run: &Run) -> BookReport {
     } else {
         alone(run, &mut lane).await;
     }
-    let findings = Findings { managed: lane.managed.clone(), observed: std::mem::take(&mut lane.observed) };
+    let all_managed = Arc::new(std::mem::take(&mut lane.managed));
+    let managed = Arc::clone(&all_managed);
+    let findings = Findings { managed, observed: std::mem::take(&mut lane.observed) };
     if let Err(message) = run.channel.record(Command::Record(findings)).await {
         lane.push(TaskReport::new(run.book().id(), "journal", Outcome::Failed).with_message(message));
         lane.stop(Stop::Failed);
     }
-    let managed = (!lane.incomplete && !lane.stopped()).then(|| lane.managed.clone());
+    let managed = (!lane.incomplete && !lane.stopped()).then_some(all_managed);
     let has_stopped = lane.stopped();
     if lane.stop != Some(Stop::Preempted) {
-        removal::remove(run, &mut lane).await;
+        removal::remove(run, &mut lane, managed.clone()).await;
     }
     let mut tasks: Vec<TaskReport> = lane.reports.into_iter().flatten().collect();
     let changed = tasks.iter().any(|task| task.outcome > Outcome::Unchanged);

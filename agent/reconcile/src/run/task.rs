@@ -148,8 +148,8 @@ async fn not_ready(
     None
 }
 
-async fn ready(run: &Run, lane: &mut Lane, task: &Task, instance: Arc<Instance>, facts: Facts) -> Option<usize> {
-    lane.managed.extend(facts.managed.iter().cloned());
+async fn ready(run: &Run, lane: &mut Lane, task: &Task, instance: Arc<Instance>, mut facts: Facts) -> Option<usize> {
+    lane.managed.extend(std::mem::take(&mut facts.managed));
     // A transaction ends at a task that cannot join it.
     if !lane.queue.accepts(facts.batch.as_ref()) && !flush(run, lane).await {
         return None;

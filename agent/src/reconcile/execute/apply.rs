@@ -1,6 +1,9 @@
 //! Changes of files: journaled batches, and the notifications of handlers.
 
-use std::{collections::BTreeSet, path::PathBuf, sync::Arc};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    path::PathBuf,
+};
 
 use serde_json::Value;
 use towpath_modules::Step;
@@ -17,15 +20,12 @@ use crate::reconcile::pass::{
     instance,
 };
 
-/// A change of the batch, by its position in the set.
-type Member<'t> = (usize, Arc<RenderedTask>, &'t Task, bool);
-
 /// Carries out changes of files as one batch. Returns the results in the order of the set.
 pub(super) fn files(session: &Session<'_>, ids: &[InstanceId]) -> Vec<Applied> {
     let machine = session.machine();
     let mut results: Vec<Applied> = ids.iter().map(|_| failed(UNKNOWN)).collect();
     let Some(journal) = &machine.journal else { return results };
-    let (mut waiting, mut members): (Vec<Waiting>, Vec<Member<'_>>) = (Vec::new(), Vec::new());
+    let (mut waiting, mut members) = (Vec::new(), BTreeMap::new());
     let mut directly: Vec<PathBuf> = Vec::new();
     for (position, id) in ids.iter().enumerate() {
         let Ok((rendered, task)) = session.rendered(*id) else { continue };
@@ -34,19 +34,21 @@ pub(super) fn files(session: &Session<'_>, ids: &[InstanceId]) -> Vec<Applied> {
         let others = change.steps.iter().filter(|step| !matches!(step.inner(), Step::Write { .. }));
         directly.extend(others.filter_map(|step| batch::changed_path(machine, step)));
         waiting.push(Waiting { position, steps: change.steps, key, applied, handlers });
-        members.push((position, rendered, task, is_quiet));
+        members.insert(position, (rendered, task, is_quiet));
     }
     let book = session.book.id();
     let outcomes = batch::carry_out(machine, journal, &book, waiting, &session.permit, session.pass.cancel);
     session.saw_own_changes(directly);
     for (position, outcome) in outcomes {
-        let Some(result) = results.get_mut(position) else { continue };
-        let Some((_, rendered, task, is_quiet)) = members.iter().find(|(at, ..)| *at == position) else { continue };
+        let (Some(result), Some((rendered, task, is_quiet))) = (results.get_mut(position), members.remove(&position))
+        else {
+            continue;
+        };
         *result = match outcome {
-            Ok(()) => done(session, task, rendered, *is_quiet),
+            Ok(()) => done(session, task, &rendered, is_quiet),
             Err(error) => failed(session.failed(error)),
         };
-        session.took(rendered);
+        session.took(&rendered);
         session.drop_task(rendered.instance.id);
     }
     results

@@ -30,7 +30,7 @@ struct Course<E> {
     /// The run, until it has ended.
     run: Option<Started<E>>,
     /// The managed items. `None` if not all of them are known.
-    managed: Option<BTreeSet<ManagedItem>>,
+    managed: Option<Arc<BTreeSet<ManagedItem>>>,
     begun: Instant,
 }
 
@@ -102,10 +102,14 @@ impl<'a, E: CarryOut<'a>> Books<E> {
 
     /// Returns the items that the books of this node manage. `None` if they are not all known, or if an object is held:
     /// it is not removed from git, so nothing is pruned meanwhile.
-    fn all_managed(&self, pass: &Pass<'_>) -> Option<BTreeSet<ManagedItem>> {
+    fn all_managed(&self, pass: &Pass<'_>) -> Option<Arc<BTreeSet<ManagedItem>>> {
         let is_complete = self.courses.len() == pass.view.books.len() && pass.set.held.is_empty();
         let known = self.courses.iter().map(|course| course.managed.as_ref()).collect::<Option<Vec<_>>>();
-        known.filter(|_| is_complete).map(|all| all.into_iter().flatten().cloned().collect())
+        let known = known.filter(|_| is_complete)?;
+        if let [only] = known.as_slice() {
+            return Some(Arc::clone(only));
+        }
+        Some(Arc::new(known.into_iter().flat_map(|managed| managed.iter().cloned()).collect()))
     }
 
     /// Ends the run of a book: adds its report and its findings to the outcome of the pass.
@@ -297,7 +301,7 @@ fn no_variables(error: &RenderError, computed_failures: &[String]) -> TaskOutcom
 }
 
 /// Returns the recorded items of a book, with the context of their removal.
-fn inventory(pass: &Pass<'_>, book: &Book, everything: &BTreeSet<ManagedItem>) -> Inventory {
+fn inventory(pass: &Pass<'_>, book: &Book, everything: &Arc<BTreeSet<ManagedItem>>) -> Inventory {
     let id = book_id(book);
     let record: InventoryRecord = pass.machine.record(&id).unwrap_or_default();
     // An item may be in several inventories.
@@ -307,7 +311,7 @@ fn inventory(pass: &Pass<'_>, book: &Book, everything: &BTreeSet<ManagedItem>) -
     Inventory {
         order: modules.into_iter().map(|module| (module.clone(), removal_order(&module))).collect(),
         recorded: record.items.into_iter().map(managed_item).collect(),
-        managed_anywhere: everything.clone(),
+        managed_anywhere: Arc::clone(everything),
         prune: book.prune,
         budget: PruneBudget::of(pass.set, &book.namespace, &book.name, book.prune_budget.as_deref()),
         total: u64::try_from(total).unwrap_or(u64::MAX),

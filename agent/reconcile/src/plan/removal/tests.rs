@@ -56,7 +56,7 @@ fn book_without_prune_forgets_its_items() {
 
 #[test]
 fn item_of_another_book_is_moved_and_not_removed() {
-    let managed_anywhere = items(&[("file", "/a")]);
+    let managed_anywhere = items(&[("file", "/a")]).into();
     let inventory = Inventory { managed_anywhere, ..inventory(&[("file", "/a")]) };
     let moved = vec![item("file", "/a")];
     assert_eq!(decide(&inventory, &BTreeSet::new()), Decision::Forget(Removal { moved, ..Removal::default() }));
@@ -64,7 +64,7 @@ fn item_of_another_book_is_moved_and_not_removed() {
 
 #[test]
 fn moved_items_leave_the_inventory_with_the_removed_ones() {
-    let managed_anywhere = items(&[("file", "/a")]);
+    let managed_anywhere = items(&[("file", "/a")]).into();
     let inventory = Inventory { managed_anywhere, ..inventory(&[("file", "/a"), ("file", "/b")]) };
     let Decision::Remove(removal) = decide(&inventory, &BTreeSet::new()) else { panic!() };
     assert_eq!((removal.remove, removal.moved), (vec![item("file", "/b")], vec![item("file", "/a")]));
@@ -72,7 +72,7 @@ fn moved_items_leave_the_inventory_with_the_removed_ones() {
 
 #[test]
 fn moved_items_do_not_count_for_the_budget() {
-    let managed_anywhere = items(&[("file", "/a"), ("file", "/b")]);
+    let managed_anywhere = items(&[("file", "/a"), ("file", "/b")]).into();
     let recorded = [("file", "/a"), ("file", "/b"), ("file", "/c")];
     let inventory = Inventory { managed_anywhere, budget: PruneBudget::limited("1"), ..inventory(&recorded) };
     assert_eq!(order(decide(&inventory, &BTreeSet::new())), ["file /c"]);

@@ -92,7 +92,7 @@ fn book_without_prune_forgets_its_items_without_admission() {
 #[test]
 fn item_that_another_book_manages_now_stays() {
     let mut world = steady(&[]);
-    let managed_anywhere = [file("old")].into_iter().collect();
+    let managed_anywhere = std::sync::Arc::new([file("old")].into_iter().collect());
     world.inventory = Some(Inventory { managed_anywhere, ..inventory(&["old"]) });
     world.run(&book(PLAIN), RunMode::Steady);
     assert_eq!(world.log[2..], ["remove [] forget [] moved [old]"]);
