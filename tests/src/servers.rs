@@ -238,8 +238,9 @@ impl Ssh {
         fs::write(folder.join("authorized"), format!("restrict {}", public("deploy"))).unwrap();
         let port = free_port();
         let d = folder.display();
+        // Sessions run no login script of this machine, which may wait for a lock that a killed process has left.
         let config = format!(
-            "ListenAddress 127.0.0.1:{port}\nHostKey {d}/host\nAuthorizedKeysFile {d}/authorized\nStrictModes no\nUsePAM no\nPasswordAuthentication no\nPermitRootLogin prohibit-password\nPidFile {d}/pid\nAcceptEnv GIT_PROTOCOL\n"
+            "SetEnv HOME={d}\nListenAddress 127.0.0.1:{port}\nHostKey {d}/host\nAuthorizedKeysFile {d}/authorized\nStrictModes no\nUsePAM no\nPasswordAuthentication no\nPermitRootLogin prohibit-password\nPidFile {d}/pid\nAcceptEnv GIT_PROTOCOL\n"
         );
         fs::write(folder.join("config"), config).unwrap();
         let host_key: Vec<String> = public("host").split_whitespace().take(2).map(str::to_owned).collect();

@@ -153,7 +153,7 @@ impl Events {
         stored
     }
 
-    /// Deletes the oldest events if there are too many. Events that stand stay.
+    /// Deletes the oldest events if there are too many, but no standing event.
     fn make_room(&self, standing: &BTreeMap<String, String>, changes: &mut Changes) {
         let Some(journal) = &self.journal else { return };
         let keys = journal.keys::<StoredEvent>().unwrap_or_default();

@@ -299,7 +299,7 @@ mod tests {
         }
         assert_eq!(fixture.text("passwords"), "secret");
         drop(socket);
-        // A link in a tree of the source is no different.
+        // The same holds for a link in a tree of the source.
         std::fs::create_dir(at(&fixture, "tree")).unwrap();
         std::fs::write(at(&fixture, "tree/l"), "mine").unwrap();
         fixture.tree = Arc::new(Links([("files/a", "A"), ("files/l", "a")].into_iter().collect()));
