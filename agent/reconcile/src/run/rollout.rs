@@ -85,8 +85,8 @@ async fn decide_probes(run: &Run, tasks: &Range<usize>) {
     run.segment.borrow_mut().probes = probes;
 }
 
-/// Runs tasks in the order of the book. A closed gate or a missing input ends them, and drift of content in later tasks is corrected
-/// nevertheless (P90).
+/// Runs tasks in the order of the book. A closed gate or a missing input ends them, and drift of content in later tasks
+/// is corrected nevertheless (P90).
 async fn tasks(run: &Run, lane: &mut Lane, range: Range<usize>) {
     let waves = waves(run.book(), range);
     let steps: Vec<&[usize]> = waves.iter().flat_map(|wave| wave.chunks(TASKS_AT_ONCE)).collect();
@@ -104,12 +104,25 @@ async fn tasks(run: &Run, lane: &mut Lane, range: Range<usize>) {
         }
         let parts = step.iter().map(|index| beside(run, lane.beside(), *index)).collect();
         run.channel.side_by_side.set(true);
-        let others = join(parts).await;
+        let mut others = join(parts).await;
         run.channel.side_by_side.set(false);
+        // The task that changes something first is not always the same one. The tasks before it are reported first.
+        for other in &mut others {
+            let (before, own) =
+                std::mem::take(&mut other.reports).into_iter().partition(|report| is_before(run, report));
+            other.reports = own;
+            lane.reports.extend::<Vec<_>>(before);
+        }
         for other in others {
             lane.merge(other);
         }
     }
+}
+
+/// Returns whether a report is about a task that runs before the first change.
+fn is_before(run: &Run, report: &Option<TaskReport>) -> bool {
+    let before = &run.book().rollout.before;
+    report.as_ref().is_some_and(|report| report.instance.is_none() && before.iter().any(|task| task.id == report.name))
 }
 
 /// Corrects drift of content in tasks that a closed gate or a missing input keeps from running.

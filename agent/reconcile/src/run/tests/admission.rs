@@ -1,6 +1,6 @@
 //! Admission: windows, slots and closed gates.
 
-use super::world::{World, applied, book, messages, outcomes, reasons};
+use super::world::{World, applied, book, finished, messages, outcomes, reasons};
 use crate::{command::Observation, outcome::Outcome, plan::assess::RunMode, record::BookRecord};
 
 const MIXED: &str = r#"
@@ -122,6 +122,16 @@ fn parallel_tasks_run_the_tasks_before_them_once() {
     let first = world.log.iter().position(|line| line.starts_with("action")).unwrap();
     assert!(before < first, "{:?}", world.log);
     assert_eq!(report.worst(), Outcome::Changed);
+}
+
+#[test]
+fn parallel_tasks_are_reported_after_the_tasks_before_them() {
+    for first in ["a", "b", "c"] {
+        let others = ["a", "b", "c"].into_iter().filter(|task| *task != first);
+        let mut world = others.fold(World::differs(&[first]), |world, task| world.last(task, finished()));
+        let report = world.run(&book(PARALLEL), RunMode::NewRevision);
+        assert_eq!(outcomes(&report)[0], "out changed", "{first}: {:?}", outcomes(&report));
+    }
 }
 
 #[test]
