@@ -34,7 +34,7 @@ pub struct Fetched {
     pub movement: Movement,
     /// The tag that names the head; `None` if the source does not follow a tag.
     pub tag: Option<String>,
-    /// The object that the tag names: an annotated tag, or the commit itself.
+    /// The object at which the tag points: an annotated tag, or a commit.
     tag_object: Option<ObjectId>,
 }
 

@@ -70,7 +70,7 @@ pub enum AcceptError {
 pub enum Decision {
     /// The accepted record, which has the candidate's commits already.
     Stay(Box<Accepted>),
-    /// The acceptance to try. Its manifest must be in the store before its transaction runs.
+    /// The acceptance to try. The manifest of the revision must be in the store before the transaction runs.
     Accept(Box<Next>),
 }
 

@@ -274,7 +274,7 @@ impl Look {
         };
         let meta = meta(&fd)?;
         if meta.kind != FileKind::File {
-            return Err(io::Error::new(io::ErrorKind::InvalidInput, "it is no file"));
+            return Err(io::Error::new(io::ErrorKind::InvalidInput, "it is not a file"));
         }
         Ok(Some((std::fs::File::from(fd), meta)))
     }

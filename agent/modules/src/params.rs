@@ -76,7 +76,7 @@ pub(crate) fn mode(key: &str, mode: Option<&str>, problems: &mut Vec<Problem>) -
 /// Checks the names of a command's environment variables.
 pub(crate) fn environment(env: BTreeMap<String, String>, problems: &mut Vec<Problem>) -> BTreeMap<String, String> {
     for name in env.keys().filter(|name| name.is_empty() || name.contains(['=', '\0'])) {
-        problems.push(Problem::new("env", format!("{name:?} is no name of a variable")));
+        problems.push(Problem::new("env", format!("{name:?} is not a valid name of a variable")));
     }
     env
 }

@@ -66,7 +66,7 @@ pub struct Wanted {
 /// The nodes that may be alive, with their addresses.
 pub type Seeds = BTreeMap<String, String>;
 
-/// The most messages that may wait for the thread.
+/// The maximum number of messages that wait for the thread.
 const WAITING: usize = 1024;
 /// The time within which gossip hears of every alive node.
 const SETTLED: Duration = Duration::from_secs(15);

@@ -78,7 +78,7 @@ fn read(file: &Path, options: &Options) -> Result<Option<Value>, String> {
         // The mark leaves parsing to the crate render: this crate does not read YAML.
         return Ok(Some(serde_json::json!({ YAML_MARK: text })));
     }
-    serde_json::from_str(&text).map(Some).map_err(|error| format!("it is no JSON: {error}"))
+    serde_json::from_str(&text).map(Some).map_err(|error| format!("it is not valid JSON: {error}"))
 }
 
 /// The key that marks the unparsed text of a YAML fact.

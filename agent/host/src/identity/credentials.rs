@@ -138,7 +138,7 @@ fn load(files: &TlsFiles, clock: &dyn Clock) -> Result<Loaded, IdentityError> {
     }
     let good_at = now.clamp(begin, (end - 1).max(begin)).saturating_mul(1000);
     let subject = trust.subject(&certificate, good_at).ok_or_else(|| {
-        wrong(format!("it is no certificate that {} made for this cluster (towpath pki issue)", files.ca.display()))
+        wrong(format!("it is not a certificate that {} made for this cluster (towpath pki issue)", files.ca.display()))
     })?;
     if subject.keys != identity.keys() {
         return Err(wrong(format!("it is not the certificate of the key {}", files.key.display())));

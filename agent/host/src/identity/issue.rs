@@ -163,7 +163,7 @@ pub fn may_be_named(name: &str) -> Result<(), IdentityError> {
         return Ok(());
     }
     Err(IdentityError::Certificate {
-        what: format!("{name:?} is no name"),
+        what: format!("{name:?} is not a valid name"),
         why: "use letters, digits, '-', '.' and '_', beginning with a letter or digit".into(),
     })
 }
@@ -270,7 +270,7 @@ mod tests {
         assert_eq!(addresses_of(&der(&renewed)), ["web1", "10.0.0.5", "web1.example.org"]);
 
         let evil = Request { name: "../evil".into(), ..request.clone() };
-        assert!(authority.issue(&evil, NOW).unwrap_err().to_string().contains("is no name"));
+        assert!(authority.issue(&evil, NOW).unwrap_err().to_string().contains("is not a valid name"));
         let other = tempfile::tempdir().unwrap();
         let stranger = Authority::init(other.path(), "prod", NOW).unwrap().issue(&request, NOW).unwrap();
         assert_eq!(trust.subject(&der(&stranger), NOW), None, "another authority's");

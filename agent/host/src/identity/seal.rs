@@ -76,7 +76,7 @@ impl SealKey {
         let shown = PublicKey::from(&own).to_bytes();
         let shared = own.diffie_hellman(&PublicKey::from(*reader));
         if !shared.was_contributory() {
-            return Err(std::io::Error::other("the reader's key is no key"));
+            return Err(std::io::Error::other("the reader's key is not a valid key"));
         }
         let key = wrapping(shared.as_bytes(), &shown, reader);
         // The wrapping key is used only once, so the nonce can be zero.

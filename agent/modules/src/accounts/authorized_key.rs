@@ -60,14 +60,14 @@ pub(crate) fn resolve(key: &pb::AuthorizedKey) -> Result<AuthorizedKeySpec, Vec<
     let mut problems = Vec::new();
     let user = key.user.clone().unwrap_or_default();
     if user.is_empty() || user.contains(['/', ':']) {
-        problems.push(Problem::new("user", format!("{user:?} is no name of a user")));
+        problems.push(Problem::new("user", format!("{user:?} is not a valid name of a user")));
     }
     let text = key.key.as_deref().unwrap_or_default().trim();
     let words: Vec<&str> = text.split_whitespace().collect();
     let (kind, blob) = (words.first().copied().unwrap_or_default(), words.get(1).copied().unwrap_or_default());
     if !is_kind(kind) || blob.is_empty() || text.contains('\n') {
         problems.push(
-            Problem::new("key", "it is no public key of ssh")
+            Problem::new("key", "it is not a public key of ssh")
                 .hint("write the line of the .pub file: kind, key, comment; restrictions stand in options"),
         );
     }

@@ -11,7 +11,7 @@ pub(super) fn named(key: &str, name: Option<&str>, problems: &mut Vec<Problem>) 
     let fine = |c: char| c.is_ascii_alphanumeric() || "_-.".contains(c);
     let begins = name.starts_with(|c: char| c.is_ascii_alphabetic() || c == '_');
     if !begins || name.len() > 32 || !name.chars().all(fine) {
-        problems.push(Problem::new(key, format!("{name:?} is no name of an account")));
+        problems.push(Problem::new(key, format!("{name:?} is not a valid name of an account")));
     }
 }
 

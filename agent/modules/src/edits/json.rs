@@ -72,11 +72,11 @@ fn written(value: &Value) -> CstInputValue {
 }
 
 fn read(text: &str) -> Result<Value, EditError> {
-    jsonc_parser::parse_to_serde_value(text, &options()).map_err(|error| format!("it is no JSON: {error}"))
+    jsonc_parser::parse_to_serde_value(text, &options()).map_err(|error| format!("it is not valid JSON: {error}"))
 }
 
 fn root(text: &str) -> Result<CstRootNode, EditError> {
-    CstRootNode::parse(text, &options()).map_err(|error| format!("it is no JSON: {error}"))
+    CstRootNode::parse(text, &options()).map_err(|error| format!("it is not valid JSON: {error}"))
 }
 
 /// Returns a member of an object. If a name occurs twice, the last one counts, as for other readers.

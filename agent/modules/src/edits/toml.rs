@@ -44,7 +44,8 @@ fn read(text: &str) -> Result<Value, EditError> {
 }
 
 fn document(text: &str) -> Result<DocumentMut, EditError> {
-    text.parse().map_err(|error: toml_edit::TomlError| format!("it is no TOML: {}", error.to_string().trim_end()))
+    text.parse()
+        .map_err(|error: toml_edit::TomlError| format!("it is not valid TOML: {}", error.to_string().trim_end()))
 }
 
 fn of_table(table: &dyn TableLike) -> Value {
@@ -116,7 +117,8 @@ fn down<'a>(at: &'a mut Item, part: &Part) -> Result<&'a mut Item, EditError> {
         return at.get_mut(index).ok_or_else(|| format!("the list has no {index}"));
     }
     let inline = at.is_inline_table();
-    let table = at.as_table_like_mut().ok_or_else(|| format!("there is no map where {:?} is looked for", part.name))?;
+    let table =
+        at.as_table_like_mut().ok_or_else(|| format!("cannot look up {:?}: its parent is not a map", part.name))?;
     if !table.contains_key(&part.name) {
         let mut new = Table::new();
         new.set_implicit(true);
@@ -143,7 +145,8 @@ fn set(text: &str, way: &[Part], wanted: &Value) -> Result<String, EditError> {
         return Ok(with_line_ends(text, &document.to_string()));
     }
     let inline = at.is_inline_table();
-    let table = at.as_table_like_mut().ok_or_else(|| format!("there is no map where {:?} is looked for", last.name))?;
+    let table =
+        at.as_table_like_mut().ok_or_else(|| format!("cannot look up {:?}: its parent is not a map", last.name))?;
     match table.get_mut(&last.name) {
         Some(Item::Value(old)) => {
             let mut new = value(wanted)?;
@@ -180,7 +183,9 @@ fn remove(text: &str, way: &[Part]) -> Result<String, EditError> {
         (Some(index), Item::ArrayOfTables(tables)) if index < tables.len() => drop(tables.remove(index)),
         (Some(index), Item::Value(TomlValue::Array(members))) if index < members.len() => drop(members.remove(index)),
         (_, at) => {
-            let table = at.as_table_like_mut().ok_or_else(|| format!("there is no map that holds {:?}", last.name))?;
+            let table = at
+                .as_table_like_mut()
+                .ok_or_else(|| format!("cannot look up {:?}: its parent is not a map", last.name))?;
             keep_head(table, &last.name);
             table.remove(&last.name);
         }

@@ -88,10 +88,11 @@ pub(crate) fn resolve(format: &'static dyn Format, params: &Value) -> Result<Val
             one_line(name, part.unwrap_or_default(), &mut problems);
         }
         if key.trim() != key || key.is_empty() || key.contains(['=', '[']) || key.starts_with([';', '#']) {
-            problems.push(Problem::new("key", format!("{key:?} is no name of a setting")));
+            problems.push(Problem::new("key", format!("{key:?} is not a valid name of a setting")));
         }
         if section.as_deref().is_some_and(|section| section.is_empty() || section.contains(']')) {
-            problems.push(Problem::new("section", "that is no name of a section").hint("leave it out for none"));
+            problems
+                .push(Problem::new("section", "that is not a valid name of a section").hint("leave it out for none"));
         }
     }
     done(problems)?;

@@ -118,7 +118,7 @@ fn set(text: &str, way: &[Part], value: &Value) -> Result<String, EditError> {
             list.set(index, value);
         } else {
             let member = list.get(index).ok_or_else(|| format!("the list has no {index}"))?;
-            let map = member.as_mapping().ok_or_else(|| format!("member {index} is no map"))?;
+            let map = member.as_mapping().ok_or_else(|| format!("member {index} is not a map"))?;
             let inner = held.get(index).cloned().unwrap_or_default();
             map.try_set_path(&way_text(rest, &inner), value).map_err(failed)?;
         }

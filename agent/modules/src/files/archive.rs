@@ -153,7 +153,7 @@ struct Compared<'a> {
 }
 
 impl Compared<'_> {
-    /// Returns the change that a member needs, for people. `None` if it is in sync.
+    /// Returns a readable description of the change that a member needs. `None` if it is in sync.
     fn differs(&self, member: &mut Member<'_>) -> io::Result<Option<String>> {
         let path = member.path.clone();
         let Some(below) = self.below else { return Ok(Some(format!("new {path}"))) };
@@ -274,7 +274,7 @@ pub(crate) fn run(spec: &ArchiveSpec, context: &Context<'_>, hand: &Hand) -> Res
     let (uid, gid) = file::ids(spec.owner.as_deref(), spec.group.as_deref())?;
     hand.make_directory(path, 0o755).map_err(io)?;
     let below = hand.look().below(path).map_err(io)?.ok_or_else(|| {
-        ModuleError::new(format!("{path} is no directory; remove it first, or unpack to another place"))
+        ModuleError::new(format!("{path} is not a directory; remove it first, or unpack to another path"))
     })?;
     let unpacking = Unpacking { hand: Hand::new(below.clone()), compared: Compared { below: Some(&below), uid, gid } };
     let mut waiting = Vec::new();
@@ -320,7 +320,9 @@ impl Unpacking<'_> {
         self.make(folder)?;
         let old = self.hand.look().meta(&path)?;
         if old.is_some_and(|meta| meta.kind == FileKind::Directory) {
-            return Err(io::Error::other(format!("{path} is a directory, and a file in the archive; remove it first")));
+            return Err(io::Error::other(format!(
+                "{path} is a directory on this node, but a file in the archive; remove the directory first"
+            )));
         }
         // Written to a temporary file, which replaces the old one once the batch is synced.
         let mut part = self.hand.part(&path)?;

@@ -80,7 +80,7 @@ pub(crate) fn resolve(download: pb::Download) -> Result<DownloadSpec, Vec<Proble
     let digest = download.sha256.clone().unwrap_or_default().to_ascii_lowercase();
     if !absent {
         if !url.starts_with("https://") {
-            let problem = Problem::new("url", format!("{:?} is no https URL", shown(&url)));
+            let problem = Problem::new("url", format!("{:?} is not an https URL", shown(&url)));
             problems.push(problem.hint("what comes over plain http may be anybody's"));
         }
         if digest.len() != 64 || !digest.chars().all(|c| c.is_ascii_hexdigit()) {
@@ -128,7 +128,7 @@ fn look(spec: &DownloadSpec, context: &Context<'_>) -> Result<Found, ModuleError
     let io = |error: std::io::Error| ModuleError::io(path, &error);
     let Some(meta) = context.look.meta(path).map_err(io)? else { return Ok(Found::Nothing) };
     if matches!(meta.kind, FileKind::Directory | FileKind::Other) {
-        return Err(ModuleError::new(format!("{path} is no file, and a file was to be there; remove it first")));
+        return Err(ModuleError::new(format!("{path} exists, but it is not a regular file; remove it first")));
     }
     let Some((found, meta)) = context.look.file(path).map_err(io)? else { return Ok(Found::Nothing) };
     if digest(found, context).map_err(io)? != spec.digest {

@@ -72,7 +72,7 @@ fn resolve(hostname: &pb::Hostname) -> Result<HostnameSpec, Vec<Problem>> {
     };
     if name.len() > 64 || !name.split('.').all(label) {
         let problem =
-            Problem::new("name", format!("{name:?} is no host name")).hint("letters, digits and -, parts by dots");
+            Problem::new("name", format!("{name:?} is not a host name")).hint("letters, digits and -, parts by dots");
         return Err(vec![problem]);
     }
     Ok(HostnameSpec { name })

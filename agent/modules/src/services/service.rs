@@ -95,7 +95,9 @@ pub(crate) fn resolve(service: &pb::Service) -> Result<ServiceSpec, Vec<Problem>
     }
     let name = service.name.as_deref().unwrap_or_default();
     if name.contains('/') || name.contains(char::is_whitespace) {
-        problems.push(Problem::new("name", format!("{name:?} is no name of a unit")).hint("write it as in systemctl"));
+        problems.push(
+            Problem::new("name", format!("{name:?} is not a valid name of a unit")).hint("write it as in systemctl"),
+        );
     }
     done(problems)?;
     Ok(ServiceSpec { unit: unit_name(name), state, enabled: service.enabled, masked: service.masked })

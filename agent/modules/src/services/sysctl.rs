@@ -56,7 +56,7 @@ pub(crate) fn resolve(sysctl: &pb::Sysctl) -> Result<SysctlSpec, Vec<Problem>> {
     let fine = |c: char| c.is_ascii_alphanumeric() || "._-/".contains(c);
     let parts = name.split(['.', '/']);
     if !name.chars().all(fine) || parts.clone().count() < 2 || parts.clone().any(str::is_empty) {
-        let problem = Problem::new("name", format!("{name:?} is no setting of the kernel"));
+        let problem = Problem::new("name", format!("{name:?} is not a setting of the kernel"));
         problems.push(problem.hint("write it as sysctl -a does, such as net.ipv4.ip_forward"));
     }
     let absent = sysctl.state.as_deref() == Some("absent");
@@ -127,7 +127,7 @@ struct Missing {
     diff: String,
 }
 
-/// Returns the differences. `None` if the kernel lacks the setting and the task is not about to remove it.
+/// Returns the differences. `None` if the kernel lacks the setting, unless the task removes it.
 fn missing(spec: &SysctlSpec, context: &Context<'_>) -> Result<Option<Missing>, ModuleError> {
     let mut missing = Missing::default();
     let file = spec.file();

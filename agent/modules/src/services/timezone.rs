@@ -64,7 +64,7 @@ fn resolve(timezone: &pb::Timezone) -> Result<TimezoneSpec, Vec<Problem>> {
     let name = timezone.name.clone().unwrap_or_default();
     let fine = |c: char| c.is_ascii_alphanumeric() || "/_+-".contains(c);
     if name.is_empty() || name.starts_with('/') || !name.chars().all(fine) {
-        problems.push(Problem::new("name", format!("{name:?} is no time zone")).hint("such as Europe/Berlin"));
+        problems.push(Problem::new("name", format!("{name:?} is not a time zone")).hint("such as Europe/Berlin"));
     }
     done(problems)?;
     Ok(TimezoneSpec { name })

@@ -59,10 +59,11 @@ pub(crate) fn resolve(unit: &pb::Unit) -> Result<UnitSpec, Vec<Problem>> {
     let name = unit.name.as_deref().unwrap_or_default();
     let plain = |text: &str| !text.contains('/') && !text.contains(char::is_whitespace) && !text.starts_with('.');
     if !plain(name) {
-        problems.push(Problem::new("name", format!("{name:?} is no name of a unit")).hint("such as web.service"));
+        problems
+            .push(Problem::new("name", format!("{name:?} is not a valid name of a unit")).hint("such as web.service"));
     }
     if unit.drop_in.as_deref().is_some_and(|drop_in| !plain(drop_in)) {
-        problems.push(Problem::new("dropIn", "the name of the drop-in is no name of a file"));
+        problems.push(Problem::new("dropIn", "the name of the drop-in is not a valid name of a file"));
     }
     let absent = unit.state.as_deref() == Some("absent");
     if unit.content.is_none() && !absent {

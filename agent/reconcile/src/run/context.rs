@@ -158,7 +158,7 @@ pub(super) enum Stop {
     Failed,
 }
 
-/// A sequence of tasks. A book that runs in order has one; tasks of a parallel book have one each.
+/// A sequence of tasks. A book that runs in order has one lane; each task of a parallel book has a lane of its own.
 #[derive(Debug, Default)]
 pub(super) struct Lane {
     /// The changes that wait.

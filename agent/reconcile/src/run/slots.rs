@@ -108,7 +108,7 @@ pub(super) async fn leave_old_slot(run: &Run, lane: &mut Lane) {
 /// Announces that this node will be absent for a while, with the slot that it holds (P59).
 ///
 /// # Errors
-/// The closed gate. The lane is stopped then.
+/// If a gate is closed: the gate. The lane is stopped then.
 pub(super) async fn announce_absence(run: &Run, lane: &mut Lane, instance: InstanceId) -> Result<(), NotBegun> {
     let (slot, number) = {
         let segment = run.segment.borrow();
@@ -129,7 +129,7 @@ pub(super) async fn announce_absence(run: &Run, lane: &mut Lane, instance: Insta
 /// Enters the rollout for a removal: it belongs to the last segment, and takes a slot of its own.
 ///
 /// # Errors
-/// The closed gate. The lane is stopped then.
+/// If a gate is closed: the gate. The lane is stopped then.
 pub(super) async fn enter_removal(run: &Run, lane: &mut Lane) -> Result<(), NotBegun> {
     let Some((plan, at)) = last_segment(run) else { return Ok(()) };
     activate(run, plan, at, false);

@@ -301,7 +301,7 @@ impl Recent {
         });
     }
 
-    /// Returns a remembered list with the same first member that is not longer. Each of its members is already checked.
+    /// Returns a remembered list that has the same first member as the given list, and is not longer. Each of its members is already checked.
     fn start_of(value: &Value) -> Option<Arc<Copied>> {
         let first = value.try_iter().ok()?.next()?;
         let length = value.len()?;

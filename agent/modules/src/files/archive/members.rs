@@ -228,7 +228,7 @@ fn tar(content: impl Read, strip: usize, budget: &Budget, take: &mut Take<'_>) -
         pass_over(&mut entry, budget)?;
     }
     if members == 0 {
-        return Err(refused("it is no archive that can be read: tar, tar.gz, tar.xz, tar.zst or zip".into()));
+        return Err(refused("it is not a readable archive: tar, tar.gz, tar.xz, tar.zst or zip".into()));
     }
     Ok(())
 }

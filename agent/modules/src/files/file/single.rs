@@ -35,7 +35,7 @@ pub(super) fn link(path: &str, target: &str, look: &Look, context: &Context<'_>)
     let meta = look.meta(path).map_err(io(path))?;
     if meta.is_some_and(|meta| meta.kind == FileKind::Directory) {
         return Err(ModuleError::new(format!(
-            "{path} is a directory, and a link was to be there; remove it first with state: absent"
+            "{path} is a directory, but the task manages a link; remove it first with state: absent"
         )));
     }
     let foreign = |meta: &Meta| meta.kind != FileKind::Link;
@@ -77,7 +77,9 @@ pub(super) fn directory(spec: &FileSpec, path: &str, look: &Look) -> Result<Chec
     let found = if link.is_some() { look.target(path).map_err(io(path))? } else { Some(meta) };
     match (found, link) {
         (Some(meta), _) if meta.kind == FileKind::Directory => Ok(granted(path, meta, spec.mode, uid, gid)),
-        (Some(_), None) => Err(ModuleError::new(format!("{path} is no directory; remove it first with state: absent"))),
+        (Some(_), None) => {
+            Err(ModuleError::new(format!("{path} is not a directory; remove it first with state: absent")))
+        }
         (Some(_), Some(target)) => Err(ModuleError::new(format!(
             "cannot make the directory {path}: it is a link to {target}, which is not a directory; \
              remove the link first with state: absent, or change its target"
@@ -142,7 +144,7 @@ pub(super) fn one_file(
         Ok(old) => old,
         Err(error) if error.kind() == std::io::ErrorKind::InvalidInput => {
             return Err(ModuleError::new(format!(
-                "{path} is no file, and a file was to be there; remove it first with state: absent"
+                "{path} exists, but it is not a regular file; remove it first with state: absent"
             )));
         }
         Err(error) => return Err(ModuleError::io(path, &error)),

@@ -81,7 +81,7 @@ pub(super) fn resolve(package: pb::Package) -> Result<PackageSpec, Vec<Problem>>
     for name in names.iter().chain(&package.replaces) {
         let fine = |c: char| c.is_ascii_alphanumeric() || "+-._:".contains(c);
         if name.is_empty() || name.starts_with('-') || !name.chars().all(fine) {
-            problems.push(Problem::new("name", format!("{name:?} is no name of a package")));
+            problems.push(Problem::new("name", format!("{name:?} is not a valid name of a package")));
         }
     }
     let backend = match package.backend.as_deref() {

@@ -83,7 +83,7 @@ pub(super) struct World {
     pub(super) ended: bool,
     /// The text of the command after which the run is preempted.
     pub(super) preempt_at: Option<&'static str>,
-    /// True if the journal takes no record.
+    /// True if the journal rejects each record.
     pub(super) journal_fails: bool,
     /// True for a dry run.
     pub(super) dry: bool,
