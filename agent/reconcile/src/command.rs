@@ -207,8 +207,22 @@ pub enum Rendered {
 pub struct NotReady {
     /// Failed for an error. Unknown or held for a missing input.
     pub outcome: Outcome,
+    /// True if an input is missing. A change that waits may supply it.
+    pub is_missing: bool,
     /// The message.
     pub message: String,
+}
+
+impl NotReady {
+    /// Creates a failure.
+    pub fn failed(message: impl Into<String>) -> Self {
+        Self { outcome: Outcome::Failed, is_missing: false, message: message.into() }
+    }
+
+    /// Creates the outcome of a task whose input is missing.
+    pub fn missing(outcome: Outcome, message: impl Into<String>) -> Self {
+        Self { outcome, is_missing: true, message: message.into() }
+    }
 }
 
 /// The result of one change of a set.

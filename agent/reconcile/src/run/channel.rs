@@ -210,7 +210,7 @@ fn failure(seen: Observation) -> String {
 }
 
 fn not_ready(seen: Observation) -> NotReady {
-    NotReady { outcome: Outcome::Failed, message: failure(seen) }
+    NotReady::failed(failure(seen))
 }
 
 /// A part of a run that can be polled.

@@ -57,7 +57,7 @@ pub(super) async fn task(run: &Run, lane: &mut Lane, index: usize) {
     }
     lane.reach(task);
     let mut items = run.channel.items(Command::Items(at)).await;
-    if items.is_err() && !lane.queue.is_empty() {
+    if items.as_ref().is_err_and(|why| why.is_missing) && !lane.queue.is_empty() {
         // A result that is missing may come from a change that waits.
         if !flush(run, lane).await {
             return;
@@ -102,7 +102,7 @@ async fn item(run: &Run, lane: &mut Lane, at: TaskRef, task: &Task, item: Option
     let name = instance::name(task, item.as_ref());
     let instance = Arc::new(Instance { id: run.channel.new_instance(), task: at, item, name });
     let mut rendered = run.channel.render(Command::Render(Arc::clone(&instance))).await;
-    if rendered.is_err() && !lane.queue.is_empty() {
+    if rendered.as_ref().is_err_and(|why| why.is_missing) && !lane.queue.is_empty() {
         if !flush(run, lane).await {
             return None;
         }

@@ -106,20 +106,20 @@ pub(super) fn kind(options: &dyn Resource) -> ModuleKind {
 }
 
 fn failed(message: String) -> NotReady {
-    NotReady { outcome: Outcome::Failed, message }
+    NotReady::failed(message)
 }
 
 /// Returns the outcome of a task that lacks inputs. A dry run does not know the results of tasks that it does not run.
 fn missing(session: &Session<'_>, wants: &[Want]) -> NotReady {
     let shown = wants.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ");
     if !wants.iter().all(|want| matches!(want, Want::Step(_) | Want::Computed(_))) {
-        return NotReady { outcome: Outcome::Held, message: format!("{shown} can't be read yet") };
+        return NotReady::missing(Outcome::Held, format!("{shown} can't be read yet"));
     }
     let message = match session.lacking {
         Outcome::Unknown => format!("it depends on {shown}"),
         _ => format!("it needs {shown}, which is not there"),
     };
-    NotReady { outcome: session.lacking, message }
+    NotReady::missing(session.lacking, message)
 }
 
 /// Compares the state of the node with a rendered task.

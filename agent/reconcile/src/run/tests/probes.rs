@@ -348,7 +348,7 @@ fn loop_of_actions_registers_the_results_of_the_module() {
 
 #[test]
 fn loop_counts_an_item_that_cannot_be_rendered_as_failed() {
-    let failed = crate::command::NotReady { outcome: Outcome::Failed, message: "it needs x".into() };
+    let failed = crate::command::NotReady::missing(Outcome::Failed, "it needs x");
     let mut world =
         World::default().looped("l", &["1", "2"]).answer("render l [1]", Observation::Rendered(Err(failed)));
     world.run(&looped("command: {argv: [x]}"), RunMode::NewRevision);

@@ -141,7 +141,7 @@ fn unknown_state_counts_as_a_change_at_a_wave() {
 
 #[test]
 fn task_that_cannot_be_rendered_counts_as_a_change_at_a_wave() {
-    let missing = NotReady { outcome: Outcome::Held, message: "a secret".into() };
+    let missing = NotReady::missing(Outcome::Held, "a secret");
     let mut world = World::default().gate("enter 0", "Wave").answer("render a", Observation::Rendered(Err(missing)));
     assert_eq!(reasons(&world.roll(&book(ONE))), ["Wave"]);
 }
@@ -570,7 +570,7 @@ fn elected_task_waits_for_a_closed_barrier_and_no_wave() {
 #[test]
 fn action_of_another_node_leaves_the_inventory_complete() {
     let world = World { election: Some(ElectionState::Results(json!(7), vec!["m".into()])), ..World::default() };
-    let missing = NotReady { outcome: Outcome::Failed, message: "no item".into() };
+    let missing = NotReady::failed("no item");
     let mut world = world.answer("render e", Observation::Rendered(Err(missing)));
     assert!(world.roll(&book(ELECTED)).managed.is_some());
 }

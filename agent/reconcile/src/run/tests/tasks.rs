@@ -506,6 +506,14 @@ fn preempted_book_writes_the_files_that_wait() {
 }
 
 #[test]
+fn task_that_cannot_be_rendered_fails_beside_the_direct_changes_that_wait() {
+    let failed = Observation::Rendered(Err(crate::command::NotReady::failed("a division by zero")));
+    let mut world = World::differs(&["p"]).fails(&["p"]).answer("render q", failed);
+    let report = world.run(&book(PACKAGES), RunMode::NewRevision);
+    assert_eq!(outcomes(&report), ["p failed", "q failed"]);
+}
+
+#[test]
 fn preempted_book_drops_the_direct_changes_that_wait() {
     let mut world = World::differs(&["p", "q"]).preempted_after("check p");
     let report = world.run(&book(PACKAGES), RunMode::NewRevision);

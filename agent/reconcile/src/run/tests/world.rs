@@ -278,12 +278,12 @@ impl World {
 
     fn missing(&self, at: TaskRef) -> Option<NotReady> {
         if self.held.contains(&self.task(at).id) {
-            return Some(NotReady { outcome: Outcome::Held, message: "a secret cannot be read yet".into() });
+            return Some(NotReady::missing(Outcome::Held, "a secret cannot be read yet"));
         }
         let needed = self.needs.get(&self.task(at).id)?;
         let outcome = if self.dry { Outcome::Unknown } else { Outcome::Failed };
         let message = format!("it needs {needed}");
-        (!self.registered.contains_key(needed)).then_some(NotReady { outcome, message })
+        (!self.registered.contains_key(needed)).then_some(NotReady::missing(outcome, message))
     }
 
     fn carry_out(&mut self, command: &Command) -> Observation {
