@@ -12,7 +12,7 @@ use super::{
     flush::{self, flush},
     removal,
     segment::{after, handlers, persist_or_stop},
-    slots::{Position, activate, leave_old_slot, refused, stop, vote},
+    slots::{Position, activate, leave_old_slot, leave_queue, refused, stop, vote},
     task,
 };
 use crate::{
@@ -46,6 +46,7 @@ pub(super) async fn book(run: &Run) -> BookReport {
     let has_stopped = lane.stopped();
     if lane.stop != Some(Stop::Preempted) {
         removal::remove(run, &mut lane, managed.clone()).await;
+        leave_queue(run, &mut lane).await;
     }
     let mut tasks: Vec<TaskReport> = lane.reports.into_iter().flatten().collect();
     let changed = tasks.iter().any(|task| task.outcome > Outcome::Unchanged);

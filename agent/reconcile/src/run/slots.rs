@@ -91,11 +91,26 @@ pub(super) async fn released(run: &Run, lane: &mut Lane, failed: Option<u32>) {
     persist_or_stop(run, lane, "slot", |record| record.slot = now).await;
 }
 
-/// Releases a slot that is left from an earlier pass, after all segments are completed without a failure.
+/// Releases a slot that is left from an earlier pass, after all segments are completed without a failure. A position in a
+/// queue stays: a removal may wait in it.
 pub(super) async fn leave_old_slot(run: &Run, lane: &mut Lane) {
-    if run.record.borrow().slot.is_none() {
-        return;
+    if run.record.borrow().slot.is_some() && !is_queued(run) {
+        leave(run, lane).await;
     }
+}
+
+/// Gives up a position in a queue after the removals, if none of them waits in it.
+pub(super) async fn leave_queue(run: &Run, lane: &mut Lane) {
+    if is_queued(run) && !lane.stopped() {
+        leave(run, lane).await;
+    }
+}
+
+fn is_queued(run: &Run) -> bool {
+    run.record.borrow().slot.as_ref().is_some_and(|slot| slot.state == SlotState::Waiting)
+}
+
+async fn leave(run: &Run, lane: &mut Lane) {
     let keeps = lane.any_failed() || run.record.borrow().removal_failed;
     if keeps || refused(run.channel.coordinate(Call::LeaveOld).await).is_some() {
         // In the steady state the node would not try again.

@@ -100,9 +100,7 @@ impl<'a> Coordinator<'a> {
             None => known.progress.clone().unwrap_or_default(),
             Some(_) => RunProgress { run: run.clone(), done: 1, completed: true },
         };
-        // The removal of a book that is gone keeps its place in the queue.
-        let is_kept = |slot: &&state::SlotRef| session.last.is_none() || slot.claim.is_some();
-        let slot = known.slot.as_ref().filter(is_kept).map(|slot| SlotRef {
+        let slot = known.slot.as_ref().map(|slot| SlotRef {
             slot: Slot { budget: slot.budget.clone(), partition: slot.partition.clone() },
             state: match &slot.claim {
                 None => SlotState::Waiting,

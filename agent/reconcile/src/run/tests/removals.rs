@@ -349,6 +349,27 @@ fn node_with_a_failed_removal_completes_the_last_segment_after_it_succeeds() {
 }
 
 #[test]
+fn removal_that_waits_for_a_slot_keeps_its_position() {
+    let slot = Some(SlotRef { slot: super::world::slot(), state: SlotState::Waiting });
+    let waits = BookRecord { slot: slot.clone(), ..done() };
+    let mut world = steady(&["a", "old"]).record(waits).gates(&[Some("Slot")]);
+    world.roll(&book(ROLLED));
+    assert!(!world.log.iter().any(|line| line.starts_with("leave")), "{:?}", world.log);
+    assert_eq!(world.record.slot, slot);
+}
+
+#[test]
+fn position_that_no_removal_needs_is_given_up() {
+    let slot = Some(SlotRef { slot: super::world::slot(), state: SlotState::Waiting });
+    let mut world = steady(&["a"]).record(BookRecord { slot, ..done() });
+    world.roll(&book(ROLLED));
+    assert_eq!(
+        (world.log.last().map(String::as_str), &world.record.slot),
+        (Some("persist done=1 slot=- frame=- completed"), &None)
+    );
+}
+
+#[test]
 fn slot_of_a_failed_removal_is_not_released_by_an_unchanged_pass() {
     let state = SlotState::Failed("n/b@1".into(), 0);
     let slot = Some(SlotRef { slot: super::world::slot(), state });
