@@ -246,3 +246,20 @@ fn node_that_is_alone_is_reported_also_in_the_steady_state() {
         assert_eq!(reports(&fixture), 1);
     }
 }
+
+/// A correction of content needs no slot, also beside a change that waits for one (P90).
+#[test]
+fn drift_of_plain_files_is_corrected_beside_a_file_that_waits_for_the_store() {
+    let plain = "    - {name: plain, file: {path: /plain, content: ours}}\n  handlers:";
+    let mut fixture = Fixture::new(&[("web", &SLOT.replace("  handlers:", plain))]);
+    fixture.follow();
+    let root = fixture.folder.path().join("root");
+    let read = |name: &str| fs::read_to_string(root.join(name)).unwrap();
+    for name in ["a", "plain"] {
+        fs::write(root.join(name), "drift").unwrap();
+    }
+    fixture.store.set_away(true);
+    fixture.pass();
+    assert_eq!((read("a").as_str(), read("plain").as_str()), ("drift", "ours"));
+    assert_eq!(fixture.reason("Held"), "StoreUnreachable");
+}
