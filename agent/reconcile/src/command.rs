@@ -48,8 +48,8 @@ pub enum Call {
     Leave(u32),
     /// The release of the recorded slot, which an earlier revision or an earlier segment took.
     LeaveOld,
-    /// A planned absence of this node during a segment, until the timeout of the task.
-    Absent(u32, InstanceId),
+    /// Announces an absence for the reboot of a task: the active segment, and the segment of the claim (P59).
+    Absent(u32, u32, InstanceId),
     /// The repetition of votes and results that the store has lost, for the segments before this one.
     RepeatVotes(u32),
     /// Help to end the run. The answer is [`Answer::Ended`].

@@ -124,7 +124,7 @@ fn own_state(settings: &Settings) -> Option<(StateDir, Arc<Journal>, [u8; 32])> 
         return None;
     }
     let state = StateDir::take(&settings.state_dir, &settings.node).ok()?;
-    let (journal, _) = Journal::open(state.path()).ok()?;
+    let journal = Journal::open_existing(state.path()).ok()??;
     let key = journal.digest_key().ok()?;
     Some((state, Arc::new(journal), key))
 }

@@ -349,7 +349,9 @@ impl Node {
         }
         self.remember_settled(&revision, &mut outcome, &facts);
         self.report(&revision, &outcome, fresh);
-        self.show_others(&facts);
+        // Other nodes read the facts as they are after the changes.
+        let after = PassFacts::new(&gather);
+        self.show_others(if outcome.worst() > Outcome::Unchanged { &after } else { &facts });
         self.warn_if_alone(&revision);
         Some(outcome.worst())
     }

@@ -73,6 +73,15 @@ impl Journal {
         }
     }
 
+    /// Opens the journal of a state directory; `None` if it is missing. A damaged journal stays as it is.
+    ///
+    /// # Errors
+    /// When the journal is damaged, or cannot be opened.
+    pub fn open_existing(folder: &Path) -> Result<Option<Self>, JournalError> {
+        let file = folder.join(FILE);
+        if file.exists() { Self::open_file(folder, &file).map(Some) } else { Ok(None) }
+    }
+
     fn open_file(folder: &Path, file: &Path) -> Result<Self, JournalError> {
         let database = Mutex::new(Some(database(folder, file)?));
         let journal = Self { database, folder: folder.to_owned(), observer: OnceLock::new() };

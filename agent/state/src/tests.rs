@@ -347,6 +347,18 @@ fn damaged_journal_is_kept_aside() {
 }
 
 #[test]
+fn existing_journal_is_opened_without_a_change() {
+    let folder = tempfile::tempdir().unwrap();
+    assert!(Journal::open_existing(folder.path()).unwrap().is_none());
+    assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 0, "a journal was created");
+    drop(open(folder.path()));
+    assert_eq!(Journal::open_existing(folder.path()).unwrap().unwrap().get(&()).unwrap(), Some(Schema(1)));
+    fs::write(folder.path().join("journal.redb"), vec![7; 100_000]).unwrap();
+    assert!(Journal::open_existing(folder.path()).is_err());
+    assert_eq!(fs::read(folder.path().join("journal.redb")).unwrap(), vec![7; 100_000]);
+}
+
+#[test]
 fn originals_are_checked() {
     let folder = tempfile::tempdir().unwrap();
     let journal = open(folder.path());

@@ -90,7 +90,8 @@ impl Claims {
         if let Some(other) = taken.get(&name).filter(|other| keeps_state && *other != owner) {
             return Some(other.task.clone());
         }
-        taken.insert(name, owner.clone());
+        // An action on the item does not take it from the task that keeps its state.
+        taken.entry(name).or_insert_with(|| owner.clone());
         None
     }
 }
@@ -271,6 +272,16 @@ mod tests {
         assert_eq!(claims.take("file", "/same", &owner("n/c/u"), true).as_deref(), Some("n/b/t"));
         let item = Owner { item: Some(1), ..owner("n/b/t") };
         assert_eq!(claims.take("file", "/same", &item, true).as_deref(), Some("n/b/t"), "another item of the loop");
+    }
+
+    #[test]
+    fn action_does_not_take_the_item_of_a_task_that_keeps_its_state() {
+        let claims = Claims::default();
+        // A preview of the book claims the same items before the run does.
+        for _ in ["preview", "run"] {
+            assert_eq!(claims.take("service", "x", &owner("n/b/started"), true), None);
+            assert_eq!(claims.take("service", "x", &owner("n/b/restarted"), false), None);
+        }
     }
 
     #[test]

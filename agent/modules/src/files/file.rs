@@ -335,10 +335,12 @@ mod tests {
     fn path_of_another_kind_is_rejected() {
         let fixture = fixture();
         std::fs::create_dir(fixture.folder.path().join("d")).unwrap();
-        assert!(fixture.check(json!({"path": "/d", "content": "x"})).unwrap_err().message.contains("no file"));
+        assert!(
+            fixture.check(json!({"path": "/d", "content": "x"})).unwrap_err().message.contains("not a regular file")
+        );
         std::fs::write(fixture.folder.path().join("f"), "").unwrap();
         assert!(
-            fixture.check(json!({"path": "/f", "state": "directory"})).unwrap_err().message.contains("no directory")
+            fixture.check(json!({"path": "/f", "state": "directory"})).unwrap_err().message.contains("not a directory")
         );
     }
 

@@ -90,7 +90,10 @@ async fn decide_probes(run: &Run, tasks: &Range<usize>) {
 /// is corrected nevertheless (P90).
 async fn tasks(run: &Run, lane: &mut Lane, range: Range<usize>) {
     let waves = waves(run.book(), range);
-    let steps: Vec<&[usize]> = waves.iter().flat_map(|wave| wave.chunks(TASKS_AT_ONCE)).collect();
+    // A reboot interrupts the tasks beside it, so a wave with one runs in order.
+    let has_reboot = |wave: &[usize]| wave.iter().any(|index| is_reboot(run, *index));
+    let size = |wave: &[usize]| if has_reboot(wave) { 1 } else { TASKS_AT_ONCE };
+    let steps: Vec<&[usize]> = waves.iter().flat_map(|wave| wave.chunks(size(wave))).collect();
     for (at, step) in steps.iter().enumerate() {
         if !lane.stopped() && run.channel.preempted() {
             lane.stop(Stop::Preempted);
@@ -118,6 +121,11 @@ async fn tasks(run: &Run, lane: &mut Lane, range: Range<usize>) {
             lane.merge(other);
         }
     }
+}
+
+fn is_reboot(run: &Run, index: usize) -> bool {
+    let task = run.task(TaskRef { list: List::Tasks, index });
+    task.and_then(|task| task.module.as_ref()).is_some_and(|module| module.schema.reboots)
 }
 
 /// Returns whether a report is about a task that runs before the first change.

@@ -100,7 +100,8 @@ async fn admit(run: &Run) -> Result<(), NotBegun> {
     }
     let mut segment = run.segment.borrow_mut();
     segment.admitted = true;
-    segment.in_window = true;
+    // The window was not asked for a change that had begun. Later segments ask it.
+    segment.in_window |= !admit.began;
     Ok(())
 }
 

@@ -125,13 +125,13 @@ async fn leave(run: &Run, lane: &mut Lane) {
 /// # Errors
 /// If a gate is closed: the gate. The lane is stopped then.
 pub(super) async fn announce_absence(run: &Run, lane: &mut Lane, instance: InstanceId) -> Result<(), NotBegun> {
-    let (slot, number) = {
+    let (slot, active, number) = {
         let segment = run.segment.borrow();
         let number = if let SlotUse::Change(number) = segment.slot_use { number } else { 0 };
-        (segment.slot.clone(), number)
+        (segment.slot.clone(), segment.number.unwrap_or(number), number)
     };
     let Some((slot, _)) = slot else { return Ok(()) };
-    if let Some(why) = refused(run.channel.coordinate(Call::Absent(number, instance)).await) {
+    if let Some(why) = refused(run.channel.coordinate(Call::Absent(active, number, instance)).await) {
         stop(lane, &why);
         return Err(why);
     }

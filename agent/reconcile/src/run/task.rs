@@ -360,7 +360,9 @@ async fn state(run: &Run, lane: &mut Lane, task: &Task, instance: Arc<Instance>,
 pub(super) async fn queue_content(run: &Run, lane: &mut Lane, index: usize) {
     let at = TaskRef { list: List::Tasks, index };
     let is_state = |task: &&Task| task.module.as_ref().is_some_and(|module| module.schema.is_state());
-    let Some(task) = run.task(at).filter(is_state).filter(|task| lane.unmet_by(task).is_none()) else { return };
+    // An elected task runs on the elected nodes alone.
+    let is_own = |task: &&Task| is_state(task) && task.elect.is_none() && lane.unmet_by(task).is_none();
+    let Some(task) = run.task(at).filter(is_own) else { return };
     let items = match run.channel.items(Command::Items(at)).await {
         Err(_) => return,
         Ok(Items::Single) => vec![None],
@@ -511,6 +513,9 @@ fn conclude(run: &Run, lane: &mut Lane, task: &Task, report: TaskReport) -> usiz
 /// run, because later tasks read their results.
 pub(super) async fn would_change(run: &Run, indices: impl Iterator<Item = usize>) -> bool {
     for index in indices {
+        if run.channel.preempted() {
+            return true;
+        }
         let at = TaskRef { list: List::Tasks, index };
         let Some(task) = run.task(at).filter(|task| task.module.is_some()) else { continue };
         let unchanged = match run.channel.items(Command::Items(at)).await {

@@ -93,13 +93,18 @@ pub(super) fn notified(session: &Session<'_>, task: &Task, item: Option<&Item>) 
     changes
 }
 
-/// Returns a task with its parameters, to run it after its book is gone. `None` if it cannot be rendered now.
-pub(super) fn kept_task(session: &Session<'_>, task: &Task) -> Option<KeptTask> {
-    let module = task.module.as_ref()?.name.to_owned();
+/// Returns a task with its parameters, to run it after its book is gone. Nothing for a task that does not run on this
+/// node. `None` if it cannot be rendered now.
+pub(super) fn kept_task(session: &Session<'_>, task: &Task) -> Option<Option<KeptTask>> {
+    let Some(module) = &task.module else { return Some(None) };
+    let Ok(Rendering::Ready(runs)) = session.renderer.condition(task, None) else { return None };
+    if !runs {
+        return Some(None);
+    }
     let Ok(Rendering::Ready(params)) = session.renderer.params(task, None) else { return None };
     let params = params.into_value();
     let script = kept_script(session, task, &params);
-    Some(KeptTask { name: task.id.clone(), module, params, script })
+    Some(Some(KeptTask { name: task.id.clone(), module: module.name.to_owned(), params, script }))
 }
 
 /// Saves the bytes of a task's script: its revision may be gone when the task runs.

@@ -231,9 +231,10 @@ impl<'a> Coordinator<'a> {
                 with.fleet.describe_failure(&session.book.id(), &towpath_git::without_secrets(message));
                 (*number, Request::Failed(*number))
             }
-            Call::Absent(number, instance) => {
+            Call::Absent(segment, number, instance) => {
                 let timeout = session.rendered(*instance)?.1.timeout.as_secs().max(1);
-                (*number, Request::Absent(*number, timeout))
+                // The claim is in the budget of the active segment, also for a correction.
+                (*segment, Request::Absent(*number, timeout))
             }
             Call::LeaveOld => return Ok(self.leave_old(session, *with)),
             Call::RepeatVotes(count) => {

@@ -1,8 +1,11 @@
 //! The executor of a plan: it reads the node, and has no way to change it. It runs no command (D25).
 
-use std::sync::{
-    Arc,
-    atomic::{AtomicBool, Ordering},
+use std::{
+    collections::BTreeSet,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
 };
 
 use towpath_reconcile::{
@@ -97,6 +100,10 @@ impl<'a> CarryOut<'a> for DryRun<'a> {
         }
     }
 
+    fn out_of_service(_: &Pass<'_>) -> BTreeSet<BookId> {
+        BTreeSet::new()
+    }
+
     fn forget_gone(_: &Pass<'_>, _: &BookId) -> bool {
         true
     }
@@ -105,8 +112,21 @@ impl<'a> CarryOut<'a> for DryRun<'a> {
         let session = &self.session;
         match command {
             Command::Items(at) => Observation::Items(resource::items(session, *at)),
-            Command::Render(instance) => Observation::Rendered(resource::render(session, instance)),
-            Command::Check(id) => Observation::Checked(self.check(*id)),
+            Command::Render(instance) => {
+                let rendered = resource::render(session, instance);
+                if rendered.is_err() {
+                    self.plan_change();
+                }
+                Observation::Rendered(rendered)
+            }
+            Command::Check(id) => {
+                let checked = self.check(*id);
+                // An unknown task may change something.
+                if matches!(checked.check, Check::Unknown(_)) {
+                    self.plan_change();
+                }
+                Observation::Checked(checked)
+            }
             Command::Apply(set) => {
                 self.plan_change();
                 Observation::Applied(set.instances().iter().map(|_| Applied::Planned).collect())

@@ -37,6 +37,9 @@ pub(in crate::reconcile) trait CarryOut<'a>: Sync + Sized {
     /// Carries out a command.
     fn carry_out(&self, command: &Command) -> Observation;
 
+    /// Returns the books that are gone and keep this node out of service.
+    fn out_of_service(pass: &Pass<'_>) -> BTreeSet<BookId>;
+
     /// Deletes the records of a book that is gone, once its removal has ended. Returns whether that is so.
     fn forget_gone(pass: &Pass<'_>, book: &BookId) -> bool;
 }
@@ -159,15 +162,22 @@ pub(in crate::reconcile) struct Executor<'a> {
 
 impl Executor<'_> {
     /// Returns the rollout under which the items of the book are removed if the book is deleted (D32).
-    fn last_rollout(&self) -> Option<LastRollout> {
+    fn last_rollout(&self, known: Option<LastRollout>) -> Option<LastRollout> {
         let session = &self.session;
         let rollout = &session.book.rollout;
         let slots = self.coordinator.last_slots();
         if !session.book.prune || slots.is_none() && rollout.before.is_empty() && rollout.after.is_empty() {
             return None;
         }
-        let kept = |tasks: &[Task]| tasks.iter().filter_map(|task| apply::kept_task(session, task)).collect();
-        Some(LastRollout { slots, before: kept(&rollout.before), after: kept(&rollout.after) })
+        let kept = |tasks: &[Task]| {
+            let kept = tasks.iter().map(|task| apply::kept_task(session, task)).collect::<Option<Vec<_>>>();
+            kept.map(|kept| kept.into_iter().flatten().collect::<Vec<_>>())
+        };
+        let known = known.unwrap_or_default();
+        // A task that cannot be rendered now stays as it was recorded.
+        let before = kept(&rollout.before).unwrap_or(known.before);
+        let after = kept(&rollout.after).unwrap_or(known.after);
+        Some(LastRollout { slots, before, after })
     }
 
     /// Records the inventory of the book, and the items that were in sync. Known items stay, as the new list may be
@@ -192,7 +202,7 @@ impl Executor<'_> {
         };
         items.extend(findings.managed.iter().map(managed));
         let (prune, budget) = (session.book.prune, session.book.prune_budget.clone());
-        let rollout = if session.last.is_some() { old.rollout.clone() } else { self.last_rollout() };
+        let rollout = if session.last.is_some() { old.rollout.clone() } else { self.last_rollout(old.rollout.clone()) };
         let new = InventoryRecord { items, prune, budget, rollout };
         if new != old {
             changes.put(&session.id, &new);
@@ -224,6 +234,10 @@ impl<'a> CarryOut<'a> for Executor<'a> {
             ends_at_failure: true,
             record: self.coordinator.record(session),
         }
+    }
+
+    fn out_of_service(pass: &Pass<'_>) -> BTreeSet<BookId> {
+        restore::out_of_service(pass)
     }
 
     fn forget_gone(pass: &Pass<'_>, book: &BookId) -> bool {

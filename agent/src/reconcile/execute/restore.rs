@@ -13,10 +13,10 @@ use towpath_reconcile::{
     command::{Removal, Removed},
     names::Managed as ManagedItem,
 };
-use towpath_state::{BookId, Changes, Inventory, Managed, Original, kinds};
+use towpath_state::{BookId, BookRecord, Changes, Inventory, Managed, Original, kinds};
 
 use super::{Session, invoke::execute};
-use crate::reconcile::pass::{Pass, batch};
+use crate::reconcile::pass::{Pass, batch, book_id};
 
 /// Removes items in their order, and deletes the records of items that leave the inventory.
 ///
@@ -210,13 +210,31 @@ fn forget_one(session: &Session<'_>, managed: &Managed, changes: &mut Changes) {
     }
 }
 
+/// Returns the books that are gone and keep this node out of service: the removal has failed, or the tasks before it ran
+/// and those after it did not. Their slots are not released.
+pub(super) fn out_of_service(pass: &Pass<'_>) -> BTreeSet<BookId> {
+    let is_present = |id: &BookId| pass.view.books.iter().any(|book| book_id(book) == *id);
+    let books = pass.machine.records::<BookRecord>().into_iter();
+    let gone = books.filter(|(id, book)| !is_present(id) && is_out_of_service(pass, id, book));
+    gone.map(|(id, _)| id).collect()
+}
+
+fn is_out_of_service(pass: &Pass<'_>, id: &BookId, book: &BookRecord) -> bool {
+    // Without these tasks, a segment that has begun does not take the node out of service.
+    let has_tasks = || {
+        let last = pass.machine.record::<Inventory>(id).and_then(|inventory| inventory.rollout);
+        last.is_some_and(|last| !last.before.is_empty() || !last.after.is_empty())
+    };
+    book.removal_failed || book.segment.is_some() && has_tasks()
+}
+
 /// Deletes the inventory of a book that is gone, once all its items are removed and the node is in service. Returns
 /// whether the removal has ended.
 pub(super) fn forget_gone(pass: &Pass<'_>, id: &BookId) -> bool {
-    let (book, record) = (pass.machine.book(id), pass.machine.record::<Inventory>(id));
-    if book.removal_failed || book.segment.is_some() {
+    if is_out_of_service(pass, id, &pass.machine.book(id)) {
         return false;
     }
+    let record = pass.machine.record::<Inventory>(id);
     if let (Some(journal), Some(_)) = (&pass.machine.journal, record.filter(|record| record.items.is_empty())) {
         let mut changes = Changes::default();
         changes.delete::<kinds::Inventory>(id);

@@ -94,6 +94,7 @@ impl<'a, E: CarryOut<'a>> Books<E> {
                 run.remove(inventory)
             });
             if let Some(Stage::Finished(report)) = stage {
+                self.outcome.interrupted |= report.preempted;
                 course = self.finish(course, report);
             }
             self.courses.push(course);
@@ -143,7 +144,7 @@ impl<'a, E: CarryOut<'a>> Books<E> {
     fn end(mut self, pass: &'a Pass<'a>, claims: &'a Claims) -> PassOutcome {
         self.outcome.books = self.courses.iter_mut().map(|course| std::mem::take(&mut course.outcome)).collect();
         let everything = self.all_managed(pass).filter(|_| !self.outcome.interrupted);
-        let mut removing = BTreeSet::new();
+        let mut removing = E::out_of_service(pass);
         for (id, record) in everything.is_some().then(|| gone(pass)).into_iter().flatten() {
             let book = book_of(&id, &record);
             let last = record.rollout.unwrap_or_default();
@@ -153,10 +154,13 @@ impl<'a, E: CarryOut<'a>> Books<E> {
                 stage = Some(run.remove(Some(inventory(pass, &course.book, everything))));
             }
             if let Some(Stage::Finished(report)) = stage {
+                self.outcome.interrupted |= report.preempted;
                 course = self.finish(course, report);
             }
             if !course.outcome.held.is_empty() || !E::forget_gone(pass, &id) {
                 removing.insert(id);
+            } else {
+                removing.remove(&id);
             }
             if !course.outcome.tasks.is_empty() || !course.outcome.held.is_empty() {
                 self.outcome.books.push(course.outcome);
@@ -166,7 +170,7 @@ impl<'a, E: CarryOut<'a>> Books<E> {
         if !outcome.interrupted && !coordinated::leave_gone_books(pass, &removing) {
             outcome.settled = None;
         }
-        if outcome.interrupted || outcome.worst() > Outcome::Unchanged {
+        if outcome.interrupted || !removing.is_empty() || outcome.worst() > Outcome::Unchanged {
             outcome.settled = None;
         }
         outcome

@@ -457,7 +457,7 @@ impl World {
             Call::Failed(segment, _) => format!("failed {segment}"),
             Call::Leave(segment) => format!("leave {segment}"),
             Call::LeaveOld => "leave old".into(),
-            Call::Absent(segment, _) => format!("absent {segment}"),
+            Call::Absent(segment, ..) => format!("absent {segment}"),
             Call::RepeatVotes(count) => format!("repeat {count}"),
             Call::EndRun => "end".into(),
         };
