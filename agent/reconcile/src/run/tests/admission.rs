@@ -195,6 +195,15 @@ handlers:
 "#;
 
 #[test]
+fn content_of_an_elected_task_is_not_corrected_after_a_held_task() {
+    let text = AFTER.replace("path: /a, content: x}}", "path: /a, content: x}, elect: {count: 1}}");
+    let mut world = World::drifted(&["s", "a", "c"]).looped("d", &["1", "2"]).gates(&[Some("StoreUnreachable")]);
+    let report = world.run(&book(&text), RunMode::Steady);
+    assert!(!world.log.iter().any(|line| line == "check a"), "{:?}", world.log);
+    assert_eq!(outcomes(&report), ["s held"]);
+}
+
+#[test]
 fn drift_of_content_is_corrected_after_a_held_task() {
     let mut world =
         World::drifted(&["s", "a", "b", "c", "d [2]"]).looped("d", &["1", "2"]).gates(&[Some("StoreUnreachable")]);

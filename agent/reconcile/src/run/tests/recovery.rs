@@ -95,6 +95,14 @@ fn node_that_was_half_changed_continues_without_the_tasks_before() {
 }
 
 #[test]
+fn node_that_continues_a_segment_asks_the_window_for_the_next_one() {
+    let mut world = World::differs(&["a", "b"]).record(record(0, claimed(0), Some(Frame::Changing)));
+    world.roll(&book(FRAMED));
+    assert!(world.log.contains(&"admit 0 change began".to_owned()), "{:?}", world.log);
+    assert!(world.log.contains(&"admit 1 change".to_owned()), "{:?}", world.log);
+}
+
+#[test]
 fn node_that_was_changed_and_had_not_run_the_tasks_after_runs_them_and_votes() {
     let mut world = World::default().record(record(0, claimed(0), Some(Frame::Changing)));
     world.roll(&book(FRAMED));
