@@ -5,7 +5,10 @@
 //! of a number.
 #![no_main]
 
-use std::{collections::BTreeMap, sync::Arc};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+};
 
 use libfuzzer_sys::{fuzz_mutator, fuzz_target, fuzzer_mutate};
 use serde_json::json;
@@ -108,6 +111,7 @@ fn node_renders(set: &ObjectSet, node: &str) {
         facts: json!({ "hostname": node, "os": { "family": "debian", "version": "12" }, "cpus": 4 }),
         nodes: Arc::new(vec![json!({ "name": node, "labels": view.labels, "facts": { "hostname": "h" } })]),
         computed: BTreeMap::new(),
+        unknown: BTreeSet::new(),
         event: None,
     };
     pending_tasks(set, &view);
