@@ -155,6 +155,11 @@ impl<'a> Coordinator<'a> {
             changes.set_removal_failed(id, new.removal_failed);
         }
         journal.commit(changes).map_err(|error| session.failed(batch::journal_failed(&error)))?;
+        let is_back = known.removal_failed && !new.removal_failed;
+        if let (true, Some((with, _))) = (is_back, &self.rollout) {
+            // The node has completed its book now, and the next pass votes.
+            with.fleet.look_again();
+        }
         *known = new;
         Ok(())
     }

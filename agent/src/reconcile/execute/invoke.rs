@@ -134,13 +134,15 @@ fn unconditional(session: &Session<'_>, task: &Task) -> Attempted {
     attempted
 }
 
-/// Runs a pending handler, and deletes its notification if it succeeds.
+/// Runs a pending handler, and deletes its notification if it succeeds. A notification of another task that came
+/// meanwhile, in a parallel book, stays.
 fn handler(session: &Session<'_>, pending: &PendingHandler) -> Attempted {
     let key = session.id.task(pending.id.as_str());
+    let notified: Option<HandlerRecord> = session.machine().record(&key);
     let attempted = match pending.task.map(|at| session.task(at)) {
         Some(Ok(task)) => unconditional(session, task),
         Some(Err(message)) => Attempted::failed(message),
-        None => match (session.machine().record(&key), intend(session, Phase::Handler, Changes::default())) {
+        None => match (notified.clone(), intend(session, Phase::Handler, Changes::default())) {
             (_, Err(error)) => Attempted::failed(session.failed(error)),
             (None, _) => Attempted::failed("its notification is gone"),
             (Some(HandlerRecord { module, params, script, .. }), Ok(())) => {
@@ -150,7 +152,7 @@ fn handler(session: &Session<'_>, pending: &PendingHandler) -> Attempted {
     };
     let mut changes = Changes::default();
     changes.set(&Intent::idle(session.book.id()));
-    if attempted.outcome != Outcome::Failed {
+    if attempted.outcome != Outcome::Failed && session.machine().record(&key) == notified {
         changes.delete::<kinds::Handler>(&key);
     }
     match commit(session, changes) {
