@@ -145,18 +145,19 @@ impl Fleet {
         }
     }
 
-    /// Returns true if no node needs a timer: when nothing else can happen, a pass by a timer changes nothing. A failed
-    /// node retries at the interval, so it does not count.
+    /// Returns true if no node needs a timer: while all nodes sleep or change something, a pass by a timer changes
+    /// nothing for a node that sleeps. A failed node retries at the interval, so it does not count.
     fn needs_no_timer(&self, state: &State) -> bool {
-        let failed = |node: &Node| node.books.iter().any(|progress| progress.phase == Phase::Failed);
+        let is_in = |node: &Node, phase| node.books.iter().any(|progress| progress.phase == phase);
+        let counts = |node: &Node| !is_in(node, Phase::Failed) && !is_in(node, Phase::In);
         let still = |node: &Node| {
-            let sleeps = node.wake == Wake::Asleep || failed(node);
+            let sleeps = node.wake == Wake::Asleep || !counts(node);
             sleeps && node.up && node.pending.is_none() && node.at == state.accepted
         };
         if !self.sleeps || !state.nodes.iter().all(still) {
             return true;
         }
-        (0..self.nodes).filter(|node| !failed(&state.nodes[*node])).all(|node| {
+        (0..self.nodes).filter(|node| counts(&state.nodes[*node])).all(|node| {
             (0..self.books()).all(|book| {
                 let next = self.look(state, node, book, true);
                 next.is_none_or(|next| {

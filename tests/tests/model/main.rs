@@ -361,7 +361,27 @@ const CASES: &[Case] = &[
     Case {
         name: "a slot freed without an offer: a halt that ends, with two slots",
         fleet: || Fleet { failures: 2, ..sleepers(3, vec![revision(1, 1, 3, 2)]) },
-        mutations: &[],
+        mutations: &[Mutation::OtherSlotsNotCompared],
+    },
+    Case {
+        name: "a slot freed without an offer: a slot freed during a halt",
+        fleet: || {
+            // Two nodes have slots, one of them fails, and two wait.
+            let look = |node| Action::Look { node, book: 0, late: false };
+            let takes = |node| vec![look(node), Action::Commit(node), look(node), Action::Commit(node), look(node)];
+            let fails = vec![Action::Work { node: 0, well: false }, look(0), Action::Commit(0), look(0)];
+            let prelude = [takes(0), takes(1), fails, waits(2), waits(3)].concat();
+            Fleet { failures: 1, prelude, ..sleepers(4, vec![revision(1, 1, 4, 2)]) }
+        },
+        mutations: &[Mutation::OtherSlotsNotCompared],
+    },
+    Case {
+        name: "a slot freed without an offer: a halt that begins and ends, with a failure that the run permits",
+        fleet: || {
+            let one = |spec: RolloutSpec| RolloutSpec { max_failures: 1, ..spec };
+            Fleet { failures: 2, ..sleepers(3, vec![one(revision(1, 1, 3, 1))]) }
+        },
+        mutations: &[Mutation::NoneNewerNotCompared],
     },
     Case {
         name: "a slot freed without an offer: a halt that ends, without slots",

@@ -44,6 +44,8 @@ pub(crate) enum Mutation {
     AbsenceIsLoss,
     /// Transactions do not compare that no claim, offer or failure is newer.
     NoneNewerNotCompared,
+    /// A release does not compare the slot records of other nodes that it relies on.
+    OtherSlotsNotCompared,
     /// A view counts as new as its answer, so a notification between request and answer is missed.
     NewsInTheAnswer,
     /// A freed slot is neither offered nor announced.
@@ -116,6 +118,10 @@ impl Mutation {
                     _ => true,
                 });
             }
+            Self::OtherSlotsNotCompared => txn.compare.retain(|compare| match compare {
+                Compare::Revision(key, _) => !key.starts_with("book/held/") || key.ends_with(me),
+                _ => true,
+            }),
             Self::NoneNewerNotCompared => txn.compare.retain(|compare| !matches!(compare, Compare::NoneNewer(..))),
             Self::OfferNotCompared => {
                 let claims = txn.then.iter().any(|op| matches!(op, Op::Put { key, value, .. }

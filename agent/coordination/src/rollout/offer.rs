@@ -18,6 +18,9 @@ const OFFERS: usize = 8;
 /// The most waiters that a touch names.
 const NAMED: usize = 16;
 
+/// The most slot records that a release compares one by one. Beyond it, the release touches every waiter instead.
+const COMPARED: usize = 32;
+
 /// A notice that slots of a budget may be free although none was offered.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Freed {
@@ -74,7 +77,8 @@ fn after(snapshot: &RunSnapshot, old: &SlotEntry, new: Option<&SlotRecord>) -> R
 }
 
 /// Adds offers of the free slots to a transaction that replaces or removes one record. A writer that may not admit
-/// nodes, or has not read the queue, touches the notice of the budget (P53).
+/// nodes, or has not read the queue, touches the notice of the budget (P53). What makes the writer offer less than the
+/// whole budget is compared, because it may change meanwhile, and then no other writer offers the rest (P135).
 pub(super) fn offer_on(
     spec: &RolloutSpec,
     snapshot: &RunSnapshot,
@@ -86,32 +90,49 @@ pub(super) fn offer_on(
     let after = after(snapshot, old, new);
     let released = snapshot.taken(&old.part).saturating_sub(after.taken(&old.part));
     let resumes = snapshot.halted(spec) && !after.halted(spec);
-    if after.halted(spec) || released == 0 && !resumes {
+    let succeeds = after.failures(spec) < snapshot.failures(spec);
+    if after.halted(spec) {
+        if released > 0 || succeeds {
+            stays_halted(spec, snapshot, old, txn);
+        }
+        return;
+    }
+    if released == 0 && !resumes {
+        if succeeds && !spec.after_all {
+            // Further nodes may fail meanwhile. Then this success may end the halt that they cause.
+            txn.compare.push(Compare::NoneNewer(keys::all_held(&spec.group), snapshot.revision));
+        }
         return;
     }
     let unmoved = snapshot.admission_guards(spec);
     let whole_queue = Compare::NoneNewer(keys::whole_queue(&spec.group), snapshot.revision);
     let (Some(unmoved), Some(count)) = (&unmoved, spec.count) else {
-        if released > 0 || resumes {
-            // A node that queues at this moment must not be overlooked.
-            txn.compare.push(whole_queue);
-            touch(spec, &after, me, old, resumes, txn);
-        }
-        return;
+        // A node that queues at this moment must not be overlooked.
+        txn.compare.push(whole_queue);
+        return touch(spec, &after, me, old, resumes, txn);
     };
     if old.part != spec.part(me) || resumes && !spec.parts.is_empty() {
         // Only the queue of the writer's own partition was read.
         txn.compare.push(whole_queue);
         return touch(spec, &after, me, old, resumes, txn);
     }
-    let free = usize::try_from(count.saturating_sub(after.taken(&old.part))).unwrap_or(usize::MAX).min(OFFERS);
+    let free = usize::try_from(count.saturating_sub(after.taken(&old.part))).unwrap_or(usize::MAX);
+    let slots = |held: &&SlotEntry| {
+        matches!(held.held.kind, SlotState::Claim | SlotState::Offer) && held.part == old.part && *held != old
+    };
+    if resumes {
+        if free > OFFERS || snapshot.held.iter().filter(slots).count() > COMPARED {
+            return touch_all(spec, txn);
+        }
+        // A slot that is released while the run is halted is offered by the writer that ends the halt.
+        txn.compare.extend(snapshot.held.iter().filter(slots).map(|held| unchanged(spec, held)));
+    }
+    let free = free.min(OFFERS);
     // Holders that finish at the same time offer to different waiters, each by its rank among the holders (P53).
-    let slots =
-        |held: &&SlotEntry| matches!(held.held.kind, SlotState::Claim | SlotState::Offer) && held.part == old.part;
-    let holders = snapshot.held.iter().filter(slots);
-    let rank = holders.clone().filter(|held| held.node < old.node).count();
-    let mut first: Vec<&Entry> =
-        eligible(spec, &after, &old.part, Some(&old.node)).take(holders.count().max(free)).collect();
+    let own = matches!(old.held.kind, SlotState::Claim | SlotState::Offer);
+    let holders = snapshot.held.iter().filter(slots).count() + usize::from(own);
+    let rank = snapshot.held.iter().filter(slots).filter(|held| held.node < old.node).count();
+    let mut first: Vec<&Entry> = eligible(spec, &after, &old.part, Some(&old.node)).take(holders.max(free)).collect();
     let rank = rank % first.len().max(1);
     first.rotate_left(rank);
     first.truncate(free);
@@ -130,6 +151,27 @@ pub(super) fn offer_on(
     for next in first {
         offer_to(spec, snapshot, next, txn);
     }
+}
+
+/// Returns the compare that a slot record is as it was read.
+fn unchanged(spec: &RolloutSpec, held: &SlotEntry) -> Compare {
+    Compare::Revision(keys::held(&spec.group, &held.part, &held.book, &held.node), held.modified)
+}
+
+/// Adds the compares that the failures of other nodes still halt the run. Two nodes that succeed at the same time would
+/// otherwise each leave the offers to the other one.
+fn stays_halted(spec: &RolloutSpec, snapshot: &RunSnapshot, old: &SlotEntry, txn: &mut Txn) {
+    let enough = usize::try_from(spec.max_failures.saturating_add(1)).unwrap_or(usize::MAX);
+    if enough > COMPARED {
+        return touch_all(spec, txn);
+    }
+    let failures = snapshot.held.iter().filter(|held| *held != old && held.held.is_failed(spec.on_lost));
+    txn.compare.extend(failures.take(enough).map(|held| unchanged(spec, held)));
+}
+
+/// Adds a touch for every waiter of the budget to a transaction.
+fn touch_all(spec: &RolloutSpec, txn: &mut Txn) {
+    txn.then.push(Op::put(keys::freed(&spec.group), bytes(&Freed::default())));
 }
 
 /// Adds a touch of the budget's notice to a transaction. The notice names the first waiters. If the queue was not read,
@@ -214,9 +256,12 @@ pub(super) fn offer_free(spec: &RolloutSpec, snapshot: &RunSnapshot, me: &str, u
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::rollout::{
-        OnLost, Request, next_maintenance,
-        tests::{Fixture, is, spec},
+    use crate::{
+        rollout::{
+            Decision, OnLost, Request, decide, next_maintenance,
+            tests::{Fixture, is, spec},
+        },
+        store::Outcome,
     };
 
     #[test]
@@ -242,6 +287,92 @@ mod tests {
         assert!(fixture.ask(&spec, "a", Request::Change(0)), "it tries again");
         assert!(fixture.ask(&spec, "a", Request::Done(0)));
         assert_eq!(fixture.kinds(&spec), [is("b", SlotState::Offer), is("c", SlotState::Offer)]);
+    }
+
+    /// Returns a node's transaction for a request, by the present snapshot.
+    fn prepared(fixture: &Fixture, spec: &RolloutSpec, me: &str, want: Request) -> Txn {
+        match decide(spec, &fixture.snapshot(spec, me), me, want) {
+            Decision::Commit(txn) => txn,
+            other => panic!("{me}: {other:?}"),
+        }
+    }
+
+    fn is_refused(fixture: &mut Fixture, txn: &Txn) -> bool {
+        matches!(fixture.0.apply(txn).unwrap().0, Outcome::Refused { .. })
+    }
+
+    #[test]
+    fn second_of_two_nodes_that_end_a_halt_together_offers_a_slot() {
+        let (mut fixture, spec) = (Fixture::new(), spec(1, Some(2), 0));
+        for node in ["a", "b"] {
+            assert!(fixture.ask(&spec, node, Request::Change(0)));
+        }
+        for node in ["a", "b"] {
+            assert!(fixture.ask(&spec, node, Request::Failed(0)));
+        }
+        let [a, b] = ["a", "b"].map(|node| prepared(&fixture, &spec, node, Request::Done(0)));
+        assert!(!is_refused(&mut fixture, &a));
+        assert!(!fixture.ask(&spec, "c", Request::Change(0)), "the failure of b halts the run");
+        assert!(is_refused(&mut fixture, &b), "b has read the failure of a");
+        assert!(fixture.ask(&spec, "b", Request::Done(0)));
+        assert_eq!(fixture.kinds(&spec), [is("c", SlotState::Offer)]);
+    }
+
+    #[test]
+    fn success_within_max_failures_is_compared_with_failures_that_follow() {
+        let (mut fixture, spec) = (Fixture::new(), spec(1, Some(2), 1));
+        assert!(fixture.ask(&spec, "a", Request::Change(0)) && fixture.ask(&spec, "a", Request::Failed(0)));
+        let a = prepared(&fixture, &spec, "a", Request::Done(0));
+        assert!(fixture.ask(&spec, "b", Request::Change(0)) && fixture.ask(&spec, "b", Request::Failed(0)));
+        assert!(!fixture.ask(&spec, "c", Request::Change(0)), "two failures halt the run");
+        assert!(is_refused(&mut fixture, &a));
+        assert!(fixture.ask(&spec, "a", Request::Done(0)));
+        assert_eq!(fixture.kinds(&spec), [is("b", SlotState::Failure), is("c", SlotState::Offer)]);
+    }
+
+    #[test]
+    fn slot_that_is_released_during_a_halt_is_offered_by_the_later_of_two_writers() {
+        for first in ["a", "b"] {
+            let (mut fixture, spec) = (Fixture::new(), spec(1, Some(2), 0));
+            for node in ["a", "b"] {
+                assert!(fixture.ask(&spec, node, Request::Change(0)));
+            }
+            assert!(fixture.ask(&spec, "a", Request::Failed(0)));
+            assert!(!fixture.ask(&spec, "c", Request::Change(0)) && !fixture.ask(&spec, "d", Request::Change(0)));
+            let second = if first == "a" { "b" } else { "a" };
+            let [one, other] = [first, second].map(|node| prepared(&fixture, &spec, node, Request::Done(0)));
+            assert!(!is_refused(&mut fixture, &one) && is_refused(&mut fixture, &other), "{first} first");
+            assert!(fixture.ask(&spec, second, Request::Done(0)));
+            assert_eq!(fixture.kinds(&spec), [is("c", SlotState::Offer), is("d", SlotState::Offer)], "{first} first");
+        }
+    }
+
+    #[test]
+    fn success_under_too_many_failures_to_compare_touches_every_waiter() {
+        let most = COMPARED as u64;
+        for (max_failures, touches) in [(most - 1, false), (most, true)] {
+            let mut spec = spec(1, Some(100), max_failures);
+            let nodes: Vec<String> = (0..=max_failures + 1).map(|number| format!("n{number}")).collect();
+            spec.members = nodes.iter().map(|node| (node.clone(), 0)).collect();
+            spec.known.clone_from(&nodes);
+            let mut fixture = Fixture::new();
+            for node in &nodes {
+                assert!(fixture.ask(&spec, node, Request::Failed(0)));
+            }
+            assert!(fixture.ask(&spec, "n0", Request::Done(0)));
+            assert_eq!(fixture.freed(), touches.then(Freed::default), "{max_failures}");
+        }
+    }
+
+    #[test]
+    fn end_of_a_halt_with_more_free_slots_than_offers_touches_every_waiter() {
+        for (count, touches) in [(OFFERS as u64, false), (OFFERS as u64 + 1, true)] {
+            let (mut fixture, spec) = (Fixture::new(), spec(1, Some(count), 0));
+            assert!(fixture.ask(&spec, "a", Request::Failed(0)));
+            assert!(!fixture.ask(&spec, "b", Request::Change(0)));
+            assert!(fixture.ask(&spec, "a", Request::Done(0)));
+            assert_eq!(fixture.freed(), touches.then(Freed::default), "{count} slots");
+        }
     }
 
     #[test]
