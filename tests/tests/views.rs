@@ -149,3 +149,69 @@ fn plan_shows_the_items_that_a_deleted_book_leaves() {
     assert_eq!(tasks["tasks"][0]["action"], "remove", "{tasks:#}");
     assert_eq!((node.read("/etc/f").as_deref(), plan.status.code()), (Some("x"), Some(5)));
 }
+
+/// One task for every node, one for web2 only, and one with a fact.
+const OF_TWO: &str = r#"  prune: true
+  tasks:
+    - {name: all, file: {path: /etc/all, content: "{{ node.name }}"}}
+    - {name: one, when: "node.name == 'web2'", file: {path: /etc/one, source: files/one}}
+    - {name: fact, file: {path: /etc/fact, content: "{{ facts.custom.role }}"}}
+    - {name: acts, command: {argv: ["true"]}}
+"#;
+
+#[test]
+fn plan_for_another_node_compares_working_tree_with_accepted_revision() {
+    let folder = tempfile::tempdir().unwrap();
+    let repository = Repository::new(folder.path(), "fleet");
+    repository.write("fleet.yaml", TWO_NODES);
+    repository.write("files/one", "1");
+    repository.write("book.yaml", book("b", OF_TWO));
+    repository.publish("a book");
+    let node = Node::new(folder.path(), &format!("url: {}", repository.bare.display()));
+    assert_eq!(node.once().code, 3, "this node has no such fact");
+    let facts = folder.path().join("facts.json");
+    std::fs::write(&facts, json!({"custom": {"role": "db"}}).to_string()).unwrap();
+    let (facts, work) = (facts.display().to_string(), repository.work.display().to_string());
+    let planned = |name: &str, further: &[&str]| {
+        let arguments = [&["plan", "--exit-code", "--node", name, "--facts", &facts], further].concat();
+        let run = run(&node, &arguments);
+        let plan: Value = serde_json::from_slice(&run.stdout).unwrap_or_default();
+        let tasks = plan["tasks"].as_array().cloned().unwrap_or_default();
+        let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
+        let actions: Vec<_> = tasks.iter().map(|task| (text(&task["name"]), text(&task["action"]))).collect();
+        (actions, run.status.code(), tasks)
+    };
+    let named = |actions: &[(&str, &str)]| -> Vec<(String, String)> {
+        actions.iter().map(|(name, action)| ((*name).to_owned(), (*action).to_owned())).collect()
+    };
+    // The accepted revision, for a node on which nothing is applied.
+    let (actions, code, tasks) = planned("web2", &[]);
+    assert_eq!(actions, named(&[("all", "create"), ("one", "create"), ("fact", "create"), ("acts", "run")]));
+    assert_eq!(code, Some(5));
+    assert!(tasks[0]["diff"].as_str().unwrap().contains("+content: web2"), "{tasks:?}");
+    assert!(tasks[2]["diff"].as_str().unwrap().contains("+content: db"), "{tasks:?}");
+    // A working tree without a difference, then with some.
+    let source = ["--source-dir", work.as_str()];
+    let (actions, code, _) = planned("web2", &source);
+    assert!(actions.iter().all(|(_, action)| action == "none"), "{actions:?}");
+    assert_eq!(code, Some(0));
+    repository.write("files/one", "2");
+    repository.write("book.yaml", book("b", &OF_TWO.replace("/etc/all", "/etc/other").replace("custom.role", "os")));
+    let (actions, code, _) = planned("web2", &source);
+    let expected = [("all", "create"), ("one", "update"), ("fact", "unknown"), ("acts", "none")];
+    // The facts have no os. An unknown task may mention an item that seems to be gone.
+    let expected = [&expected[..], &[("all", "unknown"), ("fact", "unknown")]].concat();
+    assert_eq!((actions, code), (named(&expected), Some(3)));
+    repository.write("book.yaml", book("b", &OF_TWO.replace("/etc/all", "/etc/other")));
+    let (actions, code, _) = planned("web2", &source);
+    let expected = [("all", "create"), ("one", "update"), ("fact", "none"), ("acts", "none"), ("all", "remove")];
+    assert_eq!((actions, code), (named(&expected), Some(5)));
+    assert_eq!(planned("web3", &source).1, Some(1), "git does not name it");
+    assert_eq!(run(&node, &["plan", "--node", "web2"]).status.code(), Some(2), "facts are required");
+    assert!(node.read("/etc/one").is_none() && node.read("/etc/other").is_none());
+    // An agent that runs gives the same answer.
+    let (before, _, _) = planned("web2", &source);
+    let _agent = node.start();
+    let (answered, code, _) = planned("web2", &source);
+    assert_eq!((answered, code), (before, Some(5)));
+}

@@ -20,7 +20,18 @@ pub fn unified(path: &str, old: &[u8], new: &[u8]) -> String {
     }
     let before = if old.is_empty() { "/dev/null".to_owned() } else { format!("a{path}") };
     let after = if new.is_empty() { "/dev/null".to_owned() } else { format!("b{path}") };
-    let text = TextDiff::from_lines(old_text, new_text).unified_diff().header(&before, &after).to_string();
+    cut(TextDiff::from_lines(old_text, new_text).unified_diff().header(&before, &after).to_string())
+}
+
+/// Returns the changed lines of two texts, with their context and without headers, cut after 200 lines.
+pub fn lines(old: &str, new: &str) -> String {
+    let diff = TextDiff::from_lines(old, new);
+    let changes = diff.grouped_ops(3).into_iter().flatten().flat_map(|op| diff.iter_changes(&op).collect::<Vec<_>>());
+    let shown = changes.map(|change| format!("{}{}\n", change.tag(), change.value().trim_end_matches('\n')));
+    cut(shown.collect())
+}
+
+fn cut(text: String) -> String {
     let lines = text.lines().count();
     if lines <= LINES {
         return text;

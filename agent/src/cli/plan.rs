@@ -7,14 +7,21 @@ use super::{
     Output, block_on, exit,
     exit::Failure,
     output::{self, Colour},
-    worktree::{Answer, From},
+    worktree::{self, Answer, AsNode, From},
 };
+use crate::reconcile::{Desired, OtherNode, compare};
 
-/// Shows what would change on this node.
+/// Shows what would change on this node, or on another one.
+///
+/// The plan for another node compares the working tree with the accepted revision, both as that node renders them.
+/// Without a working tree, or if the accepted revision does not name the node, the plan is for a node on which nothing is
+/// applied.
 #[derive(Debug, Args)]
 pub(super) struct Plan {
     #[command(flatten)]
     from: From,
+    #[command(flatten)]
+    as_node: AsNode,
     /// Exit with status 5 when something would change, and with 3 when a task would fail
     #[arg(long)]
     exit_code: bool,
@@ -30,6 +37,9 @@ impl Plan {
     }
 
     fn plan(&self) -> Result<pb::PlanReply, Failure> {
+        if let Some(other) = self.as_node.read()? {
+            return self.plan_for(&other);
+        }
         let asked = block_on(async {
             Ok::<_, Failure>(match self.from.answer(None).await? {
                 Answer::Agent(client) => Ok(client.plan().await?),
@@ -47,6 +57,52 @@ impl Plan {
         };
         plan.map_err(|error| Failure::failed(error.to_string()))
     }
+
+    /// Plans for another node, whose files are not read.
+    fn plan_for(&self, other: &OtherNode) -> Result<pb::PlanReply, Failure> {
+        let (before, after) = block_on(async {
+            Ok::<_, Failure>(if self.from.source_dir.is_some() {
+                let accepted = match self.from.config.exists() {
+                    true => desired(self.from.accepted().await?, other).await?,
+                    false => Desired::default(),
+                };
+                (accepted, desired(self.from.answer(None).await?, other).await?)
+            } else {
+                (Desired::default(), desired(self.from.accepted().await?, other).await?)
+            })
+        })??;
+        let Some(tasks) = after.tasks else {
+            let within = self.from.source_dir.as_ref().map_or_else(
+                || "the accepted revision (`towpath status` shows it)".to_owned(),
+                |folder| folder.display().to_string(),
+            );
+            return Err(Failure::failed(format!("there is no node {} in {within}", other.name)));
+        };
+        let base = match &before.tasks {
+            Some(_) => "the accepted revision",
+            None => "a node on which nothing is applied",
+        };
+        output::progress(&format!("compared with {base}; the files of {} are not read", other.name));
+        let tasks = compare(&before.tasks.unwrap_or_default(), &tasks);
+        Ok(pb::PlanReply { generation: after.generation, tasks })
+    }
+}
+
+/// Returns the tasks of another node, as the agent or this process renders them.
+async fn desired(answer: Answer, other: &OtherNode) -> Result<Desired, Failure> {
+    let view = match answer {
+        Answer::Agent(client) => worktree::parsed(&client.view("desired", "", false, Some(other)).await?)?,
+        Answer::Here(here) => match &here.revision {
+            Some(revision) => {
+                return here.handle.desired(revision, other).map_err(|error| Failure::failed(error.to_string()));
+            }
+            None => here
+                .handle
+                .view("desired", "", false, Some(other))
+                .map_err(|error| Failure::failed(error.to_string()))?,
+        },
+    };
+    serde_json::from_value(view).map_err(|error| Failure::error(&error))
 }
 
 fn text(plan: &pb::PlanReply) -> String {

@@ -7,6 +7,7 @@ use clap::Args;
 use towpath_coordination::{Accepted, LocalStore, accept::RevisionManifest};
 use towpath_host::{Look, SystemClock, facts, lock::StateDir};
 use towpath_render::{
+    document::plain_value,
     objects::{Loaded, SourceTree, load},
     problem::Problem,
     tree::Tree,
@@ -17,7 +18,7 @@ use super::{exit::Failure, output};
 use crate::{
     config::{self, Settings},
     events::Events,
-    reconcile::{FolderTree, Handle, Node, Options, Revision, pass::Machine},
+    reconcile::{FolderTree, Handle, Node, Options, OtherNode, Revision, pass::Machine},
     serve::Client,
 };
 
@@ -33,6 +34,32 @@ pub(super) struct From {
     /// The working tree of a further source
     #[arg(long = "source", value_name = "NAME=DIR")]
     pub(super) sources: Vec<String>,
+}
+
+/// Another node, as which objects are rendered.
+#[derive(Debug, Args)]
+pub(super) struct AsNode {
+    /// Render as another node. Requires --facts
+    #[arg(long, requires = "facts")]
+    node: Option<String>,
+    /// The facts of the other node, as `towpath facts` prints them there, in YAML or JSON
+    #[arg(long, requires = "node", value_name = "FILE")]
+    facts: Option<PathBuf>,
+}
+
+impl AsNode {
+    /// Reads the facts of the other node. `None` if no node is given.
+    pub(super) fn read(&self) -> Result<Option<OtherNode>, Failure> {
+        let (Some(name), Some(file)) = (&self.node, &self.facts) else { return Ok(None) };
+        let shown = file.display();
+        let bytes = config::read(file)?;
+        let text = String::from_utf8_lossy(&bytes);
+        let facts = plain_value(&text).map_err(|error| Failure::invalid(format!("cannot read {shown}: {error}")))?;
+        if !facts.is_object() {
+            return Err(Failure::invalid(format!("cannot use {shown}: facts are a map")));
+        }
+        Ok(Some(OtherNode { name: name.clone(), facts }))
+    }
 }
 
 /// The process that answers.
@@ -58,6 +85,11 @@ impl From {
         if let Some(folder) = &self.source_dir {
             return self.working_tree(folder, node).map(|here| Answer::Here(Box::new(here)));
         }
+        self.accepted().await
+    }
+
+    /// Selects the process that answers about the accepted revision, also if a working tree is given.
+    pub(super) async fn accepted(&self) -> Result<Answer, Failure> {
         let settings = self.settings()?;
         match Client::connect(&settings.socket).await {
             Ok(client) => Ok(Answer::Agent(client)),

@@ -25,7 +25,7 @@ use super::{
     advance::object_id,
     conditions::State,
     execute::DryRun,
-    pass::{self, Machine, Outcome, Pass},
+    pass::{self, Machine, Outcome, Pass, desired::Desired},
     revision::Revision,
 };
 use crate::{config::WrittenReconcile, events::Events};
@@ -331,10 +331,24 @@ impl Handle {
     }
 
     fn inputs(&self, revision: &Revision) -> Inputs {
-        let facts = self.facts();
-        let nodes =
-            pass::known_nodes(&revision.set, &revision.view, &facts, &revision.shared_facts(), &self.others(revision));
+        self.inputs_with(revision, &revision.view, self.facts())
+    }
+
+    fn inputs_with(&self, revision: &Revision, view: &NodeView, facts: Value) -> Inputs {
+        let nodes = pass::known_nodes(&revision.set, view, &facts, &revision.shared_facts(), &self.others(revision));
         Inputs { facts, nodes: Arc::new(nodes), computed: BTreeMap::new(), unknown: BTreeSet::new(), event: None }
+    }
+
+    /// Returns the tasks of another node, as a revision renders them.
+    ///
+    /// # Errors
+    /// If a TaskBook of the node cannot be rendered.
+    pub fn desired(&self, revision: &Revision, other: &OtherNode) -> Result<Desired, NoAnswer> {
+        let view = NodeView::new(&revision.set, &other.name);
+        let inputs = self.inputs_with(revision, &view, other.facts.clone());
+        let unknown = pending_tasks(&revision.set, &view).into_iter();
+        let unknown = unknown.map(|pending| (pending.namespace, pending.computed.name)).collect();
+        Desired::of(revision, &view, &Inputs { unknown, ..inputs }).map_err(|error| NoAnswer(error.to_string()))
     }
 
     /// Checks that a node exists: it is this one, or git names it.
@@ -365,6 +379,12 @@ impl Handle {
         match view {
             "facts" => Ok(self.facts()),
             "render" => self.render(&*self.revision()?, subject, other),
+            "desired" => {
+                let other = other.ok_or_else(|| NoAnswer("the view \"desired\" needs a node and its facts".into()))?;
+                let revision = self.lock().revision.clone();
+                let desired = revision.map(|revision| self.desired(&revision, other)).transpose()?;
+                Ok(json!(desired.unwrap_or_default()))
+            }
             "vars" => self.vars(&*self.revision()?, subject, explain),
             other => Err(NoAnswer(format!("there is no view {other:?}"))),
         }
@@ -387,17 +407,17 @@ impl Handle {
             }
             _ => return Err(NoAnswer(format!("several namespaces have a TaskBook {subject:?}: write NAMESPACE/NAME"))),
         };
-        let mut inputs = self.inputs(revision);
-        let view = match other {
+        let (view, facts) = match other {
             Some(other) => {
                 self.check_node(revision, &other.name)?;
-                inputs.facts = other.facts.clone();
-                Some(NodeView::new(&revision.set, &other.name))
+                (Some(NodeView::new(&revision.set, &other.name)), other.facts.clone())
             }
-            None => None,
+            None => (None, self.facts()),
         };
-        let renderer = Renderer::new(&revision.set, view.as_ref().unwrap_or(&revision.view), book, &inputs)
-            .map_err(|error| NoAnswer(error.to_string()))?;
+        let view = view.as_ref().unwrap_or(&revision.view);
+        let inputs = self.inputs_with(revision, view, facts);
+        let renderer =
+            Renderer::new(&revision.set, view, book, &inputs).map_err(|error| NoAnswer(error.to_string()))?;
         let mut tasks = Vec::new();
         for task in &book.tasks {
             let items = match renderer.items(task) {

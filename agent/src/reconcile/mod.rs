@@ -26,6 +26,7 @@ mod waiting;
 
 pub use handle::{Handle, OtherNode};
 pub use node::{Ended, Node, NodeError, Options};
+pub use pass::desired::{Desired, compare};
 pub use queue::Queue;
 pub use revision::Revision;
 pub use sources::bad_sources;

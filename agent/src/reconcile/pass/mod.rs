@@ -4,6 +4,7 @@ pub(in crate::reconcile) mod batch;
 pub(in crate::reconcile) mod books;
 pub(in crate::reconcile) mod computed;
 pub(in crate::reconcile) mod coordinated;
+pub(in crate::reconcile) mod desired;
 mod gates;
 pub(in crate::reconcile) mod instance;
 mod outcome;
