@@ -1,8 +1,10 @@
 //! The items that tasks claim. Two tasks that claim one item are rejected before either is applied (D14).
 
 use std::{
+    borrow::Cow,
     cell::OnceCell,
     collections::{BTreeMap, BTreeSet},
+    rc::Rc,
     sync::{Arc, Mutex, PoisonError},
 };
 
@@ -19,7 +21,7 @@ use crate::{
 };
 
 /// An item: a module and an identity.
-type Name = (String, String);
+type Name = (Cow<'static, str>, String);
 
 /// The items of the tasks of one node.
 #[derive(Debug, Default)]
@@ -51,28 +53,31 @@ impl Claims {
         kept: &dyn Fn(&'static str, &Value) -> Vec<String>,
     ) -> Self {
         let books: Vec<Lazy<'_>> = view.books.iter().map(|book| Lazy { book, renderer: OnceCell::new() }).collect();
-        let mut uses: BTreeMap<Name, Vec<Use<'_>>> = BTreeMap::new();
+        let mut uses: Vec<(Name, Use<'_>)> = Vec::new();
         for book in &books {
             for task in &book.book.tasks {
-                for (name, item) in book.names(task, || Renderer::new(set, view, book.book, inputs).ok()) {
-                    uses.entry(name).or_default().push(Use { book, task, item });
-                }
+                book.add_uses(task, || Renderer::new(set, view, book.book, inputs).ok(), &mut uses);
             }
         }
+        // The sort is stable, so the uses of one item keep the order of the tasks.
+        uses.sort_by(|(one, _), (other, _)| one.cmp(other));
         let mut doubled: BTreeMap<Name, BTreeSet<String>> = BTreeMap::new();
-        for (name, uses) in uses.into_iter().filter(|(_, uses)| uses.len() > 1) {
+        for uses in uses.chunk_by(|(one, _), (other, _)| one == other).filter(|uses| uses.len() > 1) {
+            let Some((name, _)) = uses.first() else { continue };
             // Only now are all parameters and the conditions rendered: most items belong to one task.
             let claims = |one: &&Use<'_>| {
                 let renderer = one.book.renderer(|| Renderer::new(set, view, one.book.book, inputs).ok())?;
-                let runs = renderer.condition(one.task, one.item.as_ref()).ok()?;
-                let params = renderer.params(one.task, one.item.as_ref()).ok()?;
+                let item = one.items.as_ref().and_then(|items| items.get(one.index));
+                let runs = renderer.condition(one.task, item).ok()?;
+                let params = renderer.params(one.task, item).ok()?;
                 let (Rendered::Ready(true), Rendered::Ready(params)) = (runs, params) else { return None };
                 let module = one.task.module.as_ref()?.name;
                 kept(module, params.value()).contains(&name.1).then_some(())
             };
-            let claimants: Vec<&Use<'_>> = uses.iter().filter(|one| claims(one).is_some()).collect();
+            let claimants: Vec<&Use<'_>> =
+                uses.iter().map(|(_, one)| one).filter(|one| claims(one).is_some()).collect();
             if claimants.len() > 1 {
-                doubled.insert(name, claimants.iter().map(|one| one.owner()).collect());
+                doubled.insert(name.clone(), claimants.iter().map(|one| one.owner()).collect());
             }
         }
         Self { doubled, taken: Mutex::default() }
@@ -80,7 +85,7 @@ impl Claims {
 
     /// Records that a task claims an item. Returns the other task that claims it. The same task may claim it again.
     pub fn take(&self, module: &str, identity: &str, owner: &Owner, keeps_state: bool) -> Option<String> {
-        let name = (module.to_owned(), identity.to_owned());
+        let name = (Cow::Owned(module.to_owned()), identity.to_owned());
         if let Some(owners) = self.doubled.get(&name).filter(|_| keeps_state) {
             let other = owners.iter().find(|other| **other != owner.task);
             // The items of one loop have one task.
@@ -100,7 +105,10 @@ impl Claims {
 struct Use<'a> {
     book: &'a Lazy<'a>,
     task: &'a Task,
-    item: Option<Item>,
+    /// The members of the task's loop. `None` if it has no loop.
+    items: Option<Rc<Vec<Item>>>,
+    /// The position of the member that this use has.
+    index: usize,
 }
 
 impl Use<'_> {
@@ -120,28 +128,40 @@ impl Lazy<'_> {
         self.renderer.get_or_init(make).as_ref()
     }
 
-    /// Returns the items that a task may claim, each with the member of its loop. Only the parameters of the identity
-    /// are rendered.
-    fn names(&self, task: &Task, make: impl FnOnce() -> Option<Renderer>) -> Vec<(Name, Option<Item>)> {
+    /// Adds the items that a task may claim, each with the member of its loop. Only the parameters of the identity are
+    /// rendered.
+    fn add_uses<'a>(
+        &'a self,
+        task: &'a Task,
+        make: impl FnOnce() -> Option<Renderer>,
+        uses: &mut Vec<(Name, Use<'a>)>,
+    ) {
         // An elected task runs on some nodes only, and which ones is not known here.
         let module = task.module.as_ref().filter(|module| module.schema.kind == ModuleKind::State);
-        let Some(module) = module.filter(|_| task.elect.is_none()) else { return Vec::new() };
-        let named = |params: &Value, item: Option<&Item>| {
-            let identities = identities(module, params).into_iter();
-            identities.map(|identity| ((module.name.to_owned(), identity), item.cloned())).collect::<Vec<_>>()
+        let Some(module) = module.filter(|_| task.elect.is_none()) else { return };
+        let mut add = |params: &Value, items: Option<&Rc<Vec<Item>>>, index| {
+            let of = || Use { book: self, task, items: items.cloned(), index };
+            uses.extend(
+                identities(module, params).into_iter().map(|identity| ((Cow::Borrowed(module.name), identity), of())),
+            );
         };
         let params = identity_params(module);
         if task.looped.is_none() && !super::coerce::has_template(&params) {
-            return named(&params, None);
+            return add(&params, None, 0);
         }
-        let Some(renderer) = self.renderer(make) else { return Vec::new() };
-        let Ok(Rendered::Ready(items)) = renderer.items(task) else { return Vec::new() };
-        let items: Vec<Option<Item>> = items.map_or_else(|| vec![None], |items| items.into_iter().map(Some).collect());
-        let rendered = |item: &Option<Item>| match renderer.identity_params(task, &params, item.as_ref()) {
-            Ok(Rendered::Ready(params)) => named(&params, item.as_ref()),
-            _ => Vec::new(),
+        let Some(renderer) = self.renderer(make) else { return };
+        let Ok(Rendered::Ready(items)) = renderer.items(task) else { return };
+        let Some(items) = items.map(Rc::new) else {
+            if let Ok(Rendered::Ready(params)) = renderer.identity_params(task, &params, None) {
+                add(&params, None, 0);
+            }
+            return;
         };
-        items.iter().flat_map(rendered).collect()
+        for (index, item) in items.iter().enumerate() {
+            if let Ok(Rendered::Ready(params)) = renderer.identity_params(task, &params, Some(item)) {
+                add(&params, Some(&items), index);
+            }
+        }
     }
 }
 
@@ -287,7 +307,7 @@ mod tests {
     #[test]
     fn both_tasks_are_rejected_and_name_each_other() {
         let owners = ["n/b/t".to_owned(), "n/c/u".to_owned()].into();
-        let doubled = [(("file".to_owned(), "/same".to_owned()), owners)].into();
+        let doubled = [(("file".into(), "/same".to_owned()), owners)].into();
         let claims = Claims { doubled, taken: Mutex::default() };
         assert_eq!(claims.take("file", "/same", &owner("n/b/t"), true).as_deref(), Some("n/c/u"));
         assert_eq!(claims.take("file", "/same", &owner("n/c/u"), true).as_deref(), Some("n/b/t"));
