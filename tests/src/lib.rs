@@ -1,5 +1,6 @@
 //! The harness: real nodes, real git repositories, real servers, each in a folder of its own.
 
+pub mod course;
 pub mod etcd;
 pub mod fleet;
 pub mod git;

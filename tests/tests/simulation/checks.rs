@@ -6,7 +6,7 @@ use towpath_coordination::{
     store::{Change, memory::Memory},
 };
 
-use super::state::{Phase, Simulation, name};
+use super::state::{Simulation, name};
 
 impl Simulation {
     /// Checks that all nodes that the accepted revision waits for have arrived when a barrier opens.
@@ -26,9 +26,7 @@ impl Simulation {
             });
             for segment in opened {
                 for (node, own) in self.nodes.iter().enumerate() {
-                    let run = &self.revisions[own.at].run;
-                    let came = *run == progress.run
-                        && (own.segment >= segment || own.phase == Phase::Succeeded && own.segment + 1 == segment);
+                    let came = own.course.record.run == progress.run && own.course.record.done >= segment;
                     let key = keys::held(&spec.group, "-", &spec.book, &name(node));
                     let excused = self.store.below(&key).any(|row| row.key == key);
                     let voted = keys::vote(&progress.run, segment - 1, true, &name(node));

@@ -12,11 +12,12 @@ use towpath_coordination::{
     rollout::{Cut, OnLost, RolloutSpec, SlotState},
     store::{Change, Op, Outcome, Txn, memory::Memory},
 };
+use towpath_tests::course::{Course, Reply};
 
 use super::{
     chance::Chance,
     checks::{held, opening, shown},
-    state::{Event, Node, Phase, SECOND, Simulation, Time, name},
+    state::{Event, Node, SECOND, Simulation, Time, name},
 };
 
 /// The time to live of a lease.
@@ -52,10 +53,8 @@ impl Simulation {
         let node = Node {
             up: true,
             at: 0,
-            segment: 0,
+            course: Course::default(),
             away: false,
-            failed: false,
-            phase: Phase::Idle,
             cut: false,
             position: (0, 0),
             rolled_back: false,
@@ -175,7 +174,7 @@ impl Simulation {
             }
             Event::Worked(node, life, well) if self.nodes[node].up && self.nodes[node].life == life => {
                 let own = &mut self.nodes[node];
-                own.phase = if well { Phase::Succeeded } else { Phase::Failing };
+                own.course.reply(Reply::Changed(well));
                 own.away = !well;
                 self.look(node);
             }
@@ -184,9 +183,7 @@ impl Simulation {
                 own.up = false;
                 own.life += 1;
                 own.asks_until = 0;
-                if own.phase == Phase::In || own.phase == Phase::Failed {
-                    own.phase = Phase::Idle;
-                }
+                own.course.stop();
                 self.after(LEASE, Event::LeaseEnds(node));
                 let back = SECOND + self.chance.below(120 * SECOND);
                 self.after(back, Event::Restart(node));
@@ -261,7 +258,7 @@ impl Simulation {
             self.step(event);
         }
         let spec = &self.revisions[self.accepted];
-        assert!(self.nodes.iter().all(|node| node.at == self.accepted && node.segment >= spec.segments()));
+        assert!(self.nodes.iter().all(|node| node.at == self.accepted && node.course.done(spec) >= spec.segments()));
         self.now
     }
 }

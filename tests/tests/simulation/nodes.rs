@@ -6,13 +6,15 @@ use towpath_coordination::{
     accept::Accepted,
     keys,
     rollout::{
-        Decision, NodeClaims, OnLost, Request, RolloutSpec, RunSnapshot, SlotState, WriteSequence, acknowledge, decide,
-        idle, next_maintenance, report_rollback, republish, segment_to_inspect,
+        Decision, OnLost, Request, RolloutSpec, RunSnapshot, SlotState, WriteSequence, acknowledge, decide, idle,
+        next_maintenance, report_rollback, republish, segment_to_inspect,
     },
     store::{Compare, Op, Txn},
 };
 
-use super::state::{Event, Phase, SECOND, Simulation, name};
+use towpath_tests::course::{Reply, Turn};
+
+use super::state::{Event, SECOND, Simulation, name};
 
 impl Simulation {
     fn snapshot(&mut self, node: usize) -> RunSnapshot {
@@ -96,8 +98,11 @@ impl Simulation {
             // The look that the answer brings is planned.
             return;
         }
+        if self.nodes[node].course.changes() {
+            return;
+        }
         self.follow(node);
-        if self.nodes[node].at != self.accepted && self.nodes[node].phase != Phase::In {
+        if self.nodes[node].at != self.accepted {
             // The node has not received the new revision, or cannot load it yet.
             self.again(node, true);
         }
@@ -109,30 +114,66 @@ impl Simulation {
         if let Some(txn) = self.owed(node, &spec, &snapshot) {
             return self.send(node, txn);
         }
-        let own = &self.nodes[node];
-        if own.segment >= spec.segments() {
-            match next_maintenance(&spec, &snapshot, &name(node)) {
-                Some(txn) => self.send(node, txn),
-                None if snapshot.done(&spec) => {}
-                None => self.again(node, false),
+        self.pass(node, &spec, &snapshot);
+    }
+
+    /// Advances the book run of a node until it writes to the store, changes the node, or ends. Nothing is written
+    /// meanwhile, so one snapshot serves all its requests.
+    fn pass(&mut self, node: usize, spec: &RolloutSpec, snapshot: &RunSnapshot) {
+        let me = name(node);
+        loop {
+            let want = match self.nodes[node].course.advance(spec, &me, |_| true) {
+                Turn::Ask(want) => want,
+                Turn::Change(_) => return self.change(node),
+                Turn::RepeatVotes(count) => {
+                    let lost = (0..count).find(|number| !snapshot.voted.contains(number));
+                    match lost.map(|number| decide(spec, snapshot, &me, Request::Done(number))) {
+                        Some(Decision::Commit(txn)) => return self.send(node, txn),
+                        _ => self.nodes[node].course.reply(Reply::Go),
+                    }
+                    continue;
+                }
+                Turn::EndRun => {
+                    if let Some(txn) = next_maintenance(spec, snapshot, &me) {
+                        return self.send(node, txn);
+                    }
+                    self.nodes[node].course.reply(Reply::RunEnded(snapshot.done(spec)));
+                    continue;
+                }
+                Turn::Ended { .. } => {
+                    let record = &self.nodes[node].course.record;
+                    if record.run != spec.run || !record.completed {
+                        self.again(node, false);
+                    }
+                    return;
+                }
+                turn @ (Turn::Elect(_) | Turn::Publish(_)) => panic!("no task is elected: {turn:?}"),
+            };
+            match decide(spec, snapshot, &me, want) {
+                Decision::Commit(txn) => return self.send(node, txn),
+                Decision::Wait(reason) => match next_maintenance(spec, snapshot, &me) {
+                    Some(txn) => return self.send(node, txn),
+                    None => self.nodes[node].course.reply(Reply::Hold(reason)),
+                },
+                Decision::Go => {
+                    if matches!(want, Request::Done(_) | Request::Leave) {
+                        self.nodes[node].away = false;
+                    }
+                    self.nodes[node].course.reply(Reply::Go);
+                }
             }
-            return;
         }
-        let segment = own.segment;
-        let want = match own.phase {
-            Phase::Idle | Phase::Failed => Request::Change(segment),
-            Phase::Succeeded => Request::Done(segment),
-            Phase::Failing => Request::Failed(segment),
-            Phase::In => return,
-        };
-        match decide(&spec, &snapshot, &name(node), want) {
-            Decision::Commit(txn) => self.send(node, txn),
-            Decision::Wait(_) => match next_maintenance(&spec, &snapshot, &name(node)) {
-                Some(txn) => self.send(node, txn),
-                None => self.again(node, false),
-            },
-            Decision::Go => self.go(node, want),
-        }
+    }
+
+    /// Begins the change of a segment.
+    fn change(&mut self, node: usize) {
+        let fails = self.failures > 0 && self.chance.percent(5);
+        let work = SECOND + self.chance.below(20 * SECOND);
+        let own = &mut self.nodes[node];
+        own.away = true;
+        let life = own.life;
+        self.failures -= u64::from(fails);
+        self.after(work, Event::Worked(node, life, !fails));
     }
 
     /// Returns what a node must write first after a rollback of the store. `None` if there is nothing.
@@ -153,53 +194,20 @@ impl Simulation {
             let then = vec![Op::put(key, serde_json::to_vec(&record).unwrap())];
             return Some(Txn { compare: vec![compare], then, otherwise: Vec::new() });
         }
-        if !snapshot.needs_republish(&name(node)) || !matches!(own.phase, Phase::Idle | Phase::Failed) {
+        if !snapshot.needs_republish(&name(node)) || !own.course.rests() {
             return None;
         }
-        let kind = if own.failed { SlotState::Failure } else { SlotState::Claim };
-        let away = own.away.then(|| (kind, spec.run.clone(), own.segment));
-        let own = NodeClaims { away, voted: (0..own.segment).collect() };
-        republish(spec, snapshot, &name(node), &own).or_else(|| acknowledge(snapshot, &name(node)))
-    }
-
-    fn go(&mut self, node: usize, want: Request) {
-        let fails = self.failures > 0 && self.chance.percent(5);
-        let work = SECOND + self.chance.below(20 * SECOND);
-        let own = &mut self.nodes[node];
-        match want {
-            Request::Change(_) => {
-                own.phase = Phase::In;
-                own.away = true;
-                let life = own.life;
-                self.failures -= u64::from(fails);
-                self.after(work, Event::Worked(node, life, !fails));
-            }
-            Request::Done(_) => {
-                own.segment += 1;
-                own.phase = Phase::Idle;
-                own.failed = false;
-                self.again(node, true);
-            }
-            Request::Failed(_) => {
-                own.phase = Phase::Failed;
-                own.failed = true;
-                self.again(node, false);
-            }
-            Request::Enter(_) | Request::Correct | Request::Absent(..) | Request::Leave => {}
-        }
+        let claims = own.course.claims(spec);
+        republish(spec, snapshot, &name(node), &claims).or_else(|| acknowledge(snapshot, &name(node)))
     }
 
     /// Lets a node adopt a newer revision between two tasks.
     fn follow(&mut self, node: usize) {
         let own = &mut self.nodes[node];
-        if own.at == self.accepted || own.phase == Phase::In || self.chance.percent(30) {
+        if own.at == self.accepted || self.chance.percent(30) {
             return;
         }
-        let same = self.revisions[own.at].run == self.revisions[self.accepted].run;
         own.at = self.accepted;
-        if !same {
-            own.segment = 0;
-            own.phase = Phase::Idle;
-        }
+        own.course.stop();
     }
 }

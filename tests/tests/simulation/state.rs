@@ -10,6 +10,7 @@ use towpath_coordination::{
     rollout::RolloutSpec,
     store::{Txn, memory::Memory},
 };
+use towpath_tests::course::Course;
 
 use super::chance::Chance;
 
@@ -19,26 +20,15 @@ pub type Time = u64;
 /// A second.
 pub const SECOND: Time = 1000;
 
-/// The state of a node in a segment.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Phase {
-    Idle,
-    In,
-    Succeeded,
-    Failing,
-    Failed,
-}
-
 /// A node, with its view of the store.
 #[derive(Debug, Clone)]
 pub struct Node {
     pub up: bool,
     pub at: usize,
-    pub segment: u32,
+    /// The book run, by the machine of the agent.
+    pub course: Course,
+    /// True if it is partly changed.
     pub away: bool,
-    /// True if it is away because it failed.
-    pub failed: bool,
-    pub phase: Phase,
     /// True if it is cut off from the store.
     pub cut: bool,
     /// The highest store revision that it has seen, and the number of its last write.

@@ -47,9 +47,10 @@ impl Request {
 /// Decides the next step for a request.
 pub fn decide(spec: &RolloutSpec, snapshot: &RunSnapshot, me: &str, want: Request) -> Decision {
     match want {
-        Request::Enter(segment) => match enter(spec, snapshot, me, segment) {
-            Ok(()) => Decision::Go,
-            Err(hold) => Decision::Wait(hold),
+        Request::Enter(segment) => match (returned(spec, snapshot, me), enter(spec, snapshot, me, segment)) {
+            (Some(release), _) => Decision::Commit(release),
+            (None, Ok(())) => Decision::Go,
+            (None, Err(hold)) => Decision::Wait(hold),
         },
         Request::Change(segment) => change(spec, snapshot, me, Some(segment)),
         Request::Correct => change(spec, snapshot, me, None),
@@ -58,6 +59,15 @@ pub fn decide(spec: &RolloutSpec, snapshot: &RunSnapshot, me: &str, want: Reques
         Request::Absent(segment, seconds) => absent(spec, snapshot, me, segment, seconds),
         Request::Leave => leave(spec, snapshot, me),
     }
+}
+
+/// Returns the transaction that removes the record of this node's loss. `None` if it has none. The node may have to wait
+/// for its wave, and under `fail` no wave opens while the node counts as lost (P60).
+fn returned(spec: &RolloutSpec, snapshot: &RunSnapshot, me: &str) -> Option<Txn> {
+    let mine = snapshot.mine(spec, me).filter(|mine| mine.held.kind == SlotState::Lost)?;
+    // Without a lease, other nodes are about to record the loss again.
+    let may_write = snapshot.leased && !snapshot.needs_republish(me);
+    may_write.then(|| release(spec, snapshot, me, mine))
 }
 
 /// Checks that a node may enter a segment.

@@ -315,15 +315,18 @@ impl RunSnapshot {
         !spec.after_all && self.failures(spec) > spec.max_failures
     }
 
-    /// Returns whether a node may enter a segment: its wave is open, or it has a claim or failure to finish (P64).
+    /// Returns whether a node may enter a segment: its wave is open, or it has a claim or failure to finish (P64). A node
+    /// that changed in this segment has entered it before, even if a restored store no longer shows the barrier as open.
     pub fn may_enter(&self, spec: &RolloutSpec, node: &str, segment: u32) -> bool {
         let open = self.open_waves(spec, segment);
-        let carries = self.held.iter().any(|held| {
+        let mut carried = self.held.iter().filter(|held| {
             held.node == node
                 && held.book == spec.book
                 && matches!(held.held.kind, SlotState::Claim | SlotState::Failure)
         });
-        spec.wave(node) < open || carries && (segment == 0 || open > 0)
+        let reached = segment == 0 || open > 0;
+        spec.wave(node) < open
+            || carried.any(|held| reached || held.held.run == spec.run && held.held.segment == segment)
     }
 }
 

@@ -197,6 +197,44 @@ fn run_with_too_many_failures_under_fail_after_all_targets_ran_ends_when_they_su
 }
 
 #[test]
+fn returned_node_that_waits_for_its_wave_no_longer_counts_as_lost() {
+    let mut spec = RolloutSpec { on_lost: OnLost::Fail, waves: 2, ..spec(1, Some(1), 0) };
+    spec.members.insert("d".into(), 1);
+    let mut fixture = Fixture::new();
+    for node in ["a", "b", "c"] {
+        assert!(fixture.ask(&spec, node, Request::Change(0)) && fixture.ask(&spec, node, Request::Done(0)));
+    }
+    let lost =
+        SlotRecord { kind: SlotState::Lost, run: spec.run.clone(), segment: 0, generation: 1, lost: false, absent: 0 };
+    fixture.put(&keys::held(&spec.group, "-", &spec.book, "d"), bytes(&lost));
+    fixture.maintain(&spec, "a", &[]);
+    assert_eq!(fixture.snapshot(&spec, "a").open_waves(&spec, 0), 1, "a lost node counts as failed");
+    assert!(!fixture.ask(&spec, "d", Request::Enter(0)));
+    assert_eq!(fixture.kinds(&spec), []);
+    fixture.maintain(&spec, "d", &[]);
+    assert!(fixture.ask(&spec, "d", Request::Enter(0)), "its wave has opened");
+}
+
+#[test]
+fn failed_node_retries_in_its_segment_after_the_store_has_lost_the_opened_barrier() {
+    let spec = RolloutSpec { cuts: vec![Cut::Barrier], ..of_two(Some(1), 0) };
+    let failure = |run: &str, segment| SlotRecord {
+        kind: SlotState::Failure,
+        run: run.into(),
+        segment,
+        generation: 1,
+        lost: false,
+        absent: 0,
+    };
+    // A restored store has the failure, which the node has republished, and not the progress of the run.
+    for (run, segment, enters) in [(spec.run.as_str(), 1, true), (spec.run.as_str(), 0, false), ("n/b@0", 1, false)] {
+        let mut fixture = Fixture::new();
+        fixture.put(&keys::held(&spec.group, "-", &spec.book, "a"), bytes(&failure(run, segment)));
+        assert_eq!(fixture.ask(&spec, "a", Request::Enter(1)), enters, "{run} {segment}");
+    }
+}
+
+#[test]
 fn run_of_many_segments_ends() {
     for cuts in [39, 40, 41, 130] {
         let mut fixture = Fixture::new();
