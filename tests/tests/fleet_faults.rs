@@ -313,7 +313,7 @@ fn full_etcd_is_reported_with_the_command_that_frees_space() {
     let hint = || {
         let text = fleet.nodes[0].ask(&["status"])?;
         let mut messages = text["conditions"].as_array()?.iter().filter_map(|condition| condition["message"].as_str());
-        messages.find(|message| message.contains("no room left; free some with: ")).map(str::to_owned)
+        messages.find(|message| message.contains("the data store is full; free space with: ")).map(str::to_owned)
     };
     // The message is kept, because the next status may show another step.
     let mut found = None;
@@ -323,7 +323,7 @@ fn full_etcd_is_reported_with_the_command_that_frees_space() {
     };
     wait_until(Duration::from_secs(60), shown, status);
     let message = found.unwrap();
-    let command = message.split("free some with: ").nth(1).unwrap().split("; rollouts are paused").next().unwrap();
+    let command = message.split("free space with: ").nth(1).unwrap().split("; rollouts are paused").next().unwrap();
     fs::write(fleet.nodes[1].root.join("base"), "drift").unwrap();
     fleet.nodes[1].wait_for_file("/base", "base");
     ok(Command::new("sh").args(["-ec", command]).env("ETCDCTL_API", "3"));

@@ -116,7 +116,7 @@ spec:
     assert_eq!(String::from_utf8_lossy(&removed.stdout).trim(), "1");
     ok(fleet.etcd.ctl().args(["del", &format!("/towpath/default/book/mark/{holder}")]));
     let held = || condition(&shown(&fleet, other), "Held")["message"].as_str().unwrap_or_default().to_owned();
-    let reported = format!("a slot that a node reports and etcd does not contain (reported for {holder})");
+    let reported = format!("a slot that gossip reports for {holder}, and that etcd does not contain");
     wait_until(Duration::from_secs(20), || held().contains(&reported), || format!("{} {}", held(), fleet.shown()));
     fleet.wait(60, |fleet| (0..2).all(|of| fleet.nodes[of].applied(&head)));
     let happened: Vec<String> = fleet.happened().into_iter().map(|(_, word, _)| word).collect();

@@ -406,7 +406,7 @@ fn member_whose_certificate_expired_is_passed_over() {
     all_answer(&nodes, "expired");
     let alone = open("n", vec![etcd.endpoints()[1].clone()]);
     let refused = wait_for_refusal(&alone);
-    assert!(refused.contains("its certificate has expired"), "{refused}");
+    assert!(refused.contains("the certificate of the member has expired"), "{refused}");
 }
 
 /// Waits until the store is denied, and returns the reason.

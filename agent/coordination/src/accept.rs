@@ -1,4 +1,5 @@
-//! Acceptance of a revision: any node with a candidate moves `accepted` from one generation to the next (P22).
+//! The acceptance of a revision: any node with a candidate may write the next generation of the acceptance record
+//! (P22).
 
 mod chain;
 mod manifest;
@@ -21,115 +22,121 @@ pub use self::{
     manifest::{Made, ManifestEntry, RevisionManifest, joined, manifest_of},
     record::{Accepted, FleetIdentity, SCHEMA, VerifyPolicy},
 };
-/// The key of the acceptance record.
+/// The store key of the acceptance record.
 pub use crate::keys::ACCEPTED as KEY;
 
-/// The newest verified heads of all sources, which this node has loaded without errors.
+/// The commits that a node proposes as the next revision. The node has verified and loaded them without errors.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 pub struct Candidate {
-    /// The commits, by source.
+    /// The commit of each source, by the name of the source.
     pub commits: BTreeMap<String, String>,
-    /// The version of the records.
+    /// The schema version of the records in the store.
     pub schema: u32,
 }
 
-/// The reason why a revision cannot be accepted.
+/// The error that a revision cannot be accepted.
 #[derive(Debug, Error)]
 pub enum AcceptError {
-    /// A store that did not answer.
+    /// The error of a request to the data store.
     #[error(transparent)]
     Store(#[from] StoreError),
-    /// A record that is newer than this agent (P12).
-    #[error("the record of acceptance has schema {0}, and this agent knows {SCHEMA}: upgrade the agent")]
+    /// The error that the acceptance record has a newer schema than this agent knows (P12).
+    #[error(
+        "cannot read the acceptance record: its schema is {0}, and this agent knows schemas up to {SCHEMA}; upgrade the agent"
+    )]
     TooOld(u32),
-    /// A fleet that began with another first source (P18).
-    #[error("the fleet was begun from {theirs}, and this node is configured with {ours}; correct its bootstrap file")]
+    /// The error that the fleet began with another first source than this node is configured with (P18).
+    #[error(
+        "cannot follow the fleet: it began with {theirs}, and this node is configured with {ours}; correct the bootstrap file"
+    )]
     OtherOrigin {
-        /// The origin with which generation 1 was accepted.
+        /// The first source, cluster and store that generation 1 recorded.
         theirs: String,
-        /// The origin of this node.
+        /// The first source, cluster and store in the bootstrap file of this node.
         ours: String,
     },
-    /// A fleet that verifies more strictly than this node.
+    /// The error that the fleet requires stricter verification of the first source than this node is configured with.
     #[error(
-        "the fleet was begun with verify.mode {theirs} for its first source, and this node is configured with {ours}; set at least {theirs} in its bootstrap file"
+        "cannot follow the fleet: it requires verify.mode {theirs} for the first source, and this node is configured with {ours}; set verify.mode to {theirs} or stricter in the bootstrap file"
     )]
     Weaker {
-        /// The policy with which generation 1 was accepted.
+        /// The verification policy that generation 1 recorded.
         theirs: &'static str,
-        /// The policy of this node.
+        /// The verification policy in the bootstrap file of this node.
         ours: &'static str,
     },
-    /// A record that cannot be written.
-    #[error("cannot write the record of acceptance: {0}")]
+    /// The error that the acceptance record cannot be written, with the cause.
+    #[error("cannot write the acceptance record: {0}")]
     Unwritable(String),
 }
 
-/// The decision about a candidate.
+/// The decision whether a candidate must be written as the next acceptance.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Decision {
-    /// The accepted record, which has the candidate's commits already.
+    /// The candidate's commits are already accepted. Contains the accepted record.
     Stay(Box<Accepted>),
-    /// The acceptance to try. The manifest of the revision must be in the store before the transaction runs.
+    /// The candidate must be written as the next acceptance. The manifest must be stored with the acceptance record, or
+    /// earlier.
     Accept(Box<Next>),
 }
 
-/// An acceptance to try.
+/// An acceptance that a node is about to write, with the transaction that writes it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Next {
-    /// The record.
+    /// The acceptance record to write.
     pub accepted: Accepted,
-    /// The manifest of the record.
+    /// The manifest of the acceptance record.
     pub manifest: RevisionManifest,
-    /// The transaction that writes the record.
+    /// The transaction that writes the acceptance record.
     pub txn: Txn,
 }
 
-/// The inputs that a node brings to an acceptance.
+/// The data from which a node computes the next acceptance.
 #[derive(Debug)]
 pub struct Proposal<'a> {
-    /// The node.
+    /// The name of the node that proposes the candidate.
     pub node: &'a str,
-    /// The acceptance on the node's own disk.
+    /// The acceptance record on the disk of the proposing node.
     pub disk: &'a Accepted,
-    /// The manifest of that acceptance.
+    /// The manifest that belongs to the acceptance record on the node's disk.
     pub disk_manifest: &'a RevisionManifest,
-    /// The candidate.
+    /// The commits that the node proposes as the next revision.
     pub candidate: &'a Candidate,
-    /// The identity that all nodes of the fleet must share.
+    /// The settings that all nodes of the fleet must share.
     pub origin: &'a FleetIdentity,
-    /// The digests of the candidate's coordinated books.
+    /// The digest of each coordinated book of the candidate, by `namespace/name`.
     pub digests: &'a BTreeMap<String, String>,
-    /// The nodes that have joined.
+    /// The names of all nodes that have joined the fleet.
     pub joined: &'a [String],
     /// The candidate's objects, by `Kind/namespace/name`.
     pub objects: &'a BTreeSet<String>,
-    /// The record in the store that this node does not follow.
+    /// The acceptance record in the store, if this node has rejected it.
     pub rejected: Option<&'a Rejected>,
-    /// True if the node adopts the fleet's record before it proposes one. The nodes of one process do not, because each
-    /// of them looks at the sources itself.
+    /// True if the node adopts the fleet's record before it proposes one. The nodes of one process have false here,
+    /// because each of them reads the sources itself.
     pub follows: bool,
 }
 
-/// A record in the store that a node does not follow.
+/// An acceptance record in the store that a node has rejected.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Rejected {
-    /// The identifier of the record: see [`Found::id`].
+    /// The identifier of the rejected record, as in [`Found::id`].
     pub id: String,
-    /// True if the record's number counts: the next acceptance then gets the number after it. Otherwise the next
-    /// acceptance gets the number after the node's own. That is so for a void record, and for one to which no chain
-    /// leads.
+    /// True if the generation of the rejected record counts, so that the next acceptance gets the generation after the
+    /// rejected one. If the value is false, the next acceptance gets the generation after the node's own. A void record
+    /// does not count, nor does a record that no chain links to the node's own.
     pub counts: bool,
 }
 
-/// The acceptance record as it is in the store.
+/// The acceptance record that a node has read from the store.
 #[derive(Debug, Clone, Default)]
 struct Stored {
-    /// The record. `None` if there is none, or it cannot be parsed.
+    /// The parsed record. `None` if the store has no record, or the record cannot be parsed.
     record: Option<Accepted>,
-    /// The digest and the signer of the record. For a record that cannot be parsed, the digest of its bytes.
+    /// The digest and the signer of the record. If the record cannot be parsed, the id contains the digest of its
+    /// bytes.
     id: String,
-    /// The reason why the record cannot be parsed.
+    /// The reason why the record cannot be parsed. `None` if it was parsed.
     unreadable: Option<String>,
 }
 
@@ -150,11 +157,12 @@ impl Stored {
     }
 }
 
-/// Decides about a candidate from the record in the store, its manifest, and the acceptance on disk. The disk wins if
-/// it is newer, because a store may be restored, or empty after a restart. It also wins over a rejected record.
+/// Decides whether a candidate must be written as the next acceptance. A newer acceptance on disk has precedence over
+/// the record in the store, because the store may have been restored or wiped. The acceptance on disk also has
+/// precedence over a rejected record.
 ///
 /// # Errors
-/// The record in the store must not be followed.
+/// The node must not follow the record in the store.
 pub fn decide(
     stored: Option<&Row>,
     manifest: &RevisionManifest,
@@ -180,7 +188,7 @@ pub fn decide(
     } else {
         let before = if counts { &in_store } else { newest };
         let generation = before.generation.checked_add(1);
-        let generation = generation.ok_or_else(|| AcceptError::Unwritable("no number is left".into()))?;
+        let generation = generation.ok_or_else(|| AcceptError::Unwritable("no generation number is left".into()))?;
         let manifest = known.next(generation, proposal);
         let accepted = Accepted {
             schema: SCHEMA,
@@ -200,8 +208,8 @@ pub fn decide(
     Ok(Decision::Accept(Box::new(Next { accepted, manifest, txn })))
 }
 
-/// Returns the transaction that writes a record and its links. It requires that the store still has the record that was
-/// read.
+/// Returns the transaction that writes a record and its links. The transaction fails if the record in the store has
+/// changed since it was read.
 fn writing(stored: Option<&Row>, accepted: &Accepted, newest: &Accepted) -> Result<Txn, AcceptError> {
     let compare = match stored {
         Some(row) => Compare::Revision(KEY.to_owned(), row.modified),
@@ -221,29 +229,30 @@ fn writing(stored: Option<&Row>, accepted: &Accepted, newest: &Accepted) -> Resu
     Ok(Txn { compare: vec![compare], then, otherwise: vec![Op::Read(KEY.to_owned())] })
 }
 
-/// The result of an attempt.
+/// The result of an attempt to accept a candidate.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Attempt {
-    /// The accepted revision, which is the candidate, and its manifest.
+    /// The candidate is the accepted revision. Contains the acceptance record and its manifest.
     Accepted(Accepted, RevisionManifest),
-    /// Another record in the store. The node judges it before it proposes again.
+    /// Another node has written the record that this variant contains. The node judges that record before it proposes
+    /// again.
     Lost(Accepted),
 }
 
-/// The number of manifest pages up to which the manifest and its record are written together.
+/// The maximum number of manifest pages that one transaction writes together with the acceptance record.
 const PAGES_AT_ONCE: usize = 4;
 
-/// Tries to have a candidate accepted.
+/// Tries to make a candidate the accepted revision.
 ///
 /// # Errors
-/// The store does not answer, or its record must not be followed.
+/// The store does not answer, or the node must not follow the record in the store.
 pub fn attempt(store: &dyn Store, proposal: &Proposal<'_>) -> Result<Attempt, AcceptError> {
     let row = read_row(store)?;
     let Stored { record, id, .. } = Stored::of(row.as_ref());
     let judged = proposal.rejected.is_some_and(|rejected| rejected.id == id);
     let in_store = record.unwrap_or_default();
     if proposal.follows && row.is_some() && !judged && !proposal.knows(&in_store) {
-        // Another node accepted it meanwhile, so this node's candidate may be the older revision.
+        // Another node wrote this record after the last read, so the candidate may be older than the accepted revision.
         return Ok(Attempt::Lost(in_store));
     }
     let manifest = if judged || in_store.manifest == proposal.disk.manifest {
@@ -265,13 +274,14 @@ pub fn attempt(store: &dyn Store, proposal: &Proposal<'_>) -> Result<Attempt, Ac
         Decision::Accept(mut next) => {
             let pages = next.manifest.pages();
             if pages.len() <= PAGES_AT_ONCE {
-                // The manifest is part of the same transaction, so a late acceptance leaves no manifest in the store.
+                // The manifest is in the same transaction as its record, so a failed transaction leaves no manifest in
+                // the store.
                 next.txn.then.splice(..0, pages);
             } else {
                 next.manifest.put(store)?;
             }
             if !judged && next.accepted.generation > in_store.generation.saturating_add(1) {
-                // The store was rolled back or is empty, so its links lead nowhere.
+                // The store was rolled back or wiped, so the links in it do not lead to the new record.
                 store.commit(&Txn { then: vec![Op::DeleteAll(keys::LINKS.to_owned())], ..Txn::default() })?;
             }
             match store.commit(&next.txn)? {
@@ -286,7 +296,7 @@ pub fn attempt(store: &dyn Store, proposal: &Proposal<'_>) -> Result<Attempt, Ac
 }
 
 impl Proposal<'_> {
-    /// Returns whether the node knows a record, or continues from its own disk in any case.
+    /// Returns whether the node may propose over a record: its disk has the same record, or a newer one.
     fn knows(&self, in_store: &Accepted) -> bool {
         let older = in_store.generation > 0 && in_store.generation < self.disk.generation;
         older || in_store.generation == self.disk.generation && in_store.digest() == self.disk.digest()
@@ -298,20 +308,20 @@ fn read_row(store: &dyn Store) -> Result<Option<Row>, StoreError> {
     Ok(store.read(KEY, &page)?.rows.into_iter().find(|row| row.key == KEY))
 }
 
-/// The record in the store, and its relation to the acceptance on a node's disk.
+/// The acceptance record in the store, and its relation to the acceptance record on a node's disk.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Found {
-    /// The record. The default one if there is none, or it cannot be parsed.
+    /// The acceptance record. The record is the default value if the store has none, or if it cannot be parsed.
     pub record: Accepted,
-    /// The identifier of the record. Two records with the same one are equal.
+    /// The identifier of the record. Two records with the same identifier are equal.
     pub id: String,
-    /// The relation of the record to the disk.
+    /// The relation of the record to the acceptance record on the node's disk.
     pub standing: Standing,
-    /// The store revision of the read.
+    /// The store revision at which the record was read.
     pub revision: u64,
 }
 
-/// Reads the record in the store, and judges it by its chain.
+/// Reads the acceptance record in the store, and judges it by the chain of acceptances.
 ///
 /// # Errors
 /// The store does not answer.
@@ -320,24 +330,24 @@ pub fn current(store: &dyn Store, disk: &Accepted) -> Result<Found, AcceptError>
     let row = read.rows.into_iter().find(|row| row.key == KEY);
     let Stored { record, id, unreadable } = Stored::of(row.as_ref());
     let standing = match (&record, unreadable) {
-        (_, Some(why)) => Standing::Void(format!("cannot read it: {why}")),
+        (_, Some(why)) => Standing::Void(format!("cannot parse the record: {why}")),
         (None, None) => Standing::Nothing,
         (Some(record), None) => chain::standing(record, &chain::links(store, record, disk.generation)?, disk),
     };
     Ok(Found { record: record.unwrap_or_default(), id, standing, revision: read.revision })
 }
 
-/// Returns whether the store answers.
+/// Returns whether the data store answers a read.
 pub fn answers(store: &dyn Store) -> bool {
     read_row(store).is_ok()
 }
 
-/// Judges a record that another node has sent. The message has no chain to check, so only the next acceptance counts. A
-/// number alone proves nothing (P103).
+/// Judges an acceptance record that another node has sent. The message contains no links, so only the direct successor
+/// of the node's own acceptance is sound. A generation number alone proves nothing (P103).
 pub fn judge_announced(record: &Accepted, disk: &Accepted) -> Standing {
     match chain::standing(record, &BTreeMap::new(), disk) {
         Standing::Apart => Standing::Void(format!(
-            "no chain of acceptances leads from generation {} to {}: only the data store can show one",
+            "no chain of acceptances leads from generation {} to generation {}; only the data store can contain such a chain",
             record.generation, disk.generation
         )),
         other => other,

@@ -1,24 +1,25 @@
-//! The gates of a change: closed conditions, each with its reason and the event that opens it (P89). [`Gates`] evaluates
-//! those that one node knows alone. Slots, waves and barriers are gates of a rollout, and `explain` describes them.
+//! The gates of a change. A gate is a condition that blocks the change, with its reason and the event that opens it
+//! (P89). [`Gates`] evaluates the gates that one node knows alone. Slots, waves and barriers are gates of a rollout,
+//! and `explain` describes them.
 
 use std::fmt;
 
 use crate::store::StoreError;
 
-/// Defines the reasons with their names.
+/// Defines the reasons of closed gates and their names.
 macro_rules! reasons {
     ($($(#[$doc:meta])* $name:ident,)*) => {
-        /// The reason of a closed gate. `status` shows its name.
+        /// The reason why a gate is closed. `status` shows the name of the reason.
         #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
         pub enum GateReason {
             $($(#[$doc])* $name,)*
         }
 
         impl GateReason {
-            /// All reasons.
+            /// All reasons why a gate can be closed.
             pub const ALL: &'static [Self] = &[$(Self::$name,)*];
 
-            /// Returns the name.
+            /// Returns the name that `status` shows.
             pub fn name(self) -> &'static str {
                 match self {
                     $(Self::$name => stringify!($name),)*
@@ -31,15 +32,15 @@ macro_rules! reasons {
 reasons! {
     /// No maintenance window is open.
     Window,
-    /// The book or a group of nodes is suspended.
+    /// The book or the whole fleet is suspended.
     Suspended,
-    /// No slot is free.
+    /// No slot of the budget is free.
     Slot,
     /// The wave of the node has not opened.
     Wave,
     /// Other nodes have not completed the segments before a barrier.
     Barrier,
-    /// The rollout is halted, or a removal exceeds its budget.
+    /// The rollout is halted, or a removal exceeds the prune budget.
     Budget,
     /// Another book, node or result is not ready.
     Dependency,
@@ -50,7 +51,7 @@ reasons! {
 }
 
 impl GateReason {
-    /// Returns the reason with a name. Another agent may have a reason that this one lacks: it counts as a dependency.
+    /// Returns the reason with a name. A name that only newer agents know is treated as a dependency.
     pub fn named(name: &str) -> Self {
         Self::ALL.iter().copied().find(|reason| reason.name() == name).unwrap_or(Self::Dependency)
     }
@@ -65,13 +66,13 @@ impl fmt::Display for GateReason {
 /// A condition that blocks a change.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Gate {
-    /// The reason.
+    /// The reason why the gate is closed.
     pub reason: GateReason,
-    /// The thing that is waited for, and the event that ends the wait.
+    /// The text that explains what the change waits for, and which event opens the gate.
     pub opens: String,
     /// The time since which the gate is closed, in milliseconds since 1970. `None` if it is not known.
     pub since: Option<i64>,
-    /// The action by which an administrator opens the gate. `None` if nothing but time is needed.
+    /// The action by which an administrator opens the gate. `None` if the gate opens without an action.
     pub action: Option<String>,
     /// True if the data store shows the gate to every node. False if only this node knows it.
     pub is_shared: bool,
@@ -88,7 +89,7 @@ impl Gate {
         Self { is_shared: true, ..Self::new(reason, opens) }
     }
 
-    /// Creates the gate of a data store that does not answer.
+    /// Creates the gate that is closed because the data store does not answer.
     pub fn unreachable(error: &StoreError) -> Self {
         let opens = format!(
             "{error}; rollouts are paused and resume when the data store answers. Content drift is still corrected"
@@ -108,7 +109,7 @@ impl Gate {
         Self { action: Some(action.into()), ..self }
     }
 
-    /// Returns the message for people: what is waited for, and the action.
+    /// Returns the message for people: the text of the gate, and the action if there is one.
     pub fn message(&self) -> String {
         match &self.action {
             Some(action) => format!("{}. {action}", self.opens),
@@ -123,42 +124,42 @@ impl fmt::Display for Gate {
     }
 }
 
-/// The inputs of the evaluation.
+/// The conditions that one node evaluates before a change.
 #[derive(Debug, Clone, Default)]
 pub struct Gates {
-    /// Announced pauses.
+    /// The suspensions that apply to the book on this node.
     pub suspended: Vec<Suspension>,
     /// The time of the evaluation. Unit: seconds since 1970.
     pub now: i64,
-    /// Dependencies that are not yet applied.
+    /// The dependencies of the book that are not applied yet.
     pub dependencies: Vec<String>,
-    /// Gates that are closed for a reason of their own, such as a data store that does not answer.
+    /// Gates that the caller has already found closed, for example because the data store does not answer.
     pub closed: Vec<Gate>,
 }
 
-/// An announced pause.
+/// An announced suspension of a book or of the whole fleet.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Suspension {
-    /// The reason as written.
+    /// The reason of the suspension, as git states it.
     pub reason: String,
-    /// The end as written.
+    /// The end of the suspension, as git states it.
     pub until: String,
-    /// The end. Unit: seconds since 1970.
+    /// The end of the suspension. Unit: seconds since 1970.
     pub ends: i64,
 }
 
-/// The proof that all gates are open. Only [`Gates::pass`] creates one.
+/// The proof that all gates of a change are open. Only [`Gates::pass`] creates a permit.
 #[derive(Debug)]
-#[must_use = "a permit is there to be used"]
+#[must_use = "a permit must be passed to the code that makes the change"]
 pub struct Permit {
     _private: (),
 }
 
 impl Gates {
-    /// Returns the permit.
+    /// Returns the permit for a change if all gates are open.
     ///
     /// # Errors
-    /// All gates that are closed.
+    /// The gates that are closed.
     pub fn pass(&self) -> Result<Permit, Vec<Gate>> {
         let mut closed: Vec<Gate> = Vec::new();
         for pause in self.suspended.iter().filter(|pause| pause.ends > self.now) {

@@ -1,162 +1,164 @@
-//! The keys of the store. Every key is made from a [`Key`] and can be parsed back into one.
+//! The keys of the data store. Every key is built from a [`Key`], and can be parsed into one again.
 //!
-//! Every node watches `board/`. Only one node watches its `inbox/NODE/`, and no node watches `book/`. ARCHITECTURE.md
-//! lists the keys. `signed::writers` defines which nodes may write each of them (P3).
+//! Every node watches `board/`. Only node NODE watches `inbox/NODE/`, and no node watches `book/` (P3). ARCHITECTURE.md
+//! lists the keys, and `signed::writers` defines which nodes may write each of them.
 
 use std::{borrow::Cow, fmt};
 
-/// A key of the store, with its variable parts.
+/// A key of the data store, with its variable parts.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Key<'a> {
-    /// The acceptance record.
+    /// The key of the acceptance record.
     Accepted,
-    /// A node's report that the store was restored from a backup.
+    /// The key of a node's report that the store was restored from a backup.
     Recovery {
-        /// The node that reports it.
+        /// The node that reports the restore.
         node: &'a str,
     },
-    /// The open segments and waves of a book's run.
+    /// The key of the record of the open waves of a book's run.
     Progress {
-        /// The book.
+        /// The book that the run belongs to.
         book: &'a str,
     },
-    /// A wake-up: slots of a budget may be free although none was offered.
+    /// The key of the notice that slots of a budget may be free although none was offered.
     Freed {
-        /// The budget.
+        /// The budget that has free slots.
         group: &'a str,
     },
-    /// A wake-up: an elected task has a result.
+    /// The key of the notice that an elected task has a result.
     ResultNotice {
-        /// The book.
+        /// The book that contains the task.
         book: &'a str,
-        /// The task.
+        /// The id of the task.
         task: Cow<'a, str>,
     },
-    /// The agent that runs under a node's name. A second agent overwrites it, and the first one notices that.
+    /// The key of the agent that runs under a node's name. A second agent overwrites the record, so the first detects
+    /// it.
     Agent {
-        /// The node.
+        /// The node whose name the agent uses.
         node: &'a str,
     },
-    /// A wake-up: a node was offered a slot.
+    /// The key of the notice that a node was offered a slot.
     OfferNotice {
-        /// The node that is offered the slot.
+        /// The node that was offered the slot.
         node: &'a str,
-        /// The budget of the slot.
+        /// The budget of the offered slot.
         group: &'a str,
     },
-    /// The key of an elected task's result, wrapped for a node.
+    /// The key of a record with the sealing key of an elected task's result, wrapped for one node.
     ResultKey {
-        /// The node that can unwrap the key.
+        /// The node that can unwrap the sealing key.
         node: &'a str,
-        /// The book.
+        /// The book that contains the task.
         book: &'a str,
-        /// The task.
+        /// The id of the task.
         task: Cow<'a, str>,
-        /// The node that made the result.
+        /// The node that published the result.
         by: &'a str,
     },
-    /// A request for the key of an elected task's result.
+    /// The key of a request for the sealing key of an elected task's result.
     ResultWant {
-        /// The node that is asked.
+        /// The node that receives the request.
         node: &'a str,
-        /// The book.
+        /// The book that contains the task.
         book: &'a str,
-        /// The task.
+        /// The id of the task.
         task: Cow<'a, str>,
-        /// The node that made the result.
+        /// The node that published the result.
         by: &'a str,
-        /// The node that asks.
+        /// The node that sends the request.
         from: &'a str,
     },
-    /// A claim, offer, failure, loss or write-off of a node in a budget.
+    /// The key of a slot record: a claim, offer, failure, loss or write-off of one node in a budget.
     Slot {
-        /// The budget.
+        /// The budget of the slot.
         group: &'a str,
         /// The partition of the budget.
         part: &'a str,
-        /// The book.
+        /// The book for which the node holds the slot.
         book: &'a str,
-        /// The node.
+        /// The node that the slot record is about.
         node: &'a str,
     },
-    /// A node's entry in the queue for a slot.
+    /// The key of a node's entry in the queue for a slot.
     Queue {
-        /// The budget.
+        /// The budget of the slot.
         group: &'a str,
         /// The partition of the budget.
         part: &'a str,
-        /// The book.
+        /// The book for which the node waits.
         book: &'a str,
-        /// The node.
+        /// The node that waits.
         node: &'a str,
     },
-    /// A node's vote that it has completed a segment.
+    /// The key of a node's vote that it has completed a segment of a run.
     Vote {
-        /// The run.
+        /// The name of the run.
         run: &'a str,
-        /// The segment.
+        /// The number of the segment, counted from 0.
         segment: u32,
         /// True if the run waits for the node.
         member: bool,
-        /// The node.
+        /// The node that votes.
         node: &'a str,
     },
-    /// The record of one elected node.
+    /// The key of the record of one elected node.
     Elected {
-        /// The book.
+        /// The book that contains the task.
         book: &'a str,
-        /// The task.
+        /// The id of the task.
         task: Cow<'a, str>,
         /// The elected node.
         node: &'a str,
     },
-    /// The record with which a node joined.
+    /// The key of the join record of a node.
     Joined {
-        /// The node.
+        /// The node that has joined.
         node: &'a str,
     },
-    /// The sequence number of a node's last write.
+    /// The key of the sequence number of a node's last write.
     Sequence {
-        /// The node.
+        /// The node whose writes are numbered.
         node: &'a str,
     },
-    /// The fence of a node's commits. The store itself writes and compares it. It has no value.
+    /// The key of the fence of a node's commits. The store itself writes and compares the fence, which has no value.
     Fence {
-        /// The node.
+        /// The node whose commits are fenced.
         node: &'a str,
     },
-    /// A node's record that it has republished its claims in a recovery.
+    /// The key of a node's acknowledgement that it has republished its claims in a recovery.
     RecoveryAck {
         /// The identifier of the recovery.
         restored: &'a str,
-        /// The node.
+        /// The node that acknowledges the recovery.
         node: &'a str,
     },
-    /// The key that is bound to a node's lease.
+    /// The key that is bound to a node's lease. The store deletes the key when the lease ends.
     Alive {
-        /// The node.
+        /// The node that has the lease.
         node: &'a str,
     },
-    /// A page of a generation's manifest, by the digest of the manifest.
+    /// The key of one page of a revision manifest.
     Manifest {
-        /// The digest of the manifest.
+        /// The digest of the whole manifest.
         digest: &'a str,
-        /// The number of the page.
+        /// The number of the page, counted from 0.
         page: usize,
     },
-    /// The link of a generation in the chain of acceptances. The accepted record vouches for it by its digest.
+    /// The key of a link in the chain of acceptances. The link carries no signature, because the record contains its
+    /// digest.
     Link {
-        /// The generation.
+        /// The generation of the link.
         generation: u64,
     },
-    /// The facts that a node shares.
+    /// The key of the facts that a node shares with other nodes.
     Facts {
-        /// The node.
+        /// The node that the facts describe.
         node: &'a str,
     },
-    /// The state of a node, as other nodes show it.
+    /// The key of the state that a node publishes for other nodes.
     State {
-        /// The node.
+        /// The node that publishes its state.
         node: &'a str,
     },
 }
@@ -197,11 +199,11 @@ impl fmt::Display for Key<'_> {
 const MEMBER: &str = "member";
 const LATE: &str = "late";
 
-/// The rest of a key that is being parsed.
+/// The part of a key that is not parsed yet.
 struct Parts<'a>(Option<&'a str>);
 
 impl<'a> Parts<'a> {
-    /// Takes the next part, which has a number of segments. `None` if there are fewer, or one of them is empty.
+    /// Takes the next part, which consists of a number of segments. `None` if segments are missing or empty.
     fn take(&mut self, segments: usize) -> Option<&'a str> {
         let rest = self.0?;
         let (taken, left) = match rest.match_indices('/').nth(segments.checked_sub(1)?) {
@@ -216,7 +218,7 @@ impl<'a> Parts<'a> {
         self.take(1)
     }
 
-    /// Takes a book or a budget: two segments.
+    /// Takes a book or a budget, which consists of two segments.
     fn pair(&mut self) -> Option<&'a str> {
         self.take(2)
     }
@@ -227,7 +229,7 @@ impl<'a> Parts<'a> {
 }
 
 impl<'a> Key<'a> {
-    /// Parses a key. `None` if no kind of key has this form.
+    /// Parses a key. `None` if the text is not a key of any kind.
     pub fn parse(key: &'a str) -> Option<Self> {
         let mut parts = Parts(Some(key));
         let found = match parts.one()? {
@@ -303,10 +305,10 @@ impl<'a> Key<'a> {
     }
 }
 
-/// The acceptance record.
+/// The key of the acceptance record.
 pub const ACCEPTED: &str = "board/accepted";
 
-/// The prefix of all reports that the store was restored from a backup.
+/// The prefix of the keys of all reports that the store was restored from a backup.
 pub const ALL_RECOVERIES: &str = "board/restored/";
 
 /// Returns the key of a node's report that the store was restored from a backup.
@@ -314,7 +316,7 @@ pub fn recovery(node: &str) -> String {
     Key::Recovery { node }.to_string()
 }
 
-/// Returns the key of the open segments and waves of a book's run.
+/// Returns the key of the record of the open waves of a book's run.
 pub fn progress(book: &str) -> String {
     Key::Progress { book }.to_string()
 }
@@ -329,15 +331,15 @@ pub fn freed(group: &str) -> String {
     Key::Freed { group }.to_string()
 }
 
-/// The prefix of the notices of all budgets.
+/// The prefix of the notices that slots may be free, for all budgets.
 pub const ALL_FREED: &str = "board/freed/";
 
-/// Returns the prefix of a node's inbox. A new key below it wakes the node.
+/// Returns the prefix of a node's inbox. A new key in the inbox wakes the node.
 pub fn inbox(node: &str) -> String {
     format!("inbox/{node}/")
 }
 
-/// Returns the key of the agent that runs under a node's name.
+/// Returns the key of the record of the agent that runs under a node's name.
 pub fn agent(node: &str) -> String {
     Key::Agent { node }.to_string()
 }
@@ -347,27 +349,28 @@ pub fn offer_notice(node: &str, group: &str) -> String {
     Key::OfferNotice { node, group }.to_string()
 }
 
-/// Returns the store key of the sealing key of an elected task's result, wrapped for a node.
+/// Returns the key of the record with the sealing key of a task result, wrapped for one node. `by` published the
+/// result.
 pub fn result_key(node: &str, book: &str, task: &str, by: &str) -> String {
     Key::ResultKey { node, book, task: task.into(), by }.to_string()
 }
 
-/// Returns the prefix of all requests for result keys that a node was sent.
+/// Returns the prefix of all requests for sealing keys that were sent to a node.
 pub fn result_wants(node: &str) -> String {
     format!("inbox/{node}/want/")
 }
 
-/// Returns the key of a request to a node for the key of a result that `by` made.
+/// Returns the key of a request that `from` sends to `node`, for the sealing key of the result that `by` published.
 pub fn result_want(node: &str, book: &str, task: &str, by: &str, from: &str) -> String {
     Key::ResultWant { node, book, task: task.into(), by, from }.to_string()
 }
 
-/// Escapes a task's name for use as one part of a key.
+/// Escapes the id of a task, so that it contains no `/` and can be one segment of a key.
 fn escaped(task: &str) -> String {
     task.replace('%', "%25").replace('/', "%2F")
 }
 
-/// Returns the name of a task from its escaped form.
+/// Returns the id of a task from its escaped form.
 pub fn unescaped(part: &str) -> String {
     part.replace("%2F", "/").replace("%25", "%")
 }
@@ -376,7 +379,7 @@ fn unescape(part: &str) -> Cow<'_, str> {
     if part.contains('%') { unescaped(part).into() } else { part.into() }
 }
 
-/// Returns the prefix of all slot records of a budget. One prefix, so that one compare covers all of them.
+/// Returns the prefix of all slot records of a budget. The records share one prefix, so one compare covers all of them.
 pub fn all_held(group: &str) -> String {
     format!("book/held/{group}/")
 }
@@ -391,12 +394,12 @@ pub fn whole_queue(group: &str) -> String {
     format!("book/queue/{group}/")
 }
 
-/// Returns the prefix of all queue entries of one partition.
+/// Returns the prefix of all queue entries of one partition of a budget.
 pub fn partition_queue(group: &str, part: &str) -> String {
     format!("book/queue/{group}/{part}/")
 }
 
-/// Returns the key of a queue entry.
+/// Returns the key of a node's queue entry.
 pub fn queue(group: &str, part: &str, book: &str, node: &str) -> String {
     Key::Queue { group, part, book, node }.to_string()
 }
@@ -416,7 +419,7 @@ pub fn vote(run: &str, segment: u32, member: bool, node: &str) -> String {
     Key::Vote { run, segment, member, node }.to_string()
 }
 
-/// Returns the key of an elected node's record.
+/// Returns the key of the election record of one node for a task.
 pub fn elected(book: &str, task: &str, node: &str) -> String {
     Key::Elected { book, task: task.into(), node }.to_string()
 }
@@ -426,7 +429,7 @@ pub fn book_elections(book: &str) -> String {
     format!("book/elect/{book}/")
 }
 
-/// Returns the prefix of the records of all nodes that were elected for a task.
+/// Returns the prefix of the election records of all nodes for a task.
 pub fn all_elected(book: &str, task: &str) -> String {
     format!("book/elect/{book}/{}/", escaped(task))
 }
@@ -436,26 +439,26 @@ pub fn joined(node: &str) -> String {
     Key::Joined { node }.to_string()
 }
 
-/// The prefix of all join records.
+/// The prefix of the join records of all nodes.
 pub const ALL_JOINED: &str = "book/joined/";
 
-/// Returns the key of a node's fence. The node's commits compare its revision. A stopped member may still hold an old
-/// commit, which is void once the node has written the fence. The key has no value, and no node reads it.
+/// Returns the key of a node's fence. Each commit of the node compares the revision of this key. A store member that
+/// was stopped may later run an old commit, which fails if the node has written its fence since.
 pub fn fence(node: &str) -> String {
     Key::Fence { node }.to_string()
 }
 
-/// Returns the key of a node's write sequence. A lower number than the node knows shows a rollback of the store.
+/// Returns the key of a node's write sequence. A lower number than the node remembers proves a rollback of the store.
 pub fn write_sequence(node: &str) -> String {
     Key::Sequence { node }.to_string()
 }
 
-/// Returns the key of the record that a node has republished its claims in a recovery.
+/// Returns the key of a node's acknowledgement that it has republished its claims in a recovery.
 pub fn recovery_ack(restored: &str, node: &str) -> String {
     Key::RecoveryAck { restored, node }.to_string()
 }
 
-/// Returns the prefix of those records of all nodes.
+/// Returns the prefix of the acknowledgements of all nodes in a recovery.
 pub fn all_recovery_acks(restored: &str) -> String {
     format!("book/anew/{restored}/")
 }
@@ -465,10 +468,10 @@ pub fn alive(node: &str) -> String {
     Key::Alive { node }.to_string()
 }
 
-/// The prefix of the keys of all leases.
+/// The prefix of the lease keys of all nodes.
 pub const ALL_ALIVE: &str = "book/alive/";
 
-/// Returns the key of a page of a generation's manifest, by the digest of the manifest.
+/// Returns the key of one page of a revision manifest. `digest` is the digest of the whole manifest.
 pub fn manifest(digest: &str, page: usize) -> String {
     Key::Manifest { digest, page }.to_string()
 }
@@ -483,7 +486,7 @@ pub fn link(generation: u64) -> String {
     Key::Link { generation }.to_string()
 }
 
-/// The prefix of all kept links, which sort by generation.
+/// The prefix of all links in the chain of acceptances. The keys sort by generation.
 pub const LINKS: &str = "book/accepted/chain/";
 
 /// Returns the key of the facts that a node shares.
@@ -494,7 +497,7 @@ pub fn facts(node: &str) -> String {
 /// The prefix of the facts of all nodes.
 pub const ALL_FACTS: &str = "book/facts/";
 
-/// Returns the key of a node's state, as other nodes show it.
+/// Returns the key of the state that a node publishes for other nodes.
 pub fn state(node: &str) -> String {
     Key::State { node }.to_string()
 }
@@ -502,7 +505,7 @@ pub fn state(node: &str) -> String {
 /// The prefix of the states of all nodes.
 pub const ALL_STATES: &str = "book/state/";
 
-/// Returns the parts of a key after a prefix. Empty if the key does not have that prefix.
+/// Returns the segments of a key after a prefix. Empty if the key does not begin with the prefix.
 pub fn parts<'a>(key: &'a str, prefix: &str) -> Vec<&'a str> {
     key.strip_prefix(prefix).map(|rest| rest.split('/').collect()).unwrap_or_default()
 }

@@ -1,7 +1,7 @@
-//! The agreement between nodes: the data store, the accepted revision, and the permission to change something now.
+//! The agreement between nodes: the data store, the accepted revision, rollouts, and the permission to make a change.
 //!
-//! Decisions are pure functions. They map a snapshot of the store to the transaction that the store then runs. This
-//! crate does not know the contents of a revision, nor how a change is made.
+//! Decisions are pure functions: they map a snapshot of the store to the transaction that the store then runs. This
+//! crate knows neither the contents of a revision nor the way in which a change is made.
 
 pub mod accept;
 mod explain;

@@ -1,4 +1,4 @@
-//! Maintenance windows: the times at which changes may begin. They are compared as instants, so that a change of
+//! Maintenance windows: the times at which changes may begin. Windows are compared as instants, so a change to or from
 //! daylight saving time neither skips a window nor opens one twice.
 
 use chrono::{DateTime, Datelike as _, Days, NaiveDate, NaiveDateTime, NaiveTime, Utc, Weekday};
@@ -9,7 +9,7 @@ use crate::{Gate, GateReason};
 /// The number of days that the search for the next window covers.
 const AHEAD: u64 = 370;
 
-/// A time zone with its rules.
+/// A time zone with its rules for the offset from UTC.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Zone {
     name: String,
@@ -17,12 +17,13 @@ pub struct Zone {
 }
 
 impl Zone {
-    /// Returns the zone with a name such as Europe/Berlin. `None` if the name is unknown.
+    /// Returns the time zone with a name, such as Europe/Berlin. `None` if the name is unknown.
     pub fn read(name: &str) -> Option<Self> {
         Some(Self { name: name.to_owned(), rules: tzdb_data::find_tz(name.as_bytes())? })
     }
 
-    /// Returns the zone's offset from UTC at an instant. Unit: seconds, positive to the east.
+    /// Returns the offset of the zone from UTC at an instant, in seconds. The offset is positive to the east of
+    /// Greenwich.
     fn ahead(&self, at: i64) -> i64 {
         self.rules.find_local_time_type(at).map_or(0, |kind| i64::from(kind.ut_offset()))
     }
@@ -31,7 +32,8 @@ impl Zone {
         at.naive_utc() + chrono::Duration::seconds(self.ahead(at.timestamp()))
     }
 
-    /// Returns the instants at which local clocks show a time, earliest first. A gap has none, a fold has two.
+    /// Returns the instants at which local clocks show a time, earliest first. In the hour that daylight saving time
+    /// skips there is none, and in the repeated hour there are two.
     fn instants(&self, local: NaiveDateTime) -> Vec<DateTime<Utc>> {
         let shown = local.and_utc().timestamp();
         // The offset changes at most once within these two days, so no third offset can apply.
@@ -46,27 +48,27 @@ impl Zone {
     }
 }
 
-/// A maintenance window.
+/// A maintenance window of a node.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Window {
-    /// The days on which the window begins. Empty: every day.
+    /// The days on which the window begins. An empty list means every day.
     pub days: Vec<Weekday>,
-    /// The time at which the window begins.
+    /// The local time at which the window begins.
     pub from: NaiveTime,
-    /// The time at which the window ends. If it is not after `from`, the window ends on the next day.
+    /// The local time at which the window ends. If `to` is not after `from`, the window ends on the next day.
     pub to: NaiveTime,
-    /// The time zone of both times.
+    /// The time zone of `from` and `to`.
     pub zone: Zone,
     /// True if a change that has begun may continue after the window ends.
     pub finish: bool,
 }
 
-/// The windows of a node. Empty: changes may begin at any time.
+/// The maintenance windows of a node. If the list is empty, changes may begin at any time.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Windows(pub Vec<Window>);
 
 impl Window {
-    /// Parses a window. `None` if a day, time or zone is invalid.
+    /// Parses a maintenance window. `None` if a day, a time or the zone is invalid.
     pub fn read(days: &[String], from: &str, to: &str, zone: &str, finish: bool) -> Option<Self> {
         let time = |text: &str| NaiveTime::parse_from_str(text, "%H:%M").ok();
         let days = days.iter().map(|day| day.parse().ok()).collect::<Option<Vec<Weekday>>>()?;
@@ -82,8 +84,8 @@ impl Window {
         Some((self.instant(day, self.from, false), self.instant(last, self.to, true)))
     }
 
-    /// Returns the instant of a local time. In a gap this is the first instant after the gap. In a fold it is the first
-    /// instant for a beginning, and the last one for an end.
+    /// Returns the instant of a local time. In a skipped hour, it is the first instant after that hour. In a repeated
+    /// hour, it is the first instant for the beginning of a window, and the last instant for its end.
     fn instant(&self, day: NaiveDate, time: NaiveTime, end: bool) -> DateTime<Utc> {
         let mut local = day.and_time(time);
         for _ in 0..24 * 60 {
@@ -96,7 +98,8 @@ impl Window {
         day.and_time(time).and_utc()
     }
 
-    /// Returns `Ok` if the window is open, else the time at which it opens next.
+    /// Returns `Ok` if the window is open at `now`. The error is the time at which the window opens next, if it ever
+    /// does.
     fn at(&self, now: DateTime<Utc>) -> Result<(), Option<DateTime<Utc>>> {
         let today = self.zone.local(now).date();
         let first = today.checked_sub_days(Days::new(1)).unwrap_or(today);
@@ -116,7 +119,7 @@ impl Window {
 }
 
 impl Windows {
-    /// Checks that changes may begin now (milliseconds since 1970).
+    /// Checks that a window is open at `now`, in milliseconds since 1970, so that changes may begin.
     ///
     /// # Errors
     /// The closed gate, with the time at which the next window opens.
@@ -148,7 +151,7 @@ impl Windows {
         ))
     }
 
-    /// Returns whether changes that have begun may continue after a window ends. Every window must allow it.
+    /// Returns whether changes that have begun may continue after a window ends. All windows must permit it.
     pub fn finish(&self) -> bool {
         self.0.iter().all(|window| window.finish)
     }
@@ -170,7 +173,7 @@ mod tests {
     #[test]
     fn a_window_over_midnight_belongs_to_the_day_it_begins_on() {
         let windows = windows(&["mon", "tue"], "22:00", "04:00");
-        // 2026-11-23 is a Monday; Berlin is an hour ahead.
+        // 2026-11-23 is a Monday, and local time in Berlin is one hour ahead of UTC.
         assert!(windows.open(at("2026-11-23T20:59:59Z")).is_err());
         assert!(windows.open(at("2026-11-23T21:00:00Z")).is_ok());
         assert!(windows.open(at("2026-11-24T02:59:59Z")).is_ok());
@@ -182,7 +185,7 @@ mod tests {
 
     #[test]
     fn the_hour_that_is_missing_and_the_hour_that_comes_twice() {
-        // On 2026-03-29 two o'clock is followed by three o'clock; on 2026-10-25 by two o'clock again.
+        // On 2026-03-29 the local clock jumps from 2:00 to 3:00. On 2026-10-25 it returns from 3:00 to 2:00.
         let windows = windows(&[], "02:30", "03:30");
         assert!(windows.open(at("2026-03-29T00:59:00Z")).is_err());
         assert!(windows.open(at("2026-03-29T01:00:00Z")).is_ok(), "the first instant after the gap");

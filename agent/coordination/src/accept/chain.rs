@@ -1,9 +1,9 @@
-//! The chain of acceptances. Each record carries the link of the one before it, and the store keeps the links of the
-//! last generations.
+//! The chain of acceptances: each acceptance record contains the link of its parent. The store keeps the links of the
+//! last 1,000 generations.
 //!
-//! Any node may write the acceptance record, so its number proves nothing by itself. A node follows a record if the
-//! links lead from it to the node's own generation, one by one. It also follows one if the node was away for longer
-//! than the store keeps links (P138).
+//! Any node may write the acceptance record, so the generation of a record proves nothing by itself. A node follows a
+//! record if an unbroken chain of links leads from the record to the node's own generation. A node that was away for
+//! long also follows a record if the store no longer keeps the node's own link (P138).
 
 use std::collections::BTreeMap;
 
@@ -19,30 +19,31 @@ use crate::{
 /// The number of links that the store keeps (P24).
 pub const KEPT: u64 = 1000;
 
-/// The largest distance above the node's own generation of a record to which no chain leads. At one revision a second
-/// this lasts for 136 years. A forged number can cost the fleet only this many of its 2^64 numbers. No number is so
-/// high that a later acceptance is void.
+/// The maximum distance between a record and a node's own generation if no chain links them. A fleet that accepts one
+/// revision a second reaches this distance after 136 years. The limit ensures that a forged record uses up only few of
+/// the 2^64 generations.
 pub const FARTHEST: u64 = 1 << 32;
 
-/// The part of one acceptance that the chain keeps.
+/// The fields of an acceptance record from which the chain of acceptances is built.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default, rename_all = "camelCase")]
 pub struct Link {
-    /// The number of the revision.
+    /// The generation of the acceptance.
     pub generation: u64,
-    /// The number of the acceptance before it.
+    /// The generation of the parent, which is the acceptance before this one.
     pub parent: u64,
-    /// The digest of that acceptance's link. Empty for the first one.
+    /// The digest of the parent's link. Empty if the acceptance has no parent.
     pub parent_digest: String,
-    /// The digest of the rest of the record, without its signer.
+    /// The digest of the other fields of the acceptance record, without its signer.
     pub body: String,
-    /// The node that accepted the revision.
+    /// The node that wrote the acceptance record.
     pub by: String,
 }
 
 impl Link {
-    /// Returns the digest of the acceptance. It excludes the signer: two nodes that accept the same content make the
-    /// same acceptance, and so does a node that restores another node's record.
+    /// Returns the digest of the acceptance. The digest does not cover the signer, so two nodes that accept the same
+    /// content write the same acceptance. A node that restores the record of another node also writes the same
+    /// acceptance.
     pub fn digest(&self) -> String {
         let mut hash = Sha256::new();
         for part in [
@@ -57,31 +58,32 @@ impl Link {
         hex::encode(&hash.finalize()[..16])
     }
 
-    /// Returns the operation that writes the link. `None` for generation 0.
+    /// Returns the operation that writes the link to the store. `None` for generation 0.
     pub(super) fn put(&self) -> Option<Op> {
         let bytes = serde_json::to_vec(self).ok().filter(|_| self.generation > 0)?;
         Some(Op::put(keys::link(self.generation), bytes))
     }
 }
 
-/// The relation of a record in the store to the acceptance on a node's disk.
+/// The relation of the acceptance record in the store to the acceptance record on a node's disk.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Standing {
-    /// No record.
+    /// The store has no acceptance record.
     Nothing,
-    /// The node's own record.
+    /// The record in the store is the node's own.
     Own,
-    /// A record with a lower number than the node's own.
+    /// The record has a lower generation than the node's own.
     Older,
-    /// A record whose chain leads to the node's own generation.
+    /// A chain of links leads from the record to the node's own generation.
     Sound,
-    /// A record whose kept chain begins above the node's own generation.
+    /// No chain links the record to the node's own generation, whose link the store no longer keeps.
     Apart,
-    /// An invalid record, with the reason. Its number does not count, and it may be overwritten.
+    /// The record is invalid, for the contained reason. The generation of an invalid record does not count, and nodes
+    /// may overwrite the record.
     Void(String),
 }
 
-/// Judges a record by its chain.
+/// Returns the relation of a record to the acceptance on a node's disk, from the links in the store.
 pub(super) fn standing(record: &Accepted, links: &BTreeMap<u64, Link>, disk: &Accepted) -> Standing {
     if record.generation == disk.generation && record.digest() == disk.digest() {
         return Standing::Own;
@@ -96,7 +98,7 @@ pub(super) fn standing(record: &Accepted, links: &BTreeMap<u64, Link>, disk: &Ac
     let mut lowest = record.link();
     let mut below = record.before.clone();
     while let Some(link) = below {
-        // A link with another number or content than its successor names is not part of the chain.
+        // A link is part of the chain only if its successor contains its generation and its digest.
         let fits = lowest.generation.checked_sub(1) == Some(link.generation)
             && lowest.parent == link.generation
             && lowest.parent_digest == link.digest();
@@ -115,46 +117,53 @@ pub(super) fn standing(record: &Accepted, links: &BTreeMap<u64, Link>, disk: &Ac
     let kept = links.get(&own).is_some_and(|link| own > 0 && link.digest() == disk.digest());
     if kept {
         return Standing::Void(format!(
-            "no chain of acceptances leads from generation {} to {own}, which the store still keeps",
+            "no chain of acceptances leads from generation {} to generation {own}, although the data store still has the link of generation {own}",
             record.generation
         ));
     }
     if record.generation.saturating_sub(own) > FARTHEST {
-        return Standing::Void(format!("its number {} is more than {FARTHEST} above {own}", record.generation));
+        return Standing::Void(format!(
+            "generation {} is more than {FARTHEST} above generation {own} of this node",
+            record.generation
+        ));
     }
     Standing::Apart
 }
 
-/// Returns the reason why a record cannot be an acceptance, whatever its chain is. `None` if it can.
+/// Returns the reason why a record is invalid regardless of its chain. `None` if the record is well formed.
 fn malformed(record: &Accepted, disk: &Accepted) -> Option<String> {
     let Accepted { generation, parent, .. } = *record;
     if generation == 0 || parent.checked_add(1) != Some(generation) {
-        return Some(format!("its number is {generation}, and its parent's is {parent}"));
+        return Some(format!(
+            "the record has generation {generation} and parent {parent}, but a generation must be one above its parent"
+        ));
     }
     let before = record.before.as_ref();
     if parent > 0 && before.is_none_or(|link| link.generation != parent || link.parent.checked_add(1) != Some(parent)) {
-        return Some(format!("it does not carry the link of generation {parent}, its parent"));
+        return Some(format!("the record does not contain the link of its parent, generation {parent}"));
     }
     if record.schema <= SCHEMA
         && let Some((source, commit)) = record.commits.iter().find(|(_, commit)| !is_commit_id(commit))
     {
-        return Some(format!("its commit {commit:?} of the source {source:?} is not a commit id"));
+        return Some(format!("the commit {commit:?} of the source {source:?} is not a commit id"));
     }
-    // Generation 1 fixed these, and each acceptance repeats them (P18).
+    // Generation 1 fixed the first source and its verification policy, and each acceptance repeats them (P18).
     let other = disk.generation > 0
         && !disk.origin.is_empty()
         && (record.origin != disk.origin || record.verify != disk.verify);
-    other.then(|| "it names another first source, or another verify.mode, than the generations before it".to_owned())
+    other.then(|| {
+        "the record names another first source, or another verify.mode, than the earlier generations".to_owned()
+    })
 }
 
 fn is_commit_id(text: &str) -> bool {
     matches!(text.len(), 40 | 64) && text.bytes().all(|byte| matches!(byte, b'0'..=b'9' | b'a'..=b'f'))
 }
 
-/// Reads the links between a record and a node's own generation, at most as many as are kept.
+/// Reads the links between a record and a node's own generation, at most as many as the store keeps.
 pub(super) fn links(store: &dyn Store, record: &Accepted, own: u64) -> Result<BTreeMap<u64, Link>, StoreError> {
     let mut links = BTreeMap::new();
-    // The record itself carries the link of its parent.
+    // The record itself contains the link of its parent, so no read is needed.
     if record.parent <= own {
         return Ok(links);
     }
@@ -199,7 +208,7 @@ mod tests {
         }
     }
 
-    /// Returns the records of a number of generations, and their links.
+    /// Returns the records of the first `count` generations, and their links.
     fn history(count: usize) -> (Vec<Accepted>, BTreeMap<u64, Link>) {
         let mut all = vec![Accepted::default()];
         for _ in 0..count {
@@ -228,7 +237,7 @@ mod tests {
         for number in [0, 3, 5, 1 << 40, FARTHEST + 4, 1 << 53, u64::MAX / 2, u64::MAX - 1, u64::MAX] {
             let lazy = Accepted { generation: number, ..record(own, 'b') };
             assert!(matches!(standing(&lazy, &links, own), Standing::Void(_)), "{number}");
-            // The same with a forged parent that has the right number.
+            // A forged record is void even if its forged parent has the right generation.
             let parent = Accepted { generation: number.saturating_sub(1), ..record(own, 'c') };
             let parent = Accepted { parent: parent.generation.saturating_sub(1), ..parent };
             let forged = Accepted { generation: number, ..record(&parent.clone(), 'b') };
@@ -254,7 +263,7 @@ mod tests {
         for number in [FARTHEST + 6, 1 << 53, u64::MAX] {
             assert!(matches!(standing(&far(number), &kept, &all[5]), Standing::Void(_)), "{number}");
         }
-        // At any own number, a fleet can continue, and a node that was away can return.
+        // Whatever its own generation is, a fleet can accept the next one, and a node that was away can return.
         for own in [FARTHEST, 1 << 53, 1 << 62] {
             let at = far(own);
             assert_eq!(standing(&record(&at, 'b'), &kept, &at), Standing::Sound, "{own}");

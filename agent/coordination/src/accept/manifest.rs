@@ -1,4 +1,4 @@
-//! The manifest: the metadata of a generation that is stored next to the acceptance record (P24).
+//! The manifest of a generation: metadata that is stored next to the acceptance record (P24).
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -15,11 +15,11 @@ use crate::{
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct RevisionManifest {
-    /// The books, by `namespace/name`.
+    /// The coordinated books, by `namespace/name`.
     pub books: BTreeMap<String, ManifestEntry>,
-    /// The nodes that had joined, by the generation in which some book last changed.
+    /// The names of the nodes that had joined in a generation, for each generation in which a listed book last changed.
     pub joined: BTreeMap<u64, Vec<String>>,
-    /// The generation in which each object appeared, by `Kind/namespace/name`.
+    /// The generation in which each object first appeared, by `Kind/namespace/name`.
     pub births: BTreeMap<String, u64>,
 }
 
@@ -27,33 +27,33 @@ impl Record for RevisionManifest {
     type Kind = kinds::Manifest;
 }
 
-/// A book of the manifest.
+/// The manifest's entry for one coordinated book.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ManifestEntry {
-    /// The digest of the book's definition.
+    /// The digest of the definition of the book.
     pub digest: String,
-    /// The generation that last changed the definition.
+    /// The generation in which the definition of the book last changed.
     pub since: u64,
 }
 
-/// The inputs for the check of another node's manifest: this node's own result for the same commits, and its disk.
+/// The data by which a node checks the manifest of another node.
 #[derive(Debug, Clone, Copy)]
 pub struct Made<'a> {
-    /// The digests of the coordinated books.
+    /// The digests of the coordinated books, which this node has computed from the same commits.
     pub digests: &'a BTreeMap<String, String>,
-    /// The objects, by `Kind/namespace/name`.
+    /// The objects that this node has loaded from the same commits, by `Kind/namespace/name`.
     pub objects: &'a BTreeSet<String>,
-    /// The acceptance on the node's own disk.
+    /// The acceptance record on the disk of this node.
     pub disk: &'a Accepted,
-    /// The manifest of that acceptance.
+    /// The manifest that belongs to the acceptance record on disk.
     pub disk_manifest: &'a RevisionManifest,
 }
 
-/// The largest page of a manifest, in bytes.
+/// The maximum size of one page of a manifest, in bytes.
 const PAGE: usize = 64 << 10;
 
 impl RevisionManifest {
-    /// Returns the manifest of the next generation. Unchanged books and objects keep their generations.
+    /// Returns the manifest of the next generation. Unchanged books and objects keep the generations in this manifest.
     pub(super) fn next(&self, generation: u64, proposal: &Proposal<'_>) -> Self {
         self.following(generation, proposal.digests, proposal.joined, proposal.objects)
     }
@@ -65,7 +65,7 @@ impl RevisionManifest {
         joined: &[String],
         objects: &BTreeSet<String>,
     ) -> Self {
-        // An object that was removed and returns counts as new (P34).
+        // An object that was deleted and created again counts as new (P34).
         let birth = |object: &String| self.births.get(object).copied().unwrap_or(generation);
         let births = objects.iter().map(|object| (object.clone(), birth(object))).collect();
         let books: BTreeMap<String, ManifestEntry> = digests
@@ -83,60 +83,63 @@ impl RevisionManifest {
         Self { books, joined, births }
     }
 
-    /// Checks another node's manifest against this node's own result for the same commits.
+    /// Checks the manifest of another node against the books and objects that this node has computed from the same
+    /// commits.
     ///
     /// # Errors
-    /// The difference.
+    /// The difference between the manifest and the node's own result.
     pub fn check(&self, accepted: &Accepted, made: &Made<'_>) -> Result<(), String> {
         let Made { digests, objects, disk, .. } = *made;
         let generation = accepted.generation;
-        let differs = |what: &str| Err(format!("its manifest says something else than its commits about {what}"));
+        let differs =
+            |what: &str| Err(format!("the manifest of the record differs from the commits of the record in {what}"));
         if !self.books.iter().map(|(id, book)| (id, &book.digest)).eq(digests) {
-            return differs("which books are coordinated, and what they contain");
+            return differs("the coordinated books or their contents");
         }
         if !self.births.keys().eq(objects.iter()) {
-            return differs("which objects there are");
+            return differs("the list of objects");
         }
         let since: BTreeSet<u64> = self.books.values().map(|book| book.since).collect();
         if !self.joined.keys().eq(since.iter()) {
-            return differs("the generations that its books are the same since");
+            return differs("the generations in which books last changed");
         }
         let numbers = since.iter().chain(self.births.values());
         if numbers.into_iter().any(|number| *number == 0 || *number > generation) {
-            return differs("a generation that has not been");
+            return differs("a generation that is 0 or does not exist yet");
         }
         if disk.generation == 0 {
             return Ok(());
         }
         let follows = accepted.parent == disk.generation
             && accepted.before.as_ref().is_some_and(|before| before.digest() == disk.digest());
-        // With the manifest that this node has, the next one can be computed.
+        // This node has the preceding manifest, so it can compute the expected manifest and compare.
         if accepted.manifest_before == disk.manifest {
             return self.check_next(generation, made);
         }
-        // The store was wiped and has another history, whose manifests this node does not know.
+        // The store was wiped, so its acceptances form another history. This node does not know the manifests of that
+        // history.
         if !follows {
             return Ok(());
         }
-        // A node that rejected this node's acceptance starts from the manifest before it.
+        // A node that rejected this node's acceptance builds its manifest from the one before that acceptance.
         if disk.parent == 0 || accepted.manifest_before != disk.manifest_before {
-            return Err("it does not start from the manifest of the acceptance before it".into());
+            return Err("the manifest of the record is not derived from the manifest of its parent".into());
         }
         self.check_without_own(made)
     }
 
-    /// Checks that a manifest is the successor of this node's own.
+    /// Checks that a manifest is the direct successor of this node's own manifest.
     fn check_next(&self, generation: u64, made: &Made<'_>) -> Result<(), String> {
         let Made { digests, objects, disk_manifest, .. } = *made;
         let joined = self.joined.get(&generation).map(Vec::as_slice).unwrap_or_default();
         if disk_manifest.following(generation, digests, joined, objects) != *self {
-            return Err("its manifest says something else than its commits about the generations that its books and objects are the same since".into());
+            return Err("the manifest of the record differs from the commits of the record in the generations in which books last changed or objects appeared".into());
         }
         Ok(())
     }
 
-    /// Checks a manifest that starts from the one before this node's own. Only changes of this node's acceptance may
-    /// get a new generation.
+    /// Checks a manifest that was built without this node's own acceptance. Only books and objects that this node's
+    /// acceptance has changed may have a new generation.
     fn check_without_own(&self, made: &Made<'_>) -> Result<(), String> {
         let own = made.disk.generation;
         let fits = |since: u64, known: Option<u64>| match known {
@@ -151,18 +154,22 @@ impl RevisionManifest {
             let older = same.is_none() && book.since <= own && !changed_by_own;
             if older || !fits(book.since, same.map(|known| known.since)) {
                 return Err(format!(
-                    "its manifest has another generation than this node for {id}, which is the same since"
+                    "the manifest of the record has another generation than the manifest of this node for book {id}"
                 ));
             }
         }
         for (object, birth) in &self.births {
             if !fits(*birth, made.disk_manifest.births.get(object).copied()) {
-                return Err(format!("its manifest has another birth than this node for {object}"));
+                return Err(format!(
+                    "the manifest of the record has another generation than the manifest of this node for {object}"
+                ));
             }
         }
         for (since, names) in self.joined.iter().filter(|(since, _)| **since <= own) {
             if made.disk_manifest.joined.get(since).is_some_and(|known| known != names) {
-                return Err(format!("its manifest has other nodes than this node for generation {since}"));
+                return Err(format!(
+                    "the manifest of the record lists other nodes than the manifest of this node for generation {since}"
+                ));
             }
         }
         Ok(())
@@ -172,8 +179,8 @@ impl RevisionManifest {
         serde_json::to_vec(self).unwrap_or_default()
     }
 
-    /// Returns the digest under which the store keeps the manifest. Empty for the default manifest, which is not
-    /// stored.
+    /// Returns the digest of the manifest, which is part of its store key. The digest is empty for the default
+    /// manifest, because the store does not keep that manifest.
     pub fn digest(&self) -> String {
         use sha2::Digest as _;
         if *self == Self::default() {
@@ -189,7 +196,7 @@ impl RevisionManifest {
         Ok(())
     }
 
-    /// Returns the operations that write the pages of the manifest.
+    /// Returns the operations that write the pages of the manifest to the store.
     pub(crate) fn pages(&self) -> Vec<Op> {
         let digest = self.digest();
         if digest.is_empty() {
@@ -201,7 +208,7 @@ impl RevisionManifest {
     }
 }
 
-/// Returns the manifest of an acceptance. `None` if it is missing or incomplete.
+/// Reads the manifest of an acceptance from the store. `None` if a page of the manifest is missing.
 ///
 /// # Errors
 /// The store does not answer.
@@ -215,7 +222,7 @@ pub fn manifest_of(store: &dyn Store, accepted: &Accepted) -> Result<Option<Revi
     Ok(manifest.filter(|manifest| manifest.digest() == accepted.manifest))
 }
 
-/// Returns the nodes that have joined (P38).
+/// Returns the names of the nodes that have joined the fleet (P38).
 ///
 /// # Errors
 /// The store does not answer.
@@ -277,17 +284,18 @@ mod tests {
             change(&mut manifest);
             assert!(manifest.check(&accepted, &made).is_err(), "{name}");
         }
-        // The writer of a record does not choose the manifest that it starts from.
+        // The manifest must be derived from the preceding manifest. The writer of a record cannot choose another start.
         for before in ["", "other"] {
             let elsewhere = Accepted { manifest_before: before.into(), ..accepted.clone() };
             assert!(good.check(&elsewhere, &made).is_err(), "{before}");
         }
-        // With another history, as after a wipe of the store, only the form can be checked.
+        // After a wipe of the store, the acceptances form another history, so only the form of a manifest can be
+        // checked.
         let elsewhere = Accepted { before: None, manifest_before: "other".into(), ..accepted.clone() };
         assert_eq!(good.check(&elsewhere, &made), Ok(()));
         assert!(RevisionManifest::default().check(&elsewhere, &made).is_err());
-        // A node that rejected generation 4 starts from the manifest before it, so the changes of 4 get a new
-        // generation.
+        // A node that rejected generation 4 starts from the manifest of generation 3. The changes of generation 4 then
+        // get a new generation.
         let from_before = Accepted { manifest_before: disk.manifest_before.clone(), ..accepted };
         let begun = RevisionManifest::default().following(5, &digests, &["x".to_owned(), "y".to_owned()], &objects);
         assert_eq!(begun.check(&from_before, &made), Ok(()));

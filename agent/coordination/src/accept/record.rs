@@ -7,32 +7,32 @@ use towpath_state::{Record, kinds};
 
 use super::{AcceptError, Link, RevisionManifest};
 
-/// The version of the records that this agent writes and understands (P12).
+/// The schema version of the store records that this agent writes and understands (P12).
 pub const SCHEMA: u32 = 1;
 
-/// The revision that the fleet has agreed on.
+/// The acceptance record: the revision that the fleet has agreed on.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct Accepted {
-    /// The version of this record.
+    /// The schema version of the record.
     pub schema: u32,
-    /// The number of the revision.
+    /// The number of the accepted revision.
     pub generation: u64,
-    /// The commits of the revision, by source.
+    /// The commit of each source, by the name of the source.
     pub commits: BTreeMap<String, String>,
-    /// The number of the acceptance that this one replaced. It is always the own number less one.
+    /// The generation of the acceptance that this one replaced. The number is always one less than `generation`.
     pub parent: u64,
-    /// The link of that acceptance. `None` for generation 1.
+    /// The link of the parent acceptance. `None` for generation 1.
     pub before: Option<Link>,
-    /// The first source, the cluster and the store. Generation 1 fixed them.
+    /// The first source, the cluster and the store, as generation 1 recorded them.
     pub origin: String,
-    /// The policy that verified the first source at generation 1. A node with a weaker policy accepts nothing.
+    /// The policy by which generation 1 verified the first source. A node with a weaker policy accepts nothing.
     pub verify: VerifyPolicy,
     /// The digest of the manifest of this acceptance.
     pub manifest: String,
-    /// The digest of the manifest before, which the next acceptance deletes.
+    /// The digest of the preceding manifest. The next acceptance deletes that manifest from the store.
     pub manifest_before: String,
-    /// The node that accepted the revision.
+    /// The name of the node that wrote the record.
     pub by: String,
 }
 
@@ -40,21 +40,21 @@ impl Record for Accepted {
     type Kind = kinds::Accepted;
 }
 
-/// The commits of the first source that must be signed.
+/// The policy that selects the commits of the first source that must be signed.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum VerifyPolicy {
-    /// No commit.
+    /// No commit must be signed.
     #[default]
     None,
-    /// The newest commit.
+    /// The newest commit must be signed.
     Head,
-    /// Every commit since the accepted one.
+    /// Every commit since the accepted one must be signed.
     Range,
 }
 
 impl VerifyPolicy {
-    /// Returns the name of the policy in a source's `verify.mode`.
+    /// Returns the name of the policy as a source's `verify.mode` spells it.
     pub fn name(self) -> &'static str {
         match self {
             Self::None => "none",
@@ -67,17 +67,17 @@ impl VerifyPolicy {
 /// The settings of a bootstrap file that all nodes of a fleet must share.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct FleetIdentity {
-    /// The cluster and the first source. Empty if the store is not shared.
+    /// The first source, the cluster and the store. Empty if no other process uses the store.
     pub from: String,
-    /// The policy that verifies the first source.
+    /// The policy by which the node verifies the first source.
     pub verify: VerifyPolicy,
 }
 
 impl Accepted {
-    /// Returns the record's link in the chain of acceptances.
+    /// Returns the link of the record in the chain of acceptances.
     pub fn link(&self) -> Link {
         use sha2::Digest as _;
-        // The chain has these in its own fields, or leaves them out.
+        // The digest `body` leaves out these fields, because the link contains them separately or excludes them.
         let body = Self { generation: 0, parent: 0, before: None, by: String::new(), ..self.clone() };
         let body = serde_json::to_vec(&body).unwrap_or_default();
         Link {
@@ -89,22 +89,22 @@ impl Accepted {
         }
     }
 
-    /// Returns the digest of the record, by which nodes refer to it (P26).
+    /// Returns the digest by which nodes refer to the record (P26).
     pub fn digest(&self) -> String {
         self.link().digest()
     }
 
-    /// Parses a record and its manifest that another node has sent. `None` if they do not have the announced digest.
+    /// Parses an acceptance record and its manifest that another node has sent. `None` if a digest does not match.
     pub fn of_announced(record: &[u8], manifest: &[u8], digest: &str) -> Option<(Self, RevisionManifest)> {
         let accepted: Self = serde_json::from_slice(record).ok()?;
         let manifest: RevisionManifest = serde_json::from_slice(manifest).ok()?;
         (accepted.digest() == digest && accepted.manifest == manifest.digest()).then_some((accepted, manifest))
     }
 
-    /// Checks that a node may follow this record.
+    /// Checks that a node with the settings `ours` may follow the record.
     ///
     /// # Errors
-    /// The reason why it must not.
+    /// The reason why the node must not follow the record.
     pub fn admits(&self, ours: &FleetIdentity) -> Result<(), AcceptError> {
         if self.schema > SCHEMA {
             return Err(AcceptError::TooOld(self.schema));

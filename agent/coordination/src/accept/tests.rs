@@ -140,7 +140,7 @@ fn rejected_record_is_replaced_by_the_next_number() {
     let Decision::Accept(next) = decided("a2", true) else { panic!("it goes on from its own") };
     assert_eq!((next.accepted.generation, next.accepted.parent), (3, 2));
     assert_eq!(next.manifest.books["n/b"].since, 1, "the book is as it was before the rejected record");
-    // A void record gives no number, and is overwritten at once.
+    // A void record gives no number, and the next acceptance overwrites it.
     let Decision::Accept(back) = decided("a1", false) else { panic!("it puts back its own") };
     assert_eq!((back.accepted.generation, back.accepted.digest()), (1, good.digest()));
     let Decision::Accept(next) = decided("a2", false) else { panic!("it goes on from its own") };

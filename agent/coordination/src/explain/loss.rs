@@ -1,4 +1,4 @@
-//! Losses and failures for people: their times, their messages, and the write-offs.
+//! Lost and failed nodes, as they are shown to people: times, messages and write-offs.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -14,39 +14,39 @@ use crate::{
     store::Op,
 };
 
-/// The longest message of a failure in the data store, in characters.
+/// The maximum length of a failure message in the data store, in characters.
 const MESSAGE: usize = 400;
 
-/// The facts about lost and failed nodes that a node keeps in memory.
+/// The knowledge about lost and failed nodes that one node keeps in memory.
 #[derive(Debug, Default)]
 pub(crate) struct Loss {
-    /// The nodes that were alive at the last look.
+    /// The nodes that had a lease when they were last read.
     alive: BTreeSet<String>,
-    /// The time since which a node is lost, as this node saw it. Unit: milliseconds since 1970.
+    /// The time at which this node first noticed the loss of each lost node. Unit: milliseconds since 1970.
     since: BTreeMap<String, i64>,
-    /// The error message of this node's failure, by book.
+    /// The error message of this node's last failure, by book.
     failures: BTreeMap<String, String>,
-    /// The holders that a book waits for, and the time at which this node first saw all of them.
+    /// The slot holders that each book waits for, and the time at which this node first saw exactly these holders.
     waits: BTreeMap<String, (BTreeSet<(String, u64)>, Instant)>,
-    /// The write-offs by this node since they were last taken.
+    /// The write-offs that this node has committed and not yet reported.
     written_off: Vec<WrittenOff>,
-    /// The milestones that this node has reached since they were last taken.
+    /// The milestones that this node has reached and not yet reported.
     milestones: Vec<Milestone>,
 }
 
-/// A node that a run continues without.
+/// A lost node that a run has written off, so that the run continues without the node.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct WrittenOff {
-    /// The book: `namespace/name`.
+    /// The book of the run, as `namespace/name`.
     pub book: String,
-    /// The node.
+    /// The name of the node that was written off.
     pub node: String,
-    /// The message for people.
+    /// The message that explains the write-off to people.
     pub message: String,
 }
 
 impl Loss {
-    /// Notes which nodes are alive, and that the others are lost from now on.
+    /// Stores the nodes that are alive now. A node that was alive before and is missing counts as lost from now on.
     pub(crate) fn note_alive(&mut self, alive: &BTreeSet<String>, now: i64) {
         for node in self.alive.difference(alive) {
             self.since.entry(node.clone()).or_insert(now);
@@ -55,7 +55,8 @@ impl Loss {
         self.alive.clone_from(alive);
     }
 
-    /// Returns the time since which a lost node is lost: from now on, if this node has not seen it before.
+    /// Returns the time at which this node first noticed the loss of a node. Returns `now` if the node was not known to
+    /// be lost.
     pub(crate) fn lost_at(&mut self, node: &str, now: i64) -> i64 {
         *self.since.entry(node.to_owned()).or_insert(now)
     }
@@ -70,7 +71,8 @@ impl Loss {
         self.failures.get(book)
     }
 
-    /// Notes the holders that a book waits for. Returns whether it has waited for the same ones for some time.
+    /// Stores the slot holders that a book waits for. Returns whether the book has waited for exactly these holders for
+    /// `long`.
     pub(crate) fn waits_long(
         &mut self,
         book: &str,
@@ -85,28 +87,28 @@ impl Loss {
         now.duration_since(*first) >= long
     }
 
-    /// Notes a write-off.
+    /// Stores a write-off until it is reported.
     pub(crate) fn note_written_off(&mut self, written_off: WrittenOff) {
         self.written_off.push(written_off);
     }
 
-    /// Notes milestones.
+    /// Stores milestones until they are reported.
     pub(crate) fn note_milestones(&mut self, milestones: Vec<Milestone>) {
         self.milestones.extend(milestones);
     }
 
-    /// Takes the milestones.
+    /// Removes the stored milestones and returns them.
     pub(crate) fn take_milestones(&mut self) -> Vec<Milestone> {
         std::mem::take(&mut self.milestones)
     }
 
-    /// Takes the write-offs.
+    /// Removes the stored write-offs and returns them.
     pub(crate) fn take_written_off(&mut self) -> Vec<WrittenOff> {
         std::mem::take(&mut self.written_off)
     }
 }
 
-/// Returns the book, the node and the run of an operation that writes a node off.
+/// Returns the book, the node and the run of a write-off. `None` if the operation does not write off a node.
 pub(crate) fn written_off<'o>(spec: &RolloutSpec, operation: &'o Op) -> Option<(&'o str, &'o str, String)> {
     let Op::Put { key, value, .. } = operation else { return None };
     let Some(Key::Slot { book, node, .. }) = Key::parse(key) else { return None };
@@ -120,12 +122,12 @@ pub(crate) fn written_off<'o>(spec: &RolloutSpec, operation: &'o Op) -> Option<(
 }
 
 impl WrittenOff {
-    /// Describes a write-off by a node.
+    /// Creates the description of a write-off that node `by` has committed.
     pub(crate) fn new(by: &str, book: &str, node: &str, run: &str, since: i64) -> Self {
         let message = if node == by {
-            // A node that finds the slots taken after a restore writes itself off.
+            // A node that finds all slots taken after a restore of the store writes itself off.
             format!(
-                "{node} found the slots taken after a restore of the data store; run {run} continues without it, and {node} needs a new slot"
+                "{node} found all slots taken after a restore of the data store; run {run} continues without {node}, which needs a new slot"
             )
         } else {
             format!(

@@ -1,4 +1,4 @@
-//! Milestones of a rollout, each noted by the one node whose transaction reached it.
+//! The milestones of a rollout. The node whose transaction reaches a milestone reports it.
 
 use crate::{
     keys::Key,
@@ -6,35 +6,35 @@ use crate::{
     store::{Op, Txn},
 };
 
-/// A milestone of a rollout.
+/// A milestone of a rollout, such as an opened wave or a halt.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Milestone {
-    /// The book: `namespace/name`.
+    /// The book of the rollout, as `namespace/name`.
     pub book: String,
-    /// The run.
+    /// The name of the run, as `namespace/name@generation`.
     pub run: String,
-    /// The kind.
+    /// The kind of the milestone.
     pub kind: MilestoneKind,
 }
 
-/// The kind of a milestone.
+/// The kinds of milestones that a rollout reports.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum MilestoneKind {
-    /// A wave of a segment is open. Both count from 1.
+    /// A wave of a segment has opened. Segments and waves are counted from 1.
     Wave {
-        /// The segment.
+        /// The number of the segment that contains the wave.
         segment: u32,
-        /// The wave.
+        /// The number of the opened wave.
         wave: u32,
     },
-    /// A barrier is open: all nodes have completed the segment before this one. It counts from 1.
+    /// The barrier before a segment has opened, because all nodes have completed the earlier segments.
     Barrier {
-        /// The segment after the barrier.
+        /// The number of the segment after the barrier, counted from 1.
         segment: u32,
     },
-    /// This node is elected for a task.
+    /// The reporting node was elected to run a task.
     Elected {
-        /// The id of the task.
+        /// The id of the elected task.
         task: String,
     },
     /// The failure or the loss of a node has halted the run.
@@ -44,18 +44,18 @@ pub enum MilestoneKind {
 }
 
 impl Milestone {
-    /// Creates a milestone of a run.
+    /// Creates a milestone of the run that a spec describes.
     pub(crate) fn new(spec: &RolloutSpec, kind: MilestoneKind) -> Self {
         Self { book: spec.book.clone(), run: spec.run.clone(), kind }
     }
 }
 
-/// Returns whether a transaction may reach a milestone, so that the snapshots before and after it are compared.
+/// Returns whether a transaction may reach a milestone. Only then are the snapshots before and after it compared.
 pub(crate) fn may_reach(node: &str, txn: &Txn) -> bool {
     txn.then.iter().any(|operation| progress(operation).is_some() || failure(node, operation).is_some())
 }
 
-/// Returns the milestones that a committed transaction of a node has reached.
+/// Returns the milestones that a transaction has reached, from the snapshots before and after the transaction.
 pub(crate) fn reached(
     spec: &RolloutSpec,
     node: &str,
@@ -93,7 +93,7 @@ fn progress(operation: &Op) -> Option<RolloutProgress> {
     matches!(Key::parse(key), Some(Key::Progress { .. })).then(|| serde_json::from_slice(value).ok())?
 }
 
-/// Returns the node whose failure an operation records: the failure of this node, or the loss of another one.
+/// Returns the node whose failure or loss an operation records. A failure counts only if `me` is the failed node.
 fn failure<'o>(me: &str, operation: &'o Op) -> Option<&'o str> {
     let Op::Put { key, value, .. } = operation else { return None };
     let Some(Key::Slot { node, .. }) = Key::parse(key) else { return None };
@@ -102,8 +102,8 @@ fn failure<'o>(me: &str, operation: &'o Op) -> Option<&'o str> {
     (is_lost || node == me && record.kind == SlotState::Failure).then_some(node)
 }
 
-/// Returns whether the failure of a node has halted a run: without it, the run would not be halted. The record of an
-/// earlier run may have been there before, so the earlier snapshot does not decide.
+/// Returns whether the failure of a node has halted a run, so that the run would continue without it. The record of the
+/// failure may be of an earlier run, so a comparison with the earlier snapshot would prove nothing.
 fn has_halted(spec: &RolloutSpec, node: &str, after: &RunSnapshot) -> bool {
     let mut without = after.clone();
     without.held.retain(|entry| entry.node != node);

@@ -1,7 +1,7 @@
-//! Explanations for people: what a node waits for, who holds it, and what an administrator can do.
+//! Explanations of waiting runs for people: what a node waits for, which nodes hold it, and the remedy.
 //!
-//! A message has the form `waiting for X (held by Y since T); continues when Z`. The action follows as a sentence of its
-//! own.
+//! Each message has the form `waiting for X (held by Y since T); continues when Z`. A remedy follows as a separate
+//! sentence.
 
 mod loss;
 mod milestone;
@@ -25,16 +25,16 @@ pub(crate) use milestone::{may_reach, reached};
 pub use rollout::{FailedNode, Holder, Liveness, NodeReport, Rollout};
 pub(crate) use rollout::{Observed, report, unreachable};
 
-/// The most names that a message lists. It counts the rest.
+/// The maximum number of names in a list of a message. Further names are only counted.
 const NAMES: usize = 5;
 
-/// The longest part of a node's error message in a message about the run, in characters.
+/// The maximum length of a node's error message inside another message, in characters.
 const MESSAGE: usize = 200;
 
 /// The lost nodes, each with the time of the loss if it is known. Unit: milliseconds since 1970.
 pub(crate) type LostNodes = BTreeMap<String, Option<i64>>;
 
-/// The situation that a message explains.
+/// The rollout, its state and its lost nodes, from which a message is written.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Situation<'a> {
     pub spec: &'a RolloutSpec,
@@ -55,7 +55,7 @@ pub(crate) fn busy(spec: &RolloutSpec, tries: usize) -> Gate {
     Gate::shared(GateReason::Slot, opens)
 }
 
-/// Explains a request that waits. `segment` is the segment of the request, if it has one.
+/// Returns the gate that explains why the request of a node waits. `segment` is the segment of the request, if any.
 pub(crate) fn hold(situation: Situation<'_>, node: &str, segment: Option<u32>, reason: BlockReason) -> Gate {
     let Situation { spec, snapshot, .. } = situation;
     match reason {
@@ -74,7 +74,7 @@ pub(crate) fn hold(situation: Situation<'_>, node: &str, segment: Option<u32>, r
         BlockReason::Recovery => restored(spec, snapshot),
         BlockReason::Stabilizing => Gate::shared(
             GateReason::StoreUnreachable,
-            "connected to the data store a moment ago: waiting for reports that it was restored from a backup; continues within a few seconds",
+            "waiting for other nodes to report whether the data store was restored from a backup (this node has just connected); continues within a few seconds",
         ),
     }
 }
@@ -86,19 +86,19 @@ fn listed<T: AsRef<str>>(names: impl IntoIterator<Item = T>) -> String {
     if more > 0 { format!("{shown} and {more} more") } else { shown }
 }
 
-/// Returns ` since TIME`, or nothing if the time is not known.
+/// Returns the text ` since TIME`, or an empty text if the time is not known.
 fn since(at: Option<i64>) -> String {
     at.map_or_else(String::new, |at| format!(" since {}", rfc3339(at)))
 }
 
-/// Returns the start of a node, or its removal, as the action for lost nodes.
+/// Returns the remedy for lost nodes: to start them, or to remove them from git.
 fn start<T: AsRef<str>>(nodes: impl IntoIterator<Item = T>) -> String {
     let nodes: Vec<T> = nodes.into_iter().collect();
     let pronoun = if nodes.len() == 1 { "it" } else { "them" };
     format!("Start {}, or remove {pronoun} from git", listed(nodes))
 }
 
-/// Describes a holder: its name, the loss, the book if it is another one, and the time of its record.
+/// Describes a slot holder: its name, the time of its loss, its book if that differs, and the time of its record.
 fn holder(situation: Situation<'_>, entry: &SlotEntry) -> String {
     let mut facts = Vec::new();
     if let Some(at) = situation.lost.get(&entry.node) {
@@ -118,7 +118,7 @@ fn has_slot(entry: &&SlotEntry) -> bool {
     matches!(entry.held.kind, SlotState::Claim | SlotState::Offer)
 }
 
-/// Explains the lack of a slot in one partition of a budget.
+/// Returns the gate that explains why no slot is free in one partition of a budget.
 fn slot<'a>(
     situation: Situation<'_>,
     part: &str,
@@ -150,13 +150,13 @@ fn slot<'a>(
     if away.is_empty() || spec.on_lost == OnLost::Skip { gate } else { gate.action(start(away)) }
 }
 
-/// Returns the members that have completed a segment, if their names are known.
+/// Returns the members that have completed a segment. `None` if their names were not read.
 fn arrived(snapshot: &RunSnapshot, segment: u32) -> Option<&BTreeSet<String>> {
     snapshot.names.as_ref().filter(|(of, _)| *of == segment).map(|(_, names)| names)
 }
 
-/// Returns the number of members up to a wave that have completed a segment. Without the names of the voters it is an
-/// estimate.
+/// Returns how many members up to a wave have completed a segment. The number is an estimate if the names of the voters
+/// were not read.
 fn arrivals(spec: &RolloutSpec, snapshot: &RunSnapshot, segment: u32, wave: u32) -> usize {
     let total = spec.up_to(wave).count();
     match arrived(snapshot, segment) {
@@ -168,7 +168,7 @@ fn arrivals(spec: &RolloutSpec, snapshot: &RunSnapshot, segment: u32, wave: u32)
     }
 }
 
-/// Describes the members that a segment does not wait for: `; failed: n1; lost: n2`, or nothing if it waits for all.
+/// Returns the text that lists the failed and lost members that a segment does not wait for, or an empty text.
 fn excused_text(spec: &RolloutSpec, snapshot: &RunSnapshot, segment: u32, wave: u32) -> String {
     let names = arrived(snapshot, segment);
     let of = |is_failed: bool, word: &str| {
@@ -184,7 +184,8 @@ fn excused_text(spec: &RolloutSpec, snapshot: &RunSnapshot, segment: u32, wave: 
     of(true, "failed") + &of(false, "lost")
 }
 
-/// Returns the members up to a wave that the segment waits for, as far as their names are known.
+/// Returns the members up to a wave that a segment waits for. Returns an empty list if members have voted whose names
+/// were not read.
 fn missing<'a>(spec: &'a RolloutSpec, snapshot: &RunSnapshot, segment: u32, wave: u32) -> Vec<&'a str> {
     let names = arrived(snapshot, segment);
     let votes = snapshot.votes.get(segment as usize).copied().unwrap_or(0);
@@ -198,7 +199,7 @@ fn missing<'a>(spec: &'a RolloutSpec, snapshot: &RunSnapshot, segment: u32, wave
     spec.up_to(wave).filter(|node| !came(node)).collect()
 }
 
-/// Describes the members that a segment waits for: ` (missing: n2, n3)`, or nothing if their names are not known.
+/// Returns the text that lists the members that a segment waits for, or an empty text if their names are not known.
 fn missing_text(situation: Situation<'_>, segment: u32, wave: u32) -> String {
     let missing = missing(situation.spec, situation.snapshot, segment, wave);
     let with_loss = |node: &str| match situation.lost.get(node) {
@@ -210,7 +211,7 @@ fn missing_text(situation: Situation<'_>, segment: u32, wave: u32) -> String {
 
 fn wave(situation: Situation<'_>, node: &str, segment: u32) -> Gate {
     let Situation { spec, snapshot, .. } = situation;
-    // An earlier segment may be the one that keeps this one closed.
+    // The wave may be closed because an earlier segment is not complete.
     let (segment, open) = frontier(spec, snapshot).into_iter().find(|(of, _)| *of >= segment).unwrap_or((segment, 0));
     let own = spec.wave(node).saturating_add(1);
     let opens = format!(
@@ -226,7 +227,7 @@ fn wave(situation: Situation<'_>, node: &str, segment: u32) -> Gate {
     Gate::shared(GateReason::Wave, opens)
 }
 
-/// Explains a barrier. It counts every node that has arrived, this one included.
+/// Returns the gate that explains a closed barrier. The message counts every node that has arrived, this node included.
 fn barrier(situation: Situation<'_>, segment: u32) -> Gate {
     let Situation { spec, snapshot, .. } = situation;
     let (before, wave) =
@@ -255,17 +256,17 @@ fn behind(spec: &RolloutSpec, snapshot: &RunSnapshot) -> Gate {
     Gate::new(GateReason::Dependency, opens)
 }
 
-/// Explains that nodes report slots that the store does not have.
+/// Returns the gate that explains that nodes report slots which the store does not contain.
 fn hidden_claims(snapshot: &RunSnapshot) -> Gate {
     let nodes = listed(snapshot.hidden_claims.iter().map(String::as_str));
     let opens = format!(
-        "waiting for etcd to show a slot that a node reports and etcd does not contain (reported for {nodes}); continues when etcd shows the slot or its release, at most {} s after the first report",
+        "waiting for etcd to show a slot that gossip reports for {nodes}, and that etcd does not contain; continues when etcd shows the slot or its release, at most {} s after the first report",
         HIDDEN_CLAIM_LIMIT.as_secs()
     );
     Gate::shared(GateReason::Slot, opens)
 }
 
-/// Explains that the store was restored, and lists the nodes that have not republished their claims.
+/// Returns the gate that explains a restore of the store, with the nodes that have not republished their claims.
 fn restored(spec: &RolloutSpec, snapshot: &RunSnapshot) -> Gate {
     let silent = spec.known.iter().filter(|node| !snapshot.acknowledged.contains(*node)).map(String::as_str);
     let opens = format!(
@@ -277,7 +278,7 @@ fn restored(spec: &RolloutSpec, snapshot: &RunSnapshot) -> Gate {
         .action("Start these nodes, or delete their Node objects if they are gone")
 }
 
-/// Explains that a node shows another key. It counts as lost until git names that key (P145).
+/// Returns the gate of a rejected node with another key. The node counts as lost until git names that key (P145).
 fn stranger(node: &str, keys: &[String]) -> Gate {
     let keys = keys.iter().map(|key| format!("{key:?}")).collect::<Vec<_>>().join(", ");
     let opens = format!("node {node} is rejected and counts as lost: it has another key than the one it joined with");
@@ -286,12 +287,12 @@ fn stranger(node: &str, keys: &[String]) -> Gate {
     ))
 }
 
-/// Explains a halted run: the nodes that failed, with their messages, or the lost node that may not be written off.
+/// Returns the gate of a halted run: it names the failed nodes, or the lost node that cannot be written off.
 fn halted(situation: Situation<'_>, held: &[SlotEntry]) -> Gate {
     let Situation { spec, snapshot, lost } = situation;
     if let Some(node) = snapshot.holder_beyond_budget(spec) {
         let opens = format!(
-            "the run is halted: {node} (lost{}) has not released its slot, and the run has written off {} nodes, as many as it may; continues when {node} is back",
+            "the run is halted: {node} (lost{}) has not released its slot, and the run has written off {} nodes, which is its limit; continues when {node} is back",
             since(lost.get(node).copied().flatten()),
             snapshot.written_off(spec)
         );
@@ -317,7 +318,7 @@ fn halted(situation: Situation<'_>, held: &[SlotEntry]) -> Gate {
     Gate::shared(GateReason::Budget, opens).since(failed.iter().filter_map(|held| held.note.at).max()).action(action)
 }
 
-/// Returns the error message of a failed node.
+/// Returns the text that explains the failure or the loss of a node.
 fn failure(entry: &SlotEntry, lost: &LostNodes) -> String {
     let is_loss = entry.held.lost || entry.held.kind == SlotState::Lost;
     match (&entry.note.message, lost.get(&entry.node)) {
@@ -325,6 +326,8 @@ fn failure(entry: &SlotEntry, lost: &LostNodes) -> String {
         (Some(message), Some(at)) => format!("lost{}, after: {message}", since(*at)),
         (None, Some(at)) => format!("lost{}", since(at.or(entry.note.at).filter(|_| is_loss || at.is_some()))),
         (None, None) if is_loss => format!("lost{}", since(entry.note.at)),
-        (None, None) => format!("failed in generation {}; its status shows the message", entry.held.generation),
+        (None, None) => {
+            format!("failed in generation {}; `towpath status` on the node shows the message", entry.held.generation)
+        }
     }
 }

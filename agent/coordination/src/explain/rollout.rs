@@ -1,4 +1,4 @@
-//! The state of a run for people: its place, its nodes, and everything that it waits for.
+//! The state of a run for people: its progress, its nodes, and the gates that block it.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -11,28 +11,28 @@ use crate::{
     rollout::{Cut, Entry, OnLost, RolloutSpec, RunSnapshot, SlotEntry, SlotState, frontier},
 };
 
-/// The state of a run, for people.
+/// The state of a run, as it is shown to people.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Rollout {
-    /// The phase: waiting, running, halted or done.
+    /// The phase of the run: waiting, running, halted or done.
     pub phase: &'static str,
-    /// The first segment that is not complete. The first one is 1.
+    /// The number of the first incomplete segment, counted from 1.
     pub segment: u32,
-    /// The number of segments.
+    /// The number of segments of the run.
     pub segments: u32,
-    /// The last open wave of the segment. The first one is 1.
+    /// The number of the last open wave in the segment, counted from 1.
     pub wave: u32,
-    /// The number of waves.
+    /// The number of waves of the run.
     pub waves: u32,
     /// The number of nodes that the run waits for.
     pub total: u64,
     /// The number of nodes that have completed the run.
     pub done: u64,
-    /// The lost nodes that the run continues without.
+    /// The lost nodes that the run has written off.
     pub skipped: Vec<String>,
     /// The failed nodes, with their error messages.
     pub failed: Vec<FailedNode>,
-    /// The nodes that hold a slot or an offer.
+    /// The nodes that hold a slot or were offered one.
     pub holding: Vec<Holder>,
     /// The nodes that wait for a slot, in the order of the queue.
     pub waiting: Vec<String>,
@@ -40,32 +40,32 @@ pub struct Rollout {
     pub blocked: Vec<Gate>,
 }
 
-/// A failed node.
+/// A node that has failed in a run.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct FailedNode {
-    /// The node.
+    /// The name of the failed node.
     pub node: String,
-    /// The error message.
+    /// The error message of the failed node.
     pub message: String,
 }
 
-/// A node that holds a slot or an offer.
+/// A node that holds a slot, or that was offered one.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Holder {
-    /// The node.
+    /// The name of the node that holds the slot.
     pub node: String,
-    /// The time of its record, in milliseconds since 1970, by the writer's clock.
+    /// The time at which the node's slot record was written, by the writer's clock. Unit: milliseconds since 1970.
     pub since: Option<i64>,
-    /// Its liveness, in one word.
+    /// The liveness of the node: alive, suspect, lost, left or unknown.
     pub liveness: &'static str,
 }
 
-/// The liveness of a node.
+/// The liveness of a node, as this node sees it.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Liveness {
-    /// The word: alive, suspect, lost, left or unknown.
+    /// The liveness as one word: alive, suspect, lost, left or unknown.
     pub word: &'static str,
-    /// The time since which the node is lost, in milliseconds since 1970.
+    /// The time since which the node is lost, in milliseconds since 1970. `None` if it is not lost.
     pub lost_since: Option<i64>,
 }
 
@@ -76,35 +76,35 @@ impl Liveness {
     }
 }
 
-/// The published state of a node that matters to a run.
+/// The part of a node's published state that explains why a run waits for the node.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct NodeReport {
     /// The generation that the node has loaded.
     pub generation: u64,
-    /// The gates of the book that only the node itself knows.
+    /// The gates of the book that only the node itself can report.
     pub gates: Vec<Gate>,
 }
 
-/// The facts about a run, over all its budgets.
+/// The data from which the state of a run is explained, for all budgets of the book.
 #[derive(Debug)]
 pub(crate) struct Observed<'a> {
-    /// The rollouts of the book: first the one with the budget of the book, then those of tasks with their own budget.
+    /// The rollouts of the book. The first has the budget of the book, the others the budgets of single tasks.
     pub specs: &'a [&'a RolloutSpec],
-    /// The snapshot of the first one, with the names of the voters of the first open segment.
+    /// The snapshot of the first rollout, with the names of the voters of the first open segment.
     pub snapshot: RunSnapshot,
-    /// The slot records of all budgets, each with the index of its budget.
+    /// The slot records of all budgets, each with the index of its budget in `specs`.
     pub held: Vec<(usize, SlotEntry)>,
-    /// The queue entries of all budgets, each with the index of its budget, oldest first.
+    /// The queue entries of all budgets, oldest first, each with the index of its budget in `specs`.
     pub queue: Vec<(usize, Entry)>,
-    /// The time at which this run opened a wave last, in milliseconds since 1970. `None` before that.
+    /// The time at which this run last opened a wave, in milliseconds since 1970. `None` before the first one.
     pub opened: Option<i64>,
-    /// Elected nodes without a result: the task and the node.
+    /// The tasks whose elected node has not published a result, each with that node.
     pub elected: Vec<(String, String)>,
-    /// The liveness of each node.
+    /// The liveness of each node of the run.
     pub liveness: BTreeMap<String, Liveness>,
-    /// The published states of the members.
+    /// The published states of the members of the run.
     pub reports: &'a BTreeMap<String, NodeReport>,
-    /// Rejected nodes of the run, with the keys that they show.
+    /// The rejected nodes of the run, each with its public keys.
     pub rejected: BTreeMap<String, Vec<String>>,
 }
 
@@ -114,7 +114,7 @@ impl Observed<'_> {
         lost.map(|(node, liveness)| (node.clone(), liveness.lost_since)).collect()
     }
 
-    /// Returns the snapshot of a budget: with its slot records, those of other books included.
+    /// Returns a copy of a snapshot with all slot records of a budget, which include those of other books.
     fn in_budget(&self, spec: &RolloutSpec, snapshot: &RunSnapshot) -> RunSnapshot {
         let is_in = |index: &usize| self.specs.get(*index).is_some_and(|other| other.group == spec.group);
         let held = self.held.iter().filter(|(index, _)| is_in(index)).map(|(_, held)| held.clone()).collect();
@@ -126,7 +126,7 @@ impl Observed<'_> {
     }
 }
 
-/// Returns the state of a run for people.
+/// Returns the state of a run, as it is shown to people.
 pub(crate) fn report(observed: &Observed<'_>) -> Rollout {
     let Some(spec) = observed.specs.first().copied() else { return Rollout::default() };
     let lost = observed.lost();
@@ -155,7 +155,7 @@ pub(crate) fn report(observed: &Observed<'_>) -> Rollout {
         .collect();
     let begun = !own.is_empty() || !observed.elected.is_empty() || snapshot.votes.iter().any(|votes| *votes > 0);
     let mut blocked = Vec::new();
-    // The nodes that a gate names with the action for their loss. No other gate explains the loss again.
+    // The nodes whose loss is already explained by a gate. Later gates do not explain that loss again.
     let mut named: BTreeSet<String> = BTreeSet::new();
     if !ended {
         if snapshot.current(spec).is_none() {
@@ -208,7 +208,7 @@ pub(crate) fn report(observed: &Observed<'_>) -> Rollout {
     }
 }
 
-/// Returns whether the run continues without the node of a record.
+/// Returns whether the run has written off the node of a slot record.
 fn is_skipped(spec: &RolloutSpec, held: &SlotEntry) -> bool {
     let left_out =
         held.held.kind == SlotState::WrittenOff || held.held.kind == SlotState::Lost && spec.on_lost == OnLost::Skip;
@@ -219,7 +219,7 @@ fn queued<'o>(observed: &'o Observed<'_>, spec: &'o RolloutSpec) -> impl Iterato
     observed.queue.iter().filter(|(_, entry)| entry.book == spec.book)
 }
 
-/// Returns the members up to a wave that have neither completed the segment nor are excused from it.
+/// Returns the members up to a wave that have not completed the segment, without those that have failed or are lost.
 fn members_missing<'s>(
     spec: &'s RolloutSpec,
     snapshot: &RunSnapshot,
@@ -230,7 +230,7 @@ fn members_missing<'s>(
     spec.up_to(wave).filter(|node| !names.contains(*node) && !excused(node)).collect()
 }
 
-/// Returns the nodes that the gate of a halted run names: the failed ones, or the lost one beyond the write-offs.
+/// Returns the nodes that the gate of a halted run names: the failed nodes, or the lost node over the write-off limit.
 fn halting_nodes(situation: Situation<'_>) -> Vec<String> {
     let Situation { spec, snapshot, .. } = situation;
     if let Some(node) = snapshot.holder_beyond_budget(spec) {
@@ -240,8 +240,8 @@ fn halting_nodes(situation: Situation<'_>) -> Vec<String> {
     failed.take(super::NAMES).map(|held| held.node.clone()).collect()
 }
 
-/// Returns a gate for each partition of a budget whose slots are all taken while nodes of the book wait, and the holders
-/// that these gates name. In a halted run no node acquires a free slot, so a free one explains nothing.
+/// Returns a gate for each partition in which nodes of the book wait for a slot. The second list contains the holders
+/// that the gates name. A halted run gets no gate for a partition with free slots, because it acquires none.
 fn slots(observed: &Observed<'_>, situation: Situation<'_>, is_halted: bool) -> (Vec<Gate>, Vec<String>) {
     let mut partitions: BTreeMap<(usize, &str), Vec<&str>> = BTreeMap::new();
     for (budget, entry) in queued(observed, situation.spec) {
@@ -279,7 +279,7 @@ fn elections(observed: &Observed<'_>, situation: Situation<'_>) -> Vec<Gate> {
     observed.elected.iter().map(gate).collect()
 }
 
-/// Returns the gate between the open wave and the next one, the next segment, or the end of the run.
+/// Returns the gate that keeps the next wave, the next segment or the end of the run closed.
 fn progress(
     situation: Situation<'_>,
     (segment, wave): (u32, u32),
@@ -292,7 +292,7 @@ fn progress(
     if is_last_wave && spec.cuts.get(segment as usize) == Some(&Cut::Barrier) {
         return Some(barrier(situation, segment.saturating_add(1)).since(opened));
     }
-    // Nodes of an elected segment wait for its result, which is a gate of its own.
+    // Nodes wait for the result of an elected segment, which has a separate gate.
     if spec.elected.contains(&segment) && !elected.is_empty() {
         return None;
     }
@@ -310,17 +310,19 @@ fn progress(
     let opens = if !missing.is_empty() {
         let names = listed(missing.iter().map(describe));
         format!(
-            "waiting for {names} to complete {place} ({came} of {total} nodes have{excused}); continues when they have, then {next}"
+            "waiting for {names} to complete {place} ({came} of {total} nodes have{excused}); continues when these nodes have, then {next}"
         )
     } else if is_last_wave || spec.soak.is_zero() {
-        format!("{came} of {total} nodes have completed {place}{excused}; {next} as soon as a node records it")
+        format!(
+            "{came} of {total} nodes have completed {place}{excused}; {next} when a node has recorded the completion"
+        )
     } else {
-        format!("{place} is complete and must hold for {} s; then {next}", spec.soak.as_secs())
+        format!("{place} is complete; after the soak of {} s {next}", spec.soak.as_secs())
     };
     Some(Gate::shared(GateReason::Wave, opens).since(opened))
 }
 
-/// Returns the gate of lost members that the run waits for, without those that another gate has named.
+/// Returns the gate of lost nodes that the run waits for, without the nodes that another gate has named.
 fn lost_members(
     situation: Situation<'_>,
     missing: &[&str],
@@ -347,7 +349,7 @@ fn lost_members(
     Some(if spec.on_lost == OnLost::Skip { gate } else { gate.action(start(&gone)) })
 }
 
-/// Returns the gates that the missing members report: their own gates, and generations that they have not loaded.
+/// Returns the gates that missing members have published, and a gate for each older generation that they have loaded.
 fn reported(observed: &Observed<'_>, spec: &RolloutSpec, missing: &[&str]) -> Vec<Gate> {
     let mut behind: BTreeMap<u64, Vec<&str>> = BTreeMap::new();
     let mut gates: Vec<(Gate, Vec<&str>)> = Vec::new();
@@ -372,12 +374,12 @@ fn reported(observed: &Observed<'_>, spec: &RolloutSpec, missing: &[&str]) -> Ve
     }
     let behind = behind.into_iter().map(|(generation, nodes)| {
         let opens = format!(
-            "waiting for {} to load generation {} (loaded: {generation}); continues when they have fetched its commits",
+            "waiting for {} to load generation {} (loaded: {generation}); continues when these nodes have fetched the commits",
             listed(nodes),
             spec.generation
         );
         Gate::shared(GateReason::Dependency, opens)
-            .action("If it lasts, see the conditions that `towpath status` shows there")
+            .action("If the wait lasts, run `towpath status` on these nodes and read the conditions")
     });
     let gates =
         gates.into_iter().map(|(gate, nodes)| Gate { opens: format!("{}: {}", listed(nodes), gate.opens), ..gate });

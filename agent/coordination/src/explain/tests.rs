@@ -1,4 +1,4 @@
-//! Explanations of runs of four nodes.
+//! Tests of the explanations of runs with four nodes.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -28,7 +28,7 @@ fn entry(node: &str, kind: SlotState) -> SlotEntry {
     SlotEntry { node: node.into(), part: "-".into(), book: "n/b".into(), held, modified: 1, note }
 }
 
-/// Returns the gates of a run: the records, the waiting nodes, the nodes that have completed it, and the lost ones.
+/// Returns the gates of a run from its slot records, its waiting nodes, the nodes that have voted, and the lost nodes.
 fn gates(spec: &RolloutSpec, held: &[SlotEntry], waiting: &[&str], done: &[&str], lost: &[&str]) -> Vec<Gate> {
     let names: BTreeSet<String> = done.iter().map(|node| (*node).to_owned()).collect();
     let snapshot = RunSnapshot {
@@ -64,7 +64,7 @@ fn reasons(gates: &[Gate]) -> Vec<&str> {
     gates.iter().map(|gate| gate.reason.name()).collect()
 }
 
-/// Returns the number of gates that explain the loss of a node: with its time, or with the action.
+/// Returns the number of gates that explain the loss of a node, by the time of the loss or by the remedy.
 fn explanations(gates: &[Gate], node: &str) -> usize {
     let action = |gate: &Gate| gate.action.as_ref().is_some_and(|action| action.contains(&format!("Start {node}")));
     gates.iter().filter(|gate| action(gate) || gate.opens.contains("lost since")).count()
@@ -115,7 +115,7 @@ fn waiting_node_counts_no_failed_node_in_its_wave() {
 #[test]
 fn lost_holder_is_explained_once() {
     for on_lost in [OnLost::Hold, OnLost::Fail] {
-        // Other nodes wait for its slot, or only for its completion.
+        // The nodes b and c wait for the slot of the lost node, or no node waits for a slot.
         for waiting in [&["b", "c"][..], &[]] {
             let found = gates(&spec(on_lost), &[entry("a", SlotState::Claim)], waiting, &["d"], &["a"]);
             assert_eq!(explanations(&found, "a"), 1, "{on_lost:?} {waiting:?} {found:#?}");
@@ -128,7 +128,7 @@ fn lost_holder_is_explained_once() {
 fn lost_node_that_has_failed_is_explained_once_in_a_halted_run() {
     let found = gates(&spec(OnLost::Hold), &[entry("a", SlotState::Failure)], &["b"], &[], &["a"]);
     assert_eq!(explanations(&found, "a"), 1, "{found:#?}");
-    // No node acquires a slot meanwhile, so the free slot is not a reason.
+    // No node acquires a slot while the run is halted, so the free slot is not a reason.
     assert_eq!(reasons(&found), ["Budget", "Wave"]);
 }
 

@@ -1,4 +1,4 @@
-//! Elections, seen from one node: read the records, decide, commit, and publish a result.
+//! Elections from the view of one node: it reads the records, decides, commits, and publishes a result.
 
 use super::{ElectedTask, Fleet, TRIES, TaskResult};
 use crate::{
@@ -11,7 +11,7 @@ use crate::{
 };
 
 impl Fleet {
-    /// Takes part in the election for a task.
+    /// Takes part in the election of the node that runs a task.
     ///
     /// # Errors
     /// The store does not answer.
@@ -29,10 +29,11 @@ impl Fleet {
         for _ in 0..TRIES {
             let record = self.elected(spec, task)?;
             if self.needs_republish() {
-                // The store may lack this node's earlier work.
+                // The store may lack an earlier election of this node, so the node waits until it has republished its
+                // claims.
                 return Ok(Election::Wait(Vec::new()));
             }
-            // Reading the fleet costs a request, so this first tries without.
+            // A snapshot costs a request, so the first decision is made without one.
             let snapshot = match elect(&record, &RunSnapshot::default(), &candidacy) {
                 ElectStep::Settled(election) => {
                     if is_new && election == Election::Run {
@@ -57,7 +58,7 @@ impl Fleet {
         Ok(Election::Wait(Vec::new()))
     }
 
-    /// Returns the outcome of an election. A node that waits for an elected one decides again when that one is lost.
+    /// Returns the result of an election. If the node must wait, it also schedules a decision for the end of the lease.
     fn elected_so(&self, spec: &RolloutSpec, election: Election) -> Result<Election, StoreError> {
         if let Election::Wait(nodes) = &election {
             self.watch_elected(spec, nodes)?;
@@ -65,7 +66,7 @@ impl Fleet {
         Ok(election)
     }
 
-    /// Publishes the result of an elected task.
+    /// Publishes the result of an elected task to all targets.
     ///
     /// # Errors
     /// The store does not answer, or the result is too large.
@@ -82,13 +83,14 @@ impl Fleet {
         Err(too_fast())
     }
 
-    /// Republishes that this node was elected for a task, and its result, if the store has lost them.
+    /// Writes this node's election for a task, and its result, to the store again if a rollback has lost them.
     ///
     /// # Errors
     /// The store does not answer.
     pub fn republish_election(&self, errand: ElectedTask<'_>, found: Option<&TaskResult>) -> Result<(), StoreError> {
         if let Some(found) = found {
-            // Sealed again, with keys for all targets: the keys in the backup may belong to another result.
+            // The result is sealed again for all targets, because the wrapped keys in the backup may belong to another
+            // result.
             return self.share(errand, found);
         }
         let ElectedTask { spec, task, definition } = errand;
@@ -107,7 +109,7 @@ impl Fleet {
     fn elected(&self, spec: &RolloutSpec, task: &str) -> Result<Record, StoreError> {
         let prefix = keys::all_elected(&spec.book, task);
         let before = self.known();
-        // Only eligible targets write here, so this reads a few pages at most.
+        // Only eligible targets write below this prefix, so the read returns a few pages at most.
         let (revision, rows) = self.all_rows(&prefix)?;
         self.seen(before, revision);
         Ok(Record::of(&rows, revision))

@@ -1,5 +1,5 @@
-//! Leases that a waiter depends on. Under `skip` and `fail` the run continues when the lease of a lost node ends. No
-//! watch reports that end, so a waiter decides again at that time (P137).
+//! A waiting node watches the leases of the nodes that it waits for. Under `skip` and `fail` a run continues when the
+//! lease of a lost node ends. The store does not report that end, so a waiting node decides again at that time (P137).
 
 use std::{collections::BTreeSet, time::Duration};
 
@@ -10,22 +10,23 @@ use crate::{
     store::{Op, StoreError, Txn},
 };
 
-/// The number of waiters that watch leases without gossip.
+/// The number of waiting nodes that watch leases if gossip does not run.
 const WATCHERS: usize = 3;
 
-/// The most leases whose remaining time is read. If a run waits for more, the alive nodes are read again soon instead.
+/// The maximum number of leases whose remaining time is read. For more leases, the list of alive nodes is read again
+/// soon.
 const LEASES: usize = 8;
 
-/// The time after which the alive nodes are read again if a run waits for many leases.
+/// The time after which a waiting node reads the list of alive nodes again, if it waits for more than `LEASES` leases.
 const MANY: Duration = Duration::from_secs(4);
 
-/// The margin after the end of a lease. etcd gives the remaining time in whole seconds, and removes the key later.
+/// The margin after the end of a lease. etcd reports the remaining time in whole seconds, and removes the key later.
 const LATER: Duration = Duration::from_secs(1);
 
 impl Fleet {
-    /// Schedules a new decision for the end of a lease that a run waits for. With gossip these are the leases of nodes
-    /// that gossip considers lost. Without gossip the first three waiters watch the leases of all nodes that the run
-    /// waits for.
+    /// Schedules a new decision for the end of a lease that a run waits for. With gossip, the node watches the leases
+    /// of nodes that gossip considers lost. Without gossip, the first three waiting nodes watch the leases of all nodes
+    /// that the run waits for.
     pub(super) fn watch_leases(&self, spec: &RolloutSpec, snapshot: &RunSnapshot) -> Result<(), StoreError> {
         if spec.on_lost == OnLost::Hold || snapshot.done(spec) || !self.store.shared() {
             return Ok(());
@@ -46,7 +47,8 @@ impl Fleet {
         self.look_when_leases_end(&nodes)
     }
 
-    /// Schedules a new decision for the end of an elected node's lease. Under `skip` another node is elected then.
+    /// Schedules a new decision for the end of an elected node's lease. Under `skip`, another node is elected when that
+    /// lease ends.
     pub(super) fn watch_elected(&self, spec: &RolloutSpec, nodes: &[String]) -> Result<(), StoreError> {
         if spec.on_lost != OnLost::Skip || nodes.is_empty() || !self.store.shared() {
             return Ok(());
@@ -64,7 +66,7 @@ impl Fleet {
     fn look_when_leases_end(&self, nodes: &BTreeSet<String>) -> Result<(), StoreError> {
         let mut first = (nodes.len() > LEASES).then_some(MANY);
         for node in nodes.iter().filter(|_| nodes.len() <= LEASES) {
-            // A lease that has ended since is a reason to decide at once.
+            // If the lease has already ended, the node decides as soon as possible.
             let left = self.store.time_left(&keys::alive(node))?.unwrap_or_default() + LATER;
             first = Some(first.map_or(left, |first| first.min(left)));
         }
@@ -77,8 +79,9 @@ impl Fleet {
         Ok(())
     }
 
-    /// Returns whether this node is one of the first waiters: in the queue, among the voters, or, if there are too few
-    /// voters, among the members whose wave is closed.
+    /// Returns whether this node is one of the first three waiting nodes of a run. The first waiting nodes are the
+    /// first nodes in the queue, and the first voters. If there are too few voters, members whose wave is closed count
+    /// too.
     fn is_watcher(&self, spec: &RolloutSpec, snapshot: &RunSnapshot) -> Result<bool, StoreError> {
         if snapshot.queue.iter().take(WATCHERS).any(|entry| entry.node == self.node) {
             return Ok(true);
@@ -96,8 +99,8 @@ impl Fleet {
         Ok(voted.contains(&self.node) || more.into_iter().any(|node| *node == self.node))
     }
 
-    /// Returns the nodes that a run waits for: the slot holders, and the members that have not voted in the segment at
-    /// which the others wait.
+    /// Returns the nodes that a run waits for: the slot holders, and the members that have not voted in the open
+    /// segment.
     fn waits_for(&self, spec: &RolloutSpec, snapshot: &RunSnapshot) -> Result<BTreeSet<String>, StoreError> {
         let holds = |kind: SlotState| matches!(kind, SlotState::Claim | SlotState::Offer);
         let mut nodes: BTreeSet<String> =

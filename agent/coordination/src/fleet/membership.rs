@@ -1,4 +1,4 @@
-//! Membership of a node: its join record, its lease, and the watches that wake it.
+//! The membership of a node in the fleet: its join record, its lease, and the watches that wake it.
 
 mod join;
 mod records;
@@ -26,28 +26,29 @@ use crate::{
     store::{LeaseId, Op, Store, StoreError, Txn},
 };
 
-/// The interval at which the lease is kept alive (P101).
+/// The interval at which a node renews its lease (P101).
 const KEEP: Duration = Duration::from_secs(10);
 
-/// The time for which a node trusts its lease after the last answer. It is shorter than the lease, as clocks
-/// differ (P93).
+/// The time after the last renewal for which a node trusts its lease. This time is shorter than the lease, because
+/// clocks differ (P93).
 const BELIEF: Duration = Duration::from_secs(20);
 
-/// The stack size of a thread that makes requests. Unoptimised builds need over 256 KiB, and unused pages cost nothing.
+/// The stack size of a thread that makes requests, in bytes. Unoptimised builds need over 256 KiB. Unused pages cost
+/// nothing.
 const STACK: usize = 2 << 20;
 
-/// The reason to wake a node.
+/// The reason to wake the reconciler of a node.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Poke {
-    /// A newly accepted revision.
+    /// The fleet has accepted a new revision.
     Accepted,
-    /// A wave, an offer or another change that may let the node continue.
+    /// A wave, an offer or another change may allow the node to continue.
     Look,
 }
 
 type Waker = Arc<dyn Fn(Poke) + Send + Sync>;
 
-/// The membership of a node.
+/// The membership of a node in the fleet.
 pub(super) struct Membership {
     shared: Arc<Shared>,
 }
@@ -58,7 +59,7 @@ struct Shared {
     clock: Arc<dyn Clock>,
     position: Arc<StorePosition>,
     stop: AtomicBool,
-    /// The identifier of this process among all agents that run under the node's name.
+    /// The identifier of this process. Another agent that runs under the node's name has a different identifier.
     id: String,
     state: Mutex<State>,
 }
@@ -67,22 +68,23 @@ struct Shared {
 struct State {
     begun: bool,
     joined: Joined,
-    /// True if the store has the record of this agent.
+    /// True if this agent has written its record to the store.
     presented: bool,
-    /// The public keys that git gives to this node's name. `None` if it gives none.
+    /// The public keys that the Node object in git lists for this node. `None` if git lists none.
     given: Option<Vec<String>>,
-    /// The reason to reject this node until its process ends: another agent runs under its name.
+    /// The reason why this node is rejected until its process ends: another agent runs under its name.
     namesake: Option<String>,
     lease: Option<LeaseId>,
-    /// The lease of a rejected node. It shows the node's keys to the other nodes.
+    /// The lease of a rejected node, which shows the node's keys to the other nodes.
     knock: Option<LeaseId>,
-    /// The time of the last answer that confirmed the lease. `None`: no lease is confirmed.
+    /// The time of the request that last renewed the lease. `None` if no lease was confirmed.
     heard: Option<Instant>,
     refused: Option<String>,
-    /// The number of news that have arrived. A snapshot that was requested before the last one is stale.
+    /// The number of changes that the watches have reported. A snapshot that was requested before the last one is
+    /// stale.
     news: u64,
     touches: Touches,
-    /// True if another node has asked for the key of a result.
+    /// True if another node has requested the key of a result from this node.
     asked: bool,
 }
 
@@ -105,12 +107,12 @@ impl Membership {
         Self { shared: Arc::new(shared) }
     }
 
-    /// Returns the number of news that have arrived.
+    /// Returns the number of changes that the watches have reported.
     pub(super) fn news(&self) -> u64 {
         self.shared.lock().news
     }
 
-    /// Runs a closure on the touches of budgets.
+    /// Runs a closure with exclusive access to the touches of budgets.
     pub(super) fn touches<T>(&self, work: impl FnOnce(&mut Touches) -> T) -> T {
         work(&mut self.shared.lock().touches)
     }
@@ -118,7 +120,7 @@ impl Membership {
     pub(super) fn begin(&self, joined: Joined, poke: Waker) {
         let shared = Arc::clone(&self.shared);
         let poke: Waker = Arc::new(move |what| {
-            // Counted first, so that the woken node finds its snapshot stale.
+            // The counter changes before the wake-up, so that the woken node finds its snapshot stale.
             {
                 let mut state = shared.lock();
                 state.news = state.news.wrapping_add(1);
@@ -134,19 +136,19 @@ impl Membership {
             state.begun = true;
             state.joined = joined.clone();
         }
-        // Done here, so that an agent that runs once does not wait for a thread.
+        // The first lease is acquired on this thread, so that an agent with `--once` need not wait for another thread.
         self.shared.keep(&joined);
         if self.shared.store.shared() {
             let shared = Arc::clone(&self.shared);
             let waker = Arc::clone(&poke);
             spawn("lease", move || shared.keep_on(&joined, &waker));
-            // Another agent may have joined under this name in between.
+            // Another agent may have joined under this name since the node last checked.
             self.shared.look_for_namesake();
         }
         for prefix in ["board/".to_owned(), keys::inbox(&self.shared.node)] {
             let shared = Arc::clone(&self.shared);
             let waker = Arc::clone(&poke);
-            // The watch begins first, so that it reports every change that later reads miss (P11).
+            // The watch begins before the node's first read, so that it reports every change after that read (P11).
             let first = shared.begin_watch(&prefix).ok();
             spawn("watch", move || shared.watch(&prefix, first, &waker));
         }
@@ -156,13 +158,13 @@ impl Membership {
         self.shared.stop.store(true, Ordering::Relaxed);
         let held = self.shared.lock().lease.take();
         if held.is_some() {
-            // If the delete fails, the lease runs out by itself.
+            // If the delete fails, the key is removed when the lease expires.
             let key = keys::alive(&self.shared.node);
             let _ = self.shared.store.commit(&Txn { then: vec![Op::Delete(key)], ..Txn::default() });
         }
     }
 
-    /// Returns whether the node has a lease that it trusts.
+    /// Returns whether the node is not rejected and has a lease that it trusts.
     pub(super) fn ready(&self) -> bool {
         !self.lease_may_be_gone() && self.shared.lock().refused.is_none()
     }
@@ -180,7 +182,7 @@ impl Membership {
         std::mem::take(&mut self.shared.lock().asked)
     }
 
-    /// Notes that requests for keys of results still wait for an answer.
+    /// Records that requests for the keys of results still need an answer.
     pub(super) fn note_asked(&self) {
         self.shared.lock().asked = true;
     }
@@ -195,13 +197,15 @@ impl Membership {
         self.shared.lock().namesake.is_some()
     }
 
-    /// Sets the public keys that git gives to this node's name. A node that was rejected for its key retries at once.
+    /// Sets the public keys that git lists for this node. A node that was rejected for its key tries to join
+    /// immediately.
     pub(super) fn give(&self, keys: Option<Vec<String>>) {
         let again = {
             let mut state = self.shared.lock();
             let changed = std::mem::replace(&mut state.given, keys.clone()) != keys;
             if changed && keys.is_some_and(|keys| !same_keys(&keys, &state.joined.public_keys)) {
-                // The next attempt finds that the keys are not this node's.
+                // A node without a lease tries to join again, and that attempt finds the other keys in git and rejects
+                // the node.
                 (state.lease, state.heard) = (None, None);
             }
             (changed && state.begun && state.lease.is_none()).then(|| state.joined.clone())
@@ -250,17 +254,18 @@ impl Shared {
             let before = well;
             well = self.keep(joined);
             if well && !before {
-                // Changes that the watch missed meanwhile are read now.
+                // The watch may have missed changes while the store did not answer, so the node reads them now.
                 poke(Poke::Accepted);
                 poke(Poke::Look);
             } else if before && !well {
-                // A node that waits looks again, so that its status shows the store's absence (P93).
+                // The node decides again, so that its status shows that the store does not answer (P93).
                 poke(Poke::Look);
             }
         }
     }
 
-    /// Sends the touches that were delayed. Each is for every waiter, because the queue has changed meanwhile.
+    /// Sends the delayed touches that are due. Each touch names no node, because the queue has changed since the delay
+    /// began.
     fn send_due_touches(&self) {
         let now = self.clock.monotonic();
         let due = self.lock().touches.take_due(now);
@@ -273,7 +278,7 @@ impl Shared {
         }
     }
 
-    /// Keeps the lease alive, or gets one. Returns whether there is one.
+    /// Renews the lease of the node, or acquires one. Returns whether the node has a lease.
     fn keep(&self, joined: &Joined) -> bool {
         let before = self.clock.monotonic();
         match self.kept(joined) {

@@ -1,4 +1,4 @@
-//! A node of the fleet: it reads a snapshot, decides, commits, and repeats that until it may continue or must wait.
+//! A node of the fleet. The node reads a snapshot, decides and commits, until it may continue or must wait.
 
 mod elect;
 mod leases;
@@ -34,16 +34,16 @@ use crate::{
 use membership::Membership;
 use store_position::StorePosition;
 
-/// The most attempts of one decision while other nodes change the same records.
+/// The maximum number of attempts at one decision while other nodes change the same records.
 const TRIES: usize = 30;
 
-/// The time after which an offer that is not taken is withdrawn (P57).
+/// The time after which an offer that no node has taken is withdrawn (P57).
 const OFFER: Duration = Duration::from_secs(10);
 
-/// The age up to which a node begins with its last snapshot.
+/// The maximum age of a snapshot with which a node begins a decision.
 const RECENT: Duration = Duration::from_secs(1);
 
-/// The fleet as one node takes part in it.
+/// The fleet from the view of one of its nodes.
 #[derive(Debug)]
 pub struct Fleet {
     store: Arc<dyn Store>,
@@ -51,74 +51,75 @@ pub struct Fleet {
     clock: Arc<dyn Clock>,
     membership: Membership,
     position: Arc<StorePosition>,
-    /// The gossip between the nodes, if it runs.
+    /// The gossip of this node. Empty if gossip does not run.
     gossip: OnceLock<Gossip>,
-    /// The identity that opens values sealed to this node.
+    /// The identity that opens values which were sealed to this node.
     bearer: OnceLock<Bearer>,
     inner: Mutex<Inner>,
 }
 
-/// The times at which this node first saw records, by budget.
+/// The time at which this node first saw each record. The outer key is the budget of the record.
 type FirstSeen = BTreeMap<String, BTreeMap<(String, u64), Instant>>;
 
 #[derive(Debug, Default)]
 struct Inner {
-    /// Offers to other nodes.
+    /// The times at which this node first saw the offers to other nodes.
     offers: FirstSeen,
-    /// Claims with an announced absence.
+    /// The times at which this node first saw the claims with an announced absence.
     absences: FirstSeen,
-    /// The first waiter that does not take a free slot, by budget, with the time at which this node first saw that.
+    /// For each budget, the first waiter that does not take a free slot, and the time since which this node sees that.
     idle: BTreeMap<String, ((String, u64), Instant)>,
-    /// The complete wave of each run, with the time at which this node first saw it complete.
+    /// For each run, the complete wave, and the time at which this node first saw it complete.
     complete: BTreeMap<String, ((u32, u32), Instant)>,
     /// The last snapshot of each book.
     snapshots: BTreeMap<String, Known>,
-    /// The alive nodes, with the time of the read.
+    /// The names of the alive nodes, and the time at which they were read.
     alive: Option<(Instant, BTreeSet<String>)>,
-    /// The end of a lease that a run waits for. From then on, an older list of alive nodes is not used.
+    /// The time at which a lease ends that a run waits for. After that time, a list of alive nodes from before is not
+    /// used.
     lease_end: Option<Instant>,
-    /// The time since which slots that the store does not have are reported, by partition.
+    /// For each partition, the time since which gossip reports slots that the store does not contain.
     hearsay: BTreeMap<String, Instant>,
-    /// The partition in which this node holds a slot, by book.
+    /// For each book, the partition in which this node holds a slot.
     holding: BTreeMap<String, String>,
     /// The time of the next decision that no watch triggers.
     due: Option<Instant>,
-    /// The number of holds in a row that an error caused.
+    /// The number of successive requests that had to wait because of an error.
     troubles: u32,
-    /// The nodes that this node has seen to be lost, and the messages about failures and losses.
+    /// The losses that this node has noticed, and the messages about failures and losses.
     loss: Loss,
-    /// True if a snapshot of this pass showed another accepted revision than the node has loaded, or none.
+    /// True if a snapshot of this pass showed no accepted revision, or another one than the node has loaded.
     behind: bool,
 }
 
-/// A snapshot with the circumstances of its request (P134).
+/// A snapshot, with the state of the node at the time of its request (P134).
 #[derive(Debug, Clone)]
 struct Known {
     snapshot: RunSnapshot,
-    /// The request. Its time counts, because the answer may have waited long for a processor.
+    /// The state at the request. The age counts from the request, because the answer may have waited for a processor.
     requested: Requested,
 }
 
-/// The time of a request, and the number of news before it.
+/// The time of a request, and the number of changes that the watches had reported before it.
 #[derive(Debug, Clone, Copy)]
 struct Requested {
     at: Instant,
     news: u64,
-    /// The store revision and the sequence number of this node that were known at the request.
+    /// The store revision and the sequence number of this node that were known at the time of the request.
     position: (u64, u64),
 }
 
-/// The answer to a node's request.
+/// The answer to a request of a node.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Answer {
-    /// The permission to continue.
+    /// The node may continue.
     Go,
-    /// The gate that blocks the node.
+    /// The node must wait. Contains the gate that blocks the request.
     Hold(Gate),
 }
 
 impl Fleet {
-    /// Creates a node that has not joined yet.
+    /// Creates the handle of a node that has not joined the fleet yet.
     pub fn new(store: Arc<dyn Store>, node: String, clock: Arc<dyn Clock>) -> Self {
         let position = Arc::new(StorePosition::new(store.shared()));
         let membership = Membership::new(Arc::clone(&store), node.clone(), Arc::clone(&clock), Arc::clone(&position));
@@ -134,41 +135,42 @@ impl Fleet {
         }
     }
 
-    /// Returns whether gossip agrees that a node is lost. True without gossip (P58).
+    /// Returns whether gossip also considers a node lost. True if gossip does not run (P58).
     fn agrees_lost(&self, node: &str) -> bool {
-        // The agent that runs under that name has another key, so it is not the node.
+        // The agent that runs under the node's name has another key, so it does not prove that the node is alive.
         if self.store.strangers().contains_key(node) {
             return true;
         }
         self.gossip.get().is_none_or(|gossip| gossip.thinks_lost(node))
     }
 
-    /// Attaches gossip. A node then counts as lost only if gossip considers it lost, too.
+    /// Attaches the gossip of this node. With gossip, a node counts as lost only if gossip also considers it lost.
     pub fn hear(&self, gossip: Gossip) {
         let _ = self.gossip.set(gossip);
     }
 
-    /// Sets the identity that opens values sealed to this node.
+    /// Sets the identity that opens values which were sealed to this node.
     pub fn read_as(&self, bearer: Bearer) {
         let _ = self.bearer.set(bearer);
     }
 
-    /// Joins the fleet: writes the join record, keeps the lease, and follows the watches. Only the first call counts.
+    /// Joins the fleet: writes the join record, keeps the lease alive, and starts the watches. Later calls have no
+    /// effect.
     pub fn join(&self, joined: Joined, poke: impl Fn(Poke) + Send + Sync + 'static) {
         self.membership.begin(joined, Arc::new(poke));
     }
 
-    /// Leaves the fleet. Deletes the key of the lease, so that other nodes need not wait for the lease to end.
+    /// Leaves the fleet: deletes the key of the lease, so that other nodes need not wait for the lease to end.
     pub fn leave(&self) {
         self.membership.end();
     }
 
-    /// Returns the store.
+    /// Returns the data store of the fleet.
     pub fn store(&self) -> &dyn Store {
         self.store.as_ref()
     }
 
-    /// Returns the reason to reject this node. `None` if it takes part.
+    /// Returns the reason why this node is rejected. `None` if it is not rejected.
     pub fn refused(&self) -> Option<String> {
         self.membership.refused()
     }
@@ -178,12 +180,12 @@ impl Fleet {
         self.membership.is_cloned()
     }
 
-    /// Sets the public keys that git gives to this node. `None` if it gives none.
+    /// Sets the public keys that git lists for this node. `None` if git lists none.
     pub fn give_keys(&self, keys: Option<Vec<String>>) {
         self.membership.give(keys);
     }
 
-    /// Commits a transaction, unless this node is rejected.
+    /// Commits a transaction. Fails without a request if this node is rejected.
     fn write(&self, txn: &Txn) -> Result<Outcome, StoreError> {
         match self.membership.refused() {
             Some(why) => Err(StoreError::Denied(why)),
@@ -195,18 +197,18 @@ impl Fleet {
         self.inner.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Takes the time of the next decision that no watch triggers, such as the end of a soak.
+    /// Returns the time of the next decision that no watch triggers, such as the end of a soak, and forgets that time.
     pub fn due(&self) -> Option<Instant> {
         self.lock().due.take()
     }
 
-    /// Schedules a new decision in about a minute, because maintenance may be left to this node (P73).
+    /// Schedules a decision in about a minute, in case no other node does the maintenance of the run (P73).
     pub fn look_again(&self) {
         let at = self.clock.monotonic() + Duration::from_millis(50_000 + self.spread() % 20_000);
         sooner(&mut self.lock().due, at);
     }
 
-    /// Schedules a new decision within 2 to 15 s, later with each error in a row (P136).
+    /// Schedules a decision in 2 to 15 s. The delay grows with each successive error (P136).
     pub fn look_soon(&self) {
         let mut inner = self.lock();
         let at = self.clock.monotonic() + backed_off(inner.troubles, self.spread());
@@ -214,38 +216,39 @@ impl Fleet {
         sooner(&mut inner.due, at);
     }
 
-    /// Returns whether the last hold was caused by an error.
+    /// Returns whether the last request had to wait because of an error.
     pub fn is_troubled(&self) -> bool {
         self.lock().troubles > 0
     }
 
-    /// Begins a pass. Only its own snapshots decide whether the node is behind.
+    /// Begins a pass. After that, only snapshots of this pass determine the result of `is_behind`.
     pub fn begin_pass(&self) {
         self.lock().behind = false;
     }
 
-    /// Returns whether a snapshot of the last pass showed another accepted revision than the node has loaded, or none.
-    /// No watch reports that if the record was deleted or came from a backup.
+    /// Returns whether a snapshot of the last pass showed no accepted revision, or another one than the node has
+    /// loaded. No watch reports this if the acceptance record was deleted or restored from a backup.
     pub fn is_behind(&self) -> bool {
         self.lock().behind
     }
 
-    /// Returns a number that differs from node to node.
+    /// Returns a number that differs from node to node, which spreads the actions of the nodes in time.
     fn spread(&self) -> u64 {
         self.node.bytes().fold(7_u64, |sum, byte| sum.wrapping_mul(31).wrapping_add(u64::from(byte)))
     }
 
-    /// Returns whether the lease may have ended. If so, the claims must be checked before the next change.
+    /// Returns whether the lease of this node may have ended. If so, the node must check its claims before the next
+    /// change.
     pub fn lease_may_be_gone(&self) -> bool {
         self.membership.lease_may_be_gone()
     }
 
-    /// Restores the last known store revision and the own sequence number from the journal.
+    /// Restores the last known store revision, and the sequence number of this node, from the journal.
     pub fn resume(&self, revision: u64, sequence: u64) {
         self.position.resume(revision, sequence);
     }
 
-    /// Notes the revision of an answer. `before` is the position that was known at the request.
+    /// Records the store revision of an answer. `before` is the position that was known at the time of the request.
     pub fn seen(&self, before: (u64, u64), revision: u64) {
         self.position.seen(before, revision);
     }
@@ -255,18 +258,18 @@ impl Fleet {
         self.position.known()
     }
 
-    /// Returns whether the store was rolled back and this node must republish its claims.
+    /// Returns whether this node must republish its claims, because the store was rolled back.
     pub fn needs_republish(&self) -> bool {
         self.position.needs_republish()
     }
 
-    /// Returns whether the last snapshot of the store lacks a vote of this node.
+    /// Returns whether the last snapshot of a run lacks this node's vote for a segment.
     pub fn lacks_vote(&self, spec: &RolloutSpec, segment: u32) -> bool {
         let key = snapshot_key(spec, &self.node);
         self.lock().snapshots.get(&key).is_some_and(|known| !known.snapshot.voted.contains(&segment))
     }
 
-    /// Makes a request, and repeats it until it is granted or the node must wait.
+    /// Makes a request of this node. Repeats the request until it is granted or the node must wait.
     pub fn ask(&self, spec: &RolloutSpec, want: Request) -> Answer {
         match self.asked(spec, want) {
             Ok(answer) => {
@@ -320,7 +323,8 @@ impl Fleet {
                             snapshot = self.commit(spec, txn)?;
                         }
                         None => {
-                            // Set before the news are counted, so that every touch either wakes this node or counts.
+                            // The node counts as waiting before the changes are counted. The order ensures that each
+                            // touch either wakes the node or is counted.
                             self.membership.touches(|touches| touches.set_waiting(spec, true));
                             let now = self.membership.news();
                             if now == news {
@@ -340,13 +344,13 @@ impl Fleet {
         Ok(Answer::Hold(explain::busy(spec, TRIES)))
     }
 
-    /// Completes a granted request. A node that has finished something may have completed a wave.
+    /// Ends a granted request. If the node has finished a segment, it also does the maintenance that is now due.
     fn go(&self, spec: &RolloutSpec, snapshot: RunSnapshot, want: Request, was_halted: bool) -> Result<(), StoreError> {
         self.membership.touches(|touches| touches.set_waiting(spec, false));
         let ends = matches!(want, Request::Done(_) | Request::Failed(_) | Request::Leave) && !spec.members.is_empty();
         if ends {
             if was_halted && !snapshot.halted(spec) {
-                // More slots may be free than one transaction offers.
+                // The end of a halt may free more slots than one transaction can offer.
                 self.membership.touches(|touches| touches.offer_now(&spec.group));
             }
             self.next_maintenance(spec, snapshot)?;
@@ -354,8 +358,8 @@ impl Fleet {
         Ok(())
     }
 
-    /// Returns the last snapshot if it is good enough for a first attempt. That is safe because transactions compare,
-    /// and because an offer or an opened wave would have been news.
+    /// Returns the last snapshot of a run if it may serve for a first attempt. An old snapshot does no harm, because
+    /// transactions compare the records that they depend on. The watches report offers and opened waves.
     fn recent(&self, spec: &RolloutSpec, want: Request) -> Option<RunSnapshot> {
         let now = self.clock.monotonic();
         let inner = self.lock();
@@ -366,12 +370,12 @@ impl Fleet {
         (gives_back || fresh).then(|| known.snapshot.clone())
     }
 
-    /// Notes the circumstances of a request.
+    /// Returns the state of the node at the time of a request.
     fn requested(&self) -> Requested {
         Requested { at: self.clock.monotonic(), news: self.membership.news(), position: self.position.known() }
     }
 
-    /// Does the maintenance that is due in a run, for any node. Returns whether the run is complete.
+    /// Does the maintenance that is due in a run. Any node may do maintenance. Returns whether the run is complete.
     ///
     /// # Errors
     /// The store does not answer.
@@ -391,14 +395,14 @@ impl Fleet {
         Ok(ended)
     }
 
-    /// Returns whether the last snapshot showed the end of a run. Only a rollback of the store could undo that.
+    /// Returns whether the last snapshot showed the end of a run. Only a rollback of the store could revert that end.
     fn has_seen_end(&self, spec: &RolloutSpec) -> bool {
         let inner = self.lock();
         let known = inner.snapshots.get(&snapshot_key(spec, &self.node)).map(|known| &known.snapshot);
         known.is_some_and(|snapshot| snapshot.done(spec) && snapshot.recovery.is_none() && !snapshot.rolled_back)
     }
 
-    /// Does the maintenance that is due. Returns whether the run is complete.
+    /// Does the maintenance that is due in a run, starting from a snapshot. Returns whether the run is complete.
     fn next_maintenance(&self, spec: &RolloutSpec, mut snapshot: RunSnapshot) -> Result<bool, StoreError> {
         for _ in 0..TRIES {
             self.notice(spec, &mut snapshot)?;
@@ -415,12 +419,12 @@ impl Fleet {
         self.snapshot_of(spec, requested, outcome)
     }
 
-    /// Commits, and reads the next snapshot in the same request.
+    /// Commits a transaction of a run, and reads the next snapshot of the run in the same request.
     fn commit(&self, spec: &RolloutSpec, mut txn: Txn) -> Result<RunSnapshot, StoreError> {
         self.stamp(&mut txn);
         let before = explain::may_reach(&self.node, &txn).then(|| self.snapshot(spec));
         let requested = self.requested();
-        // The nodes of one process have no thread that sends a delayed touch.
+        // If the store is not shared, no thread sends delayed touches, so no touch is delayed.
         let touch = if self.store.shared() {
             self.membership.touches(|touches| touches.before_commit(&mut txn, requested.at))
         } else {
@@ -447,18 +451,18 @@ impl Fleet {
         Ok(snapshot)
     }
 
-    /// Returns the last snapshot of a run. Empty if this node has not looked.
+    /// Returns the last snapshot of a run. The snapshot is empty if this node has not read the run yet.
     fn snapshot(&self, spec: &RolloutSpec) -> RunSnapshot {
         let inner = self.lock();
         inner.snapshots.get(&snapshot_key(spec, &self.node)).map(|known| known.snapshot.clone()).unwrap_or_default()
     }
 
-    /// Returns the operation that writes this node's sequence number.
+    /// Returns the operation that writes the sequence number of this node.
     fn write_sequence(&self, number: u64) -> Op {
         Op::put(keys::write_sequence(&self.node), serde_json::to_vec(&WriteSequence { number }).unwrap_or_default())
     }
 
-    /// Commits a transaction with the next sequence number, without a snapshot. Returns whether it was applied.
+    /// Commits a transaction with the next sequence number, and reads no snapshot. Returns whether it was applied.
     fn commit_marked(&self, mut txn: Txn) -> Result<bool, StoreError> {
         let number = self.position.known().1 + 1;
         txn.then.push(self.write_sequence(number));
@@ -484,25 +488,26 @@ impl Fleet {
         self.position.judge(requested.position, &mut snapshot);
         self.note_stabilizing(&mut snapshot);
         let mut inner = self.lock();
-        // A snapshot of the whole fleet has no generation.
+        // The spec of a recovery has generation 0, because it covers the whole fleet and no single revision.
         inner.behind |= spec.generation > 0 && snapshot.current(spec).is_none();
         inner.snapshots.insert(snapshot_key(spec, &self.node), Known { snapshot: snapshot.clone(), requested });
         Ok(snapshot)
     }
 
-    /// Drops all snapshots. A store that did not answer may be another one when it answers again.
+    /// Drops all snapshots. A store that answers again may have been restored or replaced.
     fn forget(&self) {
         self.lock().snapshots.clear();
         self.position.lost_sight();
     }
 }
 
-/// Returns the key of a cached snapshot. A book may have several budgets, and a snapshot covers one.
+/// Returns the key of a cached snapshot. A book may have several budgets, and a snapshot covers one of them.
 fn snapshot_key(spec: &RolloutSpec, node: &str) -> String {
     format!("{} {} {} {}", spec.book, spec.group, spec.run, spec.part(node))
 }
 
-/// Returns the pause after a number of errors: 2 s at first, doubled up to 12 s, and up to a quarter more by `spread`.
+/// Returns the pause after a number of errors. The pause is 2 s at first, and doubles up to 12 s. `spread` adds up to a
+/// quarter.
 pub fn backed_off(errors: u32, spread: u64) -> Duration {
     let pause = (2_000_u64 << errors.min(3)).min(12_000);
     Duration::from_millis(pause + spread % (pause / 4))

@@ -1,5 +1,5 @@
-//! Durations that one node measures by its own clock. Decisions get them in the snapshot, and read no clock
-//! themselves (P2).
+//! Durations that a node measures by its own clock. The node adds the durations to a snapshot, because decisions read
+//! no clock (P2).
 
 use std::{
     collections::BTreeMap,
@@ -17,13 +17,13 @@ use crate::{
     store::{Page, StoreError},
 };
 
-/// Returns the name of a partition of a budget.
+/// Returns the name of one partition of a budget.
 fn part_of(spec: &RolloutSpec, part: &str) -> String {
     format!("{}/{part}", spec.group)
 }
 
-/// Returns the time at which this node first saw each of the records that a snapshot shows. Forgets all other records of
-/// the budget, but none of another one: a snapshot shows one budget.
+/// Returns the time at which this node first saw each record of a snapshot. Records of the same budget that the
+/// snapshot does not show are forgotten. Records of other budgets are kept, because a snapshot covers only one budget.
 fn first_seen<T>(
     known: &mut FirstSeen,
     budget: &str,
@@ -40,7 +40,7 @@ fn first_seen<T>(
 }
 
 impl Fleet {
-    /// Adds to a snapshot the durations that this node has measured, and the nodes that count as lost.
+    /// Adds the measured durations and the lost nodes to a snapshot.
     pub(super) fn notice(&self, spec: &RolloutSpec, snapshot: &mut RunSnapshot) -> Result<(), StoreError> {
         self.note_stabilizing(snapshot);
         self.notice_offers(spec, snapshot);
@@ -57,7 +57,7 @@ impl Fleet {
                 .filter(|node| self.agrees_lost(node))
                 .collect();
         }
-        // The snapshot keeps the names, so this reads them once for each snapshot.
+        // The snapshot keeps the names, so they are read once for each snapshot.
         let read = |snapshot: &RunSnapshot, segment| snapshot.names.as_ref().is_some_and(|(of, _)| *of == segment);
         if let Some(segment) = segment_to_inspect(spec, snapshot)
             && !read(snapshot, segment)
@@ -69,13 +69,13 @@ impl Fleet {
         self.notice_unseen(spec, snapshot)
     }
 
-    /// Adds the nodes that report a slot by a write that the store does not have.
+    /// Adds to a snapshot the nodes that report by gossip a slot which the store does not contain.
     fn notice_unseen(&self, spec: &RolloutSpec, snapshot: &mut RunSnapshot) -> Result<(), StoreError> {
         snapshot.hidden_claims.clear();
         let Some(gossip) = self.gossip.get().filter(|_| spec.count.is_some()) else { return Ok(()) };
         for (node, number) in gossip.holders(&part_of(spec, spec.part(&self.node))) {
             let shown = node == self.node || snapshot.held.iter().any(|held| held.node == node);
-            // The run does not wait for a lost node, if the book allows that.
+            // Under `skip` and `fail`, the run does not wait for a lost node.
             let counts = !shown && spec.known.contains(&node) && !snapshot.lost.contains(&node);
             if counts && self.mark_of(&node)? < number {
                 snapshot.hidden_claims.insert(node);
@@ -85,8 +85,8 @@ impl Fleet {
         Ok(())
     }
 
-    /// Bounds the time for which reports that the store does not confirm block other nodes, because gossip proves
-    /// nothing. The time begins again after a moment without such a report (P104).
+    /// Limits the time for which reports by gossip block other nodes, because gossip proves nothing. If the reports
+    /// disappear and appear again, the time starts from zero (P104).
     fn bound_hearsay(&self, part: &str, snapshot: &mut RunSnapshot) {
         let now = self.clock.monotonic();
         let mut inner = self.lock();
@@ -99,19 +99,19 @@ impl Fleet {
             tracing::warn!(part, nodes = ?snapshot.hidden_claims, "ignored reports of slots that the data store does not have");
             snapshot.hidden_claims.clear();
         } else {
-            // No watch reports the moment at which the store shows the slots.
+            // No watch reports that the store shows these slots, so the node decides again after 10 s.
             sooner(&mut inner.due, now + OFFER);
         }
     }
 
-    /// Returns the sequence number of a node's last write, as the store has it. 0 if there is none.
+    /// Returns the sequence number of a node's last write from the store. 0 if the store has none.
     fn mark_of(&self, node: &str) -> Result<u64, StoreError> {
         let rows = self.store.read(&keys::write_sequence(node), &Page { after: None, limit: 1 })?.rows;
         let row = rows.iter().find(|row| row.key == keys::write_sequence(node));
         Ok(row.and_then(|row| serde_json::from_slice::<WriteSequence>(&row.value).ok()).map_or(0, |mark| mark.number))
     }
 
-    /// Broadcasts the partitions in which this node holds a slot, after it has written to the store (P104).
+    /// Broadcasts the partitions in which this node holds a slot, after a write to the store (P104).
     pub(super) fn tell_holds(&self, spec: &RolloutSpec, snapshot: &RunSnapshot) {
         let Some(gossip) = self.gossip.get() else { return };
         let mine = snapshot.mine(spec, &self.node).filter(|mine| mine.held.kind == SlotState::Claim);
@@ -172,10 +172,10 @@ impl Fleet {
             return;
         };
         let (known, since) = inner.idle.get(&spec.group).cloned().unwrap_or_else(|| (waiting.clone(), now));
-        // The time begins again for each waiter.
+        // The time starts from zero when another waiter is the first one.
         let since = if known == waiting { since } else { now };
         inner.idle.insert(spec.group.clone(), (waiting, since));
-        // The spread keeps the nodes from offering the slot all at once.
+        // The spread prevents that all nodes offer the same slot at once.
         let spread = self.node.bytes().fold(0_u32, |sum, byte| sum.wrapping_mul(31).wrapping_add(u32::from(byte)));
         let patience = OFFER + Duration::from_millis(u64::from(spread % 20_000));
         let touched = self.membership.touches(|touches| touches.offers_now(&spec.group));

@@ -1,4 +1,4 @@
-//! Reads of the store outside of a decision, and plain writes of keys that other nodes read.
+//! Reads of the store that belong to no decision, and writes of keys that only other nodes read.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -12,11 +12,11 @@ use crate::{
     store::{Op, Page, Row, StoreError, Txn},
 };
 
-/// The time for which the list of alive nodes is used.
+/// The maximum age of the cached list of alive nodes.
 const ALIVE: Duration = Duration::from_secs(5);
 
 impl Fleet {
-    /// Returns the nodes that have a lease.
+    /// Returns the names of the nodes that have a lease.
     ///
     /// # Errors
     /// The store does not answer.
@@ -40,7 +40,7 @@ impl Fleet {
         Ok(alive)
     }
 
-    /// Returns the nodes that have ever joined.
+    /// Returns the names of all nodes that have ever joined.
     ///
     /// # Errors
     /// The store does not answer.
@@ -48,7 +48,7 @@ impl Fleet {
         self.names(keys::ALL_JOINED)
     }
 
-    /// Returns the rest of each key with a prefix.
+    /// Returns the part after the prefix of each key that begins with it.
     pub(super) fn names(&self, prefix: &str) -> Result<BTreeSet<String>, StoreError> {
         let mut page = Page::default();
         let mut names = BTreeSet::new();
@@ -62,7 +62,7 @@ impl Fleet {
         }
     }
 
-    /// Returns the open waves of a book's run. `None` if no wave was ever opened.
+    /// Returns the open waves of a book's run. `None` if no wave of the book was ever opened.
     ///
     /// # Errors
     /// The store does not answer.
@@ -72,7 +72,7 @@ impl Fleet {
         Ok(read.rows.into_iter().find(|row| row.key == key).and_then(|row| serde_json::from_slice(&row.value).ok()))
     }
 
-    /// Sets a key that other nodes read.
+    /// Writes a key that other nodes read.
     ///
     /// # Errors
     /// The store does not answer.
@@ -80,7 +80,7 @@ impl Fleet {
         self.write(&Txn { then: vec![Op::put(key, value)], ..Txn::default() }).map(drop)
     }
 
-    /// Returns all values with a prefix, by the rest of their keys.
+    /// Returns the values of all keys with a prefix, by the part of the key after the prefix.
     ///
     /// # Errors
     /// The store does not answer.
@@ -90,7 +90,8 @@ impl Fleet {
         Ok(rows.into_iter().filter_map(rest).collect())
     }
 
-    /// Returns all rows with a prefix, and the revision of the first page. A change during the read is newer than that.
+    /// Returns all rows with a prefix, and the store revision of the first page. A change during the read has a higher
+    /// one.
     pub(super) fn all_rows(&self, prefix: &str) -> Result<(u64, Vec<Row>), StoreError> {
         let mut page = Page::default();
         let (mut first, mut found) = (None, Vec::new());

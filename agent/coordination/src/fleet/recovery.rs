@@ -1,4 +1,4 @@
-//! Recovery of this node after a rollback of the store: report it, then republish the claims.
+//! The recovery of a node after a rollback of the store: it reports the rollback and republishes its claims.
 
 use super::{Fleet, TRIES};
 use crate::{
@@ -7,14 +7,14 @@ use crate::{
     store::StoreError,
 };
 
-/// Returns a spec for reads that concern the whole fleet. It names no real book.
+/// Returns a spec for reads that concern the whole fleet. The spec names a book and a budget that do not exist.
 fn of_the_fleet(known: &[String]) -> RolloutSpec {
     let no_book = "none/none".to_owned();
     RolloutSpec { book: no_book.clone(), group: no_book, known: known.to_vec(), waves: 1, ..RolloutSpec::default() }
 }
 
 impl Fleet {
-    /// Republishes this node's claims in a run, if the store lacks them or has older ones (P15).
+    /// Republishes the claims of this node in a run, if the store has older ones or none (P15).
     ///
     /// # Errors
     /// The store does not answer.
@@ -28,7 +28,7 @@ impl Fleet {
         Err(StoreError::Unreachable(format!("lost {TRIES} races with other nodes; retrying")))
     }
 
-    /// Checks in the store whether this node must republish its claims. A report that it only heard of may not count.
+    /// Reads the store to check whether this node must republish its claims. A report by a watch alone does not decide.
     ///
     /// # Errors
     /// The store does not answer.
@@ -37,7 +37,7 @@ impl Fleet {
         Ok(self.needs_republish())
     }
 
-    /// Records that this node has republished all its claims. `known` are the nodes that git names.
+    /// Records in the store that this node has republished all its claims. `known` are the nodes that git names.
     ///
     /// # Errors
     /// The store does not answer.
@@ -51,7 +51,7 @@ impl Fleet {
                 Some(txn) => snapshot = self.commit(&none, txn)?,
                 None => {
                     self.position.settled();
-                    // The last node to do so ends the recovery.
+                    // The last node that acknowledges the recovery also ends it.
                     return end_recovery(known, &snapshot).map_or(Ok(()), |txn| self.write(&txn).map(drop));
                 }
             }
@@ -59,7 +59,7 @@ impl Fleet {
         Err(StoreError::Unreachable(format!("lost {TRIES} races with other nodes; retrying")))
     }
 
-    /// Reports that the store was rolled back, if this node is the first to notice.
+    /// Reports that the store was rolled back, unless another node has already reported it.
     pub(super) fn rollback_reported(
         &self,
         spec: &RolloutSpec,

@@ -1,4 +1,4 @@
-//! The state of runs for people, and the parts of records that are only for people.
+//! The state of runs for people, and the fields of records that no decision reads.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -19,35 +19,35 @@ use crate::{
     store::{Compare, Op, Row, StoreError, Txn},
 };
 
-/// The time after which a node checks whether the holders that it waits for are lost, under `hold` and without gossip.
+/// The time after which a node without gossip checks under `hold` whether the holders that it waits for are lost.
 const LONG_WAIT: Duration = Duration::from_secs(20);
 
-/// The most holders that are checked.
+/// The maximum number of holders that one check reads.
 const CHECKED: usize = 5;
 
 impl Fleet {
-    /// Sets the error message of this node's next failure in a book. Other nodes show it.
+    /// Sets the error message that this node's next failure record of a book contains.
     pub fn describe_failure(&self, book: &str, message: &str) {
         self.lock().loss.describe(book, message);
     }
 
-    /// Takes the write-offs that this node has committed.
+    /// Returns the write-offs that this node has committed since the last call.
     pub fn take_written_off(&self) -> Vec<WrittenOff> {
         self.lock().loss.take_written_off()
     }
 
-    /// Takes the milestones of rollouts that this node has reached.
+    /// Returns the milestones of rollouts that this node has reached since the last call.
     pub fn take_milestones(&self) -> Vec<Milestone> {
         self.lock().loss.take_milestones()
     }
 
-    /// Returns whether the run of a book is halted, as far as this node has seen. `None` if it has not looked.
+    /// Returns whether the last snapshot of a run showed that it is halted. `None` if this node has read no snapshot.
     pub fn is_halted(&self, spec: &RolloutSpec) -> Option<bool> {
         let inner = self.lock();
         inner.snapshots.get(&snapshot_key(spec, &self.node)).map(|known| known.snapshot.halted(spec))
     }
 
-    /// Notes the milestones that a committed transaction has reached.
+    /// Records the milestones that a committed transaction has reached.
     pub(super) fn note_milestones(&self, spec: &RolloutSpec, before: &RunSnapshot, txn: &Txn, after: &RunSnapshot) {
         let reached = explain::reached(spec, &self.node, before, txn, after);
         if !reached.is_empty() {
@@ -55,8 +55,8 @@ impl Fleet {
         }
     }
 
-    /// Adds the time of writing to a slot or progress record, and the error message to this node's failure. Both are
-    /// for people only: no decision reads them.
+    /// Adds the time of the write to slot and progress records, and the error message to this node's failure. No
+    /// decision reads these fields.
     pub(super) fn stamp(&self, txn: &mut Txn) {
         let now = self.clock.wall();
         for operation in &mut txn.then {
@@ -78,7 +78,8 @@ impl Fleet {
         }
     }
 
-    /// Returns the transaction that replaces the message of this node's failure. `None` if it is the last one.
+    /// Returns the transaction that replaces the message of this node's failure record. `None` if the message is
+    /// unchanged.
     pub(super) fn newer_message(&self, spec: &RolloutSpec, snapshot: &RunSnapshot, want: Request) -> Option<Txn> {
         let mine = snapshot.mine(spec, &self.node).filter(|mine| mine.held.kind == SlotState::Failure)?;
         let newest = self.lock().loss.message(&spec.book).cloned();
@@ -93,7 +94,7 @@ impl Fleet {
         Some(Txn { compare, then: vec![Op::put(key, value)], otherwise: Vec::new() })
     }
 
-    /// Notes the write-offs in a transaction that was applied.
+    /// Records the write-offs of a transaction that was applied.
     pub(super) fn note_write_offs(&self, spec: &RolloutSpec, txn: &Txn) {
         for (book, node, run) in txn.then.iter().filter_map(|operation| explain::written_off(spec, operation)) {
             let since = self.lost_at(node);
@@ -101,13 +102,13 @@ impl Fleet {
         }
     }
 
-    /// Returns the time since which a lost node is lost, as this node saw it.
+    /// Returns the time at which this node first noticed the loss of a node. Unit: milliseconds since 1970.
     fn lost_at(&self, node: &str) -> i64 {
         let now = self.clock.wall();
         self.lock().loss.lost_at(node, now)
     }
 
-    /// Returns the lost nodes that a waiting node can name: under `hold` the holders, else all that the run waits for.
+    /// Returns the lost nodes that block a run. Under `hold` these are slot holders, otherwise all nodes it waits for.
     pub(super) fn lost_holders(&self, spec: &RolloutSpec, snapshot: &RunSnapshot) -> Result<LostNodes, StoreError> {
         let mut lost = snapshot.lost.clone();
         if spec.on_lost == OnLost::Hold {
@@ -116,8 +117,8 @@ impl Fleet {
         Ok(lost.into_iter().map(|node| (node.clone(), Some(self.lost_at(&node)))).collect())
     }
 
-    /// Returns the holders that are lost. Without gossip, they are checked once they hold their slots for long, so that
-    /// a rollout in progress costs no request.
+    /// Returns the slot holders that are lost. Without gossip, the leases are read only after a long wait, so that a
+    /// rollout in progress costs no request.
     fn dead_holders(&self, spec: &RolloutSpec, snapshot: &RunSnapshot) -> Result<BTreeSet<String>, StoreError> {
         let has_slot =
             |held: &&SlotEntry| matches!(held.held.kind, SlotState::Claim | SlotState::Offer) && held.node != self.node;
@@ -137,8 +138,8 @@ impl Fleet {
         Ok(lost.map(|(held, _)| held.node.clone()).filter(|node| self.agrees_lost(node)).collect())
     }
 
-    /// Returns the state of a book's run, for people. The first spec has the budget of the book, the others have the
-    /// budgets of its tasks.
+    /// Returns the state of a book's run for people. The first spec has the budget of the book. The other specs have
+    /// the budgets of single tasks.
     pub fn rollout(
         &self,
         specs: &[&RolloutSpec],

@@ -1,5 +1,5 @@
-//! Results of elected tasks. A result is sealed once, and its key is wrapped for each target in that target's inbox. A
-//! target without the key (it joined later) asks for it, and any target that can read the result answers (P123, P126).
+//! The results of elected tasks. A result is sealed once, and its key is wrapped for each target in the inbox of that
+//! target. A target that joined later requests the key, and any target that can read the result answers (P123, P126).
 
 use std::collections::BTreeMap;
 
@@ -15,20 +15,20 @@ use crate::{
     store::{MAX_OPERATIONS, Op, Page, StoreError, Txn},
 };
 
-/// The largest result that is published, in bytes (P126).
+/// The maximum size of a published result, in bytes (P126).
 const LARGEST: usize = 64 << 10;
 
-/// The most other targets that are asked for a key.
+/// The maximum number of targets, besides the author of a result, that are asked for its key.
 const ASKED: usize = 3;
 
-/// The result of an elected task on one node, in the clear.
+/// The decrypted result of an elected task on one node.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct TaskResult {
     /// True if the task succeeded.
     pub ok: bool,
-    /// The value of the result.
+    /// The value that the task has registered.
     pub result: Value,
-    /// The message of the task, if it has one.
+    /// The message of the task. `None` if the task gave none.
     pub message: Option<String>,
 }
 
@@ -39,32 +39,33 @@ impl From<PublishedResult> for TaskResult {
     }
 }
 
-/// The key of a result, wrapped for one node.
+/// The sealing key of a result, wrapped for one node.
 #[derive(Debug, Serialize, Deserialize)]
 struct Wrapped {
     definition: String,
     key: String,
 }
 
-/// A request for the key of a result.
+/// A request for the sealing key of a result.
 #[derive(Debug, Serialize, Deserialize)]
 struct Wanted {
     definition: String,
 }
 
-/// An elected task in one definition.
+/// An elected task, with the digest of its definition.
 #[derive(Debug, Clone, Copy)]
 pub struct ElectedTask<'a> {
-    /// The run.
+    /// The rollout of the book that contains the task.
     pub spec: &'a RolloutSpec,
-    /// The task.
+    /// The id of the task.
     pub task: &'a str,
-    /// The digest of the task and of its inputs.
+    /// The digest of the task and of the variables that it reads.
     pub definition: &'a str,
 }
 
 impl ElectedTask<'_> {
-    /// Returns the purpose that a result is sealed for. It does not open for another purpose.
+    /// Returns the purpose under which the result of a node is sealed. A sealed value opens only under the same
+    /// purpose.
     fn purpose(&self, by: &str) -> String {
         purpose(&self.spec.book, self.task, self.definition, by)
     }
@@ -79,8 +80,8 @@ fn failed(error: &std::io::Error) -> StoreError {
 }
 
 impl Fleet {
-    /// Seals a result to the targets. It stays in the clear if no other process reads the store, or no identity was
-    /// set.
+    /// Seals a result for all targets. The result is not sealed if no other process uses the store, or if this node has
+    /// no identity.
     pub(super) fn sealed(&self, errand: ElectedTask<'_>, found: &TaskResult) -> Result<SealedResult, StoreError> {
         let bytes = serde_json::to_vec(found).unwrap_or_default();
         if bytes.len() > LARGEST {
@@ -95,12 +96,13 @@ impl Fleet {
         Ok(SealedResult { ok: found.ok, body })
     }
 
-    /// Wraps a key for several nodes, each in its inbox.
+    /// Wraps the sealing key of a result for several nodes, and writes each wrapped key to the inbox of its node.
     fn wrap_for(&self, errand: ElectedTask<'_>, by: &str, key: &SealKey, nodes: &[String]) -> Result<(), StoreError> {
         let readers = self.readers()?;
         let mut puts = Vec::new();
         for node in nodes {
-            // A node that has not joined has no key to read with yet. It asks after it has joined.
+            // A node that has not joined has no public key yet. Such a node requests the sealing key after it has
+            // joined.
             let Some(reader) = readers.get(node) else { continue };
             let wrapped = key.wrap(&reader.read, &errand.purpose(by)).map_err(|error| failed(&error))?;
             let record = Wrapped { definition: errand.definition.to_owned(), key: wrapped };
@@ -113,15 +115,15 @@ impl Fleet {
         Ok(())
     }
 
-    /// Returns the public keys of the nodes, from their join records.
+    /// Returns the public keys of all nodes from their join records.
     fn readers(&self) -> Result<BTreeMap<String, PublicKeys>, StoreError> {
         let joined = self.rows(keys::ALL_JOINED)?;
         let keys = |value: &[u8]| PublicKeys::read(&serde_json::from_slice::<Joined>(value).ok()?.public_keys);
         Ok(joined.into_iter().filter_map(|(node, value)| Some((node, keys(&value)?))).collect())
     }
 
-    /// Opens the results of an elected task. Otherwise returns the nodes whose result cannot be read yet, and asks for
-    /// keys.
+    /// Opens the results of an elected task. If results cannot be opened, requests their keys, and returns the nodes
+    /// that have published these results.
     ///
     /// # Errors
     /// The store does not answer.
@@ -150,7 +152,7 @@ impl Fleet {
         Ok(Err(closed))
     }
 
-    /// Returns the key of a result from the own inbox. `None` if there is none.
+    /// Reads the sealing key of a result from the inbox of this node. `None` if the inbox does not contain it.
     fn key_of(&self, errand: ElectedTask<'_>, by: &str) -> Result<Option<SealKey>, StoreError> {
         let Some(bearer) = self.bearer.get() else { return Ok(None) };
         let place = keys::result_key(&self.node, &errand.spec.book, errand.task, by);
@@ -161,12 +163,12 @@ impl Fleet {
         Ok(wrapped.and_then(|wrapped| bearer.unwrap_key(&wrapped.key, &errand.purpose(by))))
     }
 
-    /// Asks for the keys of results: the nodes that made them, and up to three other targets.
+    /// Requests the keys of results from the nodes that made them, and from up to three other targets.
     fn ask_for(&self, errand: ElectedTask<'_>, closed: &[String]) -> Result<(), StoreError> {
         let alive = self.alive()?;
         let targets = errand.spec.members.keys().chain(&errand.spec.late);
         let others = targets.filter(|node| **node != self.node && alive.contains(*node) && !closed.contains(node));
-        // The node that made a result may not be able to read it any more.
+        // The node that made a result may have lost the key of it, so other targets are asked too.
         let asked: Vec<&String> = closed.iter().filter(|by| alive.contains(*by)).chain(others.take(ASKED)).collect();
         let mut then: Vec<Op> = Vec::new();
         for node in asked {
@@ -180,17 +182,18 @@ impl Fleet {
         self.write(&Txn { then, ..Txn::default() }).map(drop)
     }
 
-    /// Returns whether a node has asked this node for the key of a result since the last call.
+    /// Returns whether another node has requested the key of a result since the last call.
     pub fn is_asked(&self) -> bool {
         self.membership.is_asked()
     }
 
-    /// Answers the requests for keys of results. `spec_of` returns the run of a book, if this node takes part in it.
+    /// Answers the requests for keys of results. `spec_of` returns the rollout of a book, if this node is a target of
+    /// it.
     ///
     /// # Errors
     /// The store does not answer.
     pub fn answer(&self, spec_of: impl Fn(&str) -> Option<RolloutSpec>) -> Result<(), StoreError> {
-        // No watch reports these requests a second time.
+        // No watch reports the same request a second time, so the node remembers a failed answer.
         self.answer_all(spec_of).inspect_err(|_| self.membership.note_asked())
     }
 
@@ -200,7 +203,7 @@ impl Fleet {
             let [namespace, name, task, by, from] = rest.split('/').collect::<Vec<_>>()[..] else { continue };
             let Ok(Wanted { definition }) = serde_json::from_slice(&definition) else { continue };
             let task = keys::unescaped(task);
-            // Only a target of the book, by this node's own revision, gets the key.
+            // Only nodes that this node's own revision selects as targets of the book get the key.
             let spec = spec_of(&format!("{namespace}/{name}")).filter(|spec| spec.selects(from));
             if let Some(spec) = &spec {
                 let errand = ElectedTask { spec, task: &task, definition: &definition };

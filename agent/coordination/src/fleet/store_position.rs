@@ -1,4 +1,4 @@
-//! The last known position of the data store, by which this node detects a rollback (P14).
+//! The last known position of the data store, from which a node detects a rollback (P14).
 
 use std::{
     sync::{Mutex, MutexGuard, PoisonError},
@@ -7,31 +7,31 @@ use std::{
 
 use crate::rollout::RunSnapshot;
 
-/// The time for which a node that has reached the store (again) admits no node. All nodes reach a restored store at
-/// about the same time. The period lets a node that knows more of the store's past report the rollback first (P17).
+/// The time for which a node admits no node after it has connected to the store. All nodes reach a restored store at
+/// about the same time. In this period, a node that knows a newer position can report the rollback first (P17).
 const STABILIZATION_PERIOD: Duration = Duration::from_secs(3);
 
-/// A node's knowledge of the store's past.
+/// The position in the history of the store that this node knows.
 #[derive(Debug)]
 pub(super) struct StorePosition {
-    /// True if other processes write to the store too. Only then is a rollback reported.
+    /// True if other processes use the store too. A node reports a rollback only if this is true.
     shared: bool,
     known: Mutex<Known>,
 }
 
 #[derive(Debug, Default)]
 struct Known {
-    /// The highest store revision that was seen.
+    /// The highest store revision that this node has seen.
     revision: u64,
     /// The sequence number of this node's last write.
     sequence: u64,
-    /// True if the store was rolled back, and no node is known to have reported that.
+    /// True if the store was rolled back and this node knows of no report by another node.
     rolled_back: bool,
-    /// The last recovery that this node has heard of.
+    /// The identifier of the last recovery that this node has read.
     recovery_id: Option<String>,
     /// True if this node must republish its claims.
     needs_republish: bool,
-    /// True if a node may have reported a rollback, and this node has not read the store since.
+    /// True if a watch has shown a report of a rollback, and this node has not read the store since.
     heard: bool,
     /// True if the store did not answer the last request.
     away: bool,
@@ -47,19 +47,20 @@ impl StorePosition {
         self.known.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Restores the position from the journal. A node that has never written to the store begins without a
-    /// stabilization period, because it has no claims.
+    /// Restores the position from the journal. A node that has never written to the store needs no stabilization
+    /// period, because it has no claims.
     pub(super) fn resume(&self, revision: u64, sequence: u64) {
         let mut known = self.lock();
         (known.revision, known.sequence, known.away) = (revision, sequence, sequence > 0);
     }
 
-    /// Notes that the store did not answer. It may be another store when it answers again.
+    /// Records that the store did not answer. A store that answers again may have been restored or replaced.
     pub(super) fn lost_sight(&self) {
         self.lock().away = true;
     }
 
-    /// Returns the time at which the stabilization period ends. `None` if it has ended, or the store is not shared.
+    /// Returns the end of the stabilization period. `None` if the period is over, or if no other process uses the
+    /// store.
     pub(super) fn stabilizing_until(&self, now: Instant) -> Option<Instant> {
         if !self.shared {
             return None;
@@ -71,8 +72,9 @@ impl StorePosition {
         known.reached.map(|reached| reached + STABILIZATION_PERIOD).filter(|sure| now < *sure)
     }
 
-    /// Notes the revision of an answer. `before` is the position that was known at the request. An answer is never
-    /// older than its request, unless the store was rolled back. `known` itself may be newer by then.
+    /// Records the revision of an answer. `before` is the position that was known at the request. An answer with a
+    /// lower revision proves that the store was rolled back. The current position may be newer than `before`, because
+    /// other requests ran at the same time.
     pub(super) fn seen(&self, before: (u64, u64), revision: u64) {
         let mut known = self.lock();
         if revision > 0 && revision < before.0 {
@@ -87,8 +89,8 @@ impl StorePosition {
         known.revision = known.revision.max(revision);
     }
 
-    /// Notes that the store has no join record of this node. If the node has written to the store before, the store was
-    /// wiped or is another one. Its revision may already be higher than the one that the node knew.
+    /// Records that the store has no join record of this node. If the node has written to the store before, the store
+    /// was wiped or replaced. The revision does not show that, because it may already exceed the known one.
     pub(super) fn note_missing_join_record(&self) {
         let mut known = self.lock();
         if known.sequence > 0 && self.shared {
@@ -97,19 +99,19 @@ impl StorePosition {
         }
     }
 
-    /// Compares a snapshot with the position at its request, and sets `rolled_back` in the snapshot.
+    /// Detects a rollback from a snapshot and the position at its request. Sets `rolled_back` in the snapshot.
     pub(super) fn judge(&self, before: (u64, u64), snapshot: &mut RunSnapshot) {
         self.seen(before, snapshot.revision);
         let mut known = self.lock();
-        // A missing number proves nothing: it may be signed with a key that does not count any more.
+        // A missing sequence number proves nothing, because its record may be signed with a replaced key.
         if snapshot.sequence > 0 && snapshot.sequence < before.1 {
             tracing::warn!(
                 was = before.1,
                 is = snapshot.sequence,
-                "the data store lacks what this node has written to it"
+                "the data store lacks records that this node has written: it was restored from a backup"
             );
             (known.rolled_back, known.needs_republish) = (true, true);
-            // The next writes continue from the number in the store.
+            // Later writes continue from the number in the store.
             known.sequence = snapshot.sequence;
         }
         known.sequence = known.sequence.max(snapshot.sequence);
@@ -125,41 +127,41 @@ impl StorePosition {
         snapshot.rolled_back = known.rolled_back && self.shared;
     }
 
-    /// Notes the sequence number of a write.
+    /// Records the sequence number of a write of this node.
     pub(super) fn wrote(&self, sequence: u64) {
         let mut known = self.lock();
         known.sequence = known.sequence.max(sequence);
     }
 
-    /// Returns whether the store was rolled back, and no node is known to have reported that.
+    /// Returns whether the store was rolled back and this node knows of no report by another node.
     pub(super) fn has_rolled_back(&self) -> bool {
         self.lock().rolled_back && self.shared
     }
 
-    /// Notes that this node has reported the rollback. If the report does not count, it is not repeated.
+    /// Records that this node has reported the rollback. A report that other nodes do not accept is not repeated.
     pub(super) fn rollback_reported(&self) {
         self.lock().rolled_back = false;
     }
 
-    /// Notes that a node seems to have reported a rollback. The next read of the store verifies it.
+    /// Records that a watch has shown a report of a rollback. The next read of the store verifies the report.
     pub(super) fn note_recovery(&self) {
         self.lock().heard = true;
     }
 
-    /// Notes that this node has republished its claims.
+    /// Records that this node has republished its claims.
     pub(super) fn settled(&self) {
         let mut known = self.lock();
         known.rolled_back &= self.shared;
         known.needs_republish = known.rolled_back;
     }
 
-    /// Returns whether this node must republish its claims, or check whether it must.
+    /// Returns whether this node must republish its claims, or must read the store to check that.
     pub(super) fn needs_republish(&self) -> bool {
         let known = self.lock();
         known.needs_republish || known.heard
     }
 
-    /// Returns the last recovery that this node has heard of.
+    /// Returns the identifier of the last recovery that this node has read.
     pub(super) fn recovery_id(&self) -> Option<String> {
         self.lock().recovery_id.clone()
     }
@@ -175,7 +177,7 @@ impl StorePosition {
 mod tests {
     use super::*;
 
-    /// The revision of a wiped store may exceed the known one, because other nodes write to it.
+    /// The revision of a wiped store may exceed the known revision, because other nodes write to that store.
     #[test]
     fn store_without_the_record_of_a_node_that_has_written_is_rolled_back() {
         for (shared, mark, rolled_back) in [(true, 7, true), (true, 0, false), (false, 7, false)] {

@@ -1,4 +1,4 @@
-//! The events that wake a waiting node: real decisions of two nodes about one store.
+//! Tests of the events that wake a waiting node. Two nodes decide about one store.
 
 use std::{
     collections::BTreeMap,
@@ -25,7 +25,7 @@ use crate::{
 
 type Between = Box<dyn FnOnce() + Send>;
 
-/// A store of several processes. A test can run a closure between a request that writes some key and its answer.
+/// A shared store. A test can run a closure after a chosen key is written, and before the answer of that request.
 #[derive(Default)]
 struct Shared {
     store: Arc<LocalStore>,
@@ -135,7 +135,7 @@ fn acceptance_wakes_all_nodes_but_the_one_that_wrote_it() {
         let record = Accepted { schema: 1, generation: 1, by: by.into(), ..Accepted::default() };
         write(keys::ACCEPTED, serde_json::to_vec(&record).unwrap());
     };
-    // Watches keep their order. A node that was woken by a later record has also received the accepted record.
+    // Watches report changes in their order. A node that was woken by a later record has also received the earlier one.
     let woken_by = |by: &str| {
         let before = (a.load(Ordering::SeqCst), b.load(Ordering::SeqCst));
         accept(by);
@@ -161,7 +161,7 @@ fn offer_between_request_and_answer_is_followed() {
     *store.between.lock().unwrap() = Some((
         keys::whole_queue(&spec.group),
         Box::new(move || {
-            // b has queued and has no answer yet. a offers its slot to b, and b receives the notice.
+            // Node b has queued and waits for the answer. Node a offers its slot to b, and b receives the notice.
             assert_eq!(a.ask(&done, Request::Done(0)), Answer::Go);
             wait_for(|| woken.load(Ordering::SeqCst) > before);
         }),
@@ -243,7 +243,7 @@ fn run_of_many_segments_is_done_for_every_node() {
     let ((a, _), (b, _)) = (node(&store, "a"), node(&store, "b"));
     for segment in 0..spec.segments() {
         for fleet in [&a, &b] {
-            // The watch reports the opened barrier a little later.
+            // The watch reports the opened barrier with a delay, so the test repeats the request.
             let entered = (0..100).any(|_| {
                 let answer = fleet.ask(&spec, Request::Change(segment));
                 if answer != Answer::Go {
@@ -287,7 +287,7 @@ fn node_is_behind_while_its_views_show_another_accepted_revision_or_none() {
     let newer = RolloutSpec { generation: spec.generation + 1, ..spec.clone() };
     a.look(&newer).unwrap();
     assert!(a.is_behind(), "the store has an older one");
-    // A later snapshot of the whole fleet, or of another book, does not reset the flag.
+    // A later snapshot of the whole fleet, or of another book, does not reset the result of `is_behind`.
     a.acknowledge_recovery(&[]).unwrap();
     assert!(a.is_behind());
 }
@@ -297,7 +297,7 @@ fn requests_for_keys_that_were_not_answered_are_kept() {
     let store = Arc::new(Shared::default());
     let (a, _) = node(&store, "a");
     wait_for(|| a.is_asked());
-    // The other watch may begin later.
+    // The watch of the inbox may begin later than the other watch.
     thread::sleep(Duration::from_millis(200));
     let _ = a.is_asked();
     *store.away.lock().unwrap() = true;
@@ -308,7 +308,7 @@ fn requests_for_keys_that_were_not_answered_are_kept() {
     assert!(!a.is_asked());
 }
 
-/// A snapshot shows one budget. The snapshots of two books in which a node waits follow each other in each pass.
+/// A snapshot covers one budget. A node that waits in two books reads the snapshots of both in each pass.
 #[test]
 fn offers_and_absences_end_although_the_node_waits_in_another_budget_too() {
     let clock = TestClock::at(0);
@@ -337,7 +337,7 @@ fn offers_and_absences_end_although_the_node_waits_in_another_budget_too() {
         fleet.notice_absences(&other, &mut snapshot);
         clock.advance(1000);
     }
-    // Records that are gone are forgotten: the next ones are measured from their own beginning.
+    // Records that are no longer shown are forgotten. Later records are measured from their own beginning.
     let mut gone = RunSnapshot::default();
     fleet.notice_offers(&spec, &mut gone);
     fleet.notice_absences(&spec, &mut gone);

@@ -1,4 +1,4 @@
-//! Broadcasts of nodes besides their membership: a departure, an accepted revision, and held slots (P103, P104).
+//! The broadcasts of a node: its departure, its accepted revision, and its held slots (P103, P104).
 
 use std::{
     collections::BTreeMap,
@@ -10,10 +10,10 @@ use serde::{Deserialize, Serialize};
 
 use super::core::Life;
 
-/// The most nodes whose departure is remembered, and the most whose slots are.
+/// The maximum number of nodes whose departure is remembered, and of nodes whose slots are remembered.
 const NODES: usize = 20_000;
 
-/// A broadcast of a node to all others.
+/// A broadcast of one node to all other nodes.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) struct Told {
     pub(super) node: String,
@@ -24,7 +24,7 @@ pub(super) struct Told {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) enum What {
     Leaves,
-    /// The generation, and the digest of its record.
+    /// The accepted generation, and the digest of its acceptance record.
     Accepted(u64, String),
     /// The partitions in which the node holds a slot.
     Holds(Vec<String>),
@@ -39,14 +39,14 @@ pub struct Holds {
     pub parts: Vec<String>,
 }
 
-/// The highest announced acceptance.
+/// The highest acceptance that a node has announced.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Announced {
-    /// The generation.
+    /// The generation of the acceptance.
     pub generation: u64,
     /// The digest of the acceptance record.
     pub digest: String,
-    /// A node that has the record.
+    /// The name of a node that has the acceptance record.
     pub by: String,
 }
 
@@ -64,20 +64,20 @@ impl Invalidates for Subject {
     }
 }
 
-/// The received broadcasts.
+/// The broadcasts that this node has received.
 #[derive(Debug, Default)]
 pub(super) struct Listener {
-    /// The incarnation in which each node left.
+    /// The incarnation in which each departed node left.
     pub(super) left: BTreeMap<String, u64>,
-    /// The highest acceptance that any node announced.
+    /// The highest acceptance that any node has announced.
     pub(super) accepted: Announced,
     /// The last report of each node about the slots that it holds.
     pub(super) holds: BTreeMap<String, Holds>,
-    /// The number of changes of `holds`.
+    /// The number of times that `holds` has changed.
     pub(super) changed: u64,
 }
 
-/// A shared handle of the listener. foca owns one handle, and the member reads through another.
+/// A shared handle of the received broadcasts. foca owns one handle, and the member reads through another.
 #[derive(Debug, Clone, Default)]
 pub(super) struct Ears(Arc<Mutex<Listener>>);
 
@@ -125,7 +125,7 @@ impl BroadcastHandler<Life> for Ears {
                 news
             }
         };
-        // A broadcast of this node itself is always sent, even if it repeats an earlier one.
+        // foca sends a broadcast of this node itself in any case, even if it repeats an earlier one.
         Ok((news || from.is_none()).then_some(Subject { node: broadcast.node, about, number: broadcast.number }))
     }
 }

@@ -1,9 +1,9 @@
-//! One member of the gossip, without threads or clocks of its own: its inputs, its messages, and the liveness of other
-//! nodes.
+//! One member of the gossip, without a thread and without a clock. The member gets messages and the time as inputs. The
+//! member returns messages to send, and the liveness of other nodes.
 //!
 //! The algorithm is SWIM (Das, Gupta, Motivala 2002) as foca implements it. foca's periodic gossip is off, because it
-//! costs as much when nothing happens. A member with news, such as a suspicion, sends it to a few members, a few
-//! times (P99).
+//! sends messages even if there is no news. A member with news, such as a suspicion, sends it to a few members in
+//! several rounds (P99).
 
 use std::{
     collections::{BTreeMap, BTreeSet, BinaryHeap},
@@ -22,20 +22,20 @@ use super::broadcast::{Announced, Ears, Holds, Told, What};
 /// The liveness of a node as gossip sees it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Liveness {
-    /// A node that answers.
+    /// The node answers the probes of gossip.
     Alive,
-    /// A node that did not answer another one, and may still refute the suspicion.
+    /// The node did not answer another node, and may still refute the suspicion.
     Suspect,
-    /// A node that did not refute a suspicion in time.
+    /// The node did not refute a suspicion in time.
     Lost,
-    /// A node that announced its departure.
+    /// The node announced its departure.
     Left,
-    /// A node that gossip never heard of.
+    /// Gossip has never heard of the node.
     Unknown,
 }
 
 impl Liveness {
-    /// Returns the name of the state.
+    /// Returns the name of the liveness state, in lower case.
     pub fn name(self) -> &'static str {
         match self {
             Self::Alive => "alive",
@@ -47,15 +47,16 @@ impl Liveness {
     }
 }
 
-/// The identity of a node with its incarnation. A node that returns has a higher one.
+/// The name of a node, with its incarnation. A node that returns has a higher incarnation.
 #[derive(Debug, Clone, Deserialize)]
 #[serde(from = "(String, u64)")]
 pub struct Life {
-    /// The name of the node. It is shared, because foca copies it for each member that a message names.
+    /// The name of the node. The text is shared, because foca copies the name for each member that a message contains.
     pub name: Arc<str>,
-    /// The number of the incarnation.
+    /// The incarnation of the node.
     pub began: u64,
-    /// A hash of the name. foca compares each member that a message names with all others, so this must be fast.
+    /// A hash of the name. foca compares each member of a message with all known members, so the comparison must be
+    /// fast.
     key: u128,
 }
 
@@ -110,47 +111,47 @@ impl foca::Identity for Life {
     }
 }
 
-/// An event of the gossip.
+/// An event that gossip reports to the node.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Heard {
-    /// A node that is alive.
+    /// The named node is alive.
     Joined(String),
-    /// A node that announced its departure.
+    /// The named node has announced its departure.
     Left(String),
-    /// A node that is lost.
+    /// The named node is lost.
     Lost(String),
-    /// A higher generation that a node has accepted.
+    /// A node has accepted a higher generation.
     Accepted(Announced),
-    /// A change of some node's reported slots.
+    /// Another node has changed the slots that it reports.
     Slots,
 }
 
 /// The time between two probes of members.
 const PERIOD: Duration = Duration::from_secs(1);
-/// The time in which a member must answer a probe, before others probe it too.
+/// The time in which a member must answer a probe. After that time, other members probe it too.
 const ANSWER: Duration = Duration::from_millis(500);
 /// The time in which a suspected member may refute the suspicion.
 const SUSPICION: Duration = Duration::from_secs(4);
-/// The time between two rounds that send news, and the number of rounds.
+/// The time between two rounds that send news. `ROUNDS` is the number of rounds.
 const ROUND: Duration = Duration::from_millis(200);
 const ROUNDS: u8 = 3;
-/// The delay from which a member counts as stalled: its machine slept, or is overloaded.
+/// The delay from which a member counts as stalled, because its machine slept or is overloaded.
 const STALL: Duration = Duration::from_millis(100);
-/// The extra pause before the next round, as a multiple of the member's delay.
+/// The factor between the delay of a late member and the extra pause before its next round of news.
 const CARE: u32 = 50;
 const CARE_AT_MOST: Duration = Duration::from_secs(10);
-/// The time after a join until the last announcements are repeated. Many nodes may join together.
+/// The time after a join at which the last announcements are repeated. Many nodes may join in this time.
 const AGAIN: Duration = Duration::from_secs(2);
-/// The largest message in bytes, enough for about a thousand names. Larger ones make the start of a large fleet slow.
+/// The maximum size of a message in bytes. The size is enough for a thousand names. Larger messages slow down the start
+/// of a large fleet.
 pub const LARGEST: usize = 16 << 10;
-/// The pause between two attempts to join while no other member is known. Then the longest pause for nodes that gossip
-/// never heard of, and the number of nodes that are asked at once.
+/// The pause between two attempts to join while no other member is known. `SELDOM` is the longest pause between
+/// requests to nodes that gossip has never heard of. `ASKED` is the number of nodes that one attempt asks.
 const ALONE: Duration = Duration::from_secs(2);
 const SELDOM: Duration = Duration::from_secs(60);
 const ASKED: usize = 3;
 
-/// Returns the number of times that each of so many nodes sends a piece of news: four for each digit of their number,
-/// and one.
+/// Returns how often each member sends one piece of news: four times for each decimal digit of `nodes`, and once more.
 fn transmissions(nodes: usize) -> NonZeroU8 {
     let digits = nodes.saturating_sub(1).checked_ilog10().map_or(1, |digits| digits + 1);
     NonZeroU8::new(u8::try_from(4 * digits + 1).unwrap_or(u8::MAX)).unwrap_or(NonZeroU8::MIN)
@@ -168,15 +169,15 @@ fn config(nodes: usize) -> foca::Config {
         max_packet_size: NonZeroUsize::new(LARGEST).unwrap_or(NonZeroUsize::MIN),
         notify_down_members: true,
         periodic_announce: Some(PeriodicParams { frequency: Duration::from_secs(30), num_members: one }),
-        // The halves of a partition find each other again.
+        // The two sides of a network partition find each other again.
         periodic_announce_to_down_members: Some(PeriodicParams { frequency: Duration::from_secs(5), num_members: few }),
         periodic_gossip: None,
-        // The halves of a partition must not forget each other, however long it lasts.
+        // The two sides of a network partition must not forget each other, however long the partition lasts.
         remove_down_after: None,
     }
 }
 
-/// A member of the gossip.
+/// A member of the gossip: the state of this node.
 pub struct Member {
     foca: Foca<Life, PostcardCodec, SmallRng, Ears>,
     ears: Ears,
@@ -185,20 +186,21 @@ pub struct Member {
     numbered: u64,
     sends: Vec<(Life, Vec<u8>)>,
     heard: Vec<Heard>,
-    /// The highest acceptance: this node's own, or a received one.
+    /// The highest acceptance that this node knows, which is its own or a received one.
     accepted: Announced,
     /// The last report of this node about the slots that it holds.
     holds: Holds,
-    /// The number of changes of reported slots that were noticed.
+    /// The number of changes of reported slots that this member has handled.
     changed: u64,
-    /// The time at which announcements are repeated, because a node that joined since has not received them.
+    /// The time at which announcements are repeated, because a node that has joined has not received them.
     again: Option<Instant>,
-    /// The nodes that may be alive, the position of the next one to ask, and the time of that.
+    /// The nodes that may be alive. The fields `turn` and `ask` are the position and the time of the next request to
+    /// join.
     seeds: Vec<String>,
     turn: usize,
     ask: Instant,
     pause: Duration,
-    /// The time of the next round that sends news, and the number of rounds left.
+    /// The time of the next round that sends news. The field `rounds` is the number of rounds left.
     round: Instant,
     rounds: u8,
     /// The size of foca's backlog when it was last read.
@@ -207,12 +209,12 @@ pub struct Member {
     nodes: usize,
     /// True if there was news since the last call of `has_news`.
     news: bool,
-    /// The delay with which this member does its work. A late member sends news more slowly, so that it still answers
+    /// The delay with which this member does its work. A late member sends news less often, so that it still answers
     /// probes in time.
     late: Duration,
 }
 
-/// A timer of foca. The earliest timer is the greatest, as the heap returns the greatest first.
+/// A timer of foca. The earliest timer compares as the greatest, because the heap returns the greatest element first.
 struct Timer {
     at: Instant,
     number: u64,
@@ -280,7 +282,7 @@ impl Member {
         self.foca.num_members()
     }
 
-    /// Sets the nodes that may be alive. The member asks those that gossip never heard of.
+    /// Sets the nodes that may be alive. The member asks those of them that gossip has never heard of to admit it.
     pub fn seeds(&mut self, seeds: Vec<String>, now: Instant) {
         if self.seeds != seeds {
             self.pause = ALONE;
@@ -289,8 +291,9 @@ impl Member {
         self.seeds = seeds;
     }
 
-    /// Asks nodes to admit this member. While it is alone it asks any of them, then those that gossip never heard of.
-    /// Otherwise nodes that start together and ask only one another would stay a separate group.
+    /// Asks nodes to admit this member. A member that knows no other member asks any of the given nodes. Later the
+    /// member asks only nodes that gossip has never heard of. Nodes that start together and ask only one another would
+    /// otherwise stay a separate group.
     fn ask_member(&mut self, now: Instant) {
         if self.seeds.is_empty() || now < self.ask {
             return;
@@ -305,7 +308,7 @@ impl Member {
         self.pause = if alone { ALONE } else { (self.pause * 2).min(SELDOM) };
         self.ask = now + self.pause;
         for _ in 0..if alone { ASKED } else { 1 }.min(candidates.len()) {
-            // A wide step, so that nodes that start together do not all ask the same ones.
+            // The large step prevents that nodes which start together all ask the same nodes.
             self.turn = self.turn.wrapping_add(7919);
             let to = Life::new(candidates[self.turn % candidates.len()].clone(), 0);
             let done = self.foca.announce(to, &mut self.runtime);
@@ -313,7 +316,7 @@ impl Member {
         }
     }
 
-    /// Takes a message of a node. A message that names another sender is rejected.
+    /// Handles a message of a node. A message that names another sender is rejected.
     ///
     /// # Errors
     /// The reason for the rejection.
@@ -328,14 +331,14 @@ impl Member {
         Ok(())
     }
 
-    /// Does the work that is due.
+    /// Runs the timers that are due, sends news, and asks nodes to admit this member.
     pub fn tick(&mut self, now: Instant) {
         let late = self.timers.peek().map_or(Duration::ZERO, |timer| now.saturating_duration_since(timer.at));
         self.late = late.max(self.late / 2).min(SUSPICION);
         let late = late.min(SUSPICION);
         if late >= STALL {
-            // A stalled member could not receive answers, so the other members were not silent. All timers move by its
-            // delay.
+            // A stalled member could not receive answers, so it cannot conclude that other members were silent. All
+            // timers are postponed by the delay.
             self.timers = self.timers.drain().map(|timer| Timer { at: timer.at + late, ..timer }).collect();
         }
         while self.timers.peek().is_some_and(|timer| timer.at <= now) {
@@ -353,24 +356,24 @@ impl Member {
         self.ask_member(now);
     }
 
-    /// Sends news, if a round is due.
+    /// Sends news to some members, if a round is due.
     fn send_on(&mut self, now: Instant) {
         if self.rounds > 0 && self.round <= now {
             self.rounds -= 1;
             self.round = now + ROUND + self.care();
             let done = self.foca.gossip(&mut self.runtime);
-            // foca drops news from its backlog after enough transmissions.
+            // foca removes news from its backlog after enough transmissions.
             self.backlog = self.pending_broadcasts();
             self.after(done, now);
         }
     }
 
-    /// Returns the number of broadcasts that are still sent.
+    /// Returns the number of broadcasts that foca has not sent often enough.
     fn pending_broadcasts(&self) -> usize {
         self.foca.updates_backlog() + self.foca.custom_broadcast_backlog()
     }
 
-    /// Returns the time at which work is due next.
+    /// Returns the time at which `tick` has to be called next.
     pub fn next(&self) -> Option<Instant> {
         let timer = self.timers.peek().map(|timer| timer.at);
         let round = (self.rounds > 0).then_some(self.round);
@@ -378,7 +381,7 @@ impl Member {
         timer.into_iter().chain(round).chain(ask).chain(self.again).min()
     }
 
-    /// Broadcasts the generation that this node has accepted, and the digest of its record.
+    /// Broadcasts the generation that this node has accepted, and the digest of its acceptance record.
     pub fn accepted(&mut self, generation: u64, digest: String, now: Instant) {
         if generation > self.accepted.generation {
             self.accepted = Announced { generation, digest, by: self.foca.identity().name.to_string() };
@@ -412,7 +415,7 @@ impl Member {
         }
     }
 
-    /// Announces that this node leaves.
+    /// Broadcasts that this node leaves.
     pub fn leave(&mut self, now: Instant) {
         let life = self.foca.identity().began;
         self.say(self.foca.identity().name.to_string(), life, What::Leaves, now);
@@ -427,17 +430,17 @@ impl Member {
         self.after(done, now);
     }
 
-    /// Returns the extra delay of work that is not urgent, because this member is late.
+    /// Returns the extra delay of work that is not urgent. The delay is zero unless this member is late.
     pub fn care(&self) -> Duration {
         (self.late * CARE).min(CARE_AT_MOST)
     }
 
-    /// Takes the messages to send.
+    /// Returns the messages to send, and removes them from the member.
     pub fn sends(&mut self) -> Vec<(Life, Vec<u8>)> {
         std::mem::take(&mut self.sends)
     }
 
-    /// Takes the events.
+    /// Returns the events since the last call.
     pub fn heard(&mut self) -> Vec<Heard> {
         std::mem::take(&mut self.heard)
     }
@@ -447,7 +450,7 @@ impl Member {
         std::mem::take(&mut self.news)
     }
 
-    /// Returns the liveness of each node that gossip ever heard of, except this one.
+    /// Returns the liveness of every other node that gossip has ever heard of.
     pub fn opinions(&self) -> BTreeMap<Arc<str>, Liveness> {
         let states = self.foca.iter_membership_state();
         states.map(|member| (Arc::clone(&member.id().name), self.opinion(member))).collect()
@@ -458,13 +461,13 @@ impl Member {
         match member.state() {
             foca::State::Alive => Liveness::Alive,
             foca::State::Suspect => Liveness::Suspect,
-            // A node that answers is alive, even if others report that it left.
+            // A node that answers is alive, even if other members report that it has left.
             foca::State::Down if said => Liveness::Left,
             foca::State::Down => Liveness::Lost,
         }
     }
 
-    /// Processes the result of a step, and schedules rounds for new broadcasts.
+    /// Handles the result of a call to foca, and schedules rounds for new broadcasts.
     fn after(&mut self, done: Result<(), foca::Error>, now: Instant) {
         if let Err(error) = done {
             tracing::debug!(%error, "ignored a gossip message that cannot be decoded");
@@ -474,7 +477,7 @@ impl Member {
         let nodes = self.others() + 1;
         if transmissions(nodes) != transmissions(self.nodes) {
             self.nodes = nodes;
-            // foca refuses this only if periodic work is switched on or off, which never changes here.
+            // foca rejects this only if periodic work is switched on or off, and that never changes here.
             let _ = self.foca.set_config(config(nodes));
         }
         // News that replaces older news does not enlarge the backlog.

@@ -1,7 +1,7 @@
-//! Failure detection among the nodes: which nodes are alive or lost, even while the store is away.
+//! Failure detection by gossip: it shows which nodes are alive or lost, even while the data store does not answer.
 //!
-//! [`core`] is one member without effects. Here it gets a thread, a clock, and [`Peers`] as its transport. This module
-//! does not know the transport, nor does it authenticate senders: the caller of [`Gossip::receive`] has done that.
+//! [`core`] implements one member without side effects. This module gives the member a thread, a clock, and [`Peers`]
+//! as its transport. The caller of [`Gossip::receive`] must have authenticated the sender.
 
 pub mod broadcast;
 pub mod core;
@@ -28,54 +28,55 @@ use self::{
 
 /// The transport of messages between nodes.
 pub trait Peers: fmt::Debug + Send + Sync {
-    /// Sends a message to a node at HOST:PORT. A message that does not arrive is lost, and this does not wait for it.
+    /// Sends a message to the address HOST:PORT of a node, without a wait for the result. The message may be lost.
     fn send(&self, node: &str, address: &str, message: Vec<u8>);
 
-    /// Returns the nodes with a refused certificate (this node's or theirs), with the reasons, as of now. Such a node
-    /// is alive, even though gossip does not hear from it.
+    /// Returns the nodes to which a connection fails because a certificate is refused, each with the reason. A node
+    /// with a refused certificate is alive, although gossip does not hear from it. The refused certificate may be this
+    /// node's own.
     fn refused(&self) -> BTreeMap<String, String>;
 
-    /// Asks a node for its acceptance record and manifest, as they are in the data store. Waits for the answer.
+    /// Requests from a node the acceptance record in the data store, and its manifest. Waits for the answer.
     ///
     /// # Errors
-    /// The reason why there is no answer.
+    /// The reason why the node has not answered.
     fn acceptance(&self, node: &str, address: &str) -> Result<(Vec<u8>, Vec<u8>), String>;
 
-    /// Asks a node for a pack, and writes it to a file. Waits for the answer.
+    /// Requests a pack of git objects from a node, and writes it to a file. Waits for the answer.
     ///
     /// # Errors
-    /// The reason why there is no answer.
+    /// The reason why the node has not answered.
     fn pack(&self, node: &str, address: &str, wanted: &Wanted, into: &Path) -> Result<(), String>;
 }
 
-/// A request for a pack.
+/// A request for a pack of git objects.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Wanted {
-    /// The source.
+    /// The name of the source that the pack belongs to.
     pub source: String,
-    /// The commit of the accepted revision.
+    /// The requested commit of the accepted revision.
     pub commit: String,
-    /// A commit that this node has already, with all its ancestors. `None`: it has none.
+    /// A commit that this node already has, with all its ancestors. `None` if it has no commit of the source.
     pub have: Option<String>,
-    /// The largest size of the pack, in bytes.
+    /// The maximum size of the pack, in bytes.
     pub bytes: u64,
-    /// The longest duration of the transfer.
+    /// The maximum duration of the transfer.
     pub time: Duration,
 }
 
-/// The nodes that may be alive, with their addresses.
+/// The addresses of the nodes that may be alive, by the name of the node.
 pub type Seeds = BTreeMap<String, String>;
 
-/// The maximum number of messages that wait for the thread.
+/// The maximum number of messages in the queue of the gossip thread.
 const WAITING: usize = 1024;
-/// The time within which gossip hears of every alive node.
+/// The time after which gossip has heard of every alive node.
 const SETTLED: Duration = Duration::from_secs(15);
-/// The largest age of the published liveness while there is news, and while there is none.
+/// The maximum age of the published liveness while there is news. `SELDOM` is the maximum age without news.
 const SHOWN: Duration = Duration::from_millis(200);
 const SELDOM: Duration = Duration::from_secs(2);
-/// The most nodes that are asked one question.
+/// The maximum number of nodes that are asked the same question.
 const ASKED: usize = 5;
-/// The stack size of the thread, in bytes.
+/// The stack size of the gossip thread, in bytes.
 const STACK: usize = 512 << 10;
 
 enum Input {
@@ -86,7 +87,7 @@ enum Input {
     Leave(Sender<()>),
 }
 
-/// A handle of this node's gossip.
+/// A handle of the gossip of this node.
 #[derive(Debug, Clone)]
 pub struct Gossip {
     inputs: SyncSender<Input>,
@@ -94,7 +95,7 @@ pub struct Gossip {
     peers: Arc<dyn Peers>,
     clock: Arc<dyn Clock>,
     began: Instant,
-    /// A number that differs by node, so that nodes do not all ask the same ones.
+    /// A number that differs from node to node, so that not all nodes ask the same nodes.
     seed: usize,
 }
 
@@ -106,23 +107,23 @@ struct Seen {
     holds: BTreeMap<String, Holds>,
 }
 
-/// The settings of a member.
+/// The settings of the gossip of this node.
 #[derive(Debug)]
 pub struct Options {
-    /// The node.
+    /// The name of this node.
     pub node: String,
-    /// The incarnation of the node. It is larger than each earlier one.
+    /// The incarnation of this node, which must be higher than all its earlier incarnations.
     pub life: u64,
-    /// The port of other nodes if git names none.
+    /// The port of a node whose address in git has none.
     pub port: u16,
-    /// The clocks.
+    /// The clock that measures the timers of the gossip.
     pub clock: Arc<dyn Clock>,
-    /// The transport.
+    /// The transport of messages to other nodes.
     pub peers: Arc<dyn Peers>,
 }
 
 impl Gossip {
-    /// Starts the gossip on its own thread. That thread calls `tell` with each event.
+    /// Starts the gossip on its own thread. The thread calls `tell` with each event.
     ///
     /// # Errors
     /// The thread cannot be started.
@@ -148,18 +149,18 @@ impl Gossip {
         Ok(gossip)
     }
 
-    /// Takes a message of a node. The caller has authenticated that node.
+    /// Hands a message of a node to the gossip thread. The caller must have authenticated that node.
     pub fn receive(&self, from: &str, message: Vec<u8>) {
-        // A message that arrives faster than the thread reads is lost, as on any network.
+        // If the queue of the gossip thread is full, the message is lost, as on any network.
         let _ = self.inputs.try_send(Input::Message(from.to_owned(), message));
     }
 
-    /// Sets the nodes that may be alive.
+    /// Sets the addresses of the nodes that may be alive.
     pub fn seeds(&self, seeds: Seeds) {
         let _ = self.inputs.send(Input::Seeds(seeds));
     }
 
-    /// Broadcasts the generation that this node has accepted, and the digest of its record.
+    /// Broadcasts the generation that this node has accepted, and the digest of its acceptance record.
     pub fn accepted(&self, generation: u64, digest: String) {
         let _ = self.inputs.send(Input::Accepted(generation, digest));
     }
@@ -169,7 +170,7 @@ impl Gossip {
         let _ = self.inputs.send(Input::Holds(holds));
     }
 
-    /// Returns the nodes that report a slot of a partition, with the sequence numbers of their last writes.
+    /// Returns the nodes that report a slot in a partition, each with the sequence number of its last write.
     pub fn holders(&self, part: &str) -> BTreeMap<String, u64> {
         let seen = self.lock();
         let of_part = seen.holds.iter().filter(|(_, holds)| holds.parts.iter().any(|held| held == part));
@@ -181,8 +182,8 @@ impl Gossip {
         self.lock().announced.clone()
     }
 
-    /// Returns alive nodes with their addresses, at most five. The preferred one comes first if it is alive. The others
-    /// follow in an order that differs by node.
+    /// Returns the addresses of at most five alive nodes. The preferred node comes first if it is alive. The order of
+    /// the other addresses differs from node to node.
     fn answering(&self, first: &str) -> Vec<(String, String)> {
         let seen = self.lock();
         let alive = |node: &str| seen.opinions.get(node) == Some(&Liveness::Alive);
@@ -196,13 +197,13 @@ impl Gossip {
             let turn = self.seed % nodes.len();
             nodes.rotate_left(turn);
         }
-        // The sort is stable, so the others keep their order.
+        // The sort is stable, so the other nodes keep their order.
         nodes.sort_by_key(|(node, _)| node != first);
         nodes.truncate(ASKED);
         nodes
     }
 
-    /// Asks some alive nodes a question, one after the other, until one answers.
+    /// Asks alive nodes a question, one after another, until one of them answers.
     ///
     /// # Errors
     /// The errors of all nodes that were asked.
@@ -221,7 +222,7 @@ impl Gossip {
         Err(if failures.is_empty() { "no other node answers".into() } else { failures.join("; ") })
     }
 
-    /// Announces the departure of this node, and waits until the message was sent.
+    /// Announces the departure of this node, and waits until the announcement was sent.
     pub fn leave(&self) {
         let (done, waiting) = channel();
         if self.inputs.send(Input::Leave(done)).is_ok() {
@@ -236,13 +237,13 @@ impl Gossip {
     /// Returns the liveness of a node.
     pub fn opinion(&self, node: &str) -> Liveness {
         let opinion = self.lock().opinions.get(node).copied().unwrap_or(Liveness::Unknown);
-        // A node with a refused certificate is not lost (P102).
+        // A node whose certificate is refused counts as unknown, not as lost (P102).
         let silent = matches!(opinion, Liveness::Lost | Liveness::Suspect);
         if silent && self.peers.refused().contains_key(node) { Liveness::Unknown } else { opinion }
     }
 
-    /// Returns whether gossip considers a node lost. A node that gossip never heard of may have been lost before this
-    /// one began. It counts as lost only after gossip had the time to hear of every alive node.
+    /// Returns whether gossip considers a node lost. A node that gossip has never heard of may have been lost before
+    /// this node started. An unknown node counts as lost only after the time in which gossip hears of every alive node.
     pub fn thinks_lost(&self, node: &str) -> bool {
         match self.opinion(node) {
             Liveness::Lost | Liveness::Left => true,
@@ -255,7 +256,7 @@ impl Gossip {
         }
     }
 
-    /// Returns the nodes with a refused certificate (this node's or theirs), with the reasons.
+    /// Returns the nodes to which a connection fails because a certificate is refused, each with the reason.
     pub fn refused(&self) -> BTreeMap<String, String> {
         self.peers.refused()
     }
@@ -283,7 +284,7 @@ impl Thread {
                 Err(RecvTimeoutError::Timeout) => None,
                 Err(RecvTimeoutError::Disconnected) => return,
             };
-            // Waiting messages come before due timers, because an answer that waits here is not silence.
+            // Queued messages are handled before timers, because a member whose answer is in the queue was not silent.
             for _ in 0..WAITING {
                 let Some(input) = next else { break };
                 if self.take(input) {
@@ -297,7 +298,7 @@ impl Thread {
         }
     }
 
-    /// Handles an input. Returns whether it was the last one.
+    /// Handles an input. Returns true if this node leaves, so that the thread ends.
     fn take(&mut self, input: Input) -> bool {
         let now = self.clock.monotonic();
         match input {
@@ -327,7 +328,7 @@ impl Thread {
         self.seen.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Returns the addresses with their ports.
+    /// Adds the default port to addresses that have none.
     fn whole(&self, seeds: Seeds) -> Seeds {
         let whole = |address: String| match address.parse::<IpAddr>() {
             Ok(ip) => SocketAddr::new(ip, self.port).to_string(),
@@ -337,16 +338,17 @@ impl Thread {
         seeds.into_iter().map(|(node, address)| (node, whole(address))).collect()
     }
 
-    /// Sends messages, publishes the liveness, and reports the events of a step.
+    /// Sends the member's messages, publishes the liveness of nodes, and reports the member's events.
     fn flush(&mut self) {
         for (to, message) in self.member.sends() {
-            // git names the address of each node.
+            // Only nodes with an address in git get messages.
             if let Some(address) = self.seeds.get(&*to.name) {
                 self.peers.send(&to.name, address, message);
             }
         }
         let (heard, now) = (self.member.heard(), self.clock.monotonic());
-        // Not after each message: a large fleet sends many, and most of them change nothing.
+        // The liveness is not published after each message, because a large fleet sends many messages that change
+        // nothing.
         let since = now.duration_since(self.shown);
         let urgent = heard.iter().any(|heard| matches!(heard, Heard::Lost(_) | Heard::Left(_)));
         if urgent || since >= SELDOM || since >= SHOWN + self.member.care() && self.member.has_news() {

@@ -1,4 +1,4 @@
-//! The next step of a node for its request to a run: take a slot, vote, or leave.
+//! The decision about the next step of a node, for example to take a slot, to vote, or to wait.
 
 use serde::Serialize;
 
@@ -11,27 +11,27 @@ use crate::{
     store::{Compare, Op, Txn},
 };
 
-/// The request of a node.
+/// The request of a node to a rollout.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Request {
-    /// The entry into a segment.
+    /// The node wants to enter a segment.
     Enter(u32),
-    /// A change in a segment.
+    /// The node wants to make a change in a segment.
     Change(u32),
-    /// A disruptive corrective change. It belongs to no run and no segment.
+    /// The node wants to make a disruptive corrective change, which belongs to no run and no segment.
     Correct,
-    /// The completion of a segment.
+    /// The node has completed a segment.
     Done(u32),
-    /// A failure in a segment.
+    /// The node has failed in a segment.
     Failed(u32),
-    /// An absence during a segment. The node does not count as lost before it ends. Unit: seconds.
+    /// The node announces an absence of some seconds during a segment, in which it does not count as lost.
     Absent(u32, u64),
-    /// The release of everything, because the node is not a target any more, or its correction is finished.
+    /// The node wants to release all its records, because it is no longer a target, or its correction is finished.
     Leave,
 }
 
 impl Request {
-    /// Returns the segment of the request. `None` if it belongs to none.
+    /// Returns the segment that the request belongs to. `None` for a request without a segment.
     pub fn segment(self) -> Option<u32> {
         match self {
             Self::Enter(segment)
@@ -44,7 +44,7 @@ impl Request {
     }
 }
 
-/// Decides the next step for a request.
+/// Decides the next step of a node for its request.
 pub fn decide(spec: &RolloutSpec, snapshot: &RunSnapshot, me: &str, want: Request) -> Decision {
     match want {
         Request::Enter(segment) => match (returned(spec, snapshot, me), enter(spec, snapshot, me, segment)) {
@@ -85,21 +85,21 @@ fn change(spec: &RolloutSpec, snapshot: &RunSnapshot, me: &str, segment: Option<
     if !snapshot.leased {
         return Decision::Wait(BlockReason::Lease);
     }
-    // A claim from a backup may belong to a node that was written off since. So a holder waits, too, until every node
-    // has republished its claims.
+    // A claim from a backup may belong to a node that was written off after the backup. Therefore even a node with a
+    // claim waits until every node has republished its claims.
     if snapshot.needs_republish(me) || !snapshot.recovery_complete(spec) {
         return Decision::Wait(BlockReason::Recovery);
     }
     let mine = snapshot.mine(spec, me);
     match mine.map(|mine| (mine.held.kind, mine)) {
         Some((SlotState::Claim, mine)) if mine.held.lost || mine.held.absent > 0 => {
-            // The node has returned. Its claim counts neither as a failure nor as an absence any more.
+            // The node has returned, so its claim no longer counts as a failure or an absence.
             let held = SlotRecord { lost: false, absent: 0, ..mine.held.clone() };
             let mut txn = replace(spec, mine, &held);
             offer_on(spec, snapshot, me, mine, Some(&held), &mut txn);
             return Decision::Commit(txn);
         }
-        // A node that is already disrupted continues: with its claim, or with the retry of a failure (P49).
+        // A node with a claim or a failure is already disrupted, so it continues without a new slot (P49).
         Some((SlotState::Claim | SlotState::Failure, _)) => return Decision::Go,
         Some((SlotState::Lost, mine)) => return Decision::Commit(release(spec, snapshot, me, mine)),
         _ => {}
@@ -134,10 +134,10 @@ fn change(spec: &RolloutSpec, snapshot: &RunSnapshot, me: &str, segment: Option<
                 otherwise: Vec::new(),
             })
         }
-        // The entry stays in the queue, so that the end of the halt offers a slot to it.
+        // The entry stays in the queue, so that the writer that ends the halt can offer a slot to this node.
         Some(_) if snapshot.halted(spec) => Decision::Wait(BlockReason::Halted),
         Some((_, modified)) => {
-            // The first waiters take the free slots, one each.
+            // Each of the first waiters takes one free slot.
             let count = spec.count.unwrap_or(0).saturating_sub(snapshot.taken(spec.part(me)));
             let mut first = eligible(spec, snapshot, spec.part(me), None).take(usize::try_from(count).unwrap_or(0));
             if first.any(|entry| entry.node == me && entry.book == spec.book) {
@@ -159,7 +159,7 @@ pub(super) fn run_of(spec: &RolloutSpec, segment: Option<u32>) -> String {
     segment.map_or_else(|| drift_of(&spec.book), |_| spec.run.clone())
 }
 
-/// Returns the name under which drift of a book is corrected. It belongs to no run (P91).
+/// Returns the run name that corrective changes of a book use. Corrective changes belong to no run (P91).
 pub fn drift_of(book: &str) -> String {
     format!("{book}!drift")
 }
@@ -185,7 +185,7 @@ fn enqueue(
 }
 
 /// Returns the transaction that takes an offered slot. An offer of another generation, or of the node's former
-/// partition, is void. The node releases it to the next waiter and then queues again, at the end (P54).
+/// partition, is void. The node releases it to the next waiter, and then queues again at the end (P54).
 fn take(
     spec: &RolloutSpec,
     snapshot: &RunSnapshot,
@@ -215,14 +215,14 @@ fn claim(spec: &RolloutSpec, segment: Option<u32>) -> SlotRecord {
     }
 }
 
-/// Decides about an absence: writes it into the own claim. If the book has no slot limit, this creates the claim (P59).
+/// Decides how a node announces an absence: by its claim, which the node creates if the book has no slot limit (P59).
 fn absent(spec: &RolloutSpec, snapshot: &RunSnapshot, me: &str, segment: u32, seconds: u64) -> Decision {
     match snapshot.mine(spec, me) {
         Some(mine) if mine.held.kind == SlotState::Claim && mine.held.absent == seconds => Decision::Go,
         Some(mine) if mine.held.kind == SlotState::Claim => {
             Decision::Commit(replace(spec, mine, &SlotRecord { absent: seconds, ..mine.held.clone() }))
         }
-        // A failed or written-off node already counts as such, so its record stays as it is.
+        // A node that failed or was written off already counts as away, so its record needs no change.
         Some(mine) if mine.held.kind != SlotState::Offer => Decision::Go,
         None if spec.count.is_none() => {
             let key = own_held(spec, me);
@@ -237,8 +237,8 @@ fn absent(spec: &RolloutSpec, snapshot: &RunSnapshot, me: &str, segment: u32, se
     }
 }
 
-/// Returns the transaction that takes a free slot for the first waiter. It fails if any slot record is newer than the
-/// snapshot (P56).
+/// Returns the transaction that takes a free slot for a waiting node. The transaction fails if any slot record of the
+/// budget is newer than the snapshot (P56).
 fn claim_free(
     spec: &RolloutSpec,
     snapshot: &RunSnapshot,
@@ -255,7 +255,7 @@ fn claim_free(
     Txn { compare, then, otherwise: Vec::new() }
 }
 
-/// Decides about a completed segment: votes, and releases the own slot to the next waiters (P53).
+/// Decides how a node ends a completed segment: it votes, and releases its slot to the next waiters (P53).
 fn done(spec: &RolloutSpec, snapshot: &RunSnapshot, me: &str, segment: u32) -> Decision {
     let mine = snapshot.mine(spec, me);
     let vote = keys::vote(&spec.run, segment, spec.is_member(me), me);
@@ -277,8 +277,8 @@ fn done(spec: &RolloutSpec, snapshot: &RunSnapshot, me: &str, segment: u32) -> D
     }
 }
 
-/// Returns the transaction that releases a claim, an offer or a failure. It offers the slots that are then free to the
-/// next waiters.
+/// Returns the transaction that releases a claim, an offer or a failure of this node. The same transaction offers the
+/// slots that are then free to the next waiters.
 pub(super) fn release(spec: &RolloutSpec, snapshot: &RunSnapshot, me: &str, mine: &SlotEntry) -> Txn {
     let mut txn = delete(spec, mine);
     if mine.held.kind == SlotState::Offer {
@@ -318,7 +318,7 @@ fn failed(spec: &RolloutSpec, snapshot: &RunSnapshot, me: &str, segment: u32) ->
     }
 }
 
-/// Decides about leaving: releases everything that the node holds (P66).
+/// Decides how a node leaves the rollout: it releases its slot record or removes its queue entry (P66).
 fn leave(spec: &RolloutSpec, snapshot: &RunSnapshot, me: &str) -> Decision {
     match snapshot.mine(spec, me) {
         Some(mine) => Decision::Commit(release(spec, snapshot, me, mine)),
@@ -326,7 +326,7 @@ fn leave(spec: &RolloutSpec, snapshot: &RunSnapshot, me: &str) -> Decision {
     }
 }
 
-/// Decides about the queue entry: removes it.
+/// Decides how a node leaves the queue: it removes its queue entry.
 fn withdraw(spec: &RolloutSpec, snapshot: &RunSnapshot, me: &str) -> Decision {
     let Some((_, modified)) = &snapshot.queued else { return Decision::Go };
     let key = own_queue(spec, me);
@@ -337,7 +337,7 @@ fn withdraw(spec: &RolloutSpec, snapshot: &RunSnapshot, me: &str) -> Decision {
     })
 }
 
-/// Returns the transaction that replaces a slot record.
+/// Returns the transaction that replaces a slot record, if the record is unchanged.
 pub(super) fn replace(spec: &RolloutSpec, old: &SlotEntry, new: &SlotRecord) -> Txn {
     let key = keys::held(&spec.group, &old.part, &old.book, &old.node);
     Txn {
@@ -347,7 +347,7 @@ pub(super) fn replace(spec: &RolloutSpec, old: &SlotEntry, new: &SlotRecord) -> 
     }
 }
 
-/// Returns the transaction that deletes a slot record.
+/// Returns the transaction that deletes a slot record, if the record is unchanged.
 pub(super) fn delete(spec: &RolloutSpec, old: &SlotEntry) -> Txn {
     let key = keys::held(&spec.group, &old.part, &old.book, &old.node);
     Txn {
@@ -366,6 +366,6 @@ fn own_queue(spec: &RolloutSpec, me: &str) -> String {
 }
 
 pub(super) fn bytes<T: Serialize>(record: &T) -> Vec<u8> {
-    // Serializing these plain structs cannot fail.
+    // The records are plain structs, so their serialization cannot fail.
     serde_json::to_vec(record).unwrap_or_default()
 }

@@ -1,4 +1,4 @@
-//! Elections: one target runs a task, and all targets get its result. Pure functions, like every decision.
+//! Elections: one target of a book runs a task, and all targets get its result. Each decision is a pure function.
 
 use std::collections::BTreeMap;
 
@@ -10,16 +10,16 @@ use crate::{
     store::{Compare, MAX_OPERATIONS, Op, Row, Txn},
 };
 
-/// The record of one elected node. Its signature binds the node, the run, the definition and the sealed result (P142).
+/// The record of one elected node. The signature covers the node, the run, the definition and the sealed result (P142).
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Elected {
     /// The digest of the task and of the variables that it reads. The result is valid until the digest changes (P83).
     pub definition: String,
-    /// The run in which the node was elected.
+    /// The name of the run in which the node was elected.
     pub run: String,
-    /// The generation in which the election began. Records of a lower one belong to an earlier election.
+    /// The generation in which the election began. A record with a lower generation belongs to an earlier election.
     pub since: u64,
-    /// The result; `None` while the task runs.
+    /// The result of the task. `None` while the task runs.
     pub share: Option<SealedResult>,
 }
 
@@ -28,7 +28,7 @@ pub struct Elected {
 pub struct SealedResult {
     /// True if the task succeeded.
     pub ok: bool,
-    /// The sealed result, which only the targets can read.
+    /// The encrypted result, which only the targets can read.
     pub body: String,
 }
 
@@ -37,12 +37,13 @@ pub struct SealedResult {
 pub struct Record {
     /// The store revision at which the records were read.
     revision: u64,
-    /// The records by node, each with the store revision that wrote it. `None` if a record cannot be parsed.
+    /// The record of each node, with the store revision that wrote it. The record is `None` if it cannot be parsed.
     rows: BTreeMap<String, (Option<Elected>, u64)>,
 }
 
 impl Record {
-    /// Builds the records from the rows of an election. A row that cannot be parsed is ignored and may be overwritten.
+    /// Builds the election from its rows. A row that cannot be parsed does not count, and a later transaction may
+    /// overwrite it.
     pub fn of<'r>(rows: impl IntoIterator<Item = &'r Row>, revision: u64) -> Self {
         let node = |row: &Row| Some(row.key.rsplit('/').next()?.to_owned());
         let rows = rows
@@ -55,26 +56,26 @@ impl Record {
         self.rows.iter().filter_map(|(node, (elected, _))| Some((node, elected.as_ref()?)))
     }
 
-    /// Returns the records of the newest election. Empty if that election is of another definition.
+    /// Returns the records of the newest election. Empty if the newest election is of another definition of the task.
     fn standing(&self, definition: &str) -> BTreeMap<String, Elected> {
         let newest = self.read().map(|(_, elected)| elected.since).max();
         let of = self.read().filter(|(_, elected)| elected.definition == definition && Some(elected.since) == newest);
         of.map(|(node, elected)| (node.clone(), elected.clone())).collect()
     }
 
-    /// Returns the generation in which the election of this definition began.
+    /// Returns the generation in which the election of this definition began, or will begin.
     fn since(&self, spec: &RolloutSpec, standing: &BTreeMap<String, Elected>) -> u64 {
         let newest = self.read().map(|(_, elected)| elected.since).max().unwrap_or(0);
         standing.values().next().map_or_else(|| spec.generation.max(newest), |elected| elected.since)
     }
 
-    /// Returns the result of a node for a definition. `None` if the node has not published one.
+    /// Returns the result of a node for a definition of the task. `None` if the node has not published one.
     pub fn share_of(&self, definition: &str, node: &str) -> Option<&SealedResult> {
         let (elected, _) = self.rows.get(node)?;
         elected.as_ref().filter(|elected| elected.definition == definition)?.share.as_ref()
     }
 
-    /// Returns whether a node has begun the task in this definition, or has a result of it.
+    /// Returns whether a node has begun or completed the task in this definition.
     pub fn has_begun(&self, definition: &str, node: &str) -> bool {
         self.standing(definition).contains_key(node)
     }
@@ -90,37 +91,37 @@ impl Record {
 /// The next action of a node in an election.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Election {
-    /// A run of the task on this node.
+    /// This node must run the task.
     Run,
-    /// A wait for these elected nodes. Empty: for any change of the election.
+    /// This node must wait for the results of these nodes. An empty list means any change of the election.
     Wait(Vec<String>),
-    /// The results of all elected nodes.
+    /// All elected nodes have published these results.
     Results(BTreeMap<String, SealedResult>),
 }
 
 /// The result of a decision about an election.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum ElectStep {
-    /// The next action.
+    /// The decision is final, and contains the next action of the node.
     Settled(Election),
-    /// The transaction that elects this node.
+    /// The node must commit this transaction, which elects the node.
     Commit(Txn),
-    /// A refusal: the node lacks the accepted revision, the store stabilizes, or a recovery is open.
+    /// The node may not elect now: it lacks the accepted revision, the store stabilizes, or a recovery is open.
     Behind,
 }
 
-/// The inputs of an election.
+/// The inputs of a decision about an election.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct ElectionContext<'a> {
-    /// The run.
+    /// The rollout of the book that contains the task.
     pub spec: &'a RolloutSpec,
-    /// The node.
+    /// The name of the deciding node.
     pub me: &'a str,
-    /// The task.
+    /// The id of the task.
     pub task: &'a str,
-    /// The digest of the task and of its inputs.
+    /// The digest of the task and of the variables that it reads.
     pub definition: &'a str,
-    /// True if this node may run the task.
+    /// True if the deciding node may run the task.
     pub eligible: bool,
     /// The number of nodes to elect.
     pub count: usize,
@@ -128,17 +129,17 @@ pub struct ElectionContext<'a> {
     pub lost: &'a [String],
 }
 
-/// Decides the next step in an election.
+/// Decides the next step of a node in an election.
 pub fn elect(record: &Record, snapshot: &RunSnapshot, candidacy: &ElectionContext<'_>) -> ElectStep {
     let ElectionContext { spec, me, task, definition, eligible, count, lost } = *candidacy;
     let mut standing = record.standing(definition);
-    // A node that is not a target any more yields to the next arrival, and so does a lost node under `skip` (P80, P84).
+    // An elected node that is no longer a target is replaced, and so is a lost elected node under `skip` (P80, P84).
     standing.retain(|node, elected| {
         elected.share.as_ref().is_some_and(|share| share.ok)
             || spec.selects(node) && !(spec.on_lost == OnLost::Skip && lost.contains(node))
     });
     if standing.get(me).is_some_and(|elected| elected.share.as_ref().is_none_or(|share| !share.ok)) {
-        // The node's own failure is retried like any other (P81).
+        // An elected node retries its own failed task, as it retries any failed task (P81).
         return ElectStep::Settled(Election::Run);
     }
     if standing.len() >= count {
@@ -157,10 +158,10 @@ pub fn elect(record: &Record, snapshot: &RunSnapshot, candidacy: &ElectionContex
     }
     let Some(mut compare) = snapshot.admission_guards(spec) else { return ElectStep::Behind };
     let key = keys::elected(&spec.book, task, me);
-    // Only the first arrival finds the election unchanged (P79).
+    // The transaction fails if another node has been elected since the read, so only the first arrival succeeds (P79).
     compare.push(Compare::NoneNewer(keys::all_elected(&spec.book, task), record.revision));
     compare.push(record.unchanged(&key, me));
-    // Records of earlier elections, and of nodes that yielded, must not count again later.
+    // Records of earlier elections, and of replaced nodes, are deleted, so that they cannot count again later.
     let over = record.rows.keys().filter(|node| *node != me && !standing.contains_key(*node));
     let mut then: Vec<Op> =
         over.take(MAX_OPERATIONS / 2).map(|node| Op::Delete(keys::elected(&spec.book, task, node))).collect();
@@ -191,7 +192,7 @@ pub fn publish(
     }
 }
 
-/// Returns the transaction that republishes an election and its result. `None` if the store has both (P15).
+/// Returns the transaction that republishes an election and its result. `None` if the store contains both (P15).
 pub fn republish_election(
     spec: &RolloutSpec,
     me: &str,
@@ -203,7 +204,7 @@ pub fn republish_election(
     let key = keys::elected(&spec.book, task, me);
     let standing = record.standing(definition);
     let known = standing.get(me).is_some_and(|known| share.is_none() || known.share.as_ref() == share);
-    // An election without a result is not needed once another node has succeeded.
+    // If another node has succeeded, an election without a result need not be republished.
     let over = share.is_none() && standing.values().any(|known| known.share.as_ref().is_some_and(|share| share.ok));
     if known || over {
         return None;
@@ -233,7 +234,7 @@ mod tests {
         }
     }
 
-    /// A store with an accepted generation, and the decisions of nodes there.
+    /// A store with an accepted generation, in which the tests let nodes decide.
     struct Fixture(Memory);
 
     impl Fixture {

@@ -1,5 +1,5 @@
-//! Maintenance that any node may do: open waves, withdraw stale offers, offer free slots, handle lost nodes. The first
-//! node that sees such work does it, so the crash of a single node never stops a run (P73).
+//! The maintenance of a run, which any node may do: open waves, withdraw stale offers, offer free slots, handle lost
+//! nodes. The first node that finds such work does it, so the crash of a single node does not stop a run (P73).
 
 use super::{
     Cut, Entry, OnLost, RolloutProgress, RolloutSpec, RunSnapshot, SlotEntry, SlotRecord, SlotState,
@@ -11,8 +11,8 @@ use crate::{
     store::{Compare, Op, Txn},
 };
 
-/// Returns the next maintenance transaction. Only a node at the accepted revision admits nodes or opens waves. During a
-/// recovery, every node must have republished its claims first. `None` if nothing is due.
+/// Returns the next maintenance transaction. `None` if nothing is due. Only a node that has loaded the accepted
+/// revision admits nodes or opens waves. During a recovery, all nodes must have republished their claims before that.
 pub fn next_maintenance(spec: &RolloutSpec, snapshot: &RunSnapshot, me: &str) -> Option<Txn> {
     let accepted = snapshot.current(spec).filter(|_| !snapshot.needs_republish(me))?;
     let Some(unmoved) = snapshot.admission_guards(spec) else { return lost_since(spec, snapshot, accepted) };
@@ -27,7 +27,7 @@ pub fn next_maintenance(spec: &RolloutSpec, snapshot: &RunSnapshot, me: &str) ->
 /// Returns the transaction that ends a recovery. `None` until every known node has republished its claims (P17).
 pub fn end_recovery(known: &[String], snapshot: &RunSnapshot) -> Option<Txn> {
     let (restored, _) = snapshot.recovery.as_ref()?;
-    // A node that was written off in this book may still have to republish claims of another book.
+    // A node that was written off in this book may still have to republish its claims in another book.
     known.iter().all(|node| snapshot.acknowledged.contains(node)).then(|| Txn {
         compare: snapshot.same_recovery(),
         then: vec![
@@ -38,8 +38,8 @@ pub fn end_recovery(known: &[String], snapshot: &RunSnapshot) -> Option<Txn> {
     })
 }
 
-/// Returns the transaction that writes off a lost node during a recovery. The node has not republished its claims, so
-/// they are unknown. `None` unless the book has `skip` (P17).
+/// Returns the transaction that writes off a lost node during a recovery. The claims of the node are unknown, because
+/// it has not republished them. `None` unless `onLostNode` of the book is `skip` (P17).
 fn lost_since(spec: &RolloutSpec, snapshot: &RunSnapshot, accepted: u64) -> Option<Txn> {
     snapshot.recovery.as_ref()?;
     let may =
@@ -76,7 +76,7 @@ fn lost_since(spec: &RolloutSpec, snapshot: &RunSnapshot, accepted: u64) -> Opti
     Some(txn)
 }
 
-/// Returns whether the waves up to this one have completed a segment. False if the names of the voters were not read.
+/// Returns whether the waves up to `wave` have completed a segment. False if the names of the voters were not read.
 fn through(spec: &RolloutSpec, snapshot: &RunSnapshot, segment: u32, wave: u32) -> bool {
     let Some((_, names)) = snapshot.names.as_ref().filter(|(of, _)| *of == segment) else { return false };
     let came = |node: &str| {
@@ -86,13 +86,13 @@ fn through(spec: &RolloutSpec, snapshot: &RunSnapshot, segment: u32, wave: u32) 
     (spec.after_all || !has_failed(spec, snapshot)) && spec.up_to(wave).all(came)
 }
 
-/// Returns whether more nodes have failed than the run permits. The failures of another book in the same budget close
-/// the slots, and not the waves of this book.
+/// Returns whether more nodes have failed than the run permits. Failures of other books in the same budget keep slots
+/// closed, but not the waves of this book.
 fn has_failed(spec: &RolloutSpec, snapshot: &RunSnapshot) -> bool {
     snapshot.own_failures(spec) > spec.max_failures
 }
 
-/// Returns a segment whose wave may be complete by the number of votes. Only then are the voters' names read.
+/// Returns a segment whose number of votes may be enough for its wave. Only then are the names of the voters read.
 pub fn segment_to_inspect(spec: &RolloutSpec, snapshot: &RunSnapshot) -> Option<u32> {
     frontier(spec, snapshot).into_iter().find_map(|(segment, wave)| {
         let others =
@@ -104,7 +104,7 @@ pub fn segment_to_inspect(spec: &RolloutSpec, snapshot: &RunSnapshot) -> Option<
     })
 }
 
-/// Returns the last open wave of each open segment. A segment whose end opens nothing is left out.
+/// Returns the last open wave of each open segment. A segment is left out if its completion would open nothing.
 pub fn frontier(spec: &RolloutSpec, snapshot: &RunSnapshot) -> Vec<(u32, u32)> {
     if snapshot.done(spec) {
         return Vec::new();
@@ -140,11 +140,11 @@ fn open(spec: &RolloutSpec, snapshot: &RunSnapshot, unmoved: &[Compare]) -> Opti
         }
         *waves.get_mut(segment as usize + 1)? = spec.open_at_once(segment + 1);
     } else {
-        // With `failAfterAllTargetsRan`, failures end the run only here.
+        // With `failAfterAllTargetsRan`, too many failures stop the run only at its end.
         if has_failed(spec, snapshot) {
             return None;
         }
-        // Each node passes the segments in order, so all earlier segments are complete too.
+        // Each node completes the segments in order, so all earlier segments are complete too.
         done = true;
     }
     let key = keys::progress(&spec.book);
@@ -159,15 +159,15 @@ fn open(spec: &RolloutSpec, snapshot: &RunSnapshot, unmoved: &[Compare]) -> Opti
         RolloutProgress { run: spec.run.clone(), generation: spec.generation, waves, done, before: before.clone() };
     let mut then = vec![Op::put(key, bytes(&progress))];
     if done && !before.is_empty() && before != spec.run {
-        // The votes of the run before are deleted when this run completes (P10).
+        // The votes of the preceding run are deleted when this run completes (P10).
         then.push(Op::DeleteAll(keys::run_votes(&before)));
     }
     let compare = unmoved.iter().cloned().chain([compare]).collect();
     Some(Txn { compare, then, otherwise: Vec::new() })
 }
 
-/// Returns the transaction that withdraws a void or stale offer. It also removes the record of a node that git does not
-/// know any more (P50, P57).
+/// Returns the transaction that withdraws a void or stale offer (P57), or removes the slot record of an unknown node
+/// (P50).
 fn give_up(spec: &RolloutSpec, snapshot: &RunSnapshot, me: &str, unmoved: &[Compare]) -> Option<Txn> {
     let stale = |held: &&SlotEntry| {
         let unknown = !spec.known.contains(&held.node);
@@ -176,7 +176,7 @@ fn give_up(spec: &RolloutSpec, snapshot: &RunSnapshot, me: &str, unmoved: &[Comp
             && (held.held.generation != spec.generation
                 || snapshot.lost.contains(&held.node)
                 || snapshot.stale.contains(&(held.node.clone(), held.modified)));
-        // A node that is not a target any more does not count as lost.
+        // A lost node that is no longer a target does not count as lost.
         let left = held.held.kind == SlotState::Lost && held.book == spec.book && !spec.selects(&held.node);
         unknown || offer || left
     };
@@ -186,14 +186,14 @@ fn give_up(spec: &RolloutSpec, snapshot: &RunSnapshot, me: &str, unmoved: &[Comp
     txn.then.push(Op::Delete(keys::offer_notice(&held.node, &spec.group)));
     offer_on(spec, snapshot, me, held, None, &mut txn);
     if !spec.known.contains(&held.node) {
-        // A removed node needs no inbox.
+        // The inbox of a removed node is not needed any more.
         txn.then.push(Op::DeleteAll(keys::inbox(&held.node)));
     }
     Some(txn)
 }
 
-/// Returns the transaction that records a node as lost. It requires that the lease is gone and the record
-/// unchanged (P58).
+/// Returns the transaction that records a node as lost. The transaction fails if the node has a lease, or if its slot
+/// record has changed (P58).
 fn lost(spec: &RolloutSpec, snapshot: &RunSnapshot, me: &str, unmoved: &[Compare]) -> Option<Txn> {
     if spec.on_lost == OnLost::Hold || snapshot.done(spec) {
         return None;
@@ -233,8 +233,8 @@ fn lost(spec: &RolloutSpec, snapshot: &RunSnapshot, me: &str, unmoved: &[Compare
     })
 }
 
-/// Returns the record of a lost node after the loss. `None` if it stays as it is. A record of an earlier run becomes one
-/// of this run, so that this run does not wait for the node either.
+/// Returns the slot record of a lost node after the loss. `None` if the record needs no change. A record of an earlier
+/// run becomes a record of this run, so that this run does not wait for the node.
 fn as_lost(spec: &RolloutSpec, snapshot: &RunSnapshot, held: &SlotEntry) -> Option<SlotRecord> {
     let of_run = SlotRecord { run: spec.run.clone(), ..held.held.clone() };
     let earlier = held.held.run != spec.run && spec.is_member(&held.node);
@@ -251,7 +251,7 @@ fn as_lost(spec: &RolloutSpec, snapshot: &RunSnapshot, held: &SlotEntry) -> Opti
     }
 }
 
-/// Returns whether a member is known to have not completed a segment at which other nodes wait.
+/// Returns whether a member is known not to have completed the segment that other nodes wait for.
 fn missing(spec: &RolloutSpec, snapshot: &RunSnapshot, node: &str) -> bool {
     spec.is_member(node)
         && snapshot.names.as_ref().is_some_and(|(segment, names)| {
@@ -259,13 +259,14 @@ fn missing(spec: &RolloutSpec, snapshot: &RunSnapshot, node: &str) -> bool {
         })
 }
 
-/// Returns the complete wave, with its segment. The next wave opens when this wave has held for the soak time (P71).
+/// Returns the segment and number of a complete wave. The next wave opens after this one was complete for the soak
+/// (P71).
 pub fn complete(spec: &RolloutSpec, snapshot: &RunSnapshot) -> Option<(u32, u32)> {
     frontier(spec, snapshot).into_iter().find(|(segment, wave)| through(spec, snapshot, *segment, *wave))
 }
 
-/// Returns the transaction that removes a queue entry which can never be admitted. Its node is not a target or is lost,
-/// or its run is over. A node that still needs a slot queues again.
+/// Returns the transaction that removes a queue entry whose node cannot be admitted. The node is not a target or is
+/// lost, or the run of the entry is over. A node that still needs a slot queues again.
 fn clear_queue(spec: &RolloutSpec, snapshot: &RunSnapshot, unmoved: &[Compare]) -> Option<Txn> {
     let over = |entry: &&Entry| {
         let drift = entry.queued.run.ends_with("!drift");

@@ -1,9 +1,9 @@
-//! Rollouts: slots, waves, barriers, failures, and lost nodes.
+//! Rollouts: the slots, waves, barriers, failures and lost nodes of the runs of a book.
 //!
-//! Decisions are pure functions. Their inputs are a [`RolloutSpec`] (the rollout as the revision defines it) and a
-//! [`RunSnapshot`] (the state in the store). Their result is a [`Decision`], which holds the transaction for the store.
-//! The agent, the model checker and the simulation call the same functions. They differ only in how the transaction is
-//! run (P2).
+//! Decisions are pure functions. The inputs of a decision are a [`RolloutSpec`] (the rollout as the revision defines
+//! it) and a [`RunSnapshot`] (the state in the store). The result is a [`Decision`], which may contain a transaction
+//! for the store. The agent, the model checker and the simulation call the same functions, and differ only in how they
+//! run the transaction (P2).
 
 mod decide;
 mod elect;
@@ -39,41 +39,41 @@ pub const HIDDEN_CLAIM_LIMIT: Duration = Duration::from_secs(120);
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum SlotState {
-    /// A slot that is offered to a node, which may take it (P55).
+    /// The slot is offered to the node, which may take it (P55).
     Offer,
-    /// A slot that a node holds. The node takes it before its first change and releases it when the segment is
-    /// applied (P48).
+    /// The node holds the slot from its first change in a segment until it has applied the segment (P48).
     Claim,
-    /// A failed node. It is retried, and counts as failed until it has succeeded (P62).
+    /// The node has failed. The node retries, and counts as failed until it succeeds (P62).
     Failure,
-    /// A node that the run continues without, for example because it was lost with a claim. It needs a new slot (P61).
+    /// The run continues without the node, for example because it was lost with a claim. A returning node needs a new
+    /// slot (P61).
     WrittenOff,
-    /// A node that was lost without a claim. The record is removed when the node returns (P60).
+    /// The node was lost without a claim. The record is removed when the node returns (P60).
     Lost,
 }
 
-/// The claim, offer or failure of one node.
+/// The slot record of one node: its claim, offer, failure, loss or write-off.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub struct SlotRecord {
-    /// The state of the slot.
+    /// The state of the slot record.
     pub kind: SlotState,
-    /// The run that created the record.
+    /// The name of the run that created the record.
     pub run: String,
-    /// The segment of the run.
+    /// The number of the segment that the record belongs to, counted from 0.
     pub segment: u32,
     /// The generation that created the record.
     pub generation: u64,
     /// True for a claim whose node was lost. The node counts as failed until it returns.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub lost: bool,
-    /// The announced absence of a claim's node. The node does not count as lost before it ends. 0: none. Unit:
-    /// seconds (P59).
+    /// The announced duration of the node's absence, in seconds. The node does not count as lost in that time. 0 if no
+    /// absence was announced (P59).
     #[serde(default, skip_serializing_if = "is_zero")]
     pub absent: u64,
 }
 
 impl SlotRecord {
-    /// Returns whether the node counts as failed.
+    /// Returns whether the node of the record counts as failed.
     pub fn is_failed(&self, on_lost: OnLost) -> bool {
         self.kind == SlotState::Failure || self.lost || self.kind == SlotState::Lost && on_lost == OnLost::Fail
     }
@@ -86,81 +86,81 @@ fn is_zero(number: &u64) -> bool {
 /// An entry in the queue for a slot.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub struct Queued {
-    /// The run.
+    /// The name of the run in which the node waits.
     pub run: String,
-    /// The segment.
+    /// The number of the segment for which the node waits, counted from 0.
     pub segment: u32,
     /// The generation that created the entry.
     pub generation: u64,
 }
 
-/// The record that a node has completed a segment (P72).
+/// The vote of a node: the record that it has completed a segment (P72).
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub struct Vote {
-    /// The run.
+    /// The name of the run that the vote belongs to.
     pub run: String,
-    /// The segment.
+    /// The number of the completed segment, counted from 0.
     pub segment: u32,
     /// The generation that created the vote.
     pub generation: u64,
 }
 
-/// The waves of a run that are open.
+/// The record of the open waves of a run.
 #[derive(Debug, Clone, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub struct RolloutProgress {
-    /// The run.
+    /// The name of the run.
     pub run: String,
-    /// The generation that wrote this record.
+    /// The generation in which the record was written.
     pub generation: u64,
     /// The number of open waves of each segment.
     pub waves: Vec<u32>,
     /// True if all segments are complete.
     pub done: bool,
-    /// The run before this one. Its votes are deleted when this run completes. Empty: none (P10).
+    /// The name of the preceding run, or empty. The votes of that run are deleted when this run completes (P10).
     #[serde(default)]
     pub before: String,
 }
 
-/// A recovery after the store was rolled back. It lasts until every node has republished its claims (P17).
+/// A recovery after the store was rolled back. A recovery lasts until every node has republished its claims (P17).
 #[derive(Debug, Clone, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub struct RecoveryEpoch {
     /// The random identifier of the recovery.
     pub id: String,
-    /// The node that reported the rollback. It is part of the key, not of the value.
+    /// The node that reported the rollback. The name is part of the key, not of the value.
     #[serde(skip)]
     pub by: String,
 }
 
-/// The result of a decision.
+/// The result of a decision about a node's request.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Decision {
-    /// The permission to continue.
+    /// The node may continue.
     Go,
-    /// The reason to wait.
+    /// The node must wait, for this reason.
     Wait(BlockReason),
-    /// The transaction to run next. The node then decides again from the new snapshot.
+    /// The node must commit this transaction, and then decide again from the new snapshot.
     Commit(Txn),
 }
 
-/// The reason why a request waits.
+/// The reason why a node's request must wait.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum BlockReason {
-    /// The lack of a free slot.
+    /// No slot is free, or other nodes are first in the queue.
     Slot,
-    /// A wave that is not open yet.
+    /// The wave of the node is not open yet.
     Wave,
-    /// A barrier that is not open yet.
+    /// The barrier before the segment is not open yet.
     Barrier,
-    /// A halted run: more nodes failed than `max_failures` allows.
+    /// The run is halted, because more nodes have failed than `max_failures` permits.
     Halted,
-    /// An accepted revision that the node has not loaded.
+    /// The node has not loaded the accepted revision.
     Behind,
-    /// The lack of a lease: other nodes may be about to write this node off.
+    /// The node has no lease, so other nodes may be about to write it off.
     Lease,
-    /// A store that was rolled back, while some nodes have not republished their claims.
+    /// The store was rolled back, and some nodes have not republished their claims.
     Recovery,
-    /// A connection to the store that is too recent.
+    /// The node has connected to the store only a moment ago.
     Stabilizing,
-    /// Slots that nodes report and the store does not contain.
+    /// Nodes report slots that the store does not contain.
     HiddenClaims,
 }

@@ -1,5 +1,5 @@
-//! Slots that become free. The transaction that releases a slot offers it to the next waiter, so that no waiter needs a
-//! timer. A writer that may not admit nodes touches a watched key instead (P135).
+//! The offers of free slots. The transaction that releases a slot also offers it to the next waiter, so that no waiter
+//! needs a timer. A writer that may not admit nodes instead writes a notice that wakes the waiters (P135).
 
 use serde::{Deserialize, Serialize};
 
@@ -12,19 +12,20 @@ use crate::{
     store::{Compare, Op, Txn},
 };
 
-/// The most offers of one transaction: etcd takes 128 operations, and the next snapshot is read in the same request.
+/// The maximum number of offers in one transaction. etcd permits 128 operations, and the transaction also reads a
+/// snapshot.
 const OFFERS: usize = 8;
 
-/// The most waiters that a touch names.
+/// The maximum number of waiters that one touch names.
 const NAMED: usize = 16;
 
-/// The most slot records that a release compares one by one. Beyond it, the release touches every waiter instead.
+/// The maximum number of slot records that a release compares singly. With more records, the release wakes all waiters.
 const COMPARED: usize = 32;
 
 /// A notice that slots of a budget may be free although none was offered.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Freed {
-    /// The nodes that decide again. Empty: every node that waits for the budget.
+    /// The nodes that the notice wakes. An empty list means every node that waits for the budget.
     pub nodes: Vec<String>,
 }
 
@@ -33,8 +34,8 @@ pub(super) fn free(spec: &RolloutSpec, snapshot: &RunSnapshot, node: &str) -> bo
     spec.count.is_some_and(|count| snapshot.taken(spec.part(node)) < count) && !snapshot.halted(spec)
 }
 
-/// Returns the waiters that may be admitted, in the order of the queue. An entry of another run, and an entry of a node
-/// whose wave is closed, are left out. The node that wrote such an entry decides again by itself.
+/// Returns the waiters that may be admitted, in the order of the queue. Entries of another run, and of nodes whose wave
+/// is closed, are left out. The nodes that wrote such entries decide again without a wake-up.
 pub(super) fn eligible<'v>(
     spec: &'v RolloutSpec,
     snapshot: &'v RunSnapshot,
@@ -46,7 +47,8 @@ pub(super) fn eligible<'v>(
         let may_enter = if own_book && entry.queued.run == spec.run {
             snapshot.may_enter(spec, &entry.node, entry.queued.segment)
         } else {
-            // A waiter of another book that shares the budget, or a corrective change, has passed its own gates.
+            // A waiter of another book that shares the budget has passed the gates of that book. A corrective change
+            // has no wave.
             !own_book || entry.queued.run == run_of(spec, None)
         };
         let holds = snapshot.held.iter().any(|held| held.node == entry.node && held.book == entry.book);
@@ -68,7 +70,7 @@ fn written_off(snapshot: &RunSnapshot, entry: &Entry) -> bool {
         .all(|held| held.node != entry.node || held.book != entry.book || held.held.kind == SlotState::WrittenOff)
 }
 
-/// Returns the snapshot as it will be after one record is replaced or removed.
+/// Returns a copy of the snapshot in which one slot record is replaced, or removed if `new` is `None`.
 fn after(snapshot: &RunSnapshot, old: &SlotEntry, new: Option<&SlotRecord>) -> RunSnapshot {
     let mut after = snapshot.clone();
     after.held.retain(|held| held != old);
@@ -76,9 +78,10 @@ fn after(snapshot: &RunSnapshot, old: &SlotEntry, new: Option<&SlotRecord>) -> R
     after
 }
 
-/// Adds offers of the free slots to a transaction that replaces or removes one record. A writer that may not admit
-/// nodes, or has not read the queue, touches the notice of the budget (P53). What makes the writer offer less than the
-/// whole budget is compared, because it may change meanwhile, and then no other writer offers the rest (P135).
+/// Adds offers of the free slots to a transaction that replaces or removes one slot record (P53). A writer that may not
+/// admit nodes, or has not read the queue, wakes the waiters by a touch instead. The transaction compares every record
+/// that makes the writer offer fewer slots. If such a record changes, no other writer would offer the remaining slots
+/// (P135).
 pub(super) fn offer_on(
     spec: &RolloutSpec,
     snapshot: &RunSnapshot,
@@ -99,7 +102,8 @@ pub(super) fn offer_on(
     }
     if released == 0 && !resumes {
         if succeeds && !spec.after_all {
-            // Further nodes may fail meanwhile. Then this success may end the halt that they cause.
+            // If more nodes fail before the commit, this compare fails, because this success could end the halt that
+            // they cause.
             txn.compare.push(Compare::NoneNewer(keys::all_held(&spec.group), snapshot.revision));
         }
         return;
@@ -107,12 +111,13 @@ pub(super) fn offer_on(
     let unmoved = snapshot.admission_guards(spec);
     let whole_queue = Compare::NoneNewer(keys::whole_queue(&spec.group), snapshot.revision);
     let (Some(unmoved), Some(count)) = (&unmoved, spec.count) else {
-        // A node that queues at this moment must not be overlooked.
+        // The transaction must fail if another node queues at the same time, because the touch would not wake that
+        // node.
         txn.compare.push(whole_queue);
         return touch(spec, &after, me, old, resumes, txn);
     };
     if old.part != spec.part(me) || resumes && !spec.parts.is_empty() {
-        // Only the queue of the writer's own partition was read.
+        // The writer has read only the queue of its own partition, so it cannot offer slots of another partition.
         txn.compare.push(whole_queue);
         return touch(spec, &after, me, old, resumes, txn);
     }
@@ -144,7 +149,7 @@ pub(super) fn offer_on(
     }
     let fails = new.is_some_and(|new| new.kind == SlotState::Failure);
     if fails || first.len() as u64 > released {
-        // If one release makes several offers, or adds a failure, all slot records must be as they were read.
+        // If one release makes several offers or adds a failure, no slot record may have changed since the read.
         txn.compare.push(Compare::NoneNewer(keys::all_held(&spec.group), snapshot.revision));
     }
     txn.compare.extend(unmoved.iter().cloned());
@@ -153,13 +158,13 @@ pub(super) fn offer_on(
     }
 }
 
-/// Returns the compare that a slot record is as it was read.
+/// Returns the compare that a slot record has not changed since it was read.
 fn unchanged(spec: &RolloutSpec, held: &SlotEntry) -> Compare {
     Compare::Revision(keys::held(&spec.group, &held.part, &held.book, &held.node), held.modified)
 }
 
-/// Adds the compares that the failures of other nodes still halt the run. Two nodes that succeed at the same time would
-/// otherwise each leave the offers to the other one.
+/// Adds compares of the failures of other nodes, which keep the run halted. Without these compares, two nodes that
+/// succeed at the same time would each expect the other one to offer the slots.
 fn stays_halted(spec: &RolloutSpec, snapshot: &RunSnapshot, old: &SlotEntry, txn: &mut Txn) {
     let enough = usize::try_from(spec.max_failures.saturating_add(1)).unwrap_or(usize::MAX);
     if enough > COMPARED {
@@ -169,19 +174,20 @@ fn stays_halted(spec: &RolloutSpec, snapshot: &RunSnapshot, old: &SlotEntry, txn
     txn.compare.extend(failures.take(enough).map(|held| unchanged(spec, held)));
 }
 
-/// Adds a touch for every waiter of the budget to a transaction.
+/// Adds a touch to a transaction that wakes every waiter of the budget.
 fn touch_all(spec: &RolloutSpec, txn: &mut Txn) {
     txn.then.push(Op::put(keys::freed(&spec.group), bytes(&Freed::default())));
 }
 
-/// Adds a touch of the budget's notice to a transaction. The notice names the first waiters. If the queue was not read,
-/// or a halted run resumes, it is for every waiter.
+/// Adds a touch to a transaction that wakes the first waiters of the partition. The touch wakes every waiter if the
+/// queue was not read, or if a halted run resumes.
 fn touch(spec: &RolloutSpec, snapshot: &RunSnapshot, me: &str, old: &SlotEntry, resumes: bool, txn: &mut Txn) {
     let mut freed = Freed::default();
     if old.part == spec.part(me) && !resumes {
         let count = spec.count.unwrap_or_else(|| snapshot.taken(&old.part).saturating_add(1)).max(1);
         let count = usize::try_from(count).unwrap_or(NAMED).min(NAMED);
-        // The writer may have another revision than the waiters, so only certain cases are left out.
+        // The writer and the waiters may have different revisions, so only waiters that certainly cannot enter are left
+        // out.
         let waits = |entry: &&Entry| {
             entry.node != old.node
                 && (entry.book != spec.book
@@ -194,7 +200,7 @@ fn touch(spec: &RolloutSpec, snapshot: &RunSnapshot, me: &str, old: &SlotEntry, 
             freed.nodes.push(entry.node.clone());
         }
         if freed.nodes.is_empty() {
-            // A node that queues later reads that the slot is free.
+            // A node that queues later reads the snapshot and finds that the slot is free.
             return;
         }
     }
@@ -214,7 +220,8 @@ fn offer_to(spec: &RolloutSpec, snapshot: &RunSnapshot, next: &Entry, txn: &mut 
         absent: 0,
     };
     txn.compare.push(Compare::Revision(queue.clone(), next.modified));
-    // The node's record may have changed meanwhile, and must not be overwritten.
+    // The node's slot record may have changed since the read. The compare prevents that the offer overwrites the
+    // change.
     let known = snapshot.held.iter().find(|old| old.node == next.node && old.book == next.book);
     txn.compare.push(match known {
         Some(old) => Compare::Revision(held.clone(), old.modified),
@@ -228,7 +235,8 @@ fn offer_to(spec: &RolloutSpec, snapshot: &RunSnapshot, next: &Entry, txn: &mut 
     ));
 }
 
-/// Returns the first waiter that could have taken a free slot and has not, and the store revision of its entry.
+/// Returns the first waiter that has not taken a free slot although it could, and the store revision of its queue
+/// entry.
 pub fn idle(spec: &RolloutSpec, snapshot: &RunSnapshot, me: &str) -> Option<(String, u64)> {
     first_waiting(spec, snapshot, me).map(|entry| (entry.node.clone(), entry.modified))
 }
@@ -242,8 +250,8 @@ fn first_waiting<'v>(spec: &'v RolloutSpec, snapshot: &'v RunSnapshot, me: &'v s
 }
 
 /// Returns the transaction that offers a free slot to the first waiter. A waiter usually takes a free slot by itself.
-/// So a node offers the slot only after it was free for long, or the budget was touched. Otherwise every node of the
-/// fleet would make the same offer.
+/// Therefore a node makes the offer only after the slot was free for long, or after a touch. Without this rule, every
+/// node of the fleet would make the same offer.
 pub(super) fn offer_free(spec: &RolloutSpec, snapshot: &RunSnapshot, me: &str, unmoved: Vec<Compare>) -> Option<Txn> {
     let next = first_waiting(spec, snapshot, me).filter(|_| snapshot.idle)?;
     let mut compare = unmoved;
@@ -289,7 +297,7 @@ mod tests {
         assert_eq!(fixture.kinds(&spec), [is("b", SlotState::Offer), is("c", SlotState::Offer)]);
     }
 
-    /// Returns a node's transaction for a request, by the present snapshot.
+    /// Returns the transaction of a node for a request, from the current snapshot.
     fn prepared(fixture: &Fixture, spec: &RolloutSpec, me: &str, want: Request) -> Txn {
         match decide(spec, &fixture.snapshot(spec, me), me, want) {
             Decision::Commit(txn) => txn,

@@ -1,5 +1,6 @@
-//! Recovery after etcd was restored from a backup. The journal of a node is newer than the store, so each node
-//! republishes its claims. No node is admitted until every node has done so or is written off (P14 to P17).
+//! The recovery after etcd was restored from a backup. The journal of a node is newer than the store, so each node
+//! republishes its claims. No node is admitted until every node has republished its claims or is written off (P14 to
+//! P17).
 
 use std::collections::BTreeSet;
 
@@ -12,17 +13,18 @@ use crate::{
     store::{Compare, Op, Txn},
 };
 
-/// The claims and votes of a node in one run, from its own journal.
+/// The claims and votes of this node in one run, as its journal contains them.
 #[derive(Debug, Clone, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct NodeClaims {
-    /// The state (a claim or a failure), the run and the segment in which the node is disrupted. `None`: it is not.
+    /// The state (claim or failure), the run and the segment in which the node is disrupted. `None` if it is not
+    /// disrupted.
     pub away: Option<(SlotState, String, u32)>,
     /// The segments of the run that the node has completed.
     pub voted: BTreeSet<u32>,
 }
 
-/// Returns the transaction that reports a rollback of the store. `known` is the last recovery that the node has heard
-/// of. `None` if another node has reported the rollback since.
+/// Returns the transaction that reports a rollback of the store. `None` if another node has already reported it.
+/// `known` is the identifier of the last recovery that this node has read.
 pub fn report_rollback(snapshot: &RunSnapshot, me: &str, id: &str, known: Option<&str>) -> Option<Txn> {
     if snapshot.recovery.as_ref().is_some_and(|(restored, _)| Some(restored.id.as_str()) != known) {
         return None;
@@ -31,7 +33,7 @@ pub fn report_rollback(snapshot: &RunSnapshot, me: &str, id: &str, known: Option
     Some(Txn { compare: snapshot.same_recovery(), then: vec![put], otherwise: Vec::new() })
 }
 
-/// Returns the next record of a run that the store lacks or has wrong. `None` if the store matches the journal.
+/// Returns the transaction that writes the next missing or wrong record. `None` if the store agrees with the journal.
 pub fn republish(spec: &RolloutSpec, snapshot: &RunSnapshot, me: &str, own: &NodeClaims) -> Option<Txn> {
     let vote = own.voted.iter().find(|segment| !snapshot.voted.contains(segment)).map(|segment| {
         let key = keys::vote(&spec.run, *segment, spec.is_member(me), me);
@@ -48,7 +50,7 @@ pub fn republish(spec: &RolloutSpec, snapshot: &RunSnapshot, me: &str, own: &Nod
 fn republish_slot(spec: &RolloutSpec, snapshot: &RunSnapshot, me: &str, own: &NodeClaims) -> Option<Txn> {
     let mine = snapshot.mine(spec, me);
     let Some((kind, run, segment)) = &own.away else {
-        // The node is not disrupted, so any record that the store has for it is obsolete.
+        // The journal contains no disruption, so any slot record of this node in the store is obsolete.
         let mut txn = delete(spec, mine?);
         txn.then.push(Op::Delete(keys::offer_notice(me, &spec.group)));
         return Some(txn);
@@ -76,15 +78,16 @@ fn republish_slot(spec: &RolloutSpec, snapshot: &RunSnapshot, me: &str, own: &No
     Some(txn)
 }
 
-/// Returns whether other nodes hold all slots. Then the claim cannot be republished, and the node needs a new
-/// slot (P16).
+/// Returns whether other nodes hold all slots of the partition. If so, the node cannot republish its claim, and needs a
+/// new slot (P16).
 fn crowded(spec: &RolloutSpec, snapshot: &RunSnapshot, me: &str, mine: Option<&SlotEntry>) -> bool {
     let part = mine.map_or_else(|| spec.part(me), |mine| mine.part.as_str());
     let claims = |held: &&SlotEntry| held.held.kind == SlotState::Claim && held.node != me && held.part == part;
     spec.count.is_some_and(|count| snapshot.held.iter().filter(claims).count() as u64 >= count)
 }
 
-/// Returns the transaction that records that this node has republished all its claims. `None` if it is recorded.
+/// Returns the transaction that records that this node has republished all its claims. `None` if that is already
+/// recorded.
 pub fn acknowledge(snapshot: &RunSnapshot, me: &str) -> Option<Txn> {
     let (restored, _) = snapshot.recovery.as_ref().filter(|_| !snapshot.acknowledged.contains(me))?;
     Some(Txn {

@@ -1,4 +1,5 @@
-//! The state of a run as it was read. Its size does not grow with the fleet (P4).
+//! The state of a run, as one node has read it from the store. The size of a snapshot does not grow with the fleet
+//! (P4).
 
 use std::{collections::BTreeSet, ops::Range};
 
@@ -11,110 +12,110 @@ use crate::{
     store::{Answer, Compare, Op, Row, Txn},
 };
 
-/// The number of queue entries that are read, oldest first.
+/// The maximum number of queue entries that a snapshot contains, oldest first.
 const HEADS: usize = 16;
 
-/// The number of segments whose votes are read together with everything else. A transaction of the store has at most
-/// 128 operations.
+/// The number of segments whose votes the first request of a snapshot reads. The limit exists because a transaction of
+/// the store has at most 128 operations.
 const FIRST_SEGMENTS: u32 = 40;
 
-/// The number of segments whose votes each further request reads.
+/// The number of segments whose votes each further request of a snapshot reads.
 const MORE_SEGMENTS: u32 = 60;
 
-/// The sequence number of a node's last write.
+/// The sequence number of a node's last write to the store.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct WriteSequence {
-    /// The number. It only grows.
+    /// The sequence number, which only grows.
     pub number: u64,
 }
 
-/// A slot record with its owner and the store revision that wrote it.
+/// A slot record, with its node and the store revision that wrote it.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct SlotEntry {
-    /// The node.
+    /// The name of the node that the record is about.
     pub node: String,
-    /// The partition of the budget.
+    /// The partition of the budget that the slot belongs to.
     pub part: String,
-    /// The book.
+    /// The book for which the node holds the slot.
     pub book: String,
-    /// The record.
+    /// The slot record itself.
     pub held: SlotRecord,
     /// The store revision that wrote the record.
     pub modified: u64,
-    /// The time of writing by the writer's clock, and its error message. Both are for people only.
+    /// The time of the write and the error message, which no decision reads.
     pub note: SlotNote,
 }
 
-/// The parts of a slot record that no decision reads.
+/// The fields of a slot record that no decision reads.
 #[derive(Debug, Clone, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(default)]
 pub struct SlotNote {
-    /// The time of writing by the writer's clock. Unit: milliseconds since 1970.
+    /// The time of the write by the writer's clock. Unit: milliseconds since 1970.
     pub at: Option<i64>,
-    /// The error message of a failure.
+    /// The error message of a failed node.
     pub message: Option<String>,
 }
 
-/// A queue entry with its owner.
+/// A queue entry, with its node and the store revision that wrote it.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Entry {
-    /// The node.
+    /// The name of the waiting node.
     pub node: String,
-    /// The partition of the budget.
+    /// The partition of the budget for which the node waits.
     pub part: String,
-    /// The book.
+    /// The book for which the node waits.
     pub book: String,
-    /// The record.
+    /// The queue entry itself.
     pub queued: Queued,
-    /// The store revision that wrote the record.
+    /// The store revision that wrote the entry.
     pub modified: u64,
 }
 
-/// The read model of one run.
+/// The state of one run, as one node has read it from the store.
 #[derive(Debug, Clone, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct RunSnapshot {
     /// The store revision at which the snapshot was read.
     pub revision: u64,
     /// The accepted generation, and the store revision that wrote it.
     pub accepted: Option<(u64, u64)>,
-    /// The recovery in progress, and the store revision that wrote it.
+    /// The recovery in progress, and the store revision that wrote its record. `None` if no recovery is open.
     pub recovery: Option<(RecoveryEpoch, u64)>,
-    /// The nodes that have republished their claims in this recovery. Empty if they were not read.
+    /// The nodes that have republished their claims in the open recovery. Empty if they were not read.
     pub acknowledged: BTreeSet<String>,
-    /// True if the store is older than this node knows, and no node has reported the rollback yet.
+    /// True if the store was rolled back, and this node knows of no report by another node.
     pub rolled_back: bool,
-    /// True if the node has reached the store only a moment ago. A node that knows more of the store's past may be
+    /// True if the node has connected to the store only a moment ago. Another node that knows a newer position may be
     /// about to report a rollback.
     pub stabilizing: bool,
-    /// The sequence number of this node's last write, as the store has it.
+    /// The sequence number of this node's last write, as the store contains it. 0 if there is none.
     pub sequence: u64,
-    /// The open waves of the book, and the store revision that wrote them.
+    /// The open waves of the book's run, and the store revision that wrote them.
     pub progress: Option<(RolloutProgress, u64)>,
-    /// All slot records of the budget.
+    /// All slot records of the budget, with those of other books that share it.
     pub held: Vec<SlotEntry>,
     /// The oldest queue entries of this node's partition.
     pub queue: Vec<Entry>,
-    /// The queue entry of this node, and the store revision that wrote it.
+    /// The queue entry of this node, and the store revision that wrote it. `None` if the node does not wait.
     pub queued: Option<(Queued, u64)>,
-    /// True if the node has a lease. Without one, other nodes may be about to write it off.
+    /// True if the node has a lease. Without a lease, other nodes may be about to write the node off.
     pub leased: bool,
-    /// The segments of the run in which this node has voted.
+    /// The segments of the run for which this node has voted.
     pub voted: BTreeSet<u32>,
-    /// The number of members that have voted in each segment.
+    /// The number of members that have voted, for each segment.
     pub votes: Vec<u64>,
     /// The members that have voted in one segment, with that segment. `None` if they were not read.
     pub names: Option<(u32, BTreeSet<String>)>,
-    /// Offers that were not taken in time, by this node's clock.
+    /// The offers that were not taken in time, by this node's clock. An entry is a node and a store revision.
     pub stale: BTreeSet<(String, u64)>,
-    /// Claims of nodes that did not return from an announced absence in time, by this node's clock.
+    /// The claims of nodes that did not return from an announced absence in time, by this node's clock.
     pub overdue: BTreeSet<(String, u64)>,
-    /// True if this node offers a free slot to the first waiter: the slot was free for long, or the budget was touched.
+    /// True if this node may offer a free slot, because the slot was free for long or the budget was touched.
     pub idle: bool,
-    /// Nodes that report a slot of this node's partition, by a write that the store does not have.
+    /// The nodes that report by gossip a slot of this node's partition which the store does not contain.
     pub hidden_claims: BTreeSet<String>,
-    /// Nodes that count as lost.
+    /// The nodes that count as lost.
     pub lost: BTreeSet<String>,
-    /// True if the complete wave has held for the soak time, by this node's clock.
+    /// True if the complete wave has been complete for the soak, by this node's clock.
     pub soaked: bool,
 }
 
@@ -135,8 +136,8 @@ impl RunSnapshot {
         Txn { compare: Vec::new(), then, otherwise: Vec::new() }
     }
 
-    /// Returns the transactions that read the votes of the segments that [`RunSnapshot::reading`] leaves out. Empty for
-    /// most runs. A vote is never withdrawn, so the votes may be newer than the rest of the snapshot.
+    /// Returns the transactions that read the votes of the segments that [`RunSnapshot::reading`] leaves out. The list
+    /// is empty for most runs. A vote is never withdrawn, so these votes may be newer than the rest of the snapshot.
     pub fn reading_more(spec: &RolloutSpec, me: &str) -> Vec<Txn> {
         let mut reads = Vec::new();
         let mut from = FIRST_SEGMENTS;
@@ -148,7 +149,7 @@ impl RunSnapshot {
         reads
     }
 
-    /// Returns the snapshot with the answers to one of the transactions of [`RunSnapshot::reading_more`], in their order.
+    /// Adds the answers of one transaction of [`RunSnapshot::reading_more`]. The calls must follow the order of these.
     #[must_use]
     pub fn with_votes(mut self, spec: &RolloutSpec, me: &str, answers: Vec<Answer>) -> Self {
         let mut answers = answers.into_iter();
@@ -190,7 +191,7 @@ impl RunSnapshot {
         snapshot
     }
 
-    /// Returns this node's slot record for the book.
+    /// Returns this node's slot record for the book. `None` if it has none.
     pub fn mine(&self, spec: &RolloutSpec, me: &str) -> Option<&SlotEntry> {
         self.held.iter().find(|held| held.node == me && held.book == spec.book)
     }
@@ -220,8 +221,8 @@ impl RunSnapshot {
         self.rolled_back || self.recovery.is_some() && !self.acknowledged.contains(me)
     }
 
-    /// Returns whether no recovery is open. An open one is complete when every known node has republished its claims or
-    /// is written off (P17).
+    /// Returns whether no recovery is open, or the open recovery is complete for the book. A recovery is complete when
+    /// every known node has republished its claims or is written off (P17).
     pub fn recovery_complete(&self, spec: &RolloutSpec) -> bool {
         let said = |node: &String| {
             self.acknowledged.contains(node)
@@ -233,15 +234,15 @@ impl RunSnapshot {
         !self.rolled_back && (self.recovery.is_none() || spec.known.iter().all(said))
     }
 
-    /// Returns the guards of an admission: the accepted revision is unchanged, and no rollback was reported meanwhile.
-    /// `None` if no node may be admitted now (P51).
+    /// Returns the compares that guard an admission: the accepted revision is unchanged, and no rollback was reported
+    /// since. `None` if no node may be admitted now (P51).
     pub fn admission_guards(&self, spec: &RolloutSpec) -> Option<Vec<Compare>> {
         let accepted = self.current(spec).filter(|_| self.recovery_complete(spec) && !self.stabilizing)?;
         let accepted = Compare::Revision(keys::ACCEPTED.to_owned(), accepted);
         Some([accepted].into_iter().chain(self.same_recovery()).collect())
     }
 
-    /// Returns guards that fail if a node reports a rollback that this snapshot does not have.
+    /// Returns compares that fail if a node has reported a rollback since the snapshot was read.
     pub fn same_recovery(&self) -> Vec<Compare> {
         let none_since = |at| Compare::NoneNewer(keys::ALL_RECOVERIES.to_owned(), at);
         match &self.recovery {
@@ -257,20 +258,20 @@ impl RunSnapshot {
         self.held.iter().filter(slots).count() as u64
     }
 
-    /// Returns the number of failed nodes in the budget, with lost nodes that count as failed. Failures of another book
-    /// that shares the budget are included: their nodes are half changed, too (P63).
+    /// Returns the number of failed nodes in the budget, with lost nodes that count as failed. Failures of other books
+    /// that share the budget are included, because their nodes are half changed, too (P63).
     pub fn failures(&self, spec: &RolloutSpec) -> u64 {
         self.held.iter().filter(|held| held.held.is_failed(spec.on_lost)).count() as u64
     }
 
-    /// Returns the number of failed nodes of the book in the budget (P64).
+    /// Returns the number of failed nodes in the budget that belong to this book (P64).
     pub fn own_failures(&self, spec: &RolloutSpec) -> u64 {
         let failed = |held: &&SlotEntry| held.book == spec.book && held.held.is_failed(spec.on_lost);
         self.held.iter().filter(failed).count() as u64
     }
 
-    /// Returns whether a wave or barrier of this run does not wait for the node of a record: the node has failed or is
-    /// lost, and only a record of this run counts for this run (P65).
+    /// Returns whether waves and barriers of this run do not wait for the node of a record. The node must have failed
+    /// or be lost, and the record must belong to this run (P65).
     pub fn is_excused(&self, spec: &RolloutSpec, held: &SlotEntry) -> bool {
         held.book == spec.book
             && held.held.run == spec.run
@@ -282,20 +283,20 @@ impl RunSnapshot {
             }
     }
 
-    /// Returns whether the node of a claim announced its absence, and that absence has not ended (P59).
+    /// Returns whether the node of a claim has announced an absence that has not ended yet (P59).
     pub fn is_away_on_purpose(&self, held: &SlotEntry) -> bool {
         held.held.absent > 0 && !self.overdue.contains(&(held.node.clone(), held.modified))
     }
 
-    /// Returns the number of nodes that this run continues without.
+    /// Returns the number of nodes that this run has written off.
     pub fn written_off(&self, spec: &RolloutSpec) -> u64 {
         let gone = |held: &&SlotEntry| held.held.kind == SlotState::WrittenOff && held.held.run == spec.run;
         self.held.iter().filter(gone).count() as u64
     }
 
     /// Returns a lost node that this run may not write off, because the write-offs have reached the slot count (P60).
-    /// The node has a claim, or a failure that halts the run or belongs to an earlier run. A record of another book that
-    /// shares the budget is left to that book.
+    /// The node has a claim, or a failure that halts the run or belongs to an earlier run. Records of other books that
+    /// share the budget are ignored.
     pub fn holder_beyond_budget(&self, spec: &RolloutSpec) -> Option<&str> {
         let spent = spec.on_lost == super::OnLost::Skip && self.written_off(spec) >= spec.count.unwrap_or(1);
         let halted = self.failures(spec) > spec.max_failures;
@@ -310,7 +311,7 @@ impl RunSnapshot {
         self.held.iter().find(holds).filter(|_| spent).map(|held| held.node.as_str())
     }
 
-    /// Returns whether too many nodes have failed (P62).
+    /// Returns whether the run is halted, because too many nodes have failed (P62).
     pub fn halted(&self, spec: &RolloutSpec) -> bool {
         !spec.after_all && self.failures(spec) > spec.max_failures
     }
@@ -330,7 +331,7 @@ impl RunSnapshot {
     }
 }
 
-/// Returns the operations that read the votes of some segments: the number of votes, and the node's own vote.
+/// Returns the operations that read the number of votes, and the node's own vote, for each of some segments.
 fn reading_votes(spec: &RolloutSpec, me: &str, segments: Range<u32>) -> Vec<Op> {
     let of = |segment| {
         let own = keys::vote(&spec.run, segment, spec.is_member(me), me);
@@ -339,8 +340,8 @@ fn reading_votes(spec: &RolloutSpec, me: &str, segments: Range<u32>) -> Vec<Op> 
     segments.flat_map(of).collect()
 }
 
-/// Reads everything that a decision needs, in transactions that `run` executes. Only a run with many segments needs
-/// more than one.
+/// Reads a complete snapshot. `run` executes the transactions. Only a run with many segments needs more than one
+/// transaction.
 pub fn look<E>(
     spec: &RolloutSpec,
     me: &str,
@@ -358,14 +359,14 @@ fn parse<T: DeserializeOwned>(row: &Row) -> Option<T> {
     serde_json::from_slice(&row.value).ok()
 }
 
-/// Returns the newest report of a rollback, and the store revision that wrote it.
+/// Returns the newest report of a rollback, and the store revision that wrote it. `None` if there is none.
 pub fn newest_recovery(rows: &[Row]) -> Option<(RecoveryEpoch, u64)> {
     let newest = rows.iter().max_by_key(|row| row.modified)?;
     let by = newest.key.strip_prefix(keys::ALL_RECOVERIES)?.to_owned();
     Some((RecoveryEpoch { by, ..parse(newest)? }, newest.modified))
 }
 
-/// Parses the key after its prefix: `PARTITION/NAMESPACE/BOOK/NODE`.
+/// Parses the part of a key after its prefix, which has the form `PARTITION/NAMESPACE/BOOK/NODE`.
 fn owner(row: &Row, prefix: &str) -> Option<(String, String, String)> {
     match keys::parts(&row.key, prefix)[..] {
         [part, namespace, book, node] => Some((part.to_owned(), format!("{namespace}/{book}"), node.to_owned())),
@@ -373,14 +374,14 @@ fn owner(row: &Row, prefix: &str) -> Option<(String, String, String)> {
     }
 }
 
-/// Parses a slot record below the prefix of its budget.
+/// Parses a slot record. `prefix` is the prefix of the slot records of its budget.
 pub(crate) fn slot_entry(row: &Row, prefix: &str) -> Option<SlotEntry> {
     let (part, book, node) = owner(row, prefix)?;
     let note = parse(row).unwrap_or_default();
     Some(SlotEntry { node, part, book, held: parse(row)?, modified: row.modified, note })
 }
 
-/// Parses a queue entry below the prefix of its budget.
+/// Parses a queue entry. `prefix` is the prefix of the queue of its budget.
 pub(crate) fn queue_entry(row: &Row, prefix: &str) -> Option<Entry> {
     let (part, book, node) = owner(row, prefix)?;
     Some(Entry { node, part, book, queued: parse(row)?, modified: row.modified })

@@ -1,37 +1,39 @@
-//! The rollout of a book as one revision defines it. It is the same on every node that has the generation.
+//! The rollout of a book, as one revision defines it. The rollout is the same on every node that has loaded that
+//! generation.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
     time::Duration,
 };
 
-/// The border between two segments.
+/// The cut between two segments of a book.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Cut {
-    /// A barrier: the next segment opens for all nodes when the last wave has completed this one (P74).
+    /// A barrier: the next segment opens for all nodes when the last wave has completed the segment before the barrier
+    /// (P74).
     Barrier,
     /// A cut without a barrier: each node continues when its own condition is met.
     Passage,
 }
 
-/// The reaction to a lost node.
+/// The reaction of a run to a lost node (`onLostNode`).
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum OnLost {
-    /// A pause: the other nodes wait for the lost node.
+    /// The run pauses: the other nodes wait for the lost node.
     #[default]
     Hold,
-    /// A write-off: the other nodes continue without the lost node.
+    /// The lost node is written off, and the other nodes continue.
     Skip,
-    /// A failure: the lost node counts as failed.
+    /// The lost node counts as failed.
     Fail,
 }
 
-/// A run of a book as one revision defines it.
+/// The rollout of a book, as one revision defines it.
 #[derive(Debug, Clone, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct RolloutSpec {
-    /// The book: `namespace/name`.
+    /// The book, as `namespace/name`.
     pub book: String,
-    /// The budget: the book's own, or a named slot that several books share.
+    /// The name of the budget, which is the book's own budget or a named slot that several books share.
     pub group: String,
     /// The name of the run: the book, and the generation that last changed its definition (P35).
     pub run: String,
@@ -39,28 +41,29 @@ pub struct RolloutSpec {
     pub generation: u64,
     /// The nodes that the run waits for, each with its wave (P38).
     pub members: BTreeMap<String, u32>,
-    /// Targets that joined later. They belong to the last wave, and the run does not wait for them (P39).
+    /// Targets that joined later. Such targets belong to the last wave, and the run does not wait for them (P39).
     pub late: Vec<String>,
-    /// All nodes that git knows.
+    /// The names of all nodes that git knows.
     pub known: Vec<String>,
-    /// The partition of each node: its value of the budget's `per` label. Empty if the budget has no partitions.
+    /// The partition of each node: the value of its label that `per` names. Empty if the budget has no partitions.
     pub parts: BTreeMap<String, String>,
-    /// The number of nodes that may hold a slot of one partition at the same time. `None`: no limit.
+    /// The maximum number of nodes that hold a slot of one partition at the same time. `None` if there is no limit.
     pub count: Option<u64>,
-    /// The number of failed nodes up to which the run continues.
+    /// The maximum number of failed nodes with which the run continues.
     pub max_failures: u64,
-    /// True if failures stop neither other nodes nor later waves. A run with too many failures still does not complete.
+    /// True if failures stop neither other nodes nor later waves. With too many failures the run still does not
+    /// complete.
     pub after_all: bool,
-    /// The reaction to a lost node.
+    /// The reaction of the run to a lost node.
     pub on_lost: OnLost,
     /// The number of waves, at least one.
     pub waves: u32,
-    /// The time for which a complete wave must hold before the next wave opens.
+    /// The time for which a wave must have been complete before the next wave opens.
     pub soak: Duration,
     /// The cuts between the segments, in order. The first segment has no cut before it.
     pub cuts: Vec<Cut>,
-    /// The segments that are an elected task. All their waves open together. Otherwise wave 1 would wait for the result
-    /// of a node whose wave is not open (P85).
+    /// The numbers of the segments that consist of an elected task. All waves of an elected segment open together,
+    /// because wave 1 could otherwise wait for a node whose wave is not open (P85).
     pub elected: BTreeSet<u32>,
 }
 
@@ -75,22 +78,22 @@ impl RolloutSpec {
         self.members.contains_key(node)
     }
 
-    /// Returns whether the revision selects a node.
+    /// Returns whether the revision selects a node as a target of the book.
     pub fn selects(&self, node: &str) -> bool {
         self.is_member(node) || self.late.iter().any(|late| late == node)
     }
 
-    /// Returns the wave of a node. A node that joined later is in the last wave.
+    /// Returns the wave of a node, counted from 0. A node that joined later is in the last wave.
     pub fn wave(&self, node: &str) -> u32 {
         self.members.get(node).copied().unwrap_or(self.waves.saturating_sub(1))
     }
 
-    /// Returns the partition of a node. `-` if it has none.
+    /// Returns the partition of a node, or `-` if the node has none.
     pub fn part(&self, node: &str) -> &str {
         self.parts.get(node).map_or("-", String::as_str)
     }
 
-    /// Returns the name of the budget for people.
+    /// Returns the name of the budget, as it is shown to people.
     pub fn budget_name(&self) -> String {
         match self.group.split_once("/slot=") {
             Some((namespace, slot)) => format!("slot {slot} of namespace {namespace}"),
@@ -98,12 +101,12 @@ impl RolloutSpec {
         }
     }
 
-    /// Returns the name of a partition of the budget for people.
+    /// Returns the name of a partition of the budget, as it is shown to people.
     pub fn partition_name(&self, part: &str) -> String {
         let budget = self.budget_name();
         let Some(value) = part.strip_prefix('=') else { return budget };
         let digits = value.find(|character: char| !character.is_ascii_digit()).unwrap_or(0);
-        // A task with its own limit has partitions of its own in the budget of the book: `=SEGMENT-` or `=SEGMENT=VALUE`.
+        // A task with its own limit has separate partitions in the budget of the book: `=SEGMENT-` or `=SEGMENT=VALUE`.
         match value.split_at(digits) {
             ("", _) => format!("{budget} for {value}"),
             (_, "-") => format!("a task of {budget}"),
@@ -120,12 +123,12 @@ impl RolloutSpec {
         }
     }
 
-    /// Returns the number of waves that open together when a segment opens.
+    /// Returns the number of waves of a segment that open together with the segment.
     pub fn open_at_once(&self, segment: u32) -> u32 {
         if self.elected.contains(&segment) { self.waves } else { 1 }
     }
 
-    /// Returns the members of all waves up to this one.
+    /// Returns the members of all waves up to `wave`.
     pub fn up_to(&self, wave: u32) -> impl Iterator<Item = &str> {
         self.members.iter().filter(move |(_, own)| **own <= wave).map(|(node, _)| node.as_str())
     }

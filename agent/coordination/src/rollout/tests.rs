@@ -1,4 +1,4 @@
-//! Runs of a few nodes that decide about one store in memory: failures, lost nodes, and many segments.
+//! Tests of runs in which a few nodes decide about one store in memory: failures, lost nodes, and many segments.
 
 use super::*;
 use crate::{
@@ -10,7 +10,7 @@ use decide::bytes;
 
 const NODES: [&str; 4] = ["a", "b", "c", "d"];
 
-/// Creates a run of four nodes.
+/// Returns the spec of a run with four nodes.
 pub(super) fn spec(generation: u64, count: Option<u64>, max_failures: u64) -> RolloutSpec {
     let nodes = NODES.map(str::to_owned);
     RolloutSpec {
@@ -27,14 +27,14 @@ pub(super) fn spec(generation: u64, count: Option<u64>, max_failures: u64) -> Ro
     }
 }
 
-/// Creates a run of the nodes a and b.
+/// Returns the spec of a run with the nodes a and b.
 fn of_two(count: Option<u64>, max_failures: u64) -> RolloutSpec {
     let nodes = ["a", "b"].map(str::to_owned);
     let members = nodes.clone().map(|node| (node, 0)).into();
     RolloutSpec { members, known: nodes.to_vec(), ..spec(1, count, max_failures) }
 }
 
-/// Several nodes that decide about one store.
+/// A store in memory, in which the tests let several nodes decide.
 pub(super) struct Fixture(pub(super) Memory);
 
 impl Fixture {
@@ -59,7 +59,7 @@ impl Fixture {
         look(spec, me, |txn| Ok::<_, ()>(self.0.peek(txn))).unwrap()
     }
 
-    /// Repeats a node's request until the decision is to continue or to wait. Returns whether it is to continue.
+    /// Repeats the request of a node until the decision is to continue or to wait. Returns true if it is to continue.
     pub(super) fn ask(&mut self, spec: &RolloutSpec, me: &str, want: Request) -> bool {
         for _ in 0..20 {
             match decide(spec, &self.snapshot(spec, me), me, want) {
@@ -71,7 +71,7 @@ impl Fixture {
         panic!("{me} does not come to an end with {want:?}");
     }
 
-    /// Does the maintenance that a node sees, while some nodes count as lost.
+    /// Runs the maintenance that one node finds due, while the nodes in `lost` count as lost.
     fn maintain(&mut self, spec: &RolloutSpec, me: &str, lost: &[&str]) {
         for node in lost {
             self.0.apply(&Txn { then: vec![Op::Delete(keys::alive(node))], ..Txn::default() }).unwrap();
@@ -111,7 +111,7 @@ pub(super) fn is(node: &str, kind: SlotState) -> (String, SlotState) {
     (node.to_owned(), kind)
 }
 
-/// Creates a run of a book that shares the named slot `s`.
+/// Returns the spec of a run of a book that uses the named slot `s`.
 fn shared(book: &str, max_failures: u64) -> RolloutSpec {
     let run = format!("{book}@1");
     RolloutSpec { book: book.into(), group: "n/slot=s".into(), run, ..spec(1, Some(1), max_failures) }
@@ -146,7 +146,7 @@ fn failure_of_another_book_in_a_named_slot_keeps_no_wave_closed() {
     fixture.maintain(&other, "b", &[]);
     assert_eq!(fixture.snapshot(&other, "b").open_waves(&other, 0), 2);
     assert!(!fixture.ask(&other, "b", Request::Change(0)), "the slot is closed");
-    // A node that has nothing to change needs no slot.
+    // A node with nothing to change needs no slot.
     assert!(fixture.ask(&other, "b", Request::Enter(0)) && fixture.ask(&other, "b", Request::Done(0)));
     fixture.maintain(&other, "b", &[]);
     assert!(fixture.done(&other) && !fixture.done(&one));

@@ -1,5 +1,5 @@
-//! Forged records. For each kind of key, a node without the right to write it signs a record with its own valid key.
-//! Each test asserts the decision that reads the record, and that the record of the rightful writer counts.
+//! Tests of forged records. For each kind of key, a node without the right to write it signs a record with its own
+//! valid key. Each test checks the decision that reads the record, and that a record of the rightful writer counts.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -23,7 +23,7 @@ use crate::{
     store::{Change, LeaseId, Op, Outcome, Page, Read, Store, StoreError, Txn},
 };
 
-/// A local store that several nodes appear to share.
+/// A local store that claims to be shared by several processes.
 #[derive(Debug, Default)]
 struct Common(LocalStore);
 
@@ -55,8 +55,8 @@ struct Node {
     keys: Vec<String>,
 }
 
-/// A fleet for forgeries: a, b and c are targets of one book, and a and b may be elected. Git names z, which is not a
-/// target. Git does not name the ghost.
+/// A fleet in which the tests forge records. The nodes a, b and c are targets of one book, and a and b may be elected.
+/// Git names the node z, which is not a target, and does not name the node `ghost`.
 struct Forgery {
     common: Arc<Common>,
     nodes: BTreeMap<&'static str, Node>,
@@ -169,7 +169,8 @@ fn test_of(key: &Key<'_>) -> fn() {
         Key::Alive { .. } => lease_record_by_another_keeps_no_node_alive,
         // The tests for links of the chain of acceptances are in accept/chain.rs.
         Key::Manifest { .. } | Key::Link { .. } => table_of_another_digest_is_not_read,
-        // No node reads a fence. The store compares its revision, and etcd restricts its writers (deploy/etcd).
+        // No node reads the value of a fence. The store compares its revision, and etcd restricts its writers
+        // (deploy/etcd).
         Key::Fence { .. } | Key::Facts { .. } | Key::State { .. } => facts_and_state_by_another_are_not_shown,
     }
 }
@@ -178,7 +179,7 @@ fn test_of(key: &Key<'_>) -> fn() {
 fn accepted_by_an_unnamed_node_or_in_the_name_of_another_is_not_followed() {
     let it = Forgery::new();
     let found = || accept::current(&*it.nodes["b"].store, &Accepted::default()).unwrap();
-    // Node b takes a record in its own name for the echo of its own write.
+    // Node b considers a record in its own name as written by itself.
     for (by, record) in [
         ("ghost", r#"{"schema":1,"generation":9,"by":"ghost"}"#),
         ("a", r#"{"schema":1,"generation":9,"by":"b"}"#),
@@ -241,7 +242,7 @@ fn agent_record_of_another_node_rejects_no_node() {
         std::thread::sleep(Duration::from_millis(100));
         assert_eq!(it.fleet("a").refused(), None, "{by}");
     }
-    // Signed with its own key, and not written by this process.
+    // The record is signed with the node's own key, but this process has not written it.
     it.put("a", &keys::agent("a"), r#"{"id":"other"}"#);
     let waits = std::iter::repeat_with(|| std::thread::sleep(Duration::from_millis(50)));
     let refused = waits.take(60).find_map(|()| it.fleet("a").refused());
@@ -257,7 +258,7 @@ fn result_key_by_an_outsider_opens_nothing() {
     let Election::Results(results) = it.fleet("c").elect(it.errand(), false, 1).unwrap() else { panic!() };
     let place = keys::result_key("c", "n/b", "t", "a");
     let good = it.common.read(&place, &Page::default()).unwrap().rows.remove(0).value;
-    // The same wrapped key, signed by an outsider: only the writer differs.
+    // An outsider signs a record with the same wrapped key, so only the writer differs.
     let record: serde_json::Value = serde_json::from_slice(&good).unwrap();
     for by in ["z", "ghost"] {
         it.put(by, &place, &record.to_string());
@@ -291,7 +292,7 @@ fn request_by_an_outsider_is_not_answered() {
 fn claim_offer_failure_and_write_off_by_an_outsider_do_not_count() {
     for by in ["z", "ghost"] {
         let it = Forgery::new().joined(&["a"]);
-        // In the name of another target, of the node itself, and of the outsider.
+        // The outsider forges the record in the name of another target, of the node itself, and of the outsider.
         for node in ["b", "a", by] {
             it.put(by, &Forgery::held_at(node), claim());
         }
@@ -315,7 +316,7 @@ fn claim_offer_failure_and_write_off_by_an_outsider_do_not_count() {
         let written_off = it.fleet("b").rollout(&[&it.spec], &|_| "alive", &BTreeMap::new());
         assert!(written_off.failed.is_empty(), "{kind} of {node} by {by}");
     }
-    // A failure that a node reports of itself halts the run.
+    // A failure that a node reports about itself halts the run.
     let it = Forgery::new().joined(&["a"]);
     it.put("c", &Forgery::held_at("c"), &claim().replace("claim", "failure"));
     assert!(is_hold(&it.fleet("a").ask(&it.spec, Request::Change(0)), "Budget"));
@@ -354,7 +355,8 @@ fn vote_in_the_name_of_another_passes_no_barrier() {
 fn election_by_an_outsider_elects_no_node() {
     let result = r#"{"definition":"d","run":"n/b@1","since":1,"share":{"ok":true,"body":"{}"}}"#;
     let begun = r#"{"definition":"d","run":"n/b@1","since":1,"share":null}"#;
-    // An outsider, an unnamed node, a target that is not eligible, and an eligible one in the name of another.
+    // The writers are outsiders, an unnamed node, a target that is not eligible, and eligible nodes in another node's
+    // name.
     for (by, node) in [("z", "a"), ("z", "z"), ("ghost", "ghost"), ("c", "c"), ("c", "a"), ("b", "a")] {
         for record in [result, begun] {
             let it = Forgery::new().joined(&["b"]);
@@ -377,7 +379,7 @@ fn join_record_by_another_joins_no_node() {
         it.put(by, &keys::joined("c"), r#"{"node":"c"}"#);
         assert_eq!(it.fleet("a").joined().unwrap(), set(&["a"]), "{by}");
     }
-    // The forged record does not keep the node itself out either.
+    // The forged record does not prevent the join of the node itself.
     let it = it.joined(&["c"]);
     assert_eq!(it.fleet("a").joined().unwrap(), set(&["a", "c"]));
 }
@@ -419,7 +421,7 @@ fn lease_record_by_another_keeps_no_node_alive() {
     it.put("c", &Forgery::held_at("c"), claim());
     it.put("z", &keys::alive("c"), "{}");
     assert!(!it.fleet("a").alive().unwrap().contains("c"));
-    // The lost holder is written off, although a lease record of its name exists.
+    // The lost holder is written off, although a forged lease record has its name.
     assert_eq!(it.fleet("a").ask(&it.spec, Request::Change(0)), Answer::Go);
     let row = it.common.read(&Forgery::held_at("c"), &Page::default()).unwrap().rows.remove(0);
     assert!(String::from_utf8(row.value).unwrap().contains("writtenoff"));

@@ -1,5 +1,5 @@
-//! The memory of each writer: its key, and the numbers of its records. The journal keeps it, so that a replayed record
-//! does not count after a restart either (P144).
+//! The memory about each writer of records: its key, and the numbers of its records. The journal keeps this memory, so
+//! that a replayed record does not count after a restart (P144).
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 
@@ -7,29 +7,31 @@ use serde::{Deserialize, Serialize};
 use sha2::{Digest as _, Sha256};
 use towpath_state::{Record, kinds};
 
-/// The most writers that are remembered.
+/// The maximum number of writers that are remembered.
 const WRITERS: usize = 20_000;
-/// The most keys of one writer whose numbers are remembered, and the number of them that are forgotten at once.
+/// The maximum number of store keys for which the numbers of one writer are remembered. `FORGOTTEN` numbers are removed
+/// at once.
 const KEYS: usize = 8192;
 const FORGOTTEN: usize = 1024;
-/// The most former keys of one writer that are remembered.
+/// The maximum number of former signing keys that are remembered for one writer.
 const FORMER: usize = 8;
 
-/// The memory of one writer.
+/// The memory about one writer of records.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct Heard {
-    /// The key that signs the writer's records.
+    /// The public key that verifies the signatures of the writer.
     pub sign: [u8; 32],
-    /// The former keys of the writer, which commits replaced.
+    /// The former public keys of the writer, which commits have replaced.
     pub former: Vec<[u8; 32]>,
-    /// The highest number of all its records.
+    /// The highest number of all records of the writer.
     pub highest: u64,
-    /// The number of the last record at each key, by a hash of the key.
+    /// The number of the writer's last record at each store key, by a hash of the key.
     pub keys: HashMap<u64, u64>,
-    /// The highest forgotten number. At an unknown key, only a higher one counts.
+    /// The highest number that was removed from `keys`. At an unknown store key, only a record with a higher number
+    /// counts.
     pub forgotten: u64,
-    /// The keys that were read since numbers were last forgotten. These records are in the store.
+    /// The store keys that were read since numbers were last removed. The records at these keys still exist.
     #[serde(skip)]
     seen: HashSet<u64>,
 }
@@ -39,7 +41,7 @@ impl Record for Heard {
 }
 
 impl Heard {
-    /// Forgets the lowest numbers. Keys that were not read recently come first.
+    /// Removes the lowest numbers from the memory. Numbers at store keys that were not read recently are removed first.
     fn forget(&mut self, fixed: &[u64]) {
         let movable = self.keys.iter().filter(|(key, _)| !fixed.contains(key));
         let mut all: Vec<(bool, u64, u64)> =
@@ -53,8 +55,8 @@ impl Heard {
     }
 }
 
-/// Returns the keys at which a writer has at most one record. The records may be old, so their numbers are never
-/// forgotten.
+/// Returns the store keys at which a writer has at most one record. The numbers at these keys are never removed,
+/// because the records may be old.
 fn fixed(name: &str) -> [u64; 8] {
     [
         crate::keys::joined(name),
@@ -69,11 +71,11 @@ fn fixed(name: &str) -> [u64; 8] {
     .map(|key| hash(&key))
 }
 
-/// The memory of all writers.
+/// The memory about all writers of records.
 #[derive(Debug, Default)]
 pub(super) struct Writers {
     known: BTreeMap<String, Heard>,
-    /// Writers whose changes are not in the journal yet.
+    /// The writers whose changes are not in the journal yet.
     dirty: BTreeSet<String>,
 }
 
@@ -88,7 +90,8 @@ impl Writers {
         self.known.get(name)
     }
 
-    /// Pins the key of a writer. The key before it becomes a former key. Returns false if there are too many writers.
+    /// Sets the public key of a writer. The previous key becomes a former one. Returns false if there are too many
+    /// writers.
     pub(super) fn pin(&mut self, name: &str, key: [u8; 32]) -> bool {
         let full = self.known.len() >= WRITERS;
         match self.known.get_mut(name) {
@@ -99,7 +102,7 @@ impl Writers {
                 heard.former.push(before);
                 let more = heard.former.len().saturating_sub(FORMER);
                 heard.former.drain(..more);
-                // A new key starts with new numbers.
+                // The numbers start from zero with a new public key.
                 heard.keys.clear();
                 heard.seen.clear();
                 (heard.highest, heard.forgotten) = (0, 0);
@@ -111,7 +114,8 @@ impl Writers {
         true
     }
 
-    /// Takes the number of a record. Returns false if the writer has written a newer record there, or may have.
+    /// Records the number of a record. Returns false if the writer has written a newer record at the store key, or may
+    /// have.
     pub(super) fn take(&mut self, name: &str, key: &str, number: u64) -> bool {
         let Some(heard) = self.known.get_mut(name) else { return false };
         let key = hash(key);
@@ -125,7 +129,7 @@ impl Writers {
             None if number <= heard.forgotten && !fixed(name).contains(&key) => return false,
             None => {
                 heard.keys.insert(key, number);
-                // From here on the memory notes which keys are still read, before it forgets numbers.
+                // The memory must soon remove numbers, so it begins to record which store keys are still read.
                 if heard.keys.len() == KEYS - FORGOTTEN {
                     heard.seen.clear();
                 }
@@ -140,12 +144,12 @@ impl Writers {
         true
     }
 
-    /// Returns the number of writers that have changed since they were last kept.
+    /// Returns the number of writers whose changes are not in the journal yet.
     pub(super) fn changed(&self) -> usize {
         self.dirty.len()
     }
 
-    /// Takes the writers that have changed since the last call.
+    /// Returns the writers that have changed since the last call.
     pub(super) fn take_changed(&mut self) -> Vec<(String, Heard)> {
         let dirty = std::mem::take(&mut self.dirty);
         dirty.into_iter().filter_map(|name| Some((name.clone(), self.known.get(&name)?.clone()))).collect()

@@ -1,9 +1,9 @@
-//! A store whose records are signed. Each record carries its writer's signature, and readers do not see a record that
-//! does not count.
+//! A store whose records are signed. Each record contains the signature of its writer. Readers get no record whose
+//! signature or writer is wrong.
 //!
-//! An attacker who controls the store can delay and hide records, and so break the pace. The attacker cannot forge a
-//! record of another node. The signature covers the key and a number that only grows, so a record cannot be moved to
-//! another key or replayed (P106, P110).
+//! An attacker who controls the store can delay and hide records, and so disturb the order of rollouts. The attacker
+//! cannot forge a record of another node. The signature covers the key of the record and a number that only grows.
+//! Therefore a record cannot be moved to another key or replayed (P106, P110).
 
 mod heard;
 mod signer;
@@ -29,11 +29,11 @@ use crate::{
     store::{Answer, Change, Compare, LeaseId, Op, Outcome, Page, Read, Row, Store, StoreError, Txn},
 };
 
-/// A store that signs all writes and checks all reads.
+/// A store that signs every written record and verifies every read record.
 pub struct SignedStore {
     inner: Arc<dyn Store>,
     signer: Arc<RecordSigner>,
-    /// True once this node's numbers are above those of its own records in the store.
+    /// True if the next number of this node is above the numbers of its own records in the store.
     adopted: Mutex<bool>,
 }
 
@@ -44,7 +44,7 @@ impl fmt::Debug for SignedStore {
 }
 
 impl SignedStore {
-    /// Creates a signed store around another store.
+    /// Creates a signed store, which keeps its records in another store.
     pub fn new(inner: Arc<dyn Store>, signer: Arc<RecordSigner>) -> Self {
         Self { inner, signer, adopted: Mutex::new(false) }
     }
@@ -63,7 +63,8 @@ impl SignedStore {
         operations.iter().map(seal).collect()
     }
 
-    /// Raises this node's next number, once, above the numbers of its own records in the store (P146).
+    /// Raises the next number of this node above the numbers of its own records in the store. Only the first call reads
+    /// (P146).
     fn adopt(&self) -> Result<(), StoreError> {
         let mut adopted = self.adopted.lock().unwrap_or_else(PoisonError::into_inner);
         if *adopted {
@@ -86,7 +87,7 @@ impl SignedStore {
         Ok(())
     }
 
-    /// Reads the keys from the join records, before a record of an unknown writer is judged.
+    /// Reads the join records of all nodes if a row is signed by an unknown writer, to learn the writer's key.
     fn introduce(&self, rows: &[Row]) {
         if !rows.iter().any(|row| self.signer.is_by_unknown(row)) {
             return;
@@ -111,7 +112,7 @@ impl SignedStore {
         answers.into_iter().map(open).collect()
     }
 
-    /// Translates a condition for the inner store, where records that do not count still exist.
+    /// Returns the condition for the inner store, which still contains the records that do not count.
     fn condition(&self, compare: &Compare) -> Result<Compare, StoreError> {
         match compare {
             Compare::Absent(key) => {
@@ -126,7 +127,7 @@ impl SignedStore {
         }
     }
 
-    /// Deletes records that do not count, because a range compare would find them.
+    /// Deletes the records below a prefix that do not count, because a compare of the prefix would find them.
     fn clear(&self, prefix: &str, after: u64) -> Result<(), StoreError> {
         for (key, at) in self.signer.void_below(prefix) {
             if at > after {
@@ -149,7 +150,7 @@ impl Store for SignedStore {
             let mut read = self.inner.read(prefix, &page)?;
             let last = read.rows.last().map(|row| row.key.clone());
             read.rows = self.judged(read.rows);
-            // A page without a record that counts would look like the end.
+            // A page whose records all do not count would look like the end of the range, so the next page is read.
             if !read.more || !read.rows.is_empty() {
                 return Ok(read);
             }
@@ -159,7 +160,7 @@ impl Store for SignedStore {
     }
 
     fn watch(&self, prefix: &str, from: u64) -> Result<mpsc::UnboundedReceiver<Change>, StoreError> {
-        // A watch only wakes. `counts` decides whether there is a reason, and the reads that follow are checked.
+        // A watch only wakes the node. `counts` decides whether to wake the node, and later reads verify the records.
         self.inner.watch(prefix, from)
     }
 
@@ -207,7 +208,7 @@ impl Store for SignedStore {
         };
         let outcome = self.inner.commit(&sealed)?;
         if matches!(outcome, Outcome::Refused { .. }) {
-            // A record that did not count may be gone meanwhile, so the next attempt reads it again.
+            // Another node may have deleted a record that did not count, so the next attempt reads the record again.
             self.signer.forget_void(txn.compare.iter().filter_map(|compare| match compare {
                 Compare::Absent(key) => Some(key),
                 Compare::Revision(..) | Compare::NoneNewer(..) => None,

@@ -1,5 +1,5 @@
-//! Signatures of records. This node signs its own records. It judges other records by their signature, by the signer's
-//! identity and rights, and by their number.
+//! The signatures of records. A node signs its own records. The node verifies other records by their signature, by the
+//! identity and the rights of the signer, and by their number.
 
 use std::{
     collections::{BTreeMap, HashMap},
@@ -21,24 +21,24 @@ use super::{
 };
 use crate::{keys::Key, store::Row};
 
-/// The field of a record that holds its signature.
+/// The name of the JSON field that contains the signature of a record.
 const FIELD: &str = "signed";
-/// The size of each of two halves of the cache of signatures. A full newer half replaces the older half.
+/// The number of signatures in each of the two halves of the cache. A full newer half replaces the older half.
 const SIGNATURES: usize = 8192;
-/// The most keys of records that do not count that are remembered.
+/// The maximum number of remembered keys whose records do not count.
 const VOID: usize = 4096;
 
-/// The signature of a record.
+/// The signature of a record, as the record contains it.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 struct Signature {
     by: String,
     seq: u64,
-    /// The certificate, or the bare key.
+    /// The certificate of the signer, or the bare public key.
     with: String,
     sig: String,
 }
 
-/// The signer of this node's records, and the judge of other records.
+/// The signer of this node's records and the verifier of all other records.
 #[derive(Debug)]
 pub struct RecordSigner {
     cluster: String,
@@ -53,29 +53,31 @@ pub struct RecordSigner {
 
 #[derive(Debug, Default)]
 struct State {
-    /// The Node objects with the keys that they name. `None` before the first revision.
+    /// The Node objects with the public keys that they list. `None` before the first revision is loaded.
     named: Option<BTreeMap<String, Option<PublicKeys>>>,
     books: Books,
     known: Known,
-    /// The checked signatures, by the digest of the record: the newer half, and the older one.
+    /// The verified signatures, by the digest of the record. The first map is the newer half, the second the older
+    /// half.
     checked: [HashMap<[u8; 32], Checked>; 2],
-    /// The keys of records that do not count, with the reason.
+    /// The keys of records that did not count, each with the reason.
     refused: BTreeMap<String, String>,
-    /// The store revisions of records that do not count. For this node they do not exist, and it may overwrite them.
+    /// The store revisions of records that do not count. This node treats these records as absent, and may overwrite
+    /// them.
     void: HashMap<String, u64>,
-    /// The nodes that present another key than the known one, with the keys that they show.
+    /// The nodes that present another key than the known one, each with the public keys that it presents.
     strangers: BTreeMap<String, Vec<String>>,
 }
 
-/// A record whose signature was checked.
+/// A record whose signature was verified.
 #[derive(Debug, Clone)]
 struct Checked {
     signed: Result<Signed, String>,
-    /// True if the signer once had the right to write the record. A later revision does not undo that.
+    /// True if the signer once had the right to write the record. A later revision does not revoke that.
     entitled: bool,
 }
 
-/// The signer of a record.
+/// The verified signer of a record.
 #[derive(Debug, Clone, PartialEq, Eq)]
 struct Signed {
     by: String,
@@ -83,19 +85,19 @@ struct Signed {
     shown: Shown,
 }
 
-/// The reason why a key is not the signer's.
+/// The reason why a key does not belong to the signer.
 enum Doubt {
-    /// A former key of the signer, which a commit replaced.
+    /// The key is a former key of the signer, which a commit has replaced.
     Former,
-    /// Any other reason.
+    /// The key is wrong for another reason, which is the contained text.
     Refused(String),
 }
 
 /// The reason why a record does not count.
 enum Void {
-    /// A claim or failure that is signed with a former key. Its slot still counts as taken.
+    /// The record is a claim or failure that is signed with a former key. Its slot still counts as taken.
     Taken,
-    /// Any other reason. The record is treated as absent.
+    /// The record is wrong for the contained reason, and is treated as absent.
     Refused(String),
 }
 
@@ -115,10 +117,10 @@ impl State {
 }
 
 impl RecordSigner {
-    /// Creates a signer whose records are numbered from `first` on.
+    /// Creates a signer whose first record gets the number `first`.
     pub fn new(cluster: String, node: String, bearer: Bearer, first: u64) -> Self {
         let mut state = State::default();
-        // No other key counts for the own name.
+        // Only this node's own key counts for its own name.
         state.known.pin(&node, bearer.keys().sign);
         Self {
             cluster,
@@ -135,7 +137,7 @@ impl RecordSigner {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Restores from the journal the memory of each writer, and the rights of earlier revisions.
+    /// Restores the memory about each writer, and the rights of earlier revisions, from the journal.
     pub fn resume(&self, heard: Vec<(String, Heard)>, former: BTreeMap<String, BookRights>) {
         let mut state = self.lock();
         let own = self.bearer.keys().sign;
@@ -143,7 +145,7 @@ impl RecordSigner {
         state.books.remember(former);
     }
 
-    /// Adopts the rights of a revision: the nodes that git names with their keys, and the targets of the books.
+    /// Sets the rights of a revision: the nodes that git names with their keys, and the targets of the books.
     pub fn give(&self, rights: Rights) {
         let mut state = self.lock();
         for (node, keys) in &rights.nodes {
@@ -155,21 +157,20 @@ impl RecordSigner {
         state.books.give(rights.books);
     }
 
-    /// Returns the rights that the journal has to keep.
+    /// Returns the rights of all remembered revisions, for the journal.
     pub fn rights(&self) -> BTreeMap<String, BookRights> {
         self.lock().books.all()
     }
 
-    /// Returns the public half of this node's identity.
+    /// Returns the public keys of this node's identity.
     pub fn keys(&self) -> PublicKeys {
         self.bearer.keys()
     }
 
-    /// Returns the reason to reject a caller: its certificate or key is revoked, or the node is known by another
-    /// key (P143).
-    /// `None` if the caller is admitted.
+    /// Returns the reason to reject a caller. The caller's certificate or key is revoked, or another key belongs to the
+    /// caller's name (P143). `None` if the caller is admitted.
     pub fn refuses(&self, node: Option<&str>, key: &[u8; 32], serial: Option<&str>) -> Option<String> {
-        // The TLS connection has proven both the certificate and the key.
+        // The TLS connection has proven that the caller owns the certificate and the key.
         self.revoked.saw(serial, key);
         if let Some(why) = self.revoked.refuses(serial, key) {
             return Some(why);
@@ -179,7 +180,7 @@ impl RecordSigner {
         let given = state.named.as_ref().and_then(|named| named.get(node).copied()).flatten();
         let known = given.map(|keys| keys.sign).or_else(|| state.known.of(node).map(|known| known.sign))?;
         (known != *key).then(|| {
-            format!("{node} is known by another key than its certificate has; a new identity comes by commit (publicKeys of its Node)")
+            format!("the certificate of node {node} has another key than the known one; to replace the key, commit the new one to publicKeys of Node {node}")
         })
     }
 
@@ -188,27 +189,27 @@ impl RecordSigner {
         &self.revoked
     }
 
-    /// Returns the number of writers with changes that are not in the journal yet.
+    /// Returns the number of writers whose changes are not in the journal yet.
     pub fn changed(&self) -> usize {
         self.lock().known.changed()
     }
 
-    /// Takes the writers that have changed since the last call, for the journal.
+    /// Returns the writers that have changed since the last call, for the journal.
     pub fn take_changed(&self) -> Vec<(String, Heard)> {
         self.lock().known.take_changed()
     }
 
-    /// Returns the number of the next record.
+    /// Returns the number that the next record will get.
     pub fn next(&self) -> u64 {
         self.sequence.load(Ordering::Relaxed)
     }
 
-    /// Takes the keys of records that did not count since the last call, with the reasons.
+    /// Returns the keys of records that did not count since the last call, each with the reason.
     pub fn refused(&self) -> BTreeMap<String, String> {
         std::mem::take(&mut self.lock().refused)
     }
 
-    /// Returns the nodes that present another key than the known one, with the keys that they show.
+    /// Returns the nodes that present another key than the known one, each with the public keys that it presents.
     pub fn strangers(&self) -> BTreeMap<String, Vec<String>> {
         self.lock().strangers.clone()
     }
@@ -232,7 +233,7 @@ impl RecordSigner {
         hash.finalize().to_vec()
     }
 
-    /// Returns a record with its signature. A value that is not a record stays as it is.
+    /// Returns a record with this node's signature. A value that is not a JSON object is returned unchanged.
     pub(super) fn sign(&self, key: &str, value: &[u8]) -> Vec<u8> {
         let Ok(Value::Object(mut record)) = serde_json::from_slice(value) else { return value.to_vec() };
         record.remove(FIELD);
@@ -253,7 +254,7 @@ impl RecordSigner {
         self.floor.fetch_max(highest, Ordering::Relaxed);
     }
 
-    /// Returns the number of a record that this node's own key has signed. `None` for any other record.
+    /// Returns the number of a record that is signed with this node's own key. `None` for any other record.
     fn own_number(&self, row: &Row) -> Option<u64> {
         let (record, signature) = split(&row.value)?;
         let own = self.bearer.keys().sign;
@@ -261,8 +262,9 @@ impl RecordSigner {
         (signed.by == self.node && signed.shown.key == own).then_some(signed.seq)
     }
 
-    /// Returns whether this node's key has signed a row since this process began. The caller did not write the row, so
-    /// another agent has the key. The next own record gets a higher number, so that the other agent reads it.
+    /// Returns whether a row was signed with this node's key since this process began. The caller has not written the
+    /// row, so another agent uses the key. The next record of this node gets a higher number, so that the other agent
+    /// accepts it.
     pub(super) fn is_of_namesake(&self, row: &Row) -> bool {
         let newer = self.own_number(row).filter(|number| *number > self.floor.load(Ordering::Relaxed));
         if let Some(number) = newer {
@@ -271,15 +273,15 @@ impl RecordSigner {
         newer.is_some()
     }
 
-    /// Returns whether a row has a valid signature under a name, with any key.
+    /// Returns whether a row has a valid signature in the name of a node, regardless of the key.
     fn is_signed_as(&self, row: &Row, name: &str) -> bool {
         let Some((record, signature)) = split(&row.value) else { return false };
         self.check(&row.key, &bytes(&record), signature).is_ok_and(|signed| signed.by == name)
     }
 
-    /// Returns whether a row is by an unknown writer.
+    /// Returns whether a row is signed by an unknown writer.
     pub(super) fn is_by_unknown(&self, row: &Row) -> bool {
-        // Found without parsing, because most rows are by known writers and were judged before.
+        // The text is searched without parsing, because most rows are by known writers and were verified before.
         let begin = "\"signed\":{\"by\":\"";
         let Ok(text) = std::str::from_utf8(&row.value) else { return false };
         let Some(by) = text.find(begin).and_then(|at| text.get(at + begin.len()..)?.split('"').next()) else {
@@ -288,7 +290,7 @@ impl RecordSigner {
         self.lock().known.of(by).is_none()
     }
 
-    /// Learns the keys from the join records of nodes.
+    /// Learns the public keys of nodes from their join records.
     pub(super) fn learn<'r>(&self, joined: impl IntoIterator<Item = &'r Row>) {
         for row in joined {
             let Some(Key::Joined { node }) = Key::parse(&row.key) else { continue };
@@ -296,13 +298,13 @@ impl RecordSigner {
             if let Ok(signed) = self.check(&row.key, &bytes(&record), signature)
                 && signed.by == node
             {
-                // This pins the key if the signer may have it.
+                // The call of `identify` stores the key if the signer may have it.
                 let _ = self.identify(&signed);
             }
         }
     }
 
-    /// Returns the row without its signature. `None` if it does not count.
+    /// Verifies a row, and returns it without its signature. `None` if the record does not count.
     pub(super) fn read(&self, mut row: Row) -> Option<Row> {
         let Some(key) = Key::parse(&row.key) else {
             self.refuse(&row, "no record has a key of this form");
@@ -317,7 +319,7 @@ impl RecordSigner {
             _ => false,
         };
         let Some((record, signature)) = split(&row.value) else {
-            self.refuse(&row, "it is not a record");
+            self.refuse(&row, "the value is not a JSON object");
             self.note_void(row.key, row.modified);
             return None;
         };
@@ -329,7 +331,7 @@ impl RecordSigner {
             Err(Void::Taken) => bytes(&record),
             Err(Void::Refused(why)) => {
                 self.refuse(&row, &why);
-                // A record that another key signed with this node's name must stay visible to this node.
+                // This node must see a record that another key has signed in this node's name.
                 if !(namesake && self.is_signed_as(&row, &self.node)) {
                     self.note_void(row.key, row.modified);
                     return None;
@@ -348,7 +350,7 @@ impl RecordSigner {
         state.void.insert(key, modified);
     }
 
-    /// Judges a record.
+    /// Checks whether a record counts: its signature, its signer, the rights of the signer, and its number.
     fn judge(
         &self,
         row: &Row,
@@ -371,10 +373,11 @@ impl RecordSigner {
             if !checked.entitled {
                 of.check(&signed.by, record, &self.lock().books).map_err(Doubt::Refused)?;
             }
-            // An older number of this node itself must stay visible: it shows that the store was restored (P14).
+            // This node's own sequence number must stay visible even if it is old, because that proves a restore of the
+            // store (P14).
             let own_mark = *key == (Key::Sequence { node: &self.node });
             if is_remembered(key) && !own_mark && !self.lock().known.take(&signed.by, &row.key, signed.seq) {
-                return Err(Doubt::Refused(format!("{} has written a newer record there", signed.by)));
+                return Err(Doubt::Refused(format!("node {} has written a newer record at this key", signed.by)));
             }
             Ok(signed.by)
         });
@@ -390,21 +393,21 @@ impl RecordSigner {
                 }
                 Ok(())
             }
-            // The node may be half changed, even if its key was replaced, so its slot stays taken (P145).
+            // The node may be half changed although its key was replaced, so its slot counts as taken (P145).
             Err(Doubt::Former) if is_own_claim(key, record, checked.signed.as_ref().ok()) => Err(Void::Taken),
             Err(Doubt::Former) => {
-                Err(Void::Refused("a commit has named another key for its signer since (publicKeys)".into()))
+                Err(Void::Refused("a commit has replaced the key of the signer (publicKeys of its Node object)".into()))
             }
             Err(Doubt::Refused(why)) => Err(Void::Refused(why)),
         }
     }
 
-    /// Checks only the signature.
+    /// Verifies the signature of a record, without a check of the signer's rights.
     fn check(&self, key: &str, record: &[u8], signature: Option<Value>) -> Result<Signed, String> {
         let signature = signature.and_then(|value| serde_json::from_value::<Signature>(value).ok());
-        let Some(Signature { by, seq, with, sig }) = signature else { return Err("it is not signed".into()) };
+        let Some(Signature { by, seq, with, sig }) = signature else { return Err("the record is not signed".into()) };
         let Some(shown) = self.bearer.read(&with, &by, &self.cluster) else {
-            return Err(format!("node {by} has shown no certificate with that name"));
+            return Err(format!("the signature contains no valid certificate of node {by}"));
         };
         let sig = STANDARD_NO_PAD.decode(sig).unwrap_or_default();
         if !has_signed(&shown.key, &self.message(key, record, &by, seq), &sig) {
@@ -413,8 +416,8 @@ impl RecordSigner {
         Ok(Signed { by, seq, shown })
     }
 
-    /// Checks that the signer is the node that it names. The first key of a name stays its key until git names
-    /// another (P143).
+    /// Checks that the key belongs to the node that the signature names. The first key of a node counts until git lists
+    /// another one (P143).
     fn identify(&self, signed: &Signed) -> Result<(), Doubt> {
         let Signed { by, shown, .. } = signed;
         if shown.proven {
@@ -430,7 +433,7 @@ impl RecordSigner {
             && *by != self.node
             && (certified || !none)
         {
-            return Err(Doubt::Refused(format!("git does not name a Node {by}")));
+            return Err(Doubt::Refused(format!("git has no Node object {by}")));
         }
         let given = named.and_then(|(_, named)| named).flatten();
         let expected = given.map(|keys| keys.sign).or_else(|| state.known.of(by).map(|known| known.sign));
@@ -438,24 +441,24 @@ impl RecordSigner {
             Some(expected) if expected == shown.key => Ok(()),
             Some(_) if state.known.of(by).is_some_and(|known| known.former.contains(&shown.key)) => Err(Doubt::Former),
             Some(_) => Err(Doubt::Refused(format!(
-                "{by} has signed it with another key than it is known by; a new identity comes by commit (publicKeys of its Node)"
+                "node {by} has signed the record with another key than the known one; to replace the key, commit the new one to publicKeys of Node {by}"
             ))),
             None if certified && !shown.proven => Err(Doubt::Refused(format!(
-                "{by} has no certificate yet; it counts without one where git names its keys (publicKeys of its Node)"
+                "node {by} has no certificate; issue one, or commit its keys to publicKeys of Node {by}"
             ))),
             None if state.known.pin(by, shown.key) => Ok(()),
             None => Err(Doubt::Refused(format!("cannot remember the key of node {by}: too many nodes are known"))),
         }
     }
 
-    /// Notes that a node presents another key than the known one.
+    /// Records that a node presents another key than the known one.
     fn note_stranger(&self, key: &Key<'_>, signed: &Signed, record: &Map<String, Value>) {
         if *key != (Key::Alive { node: &signed.by }) || signed.by == self.node {
             return;
         }
         let shown = record.get("publicKeys").and_then(Value::as_array);
         let shown: Vec<String> = shown.into_iter().flatten().filter_map(Value::as_str).map(str::to_owned).collect();
-        // A node may only name keys with which it has signed.
+        // The node may only present public keys with which it has signed.
         let fits = PublicKeys::read(&shown).is_some_and(|keys| keys.sign == signed.shown.key);
         self.lock().strangers.insert(signed.by.clone(), if fits { shown } else { Vec::new() });
     }
@@ -465,7 +468,7 @@ impl RecordSigner {
         self.lock().void.get(key).copied()
     }
 
-    /// Returns the records below a prefix that do not count, with their store revisions.
+    /// Returns the keys and store revisions of the records below a prefix that do not count.
     pub(super) fn void_below(&self, prefix: &str) -> Vec<(String, u64)> {
         let state = self.lock();
         let below = state.void.iter().filter(|(key, _)| key.starts_with(prefix));
@@ -487,14 +490,14 @@ impl RecordSigner {
     }
 }
 
-/// Returns whether a record is a claim or a failure that a node has written of itself.
+/// Returns whether a record is a claim or a failure that a node has written about itself.
 fn is_own_claim(key: &Key<'_>, record: &Map<String, Value>, signed: Option<&Signed>) -> bool {
     let Key::Slot { node, .. } = key else { return false };
     let kind = record.get("kind").and_then(Value::as_str);
     signed.is_some_and(|signed| signed.by == *node) && matches!(kind, Some("claim" | "failure"))
 }
 
-/// Splits a value into a record and its signature. `None` if the value is not a record.
+/// Splits a value into a record and its signature. `None` if the value is not a JSON object.
 fn split(value: &[u8]) -> Option<(Map<String, Value>, Option<Value>)> {
     let Ok(Value::Object(mut record)) = serde_json::from_slice(value) else { return None };
     let signature = record.remove(FIELD);

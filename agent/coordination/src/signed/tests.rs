@@ -19,7 +19,7 @@ fn node(store: &Arc<LocalStore>, name: &str) -> (SignedStore, Arc<RecordSigner>)
     node_with(store, name, Arc::new(Identity::make().unwrap()), 1)
 }
 
-/// Returns the rights of a revision without Node objects, with one book.
+/// Returns the rights of a revision that has one book and no Node objects.
 fn rights(book: &str, targets: &[&str]) -> Rights {
     let targets = targets.iter().map(|node| (*node).to_owned()).collect();
     let rights = BookRights { groups: [book.to_owned()].into(), targets, ..BookRights::default() };
@@ -58,7 +58,7 @@ fn record_counts_only_as_its_writer_wrote_it() {
     assert!(why["book/facts/c"].contains("not signed"), "{why:?}");
     assert!(why["book/facts/d"].contains("only d"), "{why:?}");
 
-    // The same bytes under another key, changed bytes, and an older record again.
+    // The cases are the same bytes under another key, changed bytes, and a replayed older record.
     put_back(&store, "book/state/a", original.clone());
     assert_eq!(values(&b, "book/state/").len(), 0);
     put(&*store, "book/facts/a", &String::from_utf8(original.clone()).unwrap().replace("debian", "ubuntu"));
@@ -97,7 +97,7 @@ fn node_whose_disk_was_restored_continues_above_its_own_records() {
     put(&a, "book/joined/a", "{}");
     put(&a, "book/mark/a", r#"{"number":7}"#);
     assert_eq!(values(&b, "book/mark/"), [r#"{"number":7}"#]);
-    // A forged record with a high number does not count, and does not raise the number either.
+    // A forged record with a high number does not count, and does not raise the remembered number.
     let high = String::from_utf8(raw(&store, "book/mark/a")).unwrap().replace("\"seq\":1001", "\"seq\":999999");
     put_back(&store, "book/state/a", high.into_bytes());
     let (restored, signer) = node_with(&store, "a", identity, 5);
@@ -121,10 +121,10 @@ fn record_of_another_agent_with_the_same_key_differs_from_an_older_one() {
     put(&clone, "inbox/a/agent", r#"{"id":"2"}"#);
     let by_clone = row(&store);
     assert!(first.is_of_namesake(&by_clone));
-    // The other agent sees the answer.
+    // The first agent writes its record again, and the clone detects it.
     put(&first, "inbox/a/agent", r#"{"id":"1"}"#);
     assert!(clone.is_of_namesake(&row(&store)));
-    // A record that another key signed is not a namesake's.
+    // A record that another key has signed does not prove that another agent uses this node's key.
     let (stranger, _) = node(&store, "a");
     put(&stranger, "inbox/a/agent", r#"{"id":"3"}"#);
     assert!(!first.is_of_namesake(&row(&store)));
@@ -205,7 +205,7 @@ fn node_is_known_by_its_first_key_until_git_names_another() {
     let ((a, known), (other, another)) = (node(&store, "a"), node(&store, "a"));
     let (b, signer) = node(&store, "b");
     put(&a, "book/joined/a", "{}");
-    // The reader sees the stranger's record first, but the join record still decides.
+    // The reader sees the record of the impostor first, but the join record decides which key counts.
     put(&other, "book/facts/a", r#"{"v":2}"#);
     assert_eq!(values(&b, "book/facts/").len(), 0, "another machine of that name");
     put(&a, "book/facts/a", r#"{"v":1}"#);

@@ -8,23 +8,23 @@ use towpath_host::identity::PublicKeys;
 
 use crate::{keys::Key, rollout::SlotState};
 
-/// The rights that a revision defines: its nodes, and the books that they coordinate.
+/// The rights that a revision defines: its nodes with their keys, and the targets of its coordinated books.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Rights {
-    /// The Node objects, with the keys that they name.
+    /// The nodes that git names, each with the public keys that its Node object lists.
     pub nodes: BTreeMap<String, Option<PublicKeys>>,
-    /// The coordinated books.
+    /// The rights of each coordinated book, by `namespace/name`.
     pub books: BTreeMap<String, BookRights>,
 }
 
-/// The nodes that take part in a book.
+/// The nodes that may write records of a book.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct BookRights {
-    /// The budgets that the book draws on.
+    /// The names of the budgets that the book uses.
     pub groups: BTreeSet<String>,
-    /// The targets of the book.
+    /// The names of the targets of the book.
     pub targets: BTreeSet<String>,
-    /// The targets that may be elected, by task.
+    /// The targets that may be elected, by the id of the task.
     pub eligible: BTreeMap<String, BTreeSet<String>>,
 }
 
@@ -38,8 +38,8 @@ impl BookRights {
     }
 }
 
-/// The rights of the current revision, and of earlier ones. A node that left the targets keeps its claim until it has
-/// applied the revision (P66). A result that it published stays valid (P83).
+/// The rights of the current revision and of earlier ones. A node that is no longer a target keeps its claim until it
+/// has applied the revision (P66). The results that it published stay valid (P83).
 #[derive(Debug, Default)]
 pub(super) struct Books {
     now: Option<BTreeMap<String, BookRights>>,
@@ -47,7 +47,7 @@ pub(super) struct Books {
 }
 
 impl Books {
-    /// Adopts the books of a revision. A removed book keeps its rights for one more revision.
+    /// Sets the books of a new revision. A removed book keeps its rights for one more revision.
     pub(super) fn give(&mut self, books: BTreeMap<String, BookRights>) {
         if self.now.as_ref() == Some(&books) {
             return;
@@ -91,7 +91,7 @@ impl Books {
         self.now.as_ref().is_some_and(of) || of(&self.former)
     }
 
-    /// Returns whether a node is or was a target of a book that draws on a budget.
+    /// Returns whether a node is or was a target of a book that uses a budget.
     fn draws_on(&self, group: &str, node: &str) -> bool {
         let of = |books: &BTreeMap<String, BookRights>| {
             books.values().any(|book| book.groups.contains(group) && book.targets.contains(node))
@@ -100,30 +100,31 @@ impl Books {
     }
 }
 
-/// The nodes that may write a key.
+/// The nodes that may write a key of the store.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum Writers<'k> {
-    /// Every node. The content carries no signature, because a signed record holds its digest.
+    /// Every node may write the key. The record has no signature, because a signed record contains its digest.
     Digest,
-    /// Every node that signs in its own name. Readers verify the content by other means (P25, P138, P140).
+    /// Every node may write the key in its own name. Readers verify the content by other means (P25, P138, P140).
     Proven,
-    /// One node.
+    /// Only this node may write the key.
     Own(&'k str),
-    /// One node, while it is a target of a book.
+    /// Only this node may write the key, while it is a target of the book.
     OwnTarget { node: &'k str, book: &'k str },
-    /// One node that is or was a target of a book: it removes what the book has left in a slot.
+    /// Only this node may write the key, while it is a target of the book or was one. A former target queues for its
+    /// removals.
     OwnWaiter { node: &'k str, book: &'k str },
-    /// The targets of a book.
+    /// The targets of this book may write the key.
     Targets(&'k str),
-    /// The targets of all books that share a budget.
+    /// The targets of all books that use this budget may write the key.
     Group(&'k str),
-    /// The targets that may be elected for a task. If a node is given, only that one.
+    /// The targets that may be elected for the task may write the key. If a node is given, only that node may.
     Eligible { node: Option<&'k str>, book: &'k str, task: &'k str },
-    /// The node of the slot. Other nodes may only write the changes that P141 allows.
+    /// The node of the slot may write the key. Other nodes may only make certain changes (P141).
     Slot { group: &'k str, book: &'k str, node: &'k str },
 }
 
-/// Returns the nodes that may write a key. A kind of key without a line here does not compile.
+/// Returns the nodes that may write a key. A kind of key that this function does not list does not compile.
 pub(super) fn writers<'k>(key: &'k Key<'k>) -> Writers<'k> {
     match key {
         Key::Accepted => Writers::Proven,
@@ -150,8 +151,8 @@ pub(super) fn writers<'k>(key: &'k Key<'k>) -> Writers<'k> {
     }
 }
 
-/// Returns whether the number of a key's last record is remembered, so that a replayed record does not count. Other
-/// keys have a run or a digest in their names, or no decision reads them.
+/// Returns whether the number of the last record at a key is remembered, so that a replayed record does not count. Keys
+/// that contain a run or a digest need no remembered number, nor do keys that no decision reads.
 pub(super) fn is_remembered(key: &Key<'_>) -> bool {
     match key {
         Key::Accepted
@@ -183,14 +184,14 @@ impl Writers<'_> {
     /// Checks that a node may write a record.
     ///
     /// # Errors
-    /// The nodes that may write it.
+    /// The message that names the nodes which may write the record.
     pub(super) fn check(&self, by: &str, record: &Map<String, Value>, books: &Books) -> Result<(), String> {
         let loaded = books.now.is_some();
         let (allowed, may) = match self {
             Self::Digest => (true, "every node".to_owned()),
             Self::Proven => {
                 let named = record.get("by").and_then(Value::as_str).unwrap_or(by);
-                (named == by, format!("only {named}, which it names"))
+                (named == by, format!("only {named}, which the record names,"))
             }
             Self::Own(node) => (by == *node, format!("only {node}")),
             Self::OwnTarget { node, book } => {
@@ -215,12 +216,12 @@ impl Writers<'_> {
         if allowed {
             return Ok(());
         }
-        let unknown = if loaded { "" } else { "; no revision is loaded yet" };
-        Err(format!("{by} has signed it, and {may} may write it{unknown}"))
+        let unknown = if loaded { "" } else { "; this node has not loaded a revision yet" };
+        Err(format!("node {by} has signed the record, and {may} may write it{unknown}"))
     }
 }
 
-/// Returns whether a node may write a claim, an offer, a failure, a loss or a write-off.
+/// Returns whether a node may write a slot record: a claim, an offer, a failure, a loss or a write-off.
 fn held(books: &Books, group: &str, book: &str, node: &str, by: &str, record: &Map<String, Value>) -> bool {
     let Some(kind) = record.get("kind").and_then(|kind| SlotState::deserialize(kind).ok()) else { return false };
     let lost = record.get("lost").and_then(Value::as_bool) == Some(true);
@@ -264,7 +265,7 @@ mod tests {
         assert!(!may(&rights, "board/open/n/b", "a", "{}"));
         assert!(!may(&rights, "book/held/n/b/-/n/b/b", "a", r#"{"kind":"writtenoff"}"#));
         assert!(!may(&rights, "book/held/n/b/-/n/b/c", "c", claim), "a node that never was a target");
-        // The same after a restart.
+        // The rights are the same after a restart.
         let mut again = Books::default();
         again.remember(rights.all());
         again.give(books(&["b"]));

@@ -1,5 +1,5 @@
-//! The store of the nodes of one process. It is in memory, has the semantics of etcd, and is kept in the journal of the
-//! first node (P13).
+//! The store for the nodes of one process, which is in memory and behaves like etcd. The journal of the first node
+//! keeps the rows of the store (P13).
 
 use std::{
     collections::BTreeMap,
@@ -13,10 +13,10 @@ use towpath_state::{Changes, Journal, JournalError, StoreRevision, StoreRow, kin
 
 use super::{Change, LeaseId, Op, Outcome, Page, Read, Row, Store, StoreError, Txn, memory::Memory};
 
-/// The number of changes that are kept for watches that begin in the past.
+/// The number of changes that are kept for watches that start at an earlier revision.
 const HISTORY: usize = 10_000;
 
-/// A store in memory.
+/// A store in memory for the nodes of one process.
 #[derive(Debug, Default)]
 pub struct LocalStore {
     inner: Mutex<Inner>,
@@ -27,7 +27,7 @@ struct Inner {
     memory: Memory,
     watches: Vec<(String, mpsc::UnboundedSender<Change>)>,
     history: std::collections::VecDeque<(u64, Change)>,
-    /// The newest revision that was removed from the history.
+    /// The newest revision whose change was removed from the history.
     compacted: u64,
     leases: BTreeMap<LeaseId, (Duration, Instant)>,
     last_lease: u64,
@@ -41,7 +41,7 @@ impl LocalStore {
         inner
     }
 
-    /// Ends a lease, as if its time had passed.
+    /// Ends a lease, as if its time to live had passed.
     pub fn revoke(&self, lease: LeaseId) {
         let mut inner = self.lock();
         inner.leases.remove(&lease);
@@ -69,7 +69,8 @@ impl Inner {
         changes.into_iter().for_each(|change| self.tell(change));
     }
 
-    /// Writes the changes of a transaction to the journal, without leased rows: leases end with the process.
+    /// Writes the changes of a transaction to the journal. Rows with a lease are left out, because leases end with the
+    /// process.
     fn keep(&self, outcome: &Outcome, changes: &[Change]) -> Result<(), StoreError> {
         let (Some(journal), Outcome::Done { revision, .. }) = (&self.journal, outcome) else { return Ok(()) };
         let mut kept = Changes::default();
@@ -147,7 +148,7 @@ impl Store for LocalStore {
                 Change::Delete(key, _) => key,
             };
             if *revision >= from && key.starts_with(prefix) {
-                // Sending cannot fail, because the receiver still exists here.
+                // The receiver still exists here, so the send cannot fail.
                 let _ = sender.send(change.clone());
             }
         }
@@ -187,7 +188,7 @@ impl Store for LocalStore {
         let before = inner.journal.is_some().then(|| inner.memory.clone());
         let (outcome, changes) = inner.memory.apply(txn)?;
         if let Err(error) = inner.keep(&outcome, &changes) {
-            // A change that is not in the journal must not be visible.
+            // A change that could not be written to the journal must not be visible.
             inner.memory = before.unwrap_or_default();
             return Err(error);
         }

@@ -1,38 +1,38 @@
-//! Rows in memory, and the effect of transactions on them. Pure functions with the semantics of etcd. The local store,
-//! the model checker and the simulation use them.
+//! Rows in memory, and the effect of transactions on them. The functions are pure and behave like etcd. The local
+//! store, the model checker and the simulation use them.
 
 use std::collections::BTreeMap;
 
 use super::{Answer, Change, Compare, LeaseId, MAX_OPERATIONS, Op, Outcome, Row, StoreError, Txn};
 
-/// Rows and the revision of the last change.
+/// The rows of a store, and the revision of the last change.
 #[derive(Debug, Clone, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Memory {
-    /// The revision of the last change.
+    /// The store revision of the last change.
     pub revision: u64,
     rows: BTreeMap<String, (Row, Option<LeaseId>)>,
 }
 
 impl Memory {
-    /// Creates the memory from earlier rows and the revision of their last change.
+    /// Creates the store from existing rows and the revision of the last change.
     pub fn of(rows: impl IntoIterator<Item = Row>, revision: u64) -> Self {
         Self { revision, rows: rows.into_iter().map(|row| (row.key.clone(), (row, None))).collect() }
     }
 
-    /// Returns whether a row is bound to a lease.
+    /// Returns whether the row of a key is bound to a lease.
     pub fn is_leased(&self, key: &str) -> bool {
         self.rows.get(key).is_some_and(|(_, lease)| lease.is_some())
     }
 
-    /// Returns the lease of a row. `None` if there is no such row, or it is not bound to a lease.
+    /// Returns the lease of a row. `None` if the row does not exist, or is not bound to a lease.
     pub fn lease_of(&self, key: &str) -> Option<LeaseId> {
         self.rows.get(key).and_then(|(_, lease)| *lease)
     }
 
-    /// Runs a transaction. Returns its outcome and the changes.
+    /// Runs a transaction. Returns its outcome and the changed rows.
     ///
     /// # Errors
-    /// The transaction is too large.
+    /// The transaction has too many operations.
     pub fn apply(&mut self, txn: &Txn) -> Result<(Outcome, Vec<Change>), StoreError> {
         let size = txn.then.len().max(txn.otherwise.len());
         if size > MAX_OPERATIONS {
@@ -92,12 +92,12 @@ impl Memory {
         }
     }
 
-    /// Returns the answers to a transaction that only reads.
+    /// Returns the revision, and the answers to a transaction that only reads.
     pub fn peek(&self, txn: &Txn) -> (u64, Vec<Answer>) {
         (self.revision, txn.then.iter().filter_map(|operation| self.answer(operation)).collect())
     }
 
-    /// Removes the rows whose lease is not kept.
+    /// Removes the rows whose lease has ended. `kept` returns whether a lease still exists.
     pub fn drop_leased(&mut self, kept: impl Fn(LeaseId) -> bool) -> Vec<Change> {
         let gone: Vec<String> = self
             .rows
@@ -117,12 +117,12 @@ impl Memory {
             .collect()
     }
 
-    /// Returns the rows with a prefix, in the order of keys.
+    /// Returns the rows whose keys begin with a prefix, in the order of keys.
     pub fn below<'a>(&'a self, prefix: &'a str) -> impl Iterator<Item = &'a Row> {
         self.rows.range(prefix.to_owned()..).map(|(_, (row, _))| row).take_while(move |row| row.key.starts_with(prefix))
     }
 
-    /// Returns all rows for changes, because the model checker renumbers revisions.
+    /// Returns all rows for modification. The model checker needs this to renumber revisions.
     pub fn rows_mut(&mut self) -> impl Iterator<Item = &mut Row> {
         self.rows.values_mut().map(|(row, _)| row)
     }

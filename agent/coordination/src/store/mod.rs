@@ -1,4 +1,4 @@
-//! The store through which nodes agree. Its interface follows etcd, which is one implementation.
+//! The data store through which nodes agree. The interface of the store follows etcd, which is one implementation.
 
 pub mod etcd;
 pub mod local;
@@ -10,10 +10,10 @@ use thiserror::Error;
 use tokio::sync::mpsc;
 use towpath_state::{Journal, JournalError};
 
-/// A store with keys, values, revisions, transactions, watches and leases.
+/// A data store with keys, values, revisions, transactions, watches and leases.
 ///
 /// Guarantees: transactions are applied one after another, each as a whole or not at all. Each transaction that writes
-/// gets its own revision, larger than all before it. A watch from a revision reports every later change, in order.
+/// gets a revision that is higher than all earlier ones. A watch from a revision reports every later change in order.
 pub trait Store: fmt::Debug + Send + Sync {
     /// Returns the rows whose keys begin with a prefix, in the order of keys, and the revision of the read.
     ///
@@ -21,26 +21,26 @@ pub trait Store: fmt::Debug + Send + Sync {
     /// The store does not answer.
     fn read(&self, prefix: &str, page: &Page) -> Result<Read, StoreError>;
 
-    /// Returns the changes of keys with a prefix, from a revision on.
+    /// Starts a watch of the keys with a prefix. The receiver gets their changes from the revision `from` on.
     ///
     /// # Errors
     /// The store does not answer, or no longer has the changes since that revision.
     fn watch(&self, prefix: &str, from: u64) -> Result<mpsc::UnboundedReceiver<Change>, StoreError>;
 
-    /// Returns a new lease. Keys that are bound to it are deleted when it is not kept alive.
+    /// Creates a lease. The store deletes keys that are bound to the lease when the lease ends.
     ///
     /// # Errors
     /// The store does not answer.
     fn lease(&self, ttl: Duration) -> Result<LeaseId, StoreError>;
 
-    /// Keeps a lease alive for its time to live.
+    /// Renews a lease, which then lasts for its full time to live.
     ///
     /// # Errors
     /// The store does not answer, or the lease is gone.
     fn keep_alive(&self, lease: LeaseId) -> Result<(), StoreError>;
 
-    /// Returns the time until a key is deleted with its lease. Zero if the lease has ended. `None` if there is no such
-    /// key, or it is not bound to a lease.
+    /// Returns the remaining time of the lease that a key is bound to. Zero if the lease has ended. `None` if the key
+    /// does not exist, or is not bound to a lease.
     ///
     /// # Errors
     /// The store does not answer.
@@ -51,12 +51,12 @@ pub trait Store: fmt::Debug + Send + Sync {
         true
     }
 
-    /// Returns whether a row counts for readers. A row that does not count wakes no node.
+    /// Returns whether readers accept the record in a row. A record that does not count wakes no node.
     fn counts(&self, _row: &Row) -> bool {
         true
     }
 
-    /// Returns the row of a key as it was written, with its signature. `None` if there is none.
+    /// Returns the row of a key as it was written, with its signature. `None` if the key does not exist.
     ///
     /// # Errors
     /// The store does not answer.
@@ -65,17 +65,17 @@ pub trait Store: fmt::Debug + Send + Sync {
         Ok(rows.into_iter().find(|row| row.key == key))
     }
 
-    /// Returns whether this node's own key has signed a row since the process began.
+    /// Returns whether a row was signed with this node's own key since the process began.
     fn is_of_namesake(&self, _row: &Row) -> bool {
         false
     }
 
-    /// Returns the nodes that present another key than the known one, with the keys that they show.
+    /// Returns the nodes that present another key than the known one, each with the public keys that it presents.
     fn strangers(&self) -> BTreeMap<String, Vec<String>> {
         BTreeMap::new()
     }
 
-    /// Keeps the rows in a node's journal, if the store has no other storage.
+    /// Sets the journal that keeps the rows of the store. Has no effect on a store with other storage.
     ///
     /// # Errors
     /// The journal cannot be read.
@@ -85,17 +85,16 @@ pub trait Store: fmt::Debug + Send + Sync {
 
     /// Runs a transaction.
     ///
-    /// # Errors
-    /// The store does not answer. It is then not known whether the transaction was applied.
+    /// # Errors The store does not answer, so it is unknown whether the transaction was applied.
     fn commit(&self, txn: &Txn) -> Result<Outcome, StoreError>;
 }
 
-/// The range of rows that a read returns.
+/// One page of the rows below a prefix.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Page {
-    /// The key after which the page begins. `None`: at the first key.
+    /// The key after which the page begins. `None` if the page begins at the first key.
     pub after: Option<String>,
-    /// The most rows of the page.
+    /// The maximum number of rows in the page.
     pub limit: usize,
 }
 
@@ -105,36 +104,36 @@ impl Default for Page {
     }
 }
 
-/// Rows and the revision at which they were read.
+/// The rows of one page, and the store revision at which they were read.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Read {
-    /// The rows.
+    /// The rows of the page.
     pub rows: Vec<Row>,
-    /// The store revision of the read.
+    /// The store revision at which the rows were read.
     pub revision: u64,
-    /// True if more rows follow.
+    /// True if more rows follow after the page.
     pub more: bool,
 }
 
-/// A key and its value.
+/// A key with its value and its revisions.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Row {
-    /// The key.
+    /// The key of the row.
     pub key: String,
-    /// The value.
+    /// The value of the row.
     pub value: Vec<u8>,
-    /// The revision that created the key.
+    /// The store revision that created the key.
     pub created: u64,
-    /// The revision that last changed the key.
+    /// The store revision that last changed the key.
     pub modified: u64,
 }
 
 /// A change that a watch reports.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Change {
-    /// A key that was set.
+    /// A key was set.
     Put(Row),
-    /// A key that was deleted, with the revision.
+    /// A key was deleted, at this revision.
     Delete(String, u64),
 }
 
@@ -142,49 +141,49 @@ pub enum Change {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct LeaseId(pub u64);
 
-/// A transaction, as plain data.
+/// A transaction of the store, as plain data.
 #[derive(Debug, Clone, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Txn {
-    /// The conditions, which must all hold.
+    /// The conditions of the transaction, which must all hold.
     pub compare: Vec<Compare>,
-    /// The operations that run if the conditions hold.
+    /// The operations that run if all conditions hold.
     pub then: Vec<Op>,
-    /// The operations that run otherwise.
+    /// The operations that run if a condition does not hold.
     pub otherwise: Vec<Op>,
 }
 
 /// A condition of a transaction.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Compare {
-    /// The absence of a key.
+    /// The key must not exist.
     Absent(String),
-    /// A key, and the revision that must have changed it last.
+    /// The revision that last changed the key must be this one.
     Revision(String, u64),
-    /// A prefix and a revision. No key with this prefix may be newer.
+    /// No key with the prefix may have a higher revision than this one.
     NoneNewer(String, u64),
 }
 
 /// An operation of a transaction.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Op {
-    /// A key to set.
+    /// Sets a key to a value.
     Put {
-        /// The key.
+        /// The key to set.
         key: String,
-        /// The value.
+        /// The new value of the key.
         value: Vec<u8>,
-        /// The lease that the key is bound to.
+        /// The lease that the key is bound to. `None` if the key stays without a lease.
         lease: Option<LeaseId>,
     },
-    /// A key to delete.
+    /// Deletes a key.
     Delete(String),
-    /// A prefix whose keys are deleted.
+    /// Deletes all keys with a prefix.
     DeleteAll(String),
-    /// A prefix whose rows are read, after the operations before it.
+    /// Reads the rows with a prefix. The read sees the writes before it in the same transaction.
     Read(String),
-    /// A prefix whose rows that were created first are read, and the most of them.
+    /// Reads the rows with a prefix that were created first, at most this number of rows.
     Oldest(String, usize),
-    /// A prefix whose rows are counted.
+    /// Counts the rows with a prefix.
     Count(String),
 }
 
@@ -202,33 +201,33 @@ impl Op {
 /// The answer to one reading operation of a transaction.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Answer {
-    /// The rows. Empty if they were only counted.
+    /// The rows that were read. Empty if the operation only counts rows.
     pub rows: Vec<Row>,
-    /// The number of rows.
+    /// The number of rows with the prefix.
     pub count: u64,
 }
 
 /// The outcome of a transaction.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Outcome {
-    /// A transaction whose conditions held.
+    /// All conditions held, and the operations in `then` were carried out.
     Done {
         /// The store revision after the transaction.
         revision: u64,
-        /// The answers to its reading operations, in their order.
+        /// The answers to the reading operations of the transaction, in order.
         answers: Vec<Answer>,
     },
-    /// A transaction whose conditions did not hold.
+    /// A condition did not hold, and the operations in `otherwise` were carried out.
     Refused {
         /// The store revision after the transaction.
         revision: u64,
-        /// The answers to its reading operations, in their order.
+        /// The answers to the reading operations of the transaction, in order.
         answers: Vec<Answer>,
     },
 }
 
 impl Outcome {
-    /// Returns the revision and the answers of both outcomes.
+    /// Returns the revision and the answers of either outcome.
     pub fn answers(self) -> (u64, Vec<Answer>) {
         match self {
             Self::Done { revision, answers } | Self::Refused { revision, answers } => (revision, answers),
@@ -236,39 +235,39 @@ impl Outcome {
     }
 }
 
-/// The reason why the store cannot be used.
+/// The error of a request to the data store.
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
 pub enum StoreError {
-    /// A store that does not answer.
+    /// The store does not answer.
     #[error("the data store does not answer: {0}")]
     Unreachable(String),
-    /// A store without free space.
-    #[error("the data store has no room left; free some with: {command}")]
+    /// The store has no free space.
+    #[error("the data store is full; free space with: {command}")]
     Full {
-        /// The command that frees space. The administrator runs it.
+        /// The command by which an administrator frees space.
         command: String,
     },
-    /// A store that rejects this node.
+    /// The store rejects this node.
     #[error("the data store refuses this node: {0}")]
     Denied(String),
-    /// A transaction with too many operations.
-    #[error("a transaction has {0} operations, and at most {MAX_OPERATIONS} are taken")]
+    /// The transaction has too many operations.
+    #[error("cannot run a transaction of {0} operations: the data store permits {MAX_OPERATIONS}")]
     TooLarge(usize),
-    /// A value that is too large to be published.
-    #[error("{what} is larger than {most} bytes, which is the most that is passed on")]
+    /// The value is too large to be published.
+    #[error("cannot publish {what}: it is larger than {most} bytes")]
     TooMuch {
-        /// The kind of the value.
+        /// The kind of the value, such as the result of an elected task.
         what: &'static str,
-        /// The largest size, in bytes.
+        /// The maximum size of the value, in bytes.
         most: usize,
     },
-    /// A watch whose first changes the store has deleted.
-    #[error("the changes since revision {0} are no longer there")]
+    /// The store has already deleted the first changes of the watch.
+    #[error("the data store no longer has the changes since revision {0}")]
     Compacted(u64),
-    /// A lease that has ended.
-    #[error("the lease is gone")]
+    /// The lease has ended.
+    #[error("the lease of this node has ended")]
     LeaseGone,
 }
 
-/// The most operations of one transaction, without its conditions. This is etcd's default (P7).
+/// The maximum number of operations in one transaction, without its conditions. The limit is etcd's default (P7).
 pub const MAX_OPERATIONS: usize = 128;

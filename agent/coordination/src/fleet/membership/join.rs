@@ -1,4 +1,4 @@
-//! The entry of a node: its join record, its first lease, and the rejection of another agent with its name.
+//! The join of a node: its join record, its first lease, and the rejection of another agent with its name.
 
 use std::time::Duration;
 
@@ -11,7 +11,7 @@ use crate::{
     store::{Compare, LeaseId, Op, Outcome, Row, StoreError, Txn},
 };
 
-/// The time to live of a lease (P101).
+/// The time to live of the lease of a node (P101).
 const TTL: Duration = Duration::from_secs(25);
 
 impl Shared {
@@ -25,7 +25,8 @@ impl Shared {
             return self.store.keep_alive(lease);
         }
         self.introduce(joined)?;
-        // Copied, because a lock in the condition would last through the block, and `knock` takes it too.
+        // The reason is copied, because a lock in the condition would last through the block, and `knock` takes the
+        // lock too.
         let refused = self.lock().refused.clone();
         if let Some(why) = refused {
             self.knock(joined)?;
@@ -46,8 +47,8 @@ impl Shared {
         Op::Put { key: keys::alive(&self.node), value: serde_json::to_vec(&alive).unwrap_or_default(), lease }
     }
 
-    /// Shows the keys of a rejected node to the other nodes, if no node with the right keys is alive. They do not count
-    /// the rejected node as alive.
+    /// Shows the keys of a rejected node to the other nodes, unless a node with the right keys is alive. The other
+    /// nodes do not count the rejected node as alive.
     fn knock(&self, joined: &Joined) -> Result<(), StoreError> {
         let known = self.lock().knock;
         if let Some(lease) = known.filter(|_| self.store.shared()) {
@@ -71,15 +72,15 @@ impl Shared {
         Ok(())
     }
 
-    /// Writes the join record if the name is free or the record has this node's keys. Another key for the name is
-    /// rejected until git names it (P143, P145).
+    /// Writes the join record if the name is free, or if the existing record has this node's keys. A node with another
+    /// key is rejected until git lists that key (P143, P145).
     fn introduce(&self, joined: &Joined) -> Result<(), StoreError> {
         let key = keys::joined(&self.node);
         let value = serde_json::to_vec(joined).unwrap_or_default();
         let given = self.lock().given.clone();
         let is_given = given.as_ref().is_some_and(|given| same_keys(given, &joined.public_keys));
         if given.is_some() && !is_given && self.store.shared() {
-            self.lock().refused = Some(other_key(&self.node, joined, "git names other keys for it"));
+            self.lock().refused = Some(other_key(&self.node, joined, "git lists other public keys for this name"));
             return Ok(());
         }
         let txn = Txn {
@@ -93,7 +94,8 @@ impl Shared {
         }
         let found = |outcome: Outcome| outcome.answers().1.into_iter().flat_map(|answer| answer.rows).next();
         if matches!(&outcome, Outcome::Refused { answers, .. } if answers.iter().all(|answer| answer.rows.is_empty())) {
-            // The existing record does not count. The signer knows that now, so this commit overwrites it.
+            // The existing record does not count. The first commit has shown that to the signer, so the second commit
+            // overwrites the record.
             outcome = self.store.commit(&txn)?;
         }
         if matches!(outcome, Outcome::Done { .. }) {
@@ -106,18 +108,18 @@ impl Shared {
             )));
         };
         let there: Joined = serde_json::from_slice(&row.value).unwrap_or_default();
-        // A store that only this node uses has no second node of that name.
+        // No other node uses this store, so no other node can have the same name.
         let own = is_given || !self.store.shared() || same_keys(&there.public_keys, &joined.public_keys);
         self.lock().refused = (!own).then(|| {
             let machine = if there.machine_id == joined.machine_id {
-                "this machine, before it was set up again, has joined with another key".to_owned()
+                "this machine joined with another key before it was set up again".to_owned()
             } else {
                 format!("another machine ({}) has joined with another key", there.machine_id)
             };
             other_key(&self.node, joined, &machine)
         });
-        // Signed again with each lease, because the certificate may have changed. Also, a record from a backup is
-        // older than the one that other nodes have read.
+        // The record is signed again with each lease, because the certificate may have changed. A record from a backup
+        // would also be older than the one that other nodes have read.
         if own {
             let compare = vec![Compare::Revision(key.clone(), row.modified)];
             self.store.commit(&Txn { compare, then: vec![Op::put(key, value)], ..Txn::default() })?;
@@ -125,7 +127,7 @@ impl Shared {
         Ok(())
     }
 
-    /// Checks whether another agent has overwritten this agent's record.
+    /// Checks whether another agent has overwritten the record of this agent.
     pub(super) fn look_for_namesake(&self) {
         let key = keys::agent(&self.node);
         if self.lock().presented
@@ -135,8 +137,8 @@ impl Shared {
         }
     }
 
-    /// Rejects this node if a row is the record of another agent with the same key (P146). Writes the own record again,
-    /// so that the other agent is rejected too: no node can know which of them is meant to run.
+    /// Rejects this node if a row is the record of another agent with the same key (P146). The node then writes its own
+    /// record again, so that the other agent is rejected too. No node can know which of the two agents is meant to run.
     pub(super) fn meet(&self, row: &Row) {
         if row.key != keys::agent(&self.node) || !self.lock().presented || !self.store.is_of_namesake(row) {
             return;
@@ -159,7 +161,7 @@ impl Shared {
             let agent = Agent { id: self.id.clone(), machine_id };
             let put = Op::put(row.key.clone(), serde_json::to_vec(&agent).unwrap_or_default());
             if let Err(error) = self.store.commit(&Txn { then: vec![put], ..Txn::default() }) {
-                tracing::warn!(%error, "cannot show the other agent of this name that it is not alone");
+                tracing::warn!(%error, "cannot write the record by which the other agent of this name detects this agent");
             }
         }
     }

@@ -1,23 +1,23 @@
-//! The records of a membership, and the keys in them.
+//! The records that a node writes to join the fleet, and the public keys in these records.
 
 use serde::{Deserialize, Serialize};
 use towpath_host::identity::PublicKeys;
 
-/// The record with which a node joins (P109).
+/// The join record of a node (P109).
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", default)]
 pub struct Joined {
     /// The name of the node.
     pub node: String,
-    /// The machine id.
+    /// The machine id of the node, from `/etc/machine-id`.
     pub machine_id: String,
     /// The version of the node's agent.
     pub version: String,
-    /// The public half of the node's identity.
+    /// The public keys of the node's identity.
     pub public_keys: Vec<String>,
 }
 
-/// The record that is bound to a node's lease.
+/// The record that the store deletes when the lease of a node ends.
 #[derive(Debug, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub(super) struct Alive<'a> {
@@ -29,13 +29,13 @@ pub(super) struct Alive<'a> {
 #[derive(Debug, Default, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", default)]
 pub(super) struct Agent {
-    /// The identifier of the process. Each process has its own.
+    /// The identifier of the agent process. Each process has a different one.
     pub(super) id: String,
-    /// The machine id.
+    /// The machine id of the node.
     pub(super) machine_id: String,
 }
 
-/// Returns whether both lists have the same signing key.
+/// Returns whether two lists of public keys have the same signing key.
 pub(super) fn same_keys(one: &[String], other: &[String]) -> bool {
     match (PublicKeys::read(one), PublicKeys::read(other)) {
         (Some(one), Some(other)) => one.sign == other.sign,
@@ -43,10 +43,10 @@ pub(super) fn same_keys(one: &[String], other: &[String]) -> bool {
     }
 }
 
-/// Builds the message of a node that is rejected for its key, with the remedy (P145).
+/// Returns the message for a node that is rejected because of its key, with the remedy (P145).
 pub(super) fn other_key(node: &str, joined: &Joined, why: &str) -> String {
     let keys = joined.public_keys.iter().map(|key| format!("{key:?}")).collect::<Vec<_>>().join(", ");
     format!(
-        "this node is rejected as {node}: {why}. If this machine is meant to be {node}, commit its keys to the Node object {node}: spec: {{publicKeys: [{keys}]}}; that commit is also the consent to run again what the former {node} had begun. If not, give it a name of its own"
+        "this node is rejected as {node}: {why}. If this machine is meant to be {node}, commit its keys to the Node object {node}: spec: {{publicKeys: [{keys}]}}; that commit also permits {node} to repeat the tasks that the former {node} had begun. Otherwise give this machine another name"
     )
 }

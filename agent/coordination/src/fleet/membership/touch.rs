@@ -1,5 +1,5 @@
-//! Touches of a budget's notice. A node sends at most one a second for each budget, and acts on one only if it
-//! waits (P135).
+//! Touches: notices that slots of a budget may be free. A node sends at most one touch a second for each budget. Only a
+//! node that waits acts on a received touch (P135).
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -12,14 +12,14 @@ use crate::{
     store::{Op, Row, Txn},
 };
 
-/// The shortest time between two touches of one budget by one node.
+/// The minimum time between two touches of one budget by one node.
 const PAUSE: Duration = Duration::from_secs(1);
 
-/// A touch in a transaction that is about to be committed.
+/// A touch in a transaction that a node is about to commit.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(in crate::fleet) struct Touch {
     group: String,
-    /// True if the touch was taken out of the transaction, because it follows the last one too soon.
+    /// True if the touch was removed from the transaction, because the node sent another one less than a second ago.
     delayed: bool,
 }
 
@@ -27,16 +27,17 @@ pub(in crate::fleet) struct Touch {
 #[derive(Debug, Default)]
 pub(in crate::fleet) struct Touches {
     sent: BTreeMap<String, Instant>,
-    /// Budgets with a delayed touch, and the time at which it is due.
+    /// The budgets with a delayed touch, each with the time at which the touch is due.
     owed: BTreeMap<String, Instant>,
-    /// The budgets and books that this node waits for.
+    /// The budgets that this node waits for, each with its book.
     waits: BTreeSet<(String, String)>,
-    /// Budgets that were touched while this node waited.
+    /// The budgets that were touched while this node waited.
     touched: BTreeSet<String>,
 }
 
 impl Touches {
-    /// Returns the touch in a transaction. Takes it out if the last one of the budget was less than a second ago.
+    /// Returns the touch in a transaction. If the last touch of the budget is too recent, removes it from the
+    /// transaction.
     pub(in crate::fleet) fn before_commit(&self, txn: &mut Txn, now: Instant) -> Option<Touch> {
         let is_touch = |operation: &Op| match operation {
             Op::Put { key, .. } => key.strip_prefix(keys::ALL_FREED).map(str::to_owned),
@@ -50,7 +51,7 @@ impl Touches {
         Some(Touch { group, delayed })
     }
 
-    /// Notes a touch whose transaction was applied.
+    /// Records a touch whose transaction was applied.
     pub(in crate::fleet) fn committed(&mut self, touch: Touch, now: Instant) {
         if touch.delayed {
             self.owed.entry(touch.group).or_insert(now + PAUSE);
@@ -59,7 +60,7 @@ impl Touches {
         }
     }
 
-    /// Takes the budgets whose delayed touch is due.
+    /// Removes the budgets whose delayed touch is due from the list, and returns them.
     pub(in crate::fleet) fn take_due(&mut self, now: Instant) -> Vec<String> {
         let due: Vec<String> = self.owed.iter().filter(|(_, at)| **at <= now).map(|(group, _)| group.clone()).collect();
         for group in &due {
@@ -69,12 +70,12 @@ impl Touches {
         due
     }
 
-    /// Keeps a delayed touch that could not be sent.
+    /// Schedules a delayed touch again, because it could not be sent.
     pub(in crate::fleet) fn owe(&mut self, group: String, now: Instant) {
         self.owed.entry(group).or_insert(now + PAUSE);
     }
 
-    /// Notes whether this node waits in a run.
+    /// Records whether this node waits for a slot in a run.
     pub(in crate::fleet) fn set_waiting(&mut self, spec: &RolloutSpec, waits: bool) {
         let entry = (spec.group.clone(), spec.book.clone());
         if waits {
@@ -84,10 +85,12 @@ impl Touches {
         }
     }
 
-    /// Returns whether this node acts on a touch: it waits for the budget, and the touch is for it.
+    /// Returns whether this node acts on a touch. A node acts if it waits for the budget and the touch is meant for the
+    /// node.
     pub(in crate::fleet) fn heard(&mut self, node: &str, row: &Row) -> bool {
         let Some(group) = row.key.strip_prefix(keys::ALL_FREED) else { return false };
-        // The watch gives the record as it is in the store. A record that cannot be parsed is for every waiter.
+        // The watch reports the record before it is verified. A record that cannot be parsed is meant for every waiting
+        // node.
         let freed: Freed = serde_json::from_slice(&row.value).unwrap_or_default();
         let named = freed.nodes.is_empty() || freed.nodes.iter().any(|named| named == node);
         let acts = named && self.waits.iter().any(|(waits, _)| waits == group);
@@ -97,17 +100,17 @@ impl Touches {
         acts
     }
 
-    /// Allows this node to offer the free slots of a budget at once.
+    /// Allows this node to offer the free slots of a budget without a delay.
     pub(in crate::fleet) fn offer_now(&mut self, group: &str) {
         self.touched.insert(group.to_owned());
     }
 
-    /// Returns whether this node may offer the free slots of a budget at once.
+    /// Returns whether this node may offer the free slots of a budget without a delay.
     pub(in crate::fleet) fn offers_now(&self, group: &str) -> bool {
         self.touched.contains(group)
     }
 
-    /// Drops a touch, because no waiter is left for a free slot.
+    /// Forgets a touch of a budget, because no node waits for its free slots any more.
     pub(in crate::fleet) fn forget(&mut self, group: &str) {
         self.touched.remove(group);
     }

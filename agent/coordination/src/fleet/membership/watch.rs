@@ -1,4 +1,4 @@
-//! The watches of a node. They wake it for news, and detect a rollback of the store.
+//! The watches of a node, which wake it when the store changes, and detect a rollback of the store.
 
 use std::{
     thread,
@@ -19,7 +19,7 @@ impl Shared {
     pub(super) fn begin_watch(&self, prefix: &str) -> Result<mpsc::UnboundedReceiver<Change>, StoreError> {
         let before = self.position.known();
         let read = self.store.read(prefix, &Page { after: None, limit: 1 })?;
-        // A node in the midst of a long task must report a rollback too, so the watch checks for one.
+        // A node must report a rollback even while it runs a long task, so the watch checks for one.
         self.position.seen(before, read.revision);
         if self.position.has_rolled_back() {
             self.report_rollback()?;
@@ -37,7 +37,7 @@ impl Shared {
         Ok(changes)
     }
 
-    /// Reports that the store was rolled back, unless another node has reported it since.
+    /// Reports that the store was rolled back, unless another node has already reported it.
     fn report_rollback(&self) -> Result<(), StoreError> {
         let rejected = {
             let state = self.lock();
@@ -68,18 +68,18 @@ impl Shared {
         }
     }
 
-    /// Follows the changes below a prefix, and wakes the node for them.
+    /// Watches the keys below a prefix until the node stops, and wakes the node for changes.
     pub(super) fn watch(&self, prefix: &str, first: Option<mpsc::UnboundedReceiver<Change>>, poke: &Waker) {
         let mut begun = first;
         let mut reported: Option<Instant> = None;
-        // Requests from before this watch are answered too.
+        // The node also answers requests that were written before the watch began.
         self.lock().asked = true;
         while !self.stops() {
             let Some(mut changes) = begun.take() else {
                 thread::sleep(Duration::from_secs(1));
                 begun = self.begin_watch(prefix).ok();
                 if begun.is_some() {
-                    // Changes that the watch missed meanwhile are read now.
+                    // The watch may have missed changes while it was interrupted, so the node reads them now.
                     poke(Poke::Accepted);
                     poke(Poke::Look);
                 }
@@ -97,7 +97,8 @@ impl Shared {
                             poke(Poke::Accepted);
                         }
                     }
-                    // A record that does not count wakes no node. Now and then it does, so that an event reports it.
+                    // A record that does not count wakes the node at most once in 10 s, so that an event reports the
+                    // record.
                     Change::Put(row) if !self.store.counts(&row) => {
                         let now = self.clock.monotonic();
                         if reported.is_none_or(|reported| now.duration_since(reported) >= KEEP) {
@@ -107,7 +108,7 @@ impl Shared {
                     }
                     Change::Put(row) if row.key == keys::ACCEPTED => {
                         let accepted: Option<Accepted> = serde_json::from_slice(&row.value).ok();
-                        // This node wrote the record itself, so it need not read it.
+                        // A record that this node has written needs no read.
                         if accepted.is_none_or(|accepted| accepted.by != self.node) {
                             poke(Poke::Accepted);
                         }
@@ -120,7 +121,7 @@ impl Shared {
                         self.lock().asked |= row.key.starts_with(&keys::result_wants(&self.node));
                         poke(Poke::Look);
                     }
-                    // The recovery is complete, so waiting nodes continue.
+                    // The recovery is complete, so waiting nodes may continue.
                     Change::Delete(key, _) if key.starts_with(keys::ALL_RECOVERIES) => poke(Poke::Look),
                     Change::Delete(..) => {}
                 }

@@ -1,4 +1,4 @@
-//! Failover: carries a request to one member at a time until one answers.
+//! Failover among the members of an etcd: a request goes to one member after another until one answers.
 
 use std::{
     collections::BTreeMap,
@@ -15,24 +15,24 @@ use super::{
 };
 use crate::store::StoreError;
 
-/// The time between two rounds over all members.
+/// The pause between two rounds of attempts at all members.
 const PAUSE: Duration = Duration::from_millis(200);
 
-/// The rule for repeating a request when it is unknown whether a member carried it out.
+/// The rule for a repeated request, if it is unknown whether a member has carried it out.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Repeat {
-    /// A request that changes nothing, or changes the same when it is carried out twice.
+    /// The request may be repeated, because it changes nothing, or has the same result when it is carried out twice.
     Always,
-    /// A request that may only be sent again if no member carried it out.
+    /// The request may only be repeated if no member has carried it out.
     IfUnsent,
 }
 
 /// The reason why a request has no result.
 #[derive(Debug)]
 pub(super) enum Failure {
-    /// An error of the store, or no answer from any member.
+    /// The store answered with an error, or no member answered.
     Store(StoreError),
-    /// An unknown result: a member may have carried the request out.
+    /// The result is unknown, because a member may have carried the request out.
     Unknown(String),
 }
 
@@ -45,14 +45,14 @@ impl From<Failure> for StoreError {
     }
 }
 
-/// A connection and the index of its member.
+/// A connection to a member, with the index of that member.
 #[derive(Clone)]
 pub(super) struct Route {
     pub(super) member: usize,
     pub(super) connection: Connection,
 }
 
-/// The members of an etcd, and the connections to them.
+/// The members of an etcd cluster, and the connections to them.
 pub(super) struct Cluster {
     links: Vec<Member>,
     access: ReadAccess,
@@ -84,7 +84,7 @@ impl Cluster {
         self.began.elapsed()
     }
 
-    /// Carries out a request at the first member that answers. `what` is its name in the trace.
+    /// Sends a request to the members in turn until one answers. `what` is the name of the request in the trace.
     pub(super) async fn request<T, A>(&self, what: &str, repeat: Repeat, ask: impl Fn(Route) -> A) -> Result<T, Failure>
     where
         A: Future<Output = Result<T, Said>>,
@@ -126,7 +126,7 @@ impl Cluster {
                     }
                 }
             }
-            // A member without a leader does answer, and will have a leader soon.
+            // A member without a leader does answer, and has a leader soon, so the request is tried for longer.
             let patient = patient || faults.values().any(|fault| fault.kind == Kind::NoLeader);
             let now = self.now();
             if !self.lock().again(patient, rounds, started, now) {
@@ -138,7 +138,7 @@ impl Cluster {
         }
     }
 
-    /// Sends a request to one member. Repeats it once with a new token if the old one no longer counts.
+    /// Sends a request to one member. Repeats the request once with a new token if the member rejects the old token.
     async fn attempt<T, A>(&self, member: usize, ask: &impl Fn(Route) -> A) -> Result<T, Verdict>
     where
         A: Future<Output = Result<T, Said>>,
@@ -163,7 +163,7 @@ impl Cluster {
             };
             match verdict {
                 Verdict::NewToken(_) if !renewed => link.give_up(&connection),
-                // etcd 3.4 gives the same reason for an old token and for a missing permission.
+                // etcd 3.4 gives the same reason for an expired token and for a missing permission.
                 Verdict::NewToken(why) if why.contains("permission denied") => {
                     return Err(Verdict::Final(StoreError::Denied(why)));
                 }
@@ -179,7 +179,7 @@ impl Cluster {
         }
     }
 
-    /// Records that a stream broke, so that requests leave its member, too.
+    /// Records that a stream of a member broke, so that requests avoid that member, too.
     pub(super) fn broke(&self, route: &Route, said: &Said) {
         match judge(said, route.connection.shows) {
             Verdict::Move(fault) => {
@@ -190,7 +190,7 @@ impl Cluster {
                 }
                 self.note(route.member, &fault);
             }
-            // The next request over this connection gets the same error.
+            // The next request over this connection gets the same error, and handles it.
             Verdict::Final(_) | Verdict::NewToken(_) => {}
         }
     }
@@ -209,7 +209,7 @@ impl Cluster {
         format!("{}: {why}", self.endpoint(member))
     }
 
-    /// Completes an error of the store with the member that gave it.
+    /// Adds the endpoint of the member to an error, or the command for a full etcd.
     fn at(&self, member: usize, error: StoreError) -> StoreError {
         match error {
             StoreError::Denied(why) => StoreError::Denied(self.named(member, &why)),
@@ -226,7 +226,7 @@ impl Cluster {
         StoreError::Unreachable(why.join("; "))
     }
 
-    /// Returns the command that frees space in a full etcd.
+    /// Returns the shell command that frees space in a full etcd.
     fn command_for_room(&self) -> String {
         let all = self.links.iter().map(|link| link.endpoint.as_str()).collect::<Vec<_>>().join(",");
         format!(

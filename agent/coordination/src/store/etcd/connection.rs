@@ -1,4 +1,4 @@
-//! A connection to one member. It is made on demand, with the credentials that the node has at that time.
+//! The connection to one etcd member, made on demand with the credentials that the node has at that time.
 
 use std::{
     fmt,
@@ -19,39 +19,41 @@ use super::{
     verdict::{Fault, Kind, Said, Shows, Verdict, judge},
 };
 
-/// The time of silence after which a member counts as failed.
+/// The time without an answer after which a member counts as failed.
 pub(super) const SILENCE: Duration = Duration::from_secs(3);
 
-/// The timeout of the TCP connection. It is shorter than the whole, so that the message names the cause.
+/// The timeout of the TCP connection. The timeout is shorter than `SILENCE`, so that the error names the TCP
+/// connection.
 const CONNECT: Duration = Duration::from_secs(2);
 
-/// The time between two pings of a connection. etcd rejects clients that ping more often (--grpc-keepalive-min-time).
+/// The interval of pings on a connection. etcd rejects clients that ping more often (`--grpc-keepalive-min-time`).
 const PING: Duration = Duration::from_secs(5);
 
-/// The credentials of a node for the members of an etcd, and the authority that it trusts.
+/// The credentials with which a node connects to etcd, and the certificate authority that it trusts.
 #[derive(Clone, Default)]
 pub struct Access {
-    /// The certificate authority of the members, in PEM.
+    /// The certificate of the authority that issued the members' certificates, in PEM.
     pub ca: Option<Vec<u8>>,
-    /// The certificate and the key of this node, in PEM.
+    /// The certificate and the private key of this node, in PEM.
     pub identity: Option<(Vec<u8>, Vec<u8>)>,
-    /// The end of the certificate's validity, in seconds since 1970. `None` if it is unknown.
+    /// The time at which the certificate of this node expires, in seconds since 1970. `None` if it is unknown.
     pub valid_until: Option<i64>,
-    /// The user and the password.
+    /// The user name and the password.
     pub user: Option<(String, String)>,
 }
 
 impl fmt::Debug for Access {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        // The key and the password stay out of logs.
+        // The private key and the password must not appear in logs.
         f.debug_struct("Access").field("user", &self.user.as_ref().map(|(user, _)| user)).finish_non_exhaustive()
     }
 }
 
-/// A function that reads the credentials. Each connection calls it, so that renewed files are used from then on.
+/// A function that reads the credentials. Each new connection calls the function, so renewed files are used from then
+/// on.
 pub type ReadAccess = Arc<dyn Fn() -> Result<Access, String> + Send + Sync>;
 
-/// An open connection to a member.
+/// An open connection to an etcd member.
 #[derive(Clone)]
 pub(super) struct Connection {
     pub(super) client: etcd::Client,
@@ -59,28 +61,28 @@ pub(super) struct Connection {
     given_up: Arc<watch::Sender<bool>>,
     /// The credentials that this connection uses.
     access: Arc<Access>,
-    /// True if the member has answered over this connection.
+    /// True if the member has answered a request over this connection.
     proven: Arc<AtomicBool>,
 }
 
 impl Connection {
-    /// Records that the member answered over this connection.
+    /// Records that the member has answered a request over this connection.
     pub(super) fn prove(&self) {
         self.proven.store(true, Ordering::Relaxed);
     }
 
-    /// Completes when the connection is given up.
+    /// Waits until the connection is given up.
     pub(super) async fn given_up(&self) {
-        // The sender lives as long as this connection, so the wait ends for this reason only.
+        // The sender lives as long as this connection, so the wait does not end for another reason.
         let _ = self.given_up.subscribe().wait_for(|given_up| *given_up).await;
     }
 }
 
-/// A member and the connection to it, if there is one.
+/// An etcd member, and the connection to it if there is one.
 pub(super) struct Member {
     pub(super) endpoint: String,
     connection: Mutex<Option<Connection>>,
-    /// The lock of a connection attempt, with the time and the cause of the last failed one.
+    /// The lock for connection attempts, with the time and the cause of the last failed attempt.
     connecting: tokio::sync::Mutex<Option<(Instant, Fault)>>,
 }
 
@@ -93,7 +95,7 @@ impl Member {
         self.connection.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Returns the connection to this member. Makes one if there is none.
+    /// Returns the connection to this member. Connects if there is none.
     pub(super) async fn connect(&self, access: &ReadAccess) -> Result<Connection, Fault> {
         if let Some(open) = self.lock().clone() {
             return Ok(open);
@@ -103,11 +105,12 @@ impl Member {
         if let Some(open) = self.lock().clone() {
             return Ok(open);
         }
-        // Requests that waited for another request's attempt share its failure.
+        // A request that has waited for another request's connection attempt also fails if that attempt fails.
         if let Some((_, fault)) = last.as_ref().filter(|(failed, _)| *failed >= began) {
             return Err(fault.clone());
         }
-        // On the thread of the runtime, because a TLS handshake needs more stack than the requesting threads have.
+        // The attempt runs on a thread of the runtime, because a TLS handshake needs more stack than the caller's
+        // thread has.
         let attempt = tokio::time::timeout(SILENCE, dial(self.endpoint.clone(), Arc::clone(access)));
         let made = match tokio::spawn(attempt).await {
             Ok(Ok(made)) => made,
@@ -127,8 +130,8 @@ impl Member {
         }
     }
 
-    /// Returns a better reason for a fault if the member never answered over the connection. The member may have
-    /// rejected this node's certificate, and then it has not carried the request out.
+    /// Returns a more precise fault if the member has never answered over the connection. The member may have rejected
+    /// this node's certificate. In that case it has not carried the request out.
     pub(super) async fn explain(&self, connection: &Connection, fault: Fault) -> Fault {
         if fault.kind != Kind::Away || connection.proven.load(Ordering::Relaxed) {
             return fault;
@@ -140,7 +143,7 @@ impl Member {
         }
     }
 
-    /// Gives a connection up. Streams and requests that use it end, and the next request makes another one.
+    /// Gives up a connection. All streams and requests on it end, and the next request makes another connection.
     pub(super) fn give_up(&self, connection: &Connection) {
         let mut open = self.lock();
         if open.as_ref().is_some_and(|open| Arc::ptr_eq(&open.given_up, &connection.given_up)) {
@@ -165,7 +168,7 @@ async fn dial(endpoint: String, access: ReadAccess) -> Result<Connection, Fault>
         .connect_timeout(CONNECT)
         .http2_keep_alive_interval(PING)
         .keep_alive_timeout(SILENCE)
-        // etcd counts pings of a connection without streams as an attack.
+        // etcd treats pings on a connection without streams as an attack.
         .keep_alive_while_idle(false);
     if endpoint.starts_with("https://") {
         let mut tls = ClientTlsConfig::new();
@@ -203,9 +206,10 @@ async fn authenticated(
     };
     match etcd::Client::from_channel(channel.clone(), Some(options)).await.map_err(Said::from) {
         Ok(client) => Ok(client),
-        // As in etcd's own clients. The user counts as soon as authentication is enabled.
+        // The node connects without the user, as etcd's own clients do, and uses the user once authentication is
+        // enabled.
         Err(said) if said.message.contains("authentication is not enabled") => {
-            tracing::warn!(endpoint, "etcd has no authentication enabled; the user and the password are not used");
+            tracing::warn!(endpoint, "authentication is not enabled in etcd; the user and the password are not used");
             let client = etcd::Client::from_channel(channel, Some(plain)).await;
             client.map_err(|error| Fault::unconnected(&Said::from(error), shows))
         }

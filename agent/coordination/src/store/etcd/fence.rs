@@ -1,9 +1,9 @@
-//! Commits whose result becomes known even if the member that got them went silent.
+//! Commits to etcd, whose result becomes known even if the member that got the commit does not answer.
 //!
-//! A stopped member may carry out a commit after the node has continued with another member. Therefore each commit
-//! compares a key of this node, the fence. When a result is unknown, the node writes the fence first. From then on the
-//! commit either has been applied or never will be. The node then reads which of both is true, and sends the commit
-//! again only if it was not applied (P132).
+//! A member that was stopped may later carry out an old commit, although the node already uses another member.
+//! Therefore each commit compares the revision of one key of this node, the fence. If a result is unknown, the node
+//! writes the fence. After that write, the commit was either applied or will never be. The node reads which of the two
+//! is true, and repeats the commit only if it was not applied (P132).
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
@@ -16,16 +16,16 @@ use super::{
 };
 use crate::store::{Op, Outcome, StoreError, Txn};
 
-/// The most attempts of one commit.
+/// The maximum number of attempts at one commit.
 const TRIES: usize = 20;
 
-/// The committer of a node's transactions.
+/// The part of the etcd store that runs the transactions of a node.
 pub(super) struct Committer {
     pub(super) cluster: Arc<Cluster>,
     pub(super) prefix: Prefix,
-    /// The key of the fence.
+    /// The store key of the fence.
     pub(super) key: String,
-    /// The revision of the fence. `None` before it is written, and while a result is unknown.
+    /// The revision of the fence. `None` before the fence is written, and while a result is unknown.
     pub(super) fence: Mutex<Option<i64>>,
 }
 
@@ -43,13 +43,13 @@ impl Committer {
                 async move { client.txn(request).await.map_err(Said::from) }
             })
             .await?;
-        // Without a fence there is always an outcome.
+        // Without a fence, the answer always contains an outcome.
         self.prefix.outcome(&response, None).map_err(|_| StoreError::Unreachable("the fence was not asked for".into()))
     }
 
     /// Runs a transaction that writes.
     pub(super) async fn commit(&self, txn: &Txn) -> Result<Outcome, StoreError> {
-        let mut why = String::from("this node's fence is written too often");
+        let mut why = String::from("other requests changed the fence of this node too often");
         for _ in 0..TRIES {
             let fence = self.fence().await?;
             let sent = self.cluster.request("commit", Repeat::IfUnsent, |route| {
@@ -60,12 +60,13 @@ impl Committer {
             match sent.await {
                 Ok(response) => match self.prefix.outcome(&response, Some(fence)) {
                     Ok(outcome) => return Ok(outcome),
-                    // Another request wrote the fence, or the store was rolled back. The commit was not carried out.
+                    // Another request has written the fence, or the store was rolled back. The commit was not carried
+                    // out.
                     Err(shown) => *self.lock() = Some(shown),
                 },
                 Err(Failure::Store(error)) => return Err(error),
                 Err(Failure::Unknown(cause)) => {
-                    tracing::info!(cause, "the result of a commit is unknown; looking");
+                    tracing::info!(cause, "the result of a commit is unknown; reading it");
                     self.invalidate(fence);
                     self.fence().await?;
                     if let Some(done) = self.applied(txn).await? {
@@ -78,7 +79,7 @@ impl Committer {
         Err(StoreError::Unreachable(why))
     }
 
-    /// Forgets the fence, unless it was written since it had this revision.
+    /// Forgets the known revision of the fence, unless the fence was written again.
     fn invalidate(&self, revision: i64) {
         let mut fence = self.lock();
         if *fence == Some(revision) {
@@ -92,7 +93,7 @@ impl Committer {
             return Ok(fence);
         }
         let key = self.prefix.key(&self.key);
-        // A second write does no harm: the commit is refused, and reads the later revision.
+        // A second write does no harm. The commit then fails, and returns the later revision of the fence.
         let put = self.cluster.request("fence", Repeat::Always, |route| {
             let (mut client, key) = (route.connection.client.clone(), key.clone());
             async move { client.put(key, "", None).await.map_err(Said::from) }
@@ -102,9 +103,9 @@ impl Committer {
         Ok(revision)
     }
 
-    /// Returns the outcome of a transaction that was applied, with the current answers to its reading operations. It
-    /// was applied if the first row that it writes has the value that it wrote. `None` otherwise, or if it writes no
-    /// row.
+    /// Returns the outcome of a transaction that was applied, with the current answers to its reading operations. The
+    /// transaction was applied if the first row that it writes has the written value. `None` if it was not applied, or
+    /// writes no row.
     async fn applied(&self, txn: &Txn) -> Result<Option<Outcome>, StoreError> {
         let Some((key, value)) = first_put(txn) else { return Ok(None) };
         let reading = txn.then.iter().filter(|operation| !operation.writes()).cloned();
@@ -116,7 +117,7 @@ impl Committer {
     }
 }
 
-/// Returns the first row that a transaction writes, which identifies the transaction.
+/// Returns the first row that a transaction writes. The row identifies the transaction.
 fn first_put(txn: &Txn) -> Option<(&str, &[u8])> {
     txn.then.iter().find_map(|operation| match operation {
         Op::Put { key, value, .. } => Some((key.as_str(), value.as_slice())),

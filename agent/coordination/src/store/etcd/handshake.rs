@@ -1,8 +1,8 @@
-//! The reason why a member rejects this node's certificate.
+//! A test handshake, which finds out why an etcd member rejects this node's certificate.
 //!
-//! With TLS 1.3 a server checks the client's certificate when the client already sends its first request. The client
-//! then sees a closed connection, and the alert with the reason is lost. So this module makes a handshake without a
-//! request after it.
+//! With TLS 1.3, a server verifies the client's certificate while the client already sends its first request. The
+//! client then sees a closed connection, and the alert with the reason is lost. Therefore this module makes a TLS
+//! handshake that no request follows.
 
 use std::{io, sync::Arc, time::Duration};
 
@@ -15,7 +15,7 @@ use tokio_rustls::TlsConnector;
 
 use super::{connection::Access, verdict::Said};
 
-/// The time in which a member may reject the certificate.
+/// The time in which a member must reject the certificate.
 const PATIENCE: Duration = Duration::from_secs(1);
 
 /// Returns the error with which a member ends a TLS handshake. `None` if the member accepts it, or does not answer.
@@ -35,7 +35,7 @@ async fn handshake(authority: &str, access: &Access) -> io::Result<()> {
     let config = config(access).map_err(io::Error::other)?;
     let stream = TcpStream::connect(address).await?;
     let mut stream = TlsConnector::from(Arc::new(config)).connect(name, stream).await?;
-    // A member that accepts the certificate sends its settings.
+    // A member that accepts the certificate sends its HTTP/2 settings.
     stream.read(&mut [0; 1]).await.map(drop)
 }
 

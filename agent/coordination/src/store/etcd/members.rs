@@ -1,8 +1,8 @@
-//! Member selection. It decides which member a request asks next, and for how long a failed member is avoided. It also
-//! decides when the whole store counts as away (P132).
+//! The selection of etcd members. This module decides which member a request asks next, and how long a failed member is
+//! avoided. The module also decides when the whole store counts as away (P132).
 //!
-//! Pure functions. Times are arguments, as durations since an arbitrary start. The other files of this folder have the
-//! effects.
+//! All functions are pure. Times are arguments, as durations since an arbitrary start. Other files of this folder send
+//! requests and read the clock.
 
 use std::time::Duration;
 
@@ -10,39 +10,42 @@ use sha2::{Digest, Sha256};
 
 use crate::store::StoreError;
 
-/// The time for which a member is avoided after its first failure. Each further failure doubles it.
+/// The time for which a member is avoided after its first failure. Each further failure doubles the time.
 const FIRST_BACKOFF: Duration = Duration::from_secs(1);
 
-/// The longest time for which a failed member is avoided.
+/// The maximum time for which a failed member is avoided.
 const LONGEST_BACKOFF: Duration = Duration::from_secs(15);
 
-/// The time for which a request goes round the members of a store that has just answered. Within this time the other
+/// The time for which a request is repeated at the members of a store that answered before. In this time, the other
 /// members notice that the leader is silent, and elect another one.
 const PATIENCE: Duration = Duration::from_secs(10);
 
-/// The least number of rounds of such a request. In the first round all members may wait for a leader.
+/// The minimum number of rounds over all members. In the first round, all members may still wait for a leader.
 const ROUNDS: u32 = 2;
 
-/// The time for which requests fail at once after no member answered. Then one request probes the members.
+/// The time for which requests fail without an attempt after no member has answered. After that time, one request
+/// probes the members.
 const AWAY: Duration = Duration::from_secs(1);
 
-/// The same after all members rejected the node. Each attempt costs them a TLS handshake, or the check of a password.
+/// The time for which requests fail without an attempt after all members have rejected the node. Each attempt costs the
+/// members a TLS handshake, or the check of a password.
 const REFUSED: Duration = Duration::from_secs(5);
 
-/// The time after which a probe counts as abandoned, and another request may probe.
+/// The time after which another request may probe the members, because the current probe counts as abandoned.
 const LONGEST_PROBE: Duration = Duration::from_secs(30);
 
-/// The members of an etcd as one node sees them.
+/// The state of the members of an etcd cluster, as one node sees it.
 #[derive(Debug)]
 pub(super) struct Members {
-    /// The members in this node's order of preference. Nodes differ in it, so that a fleet spreads over the members.
+    /// The indexes of the members, in the order in which this node prefers them. The order differs from node to node,
+    /// so that a fleet spreads over the members.
     order: Vec<usize>,
-    /// The position in `order` of the member in use.
+    /// The position in `order` of the member that requests use now.
     current: usize,
-    /// The backoffs, by member.
+    /// The backoff of each member, by its index.
     backoffs: Vec<Backoff>,
     outage: Option<Outage>,
-    /// The time of the last answer of any member.
+    /// The time of the last answer from any member. `None` before the first one.
     answered: Option<Duration>,
 }
 
@@ -55,21 +58,21 @@ struct Backoff {
 #[derive(Debug)]
 struct Outage {
     error: StoreError,
-    /// The time from which one request probes the members.
+    /// The time from which one request may probe the members.
     probe_from: Duration,
-    /// The time at which the current probe began.
+    /// The time at which the current probe began. `None` if no probe runs.
     probe: Option<Duration>,
 }
 
-/// The decision whether a request may ask the members.
+/// The decision whether a request may be sent to the members.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum Admission {
-    /// The permission to ask the members.
+    /// The request may be sent.
     Ask {
-        /// True if a round without an answer is followed by another one.
+        /// True if the request is repeated at all members after a round without an answer.
         patient: bool,
     },
-    /// An error without a request, because no member answered a moment ago.
+    /// The request fails with this error, because no member answered a moment ago.
     Refused(StoreError),
 }
 
@@ -81,7 +84,7 @@ impl Members {
         Self { order, current: 0, backoffs, outage: None, answered: None }
     }
 
-    /// Returns whether a request may ask the members now. During an outage one request at a time probes them.
+    /// Decides whether a request may be sent now. During an outage, one request at a time probes the members.
     pub(super) fn admit(&mut self, now: Duration) -> Admission {
         let Some(outage) = &mut self.outage else { return Admission::Ask { patient: self.answered.is_some() } };
         let probed = outage.probe.is_some_and(|begun| now < begun + LONGEST_PROBE);
@@ -92,13 +95,13 @@ impl Members {
         Admission::Ask { patient: false }
     }
 
-    /// Returns the members in the order in which a request asks them: the member in use first, failed members last. It
-    /// contains all members, as a request fails only when no member answers.
+    /// Returns all members in the order in which a request asks them. The member in use comes first, and failed members
+    /// come last. No member is left out, because a request fails only if no member answers.
     pub(super) fn round(&self, now: Duration) -> Vec<usize> {
         let count = self.order.len();
         let mut round: Vec<usize> =
             (0..count).filter_map(|step| self.order.get((self.current + step) % count).copied()).collect();
-        // The sort is stable, so members that are not avoided keep the order of preference.
+        // The sort is stable, so members that are not avoided keep their order.
         round.sort_by_key(|member| self.avoided(*member, now));
         round
     }
@@ -108,7 +111,7 @@ impl Members {
         self.backoffs.get(member).map(|backoff| backoff.until).filter(|until| now < *until)
     }
 
-    /// Records that a member answered. It is the one in use from now on.
+    /// Records that a member has answered, so that later requests ask that member first.
     pub(super) fn answered(&mut self, member: usize, now: Duration) {
         self.answered = Some(now);
         self.outage = None;
@@ -120,7 +123,7 @@ impl Members {
         }
     }
 
-    /// Records that a member failed. Returns whether this is news, because several requests may see the same failure.
+    /// Records that a member has failed. Returns false if the failure is already known from another request.
     pub(super) fn failed(&mut self, member: usize, now: Duration) -> bool {
         let Some(backoff) = self.backoffs.get_mut(member) else { return false };
         if now < backoff.until {
@@ -132,23 +135,22 @@ impl Members {
         backoff.failures == 1
     }
 
-    /// Returns whether a request goes round once more. It began at `started`, and no member answered in a number of
-    /// rounds.
+    /// Returns whether a request starts another round, after no member has answered in `rounds` rounds since `started`.
     pub(super) fn again(&self, patient: bool, rounds: u32, started: Duration, now: Duration) -> bool {
         patient && (rounds < ROUNDS || now.saturating_sub(started) < PATIENCE)
     }
 
-    /// Records that a request, begun at `started`, ended without an answer of any member.
+    /// Records that a request, begun at `started`, has ended without an answer from any member.
     pub(super) fn gave_up(&mut self, error: StoreError, started: Duration, now: Duration) {
         if self.answered.is_some_and(|answered| answered > started) {
-            // Another request got an answer meanwhile.
+            // Another request has got an answer in the meantime, so the store is not away.
             return;
         }
         let pause = if matches!(error, StoreError::Denied(_)) { REFUSED } else { AWAY };
         self.outage = Some(Outage { error, probe_from: now + pause, probe: None });
     }
 
-    /// Records that a probe ended without a result that concerns all members.
+    /// Records that a probe has ended with a result that does not concern all members.
     pub(super) fn ended_probe(&mut self) {
         if let Some(outage) = &mut self.outage {
             outage.probe = None;
@@ -156,7 +158,7 @@ impl Members {
     }
 }
 
-/// Returns a number by which members are ordered for a node.
+/// Returns the sort key of a member in the order of one node.
 fn rank(node: &str, endpoint: &str) -> [u8; 32] {
     Sha256::digest(format!("{node}\n{endpoint}")).into()
 }
@@ -193,7 +195,7 @@ mod tests {
             *seconds.entry((round[0], round[1])).or_default() += 1;
         }
         assert!(starts.len() == 3 && starts.values().all(|count| *count > 150), "{starts:?}");
-        // The nodes of a member that fails spread over both others.
+        // The nodes of a failed member spread over the other two members.
         assert!(seconds.len() == 6 && seconds.values().all(|count| *count > 60), "{seconds:?}");
     }
 
@@ -203,7 +205,7 @@ mod tests {
         assert_eq!(Members::new("n", &endpoints).order, Members::new("n", &endpoints).order);
     }
 
-    /// Each case lists events of members, and the order of members that the next request gets.
+    /// Each case lists the events of members, and the order of members that the next request gets.
     #[test]
     fn rounds_begin_with_the_member_in_use_and_end_with_failed_ones() {
         enum Event {

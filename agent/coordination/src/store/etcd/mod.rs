@@ -1,11 +1,11 @@
-//! The store of a fleet: etcd, over several endpoints, with or without TLS.
+//! The data store of a fleet in etcd, with one or several members, with or without TLS.
 //!
-//! A request goes to one member at a time, and to the next one when that fails. `members` selects the member, `verdict`
-//! classifies errors, and `cluster` sends the request. Watches and commits survive the change of members, too (`watch`,
+//! A request goes to one member, and to the next one if that member fails. `members` selects the member, `verdict`
+//! classifies errors, and `cluster` sends the request. Watches and commits also continue at another member (`watch`,
 //! `fence`).
 //!
-//! Guarantees: those of the trait, by etcd's own. No request fails while a quorum answers. Assumptions: the keys below
-//! the prefix belong to this cluster alone, and one process at a time writes as this node.
+//! Guarantees: etcd provides those of the trait `Store`. No request fails while a quorum of members answers.
+//! Assumptions: only this cluster uses the keys below the prefix, and only one process at a time writes as this node.
 
 mod cluster;
 mod connection;
@@ -36,16 +36,16 @@ use self::{
 use super::{Change, LeaseId, MAX_OPERATIONS, Outcome, Page, Read, Store, StoreError, Txn};
 use crate::keys;
 
-/// The settings of a connection to etcd.
+/// The settings of the connection to etcd.
 #[derive(Clone)]
 pub struct EtcdOptions {
-    /// The node. Its name determines the member with which it begins.
+    /// The name of the node, which determines the etcd member that the node asks first.
     pub node: String,
-    /// The URLs of the members.
+    /// The URLs of the etcd members.
     pub endpoints: Vec<String>,
-    /// The prefix of all keys.
+    /// The prefix of all keys of the cluster in etcd.
     pub prefix: String,
-    /// The function that reads the node's credentials.
+    /// The function that reads the credentials of the node.
     pub access: ReadAccess,
 }
 
@@ -65,7 +65,7 @@ impl fmt::Debug for EtcdOptions {
     }
 }
 
-/// A store in etcd.
+/// The data store of a fleet, kept in etcd.
 pub struct EtcdStore {
     runtime: Arc<Runtime>,
     cluster: Arc<Cluster>,
@@ -81,10 +81,10 @@ impl fmt::Debug for EtcdStore {
 }
 
 impl EtcdStore {
-    /// Creates the store. It connects with the first request, because etcd may be away while the node starts.
+    /// Creates the store. The first request connects to etcd, because etcd may be away while the node starts.
     ///
     /// # Errors
-    /// No thread can be started.
+    /// The thread of the store cannot be started.
     pub fn new(options: EtcdOptions) -> Result<Self, StoreError> {
         let runtime = tokio::runtime::Builder::new_multi_thread()
             .worker_threads(1)
@@ -138,14 +138,14 @@ impl Store for EtcdStore {
 
     fn lease(&self, ttl: Duration) -> Result<LeaseId, StoreError> {
         let seconds = number(ttl.as_secs().max(1));
-        // A lease that was granted without an answer ends by itself.
+        // If the answer is lost, the granted lease is not used and expires.
         let response =
             self.ask("lease", |mut client| async move { client.lease_grant(seconds, None).await.map_err(Said::from) })?;
         Ok(LeaseId(response.id().unsigned_abs()))
     }
 
     fn keep_alive(&self, lease: LeaseId) -> Result<(), StoreError> {
-        // The call itself keeps the lease alive once, and returns the answer.
+        // The call renews the lease once, and returns the answer.
         let keep = |mut client: etcd::Client| async move {
             client.lease_keep_alive(number(lease.0)).await.map(drop).map_err(Said::from)
         };
@@ -164,12 +164,12 @@ impl Store for EtcdStore {
         let response = self.ask("time to live", |mut client| async move {
             client.lease_time_to_live(lease, None).await.map_err(Said::from)
         })?;
-        // etcd gives -1 for a lease that has ended.
+        // etcd returns -1 for a lease that has ended.
         Ok(Some(Duration::from_secs(u64::try_from(response.ttl()).unwrap_or(0))))
     }
 
     fn commit(&self, txn: &Txn) -> Result<Outcome, StoreError> {
-        // A refused transaction carries one more reading operation, for the fence.
+        // If the conditions fail, the transaction reads the fence with one more operation.
         let size = txn.then.len().max(txn.otherwise.len() + 1);
         if size > MAX_OPERATIONS {
             return Err(StoreError::TooLarge(size));

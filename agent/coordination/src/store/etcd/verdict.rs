@@ -1,4 +1,4 @@
-//! Classification: the meaning of a member's answer, or of its failure to answer, for a request. Pure functions.
+//! The classification of the answers and errors of etcd members. Pure functions determine the next step of a request.
 
 use std::error::Error;
 
@@ -6,21 +6,21 @@ use etcd_client as etcd;
 
 use crate::store::StoreError;
 
-/// The message with which etcd rejects a key that the user may not use.
+/// The message with which etcd rejects a key that the user may not access.
 const PERMISSION_DENIED: &str = "etcdserver: permission denied";
 
-/// An error of a member, or of the connection to it.
+/// An error that an etcd member returned, or an error of the connection to it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Said {
-    /// The status code of gRPC. `None` for an error of the connection.
+    /// The gRPC status code. `None` for an error of the connection.
     pub(super) code: Option<i32>,
-    /// The message.
+    /// The error message, without its causes.
     pub(super) message: String,
-    /// The message and those of its causes.
+    /// The error message, followed by the messages of its causes.
     pub(super) chain: String,
 }
 
-/// The gRPC codes that etcd uses.
+/// The gRPC status codes that etcd uses.
 mod code {
     pub(super) const INVALID_ARGUMENT: i32 = 3;
     pub(super) const NOT_FOUND: i32 = 5;
@@ -34,19 +34,19 @@ mod code {
 }
 
 impl Said {
-    /// Returns an error of the connection, with its causes.
+    /// Creates the error of a connection, with its causes.
     pub(super) fn of(error: &(dyn Error + 'static)) -> Self {
         Self { code: None, message: error.to_string(), chain: chain(error) }
     }
 
-    /// Returns the error of a stream that ended without a reason.
+    /// Creates the error of a stream that ended without a reason.
     pub(super) fn ended() -> Self {
         let message = "the stream ended".to_owned();
         Self { code: None, chain: message.clone(), message }
     }
 
-    /// Returns the error of a watch that the member cancelled at its beginning. etcd 3.4 gives the same reason for an
-    /// old token and for a key that the user may not read.
+    /// Creates the error of a watch that the member rejected at its start. etcd 3.4 gives the same reason for an
+    /// expired token and for a key that the user may not read.
     pub(super) fn canceled(reason: &str) -> Self {
         let message = if reason.is_empty() { PERMISSION_DENIED.to_owned() } else { reason.to_owned() };
         let code = if message.contains("compacted") { code::OUT_OF_RANGE } else { code::UNAUTHENTICATED };
@@ -75,7 +75,7 @@ fn chain(error: &(dyn Error + 'static)) -> String {
     let mut next = Some(error);
     while let Some(error) = next {
         let word = error.to_string();
-        // Many causes only repeat the error that wraps them.
+        // Many causes only repeat the message of the error that wraps them.
         if words.last().is_none_or(|last| !last.contains(&word)) {
             words.push(word);
         }
@@ -84,59 +84,59 @@ fn chain(error: &(dyn Error + 'static)) -> String {
     words.join(": ")
 }
 
-/// The next step of a request.
+/// The next step of a request after an error.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum Verdict {
-    /// An answer that every member would give. The request fails.
+    /// The request fails, because every member would give the same answer.
     Final(StoreError),
-    /// A token that the member no longer accepts. The request is repeated with a new one.
+    /// The request is repeated with a new token, because the member no longer accepts the old one.
     NewToken(String),
-    /// A fault of this member. The request moves to another one, which may answer.
+    /// The request goes to another member, because this one has a fault.
     Move(Fault),
 }
 
-/// The reason why a member gave no answer to a request.
+/// The reason why a member has not answered a request.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Fault {
-    /// The kind of the fault.
+    /// The kind of the fault, which determines how the request continues.
     pub(super) kind: Kind,
-    /// True if the member may have carried the request out all the same.
+    /// True if the member may have carried the request out in spite of the fault.
     pub(super) unknown: bool,
-    /// The cause, for people.
+    /// The cause of the fault, as text for people.
     pub(super) why: String,
 }
 
-/// The kind of a fault.
+/// The kinds of faults of an etcd member.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) enum Kind {
-    /// A member to which no connection can be made, or whose connection broke.
+    /// No connection to the member can be made, or the connection broke.
     Away,
-    /// A member that accepts connections and does not answer.
+    /// The member accepts connections but does not answer.
     Silent,
-    /// A member that answers without a leader, or that cannot serve requests now.
+    /// The member answers, but has no leader or cannot serve requests now.
     NoLeader,
-    /// A member and a node that do not accept each other: a certificate, a key or a password is wrong.
+    /// The member and the node reject each other, because a certificate, a key or a password is wrong.
     Refused,
 }
 
-/// The credentials that a node has, as far as messages depend on them.
+/// The kinds of credentials that a node has, which determine the text of error messages.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub(super) struct Shows {
     /// True if the node has a certificate.
     pub(super) certificate: bool,
-    /// True if the certificate has expired.
+    /// True if the certificate of the node has expired.
     pub(super) expired: bool,
-    /// True if the node has a user and a password.
+    /// True if the node has a user name and a password.
     pub(super) user: bool,
 }
 
 impl Fault {
-    /// Returns the fault of a member that was silent for too long.
+    /// Returns the fault of a member that has not answered for `seconds`.
     pub(super) fn silent(seconds: u64, unknown: bool) -> Self {
         Self { kind: Kind::Silent, unknown, why: format!("no answer within {seconds} s") }
     }
 
-    /// Returns the fault of a connection that was given up because another request found the member failed.
+    /// Returns the fault of a connection that was given up, because another request found that the member had failed.
     pub(super) fn given_up() -> Self {
         Self { kind: Kind::Away, unknown: true, why: "the connection was given up".into() }
     }
@@ -148,108 +148,108 @@ impl Fault {
     }
 }
 
-/// Judges an error that a request got over a connection.
+/// Determines the next step of a request from an error.
 pub(super) fn judge(said: &Said, shows: Shows) -> Verdict {
     let message = said.message.as_str();
     let has = |word: &str| message.contains(word);
     let refused = |why: String| Verdict::Move(Fault { kind: Kind::Refused, unknown: false, why });
     match said.code {
         Some(code::RESOURCE_EXHAUSTED) if has("database space exceeded") => {
-            // The caller knows the members, so it adds the command.
+            // The caller knows the members, so it adds the command that frees space.
             Verdict::Final(StoreError::Full { command: String::new() })
         }
         Some(code::NOT_FOUND) if has("lease not found") => Verdict::Final(StoreError::LeaseGone),
         Some(code::UNAUTHENTICATED) => Verdict::NewToken(message.to_owned()),
-        // etcd also gives this to a user whose rights changed since the token was issued.
+        // etcd also returns this error if the rights of the user have changed since the token was issued.
         Some(code::INVALID_ARGUMENT) if has("revision of auth store is old") => Verdict::NewToken(message.to_owned()),
-        // Authentication was enabled after the connection was made.
+        // Authentication was enabled after this connection was made.
         Some(code::INVALID_ARGUMENT) if has("user name is empty") && shows.user => {
             Verdict::NewToken(message.to_owned())
         }
         Some(code::INVALID_ARGUMENT) if has("user name is empty") => Verdict::Final(StoreError::Denied(
-            "etcd wants a user, and this node shows none; set certFile and keyFile, or usernameFile and passwordFile"
+            "etcd requires a user, and this node shows none; set certFile and keyFile, or usernameFile and passwordFile"
                 .into(),
         )),
         Some(code::INVALID_ARGUMENT) if has("authentication failed") => {
-            refused("wrong user or password; correct usernameFile and passwordFile, which are read again".into())
+            refused("wrong user or password; correct usernameFile and passwordFile (the agent reads them again)".into())
         }
         Some(code::PERMISSION_DENIED) => Verdict::Final(StoreError::Denied(format!(
-            "{message}; the role of this node's user must allow its keys (deploy/etcd/setup.sh)"
+            "{message}; the role of this node's user must permit the keys of this node (deploy/etcd/setup.sh)"
         ))),
         Some(code::INVALID_ARGUMENT | code::FAILED_PRECONDITION | code::OUT_OF_RANGE) if has("etcdserver: ") => {
             Verdict::Final(StoreError::Denied(message.to_owned()))
         }
         Some(code::RESOURCE_EXHAUSTED) if has("too many requests") => {
-            Verdict::Move(Fault { kind: Kind::NoLeader, unknown: false, why: "it has too many requests".into() })
+            Verdict::Move(Fault { kind: Kind::NoLeader, unknown: false, why: "the member has too many requests".into() })
         }
         Some(code::UNAVAILABLE) if has("etcdserver: no leader") => {
-            Verdict::Move(Fault { kind: Kind::NoLeader, unknown: false, why: "it has no leader".into() })
+            Verdict::Move(Fault { kind: Kind::NoLeader, unknown: false, why: "the member has no leader".into() })
         }
-        Some(code::UNIMPLEMENTED) => refused("no etcd answers there".into()),
+        Some(code::UNIMPLEMENTED) => refused("the server at this endpoint is not etcd".into()),
         Some(_) if has("etcdserver: ") => {
             let why = message.trim_start_matches("etcdserver: ").to_owned();
             Verdict::Move(Fault { kind: Kind::NoLeader, unknown: true, why })
         }
         _ => {
             let (kind, why) = explained(&said.chain, shows);
-            // A member that rejects this node's certificate has carried nothing out.
+            // A member that rejects this node's certificate has not carried the request out.
             Verdict::Move(Fault { kind, unknown: kind != Kind::Refused, why })
         }
     }
 }
 
-/// Explains an error of a connection.
+/// Returns the kind and the cause of a connection error.
 fn explained(chain: &str, shows: Shows) -> (Kind, String) {
     let has = |words: &[&str]| words.iter().any(|word| chain.contains(word));
     let refused = if has(&["certificate expired", "InvalidCertificate(Expired", "invalid peer certificate: Expired"]) {
-        "its certificate has expired; renew it"
+        "the certificate of the member has expired; renew the certificate"
     } else if has(&["certificate not valid yet", "NotValidYet"]) {
-        "its certificate is not valid yet; check the clocks"
+        "the certificate of the member is not valid yet; check the clocks"
     } else if has(&["UnknownIssuer", "BadSignature"]) {
-        "its certificate is of another authority than caFile"
+        "the certificate of the member is of another authority than caFile"
     } else if has(&["certificate not valid for name", "NotValidForName"]) {
-        "its certificate is for another name than this endpoint"
+        "the certificate of the member is for another name than this endpoint"
     } else if has(&["KeyMismatch", "InconsistentKeys"]) {
         "keyFile does not belong to certFile"
     } else if chain.contains("received fatal alert") {
         alert(chain, shows)
     } else if has(&["InvalidContentType", "InvalidMessage", "corrupt message"]) {
-        "no TLS is spoken there; write http:// or correct the port"
+        "the server does not use TLS; write http:// or correct the port"
     } else if has(&["H2NotNegotiated", "HTTP/2 was not negotiated"]) {
-        "no etcd answers there: HTTP/2 was not negotiated"
+        "the server at this endpoint is not etcd: HTTP/2 was not negotiated"
     } else {
         return (Kind::Away, away(chain));
     };
     (Kind::Refused, refused.to_owned())
 }
 
-/// Explains the TLS alert with which a member ended the connection.
+/// Returns the cause of a TLS alert with which a member ended the connection.
 fn alert(chain: &str, shows: Shows) -> &'static str {
     let has = |word: &str| chain.contains(word);
-    // Members built with an old Go send BadCertificate for all of these.
+    // Members that were built with an old version of Go send BadCertificate in all of these cases.
     if !shows.certificate && (has("CertificateRequired") || has("BadCertificate") || has("HandshakeFailure")) {
-        "it wants a client certificate, and this node shows none; set certFile and keyFile"
+        "the member requires a client certificate, and this node shows none; set certFile and keyFile"
     } else if has("CertificateExpired") || shows.expired {
-        "it refuses this node's certificate, which has expired; renew certFile"
+        "the member rejects this node's certificate, which has expired; renew certFile"
     } else if has("UnknownCA") || has("BadCertificate") || has("CertificateUnknown") || has("DecryptError") {
-        "it refuses this node's certificate; certFile must be of the authority that etcd trusts"
+        "the member rejects this node's certificate; certFile must be of the authority that etcd trusts"
     } else {
-        "it ended the TLS handshake; check certFile, keyFile and caFile"
+        "the member ended the TLS handshake; check certFile, keyFile and caFile"
     }
 }
 
 fn away(chain: &str) -> String {
     let has = |words: &[&str]| words.iter().any(|word| chain.contains(word));
     if has(&["dns error", "failed to lookup"]) {
-        "its name does not resolve".into()
+        "the host name does not resolve".into()
     } else if has(&["Connection refused"]) {
         "connection refused".into()
     } else if has(&["Network is unreachable", "No route to host"]) {
-        "there is no route to it".into()
+        "there is no route to the host".into()
     } else if has(&["deadline has elapsed", "timed out", "Timeout", "KeepAliveTimedOut"]) {
         "no answer in time".into()
     } else if has(&["frame with invalid size", "invalid HTTP", "PROTOCOL_ERROR"]) {
-        "no etcd answers there, or it wants https://".into()
+        "the server at this endpoint is not etcd, or requires https://".into()
     } else {
         // The causes are more precise than the error that wraps them.
         chain.trim_start_matches("transport error: ").to_owned()
@@ -302,7 +302,7 @@ mod tests {
         }
     }
 
-    /// A request may be sent again unchanged only if it was certainly not carried out.
+    /// A request may be repeated unchanged only if it was certainly not carried out.
     #[test]
     fn result_is_unknown_unless_the_member_refused_the_request() {
         for (said, kind, unknown) in [
@@ -343,7 +343,7 @@ mod tests {
                 "invalid peer certificate: certificate expired: verification time 1",
                 shows,
                 Kind::Refused,
-                "its certificate has expired",
+                "member has expired",
             ),
             (
                 "invalid peer certificate: certificate not valid for name \"x\"",

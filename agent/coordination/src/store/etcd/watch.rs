@@ -1,4 +1,4 @@
-//! A watch that resumes at another member when it breaks, without loss (P133).
+//! A watch of etcd keys. A watch that breaks resumes at another member, and no change is lost (P133).
 
 use std::{sync::Arc, time::Duration};
 
@@ -15,10 +15,10 @@ use super::{
 };
 use crate::store::{Change, StoreError};
 
-/// The pause before a watch is begun again when no member answers, or when it ended as soon as it had begun.
+/// The pause before a watch is restarted, if no member answers or the watch ended at once.
 const PAUSE: Duration = Duration::from_millis(500);
 
-/// The pause before a watch is begun again when the members reject it.
+/// The pause before a watch is restarted, if the members reject it.
 const REFUSED: Duration = Duration::from_secs(5);
 
 /// A watch of the keys with a prefix.
@@ -28,22 +28,22 @@ pub(super) struct Watch {
     pub(super) below: String,
 }
 
-/// A watch that a member has confirmed.
+/// A watch that an etcd member has confirmed.
 pub(super) struct Begun {
     stream: etcd::WatchStream,
     route: Route,
 }
 
 impl Watch {
-    /// Begins at a revision. `None` if the changes since then are gone.
+    /// Starts the watch at a revision. `None` if etcd no longer has the changes since that revision.
     pub(super) async fn begin(&self, from: u64) -> Result<Option<Begun>, StoreError> {
         let key = self.prefix.key(&self.below);
         let begun = self.cluster.request("watch", Repeat::Always, |route| begin_at(route, key.clone(), from)).await;
         Ok(begun?)
     }
 
-    /// Sends changes until the receiver is dropped. A gap that cannot be filled ends the watch, and the receiver then
-    /// reads everything again.
+    /// Sends changes until the receiver is dropped. If changes were lost, the watch ends, and the receiver must read
+    /// all keys again.
     pub(super) async fn follow(self, begun: Begun, mut from: u64, sender: mpsc::UnboundedSender<Change>) {
         let mut begun = Some(begun);
         while !sender.is_closed() {
@@ -91,7 +91,7 @@ impl Watch {
                 }
             };
             if let Some(said) = said {
-                tracing::debug!(prefix = self.below, cause = said.chain, "a watch broke off; resuming");
+                tracing::debug!(prefix = self.below, cause = said.chain, "a watch has broken; resuming");
                 self.cluster.broke(&route, &said);
             }
             if since.elapsed() < PAUSE {
@@ -109,13 +109,13 @@ async fn begin_at(route: Route, key: String, from: u64) -> Result<Option<Begun>,
     if first.compact_revision() > 0 {
         return Ok(None);
     }
-    // A refused watch is created and cancelled in one message.
+    // etcd rejects a watch by one message that both creates and cancels it.
     if first.canceled() || !first.created() {
         return Err(Said::canceled(first.cancel_reason()));
     }
     if first.header().is_some_and(|header| number(from) > header.revision().saturating_add(1)) {
-        // Either this member lags, and the watch will catch up. Or the store was rolled back, and the watch would be
-        // silent. A read from the leader distinguishes the two.
+        // Either this member lags, and the watch will catch up, or the store was rolled back. After a rollback the
+        // watch would report nothing. A read from the leader distinguishes the two cases.
         let read = client.get(key, Some(etcd::GetOptions::new().with_count_only())).await?;
         if read.header().is_some_and(|header| number(from) > header.revision().saturating_add(1)) {
             return Ok(None);

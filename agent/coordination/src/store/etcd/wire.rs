@@ -1,10 +1,10 @@
-//! Conversion between the store's plain data and etcd's requests and answers.
+//! The conversion between the types of the store and etcd's requests and answers.
 
 use etcd_client as etcd;
 
 use crate::store::{Answer, Compare, Op, Outcome, Page, Row, Txn};
 
-/// The prefix of all keys of a cluster.
+/// The prefix that all keys of a cluster have in etcd.
 #[derive(Debug, Clone)]
 pub(super) struct Prefix(pub(super) String);
 
@@ -23,7 +23,7 @@ impl Prefix {
         }
     }
 
-    /// Returns the first key and the options of a request for a page of rows.
+    /// Returns the first key and the options of an etcd request for one page of rows.
     pub(super) fn page(&self, prefix: &str, page: &Page) -> (String, etcd::GetOptions) {
         let from = page.after.as_ref().map_or_else(|| self.key(prefix), |after| format!("{}\0", self.key(after)));
         let options = etcd::GetOptions::new()
@@ -33,8 +33,8 @@ impl Prefix {
         (from, options)
     }
 
-    /// Returns a transaction for etcd. With a fence (a key and its revision) it is carried out only while that key is
-    /// unchanged. Otherwise the last answer contains the key.
+    /// Returns a transaction for etcd. The fence is a key with its revision. If the key has changed, the transaction is
+    /// not carried out, and the last answer contains the key.
     pub(super) fn transaction(&self, txn: &Txn, fence: Option<(&str, i64)>) -> etcd::Txn {
         let mut compare: Vec<etcd::Compare> = txn.compare.iter().map(|compare| self.compare(compare)).collect();
         let mut otherwise: Vec<etcd::TxnOp> = txn.otherwise.iter().map(|operation| self.operation(operation)).collect();
@@ -85,7 +85,8 @@ impl Prefix {
         }
     }
 
-    /// Returns the outcome of a transaction. If a changed fence prevented it, the error is the revision of the fence.
+    /// Returns the outcome of a transaction. If a changed fence prevented it, the error contains the new revision of
+    /// the fence.
     pub(super) fn outcome(&self, response: &etcd::TxnResponse, fence: Option<i64>) -> Result<Outcome, i64> {
         let revision = response.header().map_or(0, |header| header.revision().unsigned_abs());
         let mut gets: Vec<etcd::GetResponse> = response
@@ -119,7 +120,7 @@ impl Prefix {
     }
 }
 
-/// Returns the first key after all keys with a prefix.
+/// Returns the first key after all keys with a prefix, in the order of bytes.
 fn end(prefix: &str) -> Vec<u8> {
     let mut end = prefix.as_bytes().to_vec();
     while let Some(last) = end.pop() {
