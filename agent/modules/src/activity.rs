@@ -1,4 +1,4 @@
-//! The changes in progress: recorded by tasks, shown by status.
+//! The changes in progress. Tasks record their changes here, and `towpath status` shows them.
 
 use std::{
     collections::BTreeMap,
@@ -14,11 +14,11 @@ pub struct Activity(Mutex<BTreeMap<String, At>>);
 struct At {
     book: String,
     begun: Instant,
-    /// The progress, in the words of the module.
+    /// The progress of the change, as the module describes it.
     progress: Option<String>,
 }
 
-/// A guard of a running task. Dropping it ends the task's entry.
+/// The guard of a running task. The entry of the task ends when the guard is dropped.
 #[derive(Debug)]
 pub struct ActivityGuard<'a>(&'a Activity, String);
 

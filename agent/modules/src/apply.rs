@@ -1,7 +1,7 @@
-//! Executes steps as a batch: it writes all files beside their paths, syncs them to disk, then renames them.
+//! Executes steps as a batch: it writes all files under temporary names, syncs them to disk, and then renames them.
 //!
-//! Guarantees: after a crash at any instruction, each file is old or new. A write or a change of permissions is
-//! rejected if its file changed since the check.
+//! Guarantees: after a crash at any instruction, each file has its old or its new content. A file that changed since
+//! the check is not written, and its permissions are not changed.
 
 use std::{collections::BTreeMap, io};
 
@@ -15,10 +15,10 @@ use towpath_host::{
 
 use crate::{Content, ModuleError, Step};
 
-/// A phase of a batch, announced before it begins so that the caller can record it.
+/// A phase of a batch. The caller can record each phase before the phase begins.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Phase {
-    /// Files are written beside their paths.
+    /// The files are written under temporary names beside their paths.
     Write,
     /// The written files are synced to disk.
     Sync,
@@ -26,7 +26,7 @@ pub enum Phase {
     Rename,
 }
 
-/// A callback before each phase, with all paths of the batch. An error rejects the phase.
+/// A function that is called before each phase, with all paths of the batch. An error stops the batch before the phase.
 pub type Before<'a> = dyn FnMut(Phase, &[String]) -> Outcome + 'a;
 
 /// The result of the steps of one task.
@@ -34,7 +34,8 @@ pub type Outcome = Result<(), ModuleError>;
 
 /// Executes the steps of several tasks as one batch.
 ///
-/// `before` is called before each phase with all paths, and may reject it. Returns one result for each task, in order.
+/// `before` is called before each phase with all paths of the batch, and may reject the phase. Returns one result for
+/// each task, in order.
 pub fn batch(tasks: Vec<Vec<Step>>, hand: &Hand, cancel: &Cancel, before: &mut Before<'_>) -> Vec<Outcome> {
     let mut outcomes: Vec<Outcome> = tasks.iter().map(|_| Ok(())).collect();
     let paths: Vec<String> = tasks
@@ -90,7 +91,7 @@ pub fn batch(tasks: Vec<Vec<Step>>, hand: &Hand, cancel: &Cancel, before: &mut B
     outcomes
 }
 
-/// Reloads the unit files of systemd once for all tasks that asked for it.
+/// Reloads the unit files of systemd once for all tasks that need a reload.
 fn reload_units(reloads: &[bool], outcomes: &mut [Outcome]) {
     let asked = |(reload, outcome): &(&bool, &mut Outcome)| **reload && outcome.is_ok();
     let mut asking: Vec<&mut Outcome> =
@@ -107,7 +108,7 @@ fn failed(message: String) -> ModuleError {
     ModuleError::new(message)
 }
 
-/// The time limit for stopping a unit before its file is removed.
+/// The time limit for stopping a unit before the unit's file is removed.
 const STOP: std::time::Duration = std::time::Duration::from_secs(100);
 
 fn stop_unit(unit: &str) -> Outcome {
@@ -125,19 +126,19 @@ fn stop_unit(unit: &str) -> Outcome {
 /// Executes the steps of one task.
 ///
 /// # Errors
-/// The first error.
+/// The first error of a step.
 pub fn all(steps: Vec<Step>, hand: &Hand, cancel: &Cancel) -> Outcome {
     batch(vec![steps], hand, cancel, &mut |_, _| Ok(())).into_iter().collect()
 }
 
-/// The remaining work for a written file.
+/// The settings of a staged file that are needed after its content was written.
 struct Pending {
     expects: Option<towpath_host::FileVersion>,
     validate_after: Option<String>,
     backup: bool,
 }
 
-/// Executes a step at once, or stages the file that it writes.
+/// Executes a step at once. The file of a write step is only staged.
 fn carry_out(step: Step, hand: &Hand, cancel: &Cancel) -> Result<Option<(Staged, Pending)>, ModuleError> {
     let failed = |path: &str| {
         let path = path.to_owned();
@@ -145,7 +146,8 @@ fn carry_out(step: Step, hand: &Hand, cancel: &Cancel) -> Result<Option<(Staged,
     };
     match step {
         Step::MakeDirectory { path, access } => {
-            // Another task of the batch may have created the directory. It then keeps that task's permissions.
+            // Another task of the batch may have created the directory. The directory then keeps the permissions of
+            // that task.
             let made = hand.make_directory(&path, 0o755).map_err(failed(&path))?;
             if made.contains(&path.trim_end_matches('/').to_owned()) {
                 hand.grant(&path, access).map_err(failed(&path))?;
@@ -176,7 +178,7 @@ fn stage(
     cancel: &Cancel,
 ) -> Result<(Staged, Pending), ModuleError> {
     let bytes = content.bytes()?;
-    // If the path is a link, its target is replaced.
+    // If the path is a link, the target of the link is replaced.
     let staged = hand.stage(path, &bytes, access).map_err(|error| ModuleError::io(path, &error))?;
     let (now, later) = match validate {
         Some(line) if line.contains("%s") => (Some(line), None),
@@ -192,8 +194,8 @@ fn stage(
     Ok((staged, Pending { expects, validate_after: later, backup }))
 }
 
-/// Runs the validation command on a file before it is renamed. If users can swap the file, the command reads a sealed
-/// copy.
+/// Runs the `validate` command on a file before the rename. If users can replace the file meanwhile, the command reads
+/// a sealed copy.
 fn judged(line: &str, staged: &Staged, bytes: &[u8], hand: &Hand, cancel: &Cancel) -> Outcome {
     let io = |error: io::Error| ModuleError::io(&staged.path, &error);
     let sealed = if hand.look().is_private(&staged.path).map_err(io)? { None } else { Some(Sealed::new(bytes)) };
@@ -252,13 +254,13 @@ fn place_all(
     }
 }
 
-/// The old file, for a validation that runs after the rename.
+/// The old content of a file, for a `validate` command that runs after the rename.
 struct Undo {
     path: String,
     old: Option<(Vec<u8>, Access, Attributes)>,
 }
 
-/// Checks that the file to be replaced has not changed, and saves its old content if needed.
+/// Checks that the file to replace has not changed since the check, and saves its old content if needed.
 fn prepare(path: &str, pending: &Pending, hand: &Hand) -> Result<Undo, ModuleError> {
     let meta = hand.look().meta(path).map_err(|error| ModuleError::io(path, &error))?;
     if pending.expects.is_none() && meta.is_none() {
@@ -270,7 +272,7 @@ fn prepare(path: &str, pending: &Pending, hand: &Hand) -> Result<Undo, ModuleErr
             read()?.is_none_or(|(_, meta)| meta.version == expected)
         }
         (Some(expected), Some(meta)) => meta.version == expected,
-        // The file appeared or vanished since the check. An earlier task of this batch may have created it.
+        // The file was created or removed since the check. An earlier task of this batch may have created the file.
         (expected, found) => expected.is_some() == found.is_some(),
     };
     if !same {
@@ -303,7 +305,7 @@ fn put_back(undo: Vec<Undo>, hand: &Hand) -> Outcome {
     Ok(())
 }
 
-/// Runs the validation command of a file.
+/// Runs the `validate` command of a file.
 ///
 /// # Errors
 /// If the command fails, takes longer than 60 s, is cancelled, or cannot be run.

@@ -1,4 +1,4 @@
-//! The inputs of a module, its failures, and the caches that modules share.
+//! The inputs of a module, its errors, and the caches that modules share.
 
 use std::{
     any::{Any, TypeId},
@@ -16,11 +16,11 @@ use crate::activity::Activity;
 /// The inputs of a module.
 #[derive(Debug, Clone)]
 pub struct Context<'a> {
-    /// Read access to the node's files.
+    /// The read access to the files of the node.
     pub look: &'a Look,
-    /// The files of the task's source, and the task's folder in it.
+    /// The files of the task's source, and the folder of the task's book in the source.
     pub source: Option<(Arc<dyn Tree>, String)>,
-    /// The node's name.
+    /// The name of the node.
     pub node: &'a str,
     /// The name of the task in its book.
     pub task: &'a str,
@@ -28,33 +28,33 @@ pub struct Context<'a> {
     pub timeout: Duration,
     /// The signal that asks the task to stop.
     pub cancel: &'a Cancel,
-    /// The caches that modules share from one task to the next.
+    /// The caches that the tasks of a book share.
     pub cache: &'a ModuleCache,
 }
 
-/// The caches that modules share between tasks, so that the tasks of a book read the same data once.
+/// The caches that modules share between tasks, so that the tasks of a book read the same data only once.
 #[derive(Debug, Default)]
 pub struct ModuleCache {
-    /// One cache of each type, made by the first module that asks for it.
+    /// The caches by their type. The first module that uses a cache creates it.
     entries: Mutex<BTreeMap<TypeId, Arc<dyn Any + Send + Sync>>>,
-    /// The changes in progress.
+    /// The changes in progress, which `towpath status` shows.
     pub activity: Activity,
     origins: Option<Arc<dyn Origins>>,
 }
 
-/// A source of the paths that Towpath has changed.
+/// A record of the paths that Towpath has created or changed.
 pub trait Origins: std::fmt::Debug + Send + Sync {
     /// Returns true if Towpath has created or changed the file at a path. The path contains no links.
     fn has_made(&self, path: &str) -> bool;
 }
 
 impl ModuleCache {
-    /// Creates empty caches that know which paths Towpath has changed.
+    /// Creates empty caches, with a record of the paths that Towpath has changed.
     pub fn knowing(origins: Arc<dyn Origins>) -> Self {
         Self { origins: Some(origins), ..Self::default() }
     }
 
-    /// Returns the cache of a type. The first caller gets an empty one.
+    /// Returns the cache of a type. The first caller gets an empty cache.
     pub(crate) fn entry<T: Any + Default + Send + Sync>(&self) -> Arc<T> {
         let mut entries = self.entries.lock().unwrap_or_else(PoisonError::into_inner);
         let entry = Arc::clone(entries.entry(TypeId::of::<T>()).or_insert_with(|| Arc::new(T::default())));
@@ -63,19 +63,19 @@ impl ModuleCache {
         entry.downcast().unwrap_or_default()
     }
 
-    /// Returns true if Towpath has created or changed the file at a path without links.
+    /// Returns true if Towpath has created or changed the file at a path. The path contains no links.
     pub(crate) fn has_made(&self, path: &str) -> bool {
         self.origins.as_ref().is_some_and(|origins| origins.has_made(path))
     }
 }
 
 impl Context<'_> {
-    /// Records the progress of the task, for status.
+    /// Records the progress of the task, which `towpath status` shows.
     pub(crate) fn report_progress(&self, progress: &str) {
         self.cache.activity.report(self.task, progress);
     }
 
-    /// Rejects a root other than `/`, because the module changes the machine as a whole.
+    /// Fails if the root is not `/`, because the module changes the whole machine.
     pub(crate) fn needs_whole_root(&self, module: &str) -> Result<(), ModuleError> {
         if self.look.root() == std::path::Path::new("/") {
             return Ok(());
@@ -87,15 +87,15 @@ impl Context<'_> {
     }
 }
 
-/// The failure of a module.
+/// The error of a module.
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
 #[error("{message}")]
 pub struct ModuleError {
-    /// The cause and its remedy.
+    /// The cause of the error, and the remedy.
     pub message: String,
-    /// The problem of the disk, if the disk caused the failure.
+    /// The problem of the disk. `None` if the error has another cause.
     pub disk: Option<Disk>,
-    /// True if the resource changed after it was read. The caller checks it again at once.
+    /// True if the resource changed after the check. The caller then checks the resource again at once.
     pub moved: bool,
 }
 
@@ -109,12 +109,12 @@ pub enum Disk {
 }
 
 impl ModuleError {
-    /// Creates a failure with a message.
+    /// Creates an error from a message.
     pub fn new(message: impl Into<String>) -> Self {
         Self { message: message.into(), disk: None, moved: false }
     }
 
-    /// Creates a failure of the file system at a path.
+    /// Creates an error from an error of the file system at a path.
     pub fn io(path: &str, error: &std::io::Error) -> Self {
         let (message, disk) = match error.kind() {
             std::io::ErrorKind::StorageFull | std::io::ErrorKind::QuotaExceeded => {

@@ -1,16 +1,16 @@
-//! The expected state of paths, kept after a check that found no drift. A later comparison needs neither the source nor
-//! the templates.
+//! The expected state of paths, which is stored after a check that found no drift. Later passes compare the node with
+//! this state, and need neither the source nor the templates.
 
 use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 use towpath_host::{FileKind, Look, keyed_digest, process};
 
-/// The expected state of one path. For content it holds a keyed hash.
+/// The expected state of one path. The content of a file is stored as a keyed hash.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Expectation {
     pub(crate) path: String,
-    /// The folder of a tree, below which no link is followed.
+    /// The folder of a tree. Below this folder, links are not followed. `None` for a path outside of a tree.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(crate) plain_below: Option<String>,
     pub(crate) what: Expected,
@@ -25,19 +25,19 @@ pub struct Expectation {
 /// The expected kind and content at a path.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) enum Expected {
-    /// A file whose content has this keyed hash.
+    /// The path is a file whose content has this keyed hash.
     Content(String),
-    /// A file with any content.
+    /// The path is a file with any content.
     Any,
-    /// A directory.
+    /// The path is a directory.
     Directory,
-    /// A link with this target.
+    /// The path is a link with this target.
     Link(String),
-    /// No file.
+    /// The path does not exist.
     Absent,
 }
 
-/// Compares expectations with the machine. Each user and group is looked up once.
+/// A comparison of expectations with the machine. Each user and group is looked up only once.
 #[derive(Debug)]
 pub struct Inspector<'a> {
     look: &'a Look,
@@ -48,12 +48,12 @@ pub struct Inspector<'a> {
 }
 
 impl<'a> Inspector<'a> {
-    /// Creates an inspector for the files below a root. The key is used for digests.
+    /// Creates an inspector for the files below a root. The key is used for the digests of content.
     pub fn new(look: &'a Look, key: &'a [u8; 32]) -> Self {
         Self { look, key, trees: BTreeMap::new(), users: BTreeMap::new(), groups: BTreeMap::new() }
     }
 
-    /// Returns true if a path is as expected; false if it cannot be read.
+    /// Returns true if a path has the expected state. Returns false if the path cannot be read.
     pub fn holds(&mut self, expected: &Expectation) -> bool {
         let path = expected.path.as_str();
         let look = match &expected.plain_below {

@@ -1,10 +1,11 @@
-//! Checks and applies one resource at a time.
+//! The modules of tasks, which check and apply one resource at a time.
 //!
 //! The parameters of a task are resolved to a [`Resource`] without I/O. A check reads the machine and returns the
-//! missing steps as data. Only [`apply`] executes these steps. The crate does not know books, journals or other nodes.
+//! missing steps as data. Only [`apply`] executes these steps. The crate does not depend on books, journals or other
+//! nodes.
 //!
-//! This file is the registry. A new module is a file with a line in its folder here, and a line in [`MODULES`]; its
-//! message in `proto/` states the facts that other crates need.
+//! This file is the registry of modules. A new module needs a file in a folder of this crate, a `mod` line for the
+//! file, and a line in [`MODULES`]. The message of the module in `proto/` contains the facts that other crates need.
 
 mod activity;
 pub mod apply;
@@ -81,7 +82,7 @@ pub use params::Problem;
 pub use resource::{BatchKey, Change, Checked, Module, Report, Resolved, Resource, Verb};
 pub use step::{Content, Step};
 
-/// All modules.
+/// The registry of all modules.
 pub static MODULES: &[&dyn Module] = &[
     &files::file::File,
     &files::git::Git,
@@ -116,11 +117,11 @@ pub static MODULES: &[&dyn Module] = &[
     &probes::debug::Debug,
 ];
 
-/// Resolves the parameters of a module without I/O. The caller has checked them against the schema. `validate` calls
-/// it for literal parameters.
+/// Resolves the parameters of a module without I/O. The caller must check the parameters against the schema first.
+/// `validate` resolves only literal parameters.
 ///
 /// # Errors
-/// All problems of the parameters.
+/// If a parameter is not valid. The error contains all problems.
 pub fn resolve(module: &str, params: &Value) -> Resolved {
     match MODULES.iter().find(|known| known.schema().key == module) {
         Some(module) => module.resolve(params),
@@ -128,7 +129,8 @@ pub fn resolve(module: &str, params: &Value) -> Resolved {
     }
 }
 
-/// Returns the identities that a use keeps in a desired state. None for another use, and for invalid parameters.
+/// Returns the identities of the resources that a task keeps in a desired state. Empty for a probe or action, and for
+/// invalid parameters.
 pub fn kept_identities(module: &'static str, params: &Value) -> Vec<String> {
     let Ok(resource) = resolve(module, params) else { return Vec::new() };
     if resource.kind() != ModuleKind::State {
@@ -138,10 +140,11 @@ pub fn kept_identities(module: &'static str, params: &Value) -> Vec<String> {
     if resource.parts().is_empty() { single() } else { resource.parts().to_vec() }
 }
 
-/// Applies several resources in one transaction. All have the same [`Resource::batch`]. The caller holds a permit.
+/// Applies several resources in one transaction. All resources have the same [`Resource::batch`], and the caller holds
+/// a permit.
 ///
 /// # Errors
-/// If one of them cannot be applied; others may have been applied.
+/// If one of the resources cannot be applied. Others may have been applied.
 pub fn apply_batch(resources: &[&dyn Resource], context: &Context<'_>) -> Result<(), ModuleError> {
     match resources.first() {
         Some(first) => first.module().apply_batch(resources, context),
@@ -149,7 +152,7 @@ pub fn apply_batch(resources: &[&dyn Resource], context: &Context<'_>) -> Result
     }
 }
 
-/// Returns the key of the module under which single paths are recorded: those of a file, of a tree, of a repository.
+/// Returns the key of the module under which single paths are recorded. Files, trees and repositories all use this key.
 pub fn path_module() -> &'static str {
     pb::File::module().key
 }
@@ -173,7 +176,7 @@ mod tests {
         let schema: Vec<&str> = towpath_proto::modules().map(|module| module.key).collect();
         assert_eq!(differences(MODULES, &schema), Vec::<String>::new());
         assert_eq!(schema.len(), MODULES.len());
-        // Seeded violations: a lost line, a line too many, and a message without a module.
+        // The test checks a missing line, an extra line, and a message without a module.
         assert_eq!(differences(&MODULES[1..], &schema), ["file has no line in MODULES"]);
         let twice: Vec<&dyn Module> = MODULES.iter().copied().chain([MODULES[0]]).collect();
         assert!(!differences(&twice, &schema).is_empty());

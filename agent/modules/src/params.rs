@@ -1,45 +1,45 @@
-//! Checks of parameters, shared by the modules.
+//! Checks of task parameters, which the modules share.
 
 use std::collections::BTreeMap;
 
 use serde_json::Value;
 use towpath_render::words;
 
-/// A problem of a parameter.
+/// A problem of a task parameter.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Problem {
-    /// The name of the parameter; empty if several parameters contradict each other.
+    /// The name of the parameter. Empty if several parameters contradict each other.
     pub key: String,
-    /// The problem.
+    /// The description of the problem.
     pub message: String,
-    /// The remedy.
+    /// The remedy for the problem.
     pub hint: Option<String>,
 }
 
 impl Problem {
-    /// Returns a problem of a parameter without a remedy.
+    /// Creates a problem of a parameter, without a remedy.
     pub(crate) fn new(key: &str, message: impl Into<String>) -> Self {
         Self { key: key.to_owned(), message: message.into(), hint: None }
     }
 
-    /// Adds the remedy.
+    /// Adds the remedy to a problem.
     pub(crate) fn hint(mut self, hint: impl Into<String>) -> Self {
         self.hint = Some(hint.into());
         self
     }
 }
 
-/// Parses parameters as the message of a module.
+/// Parses the parameters of a task as the protobuf message of a module.
 pub(crate) fn parse<T: serde::de::DeserializeOwned>(params: &Value) -> Result<T, Vec<Problem>> {
     serde_json::from_value(params.clone()).map_err(|error| vec![Problem::new("", error.to_string())])
 }
 
-/// Returns the problems, if there are any.
+/// Returns an error with all problems, if there are any.
 pub(crate) fn done(problems: Vec<Problem>) -> Result<(), Vec<Problem>> {
     if problems.is_empty() { Ok(()) } else { Err(problems) }
 }
 
-/// Checks that a managed path is absolute and has neither `..` nor NUL.
+/// Checks that a managed path is absolute, and contains neither `..` nor NUL.
 pub(crate) fn managed_path(key: &str, path: &str, problems: &mut Vec<Problem>) {
     if !path.starts_with('/') {
         problems.push(Problem::new(key, format!("{path:?} is not absolute")).hint(format!("write /{path}")));
@@ -52,9 +52,9 @@ pub(crate) fn managed_path(key: &str, path: &str, problems: &mut Vec<Problem>) {
     }
 }
 
-/// Rejects control characters and line breaks in a value that becomes part of one line of a file. They could add lines.
+/// Rejects control characters and line breaks in a value of a single line, because they could add lines to the file.
 pub(crate) fn one_line(key: &str, text: &str, problems: &mut Vec<Problem>) {
-    // Some readers end a line at a line or paragraph separator. NEL is a control character.
+    // Some programs end a line at a line separator or paragraph separator. The control characters include NEL.
     let found = text.chars().find(|c| c.is_control() && *c != '\t' || matches!(c, '\u{2028}' | '\u{2029}'));
     if let Some(found) = found {
         let what = format!("the value holds the character {found:?}, and it is one line of a file");
@@ -62,7 +62,7 @@ pub(crate) fn one_line(key: &str, text: &str, problems: &mut Vec<Problem>) {
     }
 }
 
-/// Reads a file mode.
+/// Parses the mode of a file.
 pub(crate) fn mode(key: &str, mode: Option<&str>, problems: &mut Vec<Problem>) -> Option<u32> {
     match words::mode(mode?) {
         Ok(mode) => Some(mode),

@@ -1,4 +1,4 @@
-//! The two traits of a module, and the values that pass between a module and its caller.
+//! The two traits that each module implements, and the values that a module exchanges with its caller.
 
 use std::{any::Any, collections::BTreeMap, fmt::Debug, sync::Arc};
 
@@ -13,21 +13,23 @@ use crate::{
     step::Step,
 };
 
-/// A module: its facts, and the way from parameters to a resource.
+/// A module: the facts about it, and the conversion of task parameters to a resource.
 pub trait Module: Sync {
     /// Returns the facts about the module.
     fn schema(&self) -> &'static ModuleSchema;
 
-    /// Resolves parameters without I/O. The caller has filled their templates and checked them against the schema.
+    /// Resolves the parameters of a task without I/O. The caller must render their templates and check them against the
+    /// schema first.
     ///
     /// # Errors
-    /// All problems of the parameters.
+    /// If a parameter is not valid. The error contains all problems.
     fn resolve(&self, params: &Value) -> Resolved;
 
-    /// Applies several resources of this module in one transaction. All have the same [`Resource::batch`].
+    /// Applies several resources of this module in one transaction. All resources have the same [`Resource::batch`].
     ///
     /// # Errors
-    /// If one of them cannot be applied; others may have been applied. By default, the module has no transactions.
+    /// If one of the resources cannot be applied. Others may have been applied. By default, a module has no
+    /// transactions.
     fn apply_batch(&self, _resources: &[&dyn Resource], _context: &Context<'_>) -> Result<(), ModuleError> {
         Err(ModuleError::new(format!("{} has no transactions", self.schema().key)))
     }
@@ -36,23 +38,23 @@ pub trait Module: Sync {
 /// The result of [`Module::resolve`].
 pub type Resolved = Result<Arc<dyn Resource>, Vec<Problem>>;
 
-/// Returns resolved parameters as a resource.
+/// Converts resolved parameters to a resource.
 pub(crate) fn resource<R: Resource>(resolved: Result<R, Vec<Problem>>) -> Resolved {
     resolved.map(|resource| Arc::new(resource) as Arc<dyn Resource>)
 }
 
 /// The resolved parameters of one use of a module.
 pub trait Resource: Any + Debug + Send + Sync {
-    /// Returns the module.
+    /// Returns the module of the resource.
     fn module(&self) -> &'static dyn Module;
 
-    /// Returns the kind of this use.
+    /// Returns the kind of this use of the module.
     fn kind(&self) -> ModuleKind {
         self.module().schema().kind
     }
 
-    /// Returns true for an action that runs once for each definition. Other actions run whenever their conditions ask
-    /// for it.
+    /// Returns true for an action that runs once for each definition. Other actions run when their conditions require
+    /// it.
     fn runs_once(&self) -> bool {
         self.kind() == ModuleKind::Action
     }
@@ -60,20 +62,21 @@ pub trait Resource: Any + Debug + Send + Sync {
     /// Compares the machine with the desired state. A probe is always in sync.
     ///
     /// # Errors
-    /// If the machine cannot be read, or something of another kind blocks the change.
+    /// If the machine cannot be read, or if an object of another kind blocks the change.
     fn check(&self, context: &Context<'_>) -> Result<Checked, ModuleError>;
 
     /// Runs a probe or an action, or makes a direct change. The caller holds a permit. Changes with steps are applied
-    /// by [`crate::apply`].
+    /// by [`crate::apply`] instead.
     ///
     /// # Errors
-    /// If it cannot be run. A command that ends with another status than 0 is reported, not an error.
+    /// If the resource cannot be applied. A command that ends with a status other than 0 is not an error but part of
+    /// the report.
     fn apply(&self, _context: &Context<'_>, _hand: &Hand) -> Result<Report, ModuleError> {
         Err(ModuleError::new(format!("{} is applied by its steps", self.module().schema().key)))
     }
 
-    /// Returns the parameters that undo this use. The caller asks before it applies the use. `None` if nothing has to
-    /// be undone.
+    /// Returns the parameters that undo this use of the module. The caller asks for them before the use is applied.
+    /// `None` if nothing has to be undone.
     fn undo(&self, _context: &Context<'_>) -> Option<Value> {
         None
     }
@@ -83,12 +86,12 @@ pub trait Resource: Any + Debug + Send + Sync {
         false
     }
 
-    /// Returns true if the parameters alone determine the undo, whatever was there before.
+    /// Returns true if the undo depends only on the parameters, and not on the state of the machine.
     fn undo_is_fixed(&self) -> bool {
         false
     }
 
-    /// Returns the names of the resources of a use that manages several, such as packages.
+    /// Returns the names of all resources, if one use manages several resources such as packages.
     fn parts(&self) -> &[String] {
         &[]
     }
@@ -98,7 +101,7 @@ pub trait Resource: Any + Debug + Send + Sync {
         None
     }
 
-    /// Returns the transactions that this use can be part of. `None` if it is applied alone.
+    /// Returns the key of the transactions that this use can join. `None` if this use is applied alone.
     fn batch(&self) -> Option<BatchKey> {
         None
     }
@@ -108,18 +111,18 @@ pub trait Resource: Any + Debug + Send + Sync {
         self.module().schema().runs_source
     }
 
-    /// Returns the path that it manages, if it manages a single one.
+    /// Returns the path that this use manages. `None` if it manages several paths, or no path.
     fn path(&self) -> Option<&str> {
         None
     }
 
-    /// Returns the managed paths whose changes are watched; for a tree these are all its files.
+    /// Returns the managed paths that the agent watches for changes. For a tree, these are all its files.
     fn watched_paths(&self, _context: &Context<'_>) -> Vec<String> {
         self.path().map(str::to_owned).into_iter().collect()
     }
 
-    /// Returns the expected state of each path, for a check without the source. The key is used for digests of content.
-    /// `None` if only a full check can decide.
+    /// Returns the expected state of each path, for a check without the source. The key is used for the digests of
+    /// content. `None` if only a full check can decide.
     fn expectations(&self, _context: &Context<'_>, _key: &[u8; 32]) -> Option<Vec<Expectation>> {
         None
     }
@@ -136,23 +139,23 @@ impl dyn Resource {
         self.schema().key
     }
 
-    /// Returns true if this use and another one can share a transaction.
+    /// Returns true if both uses can be part of one transaction.
     pub fn can_batch_with(&self, other: &Self) -> bool {
         self.batch().is_some_and(|batch| Some(batch) == other.batch())
     }
 
-    /// Returns the resolved parameters as their own type.
+    /// Returns the resolved parameters as the given type. `None` if they have another type.
     pub(crate) fn downcast<R: Resource>(&self) -> Option<&R> {
         (self as &dyn Any).downcast_ref()
     }
 }
 
-/// The transactions that a resource can be part of: all resources with an equal key can share one.
+/// The key of a transaction. All resources with an equal key can be part of one transaction.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub struct BatchKey {
-    /// The module.
+    /// The name of the module.
     pub module: &'static str,
-    /// The settings that all resources of a transaction share.
+    /// The settings that all resources of the transaction share.
     pub settings: String,
 }
 
@@ -161,11 +164,11 @@ pub struct BatchKey {
 pub enum Checked {
     /// The machine has the desired state.
     InSync,
-    /// The machine has the desired state. A registered result holds this value as `data`.
+    /// The machine has the desired state. A registered result contains this value as `data`.
     InSyncWithData(Value),
     /// The machine differs from the desired state.
     Change(Change),
-    /// The state is unknown until an earlier task has been applied.
+    /// The state is unknown until an earlier task has been applied. Contains the reason.
     Unknown(String),
 }
 
@@ -174,14 +177,14 @@ pub enum Checked {
 pub struct Change {
     /// The kind of the change.
     pub verb: Verb,
-    /// The change, for people.
+    /// A readable description of the change.
     pub diff: String,
-    /// The steps, in execution order. They are empty for a change that [`Resource::apply`] makes.
+    /// The steps of the change, in execution order. Empty for a change that [`Resource::apply`] makes.
     pub steps: Vec<Step>,
 }
 
 impl Change {
-    /// Returns a change that [`Resource::apply`] makes.
+    /// Returns a change that [`Resource::apply`] makes, without steps.
     pub(crate) fn direct(verb: Verb, diff: impl Into<String>) -> Checked {
         Checked::Change(Self { verb, diff: diff.into(), steps: Vec::new() })
     }
@@ -190,18 +193,18 @@ impl Change {
 /// The kind of a change.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Verb {
-    /// Something is created.
+    /// The change creates an object.
     Create,
-    /// Something is changed.
+    /// The change updates an object.
     Update,
-    /// Something is removed.
+    /// The change removes an object.
     Remove,
-    /// A command runs.
+    /// The change runs a command.
     Run,
 }
 
 impl Verb {
-    /// Returns the word that `plan` shows.
+    /// Returns the name of the kind in the output of `plan`.
     pub fn as_str(self) -> &'static str {
         match self {
             Self::Create => "create",
@@ -215,9 +218,9 @@ impl Verb {
 /// The report of a probe or an action.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Report {
-    /// True if the module regards the result as a success.
+    /// True if the module considers the result a success.
     pub ok: bool,
-    /// The fields of `result` beside `changed` and `outcome`.
+    /// The fields of the registered result, in addition to `changed` and `outcome`.
     pub fields: BTreeMap<&'static str, Value>,
     /// A sentence for status.
     pub message: Option<String>,

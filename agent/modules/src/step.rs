@@ -1,4 +1,4 @@
-//! The steps of a change, as data. [`crate::apply`] carries them out.
+//! The steps of a change, as data. [`crate::apply`] executes the steps.
 
 use std::sync::Arc;
 
@@ -12,57 +12,57 @@ use crate::context::ModuleError;
 pub enum Step {
     /// Creates a directory and its missing parents.
     MakeDirectory {
-        /// The path.
+        /// The path of the directory.
         path: String,
-        /// Its permissions and owner.
+        /// The permissions and the owner of the directory.
         access: Access,
     },
     /// Writes a file.
     Write {
-        /// The path.
+        /// The path of the file.
         path: String,
-        /// Its content.
+        /// The content of the file.
         content: Content,
-        /// Its permissions and owner.
+        /// The permissions and the owner of the file.
         access: Access,
-        /// A command that must accept the file.
+        /// The `validate` command, which must accept the file.
         validate: Option<String>,
-        /// True if the old file is kept beside the new one.
+        /// True if a backup of the old file is kept beside the new one.
         backup: bool,
-        /// The version of the file to replace. The step is rejected if the file has another version by then.
+        /// The version of the file to replace. The step fails if the file on disk has another version.
         expects: Option<towpath_host::FileVersion>,
     },
-    /// Sets permissions and owner.
+    /// Sets the permissions and the owner of a path.
     Grant {
-        /// The path.
+        /// The path whose permissions are set.
         path: String,
-        /// The permissions and owner.
+        /// The permissions and the owner to set.
         access: Access,
-        /// The version that was checked. The step is rejected for another version.
+        /// The version of the file that was checked. The step fails if the file on disk has another version.
         expects: towpath_host::FileVersion,
     },
     /// Creates a symbolic link.
     Link {
-        /// The path.
+        /// The path of the link.
         path: String,
         /// The target of the link.
         target: String,
     },
     /// Removes a file, a link, or a directory with all its content.
     Remove {
-        /// The path.
+        /// The path to remove.
         path: String,
     },
-    /// A step for a member of a tree. No link below the tree's folder is followed.
+    /// Executes a step for a member of a tree. Links below the tree's folder are not followed.
     Within {
         /// The folder of the tree.
         folder: String,
-        /// The step.
+        /// The step for the member.
         step: Box<Step>,
     },
     /// Stops a unit and disables it at boot.
     StopUnit {
-        /// The unit.
+        /// The name of the unit.
         unit: String,
     },
     /// Reloads the unit files of systemd after all files of the batch are written.
@@ -70,7 +70,7 @@ pub enum Step {
 }
 
 impl Step {
-    /// Returns the step itself, without its enclosing tree.
+    /// Returns the step for the member of a tree, or the step itself if it is not part of a tree.
     pub fn inner(&self) -> &Self {
         match self {
             Self::Within { step, .. } => step.inner(),
@@ -78,7 +78,7 @@ impl Step {
         }
     }
 
-    /// Returns the path of the step; empty for a step without one.
+    /// Returns the path of the step. Empty for a step without a path.
     pub fn path(&self) -> &str {
         match self {
             Self::StopUnit { .. } | Self::ReloadUnits => "",
@@ -92,20 +92,20 @@ impl Step {
     }
 }
 
-/// The content of a file.
+/// The content of a file to write.
 #[derive(Debug, Clone)]
 pub enum Content {
     /// Bytes in memory.
     Bytes(Arc<[u8]>),
-    /// A file of the source, read when the step runs.
+    /// A file of the source, which is read when the step runs.
     Source(Arc<dyn Tree>, String),
 }
 
 impl Content {
-    /// Returns the bytes.
+    /// Returns the bytes of the content.
     ///
     /// # Errors
-    /// If the source cannot be read, or does not hold the file.
+    /// If the source cannot be read, or does not contain the file.
     pub fn bytes(&self) -> Result<Arc<[u8]>, ModuleError> {
         match self {
             Self::Bytes(bytes) => Ok(Arc::clone(bytes)),

@@ -1,4 +1,4 @@
-//! The commands of a book run, and the observations that answer them.
+//! The commands that a book run gives to its executor, and the observations with which the executor answers.
 
 use std::{collections::BTreeSet, sync::Arc};
 
@@ -15,172 +15,173 @@ use crate::{
     record::BookRecord,
 };
 
-/// The use of a slot.
+/// The purpose for which a node uses a slot.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum SlotUse {
-    /// A change in a segment of the run.
+    /// The slot is used for a change in a segment of the run, which has this number.
     Change(u32),
-    /// A corrective change, which belongs to no segment.
+    /// The slot is used for a corrective change, which belongs to no segment.
     Correct,
 }
 
-/// A request for admission: the window is open, and the node holds a slot of the budget.
+/// A request for admission of changes. Admission needs an open maintenance window and, in a rollout, a slot.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Admit {
-    /// The segment whose budget counts. `None` in a book without coordination.
+    /// The number of the segment whose budget counts. `None` in a book without coordination.
     pub segment: Option<u32>,
-    /// The use of the slot.
+    /// The purpose for which the node uses the slot.
     pub slot: SlotUse,
-    /// True if changes of this segment have begun. They may be finished outside of the window.
+    /// True if changes of this segment have begun. Changes that have begun may be finished outside of the window.
     pub began: bool,
 }
 
 /// A request to the fleet about the run of a coordinated book.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Call {
-    /// The entry into a segment.
+    /// The node enters the segment with this number.
     Enter(u32),
-    /// The completion of a segment. It also releases the slot.
+    /// The node has completed the segment with this number. The request also releases the slot of the segment.
     Done(u32),
-    /// A failure in a segment, with the messages of the failed tasks, which other nodes show.
+    /// The node has failed in the segment with this number. Other nodes show the messages of the failed tasks.
     Failed(u32, String),
-    /// The release of the slot of a segment.
+    /// The node releases its slot of the segment with this number.
     Leave(u32),
-    /// The release of the recorded slot, which an earlier revision or an earlier segment took.
+    /// The node releases the slot in its record, which an earlier revision or an earlier segment acquired.
     LeaveOld,
-    /// Announces an absence for the reboot of a task: the active segment, and the segment of the claim (P59).
+    /// The node announces its absence for a reboot: the active segment, the segment of the claim, and the task (P59).
     Absent(u32, u32, InstanceId),
-    /// The repetition of votes and results that the store has lost, for the segments before this one.
+    /// The node repeats its votes and results that the store has lost, for the segments before this number.
     RepeatVotes(u32),
-    /// Help to end the run. The answer is [`Answer::Ended`].
+    /// The node helps to end the run. The fleet answers with [`Answer::Ended`].
     EndRun,
 }
 
-/// The answer of the fleet.
+/// The answer of the fleet to a request.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Answer {
-    /// The request is granted.
+    /// The fleet grants the request.
     Go,
-    /// A gate is closed.
+    /// The request waits, because this gate is closed.
     Hold(Gate),
-    /// True if the run has ended on all nodes.
+    /// The answer to [`Call::EndRun`]: true if the run has ended on all nodes.
     Ended(bool),
 }
 
-/// The state of an election.
+/// The state of the election for an elected task.
 #[derive(Debug, Clone, PartialEq)]
 pub enum ElectionState {
-    /// An earlier pass has adopted the result.
+    /// This node adopted the result of the elected nodes in an earlier pass.
     Adopted(Value),
-    /// This node is elected.
+    /// This node is elected, so it runs the task.
     Elected,
-    /// The results of the elected nodes, and the nodes.
+    /// The elected nodes have published their results. Contains the results and the names of these nodes.
     Results(Value, Vec<String>),
-    /// The result is not there yet.
+    /// The elected nodes have not published all results yet, so the task waits at this gate.
     Hold(Gate),
 }
 
-/// A pending handler.
+/// A handler that was notified and has not succeeded since.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct PendingHandler {
-    /// The id.
+    /// The name of the handler in its book.
     pub id: String,
-    /// The module that was notified.
+    /// The module that the handler used when it was notified.
     pub module: String,
-    /// The handler in the book. `None` if the book no longer contains it: it then runs as it was notified.
+    /// The position of the handler in the book. If `None`, the book no longer contains the handler, which then runs
+    /// with the parameters of its notification.
     pub task: Option<TaskRef>,
 }
 
-/// Work that runs without a check of its own.
+/// A piece of work that the executor runs without a check of the node before it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Invocation {
-    /// A probe.
+    /// A probe, which reads the node.
     Probe(InstanceId),
-    /// An action, recorded by its definition.
+    /// An action. The executor records the definition with which the action ran.
     Action(InstanceId),
-    /// The end of a reboot: it is recorded, and its handlers are notified.
+    /// The end of a reboot. The executor records the reboot, and notifies the handlers of the task.
     Rebooted(InstanceId),
-    /// A task before or after a segment.
+    /// A task that runs before the first change of a segment or after the last one.
     Unconditional(TaskRef),
-    /// A handler. Its notification is deleted if it succeeds.
+    /// A pending handler. The executor deletes the notification if the handler succeeds.
     Handler(PendingHandler),
 }
 
-/// The result of an elected task, for publication.
+/// The result of an elected task, which this node publishes to the fleet.
 #[derive(Debug, Clone, PartialEq)]
 pub struct ElectedResult {
-    /// The task.
+    /// The position of the elected task in the book.
     pub task: TaskRef,
-    /// True if it succeeded.
+    /// True if the elected task succeeded.
     pub ok: bool,
-    /// The registered result.
+    /// The result that the elected task registers.
     pub result: Value,
-    /// The message.
+    /// The message of the elected task, if it has one.
     pub message: Option<String>,
 }
 
-/// The state of a run after its tasks, before it removes anything.
+/// The state of a run after its tasks and before its removals.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Interim {
-    /// The managed items. `None` if not all of them are known.
+    /// All items that the book manages. `None` if not all managed items are known.
     pub managed: Option<Arc<BTreeSet<Managed>>>,
-    /// The worst outcome so far.
+    /// The worst outcome of the tasks so far.
     pub worst: Outcome,
 }
 
-/// The findings of a book run: its inventory, and the items that were in sync when first seen.
+/// The findings of a book run: the managed items, and the items that were already in sync.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Findings {
-    /// The managed items.
+    /// All items that the run found to be managed by the book.
     pub managed: Arc<BTreeSet<Managed>>,
-    /// The instances that were in sync and are to be recorded as applied.
+    /// The rendered tasks that were already in sync. The executor records their items as applied.
     pub observed: Vec<InstanceId>,
 }
 
-/// A command of a book run.
+/// A command that a book run gives to its executor.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Command {
-    /// Render the loop of a task.
+    /// Render the loop of a task, and answer with the items of the loop.
     Items(TaskRef),
     /// Render the condition and the parameters of a task.
     Render(Arc<Instance>),
     /// Compare the state of the node with a rendered task.
     Check(InstanceId),
-    /// Admit changes: ask the gates, and take a slot.
+    /// Admit changes: ask the gates for admission, and acquire a slot.
     Admit(Admit),
-    /// Ask the fleet.
+    /// Send a request to the fleet.
     Coordinate(Call),
-    /// Ask for the election of a task. `true` if this node has completed its segment.
+    /// Ask for the election of a task. The flag is true if this node has completed the task's segment.
     Elect(TaskRef, bool),
-    /// Publish the result of an elected task.
+    /// Publish the result of an elected task to the fleet.
     PublishResult(ElectedResult),
-    /// Carry out changes.
+    /// Make a set of changes on the node.
     Apply(ChangeSet),
     /// Run a probe, an action or a handler.
     Execute(Invocation),
-    /// Find out whether a reboot is due. `true` if it is admitted: a due reboot is then carried out. Without admission,
-    /// nothing is recorded, because a run also asks whether a task would change something.
+    /// Check whether a reboot is due. If the flag is true, the reboot is admitted, and the executor carries out a due
+    /// reboot. If the flag is false, the executor only answers and records nothing.
     Reboot(InstanceId, bool),
-    /// Make a result available to later tasks.
+    /// Make a registered result available to later tasks under this name.
     Register(String, Value),
     /// List the pending handlers, in the order of the book.
     ListHandlers,
-    /// List the recorded items. The answer comes after all books have run their tasks.
+    /// List the recorded items of the book. The executor answers after all books have run their tasks.
     ListInventory(Interim),
-    /// Remove items, in this order, and forget others.
+    /// Remove items from the node in the given order, and forget others.
     Remove(Removal),
-    /// Record the findings of the run.
+    /// Record the findings of the run in the journal.
     Record(Findings),
-    /// Persist the record of the book.
+    /// Write the record of the book to the journal.
     Persist(BookRecord),
 }
 
-/// A rendered loop.
+/// The rendered loop of a task.
 #[derive(Clone, PartialEq)]
 pub enum Items {
-    /// The task has no loop.
+    /// The task has no loop, so it runs once.
     Single,
-    /// The items.
+    /// The items of the loop, in order.
     Loop(Vec<Item>),
 }
 
@@ -193,135 +194,136 @@ impl std::fmt::Debug for Items {
     }
 }
 
-/// The result of a rendering.
+/// The result of rendering a task.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Rendered {
-    /// The condition does not hold. Contains the items that the task would manage. `None` if they are not known.
+    /// The `when` condition is false. Contains the items that the task would manage. `None` if these items are not
+    /// known.
     Skipped(Option<Vec<Managed>>),
-    /// The task is ready to be checked.
+    /// The condition is true, and the task is ready for its check. Contains the facts about the rendered task.
     Ready(Facts),
 }
 
-/// A failure to render or list, or an input that is missing.
+/// The reason why a task or its loop cannot be rendered: an error, or a missing input.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct NotReady {
-    /// Failed for an error. Unknown or held for a missing input.
+    /// The outcome of the task: failed after an error, unknown or held for a missing input.
     pub outcome: Outcome,
-    /// True if an input is missing. A change that waits may supply it.
+    /// True if an input of the task is missing. A queued change of an earlier task may supply the input.
     pub is_missing: bool,
-    /// The message.
+    /// The message about the error or the missing input.
     pub message: String,
 }
 
 impl NotReady {
-    /// Creates a failure.
+    /// Creates the reason for a task that failed.
     pub fn failed(message: impl Into<String>) -> Self {
         Self { outcome: Outcome::Failed, is_missing: false, message: message.into() }
     }
 
-    /// Creates the outcome of a task whose input is missing.
+    /// Creates the reason for a task whose input is missing.
     pub fn missing(outcome: Outcome, message: impl Into<String>) -> Self {
         Self { outcome, is_missing: true, message: message.into() }
     }
 }
 
-/// The result of one change of a set.
+/// The result of one change of a change set.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Applied {
     /// The change was made. Contains the result of the module.
     Changed(Finished),
-    /// The change was made, and by the task's own condition it counts as unchanged.
+    /// The change was made, but the task's own `changed` condition counts the change as unchanged.
     Unchanged(Finished),
-    /// The change failed.
+    /// The change failed. Contains the message of the failure.
     Failed(Finished),
-    /// The change was not begun, and is dropped from the report.
+    /// The change was not started. The run drops it from the report.
     NotStarted,
-    /// The change would be made: the executor is a dry run.
+    /// The executor is a dry run, so it would have made the change.
     Planned,
 }
 
-/// The message and the result of work that has ended.
+/// The message and the result of a change, probe, action or handler that has ended.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct Finished {
-    /// The message.
+    /// The message for the report of the task.
     pub message: Option<String>,
-    /// The registered result.
+    /// The result that the task registers. If `None`, the run registers the default result.
     pub result: Option<Value>,
 }
 
-/// The result of an invocation.
+/// The result of an [`Invocation`].
 #[derive(Debug, Clone, PartialEq)]
 pub enum Executed {
-    /// It ran.
+    /// The probe, action or handler ran, with this outcome.
     Ran(Outcome, Finished),
-    /// It did not run: the executor is a dry run.
+    /// The executor is a dry run, so it ran nothing.
     Planned,
 }
 
-/// The result of a reboot.
+/// The answer to [`Command::Reboot`].
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Rebooted {
-    /// No reboot is due.
+    /// The node does not have to reboot.
     NotDue,
-    /// The node has rebooted since the task began. [`Invocation::Rebooted`] records it.
+    /// The node has rebooted since the task began. The run then records the reboot with [`Invocation::Rebooted`].
     Done,
-    /// The node is about to reboot: the run ends here.
+    /// The node is about to reboot, so the run ends here.
     Ending,
     /// A reboot is due, and needs admission first.
     Due,
-    /// The node did not reboot.
+    /// The node did not reboot. Contains the message.
     Failed(String),
 }
 
-/// The result of a removal.
+/// The result of the removal of one item.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Removed {
-    /// The item.
+    /// The item that was to be removed.
     pub item: Managed,
-    /// Its outcome: changed, held or failed.
+    /// The outcome of the removal: changed, held or failed.
     pub outcome: Outcome,
-    /// The message.
+    /// The message of the removal, if it has one.
     pub message: Option<String>,
 }
 
-/// The answer to a command.
+/// The answer of the executor to a command.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Observation {
-    /// To [`Command::Items`].
+    /// The answer to [`Command::Items`].
     Items(Result<Items, NotReady>),
-    /// To [`Command::Render`].
+    /// The answer to [`Command::Render`].
     Rendered(Result<Rendered, NotReady>),
-    /// To [`Command::Check`].
+    /// The answer to [`Command::Check`].
     Checked(Checked),
-    /// To [`Command::Admit`] and [`Command::Coordinate`].
+    /// The answer to [`Command::Admit`], [`Command::Coordinate`] and [`Command::PublishResult`].
     Answered(Answer),
-    /// To [`Command::Elect`].
+    /// The answer to [`Command::Elect`].
     Election(ElectionState),
-    /// To [`Command::Apply`], in the order of the set.
+    /// The answer to [`Command::Apply`], with one result for each change, in the order of the set.
     Applied(Vec<Applied>),
-    /// To [`Command::Execute`].
+    /// The answer to [`Command::Execute`].
     Executed(Executed),
-    /// To [`Command::Reboot`].
+    /// The answer to [`Command::Reboot`].
     Rebooted(Rebooted),
-    /// To [`Command::ListHandlers`].
+    /// The answer to [`Command::ListHandlers`].
     Handlers(Vec<PendingHandler>),
-    /// To [`Command::ListInventory`]. `None` if nothing may be removed in this pass.
+    /// The answer to [`Command::ListInventory`]. `None` if nothing may be removed in this pass.
     Inventory(Option<Inventory>),
-    /// To [`Command::Remove`].
+    /// The answer to [`Command::Remove`], with one result for each item.
     Removed(Vec<Removed>),
-    /// To commands that only record something.
+    /// The answer to a command that only records something.
     Done,
-    /// The command could not be carried out, with a message.
+    /// The executor could not carry out the command. Contains the message.
     Failed(String),
 }
 
-/// The next step of a run.
+/// The next step of a run, which [`crate::BookRun::advance`] returns.
 #[derive(Debug)]
 pub enum Next {
-    /// New commands. Several may be carried out at the same time.
+    /// The run gives out new commands. The executor may carry out several commands at the same time.
     Do(Vec<(CommandId, Command)>),
-    /// All commands have been given out, and their observations are missing.
+    /// The run waits for the observations of commands that it has already given out.
     Wait,
-    /// The run has ended.
+    /// The run has ended with this report.
     Finished(BookReport),
 }

@@ -1,7 +1,7 @@
-//! Runs of TaskBooks: a pure machine that asks for commands, and the values that it exchanges with its executor.
+//! Runs of TaskBooks: a state machine without I/O, and the values that it exchanges with its executor.
 //!
-//! A [`BookRun`] decides; an executor reads and changes the node. The machine sees no file, no clock and no thread. So a
-//! dry run is another executor, and a test is a third one.
+//! A [`BookRun`] decides. An executor reads and changes the node. The state machine uses no files, no clock and no
+//! threads, so a dry run and a test are only other executors.
 
 pub mod command;
 pub mod names;

@@ -1,4 +1,4 @@
-//! The names of things in a run: commands, tasks, rendered tasks and managed items.
+//! The names of commands, tasks, rendered tasks and managed items in a run.
 
 use towpath_render::rendering::Item;
 
@@ -10,53 +10,53 @@ pub struct CommandId(pub u64);
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct InstanceId(pub u64);
 
-/// A list of tasks in a book.
+/// One of the lists of tasks in a book.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum List {
-    /// The tasks.
+    /// The tasks of the book.
     Tasks,
-    /// The handlers.
+    /// The handlers of the book.
     Handlers,
-    /// The tasks before the first change of a segment.
+    /// The tasks that run before the first change of a segment.
     Before,
-    /// The tasks after the last change of a segment.
+    /// The tasks that run after the last change of a segment.
     After,
 }
 
 /// The position of a task in a book.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct TaskRef {
-    /// The list.
+    /// The list that contains the task.
     pub list: List,
-    /// The position in it.
+    /// The position of the task in its list.
     pub index: usize,
 }
 
-/// A task, or one item of its loop.
+/// A rendered task, or one rendered item of its loop.
 #[derive(Clone, PartialEq)]
 pub struct Instance {
-    /// The number.
+    /// The number of the rendered task in its run.
     pub id: InstanceId,
-    /// The task.
+    /// The position of the task in the book.
     pub task: TaskRef,
-    /// The item of the loop.
+    /// The item of the loop. `None` for a task without a loop.
     pub item: Option<Item>,
-    /// The name of the task, with the item.
+    /// The name of the task, followed by the item of the loop.
     pub name: String,
 }
 
 impl std::fmt::Debug for Instance {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        // An item can hold a secret.
+        // An item can hold a secret, so the debug output omits the item.
         write!(f, "{}#{}", self.name, self.id.0)
     }
 }
 
-/// A managed item: a module and an identity.
+/// An item that a book manages, identified by its module and its identity.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Managed {
-    /// The module.
+    /// The module that manages the item.
     pub module: String,
-    /// The identity.
+    /// The identity of the item within its module, such as a path.
     pub identity: String,
 }

@@ -1,4 +1,4 @@
-//! Outcomes of tasks and books.
+//! The outcomes and reports of tasks and books.
 
 use std::{collections::BTreeSet, sync::Arc};
 
@@ -7,25 +7,25 @@ use towpath_coordination::Gate;
 
 use crate::names::{InstanceId, Managed};
 
-/// The outcome of a task. Later variants are worse.
+/// The outcome of a task. A later variant is a worse outcome.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Outcome {
     /// The task did not have to run.
     Skipped,
-    /// The state was in sync.
+    /// The task found its state in sync.
     Unchanged,
-    /// Something was changed.
+    /// The task changed the node.
     Changed,
-    /// The outcome cannot be known yet.
+    /// The outcome of the task cannot be known yet.
     Unknown,
-    /// A gate or a missing input holds the task.
+    /// A closed gate or a missing input holds the task.
     Held,
     /// The task failed.
     Failed,
 }
 
 impl Outcome {
-    /// Returns the word that status shows.
+    /// Returns the name of the outcome in `towpath status`.
     pub fn as_str(self) -> &'static str {
         match self {
             Self::Skipped => "skipped",
@@ -38,40 +38,41 @@ impl Outcome {
     }
 }
 
-/// The origin of a report.
+/// The origin of a task report.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub enum Origin {
-    /// A task of a book.
+    /// The report is about a task of a book.
     #[default]
     Task,
-    /// A task of a book that has drifted. If it has changed nothing, its drift is left.
+    /// The report is about drift. If the outcome is unchanged, the drift was not corrected.
     Drift,
-    /// A handler.
+    /// The report is about a handler.
     Handler,
-    /// The removal of an item that is no longer in git.
+    /// The report is about the removal of an item that is no longer in git.
     Removal,
-    /// A task of a book that the pass did not reach.
+    /// The report is about a task that the pass did not reach.
     NotRun,
 }
 
 /// The report of a task, or of one item of its loop.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct TaskReport {
-    /// The name, with the item.
+    /// The name of the task, followed by the item of its loop.
     pub name: String,
-    /// The module.
+    /// The module that the task uses.
     pub module: String,
-    /// The outcome.
+    /// The outcome of the task.
     pub outcome: Outcome,
-    /// The message.
+    /// The message of the task, if it has one.
     pub message: Option<String>,
-    /// The planned action: none, create, update, remove, run, unknown.
+    /// The planned action: none, create, update, remove, run or unknown.
     pub action: &'static str,
-    /// The change, as a readable diff.
+    /// The change of the task as a readable diff.
     pub diff: Option<String>,
-    /// The origin.
+    /// The origin of the report.
     pub origin: Origin,
-    /// The rendered task that the report belongs to. `None` for handlers and for tasks that were not rendered.
+    /// The number of the rendered task that the report belongs to. `None` for handlers and for tasks that were not
+    /// rendered.
     pub instance: Option<InstanceId>,
 }
 
@@ -91,26 +92,26 @@ impl TaskReport {
         }
     }
 
-    /// Sets the message.
+    /// Sets the message of the report.
     #[must_use]
     pub fn with_message(mut self, message: impl Into<Option<String>>) -> Self {
         self.message = message.into();
         self
     }
 
-    /// Sets the origin.
+    /// Sets the origin of the report.
     #[must_use]
     pub fn with_origin(self, origin: Origin) -> Self {
         Self { origin, ..self }
     }
 
-    /// Returns the registered result, with the fields of the module.
+    /// Returns the registered result of the task, with the given fields of the module.
     pub fn result(&self, fields: impl IntoIterator<Item = (String, Value)>) -> Value {
         result_of(self.outcome, fields)
     }
 }
 
-/// Returns the registered result of a task with an outcome, with the fields of the module.
+/// Returns the registered result of a task with the given outcome and the fields of its module.
 pub fn result_of(outcome: Outcome, fields: impl IntoIterator<Item = (String, Value)>) -> Value {
     let mut result = json!({ "changed": outcome == Outcome::Changed, "outcome": outcome.as_str() });
     if let Some(map) = result.as_object_mut() {
@@ -122,15 +123,15 @@ pub fn result_of(outcome: Outcome, fields: impl IntoIterator<Item = (String, Val
 /// The report of a book run.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct BookReport {
-    /// The tasks, in the order in which they ran.
+    /// The reports of the tasks, in the order in which the tasks ran.
     pub tasks: Vec<TaskReport>,
-    /// The closed gates.
+    /// The closed gates that hold the book.
     pub gates: Vec<Gate>,
-    /// True if the run was preempted.
+    /// True if the run was preempted by a newer revision.
     pub preempted: bool,
-    /// All managed items. `None` if not all of them are known.
+    /// All items that the book manages. `None` if not all managed items are known.
     pub managed: Option<Arc<BTreeSet<Managed>>>,
-    /// True if checks alone can confirm that nothing has to be done.
+    /// True if the next pass needs only checks to confirm that the book is in sync.
     pub steady: bool,
 }
 

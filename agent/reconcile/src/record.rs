@@ -1,59 +1,59 @@
-//! The durable record of a book.
+//! The record of a book in the journal.
 
 use serde::{Deserialize, Serialize};
 
-/// The durable record of a book on one node.
+/// The state of a book on one node, as the journal keeps it across restarts.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(default)]
 pub struct BookRecord {
-    /// The run of the rollout.
+    /// The id of the rollout's run.
     pub run: String,
-    /// Number of segments that this node has completed.
+    /// The number of segments that this node has completed in the run.
     pub done: u32,
     /// True if all nodes have completed the run.
     pub completed: bool,
     /// The slot that this node holds or waits for.
     pub slot: Option<SlotRef>,
-    /// The frame of the segment that has begun to change the node.
+    /// The progress of a segment that has begun to change the node. `None` if no segment has begun.
     pub frame: Option<Frame>,
-    /// True if a removal failed: the node stays out of service until it succeeds.
+    /// True if the last removal failed. The node stays out of service until a removal succeeds.
     pub removal_failed: bool,
 }
 
-/// The progress of a segment with tasks before or after it.
+/// The progress of a segment in a book with `before` or `after` tasks.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub enum Frame {
-    /// The tasks before the first change run, or were interrupted.
+    /// The `before` tasks run, or were interrupted.
     Preparing,
-    /// The tasks before the first change have succeeded.
+    /// The `before` tasks have succeeded, so changes may follow.
     Changing,
 }
 
-/// A slot: a budget, and the partition of this node in it.
+/// A slot, identified by its budget and its partition.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct Slot {
-    /// The budget.
+    /// The name of the budget.
     pub budget: String,
-    /// The partition.
+    /// The partition of the budget that this node belongs to.
     pub partition: String,
 }
 
-/// The slot that a node holds or waits for.
+/// The slot that a node holds or waits for, with its state.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct SlotRef {
-    /// The slot.
+    /// The budget and the partition of the slot.
     pub slot: Slot,
-    /// The state.
+    /// The state of the slot.
     pub state: SlotState,
 }
 
-/// The state of a node's slot.
+/// The state of a slot that a node holds or waits for.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub enum SlotState {
-    /// The node waits for it.
+    /// The node waits for the slot.
     Waiting,
-    /// The node holds it for a segment of a run. `None` for a corrective change.
+    /// The node holds the slot for a segment of this run. The segment is `None` for a corrective change.
     Claimed(String, Option<u32>),
-    /// The node has failed in a segment of a run, and keeps it as a failure.
+    /// The node failed in this segment of this run, and keeps the slot as a failure.
     Failed(String, u32),
 }

@@ -1,23 +1,24 @@
-//! The record of one book: how far the node is in the current run, and what it holds.
+//! The journal record of one book: the progress of this node in the current run, and the slot of the node.
 
 use serde::{Deserialize, Serialize};
 
 use crate::kinds::{self, Record};
 
-/// The run of a book on this node. A book without a record has not begun anything.
+/// The state of a book on this node. A book without a record has not begun anything.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default, rename_all = "camelCase")]
 pub struct BookRecord {
-    /// The progress in the current run of a coordinated book.
+    /// The progress of this node in the current run. `None` for a book without coordination.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub progress: Option<RunProgress>,
-    /// The slot that the node holds or waits for.
+    /// The slot that this node holds or waits for.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub slot: Option<SlotRef>,
-    /// The phase of a segment with `before` or `after` tasks. `None` if such a segment has not begun.
+    /// The phase of a segment with `before` or `after` tasks. `None` if no such segment has begun.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub segment: Option<SegmentPhase>,
-    /// True if the last removal of an object of the book failed. The node stays out of service until it succeeds.
+    /// True if the last removal of an object of the book failed. The node stays out of service until a removal
+    /// succeeds.
     #[serde(skip_serializing_if = "std::ops::Not::not")]
     pub removal_failed: bool,
 }
@@ -32,13 +33,13 @@ impl Record for BookRecord {
 pub struct RunProgress {
     /// The name of the run.
     pub run: String,
-    /// Number of segments that this node has voted for.
+    /// The number of segments that this node has voted for.
     pub done: usize,
     /// True if all nodes have completed the run.
     pub completed: bool,
 }
 
-/// The phase of a segment.
+/// The phase of a segment with `before` or `after` tasks.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum SegmentPhase {
@@ -48,47 +49,47 @@ pub enum SegmentPhase {
     Changing,
 }
 
-/// The location of a slot that a node holds or waits for.
+/// The slot that a node holds or waits for.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct SlotRef {
-    /// The budget.
+    /// The name of the slot's budget.
     pub budget: String,
-    /// The partition of the budget.
+    /// The partition of the budget that the slot belongs to.
     pub partition: String,
-    /// The claim of the node. `None` while it waits.
+    /// The claim of the node. `None` while the node waits for the slot.
     pub claim: Option<SlotClaim>,
 }
 
 impl SlotRef {
-    /// Returns whether both are in the same budget and partition.
+    /// Returns true if both slots are in the same budget and partition.
     pub fn is_in(&self, other: &Self) -> bool {
         (&self.budget, &self.partition) == (&other.budget, &other.partition)
     }
 }
 
-/// The use of a slot.
+/// The claim of a node to a slot.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct SlotClaim {
-    /// The state.
+    /// The state of the claim.
     pub state: ClaimState,
-    /// The name of the run.
+    /// The name of the run for which the node claims the slot.
     pub run: String,
-    /// The segment.
+    /// The number of the segment for which the node claims the slot.
     pub segment: u32,
 }
 
-/// The state of a claim.
+/// The state of a claim to a slot.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum ClaimState {
-    /// The node may change.
+    /// The node holds the slot and may change.
     Claim,
-    /// The node has failed in the segment.
+    /// The node has failed in the segment, and keeps the slot as a failure.
     Failure,
 }
 
-/// A change of one field.
+/// A change of one field of a book's record.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum BookEdit {
     Progress(RunProgress),

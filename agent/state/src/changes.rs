@@ -1,4 +1,4 @@
-//! Sets of changes that are committed atomically.
+//! Sets of changes to the journal, which are committed atomically.
 
 use crate::{
     book::{BookEdit, RunProgress, SegmentPhase, SlotRef},
@@ -7,7 +7,7 @@ use crate::{
     kinds::{self, KeyOf, Record, Whole, text_of},
 };
 
-/// A set of changes that is committed atomically.
+/// A set of changes to the journal, which is committed atomically.
 #[derive(Debug, Default)]
 #[must_use = "changes count only when they are committed"]
 pub struct Changes {
@@ -15,19 +15,19 @@ pub struct Changes {
     pub(crate) deletes: Vec<String>,
 }
 
-/// The new value of a record.
+/// The new value of a record, or of one field of a record.
 #[derive(Debug)]
 pub(crate) enum Put {
-    /// The record as JSON.
+    /// The whole record as JSON.
     Whole(Vec<u8>),
-    /// A field of the record of a book.
+    /// One field of the record of a book.
     Book(BookEdit),
-    /// A field of the record of an election.
+    /// Fields of the record of an election.
     Election(ElectionEdit),
 }
 
 impl Changes {
-    /// Sets a record.
+    /// Sets the record with the given key.
     pub fn put<R: Record>(&mut self, key: &KeyOf<R>, record: &R)
     where
         R::Kind: Whole,
@@ -38,7 +38,7 @@ impl Changes {
         }
     }
 
-    /// Sets the record of a kind that has only one.
+    /// Sets the record of a kind that has only one record.
     pub fn set<R: Record>(&mut self, record: &R)
     where
         R::Kind: Whole + kinds::Kind<Key = ()>,
@@ -46,17 +46,17 @@ impl Changes {
         self.put(&(), record);
     }
 
-    /// Removes a record.
+    /// Removes the record with the given key.
     pub fn delete<K: Whole>(&mut self, key: &K::Key) {
         self.deletes.push(text_of::<K>(key));
     }
 
-    /// Sets the progress of a book.
+    /// Sets the progress of a book in its run.
     pub fn set_progress(&mut self, book: &BookId, progress: RunProgress) {
         self.edit_book(book, BookEdit::Progress(progress));
     }
 
-    /// Sets the slot of a book. `None` releases it.
+    /// Sets the slot of a book. `None` removes the slot from the record.
     pub fn set_slot(&mut self, book: &BookId, slot: Option<SlotRef>) {
         self.edit_book(book, BookEdit::Slot(slot));
     }
@@ -66,12 +66,12 @@ impl Changes {
         self.edit_book(book, BookEdit::Segment(phase));
     }
 
-    /// Records whether the last removal of an object of a book failed.
+    /// Records that the last removal of an object of a book failed or succeeded.
     pub fn set_removal_failed(&mut self, book: &BookId, failed: bool) {
         self.edit_book(book, BookEdit::RemovalFailed(failed));
     }
 
-    /// Records that this node was elected for a task and begins it.
+    /// Records that this node was elected for a task and begins the task.
     pub fn set_election_begun(&mut self, task: &TaskId, definition: &str) {
         self.edit_election(task, ElectionEdit::Begun(definition.to_owned()));
     }
@@ -86,7 +86,7 @@ impl Changes {
         self.edit_election(task, ElectionEdit::Used(result));
     }
 
-    /// Removes what this node has begun and published for a task, because other nodes are elected.
+    /// Removes the begun definition and the published result of a task, because other nodes are elected.
     pub fn forget_election(&mut self, task: &TaskId) {
         self.edit_election(task, ElectionEdit::Forgotten);
     }
@@ -99,19 +99,19 @@ impl Changes {
         self.puts.push((text_of::<kinds::Election>(task), Put::Election(edit)));
     }
 
-    /// Adds the changes of another set.
+    /// Adds the changes of another set to this set.
     pub fn append(&mut self, mut others: Self) {
         self.puts.append(&mut others.puts);
         self.deletes.append(&mut others.deletes);
     }
 
-    /// Returns true if there is nothing to commit.
+    /// Returns true if the set contains no changes.
     pub fn is_empty(&self) -> bool {
         self.puts.is_empty() && self.deletes.is_empty()
     }
 }
 
-/// A commit as it reached the disk.
+/// A commit of the journal that has reached the disk.
 #[derive(Debug, Default)]
 pub struct Commit {
     pub(crate) puts: Vec<(String, Vec<u8>)>,
@@ -119,12 +119,12 @@ pub struct Commit {
 }
 
 impl Commit {
-    /// The records that were set, in their order: key and JSON.
+    /// Returns the records that the commit has set, in their order: key and JSON.
     pub fn puts(&self) -> impl Iterator<Item = (&str, &[u8])> {
         self.puts.iter().map(|(key, bytes)| (key.as_str(), bytes.as_slice()))
     }
 
-    /// The keys that were removed, in their order. A commit removes before it sets.
+    /// Returns the keys that the commit has removed, in their order. A commit removes keys before it sets records.
     pub fn deletes(&self) -> impl Iterator<Item = &str> {
         self.deletes.iter().map(String::as_str)
     }

@@ -1,21 +1,22 @@
-//! The record of one elected task.
+//! The journal record of one elected task.
 
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use crate::kinds::{self, Record};
 
-/// An elected task on this node: begun and published if the node was elected, and the results that it uses.
+/// The state of an elected task on this node: its own run of the task if the node is elected, and the result that it
+/// uses.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct ElectionRecord {
-    /// The digest of the definition that this node was elected for and has begun.
+    /// The digest of the task's definition that this node was elected for and has begun.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub begun: Option<String>,
-    /// The result that this node has published.
+    /// The result that this node has published for the task.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub published: Option<PublishedResult>,
-    /// The result of all elected nodes, as this node uses it.
+    /// The result of all elected nodes, in the form that this node uses.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub used: Option<UsedResult>,
 }
@@ -27,33 +28,33 @@ impl Record for ElectionRecord {
 /// The result that a node has published for an elected task.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct PublishedResult {
-    /// The digest of the definition.
+    /// The digest of the task's definition.
     pub definition: String,
     /// True if the task succeeded.
     pub ok: bool,
-    /// The value of the result.
+    /// The value that the task registers.
     pub result: Value,
     /// The message of the task, if it has one.
     #[serde(default)]
     pub message: Option<String>,
 }
 
-/// The result of the elected nodes.
+/// The result of the elected nodes, which this node uses.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct UsedResult {
-    /// The digest of the definition.
+    /// The digest of the task's definition.
     pub definition: String,
-    /// The value: the result of one node, or the results of several by node.
+    /// The registered value: the result of one node, or a map of results by node.
     pub result: Value,
 }
 
-/// A change of some fields.
+/// A change of some fields of an election's record.
 #[derive(Debug, Clone, PartialEq)]
 pub(crate) enum ElectionEdit {
     Begun(String),
     Published(PublishedResult),
     Used(UsedResult),
-    /// Another node is elected.
+    /// Another node is elected, so the begun definition and the published result are removed.
     Forgotten,
 }
 

@@ -7,48 +7,48 @@ use thiserror::Error;
 /// An error of the journal.
 #[derive(Debug, Error)]
 pub enum JournalError {
-    /// A full disk.
+    /// The error that the disk or the quota is full.
     #[error("the disk that holds {path} is full", path = path.display())]
     DiskFull {
-        /// The state directory.
+        /// The path of the state directory.
         path: PathBuf,
     },
-    /// A read-only file system, or a write without permission.
+    /// The error that the file system is read-only, or that the agent lacks permission to write.
     #[error("{path} can't be written", path = path.display())]
     ReadOnly {
-        /// The state directory.
+        /// The path of the state directory.
         path: PathBuf,
     },
-    /// A corrupt journal.
+    /// The error that the journal file is damaged.
     #[error("the journal {path} is damaged: {message}", path = path.display())]
     Damaged {
-        /// The state directory.
+        /// The path of the state directory.
         path: PathBuf,
-        /// The problem that was found.
+        /// The damage that the database or the file system reported.
         message: String,
     },
-    /// A record that this version cannot parse.
+    /// The error that this version of the agent cannot parse a record.
     #[error("cannot read record {record} of the journal in {path}: {message}", path = path.display())]
     Unreadable {
-        /// The state directory.
+        /// The path of the state directory.
         path: PathBuf,
         /// The key of the record.
         record: String,
-        /// The problem that was found.
+        /// The error of the JSON parser.
         message: String,
     },
-    /// Any other error.
+    /// Any other error of the journal.
     #[error("the journal {path} failed: {message}", path = path.display())]
     Failed {
-        /// The state directory.
+        /// The path of the state directory.
         path: PathBuf,
-        /// The cause.
+        /// The message of the database or the file system.
         message: String,
     },
 }
 
 impl JournalError {
-    /// Classifies an error of the file system.
+    /// Converts an error of the file system.
     pub(crate) fn of_io(folder: &Path, error: &std::io::Error) -> Self {
         use std::io::ErrorKind;
         match error.kind() {
@@ -58,7 +58,7 @@ impl JournalError {
         }
     }
 
-    /// Classifies an error of the database.
+    /// Converts an error of the database.
     pub(crate) fn of_database(folder: &Path, error: &redb::Error) -> Self {
         match error {
             redb::Error::Io(inner) if inner.kind() == std::io::ErrorKind::InvalidData => {

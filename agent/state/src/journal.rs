@@ -1,4 +1,4 @@
-//! The journal: a database of one node's records.
+//! The journal: the database file with the records of one node.
 
 use std::{
     fmt,
@@ -23,29 +23,30 @@ use crate::{
 
 const TABLE: TableDefinition<'_, &str, &[u8]> = TableDefinition::new("journal");
 
-/// The name of the file in the state directory.
+/// The name of the journal's file in the state directory.
 const FILE: &str = "journal.redb";
 
-/// The folder of the originals in the state directory.
+/// The name of the folder for original files in the state directory.
 const ORIGINALS: &str = "originals";
 
-/// The size of the database cache in bytes. The journal is written often and seldom read.
+/// The size of the database cache in bytes. A small cache is enough, because the journal is seldom read.
 const CACHE: usize = 256 << 10;
 
 /// The journal of one node.
 ///
-/// Guarantees: a commit is complete and on disk when it returns. After a crash, the journal contains the last commit.
+/// Guarantees: a commit is complete and on disk when the call returns. After a crash, the journal contains the last
+/// commit.
 ///
-/// Assumptions: only one process uses the file; the lock on the state directory ensures this.
+/// Assumptions: only one process uses the journal. The lock on the state directory ensures this.
 #[derive(Debug)]
 pub struct Journal {
-    /// The open database; `None` after an error. The next use opens it again.
+    /// The open database. `None` after an error, until the next call opens the database again.
     database: Mutex<Option<Database>>,
     folder: PathBuf,
     observer: OnceLock<Observer>,
 }
 
-/// A function that is shown each commit.
+/// A function that receives each commit, for tests.
 struct Observer(Box<dyn Fn(&Commit) + Send + Sync>);
 
 impl fmt::Debug for Observer {
@@ -55,12 +56,13 @@ impl fmt::Debug for Observer {
 }
 
 impl Journal {
-    /// Opens the journal of a state directory, and creates it if it is missing.
+    /// Opens the journal of a state directory, or creates the journal if it is missing.
     ///
-    /// A corrupt journal is renamed, and a new one replaces it. The path of the renamed journal is then returned.
+    /// A damaged journal is renamed, and a new journal replaces it. The second result is then the path of the renamed
+    /// journal.
     ///
     /// # Errors
-    /// When the journal cannot be opened or created.
+    /// If the journal cannot be opened or created.
     pub fn open(folder: &Path) -> Result<(Self, Option<PathBuf>), JournalError> {
         let file = folder.join(FILE);
         match Self::open_file(folder, &file) {
@@ -73,10 +75,10 @@ impl Journal {
         }
     }
 
-    /// Opens the journal of a state directory; `None` if it is missing. A damaged journal stays as it is.
+    /// Opens the journal of a state directory. `None` if the journal is missing. A damaged journal is not renamed.
     ///
     /// # Errors
-    /// When the journal is damaged, or cannot be opened.
+    /// If the journal is damaged or cannot be opened.
     pub fn open_existing(folder: &Path) -> Result<Option<Self>, JournalError> {
         let file = folder.join(FILE);
         if file.exists() { Self::open_file(folder, &file).map(Some) } else { Ok(None) }
@@ -94,7 +96,7 @@ impl Journal {
         Ok(journal)
     }
 
-    /// Runs work on the database. An error closes the database, and the next call opens it again.
+    /// Uses the open database. An error closes the database, and the next call opens it again.
     fn with<T>(&self, work: impl FnOnce(&Database) -> Result<T, redb::Error>) -> Result<T, JournalError> {
         let mut slot = self.database.lock().unwrap_or_else(PoisonError::into_inner);
         if slot.is_none() {
@@ -109,10 +111,10 @@ impl Journal {
         })
     }
 
-    /// Returns a record; `None` if it is missing.
+    /// Returns the record with the given key. `None` if the record is missing.
     ///
     /// # Errors
-    /// When the journal cannot be read, or this version cannot parse the record.
+    /// If the journal cannot be read, or if this version of the agent cannot parse the record.
     pub fn get<R: Record>(&self, key: &KeyOf<R>) -> Result<Option<R>, JournalError> {
         let key = text_of::<R::Kind>(key);
         let bytes = self.with(|database| {
@@ -122,11 +124,13 @@ impl Journal {
         bytes.map(|bytes| self.parse(&key, &bytes)).transpose()
     }
 
-    /// Returns a record; `None` if it is missing, or if this version cannot parse it. The latter is logged: a record of
-    /// another version of the agent must not keep this one from its work.
+    /// Returns the record with the given key. `None` if the record is missing, or if this version of the agent cannot
+    /// parse it.
+    ///
+    /// A record that cannot be parsed is logged. A record of another version of the agent must not stop this one.
     ///
     /// # Errors
-    /// When the journal cannot be read.
+    /// If the journal cannot be read.
     pub fn get_readable<R: Record>(&self, key: &KeyOf<R>) -> Result<Option<R>, JournalError> {
         match self.get(key) {
             Err(error @ JournalError::Unreadable { .. }) => {
@@ -137,19 +141,19 @@ impl Journal {
         }
     }
 
-    /// Returns all records of a kind, in key order. Keys and records that this version cannot parse are ignored, and
-    /// the records are logged.
+    /// Returns all records of a kind, in key order. Records that this version of the agent cannot parse are logged and
+    /// left out.
     ///
     /// # Errors
-    /// When the journal cannot be read.
+    /// If the journal cannot be read.
     pub fn all<R: Record>(&self) -> Result<Vec<(KeyOf<R>, R)>, JournalError> {
         self.below(prefix_of::<R::Kind>())
     }
 
-    /// Returns the records of a kind for the tasks of a book, as [`Journal::all`] does.
+    /// Returns the records of one kind for the tasks of a book. Records that cannot be parsed are logged and left out.
     ///
     /// # Errors
-    /// When the journal cannot be read.
+    /// If the journal cannot be read.
     pub fn of_book<R: Record>(&self, book: &BookId) -> Result<Vec<(String, R)>, JournalError>
     where
         R::Kind: Kind<Key = TaskId>,
@@ -170,10 +174,10 @@ impl Journal {
         Ok(records)
     }
 
-    /// Returns the keys of a kind, in their order.
+    /// Returns the keys of all records of a kind, in their order.
     ///
     /// # Errors
-    /// When the journal cannot be read.
+    /// If the journal cannot be read.
     pub fn keys<R: Record>(&self) -> Result<Vec<KeyOf<R>>, JournalError> {
         let prefix = prefix_of::<R::Kind>();
         let mut keys = Vec::new();
@@ -181,10 +185,10 @@ impl Journal {
         Ok(keys)
     }
 
-    /// Returns the last key of a kind; `None` if there is no record.
+    /// Returns the last key of a kind. `None` if the journal has no record of the kind.
     ///
     /// # Errors
-    /// When the journal cannot be read.
+    /// If the journal cannot be read.
     pub fn last_key<R: Record>(&self) -> Result<Option<KeyOf<R>>, JournalError> {
         let prefix = prefix_of::<R::Kind>();
         let behind = format!("{prefix}{}", char::MAX);
@@ -217,11 +221,13 @@ impl Journal {
         })
     }
 
-    /// Commits changes to the disk. A change of one field is applied to the record as it is on disk, so that concurrent
-    /// changes of other fields stay. A record whose fields all have their defaults is removed.
+    /// Commits changes to the disk.
+    ///
+    /// A change of one field keeps the other fields of the record on disk, so concurrent changes of other fields are
+    /// not lost. A record is removed if all its fields have their defaults.
     ///
     /// # Errors
-    /// When the write fails. The journal then has none of the changes.
+    /// If the write fails. The journal then contains none of the changes.
     pub fn commit(&self, changes: Changes) -> Result<(), JournalError> {
         if changes.is_empty() {
             return Ok(());
@@ -279,7 +285,7 @@ impl Journal {
             match (edit, edited.get_mut(index)) {
                 (Put::Book(edit), Some((_, Edited::Book(record)))) => edit.apply(record),
                 (Put::Election(edit), Some((_, Edited::Election(record)))) => edit.apply(record),
-                // A key belongs to one kind, so the record has the type of its edit.
+                // Each key belongs to one kind, so the record always has the type of its edit.
                 _ => {}
             }
         }
@@ -298,8 +304,8 @@ impl Journal {
         Ok(Commit { puts, deletes })
     }
 
-    /// Returns the record before a change, or the default. A record that this version cannot parse is replaced, and
-    /// logged.
+    /// Returns the record before a change, or the default record. A record that this version of the agent cannot parse
+    /// is logged and replaced by the default.
     fn known<R: DeserializeOwned + Default>(&self, key: &str, bytes: Option<&[u8]>) -> R {
         let parsed = bytes.map(|bytes| self.parse(key, bytes)).transpose();
         parsed
@@ -310,18 +316,20 @@ impl Journal {
             .unwrap_or_default()
     }
 
-    /// Shows every later commit to a function, in the order of the commits. The first call counts.
+    /// Calls a function with every later commit, in the order of the commits. Only the first call of this method
+    /// counts.
     ///
-    /// For tests alone: records may hold secrets, and `tests/tests/tidy` rejects a call in the agent. The function
-    /// must not use the journal, which waits for it.
+    /// Only tests may use this method, because records may hold secrets. The checks of `tests/tests/tidy` reject a call
+    /// in the agent. The function must not use the journal, because the journal waits for the function.
     pub fn observe_commits(&self, show: impl Fn(&Commit) + Send + Sync + 'static) {
         let _ = self.observer.set(Observer(Box::new(show)));
     }
 
-    /// Stores the original bytes of a file before Towpath replaces it for the first time. Returns their SHA-256 digest.
+    /// Stores the original bytes of a file before Towpath replaces the file for the first time. Returns the SHA-256
+    /// digest of the bytes.
     ///
     /// # Errors
-    /// When the write fails.
+    /// If the write fails.
     pub fn keep_original(&self, bytes: &[u8]) -> Result<String, JournalError> {
         let name = hex::encode(Sha256::digest(bytes));
         private_files::write_once(&self.folder.join(ORIGINALS), &name, bytes)
@@ -329,18 +337,18 @@ impl Journal {
         Ok(name)
     }
 
-    /// Returns the original with a digest; `None` if it is missing or was changed.
+    /// Returns the original bytes with the given digest. `None` if they are missing or were changed.
     pub fn original(&self, name: &str) -> Option<Vec<u8>> {
         let bytes = private_files::read(&self.folder.join(ORIGINALS).join(name)).ok()?;
         (hex::encode(Sha256::digest(&bytes)) == name).then_some(bytes)
     }
 
-    /// Returns the node's random key for digests of possible secrets. The first call creates it. The key never leaves
-    /// the node.
+    /// Returns the node's random key for digests of possible secrets. The first call creates the key. The key never
+    /// leaves the node.
     ///
     /// # Errors
-    /// When the journal cannot be read or written. An unreadable key is not replaced: with another key, all actions
-    /// would run again.
+    /// If the journal cannot be read or written. An unreadable key is not replaced, because all actions would run again
+    /// with another key.
     pub fn digest_key(&self) -> Result<[u8; 32], JournalError> {
         if let Some(DigestKey(key)) = self.get(&())? {
             return Ok(key);
@@ -356,14 +364,14 @@ impl Journal {
     }
 }
 
-/// A record with changed fields.
+/// A record whose fields a commit changes.
 enum Edited {
     Book(BookRecord),
     Election(ElectionRecord),
 }
 
 impl Edited {
-    /// Returns the JSON; `None` for a record without content.
+    /// Returns the record as JSON. `None` if all fields have their defaults.
     fn bytes(&self) -> Option<Vec<u8>> {
         fn json<R: Serialize + Default + PartialEq>(record: &R) -> Option<Vec<u8>> {
             (*record != R::default()).then(|| serde_json::to_vec(record).ok()).flatten()
@@ -377,7 +385,7 @@ impl Edited {
 
 fn database(folder: &Path, file: &Path) -> Result<Database, JournalError> {
     let mut opened = create(file);
-    // A child of a killed agent holds the file for the instant between fork and exec.
+    // A child of a killed agent can hold the file for a moment, between its fork and its exec.
     for _ in 0..lock::TRIES {
         if !matches!(opened, Err(redb::Error::DatabaseAlreadyOpen)) {
             break;

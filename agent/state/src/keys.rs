@@ -1,19 +1,19 @@
-//! The keys of records, and their text in the journal.
+//! The types of record keys, and their text form in the journal.
 
 use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
-/// A key of a record. The text is the part of the journal's key after the prefix of the kind.
+/// The key of a record. Its text follows the prefix of the record's kind in the journal.
 pub trait Key: Sized {
-    /// Returns the text.
+    /// Returns the text form of the key.
     fn text(&self) -> String;
 
-    /// Reads the text. `None` if it is not a key of this type.
+    /// Parses the text form of a key. `None` if the text is not a key of this type.
     fn parse(text: &str) -> Option<Self>;
 }
 
-/// The key of a kind with one record.
+/// The empty key of a kind that has only one record.
 impl Key for () {
     fn text(&self) -> String {
         String::new()
@@ -24,7 +24,7 @@ impl Key for () {
     }
 }
 
-/// A name or a path.
+/// A key that is a name or a path.
 impl Key for String {
     fn text(&self) -> String {
         self.clone()
@@ -38,14 +38,14 @@ impl Key for String {
 /// The id of a TaskBook: `NAMESPACE/NAME`.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub struct BookId {
-    /// The namespace.
+    /// The namespace of the TaskBook.
     pub namespace: String,
-    /// The name.
+    /// The name of the TaskBook.
     pub name: String,
 }
 
 impl BookId {
-    /// Creates an id.
+    /// Creates the id of a TaskBook.
     pub fn new(namespace: &str, name: &str) -> Self {
         Self { namespace: namespace.to_owned(), name: name.to_owned() }
     }
@@ -73,12 +73,12 @@ impl Key for BookId {
     }
 }
 
-/// A task, handler or action of a book: `NAMESPACE/NAME/TASK`.
+/// The id of a task, handler or action of a book: `NAMESPACE/NAME/TASK`.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct TaskId {
-    /// The book.
+    /// The id of the book.
     pub book: BookId,
-    /// The task. An action of a loop has its item after the name.
+    /// The name of the task. For an action in a loop, the item follows the name.
     pub task: String,
 }
 
@@ -94,12 +94,12 @@ impl Key for TaskId {
     }
 }
 
-/// A run of a book, by its start. Keys are in the order of time.
+/// The id of a run of a book. The keys of runs are in the order of their start times.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub struct RunId {
-    /// The start, in milliseconds since 1970.
+    /// The start of the run, in milliseconds since 1970.
     pub started: i64,
-    /// The book.
+    /// The id of the book that ran.
     pub book: BookId,
 }
 
@@ -114,16 +114,16 @@ impl Key for RunId {
     }
 }
 
-/// One object that a book manages.
+/// An object that a book manages, identified by its module and its identity.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 pub struct Managed {
-    /// The module.
+    /// The module that manages the object.
     pub module: String,
-    /// The identity of the object within its module.
+    /// The identity of the object within its module, such as a path.
     pub identity: String,
 }
 
-/// The text is `MODULE/IDENTITY`.
+/// The text form of the key is `MODULE/IDENTITY`.
 impl Key for Managed {
     fn text(&self) -> String {
         format!("{}/{}", self.module, self.identity)

@@ -1,13 +1,14 @@
 //! The state of one node on disk: typed records in a journal.
 //!
-//! [`Journal`] reads records, and [`Changes`] is a set of changes that reaches the disk in one commit. A [`Record`]
-//! belongs to one [`Kind`], which gives the type of its keys. This crate alone turns keys into text, so a record cannot
-//! be read or written below the key of another kind.
+//! [`Journal`] reads records. [`Changes`] is a set of changes that reaches the disk in one commit. Each [`Record`]
+//! belongs to one [`Kind`], which defines the type of the record's key. Only this crate converts keys to text, so no
+//! record can be read or written below the key of another kind.
 //!
-//! To add a record: a line in `kinds.rs`, and `impl Record` beside the type. Records that several threads change field
-//! by field ([`BookRecord`], [`ElectionRecord`]) have an edit for each field instead of `put`.
+//! To add a record, add a line to `kinds.rs`, and implement [`Record`] beside the record's type. Several threads change
+//! [`BookRecord`] and [`ElectionRecord`] field by field. These two records therefore have one edit for each field
+//! instead of `put`.
 //!
-//! The crate does not know when a record is written, nor the meaning of its fields for a rollout.
+//! The crate does not decide when a record is written, and does not interpret its fields.
 
 mod book;
 mod changes;

@@ -1,4 +1,4 @@
-//! The types of the journal's records that are plain data.
+//! The types of journal records that this crate defines.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -11,7 +11,7 @@ use crate::{
     kinds::{self, Record},
 };
 
-/// Gives each type its kind.
+/// Implements [`Record`] for each type, with the kind of its records.
 macro_rules! records {
     ($($record:ident: $kind:ident;)*) => {
         $(impl Record for $record {
@@ -43,12 +43,12 @@ records! {
     StoreRevision: StoreRevision;
 }
 
-/// The version of the journal.
+/// The version of the journal's format.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(transparent)]
 pub(crate) struct Schema(pub(crate) u32);
 
-/// The random key of digests of possible secrets.
+/// The random key for digests of possible secrets.
 #[derive(Clone, Copy, Serialize, Deserialize)]
 #[serde(transparent)]
 pub(crate) struct DigestKey(pub(crate) [u8; 32]);
@@ -57,26 +57,26 @@ pub(crate) struct DigestKey(pub(crate) [u8; 32]);
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct OtherNodes {
-    /// The nodes that have a lease.
+    /// The names of the nodes that have a lease.
     pub alive: BTreeSet<String>,
-    /// The nodes that have ever joined.
+    /// The names of the nodes that have ever joined the cluster.
     pub joined: BTreeSet<String>,
-    /// The facts that each node shares.
+    /// The facts that each node shares, by the name of the node.
     pub facts: BTreeMap<String, Value>,
 }
 
-/// The commits of candidates that were rejected, by source.
+/// The candidate revisions that were rejected. Each candidate is a map of commits by source.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(transparent)]
 pub struct RejectedCandidates(pub BTreeSet<BTreeMap<String, String>>);
 
-/// The position of the node in the data store.
+/// The position of this node in the data store.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(from = "(u64, u64)", into = "(u64, u64)")]
 pub struct StorePosition {
-    /// The highest revision of the store that the node has seen.
+    /// The highest revision of the store that this node has seen.
     pub revision: u64,
-    /// The number of the node's last write.
+    /// The number of this node's last write to the store.
     pub sequence: u64,
 }
 
@@ -92,11 +92,12 @@ impl From<StorePosition> for (u64, u64) {
     }
 }
 
-/// The reservation of numbers for signed records. A process begins above the reservation of the process before it.
+/// The reservation of numbers for signed records. A new process signs with numbers above the reservation of the last
+/// one.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(transparent)]
 pub struct RecordNumbers {
-    /// The number below which records may be signed.
+    /// The end of the reserved range. Records are signed with numbers below it.
     pub reserved: u64,
 }
 
@@ -105,60 +106,60 @@ pub struct RecordNumbers {
 #[serde(transparent)]
 pub struct PresentedCertificates(pub Vec<String>);
 
-/// The last accepted commit of a source, against rewinds (P29).
+/// The last accepted commit of a source, for the protection against rewinds (P29).
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct SourceCheckpoint {
-    /// URL and ref. A checkpoint with another origin is ignored.
+    /// The URL and the ref of the source. A checkpoint with another URL or ref is ignored.
     pub origin: String,
-    /// The commit.
+    /// The last accepted commit.
     pub commit: String,
-    /// The tag at which the commit was accepted, if it has one.
+    /// The tag at which the commit was accepted, if the source follows tags.
     #[serde(default)]
     pub tag: Option<String>,
 }
 
-/// An event as the journal keeps it.
+/// An event in the journal.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct StoredEvent {
-    /// The namespace.
+    /// The namespace of the event.
     pub namespace: String,
-    /// The time, in milliseconds since 1970.
+    /// The time of the event, in milliseconds since 1970.
     pub time: i64,
-    /// The type.
+    /// The type of the event, such as `task.failed`.
     pub r#type: String,
-    /// `firing` or `resolved`. `None` for an event without duration.
+    /// The state of an alarm: `firing` or `resolved`. `None` for an event without duration.
     pub state: Option<String>,
-    /// The reason, in one word.
+    /// The reason of the event, in one word.
     pub reason: Option<String>,
-    /// The object of the event.
+    /// The object that the event is about.
     pub object: Option<String>,
-    /// The message.
+    /// The message of the event.
     pub message: String,
-    /// Further facts, for programs.
+    /// Further data of the event, for programs.
     pub data: BTreeMap<String, Value>,
 }
 
-/// An event that holds on, so that the agent finds it without a search.
+/// An event that is still in effect, stored by its identity so that the agent finds the event without a search.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct StandingEvent {
-    /// The UUID under which the event is recorded.
+    /// The UUID of the event.
     pub uuid: String,
-    /// The event.
+    /// The event itself.
     pub event: StoredEvent,
 }
 
-/// A row of the local store: the value in base64, and the revisions in which it was created and modified.
+/// A row of the local data store: the value in base64, and the revisions in which the row was created and modified.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct StoreRow(pub String, pub u64, pub u64);
 
-/// The revision of the last change of the local store.
+/// The revision of the last change of the local data store.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(transparent)]
 pub struct StoreRevision(pub u64);
 
-/// A revision that the node has accepted.
+/// A revision of the sources that this node has accepted.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct Acceptance {
@@ -170,32 +171,32 @@ pub struct Acceptance {
     pub at: i64,
 }
 
-/// The current phase of the agent, recorded before the phase starts.
+/// A phase of the agent's work, which is recorded before the phase starts.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Phase {
-    /// Rendering of templates and checks of resources.
+    /// The agent renders templates and checks resources.
     Render,
-    /// Writing of new files under temporary names.
+    /// The agent writes new files under temporary names.
     Write,
-    /// Flush of the new files to the disk.
+    /// The agent syncs the new files to disk.
     Sync,
-    /// Rename of the new files to their paths.
+    /// The agent renames the new files to their paths.
     Rename,
-    /// Run of an action.
+    /// The agent runs an action.
     Action,
-    /// Run of a handler.
+    /// The agent runs a handler.
     Handler,
-    /// No work.
+    /// The agent changes nothing.
     Idle,
 }
 
-/// A started change, which the agent examines after a crash.
+/// The work that the agent has started. The agent examines this record after a crash.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Intent {
-    /// The phase that has started.
+    /// The phase that the agent has started.
     pub phase: Phase,
-    /// The name of the book.
+    /// The name of the book that the agent works on.
     pub book: String,
     /// The paths that may have temporary files beside them.
     #[serde(default)]
@@ -203,48 +204,48 @@ pub struct Intent {
 }
 
 impl Intent {
-    /// Returns the intent of an agent that changes nothing at the moment. `book` is the book of its last change.
+    /// Returns the intent of an agent that changes nothing. `book` is the book of the agent's last change.
     pub fn idle(book: String) -> Self {
         Self { phase: Phase::Idle, book, paths: Vec::new() }
     }
 }
 
-/// The last applied value of one managed object.
+/// The last applied value of a managed object.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct AppliedItem {
-    /// The keyed hash of the task's definition.
+    /// The keyed hash of the definition of the task that applied the value.
     pub definition: String,
-    /// The generation of the revision that applied it.
+    /// The generation of the revision that applied the value.
     pub generation: u64,
-    /// The module parameters that undo it; `None` if restoring the original file is enough.
+    /// The module parameters that undo the value. `None` if restoring the original file is enough.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub undo: Option<Value>,
 }
 
-/// All objects that a book manages on this node.
+/// The objects that a book manages on this node, with the settings for their removal.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct Inventory {
-    /// The managed objects.
+    /// The managed objects of the book.
     pub items: BTreeSet<Managed>,
-    /// True if the book, in its last version, removes objects that it no longer mentions.
+    /// True if the last version of the book removes objects that the book no longer mentions.
     pub prune: bool,
-    /// The most removals in one pass: a count or a percentage.
+    /// The maximum number of removals in one pass, as a count or a percentage.
     pub budget: Option<String>,
     /// The rollout of the book. `None` for a book that removes nothing, or that has no rollout.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub rollout: Option<LastRollout>,
 }
 
-/// The rollout that a book last had, for the removal of its items after the book is gone.
+/// The last rollout of a book. The rollout is used to remove the book's objects after the book was deleted.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct LastRollout {
-    /// The slots. `None` for a book without coordination.
+    /// The slots of the rollout. `None` for a book without coordination.
     pub slots: Option<LastSlots>,
-    /// The tasks before the first change.
+    /// The tasks that run before the first change.
     pub before: Vec<KeptTask>,
-    /// The tasks after the last change.
+    /// The tasks that run after the last change.
     pub after: Vec<KeptTask>,
 }
 
@@ -252,105 +253,105 @@ pub struct LastRollout {
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default, rename_all = "camelCase")]
 pub struct LastSlots {
-    /// The budget.
+    /// The name of the budget.
     pub budget: String,
     /// The partition of each node in the budget.
     pub partitions: BTreeMap<String, String>,
-    /// The targets of the book.
+    /// The names of the nodes that the book targets.
     pub targets: BTreeSet<String>,
-    /// The number of nodes that may hold a slot of one partition. `None`: no limit.
+    /// The number of nodes that may hold a slot in one partition at the same time. `None` for no limit.
     pub count: Option<u64>,
     /// The number of failed nodes up to which other nodes continue.
     pub max_failures: u64,
 }
 
-/// A task with its parameters, which runs without its book.
+/// A task with its parameters, stored so that the task can run after its book was deleted.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct KeptTask {
-    /// The name.
+    /// The name of the task.
     pub name: String,
-    /// The module.
+    /// The module of the task.
     pub module: String,
-    /// The parameters.
+    /// The module parameters of the task.
     pub params: Value,
-    /// The name of the stored bytes of a script; `None` for other modules.
+    /// The name of the stored bytes of the script. `None` for a module other than `script`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub script: Option<String>,
 }
 
-/// The state of a path before Towpath managed it.
+/// The state of a path before Towpath managed the path.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase", tag = "kind")]
 pub enum Original {
-    /// An empty path.
+    /// Nothing existed at the path.
     Nothing,
-    /// A regular file.
+    /// The path was a regular file.
     File {
-        /// The name of the stored bytes.
+        /// The name of the stored bytes of the file.
         content: String,
-        /// The permission bits.
+        /// The permission bits of the file.
         mode: u32,
-        /// The user id of the owner.
+        /// The user id of the file's owner.
         uid: u32,
-        /// The group id.
+        /// The group id of the file.
         gid: u32,
-        /// The extended attributes.
+        /// The extended attributes of the file.
         #[serde(default, skip_serializing_if = "Attributes::is_empty")]
         attributes: Attributes,
     },
-    /// A directory. Towpath never removes it.
+    /// The path was a directory, which Towpath never removes.
     Directory {
-        /// The permission bits.
+        /// The permission bits of the directory.
         mode: u32,
-        /// The user id of the owner.
+        /// The user id of the directory's owner.
         uid: u32,
-        /// The group id.
+        /// The group id of the directory.
         gid: u32,
     },
-    /// A symbolic link.
+    /// The path was a symbolic link.
     Link {
         /// The target of the link.
         target: String,
     },
-    /// A file with some changed lines. The lines are not restored one by one.
+    /// The path was a file in which Towpath changes only some lines. These lines are not restored one by one.
     Part,
 }
 
-/// A file with a check that runs only after the rename, and has not run yet.
+/// A file whose `validate` command runs after the rename, and has not run yet.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Unchecked {
-    /// The command that must succeed.
+    /// The `validate` command that must succeed.
     pub validate: String,
-    /// The file's state before the rename.
+    /// The state of the file before the rename.
     pub old: Original,
 }
 
-/// The state of an action.
+/// The state of an action's last run.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum ActionState {
-    /// An action that has started, without a recorded end.
+    /// The action has started, and its end is not recorded.
     Begun,
-    /// An action that has succeeded.
+    /// The action has succeeded.
     Finished,
-    /// An action that has failed, and is retried.
+    /// The action has failed, and is retried.
     Failed,
 }
 
-/// The record of an action's last run.
+/// The last run of an action.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct ActionRecord {
-    /// The keyed hash of the definition that ran last.
+    /// The keyed hash of the definition of the last run.
     pub definition: String,
-    /// The state of that run.
+    /// The state of the last run.
     pub state: ActionState,
-    /// The number of interrupted runs of this definition.
+    /// The number of interrupted runs with this definition.
     #[serde(default)]
     pub interrupted: u32,
-    /// The last successful run, which may be of another definition.
+    /// The last successful run of the action, which may have had another definition.
     #[serde(default)]
     pub finished: Option<FinishedAction>,
-    /// The boot in which a reboot action started; `None` for other actions.
+    /// The id of the boot in which a reboot action started. `None` for other actions.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub boot: Option<String>,
 }
@@ -358,27 +359,27 @@ pub struct ActionRecord {
 /// A successful run of an action.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct FinishedAction {
-    /// The keyed hash of the definition.
+    /// The keyed hash of the definition of the run.
     pub definition: String,
-    /// The result.
+    /// The result that the action registered.
     pub result: Value,
 }
 
 /// A handler that was notified and has not succeeded since.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct HandlerRecord {
-    /// The module, as it was at the notification.
+    /// The module of the handler at the time of the notification.
     pub module: String,
-    /// The parameters, as they were at the notification.
+    /// The module parameters of the handler at the time of the notification.
     pub params: Value,
-    /// The name of the stored bytes of a script; `None` for other handlers.
+    /// The name of the stored bytes of the script. `None` for a module other than `script`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub script: Option<String>,
-    /// The tasks that notified the handler.
+    /// The names of the tasks that notified the handler.
     pub by: BTreeSet<String>,
 }
 
-/// One run of a book.
+/// A run of a book on this node.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct RunRecord {
     /// The name of the run.
@@ -387,14 +388,14 @@ pub struct RunRecord {
     pub namespace: String,
     /// The name of the book.
     pub name: String,
-    /// The generation of the revision.
+    /// The generation of the revision that the run applied.
     pub generation: u64,
-    /// The start, in milliseconds since 1970.
+    /// The start of the run, in milliseconds since 1970.
     pub started: i64,
-    /// The duration, in seconds.
+    /// The duration of the run, in seconds.
     pub took: f64,
-    /// The worst outcome of its tasks.
+    /// The worst outcome of the run's tasks.
     pub outcome: String,
-    /// The tasks: name, module, outcome, changed, took, message.
+    /// The reports of the run's tasks: name, module, outcome, changed, took, message.
     pub tasks: Value,
 }

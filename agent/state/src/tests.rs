@@ -18,7 +18,7 @@ fn open(folder: &Path) -> Journal {
     journal
 }
 
-/// Writes bytes below a key, as another version of the agent could.
+/// Writes bytes at a key of the journal, as another version of the agent could.
 fn write(journal: &Journal, key: &str, bytes: &[u8]) {
     let changes = Changes { puts: vec![(key.to_owned(), Put::Whole(bytes.to_vec()))], deletes: Vec::new() };
     journal.commit(changes).unwrap();
@@ -201,7 +201,7 @@ fn record_with_wrong_bytes_gives_an_error_that_names_it() {
         assert_eq!(journal.of_book(&web()).unwrap(), [("good".to_owned(), action())]);
         assert_eq!(journal.keys::<ActionRecord>().unwrap(), [bad.clone(), good.clone()]);
     }
-    // The journal stays usable, and a change of a field begins with an empty record.
+    // The journal stays usable, and a change of one field starts from an empty record.
     write(&journal, "book/app/web", b"[1]");
     assert!(journal.get::<BookRecord>(&web()).is_err());
     commit(&journal, |changes| changes.set_slot(&web(), Some(slot())));
@@ -222,7 +222,7 @@ fn digest_key_with_wrong_bytes_is_not_replaced() {
 fn unknown_keys_and_fields_are_ignored() {
     let folder = tempfile::tempdir().unwrap();
     let journal = open(folder.path());
-    // The keys of the first agents, and of a later one.
+    // Other versions of the agent use these keys, and this version does not know them.
     for key in ["settled", "horizon", "table", "guard/fleet", "progress/app/web", "slot/app/web", "still-there/app/web"]
     {
         write(&journal, key, b"true");

@@ -1,4 +1,4 @@
-//! `authorizedKey`: a key that gives ssh access to a user (sshd(8), AUTHORIZED_KEYS FILE FORMAT).
+//! The module `authorizedKey`: a public key that gives a user access over ssh (sshd(8), AUTHORIZED_KEYS FILE FORMAT).
 
 use serde_json::{Value, json};
 use towpath_host::{Hand, Look, Meta, diff, files::Access, process};
@@ -10,11 +10,11 @@ use crate::{
     resource::resource,
 };
 
-/// A key and its user.
+/// The resolved parameters of `authorizedKey`: a public key and its user.
 #[derive(Debug, Clone)]
 pub(crate) struct AuthorizedKeySpec {
     user: String,
-    /// The kind and the key data, which identify the key.
+    /// The kind and the data of the key, which together identify it.
     key: String,
     line: String,
     absent: bool,
@@ -52,7 +52,7 @@ impl Resource for AuthorizedKeySpec {
     }
 }
 
-/// The kinds of keys that sshd accepts.
+/// The kinds of public keys that sshd accepts.
 const KINDS: [&str; 6] =
     ["ssh-ed25519", "ssh-rsa", "ecdsa-sha2-", "sk-ssh-ed25519@", "sk-ecdsa-sha2-", "ssh-ed25519-cert"];
 
@@ -90,8 +90,8 @@ fn is_kind(word: &str) -> bool {
     KINDS.iter().any(|known| word.starts_with(known))
 }
 
-/// Returns the kind and the data of the key that sshd reads from a line. `None` for a comment, and for a line without
-/// a key.
+/// Returns the kind and the data of the key that sshd reads from a line. `None` for a comment, and for a line without a
+/// key.
 fn key_of(line: &str) -> Option<String> {
     let line = line.trim_start();
     if line.starts_with('#') {
@@ -104,7 +104,7 @@ fn key_of(line: &str) -> Option<String> {
     Some(format!("{kind} {blob}"))
 }
 
-/// Returns the length of the options at the start of a line: all up to the first blank outside of quotes.
+/// Returns the length of the options at the start of a line. The options end at the first blank outside of quotes.
 fn options_length(line: &str) -> usize {
     let (mut quoted, mut escaped) = (false, false);
     for (at, c) in line.char_indices() {
@@ -131,8 +131,8 @@ fn is_one_word(options: &str) -> bool {
     options_length(options) == options.len() && !quotes(options)
 }
 
-/// Returns the home of a user. The user may put links and other files there at any time. `None` if the user or the home
-/// is missing.
+/// Returns the home directory of a user. The user may put links and other files into it at any time. `None` if the user
+/// or the directory is missing.
 fn home(user: &str, context: &Context<'_>) -> Result<Option<String>, ModuleError> {
     let io = |error: std::io::Error| ModuleError::io("/etc/passwd", &error);
     let bytes = context.look.read("/etc/passwd").map_err(io)?.map(|(bytes, _)| bytes).unwrap_or_default();
@@ -149,19 +149,19 @@ fn home(user: &str, context: &Context<'_>) -> Result<Option<String>, ModuleError
     Ok(there.then(|| home.to_owned()))
 }
 
-/// Returns the path of the key file in a home.
+/// Returns the path of the `authorized_keys` file in a home directory.
 fn keys(home: &str) -> String {
     format!("{home}/.ssh/authorized_keys")
 }
 
-/// The old and new content of a key file.
+/// The old and the new content of an `authorized_keys` file.
 struct Edit {
     old: Vec<u8>,
     new: Vec<u8>,
     meta: Option<Meta>,
 }
 
-/// Returns the edit that the key file needs. `None` if it is in sync.
+/// Returns the edit that the `authorized_keys` file needs. `None` if the file is in sync.
 fn edit(spec: &AuthorizedKeySpec, home: &str, look: &Look) -> Result<Option<Edit>, ModuleError> {
     let path = keys(home);
     let real = |path: &str| look.resolved(path, true).map_err(|error| ModuleError::io(path, &error));
@@ -171,8 +171,8 @@ fn edit(spec: &AuthorizedKeySpec, home: &str, look: &Look) -> Result<Option<Edit
         return Err(ModuleError::new(message));
     }
     let read = look.read(&path).map_err(|error| ModuleError::io(&path, &error))?;
-    // The new file belongs to the user and holds all lines of the old one. A hard link to another user's file would
-    // disclose it.
+    // The new file belongs to the user and contains all lines of the old file. If the old file were a hard link to
+    // another user's file, the new file would disclose its content.
     let owner = process::user(&spec.user).map(|ids| ids.0);
     if let Some((_, meta)) = read.as_ref().filter(|(_, meta)| meta.names > 1 && Some(meta.uid) != owner) {
         return Err(ModuleError::new(format!(
@@ -182,7 +182,7 @@ fn edit(spec: &AuthorizedKeySpec, home: &str, look: &Look) -> Result<Option<Edit
     }
     let (old, meta) = read.map_or((Vec::new(), None), |(bytes, meta)| (bytes, Some(meta)));
     let text = String::from_utf8_lossy(&old).into_owned();
-    // A comment does not authorize its key, and stays.
+    // A line that is a comment does not authorize its key, so the line stays.
     let authorizes = |line: &&str| key_of(line).as_deref() == Some(spec.key.as_str());
     let kept = |line: &&str| !authorizes(line) || !spec.absent && *line == spec.line;
     let mut lines: Vec<&str> = text.lines().filter(kept).collect();
@@ -204,7 +204,7 @@ fn edit(spec: &AuthorizedKeySpec, home: &str, look: &Look) -> Result<Option<Edit
 
 pub(crate) fn check(spec: &AuthorizedKeySpec, context: &Context<'_>) -> Result<Checked, ModuleError> {
     let Some(home) = home(&spec.user, context)? else {
-        // A removed user has no keys. A user of an earlier task may not exist yet.
+        // A missing user has no keys to remove. A missing user may still be created by an earlier task.
         let why =
             format!("there is no user {:?} on this node with a home; make it with user before this task", spec.user);
         return Ok(if spec.absent { Checked::InSync } else { Checked::Unknown(why) });
@@ -232,7 +232,7 @@ pub(crate) fn run(spec: &AuthorizedKeySpec, context: &Context<'_>, hand: &Hand) 
     Ok(Report::success())
 }
 
-/// Returns the parameters that remove the key. `None` if it is already authorized or the task removes it.
+/// Returns the parameters that remove the key. `None` if the key is already authorized, or if the task removes it.
 pub(crate) fn undo(spec: &AuthorizedKeySpec, context: &Context<'_>) -> Option<Value> {
     let there = home(&spec.user, context).ok()?.and_then(|home| context.look.read(&keys(&home)).ok()?).is_some_and(
         |(bytes, _)| {
@@ -270,7 +270,7 @@ mod tests {
         resolve(&pb::AuthorizedKey { user: Some("ada".into()), key: Some(key.into()), state, options: None }).unwrap()
     }
 
-    /// Returns the new content of a key file. `None` if it needs no change.
+    /// Returns the new content of an `authorized_keys` file. `None` if the file needs no change.
     fn edited(spec: &AuthorizedKeySpec, old: &str) -> Option<String> {
         let folder = tempfile::tempdir().unwrap();
         std::fs::create_dir_all(folder.path().join("home/ada/.ssh")).unwrap();

@@ -1,4 +1,4 @@
-//! `group`: a group of the machine, managed with groupadd(8), groupmod(8) and groupdel(8).
+//! The module `group`: a group of the machine, managed with groupadd(8), groupmod(8) and groupdel(8).
 
 use serde_json::Value;
 use towpath_host::Hand;
@@ -11,7 +11,7 @@ use crate::{
     resource::resource,
 };
 
-/// A group.
+/// The resolved parameters of `group`.
 #[derive(Debug)]
 struct GroupSpec(pb::Group);
 
@@ -69,7 +69,7 @@ impl GroupSpec {
         Ok(entry("/etc/group", self.name(), context)?.is_some())
     }
 
-    /// Returns the call that the group needs. `None` if the group is in sync.
+    /// Returns the tool call that the group needs. `None` if the group is in sync.
     fn call(&self, context: &Context<'_>) -> Result<Option<ToolCall>, ModuleError> {
         let (name, known) = (self.name(), entry("/etc/group", self.name(), context)?);
         if self.is_absent() {

@@ -1,4 +1,4 @@
-//! `sudoers`: the rights of accounts, as a file below /etc/sudoers.d that visudo has checked.
+//! The module `sudoers`: a file of sudo rules below /etc/sudoers.d, which visudo validates.
 
 use serde_json::{Value, json};
 use towpath_proto::{ModuleMessage as _, ModuleSchema, v1alpha as pb};
@@ -10,7 +10,7 @@ use crate::{
     resource::resource,
 };
 
-/// The file of the rights.
+/// The resolved parameters of `sudoers`: a file below /etc/sudoers.d.
 #[derive(Debug)]
 struct SudoersSpec(DropInFile);
 
@@ -58,7 +58,7 @@ fn resolve(sudoers: &pb::Sudoers) -> Result<SudoersSpec, Vec<Problem>> {
     let params = if absent {
         json!({ "path": path, "state": "absent" })
     } else {
-        // A broken sudoers file disables sudo for all users, so visudo validates it first.
+        // A broken sudoers file disables sudo for all users, so visudo validates the file before it is written.
         json!({ "path": path, "content": sudoers.content, "mode": "0440", "validate": "visudo -cqf %s" })
     };
     DropInFile::resolve(name, &params).map(SudoersSpec)

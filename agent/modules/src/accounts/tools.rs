@@ -1,11 +1,11 @@
-//! The shared part of `user` and `group`: the files of accounts, and the calls of the system's tools.
+//! Functions that `user` and `group` share: they read the account files, and call the tools of the system.
 
 use serde_json::{Value, json};
 use towpath_host::process::{self, Invocation};
 
 use crate::{Change, Checked, Context, ModuleError, Report, Verb, params::Problem};
 
-/// Checks the name of an account.
+/// Adds a problem if the name of an account is missing or not valid.
 pub(super) fn named(key: &str, name: Option<&str>, problems: &mut Vec<Problem>) {
     let name = name.unwrap_or_default();
     let fine = |c: char| c.is_ascii_alphanumeric() || "_-.".contains(c);
@@ -15,7 +15,7 @@ pub(super) fn named(key: &str, name: Option<&str>, problems: &mut Vec<Problem>) 
     }
 }
 
-/// Returns the fields of a line of passwd(5) or group(5). `None` if the name is missing.
+/// Returns the fields of an account's line in passwd(5) or group(5). `None` if the file does not list the account.
 pub(super) fn entry(file: &str, name: &str, context: &Context<'_>) -> Result<Option<Vec<String>>, ModuleError> {
     let bytes = context.look.read(file).map_err(|error| ModuleError::io(file, &error))?;
     let text = bytes.map(|(bytes, _)| String::from_utf8_lossy(&bytes).into_owned()).unwrap_or_default();
@@ -23,17 +23,17 @@ pub(super) fn entry(file: &str, name: &str, context: &Context<'_>) -> Result<Opt
     Ok(line.map(|line| line.split(':').map(str::to_owned).collect()))
 }
 
-/// A call of a tool that changes an account.
+/// The call of a system tool that changes an account.
 pub(super) struct ToolCall {
-    /// The command.
+    /// The command line of the call.
     pub(super) argv: Vec<String>,
     /// The kind of the change.
     pub(super) verb: Verb,
-    /// The change, for people.
+    /// A readable description of the change.
     pub(super) diff: String,
 }
 
-/// Returns the call that removes an account. `None` if it does not exist.
+/// Returns the call that removes an account. `None` if the account does not exist.
 pub(super) fn removal(module: &str, name: &str, exists: bool) -> Option<ToolCall> {
     exists.then(|| ToolCall {
         argv: vec![format!("{module}del"), name.to_owned()],
@@ -42,12 +42,12 @@ pub(super) fn removal(module: &str, name: &str, exists: bool) -> Option<ToolCall
     })
 }
 
-/// Returns the result of a check from the call that is needed.
+/// Returns the result of a check: in sync without a call, otherwise a change.
 pub(super) fn checked(call: Option<ToolCall>) -> Checked {
     call.map_or(Checked::InSync, |call| Change::direct(call.verb, call.diff))
 }
 
-/// Runs the call that an account needs.
+/// Runs the tool call that an account needs.
 pub(super) fn run(
     module: &str,
     name: &str,
@@ -68,7 +68,7 @@ pub(super) fn run(
     Ok(Report::success())
 }
 
-/// Returns the parameters that remove a new account. `None` if it exists already or the task removes it.
+/// Returns the parameters that remove a new account. `None` if the account already exists, or if the task removes it.
 pub(super) fn undo(name: &str, absent: bool, exists: bool) -> Option<Value> {
     (!absent && !exists).then(|| json!({ "name": name, "state": "absent" }))
 }

@@ -1,4 +1,4 @@
-//! `user`: a user of the machine, managed with useradd(8), usermod(8) and userdel(8).
+//! The module `user`: a user of the machine, managed with useradd(8), usermod(8) and userdel(8).
 
 use std::collections::BTreeSet;
 
@@ -13,7 +13,7 @@ use crate::{
     resource::resource,
 };
 
-/// A user.
+/// The resolved parameters of `user`.
 #[derive(Debug)]
 struct UserSpec(pb::User);
 
@@ -87,7 +87,7 @@ impl UserSpec {
         Ok(entry("/etc/passwd", self.name(), context)?.is_some())
     }
 
-    /// Returns the call that the user needs. `None` if the user is in sync.
+    /// Returns the tool call that the user needs. `None` if the user is in sync.
     fn call(&self, context: &Context<'_>) -> Result<Option<ToolCall>, ModuleError> {
         let (name, exists) = (self.name(), self.exists(context)?);
         if self.is_absent() {
@@ -126,7 +126,7 @@ fn groups_of(name: &str, context: &Context<'_>) -> Result<BTreeSet<String>, Modu
     Ok(text.lines().filter_map(lists).collect())
 }
 
-/// Returns the arguments that useradd or usermod needs, and the diff.
+/// Returns the arguments for useradd or usermod, and a readable description of the change.
 fn user_arguments(user: &pb::User, context: &Context<'_>) -> Result<(Vec<String>, String), ModuleError> {
     let name = user.name.clone().unwrap_or_default();
     let known = entry("/etc/passwd", &name, context)?.unwrap_or_default();
@@ -156,7 +156,7 @@ fn user_arguments(user: &pb::User, context: &Context<'_>) -> Result<(Vec<String>
             set("--groups", "groups", Some(list), None);
         }
     }
-    // usermod names the flag of the home directory differently.
+    // usermod has a different option for the home directory.
     if !known.is_empty() {
         arguments.iter_mut().filter(|flag| *flag == "--home-dir").for_each(|flag| *flag = "--home".into());
     }

@@ -1,4 +1,4 @@
-//! `command`: a program that a task runs.
+//! The module `command`: a program that a task runs.
 
 use serde_json::Value;
 use towpath_host::Hand;
@@ -11,7 +11,7 @@ use crate::{
     resource::resource,
 };
 
-/// A command and its conditions.
+/// The resolved parameters of `command`.
 #[derive(Debug)]
 struct CommandSpec(Invoked);
 

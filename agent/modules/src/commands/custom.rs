@@ -1,14 +1,14 @@
-//! `custom`: a resource that a program of the state repository manages. For each operation the program reads one JSON
-//! document and writes one:
+//! The module `custom`: a resource that a program in the state repository manages. For each operation, the program
+//! reads one JSON document and writes one JSON document:
 //!
 //! - `describe` returns the known parameters: `{"params": {"port": {"required": true}}}`.
-//! - `check` returns `{"inSync": true}` or `{"inSync": false, "diff": "for people"}`, and changes nothing.
+//! - `check` changes nothing, and returns `{"inSync": true}` or `{"inSync": false, "diff": "readable text"}`.
 //! - `apply` returns `{"changed": true}`, and an optional `message`.
-//! - `check` and `apply` may return `data`, which a registered result holds.
+//! - `check` and `apply` may return `data`, which becomes part of the registered result.
 //!
-//! The document that it reads holds `operation`, `name` and `node`, and for `check` and `apply` also `params` and
-//! `root`. A status other than 0 is a failure, reported with the program's stderr. The program runs from a sealed copy
-//! of the accepted commit.
+//! The program reads a document with `operation`, `name` and `node`. For `check` and `apply`, the document also
+//! contains `params` and `root`. An exit status other than 0 is a failure, and the message contains the program's
+//! stderr. The program runs from a sealed copy of the accepted commit.
 
 use std::{
     collections::BTreeMap,
@@ -31,7 +31,7 @@ use crate::{
     resource::resource,
 };
 
-/// A program and its parameters.
+/// The resolved parameters of `custom`: a program and the parameters of its resource.
 #[derive(Debug, Clone)]
 pub(crate) struct CustomSpec {
     name: String,
@@ -83,7 +83,7 @@ pub(crate) fn resolve(params: &Value) -> Result<CustomSpec, Vec<Problem>> {
     Ok(CustomSpec { name, source, params })
 }
 
-/// The parameters that a program knows.
+/// The parameters that a program supports, from its answer to `describe`.
 #[derive(Debug, Default, Deserialize)]
 struct Described {
     #[serde(default)]
@@ -96,7 +96,7 @@ struct Param {
     required: bool,
 }
 
-/// The descriptions of programs, by the digest of their bytes.
+/// A cache of the answers to `describe`, by the digest of the program.
 #[derive(Debug, Default)]
 struct Descriptions(Mutex<BTreeMap<String, Arc<Described>>>);
 
@@ -116,7 +116,7 @@ struct Apply {
     data: Option<Value>,
 }
 
-/// A sealed program that accepts the parameters of the task.
+/// A sealed copy of a program that accepts the parameters of the task.
 struct Program<'a> {
     spec: &'a CustomSpec,
     context: &'a Context<'a>,
@@ -125,7 +125,8 @@ struct Program<'a> {
 }
 
 impl<'a> Program<'a> {
-    /// Reads the program from the source. Rejects parameters that it does not describe, and missing required ones.
+    /// Reads the program from the source. Fails if the program does not support a given parameter, or requires a
+    /// missing one.
     fn open(spec: &'a CustomSpec, context: &'a Context<'a>) -> Result<Self, ModuleError> {
         let (tree, folder) = context.source.clone().ok_or_else(|| ModuleError::new("the task has no source"))?;
         let path = tree::join(&folder, &spec.source).map_err(ModuleError::new)?;

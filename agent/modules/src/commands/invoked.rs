@@ -1,4 +1,4 @@
-//! The shared part of `command` and `script`: a program, the conditions under which it runs, and its report.
+//! The code that `command` and `script` share: the program, the conditions of a run, and the report of the run.
 
 use std::{collections::BTreeMap, path::PathBuf};
 
@@ -8,11 +8,11 @@ use towpath_proto::ModuleKind;
 
 use crate::{Change, Checked, Context, ModuleError, Report, Verb, params::Problem};
 
-/// A program, its conditions and its environment.
+/// A program with its arguments, its environment, and the conditions of its run.
 #[derive(Debug, Clone)]
 pub(super) struct Invoked {
     pub(super) argv: Vec<String>,
-    /// The script of the source, which runs with `argv` as its arguments.
+    /// The path of the script in the source. The script gets `argv` as its arguments. `None` for a command.
     pub(super) script: Option<String>,
     pub(super) stdin: Option<String>,
     pub(super) env: BTreeMap<String, String>,
@@ -25,7 +25,7 @@ pub(super) struct Invoked {
     pub(super) user: Option<String>,
 }
 
-/// Checks what `command` and `script` have in common.
+/// Checks the parameters that `command` and `script` share.
 pub(super) fn finish(spec: Invoked, mut problems: Vec<Problem>) -> Result<Invoked, Vec<Problem>> {
     if spec.always && spec.is_state() {
         problems.push(
@@ -49,7 +49,7 @@ impl Invoked {
         self.creates.is_some() || self.removes.is_some() || self.unless.is_some() || self.only_if.is_some()
     }
 
-    /// Returns the kind of the use.
+    /// Returns the kind of the module's use, which depends on its conditions.
     pub(super) fn kind(&self) -> ModuleKind {
         match (self.always, self.is_state()) {
             (true, _) => ModuleKind::Always,
@@ -58,12 +58,12 @@ impl Invoked {
         }
     }
 
-    /// Returns true if a condition is a command line.
+    /// Returns true if one of the conditions is a command line.
     pub(super) fn asks_commands(&self) -> bool {
         self.unless.is_some() || self.only_if.is_some()
     }
 
-    /// Returns the command line, for people.
+    /// Returns the command line as a readable text.
     fn display(&self) -> String {
         match (&self.script, self.argv.as_slice()) {
             (Some(script), args) => {
@@ -74,7 +74,7 @@ impl Invoked {
         }
     }
 
-    /// Returns the invocation of a program in the environment of the task.
+    /// Returns the invocation of a program with the environment of the task.
     pub(super) fn invocation(&self, argv: Vec<String>, context: &Context<'_>) -> Result<Invocation, ModuleError> {
         let user = match &self.user {
             Some(name) => Some(account(name)?),
@@ -93,7 +93,7 @@ impl Invoked {
         })
     }
 
-    /// Runs a condition: `unless` or `onlyIf`. Returns true if it ends with status 0.
+    /// Runs the command line of `unless` or `onlyIf`. Returns true if the command line ends with status 0.
     fn asks(&self, line: &str, context: &Context<'_>) -> Result<bool, ModuleError> {
         let invocation = self.invocation(vec!["/bin/sh".into(), "-c".into(), line.to_owned()], context)?;
         let output = process::run(&invocation, context.cancel)
@@ -116,8 +116,8 @@ fn account(name: &str) -> Result<Account, ModuleError> {
     })
 }
 
-/// Checks the conditions of the command. An action without conditions always needs to run here; the caller knows if it
-/// ran before.
+/// Checks the conditions of the program. A program without conditions always needs to run. The caller knows if the
+/// program ran before.
 pub(super) fn check(spec: &Invoked, context: &Context<'_>) -> Result<Checked, ModuleError> {
     let there = |path: &String| context.look.exists(path).map_err(|error| ModuleError::io(path, &error));
     let run = Checked::Change(Change { verb: Verb::Run, diff: spec.display(), steps: Vec::new() });
@@ -137,7 +137,7 @@ pub(super) fn check(spec: &Invoked, context: &Context<'_>) -> Result<Checked, Mo
     Ok(if needed { run } else { Checked::InSync })
 }
 
-/// Runs a program, and reports its status and output.
+/// Runs a program, and reports its exit status and output.
 pub(super) fn finish_run(
     invocation: &Invocation,
     spec: &Invoked,

@@ -1,4 +1,4 @@
-//! `publish`: a value that other nodes read.
+//! The module `publish`: a value that other nodes read.
 
 use serde_json::Value;
 use towpath_proto::{ModuleMessage as _, ModuleSchema, v1alpha as pb};
@@ -9,7 +9,7 @@ use crate::{
     resource::resource,
 };
 
-/// A use that this version of the agent does not support.
+/// A use of `publish`, which this version of the agent does not support.
 #[derive(Debug)]
 struct Unsupported;
 

@@ -1,4 +1,4 @@
-//! `reboot`: the check for a required reboot, and the call that starts it.
+//! The module `reboot`: checks if a reboot is required, and starts the reboot.
 
 use serde_json::Value;
 use towpath_host::{
@@ -11,10 +11,10 @@ use crate::{
     Change, Checked, Context, Module, ModuleError, Report, Resolved, Resource, Verb, params::parse, resource::resource,
 };
 
-/// The condition of a reboot.
+/// The resolved parameters of `reboot`.
 #[derive(Debug, Clone)]
 pub(crate) struct RebootSpec {
-    /// True if it runs once for each definition; false if it runs when the system requires it.
+    /// True if the reboot runs once for each definition. False if it runs only when the system requires a reboot.
     always: bool,
 }
 
@@ -50,7 +50,7 @@ impl Resource for RebootSpec {
     }
 }
 
-/// The files that mark a required reboot.
+/// The files with which a Debian system requests a reboot.
 const REQUIRED: [&str; 2] = ["/run/reboot-required", "/var/run/reboot-required"];
 
 pub(crate) fn resolve(reboot: &pb::Reboot) -> RebootSpec {
@@ -69,7 +69,7 @@ pub(crate) fn check(spec: &RebootSpec, context: &Context<'_>) -> Result<Checked,
     Ok(Checked::Change(Change { verb: Verb::Run, diff: "reboot\n".into(), steps: Vec::new() }))
 }
 
-/// Starts the reboot. systemd stops the agent afterwards.
+/// Starts the reboot. systemd then stops the agent.
 pub(crate) fn run(context: &Context<'_>) -> Result<Report, ModuleError> {
     let invocation = Invocation {
         argv: ["systemctl", "reboot", "--no-block"].map(str::to_owned).to_vec(),

@@ -1,4 +1,4 @@
-//! `script`: a file of the source that a task runs.
+//! The module `script`: a file of the source that a task runs.
 
 use serde_json::Value;
 use towpath_host::{Hand, process};
@@ -12,7 +12,7 @@ use crate::{
     resource::resource,
 };
 
-/// A script and its conditions.
+/// The resolved parameters of `script`.
 #[derive(Debug)]
 struct ScriptSpec(Invoked);
 

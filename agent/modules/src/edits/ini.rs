@@ -1,6 +1,7 @@
-//! Ini files: sections in brackets, settings with `=` or `:`, comments after `;` or `#`.
+//! The module `ini`: one setting of an ini file. Such a file has sections in brackets, settings with `=` or `:`, and
+//! comments after `;` or `#`.
 //!
-//! The format has no standard beyond that, so files are edited line by line.
+//! Ini files follow no common standard, so they are edited line by line.
 
 use serde_json::{Map, Value};
 use towpath_proto::{ModuleMessage as _, ModuleSchema, v1alpha as pb};
@@ -8,7 +9,7 @@ use towpath_proto::{ModuleMessage as _, ModuleSchema, v1alpha as pb};
 use super::value::{EditError, Format, Part, resolve};
 use crate::{Module, Resolved, resource::resource};
 
-/// The module `ini`, and its format.
+/// The module `ini`, and the file format that it edits.
 #[derive(Debug)]
 pub(crate) struct Ini;
 
@@ -44,11 +45,11 @@ impl Format for Ini {
     }
 }
 
-/// A parsed line.
+/// A parsed line of an ini file.
 #[derive(Debug, PartialEq, Eq)]
 enum Line<'a> {
     Section(&'a str),
-    /// The name, the text in front of the value, and the value with a comment after it.
+    /// A setting: its name, the text before its value, and its value with the comment after it.
     Setting(&'a str, &'a str, &'a str),
     Other,
 }
@@ -67,7 +68,7 @@ fn line(text: &str) -> Line<'_> {
     Line::Setting(text[..at].trim(), &text[..value], text[value..].trim_end())
 }
 
-/// Splits a value from the blanks and the comment after it. Within quotes there are no comments.
+/// Splits a value from the blanks and the comment after it. A quoted value cannot contain a comment.
 fn parts(value: &str) -> (&str, &str) {
     if value.starts_with([';', '#']) {
         return ("", value);
@@ -84,8 +85,8 @@ fn parts(value: &str) -> (&str, &str) {
     value.split_at(end)
 }
 
-/// Returns the lines of a section. Without a name these are the lines in front of the first section. `None` if there is
-/// no such section.
+/// Returns the range of the lines of a section. Without a name, returns the lines before the first section. `None` if
+/// the file does not have the section.
 fn section(lines: &[&str], name: Option<&str>) -> Option<std::ops::Range<usize>> {
     let begins = |from: usize| lines[from..].iter().position(|text| matches!(line(text), Line::Section(_)));
     let from = match name {
@@ -95,7 +96,7 @@ fn section(lines: &[&str], name: Option<&str>) -> Option<std::ops::Range<usize>>
     Some(from..begins(from).map_or(lines.len(), |at| from + at))
 }
 
-/// Rejects a setting that continues on the next line, because the line to edit is ambiguous.
+/// Rejects a setting that continues on the next line, because the line to edit is then ambiguous.
 fn goes_on(lines: &[&str], at: usize) -> Result<(), EditError> {
     let next = lines.get(at + 1).copied().unwrap_or_default();
     let more = next.starts_with([' ', '\t']) && !next.trim().is_empty() && !next.trim_start().starts_with([';', '#']);
@@ -105,7 +106,7 @@ fn goes_on(lines: &[&str], at: usize) -> Result<(), EditError> {
     Ok(())
 }
 
-/// Returns the line end of a file. Rejects a file with both kinds.
+/// Returns the line end that a file uses. Rejects a file with both LF and CRLF.
 fn line_end(text: &str) -> Result<&'static str, EditError> {
     match (text.matches("\r\n").count(), text.matches('\n').count()) {
         (0, _) => Ok("\n"),
@@ -122,7 +123,8 @@ fn place(way: &[Part]) -> (Option<&str>, &str) {
     }
 }
 
-/// Reads sections as maps, beside the settings in front of the first section. The last setting of a name counts.
+/// Parses an ini file. Sections become maps, beside the settings before the first section. The last setting of a name
+/// counts.
 fn read(text: &str) -> Value {
     let mut whole = Map::new();
     let mut at: Option<&str> = None;

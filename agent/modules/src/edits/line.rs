@@ -1,4 +1,4 @@
-//! `line`: one line of a file.
+//! The module `line`: one line of a file.
 
 use regex::Regex;
 use serde_json::Value;
@@ -11,7 +11,7 @@ use crate::{
     resource::resource,
 };
 
-/// A line and its position.
+/// The resolved parameters of `line`: the line and its position in the file.
 #[derive(Debug, Clone)]
 pub(crate) struct LineSpec {
     path: String,
@@ -19,7 +19,7 @@ pub(crate) struct LineSpec {
     pattern: Option<Regex>,
     anchor: Anchor,
     absent: bool,
-    /// The parameters as given.
+    /// The parameters as the task has them, for the undo.
     params: Value,
 }
 
@@ -47,7 +47,7 @@ impl Resource for LineSpec {
     }
 
     fn undo(&self, _context: &Context<'_>) -> Option<Value> {
-        // Only the written line is removed. The line that it replaced is unknown.
+        // The undo only removes the written line, because the line that it replaced is unknown.
         undo(&self.params, &["match", "after", "before"])
     }
 

@@ -1,4 +1,4 @@
-//! The shared part of `line` and `block`: the lines of a file, and the step that replaces it.
+//! The code that `line` and `block` share: the lines of a file, and the step that replaces the file.
 
 use std::sync::Arc;
 
@@ -16,7 +16,7 @@ pub(crate) struct Lines {
 }
 
 impl Lines {
-    /// Reads a file. A missing file has no lines.
+    /// Reads the lines of a file. A missing file has no lines.
     pub(crate) fn read(path: &str, context: &Context<'_>) -> Result<Self, ModuleError> {
         let old = context.look.read(path).map_err(|error| ModuleError::io(path, &error))?;
         let text = match &old {
@@ -30,7 +30,7 @@ impl Lines {
         Ok(Self { lines, old, ends })
     }
 
-    /// Returns the change from the file to the new lines.
+    /// Returns the change that replaces the lines of the file by the new lines.
     pub(crate) fn change(self, path: &str, new: &[String], context: &Context<'_>) -> Result<Checked, ModuleError> {
         if new == self.lines {
             return Ok(Checked::InSync);
@@ -59,7 +59,8 @@ impl Lines {
     }
 }
 
-/// Returns the parameters that remove a line or a block, without some of them. `None` if the task removes it itself.
+/// Returns the parameters that remove a line or a block, except the parameters in `without`. `None` if the task itself
+/// removes the line or block.
 pub(crate) fn undo(params: &Value, without: &[&str]) -> Option<Value> {
     if params.get("state").and_then(Value::as_str) == Some("absent") {
         return None;
@@ -73,7 +74,7 @@ pub(crate) fn undo(params: &Value, without: &[&str]) -> Option<Value> {
     Some(params)
 }
 
-/// The position of new lines: after or before the last matching line, else at the end of the file.
+/// The position of new lines: after or before the last line that matches, otherwise at the end of the file.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Anchor {
     pub(crate) after: Option<Regex>,
@@ -81,7 +82,7 @@ pub(crate) struct Anchor {
 }
 
 impl Anchor {
-    /// Reads the patterns of a position.
+    /// Parses the patterns of a position.
     pub(crate) fn resolve(after: Option<&str>, before: Option<&str>, problems: &mut Vec<Problem>) -> Self {
         if after.is_some() && before.is_some() {
             problems.push(Problem::new("before", "after and before exclude each other").hint("keep one of them"));
@@ -89,7 +90,7 @@ impl Anchor {
         Self { after: pattern("after", after, problems), before: pattern("before", before, problems) }
     }
 
-    /// Returns the index of a new line.
+    /// Returns the index at which a new line is inserted.
     pub(crate) fn position(&self, lines: &[String]) -> usize {
         let last = |pattern: &Regex| lines.iter().rposition(|line| pattern.is_match(line));
         let after = self.after.as_ref().and_then(last).map(|at| at + 1);
@@ -97,7 +98,7 @@ impl Anchor {
     }
 }
 
-/// Reads a regular expression.
+/// Parses a regular expression. An invalid expression becomes a problem.
 pub(crate) fn pattern(key: &str, text: Option<&str>, problems: &mut Vec<Problem>) -> Option<Regex> {
     match Regex::new(text?) {
         Ok(pattern) => Some(pattern),

@@ -1,4 +1,4 @@
-//! TOML.
+//! The module `toml`: one value of a TOML file.
 
 use serde_json::{Map, Value};
 use toml_edit::{DocumentMut, InlineTable, Item, Table, TableLike, Value as TomlValue};
@@ -7,7 +7,7 @@ use towpath_proto::{ModuleMessage as _, ModuleSchema, v1alpha as pb};
 use super::value::{EditError, Format, Part, resolve};
 use crate::{Module, Resolved, resource::resource};
 
-/// The module `toml`, and its format.
+/// The module `toml`, and the file format that it edits.
 #[derive(Debug)]
 pub(crate) struct Toml;
 
@@ -94,7 +94,7 @@ fn value(value: &Value) -> Result<TomlValue, EditError> {
     })
 }
 
-/// Converts a map to a table of its own, and anything else to a value.
+/// Converts a map to a TOML table, and any other value to a TOML value.
 fn item(written: &Value) -> Result<Item, EditError> {
     let Value::Object(members) = written else { return Ok(Item::Value(value(written)?)) };
     let mut table = Table::new();
@@ -105,12 +105,12 @@ fn item(written: &Value) -> Result<Item, EditError> {
     Ok(Item::Table(table))
 }
 
-/// Restores CRLF line ends, which toml_edit turns into LF.
+/// Restores the CRLF line ends of a file, because toml_edit converts them to LF.
 fn with_line_ends(text: &str, new: &str) -> String {
     if text.contains("\r\n") { new.replace("\r\n", "\n").replace('\n', "\r\n") } else { new.to_owned() }
 }
 
-/// Descends one step. A missing map is created.
+/// Returns the member that one step of a path leads to. A missing map is created.
 fn down<'a>(at: &'a mut Item, part: &Part) -> Result<&'a mut Item, EditError> {
     if at.is_array() || at.is_array_of_tables() {
         let index = part.index.ok_or_else(|| format!("there is a list, which has no {:?}", part.name))?;
@@ -150,11 +150,11 @@ fn set(text: &str, way: &[Part], wanted: &Value) -> Result<String, EditError> {
     match table.get_mut(&last.name) {
         Some(Item::Value(old)) => {
             let mut new = value(wanted)?;
-            // YAML and JSON have no dates. A string replaces a date as a date if it reads as one.
+            // YAML and JSON have no type for dates. A string that is a valid date therefore replaces a date as a date.
             if let (TomlValue::Datetime(_), Some(time)) = (&*old, wanted.as_str().and_then(|text| text.parse().ok())) {
                 new = TomlValue::Datetime(toml_edit::Formatted::new(time));
             }
-            // The comment at the end of the line belongs to the key, so it stays.
+            // The comment at the end of the line belongs to the key, so the comment stays.
             *new.decor_mut() = old.decor().clone();
             *old = new;
         }
@@ -193,8 +193,8 @@ fn remove(text: &str, way: &[Part]) -> Result<String, EditError> {
     Ok(with_line_ends(text, &document.to_string()))
 }
 
-/// Keeps the comment at the head of a file when its first key is removed. A comment followed by an empty line is about
-/// the file, so it moves to the next key.
+/// Keeps the comment at the head of a file when the first key is removed. A comment before an empty line describes the
+/// file, so the comment moves to the next key.
 fn keep_head(table: &mut dyn TableLike, name: &str) {
     let prefix = |table: &dyn TableLike, name: &str| {
         let decor = table.key(name)?.leaf_decor();

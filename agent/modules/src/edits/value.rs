@@ -1,6 +1,6 @@
-//! The shared part of `ini`, `json`, `yaml` and `toml`: one value of a structured file.
+//! The code that `ini`, `json`, `yaml` and `toml` share: they set one value of a structured file.
 //!
-//! The rest of the file stays as it is, including comments and order. An edit that would change any other value is
+//! The rest of the file does not change, including comments and order. An edit that would change another value is
 //! rejected.
 
 use std::{fmt::Debug, sync::Arc};
@@ -14,7 +14,7 @@ use crate::{
     params::{Problem, done, managed_path, one_line},
 };
 
-/// The desired value at one position of a file.
+/// The resolved parameters of a module that sets one value of a file.
 #[derive(Debug, Clone)]
 pub(crate) struct ValueSpec {
     format: &'static dyn Format,
@@ -22,42 +22,42 @@ pub(crate) struct ValueSpec {
     section: Option<String>,
     key: String,
     way: Vec<Part>,
-    /// The desired value. `None` if it must be absent.
+    /// The desired value. `None` if the value must be absent.
     value: Option<Value>,
 }
 
 /// A format of structured files.
 pub(crate) trait Format: Debug + Send + Sync {
-    /// Returns the module of the format.
+    /// Returns the module that edits files of this format.
     fn module(&self) -> &'static dyn Module;
 
-    /// Returns true if a file has sections of settings, with one line of text for each value.
+    /// Returns true if files of this format consist of sections with settings, and each value is one line of text.
     fn has_sections(&self) -> bool {
         false
     }
 
-    /// Parses a file.
+    /// Parses the text of a file.
     fn read(&self, text: &str) -> Result<Value, EditError>;
 
-    /// Returns the text with a value set.
+    /// Returns the text of the file with the value set.
     fn set(&self, text: &str, way: &[Part], value: &Value) -> Result<String, EditError>;
 
-    /// Returns the text without a value.
+    /// Returns the text of the file without the value.
     fn remove(&self, text: &str, way: &[Part]) -> Result<String, EditError>;
 }
 
-/// A step to a value: the name of a member, or an index in a list.
+/// One step of the path to a value: the name of a map member, or an index in a list.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Part {
     pub(crate) name: String,
-    /// The index, if the name is a number without quotes.
+    /// The index in a list. `None` if the name is quoted or not a number.
     pub(crate) index: Option<usize>,
 }
 
 /// The reason why a file cannot be edited.
 pub(crate) type EditError = String;
 
-/// Resolves the parameters of a module that edits one value.
+/// Resolves the parameters of a module that sets one value.
 pub(crate) fn resolve(format: &'static dyn Format, params: &Value) -> Result<ValueSpec, Vec<Problem>> {
     let mut problems = Vec::new();
     let text = |key: &str| params.get(key).and_then(Value::as_str);
@@ -99,7 +99,7 @@ pub(crate) fn resolve(format: &'static dyn Format, params: &Value) -> Result<Val
     Ok(ValueSpec { format, path: path.to_owned(), section, key: key.to_owned(), way, value })
 }
 
-/// Parses a position such as `a."b.c".0`.
+/// Parses the path to a value, such as `a."b.c".0`.
 fn way(key: &str) -> Result<Vec<Part>, Problem> {
     let wrong = || {
         Problem::new("key", format!("{key:?} does not say where the value stands"))
@@ -121,7 +121,7 @@ fn way(key: &str) -> Result<Vec<Part>, Problem> {
         if !quoted && (name.is_empty() || name.contains('"')) {
             return Err(wrong());
         }
-        // "+1" is the name of a member.
+        // A name such as "+1" is not an index but the name of a member.
         let digits = !quoted && name.bytes().all(|byte| byte.is_ascii_digit());
         let index = if digits { name.parse().ok() } else { None };
         parts.push(Part { name: name.to_owned(), index });
@@ -132,7 +132,7 @@ fn way(key: &str) -> Result<Vec<Part>, Problem> {
     }
 }
 
-/// Returns the value at a position. `None` if there is none.
+/// Returns the value at a path. `None` if the document has no such value.
 pub(super) fn find<'a>(value: &'a Value, way: &[Part]) -> Option<&'a Value> {
     way.iter().try_fold(value, |value, part| match value {
         Value::Array(members) => members.get(part.index?),
@@ -141,7 +141,7 @@ pub(super) fn find<'a>(value: &'a Value, way: &[Part]) -> Option<&'a Value> {
     })
 }
 
-/// Sets or removes the value in a parsed document, which gives the expected result of an edit.
+/// Sets or removes a value in a parsed document. The result is the document that an edit must produce.
 fn expected(document: &mut Value, way: &[Part], value: Option<&Value>) -> Result<(), EditError> {
     let Some((part, rest)) = way.split_first() else {
         *document = value.cloned().unwrap_or(Value::Null);
@@ -192,14 +192,14 @@ fn edited(format: &dyn Format, text: &str, way: &[Part], value: Option<&Value>) 
         Some(value) => format.set(body, way, value)?,
         None => format.remove(body, way)?,
     };
-    // The new text is parsed again, to verify that the edit changed nothing else.
+    // The new text is parsed, to verify that the edit changed no other value.
     if settled(format.read(&new)?) != settled(wanted) {
         return Err("the value can't be edited without touching something else; write the file with file".into());
     }
     Ok(Some(format!("{mark}{new}")))
 }
 
-/// Returns a document without nulls and empty maps. Formats differ in what remains when the last member of a map is
+/// Returns a document without nulls and empty maps. Formats differ in what they keep after the last member of a map is
 /// removed.
 fn settled(value: Value) -> Value {
     match value {
@@ -267,7 +267,7 @@ impl ValueSpec {
         Ok(Checked::Change(Change { verb: if meta.is_some() { Verb::Update } else { Verb::Create }, diff, steps }))
     }
 
-    /// Returns the parameters that restore the current value, or its absence.
+    /// Returns the parameters that restore the current value, or that remove the value if it is absent now.
     fn current(&self, context: &Context<'_>) -> Option<Value> {
         let bytes = context.look.read(&self.path).ok()?.map(|(bytes, _)| bytes).unwrap_or_default();
         let text = String::from_utf8(bytes).ok()?;
@@ -277,7 +277,7 @@ impl ValueSpec {
         map.extend(self.section.iter().map(|section| ("section".to_owned(), json!(section))));
         match find(&now, &self.way) {
             Some(value) if !value.is_null() => map.insert("value".into(), value.clone()),
-            // A null cannot be written. Most readers treat it as absent.
+            // A null cannot be written, and most programs treat a null as an absent value.
             _ => map.insert("state".into(), json!("absent")),
         };
         Some(undo)

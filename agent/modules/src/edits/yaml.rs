@@ -1,4 +1,4 @@
-//! YAML.
+//! The module `yaml`: one value of a YAML file.
 
 use std::str::FromStr as _;
 
@@ -10,7 +10,7 @@ use yaml_edit::{Document, Sequence, YamlFile, YamlValue, path::YamlPath as _};
 use super::value::{EditError, Format, Part, resolve};
 use crate::{Module, Resolved, resource::resource};
 
-/// The module `yaml`, and its format.
+/// The module `yaml`, and the file format that it edits.
 #[derive(Debug)]
 pub(crate) struct Yaml;
 
@@ -46,8 +46,8 @@ fn read(text: &str) -> Result<Value, EditError> {
     plain_value(text).map_err(|error| format!("it can't be read as YAML: {error}"))
 }
 
-/// Writes a position as a path of yaml-edit. A number is a list index. A backslash in front of digits makes them a
-/// name.
+/// Returns a path to a value in the notation of yaml-edit. A number is a list index, and a backslash before digits
+/// makes them a name.
 fn way_text(way: &[Part], document: &Value) -> String {
     let mut texts = Vec::new();
     let mut at = Some(document);
@@ -81,7 +81,7 @@ fn only(text: &str) -> Result<(YamlFile, Document), EditError> {
     Ok((file, document))
 }
 
-/// Converts a value. Maps and lists become blocks in their own order; scalars get the quotes that they need.
+/// Converts a value to YAML. Maps and lists become blocks in their own order, and scalars get quotes where needed.
 fn written(value: &Value) -> Result<YamlValue, EditError> {
     Ok(match value {
         Value::Null => return Err("write state: absent, or a value".into()),
@@ -109,7 +109,7 @@ fn set(text: &str, way: &[Part], value: &Value) -> Result<String, EditError> {
     let held = read(text)?;
     let (file, document) = only(text)?;
     let value = written(value)?;
-    // yaml-edit has no path for a list at the top level.
+    // yaml-edit has no path for a list at the top level of the document.
     if let (Some(list), Some(index)) = (document.as_sequence(), way.first().and_then(|part| part.index)) {
         let rest = &way[1..];
         if rest.is_empty() && index >= list.len() {

@@ -1,7 +1,7 @@
-//! `archive`: the unpacked files of a tar or zip archive.
+//! The module `archive`: the unpacked files of a tar or zip archive.
 //!
-//! Members are streamed to disk, so the unpacked content is never held in memory. An archive of the source is held in
-//! memory in its packed form. A member is rejected if its path or its link target leads out of the directory.
+//! The members are streamed to disk, so the unpacked content is never held in memory. A packed archive of the source is
+//! held in memory. A member is rejected if its path or its link target is outside of the target directory.
 
 mod members;
 
@@ -23,7 +23,7 @@ use crate::{
     resource::resource,
 };
 
-/// An archive and its target directory.
+/// The resolved parameters of `archive`: an archive and its target directory.
 #[derive(Debug, Clone)]
 pub(crate) struct ArchiveSpec {
     path: String,
@@ -91,7 +91,7 @@ impl From {
 /// The number of files that are synced to disk together.
 const TOGETHER: usize = 64;
 
-/// The number of changes that a diff lists one by one.
+/// The maximum number of changes that a diff lists one by one.
 const TOLD: usize = 50;
 
 pub(crate) fn resolve(archive: pb::Archive) -> Result<ArchiveSpec, Vec<Problem>> {
@@ -124,7 +124,7 @@ pub(crate) fn resolve(archive: pb::Archive) -> Result<ArchiveSpec, Vec<Problem>>
     Ok(ArchiveSpec { path, from, strip, max_bytes, owner: archive.owner, group: archive.group, absent })
 }
 
-/// Opens the archive. `None` if the node does not have the file.
+/// Opens the archive. `None` if the archive file does not exist on the node.
 fn open(spec: &ArchiveSpec, context: &Context<'_>) -> Result<Option<Box<dyn Source>>, ModuleError> {
     match &spec.from {
         From::File(file) => {
@@ -145,7 +145,7 @@ fn missing(spec: &ArchiveSpec) -> String {
     format!("there is no {} on this node; bring it with file or download before this task", spec.from.name())
 }
 
-/// Compares members with the files on disk.
+/// A comparison of archive members with the files on disk.
 struct Compared<'a> {
     below: Option<&'a Look>,
     uid: Option<u32>,
@@ -153,7 +153,7 @@ struct Compared<'a> {
 }
 
 impl Compared<'_> {
-    /// Returns a readable description of the change that a member needs. `None` if it is in sync.
+    /// Returns a readable description of the change that a member needs. `None` if the member is in sync.
     fn differs(&self, member: &mut Member<'_>) -> io::Result<Option<String>> {
         let path = member.path.clone();
         let Some(below) = self.below else { return Ok(Some(format!("new {path}"))) };
@@ -191,7 +191,7 @@ impl Compared<'_> {
     }
 }
 
-/// Returns true if two files hold the same bytes.
+/// Returns true if two files contain the same bytes.
 fn same(mut a: impl Read, mut b: impl Read) -> io::Result<bool> {
     let (mut left, mut right) = (vec![0; 32 << 10], vec![0; 32 << 10]);
     loop {
@@ -313,7 +313,7 @@ impl Unpacking<'_> {
                 }
                 return Ok(());
             }
-            // The original of the copy may still wait in the batch.
+            // The file to copy may still wait to be renamed in this batch.
             Kind::Copy(_) => self.hand.place_all(std::mem::take(waiting))?,
             Kind::File { .. } => {}
         }
@@ -324,7 +324,7 @@ impl Unpacking<'_> {
                 "{path} is a directory on this node, but a file in the archive; remove the directory first"
             )));
         }
-        // Written to a temporary file, which replaces the old one once the batch is synced.
+        // The content is written to a temporary file, which replaces the old file after the batch was synced.
         let mut part = self.hand.part(&path)?;
         part.clear()?;
         let of = match &member.kind {
@@ -354,7 +354,7 @@ impl Unpacking<'_> {
         Ok(())
     }
 
-    /// Rejects a link below another link, because its target would depend on where the other link leads.
+    /// Rejects a link below another link, because the target of the first link would depend on the second one.
     fn refuse_links_above(&self, path: &str) -> io::Result<()> {
         for (at, _) in path.match_indices('/') {
             if self.hand.look().link(&path[..at])?.is_some() {
@@ -372,7 +372,7 @@ impl Unpacking<'_> {
     }
 }
 
-/// Returns the parameters that remove the directory. `None` if it exists already or the task removes it.
+/// Returns the parameters that remove the directory. `None` if the directory already exists, or if the task removes it.
 pub(crate) fn undo(spec: &ArchiveSpec, context: &Context<'_>) -> Option<Value> {
     let new = !spec.absent && !context.look.exists(&spec.path).ok()?;
     new.then(|| json!({ "path": spec.path, "state": "absent" }))

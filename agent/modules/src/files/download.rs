@@ -1,7 +1,7 @@
-//! `download`: a file that is fetched over https and verified by its digest.
+//! The module `download`: a file that is fetched over https and verified by its SHA-256 digest.
 //!
-//! An interrupted transfer resumes where it stopped (RFC 9110, Range Requests). A file with another digest is never put
-//! in place.
+//! An interrupted transfer continues at the byte where it stopped (RFC 9110, Range Requests). A file with another
+//! digest is never moved to its path.
 
 use std::io::{Read, Seek as _, Write as _};
 
@@ -21,10 +21,10 @@ use crate::{
     resource::resource,
 };
 
-/// The default limit of a download, in bytes.
+/// The default limit for the size of a download, in bytes.
 const LIMIT: u64 = 10 << 30;
 
-/// A file and its URL.
+/// The resolved parameters of `download`: a file, its URL and its digest.
 #[derive(Debug, Clone)]
 pub(crate) struct DownloadSpec {
     path: String,
@@ -102,7 +102,7 @@ impl DownloadSpec {
     }
 }
 
-/// Returns the digest of everything up to the end. Fails if the agent stops.
+/// Returns the SHA-256 digest of all remaining bytes. Fails if the agent stops.
 fn digest(mut from: impl Read, context: &Context<'_>) -> std::io::Result<String> {
     let (mut hash, mut buffer) = (Sha256::new(), vec![0; 64 << 10]);
     loop {
@@ -116,7 +116,7 @@ fn digest(mut from: impl Read, context: &Context<'_>) -> std::io::Result<String>
     }
 }
 
-/// The file at the path: missing, with other content, or with the right content and a change of its permissions.
+/// The file at the path: missing, different, or with the right content and a change of its permissions.
 enum Found {
     Nothing,
     Other(Meta),
@@ -167,7 +167,7 @@ fn shown(url: &str) -> String {
 }
 
 pub(crate) fn run(spec: &DownloadSpec, context: &Context<'_>, hand: &Hand) -> Result<Report, ModuleError> {
-    // If the path is a link, a download replaces its target; a removal removes the link.
+    // A download replaces the target of a link at the path. A removal removes the link itself.
     let path = spec.path.as_str();
     let io = |error: std::io::Error| ModuleError::io(path, &error);
     if spec.absent {
@@ -194,7 +194,7 @@ pub(crate) fn run(spec: &DownloadSpec, context: &Context<'_>, hand: &Hand) -> Re
     let begun = part.file.metadata().map_err(io)?.len();
     let mut got = fetch(spec, context, hand, (path, &mut part), begun)?;
     if got != spec.digest && begun > 0 {
-        // The part on disk may belong to another file, so the transfer starts again.
+        // The partial file on disk may belong to another file, so the transfer starts again.
         part.clear().map_err(io)?;
         got = fetch(spec, context, hand, (path, &mut part), 0)?;
     }
@@ -210,7 +210,7 @@ pub(crate) fn run(spec: &DownloadSpec, context: &Context<'_>, hand: &Hand) -> Re
     Ok(Report::success())
 }
 
-/// Fetches the rest of the file after its first `from` bytes. Returns the digest of the whole file.
+/// Fetches the rest of a file, after the first `from` bytes. Returns the digest of the whole file.
 fn fetch(
     spec: &DownloadSpec,
     context: &Context<'_>,
@@ -223,7 +223,7 @@ fn fetch(
         part.file.rewind().map_err(io)?;
         digest(&part.file, context).map_err(io)
     };
-    // The transfer may be complete, with only the rename missing.
+    // The transfer may be complete, so that only the rename is missing.
     if from > 0 {
         let digest = whole(part)?;
         if digest == spec.digest {
@@ -273,7 +273,7 @@ fn fetch(
     whole(part)
 }
 
-/// Returns the parameters that remove the file. `None` if it exists already or the task removes it.
+/// Returns the parameters that remove the file. `None` if the file already exists, or if the task removes it.
 pub(crate) fn undo(spec: &DownloadSpec, context: &Context<'_>) -> Option<Value> {
     let new = !spec.absent && !context.look.exists(&spec.path).ok()?;
     new.then(|| json!({ "path": spec.path, "state": "absent" }))

@@ -1,11 +1,11 @@
-//! A file with a fixed form in a folder that a program reads, such as /etc/sudoers.d.
+//! A file that a module writes into a folder which a program reads, such as /etc/sudoers.d.
 
 use serde_json::{Value, json};
 
 use super::file::FileSpec;
 use crate::{Checked, Context, ModuleError, Resource as _, params::Problem};
 
-/// The file, by its name in the folder.
+/// A file in such a folder, identified by its name.
 #[derive(Debug)]
 pub(crate) struct DropInFile {
     name: String,
@@ -14,7 +14,7 @@ pub(crate) struct DropInFile {
 }
 
 impl DropInFile {
-    /// Resolves the parameters of the module `file` for a name.
+    /// Resolves a file of this name from the parameters of the module `file`.
     pub(crate) fn resolve(name: String, params: &Value) -> Result<Self, Vec<Problem>> {
         let absent = params.get("state").and_then(Value::as_str) == Some("absent");
         Ok(Self { name, absent, file: FileSpec::resolve(params)? })
@@ -30,7 +30,7 @@ impl DropInFile {
         self.file.path()
     }
 
-    /// Returns the parameters that remove the file. `None` if it exists already or the task removes it.
+    /// Returns the parameters that remove the file. `None` if the file already exists, or if the task removes it.
     pub(crate) fn undo(&self, context: &Context<'_>) -> Option<Value> {
         if self.absent || context.look.exists(self.file.path()?).ok()? {
             return None;
@@ -39,7 +39,7 @@ impl DropInFile {
     }
 }
 
-/// Checks a name that becomes a file name. sudo and apt skip files with other characters in their names.
+/// Checks a name that becomes the name of a file. sudo and apt ignore files with other characters in their names.
 pub(crate) fn file_name(name: Option<&str>, problems: &mut Vec<Problem>) -> String {
     let name = name.unwrap_or_default();
     let fine = |c: char| c.is_ascii_alphanumeric() || "_-".contains(c);

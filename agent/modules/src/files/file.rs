@@ -1,4 +1,4 @@
-//! `file`: a file, a directory, a tree of files, or a symbolic link.
+//! The module `file`: a file, a directory, a tree of files, or a symbolic link.
 
 mod members;
 mod single;
@@ -102,7 +102,7 @@ fn compare(spec: &FileSpec, context: &Context<'_>) -> Result<Checked, ModuleErro
     }
 }
 
-/// Returns the state that [`compare`] accepts as in sync, as data. `None` if only a full check can decide.
+/// Returns the state of each path that [`compare`] accepts as in sync. `None` if only a full check can decide.
 fn expected(spec: &FileSpec, context: &Context<'_>, key: &[u8; 32]) -> Option<Vec<Expectation>> {
     let one = |path: &str, what: Expected, mode: Option<u32>| Expectation {
         path: path.to_owned(),
@@ -112,7 +112,7 @@ fn expected(spec: &FileSpec, context: &Context<'_>, key: &[u8; 32]) -> Option<Ve
         owner: spec.owner.clone(),
         group: spec.group.clone(),
     };
-    // The check ignores the owner and mode of a link, and of a missing path.
+    // The check ignores the owner and the mode of a link and of a missing path.
     let bare = |path: &str, what: Expected| Expectation {
         path: path.to_owned(),
         plain_below: None,
@@ -191,7 +191,7 @@ mod tests {
     use super::*;
     use crate::{apply, resolve as resolve_any};
 
-    /// The paths that Towpath made.
+    /// A record of the paths that Towpath made, for tests.
     #[derive(Debug)]
     struct Made(&'static [&'static str]);
 
@@ -201,7 +201,7 @@ mod tests {
         }
     }
 
-    /// A tree whose entry `l` is a link.
+    /// A tree of files for tests, in which the entry `l` is a link.
     struct Links(MemoryTree);
 
     impl Tree for Links {
@@ -299,14 +299,14 @@ mod tests {
         }
         assert_eq!(fixture.text("passwords"), "secret");
         drop(socket);
-        // The same holds for a link in a tree of the source.
+        // A link in a tree of the source is rejected for the same reason.
         std::fs::create_dir(at(&fixture, "tree")).unwrap();
         std::fs::write(at(&fixture, "tree/l"), "mine").unwrap();
         fixture.tree = Arc::new(Links([("files/a", "A"), ("files/l", "a")].into_iter().collect()));
         let error = fixture.apply(json!({"path": "/tree", "source": "files"})).unwrap_err();
         assert!(error.message.contains("did not make"), "{error}");
         assert_eq!(fixture.text("tree/l"), "mine");
-        // A link that leads elsewhere, and a file of an earlier commit, are replaced.
+        // A link to another target is replaced, and so is a file of an earlier commit.
         std::os::unix::fs::symlink("nowhere", at(&fixture, "old")).unwrap();
         assert!(fixture.apply(json!({"path": "/old", "linkTo": "passwords"})).unwrap());
         fixture.made = &["/passwords", "/tree/l"];

@@ -1,5 +1,5 @@
-//! `git`: the files of a repository at one commit. The repository is fetched with the commit that names it, as for an
-//! include. Its files form a tree like the ones of the state repository.
+//! The module `git`: the files of a git repository at one commit. The agent fetches the repository together with the
+//! commit of the source that names it. The files are then managed like a tree of the state repository.
 
 use serde_json::{Value, json};
 use towpath_proto::{ModuleMessage as _, ModuleSchema, v1alpha as pb};
@@ -11,7 +11,7 @@ use crate::{
     resource::resource,
 };
 
-/// The files of a commit, as a tree.
+/// The resolved parameters of `git`: the files of a commit, as a tree.
 #[derive(Debug)]
 struct GitSpec(FileSpec);
 
@@ -58,7 +58,7 @@ impl Resource for GitSpec {
     }
 }
 
-/// The message for a repository that was not fetched.
+/// The message for a repository that the agent has not fetched.
 const UNKNOWN: &str = "the agent fetches the repository; what is planned from a working tree lacks its files";
 
 fn resolve(params: &Value) -> Result<GitSpec, Vec<Problem>> {

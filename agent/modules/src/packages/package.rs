@@ -1,7 +1,7 @@
-//! `package`: packages of the distribution.
+//! The module `package`: packages of the distribution.
 //!
-//! The installed packages are read from the package database and cached for all tasks. Changes go through PackageKit.
-//! If PackageKit is missing or hangs, apt or dnf is used.
+//! The installed packages are read from the package database and cached for all tasks. PackageKit makes the changes. If
+//! PackageKit is missing or hangs, apt or dnf makes them.
 
 mod backend;
 mod database;
@@ -68,8 +68,9 @@ impl Resource for PackageSpec {
         &self.names
     }
 
-    /// Installing and removing are not combined: a tool would choose the order, but the book defines one. A version
-    /// needs flags that must not apply to other packages.
+    /// Returns the key of a package transaction. A transaction does not combine installations and removals, because the
+    /// tool would choose their order instead of the book. A task with a version runs alone, because its flags must not
+    /// apply to other packages.
     fn batch(&self) -> Option<BatchKey> {
         let removes = self.state == State::Absent;
         let settings = format!("{:?} {:?} {removes}", self.backend, self.conffiles);
@@ -93,15 +94,15 @@ fn check(spec: &PackageSpec, context: &Context<'_>) -> Result<Checked, ModuleErr
     Ok(Checked::Change(Change { verb, diff: spec.diff(&missing, &installed, &newest), steps: Vec::new() }))
 }
 
-/// Returns the parameters that remove the packages that are not installed yet. `None` if there are none.
+/// Returns the parameters that remove the packages that are not installed yet. `None` if all packages are installed.
 fn undo(spec: &PackageSpec, context: &Context<'_>) -> Option<Value> {
     let installed = context.cache.entry::<Database>().read(spec.backend, context).ok()?;
     let new: Vec<&String> = spec.names.iter().filter(|name| !installed.contains_key(*name)).collect();
     (spec.state != State::Absent && !new.is_empty()).then(|| json!({ "names": new, "state": "absent" }))
 }
 
-/// Returns true if the dpkg database shows the desired state although the tool failed. Always false for rpm, whose
-/// database does not show unfinished installations.
+/// Returns true if the dpkg database shows the desired state although the tool failed. Always false for rpm, because
+/// its database does not show unfinished installations.
 fn all_there(uses: &[&PackageSpec], context: &Context<'_>) -> Result<bool, ModuleError> {
     if uses.iter().any(|spec| spec.backend == Backend::Dnf) || !debian(context) {
         return Ok(false);
@@ -116,7 +117,7 @@ fn all_there(uses: &[&PackageSpec], context: &Context<'_>) -> Result<bool, Modul
     Ok(true)
 }
 
-/// Applies several uses, in one transaction if the backend allows it.
+/// Applies several uses of `package`, in one transaction if the backend allows it.
 fn package_transaction(uses: &[&PackageSpec], context: &Context<'_>) -> Result<(), ModuleError> {
     context.needs_whole_root("package")?;
     let Some(first) = uses.first() else { return Ok(()) };
@@ -132,7 +133,8 @@ fn package_transaction(uses: &[&PackageSpec], context: &Context<'_>) -> Result<(
     }
     let changes = !missing.install.is_empty() || !missing.upgrade.is_empty() || !missing.remove.is_empty();
     if changes {
-        // apt handles packages of another architecture and half-installed ones; PackageKit has no names for them.
+        // apt can change packages of another architecture and half-installed packages. PackageKit has no names for such
+        // packages.
         let odd = |name: &String| name.contains(':') || installed.get(name).is_some_and(|known| !known.whole);
         let plain = !uses.iter().flat_map(|spec| &spec.names).any(odd);
         let named = Named {
@@ -143,7 +145,7 @@ fn package_transaction(uses: &[&PackageSpec], context: &Context<'_>) -> Result<(
         let how =
             How { backend: first.backend, version: first.version.clone(), plain, conffiles: first.conffiles, named };
         if let Err(error) = backend::change(&missing, &how, context) {
-            // apt also fails because of broken packages that are not part of this task.
+            // apt can also fail because of broken packages that are not part of this task.
             if !all_there(uses, context)? {
                 return Err(error);
             }
@@ -153,12 +155,12 @@ fn package_transaction(uses: &[&PackageSpec], context: &Context<'_>) -> Result<(
     if !missing.hold.is_empty() {
         backend::mark("hold", &missing.hold, context)?;
     }
-    // A tool can report success without having done everything, so the database is read again.
+    // A tool can report success without making all changes, so the database is read again.
     let installed = context.cache.entry::<Database>().read(first.backend, context)?;
     let mut left = String::new();
     for spec in uses {
-        // The repositories may have brought a newer version meanwhile, so they are asked again. If they do not answer now,
-        // the change has been made all the same.
+        // The repositories may have a newer version now, so the newest versions are queried again. A failed query is
+        // ignored, because the change was made.
         left.push_str(&unfinished(spec, &installed, &newest(spec, context).unwrap_or_default()));
     }
     if left.is_empty() {
@@ -170,13 +172,13 @@ fn package_transaction(uses: &[&PackageSpec], context: &Context<'_>) -> Result<(
     )))
 }
 
-/// Returns the changes that are left after a transaction, for people. Empty if there are none.
+/// Returns a readable description of the changes that are missing after a transaction. Empty if none are missing.
 fn unfinished(spec: &PackageSpec, installed: &Packages, newest: &BTreeMap<String, String>) -> String {
     let left = spec.missing(installed, newest);
     if left == Missing::default() { String::new() } else { spec.diff(&left, installed, newest) }
 }
 
-/// Returns the newest available versions; empty unless the state is `latest`.
+/// Returns the newest available versions. Empty unless the state is `latest`.
 fn newest(spec: &PackageSpec, context: &Context<'_>) -> Result<BTreeMap<String, String>, ModuleError> {
     if spec.state == State::Latest { backend::newest(spec, context) } else { Ok(BTreeMap::new()) }
 }
@@ -247,7 +249,7 @@ mod tests {
         let latest = of(json!({"name": "nginx", "state": "latest"}));
         assert_eq!(unfinished(&latest, &installed, &newest("1.24")), "nginx 1.22.1-9 becomes 1.24\n");
         assert_eq!(unfinished(&latest, &installed, &newest("1.22.1-9")), "");
-        // A held package is not upgraded. Without a candidate there is nothing to upgrade to.
+        // A held package is not upgraded, and neither is a package without a newer version.
         let held = of(json!({"names": ["kept", "nginx"], "state": "latest"}));
         assert_eq!(unfinished(&held, &installed, &BTreeMap::new()), "");
         let kept = BTreeMap::from([("kept".to_owned(), "3".to_owned())]);

@@ -1,4 +1,4 @@
-//! `packageRepository`: a source of packages, as a file of apt or dnf.
+//! The module `packageRepository`: a package repository, as a file for apt or dnf.
 
 use serde_json::{Value, json};
 use towpath_proto::{ModuleMessage as _, ModuleSchema, v1alpha as pb};
@@ -10,11 +10,11 @@ use crate::{
     resource::resource,
 };
 
-/// The file of the repository.
+/// The resolved parameters of `packageRepository`.
 #[derive(Debug)]
 struct RepositorySpec {
     file: DropInFile,
-    /// The URL for dnf.
+    /// The base URL of a dnf repository. `None` for an apt repository.
     base_url: Option<String>,
 }
 
@@ -44,7 +44,7 @@ impl Resource for RepositorySpec {
     fn undo(&self, context: &Context<'_>) -> Option<Value> {
         let mut undo = self.file.undo(context)?;
         if let Some(url) = &self.base_url {
-            // `baseUrl` selects the file of dnf instead of the one of apt.
+            // `baseUrl` selects the file of dnf instead of the file of apt.
             undo.as_object_mut()?.insert("baseUrl".into(), json!(url));
         }
         Some(undo)
@@ -100,7 +100,7 @@ fn resolve(repository: &pb::PackageRepository) -> Result<RepositorySpec, Vec<Pro
     Ok(RepositorySpec { file, base_url: repository.base_url.clone() })
 }
 
-/// Rejects values that are not one word. They could add words or lines to the file.
+/// Rejects values that are not a single word, because they could add words or lines to the file.
 fn one_word(repository: &pb::PackageRepository, problems: &mut Vec<Problem>) {
     let lists = [
         ("uris", &repository.uris),
@@ -138,7 +138,7 @@ fn signed_by(key: &str, problems: &mut Vec<Problem>) {
 /// The first and the last line of a key in ASCII armour (RFC 9580, 6.2).
 const ARMOUR: (&str, &str) = ("-----BEGIN PGP PUBLIC KEY BLOCK-----", "-----END PGP PUBLIC KEY BLOCK-----");
 
-/// Returns the text of an apt source (sources.list(5)).
+/// Returns the text of an apt source file (sources.list(5)).
 fn deb822(repository: &pb::PackageRepository) -> String {
     let mut text = String::from("Types: deb\n");
     let mut field = |name: &str, values: &[String]| {
@@ -159,7 +159,7 @@ fn deb822(repository: &pb::PackageRepository) -> String {
     } else if let Some(key) = key {
         text.push_str("Signed-By:\n");
         for line in key.lines().map(str::trim_end) {
-            // An empty line would end the stanza.
+            // An empty line would end the stanza, so it becomes a dot.
             let line = if line.is_empty() { "." } else { line };
             text.push_str(&format!(" {line}\n"));
         }
@@ -167,7 +167,7 @@ fn deb822(repository: &pb::PackageRepository) -> String {
     text
 }
 
-/// Returns the text of a dnf repository (dnf.conf(5)).
+/// Returns the text of a dnf repository file (dnf.conf(5)).
 fn repo(repository: &pb::PackageRepository, name: &str) -> String {
     let url = repository.base_url.as_deref().unwrap_or_default();
     let mut text = format!("[{name}]\nname={name}\nbaseurl={url}\nenabled=1\n");
@@ -209,7 +209,7 @@ mod tests {
                 assert_eq!(problems[0].key, key, "{end:?}: {problems:?}");
             }
         }
-        // A line end in front of the path does not turn it into a key block.
+        // A line end before the path does not make the path a key block.
         assert!(with(json!({"signedBy": "\n/usr/share/keyrings/k.gpg\nTrusted: yes"})).is_err());
     }
 

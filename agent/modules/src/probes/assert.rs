@@ -1,4 +1,4 @@
-//! `assert`: expressions that must hold.
+//! The module `assert`: expressions that must be true.
 
 use serde_json::Value;
 use towpath_host::Hand;
@@ -6,7 +6,7 @@ use towpath_proto::{ModuleMessage as _, ModuleSchema, v1alpha as pb};
 
 use crate::{Checked, Context, Module, ModuleError, Report, Resolved, Resource, params::parse, resource::resource};
 
-/// The expressions that failed, and the message. The renderer has evaluated the expressions.
+/// The failed expressions of a task, and its message. The renderer has already evaluated the expressions.
 #[derive(Debug)]
 struct AssertSpec(pb::Assert);
 

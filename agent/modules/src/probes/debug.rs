@@ -1,4 +1,4 @@
-//! `debug`: a message for the log and the status.
+//! The module `debug`: a message for the log and the status.
 
 use serde_json::Value;
 use towpath_host::Hand;
@@ -6,7 +6,7 @@ use towpath_proto::{ModuleMessage as _, ModuleSchema, v1alpha as pb};
 
 use crate::{Checked, Context, Module, ModuleError, Report, Resolved, Resource, params::parse, resource::resource};
 
-/// The message.
+/// The resolved parameters of `debug`.
 #[derive(Debug)]
 struct DebugSpec(pb::Debug);
 

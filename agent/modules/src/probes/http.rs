@@ -1,4 +1,4 @@
-//! `http`: a probe for GET and HEAD, otherwise an action.
+//! The module `http`: an HTTP request. GET and HEAD requests are probes, and other requests are actions.
 
 use serde_json::{Value, json};
 use towpath_host::{
@@ -13,7 +13,7 @@ use crate::{
     resource::resource,
 };
 
-/// A request.
+/// The resolved parameters of `http`.
 #[derive(Debug, Clone)]
 struct HttpSpec {
     request: pb::Http,

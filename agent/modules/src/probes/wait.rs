@@ -1,4 +1,4 @@
-//! `wait`: a time, a port, a path, or a shared value.
+//! The module `wait`: waits for a duration, a port, a path, or a shared value.
 
 use std::{
     net::{TcpStream, ToSocketAddrs as _},
@@ -17,16 +17,16 @@ use crate::{
     resource::resource,
 };
 
-/// The condition that a wait ends with.
+/// The condition that ends a wait.
 #[derive(Debug, Clone)]
 enum WaitSpec {
-    /// A duration has passed.
+    /// The wait ends after this duration.
     For(Duration),
-    /// A port accepts connections.
+    /// The wait ends when this port accepts connections.
     Port(String),
-    /// A path exists.
+    /// The wait ends when this path exists.
     Path(String),
-    /// A shared value exists.
+    /// The wait ends when this shared value exists.
     Shared(String),
 }
 

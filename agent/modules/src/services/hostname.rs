@@ -1,4 +1,4 @@
-//! `hostname`: the name of the machine.
+//! The module `hostname`: the host name of the machine.
 
 use serde_json::{Value, json};
 use towpath_host::{Hand, files::Access, process};
@@ -12,7 +12,7 @@ use crate::{
 
 const HOSTNAME: &str = "/etc/hostname";
 
-/// A host name.
+/// The resolved parameters of `hostname`.
 #[derive(Debug)]
 struct HostnameSpec {
     name: String,
@@ -57,7 +57,7 @@ impl Resource for HostnameSpec {
         Ok(Report::success())
     }
 
-    /// Returns the parameters that restore the current host name. `None` if /etc/hostname has none.
+    /// Returns the parameters that restore the current host name. `None` if /etc/hostname contains no name.
     fn undo(&self, context: &Context<'_>) -> Option<Value> {
         let name = written(context).ok().filter(|name| !name.is_empty())?;
         Some(json!({ "name": name }))
@@ -78,7 +78,7 @@ fn resolve(hostname: &pb::Hostname) -> Result<HostnameSpec, Vec<Problem>> {
     Ok(HostnameSpec { name })
 }
 
-/// Returns the name in /etc/hostname; empty if there is none.
+/// Returns the name in /etc/hostname. Empty if the file contains no name.
 fn written(context: &Context<'_>) -> Result<String, ModuleError> {
     let read = context.look.read(HOSTNAME).map_err(|error| ModuleError::io(HOSTNAME, &error))?;
     Ok(read.map(|(bytes, _)| String::from_utf8_lossy(&bytes).trim().to_owned()).unwrap_or_default())

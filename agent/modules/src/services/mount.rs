@@ -1,4 +1,4 @@
-//! `mount`: a file system, mounted now and at every boot through a systemd unit (systemd.mount(5)).
+//! The module `mount`: a file system that is mounted now and at every boot through a systemd unit (systemd.mount(5)).
 
 use serde_json::{Value, json};
 use towpath_host::{
@@ -15,7 +15,7 @@ use crate::{
     resource::resource,
 };
 
-/// A mount and its desired state.
+/// The resolved parameters of `mount`: a mount and its desired state.
 #[derive(Debug, Clone)]
 pub(crate) struct MountSpec {
     path: String,
@@ -64,7 +64,7 @@ enum State {
     Absent,
 }
 
-/// The file systems that need the network.
+/// The types of file systems that need the network.
 const NETWORK: [&str; 9] = ["nfs", "nfs4", "cifs", "smb3", "ceph", "glusterfs", "9p", "fuse.sshfs", "fuse.glusterfs"];
 
 pub(crate) fn resolve(mount: pb::Mount) -> Result<MountSpec, Vec<Problem>> {
@@ -93,7 +93,7 @@ pub(crate) fn resolve(mount: pb::Mount) -> Result<MountSpec, Vec<Problem>> {
         if text.contains(char::is_whitespace) {
             problems.push(Problem::new(key, format!("{text:?} has a blank in it")).hint("write options one by one"));
         }
-        // systemd joins such a line with the next one.
+        // systemd joins a line that ends with a backslash with the next line.
         if text.ends_with('\\') {
             problems.push(Problem::new(key, format!("{text:?} ends with a backslash")));
         }
@@ -123,7 +123,7 @@ impl MountSpec {
     }
 
     fn text(&self) -> String {
-        // A per cent sign starts a specifier, so it is doubled.
+        // A per cent sign begins a specifier in a unit file, so the sign is doubled.
         let plain = |text: &str| text.replace('%', "%%");
         let network = self.kind.as_deref().is_some_and(|kind| NETWORK.contains(&kind))
             || self.options.iter().any(|option| option == "_netdev");
@@ -135,13 +135,13 @@ impl MountSpec {
         if !self.options.is_empty() {
             text.push_str(&format!("Options={}\n", plain(&self.options.join(","))));
         }
-        // WantedBy lets the machine boot if the file system is missing.
+        // With WantedBy, the machine boots even if the file system is missing.
         text.push_str(&format!("[Install]\nWantedBy={target}\n"));
         text
     }
 }
 
-/// A mount action.
+/// An action that a mount needs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Missing {
     Write,
@@ -177,8 +177,8 @@ fn missing(
     let of_options = |line: &&str| !line.starts_with("Options=");
     let only_options =
         old.as_deref().is_some_and(|old| old.lines().filter(of_options).eq(text.lines().filter(of_options)));
-    // A mounted file system keeps its device until it is unmounted. Any change other than of its options therefore
-    // unmounts it before the unit is written.
+    // A mounted file system keeps its device until it is unmounted. If more than the options changes, the file system
+    // is therefore unmounted before the unit is written.
     let remounts = wanted && mounted && changed && !only_options;
     missing.extend(remounts.then_some(Missing::Run(Job::Stop)));
     missing.extend((changed || state.stale).then_some(Missing::Write));
@@ -193,7 +193,7 @@ fn missing(
     Ok((missing, state, old))
 }
 
-/// Rejects a path that /etc/fstab also mounts, because the two descriptions could contradict each other.
+/// Fails for a path that /etc/fstab also mounts, because the two definitions could contradict each other.
 fn refuse_fstab(spec: &MountSpec, context: &Context<'_>) -> Result<(), ModuleError> {
     let read = context.look.read("/etc/fstab").map_err(|error| ModuleError::io("/etc/fstab", &error))?;
     let text = read.map(|(bytes, _)| String::from_utf8_lossy(&bytes).into_owned()).unwrap_or_default();
@@ -261,7 +261,7 @@ pub(crate) fn run(spec: &MountSpec, context: &Context<'_>, hand: &Hand) -> Resul
             Missing::Run(job) => systemd.run(&name, job, context.timeout),
         };
         if let (Err(_), Missing::Run(Job::Reload), Some(old)) = (&done, missing, &old) {
-            // The new options were rejected. The old unit is restored, because it describes the mounted state.
+            // systemd rejected the new options. The old unit is restored, because it describes the mounted file system.
             hand.replace(&file, old.as_bytes(), access).map_err(io)?;
             let _ = systemd.reload();
         }
@@ -270,8 +270,8 @@ pub(crate) fn run(spec: &MountSpec, context: &Context<'_>, hand: &Hand) -> Resul
     Ok(Report::success())
 }
 
-/// Returns the parameters that unmount it and remove its unit. `None` if the unit exists already or the task removes
-/// it.
+/// Returns the parameters that unmount the file system and remove its unit. `None` if the unit already exists, or if
+/// the task removes it.
 pub(crate) fn undo(spec: &MountSpec, context: &Context<'_>) -> Option<Value> {
     let new = spec.state != State::Absent && !context.look.exists(&spec.file()).ok()?;
     new.then(|| json!({ "path": spec.path, "state": "absent" }))

@@ -1,4 +1,4 @@
-//! `service`: the state of a unit: running or stopped, enabled at boot, masked.
+//! The module `service`: the state of a systemd unit, which is running or stopped, enabled at boot, and masked.
 
 mod aliases;
 
@@ -16,7 +16,7 @@ use crate::{
     resource::resource,
 };
 
-/// The desired state of a unit.
+/// The resolved parameters of `service`: the desired state of a unit.
 #[derive(Debug, Clone)]
 pub(crate) struct ServiceSpec {
     unit: String,
@@ -107,7 +107,7 @@ pub(crate) fn failed(error: SystemdError) -> ModuleError {
     ModuleError::new(error.to_string())
 }
 
-/// A single difference.
+/// A single difference between a unit and its desired state.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Missing {
     Unmask,
@@ -122,13 +122,13 @@ impl ServiceSpec {
         matches!(self.state, Some(State::Restarted | State::Reloaded))
     }
 
-    /// Returns the unit that the task's name refers to. The unit files resolve an alias, even if the unit is not
-    /// loaded.
+    /// Returns the name of the unit that the task's name refers to. An alias is resolved from the unit files, even if
+    /// the unit is not loaded.
     pub(crate) fn meant(&self, context: &Context<'_>) -> String {
         aliases::unit(context.look, &self.unit)
     }
 
-    /// Returns the state of the unit. Its `id` is the name to use.
+    /// Returns the state of the unit. The `id` of this state is the name to use.
     fn state(&self, systemd: &Systemd, context: &Context<'_>) -> Result<UnitState, ModuleError> {
         systemd.state(&self.meant(context)).map_err(failed)
     }
@@ -140,14 +140,14 @@ impl ServiceSpec {
             missing.push(Missing::Unmask);
         }
         let runs = matches!(unit.active.as_str(), "active" | "reloading" | "activating" | "refreshing");
-        // The stop comes first, because disabling the unit may remove the alias that names it.
+        // The unit is stopped first, because disabling it may remove the alias that the task uses.
         if self.state == Some(State::Stopped) && (runs || unit.active == "deactivating") {
             missing.push(Missing::Run(Job::Stop));
         }
-        // A unit without an [Install] section cannot be enabled further; other units start it.
+        // A unit without an [Install] section cannot be enabled. Other units start it.
         let file = unit.file.as_str();
         let enabled = matches!(file, "enabled" | "enabled-runtime" | "static" | "alias" | "generated" | "indirect");
-        // Such a unit cannot be disabled either.
+        // A unit without an [Install] section cannot be disabled either.
         let fixed = |wanted: bool| !wanted && matches!(file, "static" | "alias" | "generated" | "indirect");
         if self.enabled.is_some_and(|wanted| wanted != enabled && !fixed(wanted)) {
             missing.push(Missing::Enable(self.enabled == Some(true)));
@@ -229,7 +229,7 @@ pub(crate) fn run(spec: &ServiceSpec, context: &Context<'_>) -> Result<Report, M
     Ok(Report { fields: [("started", json!(started_now))].into(), ..Report::success() })
 }
 
-/// Runs a job. A unit that fails right after the job counts as a failed job.
+/// Runs a systemd job. A unit that fails right after the job counts as a failed job.
 fn started(systemd: &Systemd, unit: &str, job: Job, context: &Context<'_>) -> Result<(), SystemdError> {
     systemd.run(unit, job, context.timeout)?;
     if job != Job::Stop && systemd.state(unit)?.active == "failed" {
@@ -238,7 +238,8 @@ fn started(systemd: &Systemd, unit: &str, job: Job, context: &Context<'_>) -> Re
     Ok(())
 }
 
-/// Returns an error with the last lines of the unit's journal. `what` is the name for people, if it is not the unit.
+/// Returns an error with the last lines of the unit's journal. `what` is the name in the message, if it is not the
+/// unit.
 pub(crate) fn with_journal(what: &str, unit: &str, error: &SystemdError, context: &Context<'_>) -> ModuleError {
     let lines = journal(unit, context);
     let said = if lines.is_empty() { String::new() } else { format!("; its journal ends with: {lines}") };
@@ -258,8 +259,8 @@ fn journal(unit: &str, context: &Context<'_>) -> String {
     output.lines().map(str::trim).filter(|line| !line.is_empty()).collect::<Vec<_>>().join("; ")
 }
 
-/// Returns the parameters that restore the current state of a unit. `None` if nothing changes, or only a restart or
-/// reload.
+/// Returns the parameters that restore the current state of a unit. `None` if nothing changes, or if the task only
+/// restarts or reloads the unit.
 pub(crate) fn undo(spec: &ServiceSpec, context: &Context<'_>) -> Option<Value> {
     let unit = spec.state(&Systemd::connect().ok()?, context).ok()?;
     let mut params = json!({ "name": unit.id });

@@ -1,4 +1,4 @@
-//! `sysctl`: a kernel setting, now and at every boot (sysctl.d(5)).
+//! The module `sysctl`: a kernel setting, now and at every boot (sysctl.d(5)).
 
 use serde_json::{Value, json};
 use towpath_host::{Hand, files::Access, process};
@@ -10,7 +10,7 @@ use crate::{
     resource::resource,
 };
 
-/// A kernel setting and its desired value.
+/// The resolved parameters of `sysctl`: a kernel setting and its desired value.
 #[derive(Debug, Clone)]
 pub(crate) struct SysctlSpec {
     name: String,
@@ -74,7 +74,7 @@ pub(crate) fn resolve(sysctl: &pb::Sysctl) -> Result<SysctlSpec, Vec<Problem>> {
     Ok(SysctlSpec { name, value, absent })
 }
 
-/// Returns a value with single blanks between its words. The kernel separates words by tabs.
+/// Returns a value with single blanks between its words. The kernel separates the words by tabs.
 fn plain(value: &str) -> String {
     value.split_whitespace().collect::<Vec<_>>().join(" ")
 }
@@ -89,8 +89,8 @@ impl SysctlSpec {
         format!("{} = {}\n", self.name, self.value.as_deref().unwrap_or_default())
     }
 
-    /// Returns the path of the setting below /proc/sys. The first separator in the name decides its spelling
-    /// (sysctl.d(5)).
+    /// Returns the path of the setting below /proc/sys. The first separator in the name decides if dots or slashes
+    /// separate its parts (sysctl.d(5)).
     fn place(&self) -> String {
         let slash = self.name.find('/').unwrap_or(usize::MAX);
         if slash < self.name.find('.').unwrap_or(usize::MAX) {
@@ -117,17 +117,18 @@ impl SysctlSpec {
     }
 }
 
-/// The differences of a setting.
+/// The differences between a setting and its desired state.
 #[derive(Default)]
 struct Missing {
     /// True if the file must be written or removed.
     file: bool,
-    /// True if the kernel has another value.
+    /// True if the current value of the kernel differs.
     kernel: bool,
     diff: String,
 }
 
-/// Returns the differences. `None` if the kernel lacks the setting, unless the task removes it.
+/// Returns the differences of a setting. `None` if the kernel does not have the setting and the task does not remove
+/// it.
 fn missing(spec: &SysctlSpec, context: &Context<'_>) -> Result<Option<Missing>, ModuleError> {
     let mut missing = Missing::default();
     let file = spec.file();
@@ -163,7 +164,7 @@ pub(crate) fn check(spec: &SysctlSpec, context: &Context<'_>) -> Result<Checked,
 pub(crate) fn run(spec: &SysctlSpec, context: &Context<'_>, hand: &Hand) -> Result<Report, ModuleError> {
     context.needs_whole_root("sysctl")?;
     let missing = missing(spec, context)?.ok_or_else(|| ModuleError::new(spec.unknown()))?;
-    // The kernel comes first, so that a value that it rejects is not set at every boot.
+    // The value is set in the kernel first. A value that the kernel rejects is then not set at every boot.
     if let (true, Some(value)) = (missing.kernel, &spec.value) {
         process::set_kernel(&spec.place(), value)
             .map_err(|error| ModuleError::new(format!("the kernel does not take {} = {value}: {error}", spec.name)))?;
@@ -187,8 +188,8 @@ pub(crate) fn run(spec: &SysctlSpec, context: &Context<'_>, hand: &Hand) -> Resu
     Ok(Report::success())
 }
 
-/// Returns the parameters that restore the kernel's current value. `None` if Towpath has set it before or the task
-/// removes it.
+/// Returns the parameters that restore the current value of the kernel. `None` if Towpath has already set the value, or
+/// if the task removes it.
 pub(crate) fn undo(spec: &SysctlSpec, context: &Context<'_>) -> Option<Value> {
     if spec.absent || context.look.exists(&spec.file()).ok()? {
         return None;

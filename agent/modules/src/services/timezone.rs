@@ -1,4 +1,4 @@
-//! `timezone`: the time zone of the machine.
+//! The module `timezone`: the time zone of the machine.
 
 use std::sync::Arc;
 
@@ -15,7 +15,7 @@ use crate::{
 const LOCALTIME: &str = "/etc/localtime";
 const ZONES: &str = "/usr/share/zoneinfo";
 
-/// A time zone.
+/// The resolved parameters of `timezone`.
 #[derive(Debug)]
 struct TimezoneSpec {
     name: String,
@@ -44,7 +44,7 @@ impl Resource for TimezoneSpec {
         compare(self, context)
     }
 
-    /// Returns the parameters that restore the current time zone. `None` if no zone is set.
+    /// Returns the parameters that restore the current time zone. `None` if no time zone is set.
     fn undo(&self, context: &Context<'_>) -> Option<Value> {
         let target = context.look.link(LOCALTIME).ok()??;
         Some(json!({ "name": target.split("zoneinfo/").nth(1)? }))
@@ -83,7 +83,7 @@ fn compare(timezone: &TimezoneSpec, context: &Context<'_>) -> Result<Checked, Mo
         return Err(ModuleError::new(format!("{what}; install the package tzdata before this task")));
     }
     let mut steps = vec![Step::Link { path: LOCALTIME.into(), target: format!("..{zone}") }];
-    // Debian also keeps the name of the zone in this file.
+    // Debian also stores the name of the time zone in this file.
     if let Some((old, meta)) = context.look.read("/etc/timezone").map_err(io)? {
         let text = format!("{}\n", timezone.name);
         if old != text.as_bytes() {

@@ -1,4 +1,4 @@
-//! `unit`: a unit file or drop-in below /etc/systemd/system. systemd reloads its unit files after a change.
+//! The module `unit`: a unit file or drop-in below /etc/systemd/system. systemd reloads its unit files after a change.
 
 use serde_json::{Value, json};
 use towpath_host::systemd::Systemd;
@@ -12,13 +12,13 @@ use crate::{
     resource::resource,
 };
 
-/// A unit file and its desired state.
+/// The resolved parameters of `unit`: a unit file and its desired state.
 #[derive(Debug, Clone)]
 pub(crate) struct UnitSpec {
     unit: String,
     absent: bool,
     file: FileSpec,
-    /// The name of the drop-in, as written. `None` for the unit file itself.
+    /// The name of the drop-in, as the task has it. `None` for the unit file itself.
     drop_in: Option<String>,
 }
 
@@ -92,7 +92,8 @@ fn template(unit: &str) -> bool {
     unit.contains("@.")
 }
 
-/// Returns true if the distribution has a unit of the same name. That unit takes effect when this one is removed.
+/// Returns true if the distribution has a unit of the same name. The unit of the distribution takes effect when the
+/// managed unit file is removed.
 fn vendor(unit: &str, context: &Context<'_>) -> bool {
     ["/usr/lib/systemd/system", "/lib/systemd/system"]
         .iter()
@@ -104,7 +105,7 @@ pub(crate) fn check(spec: &UnitSpec, context: &Context<'_>) -> Result<Checked, M
     let systemd = Systemd::connect().map_err(failed)?;
     let mut change = match spec.file.check(context)? {
         Checked::Change(change) => change,
-        // After a crash between write and reload, the reload is still missing.
+        // If the agent crashed between the write and the reload, systemd still has to reload the unit.
         Checked::InSync if !template(&spec.unit) && systemd.state(&spec.unit).map_err(failed)?.stale => crate::Change {
             verb: crate::Verb::Update,
             diff: format!("systemd reads {} again\n", spec.unit),
@@ -120,7 +121,7 @@ pub(crate) fn check(spec: &UnitSpec, context: &Context<'_>) -> Result<Checked, M
     Ok(Checked::Change(change))
 }
 
-/// Returns the parameters that remove the unit file. `None` if it exists already or the task removes it.
+/// Returns the parameters that remove the unit file. `None` if the unit file already exists, or if the task removes it.
 pub(crate) fn undo(spec: &UnitSpec, context: &Context<'_>) -> Option<Value> {
     if spec.absent || context.look.exists(spec.path()?).ok()? {
         return None;

@@ -1,120 +1,122 @@
-//! The meaning of a check: one table for all kinds of modules.
+//! The assessment of a check: the rules that decide what a run does with a task after its check.
 
 use serde_json::Value;
 use towpath_render::objects::task::Drift;
 
 use super::instance::{Facts, ModuleKind};
 
-/// The mode of a run.
+/// The mode of a run, or of one of its segments.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum RunMode {
     /// The node applies a revision for the first time.
     NewRevision,
-    /// The node has applied the revision, and looks for drift.
+    /// The node has already applied the revision, and looks for drift.
     Steady,
 }
 
-/// The state of the node, compared with a rendered task.
+/// The result of comparing the node with a rendered task.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Check {
-    /// The state is as wanted. Contains data about it, if the module has any.
+    /// The node has the desired state. Contains the data of the module, if the module returns data.
     InSync(Option<Value>),
-    /// The state differs.
+    /// The node differs from the desired state. Contains the change that is needed.
     Differs(Preview),
-    /// The state cannot be known before an earlier task has run.
+    /// The state cannot be known before an earlier task has run. Contains the reason.
     Unknown(String),
-    /// The check failed, or the task's own `success` condition does not hold for a state that is in sync.
+    /// The check failed, or the task's own `success` condition is false for a state that is in sync. Contains the
+    /// message.
     Failed(String),
 }
 
-/// A change that a check has found.
+/// The change that a check found to be needed.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Preview {
-    /// The action: create, update or remove.
+    /// The kind of the change: create, update or remove.
     pub action: &'static str,
-    /// The change, as a readable diff.
+    /// The change as a readable diff.
     pub diff: String,
-    /// True if the change only writes files, so that it can wait for a batch.
+    /// True if the change only writes files, so that the change can wait for a batch.
     pub plain: bool,
-    /// The paths that the change writes. Directories that it only creates are not among them.
+    /// The paths that the change writes. Directories that the change only creates are not listed.
     pub writes: Vec<String>,
-    /// True if the task's own `changed` condition is false. Then no handler is notified.
+    /// True if the task's own `changed` condition is false. The change then notifies no handler.
     pub quiet: bool,
 }
 
-/// The last run of a task, as the journal has it.
+/// The last run of a task, from the journal.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct LastRun {
-    /// True if the definition is the same.
+    /// True if the task had the same definition in its last run.
     pub same_definition: bool,
-    /// True if an action with this definition has finished.
+    /// True if an action with the current definition has finished.
     pub finished: bool,
-    /// Number of times that an action with this definition was interrupted.
+    /// The number of interrupted runs of an action with the current definition.
     pub interrupted: u32,
-    /// The fields of the result of the last finished action.
+    /// The result fields of the last finished run of the action.
     pub fields: Value,
 }
 
-/// A check with the last run of the task.
+/// The result of a check, with the last run of the task.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Checked {
-    /// The check.
+    /// The result of the comparison.
     pub check: Check,
-    /// The last run. `None` if the journal has none.
+    /// The last run of the task. `None` if the journal has no record of the task.
     pub last: Option<LastRun>,
-    /// A text that shows what an action will do.
+    /// A readable description of the run of an action, such as its command line.
     pub shown: Option<String>,
 }
 
 /// The cause of a change.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Cause {
-    /// A commit has changed the definition.
+    /// A commit changed the definition of the task.
     Commit,
-    /// The commit is the same, and its inputs differ: facts, variables or other nodes (D30).
+    /// The commit is the same, but an input changed: facts, variables or other nodes (D30).
     Input,
-    /// The node was changed by something other than the agent (D29).
+    /// Something other than the agent changed the node (D29).
     Drift,
 }
 
-/// The condition under which a change may begin.
+/// The permission that a change needs before it begins.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Admission {
-    /// The change needs neither a slot nor a window (P90).
+    /// The change needs neither a slot nor an open window (P90).
     Free,
-    /// The change needs a slot of the book, where it has any, and an open window (P91).
+    /// The change needs an open window and, in a book with slots, a slot (P91).
     SlotAndWindow,
 }
 
-/// The meaning of a check.
+/// The decision about a task after its check.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Assessment {
-    /// Nothing has to be done. `record` is true if the item is not recorded with this definition.
+    /// The task has nothing to do.
     InSync {
-        /// True if the journal lacks the item with this definition.
+        /// True if the journal does not contain the item with the current definition, so the run records the item.
         record: bool,
     },
-    /// A change has to be made.
+    /// The task has to make a change. Contains the cause of the change, and the permission that the change needs.
     Change(Cause, Admission),
-    /// An action has to run.
+    /// The action of the task has to run.
     Run,
-    /// The state has drifted, and the policy leaves it so. `true` if the policy reports it.
+    /// The state has drifted, and the drift policy does not correct it. The flag is true if the policy reports the
+    /// drift.
     Left(bool),
-    /// The state cannot be known yet.
+    /// The state cannot be known yet. Contains the reason.
     Unknown(String),
-    /// The check failed.
+    /// The check failed. Contains the message.
     Failed(String),
 }
 
-/// Assesses a check.
+/// Decides what a run does with a task, from the result of its check.
 pub fn assess(facts: &Facts, checked: &Checked, policy: Drift, mode: RunMode, notifies: bool) -> Assessment {
     let last = checked.last.as_ref();
     let finished = last.is_some_and(|last| last.finished);
     match (facts.kind, &checked.check) {
         (_, Check::Failed(why)) => Assessment::Failed(why.clone()),
-        // An action runs once for each definition. Its check does not matter.
+        // An action runs once for each definition, so the result of its check does not matter.
         (ModuleKind::Action, _) if finished => Assessment::InSync { record: false },
-        // An action that runs in every pass can have conditions, too.
+        // An action that runs in every pass can have conditions too, and a false condition skips the action.
         (ModuleKind::ConditionalAction | ModuleKind::UnconditionalAction, Check::InSync(_)) => {
             Assessment::InSync { record: false }
         }
@@ -140,7 +142,7 @@ pub fn assess(facts: &Facts, checked: &Checked, policy: Drift, mode: RunMode, no
     }
 }
 
-/// Returns the cause of a change.
+/// Returns the cause of a change, from the last run of the task and the mode of the run.
 fn cause(last: Option<&LastRun>, mode: RunMode) -> Cause {
     match last {
         Some(last) if last.same_definition => Cause::Drift,

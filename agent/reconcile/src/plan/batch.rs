@@ -1,4 +1,4 @@
-//! Changes that wait to be carried out together: files in one batch, direct changes in one transaction.
+//! The queue of changes that are made together: file changes in one batch, direct changes in one transaction.
 
 use std::{collections::BTreeSet, iter::successors, sync::Arc};
 
@@ -8,20 +8,20 @@ use super::{
 };
 use crate::names::{Instance, InstanceId};
 
-/// Maximum number of file changes in one batch.
+/// The maximum number of file changes in one batch.
 const MAX_FILES: usize = 2000;
 
-/// Changes that are carried out together, by their instances.
+/// A set of changes that are made together, identified by their rendered tasks.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum ChangeSet {
-    /// Changes of files: one batch.
+    /// Changes of files, which are written as one batch.
     Files(Vec<InstanceId>),
-    /// Changes made by a tool or daemon: one transaction if there are several.
+    /// Changes made by a tool or daemon. Several of these changes form one transaction.
     Direct(Vec<InstanceId>),
 }
 
 impl ChangeSet {
-    /// Returns the instances.
+    /// Returns the rendered tasks whose changes are in the set.
     pub fn instances(&self) -> &[InstanceId] {
         match self {
             Self::Files(all) | Self::Direct(all) => all,
@@ -29,39 +29,39 @@ impl ChangeSet {
     }
 }
 
-/// A change that waits.
+/// A change that is queued until its batch or transaction runs.
 #[derive(Debug, Clone)]
 pub struct Queued {
-    /// The rendered task.
+    /// The rendered task that needs the change.
     pub instance: Arc<Instance>,
-    /// The position of its report.
+    /// The position of the task's report in its lane.
     pub report: usize,
-    /// The condition under which it may begin.
+    /// The permission that the change needs before it begins.
     pub admission: Admission,
-    /// The paths that it writes.
+    /// The paths that the change writes.
     pub writes: Vec<String>,
-    /// The key of its transaction.
+    /// The key of the transaction that the change can join. `None` if the change is made alone.
     pub batch: Option<BatchKey>,
 }
 
-/// The changes that wait. Only one kind waits at a time.
+/// The queue of changes of one lane. At any time, the queue holds only file changes or only direct changes.
 #[derive(Debug, Clone, Default)]
 pub struct Queue {
     files: Vec<Queued>,
-    /// The paths that the waiting changes of files write.
+    /// The paths that the queued file changes write.
     written: BTreeSet<String>,
     direct: Vec<Queued>,
     held: Vec<String>,
 }
 
 impl Queue {
-    /// Returns whether no change waits.
+    /// Returns true if the queue is empty.
     pub fn is_empty(&self) -> bool {
         self.files.is_empty() && self.direct.is_empty()
     }
 
-    /// Returns whether a waiting change affects the check of a path: it writes the path, something below it, or a folder
-    /// above it.
+    /// Returns true if a queued change affects the check of a path. Such a change writes the path, a path below it, or
+    /// a folder above it.
     pub fn affects(&self, path: &str) -> bool {
         let path = path.trim_end_matches('/');
         let below = format!("{path}/");
@@ -70,57 +70,57 @@ impl Queue {
         later.next().is_some_and(|other| other.starts_with(&below)) || above.any(|other| self.written.contains(other))
     }
 
-    /// Notes that a change is held, with the paths that it would write.
+    /// Records that a change is held, with the paths that the change would write.
     pub fn hold(&mut self, change: &Queued) {
         self.held.extend(change.writes.iter().cloned());
     }
 
-    /// Returns whether a change depends on one that is held.
+    /// Returns true if a change of these paths depends on a change that is held.
     pub fn depends_on_held(&self, writes: &[String]) -> bool {
         self.held.iter().any(|held| writes.iter().any(|path| overlaps(held, path)))
     }
 
-    /// Returns whether a direct change can join the waiting ones.
+    /// Returns true if a direct change with this key can join the queued direct changes.
     pub fn accepts(&self, batch: Option<&BatchKey>) -> bool {
         self.direct.iter().all(|waiting| waiting.batch.is_some() && waiting.batch.as_ref() == batch)
     }
 
-    /// Queues a change of files. Returns whether the batch is full.
+    /// Adds a file change to the queue. Returns true if the batch is then full.
     pub fn push_files(&mut self, change: Queued) -> bool {
         self.written.extend(change.writes.iter().map(|path| path.trim_end_matches('/').to_owned()));
         self.files.push(change);
         self.files.len() >= MAX_FILES
     }
 
-    /// Queues a direct change.
+    /// Adds a direct change to the queue.
     pub fn push_direct(&mut self, change: Queued) {
         self.direct.push(change);
     }
 
-    /// Takes the changes of files.
+    /// Removes all file changes from the queue, and returns them.
     pub fn take_files(&mut self) -> Vec<Queued> {
         self.written.clear();
         std::mem::take(&mut self.files)
     }
 
-    /// Takes the direct changes.
+    /// Removes all direct changes from the queue, and returns them.
     pub fn take_direct(&mut self) -> Vec<Queued> {
         std::mem::take(&mut self.direct)
     }
 }
 
-/// Returns the change set of files.
+/// Returns the change set for queued file changes.
 pub fn files(changes: &[Queued]) -> ChangeSet {
     ChangeSet::Files(changes.iter().map(|change| change.instance.id).collect())
 }
 
-/// Returns the change set of direct changes.
+/// Returns the change set for queued direct changes.
 pub fn direct(changes: &[Queued]) -> ChangeSet {
     ChangeSet::Direct(changes.iter().map(|change| change.instance.id).collect())
 }
 
-/// Splits changes of files into those that need no admission, and the others. A change that depends on a path of an
-/// earlier one of the others stays with it.
+/// Splits file changes into changes that need no admission, and changes that need it. A change that depends on a path
+/// of an earlier change that needs admission stays in the second group.
 pub fn split_free(changes: Vec<Queued>) -> (Vec<Queued>, Vec<Queued>) {
     let (mut free, mut others): (Vec<Queued>, Vec<Queued>) = (Vec::new(), Vec::new());
     for change in changes {
@@ -136,13 +136,14 @@ pub fn split_free(changes: Vec<Queued>) -> (Vec<Queued>, Vec<Queued>) {
     (free, others)
 }
 
-/// Returns whether a task can wait with others for one transaction: it neither evaluates nor publishes its own result.
+/// Returns true if a task's change can wait for a transaction. A task that evaluates or registers its own result cannot
+/// wait.
 pub fn can_wait(task: &towpath_render::objects::task::Task, facts: &Facts) -> bool {
     let judged = task.success.is_some() || task.changed.is_some() || task.until.is_some();
     facts.batch.is_some() && !judged && task.register.is_none() && task.elect.is_none()
 }
 
-/// Returns whether one path is the other, or is above or below it.
+/// Returns true if both paths are equal, or if one path is below the other one.
 fn overlaps(one: &str, other: &str) -> bool {
     let (one, other) = (one.trim_end_matches('/'), other.trim_end_matches('/'));
     let below = |path: &str, folder: &str| path.strip_prefix(folder).is_some_and(|rest| rest.starts_with('/'));

@@ -1,52 +1,52 @@
-//! A task and its item: the name, and the facts that rendering has found.
+//! The name of a rendered task, and the facts about it.
 
 use serde_json::Value;
 use towpath_render::{objects::task::Task, rendering::Item};
 
 use crate::names::Managed;
 
-/// Maximum number of characters of an item in the name of a task.
+/// The maximum number of characters of a loop item in the name of a task.
 const ITEM_CHARACTERS: usize = 80;
 
-/// The kind of a module use.
+/// The kind of work that a task does with its module.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum ModuleKind {
-    /// A desired state. It is checked, and drift is corrected.
+    /// A desired state. The agent checks the state and corrects drift.
     State,
-    /// A question to the node, which changes nothing.
+    /// A probe, which reads the node and changes nothing.
     Probe,
-    /// An action. It runs once for each definition.
+    /// An action without conditions, which runs once for each definition.
     Action,
-    /// An action with conditions of its own, which are checked like a state.
+    /// An action with conditions of its own, such as `unless`. The conditions are checked like a state.
     ConditionalAction,
-    /// An action that runs in every pass.
+    /// An action that runs in every pass (`run: always`).
     UnconditionalAction,
     /// A reboot of the node.
     Reboot,
 }
 
-/// The key of changes that one transaction can carry out.
+/// The key of a transaction. Changes with an equal key can be made in one transaction.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct BatchKey(pub String);
 
 /// The facts about a rendered task.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Facts {
-    /// The kind.
+    /// The kind of work that the task does.
     pub kind: ModuleKind,
-    /// True if a tool or daemon makes the change. It is not a write of files.
+    /// True if a tool or daemon makes the change, instead of file writes by the agent.
     pub applies_directly: bool,
     /// True if a change interrupts a service or its users.
     pub interrupts: bool,
-    /// The managed items.
+    /// The items that the task manages.
     pub managed: Vec<Managed>,
-    /// The managed path.
+    /// The path that the task manages. `None` if the task manages several paths, or no path.
     pub path: Option<String>,
-    /// The key of the transaction that the change can join.
+    /// The key of the transaction that the change can join. `None` if the change is made alone.
     pub batch: Option<BatchKey>,
 }
 
-/// Returns the name of a task with its item.
+/// Returns the name of a task, followed by the item of its loop.
 pub fn name(task: &Task, item: Option<&Item>) -> String {
     let Some(item) = item else { return task.id.clone() };
     let shown = match &item.value {
@@ -61,7 +61,7 @@ pub fn name(task: &Task, item: Option<&Item>) -> String {
     format!("{} [{shown}]", task.id)
 }
 
-/// Returns the name of a task's module, for reports.
+/// Returns the name of a task's module for reports. A task without a module is a `sync` task.
 pub fn module(task: &Task) -> &'static str {
     task.module.as_ref().map_or("sync", |module| module.name)
 }

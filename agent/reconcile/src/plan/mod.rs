@@ -1,4 +1,4 @@
-//! Pure decisions about tasks: their names, the meaning of a check, the changes that go together, and removals.
+//! Decisions about tasks, without I/O: their names, the assessment of checks, batches of changes, and removals.
 
 pub mod assess;
 pub mod batch;

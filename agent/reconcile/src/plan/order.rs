@@ -1,17 +1,17 @@
-//! The order of tasks: one by one, or in waves that run at the same time.
+//! The order of tasks: one after another, or in groups of tasks that run at the same time.
 
 use std::{collections::BTreeSet, ops::Range};
 
 use towpath_render::objects::task::{Book, Task};
 
-/// Returns the positions of tasks in the order in which they run: one by one as written, or in waves without mutual
-/// requirements.
+/// Returns the positions of tasks in execution order, in groups. A group has one task, or in a parallel book all tasks
+/// that do not require each other.
 pub fn waves(book: &Book, range: Range<usize>) -> Vec<Vec<usize>> {
     let tasks: Vec<(usize, &Task)> = book.tasks.iter().enumerate().skip(range.start).take(range.len()).collect();
     if !book.parallel {
         return tasks.into_iter().map(|(index, _)| vec![index]).collect();
     }
-    // A required task of an earlier segment has run.
+    // A required task that is not in this segment has run in an earlier segment.
     let here: BTreeSet<&str> = tasks.iter().map(|(_, task)| task.id.as_str()).collect();
     let mut done: BTreeSet<&str> = BTreeSet::new();
     let mut waves = Vec::new();
@@ -22,7 +22,7 @@ pub fn waves(book: &Book, range: Range<usize>) -> Vec<Vec<usize>> {
         };
         let (mut wave, mut rest): (Vec<_>, Vec<_>) = left.into_iter().partition(ready);
         if wave.is_empty() {
-            // Cycles are rejected when the book is loaded.
+            // Cycles are rejected when the book is loaded, so this branch only prevents an endless loop.
             std::mem::swap(&mut wave, &mut rest);
         }
         done.extend(wave.iter().map(|(_, task)| task.id.as_str()));

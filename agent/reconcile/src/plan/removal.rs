@@ -1,4 +1,4 @@
-//! Removals: the items that a book no longer mentions, their order, and the budget of one pass.
+//! Removals: the items that a book no longer mentions, the order of their removal, and the budget of one pass.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -9,55 +9,56 @@ use towpath_render::view::PruneBudget;
 
 pub use crate::names::Managed;
 
-/// Items that leave the inventory of a book.
+/// The items that leave the inventory of a book.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Removal {
     /// The items to remove from the node, in this order.
     pub remove: Vec<Managed>,
     /// The items that stay on the node, and whose records are deleted.
     pub forget: Vec<Managed>,
-    /// The items that another book manages now. Their records stay.
+    /// The items that another book manages now, so that their records stay.
     pub moved: Vec<Managed>,
 }
 
-/// The recorded items of a book, with the context of their removal.
+/// The recorded items of a book, with the settings for their removal.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Inventory {
-    /// The items that the book has managed.
+    /// The items that the book managed until now, from the journal.
     pub recorded: BTreeSet<Managed>,
     /// The items that any book of the node manages now.
     pub managed_anywhere: Arc<BTreeSet<Managed>>,
-    /// The removal order of modules, by name. Lower numbers are removed first; modules without a number come in the
-    /// middle.
+    /// The position of each module in the removal order, by the module's name. Items of lower numbers are removed
+    /// first.
     pub order: BTreeMap<String, u32>,
-    /// True if items that the book no longer mentions are removed, not only forgotten.
+    /// True if the book removes items that it no longer mentions. If false, the records of these items are deleted.
     pub prune: bool,
-    /// The largest number of removals in one pass (D33).
+    /// The maximum number of removals in one pass (D33).
     pub budget: PruneBudget,
-    /// Number of managed items of the node, to which a percentage refers.
+    /// The number of managed items of the node. A budget in percent refers to this number.
     pub total: u64,
 }
 
-/// The removal order of a module without a number of its own.
+/// The position in the removal order of a module that has no entry in it.
 pub const MIDDLE: u32 = 200;
 
 /// The decision about the items that a book no longer mentions.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Decision {
-    /// Nothing has to be removed or forgotten.
+    /// The node has nothing to remove or forget.
     Nothing,
-    /// Items leave the inventory, and stay on the node: another book manages them, or the book does not prune.
+    /// The items leave the inventory and stay on the node, because another book manages them or the book does not
+    /// prune.
     Forget(Removal),
-    /// Items are removed.
+    /// The items are removed from the node.
     Remove(Removal),
-    /// More items would be removed than one pass may.
+    /// The removal is held, because the number of items exceeds the budget of one pass.
     OverBudget {
-        /// The numbers, and the object that sets the budget.
+        /// The message with the number of items, the budget, and the object that sets the budget.
         message: String,
     },
 }
 
-/// Decides which items are removed, and in which order.
+/// Decides which items are removed from the node, and in which order.
 pub fn decide(inventory: &Inventory, managed: &BTreeSet<Managed>) -> Decision {
     let unmentioned = inventory.recorded.difference(managed);
     let (moved, gone): (Vec<&Managed>, Vec<&Managed>) =
@@ -74,7 +75,7 @@ pub fn decide(inventory: &Inventory, managed: &BTreeSet<Managed>) -> Decision {
     if let Some(message) = inventory.budget.exceeded(count, inventory.total) {
         return Decision::OverBudget { message };
     }
-    // Inner paths are removed before their directories, and running things before their files.
+    // Inner paths are removed before their directories, and services before the files that they use.
     gone.reverse();
     gone.sort_by_key(|item| inventory.order.get(&item.module).copied().unwrap_or(MIDDLE));
     Decision::Remove(Removal { remove: gone, moved, ..Removal::default() })

@@ -1,4 +1,4 @@
-//! The channel between a run and its executor.
+//! The channel through which a run gives commands to its executor and waits for observations.
 
 use std::{
     cell::{Cell, RefCell},
@@ -21,10 +21,10 @@ use crate::{
     },
 };
 
-/// The message for an observation that does not answer its command.
+/// The message for an observation that does not fit its command.
 const UNEXPECTED: &str = "internal error: a command got the answer of another one; please report it with the log";
 
-/// The channel between the run and its executor.
+/// The commands of a run that are not answered yet, and the flags that its parts share.
 #[derive(Default)]
 pub(super) struct Channel {
     pub(super) new: RefCell<Vec<(CommandId, Command)>>,
@@ -32,14 +32,14 @@ pub(super) struct Channel {
     commands: Cell<u64>,
     instances: Cell<u64>,
     pub(super) preempted: Cell<bool>,
-    /// True while tasks of a parallel book run side by side.
+    /// True while tasks of a parallel book run at the same time.
     pub(super) side_by_side: Cell<bool>,
-    /// True if a part of the run has changed something that another part waits for.
+    /// True if a part of the run made a condition true that another part waits for.
     pub(super) progress: Cell<bool>,
 }
 
 impl Channel {
-    /// Returns whether the run is asked to end.
+    /// Returns true if the run was asked to end.
     pub(super) fn preempted(&self) -> bool {
         self.preempted.get()
     }
@@ -50,12 +50,12 @@ impl Channel {
         InstanceId(self.instances.get())
     }
 
-    /// Waits until another part of the run has made a condition true.
+    /// Waits until another part of the run makes a condition true.
     pub(super) async fn until(&self, condition: impl Fn() -> bool) {
         poll_fn(|_| if condition() { Poll::Ready(()) } else { Poll::Pending }).await;
     }
 
-    /// Notes that a part of the run has made a condition true.
+    /// Reports that a part of the run made a condition true.
     pub(super) fn notify(&self) {
         self.progress.set(true);
     }
@@ -100,19 +100,19 @@ impl Channel {
     }
 
     /// # Errors
-    /// If the request could not be made.
+    /// If the executor cannot ask for admission.
     pub(super) async fn admit(&self, admit: Admit) -> Result<Answer, String> {
         self.answer(Command::Admit(admit)).await
     }
 
     /// # Errors
-    /// If the request could not be made.
+    /// If the executor cannot send the request to the fleet.
     pub(super) async fn coordinate(&self, call: Call) -> Result<Answer, String> {
         self.answer(Command::Coordinate(call)).await
     }
 
     /// # Errors
-    /// If the request could not be made.
+    /// If the executor cannot publish the result.
     pub(super) async fn publish(&self, result: ElectedResult) -> Result<Answer, String> {
         self.answer(Command::PublishResult(result)).await
     }
@@ -125,7 +125,7 @@ impl Channel {
     }
 
     /// # Errors
-    /// If the request could not be made.
+    /// If the executor cannot ask for the election.
     pub(super) async fn elect(&self, command: Command) -> Result<ElectionState, String> {
         match self.ask(command).await {
             Observation::Election(state) => Ok(state),
@@ -133,7 +133,7 @@ impl Channel {
         }
     }
 
-    /// Carries out a set of changes. Returns as many results as it has changes.
+    /// Makes a set of changes, and returns one result for each change.
     pub(super) async fn apply(&self, set: ChangeSet) -> Vec<Applied> {
         let length = set.instances().len();
         let failed = |message: String| Applied::Failed(Finished { message: Some(message), result: None });
@@ -163,10 +163,10 @@ impl Channel {
         }
     }
 
-    /// Carries out a command that only records something.
+    /// Gives the executor a command that only records something.
     ///
     /// # Errors
-    /// If that failed.
+    /// If the executor cannot record it.
     pub(super) async fn record(&self, command: Command) -> Result<(), String> {
         match self.ask(command).await {
             Observation::Done => Ok(()),
@@ -175,7 +175,7 @@ impl Channel {
     }
 
     /// # Errors
-    /// If the handlers cannot be read.
+    /// If the executor cannot read the pending handlers.
     pub(super) async fn handlers(&self) -> Result<Vec<PendingHandler>, String> {
         match self.ask(Command::ListHandlers).await {
             Observation::Handlers(handlers) => Ok(handlers),
@@ -184,7 +184,7 @@ impl Channel {
     }
 
     /// # Errors
-    /// If the inventory cannot be read.
+    /// If the executor cannot read the inventory.
     pub(super) async fn inventory(&self, interim: Interim) -> Result<Option<Inventory>, String> {
         match self.ask(Command::ListInventory(interim)).await {
             Observation::Inventory(inventory) => Ok(inventory),
@@ -193,7 +193,7 @@ impl Channel {
     }
 
     /// # Errors
-    /// If no item could be removed.
+    /// If the executor cannot carry out the removal.
     pub(super) async fn remove(&self, removal: Removal) -> Result<Vec<Removed>, String> {
         match self.ask(Command::Remove(removal)).await {
             Observation::Removed(removed) => Ok(removed),
@@ -213,10 +213,10 @@ fn not_ready(seen: Observation) -> NotReady {
     NotReady::failed(failure(seen))
 }
 
-/// A part of a run that can be polled.
+/// A part of a run as a future, which runs at the same time as other parts.
 pub(super) type Part<'a, T> = Pin<Box<dyn Future<Output = T> + 'a>>;
 
-/// Runs parts of a run side by side. Returns their results in the given order.
+/// Runs parts of a run at the same time. Returns their results in the given order.
 pub(super) async fn join<T>(parts: Vec<Part<'_, T>>) -> Vec<T> {
     let mut parts: Vec<(Part<'_, T>, Option<T>)> = parts.into_iter().map(|part| (part, None)).collect();
     poll_fn(|context| {

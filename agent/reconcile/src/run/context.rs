@@ -26,43 +26,43 @@ use crate::{
 /// The inputs of a book run.
 #[derive(Debug, Clone)]
 pub struct BookInputs {
-    /// The book.
+    /// The book to run.
     pub book: Arc<Book>,
-    /// The rollout of a coordinated book. `None` for a book that runs on its own, and in a dry run.
+    /// The rollout of a coordinated book. `None` for a book without a rollout, and in a dry run.
     pub rollout: Option<RolloutPlan>,
-    /// The mode. The segments of a rollout have a mode of their own.
+    /// The mode of a book without a rollout. Each segment of a rollout has its own mode.
     pub mode: RunMode,
-    /// The drift policy of tasks that set none.
+    /// The drift policy of tasks that set no policy of their own.
     pub drift: Drift,
-    /// True if the run ends at the first failure. A dry run continues.
+    /// True if the run ends at the first failure. A dry run continues after a failure.
     pub ends_at_failure: bool,
-    /// The record of the book in the journal.
+    /// The record of the book from the journal.
     pub record: BookRecord,
 }
 
-/// The rollout of a book, as one node sees it.
+/// The rollout of a book, from the view of one node.
 #[derive(Debug, Clone)]
 pub struct RolloutPlan {
-    /// The id of the run.
+    /// The id of the rollout's run.
     pub run: String,
-    /// The segments.
+    /// The segments of the rollout, in order.
     pub segments: Vec<SegmentPlan>,
 }
 
 /// One segment of a rollout.
 #[derive(Debug, Clone)]
 pub struct SegmentPlan {
-    /// The positions of its tasks.
+    /// The positions of the segment's tasks in the book.
     pub tasks: Range<usize>,
-    /// The kind.
+    /// The kind of the segment: ordinary, or with an elected task.
     pub kind: SegmentKind,
-    /// The slot of a change.
+    /// The slot that the node needs for a change in the segment.
     pub slot: Slot,
-    /// True if the number of slots is limited by `serialize`.
+    /// True if `serialize` limits the number of slots.
     pub limited: bool,
 }
 
-/// The shared state of a run.
+/// The state that all parts of a run share.
 pub(super) struct Run {
     pub(super) channel: Rc<Channel>,
     pub(super) inputs: BookInputs,
@@ -75,7 +75,7 @@ impl Run {
         &self.inputs.book
     }
 
-    /// Returns a task by its position. `None` for a position that the book does not have.
+    /// Returns the task at a position. `None` if the book has no task at the position.
     pub(super) fn task(&self, at: TaskRef) -> Option<&Task> {
         let book = self.book();
         match at.list {
@@ -90,38 +90,38 @@ impl Run {
         self.segment.borrow().mode
     }
 
-    /// Returns whether tasks before or after a segment are set.
+    /// Returns true if the book has `before` or `after` tasks.
     pub(super) fn has_frame(&self) -> bool {
         !self.book().rollout.before.is_empty() || !self.book().rollout.after.is_empty()
     }
 }
 
-/// The active segment.
+/// The state of the segment that runs now.
 #[derive(Debug)]
 pub(super) struct ActiveSegment {
-    /// The mode of its tasks.
+    /// The mode of the segment's tasks.
     pub(super) mode: RunMode,
     /// The number of the segment. `None` in a book without coordination.
     pub(super) number: Option<u32>,
-    /// The use of the slot.
+    /// The purpose for which the segment uses its slot.
     pub(super) slot_use: SlotUse,
-    /// The slot of a change, and whether it is limited. `None` in a book without coordination.
+    /// The slot for changes, and true if the number of slots is limited. `None` in a book without coordination.
     pub(super) slot: Option<(Slot, bool)>,
-    /// True if the node may change.
+    /// True if the node is admitted to change something in this segment.
     pub(super) admitted: bool,
-    /// True if changes have begun in an open window.
+    /// True if changes of this run have begun in an open window.
     pub(super) in_window: bool,
-    /// True if the tasks before the first change have run, or none are set.
+    /// True if the `before` tasks have run, or if the book has none.
     pub(super) prepared: bool,
-    /// True while a lane asks for admission, or runs the tasks before the first change.
+    /// True while a lane asks for admission, or runs the `before` tasks.
     pub(super) beginning: bool,
-    /// The reason why changes of this segment cannot begin. It counts for all lanes.
+    /// The reason why changes of this segment cannot begin. The reason applies to all lanes.
     pub(super) refused: Option<NotBegun>,
     /// True while a lane runs the pending handlers.
     pub(super) handling: bool,
-    /// True if probes run.
+    /// True if probes without a registered result run in this segment.
     pub(super) probes: bool,
-    /// True if the tasks after the last change do not run, because a removal has failed.
+    /// True if the `after` tasks do not run, because a removal has failed.
     pub(super) kept_out: bool,
 }
 
@@ -145,52 +145,54 @@ impl ActiveSegment {
     }
 }
 
-/// The reason why a lane runs no further task.
+/// The reason why a lane runs no further tasks.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum Stop {
-    /// The run is preempted.
+    /// A newer revision preempted the run.
     Preempted,
-    /// A task is held by a missing input.
+    /// A missing input holds a task.
     Held,
-    /// Gates are closed.
+    /// These gates are closed.
     Blocked(Vec<Gate>),
     /// A task failed.
     Failed,
 }
 
-/// A sequence of tasks. A book that runs in order has one lane; each task of a parallel book has a lane of its own.
+/// A sequence of tasks with its reports and queue. A parallel book has one lane for each task, any other book has one
+/// lane.
 #[derive(Debug, Default)]
 pub(super) struct Lane {
-    /// The changes that wait.
+    /// The queue of changes that the lane has not made yet.
     pub(super) queue: Queue,
     /// The reports, in the order in which the tasks ran. `None` for a change that was dropped.
     pub(super) reports: Vec<Option<TaskReport>>,
-    /// The tasks that the run has reached. True for tasks that failed or are held, and for tasks that require them.
+    /// The tasks that the run has reached. The value is true for a task that failed or is held, or that requires such a
+    /// task.
     pub(super) reached: BTreeMap<String, bool>,
-    /// The managed items.
+    /// The items that the tasks of the lane manage.
     pub(super) managed: BTreeSet<Managed>,
-    /// The instances that were in sync when first seen.
+    /// The rendered tasks that were already in sync, and are not recorded yet.
     pub(super) observed: Vec<InstanceId>,
     /// True if not all managed items are known.
     pub(super) incomplete: bool,
-    /// True if checks alone cannot confirm the steady state.
+    /// True if the next pass needs more than checks to confirm that the book is in sync.
     pub(super) unsteady: bool,
-    /// The reason why no further task runs.
+    /// The reason why the lane runs no further tasks. `None` while the lane continues.
     pub(super) stop: Option<Stop>,
-    /// The result of an elected task.
+    /// The result of an elected task that this node ran.
     pub(super) elected: Option<Value>,
-    /// The results of loop items that differ from the default, by the position of the report. `None` for an item that a
-    /// dry run would change.
+    /// The results of loop items that differ from the default result, by the position of their reports. `None` for an
+    /// item that a dry run would change.
     pub(super) results: BTreeMap<usize, Option<Value>>,
 }
 
 impl Lane {
-    /// Returns a lane that runs beside others, and knows which tasks have failed.
+    /// Returns a new lane for a task that runs at the same time as others. The new lane knows which tasks have failed.
     pub(super) fn beside(&self) -> Self {
         Self { reached: self.reached.clone(), ..Self::default() }
     }
 
-    /// Adds the findings of a lane that ran beside others.
+    /// Adds the findings of a lane that ran at the same time.
     pub(super) fn merge(&mut self, other: Self) {
         self.reports.extend(other.reports);
         for (task, unmet) in other.reached {
@@ -206,7 +208,7 @@ impl Lane {
         }
     }
 
-    /// Runs no further task. Every closed gate counts, and a preemption outweighs all other reasons.
+    /// Stops the lane. A preemption outweighs all other reasons, and closed gates outweigh a failure.
     pub(super) fn stop(&mut self, stop: Stop) {
         self.stop = match (self.stop.take(), stop) {
             (Some(Stop::Preempted), _) | (_, Stop::Preempted) => Some(Stop::Preempted),
@@ -221,7 +223,7 @@ impl Lane {
         };
     }
 
-    /// Returns whether no further task runs.
+    /// Returns true if the lane runs no further tasks.
     pub(super) fn stopped(&self) -> bool {
         self.stop.is_some()
     }
@@ -232,34 +234,34 @@ impl Lane {
         self.reports.len().saturating_sub(1)
     }
 
-    /// Returns the outcome of a report. `None` for a change that was dropped.
+    /// Returns the outcome of the report at a position. `None` for a change that was dropped.
     pub(super) fn outcome(&self, position: usize) -> Option<Outcome> {
         self.reports.get(position)?.as_ref().map(|report| report.outcome)
     }
 
-    /// Returns whether any task has failed.
+    /// Returns true if any task of the lane has failed.
     pub(super) fn any_failed(&self) -> bool {
         self.reports.iter().flatten().any(|report| report.outcome == Outcome::Failed)
     }
 
-    /// Notes that the run has reached a task. Tasks that it does not reach are reported as not run.
+    /// Records that the run has reached a task. Tasks that the run does not reach are reported as not run.
     pub(super) fn reach(&mut self, task: &Task) {
         self.reached.entry(task.id.clone()).or_default();
     }
 
-    /// Notes that a task failed or is held. Tasks that require it do not run.
+    /// Records that a task failed or is held. Tasks that require this task do not run.
     pub(super) fn fail(&mut self, task: &Task) {
         self.reached.insert(task.id.clone(), true);
     }
 
-    /// Returns the worst outcome so far. Closed gates hold the book.
+    /// Returns the worst outcome so far. The outcome is at least held if gates are closed.
     pub(super) fn worst(&self) -> Outcome {
         let worst = self.reports.iter().flatten().map(|report| report.outcome).max().unwrap_or(Outcome::Unchanged);
         let blocked = matches!(self.stop, Some(Stop::Blocked(_)));
         if blocked { worst.max(Outcome::Held) } else { worst.max(Outcome::Unchanged) }
     }
 
-    /// Returns the messages of the failed tasks.
+    /// Returns the names and messages of the failed tasks, as one text.
     pub(super) fn failure_message(&self) -> String {
         let failed = self.reports.iter().flatten().filter(|report| report.outcome == Outcome::Failed);
         let message =
@@ -267,13 +269,13 @@ impl Lane {
         failed.map(message).collect::<Vec<_>>().join("; ")
     }
 
-    /// Returns a required task that failed, is held, or did not run for such a reason.
+    /// Returns a required task that failed or is held, or that did not run because of such a task.
     pub(super) fn unmet_by<'t>(&self, task: &'t Task) -> Option<&'t str> {
         task.requires.iter().find(|name| self.reached.get(*name) == Some(&true)).map(String::as_str)
     }
 
-    /// Returns the registered result of a loop: all results, whether any item has changed, and the worst outcome. `None`
-    /// if a dry run cannot know it.
+    /// Returns the registered result of a loop: all results, a flag for any changed item, and the worst outcome. `None`
+    /// if a dry run cannot know the result.
     pub(super) fn loop_result(&self, items: &[usize]) -> Option<Value> {
         let reports = || items.iter().filter_map(|at| Some((at, self.reports.get(*at)?.as_ref()?)));
         let changed = reports().any(|(_, report)| report.outcome == Outcome::Changed);
@@ -293,9 +295,9 @@ impl Lane {
 /// The reason why a change cannot begin.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum NotBegun {
-    /// A gate is closed.
+    /// This gate is closed.
     Held(Gate),
-    /// An earlier step failed.
+    /// A step before the change failed. Contains the message.
     Failed(String),
 }
 

@@ -1,4 +1,4 @@
-//! The changes that wait are carried out: files first, then direct changes.
+//! The execution of queued changes: first the changes of files, then the direct changes.
 
 use serde_json::Value;
 use towpath_render::objects::task::Task;
@@ -17,15 +17,15 @@ use crate::{
     },
 };
 
-/// Carries out the changes that wait. Returns whether the lane continues.
+/// Makes all queued changes. Returns true if the lane continues.
 pub(super) async fn flush(run: &Run, lane: &mut Lane) -> bool {
     files(run, lane).await;
     direct(run, lane).await;
     !lane.stopped()
 }
 
-/// Carries out the waiting changes of files. Corrections of content need no admission (P90): where it is refused, they
-/// are made without the others. Returns whether the lane continues.
+/// Makes the queued changes of files. If admission is refused, only corrections of content are made, because they need
+/// no admission (P90). Returns true if the lane continues.
 pub(super) async fn files(run: &Run, lane: &mut Lane) -> bool {
     let mut changes = lane.queue.take_files();
     if changes.iter().any(|change| change.admission != Admission::Free)
@@ -41,7 +41,7 @@ pub(super) async fn files(run: &Run, lane: &mut Lane) -> bool {
     if !changes.is_empty() {
         let results = run.channel.apply(batch::files(&changes)).await;
         for (change, applied) in changes.iter().zip(results) {
-            // The files that a failed change would manage may not all be known.
+            // Not all files that a failed change would manage may be known.
             lane.incomplete |= matches!(applied, Applied::Failed(_));
             end(run, lane, change, applied).await;
         }
@@ -49,14 +49,14 @@ pub(super) async fn files(run: &Run, lane: &mut Lane) -> bool {
     !lane.stopped()
 }
 
-/// Carries out the waiting direct changes in one transaction.
+/// Makes the queued direct changes in one transaction.
 async fn direct(run: &Run, lane: &mut Lane) {
     let changes = lane.queue.take_direct();
     if changes.is_empty() {
         return;
     }
     if lane.stop == Some(Stop::Preempted) || (!lane.stopped() && run.channel.preempted()) {
-        // Changes that have not begun are dropped.
+        // A preempted run drops the changes that have not begun.
         lane.stop(Stop::Preempted);
         changes.iter().for_each(|change| drop_report(lane, change));
         return;
@@ -80,7 +80,7 @@ fn drop_report(lane: &mut Lane, change: &Queued) {
     }
 }
 
-/// Ends a change that could not begin.
+/// Reports a change that could not begin.
 fn refuse(run: &Run, lane: &mut Lane, change: &Queued, outcome: Outcome, message: String) {
     lane.incomplete = true;
     if let Some(task) = run.task(change.instance.task) {
@@ -92,7 +92,7 @@ fn refuse(run: &Run, lane: &mut Lane, change: &Queued, outcome: Outcome, message
     }
 }
 
-/// Ends a change by its result.
+/// Reports the result of a change, and registers it for later tasks.
 pub(super) async fn end(run: &Run, lane: &mut Lane, change: &Queued, applied: Applied) {
     let Some(task) = run.task(change.instance.task) else { return };
     let (outcome, Finished { message, result }) = match applied {
@@ -133,7 +133,7 @@ pub(super) async fn end(run: &Run, lane: &mut Lane, change: &Queued, applied: Ap
     register(run, lane, task, result).await;
 }
 
-/// Makes the result of a task available to later tasks. Items of a loop have one result together.
+/// Makes the result of a task available to later tasks. The items of a loop register one result together.
 pub(super) async fn register(run: &Run, lane: &mut Lane, task: &Task, result: Value) {
     if task.elect.is_some() {
         lane.elected = Some(result.clone());

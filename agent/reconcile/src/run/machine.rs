@@ -1,4 +1,4 @@
-//! The machine itself: it polls the run, gives out its commands, and takes observations.
+//! The state machine of a book run: it polls the run, gives out commands, and accepts observations.
 
 use std::{
     cell::RefCell,
@@ -18,7 +18,7 @@ use crate::{
     outcome::BookReport,
 };
 
-/// One run of a book: a pure machine.
+/// One run of a book, as a state machine without I/O.
 pub struct BookRun {
     channel: Rc<Channel>,
     future: Option<Pin<Box<dyn Future<Output = BookReport>>>>,
@@ -32,7 +32,7 @@ impl std::fmt::Debug for BookRun {
 }
 
 impl BookRun {
-    /// Creates a run.
+    /// Creates a run from its inputs.
     pub fn new(inputs: BookInputs) -> Self {
         let channel = Rc::<Channel>::default();
         let run = Run {
@@ -45,7 +45,7 @@ impl BookRun {
         Self { channel, future: Some(future), report: BookReport::default() }
     }
 
-    /// Returns the next step. It gives out each command once.
+    /// Returns the next step of the run. Each command is returned once.
     pub fn advance(&mut self) -> Next {
         let Some(future) = &mut self.future else { return Next::Finished(self.report.clone()) };
         loop {
@@ -65,14 +65,14 @@ impl BookRun {
         }
     }
 
-    /// Answers a command. An observation of a command that is not open is ignored.
+    /// Answers a command with an observation. An observation for an unknown command is ignored.
     pub fn observe(&mut self, id: CommandId, seen: Observation) {
         if let Some(open) = self.channel.open.borrow_mut().get_mut(&id) {
             *open = Some(seen);
         }
     }
 
-    /// Returns whether tasks run side by side now, so that a command should not keep the others waiting.
+    /// Returns true if tasks run at the same time now. A command should then not block the commands of other tasks.
     pub fn is_side_by_side(&self) -> bool {
         self.channel.side_by_side.get()
     }

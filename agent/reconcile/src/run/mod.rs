@@ -1,9 +1,9 @@
-//! The machine of a book run.
+//! The state machine of a book run.
 //!
-//! A run is written as ordinary asynchronous functions, which wait for observations and for nothing else. No runtime
-//! polls them: [`BookRun::advance`] does, and returns the commands that they ask for. So a rule reads from top to bottom,
-//! tasks of a parallel book run side by side, and the machine stays pure: the same observations lead to the same
-//! commands.
+//! A run consists of asynchronous functions that wait only for observations. No runtime polls these functions. Instead,
+//! [`BookRun::advance`] polls them and returns the commands that they give. The rules therefore read from top to
+//! bottom, and tasks of a parallel book run at the same time. The state machine is deterministic: the same observations
+//! lead to the same commands.
 
 mod channel;
 mod context;

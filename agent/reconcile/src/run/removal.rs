@@ -1,4 +1,4 @@
-//! Removal of items that the book no longer mentions, within its rollout (D32, D33).
+//! The removal of items that a book no longer mentions, within the rollout of the book (D32, D33).
 
 use std::{collections::BTreeSet, sync::Arc};
 
@@ -13,8 +13,8 @@ use crate::{
     plan::removal::{Decision, Managed, decide},
 };
 
-/// Removes the items that the book no longer mentions. `managed` is `None` if its items are not all known. Returns whether the removal has ended: nothing is left that keeps
-/// the node out of service.
+/// Removes the items that the book no longer mentions. `managed` is `None` if not all managed items are known. Returns
+/// true if the removal has ended and does not keep the node out of service.
 pub(super) async fn remove(run: &Run, lane: &mut Lane, managed: Option<Arc<BTreeSet<Managed>>>) -> bool {
     let waits = run.record.borrow().removal_failed;
     let interim = Interim { managed: managed.clone(), worst: lane.worst() };
@@ -26,15 +26,15 @@ pub(super) async fn remove(run: &Run, lane: &mut Lane, managed: Option<Arc<BTree
         }
     };
     if run.channel.preempted() {
-        // The newer revision decides about removals.
+        // The newer revision decides which items are removed.
         if !lane.stopped() {
             lane.stop(Stop::Preempted);
         }
         return false;
     }
     let (Some(inventory), Some(managed)) = (inventory, managed) else {
-        // Nothing can be removed in this pass. A node that a failed removal keeps out of service returns, because the
-        // next attempt may be far off, and a rollout must not wait for it.
+        // This pass cannot remove anything. A node that a failed removal keeps out of service returns to service now.
+        // The next attempt may be far off, and the rollout must not wait for it.
         return waits && !lane.stopped() && return_to_service(run, lane).await;
     };
     match decide(&inventory, &managed) {
@@ -57,10 +57,10 @@ async fn forget(run: &Run, lane: &mut Lane, removal: Removal) {
     }
 }
 
-/// Removes items. Returns whether the removal keeps no item, and the node is in service.
+/// Removes items. Returns true if no removal failed or is held, and the node is in service.
 async fn all(run: &Run, lane: &mut Lane, removal: Removal) -> bool {
     let waits = run.record.borrow().removal_failed;
-    // Changes that began in an open window do not admit the removal, too.
+    // The removal needs an open window of its own, even if changes of this run began in an open window.
     run.segment.borrow_mut().in_window = false;
     let begun = match slots::enter_removal(run, lane).await {
         Ok(()) => begin(run, lane).await,
@@ -79,7 +79,7 @@ async fn all(run: &Run, lane: &mut Lane, removal: Removal) -> bool {
     };
     let mut complete = true;
     for one in removed {
-        // An item that is held is removed later, and the node is in service meanwhile.
+        // A later pass removes an item that is held. The node is in service until then.
         complete &= one.outcome < Outcome::Held || one.outcome == Outcome::Held && !waits;
         let name = format!("prune {} {}", one.item.module, one.item.identity);
         let mut report = TaskReport::new(name, one.item.module, one.outcome).with_message(one.message);
@@ -90,14 +90,15 @@ async fn all(run: &Run, lane: &mut Lane, removal: Removal) -> bool {
     if complete {
         return return_to_service(run, lane).await;
     }
-    // Recorded before the fleet learns of the failure, so that a crash in between does not return the node to service.
+    // The failure is recorded before it is sent to the fleet. A crash between the two steps then does not return the
+    // node to service.
     persist_or_stop(run, lane, "prune", |record| record.removal_failed = true).await;
     slots::leave_removal(run, lane, true).await;
     lane.stop(Stop::Failed);
     false
 }
 
-/// Ends what the removal began: runs the tasks after the last change, and releases the slot.
+/// Runs the `after` tasks, and releases the slot of the removal.
 async fn return_to_service(run: &Run, lane: &mut Lane) -> bool {
     run.segment.borrow_mut().kept_out = false;
     after(run, lane).await;

@@ -1,4 +1,4 @@
-//! The course of a book: its segments, the votes of this node, and the removals after them.
+//! The run of a book from start to end: its segments, the votes of this node, and the removals at the end.
 
 use std::{ops::Range, sync::Arc};
 
@@ -24,10 +24,10 @@ use crate::{
     record::Frame,
 };
 
-/// Maximum number of tasks of a parallel book that run at the same time.
+/// The maximum number of tasks of a parallel book that run at the same time.
 const TASKS_AT_ONCE: usize = 16;
 
-/// Runs a book.
+/// Runs a book, and returns its report.
 pub(super) async fn book(run: &Run) -> BookReport {
     let mut lane = Lane::default();
     if run.inputs.rollout.is_some() {
@@ -76,7 +76,7 @@ async fn alone(run: &Run, lane: &mut Lane) {
     end(run, lane).await;
 }
 
-/// Decides whether the probes of a segment run: the segment changes something, or a handler is pending (D22).
+/// Decides whether the probes of a segment run: only if the segment changes something or a handler is pending (D22).
 async fn decide_probes(run: &Run, tasks: &Range<usize>) {
     if !task::has_quiet_probe(run, tasks.clone()) {
         return;
@@ -86,11 +86,12 @@ async fn decide_probes(run: &Run, tasks: &Range<usize>) {
     run.segment.borrow_mut().probes = probes;
 }
 
-/// Runs tasks in the order of the book. A closed gate or a missing input ends them, and drift of content in later tasks
-/// is corrected nevertheless (P90).
+/// Runs tasks in the order of the book. A closed gate or a missing input ends the run of the tasks. Drift of content in
+/// the remaining tasks is corrected nevertheless (P90).
 async fn tasks(run: &Run, lane: &mut Lane, range: Range<usize>) {
     let waves = waves(run.book(), range);
-    // A reboot interrupts the tasks beside it, so a wave with one runs in order.
+    // A reboot interrupts the tasks that run at the same time. The tasks of a group with a reboot therefore run one by
+    // one.
     let has_reboot = |wave: &[usize]| wave.iter().any(|index| is_reboot(run, *index));
     let size = |wave: &[usize]| if has_reboot(wave) { 1 } else { TASKS_AT_ONCE };
     let steps: Vec<&[usize]> = waves.iter().flat_map(|wave| wave.chunks(size(wave))).collect();
@@ -98,7 +99,7 @@ async fn tasks(run: &Run, lane: &mut Lane, range: Range<usize>) {
         if !lane.stopped() && run.channel.preempted() {
             lane.stop(Stop::Preempted);
         }
-        // Changes that tasks of a wave require may wait in the batch.
+        // The queue may hold changes that tasks of this group require.
         if lane.stopped() || step.len() > 1 && !flush(run, lane).await {
             return content(run, lane, steps.iter().skip(at).copied().flatten().copied()).await;
         }
@@ -110,7 +111,8 @@ async fn tasks(run: &Run, lane: &mut Lane, range: Range<usize>) {
         run.channel.side_by_side.set(true);
         let mut others = join(parts).await;
         run.channel.side_by_side.set(false);
-        // The task that changes something first is not always the same one. The tasks before it are reported first.
+        // Any task of a group can be the first that changes something. The reports of the `before` tasks therefore come
+        // first.
         for other in &mut others {
             let (before, own) =
                 std::mem::take(&mut other.reports).into_iter().partition(|report| is_before(run, report));
@@ -128,13 +130,13 @@ fn is_reboot(run: &Run, index: usize) -> bool {
     task.and_then(|task| task.module.as_ref()).is_some_and(|module| module.schema.reboots)
 }
 
-/// Returns whether a report is about a task that runs before the first change.
+/// Returns true if a report is about a `before` task.
 fn is_before(run: &Run, report: &Option<TaskReport>) -> bool {
     let before = &run.book().rollout.before;
     report.as_ref().is_some_and(|report| report.instance.is_none() && before.iter().any(|task| task.id == report.name))
 }
 
-/// Corrects drift of content in tasks that a closed gate or a missing input keeps from running.
+/// Corrects drift of content in tasks that do not run because of a closed gate or a missing input.
 async fn content(run: &Run, lane: &mut Lane, indices: impl Iterator<Item = usize>) {
     if run.mode() != RunMode::Steady || !matches!(lane.stop, Some(Stop::Blocked(_) | Stop::Held)) {
         return;
@@ -148,7 +150,7 @@ async fn content(run: &Run, lane: &mut Lane, indices: impl Iterator<Item = usize
     flush::files(run, lane).await;
 }
 
-/// Runs a task beside others, in a lane of its own.
+/// Runs one task of a group, in its own lane.
 fn beside(run: &Run, mut lane: Lane, index: usize) -> Part<'_, Lane> {
     Box::pin(async move {
         task::task(run, &mut lane, index).await;
@@ -157,7 +159,7 @@ fn beside(run: &Run, mut lane: Lane, index: usize) -> Part<'_, Lane> {
     })
 }
 
-/// Ends a segment: carries out what waits, then the handlers and the tasks after the last change.
+/// Ends a segment: makes the queued changes, then runs the handlers and the `after` tasks.
 async fn end(run: &Run, lane: &mut Lane) {
     flush(run, lane).await;
     if !lane.stopped() {
@@ -203,7 +205,7 @@ async fn segments(run: &Run, lane: &mut Lane) {
     if run.record.borrow().completed || lane.stopped() {
         return;
     }
-    // Any node that has completed its part helps to end the run: the responsible node may be gone.
+    // Every node that has completed all segments helps to end the run, because the responsible node may be gone.
     let _ = run.channel.coordinate(Call::RepeatVotes(count)).await;
     match run.channel.coordinate(Call::EndRun).await {
         Ok(Answer::Ended(true)) => persist_or_stop(run, lane, "progress", |record| record.completed = true).await,
@@ -211,7 +213,7 @@ async fn segments(run: &Run, lane: &mut Lane) {
     }
 }
 
-/// Runs one segment. Returns whether the next one may follow.
+/// Runs one segment. Returns true if the next segment may run.
 async fn one(run: &Run, lane: &mut Lane, plan: &SegmentPlan, at: Position) -> bool {
     let is_elected = plan.kind == SegmentKind::Elected;
     // A failed removal belongs to the last segment.
@@ -224,7 +226,7 @@ async fn one(run: &Run, lane: &mut Lane, plan: &SegmentPlan, at: Position) -> bo
             let _ = run.channel.coordinate(Call::RepeatVotes(at.number)).await;
         }
         if let Some(why) = refused(entered) {
-            // A node without changes need not wait for its wave (P47).
+            // A node without changes does not have to wait for its wave (P47).
             let is_wave = matches!(&why, NotBegun::Held(Gate { reason, .. }) if *reason == GateReason::Wave);
             let waits_for_wave = is_wave && !is_elected && run.record.borrow().frame.is_none();
             if !waits_for_wave || task::would_change(run, plan.tasks.clone()).await || has_pending(run).await {
@@ -248,7 +250,7 @@ async fn one(run: &Run, lane: &mut Lane, plan: &SegmentPlan, at: Position) -> bo
         return false;
     }
     if waits && !lane.stopped() && (at.last || at.whole) {
-        // A node with a failed removal does not complete the last segment, and does not release its slot.
+        // A node with a failed removal does not complete the last segment, and keeps its slot.
         lane.unsteady = true;
         return !at.last;
     }
@@ -259,7 +261,7 @@ async fn has_pending(run: &Run) -> bool {
     run.channel.handlers().await.map_or(true, |pending| !pending.is_empty())
 }
 
-/// Runs an elected task, or uses the results of the elected nodes.
+/// Runs an elected task if this node is elected. Otherwise, adopts the results of the elected nodes.
 pub(super) async fn elected(run: &Run, lane: &mut Lane, index: usize, done: bool) {
     let at = TaskRef { list: List::Tasks, index };
     let Some(of) = run.task(at) else { return };
@@ -285,7 +287,7 @@ async fn run_elected(run: &Run, lane: &mut Lane, at: TaskRef, of: &Task) {
     if matches!(lane.stop, Some(Stop::Preempted | Stop::Blocked(_))) {
         return;
     }
-    // The reports since then belong to the task and its items, and to tasks before the first change.
+    // The new reports belong to the elected task, to its items, and to `before` tasks.
     let is_own = |report: &&TaskReport| report.instance.is_some() || report.name == of.id;
     let own = lane.reports.iter().skip(before).flatten().filter(is_own);
     let worst = own.max_by_key(|report| report.outcome);
@@ -308,10 +310,10 @@ async fn run_elected(run: &Run, lane: &mut Lane, at: TaskRef, of: &Task) {
     }
 }
 
-/// Registers a result of other nodes.
+/// Registers the result of an elected task that other nodes ran.
 async fn adopt(run: &Run, lane: &mut Lane, at: TaskRef, of: &Task, value: Value, message: Option<String>) {
     lane.reach(of);
-    // The items of the task exist on the node that ran it. They must not count as removed here.
+    // The items of the task exist on the node that ran it, so this node must not remove them.
     let managed = managed_by(run, at, of).await;
     lane.incomplete |= managed.is_none();
     lane.managed.extend(managed.unwrap_or_default());
@@ -324,7 +326,7 @@ async fn adopt(run: &Run, lane: &mut Lane, at: TaskRef, of: &Task, value: Value,
     lane.push(TaskReport::new(of.id.clone(), instance::module(of), Outcome::Unchanged).with_message(message));
 }
 
-/// Returns the items that a task would manage on this node. `None` if they are not known.
+/// Returns the items that a task would manage on this node. `None` if these items are not known.
 async fn managed_by(run: &Run, at: TaskRef, of: &Task) -> Option<Vec<Managed>> {
     if of.module.as_ref().is_none_or(|module| !module.schema.is_state()) {
         return Some(Vec::new());

@@ -1,4 +1,5 @@
-//! The record of a book, and the begin and end of a segment: admission, the tasks before it, the tasks after it.
+//! The record of a book, and the steps at the begin and end of a segment: admission, `before` tasks, handlers, `after`
+//! tasks.
 
 use super::context::{Lane, NotBegun, Run, Stop};
 use crate::{
@@ -8,10 +9,10 @@ use crate::{
     record::{BookRecord, Frame, Slot, SlotRef, SlotState},
 };
 
-/// Changes the record of the book, and persists it if it differs.
+/// Changes the record of the book, and writes a changed record to the journal.
 ///
 /// # Errors
-/// If it cannot be persisted.
+/// If the record cannot be written.
 pub(super) async fn persist(run: &Run, change: impl FnOnce(&mut BookRecord)) -> Result<(), String> {
     let mut record = run.record.borrow().clone();
     change(&mut record);
@@ -21,13 +22,14 @@ pub(super) async fn persist(run: &Run, change: impl FnOnce(&mut BookRecord)) -> 
     let before = run.record.replace(record.clone());
     let persisted = run.channel.record(Command::Persist(record.clone())).await;
     if persisted.is_err() && *run.record.borrow() == record {
-        // The journal still has the old record, so the next attempt must not find it up to date.
+        // The journal still has the old record, so the next attempt must write the new record again.
         run.record.replace(before);
     }
     persisted
 }
 
-/// Persists the record. A failure is reported as a failed task, and ends the run.
+/// Changes the record of the book, and writes it to the journal. A failed write stops the lane and is reported as a
+/// failed task.
 pub(super) async fn persist_or_stop(run: &Run, lane: &mut Lane, what: &str, change: impl FnOnce(&mut BookRecord)) {
     if let Err(message) = persist(run, change).await {
         lane.push(TaskReport::new(what, "journal", Outcome::Failed).with_message(message));
@@ -35,13 +37,13 @@ pub(super) async fn persist_or_stop(run: &Run, lane: &mut Lane, what: &str, chan
     }
 }
 
-/// Begins to change the node: asks for admission, and runs the tasks before the first change. Interrupted or failed
-/// tasks run again in the next pass.
+/// Prepares the node for changes: asks for admission, and runs the `before` tasks. Interrupted or failed `before` tasks
+/// run again in the next pass.
 ///
 /// # Errors
-/// The closed gate, or the task that failed. The lane is stopped then.
+/// If a gate is closed or a `before` task failed. The lane is then stopped.
 pub(super) async fn begin(run: &Run, lane: &mut Lane) -> Result<(), NotBegun> {
-    // One lane asks for all.
+    // One lane asks for admission, and its answer applies to all lanes.
     run.channel.until(|| !run.segment.borrow().beginning).await;
     let refused = run.segment.borrow().refused.clone();
     let begun = if let Some(why) = refused {
@@ -74,7 +76,8 @@ async fn begin_alone(run: &Run, lane: &mut Lane) -> Result<(), NotBegun> {
     Ok(())
 }
 
-/// Asks for admission. A slot is recorded before and after the request: it must be released if the book is removed.
+/// Asks for admission. The slot is recorded before and after the request, because it must be released if the book is
+/// removed.
 async fn admit(run: &Run) -> Result<(), NotBegun> {
     let (slot, admit) = {
         let (segment, record) = (run.segment.borrow(), run.record.borrow());
@@ -100,13 +103,13 @@ async fn admit(run: &Run) -> Result<(), NotBegun> {
     }
     let mut segment = run.segment.borrow_mut();
     segment.admitted = true;
-    // The window was not asked for a change that had begun. Later segments ask it.
+    // An admission outside of the window, for changes that had begun, does not cover later segments.
     segment.in_window |= !admit.began;
     Ok(())
 }
 
-/// Releases a slot of another budget, which an earlier revision or an earlier segment took. It stays in the record until
-/// then, so that it is not lost.
+/// Releases the slot of another budget, which an earlier revision or an earlier segment acquired. The record names the
+/// slot until it is released.
 async fn leave_other_slot(run: &Run, slot: &Slot) -> Result<(), NotBegun> {
     let is_other = run.record.borrow().slot.as_ref().is_some_and(|known| known.slot != *slot);
     if !is_other {
@@ -118,18 +121,18 @@ async fn leave_other_slot(run: &Run, slot: &Slot) -> Result<(), NotBegun> {
     }
 }
 
-/// Returns the id of the rollout's run. Empty without a rollout.
+/// Returns the id of the rollout's run. Returns an empty text for a book without a rollout.
 pub(super) fn run_id(run: &Run) -> String {
     run.inputs.rollout.as_ref().map(|rollout| rollout.run.clone()).unwrap_or_default()
 }
 
-/// Runs the tasks after the last change, if this segment has begun.
+/// Runs the `after` tasks, if this segment has begun to change the node.
 pub(super) async fn after(run: &Run, lane: &mut Lane) {
     if !run.has_frame() || run.record.borrow().frame.is_none() || run.segment.borrow().kept_out {
         return;
     }
-    // A segment that was interrupted in its tasks before the first change runs them again, so that the tasks after the
-    // last change can revert them.
+    // If the `before` tasks of the segment were interrupted, they run again first, because the `after` tasks revert
+    // them.
     if let Err(why) = begin(run, lane).await {
         if let NotBegun::Failed(message) = why {
             lane.push(TaskReport::new("after", "rollout", Outcome::Failed).with_message(message));
@@ -143,7 +146,7 @@ pub(super) async fn after(run: &Run, lane: &mut Lane) {
     persist_or_stop(run, lane, "after", |record| record.frame = None).await;
 }
 
-/// Runs the tasks before or after a segment. Returns the task that failed.
+/// Runs the `before` or the `after` tasks. Returns the name of the task that failed.
 async fn unconditional(run: &Run, lane: &mut Lane, list: List) -> Option<String> {
     let tasks = match list {
         List::Before => &run.book().rollout.before,
@@ -160,9 +163,9 @@ async fn unconditional(run: &Run, lane: &mut Lane, list: List) -> Option<String>
     None
 }
 
-/// Runs the pending handlers: those of the book in its order, and then those that the book no longer contains.
+/// Runs the pending handlers: first the handlers of the book in its order, then the handlers of earlier revisions.
 pub(super) async fn handlers(run: &Run, lane: &mut Lane) {
-    // Lanes of a parallel book must not run the same handler twice.
+    // The lanes of a parallel book must not run the same handler twice.
     run.channel.until(|| !run.segment.borrow().handling).await;
     run.segment.borrow_mut().handling = true;
     run_pending(run, lane).await;
@@ -196,7 +199,7 @@ async fn run_pending(run: &Run, lane: &mut Lane) {
         };
         lane.push(TaskReport::new(name, module, outcome).with_message(finished.message).with_origin(Origin::Handler));
         if outcome == Outcome::Failed {
-            // It stays pending (D18). Later handlers run in this pass, too.
+            // The failed handler stays pending (D18). The handlers after it still run in this pass.
             lane.stop(Stop::Failed);
         }
     }

@@ -13,25 +13,25 @@ use crate::{
     record::{Frame, SlotRef, SlotState},
 };
 
-/// The position of a segment in its run.
+/// The position of a segment in its run, with the progress of this node.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Position {
     /// The number of the segment.
     pub(super) number: u32,
-    /// True if this node has completed it.
+    /// True if this node has completed the segment.
     pub(super) settled: bool,
     /// True if this node has completed all segments.
     pub(super) whole: bool,
-    /// True for the last segment.
+    /// True if the segment is the last one of the run.
     pub(super) last: bool,
 }
 
-/// Makes a segment the active one.
+/// Makes a segment the active segment of the run.
 pub(super) fn activate(run: &Run, plan: &SegmentPlan, at: Position, kept_out: bool) {
     let mode = if at.settled { RunMode::Steady } else { RunMode::NewRevision };
     let corrects = at.settled || plan.kind == SegmentKind::Elected;
     let slot_use = if corrects { SlotUse::Correct } else { SlotUse::Change(at.number) };
-    // The window counts for the whole book.
+    // An open window is valid for the whole book, so the flag stays across segments.
     let in_window = run.segment.borrow().in_window;
     run.segment.replace(ActiveSegment {
         number: Some(at.number),
@@ -44,19 +44,19 @@ pub(super) fn activate(run: &Run, plan: &SegmentPlan, at: Position, kept_out: bo
     });
 }
 
-/// Votes for a segment after its tasks have ended, and releases its slot. Returns whether the next one may follow.
+/// Votes for a segment after its tasks have ended, and releases the slot. Returns true if the next segment may run.
 pub(super) async fn vote(run: &Run, lane: &mut Lane, at: Position) -> bool {
     let failed = lane.stopped();
     let admitted = run.segment.borrow().admitted;
-    // The interrupted segment uses the slot of a correction, unless it has a budget of its own (P43).
+    // Corrections use the slot of the interrupted segment, unless that segment has a budget of its own (P43).
     let shares_slot = !at.settled || at.whole || shares_slot(run, at.number);
     let call = match (failed, at.settled) {
-        // A failed correction of content holds no slot, so it does not count as a failure of the run.
+        // A failed correction of content holds no slot, so the failure does not count as a failure of the run.
         (true, _) if lane.any_failed() && (!at.settled || admitted) => Call::Failed(at.number, lane.failure_message()),
         (true, _) => return false,
         (false, false) => Call::Done(at.number),
         (false, true) if admitted && (at.whole || !shares_slot) => Call::Leave(at.number),
-        // A slot that is left from an earlier pass is released after all segments.
+        // A slot of an earlier pass is released after all segments.
         (false, true) => return true,
     };
     if let Some(why) = refused(run.channel.coordinate(call).await) {
@@ -67,7 +67,7 @@ pub(super) async fn vote(run: &Run, lane: &mut Lane, at: Position) -> bool {
     !failed
 }
 
-/// Returns whether a completed segment and the interrupted one have the same slot, or the node is half changed.
+/// Returns true if a completed segment uses the slot of the interrupted segment, or if the node has begun to change.
 pub(super) fn shares_slot(run: &Run, number: u32) -> bool {
     let Some(plan) = &run.inputs.rollout else { return true };
     let record = run.record.borrow();
@@ -76,8 +76,8 @@ pub(super) fn shares_slot(run: &Run, number: u32) -> bool {
     record.frame.is_some() || slots.is_none_or(|(one, other)| one.slot == other.slot)
 }
 
-/// Records that the slot was released, or has become a failure. A slot in a budget that the run no longer uses is
-/// released, too.
+/// Records that the slot was released, or that the slot is kept as a failure. Also releases a slot in a budget that the
+/// run no longer uses.
 pub(super) async fn released(run: &Run, lane: &mut Lane, failed: Option<u32>) {
     let Some(plan) = &run.inputs.rollout else { return };
     let active = run.segment.borrow().slot.clone();
@@ -91,15 +91,15 @@ pub(super) async fn released(run: &Run, lane: &mut Lane, failed: Option<u32>) {
     persist_or_stop(run, lane, "slot", |record| record.slot = now).await;
 }
 
-/// Releases a slot that is left from an earlier pass, after all segments are completed without a failure. A position in a
-/// queue stays: a removal may wait in it.
+/// Releases a slot of an earlier pass, after all segments are completed without a failure. The node keeps its position
+/// in a queue, because a removal may wait for the slot.
 pub(super) async fn leave_old_slot(run: &Run, lane: &mut Lane) {
     if run.record.borrow().slot.is_some() && !is_queued(run) {
         leave(run, lane).await;
     }
 }
 
-/// Gives up a position in a queue after the removals, if none of them waits in it.
+/// Gives up the position in the queue for a slot, if no removal waits for the slot.
 pub(super) async fn leave_queue(run: &Run, lane: &mut Lane) {
     if is_queued(run) && !lane.stopped() {
         leave(run, lane).await;
@@ -113,17 +113,17 @@ fn is_queued(run: &Run) -> bool {
 async fn leave(run: &Run, lane: &mut Lane) {
     let keeps = lane.any_failed() || run.record.borrow().removal_failed;
     if keeps || refused(run.channel.coordinate(Call::LeaveOld).await).is_some() {
-        // In the steady state the node would not try again.
+        // In the steady state, the node would not try again to release the slot.
         lane.unsteady = true;
         return;
     }
     persist_or_stop(run, lane, "slot", |record| record.slot = None).await;
 }
 
-/// Announces that this node will be absent for a while, with the slot that it holds (P59).
+/// Announces to the fleet that this node will be absent for a reboot, with the slot that the node holds (P59).
 ///
 /// # Errors
-/// If a gate is closed: the gate. The lane is stopped then.
+/// If a gate is closed, or the record cannot be written. The lane is then stopped.
 pub(super) async fn announce_absence(run: &Run, lane: &mut Lane, instance: InstanceId) -> Result<(), NotBegun> {
     let (slot, active, number) = {
         let segment = run.segment.borrow();
@@ -135,16 +135,16 @@ pub(super) async fn announce_absence(run: &Run, lane: &mut Lane, instance: Insta
         stop(lane, &why);
         return Err(why);
     }
-    // A run without slots gets one for the absence, which must be released later.
+    // A run without slots acquires a slot for the absence, which must be released later.
     let state = SlotState::Claimed(run_id(run), Some(number));
     let recorded = persist(run, |record| record.slot = Some(SlotRef { slot, state })).await;
     recorded.map_err(NotBegun::Failed).inspect_err(|why| stop(lane, why))
 }
 
-/// Enters the rollout for a removal: it belongs to the last segment, and takes a slot of its own.
+/// Enters the rollout for a removal, which belongs to the last segment and acquires its own slot.
 ///
 /// # Errors
-/// If a gate is closed: the gate. The lane is stopped then.
+/// If a gate is closed. The lane is then stopped.
 pub(super) async fn enter_removal(run: &Run, lane: &mut Lane) -> Result<(), NotBegun> {
     let Some((plan, at)) = last_segment(run) else { return Ok(()) };
     activate(run, plan, at, false);
@@ -160,7 +160,7 @@ pub(super) async fn enter_removal(run: &Run, lane: &mut Lane) -> Result<(), NotB
     }
 }
 
-/// Ends the part of a removal in the rollout: the slot is released, or becomes a failure of the run.
+/// Leaves the rollout after a removal: releases the slot, or reports a failure of the run.
 pub(super) async fn leave_removal(run: &Run, lane: &mut Lane, failed: bool) {
     let Some((_, at)) = last_segment(run) else { return };
     if !run.segment.borrow().admitted || run.record.borrow().slot.is_none() && !failed {
@@ -180,7 +180,7 @@ pub(super) fn last_segment(run: &Run) -> Option<(&SegmentPlan, Position)> {
     Some((segment, Position { number, settled: true, whole: true, last: true }))
 }
 
-/// Returns the reason why the fleet does not grant a request. `None` if it does.
+/// Returns the reason why the fleet does not grant a request. `None` if the fleet grants it.
 pub(super) fn refused(answer: Result<Answer, String>) -> Option<NotBegun> {
     match answer {
         Ok(Answer::Go | Answer::Ended(_)) => None,
@@ -189,7 +189,7 @@ pub(super) fn refused(answer: Result<Answer, String>) -> Option<NotBegun> {
     }
 }
 
-/// Stops a lane for a request that was not granted.
+/// Stops a lane because a request to the fleet was not granted.
 pub(super) fn stop(lane: &mut Lane, why: &NotBegun) {
     if let NotBegun::Failed(message) = why {
         lane.push(TaskReport::new("rollout", "rollout", Outcome::Failed).with_message(message.clone()));

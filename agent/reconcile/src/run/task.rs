@@ -1,4 +1,4 @@
-//! One task: its loop, its rendering, its check, and the change that follows.
+//! The run of one task: its loop, its rendering, its check, and the change that the task needs.
 
 use std::sync::Arc;
 
@@ -23,11 +23,11 @@ use crate::{
     },
 };
 
-/// Runs a task.
+/// Runs one task of the book.
 pub(super) async fn task(run: &Run, lane: &mut Lane, index: usize) {
     let at = TaskRef { list: List::Tasks, index };
     let Some(task) = run.task(at) else { return };
-    // A required task may wait in the batch.
+    // The queue may hold a change of a required task.
     if !task.requires.is_empty() && !flush(run, lane).await {
         return;
     }
@@ -58,7 +58,7 @@ pub(super) async fn task(run: &Run, lane: &mut Lane, index: usize) {
     lane.reach(task);
     let mut items = run.channel.items(Command::Items(at)).await;
     if items.as_ref().is_err_and(|why| why.is_missing) && !lane.queue.is_empty() {
-        // A result that is missing may come from a change that waits.
+        // A queued change may supply the missing result.
         if !flush(run, lane).await {
             return;
         }
@@ -71,7 +71,7 @@ pub(super) async fn task(run: &Run, lane: &mut Lane, index: usize) {
     }
 }
 
-/// Runs all items of a loop.
+/// Runs a task for each item of its loop.
 async fn all_items(run: &Run, lane: &mut Lane, at: TaskRef, task: &Task, items: Vec<Item>) {
     if task.register.is_some() && !flush(run, lane).await {
         return;
@@ -97,7 +97,7 @@ async fn all_items(run: &Run, lane: &mut Lane, at: TaskRef, task: &Task, items: 
     }
 }
 
-/// Runs a task, or one item of its loop. Returns the position of its report. `None` if it has no result.
+/// Runs a task, or one item of its loop. Returns the position of the report. `None` if the item has no result.
 async fn item(run: &Run, lane: &mut Lane, at: TaskRef, task: &Task, item: Option<Item>) -> Option<usize> {
     let name = instance::name(task, item.as_ref());
     let instance = Arc::new(Instance { id: run.channel.new_instance(), task: at, item, name });
@@ -120,7 +120,7 @@ async fn item(run: &Run, lane: &mut Lane, at: TaskRef, task: &Task, item: Option
     }
 }
 
-/// Ends a task that cannot be rendered. A missing input holds it, and the book ends in this pass.
+/// Reports a task that cannot be rendered. If an input is missing, the task is held and stops the lane.
 async fn not_ready(
     run: &Run,
     lane: &mut Lane,
@@ -150,7 +150,7 @@ async fn not_ready(
 
 async fn ready(run: &Run, lane: &mut Lane, task: &Task, instance: Arc<Instance>, mut facts: Facts) -> Option<usize> {
     lane.managed.extend(std::mem::take(&mut facts.managed));
-    // A transaction ends at a task that cannot join it.
+    // A task that cannot join the transaction ends it.
     if !lane.queue.accepts(facts.batch.as_ref()) && !flush(run, lane).await {
         return None;
     }
@@ -164,15 +164,15 @@ async fn ready(run: &Run, lane: &mut Lane, task: &Task, instance: Arc<Instance>,
     }
 }
 
-/// Runs a probe, if probes run in this segment, or if its result is registered.
+/// Runs a probe, if the segment runs probes or if the probe registers its result.
 async fn probe(run: &Run, lane: &mut Lane, task: &Task, instance: &Arc<Instance>) -> Option<usize> {
-    // A registered probe runs in every pass.
+    // A probe with a registered result runs in every pass.
     lane.unsteady |= task.register.is_some();
     if !run.segment.borrow().probes && task.register.is_none() {
         let report = report(task, Some(instance), Outcome::Unchanged);
         return finish_item(run, lane, task, instance, report, None).await;
     }
-    // The subject of the probe may wait in the batch.
+    // The queue may hold a change that the probe reads.
     if !flush(run, lane).await {
         return None;
     }
@@ -202,10 +202,10 @@ fn as_unchanged(mut result: Value, outcome: Outcome) -> Value {
     result
 }
 
-/// Runs an action if its definition is new, or if its conditions require it.
+/// Runs an action if its definition is new, or if its conditions require a run.
 async fn action(run: &Run, lane: &mut Lane, task: &Task, instance: &Arc<Instance>, facts: &Facts) -> Option<usize> {
     lane.unsteady |= facts.kind != ModuleKind::Action;
-    // Files that the action depends on may wait in the batch.
+    // The queue may hold files that the action depends on.
     if !flush(run, lane).await {
         return None;
     }
@@ -219,7 +219,7 @@ async fn action(run: &Run, lane: &mut Lane, task: &Task, instance: &Arc<Instance
         }
         Assessment::Run => {
             if let (Check::Unknown(why), false) = (&checked.check, run.inputs.ends_at_failure) {
-                // A dry run asks no condition that runs a command, and shows no change that may not come (D25).
+                // A dry run does not run the commands of conditions, so it cannot know if the action would run (D25).
                 lane.push(TaskReport {
                     outcome: Outcome::Unknown,
                     action: "unknown",
@@ -250,7 +250,7 @@ async fn action(run: &Run, lane: &mut Lane, task: &Task, instance: &Arc<Instance
     }
 }
 
-/// The message for drift that the policy leaves.
+/// The message for drift that the task's policy does not correct.
 const DRIFT_IS_LEFT: &str = "drifted; left as it is (drift: report)";
 
 async fn run_action(
@@ -282,9 +282,9 @@ fn interrupted(times: u32) -> String {
     format!("interrupted {times} before it ended, and run again")
 }
 
-/// Checks a state, and queues or makes the change.
+/// Checks a state, and makes or queues the change.
 async fn state(run: &Run, lane: &mut Lane, task: &Task, instance: Arc<Instance>, facts: &Facts) -> Option<usize> {
-    // The check of a direct change may depend on files that wait.
+    // The check of a direct change may depend on queued changes of files.
     let depends = facts.applies_directly || facts.path.as_ref().is_some_and(|path| lane.queue.affects(path));
     if depends && !flush::files(run, lane).await {
         return None;
@@ -310,7 +310,7 @@ async fn state(run: &Run, lane: &mut Lane, task: &Task, instance: Arc<Instance>,
             report.message = reported.then(|| DRIFT_IS_LEFT.to_owned());
             finish_item(run, lane, task, &instance, report, None).await
         }
-        // Direct changes follow the tasks that they depend on, so nothing that is still to come makes the state known.
+        // All tasks before a direct change have run, so no later task can make the state known.
         (Assessment::Unknown(why), _) if facts.applies_directly && run.inputs.ends_at_failure => {
             lane.incomplete = true;
             let report = TaskReport { outcome: Outcome::Failed, message: Some(why), ..report };
@@ -351,16 +351,17 @@ async fn state(run: &Run, lane: &mut Lane, task: &Task, instance: Arc<Instance>,
             }
             lane.outcome(position).map(|_| position)
         }
-        // `assess` finds these for actions alone.
+        // `assess` returns these results only for actions.
         (Assessment::Run | Assessment::Change(..), _) => None,
     }
 }
 
-/// Queues corrections of content for a task that does not run, because an earlier one is held. They need no admission.
+/// Queues corrections of content for a task that does not run because an earlier task is held. These corrections need
+/// no admission.
 pub(super) async fn queue_content(run: &Run, lane: &mut Lane, index: usize) {
     let at = TaskRef { list: List::Tasks, index };
     let is_state = |task: &&Task| task.module.as_ref().is_some_and(|module| module.schema.is_state());
-    // An elected task runs on the elected nodes alone.
+    // An elected task runs only on the elected nodes.
     let is_own = |task: &&Task| is_state(task) && task.elect.is_none() && lane.unmet_by(task).is_none();
     let Some(task) = run.task(at).filter(is_own) else { return };
     let items = match run.channel.items(Command::Items(at)).await {
@@ -389,7 +390,7 @@ pub(super) async fn queue_content(run: &Run, lane: &mut Lane, index: usize) {
     }
 }
 
-/// Returns the report of a change that waits.
+/// Returns the report of a change that is queued.
 fn change_report(task: &Task, instance: &Instance, cause: Cause, preview: &Preview) -> TaskReport {
     let mut report = report(task, Some(instance), Outcome::Changed);
     report.action = preview.action;
@@ -405,12 +406,12 @@ fn change_report(task: &Task, instance: &Instance, cause: Cause, preview: &Previ
     report
 }
 
-/// Reboots the node if that is due, or continues after the reboot.
+/// Reboots the node if a reboot is due, or continues after the reboot.
 async fn reboot(run: &Run, lane: &mut Lane, task: &Task, instance: &Arc<Instance>) -> Option<usize> {
     if !flush(run, lane).await {
         return None;
     }
-    // A pending reboot is looked for in every pass.
+    // Every pass checks for a pending reboot.
     lane.unsteady = true;
     let mut planned = report(task, Some(instance), Outcome::Unchanged);
     let mut rebooted = run.channel.reboot(instance.id, false).await;
@@ -444,7 +445,7 @@ async fn reboot(run: &Run, lane: &mut Lane, task: &Task, instance: &Arc<Instance
             lane.stop(Stop::Preempted);
             None
         }
-        // A dry run plans the reboot and does not carry it out.
+        // A dry run plans the reboot without starting it.
         Rebooted::Due => {
             lane.push(planned);
             None
@@ -509,8 +510,8 @@ fn conclude(run: &Run, lane: &mut Lane, task: &Task, report: TaskReport) -> usiz
     position
 }
 
-/// Returns whether one of these tasks would change something, or cannot be checked without a change. Registered probes
-/// run, because later tasks read their results.
+/// Returns true if one of these tasks would change something, or if a check needs an earlier change. Probes with a
+/// registered result run, because later tasks read the result.
 pub(super) async fn would_change(run: &Run, indices: impl Iterator<Item = usize>) -> bool {
     for index in indices {
         if run.channel.preempted() {
@@ -533,7 +534,7 @@ pub(super) async fn would_change(run: &Run, indices: impl Iterator<Item = usize>
     false
 }
 
-/// Returns the result of a loop that changes nothing. `None` if it would change something.
+/// Returns the result of a loop that changes nothing. `None` if the loop would change something.
 async fn items_unchanged(run: &Run, task: &Task, at: TaskRef, items: Vec<Item>) -> Option<Value> {
     let (mut worst, mut results) = (Outcome::Skipped, Vec::new());
     for item in items {
@@ -544,7 +545,8 @@ async fn items_unchanged(run: &Run, task: &Task, at: TaskRef, items: Vec<Item>) 
     Some(json!({ "results": results, "changed": false, "outcome": worst.as_str() }))
 }
 
-/// Returns the outcome and the result of a task or item that changes nothing. `None` if it would change something.
+/// Returns the outcome and the result of a task or item that changes nothing. `None` if the task would change
+/// something.
 async fn item_unchanged(run: &Run, task: &Task, at: TaskRef, item: Option<Item>) -> Option<(Outcome, Value)> {
     let name = instance::name(task, item.as_ref());
     let instance = Arc::new(Instance { id: run.channel.new_instance(), task: at, item, name });
@@ -584,7 +586,8 @@ async fn item_unchanged(run: &Run, task: &Task, at: TaskRef, item: Option<Item>)
     }
 }
 
-/// Returns whether the tasks hold a probe whose result is not registered. It runs only if something changes.
+/// Returns true if one of the tasks is a probe without a registered result. Such a probe runs only if something
+/// changes.
 pub(super) fn has_quiet_probe(run: &Run, indices: impl Iterator<Item = usize>) -> bool {
     let is_probe = |task: &Task| task.module.as_ref().is_some_and(|module| module.schema.is_probe());
     let tasks = indices.filter_map(|index| run.book().tasks.get(index));

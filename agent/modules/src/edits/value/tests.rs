@@ -97,7 +97,7 @@ fn yaml_keeps_comments_and_order() {
     becomes(&Yaml, "", "a", Some(json!(1)), "a: 1\n");
     assert!(edited(&Yaml, "a: [", "a", Some(json!(1))).is_err());
     assert!(edited(&Yaml, "a: 1\n---\nb: 2\n", "a", Some(json!(3))).is_err());
-    // An edit that also changes another value, here through an alias, is rejected.
+    // An edit is rejected if it also changes another value, here through an alias.
     assert!(edited(&Yaml, "a: &x\n  k: 1\nb: *x\n", "a.k", Some(json!(2))).is_err());
 }
 

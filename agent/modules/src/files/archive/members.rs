@@ -1,4 +1,4 @@
-//! The members of an archive in sequence, for every format.
+//! The members of an archive in their order, for all archive formats.
 
 use std::{
     cell::Cell,
@@ -9,28 +9,28 @@ use std::{
 
 use ruzstd::decoding::StreamingDecoder;
 
-/// An archive that can be read.
+/// A reader of an archive file, which can also seek.
 pub(super) trait Source: Read + Seek {}
 
 impl<T: Read + Seek> Source for T {}
 
-/// The kind of a member.
+/// The kind of an archive member.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum Kind {
     Directory,
     File {
-        /// True if the owner may execute it.
+        /// True if the owner may execute the file.
         program: bool,
     },
-    /// A symbolic link.
+    /// A symbolic link to this target.
     Link(String),
-    /// A copy of an earlier member, from a hard link.
+    /// A hard link, which becomes a copy of this earlier member.
     Copy(String),
 }
 
 /// A member of an archive.
 pub(super) struct Member<'a> {
-    /// The path below the target directory.
+    /// The path of the member below the target directory.
     pub(super) path: String,
     pub(super) kind: Kind,
     pub(super) content: &'a mut dyn Read,
@@ -45,20 +45,20 @@ fn refused(what: String) -> io::Error {
     io::Error::new(io::ErrorKind::InvalidData, what)
 }
 
-/// The bytes that an archive may still unpack to.
+/// The number of bytes that an archive may still unpack to.
 #[derive(Debug, Clone)]
 pub(super) struct Budget {
     limit: u64,
     left: Rc<Cell<u64>>,
-    /// The bytes that may be read before the next member begins. Names and headers are kept in memory, so they are
-    /// bounded.
+    /// The number of bytes that may be read before the next member begins. This limit is needed because names and
+    /// headers are held in memory.
     between: Rc<Cell<u64>>,
 }
 
-/// The bytes charged for a member beside its content and path.
+/// The number of bytes that each member counts in addition to its content and path.
 const MEMBER: u64 = 1024;
 
-/// The limit for the header bytes in front of a member.
+/// The maximum number of header bytes before a member.
 const HEADERS: u64 = 1 << 20;
 
 impl Budget {
@@ -66,10 +66,10 @@ impl Budget {
         Self { limit, left: Rc::new(Cell::new(limit)), between: Rc::new(Cell::new(HEADERS)) }
     }
 
-    /// Charges bytes to the budget.
+    /// Subtracts bytes from the budget.
     ///
     /// # Errors
-    /// If fewer bytes are left.
+    /// If the budget has fewer bytes left.
     pub(super) fn spend(&self, bytes: u64) -> io::Result<()> {
         let left = self.left.get().checked_sub(bytes).ok_or_else(|| {
             refused(format!(
@@ -92,7 +92,7 @@ impl Budget {
     }
 }
 
-/// Charges the bytes of a member that exceed its stated size.
+/// A reader that subtracts the bytes of a member beyond its stated size from the budget.
 struct Counted<'a, R> {
     from: R,
     stated: u64,
@@ -109,7 +109,7 @@ impl<R: Read> Read for Counted<'_, R> {
     }
 }
 
-/// Charges the bytes that are read between members.
+/// A reader that counts the bytes between members.
 struct Headers<R> {
     from: R,
     budget: Budget,
@@ -127,7 +127,7 @@ impl<R: Read> Read for Headers<R> {
     }
 }
 
-/// Passes each member to `take`, without the first `strip` folders of its path. Stops at the first error.
+/// Passes each member to `take`, without the first `strip` folders of its path. The first error ends the function.
 pub(super) fn each(mut source: Box<dyn Source>, strip: usize, budget: &Budget, take: &mut Take<'_>) -> io::Result<()> {
     let mut seen = BTreeSet::new();
     let take: &mut Take<'_> = &mut |member: Member<'_>| {
@@ -159,8 +159,8 @@ pub(super) fn each(mut source: Box<dyn Source>, strip: usize, budget: &Budget, t
     }
 }
 
-/// Returns a path without its leading folders. Rejects a path that leaves the directory. `None` if no component
-/// remains.
+/// Returns a path without its first folders. Fails if the path leads out of the target directory. `None` if the path
+/// has no other parts.
 fn inside(path: &str, strip: usize) -> io::Result<Option<String>> {
     let parts: Vec<&str> = path.split('/').filter(|part| !part.is_empty() && *part != ".").collect();
     if path.starts_with('/') || parts.contains(&"..") || path.contains('\0') {
@@ -169,13 +169,13 @@ fn inside(path: &str, strip: usize) -> io::Result<Option<String>> {
     Ok((parts.len() > strip).then(|| parts[strip..].join("/")))
 }
 
-/// Rejects a link that leads out of the directory.
+/// Fails if a link leads out of the target directory.
 fn leads_inside(path: &str, target: &str) -> io::Result<()> {
     let mut depth = path.split('/').count() - 1;
     let out = || refused(format!("the link {path:?} leads out of the directory, to {target:?}"));
     let mut down = false;
     for part in target.split('/').filter(|part| !part.is_empty() && *part != ".") {
-        // A name may be a link itself, so the target of a later `..` is unknown.
+        // Any part of the path may be a link itself, so the target of a later `..` is unknown.
         match (part, depth) {
             ("..", 0) => return Err(out()),
             ("..", _) if down => return Err(out()),
@@ -233,7 +233,7 @@ fn tar(content: impl Read, strip: usize, budget: &Budget, take: &mut Take<'_>) -
     Ok(())
 }
 
-/// Reads the rest of a member, which would otherwise be charged as the next header.
+/// Reads the rest of a member, which would otherwise count as the header of the next member.
 fn pass_over(entry: &mut impl Read, budget: &Budget) -> io::Result<()> {
     io::copy(entry, &mut io::sink())?;
     budget.end();
@@ -264,8 +264,8 @@ fn zip(source: Box<dyn Source>, strip: usize, budget: &Budget, take: &mut Take<'
     Ok(())
 }
 
-/// A reader of all frames of a zstd file (RFC 8878). The decoder reads a single frame and does not verify its checksum,
-/// so this reader does both.
+/// A reader of all frames of a zstd file (RFC 8878). The decoder reads a single frame and does not verify the checksum
+/// of the frame, so this reader does both.
 struct Zstd<R: Read> {
     state: State<R>,
 }
@@ -283,7 +283,7 @@ impl<R: Read> Zstd<R> {
         Self { state: State::Between(from) }
     }
 
-    /// Begins the next frame. Frames without content are skipped.
+    /// Begins to read the next frame. Frames without content are skipped.
     fn next(mut from: R) -> io::Result<State<R>> {
         let mut magic = [0; 4];
         if from.read(&mut magic[..1])? == 0 {
@@ -355,7 +355,7 @@ mod tests {
         assert!(status.success(), "{line}");
     }
 
-    /// Packs the same tree with the usual tools.
+    /// Packs the same tree of files with the usual tools, and reads each archive.
     #[test]
     fn every_format_gives_the_same_members() {
         let folder = tempfile::tempdir().unwrap();
@@ -383,7 +383,7 @@ mod tests {
             let found: Vec<_> = found
                 .into_iter()
                 .map(|(path, kind, text)| match kind {
-                    // A zip archive stores the target of a link as content, which was read before.
+                    // A zip archive stores the target of a link as content. The target was read before.
                     Kind::Link(target) => (path, Kind::Link(target), String::new()),
                     kind => (path, kind, text),
                 })
@@ -440,7 +440,7 @@ mod tests {
         assert_eq!(unpack("many.tgz", 6_000_000, true), Ok(0));
     }
 
-    /// A header of a gigabyte would be held in memory before its member is known.
+    /// A header of a gigabyte would be held in memory before the member is known.
     #[test]
     fn headers_of_a_member_are_bounded() {
         let folder = tempfile::tempdir().unwrap();
@@ -459,7 +459,7 @@ mod tests {
         assert!(error.contains("headers"), "{error}");
     }
 
-    /// Members that are stripped with their leading folder may be large.
+    /// A member may be large if it is left out because of `strip`.
     #[test]
     fn members_that_are_stripped_count_as_members() {
         let folder = tempfile::tempdir().unwrap();

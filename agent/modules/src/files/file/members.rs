@@ -1,7 +1,7 @@
-//! A folder of the source, copied as a tree. Its members must exist; other files in the target stay.
+//! A folder of the source that is copied as a tree. Its members must exist, and other files in the target folder stay.
 //!
-//! Links above the target folder are followed; links in it are not. If the kind of a member changed, a link, file or
-//! folder that Towpath made is replaced. One that Towpath did not make is rejected.
+//! Links above the target folder are followed, but links in the target folder are not. If the kind of a member changed,
+//! the old link, file or folder is replaced, but only if Towpath made it. Otherwise, the check fails.
 
 use std::{collections::BTreeSet, sync::Arc};
 
@@ -49,11 +49,11 @@ struct Members<'a> {
     single: FileSpec,
     look: &'a Look,
     context: &'a Context<'a>,
-    /// The folders that exist.
+    /// The paths of the folders that exist.
     there: BTreeSet<String>,
     /// The paths that a step removes because their kind changed.
     removed: BTreeSet<String>,
-    /// The folders that a step creates.
+    /// The paths of the folders that a step creates.
     made: BTreeSet<String>,
     change: Change,
 }
@@ -118,8 +118,8 @@ impl Members<'_> {
         vec![Step::MakeDirectory { path: folder.to_owned(), access }]
     }
 
-    /// Returns true if a folder above a member is missing or is removed by a step. Adds that step if the folder is of
-    /// another kind.
+    /// Returns true if a folder above a member is missing, or if a step removes the folder. Adds this step if the path
+    /// is not a folder.
     fn is_new(&mut self, path: &str) -> Result<bool, ModuleError> {
         for (at, _) in path.match_indices('/').filter(|(at, _)| *at >= self.base.len()) {
             let folder = &path[..at];
@@ -141,7 +141,7 @@ impl Members<'_> {
         Ok(false)
     }
 
-    /// Returns the result of a check. `None` if another kind of file blocks the path and a step removes it.
+    /// Returns the result of a check. `None` if a file of another kind is at the path and a step removes it.
     fn or_removed(
         &mut self,
         path: &str,
@@ -160,7 +160,7 @@ impl Members<'_> {
         Ok(None)
     }
 
-    /// Adds a step that removes a path of an earlier commit. Fails if Towpath did not make it.
+    /// Adds a step that removes a path of an earlier commit. Fails if Towpath did not make the path.
     fn remove(&mut self, path: &str, wanted: &str) -> Result<(), ModuleError> {
         let target = self.look.link(path).map_err(io(path))?;
         let found = match (&target, self.is_folder(path)?) {
@@ -185,7 +185,7 @@ impl Members<'_> {
         Ok(self.look.meta(path).map_err(io(path))?.is_some_and(|meta| meta.kind == FileKind::Directory))
     }
 
-    /// Returns the first path that Towpath did not make, among a path and everything below it.
+    /// Returns the first path that Towpath did not make, among a path and all paths below it.
     fn foreign(&self, path: &str, depth: usize) -> Result<Option<String>, ModuleError> {
         if !self.is_folder(path)? {
             let real = self.look.resolved(path, false).map_err(io(path))?;

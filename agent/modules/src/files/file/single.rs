@@ -1,4 +1,4 @@
-//! The checks of a single path: a file, a link, a directory, or its absence.
+//! The checks of a single path: a file, a link, a directory, or a missing path.
 
 use std::sync::Arc;
 
@@ -26,7 +26,7 @@ pub(super) fn absent(path: &str, look: &Look) -> Result<Checked, ModuleError> {
     Ok(Checked::Change(Change { verb: Verb::Remove, diff, steps: vec![Step::Remove { path: path.to_owned() }] }))
 }
 
-/// Compares a link. Only a link, or a file that Towpath made, is replaced.
+/// Compares a link with its desired target. Only a link, or a file that Towpath made, is replaced.
 pub(super) fn link(path: &str, target: &str, look: &Look, context: &Context<'_>) -> Result<Checked, ModuleError> {
     let old = look.link(path).map_err(io(path))?;
     if old.as_deref() == Some(target) {
@@ -62,7 +62,7 @@ pub(super) fn new_link(path: &str, target: &str, mut steps: Vec<Step>) -> Checke
     Checked::Change(Change { verb: Verb::Create, diff: format!("{path} -> {target}"), steps })
 }
 
-/// Compares a directory. A link to a directory counts as the directory, as for programs that open it.
+/// Compares a directory. A link to a directory counts as the directory, as in programs that open it.
 pub(super) fn directory(spec: &FileSpec, path: &str, look: &Look) -> Result<Checked, ModuleError> {
     let (uid, gid) = spec.ids()?;
     let Some(meta) = look.meta(path).map_err(io(path))? else {
@@ -92,7 +92,7 @@ pub(super) fn directory(spec: &FileSpec, path: &str, look: &Look) -> Result<Chec
     }
 }
 
-/// Compares permissions and owner with the desired ones.
+/// Compares the permissions and the owner of a path with the desired ones.
 pub(super) fn granted(path: &str, meta: Meta, mode: Option<u32>, uid: Option<u32>, gid: Option<u32>) -> Checked {
     let diff = access_diff(path, meta, mode, uid, gid);
     if diff.is_empty() {
@@ -106,7 +106,7 @@ pub(super) fn granted(path: &str, meta: Meta, mode: Option<u32>, uid: Option<u32
     })
 }
 
-/// Returns the change of permissions and owner, for people. Empty if there is none.
+/// Returns a readable description of the change of permissions and owner. Empty if nothing changes.
 pub(crate) fn access_diff(path: &str, meta: Meta, mode: Option<u32>, uid: Option<u32>, gid: Option<u32>) -> String {
     let mut diff = String::new();
     if let Some(mode) = mode.filter(|mode| *mode != meta.mode) {
@@ -200,7 +200,7 @@ pub(super) fn write(spec: &FileSpec, path: &str, content: Content, access: Acces
     }
 }
 
-/// Rejects the pointer that git holds instead of a file kept in Git LFS.
+/// Fails for a file in Git LFS, because git contains only a pointer to such a file.
 pub(super) fn refuse_pointer(tree: &Arc<dyn Tree>, path: &str) -> Result<(), ModuleError> {
     let bytes = tree.read(path).map_err(io(path))?.unwrap_or_default();
     if bytes.starts_with(b"version https://git-lfs.github.com/spec/") {

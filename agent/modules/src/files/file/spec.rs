@@ -1,4 +1,4 @@
-//! The resolved parameters of `file`.
+//! The resolved parameters of the module `file`.
 
 use std::sync::Arc;
 
@@ -35,7 +35,7 @@ pub(super) enum Want {
     Absent,
 }
 
-/// Resolves the parameters of `file`.
+/// Resolves the parameters of the module `file`.
 pub(super) fn resolve(file: &pb::File, params: &Value) -> Result<FileSpec, Vec<Problem>> {
     let mut problems = Vec::new();
     let path = file.path.clone().unwrap_or_default();

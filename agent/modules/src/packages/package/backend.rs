@@ -1,4 +1,4 @@
-//! The tools that change packages: PackageKit, or apt and dnf if it is missing or hangs.
+//! The tools that change packages: PackageKit, or apt and dnf if PackageKit is missing or hangs.
 
 use std::{collections::BTreeMap, thread, time::Duration};
 
@@ -16,9 +16,9 @@ use crate::{Context, ModuleError};
 #[derive(Debug, Clone)]
 pub(super) struct How {
     pub(super) backend: Backend,
-    /// The version to install, if the task names one.
+    /// The version to install. `None` if the task names no version.
     pub(super) version: Option<String>,
-    /// True if PackageKit has names for all packages.
+    /// True if PackageKit has names for all packages of the change.
     pub(super) plain: bool,
     /// The treatment of configuration files that the administrator has changed.
     pub(super) conffiles: Conffiles,
@@ -59,7 +59,7 @@ fn newest_rpm(names: &[String], context: &Context<'_>) -> Result<BTreeMap<String
 /// Installs, upgrades and removes packages.
 pub(super) fn change(missing: &Missing, how: &How, context: &Context<'_>) -> Result<(), ModuleError> {
     let deadline = Deadline::of(context);
-    // Not all systems let PackageKit find a version by name. PackageKit also keeps changed configuration files.
+    // On some systems, PackageKit cannot find a version by name. PackageKit also keeps changed configuration files.
     let try_packagekit = match how.backend {
         Backend::PackageKit => true,
         Backend::Auto => how.version.is_none() && how.plain && how.conffiles == Conffiles::Keep,
@@ -87,8 +87,8 @@ pub(super) fn change(missing: &Missing, how: &How, context: &Context<'_>) -> Res
 /// The pause before the lock of the package database is tried again.
 const PAUSE: Duration = Duration::from_secs(2);
 
-/// Changes packages with PackageKit, and retries while another process holds the lock. PackageKit fails at once then;
-/// apt waits by itself.
+/// Changes packages with PackageKit, and retries while another process holds the lock. PackageKit fails at once if the
+/// lock is held, while apt waits for the lock.
 fn patiently(
     missing: &Missing,
     named: &Named,
@@ -138,7 +138,7 @@ fn transactions(kit: &PackageKit<'_>, missing: &Missing, named: &Named) -> Resul
         let asked: Vec<&str> = names.iter().map(String::as_str).collect();
         let mut found = kit.resolve(&asked)?;
         if !installed && names.iter().any(|name| !found.iter().any(|package| package.name == *name)) {
-            // The package may be newer than the cached lists.
+            // The cached package lists may be older than the package.
             kit.refresh()?;
             found = kit.resolve(&asked)?;
         }
@@ -146,7 +146,7 @@ fn transactions(kit: &PackageKit<'_>, missing: &Missing, named: &Named) -> Resul
             .iter()
             .map(|name| {
                 let fits = |package: &&Found| package.name == *name && package.installed == installed;
-                // The newest version comes last.
+                // PackageKit lists the newest version last.
                 let id = found.iter().rfind(fits).map(|package| package.id.clone());
                 id.ok_or_else(|| PackageKitError::Failed(format!("no repository of this node has the package {name}")))
             })
@@ -176,7 +176,7 @@ fn full_name(package: &Found) -> String {
     format!("{}:{}", package.name, package.arch)
 }
 
-/// Changes packages with apt-get. It waits for the lock.
+/// Changes packages with apt-get, which waits for the lock.
 fn apt(missing: &Missing, how: &How, deadline: Deadline, context: &Context<'_>) -> Result<(), ModuleError> {
     let lock = || {
         let seconds = deadline.left().saturating_sub(deadline.least).as_secs().max(1);
@@ -191,7 +191,7 @@ fn apt(missing: &Missing, how: &How, deadline: Deadline, context: &Context<'_>) 
         let lock = lock();
         let mut argv = vec!["apt-get", "-y", "-q"];
         argv.extend(options.iter().map(String::as_str));
-        // Dependencies of removed packages stay, even if the machine is set to remove them.
+        // Dependencies of removed packages stay, even if the machine is configured to remove them.
         argv.extend(["-o", "APT::Get::AutomaticRemove=false", "-o", &lock, verb]);
         argv.extend(more);
         argv.push("--");
@@ -224,12 +224,13 @@ fn apt(missing: &Missing, how: &How, deadline: Deadline, context: &Context<'_>) 
     let install = || {
         let simulated = call("install", &[more, &["--simulate"]].concat(), &wanted)?;
         if simulated.rc != 0 {
-            // A real run would fail for the same reasons.
+            // The real installation would fail for the same reasons as the simulation.
             return Ok(simulated);
         }
         let effects = simulation::apt(&simulated.stdout);
         how.named.allow(&effects)?;
-        // If the simulation removes nothing, `--no-remove` holds even if the package lists change in between.
+        // If the simulation removes nothing, `--no-remove` stays valid even if the package lists change before the
+        // installation.
         let kept: &[&str] = if effects.removed.is_empty() { &["--no-remove"] } else { &[] };
         call("install", &[more, kept].concat(), &wanted)
     };
@@ -243,8 +244,8 @@ fn apt(missing: &Missing, how: &How, deadline: Deadline, context: &Context<'_>) 
     }
     let old = ["Unable to locate", "was not found", "no installation candidate", "Failed to fetch", "404"];
     if output.rc != 0 && old.iter().any(|word| output.stderr.contains(word)) {
-        // The package may be newer than the cached lists. A list that cannot be fetched is an error here, because it
-        // may be the one with the package.
+        // The cached package lists may be older than the package. A list that cannot be fetched is an error here,
+        // because the list may contain the package.
         let any = "APT::Update::Error-Mode=any";
         well("apt-get update", &run_tool(&["apt-get", "-q", "-o", &lock(), "-o", any, "update"])?)?;
         output = install()?;
@@ -272,7 +273,7 @@ fn dnf(missing: &Missing, how: &How, deadline: Deadline, context: &Context<'_>) 
         how.named.allow(&simulation::dnf(&output.stdout))
     };
     if !missing.remove.is_empty() {
-        // dnf would also remove dependent packages. The test of rpm fails and names them instead.
+        // dnf would also remove packages that depend on these. The test of rpm fails instead, and names the packages.
         let mut argv = vec!["rpm", "-e", "--test", "--allmatches"];
         argv.extend(missing.remove.iter().map(String::as_str));
         well("rpm -e --test", &run_tool(&argv)?)?;
@@ -280,7 +281,7 @@ fn dnf(missing: &Missing, how: &How, deadline: Deadline, context: &Context<'_>) 
     }
     let mut wanted = missing.install.clone();
     if let Some(version) = &how.version {
-        // A version older than the installed one is a downgrade.
+        // A version that is older than the installed version is a downgrade.
         wanted.iter_mut().for_each(|name| *name = format!("{name}-{version}"));
     }
     if !wanted.is_empty() {
@@ -294,7 +295,7 @@ fn dnf(missing: &Missing, how: &How, deadline: Deadline, context: &Context<'_>) 
     Ok(())
 }
 
-/// Marks packages as held, or as not held.
+/// Marks packages as held or as not held.
 pub(super) fn mark(verb: &str, names: &[String], context: &Context<'_>) -> Result<(), ModuleError> {
     if !debian(context) {
         return Err(ModuleError::new("hold is for Debian and its kin; use the versionlock plugin of dnf"));

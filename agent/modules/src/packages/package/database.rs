@@ -1,4 +1,4 @@
-//! The installed packages: from the status file of dpkg, or from one query to rpm for all packages.
+//! The reader of the package databases: the status file of dpkg, or one query to rpm for all packages.
 
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -11,7 +11,7 @@ use super::{
 };
 use crate::{Context, ModuleError};
 
-/// The status file of dpkg.
+/// The path of dpkg's status file.
 pub(super) const DPKG: &str = "/var/lib/dpkg/status";
 
 /// Returns true if the node has the package database of dpkg.
@@ -19,11 +19,11 @@ pub(super) fn debian(context: &Context<'_>) -> bool {
     context.look.exists(DPKG).unwrap_or(false)
 }
 
-/// The database files of rpm for each backend (rpm(8), `%_db_backend`: sqlite, ndb, bdb), and the write-ahead log of
-/// the first.
+/// The database files of rpm: one for each backend (rpm(8), `%_db_backend`: sqlite, ndb, bdb), and the write-ahead log
+/// of sqlite.
 const RPM: [&str; 4] = ["rpmdb.sqlite", "rpmdb.sqlite-wal", "Packages.db", "Packages"];
 
-/// A cache of the package databases, valid until their files change.
+/// A cache of the package databases, which is valid until their files change.
 #[derive(Debug, Default)]
 pub(super) struct Database(Mutex<Known>);
 
@@ -31,16 +31,16 @@ pub(super) struct Database(Mutex<Known>);
 struct Known {
     dpkg: Option<(FileVersion, Arc<Packages>)>,
     rpm: Option<(Vec<FileVersion>, Arc<Packages>)>,
-    /// The folder of rpm's database.
+    /// The folder of the rpm database.
     folder: Option<String>,
 }
 
 impl Database {
-    /// Returns the installed packages.
+    /// Returns the installed packages, from the cache if the database has not changed.
     pub(super) fn read(&self, backend: Backend, context: &Context<'_>) -> Result<Arc<Packages>, ModuleError> {
         let io = |error: std::io::Error| ModuleError::io(DPKG, &error);
         let mut known = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        // If both databases exist, the backend selects one.
+        // If the node has both databases, the backend selects one of them.
         let meta = if backend == Backend::Dnf { None } else { context.look.meta(DPKG).map_err(io)? };
         let Some(meta) = meta else { return known.rpm(context) };
         if let Some((_, packages)) = known.dpkg.as_ref().filter(|(version, _)| *version == meta.version) {
@@ -82,13 +82,13 @@ impl Known {
     }
 }
 
-/// Returns the machine's native architecture: the one of dpkg or rpm itself.
+/// Returns the native architecture of the machine: the architecture of the package dpkg or rpm.
 pub(super) fn native(packages: &Packages) -> Option<&str> {
     packages.get("dpkg").or_else(|| packages.get("rpm")).and_then(|own| own.arch.as_deref())
 }
 
-/// Reads the status file of dpkg (deb-control(5), dpkg(1): "want flag status"). A name without an architecture means
-/// the native one.
+/// Parses the status file of dpkg (deb-control(5), dpkg(1): "want flag status"). A name without an architecture refers
+/// to the native architecture.
 pub(super) fn dpkg(text: &str) -> Packages {
     let mut packages = entries(text);
     let Some(native) = native(&packages).map(str::to_owned) else { return packages };
@@ -134,8 +134,8 @@ fn entries(text: &str) -> Packages {
     packages
 }
 
-/// Reads the output of rpm: name, architecture, version with release, and install time. If a package is installed
-/// several times, as kernels are, the last installed one counts.
+/// Parses the output of rpm: name, architecture, version with release, and install time. If several versions of a
+/// package are installed, as with kernels, the last installed version counts.
 fn rpm(text: &str) -> Packages {
     let mut packages = Packages::new();
     let mut lines: Vec<Vec<&str>> = text.lines().map(|line| line.split('\t').collect()).collect();

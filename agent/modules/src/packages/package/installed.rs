@@ -1,4 +1,4 @@
-//! The installed packages, as values.
+//! The types for installed packages.
 
 use std::collections::BTreeMap;
 
@@ -9,7 +9,7 @@ pub(super) struct Installed {
     /// The version without its release, which rpm also accepts as a version.
     pub(super) plain: Option<String>,
     pub(super) held: bool,
-    /// True if its installation is complete.
+    /// True if the installation of the package is complete.
     pub(super) whole: bool,
     pub(super) arch: Option<String>,
 }

@@ -1,32 +1,32 @@
-//! Effects of an installation that no task asked for: packages that a tool would remove, downgrade, or change although
-//! they are held. They are read from the tool's own simulation before anything is changed.
+//! The side effects of an installation: packages that a tool would remove or downgrade, or change although they are
+//! held. They are read from a simulation by the tool, before anything is changed.
 
 use crate::ModuleError;
 
-/// Packages that an installation would remove, downgrade, or change although they are held.
+/// The packages that an installation would remove or downgrade, or change although they are held.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub(super) struct Effects {
-    /// Packages that would be removed.
+    /// The packages that the installation would remove.
     pub(super) removed: Vec<String>,
-    /// Packages that would be downgraded.
+    /// The packages that the installation would downgrade.
     pub(super) downgraded: Vec<String>,
-    /// Packages that would change although an administrator holds them.
+    /// The packages that the installation would change although an administrator holds them.
     pub(super) held: Vec<String>,
 }
 
-/// The package names that a task allows to be changed.
+/// The names of the packages that a task allows to be changed.
 #[derive(Debug, Clone, Default)]
 pub(super) struct Named {
-    /// Packages to install or upgrade.
+    /// The packages to install or upgrade.
     pub(super) wanted: Vec<String>,
-    /// Packages that the installation may remove.
+    /// The packages that the installation may remove.
     pub(super) replaces: Vec<String>,
-    /// The native architecture, which a name may leave out.
+    /// The native architecture, which is optional in the name of a package.
     pub(super) native: Option<String>,
 }
 
 impl Named {
-    /// Returns a name without the native architecture, as tools show it.
+    /// Returns the name of a package without the native architecture, as tools print it.
     fn plain<'a>(&self, name: &'a str) -> &'a str {
         match name.rsplit_once([':', '.']) {
             Some((plain, arch)) if self.native.as_deref() == Some(arch) || matches!(arch, "all" | "any" | "noarch") => {
@@ -40,10 +40,10 @@ impl Named {
         list.iter().any(|known| self.plain(known) == self.plain(name))
     }
 
-    /// Rejects an installation that changes packages that are not named.
+    /// Checks that an installation changes only packages that the task names.
     ///
     /// # Errors
-    /// The names of these packages.
+    /// If the installation changes other packages. The message contains their names.
     pub(super) fn allow(&self, effects: &Effects) -> Result<(), ModuleError> {
         let others = |list: &[String], allowed: &[String]| {
             let mut others: Vec<&str> =
@@ -73,7 +73,7 @@ impl Named {
     }
 }
 
-/// Reads the output of `apt-get --simulate` in the C locale.
+/// Parses the output of `apt-get --simulate` in the C locale.
 pub(super) fn apt(text: &str) -> Effects {
     let mut effects = Effects::default();
     let mut section = None;
@@ -104,7 +104,7 @@ enum Section {
     Held,
 }
 
-/// Reads the table that dnf prints before its question, in the C locale.
+/// Parses the table that dnf prints before its question, in the C locale.
 pub(super) fn dnf(text: &str) -> Effects {
     let mut effects = Effects::default();
     let mut installed = Vec::new();
@@ -112,7 +112,7 @@ pub(super) fn dnf(text: &str) -> Effects {
     for line in text.lines() {
         let words: Vec<&str> = line.split_whitespace().collect();
         match words.as_slice() {
-            // A package that the one above obsoletes.
+            // The package in the line above obsoletes this package.
             ["replacing", name, ..] => effects.removed.push((*name).to_owned()),
             [name, arch, _, ..] if line.starts_with(' ') => {
                 let name = format!("{name}.{arch}");
@@ -128,7 +128,7 @@ pub(super) fn dnf(text: &str) -> Effects {
             _ => {}
         }
     }
-    // Several kernel versions stay installed, and a new one displaces the oldest. This is not a removal.
+    // Several kernel versions stay installed, and a new version displaces the oldest one. This is not a removal.
     effects.removed.retain(|name| !installed.contains(name));
     effects
 }
@@ -163,7 +163,7 @@ mod tests {
             assert!(message.contains(name), "{message}");
         }
         assert!(named(&["c", "d", "e", "f"], &["a:amd64", "b:i386"]).allow(&apt(APT)).is_ok());
-        // A package of another architecture is another package. A wanted package must not be removed either.
+        // A package of another architecture is a different package. A wanted package must not be removed either.
         assert!(named(&["c", "d", "e", "f", "b:i386"], &["a", "b"]).allow(&apt(APT)).is_err());
     }
 

@@ -7,7 +7,7 @@ use towpath_proto::v1alpha as pb;
 use super::installed::Packages;
 use crate::params::{Problem, done};
 
-/// Packages and their desired state.
+/// The names of packages and their desired state.
 #[derive(Debug, Clone)]
 pub(crate) struct PackageSpec {
     pub(super) names: Vec<String>,
@@ -36,7 +36,7 @@ pub(super) enum Backend {
     Dnf,
 }
 
-/// The treatment of configuration files that the administrator has changed, if a new package version changes them too.
+/// The treatment of configuration files that both the administrator and a new package version have changed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Conffiles {
     Keep,
@@ -53,7 +53,7 @@ impl Conffiles {
     }
 }
 
-/// Resolves the parameters of `package`.
+/// Resolves the parameters of the module `package`.
 pub(super) fn resolve(package: pb::Package) -> Result<PackageSpec, Vec<Problem>> {
     let mut problems = Vec::new();
     if package.name.is_some() != package.names.is_empty() {
@@ -107,7 +107,7 @@ pub(super) fn resolve(package: pb::Package) -> Result<PackageSpec, Vec<Problem>>
     })
 }
 
-/// The packages to change, by kind of change.
+/// The names of the packages to change, by the kind of the change.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub(super) struct Missing {
     pub(super) install: Vec<String>,
@@ -118,7 +118,7 @@ pub(super) struct Missing {
 }
 
 impl Missing {
-    /// Adds the packages of another use.
+    /// Adds the changes of another use of `package`.
     pub(super) fn append(&mut self, other: Self) {
         self.install.extend(other.install);
         self.upgrade.extend(other.upgrade);
@@ -129,7 +129,7 @@ impl Missing {
 }
 
 impl PackageSpec {
-    /// Returns the packages to change.
+    /// Returns the packages that differ from their desired state.
     pub(super) fn missing(&self, installed: &Packages, newest: &BTreeMap<String, String>) -> Missing {
         let mut missing = Missing::default();
         for name in &self.names {
@@ -156,7 +156,7 @@ impl PackageSpec {
         missing
     }
 
-    /// Returns the changes, for people.
+    /// Returns a readable description of the changes.
     pub(super) fn diff(&self, missing: &Missing, installed: &Packages, newest: &BTreeMap<String, String>) -> String {
         let mut diff = String::new();
         let version = |name: &String| installed.get(name).map(|known| known.version.clone());

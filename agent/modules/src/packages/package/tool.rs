@@ -1,4 +1,4 @@
-//! The call of a package tool: within a deadline, and with its last lines if it fails.
+//! The call of a package tool, with a deadline. The error of a failed tool contains its last lines of output.
 
 use std::time::{Duration, Instant};
 
@@ -13,12 +13,12 @@ use crate::{Context, ModuleError};
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Deadline {
     end: Instant,
-    /// The least time that a change needs. A change cut off midway leaves a broken package database, so none begins
-    /// later.
+    /// The minimum time for a change. No change begins with less time left, because an interrupted change leaves a
+    /// broken package database.
     pub(super) least: Duration,
 }
 
-/// The time reserved for a package change. A short task timeout reserves a quarter of itself instead.
+/// The time reserved for a package change. If the timeout of the task is short, a quarter of it is reserved instead.
 const WORK: Duration = Duration::from_secs(60);
 
 impl Deadline {
@@ -27,7 +27,7 @@ impl Deadline {
         Self { end: SystemClock.monotonic() + context.timeout, least: WORK.min(context.timeout / 4) }
     }
 
-    /// Returns the remaining time.
+    /// Returns the time until the deadline.
     pub(super) fn left(self) -> Duration {
         self.end.saturating_duration_since(SystemClock.monotonic())
     }
@@ -57,7 +57,7 @@ pub(super) fn run_until(argv: &[&str], deadline: Deadline, context: &Context<'_>
         timeout: Some(deadline.left()),
         ..Invocation::default()
     };
-    // Stopping the agent does not cancel it, because a killed package manager leaves a broken database.
+    // The tool continues when the agent stops, because a killed package manager leaves a broken database.
     let output =
         process::run_watched(&invocation, &Cancel::default(), &mut |line| context.report_progress(&display_line(line)))
             .map_err(|error| ModuleError::new(format!("{} can't be run: {error}", argv[0])))?;
@@ -69,20 +69,21 @@ pub(super) fn run_until(argv: &[&str], deadline: Deadline, context: &Context<'_>
     Ok(output)
 }
 
-/// Returns a line of apt or dnf for status. A line with a URL is hidden, because the URL may hold credentials.
+/// Returns a line of output from apt or dnf for status. A line with a URL is hidden, because the URL may contain
+/// credentials.
 pub(super) fn display_line(line: &str) -> String {
     if line.contains("://") { "fetching".into() } else { line.trim().chars().take(100).collect() }
 }
 
-/// The number of lines shown of each output of a failed tool.
+/// The maximum number of lines shown from each output of a failed tool.
 const SHOWN: usize = 6;
 
-/// Returns an error with the last lines of both outputs if a tool failed.
+/// Checks the exit status of a tool. The error of a failed tool contains the last lines of both outputs.
 pub(super) fn well(what: &str, output: &Output) -> Result<(), ModuleError> {
     if output.rc == 0 {
         return Ok(());
     }
-    // Maintainer scripts print to stdout. Errors and the holder of the lock are on stderr.
+    // Maintainer scripts print to stdout. Errors and the holder of the lock are printed to stderr.
     let last = |text: &str| {
         let lines: Vec<String> =
             text.lines().map(str::trim).filter(|line| !line.is_empty()).map(str::to_owned).collect();

@@ -1,9 +1,9 @@
-//! Aliases of units: links to the file of another unit, and names that a unit takes when it is enabled
+//! The aliases of systemd units: links to the file of another unit, and names that a unit takes when it is enabled
 //! (systemd.unit(5)).
 
 use towpath_host::Look;
 
-/// Folders of unit files. Earlier folders take precedence.
+/// The folders of unit files. Earlier folders take precedence.
 const FOLDERS: [&str; 8] = [
     "/etc/systemd/system",
     "/run/systemd/system",
@@ -15,10 +15,10 @@ const FOLDERS: [&str; 8] = [
     "/lib/systemd/system",
 ];
 
-/// The number of links to follow.
+/// The maximum number of links to follow.
 const LINKS: usize = 8;
 
-/// Returns the unit that a name refers to: the name itself, unless it is an alias.
+/// Returns the name of the unit that a name refers to. The result is the same name, unless the name is an alias.
 pub(super) fn unit(look: &Look, name: &str) -> String {
     let mut unit = name.to_owned();
     for _ in 0..LINKS {
@@ -26,7 +26,7 @@ pub(super) fn unit(look: &Look, name: &str) -> String {
             Found::Alias(target) => unit = target,
             Found::Unit => return unit,
             Found::Nothing => match owner(look, &unit) {
-                // The owner may be a link too.
+                // The unit that takes the alias may have a link as its file, too.
                 Some(owner) => unit = owner,
                 None => return unit,
             },
@@ -61,7 +61,7 @@ fn target(look: &Look, unit: &str) -> Found {
     Found::Nothing
 }
 
-/// Returns the target's name with the instance of the alias, if the target is a template.
+/// Returns the name of the target. If the target is a template, the result includes the instance of the alias.
 fn instance(target: &str, alias: &str) -> String {
     let of_alias = alias.split_once('@').and_then(|(_, rest)| rest.rsplit_once('.')).map(|(instance, _)| instance);
     match (target.split_once("@."), of_alias) {
@@ -72,7 +72,7 @@ fn instance(target: &str, alias: &str) -> String {
 
 /// Returns the unit that takes a name when it is enabled, as ssh.service takes sshd.service on Debian.
 fn owner(look: &Look, alias: &str) -> Option<String> {
-    // An instance has no file of its own.
+    // An instance of a template unit has no file of its own.
     if alias.contains('@') {
         return None;
     }
@@ -129,7 +129,7 @@ mod tests {
         for (name, wanted) in [
             ("openssh.service", "ssh.service"),
             ("remote.service", "ssh.service"),
-            // ssh.service is not enabled, so this link is missing.
+            // ssh.service is not enabled, so the link for this alias is missing.
             ("sshd.service", "ssh.service"),
             ("other.service", "ssh.service"),
             ("no.service", "no.service"),

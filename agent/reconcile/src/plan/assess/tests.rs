@@ -25,12 +25,12 @@ const KINDS: [ModuleKind; 4] =
 const POLICIES: [Drift; 3] = [Drift::Correct, Drift::Report, Drift::Ignore];
 const MODES: [RunMode; 2] = [RunMode::NewRevision, RunMode::Steady];
 
-/// All states of the journal.
+/// Returns a last run of the task for each state that the journal can have.
 fn journals() -> [Option<LastRun>; 5] {
     [None, last(false, false), last(true, false), last(false, true), last(true, true)]
 }
 
-/// Returns whether a predicate holds for every policy and mode.
+/// Returns true if a predicate is true for every policy and mode.
 fn always(holds: impl Fn(Drift, RunMode) -> bool) -> bool {
     POLICIES.iter().all(|policy| MODES.iter().all(|mode| holds(*policy, *mode)))
 }

@@ -21,7 +21,7 @@ fn order(decision: Decision) -> Vec<String> {
     removal.remove.into_iter().map(|item| format!("{} {}", item.module, item.identity)).collect()
 }
 
-/// Returns the numbers of a held removal: the items, all items, and the limit.
+/// Returns the numbers in the message of a held removal: the items to remove, all items, and the limit.
 fn held(inventory: &Inventory, managed: &BTreeSet<Managed>) -> String {
     let found = decide(inventory, managed);
     let Decision::OverBudget { message } = found else { panic!("{found:?}") };

@@ -1,4 +1,4 @@
-//! Admission: windows, slots and closed gates.
+//! Tests of admission: windows, slots and closed gates.
 
 use super::world::{World, applied, book, finished, messages, outcomes, reasons};
 use crate::{command::Observation, outcome::Outcome, plan::assess::RunMode, record::BookRecord};

@@ -1,4 +1,4 @@
-//! An executor that answers wrongly: the run ends with an error, and nothing panics.
+//! Tests of an executor that answers wrongly. The run ends with an error, and does not panic.
 
 use std::sync::Arc;
 
@@ -29,7 +29,7 @@ fn world() -> World {
     World::differs(&["a", "p", "q"]).pending(&["h"]).inventory(&["old"])
 }
 
-/// The texts of the commands of a run, and the kind of report that a wrong answer leads to.
+/// The commands of a run as text. A wrong answer to one of them leads to a report with an error.
 const COMMANDS: [&str; 13] = [
     "items",
     "render a",

@@ -1,4 +1,4 @@
-//! Handlers, and the tasks before and after a book.
+//! Tests of handlers, and of the `before` and `after` tasks of a book.
 
 use super::world::{World, applied, book, messages, outcomes, reasons};
 use crate::{
@@ -20,7 +20,8 @@ handlers:
 fn handlers_run_after_the_last_task_in_the_order_of_their_notification() {
     let mut world = World::differs(&["a", "b"]);
     let report = world.run(&book(NOTIFIES), RunMode::NewRevision);
-    // The executor lists them in the order of the book; this world lists them as they were notified.
+    // A real executor lists the handlers in the order of the book. This test executor lists them in the order of their
+    // notification.
     assert_eq!(
         world.log[3..],
         ["apply files a b", "admit correct began", "handler h", "handler g", "record [a b] observed 0"]

@@ -1,4 +1,4 @@
-//! Tests of the machine: a world of plain values plays the executor.
+//! Tests of the state machine of a book run, with an executor that works on values in memory.
 
 mod admission;
 mod executors;

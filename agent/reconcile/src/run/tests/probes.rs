@@ -1,4 +1,4 @@
-//! Probes, actions, reboots and loops.
+//! Tests of probes, actions, reboots and loops.
 
 use serde_json::json;
 use towpath_render::objects::task::Drift;

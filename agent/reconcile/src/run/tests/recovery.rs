@@ -1,4 +1,4 @@
-//! Recovery: each state that a crash can leave in the record of a book, and a journal that takes nothing.
+//! Tests of each record of a book that a crash can leave, and of a journal that cannot be written.
 
 use super::world::{World, applied, book, messages, outcomes, slot};
 use crate::{
@@ -228,7 +228,7 @@ fn journal_that_takes_nothing_keeps_the_tasks_before_from_running() {
 
 #[test]
 fn record_that_was_not_persisted_is_persisted_by_the_next_attempt() {
-    // Each lane of the book asks for the slot, and none may find the record of another one that was not written.
+    // Each lane of the book asks for the slot. No lane may find the record of another lane that was not written.
     let text = r#"
 order: parallel
 rollout: {serialize: {count: 1}}
@@ -279,7 +279,8 @@ fn findings_that_cannot_be_recorded_fail_the_book_and_remove_nothing() {
 
 #[test]
 fn record_that_the_journal_refused_is_not_taken_for_persisted() {
-    // The release of the slot is not recorded, so the record still names the slot, and the next pass releases it again.
+    // The release of the slot is not recorded. The record still names the slot, so the next pass releases the slot
+    // again.
     let failed = Observation::Failed("the disk is full".into());
     let mut world =
         World::default().record(record(0, claimed(0), None)).answer("persist done=0 slot=- frame=-", failed);

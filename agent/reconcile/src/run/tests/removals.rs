@@ -1,4 +1,4 @@
-//! Removals: of items that the book no longer mentions, within its rollout.
+//! Tests of removals of items that the book no longer mentions, within its rollout.
 
 use towpath_render::view::PruneBudget;
 
@@ -33,12 +33,12 @@ fn steady(names: &[&str]) -> World {
     World::default().last("a", applied()).inventory(names)
 }
 
-/// A record of a node that has completed the run.
+/// Returns the record of a node that has completed the run.
 fn done() -> BookRecord {
     BookRecord { run: "n/b@1".into(), done: 1, completed: true, ..BookRecord::default() }
 }
 
-/// A record of a node that a failed removal keeps out of service.
+/// Returns the record of a node that a failed removal keeps out of service.
 fn out_of_service() -> BookRecord {
     BookRecord { frame: Some(Frame::Changing), removal_failed: true, ..done() }
 }

@@ -1,4 +1,4 @@
-//! Coordinated books: segments, votes, slots, elections.
+//! Tests of coordinated books: segments, votes, slots and elections.
 
 use serde_json::json;
 
@@ -281,7 +281,7 @@ fn preemption_at_a_cut_does_not_enter_the_next_segment() {
     assert_eq!(world.record.done, 1);
 }
 
-/// A record of a node that has completed these segments.
+/// Returns the record of a node that has completed this number of segments.
 fn done(segments: u32, completed: bool) -> BookRecord {
     BookRecord { run: "n/b@1".into(), done: segments, completed, ..BookRecord::default() }
 }
@@ -371,7 +371,7 @@ fn correction_in_a_completed_segment_does_not_hold_a_slot_while_another_budget_i
     assert_eq!(world.record.slot, None);
 }
 
-/// A claim in a budget that the run does not use.
+/// Returns the record of a node that has a slot in a budget that the run does not use.
 fn foreign(state: SlotState) -> BookRecord {
     let slot = crate::record::Slot { budget: "n/old".into(), partition: String::new() };
     BookRecord { run: "n/b@0".into(), slot: Some(SlotRef { slot, state }), ..BookRecord::default() }

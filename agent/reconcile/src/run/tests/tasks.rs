@@ -1,4 +1,4 @@
-//! Tasks of a book without a rollout.
+//! Tests of the tasks of a book without a rollout.
 
 use serde_json::json;
 use towpath_render::objects::task::Drift;
@@ -526,13 +526,13 @@ fn preempted_book_runs_no_handler() {
     let text = format!("{TWO}handlers:\n  - {{name: h, command: {{argv: [x]}}}}\n");
     let mut world = World::default().preempted_after("check b").pending(&["h"]);
     let report = world.run(&book(&text), RunMode::Steady);
-    // The last task has ended, so the book ends as usual.
+    // The preemption comes after the last task, so the book ends as usual.
     assert_eq!(outcomes(&report), ["a unchanged", "b unchanged", "h changed"]);
     let mut world = World::default().preempted_after("check a").pending(&["h"]);
     assert_eq!(outcomes(&world.run(&book(&text), RunMode::Steady)), ["a unchanged"]);
 }
 
-/// The tasks that were not run, in short.
+/// Returns the names and messages of the tasks that were not run.
 fn unrun(report: &crate::BookReport) -> Vec<String> {
     let rest = report.tasks.iter().filter(|task| task.origin == crate::Origin::NotRun);
     rest.map(|task| format!("{} {}", task.name, task.message.as_deref().unwrap_or_default())).collect()

@@ -1,4 +1,4 @@
-//! A node that consists of plain values, and carries out the commands of a run.
+//! A simulated node for tests: it keeps its state in memory, and carries out the commands of a run.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -32,7 +32,7 @@ use crate::{
     run::{BookInputs, BookRun, RolloutPlan, SegmentPlan},
 };
 
-/// The book of a text: `spec` of a TaskBook, in YAML.
+/// Parses the `spec` of a TaskBook from YAML.
 pub(crate) fn book(spec: &str) -> Arc<Book> {
     let head = "metadata: {apiVersion: v1alpha, kind: Namespace, name: n}\n---\n\
                 metadata: {apiVersion: v1alpha, kind: Node, name: a}\n---\n\
@@ -46,38 +46,38 @@ pub(crate) fn book(spec: &str) -> Arc<Book> {
     Arc::clone(&loaded.set.books["n/b"])
 }
 
-/// A node of plain values.
+/// A simulated node whose state consists of values in memory.
 #[derive(Default)]
 pub(super) struct World {
-    /// The tasks that differ from the wanted state.
+    /// The names of the tasks that differ from the desired state.
     pub(super) differs: BTreeSet<String>,
-    /// The tasks that fail when they run or change.
+    /// The names of the tasks that fail when they run or change something.
     pub(super) fails: BTreeSet<String>,
-    /// The tasks whose check cannot know the state.
+    /// The names of the tasks whose state is unknown.
     pub(super) unknown: BTreeSet<String>,
-    /// The tasks whose condition does not hold.
+    /// The names of the tasks whose `when` condition is false.
     pub(super) skips: BTreeSet<String>,
-    /// The last runs, by task.
+    /// The last runs of tasks, by the name of the task.
     pub(super) last: BTreeMap<String, LastRun>,
-    /// The loops, by task.
+    /// The items of loops, by the name of the task.
     pub(super) loops: BTreeMap<String, Vec<&'static str>>,
-    /// Results that a task needs before it can be rendered.
+    /// The registered result that a task needs before it can be rendered, by the name of the task.
     pub(super) needs: BTreeMap<String, String>,
-    /// The registered results.
+    /// The results that the run has registered.
     pub(super) registered: BTreeMap<String, Value>,
-    /// The pending handlers.
+    /// The names of the pending handlers.
     pub(super) pending: Vec<String>,
-    /// The kinds that differ from what the module of a task implies.
+    /// The kinds of tasks that differ from the kind of their module.
     pub(super) kinds: BTreeMap<String, ModuleKind>,
-    /// Gates of the admission, the first for the first request. `None` is open.
+    /// The gates of admission requests, in the order of the requests. `None` means that all gates are open.
     pub(super) gates: Vec<Option<&'static str>>,
-    /// Gates of calls, by their text.
+    /// The closed gates of requests to the fleet, by the text of the request.
     pub(super) calls: BTreeMap<String, &'static str>,
-    /// The state of the election.
+    /// The answer to a request for an election.
     pub(super) election: Option<ElectionState>,
-    /// The states of a reboot, the first for the first question.
+    /// The answers to requests for a reboot, in the order of the requests.
     pub(super) reboots: Vec<Rebooted>,
-    /// The recorded items. `None` if nothing may be removed.
+    /// The recorded items of the book. `None` if nothing may be removed.
     pub(super) inventory: Option<Inventory>,
     /// True if the run has ended on all nodes.
     pub(super) ended: bool,
@@ -85,35 +85,35 @@ pub(super) struct World {
     pub(super) preempt_at: Option<&'static str>,
     /// True if the journal rejects each record.
     pub(super) journal_fails: bool,
-    /// True for a dry run.
+    /// True if the executor is a dry run.
     pub(super) dry: bool,
-    /// The tasks that a missing input holds.
+    /// The names of the tasks that a missing input holds.
     pub(super) held: BTreeSet<String>,
-    /// The tasks whose change is quiet.
+    /// The names of the tasks whose own `changed` condition is false.
     pub(super) quiet: BTreeSet<String>,
-    /// The tasks whose change does not only write files.
+    /// The names of the tasks whose change does more than write files.
     pub(super) rough: BTreeSet<String>,
-    /// The tasks whose check fails.
+    /// The names of the tasks whose check fails.
     pub(super) check_fails: BTreeSet<String>,
-    /// The changes that a set does not begin, and the items that are not removed yet.
+    /// The changes of a set that are not started, and the items whose removal is held.
     pub(super) left: BTreeSet<String>,
-    /// Data about states in sync, by task.
+    /// The data of states in sync, by the name of the task.
     pub(super) data: BTreeMap<String, Value>,
-    /// Results of changes and actions, by task.
+    /// The results of changes and actions, by the name of the task.
     pub(super) results: BTreeMap<String, Value>,
-    /// Answers that replace those of the world, by the text of the command.
+    /// The answers that replace the usual answers, by the text of the command.
     pub(super) answers: BTreeMap<String, Observation>,
-    /// A result that becomes known when a change fails.
+    /// The name of a result that is registered when a change fails.
     pub(super) registers_on_failure: Option<&'static str>,
-    /// The drift policy.
+    /// The drift policy of the run. `None` for the default policy.
     pub(super) drift: Option<Drift>,
-    /// The id of the run, if it is not the first one.
+    /// The id of the run. `None` for the usual id.
     pub(super) run_id: Option<&'static str>,
-    /// The findings of the last run.
+    /// The findings that the last run reported.
     pub(super) findings: Option<Findings>,
-    /// The commands, in short.
+    /// The commands that the run has given out, as short texts.
     pub(super) log: Vec<String>,
-    /// The persisted record.
+    /// The record of the book that was persisted last.
     pub(super) record: BookRecord,
     /// The largest number of commands that were given out together.
     pub(super) at_once: usize,
@@ -125,13 +125,13 @@ fn set(names: &[&str]) -> BTreeSet<String> {
     names.iter().map(|name| (*name).to_owned()).collect()
 }
 
-/// A slot of the book's own budget.
+/// Returns the slot in the budget of the test book.
 pub(super) fn slot() -> Slot {
     Slot { budget: "n/b".into(), partition: String::new() }
 }
 
 impl World {
-    /// A world in which these tasks differ.
+    /// Returns a node on which these tasks differ from the desired state.
     pub(super) fn differs(names: &[&str]) -> Self {
         Self { differs: set(names), ..Self::default() }
     }
@@ -141,12 +141,12 @@ impl World {
         self
     }
 
-    /// Runs a book once. Returns its report.
+    /// Runs a book once without a rollout, and returns its report.
     pub(super) fn run(&mut self, book: &Arc<Book>, mode: RunMode) -> BookReport {
         self.with(book, mode, None)
     }
 
-    /// Runs a book once, as a rollout with its segments.
+    /// Runs a book once with a rollout, and returns its report.
     pub(super) fn roll(&mut self, book: &Arc<Book>) -> BookReport {
         let limited = book.rollout.serialize.is_some();
         let segments = segments(book).into_iter();
@@ -198,7 +198,7 @@ impl World {
         self
     }
 
-    /// A world in which these tasks have drifted.
+    /// Returns a node on which these tasks have drifted.
     pub(super) fn drifted(names: &[&str]) -> Self {
         names.iter().fold(Self::differs(names), |world, name| world.last(name, applied()))
     }
@@ -238,7 +238,7 @@ impl World {
         self
     }
 
-    /// A world whose inventory has these files, and may be pruned without a limit.
+    /// Sets the recorded items of the book to these files. All of them may be removed.
     pub(super) fn inventory(mut self, names: &[&str]) -> Self {
         self.inventory = Some(inventory(names));
         self
@@ -541,18 +541,18 @@ impl World {
     }
 }
 
-/// The path of a task. Items of a loop have one each.
+/// Returns the path that a task manages. Each item of a loop has its own path.
 fn path(task: &Task, instance: &Instance) -> Option<String> {
     let path = task.module.as_ref()?.params.get("path")?.as_str()?;
     Some(instance.item.as_ref().map_or_else(|| path.to_owned(), |item| format!("{path}-{}", item.index)))
 }
 
-/// The last run of a task with the same definition.
+/// Returns the last run of a task that had the same definition.
 pub(super) fn applied() -> LastRun {
     LastRun { same_definition: true, ..LastRun::default() }
 }
 
-/// The last run of an action that has finished.
+/// Returns the last run of an action that has finished.
 pub(super) fn finished() -> LastRun {
     LastRun { same_definition: true, finished: true, ..LastRun::default() }
 }
@@ -561,14 +561,14 @@ pub(super) fn file(name: &str) -> Managed {
     Managed { module: "file".into(), identity: name.into() }
 }
 
-/// An inventory of files that may all be removed.
+/// Returns an inventory of files that may all be removed.
 pub(super) fn inventory(names: &[&str]) -> Inventory {
     let recorded: BTreeSet<Managed> = names.iter().map(|name| file(name)).collect();
     let total = recorded.len() as u64;
     Inventory { recorded, prune: true, budget: PruneBudget::limited("100%"), total, ..Inventory::default() }
 }
 
-/// The text of a command that leaves no line in the log.
+/// Returns the text of a command that is not logged.
 fn silent(command: &Command) -> String {
     match command {
         Command::Items(_) => "items".into(),
@@ -585,17 +585,17 @@ fn reached(report: &BookReport) -> impl Iterator<Item = &TaskReport> {
     report.tasks.iter().filter(|task| task.origin != Origin::NotRun)
 }
 
-/// The messages of a report, joined.
+/// Returns the messages of a report as one text.
 pub(super) fn messages(report: &BookReport) -> String {
     reached(report).filter_map(|task| task.message.as_deref()).collect::<Vec<_>>().join("; ")
 }
 
-/// The outcomes of a report, in short, without tasks that were not run.
+/// Returns the names and outcomes of a report, without the tasks that were not run.
 pub(super) fn outcomes(report: &BookReport) -> Vec<String> {
     reached(report).map(|task| format!("{} {}", task.name, task.outcome.as_str())).collect()
 }
 
-/// The reasons of the closed gates.
+/// Returns the reasons of the closed gates.
 pub(super) fn reasons(report: &BookReport) -> Vec<&'static str> {
     report.gates.iter().map(|gate| gate.reason.name()).collect()
 }
