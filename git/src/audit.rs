@@ -1,7 +1,7 @@
-//! Checks of newly fetched packs, before any code reads an object of them.
+//! Checks of newly fetched packs, before other code reads the objects of these packs.
 //!
-//! Each read of an object at the end of a delta chain costs the whole chain. The child process limits the length of
-//! chains, so that the agent itself can read every object cheaply.
+//! To read an object at the end of a delta chain, git must read the whole chain. The child process rejects packs with
+//! long chains, so that the agent itself can read every object at a low cost.
 
 use std::{
     collections::{BTreeSet, HashMap},
@@ -14,14 +14,14 @@ use gix_pack::{data, index};
 
 use crate::{Options, SourceError, connection};
 
-/// The longest chain of deltas, as in git.
+/// The maximum length of a delta chain, as in git.
 const LONGEST_CHAIN: u64 = 4095;
 
-/// The most bytes of a commit or a tag. The agent itself reads these objects, even before their signatures are
-/// verified.
+/// The maximum size of a commit or a tag, in bytes. The agent itself reads commits and tags before their signatures
+/// are verified.
 const LARGEST_COMMIT: u64 = 1 << 20;
 
-/// The state of a mirror before a fetch.
+/// The record of a mirror's state before a fetch, for the check of the packs that the fetch adds.
 #[derive(Debug)]
 pub(crate) struct Audit<'a> {
     mirror: &'a Path,
@@ -42,8 +42,8 @@ impl<'a> Audit<'a> {
         Ok(Self { mirror, options, before: indexes(mirror), reference })
     }
 
-    /// Checks the packs that were added since `begin`. If one is rejected, all of them are removed, and the ref is
-    /// restored.
+    /// Checks the packs that were added since `begin`. If a pack is rejected, all added packs are removed, and the ref
+    /// is restored.
     ///
     /// # Errors
     /// When a delta chain is too long or too costly, or a commit or tag is too large.
@@ -70,7 +70,7 @@ impl<'a> Audit<'a> {
             .map_err(|error| SourceError::Corrupt { path: mirror.to_owned(), message: error.to_string() })
     }
 
-    /// Restores the ref that the fetch has written.
+    /// Sets the ref that the fetch has written to its earlier commit.
     fn put_back(&self) {
         let (Some((name, target)), Ok(repository)) = (&self.reference, Self::open(self.mirror, self.options)) else {
             return;
@@ -99,7 +99,7 @@ fn indexes(mirror: &Path) -> BTreeSet<PathBuf> {
     found.map(|entry| entry.path()).filter(|path| path.extension().is_some_and(|ending| ending == "idx")).collect()
 }
 
-/// The cost of reading one object of a pack.
+/// The cost to read one object of a pack: the length and the bytes of the object's delta chain.
 #[derive(Debug, Clone, Copy, Default)]
 struct Chain {
     length: u64,
@@ -107,10 +107,10 @@ struct Chain {
     kind: Option<Kind>,
 }
 
-/// Checks the size of each commit and tag in a pack. A delta of a few bytes can produce a large object.
+/// Checks the size of each commit and tag in a pack, because a delta of a few bytes can produce a large object.
 ///
 /// # Errors
-/// The exceeded limit.
+/// The exceeded limit, as text for a message.
 fn commits(path: &Path, known: &HashMap<u64, Chain>, repository: &Repository) -> Result<(), String> {
     let index = index::File::at(path, gix::hash::Kind::Sha1).map_err(|_| "a damaged pack".to_owned())?;
     for entry in index.iter() {
@@ -129,17 +129,17 @@ fn commits(path: &Path, known: &HashMap<u64, Chain>, repository: &Repository) ->
     Ok(())
 }
 
-/// Checks the delta chains in a pack. Returns the cost of each object by its offset.
+/// Checks the delta chains in a pack. Returns the cost of each object, by the offset of the object in the pack.
 ///
 /// # Errors
-/// The exceeded limit.
+/// The exceeded limit, as text for a message.
 fn chains(path: &Path, most: u64) -> Result<HashMap<u64, Chain>, String> {
     let damaged = |_| "a damaged pack".to_owned();
     let index = index::File::at(path, gix::hash::Kind::Sha1).map_err(damaged)?;
     let pack = data::File::at(path.with_extension("pack"), gix::hash::Kind::Sha1).map_err(damaged)?;
     let mut known: HashMap<u64, Chain> = HashMap::new();
     for offset in index.sorted_offsets() {
-        // The objects from this one to the first with a known chain, with their sizes.
+        // The offsets and sizes of the objects from the current object to the first object with a known chain.
         let mut way: Vec<(u64, u64)> = Vec::new();
         let mut at = Some(offset);
         let mut chain = Chain::default();

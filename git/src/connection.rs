@@ -1,4 +1,4 @@
-//! A connection to a remote that counts every byte.
+//! Connections to a remote. All received bytes are counted.
 
 use std::{path::Path, sync::atomic::AtomicBool, time::Duration};
 
@@ -16,16 +16,16 @@ use crate::{
     transport,
 };
 
-/// The most bytes of a ref advertisement.
+/// The maximum size of a ref advertisement, in bytes.
 const ADVERTISEMENT: u64 = 32 << 20;
 
-/// Opens a mirror without the settings of the machine or the user.
+/// Opens a mirror. The git settings of the machine and of the user are ignored.
 pub(crate) fn open(path: &Path, options: &Options) -> gix::Result<Repository> {
-    // A read of one object also needs memory for its base and its deltas.
+    // To read one object, gix also needs memory for the object's base and deltas.
     open_limited(path, options, options.limits.object.saturating_mul(4))
 }
 
-/// Opens a mirror with a limit on each allocation of gix.
+/// Opens a mirror with a limit for the size of each allocation of gix.
 fn open_limited(path: &Path, options: &Options, bytes: u64) -> gix::Result<Repository> {
     let mut overrides = transport::overrides(options);
     overrides.push(format!("gitoxide.objects.allocLimit={bytes}"));
@@ -37,7 +37,7 @@ type Unreachable = Box<dyn std::error::Error + Send + Sync>;
 
 type Connection<'a, 'b, 'c> = gix::remote::Connection<'a, 'b, 'c, Counted>;
 
-/// Connects a mirror to its remote for one refspec, with a limit on time and bytes.
+/// Connects to the remote of a mirror for one refspec, with limits for time and bytes.
 fn connected<T>(
     path: &Path,
     options: &Options,
@@ -80,7 +80,7 @@ fn connected<T>(
     })
 }
 
-/// Asks a remote for the refs that match a refspec. An old protocol returns all refs.
+/// Requests the refs that match a refspec from a remote. A remote with an old protocol sends all refs.
 pub(crate) fn advertise(
     path: &Path,
     options: &Options,
@@ -98,7 +98,7 @@ pub(crate) fn advertise(
     })
 }
 
-/// Fetches the refs of a refspec, and adds the pack to the mirror.
+/// Fetches the refs that match a refspec, and adds the received pack to the mirror.
 pub(crate) fn fetch<P>(
     path: &Path,
     options: &Options,

@@ -1,4 +1,4 @@
-//! Transports that count the bytes from a remote, and stop at a limit.
+//! Transports that count the bytes from a remote, and fail at a limit.
 
 use std::{
     any::Any,
@@ -25,17 +25,17 @@ use gix::{
     },
 };
 
-/// The number of bytes that a remote may still send.
+/// A shared counter of the bytes that a remote may still send.
 #[derive(Debug, Clone)]
 pub(crate) struct Left(Arc<AtomicU64>);
 
 impl Left {
-    /// Creates a counter with this limit.
+    /// Creates a counter with a limit in bytes.
     pub(crate) fn new(bytes: u64) -> Self {
         Self(Arc::new(AtomicU64::new(bytes)))
     }
 
-    /// Returns true if the limit is reached.
+    /// Returns true if the remote has sent as many bytes as the limit allows.
     pub(crate) fn none(&self) -> bool {
         self.0.load(Ordering::Relaxed) == 0
     }
@@ -44,11 +44,11 @@ impl Left {
         let before = self.0.load(Ordering::Relaxed);
         let after = before.saturating_sub(bytes as u64);
         self.0.store(after, Ordering::Relaxed);
-        if after == 0 && bytes > 0 { Err(io::Error::other("the remote sends too much")) } else { Ok(()) }
+        if after == 0 && bytes > 0 { Err(io::Error::other("the remote sends too many bytes")) } else { Ok(()) }
     }
 }
 
-/// A transport that stops at the limit.
+/// A gix transport that counts received bytes, and fails at the limit.
 pub(crate) struct Counted {
     pub(crate) inner: Box<dyn Transport + Send>,
     pub(crate) left: Left,
@@ -97,7 +97,7 @@ impl Transport for Counted {
     }
 }
 
-/// A reader that counts bytes.
+/// A reader that counts the bytes that are read.
 pub(crate) struct CountedRead<R> {
     inner: R,
     left: Left,
@@ -114,7 +114,7 @@ impl<R: Read> Read for CountedRead<R> {
 impl<R: BufRead> BufRead for CountedRead<R> {
     fn fill_buf(&mut self) -> io::Result<&[u8]> {
         if self.left.none() {
-            return Err(io::Error::other("the remote sends too much"));
+            return Err(io::Error::other("the remote sends too many bytes"));
         }
         self.inner.fill_buf()
     }
@@ -163,8 +163,7 @@ impl<'a, R: ExtendedBufRead<'a>> ExtendedBufRead<'a> for CountedRead<R> {
     }
 }
 
-/// An HTTP client that counts responses from their first byte. gix itself reads a server's capabilities without a
-/// limit.
+/// An HTTP client that counts all bytes of responses, because gix reads the capabilities of a server without a limit.
 pub(crate) struct CountedHttp {
     pub(crate) inner: Remote,
     pub(crate) left: Left,

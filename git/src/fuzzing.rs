@@ -1,4 +1,4 @@
-//! Entry points for the fuzz targets of the code that reads untrusted input.
+//! Functions for fuzz targets, which test the code that reads untrusted input.
 
 use gix::{ObjectId, objs::CommitRefIter};
 
@@ -7,16 +7,16 @@ use crate::{
     verify::{Signers, civil, commit_object, signature_of, tag},
 };
 
-/// Reads a tree object and returns the names in it; `None` if the tree is rejected.
+/// Reads a tree object, and returns the names of its entries; `None` if the tree is rejected.
 pub fn tree_names(data: &[u8]) -> Option<Vec<Vec<u8>>> {
     let entries = tree::entries(data, 10_000).ok()?;
     Some(entries.iter().map(|entry| entry.name().to_vec()).collect())
 }
 
-/// Verifies a tag object of the commit `11…11` with the keys in a text.
+/// Verifies a tag object with the keys in a text. The tag must name the commit `11…11`.
 ///
 /// # Errors
-/// The reason for the rejection.
+/// The reason for the rejection of the tag.
 pub fn tag_object(data: &[u8], name: &str, keys: &str, now: u64) -> Result<String, String> {
     let mut signers = Signers::default();
     signers.add(keys)?;
@@ -26,14 +26,14 @@ pub fn tag_object(data: &[u8], name: &str, keys: &str, now: u64) -> Result<Strin
 /// Verifies the signature in a commit object with the keys in a text.
 ///
 /// # Errors
-/// The reason for the rejection.
+/// The reason for the rejection of the commit.
 pub fn signed_commit(data: &[u8], keys: &str, now: u64) -> Result<String, String> {
     let mut signers = Signers::default();
     signers.add(keys)?;
     commit_object(data, &signers, now)
 }
 
-/// Returns the tree and the parents of a commit object; `None` if it has no tree.
+/// Returns the ids of the tree and the parents of a commit object; `None` if the commit has no tree.
 pub fn commit_names(data: &[u8]) -> Option<(String, Vec<String>)> {
     let commit = || CommitRefIter::from_bytes(data, gix::hash::Kind::Sha1);
     let tree = commit().tree_id().ok()?;
@@ -43,19 +43,19 @@ pub fn commit_names(data: &[u8]) -> Option<(String, Vec<String>)> {
 /// Verifies an OpenPGP or SSH signature with the keys in a text.
 ///
 /// # Errors
-/// The reason for the rejection.
+/// The reason for the rejection of the signature.
 pub fn signature(keys: &str, signature: &[u8], payload: &[u8], now: u64) -> Result<String, String> {
     let mut signers = Signers::default();
     signers.add(keys)?;
     signature_of(signature, payload, &signers, now)
 }
 
-/// Parses a date of an allowed_signers file to seconds since 1970; `None` if it is rejected.
+/// Parses a date of an allowed_signers file to seconds since 1970; `None` if the date is rejected.
 pub fn date(text: &str) -> Option<u64> {
     civil(text)
 }
 
-/// Appends the checksum to a pack.
+/// Appends the SHA-1 checksum to the bytes of a pack.
 pub fn with_checksum(pack: &[u8]) -> Vec<u8> {
     let mut hasher = gix::hash::hasher(gix::hash::Kind::Sha1);
     hasher.update(pack);
@@ -66,7 +66,7 @@ pub fn with_checksum(pack: &[u8]) -> Vec<u8> {
     whole
 }
 
-/// Returns the id of an object.
+/// Returns the git object id of a content.
 pub fn object_id(kind: &str, content: &[u8]) -> [u8; 20] {
     let mut hasher = gix::hash::hasher(gix::hash::Kind::Sha1);
     hasher.update(format!("{kind} {}\0", content.len()).as_bytes());

@@ -1,25 +1,25 @@
-//! The ancestry between a head and an accepted commit.
+//! The ancestry between the head of a source and the accepted commit.
 
 use gix::{ObjectId, Repository};
 
-/// The relation of a head to the commit that was accepted before it.
+/// The relation of a source's head to the accepted commit.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Movement {
-    /// A first head: no commit was accepted before.
+    /// The head is the first head: no commit is accepted yet.
     First,
-    /// The accepted commit itself.
+    /// The head is the accepted commit itself.
     Same,
-    /// A descendant of the accepted commit.
+    /// The head is a descendant of the accepted commit.
     Forward,
-    /// An ancestor of the accepted commit, as on a remote that lags.
+    /// The head is an ancestor of the accepted commit, for example because the remote has old data.
     Behind,
-    /// Any other commit: history was rewritten, or a common ancestor cannot be computed.
+    /// The head is any other commit: the history was rewritten, or a common ancestor cannot be computed.
     Rewound,
-    /// A head of unknown ancestry, because the mirror lacks the accepted commit.
+    /// The relation is unknown, because the mirror lacks the accepted commit.
     Unknown,
 }
 
-/// Returns the relation of a head to an accepted commit.
+/// Returns the relation of a source's head to the accepted commit.
 pub(crate) fn movement(repository: &Repository, accepted: Option<ObjectId>, head: ObjectId) -> Movement {
     let Some(accepted) = accepted else { return Movement::First };
     if accepted == head {
@@ -35,9 +35,9 @@ pub(crate) fn movement(repository: &Repository, accepted: Option<ObjectId>, head
     }
 }
 
-/// Returns the commits after an accepted one up to a head, along first parents, oldest first.
+/// Returns the commits from the accepted commit (excluded) to a head (included), along first parents, oldest first.
 ///
-/// Returns `None` if the accepted commit is not on that line, or if the line is longer than 100,000 commits.
+/// Returns `None` if the first parents do not lead to the accepted commit within 100,000 commits.
 pub(crate) fn first_parents(repository: &Repository, accepted: ObjectId, head: ObjectId) -> Option<Vec<ObjectId>> {
     const LIMIT: usize = 100_000;
     let mut line = Vec::new();

@@ -1,4 +1,4 @@
-//! Temporary files in a mirror from a fetch that was killed or stopped.
+//! Removal of temporary files that remain in a mirror after a fetch was killed or stopped.
 
 use std::{
     fs, io,
@@ -6,9 +6,9 @@ use std::{
     time::SystemTime,
 };
 
-/// Removes the temporary files of earlier attempts, except the newest one.
+/// Removes the temporary files of earlier fetches, except the newest file.
 ///
-/// The child of a just killed agent may still write the newest file. The current attempt removes it at its end.
+/// The child of a killed agent may still be writing the newest file. The current fetch removes this file at its end.
 pub(crate) fn remove_older(mirror: &Path) -> io::Result<()> {
     let mut found = half_written(mirror)?;
     found.sort_by_key(|(time, _)| *time);
@@ -16,12 +16,12 @@ pub(crate) fn remove_older(mirror: &Path) -> io::Result<()> {
     found.iter().try_for_each(|(_, path)| remove_file(path))
 }
 
-/// Removes all temporary files of attempts.
+/// Removes all temporary files of fetches.
 pub(crate) fn remove(mirror: &Path) -> io::Result<()> {
     half_written(mirror)?.iter().try_for_each(|(_, path)| remove_file(path))
 }
 
-/// Removes a file, if it still exists.
+/// Removes a file. A missing file is not an error.
 pub(crate) fn remove_file(path: &Path) -> io::Result<()> {
     match fs::remove_file(path) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
@@ -29,7 +29,7 @@ pub(crate) fn remove_file(path: &Path) -> io::Result<()> {
     }
 }
 
-/// Returns the temporary files of gix, packs without an index, and indexes without a pack, with their times.
+/// Returns the paths and times of temporary files: gix's files, packs without an index, and indexes without a pack.
 fn half_written(mirror: &Path) -> io::Result<Vec<(SystemTime, PathBuf)>> {
     let mut found = Vec::new();
     for folder in [mirror.join("objects/pack"), mirror.join("objects"), mirror.to_owned()] {
@@ -49,7 +49,7 @@ fn half_written(mirror: &Path) -> io::Result<Vec<(SystemTime, PathBuf)>> {
                     Some("idx" | "keep") => !path.with_extension("pack").exists(),
                     _ => false,
                 };
-            // A file that has disappeared meanwhile is skipped.
+            // A file that another process has just removed is skipped.
             if let (true, Ok(meta)) = (half, entry.metadata())
                 && meta.is_file()
             {

@@ -1,7 +1,7 @@
-//! Sources and their verified [`Snapshot`]s: a bare mirror, polling by ref advertisement, signatures, and the ancestry
-//! of refs.
+//! Git sources and their verified [`Snapshot`]s. The crate polls a remote, fetches into a bare mirror, verifies
+//! signatures, and checks the ancestry of commits.
 //!
-//! Only this crate uses gix. It does not know the meaning of a snapshot's files, nor what a node does with them.
+//! Only this crate uses gix. This crate does not interpret the files of a snapshot.
 
 mod audit;
 mod connection;
@@ -39,75 +39,75 @@ use thiserror::Error;
 /// An error of a source.
 #[derive(Debug, Error)]
 pub enum SourceError {
-    /// A remote that does not answer, rejects the request, or breaks the connection.
+    /// The error that a remote does not answer, rejects the request, or breaks the connection.
     #[error("cannot reach {url}")]
     Unreachable {
-        /// The URL, without credentials.
+        /// The URL of the remote, without credentials.
         url: String,
         /// The cause.
         source: Box<dyn std::error::Error + Send + Sync>,
     },
-    /// A remote that missed the deadline.
+    /// The error that a remote missed the deadline.
     #[error("{url} did not answer within {seconds} s")]
     TimedOut {
-        /// The URL, without credentials.
+        /// The URL of the remote, without credentials.
         url: String,
         /// The deadline, in seconds.
         seconds: u64,
     },
-    /// A remote that exceeded a limit.
+    /// The error that a remote sent more data than a limit allows.
     #[error("{url} sent more than {limit}")]
     TooMuch {
-        /// The URL, without credentials.
+        /// The URL of the remote, without credentials.
         url: String,
-        /// The limit, with its unit.
+        /// The exceeded limit, with its unit.
         limit: String,
     },
-    /// A commit with a tree that is not allowed.
-    #[error("the commit {commit} is refused: {message}")]
+    /// The error that the tree of a commit is rejected.
+    #[error("rejected the commit {commit}: {message}")]
     Refused {
-        /// The commit.
+        /// The id of the commit.
         commit: String,
-        /// The reason.
+        /// The reason for the rejection.
         message: String,
     },
-    /// A remote without the configured ref.
+    /// The error that the configured ref does not exist on the remote.
     #[error("{url} has no {wanted}{}", if *.empty { ": it is empty" } else { "" })]
     Missing {
-        /// The URL, without credentials.
+        /// The URL of the remote, without credentials.
         url: String,
-        /// The kind and the name of the ref.
+        /// The kind and the name of the configured ref.
         wanted: String,
         /// True if the remote advertised no refs. A remote with protocol v2 advertises only refs that match the
         /// request.
         empty: bool,
     },
-    /// A wrong setting of the source.
+    /// The error that a setting of the source is wrong.
     #[error("{message}")]
     Settings {
-        /// The reason.
+        /// The name of the setting, and the reason why the setting is wrong.
         message: String,
     },
-    /// A pack of another node that cannot be used.
-    #[error("no other node supplied it: {message}")]
+    /// The error that a pack from another node cannot be used.
+    #[error("cannot get the commit from another node: {message}")]
     Pack {
-        /// The reason.
+        /// The reason why the pack cannot be used.
         message: String,
     },
-    /// A mirror that cannot be read.
+    /// The error that the mirror of a source cannot be read.
     #[error("the mirror {path} is damaged: {message}", path = .path.display())]
     Corrupt {
-        /// The mirror.
+        /// The path of the mirror.
         path: PathBuf,
         /// The problem that was found.
         message: String,
     },
-    /// A mirror that cannot be written.
+    /// The error that the mirror of a source cannot be written.
     #[error("cannot write the mirror {path}", path = .path.display())]
     Disk {
-        /// The mirror.
+        /// The path of the mirror.
         path: PathBuf,
-        /// The cause.
+        /// The I/O error.
         source: std::io::Error,
     },
 }

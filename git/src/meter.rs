@@ -1,4 +1,4 @@
-//! Counters of the objects and bytes of a pack, while gix reads it.
+//! Counters of the objects and bytes in a pack, which count while gix reads the pack.
 
 use std::sync::{
     Arc,
@@ -7,12 +7,12 @@ use std::sync::{
 
 use gix::progress::{Count, Id, MessageLevel, NestedProgress, Progress, Step, StepShared, Unit};
 
-/// The progress id under which gix counts inflated bytes, of streamed entries and of resolved deltas.
+/// The progress id with which gix reports unpacked bytes, of streamed entries and of resolved deltas.
 const INFLATED: Id = *b"IWDB";
-/// The progress id whose maximum is the number of objects that the pack announces.
+/// The progress id with which gix reports the number of objects that a pack announces.
 const OBJECTS: Id = *b"IWIO";
 
-/// The counters of one fetch. All parts of the fetch share them.
+/// The counters of one fetch. All parts of the fetch share the counters.
 #[derive(Debug, Clone)]
 pub(crate) struct Meter {
     id: Id,
@@ -24,13 +24,13 @@ pub(crate) struct Meter {
 }
 
 impl Meter {
-    /// Creates counters with a limit on objects and on inflated bytes.
+    /// Creates counters with limits for the number of objects and of unpacked bytes.
     pub(crate) fn new(objects: u64, bytes: u64) -> Self {
         let counter = || Arc::new(AtomicUsize::new(0));
         Self { id: [0; 4], steps: counter(), inflated: counter(), too_many: Arc::default(), objects, bytes }
     }
 
-    /// Returns the exceeded limit; `None` if none is exceeded.
+    /// Returns the exceeded limit as text for a message; `None` if no limit is exceeded.
     pub(crate) fn exceeded(&self) -> Option<String> {
         if self.too_many.load(Ordering::Relaxed) {
             return Some(format!("{} objects at once", self.objects));

@@ -9,51 +9,51 @@ use serde::{Deserialize, Serialize};
 pub struct Options {
     /// The name of the source.
     pub name: String,
-    /// The URL: https, http, ssh (also in scp form), file, or a local path.
+    /// The URL of the remote: https, http, ssh (also in scp form), file, or a local path.
     pub url: String,
-    /// The ref to follow.
+    /// The ref that the source follows.
     pub reference: Reference,
     /// The folder of the repository that the source reads; empty for the whole repository.
     pub path: String,
-    /// The credentials for the server.
+    /// The credentials for the git server.
     pub auth: Auth,
     /// The signatures that commits must have.
     pub verify: VerifyOptions,
-    /// True if the ref may move to a commit that does not descend from the accepted one.
+    /// True if the ref may move to a commit that does not descend from the accepted commit.
     pub allow_rewind: bool,
-    /// The limits on the remote.
+    /// The limits for the data and the time of the remote.
     pub limits: Limits,
 }
 
-/// The ref to follow.
+/// The ref that a source follows.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Reference {
-    /// A branch.
+    /// The name of a branch.
     Branch(String),
-    /// A tag, or a pattern of tags with semantic versions.
+    /// The name of a tag, or a pattern such as `v1.*`. Of several tags, the highest semantic version is followed.
     Tag(String),
-    /// A commit.
+    /// The full id of a commit.
     Commit(String),
 }
 
-/// The files with the credentials for the server.
+/// The paths of the files with the credentials for the git server.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Auth {
-    /// The user name.
+    /// The file with the user name.
     pub username_file: Option<PathBuf>,
-    /// The password.
+    /// The file with the password.
     pub password_file: Option<PathBuf>,
-    /// A bearer token.
+    /// The file with a bearer token.
     pub token_file: Option<PathBuf>,
-    /// A private key for ssh.
+    /// The file with a private key for ssh.
     pub ssh_key_file: Option<PathBuf>,
-    /// The trusted host keys of the server.
+    /// The file with the trusted ssh host keys of the server.
     pub known_hosts_file: Option<PathBuf>,
-    /// The trusted certificate authorities.
+    /// The file with the trusted certificate authorities.
     pub ca_file: Option<PathBuf>,
-    /// The client's certificate.
+    /// The file with the client's TLS certificate.
     pub client_cert_file: Option<PathBuf>,
-    /// The key of the client's certificate.
+    /// The file with the key of the client's TLS certificate.
     pub client_key_file: Option<PathBuf>,
 }
 
@@ -62,42 +62,42 @@ pub struct Auth {
 pub struct VerifyOptions {
     /// The set of commits that must be signed.
     pub mode: VerifyMode,
-    /// Files on the node with OpenPGP keys or SSH allowed_signers.
+    /// The paths of files on the node that contain OpenPGP keys or SSH allowed_signers.
     pub key_files: Vec<PathBuf>,
-    /// A file of the source that lists further signers.
+    /// The path of a file in the source that lists further signers.
     pub signers: Option<String>,
 }
 
 /// The set of commits that must be signed.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub enum VerifyMode {
-    /// No commit.
+    /// No commit must be signed.
     #[default]
     None,
-    /// The head.
+    /// The head must be signed.
     Head,
-    /// Every commit after the accepted one, along first parents.
+    /// Every commit after the accepted commit must be signed, along first parents.
     Range,
 }
 
-/// The limits on the data and the time of a remote.
+/// The limits for the data and the time of a remote.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Limits {
-    /// The longest time of an advertisement.
+    /// The maximum time of a ref advertisement.
     pub poll: Duration,
-    /// The longest time of a fetch.
+    /// The maximum time of a fetch.
     pub fetch: Duration,
-    /// The most bytes that a fetch may receive.
+    /// The maximum number of bytes that a fetch may receive.
     pub bytes: u64,
-    /// The most bytes of one unpacked object.
+    /// The maximum size of one unpacked object, in bytes.
     pub object: u64,
-    /// The most objects of a fetch.
+    /// The maximum number of objects in a fetch.
     pub objects: u64,
-    /// The most bytes of all unpacked objects of a fetch.
+    /// The maximum size of all unpacked objects of a fetch together, in bytes.
     pub inflated: u64,
-    /// The memory limit of a fetch, in bytes.
+    /// The memory limit of the process that fetches, in bytes.
     pub memory: u64,
-    /// The most packs of a mirror. At this number, the mirror is fetched again into one pack.
+    /// The maximum number of packs in a mirror. At this number, a new mirror with one pack is fetched.
     pub packs: usize,
 }
 
@@ -128,7 +128,7 @@ impl Options {
     }
 }
 
-/// Removes user, password, query and fragment from a URL, because each of them may contain a token.
+/// Removes user, password, query and fragment from a URL, because each of these parts may contain a token.
 pub fn shown_url(url: &str) -> String {
     let Some((scheme, rest)) = url.split_once("://") else {
         // The scp form of ssh, or a local path.
@@ -140,7 +140,7 @@ pub fn shown_url(url: &str) -> String {
     format!("{scheme}://{host}{path}")
 }
 
-/// Applies [`shown_url`] to each URL in a text. Libraries put URLs into their errors.
+/// Applies [`shown_url`] to each URL in a text, because errors of libraries may contain URLs.
 pub fn without_secrets(text: &str) -> String {
     let mut shown = String::new();
     let mut rest = text;

@@ -1,7 +1,8 @@
-//! Packs that one node sends to another.
+//! Packs of git objects that one node sends to another node.
 //!
-//! The requesting node names a commit that it has. The pack omits this commit and its history. The receiver indexes the
-//! pack itself, so each object has the id of its content. The pack itself gives no trust to a commit.
+//! The requesting node names a commit of its mirror. The pack omits this commit and its history. The receiver computes
+//! the id of each object from the content, so the sender cannot forge objects. The receiver must still verify the new
+//! commit.
 
 use std::{
     collections::BTreeSet,
@@ -18,10 +19,10 @@ use gix_pack as pack;
 use crate::{Mirror, Options, SourceError, connection, mirror::unlock, receive::Job};
 
 impl Mirror {
-    /// Writes a pack with a commit and its history, without the objects of `have` and its history.
+    /// Writes a pack with a commit and its history. The objects of the commit `have` and its history are omitted.
     ///
     /// # Errors
-    /// When the mirror is damaged, when it lacks a part of the commit, or when a write fails.
+    /// When the mirror is damaged, when the mirror lacks an object of the commit, or when a write fails.
     pub fn write_pack(&self, commit: &str, have: Option<&str>, out: &mut dyn Write) -> Result<(), SourceError> {
         let repository = self.open()?;
         let have = have.and_then(|have| ObjectId::from_str(have).ok());
@@ -30,7 +31,7 @@ impl Mirror {
         self.write_objects(ids, out)
     }
 
-    /// Writes a pack of these objects.
+    /// Writes a pack of the objects with these ids.
     fn write_objects(&self, ids: Vec<ObjectId>, out: &mut dyn Write) -> Result<(), SourceError> {
         let damaged = |error: gix::Error| self.corrupt(error.to_string());
         let mut database =
@@ -45,7 +46,7 @@ impl Mirror {
             pack::data::output::count::objects::ObjectExpansion::AsIs,
         )
         .map_err(damaged)?;
-        let count = u32::try_from(counts.len()).map_err(|_| self.corrupt("it has too many objects"))?;
+        let count = u32::try_from(counts.len()).map_err(|_| self.corrupt("the mirror has too many objects"))?;
         let options =
             pack::data::output::entry::iter_from_counts::Options { thread_limit: Some(1), ..Default::default() };
         let entries =
@@ -61,7 +62,7 @@ impl Mirror {
         Ok(())
     }
 
-    /// Adds a commit from a pack that `write` writes to a file. If the pack does not make the commit complete, it is
+    /// Adds a commit from a pack that `write` writes to a file. If the commit is incomplete with the pack, the pack is
     /// removed.
     ///
     /// # Errors
@@ -88,10 +89,10 @@ impl Mirror {
         let lacking = |error: SourceError| match error {
             SourceError::Unreachable { source, .. } => SourceError::Pack { message: source.to_string() },
             SourceError::TimedOut { seconds, .. } => {
-                SourceError::Pack { message: format!("its pack took more than {seconds} s to read") }
+                SourceError::Pack { message: format!("indexing the pack took more than {seconds} s") }
             }
             SourceError::TooMuch { limit, .. } => {
-                SourceError::Pack { message: format!("its pack has more than {limit}") }
+                SourceError::Pack { message: format!("the pack has more than {limit}") }
             }
             other => other,
         };
@@ -110,7 +111,7 @@ impl Mirror {
         found.map(|entry| entry.path()).collect()
     }
 
-    /// Creates a ref for a commit, as if it had been fetched by its id.
+    /// Creates a ref for a commit, so that the mirror keeps the commit.
     fn refer(&self, commit: ObjectId) -> Result<(), SourceError> {
         let repository = self.open()?;
         repository
@@ -126,9 +127,9 @@ impl Mirror {
 }
 
 /// Checks that gix can walk the new history of a commit, and that no object is missing. The mirror can then send the
-/// commit to others.
+/// commit to other nodes.
 ///
-/// Commits of existing refs were in the mirror before, so their history is not read again.
+/// The commits of existing refs were in the mirror before, so the history of these commits is not read again.
 pub(crate) fn check_history(
     mirror: &Path,
     options: &Options,
@@ -145,12 +146,12 @@ pub(crate) fn check_history(
     let before = before.map(gix::Id::detach).filter(|id| repository.find_commit(*id).is_ok());
     let before: BTreeSet<ObjectId> = before.collect();
     let given = walk(&repository, commit, before.into_iter().collect(), &mut BTreeSet::new(), stop)
-        // A damaged older ref does not affect this commit, so the whole history is read instead.
+        // The walk may fail because an older ref is damaged. Then the whole history of the commit is read instead.
         .or_else(|_| walk(&repository, commit, Vec::new(), &mut BTreeSet::new(), stop));
     given.map(drop).map_err(refused)
 }
 
-/// Returns the objects that a commit needs and that a node with the commit `have` lacks.
+/// Returns the ids of the objects that a node with the commit `have` needs for another commit.
 fn objects(repository: &Repository, commit: ObjectId, have: Option<ObjectId>) -> Result<Vec<ObjectId>, String> {
     let mut seen: BTreeSet<ObjectId> = BTreeSet::new();
     if let Some(have) = have {
@@ -159,8 +160,8 @@ fn objects(repository: &Repository, commit: ObjectId, have: Option<ObjectId>) ->
     walk(repository, commit, have.into_iter().collect(), &mut seen, &AtomicBool::new(false))
 }
 
-/// Returns the objects of a commit and its history. It omits the hidden commits, their history, and the objects in
-/// `seen`.
+/// Returns the ids of the objects of a commit and its history. Omitted are the hidden commits, their history, and the
+/// objects in `seen`.
 fn walk(
     repository: &Repository,
     commit: ObjectId,
@@ -171,7 +172,7 @@ fn walk(
     let mut found = Vec::new();
     for info in repository.rev_walk([commit]).with_hidden(hidden).all().map_err(|error| error.to_string())? {
         if stop.load(Ordering::Relaxed) {
-            return Err("it exceeded its time limit".into());
+            return Err("the check of the history exceeded its time limit".into());
         }
         let id = info.map_err(|error| error.to_string())?.id;
         found.push(id);
@@ -203,7 +204,7 @@ fn gather(
             let entry = entry.map_err(|error| error.to_string())?;
             match entry.mode().kind() {
                 EntryKind::Tree => trees.push(entry.oid().to_owned()),
-                // The commit of a submodule is in another repository.
+                // The entry of a submodule names a commit in another repository, so there is no object to add.
                 EntryKind::Commit => {}
                 _ if seen.insert(entry.oid().to_owned()) => {
                     if !repository.has_object(entry.oid()) {
@@ -241,15 +242,15 @@ mod tests {
         mirror
     }
 
-    /// Makes a mirror take a pack of a commit and its child, each with a file.
+    /// Makes a mirror take a pack with two commits, each with a file. The second commit has the text `child`.
     ///
-    /// `{}` in the text of the child becomes the id of the first commit. The pack lacks the object with the number
-    /// `lacks`.
+    /// `{}` in the text of the child becomes the id of the first commit. The object with the number `lacks` is missing
+    /// in the pack.
     fn taken(child: &str, lacks: Option<usize>) -> Result<(), String> {
         taken_by(|_| {}, child, lacks)
     }
 
-    /// The same by a mirror that was prepared.
+    /// Does the same as `taken`, after `prepare` has changed the mirror.
     fn taken_by(prepare: impl FnOnce(&Mirror), child: &str, lacks: Option<usize>) -> Result<(), String> {
         let folder = tempfile::tempdir().unwrap();
         let [from, to] = ["from", "to"].map(|name| mirror(folder.path(), name));

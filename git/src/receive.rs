@@ -1,7 +1,7 @@
-//! Jobs on untrusted data: fetching from a remote, and indexing a pack from another node.
+//! Jobs on untrusted data: a fetch from a remote, and the indexing of a pack from another node.
 //!
-//! A job runs in a child process with a memory limit, so that a hostile pack fails only the fetch. Without [`isolate`],
-//! it runs on a thread of this process. In both cases the same meter counts bytes and objects.
+//! A job runs in a child process with a memory limit, so that a hostile pack can only make the fetch fail. Without a
+//! call of [`isolate`], a job runs on a thread of this process. In both cases, a meter counts bytes and objects.
 
 use std::{
     fs::File,
@@ -26,22 +26,22 @@ use crate::{
     report::Reported,
 };
 
-/// The arguments that start this program as a worker.
+/// The command-line arguments with which this program starts as a worker.
 static WORKER: OnceLock<Vec<String>> = OnceLock::new();
 
-/// Moves all further jobs to child processes.
+/// Makes all further jobs run in child processes.
 ///
-/// A child runs this program with these arguments, and must then call [`worker`].
+/// A child process is this program with these arguments. With these arguments, the program must call [`worker`].
 pub fn isolate(arguments: &[&str]) {
     let _ = WORKER.set(arguments.iter().map(|&argument| argument.to_owned()).collect());
 }
 
-/// One job.
+/// One job on untrusted data.
 #[derive(Debug, Serialize, Deserialize)]
 pub(crate) enum Job {
     /// A fetch of a refspec into a mirror.
     Fetch { mirror: PathBuf, options: Box<Options>, spec: String },
-    /// The indexing of a pack file in a mirror, with a walk of the new commit's history.
+    /// The indexing of a pack file into a mirror, and the check of the new commit's history.
     Index { mirror: PathBuf, options: Box<Options>, file: PathBuf, commit: String },
 }
 
@@ -52,7 +52,7 @@ impl Job {
         }
     }
 
-    /// Runs the job within its limits.
+    /// Runs the job within the limits of its source.
     pub(crate) fn run(self) -> Result<(), SourceError> {
         match WORKER.get() {
             Some(arguments) => self.in_child(arguments),
@@ -72,7 +72,7 @@ impl Job {
             (Some(limit), _) => Err(SourceError::TooMuch { url, limit }),
             (None, Ended::Done(done)) => done,
             (None, Ended::TimedOut) => Err(SourceError::TimedOut { url, seconds: time.as_secs() }),
-            (None, Ended::Panicked) => Err(SourceError::Unreachable { url, source: "its data cannot be read".into() }),
+            (None, Ended::Panicked) => Err(SourceError::Unreachable { url, source: "cannot parse the data".into() }),
         }
     }
 
@@ -100,12 +100,12 @@ impl Job {
         let mut command = Command::new("/proc/self/exe");
         command.args(arguments).stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::null()).process_group(0);
         let mut child = Running(command.spawn().map_err(broken)?);
-        // The pipe stays open. The child exits when the pipe closes, because the agent is then gone.
+        // The pipe stays open. If the agent ends, the pipe closes, and the child exits.
         let mut input = child.0.stdin.take();
         if let Some(input) = input.as_mut() {
             input.write_all(&job).and_then(|()| input.write_all(b"\n")).map_err(broken)?;
         }
-        // The child has a deadline of its own. This one is for a child that hangs.
+        // The child enforces the deadline itself. The agent waits ten seconds longer, in case the child hangs.
         let time = options.limits.fetch.saturating_add(Duration::from_secs(10));
         let Some(answer) = child.answer(time) else {
             return Err(SourceError::TimedOut { url, seconds: options.limits.fetch.as_secs() });
@@ -113,7 +113,7 @@ impl Job {
         drop(input);
         match serde_json::from_slice::<Result<(), Reported>>(&answer) {
             Ok(done) => done.map_err(SourceError::from),
-            // The child was killed, or it aborted because its memory was exhausted.
+            // The child was killed, or the child aborted because its memory limit was exhausted.
             Err(_) => {
                 let limit = format!("can be read with {} MiB of memory", options.limits.memory >> 20);
                 Err(SourceError::TooMuch { url, limit })
@@ -148,7 +148,7 @@ impl Drop for Running {
     }
 }
 
-/// Runs the worker: it reads one job from stdin, and prints the result.
+/// Runs the worker process: reads one job from stdin, runs the job, and prints the result.
 pub fn worker() -> ExitCode {
     let mut line = Vec::new();
     let mut byte = [0];
@@ -159,7 +159,7 @@ pub fn worker() -> ExitCode {
     let Ok(job) = serde_json::from_slice::<Job>(&line) else { return ExitCode::FAILURE };
     let limits = job.options().limits;
     limit(limits.memory);
-    // The agent holds the other end of the pipe. If the agent is gone, its result is not needed.
+    // The agent holds the other end of the pipe. If the pipe closes, the agent has ended and needs no result.
     thread::spawn(move || {
         while input.read(&mut byte).is_ok_and(|read| read > 0) {}
         end();
@@ -173,16 +173,16 @@ pub fn worker() -> ExitCode {
     }
 }
 
-/// Kills the process group of this process.
+/// Kills all processes of this process's group, including this process.
 fn end() {
     let _ = kill_process_group(rustix::process::getpgrp(), Signal::KILL);
 }
 
-/// Limits the memory of this process. Files that are mapped for reading do not count.
+/// Limits the memory of this process. Files that are mapped for reading do not count as memory.
 fn limit(memory: u64) {
     let both = |limit| Rlimit { current: Some(limit), maximum: Some(limit) };
     let _ = setrlimit(Resource::Data, both(memory));
-    // An attacker could shape the content of a core file, so none is written.
+    // No core file is written, because an attacker could choose the content of a core file.
     let _ = setrlimit(Resource::Core, both(0));
 }
 
@@ -214,6 +214,6 @@ fn index(
         write,
     )
     .map_err(|error| SourceError::Pack { message: error.to_string() })?;
-    // A ref will name the commit, so the pack needs no keep file.
+    // The pack needs no keep file, because a ref will name the commit.
     written.keep_path.map_or(Ok(()), std::fs::remove_file).map_err(disk)
 }

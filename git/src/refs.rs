@@ -1,4 +1,4 @@
-//! The refs of a remote, and the ref that a source follows.
+//! The refs of a remote, and the choice of the ref that a source follows.
 
 use std::path::{Path, PathBuf};
 
@@ -6,30 +6,30 @@ use gix::ObjectId;
 
 use crate::{Mirror, Reference, SourceError, connection, deadline};
 
-/// The most refs in an advertisement.
+/// The maximum number of refs in a ref advertisement.
 const MOST_REFS: usize = 1 << 17;
 
 /// One ref of a remote.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Ref {
-    /// The full name.
+    /// The full name of the ref, such as `refs/heads/main`.
     pub(crate) name: String,
-    /// The object that the ref names. For an annotated tag, it is the tag object.
+    /// The id of the object that the ref names. For an annotated tag, this object is the tag object.
     pub(crate) object: ObjectId,
-    /// The commit that the ref leads to.
+    /// The id of the commit to which the ref leads.
     pub(crate) commit: ObjectId,
 }
 
-/// The advertised refs of a remote.
+/// The refs that a remote has advertised.
 #[derive(Debug)]
 pub(crate) struct Advertised {
     pub(crate) refs: Vec<Ref>,
-    /// True if no refs were advertised. With protocol v2, a remote advertises only refs that match the request.
+    /// True if the remote advertised no refs. With protocol v2, a remote advertises only refs that match the request.
     pub(crate) empty: bool,
 }
 
 impl Mirror {
-    /// Returns the ref that the source follows, as the remote has it now; `None` for a source that names a commit.
+    /// Returns the current ref on the remote that the source follows; `None` for a source that names a commit.
     pub(crate) fn target(&self) -> Result<Option<Ref>, SourceError> {
         let wanted = match &self.options().reference {
             Reference::Commit(_) => return Ok(None),
@@ -69,7 +69,7 @@ impl Mirror {
         Ok(advertised)
     }
 
-    /// Reads the refs of a repository on this machine, without a git process.
+    /// Reads the refs of a local repository directly, without a git process.
     fn local_refs(&self, path: &Path, wanted: &str) -> Result<Advertised, SourceError> {
         let unreachable = |error: gix::Error| self.unreachable(error);
         let repository =
@@ -87,7 +87,7 @@ impl Mirror {
     }
 }
 
-/// Resolves a ref of a repository; `None` if it does not lead to an object.
+/// Resolves a ref of a repository to its commit; `None` if the ref does not lead to an object.
 fn read(mut reference: gix::Reference<'_>) -> Option<Ref> {
     let name = reference.name().as_bstr().to_string();
     let object = reference.follow_to_object().ok()?.detach();
@@ -103,7 +103,7 @@ pub(crate) fn matching_tags(repository: &gix::Repository, pattern: &str) -> Resu
     Ok(tags.flatten().take(MOST_REFS).filter_map(read).filter(matches).collect())
 }
 
-/// Returns the tags of a remote that match a pattern and name a commit, highest version first.
+/// Returns the advertised tags that match a pattern and lead to a commit, highest version first.
 pub(crate) fn tags_at(advertised: &Advertised, pattern: &str, commit: ObjectId) -> Vec<Ref> {
     let matches = |found: &&Ref| {
         found.commit == commit && found.name.strip_prefix("refs/tags/").is_some_and(|tag| glob_matches(pattern, tag))
@@ -121,8 +121,8 @@ fn local_path(url: &str) -> Option<PathBuf> {
     (url.starts_with('/') || url.starts_with("./") || url.starts_with("../")).then(|| PathBuf::from(url))
 }
 
-/// Returns the tag with the highest semantic version that matches a pattern. A pattern without `*` is the name of a
-/// tag.
+/// Returns the tag with the highest semantic version among the tags that match a pattern. A pattern without `*` is the
+/// name of one tag.
 fn highest_tag(advertised: &Advertised, pattern: &str) -> Option<Ref> {
     let tags = advertised.refs.iter().filter_map(|found| Some((found.name.strip_prefix("refs/tags/")?, found)));
     if !pattern.contains('*') {
@@ -133,7 +133,7 @@ fn highest_tag(advertised: &Advertised, pattern: &str) -> Option<Ref> {
     versions.max_by(|a, b| a.0.cmp(&b.0)).map(|(_, found)| found.clone())
 }
 
-/// Parses the semantic version in a tag. A leading `v` is ignored, and missing parts are zero.
+/// Parses the semantic version in the name of a tag. A leading `v` is ignored, and missing parts are zero.
 pub fn version(tag: &str) -> Option<semver::Version> {
     let text = tag.trim_start_matches(['v', 'V']);
     semver::Version::parse(text).ok().or_else(|| {
@@ -143,7 +143,7 @@ pub fn version(tag: &str) -> Option<semver::Version> {
     })
 }
 
-/// Matches a text against a pattern in which `*` is any text. The time is at most the product of the lengths.
+/// Returns true if a text matches a pattern, in which `*` is any text. The time is at most the product of the lengths.
 fn glob_matches(glob: &str, text: &str) -> bool {
     let mut parts = glob.split('*');
     let Some(mut rest) = parts.next().and_then(|first| text.strip_prefix(first)) else { return false };
@@ -195,7 +195,7 @@ mod tests {
         ] {
             assert_eq!(glob_matches(glob, text), matches, "{glob} {text}");
         }
-        // A matcher with backtracking would exceed the time limit of a test.
+        // A matcher with exponential backtracking would exceed the time limit of the test.
         assert!(!glob_matches(&"a*".repeat(30), &"a".repeat(29)));
         assert!(!glob_matches(&format!("{}b", "*a".repeat(30)), &"a".repeat(5000)));
     }

@@ -6,7 +6,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::SourceError;
 
-/// A serializable form of a [`SourceError`].
+/// A serializable form of a [`SourceError`], which the child process sends to the agent.
 #[derive(Debug, Serialize, Deserialize)]
 pub(crate) enum Reported {
     Unreachable { url: String, causes: Vec<String> },
@@ -20,7 +20,7 @@ pub(crate) enum Reported {
 }
 
 impl Reported {
-    /// Converts an error, with its causes.
+    /// Converts an error to its serializable form, with the error's causes.
     pub(crate) fn of(error: &SourceError) -> Self {
         match error {
             SourceError::Unreachable { url, source } => {
@@ -70,7 +70,7 @@ impl From<Reported> for SourceError {
     }
 }
 
-/// One cause of an error in the child process.
+/// One cause of an error that happened in the child process.
 #[derive(Debug, thiserror::Error)]
 #[error("{message}")]
 struct Cause {

@@ -1,4 +1,4 @@
-//! One commit of one source. Files are read from the objects of the mirror, without a checkout.
+//! Snapshots: one commit of one source. Files are read from the objects of the mirror, without a checkout.
 
 use std::{collections::BTreeMap, fmt, path::PathBuf, sync::Arc};
 
@@ -9,12 +9,12 @@ use crate::{
     tree::{Budget, TreeError, Trees},
 };
 
-/// One commit of one source, with the files of its folder.
+/// One commit of one source, with the files in the source's folder.
 #[derive(Clone)]
 pub struct Snapshot {
     /// The name of the source.
     pub source: String,
-    /// The full id of the commit.
+    /// The full id of the snapshot's commit.
     pub commit: String,
     repository: ThreadSafeRepository,
     mirror: PathBuf,
@@ -27,15 +27,15 @@ impl fmt::Debug for Snapshot {
     }
 }
 
-/// One entry of a snapshot.
+/// One entry of a snapshot: a file, a link or a submodule.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Blob {
-    /// The kind of the entry.
+    /// The kind of the snapshot's entry.
     pub kind: BlobKind,
     id: ObjectId,
 }
 
-/// The kind of an entry.
+/// The kind of a snapshot's entry.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum BlobKind {
     /// A file.
@@ -49,14 +49,14 @@ pub enum BlobKind {
 }
 
 impl Blob {
-    /// Returns the id of the object. Equal contents have equal ids.
+    /// Returns the id of the entry's git object. Equal contents have equal ids.
     pub fn id(&self) -> String {
         self.id.to_string()
     }
 }
 
 impl Snapshot {
-    /// Reads the tree of a commit below a folder.
+    /// Reads the tree of a commit, and returns the snapshot of a folder in the tree.
     pub(crate) fn read(
         source: &str,
         repository: &ThreadSafeRepository,
@@ -97,7 +97,7 @@ impl Snapshot {
         })
     }
 
-    /// Returns all entries, by path.
+    /// Returns all entries of the snapshot, by path.
     pub fn entries(&self) -> &BTreeMap<String, Blob> {
         &self.entries
     }
@@ -117,8 +117,9 @@ impl Snapshot {
         Ok(Some(object.detach().data))
     }
 
-    /// Returns the path of a file whose object the mirror lacks; `None` if the snapshot is complete. A remote may omit
-    /// objects.
+    /// Returns the path of a file whose object is missing in the mirror. A remote may omit objects.
+    ///
+    /// Returns `None` if the snapshot is complete.
     pub fn missing_object(&self) -> Option<String> {
         let local = self.repository.to_thread_local();
         self.entries
@@ -127,14 +128,14 @@ impl Snapshot {
             .map(|(path, _)| path.clone())
     }
 
-    /// Checks that the mirror has every file of the snapshot.
+    /// Returns the snapshot, if the mirror has the object of every file.
     ///
     /// # Errors
     /// When a file is missing.
     pub fn whole(self) -> Result<Self, SourceError> {
         match self.missing_object() {
             Some(path) => {
-                let message = format!("it lacks {path} of the commit {}", self.commit);
+                let message = format!("the file {path} of the commit {} is missing", self.commit);
                 Err(SourceError::Corrupt { path: self.mirror, message })
             }
             None => Ok(self),

@@ -130,7 +130,7 @@ fn a_packagekit_that_does_not_answer_is_left_alone_and_apt_does_it() {
     server.publish(
         "  tasks:\n    - name: it\n      package: {name: probemore, backend: packagekit}\n      timeout: 15s\n",
     );
-    server.wait(|server| said(server).contains("PackageKit can't be used: it does not answer"));
+    server.wait(|server| said(server).contains("cannot use PackageKit: it does not answer"));
     ok(&mut server.machines.command(0, &["pkill", "-CONT", "packagekitd"]));
     server.wait(|server| installed(server, "probemore") && unchanged(server));
 }

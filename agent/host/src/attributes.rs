@@ -1,23 +1,23 @@
 //! Extended attributes that a file keeps when it is replaced: ACLs, SELinux and Smack labels, user and trusted
 //! attributes.
 //!
-//! File capabilities are not kept: they belong to the content, and the kernel drops them on a write too.
+//! File capabilities are not kept, because they belong to the old content. The kernel also drops them on a write.
 
 use std::{collections::BTreeMap, ffi::CStr, io, os::fd::AsFd};
 
 use rustix::{fs::XattrFlags, io::Errno};
 use serde::{Deserialize, Serialize};
 
-/// The name of the access ACL, which defines the meaning of the mode's group bits.
+/// The name of the extended attribute with the access ACL. In a file with an ACL, the mode's group bits are its mask.
 const ACL: &str = "system.posix_acl_access";
 
-/// The extended attributes of one file, by name. Values are hexadecimal.
+/// The extended attributes of one file, by name. The values are hexadecimal.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(transparent)]
 pub struct Attributes(BTreeMap<String, String>);
 
 impl Attributes {
-    /// Returns true if the file has no attributes to keep.
+    /// Returns true if the file has no extended attributes that a replacement must keep.
     pub fn is_empty(&self) -> bool {
         self.0.is_empty()
     }
@@ -40,8 +40,8 @@ impl Attributes {
 
     /// Sets the attributes on an open file, and removes an ACL that the file inherited from its directory.
     ///
-    /// An attribute that the file system does not support is ignored. Without the permission to set it, an attribute
-    /// other than an ACL is logged and skipped.
+    /// An attribute that the file system does not support is ignored. If the agent may not set an attribute, the agent
+    /// logs a warning and skips the attribute. For an ACL, this is an error.
     ///
     /// # Errors
     /// When an attribute cannot be set for another reason.

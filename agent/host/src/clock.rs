@@ -1,4 +1,4 @@
-//! The time as a port: the wall clock for people, the monotonic clock for deadlines.
+//! Access to the time: the wall clock for people, and the monotonic clock for deadlines.
 
 use std::{
     fmt,
@@ -35,11 +35,11 @@ impl Clock for SystemClock {
     }
 }
 
-/// A clock that tests move.
+/// A clock for tests, which moves only when a test moves the clock.
 #[derive(Debug, Clone)]
 pub struct TestClock {
     start: Instant,
-    /// Milliseconds since the start, by the monotonic clock.
+    /// The number of milliseconds since the start, by the monotonic clock.
     passed: Arc<AtomicU64>,
     wall: Arc<AtomicI64>,
 }
@@ -50,7 +50,7 @@ impl TestClock {
         Self { start: SystemClock.monotonic(), passed: Arc::default(), wall: Arc::new(AtomicI64::new(wall)) }
     }
 
-    /// Moves both clocks forward.
+    /// Moves the wall clock and the monotonic clock forward.
     pub fn advance(&self, milliseconds: u32) {
         self.passed.fetch_add(milliseconds.into(), Ordering::SeqCst);
         self.jump(milliseconds.into());

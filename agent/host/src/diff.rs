@@ -1,13 +1,13 @@
-//! Differences between two versions of a file, for people.
+//! Diffs between two versions of a file, for people to read.
 
 use similar::TextDiff;
 
-/// The longest diff, in lines.
+/// The maximum length of a diff, in lines.
 const LINES: usize = 200;
 
 /// Returns a unified diff of two contents, cut after 200 lines.
 ///
-/// For binary contents, and for contents above 1 MiB, it returns only the sizes.
+/// For binary contents, and for contents above 1 MiB, the function returns only the sizes.
 pub fn unified(path: &str, old: &[u8], new: &[u8]) -> String {
     let (Ok(old_text), Ok(new_text)) = (std::str::from_utf8(old), std::str::from_utf8(new)) else {
         return format!("{path}: binary, {} bytes become {}", old.len(), new.len());

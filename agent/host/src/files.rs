@@ -1,10 +1,10 @@
-//! The write side: files are replaced atomically. A crash at any instruction leaves the old file or the new one.
+//! The write side of the machine's files. A file is replaced atomically: a crash leaves the old file or the new file.
 //!
 //! Guarantees:
-//! - A staged file is complete, with its mode and owner, before it is renamed.
+//! - A staged file has its whole content, its mode and its owner before the rename to the final path.
 //! - After [`Hand::settle`], renames have reached the disk.
 //! - A replaced file keeps its extended attributes.
-//! - Every call works in a directory that the path resolver opened, never by a path.
+//! - Every system call works on a directory that the path resolver opened, so a changed path cannot redirect the call.
 //!
 //! Assumptions: rename within a directory is atomic, as POSIX requires.
 
@@ -31,7 +31,7 @@ use crate::{
     walk::Place,
 };
 
-/// The number of files from which one syncfs call costs less than one fsync per file.
+/// The number of files from which one syncfs call is faster than one fsync call for each file.
 const MANY: usize = 16;
 
 /// The write side of the files below a root.
@@ -44,15 +44,15 @@ pub struct Hand {
 /// The permissions and the owner of a written file.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Access {
-    /// The permission bits.
+    /// The permission bits of the file.
     pub mode: u32,
-    /// The owner; `None` keeps the agent's user.
+    /// The owner of the file; `None` for the agent's user.
     pub uid: Option<u32>,
-    /// The group; `None` keeps the agent's group.
+    /// The group of the file; `None` for the agent's group.
     pub gid: Option<u32>,
 }
 
-/// A file that is written under a temporary name and not yet renamed.
+/// A file that is written under a temporary name, and that waits for its rename to the final path.
 #[derive(Debug)]
 #[must_use = "a staged file must be synced and put in place, or discarded"]
 pub struct Staged {
@@ -60,38 +60,38 @@ pub struct Staged {
     file: OwnedFd,
     temporary: OsString,
     name: OsString,
-    /// The digest of its content. `None` for a file that was written in pieces.
+    /// The digest of the file's content. `None` for a file that was written in pieces.
     digest: Option<[u8; 32]>,
-    /// The final path, without links.
+    /// The final path of the file, without links.
     pub path: String,
-    /// The real path of the temporary file, for other processes.
+    /// The path of the temporary file, for other processes such as a validator.
     pub temporary_path: std::path::PathBuf,
 }
 
 impl Hand {
-    /// Creates the write side for a root. Lend it only to code that holds a permit.
+    /// Creates the write side for a root. The caller must lend the write side only to code that holds a permit.
     pub fn new(look: Look) -> Self {
         Self { look, written: None }
     }
 
-    /// Notes each file that is put in place.
+    /// Returns a write side that records each replaced file in `written`.
     #[must_use]
     pub fn noting(self, written: Arc<WrittenFiles>) -> Self {
         Self { written: Some(written), ..self }
     }
 
-    /// Returns the same root, with links rejected below a folder.
+    /// Returns a write side that rejects links below a folder.
     #[must_use]
     pub fn plain_below(&self, folder: &str) -> Self {
         Self { look: self.look.plain_below(folder), written: self.written.clone() }
     }
 
-    /// Returns the read side.
+    /// Returns the read side for the same root.
     pub fn look(&self) -> &Look {
         &self.look
     }
 
-    /// Writes a file with its mode and owner under a temporary name beside its path.
+    /// Writes a file, with mode and owner, under a temporary name in the folder of the final path.
     ///
     /// # Errors
     /// When the directory or the file cannot be written.
@@ -99,9 +99,9 @@ impl Hand {
         self.stage_with(path, content, access, None)
     }
 
-    /// Writes a file under a temporary name, with these extended attributes.
+    /// Writes a file with extended attributes under a temporary name.
     ///
-    /// With `None`, it copies the attributes of the file that it will replace.
+    /// With `None`, the new file gets the extended attributes of the file at the final path.
     fn stage_with(
         &self,
         path: &str,
@@ -114,7 +114,7 @@ impl Hand {
         let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
         let create = || rustix::fs::openat(&folder, &temporary, flags, Mode::from_raw_mode(0o600));
         let file = match create() {
-            // A crash left the file before its rename.
+            // A temporary file remains from a crash before the rename.
             Err(Errno::EXIST) => {
                 rustix::fs::unlinkat(&folder, &temporary, AtFlags::empty())?;
                 create()?
@@ -137,7 +137,7 @@ impl Hand {
         }
     }
 
-    /// Opens a partial file that is written in pieces, and that continues an interrupted attempt.
+    /// Opens a partial file, to which an interrupted attempt may have written the first pieces.
     ///
     /// # Errors
     /// When the directory or the file cannot be written.
@@ -147,8 +147,8 @@ impl Hand {
         temporary.push(".part");
         let flags = OFlags::RDWR | OFlags::APPEND | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
         let open = |flags| rustix::fs::openat(&folder, &temporary, flags, Mode::from_raw_mode(0o600));
-        // The name is predictable, and other users may be able to write to the directory. So only a file of the agent's
-        // own user is continued.
+        // Other users can guess the name of the partial file, and may be able to write to the directory. So an existing
+        // file is used only if it belongs to the agent's user.
         let known = open(flags).ok().filter(|file| is_own(file));
         let file = match known {
             Some(file) => file,
@@ -166,7 +166,7 @@ impl Hand {
         Ok(Part { staged, file: std::fs::File::from(file) })
     }
 
-    /// Removes a partial file that will not be continued.
+    /// Removes a partial file, so that the next attempt starts from the beginning.
     ///
     /// # Errors
     /// When the file cannot be removed.
@@ -180,10 +180,10 @@ impl Hand {
         }
     }
 
-    /// Renames staged files to their paths, after all of them have reached the disk.
+    /// Flushes staged files to the disk, and then renames the files to their final paths.
     ///
     /// # Errors
-    /// When a step fails. Some of the files may then be replaced already.
+    /// When a flush or a rename fails. Some of the files may then be replaced already.
     pub fn place_all(&self, staged: Vec<Staged>) -> io::Result<()> {
         self.sync(&staged)?;
         let placed = staged.into_iter().map(|one| self.place(one)).collect::<io::Result<Vec<_>>>()?;
@@ -210,10 +210,10 @@ impl Hand {
         Ok(())
     }
 
-    /// Renames a staged file to its path.
+    /// Renames a staged file to its final path.
     ///
     /// # Errors
-    /// When the rename fails. The old file then remains.
+    /// When the rename fails. The old file then remains at the path.
     pub fn place(&self, staged: Staged) -> io::Result<Placed> {
         if let (Some(written), Some(digest)) = (&self.written, staged.digest) {
             written.note(self.look.real_path(&staged.path), &staged.file, digest);
@@ -235,11 +235,11 @@ impl Hand {
 
     /// Removes a staged file that will not be renamed.
     pub fn discard(&self, staged: Staged) {
-        // A failure is harmless: the next write to the path removes the file.
+        // A failure is harmless, because the next write to the path removes the temporary file.
         let _ = rustix::fs::unlinkat(&staged.folder, &staged.temporary, AtFlags::empty());
     }
 
-    /// Flushes the directories of renamed files to the disk.
+    /// Flushes the directories of renamed files to the disk, so that the renames survive a crash.
     ///
     /// # Errors
     /// When the flush fails.
@@ -254,7 +254,7 @@ impl Hand {
         Ok(())
     }
 
-    /// Removes the temporary files that a crash left beside a path. A partial file remains.
+    /// Removes the temporary files for a path that remain from a crash. A partial file is kept.
     ///
     /// # Errors
     /// When a file cannot be removed.
@@ -268,7 +268,7 @@ impl Hand {
         }
     }
 
-    /// Creates a directory and its missing parents; returns the created paths.
+    /// Creates a directory and its missing parents. Returns the paths of the created directories.
     ///
     /// # Errors
     /// When a directory cannot be created, or a parent is not a directory.
@@ -297,18 +297,18 @@ impl Hand {
         Ok(made)
     }
 
-    /// Sets mode and owner of a path. A link at the path's end is followed.
+    /// Sets mode and owner of a file. A link at the end of the path is followed.
     ///
     /// # Errors
-    /// When they cannot be set, or when another user may have linked a foreign file to that name.
+    /// When mode or owner cannot be set. Also when another user may have made the path a hard link to a foreign file.
     pub fn grant(&self, path: &str, access: Access) -> io::Result<()> {
         self.grant_if(path, access, None)
     }
 
-    /// Sets mode and owner if the path is still the expected file; `None` accepts any file.
+    /// Sets mode and owner if the path still leads to the expected version of the file; `None` accepts any file.
     ///
     /// # Errors
-    /// As [`Hand::grant`], and when the path is another file now.
+    /// The errors of [`Hand::grant`]; also when the path leads to another file now.
     pub fn grant_if(&self, path: &str, access: Access, expects: Option<FileVersion>) -> io::Result<()> {
         let place = self.look.end(path)?;
         let flags = OFlags::RDONLY | OFlags::NONBLOCK | OFlags::NOCTTY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
@@ -316,21 +316,21 @@ impl Hand {
         let found = meta(&fd)?;
         let same = |device, inode| (device, inode) == (found.version.0, found.version.1);
         if expects.is_some_and(|one| !same(one.0, one.1)) || place.found.is_some_and(|one| !same(one.0, one.1)) {
-            return Err(io::Error::other("it was replaced since it was looked at"));
+            return Err(io::Error::other("the file was replaced after its check"));
         }
         let folder = meta(&place.folder)?;
         let own = found.uid == folder.uid && folder.uid != 0;
         if found.kind != FileKind::Directory && found.names > 1 && !own && is_shared(&place.folder)? {
             return Err(io::Error::other(format!(
-                "cannot set its mode and owner: it has {} names, and users can write in its folder, so it may be a \
-                 file of another folder; copy it, and remove this name",
+                "cannot set mode and owner: the file has {} names (hard links), and users can write to its folder, so \
+                 it may be a file of another folder; replace this name by a copy of the file",
                 found.names
             )));
         }
         grant_with(&fd, access, None)
     }
 
-    /// Creates a symbolic link. It replaces another link or file atomically.
+    /// Creates a symbolic link. An existing link or file is replaced atomically.
     ///
     /// # Errors
     /// When the link cannot be created.
@@ -351,10 +351,10 @@ impl Hand {
         sync_directory(&folder)
     }
 
-    /// Removes a file, a link, or a directory with its content. Links are removed, never followed.
+    /// Removes a file, a link, or a directory with its content. A link is removed, not followed.
     ///
     /// # Errors
-    /// When something cannot be removed.
+    /// When a file or a directory cannot be removed.
     pub fn remove(&self, path: &str) -> io::Result<()> {
         let Place { folder, name, .. } = match self.look.parent(path) {
             Ok(found) => found,
@@ -378,11 +378,11 @@ impl Hand {
         }
     }
 
-    /// Replaces one file: stage, sync, rename, sync of the directory.
+    /// Replaces the content of one file, and waits until the new file is on disk.
     ///
     /// # Errors
-    /// When a step before the rename fails; the old file then remains. When the last sync fails, the new file is in
-    /// place.
+    /// When a step before the rename fails; the old file then remains. Also when the flush after the rename fails; the
+    /// new file then has the path already.
     pub fn replace(&self, path: &str, content: &[u8], access: Access) -> io::Result<()> {
         self.replace_with(path, content, access, None)
     }
@@ -390,7 +390,7 @@ impl Hand {
     /// Restores an earlier content of a file, with its earlier extended attributes.
     ///
     /// # Errors
-    /// As [`Hand::replace`].
+    /// The errors of [`Hand::replace`].
     pub fn restore(&self, path: &str, content: &[u8], access: Access, attributes: &Attributes) -> io::Result<()> {
         self.replace_with(path, content, access, Some(attributes))
     }
@@ -412,17 +412,17 @@ impl Hand {
     }
 }
 
-/// A file that is written in pieces. If it is not finished, the next attempt continues it.
+/// A file that is written in pieces. If an attempt is interrupted, the next attempt appends the missing pieces.
 #[derive(Debug)]
 #[must_use = "it must be put in place, or left for the next attempt"]
 pub struct Part {
     staged: Staged,
-    /// The open partial file. Writes append; reads may start at any offset.
+    /// The open partial file. Writes append to the file; reads may start at any offset.
     pub file: std::fs::File,
 }
 
 impl Part {
-    /// Sets permissions and owner of the complete file, so that it can be renamed to its path.
+    /// Sets permissions and owner of the complete file. The file can then be renamed to its final path.
     ///
     /// # Errors
     /// When permissions or owner cannot be set.
@@ -431,7 +431,7 @@ impl Part {
         Ok(self.staged)
     }
 
-    /// Empties the file, so that it starts from its beginning.
+    /// Empties the partial file, so that the attempt starts from the beginning.
     ///
     /// # Errors
     /// When the file cannot be emptied.
@@ -441,7 +441,7 @@ impl Part {
     }
 }
 
-/// Returns true if only the agent's user can have written the file.
+/// Returns true if no other user than the agent's user can have written to the file.
 fn is_own(file: impl AsFd) -> bool {
     rustix::fs::fstat(file).is_ok_and(|stat| {
         rustix::fs::FileType::from_raw_mode(stat.st_mode).is_file()
@@ -451,7 +451,7 @@ fn is_own(file: impl AsFd) -> bool {
     })
 }
 
-/// A file that is renamed, but whose directory may not have reached the disk.
+/// A file that has its final path. The rename may not have reached the disk yet.
 #[derive(Debug)]
 #[must_use = "the directory must be brought to the disk"]
 pub struct Placed {
@@ -468,17 +468,17 @@ fn write_all(fd: &OwnedFd, content: &[u8]) -> io::Result<()> {
     file.write_all(content)
 }
 
-/// Returns the extended attributes of the file that a staged one replaces; `None` if it is missing or not readable.
+/// Returns the extended attributes of the file that a staged file replaces; `None` if there is no readable file.
 fn old_attributes(staged: &Staged) -> io::Result<Option<Attributes>> {
     let flags = OFlags::RDONLY | OFlags::NONBLOCK | OFlags::NOCTTY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
     match rustix::fs::openat(&staged.folder, &staged.name, flags, Mode::empty()) {
         Ok(old) if meta(&old)?.kind == FileKind::File => Attributes::of(&old).map(Some),
-        // A special file or an unreadable one has no attributes for the new file.
+        // A new file gets no attributes from a special file or from a file that cannot be read.
         Ok(_) | Err(_) => Ok(None),
     }
 }
 
-/// Returns the name of the private directory through which a file is moved.
+/// Returns the name of the private directory from which [`place_shared`] renames a file.
 fn room_name(temporary: &std::ffi::OsStr) -> OsString {
     let mut room = temporary.to_owned();
     room.push(".place");
@@ -487,8 +487,8 @@ fn room_name(temporary: &std::ffi::OsStr) -> OsString {
 
 /// Renames a staged file in a directory where other users can write.
 ///
-/// Another user could exchange the file under the temporary name. So the open file itself is linked into a directory
-/// that only the agent's user can enter. It is renamed from there.
+/// Another user could exchange the file under the temporary name. So the function links the open file into a directory
+/// that only the agent's user can enter, and renames the file from this directory.
 fn place_shared(staged: &Staged) -> io::Result<()> {
     let room = room_name(&staged.temporary);
     remove_at(&staged.folder, &room, 0)?;
@@ -497,11 +497,11 @@ fn place_shared(staged: &Staged) -> io::Result<()> {
     let inner = rustix::fs::openat(&staged.folder, &room, flags, Mode::empty())?;
     let found = meta(&inner)?;
     if found.uid != rustix::process::geteuid().as_raw() || found.mode & 0o077 != 0 {
-        return Err(io::Error::other("its folder was changed by another user meanwhile"));
+        return Err(io::Error::other("another user has changed the folder of the file"));
     }
     let placed = link_open(&staged.file, &inner)
         .and_then(|()| Ok(rustix::fs::renameat(&inner, "file", &staged.folder, &staged.name)?));
-    // Errors are ignored: the next write to the path removes the rest.
+    // Errors are ignored, because the next write to the path removes the private directory.
     let _ = rustix::fs::unlinkat(&inner, "file", AtFlags::empty());
     let _ = rustix::fs::unlinkat(&staged.folder, &room, AtFlags::REMOVEDIR);
     let _ = rustix::fs::unlinkat(&staged.folder, &staged.temporary, AtFlags::empty());
@@ -513,13 +513,12 @@ fn link_open(file: &OwnedFd, folder: &OwnedFd) -> io::Result<()> {
     use std::os::fd::AsRawFd as _;
     let open = format!("/proc/self/fd/{}", file.as_raw_fd());
     let linked = match rustix::fs::linkat(file, "", folder, "file", AtFlags::EMPTY_PATH) {
-        // AT_EMPTY_PATH needs CAP_DAC_READ_SEARCH; without it, the kernel returns ENOENT. A file without a remaining
-        // name gives ENOENT in both calls.
+        // AT_EMPTY_PATH needs CAP_DAC_READ_SEARCH; without this capability, the kernel returns ENOENT. For a file
+        // without a remaining name, both calls return ENOENT.
         Err(Errno::NOENT) => rustix::fs::linkat(rustix::fs::CWD, open, folder, "file", AtFlags::SYMLINK_FOLLOW),
         other => other,
     };
-    linked
-        .map_err(|error| io::Error::new(io::Error::from(error).kind(), format!("the temporary file is gone: {error}")))
+    linked.map_err(|error| io::Error::new(io::Error::from(error).kind(), format!("cannot link the new file: {error}")))
 }
 
 fn grant_with(fd: impl AsFd, access: Access, attributes: Option<&Attributes>) -> io::Result<()> {
@@ -529,7 +528,7 @@ fn grant_with(fd: impl AsFd, access: Access, attributes: Option<&Attributes>) ->
     if let Some(attributes) = attributes {
         attributes.give(&fd)?;
     }
-    // The mode is set last: chown clears setuid and setgid bits, and the mode's group bits are the mask of the ACL.
+    // The mode is set last, because chown clears the setuid and setgid bits, and an ACL changes the group bits.
     Ok(rustix::fs::fchmod(&fd, Mode::from_raw_mode(access.mode))?)
 }
 
@@ -540,7 +539,7 @@ fn sync_directory(folder: impl AsFd) -> io::Result<()> {
 
 fn mounted(name: &std::ffi::OsStr) -> io::Error {
     let name = name.to_string_lossy();
-    io::Error::other(format!("a file system is mounted at {name}, and stays; unmount it first"))
+    io::Error::other(format!("a file system is mounted at {name}; unmount the file system first"))
 }
 
 fn remove_at(folder: &OwnedFd, name: &std::ffi::OsStr, depth: usize) -> io::Result<()> {

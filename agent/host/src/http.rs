@@ -2,9 +2,9 @@
 //!
 //! Rules for redirects:
 //! - Headers and body are sent only to the origin of the first URL (scheme, host and port).
-//! - After a redirect to another origin, even the first origin gets neither.
+//! - After a redirect to another origin, headers and body are no longer sent, even if the first origin follows again.
 //! - A redirect from https to http is rejected.
-//! - User and password of a Location header are ignored.
+//! - The user and the password in a Location header are ignored.
 
 use std::{
     collections::BTreeMap,
@@ -18,25 +18,25 @@ use thiserror::Error;
 
 use crate::{Clock as _, SystemClock};
 
-/// The most bytes of a response body that are kept.
+/// The maximum number of bytes that are kept of a response body.
 const KEPT: u64 = 1 << 20;
-/// The longest wait for a response, and for each part of its body, below the limit of the whole transfer.
+/// The maximum time to wait for a response, and for each further part of the response's body.
 const SILENCE: Duration = Duration::from_secs(60);
-/// The most redirects of one request.
+/// The maximum number of redirects of one request.
 const REDIRECTS: usize = 10;
 
 /// An HTTP request.
 #[derive(Debug, Clone)]
 pub struct Request {
-    /// The URL.
+    /// The URL of the request.
     pub url: String,
-    /// The method.
+    /// The HTTP method, such as GET.
     pub method: String,
-    /// The body.
+    /// The body of the request; `None` for a request without a body.
     pub body: Option<String>,
-    /// The headers.
+    /// The headers of the request.
     pub headers: BTreeMap<String, String>,
-    /// A file with the trusted certificate authorities; `None` for those of the machine.
+    /// The file with the trusted certificate authorities; `None` to trust the authorities of the machine.
     pub ca_file: Option<String>,
     /// The time limit of the whole request.
     pub timeout: Duration,
@@ -45,15 +45,15 @@ pub struct Request {
 /// An HTTP response.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Response {
-    /// The status code.
+    /// The HTTP status code.
     pub status: u16,
-    /// The body, cut after 1 MiB.
+    /// The body of the response, cut after 1 MiB.
     pub body: String,
-    /// The headers, by their names in lower case.
+    /// The headers of the response, by their names in lower case.
     pub headers: BTreeMap<String, String>,
 }
 
-/// A failed request.
+/// The error of a failed HTTP request.
 #[derive(Debug, Error)]
 #[error("{message}")]
 pub struct HttpError {
@@ -86,9 +86,9 @@ pub fn send(request: &Request) -> Result<Response, HttpError> {
         .collect();
     let status = response.status().as_u16();
     let mut bytes = Vec::new();
-    // `Fetched` checks the deadline on each read, so a server cannot hold the task with a byte now and then.
+    // `Fetched` checks the deadline on each read. A server that sends single bytes slowly cannot delay the task.
     let body = Fetched { goes_on: false, deadline, response };
-    body.take(KEPT).read_to_end(&mut bytes).map_err(|error| failed(format!("the answer broke off: {error}")))?;
+    body.take(KEPT).read_to_end(&mut bytes).map_err(|error| failed(format!("cannot read the response: {error}")))?;
     Ok(Response { status, body: String::from_utf8_lossy(&bytes).into_owned(), headers })
 }
 
@@ -104,35 +104,35 @@ fn client(ca_file: Option<&str>, timeout: Duration) -> Result<reqwest::blocking:
         .map_err(|error| failed(chain(&error)))
 }
 
-/// The error of a request that missed its deadline.
-const LATE: &str = "it takes longer than the task may; timeout sets more";
+/// The message of a request that missed its deadline.
+const LATE: &str = "the request takes longer than the task may; set a higher timeout";
 
-/// A request for a file over https.
+/// A request that downloads a file over https.
 #[derive(Debug, Clone)]
 pub struct Fetch<'a> {
-    /// The URL.
+    /// The URL of the file.
     pub url: &'a str,
     /// The request headers.
     pub headers: &'a BTreeMap<String, String>,
-    /// A file with the trusted certificate authorities; `None` for those of the machine.
+    /// The file with the trusted certificate authorities; `None` to trust the authorities of the machine.
     pub ca_file: Option<&'a str>,
     /// The time limit of the whole transfer.
     pub timeout: Duration,
-    /// The number of bytes that an earlier attempt has fetched.
+    /// The number of bytes of the file that an earlier attempt has fetched.
     pub from: u64,
 }
 
-/// A file in transfer.
+/// A download that has begun. Reads return the bytes of the file.
 #[derive(Debug)]
 pub struct Fetched {
-    /// True if the transfer continues after the fetched bytes; false if it starts from the beginning.
+    /// True if the server sends only the rest of the file; false if the server sends the file from the beginning.
     pub goes_on: bool,
     deadline: Instant,
     response: reqwest::blocking::Response,
 }
 
 impl Fetched {
-    /// Returns the number of bytes to come; `None` if the server does not send it.
+    /// Returns the number of bytes that the server will send; `None` if the server does not name the number.
     pub fn length(&self) -> Option<u64> {
         self.response.content_length()
     }
@@ -143,19 +143,19 @@ impl std::io::Read for Fetched {
         if SystemClock.monotonic() >= self.deadline {
             return Err(std::io::Error::other(LATE));
         }
-        // The client has the same deadline, but its error does not name it.
+        // The HTTP client has the same deadline, but the client's error does not mention a deadline.
         let late = |error| if SystemClock.monotonic() >= self.deadline { std::io::Error::other(LATE) } else { error };
         self.response.read(buffer).map_err(late)
     }
 }
 
-/// Requests a file, or the rest of a partially fetched one.
+/// Requests a file, or the rest of a file that an earlier attempt has fetched in part.
 ///
 /// # Errors
 /// When the server does not send the file, the URL is not https, or a redirect is rejected.
 pub fn fetch(fetch: &Fetch<'_>) -> Result<Fetched, HttpError> {
     if !fetch.url.starts_with("https://") {
-        return Err(failed("a file is fetched over https alone"));
+        return Err(failed("files are fetched only over https; use an https URL"));
     }
     let patience = fetch.timeout.min(SILENCE);
     let client = client(fetch.ca_file, patience)?;
@@ -167,7 +167,7 @@ pub fn fetch(fetch: &Fetch<'_>) -> Result<Fetched, HttpError> {
     let mut response = get(fetch.from)?;
     let mut goes_on = fetch.from > 0 && is_rest(&response, fetch.from);
     if fetch.from > 0 && !goes_on && response.status() != reqwest::StatusCode::OK {
-        // The server has another file than the fetched part, or it does not support ranges.
+        // The file on the server has changed since the earlier attempt, or the server does not support ranges.
         response = get(0)?;
         goes_on = false;
     }
@@ -177,20 +177,20 @@ pub fn fetch(fetch: &Fetch<'_>) -> Result<Fetched, HttpError> {
     Ok(Fetched { goes_on, deadline, response })
 }
 
-/// Returns true if a response is the requested rest of a file.
+/// Returns true if a response contains the requested rest of a file.
 fn is_rest(response: &reqwest::blocking::Response, from: u64) -> bool {
     let range = response.headers().get("content-range").and_then(|range| range.to_str().ok()).unwrap_or_default();
     response.status() == reqwest::StatusCode::PARTIAL_CONTENT && range.starts_with(&format!("bytes {from}-"))
 }
 
-/// The parts of a request that are sent besides its headers.
+/// The parts of a request that are not headers.
 #[derive(Debug, Clone)]
 struct Sent<'a> {
     method: reqwest::Method,
     body: Option<&'a str>,
-    /// The first requested byte.
+    /// The offset of the first requested byte.
     from: u64,
-    /// The time limit of the client: for the response, and for each part of its body.
+    /// The time limit of the HTTP client for the response, and for each part of the body.
     patience: Duration,
 }
 
@@ -202,7 +202,7 @@ fn follow(
     deadline: Instant,
     mut sent: Sent<'_>,
 ) -> Result<reqwest::blocking::Response, HttpError> {
-    let first = reqwest::Url::parse(url).map_err(|error| failed(format!("the URL can't be read: {error}")))?;
+    let first = reqwest::Url::parse(url).map_err(|error| failed(format!("cannot parse the URL: {error}")))?;
     let mut url = first.clone();
     let mut left_origin = false;
     for _ in 0..=REDIRECTS {
@@ -220,7 +220,7 @@ fn follow(
         if left.is_zero() {
             return Err(failed(LATE));
         }
-        // reqwest applies the limit of a request until the end of its body, and that of the client to each wait.
+        // reqwest applies a request's time limit to the whole transfer, and the client's time limit to each read.
         let builder = if left < sent.patience { builder.timeout(left) } else { builder };
         // The URL may contain a secret, so the error must not repeat it.
         let response = builder.send().map_err(|error| failed(chain(&error.without_url())))?;
@@ -240,13 +240,13 @@ fn next_url(response: &reqwest::blocking::Response, url: &reqwest::Url) -> Resul
         return Ok(None);
     }
     let Some(location) = response.headers().get("location") else { return Ok(None) };
-    let location = location.to_str().map_err(|_| failed("the server redirects to a URL that can't be read"))?;
+    let location = location.to_str().map_err(|_| failed("the server redirects to a URL that is not text"))?;
     allowed(url, location).map(Some)
 }
 
-/// Resolves a Location header, and rejects a URL that the rules forbid.
+/// Resolves a Location header, and rejects a URL that the rules for redirects forbid.
 fn allowed(url: &reqwest::Url, location: &str) -> Result<reqwest::Url, HttpError> {
-    let next = url.join(location).map_err(|error| failed(format!("the server redirects to no URL: {error}")))?;
+    let next = url.join(location).map_err(|error| failed(format!("the server redirects to a wrong URL: {error}")))?;
     match (url.scheme(), next.scheme()) {
         ("https", "http") => Err(failed("the server redirects from https to http, which is not followed")),
         (_, "http" | "https") if next.has_host() => Ok(next),
@@ -254,16 +254,16 @@ fn allowed(url: &reqwest::Url, location: &str) -> Result<reqwest::Url, HttpError
     }
 }
 
-/// Removes user, password and fragment from a URL. The user and password of `first` replace them, if given.
+/// Removes user, password and fragment from a URL. If `first` is given, the URL gets the user and password of `first`.
 fn target(mut url: reqwest::Url, first: Option<&reqwest::Url>) -> reqwest::Url {
-    // These calls fail only for URLs without a host.
+    // `set_username` and `set_password` fail only for URLs without a host.
     let _ = url.set_username(first.map_or("", reqwest::Url::username));
     let _ = url.set_password(first.and_then(reqwest::Url::password));
     url.set_fragment(None);
     url
 }
 
-/// Returns true if a redirect changes the request to a GET (RFC 9110, 15.4). For POST, all browsers do so.
+/// Returns true if a redirect changes the request to a GET (RFC 9110, 15.4). All browsers change a POST to a GET.
 fn becomes_get(status: u16, method: &reqwest::Method) -> bool {
     match status {
         301 | 302 => *method == reqwest::Method::POST,
@@ -295,7 +295,7 @@ fn tls(ca_file: Option<&str>) -> Result<rustls::ClientConfig, HttpError> {
     Ok(config.with_root_certificates(roots).with_no_client_auth())
 }
 
-/// Formats an error with its causes.
+/// Formats an error, followed by the chain of the error's causes.
 fn chain(error: &dyn std::error::Error) -> String {
     let mut text = error.to_string();
     let mut cause = error.source();
@@ -320,7 +320,7 @@ mod tests {
 
     use super::*;
 
-    /// Starts a server that responds through `answer`, and passes on the requests that it received.
+    /// Starts an HTTP server that responds with the result of `answer`. The receiver gets each request.
     fn server(answer: impl Fn(&str) -> String + Send + 'static) -> (u16, mpsc::Receiver<String>) {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let port = listener.local_addr().unwrap().port();
@@ -371,7 +371,7 @@ mod tests {
     fn another_origin_gets_neither_headers_nor_body_nor_password() {
         let (other, seen) = server(|_| DONE.into());
         for status in [301, 302, 303, 307, 308] {
-            // Another port is another origin, and so is another name of the same machine.
+            // A URL with another port, or with another name of the same machine, has another origin.
             for host in ["127.0.0.1", "localhost"] {
                 let (first, _kept) = server(move |_| to(status, &format!("http://{host}:{other}/x")));
                 assert_eq!(post(format!("http://me:word@127.0.0.1:{first}/")).unwrap().status, 200);

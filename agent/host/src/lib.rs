@@ -1,7 +1,7 @@
-//! Ports to the machine: files below a root, processes, facts, the clock, HTTP, file events.
+//! Access to the machine: files below a root, processes, facts, the clock, HTTP, file events.
 //!
 //! The read side ([`Look`]) cannot change anything. The write side ([`Hand`]) is lent only to code that holds a permit.
-//! This crate does not know tasks, nor the reason for a read or a write.
+//! This crate does not know about tasks, or why a caller reads or writes a file.
 
 pub mod attributes;
 pub mod clock;

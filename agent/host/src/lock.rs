@@ -1,4 +1,4 @@
-//! The lock on the state directory: it admits one agent at a time.
+//! The lock on the state directory. The lock lets only one agent at a time use the directory.
 
 pub mod private_files;
 
@@ -15,12 +15,12 @@ use thiserror::Error;
 
 use crate::Look;
 
-/// The most retries for a lock. A child of a killed agent holds the lock for the instant between fork and exec.
+/// The maximum number of retries for the lock. A child of a killed agent holds the lock between fork and exec.
 pub const TRIES: usize = 20;
-/// The pause between two attempts.
+/// The pause between two attempts to take the lock.
 pub const PAUSE: Duration = Duration::from_millis(50);
 
-/// A state directory that this process holds until the value is dropped.
+/// A locked state directory. The lock is released when the value is dropped.
 #[derive(Debug)]
 pub struct StateDir {
     path: PathBuf,
@@ -30,44 +30,44 @@ pub struct StateDir {
 /// The reason why a state directory cannot be used.
 #[derive(Debug, Error)]
 pub enum LockError {
-    /// A directory that another agent holds.
+    /// The error that another agent has locked the state directory.
     #[error("the state directory {path} belongs to another agent: {holder}", path = path.display())]
     Taken {
-        /// The state directory.
+        /// The path of the state directory.
         path: PathBuf,
-        /// The node and the process that hold it, as its lock file names them.
+        /// The node and the process that hold the lock, as the lock file names them.
         holder: String,
     },
-    /// A directory that another user can change.
+    /// The error that another user can change the state directory.
     #[error(
         "cannot use the state directory {path}: {folder} {cause}; \
          make root its owner and its only writer, or set another stateDir",
         path = path.display()
     )]
     Untrusted {
-        /// The state directory.
+        /// The path of the state directory.
         path: PathBuf,
-        /// The state directory, or a directory above it, that another user can change.
+        /// The directory that another user can change: the state directory, or a directory above the state directory.
         folder: String,
-        /// The owner or the mode that allows it.
+        /// The owner or the mode with which another user can change the directory.
         cause: String,
     },
-    /// An I/O error on the directory.
-    #[error("the state directory {path} can't be used", path = path.display())]
+    /// An I/O error on the state directory.
+    #[error("cannot use the state directory {path}", path = path.display())]
     Unusable {
-        /// The state directory.
+        /// The path of the state directory.
         path: PathBuf,
-        /// The cause.
+        /// The I/O error.
         source: std::io::Error,
     },
 }
 
 impl StateDir {
-    /// Locks a state directory, and creates it if it is missing.
+    /// Locks a state directory. A missing directory is created.
     ///
     /// # Errors
-    /// When another agent holds it, or when it cannot be used. Also when another user can change it or a directory
-    /// above it.
+    /// When another agent holds the lock, or when the directory cannot be used. Also when another user can change the
+    /// state directory or a directory above the state directory.
     pub fn take(path: &Path, node: &str) -> Result<Self, LockError> {
         let unusable = |source| LockError::Unusable { path: path.to_owned(), source };
         make_private(path)?;
@@ -98,14 +98,14 @@ impl StateDir {
         }
         let holder = format!("node {node}, process {}\n", std::process::id());
         let write = file.set_len(0).and_then(|()| file.rewind()).and_then(|()| file.write_all(holder.as_bytes()));
-        // On a full disk the lock is still valid. Only the name of its holder is missing.
+        // On a full disk, the lock is still valid. The lock file then does not name the holder of the lock.
         drop(write);
         Ok(Self { path: path.to_owned(), lock: file })
     }
 
-    /// Returns true if the directory is still the one that was locked, and still has its journal.
+    /// Returns true if the path still leads to the locked state directory, and the directory still has the journal.
     ///
-    /// After a deletion, the agent has no journal that outlives it. It must then not act like a new agent.
+    /// After a deletion of the directory, the agent has lost its records. The agent must not then act like a new agent.
     pub fn is_there(&self) -> bool {
         let same = |own: fs::Metadata, now: fs::Metadata| (own.dev(), own.ino()) == (now.dev(), now.ino());
         let now = fs::metadata(self.path.join("lock"));
@@ -113,13 +113,13 @@ impl StateDir {
             && self.path.join("journal.redb").exists()
     }
 
-    /// Returns the path of the directory.
+    /// Returns the path of the state directory.
     pub fn path(&self) -> &Path {
         &self.path
     }
 }
 
-/// Creates the directory if it is missing, sets its mode to 0700, and rejects one that another user can change.
+/// Creates a missing state directory, and sets the mode 0700. Rejects a directory that another user can change.
 fn make_private(path: &Path) -> Result<(), LockError> {
     let unusable = |source| LockError::Unusable { path: path.to_owned(), source };
     let whole = std::path::absolute(path).map_err(unusable)?;
@@ -151,13 +151,13 @@ fn make_private(path: &Path) -> Result<(), LockError> {
 
 /// Returns the reason why another user can change the entries of a directory; `None` if no other user can.
 ///
-/// A sticky directory protects its entries.
+/// In a sticky directory, a user cannot change the entries of other users.
 fn changeable(uid: u32, gid: u32, mode: u32) -> Option<String> {
     let own = rustix::process::geteuid().as_raw();
     if uid != 0 && uid != own {
         return Some(format!("belongs to uid {uid}"));
     }
-    // The group of root and the private group of the agent's own user have no other members.
+    // Only root is in the group of root. Only the agent's user is in the user's private group.
     let own_group = gid == 0 || own != 0 && gid == rustix::process::getegid().as_raw();
     let others = mode & 0o002 != 0 || mode & 0o020 != 0 && !own_group;
     (others && mode & 0o1000 == 0).then(|| format!("is writable for others (mode {:04o})", mode & 0o7777))

@@ -1,6 +1,6 @@
-//! The read side of the machine's files. All paths are below a root that no link escapes.
+//! The read side of the machine's files. All paths are below a root. Links cannot lead out of the root.
 //!
-//! A path without links is resolved by one call of the kernel. A path with links is resolved by [`walk`](crate::walk),
+//! One system call resolves a path without links. The module [`walk`](crate::walk) resolves a path with links,
 //! component by component.
 
 use std::{
@@ -29,11 +29,11 @@ pub enum FileKind {
     Directory,
     /// A symbolic link.
     Link,
-    /// A device, a socket or a pipe.
+    /// Any other file: a device, a socket or a pipe.
     Other,
 }
 
-/// Device, inode and change time (seconds and nanoseconds) of a file. A different version is another file, or a change.
+/// The version of a file: device, inode and change time (seconds and nanoseconds). A changed file has a new version.
 pub type FileVersion = (u64, u64, i64, i64);
 
 /// The metadata of a file.
@@ -41,17 +41,17 @@ pub type FileVersion = (u64, u64, i64, i64);
 pub struct Meta {
     /// The kind of the file.
     pub kind: FileKind,
-    /// The permission bits.
+    /// The permission bits of the file.
     pub mode: u32,
     /// The user id of the owner.
     pub uid: u32,
-    /// The group id.
+    /// The id of the file's group.
     pub gid: u32,
-    /// The size, in bytes.
+    /// The size of the file, in bytes.
     pub size: u64,
-    /// The number of hard links.
+    /// The number of hard links to the file.
     pub names: u64,
-    /// The version of the file. It distinguishes the agent's own writes from others.
+    /// The version of the file. With the version, the agent recognizes changes by others.
     pub version: FileVersion,
 }
 
@@ -65,7 +65,7 @@ pub struct Look {
 }
 
 impl Look {
-    /// Opens a directory as the root.
+    /// Creates the read side of the files below a directory.
     ///
     /// # Errors
     /// When the root cannot be opened.
@@ -74,7 +74,7 @@ impl Look {
         Ok(Self { root: Arc::new(fd), path: root.to_owned(), whole: root == Path::new("/"), plain_below: None })
     }
 
-    /// Opens a directory as a root of its own, below which no link is followed.
+    /// Creates the read side of the files below a directory of this root. Links below the directory are rejected.
     ///
     /// Returns `None` if the path does not exist or is not a directory.
     ///
@@ -90,7 +90,7 @@ impl Look {
         }
     }
 
-    /// Returns the same root, with links rejected below a folder. Links in the path to the folder are still followed.
+    /// Returns a read side that rejects links below a folder. Links in the path to the folder are still followed.
     #[must_use]
     pub fn plain_below(&self, folder: &str) -> Self {
         Self { plain_below: Some(Arc::from(folder)), ..self.clone() }
@@ -101,12 +101,12 @@ impl Look {
         &self.path
     }
 
-    /// Returns the real path of a managed path, for messages and file events.
+    /// Returns the path of a managed file as the kernel knows the path: the root, followed by the managed path.
     pub fn real_path(&self, path: &str) -> PathBuf {
         self.path.join(path.trim_start_matches('/'))
     }
 
-    /// Opens a path below the root. Without `NOFOLLOW`, it follows a link at the end.
+    /// Opens a path below the root. A link at the end of the path is followed, unless `flags` contains `NOFOLLOW`.
     pub(crate) fn open(&self, path: &str, flags: OFlags, mode: Mode) -> io::Result<OwnedFd> {
         if let Some(fd) = self.open_plain(path, flags, mode)? {
             return Ok(fd);
@@ -123,15 +123,15 @@ impl Look {
         Ok(fd)
     }
 
-    /// Opens a path without links in one call. Returns `None` if the path has links or openat2 is not usable.
+    /// Opens a path without links with one system call. Returns `None` if the path has links or openat2 is not usable.
     fn open_plain(&self, path: &str, flags: OFlags, mode: Mode) -> io::Result<Option<OwnedFd>> {
         let inside = if self.whole { ResolveFlags::empty() } else { ResolveFlags::IN_ROOT };
         let resolve = inside | ResolveFlags::NO_SYMLINKS | ResolveFlags::NO_MAGICLINKS;
-        // The kernel returns EAGAIN when a rename happens during the resolution.
+        // The kernel returns EAGAIN if a file is renamed while the kernel resolves the path.
         for _ in 0..16 {
             match rustix::fs::openat2(&self.root, relative(path), flags | OFlags::CLOEXEC, mode, resolve) {
                 Err(Errno::AGAIN | Errno::INTR) => {}
-                // Some containers return EPERM for system calls that they do not know.
+                // Some container runtimes return EPERM for a system call that the runtime does not know.
                 Err(Errno::LOOP | Errno::NOSYS | Errno::PERM) => return Ok(None),
                 other => return Ok(Some(other?)),
             }
@@ -167,9 +167,9 @@ impl Look {
         Rules { plain_below: self.plain_below.as_deref(), last }
     }
 
-    /// Returns the path without links. Missing components stay as they are.
+    /// Resolves the links in a path, and returns the path without links. Missing components remain in the path.
     ///
-    /// With `last`, a link at the path's end is resolved too.
+    /// With `last`, a link at the end of the path is resolved too.
     ///
     /// # Errors
     /// When a link is rejected.
@@ -197,7 +197,7 @@ impl Look {
         Ok(true)
     }
 
-    /// Returns the metadata of a path, without following a link at its end; `None` if nothing exists there.
+    /// Returns the metadata of a path, without following a link at the end; `None` if the path does not exist.
     ///
     /// # Errors
     /// When the path cannot be opened for another reason.
@@ -209,7 +209,7 @@ impl Look {
         Ok(Some(meta(&fd)?))
     }
 
-    /// Returns the metadata at the end of a path, after a link there; `None` if nothing exists there.
+    /// Returns the metadata of a path. A link at the end is followed. Returns `None` if the target does not exist.
     ///
     /// # Errors
     /// When a link is rejected, or the path cannot be opened for another reason.
@@ -220,7 +220,7 @@ impl Look {
         }
     }
 
-    /// Returns true if something exists at a path. Links are followed, so a dangling link does not count.
+    /// Returns true if a path exists. Links are followed, so the result for a dangling link is false.
     ///
     /// # Errors
     /// When the path cannot be checked.
@@ -231,15 +231,15 @@ impl Look {
         }
     }
 
-    /// Reads the content and the metadata of a file; `None` if nothing exists there. Links are followed below the root.
+    /// Reads the content and the metadata of a file; `None` if the file does not exist. Links are followed.
     ///
     /// # Errors
-    /// When the file cannot be read, or it is not a regular file.
+    /// When the file cannot be read, or is not a regular file.
     pub fn read(&self, path: &str) -> io::Result<Option<(Vec<u8>, Meta)>> {
         let Some((mut file, meta)) = self.file(path)? else { return Ok(None) };
         let size = usize::try_from(meta.size).unwrap_or(usize::MAX);
         let mut bytes = Vec::with_capacity(size.min(64 << 20) + 1);
-        // One call reads most files. A file of size 0 (as in /proc), or one that grows, is read to its end.
+        // One read is enough for most files. A file of size 0 (as in /proc) and a growing file need further reads.
         if size > 0 && size < 64 << 20 {
             bytes.resize(size + 1, 0);
             let got = file.read(&mut bytes)?;
@@ -252,7 +252,7 @@ impl Look {
         Ok(Some((bytes, meta)))
     }
 
-    /// Returns the extended attributes that a replacement of the file keeps; none if the file does not exist.
+    /// Returns the extended attributes that a replacement of the file keeps; an empty set if the file does not exist.
     ///
     /// # Errors
     /// When the attributes cannot be read.
@@ -263,10 +263,12 @@ impl Look {
         }
     }
 
-    /// Opens a file for reading; returns it with its metadata, or `None` if nothing exists there. Links are followed.
+    /// Opens a file for reading, and returns the file with its metadata. Links are followed.
+    ///
+    /// Returns `None` if the file does not exist.
     ///
     /// # Errors
-    /// When the file cannot be opened, or it is not a regular file.
+    /// When the file cannot be opened, or is not a regular file.
     pub fn file(&self, path: &str) -> io::Result<Option<(std::fs::File, Meta)>> {
         let fd = match self.open(path, OFlags::RDONLY | OFlags::NONBLOCK | OFlags::NOCTTY, Mode::empty()) {
             Ok(fd) => fd,
@@ -274,12 +276,12 @@ impl Look {
         };
         let meta = meta(&fd)?;
         if meta.kind != FileKind::File {
-            return Err(io::Error::new(io::ErrorKind::InvalidInput, "it is not a file"));
+            return Err(io::Error::new(io::ErrorKind::InvalidInput, "it is not a regular file"));
         }
         Ok(Some((std::fs::File::from(fd), meta)))
     }
 
-    /// Returns the target of a link; `None` if the path is not a link.
+    /// Returns the target of a symbolic link; `None` if the path is not a link.
     ///
     /// # Errors
     /// When the link cannot be read.
@@ -295,7 +297,7 @@ impl Look {
         }
     }
 
-    /// Returns the names in a directory, sorted; an empty list if the directory does not exist.
+    /// Returns the sorted names of the files in a directory; an empty list if the directory does not exist.
     ///
     /// # Errors
     /// When the directory cannot be read.
@@ -337,20 +339,20 @@ pub(crate) fn meta(fd: impl AsFd) -> io::Result<Meta> {
     })
 }
 
-/// Returns a path relative to the root, as openat2 takes it.
+/// Makes a path relative to the root, as openat2 requires.
 pub(crate) fn relative(path: &str) -> &str {
     let trimmed = path.trim_start_matches('/');
     if trimmed.is_empty() { "." } else { trimmed }
 }
 
-/// Splits a path into its folder and its last component; `None` if the last component is not a name.
+/// Splits a path into its folder and its last component; `None` if the last component is empty, `.` or `..`.
 pub(crate) fn split(path: &str) -> Option<(&str, &str)> {
     let trimmed = path.trim_end_matches('/');
     let (folder, name) = trimmed.rsplit_once('/').unwrap_or(("", trimmed));
     (!name.is_empty() && name != "." && name != "..").then_some((folder, name))
 }
 
-/// Normalizes a path for messages and for the journal.
+/// Normalizes a path for messages and for the journal: removes repeated slashes and `.` components.
 fn clean(path: &str) -> String {
     let parts: Vec<&str> = path.split('/').filter(|part| !matches!(*part, "" | ".")).collect();
     format!("/{}", parts.join("/"))
@@ -364,10 +366,10 @@ pub(crate) fn is_shared(folder: impl AsFd) -> io::Result<bool> {
 }
 
 fn nameless() -> io::Error {
-    io::Error::new(io::ErrorKind::InvalidInput, "the path has no name")
+    io::Error::new(io::ErrorKind::InvalidInput, "the path does not end in a file name")
 }
 
-/// Returns true if an error means that nothing exists at a path.
+/// Returns true if an error means that a path does not exist.
 pub(crate) fn is_missing(error: &io::Error) -> bool {
     matches!(Errno::from_io_error(error), Some(Errno::NOENT | Errno::NOTDIR))
 }

@@ -1,4 +1,4 @@
-//! PackageKit over D-Bus: transactions with a watchdog and a deadline.
+//! A client of PackageKit over D-Bus. Each transaction has a watchdog and a deadline.
 
 use std::time::Duration;
 
@@ -7,39 +7,39 @@ use tokio::runtime::Runtime;
 use tokio_stream::StreamExt as _;
 use zbus::{Connection, OwnedObjectPath};
 
-/// The longest time without progress before a transaction counts as hung. Half of the total time limits it too.
+/// The maximum time without progress, before a transaction counts as hung. Half of the task's time also limits it.
 const SILENCE: Duration = Duration::from_secs(300);
-/// The longest time without an answer. A third of the total time limits it too.
+/// The maximum time to wait for an answer of PackageKit. A third of the task's time also limits the wait.
 const ANSWER: Duration = Duration::from_secs(25);
 
-/// The interval between two queries of the progress.
+/// The interval between two queries of a transaction's progress.
 const LOOK: Duration = Duration::from_secs(1);
 
-/// PackageKit's codes (pk-enum.h) for an installed package, for a successful transaction, and for the filter on the
-/// native architecture.
+/// PackageKit's code (pk-enum.h) for an installed package. The next constants are its code for a successful transaction
+/// and its filter for packages of the native architecture.
 const INSTALLED: u32 = 1;
 const SUCCESS: u32 = 1;
 const ARCH: u64 = 1 << 18;
-/// The transaction flag for a dry run (pk-enum.h, `PK_TRANSACTION_FLAG_ENUM_SIMULATE`).
+/// PackageKit's transaction flag for a dry run (pk-enum.h, `PK_TRANSACTION_FLAG_ENUM_SIMULATE`).
 const SIMULATE: u64 = 1 << 2;
-/// The codes for removed or obsoleted packages, and for downgraded ones. Versions after 1.2 use other codes than
-/// versions up to 1.2.
+/// PackageKit's codes for removed and obsoleted packages. The next constant has the codes for downgraded packages.
+/// PackageKit after version 1.2 uses other codes than version 1.2.
 const REMOVED: [u32; 4] = [13, 15, 28, 29];
 const DOWNGRADED: [u32; 2] = [20, 30];
 
 /// An error of PackageKit.
 #[derive(Debug, Error)]
 pub enum PackageKitError {
-    /// A missing PackageKit, or one that gives no answer. A fallback may then do the work.
-    #[error("PackageKit can't be used: {0}")]
+    /// The error that PackageKit is not installed or does not answer. The package module may then use another backend.
+    #[error("cannot use PackageKit: {0}")]
     Missing(String),
-    /// A time without progress or without an answer, in seconds.
-    #[error("PackageKit hangs: it got no further for {0} s")]
+    /// The error that PackageKit made no progress or gave no answer for this number of seconds.
+    #[error("PackageKit hangs: the transaction made no progress for {0} s")]
     Hangs(u64),
-    /// A missed deadline, in seconds.
-    #[error("PackageKit was not done within {0} s; timeout of the task sets more")]
+    /// The error that the transactions exceeded the time limit of this number of seconds.
+    #[error("PackageKit did not finish within {0} s; set a higher timeout of the task")]
     TimedOut(u64),
-    /// A failure that PackageKit reported.
+    /// An error that PackageKit reported.
     #[error("{0}")]
     Failed(String),
 }
@@ -47,26 +47,26 @@ pub enum PackageKitError {
 /// A package, as PackageKit reports it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Found {
-    /// The package id.
+    /// The package id of PackageKit.
     pub id: String,
-    /// The name.
+    /// The name of the package.
     pub name: String,
-    /// The version.
+    /// The version of the package.
     pub version: String,
-    /// The architecture.
+    /// The architecture of the package.
     pub arch: String,
     /// True if the package is installed.
     pub installed: bool,
-    /// The effect of a transaction on the package; `None` for an installation or an upgrade.
+    /// The effect of the transaction on the package; `None` for an installation or an upgrade.
     pub effect: Option<Effect>,
 }
 
 /// An effect of a transaction on a package.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Effect {
-    /// A removal, or a replacement by another package.
+    /// The transaction removes the package, or replaces it by another package.
     Removed,
-    /// A downgrade.
+    /// The transaction installs an older version of the package.
     Downgraded,
 }
 
@@ -103,7 +103,7 @@ trait Transaction {
     fn finished(&self, exit: u32, runtime: u32) -> zbus::Result<()>;
 }
 
-/// A call of a PackageKit transaction.
+/// One operation of PackageKit, with its parameters.
 #[derive(Debug, Clone, Copy)]
 enum Deed<'a> {
     Refresh,
@@ -118,7 +118,7 @@ pub struct PackageKit<'a> {
     runtime: Runtime,
     connection: Connection,
     report: &'a dyn Fn(&str),
-    /// The time limit for all transactions together; `deadline` is its end.
+    /// The time limit for all transactions together. The field `deadline` is the end of this time.
     time: Duration,
     deadline: tokio::time::Instant,
 }
@@ -134,7 +134,7 @@ fn missing(error: impl std::fmt::Display) -> PackageKitError {
 }
 
 impl<'a> PackageKit<'a> {
-    /// Connects to PackageKit. `time` limits everything that is done over the connection.
+    /// Connects to PackageKit. `time` limits all transactions of the connection together.
     ///
     /// # Errors
     /// When PackageKit is not installed, or the bus gives no answer.
@@ -148,7 +148,7 @@ impl<'a> PackageKit<'a> {
             Ok::<_, zbus::Error>(named.then_some(connection))
         };
         let connection = runtime.block_on(async { tokio::time::timeout(ANSWER.min(time / 3), connected).await });
-        let connection = connection.map_err(|_| missing("the bus does not answer"))?;
+        let connection = connection.map_err(|_| missing("the D-Bus system bus does not answer"))?;
         let connection = connection.map_err(missing)?.ok_or_else(|| missing("it is not installed"))?;
         let deadline = tokio::time::Instant::now() + time;
         Ok(Self { runtime, connection, report, time, deadline })
@@ -213,7 +213,7 @@ impl<'a> PackageKit<'a> {
     /// Asks the daemon to exit, because an idle daemon keeps its memory.
     pub fn quit(&self) {
         let quit = async { DaemonProxy::new(&self.connection).await?.suggest_daemon_quit().await };
-        // A daemon that does not exit causes no harm.
+        // A failure is harmless: the daemon then only keeps its memory.
         let _ = self.runtime.block_on(async { tokio::time::timeout(Duration::from_secs(2), quit).await });
     }
 
@@ -227,8 +227,8 @@ impl<'a> PackageKit<'a> {
     }
 
     async fn carry_out(&self, deed: Deed<'_>) -> Result<Vec<Found>, PackageKitError> {
-        // The call goes to the unique bus name of the daemon. With the well-known name, the bus would start another
-        // daemon after a crash.
+        // The call uses the unique bus name of the daemon. With the well-known name, the bus would start another daemon
+        // after a crash.
         let begun = async {
             let path = DaemonProxy::new(&self.connection).await?.create_transaction().await?;
             let bus = zbus::fdo::DBusProxy::new(&self.connection).await?;
@@ -241,7 +241,7 @@ impl<'a> PackageKit<'a> {
                 .await?;
             Ok::<_, zbus::Error>((transaction, daemon))
         };
-        // A third of the time, so that a fallback has time left.
+        // Only a third of the time is used, so that another backend has enough time left.
         let patience = ANSWER.min(self.time / 3);
         let (transaction, daemon) =
             tokio::time::timeout(patience, begun).await.map_err(|_| missing("it does not answer"))?.map_err(missing)?;
@@ -256,7 +256,7 @@ impl<'a> PackageKit<'a> {
                 Deed::Resolve(names) => transaction.resolve(ARCH, names).await,
                 Deed::Install(flags, ids) => transaction.install_packages(flags, ids).await,
                 Deed::Update(flags, ids) => transaction.update_packages(flags, ids).await,
-                // Dependent packages are not removed with them: the task must name them.
+                // Packages that depend on the named packages are not removed: the task must name them.
                 Deed::Remove(ids) => transaction.remove_packages(0, ids, false, false).await,
             }
         };
@@ -294,7 +294,7 @@ impl<'a> PackageKit<'a> {
                     return Err(PackageKitError::Failed(why));
                 }
                 _ = looks.tick() => {
-                    // PackageKit does not send its status and percentage by itself.
+                    // PackageKit sends status and percentage only on request.
                     let asked = async { Ok::<_, zbus::Error>((transaction.status().await?, transaction.percentage().await?)) };
                     let now = tokio::time::timeout(Duration::from_secs(5), asked).await.ok().and_then(Result::ok);
                     if now.is_some() {
@@ -311,12 +311,12 @@ impl<'a> PackageKit<'a> {
                         return Err(PackageKitError::Hangs(if silent { silence } else { patience }.as_secs()));
                     }
                 }
-                () = &mut gone => return Err(PackageKitError::Failed("PackageKit has died in the middle of it".into())),
+                () = &mut gone => return Err(PackageKitError::Failed("PackageKit ended during the transaction".into())),
             }
         }
     }
 
-    /// Returns after the daemon has left the bus.
+    /// Waits until the PackageKit daemon has left the bus.
     async fn gone(&self, daemon: zbus::names::OwnedUniqueName) {
         loop {
             tokio::time::sleep(Duration::from_millis(500)).await;
@@ -331,27 +331,28 @@ impl<'a> PackageKit<'a> {
     }
 }
 
-/// Describes PackageKit's status (pk-enum.h, `PkStatusEnum`) and percentage; 101 % means unknown. Returns `None` for a
-/// status without a description.
+/// Describes a status of PackageKit (pk-enum.h, `PkStatusEnum`) and its percentage. The percentage 101 means unknown.
+///
+/// Returns `None` for a status without a description.
 fn at(status: u32, percentage: u32) -> Option<String> {
     let what = match status {
         1 | 30 => "waiting for another transaction or the lock",
-        2 | 3 | 4 | 13 | 27 => "working out what is needed",
+        2 | 3 | 4 | 13 | 27 => "computing the required packages",
         6 => "removing",
-        7 | 20..=25 => "reading the lists of packages again",
+        7 | 20..=25 => "refreshing the package lists",
         8 => "downloading",
         9 => "installing",
         10 => "updating",
         11 => "cleaning up",
         14 => "checking signatures",
-        15 | 16 => "putting in place",
+        15 | 16 => "installing the files",
         _ => return None,
     };
     let far = if (1..=100).contains(&percentage) { format!(", {percentage} %") } else { String::new() };
     Some(format!("{what}{far}"))
 }
 
-/// Parses a package id of the form `name;version;arch;data`.
+/// Parses a package id of PackageKit. The form is `name;version;arch;data`.
 fn found(info: u32, id: &str) -> Option<Found> {
     let mut parts = id.split(';');
     let (name, version, arch) = (parts.next()?, parts.next()?, parts.next()?);

@@ -1,4 +1,4 @@
-//! Execution of commands with a deadline. At the deadline, the whole process tree is ended.
+//! Execution of commands with a deadline. At the deadline, the agent ends the whole process tree of the command.
 
 mod account;
 mod launch;
@@ -27,23 +27,23 @@ pub use account::Account;
 
 use crate::{Clock as _, SystemClock};
 
-/// The number of last bytes that are kept of each output. Up to twice as many may remain.
+/// The minimum number of last bytes that are kept of a command's stdout and stderr. At most twice as many are kept.
 const KEPT: usize = 1 << 20;
 
-/// The most bytes in which the last line of an output is searched.
+/// The number of last bytes of an output in which the last line is searched.
 const LINE: usize = 1 << 10;
 
-/// A flag that asks work to stop at its next chance.
+/// A flag that asks a running task to stop as soon as possible.
 #[derive(Debug, Clone, Default)]
 pub struct Cancel(Arc<AtomicBool>);
 
 impl Cancel {
-    /// Asks the work to stop.
+    /// Asks the task to stop.
     pub fn cancel(&self) {
         self.0.store(true, Ordering::SeqCst);
     }
 
-    /// Returns true after a request to stop.
+    /// Returns true if the task was asked to stop.
     pub fn is_cancelled(&self) -> bool {
         self.0.load(Ordering::SeqCst)
     }
@@ -54,34 +54,34 @@ impl Cancel {
 pub struct Invocation {
     /// The program and its arguments.
     pub argv: Vec<String>,
-    /// The bytes for the command's stdin; `None` for an empty stdin.
+    /// The bytes that the command reads from stdin; `None` for an empty stdin.
     pub stdin: Option<Vec<u8>>,
-    /// The environment variables of the command, which override those of its account.
+    /// The environment variables of the command. They override the variables that the account sets.
     ///
-    /// From the agent's environment, the command gets only language and time zone. If it runs as the agent's own
-    /// account, it also gets search path and proxies.
+    /// From the agent's environment, the command gets only language and time zone. A command that runs as the agent's
+    /// own account also gets the search path and the proxies.
     pub env: BTreeMap<String, String>,
-    /// The working directory. The default is the home of `user`, or `/` if that cannot be entered. Without a user, it
-    /// is the agent's working directory.
+    /// The working directory. The default is the home directory of `user`, or `/` if the home directory cannot be
+    /// entered. Without `user`, the default is the agent's working directory.
     pub cwd: Option<PathBuf>,
-    /// The account that runs the command; `None` for the agent's own.
+    /// The account that runs the command; `None` for the agent's own account.
     pub user: Option<Account>,
-    /// The time limit; `None` for no limit.
+    /// The time limit of the command; `None` for no limit.
     pub timeout: Option<Duration>,
 }
 
 /// The result of a command.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Output {
-    /// The exit status. After a signal, it is 128 and the signal's number, as in a shell.
+    /// The exit status. After the end by a signal, the status is 128 plus the signal's number, as in a shell.
     pub rc: i32,
-    /// The last part of stdout.
+    /// The last part of the command's stdout.
     pub stdout: String,
-    /// The last part of stderr.
+    /// The last part of the command's stderr.
     pub stderr: String,
-    /// True if the deadline ended the command.
+    /// True if the command was ended at its deadline.
     pub timed_out: bool,
-    /// True if a stop of the agent ended the command.
+    /// True if the command was ended because the agent stops.
     pub cancelled: bool,
 }
 
@@ -93,7 +93,7 @@ pub fn run(invocation: &Invocation, cancel: &Cancel) -> io::Result<Output> {
     run_watched(invocation, cancel, &mut |_| {})
 }
 
-/// Runs a command, and reports the last line of its stdout to `report` while it runs.
+/// Runs a command. While the command runs, `report` is called with the last line of the command's stdout.
 ///
 /// # Errors
 /// When the command cannot be started or waited for.
@@ -114,7 +114,7 @@ pub fn run_watched(invocation: &Invocation, cancel: &Cancel, report: &mut dyn Fn
     let stdout = keep(child.stdout.take());
     let stderr = keep(child.stderr.take());
     if let (Some(bytes), Some(mut pipe)) = (invocation.stdin.clone(), child.stdin.take()) {
-        // A write error is ignored, because a command may exit without reading its stdin.
+        // A write error is ignored, because a command may exit before it has read all of its stdin.
         thread::spawn(move || drop(pipe.write_all(&bytes)));
     }
     let mut heard = String::new();
@@ -129,7 +129,7 @@ pub fn run_watched(invocation: &Invocation, cancel: &Cancel, report: &mut dyn Fn
     }
     let status = child.wait()?;
     let rc = status.code().or_else(|| status.signal().map(|signal| 128 + signal)).unwrap_or(-1);
-    // A process in the background may hold the pipes open, so the wait for their end is limited.
+    // A background process of the command may hold the pipes open, so the wait for the end of the pipes is limited.
     let patience = Duration::from_millis(if timed_out || cancelled { 200 } else { 2000 });
     Ok(Output { rc, stdout: stdout.take(patience), stderr: stderr.take(patience), timed_out, cancelled })
 }
@@ -137,13 +137,13 @@ pub fn run_watched(invocation: &Invocation, cancel: &Cancel, report: &mut dyn Fn
 /// Ends the process tree of a command.
 fn end(supervisor: Pid, program: &str) {
     if !tree::Tree::hold(supervisor).end() {
-        tracing::warn!(program, "processes of the command cannot be killed: they wait for a device or a file system");
-        // The agent continues without these processes.
+        tracing::warn!(program, "cannot kill processes of the command: they wait for a device or a file system");
+        // The agent does not wait for the processes that cannot be killed.
         let _ = kill_process(supervisor, Signal::KILL);
     }
 }
 
-/// Waits for the end of a process. Returns whether the deadline passed first, and whether the agent stopped first.
+/// Waits for the end of a process. Returns two flags: the deadline passed first, and the agent stopped first.
 fn wait(
     pidfd: &impl std::os::fd::AsFd,
     timeout: Option<Duration>,
@@ -155,8 +155,8 @@ fn wait(
     loop {
         let left = timeout.map(|timeout| timeout.saturating_sub(begin.elapsed()));
         let patience = left.map_or(slice, |left| left.min(slice));
-        let spec =
-            rustix::time::Timespec::try_from(patience).map_err(|_| io::Error::other("the time-out is too long"))?;
+        let spec = rustix::time::Timespec::try_from(patience)
+            .map_err(|_| io::Error::other("the timeout is too long; set a shorter timeout"))?;
         match poll(&mut [PollFd::new(pidfd, PollFlags::IN)], Some(&spec)) {
             Ok(0) => {}
             Ok(_) => return Ok((false, false)),
@@ -179,7 +179,7 @@ struct Kept {
 }
 
 impl Kept {
-    /// Returns the last complete line of the output that is not blank.
+    /// Returns the last complete line of the output; blank lines do not count.
     fn last_line(&self) -> Option<String> {
         let bytes = self.bytes.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
         let end = bytes.iter().rposition(|byte| *byte == b'\n')?;
@@ -195,7 +195,7 @@ impl Kept {
     }
 }
 
-/// Reads a pipe to its end, and keeps at least its last `KEPT` bytes.
+/// Reads a pipe to its end, and keeps at least the last `KEPT` bytes of the pipe.
 fn keep(pipe: Option<impl Read + Send + 'static>) -> Kept {
     let (sender, receiver) = std::sync::mpsc::channel();
     let bytes = Arc::new(std::sync::Mutex::new(Vec::new()));
@@ -223,7 +223,7 @@ fn keep(pipe: Option<impl Read + Send + 'static>) -> Kept {
     Kept { receiver, bytes }
 }
 
-/// A script file that exists until the value is dropped.
+/// A script in a temporary file. The file is removed when the value is dropped.
 #[derive(Debug)]
 pub struct ScriptFile {
     folder: PathBuf,
@@ -251,13 +251,13 @@ impl ScriptFile {
         &self.path
     }
 
-    /// Changes the owner of the script, so that the user can run it.
+    /// Makes a user the owner of the script, so that the user can run the script.
     ///
     /// # Errors
     /// When the owner or the folder's mode cannot be changed.
     pub fn give_to(&self, user: Option<&Account>) -> io::Result<()> {
         let Some(user) = user else { return Ok(()) };
-        // The agent keeps the folder: a user who owned it could replace the script by a link.
+        // The agent remains the owner of the folder, because the folder's owner could replace the script by a link.
         std::os::unix::fs::lchown(&self.path, Some(user.uid), Some(user.gid))?;
         std::fs::set_permissions(&self.folder, std::fs::Permissions::from_mode(0o711))
     }
@@ -265,24 +265,24 @@ impl ScriptFile {
 
 impl Drop for ScriptFile {
     fn drop(&mut self) {
-        // A script that cannot be removed stays in the folder for temporary files, readable only for its user.
+        // If the removal fails, the script remains in the folder for temporary files. Only its user can read it.
         let _ = std::fs::remove_dir_all(&self.folder);
     }
 }
 
-/// A program in memory. Its bytes cannot change after creation, and it needs no file system.
+/// A program in a sealed memory file. The bytes of the program cannot change, and no file system is needed.
 #[derive(Debug)]
 pub struct Sealed(std::os::fd::OwnedFd);
 
 impl Sealed {
-    /// Copies a program, or a script with an interpreter line, into sealed memory.
+    /// Copies a program, or a script with an interpreter line, into a sealed memory file.
     ///
     /// # Errors
     /// When the kernel does not provide the memory.
     pub fn new(bytes: &[u8]) -> io::Result<Self> {
         use rustix::fs::{MemfdFlags, SealFlags};
         let flags = MemfdFlags::CLOEXEC | MemfdFlags::ALLOW_SEALING;
-        // Kernels before 6.3 do not know the flag, and do not need it.
+        // Kernels before 6.3 do not know the flag EXEC; on these kernels, every memory file is executable.
         let fd = match rustix::fs::memfd_create("towpath", flags | MemfdFlags::EXEC) {
             Err(rustix::io::Errno::INVAL) => rustix::fs::memfd_create("towpath", flags)?,
             made => made?,
@@ -294,19 +294,19 @@ impl Sealed {
         Ok(Self(fd))
     }
 
-    /// Returns the path of the program, valid in this process and its children.
+    /// Returns the path of the program. The path is valid in this process and its children.
     pub fn path(&self) -> String {
         use std::os::fd::AsRawFd as _;
         format!("/proc/{}/fd/{}", std::process::id(), self.0.as_raw_fd())
     }
 }
 
-/// Reads a user or group number. The standard library also reads a sign, which begins no number of an account.
+/// Parses a user id or a group id. A leading sign is rejected, although the standard library accepts a sign.
 fn id(name: &str) -> Option<u32> {
     name.bytes().all(|byte| byte.is_ascii_digit()).then(|| name.parse().ok()).flatten()
 }
 
-/// Looks up the ids of a user and its group, by name or number, in the machine's user database.
+/// Returns the user id and the group id of a user, which is given by name or number.
 pub fn user(name: &str) -> Option<(u32, u32)> {
     if let Some(number) = id(name) {
         let known = nix::unistd::User::from_uid(number.into()).ok().flatten();
@@ -315,7 +315,7 @@ pub fn user(name: &str) -> Option<(u32, u32)> {
     nix::unistd::User::from_name(name).ok().flatten().map(|user| (user.uid.as_raw(), user.gid.as_raw()))
 }
 
-/// Looks up the id of a group, by name or number.
+/// Returns the id of a group, which is given by name or number.
 pub fn group(name: &str) -> Option<u32> {
     if let Some(number) = id(name) {
         return Some(number);
@@ -331,7 +331,7 @@ pub fn hostname() -> String {
 /// Sets the host name until the next boot.
 ///
 /// # Errors
-/// When the kernel rejects it.
+/// When the kernel rejects the host name.
 pub fn set_hostname(name: &str) -> io::Result<()> {
     Ok(nix::unistd::sethostname(name)?)
 }
@@ -339,7 +339,7 @@ pub fn set_hostname(name: &str) -> io::Result<()> {
 /// Sets a kernel parameter until the next boot. `path` is below /proc/sys.
 ///
 /// # Errors
-/// When the kernel rejects it.
+/// When the kernel rejects the value.
 pub fn set_kernel(path: &str, value: &str) -> io::Result<()> {
     let mut file = std::fs::OpenOptions::new().write(true).open(std::path::Path::new("/proc/sys").join(path))?;
     file.write_all(format!("{value}\n").as_bytes())
@@ -375,7 +375,7 @@ mod tests {
         assert_eq!((output.rc, output.stdout.as_str(), output.stderr.as_str()), (3, "in", "err\n"));
     }
 
-    /// Runs a line whose last process writes a file after the deadline. Returns true if the file was written.
+    /// Runs a shell line that tries to write a file after the deadline. Returns true if the file was written.
     fn outlives_its_deadline(line: &str) -> bool {
         outlives(line, 2)
     }
@@ -405,7 +405,7 @@ mod tests {
 
     #[test]
     fn deadline_ends_an_orphan_that_ignores_signals() {
-        // The process has five seconds to end by itself.
+        // After SIGTERM, a process has five seconds until SIGKILL.
         assert!(!outlives("setsid sh -c \"trap '' TERM HUP INT; sh -c 'LATE'\" & exec sleep 30", 7));
     }
 
@@ -456,8 +456,8 @@ mod tests {
         rustix::process::umask(before);
         let output = output.unwrap().stdout;
         let words: Vec<&str> = output.split_whitespace().collect();
-        // stdin, stdout, stderr, and the folder that ls reads. The command has a session of its own, without a
-        // terminal.
+        // The four files are stdin, stdout, stderr, and the folder that ls reads. The command has its own session,
+        // without a terminal.
         assert_eq!((words[0], words[2], words[4]), ("4", "0", "0022"), "{output}");
         assert_eq!(words[1], words[3], "{output}");
     }

@@ -1,4 +1,4 @@
-//! systemd over D-Bus: the state of units, and jobs with a result.
+//! A client of systemd over D-Bus. The client reads the state of units, and runs jobs to their end.
 
 use std::{path::Path, time::Duration};
 
@@ -7,44 +7,44 @@ use tokio::runtime::Runtime;
 use tokio_stream::StreamExt as _;
 use zbus::{Connection, OwnedObjectPath};
 
-/// The time limit for a query about a unit.
+/// The time limit for an answer of systemd.
 const ANSWER: Duration = Duration::from_secs(20);
 
 /// An error of systemd or of the connection to it.
 #[derive(Debug, Error)]
 pub enum SystemdError {
-    /// A machine without systemd as its init system.
-    #[error("systemd does not run on this machine; the module needs it")]
+    /// The error that the machine has another init system than systemd.
+    #[error("systemd does not run on this machine; the module needs systemd")]
     Missing,
-    /// A D-Bus connection that failed or gave no answer.
-    #[error("systemd can't be asked: {0}")]
+    /// The error that the D-Bus connection failed, or that systemd did not answer.
+    #[error("cannot query systemd over D-Bus: {0}")]
     Bus(String),
-    /// A request that systemd rejected.
-    #[error("{unit}: {why}")]
+    /// The error that systemd rejected a request.
+    #[error("systemd rejected the request for {unit}: {why}")]
     Refused {
-        /// The unit.
+        /// The name of the unit.
         unit: String,
         /// The reason that systemd gave.
         why: String,
     },
-    /// A job that missed its deadline.
-    #[error("{unit}: its {job} was not done within {seconds} s; see systemctl status {unit}")]
+    /// The error that a job missed its deadline.
+    #[error("{unit}: the {job} did not finish within {seconds} s; see systemctl status {unit}")]
     TimedOut {
-        /// The unit.
+        /// The name of the unit.
         unit: String,
-        /// The kind of the job.
+        /// The kind of the job, such as a restart.
         job: &'static str,
-        /// The time limit, in seconds.
+        /// The time limit of the job, in seconds.
         seconds: u64,
     },
-    /// A failed job.
-    #[error("{unit}: its {job} ended with {result}")]
+    /// The error that a job failed.
+    #[error("{unit}: the {job} ended with the result {result}; see systemctl status {unit}")]
     Failed {
-        /// The unit.
+        /// The name of the unit.
         unit: String,
-        /// The kind of the job.
+        /// The kind of the job, such as a restart.
         job: &'static str,
-        /// The result that systemd reported.
+        /// The result of the job, as systemd reported it.
         result: String,
     },
 }
@@ -52,11 +52,11 @@ pub enum SystemdError {
 /// The state of a unit.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct UnitState {
-    /// The unit's own name. It differs from the requested name if that is an alias.
+    /// The name of the unit. If the requested name is an alias, this name differs from the requested name.
     pub id: String,
-    /// The load state: loaded, not-found, masked, bad-setting …
+    /// The load state of the unit: loaded, not-found, masked, bad-setting …
     pub load: String,
-    /// The active state: active, inactive, failed, activating …
+    /// The active state of the unit: active, inactive, failed, activating …
     pub active: String,
     /// The state of the unit file: enabled, disabled, static, masked …; empty if the unit has no file.
     pub file: String,
@@ -67,13 +67,13 @@ pub struct UnitState {
 /// A job for a unit.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Job {
-    /// A start.
+    /// A job that starts the unit.
     Start,
-    /// A stop.
+    /// A job that stops the unit.
     Stop,
-    /// A stop, followed by a start.
+    /// A job that stops the unit, and then starts the unit.
     Restart,
-    /// A reload of the settings, or a restart of a unit that cannot reload.
+    /// A job that makes the unit reload its settings, or that restarts a unit that cannot reload.
     Reload,
 }
 
@@ -138,7 +138,7 @@ trait Unit {
 pub struct Systemd {
     runtime: Runtime,
     connection: Connection,
-    /// The subscription to job signals, requested once per connection.
+    /// The subscription to job signals. A connection requests the subscription only once.
     subscribed: tokio::sync::OnceCell<()>,
 }
 
@@ -148,7 +148,7 @@ impl std::fmt::Debug for Systemd {
     }
 }
 
-/// Returns true if this process runs in the unit.
+/// Returns true if this process, the agent, runs in the unit.
 fn is_own(unit: &str) -> bool {
     let groups = std::fs::read_to_string("/proc/self/cgroup").unwrap_or_default();
     groups.lines().any(|line| line.split('/').any(|part| part == unit))
@@ -162,7 +162,7 @@ fn silent(patience: Duration) -> SystemdError {
     SystemdError::Bus(format!("no answer within {} s", patience.as_secs()))
 }
 
-/// Waits for a connection to the bus. The kernel accepts a connection also while the bus hangs.
+/// Waits for a connection to the bus, with a time limit. Even a hanging bus accepts a connection, but does not answer.
 fn connected<T>(
     runtime: &Runtime,
     patience: Duration,
@@ -195,7 +195,7 @@ impl Systemd {
             Err(_) => Err(silent(ANSWER)),
             Ok(Ok(answer)) => Ok(answer),
             Ok(Err(zbus::Error::MethodError(_, why, _))) => {
-                Err(SystemdError::Refused { unit: unit.to_owned(), why: why.unwrap_or_else(|| "it refuses".into()) })
+                Err(SystemdError::Refused { unit: unit.to_owned(), why: why.unwrap_or_else(|| "no reason".into()) })
             }
             Ok(Err(error)) => Err(bus(error)),
         }
@@ -224,19 +224,19 @@ impl Systemd {
         })
     }
 
-    /// Runs a job on a unit, and waits until it has ended.
+    /// Runs a job on a unit, and waits until the job has ended.
     ///
     /// # Errors
-    /// When systemd rejects the job, the job fails, or its time is over.
+    /// When systemd rejects the job, the job fails, or the job exceeds the timeout.
     pub fn run(&self, unit: &str, job: Job, timeout: Duration) -> Result<(), SystemdError> {
         let waiting = async {
             let manager = ManagerProxy::new(&self.connection).await?;
             self.subscribed.get_or_try_init(|| manager.subscribe()).await?;
-            // Subscribes before the job starts, so that its end is not missed.
+            // The subscription begins before the job, so that the end of the job is not missed.
             let mut ends = manager.receive_job_removed().await?;
             if job != Job::Stop {
-                // systemd rejects the start of a unit that failed too often, so the counter is reset. Without failures,
-                // this call fails and is ignored.
+                // systemd rejects the start of a unit that failed too often, so the counter of failures is reset. For a
+                // unit without failures, the reset fails, and the error is ignored.
                 let _ = manager.reset_failed_unit(unit).await;
             }
             let path = match job {
@@ -246,7 +246,7 @@ impl Systemd {
                 Job::Reload => manager.reload_or_restart_unit(unit, "replace").await?,
             };
             if job != Job::Start && is_own(unit) {
-                // The end of this job ends this process too, so its result cannot be awaited.
+                // The job ends this process too, so the agent cannot wait for the result of the job.
                 return Ok("done".to_owned());
             }
             while let Some(end) = ends.next().await {
@@ -262,7 +262,7 @@ impl Systemd {
         match result {
             Err(_) => Err(SystemdError::TimedOut { unit, job, seconds: timeout.as_secs() }),
             Ok(Err(zbus::Error::MethodError(_, why, _))) => {
-                Err(SystemdError::Refused { unit, why: why.unwrap_or_else(|| "it refuses".into()) })
+                Err(SystemdError::Refused { unit, why: why.unwrap_or_else(|| "no reason".into()) })
             }
             Ok(Err(error)) => Err(bus(error)),
             Ok(Ok(result)) if result == "done" || result == "skipped" => Ok(()),
@@ -270,7 +270,7 @@ impl Systemd {
         }
     }
 
-    /// Enables or disables the start of a unit at boot.
+    /// Sets if a unit starts at boot.
     ///
     /// # Errors
     /// When systemd rejects the request.
@@ -286,7 +286,7 @@ impl Systemd {
         })
     }
 
-    /// Masks a unit, so that it cannot be started, or unmasks it.
+    /// Masks or unmasks a unit. A masked unit cannot be started.
     ///
     /// # Errors
     /// When systemd rejects the request.

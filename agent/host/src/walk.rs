@@ -1,10 +1,10 @@
-//! The path resolver. It opens component by component and holds each directory open, as systemd's CHASE_SAFE does.
+//! The path resolver. The resolver opens a path component by component, and holds each directory open.
 //!
 //! Guarantees:
-//! - Links resolve as in the kernel, and none leads out of the root.
-//! - A link is followed if root or the agent's user owns it, or if its owner also owns its target. So an unprivileged
-//!   user never chooses which file of another user is read or written.
-//! - A change of the path during the walk may give an error. It never leads to a file that these rules forbid.
+//! - Links resolve as in the kernel. A link cannot lead out of the root.
+//! - A link is followed if root or the agent's user owns the link, or if the same user owns the link and the target.
+//!   So an unprivileged user cannot make the agent read or write a file of another user.
+//! - If another process changes the path during the walk, the walk may fail. The walk never opens a forbidden file.
 
 use std::{
     ffi::{OsStr, OsString},
@@ -18,22 +18,22 @@ use rustix::{
 };
 use thiserror::Error;
 
-/// The most links in one path, as in the kernel.
+/// The maximum number of links in one path, as in the kernel.
 const LINKS: usize = 40;
 
-/// A link that is not followed.
+/// The error that the resolver rejects a link.
 #[derive(Debug, Error)]
 #[error("cannot follow the link {link}: {cause}")]
 pub struct RefusedLink {
     /// The path of the link below the root.
     pub link: String,
-    /// The owner of the link.
+    /// The user id of the link's owner.
     pub owner: u32,
     cause: Cause,
 }
 
 impl RefusedLink {
-    /// Returns true if an error is a link in a folder below which no link is followed.
+    /// Returns true if an error is a rejected link in a folder where the caller forbids all links.
     pub fn is_plain(error: &io::Error) -> bool {
         let found = error.get_ref().and_then(|inner| inner.downcast_ref::<Self>());
         found.is_some_and(|found| matches!(found.cause, Cause::Plain { .. }))
@@ -43,24 +43,24 @@ impl RefusedLink {
 #[derive(Debug, Error)]
 enum Cause {
     #[error(
-        "its owner is {by}, and what it leads to belongs to {of}; \
-         replace the link by a folder, or have root own the link",
+        "the owner of the link is {by}, and the owner of its target is {of}; \
+         replace the link by a folder, or make root the owner of the link",
         by = named(*by),
         of = named(*of)
     )]
     Foreign { by: u32, of: u32 },
-    #[error("its owner is {by}, and its folder is writable for all users; remove the link", by = named(*by))]
+    #[error("the owner of the link is {by}, and all users can write to its folder; remove the link", by = named(*by))]
     Shared { by: u32 },
-    #[error("it has several names, and users can write in its folder; remove the link")]
+    #[error("the link has further names (hard links), and users can write to its folder; remove the link")]
     SeveralNames,
-    #[error("it leads up from a folder of {by}, who can change where that is; have it lead there directly",
+    #[error("`..` follows this folder of {by}, who can move the folder; write the path without `..`",
         by = named(*by))]
     Up { by: u32 },
     #[error("links below {folder} are not followed; remove the link")]
     Plain { folder: String },
 }
 
-/// Formats a user with name and number.
+/// Formats a user for messages: the name and the user id.
 fn named(uid: u32) -> String {
     match nix::unistd::User::from_uid(uid.into()) {
         Ok(Some(user)) => format!("{} ({uid})", user.name),
@@ -71,23 +71,23 @@ fn named(uid: u32) -> String {
 /// The end of a resolved path.
 #[derive(Debug)]
 pub(crate) struct Place {
-    /// The directory that holds the last component.
+    /// The directory that contains the last component.
     pub(crate) folder: OwnedFd,
-    /// The last component; `.` if the path is the root.
+    /// The last component of the path; `.` if the path is the root.
     pub(crate) name: OsString,
     /// The path below the root, without links.
     pub(crate) path: String,
-    /// The device and inode that the walk found through links. `None` if nothing exists there, or if no link was
-    /// followed.
+    /// The device and the inode of the target, if the walk followed a link. `None` if the walk followed no link, or if
+    /// the target does not exist.
     pub(crate) found: Option<(u64, u64)>,
 }
 
-/// The rules of a walk for links.
+/// The rules for links in one walk.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Rules<'a> {
-    /// The folder below which no link is followed.
+    /// The folder below which all links are rejected; `None` if there is no such folder.
     pub(crate) plain_below: Option<&'a str>,
-    /// True if a link at the path's end is followed.
+    /// True if a link at the end of the path is followed.
     pub(crate) last: bool,
 }
 
@@ -99,7 +99,7 @@ pub(crate) fn walk(root: &OwnedFd, path: &str, rules: Rules<'_>) -> io::Result<P
     Walk::new(root, path, rules)?.run()
 }
 
-/// Returns a path without links. Components after a missing one stay as they are.
+/// Returns a path without links. Components after a missing component remain in the path.
 ///
 /// # Errors
 /// When a link is rejected.
@@ -111,7 +111,7 @@ pub(crate) fn real(root: &OwnedFd, path: &str, rules: Rules<'_>) -> io::Result<S
     }
 }
 
-/// Returns true if links of this owner may lead to any file.
+/// Returns true if the owner's links may lead to any file: the owner is root or the agent's user.
 fn trusted(owner: u32) -> bool {
     owner == 0 || owner == rustix::process::geteuid().as_raw()
 }
@@ -120,7 +120,7 @@ struct Component {
     name: OsString,
     /// True if the component is part of the requested path, or of a link with a trusted owner.
     trusted: bool,
-    /// True if the component must not be a link that is followed.
+    /// True if the component must not be a link.
     plain: bool,
 }
 
@@ -131,11 +131,11 @@ struct Directory {
     mode: u32,
 }
 
-/// A link of a user whose target is not reached yet.
+/// A followed link of an unprivileged user. The walk has not yet reached the link's target.
 struct Followed {
     path: String,
     owner: u32,
-    /// The number of components after the link.
+    /// The number of path components that remain after the link.
     rest: usize,
 }
 
@@ -143,11 +143,11 @@ struct Walk<'a> {
     rules: Rules<'a>,
     /// The directories from the root to the current one.
     directories: Vec<Directory>,
-    /// The remaining components, in reverse order: the next one is the last element.
+    /// The remaining components, in reverse order: the last element is the next component.
     rest: Vec<Component>,
     followed: Vec<Followed>,
     links: usize,
-    /// True after a link of a user was followed.
+    /// True if the walk has followed a link of an unprivileged user.
     by_user: bool,
     missing: Option<String>,
 }
@@ -213,7 +213,7 @@ impl<'a> Walk<'a> {
         Ok(self.directories.last().ok_or(Errno::INVAL)?)
     }
 
-    /// Returns the path of a name in the current directory, without links.
+    /// Returns the path without links of a name in the current directory.
     fn path_to(&self, name: &OsStr) -> String {
         let names = self.directories.iter().skip(1).map(|one| one.name.as_os_str()).chain([name]);
         names.filter(|name| !name.is_empty()).map(|name| format!("/{}", name.to_string_lossy())).collect()
@@ -229,7 +229,7 @@ impl<'a> Walk<'a> {
         if self.directories.len() > 1 {
             let from = self.directories.pop();
             let parent = self.here()?.owner;
-            // The link of a user chose the folder, so the user would also choose its parent.
+            // The user's link has led to this folder, so the user would also choose the parent of the folder.
             if let Some(from) = from.filter(|from| self.by_user && component.trusted && !trusted(from.owner))
                 && parent != from.owner
             {
@@ -255,7 +255,7 @@ impl<'a> Walk<'a> {
         if trusted_link && stat.st_nlink > 1 && (!trusted(here.owner) || here.mode & 0o022 != 0) {
             return Err(refused(path, owner, Cause::SeveralNames));
         }
-        // The kernel applies fs.protected_symlinks, which this walk bypasses, so the same rule applies here.
+        // The walk bypasses the kernel's check fs.protected_symlinks, so the walk makes the same check.
         if !trusted_link && here.mode & 0o1002 == 0o1002 && here.owner != owner {
             return Err(refused(path, owner, Cause::Shared { by: owner }));
         }
@@ -286,11 +286,11 @@ impl<'a> Walk<'a> {
         Ok(())
     }
 
-    /// Ends the walk at a name in the current directory. This is the target of all links that are not checked yet.
+    /// Ends the walk at a name in the current directory, and checks the followed links that lead to this name.
     fn end(&mut self, name: OsString, found: Option<&Stat>) -> io::Result<Place> {
         let path = self.path_to(&name);
         let here = self.directories.pop().ok_or(Errno::INVAL)?;
-        // A missing file counts as owned by the owner of its directory, who can create it.
+        // For a missing file, the owner of the directory counts, because this user can create the file.
         let owner = found.map_or(here.owner, |stat| stat.st_uid);
         for link in self.followed.drain(..) {
             owns(link, owner)?;
@@ -311,7 +311,7 @@ fn refused(link: String, owner: u32, cause: Cause) -> io::Error {
     io::Error::other(RefusedLink { link, owner, cause })
 }
 
-/// Returns the components of a path. A path that ends in `/` or `/.` has `.` as its last one.
+/// Returns the components of a path. A path that ends in `/` or `/.` has `.` as its last component.
 fn components(path: &OsStr) -> impl Iterator<Item = &OsStr> {
     let bytes = path.as_bytes();
     let names = bytes.split(|byte| *byte == b'/').filter(|name| !matches!(*name, b"" | b"."));
@@ -322,7 +322,7 @@ fn components(path: &OsStr) -> impl Iterator<Item = &OsStr> {
 fn open_component(folder: &OwnedFd, name: &OsStr) -> Result<OwnedFd, Errno> {
     let open = |name: &OsStr, flags| rustix::fs::openat(folder, name, flags | OFlags::CLOEXEC, Mode::empty());
     let fd = open(name, OFlags::PATH | OFlags::NOFOLLOW)?;
-    // An automounter mounts only when a lookup continues below the directory.
+    // An automounter mounts a file system only for a lookup of a name below the mount point.
     if rustix::fs::fstatfs(&fd).is_ok_and(|found| found.f_type == AUTOFS) {
         let mut below = name.to_owned();
         below.push("/.");
@@ -331,7 +331,7 @@ fn open_component(folder: &OwnedFd, name: &OsStr) -> Result<OwnedFd, Errno> {
     Ok(fd)
 }
 
-/// The file system type of an automounter (linux/magic.h).
+/// The file system type of an automounter's mount point (linux/magic.h).
 const AUTOFS: rustix::fs::FsWord = 0x0187;
 
 #[cfg(test)]

@@ -1,7 +1,7 @@
-//! File events of the kernel: they report a change of a managed path at once.
+//! File events of the kernel, with which the agent notices a change of a managed path at once.
 //!
-//! The kernel filters the events. Opened and read files are not among them: an agent that reads a thousand files to check
-//! them would otherwise wake itself a thousand times.
+//! The kernel reports only changes, not opened or read files. Otherwise, the agent would get an event for each managed
+//! file that the agent itself reads for a check.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -16,23 +16,23 @@ use notify::{
     event::{EventKindMask, ModifyKind},
 };
 
-/// The events that mean a change in a directory.
+/// The inotify events that report a change in a directory.
 const CHANGES: EventKindMask = EventKindMask::CREATE
     .union(EventKindMask::REMOVE)
     .union(EventKindMask::ALL_MODIFY)
-    // A file that was written through a mapping reports its end alone.
+    // For a file that is written through a memory mapping, the kernel reports only the close.
     .union(EventKindMask::ACCESS_CLOSE);
 
-/// A change that the kernel reported.
+/// A change of files that the kernel reported.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Touched {
     /// A path that may have changed.
     Path(PathBuf),
-    /// An unknown change: the event queue overflowed, or a watched directory itself changed.
+    /// An unknown change: the kernel's event queue overflowed, or a watched directory itself changed.
     Anything,
 }
 
-/// The watched directories, with the device and the inode of each. `None` for a directory whose watch may be lost.
+/// The watched directories, with their devices and inodes. `None` for a directory whose watch may be lost.
 type Directories = Arc<Mutex<BTreeMap<PathBuf, Option<(u64, u64)>>>>;
 
 /// A watch on the directories that contain managed paths.
@@ -50,7 +50,7 @@ impl std::fmt::Debug for FileWatch {
 impl FileWatch {
     /// Starts a thread that calls `on_change` with each path that may have changed.
     ///
-    /// The thread runs until the watch is dropped.
+    /// The thread runs until the `FileWatch` is dropped.
     ///
     /// # Errors
     /// When inotify cannot be initialized.
@@ -60,7 +60,7 @@ impl FileWatch {
         let handler = move |event: notify::Result<Event>| match event {
             Ok(event) => report(&event, &known, &on_change),
             Err(error) => {
-                tracing::warn!(%error, "file events are incomplete; drift is found at the interval");
+                tracing::warn!(%error, "file events are incomplete; drift is found at the reconcile interval");
                 on_missed(&known, &on_change);
             }
         };
@@ -69,14 +69,14 @@ impl FileWatch {
         Ok(Self { watcher, directories })
     }
 
-    /// Watches exactly the directories of these paths, and stops watching all others. Returns the directories that were
-    /// not watched before: a change in them may have been missed.
+    /// Watches the directories that contain these paths, and no other directories. Returns the newly watched
+    /// directories, because the agent may have missed changes in these directories.
     ///
-    /// Drift below a directory that cannot be watched is found at the next interval.
+    /// In a directory that cannot be watched, the agent finds drift at the next reconcile interval.
     pub fn set<'a>(&mut self, paths: impl IntoIterator<Item = &'a Path>) -> BTreeSet<PathBuf> {
         let wanted: BTreeSet<&Path> = paths.into_iter().filter_map(Path::parent).collect();
         let held = self.lock().clone();
-        // Another directory can have the path now.
+        // The path may lead to another directory now.
         let is_watched = |directory: &Path| {
             held.get(directory).is_some_and(|known| known.is_some() && *known == identity(directory))
         };
@@ -87,14 +87,14 @@ impl FileWatch {
         }
         let mut new = BTreeSet::new();
         for directory in wanted.into_iter().filter(|directory| !is_watched(directory)) {
-            // Events can come before `watch` returns.
+            // Events can arrive before the call of `watch` returns.
             self.lock().insert(directory.to_owned(), identity(directory));
             match self.watcher.watch(directory, RecursiveMode::NonRecursive) {
                 Ok(()) => drop(new.insert(directory.to_owned())),
                 Err(error) => {
                     self.lock().remove(directory);
                     if !matches!(error.kind, notify::ErrorKind::PathNotFound) {
-                        tracing::warn!(directory = %directory.display(), %error, "cannot watch; drift below it is found at the interval");
+                        tracing::warn!(directory = %directory.display(), %error, "cannot watch a directory; the agent checks it for drift at the reconcile interval");
                     }
                 }
             }
@@ -107,13 +107,13 @@ impl FileWatch {
     }
 }
 
-/// Returns the device and the inode of a directory. Links are followed, as the kernel does for a watch.
+/// Returns the device and the inode of a directory. Links are followed, because a watch of the kernel follows links.
 fn identity(directory: &Path) -> Option<(u64, u64)> {
     let found = std::fs::metadata(directory).ok()?;
     Some((found.dev(), found.ino()))
 }
 
-/// Reports the paths of an event.
+/// Calls `on_change` with the paths of a file event.
 fn report(event: &Event, directories: &Directories, on_change: &impl Fn(Touched)) {
     if event.need_rescan() || event.paths.is_empty() {
         return on_missed(directories, on_change);
@@ -123,17 +123,17 @@ fn report(event: &Event, directories: &Directories, on_change: &impl Fn(Touched)
         let mut directories = directories.lock().unwrap_or_else(PoisonError::into_inner);
         let is_directory = directories.contains_key(path);
         if goes {
-            // The watches below a directory that goes are lost with it.
+            // When a directory is removed or renamed, the watches on the directories below are lost.
             let below = directories.iter_mut().filter(|(directory, _)| directory.starts_with(path));
             below.for_each(|(_, identity)| *identity = None);
         }
         drop(directories);
-        // Every path in a directory that changed itself may have changed.
+        // After a change of a directory itself, every path in the directory may have changed.
         on_change(if is_directory { Touched::Anything } else { Touched::Path(path.clone()) });
     }
 }
 
-/// Reports that events were missed. Among them may be the end of a watch.
+/// Reports that file events were missed. A missed event may be the end of a watch.
 fn on_missed(directories: &Directories, on_change: &impl Fn(Touched)) {
     let mut directories = directories.lock().unwrap_or_else(PoisonError::into_inner);
     directories.values_mut().for_each(|identity| *identity = None);
@@ -158,7 +158,7 @@ mod tests {
 
     use super::*;
 
-    /// Time in which an event arrives.
+    /// The maximum time in which a file event must arrive.
     const SOON: Duration = Duration::from_secs(5);
 
     fn watch(paths: &[&Path]) -> (FileWatch, Receiver<Touched>) {
@@ -168,7 +168,7 @@ mod tests {
         (watch, receiver)
     }
 
-    /// Waits for an event, and drops the others that come with it.
+    /// Waits for the wanted event, and drops all other events that arrive.
     fn next(receiver: &Receiver<Touched>, wanted: &Touched) {
         while receiver.recv_timeout(SOON).unwrap() != *wanted {}
     }
@@ -220,7 +220,7 @@ mod tests {
         let beside = above.join("b");
         for replace in ["remove", "rename", "rename above", "rename above and back"] {
             fs::create_dir_all(&directory).unwrap();
-            // The folder above is watched, too, where it holds a managed file.
+            // The parent directory is watched too, because the file `beside` is managed.
             let (mut watch, receiver) = watch(&[&file, &beside]);
             assert!(watch.set([file.as_path(), &beside]).is_empty());
             match replace {

@@ -1,7 +1,7 @@
-//! Verification of OpenPGP and SSH signatures of commits and tags, in process.
+//! Verification of OpenPGP and SSH signatures of commits and tags, without a gpg or ssh-keygen process.
 //!
-//! Guarantees: a signature is valid only over the whole commit or tag, and only from a listed key. The key must be
-//! neither expired nor revoked. The caller gives the time for the check of expiry.
+//! Guarantees: a valid signature covers the whole commit or tag, and comes from a listed key that is not expired and
+//! not revoked. The caller passes the time with which expiry is checked.
 
 mod openpgp;
 mod ssh;
@@ -16,13 +16,13 @@ use thiserror::Error;
 pub(crate) use ssh::civil;
 pub(crate) use tag::tag;
 
-/// A commit without the required valid signature.
+/// The error that a commit has no valid signature, although the source requires a signature.
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
-#[error("the commit {commit} does not count: {message}")]
+#[error("cannot verify the commit {commit}: {message}")]
 pub struct Unverified {
-    /// The commit; empty if the keys themselves are wrong.
+    /// The id of the commit; empty if the files with the keys cannot be used.
     pub commit: String,
-    /// The reason.
+    /// The reason for the rejection.
     pub message: String,
 }
 
@@ -34,7 +34,7 @@ pub struct Signers {
 }
 
 impl Signers {
-    /// Reads files with OpenPGP keys or SSH signers.
+    /// Reads the signers from files with OpenPGP keys or SSH allowed_signers.
     ///
     /// # Errors
     /// The file that cannot be used, with the reason.
@@ -51,7 +51,8 @@ impl Signers {
         Ok(signers)
     }
 
-    /// Adds the keys of a text in either format. An error begins with its line number, or with a blank if it has none.
+    /// Adds the signers in a text with OpenPGP keys or SSH allowed_signers. An error message begins with a line number
+    /// or a blank.
     pub(crate) fn add(&mut self, text: &str) -> Result<(), String> {
         if text.contains("-----BEGIN PGP PUBLIC KEY BLOCK-----") {
             self.openpgp.extend(openpgp::keys(text)?);
@@ -61,7 +62,7 @@ impl Signers {
         Ok(())
     }
 
-    /// Returns a union of these signers and others.
+    /// Returns the union of these signers and other signers.
     #[must_use]
     pub(crate) fn with(&self, others: &Self) -> Self {
         let mut all = self.clone();
@@ -71,9 +72,10 @@ impl Signers {
     }
 }
 
-/// Returns the signers that a file of a commit lists; `None` if the commit has no such file.
+/// Returns the signers that a file in a commit lists; `None` if the commit has no such file.
 ///
-/// An unreadable list is an error. Otherwise, commits of its signers would be rejected without a visible reason.
+/// A file that cannot be read is an error. Otherwise, commits of the listed signers would be rejected without a
+/// visible reason.
 pub(crate) fn listed_signers(
     repository: &Repository,
     commit: ObjectId,
@@ -88,35 +90,35 @@ pub(crate) fn listed_signers(
         return Ok(None);
     };
     let bytes = entry.object().map_err(|error| unverified(format!(" {error}")))?.detach().data;
-    let text = String::from_utf8(bytes).map_err(|_| unverified(" it is not valid UTF-8".into()))?;
+    let text = String::from_utf8(bytes).map_err(|_| unverified(" the file is not valid UTF-8".into()))?;
     let mut signers = Signers::default();
     signers.add(&text).map_err(unverified)?;
     Ok(Some(signers))
 }
 
-/// Verifies the signature of one commit; returns the signer.
+/// Verifies the signature of one commit, and returns the signer.
 pub(crate) fn commit(repository: &Repository, id: ObjectId, signers: &Signers, now: u64) -> Result<String, Unverified> {
     let unverified = |message: String| Unverified { commit: id.to_string(), message };
     let commit = repository.find_commit(id).map_err(|error| unverified(error.to_string()))?;
     commit_object(&commit.data, signers, now).map_err(unverified)
 }
 
-/// Verifies the signature in the bytes of a commit; returns the signer.
+/// Verifies the signature in the bytes of a commit, and returns the signer.
 pub(crate) fn commit_object(data: &[u8], signers: &Signers, now: u64) -> Result<String, String> {
     let signature = CommitRefIter::signature(data, gix::hash::Kind::Sha1).map_err(|error| error.to_string())?;
-    let Some((signature, signed)) = signature else { return Err("it is not signed".into()) };
+    let Some((signature, signed)) = signature else { return Err("the commit is not signed".into()) };
     let payload = signed.to_bstring();
     signature_of(&signature, &payload, signers, now)
 }
 
-/// Verifies one signature over the bytes of a commit or a tag; returns the signer.
+/// Verifies one signature over the bytes of a commit or a tag, and returns the signer.
 pub(crate) fn signature_of(signature: &[u8], payload: &[u8], signers: &Signers, now: u64) -> Result<String, String> {
-    let text = std::str::from_utf8(signature).map_err(|_| "its signature is not text".to_owned())?;
+    let text = std::str::from_utf8(signature).map_err(|_| "the signature is not text".to_owned())?;
     if text.contains("-----BEGIN SSH SIGNATURE-----") {
         ssh::verify(text, payload, &signers.ssh, now)
     } else if text.contains("-----BEGIN PGP SIGNATURE-----") {
         openpgp::verify(text, payload, &signers.openpgp, now)
     } else {
-        Err("its signature is neither OpenPGP nor SSH".into())
+        Err("the signature is neither OpenPGP nor SSH; sign with an OpenPGP or SSH key".into())
     }
 }

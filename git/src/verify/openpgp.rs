@@ -1,8 +1,8 @@
-//! OpenPGP signatures.
+//! Verification of OpenPGP signatures.
 //!
-//! The newest valid self-signature defines the properties of a key. The key itself must have made it, with a digest of
-//! at least 256 bits. It must not be expired. It is either over a user id that is not revoked, or directly over the
-//! key. Certifications by other keys have no effect.
+//! The newest valid self-signature defines the properties of a key. A valid self-signature is made by the key itself,
+//! with a digest of at least 256 bits, and is not expired. A self-signature covers either the key directly, or a user
+//! id that is not revoked. Certifications by other keys have no effect.
 
 use pgp::{
     composed::{Deserializable as _, DetachedSignature, SignedPublicKey, SignedPublicSubKey},
@@ -12,13 +12,13 @@ use pgp::{
     types::{EcdsaPublicParams, KeyDetails, PublicParams, Tag},
 };
 
-/// A key with its subkeys.
+/// An OpenPGP public key with its subkeys.
 #[derive(Debug, Clone)]
 pub(super) struct Key {
     key: SignedPublicKey,
 }
 
-/// Parses armoured keys. A text may contain several blocks. An error begins with a blank.
+/// Parses ASCII-armoured public keys. A text may contain several blocks of keys. An error message begins with a blank.
 pub(super) fn keys(text: &str) -> Result<Vec<Key>, String> {
     const BEGIN: &str = "-----BEGIN PGP PUBLIC KEY BLOCK-----";
     let mut keys = Vec::new();
@@ -33,29 +33,29 @@ pub(super) fn keys(text: &str) -> Result<Vec<Key>, String> {
     Ok(keys)
 }
 
-/// Verifies a signature over a commit or a tag; returns the user id of the signer.
+/// Verifies an OpenPGP signature over a commit or a tag, and returns the user id of the signer.
 pub(super) fn verify(signature: &str, payload: &[u8], keys: &[Key], now: u64) -> Result<String, String> {
     let (signature, _) = DetachedSignature::from_string(signature)
-        .map_err(|error| format!("its OpenPGP signature cannot be read: {error}"))?;
+        .map_err(|error| format!("cannot read the OpenPGP signature: {error}"))?;
     let signature = &signature.signature;
-    // Other signature types do not cover the whole commit.
+    // Signatures of other types do not cover the whole commit.
     if !matches!(signature.typ(), Some(SignatureType::Binary | SignatureType::Text)) {
-        return Err("its OpenPGP signature is not one over a document".into());
+        return Err("the OpenPGP signature is not a signature over a document".into());
     }
     if !matches!(signature.version(), SignatureVersion::V4 | SignatureVersion::V6) {
-        return Err("its OpenPGP signature is of an old version".into());
+        return Err("the OpenPGP signature has a version other than 4 or 6".into());
     }
     if !strong_digest(signature) {
         let digest = signature.hash_alg().map(|digest| digest.to_string()).unwrap_or_default();
-        return Err(format!("its OpenPGP signature uses the digest {digest}; sign with SHA256 or better"));
+        return Err(format!("the OpenPGP signature uses the digest {digest}; sign with SHA256 or better"));
     }
-    let made = created(signature).ok_or("its OpenPGP signature has no time")?;
+    let made = created(signature).ok_or("the OpenPGP signature has no time")?;
     if expired(signature, made, now) {
-        return Err("its OpenPGP signature has expired".into());
+        return Err("the OpenPGP signature has expired".into());
     }
     let mut why = match signature.issuer_fingerprint().first() {
-        Some(fingerprint) => format!("it is signed by the OpenPGP key {fingerprint}, which is not listed"),
-        None => "it is signed by an OpenPGP key that is not listed".into(),
+        Some(fingerprint) => format!("the signature is by the OpenPGP key {fingerprint}, which is not listed"),
+        None => "the signature is by an OpenPGP key that is not listed".into(),
     };
     for Key { key } in keys {
         if issued_by(signature, &key.primary_key) {
@@ -76,16 +76,16 @@ pub(super) fn verify(signature: &str, payload: &[u8], keys: &[Key], now: u64) ->
     Err(why)
 }
 
-/// Checks one key that the signature names.
+/// Checks one listed key that the signature names as its issuer.
 fn judge(good: bool, key: &impl KeyDetails, usable: impl FnOnce() -> Result<(), String>) -> Result<(), String> {
     strong_key(key)?;
     if !good {
-        return Err(format!("its signature by the listed OpenPGP key {} is bad", key.fingerprint()));
+        return Err(format!("the signature by the listed OpenPGP key {} is bad", key.fingerprint()));
     }
     usable()
 }
 
-/// Returns true if a signature names the key as its issuer, or names no issuer at all.
+/// Returns true if a signature may come from a key: the signature names the key as its issuer, or names no issuer.
 fn issued_by(signature: &Signature, key: &impl KeyDetails) -> bool {
     let (fingerprints, ids) = (signature.issuer_fingerprint(), signature.issuer_key_id());
     (fingerprints.is_empty() && ids.is_empty())
@@ -109,7 +109,7 @@ fn strong_digest(signature: &Signature) -> bool {
 fn strong_key(key: &impl KeyDetails) -> Result<(), String> {
     match key.public_params() {
         PublicParams::RSA(rsa) => {
-            // The serialized modulus comes first. Its first two bytes are the number of its bits.
+            // The serialized key begins with the modulus. The first two bytes of the modulus are its number of bits.
             let bytes = rsa.to_bytes().map_err(|error| error.to_string())?;
             let bits = bytes.first_chunk::<2>().map_or(0, |bits| u16::from_be_bytes(*bits));
             if bits < 2048 {
@@ -124,13 +124,13 @@ fn strong_key(key: &impl KeyDetails) -> Result<(), String> {
         | PublicParams::Ed25519(_)
         | PublicParams::Ed448(_) => Ok(()),
         _ => Err(format!(
-            "OpenPGP keys of the kind {:?} do not count; use Ed25519, or RSA from 2048 bits",
+            "OpenPGP keys of the kind {:?} do not count; use Ed25519, or RSA with at least 2048 bits",
             key.algorithm()
         )),
     }
 }
 
-/// Returns true if the key itself has revoked the user id.
+/// Returns true if a user id is revoked by the key itself.
 fn is_revoked(key: &SignedPublicKey, user: &pgp::types::SignedUser) -> bool {
     user.signatures.iter().any(|signature| {
         signature.typ() == Some(SignatureType::CertRevocation)
@@ -138,7 +138,7 @@ fn is_revoked(key: &SignedPublicKey, user: &pgp::types::SignedUser) -> bool {
     })
 }
 
-/// Returns the newest valid self-signature of a primary key.
+/// Returns the newest valid self-signature of a primary key; `None` if there is no valid self-signature.
 fn self_signature(key: &SignedPublicKey, now: u64) -> Option<&Signature> {
     let direct =
         key.details.direct_signatures.iter().filter(|signature| signature.verify_key(&key.primary_key).is_ok());
@@ -160,11 +160,11 @@ fn newest<'a>(signatures: impl Iterator<Item = &'a Signature>, now: u64) -> Opti
     signatures.filter(counts).max_by_key(|signature| created(signature))
 }
 
-/// Checks that a primary key may sign. It must be self-signed, neither revoked nor expired, and intended for signing.
+/// Checks that a primary key may sign: self-signed, not revoked, not expired, and intended for signing.
 fn primary(key: &SignedPublicKey, made: u64, now: u64) -> Result<(), String> {
     let own = certifies(key, made, now)?;
     if has_flags(own) && !own.key_flags().sign() {
-        return Err("the OpenPGP key is not for signing".into());
+        return Err("the OpenPGP key is not intended for signing".into());
     }
     Ok(())
 }
@@ -176,14 +176,13 @@ fn certifies(key: &SignedPublicKey, made: u64, now: u64) -> Result<&Signature, S
     if key.details.revocation_signatures.iter().any(revoked) {
         return Err("the OpenPGP key has been revoked".into());
     }
-    let own = self_signature(key, now)
-        .ok_or("the OpenPGP key has no user id or direct signature of its own with SHA256 or better that counts")?;
+    let own = self_signature(key, now).ok_or("the OpenPGP key has no valid self-signature with SHA256 or better")?;
     in_time(own, u64::from(key.primary_key.created_at().as_secs()), made, now, "key")?;
     Ok(own)
 }
 
-/// Checks that a subkey may sign. It must be bound to its key in both directions, neither revoked nor expired, and
-/// intended for signing.
+/// Checks that a subkey may sign: bound to its primary key in both directions, not revoked, not expired, and intended
+/// for signing.
 fn signing_subkey(key: &SignedPublicKey, subkey: &SignedPublicSubKey, made: u64, now: u64) -> Result<(), String> {
     certifies(key, made, now)?;
     let by_key = || {
@@ -192,11 +191,13 @@ fn signing_subkey(key: &SignedPublicKey, subkey: &SignedPublicSubKey, made: u64,
     if by_key().any(|binding| binding.typ() == Some(SignatureType::SubkeyRevocation)) {
         return Err("the OpenPGP subkey has been revoked".into());
     }
-    let binding = newest(by_key(), now).ok_or("the OpenPGP subkey is not bound to its key with SHA256 or better")?;
+    let binding =
+        newest(by_key(), now).ok_or("the primary OpenPGP key has not signed the subkey with SHA256 or better")?;
     if !binding.key_flags().sign() {
-        return Err("the OpenPGP subkey is not for signing".into());
+        return Err("the OpenPGP subkey is not intended for signing".into());
     }
-    // Without this back signature, an attacker could bind the subkey of another person to an own key.
+    // The subkey must also have signed its primary key. Otherwise, an attacker could add the subkey of another
+    // person to the attacker's own key.
     let back = binding
         .embedded_signature()
         .filter(|back| strong_digest(back) && back.verify_primary_key_binding(&subkey.key, &key.primary_key).is_ok());
@@ -206,20 +207,20 @@ fn signing_subkey(key: &SignedPublicKey, subkey: &SignedPublicSubKey, made: u64,
     in_time(binding, u64::from(subkey.key.created_at().as_secs()), made, now, "subkey")
 }
 
-/// Returns true if a self-signature states the intended uses of the key.
+/// Returns true if a self-signature contains the intended uses of the key.
 fn has_flags(signature: &Signature) -> bool {
     use pgp::packet::SubpacketData;
     let mut hashed = signature.config().into_iter().flat_map(|config| config.hashed_subpackets());
     hashed.any(|packet| matches!(packet.data, SubpacketData::KeyFlags(_)))
 }
 
-/// The greatest tolerated difference of clocks, in seconds.
+/// The maximum time by which a signature may be in the future, in seconds, because clocks differ.
 const SKEW: u64 = 86_400;
 
 /// Checks the time of a signature against the lifetime of its key.
 fn in_time(own: &Signature, born: u64, made: u64, now: u64, what: &str) -> Result<(), String> {
     if made.saturating_add(300) < born || made > now.saturating_add(SKEW) {
-        return Err(format!("the signature's time does not fit the OpenPGP {what}"));
+        return Err(format!("the signature is older than the OpenPGP {what}, or has a time in the future"));
     }
     let lifetime = own.key_expiration_time().map_or(0, seconds);
     if lifetime > 0 && born.saturating_add(lifetime) < now {

@@ -1,10 +1,10 @@
-//! SSH signatures, and the allowed_signers format of ssh-keygen(1).
+//! Verification of SSH signatures, and the parser for the allowed_signers format of ssh-keygen(1).
 
 use std::collections::BTreeSet;
 
 use ssh_key::{Algorithm, HashAlg, PublicKey, SshSig, public::KeyData};
 
-/// A line of an allowed_signers file.
+/// A signer: one line of an allowed_signers file.
 #[derive(Debug, Clone)]
 pub(super) struct Signer {
     principals: String,
@@ -14,7 +14,7 @@ pub(super) struct Signer {
     valid_before: Option<u64>,
 }
 
-/// Parses an allowed_signers file. An error begins with its line number.
+/// Parses an allowed_signers file. An error message begins with the number of the wrong line.
 pub(super) fn signers(text: &str) -> Result<Vec<Signer>, String> {
     let mut signers = Vec::new();
     for (number, line) in text.lines().enumerate() {
@@ -29,13 +29,13 @@ pub(super) fn signers(text: &str) -> Result<Vec<Signer>, String> {
 
 fn signer(line: &str) -> Result<Signer, String> {
     if line.matches('"').count() % 2 == 1 {
-        return Err("a quote is not closed".into());
+        return Err("a quotation mark is not closed".into());
     }
     let words = words(line);
     let is_kind = |word: &String| ["ssh-", "ecdsa-", "sk-"].iter().any(|prefix| word.starts_with(prefix));
     let key_at = words.iter().skip(1).position(is_kind).map(|at| at + 1);
     let (Some(key_at), Some(principals)) = (key_at.filter(|at| at + 1 < words.len()), words.first()) else {
-        return Err("write: PRINCIPALS [OPTIONS] KEYTYPE KEY".into());
+        return Err("the line is not in the allowed_signers format; write: PRINCIPALS [OPTIONS] KEYTYPE KEY".into());
     };
     let key = format!("{} {}", words[key_at], words[key_at + 1]);
     let mut signer = Signer {
@@ -68,7 +68,7 @@ fn signer(line: &str) -> Result<Signer, String> {
     if let (Some(after), Some(before)) = (signer.valid_after, signer.valid_before)
         && after >= before
     {
-        return Err("valid-after is not before valid-before, so the key never counts".into());
+        return Err("valid-after is not before valid-before, so the key is never valid".into());
     }
     Ok(signer)
 }
@@ -91,14 +91,14 @@ fn strong(key: &PublicKey) -> Result<(), String> {
     }
 }
 
-/// Returns true if a list of patterns matches `git`. A matching pattern with a leading `!` excludes it.
+/// Returns true if a list of namespace patterns allows `git`. A pattern with a leading `!` excludes its matches.
 fn for_git(namespaces: &[String]) -> bool {
     let matches = |pattern: &str| wildcard(pattern.as_bytes(), b"git");
     let refused = namespaces.iter().filter_map(|pattern| pattern.strip_prefix('!')).any(matches);
     !refused && namespaces.iter().any(|pattern| matches(pattern))
 }
 
-/// Matches a short text against a pattern with `*` and `?`.
+/// Returns true if a short text matches a pattern with `*` and `?`.
 fn wildcard(pattern: &[u8], text: &[u8]) -> bool {
     match (pattern.split_first(), text.split_first()) {
         (None, text) => text.is_none(),
@@ -110,7 +110,7 @@ fn wildcard(pattern: &[u8], text: &[u8]) -> bool {
     }
 }
 
-/// Splits a line at blanks outside of quotes.
+/// Splits a line at blanks that are not in quotation marks.
 fn words(line: &str) -> Vec<String> {
     let mut words = vec![String::new()];
     let mut quoted = false;
@@ -175,7 +175,7 @@ fn time(text: &str) -> Result<u64, String> {
     if !(1..=days).contains(&day) || hour > 23 || minute > 59 || second > 59 {
         return Err(wrong());
     }
-    // The days since 1970 of a Gregorian date (Howard Hinnant, days_from_civil).
+    // The next lines compute the days since 1970 of a Gregorian date (Howard Hinnant, days_from_civil).
     let shifted = if month <= 2 { year - 1 } else { year };
     let era = shifted.div_euclid(400);
     let of_era = shifted.rem_euclid(400);
@@ -184,21 +184,20 @@ fn time(text: &str) -> Result<u64, String> {
     u64::try_from(days * 86_400 + hour * 3600 + minute * 60 + second).map_err(|_| wrong())
 }
 
-/// Parses a date to seconds since 1970; `None` if it is not a date.
+/// Parses a date to seconds since 1970; `None` if the text is not a date.
 #[cfg(feature = "fuzzing")]
 pub(crate) fn civil(text: &str) -> Option<u64> {
     time(text).ok()
 }
 
-/// Verifies a signature over a commit or a tag; returns the principals of the signer.
+/// Verifies an SSH signature over a commit or a tag, and returns the principals of the signer.
 pub(super) fn verify(signature: &str, payload: &[u8], signers: &[Signer], now: u64) -> Result<String, String> {
-    let signature =
-        SshSig::from_pem(signature).map_err(|error| format!("its SSH signature cannot be read: {error}"))?;
+    let signature = SshSig::from_pem(signature).map_err(|error| format!("cannot read the SSH signature: {error}"))?;
     if signature.namespace() != "git" {
-        return Err(format!("its SSH signature is for {:?}, not for git", signature.namespace()));
+        return Err(format!("the SSH signature is for the namespace {:?}, not for git", signature.namespace()));
     }
     let fingerprint = PublicKey::from(signature.public_key().clone()).fingerprint(HashAlg::Sha256);
-    let mut why = format!("it is signed by the SSH key {fingerprint}, which is not listed");
+    let mut why = format!("the signature is by the SSH key {fingerprint}, which is not listed");
     for signer in signers.iter().filter(|signer| signer.key.key_data() == signature.public_key()) {
         if signer.namespaces.as_ref().is_some_and(|namespaces| !for_git(namespaces)) {
             why = format!("the SSH key {fingerprint} is not listed for git");
@@ -207,11 +206,11 @@ pub(super) fn verify(signature: &str, payload: &[u8], signers: &[Signer], now: u
         } else if signer.valid_before.is_some_and(|before| now > before) {
             why = format!("the SSH key {fingerprint} is no longer valid");
         } else if matches!(signature.signature().algorithm(), Algorithm::Rsa { hash: None }) {
-            why = format!("its signature by the SSH key {fingerprint} uses SHA-1; sign with rsa-sha2-512");
+            why = format!("the signature by the SSH key {fingerprint} uses SHA-1; sign with rsa-sha2-512");
         } else {
             match signer.key.verify("git", payload, &signature) {
                 Ok(()) => return Ok(signer.principals.clone()),
-                Err(_) => why = format!("its signature by the listed SSH key {fingerprint} is bad"),
+                Err(_) => why = format!("the signature by the listed SSH key {fingerprint} is bad"),
             }
         }
     }

@@ -1,10 +1,12 @@
-//! Signed tags. A tag object contains the id of its commit, its own name, a message, and the signature at its end.
+//! Verification of signed tags. A tag object contains the id of a commit, the name of the tag, a message, and at its
+//! end the signature.
 
 use gix::{ObjectId, Repository, objs::Kind};
 
 use super::{Signers, Unverified, signature_of};
 
-/// Verifies that a tag is annotated and signed, and that it has this name and names this commit. Returns the signer.
+/// Verifies that a tag is annotated and signed, and that the tag object contains the name and the commit. Returns the
+/// signer.
 pub(crate) fn tag(
     repository: &Repository,
     name: &str,
@@ -15,30 +17,30 @@ pub(crate) fn tag(
 ) -> Result<String, Unverified> {
     let unverified = |message: String| Unverified {
         commit: commit.to_string(),
-        message: format!("its tag {}: {message}", name.escape_debug()),
+        message: format!("the tag {}: {message}", name.escape_debug()),
     };
     let found = repository.find_object(object).map_err(|error| unverified(error.to_string()))?;
     if found.kind != Kind::Tag {
-        return Err(unverified("it is not annotated, so it cannot be signed; make it with `git tag -s`".into()));
+        return Err(unverified("the tag is not annotated, so it is not signed; create it with `git tag -s`".into()));
     }
     check(&found.data, name, commit, signers, now).map_err(unverified)
 }
 
-/// Verifies the bytes of a tag object; returns the signer.
+/// Verifies the bytes of a tag object, and returns the signer.
 pub(crate) fn check(data: &[u8], name: &str, commit: ObjectId, signers: &Signers, now: u64) -> Result<String, String> {
     let header = Header::of(data)?;
     if header.kind != b"commit" {
         let kind = header.kind.escape_ascii();
-        return Err(format!("it names a {kind}, not a commit; tags of tags and of trees do not count"));
+        return Err(format!("the tag names a {kind}, not a commit; tag a commit"));
     }
     if header.object != commit.to_string().as_bytes() {
-        return Err(format!("it names the object {}, not this commit", header.object.escape_ascii()));
+        return Err(format!("the tag names the object {}, not this commit", header.object.escape_ascii()));
     }
     if header.name != name.as_bytes() {
-        // Otherwise, the signed object of one version could be published as another.
-        return Err(format!("it was signed as {}", header.name.escape_ascii()));
+        // Without this check, an attacker could publish the signed tag of one version as another version.
+        return Err(format!("the tag was signed as {}", header.name.escape_ascii()));
     }
-    let (payload, signature) = signed(data).ok_or("it is not signed; make it with `git tag -s`")?;
+    let (payload, signature) = signed(data).ok_or("the tag is not signed; create it with `git tag -s`")?;
     signature_of(signature, payload, signers, now)
 }
 
@@ -62,7 +64,7 @@ impl<'a> Header<'a> {
 
 /// Splits a tag object into the signed bytes and the signature; `None` without a signature.
 ///
-/// As in git, the signature begins at the last line that opens one.
+/// As in git, the signature begins at the last line that opens a signature.
 fn signed(data: &[u8]) -> Option<(&[u8], &[u8])> {
     let opens = |line: &[u8]| {
         [&b"-----BEGIN PGP SIGNATURE-----"[..], b"-----BEGIN PGP MESSAGE-----", b"-----BEGIN SSH SIGNATURE-----"]

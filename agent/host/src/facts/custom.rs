@@ -7,21 +7,21 @@ use serde_json::{Map, Value};
 use super::Options;
 use crate::process::{Cancel, Invocation, run};
 
-/// The most bytes of one fact.
+/// The maximum size of one fact, in bytes.
 const LIMIT: usize = 1 << 20;
 
-/// A file of facts.d that gave no fact.
+/// A file of facts.d that cannot be used as a fact.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct CustomProblem {
     /// The path of the file.
     pub file: String,
-    /// The cause.
+    /// The cause of the problem.
     pub message: String,
 }
 
-/// Gathers the fact `custom`: the value of each file, by the file's name without its extension.
+/// Gathers the fact `custom`: the value of each file, by the name of the file without extension.
 ///
-/// YAML stays text that the crate render parses.
+/// A YAML file is returned as text, and the crate `render` parses the text later.
 pub(super) fn gather(options: &Options) -> (Map<String, Value>, Vec<CustomProblem>) {
     let mut facts = Map::new();
     let mut problems = Vec::new();
@@ -57,11 +57,11 @@ fn read(file: &Path, options: &Options) -> Result<Option<Value>, String> {
             run(&Invocation { argv, timeout: Some(options.timeout), ..Invocation::default() }, &Cancel::default())
                 .map_err(|error| error.to_string())?;
         if output.timed_out {
-            return Err(format!("it took longer than {} s", options.timeout.as_secs()));
+            return Err(format!("the executable took longer than {} s", options.timeout.as_secs()));
         }
         if output.rc != 0 {
             return Err(format!(
-                "it ended with status {}: {}",
+                "the executable ended with status {}: {}",
                 output.rc,
                 output.stderr.lines().next().unwrap_or_default()
             ));
@@ -71,17 +71,17 @@ fn read(file: &Path, options: &Options) -> Result<Option<Value>, String> {
         fs::read_to_string(file).map_err(|error| error.to_string())?
     };
     if text.len() > LIMIT {
-        return Err(format!("it gave more than {LIMIT} bytes"));
+        return Err(format!("the fact has more than {LIMIT} bytes"));
     }
     let yaml = file.extension().is_some_and(|ending| ending == "yaml" || ending == "yml");
     if yaml {
-        // The mark leaves parsing to the crate render: this crate does not read YAML.
+        // The crate `render` parses the YAML text, because this crate has no YAML parser.
         return Ok(Some(serde_json::json!({ YAML_MARK: text })));
     }
     serde_json::from_str(&text).map(Some).map_err(|error| format!("it is not valid JSON: {error}"))
 }
 
-/// The key that marks the unparsed text of a YAML fact.
+/// The key of a JSON object that contains the text of a YAML fact. The crate `render` parses the text.
 pub const YAML_MARK: &str = "\u{0}yaml";
 
 #[cfg(test)]

@@ -14,7 +14,7 @@ pub(super) fn memory() -> Option<u64> {
     line.split_whitespace().next()?.parse::<u64>().ok().map(|kibibytes| kibibytes * 1024)
 }
 
-/// Gathers the fact `disks`: size and model, by name. Loop devices, memory disks and similar devices are omitted.
+/// Gathers the fact `disks`: size and model of each disk, by name. Loop devices, memory disks and the like are omitted.
 pub(super) fn disks() -> BTreeMap<String, Value> {
     let mut disks = BTreeMap::new();
     for entry in fs::read_dir("/sys/block").into_iter().flatten().flatten() {
@@ -29,7 +29,8 @@ pub(super) fn disks() -> BTreeMap<String, Value> {
     disks
 }
 
-/// Gathers the fact `mounts`: device, type and sizes, by path. Kernel and network file systems are omitted.
+/// Gathers the fact `mounts`: device, type and sizes of each mount, by path. Kernel and network file systems are
+/// omitted.
 pub(super) fn mounts() -> BTreeMap<String, Value> {
     let text = fs::read_to_string("/proc/self/mounts").unwrap_or_default();
     let mut mounts = BTreeMap::new();

@@ -1,5 +1,5 @@
-//! The facts about a machine that templates and expressions read. They describe the host, even if the root is another
-//! directory.
+//! The facts about a machine, for templates and expressions. Facts describe the host, even if the agent manages files
+//! below another root.
 
 mod custom;
 mod hardware;
@@ -12,12 +12,12 @@ use serde_json::{Value, json};
 
 pub use custom::{CustomProblem, YAML_MARK};
 
-/// The places from which custom facts are read.
+/// The settings for custom facts.
 #[derive(Debug, Clone)]
 pub struct Options {
-    /// The folders of custom facts.
+    /// The folders that contain custom facts.
     pub facts_d: Vec<PathBuf>,
-    /// The time limit of an executable in these folders.
+    /// The time limit of an executable in the folders of custom facts.
     pub timeout: Duration,
 }
 
@@ -27,7 +27,7 @@ impl Default for Options {
     }
 }
 
-/// Gathers all facts. Returns the custom facts that cannot be read as problems beside them.
+/// Gathers all facts. Returns the facts, and a problem for each custom fact that cannot be read.
 pub fn gather(options: &Options) -> (Value, Vec<CustomProblem>) {
     let (custom, problems) = custom::gather(options);
     let (hostname, fqdn) = system::names();
@@ -62,7 +62,7 @@ pub fn machine_id() -> Option<String> {
     line("/etc/machine-id")
 }
 
-/// Returns the first line of a file, without surrounding blanks; `None` if the line cannot be read or is empty.
+/// Returns the first line of a file, without surrounding blanks; `None` if the file is unreadable or the line is empty.
 fn line(path: &str) -> Option<String> {
     let text = fs::read_to_string(path).ok()?;
     let line = text.lines().next()?.trim();

@@ -1,10 +1,10 @@
-//! Facts about the operating system and its names.
+//! Facts about the operating system and the host name.
 
 use std::{fs, path::Path};
 
 use serde_json::{Value, json};
 
-/// Gathers the fact `os`: family, name, version, codename, arch.
+/// Gathers the fact `os`: family, name, version, codename and architecture of the operating system.
 pub(super) fn os() -> Value {
     let text = fs::read_to_string("/etc/os-release")
         .or_else(|_| fs::read_to_string("/usr/lib/os-release"))
@@ -21,7 +21,7 @@ pub(super) fn os() -> Value {
     json!({ "family": family(name.as_deref().unwrap_or_default(), &like), "name": name, "version": field("VERSION_ID"), "codename": field("VERSION_CODENAME"), "arch": arch })
 }
 
-/// Returns the family of a distribution, such as `debian` for Ubuntu. An unknown one is its own family.
+/// Returns the family of a distribution, such as `debian` for Ubuntu. An unknown distribution is its own family.
 fn family(name: &str, like: &str) -> String {
     let mut words = std::iter::once(name).chain(like.split_whitespace());
     let family = words.find_map(|word| match word {
@@ -46,9 +46,9 @@ pub(super) fn names() -> (String, String) {
     (short, fqdn.unwrap_or(hostname))
 }
 
-/// Returns the first dotted name that /etc/hosts has on a line with the host name.
+/// Returns the fully qualified host name from /etc/hosts: the first name with a dot on a line with the host name.
 ///
-/// The DNS resolver is not asked, because facts must not wait for the network.
+/// The function does not use the DNS resolver, because facts must not wait for the network.
 fn from_hosts(hostname: &str) -> Option<String> {
     let hosts = fs::read_to_string("/etc/hosts").ok()?;
     let names = hosts

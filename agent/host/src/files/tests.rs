@@ -122,7 +122,7 @@ fn folder_that_users_share_gets_the_open_file_and_no_other() {
         let path = format!("/{place}/a");
         let staged = hand.stage(&path, b"ours", PLAIN).unwrap();
         let temporary = staged.temporary_path.clone();
-        // A user can exchange the temporary file before the rename, and a crash can leave the private directory.
+        // A user can exchange the temporary file before the rename. A private directory may remain from a crash.
         std::fs::rename(&temporary, folder.path().join(place).join("aside")).unwrap();
         std::fs::write(&temporary, "theirs").unwrap();
         let mut room = temporary_name("a".as_ref());
@@ -152,7 +152,7 @@ fn file_with_another_name_in_a_shared_folder_is_not_granted() {
         std::os::unix::fs::chown(&path, Some(uid), None).unwrap();
         std::fs::hard_link(&path, folder.path().join("home").join(name)).unwrap();
         assert_eq!(hand.grant(&format!("/home/{name}"), PLAIN).is_ok(), fine, "{name}");
-        // Only root can create names in a folder of root.
+        // Users cannot create names in a folder of root, so the agent trusts the names.
         hand.grant(&format!("/{name}"), PLAIN).unwrap();
     }
     let meta = hand.look().meta("/root").unwrap().unwrap();

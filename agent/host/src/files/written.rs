@@ -1,7 +1,7 @@
-//! Versions of managed files: they distinguish the agent's own changes from those of others.
+//! Versions of managed files, with which the agent distinguishes its own changes from changes by others.
 //!
-//! The change time of a file has the resolution of the kernel's tick, up to 10 ms. Two changes within one tick can leave
-//! the same version. So the version of a file that has just changed proves nothing: its content does.
+//! The change time of a file has the resolution of the kernel's tick, up to 10 ms. Two changes within one tick can
+//! leave the same version. So for a file that has just changed, the agent compares the content, not the version.
 
 use std::{
     collections::BTreeMap,
@@ -15,32 +15,31 @@ use sha2::{Digest as _, Sha256};
 
 use crate::look::{FileKind, Look, Meta, meta};
 
-/// Age from which the version of a file changes with each further change.
+/// The time after a change from which every further change of the file gives a new version.
 const TICK: Duration = Duration::from_millis(20);
 
-/// A managed path as a pass has seen it before its check.
+/// The version of a managed path that the agent has recorded before a check or after its own change.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Seen {
     meta: Option<Meta>,
-    /// True if the file had changed shortly before. A further change may then have left the same version.
+    /// True if the file had changed within the last tick. A further change may then have left the same version.
     recent: bool,
 }
 
 impl Seen {
-    /// Looks at a path, before it is checked.
+    /// Records the version of a path before the check of the path.
     pub fn before_check(look: &Look, path: &str) -> Self {
         let meta = look.meta(path).ok().flatten();
         Self { meta, recent: meta.is_some_and(is_recent) }
     }
 
-    /// Looks at a directory, a link or a missing file, after the agent has changed it itself. Its content is not part of
-    /// its version.
+    /// Records the version of a directory, a link or a missing file after the agent's own change.
     pub fn after_own_change(look: &Look, path: &str) -> Self {
         let meta = look.meta(path).ok().flatten();
         Self { meta, recent: meta.is_some_and(|meta| meta.kind == FileKind::File && is_recent(meta)) }
     }
 
-    /// Returns whether the path may have changed since.
+    /// Returns true if the path may have changed since the record.
     pub fn may_differ(&self, look: &Look, path: &str) -> bool {
         self.recent || look.meta(path).ok().flatten() != self.meta
     }
@@ -50,19 +49,19 @@ fn is_recent(meta: Meta) -> bool {
     let (seconds, nanoseconds) = (meta.version.2, meta.version.3);
     let since = u64::try_from(seconds).ok().zip(u32::try_from(nanoseconds).ok());
     let changed = since.and_then(|(seconds, rest)| SystemTime::UNIX_EPOCH.checked_add(Duration::new(seconds, rest)));
-    // A time in the future does not prove that the file is old.
+    // A file with a change time in the future counts as recently changed.
     !changed.is_some_and(|changed| changed.elapsed().is_ok_and(|age| age >= TICK))
 }
 
-/// A file that the agent has put in place: its identity, its permissions and its content.
+/// A file that the agent has written: its inode, its permissions and the digest of its content.
 #[derive(Debug, Clone, PartialEq, Eq)]
 struct Written {
-    /// The metadata, without the change time: the rename sets it.
+    /// The metadata of the file without the change time, because the rename changes the change time.
     meta: Meta,
     digest: [u8; 32],
 }
 
-/// The files that the agent has put in place, by their real paths.
+/// The files that the agent has written, by their real paths.
 #[derive(Debug, Default)]
 pub struct WrittenFiles(Mutex<BTreeMap<PathBuf, Written>>);
 
@@ -71,7 +70,7 @@ impl WrittenFiles {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Notes a file before it is renamed to its path.
+    /// Records a file before the rename to its final path.
     pub(crate) fn note(&self, path: PathBuf, file: impl AsFd, digest: [u8; 32]) {
         match meta(file) {
             Ok(meta) => drop(self.lock().insert(path, Written { meta: timeless(meta), digest })),
@@ -79,18 +78,18 @@ impl WrittenFiles {
         }
     }
 
-    /// Forgets a file that is about to be checked.
+    /// Removes the record of a file, before the agent checks the file.
     pub fn forget(&self, path: &Path) {
         self.lock().remove(path);
     }
 
-    /// Forgets the files that are no longer managed.
+    /// Removes the records of files that are no longer managed.
     pub fn retain(&self, is_managed: impl Fn(&Path) -> bool) {
         self.lock().retain(|path, _| is_managed(path));
     }
 
-    /// Returns whether a path still is what the agent has put in place. `None` if the agent has not written it since its
-    /// last check.
+    /// Returns true if a file is unchanged since the agent has written the file. Returns `None` if the agent has not
+    /// written the file since the last check.
     pub fn is_intact(&self, look: &Look, real: &Path, path: &str) -> Option<bool> {
         let written = self.lock().get(real).cloned()?;
         let found = look.read(path).ok().flatten();
@@ -98,7 +97,7 @@ impl WrittenFiles {
     }
 }
 
-/// Returns the digest of a content, for [`WrittenFiles`].
+/// Returns the digest of a file's content, for [`WrittenFiles`].
 pub(crate) fn digest(content: &[u8]) -> [u8; 32] {
     Sha256::digest(content).into()
 }
@@ -159,7 +158,7 @@ mod tests {
         assert!(missing.may_differ(&look, "/e"));
     }
 
-    /// Overwrites in place, within the same tick and with the same length.
+    /// Tests changes within the same tick, such as an overwrite with the same length.
     #[test]
     fn own_file_is_intact_until_its_content_or_its_mode_changes() {
         let (folder, look) = root();

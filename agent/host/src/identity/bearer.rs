@@ -1,4 +1,4 @@
-//! The proof of a node's identity: a certificate of the cluster, or bare keys if the cluster has no certificates.
+//! The proof of a node's identity: a certificate of the cluster's authority, or bare keys without a certificate.
 
 use std::sync::Arc;
 
@@ -11,7 +11,7 @@ use super::{Credentials, Identity, PublicKeys, Revoked, Role, SealKey, Subject, 
 pub enum Bearer {
     /// An identity with a certificate.
     Certified(Arc<Credentials>),
-    /// An identity with bare keys, in a cluster without certificates.
+    /// An identity with bare keys, without a certificate.
     Bare(Arc<Identity>),
 }
 
@@ -24,7 +24,8 @@ impl Bearer {
         }
     }
 
-    /// Returns the certificates and keys that the configuration revokes. Records and connections share this list.
+    /// Returns the list of certificates and keys that the configuration revokes. Checks of records and of connections
+    /// share the list.
     pub fn revoked(&self) -> Revoked {
         match self {
             Self::Certified(credentials) => credentials.revoked().clone(),
@@ -32,7 +33,7 @@ impl Bearer {
         }
     }
 
-    /// Returns the serial number of the certificate; `None` without a certificate.
+    /// Returns the serial number of the node's certificate; `None` for a node without a certificate.
     pub fn serial(&self) -> Option<String> {
         match self {
             Self::Certified(credentials) => revoked::serial(&credentials.now().certificate),
@@ -53,12 +54,12 @@ impl Bearer {
         }
     }
 
-    /// Unwraps a key that was wrapped for this node and a purpose; `None` if it was wrapped for another one.
+    /// Unwraps a key that was wrapped for this node and a purpose; `None` if node or purpose do not match.
     pub fn unwrap_key(&self, wrapped: &str, purpose: &str) -> Option<SealKey> {
         self.identity().unwrap_key(wrapped, purpose)
     }
 
-    /// Signs bytes. Returns the certificate or the bare key, in base64, and the signature.
+    /// Signs bytes. Returns the signature, and the certificate or the bare key in base64.
     pub fn sign(&self, bytes: &[u8]) -> (String, [u8; 64]) {
         match self {
             Self::Certified(credentials) => {
@@ -69,10 +70,10 @@ impl Bearer {
         }
     }
 
-    /// Reads the certificate or the bare key of a signature. Returns `None` if it is neither, or if it belongs to
-    /// another node.
+    /// Reads the certificate or the bare key of a signature. Returns `None` if the text is neither a certificate nor a
+    /// key, or belongs to another node.
     ///
-    /// Every node accepts both forms, so that a fleet can introduce certificates node by node.
+    /// Every node accepts certificates and bare keys, so that a fleet can introduce certificates node by node.
     pub fn read(&self, shown: &str, node: &str, cluster: &str) -> Option<Shown> {
         if let Some(key) = STANDARD_NO_PAD.decode(shown).ok().and_then(|bytes| <[u8; 32]>::try_from(bytes).ok()) {
             return Some(Shown { key, proven: false, serial: None });
@@ -80,8 +81,8 @@ impl Bearer {
         let der = issue::decoded(shown)?;
         let subject: Subject = match self {
             Self::Bare(_) => Subject::of(&der)?,
-            // A record stays valid after its certificate has expired. So the certificate is checked at its last valid
-            // second.
+            // A record stays valid after its certificate has expired. So an expired certificate is checked as of its
+            // last valid second.
             Self::Certified(credentials) => {
                 let end = certificate::validity(&der)?.1;
                 credentials.now().trust.subject(&der, (end - 1).saturating_mul(1000))?
@@ -92,7 +93,7 @@ impl Bearer {
     }
 }
 
-/// A key that a signature presents.
+/// The public key that a signer presents with a signature.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Shown {
     /// The public signing key.
@@ -103,7 +104,7 @@ pub struct Shown {
     pub serial: Option<String>,
 }
 
-/// Returns true if the signature was made with the key.
+/// Returns true if the signature over the bytes was made with the secret half of the key.
 pub fn has_signed(key: &[u8; 32], bytes: &[u8], signature: &[u8]) -> bool {
     PublicKeys { sign: *key, read: [0; 32] }.signed(bytes, signature)
 }

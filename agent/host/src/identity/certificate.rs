@@ -1,4 +1,4 @@
-//! The subject of a cluster certificate, and the check against the certificate authority.
+//! The subject of a cluster certificate, and the check that the cluster's authority issued a certificate.
 
 use std::sync::Arc;
 
@@ -12,7 +12,7 @@ use x509_parser::prelude::{FromDer as _, GeneralName, X509Certificate};
 
 use super::{IdentityError, PublicKeys};
 
-/// The role of a certificate's owner.
+/// The role of a certificate's owner: a node or a person.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Role {
     /// A server of the fleet.
@@ -42,21 +42,21 @@ impl Role {
     }
 }
 
-/// The subject of a certificate. The certificate contains it as `towpath://CLUSTER/ROLE/NAME?x25519=KEY`.
+/// The subject of a certificate. The certificate contains the subject as `towpath://CLUSTER/ROLE/NAME?x25519=KEY`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Subject {
     /// The name of the cluster.
     pub cluster: String,
-    /// The role.
+    /// The role of the certificate's owner.
     pub role: Role,
     /// The name of the node or the person.
     pub name: String,
-    /// The public keys of the identity.
+    /// The public keys of the certificate's owner.
     pub keys: PublicKeys,
 }
 
 impl Subject {
-    /// Formats the subject as the URL in a certificate.
+    /// Formats the subject as a URL, the form in which a certificate contains the subject.
     pub(super) fn url(&self) -> String {
         let read = URL_SAFE_NO_PAD.encode(self.keys.read);
         format!("towpath://{}/{}/{}?x25519={read}", self.cluster, self.role.name(), self.name)
@@ -71,8 +71,9 @@ impl Subject {
         whole.then(|| Self { cluster: cluster.into(), role, name: name.into(), keys: PublicKeys { sign, read } })
     }
 
-    /// Reads the subject of a certificate without a check of its issuer; [`Trust`] checks it. Returns `None` if the
-    /// certificate has no such subject.
+    /// Reads the subject of a certificate, without a check of the issuer. Use [`Trust`] to check the issuer.
+    ///
+    /// Returns `None` if the certificate has no Towpath subject.
     pub fn of(der: &[u8]) -> Option<Self> {
         let (_, certificate) = X509Certificate::from_der(der).ok()?;
         let sign = <[u8; 32]>::try_from(certificate.public_key().subject_public_key.data.as_ref()).ok()?;
@@ -90,13 +91,14 @@ pub(super) fn validity(der: &[u8]) -> Option<(i64, i64)> {
     Some((certificate.validity().not_before.timestamp(), certificate.validity().not_after.timestamp()))
 }
 
-/// Returns the end of validity of a PEM text's first certificate, in seconds since 1970; `None` without a certificate.
+/// Returns the end of validity of the first certificate in a PEM text, in seconds since 1970; `None` without a
+/// certificate.
 pub fn valid_until(pem: &[u8]) -> Option<i64> {
     let first = CertificateDer::pem_slice_iter(pem).next()?.ok()?;
     validity(&first).map(|(_, until)| until)
 }
 
-/// The public side of the cluster's certificate authority, for checks.
+/// The certificate of the cluster's authority, with which other certificates are checked.
 #[derive(Debug, Clone)]
 pub struct Trust {
     pub(super) roots: Arc<RootCertStore>,
@@ -104,10 +106,10 @@ pub struct Trust {
 }
 
 impl Trust {
-    /// Reads the authority's certificate from PEM. Errors name it as `what`.
+    /// Reads the authority's certificate from PEM. `what` is the name of the certificate in error messages.
     ///
     /// # Errors
-    /// When the text has no valid certificate.
+    /// When the text does not contain a valid certificate.
     pub fn read(pem: &[u8], what: &str) -> Result<Self, IdentityError> {
         let wrong = |why: String| IdentityError::Certificate { what: what.to_owned(), why };
         let mut roots = RootCertStore::empty();
@@ -116,7 +118,7 @@ impl Trust {
             roots.add(certificate).map_err(|error| wrong(error.to_string()))?;
         }
         if roots.is_empty() {
-            return Err(wrong("it holds no certificate in PEM".into()));
+            return Err(wrong("the text does not contain a certificate in PEM".into()));
         }
         let roots = Arc::new(roots);
         let provider = Arc::new(rustls::crypto::ring::default_provider());
@@ -128,7 +130,8 @@ impl Trust {
 
     /// Checks a certificate against the authority, and returns its subject.
     ///
-    /// Returns `None` if the authority did not issue it, or if it is not valid at `now` (milliseconds since 1970).
+    /// Returns `None` if the authority did not issue the certificate, or if the certificate is not valid at `now`
+    /// (milliseconds since 1970).
     pub fn subject(&self, der: &[u8], now: i64) -> Option<Subject> {
         let now = UnixTime::since_unix_epoch(std::time::Duration::from_millis(u64::try_from(now).ok()?));
         self.verifier.verify_client_cert(&CertificateDer::from(der), &[], now).ok()?;

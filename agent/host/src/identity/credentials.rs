@@ -1,4 +1,4 @@
-//! A node's certificate, its key and its trusted authority, which are reloaded when their files change.
+//! A node's certificate, the certificate's key and the trusted authority. They are reloaded when their files change.
 
 use std::{
     fs,
@@ -17,32 +17,32 @@ use rustls::{
 use super::{Identity, IdentityError, Revoked, Subject, Trust, unusable};
 use crate::Clock;
 
-/// The shortest interval between two checks of the files.
+/// The minimum interval between two checks for changed files.
 const LOOK: Duration = Duration::from_secs(1);
 
-/// The paths of the certificate, its key and the authority's certificate.
+/// The paths of the node's certificate, of the certificate's key and of the authority's certificate.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct TlsFiles {
-    /// The certificate of the authority.
+    /// The file with the certificate of the authority.
     pub ca: PathBuf,
-    /// The certificate of this node.
+    /// The file with the certificate of this node.
     pub cert: PathBuf,
-    /// The key of the certificate, which is the node's identity.
+    /// The file with the secret key of the node's certificate. This key is the identity of the node.
     pub key: PathBuf,
 }
 
 /// The credentials that were loaded from the files.
 #[derive(Debug)]
 pub struct Loaded {
-    /// The certificate authority.
+    /// The trusted certificate authority.
     pub trust: Trust,
-    /// The subject of the certificate.
+    /// The subject of the node's certificate.
     pub subject: Subject,
-    /// The certificate, in DER.
+    /// The node's certificate, in DER.
     pub certificate: Vec<u8>,
-    /// The end of its validity, in seconds since 1970.
+    /// The end of the certificate's validity, in seconds since 1970.
     pub not_after: i64,
-    /// The secret half of the identity.
+    /// The secret half of the node's identity.
     pub identity: Arc<Identity>,
     /// The TLS settings for incoming connections.
     pub server: Arc<ServerConfig>,
@@ -52,7 +52,7 @@ pub struct Loaded {
 
 type Stamp = Vec<Option<(SystemTime, u64)>>;
 
-/// The credentials of this process. A change of the files takes effect after at most a second.
+/// The credentials of this process. If the files change, the process uses the new credentials within a second.
 #[derive(Debug)]
 pub struct Credentials {
     files: TlsFiles,
@@ -87,7 +87,7 @@ impl Credentials {
 
     /// Returns the current credentials, and reloads changed files.
     ///
-    /// If the new files do not match each other (yet), the previous credentials remain in use, with a warning.
+    /// If the new files do not match each other, the agent logs a warning and keeps the previous credentials.
     pub fn now(&self) -> Arc<Loaded> {
         let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
         let now = self.clock.monotonic();
@@ -99,12 +99,12 @@ impl Credentials {
         if stamp != state.stamp {
             match load(&self.files, &*self.clock) {
                 Ok(loaded) => {
-                    tracing::info!(name = loaded.subject.name, "the certificate was read again");
+                    tracing::info!(name = loaded.subject.name, "loaded the new certificate");
                     state.loaded = Arc::new(loaded);
                     state.stamp = stamp;
                 }
                 Err(error) => {
-                    tracing::warn!(%error, "the new certificate can't be used, the one before stays in force")
+                    tracing::warn!(%error, "cannot use the new certificate; the agent keeps the previous certificate")
                 }
             }
         }
@@ -126,22 +126,22 @@ fn load(files: &TlsFiles, clock: &dyn Clock) -> Result<Loaded, IdentityError> {
         CertificateDer::from_pem_slice(&read(&files.cert)?).map_err(|error| wrong(error.to_string()))?.into_owned();
     let key = read(&files.key)?;
     let identity = Identity::from_pem(&String::from_utf8_lossy(&key), &files.key)?;
-    // An expired certificate, or a wrong clock, must not prevent the node from correcting itself. Other nodes reject
-    // the certificate, and the warning names the cause.
+    // With an expired certificate or a wrong clock, the node must still be able to correct itself. So the agent only
+    // logs a warning. Other nodes reject the certificate.
     let (begin, end) = super::certificate::validity(&certificate).unwrap_or((0, 0));
     let now = clock.wall() / 1000;
     if now < begin || now >= end {
         tracing::warn!(
             certificate = shown,
-            "the certificate is not good now, by this machine's clock; others refuse it: set the clock, or renew it (towpath pki renew)"
+            "the certificate is not valid at the time of this machine's clock, so other nodes reject it; set the clock, or renew the certificate (towpath pki renew)"
         );
     }
     let good_at = now.clamp(begin, (end - 1).max(begin)).saturating_mul(1000);
     let subject = trust.subject(&certificate, good_at).ok_or_else(|| {
-        wrong(format!("it is not a certificate that {} made for this cluster (towpath pki issue)", files.ca.display()))
+        wrong(format!("the authority {} did not issue it; issue one (towpath pki issue)", files.ca.display()))
     })?;
     if subject.keys != identity.keys() {
-        return Err(wrong(format!("it is not the certificate of the key {}", files.key.display())));
+        return Err(wrong(format!("this is not the certificate of the key {}", files.key.display())));
     }
     let key = PrivateKeyDer::from_pem_slice(&key).map_err(|error| wrong(error.to_string()))?;
     let tls = |error: rustls::Error| wrong(error.to_string());
@@ -155,7 +155,7 @@ fn load(files: &TlsFiles, clock: &dyn Clock) -> Result<Loaded, IdentityError> {
         .with_single_cert(chain.clone(), key.clone_key())
         .map_err(tls)?;
     server.alpn_protocols = vec![b"h2".to_vec()];
-    // Without session resumption, each connection presents its certificate again, which may have expired.
+    // Session resumption is off, so that every connection presents its certificate: the certificate may have expired.
     server.session_storage = Arc::new(NoServerSessionStorage {});
     server.send_tls13_tickets = 0;
     let mut client = ClientConfig::builder_with_provider(provider)
@@ -178,7 +178,7 @@ fn load(files: &TlsFiles, clock: &dyn Clock) -> Result<Loaded, IdentityError> {
 }
 
 impl Loaded {
-    /// Returns the certificate in base64, as records contain it.
+    /// Returns the certificate in base64, the form in which records contain certificates.
     pub fn encoded(&self) -> String {
         super::issue::encoded(&self.certificate)
     }

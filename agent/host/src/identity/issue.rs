@@ -1,4 +1,4 @@
-//! The cluster's certificate authority: it creates itself, and issues certificates for nodes, viewers and operators.
+//! The cluster's certificate authority, which issues certificates for nodes, viewers and operators.
 
 use std::{fs, io::Write as _, path::Path, time::Duration};
 
@@ -10,11 +10,11 @@ use rcgen::{
 
 use super::{Identity, IdentityError, PublicKeys, Role, Subject, Trust, certificate::validity, unusable};
 
-/// The validity of the authority's own certificate.
+/// The time for which the authority's own certificate is valid.
 const TEN_YEARS: Duration = Duration::from_secs(10 * 365 * 24 * 3600);
-/// The backdating of each certificate, because clocks of new machines are often late.
+/// The time by which the start of each certificate's validity is backdated. Clocks of new machines are often late.
 const BEFORE: Duration = Duration::from_secs(3600);
-/// The bytes before an ed25519 key in a SubjectPublicKeyInfo (RFC 8410).
+/// The bytes of a SubjectPublicKeyInfo before the ed25519 key (RFC 8410).
 const SPKI: [u8; 12] = [0x30, 0x2a, 0x30, 0x05, 0x06, 0x03, 0x2b, 0x65, 0x70, 0x03, 0x21, 0x00];
 
 /// A request for a certificate.
@@ -22,13 +22,13 @@ const SPKI: [u8; 12] = [0x30, 0x2a, 0x30, 0x05, 0x06, 0x03, 0x2b, 0x65, 0x70, 0x
 pub struct Request {
     /// The name of the node or the person.
     pub name: String,
-    /// The role.
+    /// The role of the certificate's owner.
     pub role: Role,
-    /// Further names and addresses of the node.
+    /// Further host names and addresses of the node.
     pub addresses: Vec<String>,
-    /// The public keys of the identity.
+    /// The public keys of the certificate's owner.
     pub keys: PublicKeys,
-    /// The validity, from now.
+    /// The time for which the certificate is valid, from now on.
     pub lifetime: Duration,
 }
 
@@ -56,23 +56,23 @@ impl Authority {
         (folder.join("ca.crt"), folder.join("ca.key"))
     }
 
-    /// Creates an authority in a folder that has none. `now` is in milliseconds since 1970.
+    /// Creates a new authority in a folder. `now` is in milliseconds since 1970.
     ///
     /// # Errors
-    /// When the folder has an authority, or a file cannot be written.
+    /// When the folder already contains an authority, or a file cannot be written.
     pub fn init(folder: &Path, cluster: &str, now: i64) -> Result<Self, IdentityError> {
         may_be_named(cluster)?;
         fs::create_dir_all(folder).map_err(unusable(folder))?;
         let (certificate_file, key_file) = Self::files(folder);
         if certificate_file.exists() {
-            let there = std::io::Error::new(std::io::ErrorKind::AlreadyExists, "there is an authority already");
+            let there = std::io::Error::new(std::io::ErrorKind::AlreadyExists, "the folder has an authority already");
             return Err(unusable(&certificate_file)(there));
         }
         Identity::make().map_err(unusable(&key_file))?.write(&key_file)?;
         let key = key_pair(&key_file)?;
         let mut params = dated(CertificateParams::default(), now, TEN_YEARS);
         params.distinguished_name.push(DnType::CommonName, format!("{cluster} (Towpath)"));
-        // `open` reads the name of the cluster from here.
+        // `open` reads the name of the cluster from the organization name.
         params.distinguished_name.push(DnType::OrganizationName, cluster);
         params.is_ca = IsCa::Ca(BasicConstraints::Constrained(0));
         params.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign];
@@ -81,17 +81,17 @@ impl Authority {
         Self::open(folder)
     }
 
-    /// Opens the authority of a folder.
+    /// Opens the authority in a folder.
     ///
     /// # Errors
-    /// When the folder has none, or it cannot be read.
+    /// When the folder contains no authority, or a file cannot be read.
     pub fn open(folder: &Path) -> Result<Self, IdentityError> {
         let (certificate_file, key_file) = Self::files(folder);
         let certificate = fs::read_to_string(&certificate_file).map_err(unusable(&certificate_file))?;
         let shown = certificate_file.display().to_string();
         let issuer = Issuer::from_ca_cert_pem(&certificate, key_pair(&key_file)?).map_err(failed(&shown))?;
         let cluster = cluster_of(&certificate)
-            .ok_or_else(|| IdentityError::Certificate { what: shown, why: "it names no cluster".into() })?;
+            .ok_or_else(|| IdentityError::Certificate { what: shown, why: "it lacks the name of a cluster".into() })?;
         Ok(Self { issuer, certificate, cluster })
     }
 
@@ -100,7 +100,7 @@ impl Authority {
         &self.cluster
     }
 
-    /// Issues a certificate, in PEM. `now` is in milliseconds since 1970.
+    /// Issues a certificate, and returns the certificate in PEM. `now` is in milliseconds since 1970.
     ///
     /// # Errors
     /// When a name, an address or a key is not valid in a certificate.
@@ -114,7 +114,7 @@ impl Authority {
         let mut serial = [0_u8; 16];
         rustix::rand::getrandom(&mut serial, rustix::rand::GetRandomFlags::empty())
             .map_err(|error| IdentityError::Certificate { what: what.clone(), why: error.to_string() })?;
-        // RFC 5280 requires a positive number.
+        // RFC 5280 requires that the serial number is positive.
         serial[0] &= 0x7f;
         let mut params = dated(CertificateParams::new(names).map_err(failed(&what))?, now, *lifetime);
         params.serial_number = Some(SerialNumber::from_slice(&serial));
@@ -129,7 +129,7 @@ impl Authority {
         Ok(params.signed_by(&key, &self.issuer).map_err(failed(&what))?.pem())
     }
 
-    /// Issues a certificate again with a new validity. Names, role and identity remain.
+    /// Renews a certificate: issues a certificate with the same names, role and keys, and a new validity.
     ///
     /// # Errors
     /// When this authority did not issue the certificate.
@@ -138,10 +138,10 @@ impl Authority {
         let wrong = |why: &str| IdentityError::Certificate { what: file.display().to_string(), why: why.to_owned() };
         let pem = fs::read(file).map_err(unusable(file))?;
         let der = CertificateDer::from_pem_slice(&pem).map_err(|error| wrong(&error.to_string()))?;
-        // An expired certificate can be renewed, so it is checked at its last valid second.
+        // An expired certificate can be renewed. So an expired certificate is checked as of its last valid second.
         let good_at = validity(&der).map_or(now, |(_, end)| now.min((end - 1).saturating_mul(1000)));
         let trust = Trust::read(self.certificate.as_bytes(), "the authority")?;
-        let subject = trust.subject(&der, good_at).ok_or_else(|| wrong("it was not made by this authority"))?;
+        let subject = trust.subject(&der, good_at).ok_or_else(|| wrong("this authority did not issue it"))?;
         let (name, addresses) = (subject.name.clone(), addresses_of(&der));
         let request = Request { name, role: subject.role, addresses, keys: subject.keys, lifetime };
         let pem = self.issue(&request, now)?;
@@ -149,11 +149,11 @@ impl Authority {
     }
 }
 
-/// Checks a name of a cluster, a node or a person. Names are part of URLs and paths, so the rules for Node objects
-/// apply.
+/// Checks the name of a cluster, a node or a person. The rules for names of Node objects apply, because names are
+/// part of URLs and paths.
 ///
 /// # Errors
-/// When the name breaks these rules.
+/// When the name is not valid.
 pub fn may_be_named(name: &str) -> Result<(), IdentityError> {
     let allowed = |byte: u8| byte.is_ascii_alphanumeric() || b"-._".contains(&byte);
     if name.len() <= 253
@@ -207,7 +207,7 @@ fn addresses_of(der: &[u8]) -> Vec<String> {
     names.iter().filter_map(address).collect()
 }
 
-/// Writes a certificate under a temporary name and renames it.
+/// Writes a certificate file. An existing file is replaced atomically.
 ///
 /// # Errors
 /// When the file cannot be written.
@@ -216,18 +216,18 @@ pub fn write_certificate(file: &Path, pem: &str) -> Result<(), IdentityError> {
     fs::write(&beside, pem).and_then(|()| fs::rename(&beside, file)).map_err(unusable(file))
 }
 
-/// Writes a file that must not exist yet.
+/// Writes a new file. An existing file is an error.
 fn write_new(file: &Path, bytes: &[u8]) -> Result<(), IdentityError> {
     let mut made = fs::OpenOptions::new().write(true).create_new(true).open(file).map_err(unusable(file))?;
     made.write_all(bytes).and_then(|()| made.sync_all()).map_err(unusable(file))
 }
 
-/// Decodes a certificate in base64, as records contain it, to DER.
+/// Decodes a certificate from base64, the form in records, to DER.
 pub(super) fn decoded(text: &str) -> Option<Vec<u8>> {
     STANDARD.decode(text).ok()
 }
 
-/// Encodes a certificate's DER in base64, as records contain it.
+/// Encodes a certificate from DER to base64, the form in records.
 pub(super) fn encoded(der: &[u8]) -> String {
     STANDARD.encode(der)
 }

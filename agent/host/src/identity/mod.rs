@@ -3,7 +3,7 @@
 //! Guarantees:
 //! - The identity is created on the node and does not change.
 //! - The secret is one file that only its owner can read.
-//! - The X25519 key is derived from the ed25519 key, so there is one secret to keep.
+//! - The X25519 key is derived from the ed25519 key, so a node has only one secret to protect.
 //! - No output of this module contains a secret.
 
 mod bearer;
@@ -40,28 +40,28 @@ pub use seal::{SealKey, seal};
 /// The reason why an identity cannot be used.
 #[derive(Debug, Error)]
 pub enum IdentityError {
-    /// A file that cannot be read or written.
-    #[error("{file} can't be used", file = .file.display())]
+    /// The error that a file cannot be read or written.
+    #[error("cannot use the file {file}", file = .file.display())]
     File {
         /// The path of the file.
         file: PathBuf,
         /// The cause.
         source: std::io::Error,
     },
-    /// A file without an ed25519 key.
-    #[error("{file} holds no ed25519 key in PEM (PKCS#8): {why}", file = .file.display())]
+    /// The error that a file does not contain an ed25519 key.
+    #[error("cannot read an ed25519 key in PEM (PKCS#8) from {file}: {why}", file = .file.display())]
     NoKey {
         /// The path of the file.
         file: PathBuf,
         /// The cause.
         why: String,
     },
-    /// A certificate that cannot be used or issued.
+    /// The error that a certificate cannot be used or issued.
     #[error("{what}: {why}")]
     Certificate {
         /// The name or the path of the certificate.
         what: String,
-        /// The cause.
+        /// The reason why the certificate cannot be used or issued.
         why: String,
     },
 }
@@ -88,7 +88,7 @@ impl Identity {
         let signing = SigningKey::from_bytes(seed);
         let mut reading = [0_u8; 32];
         let derived = hkdf::Hkdf::<sha2::Sha256>::new(None, seed).expand(b"towpath identity x25519", &mut reading);
-        // HKDF can derive far more than 32 bytes.
+        // HKDF fails only for outputs that are much longer than 32 bytes.
         debug_assert!(derived.is_ok());
         Self { signing, reading: StaticSecret::from(reading) }
     }
@@ -96,20 +96,20 @@ impl Identity {
     /// Creates a new identity.
     ///
     /// # Errors
-    /// When the kernel gives no random bytes.
+    /// When the kernel does not provide random bytes.
     pub fn make() -> Result<Self, std::io::Error> {
         let mut seed = [0_u8; 32];
         let got = rustix::rand::getrandom(&mut seed, rustix::rand::GetRandomFlags::empty())?;
         if got != seed.len() {
-            return Err(std::io::Error::other("the machine gave too few random bytes"));
+            return Err(std::io::Error::other("the kernel provided too few random bytes"));
         }
         Ok(Self::of(&seed))
     }
 
-    /// Reads the identity in a file, and creates it if the file is missing.
+    /// Reads the identity from a file. If the file is missing, a new identity is created and written to the file.
     ///
     /// # Errors
-    /// When the file cannot be used, or does not contain an ed25519 key.
+    /// When the file cannot be read or written, or does not contain an ed25519 key.
     pub fn open(file: &Path) -> Result<Self, IdentityError> {
         match fs::read_to_string(file) {
             Ok(text) => Self::from_pem(&text, file),
@@ -122,7 +122,7 @@ impl Identity {
         }
     }
 
-    /// Reads an identity from PEM. Errors name `file`.
+    /// Reads an identity from PEM. `file` is the path in error messages.
     ///
     /// # Errors
     /// When the text does not contain an ed25519 key.
@@ -137,7 +137,7 @@ impl Identity {
     /// # Errors
     /// When the file exists, or cannot be written.
     pub fn write(&self, file: &Path) -> Result<(), IdentityError> {
-        // The public half is omitted, because openssl before 3 reads no other form.
+        // The public half is omitted, because openssl before version 3 cannot read a key file with a public half.
         let keys = KeypairBytes { secret_key: self.signing.to_bytes(), public_key: None };
         let pem = keys
             .to_pkcs8_pem(LineEnding::LF)
@@ -147,7 +147,7 @@ impl Identity {
         made.write_all(pem.as_bytes()).and_then(|()| made.sync_all()).map_err(unusable(file))
     }
 
-    /// Returns the public half.
+    /// Returns the public half of the identity.
     pub fn keys(&self) -> PublicKeys {
         PublicKeys {
             sign: self.signing.verifying_key().to_bytes(),
@@ -155,7 +155,7 @@ impl Identity {
         }
     }
 
-    /// Signs bytes.
+    /// Signs bytes with the secret half of the identity.
     pub fn sign(&self, bytes: &[u8]) -> [u8; 64] {
         self.signing.sign(bytes).to_bytes()
     }
@@ -166,7 +166,7 @@ impl Identity {
 pub struct PublicKeys {
     /// The ed25519 key that verifies signatures.
     pub sign: [u8; 32],
-    /// The X25519 key to which values are sealed.
+    /// The X25519 key with which values are encrypted for the identity.
     pub read: [u8; 32],
 }
 
@@ -177,7 +177,7 @@ impl fmt::Debug for PublicKeys {
 }
 
 impl PublicKeys {
-    /// Formats the keys as a Node object contains them.
+    /// Formats the keys as texts, the form in which a Node object contains keys.
     pub fn texts(&self) -> [String; 2] {
         [
             format!("ed25519:{}", STANDARD_NO_PAD.encode(self.sign)),
@@ -194,7 +194,7 @@ impl PublicKeys {
         Some(Self { sign: key("ed25519")?, read: key("x25519")? })
     }
 
-    /// Returns true if the signature was made with the secret half.
+    /// Returns true if the signature over the bytes was made with the secret half of the identity.
     pub fn signed(&self, bytes: &[u8], signature: &[u8]) -> bool {
         let Ok(key) = VerifyingKey::from_bytes(&self.sign) else { return false };
         Signature::from_slice(signature).is_ok_and(|signature| key.verify(bytes, &signature).is_ok())
@@ -220,6 +220,6 @@ mod tests {
         assert!(made.keys().signed(b"x", &signature) && !made.keys().signed(b"y", &signature));
         assert!(!made.keys().signed(b"x", b"short"));
         fs::write(&file, "nothing").unwrap();
-        assert!(Identity::open(&file).unwrap_err().to_string().contains("holds no ed25519 key"));
+        assert!(Identity::open(&file).unwrap_err().to_string().contains("cannot read an ed25519 key"));
     }
 }

@@ -9,30 +9,31 @@ use base64::{Engine as _, engine::general_purpose::STANDARD_NO_PAD};
 use rustls::pki_types::{CertificateDer, pem::PemObject as _};
 use x509_parser::prelude::{FromDer as _, X509Certificate};
 
-/// The most keys with remembered serial numbers, and the most serial numbers of one key.
+/// The maximum number of keys with remembered serial numbers. The next constant is the maximum of one key's numbers.
 const KEYS: usize = 50_000;
 const SERIALS: usize = 64;
 
-/// The revoked serial numbers and keys. All clones share one list.
+/// The list of revoked serial numbers and keys. All clones share one list.
 ///
-/// A certificate is public, and so is its key. A thief of the secret half can show the bare key, or an earlier
-/// certificate of it. Therefore a revoked serial number revokes its key too, on nodes that have seen that certificate.
+/// A revoked serial number also revokes the key of the certificate, on nodes that have seen the certificate.
+/// Otherwise, a thief of the secret key could present the bare key, or an earlier certificate for the key.
 #[derive(Debug, Clone, Default)]
 pub struct Revoked(Arc<RwLock<List>>);
 
 #[derive(Debug, Default)]
 struct List {
     entries: BTreeSet<String>,
-    /// The serial numbers of the certificates that each key presented, by the key's text.
+    /// The serial numbers of the certificates that were presented for each key, by the text of the key.
     shown: BTreeMap<String, Vec<String>>,
-    /// The keys whose serial numbers are not all in the journal.
+    /// The keys with serial numbers that are not yet in the journal.
     dirty: BTreeSet<String>,
-    /// The number of changes of `entries`.
+    /// The number of changes of the list `entries`.
     version: u64,
 }
 
 impl Revoked {
-    /// Replaces the list of serial numbers (`3f:0a:91`) and keys (`ed25519:…`). Returns true if the list has changed.
+    /// Replaces the list of revoked serial numbers (`3f:0a:91`) and keys (`ed25519:…`). Returns true if the list has
+    /// changed.
     pub fn set(&self, entries: impl IntoIterator<Item = String>) -> bool {
         let entries: BTreeSet<String> = entries.into_iter().map(|entry| plain(&entry)).collect();
         let mut list = self.0.write().unwrap_or_else(PoisonError::into_inner);
@@ -42,13 +43,13 @@ impl Revoked {
         changed
     }
 
-    /// Returns the number of changes of the list. An existing connection is checked again after a change.
+    /// Returns the number of changes of the list. After a change, every existing connection is checked again.
     pub fn version(&self) -> u64 {
         self.0.read().unwrap_or_else(PoisonError::into_inner).version
     }
 
     /// Returns the reason to reject a certificate with this serial number, or a signature with this key. Returns `None`
-    /// if neither is revoked.
+    /// if serial number and key are not revoked.
     pub fn refuses(&self, serial: Option<&str>, key: &[u8; 32]) -> Option<String> {
         let List { entries: list, shown, .. } = &*self.0.read().unwrap_or_else(PoisonError::into_inner);
         if list.is_empty() {
@@ -62,10 +63,10 @@ impl Revoked {
             return Some(format!("the key {key} is revoked (revoked of Config)"));
         }
         let serial = shown.get(&key)?.iter().find(|serial| list.contains(*serial))?;
-        Some(format!("the certificate {serial} of the key {key} is revoked, and its key with it (revoked of Config)"))
+        Some(format!("the certificate {serial} is revoked, and therefore its key {key} too (revoked of Config)"))
     }
 
-    /// Remembers the certificate of a key. The caller has proof that the presenter holds the secret half.
+    /// Records the serial number of a key's certificate. The caller has checked that the presenter owns the secret key.
     pub fn saw(&self, serial: Option<&str>, key: &[u8; 32]) {
         let (Some(serial), key) = (serial.map(plain), text(key)) else { return };
         let known = |list: &List| list.shown.get(&key).is_some_and(|serials| serials.contains(&serial));
@@ -78,7 +79,7 @@ impl Revoked {
             return;
         }
         let serials = shown.entry(key.clone()).or_default();
-        // A revoked serial number is never dropped.
+        // If the key has too many serial numbers, only a number that is not revoked is removed.
         let spare = serials.iter().position(|serial| !entries.contains(serial));
         if let Some(oldest) = spare.filter(|_| serials.len() >= SERIALS) {
             serials.remove(oldest);
@@ -89,13 +90,13 @@ impl Revoked {
         }
     }
 
-    /// Loads the remembered serial numbers from the journal.
+    /// Loads the recorded serial numbers from the journal.
     pub fn resume(&self, shown: impl IntoIterator<Item = (String, Vec<String>)>) {
         let mut list = self.0.write().unwrap_or_else(PoisonError::into_inner);
         list.shown.extend(shown);
     }
 
-    /// Returns the keys with new serial numbers since the last call, for the journal.
+    /// Returns the keys that have new serial numbers since the last call, so that the journal can store the numbers.
     pub fn take_changed(&self) -> Vec<(String, Vec<String>)> {
         let mut list = self.0.write().unwrap_or_else(PoisonError::into_inner);
         let dirty = std::mem::take(&mut list.dirty);
@@ -107,7 +108,7 @@ fn text(key: &[u8; 32]) -> String {
     format!("ed25519:{}", STANDARD_NO_PAD.encode(key))
 }
 
-/// Normalizes the spelling of a serial number or a key.
+/// Normalizes the spelling of a serial number or a key, for a comparison.
 fn plain(entry: &str) -> String {
     let entry = entry.trim();
     if let Some(key) = entry.strip_prefix("ed25519:") {
@@ -117,13 +118,14 @@ fn plain(entry: &str) -> String {
     digits.to_ascii_lowercase().trim_start_matches('0').to_owned()
 }
 
-/// Returns the serial number of a certificate in DER, as `towpath pki` prints it; `None` if it is not a certificate.
+/// Returns the serial number of a certificate in DER, in the spelling of `towpath pki`; `None` if the bytes are not a
+/// certificate.
 pub fn serial(der: &[u8]) -> Option<String> {
     let (_, certificate) = X509Certificate::from_der(der).ok()?;
     Some(certificate.raw_serial_as_string())
 }
 
-/// Returns the serial number of a certificate in PEM; `None` if it is not a certificate.
+/// Returns the serial number of a certificate in PEM; `None` if the text is not a certificate.
 pub fn serial_of_pem(pem: &[u8]) -> Option<String> {
     serial(&CertificateDer::from_pem_slice(pem).ok()?)
 }
@@ -162,7 +164,7 @@ mod tests {
                 assert!(revoked.refuses(shown, &[1; 32]).is_some(), "{shown:?}");
             }
             assert_eq!(revoked.refuses(Some("33:44"), &[2; 32]).or(revoked.refuses(None, &[2; 32])), None);
-            // Many renewals do not displace a revoked serial number.
+            // A revoked serial number remains in the list after many renewals.
             (0..200).for_each(|number| revoked.saw(Some(&format!("{number:x}")), &[1; 32]));
             assert!(revoked.refuses(None, &[1; 32]).is_some());
         }

@@ -1,9 +1,9 @@
-//! Encryption of values for named readers.
+//! Encryption of values that only named readers can decrypt.
 //!
-//! A value is encrypted once, with ChaCha20-Poly1305 (RFC 8439), under a random key. This key is wrapped for each
-//! reader by an X25519 exchange (RFC 7748) with an ephemeral key. HKDF-SHA256 (RFC 5869) over both public keys gives
-//! the wrapping key. Both steps authenticate the purpose, so a value that was sealed for one purpose does not open for
-//! another.
+//! A value is encrypted once, with ChaCha20-Poly1305 (RFC 8439), under a random key. The random key is wrapped for each
+//! reader by an X25519 exchange (RFC 7748) with an ephemeral key. The wrapping key comes from HKDF-SHA256 (RFC 5869)
+//! over both public keys. Both encryptions authenticate the purpose, so a value that was sealed for one purpose cannot
+//! be opened for another purpose.
 
 use base64::{Engine as _, engine::general_purpose::STANDARD_NO_PAD};
 use ring::aead::{Aad, CHACHA20_POLY1305, LessSafeKey, NONCE_LEN, Nonce, UnboundKey};
@@ -25,7 +25,7 @@ impl std::fmt::Debug for SealKey {
 fn random<const N: usize>() -> std::io::Result<Zeroizing<[u8; N]>> {
     let mut bytes = Zeroizing::new([0_u8; N]);
     let got = rustix::rand::getrandom(&mut bytes[..], rustix::rand::GetRandomFlags::empty())?;
-    if got == N { Ok(bytes) } else { Err(std::io::Error::other("the machine gave too few random bytes")) }
+    if got == N { Ok(bytes) } else { Err(std::io::Error::other("the kernel provided too few random bytes")) }
 }
 
 fn cipher(key: &[u8; 32]) -> Option<LessSafeKey> {
@@ -33,7 +33,7 @@ fn cipher(key: &[u8; 32]) -> Option<LessSafeKey> {
 }
 
 fn encrypt(key: &[u8; 32], nonce: [u8; NONCE_LEN], context: &str, bytes: &[u8]) -> std::io::Result<Vec<u8>> {
-    let failed = || std::io::Error::other("the value can't be sealed");
+    let failed = || std::io::Error::other("cannot encrypt the value");
     let mut sealed = bytes.to_vec();
     let nonce = Nonce::assume_unique_for_key(nonce);
     let cipher = cipher(key).ok_or_else(failed)?;
@@ -49,10 +49,10 @@ fn decrypt(key: &[u8; 32], nonce: [u8; NONCE_LEN], context: &str, sealed: &[u8])
     Some(bytes)
 }
 
-/// Seals a value for one purpose under a new random key.
+/// Encrypts a value for one purpose under a new random key.
 ///
 /// # Errors
-/// When the kernel gives no random bytes.
+/// When the kernel does not provide random bytes.
 pub fn seal(bytes: &[u8], purpose: &str) -> std::io::Result<(String, SealKey)> {
     let (key, nonce) = (random::<32>()?, random::<NONCE_LEN>()?);
     let sealed = encrypt(&key, *nonce, purpose, bytes)?;
@@ -70,7 +70,7 @@ impl SealKey {
     /// Wraps the key for one reader and one purpose.
     ///
     /// # Errors
-    /// When the kernel gives no random bytes, or the reader's key is not valid.
+    /// When the kernel does not provide random bytes, or the reader's key is not valid.
     pub fn wrap(&self, reader: &[u8; 32], purpose: &str) -> std::io::Result<String> {
         let own = StaticSecret::from(*random::<32>()?);
         let shown = PublicKey::from(&own).to_bytes();
@@ -79,14 +79,14 @@ impl SealKey {
             return Err(std::io::Error::other("the reader's key is not a valid key"));
         }
         let key = wrapping(shared.as_bytes(), &shown, reader);
-        // The wrapping key is used only once, so the nonce can be zero.
+        // Each wrapping key is used only once, so the nonce can be zero.
         let wrapped = encrypt(&key, [0; NONCE_LEN], purpose, &self.0[..])?;
         Ok(STANDARD_NO_PAD.encode([&shown[..], &wrapped].concat()))
     }
 }
 
 impl Identity {
-    /// Unwraps a key that was wrapped for this identity and a purpose; `None` if it was wrapped for another one.
+    /// Unwraps a key that was wrapped for this identity and a purpose; `None` if identity or purpose do not match.
     pub fn unwrap_key(&self, wrapped: &str, purpose: &str) -> Option<SealKey> {
         let bytes = STANDARD_NO_PAD.decode(wrapped).ok()?;
         let (shown, wrapped) = bytes.split_at_checked(32)?;
@@ -105,7 +105,7 @@ fn wrapping(shared: &[u8; 32], shown: &[u8; 32], reader: &[u8; 32]) -> Zeroizing
     let mut key = Zeroizing::new([0_u8; 32]);
     let salt = [&shown[..], &reader[..]].concat();
     let derived = hkdf::Hkdf::<sha2::Sha256>::new(Some(&salt), shared).expand(b"towpath wrap", &mut key[..]);
-    // HKDF can derive far more than 32 bytes.
+    // HKDF fails only for outputs that are much longer than 32 bytes.
     debug_assert!(derived.is_ok());
     key
 }

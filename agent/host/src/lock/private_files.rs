@@ -1,4 +1,4 @@
-//! Private files of the agent in its state directory. They have mode 0600, and directories have mode 0700.
+//! Private files in the agent's state directory. Files have the mode 0600, and directories have the mode 0700.
 
 use std::{
     fs, io,
@@ -6,8 +6,9 @@ use std::{
     path::{Path, PathBuf},
 };
 
-/// Opens a file for reading and writing, and creates it if it is missing. The path must not be a link. Another mode is
-/// corrected, with a warning in the log.
+/// Opens a private file for reading and writing. A missing file is created. The path must not be a link.
+///
+/// If the group or other users have access to the file, the function sets the mode 0600 and logs a warning.
 ///
 /// # Errors
 /// When the file cannot be opened or created.
@@ -24,8 +25,8 @@ pub fn open(file: &Path) -> io::Result<fs::File> {
     Ok(opened)
 }
 
-/// Renames a damaged file, so that a new one can replace it. Returns its new path: the old one with
-/// `.damaged-NUMBER`.
+/// Renames a damaged file, so that a new file can get the old name. Returns the new path: the old path with the
+/// ending `.damaged-NUMBER`.
 ///
 /// # Errors
 /// When the file cannot be renamed.
@@ -43,7 +44,7 @@ pub fn set_aside(file: &Path) -> io::Result<PathBuf> {
     Ok(aside)
 }
 
-/// Writes a file that never changes, unless it exists. The bytes are on disk when the call returns.
+/// Writes a file that never changes. An existing file is kept. The bytes are on disk when the call returns.
 ///
 /// # Errors
 /// When the file cannot be written.
@@ -62,7 +63,7 @@ pub fn write_once(folder: &Path, name: &str, bytes: &[u8]) -> io::Result<()> {
     fs::File::open(folder)?.sync_all()
 }
 
-/// Reads a file.
+/// Reads a private file.
 ///
 /// # Errors
 /// When the file cannot be read.

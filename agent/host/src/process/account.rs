@@ -1,16 +1,16 @@
 //! The accounts that run commands, and the environment of a command.
 //!
-//! A command never inherits the whole environment of the agent. That may contain credentials (CREDENTIALS_DIRECTORY,
-//! tokens) and handles of the agent itself (NOTIFY_SOCKET, LISTEN_FDS).
+//! A command never inherits the whole environment of the agent. The agent's environment may contain credentials
+//! (CREDENTIALS_DIRECTORY, tokens) and handles for the agent alone (NOTIFY_SOCKET, LISTEN_FDS).
 
 use std::{collections::BTreeMap, ffi::CString, io, path::PathBuf};
 
 use nix::unistd::{Gid, Uid, User};
 
-/// The search path of a command that does not get the agent's own.
+/// The search path of a command that runs as another user than the agent. Also the path if the agent has no PATH.
 const SEARCH_PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
 
-/// The agent's variables that every command gets: language and time zone.
+/// The environment variables of the agent that every command gets: language and time zone.
 const LOCALE: [&str; 15] = [
     "LANG",
     "LANGUAGE",
@@ -29,7 +29,8 @@ const LOCALE: [&str; 15] = [
     "TZ",
 ];
 
-/// The agent's variables that only a command without a user of its own gets. A proxy URL may contain a password.
+/// The environment variables with proxies. Commands of other users do not get them, because a proxy URL may contain a
+/// password.
 const PROXIES: [&str; 10] = [
     "http_proxy",
     "https_proxy",
@@ -43,38 +44,39 @@ const PROXIES: [&str; 10] = [
     "NO_PROXY",
 ];
 
-/// An account of the machine, as a login would set it up.
+/// A user account of the machine, with the properties that a login would set.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Account {
     /// The user id.
     pub uid: u32,
-    /// The primary group.
+    /// The id of the primary group.
     pub gid: u32,
-    /// All groups, including the primary one.
+    /// The ids of all groups of the account, including the primary group.
     pub groups: Vec<u32>,
-    /// The name. For an id without an account, it is the number.
+    /// The name of the account. For a user id without an account, the name is the number.
     pub name: String,
-    /// The home directory. For an id without an account, it is `/`.
+    /// The home directory. For a user id without an account, the home directory is `/`.
     pub home: PathBuf,
     /// The login shell.
     pub shell: PathBuf,
 }
 
 impl Account {
-    /// Looks up an account by name or number. An id without an account has one group with the same number.
+    /// Returns an account, which is given by name or number. A user id without an account has one group with the same
+    /// number.
     ///
     /// Returns `None` for a name that the machine does not know.
     ///
     /// # Errors
     /// When the user database cannot be read.
     pub fn find(name: &str) -> io::Result<Option<Self>> {
-        // A name of digits is first looked up as a name, as in chown(1).
+        // A name that consists of digits is first looked up as a name, then as a number, as in chown(1).
         if let Some(user) = User::from_name(name)? {
             return Self::of(user).map(Some);
         }
         let Some(uid) = super::id(name) else { return Ok(None) };
         if uid == u32::MAX {
-            // setresuid(2) takes this value as "unchanged".
+            // For setresuid(2), this value means "keep the user id".
             return Ok(None);
         }
         Self::by_id(uid).map(Some)
@@ -117,9 +119,9 @@ impl Account {
     }
 }
 
-/// Returns the environment of a command: the variables of its account, overridden by `own`.
+/// Returns the environment of a command: the variables of the command's account, overridden by `own`.
 ///
-/// `other` is the account of the command; `None` if it runs as the agent.
+/// `other` is the account of the command; `None` if the command runs as the agent.
 pub(super) fn environment(
     own: &BTreeMap<String, String>,
     other: Option<&Account>,

@@ -1,11 +1,12 @@
-//! Start of a command below a supervisor, so that its whole process tree can be found at its deadline.
+//! Start of a command below a supervisor process. With the supervisor, the agent finds the command's whole process
+//! tree at the deadline.
 //!
 //!     agent ── supervisor ── command ── …
 //!
-//! The supervisor is a fork of the agent that only reaps processes. It is a child subreaper (prctl(2)): the kernel
-//! hands it every orphan of the command, even after a second fork or setsid(2). It exits with the command, and init
-//! then adopts the processes that the command leaves. A user's command cannot end the supervisor, which runs as the
-//! agent does.
+//! The supervisor is a fork of the agent that only reaps processes. The supervisor is a child subreaper (prctl(2)):
+//! every orphan of the command becomes its child, even after a second fork or setsid(2). When the command exits, the
+//! supervisor exits too, and init adopts the remaining processes of the command. The supervisor runs as the agent's
+//! user, so a command of another user cannot end the supervisor.
 
 use std::{
     ffi::CString,
@@ -27,32 +28,32 @@ use crate::look::Look;
 /// The first file descriptor after stdin, stdout and stderr.
 const FIRST_FILE: RawFd = 3;
 
-/// The highest file descriptor that is handled on kernels before 5.11, which cannot mark a range close-on-exec.
+/// The highest file descriptor that is closed on old kernels. Kernels from 5.11 can mark a whole range close-on-exec.
 const LAST_FILE: RawFd = 1 << 16;
 
-/// The data that the new process needs. It is allocated before the fork.
+/// The data for the new process. All data is allocated before the fork, because a forked child must not allocate.
 struct Plan {
     identity: Option<(Uid, Gid, Vec<Gid>)>,
     cwd: Option<Folder>,
-    /// The working directory without `cwd`. If it cannot be entered (such as a missing home), `/` replaces it.
+    /// The working directory if `cwd` is missing. If this directory cannot be entered, `/` replaces the directory.
     home: Option<CString>,
 }
 
-/// A working directory.
+/// The working directory of a command.
 enum Folder {
     /// A path that is entered with the rights of the command's user.
     Path(CString),
-    /// A directory that a safe walk opened: the link of a user must not redirect a command of root.
+    /// A directory that the path resolver opened, so that a user's link cannot redirect a command of root.
     Open(OwnedFd),
 }
 
-/// Starts a command below a new supervisor. Returns the supervisor, which exits with the status of the command.
+/// Starts a command below a new supervisor. Returns the supervisor process, which exits with the command's status.
 ///
 /// # Errors
 /// When the command cannot be started.
 pub(super) fn spawn(command: &mut Command, user: Option<&Account>, cwd: Option<&Path>) -> io::Result<Child> {
     let text = |path: &Path| CString::new(path.as_os_str().as_bytes()).map_err(io::Error::other);
-    // An agent without privileges needs no change of identity to run commands as itself.
+    // An agent without privileges runs commands of its own user without a change of the user id.
     let other = user.filter(|user| rustix::process::geteuid().is_root() || user.uid != own_user());
     let identity = other.map(|user| {
         let groups = user.groups.iter().copied().map(Gid::from_raw).collect();
@@ -64,7 +65,7 @@ pub(super) fn spawn(command: &mut Command, user: Option<&Account>, cwd: Option<&
     start(command, Plan { identity, cwd: cwd.transpose()?, home })
 }
 
-/// Opens the working directory of a command of root.
+/// Opens the working directory for a command that runs as root.
 fn walked(path: &Path) -> io::Result<OwnedFd> {
     let path = path.to_str().ok_or_else(|| io::Error::new(io::ErrorKind::InvalidInput, "cwd is not UTF-8"))?;
     Look::at(Path::new("/"))?.open(path, OFlags::PATH | OFlags::DIRECTORY, Mode::empty())
@@ -76,19 +77,21 @@ fn own_user() -> u32 {
 
 #[expect(unsafe_code, reason = "the standard library has no other way to run code between fork and exec")]
 fn start(command: &mut Command, plan: Plan) -> io::Result<Child> {
-    // SAFETY: the closure runs in the forked child, which has one thread. It allocates nothing and takes no lock.
+    // SAFETY: the closure runs in the forked child, which has one thread. The closure allocates nothing and takes no
+    // lock.
     unsafe { command.pre_exec(move || enter(&plan)) };
     command.spawn()
 }
 
-/// Splits the new process into supervisor and command. Returns only in the command, before exec.
+/// Splits the new process into supervisor and command. The function returns only in the command, before exec.
 fn enter(plan: &Plan) -> io::Result<()> {
     rustix::process::set_child_subreaper(Some(rustix::process::getpid()))?;
     rustix::process::setsid()?;
     if let Some(command) = fork()? {
         supervise(command);
     }
-    // A new session has no controlling terminal, so the command cannot type into the agent's terminal (TIOCSTI).
+    // A new session has no controlling terminal, so the command cannot insert input into the agent's terminal
+    // (TIOCSTI).
     rustix::process::setsid()?;
     rustix::process::umask(Mode::WGRP | Mode::WOTH);
     close_files(FIRST_FILE, true);
@@ -97,7 +100,7 @@ fn enter(plan: &Plan) -> io::Result<()> {
         nix::unistd::setresgid(*gid, *gid, *gid)?;
         nix::unistd::setresuid(*uid, *uid, *uid)?;
     }
-    // The identity has changed, so the directory is entered with the rights of the command.
+    // The user id has changed before, so the directory is entered with the rights of the command's user.
     match (&plan.cwd, &plan.home) {
         (Some(Folder::Path(cwd)), _) => rustix::process::chdir(cwd.as_c_str())?,
         (Some(Folder::Open(cwd)), _) => rustix::process::fchdir(cwd)?,
@@ -111,7 +114,7 @@ fn enter(plan: &Plan) -> io::Result<()> {
     Ok(())
 }
 
-/// Forks; returns the child's id in the parent, and `None` in the child.
+/// Forks the process. Returns the child's process id in the parent, and `None` in the child.
 #[expect(unsafe_code, reason = "there is no safe fork")]
 fn fork() -> io::Result<Option<libc::pid_t>> {
     // SAFETY: the process has one thread, because it was just forked.
@@ -122,14 +125,14 @@ fn fork() -> io::Result<Option<libc::pid_t>> {
     }
 }
 
-/// Reaps processes until the command has ended, and exits with its status. After a signal, this is 128 and the signal's
-/// number, as in a shell.
+/// Reaps processes until the command has ended, and exits with the command's status. If a signal ended the command, the
+/// status is 128 plus the signal's number, as in a shell.
 #[expect(unsafe_code, reason = "system calls in a forked process, which must not allocate")]
 fn supervise(command: libc::pid_t) -> ! {
     close_files(0, false);
     for signal in [libc::SIGTERM, libc::SIGINT, libc::SIGHUP, libc::SIGQUIT, libc::SIGPIPE] {
         // SAFETY: only the disposition of a signal changes. A signal for the agent must not end the supervisor, because
-        // its end would release the tree.
+        // the agent could then no longer find the command's processes.
         unsafe { libc::signal(signal, libc::SIG_IGN) };
     }
     loop {
@@ -142,23 +145,22 @@ fn supervise(command: libc::pid_t) -> ! {
             unsafe { libc::_exit(code) };
         }
         if ended < 0 && io::Error::last_os_error().kind() != io::ErrorKind::Interrupted {
-            // SAFETY: as above; no child remains.
+            // SAFETY: the call ends the process at once; no child remains.
             unsafe { libc::_exit(255) };
         }
     }
 }
 
-/// Closes all file descriptors from a number on, now or at exec.
+/// Closes all file descriptors from `first` on, now or at exec.
 #[expect(unsafe_code, reason = "the files belong to the agent's copy, which is left behind")]
 fn close_files(first: RawFd, at_exec: bool) {
     let flags = if at_exec { libc::CLOSE_RANGE_CLOEXEC } else { 0 };
-    // SAFETY: this process no longer uses these files. The exception is the pipe of the standard library, which is
-    // closed at exec in any case.
+    // SAFETY: this process no longer uses these files, except the standard library's pipe, which is closed at exec.
     if unsafe { libc::syscall(libc::SYS_close_range, first, libc::c_uint::MAX, flags) } == 0 {
         return;
     }
     for file in first..LAST_FILE {
-        // SAFETY: as above.
+        // SAFETY: this process no longer uses these files.
         unsafe {
             if at_exec {
                 libc::fcntl(file, libc::F_SETFD, libc::FD_CLOEXEC);

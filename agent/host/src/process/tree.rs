@@ -1,8 +1,8 @@
 //! Termination of a command's whole process tree.
 //!
-//! The supervisor is stopped first, so it reaps nothing. The kernel hands it every orphan of the tree, which remains
-//! its child, in the end as a zombie. So lists of children reach every process of the tree. The tree has ended when the
-//! supervisor has only zombies.
+//! The agent first stops the supervisor, so that the supervisor reaps no process. Every orphan of the tree then becomes
+//! and remains a child of the supervisor. So the agent finds every process of the tree in the lists of children. The
+//! tree has ended when all children of the supervisor are zombies.
 
 use std::{collections::HashSet, fs, time::Duration};
 
@@ -10,16 +10,17 @@ use rustix::process::{Pid, PidfdFlags, Signal, kill_process, pidfd_open, pidfd_s
 
 use crate::{Clock as _, SystemClock};
 
-/// The time that processes get to end after SIGTERM.
+/// The time after SIGTERM until the remaining processes are killed.
 const TERMINATE: Duration = Duration::from_secs(5);
-/// The longest time of attempts to kill processes. A process that waits for a device cannot be killed.
+/// The maximum time of attempts to kill processes. A process that waits for a device cannot be killed.
 const KILL: Duration = Duration::from_secs(10);
 const PAUSE: Duration = Duration::from_millis(20);
 
-/// The most rounds of stopping new processes before the stopped ones are killed.
+/// The maximum number of rounds in which new processes are stopped, before the stopped processes are killed.
 const SWEEPS: usize = 200;
 
-/// The greatest depth of a visited tree. Deeper processes reach the supervisor when their ancestors end.
+/// The maximum depth to which a process tree is visited. Deeper processes become children of the supervisor when their
+/// ancestors end.
 const DEPTH: usize = 4096;
 
 /// The state of a process from /proc/PID/stat (proc(5)).
@@ -36,19 +37,21 @@ pub(super) struct Tree {
 }
 
 impl Tree {
-    /// Stops the supervisor, so that it neither exits nor reaps.
+    /// Stops the supervisor, so that the supervisor neither exits nor reaps processes.
     pub(super) fn hold(supervisor: Pid) -> Self {
-        // The supervisor may have ended already, and is then a zombie.
+        // An error is ignored, because the supervisor may have ended already.
         let _ = kill_process(supervisor, Signal::STOP);
         Self { supervisor }
     }
 
-    /// Asks all processes to end, then kills those that remain. Returns true if all have ended.
+    /// Sends SIGTERM to all processes of the tree, and kills the remaining processes later.
+    ///
+    /// Returns true if all processes have ended.
     pub(super) fn end(&self) -> bool {
         let begin = SystemClock.monotonic();
         self.sweep(&mut |process, _| {
             send(process, Signal::TERM);
-            // A stopped process does not handle SIGTERM until it continues.
+            // A stopped process handles SIGTERM only after SIGCONT.
             send(process, Signal::CONT);
         });
         while !self.has_ended() && begin.elapsed() < TERMINATE {
@@ -68,8 +71,8 @@ impl Tree {
         true
     }
 
-    /// Stops processes until no new ones appear. Otherwise, processes that fork faster than they are killed would never
-    /// end.
+    /// Stops processes until no new processes appear. Without this step, the agent could never end processes that fork
+    /// faster than the agent kills them.
     fn stop_all(&self) {
         for _ in 0..SWEEPS {
             let mut running = 0_usize;
@@ -87,8 +90,8 @@ impl Tree {
 
     /// Visits each living process of the tree. Processes near the supervisor are visited first.
     ///
-    /// The whole tree is listed before the first visit. A visit may end a process. Its children then move to the
-    /// supervisor, and a later listing would miss them.
+    /// The whole tree is listed before the first visit. A visit may end a process, and the children of this process
+    /// then move to the supervisor. A listing during the visits would miss these children.
     fn sweep(&self, visit: &mut dyn FnMut(Process, Stat)) {
         let mut listed: Vec<Pid> = Vec::new();
         let mut tree: HashSet<i32> = HashSet::from([self.supervisor.as_raw_pid()]);
@@ -103,7 +106,7 @@ impl Tree {
         }
         for process in listed {
             let Ok(handle) = pidfd_open(process, PidfdFlags::empty()) else { continue };
-            // The number may belong to another process by now. A process of the tree has its parent in the tree.
+            // The process id may belong to a new process by now, so the parent of the process must be in the tree.
             let Some(stat) = stat(process).filter(|stat| stat.state != 'Z' && tree.contains(&stat.parent)) else {
                 continue;
             };
@@ -124,12 +127,12 @@ impl Drop for Tree {
     }
 }
 
-/// A handle of a process that stays valid when its number is reused.
+/// A handle of a process (pidfd). The handle never refers to another process, even if the process id is reused.
 #[derive(Clone, Copy)]
 struct Process<'a>(&'a std::os::fd::OwnedFd);
 
 fn send(process: Process<'_>, signal: Signal) {
-    // The process may have ended, or an agent without root may lack the permission for a set-user-ID program.
+    // An error is ignored: the process may have ended, or the agent may lack the permission for a set-user-ID program.
     let _ = pidfd_send_signal(process.0, signal);
 }
 
@@ -140,14 +143,14 @@ fn children(parent: Pid) -> Vec<Pid> {
     for thread in fs::read_dir(folder).into_iter().flatten().flatten() {
         match fs::read_to_string(thread.path().join("children")) {
             Ok(text) => found.extend(text.split_ascii_whitespace().filter_map(pid)),
-            // The kernel lacks this list (CONFIG_PROC_CHILDREN), or the thread has ended.
+            // The kernel may be built without lists of children (CONFIG_PROC_CHILDREN), or the thread may have ended.
             Err(_) => return children_by_parent(parent),
         }
     }
     found
 }
 
-/// Returns the children of a process. It reads the parent of every process on the machine.
+/// Returns the children of a process, by a search of all processes on the machine.
 fn children_by_parent(parent: Pid) -> Vec<Pid> {
     let all = fs::read_dir("/proc").into_iter().flatten().flatten();
     let all = all.filter_map(|entry| pid(entry.file_name().to_str()?));
@@ -162,7 +165,7 @@ fn stat(process: Pid) -> Option<Stat> {
     parse(&fs::read_to_string(format!("/proc/{}/stat", process.as_raw_pid())).ok()?)
 }
 
-/// Parses state and parent. The process name before them may contain blanks and brackets.
+/// Parses the state and the parent in /proc/PID/stat. The process name in the text may contain blanks and brackets.
 fn parse(text: &str) -> Option<Stat> {
     let mut fields = text.rsplit_once(')')?.1.split_ascii_whitespace();
     Some(Stat { state: fields.next()?.chars().next()?, parent: fields.next()?.parse().ok()? })

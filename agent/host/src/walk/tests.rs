@@ -86,7 +86,7 @@ fn link_of_a_user_to_a_foreign_file_or_folder_is_refused() {
         ("/home/u/own", OTHER),
     ] {
         let (folder, look) = machine();
-        // A link of root in the path does not excuse the user's link before it.
+        // A link of root in the path does not make the user's link before the link of root acceptable.
         link(&folder, "home/u/own/through", "/secret", 0);
         link(&folder, "home/u/link", target, uid);
         assert_refused(&look, "/home/u/link", "/home/u/link", !matches!(target, "/secret/key" | "/secret/new"));
@@ -113,7 +113,7 @@ fn link_of_root_is_followed_out_of_a_users_folder() {
     let (folder, look) = machine();
     link(&folder, "home/u/link", "/secret", 0);
     assert_eq!(look.read("/home/u/link/key").unwrap().unwrap().0, b"secret");
-    // Without protected hard links, a user can create a second name for a link of root.
+    // Without the kernel's setting protected_hardlinks, a user can create a second name for a link of root.
     fs::hard_link(folder.path().join("home/u/link"), folder.path().join("home/u/second")).unwrap();
     assert_refused(&look, "/home/u/second", "/home/u/second", true);
 }
@@ -199,7 +199,7 @@ fn paths_of_links_end_where_the_kernel_ends() {
         let root = rustix::fs::open(folder.path(), OFlags::PATH, Mode::empty()).unwrap();
         for _ in 0..40 {
             let path = (0..=next(4)).map(|_| NAMES[next(NAMES.len())]).collect::<Vec<_>>().join("/");
-            // The kernel returns EAGAIN when anything is renamed or mounted during the resolution.
+            // The kernel returns EAGAIN if a file is renamed or mounted while the kernel resolves the path.
             let kernel = loop {
                 match rustix::fs::openat2(&root, path.as_str(), OFlags::PATH, Mode::empty(), ResolveFlags::IN_ROOT) {
                     Err(Errno::AGAIN) => {}
