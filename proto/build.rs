@@ -31,14 +31,15 @@ fn main() -> Result<(), Box<dyn Error>> {
         .map_err(|error| format!("{error}\n(protoc is needed to build: install the package protobuf-compiler)"))?;
     let pool = DescriptorPool::decode(fs::read(&set)?.as_slice())?;
     fs::write(out.join("schema.rs"), table(&pool)?)?;
-    // Reflection needs names and types. The comments are the larger part, and the table already contains them.
+    // gRPC reflection needs only names and types. The comments are the larger part, and the table already contains
+    // them.
     let mut bare = prost_types::FileDescriptorSet::decode(fs::read(&set)?.as_slice())?;
     bare.file.iter_mut().for_each(|file| file.source_code_info = None);
     fs::write(&set, bare.encode_to_vec())?;
     Ok(())
 }
 
-/// Generates the static table, as Rust source.
+/// Generates the static table of messages, as Rust source.
 fn table(pool: &DescriptorPool) -> Result<String, Box<dyn Error>> {
     let mut messages: Vec<_> =
         pool.all_messages().filter(|m| m.package_name() == PACKAGE && !m.is_map_entry()).collect();
@@ -110,7 +111,7 @@ fn shape(field: &FieldDescriptor) -> String {
 fn scalar(kind: &Kind) -> String {
     match kind {
         Kind::Message(message) if message.name() == "Value" => "Type::Any".into(),
-        // The values of one node are written as a bare map.
+        // In YAML, the values of one node are a plain map, without the field `values`.
         Kind::Message(message) if message.name() == "ValueMapSpec" => "Type::AnyMap".into(),
         Kind::Message(message) => format!("Type::Message({:?})", message.name()),
         Kind::Bool => "Type::Bool".into(),
@@ -121,9 +122,10 @@ fn scalar(kind: &Kind) -> String {
     }
 }
 
-/// Returns a string option as the source of an `Option<&str>`.
+/// Returns the value of a string option, as Rust source of an `Option<&str>`.
 fn option(options: &prost_reflect::DynamicMessage, pool: &DescriptorPool, name: &str) -> String {
-    // Options of messages and of fields are different extensions. The one that extends this descriptor counts.
+    // Options of messages and options of fields are different extensions with the same name. Only the extension for
+    // this descriptor is read.
     let value = pool
         .all_extensions()
         .filter(|extension| extension.name() == name && extension.containing_message() == options.descriptor())

@@ -1,6 +1,6 @@
-//! The facts about a module, from the option `module` of its message, as Rust source.
+//! Generates Rust source for the option `module` of a message: the facts about a module.
 //!
-//! An option that contradicts the schema, and a state without a fact that the reconciler needs, are build errors.
+//! The build fails if an option contradicts the schema, or if a state lacks a fact that the reconciler needs.
 
 use std::error::Error;
 
@@ -8,15 +8,15 @@ use prost_reflect::{DescriptorPool, DynamicMessage, Kind, MessageDescriptor, Ref
 
 use super::PACKAGE;
 
-/// A module in the generated table.
+/// The generated Rust source for one module.
 pub(super) struct Module {
-    /// The name of the constant.
+    /// The name of the constant that describes the module.
     pub(super) constant: String,
-    /// The constant, and the link from the Rust type of the message.
+    /// The source of the constant, and of the link from the Rust type of the message to it.
     pub(super) source: String,
 }
 
-/// Returns the module of a message. `None` if the message is not a module.
+/// Returns the generated source for the module of a message. `None` if the message is not a module.
 pub(super) fn of(
     message: &MessageDescriptor,
     index: usize,
@@ -50,7 +50,8 @@ pub(super) fn of(
     let given = |name: &str| {
         facts.get_field_by_name(name).filter(|_| facts.has_field_by_name(name)).map(std::borrow::Cow::into_owned)
     };
-    // A missing fact would make a module interrupt service, or be removed too early, without notice.
+    // A missing fact would silently become false or 0. Then a change would need no slot, or a resource would be removed
+    // too early.
     if kind != "Probe" && given("interrupts").is_none() {
         return Err(wrong("a module that changes something has interrupts: true or false").into());
     }
@@ -100,7 +101,7 @@ fn text(facts: &DynamicMessage, name: &str) -> Option<String> {
     }
 }
 
-/// Returns the option `untrusted` of a field as an `Option<Untrusted>`.
+/// Returns the option `untrusted` of a field, as Rust source of an `Option<Untrusted>`.
 pub(super) fn untrusted(option: &str, field: &str) -> Result<&'static str, Box<dyn Error>> {
     Ok(match option {
         "None" => "None",
@@ -114,7 +115,7 @@ pub(super) fn untrusted(option: &str, field: &str) -> Result<&'static str, Box<d
     })
 }
 
-/// Returns the parts of an identity template, as the source of a slice of `Part`.
+/// Returns the parts of an identity template, as Rust source of a slice of `Part`.
 fn parts(template: &str, message: &MessageDescriptor) -> Result<String, String> {
     let mut found = String::new();
     let mut rest = template;
@@ -140,7 +141,7 @@ fn parts(template: &str, message: &MessageDescriptor) -> Result<String, String> 
     Ok(format!("&[{found}]"))
 }
 
-/// Returns the part for `FIELD|FIELD|'TEXT':FORM`.
+/// Returns the part for the template text `FIELD|FIELD|'TEXT':FORM`, as Rust source.
 fn value_part(value: &str, message: &MessageDescriptor) -> Result<String, String> {
     let (names, form) = value.split_once(':').unwrap_or((value, ""));
     let form = match form {

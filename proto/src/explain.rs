@@ -4,21 +4,21 @@ use std::fmt::Write as _;
 
 use crate::schema::{Field, Message, Shape, Type, did_you_mean, kinds, message};
 
-/// A word of a path that the schema does not contain.
+/// The error that a path names a word which the schema does not contain.
 #[derive(Debug, PartialEq, Eq)]
 pub struct UnknownWord {
-    /// The word.
+    /// The unknown word of the path.
     pub word: String,
-    /// The part of the schema in which the word was expected.
+    /// The part of the schema in which the word was looked up.
     pub within: String,
-    /// The most similar known word; `None` if none is similar.
+    /// The most similar word of the schema. `None` if no word is similar.
     pub meant: Option<String>,
 }
 
-/// Explains a kind, a message, or one of its fields, such as `TaskBook.spec.tasks.file.mode`.
+/// Returns the documentation of a kind, a message, or a field such as `TaskBook.spec.tasks.file.mode`.
 ///
 /// # Errors
-/// When a word of the path is not in the schema.
+/// Returns an error if a word of the path is not in the schema.
 pub fn explain(path: &str) -> Result<String, UnknownWord> {
     let mut words = path.split('.');
     let first = words.next().unwrap_or_default();
@@ -66,7 +66,7 @@ fn message_text(title: &str, message: &Message) -> String {
         let _ = writeln!(text, "\nA {scope} kind: metadata {{apiVersion, kind, name}} and, in spec:");
     }
     if let Some(module) = message.module {
-        let _ = writeln!(text, "\nA module of the sort {}. Parameters:", module.kind.as_str());
+        let _ = writeln!(text, "\nA module of the kind {}. Parameters:", module.kind.as_str());
     }
     text.push_str(&fields_text(message));
     example(&mut text, message);
@@ -80,7 +80,7 @@ fn example(text: &mut String, message: &Message) {
 }
 
 fn field_text(title: &str, field: &Field) -> String {
-    // The documentation of a module is at its message, which explains more than the task's field.
+    // The comment of a module's message explains more than the comment of the task's field.
     let doc = message_of(field).filter(|inner| inner.module.is_some()).map_or(field.doc, |inner| inner.doc);
     let mut text = format!("{title}  {}\n\n{doc}\n", type_name(field));
     if let Some(words) = field.words {
@@ -124,7 +124,7 @@ fn fields_text(message: &Message) -> String {
     text
 }
 
-/// Returns the type of a field, as the documentation names it.
+/// Returns the type of a field in the form that `towpath explain` shows.
 fn type_name(field: &Field) -> String {
     let inner = match (field.words, field.format, field.value_type()) {
         (Some(words), _, _) if words.len() < 32 => words.to_owned(),

@@ -1,10 +1,10 @@
-//! The JSON Schema (draft 2020-12) of the kinds, for editors.
+//! The JSON Schema (draft 2020-12) of the kinds of objects, for editors.
 
 use serde_json::{Map, Value, json};
 
 use crate::schema::{Field, Message, Shape, Type, kinds, message};
 
-/// Returns the schema of one kind, or of a document of any kind; `None` if the kind does not exist.
+/// Returns the JSON Schema of one kind, or of a document of any kind. `None` if the kind does not exist.
 pub fn json_schema(kind: Option<&str>) -> Option<Value> {
     let wanted: Vec<_> = kinds().filter(|message| kind.is_none_or(|name| message.name == name)).collect();
     if wanted.is_empty() {
@@ -42,7 +42,8 @@ fn reference(name: &str) -> Value {
     json!({ "$ref": format!("#/$defs/{name}") })
 }
 
-/// Defines a message, and all messages that it refers to. In the parameters of a module, any value may be a template.
+/// Adds the definitions of a message, and of all messages that the message refers to.
+/// In the parameters of a module, any value may be a template.
 fn define(name: &'static str, templated: bool, definitions: &mut Map<String, Value>) {
     if definitions.contains_key(name) {
         return;

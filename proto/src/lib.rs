@@ -1,7 +1,7 @@
 //! The schema of Towpath as protobuf messages: objects, tasks, modules, events and services.
 //!
-//! The YAML form is checked against a table that is generated from these messages. JSON Schema and `towpath explain`
-//! use the same table. This crate does not know how a document is parsed, nor the effect of a field.
+//! `build.rs` generates a table of these messages. The check of YAML documents, JSON Schema and `towpath explain` use
+//! the table. This crate does not know how a document is parsed, nor the effect of a field.
 
 mod explain;
 mod json_schema;
@@ -17,7 +17,7 @@ pub use schema::{
     message, module, modules,
 };
 
-/// The generated messages and services of the package `towpath.v1alpha`.
+/// The generated messages and services of the protobuf package `towpath.v1alpha`.
 #[allow(missing_docs, unreachable_pub, unused_qualifications, reason = "generated")]
 #[allow(clippy::all, reason = "generated; which lints fire depends on the generator's version")]
 #[allow(clippy::allow_attributes, reason = "the line above")]
@@ -25,7 +25,7 @@ pub mod v1alpha {
     tonic::include_proto!("towpath.v1alpha");
 }
 
-/// The encoded descriptors of [`v1alpha`], for gRPC reflection.
+/// The encoded descriptors of the package [`v1alpha`], for gRPC reflection.
 pub const DESCRIPTORS: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/descriptors.bin"));
 
 /// The version of the schema that this crate reads and writes.

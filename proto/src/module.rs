@@ -1,19 +1,19 @@
-//! The facts about a module, as its message states them.
+//! The facts about a module that the options of its protobuf message state.
 //!
-//! Rendering, planning and removal read the facts from here. No other list of modules exists.
+//! Rendering, planning and removal use these facts. There is no other list of modules.
 
 use serde_json::Value;
 
 use crate::schema::{Field, Form, ModuleKind, ModuleSchema, Part};
 
 impl ModuleSchema {
-    /// Returns the identity of the resource that parameters manage. `None` if the module manages none, or a parameter
-    /// of the identity is missing.
+    /// Returns the identity of the resource that a task with these parameters manages.
+    /// `None` if the module manages no resource, or a parameter of the identity is missing.
     pub fn identity(&self, params: &Value) -> Option<String> {
         if self.identity.is_empty() { None } else { join(self.identity, params) }
     }
 
-    /// Returns the parameters of which the identity is made.
+    /// Returns the names of the parameters that make up the identity of the resource.
     pub fn identity_fields(&self) -> Vec<&'static str> {
         fn of(parts: &'static [Part]) -> Vec<&'static str> {
             let fields = |part: &'static Part| match part {
@@ -26,22 +26,23 @@ impl ModuleSchema {
         of(self.identity)
     }
 
-    /// Returns true if a plain use keeps a desired state.
+    /// Returns true if a task with the module keeps a desired state by default.
     pub fn is_state(&self) -> bool {
         self.kind == ModuleKind::State
     }
 
-    /// Returns true if a plain use asks the machine and changes nothing.
+    /// Returns true if a task with the module only reads the state of the machine by default.
     pub fn is_probe(&self) -> bool {
         self.kind == ModuleKind::Probe
     }
 
-    /// Returns the parameters that are expressions. The renderer evaluates them; it does not fill them as templates.
+    /// Returns the parameters that are expressions. The renderer evaluates expressions, and renders other parameters as
+    /// templates.
     pub fn expressions(&self) -> impl Iterator<Item = &'static Field> {
         self.message.fields.iter().filter(|field| field.format == Some("expression"))
     }
 
-    /// Returns true if the module reads the files of a repository at a pinned commit.
+    /// Returns true if the module reads the files of a git repository at a pinned commit.
     pub fn pins_repository(&self) -> bool {
         self.message.fields.iter().any(|field| field.format == Some("commit"))
     }
@@ -62,7 +63,7 @@ fn join(parts: &[Part], params: &Value) -> Option<String> {
     Some(text)
 }
 
-/// Returns a string, or the strings of a list with commas between them.
+/// Returns a string as it is, or the strings of a list, joined with commas.
 fn value(value: &Value) -> Option<String> {
     let list = |members: &Vec<Value>| members.iter().filter_map(Value::as_str).collect::<Vec<_>>().join(",");
     value.as_str().map(str::to_owned).or_else(|| value.as_array().map(list))
@@ -81,11 +82,11 @@ impl Form {
     }
 }
 
-/// The kinds of units of systemd, as their names end.
+/// The suffixes of the names of systemd units.
 const UNITS: [&str; 11] =
     ["service", "socket", "timer", "mount", "automount", "swap", "path", "target", "slice", "scope", "device"];
 
-/// Returns the full name of a unit. A name without a kind is a service.
+/// Returns the full name of a systemd unit. A name without a suffix is the name of a service.
 pub fn unit_name(name: &str) -> String {
     let whole = name.rsplit_once('.').is_some_and(|(_, kind)| UNITS.contains(&kind));
     if whole { name.to_owned() } else { format!("{name}.service") }
@@ -147,7 +148,7 @@ mod tests {
         }
     }
 
-    /// Returns the parameters without the option `untrusted`.
+    /// Returns the parameters of a module that do not have the option `untrusted`.
     fn undecided(message: &Message) -> Vec<String> {
         let fields = message.fields.iter().filter(|field| field.untrusted.is_none());
         fields.map(|field| format!("{}.{}", message.name, field.name)).collect()
@@ -157,7 +158,7 @@ mod tests {
     fn parameter_without_a_trust_option_is_found() {
         let undecided_ones: Vec<String> = modules().flat_map(|module| undecided(module.message)).collect();
         assert!(undecided_ones.is_empty(), "set the option (untrusted) of {undecided_ones:?}");
-        // The seeded violation: a path as a new module might have it.
+        // The seeded parameter lacks the option `untrusted`, so the check must find the parameter.
         static PATH: [Field; 1] = [Field {
             name: "path",
             doc: "",

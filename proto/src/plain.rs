@@ -1,4 +1,4 @@
-//! Values of the schema as plain JSON: `{"task": "web"}` instead of the members of a oneof.
+//! Conversion between the message `Value` and plain JSON: `{"task": "web"}` instead of the members of a oneof.
 
 use std::collections::BTreeMap;
 
@@ -7,7 +7,7 @@ use serde_json::Value as Json;
 
 use crate::v1alpha::{Value, ValueList, ValueMap, value::Kind};
 
-/// Returns a value as JSON. Numbers that JSON does not have become null.
+/// Converts a value to JSON. Numbers that JSON cannot represent, such as NaN, become null.
 pub fn to_json(value: &Value) -> Json {
     match &value.kind {
         None => Json::Null,
@@ -20,7 +20,7 @@ pub fn to_json(value: &Value) -> Json {
     }
 }
 
-/// Returns JSON as a value. A whole number above the range of 64 bits becomes a floating point number.
+/// Converts JSON to a value. An integer that does not fit into a signed 64-bit integer becomes a floating point number.
 pub fn from_json(json: &Json) -> Value {
     let kind = match json {
         Json::Null => None,
@@ -38,7 +38,7 @@ pub fn from_json(json: &Json) -> Value {
 /// Serializes a map of values as plain JSON.
 ///
 /// # Errors
-/// If the serializer fails.
+/// Returns an error if the serializer fails.
 pub fn serialize<S: Serializer>(map: &BTreeMap<String, Value>, serializer: S) -> Result<S::Ok, S::Error> {
     map.iter().map(|(key, value)| (key, to_json(value))).collect::<BTreeMap<_, _>>().serialize(serializer)
 }
@@ -46,7 +46,7 @@ pub fn serialize<S: Serializer>(map: &BTreeMap<String, Value>, serializer: S) ->
 /// Deserializes a map of values from plain JSON.
 ///
 /// # Errors
-/// If the input is not a map.
+/// Returns an error if the input is not a map.
 pub fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<BTreeMap<String, Value>, D::Error> {
     let map = BTreeMap::<String, Json>::deserialize(deserializer)?;
     Ok(map.iter().map(|(key, value)| (key.clone(), from_json(value))).collect())

@@ -1,8 +1,8 @@
-//! From trees and facts to the tasks of a node: trees -> [`ObjectSet`](objects::ObjectSet) ->
-//! [`NodeView`](view::NodeView) -> plan.
+//! Renders the tasks of a node from files and facts. File trees become an [`ObjectSet`](objects::ObjectSet), then a
+//! [`NodeView`](view::NodeView), then a plan.
 //!
-//! The crate is pure: it uses no files, no clock and no network. It is the only crate that parses YAML and templates.
-//! It knows neither the effect of a module, nor other nodes, nor the origin of a tree.
+//! The crate is pure: it uses no files, no clock and no network. Only this crate parses YAML and templates. The crate
+//! does not know the effect of a module, other nodes, or the origin of a file tree.
 
 pub mod document;
 pub mod objects;

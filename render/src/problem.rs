@@ -1,32 +1,32 @@
-//! Mistakes in a state repository, with their locations.
+//! Errors and warnings about a state repository, with their locations.
 
 use std::fmt;
 
 use serde::Serialize;
 
-/// A mistake or a warning: its location, a message and a remedy.
+/// An error or a warning about a state repository: its location, a message and a remedy.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize)]
 pub struct Problem {
-    /// The source.
+    /// The name of the source with the problem.
     #[serde(skip)]
     pub source: String,
-    /// The file, below the source's path.
+    /// The path of the file, relative to the path of the source.
     pub file: String,
-    /// The line, from 1.
+    /// The line in the file, from 1.
     pub line: usize,
-    /// The column, from 1.
+    /// The column in the line, from 1.
     pub column: usize,
-    /// The message.
+    /// The message of the error or warning.
     pub message: String,
-    /// The remedy.
+    /// The remedy, if there is one.
     pub hint: Option<String>,
-    /// The line of the file, or the part of a long line around the column.
+    /// The text of the line in the file, or the part of a long line around the column.
     #[serde(skip)]
     pub excerpt: String,
-    /// The column in the excerpt, from 1.
+    /// The column in the excerpt to mark, from 1.
     #[serde(skip)]
     pub caret: usize,
-    /// True for a warning.
+    /// True for a warning, false for an error.
     #[serde(skip)]
     pub warning: bool,
 }
@@ -47,15 +47,16 @@ impl fmt::Display for Problem {
     }
 }
 
-/// Returns the part of a line that is shown for a column, and the column in it. The part has at most 160 characters.
+/// Returns the part of a line around a column, and the position of the column in that part. The part has at most 160
+/// characters.
 pub(crate) fn excerpt(line: &str, column: usize) -> (String, usize) {
     let first = column.saturating_sub(81);
     let shown: String = line.chars().skip(first).take(160).collect();
     if shown.is_empty() { (line.chars().take(160).collect(), 1) } else { (shown, column - first) }
 }
 
-/// Returns a text without the secret parts of its URLs. Removed are password, query, fragment, and the user except of
-/// ssh.
+/// Returns a text with the secret parts of its URLs removed: password, query and fragment. The user is also removed,
+/// except from ssh URLs.
 pub(crate) fn without_credentials(text: &str) -> String {
     let delimiter = |c: char| c.is_whitespace() || c.is_control() || "\"'<>()`,".contains(c);
     text.split_inclusive(delimiter)
@@ -66,7 +67,7 @@ pub(crate) fn without_credentials(text: &str) -> String {
         .collect()
 }
 
-/// Shortens a word that is a URL, or has the form of scp: `USER@HOST:PATH`.
+/// Removes the secret parts of a word that is a URL, or that has the scp form `USER@HOST:PATH`.
 fn bare_url(word: &str) -> String {
     let is_scp = || word.split_once('@').is_some_and(|(_, host)| host.contains(':'));
     let Some((scheme, rest)) = word.split_once("://") else {
@@ -74,7 +75,7 @@ fn bare_url(word: &str) -> String {
         return word[..end.unwrap_or(word.len())].to_owned();
     };
     let (authority, path) = rest.split_at(rest.find(['/', '?', '#']).unwrap_or(rest.len()));
-    // The user of ssh is a name. The user of https may be a token.
+    // In an ssh URL the user is only a name. In an https URL the user may be a token.
     let host = match authority.rsplit_once('@') {
         Some((user, _)) if scheme.ends_with("ssh") && !user.contains(':') => authority,
         Some((_, host)) => host,
@@ -84,22 +85,22 @@ fn bare_url(word: &str) -> String {
     format!("{scheme}://{host}{path}")
 }
 
-/// A message and a hint without a location.
+/// The message and the remedy of a problem whose location is not known yet.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Finding {
-    /// The message.
+    /// The message of the problem.
     pub message: String,
-    /// The remedy.
+    /// The remedy, if there is one.
     pub hint: Option<String>,
 }
 
 impl Finding {
-    /// Creates a finding without a hint.
+    /// Creates a finding without a remedy.
     pub fn new(message: impl Into<String>) -> Self {
         Self { message: message.into(), hint: None }
     }
 
-    /// Adds a remedy.
+    /// Adds a remedy to the finding.
     #[must_use]
     pub fn hint(mut self, hint: impl Into<String>) -> Self {
         self.hint = Some(hint.into());

@@ -1,25 +1,25 @@
-//! The interface through which render reads files. A git snapshot and a folder implement it.
+//! The interface through which this crate reads the files of a source. Git snapshots and folders implement it.
 
 use std::{collections::BTreeMap, fmt, io};
 
-/// The files of one commit or folder. Paths are `/`-separated and relative.
+/// A file tree: the files of one commit or folder. Paths are relative, with `/` between their parts.
 pub trait Tree: Send + Sync {
-    /// Returns all entries below a folder (`""` for all), sorted by path.
+    /// Returns all entries below a folder, sorted by path. The folder `""` means the whole tree.
     ///
     /// # Errors
-    /// If the tree cannot be read.
+    /// Returns an error if the tree cannot be read.
     fn list(&self, folder: &str) -> io::Result<Vec<Entry>>;
 
-    /// Returns the bytes of a file. `None` if there is none.
+    /// Returns the bytes of a file. `None` if the file does not exist.
     ///
     /// # Errors
-    /// If the tree cannot be read, or the entry is not a file.
+    /// Returns an error if the tree cannot be read, or if the entry is not a file.
     fn read(&self, path: &str) -> io::Result<Option<Vec<u8>>>;
 
-    /// Returns the entry at a path. `None` if there is none.
+    /// Returns the entry at a path. `None` if nothing exists at the path.
     ///
     /// # Errors
-    /// If the tree cannot be read.
+    /// Returns an error if the tree cannot be read.
     fn entry(&self, path: &str) -> io::Result<Option<Entry>>;
 }
 
@@ -29,27 +29,27 @@ impl fmt::Debug for dyn Tree {
     }
 }
 
-/// An entry of a tree.
+/// An entry of a tree: a file, a link, a folder or a submodule.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Entry {
-    /// The path.
+    /// The path of the entry in the tree.
     pub path: String,
-    /// The kind.
+    /// The kind of the entry.
     pub kind: EntryKind,
-    /// An id of the content, if the tree knows it without reading (a git object id).
+    /// The id of the content, such as a git object id. `None` if the tree would have to read the content for it.
     pub id: Option<String>,
-    /// The size in bytes, if it is known without reading.
+    /// The size of the file in bytes. `None` if the tree would have to read the content for it.
     pub size: Option<u64>,
 }
 
-/// The kind of an entry.
+/// The kind of an entry of a tree.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum EntryKind {
-    /// A file.
+    /// A regular file that is not executable.
     File,
     /// An executable file.
     Executable,
-    /// A symbolic link. Its content is the target.
+    /// A symbolic link. The content of the entry is the target of the link.
     Link,
     /// A folder.
     Folder,
@@ -57,7 +57,7 @@ pub enum EntryKind {
     Submodule,
 }
 
-/// A tree in memory, for tests.
+/// A file tree in memory, for tests.
 #[derive(Debug, Default, Clone)]
 pub struct MemoryTree {
     files: BTreeMap<String, Vec<u8>>,
@@ -93,10 +93,10 @@ fn file(path: &str, content: &[u8]) -> Entry {
     Entry { path: path.to_owned(), kind: EntryKind::File, id: None, size: Some(content.len() as u64) }
 }
 
-/// Joins a relative path to a folder, without `..`, absolute paths or NUL.
+/// Joins a relative path to a folder. Rejects `..`, absolute paths and NUL characters.
 ///
 /// # Errors
-/// The reason why the path is invalid.
+/// Returns the reason why the path is invalid.
 pub fn join(folder: &str, path: &str) -> Result<String, String> {
     if path.is_empty() {
         return Err("the path is empty".into());

@@ -1,11 +1,13 @@
-//! A count of the work of loading, for the tests that show that it grows with the input. Other builds count nothing.
+//! Counts the work of loading in steps. Tests use the count to show that the work grows only in proportion to the
+//! input.
+//! Other builds do not count.
 
 #[cfg(test)]
 thread_local! {
     static DONE: std::cell::Cell<usize> = const { std::cell::Cell::new(0) };
 }
 
-/// Adds steps: bytes of text that are read, or members of a set that are visited.
+/// Adds steps to the count. A step is one byte of text that is read, or one member of a set that is visited.
 pub(crate) fn count(steps: usize) {
     #[cfg(test)]
     DONE.set(DONE.get() + steps);
@@ -13,7 +15,7 @@ pub(crate) fn count(steps: usize) {
     let _ = steps;
 }
 
-/// Returns the steps of a call on this thread.
+/// Returns the number of steps that a call takes on this thread.
 #[cfg(test)]
 pub(crate) fn steps_of(call: impl FnOnce()) -> usize {
     let before = DONE.get();

@@ -265,7 +265,7 @@ fn a_repository_at_one_commit_is_a_tree_of_files() {
     assert_eq!(f.node.read("/srv/site/index.html").unwrap(), "two\n");
     assert!(!f.path("/srv/site/old.html").exists());
     let once = apply(&tasks("\"{{ vars.x }}\"", &url));
-    assert!(once.log.contains("hold no templates"), "{}", once.log);
+    assert!(once.log.contains("must not contain templates"), "{}", once.log);
     let once = apply(&tasks(&two, "https://elsewhere/site.git"));
     assert!(once.log.contains("may not include from https://elsewhere/site.git"), "{}", once.log);
     assert_eq!(apply("").code, 0);

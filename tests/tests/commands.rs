@@ -78,7 +78,7 @@ fn service_before_its_inputs_is_a_warning_under_auto_notify() {
     assert_eq!(code, Some(0), "{said}");
     assert!(said.ends_with(" 0 errors, 3 warnings\n"), "{said}");
     for name in ["web is there", "web has settings", "web has limits"] {
-        assert!(said.contains(&format!("nginx.service is started before {name:?}")), "{said}");
+        assert!(said.contains(&format!("nginx.service is started before the task {name:?}")), "{said}");
     }
     let looped =
         "    - name: they run\n      loop: [nginx, php]\n      service: {name: \"{{ item }}\", state: started}\n";

@@ -1,4 +1,4 @@
-//! The check of a value against the schema. It collects all mistakes with their paths.
+//! Checks a value against the schema, and collects all errors with their paths.
 
 mod names;
 mod values;
@@ -10,45 +10,45 @@ use self::names::{described, kind_of, lower_first, not_a_boolean};
 use super::{At, Path, Trail, habits};
 use crate::problem::Finding;
 
-/// The result of a check.
+/// The result of checking a value against the schema.
 #[derive(Debug, Default)]
 pub struct Checked {
-    /// The mistakes, with their paths.
+    /// The errors, with their paths in the value.
     pub findings: Vec<(Path, At, Finding)>,
-    /// The references to other objects.
+    /// The references to other objects in the value.
     pub references: Vec<Reference>,
-    /// The paths of modes. Only the text shows whether they are quoted.
+    /// The paths of file modes in the value. Only the text of the file shows whether a mode is quoted.
     pub modes: Vec<Path>,
 }
 
-/// A reference from one object to another.
+/// A reference from an object to another object.
 #[derive(Debug, Clone)]
 pub struct Reference {
     /// The kind of the other object.
     pub kind: &'static str,
     /// The name of the other object.
     pub name: String,
-    /// The path of the reference.
+    /// The path of the reference in its object.
     pub path: Path,
 }
 
-/// The form of a value: with templates or without.
+/// The form of a checked value: with templates or rendered.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Mode {
-    /// As written: module parameters, vars and some others may contain templates.
+    /// The value is as written. Module parameters, vars and some other fields may contain templates.
     Written,
-    /// Rendered module parameters: braces are content.
+    /// The value contains rendered module parameters, so braces are ordinary text.
     Rendered,
 }
 
-/// Checks a whole document: metadata and spec.
+/// Checks the metadata and the spec of a document against the schema.
 pub fn check_object(document: &Value) -> (Option<&'static Message>, Checked) {
     let mut walk = Walk { checked: Checked::default(), mode: Mode::Written };
     let root = Trail::Root;
     let Value::Object(map) = document else {
         walk.value(
             &root,
-            Finding::new(format!("an object is a map, not {}", kind_of(document))).hint("write metadata and spec"),
+            Finding::new(format!("an object must be a map, not {}", kind_of(document))).hint("write metadata and spec"),
         );
         return (None, walk.checked);
     };
@@ -65,7 +65,7 @@ pub fn check_object(document: &Value) -> (Option<&'static Message>, Checked) {
     let kind = match map.get("metadata") {
         Some(Value::Object(fields)) => walk.metadata(&metadata, fields),
         Some(other) => {
-            walk.value(&metadata, Finding::new(format!("metadata is a map, not {}", kind_of(other))));
+            walk.value(&metadata, Finding::new(format!("metadata must be a map, not {}", kind_of(other))));
             None
         }
         None => {
@@ -83,7 +83,7 @@ pub fn check_object(document: &Value) -> (Option<&'static Message>, Checked) {
     (kind, walk.checked)
 }
 
-/// Checks a value against one message, such as the parameters of a module.
+/// Checks a value against one message of the schema, such as the parameters of a module.
 pub fn check_message(message: &'static Message, value: &Value, mode: Mode) -> Checked {
     let mut walk = Walk { checked: Checked::default(), mode };
     walk.message(&Trail::Root, message, value, message.module.is_some());
@@ -109,7 +109,7 @@ impl Walk {
             self.fields(trail, metadata, fields, false);
         }
         if fields.contains_key("uuid") {
-            let finding = Finding::new("uuid is given by the fleet").hint("leave it out");
+            let finding = Finding::new("cannot set uuid: the fleet assigns it").hint("remove uuid");
             self.key(&Trail::Key(trail, "uuid"), finding);
         }
         let name = fields.get("kind").and_then(Value::as_str)?;
@@ -139,8 +139,8 @@ impl Walk {
             _ => {}
         }
         if name == "Event" {
-            let finding =
-                Finding::new("Events are made by the fleet, not in git").hint("a Beacon or a hook makes them");
+            let finding = Finding::new("cannot define an Event in git: the fleet creates Events")
+                .hint("write a Beacon or a hook");
             self.value(&Trail::Key(trail, "kind"), finding);
         }
         Some(kind)
@@ -150,7 +150,7 @@ impl Walk {
         match value {
             Value::Object(fields) => self.fields(trail, message, fields, templated),
             other => {
-                let mut finding = Finding::new(format!("{} is a map, not {}", described(message), kind_of(other)));
+                let mut finding = Finding::new(format!("{} must be a map, not {}", described(message), kind_of(other)));
                 finding.hint = habits::instead_of_a_map(message.name, other);
                 self.value(trail, finding);
             }
@@ -193,7 +193,7 @@ impl Walk {
             .any(|key| fields.get(*key).is_some_and(|value| !value.is_null() && *value != Value::Bool(false)));
         if modules.is_empty() && !alone {
             let finding = Finding::new("the task has no module").hint("add one of those that `towpath explain` lists, such as file, package, service, command; or include, sync, flushHandlers");
-            // An unknown key is already reported, and probably is the misspelt module.
+            // An unknown key is already reported. Probably it is a module whose name is misspelt.
             let said = message("Task").is_some_and(|task| fields.keys().any(|key| task.field(key).is_none()));
             if !said {
                 self.value(trail, finding);
@@ -208,14 +208,15 @@ impl Walk {
             if let [module, ..] = modules.as_slice() {
                 self.key(
                     &Trail::Key(trail, module),
-                    Finding::new("an include has no module").hint("make it a task of its own"),
+                    Finding::new("a task with include cannot have a module").hint("make it two tasks"),
                 );
             }
             for key in ["loop", "register", "until", "elect", "serialize", "notify", "success", "changed"] {
                 if fields.contains_key(key) {
                     self.key(
                         &Trail::Key(trail, key),
-                        Finding::new(format!("an include has no {key}")).hint("write it on the included tasks"),
+                        Finding::new(format!("a task with include cannot have {key}"))
+                            .hint("write it on the included tasks"),
                     );
                 }
             }
@@ -226,7 +227,7 @@ impl Walk {
         {
             self.key(
                 &Trail::Key(trail, "until"),
-                Finding::new(format!("until repeats probes and commands, not {}", modules[0])),
+                Finding::new(format!("until cannot repeat {}: it repeats only probes and commands", modules[0])),
             );
         }
     }
@@ -273,12 +274,12 @@ impl Walk {
                 }
             }
             (Shape::List(_), other) => {
-                let finding = Finding::new(format!("{} is a list, not {}", field.name, kind_of(other)));
+                let finding = Finding::new(format!("{} must be a list, not {}", field.name, kind_of(other)));
                 let hint = habits::instead_of_a_list(message.name, field.name, other);
                 self.value(trail, finding.hint(hint));
             }
             (Shape::Map(_), other) => {
-                self.value(trail, Finding::new(format!("{} is a map, not {}", field.name, kind_of(other))));
+                self.value(trail, Finding::new(format!("{} must be a map, not {}", field.name, kind_of(other))));
             }
         }
     }
@@ -292,7 +293,7 @@ impl Walk {
         {
             let otherwise = field.otherwise.unwrap_or_default();
             let finding = Finding::new(format!("{} is empty", field.name));
-            self.value(trail, finding.hint(format!("leave it out where {otherwise} is meant")));
+            self.value(trail, finding.hint(format!("remove it: the default is {otherwise}")));
         }
     }
 
@@ -315,7 +316,7 @@ impl Walk {
                 None if task.is_object() && !include && task.get("name").is_none_or(Value::is_null) => {
                     self.value(
                         &here,
-                        Finding::new("the task has no name").hint("write name: and what is true when the task is done"),
+                        Finding::new("the task has no name").hint("write name: and the state that the task ensures"),
                     );
                 }
                 _ => {}
@@ -354,9 +355,10 @@ impl Walk {
                     self.any(&Trail::Key(trail, key), parent, field, member);
                 }
             }
-            (Type::AnyMap, other) => {
-                self.value(trail, Finding::new(format!("{} holds maps, not {}", field.name, kind_of(other))))
-            }
+            (Type::AnyMap, other) => self.value(
+                trail,
+                Finding::new(format!("the values of {} must be maps, not {}", field.name, kind_of(other))),
+            ),
             (Type::Bool, Value::Bool(_)) => {}
             (Type::Bool, other) => self.value(trail, not_a_boolean(field, other)),
             (Type::Integer, Value::Number(number)) if number.is_i64() => {}
@@ -364,7 +366,7 @@ impl Walk {
             (Type::Integer | Type::Number, other) => {
                 self.value(
                     trail,
-                    Finding::new(format!("{} is a number, not {}", field.name, kind_of(other)))
+                    Finding::new(format!("{} must be a number, not {}", field.name, kind_of(other)))
                         .hint("write digits without quotes"),
                 );
             }

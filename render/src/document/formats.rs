@@ -1,4 +1,4 @@
-//! Formats that the schema gives to strings: names, times, ports and others.
+//! Checks of the string formats in the schema, such as names, times and ports.
 
 use serde_json::Value;
 use towpath_proto::Field;
@@ -101,7 +101,7 @@ fn port(text: &str) -> Result<(), Finding> {
 }
 
 fn public_key(text: &str) -> Result<(), Finding> {
-    // 32 bytes in base64.
+    // A public key has 32 bytes, which are 43 characters in base64.
     let key = text.strip_prefix("ed25519:").or_else(|| text.strip_prefix("x25519:")).unwrap_or_default();
     let letter = |byte: u8| byte.is_ascii_alphanumeric() || b"+/".contains(&byte);
     if key.trim_end_matches('=').len() == 43 && key.trim_end_matches('=').bytes().all(letter) {

@@ -1,8 +1,8 @@
-//! Hints for common mistakes, such as habits from other tools.
+//! Hints for common mistakes, such as field names from other tools.
 
 use serde_json::Value;
 
-/// Returns the hint for a top-level key that is not allowed.
+/// Returns the hint for an unknown key at the top level of a document.
 pub(super) fn top_level(key: &str) -> String {
     match key {
         "apiVersion" | "kind" | "name" | "namespace" | "labels" | "annotations" => {
@@ -18,7 +18,7 @@ pub(super) fn top_level(key: &str) -> String {
     }
 }
 
-/// Returns the hint for a key that a message does not have.
+/// Returns the hint for a key that a message of the schema does not have. `None` if there is no hint for the mistake.
 pub(super) fn unknown_key(message: &str, key: &str) -> Option<String> {
     let hint = match (message, key) {
         ("Task", "become" | "become_user" | "sudo") => "the agent runs as root; command and script take user",
@@ -75,7 +75,7 @@ pub(super) fn unknown_key(message: &str, key: &str) -> Option<String> {
     Some(hint.to_owned())
 }
 
-/// Returns the hint for a word that is not in its set.
+/// Returns the hint for a word that its field does not allow. `None` if there is no hint for the mistake.
 pub(super) fn word(message: &str, field: &str, word: &str) -> Option<String> {
     let hint = match (message, field, word) {
         ("Service", "state", "running" | "start" | "active" | "up") => "did you mean started?",
@@ -92,7 +92,7 @@ pub(super) fn word(message: &str, field: &str, word: &str) -> Option<String> {
     Some(hint.to_owned())
 }
 
-/// Returns the hint for another value where a map is expected.
+/// Returns the hint for a value that is not a map, but must be one. `None` if there is no hint for the mistake.
 pub(super) fn instead_of_a_map(message: &str, value: &Value) -> Option<String> {
     match (message, value) {
         ("Command", Value::String(line)) => Some(format!("write {{shell: {line:?}}} or {{argv: […]}}")),
@@ -107,7 +107,7 @@ pub(super) fn instead_of_a_map(message: &str, value: &Value) -> Option<String> {
     }
 }
 
-/// Returns the hint for another value where a list is expected.
+/// Returns the hint for a value that is not a list, but must be one.
 pub(super) fn instead_of_a_list(message: &str, field: &str, value: &Value) -> String {
     match (message, field, value) {
         ("Command", "argv", Value::String(_)) => "write each argument as a member, or use shell for a line".into(),

@@ -1,6 +1,7 @@
-//! Locations of the parts of a document in its text.
+//! Finds the line and the column of a part of a YAML document.
 //!
-//! The parser reports positions only in errors. So a seed follows the path and fails at its end.
+//! The YAML parser reports positions only in errors. So the deserializer follows the path, and fails deliberately at
+//! its end.
 
 use std::fmt;
 
@@ -8,7 +9,8 @@ use serde::de::{Deserialize as _, DeserializeSeed, Deserializer, IgnoredAny, Map
 
 use super::{At, Path, Step};
 
-/// Returns line and column, from 1, of the end of a path. If the path does not exist, its last existing part counts.
+/// Returns line and column, from 1, of the value at the end of a path. If the path does not exist, the position of its
+/// last existing part is returned.
 pub(super) fn position(text: &str, document: usize, path: &Path, at: At) -> (usize, usize) {
     let mut steps = path.0.as_slice();
     loop {
@@ -22,12 +24,12 @@ pub(super) fn position(text: &str, document: usize, path: &Path, at: At) -> (usi
     }
 }
 
-/// Returns line and column, from 1, of the root of each document before the first one with a syntax error. Reads the
-/// text twice.
+/// Returns line and column, from 1, of the root of each document. Documents after a syntax error are omitted. The
+/// function reads the text twice.
 pub(super) fn roots(text: &str) -> Vec<(usize, usize)> {
     let documents = || serde_yaml::Deserializer::from_str(text);
-    // After a syntax error the parser repeats itself endlessly, or panics. A seed that fails early does not meet the
-    // error, so each document is read to its end first.
+    // After a syntax error the parser repeats the error endlessly, or panics. So each document is first read to its
+    // end.
     let is_sound = |document| IgnoredAny::deserialize(document).is_ok();
     documents()
         .zip(documents())
@@ -134,7 +136,7 @@ impl<'de> Visitor<'de> for Follow<'_> {
     }
 }
 
-/// A seed that reads a key and fails at the wanted one.
+/// A deserializer seed that reads a key, and fails deliberately at the wanted key.
 struct FollowKey<'a> {
     wanted: Option<&'a str>,
 }

@@ -1,5 +1,4 @@
-//! From YAML text to checked documents: parsing within a budget, and the check against the schema, which collects all
-//! mistakes.
+//! Reads YAML text into documents: parsing within limits, and a check against the schema that collects all errors.
 
 mod check;
 mod formats;
@@ -28,12 +27,12 @@ use crate::{
     work,
 };
 
-/// A text file of a source.
+/// A text file of a source, with its name and its content.
 #[derive(Debug)]
 pub struct SourceFile {
     /// The name of the source.
     pub source: String,
-    /// The path below the path of the source.
+    /// The path of the file, relative to the path of the source.
     pub path: String,
     text: String,
     roots: OnceLock<Vec<(usize, usize)>>,
@@ -41,24 +40,24 @@ pub struct SourceFile {
 }
 
 impl SourceFile {
-    /// Creates a file from its text.
+    /// Creates a file from its name and its text.
     pub fn new(source: impl Into<String>, path: impl Into<String>, text: impl Into<String>) -> Self {
         let (source, path, text) = (source.into(), path.into(), text.into());
         Self { source, path, text, roots: OnceLock::new(), unquoted_modes: OnceLock::new() }
     }
 
-    /// Returns the text. Each call counts as a reading of the whole text.
+    /// Returns the text of the file. For tests, each call counts as reading the whole text.
     pub fn text(&self) -> &str {
         work::count(self.text.len());
         &self.text
     }
 
-    /// Returns the length of the text in bytes.
+    /// Returns the length of the file's text in bytes.
     pub(crate) fn size(&self) -> usize {
         self.text.len()
     }
 
-    /// Returns whether any mode may be written without quotes.
+    /// Returns whether the text may contain a file mode without quotes.
     pub(crate) fn has_unquoted_modes(&self) -> bool {
         let find = || {
             let text = self.text();
@@ -67,38 +66,38 @@ impl SourceFile {
         *self.unquoted_modes.get_or_init(find)
     }
 
-    /// Returns line and column, from 1, of the root of a document.
+    /// Returns line and column, from 1, of the root of a document in the file.
     fn root(&self, document: usize) -> (usize, usize) {
         self.roots.get_or_init(|| locate::roots(self.text())).get(document).copied().unwrap_or((1, 1))
     }
 }
 
-/// One YAML document.
+/// A YAML document of a file.
 #[derive(Debug, Clone)]
 pub struct Document {
-    /// The file.
+    /// The file that contains the document.
     pub file: Arc<SourceFile>,
-    /// The position in the file, from 0.
+    /// The position of the document in the file, from 0.
     pub index: usize,
-    /// The content.
+    /// The content of the document.
     pub value: Value,
 }
 
-/// A step from a value to one of its parts.
+/// A step of a path: from a map or list to one of its members.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Step {
-    /// The value of a key.
+    /// The step from a map to the value of this key.
     Key(String),
-    /// A member of a list.
+    /// The step from a list to the member at this index, from 0.
     Index(usize),
 }
 
-/// A path from a document's root to a part of it.
+/// A path from the root of a document to one of its parts.
 #[derive(Debug, Clone, Default, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Path(pub Vec<Step>);
 
 impl Path {
-    /// Returns the path of the value of a key.
+    /// Returns this path, extended to the value of a key.
     #[must_use]
     pub fn key(&self, key: &str) -> Self {
         let mut steps = self.0.clone();
@@ -106,7 +105,7 @@ impl Path {
         Self(steps)
     }
 
-    /// Returns the path of a member of a list.
+    /// Returns this path, extended to a member of a list.
     #[must_use]
     pub fn index(&self, index: usize) -> Self {
         let mut steps = self.0.clone();
@@ -128,7 +127,7 @@ impl fmt::Display for Path {
     }
 }
 
-/// A path during a walk. It lives on the stack, and becomes a [`Path`] only for a finding.
+/// A path while a document is traversed. The path lives on the stack, and is copied to a [`Path`] only for an error.
 #[derive(Debug, Clone, Copy)]
 pub(crate) enum Trail<'a> {
     Root,
@@ -158,16 +157,16 @@ impl Trail<'_> {
     }
 }
 
-/// The part of a key-value pair that a path means.
+/// The part of a map entry that a location means: the key or the value.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum At {
-    /// The key.
+    /// The location means the key.
     Key,
-    /// The value.
+    /// The location means the value.
     Value,
 }
 
-/// A location in a document, of an object, a task or a value. Its line is computed on demand.
+/// The location of an object, a task or a value in a document. The line is computed when it is needed.
 #[derive(Clone)]
 pub struct Place {
     file: Arc<SourceFile>,
@@ -190,12 +189,12 @@ impl Document {
 }
 
 impl Place {
-    /// Creates a location from its path.
+    /// Creates a location from its file, its document and its path.
     pub fn new(file: Arc<SourceFile>, document: usize, path: Path) -> Self {
         Self { file, document, path, found: Arc::default() }
     }
 
-    /// Returns the location of the value of a key.
+    /// Returns the location of the value of a key in this map.
     #[must_use]
     pub fn key(&self, key: &str) -> Self {
         Self::new(Arc::clone(&self.file), self.document, self.path.key(key))
@@ -207,24 +206,24 @@ impl Place {
         Self::new(Arc::clone(&self.file), self.document, self.path.index(index))
     }
 
-    /// Returns the location at a further path below this one.
+    /// Returns the location at the end of a path that begins at this location.
     #[must_use]
     pub fn below(&self, path: &Path) -> Self {
         let steps = self.path.0.iter().chain(&path.0).cloned().collect();
         Self::new(Arc::clone(&self.file), self.document, Path(steps))
     }
 
-    /// Returns the name of the source.
+    /// Returns the name of the source of this location.
     pub fn source(&self) -> &str {
         &self.file.source
     }
 
-    /// Returns the path of the file.
+    /// Returns the path of the file of this location.
     pub fn file(&self) -> &str {
         &self.file.path
     }
 
-    /// Returns the text of the file.
+    /// Returns the text of the file of this location.
     pub fn text(&self) -> &str {
         self.file.text()
     }
@@ -239,7 +238,7 @@ impl Place {
         self.document
     }
 
-    /// Returns line and column, from 1, of the value.
+    /// Returns line and column, from 1, of the value at this location.
     pub fn position(&self) -> (usize, usize) {
         if self.path.0.is_empty() {
             return self.file.root(self.document);
@@ -247,17 +246,17 @@ impl Place {
         *self.found.get_or_init(|| self.locate(At::Value))
     }
 
-    /// Returns line and column, from 1, of the key or the value.
+    /// Returns line and column, from 1, of the key or the value at this location.
     pub fn locate(&self, at: At) -> (usize, usize) {
         locate::position(self.file.text(), self.document, &self.path, at)
     }
 
-    /// Returns `file:line`, for messages that name a second location.
+    /// Returns this location as `file:line`, for messages that name a second location.
     pub fn file_line(&self) -> String {
         format!("{}:{}", self.file.path, self.position().0)
     }
 
-    /// Returns the problem for a finding at this location.
+    /// Returns a problem at this location, with the message and hint of a finding.
     pub fn problem(&self, finding: Finding, at: At) -> Problem {
         let (line, column) = match at {
             At::Value => self.position(),
@@ -269,11 +268,11 @@ impl Place {
 
 /// Formats a value as a YAML document.
 pub fn to_yaml(value: &Value) -> String {
-    // Plain data with string keys can always be written as YAML.
+    // A JSON value has string keys, so YAML can always represent it.
     serde_yaml::to_string(value).unwrap_or_default()
 }
 
-/// Returns the lines of a text. As in the YAML parser, a lone carriage return ends a line, too.
+/// Returns the lines of a text. A lone carriage return ends a line, too, as in the YAML parser.
 pub(crate) fn lines(text: &str) -> impl Iterator<Item = &str> {
     let mut rest = Some(text);
     std::iter::from_fn(move || {
@@ -286,10 +285,10 @@ pub(crate) fn lines(text: &str) -> impl Iterator<Item = &str> {
     })
 }
 
-/// Returns the problem for a finding at a known line.
+/// Returns a problem at a known line, with the message and hint of a finding.
 pub(crate) fn problem_at(file: &SourceFile, line: usize, column: usize, finding: Finding) -> Problem {
     let written = lines(file.text()).nth(line.saturating_sub(1)).unwrap_or_default();
-    // A line with a token is not shown at all, so that the column stays correct.
+    // A line with a credential is hidden as a whole, because removing a part would shift the column.
     let secret = without_credentials(written) != written;
     let (excerpt, caret) = excerpt(if secret { "" } else { written }, column);
     Problem {

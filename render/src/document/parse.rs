@@ -1,4 +1,4 @@
-//! Parsing of text within a budget. A hostile document causes an error, never a panic or unbounded memory.
+//! Parses YAML text within limits. A hostile document causes an error, never a panic or unlimited use of memory.
 
 use std::{cell::RefCell, fmt, sync::Arc};
 
@@ -8,16 +8,17 @@ use serde_json::{Map, Number, Value};
 use super::{Document, Path, Place, SourceFile, Trail, lines, problem_at};
 use crate::problem::{Finding, Problem};
 
-/// The limits of one file.
+/// The limits on the text and the content of one file.
 #[derive(Debug, Clone, Copy)]
 pub struct Limits {
-    /// Bytes of text.
+    /// The maximum number of bytes of text.
     pub bytes: usize,
-    /// Characters that can begin a YAML event (brackets, commas, colons, dashes). They limit the memory of the parser.
+    /// The maximum number of characters that can begin a YAML token (brackets, commas, colons, dashes). The limit also
+    /// bounds the memory of the parser.
     pub indicators: usize,
-    /// Values, with aliases expanded.
+    /// The maximum number of YAML values, with aliases expanded.
     pub values: usize,
-    /// Bytes of strings, with aliases expanded.
+    /// The maximum number of bytes of strings, with aliases expanded.
     pub strings: usize,
 }
 
@@ -27,11 +28,11 @@ impl Default for Limits {
     }
 }
 
-/// Maximum number of bytes that are read again to locate duplicate keys.
+/// The maximum number of bytes that are read again to locate duplicate keys.
 const LOCATED: usize = 64 << 20;
 
-/// Returns all documents of a text without empty ones. Documents before a syntax error are returned, too, so that their
-/// own mistakes are reported.
+/// Returns the documents of a text, without empty ones, and the problems of the text.
+/// Documents before a syntax error are returned, too, so that the caller can report further errors in them.
 pub fn parse(source: &str, path: &str, bytes: &[u8], limits: Limits) -> (Vec<Document>, Vec<Problem>) {
     let text = match text(bytes, limits) {
         Ok(text) => text,
@@ -50,7 +51,7 @@ pub fn parse(source: &str, path: &str, bytes: &[u8], limits: Limits) -> (Vec<Doc
         let seed = ValueSeed { budget: &budget, duplicates: &duplicates, trail: &Trail::Root };
         match seed.deserialize(document) {
             Ok(value) => {
-                // Locating a key reads the file again. So only the first duplicates of a huge file are reported.
+                // Locating a key reads the file again. So only the first duplicate keys of a huge file are reported.
                 let most = (LOCATED / file.size().max(1)).clamp(1, 200);
                 for path in duplicates.take().into_iter().take(most) {
                     let place = Place::new(Arc::clone(&file), index, path);
@@ -66,7 +67,7 @@ pub fn parse(source: &str, path: &str, bytes: &[u8], limits: Limits) -> (Vec<Doc
             Err(error) => {
                 let (line, column) = error.location().map_or((1, 1), |at| (at.line(), at.column()));
                 problems.push(problem_at(&file, line.max(1), column.max(1), syntax(&error, file.text(), line)));
-                // After a syntax error the parser would repeat itself.
+                // After a syntax error the parser would return the same error again.
                 break;
             }
         }
@@ -74,7 +75,7 @@ pub fn parse(source: &str, path: &str, bytes: &[u8], limits: Limits) -> (Vec<Doc
     (documents, problems)
 }
 
-/// Returns the text, if it is valid and within the limits.
+/// Returns the bytes as text, if they are valid UTF-8 and within the limits.
 fn text(bytes: &[u8], limits: Limits) -> Result<&str, (usize, Finding)> {
     if bytes.len() > limits.bytes {
         let message = format!("the file has {} bytes, and at most {} are read", bytes.len(), limits.bytes);
@@ -111,7 +112,7 @@ fn syntax(error: &serde_yaml::Error, text: &str, line: usize) -> Finding {
     } else if message.contains("recursion limit") {
         finding.hint("nest less deeply: at most 128 levels are read")
     } else if message.contains("repetition limit") || message.contains("too many") {
-        finding.hint("aliases make it too large: write fewer of them")
+        finding.hint("use fewer aliases: they make the file too large")
     } else if message.contains("mapping values are not allowed") {
         finding.hint("quote values that hold \": \", and check the indentation of the line before")
     } else {
@@ -232,7 +233,7 @@ impl<'de> Visitor<'de> for ValueSeed<'_> {
     }
 }
 
-/// A key: a string, or another scalar that is read as a string.
+/// A key of a map: a string, or another scalar that is converted to a string.
 struct Key(String);
 
 impl<'de> serde::Deserialize<'de> for Key {
@@ -279,7 +280,7 @@ impl<'de> Visitor<'de> for KeyVisitor {
     }
 }
 
-/// A value for the tests of this crate.
+/// Parses YAML text without a check. Only for tests of this crate.
 #[cfg(test)]
 pub(crate) fn parse_value(text: &str) -> Value {
     serde::Deserialize::deserialize(serde_yaml::Deserializer::from_str(text)).expect("valid YAML in a test")

@@ -1,11 +1,11 @@
-//! YAML of a file on a node, of which one value is edited. It has no schema.
+//! Parses YAML files on a node that the module `yaml` edits. Such YAML files have no schema.
 
 use serde_json::{Map, Value};
 
-/// Parses a text that contains one document. The value is not checked against the schema.
+/// Returns the value of a text with one YAML document. The value is not checked against the schema.
 ///
 /// # Errors
-/// If the text is not exactly one YAML document.
+/// Returns an error if the text is not exactly one valid YAML document.
 pub fn plain_value(text: &str) -> Result<Value, String> {
     if text.trim().is_empty() {
         return Ok(Value::Null);

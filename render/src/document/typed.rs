@@ -1,15 +1,17 @@
-//! Checked values as the messages of their schema.
+//! Converts checked values to the generated types of the schema.
 
 use serde::de::DeserializeOwned;
 use serde_json::{Map, Value};
 use towpath_proto::{Shape, Type, message};
 
-/// Returns a checked value as the message of the schema with a name. A value that is left out gives an empty message.
+/// Converts a checked value to the generated type of a message. `name` is the name of the message.
+/// A null value becomes an empty message.
 ///
-/// The check admits more spellings than the message: null for a field that is left out, and numbers for some strings.
+/// The schema check accepts more spellings than the generated type. So null fields are removed, and numbers become
+/// strings where the type requires strings.
 ///
 /// # Errors
-/// If the value does not fit the message.
+/// Returns an error if the value does not fit the message.
 pub fn typed<T: DeserializeOwned>(name: &'static str, value: &Value) -> Result<T, serde_json::Error> {
     let fitted = fitted(Type::Message(name), value);
     serde_json::from_value(if fitted.is_null() { Value::Object(Map::new()) } else { fitted })
@@ -50,7 +52,7 @@ mod tests {
     use super::*;
     use crate::document::check_object;
 
-    /// Checks a spec against the schema, and reads it.
+    /// Checks a spec against the schema, and converts it to the generated type.
     fn read<T: DeserializeOwned>(kind: &'static str, spec: Value) -> T {
         let object = json!({"metadata": {"apiVersion": "v1alpha", "kind": kind, "name": "a"}, "spec": spec});
         let (_, checked) = check_object(&object);

@@ -1,5 +1,6 @@
-//! Checks of the names in templates and expressions, before anything runs. They find `item` outside of a loop, results
-//! that no task registers, unset variables, and untrusted data in forbidden parameters.
+//! Checks of the names in templates and expressions, before anything runs.
+//! The checks find `item` outside of a loop, results that no task registers, unset variables, and untrusted values in
+//! forbidden parameters.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -21,7 +22,7 @@ use crate::{
     tree,
 };
 
-/// The facts of every node.
+/// The names of the facts that every node has.
 pub const FACTS: [&str; 16] = [
     "os",
     "kernel",
@@ -41,10 +42,10 @@ pub const FACTS: [&str; 16] = [
     "custom",
 ];
 
-/// Built-in functions of the template engine.
+/// The names of the built-in functions of the template engine.
 const FUNCTIONS: [&str; 4] = ["range", "dict", "namespace", "debug"];
 
-/// Checks the names of all books.
+/// Checks the names in the templates and expressions of all TaskBooks and computed variables.
 pub(super) fn check(loader: &mut Loader<'_>) {
     let books: Vec<_> = loader.set.books.values().cloned().collect();
     let mut visible: BTreeMap<&str, Arc<BTreeSet<String>>> = BTreeMap::new();
@@ -59,16 +60,17 @@ pub(super) fn check(loader: &mut Loader<'_>) {
     untrusted(loader);
 }
 
-/// Reports untrusted values in parameters that forbid them.
+/// Reports untrusted values in parameters that do not allow them.
 fn untrusted(loader: &mut Loader<'_>) {
     for found in untrusted_uses(&loader.set).into_iter().filter(|found| !found.allowed) {
-        let finding = Finding::new(format!("cannot use {} in {}: it is untrusted", found.origin, found.parameter));
+        let finding =
+            Finding::new(format!("cannot use {} in {}: the value is untrusted", found.origin, found.parameter));
         let finding = finding.hint("pass it in argv, env, stdin or the content of a file");
         loader.problem(&found.place, At::Value, finding);
     }
 }
 
-/// Returns the names of all variables that objects set and a namespace sees.
+/// Returns the names of all variables that objects set and that a namespace sees.
 fn visible_variables(loader: &Loader<'_>, namespace: &str) -> Arc<BTreeSet<String>> {
     let mut names = BTreeSet::new();
     for object in loader.set.variables_of(namespace) {
@@ -87,11 +89,9 @@ fn computed(loader: &mut Loader<'_>) {
             for name in names_in_expression(expression) {
                 let root = name.split('.').next().unwrap_or_default();
                 if !matches!(root, "vars" | "facts" | "node" | "nodes") && !FUNCTIONS.contains(&root) {
-                    let finding = Finding::new(format!("{root} is not known to computed values"));
-                    findings.push((
-                        value.place.key("expression"),
-                        finding.hint("they may use vars, facts, node and nodes()"),
-                    ));
+                    let finding = Finding::new(format!("cannot use {root} in a computed variable"));
+                    findings
+                        .push((value.place.key("expression"), finding.hint("use only vars, facts, node and nodes()")));
                 } else if let Some(finding) = unknown_fact(&name) {
                     findings.push((value.place.key("expression"), finding));
                 }
@@ -106,21 +106,21 @@ fn computed(loader: &mut Loader<'_>) {
 struct Checker<'a, 'b> {
     loader: &'a mut Loader<'b>,
     book: &'a Book,
-    /// The variables of objects, without those of the book.
+    /// The names of the variables that objects set. Variables of the TaskBook are not included.
     variables: Arc<BTreeSet<String>>,
-    /// The results that are registered before the current task.
+    /// The names of the results that earlier tasks register.
     registered: BTreeSet<String>,
-    /// The results that any task registers.
+    /// The names of the results that any task of the TaskBook registers.
     all: BTreeSet<String>,
 }
 
-/// The scope of the names at one location.
+/// The names that a template or an expression at one location may use.
 struct Here<'a> {
     task: Option<&'a Task>,
     within: Option<&'a Within>,
     looped: bool,
     result: bool,
-    /// True if `x is defined` or `default` makes an unknown name harmless.
+    /// True if the text contains `is defined` or `default`, so that an unknown name is not an error.
     guarded: bool,
 }
 
@@ -152,7 +152,7 @@ impl Checker<'_, '_> {
         let here =
             |looped, result| Here { task: Some(task), within: Some(&task.within), looped, result, guarded: false };
         for condition in &task.when {
-            // A condition of an include is located there, and is checked there for each task.
+            // A condition of an include would be reported once for each included task, at the location of that task.
             let own = Arc::ptr_eq(&condition.within, &task.within);
             if own {
                 self.expression(&place.key("when"), &condition.expression, &here(looped, false));
@@ -216,12 +216,12 @@ impl Checker<'_, '_> {
                 Some(Finding::new(format!("{root} is used outside a loop")).hint("add loop: […] to the task"))
             }
             ("result", _) if !here.result => Some(
-                Finding::new("result is known only to success, changed and until")
+                Finding::new("result is defined only in success, changed and until")
                     .hint("register the task's result, and use steps.NAME in later tasks"),
             ),
             ("event", _) if self.book.targets.is_some() => Some(
-                Finding::new("event is defined only where a Trigger runs the book")
-                    .hint("leave targets out, so that the book runs only when triggered"),
+                Finding::new("event is defined only if a Trigger runs the TaskBook")
+                    .hint("remove targets, so that only CronJobs and Triggers run the TaskBook"),
             ),
             ("steps", Some(step)) => self.step(step, here, place),
             ("vars", Some(variable)) if !here.guarded => self.variable(variable, here, place),
@@ -284,7 +284,8 @@ impl Checker<'_, '_> {
     fn step(&self, name: &str, here: &Here<'_>, place: &Place) -> Option<Finding> {
         let Some(task) = here.task else {
             return Some(
-                Finding::new("steps are not known to the vars of a book").hint("write them as vars of the task"),
+                Finding::new("cannot use steps in the vars of a TaskBook")
+                    .hint("move the variable to the vars of a task"),
             );
         };
         let full = format!("{}{name}", task.within.prefix);
@@ -293,8 +294,8 @@ impl Checker<'_, '_> {
         }
         if self.all.contains(&full) {
             return Some(
-                Finding::new(format!("{name} is registered only later"))
-                    .hint("results are known to the tasks after the one that registers them"),
+                Finding::new(format!("the result {name} is registered only by a later task"))
+                    .hint("use a result only in tasks after the task that registers it"),
             );
         }
         let finding = Finding::new(format!("no task registers {name}"));
@@ -309,7 +310,7 @@ impl Checker<'_, '_> {
         })
     }
 
-    /// Reports files that a task names and the source does not contain.
+    /// Reports files that a task names and that do not exist in the source.
     fn files(&mut self, task: &Task, place: &Place, params: &Value) {
         for key in ["template", "source"] {
             let Some(path) =
@@ -358,7 +359,7 @@ impl Checker<'_, '_> {
             result: false,
             guarded: guarded(&text),
         };
-        // A file that imports others may get names from them.
+        // A template that imports other templates may get names from them.
         let imports = text.contains("{% import")
             || text.contains("{% from")
             || text.contains("{% include")
@@ -371,7 +372,7 @@ impl Checker<'_, '_> {
         }
     }
 
-    /// Warns about a file mode that lets every user write. Contradicting parameters are reported by the module.
+    /// Warns about a file mode that lets every user write the file.
     fn wide_modes(&mut self, place: &Place, module: &ModuleUse) {
         for field in module.schema.message.fields.iter().filter(|field| field.format == Some("mode")) {
             let mode = module.params.get(field.name).and_then(Value::as_str);
@@ -384,7 +385,7 @@ impl Checker<'_, '_> {
     }
 }
 
-/// Returns whether a template tests a name with `default` or `is defined`.
+/// Returns whether a template or an expression contains `default` or `is defined`.
 fn guarded(text: &str) -> bool {
     ["|default", "| default", "|d(", "| d(", "is defined", "is not defined", "is undefined"]
         .iter()

@@ -1,4 +1,4 @@
-//! From a checked document to a [`Book`]: includes are expanded, and all names are resolved.
+//! Reads a checked TaskBook into a [`Book`], in which includes are expanded and names are resolved.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -30,7 +30,7 @@ use crate::{
 const DEFAULT_TIMEOUT: Duration = Duration::from_secs(600);
 const INCLUDE_DEPTH: usize = 8;
 
-/// Reads a book, and reports its mistakes to the loader.
+/// Reads a TaskBook, and reports its errors to the loader.
 pub(super) fn read(loader: &mut Loader<'_>, object: &Object) -> Book {
     let (spec, namespace, name) = (object.spec.as_ref(), object.key.namespace.as_str(), object.key.name.as_str());
     let place = object.place.key("spec");
@@ -85,7 +85,7 @@ fn dependency(value: &Value) -> Option<Dependency> {
     }
 }
 
-/// The tasks of a list, and the handlers that its includes add.
+/// The tasks of a list with includes expanded, and the handlers of the included files.
 #[derive(Default)]
 struct Read {
     tasks: Vec<Task>,
@@ -95,10 +95,10 @@ struct Read {
 struct Reader<'a, 'b> {
     loader: &'a mut Loader<'b>,
     namespace: &'a str,
-    /// The source of the object whose tasks are read. It is charged for them.
+    /// The source of the object whose tasks are read. The budget of this source is charged for the tasks.
     owner: &'a str,
     object: &'a Key,
-    /// The stack of included files, outermost first.
+    /// The included files that are being read, outermost first.
     trail: Vec<(String, String)>,
 }
 
@@ -207,10 +207,12 @@ impl Reader<'_, '_> {
         read
     }
 
-    /// Returns the tree name of a repository at one commit. `None`, with a problem, if the Namespace forbids it.
+    /// Returns the name under which the tree of a repository at one commit is stored.
+    /// Reports a problem and returns `None` if the URL or the commit is invalid, or if the Namespace does not allow the
+    /// repository.
     fn pin(&mut self, at: &Place, what: &str, url: String, commit: Option<String>) -> Option<String> {
         if url.contains("{{") || commit.as_deref().is_some_and(|commit| commit.contains("{{")) {
-            let finding = Finding::new("url and commit hold no templates")
+            let finding = Finding::new("url and commit must not contain templates")
                 .hint("the repository is fetched before anything is rendered: write both in full");
             self.loader.problem(at, At::Value, finding);
             return None;
@@ -237,14 +239,14 @@ impl Reader<'_, '_> {
         }
         let Some(commit) = commit else {
             let finding = Finding::new(format!("{what} needs a commit"))
-                .hint("write the full id: a branch could move under the fleet");
+                .hint("write the full commit id: unlike a branch, a commit never changes");
             self.loader.problem(at, At::Value, finding);
             return None;
         };
         Some(self.loader.pinned(&Pinned { url, commit }))
     }
 
-    /// Returns the files that a task reads: those of its include or book, or those of the repository that it names.
+    /// Returns the container whose files a task reads: its include or TaskBook, or the repository that the task names.
     fn files_of(&mut self, place: &Place, module: Option<&ModuleUse>, within: &Arc<Within>) -> Arc<Within> {
         let Some(module) = module.filter(|module| module.schema.pins_repository()) else { return Arc::clone(within) };
         let Some(url) = text(&module.params, "url") else { return Arc::clone(within) };
@@ -254,12 +256,12 @@ impl Reader<'_, '_> {
         Arc::new(Within { source, prefix, outer: Some(Arc::clone(within)), ..Within::default() })
     }
 
-    /// Returns the source and the path that an include names.
+    /// Returns the source and the path of the file that an include names.
     fn include_target(&mut self, at: &Place, include: &Value, within: &Within) -> Option<(String, String)> {
         let path = text(include, "path")?;
         match (text(include, "source"), text(include, "url"), text(include, "commit")) {
             (Some(_), Some(_), _) => {
-                self.loader.problem(at, At::Value, Finding::new("an include has a source or a url, not both"));
+                self.loader.problem(at, At::Value, Finding::new("an include must not have both source and url"));
                 None
             }
             (None, Some(url), commit) => Some((self.pin(at, "an include by url", url, commit)?, path)),
@@ -296,7 +298,7 @@ impl Reader<'_, '_> {
     }
 }
 
-/// Returns whether a glob matches a text. `*` matches any characters.
+/// Returns whether a glob pattern matches a text. In the pattern, `*` matches any characters.
 pub(super) fn glob_matches(glob: &str, text: &str) -> bool {
     let mut parts = glob.split('*');
     let Some(mut rest) = text.strip_prefix(parts.next().unwrap_or_default()) else { return false };
@@ -311,7 +313,7 @@ pub(super) fn glob_matches(glob: &str, text: &str) -> bool {
     rest.ends_with(last)
 }
 
-/// Checks the names between tasks: requires, notify and registered results.
+/// Checks the names by which tasks refer to each other: `requires`, `notify` and registered results.
 fn names(loader: &mut Loader<'_>, book: &Book) {
     let handlers: BTreeSet<&str> = book.handlers.iter().map(|handler| handler.id.as_str()).collect();
     let mut registered: BTreeMap<&str, &Place> = BTreeMap::new();
@@ -334,7 +336,7 @@ fn names(loader: &mut Loader<'_>, book: &Book) {
                 && let Some(first) = registered.insert(name, &task.place)
             {
                 let finding = Finding::new(format!("two tasks register {name:?}"));
-                let hint = format!("the other one is at {}", loader.file_line(first));
+                let hint = format!("the other task is at {}", loader.file_line(first));
                 loader.problem(&task.place.key("register"), At::Value, finding.hint(hint));
             }
         }
@@ -346,12 +348,12 @@ fn unique_ids(loader: &mut Loader<'_>, tasks: &[Task]) {
     let mut seen: BTreeMap<&str, &Place> = BTreeMap::new();
     for task in tasks.iter().filter(|task| !task.id.is_empty()) {
         if let Some(first) = seen.insert(&task.id, &task.place)
-            // Duplicates within one list are already reported by the schema check.
+            // The schema check already reports duplicates within one list.
             && (first.file() != task.place.file() || task.within.outer.is_some())
         {
             let finding = Finding::new(format!("two tasks are called {:?}", task.id));
             let hint = format!(
-                "the other one is at {}; give the include a name, which then precedes the names of its tasks",
+                "the other task is at {}; give the include a name, which becomes a prefix of the names of its tasks",
                 loader.file_line(first)
             );
             loader.problem(&task.place.key("name"), At::Value, finding.hint(hint));
@@ -372,7 +374,7 @@ fn missing(loader: &mut Loader<'_>, place: &Place, what: &str, wanted: &str, kno
     loader.keep_problem(place, At::Value, finding, false);
 }
 
-/// Reports tasks that require themselves, directly or through others.
+/// Reports tasks that require themselves, directly or through other tasks.
 fn cycle(loader: &mut Loader<'_>, tasks: &[Task]) {
     let requires: BTreeMap<&str, &Task> = tasks.iter().map(|task| (task.id.as_str(), task)).collect();
     let graph: BTreeMap<String, Vec<String>> =
@@ -385,21 +387,21 @@ fn cycle(loader: &mut Loader<'_>, tasks: &[Task]) {
     }
 }
 
-/// Checks an included file of tasks.
+/// Checks an included file of tasks against the schema.
 pub(super) fn check_task_file(loader: &mut Loader<'_>, document: &Document) {
     let Some(message) = towpath_proto::message("TaskFile") else { return };
     let checked = check_message(message, &document.value, Mode::Written);
     loader.checked(document, &Path::default(), checked, None);
 }
 
-/// Reads the task of a computed value.
+/// Reads the task of a computed variable.
 pub(super) fn single_task(loader: &mut Loader<'_>, place: &Place, value: &Value, object: &Key) -> Task {
     let within = super::load::within_source(place);
     let mut reader = Reader { owner: place.source(), object, loader, namespace: &object.namespace, trail: Vec::new() };
     reader.task(place, value, &within, &[])
 }
 
-/// Reads the tasks of a spec that is not a TaskBook's, with the handlers that their includes add.
+/// Reads the tasks of an object that is not a TaskBook. The handlers of included files follow the tasks.
 pub(super) fn other_tasks(loader: &mut Loader<'_>, place: &Place, spec: &Value, object: &Key) -> Vec<Task> {
     let within = super::load::within_source(place);
     let mut reader = Reader { owner: place.source(), object, loader, namespace: &object.namespace, trail: Vec::new() };

@@ -1,7 +1,7 @@
-//! Budgets of sources: limits on the memory and the time that a commit can cost every node.
+//! Budgets of sources: limits on the memory and the time that a commit may cost on every node.
 //!
-//! Costs are charged while files are read and includes are expanded. A source that exceeds its budget contributes no
-//! objects. Earlier sources are loaded as if it did not exist.
+//! A source is charged while its files are read and its includes are expanded. A source that exceeds its budget
+//! contributes no objects. Earlier sources load as if that source did not exist.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -9,27 +9,27 @@ use serde_json::Value;
 
 use crate::problem::Problem;
 
-/// An amount of each limited resource.
+/// An amount of each resource that a budget limits.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Cost {
-    /// Files that are read.
+    /// The number of files to read.
     pub files: u64,
-    /// Bytes of files, and of strings in expanded tasks.
+    /// The bytes of files, and of strings in expanded tasks.
     pub bytes: u64,
-    /// YAML values of files and of expanded tasks.
+    /// The number of YAML values in files and in expanded tasks.
     pub values: u64,
-    /// Tasks and includes, after includes are expanded.
+    /// The number of tasks and includes, counted after includes are expanded.
     pub tasks: u64,
 }
 
-/// The limits of one source, and of all sources together.
+/// The limits on the resources of one source, and of all sources together.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Budget {
-    /// The limit of one source.
+    /// The limit on one source.
     pub source: Cost,
-    /// The limit of all sources.
+    /// The limit on all sources together.
     pub all: Cost,
-    /// Maximum number of kept problems of one source. Further ones are only counted.
+    /// The maximum number of problems that are shown for one source. Further problems are only counted.
     pub problems: usize,
 }
 
@@ -43,18 +43,18 @@ impl Default for Budget {
     }
 }
 
-/// A resource of which a source exceeds the limit.
+/// The error that a source exceeds the limit on a resource.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Exceeded {
     /// The name of the resource, for messages.
     pub(super) what: &'static str,
-    /// The limit.
+    /// The exceeded limit.
     pub(super) limit: u64,
-    /// True for the limit of all sources together.
+    /// True if all sources together exceed the limit, false if one source does.
     pub(super) all: bool,
 }
 
-/// The costs so far, by source.
+/// The resources that each source has used so far.
 #[derive(Debug, Default)]
 pub(super) struct Spent {
     budget: Budget,
@@ -64,15 +64,15 @@ pub(super) struct Spent {
 }
 
 impl Spent {
-    /// Creates a record without costs.
+    /// Creates a record of used resources without any use.
     pub(super) fn new(budget: Budget) -> Self {
         Self { budget, ..Self::default() }
     }
 
-    /// Charges a cost to a source.
+    /// Charges a cost to the budget of a source.
     ///
     /// # Errors
-    /// The exceeded limit, the first time that the source or all sources exceed one.
+    /// Returns the limit that the source or all sources exceed. Each source gets this error only once.
     pub(super) fn charge(&mut self, source: &str, cost: Cost) -> Result<(), Exceeded> {
         let known = self.sources.entry(source.to_owned()).or_default();
         *known = known.plus(cost);
@@ -84,19 +84,19 @@ impl Spent {
         }
     }
 
-    /// Returns whether a source exceeds its budget. Nothing more of it is read.
+    /// Returns whether a source exceeds its budget. The loader then reads no more of that source.
     pub(super) fn is_beyond(&self, source: &str) -> bool {
         self.exceeded.contains(source)
     }
 
-    /// Returns the sources that exceed their budget.
+    /// Returns the names of the sources that exceed their budget.
     pub(super) fn exceeded(&self) -> &BTreeSet<String> {
         &self.exceeded
     }
 }
 
 impl Cost {
-    /// Returns the cost of a value: the value, its parts, and the bytes of its strings.
+    /// Returns the cost of a YAML value: the number of its parts, and the bytes of its strings.
     pub(super) fn of(value: &Value) -> Self {
         let mut cost = Self::default();
         let mut open = vec![value];
@@ -139,8 +139,8 @@ impl Cost {
     }
 }
 
-/// Problems of all sources, without duplicates, and limited for each source. Errors and warnings are counted
-/// separately, so that warnings never displace an error.
+/// The problems of all sources, without duplicates. The number for each source is limited.
+/// Errors and warnings are counted separately, so that warnings never displace an error.
 #[derive(Debug, Default)]
 pub(super) struct Problems {
     limit: usize,
@@ -148,14 +148,14 @@ pub(super) struct Problems {
     counts: BTreeMap<(String, bool), Count>,
 }
 
-/// The number of errors or warnings of a source that are not shown.
+/// The number of errors or warnings of one source that are not shown.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct LeftOut {
-    /// The source.
+    /// The name of the source.
     pub(super) source: String,
-    /// True for warnings.
+    /// True if warnings are counted, false if errors are.
     pub(super) warning: bool,
-    /// The number, including duplicates.
+    /// The number of problems that are not shown. Duplicates may be included.
     pub(super) count: usize,
 }
 
@@ -163,20 +163,22 @@ pub(super) struct LeftOut {
 struct Count {
     kept: usize,
     left_out: usize,
-    /// Bytes of text that were read again to locate problems.
+    /// The bytes of text that were read again to locate problems.
     read: u64,
 }
 
-/// Maximum number of bytes that are read again to locate the problems of one source. Locating a problem reads its file.
+/// The maximum number of bytes that are read again to locate the problems of one source. Locating a problem reads its
+/// file.
 const PLACES: u64 = 32 << 20;
 
 impl Problems {
-    /// Creates an empty record that keeps up to `limit` problems of each source.
+    /// Creates an empty record that keeps at most `limit` problems of each source.
     pub(super) fn new(limit: usize) -> Self {
         Self { limit, ..Self::default() }
     }
 
-    /// Reserves room for a problem that is located in a text of this length. Without room, the problem is only counted.
+    /// Returns whether another problem of a source may be kept, and otherwise counts the problem as not shown.
+    /// `text` is the length of the text that must be read again to locate the problem.
     pub(super) fn has_room(&mut self, source: &str, warning: bool, text: usize) -> bool {
         let count = self.counts.entry((source.to_owned(), warning)).or_default();
         count.read = count.read.saturating_add(text as u64);
@@ -185,19 +187,20 @@ impl Problems {
         room
     }
 
-    /// Returns whether a source may still show a problem. A hint is worth its work only then.
+    /// Returns whether another error of a source may be shown. The caller computes hints only for errors that are
+    /// shown.
     pub(super) fn shows_more(&self, source: &str) -> bool {
         self.counts.get(&(source.to_owned(), false)).is_none_or(|count| count.kept == 0 || count.kept < self.limit)
     }
 
-    /// Charges a location that a hint names. `false` if the hint must omit its line.
+    /// Returns whether a hint may name a line of a text with this length. Finding the line reads the text again.
     pub(super) fn may_locate(&mut self, source: &str, text: usize) -> bool {
         let count = self.counts.entry((source.to_owned(), false)).or_default();
         count.read = count.read.saturating_add(text as u64);
         count.read <= PLACES
     }
 
-    /// Adds a problem, if it is new.
+    /// Adds a problem, unless it is a duplicate.
     pub(super) fn push(&mut self, problem: Problem) {
         let key = (problem.source.clone(), problem.warning);
         if self.kept.insert(problem) {
@@ -210,7 +213,7 @@ impl Problems {
         self.counts.get(&(source.to_owned(), false)).is_some_and(|count| count.kept > 0)
     }
 
-    /// Returns the problems, and the number of further ones of each source.
+    /// Returns the kept problems, and the number of problems of each source that are not shown.
     pub(super) fn finish(self) -> (Vec<Problem>, Vec<LeftOut>) {
         let left_out = self.counts.into_iter().filter(|(_, count)| count.left_out > 0);
         let left_out =

@@ -1,5 +1,6 @@
-//! Digests of books: of the book, its includes, the files that its tasks name, and the variables that it sees. A commit
-//! that changes none of these starts no run.
+//! Digests of TaskBooks. A digest covers the TaskBook, its includes, the files that its tasks name, and the variables
+//! that it sees.
+//! A commit that does not change the digest of a TaskBook starts no run of it.
 
 use std::{collections::BTreeSet, sync::LazyLock};
 
@@ -13,7 +14,7 @@ use super::{
 };
 use crate::tree::{self, EntryKind};
 
-/// Maximum number of files in one digest.
+/// The maximum number of files in one digest.
 const FILES: usize = 10_000;
 
 #[expect(clippy::unwrap_used, reason = "the expressions are constant and tested")]
@@ -23,7 +24,7 @@ static IMPORTS: LazyLock<Regex> =
 #[expect(clippy::unwrap_used, reason = "the expressions are constant and tested")]
 static VARIABLES: LazyLock<Regex> = LazyLock::new(|| Regex::new(r"\bvars\b(?:\.([A-Za-z_]\w*))?").unwrap());
 
-/// Returns the digest of a book.
+/// Returns the digest of a TaskBook.
 pub fn book_digest(set: &ObjectSet, book: &Book) -> String {
     let mut parts = Parts::new(set);
     let key = Key { kind: "TaskBook", namespace: book.namespace.clone(), name: book.name.clone() };
@@ -40,7 +41,8 @@ pub fn book_digest(set: &ObjectSet, book: &Book) -> String {
     parts.end()
 }
 
-/// Returns the digest of one task, with the variables that it reads. An election holds until this digest changes.
+/// Returns the digest of one task, with the variables that the task reads. The result of an election is valid until
+/// this digest changes.
 pub fn task_digest(set: &ObjectSet, book: &Book, task: &Task) -> String {
     let mut parts = Parts::new(set);
     parts.task(task);
@@ -48,7 +50,7 @@ pub fn task_digest(set: &ObjectSet, book: &Book, task: &Task) -> String {
     let mut texts = vec![parts.text.clone()];
     while let Some(text) = texts.pop() {
         for found in VARIABLES.captures_iter(&text) {
-            // Without a literal name, any variable may be read.
+            // A text that uses `vars` without a literal name may read any variable.
             let name = found.get(1).map_or("*", |name| name.as_str()).to_owned();
             if !seen.insert(name.clone()) {
                 continue;
@@ -77,7 +79,7 @@ struct Parts<'a> {
     set: &'a ObjectSet,
     hash: Sha256,
     files: BTreeSet<(String, String)>,
-    /// The texts of the last task, for the search for names.
+    /// The texts of the last added task, for the search for variable names.
     text: String,
 }
 
@@ -139,7 +141,8 @@ impl<'a> Parts<'a> {
         self.imports(&task.within, &module.params.to_string());
     }
 
-    /// Adds a file or a folder with its imports. If the name is a template, all files of the source are added.
+    /// Adds a file with the files that it imports, or a folder. If the path is a template, all files of the source are
+    /// added.
     fn file(&mut self, within: &Within, path: &str) {
         let Some(tree) = self.set.trees.get(&within.source).cloned() else { return };
         let dynamic = path.contains("{{") || path.contains("{%");

@@ -1,6 +1,6 @@
-//! Held objects: objects of later sources that do not load are excluded, so that earlier sources can advance.
+//! Held objects: invalid objects of all sources but the first are excluded, so that the other objects can still change.
 //!
-//! The result depends only on the trees, so all nodes hold the same objects.
+//! The result depends only on the files of the sources, so all nodes hold the same objects.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -14,28 +14,29 @@ use super::{
 };
 use crate::{problem::Problem, tree::Tree};
 
-/// The key of held objects: one object of a source, or all of the source if there is no object key.
+/// The key of a held object: the name of its source, and the object. Without an object, the whole source is held.
 pub type HeldKey = (String, Option<Key>);
 
-/// An object or a source that does not load.
+/// An object or a whole source that is held because it does not load.
 #[derive(Debug, Clone)]
 pub struct Held {
-    /// The object as written. `None` for a whole source.
+    /// The held object, as written in the source. `None` if the whole source is held.
     pub object: Option<Object>,
-    /// The first problem.
+    /// The first problem that was found in the object or source.
     pub problem: Problem,
 }
 
-/// Number of loads after which each source with an error is held as a whole.
+/// The number of loads after which each source with an error is held as a whole.
 const ROUNDS: usize = 16;
 
-/// Loads all sources, in order. Invalid objects of all sources but the first are held, and so are objects that need a
-/// held one. They are only in [`ObjectSet::held`], and their mistakes are not errors.
+/// Loads all sources, in order, and holds invalid objects of all sources but the first. Objects that depend on a held
+/// object are held, too.
+/// Held objects are only in [`ObjectSet::held`], and their problems are not errors.
 pub fn load_holding(sources: &[SourceTree], pinned: &BTreeMap<Pinned, Arc<dyn Tree>>) -> Loaded {
     load_within(sources, pinned, Budget::default())
 }
 
-/// Loads all sources within a budget. A later source that exceeds it is held as a whole.
+/// Loads all sources within a budget. A source that exceeds the budget is held as a whole, unless it is the first.
 fn load_within(sources: &[SourceTree], pinned: &BTreeMap<Pinned, Arc<dyn Tree>>, budget: Budget) -> Loaded {
     let first = sources.first().map(|source| source.name.clone()).unwrap_or_default();
     let mut left_out = LeftOut::default();
@@ -68,26 +69,26 @@ fn load_within(sources: &[SourceTree], pinned: &BTreeMap<Pinned, Arc<dyn Tree>>,
     }
 }
 
-/// The objects that a mistake belongs to.
+/// The objects or the source that must be held because of an error.
 enum Blamed<'a> {
     Objects(Vec<&'a Object>),
     Source(&'a str),
 }
 
-/// The search for the objects that mistakes belong to.
+/// The search for the objects that cause an error.
 struct Blame<'a> {
     loaded: &'a Loaded,
     whole: bool,
-    /// The objects of each file of each source, in the order of its documents.
+    /// The objects of each file of each source, in the order of their documents.
     objects: BTreeMap<&'a str, BTreeMap<&'a str, Vec<&'a Object>>>,
-    /// Sources and included files whose objects are already found.
+    /// The sources and included files whose objects an earlier error has already returned.
     done: BTreeSet<(&'a str, Option<&'a str>)>,
 }
 
 impl<'a> Blame<'a> {
     fn new(loaded: &'a Loaded, whole: bool) -> Self {
         let mut objects: BTreeMap<&str, BTreeMap<&str, Vec<&Object>>> = BTreeMap::new();
-        // Without an error the search is not needed.
+        // The search is used only if there are errors.
         for object in loaded.set.objects.values().filter(|_| !loaded.errors.is_empty()) {
             let files = objects.entry(object.place.source()).or_default();
             files.entry(object.place.file()).or_default().push(object);
@@ -98,7 +99,7 @@ impl<'a> Blame<'a> {
         Self { loaded, whole, objects, done: BTreeSet::new() }
     }
 
-    /// Returns the objects that a mistake belongs to. Empty if an earlier mistake belongs to the same ones.
+    /// Returns the objects that cause an error. Empty if an earlier error has already returned the same objects.
     fn on(&mut self, error: &'a Problem) -> Blamed<'a> {
         let (source, file) = (error.source.as_str(), error.file.as_str());
         if self.whole || self.loaded.beyond.contains(source) {
@@ -107,7 +108,7 @@ impl<'a> Blame<'a> {
         if let Some(object) = self.behind(error) {
             return Blamed::Objects(vec![object]);
         }
-        // Only includes read this file, so the mistake belongs to the objects that include it.
+        // Only includes read this file, so the objects that include the file cause the error.
         let includers = self.loaded.included_by.get(&(error.source.clone(), error.file.clone()));
         let mut includers =
             includers.into_iter().flatten().filter_map(|key| self.loaded.set.objects.get(key)).peekable();
@@ -115,13 +116,13 @@ impl<'a> Blame<'a> {
             let first = self.done.insert((source, Some(file)));
             return Blamed::Objects(if first { includers.collect() } else { Vec::new() });
         }
-        // The file belongs to no object, so the mistake belongs to all objects of the source.
+        // The file contains no object, so all objects of the source are held.
         let Some(files) = self.objects.get(source) else { return Blamed::Source(source) };
         let first = self.done.insert((source, None));
         Blamed::Objects(if first { files.values().flatten().copied().collect() } else { Vec::new() })
     }
 
-    /// Returns the object that contains the line of a mistake. Objects of a file begin in the order of its documents.
+    /// Returns the object whose text contains the line of an error.
     fn behind(&self, error: &Problem) -> Option<&'a Object> {
         let objects = self.objects.get(error.source.as_str())?.get(error.file.as_str())?;
         let after = objects.partition_point(|object| object.place.position().0 <= error.line);
@@ -150,7 +151,7 @@ fn names(sources: &[SourceTree], error: &Problem) -> bool {
     sources.iter().any(|source| source.name == error.source)
 }
 
-/// Returns the held objects of a set that another set does not hold.
+/// Returns the objects that one set holds and an earlier set does not hold.
 pub fn newly_held<'a>(set: &'a ObjectSet, before: &ObjectSet) -> Vec<&'a Held> {
     set.held.iter().filter(|(key, _)| !before.held.contains_key(key)).map(|(_, held)| held).collect()
 }

@@ -1,6 +1,7 @@
 //! Limits of a Namespace: on the nodes that its objects select, and on the modules, commands and sources of its tasks.
 //!
-//! All readers of targets or tasks use these checks, so that no kind of object is missed.
+//! All code that reads targets or tasks uses the checks of this module, so that the limits apply to every kind of
+//! object.
 
 use std::{collections::BTreeSet, iter, sync::Arc};
 
@@ -18,22 +19,22 @@ use crate::{
     work,
 };
 
-/// The nodes that an object of a Namespace selects, within the NodeGroups that the Namespace may target.
+/// The nodes that an object selects, limited to the NodeGroups that its Namespace may target.
 #[derive(Debug, Clone)]
 pub struct Targets {
-    /// The selection. `None` selects every node that the Namespace may target.
+    /// The written NodeGroups and nodes. `None` selects every node that the Namespace may target.
     written: Option<Arc<Written>>,
     within: Within,
 }
 
-/// NodeGroups and nodes as written.
+/// The NodeGroups and nodes of a `targets` or `readers` field, as written.
 #[derive(Debug)]
 struct Written {
     groups: Names,
     nodes: Names,
 }
 
-/// Names in the written order, and as a set.
+/// A list of names in the written order, and as a set.
 #[derive(Debug)]
 pub(super) struct Names {
     written: Vec<String>,
@@ -47,19 +48,19 @@ impl From<Vec<String>> for Names {
     }
 }
 
-/// The NodeGroups that a Namespace may target.
+/// The NodeGroups that a Namespace may target, or all of them.
 #[derive(Debug, Clone)]
 enum Within {
     All,
     Groups(Arc<Names>),
 }
 
-/// A field that names nodes.
+/// A field of an object that names nodes.
 #[derive(Debug, Clone, Copy)]
 pub(super) enum Field {
-    /// The nodes that run tasks.
+    /// The field `targets`, with the nodes that run tasks.
     Targets,
-    /// The nodes that may read a value, with the name of the field.
+    /// A field with the nodes that may read a value. The text is the name of the field.
     Readers(&'static str),
 }
 
@@ -86,8 +87,9 @@ impl Within {
 }
 
 impl Targets {
-    /// Reads a field that names nodes, for an object of this Namespace. Nodes outside of its limits are reported and
-    /// not selected. An omitted field selects every node that the Namespace may target.
+    /// Reads a field that names nodes. Nodes and NodeGroups that the Namespace may not target are reported, and not
+    /// selected.
+    /// Without the field, every node that the Namespace may target is selected.
     pub(super) fn read(loader: &mut Loader<'_>, place: &Place, spec: &Value, field: Field, namespace: &str) -> Self {
         let within = Within::of(loader, namespace);
         let written = spec.get(field.name()).filter(|written| !written.is_null()).map(|written| {
@@ -121,7 +123,7 @@ impl Targets {
             let finding = match template(group, namespace) {
                 Some(finding) => finding,
                 None => Finding::new(format!("the namespace {namespace} may not {verb} the NodeGroup {group}"))
-                    .hint(format!("it may {verb}: {}", shown())),
+                    .hint(format!("the namespace may {verb}: {}", shown())),
             };
             loader.problem(&place, At::Value, finding);
         }
@@ -133,14 +135,15 @@ impl Targets {
             let finding = match template(node, namespace) {
                 Some(finding) => finding,
                 None => Finding::new(format!("the namespace {namespace} may not {verb} the node {node}"))
-                    .hint(format!("it may {verb} members of: {}", shown())),
+                    .hint(format!("the namespace may {verb} members of: {}", shown())),
             };
             loader.problem(&place, At::Value, finding);
         }
     }
 
-    /// Returns the way in which a node is selected. The empty name means any node that the Namespace may target. `None`
-    /// if the node is not selected, or the Namespace may not target it.
+    /// Returns the way in which the targets select a node. The empty name means any node that the Namespace may
+    /// target.
+    /// `None` if the node is not selected, or if the Namespace may not target it.
     pub fn select(&self, node: &str, groups: &BTreeSet<String>) -> Option<Selected> {
         work::count(1);
         if !node.is_empty() && !self.within.permits(groups) {
@@ -153,23 +156,24 @@ impl Targets {
         meet(&written.groups.set, groups).then_some(Selected::Group)
     }
 
-    /// Returns false for omitted targets.
+    /// Returns true if the object names its targets, false if it omits them.
     pub fn is_written(&self) -> bool {
         self.written.is_some()
     }
 
-    /// Returns the NodeGroups as written.
+    /// Returns the names of the NodeGroups, as written.
     pub fn groups(&self) -> &[String] {
         self.written.as_ref().map(|written| written.groups.written.as_slice()).unwrap_or_default()
     }
 
-    /// Returns the nodes as written.
+    /// Returns the names of the nodes, as written.
     pub fn nodes(&self) -> &[String] {
         self.written.as_ref().map(|written| written.nodes.written.as_slice()).unwrap_or_default()
     }
 }
 
-/// Rejects a template as a name: its value is known only on the node, so it cannot be compared with the limits.
+/// Returns the error that a name is a template. Only the node knows its value, so the name cannot be compared with
+/// limits.
 fn template(name: &str, namespace: &str) -> Option<Finding> {
     (name.contains("{{") || name.contains("{%")).then(|| {
         Finding::new(format!("cannot use the template {name} here: the namespace {namespace} is limited to NodeGroups"))
@@ -192,7 +196,7 @@ impl Within {
     }
 }
 
-/// Reports a task if its Namespace forbids the module, a command line in its parameters, or a node that they name.
+/// Reports a task whose module, command line or reader nodes its Namespace does not allow.
 pub(super) fn check_module(loader: &mut Loader<'_>, place: &Place, module: &ModuleUse, namespace: &str) {
     for field in module.schema.message.fields.iter().filter(|field| field.value_type() == Type::Message("Targets")) {
         Targets::read(loader, &place.key(module.name), &module.params, Field::Readers(field.name), namespace);
@@ -213,7 +217,7 @@ pub(super) fn check_module(loader: &mut Loader<'_>, place: &Place, module: &Modu
     {
         for field in command_lines(module) {
             let finding = Finding::new(format!(
-                "the namespace {namespace} may not use the module {}, and {field} of {} runs one",
+                "the namespace {namespace} may not use the module {}, but {field} of {} runs a command",
                 command.key, module.name
             ));
             loader.problem(&place.key(field), At::Key, finding.hint(hint));
@@ -221,7 +225,7 @@ pub(super) fn check_module(loader: &mut Loader<'_>, place: &Place, module: &Modu
     }
 }
 
-/// Returns the written parameters of a module that hold a command line.
+/// Returns the names of a module's parameters that are set and contain a command line.
 fn command_lines(module: &ModuleUse) -> Vec<&'static str> {
     let written = |name: &str| module.params.get(name).is_some_and(|value| !value.is_null());
     module
@@ -244,8 +248,8 @@ pub(super) fn modules_in(value: &Value) -> Vec<ModuleUse> {
         .collect()
 }
 
-/// Returns whether the tasks of a Namespace may read the files of a source. Allowed are libraries and the sources that
-/// the Namespace names, or the first source if it names none.
+/// Returns whether tasks of a Namespace may read the files of a source. The tasks may read libraries and the sources
+/// that the Namespace names. If the Namespace names no source, its tasks may read the first source.
 pub(super) fn may_read(loader: &Loader<'_>, namespace: &str, source: &str) -> bool {
     let Some(limits) = loader.namespace(namespace) else { return true };
     let first = || loader.source_names().first().is_some_and(|first| first == source);
@@ -253,8 +257,8 @@ pub(super) fn may_read(loader: &Loader<'_>, namespace: &str, source: &str) -> bo
         || if limits.sources.is_empty() { first() } else { limits.sources.iter().any(|name| name == source) }
 }
 
-/// Returns whether a path is a prefix or below it. Whole components are compared. `*` in a component of the prefix
-/// matches any characters of that component.
+/// Returns whether a path is equal to a prefix or below it. Whole components are compared.
+/// In a component of the prefix, `*` matches any characters of that component.
 pub(super) fn below_prefix(prefix: &str, path: &str) -> bool {
     let plain = |component: &str| !matches!(component, "" | "." | "..");
     let components = |text: &str| -> Vec<String> {
@@ -277,7 +281,7 @@ mod tests {
     #[test]
     fn every_command_line_of_a_module_is_marked_in_the_schema() {
         let named = ["argv", "shell", "validate", "unless", "onlyIf"];
-        // The login shell of an account is not a command that the module runs.
+        // The login shell of a user is a setting, not a command that the module runs.
         let exceptions = ["user.shell"];
         for module in towpath_proto::modules() {
             for parameter in module.message.fields {

@@ -1,4 +1,4 @@
-//! Tests that the work of loading is proportional to the input. They count steps, not time: see [`work`].
+//! Tests that the work of loading is proportional to the input. The tests count steps instead of time: see [`work`].
 
 use std::{collections::BTreeMap, sync::Arc};
 
@@ -34,7 +34,7 @@ fn book(at: usize, more: &str) -> String {
     of_shop("TaskBook", &format!("b{at}"), &format!("{{targets: {{nodeGroups: [all]}}, {more}tasks: [{task}]}}"))
 }
 
-/// Returns a book of tasks, each with these further fields.
+/// Returns a TaskBook with this number of tasks. `more` returns further fields of each task.
 fn tasks(count: usize, more: impl Fn(usize) -> String) -> String {
     let task = |at| format!("    - {{name: t{at}, command: {{argv: [x, '{{{{ vars.x }}}}']}}{}}}\n", more(at));
     let list: String = (0..count).map(task).collect();
@@ -46,7 +46,7 @@ fn each(count: usize, object: impl Fn(usize) -> String) -> String {
     (0..count).map(object).collect::<Vec<_>>().join("---\n")
 }
 
-/// Returns the steps for these objects in one file: of the load, the search for untrusted values, and one node's view.
+/// Returns the number of steps to load objects, to search untrusted values in them, and to create the view of one node.
 fn steps(objects: &str) -> usize {
     let source = |name: &str, text: &str| SourceTree {
         name: name.to_owned(),
@@ -66,7 +66,7 @@ fn steps(objects: &str) -> usize {
     })
 }
 
-/// Checks that ten times the objects take at most twelve times the steps.
+/// Checks that ten times the number of objects takes at most twelve times the number of steps.
 #[track_caller]
 fn assert_linear(objects: impl Fn(usize) -> String) {
     let (few, many) = (steps(&objects(200)), steps(&objects(2000)));

@@ -1,5 +1,6 @@
-//! Loading of trees into an [`ObjectSet`]: files are found, and each document is checked against the schema. Then all
-//! objects are checked against one another. All mistakes are reported, not only the first.
+//! Loads the files of all sources into an [`ObjectSet`].
+//! Each document is checked against the schema. Then all objects are checked against one another. All errors are
+//! reported, not only the first.
 
 mod files;
 
@@ -32,32 +33,32 @@ use crate::{
     words::Selector,
 };
 
-/// Maximum number of reported problems of one file.
+/// The maximum number of problems that are reported for one file.
 const PROBLEMS_PER_FILE: usize = 200;
 
-/// The result of loading.
+/// The result of loading: the objects, and the problems that were found.
 #[derive(Debug)]
 pub struct Loaded {
-    /// The objects. They must not be used if there are errors.
+    /// The loaded objects. The objects must not be used if there are errors.
     pub set: ObjectSet,
-    /// Errors, in the order of the files.
+    /// The errors, in the order of the files.
     pub errors: Vec<Problem>,
-    /// Warnings, in the order of the files.
+    /// The warnings, in the order of the files.
     pub warnings: Vec<Problem>,
-    /// Pinned includes whose trees are missing. The caller fetches them and loads again.
+    /// The repositories of includes whose files are missing. The caller must fetch them and load again.
     pub wants: BTreeSet<Pinned>,
-    /// Sources that exceed their budget.
+    /// The names of the sources that exceed their budget.
     pub(super) beyond: BTreeSet<String>,
-    /// The objects that include each file, by source and path.
+    /// The objects that include each file. The key is the source and the path of the file.
     pub(super) included_by: BTreeMap<(String, String), BTreeSet<Key>>,
 }
 
-/// Objects and sources that are excluded from a load.
+/// The objects and sources that are excluded from a load.
 #[derive(Debug, Default)]
 pub(super) struct LeftOut {
-    /// Excluded objects, each of one source.
+    /// The excluded objects, each with its source.
     pub(super) objects: BTreeSet<(String, Key)>,
-    /// Sources whose objects are all excluded.
+    /// The sources whose objects are all excluded.
     pub(super) sources: BTreeSet<String>,
 }
 
@@ -67,12 +68,12 @@ impl LeftOut {
     }
 }
 
-/// Loads all sources, in order. The first one has more rights.
+/// Loads all sources, in order. The first source always may define global kinds.
 pub fn load(sources: &[SourceTree], pinned: &BTreeMap<Pinned, Arc<dyn Tree>>) -> Loaded {
     load_without(sources, pinned, &LeftOut::default(), Budget::default())
 }
 
-/// Loads all sources without some objects.
+/// Loads all sources, except for excluded objects and sources.
 pub(super) fn load_without(
     sources: &[SourceTree],
     pinned: &BTreeMap<Pinned, Arc<dyn Tree>>,
@@ -111,10 +112,11 @@ pub(super) fn load_without(
     Loaded { set: loader.set, errors, warnings, wants: loader.wants, beyond, included_by: loader.included_by }
 }
 
-/// A reference that is checked after all objects are read.
+/// A reference to another object that is checked after all objects are read, with the object and the location that
+/// contain it.
 type Pending = (Reference, Key, Place);
 
-/// The state of a load: objects and problems so far.
+/// The state of a load: the objects and problems that were found so far.
 pub(super) struct Loader<'a> {
     sources: &'a [SourceTree],
     pinned: &'a BTreeMap<Pinned, Arc<dyn Tree>>,
@@ -125,17 +127,17 @@ pub(super) struct Loader<'a> {
     wants: BTreeSet<Pinned>,
     pub(super) set: ObjectSet,
     task_files: BTreeMap<(String, String), Option<Document>>,
-    /// The NodeGroups that each Namespace may target, if it has limits.
+    /// The NodeGroups that each Namespace with such a limit may target.
     pub(super) limits: BTreeMap<String, Arc<limits::Names>>,
 }
 
 impl Loader<'_> {
-    /// Reports a problem at a location.
+    /// Reports an error at a location of a file.
     pub(super) fn problem(&mut self, place: &Place, at: At, finding: Finding) {
         self.report(place, at, finding, false);
     }
 
-    /// Reports a warning at a location.
+    /// Reports a warning at a location of a file.
     pub(super) fn warning(&mut self, place: &Place, at: At, finding: Finding) {
         self.report(place, at, finding, true);
     }
@@ -146,18 +148,18 @@ impl Loader<'_> {
         }
     }
 
-    /// Reserves room for a problem at a location, before its hint is computed. Without room, the problem is only
-    /// counted.
+    /// Returns whether a problem at a location may still be shown, before its hint is computed. Otherwise the problem
+    /// is only counted.
     pub(super) fn has_room(&mut self, place: &Place, warning: bool) -> bool {
         self.problems.get_mut().has_room(place.source(), warning, place.file_size())
     }
 
-    /// Adds a problem for which room is reserved.
+    /// Adds a problem after [`Self::has_room`] has returned true for it.
     pub(super) fn keep_problem(&mut self, place: &Place, at: At, finding: Finding, warning: bool) {
         self.problems.get_mut().push(Problem { warning, ..place.problem(finding, at) });
     }
 
-    /// Returns `file:line` of a location that a hint names. Returns only the file if too many were requested.
+    /// Returns `file:line` of a location, for a hint. Returns only the file after too many locations were computed.
     pub(super) fn file_line(&self, place: &Place) -> String {
         let may = self.problems.borrow_mut().may_locate(place.source(), place.file_size());
         if may { place.file_line() } else { place.file().to_owned() }
@@ -172,7 +174,8 @@ impl Loader<'_> {
         }
     }
 
-    /// Charges a cost to a source. `false` if the source exceeds its budget: then no more of it is read.
+    /// Charges a cost to the budget of a source. Returns false if the source exceeds its budget and must not be read
+    /// further.
     pub(super) fn charge(&mut self, source: &str, cost: Cost) -> bool {
         if let Err(Exceeded { what, limit, all }) = self.spent.charge(source, cost) {
             let whose = if all { "all sources together have" } else { "the source has" };
@@ -200,7 +203,8 @@ impl Loader<'_> {
         self.sources.iter().map(|source| source.name.clone()).collect()
     }
 
-    /// Returns the tree name of a pinned include. If its tree is missing, the include is added to `wants`.
+    /// Returns the name under which the files of a repository at one commit are stored.
+    /// If the files are missing, the repository is added to `wants`.
     pub(super) fn pinned(&mut self, pinned: &Pinned) -> String {
         let name = format!("{}@{}", pinned.url, pinned.commit);
         match self.pinned.get(pinned) {
@@ -255,7 +259,7 @@ impl Loader<'_> {
         self.keep([problem_at(&file, 1, 1, finding)]);
     }
 
-    /// Reads the documents of one file. Returns their number.
+    /// Reads the documents of one file. Returns the number of documents and of problems.
     fn file(&mut self, source: &SourceTree, first: bool, entry: &Entry, pending: &mut Vec<Pending>) -> usize {
         let limits = Limits::default();
         let bytes = match files::read(source, entry, limits) {
@@ -306,7 +310,7 @@ impl Loader<'_> {
     fn insert(&mut self, kind: &'static Message, key: Key, document: &Document, place: Place) {
         if let Some(other) = self.set.objects.get(&key) {
             let finding = Finding::new(format!("there are two objects {} {}", kind.name, display(&key)));
-            let hint = format!("the other one is at {}", self.file_line(&other.place));
+            let hint = format!("the other object is at {}", self.file_line(&other.place));
             self.problem(&place.key("metadata").key("name"), At::Value, finding.hint(hint));
             return;
         }
@@ -320,7 +324,7 @@ impl Loader<'_> {
         self.set.objects.insert(key.clone(), Object { key, labels, spec, place });
     }
 
-    /// Turns findings into problems with lines, and checks the quoting of modes.
+    /// Reports the findings of a schema check with their lines, and reports modes without quotes.
     pub(super) fn checked(&mut self, document: &Document, base: &Path, checked: Checked, warning: Option<bool>) {
         let place = |path: &Path| {
             let steps = base.0.iter().chain(&path.0).cloned().collect();
@@ -343,7 +347,7 @@ impl Loader<'_> {
         }
     }
 
-    /// Reports an unquoted mode. YAML parsers read `0644` differently, and only the text shows the quotes.
+    /// Reports a mode without quotes. YAML parsers disagree on the value of `0644`, and only the text shows the quotes.
     fn unquoted_mode(&mut self, place: &Place) {
         let (line, column) = place.position();
         let written = lines(place.text()).nth(line - 1).unwrap_or_default();
@@ -365,7 +369,7 @@ impl Loader<'_> {
             let allowed = namespace.includes.as_ref().map(|includes| includes.allow.as_slice()).unwrap_or_default();
             for (index, pattern) in allowed.iter().enumerate() {
                 if let Err(error) = RepositoryUrl::pattern(pattern) {
-                    let finding = Finding::new(format!("{pattern} allows no repository: {error}")).hint(
+                    let finding = Finding::new(format!("cannot use the pattern {pattern}: {error}")).hint(
                         "write https://HOST/PATH or ssh://HOST/PATH, with * for any characters of the host or path",
                     );
                     self.problem(
@@ -461,7 +465,11 @@ impl Loader<'_> {
             let expression = task::text(value, "expression");
             let task = value.get("task").filter(|task| task.is_object());
             if expression.is_some() == task.is_some() {
-                self.problem(&place, At::Value, Finding::new("a computed value has either an expression or a task"));
+                self.problem(
+                    &place,
+                    At::Value,
+                    Finding::new("a computed variable needs either an expression or a task"),
+                );
             }
             let task = task.map(|task| Box::new(book::single_task(self, &place.key("task"), task, &object.key)));
             if let Some(module) = task.as_ref().and_then(|task| task.module.as_ref())
@@ -493,7 +501,7 @@ impl Loader<'_> {
         }
     }
 
-    /// Reads a file of tasks once, and reports its mistakes once.
+    /// Returns the content of an included file of tasks. The file is read and checked only once.
     ///
     /// The cost is charged to `owner`, the source of the first object that includes the file.
     pub(super) fn read_tasks(
@@ -517,7 +525,7 @@ impl Loader<'_> {
     }
 
     fn read_task_file(&mut self, at: &Place, owner: &str, source: &str, path: &str) -> Option<Document> {
-        // A pinned include without its tree cannot be read yet.
+        // The files of a pinned repository may still be missing. The caller then fetches them and loads again.
         let tree = Arc::clone(self.set.trees.get(source)?);
         let bytes = match tree.read(path) {
             Ok(Some(bytes)) => bytes,
@@ -556,7 +564,7 @@ pub(super) fn display(key: &Key) -> String {
     if key.namespace.is_empty() { key.name.clone() } else { format!("{}/{}", key.namespace, key.name) }
 }
 
-/// Returns the origin of computed values: the source of their object.
+/// Returns the container of computed variables: the source of their object.
 pub(super) fn within_source(place: &Place) -> Arc<Within> {
     Arc::new(Within { source: place.source().to_owned(), ..Within::default() })
 }

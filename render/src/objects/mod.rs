@@ -1,4 +1,4 @@
-//! All objects of all sources, parsed and cross-checked.
+//! All objects of all sources, parsed and checked against one another.
 
 mod analysis;
 mod book;
@@ -46,16 +46,16 @@ use task::Book;
 /// The identity of an object: kind, namespace and name.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Key {
-    /// The kind.
+    /// The kind of the object, such as `TaskBook`.
     pub kind: &'static str,
-    /// The namespace. Empty for global kinds.
+    /// The namespace of the object. Empty for global kinds.
     pub namespace: String,
-    /// The name.
+    /// The name of the object.
     pub name: String,
 }
 
 impl Key {
-    /// Reads the identity of an object. `None` if its metadata have no name.
+    /// Reads the identity of an object from its metadata. `None` if the metadata contain no name.
     fn read(kind: &Message, metadata: &Value) -> Option<Self> {
         let text = |field: &str| metadata.get(field).and_then(Value::as_str);
         let namespace = if kind.scope == Some("namespaced") { text("namespace").unwrap_or_default() } else { "" };
@@ -63,115 +63,115 @@ impl Key {
     }
 }
 
-/// An object as written.
+/// An object as written in a source.
 #[derive(Debug, Clone)]
 pub struct Object {
-    /// The identity.
+    /// The identity of the object.
     pub key: Key,
-    /// The labels.
+    /// The labels of the object.
     pub labels: BTreeMap<String, String>,
-    /// The spec, checked against the schema.
+    /// The spec of the object, checked against the schema.
     pub spec: Arc<Value>,
-    /// The location.
+    /// The location of the object in its source.
     pub place: Place,
 }
 
-/// A group of nodes, with its parsed selector.
+/// A NodeGroup, with its parsed selector.
 #[derive(Debug, Clone)]
 pub struct Group {
-    /// The selector of labels.
+    /// The selector for the labels of nodes. `None` if the group only names nodes.
     pub selector: Option<Selector>,
-    /// Members by name.
+    /// The names of nodes that the group lists.
     pub nodes: BTreeSet<String>,
 }
 
 /// A Variables or ClusterVariables object.
 #[derive(Debug, Clone)]
 pub struct VariablesObject {
-    /// The identity.
+    /// The identity of the object.
     pub key: Key,
-    /// The nodes that get the values.
+    /// The nodes that get the variables.
     pub targets: Targets,
-    /// The priority. The higher one wins.
+    /// The priority among objects that set the same variable. The highest priority wins.
     pub priority: i64,
-    /// The values.
+    /// The values of the variables, by name.
     pub values: serde_json::Map<String, Value>,
-    /// Values of single nodes.
+    /// The variables for single nodes, by the name of the node.
     pub by_node: serde_json::Map<String, Value>,
-    /// Values that are computed.
+    /// The variables that are computed on the node.
     pub computed: Vec<ComputedValue>,
-    /// The location.
+    /// The location of the object's spec.
     pub place: Place,
 }
 
-/// A value that is computed on the node.
+/// A variable that is computed on the node, from an expression or from the result of a task.
 #[derive(Debug, Clone)]
 pub struct ComputedValue {
     /// The name of the variable.
     pub name: String,
-    /// An expression over other variables and facts.
+    /// The expression that gives the value. `None` if a task gives it.
     pub expression: Option<String>,
-    /// A task whose result is used.
+    /// The task whose result gives the value. `None` if an expression gives it.
     pub task: Option<Box<task::Task>>,
-    /// An expression over the task's result.
+    /// The expression over the task's result that gives the value.
     pub value: String,
-    /// The time for which the value is cached.
+    /// The time for which the value is kept before the task runs again.
     pub refresh: std::time::Duration,
-    /// The location.
+    /// The location of the computed variable.
     pub place: Place,
 }
 
-/// All objects of all sources, cross-checked.
+/// All objects of all sources, checked against one another.
 #[derive(Debug, Default)]
 pub struct ObjectSet {
-    /// Every object.
+    /// All objects, by identity.
     pub objects: BTreeMap<Key, Object>,
-    /// The TaskBooks by `namespace/name`.
+    /// The TaskBooks, by `namespace/name`.
     pub books: BTreeMap<String, Arc<Book>>,
-    /// The NodeGroups.
+    /// The NodeGroups, by name.
     pub groups: BTreeMap<String, Group>,
     /// The nodes that git names, with their labels.
     pub nodes: BTreeMap<String, NodeObject>,
-    /// The Namespaces.
+    /// The Namespaces, by name.
     pub namespaces: BTreeMap<String, pb::Namespace>,
-    /// The Configs.
+    /// The Configs, by name.
     pub configs: BTreeMap<String, pb::Config>,
-    /// The CronJobs, Triggers and Beacons.
+    /// The CronJobs, Triggers and Beacons, by identity.
     pub reactions: BTreeMap<Key, Reaction>,
     /// The nodes that may read each Secret.
     pub readers: BTreeMap<Key, Targets>,
-    /// ClusterVariables and Variables.
+    /// The ClusterVariables and Variables, sorted by identity.
     pub variables: Vec<VariablesObject>,
-    /// The ClusterVariables that each namespace sees.
+    /// The names of the ClusterVariables that each namespace sees.
     pub bindings: BTreeMap<String, BTreeSet<String>>,
-    /// The groups of each node that git names.
+    /// The NodeGroups of each node that git names.
     pub memberships: BTreeMap<String, Arc<BTreeSet<String>>>,
-    /// The nodes of each group, in order.
+    /// The nodes of each NodeGroup, sorted by name.
     pub members: BTreeMap<String, Vec<String>>,
-    /// Held objects: they do not load, and do not prevent the rest from loading.
+    /// The held objects: invalid objects that are excluded, so that other objects can load.
     pub held: BTreeMap<HeldKey, Held>,
-    /// The tree of each source and each pinned include.
+    /// The files of each source and of each pinned repository.
     pub trees: BTreeMap<String, Arc<dyn Tree>>,
 }
 
 /// A node that git names.
 #[derive(Debug, Clone, Default)]
 pub struct NodeObject {
-    /// The labels.
+    /// The labels of the node.
     pub labels: BTreeMap<String, String>,
-    /// The address.
+    /// The address at which other nodes connect to the node.
     pub address: Option<String>,
-    /// The public keys of the node. If empty, the keys that it first showed are trusted.
+    /// The public keys of the node. If empty, the first keys that the node shows are trusted.
     pub public_keys: Vec<String>,
 }
 
 impl ObjectSet {
-    /// Returns the groups of a node.
+    /// Returns the NodeGroups of a node.
     pub fn groups_of(&self, node: &str) -> Arc<BTreeSet<String>> {
         self.memberships.get(node).cloned().unwrap_or_default()
     }
 
-    /// Finds the groups of each node, and the nodes of each group.
+    /// Computes the NodeGroups of each node, and the nodes of each NodeGroup.
     fn find_members(&mut self) {
         let mut groups_of: BTreeMap<&str, BTreeSet<String>> =
             self.nodes.keys().map(|node| (node.as_str(), BTreeSet::new())).collect();
@@ -193,7 +193,7 @@ impl ObjectSet {
         (self.memberships, self.members) = (memberships, members);
     }
 
-    /// Returns the nodes that a book targets. Empty for a book without targets.
+    /// Returns the nodes that a TaskBook targets. Empty for a TaskBook without targets.
     pub fn targets_of(&self, book: &Book) -> Vec<String> {
         let Some(targets) = &book.targets else { return Vec::new() };
         let nodes: BTreeSet<&String> = self.members_of(targets.groups()).chain(targets.nodes()).collect();
@@ -201,19 +201,19 @@ impl ObjectSet {
         nodes.into_iter().filter(selected).cloned().collect()
     }
 
-    /// Returns the nodes of some groups. A node of several groups is returned several times.
+    /// Returns the nodes of several NodeGroups. A node in two of the groups is returned twice.
     fn members_of<'a>(&'a self, groups: &'a [String]) -> impl Iterator<Item = &'a String> {
         let members = groups.iter().filter_map(|group| self.members.get(group)).flatten();
         members.inspect(|_| work::count(1))
     }
 
-    /// Returns all nodes that any object names.
+    /// Returns the names of all nodes that any object names.
     pub fn all_nodes(&self) -> BTreeSet<String> {
         self.memberships.keys().cloned().collect()
     }
 
-    /// Returns the variables that a namespace sees: the ClusterVariables that are bound to it, then its Variables, each
-    /// by name.
+    /// Returns the variables objects that a namespace sees: first the ClusterVariables that are bound to it, then its
+    /// Variables. ClusterVariables and Variables are sorted by name.
     pub(crate) fn variables_of<'a>(&'a self, namespace: &'a str) -> impl Iterator<Item = &'a VariablesObject> {
         let bound = self.bindings.get(namespace).into_iter().flatten();
         let bound = bound.filter_map(|name| {
@@ -224,7 +224,7 @@ impl ObjectSet {
         bound.filter(|object| object.key.kind == "ClusterVariables").chain(own).inspect(|_| work::count(1))
     }
 
-    /// Returns the variables from a key on, in the order of their keys.
+    /// Returns the variables objects in the order of their identities, beginning with the given one.
     fn variables_from(&self, kind: &str, namespace: &str, name: &str) -> &[VariablesObject] {
         let before = |object: &VariablesObject| {
             let key = &object.key;
@@ -234,7 +234,7 @@ impl ObjectSet {
     }
 }
 
-/// An index of nodes by their labels.
+/// An index of the nodes by their labels.
 struct Labelled<'a> {
     nodes: &'a BTreeMap<String, NodeObject>,
     by_label: BTreeMap<(&'a str, &'a str), Vec<&'a str>>,
@@ -251,7 +251,8 @@ impl<'a> Labelled<'a> {
         Self { nodes, by_label }
     }
 
-    /// Returns the nodes that a selector matches. Only nodes with the rarest required label are compared.
+    /// Returns the nodes that a selector matches. To save work, only the nodes with the rarest required label are
+    /// compared.
     fn select(&self, selector: &Selector) -> Vec<&'a str> {
         let with = |(key, values): (&str, &[String])| -> Vec<&'a str> {
             let lists = values.iter().filter_map(|value| self.by_label.get(&(key, value.as_str())));
@@ -268,8 +269,8 @@ impl<'a> Labelled<'a> {
 /// The way in which targets select a node.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Selected {
-    /// By a group, or as one of all nodes.
+    /// The targets name a NodeGroup of the node, or select all nodes.
     Group,
-    /// By name.
+    /// The targets name the node.
     Node,
 }

@@ -1,5 +1,5 @@
-//! `autoNotify`: a service restarts if its inputs change. The tasks that affect a service are derived from the text of
-//! the tasks. The rest works like any handler.
+//! `autoNotify`: the agent restarts a service when a task changes its unit, its package or its configuration.
+//! The affecting tasks are found by their text. The restart itself is an ordinary handler.
 
 use serde_json::{Map, Value, json};
 use towpath_proto::{ModuleKind, ModuleSchema, ServiceRole, unit_name};
@@ -10,7 +10,8 @@ use super::{
 };
 use crate::{document::At, problem::Finding};
 
-/// Adds a restart handler for each service of a book with `autoNotify`. The tasks that affect the service notify it.
+/// Adds a restart handler for each service that a TaskBook with `autoNotify` starts. The tasks that affect the service
+/// notify the handler.
 pub(super) fn add(loader: &mut Loader<'_>, book: &mut Book) {
     let mut handlers = Vec::new();
     for at in 0..book.tasks.len() {
@@ -45,15 +46,17 @@ pub(super) fn add(loader: &mut Loader<'_>, book: &mut Book) {
             if !service.is_concerned_by(other) {
                 continue;
             }
-            // A task that already notifies a handler which restarts the service stays as it is.
+            // A task that already notifies a handler for the restart of the service is not changed.
             if !other.notify.iter().any(|id| own.contains(id)) {
                 other.notify.push(handler.id.clone());
                 notified = true;
             }
             if position > at && !book.parallel && !other.sync {
-                let what = format!("{} is started before {:?}, which it is to be started with", service.unit, other.id);
-                let finding = Finding::new(what)
-                    .hint("on a new node it does not exist yet: move the task before that of the service");
+                let what =
+                    format!("the service {} is started before the task {:?}, which affects it", service.unit, other.id);
+                let finding = Finding::new(what).hint(
+                    "move the task before the task that starts the service: a new node cannot start it otherwise",
+                );
                 loader.warning(&other.place, At::Value, finding);
             }
         }
@@ -62,9 +65,9 @@ pub(super) fn add(loader: &mut Loader<'_>, book: &mut Book) {
     book.handlers.append(&mut handlers);
 }
 
-/// A service that a task keeps running.
+/// A service that a task of the TaskBook starts.
 struct Service {
-    /// The name as written, possibly a template.
+    /// The name of the service as written. The name may be a template.
     name: String,
     unit: String,
 }
@@ -77,7 +80,7 @@ impl Service {
         Some((Self { unit: unit_name(&name), name }, module.schema))
     }
 
-    /// Returns the unit name without `.service`, which is also the name of its package and its directory.
+    /// Returns the name of the unit without `.service`. The package and the configuration directory have the same name.
     fn short(&self) -> &str {
         self.unit.strip_suffix(".service").unwrap_or(&self.unit)
     }

@@ -1,15 +1,15 @@
-//! Orders and cycles of dependency graphs.
+//! Topological order and cycles of dependency graphs.
 
 use std::collections::{BTreeMap, BTreeSet};
 
 use crate::work;
 
-/// Returns cycles of a graph. Each begins with its least name, and each name is in one of them at most.
+/// Returns cycles of a graph. Each cycle begins with its alphabetically first name. No name is in two cycles.
 pub(super) fn cycles(graph: &BTreeMap<String, Vec<String>>) -> Vec<Vec<String>> {
     let mut found = Vec::new();
     let mut done: BTreeSet<&str> = BTreeSet::new();
     for start in graph.keys() {
-        // Depth-first search without recursion, because a hostile graph can be deep.
+        // A hostile graph can be deep, so the depth-first search does not use recursion.
         let mut path: Vec<(&str, usize)> = vec![(start, 0)];
         let mut depths: BTreeMap<&str, usize> = BTreeMap::from([(start.as_str(), 0)]);
         while let Some((node, next)) = path.last_mut() {
@@ -25,7 +25,7 @@ pub(super) fn cycles(graph: &BTreeMap<String, Vec<String>>) -> Vec<Vec<String>> 
             let to = edges[*next].as_str();
             *next += 1;
             if let Some(at) = depths.get(to).copied() {
-                // Listing all cycles would take n² names.
+                // Only one cycle through each name is listed, because all cycles could have n² names.
                 let nodes: Vec<&str> = path.drain(at..).map(|(node, _)| node).collect();
                 for node in &nodes {
                     depths.remove(node);
@@ -44,7 +44,7 @@ pub(super) fn cycles(graph: &BTreeMap<String, Vec<String>>) -> Vec<Vec<String>> 
     found
 }
 
-/// Returns names in the order of their dependencies, or else by name. Names in a cycle are left out.
+/// Returns names so that each name follows its dependencies, otherwise sorted by name. Names in a cycle are omitted.
 pub(crate) fn ordered(graph: &BTreeMap<String, Vec<String>>) -> Vec<String> {
     let mut missing: BTreeMap<&str, usize> = BTreeMap::new();
     let mut needed_by: BTreeMap<&str, Vec<&str>> = BTreeMap::new();

@@ -13,15 +13,15 @@ use crate::document::Place;
 /// The nodes and the tasks of a CronJob, a Trigger or a Beacon.
 #[derive(Debug, Clone)]
 pub struct Reaction {
-    /// The nodes.
+    /// The nodes that run the tasks or checks.
     pub targets: Targets,
-    /// The tasks, includes expanded.
+    /// The tasks, with includes expanded.
     pub tasks: Vec<Task>,
-    /// The modules of a Beacon's checks, with their locations.
+    /// The modules in the checks of a Beacon, with their locations.
     pub checks: Vec<(ModuleUse, Place)>,
 }
 
-/// Reads one object, and reports its mistakes to the loader.
+/// Reads a CronJob, a Trigger or a Beacon, and reports errors to the loader.
 pub(super) fn read(loader: &mut Loader<'_>, object: &Object) -> Reaction {
     let (spec, namespace) = (object.spec.as_ref(), object.key.namespace.as_str());
     let place = object.place.key("spec");
@@ -49,7 +49,7 @@ pub(super) fn read(loader: &mut Loader<'_>, object: &Object) -> Reaction {
     }
 }
 
-/// Reads the readers of a Secret, and reports their mistakes to the loader.
+/// Reads the readers of a Secret, and reports errors to the loader.
 pub(super) fn readers(loader: &mut Loader<'_>, secret: &Object) -> Targets {
     let place = secret.place.key("spec");
     Targets::read(loader, &place, &secret.spec, Field::Readers("readers"), &secret.key.namespace)

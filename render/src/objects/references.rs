@@ -1,4 +1,4 @@
-//! Checks between objects: references, namespaces and their limits, cycles, conflicts.
+//! Checks of objects against one another: references, limits of namespaces, cycles and conflicts.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -18,7 +18,7 @@ use crate::{
     view::variables::{self, Level},
 };
 
-/// Checks that a referenced object exists.
+/// Checks that an object to which another object refers exists.
 pub(super) fn check(loader: &mut Loader<'_>, reference: &Reference, from: &Key, place: &Place) {
     let namespaced = reference.kind == "TaskBook";
     let namespace = if namespaced { from.namespace.clone() } else { String::new() };
@@ -42,7 +42,7 @@ pub(super) fn check(loader: &mut Loader<'_>, reference: &Reference, from: &Key, 
     let hint = match did_you_mean(&reference.name, known.iter().map(String::as_str)) {
         Some(meant) => format!("did you mean {meant}?"),
         None if known.is_empty() => format!("write an object of the kind {} with this name", reference.kind),
-        None => format!("there is: {}", known.iter().take(10).cloned().collect::<Vec<_>>().join(", ")),
+        None => format!("use one of: {}", known.iter().take(10).cloned().collect::<Vec<_>>().join(", ")),
     };
     loader.keep_problem(&place, At::Value, finding.hint(hint), false);
 }
@@ -59,7 +59,7 @@ pub(super) fn check_all(loader: &mut Loader<'_>) {
     secrets(loader);
 }
 
-/// Reports namespaced objects from sources that their Namespace does not allow.
+/// Reports namespaced objects whose source their Namespace does not allow.
 fn namespace_sources(loader: &mut Loader<'_>) {
     let sources = loader.source_names();
     let Some(first) = sources.first().cloned() else { return };
@@ -71,7 +71,7 @@ fn namespace_sources(loader: &mut Loader<'_>) {
                     continue;
                 };
                 let hint = did_you_mean(name, sources.iter().map(String::as_str)).map_or_else(
-                    || format!("there is: {}", sources.join(", ")),
+                    || format!("use one of: {}", sources.join(", ")),
                     |meant| format!("did you mean {meant}?"),
                 );
                 findings.push((
@@ -122,12 +122,12 @@ fn dependency_cycles(loader: &mut Loader<'_>) {
     report(loader, findings);
 }
 
-/// Returns the ids of the books that a book depends on.
+/// Returns the ids of the TaskBooks on which a TaskBook depends.
 pub(crate) fn dependencies(book: &Book) -> Vec<String> {
     book.depends_on.iter().map(|dependency| format!("{}/{}", book.namespace, dependency.book)).collect()
 }
 
-/// Reports books that share a slot and state different counts.
+/// Reports TaskBooks that share a slot and set different counts for it.
 fn shared_slots(loader: &mut Loader<'_>) {
     let mut slots: BTreeMap<(String, String), (Option<String>, Place)> = BTreeMap::new();
     let mut findings = Vec::new();
@@ -148,7 +148,7 @@ fn shared_slots(loader: &mut Loader<'_>) {
                 findings.push((
                     place.key("count"),
                     finding.hint(format!(
-                        "the other one is at {}; books that share a slot state the same count",
+                        "the other count is at {}; set the same count in all TaskBooks that share a slot",
                         loader.file_line(&known.1)
                     )),
                 ));
@@ -158,18 +158,18 @@ fn shared_slots(loader: &mut Loader<'_>) {
     report(loader, findings);
 }
 
-/// Reports targets that match no node: a typo must not look like success.
+/// Reports targets that match no node, because a typo in targets must not look like success.
 fn unmatched_targets(loader: &mut Loader<'_>) {
     let mut findings = Vec::new();
     for book in loader.set.books.values() {
         let Some(targets) = &book.targets else { continue };
-        // Nodes that are named need no Node object. Targets of a book name groups or nodes.
+        // Targets may name nodes without a Node object, so only targets without names are checked.
         if !targets.nodes().is_empty() || loader.set.memberships.is_empty() && targets.groups().is_empty() {
             continue;
         }
         let selected = |node: &String| targets.select(node, &loader.set.groups_of(node)).is_some();
         let matched = loader.set.members_of(targets.groups()).any(selected);
-        // A missing or empty group is already reported.
+        // Another check already reports a missing or empty NodeGroup.
         let nothing = |group: &super::Group| group.selector.is_none() && group.nodes.is_empty();
         let dangling = targets.groups().iter().any(|group| loader.set.groups.get(group).is_none_or(nothing));
         if !matched && !dangling {
@@ -183,12 +183,13 @@ fn unmatched_targets(loader: &mut Loader<'_>) {
     report(loader, findings);
 }
 
-/// Reports variables with two values at the same level and priority for one node.
+/// Reports variables that have two values at the same level and priority for one node.
 fn variable_conflicts(loader: &mut Loader<'_>) {
     let mut findings: BTreeMap<String, (Place, Finding)> = BTreeMap::new();
-    // The empty name is a node that git does not know. It is in no group, but gets the values for all nodes.
+    // The empty name means a node that git does not name. An unnamed node is in no group, but gets the values for all
+    // nodes.
     let nodes: BTreeSet<&str> = loader.set.memberships.keys().map(String::as_str).chain(std::iter::once("")).collect();
-    // Other objects are not compared. Most variables are set once, and the product of nodes and variables is large.
+    // Only variables with several values are compared, because the product of nodes and variables is large.
     let contested: Vec<Vec<&VariablesObject>> = loader
         .set
         .namespaces
@@ -199,7 +200,7 @@ fn variable_conflicts(loader: &mut Loader<'_>) {
     if contested.is_empty() {
         return;
     }
-    // Nodes in the same groups see the same values, except for values by name.
+    // Nodes in the same groups see the same values, except for values by the name of a node.
     let named: BTreeSet<&str> = contested
         .iter()
         .flatten()
@@ -220,7 +221,7 @@ fn variable_conflicts(loader: &mut Loader<'_>) {
                     conflict.name
                 ));
                 let hint = format!(
-                    "the other one is at {}; give one of the objects a higher priority",
+                    "the other value is at {}; give one of the objects a higher priority",
                     loader.file_line(&conflict.first)
                 );
                 findings
@@ -232,7 +233,7 @@ fn variable_conflicts(loader: &mut Loader<'_>) {
     report(loader, findings.into_values().collect());
 }
 
-/// Reports two tasks on one node with the same module and the same literal identity.
+/// Reports two tasks on one node that manage the same literal identity with the same module.
 fn resource_conflicts(loader: &mut Loader<'_>) {
     let mut owners: BTreeMap<(String, String), Vec<(&Book, &Task)>> = BTreeMap::new();
     for book in loader.set.books.values() {
@@ -255,7 +256,7 @@ fn resource_conflicts(loader: &mut Loader<'_>) {
                 Some((other, first)) => {
                     let finding = Finding::new(format!("two tasks on one node manage the {module} {identity}"));
                     let at = loader.file_line(&first.place);
-                    let hint = format!("the other one is {:?} of {other} at {at}", first.id);
+                    let hint = format!("the other task is {:?} of {other} at {at}", first.id);
                     findings.push((task.place.key(module), finding.hint(hint)));
                 }
                 None => {
@@ -270,13 +271,13 @@ fn resource_conflicts(loader: &mut Loader<'_>) {
     report(loader, findings);
 }
 
-/// Returns the module and the identity of a task, if the identity is literal.
+/// Returns the module and the identity of the managed resource. `None` if a template is part of the identity.
 fn literal_identity(module: &ModuleUse) -> Option<(String, String)> {
     let identity = module.schema.identity(&module.params)?;
     (!identity.contains("{{") && !identity.contains("{%")).then(|| (module.name.to_owned(), identity))
 }
 
-/// Reports settings of rollouts that cannot be intended.
+/// Reports rollout settings that cannot be intended, such as a count of 0.
 fn rollout_sense(loader: &mut Loader<'_>) {
     let mut findings = Vec::new();
     for book in loader.set.books.values() {
@@ -291,7 +292,7 @@ fn rollout_sense(loader: &mut Loader<'_>) {
         }
         for (list, name) in [(&book.rollout.before, "before"), (&book.rollout.after, "after")] {
             for task in list.iter().filter(|task| task.sync || task.elect.is_some() || task.serialize.is_some()) {
-                let finding = Finding::new(format!("a task of {name} cannot wait for other nodes"));
+                let finding = Finding::new(format!("a task in rollout.{name} cannot wait for other nodes"));
                 findings.push((
                     task.place.clone(),
                     finding.hint("no node waits for another while it holds a slot: move it to tasks"),
@@ -305,14 +306,15 @@ fn rollout_sense(loader: &mut Loader<'_>) {
             findings.push((
                 place.key("waves"),
                 Finding::new("waves are cumulative, so each must be larger than the one before")
-                    .hint("like [1, 10%, 100%]"),
+                    .hint("write for example [1, 10%, 100%]"),
             ));
         }
     }
     report(loader, findings);
 }
 
-/// Reports Secrets without exactly one origin. Also reports unencrypted values, and origins that the Namespace forbids.
+/// Reports Secrets without exactly one origin. Unencrypted values, and origins that the Namespace does not allow, are
+/// reported, too.
 fn secrets(loader: &mut Loader<'_>) {
     let mut findings = Vec::new();
     for object in loader.set.objects.values().filter(|object| object.key.kind == "Secret") {
@@ -364,7 +366,7 @@ fn secrets(loader: &mut Loader<'_>) {
     report(loader, findings);
 }
 
-/// Returns the level of a variables object for a node.
+/// Returns the precedence level of a variables object for a node.
 pub(crate) fn level(object: &VariablesObject, selected: Selected) -> Level {
     match (object.key.kind, selected) {
         ("ClusterVariables", Selected::Group) => Level::ClusterGroup,

@@ -1,4 +1,4 @@
-//! The order in which problems of a load are shown.
+//! The order in which the problems of a load are shown.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -12,7 +12,7 @@ use crate::{
     problem::{Finding, Problem},
 };
 
-/// Returns the problems in the order of the sources and files, with the number of further ones.
+/// Returns the problems in the order of sources and files. The number of further problems is a problem of its own.
 pub(super) fn sorted(problems: Problems, sources: &[SourceTree], set: &ObjectSet) -> Vec<Problem> {
     let (mut problems, left_out) = problems.finish();
     problems.extend(left_out.into_iter().map(more_problems));
@@ -24,13 +24,13 @@ pub(super) fn sorted(problems: Problems, sources: &[SourceTree], set: &ObjectSet
     problems
 }
 
-/// Returns the sort key of a problem.
+/// Returns the sort key of a problem: the rank of its source, its location and its message.
 fn order<'a>(rank: &BTreeMap<&str, usize>, problem: &'a Problem) -> (Option<usize>, &'a str, usize, usize, &'a str) {
     let Problem { file, line, column, message, .. } = problem;
     (rank.get(problem.source.as_str()).copied(), file, *line, *column, message)
 }
 
-/// Returns the problem that states the number of further ones of a source.
+/// Returns the problem that shows the number of further errors or warnings of a source.
 fn more_problems(left_out: LeftOut) -> Problem {
     let LeftOut { source, warning, count } = left_out;
     let what = if warning { "warnings" } else { "errors" };
@@ -39,7 +39,7 @@ fn more_problems(left_out: LeftOut) -> Problem {
     Problem { warning, ..problem }
 }
 
-/// Removes the lines of files with Secrets, because they may contain unencrypted values.
+/// Removes the excerpts of files with Secrets, because the excerpts may contain unencrypted values.
 fn hide_secrets(problems: &mut [Problem], set: &ObjectSet) {
     let secrets = set.objects.values().filter(|object| object.key.kind == "Secret");
     let files: BTreeSet<(&str, &str)> = secrets.map(|object| (object.place.source(), object.place.file())).collect();

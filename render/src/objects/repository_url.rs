@@ -1,13 +1,13 @@
-//! URLs of repositories that tasks name, and the patterns by which a Namespace allows them.
+//! The URLs of repositories that tasks name, and the URL patterns that a Namespace allows.
 //!
-//! Only one strict form is valid, so that this crate and the git client read a URL in the same way. It has no password,
-//! no escape and no dot segment. It has no character that two parsers could read differently.
+//! Only a strict form of URL is valid, so that this crate and the git client understand each URL in the same way.
+//! A URL must not contain a password, an escape, a dot segment, or a character that two parsers could read differently.
 
 use std::fmt;
 
 use super::book::glob_matches;
 
-/// A URL of a repository, in its parts.
+/// The URL of a repository, divided into its parts.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct RepositoryUrl {
     scheme: &'static str,
@@ -17,16 +17,16 @@ pub(super) struct RepositoryUrl {
     path: String,
 }
 
-/// The reason why a URL or a pattern is rejected.
+/// The reason why a URL or a URL pattern is rejected.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum UrlError {
-    /// A scheme other than https and ssh.
+    /// The scheme is neither https nor ssh.
     Scheme,
-    /// A user or a password where none is allowed.
+    /// The URL contains a user or a password that is not allowed.
     Credentials,
-    /// A part that is empty or has a forbidden character.
+    /// This part of the URL is empty, or contains a forbidden character.
     Part(&'static str),
-    /// A path with `..`, or with empty or dot segments.
+    /// The path contains `..`, an empty segment or a dot segment.
     Segments,
 }
 
@@ -45,17 +45,17 @@ impl RepositoryUrl {
     /// Reads a URL: `https://HOST[:PORT]/PATH`, `ssh://[USER@]HOST[:PORT]/PATH` or `[USER@]HOST:PATH`.
     ///
     /// # Errors
-    /// If the URL has another form.
+    /// Returns an error if the URL has another form.
     pub(super) fn read(url: &str) -> Result<Self, UrlError> {
         let (scheme, authority, path) = split(url)?;
         Self::parse(scheme, authority, path.ok_or(UrlError::Part("path"))?, "")
     }
 
-    /// Reads a pattern of the same form. In it, `*` matches any characters of its part. A pattern without a path allows
-    /// every path of its host.
+    /// Reads a URL pattern, which has the form of a URL. `*` matches any characters of one part.
+    /// A pattern without a path allows every path of its host.
     ///
     /// # Errors
-    /// If the pattern has another form.
+    /// Returns an error if the pattern has another form.
     pub(super) fn pattern(pattern: &str) -> Result<Self, UrlError> {
         let (scheme, authority, path) = split(pattern)?;
         Self::parse(scheme, authority, path.unwrap_or("*"), "*")
@@ -101,8 +101,8 @@ impl RepositoryUrl {
         })
     }
 
-    /// Returns whether this pattern allows a URL. A pattern without a user allows only `git`. A pattern without a port
-    /// allows only the port of its scheme.
+    /// Returns whether this pattern allows a URL. A pattern without a user allows only the user `git`. A pattern
+    /// without a port allows only the default port of its scheme.
     pub(super) fn allows(&self, url: &Self) -> bool {
         let user = match (&self.user, &url.user) {
             (Some(pattern), Some(user)) => glob_matches(pattern, user),
@@ -122,7 +122,7 @@ impl RepositoryUrl {
     }
 }
 
-/// Returns the scheme, the authority and the path without its first slash. `None` for the path if there is no slash.
+/// Divides a URL into scheme, authority and path. The path has no slash at its start, and is `None` without a slash.
 fn split(text: &str) -> Result<(&'static str, &str, Option<&str>), UrlError> {
     if let Some((scheme, rest)) = text.split_once("://") {
         let scheme = match scheme.to_ascii_lowercase().as_str() {
@@ -135,7 +135,7 @@ fn split(text: &str) -> Result<(&'static str, &str, Option<&str>), UrlError> {
             None => (scheme, rest, None),
         });
     }
-    // The scp form: its host ends at the first colon, and no slash may precede that.
+    // In the scp form, the host ends at the first colon. A slash must not precede the colon.
     let colon = if let Some(end) = text.find("]:") { Some(end + 1) } else { text.find(':') };
     let (authority, path) = colon.map(|at| (&text[..at], &text[at + 1..])).ok_or(UrlError::Scheme)?;
     if authority.contains('/') || !authority.contains('@') {

@@ -1,32 +1,33 @@
-//! Segments of a book. Nodes wait for each other only between segments, never in the middle of their changes.
+//! The segments of a TaskBook. Nodes wait for each other only between segments, never in the middle of their changes.
 
 use std::ops::Range;
 
 use super::task::{Book, Task};
 
-/// A part of a book between two cuts.
+/// A part of a TaskBook between two cuts.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Segment {
-    /// The positions of its tasks.
+    /// The positions of the segment's tasks in the TaskBook.
     pub tasks: Range<usize>,
-    /// True if all nodes must complete the segments before it.
+    /// True if all nodes must complete the earlier segments before a node begins this segment.
     pub barrier: bool,
-    /// The kind.
+    /// The kind of the segment.
     pub kind: SegmentKind,
 }
 
 /// The kind of a segment.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum SegmentKind {
-    /// Tasks of the book.
+    /// The segment contains ordinary tasks of the TaskBook.
     Tasks,
-    /// One task that elected nodes run for all.
+    /// The segment is one task that only elected nodes run. All nodes use the result of the task.
     Elected,
-    /// One task with its own budget.
+    /// The segment is one task with its own limit on the nodes that run it at the same time.
     Own,
 }
 
-/// Returns the segments of a book. `sync` begins a segment. A task with `elect` or `serialize` is a segment of its own.
+/// Returns the segments of a TaskBook. `sync` begins a segment. A task with `elect` or `serialize` is a segment of its
+/// own.
 pub fn segments(book: &Book) -> Vec<Segment> {
     let mut found: Vec<Segment> = Vec::new();
     let mut begin = 0;

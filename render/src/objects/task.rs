@@ -1,4 +1,4 @@
-//! Resolved TaskBooks and tasks: includes are expanded, scalars are parsed, and names are unique.
+//! TaskBooks and tasks in resolved form: includes are expanded, scalars are parsed, and names are unique.
 
 use std::{sync::Arc, time::Duration};
 
@@ -11,44 +11,44 @@ use crate::{
     words::{Count, duration},
 };
 
-/// A TaskBook.
+/// A TaskBook with includes expanded.
 #[derive(Debug, Clone)]
 pub struct Book {
-    /// The namespace.
+    /// The namespace of the TaskBook.
     pub namespace: String,
-    /// The name.
+    /// The name of the TaskBook.
     pub name: String,
-    /// The targeted nodes. `None` if only CronJobs and Triggers run the book.
+    /// The nodes that run the TaskBook. `None` if only CronJobs and Triggers run it.
     pub targets: Option<Targets>,
-    /// The books that it depends on.
+    /// The TaskBooks on which the TaskBook depends.
     pub depends_on: Vec<Dependency>,
-    /// The rollout settings.
+    /// The rollout settings of the TaskBook.
     pub rollout: Rollout,
-    /// True if tasks run concurrently, within their requirements.
+    /// True if tasks run concurrently. A task still waits for the tasks that it requires.
     pub parallel: bool,
-    /// True if items that the book no longer mentions are removed.
+    /// True if items that the TaskBook no longer mentions are removed from the node.
     pub prune: bool,
-    /// Maximum number of removals in one pass: a count, or a percentage of the managed items.
+    /// The maximum number of items that one pass removes: a count, or a percentage of the managed items.
     pub prune_budget: Option<String>,
-    /// The variables.
+    /// The variables of the TaskBook.
     pub vars: Map<String, Value>,
-    /// The tasks, includes expanded.
+    /// The tasks, with includes expanded.
     pub tasks: Vec<Task>,
     /// The handlers, in order.
     pub handlers: Vec<Task>,
-    /// The suspension, if any.
+    /// The pause of the TaskBook. `None` if the TaskBook is not suspended.
     pub suspend: Option<pb::Suspend>,
-    /// The location.
+    /// The location of the TaskBook's spec.
     pub place: Place,
 }
 
 impl Book {
-    /// Returns `namespace/name`.
+    /// Returns the id of the TaskBook: `namespace/name`.
     pub fn id(&self) -> String {
         format!("{}/{}", self.namespace, self.name)
     }
 
-    /// Returns whether the book needs coordination with other nodes.
+    /// Returns whether the TaskBook needs coordination with other nodes.
     pub fn coordinated(&self) -> bool {
         let tasks = || self.tasks.iter().chain(&self.handlers);
         self.rollout.serialize.is_some()
@@ -58,131 +58,131 @@ impl Book {
     }
 }
 
-/// A dependency on another book.
+/// A dependency of a TaskBook on another TaskBook.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Dependency {
-    /// The name of the other book, in the same namespace.
+    /// The name of the other TaskBook, in the same namespace.
     pub book: String,
-    /// True if its whole run must be complete on all nodes.
+    /// True if all nodes must have completed the run of the other TaskBook, false if only this node must have.
     pub fleet: bool,
 }
 
-/// The rollout settings of a book.
+/// The rollout settings of a TaskBook.
 #[derive(Debug, Clone, Default)]
 pub struct Rollout {
-    /// The budget of nodes that change at the same time.
+    /// The limit on the number of nodes that change at the same time.
     pub serialize: Option<pb::Serialize>,
-    /// The waves, cumulative.
+    /// The waves of the rollout. Each wave includes the waves before it.
     pub waves: Vec<Value>,
-    /// The soak time of a wave.
+    /// The time for which a complete wave must stay complete before the next wave opens.
     pub soak: Duration,
-    /// Maximum number of failures that do not halt the run.
+    /// The maximum number of failed nodes with which the run continues.
     pub max_failures: Option<Count>,
-    /// True if failures count only after all targets have run.
+    /// True if failures stop neither other nodes nor later waves.
     pub after_all: bool,
     /// The reaction to a lost node: hold, skip or fail.
     pub on_lost: String,
-    /// Tasks before the first change.
+    /// The tasks that a node runs before its first change.
     pub before: Vec<Task>,
-    /// Tasks after the last handler.
+    /// The tasks that a node runs after its last handler.
     pub after: Vec<Task>,
 }
 
-/// A task.
+/// A task of a TaskBook or an included file.
 #[derive(Debug, Clone)]
 pub struct Task {
-    /// The id `[include/]name`, unique in its list.
+    /// The id of the task, `[include/]name`, unique in its list.
     pub id: String,
-    /// The module. `None` for a task with only sync or flushHandlers.
+    /// The module of the task. `None` for a task with only sync or flushHandlers.
     pub module: Option<ModuleUse>,
-    /// Expressions that must all hold, each with the include that it was written in.
+    /// The conditions that must all be true for the task to run.
     pub when: Vec<Condition>,
-    /// The loop: the task runs once for each member.
+    /// The list of the loop, or a template for it. The task runs once for each member.
     pub looped: Option<Value>,
-    /// The variables.
+    /// The variables of the task.
     pub vars: Map<String, Value>,
     /// The name of the registered result.
     pub register: Option<String>,
-    /// Expression for success.
+    /// The expression that decides whether the task has succeeded.
     pub success: Option<String>,
-    /// Expression for a change.
+    /// The expression that decides whether the task has changed something.
     pub changed: Option<String>,
-    /// The repetition.
+    /// The repetition of the task. `None` for a task that runs once.
     pub until: Option<Until>,
-    /// True if the book continues after a failure of the task.
+    /// True if the TaskBook continues after a failure of the task.
     pub go_on: bool,
-    /// The time limit.
+    /// The time limit of one attempt of the task.
     pub timeout: Duration,
-    /// The ids of required tasks.
+    /// The ids of the tasks that must succeed before the task runs.
     pub requires: Vec<String>,
-    /// The ids of notified handlers.
+    /// The ids of the handlers that run if the task changes something.
     pub notify: Vec<String>,
-    /// The drift policy. `None` for the policy of the Config.
+    /// The reaction to drift. `None` for the setting of the Config.
     pub drift: Option<Drift>,
-    /// True if the task waits for all nodes.
+    /// True if each node waits before the task until all nodes have completed the earlier tasks.
     pub sync: bool,
-    /// True if it runs the notified handlers.
+    /// True if the handlers that earlier tasks notified run at this task.
     pub flush_handlers: bool,
-    /// The budget of nodes that run the task at the same time.
+    /// The limit on the number of nodes that run the task at the same time.
     pub serialize: Option<pb::Serialize>,
-    /// The election of the nodes that run it.
+    /// The election of the nodes that run the task. `None` if all nodes run the task.
     pub elect: Option<pb::Elect>,
-    /// The include or the book that contains it.
+    /// The include or the TaskBook that contains the task.
     pub within: Arc<Within>,
-    /// The location.
+    /// The location of the task.
     pub place: Place,
 }
 
-/// Returns the id of the handler that restarts the service of a task under `autoNotify`.
+/// Returns the id of the handler that restarts the service of a task with `autoNotify`.
 pub fn auto_handler(task: &str) -> String {
     format!("restart {task} (autoNotify)")
 }
 
-/// The module that a task uses.
+/// A module with its parameters, as a task uses it.
 #[derive(Debug, Clone)]
 pub struct ModuleUse {
-    /// The key in the task, such as `file`.
+    /// The key of the module in the task, such as `file`.
     pub name: &'static str,
-    /// The module's schema.
+    /// The schema of the module.
     pub schema: &'static ModuleSchema,
-    /// The parameters as written.
+    /// The parameters as written, before templates are rendered.
     pub params: Value,
 }
 
-/// A condition, with the include that it was written in.
+/// A condition of a task, with the include that contains the condition.
 #[derive(Debug, Clone)]
 pub struct Condition {
-    /// The expression.
+    /// The expression of the condition.
     pub expression: String,
-    /// The include, or the book itself.
+    /// The include or the TaskBook that contains the condition.
     pub within: Arc<Within>,
 }
 
-/// The repetition of a task.
+/// The repetition of a task until a condition holds.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Until {
-    /// The condition that ends it.
+    /// The condition that ends the repetition.
     pub condition: String,
-    /// The pause between attempts.
+    /// The pause between two attempts.
     pub interval: Duration,
-    /// Maximum number of attempts.
+    /// The maximum number of attempts.
     pub limit: u64,
 }
 
-/// The reaction to drift.
+/// The reaction of the agent to drift.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum Drift {
-    /// Correct it.
+    /// The agent corrects the drift.
     #[default]
     Correct,
-    /// Report it.
+    /// The agent reports the drift, and does not correct it.
     Report,
-    /// Ignore it.
+    /// The agent ignores the drift.
     Ignore,
 }
 
 impl Drift {
-    /// Reads a word that the schema has checked.
+    /// Converts the word `correct`, `report` or `ignore`.
     pub fn read(word: &str) -> Self {
         match word {
             "report" => Self::Report,
@@ -192,22 +192,22 @@ impl Drift {
     }
 }
 
-/// The container of tasks: the book itself, or one include.
+/// A TaskBook or an include, as the container of tasks.
 #[derive(Debug, Default)]
 pub struct Within {
-    /// The source of templates and scripts.
+    /// The source of the templates and scripts that the tasks name.
     pub source: String,
-    /// The folder in the source.
+    /// The folder in the source. Paths in the tasks are relative to the folder.
     pub folder: String,
-    /// The prefix of the names of its tasks, results and handlers: empty, or `NAME/`.
+    /// The prefix of the names of the tasks, results and handlers: empty, or `NAME/`.
     pub prefix: String,
     /// The variables of the include.
     pub vars: Map<String, Value>,
-    /// The include or the book that contains it.
+    /// The include or the TaskBook that contains this include. `None` for a TaskBook.
     pub outer: Option<Arc<Within>>,
 }
 
-/// Returns the scalar of a key as a string. `None` if it is missing or not a scalar.
+/// Returns the scalar value of a key as a string. `None` if the value is missing or is not a scalar.
 pub(super) fn text(value: &Value, key: &str) -> Option<String> {
     match value.get(key)? {
         Value::String(text) => Some(text.clone()),
@@ -221,7 +221,7 @@ pub(super) fn flag(value: &Value, key: &str) -> bool {
     value.get(key).and_then(Value::as_bool).unwrap_or(false)
 }
 
-/// Returns the members of a list. Empty if there is none.
+/// Returns the members of the list at a key. Empty if the list is missing.
 pub(super) fn members<'a>(value: &'a Value, key: &str) -> &'a [Value] {
     value.get(key).and_then(Value::as_array).map(Vec::as_slice).unwrap_or_default()
 }
@@ -234,13 +234,13 @@ pub(super) fn map(value: &Value, key: &str) -> Map<String, Value> {
     value.get(key).and_then(Value::as_object).cloned().unwrap_or_default()
 }
 
-/// Returns the message of a key. `None` if it is missing.
+/// Returns the value of a key as a message of the schema. `None` if the value is missing.
 pub(super) fn message<T: serde::de::DeserializeOwned>(value: &Value, key: &str, name: &'static str) -> Option<T> {
     let value = value.get(key).filter(|value| !value.is_null())?;
     typed(name, value).ok()
 }
 
-/// Returns a duration that the schema has checked, or `otherwise` if it is omitted.
+/// Returns the duration at a key, or `otherwise` if the key is missing.
 pub(super) fn time(value: &Value, key: &str, otherwise: Duration) -> Duration {
     text(value, key).and_then(|text| duration(&text).ok()).unwrap_or(otherwise)
 }

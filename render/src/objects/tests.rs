@@ -1,4 +1,4 @@
-//! Tests of the limits of Namespaces and the budgets of sources, with whole loads.
+//! Tests of the limits of Namespaces and the budgets of sources. Each test loads a whole set of sources.
 
 use std::{collections::BTreeMap, sync::Arc};
 
@@ -14,7 +14,7 @@ fn library(name: &str, files: &[(&str, &str)]) -> SourceTree {
     SourceTree { library: true, ..source(name, files) }
 }
 
-/// Returns the test fleet: the NodeGroups web and dbs, and a Namespace with the given limits.
+/// Returns the objects of a test fleet: the NodeGroups web and dbs, and a Namespace with the given limits.
 fn fleet(limits: &str) -> String {
     let groups = r#"---
 metadata: {apiVersion: v1alpha, kind: NodeGroup, name: web}
@@ -111,7 +111,7 @@ fn every_list_of_readers_keeps_to_the_node_groups_of_its_namespace() {
             };
             let (is_refused, found) = refused("{nodeGroups: [web]}");
             assert!(is_refused, "{kind} {spec}: {found:?}");
-            // A node that git does not know is in no group, and an unlimited Namespace may still name it.
+            // A node that git does not name is in no group. A Namespace without limits may still target the node.
             let wide = if readers.contains("unknown") { "{}" } else { "{nodeGroups: [web, dbs]}" };
             let (is_refused, found) = refused(wide);
             assert!(!is_refused, "{kind} {spec}: {found:?}");
@@ -180,7 +180,7 @@ fn command_lines_of_other_modules_count_as_commands() {
         for limits in ["{modules: {deny: [command]}}", "{modules: {allow: [file, line, block, ini, script]}}"] {
             let found = errors(limits, &book(task));
             let refused = found.iter().any(|error| error.contains("may not use the module command"));
-            // A module without such a parameter is reported for that instead.
+            // If a module does not have the parameter, loading reports the unknown parameter.
             let unknown = found.iter().any(|error| error.contains("has no \"validate\""));
             assert!(refused || unknown, "{task} under {limits}: {found:?}");
         }
@@ -223,7 +223,7 @@ metadata: {apiVersion: v1alpha, kind: Node, name: web1}
     assert!(!refused(&book("a", "shared"), &book("b", "shared"), tasks), "a library");
 }
 
-/// Returns files that include one another: `width` to the power of `depth` tasks.
+/// Returns files that include one another and expand to `width` to the power of `depth` tasks.
 fn bomb(width: usize, depth: usize) -> Vec<(String, String)> {
     let mut files = vec![("tasks/0.yaml".to_owned(), "tasks:\n  - {name: t, debug: {message: m}}\n".to_owned())];
     for level in 1..depth {
@@ -262,7 +262,7 @@ fn source_beyond_its_budget_is_held_and_the_others_continue() {
     assert_eq!(loaded.set.books.keys().collect::<Vec<_>>(), ["platform/base"]);
     let held = &loaded.set.held[&("tenant".to_owned(), None)];
     assert!(held.problem.message.contains("more than 50000 tasks after includes"), "{}", held.problem.message);
-    // The same commit in the first source is an error.
+    // The same commit in the first source is an error, because objects of the first source are not held.
     let [_, tenant] = with_bomb(8);
     let loaded = load_holding(&[tenant], &BTreeMap::new());
     assert!(loaded.errors.iter().any(|error| error.message.contains("tasks after includes")));

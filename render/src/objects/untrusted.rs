@@ -1,7 +1,7 @@
-//! Uses of untrusted values that are visible in the text. `validate` reports them, and loading rejects those in
-//! parameters that forbid them.
+//! Finds the uses of untrusted values that are visible in the text of tasks.
+//! `validate` reports the uses. Loading rejects uses in parameters that do not allow untrusted values.
 //!
-//! Rendering rejects all other uses, by the taint of the values.
+//! Rendering rejects all other forbidden uses, by the taint of the values.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -22,32 +22,32 @@ use crate::{
     tree, work,
 };
 
-/// A use of an untrusted value.
+/// A use of an untrusted value in a parameter of a task.
 #[derive(Debug, Clone)]
 pub struct UntrustedUse {
     /// The location of the parameter.
     pub place: Place,
-    /// `module.parameter`.
+    /// The name of the parameter, as `module.parameter`.
     pub parameter: String,
-    /// The origin of the value.
+    /// The origin of the untrusted value, such as an event.
     pub origin: String,
-    /// True if the parameter may hold untrusted values.
+    /// True if the parameter may contain untrusted values.
     pub allowed: bool,
 }
 
-/// The origin of a value, as far as its text shows it. If there are several, the worst one counts.
+/// The origin of a value, as far as the text shows it. If a value has several origins, the last variant counts.
 #[derive(Debug, Clone, Default, PartialEq, Eq, PartialOrd, Ord)]
 enum Source {
-    /// Git, or this node.
+    /// The value comes from git or from this node.
     #[default]
     Clean,
-    /// `nodes()`: names, labels and addresses are from git, facts are not.
+    /// The value comes from `nodes()`. Names, labels and addresses are from git, but facts are from other nodes.
     Nodes,
-    /// Another node, or an event.
+    /// The value comes from another node or from an event. The text describes the origin.
     Untrusted(String),
 }
 
-/// Returns the uses of untrusted values in all tasks, checks of Beacons and computed values.
+/// Returns the uses of untrusted values in all tasks, checks of Beacons and computed variables.
 pub fn untrusted_uses(set: &ObjectSet) -> Vec<UntrustedUse> {
     let mut uses = Vec::new();
     let mut books: BTreeMap<&str, Vec<&Book>> = BTreeMap::new();
@@ -68,7 +68,8 @@ pub fn untrusted_uses(set: &ObjectSet) -> Vec<UntrustedUse> {
             Walk { set, names: names.clone(), uses: &mut uses }.reaction(reaction);
         }
     }
-    // A Namespace may bind them later. Each is checked alone, because later bindings are not known.
+    // A later commit may bind these ClusterVariables to a Namespace. Each object is checked alone, because later
+    // bindings are not known.
     let bound: BTreeSet<&String> = set.bindings.values().flatten().collect();
     let unbound = |object: &&VariablesObject| object.key.kind != "Variables" && !bound.contains(&object.key.name);
     for object in set.variables.iter().filter(unbound) {
@@ -77,7 +78,8 @@ pub fn untrusted_uses(set: &ObjectSet) -> Vec<UntrustedUse> {
     uses
 }
 
-/// Returns the variables of these objects that are not clean, by name. Computed ones may use each other in any order.
+/// Returns the variables of some objects that may be untrusted, by name. Computed variables may use each other in any
+/// order.
 fn variables<'a>(
     set: &ObjectSet,
     objects: impl Iterator<Item = &'a VariablesObject>,
@@ -110,17 +112,17 @@ fn variables<'a>(
     names.vars
 }
 
-/// The names that are visible at one location, with their origins. Copies share unchanged parts.
+/// The names that a template may use at one location, with the origins of their values. Copies share unchanged parts.
 #[derive(Debug, Clone, Default)]
 struct Names {
-    /// The variables that are not clean.
+    /// The variables that may be untrusted, with their origins.
     vars: Arc<BTreeMap<String, Source>>,
     item: Source,
-    /// The untrusted results of tasks, by full name.
+    /// The origins of untrusted results of tasks, by the full name of the result.
     steps: Arc<BTreeMap<String, String>>,
     /// The full names of the results of elected tasks.
     elected: Arc<BTreeSet<String>>,
-    /// The prefix of the include.
+    /// The prefix of the names of results in the current include.
     prefix: String,
 }
 
@@ -144,7 +146,7 @@ impl Names {
         }
     }
 
-    /// Returns whether a text can name anything that is not clean. Most texts cannot, and need not be parsed.
+    /// Returns whether a text may use an untrusted value. Most texts do not, and then need not be parsed.
     fn concern(&self, text: &str) -> bool {
         let named = [
             (true, "nodes"),
@@ -176,7 +178,8 @@ impl Names {
             ("item", _) => self.item.clone(),
             ("steps", Some(step)) => {
                 let step = format!("{}{step}", self.prefix);
-                // `changed` and `outcome` are set by this agent, unless another node may have written the result.
+                // This agent sets `changed` and `outcome`, unless the task is elected. Then another node may have
+                // written the whole result.
                 let own = matches!(parts.next(), Some("changed" | "outcome")) && !self.elected.contains(&step);
                 let origin = self.steps.get(&step).filter(|_| !own);
                 origin.map_or(Source::Clean, |origin| Source::Untrusted(origin.clone()))
@@ -202,8 +205,8 @@ impl Names {
     }
 }
 
-/// Returns whether a text reads an attribute `facts`. A selection by facts (`selectattr`) does not count, as it returns
-/// no facts.
+/// Returns whether a text reads the attribute `facts`. A selection by facts (`selectattr`) does not count, because its
+/// result contains no facts.
 fn reads_facts(text: &str, expression: bool) -> bool {
     if !text.contains("facts") {
         return false;
@@ -226,7 +229,7 @@ fn reads_facts(text: &str, expression: bool) -> bool {
 
 struct Walk<'a> {
     set: &'a ObjectSet,
-    /// The names that all tasks of the book see.
+    /// The names that all tasks of the TaskBook may use.
     names: Names,
     uses: &'a mut Vec<UntrustedUse>,
 }
@@ -264,7 +267,8 @@ impl Walk<'_> {
         }
     }
 
-    /// Records the uses in a task's parameters. Returns the origin of its result, if that is untrusted.
+    /// Records the uses of untrusted values in a task's parameters. Returns the origin of its result if the result is
+    /// untrusted.
     fn task(&mut self, task: &Task, names: &Names) -> Option<String> {
         let mut names = names.clone();
         if let Some(looped) = &task.looped {
@@ -279,7 +283,7 @@ impl Walk<'_> {
         if let Some((text, content)) = self.template(task, &module.params)
             && let Source::Untrusted(origin) = names.text(&text)
         {
-            // The output of the template becomes the content, and not every module accepts untrusted content.
+            // The output of the template becomes the content, and some modules reject untrusted content.
             let allowed = may_be_untrusted(module.schema, &content.0);
             let parameter = format!("{}.content", module.name);
             let place = place.key("template");
@@ -289,7 +293,7 @@ impl Walk<'_> {
         first
     }
 
-    /// Records the uses in the parameters of a module. Returns the origin of the first.
+    /// Records the uses of untrusted values in a module's parameters. Returns the origin of the first use.
     fn module(&mut self, module: &ModuleUse, place: &Place, names: &Names) -> Option<String> {
         let mut first = None;
         let mut strings = Vec::new();
@@ -313,7 +317,7 @@ impl Walk<'_> {
         });
     }
 
-    /// Returns the text of a task's template file, and the parameter that its output becomes.
+    /// Returns the text of a task's template file, and the path of the parameter that gets the output.
     fn template(&self, task: &Task, params: &Value) -> Option<(String, Path)> {
         let path = params.get("template")?.as_str().filter(|path| !path.contains("{{"))?;
         let tree = self.set.trees.get(&task.within.source)?;
@@ -322,7 +326,7 @@ impl Walk<'_> {
     }
 }
 
-/// Adds the variables of the includes around a task, from the outermost to the innermost.
+/// Adds the variables of all includes around a task, from the outermost to the innermost.
 fn within(names: &mut Names, inner: &Within) {
     if let Some(outer) = &inner.outer {
         within(names, outer);
@@ -356,7 +360,7 @@ mod tests {
 
     const HEAD: &str = "metadata: {apiVersion: v1alpha, kind: Namespace, name: web}\n---\nmetadata: {apiVersion: v1alpha, kind: Node, name: n1}\n---\n";
 
-    /// Returns the errors of a book with these tasks, and the allowed uses.
+    /// Returns the errors of a TaskBook with this spec, and the allowed uses of untrusted values.
     fn found(spec: &str, more: &str, files: &[(&str, &str)]) -> (Vec<String>, Vec<String>) {
         let book = format!(
             "{HEAD}{more}metadata: {{apiVersion: v1alpha, kind: TaskBook, name: b, namespace: web}}\nspec: {spec}\n"
@@ -465,7 +469,7 @@ mod tests {
         assert!(errors.iter().any(|error| error.contains("untrusted")), "{errors:?}");
     }
 
-    /// Returns the errors of objects, together with a Namespace and a node.
+    /// Returns the errors of these objects, together with a Namespace and a node.
     fn errors(objects: &str) -> Vec<String> {
         found("{targets: {nodes: [n1]}, tasks: [{name: t, debug: {message: m}}]}", objects, &[]).0
     }

@@ -1,4 +1,4 @@
-//! The items that tasks claim. Two tasks that claim one item are rejected before either is applied (D14).
+//! Claims of tasks on managed items. Two tasks that claim the same item are rejected before either is applied (D14).
 
 use std::{
     borrow::Cow,
@@ -23,29 +23,30 @@ use crate::{
 /// An item: a module and an identity.
 type Name = (Cow<'static, str>, String);
 
-/// The items of the tasks of one node.
+/// The managed items that the tasks of one node claim.
 #[derive(Debug, Default)]
 pub struct Claims {
-    /// The items of several tasks that were found in advance, with the tasks.
+    /// The items that several tasks claim, with these tasks, as found before any task is applied.
     doubled: BTreeMap<Name, BTreeSet<String>>,
-    /// The items of the tasks so far, each with its first task.
+    /// The items that tasks have claimed so far, each with the first task that claimed it.
     taken: Mutex<BTreeMap<Name, Owner>>,
 }
 
-/// A task that manages an item. An item of a loop counts as a task of its own.
+/// A task that claims an item. Each item of a loop counts as a task of its own.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Owner {
-    /// The book and the task.
+    /// The id of the TaskBook and the id of the task, joined by a slash.
     pub task: String,
-    /// The position of the item in its loop.
+    /// The position of the item in the task's loop, from 0. `None` without a loop.
     pub item: Option<usize>,
 }
 
 impl Claims {
-    /// Finds the items of several tasks before any task is applied. A task whose items depend on a result or on another
-    /// missing input is left out: [`Claims::take`] rejects it later.
+    /// Finds the items that several tasks claim, before any task is applied.
+    /// A task is omitted if its identity depends on a result, or on another missing input. [`Claims::take`] later
+    /// rejects such a task.
     ///
-    /// `kept` returns the identities that a use of a module keeps in a state. It gets the rendered parameters.
+    /// `kept` returns the identities whose state a module keeps with the given rendered parameters.
     pub fn ahead(
         set: &ObjectSet,
         view: &NodeView,
@@ -83,19 +84,20 @@ impl Claims {
         Self { doubled, taken: Mutex::default() }
     }
 
-    /// Records that a task claims an item. Returns the other task that claims it. The same task may claim it again.
+    /// Records that a task claims an item. Returns another task that already claims the item. The same task may claim
+    /// an item again.
     pub fn take(&self, module: &str, identity: &str, owner: &Owner, keeps_state: bool) -> Option<String> {
         let name = (Cow::Owned(module.to_owned()), identity.to_owned());
         if let Some(owners) = self.doubled.get(&name).filter(|_| keeps_state) {
             let other = owners.iter().find(|other| **other != owner.task);
-            // The items of one loop have one task.
+            // If one loop claims an item twice, both claims have the same task.
             return Some(other.map_or_else(|| owner.task.clone(), Clone::clone));
         }
         let mut taken = self.taken.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(other) = taken.get(&name).filter(|other| keeps_state && *other != owner) {
             return Some(other.task.clone());
         }
-        // An action on the item does not take it from the task that keeps its state.
+        // An action on an item does not replace the claim of the task that keeps the state of the item.
         taken.entry(name).or_insert_with(|| owner.clone());
         None
     }
@@ -117,7 +119,7 @@ impl Use<'_> {
     }
 }
 
-/// A book, with its renderer from the first use on.
+/// A TaskBook, and its renderer once it is needed.
 struct Lazy<'a> {
     book: &'a Arc<Book>,
     renderer: OnceCell<Option<Renderer>>,
@@ -165,13 +167,13 @@ impl Lazy<'_> {
     }
 }
 
-/// Returns the parameters of a module that are part of its identity.
+/// Returns those parameters of a module that are part of its identity.
 fn identity_params(module: &ModuleUse) -> Value {
     let params = module.schema.identity_fields().into_iter();
     Value::Object(params.filter_map(|field| Some((field.to_owned(), module.params.get(field)?.clone()))).collect())
 }
 
-/// Returns the identities of a use. A use with a list of names has one for each.
+/// Returns the identities that a module claims with its parameters. Each name of a list is an identity of its own.
 fn identities(module: &ModuleUse, params: &Value) -> Vec<String> {
     let lists = params.as_object().into_iter().flatten().filter_map(|(key, value)| Some((key, value.as_array()?)));
     let mut single = Vec::new();
@@ -200,7 +202,7 @@ mod tests {
         Owner { task: task.to_owned(), item: None }
     }
 
-    /// Returns the doubled items of two books, each with its tasks in YAML.
+    /// Returns the items that several tasks of two TaskBooks claim. Each TaskBook has the given tasks in YAML.
     fn doubled(first: &str, second: &str) -> Vec<String> {
         let mut text = String::from(
             "metadata: {apiVersion: v1alpha, kind: Namespace, name: n}\n---\n\
@@ -225,7 +227,7 @@ mod tests {
             unknown: BTreeSet::new(),
             event: None,
         };
-        // A service that is restarted keeps no state.
+        // A restarted service is an action, which does not keep a state.
         let kept = |module: &str, params: &Value| match (module, params["state"].as_str(), params["names"].as_array()) {
             ("service", Some("restarted"), _) => Vec::new(),
             (_, _, Some(names)) => names.iter().filter_map(Value::as_str).map(str::to_owned).collect(),
@@ -297,7 +299,7 @@ mod tests {
     #[test]
     fn action_does_not_take_the_item_of_a_task_that_keeps_its_state() {
         let claims = Claims::default();
-        // A preview of the book claims the same items before the run does.
+        // A dry run of the TaskBook claims the same items before the run does.
         for _ in ["preview", "run"] {
             assert_eq!(claims.take("service", "x", &owner("n/b/started"), true), None);
             assert_eq!(claims.take("service", "x", &owner("n/b/restarted"), false), None);

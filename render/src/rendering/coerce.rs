@@ -1,4 +1,4 @@
-//! Conversion of rendered values to the types of the schema.
+//! Converts rendered values to the types of the schema.
 
 use serde_json::Value;
 use towpath_proto::{Field, Message, Shape, Type};
@@ -15,7 +15,7 @@ pub(super) fn has_template(value: &Value) -> bool {
     }
 }
 
-/// Returns whether a template in a value uses the members of a loop.
+/// Returns whether a template in a value uses `item` or `loop`.
 pub(super) fn uses_item(value: &Value) -> bool {
     match value {
         Value::String(text) => {
@@ -28,7 +28,7 @@ pub(super) fn uses_item(value: &Value) -> bool {
     }
 }
 
-/// Converts numbers and booleans to strings where the schema requires strings. Null counts as omitted.
+/// Converts numbers and booleans to strings where the schema requires strings, and removes null fields.
 pub(super) fn to_schema(message: &'static Message, params: &mut Value) {
     let Value::Object(map) = params else { return };
     map.retain(|_, value| !value.is_null());
@@ -43,13 +43,13 @@ pub(super) fn to_schema(message: &'static Message, params: &mut Value) {
 }
 
 fn scalar(field: &Field, value: &mut Value) {
-    // A mode that is a number has lost its zeros, so it stays an error.
+    // A mode that is a number has lost its leading zeros, so it is not converted and remains an error.
     let text = field.value_type() == Type::String && field.format != Some("mode");
     if !text {
         return;
     }
     match value {
-        // The same form as in a longer template, and in Ansible.
+        // A boolean becomes the same text as inside a longer template, and as in Ansible.
         Value::Bool(bool) => *value = Value::String(if *bool { "True" } else { "False" }.to_owned()),
         Value::Number(number) => *value = Value::String(number.to_string()),
         _ => {}

@@ -1,4 +1,5 @@
-//! Variables of objects as template values: static ones as written, computed ones evaluated.
+//! The variables of objects as template values. Static variables are used as written, and computed variables are
+//! evaluated.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -13,16 +14,16 @@ use crate::{
     view::{Merged, NodeView, Winner},
 };
 
-/// A computed value whose task must run before the namespace's books can be rendered.
+/// A computed variable whose task must run before the TaskBooks of a namespace can be rendered.
 #[derive(Debug, Clone)]
 pub struct PendingTask {
-    /// The namespace that uses the value.
+    /// The namespace that uses the variable.
     pub namespace: String,
-    /// The definition of the value.
+    /// The definition of the variable.
     pub computed: ComputedValue,
 }
 
-/// Returns the computed values of a node that need a task.
+/// Returns the computed variables of a node whose value comes from a task.
 pub fn pending_tasks(set: &ObjectSet, view: &NodeView) -> Vec<PendingTask> {
     let namespaces: BTreeSet<&String> = view.books.iter().map(|book| &book.namespace).collect();
     let mut pending = Vec::new();
@@ -38,7 +39,7 @@ pub fn pending_tasks(set: &ObjectSet, view: &NodeView) -> Vec<PendingTask> {
     pending
 }
 
-/// Returns the values of all variables. Computed ones may use others in any order, but not in a cycle.
+/// Returns the values of all variables. Computed variables may use each other in any order, but not in a cycle.
 pub(super) fn evaluate(
     engine: &Engine,
     merged: &Merged,
@@ -56,7 +57,8 @@ pub(super) fn evaluate(
                 values.insert(name.clone(), Slot::new(&Tainted::clean(value.clone())));
             }
             Some(Winner::Computed(computed)) if computed.task.is_some() => {
-                // A value that is not computed yet is undefined. The task that reads it reports that.
+                // A variable without a computed value is undefined. A task that reads the variable reports the missing
+                // value.
                 let key = (namespace.to_owned(), name.clone());
                 if let Some(value) = inputs.computed.get(&key) {
                     values.insert(name.clone(), Slot::new(value));

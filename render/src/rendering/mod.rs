@@ -1,5 +1,5 @@
-//! Rendering of tasks to parameters, one by one, as results become known. A missing input is not an error: the result
-//! then is [`Rendered::Wants`].
+//! Renders the parameters of tasks as results of earlier tasks become known. A missing input is not an error: the
+//! rendering then returns [`Rendered::Wants`].
 
 mod claims;
 mod coerce;
@@ -29,41 +29,42 @@ use crate::{
 pub use claims::{Claims, Owner};
 pub use computed::{PendingTask, pending_tasks};
 
-/// The result of a rendering.
+/// The result of a rendering: a value, or the missing inputs.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Rendered<T> {
     /// The rendered value.
     Ready(T),
-    /// Inputs that are not known yet.
+    /// The inputs that the rendering needs and that are not known yet.
     Wants(Vec<Want>),
 }
 
-/// The error of a task that cannot be rendered.
+/// The error that a task or a variable cannot be rendered.
 #[derive(Debug, Clone, Error)]
 #[error("{}: {message}", place.file_line())]
 pub struct RenderError {
-    /// The location of the template.
+    /// The location of the template that failed.
     pub place: Place,
-    /// The message.
+    /// The message, with the cause of the failure.
     pub message: String,
 }
 
-/// The inputs of a rendering.
+/// The inputs of a rendering: facts, nodes, computed variables and the event.
 #[derive(Debug, Clone)]
 pub struct Inputs {
-    /// The facts of the node.
+    /// The facts of this node.
     pub facts: Value,
-    /// All nodes as `nodes()` returns them, with their labels. Facts of other nodes are untrusted.
+    /// All nodes with their labels, as `nodes()` returns them. The facts of other nodes are untrusted.
     pub nodes: Arc<Vec<Value>>,
-    /// The values that tasks have computed, by namespace and name.
+    /// The values of variables that a task computes, by namespace and name.
     pub computed: BTreeMap<(String, String), Tainted<Value>>,
-    /// The computed values that are not known, because a plan runs no task: by namespace and name.
+    /// The computed variables whose values are not known, by namespace and name. A plan runs no task, so it does not
+    /// know them.
     pub unknown: BTreeSet<(String, String)>,
-    /// The event of a triggered run. All of it is untrusted.
+    /// The event that triggered the run. The whole event is untrusted.
     pub event: Option<Value>,
 }
 
-/// The renderer of the tasks of one book on one node.
+/// The renderer of the tasks of one TaskBook on one node.
 #[derive(Debug)]
 pub struct Renderer {
     trees: BTreeMap<String, Arc<dyn tree::Tree>>,
@@ -71,32 +72,32 @@ pub struct Renderer {
     steps: Arc<Steps>,
     reads: Arc<Reads>,
     engines: Mutex<BTreeMap<(String, String), Arc<Engine>>>,
-    /// Lock for one rendering at a time: renderings share the record of missing inputs.
+    /// The lock that allows one rendering at a time, because all renderings share the record of missing inputs.
     asking: Mutex<()>,
-    /// The taint of each task's result, by its registered name.
+    /// The taint of each task's result, by the registered name of the result.
     result_taints: Mutex<BTreeMap<String, Taint>>,
-    /// The names of the results of elected tasks.
+    /// The registered names of the results of elected tasks.
     elected: BTreeSet<String>,
 }
 
 /// A member of a task's loop.
 #[derive(Clone, PartialEq)]
 pub struct Item {
-    /// The value.
+    /// The value of the member.
     pub value: Value,
-    /// The taints.
+    /// The taints of the parts of the value.
     pub marks: Marks,
-    /// The position, from 0.
+    /// The position of the member in the loop, from 0.
     pub index: usize,
-    /// The length of the loop.
+    /// The number of members of the loop.
     pub length: usize,
 }
 
 impl Renderer {
-    /// Creates the renderer of a book.
+    /// Creates the renderer of a TaskBook for one node.
     ///
     /// # Errors
-    /// If a computed value or a variable of the book cannot be rendered.
+    /// Returns an error if a computed variable or a variable of the TaskBook cannot be rendered.
     pub fn new(set: &ObjectSet, view: &NodeView, book: &Book, inputs: &Inputs) -> Result<Self, RenderError> {
         let reads = Arc::new(Reads::default());
         let mut common = BTreeMap::new();
@@ -130,7 +131,7 @@ impl Renderer {
         Ok(Self { scope, ..renderer })
     }
 
-    /// Returns the scope of the book. A variable of the book is unknown if it uses an unknown value.
+    /// Returns the scope of the TaskBook with its variables. A variable is unknown if it uses an unknown value.
     fn book_scope(
         &self,
         own: &Within,
@@ -149,8 +150,8 @@ impl Renderer {
         Ok(scope)
     }
 
-    /// Sets the registered result of a task. It gets the taint of the task's parameters. The result of an elected task
-    /// is untrusted as a whole, because another node may have written it.
+    /// Records the registered result of a task, with the taint of the task's parameters.
+    /// The whole result of an elected task is untrusted, because another node may have written it.
     pub fn register(&self, name: &str, result: &Value) {
         let taint = self.result_taints.lock().unwrap_or_else(PoisonError::into_inner).get(name).cloned();
         let taint = taint.unwrap_or_default();
@@ -162,32 +163,32 @@ impl Renderer {
         self.steps.set(name, &result);
     }
 
-    /// Records that the result of a task is made from these parameters.
+    /// Adds the taint of a task's parameters to the taint of its result.
     fn taint_result(&self, task: &Task, params: &Marks) {
         let Some(name) = task.register.as_ref().filter(|_| !params.is_clean()) else { return };
         let mut taints = self.result_taints.lock().unwrap_or_else(PoisonError::into_inner);
         taints.entry(name.clone()).or_default().add(&params.taint());
     }
 
-    /// Returns the record of the inputs that were read so far.
+    /// Returns the record of the inputs that renderings have read so far.
     pub fn reads(&self) -> &Reads {
         &self.reads
     }
 
-    /// Returns the tree of the source that a task belongs to.
+    /// Returns the files of the source that contains a task.
     pub fn tree(&self, task: &Task) -> Option<Arc<dyn tree::Tree>> {
         self.trees.get(&task.within.source).cloned()
     }
 
-    /// Returns the members of a task's loop. `None` if it has no loop.
+    /// Returns the members of a task's loop. `None` if the task has no loop.
     ///
     /// # Errors
-    /// If the loop cannot be rendered, or is not a list.
+    /// Returns an error if the loop cannot be rendered, or is not a list.
     pub fn items(&self, task: &Task) -> Result<Rendered<Option<Vec<Item>>>, RenderError> {
         let Some(written) = &task.looped else { return Ok(Rendered::Ready(None)) };
         let place = task.place.key("loop");
         self.asking(|| {
-            // The loop sees only those of the task's own vars that do not use its members.
+            // The loop can use only those variables of the task that do not use the loop's members.
             let vars = task.vars.iter().filter(|(_, value)| !coerce::uses_item(value));
             let vars = vars.map(|(name, value)| (name.clone(), value.clone())).collect();
             let scope = self.within_scope(&task.within, &task.place)?;
@@ -209,10 +210,10 @@ impl Renderer {
         })
     }
 
-    /// Returns whether a task runs.
+    /// Returns whether all conditions of a task are true.
     ///
     /// # Errors
-    /// If a condition cannot be evaluated.
+    /// Returns an error if a condition cannot be evaluated.
     pub fn condition(&self, task: &Task, item: Option<&Item>) -> Result<Rendered<bool>, RenderError> {
         for condition in &task.when {
             let own = Arc::ptr_eq(&condition.within, &task.within);
@@ -233,8 +234,8 @@ impl Renderer {
     /// Renders the parameters of a task's module, and checks them against the schema.
     ///
     /// # Errors
-    /// If a template fails, or its value does not fit the schema. Also if a value is untrusted and its parameter
-    /// forbids that.
+    /// Returns an error if a template fails, if a value does not fit the schema, or if a parameter does not allow its
+    /// untrusted value.
     pub fn params(&self, task: &Task, item: Option<&Item>) -> Result<Rendered<Tainted<Value>>, RenderError> {
         let Some(module) = &task.module else { return Ok(Rendered::Ready(Tainted::default())) };
         let place = task.place.key(module.name);
@@ -249,7 +250,7 @@ impl Renderer {
             if let Some((path, _, finding)) = checked.findings.into_iter().next() {
                 let hint = finding.hint.map(|hint| format!(" ({hint})")).unwrap_or_default();
                 let message = match marks.at(&path.0).taint() {
-                    taint if taint.has(Kind::Secret) => format!("{path} does not fit; its value is {taint}"),
+                    taint if taint.has(Kind::Secret) => format!("{path} does not fit the schema; its value is {taint}"),
                     _ => format!("{}{hint}", finding.message),
                 };
                 return Err(RenderError { place: place.below(&path), message });
@@ -269,7 +270,7 @@ impl Renderer {
         })
     }
 
-    /// Renders some parameters of a task's module, which are part of its identity.
+    /// Renders those parameters of a task's module that are part of its identity.
     fn identity_params(
         &self,
         task: &Task,
@@ -286,7 +287,8 @@ impl Renderer {
         })
     }
 
-    /// Evaluates the expressions of an assertion. Returns those that do not hold.
+    /// Evaluates the expressions of an `assert` task. Returns the parameters with only those expressions that are
+    /// false.
     fn assertions(
         &self,
         task: &Task,
@@ -314,10 +316,10 @@ impl Renderer {
         Ok(Tainted::new(params, marks))
     }
 
-    /// Returns whether an expression over a task's `result` holds.
+    /// Returns whether an expression over a task's `result` is true.
     ///
     /// # Errors
-    /// If the expression cannot be evaluated.
+    /// Returns an error if the expression cannot be evaluated.
     pub fn judge(
         &self,
         task: &Task,
@@ -335,7 +337,7 @@ impl Renderer {
     /// Returns the value of an expression over a task's `result`, with the taint of the result.
     ///
     /// # Errors
-    /// If the expression cannot be evaluated.
+    /// Returns an error if the expression cannot be evaluated.
     pub fn value(
         &self,
         task: &Task,
@@ -350,9 +352,9 @@ impl Renderer {
         })
     }
 
-    /// Runs a rendering, and returns the missing inputs if there are any.
+    /// Runs a rendering. If inputs are missing, returns them instead of the result.
     fn asking<T>(&self, render: impl FnOnce() -> Result<T, RenderError>) -> Result<Rendered<T>, RenderError> {
-        // The lock keeps the missing inputs of concurrent renderings apart.
+        // The lock separates the missing inputs of concurrent renderings.
         let _alone = self.asking.lock().unwrap_or_else(PoisonError::into_inner);
         let result = render();
         let wants = self.reads.take_wants();
@@ -371,8 +373,8 @@ impl Renderer {
         self.with_vars(&task.within, scope, &task.vars, &task.place.key("vars"))
     }
 
-    /// Returns the scope of the tasks of an include. It contains the scope of the book, and the vars of all outer
-    /// includes.
+    /// Returns the scope of the tasks of an include: the scope of the TaskBook, with the variables of all includes
+    /// around the tasks.
     fn within_scope(&self, within: &Within, place: &Place) -> Result<Scope, RenderError> {
         let Some(outer) = &within.outer else { return Ok(self.scope.clone()) };
         let scope = self.within_scope(outer, place)?;
@@ -380,7 +382,7 @@ impl Renderer {
         Ok(scope.with_steps(&self.steps, &within.prefix, &self.reads))
     }
 
-    /// Adds variables. Each of them sees those before it.
+    /// Adds variables to a scope. Each variable can use the variables before it.
     fn with_vars(
         &self,
         within: &Within,
@@ -391,7 +393,7 @@ impl Renderer {
         let mut own = BTreeMap::new();
         for (name, value) in vars {
             if coerce::has_template(value) {
-                // Earlier variables must be visible to this one.
+                // A variable with a template must see the variables before it.
                 scope = scope.with_vars(std::mem::take(&mut own));
             }
             let value = self.fill(within, &scope, value, &place.key(name))?;
@@ -478,7 +480,7 @@ fn fill(
     })
 }
 
-/// Rejects an untrusted value in a parameter that forbids it.
+/// Returns an error if a parameter of a module does not allow its untrusted value.
 fn refuse(module: &ModuleUse, written: &Value, marks: &Marks, place: &Place) -> Result<(), RenderError> {
     let Some((path, taint)) = fields::refused(module.schema, marks) else { return Ok(()) };
     let expression = match at_path(written, &path) {
@@ -496,7 +498,7 @@ fn refuse(module: &ModuleUse, written: &Value, marks: &Marks, place: &Place) -> 
     })
 }
 
-/// Returns the value at a path, or the nearest one above it.
+/// Returns the value at a path. If the path does not exist, returns the value at its last existing part.
 fn at_path<'a>(value: &'a Value, path: &Path) -> Option<&'a Value> {
     path.0.iter().try_fold(value, |value, step| match step {
         Step::Key(key) if value.is_object() => value.get(key),
@@ -505,8 +507,8 @@ fn at_path<'a>(value: &'a Value, path: &Path) -> Option<&'a Value> {
     })
 }
 
-/// Returns the result of a task that this node ran, with the taint of its parameters. `changed` and `outcome` are
-/// clean, because this agent sets them.
+/// Returns the result of a task that this node ran, with the taint of the task's parameters.
+/// `changed` and `outcome` have no taint, because this agent sets them.
 fn with_result_taint(result: &Value, taint: &Taint) -> Tainted<Value> {
     let Some(fields) = result.as_object().filter(|_| !taint.is_none()) else {
         return Tainted::whole(result.clone(), taint.clone());
@@ -517,7 +519,8 @@ fn with_result_taint(result: &Value, taint: &Taint) -> Tainted<Value> {
     Tainted::new(result.clone(), Marks::parts(Taint::NONE, marks))
 }
 
-/// Returns the results of elected tasks. They are untrusted, because another node may have written them.
+/// Returns the taints of the results of elected tasks. Results of elected tasks are untrusted, because another node may
+/// have written them.
 fn elected_results(book: &Book) -> BTreeMap<String, Taint> {
     let lists = [&book.rollout.before, &book.tasks, &book.handlers, &book.rollout.after];
     let elected = lists.into_iter().flatten().filter(|task| task.elect.is_some());
@@ -532,7 +535,7 @@ impl std::fmt::Debug for Item {
     }
 }
 
-/// The variable `loop`. Its fields are computed when they are read.
+/// The template variable `loop`. A field is computed when a template reads it.
 #[derive(Debug)]
 struct Loop {
     index: usize,
@@ -552,8 +555,9 @@ impl Object for Loop {
     }
 }
 
-/// Creates `nodes(SELECTOR)`, which returns the nodes with matching labels, or all nodes without a selector. Names,
-/// labels and addresses are from git, and the liveness is from this node. The facts of other nodes are untrusted.
+/// Creates the template function `nodes(SELECTOR)`. The function returns the nodes whose labels match, or all nodes
+/// without a selector. Names, labels and addresses come from git, and the liveness comes from this node. The facts of
+/// other nodes are untrusted.
 fn nodes_function(nodes: Arc<Vec<Value>>, own: &str, reads: Arc<Reads>) -> minijinja::Value {
     let own = own.to_owned();
     let made: OnceLock<Vec<minijinja::Value>> = OnceLock::new();
@@ -580,7 +584,7 @@ fn nodes_function(nodes: Arc<Vec<Value>>, own: &str, reads: Arc<Reads>) -> minij
     })
 }
 
-/// Returns a node as `nodes()` returns it.
+/// Returns a node in the form in which `nodes()` returns it. The facts of other nodes are untrusted.
 fn node_value(node: &Value, own: &str) -> minijinja::Value {
     let name = node.get("name").and_then(Value::as_str).unwrap_or_default();
     let marks = if name == own {

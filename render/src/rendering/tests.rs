@@ -118,13 +118,13 @@ fn rendered_values_are_checked() {
     assert!(renderer.params(&book.tasks[1], None).unwrap_err().to_string().contains("\"web1\" is not a valid state"));
 }
 
-/// Returns inputs with the facts of two nodes and an event.
+/// Returns rendering inputs with the facts of two nodes and an event.
 fn fleet() -> Inputs {
     let node = |name: &str| json!({"name": name, "labels": {"tier": "front"}, "address": null, "liveness": "alive", "facts": {"hostname": format!("{name}; id")}});
     Inputs { nodes: Arc::new(vec![node("db1"), node("web1")]), event: Some(json!({"data": {"x": "; id"}})), ..inputs() }
 }
 
-/// Renders the second task of two, with `result` as that of the first one.
+/// Renders the second of two tasks, after the first one has returned `result`.
 fn second(first: &str, second: &str, result: Option<Value>) -> Result<Rendered<Tainted<Value>>, RenderError> {
     let text = book(&format!(
         "    - name: first\n      register: first\n      {first}\n    - name: second\n      {}\n",
@@ -147,7 +147,7 @@ fn second(first: &str, second: &str, result: Option<Value>) -> Result<Rendered<T
 
 const TASKS: &str = "tasks:\n  - name: inner\n    command: {shell: \"echo {{ vars.given }}\"}\n";
 
-/// The facts of the first node, in a form that the check before the run does not detect.
+/// An expression for the facts of the first node that the check of the text does not detect.
 const FACT: &str = "nodes()[0]['fac' ~ 'ts'].hostname";
 
 #[test]

@@ -1,29 +1,29 @@
-//! The parameters that may hold untrusted values.
+//! The module parameters that may contain untrusted values.
 
 use towpath_proto::{ModuleSchema, Untrusted};
 
 use super::{Kind, Marks, Taint};
 use crate::document::{Path, Step};
 
-/// Returns whether a part of a module's parameters may hold untrusted values, as the schema states. A parameter
-/// without a statement refuses them.
+/// Returns whether a part of a module's parameters may contain untrusted values, as the schema states.
+/// A parameter without the option `untrusted` rejects them.
 pub(crate) fn may_be_untrusted(module: &ModuleSchema, path: &[Step]) -> bool {
     let Some(Step::Key(key)) = path.first() else { return false };
     match module.message.field(key).and_then(|field| field.untrusted) {
         Some(Untrusted::Allowed) => true,
         Some(Untrusted::Values) => path.len() > 1,
-        // The first member is a program. A list that is untrusted as a whole has an untrusted first member.
+        // The first member is a program. If the whole list is untrusted, its first member is untrusted, too.
         Some(Untrusted::Arguments) => !matches!(path.get(1), None | Some(Step::Index(0))),
         Some(Untrusted::Refused) | None => false,
     }
 }
 
-/// Returns the first untrusted part of a module's parameters that must not be untrusted: its path and its taint.
+/// Returns the path and the taint of the first untrusted value that a module's parameters do not allow.
 pub(crate) fn refused(module: &ModuleSchema, marks: &Marks) -> Option<(Path, Taint)> {
     untrusted(marks).into_iter().find(|(path, _)| !may_be_untrusted(module, &path.0))
 }
 
-/// Returns all untrusted parts of parameters.
+/// Returns the paths and the taints of all untrusted parts of parameters.
 fn untrusted(marks: &Marks) -> Vec<(Path, Taint)> {
     fn walk(marks: &Marks, path: &Path, found: &mut Vec<(Path, Taint)>) {
         match marks {
@@ -64,7 +64,7 @@ mod tests {
         super::refused(towpath_proto::module(module).unwrap(), marks)
     }
 
-    /// The parameters that may hold untrusted values as a whole. A new one needs a review, and a line here.
+    /// The parameters that may be untrusted as a whole. Each addition to this list needs a review.
     const OPEN: [&str; 18] = [
         "assert.message",
         "assert.that",

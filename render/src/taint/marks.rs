@@ -11,35 +11,36 @@ pub enum Marks {
     /// The value has no taint.
     #[default]
     Clean,
-    /// The value and all its parts have the same taint.
+    /// The whole value, with all its parts, has this taint.
     Whole(Taint),
-    /// A list or map whose parts have different taints. Parts that are not listed have no taint.
+    /// The value is a list or map whose parts have different taints. Parts that are not listed have no taint.
     Parts {
-        /// The taint of the keys and of their number.
+        /// The taint of the keys and of the number of members.
         shape: Taint,
-        /// The marks of the members.
+        /// The taints of the members, by key or index.
         members: BTreeMap<Step, Marks>,
     },
 }
 
 impl Marks {
-    /// Creates marks with one taint for a whole value.
+    /// Creates the marks of a value whose parts all have the same taint.
     pub fn whole(taint: Taint) -> Self {
         if taint.is_none() { Self::Clean } else { Self::Whole(taint) }
     }
 
-    /// Creates the marks of a list or map. [`Marks::Clean`] if no part has a taint.
+    /// Creates the marks of a list or map from the marks of its members. Returns [`Marks::Clean`] if no part has a
+    /// taint.
     pub fn parts(shape: Taint, members: impl IntoIterator<Item = (Step, Self)>) -> Self {
         let members: BTreeMap<Step, Self> = members.into_iter().filter(|(_, marks)| !marks.is_clean()).collect();
         if shape.is_none() && members.is_empty() { Self::Clean } else { Self::Parts { shape, members } }
     }
 
-    /// Returns whether no part has a taint.
+    /// Returns true if no part of the value has a taint.
     pub fn is_clean(&self) -> bool {
         matches!(self, Self::Clean)
     }
 
-    /// Returns the marks of a member.
+    /// Returns the marks of a member of the value.
     pub fn member(&self, step: &Step) -> Self {
         match self {
             Self::Clean => Self::Clean,
@@ -48,7 +49,7 @@ impl Marks {
         }
     }
 
-    /// Returns the marks of the value of a key.
+    /// Returns the marks of the value of a key in a map.
     pub fn key(&self, key: &str) -> Self {
         self.member(&Step::Key(key.to_owned()))
     }
@@ -58,12 +59,12 @@ impl Marks {
         path.iter().fold(self.clone(), |marks, step| marks.member(step))
     }
 
-    /// Returns these marks with other marks for one key.
+    /// Returns these marks with other marks for the value of one key.
     #[must_use]
     pub fn with_key(self, key: &str, marks: Self) -> Self {
         let (shape, mut members) = match self {
             Self::Clean => (Taint::NONE, BTreeMap::new()),
-            // All parts have the taint already, so the new part gets it, too.
+            // A value with one taint for all parts also gives this taint to its new part.
             Self::Whole(taint) => return Self::Whole(taint.and(&marks.taint())),
             Self::Parts { shape, members } => (shape, members),
         };

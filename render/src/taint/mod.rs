@@ -1,10 +1,12 @@
-//! Taint: a mark, with its origins, of values that may be used only in some places.
+//! Taint: a mark on values that may be used only in some fields. A taint contains the origins of the value.
 //!
-//! A value is `untrusted` if another node or the sender of an event chose it. It is `secret` if it may not be shown.
-//! Every value that is computed from it keeps the mark. Such values leave this crate only as [`Tainted`].
+//! A value is `untrusted` if another node or the sender of an event chose it. A value is `secret` if it must not be
+//! shown.
+//! Every value that is computed from a tainted value has the same taint. Tainted values leave this crate only as
+//! [`Tainted`].
 //!
-//! The output of a template has the taints of everything that it read, including conditions inside the template. A
-//! selection of tasks (`when`) or of list members (`selectattr`, `rejectattr`) does not taint the selected values.
+//! The output of a template has the taints of all values that the template has read, including values in conditions.
+//! The selection of tasks (`when`) or of list members (`selectattr`, `rejectattr`) does not taint the selected values.
 
 pub(crate) mod fields;
 mod marks;
@@ -15,12 +17,12 @@ use std::{fmt, sync::Arc};
 pub use marks::Marks;
 pub use value::Tainted;
 
-/// The kinds of taint.
+/// The kind of a taint.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Kind {
-    /// A value that may not be shown.
+    /// The value must not be shown.
     Secret,
-    /// A value that another node, or the sender of an event, chose.
+    /// Another node, or the sender of an event, chose the value.
     Untrusted,
 }
 
@@ -33,11 +35,11 @@ impl fmt::Display for Kind {
     }
 }
 
-/// Maximum number of origins that a taint keeps for each kind. A value from the facts of all nodes would otherwise name
-/// all of them.
+/// The maximum number of origins that a taint keeps for each kind. Otherwise a value from the facts of all nodes would
+/// name every node.
 const ORIGINS_KEPT: usize = 4;
 
-/// A set of taints, each with its origins. Cheap to clone.
+/// A set of taints, each with its origins. Copies of the set share memory.
 #[derive(Clone, Default, PartialEq, Eq)]
 pub struct Taint(Option<Arc<Origins>>);
 
@@ -72,32 +74,32 @@ impl Origins {
 }
 
 impl Taint {
-    /// The empty set.
+    /// The empty set of taints.
     pub const NONE: Self = Self(None);
 
-    /// Creates a taint with its origin, such as `the facts of node db1`.
+    /// Creates a taint with one origin, such as `the facts of node db1`.
     pub fn new(kind: Kind, origin: impl Into<Arc<str>>) -> Self {
         let mut origins = Origins::default();
         origins.add(kind, &[origin.into()]);
         Self(Some(Arc::new(origins)))
     }
 
-    /// Returns whether the set is empty.
+    /// Returns true if the set contains no taint.
     pub fn is_none(&self) -> bool {
         self.0.is_none()
     }
 
-    /// Returns whether the set contains a kind.
+    /// Returns true if the set contains a taint of this kind.
     pub fn has(&self, kind: Kind) -> bool {
         !self.origins(kind).is_empty()
     }
 
-    /// Returns the first origins of a kind. Empty if the set does not contain the kind.
+    /// Returns the kept origins of a kind. Empty if the set does not contain the kind.
     pub fn origins(&self, kind: Kind) -> &[Arc<str>] {
         self.0.as_ref().map_or(&[], |origins| origins.of(kind))
     }
 
-    /// Adds the taints of another set.
+    /// Adds the taints of another set to this set.
     pub fn add(&mut self, other: &Self) {
         let Some(more) = &other.0 else { return };
         let Some(own) = &mut self.0 else {
@@ -113,7 +115,7 @@ impl Taint {
         }
     }
 
-    /// Returns the union of both sets.
+    /// Returns the union of this set and another set.
     #[must_use]
     pub fn and(&self, other: &Self) -> Self {
         let mut both = self.clone();
@@ -121,7 +123,7 @@ impl Taint {
         both
     }
 
-    /// Returns whether adding `more` would change nothing.
+    /// Returns whether the origins in `own` already include all origins in `more`, up to the limit for each kind.
     fn covers(own: &Origins, more: &Origins) -> bool {
         [Kind::Secret, Kind::Untrusted].into_iter().all(|kind| {
             let known = own.of(kind);
@@ -131,7 +133,7 @@ impl Taint {
 }
 
 impl fmt::Display for Taint {
-    /// Writes the kinds and their origins: `untrusted: the facts of node db1`.
+    /// Writes the kinds and their origins, such as `untrusted: the facts of node db1`.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let mut first = true;
         for kind in [Kind::Secret, Kind::Untrusted] {

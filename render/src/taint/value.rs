@@ -1,4 +1,4 @@
-//! Values with their taints.
+//! Values together with their taints.
 
 use std::fmt;
 
@@ -15,49 +15,49 @@ pub struct Tainted<T> {
 }
 
 impl<T> Tainted<T> {
-    /// Creates a value with its marks.
+    /// Creates a value with the given marks.
     pub fn new(value: T, marks: Marks) -> Self {
         Self { value, marks }
     }
 
-    /// Creates a value without taint.
+    /// Creates a value without a taint.
     pub fn clean(value: T) -> Self {
         Self { value, marks: Marks::Clean }
     }
 
-    /// Creates a value with one taint for all its parts.
+    /// Creates a value whose parts all have the same taint.
     pub fn whole(value: T, taint: Taint) -> Self {
         Self { value, marks: Marks::whole(taint) }
     }
 
-    /// Returns the value. The caller must keep the taint with everything that it computes from the value.
+    /// Returns the value. The caller must add the taint to everything that is computed from the value.
     pub fn value(&self) -> &T {
         &self.value
     }
 
-    /// Returns the value without its taint. Only for modules, after the rules of the fields have accepted the value.
+    /// Returns the value without its taints. Only for modules, after the check that the parameter allows the taints.
     pub fn into_value(self) -> T {
         self.value
     }
 
-    /// Returns the taints of the parts.
+    /// Returns the taints of the value's parts.
     pub fn marks(&self) -> &Marks {
         &self.marks
     }
 
-    /// Returns the union of the taints of all parts.
+    /// Returns the union of the taints of all parts of the value.
     pub fn taint(&self) -> Taint {
         self.marks.taint()
     }
 
-    /// Returns the value and its marks.
+    /// Returns the value and the taints of its parts.
     pub fn split(self) -> (T, Marks) {
         (self.value, self.marks)
     }
 }
 
 impl Tainted<Value> {
-    /// Returns the value of a key with its marks. `null` if there is none.
+    /// Returns the value of a key, with its marks. Returns `null` if the key does not exist.
     pub fn key(&self, key: &str) -> Self {
         Self { value: self.value.get(key).cloned().unwrap_or_default(), marks: self.marks.key(key) }
     }

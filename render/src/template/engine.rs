@@ -1,4 +1,4 @@
-//! The rendering of strings, expressions and files of one folder of one source.
+//! Renders strings, expressions and files as templates. An engine can read the template files of one folder.
 
 use std::{
     borrow::Cow,
@@ -17,7 +17,7 @@ use crate::{
     tree::{self, Tree},
 };
 
-/// The error of a template that cannot be rendered.
+/// The error that a template cannot be rendered.
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
 #[error("{message}")]
 pub struct TemplateError {
@@ -25,20 +25,21 @@ pub struct TemplateError {
     pub message: String,
 }
 
-/// Prefix of a template whose name is its own text. Paths of a source never begin with it.
+/// The prefix of a template name that is the text of the template. No path of a source begins with this prefix.
 const WRITTEN: &str = "\0";
 
-/// Prefix of the origins of an untrusted value that was used as a template's name.
+/// The prefix of a template name that reports an error. The name was computed from untrusted values, whose origins
+/// follow.
 const UNTRUSTED: &str = "\u{1}";
 
-/// The template engine of one folder of one source. `import` and `include` in templates read from there.
+/// The template engine for one folder of a source. `import` and `include` read templates from this folder.
 pub struct Engine {
     environment: Environment<'static>,
     named: NamedTemplates,
 }
 
-/// The templates that other templates include or import by a literal name. A computed name must not come from untrusted
-/// values.
+/// The names of templates that other templates include or import literally. A computed name must not come from
+/// untrusted values, except if the name is in this set.
 #[derive(Clone, Default)]
 struct NamedTemplates(Arc<Mutex<BTreeSet<String>>>);
 
@@ -60,8 +61,8 @@ fn guarded(text: &str) -> Result<Cow<'_, str>, minijinja::Error> {
 
 fn untrusted_name(origins: &str) -> minijinja::Error {
     let why = format!(
-        "the name of a template is computed, and the template has read untrusted values: they come from {origins}; \
-         write the names out, in if and else"
+        "cannot use a computed template name: the template has read untrusted values from {origins}; write literal \
+         names in if and else"
     );
     minijinja::Error::new(ErrorKind::InvalidOperation, why)
 }
@@ -73,7 +74,7 @@ impl std::fmt::Debug for Engine {
 }
 
 impl Engine {
-    /// Creates an engine that loads templates from a folder of a tree, never from the disk.
+    /// Creates an engine that reads template files from a folder of a file tree.
     pub fn new(tree: Arc<dyn Tree>, folder: &str) -> Self {
         let mut environment = environment();
         let folder = folder.to_owned();
@@ -101,10 +102,10 @@ impl Engine {
         Self { environment, named }
     }
 
-    /// Renders a string. One whole `{{ expression }}` keeps its type.
+    /// Renders a string. A string that is one whole `{{ expression }}` keeps the type of its value.
     ///
     /// # Errors
-    /// If the template is invalid, or uses an undefined name.
+    /// Returns an error if the template is invalid, or if it uses an undefined name.
     pub fn string(&self, text: &str, scope: &Value) -> Result<Tainted<Json>, TemplateError> {
         if !text.contains("{{") && !text.contains("{%") && !text.contains("{#") {
             return Ok(Tainted::clean(Json::String(text.to_owned())));
@@ -121,10 +122,10 @@ impl Engine {
         }
     }
 
-    /// Renders a string that will be rendered again, as in a loop. It is compiled once.
+    /// Renders a string that will be rendered several times, as in a loop. The engine compiles the string only once.
     ///
     /// # Errors
-    /// If the template is invalid, or uses an undefined name.
+    /// Returns an error if the template is invalid, or if it uses an undefined name.
     pub fn repeated(&self, text: &str, scope: &Value) -> Result<Tainted<Json>, TemplateError> {
         let plain = !text.contains("{{") && !text.contains("{%") && !text.contains("{#");
         if plain || text.len() > 4096 || syntax::whole_expression(text).is_some() {
@@ -134,10 +135,10 @@ impl Engine {
         traced_text(|| self.environment.get_template(&name).and_then(|template| output(&template, scope)))
     }
 
-    /// Evaluates a bare expression.
+    /// Evaluates an expression without braces.
     ///
     /// # Errors
-    /// If the expression is invalid, or uses an undefined name.
+    /// Returns an error if the expression is invalid, or if it uses an undefined name.
     pub fn expression(&self, text: &str, scope: &Value) -> Result<Tainted<Json>, TemplateError> {
         traced_result(|| {
             let value = self.value(text, scope)?;
@@ -146,11 +147,10 @@ impl Engine {
         .map(|(value, _)| value)
     }
 
-    /// Returns whether a bare expression is true. The result has no taint, because a condition selects and does not
-    /// produce a value.
+    /// Returns whether an expression without braces is true. The result has no taint, because a condition only selects.
     ///
     /// # Errors
-    /// If the expression is invalid, or uses an undefined name.
+    /// Returns an error if the expression is invalid, or if it uses an undefined name.
     pub fn holds(&self, text: &str, scope: &Value) -> Result<bool, TemplateError> {
         traced_result(|| Ok(self.value(text, scope)?.is_true())).map(|(holds, _)| holds)
     }
@@ -165,10 +165,10 @@ impl Engine {
         Ok(value)
     }
 
-    /// Renders a file of the folder as a template.
+    /// Renders a file of the engine's folder as a template.
     ///
     /// # Errors
-    /// If there is no such file, the template is invalid, or it uses an undefined name.
+    /// Returns an error if the file does not exist, if the template is invalid, or if it uses an undefined name.
     pub fn file(&self, path: &str, scope: &Value) -> Result<Tainted<Json>, TemplateError> {
         traced_text(|| self.environment.get_template(path).and_then(|template| output(&template, scope)))
     }
@@ -179,19 +179,19 @@ fn traced_text(render: impl FnOnce() -> Result<String, minijinja::Error>) -> Res
     Ok(Tainted::whole(Json::String(text), read))
 }
 
-/// Runs a rendering and returns the taints that it read. An error message may quote values, so it is withheld if the
-/// rendering read a secret.
+/// Runs a rendering, and returns the taints that it has read.
+/// If the rendering has read a secret, its error message is withheld, because the message may contain values.
 fn traced_result<T>(render: impl FnOnce() -> Result<T, TemplateError>) -> Result<(T, Taint), TemplateError> {
     match trace::traced(render) {
         (Ok(result), read) => Ok((result, read)),
         (Err(_), read) if read.has(Kind::Secret) => Err(TemplateError {
-            message: format!("the template fails; its message is withheld because it read {read}"),
+            message: format!("cannot render the template: the message is withheld, because the template read {read}"),
         }),
         (Err(error), _) => Err(error),
     }
 }
 
-/// Returns the output of a template, up to its limit.
+/// Returns the output of a template. An output above the size limit is an error.
 fn output(template: &Template<'_, '_>, scope: &Value) -> Result<String, minijinja::Error> {
     let mut bounded = Bounded(Vec::new());
     let rendered = template.render_captured_to(scope, &mut bounded).map(drop);
@@ -202,8 +202,8 @@ fn output(template: &Template<'_, '_>, scope: &Value) -> Result<String, minijinj
     String::from_utf8(bounded.0).map_err(|error| minijinja::Error::new(ErrorKind::BadSerialization, error.to_string()))
 }
 
-/// A buffer that does not grow beyond the limit of an output. The last write before the limit is kept to show the
-/// excess.
+/// A buffer with the size limit of a template's output. The buffer keeps one byte more than the limit to show that the
+/// output is too large.
 struct Bounded(Vec<u8>);
 
 impl std::io::Write for Bounded {
@@ -229,8 +229,8 @@ fn load(tree: &dyn Tree, folder: &str, name: &str) -> Result<Option<String>, min
     }
 }
 
-/// Returns an error as one sentence, with the name and the line of the template and its causes. It never contains
-/// values of variables.
+/// Returns an error as one sentence, with the name and the line of the template and the causes. The sentence never
+/// contains values of variables.
 fn explain(error: &minijinja::Error) -> TemplateError {
     let mut message = describe(error);
     let mut cause = error.source();
@@ -253,7 +253,7 @@ fn describe(error: &minijinja::Error) -> String {
             Some(name) => format!("{place}{name} is not defined"),
             None => format!("{place}a name is not defined"),
         },
-        (ErrorKind::OutOfFuel, _) => format!("{place}the template takes too long: does a loop never end?"),
+        (ErrorKind::OutOfFuel, _) => format!("{place}the template takes too long: check that its loops end"),
         (ErrorKind::TemplateNotFound, _) => {
             format!("{place}there is no such template in the source: {}", error.detail().unwrap_or_default())
         }
@@ -262,7 +262,7 @@ fn describe(error: &minijinja::Error) -> String {
     }
 }
 
-/// Returns the text of the expression that was undefined.
+/// Returns the text of the expression that is undefined.
 fn undefined_name(error: &minijinja::Error) -> Option<String> {
     let source = error.template_source()?;
     let text = source.get(error.range()?)?.trim();

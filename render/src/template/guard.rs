@@ -1,8 +1,8 @@
-//! Limits of templates that let the engine work within the stack of a thread.
+//! Limits on the text of templates, so that the template engine cannot overflow the stack of a thread.
 //!
-//! The parser and the compiler of the engine recurse, and so does the release of nested values. The text determines
-//! their depth, so it is limited here. The limits apply to chains of operators, to nested `elif`, and to the values
-//! that `set` assigns.
+//! The engine uses recursion in its parser and its compiler, and when it drops nested values. The text of a template
+//! determines the depth of the recursion. So the length of operator chains, the nesting of `elif`, and the depth of
+//! values that `set` assigns are limited.
 
 use std::{borrow::Cow, ops::Range};
 
@@ -10,31 +10,31 @@ use minijinja::machinery::{Token, tokenize};
 
 use super::syntax_config;
 
-/// Maximum number of chained operators, filters and attributes in one expression.
+/// The maximum number of chained operators, filters and attributes in one expression.
 ///
-/// The agent renders on threads with a stack of 2 MiB: its loop, and one thread for each task of a parallel book. These
-/// are the costs in the release build: at most 0.36 KiB for a link of a chain, 1.1 KiB for an `elif`, 2 KiB for a
-/// block, 0.9 KiB for a level of a value. The deepest text has the engine's 150 blocks, all `elif`, and the longest
-/// chain in them. It takes 391 KiB, less than a fifth of the stack.
+/// The agent renders on threads with a stack of 2 MiB: its main loop, and one thread for each task of a parallel
+/// TaskBook. Costs in the release build: at most 0.36 KiB for a link of a chain, 1.1 KiB for an `elif`, 2 KiB for a
+/// block, and 0.9 KiB for a level of a value. The deepest text has the engine's maximum of 150 blocks, all `elif`, with
+/// the longest chain inside. This text takes 391 KiB, less than a fifth of the stack.
 const CHAIN: usize = 400;
 
-/// Maximum number of `elif` in all open `if` of a template.
+/// The maximum number of `elif` in all open `if` statements of a template.
 const ELIFS: usize = 100;
 
-/// The test that checks whether [`PLAIN`] is needed for an assigned value. A test costs no fuel for its text or list,
-/// and a filter does.
+/// The name of the test that decides whether an assigned value must pass the filter [`PLAIN`]. Unlike a filter, a test
+/// costs no fuel for the text or list that it gets.
 pub(super) const COMPUTED: &str = "computed_of_set";
 
-/// The filter that copies the parts of an assigned value which are computed on demand.
+/// The name of the filter that replaces the lazily computed parts of an assigned value by copies.
 pub(super) const PLAIN: &str = "plain_of_set";
 
-/// Texts up to this length cannot contain a chain that is too long.
+/// The maximum length of a text that needs no check, because it cannot contain a chain of more than [`CHAIN`] links.
 const SHORT: usize = 400;
 
-/// Checks a template, and adds a check of depth after each assignment.
+/// Checks the limits of a template, and adds a check of depth after each assignment.
 ///
 /// # Errors
-/// If a chain is too long.
+/// Returns an error if the template exceeds a limit.
 pub(super) fn template(text: &str) -> Result<Cow<'_, str>, String> {
     if text.len() <= SHORT && !text.contains("set") {
         return Ok(Cow::Borrowed(text));
@@ -42,10 +42,10 @@ pub(super) fn template(text: &str) -> Result<Cow<'_, str>, String> {
     check(text, false)
 }
 
-/// Checks an expression.
+/// Checks the limits of an expression.
 ///
 /// # Errors
-/// If a chain is too long.
+/// Returns an error if the expression exceeds a limit.
 pub(super) fn expression(text: &str) -> Result<(), String> {
     if text.len() <= SHORT { Ok(()) } else { check(text, true).map(drop) }
 }
@@ -57,7 +57,7 @@ fn check(text: &str, expression: bool) -> Result<Cow<'_, str>, String> {
     let mut out = String::new();
     let mut copied = 0;
     for token in tokenize(text, expression, syntax_config()) {
-        // The engine reports this error itself.
+        // A text with a syntax error needs no check, because the engine rejects it.
         let Ok((token, span)) = token else { return Ok(Cow::Borrowed(text)) };
         chains
             .next(&token)
@@ -80,7 +80,7 @@ fn check(text: &str, expression: bool) -> Result<Cow<'_, str>, String> {
     Ok(Cow::Owned(out))
 }
 
-/// The `elif` of the open `if`. Each is nested in the one before it.
+/// The number of `elif` in each open `if`. Each `elif` is nested in the one before it.
 #[derive(Default)]
 struct Elifs {
     open: Vec<usize>,
@@ -90,7 +90,7 @@ struct Elifs {
 }
 
 impl Elifs {
-    /// Returns the number of open `elif` after a token.
+    /// Returns the number of `elif` in all open `if` statements after a token.
     fn next(&mut self, token: &Token<'_>) -> usize {
         if self.first {
             match token {
@@ -110,17 +110,18 @@ impl Elifs {
     }
 }
 
-/// The error for a chain of more than [`CHAIN`] links.
+/// The error that a chain has more than [`CHAIN`] links.
 struct TooLong;
 
-/// The lengths of the chains in the open brackets and loops. Their sum is limited, because a value of one loop is
-/// nested further in the next. A comma ends a chain. A bracket counts as its longest chain.
+/// The lengths of the operator chains in the open brackets and loops.
+/// A value of one loop is nested further in the next loop, so the sum of the lengths is limited. A comma ends a chain.
+/// A bracket counts as long as its longest chain.
 #[derive(Default)]
 struct Chains {
     open: Vec<Chain>,
-    /// The links of the open chains.
+    /// The number of links in all open chains.
     total: usize,
-    /// The links of each open block that binds names.
+    /// The number of links in each open block that binds names, such as `for`.
     blocks: Vec<usize>,
     keyword: Keyword,
 }
@@ -131,12 +132,12 @@ struct Chain {
     longest: usize,
 }
 
-/// The state at the first word of a block.
+/// The state of the search for blocks that bind names, such as `for`.
 #[derive(Default)]
 enum Keyword {
-    /// The next token is the first word.
+    /// The next token is the first word of a block.
     Next,
-    /// The block binds names until its end.
+    /// The block binds names until its end, such as `for`.
     Binds,
     #[default]
     Other,
@@ -209,7 +210,7 @@ impl Chains {
         if self.total > CHAIN { Err(TooLong) } else { Ok(()) }
     }
 
-    /// Ends an expression and returns the links of its longest chain.
+    /// Ends an expression, and returns the number of links in its longest chain.
     fn end(&mut self) -> usize {
         let mut longest = 0;
         for chain in self.open.drain(..) {
@@ -220,31 +221,32 @@ impl Chains {
     }
 }
 
-/// The state that adds a check of depth after each `set`. `{% set a = b %}` becomes `{% set a = b %}{% if a is
-/// computed_of_set(false) %}{% set a = a|plain_of_set(false) %}{% endif %}`.
+/// The state of the code that adds a check of depth after each `set`.
+/// `{% set a = b %}` becomes `{% set a = b %}{% if a is computed_of_set(false) %}{% set a = a|plain_of_set(false) %}{%
+/// endif %}`.
 #[derive(Default)]
 enum Set {
     #[default]
     Outside,
-    /// At the first word of a block.
+    /// The next token is the first word of a block.
     First,
-    /// Before the `=`; `joined` is true after a dot.
+    /// The tokens are assigned names, before the `=`. `joined` is true after a dot.
     Names { names: Vec<Name>, joined: bool },
-    /// In the assigned expression.
+    /// The tokens are the assigned expression.
     Value(Vec<Name>),
-    /// In the filters of an assigned block.
+    /// The tokens are the filters of an assigned block.
     Filters { attribute: bool },
 }
 
-/// An assigned name.
+/// A name to which `set` assigns a value.
 struct Name {
     bytes: Range<usize>,
-    /// True for an attribute of a namespace.
+    /// True if the name is an attribute of a namespace.
     attribute: bool,
 }
 
 impl Set {
-    /// Returns the text that belongs before this token.
+    /// Returns the text to insert before this token, if any.
     fn next(&mut self, token: &Token<'_>, text: &str, bytes: Range<usize>) -> Option<String> {
         match (&mut *self, token) {
             (_, Token::BlockStart) => *self = Self::First,

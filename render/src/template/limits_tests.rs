@@ -11,20 +11,20 @@ fn render(text: &str) -> Result<usize, String> {
     Ok(rendered.value().to_string().len())
 }
 
-/// Returns the CPU time of this thread, so that other processes do not matter.
+/// Returns the CPU time of this thread. Other processes do not affect it.
 fn ran() -> Duration {
     let status = std::fs::read_to_string("/proc/thread-self/schedstat").unwrap();
     Duration::from_nanos(status.split_whitespace().next().unwrap().parse().unwrap())
 }
 
-/// Returns the peak memory of this process, in MiB.
+/// Returns the peak memory use of this process, in MiB.
 fn peak() -> usize {
     let status = std::fs::read_to_string("/proc/self/status").unwrap();
     let line = status.lines().find(|line| line.starts_with("VmHWM")).unwrap();
     line.split_whitespace().nth(1).unwrap().parse::<usize>().unwrap() / 1024
 }
 
-/// Each template must fail, with at most 600 MiB and within half a minute of a debug build.
+/// Each template must fail with at most 600 MiB of memory, and within 30 seconds in a debug build.
 #[test]
 fn template_that_makes_too_much_is_stopped() {
     for text in [
@@ -66,7 +66,7 @@ fn template_that_makes_too_much_is_stopped() {
     assert!(peak() < 600, "{} MiB", peak());
 }
 
-/// A stack overflow ends the process, so this test fails without an assertion.
+/// This test needs no assertion, because a stack overflow ends the process.
 #[test]
 fn template_that_nests_too_deep_is_refused() {
     let nested = |statement: &str| {
@@ -97,13 +97,13 @@ fn template_that_nests_too_deep_is_refused() {
         "{% macro m(x) %}{{ m([x]) }}{% endmacro %}{{ m(1) }}".to_owned(),
         "{% for x in [[1]] recursive %}{{ loop([[x]]) }}{% endfor %}".to_owned(),
     ];
-    // The frames of a debug build are several times as large as those of a release build.
+    // The stack frames of a debug build are several times as large as those of a release build.
     let refused = std::thread::Builder::new().stack_size(16 << 20).spawn(move || {
         for text in texts {
             let shown: String = text.chars().take(120).collect();
             println!("{shown}");
             assert!(render(&text).is_err(), "{shown}");
-            // The checks before a run compile the text, too.
+            // The check of an object's templates compiles the text, too.
             let _ = crate::template::syntax::template(&text);
             let _ = crate::template::syntax::names_in_template(&text);
         }
@@ -111,7 +111,7 @@ fn template_that_nests_too_deep_is_refused() {
     refused.unwrap().join().unwrap();
 }
 
-/// Returns a loop that assigns a value which grows by a factor, or which contains its previous value.
+/// Returns a template whose loop assigns a value that grows by a factor, or that contains its previous value.
 fn grown(first: &str, statement: &str) -> String {
     format!(
         "{{% set ns = namespace(x={first}) %}}{{% for i in range(99999) %}}{statement}{{% endfor %}}{{{{ ns.x | length }}}}"
@@ -128,7 +128,7 @@ fn value_that_grows_by_a_factor_in_a_loop_is_refused() {
         grown("[1]", "{% set ns.x = {'a': ns.x, 'b': ns.x} %}"),
         grown("'ab'", "{% set ns.x = ns.x ~ ns.x %}"),
         grown("[1]", "{% set y = ns.x + ns.x %}{% set ns.x = y %}"),
-        // The lists stay in memory.
+        // The lists of earlier iterations stay in memory.
         grown("[0] * 200000", "{% set ns.x = [ns.x + [0], ns.x] %}"),
     ] {
         let begun = ran();
@@ -141,7 +141,7 @@ fn value_that_grows_by_a_factor_in_a_loop_is_refused() {
     assert!(peak() < 600, "{} MiB", peak());
 }
 
-/// The engine does not show the parts of these values, so their depth would grow without a limit.
+/// The engine hides the parts of these values, so their depth could grow without a limit.
 #[test]
 fn value_with_hidden_parts_is_copied_or_refused() {
     for (statement, expected) in [

@@ -1,4 +1,5 @@
-//! Templates and expressions: minijinja with strict undefined, bounded work, and Towpath's filters.
+//! Templates and expressions: the engine minijinja, with errors for undefined names, limits on its work, and Towpath's
+//! filters.
 
 mod engine;
 pub mod filters;
@@ -16,14 +17,14 @@ pub(crate) use scope::facts_value;
 pub use scope::{Reads, Scope, Steps, Vars, Want};
 pub(crate) use tainted::Slot;
 
-/// The limit of work of one rendering. An instruction costs one unit, and so do 64 bytes of output. This also limits
-/// the memory of a rendering, to 256 MiB.
+/// The maximum work of one rendering, in units of fuel. One instruction, or 64 bytes of output, costs one unit.
+/// The limit also bounds the memory of a rendering, to 256 MiB.
 const FUEL: u64 = 4 << 20;
 
-/// Maximum size of the output of one rendering, in bytes.
+/// The maximum size of the output of one rendering, in bytes.
 pub(crate) const OUTPUT: usize = 64 << 20;
 
-/// Creates an environment with Towpath's settings and filters, without a loader.
+/// Creates a minijinja environment with Towpath's settings and filters. The environment cannot load templates by name.
 fn environment() -> Environment<'static> {
     let mut environment = Environment::new();
     environment.set_undefined_behavior(UndefinedBehavior::Strict);
@@ -36,7 +37,7 @@ fn environment() -> Environment<'static> {
     environment
 }
 
-/// Returns the syntax: lines with only a block vanish, and the final newline stays.
+/// Returns the template syntax. A line with only a block produces no line in the output, and the final newline stays.
 pub(crate) fn syntax_config() -> SyntaxConfig {
     let syntax = SyntaxConfig::builder().trim_blocks(true).lstrip_blocks(true).keep_trailing_newline(true).build();
     syntax.expect("the default delimiters are valid")

@@ -1,4 +1,4 @@
-//! The scope of a template, and the record of the inputs that it reads.
+//! The names and values that a template can use, and the record of the inputs that it reads.
 
 use std::{
     collections::BTreeMap,
@@ -14,16 +14,16 @@ use minijinja::value::{Enumerator, Object, Serde, Value};
 use super::tainted::Slot;
 use crate::taint::Tainted;
 
-/// An input that a rendering needs and that is not known yet.
+/// A missing input: a rendering needs it, but its value is not known yet.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Want {
-    /// The registered result of a task.
+    /// The registered result of a task, by its full name.
     Step(String),
-    /// A value of a Secret.
+    /// A value of a Secret: the id of the Secret, and the key of the value.
     Secret(String, String),
-    /// A shared value.
+    /// A shared value, by its name.
     Shared(String),
-    /// A computed value that needs a task, in a plan: it runs none.
+    /// A computed variable whose task has not run, by its name. A plan runs no task.
     Computed(String),
 }
 
@@ -38,7 +38,7 @@ impl fmt::Display for Want {
     }
 }
 
-/// The record of missing inputs and of the facts that were read.
+/// The record of the missing inputs of renderings, and of the facts that they have read.
 #[derive(Debug, Default)]
 pub struct Reads {
     wants: Mutex<Vec<Want>>,
@@ -47,22 +47,22 @@ pub struct Reads {
 }
 
 impl Reads {
-    /// Returns and clears the missing inputs since the last call.
+    /// Returns the missing inputs since the last call, and clears them.
     pub fn take_wants(&self) -> Vec<Want> {
         std::mem::take(&mut *self.wants.lock().unwrap_or_else(PoisonError::into_inner))
     }
 
-    /// Returns the top-level facts that were read so far.
+    /// Returns the names of the top-level facts that templates have read so far.
     pub fn facts(&self) -> Vec<String> {
         self.facts.lock().unwrap_or_else(PoisonError::into_inner).iter().cloned().collect()
     }
 
-    /// Returns whether `nodes()` was called.
+    /// Returns whether a template has called `nodes()`.
     pub fn nodes(&self) -> bool {
         self.nodes.load(Ordering::Relaxed)
     }
 
-    /// Records a missing input.
+    /// Records a missing input, unless it is already recorded.
     pub fn want(&self, want: Want) {
         let mut wants = self.wants.lock().unwrap_or_else(PoisonError::into_inner);
         if !wants.contains(&want) {
@@ -77,20 +77,20 @@ impl Reads {
         }
     }
 
-    /// Records a call of `nodes()`.
+    /// Records that a template calls `nodes()`.
     pub fn called_nodes(&self) {
         self.nodes.store(true, Ordering::Relaxed);
     }
 }
 
-/// Facts that record which of them are read.
+/// The facts of a node as a template value. The value records the facts that templates read.
 #[derive(Debug)]
 struct Facts {
     values: BTreeMap<String, Value>,
     reads: Arc<Reads>,
 }
 
-/// Returns facts as a template value.
+/// Returns the facts of a node as a template value. The value records the facts that templates read.
 pub(crate) fn facts_value(facts: &serde_json::Value, reads: &Arc<Reads>) -> Value {
     let values = facts.as_object().into_iter().flatten().map(|(name, fact)| (name.clone(), Value::from(Serde(fact))));
     Value::from_object(Facts { values: values.collect(), reads: Arc::clone(reads) })
@@ -109,14 +109,15 @@ impl Object for Facts {
     }
 }
 
-/// The registered results of one book's tasks on one node. A declared name without a result is recorded as missing.
+/// The registered results of one TaskBook's tasks on one node. A read of a result that is not registered yet is
+/// recorded as a missing input.
 #[derive(Debug, Default)]
 pub struct Steps {
     results: Mutex<BTreeMap<String, Slot>>,
 }
 
 impl Steps {
-    /// Sets the result of a task.
+    /// Sets the registered result of a task.
     pub fn set(&self, name: &str, result: &Tainted<serde_json::Value>) {
         self.results.lock().unwrap_or_else(PoisonError::into_inner).insert(name.to_owned(), Slot::new(result));
     }
@@ -127,7 +128,8 @@ impl Steps {
     }
 }
 
-/// The results as the tasks of one include (or of the book itself) see them: its own names have no prefix.
+/// The registered results as the tasks of one include see them: names of the same include have no prefix.
+/// The tasks of the TaskBook itself have an empty prefix.
 #[derive(Debug)]
 struct StepsView {
     steps: Arc<Steps>,
@@ -147,7 +149,7 @@ impl Object for StepsView {
     }
 }
 
-/// Variables of one level, above those of lower levels.
+/// The variables of one level. Variables of a higher level hide variables with the same name in lower levels.
 #[derive(Debug, Default)]
 pub struct Vars {
     own: BTreeMap<String, Slot>,
@@ -155,22 +157,22 @@ pub struct Vars {
     below: Option<Arc<Vars>>,
 }
 
-/// Variables whose values are not known in a plan. A read is recorded as a missing input.
+/// Variables whose values are not known in a plan. A read of such a variable is recorded as a missing input.
 #[derive(Debug, Clone)]
 pub(crate) struct Unknown {
-    /// The names.
+    /// The names of the variables.
     pub(crate) names: std::collections::BTreeSet<String>,
     /// The record of missing inputs.
     pub(crate) reads: Arc<Reads>,
 }
 
 impl Vars {
-    /// Creates variables above others.
+    /// Creates a level of variables above lower levels.
     pub(crate) fn over(below: Option<Arc<Vars>>, own: BTreeMap<String, Slot>) -> Self {
         Self { own, unknown: None, below }
     }
 
-    /// Returns the same variables, some of them without a known value.
+    /// Returns the same level of variables, with further variables whose values are not known.
     pub(crate) fn with_unknown(self, unknown: Unknown) -> Self {
         Self { unknown: Some(unknown), ..self }
     }
@@ -210,7 +212,7 @@ impl Object for Vars {
     }
 }
 
-/// The scope of a template.
+/// The scope of a template: the names that the template can use.
 #[derive(Clone)]
 pub struct Scope {
     common: Arc<BTreeMap<&'static str, Value>>,
@@ -219,19 +221,19 @@ pub struct Scope {
 }
 
 impl Scope {
-    /// Creates the scope that all tasks of a book share.
+    /// Creates the scope that all tasks of a TaskBook share.
     pub fn new(common: BTreeMap<&'static str, Value>, vars: Arc<Vars>) -> Self {
         Self { common: Arc::new(common), vars, own: Vec::new() }
     }
 
-    /// Returns this scope with further variables on top.
+    /// Returns a copy of this scope with a further level of variables.
     #[must_use]
     pub(crate) fn with_vars(&self, own: BTreeMap<String, Slot>) -> Self {
         let vars = Arc::new(Vars::over(Some(Arc::clone(&self.vars)), own));
         Self { vars, ..self.clone() }
     }
 
-    /// Returns this scope with a variable whose value is not known.
+    /// Returns a copy of this scope with a variable whose value is not known.
     #[must_use]
     pub(crate) fn with_unknown(&self, name: &str, reads: &Arc<Reads>) -> Self {
         let unknown = Unknown { names: [name.to_owned()].into(), reads: Arc::clone(reads) };
@@ -239,7 +241,7 @@ impl Scope {
         Self { vars: Arc::new(vars), ..self.clone() }
     }
 
-    /// Returns this scope with a further name.
+    /// Returns a copy of this scope with a further name, such as `item`.
     #[must_use]
     pub(crate) fn with(&self, name: &'static str, value: Slot) -> Self {
         let mut scope = self.clone();
@@ -248,14 +250,14 @@ impl Scope {
         scope
     }
 
-    /// Returns this scope with the registered results as an include sees them.
+    /// Returns a copy of this scope in which `steps` has the registered results as an include sees them.
     #[must_use]
     pub fn with_steps(&self, steps: &Arc<Steps>, prefix: &str, reads: &Arc<Reads>) -> Self {
         let view = StepsView { steps: Arc::clone(steps), prefix: prefix.to_owned(), reads: Arc::clone(reads) };
         self.with("steps", Slot::clean(Value::from_object(view)))
     }
 
-    /// Returns the scope as the context of a template.
+    /// Returns the scope as a template value, for the engine.
     pub fn context(&self) -> Value {
         Value::from_object(self.clone())
     }

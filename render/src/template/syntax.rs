@@ -1,4 +1,4 @@
-//! Templates and expressions as text: syntax checks, and the names that they use.
+//! Templates and expressions as text: checks of their syntax, and the names that they use.
 
 use std::{cell::RefCell, collections::BTreeSet};
 
@@ -11,7 +11,7 @@ pub(crate) use super::syntax_config;
 use super::{environment, filters, guard};
 use crate::problem::Finding;
 
-/// The names that every template and expression may use.
+/// The top-level names that templates and expressions can use.
 pub const NAMES: [&str; 12] =
     ["node", "vars", "facts", "steps", "item", "loop", "event", "nodes", "secret", "shared", "result", "self"];
 
@@ -19,10 +19,10 @@ thread_local! {
     static PARSER: RefCell<Environment<'static>> = RefCell::new(environment());
 }
 
-/// Checks the syntax of a template, and that its filters exist.
+/// Checks the syntax of a template, and that all its filters exist.
 ///
 /// # Errors
-/// The first mistake.
+/// Returns the first error of the template.
 pub fn template(text: &str) -> Result<(), Finding> {
     guard::template(text).map_err(Finding::new)?;
     PARSER.with_borrow(|parser| {
@@ -35,7 +35,7 @@ pub fn template(text: &str) -> Result<(), Finding> {
     })
 }
 
-/// Returns the finding for an unknown filter. The engine itself reports it only when it renders.
+/// Returns the error for the first unknown filter. The engine itself would report the filter only during rendering.
 fn unknown_filter(parser: &Environment<'_>, text: &str, in_expression: bool) -> Option<Finding> {
     let mut behind_pipe = false;
     for token in tokenize(text, in_expression, syntax_config()) {
@@ -56,7 +56,7 @@ fn unknown_filter(parser: &Environment<'_>, text: &str, in_expression: bool) -> 
     None
 }
 
-/// Returns the literal names in the statements of a template that read other templates.
+/// Returns the literal names in `include`, `import`, `from` and `extends` statements of a template.
 pub(super) fn template_names(text: &str) -> Vec<String> {
     let mut names = Vec::new();
     let (mut first, mut reads) = (false, false);
@@ -76,13 +76,13 @@ pub(super) fn template_names(text: &str) -> Vec<String> {
     names
 }
 
-/// Checks the syntax of a bare expression.
+/// Checks the syntax of an expression without braces.
 ///
 /// # Errors
-/// The first mistake.
+/// Returns the first error of the expression.
 pub fn expression(text: &str) -> Result<(), Finding> {
     if text.contains("{{") || text.contains("{%") {
-        return Err(Finding::new("an expression has no braces")
+        return Err(Finding::new("an expression must not contain braces")
             .hint(format!("write it bare: {}", text.replace("{{", "").replace("}}", "").trim())));
     }
     if text.trim().is_empty() {
@@ -108,7 +108,7 @@ pub fn expression(text: &str) -> Result<(), Finding> {
     })
 }
 
-/// Returns the expression of a string that is one whole `{{ expression }}`.
+/// Returns the expression in a string that is one whole `{{ expression }}`. `None` for any other string.
 pub fn whole_expression(text: &str) -> Option<&str> {
     let inner = text.strip_prefix("{{")?.strip_suffix("}}")?;
     if inner.starts_with(['-', '+']) || inner.ends_with(['-', '+']) {
@@ -117,7 +117,7 @@ pub fn whole_expression(text: &str) -> Option<&str> {
     (!inner.contains("}}") && !inner.contains("{{") && !inner.contains("{%")).then_some(inner)
 }
 
-/// Returns the free names of a template, with dots: `vars.port`, `facts.os.name`, `item`.
+/// Returns the names that a template uses but does not define, with dots: `vars.port`, `facts.os.name`, `item`.
 pub fn names_in_template(text: &str) -> BTreeSet<String> {
     if guard::template(text).is_err() {
         return BTreeSet::new();
@@ -131,7 +131,7 @@ pub fn names_in_template(text: &str) -> BTreeSet<String> {
     })
 }
 
-/// Returns the free names of an expression.
+/// Returns the names that an expression uses but does not define, with dots.
 pub fn names_in_expression(text: &str) -> BTreeSet<String> {
     if guard::expression(text).is_err() {
         return BTreeSet::new();

@@ -1,4 +1,5 @@
-//! Tests of taint in filters, statements and operators: the result equals that for clean values, and has the taint.
+//! Tests of taint in filters, statements and operators. With tainted values, the result must be the same, and must have
+//! the taint.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -14,8 +15,9 @@ use crate::{
     tree::MemoryTree,
 };
 
-/// Filters with a tainted value in each position. Each value is tainted as a whole. `s` is text, `i` a number, `l` a
-/// list of texts, `d` a map and `rows` a list of maps. `j` is JSON text, `b` base64 and `ip` an address.
+/// Calls of filters, with a tainted value in each position. Each value is tainted as a whole.
+/// `s` is text, `i` a number, `l` a list of texts, `d` a map and `rows` a list of maps. `j` is JSON text, `b` base64
+/// and `ip` an address.
 const FILTERS: [(&str, &[&str]); 76] = [
     ("abs", &["vars.i | abs"]),
     ("attr", &["vars.d | attr('a')", "{'abc': 1, 'x': 2} | attr(vars.s)"]),
@@ -118,14 +120,14 @@ const FILTERS: [(&str, &[&str]); 76] = [
     ("unique", &["vars.l | unique", "vars.rows | unique(attribute='k')"]),
 ];
 
-/// Filters beyond the table's size limit of one row a line.
+/// Further calls of filters with tainted values, as in [`FILTERS`].
 const MORE_FILTERS: [(&str, &[&str]); 3] = [
     ("upper", &["vars.s | upper"]),
     ("urlencode", &["vars.s | urlencode", "vars.d | urlencode"]),
     ("zip", &["vars.l | zip([1, 2])", "[1, 2] | zip(vars.l)"]),
 ];
 
-/// Operators and lookups.
+/// Expressions with operators and lookups.
 const EXPRESSIONS: [&str; 24] = [
     "vars.s",
     "vars.d.a",
@@ -153,7 +155,7 @@ const EXPRESSIONS: [&str; 24] = [
     "not vars.i",
 ];
 
-/// Statements, with the files that they read.
+/// Templates with statements, and the files that they read.
 const TEMPLATES: [&str; 22] = [
     "{% for x in vars.l %}{{ x }}{% endfor %}",
     "{% for k, v in vars.d | items %}{{ k }}{{ v }}{% endfor %}",
@@ -209,7 +211,7 @@ fn engine() -> Engine {
     Engine::new(Arc::new(FILES.iter().copied().collect::<MemoryTree>()), "")
 }
 
-/// Evaluates with clean and with tainted values. Returns a message if the results differ or a taint is missing.
+/// Evaluates with clean and with tainted values. Returns a message if the results differ or if a taint is missing.
 fn fault(kind: Kind, evaluate: impl Fn(&minijinja::Value) -> Result<Tainted<Value>, TemplateError>) -> Option<String> {
     let clean = match evaluate(&scope(&Marks::Clean)) {
         Ok(clean) => clean,

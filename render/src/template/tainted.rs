@@ -1,8 +1,8 @@
-//! Tainted values inside templates.
+//! Tainted values inside templates, and the taint of a template's output.
 //!
-//! The engine's strings and numbers carry no marks. So the taint is recorded when a template reads a part from the list
-//! or map that contains it. The trace of the rendering then taints the whole output. Lists and maps that are passed on
-//! as a whole keep the marks of their parts.
+//! Strings and numbers of the engine cannot carry a taint. So the taint is recorded when a template reads a part of a
+//! list or map. The whole output of the rendering then has this taint.
+//! Lists and maps that a template passes on as a whole keep the taints of their parts.
 
 use std::{collections::BTreeMap, fmt, sync::Arc};
 
@@ -15,7 +15,7 @@ use crate::{
     taint::{Marks, Taint, Tainted},
 };
 
-/// A value in a template, with the taint that the template gets by reading it.
+/// A value in a template, with its taint. The output of a template that reads the value gets the taint.
 #[derive(Clone)]
 pub(crate) struct Slot {
     value: Value,
@@ -23,17 +23,17 @@ pub(crate) struct Slot {
 }
 
 impl Slot {
-    /// Creates a value without taint.
+    /// Creates a template value without a taint.
     pub(crate) fn clean(value: Value) -> Self {
         Self { value, taint: Taint::NONE }
     }
 
-    /// Creates a value with its marks.
+    /// Creates a template value from a value with its taints.
     pub(crate) fn new(tainted: &Tainted<Json>) -> Self {
         wrap(tainted.value(), tainted.marks())
     }
 
-    /// Returns the value for a template, and records its taint.
+    /// Returns the value, and records that the template has read its taint.
     pub(crate) fn read(&self) -> Value {
         trace::record(&self.taint);
         self.value.clone()
@@ -73,7 +73,7 @@ fn wrap(value: &Json, marks: &Marks) -> Slot {
     }
 }
 
-/// A map with tainted parts, in its written order.
+/// A map with tainted parts. The entries keep the order in which they are written.
 struct TaintedMap {
     entries: Vec<(Arc<str>, Slot)>,
     positions: BTreeMap<Arc<str>, usize>,
@@ -106,7 +106,7 @@ impl Object for TaintedMap {
         Some(self.entries.len())
     }
 
-    /// A test for existence does not taint: `nodes() | selectattr('facts')`.
+    /// A test of whether the map exists does not taint the output, as in `nodes() | selectattr('facts')`.
     fn is_true(self: &Arc<Self>) -> bool {
         !self.entries.is_empty()
     }
@@ -148,42 +148,42 @@ impl Object for TaintedList {
     }
 }
 
-/// Maximum depth of a value. The code that reads it back recurses.
+/// The maximum depth of lists and maps in a value. The code that converts values uses recursion.
 pub(super) const DEPTH: usize = 128;
 
-/// The cost of a value in addition to its text, in bytes.
+/// The cost of a value in bytes, in addition to its text.
 const VALUE_COST: usize = 32;
 
-/// Converts the value of an expression to data. Parts that the template passed on keep their marks. All others get the
-/// taints that the template has read.
+/// Converts the value of an expression to JSON. Parts that the template passed on unchanged keep their taints. All
+/// other parts get the taints that the template has read.
 ///
 /// # Errors
-/// If the value is too large for the output of a template, is nested too deep, or cannot be data.
+/// Returns an error if the value is too large, is nested too deep, or cannot be converted to JSON.
 pub(super) fn extract(value: &Value) -> Result<Tainted<Json>, String> {
     let mut extraction = Extraction { left: super::OUTPUT };
     let (json, draft) = extraction.value(value, 0)?;
     Ok(Tainted::new(json, draft.resolve(&trace::so_far())))
 }
 
-/// The size of a value with all its parts.
+/// The size of a value with all its parts, and its depth.
 pub(super) struct Weight {
-    /// The bytes of all texts, plus a constant for each value.
+    /// The number of bytes of all texts, plus a constant for each value.
     pub(super) bytes: usize,
-    /// The depth of lists and maps.
+    /// The number of nested levels of lists and maps.
     pub(super) height: usize,
 }
 
 impl Weight {
-    /// Returns the number of spaces in an indented text with one line for each member.
+    /// Returns the number of spaces in an indented text that has one line for each value.
     pub(super) fn indented(&self, width: usize) -> usize {
         (self.bytes / VALUE_COST).saturating_mul(width).saturating_mul(self.height)
     }
 }
 
-/// Measures a value.
+/// Returns the size and the depth of a value.
 ///
 /// # Errors
-/// If the value is larger than the output of a template, or nested too deep.
+/// Returns an error if the value is larger than the output limit of a template, or is nested too deep.
 pub(super) fn weight(value: &Value) -> Result<Weight, String> {
     let mut left = super::OUTPUT;
     let height = weigh(value, 0, &mut left)?;
@@ -221,13 +221,13 @@ fn weigh(value: &Value, depth: usize, left: &mut usize) -> Result<usize, String>
     Ok(height + 1)
 }
 
-/// Marks of a value before the taints of the template are known.
+/// The taints of a value before it is known which taints the template has read.
 enum Draft {
-    /// A value that the template made.
+    /// The template created the value.
     Made,
-    /// A value that was passed on.
+    /// The template passed the value on unchanged, with these taints.
     Kept(Marks),
-    /// A list or map that the template made, with a member that was passed on.
+    /// The template created the list or map, but passed on some of its members unchanged.
     Mixed(Vec<(Step, Draft)>),
 }
 
@@ -295,7 +295,7 @@ impl Extraction {
         }
     }
 
-    /// Extracts a slot of a list or map that was passed on. Parts without marks are clean.
+    /// Converts a member of a list or map that the template passed on unchanged. Parts without a taint stay clean.
     fn slot(&mut self, slot: &Slot, depth: usize) -> Result<(Json, Marks), String> {
         let (json, draft) = self.value(&slot.value, depth + 1)?;
         Ok((

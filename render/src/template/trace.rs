@@ -1,4 +1,4 @@
-//! The trace of a rendering: the taints that it has read on this thread.
+//! The trace of a rendering: the taints that the rendering has read on this thread.
 
 use std::cell::RefCell;
 
@@ -8,19 +8,19 @@ thread_local! {
     static READ: RefCell<Taint> = const { RefCell::new(Taint::NONE) };
 }
 
-/// Adds a taint to the trace.
+/// Adds a taint to the trace of the current rendering.
 pub(super) fn record(taint: &Taint) {
     if !taint.is_none() {
         READ.with_borrow_mut(|read| read.add(taint));
     }
 }
 
-/// Returns the taints in the trace.
+/// Returns the taints that the current rendering has read so far.
 pub(super) fn so_far() -> Taint {
     READ.with_borrow(Clone::clone)
 }
 
-/// A guard that restores the previous trace, also after a panic.
+/// A guard that restores the previous trace when it is dropped, also after a panic.
 struct Around(Taint);
 
 impl Drop for Around {
@@ -29,8 +29,8 @@ impl Drop for Around {
     }
 }
 
-/// Runs a function with an empty trace. Returns its result and the taints that it read. The previous trace does not get
-/// them.
+/// Runs a function with an empty trace. Returns the result of the function, and the taints that it has read.
+/// The taints are not added to the previous trace.
 pub(super) fn traced<T>(run: impl FnOnce() -> T) -> (T, Taint) {
     let _around = Around(READ.take());
     let result = run();

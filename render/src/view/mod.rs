@@ -1,4 +1,4 @@
-//! The view of one node: its groups, its TaskBooks in order, its variables.
+//! The view of one node: its NodeGroups, its TaskBooks in order, and its variables.
 
 mod prune_budget;
 pub(crate) mod variables;
@@ -12,25 +12,25 @@ pub use variables::{Candidate, Level, Merged, Winner};
 
 use crate::objects::{ObjectSet, order, task::Book};
 
-/// The objects as one node sees them.
+/// The objects that concern one node.
 #[derive(Debug, Clone)]
 pub struct NodeView {
     /// The name of the node.
     pub node: String,
     /// True if git names the node.
     pub known: bool,
-    /// The labels, from git.
+    /// The labels of the node, from git.
     pub labels: BTreeMap<String, String>,
-    /// The address, from git.
+    /// The address of the node, from git.
     pub address: Option<String>,
-    /// The groups of the node.
+    /// The NodeGroups of the node.
     pub groups: Arc<BTreeSet<String>>,
-    /// The TaskBooks, each after its dependencies.
+    /// The TaskBooks of the node. Each TaskBook follows those on which it depends.
     pub books: Vec<Arc<Book>>,
 }
 
 impl NodeView {
-    /// Creates the view of a node.
+    /// Creates the view of a node from all objects.
     pub fn new(set: &ObjectSet, node: &str) -> Self {
         let groups = set.groups_of(node);
         let known = set.nodes.get(node).cloned();
@@ -52,12 +52,12 @@ impl NodeView {
         }
     }
 
-    /// Returns the variable `node` of templates.
+    /// Returns the value of the template variable `node`.
     pub fn template_value(&self) -> Value {
         json!({ "name": self.node, "labels": self.labels, "address": self.address, "groups": *self.groups })
     }
 
-    /// Returns the variables that objects set, as a namespace sees them on this node.
+    /// Returns the variables that objects set for this node and that a namespace sees.
     pub fn variables(&self, set: &ObjectSet, namespace: &str) -> Merged {
         variables::merge(set.variables_of(namespace), &self.node, &self.groups)
     }

@@ -1,19 +1,19 @@
-//! The prune budget of a TaskBook: the largest number of items that one pass removes (D33).
+//! The prune budget of a TaskBook: the maximum number of items that one pass removes (D33).
 
 use serde_json::Value;
 
 use crate::{objects::ObjectSet, words::Count};
 
-/// The budget of a TaskBook if no object sets one.
+/// The prune budget of a TaskBook if no object sets a budget.
 const DEFAULT: Count = Count::Percent(20);
 
-/// The prune budget of a TaskBook, and the object that sets another one.
+/// The prune budget of a TaskBook, and the object in which a commit can change the budget.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct PruneBudget {
     limit: Option<String>,
-    /// The object to commit, with kind and name.
+    /// The object in which a commit can change the budget, with kind and name.
     object: String,
-    /// The id of the TaskBook, if it is deleted.
+    /// The id of the TaskBook. `None` unless the TaskBook is deleted.
     deleted: Option<String>,
 }
 
@@ -24,15 +24,16 @@ impl Default for PruneBudget {
 }
 
 impl PruneBudget {
-    /// Returns the budget of a TaskBook that sets this limit.
+    /// Returns the prune budget of a TaskBook that sets this limit itself.
     pub fn limited(limit: &str) -> Self {
         Self { limit: Some(limit.to_owned()), ..Self::default() }
     }
 
-    /// Returns the budget of a TaskBook: that of the TaskBook itself, else of its Namespace, else of a Config.
+    /// Returns the prune budget of a TaskBook. The limit in the TaskBook has precedence over its Namespace, and the
+    /// Namespace over a Config.
     ///
-    /// A deleted TaskBook has no object that a commit could change. So `last`, the budget of its last version, counts
-    /// only if neither its Namespace nor a Config sets one.
+    /// A commit cannot change the limit in a deleted TaskBook. So `last`, the limit in its last version, applies only
+    /// if neither its Namespace nor a Config sets a limit.
     pub fn of(set: &ObjectSet, namespace: &str, name: &str, last: Option<&str>) -> Self {
         let id = format!("{namespace}/{name}");
         let around = set.namespaces.get(namespace);
@@ -52,13 +53,13 @@ impl PruneBudget {
         Self { limit: outer.or_else(|| last.map(str::to_owned)), object, deleted: Some(id) }
     }
 
-    /// Returns the number of items that one pass may remove, of `total` items of the node.
+    /// Returns the number of items that one pass may remove if the node has `total` items.
     pub fn allowed(&self, total: u64) -> u64 {
         let limit = self.limit.as_ref().and_then(|text| Count::read(&Value::String(text.clone())).ok());
         limit.unwrap_or(DEFAULT).at_least_one(total)
     }
 
-    /// Returns the message about a held removal. `None` if `count` of `total` items may be removed.
+    /// Returns the message that a removal of `count` of `total` items is held. `None` if the budget allows the removal.
     pub fn exceeded(&self, count: u64, total: u64) -> Option<String> {
         let allowed = self.allowed(total);
         let object = &self.object;
@@ -85,7 +86,7 @@ mod tests {
         tree::MemoryTree,
     };
 
-    /// Loads objects: a TaskBook, a Namespace and Configs, each with its budget. An absent object is `None`.
+    /// Loads a TaskBook, a Namespace and Configs with these prune budgets. `None` omits the object.
     fn set(book: Option<&str>, namespace: Option<&str>, configs: &[(&str, &str)]) -> ObjectSet {
         let budget = |budget: &str| if budget.is_empty() { String::new() } else { format!(", pruneBudget: {budget}") };
         let mut text = String::from("metadata: {apiVersion: v1alpha, kind: Node, name: a}\n");

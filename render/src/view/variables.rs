@@ -1,4 +1,5 @@
-//! Precedence of variables: the winning value on a node, the losing ones, and their origins.
+//! Precedence of variables: the values that objects set for a node, with their origins. The value with the highest
+//! precedence wins.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -10,23 +11,23 @@ use crate::{
     work,
 };
 
-/// The level of a value. Later levels win.
+/// The level of a variable's value, in increasing precedence.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Level {
-    /// ClusterVariables for all nodes or for groups.
+    /// The value is from ClusterVariables for all nodes or for NodeGroups.
     ClusterGroup,
-    /// ClusterVariables for the node.
+    /// The value is from ClusterVariables for this node.
     ClusterNode,
-    /// Variables for all nodes or for groups.
+    /// The value is from Variables for all nodes or for NodeGroups.
     Group,
-    /// Variables for the node.
+    /// The value is from Variables for this node.
     Node,
-    /// The vars of a TaskBook.
+    /// The value is from the vars of a TaskBook.
     TaskBook,
 }
 
 impl Level {
-    /// Returns the level as `vars --explain` shows it.
+    /// Returns the name of the level in the output of `vars --explain`.
     pub fn name(self) -> &'static str {
         match self {
             Self::ClusterGroup => "ClusterVariables (group)",
@@ -38,34 +39,34 @@ impl Level {
     }
 }
 
-/// A value that is a candidate for a variable.
+/// A value that an object sets for a variable. The candidate with the highest precedence wins.
 #[derive(Debug, Clone)]
 pub struct Candidate {
-    /// The level.
+    /// The level of the value.
     pub level: Level,
-    /// The priority of the object.
+    /// The priority of the object that sets the value.
     pub priority: i64,
-    /// The object: `Kind namespace/name`.
+    /// The object that sets the value, as `Kind namespace/name`.
     pub object: String,
-    /// The value as written, or its computation.
+    /// The value as written, or the definition of its computation.
     pub value: Winner,
-    /// The location.
+    /// The location of the value.
     pub place: Place,
 }
 
-/// A value, or its computation.
+/// The value of a variable as written, or the definition of its computation.
 #[derive(Debug, Clone)]
 pub enum Winner {
-    /// A value.
+    /// A value as written in an object.
     Static(Value),
     /// A value that is computed on the node.
     Computed(Box<ComputedValue>),
 }
 
-/// The candidates of each variable, the winner first.
+/// The candidates of each variable, in decreasing precedence. The first candidate wins.
 pub type Merged = BTreeMap<String, Vec<Candidate>>;
 
-/// Two values of equal rank.
+/// The conflict of two values for a variable with the same level and priority.
 #[derive(Debug)]
 pub(crate) struct Conflict {
     pub(crate) name: String,
@@ -73,7 +74,7 @@ pub(crate) struct Conflict {
     pub(crate) second: Place,
 }
 
-/// Returns the variables of some objects on a node.
+/// Returns the variables that some objects set for a node.
 pub(crate) fn merge<'a>(
     objects: impl IntoIterator<Item = &'a VariablesObject>,
     node: &str,
@@ -120,7 +121,7 @@ pub(crate) fn merge<'a>(
     merged
 }
 
-/// Returns the objects that set a variable with several values. Other objects cannot be in a conflict.
+/// Returns the objects that set a variable which another object sets, too. Only these objects can be in a conflict.
 pub(crate) fn contested<'a>(objects: impl Iterator<Item = &'a VariablesObject>) -> Vec<&'a VariablesObject> {
     let mut first: BTreeMap<&str, usize> = BTreeMap::new();
     let objects: Vec<&VariablesObject> = objects.collect();
@@ -140,7 +141,7 @@ pub(crate) fn contested<'a>(objects: impl Iterator<Item = &'a VariablesObject>) 
     contested.into_iter().map(|at| objects[at]).collect()
 }
 
-/// Returns the variables with two values at the highest level and priority.
+/// Returns the conflicts of two values that share the highest level and priority of a variable.
 pub(crate) fn conflicts(objects: &[&VariablesObject], node: &str, groups: &BTreeSet<String>) -> Vec<Conflict> {
     let merged = merge(objects.iter().copied(), node, groups);
     let tied = merged.into_iter().filter_map(|(name, candidates)| match candidates.as_slice() {

@@ -1,24 +1,24 @@
-//! Counts and percentages of nodes.
+//! Counts of nodes: a number or a percentage.
 
 use serde_json::Value;
 
 use super::digits;
 use crate::problem::Finding;
 
-/// A number or a percentage of nodes.
+/// A count of nodes: a number or a percentage.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Count {
-    /// A number of nodes.
+    /// A fixed number of nodes.
     Nodes(u64),
     /// A percentage of nodes.
     Percent(u64),
 }
 
 impl Count {
-    /// Reads `3`, `"3"` or `25%`.
+    /// Reads a count of nodes, such as `3`, `"3"` or `25%`.
     ///
     /// # Errors
-    /// The reason why the value is invalid.
+    /// Returns the reason why the value is invalid.
     pub fn read(value: &Value) -> Result<Self, Finding> {
         let wrong = |shown: &str| {
             Finding::new(format!("{shown} is not a count"))
@@ -30,7 +30,7 @@ impl Count {
                 Some(percent) => {
                     let percent: u64 = digits(percent.trim()).ok_or_else(|| wrong(text))?;
                     if percent > 100 {
-                        return Err(Finding::new(format!("{text} is more than all")).hint("write at most 100%"));
+                        return Err(Finding::new(format!("{text} is more than 100%")).hint("write at most 100%"));
                     }
                     Ok(Self::Percent(percent))
                 }
@@ -40,7 +40,8 @@ impl Count {
         }
     }
 
-    /// Returns the number of nodes out of `of`, rounded down, but at least one.
+    /// Returns the number of nodes that a count means out of `of` nodes. A percentage is rounded down, but is at least
+    /// one node.
     pub fn at_least_one(self, of: u64) -> u64 {
         match self {
             Self::Nodes(nodes) => nodes,

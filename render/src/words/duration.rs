@@ -1,4 +1,4 @@
-//! Durations such as `1h30m`, `90s` and `7d`. A bare number is invalid.
+//! Durations such as `1h30m`, `90s` and `7d`. A number without a unit is invalid.
 
 use std::time::Duration;
 
@@ -7,10 +7,10 @@ use crate::problem::Finding;
 const UNITS: [(&str, u64); 6] =
     [("w", 604_800_000), ("d", 86_400_000), ("h", 3_600_000), ("ms", 1), ("m", 60_000), ("s", 1000)];
 
-/// Reads a duration.
+/// Reads a duration such as `1h30m`.
 ///
 /// # Errors
-/// The reason why the duration is invalid, with the correct form as a hint.
+/// Returns the reason why the duration is invalid, with the correct form as a hint.
 pub fn duration(text: &str) -> Result<Duration, Finding> {
     let wrong = || Finding::new(format!("{text:?} is not a duration")).hint("write it like 90s, 5m, 1h30m or 7d");
     let mut rest = text.trim();
@@ -39,7 +39,7 @@ pub fn duration(text: &str) -> Result<Duration, Finding> {
     Ok(Duration::from_millis(total))
 }
 
-/// Formats a duration in the form that can be read back.
+/// Formats a duration in the form that [`duration`] reads.
 pub fn format_duration(duration: Duration) -> String {
     let seconds = duration.as_secs();
     if duration.as_millis() < 1000 {

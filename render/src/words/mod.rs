@@ -1,4 +1,4 @@
-//! Scalar types that are written as strings: durations, counts, modes, selectors, schedules.
+//! Scalar types that are written as strings: durations, counts, file modes, selectors and schedules.
 
 mod count;
 mod duration;
@@ -12,7 +12,8 @@ pub use mode::{mode, mode_spelling};
 pub use schedule::Schedule;
 pub use selector::Selector;
 
-/// Reads a number of digits. The standard library also reads a sign, which no field of the schema has.
+/// Reads a text of digits as a number. The parser of the standard library would also accept a sign, which the schema
+/// does not allow.
 pub(crate) fn digits<T: std::str::FromStr>(text: &str) -> Option<T> {
     text.bytes().all(|byte| byte.is_ascii_digit()).then(|| text.parse().ok()).flatten()
 }

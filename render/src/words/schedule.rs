@@ -1,11 +1,11 @@
-//! Schedules of CronJobs. They are checked, but nothing runs them yet.
+//! Schedules of CronJobs. The agent checks schedules, but does not run them yet.
 
 use std::str::FromStr as _;
 
 use super::digits;
 use crate::problem::Finding;
 
-/// A schedule in the syntax of crontab: five fields, six with seconds first, or a word such as `@daily`.
+/// A schedule in the syntax of crontab: five fields, six fields with seconds first, or a word such as `@daily`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Schedule {
     /// The schedule in the syntax of the `cron` crate: seconds first, days of the week by name.
@@ -15,10 +15,10 @@ pub struct Schedule {
 const DAYS: [&str; 8] = ["SUN", "MON", "TUE", "WED", "THU", "FRI", "SAT", "SUN"];
 
 impl Schedule {
-    /// Reads a schedule.
+    /// Reads a schedule in the syntax of crontab.
     ///
     /// # Errors
-    /// The reason why the schedule is invalid.
+    /// Returns the reason why the schedule is invalid.
     pub fn read(text: &str) -> Result<Self, Finding> {
         let wrong = |why: &str| {
             Finding::new(format!("{text:?} is not a schedule: {why}")).hint("write minute, hour, day, month and day of the week, like \"30 2 * * 1-5\", or @hourly, @daily, @weekly, @monthly, @yearly")
@@ -43,7 +43,7 @@ fn fields(text: &str) -> Result<String, String> {
     let Some(day) = fields.get_mut(5).filter(|_| count == 6) else {
         return Err(format!("it has {count} fields"));
     };
-    // In crontab 0 and 7 are Sunday. In the crate 1 is Sunday. Names mean the same in both.
+    // In crontab, 0 and 7 are Sunday. In the `cron` crate, 1 is Sunday. Names of days mean the same in both.
     *day = day.split(',').map(weekdays).collect::<Result<Vec<_>, _>>()?.join(",");
     Ok(fields.join(" "))
 }

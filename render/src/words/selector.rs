@@ -1,4 +1,4 @@
-//! Label selectors with the syntax of Kubernetes: matchLabels and matchExpressions, or one line.
+//! Label selectors with the syntax of Kubernetes: matchLabels and matchExpressions, or one line of text.
 
 use std::collections::BTreeMap;
 
@@ -6,7 +6,7 @@ use serde_json::Value;
 
 use crate::problem::Finding;
 
-/// A set of requirements on labels. All of them must hold.
+/// A label selector: a set of requirements that the labels of a node must all satisfy.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Selector {
     requirements: Vec<Requirement>,
@@ -21,8 +21,8 @@ enum Requirement {
 }
 
 impl Selector {
-    /// Returns whether labels satisfy all requirements. As in Kubernetes, `!=` and `notin` hold if the label is
-    /// missing.
+    /// Returns whether labels satisfy all requirements. As in Kubernetes, `!=` and `notin` are true for a missing
+    /// label.
     pub fn matches(&self, labels: &BTreeMap<String, String>) -> bool {
         self.requirements.iter().all(|requirement| match requirement {
             Requirement::In(key, values) => labels.get(key).is_some_and(|value| values.contains(value)),
@@ -32,7 +32,7 @@ impl Selector {
         })
     }
 
-    /// Returns the requirements that allow one of several values of a label: the label and the values.
+    /// Returns the labels that a node must have, each with its allowed values.
     pub(crate) fn labels(&self) -> impl Iterator<Item = (&str, &[String])> {
         self.requirements.iter().filter_map(|requirement| match requirement {
             Requirement::In(key, values) => Some((key.as_str(), values.as_slice())),
@@ -40,10 +40,10 @@ impl Selector {
         })
     }
 
-    /// Reads either form. The map form must have been checked against the schema.
+    /// Reads a selector in its map form or its line form. The map form must already be checked against the schema.
     ///
     /// # Errors
-    /// The reason why the selector is invalid.
+    /// Returns the reason why the selector is invalid.
     pub fn read(value: &Value) -> Result<Self, Finding> {
         match value {
             Value::String(text) => Self::line(text),
@@ -93,10 +93,10 @@ impl Selector {
         Ok(Self { requirements })
     }
 
-    /// Reads the line form: `tier=front,rack in (a, b),!old,env!=test,zone`.
+    /// Reads a selector in its line form, such as `tier=front,rack in (a, b),!old,env!=test,zone`.
     ///
     /// # Errors
-    /// The reason why the line is invalid.
+    /// Returns the reason why the line is invalid.
     pub fn line(text: &str) -> Result<Self, Finding> {
         let mut requirements = Vec::new();
         for part in split(text) {
@@ -111,7 +111,7 @@ impl Selector {
     }
 }
 
-/// Splits at commas outside of parentheses.
+/// Splits a selector at the commas outside of parentheses.
 fn split(text: &str) -> Vec<&str> {
     let (mut parts, mut depth, mut from) = (Vec::new(), 0_u32, 0);
     for (at, character) in text.char_indices() {

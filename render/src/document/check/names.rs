@@ -1,13 +1,13 @@
-//! The names of values and messages within a finding.
+//! The wording of values and messages in errors of the schema check.
 
 use serde_json::Value;
 use towpath_proto::{Field, Message};
 
 use crate::problem::Finding;
 
-/// Returns the finding for a value that is not a boolean.
+/// Returns the error for a value that must be a boolean, but is not.
 pub(super) fn not_a_boolean(field: &Field, value: &Value) -> Finding {
-    let finding = Finding::new(format!("{} is true or false, not {}", field.name, kind_of(value)));
+    let finding = Finding::new(format!("{} must be true or false, not {}", field.name, kind_of(value)));
     match value.as_str() {
         Some("yes" | "on" | "Yes" | "On" | "YES" | "ON") => finding.hint("yes and on are strings here: write true"),
         Some("no" | "off" | "No" | "Off" | "NO" | "OFF") => finding.hint("no and off are strings here: write false"),
@@ -16,7 +16,7 @@ pub(super) fn not_a_boolean(field: &Field, value: &Value) -> Finding {
     }
 }
 
-/// Returns the name of a value within a sentence.
+/// Returns the description of a value in an error message, such as `the number 3`.
 pub(super) fn kind_of(value: &Value) -> String {
     match value {
         Value::Null => "nothing".into(),
@@ -29,7 +29,7 @@ pub(super) fn kind_of(value: &Value) -> String {
     }
 }
 
-/// Returns the name of a message within a sentence.
+/// Returns the description of a schema message in an error message, such as `the spec of a TaskBook`.
 pub(super) fn described(message: &Message) -> String {
     let name = message.name;
     match (message.scope, message.module) {
@@ -48,7 +48,7 @@ pub(super) fn described(message: &Message) -> String {
     }
 }
 
-/// Returns a sentence as a hint: with a small first letter, and without the full stop.
+/// Converts a sentence to a hint: with a lower-case first letter, and without the full stop.
 pub(super) fn lower_first(text: &str) -> String {
     let mut characters = text.trim_end_matches('.').chars();
     characters.next().map(|first| first.to_lowercase().chain(characters).collect()).unwrap_or_default()

@@ -1,4 +1,4 @@
-//! The check of single values: the formats of strings, templates, and values of any type.
+//! Checks of single values: the formats of strings, templates, and values of any type.
 
 use serde_json::Value;
 use towpath_proto::{Field, Message, Type, did_you_mean, message};
@@ -45,15 +45,15 @@ impl Walk {
                 );
             }
             (_, Value::Object(map)) if map.is_empty() || map.values().all(Value::is_null) => {
-                let finding = Finding::new(format!("{} is a string, not a map", field.name));
+                let finding = Finding::new(format!("{} must be a string, not a map", field.name));
                 self.value(trail, finding.hint("quote it: an unquoted {{ is read as a YAML map"));
             }
             (_, scalar @ (Value::Bool(_) | Value::Number(_))) => {
-                let finding = Finding::new(format!("{} is a string, not {}", field.name, kind_of(scalar)));
+                let finding = Finding::new(format!("{} must be a string, not {}", field.name, kind_of(scalar)));
                 self.value(trail, finding.hint(format!("quote it: \"{scalar}\"")));
             }
             (_, other) => {
-                self.value(trail, Finding::new(format!("{} is a string, not {}", field.name, kind_of(other))))
+                self.value(trail, Finding::new(format!("{} must be a string, not {}", field.name, kind_of(other))))
             }
         }
     }
@@ -82,7 +82,7 @@ impl Walk {
             if templated {
                 self.template(trail, text);
             } else if field.value_type() == Type::String && field.name != "annotations" {
-                let finding = Finding::new(format!("{} holds no templates", field.name));
+                let finding = Finding::new(format!("{} must not contain templates", field.name));
                 self.value(
                     trail,
                     finding.hint("templates are allowed in module parameters, vars, loop, message and Event data"),
@@ -107,7 +107,7 @@ impl Walk {
         }
     }
 
-    /// Checks a value of any type. Selectors, waves and some others have rules of their own.
+    /// Checks a field whose value may have any type. Selectors, waves and some other formats have rules of their own.
     pub(super) fn any(&mut self, trail: &Trail<'_>, parent: &'static Message, field: &Field, value: &Value) {
         match (field.format, value) {
             (Some("selector"), value) => {
@@ -135,7 +135,7 @@ impl Walk {
             (Some("loop"), other) => {
                 self.value(
                     trail,
-                    Finding::new(format!("loop is a list, not {}", kind_of(other)))
+                    Finding::new(format!("loop must be a list, not {}", kind_of(other)))
                         .hint("write a list, or a template that gives one: \"{{ vars.names }}\""),
                 );
             }
@@ -159,7 +159,7 @@ impl Walk {
                     );
                 }
                 if map.get("on").is_some_and(|on| !matches!(on.as_str(), Some("node" | "fleet"))) {
-                    self.value(&Trail::Key(trail, "on"), Finding::new("on is node or fleet"));
+                    self.value(&Trail::Key(trail, "on"), Finding::new("on must be node or fleet"));
                 }
                 match map.get("taskBook") {
                     Some(Value::String(name)) => Some(name),
@@ -194,7 +194,8 @@ impl Walk {
     fn no_templates_in(&mut self, trail: &Trail<'_>, value: &Value) {
         match value {
             Value::String(text) if text.contains("{{") => {
-                let finding = Finding::new("values hold no templates").hint("use computed: [{name: …, expression: …}]");
+                let finding =
+                    Finding::new("values must not contain templates").hint("use computed: [{name: …, expression: …}]");
                 self.value(trail, finding);
             }
             Value::Array(members) => members

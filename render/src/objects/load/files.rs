@@ -1,4 +1,4 @@
-//! The sources of a load, and their files: the files with objects, and their bytes.
+//! The sources of a load, and the rules for their files: names, sizes and contents.
 
 use std::sync::Arc;
 
@@ -10,33 +10,33 @@ use crate::{
     tree::{Entry, EntryKind, Tree},
 };
 
-/// A source and its rights.
+/// A source to load: its files and its rights.
 #[derive(Debug, Clone)]
 pub struct SourceTree {
-    /// The name.
+    /// The name of the source.
     pub name: String,
-    /// The files.
+    /// The files of the source.
     pub tree: Arc<dyn Tree>,
-    /// True if it contains only files for includes and templates.
+    /// True if the source contains only files for includes and templates.
     pub library: bool,
-    /// True if it may define global kinds. The first source always may.
+    /// True if the source may define global kinds. The first source may always define them.
     pub globals: bool,
 }
 
-/// A git repository at one commit, which an include names.
+/// A git repository at one commit, which an include or a task names.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Pinned {
-    /// The URL.
+    /// The URL of the repository.
     pub url: String,
-    /// The full commit id.
+    /// The full id of the commit.
     pub commit: String,
 }
 
-/// The files that `.towpathignore` of a source excludes.
+/// The files that the patterns in `.towpathignore` of a source exclude.
 pub(super) struct Ignored(Gitignore);
 
 impl Ignored {
-    /// Reads `.towpathignore`. Returns a problem for each line that is not a pattern.
+    /// Reads `.towpathignore` of a source. Returns a problem for each invalid pattern.
     pub(super) fn read(source: &SourceTree) -> (Self, Vec<Problem>) {
         let mut builder = GitignoreBuilder::new("");
         let mut problems = Vec::new();
@@ -51,20 +51,20 @@ impl Ignored {
         (Self(builder.build().unwrap_or_else(|_| Gitignore::empty())), problems)
     }
 
-    /// Returns whether a file is excluded.
+    /// Returns whether a pattern excludes a file.
     pub(super) fn covers(&self, path: &str) -> bool {
         self.0.matched_path_or_any_parents(path, false).is_ignore()
     }
 }
 
-/// Returns whether a file of a source contains objects, by its path.
+/// Returns whether a file of a source may contain objects, by its path.
 pub(super) fn has_objects(path: &str) -> bool {
     let (folders, name) = path.rsplit_once('/').unwrap_or(("", path));
     let special = |folder: &str| matches!(folder, "files" | "templates" | "tasks") || folder.starts_with('.');
     (name.ends_with(".yaml") || name.ends_with(".yml")) && !name.starts_with('.') && !folders.split('/').any(special)
 }
 
-/// Returns the entries that no source may have, each with a finding.
+/// Returns the entries that no source may contain, each with the reason.
 pub(super) fn refused(entries: &[Entry]) -> impl Iterator<Item = (&Entry, Finding)> {
     entries.iter().flat_map(|entry| {
         let control = entry.path.contains(|character: char| character.is_control()).then(|| {
@@ -77,7 +77,7 @@ pub(super) fn refused(entries: &[Entry]) -> impl Iterator<Item = (&Entry, Findin
     })
 }
 
-/// Reads a file with objects. Rejects links, large files and Git LFS pointers.
+/// Reads a file with objects. Links, large files and Git LFS pointers are errors.
 pub(super) fn read(source: &SourceTree, entry: &Entry, limits: Limits) -> Result<Vec<u8>, Finding> {
     if entry.kind == EntryKind::Link {
         return Err(Finding::new("an object file is a symbolic link")
@@ -94,7 +94,7 @@ pub(super) fn read(source: &SourceTree, entry: &Entry, limits: Limits) -> Result
     large_file_pointer(&bytes).map_or(Ok(bytes), Err)
 }
 
-/// Returns the finding for a Git LFS pointer. `None` for other files.
+/// Returns the error for a Git LFS pointer. `None` for any other file.
 fn large_file_pointer(bytes: &[u8]) -> Option<Finding> {
     bytes.starts_with(b"version https://git-lfs.github.com/spec/").then(|| {
         Finding::new("the file is kept in Git LFS, which is not followed")

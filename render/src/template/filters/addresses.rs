@@ -1,4 +1,4 @@
-//! ipaddr: parts of addresses and networks.
+//! The filter `ipaddr`, which returns parts of IP addresses and networks.
 
 use std::net::IpAddr;
 

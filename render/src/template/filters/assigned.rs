@@ -1,4 +1,4 @@
-//! The check of a value that `set` assigns.
+//! The check of values that `set` assigns in a template. The check limits the depth and the size of the values.
 
 use std::{
     cell::RefCell,
@@ -17,10 +17,12 @@ use minijinja::{
 use super::{charge, wrong};
 use crate::template::{OUTPUT, guard, tainted::DEPTH};
 
-/// The number of members for one unit of fuel. Visiting a member takes a fraction of the time of an instruction.
+/// The number of members that one unit of fuel pays for. A visit of a member takes a fraction of the time of an
+/// instruction.
 const MEMBERS: usize = 16;
 
-/// Maximum number of members on all levels. A value with more is larger than the output of a template.
+/// The maximum number of members on all levels of an assigned value. A value with more members is larger than the
+/// output limit.
 const MOST: usize = OUTPUT / size_of::<Value>();
 
 pub(super) fn add(environment: &mut Environment<'static>) {
@@ -38,12 +40,12 @@ pub(super) fn add(environment: &mut Environment<'static>) {
     });
 }
 
-/// A checked value.
+/// An assigned value after its check.
 struct Checked {
     value: Value,
-    /// True if the value is a copy.
+    /// True if the value is a copy of the assigned value.
     copied: bool,
-    /// The depth of lists and maps in the value.
+    /// The number of nested levels of lists and maps in the value.
     height: usize,
 }
 
@@ -53,19 +55,19 @@ impl Checked {
     }
 }
 
-/// The check that rejects values which are nested too deep. A loop can nest its previous value without end. The engine
-/// overflows its stack when it reads or drops such a value.
+/// The check that rejects assigned values which are nested too deep. A loop can nest its previous value without end.
+/// The engine overflows its stack when it reads or drops such a value.
 struct Check<'a, 'b, 'c> {
     state: &'a State<'b, 'c>,
-    /// True if the value becomes an attribute of a namespace.
+    /// True if the value is assigned to an attribute of a namespace.
     attribute: bool,
-    /// True if nothing is copied, and the check ends at the first value to copy.
+    /// True if the check copies nothing, and ends at the first value that needs a copy.
     only_find: bool,
-    /// True if a value to copy was found.
+    /// True if the check has found a value that needs a copy.
     found: bool,
-    /// True if a namespace, a loop or a module was found.
+    /// True if the check has found a namespace, a loop or a module.
     loose: bool,
-    /// The number of members on all levels.
+    /// The number of visited members on all levels.
     size: usize,
     /// The number of visited members whose fuel is not charged yet.
     unpaid: usize,
@@ -85,7 +87,8 @@ impl Check<'_, '_, '_> {
         self.pay(MEMBERS)
     }
 
-    /// Records a namespace, a loop or a module. They are not visited, because a namespace may contain itself.
+    /// Records that the value contains a namespace, a loop or a module. Namespaces, loops and modules are not visited,
+    /// because a namespace may contain itself.
     fn loose(&mut self) -> Result<(), Error> {
         self.loose = true;
         if self.attribute {
@@ -96,7 +99,7 @@ impl Check<'_, '_, '_> {
         Ok(())
     }
 
-    /// Charges the fuel for the visited members, once there are at least this many.
+    /// Charges the fuel for the visited members, if there are at least `least` of them.
     fn pay(&mut self, least: usize) -> Result<(), Error> {
         if self.unpaid < least {
             return Ok(());
@@ -105,13 +108,14 @@ impl Check<'_, '_, '_> {
         self.state.consume_fuel(u64::try_from(members.div_ceil(MEMBERS)).unwrap_or(u64::MAX))
     }
 
-    /// Checks a value. Lists and maps that the engine computes on demand are copied, because they hold hidden values:
-    /// `[x][1:]` holds x.
+    /// Checks a value. Lists and maps that the engine computes lazily are copied, because they keep hidden values
+    /// alive: `[x][1:]` keeps x.
     fn value(&mut self, value: Value, depth: usize) -> Result<Checked, Error> {
         self.visit(1)?;
         let Some(object) = value.as_object() else { return Ok(Checked::same(value)) };
         if let Some(list) = object.downcast_ref::<Copied>() {
-            // A value may contain the same list many times. It counts each time, because readers visit it each time.
+            // A value may contain the same list many times. The list counts each time, because the engine visits it
+            // each time.
             self.visit(list.size)?;
             if list.loose {
                 self.loose()?;
@@ -119,7 +123,8 @@ impl Check<'_, '_, '_> {
             let height = list.height;
             return if depth + height > DEPTH { Err(too_deep()) } else { Ok(Checked { value, copied: false, height }) };
         }
-        // Objects of this crate are data of the node with a limited depth. Visiting them would record reads.
+        // Objects of this crate are data with a limited depth. These objects are not visited, because a visit would
+        // record reads.
         if object.type_name().starts_with(env!("CARGO_CRATE_NAME")) {
             return Ok(Checked::same(value));
         }
@@ -180,7 +185,7 @@ impl Check<'_, '_, '_> {
             }
         }
         if let Some(known) = &known {
-            // The common members are already checked, and not visited again.
+            // The members that both lists share are already checked, and are not visited again.
             height = height.max(known.height - 1);
             self.size = self.size.saturating_add(known.size);
             self.visit(0)?;
@@ -234,7 +239,7 @@ fn too_deep() -> Error {
     wrong(format!("a value that set assigns is nested more than {DEPTH} deep"))
 }
 
-/// Returns whether a list may hold more than its members.
+/// Returns whether a list may keep more values alive than its members.
 fn is_computed_list(object: &DynObject) -> bool {
     object.repr() == ObjectRepr::Iterable || object.type_name().ends_with("::MergeSeq")
 }
@@ -244,26 +249,26 @@ fn is_map(object: &DynObject) -> bool {
     is_plain_map(object) || ["::MergeDict", "::KwargsValues"].iter().any(|name| object.type_name().ends_with(name))
 }
 
-/// Returns whether a map holds only its members.
+/// Returns whether a map keeps no other values alive than its members.
 fn is_plain_map(object: &DynObject) -> bool {
     object.type_name().contains("::IndexMap<") || object.type_name().contains("::BTreeMap<")
 }
 
-/// The bytes of one entry of a copied map or tuple.
+/// The cost of one entry of a copied map or tuple, in bytes.
 const ENTRY: usize = 64;
 
-/// The copy of a list. It costs no fuel, because a loop that appends to a list copies it each time and drops the
-/// previous copy. Its memory is limited instead.
+/// The copy of an assigned list. A loop that appends to a list copies it each time, and drops the previous copy.
+/// So a copy costs no fuel, but its memory is limited.
 #[derive(Debug)]
 struct Copied {
     members: Members,
-    /// The depth of lists and maps, including this list.
+    /// The number of nested levels of lists and maps, including this list.
     height: usize,
-    /// The number of members on all levels.
+    /// The number of members on all levels of the list.
     size: usize,
-    /// True if a member is a namespace, a loop or a module.
+    /// True if the list contains a namespace, a loop or a module.
     loose: bool,
-    /// True for a group of `groupby`, whose members have names, too.
+    /// True if the list is a group of the filter `groupby`. The members of a group also have names.
     group: bool,
 }
 
@@ -286,11 +291,10 @@ impl Object for Copied {
     }
 }
 
-/// The lists that were copied last. Without them, a loop that appends to a list of maps would check all its members
-/// each time.
+/// The lists that were copied last. With them, a loop that appends to a list does not check all earlier members again.
 struct Recent;
 
-/// Maximum number of remembered lists.
+/// The maximum number of lists in [`Recent`].
 const RECENT: usize = 8;
 
 impl Recent {
@@ -301,7 +305,9 @@ impl Recent {
         });
     }
 
-    /// Returns a remembered list that has the same first member as the given list, and is not longer. Each of its members is already checked.
+    /// Returns an earlier copy that the given list probably extends: a recent copy with the same first member, and not
+    /// more members.
+    /// The members of the copy are already checked, so the caller need not check them again.
     fn start_of(value: &Value) -> Option<Arc<Copied>> {
         let first = value.try_iter().ok()?.next()?;
         let length = value.len()?;
@@ -323,11 +329,11 @@ fn is_same(a: &Value, b: &Value) -> bool {
 thread_local! {
     static LAST: RefCell<Vec<Weak<Copied>>> = const { RefCell::new(Vec::new()) };
 
-    /// The bytes of copied lists of this thread that are not dropped yet.
+    /// The number of bytes of copied lists on this thread that are not dropped yet.
     static HELD: Arc<AtomicUsize> = Arc::default();
 }
 
-/// The members of a list. Their bytes are counted until they are dropped.
+/// The members of a copied list. The bytes of the members are counted until the list is dropped.
 #[derive(Debug)]
 struct Members {
     list: Vec<Value>,

@@ -1,4 +1,4 @@
-//! combine, dict2items, items2dict, union, intersect, difference, flatten, zip.
+//! Filters on lists and maps: combine, dict2items, items2dict, union, intersect, difference, flatten and zip.
 
 use minijinja::{
     Environment, Error, State,
@@ -49,7 +49,7 @@ fn list(filter: &str, value: &Value) -> Result<Vec<Value>, Error> {
     }
 }
 
-/// The fuel for comparing two values, in bytes.
+/// The cost of comparing two values, in bytes. Fuel is charged for it.
 const COMPARISON: usize = 8;
 
 fn unique(state: &State<'_, '_>, members: impl Iterator<Item = Value>) -> Result<Value, Error> {

@@ -1,4 +1,5 @@
-//! to_json, from_json, to_yaml, from_yaml and their nice forms; b64encode, b64decode; mandatory, ternary, bool.
+//! Filters that convert data: to_json, from_json, to_yaml, from_yaml, to_nice_json, to_nice_yaml, b64encode, b64decode,
+//! mandatory, ternary and bool.
 
 use base64::{Engine as _, prelude::BASE64_STANDARD};
 use minijinja::{
@@ -76,7 +77,9 @@ enum Style {
     Lines(usize),
 }
 
-/// Returns JSON as Python writes it: `, ` and `: ` on one line, all but ASCII escaped. The nice form has sorted keys.
+/// Returns a value as JSON in the style of Python: `, ` and `: ` as separators on one line, and all characters beyond
+/// ASCII escaped.
+/// The style with several lines has sorted keys.
 fn json(value: &Value, style: Style) -> Result<String, Error> {
     let mut value = serde_json::to_value(value).map_err(|error| wrong(format!("to_json: {error}")))?;
     let mut out = Bounded::default();

@@ -1,4 +1,4 @@
-//! hash, password_hash.
+//! The filters `hash` and `password_hash`.
 
 use md5::Md5;
 use minijinja::{Environment, Error, State, value::Kwargs, value::Value};
@@ -21,13 +21,14 @@ pub(super) fn add(environment: &mut Environment<'static>) {
     metered::add(environment, "password_hash", password_hash);
 }
 
-/// The allowed rounds of sha512. The maximum takes about half a second.
+/// The allowed number of rounds of sha512 in `password_hash`. The maximum takes about half a second.
 const ROUNDS: std::ops::RangeInclusive<usize> = 1_000..=999_999;
 
-/// Maximum length of a password. The time of each round grows with it.
+/// The maximum length of a password in bytes. The time of each round grows with the length.
 const LONGEST: usize = 1_024;
 
-/// The fuel of one yescrypt hash, in bytes. It limits a rendering to 40 hashes, which take about 20 ms and 16 MiB each.
+/// The cost of one yescrypt hash, in bytes of fuel. The cost limits a rendering to 40 hashes, which take about 20 ms
+/// and 16 MiB each.
 const YESCRYPT_BYTES: usize = 6 << 20;
 
 fn password_hash(
@@ -55,7 +56,8 @@ fn password_hash(
             if !ROUNDS.contains(&rounds) {
                 return Err(wrong("password_hash: rounds are from 1000 to 999999"));
             }
-            // Two hashes with the maximum of rounds use up the fuel. Each round takes longer for a longer password.
+            // Two hashes with the maximum number of rounds use up the fuel of a rendering. Each round takes longer for
+            // a longer password.
             charge(state, rounds.saturating_mul(128 + 2 * password.len()))?;
             sha512(password, salt, rounds)
         }
@@ -63,7 +65,7 @@ fn password_hash(
             charge(state, YESCRYPT_BYTES)?;
             yescrypt(password, salt)
         }
-        ("yescrypt", Some(_)) => Err(wrong("password_hash: rounds are of sha512; yescrypt has none")),
+        ("yescrypt", Some(_)) => Err(wrong("password_hash: yescrypt takes no rounds; remove rounds, or use sha512")),
         (other, _) => Err(wrong(format!("password_hash: {other:?} is not known; one of: sha512, yescrypt"))),
     }
 }
@@ -104,7 +106,7 @@ mod tests {
             ("'p' | password_hash('sha512', 'salt', rounds=4294967296)", "rounds are from 1000 to 999999"),
             ("'p' | password_hash('sha512', 'salt', rounds=999)", "rounds are from 1000 to 999999"),
             ("'p' | password_hash('sha512', 'salt', rounds=0)", "rounds are from 1000 to 999999"),
-            ("'p' | password_hash('yescrypt', 'salt', rounds=11)", "yescrypt has none"),
+            ("'p' | password_hash('yescrypt', 'salt', rounds=11)", "yescrypt takes no rounds"),
             ("('p' * 1025) | password_hash('sha512', 'salt')", "at most 1024 bytes"),
             ("('p' * 1025) | password_hash('yescrypt', 'salt')", "at most 1024 bytes"),
             ("'p' | password_hash('bcrypt', 'salt', rounds=31)", "is not known"),

@@ -1,4 +1,4 @@
-//! Filters that cost fuel for their input and output.
+//! Adds template filters that cost fuel for their input and their output.
 
 use minijinja::{
     Environment, Error, ErrorKind, State,
@@ -12,19 +12,19 @@ use crate::template::{
     trace,
 };
 
-/// The number of bytes for one unit of fuel, as in the engine.
+/// The number of bytes that one unit of fuel pays for, as in the engine.
 const BYTES_PER_FUEL: u64 = 64;
 
-/// Charges the fuel for the bytes that a filter reads or makes.
+/// Charges the fuel for bytes that a filter reads or creates.
 ///
 /// # Errors
-/// If the rendering has no fuel left.
+/// Returns an error if the rendering has no fuel left.
 pub(super) fn charge(state: &State<'_, '_>, bytes: usize) -> Result<(), Error> {
     state.consume_fuel(u64::try_from(bytes).unwrap_or(u64::MAX) / BYTES_PER_FUEL + 1)
 }
 
-/// Adds a filter that costs fuel for its arguments before it runs, and for its result. It never gets values that are
-/// nested deeper than data may be, or larger than the output of a template.
+/// Adds a filter that costs fuel for its arguments before it runs, and for its result.
+/// Arguments that are nested too deep or larger than the output limit are rejected.
 pub(super) fn add<F, Rv, Args>(environment: &mut Environment<'static>, name: &'static str, filter: F)
 where
     F: Function<Rv, Args>,
@@ -38,7 +38,7 @@ where
             weigh(state, name, argument)?;
         }
         let result = own.call(state, &arguments)?;
-        // The engine itself charges for text that a filter returns.
+        // The engine itself charges fuel for text that a filter returns.
         if result.as_object().is_some() {
             weigh(state, name, &result)?;
         }
@@ -46,18 +46,18 @@ where
     });
 }
 
-/// Charges the fuel for the conversion of a value to text. The engine charges only after the conversion: a list that
-/// repeats a long text would first exhaust the memory.
+/// Charges the fuel for the conversion of a value to text, before the conversion.
+/// The engine charges only after the conversion. So a list that repeats a long text could exhaust the memory first.
 pub(super) fn charge_text(state: &State<'_, '_>, what: &str, value: &Value) -> Result<(), Error> {
     if value.as_object().is_some() { weigh(state, what, value).map(drop) } else { Ok(()) }
 }
 
-/// Charges the fuel for reading a value, and returns its weight.
+/// Charges the fuel for reading a value, and returns the size and the depth of the value.
 pub(super) fn weigh(state: &State<'_, '_>, what: &str, value: &Value) -> Result<Weight, Error> {
     let weight = if value.as_object().is_none() {
         Weight { bytes: value.as_str().map_or(0, str::len), height: 0 }
     } else {
-        // Measuring a value is not reading it. The reads are recorded when the filter runs.
+        // The measurement must not record reads of tainted parts. The filter itself records them when it runs.
         let (weight, _) = trace::traced(|| tainted::weight(value));
         weight.map_err(|why| wrong(format!("{what}: {why}")))?
     };
@@ -65,12 +65,12 @@ pub(super) fn weigh(state: &State<'_, '_>, what: &str, value: &Value) -> Result<
     Ok(weight)
 }
 
-/// A writer that accepts at most the output size of a template.
+/// A writer that rejects more bytes than the output limit of a template.
 #[derive(Default)]
 pub(super) struct Bounded(Vec<u8>);
 
 impl Bounded {
-    /// Returns the written text.
+    /// Returns the written bytes as text.
     pub(super) fn text(self) -> Result<String, Error> {
         String::from_utf8(self.0).map_err(|error| Error::new(ErrorKind::BadSerialization, error.to_string()))
     }

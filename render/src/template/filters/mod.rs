@@ -1,5 +1,5 @@
-//! Towpath's own filters. They return the same as Ansible's filters of the same names. tests/tests/filters.rs lists the
-//! differences.
+//! Towpath's own template filters. The filters return the same as Ansible's filters of the same names.
+//! tests/tests/filters.rs lists the differences.
 
 mod addresses;
 mod assigned;
@@ -18,7 +18,7 @@ use metered::{Bounded, charge};
 
 pub(crate) use text::human_to_bytes;
 
-/// The names of these filters.
+/// The names of Towpath's own filters.
 pub(super) const OWN: [&str; 31] = [
     "to_json",
     "to_nice_json",
@@ -53,7 +53,7 @@ pub(super) const OWN: [&str; 31] = [
     "to_duration",
 ];
 
-/// The most used filters of the engine, for hints.
+/// The names of the engine's most used filters, for hints about misspelt names.
 pub(super) const COMMON: [&str; 24] = [
     "upper",
     "lower",
@@ -81,7 +81,7 @@ pub(super) const COMMON: [&str; 24] = [
     "round",
 ];
 
-/// Adds all filters.
+/// Adds all filters to an environment.
 pub(super) fn add(environment: &mut Environment<'static>) {
     data::add(environment);
     text::add(environment);
@@ -94,7 +94,7 @@ pub(super) fn add(environment: &mut Environment<'static>) {
     selection::add(environment);
 }
 
-/// Writes a value to the output. Lists and maps cost fuel before they become text, as in filters.
+/// Writes a value to the output of a template. A list or map costs fuel before it is converted to text.
 pub(super) fn write(out: &mut Output<'_>, state: &mut State<'_, '_>, value: &Value) -> Result<(), Error> {
     metered::charge_text(state, "output", value)?;
     minijinja::escape_formatter(out, state, value)

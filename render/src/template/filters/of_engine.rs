@@ -1,4 +1,5 @@
-//! Filters of the engine that convert lists and maps to text.
+//! Filters of the engine that convert lists and maps to text. Towpath replaces these filters by versions that charge
+//! fuel before the conversion.
 
 use std::borrow::Cow;
 
@@ -13,10 +14,10 @@ use super::{
     metered::{charge_text, weigh},
 };
 
-/// Maximum indentation of JSON.
+/// The maximum indentation of JSON, in spaces.
 const WIDEST: usize = 16;
 
-/// Adds a filter of the engine that converts its first argument to text.
+/// Adds a filter of the engine that converts its first argument to text. The fuel is charged before the conversion.
 macro_rules! add_text {
     ($environment:expr, $name:literal, |$state:ident, $value:ident $(, $argument:ident: $kind:ty)*| $call:expr) => {
         $environment.add_filter($name, |$state: &mut State<'_, '_>, $value: &Value $(, $argument: $kind)*| {
@@ -60,7 +61,7 @@ pub(super) fn add(environment: &mut Environment<'static>) {
     add_all(environment, "format", filters::format);
 }
 
-/// Adds a filter of the engine that converts any of its arguments to text.
+/// Adds a filter of the engine that converts any of its arguments to text. The fuel is charged before the conversion.
 fn add_all<F, Rv, Args>(environment: &mut Environment<'static>, name: &'static str, filter: F)
 where
     F: Function<Rv, Args>,
@@ -77,7 +78,7 @@ where
     });
 }
 
-/// Replaces text, with an optional count. The engine exports its filter without one.
+/// Replaces text, at most `count` times if a count is given. The filter that the engine exports has no count.
 fn replace(
     state: &mut State<'_, '_>,
     value: &Value,
@@ -95,7 +96,7 @@ fn replace(
         None => options.get::<Option<i64>>("count")?,
     };
     options.assert_all_used()?;
-    // As in Python, a negative count replaces all occurrences.
+    // A negative count replaces all occurrences, as in Python.
     let Some(count) = count.and_then(|count| usize::try_from(count).ok()) else {
         let [value, from, to] = [value, from, to].map(|argument| StringInput::new(state, argument));
         return filters::replace(state, value?, from?, to?);

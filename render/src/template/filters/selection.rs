@@ -1,4 +1,4 @@
-//! selectattr and rejectattr: the engine's filters, without taint from the attributes that they test.
+//! The filters selectattr and rejectattr of the engine. The attributes that they test do not taint the result.
 
 use minijinja::{
     Environment, Error, State,
@@ -7,7 +7,7 @@ use minijinja::{
 
 use crate::template::trace;
 
-/// The engine's filters, and the names under which they are kept.
+/// The names of the filters, and the names under which the engine's versions are kept.
 const OWN: [(&str, &str); 2] =
     [("selectattr", "selectattr (of the engine)"), ("rejectattr", "rejectattr (of the engine)")];
 
@@ -22,12 +22,12 @@ pub(super) fn add(environment: &mut Environment<'static>) {
 }
 
 fn select(state: &mut State<'_, '_>, own: &str, list: Value, test: Rest<ValueOrKwargs>) -> Result<Value, Error> {
-    // The list itself is read here, so that its own taint is recorded.
+    // The list is read outside of the trace below, so that its own taint is recorded.
     let members = if list.is_undefined() { list } else { list.try_iter()?.collect::<Vec<Value>>().into() };
     let arguments: Vec<Value> = std::iter::once(members).chain(test.into_values()).collect();
     let (selected, read) = trace::traced(|| state.apply_filter(own, &arguments));
     if selected.is_err() {
-        // The error message may quote an attribute.
+        // The error message may contain the value of an attribute, so the taints of the attributes are recorded.
         trace::record(&read);
     }
     selected

@@ -1,4 +1,4 @@
-//! regex_replace, regex_search, regex_findall, quote, human_to_bytes, to_duration.
+//! Filters on text: regex_replace, regex_search, regex_findall, quote, human_to_bytes and to_duration.
 
 use std::time::Duration;
 
@@ -30,8 +30,8 @@ fn regex(pattern: &str, options: &Kwargs) -> Result<Regex, Error> {
     })
 }
 
-/// Charges the fuel for a search: a step for each byte of the text and each state of the pattern. Repetitions like
-/// `{1000}` have many states.
+/// Charges the fuel for a search: a step for each byte of the text and each state of the pattern.
+/// Repetitions such as `{1000}` have many states.
 fn charge_search(state: &State<'_, '_>, pattern: &str, text: &str) -> Result<(), Error> {
     let mut states = pattern.len();
     for part in pattern.split('{').skip(1) {
@@ -42,14 +42,14 @@ fn charge_search(state: &State<'_, '_>, pattern: &str, text: &str) -> Result<(),
     charge(state, text.len().saturating_mul(1 + states / 64))
 }
 
-/// Charges the fuel for one of several matches. After each, a search for a pattern without a fixed length may read the
-/// rest of the text again.
+/// Charges the fuel for one of several matches. If the pattern has no maximum length, the search after a match may read
+/// the rest of the text again.
 fn charge_match(state: &State<'_, '_>, pattern: &str, text: &str, end: usize) -> Result<(), Error> {
     let any_length = pattern.contains(['*', '+']) || pattern.contains(",}");
     if any_length { charge(state, text.len().saturating_sub(end) / 16) } else { Ok(()) }
 }
 
-/// Converts Python's `\1` and `\g<name>` to the crate's `${1}` and `${name}`.
+/// Converts groups in Python's form, `\1` and `\g<name>`, to the form of the regex crate, `${1}` and `${name}`.
 fn replacement(text: &str) -> String {
     let mut out = String::new();
     let mut rest = text;
@@ -163,7 +163,7 @@ fn regex_findall(state: &State<'_, '_>, text: &Value, pattern: &str, options: Kw
     Ok(Value::from(all))
 }
 
-/// Quotes a word for the shell.
+/// Quotes a word for use in a shell command line.
 fn quote(text: &str) -> String {
     let safe = |character: char| character.is_ascii_alphanumeric() || "@%+=:,./-_".contains(character);
     if !text.is_empty() && text.chars().all(safe) {
@@ -172,7 +172,7 @@ fn quote(text: &str) -> String {
     format!("'{}'", text.replace('\'', "'\"'\"'"))
 }
 
-/// Returns the bytes of `10M`, `1.5 GiB` or `512`. All units are powers of 1024, as in Ansible.
+/// Converts a size such as `10M`, `1.5 GiB` or `512` to bytes. All units are powers of 1024, as in Ansible.
 pub(crate) fn human_to_bytes(text: &str) -> Result<u64, String> {
     let wrong = || format!("{text:?} is not a size in bytes");
     let trimmed = text.trim();
