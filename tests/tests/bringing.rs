@@ -94,7 +94,7 @@ fn a_download_is_gone_on_with_where_it_broke_off() {
     let log = String::from_utf8_lossy(&output.stderr);
     let status: Value = serde_json::from_slice(&output.stdout).unwrap();
     let message = task(&status, "big")["message"].as_str().unwrap();
-    assert!(message.contains("/srv/in/big") && message.contains("gone on with"), "{message}");
+    assert!(message.contains("/srv/in/big") && message.contains("resumes the transfer"), "{message}");
     assert!(!message.contains("hush") && !log.contains("hush"), "the query is shown: {message}\n{log}");
     assert!(!f.path("/srv/in/big").exists(), "a part was put in place");
     server.up();
@@ -223,7 +223,7 @@ fn nothing_of_an_archive_leads_out_of_its_directory() {
         ),
         ("put('a', kind=tarfile.LNKTYPE, target='../../etc/passwd')", "leads out"),
         ("put('a', kind=tarfile.CHRTYPE)", "device"),
-        ("put('a')\nput('b')\nput('./a')", "is in it twice"),
+        ("put('a')\nput('b')\nput('./a')", "is in the archive twice"),
     ] {
         python(members);
         let once = f.apply("    - name: app\n      archive: {path: /opt/app, source: evil.tar}\n");
@@ -319,12 +319,12 @@ fn custom_programs_of_the_example_correct_drift() {
     assert!(said(&once, "pager").contains("there is no /usr/bin/nothing"), "{:#}", once.status);
     // Programs that violate the protocol.
     for (text, why) in [
-        ("echo '{'", "gave no answer"),
+        ("echo '{'", "cannot parse the output of"),
         ("echo no >&2; exit 3", "ended with status 3: no"),
         ("sleep 60", "took longer than 1 s"),
         (
             "grep -q '\"describe\"' && echo '{}' || echo '{\"inSync\": false, \"changed\": true}'",
-            "finds it wanting still",
+            "check still reports a difference",
         ),
     ] {
         f.repository.write("programs/bad.sh", format!("#!/bin/sh\n{text}\n"));
@@ -399,6 +399,6 @@ fn modules_that_change_the_machine_require_its_root() {
     for (module, params) in uses {
         let once = f.apply(&format!("    - name: it\n      {module}: {params}\n"));
         let message = said(&once, "it");
-        assert!(message.contains("needs root: /") && message.contains(module), "{module}: {message}");
+        assert!(message.contains("set root: /") && message.contains(module), "{module}: {message}");
     }
 }

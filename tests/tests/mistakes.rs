@@ -68,7 +68,7 @@ const TASKS: [(&str, &str); 36] = [
     ("command: {argv: ls -l}", "argv must be a list"),
     ("command: ls", "command must be a map"),
     ("command: {argv: [id], shell: id}", "exclude each other"),
-    ("command: {argv: [id], run: always, creates: /x}", "does not go with creates"),
+    ("command: {argv: [id], run: always, creates: /x}", "cannot be combined with creates"),
     ("copy: {dest: /x}", "task has no \"copy\""),
     ("service: {name: x, state: running}", "is not a valid state"),
     ("service: {name: x}", "service needs state"),

@@ -133,7 +133,7 @@ fn value_that_the_kernel_or_systemd_rejects_is_reported_and_not_written() {
     // A value that the kernel rewrites would be endless drift.
     let ports = |value: &str| format!("sysctl: {{name: net.ipv4.ip_local_reserved_ports, value: \"{value}\"}}");
     let message = failed(&ports("8000,8001,8002"));
-    assert!(message.contains("the kernel made 8000-8002 of"), "{message}");
+    assert!(message.contains("the kernel stored 8000-8002 for"), "{message}");
     assert_eq!(server.says(&["ls", "/etc/sysctl.d/"]).matches("towpath").count(), 0);
     applied(&ports("8000-8002"));
 

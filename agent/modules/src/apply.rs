@@ -244,7 +244,7 @@ fn place_all(
         }
     }
     if let Err(error) = hand.settle(&placed) {
-        let error = ModuleError::new(format!("the directories can't be brought to the disk: {error}"));
+        let error = ModuleError::new(format!("cannot sync the changed directories to disk: {error}"));
         outcomes.iter_mut().filter(|outcome| outcome.is_ok()).for_each(|outcome| *outcome = Err(error.clone()));
     }
     for (task, line) in validations {
@@ -299,7 +299,7 @@ fn put_back(undo: Vec<Undo>, hand: &Hand) -> Outcome {
             None => hand.remove(&path),
         };
         done.map_err(|error| {
-            ModuleError::new(format!("{path}: the check failed, and the old file can't be put back: {error}"))
+            ModuleError::new(format!("cannot restore {path} after its validate command failed: {error}"))
         })?;
     }
     Ok(())
@@ -316,7 +316,7 @@ pub fn validated(line: &str, cancel: &Cancel) -> Outcome {
         ..Invocation::default()
     };
     let output = towpath_host::process::run(&invocation, cancel)
-        .map_err(|error| ModuleError::new(format!("validate {line:?} can't be run: {error}")))?;
+        .map_err(|error| ModuleError::new(format!("cannot run validate {line:?}: {error}")))?;
     if output.timed_out || output.cancelled {
         let why = if output.cancelled { "the agent stops" } else { "it took longer than 60 s" };
         return Err(ModuleError::new(format!("validate {line:?} was ended: {why}; the old file stays")));

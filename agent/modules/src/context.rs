@@ -81,7 +81,7 @@ impl Context<'_> {
             return Ok(());
         }
         Err(ModuleError::new(format!(
-            "{module} changes the machine itself, and root is {}; it needs root: /",
+            "cannot use the module {module} with root {}: the module changes the whole machine; set root: /",
             self.look.root().display()
         )))
     }
@@ -117,11 +117,12 @@ impl ModuleError {
     /// Creates an error from an error of the file system at a path.
     pub fn io(path: &str, error: &std::io::Error) -> Self {
         let (message, disk) = match error.kind() {
-            std::io::ErrorKind::StorageFull | std::io::ErrorKind::QuotaExceeded => {
-                (format!("{path}: the disk is full; make room, and the agent goes on by itself"), Some(Disk::Full))
-            }
+            std::io::ErrorKind::StorageFull | std::io::ErrorKind::QuotaExceeded => (
+                format!("cannot write {path}: the disk is full; free disk space, and the agent retries"),
+                Some(Disk::Full),
+            ),
             std::io::ErrorKind::ReadOnlyFilesystem => (
-                format!("{path}: the file system is mounted read-only; remount it, and the agent goes on by itself"),
+                format!("cannot write {path}: the file system is read-only; remount it, and the agent retries"),
                 Some(Disk::ReadOnly),
             ),
             std::io::ErrorKind::PermissionDenied => (

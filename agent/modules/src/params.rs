@@ -44,11 +44,11 @@ pub(crate) fn managed_path(key: &str, path: &str, problems: &mut Vec<Problem>) {
     if !path.starts_with('/') {
         problems.push(Problem::new(key, format!("{path:?} is not absolute")).hint(format!("write /{path}")));
     } else if path.split('/').any(|part| part == "..") {
-        problems.push(Problem::new(key, format!("{path:?} has \"..\"")).hint("write the path that is meant"));
+        problems.push(Problem::new(key, format!("{path:?} has \"..\"")).hint("write the path without .."));
     } else if path.contains('\0') {
         problems.push(Problem::new(key, "the path has a NUL character"));
     } else if path.trim_matches('/').is_empty() {
-        problems.push(Problem::new(key, "the root itself can't be managed"));
+        problems.push(Problem::new(key, "the root directory cannot be managed; write a path below /"));
     }
 }
 
@@ -57,7 +57,7 @@ pub(crate) fn one_line(key: &str, text: &str, problems: &mut Vec<Problem>) {
     // Some programs end a line at a line separator or paragraph separator. The control characters include NEL.
     let found = text.chars().find(|c| c.is_control() && *c != '\t' || matches!(c, '\u{2028}' | '\u{2029}'));
     if let Some(found) = found {
-        let what = format!("the value holds the character {found:?}, and it is one line of a file");
+        let what = format!("the value contains the character {found:?}, but must be one line of a file");
         problems.push(Problem::new(key, what).hint("remove line breaks and control characters"));
     }
 }

@@ -67,8 +67,8 @@ pub(crate) fn resolve(key: &pb::AuthorizedKey) -> Result<AuthorizedKeySpec, Vec<
     let (kind, blob) = (words.first().copied().unwrap_or_default(), words.get(1).copied().unwrap_or_default());
     if !is_kind(kind) || blob.is_empty() || text.contains('\n') {
         problems.push(
-            Problem::new("key", "it is not a public key of ssh")
-                .hint("write the line of the .pub file: kind, key, comment; restrictions stand in options"),
+            Problem::new("key", "the value is not an ssh public key")
+                .hint("write the line of the .pub file (kind, key, comment), and write restrictions in options"),
         );
     }
     let options = key.options.as_deref().unwrap_or_default().trim();
@@ -76,8 +76,8 @@ pub(crate) fn resolve(key: &pb::AuthorizedKey) -> Result<AuthorizedKeySpec, Vec<
     one_line("key", text, &mut problems);
     if !is_one_word(options) {
         problems.push(
-            Problem::new("options", "the options have a blank or a quote that is not closed")
-                .hint("separate them by commas, and quote values with blanks: from=\"10.0.0.0/8\",no-pty"),
+            Problem::new("options", "the options contain an unquoted blank or an unclosed quote")
+                .hint("separate the options by commas, and quote values with blanks: from=\"10.0.0.0/8\",no-pty"),
         );
     }
     done(problems)?;
@@ -142,7 +142,9 @@ fn home(user: &str, context: &Context<'_>) -> Result<Option<String>, ModuleError
         return Ok(None);
     };
     if home.trim_matches('/').is_empty() {
-        return Err(ModuleError::new(format!("the home of {user} is the root of the machine")));
+        return Err(ModuleError::new(format!(
+            "cannot manage the keys of user {user}: the home directory is /; set another home"
+        )));
     }
     let home = home.trim_end_matches('/');
     let there = context.look.exists(home).map_err(|error| ModuleError::io(home, &error))?;
@@ -176,7 +178,7 @@ fn edit(spec: &AuthorizedKeySpec, home: &str, look: &Look) -> Result<Option<Edit
     let owner = process::user(&spec.user).map(|ids| ids.0);
     if let Some((_, meta)) = read.as_ref().filter(|(_, meta)| meta.names > 1 && Some(meta.uid) != owner) {
         return Err(ModuleError::new(format!(
-            "cannot edit {path}: it is another name of a file of uid {}; remove it, and the agent writes a new one",
+            "cannot edit {path}: the path is a hard link to a file of uid {}; remove the hard link",
             meta.uid
         )));
     }
@@ -205,8 +207,7 @@ fn edit(spec: &AuthorizedKeySpec, home: &str, look: &Look) -> Result<Option<Edit
 pub(crate) fn check(spec: &AuthorizedKeySpec, context: &Context<'_>) -> Result<Checked, ModuleError> {
     let Some(home) = home(&spec.user, context)? else {
         // A missing user has no keys to remove. A missing user may still be created by an earlier task.
-        let why =
-            format!("there is no user {:?} on this node with a home; make it with user before this task", spec.user);
+        let why = format!("this node has no user {:?} with a home; create the user before this task", spec.user);
         return Ok(if spec.absent { Checked::InSync } else { Checked::Unknown(why) });
     };
     let Some(edit) = edit(spec, &home, context.look)? else { return Ok(Checked::InSync) };
@@ -217,7 +218,7 @@ pub(crate) fn check(spec: &AuthorizedKeySpec, context: &Context<'_>) -> Result<C
 
 pub(crate) fn run(spec: &AuthorizedKeySpec, context: &Context<'_>, hand: &Hand) -> Result<Report, ModuleError> {
     let Some(home) = home(&spec.user, context)? else {
-        return Err(ModuleError::new(format!("there is no user {:?} on this node with a home", spec.user)));
+        return Err(ModuleError::new(format!("this node has no user {:?} with a home", spec.user)));
     };
     let Some(edit) = edit(spec, &home, context.look)? else { return Ok(Report::success()) };
     let io = |error: std::io::Error| ModuleError::io(&format!("authorized_keys of {}", spec.user), &error);

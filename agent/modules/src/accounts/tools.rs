@@ -57,9 +57,8 @@ pub(super) fn run(
     let Some(ToolCall { argv, .. }) = call else { return Ok(Report::success()) };
     let tool = argv.first().cloned().unwrap_or_default();
     let invocation = Invocation { argv, timeout: Some(context.timeout), ..Invocation::default() };
-    let output = process::run(&invocation, context.cancel).map_err(|error| {
-        ModuleError::new(format!("{tool} can't be run: {error} (it comes with the package passwd)"))
-    })?;
+    let output = process::run(&invocation, context.cancel)
+        .map_err(|error| ModuleError::new(format!("cannot run {tool}: {error}; install the package passwd")))?;
     if output.rc != 0 {
         let stderr = output.stderr.trim().replace('\n', "; ");
         let what = format!("{module} {name}: {tool} ended with status {}: {stderr}", output.rc);

@@ -182,10 +182,10 @@ impl<'a> Program<'a> {
         };
         let what = format!("{} ({operation})", self.path);
         let output = process::run(&invocation, self.context.cancel).map_err(|error| {
-            ModuleError::new(format!("{what} can't be started: {error}; is its interpreter installed?"))
+            ModuleError::new(format!("cannot start {what}: {error}; check that its interpreter is installed"))
         })?;
         if output.cancelled {
-            return Err(ModuleError::new("it was cut off because the agent stops"));
+            return Err(ModuleError::new("the program was ended because the agent stops"));
         }
         if output.timed_out {
             let seconds = self.context.timeout.as_secs();
@@ -197,7 +197,7 @@ impl<'a> Program<'a> {
             return Err(ModuleError::new(format!("{what} ended with status {}: {said}", output.rc)));
         }
         serde_json::from_str(&output.stdout).map_err(|error| {
-            ModuleError::new(format!("{what} gave no answer that can be read: {error}; it writes one JSON document"))
+            ModuleError::new(format!("cannot parse the output of {what}: {error}; write one JSON document"))
         })
     }
 }
@@ -217,9 +217,8 @@ pub(crate) fn run(spec: &CustomSpec, context: &Context<'_>) -> Result<Report, Mo
     let apply: Apply = program.ask("apply")?;
     let check: Check = program.ask("check")?;
     if !check.in_sync {
-        let what =
-            if apply.changed { "it says that it has changed something, and" } else { "it has changed nothing, and" };
-        return Err(ModuleError::new(format!("{}: {what} its own check finds it wanting still", program.path)));
+        let what = if apply.changed { "apply reported a change, but" } else { "apply reported no change, and" };
+        return Err(ModuleError::new(format!("{}: {what} check still reports a difference", program.path)));
     }
     let data = apply.data.unwrap_or(Value::Null);
     Ok(Report { ok: true, fields: [("data", data)].into(), message: apply.message })

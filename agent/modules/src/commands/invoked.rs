@@ -29,8 +29,8 @@ pub(super) struct Invoked {
 pub(super) fn finish(spec: Invoked, mut problems: Vec<Problem>) -> Result<Invoked, Vec<Problem>> {
     if spec.always && spec.is_state() {
         problems.push(
-            Problem::new("run", "run: always does not go with creates, removes, unless or onlyIf")
-                .hint("they say already when it runs"),
+            Problem::new("run", "run: always cannot be combined with creates, removes, unless or onlyIf")
+                .hint("remove run: always, or remove these conditions"),
         );
     }
     for (key, path) in [("creates", &spec.creates), ("removes", &spec.removes)] {
@@ -97,9 +97,9 @@ impl Invoked {
     fn asks(&self, line: &str, context: &Context<'_>) -> Result<bool, ModuleError> {
         let invocation = self.invocation(vec!["/bin/sh".into(), "-c".into(), line.to_owned()], context)?;
         let output = process::run(&invocation, context.cancel)
-            .map_err(|error| ModuleError::new(format!("{line:?} can't be run: {error}")))?;
+            .map_err(|error| ModuleError::new(format!("cannot run {line:?}: {error}")))?;
         if output.cancelled {
-            return Err(ModuleError::new("it was cut off because the agent stops"));
+            return Err(ModuleError::new("the program was ended because the agent stops"));
         }
         if output.timed_out {
             return Err(ModuleError::new(format!("{line:?} took longer than {} s", context.timeout.as_secs())));
@@ -111,9 +111,7 @@ impl Invoked {
 fn account(name: &str) -> Result<Account, ModuleError> {
     let found =
         Account::find(name).map_err(|error| ModuleError::new(format!("cannot look up the user {name:?}: {error}")))?;
-    found.ok_or_else(|| {
-        ModuleError::new(format!("there is no user {name:?} on this node; add a task with the module user before it"))
-    })
+    found.ok_or_else(|| ModuleError::new(format!("this node has no user {name:?}; create the user in an earlier task")))
 }
 
 /// Checks the conditions of the program. A program without conditions always needs to run. The caller knows if the
@@ -144,16 +142,19 @@ pub(super) fn finish_run(
     context: &Context<'_>,
 ) -> Result<Report, ModuleError> {
     let output = process::run(invocation, context.cancel).map_err(|error| {
-        let hint =
-            if error.kind() == std::io::ErrorKind::NotFound { " (is it installed, and does cwd exist?)" } else { "" };
-        ModuleError::new(format!("{:?} can't be started: {error}{hint}", spec.display()))
+        let hint = if error.kind() == std::io::ErrorKind::NotFound {
+            "; check that the program is installed and that cwd exists"
+        } else {
+            ""
+        };
+        ModuleError::new(format!("cannot start {:?}: {error}{hint}", spec.display()))
     })?;
     if output.cancelled {
-        return Err(ModuleError::new("it was cut off because the agent stops"));
+        return Err(ModuleError::new("the program was ended because the agent stops"));
     }
     if output.timed_out {
         return Err(ModuleError::new(format!(
-            "it took longer than {} s and was ended; timeout sets more",
+            "it took longer than {} s and was ended; raise timeout to allow more",
             context.timeout.as_secs()
         )));
     }

@@ -33,13 +33,13 @@ impl Resource for Unsupported {
     }
 
     fn check(&self, _context: &Context<'_>) -> Result<Checked, ModuleError> {
-        Err(ModuleError::new("the module publish is not part of this version of the agent"))
+        Err(ModuleError::new("this version of the agent does not support the module publish"))
     }
 }
 
 fn resolve(publish: &pb::Publish) -> Result<Unsupported, Vec<Problem>> {
     if publish.value.is_some() == publish.file.is_some() {
-        return Err(vec![Problem::new("value", "write value, or file")]);
+        return Err(vec![Problem::new("value", "publish needs value or file")]);
     }
     Ok(Unsupported)
 }

@@ -77,9 +77,9 @@ pub(crate) fn run(context: &Context<'_>) -> Result<Report, ModuleError> {
         ..Invocation::default()
     };
     let output = process::run(&invocation, context.cancel)
-        .map_err(|error| ModuleError::new(format!("systemctl reboot can't be run: {error}")))?;
+        .map_err(|error| ModuleError::new(format!("cannot run systemctl reboot: {error}")))?;
     if output.rc != 0 {
-        return Err(ModuleError::new(format!("systemctl reboot: {}", output.stderr.trim())));
+        return Err(ModuleError::new(format!("cannot reboot with systemctl: {}", output.stderr.trim())));
     }
     Ok(Report::success())
 }

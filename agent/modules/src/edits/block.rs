@@ -64,11 +64,11 @@ fn resolve(block: pb::Block, params: &Value) -> Result<BlockSpec, Vec<Problem>> 
     managed_path("path", &path, &mut problems);
     let absent = block.state.as_deref() == Some("absent");
     if block.block.is_none() && !absent {
-        problems.push(Problem::new("block", "block needs block"));
+        problems.push(Problem::new("block", "write the parameter block"));
     }
     let label = block.r#match.unwrap_or_else(|| "block".into());
     if label.contains('\n') {
-        problems.push(Problem::new("match", "the word for the markers has a line break"));
+        problems.push(Problem::new("match", "the marker contains a line break"));
     }
     let anchor = Anchor::resolve(block.after.as_deref(), block.before.as_deref(), &mut problems);
     let lines = block.block.unwrap_or_default().lines().map(str::to_owned).collect();
@@ -88,7 +88,7 @@ pub(crate) fn check(spec: &BlockSpec, context: &Context<'_>) -> Result<Checked, 
     let to = from.and_then(|from| lines[from..].iter().position(|line| *line == end).map(|at| from + at));
     if from.is_some() && to.is_none() {
         return Err(ModuleError::new(format!(
-            "{}: the line {begin:?} is not followed by {end:?}; restore that line, or remove the first",
+            "{}: the line {begin:?} is not followed by {end:?}; restore the end line, or remove the begin line",
             spec.path
         )));
     }

@@ -72,11 +72,11 @@ fn written(value: &Value) -> CstInputValue {
 }
 
 fn read(text: &str) -> Result<Value, EditError> {
-    jsonc_parser::parse_to_serde_value(text, &options()).map_err(|error| format!("it is not valid JSON: {error}"))
+    jsonc_parser::parse_to_serde_value(text, &options()).map_err(|error| format!("the file is not valid JSON: {error}"))
 }
 
 fn root(text: &str) -> Result<CstRootNode, EditError> {
-    CstRootNode::parse(text, &options()).map_err(|error| format!("it is not valid JSON: {error}"))
+    CstRootNode::parse(text, &options()).map_err(|error| format!("the file is not valid JSON: {error}"))
 }
 
 /// Returns a member of an object. If several members have the same name, the last one counts, as in other JSON parsers.
@@ -109,7 +109,7 @@ fn set(text: &str, way: &[Part], value: &Value) -> Result<String, EditError> {
             }
         } else if let Some(array) = at.as_array() {
             let members = array.elements();
-            let index = part.index.ok_or_else(|| format!("there is a list, which has no {:?}", part.name))?;
+            let index = part.index.ok_or_else(|| format!("cannot find {:?} in a list: write an index", part.name))?;
             match members.get(index) {
                 Some(found) if rest.is_empty() => replace(found.clone(), written(value))?,
                 Some(found) => {
@@ -119,7 +119,7 @@ fn set(text: &str, way: &[Part], value: &Value) -> Result<String, EditError> {
                 None => drop(array.append(written(&nested(rest, value)))),
             }
         } else {
-            return Err(format!("there is neither a map nor a list where {:?} is looked for", part.name));
+            return Err(format!("cannot find {:?}: its parent is neither a map nor a list", part.name));
         }
         break;
     }
@@ -136,7 +136,7 @@ fn replace(node: CstNode, value: CstInputValue) -> Result<(), EditError> {
         CstNode::Leaf(CstLeafNode::NullKeyword(node)) => node.replace_with(value),
         _ => None,
     };
-    replaced.map(drop).ok_or_else(|| "the member of the list can't be replaced".into())
+    replaced.map(drop).ok_or_else(|| "cannot replace the member of the list".into())
 }
 
 fn remove(text: &str, way: &[Part]) -> Result<String, EditError> {

@@ -66,7 +66,10 @@ fn resolve(line: pb::Line, params: &Value) -> Result<LineSpec, Vec<Problem>> {
     managed_path("path", &path, &mut problems);
     let absent = line.state.as_deref() == Some("absent");
     if line.line.is_none() && !(absent && line.r#match.is_some()) {
-        problems.push(Problem::new("line", if absent { "line needs line or match" } else { "line needs line" }));
+        problems.push(Problem::new(
+            "line",
+            if absent { "write the parameter line or match" } else { "write the parameter line" },
+        ));
     }
     if line.line.as_ref().is_some_and(|line| line.contains('\n')) {
         problems.push(Problem::new("line", "the line has a line break").hint("use block for several lines"));

@@ -105,7 +105,7 @@ pub(crate) fn pattern(key: &str, text: Option<&str>, problems: &mut Vec<Problem>
         Err(error) => {
             problems.push(Problem::new(
                 key,
-                format!("no regular expression: {}", error.to_string().lines().last().unwrap_or_default().trim()),
+                format!("invalid regular expression: {}", error.to_string().lines().last().unwrap_or_default().trim()),
             ));
             None
         }

@@ -45,7 +45,7 @@ fn read(text: &str) -> Result<Value, EditError> {
 
 fn document(text: &str) -> Result<DocumentMut, EditError> {
     text.parse()
-        .map_err(|error: toml_edit::TomlError| format!("it is not valid TOML: {}", error.to_string().trim_end()))
+        .map_err(|error: toml_edit::TomlError| format!("the file is not valid TOML: {}", error.to_string().trim_end()))
 }
 
 fn of_table(table: &dyn TableLike) -> Value {
@@ -75,7 +75,7 @@ fn of_value(value: &TomlValue) -> Value {
 
 fn value(value: &Value) -> Result<TomlValue, EditError> {
     Ok(match value {
-        Value::Null => return Err("TOML has no null".into()),
+        Value::Null => return Err("TOML has no null value; write state: absent to remove the key".into()),
         Value::Bool(bool) => (*bool).into(),
         Value::Number(number) => match (number.as_i64(), number.as_f64()) {
             (Some(number), _) => number.into(),
@@ -113,7 +113,7 @@ fn with_line_ends(text: &str, new: &str) -> String {
 /// Returns the member that one step of a path leads to. A missing map is created.
 fn down<'a>(at: &'a mut Item, part: &Part) -> Result<&'a mut Item, EditError> {
     if at.is_array() || at.is_array_of_tables() {
-        let index = part.index.ok_or_else(|| format!("there is a list, which has no {:?}", part.name))?;
+        let index = part.index.ok_or_else(|| format!("cannot find {:?} in a list: write an index", part.name))?;
         return at.get_mut(index).ok_or_else(|| format!("the list has no {index}"));
     }
     let inline = at.is_inline_table();
@@ -133,7 +133,7 @@ fn set(text: &str, way: &[Part], wanted: &Value) -> Result<String, EditError> {
     let Some((last, parents)) = way.split_last() else { return Err("the key is empty".into()) };
     let at = parents.iter().try_fold(document.as_item_mut(), |at, part| down(at, part))?;
     if let Some(array) = at.as_array_mut() {
-        let index = last.index.ok_or_else(|| format!("there is a list, which has no {:?}", last.name))?;
+        let index = last.index.ok_or_else(|| format!("cannot find {:?} in a list: write an index", last.name))?;
         let mut new = value(wanted)?;
         match array.get_mut(index) {
             Some(old) => {

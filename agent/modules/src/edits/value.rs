@@ -91,8 +91,10 @@ pub(crate) fn resolve(format: &'static dyn Format, params: &Value) -> Result<Val
             problems.push(Problem::new("key", format!("{key:?} is not a valid name of a setting")));
         }
         if section.as_deref().is_some_and(|section| section.is_empty() || section.contains(']')) {
-            problems
-                .push(Problem::new("section", "that is not a valid name of a section").hint("leave it out for none"));
+            problems.push(
+                Problem::new("section", "the value is not a valid name of a section")
+                    .hint("leave section out to edit settings before the first section"),
+            );
         }
     }
     done(problems)?;
@@ -102,7 +104,7 @@ pub(crate) fn resolve(format: &'static dyn Format, params: &Value) -> Result<Val
 /// Parses the path to a value, such as `a."b.c".0`.
 fn way(key: &str) -> Result<Vec<Part>, Problem> {
     let wrong = || {
-        Problem::new("key", format!("{key:?} does not say where the value stands"))
+        Problem::new("key", format!("{key:?} is not a valid path to a value"))
             .hint("such as server.port, servers.0.name, or hosts.\"a.example.org\".port")
     };
     let mut parts = Vec::new();
@@ -157,7 +159,7 @@ fn expected(document: &mut Value, way: &[Part], value: Option<&Value>) -> Result
         }
         Value::Object(_) => {}
         Value::Array(members) => {
-            let index = part.index.ok_or_else(|| format!("there is a list, which has no {:?}", part.name))?;
+            let index = part.index.ok_or_else(|| format!("cannot find {:?} in a list: write an index", part.name))?;
             let length = members.len();
             match (members.get_mut(index), value) {
                 (Some(_), None) if rest.is_empty() => drop(members.remove(index)),
@@ -170,7 +172,7 @@ fn expected(document: &mut Value, way: &[Part], value: Option<&Value>) -> Result
         Value::Null => {}
         other => {
             let kind = if other.is_string() { "a string" } else { "a number or a boolean" };
-            return Err(format!("there is {kind} where {:?} is looked for", part.name));
+            return Err(format!("cannot find {:?}: its parent is {kind}", part.name));
         }
     }
     Ok(())
@@ -194,7 +196,7 @@ fn edited(format: &dyn Format, text: &str, way: &[Part], value: Option<&Value>) 
     };
     // The new text is parsed, to verify that the edit changed no other value.
     if settled(format.read(&new)?) != settled(wanted) {
-        return Err("the value can't be edited without touching something else; write the file with file".into());
+        return Err("cannot edit the value without changing another value; use the module file instead".into());
     }
     Ok(Some(format!("{mark}{new}")))
 }

@@ -43,7 +43,7 @@ impl Format for Yaml {
 }
 
 fn read(text: &str) -> Result<Value, EditError> {
-    plain_value(text).map_err(|error| format!("it can't be read as YAML: {error}"))
+    plain_value(text).map_err(|error| format!("the file is not valid YAML: {error}"))
 }
 
 /// Returns a path to a value in the notation of yaml-edit. A number is a list index, and a backslash before digits
@@ -73,9 +73,9 @@ fn way_text(way: &[Part], document: &Value) -> String {
 }
 
 fn only(text: &str) -> Result<(YamlFile, Document), EditError> {
-    let file = YamlFile::from_str(text).map_err(|error| format!("it can't be read as YAML: {error}"))?;
+    let file = YamlFile::from_str(text).map_err(|error| format!("the file is not valid YAML: {error}"))?;
     if file.documents().count() > 1 {
-        return Err("the file holds more than one document".into());
+        return Err("the file contains more than one YAML document".into());
     }
     let document = file.ensure_document();
     Ok((file, document))
@@ -84,7 +84,7 @@ fn only(text: &str) -> Result<(YamlFile, Document), EditError> {
 /// Converts a value to YAML. Maps and lists become blocks in their own order, and scalars get quotes where needed.
 fn written(value: &Value) -> Result<YamlValue, EditError> {
     Ok(match value {
-        Value::Null => return Err("write state: absent, or a value".into()),
+        Value::Null => return Err("the value is null; write another value, or state: absent to remove the key".into()),
         Value::Bool(bool) => YamlValue::scalar(*bool),
         Value::String(text) => YamlValue::scalar(text.as_str()),
         Value::Number(number) => match number.as_i64() {
@@ -140,7 +140,9 @@ fn remove(text: &str, way: &[Part]) -> Result<String, EditError> {
             } else {
                 document.try_get_path(&way_text(parents, &held)).map_err(failed)?.as_sequence().cloned()
             };
-            list.ok_or("there is no list")?.remove(index).ok_or_else(|| format!("the list has no {index}"))?;
+            list.ok_or("the parent of the value is not a list")?
+                .remove(index)
+                .ok_or_else(|| format!("the list has no {index}"))?;
         }
         None => drop(document.try_remove_path(&way_text(way, &held)).map_err(failed)?),
     }

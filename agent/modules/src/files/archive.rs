@@ -108,16 +108,16 @@ pub(crate) fn resolve(archive: pb::Archive) -> Result<ArchiveSpec, Vec<Problem>>
         (None, None) if absent => From::Source(String::new()),
         _ => {
             let problem = Problem::new("source", "archive needs source or file, and not both");
-            problems.push(problem.hint("source is a file of the state repository, file one on the node"));
+            problems.push(problem.hint("source is a file of the state repository, and file is a file on the node"));
             From::Source(String::new())
         }
     };
     let strip = usize::try_from(archive.strip.unwrap_or(0)).unwrap_or_else(|_| {
-        problems.push(Problem::new("strip", "a number of folders is not below 0"));
+        problems.push(Problem::new("strip", "strip is negative; write a number of folders"));
         0
     });
     let max_bytes = u64::try_from(archive.max_bytes.unwrap_or(LIMIT)).unwrap_or_else(|_| {
-        problems.push(Problem::new("maxBytes", "a number of bytes is not below 0"));
+        problems.push(Problem::new("maxBytes", "maxBytes is negative; write a number of bytes"));
         0
     });
     done(problems)?;
@@ -142,7 +142,7 @@ fn open(spec: &ArchiveSpec, context: &Context<'_>) -> Result<Option<Box<dyn Sour
 }
 
 fn missing(spec: &ArchiveSpec) -> String {
-    format!("there is no {} on this node; bring it with file or download before this task", spec.from.name())
+    format!("this node has no file {}; create the file with file or download before this task", spec.from.name())
 }
 
 /// A comparison of archive members with the files on disk.
@@ -172,12 +172,12 @@ impl Compared<'_> {
                 _ => false,
             },
             Kind::Directory | Kind::File { .. } | Kind::Copy(_) => {
-                let message = format!("{path} is something else than in the archive; remove it first");
+                let message = format!("{path} has another type than in the archive; remove the path first");
                 return Err(io::Error::other(message));
             }
         };
         if !same {
-            return Ok(Some(format!("other {path}")));
+            return Ok(Some(format!("{path} has other content")));
         }
         let diff = file::access_diff(&path, meta, self.mode(member, Some(meta)), self.uid, self.gid);
         Ok((!diff.is_empty()).then(|| diff.trim_end().to_owned()))
@@ -219,7 +219,7 @@ fn fill(from: &mut impl Read, buffer: &mut [u8]) -> io::Result<usize> {
 
 fn stopped(context: &Context<'_>) -> io::Result<()> {
     if context.cancel.is_cancelled() {
-        return Err(io::Error::other("it was cut off because the agent stops"));
+        return Err(io::Error::other("the task was ended because the agent stops"));
     }
     Ok(())
 }
@@ -338,7 +338,7 @@ impl Unpacking<'_> {
                 Access { mode: meta.mode, uid: self.compared.uid, gid: self.compared.gid }
             }
             None if matches!(member.kind, Kind::Copy(_)) => {
-                return Err(io::Error::other(format!("{path} is a link to what is not in the archive")));
+                return Err(io::Error::other(format!("{path} is a hard link to a file that is not in the archive")));
             }
             None => {
                 io::copy(&mut member.content, &mut part.file)?;

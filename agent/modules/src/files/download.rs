@@ -81,12 +81,12 @@ pub(crate) fn resolve(download: pb::Download) -> Result<DownloadSpec, Vec<Proble
     if !absent {
         if !url.starts_with("https://") {
             let problem = Problem::new("url", format!("{:?} is not an https URL", shown(&url)));
-            problems.push(problem.hint("what comes over plain http may be anybody's"));
+            problems.push(problem.hint("write an https URL, because plain http can be tampered with"));
         }
         if digest.len() != 64 || !digest.chars().all(|c| c.is_ascii_hexdigit()) {
             let problem =
                 Problem::new("sha256", "download needs the SHA-256 digest of the file: 64 hexadecimal digits");
-            problems.push(problem.hint("sha256sum FILE shows it"));
+            problems.push(problem.hint("run sha256sum FILE to get the digest"));
         }
     }
     let mode = mode("mode", download.mode.as_deref(), &mut problems);
@@ -107,7 +107,7 @@ fn digest(mut from: impl Read, context: &Context<'_>) -> std::io::Result<String>
     let (mut hash, mut buffer) = (Sha256::new(), vec![0; 64 << 10]);
     loop {
         if context.cancel.is_cancelled() {
-            return Err(std::io::Error::other("it was cut off because the agent stops"));
+            return Err(std::io::Error::other("the task was ended because the agent stops"));
         }
         match from.read(&mut buffer)? {
             0 => return Ok(hex::encode(hash.finalize())),
@@ -173,7 +173,7 @@ pub(crate) fn run(spec: &DownloadSpec, context: &Context<'_>, hand: &Hand) -> Re
     if spec.absent {
         let meta = context.look.meta(&spec.path).map_err(io)?;
         if meta.is_some_and(|meta| meta.kind == FileKind::Directory) {
-            return Err(ModuleError::new(format!("{path} is a directory, and a file was to go; it stays")));
+            return Err(ModuleError::new(format!("cannot remove {path}: it is a directory, not a file")));
         }
         hand.remove(&spec.path).and_then(|()| hand.drop_part(path)).map_err(io)?;
         return Ok(Report::success());
@@ -202,7 +202,7 @@ pub(crate) fn run(spec: &DownloadSpec, context: &Context<'_>, hand: &Hand) -> Re
         hand.drop_part(path).map_err(io)?;
         let from = shown(&spec.url);
         return Err(ModuleError::new(format!(
-            "{path}: what came from {from} has the digest {got}, not {}; nothing was put in place",
+            "cannot write {path}: the file from {from} has the digest {got}, not {}",
             spec.digest
         )));
     }
@@ -239,7 +239,7 @@ fn fetch(
     };
     let shown = shown(&spec.url);
     let broken = |why: String| {
-        ModuleError::new(format!("{path}: {shown} can't be fetched: {why}; what has come is kept, and gone on with"))
+        ModuleError::new(format!("cannot fetch {shown} to {path}: {why}; the next attempt resumes the transfer"))
     };
     let mut fetched = http::fetch(&request).map_err(|error| broken(error.to_string()))?;
     if !fetched.goes_on {
@@ -252,12 +252,13 @@ fn fetch(
     loop {
         if size > limit || all.is_some_and(|all| all > limit) {
             hand.drop_part(path).map_err(io)?;
-            let message = format!("{path}: what comes from {shown} has more than {limit} bytes; maxBytes allows more");
+            let message =
+                format!("cannot write {path}: the file from {shown} has more than {limit} bytes; raise maxBytes");
             return Err(ModuleError::new(message));
         }
         let mib = |bytes: u64| bytes >> 20;
         let of = all.map(|all| format!(" of {}", mib(all))).unwrap_or_default();
-        context.report_progress(&format!("{}{of} MiB have come", mib(size)));
+        context.report_progress(&format!("fetched {}{of} MiB", mib(size)));
         if context.cancel.is_cancelled() {
             return Err(broken("the agent stops".into()));
         }
@@ -267,7 +268,7 @@ fn fetch(
                 part.file.write_all(&buffer[..read]).map_err(io)?;
                 size += read as u64;
             }
-            Err(error) => return Err(broken(format!("the answer broke off: {error}"))),
+            Err(error) => return Err(broken(format!("the transfer was interrupted: {error}"))),
         }
     }
     whole(part)

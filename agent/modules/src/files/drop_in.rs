@@ -45,8 +45,8 @@ pub(crate) fn file_name(name: Option<&str>, problems: &mut Vec<Problem>) -> Stri
     let fine = |c: char| c.is_ascii_alphanumeric() || "_-".contains(c);
     if name.is_empty() || !name.chars().all(fine) {
         problems.push(
-            Problem::new("name", format!("{name:?} can't be the name of the file"))
-                .hint("use letters, digits, - and _: files with other names are passed over"),
+            Problem::new("name", format!("{name:?} is not a valid name of the file"))
+                .hint("use letters, digits, - and _, because files with other names are ignored"),
         );
     }
     name.to_owned()

@@ -176,9 +176,9 @@ fn from_source(spec: &FileSpec, source: &str, context: &Context<'_>) -> Result<C
             let target = tree.read(&path).map_err(io(&path))?.unwrap_or_default();
             link(&spec.path, &String::from_utf8_lossy(&target), context.look, context)
         }
-        EntryKind::Submodule => Err(ModuleError::new(format!(
-            "{path} is a git submodule, which is not followed; make the other repository a source"
-        ))),
+        EntryKind::Submodule => {
+            Err(ModuleError::new(format!("cannot read the git submodule {path}; add its repository as a source")))
+        }
     }
 }
 

@@ -59,7 +59,7 @@ impl Resource for GitSpec {
 }
 
 /// The message for a repository that the agent has not fetched.
-const UNKNOWN: &str = "the agent fetches the repository; what is planned from a working tree lacks its files";
+const UNKNOWN: &str = "the files are unknown: only the agent fetches the repository, not a plan from a working tree";
 
 fn resolve(params: &Value) -> Result<GitSpec, Vec<Problem>> {
     let text = |key: &str| params.get(key).and_then(Value::as_str);

@@ -149,7 +149,7 @@ fn package_transaction(uses: &[&PackageSpec], context: &Context<'_>) -> Result<(
             if !all_there(uses, context)? {
                 return Err(error);
             }
-            tracing::warn!("the packages of the task are as they should be, though: {error}");
+            tracing::warn!("the tool failed, but the packages have the desired state: {error}");
         }
     }
     if !missing.hold.is_empty() {
@@ -167,7 +167,7 @@ fn package_transaction(uses: &[&PackageSpec], context: &Context<'_>) -> Result<(
         return Ok(());
     }
     Err(ModuleError::new(format!(
-        "cannot change the packages: the tool reported success, and this is left: {}; run the tool by hand to see why",
+        "cannot change the packages: the tool reported success but left out: {}; run the tool by hand to see why",
         left.trim()
     )))
 }

@@ -69,24 +69,26 @@ fn resolve(repository: &pb::PackageRepository) -> Result<RepositorySpec, Vec<Pro
     if !absent && apt && (repository.uris.is_empty() || repository.suites.is_empty()) {
         problems.push(
             Problem::new("uris", "packageRepository needs uris and suites, or baseUrl")
-                .hint("the former for apt, the latter for dnf"),
+                .hint("write uris and suites for apt, or baseUrl for dnf"),
         );
     }
     if !apt && (!repository.uris.is_empty() || repository.signed_by.is_some()) {
-        problems
-            .push(Problem::new("baseUrl", "baseUrl is for dnf, uris and signedBy are for apt").hint("keep one kind"));
+        problems.push(
+            Problem::new("baseUrl", "baseUrl is for dnf, uris and signedBy are for apt")
+                .hint("keep the parameters of one tool"),
+        );
     }
     if !absent && apt && repository.signed_by.is_none() && repository.trusted != Some(true) {
         problems.push(
-            Problem::new("signedBy", "a repository needs the key that its packages are signed with").hint(
-                "give signedBy, the key in ASCII armour or the path of a keyring; or say trusted: true and mean it",
+            Problem::new("signedBy", "a repository needs the key that signs its packages").hint(
+                "set signedBy to an ASCII-armoured key or the path of a keyring; trusted: true accepts unsigned packages",
             ),
         );
     }
     if !absent && !apt && repository.gpg_key.is_none() && repository.trusted != Some(true) {
         problems.push(
-            Problem::new("gpgKey", "a repository needs the key that its packages are signed with")
-                .hint("give gpgKey, its URL; or say trusted: true and mean it"),
+            Problem::new("gpgKey", "a repository needs the key that signs its packages")
+                .hint("set gpgKey to the URL of the key; trusted: true accepts unsigned packages"),
         );
     }
     done(problems)?;

@@ -88,7 +88,7 @@ fn run(wait: &WaitSpec, context: &Context<'_>) -> Result<Report, ModuleError> {
             let mut left = *duration;
             if left > context.timeout {
                 return Err(ModuleError::new(format!(
-                    "the wait is longer than the task's timeout of {} s",
+                    "the duration is longer than the timeout of {} s; raise the timeout of the task",
                     context.timeout.as_secs()
                 )));
             }
@@ -104,11 +104,11 @@ fn run(wait: &WaitSpec, context: &Context<'_>) -> Result<Report, ModuleError> {
             addresses.into_iter().any(|address| TcpStream::connect_timeout(&address, Duration::from_secs(2)).is_ok())
         })
         .then_some(())
-        .ok_or_else(|| format!("nothing took connections at {address}")),
+        .ok_or_else(|| format!("{address} did not accept connections")),
         WaitSpec::Path(path) => until(context, || context.look.exists(path).unwrap_or(false))
             .then_some(())
-            .ok_or_else(|| format!("{path} was not there")),
-        WaitSpec::Shared(name) => Err(format!("the shared value {name} can't be read: shared values need etcd")),
+            .ok_or_else(|| format!("{path} did not exist")),
+        WaitSpec::Shared(name) => Err(format!("the shared value {name}, which needs etcd, could not be read")),
     };
     match what {
         Ok(()) => Ok(Report::success()),

@@ -51,9 +51,8 @@ impl Resource for HostnameSpec {
         let access = Access { mode: 0o644, uid: None, gid: None };
         let text = format!("{}\n", self.name);
         hand.replace(HOSTNAME, text.as_bytes(), access).map_err(|error| ModuleError::io(HOSTNAME, &error))?;
-        process::set_hostname(&self.name).map_err(|error| {
-            ModuleError::new(format!("the kernel does not take the host name {}: {error}", self.name))
-        })?;
+        process::set_hostname(&self.name)
+            .map_err(|error| ModuleError::new(format!("cannot set the host name {}: {error}", self.name)))?;
         Ok(Report::success())
     }
 
@@ -71,8 +70,8 @@ fn resolve(hostname: &pb::Hostname) -> Result<HostnameSpec, Vec<Problem>> {
         !label.is_empty() && label.len() <= 63 && label.chars().all(fine) && !label.starts_with('-')
     };
     if name.len() > 64 || !name.split('.').all(label) {
-        let problem =
-            Problem::new("name", format!("{name:?} is not a host name")).hint("letters, digits and -, parts by dots");
+        let problem = Problem::new("name", format!("{name:?} is not a host name"))
+            .hint("use letters, digits and -, and separate parts by dots");
         return Err(vec![problem]);
     }
     Ok(HostnameSpec { name })

@@ -72,7 +72,7 @@ pub(crate) fn resolve(mount: pb::Mount) -> Result<MountSpec, Vec<Problem>> {
     let path = mount.path.unwrap_or_default();
     managed_path("path", &path, &mut problems);
     if path.chars().any(|c| c.is_control() || c == '"' || c == '\\') {
-        problems.push(Problem::new("path", format!("{path:?} has characters that a unit can't hold")));
+        problems.push(Problem::new("path", format!("{path:?} contains characters that a unit file cannot contain")));
     }
     let path = format!("/{}", path.split('/').filter(|part| !part.is_empty()).collect::<Vec<_>>().join("/"));
     let state = match mount.state.as_deref() {
@@ -91,7 +91,9 @@ pub(crate) fn resolve(mount: pb::Mount) -> Result<MountSpec, Vec<Problem>> {
     {
         one_line(key, text, &mut problems);
         if text.contains(char::is_whitespace) {
-            problems.push(Problem::new(key, format!("{text:?} has a blank in it")).hint("write options one by one"));
+            problems.push(
+                Problem::new(key, format!("{text:?} contains a blank")).hint("write each option as a list member"),
+            );
         }
         // systemd joins a line that ends with a backslash with the next line.
         if text.ends_with('\\') {
@@ -203,7 +205,7 @@ fn refuse_fstab(spec: &MountSpec, context: &Context<'_>) -> Result<(), ModuleErr
     };
     if text.lines().any(here) && spec.state != State::Absent {
         return Err(ModuleError::new(format!(
-            "/etc/fstab has a line for {}; take it out with line, state: absent, before this task",
+            "/etc/fstab also mounts {}; remove the line with the module line before this task",
             spec.path
         )));
     }

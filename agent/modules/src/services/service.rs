@@ -91,12 +91,13 @@ pub(crate) fn resolve(service: &pb::Service) -> Result<ServiceSpec, Vec<Problem>
     if service.masked == Some(true)
         && (service.enabled == Some(true) || state.is_some_and(|state| state != State::Stopped))
     {
-        problems.push(Problem::new("masked", "a masked unit can't be started or enabled"));
+        problems.push(Problem::new("masked", "a masked unit cannot be started or enabled"));
     }
     let name = service.name.as_deref().unwrap_or_default();
     if name.contains('/') || name.contains(char::is_whitespace) {
         problems.push(
-            Problem::new("name", format!("{name:?} is not a valid name of a unit")).hint("write it as in systemctl"),
+            Problem::new("name", format!("{name:?} is not a valid name of a unit"))
+                .hint("write the name as systemctl shows it"),
         );
     }
     done(problems)?;
@@ -194,7 +195,7 @@ pub(crate) fn check(spec: &ServiceSpec, context: &Context<'_>) -> Result<Checked
     }
     if gone {
         return Ok(Checked::Unknown(format!(
-            "there is no unit {} on this node; install its package, or write it with unit, before it",
+            "this node has no unit {}; install its package or write the unit before this task",
             spec.unit
         )));
     }

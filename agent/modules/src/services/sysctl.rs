@@ -56,8 +56,8 @@ pub(crate) fn resolve(sysctl: &pb::Sysctl) -> Result<SysctlSpec, Vec<Problem>> {
     let fine = |c: char| c.is_ascii_alphanumeric() || "._-/".contains(c);
     let parts = name.split(['.', '/']);
     if !name.chars().all(fine) || parts.clone().count() < 2 || parts.clone().any(str::is_empty) {
-        let problem = Problem::new("name", format!("{name:?} is not a setting of the kernel"));
-        problems.push(problem.hint("write it as sysctl -a does, such as net.ipv4.ip_forward"));
+        let problem = Problem::new("name", format!("{name:?} is not a valid name of a kernel setting"));
+        problems.push(problem.hint("write the name as sysctl -a shows it, such as net.ipv4.ip_forward"));
     }
     let absent = sysctl.state.as_deref() == Some("absent");
     let value = sysctl.value.as_deref().map(plain);
@@ -113,7 +113,7 @@ impl SysctlSpec {
     }
 
     fn unknown(&self) -> String {
-        format!("this kernel has no setting {}; load the module that brings it before this task", self.name)
+        format!("this kernel has no setting {}; load its kernel module before this task", self.name)
     }
 }
 
@@ -167,10 +167,10 @@ pub(crate) fn run(spec: &SysctlSpec, context: &Context<'_>, hand: &Hand) -> Resu
     // The value is set in the kernel first. A value that the kernel rejects is then not set at every boot.
     if let (true, Some(value)) = (missing.kernel, &spec.value) {
         process::set_kernel(&spec.place(), value)
-            .map_err(|error| ModuleError::new(format!("the kernel does not take {} = {value}: {error}", spec.name)))?;
+            .map_err(|error| ModuleError::new(format!("cannot set {} = {value}: {error}", spec.name)))?;
         let now = spec.now(context)?.unwrap_or_default();
         if now != *value {
-            let what = format!("the kernel made {now} of {} = {value}; write that", spec.name);
+            let what = format!("the kernel stored {now} for {} = {value}; write the stored value", spec.name);
             return Err(ModuleError::new(what));
         }
     }

@@ -108,7 +108,7 @@ pub(crate) fn check(spec: &UnitSpec, context: &Context<'_>) -> Result<Checked, M
         // If the agent crashed between the write and the reload, systemd still has to reload the unit.
         Checked::InSync if !template(&spec.unit) && systemd.state(&spec.unit).map_err(failed)?.stale => crate::Change {
             verb: crate::Verb::Update,
-            diff: format!("systemd reads {} again\n", spec.unit),
+            diff: format!("reload the unit file of {}\n", spec.unit),
             steps: Vec::new(),
         },
         other => return Ok(other),

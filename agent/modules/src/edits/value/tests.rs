@@ -41,9 +41,12 @@ fn ini_keeps_comments_order_and_spelling() {
     for (long, key) in
         [("[s]\na =\n    one\n    two\n", "s/a"), ("[s]\na =\n    one\n", "s/b"), ("[s]\na = x \\\n", "s/a")]
     {
-        assert!(edited(&Ini, long, key, Some("b".into())).unwrap_err().contains("goes on"), "{long}");
+        assert!(
+            edited(&Ini, long, key, Some("b".into())).unwrap_err().contains("continues on the next line"),
+            "{long}"
+        );
     }
-    assert!(edited(&Ini, "a=1\r\nb=2\n", "b", Some("3".into())).unwrap_err().contains("two ways"));
+    assert!(edited(&Ini, "a=1\r\nb=2\n", "b", Some("3".into())).unwrap_err().contains("mixes LF and CRLF"));
     let dos = text.replace('\n', "\r\n");
     becomes(&Ini, &dos, "PHP/memory_limit", Some("1G".into()), &dos.replace("128M", "1G"));
 }

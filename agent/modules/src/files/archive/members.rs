@@ -73,7 +73,7 @@ impl Budget {
     pub(super) fn spend(&self, bytes: u64) -> io::Result<()> {
         let left = self.left.get().checked_sub(bytes).ok_or_else(|| {
             refused(format!(
-                "cannot unpack it: it has more than {} bytes; raise maxBytes, if that is right",
+                "cannot unpack the archive: it has more than {} bytes; raise maxBytes to allow more",
                 self.limit
             ))
         })?;
@@ -121,7 +121,9 @@ impl<R: Read> Read for Headers<R> {
         let between = &self.budget.between;
         if between.get() != u64::MAX {
             let left = between.get().checked_sub(read as u64);
-            between.set(left.ok_or_else(|| refused("cannot unpack it: the headers of a member are too long".into()))?);
+            between.set(
+                left.ok_or_else(|| refused("cannot unpack the archive: the headers of a member are too long".into()))?,
+            );
         }
         Ok(read)
     }
@@ -132,7 +134,7 @@ pub(super) fn each(mut source: Box<dyn Source>, strip: usize, budget: &Budget, t
     let mut seen = BTreeSet::new();
     let take: &mut Take<'_> = &mut |member: Member<'_>| {
         if member.kind != Kind::Directory && !seen.insert(member.path.clone()) {
-            return Err(refused(format!("{:?} is in it twice", member.path)));
+            return Err(refused(format!("{:?} is in the archive twice", member.path)));
         }
         take(member)
     };
@@ -153,7 +155,7 @@ pub(super) fn each(mut source: Box<dyn Source>, strip: usize, budget: &Budget, t
         }
         [0x28, 0xb5, 0x2f, 0xfd, ..] => tar(Zstd::new(BufReader::new(source)), strip, budget, take),
         [b'B', b'Z', b'h', ..] => {
-            Err(refused("archives packed with bzip2 are not read; pack it with gzip or xz".into()))
+            Err(refused("bzip2 archives are not supported; pack the archive with gzip or xz".into()))
         }
         _ => tar(BufReader::new(source), strip, budget, take),
     }
@@ -164,7 +166,7 @@ pub(super) fn each(mut source: Box<dyn Source>, strip: usize, budget: &Budget, t
 fn inside(path: &str, strip: usize) -> io::Result<Option<String>> {
     let parts: Vec<&str> = path.split('/').filter(|part| !part.is_empty() && *part != ".").collect();
     if path.starts_with('/') || parts.contains(&"..") || path.contains('\0') {
-        return Err(refused(format!("{path:?} leads out of the directory; nothing of it is unpacked")));
+        return Err(refused(format!("{path:?} leads out of the target directory; correct the archive")));
     }
     Ok((parts.len() > strip).then(|| parts[strip..].join("/")))
 }
@@ -190,7 +192,7 @@ fn tar(content: impl Read, strip: usize, budget: &Budget, take: &mut Take<'_>) -
     let mut archive = tar::Archive::new(Headers { from: content, budget: budget.clone() });
     let mut members = 0_usize;
     for entry in archive.entries()? {
-        let mut entry = entry.map_err(|error| refused(format!("it can't be read as an archive: {error}")))?;
+        let mut entry = entry.map_err(|error| refused(format!("cannot read the archive: {error}")))?;
         members += 1;
         let raw = String::from_utf8_lossy(&entry.path_bytes()).into_owned();
         let kind = entry.header().entry_type();
@@ -215,11 +217,13 @@ fn tar(content: impl Read, strip: usize, budget: &Budget, take: &mut Take<'_>) -
             }
             (kind, Some(target)) if kind.is_hard_link() => {
                 let of = inside(&target, strip)?;
-                Kind::Copy(of.ok_or_else(|| refused(format!("{path:?} is a link to a folder that is left out")))?)
+                Kind::Copy(
+                    of.ok_or_else(|| refused(format!("{path:?} is a hard link to a path that strip leaves out")))?,
+                )
             }
             _ => {
                 return Err(refused(format!(
-                    "{path:?} is a device or a pipe; archives bring files, folders and links"
+                    "{path:?} is a device or a pipe; only files, folders and links are supported"
                 )));
             }
         };
@@ -228,7 +232,9 @@ fn tar(content: impl Read, strip: usize, budget: &Budget, take: &mut Take<'_>) -
         pass_over(&mut entry, budget)?;
     }
     if members == 0 {
-        return Err(refused("it is not a readable archive: tar, tar.gz, tar.xz, tar.zst or zip".into()));
+        return Err(refused(
+            "the file is not an archive of a supported type: tar, tar.gz, tar.xz, tar.zst or zip".into(),
+        ));
     }
     Ok(())
 }
@@ -241,7 +247,7 @@ fn pass_over(entry: &mut impl Read, budget: &Budget) -> io::Result<()> {
 }
 
 fn zip(source: Box<dyn Source>, strip: usize, budget: &Budget, take: &mut Take<'_>) -> io::Result<()> {
-    let broken = |error: zip::result::ZipError| refused(format!("it can't be read as an archive: {error}"));
+    let broken = |error: zip::result::ZipError| refused(format!("cannot read the archive: {error}"));
     let mut archive = zip::ZipArchive::new(BufReader::new(source)).map_err(broken)?;
     for index in 0..archive.len() {
         let mut member = archive.by_index(index).map_err(broken)?;
@@ -323,7 +329,7 @@ impl<R: Read> Read for Zstd<R> {
                     if let (Some(said), Some(found)) = (frame.get_checksum_from_data(), frame.get_calculated_checksum())
                         && said != found
                     {
-                        return Err(refused("its checksum is another: it is damaged".into()));
+                        return Err(refused("the archive is damaged: a checksum differs".into()));
                     }
                     State::Between(decoder.into_inner().into_inner().1)
                 }

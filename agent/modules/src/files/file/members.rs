@@ -88,7 +88,10 @@ impl Members<'_> {
             }
             EntryKind::Folder => return Ok(()),
             EntryKind::Submodule => {
-                return Err(ModuleError::new(format!("{} is a git submodule, which is not followed", entry.path)));
+                return Err(ModuleError::new(format!(
+                    "cannot copy the git submodule {}; add its repository as a source",
+                    entry.path
+                )));
             }
         };
         self.add(checked);

@@ -204,9 +204,7 @@ pub(super) fn write(spec: &FileSpec, path: &str, content: Content, access: Acces
 pub(super) fn refuse_pointer(tree: &Arc<dyn Tree>, path: &str) -> Result<(), ModuleError> {
     let bytes = tree.read(path).map_err(io(path))?.unwrap_or_default();
     if bytes.starts_with(b"version https://git-lfs.github.com/spec/") {
-        return Err(ModuleError::new(format!(
-            "{path} is kept in Git LFS, which is not followed; commit the file itself"
-        )));
+        return Err(ModuleError::new(format!("cannot read {path}: Git LFS is not supported; commit the file itself")));
     }
     Ok(())
 }

@@ -69,13 +69,13 @@ pub(super) fn change(missing: &Missing, how: &How, context: &Context<'_>) -> Res
         match patiently(missing, &how.named, deadline, context) {
             Ok(()) => return Ok(()),
             Err(error @ (PackageKitError::Missing(_) | PackageKitError::Hangs(_))) if how.backend == Backend::Auto => {
-                tracing::info!("the package manager is used directly: {error}");
+                tracing::info!("using apt or dnf instead of PackageKit: {error}");
             }
             Err(error) => return Err(ModuleError::new(error.to_string())),
         }
     }
     if how.conffiles == Conffiles::Replace && !debian(context) {
-        return Err(ModuleError::new("conffiles: replace is for Debian and its kin; rpm decides by the package"));
+        return Err(ModuleError::new("conffiles: replace works only with dpkg; leave conffiles out on this node"));
     }
     match how.backend {
         Backend::Dnf => dnf(missing, how, deadline, context),
@@ -148,7 +148,9 @@ fn transactions(kit: &PackageKit<'_>, missing: &Missing, named: &Named) -> Resul
                 let fits = |package: &&Found| package.name == *name && package.installed == installed;
                 // PackageKit lists the newest version last.
                 let id = found.iter().rfind(fits).map(|package| package.id.clone());
-                id.ok_or_else(|| PackageKitError::Failed(format!("no repository of this node has the package {name}")))
+                id.ok_or_else(|| {
+                    PackageKitError::Failed(format!("cannot find the package {name} in the repositories of this node"))
+                })
             })
             .collect()
     };
@@ -204,9 +206,9 @@ fn apt(missing: &Missing, how: &How, deadline: Deadline, context: &Context<'_>) 
         let removed = simulation::apt(&simulated.stdout).removed;
         let others: Vec<String> = removed.into_iter().filter(|name| !how.named.has(&missing.remove, name)).collect();
         if !others.is_empty() {
-            let what = format!("{} would go too, which need it", others.join(", "));
+            let what = format!("this would also remove {}", others.join(", "));
             return Err(ModuleError::new(format!(
-                "{}: {what}; name them as well, or let them go first",
+                "cannot remove {}: {what}; name these packages too, or remove them first",
                 missing.remove.join(", ")
             )));
         }
@@ -298,7 +300,7 @@ fn dnf(missing: &Missing, how: &How, deadline: Deadline, context: &Context<'_>) 
 /// Marks packages as held or as not held.
 pub(super) fn mark(verb: &str, names: &[String], context: &Context<'_>) -> Result<(), ModuleError> {
     if !debian(context) {
-        return Err(ModuleError::new("hold is for Debian and its kin; use the versionlock plugin of dnf"));
+        return Err(ModuleError::new("hold works only with dpkg; use the versionlock plugin of dnf"));
     }
     let mut argv = vec!["apt-mark", verb];
     argv.extend(names.iter().map(String::as_str));

@@ -66,17 +66,17 @@ pub(super) fn resolve(package: pb::Package) -> Result<PackageSpec, Vec<Problem>>
     };
     if package.version.is_some() && state != State::Present {
         let state = package.state.as_deref().unwrap_or_default();
-        problems.push(Problem::new("version", format!("a version does not go with state: {state}")));
+        problems.push(Problem::new("version", format!("version cannot be combined with state: {state}")));
     }
     let names: Vec<String> = package.name.into_iter().chain(package.names).collect();
     if package.version.is_some() && names.len() > 1 {
-        problems.push(Problem::new("version", "one version for several packages can't be meant"));
+        problems.push(Problem::new("version", "version needs exactly one package; write one task for each package"));
     }
     if package.hold.is_some() && state == State::Absent {
-        problems.push(Problem::new("hold", "what is absent can't be held"));
+        problems.push(Problem::new("hold", "hold cannot be combined with state: absent"));
     }
     if !package.replaces.is_empty() && state == State::Absent {
-        problems.push(Problem::new("replaces", "what is absent replaces nothing"));
+        problems.push(Problem::new("replaces", "replaces cannot be combined with state: absent"));
     }
     for name in names.iter().chain(&package.replaces) {
         let fine = |c: char| c.is_ascii_alphanumeric() || "+-._:".contains(c);
@@ -92,7 +92,7 @@ pub(super) fn resolve(package: pb::Package) -> Result<PackageSpec, Vec<Problem>>
     };
     let conffiles = if package.conffiles.as_deref() == Some("replace") { Conffiles::Replace } else { Conffiles::Keep };
     if conffiles == Conffiles::Replace && matches!(backend, Backend::PackageKit | Backend::Dnf) {
-        let problem = Problem::new("conffiles", "only apt replaces them");
+        let problem = Problem::new("conffiles", "only apt supports conffiles: replace");
         problems.push(problem.hint("leave backend out, or set it to apt"));
     }
     done(problems)?;
@@ -175,7 +175,7 @@ impl PackageSpec {
             diff.push_str(&format!("remove {name} {}\n", version(name).unwrap_or_default()));
         }
         missing.hold.iter().for_each(|name| diff.push_str(&format!("hold {name}\n")));
-        missing.unhold.iter().for_each(|name| diff.push_str(&format!("do not hold {name} any more\n")));
+        missing.unhold.iter().for_each(|name| diff.push_str(&format!("unhold {name}\n")));
         diff
     }
 }

@@ -38,7 +38,7 @@ impl Deadline {
             return Ok(());
         }
         let left = self.left().as_secs();
-        let message = format!("{what} was not begun, as {left} s are left; timeout of the task sets more");
+        let message = format!("cannot start {what}: only {left} s are left; raise the timeout of the task");
         Err(ModuleError::new(message))
     }
 }
@@ -60,10 +60,10 @@ pub(super) fn run_until(argv: &[&str], deadline: Deadline, context: &Context<'_>
     // The tool continues when the agent stops, because a killed package manager leaves a broken database.
     let output =
         process::run_watched(&invocation, &Cancel::default(), &mut |line| context.report_progress(&display_line(line)))
-            .map_err(|error| ModuleError::new(format!("{} can't be run: {error}", argv[0])))?;
+            .map_err(|error| ModuleError::new(format!("cannot run {}: {error}", argv[0])))?;
     if output.timed_out {
         let seconds = context.timeout.as_secs();
-        let what = format!("it took longer than {seconds} s, and {} was ended; timeout of the task sets more", argv[0]);
+        let what = format!("it took longer than {seconds} s, and {} was ended; raise the timeout of the task", argv[0]);
         return Err(ModuleError::new(what));
     }
     Ok(output)
