@@ -117,10 +117,9 @@ impl ModuleError {
     /// Creates an error from an error of the file system at a path.
     pub fn io(path: &str, error: &std::io::Error) -> Self {
         let (message, disk) = match error.kind() {
-            std::io::ErrorKind::StorageFull | std::io::ErrorKind::QuotaExceeded => (
-                format!("cannot write {path}: the disk is full; free disk space, and the agent retries"),
-                Some(Disk::Full),
-            ),
+            std::io::ErrorKind::StorageFull | std::io::ErrorKind::QuotaExceeded => {
+                (format!("cannot write {path}: the disk is full; make room, and the agent retries"), Some(Disk::Full))
+            }
             std::io::ErrorKind::ReadOnlyFilesystem => (
                 format!("cannot write {path}: the file system is read-only; remount it, and the agent retries"),
                 Some(Disk::ReadOnly),

@@ -79,11 +79,9 @@ fn resolve(repository: &pb::PackageRepository) -> Result<RepositorySpec, Vec<Pro
         );
     }
     if !absent && apt && repository.signed_by.is_none() && repository.trusted != Some(true) {
-        problems.push(
-            Problem::new("signedBy", "a repository needs the key that signs its packages").hint(
-                "set signedBy to an ASCII-armoured key or the path of a keyring; trusted: true accepts unsigned packages",
-            ),
-        );
+        problems.push(Problem::new("signedBy", "a repository needs the key that signs its packages").hint(
+            "set signedBy to an ASCII-armoured key or the path of a keyring; trusted: true accepts unsigned packages",
+        ));
     }
     if !absent && !apt && repository.gpg_key.is_none() && repository.trusted != Some(true) {
         problems.push(

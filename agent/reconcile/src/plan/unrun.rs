@@ -18,9 +18,9 @@ pub fn unrun(
     let (outcome, why) = match (gates.first(), blocker) {
         (Some(gate), _) => (Outcome::Held, format!("not run: the book is held ({})", gate.reason)),
         (None, Some(task)) if task.outcome == Outcome::Failed => {
-            (Outcome::Skipped, format!("not run: {:?} failed", task.name))
+            (Outcome::Skipped, format!("not run: task {:?} failed", task.name))
         }
-        (None, Some(task)) => (Outcome::Skipped, format!("not run: {:?} is held", task.name)),
+        (None, Some(task)) => (Outcome::Skipped, format!("not run: task {:?} is held", task.name)),
         (None, None) => (Outcome::Skipped, "not run: the pass was interrupted".to_owned()),
     };
     let rest = book.tasks.iter().filter(|task| !is_reached(task));

@@ -22,7 +22,7 @@ use crate::{
 };
 
 /// The message for an observation that does not fit its command.
-const UNEXPECTED: &str = "internal error: a command got the answer of another one; please report it with the log";
+const UNEXPECTED: &str = "internal error: a command got the answer of another command; please report this with the log";
 
 /// The commands of a run that are not answered yet, and the flags that its parts share.
 #[derive(Default)]

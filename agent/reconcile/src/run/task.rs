@@ -32,7 +32,7 @@ pub(super) async fn task(run: &Run, lane: &mut Lane, index: usize) {
         return;
     }
     if let Some(missing) = lane.unmet_by(task) {
-        let message = format!("it requires {missing:?}, which failed");
+        let message = format!("not run: the required task {missing:?} failed or is held");
         lane.incomplete = true;
         let report = report(task, None, Outcome::Skipped).with_message(message);
         lane.fail(task);
@@ -180,7 +180,7 @@ async fn probe(run: &Run, lane: &mut Lane, task: &Task, instance: &Arc<Instance>
         Executed::Ran(Outcome::Changed, finished) => (Outcome::Unchanged, finished),
         Executed::Ran(outcome, finished) => (outcome, finished),
         Executed::Planned => {
-            let message = Some("it runs once the changes before it are applied".to_owned());
+            let message = Some("the probe runs after the earlier changes are applied".to_owned());
             (Outcome::Unknown, crate::command::Finished { message, result: None })
         }
     };
@@ -251,7 +251,7 @@ async fn action(run: &Run, lane: &mut Lane, task: &Task, instance: &Arc<Instance
 }
 
 /// The message for drift that the task's policy does not correct.
-const DRIFT_IS_LEFT: &str = "drifted; left as it is (drift: report)";
+const DRIFT_IS_LEFT: &str = "the drift is not corrected (drift: report)";
 
 async fn run_action(
     run: &Run,
@@ -279,7 +279,7 @@ async fn run_action(
 
 fn interrupted(times: u32) -> String {
     let times = if times == 1 { "once".to_owned() } else { format!("{times} times") };
-    format!("interrupted {times} before it ended, and run again")
+    format!("the action was interrupted {times} before its end, and ran again")
 }
 
 /// Checks a state, and makes or queues the change.

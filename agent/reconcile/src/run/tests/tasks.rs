@@ -137,7 +137,7 @@ fn task_that_requires_a_failed_one_is_skipped_and_so_are_those_that_require_it()
     let mut world = World::differs(&["a"]).fails(&["a"]);
     let report = world.run(&book(CONTINUES), RunMode::NewRevision);
     assert_eq!(outcomes(&report)[2..], ["c skipped", "d skipped"]);
-    assert!(messages(&report).contains("it requires \"c\""), "{}", messages(&report));
+    assert!(messages(&report).contains("the required task \"c\""), "{}", messages(&report));
 }
 
 #[test]
@@ -541,7 +541,7 @@ fn unrun(report: &crate::BookReport) -> Vec<String> {
 #[test]
 fn task_after_a_failed_one_is_reported_as_not_run() {
     let report = World::differs(&["a", "b"]).fails(&["a"]).run(&book(STOPS), RunMode::NewRevision);
-    assert_eq!(unrun(&report), ["b not run: \"a\" failed"]);
+    assert_eq!(unrun(&report), ["b not run: task \"a\" failed"]);
 }
 
 #[test]
