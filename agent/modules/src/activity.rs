@@ -1,4 +1,4 @@
-//! The changes in progress. Tasks record their changes here, and `towpath status` shows them.
+//! The list of changes in progress. Tasks record their changes in the list, and `towpath status` shows the list.
 
 use std::{
     collections::BTreeMap,

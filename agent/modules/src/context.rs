@@ -35,7 +35,7 @@ pub struct Context<'a> {
 /// The caches that modules share between tasks, so that the tasks of a book read the same data only once.
 #[derive(Debug, Default)]
 pub struct ModuleCache {
-    /// The caches by their type. The first module that uses a cache creates it.
+    /// The caches, by the type of their data. The first module that uses a cache creates the cache.
     entries: Mutex<BTreeMap<TypeId, Arc<dyn Any + Send + Sync>>>,
     /// The changes in progress, which `towpath status` shows.
     pub activity: Activity,

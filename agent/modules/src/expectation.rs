@@ -10,7 +10,7 @@ use towpath_host::{FileKind, Look, keyed_digest, process};
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Expectation {
     pub(crate) path: String,
-    /// The folder of a tree. Below this folder, links are not followed. `None` for a path outside of a tree.
+    /// The folder of a tree. Links below the folder are not followed. `None` for a path outside of a tree.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(crate) plain_below: Option<String>,
     pub(crate) what: Expected,

@@ -4,8 +4,8 @@
 //! missing steps as data. Only [`apply`] executes these steps. The crate does not depend on books, journals or other
 //! nodes.
 //!
-//! This file is the registry of modules. A new module needs a file in a folder of this crate, a `mod` line for the
-//! file, and a line in [`MODULES`]. The message of the module in `proto/` contains the facts that other crates need.
+//! This file is the registry of modules. A new module needs a file in this crate, a `mod` line for the file, and a line
+//! in [`MODULES`]. The message of the module in `proto/` contains the facts that other crates need.
 
 mod activity;
 pub mod apply;

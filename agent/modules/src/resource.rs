@@ -31,7 +31,7 @@ pub trait Module: Sync {
     /// If one of the resources cannot be applied. Others may have been applied. By default, a module has no
     /// transactions.
     fn apply_batch(&self, _resources: &[&dyn Resource], _context: &Context<'_>) -> Result<(), ModuleError> {
-        Err(ModuleError::new(format!("{} has no transactions", self.schema().key)))
+        Err(ModuleError::new(format!("internal error: the module {} has no transactions", self.schema().key)))
     }
 }
 
@@ -72,11 +72,14 @@ pub trait Resource: Any + Debug + Send + Sync {
     /// If the resource cannot be applied. A command that ends with a status other than 0 is not an error but part of
     /// the report.
     fn apply(&self, _context: &Context<'_>, _hand: &Hand) -> Result<Report, ModuleError> {
-        Err(ModuleError::new(format!("{} is applied by its steps", self.module().schema().key)))
+        Err(ModuleError::new(format!(
+            "internal error: the module {} applies its changes as steps",
+            self.module().schema().key
+        )))
     }
 
-    /// Returns the parameters that undo this use of the module. The caller asks for them before the use is applied.
-    /// `None` if nothing has to be undone.
+    /// Returns the parameters that undo this use of the module. The caller asks for the parameters before the use is
+    /// applied. `None` if nothing has to be undone.
     fn undo(&self, _context: &Context<'_>) -> Option<Value> {
         None
     }
@@ -101,7 +104,7 @@ pub trait Resource: Any + Debug + Send + Sync {
         None
     }
 
-    /// Returns the key of the transactions that this use can join. `None` if this use is applied alone.
+    /// Returns the key of the transactions that this use can join. `None` if the use is applied alone.
     fn batch(&self) -> Option<BatchKey> {
         None
     }
@@ -111,7 +114,7 @@ pub trait Resource: Any + Debug + Send + Sync {
         self.module().schema().runs_source
     }
 
-    /// Returns the path that this use manages. `None` if it manages several paths, or no path.
+    /// Returns the path that this use manages. `None` if the use manages several paths, or no path.
     fn path(&self) -> Option<&str> {
         None
     }
@@ -139,12 +142,12 @@ impl dyn Resource {
         self.schema().key
     }
 
-    /// Returns true if both uses can be part of one transaction.
+    /// Returns true if this use and another use can be part of one transaction.
     pub fn can_batch_with(&self, other: &Self) -> bool {
         self.batch().is_some_and(|batch| Some(batch) == other.batch())
     }
 
-    /// Returns the resolved parameters as the given type. `None` if they have another type.
+    /// Returns the resolved parameters as the given type. `None` if the parameters have another type.
     pub(crate) fn downcast<R: Resource>(&self) -> Option<&R> {
         (self as &dyn Any).downcast_ref()
     }

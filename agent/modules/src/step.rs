@@ -111,7 +111,7 @@ impl Content {
             Self::Bytes(bytes) => Ok(Arc::clone(bytes)),
             Self::Source(tree, path) => match tree.read(path) {
                 Ok(Some(bytes)) => Ok(bytes.into()),
-                Ok(None) => Err(ModuleError::new(format!("there is no {path} in the source"))),
+                Ok(None) => Err(ModuleError::new(format!("cannot read {path}: the source does not contain the file"))),
                 Err(error) => Err(ModuleError::io(path, &error)),
             },
         }

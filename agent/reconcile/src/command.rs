@@ -197,8 +197,7 @@ impl std::fmt::Debug for Items {
 /// The result of rendering a task.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Rendered {
-    /// The `when` condition is false. Contains the items that the task would manage. `None` if these items are not
-    /// known.
+    /// The `when` condition is false. Contains the items that the task would manage. `None` if the items are not known.
     Skipped(Option<Vec<Managed>>),
     /// The condition is true, and the task is ready for its check. Contains the facts about the rendered task.
     Ready(Facts),
@@ -236,7 +235,7 @@ pub enum Applied {
     Unchanged(Finished),
     /// The change failed. Contains the message of the failure.
     Failed(Finished),
-    /// The change was not started. The run drops it from the report.
+    /// The change was not started. The run drops the change from the report.
     NotStarted,
     /// The executor is a dry run, so it would have made the change.
     Planned,

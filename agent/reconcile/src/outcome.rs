@@ -12,7 +12,7 @@ use crate::names::{InstanceId, Managed};
 pub enum Outcome {
     /// The task did not have to run.
     Skipped,
-    /// The task found its state in sync.
+    /// The task changed nothing, because the node was in sync.
     Unchanged,
     /// The task changed the node.
     Changed,

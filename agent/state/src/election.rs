@@ -5,8 +5,7 @@ use serde_json::Value;
 
 use crate::kinds::{self, Record};
 
-/// The state of an elected task on this node: its own run of the task if the node is elected, and the result that it
-/// uses.
+/// The state of an elected task on this node: the node's own run of the task, and the result that the node uses.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct ElectionRecord {

@@ -8,19 +8,19 @@ use thiserror::Error;
 #[derive(Debug, Error)]
 pub enum JournalError {
     /// The error that the disk or the quota is full.
-    #[error("the disk that holds {path} is full", path = path.display())]
+    #[error("cannot write to the state directory {path}: the disk is full", path = path.display())]
     DiskFull {
         /// The path of the state directory.
         path: PathBuf,
     },
     /// The error that the file system is read-only, or that the agent lacks permission to write.
-    #[error("{path} can't be written", path = path.display())]
+    #[error("cannot write to the state directory {path}: read-only, or not permitted", path = path.display())]
     ReadOnly {
         /// The path of the state directory.
         path: PathBuf,
     },
     /// The error that the journal file is damaged.
-    #[error("the journal {path} is damaged: {message}", path = path.display())]
+    #[error("the journal in {path} is damaged: {message}", path = path.display())]
     Damaged {
         /// The path of the state directory.
         path: PathBuf,
@@ -38,7 +38,7 @@ pub enum JournalError {
         message: String,
     },
     /// Any other error of the journal.
-    #[error("the journal {path} failed: {message}", path = path.display())]
+    #[error("cannot use the journal in {path}: {message}", path = path.display())]
     Failed {
         /// The path of the state directory.
         path: PathBuf,

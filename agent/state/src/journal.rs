@@ -103,7 +103,7 @@ impl Journal {
             *slot = Some(database(&self.folder, &self.folder.join(FILE))?);
         }
         let Some(open) = slot.as_ref() else {
-            return Err(JournalError::Failed { path: self.folder.clone(), message: "it is not open".into() });
+            return Err(JournalError::Failed { path: self.folder.clone(), message: "the database is not open".into() });
         };
         work(open).map_err(|error| {
             *slot = None;
@@ -134,7 +134,7 @@ impl Journal {
     pub fn get_readable<R: Record>(&self, key: &KeyOf<R>) -> Result<Option<R>, JournalError> {
         match self.get(key) {
             Err(error @ JournalError::Unreadable { .. }) => {
-                tracing::warn!("ignored a record: {error}");
+                tracing::warn!("ignored an unreadable record: {error}");
                 Ok(None)
             }
             other => other,
@@ -168,7 +168,7 @@ impl Journal {
             let Some(parsed) = key.strip_prefix(prefix_of::<R::Kind>()).and_then(KeyOf::<R>::parse) else { return };
             match self.parse(key, bytes) {
                 Ok(record) => records.push((parsed, record)),
-                Err(error) => tracing::warn!("ignored a record: {error}"),
+                Err(error) => tracing::warn!("ignored an unreadable record: {error}"),
             }
         })?;
         Ok(records)
@@ -223,8 +223,8 @@ impl Journal {
 
     /// Commits changes to the disk.
     ///
-    /// A change of one field keeps the other fields of the record on disk, so concurrent changes of other fields are
-    /// not lost. A record is removed if all its fields have their defaults.
+    /// A change of one field keeps the other fields of the record on disk, so no concurrent change is lost. A record is
+    /// removed if all its fields have their defaults.
     ///
     /// # Errors
     /// If the write fails. The journal then contains none of the changes.
@@ -310,7 +310,7 @@ impl Journal {
         let parsed = bytes.map(|bytes| self.parse(key, bytes)).transpose();
         parsed
             .unwrap_or_else(|error| {
-                tracing::warn!("replaced a record: {error}");
+                tracing::warn!("replaced an unreadable record by its default: {error}");
                 None
             })
             .unwrap_or_default()
@@ -319,8 +319,8 @@ impl Journal {
     /// Calls a function with every later commit, in the order of the commits. Only the first call of this method
     /// counts.
     ///
-    /// Only tests may use this method, because records may hold secrets. The checks of `tests/tests/tidy` reject a call
-    /// in the agent. The function must not use the journal, because the journal waits for the function.
+    /// Only tests may observe commits, because records may contain secrets. The checks of `tests/tests/tidy` reject a
+    /// call in the agent. The function must not use the journal, because the journal waits for the function.
     pub fn observe_commits(&self, show: impl Fn(&Commit) + Send + Sync + 'static) {
         let _ = self.observer.set(Observer(Box::new(show)));
     }
@@ -337,7 +337,7 @@ impl Journal {
         Ok(name)
     }
 
-    /// Returns the original bytes with the given digest. `None` if they are missing or were changed.
+    /// Returns the original bytes with the given digest. `None` if the stored bytes are missing or were changed.
     pub fn original(&self, name: &str) -> Option<Vec<u8>> {
         let bytes = private_files::read(&self.folder.join(ORIGINALS).join(name)).ok()?;
         (hex::encode(Sha256::digest(&bytes)) == name).then_some(bytes)

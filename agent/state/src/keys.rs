@@ -4,7 +4,7 @@ use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
-/// The key of a record. Its text follows the prefix of the record's kind in the journal.
+/// The key of a record. The text of the key follows the prefix of the record's kind in the journal.
 pub trait Key: Sized {
     /// Returns the text form of the key.
     fn text(&self) -> String;

@@ -5,8 +5,8 @@
 //! record can be read or written below the key of another kind.
 //!
 //! To add a record, add a line to `kinds.rs`, and implement [`Record`] beside the record's type. Several threads change
-//! [`BookRecord`] and [`ElectionRecord`] field by field. These two records therefore have one edit for each field
-//! instead of `put`.
+//! [`BookRecord`] and [`ElectionRecord`] field by field. Both records therefore have one edit for each field instead of
+//! `put`.
 //!
 //! The crate does not decide when a record is written, and does not interpret its fields.
 

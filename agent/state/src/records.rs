@@ -191,7 +191,7 @@ pub enum Phase {
     Idle,
 }
 
-/// The work that the agent has started. The agent examines this record after a crash.
+/// The work that the agent has started. The agent examines the intent after a crash.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Intent {
     /// The phase that the agent has started.
@@ -313,7 +313,7 @@ pub enum Original {
         /// The target of the link.
         target: String,
     },
-    /// The path was a file in which Towpath changes only some lines. These lines are not restored one by one.
+    /// The path was a file in which Towpath changes only some lines. Such lines are not restored one by one.
     Part,
 }
 

@@ -128,12 +128,15 @@ impl<'a> Program<'a> {
     /// Reads the program from the source. Fails if the program does not support a given parameter, or requires a
     /// missing one.
     fn open(spec: &'a CustomSpec, context: &'a Context<'a>) -> Result<Self, ModuleError> {
-        let (tree, folder) = context.source.clone().ok_or_else(|| ModuleError::new("the task has no source"))?;
+        let (tree, folder) = context
+            .source
+            .clone()
+            .ok_or_else(|| ModuleError::new("cannot read a file of the source: the task has no source"))?;
         let path = tree::join(&folder, &spec.source).map_err(ModuleError::new)?;
         let bytes = tree
             .read(&path)
             .map_err(|error| ModuleError::io(&path, &error))?
-            .ok_or_else(|| ModuleError::new(format!("there is no {path} in the source")))?;
+            .ok_or_else(|| ModuleError::new(format!("cannot read {path}: the source does not contain the file")))?;
         let sealed = Sealed::new(&bytes).map_err(|error| ModuleError::io(&path, &error))?;
         let program = Self { spec, context, path, sealed };
         let descriptions = context.cache.entry::<Descriptions>();

@@ -14,7 +14,7 @@ use crate::{
 /// The resolved parameters of `reboot`.
 #[derive(Debug, Clone)]
 pub(crate) struct RebootSpec {
-    /// True if the reboot runs once for each definition. False if it runs only when the system requires a reboot.
+    /// True if the reboot runs once for each definition. False if the reboot runs only when the system requires it.
     always: bool,
 }
 

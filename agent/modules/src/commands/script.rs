@@ -74,12 +74,15 @@ fn resolve(script: pb::Script) -> Result<ScriptSpec, Vec<Problem>> {
 /// Runs the script from a temporary file, which is removed after the run.
 fn run(spec: &Invoked, context: &Context<'_>) -> Result<Report, ModuleError> {
     let script = spec.script.as_deref().unwrap_or_default();
-    let (tree, folder) = context.source.clone().ok_or_else(|| ModuleError::new("the task has no source"))?;
+    let (tree, folder) = context
+        .source
+        .clone()
+        .ok_or_else(|| ModuleError::new("cannot read a file of the source: the task has no source"))?;
     let path = tree::join(&folder, script).map_err(ModuleError::new)?;
     let bytes = tree
         .read(&path)
         .map_err(|error| ModuleError::io(&path, &error))?
-        .ok_or_else(|| ModuleError::new(format!("there is no {path} in the source")))?;
+        .ok_or_else(|| ModuleError::new(format!("cannot read {path}: the source does not contain the file")))?;
     let file = process::ScriptFile::new(&bytes).map_err(|error| ModuleError::io(&path, &error))?;
     let mut argv = vec![file.path().display().to_string()];
     argv.extend(spec.argv.iter().cloned());

@@ -49,7 +49,7 @@ impl Format for Ini {
 #[derive(Debug, PartialEq, Eq)]
 enum Line<'a> {
     Section(&'a str),
-    /// A setting: its name, the text before its value, and its value with the comment after it.
+    /// A setting, as three texts: the name, the text before the value, and the value with the comment after it.
     Setting(&'a str, &'a str, &'a str),
     Other,
 }

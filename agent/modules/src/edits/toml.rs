@@ -114,7 +114,7 @@ fn with_line_ends(text: &str, new: &str) -> String {
 fn down<'a>(at: &'a mut Item, part: &Part) -> Result<&'a mut Item, EditError> {
     if at.is_array() || at.is_array_of_tables() {
         let index = part.index.ok_or_else(|| format!("cannot find {:?} in a list: write an index", part.name))?;
-        return at.get_mut(index).ok_or_else(|| format!("the list has no {index}"));
+        return at.get_mut(index).ok_or_else(|| format!("the list has no member {index}"));
     }
     let inline = at.is_inline_table();
     let table =

@@ -117,7 +117,7 @@ fn set(text: &str, way: &[Part], value: &Value) -> Result<String, EditError> {
         } else if rest.is_empty() {
             list.set(index, value);
         } else {
-            let member = list.get(index).ok_or_else(|| format!("the list has no {index}"))?;
+            let member = list.get(index).ok_or_else(|| format!("the list has no member {index}"))?;
             let map = member.as_mapping().ok_or_else(|| format!("member {index} is not a map"))?;
             let inner = held.get(index).cloned().unwrap_or_default();
             map.try_set_path(&way_text(rest, &inner), value).map_err(failed)?;
@@ -142,7 +142,7 @@ fn remove(text: &str, way: &[Part]) -> Result<String, EditError> {
             };
             list.ok_or("the parent of the value is not a list")?
                 .remove(index)
-                .ok_or_else(|| format!("the list has no {index}"))?;
+                .ok_or_else(|| format!("the list has no member {index}"))?;
         }
         None => drop(document.try_remove_path(&way_text(way, &held)).map_err(failed)?),
     }

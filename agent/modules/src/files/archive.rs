@@ -132,10 +132,14 @@ fn open(spec: &ArchiveSpec, context: &Context<'_>) -> Result<Option<Box<dyn Sour
             Ok(found.map(|(file, _)| Box::new(file) as Box<dyn Source>))
         }
         From::Source(source) => {
-            let (tree, folder) = context.source.clone().ok_or_else(|| ModuleError::new("the task has no source"))?;
+            let (tree, folder) = context
+                .source
+                .clone()
+                .ok_or_else(|| ModuleError::new("cannot read a file of the source: the task has no source"))?;
             let path = tree::join(&folder, source).map_err(ModuleError::new)?;
             let bytes = tree.read(&path).map_err(|error| ModuleError::io(&path, &error))?;
-            let bytes = bytes.ok_or_else(|| ModuleError::new(format!("there is no {path} in the source")))?;
+            let bytes = bytes
+                .ok_or_else(|| ModuleError::new(format!("cannot read {path}: the source does not contain the file")))?;
             Ok(Some(Box::new(Cursor::new(bytes))))
         }
     }

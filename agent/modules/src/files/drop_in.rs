@@ -1,11 +1,11 @@
-//! A file that a module writes into a folder which a program reads, such as /etc/sudoers.d.
+//! A drop-in file: one file in a folder from which a program reads all files, such as /etc/sudoers.d.
 
 use serde_json::{Value, json};
 
 use super::file::FileSpec;
 use crate::{Checked, Context, ModuleError, Resource as _, params::Problem};
 
-/// A file in such a folder, identified by its name.
+/// A drop-in file, identified by its name.
 #[derive(Debug)]
 pub(crate) struct DropInFile {
     name: String,
@@ -20,7 +20,7 @@ impl DropInFile {
         Ok(Self { name, absent, file: FileSpec::resolve(params)? })
     }
 
-    /// Compares the file with its desired content.
+    /// Compares the drop-in file on the node with the desired content.
     pub(crate) fn check(&self, context: &Context<'_>) -> Result<Checked, ModuleError> {
         self.file.check(context)
     }

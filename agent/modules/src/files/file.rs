@@ -159,12 +159,15 @@ fn expected(spec: &FileSpec, context: &Context<'_>, key: &[u8; 32]) -> Option<Ve
 }
 
 fn from_source(spec: &FileSpec, source: &str, context: &Context<'_>) -> Result<Checked, ModuleError> {
-    let (tree, folder) = context.source.clone().ok_or_else(|| ModuleError::new("the task has no source"))?;
+    let (tree, folder) = context
+        .source
+        .clone()
+        .ok_or_else(|| ModuleError::new("cannot read a file of the source: the task has no source"))?;
     let path = tree::join(&folder, source).map_err(ModuleError::new)?;
     let entry = tree
         .entry(&path)
         .map_err(io(&path))?
-        .ok_or_else(|| ModuleError::new(format!("there is no {path} in the source")))?;
+        .ok_or_else(|| ModuleError::new(format!("cannot read {path}: the source does not contain the file")))?;
     match entry.kind {
         EntryKind::File | EntryKind::Executable => {
             refuse_pointer(&tree, &path)?;

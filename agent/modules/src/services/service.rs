@@ -129,7 +129,7 @@ impl ServiceSpec {
         aliases::unit(context.look, &self.unit)
     }
 
-    /// Returns the state of the unit. The `id` of this state is the name to use.
+    /// Returns the state of the unit. The `id` in the state is the name of the unit without aliases.
     fn state(&self, systemd: &Systemd, context: &Context<'_>) -> Result<UnitState, ModuleError> {
         systemd.state(&self.meant(context)).map_err(failed)
     }
@@ -145,7 +145,7 @@ impl ServiceSpec {
         if self.state == Some(State::Stopped) && (runs || unit.active == "deactivating") {
             missing.push(Missing::Run(Job::Stop));
         }
-        // A unit without an [Install] section cannot be enabled. Other units start it.
+        // A unit without an [Install] section cannot be enabled. Other units start such a unit.
         let file = unit.file.as_str();
         let enabled = matches!(file, "enabled" | "enabled-runtime" | "static" | "alias" | "generated" | "indirect");
         // A unit without an [Install] section cannot be disabled either.

@@ -16,7 +16,7 @@ const MAX_FILES: usize = 2000;
 pub enum ChangeSet {
     /// Changes of files, which are written as one batch.
     Files(Vec<InstanceId>),
-    /// Changes made by a tool or daemon. Several of these changes form one transaction.
+    /// Changes made by a tool or daemon. Several direct changes form one transaction.
     Direct(Vec<InstanceId>),
 }
 

@@ -216,7 +216,7 @@ fn not_ready(seen: Observation) -> NotReady {
 /// A part of a run as a future, which runs at the same time as other parts.
 pub(super) type Part<'a, T> = Pin<Box<dyn Future<Output = T> + 'a>>;
 
-/// Runs parts of a run at the same time. Returns their results in the given order.
+/// Runs parts of a run at the same time. Returns the results of the parts in the given order.
 pub(super) async fn join<T>(parts: Vec<Part<'_, T>>) -> Vec<T> {
     let mut parts: Vec<(Part<'_, T>, Option<T>)> = parts.into_iter().map(|part| (part, None)).collect();
     poll_fn(|context| {

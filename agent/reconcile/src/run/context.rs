@@ -152,7 +152,7 @@ pub(super) enum Stop {
     Preempted,
     /// A missing input holds a task.
     Held,
-    /// These gates are closed.
+    /// These gates are closed, so the book is held.
     Blocked(Vec<Gate>),
     /// A task failed.
     Failed,
@@ -295,7 +295,7 @@ impl Lane {
 /// The reason why a change cannot begin.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum NotBegun {
-    /// This gate is closed.
+    /// The change waits, because this gate is closed.
     Held(Gate),
     /// A step before the change failed. Contains the message.
     Failed(String),

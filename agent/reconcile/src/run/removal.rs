@@ -33,8 +33,8 @@ pub(super) async fn remove(run: &Run, lane: &mut Lane, managed: Option<Arc<BTree
         return false;
     }
     let (Some(inventory), Some(managed)) = (inventory, managed) else {
-        // This pass cannot remove anything. A node that a failed removal keeps out of service returns to service now.
-        // The next attempt may be far off, and the rollout must not wait for it.
+        // The current pass cannot remove any item. A node that a failed removal keeps out of service returns to service
+        // now. The next attempt may be far off, and the rollout must not wait for it.
         return waits && !lane.stopped() && return_to_service(run, lane).await;
     };
     match decide(&inventory, &managed) {

@@ -326,7 +326,7 @@ async fn adopt(run: &Run, lane: &mut Lane, at: TaskRef, of: &Task, value: Value,
     lane.push(TaskReport::new(of.id.clone(), instance::module(of), Outcome::Unchanged).with_message(message));
 }
 
-/// Returns the items that a task would manage on this node. `None` if these items are not known.
+/// Returns the items that a task would manage on this node. `None` if the items are not known.
 async fn managed_by(run: &Run, at: TaskRef, of: &Task) -> Option<Vec<Managed>> {
     if of.module.as_ref().is_none_or(|module| !module.schema.is_state()) {
         return Some(Vec::new());

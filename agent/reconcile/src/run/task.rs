@@ -1,4 +1,4 @@
-//! The run of one task: its loop, its rendering, its check, and the change that the task needs.
+//! The execution of one task: loop, rendering, check and change.
 
 use std::sync::Arc;
 
@@ -351,13 +351,13 @@ async fn state(run: &Run, lane: &mut Lane, task: &Task, instance: Arc<Instance>,
             }
             lane.outcome(position).map(|_| position)
         }
-        // `assess` returns these results only for actions.
+        // `assess` returns `Run` only for actions, and a change only for a state that differs.
         (Assessment::Run | Assessment::Change(..), _) => None,
     }
 }
 
-/// Queues corrections of content for a task that does not run because an earlier task is held. These corrections need
-/// no admission.
+/// Queues corrections of content for a task that does not run because an earlier task is held. Corrections of content
+/// need no admission.
 pub(super) async fn queue_content(run: &Run, lane: &mut Lane, index: usize) {
     let at = TaskRef { list: List::Tasks, index };
     let is_state = |task: &&Task| task.module.as_ref().is_some_and(|module| module.schema.is_state());

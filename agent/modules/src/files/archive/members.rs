@@ -50,7 +50,7 @@ fn refused(what: String) -> io::Error {
 pub(super) struct Budget {
     limit: u64,
     left: Rc<Cell<u64>>,
-    /// The number of bytes that may be read before the next member begins. This limit is needed because names and
+    /// The number of bytes that may be read before the next member begins. The number is limited because names and
     /// headers are held in memory.
     between: Rc<Cell<u64>>,
 }

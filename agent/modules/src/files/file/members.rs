@@ -1,4 +1,5 @@
-//! A folder of the source that is copied as a tree. Its members must exist, and other files in the target folder stay.
+//! A folder of the source that is copied as a tree. The members of the folder must exist on the node, and other files
+//! in the target folder stay.
 //!
 //! Links above the target folder are followed, but links in the target folder are not. If the kind of a member changed,
 //! the old link, file or folder is replaced, but only if Towpath made it. Otherwise, the check fails.
@@ -121,8 +122,8 @@ impl Members<'_> {
         vec![Step::MakeDirectory { path: folder.to_owned(), access }]
     }
 
-    /// Returns true if a folder above a member is missing, or if a step removes the folder. Adds this step if the path
-    /// is not a folder.
+    /// Returns true if a folder above a member is missing, or if a step removes the folder. Adds a step that removes
+    /// the path if the path is not a folder.
     fn is_new(&mut self, path: &str) -> Result<bool, ModuleError> {
         for (at, _) in path.match_indices('/').filter(|(at, _)| *at >= self.base.len()) {
             let folder = &path[..at];

@@ -40,7 +40,7 @@ impl Database {
     pub(super) fn read(&self, backend: Backend, context: &Context<'_>) -> Result<Arc<Packages>, ModuleError> {
         let io = |error: std::io::Error| ModuleError::io(DPKG, &error);
         let mut known = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        // If the node has both databases, the backend selects one of them.
+        // If the node has the databases of dpkg and rpm, the backend selects one database.
         let meta = if backend == Backend::Dnf { None } else { context.look.meta(DPKG).map_err(io)? };
         let Some(meta) = meta else { return known.rpm(context) };
         if let Some((_, packages)) = known.dpkg.as_ref().filter(|(version, _)| *version == meta.version) {

@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Installed {
     pub(super) version: String,
-    /// The version without its release, which rpm also accepts as a version.
+    /// The package version without the release number, which rpm also accepts as a version.
     pub(super) plain: Option<String>,
     pub(super) held: bool,
     /// True if the installation of the package is complete.

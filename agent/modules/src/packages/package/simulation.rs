@@ -1,5 +1,5 @@
 //! The side effects of an installation: packages that a tool would remove or downgrade, or change although they are
-//! held. They are read from a simulation by the tool, before anything is changed.
+//! held. The agent reads the side effects from a simulation by the tool, before any package is changed.
 
 use crate::ModuleError;
 
@@ -128,7 +128,8 @@ pub(super) fn dnf(text: &str) -> Effects {
             _ => {}
         }
     }
-    // Several kernel versions stay installed, and a new version displaces the oldest one. This is not a removal.
+    // Several kernel versions stay installed, and a new version displaces the oldest one. Such a displacement is not a
+    // removal.
     effects.removed.retain(|name| !installed.contains(name));
     effects
 }

@@ -1,4 +1,4 @@
-//! The aliases of systemd units: links to the file of another unit, and names that a unit takes when it is enabled
+//! The aliases of systemd units: links to the file of another unit, and names that an enabled unit takes
 //! (systemd.unit(5)).
 
 use towpath_host::Look;

@@ -20,8 +20,8 @@ handlers:
 fn handlers_run_after_the_last_task_in_the_order_of_their_notification() {
     let mut world = World::differs(&["a", "b"]);
     let report = world.run(&book(NOTIFIES), RunMode::NewRevision);
-    // A real executor lists the handlers in the order of the book. This test executor lists them in the order of their
-    // notification.
+    // A real executor lists the handlers in the order of the book. The test executor lists the handlers in the order of
+    // their notification.
     assert_eq!(
         world.log[3..],
         ["apply files a b", "admit correct began", "handler h", "handler g", "record [a b] observed 0"]

@@ -238,7 +238,7 @@ impl World {
         self
     }
 
-    /// Sets the recorded items of the book to these files. All of them may be removed.
+    /// Sets the recorded items of the book to files with these names. All files may be removed.
     pub(super) fn inventory(mut self, names: &[&str]) -> Self {
         self.inventory = Some(inventory(names));
         self
