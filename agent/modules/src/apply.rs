@@ -1,4 +1,4 @@
-//! Executes steps as a batch: it writes all files under temporary names, syncs them to disk, and then renames them.
+//! Executes steps as a batch: all files are written under temporary names, synced to disk, and then renamed.
 //!
 //! Guarantees: after a crash at any instruction, each file has its old or its new content. A file that changed since
 //! the check is not written, and its permissions are not changed.

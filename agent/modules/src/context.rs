@@ -95,7 +95,7 @@ pub struct ModuleError {
     pub message: String,
     /// The problem of the disk. `None` if the error has another cause.
     pub disk: Option<Disk>,
-    /// True if the resource changed after the check. The caller then checks the resource again at once.
+    /// True if the resource changed after the check. The caller checks such a resource again at once.
     pub moved: bool,
 }
 

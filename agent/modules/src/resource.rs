@@ -13,13 +13,13 @@ use crate::{
     step::Step,
 };
 
-/// A module: the facts about it, and the conversion of task parameters to a resource.
+/// A module of tasks: it provides the facts about the module, and converts task parameters to a resource.
 pub trait Module: Sync {
     /// Returns the facts about the module.
     fn schema(&self) -> &'static ModuleSchema;
 
-    /// Resolves the parameters of a task without I/O. The caller must render their templates and check them against the
-    /// schema first.
+    /// Resolves the parameters of a task without I/O. The caller must first render the templates in the parameters, and
+    /// check the result against the schema.
     ///
     /// # Errors
     /// If a parameter is not valid. The error contains all problems.
@@ -171,7 +171,7 @@ pub enum Checked {
     InSyncWithData(Value),
     /// The machine differs from the desired state.
     Change(Change),
-    /// The state is unknown until an earlier task has been applied. Contains the reason.
+    /// The state is unknown until an earlier task has been applied, for this reason.
     Unknown(String),
 }
 

@@ -74,7 +74,7 @@ pub enum ElectionState {
     Adopted(Value),
     /// This node is elected, so it runs the task.
     Elected,
-    /// The elected nodes have published their results. Contains the results and the names of these nodes.
+    /// The elected nodes have published these results. The second value lists the names of the elected nodes.
     Results(Value, Vec<String>),
     /// The elected nodes have not published all results yet, so the task waits at this gate.
     Hold(Gate),
@@ -151,7 +151,7 @@ pub enum Command {
     Admit(Admit),
     /// Send a request to the fleet.
     Coordinate(Call),
-    /// Ask for the election of a task. The flag is true if this node has completed the task's segment.
+    /// Ask for the election of a task. The second value is true if this node has completed the task's segment.
     Elect(TaskRef, bool),
     /// Publish the result of an elected task to the fleet.
     PublishResult(ElectedResult),
@@ -197,9 +197,9 @@ impl std::fmt::Debug for Items {
 /// The result of rendering a task.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Rendered {
-    /// The `when` condition is false. Contains the items that the task would manage. `None` if the items are not known.
+    /// The `when` condition is false, and the task would manage these items. `None` if the items are not known.
     Skipped(Option<Vec<Managed>>),
-    /// The condition is true, and the task is ready for its check. Contains the facts about the rendered task.
+    /// The `when` condition is true, and the task with these facts is ready for its check.
     Ready(Facts),
 }
 
@@ -229,11 +229,11 @@ impl NotReady {
 /// The result of one change of a change set.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Applied {
-    /// The change was made. Contains the result of the module.
+    /// The change was made, with this result of the module.
     Changed(Finished),
     /// The change was made, but the task's own `changed` condition counts the change as unchanged.
     Unchanged(Finished),
-    /// The change failed. Contains the message of the failure.
+    /// The change failed, with this message.
     Failed(Finished),
     /// The change was not started. The run drops the change from the report.
     NotStarted,
@@ -270,7 +270,7 @@ pub enum Rebooted {
     Ending,
     /// A reboot is due, and needs admission first.
     Due,
-    /// The node did not reboot. Contains the message.
+    /// The node did not reboot, with this message about the cause.
     Failed(String),
 }
 
@@ -312,7 +312,7 @@ pub enum Observation {
     Removed(Vec<Removed>),
     /// The answer to a command that only records something.
     Done,
-    /// The executor could not carry out the command. Contains the message.
+    /// The executor could not carry out the command, with this message about the cause.
     Failed(String),
 }
 

@@ -97,7 +97,7 @@ impl From<StorePosition> for (u64, u64) {
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(transparent)]
 pub struct RecordNumbers {
-    /// The end of the reserved range. Records are signed with numbers below it.
+    /// The end of the reserved range. Records are signed with numbers below this end.
     pub reserved: u64,
 }
 

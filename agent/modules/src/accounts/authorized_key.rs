@@ -131,8 +131,8 @@ fn is_one_word(options: &str) -> bool {
     options_length(options) == options.len() && !quotes(options)
 }
 
-/// Returns the home directory of a user. The user may put links and other files into it at any time. `None` if the user
-/// or the directory is missing.
+/// Returns the home directory of a user. The user may put links and other files into the home directory at any time.
+/// `None` if the user or the directory is missing.
 fn home(user: &str, context: &Context<'_>) -> Result<Option<String>, ModuleError> {
     let io = |error: std::io::Error| ModuleError::io("/etc/passwd", &error);
     let bytes = context.look.read("/etc/passwd").map_err(io)?.map(|(bytes, _)| bytes).unwrap_or_default();

@@ -1,4 +1,4 @@
-//! Functions that `user` and `group` share: they read the account files, and call the tools of the system.
+//! The shared functions of `user` and `group`, which read the account files and call the tools of the system.
 
 use serde_json::{Value, json};
 use towpath_host::process::{self, Invocation};

@@ -18,7 +18,7 @@ pub(crate) struct BlockSpec {
     label: String,
     anchor: Anchor,
     absent: bool,
-    /// The parameters as the task has them, for the undo.
+    /// The unresolved parameters of the task, from which the undo is made.
     params: Value,
 }
 

@@ -19,7 +19,7 @@ pub(crate) struct LineSpec {
     pattern: Option<Regex>,
     anchor: Anchor,
     absent: bool,
-    /// The parameters as the task has them, for the undo.
+    /// The unresolved parameters of the task, from which the undo is made.
     params: Value,
 }
 

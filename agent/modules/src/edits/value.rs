@@ -1,4 +1,4 @@
-//! The code that `ini`, `json`, `yaml` and `toml` share: they set one value of a structured file.
+//! The shared code of `ini`, `json`, `yaml` and `toml`: edits of one value in a structured file.
 //!
 //! The rest of the file does not change, including comments and order. An edit that would change another value is
 //! rejected.

@@ -102,7 +102,7 @@ impl DownloadSpec {
     }
 }
 
-/// Returns the SHA-256 digest of all remaining bytes. Fails if the agent stops.
+/// Returns the SHA-256 digest of all remaining bytes. Returns an error if the agent stops.
 fn digest(mut from: impl Read, context: &Context<'_>) -> std::io::Result<String> {
     let (mut hash, mut buffer) = (Sha256::new(), vec![0; 64 << 10]);
     loop {

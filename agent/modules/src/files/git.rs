@@ -1,5 +1,6 @@
 //! The module `git`: the files of a git repository at one commit. The agent fetches the repository together with the
-//! commit of the source that names it. The files are then managed like a tree of the state repository.
+//! commit of the source that names the repository. The files of the repository are then managed like a tree of the
+//! state repository.
 
 use serde_json::{Value, json};
 use towpath_proto::{ModuleMessage as _, ModuleSchema, v1alpha as pb};

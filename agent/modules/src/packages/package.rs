@@ -1,7 +1,7 @@
 //! The module `package`: packages of the distribution.
 //!
 //! The installed packages are read from the package database and cached for all tasks. PackageKit makes the changes. If
-//! PackageKit is missing or hangs, apt or dnf makes them.
+//! PackageKit is missing or hangs, apt or dnf makes the changes.
 
 mod backend;
 mod database;

@@ -17,14 +17,14 @@ pub enum RunMode {
 /// The result of comparing the node with a rendered task.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Check {
-    /// The node has the desired state. Contains the data of the module, if the module returns data.
+    /// The node has the desired state. The value is the data of the module, if the module returns data.
     InSync(Option<Value>),
-    /// The node differs from the desired state. Contains the change that is needed.
+    /// The node differs from the desired state, so this change is needed.
     Differs(Preview),
-    /// The state cannot be known before an earlier task has run. Contains the reason.
+    /// The state cannot be known before an earlier task has run, for this reason.
     Unknown(String),
-    /// The check failed, or the task's own `success` condition is false for a state that is in sync. Contains the
-    /// message.
+    /// The check failed, or the task's own `success` condition is false for a state that is in sync. The value is the
+    /// error message.
     Failed(String),
 }
 
@@ -95,16 +95,16 @@ pub enum Assessment {
         /// True if the journal does not contain the item with the current definition, so the run records the item.
         record: bool,
     },
-    /// The task has to make a change. Contains the cause of the change, and the permission that the change needs.
+    /// The task has to make a change, which has this cause and needs this permission.
     Change(Cause, Admission),
     /// The action of the task has to run.
     Run,
-    /// The state has drifted, and the drift policy does not correct it. The flag is true if the policy reports the
+    /// The state has drifted, and the drift policy does not correct it. The value is true if the policy reports the
     /// drift.
     Left(bool),
-    /// The state cannot be known yet. Contains the reason.
+    /// The state cannot be known yet, for this reason.
     Unknown(String),
-    /// The check failed. Contains the message.
+    /// The check failed with this message.
     Failed(String),
 }
 

@@ -1,4 +1,4 @@
-//! The name of a rendered task, and the facts about it.
+//! The name of a rendered task, and the facts about the task.
 
 use serde_json::Value;
 use towpath_render::{objects::task::Task, rendering::Item};

@@ -38,7 +38,7 @@ pub struct Inventory {
     pub total: u64,
 }
 
-/// The position in the removal order of a module that has no entry in it.
+/// The position of a module that has no entry in the removal order.
 pub const MIDDLE: u32 = 200;
 
 /// The decision about the items that a book no longer mentions.

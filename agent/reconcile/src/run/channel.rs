@@ -166,7 +166,7 @@ impl Channel {
     /// Gives the executor a command that only records something.
     ///
     /// # Errors
-    /// If the executor cannot record it.
+    /// If the executor cannot write the record.
     pub(super) async fn record(&self, command: Command) -> Result<(), String> {
         match self.ask(command).await {
             Observation::Done => Ok(()),

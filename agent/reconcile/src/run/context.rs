@@ -166,8 +166,8 @@ pub(super) struct Lane {
     pub(super) queue: Queue,
     /// The reports, in the order in which the tasks ran. `None` for a change that was dropped.
     pub(super) reports: Vec<Option<TaskReport>>,
-    /// The tasks that the run has reached. The value is true for a task that failed or is held, or that requires such a
-    /// task.
+    /// The tasks that the run has reached. The map value is true for a task that failed or is held, or that requires
+    /// such a task.
     pub(super) reached: BTreeMap<String, bool>,
     /// The items that the tasks of the lane manage.
     pub(super) managed: BTreeSet<Managed>,
@@ -177,7 +177,7 @@ pub(super) struct Lane {
     pub(super) incomplete: bool,
     /// True if the next pass needs more than checks to confirm that the book is in sync.
     pub(super) unsteady: bool,
-    /// The reason why the lane runs no further tasks. `None` while the lane continues.
+    /// The reason why the lane runs no further tasks. `None` while the lane still runs tasks.
     pub(super) stop: Option<Stop>,
     /// The result of an elected task that this node ran.
     pub(super) elected: Option<Value>,
@@ -297,7 +297,7 @@ impl Lane {
 pub(super) enum NotBegun {
     /// The change waits, because this gate is closed.
     Held(Gate),
-    /// A step before the change failed. Contains the message.
+    /// A step before the change failed with this message.
     Failed(String),
 }
 

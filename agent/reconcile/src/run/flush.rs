@@ -17,7 +17,7 @@ use crate::{
     },
 };
 
-/// Makes all queued changes. Returns true if the lane continues.
+/// Makes all queued changes. Returns true if further tasks may run.
 pub(super) async fn flush(run: &Run, lane: &mut Lane) -> bool {
     files(run, lane).await;
     direct(run, lane).await;
@@ -25,7 +25,7 @@ pub(super) async fn flush(run: &Run, lane: &mut Lane) -> bool {
 }
 
 /// Makes the queued changes of files. If admission is refused, only corrections of content are made, because they need
-/// no admission (P90). Returns true if the lane continues.
+/// no admission (P90). Returns true if further tasks may run.
 pub(super) async fn files(run: &Run, lane: &mut Lane) -> bool {
     let mut changes = lane.queue.take_files();
     if changes.iter().any(|change| change.admission != Admission::Free)

@@ -34,7 +34,7 @@ pub(super) async fn remove(run: &Run, lane: &mut Lane, managed: Option<Arc<BTree
     }
     let (Some(inventory), Some(managed)) = (inventory, managed) else {
         // The current pass cannot remove any item. A node that a failed removal keeps out of service returns to service
-        // now. The next attempt may be far off, and the rollout must not wait for it.
+        // now. The next attempt may come much later, and the rollout must not wait for the attempt.
         return waits && !lane.stopped() && return_to_service(run, lane).await;
     };
     match decide(&inventory, &managed) {

@@ -261,7 +261,7 @@ async fn has_pending(run: &Run) -> bool {
     run.channel.handlers().await.map_or(true, |pending| !pending.is_empty())
 }
 
-/// Runs an elected task if this node is elected. Otherwise, adopts the results of the elected nodes.
+/// Runs an elected task if this node is elected. Any other node adopts the results of the elected nodes.
 pub(super) async fn elected(run: &Run, lane: &mut Lane, index: usize, done: bool) {
     let at = TaskRef { list: List::Tasks, index };
     let Some(of) = run.task(at) else { return };

@@ -76,8 +76,8 @@ async fn begin_alone(run: &Run, lane: &mut Lane) -> Result<(), NotBegun> {
     Ok(())
 }
 
-/// Asks for admission. The slot is recorded before and after the request, because it must be released if the book is
-/// removed.
+/// Asks for admission. The slot is recorded before and after the request, because the slot must be released if the book
+/// is removed.
 async fn admit(run: &Run) -> Result<(), NotBegun> {
     let (slot, admit) = {
         let (segment, record) = (run.segment.borrow(), run.record.borrow());
@@ -131,8 +131,8 @@ pub(super) async fn after(run: &Run, lane: &mut Lane) {
     if !run.has_frame() || run.record.borrow().frame.is_none() || run.segment.borrow().kept_out {
         return;
     }
-    // If the `before` tasks of the segment were interrupted, they run again first, because the `after` tasks revert
-    // them.
+    // If the `before` tasks of the segment were interrupted, the `before` tasks run again first, because the `after`
+    // tasks revert them.
     if let Err(why) = begin(run, lane).await {
         if let NotBegun::Failed(message) = why {
             lane.push(TaskReport::new("after", "rollout", Outcome::Failed).with_message(message));
@@ -199,7 +199,7 @@ async fn run_pending(run: &Run, lane: &mut Lane) {
         };
         lane.push(TaskReport::new(name, module, outcome).with_message(finished.message).with_origin(Origin::Handler));
         if outcome == Outcome::Failed {
-            // The failed handler stays pending (D18). The handlers after it still run in this pass.
+            // The failed handler stays pending (D18). Later handlers still run in this pass.
             lane.stop(Stop::Failed);
         }
     }

@@ -76,8 +76,8 @@ pub(super) fn shares_slot(run: &Run, number: u32) -> bool {
     record.frame.is_some() || slots.is_none_or(|(one, other)| one.slot == other.slot)
 }
 
-/// Records that the slot was released, or that the slot is kept as a failure. Also releases a slot in a budget that the
-/// run no longer uses.
+/// Records that the slot was released, or that the slot is kept as a failure. A slot in a budget that the run no longer
+/// uses is released, too.
 pub(super) async fn released(run: &Run, lane: &mut Lane, failed: Option<u32>) {
     let Some(plan) = &run.inputs.rollout else { return };
     let active = run.segment.borrow().slot.clone();
@@ -180,7 +180,7 @@ pub(super) fn last_segment(run: &Run) -> Option<(&SegmentPlan, Position)> {
     Some((segment, Position { number, settled: true, whole: true, last: true }))
 }
 
-/// Returns the reason why the fleet does not grant a request. `None` if the fleet grants it.
+/// Returns the reason why the fleet does not grant a request. `None` if the fleet grants the request.
 pub(super) fn refused(answer: Result<Answer, String>) -> Option<NotBegun> {
     match answer {
         Ok(Answer::Go | Answer::Ended(_)) => None,

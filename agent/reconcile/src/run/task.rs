@@ -150,7 +150,7 @@ async fn not_ready(
 
 async fn ready(run: &Run, lane: &mut Lane, task: &Task, instance: Arc<Instance>, mut facts: Facts) -> Option<usize> {
     lane.managed.extend(std::mem::take(&mut facts.managed));
-    // A task that cannot join the transaction ends it.
+    // A task that cannot join the transaction ends the transaction.
     if !lane.queue.accepts(facts.batch.as_ref()) && !flush(run, lane).await {
         return None;
     }

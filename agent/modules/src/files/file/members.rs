@@ -2,7 +2,8 @@
 //! in the target folder stay.
 //!
 //! Links above the target folder are followed, but links in the target folder are not. If the kind of a member changed,
-//! the old link, file or folder is replaced, but only if Towpath made it. Otherwise, the check fails.
+//! the old link, file or folder is replaced, but only if Towpath made it. The check fails for a link, file or folder
+//! that Towpath did not make.
 
 use std::{collections::BTreeSet, sync::Arc};
 

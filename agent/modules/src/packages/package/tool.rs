@@ -18,7 +18,8 @@ pub(super) struct Deadline {
     pub(super) least: Duration,
 }
 
-/// The time reserved for a package change. If the timeout of the task is short, a quarter of it is reserved instead.
+/// The time reserved for a package change. If the timeout of the task is short, a quarter of the timeout is reserved
+/// instead.
 const WORK: Duration = Duration::from_secs(60);
 
 impl Deadline {

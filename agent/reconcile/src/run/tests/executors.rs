@@ -29,7 +29,7 @@ fn world() -> World {
     World::differs(&["a", "p", "q"]).pending(&["h"]).inventory(&["old"])
 }
 
-/// The commands of a run as text. A wrong answer to one of them leads to a report with an error.
+/// The commands of a run as text. A wrong answer to any command leads to a report with an error.
 const COMMANDS: [&str; 13] = [
     "items",
     "render a",
