@@ -239,8 +239,7 @@ fn started(systemd: &Systemd, unit: &str, job: Job, context: &Context<'_>) -> Re
     Ok(())
 }
 
-/// Returns an error with the last lines of the unit's journal. `what` replaces the name of the unit in the message,
-/// unless `what` is empty.
+/// Returns an error with the last lines of the unit's journal. `what` is a prefix of the message, and may be empty.
 pub(crate) fn with_journal(what: &str, unit: &str, error: &SystemdError, context: &Context<'_>) -> ModuleError {
     let lines = journal(unit, context);
     let said = if lines.is_empty() { String::new() } else { format!("; its journal ends with: {lines}") };
