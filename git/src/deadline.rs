@@ -1,4 +1,4 @@
-//! Work with a remote, within a time and an amount. A thread that hangs is abandoned.
+//! Execution of work with a remote on a thread, with limits for time and data. A thread that hangs is abandoned.
 
 use std::{
     panic::{AssertUnwindSafe, catch_unwind},
@@ -13,14 +13,14 @@ use std::{
 
 use crate::meter::Meter;
 
-/// The result of work with a remote. `TimedOut` also covers an exceeded meter.
+/// The result of work with a remote. `TimedOut` is also the result if the meter exceeds a limit.
 pub(crate) enum Ended<T> {
     Done(T),
     TimedOut,
     Panicked,
 }
 
-/// Runs work on a new thread. The flag that the work receives asks it to stop.
+/// Runs work on a new thread with a time limit. The work must stop when its flag is set.
 pub(crate) fn run<T: Send + 'static>(
     time: Duration,
     work: impl FnOnce(Arc<AtomicBool>) -> T + Send + 'static,
@@ -28,7 +28,7 @@ pub(crate) fn run<T: Send + 'static>(
     run_metered(time, &Meter::new(u64::MAX, u64::MAX), work)
 }
 
-/// Runs work on a new thread, and stops it when its meter exceeds a limit.
+/// Runs work on a new thread with a time limit, and stops the work if the meter exceeds a limit.
 pub(crate) fn run_metered<T: Send + 'static>(
     time: Duration,
     meter: &Meter,
@@ -37,7 +37,7 @@ pub(crate) fn run_metered<T: Send + 'static>(
     let stop = Arc::new(AtomicBool::new(false));
     let (sender, receiver) = mpsc::channel();
     let flag = Arc::clone(&stop);
-    // Crafted packs have made older parsers panic. A panic must fail the fetch, not the agent.
+    // Crafted packs have made older parsers panic. A panic must only make the fetch fail, not end the agent.
     thread::spawn(move || drop(sender.send(catch_unwind(AssertUnwindSafe(|| work(flag))))));
     let slice = Duration::from_millis(200);
     let mut waited = Duration::ZERO;
@@ -49,7 +49,7 @@ pub(crate) fn run_metered<T: Send + 'static>(
         }
         if waited >= time || meter.exceeded().is_some() {
             stop.store(true, Ordering::SeqCst);
-            // A thread that does not stop is abandoned. It holds no lock that others need.
+            // A thread that does not stop is abandoned. The thread holds no lock that other threads need.
             let _ = receiver.recv_timeout(Duration::from_secs(2));
             return Ended::TimedOut;
         }

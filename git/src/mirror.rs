@@ -1,4 +1,4 @@
-//! The bare mirror of a source: poll, fetch and verify.
+//! The bare mirror of a source. The mirror polls the remote, fetches commits and verifies their signatures.
 
 use std::{
     fs, io,
@@ -18,28 +18,28 @@ use crate::{
     verify::{self, Signers},
 };
 
-/// The mirror of one source.
+/// The bare git repository into which one source is fetched.
 #[derive(Debug)]
 pub struct Mirror {
     options: Options,
     path: PathBuf,
 }
 
-/// A head that was fetched into the mirror.
+/// The head of a source after its fetch into the mirror.
 #[derive(Debug, Clone)]
 pub struct Fetched {
-    /// The commit of the head.
+    /// The id of the head's commit.
     pub commit: String,
-    /// The relation to the accepted commit.
+    /// The relation of the head to the accepted commit.
     pub movement: Movement,
-    /// The tag that names the head; `None` if the source does not follow a tag.
+    /// The name of the tag that leads to the head; `None` if the source does not follow tags.
     pub tag: Option<String>,
-    /// The object at which the tag points: an annotated tag, or a commit.
+    /// The id of the object that the tag names: a tag object, or a commit.
     tag_object: Option<ObjectId>,
 }
 
 impl Mirror {
-    /// Creates the mirror of a source in a folder, without access to the disk.
+    /// Returns the mirror of a source in a folder. The function does not access the disk.
     pub fn new(options: Options, folder: &Path) -> Self {
         let path = folder.join(format!("{}.git", options.name));
         Self { options, path }
@@ -50,10 +50,10 @@ impl Mirror {
         &self.options
     }
 
-    /// Returns the current commit of the source. It reads one ref advertisement and fetches nothing.
+    /// Returns the current commit of the source on the remote, from a ref advertisement. Nothing is fetched.
     ///
     /// # Errors
-    /// When the remote does not answer, or has nothing at the ref.
+    /// When the remote does not answer, or does not have the ref.
     pub fn poll(&self) -> Result<String, SourceError> {
         if let Reference::Commit(commit) = &self.options.reference {
             return Ok(commit.clone());
@@ -61,9 +61,10 @@ impl Mirror {
         Ok(self.wanted()?.commit.to_string())
     }
 
-    /// Fetches the source's head into the mirror, and creates the mirror if it is missing.
+    /// Fetches the source's head into the mirror. A missing mirror is created.
     ///
-    /// Only the presence of the commit is checked. The caller must verify its signature and its tree.
+    /// The function only checks that the commit is present. The caller must verify the signature and the tree of the
+    /// commit.
     ///
     /// # Errors
     /// When the remote does not answer, or sends unusable data.
@@ -90,7 +91,7 @@ impl Mirror {
         })
     }
 
-    /// Returns the ref and the commit to fetch. A source that names a commit has an empty ref name.
+    /// Returns the ref and the commit to fetch. For a source that names a commit, the name of the ref is empty.
     fn wanted(&self) -> Result<Ref, SourceError> {
         match (self.target()?, &self.options.reference) {
             (Some(wanted), _) => Ok(wanted),
@@ -101,7 +102,7 @@ impl Mirror {
         }
     }
 
-    /// Returns the state of the packs on disk: names, sizes, inodes and times. If it changes, the mirror may be
+    /// Returns the names, sizes, inodes and times of the packs on disk. If this text changes, the mirror may be
     /// damaged.
     pub fn fingerprint(&self) -> String {
         use std::os::unix::fs::MetadataExt as _;
@@ -141,7 +142,8 @@ impl Mirror {
         self.id(commit).is_ok_and(|commit| self.open().is_ok_and(|found| found.find_commit(commit).is_ok()))
     }
 
-    /// Fetches a new mirror to replace a damaged one. The damaged mirror remains until the new one is complete.
+    /// Replaces a damaged mirror by a newly fetched mirror. The damaged mirror remains until the new mirror is
+    /// complete.
     ///
     /// # Errors
     /// When the remote does not answer, or the mirror cannot be written.
@@ -149,8 +151,8 @@ impl Mirror {
         self.rebuild(None)
     }
 
-    /// Verifies the signatures from the accepted commit to a new one, as the source requires. Returns the signer of the
-    /// new commit; `None` if the source requires no signatures.
+    /// Verifies the signatures of the commits from the accepted commit to a new commit, as the source requires. Returns
+    /// the signer of the new commit; `None` if the source requires no signatures.
     ///
     /// # Errors
     /// The commit without a valid signature, with the reason; or an error of the mirror.
@@ -180,13 +182,13 @@ impl Mirror {
         Ok(signer)
     }
 
-    /// Verifies the signatures of a head: those of its commits, and that of its tag. Returns the signer.
+    /// Verifies the signatures of a head's commits and the signature of the head's tag. Returns the signer.
     ///
-    /// Before the source has an accepted commit, a tag that is not annotated counts if its commit is signed. An annotated
-    /// tag is always verified; then its signers are only those of the key files.
+    /// Before the source has an accepted commit, a tag that is not annotated is valid if its commit is signed. An
+    /// annotated tag is always verified. Without an accepted commit, only signers of the key files may sign the tag.
     ///
     /// # Errors
-    /// The commit without a valid signature of itself or its tag, with the reason; or an error of the mirror.
+    /// The commit without a valid signature of the commit or its tag, with the reason; or an error of the mirror.
     pub fn verify_head(&self, accepted: Option<&str>, head: &Fetched, now: u64) -> Result<Option<String>, VerifyError> {
         let signer = self.verify(accepted, &head.commit, now)?;
         let (Some(tag), Some(object)) = (&head.tag, head.tag_object) else { return Ok(signer) };
@@ -199,8 +201,8 @@ impl Mirror {
         verify::tag(&repository, tag, object, commit, &signers, now).map(Some).map_err(VerifyError::Unverified)
     }
 
-    /// Returns the highest tag in the mirror that names a commit and that the source may follow. If the source requires
-    /// signatures, the tag must count as in [`Self::verify_head`]. Returns `None` if no such tag exists.
+    /// Returns the tag with the highest version in the mirror that leads to a commit and that the source may follow. If
+    /// the source requires signatures, [`Self::verify_head`] must accept the tag. Returns `None` without such a tag.
     ///
     /// # Errors
     /// When the keys or the mirror cannot be read.
@@ -226,7 +228,7 @@ impl Mirror {
         Ok(names.into_iter().next().map(|(name, _)| name))
     }
 
-    /// Returns the signers of tags: those of the key files, and those that the accepted commit lists.
+    /// Returns the accepted signers of tags: the signers in the key files and in the accepted commit's list.
     fn tag_signers(&self, repository: &Repository, accepted: Option<&str>) -> Result<Signers, Unverified> {
         let signers = Signers::read(&self.options.verify.key_files)?;
         let judge = accepted.and_then(|accepted| ObjectId::from_str(accepted).ok());
@@ -236,7 +238,7 @@ impl Mirror {
         Ok(listed.map_or(signers.clone(), |listed| signers.with(&listed)))
     }
 
-    /// Returns the commits to verify, each with the commit whose list of signers applies to it.
+    /// Returns the commits to verify, each with the earlier commit that lists the accepted signers.
     fn steps(
         &self,
         repository: &Repository,
@@ -246,7 +248,7 @@ impl Mirror {
         let accepted = accepted.and_then(|accepted| ObjectId::from_str(accepted).ok());
         if let Some(lost) = accepted.filter(|accepted| !repository.has_object(accepted)) {
             if self.options.verify.mode == VerifyMode::Range && !self.options.allow_rewind {
-                let message = format!("the accepted commit {lost} is not in its history");
+                let message = format!("the accepted commit {lost} is not in the history of the commit");
                 return Err(Unverified { commit: head.to_string(), message });
             }
             return Ok(vec![(None, head)]);
@@ -260,8 +262,8 @@ impl Mirror {
                 let judges = std::iter::once(accepted).chain(line.iter().copied());
                 Ok(judges.map(Some).zip(line.iter().copied()).collect())
             }
-            // After a permitted rewind, no line of first parents leads from the accepted commit. So only the head is
-            // verified.
+            // After a permitted rewind, the first parents of the head do not lead to the accepted commit. So only the
+            // head is verified.
             None if self.options.allow_rewind
                 && history::movement(repository, Some(accepted), head) == Movement::Rewound =>
             {
@@ -269,7 +271,7 @@ impl Mirror {
             }
             None => Err(Unverified {
                 commit: head.to_string(),
-                message: format!("the accepted commit {accepted} is not among its first parents"),
+                message: format!("the accepted commit {accepted} is not among the first parents of the commit"),
             }),
         }
     }
@@ -314,9 +316,9 @@ impl Mirror {
         self.open().is_ok_and(|found| found.find_commit(wanted.commit).is_ok() && found.has_object(wanted.object))
     }
 
-    /// Checks that the commits of the mirror's refs are readable.
+    /// Checks that the mirror can read the commits of its refs.
     ///
-    /// A remote omits commits that the mirror seems to have, so a fetch would not repair a damaged one.
+    /// A remote omits commits that the refs of the mirror name, so a fetch would not repair a damaged commit.
     fn undamaged(&self) -> Result<(), SourceError> {
         if !self.path.join("HEAD").exists() {
             return Ok(());
@@ -326,7 +328,7 @@ impl Mirror {
         for reference in platform.all().map_err(|error| self.corrupt(error.to_string()))? {
             let mut reference = reference.map_err(|error| self.corrupt(error.to_string()))?;
             let id = reference.peel_to_id().map_err(|error| self.corrupt(error.to_string()))?;
-            // A tag of a tree is valid in the mirror. Only commits are read.
+            // A ref may also name a tag of a tree. Only commits are checked.
             let found = repository.find_header(id).map_err(|error| self.corrupt(error.to_string()))?;
             if found.kind() == gix::objs::Kind::Commit {
                 repository.find_commit(id).map_err(|error| self.corrupt(error.to_string()))?;
@@ -339,9 +341,9 @@ impl Mirror {
         connection::open(&self.path, &self.options).map_err(|error| self.corrupt(error.to_string()))
     }
 
-    /// Fetches a new mirror with one pack, and then replaces the old one.
+    /// Fetches a new mirror with one pack, and then replaces the old mirror.
     ///
-    /// The old mirror remains if the new one lacks the commit `keep`.
+    /// If the new mirror lacks the commit `keep`, the old mirror remains.
     fn rebuild(&self, keep: Option<&str>) -> Result<(), SourceError> {
         let fresh = self.path.with_extension("git.new");
         remove(&fresh).map_err(|error| self.disk(error))?;
@@ -375,7 +377,7 @@ impl Mirror {
         self.path.with_extension("git.old")
     }
 
-    /// Restores the mirror after a crash between two renames, and removes the remains of earlier attempts.
+    /// Restores the mirror after a crash during its replacement, and removes incomplete mirrors of earlier attempts.
     fn put_back(&self) -> Result<(), SourceError> {
         if !self.path.exists() && self.old().exists() {
             fs::rename(self.old(), &self.path).map_err(|error| self.disk(error))?;
@@ -404,7 +406,7 @@ impl Mirror {
         make().map_err(|error| self.disk(error))
     }
 
-    /// Fetches a commit, by its ref or by its id.
+    /// Fetches a commit into a mirror, by the ref or by the id of the commit.
     pub(crate) fn receive(&self, path: &Path, wanted: &Ref) -> Result<(), SourceError> {
         unlock(path).map_err(|error| self.disk(error))?;
         self.prepare(path)?;
@@ -416,22 +418,22 @@ impl Mirror {
         let repository = connection::open(path, &self.options).map_err(|error| self.corrupt(error.to_string()))?;
         match repository.find_commit(*commit) {
             Ok(_) => Ok(()),
-            Err(_) => Err(self.unreachable(format!("it did not send the commit {commit} that it named"))),
+            Err(_) => Err(self.unreachable(format!("the remote did not send the commit {commit} of its ref"))),
         }
     }
 
-    /// Runs a job on a mirror, and removes its temporary files.
+    /// Runs a job on a mirror, and removes the temporary files of the job.
     pub(crate) fn work(&self, path: &Path, job: Job) -> Result<(), SourceError> {
         let done = job.run();
         leftovers::remove(path).map_err(|error| self.disk(error))?;
         done
     }
 
-    /// Checks that a commit and all its files are present. A remote may omit some.
+    /// Checks that the mirror has a commit and all its files, because a remote may omit objects.
     pub(crate) fn whole(&self, path: &Path, commit: ObjectId) -> Result<(), SourceError> {
         let repository =
             connection::open(path, &self.options).map_err(|error| self.corrupt(error.to_string()))?.into_sync();
-        let incomplete = |what: String| self.unreachable(format!("it did not send {what}"));
+        let incomplete = |what: String| self.unreachable(format!("the remote did not send {what}"));
         let snapshot = Snapshot::read(&self.options.name, &repository, path.to_owned(), commit, "");
         match snapshot {
             Ok(snapshot) => snapshot.missing_object().map_or(Ok(()), |missing| Err(incomplete(missing))),
@@ -445,24 +447,24 @@ impl Mirror {
         match ended {
             Ended::Done(done) => Ok(done),
             Ended::TimedOut => Err(SourceError::TimedOut { url, seconds: time.as_secs() }),
-            Ended::Panicked => Err(self.unreachable("its data cannot be read")),
+            Ended::Panicked => Err(self.unreachable("cannot parse the data")),
         }
     }
 }
 
-/// The reason why a commit is not verified.
+/// The reason why a commit cannot be verified.
 #[derive(Debug, thiserror::Error)]
 pub enum VerifyError {
-    /// A missing or invalid signature.
+    /// The error that a signature is missing or invalid.
     #[error(transparent)]
     Unverified(Unverified),
-    /// A source that cannot be read.
+    /// The error that the source cannot be read.
     #[error(transparent)]
     Source(SourceError),
 }
 
-/// Removes the lock files of a killed agent. They are stale, because the lock on the state directory admits only one
-/// agent.
+/// Removes the lock files of a killed agent. No other agent can be using the lock files, because the state directory
+/// is locked.
 pub(crate) fn unlock(path: &Path) -> io::Result<()> {
     let mut folders = vec![path.to_owned()];
     while let Some(folder) = folders.pop() {

@@ -1,18 +1,18 @@
-//! The record of commits that the remote itself has shown at the source's ref.
+//! The record of commits that the remote has advertised at the source's ref.
 //!
-//! A commit from another node counts only with a signature, or if the remote has shown it. After a rewind of the ref,
-//! the remote must have shown it.
+//! A commit from another node is accepted only if the commit is signed, or if the remote has advertised the commit.
+//! After a rewind of the ref, the remote must have advertised the commit.
 
 use gix::{ObjectId, Repository};
 
 use crate::{Mirror, Movement, Reference, SourceError, history, mirror::unlock, refs};
 
-/// The ref of the last commit that the remote showed at the branch. The branch's own ref may be older, because a commit
-/// that the mirror has is not fetched again.
+/// The ref in the mirror that names the last advertised commit of the branch. The ref of the branch itself may be
+/// older, because a commit that the mirror has is not fetched again.
 const HEAD: &str = "refs/towpath/head";
 
 impl Mirror {
-    /// Records the commit that the remote shows at the source's branch.
+    /// Records the commit that the remote advertises at the source's branch.
     pub(crate) fn remember_shown(&self, repository: &Repository, commit: ObjectId) -> Result<(), SourceError> {
         if !matches!(self.options().reference, Reference::Branch(_)) || remembered(repository) == Some(commit) {
             return Ok(());
@@ -23,10 +23,10 @@ impl Mirror {
         set.map(drop).map_err(|error| self.corrupt(error.to_string()))
     }
 
-    /// Returns true if the remote, in its last answer, showed a commit at the source's ref.
+    /// Returns true if the last advertised head of the source contains a commit.
     ///
-    /// For a branch, the commit is the head or an ancestor of it. For a pinned commit, it is that commit. For a tag,
-    /// nothing is recorded, so the result is false.
+    /// For a branch, the commit must be the head or an ancestor of the head. For a source that names a commit, the
+    /// commit must be this commit. For a tag, the result is always false, because no commit is recorded.
     ///
     /// # Errors
     /// When the mirror is damaged.
@@ -48,13 +48,13 @@ impl Mirror {
         }
     }
 
-    /// Returns true if the remote answers.
+    /// Returns true if the remote answers a request for its refs.
     pub fn answers(&self) -> bool {
         self.advertised("HEAD").is_ok()
     }
 
-    /// Returns the remote's tags that match the source's pattern and name a commit, highest version first. If the
-    /// mirror lacks the first tag or the commit, it is fetched.
+    /// Returns the remote's tags that match the source's pattern and lead to a commit, highest version first. If the
+    /// mirror lacks the first tag or the commit, the tag is fetched.
     ///
     /// # Errors
     /// When the remote does not answer, or sends unusable data.

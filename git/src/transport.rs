@@ -1,4 +1,4 @@
-//! The transport to a remote: TLS and headers for https, the command for ssh.
+//! The transport to a remote: TLS settings and headers for https, and the command for ssh.
 
 use std::{
     any::Any,
@@ -18,12 +18,12 @@ fn settings(message: impl Into<String>) -> SourceError {
     SourceError::Settings { message: message.into() }
 }
 
-/// Returns true if the URL uses HTTP or HTTPS.
+/// Returns true if the scheme of a URL is http or https.
 pub(crate) fn is_http(url: &str) -> bool {
     url.starts_with("http://") || url.starts_with("https://")
 }
 
-/// Returns the options of the HTTP transport: TLS as configured, and credentials in the first request.
+/// Returns the options of the HTTP transport. TLS is configured, and the first request already has the credentials.
 pub(crate) fn http_options(options: &Options, time: Duration) -> Result<Box<dyn Any>, SourceError> {
     let tls = tls(&options.auth)?;
     let configure_client = move |builder: reqwest::blocking::ClientBuilder| {
@@ -92,7 +92,7 @@ fn tls(auth: &Auth) -> Result<rustls::ClientConfig, SourceError> {
             builder.with_client_auth_cert(chain, key).map_err(|error| settings(format!("auth.clientCertFile: {error}")))
         }
         (None, None) => Ok(builder.with_no_client_auth()),
-        _ => Err(settings("auth.clientCertFile and auth.clientKeyFile are given together or not at all")),
+        _ => Err(settings("auth.clientCertFile and auth.clientKeyFile belong together; set both or neither")),
     }
 }
 
@@ -101,14 +101,14 @@ fn certificates(setting: &str, file: &Path) -> Result<Vec<CertificateDer<'static
     let read = CertificateDer::pem_file_iter(file).map_err(|error| wrong(&error))?;
     let all = read.collect::<Result<Vec<_>, _>>().map_err(|error| wrong(&error))?;
     if all.is_empty() {
-        return Err(wrong(&"it contains no certificate"));
+        return Err(wrong(&"the file contains no certificate"));
     }
     Ok(all)
 }
 
-/// Returns the git settings of a mirror, with the ssh command.
+/// Returns the git settings of a mirror, including the ssh command.
 ///
-/// The mirror is opened without the settings of the machine and the user.
+/// The git settings of the machine and of the user are ignored.
 pub(crate) fn overrides(options: &Options) -> Vec<String> {
     let mut overrides = vec!["protocol.version=2".to_owned(), "gc.auto=0".to_owned(), "pack.threads=1".to_owned()];
     let mut ssh =

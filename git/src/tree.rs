@@ -1,41 +1,41 @@
-//! The tree of a commit, read within limits and checked as `git fsck` does.
+//! The tree of a commit. Trees are read within limits, and checked as `git fsck` checks trees.
 //!
-//! Each distinct tree is read once, but its entries count as often as they appear. So ten small trees that expand to
-//! 10^10 files are rejected after ten reads.
+//! Each distinct tree object is read once, but its entries count for every folder with this tree. So ten small trees
+//! that expand to 10^10 files are rejected after ten reads.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, hash_map::Entry};
 
 use gix::{ObjectId, Repository, objs::tree::EntryKind};
 
-/// The limits of one tree.
+/// The limits for the tree of one commit.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Budget {
-    /// The most entries in total, including folders. Each counts as often as it appears.
+    /// The maximum number of files and folders in total. An entry counts as often as its path occurs.
     pub(crate) entries: u64,
-    /// The greatest depth of nested folders.
+    /// The maximum depth of nested folders.
     pub(crate) depth: u64,
-    /// The most bytes of all paths together.
+    /// The maximum length of all paths together, in bytes.
     pub(crate) paths: u64,
 }
 
 impl Budget {
-    /// The limits of a source.
+    /// The limits for a tree of a source.
     pub(crate) const SOURCE: Self = Self { entries: 1 << 20, depth: 256, paths: 256 << 20 };
 }
 
-/// The most bytes of a path, as in the kernel.
+/// The maximum length of a path in bytes, as in the kernel.
 const LONGEST_PATH: u64 = 4096;
 
 /// The reason why a tree cannot be used.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum TreeError {
-    /// A missing or damaged object.
+    /// The error that a tree object is missing or damaged.
     Unreadable(String),
-    /// A name, a mode or a size that is not allowed.
+    /// The error that a name, a mode or a size in the tree is not allowed.
     Refused(String),
 }
 
-/// The files of a folder, by their paths in it.
+/// The files of a folder, by their paths relative to the folder.
 pub(crate) type Files = BTreeMap<String, (EntryKind, ObjectId)>;
 
 /// One entry of a tree object.
@@ -63,7 +63,7 @@ struct Totals {
 }
 
 impl Totals {
-    /// Adds an entry, with the totals of the tree below it.
+    /// Adds an entry to the totals. `below` has the totals of a folder's tree.
     fn add(&mut self, name: &[u8], below: Option<Self>) {
         let name = name.len() as u64;
         let Self { entries, paths, depth, longest } = below.unwrap_or_default();
@@ -94,7 +94,7 @@ impl Totals {
     }
 }
 
-/// The distinct trees of a commit, after the check.
+/// The distinct trees of a commit, which have passed all checks.
 #[derive(Debug)]
 pub(crate) struct Trees {
     root: ObjectId,
@@ -102,7 +102,7 @@ pub(crate) struct Trees {
 }
 
 impl Trees {
-    /// Reads a tree and all trees below it.
+    /// Reads a tree and the trees of all folders in the tree.
     ///
     /// # Errors
     /// When an object is missing, or a tree is rejected.
@@ -122,7 +122,7 @@ impl Trees {
         let mut read: HashMap<ObjectId, Vec<RawEntry>> = HashMap::new();
         let mut done: HashMap<ObjectId, Totals> = HashMap::new();
         let mut left = budget.entries;
-        // The trees from the root to the current one, each with its next entry and its totals so far.
+        // The trees from the root to the current tree. Each tree has the index of its next entry and its totals so far.
         let mut way: Vec<(ObjectId, usize, Totals)> = vec![(root, 0, Totals::default())];
         while let Some((id, next, totals)) = way.last_mut() {
             let id = *id;
@@ -158,9 +158,9 @@ impl Trees {
         Ok(Self { root, read })
     }
 
-    /// Returns all files below a folder, by their paths in it; `None` if the folder does not exist.
+    /// Returns all files below a folder, by their paths relative to the folder; `None` if the folder does not exist.
     ///
-    /// Names that are not UTF-8 are omitted.
+    /// Files with names that are not UTF-8 are omitted.
     ///
     /// # Errors
     /// When a name has control characters.
@@ -193,16 +193,16 @@ impl Trees {
     }
 }
 
-/// Returns true for a control character, and for one that changes the direction or the lines of displayed text.
+/// Returns true for a control character, and for a character that changes the direction or the lines of text.
 fn unprintable(character: char) -> bool {
     character.is_control()
         || matches!(character, '\u{2028}' | '\u{2029}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
 }
 
-/// Parses the entries of a tree object, up to `most`.
+/// Parses the entries of a tree object. `most` is the maximum number of entries.
 ///
 /// # Errors
-/// When the object is damaged, has more entries, or has a name or a mode that git rejects.
+/// When the object is damaged, has too many entries, or has a name or a mode that git rejects.
 pub(crate) fn entries(data: &[u8], most: u64) -> Result<Vec<RawEntry>, TreeError> {
     let damaged = || TreeError::Unreadable("a tree object is damaged".into());
     let mut entries: Vec<RawEntry> = Vec::new();
@@ -238,16 +238,16 @@ pub(crate) fn entries(data: &[u8], most: u64) -> Result<Vec<RawEntry>, TreeError
     Ok(entries)
 }
 
-/// Returns the sort key of an entry in git's order: a folder sorts as if its name ended in a slash.
+/// Returns the sort key of an entry in git's order. A folder is sorted as if its name ended in a slash.
 fn order<'a>((name, folder): (&'a [u8], bool)) -> impl Iterator<Item = u8> + use<'a> {
     name.iter().copied().chain(folder.then_some(b'/'))
 }
 
-/// Parses a mode; `None` for a mode that git does not write.
+/// Parses the mode of an entry; `None` for a mode that git does not write.
 fn kind(mode: &[u8]) -> Option<EntryKind> {
     Some(match mode {
         b"40000" | b"040000" => EntryKind::Tree,
-        // git before 2005 wrote 100664.
+        // Git versions of 2005 also wrote the mode 100664.
         b"100644" | b"100664" => EntryKind::Blob,
         b"100755" => EntryKind::BlobExecutable,
         b"120000" => EntryKind::Link,
@@ -272,7 +272,7 @@ fn refused_name(name: &[u8]) -> Option<&'static str> {
     (ntfs || is_hfs_dotgit(name)).then_some("is .git, or a file system treats it as .git")
 }
 
-/// Returns true for `.git` and `git~1` in any case, also with trailing dots, blanks, or the name of a stream.
+/// Returns true for `.git` and `git~1` in upper or lower case, also with trailing dots, blanks, or a stream name.
 fn is_ntfs_dotgit(name: &[u8]) -> bool {
     let starts = |word: &[u8]| name.get(..word.len()).is_some_and(|start| start.eq_ignore_ascii_case(word));
     let rest = if starts(b".git") {
@@ -288,7 +288,7 @@ fn is_ntfs_dotgit(name: &[u8]) -> bool {
     })
 }
 
-/// Returns true for `.git` in any case, also with code points that HFS+ ignores.
+/// Returns true for `.git` in upper or lower case, also with code points that HFS+ ignores.
 fn is_hfs_dotgit(name: &[u8]) -> bool {
     let Ok(name) = std::str::from_utf8(name) else { return false };
     let ignored = |character: &char| matches!(character, '\u{200c}'..='\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{206a}'..='\u{206f}' | '\u{feff}');
@@ -383,7 +383,7 @@ mod tests {
     fn names_twice_and_names_out_of_order_are_refused() {
         let (file, folder) = ("100644", "40000");
         assert!(refused(&tree(&[(file, b"a", id(1)), (file, b"a", id(2))])).contains("twice"));
-        // A link and a folder with the same name, with another name between them in git's order.
+        // In git's order, the name `a.b` is between the link `a` and the folder `a`.
         let both = tree(&[("120000", b"a", id(1)), (file, b"a.b", id(1)), (folder, b"a", id(2))]);
         assert!(refused(&both).contains("twice"));
         assert!(refused(&tree(&[(file, b"b", id(1)), (file, b"a", id(2))])).contains("order"));
@@ -411,7 +411,7 @@ mod tests {
         trees.push(tree(&names.iter().map(|name| ("100644", name.as_bytes(), id(99))).collect::<Vec<_>>()));
         let error = read(&trees, Budget::SOURCE).unwrap_err();
         assert!(matches!(&error, TreeError::Refused(why) if why.contains("files and folders")), "{error:?}");
-        // A bomb of empty folders contains no file at all.
+        // With the empty tree, the nested folders contain no file.
         trees[9] = Vec::new();
         let error = read(&trees, Budget::SOURCE).unwrap_err();
         assert!(matches!(&error, TreeError::Refused(why) if why.contains("files and folders")), "{error:?}");
