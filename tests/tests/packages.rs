@@ -110,7 +110,7 @@ fn killed_packagekit_is_reported_and_the_next_pass_recovers() {
     server.repository.publish("slow");
     server.wait(|server| !server.says(&["pgrep", "-f", "probeslow.postinst"]).is_empty());
     ok(&mut server.machines.command(0, &["pkill", "-9", "packagekitd"]));
-    server.wait(|server| server.says(&["journalctl", "-u", "towpath", "-o", "cat"]).contains("PackageKit has died"));
+    server.wait(|server| server.says(&["journalctl", "-u", "towpath", "-o", "cat"]).contains("PackageKit ended"));
     server.wait(|server| {
         let status = server.says(&["dpkg-query", "-W", "-f", "${db:Status-Status}", "probeslow"]);
         status == "installed" && server.tasks().iter().all(|(_, outcome, _)| outcome == "unchanged")

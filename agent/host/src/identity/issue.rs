@@ -275,6 +275,6 @@ mod tests {
         let stranger = Authority::init(other.path(), "prod", NOW).unwrap().issue(&request, NOW).unwrap();
         assert_eq!(trust.subject(&der(&stranger), NOW), None, "another authority's");
         write_certificate(&file, &stranger).unwrap();
-        assert!(authority.renew(&file, DAY, NOW).unwrap_err().to_string().contains("not made by this"));
+        assert!(authority.renew(&file, DAY, NOW).unwrap_err().to_string().contains("this authority did not issue"));
     }
 }
