@@ -223,7 +223,7 @@ fn drift_is_corrected_reported_or_ignored() {
     let once = f.node.once();
     assert_eq!(f.node.read("/etc/correct").unwrap(), "ours");
     assert_eq!(f.node.read("/etc/report").unwrap(), "theirs");
-    assert!(task(&once.status, "report")["message"].as_str().unwrap().contains("drifted"));
+    assert!(task(&once.status, "report")["message"].as_str().unwrap().contains("drift: report"));
     assert_eq!(task(&once.status, "ignore")["message"], json!(null));
     // A change by a commit is applied under every drift policy.
     let once = f.apply(&format!("  tasks:\n{}", files.replace("ours", "newer")));

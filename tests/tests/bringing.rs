@@ -378,7 +378,7 @@ fn one_value_of_a_file_is_kept_and_given_back() {
     assert_eq!(json, json!({ "log": { "size": "1m" } }));
     fs::write(f.path("/etc/a.toml"), "size = ").unwrap();
     let once = f.apply("    - name: t\n      toml: {path: /etc/a.toml, key: a.b, value: 1}\n");
-    assert!(said(&once, "t").starts_with("/etc/a.toml: a.b: it is not valid TOML"), "{:#}", once.status);
+    assert!(said(&once, "t").starts_with("/etc/a.toml: a.b: the file is not valid TOML"), "{:#}", once.status);
     assert_eq!(condition(&once.status, "Ready")["status"], false);
 }
 

@@ -76,7 +76,7 @@ fn node_with_a_weaker_verify_policy_accepts_nothing() {
     let refusal = || weak.ask(&["status"]).map(|status| condition(&status, "Reconciling").clone()).unwrap_or_default();
     wait_until(Duration::from_secs(30), || refusal()["reason"] == "Refused", || refusal().to_string());
     let message = refusal()["message"].as_str().unwrap().to_owned();
-    assert!(message.contains("begun with verify.mode head") && message.contains("configured with none"), "{message}");
+    assert!(message.contains("requires verify.mode head") && message.contains("configured with none"), "{message}");
     // A commit that only this node accepts does not become the fleet's revision.
     change(&repository, "unsigned");
     let unsigned = repository.publish("unsigned");

@@ -115,7 +115,7 @@ fn failed_service_is_reported_with_its_journal() {
     assert!(message.contains("sick.service") && message.contains("no blood left"), "{message}");
     server.publish("  tasks:\n    - name: service\n      service: {name: absent, state: started}\n");
     server.wait(|server| server.tasks().iter().any(|(_, outcome, _)| outcome == "failed"));
-    assert!(server.tasks()[0].2.contains("there is no unit absent.service"), "{:?}", server.tasks());
+    assert!(server.tasks()[0].2.contains("this node has no unit absent.service"), "{:?}", server.tasks());
 }
 
 #[test]

@@ -127,7 +127,7 @@ impl fmt::Display for Path {
     }
 }
 
-/// A path while a document is traversed. The path lives on the stack, and is copied to a [`Path`] only for an error.
+/// The path of the value at which a traversal of a document has arrived. The path lives on the stack, and is copied to a [`Path`] only for an error.
 #[derive(Debug, Clone, Copy)]
 pub(crate) enum Trail<'a> {
     Root,

@@ -33,7 +33,7 @@ impl Slot {
         wrap(tainted.value(), tainted.marks())
     }
 
-    /// Returns the value, and records that the template has read its taint.
+    /// Returns the value, and adds the taint of the value to the taints that the template has read.
     pub(crate) fn read(&self) -> Value {
         trace::record(&self.taint);
         self.value.clone()

@@ -39,7 +39,7 @@ pub struct Holds {
     pub parts: Vec<String>,
 }
 
-/// The highest acceptance that a node has announced.
+/// The highest accepted generation that a node has announced.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Announced {
     /// The generation of the acceptance.

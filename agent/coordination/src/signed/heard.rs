@@ -31,7 +31,7 @@ pub struct Heard {
     /// The highest number that was removed from `keys`. At an unknown store key, only a record with a higher number
     /// counts.
     pub forgotten: u64,
-    /// The store keys that were read since numbers were last removed. The records at these keys still exist.
+    /// The store keys that this node has read since it last forgot old sequence numbers. The records at these keys still exist.
     #[serde(skip)]
     seen: HashSet<u64>,
 }
