@@ -99,6 +99,8 @@ pub struct Course {
     turn: Option<Turn>,
     /// True if the last pass ended with a failure.
     pub failed: bool,
+    /// The segments that the node has finished, with their run. Only the checks of the model read them.
+    finished: BTreeSet<(String, u32)>,
 }
 
 impl Course {
@@ -117,7 +119,12 @@ impl Course {
         self.open.is_none()
     }
 
-    /// Returns the number of segments of a run that this node has completed.
+    /// Returns whether this node has ever finished a segment of a run, whatever its journal contains.
+    pub fn has_finished(&self, run: &str, segment: u32) -> bool {
+        self.finished.contains(&(run.to_owned(), segment))
+    }
+
+    /// Returns the number of segments of a run that this node has completed, by its journal.
     pub fn done(&self, spec: &RolloutSpec) -> u32 {
         if self.record.run == spec.run { self.record.done } else { 0 }
     }
@@ -154,6 +161,18 @@ impl Course {
     /// Advances the run to its next turn. Begins a run if none is open. `changes` returns whether the node has something
     /// to change in a segment.
     pub fn advance(&mut self, spec: &RolloutSpec, me: &str, changes: impl Fn(u32) -> bool) -> Turn {
+        let elected = spec.elected.first().copied();
+        self.advance_with(spec, me, elected, changes)
+    }
+
+    /// Advances the run, in which the task of a segment is elected, to its next turn.
+    pub fn advance_with(
+        &mut self,
+        spec: &RolloutSpec,
+        me: &str,
+        elected: Option<u32>,
+        changes: impl Fn(u32) -> bool,
+    ) -> Turn {
         if let Some(turn) = &self.turn {
             return turn.clone();
         }
@@ -161,9 +180,12 @@ impl Course {
         let began = || Open { record: self.record.clone(), in_sync: self.in_sync.clone(), replies: Vec::new() };
         let open = self.open.clone().unwrap_or_else(began);
         let (record, in_sync) = (open.record.clone(), open.in_sync.clone());
-        let mut world = World { spec, changes: &changes, record, in_sync, instances: BTreeMap::new() };
+        let mut world = World { spec, elected, changes: &changes, record, in_sync, instances: BTreeMap::new() };
         let turn = world.replay(me, &open.replies);
         (self.record, self.in_sync) = (world.record, world.in_sync);
+        if let Turn::Ask(Request::Done(segment)) = turn {
+            self.finished.insert((spec.run.clone(), segment));
+        }
         if let Turn::Ended { failed } = turn {
             (self.open, self.failed) = (None, failed);
         } else {
@@ -176,6 +198,8 @@ impl Course {
 /// The node as a run sees it.
 struct World<'a> {
     spec: &'a RolloutSpec,
+    /// The segment whose task is elected.
+    elected: Option<u32>,
     changes: &'a dyn Fn(u32) -> bool,
     record: BookRecord,
     in_sync: BTreeSet<(String, u32)>,
@@ -188,7 +212,7 @@ impl World<'_> {
     fn replay(&mut self, me: &str, replies: &[Reply]) -> Turn {
         let inputs = BookInputs {
             book: book(),
-            rollout: Some(plan(self.spec, me)),
+            rollout: Some(plan(self.spec, me, self.elected)),
             mode: RunMode::NewRevision,
             drift: Drift::Correct,
             ends_at_failure: true,
@@ -325,10 +349,10 @@ fn gate(reason: BlockReason) -> Gate {
 }
 
 /// Returns the rollout of a spec as the machine runs it: one task for each segment.
-fn plan(spec: &RolloutSpec, me: &str) -> RolloutPlan {
+fn plan(spec: &RolloutSpec, me: &str, elected: Option<u32>) -> RolloutPlan {
     let segment = |number: u32| {
         let at = usize::try_from(number).expect("a small book");
-        let elected = spec.elected.contains(&number);
+        let elected = elected == Some(number);
         SegmentPlan {
             tasks: at..at + 1,
             kind: if elected { SegmentKind::Elected } else { SegmentKind::Tasks },

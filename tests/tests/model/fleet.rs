@@ -14,10 +14,11 @@ use towpath_coordination::{
     rollout::{Freed, OnLost, RolloutProgress, RolloutSpec, SlotRecord, SlotState},
     store::{Change, Op, Outcome, Txn, memory::Memory},
 };
+use towpath_tests::course::{Reply, Turn};
 
 use crate::{
     mutations::Mutation,
-    state::{Action, Node, Phase, Progress, State, Wake, accept, alive, is_alive, name, normalize},
+    state::{Action, Node, Progress, State, Wake, accept, alive, is_alive, name, normalize},
 };
 
 /// The explored configuration.
@@ -148,8 +149,8 @@ impl Fleet {
     /// Returns true if no node needs a timer: while all nodes sleep or change something, a pass by a timer changes
     /// nothing for a node that sleeps. A failed node retries at the interval, so it does not count.
     fn needs_no_timer(&self, state: &State) -> bool {
-        let is_in = |node: &Node, phase| node.books.iter().any(|progress| progress.phase == phase);
-        let counts = |node: &Node| !is_in(node, Phase::Failed) && !is_in(node, Phase::In);
+        let counts =
+            |node: &Node| !node.books.iter().any(|progress| progress.course.failed || progress.course.changes());
         let still = |node: &Node| {
             let sleeps = node.wake == Wake::Asleep || !counts(node);
             sleeps && node.up && node.pending.is_none() && node.at == state.accepted
@@ -171,8 +172,7 @@ impl Fleet {
     fn opens(&self, state: &mut State, spec: &RolloutSpec, segment: u32) {
         let book = self.accepted(state).iter().position(|other| other.book == spec.book).unwrap();
         let missing = (0..self.nodes).filter(|node| spec.is_member(&name(*node))).any(|node| {
-            let there = &state.nodes[node];
-            let progress = &there.books[book];
+            let progress = &state.nodes[node].books[book];
             let key = keys::held(&spec.group, spec.part(&name(node)), &spec.book, &name(node));
             let excused = state.store.below(&key).any(|row| {
                 serde_json::from_slice::<SlotRecord>(&row.value).is_ok_and(|held| {
@@ -181,14 +181,8 @@ impl Fleet {
                         && (held.kind != SlotState::Claim || held.lost)
                 })
             });
-            let vote = keys::vote(&spec.run, segment - 1, true, &name(node));
-            let voted = state.store.below(&vote).any(|row| row.key == vote);
-            let came =
-                progress.segment >= segment || progress.segment + 1 == segment && progress.phase == Phase::Succeeded;
-            // A node that lost its journal may have arrived before.
-            !(excused
-                || voted && state.forgets < self.forgets
-                || came && self.revisions[there.at][book].run == spec.run)
+            let came = progress.course.has_finished(&spec.run, segment - 1);
+            !(excused || came)
         });
         if missing {
             state.broken = Some("a barrier was opened before all had come");
@@ -269,14 +263,13 @@ impl Fleet {
 
     fn ended(&self, state: &State) -> bool {
         let specs = self.accepted(state);
-        let through = state.nodes.iter().enumerate().all(|(node, own)| {
-            own.at == state.accepted
-                && own
-                    .books
-                    .iter()
-                    .zip(specs)
-                    .all(|(progress, spec)| progress.segment >= spec.segments() || !spec.selects(&name(node)))
-        });
+        let through =
+            state.nodes.iter().enumerate().all(|(node, own)| {
+                own.at == state.accepted
+                    && own.books.iter().zip(specs).all(|(progress, spec)| {
+                        progress.course.done(spec) >= spec.segments() || !spec.selects(&name(node))
+                    })
+            });
         let open = specs.iter().all(|spec| {
             let key = keys::progress(&spec.book);
             state.store.below(&key).any(|row| {
@@ -293,18 +286,29 @@ impl Fleet {
         match action {
             Action::Look { node, book, late } => {
                 let own = &state.nodes[node];
-                let busy = own.books.iter().any(|progress| progress.phase == Phase::In);
+                // A node runs one book at a time.
+                let busy = own.books.iter().enumerate().any(|(number, progress)| {
+                    progress.course.changes() && !progress.leaving || number != book && !progress.course.rests()
+                });
                 // A failed node retries at the interval.
-                let failed = own.books[book].phase == Phase::Failed;
+                let failed = own.books[book].course.failed;
                 let sleeps = self.sleeps && !late && own.wake != Wake::Awake && !failed;
                 if !own.up || own.pending.is_some() || busy || sleeps {
                     return None;
                 }
                 let looked = self.look(state, node, book, late);
-                if looked.is_some() || !self.sleeps || late || own.wake != Wake::Awake {
+                if !self.sleeps || late || own.wake != Wake::Awake {
                     return looked;
                 }
-                next.nodes[node].wake = Wake::Deciding;
+                next = looked.unwrap_or(next);
+                // A pass that ends with nothing to write ends by sleeping.
+                let own = &mut next.nodes[node];
+                if own.up && own.pending.is_none() && own.books.iter().all(|progress| progress.course.rests()) {
+                    own.wake = Wake::Deciding;
+                }
+                if next == *state {
+                    return None;
+                }
             }
             Action::Sleep(node) => {
                 let own = &mut next.nodes[node];
@@ -321,11 +325,11 @@ impl Fleet {
             Action::Work { node, well } => self.work(&mut next, node, well)?,
             Action::GoAway(node) => {
                 let own = &mut next.nodes[node];
-                let working = own.books.iter_mut().find(|progress| progress.phase == Phase::In && progress.away)?;
+                let working = own.books.iter_mut().find(|progress| progress.course.changes() && progress.away)?;
                 if !own.up || state.absences == 0 {
                     return None;
                 }
-                working.phase = Phase::Leaving;
+                working.leaving = true;
                 next.absences -= 1;
             }
             Action::Crash(node) => {
@@ -342,7 +346,8 @@ impl Fleet {
                     return None;
                 }
                 for progress in &mut own.books {
-                    *progress = Progress { away: progress.away, ..Progress::default() };
+                    progress.course.forget();
+                    progress.elected = None;
                 }
                 next.forgets -= 1;
             }
@@ -395,17 +400,17 @@ impl Fleet {
             return None;
         }
         let at = next.nodes[node].at;
-        let book = next.nodes[node].books.iter().position(|progress| progress.phase == Phase::In)?;
-        let spec = &self.revisions[at][book];
+        let book = next.nodes[node].books.iter().position(|progress| progress.course.changes())?;
+        let elected = self.elects_at(&self.revisions[at][book]);
         next.nodes[node].wake = Wake::Awake;
         let progress = &mut next.nodes[node].books[book];
-        if spec.elected.contains(&progress.segment) || self.elects_at(spec) == Some(progress.segment) {
-            progress.phase = Phase::Sharing(well);
+        if matches!(progress.course.turn(), Some(Turn::Change(segment)) if elected == Some(*segment)) {
             progress.elected = Some(Some(well));
         } else {
-            progress.phase = if well { Phase::Succeeded } else { Phase::Failing };
             progress.away = !well;
         }
+        progress.leaving = false;
+        progress.course.reply(Reply::Changed(well));
         next.failures -= u8::from(!well);
         Some(())
     }
@@ -420,8 +425,9 @@ impl Fleet {
         }
         // The node's own clock shows that the lease may have expired, so it asks again before it continues.
         for progress in &mut next.nodes[node].books {
-            if progress.phase == Phase::In {
-                progress.phase = Phase::Idle;
+            if progress.course.changes() {
+                progress.course.stop();
+                progress.leaving = false;
             }
         }
     }
@@ -436,10 +442,10 @@ impl Fleet {
         own.wake = Wake::Awake;
         own.pending = None;
         for ((old, new), progress) in old.iter().zip(new).zip(&mut own.books) {
+            progress.course.stop();
+            progress.leaving = false;
             if old.run != new.run {
-                *progress = Progress { away: progress.away, failed: progress.failed, ..Progress::default() };
-            } else if matches!(progress.phase, Phase::In | Phase::Failed | Phase::Leaving) {
-                progress.phase = Phase::Idle;
+                progress.elected = None;
             }
         }
         Some(())
@@ -471,9 +477,8 @@ pub(crate) fn go_down(own: &mut Node) {
     own.up = false;
     own.pending = None;
     for progress in &mut own.books {
-        if matches!(progress.phase, Phase::In | Phase::Failed | Phase::Leaving) {
-            progress.phase = Phase::Idle;
-        }
+        progress.course.stop();
+        progress.leaving = false;
     }
 }
 

@@ -6,17 +6,19 @@ use towpath_coordination::{
     accept::Accepted,
     keys,
     rollout::{
-        BlockReason, Decision, ElectStep, Election, ElectionContext, NodeClaims, OnLost, Record, Request, RolloutSpec,
-        RunSnapshot, SealedResult, SlotRecord, SlotState, acknowledge, decide, elect, next_maintenance, publish,
-        report_rollback, republish, republish_election, segment_to_inspect,
+        BlockReason, Decision, ElectStep, Election, ElectionContext, OnLost, Record, Request, RolloutSpec, RunSnapshot,
+        SealedResult, SlotRecord, SlotState, acknowledge, decide, elect, next_maintenance, publish, report_rollback,
+        republish, republish_election, segment_to_inspect,
     },
     store::{Compare, Op, Txn},
 };
 
+use towpath_tests::course::{Reply, Turn};
+
 use crate::{
     fleet::{Fleet, go_down},
     mutations::Mutation,
-    state::{Phase, Progress, State, accept, is_alive, name},
+    state::{Progress, State, accept, is_alive, name},
 };
 
 /// The name of the elected task.
@@ -115,21 +117,16 @@ impl Fleet {
         }
         let spec = self.spec(state, node, book).clone();
         let snapshot = self.snapshot(state, node, book, late);
-        let progress = state.nodes[node].books[book].clone();
-        if !spec.selects(&name(node)) {
+        if spec.selects(&name(node)) {
+            self.pass(&mut next, node, book, &spec, &snapshot);
+        } else {
             // The node is not a target any more. It adopts the revision and releases its slots.
             let own = &mut next.nodes[node];
-            (own.books[book].away, own.books[book].failed) = (false, false);
+            own.books[book].away = false;
+            own.books[book].course.stop();
             if let Decision::Commit(txn) = self.decided(&spec, &snapshot, node, Request::Leave) {
                 own.pending = Some(txn);
             }
-        } else if progress.segment >= spec.segments() {
-            // A node that has completed the book still helps to end the run.
-            next.nodes[node].pending = self.maintained(&spec, &snapshot, node);
-        } else if self.elects_at(&spec) == Some(progress.segment) {
-            self.in_election(&mut next, node, book, &spec, &snapshot);
-        } else {
-            self.in_segment(&mut next, node, book, &spec, &snapshot);
         }
         if !late && next.nodes[node].pending.as_ref().is_some_and(|txn| writes_off_absent(state, txn)) {
             next.broken = Some("who went away on purpose was taken for lost");
@@ -143,7 +140,7 @@ impl Fleet {
             next.nodes[node].rolled_back = false;
         }
         let own = &next.nodes[node];
-        let waits = |progress: &Progress| matches!(progress.phase, Phase::Idle | Phase::Failed);
+        let waits = |progress: &Progress| progress.course.rests();
         let snapshot = self.snapshot(next, node, 0, false);
         let known: u64 = self.revisions[own.at][0].generation;
         let there = next.store.below(keys::ACCEPTED).next();
@@ -167,6 +164,10 @@ impl Fleet {
             return false;
         }
         let said = (0..self.books()).find_map(|book| self.republish(next, node, book));
+        if said.is_none() {
+            // The end of each run must be confirmed again.
+            next.nodes[node].books.iter_mut().for_each(|progress| progress.course.record.completed = false);
+        }
         next.nodes[node].pending = said.or_else(|| acknowledge(&snapshot, &name(node)));
         true
     }
@@ -175,11 +176,7 @@ impl Fleet {
     fn republish(&self, state: &State, node: usize, book: usize) -> Option<Txn> {
         let spec = self.spec(state, node, book);
         let progress = &state.nodes[node].books[book];
-        let kind = if progress.failed { SlotState::Failure } else { SlotState::Claim };
-        let own = NodeClaims {
-            away: progress.away.then(|| (kind, spec.run.clone(), progress.segment)),
-            voted: (0..progress.segment).collect(),
-        };
+        let own = progress.course.claims(spec);
         let snapshot = self.snapshot(state, node, book, false);
         republish(spec, &snapshot, &name(node), &own).or_else(|| {
             let ran = progress.elected?.map(share);
@@ -191,95 +188,103 @@ impl Fleet {
         Record::of(state.store.below(&keys::all_elected(&spec.book, TASK)), state.store.revision)
     }
 
-    fn in_segment(&self, next: &mut State, node: usize, book: usize, spec: &RolloutSpec, snapshot: &RunSnapshot) {
-        let progress = &next.nodes[node].books[book];
-        let segment = progress.segment;
-        let changes = (self.changes)(node, segment);
-        let want = match progress.phase {
-            Phase::Idle if progress.away || changes => Request::Change(segment),
-            Phase::Idle => Request::Enter(segment),
-            Phase::Failed => Request::Change(segment),
-            Phase::Succeeded => Request::Done(segment),
-            Phase::Failing => Request::Failed(segment),
-            Phase::Leaving => Request::Absent(segment, 600),
-            Phase::In | Phase::Sharing(_) => return,
-        };
-        match self.decided(spec, snapshot, node, want) {
-            Decision::Commit(txn) => next.nodes[node].pending = Some(txn),
-            Decision::Wait(hold) => {
-                let claims = snapshot.held.iter().any(|held| {
-                    held.node == name(node) && held.book == spec.book && held.held.kind == SlotState::Claim
-                });
-                if claims && !matches!(hold, BlockReason::Behind | BlockReason::Lease | BlockReason::Recovery) {
-                    next.broken = Some("a node waits while it holds a slot");
+    /// Advances the book run of a node until it writes to the store, changes the node, or ends. Each request of a pass
+    /// checks everything that the requests before it have checked, so one snapshot serves the whole pass.
+    fn pass(&self, next: &mut State, node: usize, book: usize, spec: &RolloutSpec, snapshot: &RunSnapshot) {
+        let me = name(node);
+        let elected = self.elects_at(spec);
+        loop {
+            let progress = &mut next.nodes[node].books[book];
+            let turn = progress.course.advance_with(spec, &me, elected, |segment| (self.changes)(node, segment));
+            let reply = match turn {
+                Turn::Change(segment) => return self.change(next, node, book, spec, snapshot, segment),
+                Turn::Ask(want) => match self.decided(spec, snapshot, node, want) {
+                    Decision::Commit(txn) => Err(Some(txn)),
+                    Decision::Go => Ok(Reply::Go),
+                    Decision::Wait(hold) => {
+                        let claims = snapshot.held.iter().any(|held| {
+                            held.node == me && held.book == spec.book && held.held.kind == SlotState::Claim
+                        });
+                        if claims && !matches!(hold, BlockReason::Behind | BlockReason::Lease | BlockReason::Recovery) {
+                            next.broken = Some("a node waits while it holds a slot");
+                        }
+                        self.maintained(spec, snapshot, node).map_or(Ok(Reply::Hold(hold)), |txn| Err(Some(txn)))
+                    }
+                },
+                Turn::RepeatVotes(count) => {
+                    let lost = (0..count).find(|number| !snapshot.voted.contains(number));
+                    match lost.map(|number| self.decided(spec, snapshot, node, Request::Done(number))) {
+                        Some(Decision::Commit(txn)) => Err(Some(txn)),
+                        _ => Ok(Reply::Go),
+                    }
                 }
-                next.nodes[node].pending = self.maintained(spec, snapshot, node);
+                Turn::EndRun => match self.maintained(spec, snapshot, node) {
+                    Some(txn) => Err(Some(txn)),
+                    None => Ok(Reply::RunEnded(snapshot.done(spec))),
+                },
+                Turn::Elect(_) => self.elect(next, node, book, spec, snapshot),
+                Turn::Publish(ok) => {
+                    let record = self.record(next, spec);
+                    match record.share_of(&spec.run, &me) == Some(&share(ok)) {
+                        true => Ok(Reply::Go),
+                        false => Err(Some(publish(spec, &me, TASK, &spec.run, &record, &share(ok)))),
+                    }
+                }
+                Turn::Ended { failed } => {
+                    let looks = !failed || self.mutation != Some(Mutation::FailuresOpenNothing);
+                    Err(self.maintained(spec, snapshot, node).filter(|_| looks))
+                }
+            };
+            match reply {
+                Ok(reply) => next.nodes[node].books[book].course.reply(reply),
+                Err(txn) => {
+                    next.nodes[node].pending = txn;
+                    return;
+                }
             }
-            Decision::Go => self.go(next, node, book, spec, snapshot, want),
         }
     }
 
-    fn go(
+    /// Begins the change of a segment. A node that is about to leave announces its absence first.
+    fn change(
         &self,
         next: &mut State,
         node: usize,
         book: usize,
         spec: &RolloutSpec,
         snapshot: &RunSnapshot,
-        want: Request,
+        segment: u32,
     ) {
-        let progress = &mut next.nodes[node].books[book];
-        match want {
-            Request::Change(_) => {
-                progress.phase = Phase::In;
-                progress.away = true;
-                let working = self.known(next).filter(|node| {
-                    let books = node.books.iter().zip(&self.revisions[node.at]);
-                    books.into_iter().any(|(it, of)| it.phase == Phase::In && it.away && of.group == spec.group)
-                });
-                if working.count() as u64 > self.allowed(next, &spec.group) {
-                    next.broken = Some("more nodes change at one time than there are slots and failures");
-                }
+        if self.elects_at(spec) == Some(segment) {
+            return;
+        }
+        if next.nodes[node].books[book].leaving {
+            match self.decided(spec, snapshot, node, Request::Absent(segment, 600)) {
+                Decision::Commit(txn) => next.nodes[node].pending = Some(txn),
+                Decision::Go => go_down(&mut next.nodes[node]),
+                Decision::Wait(_) => next.nodes[node].pending = self.maintained(spec, snapshot, node),
             }
-            Request::Enter(_) => progress.phase = Phase::Succeeded,
-            Request::Done(_) => {
-                let elected = progress.elected;
-                let segment = progress.segment + 1;
-                *progress = Progress { segment, elected, ..Progress::default() };
-                next.nodes[node].pending = self.maintained(spec, snapshot, node);
-            }
-            Request::Failed(_) => {
-                progress.phase = Phase::Failed;
-                progress.failed = true;
-                if self.mutation != Some(Mutation::FailuresOpenNothing) {
-                    next.nodes[node].pending = self.maintained(spec, snapshot, node);
-                }
-            }
-            Request::Absent(..) => go_down(&mut next.nodes[node]),
-            Request::Correct | Request::Leave => {}
+            return;
+        }
+        next.nodes[node].books[book].away = true;
+        let working = self.known(next).filter(|node| {
+            let books = node.books.iter().zip(&self.revisions[node.at]);
+            books.into_iter().any(|(it, of)| it.course.changes() && it.away && of.group == spec.group)
+        });
+        if working.count() as u64 > self.allowed(next, &spec.group) {
+            next.broken = Some("more nodes change at one time than there are slots and failures");
         }
     }
 
-    fn in_election(&self, next: &mut State, node: usize, book: usize, spec: &RolloutSpec, snapshot: &RunSnapshot) {
-        let progress = &next.nodes[node].books[book];
-        let segment = progress.segment;
-        if let Phase::Sharing(ok) = progress.phase {
-            let record = self.record(next, spec);
-            if record.share_of(&spec.run, &name(node)) == Some(&share(ok)) {
-                next.nodes[node].books[book].phase = if ok { Phase::Succeeded } else { Phase::Failing };
-            } else {
-                let txn = publish(spec, &name(node), TASK, &spec.run, &record, &share(ok));
-                next.nodes[node].pending = Some(txn);
-            }
-            return;
-        }
-        if !matches!(progress.phase, Phase::Idle | Phase::Failed) {
-            return self.in_segment(next, node, book, spec, snapshot);
-        }
-        if let Decision::Wait(_) = self.decided(spec, snapshot, node, Request::Enter(segment)) {
-            next.nodes[node].pending = self.maintained(spec, snapshot, node);
-            return;
-        }
+    /// Answers the request for an election. The error is the transaction to run first.
+    fn elect(
+        &self,
+        next: &mut State,
+        node: usize,
+        book: usize,
+        spec: &RolloutSpec,
+        snapshot: &RunSnapshot,
+    ) -> Result<Reply, Option<Txn>> {
         let record = self.record(next, spec);
         let mut of = spec.clone();
         if self.mutation == Some(Mutation::RemovedStaysElected) {
@@ -296,22 +301,18 @@ impl Fleet {
             lost: &snapshot.lost.iter().cloned().collect::<Vec<_>>(),
         };
         match elect(&record, snapshot, &candidacy) {
-            ElectStep::Commit(txn) => next.nodes[node].pending = Some(txn),
-            ElectStep::Behind | ElectStep::Settled(Election::Wait(_)) => {
-                next.nodes[node].pending = self.maintained(spec, snapshot, node);
-            }
+            ElectStep::Commit(txn) => Err(Some(txn)),
             ElectStep::Settled(Election::Run) => {
                 next.began.insert((spec.run.clone(), node));
-                let progress = &mut next.nodes[node].books[book];
-                progress.phase = Phase::In;
-                progress.elected = Some(None);
+                next.nodes[node].books[book].elected = Some(None);
+                Ok(Reply::Elected)
             }
             // A failed result holds for all nodes. They wait until it is replaced.
             ElectStep::Settled(Election::Results(results)) if results.values().all(|share| share.ok) => {
-                next.nodes[node].books[book].phase = Phase::Succeeded;
+                Ok(Reply::Results)
             }
-            ElectStep::Settled(Election::Results(_)) => {
-                next.nodes[node].pending = self.maintained(spec, snapshot, node);
+            ElectStep::Behind | ElectStep::Settled(Election::Wait(_) | Election::Results(_)) => {
+                self.maintained(spec, snapshot, node).map_or(Ok(Reply::Hold(BlockReason::Slot)), |txn| Err(Some(txn)))
             }
         }
     }

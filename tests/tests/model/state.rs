@@ -7,25 +7,7 @@ use towpath_coordination::{
     keys,
     store::{Compare, Op, Txn, memory::Memory},
 };
-
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub(crate) enum Phase {
-    /// Ready for the next step.
-    #[default]
-    Idle,
-    /// Applying changes, or running the elected task.
-    In,
-    /// Ran the elected task, and must publish its result (true for success).
-    Sharing(bool),
-    /// Succeeded, and must report it.
-    Succeeded,
-    /// About to leave on purpose in the middle of a change.
-    Leaving,
-    /// Failed, and must report it.
-    Failing,
-    /// Reported its failure, and retries later.
-    Failed,
-}
+use towpath_tests::course::Course;
 
 /// The sleep state of a node.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -38,20 +20,19 @@ pub(crate) enum Wake {
 }
 
 /// The progress of a node in a book.
-#[derive(Debug, Clone, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Hash)]
 pub(crate) struct Progress {
-    /// The first segment that is not completed.
-    pub segment: u32,
+    /// The book run, by the machine of the agent.
+    pub course: Course,
     /// True if the node is partly changed.
     pub away: bool,
-    /// True if it is partly changed because it failed.
-    pub failed: bool,
-    pub phase: Phase,
+    /// True if the node is about to leave on purpose in the middle of a change.
+    pub leaving: bool,
     /// The election in this run according to the journal, with the result of the task. `None` if it was not elected.
     pub elected: Option<Option<bool>>,
 }
 
-#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub(crate) struct Node {
     pub up: bool,
     /// The index of its revision.
