@@ -1,6 +1,8 @@
 //! The offers of free slots. The transaction that releases a slot also offers it to the next waiter, so that no waiter
 //! needs a timer. A writer that may not admit nodes instead writes a notice that wakes the waiters (P135).
 
+use std::collections::BTreeSet;
+
 use serde::{Deserialize, Serialize};
 
 use super::{
@@ -137,7 +139,12 @@ pub(super) fn offer_on(
     let own = matches!(old.held.kind, SlotState::Claim | SlotState::Offer);
     let holders = snapshot.held.iter().filter(slots).count() + usize::from(own);
     let rank = snapshot.held.iter().filter(slots).filter(|held| held.node < old.node).count();
-    let mut first: Vec<&Entry> = eligible(spec, &after, &old.part, Some(&old.node)).take(holders.max(free)).collect();
+    // Each node has one inbox key for a budget, so a node that waits with two books gets one offer at a time. The store
+    // refuses a transaction that writes a key twice.
+    let mut named = BTreeSet::new();
+    let once = |entry: &&Entry| named.insert(entry.node.clone());
+    let mut first: Vec<&Entry> =
+        eligible(spec, &after, &old.part, Some(&old.node)).filter(once).take(holders.max(free)).collect();
     let rank = rank % first.len().max(1);
     first.rotate_left(rank);
     first.truncate(free);
@@ -353,6 +360,21 @@ mod tests {
             assert!(fixture.ask(&spec, second, Request::Done(0)));
             assert_eq!(fixture.kinds(&spec), [is("c", SlotState::Offer), is("d", SlotState::Offer)], "{first} first");
         }
+    }
+
+    #[test]
+    fn node_that_waits_with_two_books_gets_one_offer_in_a_transaction() {
+        let own = RolloutSpec { group: "n/slot=s".into(), ..spec(1, Some(2), 0) };
+        let other = RolloutSpec { book: "n/c".into(), run: "n/c@1".into(), ..own.clone() };
+        let mut fixture = Fixture::new();
+        assert!(fixture.ask(&own, "a", Request::Change(0)) && fixture.ask(&own, "a", Request::Failed(0)));
+        assert!(!fixture.ask(&own, "b", Request::Change(0)) && !fixture.ask(&other, "b", Request::Change(0)));
+        let txn = prepared(&fixture, &own, "a", Request::Done(0));
+        let puts: Vec<&String> =
+            txn.then.iter().filter_map(|op| if let Op::Put { key, .. } = op { Some(key) } else { None }).collect();
+        assert_eq!(puts.len(), puts.iter().collect::<BTreeSet<_>>().len(), "{puts:?}");
+        assert!(!is_refused(&mut fixture, &txn));
+        assert_eq!(fixture.kinds(&own), [is("b", SlotState::Offer)]);
     }
 
     #[test]
