@@ -75,6 +75,17 @@ pub enum Reply {
     Changed(bool),
 }
 
+/// The result of the check of a segment's task.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Found {
+    /// The node has the desired state.
+    InSync,
+    /// The node differs from the desired state.
+    Differs,
+    /// The check fails.
+    Fails,
+}
+
 /// A run that has not ended.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 struct Open {
@@ -136,6 +147,7 @@ impl Course {
             SlotState::Claimed(run, Some(segment)) => Some((Held::Claim, run.clone(), *segment)),
             SlotState::Claimed(_, None) => Some((Held::Claim, drift_of(&spec.book), 0)),
             SlotState::Failed(run, segment) => Some((Held::Failure, run.clone(), *segment)),
+            SlotState::Unadmitted(run, segment) => Some((Held::Unadmitted, run.clone(), *segment)),
         });
         NodeClaims { away, voted: (0..self.done(spec)).collect() }
     }
@@ -158,11 +170,11 @@ impl Course {
         self.turn = None;
     }
 
-    /// Advances the run to its next turn. Begins a run if none is open. `changes` returns whether the node has something
-    /// to change in a segment.
-    pub fn advance(&mut self, spec: &RolloutSpec, me: &str, changes: impl Fn(u32) -> bool) -> Turn {
+    /// Advances the run to its next turn. Begins a run if none is open. `found` returns what the check of a segment finds
+    /// before the node has changed something in this run.
+    pub fn advance(&mut self, spec: &RolloutSpec, me: &str, found: impl Fn(u32) -> Found) -> Turn {
         let elected = spec.elected.first().copied();
-        self.advance_with(spec, me, elected, changes)
+        self.advance_with(spec, me, elected, found)
     }
 
     /// Advances the run, in which the task of a segment is elected, to its next turn.
@@ -171,7 +183,7 @@ impl Course {
         spec: &RolloutSpec,
         me: &str,
         elected: Option<u32>,
-        changes: impl Fn(u32) -> bool,
+        found: impl Fn(u32) -> Found,
     ) -> Turn {
         if let Some(turn) = &self.turn {
             return turn.clone();
@@ -180,7 +192,7 @@ impl Course {
         let began = || Open { record: self.record.clone(), in_sync: self.in_sync.clone(), replies: Vec::new() };
         let open = self.open.clone().unwrap_or_else(began);
         let (record, in_sync) = (open.record.clone(), open.in_sync.clone());
-        let mut world = World { spec, elected, changes: &changes, record, in_sync, instances: BTreeMap::new() };
+        let mut world = World { spec, elected, found: &found, record, in_sync, instances: BTreeMap::new() };
         let turn = world.replay(me, &open.replies);
         (self.record, self.in_sync) = (world.record, world.in_sync);
         if let Turn::Ask(Request::Done(segment)) = turn {
@@ -200,7 +212,7 @@ struct World<'a> {
     spec: &'a RolloutSpec,
     /// The segment whose task is elected.
     elected: Option<u32>,
-    changes: &'a dyn Fn(u32) -> bool,
+    found: &'a dyn Fn(u32) -> Found,
     record: BookRecord,
     in_sync: BTreeSet<(String, u32)>,
     /// The segments of the rendered tasks.
@@ -262,7 +274,7 @@ impl World<'_> {
                 return Err(Turn::Ask(match call {
                     Call::Enter(segment) => Request::Enter(*segment),
                     Call::Done(segment) => Request::Done(*segment),
-                    Call::Failed(segment, _) => Request::Failed(*segment),
+                    Call::Failed { segment, admitted, .. } => Request::Failed(*segment, *admitted),
                     Call::Leave(_) | Call::LeaveOld => Request::Leave,
                     Call::Absent(segment, ..) => Request::Absent(*segment, 600),
                     Call::EndRun => return Err(Turn::EndRun),
@@ -326,9 +338,12 @@ impl World<'_> {
     }
 
     fn check(&self, segment: u32) -> Checked {
-        let in_sync = !(self.changes)(segment) || self.in_sync.contains(&(self.spec.run.clone(), segment));
         let preview = Preview { action: "update", plain: true, ..Preview::default() };
-        let check = if in_sync { Check::InSync(None) } else { Check::Differs(preview) };
+        let check = match (self.found)(segment) {
+            Found::Fails => Check::Failed("the check failed".into()),
+            Found::Differs if !self.in_sync.contains(&(self.spec.run.clone(), segment)) => Check::Differs(preview),
+            Found::Differs | Found::InSync => Check::InSync(None),
+        };
         Checked { check, last: None, shown: None }
     }
 }

@@ -190,6 +190,19 @@ fn keys_go_with_their_lease() {
 }
 
 #[test]
+fn transaction_that_writes_a_key_twice_is_refused_whole() {
+    for store in stores() {
+        for second in [put("m/a", "2"), Op::Delete("m/a".into()), Op::DeleteAll("m/".into())] {
+            let refused = store.commit(&then(vec![put("m/a", "1"), second]));
+            assert_eq!(refused, Err(StoreError::WrittenTwice("m/a".into())));
+            assert!(store.read("m/", &Page::default()).unwrap().rows.is_empty());
+        }
+        let apart = vec![put("m/a", "1"), Op::Delete("m/b".into()), Op::DeleteAll("n/".into())];
+        assert!(store.commit(&then(apart)).is_ok());
+    }
+}
+
+#[test]
 fn too_many_operations_are_refused_whole() {
     for store in stores() {
         let many = (0..=MAX_OPERATIONS).map(|number| put(&format!("m/{number}"), "")).collect();

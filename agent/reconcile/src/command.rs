@@ -42,8 +42,15 @@ pub enum Call {
     Enter(u32),
     /// The node has completed the segment with this number. The request also releases the slot of the segment.
     Done(u32),
-    /// The node has failed in the segment with this number. Other nodes show the messages of the failed tasks.
-    Failed(u32, String),
+    /// The node has failed in a segment.
+    Failed {
+        /// The number of the segment.
+        segment: u32,
+        /// True if the node was admitted to change in the segment. Otherwise it has changed nothing.
+        admitted: bool,
+        /// The messages of the failed tasks, which other nodes show.
+        message: String,
+    },
     /// The node releases its slot of the segment with this number.
     Leave(u32),
     /// The node releases the slot in its record, which an earlier revision or an earlier segment acquired.

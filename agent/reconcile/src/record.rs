@@ -56,4 +56,6 @@ pub enum SlotState {
     Claimed(String, Option<u32>),
     /// The node failed in this segment of this run, and keeps the slot as a failure.
     Failed(String, u32),
+    /// The node failed in this segment of this run before it was admitted, so it holds no slot.
+    Unadmitted(String, u32),
 }

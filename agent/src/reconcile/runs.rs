@@ -50,13 +50,9 @@ impl Run {
     pub(super) fn of(set: &ObjectSet, generation: u64, manifest: &RevisionManifest, book: &Book) -> Option<Self> {
         let id = book.id();
         let entry = manifest.books.get(&id)?;
-        let targets = set.targets_of(book);
-        let known: Vec<String> =
-            set.all_nodes().into_iter().chain(targets.iter().cloned()).collect::<BTreeSet<_>>().into_iter().collect();
-        let joined: BTreeSet<&str> =
-            manifest.joined.get(&entry.since).into_iter().flatten().map(String::as_str).collect();
-        let (members, late): (Vec<String>, Vec<String>) =
-            targets.into_iter().partition(|node| joined.contains(node.as_str()));
+        let known: BTreeSet<String> = set.all_nodes().into_iter().chain(set.targets_of(book)).collect();
+        let known: Vec<String> = known.into_iter().collect();
+        let (members, late) = members(set, manifest, book)?;
         let members = in_order(&id, members);
         let waves = waves(set, book, &members);
         let count_of = |serialize: &pb::Serialize| count(serialize, members.len() as u64);
@@ -77,6 +73,9 @@ impl Run {
             count: serialize.map(count_of),
             max_failures: max_failures(book, members.len() as u64),
             after_all: book.rollout.after_all,
+            slot_failures: serialize.and_then(|serialize| slot_failures(set, manifest, book, serialize)),
+            shared: serialize.is_some_and(|serialize| serialize.slot.is_some())
+                || book.tasks.iter().any(|task| task.serialize.as_ref().is_some_and(|own| own.slot.is_none())),
             on_lost: match book.rollout.on_lost.as_str() {
                 "skip" => OnLost::Skip,
                 "fail" => OnLost::Fail,
@@ -99,7 +98,9 @@ impl Run {
                     let of = |node: &String| parts.get(node).cloned().unwrap_or_else(|| "-".to_owned());
                     parts = spec.known.iter().map(|node| (node.clone(), format!("={index}{}", of(node)))).collect();
                 }
-                Some((index, RolloutSpec { group, parts, count: Some(count_of(serialize)), ..spec.clone() }))
+                let slot_failures = slot_failures(set, manifest, book, serialize);
+                let count = Some(count_of(serialize));
+                Some((index, RolloutSpec { group, parts, count, slot_failures, shared: true, ..spec.clone() }))
             })
             .collect();
         Some(Self { spec, segments, own })
@@ -117,6 +118,8 @@ impl Run {
             parts: slots.partitions.clone(),
             count: slots.count,
             max_failures: slots.max_failures,
+            slot_failures: slots.slot_failures,
+            shared: true,
             waves: 1,
             ..RolloutSpec::default()
         };
@@ -133,6 +136,7 @@ impl Run {
             targets: spec.members.keys().chain(&spec.late).cloned().collect(),
             count: spec.count,
             max_failures: spec.max_failures,
+            slot_failures: spec.slot_failures,
         }
     }
 
@@ -207,6 +211,30 @@ fn max_failures(book: &Book, of: u64) -> u64 {
         Some(Count::Nodes(nodes)) => nodes,
         Some(Count::Percent(percent)) => of * percent / 100,
     }
+}
+
+/// Returns the targets that the run of a book waits for, and those that joined later.
+fn members(set: &ObjectSet, manifest: &RevisionManifest, book: &Book) -> Option<(Vec<String>, Vec<String>)> {
+    let entry = manifest.books.get(&book.id())?;
+    let joined: BTreeSet<&str> = manifest.joined.get(&entry.since).into_iter().flatten().map(String::as_str).collect();
+    Some(set.targets_of(book).into_iter().partition(|node| joined.contains(node.as_str())))
+}
+
+/// Returns the smallest `maxFailures` of the books that share a named slot. `None` if the slot has no name, or if all
+/// its books state `failAfterAllTargetsRan`.
+fn slot_failures(set: &ObjectSet, manifest: &RevisionManifest, book: &Book, serialize: &pb::Serialize) -> Option<u64> {
+    let slot = serialize.slot.as_ref()?;
+    let shares = |other: &&Book| {
+        let own = other.tasks.iter().filter_map(|task| task.serialize.as_ref()).chain(&other.rollout.serialize);
+        other.namespace == book.namespace
+            && !other.rollout.after_all
+            && own.into_iter().any(|serialize| serialize.slot.as_ref() == Some(slot))
+    };
+    let limit = |other: &Book| {
+        let (members, _) = members(set, manifest, other)?;
+        Some(max_failures(other, members.len() as u64))
+    };
+    set.books.values().map(|other| &**other).filter(shares).filter_map(limit).min()
 }
 
 /// Returns the name of a budget, and the partition of each node in it (P67).

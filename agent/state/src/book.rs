@@ -87,6 +87,8 @@ pub enum ClaimState {
     Claim,
     /// The node has failed in the segment, and keeps the slot as a failure.
     Failure,
+    /// The node has failed in the segment before it was admitted, so it holds no slot.
+    Unadmitted,
 }
 
 /// A change of one field of a book's record.

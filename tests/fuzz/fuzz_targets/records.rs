@@ -287,7 +287,7 @@ fn may(by: &str, key: &Key<'_>, record: &Value) -> bool {
                 _ if by == *node => target(book),
                 Some("offer") => target(group),
                 Some("writtenoff" | "lost") => target(book),
-                Some("claim") => record["lost"] == true && target(book),
+                Some("claim" | "failure") => record["lost"] == true && target(book),
                 _ => false,
             },
         }
@@ -319,7 +319,8 @@ fn decisions(common: &Arc<Common>, reader: &Arc<SignedStore>) {
                 Request::Enter(segment),
                 Request::Change(segment),
                 Request::Done(segment),
-                Request::Failed(segment),
+                Request::Failed(segment, true),
+                Request::Failed(segment, false),
                 Request::Absent(segment, 60),
             ]
         });

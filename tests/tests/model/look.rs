@@ -13,7 +13,7 @@ use towpath_coordination::{
     store::{Compare, Op, Txn},
 };
 
-use towpath_tests::course::{Reply, Turn};
+use towpath_tests::course::{Found, Reply, Turn};
 
 use crate::{
     fleet::{Fleet, go_down},
@@ -195,7 +195,12 @@ impl Fleet {
         let elected = self.elects_at(spec);
         loop {
             let progress = &mut next.nodes[node].books[book];
-            let turn = progress.course.advance_with(spec, &me, elected, |segment| (self.changes)(node, segment));
+            let found = |segment| match (self.changes)(node, segment) {
+                _ if (self.check_fails)(node, spec.generation) => Found::Fails,
+                true => Found::Differs,
+                false => Found::InSync,
+            };
+            let turn = progress.course.advance_with(spec, &me, elected, found);
             let reply = match turn {
                 Turn::Change(segment) => return self.change(next, node, book, spec, snapshot, segment),
                 Turn::Ask(want) => match self.decided(spec, snapshot, node, want) {

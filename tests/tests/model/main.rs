@@ -40,6 +40,8 @@ fn revision(generation: u64, since: u64, nodes: usize, count: u64) -> RolloutSpe
         count: Some(count),
         max_failures: 0,
         after_all: false,
+        slot_failures: None,
+        shared: false,
         on_lost: OnLost::Hold,
         waves: 1,
         soak: std::time::Duration::ZERO,
@@ -80,6 +82,7 @@ fn books(nodes: usize, revisions: Vec<Vec<RolloutSpec>>) -> Fleet {
         nodes,
         revisions,
         changes: |_, _| true,
+        check_fails: |_, _| false,
         eligible: |_| true,
         elects: 1,
         crashes: 0,
@@ -159,6 +162,14 @@ const CASES: &[Case] = &[
         name: "failures forgotten, of two nodes",
         fleet: || Fleet { failures: 2, ..fleet(2, vec![revision(1, 1, 2, 1), revision(2, 2, 2, 1)]) },
         mutations: &[Mutation::FailuresForgotten],
+    },
+    Case {
+        name: "failures before the admission, mended by a commit",
+        fleet: || Fleet {
+            check_fails: |_, generation| generation == 1,
+            ..fleet(2, vec![revision(1, 1, 2, 1), waves(revision(2, 2, 2, 1))])
+        },
+        mutations: &[Mutation::UnadmittedNeedsNoSlot],
     },
     Case {
         name: "lost without a claim",

@@ -22,6 +22,8 @@ pub(crate) enum Mutation {
     NoBudget,
     /// Failures of earlier runs are forgotten.
     FailuresForgotten,
+    /// A node that failed before its admission continues without a slot.
+    UnadmittedNeedsNoSlot,
     /// An expired lease frees the slot.
     LeaseFreesTheSlot,
     /// A barrier opens one vote too early.
@@ -84,6 +86,11 @@ impl Mutation {
                 .iter_mut()
                 .filter(|held| held.node == me && held.held.kind == SlotState::WrittenOff)
                 .for_each(|held| held.held.kind = SlotState::Claim),
+            Self::UnadmittedNeedsNoSlot => snapshot
+                .held
+                .iter_mut()
+                .filter(|held| held.node == me && held.held.kind == SlotState::Unadmitted)
+                .for_each(|held| held.held.kind = SlotState::Failure),
             Self::NoRepublish => {
                 snapshot.recovery = None;
                 snapshot.rolled_back = false;

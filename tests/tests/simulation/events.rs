@@ -32,7 +32,7 @@ impl Simulation {
         let segments = chance.below(3);
         let cuts: Vec<Cut> =
             (0..segments).map(|_| if chance.percent(70) { Cut::Barrier } else { Cut::Passage }).collect();
-        let revisions = (0..1 + chance.below(3))
+        let revisions: Vec<Arc<RolloutSpec>> = (0..1 + chance.below(3))
             .map(|number| {
                 Arc::new(RolloutSpec {
                     book: "b/k".into(),
@@ -50,6 +50,9 @@ impl Simulation {
                 })
             })
             .collect();
+        let last = revisions.len() - 1;
+        let mut failing = |at| (0..count).filter(|_| at < last && chance.percent(10)).collect();
+        let check_fails = (0..=last).map(&mut failing).collect();
         let node = Node {
             up: true,
             at: 0,
@@ -76,6 +79,7 @@ impl Simulation {
             restores: 0,
             nodes: vec![node; count],
             revisions,
+            check_fails,
             accepted: 0,
             written_off: 0,
         };

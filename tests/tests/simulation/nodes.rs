@@ -12,7 +12,7 @@ use towpath_coordination::{
     store::{Compare, Op, Txn},
 };
 
-use towpath_tests::course::{Reply, Turn};
+use towpath_tests::course::{Found, Reply, Turn};
 
 use super::state::{Event, SECOND, Simulation, name};
 
@@ -122,7 +122,10 @@ impl Simulation {
     fn pass(&mut self, node: usize, spec: &RolloutSpec, snapshot: &RunSnapshot) {
         let me = name(node);
         loop {
-            let want = match self.nodes[node].course.advance(spec, &me, |_| true) {
+            let own = &mut self.nodes[node];
+            let fails = self.check_fails[own.at].contains(&node);
+            let found = |_| if fails { Found::Fails } else { Found::Differs };
+            let want = match own.course.advance(spec, &me, found) {
                 Turn::Ask(want) => want,
                 Turn::Change(_) => return self.change(node),
                 Turn::RepeatVotes(count) => {

@@ -2,7 +2,7 @@
 
 use std::{
     cmp::Reverse,
-    collections::{BTreeMap, BinaryHeap},
+    collections::{BTreeMap, BTreeSet, BinaryHeap},
     sync::Arc,
 };
 
@@ -77,6 +77,8 @@ pub struct Simulation {
     pub restores: u64,
     pub nodes: Vec<Node>,
     pub revisions: Vec<Arc<RolloutSpec>>,
+    /// The nodes whose checks fail in each revision. None fails in the last revision.
+    pub check_fails: Vec<BTreeSet<usize>>,
     pub accepted: usize,
     pub failures: u64,
     pub written_off: u64,

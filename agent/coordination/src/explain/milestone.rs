@@ -99,7 +99,7 @@ fn failure<'o>(me: &str, operation: &'o Op) -> Option<&'o str> {
     let Some(Key::Slot { node, .. }) = Key::parse(key) else { return None };
     let record: SlotRecord = serde_json::from_slice(value).ok()?;
     let is_lost = record.lost || record.kind == SlotState::Lost;
-    (is_lost || node == me && record.kind == SlotState::Failure).then_some(node)
+    (is_lost || node == me && record.is_failed()).then_some(node)
 }
 
 /// Returns whether the failure of a node has halted a run, so that the run would continue without it. The record of the

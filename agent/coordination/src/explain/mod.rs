@@ -173,7 +173,7 @@ fn excused_text(spec: &RolloutSpec, snapshot: &RunSnapshot, segment: u32, wave: 
     let names = arrived(snapshot, segment);
     let of = |is_failed: bool, word: &str| {
         let kind = |held: &&SlotEntry| {
-            (held.held.kind == SlotState::Failure) == is_failed
+            matches!(held.held.kind, SlotState::Failure | SlotState::Unadmitted) == is_failed
                 && snapshot.is_excused(spec, held)
                 && names.is_none_or(|names| !names.contains(&held.node))
         };
@@ -298,7 +298,7 @@ fn halted(situation: Situation<'_>, held: &[SlotEntry]) -> Gate {
         );
         return Gate::shared(GateReason::Budget, opens).action(start([node]));
     }
-    let failed: Vec<&SlotEntry> = held.iter().filter(|held| held.held.is_failed(spec.on_lost)).collect();
+    let failed: Vec<&SlotEntry> = held.iter().filter(|held| held.held.is_failed()).collect();
     let gone: Vec<&str> =
         failed.iter().map(|held| held.node.as_str()).filter(|node| lost.contains_key(*node)).collect();
     let names = listed(failed.iter().map(|held| {
@@ -306,10 +306,11 @@ fn halted(situation: Situation<'_>, held: &[SlotEntry]) -> Gate {
         let book = if held.book == spec.book { String::new() } else { format!("book {}: ", held.book) };
         format!("{} ({book}{why})", held.node)
     }));
+    let limit = spec.failure_limit().unwrap_or(spec.max_failures);
     let opens = format!(
         "the run is halted: waiting for the failed nodes {names}; continues when at most {} of them {} failed (maxFailures)",
-        spec.max_failures,
-        if spec.max_failures == 1 { "has" } else { "have" }
+        limit,
+        if limit == 1 { "has" } else { "have" }
     );
     let mut action = "Push a fix, or repair the nodes: they retry at the interval".to_owned();
     if !gone.is_empty() {

@@ -199,7 +199,7 @@ pub(crate) fn report(observed: &Observed<'_>) -> Rollout {
         skipped: own.iter().filter(|held| is_skipped(spec, held)).map(|held| held.node.clone()).collect(),
         failed: own
             .iter()
-            .filter(|held| held.held.is_failed(spec.on_lost))
+            .filter(|held| held.held.is_failed())
             .map(|held| FailedNode { node: held.node.clone(), message: failure(held, &lost) })
             .collect(),
         holding,
@@ -236,7 +236,7 @@ fn halting_nodes(situation: Situation<'_>) -> Vec<String> {
     if let Some(node) = snapshot.holder_beyond_budget(spec) {
         return vec![node.to_owned()];
     }
-    let failed = snapshot.held.iter().filter(|held| held.held.is_failed(spec.on_lost));
+    let failed = snapshot.held.iter().filter(|held| held.held.is_failed());
     failed.take(super::NAMES).map(|held| held.node.clone()).collect()
 }
 
@@ -299,7 +299,7 @@ fn progress(
     let describe = |node: &&str| match (lost.get(*node), snapshot.held.iter().find(|held| held.node == **node)) {
         (Some(_), _) => format!("{node} (lost)"),
         (None, Some(held)) if super::has_slot(&held) => format!("{node} (holds a slot{})", since(held.note.at)),
-        (None, Some(held)) if held.held.is_failed(spec.on_lost) => format!("{node} (failed)"),
+        (None, Some(held)) if held.held.is_failed() => format!("{node} (failed)"),
         _ => (*node).to_owned(),
     };
     let total = spec.up_to(wave).count();

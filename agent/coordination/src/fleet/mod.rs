@@ -347,7 +347,7 @@ impl Fleet {
     /// Ends a granted request. If the node has finished a segment, it also does the maintenance that is now due.
     fn go(&self, spec: &RolloutSpec, snapshot: RunSnapshot, want: Request, was_halted: bool) -> Result<(), StoreError> {
         self.membership.touches(|touches| touches.set_waiting(spec, false));
-        let ends = matches!(want, Request::Done(_) | Request::Failed(_) | Request::Leave) && !spec.members.is_empty();
+        let ends = matches!(want, Request::Done(_) | Request::Failed(..) | Request::Leave) && !spec.members.is_empty();
         if ends {
             if was_halted && !snapshot.halted(spec) {
                 // The end of a halt may free more slots than one transaction can offer.

@@ -69,7 +69,7 @@ impl Fleet {
             record.entry("at").or_insert_with(|| now.into());
             if let Some(Key::Slot { book, node, .. }) = parsed
                 && node == self.node
-                && record.get("kind").is_some_and(|kind| kind == "failure")
+                && record.get("kind").is_some_and(|kind| kind == "failure" || kind == "unadmitted")
                 && let Some(message) = self.lock().loss.message(book)
             {
                 record.insert("message".into(), message.clone().into());
@@ -81,9 +81,11 @@ impl Fleet {
     /// Returns the transaction that replaces the message of this node's failure record. `None` if the message is
     /// unchanged.
     pub(super) fn newer_message(&self, spec: &RolloutSpec, snapshot: &RunSnapshot, want: Request) -> Option<Txn> {
-        let mine = snapshot.mine(spec, &self.node).filter(|mine| mine.held.kind == SlotState::Failure)?;
+        let mine = snapshot
+            .mine(spec, &self.node)
+            .filter(|mine| matches!(mine.held.kind, SlotState::Failure | SlotState::Unadmitted))?;
         let newest = self.lock().loss.message(&spec.book).cloned();
-        if !matches!(want, Request::Failed(_)) || newest.is_none() || newest == mine.note.message {
+        if !matches!(want, Request::Failed(..)) || newest.is_none() || newest == mine.note.message {
             return None;
         }
         let key = keys::held(&spec.group, &mine.part, &spec.book, &self.node);

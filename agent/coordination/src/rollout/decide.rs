@@ -3,7 +3,7 @@
 use serde::Serialize;
 
 use super::{
-    BlockReason, Decision, Queued, RolloutSpec, RunSnapshot, SlotEntry, SlotRecord, SlotState, Vote,
+    BlockReason, Decision, Entry, Queued, RolloutSpec, RunSnapshot, SlotEntry, SlotRecord, SlotState, Vote,
     offer::{eligible, offer_on},
 };
 use crate::{
@@ -22,8 +22,8 @@ pub enum Request {
     Correct,
     /// The node has completed a segment.
     Done(u32),
-    /// The node has failed in a segment.
-    Failed(u32),
+    /// The node has failed in a segment. The flag is true if the node was admitted to change there.
+    Failed(u32, bool),
     /// The node announces an absence of some seconds during a segment, in which it does not count as lost.
     Absent(u32, u64),
     /// The node wants to release all its records, because it is no longer a target, or its correction is finished.
@@ -37,7 +37,7 @@ impl Request {
             Self::Enter(segment)
             | Self::Change(segment)
             | Self::Done(segment)
-            | Self::Failed(segment)
+            | Self::Failed(segment, _)
             | Self::Absent(segment, _) => Some(segment),
             Self::Correct | Self::Leave => None,
         }
@@ -55,16 +55,22 @@ pub fn decide(spec: &RolloutSpec, snapshot: &RunSnapshot, me: &str, want: Reques
         Request::Change(segment) => change(spec, snapshot, me, Some(segment)),
         Request::Correct => change(spec, snapshot, me, None),
         Request::Done(segment) => done(spec, snapshot, me, segment),
-        Request::Failed(segment) => failed(spec, snapshot, me, segment),
+        Request::Failed(segment, admitted) => failed(spec, snapshot, me, segment, admitted),
         Request::Absent(segment, seconds) => absent(spec, snapshot, me, segment, seconds),
         Request::Leave => leave(spec, snapshot, me),
     }
 }
 
-/// Returns the transaction that removes the record of this node's loss. `None` if it has none. The node may have to wait
-/// for its wave, and under `fail` no wave opens while the node counts as lost (P60).
+/// Returns the transaction that removes a record that is over when this node enters a segment: its loss, or a failure of
+/// an earlier run in which the node changed nothing. `None` if there is none. The node may have to wait for its wave,
+/// and no wave opens while the node counts as failed (P60).
 fn returned(spec: &RolloutSpec, snapshot: &RunSnapshot, me: &str) -> Option<Txn> {
-    let mine = snapshot.mine(spec, me).filter(|mine| mine.held.kind == SlotState::Lost)?;
+    let is_over = |held: &SlotRecord| match held.kind {
+        SlotState::Lost => true,
+        SlotState::Unadmitted => held.run != spec.run,
+        _ => false,
+    };
+    let mine = snapshot.mine(spec, me).filter(|mine| is_over(&mine.held))?;
     // Without a lease, other nodes are about to record the loss again.
     let may_write = snapshot.leased && !snapshot.needs_republish(me);
     may_write.then(|| release(spec, snapshot, me, mine))
@@ -92,8 +98,8 @@ fn change(spec: &RolloutSpec, snapshot: &RunSnapshot, me: &str, segment: Option<
     }
     let mine = snapshot.mine(spec, me);
     match mine.map(|mine| (mine.held.kind, mine)) {
-        Some((SlotState::Claim, mine)) if mine.held.lost || mine.held.absent > 0 => {
-            // The node has returned, so its claim no longer counts as a failure or an absence.
+        Some((SlotState::Claim | SlotState::Failure, mine)) if mine.held.lost || mine.held.absent > 0 => {
+            // The node has returned, so it no longer counts as lost or absent.
             let held = SlotRecord { lost: false, absent: 0, ..mine.held.clone() };
             let mut txn = replace(spec, mine, &held);
             offer_on(spec, snapshot, me, mine, Some(&held), &mut txn);
@@ -101,7 +107,10 @@ fn change(spec: &RolloutSpec, snapshot: &RunSnapshot, me: &str, segment: Option<
         }
         // A node with a claim or a failure is already disrupted, so it continues without a new slot (P49).
         Some((SlotState::Claim | SlotState::Failure, _)) => return Decision::Go,
-        Some((SlotState::Lost, mine)) => return Decision::Commit(release(spec, snapshot, me, mine)),
+        // The check that failed before the admission succeeds now. The node has changed nothing, so it queues.
+        Some((SlotState::Lost | SlotState::Unadmitted, mine)) => {
+            return Decision::Commit(release(spec, snapshot, me, mine));
+        }
         _ => {}
     }
     if let Some(segment) = segment
@@ -139,8 +148,12 @@ fn change(spec: &RolloutSpec, snapshot: &RunSnapshot, me: &str, segment: Option<
         Some((_, modified)) => {
             // Each of the first waiters takes one free slot.
             let count = spec.count.unwrap_or(0).saturating_sub(snapshot.taken(spec.part(me)));
-            let mut first = eligible(spec, snapshot, spec.part(me), None).take(usize::try_from(count).unwrap_or(0));
-            if first.any(|entry| entry.node == me && entry.book == spec.book) {
+            let first = eligible(spec, snapshot, spec.part(me), None).take(usize::try_from(count).unwrap_or(0));
+            let first: Vec<&Entry> = first.collect();
+            let own = |entry: &Entry| entry.node == me && entry.book == spec.book;
+            // With more free slots than the snapshot has waiters, a waiter that it leaves out takes one, too.
+            let is_left_out = snapshot.queue_is_cut() && !snapshot.queue.iter().any(own);
+            if first.iter().any(|entry| own(entry)) || is_left_out && (first.len() as u64) < count {
                 if hidden_claims > 0
                     && snapshot.taken(spec.part(me)).saturating_add(hidden_claims) >= spec.count.unwrap_or(0)
                 {
@@ -288,9 +301,16 @@ pub(super) fn release(spec: &RolloutSpec, snapshot: &RunSnapshot, me: &str, mine
     txn
 }
 
-fn failed(spec: &RolloutSpec, snapshot: &RunSnapshot, me: &str, segment: u32) -> Decision {
+fn failed(spec: &RolloutSpec, snapshot: &RunSnapshot, me: &str, segment: u32, admitted: bool) -> Decision {
+    // Only a node that was admitted may have changed something, so only such a node continues without a new slot. A
+    // node that was written off needs a new slot, too (P61).
+    let disrupted = match snapshot.mine(spec, me).map(|mine| mine.held.kind) {
+        Some(SlotState::Claim | SlotState::Failure) => true,
+        Some(SlotState::WrittenOff | SlotState::Offer) => false,
+        Some(SlotState::Lost | SlotState::Unadmitted) | None => admitted,
+    };
     let failure = SlotRecord {
-        kind: SlotState::Failure,
+        kind: if disrupted { SlotState::Failure } else { SlotState::Unadmitted },
         run: spec.run.clone(),
         segment,
         generation: spec.generation,
@@ -303,7 +323,7 @@ fn failed(spec: &RolloutSpec, snapshot: &RunSnapshot, me: &str, segment: u32) ->
         otherwise: Vec::new(),
     };
     match snapshot.mine(spec, me) {
-        Some(mine) if mine.held.kind == SlotState::Failure && mine.held.run == spec.run => withdraw(spec, snapshot, me),
+        Some(mine) if mine.held.kind == failure.kind && mine.held.run == spec.run => withdraw(spec, snapshot, me),
         Some(mine) => {
             // A node whose label has changed holds a slot of its former partition.
             let key = keys::held(&spec.group, &mine.part, &spec.book, me);

@@ -70,6 +70,8 @@ fn lost_since(spec: &RolloutSpec, snapshot: &RunSnapshot, accepted: u64) -> Opti
             }
         }
     };
+    // Two nodes that write off different nodes at the same time would exceed the limit of write-offs.
+    txn.compare.push(Compare::NoneNewer(keys::all_held(&spec.group), snapshot.revision));
     txn.compare.push(Compare::Absent(keys::alive(node)));
     txn.compare.push(Compare::Revision(keys::ACCEPTED.to_owned(), accepted));
     txn.compare.extend(snapshot.same_recovery());
@@ -204,28 +206,33 @@ fn lost(spec: &RolloutSpec, snapshot: &RunSnapshot, me: &str, unmoved: &[Compare
             Some(held) => {
                 let lost = as_lost(spec, snapshot, held)?;
                 let mut txn = replace(spec, held, &lost);
+                if lost.kind == SlotState::WrittenOff {
+                    // Two nodes that write off different nodes at the same time would exceed the limit of write-offs.
+                    txn.compare.push(Compare::NoneNewer(keys::all_held(&spec.group), snapshot.revision));
+                }
                 if lost.kind != held.held.kind {
                     offer_on(spec, snapshot, me, held, Some(&lost), &mut txn);
                 }
                 txn
             }
-            None if missing(spec, snapshot, node) => {
+            None => {
                 let key = keys::held(&spec.group, spec.part(node), &spec.book, node);
                 let lost = SlotRecord {
                     kind: SlotState::Lost,
                     run: spec.run.clone(),
                     segment: 0,
                     generation: spec.generation,
-                    lost: false,
+                    lost: spec.on_lost == OnLost::Fail,
                     absent: 0,
                 };
+                // A node that votes at the same time is not lost before its vote.
+                let vote = keys::vote(&spec.run, missing(spec, snapshot, node)?, true, node);
                 Txn {
-                    compare: vec![Compare::Absent(key.clone())],
+                    compare: vec![Compare::Absent(key.clone()), Compare::Absent(vote)],
                     then: vec![Op::put(key, bytes(&lost))],
                     otherwise: Vec::new(),
                 }
             }
-            None => return None,
         };
         txn.compare.push(Compare::Absent(keys::alive(node)));
         txn.compare.extend(unmoved.iter().cloned());
@@ -236,7 +243,8 @@ fn lost(spec: &RolloutSpec, snapshot: &RunSnapshot, me: &str, unmoved: &[Compare
 /// Returns the slot record of a lost node after the loss. `None` if the record needs no change. A record of an earlier
 /// run becomes a record of this run, so that this run does not wait for the node.
 fn as_lost(spec: &RolloutSpec, snapshot: &RunSnapshot, held: &SlotEntry) -> Option<SlotRecord> {
-    let of_run = SlotRecord { run: spec.run.clone(), ..held.held.clone() };
+    let fails = spec.on_lost == OnLost::Fail;
+    let of_run = SlotRecord { run: spec.run.clone(), lost: fails, ..held.held.clone() };
     let earlier = held.held.run != spec.run && spec.is_member(&held.node);
     match held.held.kind {
         SlotState::Offer => None,
@@ -246,17 +254,18 @@ fn as_lost(spec: &RolloutSpec, snapshot: &RunSnapshot, held: &SlotEntry) -> Opti
             let allowed = snapshot.written_off(spec) < spec.count.unwrap_or(1);
             allowed.then_some(SlotRecord { kind: SlotState::WrittenOff, lost: false, ..of_run })
         }
-        SlotState::Claim => (!held.held.lost || earlier).then_some(SlotRecord { lost: true, ..of_run }),
-        SlotState::Failure | SlotState::WrittenOff | SlotState::Lost => earlier.then_some(of_run),
+        SlotState::Claim => (!held.held.lost || earlier).then_some(of_run),
+        SlotState::Failure | SlotState::Lost => earlier.then_some(of_run),
+        SlotState::WrittenOff => earlier.then_some(SlotRecord { lost: false, ..of_run }),
+        // The node has changed nothing, so it is lost without a claim.
+        SlotState::Unadmitted => spec.is_member(&held.node).then_some(SlotRecord { kind: SlotState::Lost, ..of_run }),
     }
 }
 
-/// Returns whether a member is known not to have completed the segment that other nodes wait for.
-fn missing(spec: &RolloutSpec, snapshot: &RunSnapshot, node: &str) -> bool {
-    spec.is_member(node)
-        && snapshot.names.as_ref().is_some_and(|(segment, names)| {
-            frontier(spec, snapshot).iter().any(|(open, _)| open == segment) && !names.contains(node)
-        })
+/// Returns the segment that other nodes wait for, if a member is known not to have completed it.
+fn missing(spec: &RolloutSpec, snapshot: &RunSnapshot, node: &str) -> Option<u32> {
+    let (segment, _) = snapshot.names.as_ref().filter(|(_, names)| spec.is_member(node) && !names.contains(node))?;
+    frontier(spec, snapshot).iter().any(|(open, _)| open == segment).then_some(*segment)
 }
 
 /// Returns the segment and number of a complete wave. The next wave opens after this one was complete for the soak

@@ -45,6 +45,9 @@ pub enum SlotState {
     Claim,
     /// The node has failed. The node retries, and counts as failed until it succeeds (P62).
     Failure,
+    /// The node has failed before it was admitted, so it has changed nothing. It counts as failed, but needs a slot for
+    /// its first change (P62).
+    Unadmitted,
     /// The run continues without the node, for example because it was lost with a claim. A returning node needs a new
     /// slot (P61).
     WrittenOff,
@@ -63,7 +66,7 @@ pub struct SlotRecord {
     pub segment: u32,
     /// The generation that created the record.
     pub generation: u64,
-    /// True for a claim whose node was lost. The node counts as failed until it returns.
+    /// True if the node was lost and `onLostNode` is `fail`. The node counts as failed until it returns.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub lost: bool,
     /// The announced duration of the node's absence, in seconds. The node does not count as lost in that time. 0 if no
@@ -73,9 +76,9 @@ pub struct SlotRecord {
 }
 
 impl SlotRecord {
-    /// Returns whether the node of the record counts as failed.
-    pub fn is_failed(&self, on_lost: OnLost) -> bool {
-        self.kind == SlotState::Failure || self.lost || self.kind == SlotState::Lost && on_lost == OnLost::Fail
+    /// Returns whether the node of the record counts as failed. All books of a budget agree about this.
+    pub fn is_failed(&self) -> bool {
+        matches!(self.kind, SlotState::Failure | SlotState::Unadmitted) || self.lost
     }
 }
 

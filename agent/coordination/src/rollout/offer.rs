@@ -94,8 +94,18 @@ pub(super) fn offer_on(
 ) {
     let after = after(snapshot, old, new);
     let released = snapshot.taken(&old.part).saturating_sub(after.taken(&old.part));
+    let succeeds = after.failures() < snapshot.failures();
+    let whole_queue = Compare::NoneNewer(keys::whole_queue(&spec.group), snapshot.revision);
+    let Some(unmoved) = snapshot.admission_guards(spec) else {
+        // The accepted revision may permit more failures than this writer knows. The transaction must fail if another
+        // node queues at the same time, because the touch would not wake that node.
+        if released > 0 || succeeds {
+            txn.compare.push(whole_queue);
+            touch(spec, &after, me, old, succeeds || after.failures() > 0, txn);
+        }
+        return;
+    };
     let resumes = snapshot.halted(spec) && !after.halted(spec);
-    let succeeds = after.failures(spec) < snapshot.failures(spec);
     if after.halted(spec) {
         if released > 0 || succeeds {
             stays_halted(spec, snapshot, old, txn);
@@ -103,26 +113,20 @@ pub(super) fn offer_on(
         return;
     }
     if released == 0 && !resumes {
-        if succeeds && !spec.after_all {
+        if succeeds && spec.failure_limit().is_some() {
             // If more nodes fail before the commit, this compare fails, because this success could end the halt that
             // they cause.
             txn.compare.push(Compare::NoneNewer(keys::all_held(&spec.group), snapshot.revision));
         }
         return;
     }
-    let unmoved = snapshot.admission_guards(spec);
-    let whole_queue = Compare::NoneNewer(keys::whole_queue(&spec.group), snapshot.revision);
-    let (Some(unmoved), Some(count)) = (&unmoved, spec.count) else {
-        // The transaction must fail if another node queues at the same time, because the touch would not wake that
-        // node.
-        txn.compare.push(whole_queue);
-        return touch(spec, &after, me, old, resumes, txn);
-    };
-    if old.part != spec.part(me) || resumes && !spec.parts.is_empty() {
+    let has_parts = spec.shared || !spec.parts.is_empty();
+    let count = spec.count.filter(|_| old.part == spec.part(me) && !(resumes && has_parts));
+    let Some(count) = count else {
         // The writer has read only the queue of its own partition, so it cannot offer slots of another partition.
         txn.compare.push(whole_queue);
         return touch(spec, &after, me, old, resumes, txn);
-    }
+    };
     let free = usize::try_from(count.saturating_sub(after.taken(&old.part))).unwrap_or(usize::MAX);
     let slots = |held: &&SlotEntry| {
         matches!(held.held.kind, SlotState::Claim | SlotState::Offer) && held.part == old.part && *held != old
@@ -149,6 +153,10 @@ pub(super) fn offer_on(
     first.rotate_left(rank);
     first.truncate(free);
     if first.len() < free {
+        if snapshot.queue_is_cut() {
+            // Later waiters of the queue, which the snapshot leaves out, may be admitted.
+            touch_all(spec, txn);
+        }
         txn.compare.push(whole_queue);
     }
     if first.is_empty() {
@@ -159,7 +167,7 @@ pub(super) fn offer_on(
         // If one release makes several offers or adds a failure, no slot record may have changed since the read.
         txn.compare.push(Compare::NoneNewer(keys::all_held(&spec.group), snapshot.revision));
     }
-    txn.compare.extend(unmoved.iter().cloned());
+    txn.compare.extend(unmoved);
     for next in first {
         offer_to(spec, snapshot, next, txn);
     }
@@ -173,11 +181,11 @@ fn unchanged(spec: &RolloutSpec, held: &SlotEntry) -> Compare {
 /// Adds compares of the failures of other nodes, which keep the run halted. Without these compares, two nodes that
 /// succeed at the same time would each expect the other one to offer the slots.
 fn stays_halted(spec: &RolloutSpec, snapshot: &RunSnapshot, old: &SlotEntry, txn: &mut Txn) {
-    let enough = usize::try_from(spec.max_failures.saturating_add(1)).unwrap_or(usize::MAX);
+    let enough = usize::try_from(spec.failure_limit().unwrap_or(0).saturating_add(1)).unwrap_or(usize::MAX);
     if enough > COMPARED {
         return touch_all(spec, txn);
     }
-    let failures = snapshot.held.iter().filter(|held| *held != old && held.held.is_failed(spec.on_lost));
+    let failures = snapshot.held.iter().filter(|held| *held != old && held.held.is_failed());
     txn.compare.extend(failures.take(enough).map(|held| unchanged(spec, held)));
 }
 
@@ -284,10 +292,10 @@ mod tests {
         let (mut fixture, spec) = (Fixture::new(), spec(1, Some(1), 1));
         assert!(fixture.ask(&spec, "a", Request::Change(0)));
         assert!(!fixture.ask(&spec, "b", Request::Change(0)) && !fixture.ask(&spec, "c", Request::Change(0)));
-        assert!(fixture.ask(&spec, "a", Request::Failed(0)));
+        assert!(fixture.ask(&spec, "a", Request::Failed(0, true)));
         assert_eq!(fixture.kinds(&spec), [is("a", SlotState::Failure), is("b", SlotState::Offer)]);
         assert!(fixture.ask(&spec, "b", Request::Change(0)));
-        assert!(fixture.ask(&spec, "b", Request::Failed(0)), "the second failure halts the run");
+        assert!(fixture.ask(&spec, "b", Request::Failed(0, true)), "the second failure halts the run");
         assert_eq!(fixture.kinds(&spec), [is("a", SlotState::Failure), is("b", SlotState::Failure)]);
     }
 
@@ -295,7 +303,7 @@ mod tests {
     fn success_that_ends_halt_offers_every_free_slot() {
         let (mut fixture, spec) = (Fixture::new(), spec(1, Some(2), 0));
         assert!(fixture.ask(&spec, "a", Request::Change(0)));
-        assert!(fixture.ask(&spec, "a", Request::Failed(0)));
+        assert!(fixture.ask(&spec, "a", Request::Failed(0, true)));
         for waiter in ["b", "c", "d"] {
             assert!(!fixture.ask(&spec, waiter, Request::Change(0)), "the run is halted");
         }
@@ -323,7 +331,7 @@ mod tests {
             assert!(fixture.ask(&spec, node, Request::Change(0)));
         }
         for node in ["a", "b"] {
-            assert!(fixture.ask(&spec, node, Request::Failed(0)));
+            assert!(fixture.ask(&spec, node, Request::Failed(0, true)));
         }
         let [a, b] = ["a", "b"].map(|node| prepared(&fixture, &spec, node, Request::Done(0)));
         assert!(!is_refused(&mut fixture, &a));
@@ -336,9 +344,9 @@ mod tests {
     #[test]
     fn success_within_max_failures_is_compared_with_failures_that_follow() {
         let (mut fixture, spec) = (Fixture::new(), spec(1, Some(2), 1));
-        assert!(fixture.ask(&spec, "a", Request::Change(0)) && fixture.ask(&spec, "a", Request::Failed(0)));
+        assert!(fixture.ask(&spec, "a", Request::Change(0)) && fixture.ask(&spec, "a", Request::Failed(0, true)));
         let a = prepared(&fixture, &spec, "a", Request::Done(0));
-        assert!(fixture.ask(&spec, "b", Request::Change(0)) && fixture.ask(&spec, "b", Request::Failed(0)));
+        assert!(fixture.ask(&spec, "b", Request::Change(0)) && fixture.ask(&spec, "b", Request::Failed(0, true)));
         assert!(!fixture.ask(&spec, "c", Request::Change(0)), "two failures halt the run");
         assert!(is_refused(&mut fixture, &a));
         assert!(fixture.ask(&spec, "a", Request::Done(0)));
@@ -352,7 +360,7 @@ mod tests {
             for node in ["a", "b"] {
                 assert!(fixture.ask(&spec, node, Request::Change(0)));
             }
-            assert!(fixture.ask(&spec, "a", Request::Failed(0)));
+            assert!(fixture.ask(&spec, "a", Request::Failed(0, true)));
             assert!(!fixture.ask(&spec, "c", Request::Change(0)) && !fixture.ask(&spec, "d", Request::Change(0)));
             let second = if first == "a" { "b" } else { "a" };
             let [one, other] = [first, second].map(|node| prepared(&fixture, &spec, node, Request::Done(0)));
@@ -367,7 +375,7 @@ mod tests {
         let own = RolloutSpec { group: "n/slot=s".into(), ..spec(1, Some(2), 0) };
         let other = RolloutSpec { book: "n/c".into(), run: "n/c@1".into(), ..own.clone() };
         let mut fixture = Fixture::new();
-        assert!(fixture.ask(&own, "a", Request::Change(0)) && fixture.ask(&own, "a", Request::Failed(0)));
+        assert!(fixture.ask(&own, "a", Request::Change(0)) && fixture.ask(&own, "a", Request::Failed(0, true)));
         assert!(!fixture.ask(&own, "b", Request::Change(0)) && !fixture.ask(&other, "b", Request::Change(0)));
         let txn = prepared(&fixture, &own, "a", Request::Done(0));
         let puts: Vec<&String> =
@@ -387,7 +395,7 @@ mod tests {
             spec.known.clone_from(&nodes);
             let mut fixture = Fixture::new();
             for node in &nodes {
-                assert!(fixture.ask(&spec, node, Request::Failed(0)));
+                assert!(fixture.ask(&spec, node, Request::Failed(0, true)));
             }
             assert!(fixture.ask(&spec, "n0", Request::Done(0)));
             assert_eq!(fixture.freed(), touches.then(Freed::default), "{max_failures}");
@@ -398,7 +406,7 @@ mod tests {
     fn end_of_a_halt_with_more_free_slots_than_offers_touches_every_waiter() {
         for (count, touches) in [(OFFERS as u64, false), (OFFERS as u64 + 1, true)] {
             let (mut fixture, spec) = (Fixture::new(), spec(1, Some(count), 0));
-            assert!(fixture.ask(&spec, "a", Request::Failed(0)));
+            assert!(fixture.ask(&spec, "a", Request::Failed(0, true)));
             assert!(!fixture.ask(&spec, "b", Request::Change(0)));
             assert!(fixture.ask(&spec, "a", Request::Done(0)));
             assert_eq!(fixture.freed(), touches.then(Freed::default), "{count} slots");
@@ -408,7 +416,7 @@ mod tests {
     #[test]
     fn success_that_ends_halt_of_book_without_slots_touches_every_waiter() {
         let (mut fixture, spec) = (Fixture::new(), spec(1, None, 0));
-        assert!(fixture.ask(&spec, "a", Request::Failed(0)));
+        assert!(fixture.ask(&spec, "a", Request::Failed(0, true)));
         assert!(!fixture.ask(&spec, "b", Request::Change(0)));
         assert!(fixture.ask(&spec, "a", Request::Done(0)));
         assert_eq!(fixture.freed(), Some(Freed::default()));
@@ -443,7 +451,7 @@ mod tests {
         };
         let old = RolloutSpec { parts: parts("x"), ..spec(1, Some(1), 2) };
         let new = RolloutSpec { parts: parts("y"), ..spec(2, Some(1), 2) };
-        for want in [Request::Done(0), Request::Failed(0)] {
+        for want in [Request::Done(0), Request::Failed(0, true)] {
             let mut fixture = Fixture::new();
             assert!(fixture.ask(&old, "a", Request::Change(0)));
             fixture.accept(2);
@@ -485,5 +493,70 @@ mod tests {
                 fixture.kinds(spec).into_iter().filter(|(_, kind)| *kind == SlotState::Offer).collect();
             assert_eq!(offers, [is("b", SlotState::Offer)], "lost: {lost}");
         }
+    }
+
+    #[test]
+    fn writer_that_may_not_admit_wakes_every_waiter_while_nodes_have_failed() {
+        let (mut fixture, spec) = (Fixture::new(), spec(1, Some(1), 1));
+        for node in ["a", "b"] {
+            assert!(fixture.ask(&spec, node, Request::Change(0)) && fixture.ask(&spec, node, Request::Failed(0, true)));
+        }
+        assert!(!fixture.ask(&spec, "c", Request::Change(0)), "the run is halted");
+        // A node that left the targets knows only its slot.
+        let minimal = RolloutSpec { book: spec.book.clone(), group: spec.group.clone(), ..RolloutSpec::default() };
+        assert!(fixture.ask(&minimal, "a", Request::Leave));
+        assert_eq!(fixture.freed(), Some(Freed::default()));
+    }
+
+    #[test]
+    fn end_of_a_halt_in_a_budget_with_tasks_of_their_own_touches_every_waiter() {
+        let (mut fixture, book) = (Fixture::new(), RolloutSpec { shared: true, ..spec(1, Some(1), 0) });
+        let parts = ["a", "b", "c", "d"].map(|node| (node.to_owned(), "=1-".to_owned())).into();
+        let task = RolloutSpec { parts, ..book.clone() };
+        assert!(fixture.ask(&book, "a", Request::Change(0)) && fixture.ask(&book, "a", Request::Failed(0, true)));
+        assert!(!fixture.ask(&task, "b", Request::Change(0)), "the run is halted");
+        assert!(fixture.ask(&book, "a", Request::Done(0)));
+        assert_eq!(fixture.freed(), Some(Freed::default()));
+    }
+
+    /// Returns a spec with 40 nodes, and a store in which they are alive.
+    fn crowd(count: u64) -> (Fixture, RolloutSpec, Vec<String>) {
+        let nodes: Vec<String> = (0..40).map(|number| format!("n{number:02}")).collect();
+        let members = nodes.iter().map(|node| (node.clone(), 0)).collect();
+        let spec = RolloutSpec { members, known: nodes.clone(), ..spec(1, Some(count), 0) };
+        let mut fixture = Fixture::new();
+        let then = nodes.iter().map(|node| Op::put(keys::alive(node), Vec::new())).collect();
+        fixture.0.apply(&Txn { then, ..Txn::default() }).unwrap();
+        (fixture, spec, nodes)
+    }
+
+    /// Puts a node into the queue without an admission.
+    fn queue(fixture: &mut Fixture, spec: &RolloutSpec, node: &str, run: &str) {
+        let entry = crate::rollout::Queued { run: run.to_owned(), segment: 0, generation: 1 };
+        let key = keys::queue(&spec.group, "-", &spec.book, node);
+        fixture.0.apply(&Txn { then: vec![Op::put(key, bytes(&entry))], ..Txn::default() }).unwrap();
+    }
+
+    #[test]
+    fn waiters_beyond_the_window_of_the_queue_take_the_slots_that_it_leaves_free() {
+        let (mut fixture, spec, nodes) = crowd(20);
+        for node in &nodes {
+            queue(&mut fixture, &spec, node, &spec.run);
+        }
+        let late = nodes.iter().rev().filter(|node| fixture.ask(&spec, node, Request::Change(0))).count();
+        assert_eq!(late, 20, "as many as there are slots");
+    }
+
+    #[test]
+    fn release_behind_a_window_of_void_queue_entries_touches_every_waiter() {
+        let (mut fixture, spec, nodes) = crowd(1);
+        assert!(fixture.ask(&spec, "n39", Request::Change(0)));
+        for node in &nodes[..20] {
+            queue(&mut fixture, &spec, node, "n/b@0");
+        }
+        assert!(!fixture.ask(&spec, "n30", Request::Change(0)));
+        assert!(fixture.ask(&spec, "n39", Request::Done(0)));
+        assert_eq!(fixture.freed(), Some(Freed::default()));
+        assert!(fixture.ask(&spec, "n30", Request::Change(0)));
     }
 }

@@ -56,7 +56,7 @@ fn republish_slot(spec: &RolloutSpec, snapshot: &RunSnapshot, me: &str, own: &No
         return Some(txn);
     };
     let is = |wanted: SlotState| mine.is_some_and(|mine| mine.held.kind == wanted);
-    if is(*kind) && (is(SlotState::Failure) || !crowded(spec, snapshot, me, mine)) || is(SlotState::WrittenOff) {
+    if is(*kind) && (!is(SlotState::Claim) || !crowded(spec, snapshot, me, mine)) || is(SlotState::WrittenOff) {
         return None;
     }
     let kind =

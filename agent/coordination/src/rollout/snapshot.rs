@@ -196,6 +196,11 @@ impl RunSnapshot {
         self.held.iter().find(|held| held.node == me && held.book == spec.book)
     }
 
+    /// Returns whether the partition may have more queue entries than the snapshot contains.
+    pub fn queue_is_cut(&self) -> bool {
+        self.queue.len() >= HEADS
+    }
+
     /// Returns the number of open waves of a segment.
     pub fn open_waves(&self, spec: &RolloutSpec, segment: u32) -> u32 {
         self.progress
@@ -260,13 +265,13 @@ impl RunSnapshot {
 
     /// Returns the number of failed nodes in the budget, with lost nodes that count as failed. Failures of other books
     /// that share the budget are included, because their nodes are half changed, too (P63).
-    pub fn failures(&self, spec: &RolloutSpec) -> u64 {
-        self.held.iter().filter(|held| held.held.is_failed(spec.on_lost)).count() as u64
+    pub fn failures(&self) -> u64 {
+        self.held.iter().filter(|held| held.held.is_failed()).count() as u64
     }
 
     /// Returns the number of failed nodes in the budget that belong to this book (P64).
     pub fn own_failures(&self, spec: &RolloutSpec) -> u64 {
-        let failed = |held: &&SlotEntry| held.book == spec.book && held.held.is_failed(spec.on_lost);
+        let failed = |held: &&SlotEntry| held.book == spec.book && held.held.is_failed();
         self.held.iter().filter(failed).count() as u64
     }
 
@@ -276,7 +281,7 @@ impl RunSnapshot {
         held.book == spec.book
             && held.held.run == spec.run
             && match held.held.kind {
-                SlotState::Failure | SlotState::WrittenOff => true,
+                SlotState::Failure | SlotState::Unadmitted | SlotState::WrittenOff => true,
                 SlotState::Lost => spec.on_lost != super::OnLost::Hold,
                 SlotState::Claim => held.held.lost && spec.on_lost == super::OnLost::Fail,
                 SlotState::Offer => false,
@@ -299,7 +304,7 @@ impl RunSnapshot {
     /// share the budget are ignored.
     pub fn holder_beyond_budget(&self, spec: &RolloutSpec) -> Option<&str> {
         let spent = spec.on_lost == super::OnLost::Skip && self.written_off(spec) >= spec.count.unwrap_or(1);
-        let halted = self.failures(spec) > spec.max_failures;
+        let halted = self.failures() > spec.max_failures;
         let holds = |held: &&SlotEntry| {
             let blocks = match held.held.kind {
                 SlotState::Claim => true,
@@ -313,21 +318,22 @@ impl RunSnapshot {
 
     /// Returns whether the run is halted, because too many nodes have failed (P62).
     pub fn halted(&self, spec: &RolloutSpec) -> bool {
-        !spec.after_all && self.failures(spec) > spec.max_failures
+        spec.failure_limit().is_some_and(|limit| self.failures() > limit)
     }
 
     /// Returns whether a node may enter a segment: its wave is open, or it has a claim or failure to finish (P64). A node
-    /// that changed in this segment has entered it before, even if a restored store no longer shows the barrier as open.
+    /// that changed or failed in this segment has entered it before, even if a restored store no longer shows the barrier
+    /// as open.
     pub fn may_enter(&self, spec: &RolloutSpec, node: &str, segment: u32) -> bool {
         let open = self.open_waves(spec, segment);
         let mut carried = self.held.iter().filter(|held| {
             held.node == node
                 && held.book == spec.book
-                && matches!(held.held.kind, SlotState::Claim | SlotState::Failure)
+                && matches!(held.held.kind, SlotState::Claim | SlotState::Failure | SlotState::Unadmitted)
         });
-        let reached = segment == 0 || open > 0;
+        let reached = |held: &SlotRecord| held.kind != SlotState::Unadmitted && (segment == 0 || open > 0);
         spec.wave(node) < open
-            || carried.any(|held| reached || held.held.run == spec.run && held.held.segment == segment)
+            || carried.any(|held| reached(&held.held) || held.held.run == spec.run && held.held.segment == segment)
     }
 }
 

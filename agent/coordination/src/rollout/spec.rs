@@ -54,6 +54,11 @@ pub struct RolloutSpec {
     /// True if failures stop neither other nodes nor later waves. With too many failures the run still does not
     /// complete.
     pub after_all: bool,
+    /// For a named slot: the smallest `max_failures` of its books, so that a failure stops all of them or none. `None` if
+    /// the limit of the book is valid.
+    pub slot_failures: Option<u64>,
+    /// True if several books or tasks share the budget, so that it may have partitions that this spec does not list.
+    pub shared: bool,
     /// The reaction of the run to a lost node.
     pub on_lost: OnLost,
     /// The number of waves, at least one.
@@ -126,6 +131,12 @@ impl RolloutSpec {
     /// Returns the number of waves of a segment that open together with the segment.
     pub fn open_at_once(&self, segment: u32) -> u32 {
         if self.elected.contains(&segment) { self.waves } else { 1 }
+    }
+
+    /// Returns the maximum number of failed nodes with which the budget still gives slots. `None` if failures stop no
+    /// node.
+    pub fn failure_limit(&self) -> Option<u64> {
+        self.slot_failures.or_else(|| (!self.after_all).then_some(self.max_failures))
     }
 
     /// Returns the members of all waves up to `wave`.

@@ -114,7 +114,7 @@ pub(super) fn is(node: &str, kind: SlotState) -> (String, SlotState) {
 /// Returns the spec of a run of a book that uses the named slot `s`.
 fn shared(book: &str, max_failures: u64) -> RolloutSpec {
     let run = format!("{book}@1");
-    RolloutSpec { book: book.into(), group: "n/slot=s".into(), run, ..spec(1, Some(1), max_failures) }
+    RolloutSpec { book: book.into(), group: "n/slot=s".into(), run, shared: true, ..spec(1, Some(1), max_failures) }
 }
 
 #[test]
@@ -123,7 +123,7 @@ fn failure_in_a_named_slot_halts_every_book_that_shares_it() {
         let mut fixture = Fixture::new();
         let (one, other) = (shared("n/one", max_failures), shared("n/other", max_failures));
         for node in ["a", "b"].into_iter().take(usize::try_from(max_failures).unwrap() + 1) {
-            assert!(fixture.ask(&one, node, Request::Change(0)) && fixture.ask(&one, node, Request::Failed(0)));
+            assert!(fixture.ask(&one, node, Request::Change(0)) && fixture.ask(&one, node, Request::Failed(0, true)));
         }
         assert!(!fixture.ask(&one, "c", Request::Change(0)), "its own book is halted");
         assert!(!fixture.ask(&other, "d", Request::Change(0)), "node a is half changed, so node d must wait");
@@ -142,7 +142,7 @@ fn failure_of_another_book_in_a_named_slot_keeps_no_wave_closed() {
     for node in ["a", "c", "d"] {
         assert!(fixture.ask(&other, node, Request::Change(0)) && fixture.ask(&other, node, Request::Done(0)));
     }
-    assert!(fixture.ask(&one, "a", Request::Change(0)) && fixture.ask(&one, "a", Request::Failed(0)));
+    assert!(fixture.ask(&one, "a", Request::Change(0)) && fixture.ask(&one, "a", Request::Failed(0, true)));
     fixture.maintain(&other, "b", &[]);
     assert_eq!(fixture.snapshot(&other, "b").open_waves(&other, 0), 2);
     assert!(!fixture.ask(&other, "b", Request::Change(0)), "the slot is closed");
@@ -172,7 +172,7 @@ fn later_wave_opens_after_too_many_failures_under_fail_after_all_targets_ran() {
         let mut fixture = Fixture::new();
         let mut spec = RolloutSpec { after_all, waves: 2, cuts: vec![Cut::Barrier], ..of_two(None, 0) };
         spec.members.insert("b".into(), 1);
-        assert!(fixture.ask(&spec, "a", Request::Failed(0)));
+        assert!(fixture.ask(&spec, "a", Request::Failed(0, true)));
         fixture.maintain(&spec, "b", &[]);
         assert_eq!(fixture.ask(&spec, "b", Request::Change(0)), after_all, "the second wave");
         if after_all {
@@ -188,7 +188,7 @@ fn later_wave_opens_after_too_many_failures_under_fail_after_all_targets_ran() {
 #[test]
 fn run_with_too_many_failures_under_fail_after_all_targets_ran_ends_when_they_succeed() {
     let (mut fixture, spec) = (Fixture::new(), RolloutSpec { after_all: true, ..of_two(None, 0) });
-    assert!(fixture.ask(&spec, "a", Request::Failed(0)) && fixture.ask(&spec, "b", Request::Done(0)));
+    assert!(fixture.ask(&spec, "a", Request::Failed(0, true)) && fixture.ask(&spec, "b", Request::Done(0)));
     fixture.maintain(&spec, "b", &[]);
     assert!(!fixture.done(&spec), "the run has failed");
     assert!(fixture.ask(&spec, "a", Request::Change(0)) && fixture.ask(&spec, "a", Request::Done(0)));
@@ -205,7 +205,7 @@ fn returned_node_that_waits_for_its_wave_no_longer_counts_as_lost() {
         assert!(fixture.ask(&spec, node, Request::Change(0)) && fixture.ask(&spec, node, Request::Done(0)));
     }
     let lost =
-        SlotRecord { kind: SlotState::Lost, run: spec.run.clone(), segment: 0, generation: 1, lost: false, absent: 0 };
+        SlotRecord { kind: SlotState::Lost, run: spec.run.clone(), segment: 0, generation: 1, lost: true, absent: 0 };
     fixture.put(&keys::held(&spec.group, "-", &spec.book, "d"), bytes(&lost));
     fixture.maintain(&spec, "a", &[]);
     assert_eq!(fixture.snapshot(&spec, "a").open_waves(&spec, 0), 1, "a lost node counts as failed");
@@ -261,7 +261,7 @@ fn failed_node_that_is_lost_later_is_written_off_under_skip() {
         [(OnLost::Skip, SlotState::WrittenOff), (OnLost::Fail, SlotState::Failure), (OnLost::Hold, SlotState::Failure)]
     {
         let (mut fixture, spec) = (Fixture::new(), RolloutSpec { on_lost, ..of_two(Some(1), 0) });
-        assert!(fixture.ask(&spec, "a", Request::Change(0)) && fixture.ask(&spec, "a", Request::Failed(0)));
+        assert!(fixture.ask(&spec, "a", Request::Change(0)) && fixture.ask(&spec, "a", Request::Failed(0, true)));
         assert!(!fixture.ask(&spec, "b", Request::Change(0)), "the run is halted");
         fixture.maintain(&spec, "c", &["a"]);
         assert_eq!(fixture.kinds(&spec).first(), Some(&is("a", after)), "{on_lost:?}");
@@ -283,7 +283,7 @@ fn failed_nodes_are_written_off_up_to_the_slot_count() {
         assert!(fixture.ask(&spec, node, Request::Change(0)), "{node}");
     }
     for node in ["a", "b"] {
-        assert!(fixture.ask(&spec, node, Request::Failed(0)));
+        assert!(fixture.ask(&spec, node, Request::Failed(0, true)));
     }
     fixture.maintain(&spec, "d", &["a", "b"]);
     assert!(fixture.kinds(&spec).iter().all(|(_, kind)| *kind == SlotState::WrittenOff), "{:?}", fixture.kinds(&spec));
@@ -314,4 +314,127 @@ fn later_run_does_not_wait_for_a_node_that_an_earlier_run_lost() {
             }
         }
     }
+}
+
+/// Returns the spec of the same book after a commit that begins a new run.
+fn mended(spec: &RolloutSpec) -> RolloutSpec {
+    RolloutSpec { run: "n/b@2".into(), generation: 2, ..spec.clone() }
+}
+
+#[test]
+fn nodes_that_failed_before_their_admission_queue_for_slots_after_a_fix() {
+    for count in [Some(1), None] {
+        let (mut fixture, mut spec) = (Fixture::new(), spec(1, count, 0));
+        spec.waves = 2;
+        spec.members.insert("d".into(), 1);
+        for node in ["a", "b", "c"] {
+            assert!(fixture.ask(&spec, node, Request::Enter(0)) && fixture.ask(&spec, node, Request::Failed(0, false)));
+        }
+        assert_eq!(fixture.kinds(&spec), ["a", "b", "c"].map(|node| is(node, SlotState::Unadmitted)));
+        assert!(!fixture.ask(&spec, "d", Request::Enter(0)), "the failures keep its wave closed");
+        let mut fixed = mended(&spec);
+        fixed.members.insert("c".into(), 1);
+        fixture.accept(2);
+        assert!(!fixture.ask(&fixed, "c", Request::Enter(0)), "it is in the second wave now");
+        assert!(fixture.ask(&fixed, "a", Request::Enter(0)) && fixture.ask(&fixed, "b", Request::Enter(0)));
+        assert_eq!(fixture.kinds(&fixed), [], "a failure without a change ends with its run");
+        assert!(fixture.ask(&fixed, "a", Request::Change(0)));
+        assert_eq!(fixture.ask(&fixed, "b", Request::Change(0)), count.is_none(), "{count:?}");
+    }
+}
+
+#[test]
+fn node_that_failed_before_its_admission_takes_a_slot_when_its_check_succeeds() {
+    let (mut fixture, spec) = (Fixture::new(), spec(1, Some(1), 0));
+    assert!(fixture.ask(&spec, "a", Request::Failed(0, false)));
+    assert!(!fixture.ask(&spec, "b", Request::Change(0)), "the run is halted");
+    assert!(fixture.ask(&spec, "a", Request::Enter(0)));
+    assert_eq!(fixture.kinds(&spec), [is("a", SlotState::Unadmitted)], "its check may fail again");
+    assert!(!fixture.ask(&spec, "a", Request::Change(0)), "node b waits longer");
+    assert_eq!(fixture.kinds(&spec), [is("b", SlotState::Offer)]);
+    assert!(fixture.ask(&spec, "b", Request::Change(0)) && fixture.ask(&spec, "b", Request::Done(0)));
+    assert!(fixture.ask(&spec, "a", Request::Change(0)));
+    // A node that was admitted and then fails is half changed.
+    assert!(fixture.ask(&spec, "a", Request::Failed(0, true)));
+    assert_eq!(fixture.kinds(&spec), [is("a", SlotState::Failure)]);
+    assert!(fixture.ask(&spec, "a", Request::Failed(0, false)));
+    assert_eq!(fixture.kinds(&spec), [is("a", SlotState::Failure)], "it is still half changed");
+}
+
+#[test]
+fn written_off_node_and_offered_node_that_fail_before_their_admission_need_a_slot() {
+    for kind in [SlotState::WrittenOff, SlotState::Offer] {
+        let (mut fixture, spec) = (Fixture::new(), spec(1, Some(1), 1));
+        let record = SlotRecord { kind, run: spec.run.clone(), segment: 0, generation: 1, lost: false, absent: 0 };
+        fixture.put(&keys::held(&spec.group, "-", &spec.book, "a"), bytes(&record));
+        assert!(fixture.ask(&spec, "a", Request::Failed(0, false)));
+        assert_eq!(fixture.kinds(&spec), [is("a", SlotState::Unadmitted)], "{kind:?}");
+        assert!(fixture.ask(&spec, "b", Request::Change(0)));
+        assert!(!fixture.ask(&spec, "a", Request::Change(0)), "{kind:?}");
+    }
+}
+
+#[test]
+fn node_that_failed_before_its_admission_is_lost_without_a_claim() {
+    for (on_lost, counts) in [(OnLost::Skip, 0), (OnLost::Fail, 1)] {
+        let (mut fixture, spec) = (Fixture::new(), RolloutSpec { on_lost, ..of_two(Some(1), 0) });
+        assert!(fixture.ask(&spec, "a", Request::Failed(0, false)));
+        fixture.maintain(&spec, "b", &["a"]);
+        assert_eq!(fixture.kinds(&spec), [is("a", SlotState::Lost)], "{on_lost:?}");
+        let snapshot = fixture.snapshot(&spec, "b");
+        assert_eq!((snapshot.failures(), snapshot.written_off(&spec)), (counts, 0), "{on_lost:?}");
+    }
+}
+
+/// Returns the maintenance that one node finds due, while the nodes in `lost` count as lost.
+fn due(fixture: &Fixture, spec: &RolloutSpec, me: &str, lost: &[&str]) -> Txn {
+    let mut snapshot = fixture.snapshot(spec, me);
+    snapshot.lost = lost.iter().map(|node| (*node).to_owned()).collect();
+    let prefix = keys::member_votes(&spec.run, 0);
+    let name = |row: &crate::store::Row| row.key.strip_prefix(&prefix).map(str::to_owned);
+    snapshot.names = Some((0, fixture.0.below(&prefix).filter_map(name).collect()));
+    next_maintenance(spec, &snapshot, me).unwrap()
+}
+
+#[test]
+fn loss_that_is_recorded_at_the_same_time_as_the_vote_of_the_node_is_refused() {
+    for votes in [true, false] {
+        let (mut fixture, spec) = (Fixture::new(), RolloutSpec { on_lost: OnLost::Fail, ..of_two(Some(1), 0) });
+        fixture.0.apply(&Txn { then: vec![Op::Delete(keys::alive("a"))], ..Txn::default() }).unwrap();
+        let loss = due(&fixture, &spec, "b", &["a"]);
+        if votes {
+            assert!(fixture.ask(&spec, "a", Request::Done(0)));
+        }
+        fixture.0.apply(&loss).unwrap();
+        let lost = if votes { vec![] } else { vec![is("a", SlotState::Lost)] };
+        assert_eq!(fixture.kinds(&spec), lost);
+    }
+}
+
+#[test]
+fn two_observers_write_off_no_more_nodes_than_the_slot_count() {
+    let spec = RolloutSpec { on_lost: OnLost::Skip, ..spec(1, Some(1), 1) };
+    let mut fixture = Fixture::new();
+    assert!(fixture.ask(&spec, "a", Request::Change(0)) && fixture.ask(&spec, "a", Request::Failed(0, true)));
+    assert!(fixture.ask(&spec, "b", Request::Change(0)));
+    for node in ["a", "b"] {
+        fixture.0.apply(&Txn { then: vec![Op::Delete(keys::alive(node))], ..Txn::default() }).unwrap();
+    }
+    let (one, other) = (due(&fixture, &spec, "c", &["a"]), due(&fixture, &spec, "d", &["b"]));
+    for txn in [one, other] {
+        fixture.0.apply(&txn).unwrap();
+    }
+    assert_eq!(fixture.kinds(&spec), [is("a", SlotState::WrittenOff), is("b", SlotState::Claim)]);
+}
+
+#[test]
+fn failure_in_a_named_slot_halts_at_the_smallest_limit_of_its_books() {
+    let mut fixture = Fixture::new();
+    let limit = |spec: RolloutSpec| RolloutSpec { slot_failures: Some(0), ..spec };
+    let (one, other) = (limit(shared("n/one", 0)), limit(shared("n/other", 5)));
+    assert!(fixture.ask(&other, "a", Request::Change(0)) && fixture.ask(&other, "a", Request::Failed(0, true)));
+    assert!(!fixture.ask(&one, "b", Request::Change(0)) && !fixture.ask(&other, "c", Request::Change(0)));
+    assert!(fixture.ask(&other, "a", Request::Done(0)));
+    assert_eq!(fixture.freed(), Some(Freed::default()), "the waiters of every partition look");
+    assert!(fixture.ask(&one, "b", Request::Change(0)));
 }

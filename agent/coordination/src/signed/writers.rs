@@ -231,8 +231,8 @@ fn held(books: &Books, group: &str, book: &str, node: &str, by: &str, record: &M
     match kind {
         SlotState::Offer => books.draws_on(group, by),
         SlotState::WrittenOff | SlotState::Lost => books.is_target(book, by),
-        SlotState::Claim => lost && books.is_target(book, by),
-        SlotState::Failure => false,
+        SlotState::Claim | SlotState::Failure => lost && books.is_target(book, by),
+        SlotState::Unadmitted => false,
     }
 }
 

@@ -3,7 +3,7 @@
 
 use std::collections::BTreeMap;
 
-use super::{Answer, Change, Compare, LeaseId, MAX_OPERATIONS, Op, Outcome, Row, StoreError, Txn};
+use super::{Answer, Change, Compare, LeaseId, Op, Outcome, Row, StoreError, Txn};
 
 /// The rows of a store, and the revision of the last change.
 #[derive(Debug, Clone, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -32,12 +32,9 @@ impl Memory {
     /// Runs a transaction. Returns its outcome and the changed rows.
     ///
     /// # Errors
-    /// The transaction has too many operations.
+    /// The transaction has too many operations, or writes a key twice.
     pub fn apply(&mut self, txn: &Txn) -> Result<(Outcome, Vec<Change>), StoreError> {
-        let size = txn.then.len().max(txn.otherwise.len());
-        if size > MAX_OPERATIONS {
-            return Err(StoreError::TooLarge(size));
-        }
+        txn.check(0)?;
         let done = txn.compare.iter().all(|compare| self.holds(compare));
         let operations = if done { &txn.then } else { &txn.otherwise };
         if operations.iter().any(Op::writes) {

@@ -4,7 +4,12 @@ pub mod etcd;
 pub mod local;
 pub mod memory;
 
-use std::{collections::BTreeMap, fmt, sync::Arc, time::Duration};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    fmt,
+    sync::Arc,
+    time::Duration,
+};
 
 use thiserror::Error;
 use tokio::sync::mpsc;
@@ -253,6 +258,9 @@ pub enum StoreError {
     /// The transaction has too many operations.
     #[error("cannot run a transaction of {0} operations: the data store permits {MAX_OPERATIONS}")]
     TooLarge(usize),
+    /// The transaction writes a key twice, which etcd does not permit.
+    #[error("cannot run a transaction that writes {0} twice")]
+    WrittenTwice(String),
     /// The value is too large to be published.
     #[error("cannot publish {what}: it is larger than {most} bytes")]
     TooMuch {
@@ -267,6 +275,41 @@ pub enum StoreError {
     /// The lease has ended.
     #[error("the lease of this node has ended")]
     LeaseGone,
+}
+
+impl Txn {
+    /// Checks what etcd would refuse: too many operations, `more` included, or a key that is written twice.
+    ///
+    /// # Errors
+    /// The transaction has too many operations, or writes a key twice.
+    pub(crate) fn check(&self, more: usize) -> Result<(), StoreError> {
+        let size = self.then.len().max(self.otherwise.len().saturating_add(more));
+        if size > MAX_OPERATIONS {
+            return Err(StoreError::TooLarge(size));
+        }
+        match written_twice(&self.then).or_else(|| written_twice(&self.otherwise)) {
+            Some(key) => Err(StoreError::WrittenTwice(key.to_owned())),
+            None => Ok(()),
+        }
+    }
+}
+
+/// Returns a key that some operations write and also write or delete a second time.
+fn written_twice(operations: &[Op]) -> Option<&str> {
+    let mut written = BTreeSet::new();
+    let again = operations.iter().find_map(|operation| match operation {
+        Op::Put { key, .. } if !written.insert(key.as_str()) => Some(key.as_str()),
+        _ => None,
+    });
+    again.or_else(|| {
+        operations.iter().find_map(|operation| match operation {
+            Op::Delete(key) => written.get(key.as_str()).copied(),
+            Op::DeleteAll(prefix) => {
+                written.range(prefix.as_str()..).next().copied().filter(|key| key.starts_with(prefix))
+            }
+            _ => None,
+        })
+    })
 }
 
 /// The maximum number of operations in one transaction, without its conditions. The limit is etcd's default (P7).

@@ -87,7 +87,10 @@ async fn admit(run: &Run) -> Result<(), NotBegun> {
     let slot = slot.and_then(|(slot, limited)| limited.then_some(slot));
     if let Some(slot) = &slot {
         let waiting = SlotRef { slot: slot.clone(), state: SlotState::Waiting };
-        persist(run, |record| record.slot = record.slot.take().or(Some(waiting))).await.map_err(NotBegun::Failed)?;
+        // A failure before the admission ends with the request.
+        let holds = |known: &SlotRef| !matches!(known.state, SlotState::Unadmitted(..));
+        let recorded = persist(run, |record| record.slot = record.slot.take().filter(holds).or(Some(waiting))).await;
+        recorded.map_err(NotBegun::Failed)?;
     }
     match run.channel.admit(admit).await.map_err(NotBegun::Failed)? {
         Answer::Hold(gate) => return Err(NotBegun::Held(gate)),

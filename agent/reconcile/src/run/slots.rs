@@ -52,7 +52,9 @@ pub(super) async fn vote(run: &Run, lane: &mut Lane, at: Position) -> bool {
     let shares_slot = !at.settled || at.whole || shares_slot(run, at.number);
     let call = match (failed, at.settled) {
         // A failed correction of content holds no slot, so the failure does not count as a failure of the run.
-        (true, _) if lane.any_failed() && (!at.settled || admitted) => Call::Failed(at.number, lane.failure_message()),
+        (true, _) if lane.any_failed() && (!at.settled || admitted) => {
+            Call::Failed { segment: at.number, admitted, message: lane.failure_message() }
+        }
         (true, _) => return false,
         (false, false) => Call::Done(at.number),
         (false, true) if admitted && (at.whole || !shares_slot) => Call::Leave(at.number),
@@ -63,7 +65,7 @@ pub(super) async fn vote(run: &Run, lane: &mut Lane, at: Position) -> bool {
         stop(lane, &why);
         return false;
     }
-    released(run, lane, failed.then_some(at.number)).await;
+    released(run, lane, failed.then_some((at.number, admitted))).await;
     !failed
 }
 
@@ -78,12 +80,17 @@ pub(super) fn shares_slot(run: &Run, number: u32) -> bool {
 
 /// Records that the slot was released, or that the slot is kept as a failure. A slot in a budget that the run no longer
 /// uses is released, too.
-pub(super) async fn released(run: &Run, lane: &mut Lane, failed: Option<u32>) {
+///
+/// `failed` is the segment in which the node has failed, and whether it was admitted there.
+pub(super) async fn released(run: &Run, lane: &mut Lane, failed: Option<(u32, bool)>) {
     let Some(plan) = &run.inputs.rollout else { return };
     let active = run.segment.borrow().slot.clone();
-    let now =
-        failed.zip(active).map(|(number, (slot, _))| SlotRef { slot, state: SlotState::Failed(run_id(run), number) });
     let known = run.record.borrow().slot.clone();
+    let disrupted = matches!(&known, Some(SlotRef { state: SlotState::Claimed(..) | SlotState::Failed(..), .. }));
+    let now = failed.zip(active).map(|((number, admitted), (slot, _))| {
+        let state = if admitted || disrupted { SlotState::Failed } else { SlotState::Unadmitted };
+        SlotRef { slot, state: state(run_id(run), number) }
+    });
     let foreign = known.is_some_and(|known| !plan.segments.iter().any(|segment| segment.slot == known.slot));
     if foreign && refused(run.channel.coordinate(Call::LeaveOld).await).is_some() {
         return;
@@ -166,10 +173,13 @@ pub(super) async fn leave_removal(run: &Run, lane: &mut Lane, failed: bool) {
     if !run.segment.borrow().admitted || run.record.borrow().slot.is_none() && !failed {
         return;
     }
-    let call = if failed { Call::Failed(at.number, lane.failure_message()) } else { Call::Leave(at.number) };
+    let call = match failed {
+        true => Call::Failed { segment: at.number, admitted: true, message: lane.failure_message() },
+        false => Call::Leave(at.number),
+    };
     if refused(run.channel.coordinate(call).await).is_none() {
         run.segment.borrow_mut().admitted = false;
-        released(run, lane, failed.then_some(at.number)).await;
+        released(run, lane, failed.then_some((at.number, true))).await;
     }
 }
 

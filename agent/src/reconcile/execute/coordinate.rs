@@ -107,6 +107,9 @@ impl<'a> Coordinator<'a> {
                 Some(claim) if claim.state == ClaimState::Failure => {
                     SlotState::Failed(claim.run.clone(), claim.segment)
                 }
+                Some(claim) if claim.state == ClaimState::Unadmitted => {
+                    SlotState::Unadmitted(claim.run.clone(), claim.segment)
+                }
                 Some(claim) if claim.run == drift_of(book) => SlotState::Claimed(run, None),
                 Some(claim) => SlotState::Claimed(claim.run.clone(), Some(claim.segment)),
             },
@@ -185,6 +188,7 @@ impl<'a> Coordinator<'a> {
                 SlotState::Claimed(_, None) => claim(ClaimState::Claim, &drift_of(&session.book.id()), 0),
                 SlotState::Claimed(run, Some(segment)) => claim(ClaimState::Claim, run, *segment),
                 SlotState::Failed(run, segment) => claim(ClaimState::Failure, run, *segment),
+                SlotState::Unadmitted(run, segment) => claim(ClaimState::Unadmitted, run, *segment),
             },
         });
         state::BookRecord {
@@ -232,9 +236,9 @@ impl<'a> Coordinator<'a> {
             Call::Enter(number) => (*number, Request::Enter(*number)),
             Call::Done(number) => (*number, Request::Done(*number)),
             Call::Leave(number) => (*number, Request::Leave),
-            Call::Failed(number, message) => {
+            Call::Failed { segment, admitted, message } => {
                 with.fleet.describe_failure(&session.book.id(), &towpath_git::without_secrets(message));
-                (*number, Request::Failed(*number))
+                (*segment, Request::Failed(*segment, *admitted))
             }
             Call::Absent(segment, number, instance) => {
                 let timeout = session.rendered(*instance)?.1.timeout.as_secs().max(1);
@@ -248,7 +252,7 @@ impl<'a> Coordinator<'a> {
             }
             Call::EndRun => return Ok(Answer::Ended(end_run(*with, run))),
         };
-        if matches!(want, Request::Done(_) | Request::Failed(_) | Request::Leave) {
+        if matches!(want, Request::Done(_) | Request::Failed(..) | Request::Leave) {
             *lock(&self.held) = None;
         }
         Ok(answer(with.fleet.ask(run.spec_of(index(number)), want)))

@@ -40,6 +40,7 @@ pub(in crate::reconcile) fn known_claim(claim: SlotClaim) -> (SlotState, String,
     let state = match claim.state {
         ClaimState::Claim => SlotState::Claim,
         ClaimState::Failure => SlotState::Failure,
+        ClaimState::Unadmitted => SlotState::Unadmitted,
     };
     (state, claim.run, claim.segment)
 }

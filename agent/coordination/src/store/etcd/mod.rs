@@ -33,7 +33,7 @@ use self::{
     watch::Watch,
     wire::{Prefix, number},
 };
-use super::{Change, LeaseId, MAX_OPERATIONS, Outcome, Page, Read, Store, StoreError, Txn};
+use super::{Change, LeaseId, Outcome, Page, Read, Store, StoreError, Txn};
 use crate::keys;
 
 /// The settings of the connection to etcd.
@@ -170,10 +170,7 @@ impl Store for EtcdStore {
 
     fn commit(&self, txn: &Txn) -> Result<Outcome, StoreError> {
         // If the conditions fail, the transaction reads the fence with one more operation.
-        let size = txn.then.len().max(txn.otherwise.len() + 1);
-        if size > MAX_OPERATIONS {
-            return Err(StoreError::TooLarge(size));
-        }
+        txn.check(1)?;
         if txn.then.iter().chain(&txn.otherwise).any(super::Op::writes) {
             self.runtime.block_on(self.committer.commit(txn))
         } else {

@@ -212,7 +212,7 @@ fn handler_that_was_pending_at_a_crash_runs_in_its_segment() {
 fn journal_that_takes_nothing_keeps_the_node_from_asking_for_a_slot() {
     let mut world = World { journal_fails: true, ..World::differs(&["a"]) };
     let report = world.roll(&book(FRAMED));
-    assert_eq!(world.log, ["enter 0", "check a", "failed 0", "record [a] observed 0"]);
+    assert_eq!(world.log, ["enter 0", "check a", "failed 0 unadmitted", "record [a] observed 0"]);
     assert_eq!(outcomes(&report)[..1], ["a failed"]);
     assert!(messages(&report).contains("the disk is full"));
 }

@@ -231,6 +231,28 @@ fn segment_that_failed_succeeds_in_the_next_pass() {
 }
 
 #[test]
+fn failure_before_the_admission_holds_no_slot() {
+    let mut world = World { check_fails: ["a".into()].into(), ..World::differs(&["a", "b"]) };
+    world.roll(&book(SYNC));
+    assert!(world.log.contains(&"failed 0 unadmitted".to_owned()), "{:?}", world.log);
+    let state = SlotState::Unadmitted("n/b@1".into(), 0);
+    assert_eq!(world.record.slot, Some(SlotRef { slot: slot(), state }));
+    // The check succeeds in the next pass, and the node waits for a slot.
+    let mut world = World::differs(&["a", "b"]).record(world.record).gates(&[Some("Slot")]);
+    world.roll(&book(SYNC));
+    assert_eq!(world.record.slot, Some(SlotRef { slot: slot(), state: SlotState::Waiting }));
+}
+
+#[test]
+fn failed_check_of_a_node_that_holds_a_slot_keeps_the_slot_as_a_failure() {
+    let slot = SlotRef { slot: slot(), state: SlotState::Claimed("n/b@1".into(), Some(0)) };
+    let record = BookRecord { run: "n/b@1".into(), slot: Some(slot), ..BookRecord::default() };
+    let mut world = World { check_fails: ["a".into()].into(), ..World::differs(&["a", "b"]) }.record(record);
+    world.roll(&book(SYNC));
+    assert!(matches!(&world.record.slot, Some(SlotRef { state: SlotState::Failed(..), .. })));
+}
+
+#[test]
 fn handler_that_fails_is_a_failure_of_its_segment() {
     let mut world = World::differs(&["a", "b"]).fails(&["h"]);
     world.roll(&book(SYNC));

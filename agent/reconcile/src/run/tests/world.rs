@@ -454,7 +454,8 @@ impl World {
         let text = match call {
             Call::Enter(segment) => format!("enter {segment}"),
             Call::Done(segment) => format!("done {segment}"),
-            Call::Failed(segment, _) => format!("failed {segment}"),
+            Call::Failed { segment, admitted: true, .. } => format!("failed {segment}"),
+            Call::Failed { segment, .. } => format!("failed {segment} unadmitted"),
             Call::Leave(segment) => format!("leave {segment}"),
             Call::LeaveOld => "leave old".into(),
             Call::Absent(segment, ..) => format!("absent {segment}"),
